@@ -1,0 +1,353 @@
+//! Causality: dotted version vector sets.
+//!
+//! Preguiça, Almeida, Baquero, Gonçalves, "Dotted Version Vectors: Logical Clocks for Optimistic
+//! Replication" (2010), in the compact set form. Pixii never creates the anonymous values of that
+//! form, so they are left out.
+//!
+//! The actor rules that keep dots unique are the replica's (`node/replica.rs`); here a clock is only
+//! a value.
+
+use bincode::de::BorrowDecoder;
+use bincode::error::DecodeError;
+use bincode::{BorrowDecode, Encode};
+use bytes::Bytes;
+
+use crate::types::{Blob, WriteId};
+
+/// Who makes events: a store (64 random bits, drawn when it was created) and a serial that the store
+/// never uses twice. Within an actor, counters are per key and contiguous from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub struct Actor {
+    /// The store's id.
+    pub store: u64,
+    /// The store's serial.
+    pub serial: u64,
+}
+
+/// One event: the `counter`-th of its actor on one key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub struct Dot {
+    /// Who made the event.
+    pub actor: Actor,
+    /// Which one of the actor's events on this key, from 1.
+    pub counter: u64,
+}
+
+/// What a reader has seen: for each actor, all its events up to a counter. Sorted by actor.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode)]
+pub struct Context(Vec<Dot>);
+
+impl Context {
+    /// The context that covers exactly what `dots` cover; the highest counter of an actor wins.
+    pub fn new(mut dots: Vec<Dot>) -> Self {
+        dots.sort_unstable_by(|a, b| a.actor.cmp(&b.actor).then(b.counter.cmp(&a.counter)));
+        dots.dedup_by_key(|dot| dot.actor);
+        Context(dots)
+    }
+
+    /// True when nothing has been seen.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The newest event seen of each actor, sorted by actor.
+    pub fn dots(&self) -> &[Dot] {
+        &self.0
+    }
+
+    /// How many events of `actor` have been seen.
+    pub fn counter(&self, actor: Actor) -> u64 {
+        let found = self.0.binary_search_by_key(&actor, |dot| dot.actor);
+        found.map_or(0, |at| self.0[at].counter)
+    }
+
+    /// True when the event has been seen.
+    pub fn covers(&self, dot: Dot) -> bool {
+        self.counter(dot.actor) >= dot.counter
+    }
+}
+
+/// One actor's part of a clock: `counter` events, of which the newest `values.len()` are alive.
+/// The values carry the dots counter, counter-1, and so on: newest first.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub struct Entry<V> {
+    /// Who made these events.
+    pub actor: Actor,
+    /// How many there were.
+    pub counter: u64,
+    /// The live ones, newest first; never more than `counter`.
+    pub values: Vec<V>,
+}
+
+impl<V> Entry<V> {
+    /// The counter up to which this actor's values are gone.
+    fn dead(&self) -> u64 {
+        self.counter.saturating_sub(self.values.len() as u64)
+    }
+}
+
+/// A dotted version vector set: every event that a copy of a key knows of, with the live values.
+/// A clock without values is a tombstone (or nothing at all, when it has no entries either).
+#[derive(Clone, Debug, PartialEq, Eq, Encode)]
+pub struct Clock<V>(Vec<Entry<V>>);
+
+/// One write's value, as replicas keep it.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub struct Version {
+    /// The id that the client drew for the write.
+    pub write: WriteId,
+    /// What it wrote.
+    pub value: Blob,
+}
+
+/// All that a replica knows of a key, less what is local to its store.
+pub type Object = Clock<Version>;
+
+impl<V> Default for Clock<V> {
+    fn default() -> Self {
+        Clock(Vec::new())
+    }
+}
+
+impl<V: Clone + PartialEq> Clock<V> {
+    /// Its entries, sorted by actor.
+    pub fn entries(&self) -> &[Entry<V>] {
+        &self.0
+    }
+
+    /// True when it knows of no event.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The live values with their dots.
+    pub fn values(&self) -> impl Iterator<Item = (Dot, &V)> {
+        self.0.iter().flat_map(|entry| {
+            let dots = (0..=entry.counter).rev();
+            dots.zip(&entry.values)
+                .map(|(counter, value)| (Dot { actor: entry.actor, counter }, value))
+        })
+    }
+
+    /// How many values are alive.
+    pub fn len(&self) -> usize {
+        self.0.iter().map(|entry| entry.values.len()).sum()
+    }
+
+    /// Everything that this clock knows of.
+    pub fn context(&self) -> Context {
+        Context(self.0.iter().map(|e| Dot { actor: e.actor, counter: e.counter }).collect())
+    }
+
+    /// How many events of `actor` it knows of.
+    pub fn counter(&self, actor: Actor) -> u64 {
+        let found = self.0.binary_search_by_key(&actor, |entry| entry.actor);
+        found.map_or(0, |at| self.0[at].counter)
+    }
+
+    /// True when it knows of the event, whether its value is alive or not.
+    pub fn covers(&self, dot: Dot) -> bool {
+        self.counter(dot.actor) >= dot.counter
+    }
+
+    /// The join of two copies: what either knows, less what either knows to be overwritten.
+    /// Idempotent, commutative and associative.
+    pub fn sync(&self, other: &Self) -> Self {
+        let (mut left, mut right) = (self.0.iter().peekable(), other.0.iter().peekable());
+        let mut joined = Vec::with_capacity(self.0.len().max(other.0.len()));
+        loop {
+            let entry = match (left.peek(), right.peek()) {
+                (None, None) => return Clock(joined),
+                (Some(a), Some(b)) if a.actor == b.actor => {
+                    let entry = join_entries(a, b);
+                    left.next();
+                    right.next();
+                    entry
+                }
+                (Some(a), b) if b.is_none_or(|b| a.actor < b.actor) => {
+                    let entry = (*a).clone();
+                    left.next();
+                    entry
+                }
+                (_, Some(b)) => {
+                    let entry = (*b).clone();
+                    right.next();
+                    entry
+                }
+                (Some(_), None) => return Clock(joined),
+            };
+            joined.push(entry);
+        }
+    }
+
+    /// The clock after forgetting every value that `seen` covers, and learning of its events: what a
+    /// delete leaves, and what an update starts from.
+    pub fn discard(&self, seen: &Context) -> Self {
+        let blank = |dot: &Dot| Entry { actor: dot.actor, counter: dot.counter, values: vec![] };
+        self.sync(&Clock(seen.dots().iter().map(blank).collect()))
+    }
+
+    /// A write by a client that has seen `seen`: the values it covers go, `value` comes with the next
+    /// dot of `actor`. The caller answers for the actor being its own and for this key.
+    pub fn update(&self, seen: &Context, actor: Actor, value: V) -> (Self, Dot) {
+        let mut clock = self.discard(seen);
+        let at = match clock.0.binary_search_by_key(&actor, |entry| entry.actor) {
+            Ok(at) => at,
+            Err(at) => {
+                clock.0.insert(at, Entry { actor, counter: 0, values: vec![] });
+                at
+            }
+        };
+        let entry = &mut clock.0[at];
+        entry.counter += 1;
+        entry.values.insert(0, value);
+        let dot = Dot { actor, counter: entry.counter };
+        (clock, dot)
+    }
+
+    /// What the writer of `dot`, who had seen `seen`, may claim to have seen now: `seen` and its own
+    /// write. A context cannot leave gaps, so where older live values of the same actor were not in
+    /// `seen`, the claim stays `seen`: a context never covers a sibling that nobody showed its owner.
+    pub fn context_of_writer(&self, seen: &Context, dot: Dot) -> Context {
+        let entry = self.0.iter().find(|entry| entry.actor == dot.actor);
+        let alone = entry.is_none_or(|entry| entry.dead() + 1 >= dot.counter);
+        let mut dots = seen.dots().to_vec();
+        if alone {
+            dots.push(dot);
+        }
+        Context::new(dots)
+    }
+}
+
+/// Decoding checks what the algorithms rely on: actors ascending and counters at least 1.
+impl<'de> BorrowDecode<'de, Bytes> for Context {
+    fn borrow_decode<D: BorrowDecoder<'de, Context = Bytes>>(
+        decoder: &mut D,
+    ) -> Result<Self, DecodeError> {
+        let dots = Vec::<Dot>::borrow_decode(decoder)?;
+        let ascending = dots.windows(2).all(|pair| pair[0].actor < pair[1].actor);
+        if !ascending || dots.iter().any(|dot| dot.counter == 0) {
+            return Err(DecodeError::Other("a context out of order"));
+        }
+        Ok(Context(dots))
+    }
+}
+
+/// Decoding checks what the algorithms rely on: actors ascending, counters at least 1 and not fewer
+/// than the values.
+impl<'de, V: BorrowDecode<'de, Bytes>> BorrowDecode<'de, Bytes> for Clock<V> {
+    fn borrow_decode<D: BorrowDecoder<'de, Context = Bytes>>(
+        decoder: &mut D,
+    ) -> Result<Self, DecodeError> {
+        let entries = Vec::<Entry<V>>::borrow_decode(decoder)?;
+        let ascending = entries.windows(2).all(|pair| pair[0].actor < pair[1].actor);
+        let sound = |e: &Entry<V>| e.counter >= 1 && e.values.len() as u64 <= e.counter;
+        if !ascending || !entries.iter().all(sound) {
+            return Err(DecodeError::Other("a clock out of order"));
+        }
+        Ok(Clock(entries))
+    }
+}
+
+/// The join of one actor's entries: the newer one's values, less those that the older one knows dead.
+fn join_entries<V: Clone>(a: &Entry<V>, b: &Entry<V>) -> Entry<V> {
+    let (newer, older) = if a.counter >= b.counter { (a, b) } else { (b, a) };
+    let alive_from = newer.dead().max(older.dead());
+    let live = newer.counter.saturating_sub(alive_from) as usize;
+    let values = newer.values.iter().take(live).cloned().collect();
+    Entry { actor: newer.actor, counter: newer.counter, values }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: Actor = Actor { store: 1, serial: 1 };
+    const B: Actor = Actor { store: 2, serial: 1 };
+
+    fn dot(actor: Actor, counter: u64) -> Dot {
+        Dot { actor, counter }
+    }
+
+    fn clock(entries: &[(Actor, u64, &[&'static str])]) -> Clock<&'static str> {
+        let entry = |&(actor, counter, values): &(Actor, u64, &[&'static str])| Entry {
+            actor,
+            counter,
+            values: values.to_vec(),
+        };
+        Clock(entries.iter().map(entry).collect())
+    }
+
+    fn seen(dots: &[Dot]) -> Context {
+        Context::new(dots.to_vec())
+    }
+
+    #[test]
+    fn published_vectors() {
+        let a0 = Clock::default().update(&Context::default(), A, "v1").0;
+        assert_eq!(a0, clock(&[(A, 1, &["v1"])]));
+        let a1 = a0.update(&a0.context(), A, "v2").0;
+        assert_eq!(a1, clock(&[(A, 2, &["v2"])]));
+        let b = a1.update(&a1.context(), B, "v3").0;
+        assert_eq!(b, clock(&[(A, 2, &[]), (B, 1, &["v3"])]));
+        let b = a1.update(&a0.context(), B, "v4").0;
+        assert_eq!(b, clock(&[(A, 2, &["v2"]), (B, 1, &["v4"])]));
+        let a = a1.update(&a0.context(), A, "v5").0;
+        assert_eq!(a, clock(&[(A, 3, &["v5", "v2"])]));
+        let (x, y) = (clock(&[(A, 1, &[])]), clock(&[(A, 2, &["v2", "v1"])]));
+        assert_eq!(x.sync(&y), clock(&[(A, 2, &["v2"])]));
+        assert_eq!(y.sync(&x), clock(&[(A, 2, &["v2"])]));
+        let two = a0.update(&Context::default(), A, "v2").0;
+        assert_eq!(two, clock(&[(A, 2, &["v2", "v1"])]));
+        let three = two.update(&seen(&[dot(A, 1)]), A, "v3").0;
+        assert_eq!(three, clock(&[(A, 3, &["v3", "v2"])]));
+    }
+
+    #[test]
+    fn a_delete_leaves_a_clock_without_values_and_keeps_the_unseen() {
+        let stored = clock(&[(A, 2, &["v2", "v1"]), (B, 1, &["w"])]);
+        assert_eq!(
+            stored.discard(&seen(&[dot(A, 1), dot(B, 1)])),
+            clock(&[(A, 2, &["v2"]), (B, 1, &[])])
+        );
+        assert_eq!(stored.discard(&stored.context()).len(), 0);
+    }
+
+    #[test]
+    fn a_writer_never_claims_a_sibling_that_it_was_not_shown() {
+        let empty = Context::default();
+        let (one, d1) = Clock::default().update(&empty, A, "v1");
+        assert_eq!(one.context_of_writer(&empty, d1), seen(&[d1]));
+        let (two, d2) = one.update(&empty, A, "v2");
+        assert_eq!(two.context_of_writer(&empty, d2), empty, "v1 is alive and unseen");
+        let (two, d2) = one.update(&seen(&[d1]), A, "v2");
+        assert_eq!(two.context_of_writer(&seen(&[d1]), d2), seen(&[d2]));
+        let (other, d) = one.update(&empty, B, "w");
+        assert_eq!(other.context_of_writer(&empty, d), seen(&[d]), "A's sibling stays out");
+    }
+
+    #[test]
+    fn bytes_out_of_order_are_no_clock() {
+        let config = bincode::config::standard();
+        let encode = |clock: &Clock<u8>| bincode::encode_to_vec(clock, config).unwrap();
+        let decode = |bytes: &[u8]| {
+            let context = Bytes::copy_from_slice(bytes);
+            let decoded = bincode::borrow_decode_from_slice_with_context(bytes, config, context);
+            decoded.map(|(clock, _): (Clock<u8>, usize)| clock)
+        };
+        let entry = |actor, counter, values: &[u8]| Entry { actor, counter, values: values.into() };
+        let good = Clock(vec![entry(A, 2, &[7]), entry(B, 1, &[])]);
+        assert_eq!(decode(&encode(&good)).unwrap(), good);
+        for bad in [
+            vec![entry(B, 1, &[]), entry(A, 2, &[7])],
+            vec![entry(A, 1, &[7, 8])],
+            vec![entry(A, 0, &[])],
+        ] {
+            assert!(decode(&encode(&Clock(bad))).is_err());
+        }
+    }
+}

@@ -1,0 +1,387 @@
+//! The words of Pixii: what clients ask, what nodes answer, what replicas say to each other.
+
+use bincode::{BorrowDecode, Encode};
+use bytes::Bytes;
+
+use crate::causal::{Context, Dot, Object};
+use crate::members::Members;
+use crate::types::{
+    Blob, Key, MAX_OBJECT_BYTES, MAX_SIBLINGS, MAX_TIMEOUT_MS, NodeId, Partition, SizeError,
+    WriteId,
+};
+
+/// A request for data. `r` and `w` default to the cluster's; contexts are sealed (`wire::seal`).
+#[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub enum Request {
+    /// All siblings of a key, merged from `r` replicas.
+    Get {
+        /// The key.
+        key: Key,
+        /// Replicas that must answer.
+        r: Option<u8>,
+    },
+    /// A write that replaces what `context` covers.
+    Put {
+        /// The key.
+        key: Key,
+        /// Its new value.
+        value: Blob,
+        /// A sealed context, or nothing when the client has read nothing.
+        context: Option<Blob>,
+        /// Drawn at random for this write and repeated with it.
+        write: WriteId,
+        /// Replicas that must hold it.
+        w: Option<u8>,
+    },
+    /// Forgets what `context` covers.
+    Delete {
+        /// The key.
+        key: Key,
+        /// A sealed context; a delete without one is refused.
+        context: Option<Blob>,
+        /// Replicas that must hold it.
+        w: Option<u8>,
+    },
+    /// The next keys of a partition in byte order, merged from `r` replicas; deleted keys included.
+    Keys {
+        /// The partition.
+        partition: Partition,
+        /// Start behind this key.
+        after: Option<Key>,
+        /// Stop after about this many bytes of keys.
+        limit_bytes: u32,
+        /// Replicas that must answer.
+        r: Option<u8>,
+    },
+}
+
+/// The answer to a [`Request`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub enum Response {
+    /// To a get. No values: the key is absent, and `context` is its tombstone's.
+    Found {
+        /// Every sibling once.
+        values: Vec<Blob>,
+        /// Sealed; covers all of them.
+        context: Blob,
+        /// Replicas that the answer was merged from.
+        answered: u8,
+    },
+    /// To a put or a delete: `w` replicas hold it, synced.
+    Written {
+        /// The dot of a put.
+        dot: Option<Dot>,
+        /// Sealed; covers what the client had seen and this write, never an unseen sibling.
+        context: Blob,
+        /// Values that the key had at the coordinator after the write.
+        siblings: u32,
+    },
+    /// To a listing: keys in byte order.
+    Keys {
+        /// The keys.
+        keys: Vec<Key>,
+        /// False when the partition ends here.
+        more: bool,
+    },
+    /// Nothing was done.
+    Refused(Refusal),
+    /// The write may have happened, or may yet, on fewer than W replicas.
+    Unknown {
+        /// Replicas that confirmed it in time.
+        acknowledged: u8,
+        /// Replicas that had to.
+        needed: u8,
+        /// The deadline that passed, in milliseconds.
+        timeout_ms: u32,
+    },
+}
+
+/// Why a request was not carried out. The state is as if it had never been made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub enum Refusal {
+    /// Too few home replicas can be reached; nothing was sent.
+    #[error("no quorum: {reachable} of {needed} replicas can be reached")]
+    Unreachable {
+        /// Home replicas with a link that is up.
+        reachable: u8,
+        /// Replicas needed.
+        needed: u8,
+    },
+    /// Too few replicas answered a read in time.
+    #[error("no quorum: {answered} of {needed} replicas answered in {timeout_ms} ms")]
+    NoQuorum {
+        /// Replicas that answered.
+        answered: u8,
+        /// Replicas needed.
+        needed: u8,
+        /// The time they had, in milliseconds.
+        timeout_ms: u32,
+    },
+    /// R or W is outside 1..=N.
+    #[error("{name} = {given}: this cluster keeps {n} replicas, so {name} is 1 to {n}")]
+    Quorum {
+        /// "r" or "w".
+        name: String,
+        /// What was asked for.
+        given: u8,
+        /// The replication factor.
+        n: u8,
+    },
+    /// A key or a value over its limit.
+    #[error(transparent)]
+    Size(SizeError),
+    /// The context was not made by a get or put of this key, or was altered.
+    #[error("the context does not belong to this key or was altered: read the key for a new one")]
+    BadContext,
+    /// A delete must say what it deletes.
+    #[error("a delete needs a context: read the key first")]
+    NoContext,
+    /// One more sibling than the limit.
+    #[error(
+        "the key has {0} siblings and the limit is {MAX_SIBLINGS}: read first, then put with the \
+         context that the read gave"
+    )]
+    Siblings(u32),
+    /// The object would pass its limit.
+    #[error(
+        "the key would have {0} bytes in all its siblings and the limit is {MAX_OBJECT_BYTES}: read \
+         first, then put with the context that the read gave"
+    )]
+    Object(u64),
+    /// Too much is under way already.
+    #[error("busy: {what} is at its limit of {limit}; try again")]
+    Busy {
+        /// What is full.
+        what: String,
+        /// Its limit.
+        limit: u32,
+    },
+    /// A deadline of zero or beyond the limit.
+    #[error("timeout = {0} ms: a deadline is 1 to {MAX_TIMEOUT_MS} ms")]
+    Timeout(u32),
+    /// A partition that does not exist.
+    #[error("partition {0}: this cluster has {1}")]
+    Partition(u16, u16),
+    /// The node that was asked to coordinate is not a home of the key: the rings differ.
+    #[error("this node does not hold the key, and a request is forwarded only once")]
+    NotHome,
+    /// The coordinator's own copy failed its checksum; it mints nothing.
+    #[error("the coordinator's copy of the key is damaged; ask another node")]
+    Damaged,
+    /// The node is about to stop.
+    #[error("the node is stopping")]
+    Stopping,
+}
+
+impl Refusal {
+    /// True when too few replicas were there (exit code 4), not when the request itself was at fault.
+    pub fn is_no_quorum(&self) -> bool {
+        matches!(self, Refusal::Unreachable { .. } | Refusal::NoQuorum { .. })
+    }
+}
+
+/// What a put or delete does at the replica that coordinates it.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub enum Change {
+    /// Mint a dot for this value, unless a live value carries the same write id already.
+    Put {
+        /// The client's id of the write.
+        write: WriteId,
+        /// The value.
+        value: Blob,
+    },
+    /// Forget what the context covers; mints nothing.
+    Delete,
+}
+
+/// A message between two nodes (or a node and itself) about the sender's or receiver's operation `op`.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub struct PeerMessage {
+    /// Chosen by the node that asked; answers repeat it.
+    pub op: u64,
+    /// What is asked or answered.
+    pub body: Body,
+}
+
+/// The content of a [`PeerMessage`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub enum Body {
+    /// Coordinate this request of a client of mine; never forwarded again.
+    Coordinate {
+        /// The client's request.
+        request: Request,
+        /// What is left of its deadline, in milliseconds.
+        timeout_ms: u32,
+    },
+    /// What became of it.
+    Coordinated(Response),
+    /// Apply a client's change to your copy.
+    Update {
+        /// The key.
+        key: Key,
+        /// What the client had seen.
+        context: Context,
+        /// What it does.
+        change: Change,
+    },
+    /// The object after the update. It is not synced yet: `Held` follows when it is.
+    Updated {
+        /// The whole object.
+        object: Object,
+        /// The dot of a put.
+        dot: Option<Dot>,
+    },
+    /// Merge this object into your copy.
+    Merge {
+        /// The key.
+        key: Key,
+        /// The sender's copy.
+        object: Object,
+    },
+    /// What was to be updated or merged is in my copy, synced.
+    Held,
+    /// What do you know of this key?
+    Read {
+        /// The key.
+        key: Key,
+    },
+    /// My copy, synced; empty if I never heard of the key.
+    Copy(Object),
+    /// List your keys of a partition.
+    List {
+        /// The partition.
+        partition: Partition,
+        /// Start behind this key.
+        after: Option<Key>,
+        /// Stop after about this many bytes of keys.
+        limit_bytes: u32,
+    },
+    /// My keys in byte order.
+    Listed {
+        /// The keys.
+        keys: Vec<Key>,
+        /// False when the partition ends here.
+        more: bool,
+    },
+    /// I did not do it, and it changed nothing here.
+    Failed(Refusal),
+}
+
+/// What a client sends: a call, answered by a [`Reply`] with the same id, in any order.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub struct Call {
+    /// Chosen by the client, unique among its calls under way on this connection.
+    pub id: u64,
+    /// What it asks.
+    pub body: CallBody,
+}
+
+/// The content of a [`Call`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub enum CallBody {
+    /// Read or write.
+    Data {
+        /// The request.
+        request: Request,
+        /// How long it may take, in milliseconds.
+        timeout_ms: u32,
+    },
+    /// Who are the members, and how are keys placed?
+    Ring,
+    /// How are you?
+    Status,
+    /// Finish what runs, close the store and exit.
+    Stop,
+}
+
+/// What a node sends to a client.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub struct Reply {
+    /// The call's id.
+    pub id: u64,
+    /// The answer.
+    pub body: ReplyBody,
+}
+
+/// The content of a [`Reply`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub enum ReplyBody {
+    /// To `Data`.
+    Data(Response),
+    /// To `Ring`.
+    Ring(RingReport),
+    /// To `Status`.
+    Status(StatusReport),
+    /// To `Stop`: the node stops now.
+    Stopping,
+}
+
+/// All that a client needs to place keys itself.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub struct RingReport {
+    /// Every member.
+    pub members: Members,
+    /// Replicas of each key.
+    pub n: u8,
+    /// Number of partitions.
+    pub partitions: u16,
+    /// Default R.
+    pub r: u8,
+    /// Default W.
+    pub w: u8,
+}
+
+/// A node's account of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub struct StatusReport {
+    /// The cluster's name.
+    pub cluster: String,
+    /// The node's name.
+    pub name: String,
+    /// The version of its program.
+    pub version: String,
+    /// The id of its store.
+    pub store: u64,
+    /// How often the store has been started.
+    pub incarnation: u64,
+    /// True when the last stop was not a clean one.
+    pub recovered: bool,
+    /// Time since the start, in milliseconds.
+    pub uptime_ms: u64,
+    /// Partitions that the node is home to.
+    pub partitions: u32,
+    /// Bytes that the store takes on disk.
+    pub disk_bytes: u64,
+    /// Every other member as this node sees it.
+    pub peers: Vec<PeerStatus>,
+    /// Counts since the start, by name.
+    pub counters: Vec<(String, u64)>,
+}
+
+/// One peer as a node sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub struct PeerStatus {
+    /// Who.
+    pub id: NodeId,
+    /// Its name.
+    pub name: String,
+    /// Where it listens.
+    pub address: String,
+    /// True while the link to it is up.
+    pub up: bool,
+    /// Messages dropped since the start because its queue was full or its link down.
+    pub dropped: u64,
+}

@@ -1,0 +1,210 @@
+//! What the machine needs of a disk: the trait, the records, and the start and stop of a store's life.
+//! [`memory`] is the in-memory twin; `store/disk.rs` keeps the same promises on a real disk.
+
+pub mod memory;
+
+use bincode::{BorrowDecode, Encode};
+use bytes::Bytes;
+
+use crate::causal::Object;
+use crate::types::{Key, NodeId, Partition, hash64};
+use crate::wire;
+
+const RECORD_VERSION: u8 = 1;
+const CHECKSUM_BYTES: usize = 8;
+
+/// What a store keeps for a key: the replicated object, and what is local to this store.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub struct Record {
+    /// The serial with which this store may continue its own entry in the object's clock. Void when it
+    /// is below [`Meta::serial_floor`].
+    pub own_serial: Option<u64>,
+    /// What replicas exchange.
+    pub object: Object,
+}
+
+/// What a store knows of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub struct Meta {
+    /// Whose store this is.
+    pub owner: Owner,
+    /// 64 random bits, drawn when the store was created: half of every actor it mints with.
+    pub store: u64,
+    /// One higher at every start.
+    pub incarnation: u64,
+    /// Serials below this are void: they were issued before an unclean start.
+    pub serial_floor: u64,
+    /// Serials below this are reserved; the next ones start here after a restart.
+    pub serial_end: u64,
+    /// True from a clean stop to the next start, and only then.
+    pub clean: bool,
+}
+
+/// To which node of which cluster, with which placement of keys, a store belongs.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub struct Owner {
+    /// The cluster's name.
+    pub cluster: String,
+    /// The node's name.
+    pub name: String,
+    /// The digest of the ring that placed its keys.
+    pub ring: u64,
+}
+
+impl Owner {
+    /// The node's id.
+    pub fn node(&self) -> NodeId {
+        NodeId::of(&self.name)
+    }
+}
+
+/// One change of a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Replaces the record of a key.
+    Record {
+        /// The key's partition.
+        partition: Partition,
+        /// The key.
+        key: Key,
+        /// Its new record.
+        record: Record,
+    },
+    /// Replaces what the store knows of itself.
+    Meta(Meta),
+}
+
+/// The answer to a read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// The store has no record of the key.
+    Nothing,
+    /// Its record.
+    Record(Record),
+    /// There is a record, and it fails its checksum: it counts towards nothing.
+    Damaged,
+}
+
+/// A part of a partition's keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// Keys in byte order.
+    pub keys: Vec<Key>,
+    /// False when the partition ends here.
+    pub more: bool,
+}
+
+/// The disk failed. What was synced is there; nothing more may be acknowledged, and the process must
+/// end. An fsync is never tried again.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the store failed: {0}")]
+pub struct StoreError(pub String);
+
+/// Why a store cannot be used by this node. The store is as it was.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LifeError {
+    /// The disk failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// It belongs to another node or cluster.
+    #[error("the data belongs to node {0} of cluster {1}, not to node {2} of cluster {3}")]
+    Owner(String, String, String, String),
+    /// It was written under another placement.
+    #[error(
+        "the data was placed by other members, n or partitions than the configuration has; they are \
+         fixed when a cluster is created"
+    )]
+    Ring,
+}
+
+/// A durable map of records. Calls come from one writer and any number of readers.
+pub trait Store: Send + Sync {
+    /// What the store knows of itself; `None` before its first life.
+    fn meta(&self) -> Result<Option<Meta>, StoreError>;
+
+    /// The record of a key, as last applied.
+    fn read(&self, partition: Partition, key: &Key) -> Result<Found, StoreError>;
+
+    /// Keys of a partition behind `after` in byte order: at least one if there is one, and not many more
+    /// than `limit_bytes` bytes of them.
+    fn list(
+        &self,
+        partition: Partition,
+        after: Option<&Key>,
+        limit_bytes: usize,
+    ) -> Result<Listing, StoreError>;
+
+    /// Applies all changes or none. They are visible at once, and durable after the next [`Store::sync`];
+    /// a crash before it keeps some number of the oldest unsynced batches, each of them whole.
+    fn apply(&self, changes: &[Change]) -> Result<(), StoreError>;
+
+    /// Returns when all that was applied survives a power cut.
+    fn sync(&self) -> Result<(), StoreError>;
+
+    /// Bytes taken on disk.
+    fn disk_bytes(&self) -> Result<u64, StoreError>;
+}
+
+/// Begins a life of the store: consumes the clean-stop marker, and voids all serials if there was none.
+/// Synced before it returns, so before the node's first input. `fresh_id` names a new store.
+pub fn begin_life(store: &dyn Store, owner: &Owner, fresh_id: u64) -> Result<Meta, LifeError> {
+    let mut meta = store.meta()?.unwrap_or_else(|| Meta {
+        owner: owner.clone(),
+        store: fresh_id,
+        incarnation: 0,
+        serial_floor: 1,
+        serial_end: 1,
+        clean: true,
+    });
+    if (&meta.owner.name, &meta.owner.cluster) != (&owner.name, &owner.cluster) {
+        let (theirs, ours) = (meta.owner, owner.clone());
+        return Err(LifeError::Owner(theirs.name, theirs.cluster, ours.name, ours.cluster));
+    }
+    if meta.owner.ring != owner.ring {
+        return Err(LifeError::Ring);
+    }
+    if !meta.clean {
+        meta.serial_floor = meta.serial_end;
+    }
+    meta.clean = false;
+    meta.incarnation += 1;
+    store.apply(&[Change::Meta(meta.clone())])?;
+    store.sync()?;
+    Ok(meta)
+}
+
+/// Ends a life cleanly: everything applied is synced first, the marker after it.
+pub fn end_life(store: &dyn Store, meta: &Meta) -> Result<(), StoreError> {
+    store.sync()?;
+    store.apply(&[Change::Meta(Meta { clean: true, ..meta.clone() })])?;
+    store.sync()
+}
+
+/// A record's bytes on disk: a version byte, the content, and a checksum that also covers its place.
+pub fn encode_record(partition: Partition, key: &Key, record: &Record) -> Vec<u8> {
+    let mut bytes = vec![RECORD_VERSION];
+    bytes.extend(wire::encode(record));
+    let checksum = record_checksum(partition, key, &bytes);
+    bytes.extend(checksum);
+    bytes
+}
+
+/// The record in these bytes; `Damaged` if the checksum, the version or the content is wrong.
+pub fn decode_record(partition: Partition, key: &Key, bytes: Bytes) -> Found {
+    let Some(split) = bytes.len().checked_sub(CHECKSUM_BYTES) else { return Found::Damaged };
+    let body = bytes.slice(..split);
+    if record_checksum(partition, key, &body) != bytes[split..] {
+        return Found::Damaged;
+    }
+    if body.first() != Some(&RECORD_VERSION) {
+        return Found::Damaged;
+    }
+    wire::decode(&body.slice(1..)).map_or(Found::Damaged, Found::Record)
+}
+
+fn record_checksum(partition: Partition, key: &Key, body: &[u8]) -> [u8; CHECKSUM_BYTES] {
+    hash64(&[b"record", &partition.0.to_be_bytes(), key.as_bytes(), body]).to_be_bytes()
+}

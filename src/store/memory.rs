@@ -1,0 +1,136 @@
+//! The in-memory twin of the disk: what is live beside what would survive a power cut.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+
+use super::{Change, Found, Listing, Meta, Store, StoreError, decode_record, encode_record};
+use crate::rng::Rng;
+use crate::types::{Key, Partition};
+
+/// A store in memory. Records go through their bytes on disk, so that the twin tells the same lies.
+#[derive(Debug, Default)]
+pub struct MemoryStore(Mutex<State>);
+
+#[derive(Clone, Debug, Default)]
+struct Image {
+    meta: Option<Meta>,
+    records: BTreeMap<Partition, BTreeMap<Key, Bytes>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    live: Image,
+    durable: Image,
+    unsynced: Vec<Vec<Stored>>,
+}
+
+#[derive(Clone, Debug)]
+enum Stored {
+    Meta(Meta),
+    Record(Partition, Key, Bytes),
+}
+
+impl Image {
+    fn apply(&mut self, batch: &[Stored]) {
+        for change in batch {
+            match change.clone() {
+                Stored::Meta(meta) => self.meta = Some(meta),
+                Stored::Record(partition, key, bytes) => {
+                    self.records.entry(partition).or_default().insert(key, bytes);
+                }
+            }
+        }
+    }
+
+    fn read(&self, partition: Partition, key: &Key) -> Found {
+        let bytes = self.records.get(&partition).and_then(|records| records.get(key));
+        bytes.map_or(Found::Nothing, |bytes| decode_record(partition, key, bytes.clone()))
+    }
+}
+
+impl MemoryStore {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Pulls the plug: of the unsynced batches, some number of the oldest survive, as on a real disk.
+    /// Returns how many did not.
+    pub fn power_cut(&self, rng: &mut Rng) -> usize {
+        let state = &mut *self.state();
+        let survive = rng.below(state.unsynced.len() as u64 + 1) as usize;
+        let lost = state.unsynced.len() - survive;
+        for batch in state.unsynced.drain(..).take(survive) {
+            state.durable.apply(&batch);
+        }
+        state.live = state.durable.clone();
+        lost
+    }
+
+    /// What a read would find after a power cut now that loses everything unsynced.
+    pub fn read_durable(&self, partition: Partition, key: &Key) -> Found {
+        self.state().durable.read(partition, key)
+    }
+}
+
+impl Store for MemoryStore {
+    fn meta(&self) -> Result<Option<Meta>, StoreError> {
+        Ok(self.state().live.meta.clone())
+    }
+
+    fn read(&self, partition: Partition, key: &Key) -> Result<Found, StoreError> {
+        Ok(self.state().live.read(partition, key))
+    }
+
+    fn list(
+        &self,
+        partition: Partition,
+        after: Option<&Key>,
+        limit_bytes: usize,
+    ) -> Result<Listing, StoreError> {
+        let state = self.state();
+        let mut listing = Listing::default();
+        let Some(records) = state.live.records.get(&partition) else { return Ok(listing) };
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut rest = records.range((from, Bound::Unbounded)).map(|(key, _)| key);
+        let mut bytes = 0;
+        for key in rest.by_ref() {
+            bytes += key.as_bytes().len();
+            listing.keys.push(key.clone());
+            if bytes >= limit_bytes {
+                listing.more = rest.next().is_some();
+                break;
+            }
+        }
+        Ok(listing)
+    }
+
+    fn apply(&self, changes: &[Change]) -> Result<(), StoreError> {
+        let store = |change: &Change| match change {
+            Change::Meta(meta) => Stored::Meta(meta.clone()),
+            Change::Record { partition, key, record } => {
+                let bytes = encode_record(*partition, key, record);
+                Stored::Record(*partition, key.clone(), bytes.into())
+            }
+        };
+        let batch: Vec<Stored> = changes.iter().map(store).collect();
+        let state = &mut *self.state();
+        state.live.apply(&batch);
+        state.unsynced.push(batch);
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        let state = &mut *self.state();
+        for batch in state.unsynced.drain(..) {
+            state.durable.apply(&batch);
+        }
+        Ok(())
+    }
+
+    fn disk_bytes(&self) -> Result<u64, StoreError> {
+        Ok(self.state().live.records.values().map(|bytes| bytes.len() as u64).sum())
+    }
+}

@@ -1,0 +1,191 @@
+//! Bytes: how messages become frames, and how bytes that are not ours are told apart. No sockets.
+//!
+//! A connection begins with a preamble of 12 bytes each way (magic, lowest and highest protocol
+//! version, big-endian), then a frame with a [`Hello`] and one with a [`Welcome`]. A frame is
+//! `length: u32 | checksum: u64 | payload`, big-endian; the length counts what follows it, the checksum
+//! is the first 64 bits of the payload's blake3 hash.
+
+use bincode::config::{Configuration, Limit, LittleEndian, Varint};
+use bincode::{BorrowDecode, Encode};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+use crate::causal::Context;
+use crate::types::{Blob, Key, MAX_N, MAX_OBJECT_BYTES, NodeId, first_u64, hash64};
+
+/// The first bytes of every connection.
+pub const MAGIC: [u8; 8] = *b"PIXII\r\n\x1a";
+/// The protocol version that this program speaks.
+pub const PROTOCOL: u16 = 1;
+/// Length of a preamble in bytes.
+pub const PREAMBLE_BYTES: usize = 12;
+/// Largest frame before the handshake is done, in bytes.
+pub const MAX_HELLO_BYTES: usize = 1_024;
+/// Largest frame, in bytes: a merge of N objects that each reached the limit, and its envelope.
+pub const MAX_FRAME_BYTES: usize = MAX_N as usize * MAX_OBJECT_BYTES + (8 << 20);
+
+const FRAME_HEAD_BYTES: usize = 12;
+const CONTEXT_VERSION: u8 = 1;
+const SEAL_BYTES: usize = 8;
+
+/// Bytes that a connection cannot go on with: it is closed, and nothing else happens.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WireError {
+    /// Another protocol, or noise.
+    #[error("not a Pixii connection: it begins with \"{0}\"")]
+    Magic(String),
+    /// No version in common.
+    #[error("protocol versions {0} to {1} are offered; this node speaks {PROTOCOL}")]
+    Version(u16, u16),
+    /// A frame over the limit.
+    #[error("a frame of {0} bytes; the limit here is {1}")]
+    FrameLength(usize, usize),
+    /// A frame whose checksum does not fit.
+    #[error("a frame of {0} bytes fails its checksum")]
+    Checksum(usize),
+    /// A frame that is no message of the kind expected.
+    #[error("a frame of {0} bytes is not a message: {1}")]
+    Message(usize, String),
+}
+
+/// Who opens a connection, and to whom.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub enum Hello {
+    /// A node that will send messages on this connection.
+    Peer {
+        /// The cluster it belongs to.
+        cluster: String,
+        /// The digest of its ring.
+        ring: u64,
+        /// Its id.
+        node: NodeId,
+        /// Whom it expects here.
+        to: NodeId,
+        /// How often its store has been started.
+        incarnation: u64,
+        /// Drawn at random at each start.
+        boot_nonce: u64,
+    },
+    /// A client that will send calls.
+    Client,
+}
+
+/// The answer to a [`Hello`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub enum Welcome {
+    /// Go on.
+    Accepted {
+        /// The cluster.
+        cluster: String,
+        /// The name of the node that answers.
+        name: String,
+    },
+    /// No, and why: the connection is closed after this.
+    Refused(String),
+}
+
+fn codec<const LIMIT: usize>() -> Configuration<LittleEndian, Varint, Limit<LIMIT>> {
+    bincode::config::standard().with_limit::<LIMIT>()
+}
+
+/// A message's bytes. Encoding into memory cannot fail for the types of this crate.
+pub fn encode<T: Encode>(message: &T) -> Vec<u8> {
+    bincode::encode_to_vec(message, bincode::config::standard()).unwrap_or_default()
+}
+
+/// The message in `bytes`, all of them; values keep borrowing them. The error says what is wrong.
+pub fn decode<T: for<'de> BorrowDecode<'de, Bytes>>(bytes: &Bytes) -> Result<T, WireError> {
+    let fault = |what: String| WireError::Message(bytes.len(), what);
+    let config = codec::<MAX_FRAME_BYTES>();
+    let (message, used) =
+        bincode::borrow_decode_from_slice_with_context(bytes, config, bytes.clone())
+            .map_err(|error| fault(error.to_string()))?;
+    if used != bytes.len() {
+        return Err(fault(format!("{} bytes too many", bytes.len() - used)));
+    }
+    Ok(message)
+}
+
+/// Appends the message as a frame to `out`.
+pub fn put_frame<T: Encode>(out: &mut BytesMut, message: &T) {
+    let payload = encode(message);
+    out.reserve(FRAME_HEAD_BYTES + payload.len());
+    out.put_u32((payload.len() + FRAME_HEAD_BYTES - 4) as u32);
+    out.put_u64(first_u64(blake3::hash(&payload).as_bytes()));
+    out.put_slice(&payload);
+}
+
+/// The message as a frame of its own, to be shared by several connections.
+pub fn frame<T: Encode>(message: &T) -> Bytes {
+    let mut out = BytesMut::new();
+    put_frame(&mut out, message);
+    out.freeze()
+}
+
+/// Takes the next frame's payload off `input`; `None` when it is not complete yet. A length over
+/// `limit` bytes is refused before it is waited for.
+pub fn take_frame(input: &mut BytesMut, limit: usize) -> Result<Option<Bytes>, WireError> {
+    let Some(head) = input.first_chunk::<4>() else { return Ok(None) };
+    let length = u32::from_be_bytes(*head) as usize;
+    if length > limit || length < FRAME_HEAD_BYTES - 4 {
+        return Err(WireError::FrameLength(length, limit));
+    }
+    if input.len() < 4 + length {
+        return Ok(None);
+    }
+    input.advance(4);
+    let mut frame = input.split_to(length).freeze();
+    let checksum = frame.get_u64();
+    if checksum != first_u64(blake3::hash(&frame).as_bytes()) {
+        return Err(WireError::Checksum(length));
+    }
+    Ok(Some(frame))
+}
+
+/// The bytes that open a connection, each way.
+pub fn preamble() -> [u8; PREAMBLE_BYTES] {
+    let mut bytes = [0; PREAMBLE_BYTES];
+    let mut out = &mut bytes[..];
+    out.put_slice(&MAGIC);
+    out.put_u16(PROTOCOL);
+    out.put_u16(PROTOCOL);
+    bytes
+}
+
+/// Checks the other side's preamble; both sides go on with the highest common version.
+pub fn check_preamble(bytes: &[u8; PREAMBLE_BYTES]) -> Result<(), WireError> {
+    let (magic, mut versions) = bytes.split_at(MAGIC.len());
+    if magic != MAGIC {
+        return Err(WireError::Magic(magic.escape_ascii().to_string()));
+    }
+    let (low, high) = (versions.get_u16(), versions.get_u16());
+    if !(low..=high).contains(&PROTOCOL) {
+        return Err(WireError::Version(low, high));
+    }
+    Ok(())
+}
+
+/// A context as clients carry it: version, content, and a seal over the content and the key, so that a
+/// context that was altered or belongs to another key is noticed. Not a secret: it guards against
+/// accidents.
+pub fn seal(key: &Key, context: &Context) -> Blob {
+    let mut bytes = vec![CONTEXT_VERSION];
+    bytes.extend(encode(context));
+    let seal = hash64(&[b"context", key.as_bytes(), &bytes]);
+    bytes.extend(seal.to_be_bytes());
+    Blob(bytes.into())
+}
+
+/// The context inside a sealed one, or `None` if it is not one of this key.
+pub fn unseal(key: &Key, sealed: &Blob) -> Option<Context> {
+    let split = sealed.0.len().checked_sub(SEAL_BYTES)?;
+    let (body, seal) = (sealed.0.slice(..split), sealed.0.slice(split..));
+    if hash64(&[b"context", key.as_bytes(), &body]).to_be_bytes() != *seal {
+        return None;
+    }
+    if body.first() != Some(&CONTEXT_VERSION) {
+        return None;
+    }
+    decode(&body.slice(1..)).ok()
+}

@@ -16,3 +16,6 @@ pub mod wire;
 
 // Floor 2: the machine. Inputs in, outputs out.
 pub mod node;
+
+// Floor 3: drivers. Sockets, disks, the clock.
+pub mod client;

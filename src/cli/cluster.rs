@@ -400,3 +400,71 @@ fn free_addresses(count: usize, first_port: Option<u16>) -> Result<Vec<String>, 
     let address = |listener: &TcpListener| listener.local_addr().map(|address| address.to_string());
     held.iter().map(address).collect::<io::Result<_>>().map_err(|error| error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shape(nodes: usize, n: u8) -> Shape {
+        Shape { cluster: "test".into(), nodes, n, r: 1, w: n, partitions: 8 }
+    }
+
+    fn create(dir: &Path, shape: &Shape, port: Option<u16>) -> Result<Cluster, String> {
+        Cluster::create("false".into(), dir, shape, port)
+    }
+
+    #[test]
+    fn files_are_written_and_only_the_same_shape_is_taken_up_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = dir.path().join("home");
+        let cluster = create(&home, &shape(3, 2), None).unwrap();
+        let config: Config =
+            toml::from_str(&fs::read_to_string(home.join("n2.toml")).unwrap()).unwrap();
+        assert_eq!((config.name.as_str(), config.members.len()), ("n2", 3));
+        assert_eq!(config.listen, cluster.daemons()[1].address);
+        assert_eq!(config.members[1].address, config.listen);
+        create(&home, &shape(3, 2), None).unwrap();
+        let why = create(&home, &shape(4, 2), None).unwrap_err();
+        assert!(why.contains("holds cluster test of 3 nodes with n = 2"), "{why}");
+        fs::write(home.join("n1.toml"), "x").unwrap();
+        assert!(create(&home, &shape(3, 2), None).unwrap_err().contains("n1.toml: "));
+        let other = dir.path().join("other");
+        fs::create_dir(&other).unwrap();
+        fs::write(other.join("letter.txt"), "dear").unwrap();
+        let why = create(&other, &shape(3, 2), None).unwrap_err();
+        assert!(why.ends_with("is not empty and holds no cluster"), "{why}");
+    }
+
+    #[test]
+    fn bad_shapes_and_ports_in_use_are_one_sentence() {
+        let dir = tempfile::tempdir().unwrap();
+        let why = |shape: Shape, port| create(dir.path(), &shape, port).unwrap_err();
+        assert_eq!(why(shape(0, 1), None), "nodes = 0: one machine runs 1 to 50 daemons");
+        assert_eq!(why(shape(2, 3), None), "n = 3 replicas need as many members, and there are 2");
+        let r = Shape { r: 3, ..shape(2, 2) };
+        assert_eq!(why(r, None), "r = 3: with n = 2, r is 1 to 2");
+        let held = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = held.local_addr().unwrap().port();
+        let said = why(shape(1, 1), Some(port));
+        assert_eq!(said, format!("port {port} is in use; choose others with --port"));
+        assert!(why(shape(2, 1), Some(65_535)).contains("pass the last port"));
+    }
+
+    #[test]
+    fn a_daemon_that_ends_is_noticed_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut cluster = create(dir.path(), &shape(1, 1), None).unwrap();
+        assert_eq!(cluster.stop("n1").unwrap_err(), "n1 is not running");
+        assert_eq!(cluster.kill("n7").unwrap_err(), "there is no \"n7\"; there are n1");
+        cluster.start("n1").unwrap();
+        fs::write(dir.path().join("n1.log"), "one\npixii: the disk is full\n\n").unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let mut ended = cluster.ended();
+        while ended.is_empty() && Instant::now() < deadline {
+            ended = cluster.ended();
+        }
+        let how = "ended with exit code 1: the disk is full".to_string();
+        assert_eq!(ended, [("n1".to_string(), how)]);
+        assert!(cluster.ended().is_empty() && !cluster.daemons()[0].is_running());
+    }
+}

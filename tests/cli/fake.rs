@@ -25,8 +25,8 @@ pub enum Manners {
     Serve,
     /// Refuses.
     Refuse(Refusal),
-    /// Closes the connection when a request arrives, and carries it out if true.
-    Cut(bool),
+    /// Closes the connection at the next request, which it carries out if true; then it serves.
+    CutOnce(bool),
     /// Says nothing.
     Silent,
     /// Says that the outcome is unknown.
@@ -53,7 +53,7 @@ struct World {
 /// The cluster; it ends when dropped.
 pub struct Fake {
     world: Arc<World>,
-    doors: Vec<JoinHandle<()>>,
+    doors: Mutex<Vec<Option<JoinHandle<()>>>>,
 }
 
 impl Fake {
@@ -88,10 +88,10 @@ impl Fake {
             .enumerate()
             .map(|(at, listener)| {
                 let world = Arc::clone(&world);
-                thread::spawn(move || accept(&world, at, &listener))
+                Some(thread::spawn(move || accept(&world, at, &listener)))
             })
             .collect();
-        Fake { world, doors }
+        Fake { world, doors: Mutex::new(doors) }
     }
 
     /// Where node `at` (from 0) listens.
@@ -114,6 +114,10 @@ impl Fake {
         let node = &self.world.nodes[at];
         node.stopped.store(true, Ordering::SeqCst);
         let _ = TcpStream::connect(self.address(at));
+        // Once its thread has ended, the port is closed.
+        if let Some(door) = self.doors.lock().unwrap()[at].take() {
+            door.join().unwrap();
+        }
         for stream in node.open.lock().unwrap().drain(..) {
             let _ = stream.shutdown(Shutdown::Both);
         }
@@ -145,7 +149,6 @@ impl Fake {
 impl Drop for Fake {
     fn drop(&mut self) {
         (0..self.world.nodes.len()).for_each(|at| self.kill(at));
-        self.doors.drain(..).for_each(|door| door.join().unwrap());
     }
 }
 
@@ -192,7 +195,8 @@ fn converse(world: &World, at: usize, mut stream: TcpStream) -> Option<()> {
                     Manners::Unknown => {
                         Response::Unknown { acknowledged: 0, needed: 1, timeout_ms: 1 }
                     }
-                    Manners::Cut(done) => {
+                    Manners::CutOnce(done) => {
+                        *world.nodes[at].manners.lock().unwrap() = Manners::Serve;
                         if done {
                             serve(world, request);
                         }

@@ -1,11 +1,9 @@
 //! The client against fake nodes: where requests go, and what is known after a failure.
 
-mod fake;
-
 use std::time::Duration;
 
+use crate::fake::{Fake, Manners};
 use bytes::Bytes;
-use fake::{Fake, Manners};
 use pixii::client::{Client, Failure, Options, Put};
 use pixii::message::Refusal;
 use pixii::types::{Key, MAX_VALUE_BYTES, NodeId, Partition};
@@ -108,17 +106,16 @@ fn a_write_that_was_sent_and_lost_is_unknown_and_its_retry_happens_once() {
         let client = client(&fake).await;
         let key = key("k");
         let home = fake.homes(&key)[0];
-        fake.behave(home, Manners::Cut(true));
+        fake.behave(home, Manners::CutOnce(true));
         let write = put(&client, &key, "v", None);
         let error = client.put(write.clone(), TIMEOUT_MS).await.unwrap_err();
         assert!(matches!(error, Failure::Unknown(_)), "{error}");
-        fake.behave(home, Manners::Serve);
         client.put(write, TIMEOUT_MS).await.unwrap();
         assert_eq!(client.get(&key, None, TIMEOUT_MS).await.unwrap().values, ["v"]);
         assert_eq!(fake.repeats(), [2]);
 
-        fake.behave(home, Manners::Cut(true));
         let context = client.get(&key, None, TIMEOUT_MS).await.unwrap().context;
+        fake.behave(home, Manners::CutOnce(true));
         let error = client.delete(&key, Some(context), None, TIMEOUT_MS).await.unwrap_err();
         assert!(matches!(error, Failure::Unknown(_)), "{error}");
     });

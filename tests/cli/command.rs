@@ -1,0 +1,237 @@
+//! Single requests by the command: output, exit codes, sentences.
+
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+
+use pixii::message::Refusal;
+use pixii::types::Key;
+use serde_json::Value;
+
+use crate::fake::{Fake, Manners};
+
+/// The command, talking to the fake cluster.
+pub fn pixii(fake: &Fake, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pixii"));
+    command.args(arguments).env("PIXII_CONNECT", fake.address(0)).stdin(Stdio::null());
+    command
+}
+
+/// Exit code, standard output and standard error.
+pub fn told(output: &Output) -> (i32, String, String) {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+}
+
+/// Runs the command to its end.
+pub fn run(fake: &Fake, arguments: &[&str]) -> (i32, String, String) {
+    told(&pixii(fake, arguments).output().unwrap())
+}
+
+/// Runs the command with this standard input.
+pub fn fed(fake: &Fake, arguments: &[&str], input: &[u8]) -> Output {
+    let mut command = pixii(fake, arguments);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    // The command may end before it has read everything.
+    let _ = child.stdin.take().unwrap().write_all(input);
+    child.wait_with_output().unwrap()
+}
+
+fn done(output: &str) -> (i32, String, String) {
+    (0, output.into(), String::new())
+}
+
+#[test]
+fn a_value_is_put_read_replaced_and_deleted() {
+    let fake = Fake::start(3, 2);
+    assert_eq!(run(&fake, &["put", "k", "one"]), done(""));
+    assert_eq!(run(&fake, &["get", "k"]), done("one"));
+    let (code, context, _) = run(&fake, &["get", "k", "--print-context"]);
+    assert_eq!(code, 0);
+    assert_eq!(run(&fake, &["put", "k", "two", "--context", context.trim()]), done(""));
+    assert_eq!(run(&fake, &["get", "k"]), done("two"));
+    assert_eq!(run(&fake, &["get", "k", "--all"]), done("two\n"));
+    assert_eq!(run(&fake, &["delete", "k"]), done(""));
+    let absent = (3, String::new(), "pixii: no value under \"k\"\n".to_string());
+    assert_eq!(run(&fake, &["get", "k"]), absent);
+    assert_eq!(run(&fake, &["delete", "k"]), absent);
+    let (code, json, _) = run(&fake, &["get", "k", "--json"]);
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((code, &json["values"]), (3, &serde_json::json!([])));
+}
+
+#[test]
+fn siblings_are_shown_only_on_request_and_merged_with_their_context() {
+    let fake = Fake::start(1, 1);
+    run(&fake, &["put", "k", "one"]);
+    run(&fake, &["put", "k", "two"]);
+    let (code, out, err) = run(&fake, &["get", "k"]);
+    assert_eq!((code, out.as_str()), (6, ""));
+    assert!(err.starts_with("pixii: \"k\" has 2 siblings"), "{err}");
+    let (code, out, err) = run(&fake, &["get", "k", "--all"]);
+    assert_eq!((code, out.lines().count(), err.as_str()), (6, 2, ""));
+    let (code, out, err) = run(&fake, &["get", "k", "--json"]);
+    assert_eq!((code, err.as_str()), (6, ""));
+    let json: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(json["values"].as_array().unwrap().len(), 2);
+    assert_eq!(json["key"]["text"], "k");
+    let (code, context, _) = run(&fake, &["get", "k", "--print-context"]);
+    assert_eq!((code, context.trim()), (6, json["context"].as_str().unwrap()));
+    let (_, out, _) = run(&fake, &["put", "k", "both", "--context", context.trim(), "--json"]);
+    assert_eq!(serde_json::from_str::<Value>(&out).unwrap()["siblings"], 1);
+    assert_eq!(run(&fake, &["get", "k"]), done("both"));
+    let (code, _, err) = run(&fake, &["put", "other", "x", "--context", context.trim()]);
+    assert_eq!(code, 1);
+    assert!(err.starts_with("pixii: the context does not belong to this key"), "{err}");
+}
+
+#[test]
+fn keys_and_values_have_any_bytes() {
+    let fake = Fake::start(1, 1);
+    let every: Vec<u8> = (0..=255).collect();
+    let hex: String = every.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(told(&fed(&fake, &["put", "--hex-key", &hex, "-"], &every)), done(""));
+    assert_eq!(fed(&fake, &["get", "--hex-key", &hex], b"").stdout, every);
+    let (_, out, _) = run(&fake, &["get", "--hex-key", &hex, "--json"]);
+    let json: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(
+        (&json["key"]["hex"], &json["values"][0]["hex"]),
+        (&Value::from(hex.clone()), &Value::from(hex))
+    );
+
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("value");
+    let path = file.to_str().unwrap();
+    for size in [0, 65_536, 65_537, 1 << 20] {
+        let value: Vec<u8> = (0..size).map(|at| at as u8).collect();
+        std::fs::write(&file, &value).unwrap();
+        let key = format!("sized {size}");
+        assert_eq!(run(&fake, &["put", &key, "--file", path]), done(""));
+        assert!(pixii(&fake, &["get", &key]).output().unwrap().stdout == value);
+    }
+    std::fs::write(&file, vec![0; (1 << 20) + 1]).unwrap();
+    let (code, _, err) = run(&fake, &["put", "k", "--file", path]);
+    assert_eq!(code, 1);
+    assert!(err.ends_with("has more than 1048576 bytes; a value has at most 1048576\n"), "{err}");
+    let long = "k".repeat(1_025);
+    let sentence = "pixii: the key has 1025 bytes; a key has 1 to 1024\n".to_string();
+    assert_eq!(run(&fake, &["get", &long]), (1, String::new(), sentence));
+}
+
+#[test]
+fn refusals_unknown_outcomes_and_dead_ends_have_codes_of_their_own() {
+    let fake = Fake::start(2, 2);
+    fake.all_behave(&Manners::Refuse(Refusal::NoQuorum {
+        answered: 1,
+        needed: 2,
+        timeout_ms: 500,
+    }));
+    let sentence = "pixii: no quorum: 1 of 2 replicas answered in 500 ms\n".to_string();
+    for arguments in [&["get", "k"][..], &["put", "k", "v"], &["delete", "k"], &["dump"]] {
+        let (code, out, err) = run(&fake, arguments);
+        assert_eq!((code, out.as_str()), (4, ""), "{arguments:?}");
+        assert!(err.starts_with(sentence.trim_end()), "{err}");
+    }
+    fake.all_behave(&Manners::Unknown);
+    let (code, _, err) = run(&fake, &["put", "k", "v"]);
+    assert_eq!(code, 5);
+    assert!(err.starts_with("pixii: unknown outcome: 0 of 1 replicas"), "{err}");
+    let size = Refusal::Object(9_000_000);
+    fake.all_behave(&Manners::Refuse(size));
+    assert_eq!(run(&fake, &["put", "k", "v"]).0, 1);
+    fake.all_behave(&Manners::Silent);
+    assert_eq!(run(&fake, &["get", "k", "--timeout", "50"]).0, 1);
+
+    let address = fake.address(0);
+    fake.kill(0);
+    let said = format!(
+        "pixii: no node answers at {address}: connection refused; start a cluster with `pixii dev`\n"
+    );
+    assert_eq!(run(&fake, &["get", "k"]), (1, String::new(), said));
+    let both = format!("{address},{}", fake.address(1));
+    assert_eq!(run(&fake, &["--connect", &both, "status"]).0, 0);
+}
+
+#[test]
+fn nonsense_is_a_usage_error() {
+    let fake = Fake::start(1, 1);
+    let nonsense = [
+        &["get"][..],
+        &["put", "k"],
+        &["put", "k", "v", "--file", "f"],
+        &["get", "k", "-r", "many"],
+        &["get", "k", "--connect", "nowhere"],
+        &["get", "k", "--connect", "host:99999"],
+        &["get", "--hex-key", "abc"],
+        &["put", "k", "v", "--context", "xyz"],
+        &["load", "-", "--resume"],
+        &["load", "f", "--in-flight", "0"],
+        &["load", "f", "--timeout", "0"],
+        &["node"],
+        &["frobnicate"],
+    ];
+    for arguments in nonsense {
+        let (code, out, err) = run(&fake, arguments);
+        assert_eq!((code, out.as_str()), (2, ""), "{arguments:?}: {err}");
+    }
+}
+
+#[test]
+fn every_verb_has_help_with_examples() {
+    let fake = Fake::start(1, 1);
+    let (code, help, _) = run(&fake, &["--help"]);
+    assert_eq!(code, 0);
+    assert!(help.contains("Examples:") && help.contains("Exit codes:"), "{help}");
+    let verbs =
+        ["server", "get", "put", "delete", "load", "dump", "status", "ring", "node", "dev", "demo"];
+    for verb in verbs {
+        assert!(help.contains(&format!("  {verb} ")), "{verb} in {help}");
+        let (code, help, _) = run(&fake, &[verb, "--help"]);
+        assert_eq!(code, 0);
+        assert!(help.contains("Examples:\n  "), "{verb}: {help}");
+        assert!(help.lines().all(|line| line.chars().count() <= 110), "{verb}: {help}");
+    }
+}
+
+#[test]
+fn members_and_places_are_told() {
+    let fake = Fake::start(3, 2);
+    let (code, out, _) = run(&fake, &["ring"]);
+    assert_eq!(code, 0);
+    assert!(out.starts_with("cluster fake: 16 partitions, n = 2, r = 1, w = 1\n\nmember"), "{out}");
+    let (_, out, _) = run(&fake, &["ring", "--json"]);
+    let json: Value = serde_json::from_str(&out).unwrap();
+    let shares =
+        json["members"].as_array().unwrap().iter().map(|m| m["partitions"].as_u64().unwrap());
+    assert_eq!(shares.sum::<u64>(), 32);
+
+    let key = Key::new(&b"k\t1"[..]).unwrap();
+    let homes: Vec<String> = fake.homes(&key).iter().map(|at| format!("n{}", at + 1)).collect();
+    let (_, out, _) = run(&fake, &["ring", "k\t1", "--json"]);
+    let json: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(json["homes"], serde_json::json!(homes));
+    let (_, out, _) = run(&fake, &["ring", "k\t1"]);
+    assert!(out.contains(&format!("homes      {}\n", homes.join(" "))), "{out}");
+    let line = format!("k\\t1\t{}\t{}\n", json["partition"], homes.join(","));
+    assert_eq!(told(&fed(&fake, &["ring", "--stdin"], b"k\\t1\n")), done(&line));
+    let (code, _, err) = told(&fed(&fake, &["ring", "--stdin"], b"fine\n\n"));
+    let sentence = "pixii: standard input, line 2: the key has 0 bytes; a key has 1 to 1024\n";
+    assert_eq!((code, err.as_str()), (1, sentence));
+}
+
+#[test]
+fn a_node_tells_how_it_is_and_can_be_stopped() {
+    let fake = Fake::start(3, 2);
+    let (code, out, _) = run(&fake, &["status"]);
+    assert_eq!(code, 0);
+    assert!(out.starts_with("n1 of cluster fake, pixii 0.0.0, up for 1.2 s\n"), "{out}");
+    assert!(out.contains("on disk      4.0 KiB\n") && out.contains("puts     3\n"), "{out}");
+    let (_, out, _) = run(&fake, &["status", "--node", "n2", "--json"]);
+    let json: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&json["name"], &json["peers"][0]["name"]), (&"n2".into(), &"n1".into()));
+    let (code, _, err) = run(&fake, &["status", "--node", "n7"]);
+    let sentence = "pixii: no member is called \"n7\"; the members are n1, n2, n3\n";
+    assert_eq!((code, err.as_str()), (1, sentence));
+    assert_eq!(run(&fake, &["node", "stop", "n2"]), done("n2 is stopping\n"));
+    assert!(fake.is_stopped(1));
+}

@@ -1,0 +1,10 @@
+//! The client and the command against fake nodes: what needs no daemon.
+
+#[cfg(test)]
+mod client;
+#[cfg(test)]
+mod command;
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod transfer;

@@ -1,0 +1,171 @@
+//! `load` and `dump`.
+
+use std::fs;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use pixii::message::Refusal;
+use serde_json::Value;
+
+use crate::command::{fed, pixii, run, told};
+use crate::fake::{Fake, Manners};
+
+/// A few hundred lines, not in order, with everything that needs an escape.
+fn lines() -> Vec<String> {
+    let mut lines: Vec<String> =
+        (0..300).map(|i| format!("key {}\tvalue\\t{i}", i * 7_919 % 1_000)).collect();
+    lines.push("back\\\\slash\ta\\nb\\r".into());
+    lines.push("é\t".into());
+    lines
+}
+
+fn text(lines: &[String]) -> String {
+    lines.iter().map(|line| format!("{line}\n")).collect()
+}
+
+#[test]
+fn what_was_loaded_is_dumped_in_order_and_loading_twice_leaves_no_siblings() {
+    let fake = Fake::start(5, 3);
+    let mut lines = lines();
+    let input = text(&lines);
+    lines.sort();
+    for _ in 0..2 {
+        let (code, out, err) = told(&fed(&fake, &["load", "-"], input.as_bytes()));
+        assert_eq!((code, err.as_str()), (0, ""));
+        assert!(out.starts_with("loaded 302 of 302 lines in "), "{out}");
+    }
+    assert_eq!(run(&fake, &["dump"]), (0, text(&lines), String::new()));
+    let keys: Vec<String> =
+        lines.iter().map(|line| line.split('\t').next().unwrap().to_string()).collect();
+    assert_eq!(run(&fake, &["dump", "--keys"]).1, text(&keys));
+    run(&fake, &["delete", "é"]);
+    assert_eq!(run(&fake, &["dump"]).1, text(&lines[..301]));
+    assert!(run(&fake, &["dump", "--raw"]).1.contains("back\\slash\ta\nb\r\n"));
+    let (_, out, _) = run(&fake, &["dump", "--json"]);
+    let last: Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();
+    assert_eq!((&last["key"]["text"], out.lines().count()), (&keys[300].as_str().into(), 301));
+}
+
+#[test]
+fn blind_loads_leave_siblings_and_dumps_mark_them() {
+    let fake = Fake::start(1, 1);
+    for value in ["one", "two"] {
+        let line = format!("k\t{value}\n");
+        assert_eq!(fed(&fake, &["load", "-", "--blind"], line.as_bytes()).status.code(), Some(0));
+    }
+    let (_, out, _) = run(&fake, &["dump"]);
+    let columns: Vec<Vec<&str>> = out.lines().map(|line| line.split('\t').collect()).collect();
+    assert_eq!([columns[0][2], columns[1][2]], ["sibling 1/2", "sibling 2/2"]);
+    // Lines of one key are written one after the other, and the last one stays.
+    let many: String = (0..50).map(|number| format!("k\t{number}\n")).collect();
+    assert_eq!(fed(&fake, &["load", "-"], many.as_bytes()).status.code(), Some(0));
+    assert_eq!(run(&fake, &["dump"]).1, "k\t49\n");
+}
+
+#[test]
+fn lines_that_are_not_loaded_are_named_counted_and_kept() {
+    let fake = Fake::start(3, 1);
+    let dir = tempfile::tempdir().unwrap();
+    let (input, failed) = (dir.path().join("in.tsv"), dir.path().join("failed.tsv"));
+    let [input_path, failed_path] = [&input, &failed].map(|path| path.to_str().unwrap());
+    let refused = Refusal::NoQuorum { answered: 0, needed: 1, timeout_ms: 9 };
+    fake.behave(1, Manners::Refuse(refused));
+    let key = |number: u64| pixii::types::Key::new(format!("k{number}").into_bytes()).unwrap();
+    let lost: Vec<u64> = (0..100).filter(|number| fake.homes(&key(*number)) == [1]).collect();
+    let good: String = (0..100).map(|number| format!("k{number}\tv\n")).collect();
+    fs::write(&input, &good).unwrap();
+    let arguments = ["load", input_path, "--failed", failed_path, "--json"];
+    let (code, out, err) = run(&fake, &arguments);
+    assert_eq!(code, 4, "{err}");
+    let json: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&json["lines"], &json["refused"]), (&100.into(), &lost.len().into()));
+    assert_eq!(
+        json["refused_by_reason"]["no quorum: 0 of 1 replicas answered in 9 ms"],
+        lost.len()
+    );
+    let mut kept: Vec<String> =
+        fs::read_to_string(&failed).unwrap().lines().map(String::from).collect();
+    kept.sort();
+    let mut expected: Vec<String> = lost.iter().map(|number| format!("k{number}\tv")).collect();
+    expected.sort();
+    assert_eq!(kept, expected);
+    fake.behave(1, Manners::Serve);
+    assert_eq!(run(&fake, &["load", failed_path]).0, 0);
+    assert_eq!(run(&fake, &["dump"]).1.lines().count(), 100);
+
+    fs::write(&input, "fine\tv\nno tab\nbad\\escape\tv\n").unwrap();
+    let (code, out, err) = run(&fake, &["load", input_path]);
+    assert_eq!(code, 1);
+    assert!(err.contains("pixii: line 2: 0 tabs"), "{err}");
+    assert!(err.contains("pixii: line 3: unknown escape \"\\e\""), "{err}");
+    assert!(out.contains("refused 2: not a line of key, tab and value\n"), "{out}");
+    assert_eq!(run(&fake, &["load", input_path, "--failed", input_path]).0, 2);
+}
+
+#[test]
+fn an_unknown_put_is_sent_again_with_its_id() {
+    let fake = Fake::start(1, 1);
+    fake.behave(0, Manners::CutOnce(true));
+    let output = fed(&fake, &["load", "-", "--blind"], b"k\tv\n");
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!((fake.repeats(), run(&fake, &["get", "k"]).1.as_str()), (vec![2], "v"));
+    fake.behave(0, Manners::Unknown);
+    let (code, out, _) =
+        told(&fed(&fake, &["load", "-", "--blind", "--timeout", "200"], b"k\tv\n"));
+    assert_eq!(code, 5);
+    assert!(out.contains("unknown 1: they may or may not be written\n"), "{out}");
+}
+
+#[test]
+fn an_interrupted_load_goes_on_where_it_stopped() {
+    const LINES: usize = 30_000;
+    let fake = Fake::start(1, 1);
+    let dir = tempfile::tempdir().unwrap();
+    let input = dir.path().join("in.tsv");
+    let path = input.to_str().unwrap();
+    let kept = dir.path().join("in.tsv.pixii-load");
+    fs::write(&input, (0..LINES).map(|i| format!("k{i}\tv\n")).collect::<String>()).unwrap();
+    let arguments = ["load", path, "--blind", "--resume", "--in-flight", "2"];
+    let mut command = pixii(&fake, &arguments);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while fake.asked(0) < 1_000 {
+        assert!(Instant::now() < deadline, "the load does not begin");
+        std::thread::yield_now();
+    }
+    Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    let (code, _, err) = told(&child.wait_with_output().unwrap());
+    assert_eq!(code, 1);
+    let advice = format!("go on with `pixii load {path} --resume`\n");
+    assert!(err.starts_with("pixii: interrupted; the first ") && err.ends_with(&advice), "{err}");
+    let before: Value = serde_json::from_slice(&fs::read(&kept).unwrap()).unwrap();
+    let settled = before["lines"].as_u64().unwrap();
+    assert_eq!(settled, fake.asked(0), "all that was sent is settled");
+
+    let original = fs::read(&input).unwrap();
+    fs::write(&input, "other\tv\n").unwrap();
+    let (code, _, err) = run(&fake, &arguments);
+    assert_eq!(code, 1);
+    assert!(err.contains("are not those that were loaded before; remove "), "{err}");
+    fs::write(&input, original).unwrap();
+    let (code, out, err) = run(&fake, &arguments);
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert!(out.starts_with(&format!("loaded {LINES} of {LINES} lines")), "{out}");
+    assert!(!kept.exists(), "a run that ends leaves nothing");
+    assert_eq!(fake.asked(0), LINES as u64, "no line is sent twice");
+}
+
+#[test]
+fn a_load_stops_when_no_node_is_left() {
+    let fake = Fake::start(1, 1);
+    let dir = tempfile::tempdir().unwrap();
+    let input = dir.path().join("in.tsv");
+    fs::write(&input, "k\tv\n".repeat(100)).unwrap();
+    // The node answers the question for the ring and then closes every connection.
+    fake.behave(0, Manners::Silent);
+    let arguments = ["load", input.to_str().unwrap(), "--timeout", "100"];
+    let (code, out, err) = run(&fake, &arguments);
+    assert_eq!(code, 1, "{err}");
+    assert!(out.starts_with("loaded 0 of 0 lines"), "{out}");
+    assert!(err.contains("no node could answer: n1 ("), "{err}");
+}

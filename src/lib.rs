@@ -16,3 +16,6 @@ pub mod wire;
 
 // Floor 2: the machine. Inputs in, outputs out.
 pub mod node;
+
+// Floor 3: drivers. They own sockets, disks, threads and the clock, real or simulated.
+pub mod sim;

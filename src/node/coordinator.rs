@@ -1,7 +1,7 @@
 //! The coordinator: carries a request through the home replicas of its key until enough of them have
 //! answered, or the deadline has passed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::effects::Effects;
 use super::{ClientId, Config};
@@ -17,6 +17,8 @@ use crate::wire;
 
 /// Most requests under way.
 const MAX_OPERATIONS: usize = 4_096;
+/// Requests remembered per forwarding peer, so that a message that arrives twice acts once.
+const MAX_REMEMBERED: usize = 256;
 /// A read that has not been answered after this long asks the remaining replicas too.
 const HEDGE: Micros = 25 * MILLI;
 
@@ -27,6 +29,7 @@ pub(super) struct Coordinator {
     links: BTreeSet<NodeId>,
     operations: BTreeMap<u64, Operation>,
     timers: BTreeSet<(Micros, u64)>,
+    forwarded_here: BTreeMap<NodeId, VecDeque<u64>>,
     next_op: u64,
 }
 
@@ -84,6 +87,7 @@ impl Coordinator {
             links: BTreeSet::new(),
             operations: BTreeMap::new(),
             timers: BTreeSet::new(),
+            forwarded_here: BTreeMap::new(),
             next_op: Rng::new(seed).next_u64() >> 1,
         }
     }
@@ -107,6 +111,11 @@ impl Coordinator {
         timeout_ms: u32,
         fx: &mut Effects,
     ) {
+        if let Origin::Peer { node, op } = origin
+            && !self.is_first(node, op)
+        {
+            return;
+        }
         let planned = self.admit(timeout_ms).and_then(|()| self.plan(&request));
         let started = planned.and_then(|plan| {
             if plan.homes.contains(&self.config.me) {
@@ -120,6 +129,20 @@ impl Coordinator {
         if let Err(refusal) = started {
             answer(origin, Response::Refused(refusal), fx);
         }
+    }
+
+    /// False if the forwarded request has been here: a copy of it that came late could carry out what
+    /// the client was told is refused.
+    fn is_first(&mut self, node: NodeId, op: u64) -> bool {
+        let remembered = self.forwarded_here.entry(node).or_default();
+        if remembered.contains(&op) {
+            return false;
+        }
+        if remembered.len() == MAX_REMEMBERED {
+            remembered.pop_front();
+        }
+        remembered.push_back(op);
+        true
     }
 
     fn admit(&self, timeout_ms: u32) -> Result<(), Refusal> {

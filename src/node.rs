@@ -27,6 +27,8 @@ pub struct Config {
     pub r: u8,
     /// W of requests that name none, 1 to N.
     pub w: u8,
+    /// Serials reserved at a time, at least 1: a crash wastes at most this many of 2^64.
+    pub serial_block: u64,
 }
 
 /// Names a client's connection; the driver never uses one twice.
@@ -158,7 +160,7 @@ impl Node {
     pub fn new(config: Config, meta: Meta, seed: u64) -> Self {
         Node {
             effects: Effects::new(config.me),
-            replica: Replica::new(config.ring.clone(), meta),
+            replica: Replica::new(config.ring.clone(), meta, config.serial_block),
             coordinator: Coordinator::new(config, seed),
         }
     }

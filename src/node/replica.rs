@@ -15,8 +15,6 @@ use crate::types::{Key, MAX_OBJECT_BYTES, MAX_SIBLINGS, NodeId};
 const MAX_KEY_QUEUE: usize = 128;
 /// Most operations waiting in all.
 const MAX_QUEUE: usize = 16_384;
-/// Serials reserved at a time: a crash wastes at most this many of 2^64.
-const SERIAL_BLOCK: u64 = 4_096;
 /// Largest page of keys, in bytes.
 const MAX_LIST_BYTES: u32 = 1 << 20;
 
@@ -70,6 +68,7 @@ enum Kind {
 struct Serials {
     next: u64,
     usable_end: u64,
+    block: u64,
     /// A reservation that is not synced yet: its mark and its end.
     pending: Option<(u64, u64)>,
 }
@@ -84,8 +83,9 @@ enum Updated {
 
 impl Replica {
     /// The replica at the start of a life; serials begin where the last reservation ended.
-    pub(super) fn new(ring: Arc<Ring>, meta: Meta) -> Self {
-        let serials = Serials { next: meta.serial_end, usable_end: meta.serial_end, pending: None };
+    pub(super) fn new(ring: Arc<Ring>, meta: Meta, block: u64) -> Self {
+        let (next, usable_end) = (meta.serial_end, meta.serial_end);
+        let serials = Serials { next, usable_end, block, pending: None };
         Replica {
             ring,
             meta,
@@ -286,8 +286,8 @@ impl Replica {
     /// Keeps half a block of serials in hand.
     fn reserve_serials(&mut self, fx: &mut Effects) {
         let left = self.serials.usable_end - self.serials.next;
-        if self.serials.pending.is_none() && left < SERIAL_BLOCK / 2 {
-            self.meta.serial_end = self.serials.usable_end + SERIAL_BLOCK;
+        if self.serials.pending.is_none() && left <= self.serials.block / 2 {
+            self.meta.serial_end = self.serials.usable_end + self.serials.block;
             let mark = fx.write(vec![Change::Meta(self.meta.clone())]);
             self.serials.pending = Some((mark, self.meta.serial_end));
         }

@@ -24,6 +24,14 @@ pub(super) struct Write {
     pub(super) acknowledged: Option<(Micros, u8, Option<Dot>)>,
 }
 
+/// What a client is told of a write.
+pub(super) struct Acknowledgement {
+    pub(super) now: Micros,
+    pub(super) w: u8,
+    pub(super) dot: Option<Dot>,
+    pub(super) context: Context,
+}
+
 /// Everything that was written and read.
 #[derive(Debug, Default)]
 pub(super) struct Judge {
@@ -60,13 +68,12 @@ impl Judge {
         ids.iter().filter_map(|id| self.writes.get(id).map(|write| (*id, write)))
     }
 
-    /// A write is acknowledged now: W of the `durable` images of its key must hold it.
+    /// A write is acknowledged now: W of the `durable` images of its key must hold it, and the context
+    /// given must cover nothing that its client was not shown.
     pub(super) fn acknowledge(
         &mut self,
         id: WriteId,
-        now: Micros,
-        w: u8,
-        dot: Option<Dot>,
+        Acknowledgement { now, w, dot, context }: Acknowledgement,
         durable: &[Object],
     ) -> Result<(), Broken> {
         let Some(write) = self.writes.get_mut(&id) else { return Ok(()) };
@@ -87,6 +94,15 @@ impl Judge {
         if let Some(dot) = dot {
             self.claim(&key, dot, id)?;
         }
+        for (other, theirs) in self.on_key(&key).filter(|(other, _)| *other != id) {
+            if let Some((.., Some(dot))) = theirs.acknowledged
+                && context.covers(dot)
+                && !seen.covers(dot)
+                && !self.superseded(&key, other, dot)
+            {
+                return broken(format!("the context given for {id:?} covers {other:?}, not shown"));
+            }
+        }
         durable.iter().try_for_each(|object| self.check_object(&key, object))
     }
 
@@ -101,8 +117,13 @@ impl Judge {
     }
 
     fn check_object(&mut self, key: &Key, object: &Object) -> Result<(), Broken> {
+        let mut minted = BTreeSet::new();
         for (dot, version) in object.values() {
             self.claim(key, dot, version.write)?;
+            if !minted.insert((version.write, dot.actor)) {
+                let what = format!("{:?} happened twice at {:?}", version.write, dot.actor);
+                return Err(Broken { key: key.clone(), what });
+            }
         }
         Ok(())
     }
@@ -113,8 +134,8 @@ impl Judge {
             .any(|(other, write)| other != id && write.possible && write.context.covers(dot))
     }
 
-    /// A read that began at `since` with quorum `r` of `n` returned these values: everything that was
-    /// acknowledged before and intersects must be among them, or superseded.
+    /// A read that began at `since` with quorum `r` of `n` returns these values now: some disk holds
+    /// each, and everything that was acknowledged before and intersects is among them, or superseded.
     pub(super) fn check_read(
         &self,
         key: &Key,
@@ -122,8 +143,13 @@ impl Judge {
         (r, n): (u8, u8),
         values: &[Vec<u8>],
         context: &Context,
+        durable: &[Object],
     ) -> Result<(), Broken> {
         let broken = |what: String| Err(Broken { key: key.clone(), what });
+        let held = |dot: &&Dot| durable.iter().any(|object| object.covers(**dot));
+        if let Some(dot) = context.dots().iter().find(|dot| !held(dot)) {
+            return broken(format!("a read shows {dot:?}, which no disk holds yet"));
+        }
         let mut read = BTreeSet::new();
         for value in values {
             let write = write_of(value).and_then(|id| Some((id, self.writes.get(&id)?)));

@@ -35,6 +35,7 @@ pub(super) struct Scenario {
     pub(super) duplicate: f64,
     pub(super) mean_disk: Micros,
     pub(super) timeout_ms: u32,
+    pub(super) serial_block: u64,
     pub(super) faults: Vec<(Micros, Fault)>,
 }
 
@@ -68,6 +69,7 @@ impl Scenario {
             duplicate: if rng.chance(0.5) { rng.unit() * 0.08 } else { 0.0 },
             mean_disk: 100 + rng.below(10 * MILLI),
             timeout_ms: 100 + rng.below(400) as u32,
+            serial_block: 1 + rng.below(8),
             faults,
         }
     }

@@ -7,9 +7,9 @@ use bytes::{Bytes, BytesMut};
 
 use super::Counts;
 use super::clients::Client;
-use super::judge::{Broken, Judge};
+use super::judge::{Acknowledgement, Broken, Judge};
 use super::scenario::{Fault, Scenario};
-use crate::causal::Object;
+use crate::causal::{Context, Object};
 use crate::emulation::{Delay, Emulation, Verdict};
 use crate::message::{Call, CallBody, PeerMessage, Refusal, Reply, ReplyBody, Request, Response};
 use crate::node::{Config, Done, Input, Node, Output, Work};
@@ -17,7 +17,7 @@ use crate::ring::Ring;
 use crate::rng::Rng;
 use crate::store::memory::MemoryStore;
 use crate::store::{Change, Found, Owner, Store, begin_life, end_life};
-use crate::types::{Key, MILLI, Micros, NodeId, Partition, hash64};
+use crate::types::{Blob, Key, MILLI, Micros, NodeId, Partition, hash64};
 use crate::wire;
 
 /// A machine: its disk outlives its node.
@@ -238,7 +238,8 @@ impl World {
             unreachable!("the twin does not fail and knows its owner")
         };
         let majority = self.plan.n / 2 + 1;
-        let config = Config { me: host.id, ring: self.ring.clone(), r: majority, w: majority };
+        let (ring, serial_block) = (self.ring.clone(), self.plan.serial_block);
+        let config = Config { me: host.id, ring, r: majority, w: majority, serial_block };
         host.node = Some(Node::new(config, meta, seed));
         host.life += 1;
         for peer in (0..self.hosts.len()).filter(|peer| *peer != at) {
@@ -571,17 +572,17 @@ impl World {
         }
         let (key, n) = (&current.key, self.plan.n);
         let verdict = match (response, current.write) {
-            (Response::Written { dot, .. }, Some(write)) => {
+            (Response::Written { dot, context, .. }, Some(write)) => {
+                let (w, context) = (current.quorum, unseal(key, context));
+                let told = Acknowledgement { now: self.now, w, dot: *dot, context };
                 let durable = self.durable(key);
-                self.judge.acknowledge(write, self.now, current.quorum, *dot, &durable)
+                self.judge.acknowledge(write, told, &durable)
             }
             (Response::Found { values, context, .. }, None) => {
-                let Some(seen) = wire::unseal(key, context) else {
-                    unreachable!("a node seals contexts for their key")
-                };
+                let (seen, durable) = (unseal(key, context), self.durable(key));
                 let values: Vec<Vec<u8>> = values.iter().map(|value| value.0.to_vec()).collect();
                 let quorums = (current.quorum, n);
-                self.judge.check_read(key, current.since, quorums, &values, &seen)
+                self.judge.check_read(key, current.since, quorums, &values, &seen, &durable)
             }
             _ => Ok(()),
         };
@@ -692,6 +693,13 @@ impl World {
 /// A client's place in the emulated network.
 fn client_id(client: usize) -> NodeId {
     NodeId(client as u64)
+}
+
+fn unseal(key: &Key, sealed: &Blob) -> Context {
+    let Some(context) = wire::unseal(key, sealed) else {
+        unreachable!("a node seals contexts for their key")
+    };
+    context
 }
 
 fn refusal_name(refusal: &Refusal) -> &'static str {

@@ -51,9 +51,12 @@ impl Scenario {
         let clients = 3 + rng.below(6) as usize;
         // The faults fall into the time that the load takes, more or less.
         let span = Micros::from(operations) * (mean_delay * 6 + 4 * MILLI) / clients as u64;
-        let faults = 3 + rng.below(6);
+        // A storm is many short faults: what is unsynced is lost again and again.
+        let storm = rng.chance(0.1);
+        let (faults, longest) =
+            if storm { (20 + rng.below(40), 20 * MILLI) } else { (3 + rng.below(6), span / 3) };
         let mut faults: Vec<(Micros, Fault)> =
-            (0..faults).map(|_| (rng.below(span), draw_fault(rng, hosts, span))).collect();
+            (0..faults).map(|_| (rng.below(span), draw_fault(rng, hosts, longest))).collect();
         faults.sort_by_key(|(at, _)| *at);
         Scenario {
             seed,
@@ -96,8 +99,8 @@ impl Scenario {
     }
 }
 
-fn draw_fault(rng: &mut Rng, hosts: usize, span: Micros) -> Fault {
-    let length = rng.below(span / 3) + MILLI;
+fn draw_fault(rng: &mut Rng, hosts: usize, longest: Micros) -> Fault {
+    let length = rng.below(longest) + MILLI;
     let host = rng.below(hosts as u64) as usize;
     match rng.below(10) {
         0..=3 => Fault::Crash { host, down: length },

@@ -1,5 +1,8 @@
 //! The simulated world: hosts with disks, links between them, time that passes when nothing else can.
 
+mod disks;
+mod requests;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -7,17 +10,16 @@ use bytes::{Bytes, BytesMut};
 
 use super::Counts;
 use super::clients::Client;
-use super::judge::{Acknowledgement, Broken, Judge};
+use super::judge::{Broken, Judge};
 use super::scenario::{Fault, Scenario};
-use crate::causal::{Context, Object};
 use crate::emulation::{Delay, Emulation, Verdict};
-use crate::message::{Call, CallBody, PeerMessage, Refusal, Reply, ReplyBody, Request, Response};
-use crate::node::{Config, Done, Input, Node, Output, Work};
+use crate::message::{Call, CallBody, PeerMessage, Reply, ReplyBody, Request};
+use crate::node::{Config, Input, Node, Output, Work};
 use crate::ring::Ring;
 use crate::rng::Rng;
 use crate::store::memory::MemoryStore;
-use crate::store::{Change, Found, Owner, Store, begin_life, end_life};
-use crate::types::{Blob, Key, MILLI, Micros, NodeId, Partition, hash64};
+use crate::store::{Change, Owner, Store, begin_life, end_life};
+use crate::types::{Key, MILLI, Micros, NodeId, Partition, hash64};
 use crate::wire;
 
 /// A machine: its disk outlives its node.
@@ -228,8 +230,6 @@ impl World {
         }
     }
 
-    // Hosts.
-
     fn start(&mut self, at: usize) {
         let fresh = self.rng.next_u64();
         let seed = self.rng.next_u64();
@@ -369,77 +369,6 @@ impl World {
         }
     }
 
-    // Disks.
-
-    fn submit(&mut self, at: usize, work: Work) {
-        let life = self.hosts[at].life;
-        match work {
-            Work::Write { mark, changes } => {
-                self.hosts[at].writes.push_back((mark, changes));
-                self.write(at);
-            }
-            Work::Read { .. } | Work::List { .. } => {
-                let when = self.now + self.rng.below(self.plan.mean_disk);
-                self.schedule(when, Event::Disk { at, life, work });
-            }
-        }
-    }
-
-    /// One batch at a time, of everything that is queued: group commit.
-    fn write(&mut self, at: usize) {
-        let host = &mut self.hosts[at];
-        if host.writing || host.writes.is_empty() {
-            return;
-        }
-        host.writing = true;
-        let mut last = 0;
-        for (mark, changes) in host.writes.drain(..) {
-            let _ = host.store.apply(&changes);
-            last = mark;
-        }
-        let life = host.life;
-        let slow = if self.rng.chance(0.02) { 20 } else { 2 };
-        let when = self.now + 50 + self.rng.below(slow * self.plan.mean_disk);
-        self.schedule(when, Event::Synced { at, life, mark: last });
-    }
-
-    fn synced(&mut self, at: usize, life: u64, mark: u64) {
-        if self.hosts[at].life != life {
-            return;
-        }
-        if self.hosts[at].writing {
-            let _ = self.hosts[at].store.sync();
-            self.hosts[at].writing = false;
-        }
-        let paused = self.hosts[at].paused_until;
-        if paused > self.now {
-            return self.schedule(paused, Event::Synced { at, life, mark });
-        }
-        self.input(at, Input::Store(Done::Synced { mark }));
-        self.write(at);
-    }
-
-    fn disk(&mut self, at: usize, life: u64, work: Work) {
-        let host = &self.hosts[at];
-        if host.life != life {
-            return;
-        }
-        let done = match work {
-            Work::Read { token, partition, key } => {
-                let found = host.store.read(partition, &key).unwrap_or(Found::Damaged);
-                Done::Read { token, found }
-            }
-            Work::List { token, partition, after, limit_bytes } => {
-                let listing = host.store.list(partition, after.as_ref(), limit_bytes);
-                Done::List { token, listing: listing.unwrap_or_default() }
-            }
-            Work::Write { .. } => return,
-        };
-        self.input(at, Input::Store(done));
-    }
-
-    // Messages.
-
     fn send(&mut self, from: usize, to: &[NodeId], message: &PeerMessage) {
         let frame = wire::frame(message);
         for id in to {
@@ -521,195 +450,9 @@ impl World {
             Request::Keys { partition, .. } => *partition,
         }
     }
-
-    // Clients.
-
-    fn next_request(&mut self, client: usize) {
-        if let Some((key, request)) = self.last_requests.pop_front() {
-            self.clients[client].begin(request, key, self.plan.n, self.now);
-            let body = self.clients[client].attempt(&self.plan);
-            return self.send_call(client, body);
-        }
-        if self.issued >= self.plan.operations {
-            return;
-        }
-        self.issued += 1;
-        let (body, write) = self.clients[client].next(&self.plan, self.now);
-        if let (Some(write), Some(current)) = (write, &self.clients[client].current)
-            && let Some(id) = current.write
-        {
-            self.judge.issue(id, write);
-        }
-        self.send_call(client, body);
-    }
-
-    fn send_call(&mut self, client: usize, body: CallBody) {
-        let Some(current) = self.clients[client].current.clone() else { return };
-        self.tell(&current.key, || {
-            format!("client {client} asks n{}: {:?}", current.host, current.request)
-        });
-        let frame = wire::frame(&Call { id: current.call, body });
-        let to = current.host;
-        // A connection carries a call once or breaks.
-        match self.net.verdict(client_id(client), self.hosts[to].id) {
-            Verdict::Deliver(delays) => {
-                let delay = delays.first().copied().unwrap_or_default();
-                self.schedule(self.now + delay, Event::ToHost { client, to, frame });
-            }
-            Verdict::Drop | Verdict::Cut => self.count("messages dropped"),
-        }
-        let patience = Micros::from(self.plan.timeout_ms) * MILLI * 3 / 2;
-        let call = current.call;
-        self.schedule(self.now + patience, Event::GaveUp { client, call });
-    }
-
-    /// A node answers a client now: what it says must already be true.
-    fn judge_reply(&mut self, client: usize, id: u64, response: &Response) {
-        let Some(current) = self.clients[client].current.clone() else { return };
-        self.tell(&current.key, || format!("client {client} is answered: {response:?}"));
-        if current.call != id {
-            return;
-        }
-        let (key, n) = (&current.key, self.plan.n);
-        let verdict = match (response, current.write) {
-            (Response::Written { dot, context, .. }, Some(write)) => {
-                let (w, context) = (current.quorum, unseal(key, context));
-                let told = Acknowledgement { now: self.now, w, dot: *dot, context };
-                let durable = self.durable(key);
-                self.judge.acknowledge(write, told, &durable)
-            }
-            (Response::Found { values, context, .. }, None) => {
-                let (seen, durable) = (unseal(key, context), self.durable(key));
-                let values: Vec<Vec<u8>> = values.iter().map(|value| value.0.to_vec()).collect();
-                let quorums = (current.quorum, n);
-                self.judge.check_read(key, current.since, quorums, &values, &seen, &durable)
-            }
-            _ => Ok(()),
-        };
-        self.broken = self.broken.take().or(verdict.err());
-    }
-
-    /// What each home of a key would have after a power cut now.
-    fn durable(&self, key: &Key) -> Vec<Object> {
-        let partition = self.ring.partition(key);
-        let image = |host: &Host| match host.store.read_durable(partition, key) {
-            Found::Record(record) => record.object,
-            Found::Nothing | Found::Damaged => Object::default(),
-        };
-        self.hosts.iter().map(image).collect()
-    }
-
-    fn take_reply(&mut self, client: usize, frame: &Bytes) {
-        let Some(Reply { id, body: ReplyBody::Data(response) }) = self.open(frame) else {
-            unreachable!("a node's own words are read back")
-        };
-        let Some(current) = self.clients[client].current.clone() else { return };
-        if current.call != id {
-            return;
-        }
-        match response {
-            Response::Unknown { .. } => return self.uncertain(client),
-            Response::Refused(refusal) if self.healed => {
-                let what = format!("after healing a read is refused: {refusal}");
-                self.broken = Some(Broken { key: current.key.clone(), what });
-            }
-            Response::Refused(refusal) => {
-                self.count(refusal_name(&refusal));
-                if let (Some(write), false) = (current.write, current.uncertain) {
-                    self.judge.refuse(write);
-                }
-                if current.altered && refusal != Refusal::BadContext && !refusal.is_no_quorum() {
-                    let what = format!("an altered context was answered with: {refusal}");
-                    self.broken = Some(Broken { key: current.key.clone(), what });
-                }
-            }
-            Response::Found { values, context, .. } => {
-                self.count("gets answered");
-                match values.len() {
-                    0 => self.count("gets finding nothing"),
-                    1 => {}
-                    _ => self.count("gets finding siblings"),
-                }
-                self.clients[client].learn(&current.key, context);
-            }
-            Response::Written { dot, context, .. } => {
-                let put = dot.is_some();
-                self.count(if put { "puts acknowledged" } else { "deletes acknowledged" });
-                if current.uncertain {
-                    self.count("retries acknowledged");
-                }
-                self.clients[client].learn(&current.key, context);
-            }
-            Response::Keys { keys, .. } => {
-                self.count("listings answered");
-                let verdict = self.judge.check_listing(&current.key, &keys);
-                self.broken = self.broken.take().or(verdict.err());
-            }
-        }
-        self.think(client);
-    }
-
-    /// The client does not know what became of its request.
-    fn uncertain(&mut self, client: usize) {
-        if let Some(current) = &mut self.clients[client].current
-            && current.write.is_some()
-        {
-            current.uncertain = true;
-            self.count("writes unknown");
-        }
-        if self.healed
-            && let Some(current) = &self.clients[client].current
-        {
-            let what = "after healing a read is not answered".into();
-            self.broken = Some(Broken { key: current.key.clone(), what });
-        }
-        if self.clients[client].wants_retry() {
-            let body = self.clients[client].attempt(&self.plan);
-            return self.send_call(client, body);
-        }
-        self.think(client);
-    }
-
-    fn think(&mut self, client: usize) {
-        self.clients[client].current = None;
-        let when = self.now + self.clients[client].think();
-        self.schedule(when, Event::Next { client });
-    }
-
-    fn judge_end(&mut self) {
-        for at in 0..self.plan.keys {
-            let Ok(key) = Key::new(format!("key{at}").into_bytes()) else { continue };
-            let images = self.durable(&key);
-            let merged = images.iter().fold(Object::default(), |all, one| all.sync(one));
-            self.tell(&key, || format!("at the end, all disks merged: {merged:?}"));
-            if let Err(broken) = self.judge.check_end(&key, &merged) {
-                self.broken = Some(broken);
-                return;
-            }
-        }
-    }
 }
 
 /// A client's place in the emulated network.
 fn client_id(client: usize) -> NodeId {
     NodeId(client as u64)
-}
-
-fn unseal(key: &Key, sealed: &Blob) -> Context {
-    let Some(context) = wire::unseal(key, sealed) else {
-        unreachable!("a node seals contexts for their key")
-    };
-    context
-}
-
-fn refusal_name(refusal: &Refusal) -> &'static str {
-    match refusal {
-        Refusal::Unreachable { .. } => "refused: no quorum reachable",
-        Refusal::NoQuorum { .. } => "refused: no quorum answered",
-        Refusal::Siblings(_) => "refused: sibling limit",
-        Refusal::BadContext => "refused: altered context",
-        Refusal::NoContext => "refused: delete without context",
-        Refusal::Busy { .. } => "refused: busy",
-        _ => "refused: other",
-    }
 }

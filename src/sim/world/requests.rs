@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::causal::{Context, Object};
 use crate::emulation::Verdict;
-use crate::message::{Call, CallBody, Refusal, Reply, ReplyBody, Request, Response};
+use crate::message::{Call, CallBody, Refusal, Reply, ReplyBody, Response};
 use crate::store::Found;
 use crate::types::{Blob, Key, MILLI, Micros};
 use crate::wire;

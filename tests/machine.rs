@@ -80,8 +80,8 @@ impl Bench {
 
     /// A key whose homes include this node, or do not.
     fn key(&self, held: bool) -> Key {
-        let keys = (0..100).map(|at| Key::new(format!("k{at}").into_bytes()).unwrap());
-        keys.filter(|key| self.homes(key).contains(&self.me) == held).next().unwrap()
+        let mut keys = (0..100).map(|at| Key::new(format!("k{at}").into_bytes()).unwrap());
+        keys.find(|key| self.homes(key).contains(&self.me) == held).unwrap()
     }
 
     fn homes(&self, key: &Key) -> Vec<NodeId> {

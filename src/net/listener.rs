@@ -198,12 +198,14 @@ fn check_peer(
 }
 
 /// Reads a peer's messages in a task of its own, in the place of an older connection of that peer.
-fn receive_from(hub: Arc<Hub>, mut connection: Connection, peer: Arc<Peer>) {
+fn receive_from(hub: Arc<Hub>, connection: Connection, peer: Arc<Peer>) {
     let reading = peer.clone();
     let task = tokio::spawn(async move {
         let peer = reading;
+        // Nothing is written, but the half must live: its end would tell the peer that we are gone.
+        let Connection { mut reader, write: _write, .. } = connection;
         loop {
-            match connection.reader.next::<PeerMessage>().await {
+            match reader.next::<PeerMessage>().await {
                 Ok(Some((message, held))) => {
                     let event = Event::Message { from: peer.id, message, held };
                     if hub.events.send(event).await.is_err() {

@@ -25,7 +25,7 @@ use crate::net::frames::{Held, Outbox};
 use crate::net::{CLIENT_LIMITS, Event, Hub, Identity, listener, peers};
 use crate::node::{self, ClientId, Input, Node, Output};
 use crate::rng::Rng;
-use crate::store::memory::MemoryStore;
+use crate::store::disk::{DiskStore, OpenError};
 use crate::store::{LifeError, Meta, Owner, Store, StoreError, begin_life, end_life};
 use crate::types::Micros;
 use crate::wire;
@@ -41,6 +41,8 @@ const LARGE_REPLY_BYTES: usize = 64 << 10;
 const RESERVE_BYTES: usize = 8 << 20;
 /// Inputs handled before their outputs are carried out and connections get their turn.
 const MAX_INPUTS: usize = 1_024;
+/// Serials that the store reserves at a time.
+const SERIAL_BLOCK: u64 = 4_096;
 /// At a stop, requests under way have this long to finish.
 const FINISH: Duration = Duration::from_secs(5);
 /// Then their replies have this long to leave.
@@ -53,6 +55,9 @@ const LONG: Duration = Duration::from_secs(3_600);
 /// Why a daemon could not start, or stopped by itself. What was acknowledged is on the disk.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
+    /// The data directory was not opened; its records are as they were.
+    #[error(transparent)]
+    Open(#[from] OpenError),
     /// The store belongs to another node, or failed at the start.
     #[error("the data in {0} cannot be used: {1}")]
     Life(PathBuf, LifeError),
@@ -76,8 +81,11 @@ pub fn serve(config: &Config, follow_stdin: bool) -> Result<(), ServeError> {
     if follow_stdin {
         process::watch_stdin(stops.clone()).map_err(|error| ServeError::System("thread", error))?;
     }
-    let store = Arc::new(MemoryStore::default());
-    run(config, store, stop)
+    let store = Arc::new(DiskStore::open(&config.data_dir, config.cache_mib << 20)?);
+    run(config, store.clone(), stop)?;
+    // The threads that shared it have ended.
+    Arc::into_inner(store).map_or(Ok(()), DiskStore::close)?;
+    Ok(())
 }
 
 /// The same on a store that is open already, until `stop` receives why to stop.
@@ -131,7 +139,7 @@ pub fn run(
 
 fn machine_config(config: &Config) -> node::Config {
     let ring = Arc::new(config.ring.clone());
-    node::Config { me: config.me(), ring, r: config.r, w: config.w }
+    node::Config { me: config.me(), ring, r: config.r, w: config.w, serial_block: SERIAL_BLOCK }
 }
 
 /// What is known of this life of the store.

@@ -3,6 +3,9 @@
 //!
 //! Readers take no lock of ours. A chunked record is read in several steps, so a writer may come between;
 //! what looks damaged is therefore read once more with writers held off before it is called so.
+//!
+//! sled takes a log that was cut or damaged near its end for the trace of a crash, and opens with the writes
+//! behind that point gone. So every batch carries a number, and the highest synced one is noted outside.
 
 mod files;
 mod guarded;
@@ -25,7 +28,7 @@ use crate::types::{Key, Partition};
 pub(super) use self::guarded::{Batch, Fault, Sled};
 pub(super) use self::layout::{SCHEMA, meta_key, seal, unseal};
 
-/// Why a data directory was not opened. In every case its records are as they were.
+/// Why a data directory was not opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another process has it. Nothing was touched.
@@ -79,8 +82,9 @@ pub enum OpenError {
         /// What the operating system says.
         reason: String,
     },
-    /// Its files contradict themselves. They were kept; the only case in which setting the directory
-    /// aside can help.
+    /// Its files contradict themselves, or synced writes are missing. Nothing was removed, but sled may have
+    /// cleared what it saw no sense in behind the damage. The only case in which setting the whole
+    /// directory aside can help.
     #[error("the data in {} is damaged: {reason}", dir.display())]
     Damaged {
         /// The directory.
@@ -146,8 +150,9 @@ impl From<Fault> for StoreError {
 pub struct DiskStore {
     /// Before the directory, so that it is let go of first.
     sled: Sled,
-    _directory: Directory,
-    /// The id of the last chunked write. Held by whoever changes records.
+    directory: Directory,
+    /// The number of the last write: every batch and every chunked record takes one. Held by whoever
+    /// changes records.
     last_write: Mutex<u64>,
 }
 
@@ -177,14 +182,18 @@ impl DiskStore {
             // A store is given its schema before its place: this one has lost its contents.
             SchemaError::Lost => damaged("it has no readable schema version".into()),
         })?;
-        let last_write = Mutex::new(last_write(&sled).map_err(fault)?);
+        let (last_write, mark) = (last_write(&sled).map_err(fault)?, directory.mark());
+        if last_write < mark {
+            return Err(damaged(format!("it ends at write {last_write}, and {mark} was synced")));
+        }
         life(&sled).map_err(fault)?;
-        Ok(DiskStore { sled, _directory: directory, last_write })
+        Ok(DiskStore { sled, directory, last_write: Mutex::new(last_write) })
     }
 
     /// Syncs everything and lets go of the directory. After an error nothing more is written, and the
     /// directory stays locked until the process ends.
     pub fn close(self) -> Result<(), StoreError> {
+        self.sync()?;
         Ok(self.sled.close()?)
     }
 
@@ -265,7 +274,7 @@ impl DiskStore {
 fn last_write(sled: &Sled) -> Result<u64, Fault> {
     let bytes = sled.get(&meta_key(LAST_WRITE))?;
     let number = bytes.and_then(|bytes| layout::unseal_u64(LAST_WRITE, &bytes));
-    let damage = || Fault::Corrupt("the counter of writes is not readable".into());
+    let damage = || Fault::Corrupt("the number of the last write is not readable".into());
     number.ok_or_else(|| sled.fail(damage()))
 }
 
@@ -333,19 +342,18 @@ impl Store for DiskStore {
             }
         }
         let mut last_write = self.writer();
-        let before = *last_write;
         for (at, record) in records {
             self.put(at, record, &mut last_write, &mut batch)?;
         }
-        if *last_write != before {
-            let counter = seal(LAST_WRITE, &last_write.to_be_bytes());
-            batch.insert(meta_key(LAST_WRITE), counter);
-        }
+        *last_write += 1;
+        batch.insert(meta_key(LAST_WRITE), seal(LAST_WRITE, &last_write.to_be_bytes()));
         Ok(self.sled.apply(batch)?)
     }
 
     fn sync(&self) -> Result<(), StoreError> {
-        Ok(self.sled.sync()?)
+        let synced = *self.writer();
+        self.sled.sync()?;
+        Ok(self.directory.set_mark(synced).map_err(|error| self.sled.fail(error.into()))?)
     }
 
     fn disk_bytes(&self) -> Result<u64, StoreError> {

@@ -1,14 +1,15 @@
-//! The data directory around sled: `FORMAT` says what it is, `LOCK` says who has it, `sled/` is the
-//! data, `creating/` is a store on its way to become `sled/`.
+//! The data directory around sled: `FORMAT` says what it is, `LOCK` says who has it, `MARK` says up to
+//! which write the data was synced, `sled/` is the data, `creating/` is a store on its way to become `sled/`.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::OpenError;
+use crate::types::hash64;
 
 /// The one line in `FORMAT`.
 pub(super) const FORMAT: &str = "pixii data 1, sled 0.34";
@@ -16,9 +17,10 @@ pub(super) const FORMAT: &str = "pixii data 1, sled 0.34";
 const FORMAT_FILE: &str = "FORMAT";
 const FORMAT_TEMPORARY: &str = "FORMAT.new";
 const LOCK_FILE: &str = "LOCK";
+const MARK_FILE: &str = "MARK";
 const CREATING: &str = "creating";
 /// What a directory without `FORMAT` may hold: an unfinished creation, and what a fresh ext4 has.
-const HARMLESS: [&str; 4] = [FORMAT_TEMPORARY, LOCK_FILE, CREATING, "lost+found"];
+const HARMLESS: [&str; 5] = [FORMAT_TEMPORARY, LOCK_FILE, MARK_FILE, CREATING, "lost+found"];
 
 /// How long a holder that is just ending (or a fork of it that has not yet executed) is waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -27,6 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Directory {
     path: PathBuf,
+    mark: File,
     _lock: File,
 }
 
@@ -39,7 +42,26 @@ impl Directory {
         check_format(path)?;
         let lock = lock(path)?;
         let fresh = !check_format(path)?;
-        Ok((Directory { path: path.to_path_buf(), _lock: lock }, fresh))
+        let mark = open_or_create(&path.join(MARK_FILE))
+            .map_err(|error| OpenError::from_io(path, "opening MARK", &error))?;
+        Ok((Directory { path: path.to_path_buf(), mark, _lock: lock }, fresh))
+    }
+
+    /// Notes that everything up to the write `number` is synced. Not fsynced itself: a power cut may leave
+    /// an older mark or none, never one that promises too much.
+    pub(super) fn set_mark(&self, number: u64) -> io::Result<()> {
+        let number = number.to_be_bytes();
+        let checksum = hash64(&[b"mark", &number]).to_be_bytes();
+        self.mark.write_all_at(&[number, checksum].concat(), 0)
+    }
+
+    /// The write up to which the data must reach; 0 when there is no readable mark.
+    pub(super) fn mark(&self) -> u64 {
+        let (mut number, mut checksum) = ([0; 8], [0; 8]);
+        let read = self.mark.read_exact_at(&mut number, 0);
+        let read = read.and_then(|()| self.mark.read_exact_at(&mut checksum, 8));
+        let sound = read.is_ok() && hash64(&[b"mark", &number]).to_be_bytes() == checksum;
+        if sound { u64::from_be_bytes(number) } else { 0 }
     }
 
     /// Where sled is.
@@ -143,7 +165,7 @@ fn check_format(path: &Path) -> Result<bool, OpenError> {
     let mut found = Vec::new();
     match File::open(path.join(FORMAT_FILE)) {
         Ok(file) => {
-            file.take(100).read_to_end(&mut found).map_err(|error| fault(&error))?;
+            file.take(40).read_to_end(&mut found).map_err(|error| fault(&error))?;
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return check_empty(path).map(|()| false);
@@ -182,16 +204,13 @@ pub(super) fn lock_within(file: &File, patience: Duration) -> io::Result<bool> {
     }
 }
 
+fn open_or_create(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
+}
+
 fn lock(path: &Path) -> Result<File, OpenError> {
     let fault = |error: io::Error| OpenError::from_io(path, "locking it", &error);
-    let mut options = OpenOptions::new();
-    let mut file = options
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path.join(LOCK_FILE))
-        .map_err(fault)?;
+    let mut file = open_or_create(&path.join(LOCK_FILE)).map_err(fault)?;
     if !lock_within(&file, PATIENCE).map_err(fault)? {
         let mut text = String::new();
         // A holder that has not written its number yet stays unnamed.

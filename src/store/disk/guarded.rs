@@ -310,3 +310,42 @@ fn allocated(dir: &Path) -> io::Result<u64> {
     }
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_to_lie_in_blobs_is_synced_and_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let sled = Sled::open(dir.path(), 1 << 20).unwrap();
+        let known = || sled.blobs.lock().unwrap().len();
+        let put = |value: Vec<u8>| {
+            let mut batch = Batch::default();
+            batch.insert(b"key", value);
+            sled.apply(batch).unwrap();
+            sled.sync().unwrap();
+        };
+        put(vec![7; SEGMENT_BYTES / 4 - 100]);
+        assert_eq!(known(), 0, "just below the limit");
+        put(vec![7; SEGMENT_BYTES / 4]);
+        assert_eq!(known(), 1, "just above");
+        let blob = fs::read_dir(dir.path().join("blobs")).unwrap().next().unwrap().unwrap();
+        fs::remove_file(blob.path()).unwrap();
+        sled.sync().unwrap();
+        assert_eq!(known(), 0);
+    }
+
+    #[test]
+    fn panics_become_faults_and_the_first_one_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let sled = Sled::open(dir.path(), 1 << 20).unwrap();
+        let fault = sled.run::<()>(|_| panic!("first {}\nand a page", 1)).unwrap_err();
+        assert_eq!(fault, Fault::Corrupt("sled panicked: first 1".into()));
+        assert_eq!(sled.get(b"k"), Err(fault.clone()));
+        assert_eq!(sled.sync(), Err(fault.clone()));
+        assert_eq!(sled.close(), Err(fault));
+        let full = inside::<()>(|| panic!("{:?}", io::Error::from_raw_os_error(28)));
+        assert!(matches!(full, Err(Fault::Io(_))), "{full:?}");
+    }
+}

@@ -14,7 +14,7 @@ pub(super) const MAX_RECORD_BYTES: usize = MAX_FRAME_BYTES + 64;
 
 /// Where the store keeps what it knows of itself.
 pub(super) const LIFE: &str = "life";
-/// Where the store keeps the last id that it gave to a chunked write.
+/// Where the store keeps the number of its last write.
 pub(super) const LAST_WRITE: &str = "write";
 /// Where the schema's version is.
 pub(in crate::store) const SCHEMA: &str = "schema";

@@ -18,6 +18,7 @@ pub mod wire;
 pub mod node;
 
 // Floor 3: drivers. They own sockets, disks, threads and the clock, real or simulated.
+pub mod client;
 pub mod config;
 pub mod engine;
 mod net;

@@ -53,7 +53,7 @@ impl Sim {
         bar.finish_and_clear();
         let seconds = start.elapsed().as_secs_f64();
         let out = &mut io::stdout().lock();
-        if shared.json {
+        if shared.json() {
             print_json(out, &batch, seconds)?;
         } else {
             self.print(out, &batch, seconds)?;
@@ -85,9 +85,9 @@ impl Sim {
 }
 
 fn print_json(out: &mut impl Write, batch: &Batch, seconds: f64) -> io::Result<()> {
-    let failure = batch.failure.as_ref().map(|failure| {
-        json!({ "seed": failure.seed, "what": failure.what, "story": failure.story })
-    });
+    let failure = batch.failure.as_ref().map(
+        |failure| json!({ "seed": failure.seed, "what": failure.what, "story": failure.story }),
+    );
     let report = json!({
         "runs": batch.runs,
         "seconds": seconds,

@@ -1,0 +1,266 @@
+//! The verbs of the command, what they share, and how they end.
+
+mod cluster;
+mod delete;
+mod demo;
+mod dev;
+mod dump;
+mod get;
+mod load;
+mod node;
+mod put;
+mod ring;
+mod server;
+mod signals;
+mod sim;
+mod status;
+mod text;
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use pixii::client::{Client, Failure, Options};
+use pixii::types::Key;
+
+const DEFAULT_CONNECT: &str = "127.0.0.1:7432";
+
+const EXAMPLES: &str = "\
+Examples:
+  pixii demo                          the whole story in under a minute
+  pixii dev                           five daemons in the foreground, to play with
+  pixii put greeting hello            write a value
+  pixii get greeting                  read it
+  pixii load data.tsv                 write a file of key<TAB>value lines
+
+Exit codes: 0 done, 1 error, 2 usage, 3 absent, 4 no quorum, 5 unknown outcome of a write,
+6 several siblings.
+
+The node to talk to is given by --connect, or by PIXII_CONNECT, or is 127.0.0.1:7432.";
+
+/// A Dynamo-style key-value store that never loses an acknowledged write.
+#[derive(Parser)]
+#[command(name = "pixii", version, after_help = EXAMPLES, max_term_width = 100)]
+struct Arguments {
+    #[command(flatten)]
+    shared: Shared,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// What every verb understands.
+#[derive(Args)]
+pub(crate) struct Shared {
+    /// A node of the cluster; several are tried in turn
+    #[arg(long, global = true, value_delimiter = ',', value_name = "HOST:PORT")]
+    connect: Vec<String>,
+    /// Answer in JSON
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    Server(server::Server),
+    Get(get::Get),
+    Put(put::Put),
+    Delete(delete::Delete),
+    Load(load::Load),
+    Dump(dump::Dump),
+    Status(status::Status),
+    Ring(ring::Ring),
+    Node(node::Node),
+    Dev(dev::Dev),
+    Demo(demo::Demo),
+    Sim(sim::Sim),
+}
+
+/// How a command ends when nothing went wrong. The numbers are the exit codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// Everything asked for was done.
+    Done = 0,
+    /// Something else went wrong.
+    Error = 1,
+    /// The command line makes no sense.
+    Usage = 2,
+    /// The key has no value.
+    Absent = 3,
+    /// Too few replicas.
+    NoQuorum = 4,
+    /// A write that may or may not have happened.
+    Unknown = 5,
+    /// The key has several values.
+    Siblings = 6,
+}
+
+/// Why a command ends early: its exit code, and one sentence for people (none: say nothing).
+#[derive(Debug)]
+pub(crate) struct Trouble {
+    /// The exit code.
+    pub(crate) exit: Exit,
+    /// The sentence, without "pixii: ".
+    pub(crate) message: String,
+}
+
+impl Trouble {
+    /// An error (exit code 1).
+    pub(crate) fn error(message: impl Into<String>) -> Self {
+        Trouble { exit: Exit::Error, message: message.into() }
+    }
+
+    /// A command line that makes no sense (exit code 2).
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Trouble { exit: Exit::Usage, message: message.into() }
+    }
+}
+
+impl From<Failure> for Trouble {
+    fn from(failure: Failure) -> Self {
+        let exit = match &failure {
+            Failure::Refused(refusal) if refusal.is_no_quorum() => Exit::NoQuorum,
+            Failure::Unknown(_) => Exit::Unknown,
+            Failure::Refused(_) | Failure::Error(_) => Exit::Error,
+        };
+        Trouble { exit, message: failure.to_string() }
+    }
+}
+
+/// Trouble with standard output. A reader that has gone away needs no sentence.
+impl From<io::Error> for Trouble {
+    fn from(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            return Trouble::error("");
+        }
+        Trouble::error(format!("standard output: {error}"))
+    }
+}
+
+/// The result of a verb.
+pub(crate) type Outcome = Result<Exit, Trouble>;
+
+/// Runs the command line that the process was given.
+pub(crate) fn run() -> ExitCode {
+    let Arguments { shared, verb } = Arguments::parse();
+    let outcome = match verb {
+        Verb::Server(verb) => verb.run(),
+        Verb::Get(verb) => verb.run(&shared),
+        Verb::Put(verb) => verb.run(&shared),
+        Verb::Delete(verb) => verb.run(&shared),
+        Verb::Load(verb) => verb.run(&shared),
+        Verb::Dump(verb) => verb.run(&shared),
+        Verb::Status(verb) => verb.run(&shared),
+        Verb::Ring(verb) => verb.run(&shared),
+        Verb::Node(verb) => verb.run(&shared),
+        Verb::Dev(verb) => verb.run(),
+        Verb::Demo(verb) => verb.run(),
+        Verb::Sim(verb) => verb.run(&shared),
+    };
+    let exit = outcome.unwrap_or_else(|trouble| {
+        if !trouble.message.is_empty() {
+            complain(&trouble.message);
+        }
+        trouble.exit
+    });
+    ExitCode::from(exit as u8)
+}
+
+/// One sentence to standard error.
+pub(crate) fn complain(message: &str) {
+    // Nobody is left to be told when standard error is closed.
+    let _ = writeln!(io::stderr(), "pixii: {message}");
+}
+
+/// Bytes to standard output.
+pub(crate) fn emit(bytes: impl AsRef<[u8]>) -> Result<(), Trouble> {
+    let mut out = io::stdout().lock();
+    out.write_all(bytes.as_ref())?;
+    Ok(out.flush()?)
+}
+
+/// A JSON value on a line of its own to standard output.
+pub(crate) fn emit_json(value: &serde_json::Value) -> Result<(), Trouble> {
+    emit(format!("{value}\n"))
+}
+
+/// Runs a verb's work on an asynchronous runtime of its own.
+pub(crate) fn block_on<T>(work: impl Future<Output = Result<T, Trouble>>) -> Result<T, Trouble> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Trouble::error(format!("no runtime: {error}")))?
+        .block_on(work)
+}
+
+impl Shared {
+    /// True when answers are wanted as JSON.
+    pub(crate) fn json(&self) -> bool {
+        self.json
+    }
+
+    /// A client of the cluster that the command line or the environment names.
+    pub(crate) async fn client(&self) -> Result<Client, Trouble> {
+        let addresses = self.addresses()?;
+        Client::connect(&addresses, Options::default()).await.map_err(|failure| {
+            Trouble::error(format!("{failure}; start a cluster with `pixii dev`"))
+        })
+    }
+
+    fn addresses(&self) -> Result<Vec<String>, Trouble> {
+        let mut addresses = self.connect.clone();
+        if addresses.is_empty() {
+            let given = std::env::var("PIXII_CONNECT").unwrap_or_default();
+            addresses = given.split(',').filter(|a| !a.is_empty()).map(String::from).collect();
+        }
+        if addresses.is_empty() {
+            addresses.push(DEFAULT_CONNECT.into());
+        }
+        for address in &addresses {
+            let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+            if port.is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
+                return Err(Trouble::usage(format!(
+                    "the address \"{}\" is not HOST:PORT, as in {DEFAULT_CONNECT}",
+                    address.escape_debug()
+                )));
+            }
+        }
+        Ok(addresses)
+    }
+}
+
+/// A key as an argument.
+#[derive(Args)]
+pub(crate) struct KeyArgument {
+    /// The key, 1 to 1024 bytes
+    key: OsString,
+    /// KEY is given in hexadecimal, so that it can have any bytes
+    #[arg(long)]
+    hex_key: bool,
+}
+
+impl KeyArgument {
+    /// The key meant.
+    pub(crate) fn key(&self) -> Result<Key, Trouble> {
+        parse_key(&self.key, self.hex_key)
+    }
+}
+
+/// The key that an argument gives, in hexadecimal if `hex`.
+pub(crate) fn parse_key(argument: &OsString, hex: bool) -> Result<Key, Trouble> {
+    let bytes = if hex {
+        text::unhex(argument.as_bytes())
+            .ok_or_else(|| Trouble::usage("the key is not an even number of hexadecimal digits"))?
+    } else {
+        argument.as_bytes().to_vec()
+    };
+    Key::new(bytes).map_err(|error| Trouble::error(error.to_string()))
+}
+
+/// A context as an argument, in hexadecimal.
+pub(crate) fn parse_context(hex: &str) -> Result<bytes::Bytes, Trouble> {
+    text::unhex(hex.as_bytes())
+        .map(bytes::Bytes::from)
+        .ok_or_else(|| Trouble::usage("the context is not an even number of hexadecimal digits"))
+}

@@ -1,0 +1,281 @@
+//! `pixii dump`: every value of the cluster in the order of the keys, in bounded memory.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::io::{self, BufWriter, StdoutLock, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use pixii::client::{Client, Failure, Found, KeyPage};
+use pixii::message::Refusal;
+use pixii::types::{Key, Partition};
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+
+use super::{Exit, Outcome, Shared, Trouble, block_on, get, text};
+
+/// Memory for the pages of all partitions together, twice: one page in use and the next one.
+const PAGES_BYTES: u32 = 8 << 20;
+/// Bounds of one page.
+const PAGE_BYTES: (u32, u32) = (2 << 10, 64 << 10);
+/// Pages asked for at a time.
+const PAGES_IN_FLIGHT: usize = 32;
+/// Reads under way at a time, fewer when values are so large that they would pass [`READ_BYTES`].
+const READS: usize = 64;
+const READ_BYTES: usize = 64 << 20;
+/// Pause before a node that was busy is asked again.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Print every key and value, sorted by key
+#[derive(Args)]
+#[command(after_help = "\
+A line is a key, a tab and a value; in both, a backslash is written \\\\, a tab \\t, a newline \\n and a
+carriage return \\r, as `pixii load` reads them. A key with siblings has a line for each, with a third
+column such as `sibling 1/2`. Deleted keys are left out. A read that is refused ends the dump, with the
+number of lines that are complete, and exit code 4 for want of replicas.
+
+Examples:
+  pixii dump > backup.tsv
+  pixii dump --keys | wc -l
+  pixii dump -r 3                    every replica must answer
+  pixii dump --json                  an object per key, with siblings and context")]
+pub(crate) struct Dump {
+    /// Replicas that must answer [default: the cluster's]
+    #[arg(short)]
+    r: Option<u8>,
+    /// Deadline for each read, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 5_000)]
+    timeout: u32,
+    /// Print keys only
+    #[arg(long)]
+    keys: bool,
+    /// Print backslashes, tabs and newlines as they are
+    #[arg(long)]
+    raw: bool,
+}
+
+impl Dump {
+    /// Reads and prints everything.
+    pub(crate) fn run(self, shared: &Shared) -> Outcome {
+        let mut printer = Printer {
+            out: BufWriter::new(io::stdout().lock()),
+            lines: 0,
+            keys: self.keys,
+            raw: self.raw,
+            json: shared.json(),
+        };
+        let outcome = block_on(async {
+            let client = shared.client().await?;
+            let source = Source { client, r: self.r, timeout_ms: self.timeout };
+            dump(&source, &mut printer).await
+        });
+        printer.out.flush()?;
+        let lines = text::count(printer.lines, "line");
+        outcome.map(|()| Exit::Done).map_err(|trouble| match trouble.message.as_str() {
+            "" => trouble,
+            why => Trouble { message: format!("{why}; {lines} printed before it"), ..trouble },
+        })
+    }
+}
+
+/// Where everything is read from.
+#[derive(Clone)]
+struct Source {
+    client: Client,
+    r: Option<u8>,
+    timeout_ms: u32,
+}
+
+impl Source {
+    async fn get(&self, key: &Key) -> Result<Found, Failure> {
+        self.patiently(|| self.client.get(key, self.r, self.timeout_ms)).await
+    }
+
+    async fn page(
+        &self,
+        partition: Partition,
+        after: Option<Key>,
+        limit_bytes: u32,
+    ) -> Result<KeyPage, Failure> {
+        let ask =
+            || self.client.keys(partition, after.clone(), limit_bytes, self.r, self.timeout_ms);
+        self.patiently(ask).await
+    }
+
+    /// Asks again until the deadline while the node says that it is busy.
+    async fn patiently<T, F: Future<Output = Result<T, Failure>>>(
+        &self,
+        ask: impl Fn() -> F,
+    ) -> Result<T, Failure> {
+        let deadline = Instant::now() + Duration::from_millis(self.timeout_ms.into());
+        loop {
+            match ask().await {
+                Err(Failure::Refused(Refusal::Busy { .. })) if Instant::now() < deadline => {
+                    sleep(PAUSE).await;
+                }
+                answer => return answer,
+            }
+        }
+    }
+}
+
+async fn dump(source: &Source, printer: &mut Printer<'_>) -> Result<(), Trouble> {
+    let mut keys = Merge::begin(source).await?;
+    let mut window: VecDeque<JoinHandle<(Key, Result<Found, Failure>)>> = VecDeque::new();
+    let (mut more, mut largest) = (true, 0);
+    loop {
+        let room = (READ_BYTES / (largest + 1)).clamp(1, READS);
+        while more && window.len() < room {
+            let Some(key) = keys.next().await? else {
+                more = false;
+                break;
+            };
+            let source = source.clone();
+            window.push_back(tokio::spawn(async move {
+                let found = source.get(&key).await;
+                (key, found)
+            }));
+        }
+        let Some(read) = window.pop_front() else { return Ok(()) };
+        let (key, found) = joined(read).await?;
+        let found = found?;
+        largest = largest.max(found.values.iter().map(|value| value.len()).sum());
+        printer.print(&key, &found)?;
+    }
+}
+
+async fn joined<T>(task: JoinHandle<T>) -> Result<T, Trouble> {
+    task.await.map_err(|error| Trouble::error(format!("a task failed: {error}")))
+}
+
+/// All keys of all partitions in byte order: a merge of sorted pages.
+struct Merge<'a> {
+    source: &'a Source,
+    turns: Arc<Semaphore>,
+    limit_bytes: u32,
+    partitions: Vec<Pages>,
+    heads: BinaryHeap<Reverse<(Key, usize)>>,
+}
+
+/// One partition: the page in use, and the next one, which is being fetched.
+struct Pages {
+    page: VecDeque<Key>,
+    next: Option<JoinHandle<Result<KeyPage, Failure>>>,
+}
+
+impl<'a> Merge<'a> {
+    async fn begin(source: &'a Source) -> Result<Self, Trouble> {
+        let count = source.client.ring().partitions();
+        let (low, high) = PAGE_BYTES;
+        let mut merge = Merge {
+            source,
+            turns: Arc::new(Semaphore::new(PAGES_IN_FLIGHT)),
+            limit_bytes: (PAGES_BYTES / u32::from(count).max(1)).clamp(low, high),
+            partitions: Vec::new(),
+            heads: BinaryHeap::new(),
+        };
+        for number in 0..count {
+            let next = Some(merge.fetch(Partition(number), None));
+            merge.partitions.push(Pages { page: VecDeque::new(), next });
+        }
+        for at in 0..merge.partitions.len() {
+            merge.advance(at).await?;
+        }
+        Ok(merge)
+    }
+
+    async fn next(&mut self) -> Result<Option<Key>, Trouble> {
+        let Some(Reverse((key, at))) = self.heads.pop() else { return Ok(None) };
+        self.advance(at).await?;
+        Ok(Some(key))
+    }
+
+    /// Puts the partition's next key, if it has one, among the heads.
+    async fn advance(&mut self, at: usize) -> Result<(), Trouble> {
+        let Some(pages) = self.partitions.get_mut(at) else { return Ok(()) };
+        if pages.page.is_empty()
+            && let Some(next) = pages.next.take()
+        {
+            let page = joined(next).await??;
+            let last = page.keys.last().cloned();
+            pages.page = page.keys.into();
+            if page.more {
+                let Some(last) = last else {
+                    return Err(Trouble::error(format!("partition {at}: a page without keys")));
+                };
+                let next = self.fetch(Partition(at as u16), Some(last));
+                if let Some(pages) = self.partitions.get_mut(at) {
+                    pages.next = Some(next);
+                }
+            }
+        }
+        let head = self.partitions.get_mut(at).and_then(|pages| pages.page.pop_front());
+        self.heads.extend(head.map(|key| Reverse((key, at))));
+        Ok(())
+    }
+
+    fn fetch(
+        &self,
+        partition: Partition,
+        after: Option<Key>,
+    ) -> JoinHandle<Result<KeyPage, Failure>> {
+        let (source, turns) = (self.source.clone(), Arc::clone(&self.turns));
+        let limit_bytes = self.limit_bytes;
+        tokio::spawn(async move {
+            let _turn = turns.acquire().await;
+            source.page(partition, after, limit_bytes).await
+        })
+    }
+}
+
+/// Lines to standard output.
+struct Printer<'a> {
+    out: BufWriter<StdoutLock<'a>>,
+    lines: u64,
+    keys: bool,
+    raw: bool,
+    json: bool,
+}
+
+impl Printer<'_> {
+    fn print(&mut self, key: &Key, found: &Found) -> Result<(), Trouble> {
+        let count = found.values.len();
+        if count == 0 {
+            return Ok(());
+        }
+        if self.json {
+            return self.line(format!("{}", get::found_json(key, found)).as_bytes());
+        }
+        let mut name = Vec::new();
+        self.column(key.as_bytes(), &mut name);
+        if self.keys {
+            return self.line(&name);
+        }
+        for (at, value) in found.values.iter().enumerate() {
+            let mut line = name.clone();
+            line.push(b'\t');
+            self.column(value, &mut line);
+            if count > 1 {
+                line.extend(format!("\tsibling {}/{count}", at + 1).bytes());
+            }
+            self.line(&line)?;
+        }
+        Ok(())
+    }
+
+    fn column(&self, bytes: &[u8], line: &mut Vec<u8>) {
+        match self.raw {
+            true => line.extend(bytes),
+            false => text::escape(bytes, line),
+        }
+    }
+
+    fn line(&mut self, line: &[u8]) -> Result<(), Trouble> {
+        self.out.write_all(line)?;
+        self.out.write_all(b"\n")?;
+        self.lines += 1;
+        Ok(())
+    }
+}

@@ -1,0 +1,91 @@
+//! `pixii get`.
+
+use clap::Args;
+use pixii::client::Found;
+use pixii::types::Key;
+use serde_json::json;
+
+use super::{Exit, KeyArgument, Outcome, Shared, Trouble, block_on, emit, emit_json, text};
+
+/// Print the value of a key
+#[derive(Args)]
+#[command(after_help = "\
+The value is printed as it is, with no newline added. A key with several siblings (concurrent writes)
+ends with exit code 6 and prints none of them, unless --all or --json. An absent key ends with 3.
+
+Examples:
+  pixii get greeting
+  pixii get photo > photo.jpg
+  pixii get cart --all                       every sibling, a line each
+  pixii get cart --json                      siblings and context for scripts
+  pixii put cart merged --context $(pixii get cart --print-context)
+  pixii get --hex-key 00ff                   a key that is not text
+  pixii get greeting -r 3 --timeout 500      all three replicas, or exit code 4")]
+pub(crate) struct Get {
+    #[command(flatten)]
+    key: KeyArgument,
+    /// Replicas that must answer [default: the cluster's]
+    #[arg(short)]
+    r: Option<u8>,
+    /// Deadline in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 5_000)]
+    timeout: u32,
+    /// Print every sibling, with a newline behind each
+    #[arg(long)]
+    all: bool,
+    /// Print the context in hexadecimal instead of the values
+    #[arg(long, conflicts_with = "all")]
+    print_context: bool,
+}
+
+impl Get {
+    /// Reads and prints.
+    pub(crate) fn run(self, shared: &Shared) -> Outcome {
+        let key = self.key.key()?;
+        let found =
+            block_on(async { Ok(shared.client().await?.get(&key, self.r, self.timeout).await?) })?;
+        if shared.json() {
+            emit_json(&found_json(&key, &found))?;
+        } else if self.print_context {
+            emit(text::hex(&found.context) + "\n")?;
+        }
+        let quiet = shared.json() || self.print_context;
+        match found.values.as_slice() {
+            [] if quiet => Ok(Exit::Absent),
+            [] => Err(Trouble { exit: Exit::Absent, message: format!("no value under {key:?}") }),
+            [value] if !quiet && !self.all => emit(value).map(|()| Exit::Done),
+            values => {
+                if self.all {
+                    let lines = values.iter().flat_map(|value| [value.as_ref(), b"\n"]);
+                    emit(lines.collect::<Vec<_>>().concat())?;
+                }
+                siblings(&key, values.len(), quiet || self.all)
+            }
+        }
+    }
+}
+
+fn siblings(key: &Key, count: usize, shown: bool) -> Outcome {
+    match (count, shown) {
+        (0 | 1, _) => Ok(Exit::Done),
+        (_, true) => Ok(Exit::Siblings),
+        (_, false) => Err(Trouble {
+            exit: Exit::Siblings,
+            message: format!(
+                "{key:?} has {count} siblings: see them with --all or --json, then put one value \
+                 with the context of that read"
+            ),
+        }),
+    }
+}
+
+/// A read as JSON.
+pub(crate) fn found_json(key: &Key, found: &Found) -> serde_json::Value {
+    let values: Vec<_> = found.values.iter().map(|value| text::json_bytes(value)).collect();
+    json!({
+        "key": text::json_bytes(key.as_bytes()),
+        "values": values,
+        "context": text::hex(&found.context),
+        "answered": found.answered,
+    })
+}

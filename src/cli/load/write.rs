@@ -1,0 +1,102 @@
+//! One line's way into the cluster: read the context, put, and try again while that is safe.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use pixii::client::{Client, Failure, Put};
+use pixii::message::Refusal;
+use pixii::types::{Key, WriteId};
+use tokio::time::{Instant, sleep};
+
+use super::ledger::Fate;
+
+/// Pause before the next attempt.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// How lines are written.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    /// Replicas that answer a read, or the cluster's default.
+    pub(crate) r: Option<u8>,
+    /// Replicas that hold a write, or the cluster's default.
+    pub(crate) w: Option<u8>,
+    /// Time for reading and writing one key, in milliseconds, with all attempts.
+    pub(crate) timeout_ms: u32,
+    /// Put without reading the context first.
+    pub(crate) blind: bool,
+}
+
+/// What one attempt needs to know of the ones before.
+struct Attempts<'a> {
+    client: &'a Client,
+    plan: Plan,
+    key: Key,
+    value: Bytes,
+    write: WriteId,
+    /// The context that was read, so that it is read only once.
+    context: Option<Bytes>,
+}
+
+/// Puts a value in the place of what is there. The error says that no node can be reached; then
+/// nothing was written, and no other line will fare better.
+pub(crate) async fn write(
+    client: &Client,
+    plan: Plan,
+    key: Key,
+    value: Bytes,
+) -> Result<Fate, String> {
+    let deadline = Instant::now() + Duration::from_millis(plan.timeout_ms.into());
+    let write = client.write_id();
+    let mut attempts = Attempts { client, plan, key, value, write, context: None };
+    let mut unknown = false;
+    let mut left = plan.timeout_ms;
+    loop {
+        let failure = match attempts.once(left, deadline).await {
+            Ok(()) => return Ok(Fate::Loaded),
+            Err(failure) => failure,
+        };
+        unknown |= matches!(failure, Failure::Unknown(_));
+        let again = match &failure {
+            Failure::Refused(refusal) => {
+                matches!(refusal, Refusal::Busy { .. } | Refusal::Stopping)
+            }
+            // The write id makes it safe: the write happens once, however often it is sent.
+            Failure::Unknown(_) | Failure::Error(_) => true,
+        };
+        left = left_ms(deadline.checked_duration_since(Instant::now() + PAUSE));
+        if again && left > 0 {
+            sleep(PAUSE).await;
+            continue;
+        }
+        return match failure {
+            _ if unknown => Ok(Fate::Unknown),
+            Failure::Refused(why) => {
+                let no_quorum = why.is_no_quorum();
+                Ok(Fate::Refused { reason: why.to_string(), no_quorum })
+            }
+            Failure::Error(why) | Failure::Unknown(why) => Err(why),
+        };
+    }
+}
+
+impl Attempts<'_> {
+    async fn once(&mut self, left: u32, deadline: Instant) -> Result<(), Failure> {
+        let mut left = left;
+        if !self.plan.blind && self.context.is_none() {
+            self.context = Some(self.client.get(&self.key, self.plan.r, left).await?.context);
+            left = left_ms(deadline.checked_duration_since(Instant::now())).max(1);
+        }
+        let put = Put {
+            key: self.key.clone(),
+            value: self.value.clone(),
+            context: self.context.clone(),
+            write: self.write,
+            w: self.plan.w,
+        };
+        self.client.put(put, left).await.map(|_| ())
+    }
+}
+
+fn left_ms(left: Option<Duration>) -> u32 {
+    left.map_or(0, |left| left.as_millis() as u32)
+}

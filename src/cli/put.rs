@@ -1,0 +1,104 @@
+//! `pixii put`.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use clap::{ArgGroup, Args};
+use pixii::client::{self, Written};
+use pixii::types::{Key, MAX_VALUE_BYTES};
+use serde_json::json;
+
+use super::{
+    Exit, KeyArgument, Outcome, Shared, Trouble, block_on, emit, emit_json, parse_context, text,
+};
+
+/// Write a value
+#[derive(Args)]
+#[command(group = ArgGroup::new("source").required(true).args(["value", "file"]), after_help = "\
+Without --context the value is added beside what is there: a put that has not read makes a sibling.
+With the context of a read it replaces what that read showed. Exit code 0 means that W replicas hold the
+value on disk, synced; 4 that nothing was written; 5 that it may or may not have been.
+
+Examples:
+  pixii put greeting hello
+  pixii put photo --file photo.jpg
+  date | pixii put now -                     the value from standard input
+  pixii put cart milk --context $(pixii get cart --print-context)
+  pixii put greeting hello -w 3              all three replicas, or exit code 4 or 5")]
+pub(crate) struct Put {
+    #[command(flatten)]
+    key: KeyArgument,
+    /// The value, up to 1 MiB; `-` takes it from standard input
+    value: Option<OsString>,
+    /// Take the value from a file; `-` is standard input
+    #[arg(long)]
+    file: Option<PathBuf>,
+    /// Replicas that must hold it [default: the cluster's]
+    #[arg(short)]
+    w: Option<u8>,
+    /// The context of the read that this value replaces, in hexadecimal
+    #[arg(long, value_name = "HEX")]
+    context: Option<String>,
+    /// Deadline in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 5_000)]
+    timeout: u32,
+    /// Print the new context in hexadecimal
+    #[arg(long)]
+    print_context: bool,
+}
+
+impl Put {
+    /// Writes.
+    pub(crate) fn run(self, shared: &Shared) -> Outcome {
+        let key = self.key.key()?;
+        let context = self.context.as_deref().map(parse_context).transpose()?;
+        let value = match (self.value, self.file) {
+            (Some(value), _) if value != "-" => Bytes::from(value.into_vec()),
+            (_, Some(path)) if path.as_os_str() != "-" => {
+                let fault = |e: io::Error| Trouble::error(format!("{}: {e}", path.display()));
+                read_value(File::open(&path).map_err(fault)?, &path.display().to_string())?
+            }
+            _ => read_value(io::stdin().lock(), "standard input")?,
+        };
+        let written = block_on(async {
+            let client = shared.client().await?;
+            let write = client.write_id();
+            let put = client::Put { key: key.clone(), value, context, write, w: self.w };
+            Ok(client.put(put, self.timeout).await?)
+        })?;
+        report(&key, &written, shared, self.print_context)
+    }
+}
+
+/// Says what a write did, where that was asked for.
+pub(crate) fn report(key: &Key, written: &Written, shared: &Shared, context: bool) -> Outcome {
+    if shared.json() {
+        emit_json(&json!({
+            "key": text::json_bytes(key.as_bytes()),
+            "context": text::hex(&written.context),
+            "siblings": written.siblings,
+        }))?;
+    } else if context {
+        emit(text::hex(&written.context) + "\n")?;
+    }
+    Ok(Exit::Done)
+}
+
+/// All of a source, which must not be longer than a value may be.
+fn read_value(source: impl Read, name: &str) -> Result<Bytes, Trouble> {
+    let mut value = Vec::new();
+    source
+        .take(MAX_VALUE_BYTES as u64 + 1)
+        .read_to_end(&mut value)
+        .map_err(|error| Trouble::error(format!("{name}: {error}")))?;
+    if value.len() > MAX_VALUE_BYTES {
+        return Err(Trouble::error(format!(
+            "{name} has more than {MAX_VALUE_BYTES} bytes; a value has at most {MAX_VALUE_BYTES}"
+        )));
+    }
+    Ok(value.into())
+}

@@ -1,0 +1,131 @@
+//! `pixii ring`.
+
+use std::ffi::OsString;
+use std::io::{self, BufRead, BufWriter, Read, Write};
+
+use clap::Args;
+use pixii::client::Client;
+use pixii::types::{Key, MAX_KEY_BYTES, NodeId};
+use serde_json::json;
+
+use super::text::{self, row, table};
+use super::{Exit, Outcome, Shared, Trouble, block_on, emit, emit_json, parse_key};
+
+/// Show the members, or where keys live
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  pixii ring                                 members, addresses and shares
+  pixii ring greeting                        a key's partition, homes in order, and stand-ins
+  cut -f1 data.tsv | pixii ring --stdin      key<TAB>partition<TAB>home,home,home for each")]
+pub(crate) struct Ring {
+    /// A key to place
+    key: Option<OsString>,
+    /// KEY is given in hexadecimal, so that it can have any bytes
+    #[arg(long, requires = "key")]
+    hex_key: bool,
+    /// Place the keys of standard input, one a line, with the escapes \\ \t \n \r
+    #[arg(long, conflicts_with = "key")]
+    stdin: bool,
+}
+
+impl Ring {
+    /// Asks and prints.
+    pub(crate) fn run(self, shared: &Shared) -> Outcome {
+        let key = self.key.as_ref().map(|key| parse_key(key, self.hex_key)).transpose()?;
+        let client = block_on(shared.client())?;
+        match key {
+            Some(key) => place(&client, &key, shared.json())?,
+            None if self.stdin => place_all(&client, shared.json())?,
+            None => members(&client, shared.json())?,
+        }
+        Ok(Exit::Done)
+    }
+}
+
+fn names(client: &Client, ids: &[NodeId]) -> Vec<String> {
+    ids.iter().map(|id| client.ring_report().members.name(*id)).collect()
+}
+
+fn members(client: &Client, as_json: bool) -> Result<(), Trouble> {
+    let (report, ring) = (client.ring_report(), client.ring());
+    let total = f64::from(ring.partitions()) * f64::from(ring.n());
+    let members = report.members.iter().map(|member| (member, ring.share(member.id())));
+    if as_json {
+        let member = |(member, share): (&pixii::members::Member, usize)| json!({ "name": member.name, "address": member.address, "partitions": share });
+        return emit_json(&json!({
+            "cluster": client.cluster(),
+            "n": report.n,
+            "r": report.r,
+            "w": report.w,
+            "partitions": report.partitions,
+            "members": members.map(member).collect::<Vec<_>>(),
+        }));
+    }
+    let mut rows = vec![row(["member", "address", "partitions", "share"])];
+    for (member, share) in members {
+        let percent = format!("{:.1} %", 100.0 * share as f64 / total);
+        rows.push(row([&member.name, &member.address, &share.to_string(), &percent]));
+    }
+    emit(format!(
+        "cluster {}: {} partitions, n = {}, r = {}, w = {}\n\n{}",
+        client.cluster(),
+        report.partitions,
+        report.n,
+        report.r,
+        report.w,
+        table(&rows)
+    ))
+}
+
+fn place(client: &Client, key: &Key, as_json: bool) -> Result<(), Trouble> {
+    let ring = client.ring();
+    let partition = ring.partition(key);
+    let list = names(client, &ring.preference_list(partition));
+    let (homes, others) = list.split_at(list.len().min(usize::from(ring.n())));
+    if as_json {
+        return emit_json(&place_json(client, key, others));
+    }
+    emit(table(&[
+        row(["partition", &format!("{} of {}", partition.0, ring.partitions())]),
+        row(["homes", &homes.join(" ")]),
+        row(["stand-ins", &others.join(" ")]),
+    ]))
+}
+
+fn place_json(client: &Client, key: &Key, stand_ins: &[String]) -> serde_json::Value {
+    let partition = client.ring().partition(key);
+    json!({
+        "key": text::json_bytes(key.as_bytes()),
+        "partition": partition.0,
+        "homes": names(client, client.ring().homes(partition)),
+        "stand_ins": stand_ins,
+    })
+}
+
+fn place_all(client: &Client, as_json: bool) -> Result<(), Trouble> {
+    // Every byte of a key may be an escape of two.
+    let limit = 2 * MAX_KEY_BYTES as u64 + 2;
+    let mut input = io::stdin().lock();
+    let mut out = BufWriter::new(io::stdout().lock());
+    for number in 1u64.. {
+        let mut line = Vec::new();
+        let read = input.by_ref().take(limit).read_until(b'\n', &mut line);
+        let fault = |what: String| Trouble::error(format!("standard input, line {number}: {what}"));
+        if read.map_err(|error| fault(error.to_string()))? == 0 {
+            break;
+        }
+        line.pop_if(|byte| *byte == b'\n');
+        let key = text::unescape(&line).map_err(&fault)?;
+        let key = Key::new(key).map_err(|error| fault(error.to_string()))?;
+        if as_json {
+            writeln!(out, "{}", place_json(client, &key, &[]))?;
+            continue;
+        }
+        let partition = client.ring().partition(&key);
+        out.write_all(&line)?;
+        let homes = names(client, client.ring().homes(partition));
+        writeln!(out, "\t{}\t{}", partition.0, homes.join(","))?;
+    }
+    Ok(out.flush()?)
+}

@@ -1,0 +1,124 @@
+//! `pixii status`.
+
+use clap::Args;
+use pixii::message::StatusReport;
+use serde_json::json;
+
+use super::text::{count, row, table};
+use super::{Exit, Outcome, Shared, block_on, emit, emit_json};
+
+/// Show how a node is
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  pixii status                  the node that --connect names
+  pixii status --node n3        another member
+  pixii status --json           for scripts")]
+pub(crate) struct Status {
+    /// Ask this member instead
+    #[arg(long, value_name = "NAME")]
+    node: Option<String>,
+}
+
+impl Status {
+    /// Asks and prints.
+    pub(crate) fn run(self, shared: &Shared) -> Outcome {
+        let report =
+            block_on(async { Ok(shared.client().await?.status(self.node.as_deref()).await?) })?;
+        if shared.json() {
+            emit_json(&as_json(&report))?;
+        } else {
+            emit(as_text(&report))?;
+        }
+        Ok(Exit::Done)
+    }
+}
+
+fn as_json(report: &StatusReport) -> serde_json::Value {
+    let peer = |peer: &pixii::message::PeerStatus| {
+        json!({
+            "name": peer.name,
+            "address": peer.address,
+            "up": peer.up,
+            "dropped": peer.dropped,
+        })
+    };
+    let counters: serde_json::Map<String, serde_json::Value> =
+        report.counters.iter().map(|(name, value)| (name.clone(), (*value).into())).collect();
+    json!({
+        "cluster": report.cluster,
+        "name": report.name,
+        "version": report.version,
+        "store": format!("{:016x}", report.store),
+        "incarnation": report.incarnation,
+        "recovered": report.recovered,
+        "uptime_ms": report.uptime_ms,
+        "partitions": report.partitions,
+        "disk_bytes": report.disk_bytes,
+        "peers": report.peers.iter().map(peer).collect::<Vec<_>>(),
+        "counters": counters,
+    })
+}
+
+fn as_text(report: &StatusReport) -> String {
+    let last_stop = if report.recovered { "an unclean stop" } else { "a clean stop or none" };
+    let mut out = format!(
+        "{} of cluster {}, pixii {}, up for {}\n",
+        report.name,
+        report.cluster,
+        report.version,
+        duration(report.uptime_ms)
+    );
+    out += &table(&[
+        row(["store", &format!("{:016x}", report.store)]),
+        row(["incarnation", &format!("{}, after {last_stop}", report.incarnation)]),
+        row(["home to", &count(report.partitions.into(), "partition")]),
+        row(["on disk", &bytes(report.disk_bytes)]),
+    ]);
+    let mut peers = vec![row(["peer", "address", "link", "dropped messages"])];
+    for peer in &report.peers {
+        let link = if peer.up { "up" } else { "down" };
+        peers.push(row([&peer.name, &peer.address, link, &peer.dropped.to_string()]));
+    }
+    if peers.len() > 1 {
+        out += "\n";
+        out += &table(&peers);
+    }
+    let mut counters = vec![row(["counter", "since the start"])];
+    counters.extend(report.counters.iter().map(|(name, value)| row([name, &value.to_string()])));
+    if counters.len() > 1 {
+        out += "\n";
+        out += &table(&counters);
+    }
+    out
+}
+
+fn duration(ms: u64) -> String {
+    let seconds = ms / 1_000;
+    match (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60) {
+        (0, 0, 0, _) => format!("{}.{} s", seconds, ms % 1_000 / 100),
+        (0, 0, minutes, seconds) => format!("{minutes} min {seconds} s"),
+        (0, hours, minutes, _) => format!("{hours} h {minutes} min"),
+        (days, hours, _, _) => format!("{days} d {hours} h"),
+    }
+}
+
+fn bytes(count: u64) -> String {
+    match count {
+        0..1_024 => format!("{count} bytes"),
+        1_024..1_048_576 => format!("{:.1} KiB", count as f64 / 1_024.0),
+        _ => format!("{:.1} MiB", count as f64 / 1_048_576.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_and_sizes_are_readable() {
+        let spans = [900, 65_000, 7_260_000, 180_000_000].map(duration);
+        assert_eq!(spans, ["0.9 s", "1 min 5 s", "2 h 1 min", "2 d 2 h"]);
+        assert_eq!([10, 2_048, 3 << 20].map(bytes), ["10 bytes", "2.0 KiB", "3.0 MiB"]);
+    }
+}

@@ -1,0 +1,427 @@
+//! The asynchronous client: it knows the ring and sends each request straight to a home replica.
+//!
+//! One connection per node, opened when first needed and kept; any number of tasks may share a
+//! [`Client`]. A request that cannot be delivered goes to the next home; a write that may have been
+//! delivered and has no answer is [`Failure::Unknown`], and is never sent again behind the caller's back.
+
+mod link;
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout};
+
+use crate::causal::Dot;
+use crate::members::Member;
+use crate::message::{CallBody, Refusal, ReplyBody, Request, Response, RingReport, StatusReport};
+use crate::ring::Ring;
+use crate::types::{
+    Blob, Key, MAX_TIMEOUT_MS, MAX_VALUE_BYTES, NodeId, Partition, SizeError, WriteId,
+};
+use link::{Link, Lost};
+
+/// How much later than a request's own deadline the client gives up waiting for the answer: the node
+/// answers at the deadline, and the answer needs time to arrive.
+const GRACE: Duration = Duration::from_millis(1_000);
+/// A node that could not be reached is left alone this long, and four times as long as the attempt took.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+/// Deadline of calls that carry none: ring, status and stop.
+const CONTROL_WAIT: Duration = Duration::from_secs(5);
+const ODD_ANSWER: &str = "the node answered another question";
+/// How many nodes that are not homes of a key are asked to forward a request.
+const MAX_STRANGERS: usize = 3;
+
+/// How a client behaves.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Time for connecting to one node and shaking hands, in milliseconds.
+    pub connect_timeout_ms: u32,
+    /// Most calls under way to one node; more wait for their turn.
+    pub in_flight: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { connect_timeout_ms: 2_000, in_flight: 128 }
+    }
+}
+
+/// Why a call brought no result.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// A node said no; nothing was done.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// A write may have happened, or may yet.
+    #[error("unknown outcome: {0}; the write may or may not have happened")]
+    Unknown(String),
+    /// No node could be asked, or its answer to a read was lost; nothing was written.
+    #[error("{0}")]
+    Error(String),
+}
+
+/// What a read found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Every sibling once; none when the key is absent.
+    pub values: Vec<Bytes>,
+    /// Sealed: covers all of them. To be given to the write that replaces them.
+    pub context: Bytes,
+    /// Replicas that the answer was merged from.
+    pub answered: u8,
+}
+
+/// What a write did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// The dot of a put.
+    pub dot: Option<Dot>,
+    /// Sealed: covers what the client had seen and this write.
+    pub context: Bytes,
+    /// Values that the key has now where the write was made.
+    pub siblings: u32,
+}
+
+/// A part of a partition's keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyPage {
+    /// Keys in byte order, deleted ones included.
+    pub keys: Vec<Key>,
+    /// False when the partition ends here.
+    pub more: bool,
+}
+
+/// A write to be made. Sent again with the same `write` id, it still happens once.
+#[derive(Clone, Debug)]
+pub struct Put {
+    /// The key.
+    pub key: Key,
+    /// Its new value.
+    pub value: Bytes,
+    /// The sealed context of the read that it replaces.
+    pub context: Option<Bytes>,
+    /// From [`Client::write_id`].
+    pub write: WriteId,
+    /// Replicas that must hold it, or the cluster's default.
+    pub w: Option<u8>,
+}
+
+/// A client of one cluster. Clones share its connections.
+#[derive(Clone)]
+pub struct Client(Arc<Shared>);
+
+struct Shared {
+    options: Options,
+    cluster: String,
+    report: RingReport,
+    ring: Ring,
+    entry: NodeId,
+    nodes: HashMap<NodeId, Node>,
+    seed: [u8; 32],
+    drawn: AtomicU64,
+}
+
+struct Node {
+    name: String,
+    address: String,
+    state: Mutex<State>,
+}
+
+enum State {
+    Idle,
+    Up(Arc<Link>),
+    Down { until: Instant, why: String },
+}
+
+impl Client {
+    /// Connects to the first of `addresses` (`host:port`) that answers, and learns the ring from it.
+    pub async fn connect(addresses: &[String], options: Options) -> Result<Self, Failure> {
+        let mut faults = Vec::new();
+        for address in addresses {
+            match Self::connect_to(address, options).await {
+                Ok(client) => return Ok(client),
+                Err(why) => faults.push(format!("{address}: {why}")),
+            }
+        }
+        Err(Failure::Error(format!("no node answers at {}", faults.join(", nor at "))))
+    }
+
+    async fn connect_to(address: &str, options: Options) -> Result<Self, String> {
+        let wait = Duration::from_millis(options.connect_timeout_ms.into());
+        let link = Link::open(address, wait, options.in_flight).await?;
+        let report = match link.call(CallBody::Ring, CONTROL_WAIT).await {
+            Ok(ReplyBody::Ring(report)) => report,
+            Ok(_) => return Err(ODD_ANSWER.into()),
+            Err(Lost::Sent(why) | Lost::Unsent(why)) => return Err(why),
+        };
+        let ring = Ring::new(&report.members.ids(), report.n, report.partitions)
+            .map_err(|error| format!("the ring that it reports is unusable: {error}"))?;
+        let entry = NodeId::of(&link.name);
+        let mut nodes: HashMap<NodeId, Node> = report.members.iter().map(node).collect();
+        // The way that worked is kept for this node, whatever address the cluster knows it by.
+        let given = Node {
+            name: link.name.clone(),
+            address: address.into(),
+            state: Mutex::new(State::Idle),
+        };
+        let cluster = link.cluster.clone();
+        nodes.insert(entry, Node { state: Mutex::new(State::Up(Arc::new(link))), ..given });
+        let mut seed = [0; 32];
+        File::open("/dev/urandom")
+            .and_then(|mut source| source.read_exact(&mut seed))
+            .map_err(|error| format!("no randomness from /dev/urandom: {error}"))?;
+        let drawn = AtomicU64::new(0);
+        let shared = Shared { options, cluster, report, ring, entry, nodes, seed, drawn };
+        Ok(Client(Arc::new(shared)))
+    }
+
+    /// The cluster's name.
+    pub fn cluster(&self) -> &str {
+        &self.0.cluster
+    }
+
+    /// Where keys live.
+    pub fn ring(&self) -> &Ring {
+        &self.0.ring
+    }
+
+    /// The members and settings that the ring was made from.
+    pub fn ring_report(&self) -> &RingReport {
+        &self.0.report
+    }
+
+    /// A fresh id for a put: 128 bits that nobody else draws, from the system's randomness.
+    pub fn write_id(&self) -> WriteId {
+        let count = self.0.drawn.fetch_add(1, Ordering::Relaxed);
+        let hash = blake3::keyed_hash(&self.0.seed, &count.to_be_bytes());
+        let mut id = [0; 16];
+        id.copy_from_slice(&hash.as_bytes()[..16]);
+        WriteId(u128::from_be_bytes(id))
+    }
+
+    /// All siblings of a key, merged from `r` replicas, within `timeout_ms`.
+    pub async fn get(&self, key: &Key, r: Option<u8>, timeout_ms: u32) -> Result<Found, Failure> {
+        let request = Request::Get { key: key.clone(), r };
+        match self.data(request, self.0.ring.partition(key), timeout_ms).await? {
+            Response::Found { values, context, answered } => {
+                let values = values.into_iter().map(|Blob(value)| value).collect();
+                Ok(Found { values, context: context.0, answered })
+            }
+            _ => Err(unfitting()),
+        }
+    }
+
+    /// Carries out a write within `timeout_ms`.
+    pub async fn put(&self, put: Put, timeout_ms: u32) -> Result<Written, Failure> {
+        let Put { key, value, context, write, w } = put;
+        if value.len() > MAX_VALUE_BYTES {
+            return Err(Refusal::Size(SizeError::Value(value.len() as u64)).into());
+        }
+        let partition = self.0.ring.partition(&key);
+        let context = context.map(Blob);
+        let request = Request::Put { key, value: Blob(value), context, write, w };
+        written(self.data(request, partition, timeout_ms).await?)
+    }
+
+    /// Forgets what the sealed `context` covers, on `w` replicas, within `timeout_ms`.
+    pub async fn delete(
+        &self,
+        key: &Key,
+        context: Option<Bytes>,
+        w: Option<u8>,
+        timeout_ms: u32,
+    ) -> Result<Written, Failure> {
+        let request = Request::Delete { key: key.clone(), context: context.map(Blob), w };
+        written(self.data(request, self.0.ring.partition(key), timeout_ms).await?)
+    }
+
+    /// The next keys of a partition behind `after`, about `limit_bytes` bytes of them, merged from `r`
+    /// replicas, within `timeout_ms`.
+    pub async fn keys(
+        &self,
+        partition: Partition,
+        after: Option<Key>,
+        limit_bytes: u32,
+        r: Option<u8>,
+        timeout_ms: u32,
+    ) -> Result<KeyPage, Failure> {
+        let request = Request::Keys { partition, after, limit_bytes, r };
+        match self.data(request, partition, timeout_ms).await? {
+            Response::Keys { keys, more } => Ok(KeyPage { keys, more }),
+            _ => Err(unfitting()),
+        }
+    }
+
+    /// The account that a member gives of itself; without a name, the node first connected to.
+    pub async fn status(&self, name: Option<&str>) -> Result<StatusReport, Failure> {
+        match self.control(name, CallBody::Status).await? {
+            ReplyBody::Status(report) => Ok(report),
+            _ => Err(unfitting()),
+        }
+    }
+
+    /// Tells a member to stop; it answers before it does.
+    pub async fn stop(&self, name: &str) -> Result<(), Failure> {
+        match self.control(Some(name), CallBody::Stop).await? {
+            ReplyBody::Stopping => Ok(()),
+            _ => Err(unfitting()),
+        }
+    }
+
+    async fn control(&self, name: Option<&str>, body: CallBody) -> Result<ReplyBody, Failure> {
+        let node = self.member(name)?;
+        let link = self.link(node).await.map_err(Failure::Error)?;
+        link.call(body, CONTROL_WAIT).await.map_err(|(Lost::Sent(why) | Lost::Unsent(why))| {
+            Failure::Error(format!("{} ({}): {why}", node.name, node.address))
+        })
+    }
+
+    fn member(&self, name: Option<&str>) -> Result<&Node, Failure> {
+        let id = name.map_or(self.0.entry, NodeId::of);
+        self.0.nodes.get(&id).ok_or_else(|| {
+            let members = self.0.report.members.iter();
+            let names: Vec<&str> = members.map(|member| member.name.as_str()).collect();
+            Failure::Error(format!(
+                "no member is called \"{}\"; the members are {}",
+                name.unwrap_or_default().escape_debug(),
+                names.join(", ")
+            ))
+        })
+    }
+
+    /// Asks the partition's homes in their order, then a few others that can forward.
+    async fn data(
+        &self,
+        request: Request,
+        partition: Partition,
+        timeout_ms: u32,
+    ) -> Result<Response, Failure> {
+        if timeout_ms == 0 || timeout_ms > MAX_TIMEOUT_MS {
+            return Err(Refusal::Timeout(timeout_ms).into());
+        }
+        let writes = matches!(request, Request::Put { .. } | Request::Delete { .. });
+        let deadline = Instant::now() + Duration::from_millis(timeout_ms.into());
+        let mut refused = None;
+        let mut faults = Vec::new();
+        for (id, home) in self.candidates(partition) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || (refused.is_some() && !home) {
+                break;
+            }
+            let Some(node) = self.0.nodes.get(&id) else { continue };
+            let link = match timeout(left, self.link(node)).await {
+                Ok(Ok(link)) => link,
+                Ok(Err(why)) => {
+                    faults.push(why);
+                    continue;
+                }
+                Err(_) => break,
+            };
+            let left = deadline.saturating_duration_since(Instant::now());
+            let timeout_ms = (left.as_millis() as u32).max(1);
+            let body = CallBody::Data { request: request.clone(), timeout_ms };
+            let place = format!("{} ({})", node.name, node.address);
+            match link.call(body, left + GRACE).await {
+                Ok(ReplyBody::Data(Response::Refused(why))) if another_home_may_accept(&why) => {
+                    refused = Some(why);
+                }
+                Ok(ReplyBody::Data(Response::Refused(why))) => return Err(why.into()),
+                Ok(ReplyBody::Data(response)) => return Ok(response),
+                Ok(_) if writes => return Err(Failure::Unknown(ODD_ANSWER.into())),
+                Ok(_) => faults.push(format!("{place}: {ODD_ANSWER}")),
+                Err(Lost::Sent(why)) if writes => {
+                    return Err(Failure::Unknown(format!("{place}: {why}")));
+                }
+                Err(Lost::Sent(why) | Lost::Unsent(why)) => faults.push(format!("{place}: {why}")),
+            }
+        }
+        match refused {
+            Some(refusal) => Err(refusal.into()),
+            None if faults.is_empty() => {
+                Err(Failure::Error(format!("no node could be reached in {timeout_ms} ms")))
+            }
+            None => Err(Failure::Error(format!("no node could answer: {}", faults.join("; ")))),
+        }
+    }
+
+    /// The nodes to ask about a partition in their order, and whether each is a home: the homes, the
+    /// node first connected to, a few stand-ins.
+    fn candidates(&self, partition: Partition) -> Vec<(NodeId, bool)> {
+        let list = self.0.ring.preference_list(partition);
+        let (homes, others) = list.split_at(list.len().min(self.0.ring.homes(partition).len()));
+        let mut nodes: Vec<(NodeId, bool)> = homes.iter().map(|id| (*id, true)).collect();
+        if !homes.contains(&self.0.entry) {
+            nodes.push((self.0.entry, false));
+        }
+        let strangers = others.iter().filter(|id| **id != self.0.entry).take(MAX_STRANGERS);
+        nodes.extend(strangers.map(|id| (*id, false)));
+        nodes
+    }
+
+    /// The connection to a node, opened if there is none. The error names the node.
+    async fn link(&self, node: &Node) -> Result<Arc<Link>, String> {
+        let mut state = node.state.lock().await;
+        match &*state {
+            State::Up(link) if link.is_good() => return Ok(Arc::clone(link)),
+            State::Down { until, why } if *until > Instant::now() => return Err(why.clone()),
+            _ => {}
+        }
+        let wait = Duration::from_millis(self.0.options.connect_timeout_ms.into());
+        let begun = Instant::now();
+        let opened = match Link::open(&node.address, wait, self.0.options.in_flight).await {
+            Ok(link) if link.name != node.name => Err(format!("this is {} now", link.name)),
+            Ok(link) if link.cluster != self.0.cluster => {
+                Err(format!("it belongs to cluster {}", link.cluster))
+            }
+            other => other,
+        };
+        match opened {
+            Ok(link) => {
+                let link = Arc::new(link);
+                *state = State::Up(Arc::clone(&link));
+                Ok(link)
+            }
+            Err(why) => {
+                let why = format!("{} ({}): {why}", node.name, node.address);
+                let until = Instant::now() + RETRY_AFTER + 4 * begun.elapsed();
+                *state = State::Down { until, why: why.clone() };
+                Err(why)
+            }
+        }
+    }
+}
+
+fn node(member: &Member) -> (NodeId, Node) {
+    let (name, address) = (member.name.clone(), member.address.clone());
+    (member.id(), Node { name, address, state: Mutex::new(State::Idle) })
+}
+
+fn written(response: Response) -> Result<Written, Failure> {
+    match response {
+        Response::Written { dot, context, siblings } => {
+            Ok(Written { dot, context: context.0, siblings })
+        }
+        Response::Unknown { acknowledged, needed, timeout_ms } => Err(Failure::Unknown(format!(
+            "{acknowledged} of {needed} replicas confirmed it in {timeout_ms} ms"
+        ))),
+        _ => Err(Failure::Unknown(ODD_ANSWER.into())),
+    }
+}
+
+fn unfitting() -> Failure {
+    Failure::Error(ODD_ANSWER.into())
+}
+
+/// True for refusals that say something about the node rather than the request.
+fn another_home_may_accept(refusal: &Refusal) -> bool {
+    matches!(
+        refusal,
+        Refusal::Unreachable { .. } | Refusal::NotHome | Refusal::Damaged | Refusal::Stopping
+    )
+}

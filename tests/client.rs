@@ -1,0 +1,261 @@
+//! The client against fake nodes: where requests go, and what is known after a failure.
+
+mod fake;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use fake::{Fake, Manners};
+use pixii::client::{Client, Failure, Options, Put};
+use pixii::message::Refusal;
+use pixii::types::{Key, MAX_VALUE_BYTES, NodeId, Partition};
+
+const TIMEOUT_MS: u32 = 5_000;
+
+fn run<T>(work: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let limit = Duration::from_secs(60);
+    runtime.block_on(async { tokio::time::timeout(limit, work).await.expect("a test hangs") })
+}
+
+fn key(text: &str) -> Key {
+    Key::new(text.as_bytes().to_vec()).unwrap()
+}
+
+async fn client(fake: &Fake) -> Client {
+    Client::connect(&[fake.address(0)], Options::default()).await.unwrap()
+}
+
+fn put(client: &Client, key: &Key, value: &'static str, context: Option<Bytes>) -> Put {
+    let value = Bytes::from_static(value.as_bytes());
+    Put { key: key.clone(), value, context, write: client.write_id(), w: None }
+}
+
+#[test]
+fn requests_go_straight_to_the_first_home() {
+    let fake = Fake::start(5, 3);
+    run(async {
+        let client = client(&fake).await;
+        for number in 0..50 {
+            let key = key(&format!("k{number}"));
+            let home = fake.homes(&key)[0];
+            let before = fake.asked(home);
+            client.put(put(&client, &key, "v", None), TIMEOUT_MS).await.unwrap();
+            let found = client.get(&key, None, TIMEOUT_MS).await.unwrap();
+            assert_eq!(found.values, ["v"]);
+            assert_eq!(fake.asked(home), before + 2);
+        }
+        let total: u64 = (0..5).map(|at| fake.asked(at)).sum();
+        assert_eq!(total, 100, "nothing is asked twice");
+    });
+}
+
+#[test]
+fn many_requests_share_a_connection() {
+    let fake = Fake::start(1, 1);
+    run(async {
+        let options = Options { in_flight: 8, ..Options::default() };
+        let client = Client::connect(&[fake.address(0)], options).await.unwrap();
+        let tasks: Vec<_> = (0..500)
+            .map(|number| {
+                let client = client.clone();
+                tokio::spawn(async move {
+                    let key = key(&format!("k{number}"));
+                    client.put(put(&client, &key, "v", None), TIMEOUT_MS).await.unwrap();
+                    client.get(&key, None, TIMEOUT_MS).await.unwrap().values.len()
+                })
+            })
+            .collect();
+        for task in tasks {
+            assert_eq!(task.await.unwrap(), 1);
+        }
+    });
+}
+
+#[test]
+fn a_home_that_is_gone_is_replaced_by_the_next_and_then_by_any_node() {
+    let fake = Fake::start(5, 3);
+    run(async {
+        let client = client(&fake).await;
+        // Homes that do not include the node that the client entered by.
+        let key =
+            (0..).map(|i| key(&format!("k{i}"))).find(|k| !fake.homes(k).contains(&0)).unwrap();
+        let homes = fake.homes(&key);
+        client.put(put(&client, &key, "v", None), TIMEOUT_MS).await.unwrap();
+        fake.kill(homes[0]);
+        let asked = fake.asked(homes[1]);
+        // The loss of the connection may be noticed only by the first read, which is then sent again.
+        assert_eq!(client.get(&key, None, TIMEOUT_MS).await.unwrap().values, ["v"]);
+        assert_eq!(fake.asked(homes[1]), asked + 1);
+        fake.kill(homes[1]);
+        fake.kill(homes[2]);
+        let asked = fake.asked(0);
+        assert_eq!(client.get(&key, None, TIMEOUT_MS).await.unwrap().values, ["v"]);
+        assert_eq!(fake.asked(0), asked + 1, "a stranger forwards");
+        (0..5).for_each(|at| fake.kill(at));
+        let error = client.get(&key, None, TIMEOUT_MS).await.unwrap_err();
+        assert!(
+            matches!(&error, Failure::Error(why) if why.contains("connection refused")),
+            "{error}"
+        );
+    });
+}
+
+#[test]
+fn a_write_that_was_sent_and_lost_is_unknown_and_its_retry_happens_once() {
+    let fake = Fake::start(3, 3);
+    run(async {
+        let client = client(&fake).await;
+        let key = key("k");
+        let home = fake.homes(&key)[0];
+        fake.behave(home, Manners::Cut(true));
+        let write = put(&client, &key, "v", None);
+        let error = client.put(write.clone(), TIMEOUT_MS).await.unwrap_err();
+        assert!(matches!(error, Failure::Unknown(_)), "{error}");
+        fake.behave(home, Manners::Serve);
+        client.put(write, TIMEOUT_MS).await.unwrap();
+        assert_eq!(client.get(&key, None, TIMEOUT_MS).await.unwrap().values, ["v"]);
+        assert_eq!(fake.repeats(), [2]);
+
+        fake.behave(home, Manners::Cut(true));
+        let context = client.get(&key, None, TIMEOUT_MS).await.unwrap().context;
+        let error = client.delete(&key, Some(context), None, TIMEOUT_MS).await.unwrap_err();
+        assert!(matches!(error, Failure::Unknown(_)), "{error}");
+    });
+}
+
+#[test]
+fn silence_ends_at_the_deadline() {
+    let fake = Fake::start(1, 1);
+    run(async {
+        let client = client(&fake).await;
+        fake.behave(0, Manners::Silent);
+        let error = client.put(put(&client, &key("k"), "v", None), 50).await.unwrap_err();
+        assert!(matches!(&error, Failure::Unknown(why) if why.contains("no answer")), "{error}");
+        let error = client.get(&key("k"), None, 50).await.unwrap_err();
+        assert!(matches!(&error, Failure::Error(why) if why.contains("no answer")), "{error}");
+        fake.behave(0, Manners::Serve);
+        assert_eq!(client.get(&key("k"), None, TIMEOUT_MS).await.unwrap().values.len(), 0);
+    });
+}
+
+#[test]
+fn refusals_of_the_node_move_on_and_refusals_of_the_request_do_not() {
+    let fake = Fake::start(4, 2);
+    run(async {
+        let client = client(&fake).await;
+        let key = key("k");
+        let homes = fake.homes(&key);
+        fake.behave(homes[0], Manners::Refuse(Refusal::Stopping));
+        client.put(put(&client, &key, "v", None), TIMEOUT_MS).await.unwrap();
+        let unreachable = Refusal::Unreachable { reachable: 1, needed: 2 };
+        fake.all_behave(&Manners::Refuse(unreachable.clone()));
+        let error = client.get(&key, None, TIMEOUT_MS).await.unwrap_err();
+        assert_eq!(error, Failure::Refused(unreachable));
+        let strangers: u64 = (0..4).filter(|at| !homes.contains(at)).map(|at| fake.asked(at)).sum();
+        assert_eq!(strangers, 0, "who is refused by homes need not ask others");
+        let busy = Refusal::Busy { what: "requests".into(), limit: 1 };
+        fake.all_behave(&Manners::Refuse(busy.clone()));
+        let asked = fake.asked(homes[1]);
+        let error = client.get(&key, None, TIMEOUT_MS).await.unwrap_err();
+        assert_eq!((error, fake.asked(homes[1])), (Failure::Refused(busy), asked));
+    });
+}
+
+#[test]
+fn limits_are_refused_before_anything_is_sent() {
+    let fake = Fake::start(1, 1);
+    run(async {
+        let client = client(&fake).await;
+        let value = Bytes::from(vec![0; MAX_VALUE_BYTES + 1]);
+        let large = Put { value, ..put(&client, &key("k"), "", None) };
+        let error = client.put(large, TIMEOUT_MS).await.unwrap_err();
+        assert_eq!(error.to_string(), "the value has 1048577 bytes; a value has at most 1048576");
+        for timeout_ms in [0, 600_001] {
+            let error = client.get(&key("k"), None, timeout_ms).await.unwrap_err();
+            assert_eq!(error, Failure::Refused(Refusal::Timeout(timeout_ms)));
+        }
+        assert_eq!(fake.asked(0), 0);
+        let value = Bytes::from(vec![7; MAX_VALUE_BYTES]);
+        let large = Put { value: value.clone(), ..put(&client, &key("k"), "", None) };
+        client.put(large, TIMEOUT_MS).await.unwrap();
+        assert_eq!(client.get(&key("k"), None, TIMEOUT_MS).await.unwrap().values, [value]);
+    });
+}
+
+#[test]
+fn addresses_are_tried_in_turn_and_strangers_are_told_apart() {
+    let fake = Fake::start(2, 1);
+    let noise = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let noisy = noise.local_addr().unwrap().to_string();
+    let speaker = std::thread::spawn(move || {
+        use std::io::{Read, Write};
+        let (mut stream, _) = noise.accept().unwrap();
+        let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        let _ = stream.read_to_end(&mut Vec::new());
+    });
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let nobody = closed.local_addr().unwrap().to_string();
+    drop(closed);
+    run(async {
+        let connect = async |addresses: &[String]| {
+            Client::connect(addresses, Options::default())
+                .await
+                .map(|client| client.cluster().to_string())
+        };
+        let addresses = [nobody.clone(), fake.address(1)];
+        assert_eq!(connect(&addresses).await.unwrap(), "fake");
+        let error = connect(&[nobody.clone(), noisy.clone()]).await.unwrap_err().to_string();
+        let begin = format!("no node answers at {nobody}: connection refused, nor at {noisy}: ");
+        assert!(error.starts_with(&begin), "{error}");
+        assert!(error.contains("not a Pixii connection"), "{error}");
+    });
+    speaker.join().unwrap();
+}
+
+#[test]
+fn members_are_asked_by_name_and_listings_are_paged() {
+    let fake = Fake::start(3, 1);
+    run(async {
+        let client = client(&fake).await;
+        assert_eq!(client.status(None).await.unwrap().name, "n1");
+        assert_eq!(client.status(Some("n3")).await.unwrap().name, "n3");
+        let error = client.status(Some("n9")).await.unwrap_err().to_string();
+        assert_eq!(error, "no member is called \"n9\"; the members are n1, n2, n3");
+        client.stop("n2").await.unwrap();
+        assert!(fake.is_stopped(1));
+
+        // Keys of one partition whose home is n1.
+        let ring = client.ring().clone();
+        let home = |partition| ring.homes(partition) == [NodeId::of("n1")];
+        let partition = (0..16).map(Partition).find(|partition| home(*partition)).unwrap();
+        let keys = (0..).map(|number| key(&format!("k{number}")));
+        let keys: Vec<Key> = keys.filter(|key| ring.partition(key) == partition).take(5).collect();
+        for key in &keys {
+            client.put(put(&client, key, "v", None), TIMEOUT_MS).await.unwrap();
+        }
+        let (mut listed, mut after) = (Vec::new(), None);
+        loop {
+            let page = client.keys(partition, after, 1_024, None, TIMEOUT_MS).await.unwrap();
+            listed.extend(page.keys);
+            after = listed.last().cloned();
+            if !page.more {
+                break;
+            }
+        }
+        assert!(listed.is_sorted());
+        assert!(listed.len() == 5 && keys.iter().all(|key| listed.contains(key)));
+    });
+}
+
+#[test]
+fn write_ids_differ_between_clients_and_calls() {
+    let fake = Fake::start(1, 1);
+    run(async {
+        let (a, b) = (client(&fake).await, client(&fake).await);
+        let mut ids: Vec<_> = (0..100).flat_map(|_| [a.write_id(), b.write_id()]).collect();
+        ids.sort();
+        ids.dedup();
+        assert_eq!(ids.len(), 200);
+    });
+}

@@ -1,0 +1,296 @@
+//! A cluster of fake nodes in this process: the real wire, the real clocks, one map for all nodes.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+
+use bytes::BytesMut;
+use pixii::causal::{Actor, Context, Object, Version};
+use pixii::members::{Member, Members};
+use pixii::message::{
+    Call, CallBody, PeerStatus, Refusal, Reply, ReplyBody, Request, Response, RingReport,
+    StatusReport,
+};
+use pixii::ring::Ring;
+use pixii::types::{Key, NodeId, WriteId};
+use pixii::wire::{self, Hello, MAX_FRAME_BYTES, PREAMBLE_BYTES, Welcome};
+
+/// What a node does with a request for data.
+#[derive(Clone, Debug)]
+pub enum Manners {
+    /// What it is asked.
+    Serve,
+    /// Refuses.
+    Refuse(Refusal),
+    /// Closes the connection when a request arrives, and carries it out if true.
+    Cut(bool),
+    /// Says nothing.
+    Silent,
+    /// Says that the outcome is unknown.
+    Unknown,
+}
+
+struct Node {
+    name: String,
+    manners: Mutex<Manners>,
+    asked: AtomicU64,
+    stopped: AtomicBool,
+    open: Mutex<Vec<TcpStream>>,
+}
+
+struct World {
+    ring: Ring,
+    report: RingReport,
+    nodes: Vec<Node>,
+    data: Mutex<BTreeMap<Key, Object>>,
+    writes: Mutex<HashMap<WriteId, u64>>,
+    serial: AtomicU64,
+}
+
+/// The cluster; it ends when dropped.
+pub struct Fake {
+    world: Arc<World>,
+    doors: Vec<JoinHandle<()>>,
+}
+
+impl Fake {
+    /// `count` nodes n1, n2, ... with `n` replicas and 16 partitions.
+    pub fn start(count: usize, n: u8) -> Self {
+        let listeners: Vec<TcpListener> =
+            (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let address = |listener: &TcpListener| listener.local_addr().unwrap().to_string();
+        let members: Vec<Member> = (1..)
+            .zip(&listeners)
+            .map(|(number, l)| Member { name: format!("n{number}"), address: address(l) })
+            .collect();
+        let node = |member: &Member| Node {
+            name: member.name.clone(),
+            manners: Mutex::new(Manners::Serve),
+            asked: AtomicU64::new(0),
+            stopped: AtomicBool::new(false),
+            open: Mutex::new(Vec::new()),
+        };
+        let nodes = members.iter().map(node).collect();
+        let members = Members::new(members);
+        let world = Arc::new(World {
+            ring: Ring::new(&members.ids(), n, 16).unwrap(),
+            report: RingReport { members, n, partitions: 16, r: 1, w: 1 },
+            nodes,
+            data: Mutex::default(),
+            writes: Mutex::default(),
+            serial: AtomicU64::new(1),
+        });
+        let doors = listeners
+            .into_iter()
+            .enumerate()
+            .map(|(at, listener)| {
+                let world = Arc::clone(&world);
+                thread::spawn(move || accept(&world, at, &listener))
+            })
+            .collect();
+        Fake { world, doors }
+    }
+
+    /// Where node `at` (from 0) listens.
+    pub fn address(&self, at: usize) -> String {
+        self.world.report.members.iter().nth(at).unwrap().address.clone()
+    }
+
+    /// How node `at` behaves from now on.
+    pub fn behave(&self, at: usize, manners: Manners) {
+        *self.world.nodes[at].manners.lock().unwrap() = manners;
+    }
+
+    /// How all nodes behave from now on.
+    pub fn all_behave(&self, manners: &Manners) {
+        (0..self.world.nodes.len()).for_each(|at| self.behave(at, manners.clone()));
+    }
+
+    /// Node `at` closes its port and its connections.
+    pub fn kill(&self, at: usize) {
+        let node = &self.world.nodes[at];
+        node.stopped.store(true, Ordering::SeqCst);
+        let _ = TcpStream::connect(self.address(at));
+        for stream in node.open.lock().unwrap().drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Whether node `at` has been told to stop.
+    pub fn is_stopped(&self, at: usize) -> bool {
+        self.world.nodes[at].stopped.load(Ordering::SeqCst)
+    }
+
+    /// How many requests for data node `at` has had.
+    pub fn asked(&self, at: usize) -> u64 {
+        self.world.nodes[at].asked.load(Ordering::SeqCst)
+    }
+
+    /// The places in the list of nodes of a key's homes, in their order.
+    pub fn homes(&self, key: &Key) -> Vec<usize> {
+        let ids = self.world.report.members.ids();
+        let place = |home: &NodeId| ids.iter().position(|id| id == home).unwrap();
+        self.world.ring.homes(self.world.ring.partition(key)).iter().map(place).collect()
+    }
+
+    /// How often each put was carried out, over all write ids.
+    pub fn repeats(&self) -> Vec<u64> {
+        self.world.writes.lock().unwrap().values().copied().collect()
+    }
+}
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        (0..self.world.nodes.len()).for_each(|at| self.kill(at));
+        self.doors.drain(..).for_each(|door| door.join().unwrap());
+    }
+}
+
+fn accept(world: &Arc<World>, at: usize, listener: &TcpListener) {
+    for stream in listener.incoming() {
+        let node = &world.nodes[at];
+        let mut open = node.open.lock().unwrap();
+        if node.stopped.load(Ordering::SeqCst) {
+            return;
+        }
+        let stream = stream.unwrap();
+        open.push(stream.try_clone().unwrap());
+        let world = Arc::clone(world);
+        thread::spawn(move || converse(&world, at, stream));
+    }
+}
+
+/// Ends when either side closes the connection.
+fn converse(world: &World, at: usize, mut stream: TcpStream) -> Option<()> {
+    let mut preamble = [0; PREAMBLE_BYTES];
+    stream.read_exact(&mut preamble).ok()?;
+    wire::check_preamble(&preamble).ok()?;
+    stream.write_all(&wire::preamble()).ok()?;
+    let mut input = BytesMut::new();
+    assert_eq!(wire::decode::<Hello>(&next(&mut stream, &mut input)?).unwrap(), Hello::Client);
+    let name = world.nodes[at].name.clone();
+    stream.write_all(&wire::frame(&Welcome::Accepted { cluster: "fake".into(), name })).ok()?;
+    loop {
+        let call: Call = wire::decode(&next(&mut stream, &mut input)?).unwrap();
+        let body = match call.body {
+            CallBody::Ring => ReplyBody::Ring(world.report.clone()),
+            CallBody::Status => ReplyBody::Status(status(world, at)),
+            CallBody::Stop => {
+                world.nodes[at].stopped.store(true, Ordering::SeqCst);
+                ReplyBody::Stopping
+            }
+            CallBody::Data { request, .. } => {
+                world.nodes[at].asked.fetch_add(1, Ordering::SeqCst);
+                let manners = world.nodes[at].manners.lock().unwrap().clone();
+                ReplyBody::Data(match manners {
+                    Manners::Serve => serve(world, request),
+                    Manners::Refuse(refusal) => Response::Refused(refusal),
+                    Manners::Silent => continue,
+                    Manners::Unknown => {
+                        Response::Unknown { acknowledged: 0, needed: 1, timeout_ms: 1 }
+                    }
+                    Manners::Cut(done) => {
+                        if done {
+                            serve(world, request);
+                        }
+                        let _ = stream.shutdown(Shutdown::Both);
+                        return None;
+                    }
+                })
+            }
+        };
+        stream.write_all(&wire::frame(&Reply { id: call.id, body })).ok()?;
+    }
+}
+
+fn next(stream: &mut TcpStream, input: &mut BytesMut) -> Option<bytes::Bytes> {
+    loop {
+        if let Some(frame) = wire::take_frame(input, MAX_FRAME_BYTES).unwrap() {
+            return Some(frame);
+        }
+        let mut bytes = [0; 65_536];
+        match stream.read(&mut bytes) {
+            Ok(count) if count > 0 => input.extend_from_slice(&bytes[..count]),
+            _ => return None,
+        }
+    }
+}
+
+fn serve(world: &World, request: Request) -> Response {
+    let mut data = world.data.lock().unwrap();
+    let seen = |key: &Key, context: &Option<_>| {
+        context.as_ref().map_or(Some(Context::default()), |sealed| wire::unseal(key, sealed))
+    };
+    match request {
+        Request::Get { key, .. } => {
+            let object = data.get(&key).cloned().unwrap_or_default();
+            let values = object.values().map(|(_, version)| version.value.clone()).collect();
+            let context = wire::seal(&key, &object.context());
+            Response::Found { values, context, answered: 1 }
+        }
+        Request::Put { key, value, context, write, .. } => {
+            let Some(seen) = seen(&key, &context) else {
+                return Response::Refused(Refusal::BadContext);
+            };
+            *world.writes.lock().unwrap().entry(write).or_default() += 1;
+            let object = data.entry(key.clone()).or_default();
+            let same = object.values().find(|(_, v)| v.write == write).map(|(dot, _)| dot);
+            let dot = same.unwrap_or_else(|| {
+                let serial = world.serial.fetch_add(1, Ordering::SeqCst);
+                let (next, dot) =
+                    object.update(&seen, Actor { store: 1, serial }, Version { write, value });
+                *object = next;
+                dot
+            });
+            let context = wire::seal(&key, &object.context_of_writer(&seen, dot));
+            Response::Written { dot: Some(dot), context, siblings: object.len() as u32 }
+        }
+        Request::Delete { key, context, .. } => {
+            let Some(seen) = seen(&key, &context) else {
+                return Response::Refused(Refusal::BadContext);
+            };
+            let object = data.entry(key.clone()).or_default();
+            *object = object.discard(&seen);
+            let (context, siblings) = (wire::seal(&key, &seen), object.len() as u32);
+            Response::Written { dot: None, context, siblings }
+        }
+        Request::Keys { partition, after, .. } => {
+            // Two keys a page, so that every listing needs many.
+            let wanted = |key: &&Key| {
+                world.ring.partition(key) == partition && after.as_ref().is_none_or(|a| *key > a)
+            };
+            let mut keys: Vec<Key> = data.keys().filter(wanted).take(3).cloned().collect();
+            let more = keys.len() == 3;
+            keys.truncate(2);
+            Response::Keys { keys, more }
+        }
+    }
+}
+
+fn status(world: &World, at: usize) -> StatusReport {
+    let me = &world.nodes[at].name;
+    let peers = world.report.members.iter().filter(|member| member.name != *me);
+    let peer = |member: &Member| PeerStatus {
+        id: member.id(),
+        name: member.name.clone(),
+        address: member.address.clone(),
+        up: true,
+        dropped: 0,
+    };
+    StatusReport {
+        cluster: "fake".into(),
+        name: me.clone(),
+        version: "0.0.0".into(),
+        store: 7,
+        incarnation: 1,
+        recovered: false,
+        uptime_ms: 1_234,
+        partitions: 16,
+        disk_bytes: 4_096,
+        peers: peers.map(peer).collect(),
+        counters: vec![("puts".into(), 3)],
+    }
+}

@@ -12,6 +12,7 @@ mod put;
 mod ring;
 mod server;
 mod signals;
+mod sim;
 mod status;
 mod text;
 
@@ -73,6 +74,7 @@ enum Verb {
     Node(node::Node),
     Dev(dev::Dev),
     Demo(demo::Demo),
+    Sim(sim::Sim),
 }
 
 /// How a command ends when nothing went wrong. The numbers are the exit codes.
@@ -154,6 +156,7 @@ pub(crate) fn run() -> ExitCode {
         Verb::Node(verb) => verb.run(&shared),
         Verb::Dev(verb) => verb.run(),
         Verb::Demo(verb) => verb.run(),
+        Verb::Sim(verb) => verb.run(&shared),
     };
     let exit = outcome.unwrap_or_else(|trouble| {
         if !trouble.message.is_empty() {

@@ -52,9 +52,16 @@ impl Emulation {
         Emulation { delay, drop, duplicate, cuts: Vec::new(), rng: Rng::new(seed) }
     }
 
-    /// Cuts the link in one direction: nothing passes until [`Emulation::heal`].
+    /// Cuts the link in one direction: nothing passes until it is mended.
     pub fn cut(&mut self, from: NodeId, to: NodeId) {
         self.cuts.push((from, to));
+    }
+
+    /// Mends the link in one direction, once for every time it was cut.
+    pub fn mend(&mut self, from: NodeId, to: NodeId) {
+        if let Some(at) = self.cuts.iter().position(|cut| *cut == (from, to)) {
+            self.cuts.swap_remove(at);
+        }
     }
 
     /// Mends every cut and stops all drops and duplicates.

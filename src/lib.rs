@@ -17,5 +17,9 @@ pub mod wire;
 // Floor 2: the machine. Inputs in, outputs out.
 pub mod node;
 
-// Floor 3: drivers. Sockets, disks, the clock.
+// Floor 3: drivers. They own sockets, disks, threads and the clock, real or simulated.
 pub mod client;
+pub mod config;
+pub mod engine;
+mod net;
+pub mod sim;

@@ -1,9 +1,17 @@
 //! The machine: a node as a state machine without sockets, disk, clock or threads. A driver gives it
 //! inputs and the time, and carries out its outputs.
 
+mod coordinator;
+mod effects;
+mod replica;
+
 use std::sync::Arc;
 
-use crate::message::{PeerMessage, Request, Response};
+use coordinator::{Coordinator, Origin};
+use effects::Effects;
+use replica::Replica;
+
+use crate::message::{Body, PeerMessage, Request, Response};
 use crate::ring::Ring;
 use crate::store::{Change, Found, Listing, Meta};
 use crate::types::{Key, Micros, NodeId, Partition};
@@ -19,6 +27,8 @@ pub struct Config {
     pub r: u8,
     /// W of requests that name none, 1 to N.
     pub w: u8,
+    /// Serials reserved at a time, at least 1: a crash wastes at most this many of 2^64.
+    pub serial_block: u64,
 }
 
 /// Names a client's connection; the driver never uses one twice.
@@ -137,41 +147,88 @@ pub enum Output {
     Store(Work),
 }
 
-/// A node.
+/// A node: its roles, and what they want done. No role sees another's state.
 #[derive(Debug)]
 pub struct Node {
-    meta: Meta,
+    coordinator: Coordinator,
+    replica: Replica,
+    effects: Effects,
 }
 
 impl Node {
     /// A node at the start of a life of its store (`store::begin_life`).
-    pub fn new(config: Config, meta: Meta, seed: u64, now: Micros) -> Self {
-        let _ = (config, seed, now);
-        Node { meta }
+    pub fn new(config: Config, meta: Meta, seed: u64) -> Self {
+        Node {
+            effects: Effects::new(config.me),
+            replica: Replica::new(config.ring.clone(), meta, config.serial_block),
+            coordinator: Coordinator::new(config, seed),
+        }
     }
 
     /// Takes one input at the time `now` and appends what is to be done to `out`.
     pub fn handle(&mut self, now: Micros, input: Input, out: &mut Vec<Output>) {
-        let _ = (now, input, out);
+        let fx = &mut self.effects;
+        match input {
+            Input::Tick => self.coordinator.tick(now, fx),
+            Input::Link { peer, up } => self.coordinator.link(peer, up, fx),
+            Input::Peer { from, message } => self.dispatch(now, from, message),
+            Input::Client { client, id, request, timeout_ms } => {
+                let origin = Origin::Client { client, id };
+                self.coordinator.request(now, origin, request, timeout_ms, fx);
+            }
+            Input::Store(Done::Read { token, found }) => self.replica.read_done(token, found, fx),
+            Input::Store(Done::List { token, listing }) => {
+                self.replica.list_done(token, listing, fx);
+            }
+            Input::Store(Done::Synced { mark }) => {
+                fx.release(mark);
+                self.replica.synced(mark, fx);
+            }
+        }
+        while let Some(message) = self.effects.next_local() {
+            self.dispatch(now, self.effects.me(), message);
+        }
+        self.effects.drain_into(out);
+    }
+
+    /// Gives a message to the role that it is for.
+    fn dispatch(&mut self, now: Micros, from: NodeId, message: PeerMessage) {
+        let PeerMessage { op, body } = message;
+        let fx = &mut self.effects;
+        match body {
+            Body::Coordinate { request, timeout_ms } => {
+                let origin = Origin::Peer { node: from, op };
+                self.coordinator.request(now, origin, request, timeout_ms, fx);
+            }
+            Body::Coordinated(_)
+            | Body::Updated { .. }
+            | Body::Held
+            | Body::Copy(_)
+            | Body::Listed { .. }
+            | Body::Failed(_) => self.coordinator.answer(op, from, body, fx),
+            Body::Update { .. } | Body::Merge { .. } | Body::Read { .. } | Body::List { .. } => {
+                self.replica.ask(from, op, body, fx);
+            }
+        }
     }
 
     /// When the node wants an [`Input::Tick`] if nothing else happens before.
     pub fn next_wake(&self) -> Option<Micros> {
-        None
+        self.coordinator.next_wake()
     }
 
-    /// True when nothing that a client waits for is under way.
+    /// True when nothing that a client waits for is under way and every write is synced.
     pub fn is_idle(&self) -> bool {
-        true
+        self.coordinator.is_idle() && self.effects.is_synced()
     }
 
     /// What the store is to know at a clean stop (`store::end_life`).
     pub fn meta(&self) -> &Meta {
-        &self.meta
+        self.replica.meta()
     }
 
-    /// Counts since the start, by name.
+    /// Counts since the start, by name, sorted.
     pub fn counters(&self) -> Vec<(String, u64)> {
-        Vec::new()
+        self.effects.counters()
     }
 }

@@ -1,7 +1,10 @@
 //! What the machine needs of a disk: the trait, the records, and the start and stop of a store's life.
-//! [`memory`] is the in-memory twin; `store/disk.rs` keeps the same promises on a real disk.
+//! [`memory`] is the in-memory twin; [`disk`] keeps the same promises on a real disk. This file and the
+//! twin are floor 1; [`disk`] and [`schema`] are drivers, and nothing here may use them.
 
+pub mod disk;
 pub mod memory;
+pub mod schema;
 
 use bincode::{BorrowDecode, Encode};
 use bytes::Bytes;

@@ -34,9 +34,10 @@ impl Tally {
         self.set(node, Answer::Counted)
     }
 
-    /// Notes that `node` answered with nothing that counts, or can no longer answer.
-    pub fn fail(&mut self, node: NodeId) {
-        self.set(node, Answer::Failed);
+    /// Notes that `node` answered with nothing that counts, or can no longer answer; true if it is a
+    /// slot of this tally that has not counted.
+    pub fn fail(&mut self, node: NodeId) -> bool {
+        self.set(node, Answer::Failed)
     }
 
     fn set(&mut self, node: NodeId, answer: Answer) -> bool {
@@ -64,15 +65,26 @@ impl Tally {
         self.needed
     }
 
+    /// How many further slots have to be asked, should all that have been asked answer.
+    pub fn missing(&self) -> u8 {
+        let hopeful = |state: &Answer| matches!(state, Answer::Asked | Answer::Counted);
+        let hopeful = self.slots.iter().filter(|(_, state)| hopeful(state)).count() as u8;
+        self.needed.saturating_sub(hopeful)
+    }
+
     /// True once enough answers counted.
     pub fn reached(&self) -> bool {
         self.counted() >= self.needed
     }
 
+    /// How many slots have not failed.
+    pub fn hopeful(&self) -> u8 {
+        self.slots.iter().filter(|(_, state)| *state != Answer::Failed).count() as u8
+    }
+
     /// True when the slots that have not failed are too few.
     pub fn hopeless(&self) -> bool {
-        let open = self.slots.iter().filter(|(_, state)| *state != Answer::Failed).count();
-        open < usize::from(self.needed)
+        self.hopeful() < self.needed
     }
 }
 

@@ -1,10 +1,14 @@
 //! `pixii server`.
 
+use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 
 use clap::Args;
+use pixii::config::Config;
+use pixii::engine::serve;
+use tracing_subscriber::EnvFilter;
 
-use super::{Outcome, Trouble};
+use super::{Exit, Outcome, Trouble};
 
 /// Run a node: the daemon
 #[derive(Args)]
@@ -23,10 +27,15 @@ pub(crate) struct Server {
 impl Server {
     /// Serves until told to stop.
     pub(crate) fn run(self) -> Outcome {
-        Err(Trouble::error(format!(
-            "{}: this build has no engine (follow stdin: {})",
-            self.config.display(),
-            self.follow_stdin
-        )))
+        let config =
+            Config::load(&self.config).map_err(|error| Trouble::error(error.to_string()))?;
+        tracing_subscriber::fmt()
+            .with_env_filter(EnvFilter::new(&config.log))
+            .with_writer(io::stderr)
+            .with_ansi(io::stderr().is_terminal())
+            .with_target(false)
+            .init();
+        serve(&config, self.follow_stdin).map_err(|error| Trouble::error(error.to_string()))?;
+        Ok(Exit::Done)
     }
 }

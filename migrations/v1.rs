@@ -1,0 +1,158 @@
+//! Schema 1, the first: an empty store. Frozen: this file and its copies of the types never change again.
+//!
+//! One tree. `1 name` holds a small record, `2 partition:u16 key` a record or its head, `3 id:u64 index:u32`
+//! a chunk; numbers in keys are big-endian. A small record is `1 content checksum`.
+//!
+//! `write` changes with every batch. A leaf of sled has at most 16 values and is rewritten every ten changes, so
+//! a row of empty values keeps the first records, which may be long, out of its leaf.
+
+use super::{Batch, Fault, Sled};
+
+const EMPTY_VALUES: u8 = 32;
+
+/// "Nothing written yet" under `write`: version 1, a zero of 64 bits, the checksum.
+const NO_WRITES: [u8; 17] = *b"\x01\0\0\0\0\0\0\0\0\xdd\xe7\x05\xfa\xfc\x2c\xa9\xa9";
+
+/// Makes an empty store one of schema 1.
+pub(super) fn migrate(_: &Sled) -> Result<Batch, Fault> {
+    let mut batch = Batch::default();
+    batch.insert(&b"\x01write"[..], &NO_WRITES[..]);
+    for number in 0..EMPTY_VALUES {
+        batch.insert(&[1, 0xff, number], &[]);
+    }
+    Ok(batch)
+}
+
+/// The types of schema 1 as they were. Until there is a schema 2 to migrate to, only the test needs them:
+/// it holds today's types to these bytes.
+#[cfg(test)]
+mod tests {
+    use bincode::Encode;
+    use bytes::Bytes;
+
+    use super::NO_WRITES;
+    use crate::store;
+
+    #[derive(Encode)]
+    struct Record {
+        own_serial: Option<u64>,
+        object: Object,
+    }
+
+    #[derive(Encode)]
+    struct Object(Vec<Entry>);
+
+    #[derive(Encode)]
+    struct Entry {
+        actor: Actor,
+        counter: u64,
+        values: Vec<Version>,
+    }
+
+    #[derive(Encode)]
+    struct Actor {
+        store: u64,
+        serial: u64,
+    }
+
+    #[derive(Encode)]
+    struct Version {
+        write: u128,
+        value: Vec<u8>,
+    }
+
+    #[derive(Encode)]
+    struct Meta {
+        owner: Owner,
+        store: u64,
+        incarnation: u64,
+        serial_floor: u64,
+        serial_end: u64,
+        clean: bool,
+    }
+
+    #[derive(Encode)]
+    struct Owner {
+        cluster: String,
+        name: String,
+        ring: u64,
+    }
+
+    fn encode(value: &impl Encode) -> Vec<u8> {
+        bincode::encode_to_vec(value, bincode::config::standard()).unwrap()
+    }
+
+    fn checksum(parts: &[&[u8]]) -> [u8; 8] {
+        let mut hasher = blake3::Hasher::new();
+        for part in parts {
+            hasher.update(&(part.len() as u64).to_be_bytes());
+            hasher.update(part);
+        }
+        *hasher.finalize().as_bytes().first_chunk().unwrap()
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn record() -> Record {
+        let version = |write, value: &[u8]| Version { write, value: value.to_vec() };
+        let entry =
+            |store, counter, values| Entry { actor: Actor { store, serial: 300 }, counter, values };
+        Record {
+            own_serial: Some(7),
+            object: Object(vec![
+                entry(1, 9, vec![version(1 << 100, b"new"), version(2, b"")]),
+                entry(1 << 60, 70_000, vec![]),
+            ]),
+        }
+    }
+
+    fn meta() -> Meta {
+        Meta {
+            owner: Owner { cluster: "c".into(), name: "n1".into(), ring: u64::MAX },
+            store: 1 << 40,
+            incarnation: 3,
+            serial_floor: 251,
+            serial_end: 70_000,
+            clean: true,
+        }
+    }
+
+    /// `1 content checksum`, over the place and what comes before.
+    fn stored(place: &[&[u8]], content: &[u8]) -> Vec<u8> {
+        let body = [&[1], content].concat();
+        let sum = checksum(&[place, &[&body]].concat());
+        [&body[..], &sum].concat()
+    }
+
+    #[test]
+    fn records_have_the_bytes_of_schema_1() {
+        let golden = stored(&[b"record", &[1, 2], b"key"], &encode(&record()));
+        assert_eq!(
+            hex(&golden),
+            "0101070201fb2c010902fe00000000000000000000000010000000036e65770200fd00\
+             00000000000010fb2c01fc7011010000c1500b1fe753818e"
+        );
+        let key = crate::types::Key::new("key").unwrap();
+        let partition = crate::types::Partition(0x0102);
+        let found = store::decode_record(partition, &key, Bytes::from(golden.clone()));
+        let store::Found::Record(today) = found else { panic!("{found:?}") };
+        assert_eq!(today.own_serial, Some(7));
+        assert_eq!(today.object.len(), 2);
+        assert_eq!(store::encode_record(partition, &key, &today), golden);
+    }
+
+    #[test]
+    fn small_records_have_the_bytes_of_schema_1() {
+        let golden = encode(&meta());
+        let bytes = "0163026e31fdfffffffffffffffffd000000000001000003fbfb00fc7011010001";
+        assert_eq!(hex(&golden), bytes);
+        let today: store::Meta = crate::wire::decode(&Bytes::from(golden.clone())).unwrap();
+        assert_eq!((today.owner.name.as_str(), today.serial_end), ("n1", 70_000));
+        assert_eq!(crate::wire::encode(&today), golden);
+        let sealed = stored(&[b"meta", b"life"], &golden);
+        assert_eq!(store::disk::seal("life", &golden), sealed);
+        assert_eq!(hex(&NO_WRITES), hex(&stored(&[b"meta", b"write"], &[0; 8])));
+    }
+}

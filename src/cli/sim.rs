@@ -1,0 +1,109 @@
+//! `pixii sim`: many runs of the simulator, or one again.
+
+use std::io::{self, IsTerminal, Write};
+use std::thread::available_parallelism;
+use std::time::Instant;
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use pixii::sim::{Batch, run_batch};
+use serde_json::json;
+
+use super::{Exit, Outcome, Shared, Trouble};
+
+const MAX_RUNS: u64 = 100_000_000;
+const MAX_OPERATIONS: u32 = 1_000_000;
+
+const EXAMPLES: &str = "\
+Examples:
+  pixii sim                           1,000 clusters, each through its own faults
+  pixii sim --seed 4711 --runs 1      the run with this seed again, byte for byte
+  pixii sim --runs 10000 --json       a long batch, its counts as JSON
+
+Exit code 0: every promise held (and, from 500 runs on, every kind of fault and refusal occurred).
+A run that breaks a promise ends the batch: its seed, its faults and the history of the key are printed.";
+
+/// Try Pixii's promises in simulated clusters, under faults drawn from a seed
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Sim {
+    /// The first seed; the runs take this one and those that follow
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// How many runs
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=MAX_RUNS))]
+    runs: u64,
+    /// Client requests in each run
+    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_OPERATIONS)))]
+    operations: u32,
+}
+
+impl Sim {
+    pub(crate) fn run(&self, shared: &Shared) -> Outcome {
+        if self.seed.checked_add(self.runs).is_none() {
+            let (seed, runs) = (self.seed, self.runs);
+            let most = u64::MAX;
+            return Err(Trouble::usage(format!("seed {seed} + {runs} runs is over {most}")));
+        }
+        let bar = bar(self.runs);
+        let threads = available_parallelism().map_or(1, usize::from);
+        let start = Instant::now();
+        let progress = |done| bar.set_position(done);
+        let batch = run_batch(self.seed, self.runs, self.operations, threads, &progress);
+        bar.finish_and_clear();
+        let seconds = start.elapsed().as_secs_f64();
+        let out = &mut io::stdout().lock();
+        if shared.json() {
+            print_json(out, &batch, seconds)?;
+        } else {
+            self.print(out, &batch, seconds)?;
+        }
+        let held = batch.failure.is_none() && batch.missing.is_empty();
+        Ok(if held { Exit::Done } else { Exit::Error })
+    }
+
+    fn print(&self, out: &mut impl Write, batch: &Batch, seconds: f64) -> io::Result<()> {
+        if let Some(failure) = &batch.failure {
+            for line in &failure.story {
+                writeln!(out, "{line}")?;
+            }
+            writeln!(out, "\nA promise is broken: {}", failure.what)?;
+            let (seed, operations) = (failure.seed, self.operations);
+            let again = format!("pixii sim --seed {seed} --runs 1 --operations {operations}");
+            return writeln!(out, "To see it again: {again}");
+        }
+        for (name, count) in &batch.counts {
+            writeln!(out, "{count:>12}  {name}")?;
+        }
+        for name in &batch.missing {
+            writeln!(out, "{:>12}  {name}: never happened, so these runs prove too little", 0)?;
+        }
+        let (runs, first) = (batch.runs, self.seed);
+        let last = first + runs.saturating_sub(1);
+        writeln!(out, "{runs} runs (seeds {first} to {last}) in {seconds:.1} s: every promise held")
+    }
+}
+
+fn print_json(out: &mut impl Write, batch: &Batch, seconds: f64) -> io::Result<()> {
+    let failure = batch.failure.as_ref().map(
+        |failure| json!({ "seed": failure.seed, "what": failure.what, "story": failure.story }),
+    );
+    let report = json!({
+        "runs": batch.runs,
+        "seconds": seconds,
+        "counts": batch.counts,
+        "missing": batch.missing,
+        "failure": failure,
+    });
+    writeln!(out, "{report}")
+}
+
+/// A progress bar on a terminal, nothing elsewhere.
+fn bar(runs: u64) -> ProgressBar {
+    if !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let template = "{bar:30} {pos}/{len} runs, {eta} left";
+    let style = ProgressStyle::with_template(template);
+    ProgressBar::new(runs).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}

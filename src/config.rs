@@ -1,0 +1,200 @@
+//! The configuration file of a daemon: TOML, every key checked, one sentence per mistake.
+
+use std::fs::File;
+use std::io::Read;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use tracing_subscriber::EnvFilter;
+
+use crate::members::{Member, Members, check_name};
+use crate::ring::{Ring, RingError};
+use crate::types::{MAX_MEMBERS, MAX_N, MAX_PARTITIONS, NodeId};
+
+/// Where a node listens unless it is told otherwise.
+pub const DEFAULT_LISTEN: &str = "127.0.0.1:7432";
+
+const MAX_FILE_BYTES: u64 = 1 << 20;
+const MAX_ADDRESS_BYTES: usize = 261;
+const CACHE_MIB: RangeInclusive<i64> = 1..=1_048_576;
+
+/// What is wrong with a configuration, in one sentence that begins with the file. Nothing was started.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(String);
+
+/// A daemon's configuration, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This node's name; it is one of `members`.
+    pub name: String,
+    /// The cluster's name.
+    pub cluster: String,
+    /// The directory of its data; relative to the working directory.
+    pub data_dir: PathBuf,
+    /// Where it listens, `host:port`, loopback.
+    pub listen: String,
+    /// R of requests that name none, 1 to N.
+    pub r: u8,
+    /// W of requests that name none, 1 to N.
+    pub w: u8,
+    /// Memory for the store's cache, in MiB.
+    pub cache_mib: u64,
+    /// What is logged: a level, or more in the syntax of `EnvFilter`.
+    pub log: String,
+    /// Every member, this node among them.
+    pub members: Members,
+    /// Where keys live: made of the members, `n` and `partitions`.
+    pub ring: Ring,
+}
+
+/// The file's keys as they are written. Numbers are wide so that our own sentence refuses them.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Keys {
+    name: String,
+    cluster: String,
+    data_dir: PathBuf,
+    #[serde(default = "default_listen")]
+    listen: String,
+    n: Option<i64>,
+    r: Option<i64>,
+    w: Option<i64>,
+    partitions: Option<i64>,
+    cache_mib: Option<i64>,
+    #[serde(default = "default_log")]
+    log: String,
+    members: Vec<MemberKeys>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MemberKeys {
+    name: String,
+    address: String,
+}
+
+fn default_listen() -> String {
+    DEFAULT_LISTEN.to_owned()
+}
+
+fn default_log() -> String {
+    "info".to_owned()
+}
+
+impl Config {
+    /// Reads and checks the file at `path`.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let fault = |what: String| ConfigError(format!("{}: {what}", path.display()));
+        let file = File::open(path).map_err(|error| fault(error.to_string()))?;
+        let mut text = String::new();
+        let read = file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text);
+        if read.map_err(|error| fault(error.to_string()))? as u64 > MAX_FILE_BYTES {
+            return Err(fault(format!("a configuration has at most {MAX_FILE_BYTES} bytes")));
+        }
+        Config::parse(&text, path)
+    }
+
+    /// Checks the text of a configuration; `path` is only named in the error.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let keys = toml::from_str::<Keys>(text).map_err(|error| {
+            let line = error.span().map_or(1, |span| line_of(text, span.start));
+            let what = error.message().lines().collect::<Vec<_>>().join(" ");
+            ConfigError(format!("{}, line {line}: {what}", path.display()))
+        })?;
+        check(keys).map_err(|what| ConfigError(format!("{}: {what}", path.display())))
+    }
+
+    /// This node's id.
+    pub fn me(&self) -> NodeId {
+        NodeId::of(&self.name)
+    }
+}
+
+fn line_of(text: &str, at: usize) -> usize {
+    text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1
+}
+
+fn check(keys: Keys) -> Result<Config, String> {
+    check_name("name", &keys.name)?;
+    check_name("cluster", &keys.cluster)?;
+    if keys.data_dir.as_os_str().is_empty() {
+        return Err("data_dir = \"\": the directory of the data has a name".to_owned());
+    }
+    check_listen(&keys.listen)?;
+    let n = number("n", keys.n.unwrap_or(3), 1..=i64::from(MAX_N))? as u8;
+    let partitions =
+        number("partitions", keys.partitions.unwrap_or(256), 1..=i64::from(MAX_PARTITIONS))? as u16;
+    let quorum = i64::from(n.min(2));
+    let r = number("r", keys.r.unwrap_or(quorum), 1..=i64::from(n))? as u8;
+    let w = number("w", keys.w.unwrap_or(quorum), 1..=i64::from(n))? as u8;
+    let cache_mib = number("cache_mib", keys.cache_mib.unwrap_or(64), CACHE_MIB)? as u64;
+    EnvFilter::try_new(&keys.log).map_err(|error| {
+        format!("log = \"{}\": not a level or filter: {error}", keys.log.escape_debug())
+    })?;
+    let members = check_members(keys.members)?;
+    if members.get(NodeId::of(&keys.name)).is_none() {
+        return Err(format!("name = \"{}\": the node itself is not among [[members]]", keys.name));
+    }
+    let ring = Ring::new(&members.ids(), n, partitions).map_err(|e: RingError| e.to_string())?;
+    let Keys { name, cluster, data_dir, listen, log, .. } = keys;
+    Ok(Config { name, cluster, data_dir, listen, r, w, cache_mib, log, members, ring })
+}
+
+fn number(key: &str, given: i64, bounds: RangeInclusive<i64>) -> Result<i64, String> {
+    if !bounds.contains(&given) {
+        return Err(format!("{key} = {given}: {key} is {} to {}", bounds.start(), bounds.end()));
+    }
+    Ok(given)
+}
+
+fn check_members(entries: Vec<MemberKeys>) -> Result<Members, String> {
+    if entries.len() > MAX_MEMBERS {
+        return Err(RingError::TooManyMembers(entries.len()).to_string());
+    }
+    let mut members: Vec<Member> = Vec::new();
+    for MemberKeys { name, address } in entries {
+        check_name("members.name", &name)?;
+        check_address("members.address", &address)?;
+        let id = NodeId::of(&name);
+        if members.iter().any(|other| other.id() == id) {
+            return Err(format!("members: \"{name}\" is there twice"));
+        }
+        if let Some(other) = members.iter().find(|other| other.address == address) {
+            let other = &other.name;
+            return Err(format!("members: \"{other}\" and \"{name}\" both have {address}"));
+        }
+        members.push(Member { name, address });
+    }
+    Ok(Members::new(members))
+}
+
+/// The host of `host:port`, or what is wrong with it.
+fn check_address<'a>(key: &str, address: &'a str) -> Result<&'a str, String> {
+    let fault = || {
+        let shown: String = address.chars().take(80).collect();
+        format!("{key} = \"{}\": an address is host:port, port 1 to 65535", shown.escape_debug())
+    };
+    let (host, port) = address.rsplit_once(':').ok_or_else(fault)?;
+    let port: u16 = port.parse().map_err(|_| fault())?;
+    let odd = |c: char| c.is_whitespace() || c.is_control();
+    if port == 0 || host.is_empty() || host.contains(odd) || address.len() > MAX_ADDRESS_BYTES {
+        return Err(fault());
+    }
+    Ok(host)
+}
+
+fn check_listen(listen: &str) -> Result<(), String> {
+    let host = check_address("listen", listen)?;
+    let loopback =
+        listen.parse::<SocketAddr>().map_or(host == "localhost", |at| at.ip().is_loopback());
+    if !loopback {
+        return Err(format!(
+            "listen = \"{listen}\": authentication is not built yet, so a node listens on a loopback \
+             address only (127.0.0.1, [::1] or localhost)"
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,455 @@
+//! The daemon: one thread that owns the node and carries out what it wants, between the sockets, the
+//! store's threads and the real clock.
+
+mod process;
+mod storage;
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpListener;
+use tokio::runtime::Builder;
+use tokio::sync::mpsc::{Receiver, UnboundedReceiver, channel, unbounded_channel};
+use tokio::task::{AbortHandle, yield_now};
+use tokio::time::{sleep_until, timeout_at};
+use tracing::{info, warn};
+
+use crate::config::Config;
+use crate::message::{
+    Call, CallBody, PeerStatus, Refusal, Reply, ReplyBody, Response, RingReport, StatusReport,
+};
+use crate::net::frames::{Held, Outbox};
+use crate::net::{CLIENT_LIMITS, Event, Hub, Identity, listener, peers};
+use crate::node::{self, ClientId, Input, Node, Output};
+use crate::rng::Rng;
+use crate::store::disk::{DiskStore, OpenError};
+use crate::store::{LifeError, Meta, Owner, Store, StoreError, begin_life, end_life};
+use crate::types::Micros;
+use crate::wire;
+use storage::{Report, Storage};
+
+/// Most calls under way on one client's connection.
+pub const MAX_CALLS: usize = 1_024;
+/// Most calls under way for all clients, those that have gone included.
+const MAX_ALL_CALLS: usize = 16_384;
+/// A reply over this many bytes is refused when too much is unsent already; smaller ones always leave.
+const LARGE_REPLY_BYTES: usize = 64 << 10;
+/// Room that large replies leave for small ones.
+const RESERVE_BYTES: usize = 8 << 20;
+/// Inputs handled before their outputs are carried out and connections get their turn.
+const MAX_INPUTS: usize = 1_024;
+/// Serials that the store reserves at a time.
+const SERIAL_BLOCK: u64 = 4_096;
+/// At a stop, requests under way have this long to finish.
+const FINISH: Duration = Duration::from_secs(5);
+/// Then their replies have this long to leave.
+const FLUSH: Duration = Duration::from_secs(1);
+/// Reasons to stop that may wait; the first one counts.
+const MAX_STOPS: usize = 4;
+/// The longest sleep without a reason to wake.
+const LONG: Duration = Duration::from_secs(3_600);
+
+/// Why a daemon could not start, or stopped by itself. What was acknowledged is on the disk.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The data directory was not opened; its records are as they were.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The store belongs to another node, or failed at the start.
+    #[error("the data in {0} cannot be used: {1}")]
+    Life(PathBuf, LifeError),
+    /// The store failed: nothing has been acknowledged since.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The port is taken, or the address is not one of this machine.
+    #[error("cannot listen on {0}: {1}")]
+    Listen(String, io::Error),
+    /// The system has no randomness, threads or descriptors to give.
+    #[error("the system gave no {0}: {1}")]
+    System(&'static str, io::Error),
+}
+
+/// Runs a daemon until a signal, a client, or with `follow_stdin` the end of standard input, stops it.
+/// Returns when its store is closed.
+pub fn serve(config: &Config, follow_stdin: bool) -> Result<(), ServeError> {
+    let (stops, stop) = channel(MAX_STOPS);
+    let watch = process::watch_signals(stops.clone());
+    let _watch = watch.map_err(|error| ServeError::System("signal handlers", error))?;
+    if follow_stdin {
+        process::watch_stdin(stops.clone()).map_err(|error| ServeError::System("thread", error))?;
+    }
+    let store = Arc::new(DiskStore::open(&config.data_dir, config.cache_mib << 20)?);
+    run(config, store.clone(), stop)?;
+    // The threads that shared it have ended.
+    Arc::into_inner(store).map_or(Ok(()), DiskStore::close)?;
+    Ok(())
+}
+
+/// The same on a store that is open already, until `stop` receives why to stop.
+pub fn run(
+    config: &Config,
+    store: Arc<dyn Store>,
+    stop: Receiver<String>,
+) -> Result<(), ServeError> {
+    let system = |what| move |error| ServeError::System(what, error);
+    let random = || process::random().map_err(system("random bits"));
+    let (fresh_id, boot_nonce, seed) = (random()?, random()?, random()?);
+    let runtime =
+        Builder::new_current_thread().enable_all().build().map_err(system("event loop"))?;
+
+    let unusable = |error| ServeError::Life(config.data_dir.clone(), error);
+    let (cluster, name) = (config.cluster.clone(), config.name.clone());
+    let owner = Owner { cluster, name, ring: config.ring.digest() };
+    let last = store.meta().map_err(|error| unusable(error.into()))?;
+    let recovered = last.is_some_and(|meta| !meta.clean);
+    let meta = begin_life(&*store, &owner, fresh_id).map_err(unusable)?;
+    let incarnation = meta.incarnation;
+    info!(
+        "node {} of cluster {} starts: incarnation {incarnation}, {}",
+        config.name,
+        config.cluster,
+        if recovered { "recovered from an unclean stop" } else { "after a clean stop or new" },
+    );
+    let listener = match runtime.block_on(TcpListener::bind(&config.listen)) {
+        Ok(listener) => listener,
+        Err(error) => {
+            end_life(&*store, &meta)?;
+            return Err(ServeError::Listen(config.listen.clone(), error));
+        }
+    };
+    let (reports, reported) = unbounded_channel();
+    let storage = Storage::start(&store, reports).map_err(system("threads"))?;
+    let facts = Facts { store: meta.store, incarnation, recovered };
+    let served = runtime.block_on(async {
+        let node = Node::new(machine_config(config), meta, seed);
+        let engine = Engine::new(config, facts, boot_nonce, node, storage, reported);
+        engine.run(listener, seed, stop).await
+    });
+    // A look-up of a peer's host name may still be waiting for an answer.
+    runtime.shutdown_background();
+    let (storage, meta) = served?;
+    storage.finish()?;
+    end_life(&*store, &meta)?;
+    info!("node {} has stopped", config.name);
+    Ok(())
+}
+
+fn machine_config(config: &Config) -> node::Config {
+    let ring = Arc::new(config.ring.clone());
+    node::Config { me: config.me(), ring, r: config.r, w: config.w, serial_block: SERIAL_BLOCK }
+}
+
+/// What is known of this life of the store.
+struct Facts {
+    store: u64,
+    incarnation: u64,
+    recovered: bool,
+}
+
+/// A client's connection.
+struct Client {
+    outbox: Arc<Outbox>,
+    under_way: HashSet<u64>,
+}
+
+struct Engine<'a> {
+    config: &'a Config,
+    facts: Facts,
+    hub: Arc<Hub>,
+    node: Node,
+    start: Instant,
+    out: Vec<Output>,
+    events: Receiver<Event>,
+    reports: UnboundedReceiver<Report>,
+    storage: Storage,
+    clients: HashMap<ClientId, Client>,
+    /// Every request the node works on, with what its frame takes of the budget for large ones.
+    requests: HashMap<(ClientId, u64), Held>,
+    /// Who waits for a status, which waits for the store.
+    status_calls: Vec<(ClientId, u64)>,
+    busy: u64,
+    /// The task that accepts connections.
+    accepting: Option<AbortHandle>,
+    /// When a stop that has begun no longer waits for the requests under way.
+    finish_by: Option<Instant>,
+}
+
+impl<'a> Engine<'a> {
+    fn new(
+        config: &'a Config,
+        facts: Facts,
+        boot_nonce: u64,
+        node: Node,
+        storage: Storage,
+        reports: UnboundedReceiver<Report>,
+    ) -> Self {
+        let (hub, events) = Hub::new(Identity {
+            cluster: config.cluster.clone(),
+            name: config.name.clone(),
+            me: config.me(),
+            members: config.members.clone(),
+            ring: config.ring.digest(),
+            incarnation: facts.incarnation,
+            boot_nonce,
+        });
+        Engine {
+            config,
+            facts,
+            hub,
+            node,
+            start: Instant::now(),
+            out: Vec::new(),
+            events,
+            reports,
+            storage,
+            clients: HashMap::new(),
+            requests: HashMap::new(),
+            status_calls: Vec::new(),
+            busy: 0,
+            accepting: None,
+            finish_by: None,
+        }
+    }
+
+    /// Serves until it is stopped; gives back the store's threads and what the store is to know.
+    async fn run(
+        mut self,
+        listener: TcpListener,
+        seed: u64,
+        mut stop: Receiver<String>,
+    ) -> Result<(Storage, Meta), StoreError> {
+        let accepting = tokio::spawn(listener::accept(listener, self.hub.clone()));
+        self.accepting = Some(accepting.abort_handle());
+        let mut rng = Rng::new(seed);
+        for peer in self.hub.peers.values() {
+            let link = peers::keep_link(self.hub.clone(), peer.clone(), rng.next_u64());
+            tokio::spawn(link);
+        }
+        info!("node {} is ready on {}", self.config.name, self.config.listen);
+        while !self.is_finished() {
+            let wake = self.wake_at();
+            tokio::select! {
+                biased;
+                Some(why) = stop.recv(), if self.finish_by.is_none() => self.begin_stop(&why),
+                Some(report) = self.reports.recv() => self.report(report)?,
+                Some(event) = self.events.recv() => self.event(event),
+                () = sleep_until(wake.into()) => {}
+            }
+            self.drain()?;
+            self.carry_out();
+            yield_now().await;
+        }
+        self.flush().await;
+        Ok((self.storage, self.node.meta().clone()))
+    }
+
+    fn now(&self) -> Micros {
+        self.start.elapsed().as_micros() as Micros
+    }
+
+    fn wake_at(&self) -> Instant {
+        let far = Instant::now() + LONG;
+        let node = self.node.next_wake().map(Duration::from_micros);
+        let node = node.and_then(|wake| self.start.checked_add(wake));
+        node.unwrap_or(far).min(self.finish_by.unwrap_or(far)).min(far)
+    }
+
+    fn input(&mut self, input: Input) {
+        self.node.handle(self.now(), input, &mut self.out);
+    }
+
+    /// Handles what has queued up behind the input that woke the engine.
+    fn drain(&mut self) -> Result<(), StoreError> {
+        for _ in 0..MAX_INPUTS {
+            let Ok(report) = self.reports.try_recv() else { break };
+            self.report(report)?;
+        }
+        for _ in 0..MAX_INPUTS {
+            let Ok(event) = self.events.try_recv() else { break };
+            self.event(event);
+        }
+        if self.node.next_wake().is_some_and(|wake| wake <= self.now()) {
+            self.input(Input::Tick);
+        }
+        Ok(())
+    }
+
+    fn report(&mut self, report: Report) -> Result<(), StoreError> {
+        match report {
+            Report::Done(done) => self.input(Input::Store(done)),
+            Report::DiskBytes(bytes) => {
+                let status = self.status(bytes);
+                for (client, id) in std::mem::take(&mut self.status_calls) {
+                    self.reply(client, id, ReplyBody::Status(status.clone()));
+                }
+            }
+            Report::Failed(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    fn event(&mut self, event: Event) {
+        match event {
+            Event::Link { peer, up } => self.input(Input::Link { peer, up }),
+            Event::Message { from, message, held } => {
+                self.input(Input::Peer { from, message });
+                drop(held);
+            }
+            Event::Joined { client, outbox } => {
+                self.clients.insert(client, Client { outbox, under_way: HashSet::new() });
+            }
+            Event::Left { client } => {
+                self.clients.remove(&client);
+            }
+            Event::Call { client, call, held } => self.call(client, call, held),
+        }
+    }
+
+    fn call(&mut self, client: ClientId, call: Call, held: Held) {
+        let Call { id, body } = call;
+        let Some(caller) = self.clients.get_mut(&client) else { return };
+        if !caller.under_way.insert(id) {
+            warn!("closed the connection of a client: call {id} is under way and was made again");
+            return caller.outbox.shut();
+        }
+        let full = [
+            ("calls under way on this connection", caller.under_way.len(), MAX_CALLS),
+            ("calls under way on this node", self.requests.len() + 1, MAX_ALL_CALLS),
+        ];
+        if let Some((what, _, limit)) = full.into_iter().find(|(_, count, limit)| count > limit) {
+            self.busy += 1;
+            return self.reply(client, id, busy(what, limit));
+        }
+        match body {
+            CallBody::Data { .. } if self.finish_by.is_some() => {
+                self.reply(client, id, ReplyBody::Data(Response::Refused(Refusal::Stopping)));
+            }
+            CallBody::Data { request, timeout_ms } => {
+                self.requests.insert((client, id), held);
+                self.input(Input::Client { client, id, request, timeout_ms });
+            }
+            CallBody::Ring => self.reply(client, id, ReplyBody::Ring(self.ring())),
+            CallBody::Status => {
+                if self.status_calls.is_empty() {
+                    self.storage.ask_disk_bytes();
+                }
+                self.status_calls.push((client, id));
+            }
+            CallBody::Stop => {
+                self.reply(client, id, ReplyBody::Stopping);
+                self.begin_stop("a client's request");
+            }
+        }
+    }
+
+    fn ring(&self) -> RingReport {
+        let Config { members, ring, r, w, .. } = self.config;
+        let (n, partitions) = (ring.n(), ring.partitions());
+        RingReport { members: members.clone(), n, partitions, r: *r, w: *w }
+    }
+
+    fn status(&self, disk_bytes: u64) -> StatusReport {
+        let peers = self.hub.peers.values().map(|peer| PeerStatus {
+            id: peer.id,
+            name: peer.member.name.clone(),
+            address: peer.member.address.clone(),
+            up: peer.outbox.is_open(),
+            dropped: peer.outbox.dropped(),
+        });
+        let mut counters = self.node.counters();
+        counters.push(("calls_refused_busy".to_owned(), self.busy));
+        StatusReport {
+            cluster: self.config.cluster.clone(),
+            name: self.config.name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            store: self.facts.store,
+            incarnation: self.facts.incarnation,
+            recovered: self.facts.recovered,
+            uptime_ms: self.start.elapsed().as_millis() as u64,
+            partitions: self.config.ring.share(self.config.me()) as u32,
+            disk_bytes,
+            peers: peers.collect(),
+            counters,
+        }
+    }
+
+    /// Answers a call; nothing happens when the client has gone.
+    fn reply(&mut self, client: ClientId, id: u64, body: ReplyBody) {
+        self.requests.remove(&(client, id));
+        let Some(caller) = self.clients.get_mut(&client) else { return };
+        caller.under_way.remove(&id);
+        let mut frame = wire::frame(&Reply { id, body });
+        if frame.len() > LARGE_REPLY_BYTES && !caller.outbox.fits(frame.len() + RESERVE_BYTES) {
+            self.busy += 1;
+            let body = busy("bytes of replies that have not been read", CLIENT_LIMITS.bytes);
+            frame = wire::frame(&Reply { id, body });
+        }
+        if !caller.outbox.push(frame) {
+            caller.outbox.shut();
+        }
+    }
+
+    fn carry_out(&mut self) {
+        let mut works = Vec::new();
+        for output in std::mem::take(&mut self.out) {
+            match output {
+                Output::Send { to, message } => {
+                    let frame = wire::frame(&message);
+                    for peer in to.iter().filter_map(|id| self.hub.peers.get(id)) {
+                        peer.outbox.push(frame.clone());
+                    }
+                }
+                Output::Reply { client, id, response } => {
+                    self.reply(client, id, ReplyBody::Data(response));
+                }
+                Output::Store(work) => works.push(work),
+            }
+        }
+        self.storage.submit(works.into_iter());
+    }
+
+    /// From now on nobody new is let in, and no request is taken.
+    fn begin_stop(&mut self, why: &str) {
+        if self.finish_by.is_none() {
+            info!("node {} stops: {why}", self.config.name);
+            self.finish_by = Some(Instant::now() + FINISH);
+            if let Some(accepting) = &self.accepting {
+                accepting.abort();
+            }
+        }
+    }
+
+    fn is_finished(&self) -> bool {
+        let idle = || self.node.is_idle() && self.status_calls.is_empty();
+        self.finish_by.is_some_and(|deadline| idle() || Instant::now() >= deadline)
+    }
+
+    /// Tells every connection to end when its outbox is empty; false when all have ended.
+    fn finish_connections(&self) -> bool {
+        let clients = self.clients.values().map(|client| &*client.outbox);
+        let peers = self.hub.peers.values().map(|peer| &peer.outbox);
+        clients.chain(peers).for_each(Outbox::finish);
+        !self.clients.is_empty() || self.hub.peers.values().any(|peer| peer.outbox.is_open())
+    }
+
+    /// Lets replies and messages leave, as far as they do in time.
+    async fn flush(&mut self) {
+        let deadline = Instant::now() + FLUSH;
+        while self.finish_connections() {
+            // Each connection that ends is an event.
+            match timeout_at(deadline.into(), self.events.recv()).await {
+                Ok(Some(Event::Left { client })) => drop(self.clients.remove(&client)),
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => return,
+            }
+        }
+    }
+}
+
+fn busy(what: &str, limit: usize) -> ReplyBody {
+    let refusal = Refusal::Busy { what: what.to_owned(), limit: limit as u32 };
+    ReplyBody::Data(Response::Refused(refusal))
+}

@@ -1,0 +1,63 @@
+//! What a daemon has of its process: signals, standard input, randomness.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::thread::{Builder, JoinHandle};
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::{Handle, Signals};
+use signal_hook::low_level;
+use tokio::sync::mpsc::Sender;
+
+/// Added to a signal's number, this is the exit code of a process that it ended.
+const EXIT_BY_SIGNAL: i32 = 128;
+
+/// The thread that waits for signals; it ends with this value.
+#[derive(Debug)]
+pub(super) struct SignalWatch {
+    handle: Handle,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for SignalWatch {
+    fn drop(&mut self) {
+        self.handle.close();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Sends the name of the first SIGTERM or SIGINT to `stop`. A second one ends the process at once,
+/// without the mark of a clean stop, as a crash would.
+pub(super) fn watch_signals(stop: Sender<String>) -> io::Result<SignalWatch> {
+    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    let handle = signals.handle();
+    let thread = Builder::new().name("signals".to_owned()).spawn(move || {
+        for (count, signal) in signals.forever().enumerate() {
+            if count > 0 {
+                low_level::exit(EXIT_BY_SIGNAL + signal);
+            }
+            let name = low_level::signal_name(signal).unwrap_or("a signal");
+            let _ = stop.try_send(name.to_owned());
+        }
+    })?;
+    Ok(SignalWatch { handle, thread: Some(thread) })
+}
+
+/// Tells `stop` when standard input ends.
+pub(super) fn watch_stdin(stop: Sender<String>) -> io::Result<()> {
+    Builder::new().name("stdin".to_owned()).spawn(move || {
+        // An input that cannot be read has ended, too.
+        let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+        let _ = stop.try_send("the end of standard input".to_owned());
+    })?;
+    Ok(())
+}
+
+/// 64 random bits of the system.
+pub(super) fn random() -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(u64::from_be_bytes(bytes))
+}

@@ -1,0 +1,183 @@
+//! Connections: who may speak, and how frames get in and out. What they say is the engine's business.
+//!
+//! Everything here runs on one thread; the locks only satisfy the types and are never waited for.
+
+pub(crate) mod frames;
+pub(crate) mod listener;
+pub(crate) mod peers;
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::task::AbortHandle;
+
+use crate::members::{Member, Members};
+use crate::message::{Call, PeerMessage};
+use crate::node::ClientId;
+use crate::types::NodeId;
+use frames::{Held, Limits, Outbox};
+
+/// Most clients connected at once.
+pub(crate) const MAX_CLIENTS: usize = 1_024;
+/// A handshake, the connection's making included, is done in this time.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+/// Most accepted connections whose handshake is under way; further ones wait in the kernel.
+const MAX_HANDSHAKES: usize = 256;
+/// Bytes of large frames that are read or worked on, for all clients and for all peers.
+const MAX_INFLOW_BYTES: usize = 256 << 20;
+/// Events that wait for the engine; the connections stop reading beyond it.
+const MAX_EVENTS: usize = 1_024;
+/// Whose refusals are remembered, so as to log each reason once.
+const MAX_REMEMBERED: usize = 1_024;
+/// An outgoing queue of one peer.
+const PEER_LIMITS: Limits = Limits { messages: 8_192, bytes: 64 << 20, total_bytes: 512 << 20 };
+/// The unsent replies of one client.
+pub(crate) const CLIENT_LIMITS: Limits =
+    Limits { messages: 4_096, bytes: 64 << 20, total_bytes: 512 << 20 };
+/// A silent connection is probed after this time.
+const KEEPALIVE: Duration = Duration::from_secs(5);
+/// A peer that takes nothing for so long is gone.
+const PEER_TIMEOUT: Duration = Duration::from_secs(10);
+/// A client that takes nothing for so long is gone.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What connections tell the engine.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// The link on which messages leave for a peer came up or went down.
+    Link { peer: NodeId, up: bool },
+    /// A peer sent a message.
+    Message { from: NodeId, message: PeerMessage, held: Held },
+    /// A client is there; its replies go in the outbox.
+    Joined { client: ClientId, outbox: Arc<Outbox> },
+    /// A client made a call.
+    Call { client: ClientId, call: Call, held: Held },
+    /// A client is gone.
+    Left { client: ClientId },
+}
+
+/// Who this node is, as its handshakes say it.
+#[derive(Debug)]
+pub(crate) struct Identity {
+    /// The cluster's name.
+    pub(crate) cluster: String,
+    /// This node's name.
+    pub(crate) name: String,
+    /// This node's id.
+    pub(crate) me: NodeId,
+    /// Every member.
+    pub(crate) members: Members,
+    /// The digest of the ring.
+    pub(crate) ring: u64,
+    /// How often the store has been started.
+    pub(crate) incarnation: u64,
+    /// Drawn at random at this start.
+    pub(crate) boot_nonce: u64,
+}
+
+/// Another member, as the connections to and from it share it.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    /// Its id.
+    pub(crate) id: NodeId,
+    /// Its name and address.
+    pub(crate) member: Member,
+    /// What waits to be sent to it.
+    pub(crate) outbox: Outbox,
+    /// Rung when it connects to us: it is back, so dial it now.
+    hurry: Notify,
+    /// The task that reads its connection to us.
+    inbound: Mutex<Option<AbortHandle>>,
+}
+
+/// What all connections share.
+#[derive(Debug)]
+pub(crate) struct Hub {
+    /// Who this node is.
+    pub(crate) identity: Identity,
+    /// Every other member.
+    pub(crate) peers: BTreeMap<NodeId, Arc<Peer>>,
+    events: mpsc::Sender<Event>,
+    clients: Arc<Semaphore>,
+    next_client: AtomicU64,
+    handshakes: Arc<Semaphore>,
+    peer_inflow: Arc<Semaphore>,
+    client_inflow: Arc<Semaphore>,
+    client_unsent: Arc<AtomicUsize>,
+    refusals: Mutex<HashMap<String, String>>,
+}
+
+impl Hub {
+    /// The shared state of a node's connections, and the end where their events come out.
+    pub(crate) fn new(identity: Identity) -> (Arc<Self>, mpsc::Receiver<Event>) {
+        let (events, receiver) = mpsc::channel(MAX_EVENTS);
+        let unsent = Arc::new(AtomicUsize::new(0));
+        let others = identity.members.iter().filter(|member| member.id() != identity.me);
+        let peers = others.map(|member| {
+            let peer = Peer {
+                id: member.id(),
+                member: member.clone(),
+                outbox: Outbox::new(PEER_LIMITS, unsent.clone()),
+                hurry: Notify::new(),
+                inbound: Mutex::new(None),
+            };
+            (peer.id, Arc::new(peer))
+        });
+        let hub = Hub {
+            peers: peers.collect(),
+            identity,
+            events,
+            clients: Arc::new(Semaphore::new(MAX_CLIENTS)),
+            next_client: AtomicU64::new(1),
+            handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)),
+            peer_inflow: Arc::new(Semaphore::new(MAX_INFLOW_BYTES)),
+            client_inflow: Arc::new(Semaphore::new(MAX_INFLOW_BYTES)),
+            client_unsent: Arc::new(AtomicUsize::new(0)),
+            refusals: Mutex::new(HashMap::new()),
+        };
+        (Arc::new(hub), receiver)
+    }
+
+    /// True unless `reason` is what was refused to `who` the last time: to be logged, then.
+    fn is_news(&self, who: &str, reason: &str) -> bool {
+        let mut refusals = locked(&self.refusals);
+        if refusals.get(who).is_some_and(|last| last == reason) {
+            return false;
+        }
+        if refusals.len() >= MAX_REMEMBERED {
+            refusals.clear();
+        }
+        refusals.insert(who.to_owned(), reason.to_owned());
+        true
+    }
+
+    /// Forgets what was refused to `who`, which has been accepted.
+    fn forget_refusal(&self, who: &str) {
+        locked(&self.refusals).remove(who);
+    }
+}
+
+/// The content of a mutex, whether or not a thread panicked with it.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Sends small frames at once, and notices within about `timeout` that the other side lost its power,
+/// whether bytes are on their way to it or not.
+fn prepare(stream: &TcpStream, timeout: Duration) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 2);
+    socket.set_tcp_keepalive(&keepalive.with_retries(2))?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(timeout))?;
+    #[cfg(not(target_os = "linux"))]
+    let _ = timeout;
+    Ok(())
+}

@@ -1,0 +1,269 @@
+//! The accepting side: handshakes, peers' messages, clients' calls and their replies.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpListener;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{sleep, timeout};
+use tracing::{debug, warn};
+
+use super::frames::{FrameReader, Outbox, ReadError};
+use super::{
+    CLIENT_LIMITS, CLIENT_TIMEOUT, Event, HANDSHAKE, Hub, MAX_CLIENTS, PEER_TIMEOUT, Peer, locked,
+    prepare,
+};
+use crate::message::{Call, PeerMessage};
+use crate::types::{MAX_OBJECT_BYTES, NodeId};
+use crate::wire::{self, Hello, MAX_FRAME_BYTES, MAX_HELLO_BYTES, Welcome};
+
+/// Largest frame of a client: well over what a call may carry, so that a value over its limit is
+/// refused by name.
+const MAX_CALL_BYTES: usize = MAX_OBJECT_BYTES;
+/// Rest after an accept that failed, for want of descriptors mostly.
+const ACCEPT_REST: Duration = Duration::from_millis(100);
+/// What a connection may still send before it is cut: bytes left unread when a socket is closed would
+/// destroy the last bytes sent on it.
+const LINGER: Duration = Duration::from_millis(500);
+const LINGER_BYTES: u64 = 64 << 10;
+
+/// One side of a connection that was accepted, and the other.
+struct Connection {
+    from: SocketAddr,
+    reader: FrameReader<OwnedReadHalf>,
+    write: OwnedWriteHalf,
+}
+
+/// Who has been let in.
+enum Admitted {
+    Peer(Arc<Peer>),
+    Client(OwnedSemaphorePermit),
+}
+
+/// Why a connection was not let in.
+enum Rejected {
+    /// It ended before it said anything, as a port's probe does.
+    Silent,
+    /// It broke.
+    Broken(ReadError),
+    /// Who (as it says) and why; it is told.
+    Refused(String, String),
+}
+
+impl<E: Into<ReadError>> From<E> for Rejected {
+    fn from(error: E) -> Self {
+        Rejected::Broken(error.into())
+    }
+}
+
+/// Accepts connections for ever.
+pub(crate) async fn accept(listener: TcpListener, hub: Arc<Hub>) {
+    loop {
+        // The semaphore is never closed.
+        let Ok(permit) = hub.handshakes.clone().acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, from)) => {
+                let (read, write) = stream.into_split();
+                let reader = FrameReader::new(read, MAX_HELLO_BYTES, hub.client_inflow.clone());
+                let connection = Connection { from, reader, write };
+                tokio::spawn(admit(hub.clone(), connection, permit));
+            }
+            Err(error) => {
+                if hub.is_news("accept", &error.to_string()) {
+                    warn!("cannot accept a connection: {error}");
+                }
+                sleep(ACCEPT_REST).await;
+            }
+        }
+    }
+}
+
+async fn admit(hub: Arc<Hub>, mut connection: Connection, permit: OwnedSemaphorePermit) {
+    let from = connection.from;
+    let admitted = timeout(HANDSHAKE, shake_hands(&hub, &mut connection)).await;
+    let admitted = admitted.unwrap_or_else(|_| {
+        let late = format!("no handshake within {} s", HANDSHAKE.as_secs());
+        Err(Rejected::Refused(from.ip().to_string(), late))
+    });
+    match admitted {
+        Ok(Admitted::Peer(peer)) => receive_from(hub, connection, peer),
+        Ok(Admitted::Client(slot)) => {
+            drop(permit);
+            serve_client(&hub, connection).await;
+            drop(slot);
+        }
+        Err(Rejected::Silent) => {}
+        Err(Rejected::Broken(error)) => {
+            if hub.is_news(&from.ip().to_string(), &error.to_string()) {
+                warn!("closed a connection from {from} in its handshake: {error}");
+            }
+        }
+        Err(Rejected::Refused(who, why)) => {
+            if hub.is_news(&who, &why) {
+                warn!("refused a connection from {from}, which is {who}: {why}");
+            }
+            let _ = timeout(LINGER, refuse(connection, why)).await;
+        }
+    }
+}
+
+async fn refuse(mut connection: Connection, why: String) -> io::Result<()> {
+    connection.write.write_all(&answer(&Welcome::Refused(why))).await?;
+    connection.write.shutdown().await?;
+    connection.reader.drain(LINGER_BYTES).await;
+    Ok(())
+}
+
+fn answer(welcome: &Welcome) -> BytesMut {
+    let mut bytes = BytesMut::from(&wire::preamble()[..]);
+    wire::put_frame(&mut bytes, welcome);
+    bytes
+}
+
+async fn shake_hands(hub: &Hub, connection: &mut Connection) -> Result<Admitted, Rejected> {
+    let Connection { from, reader, write } = connection;
+    let refused = |why: String| Rejected::Refused(from.ip().to_string(), why);
+    let preamble = reader.preamble().await?.ok_or(Rejected::Silent)?;
+    wire::check_preamble(&preamble).map_err(|error| refused(error.to_string()))?;
+    let hello = reader.next().await.map_err(|error| match error {
+        ReadError::Wire(error) => refused(error.to_string()),
+        error => Rejected::Broken(error),
+    })?;
+    let admitted = match hello {
+        None => return Err(Rejected::Silent),
+        Some((Hello::Client, _)) => {
+            prepare(reader.half().as_ref(), CLIENT_TIMEOUT)?;
+            reader.allow(MAX_CALL_BYTES, hub.client_inflow.clone());
+            let slot = hub.clients.clone().try_acquire_owned();
+            Admitted::Client(slot.map_err(|_| {
+                refused(format!("{MAX_CLIENTS} clients are connected, the limit of this node"))
+            })?)
+        }
+        Some((Hello::Peer { cluster, ring, node, to, .. }, _)) => {
+            prepare(reader.half().as_ref(), PEER_TIMEOUT)?;
+            reader.allow(MAX_FRAME_BYTES, hub.peer_inflow.clone());
+            let who = hub.identity.members.name(node);
+            let peer = check_peer(hub, &cluster, ring, node, to);
+            let peer = peer.map_err(|why| Rejected::Refused(who.clone(), why))?;
+            hub.forget_refusal(&who);
+            Admitted::Peer(peer)
+        }
+    };
+    let (cluster, name) = (hub.identity.cluster.clone(), hub.identity.name.clone());
+    write.write_all(&answer(&Welcome::Accepted { cluster, name })).await?;
+    Ok(admitted)
+}
+
+fn check_peer(
+    hub: &Hub,
+    cluster: &str,
+    ring: u64,
+    node: NodeId,
+    to: NodeId,
+) -> Result<Arc<Peer>, String> {
+    let ours = &hub.identity;
+    let name = &ours.name;
+    if cluster != ours.cluster {
+        let shown: String = cluster.escape_debug().take(64).collect();
+        return Err(format!("node {name} is of cluster \"{}\", not \"{shown}\"", ours.cluster));
+    }
+    if node == ours.me {
+        return Err(format!(
+            "node {name} was dialed by its own name: is a member's address wrong?"
+        ));
+    }
+    let Some(peer) = hub.peers.get(&node) else {
+        return Err(format!(
+            "{node:?} is not among the members that node {name} is configured with"
+        ));
+    };
+    if to != ours.me {
+        return Err(format!(
+            "this is node {name}, not the one dialed: is a member's address wrong?"
+        ));
+    }
+    if ring != ours.ring {
+        let theirs = &peer.member.name;
+        return Err(format!(
+            "members, n or partitions differ between the configurations of {name} and {theirs}"
+        ));
+    }
+    Ok(peer.clone())
+}
+
+/// Reads a peer's messages in a task of its own, in the place of an older connection of that peer.
+fn receive_from(hub: Arc<Hub>, connection: Connection, peer: Arc<Peer>) {
+    let reading = peer.clone();
+    let task = tokio::spawn(async move {
+        let peer = reading;
+        // Nothing is written, but the half must live: its end would tell the peer that we are gone.
+        let Connection { mut reader, write: _write, .. } = connection;
+        loop {
+            match reader.next::<PeerMessage>().await {
+                Ok(Some((message, held))) => {
+                    let event = Event::Message { from: peer.id, message, held };
+                    if hub.events.send(event).await.is_err() {
+                        return;
+                    }
+                }
+                Ok(None) => return debug!("{} closed its connection", peer.member.name),
+                Err(error @ ReadError::Io(_)) => {
+                    return debug!("lost the connection from {}: {error}", peer.member.name);
+                }
+                Err(error) => {
+                    return warn!("closed the connection from {}: {error}", peer.member.name);
+                }
+            }
+        }
+    });
+    if let Some(older) = locked(&peer.inbound).replace(task.abort_handle()) {
+        older.abort();
+    }
+    if !peer.outbox.is_open() {
+        peer.hurry.notify_one();
+    }
+}
+
+async fn serve_client(hub: &Hub, connection: Connection) {
+    let Connection { from, mut reader, mut write } = connection;
+    let client = hub.next_client.fetch_add(1, Ordering::Relaxed);
+    let outbox = Arc::new(Outbox::new(CLIENT_LIMITS, hub.client_unsent.clone()));
+    outbox.open();
+    let joined = Event::Joined { client, outbox: outbox.clone() };
+    if hub.events.send(joined).await.is_err() {
+        return;
+    }
+    let calls = async {
+        loop {
+            // A client that does not take its replies may not ask for more.
+            outbox.room().await;
+            match reader.next::<Call>().await {
+                Ok(Some((call, held))) => {
+                    let event = Event::Call { client, call, held };
+                    if hub.events.send(event).await.is_err() {
+                        return;
+                    }
+                }
+                Ok(None) => return,
+                Err(error @ ReadError::Io(_)) => return debug!("lost client {from}: {error}"),
+                Err(error) => return warn!("closed the connection of client {from}: {error}"),
+            }
+        }
+    };
+    tokio::pin!(calls);
+    tokio::select! {
+        () = &mut calls => {}
+        written = outbox.write_to(&mut write) => match written {
+            Ok(()) => drop(timeout(LINGER, calls).await),
+            Err(error) => debug!("lost client {from}: {error}"),
+        },
+    }
+    outbox.shut();
+    let _ = hub.events.send(Event::Left { client }).await;
+}

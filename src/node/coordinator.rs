@@ -1,0 +1,506 @@
+//! The coordinator: carries a request through the home replicas of its key until enough of them have
+//! answered, or the deadline has passed.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::effects::Effects;
+use super::{ClientId, Config};
+use crate::causal::{Context, Dot, Object};
+use crate::message::{Body, Change, Refusal, Request, Response};
+use crate::rng::Rng;
+use crate::store::Listing;
+use crate::tally::Tally;
+use crate::types::{
+    Blob, Key, MAX_TIMEOUT_MS, MAX_VALUE_BYTES, MILLI, Micros, NodeId, Partition, SizeError,
+};
+use crate::wire;
+
+/// Most requests under way.
+const MAX_OPERATIONS: usize = 4_096;
+/// Requests remembered per forwarding peer, so that a message that arrives twice acts once.
+const MAX_REMEMBERED: usize = 256;
+/// A read that has not been answered after this long asks the remaining replicas too.
+const HEDGE: Micros = 25 * MILLI;
+
+/// Requests under way at one node, and which peers it can send to.
+#[derive(Debug)]
+pub(super) struct Coordinator {
+    config: Config,
+    links: BTreeSet<NodeId>,
+    operations: BTreeMap<u64, Operation>,
+    timers: BTreeSet<(Micros, u64)>,
+    forwarded_here: BTreeMap<NodeId, VecDeque<u64>>,
+    next_op: u64,
+}
+
+/// Who waits for the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// A client of this node.
+    Client {
+        /// Its connection.
+        client: ClientId,
+        /// The call.
+        id: u64,
+    },
+    /// A node that forwarded its client's request.
+    Peer {
+        /// The node.
+        node: NodeId,
+        /// Its operation.
+        op: u64,
+    },
+}
+
+#[derive(Debug)]
+struct Operation {
+    origin: Origin,
+    deadline: Micros,
+    timeout_ms: u32,
+    tally: Tally,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Write { key: Key, seen: Context, minted: Option<(Object, Option<Dot>)> },
+    Get { key: Key, merged: Object },
+    Keys { partition: Partition, after: Option<Key>, limit_bytes: u32, pages: Vec<Listing> },
+    Forwarded { to: NodeId, writes: bool },
+}
+
+/// A request that has passed all checks.
+struct Plan {
+    homes: Vec<NodeId>,
+    needed: u8,
+    kind: Kind,
+    /// What to ask of the own replica, for a write.
+    update: Option<Body>,
+}
+
+impl Coordinator {
+    /// A coordinator whose operation ids begin at a random place, so that answers to a former life of
+    /// this node are not taken for answers to this one.
+    pub(super) fn new(config: Config, seed: u64) -> Self {
+        Coordinator {
+            config,
+            links: BTreeSet::new(),
+            operations: BTreeMap::new(),
+            timers: BTreeSet::new(),
+            forwarded_here: BTreeMap::new(),
+            next_op: Rng::new(seed).next_u64() >> 1,
+        }
+    }
+
+    /// True when no request is under way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.operations.is_empty()
+    }
+
+    /// When the next deadline or hedge is due.
+    pub(super) fn next_wake(&self) -> Option<Micros> {
+        self.timers.first().map(|(due, _)| *due)
+    }
+
+    /// Takes a request; a client's may be forwarded, a forwarded one is coordinated here or refused.
+    pub(super) fn request(
+        &mut self,
+        now: Micros,
+        origin: Origin,
+        request: Request,
+        timeout_ms: u32,
+        fx: &mut Effects,
+    ) {
+        if let Origin::Peer { node, op } = origin
+            && !self.is_first(node, op)
+        {
+            return;
+        }
+        let planned = self.admit(timeout_ms).and_then(|()| self.plan(&request));
+        let started = planned.and_then(|plan| {
+            if plan.homes.contains(&self.config.me) {
+                self.check_reachable(&plan)?;
+                self.coordinate(now, origin, plan, timeout_ms, fx);
+                Ok(())
+            } else {
+                self.forward(now, origin, plan, request, timeout_ms, fx)
+            }
+        });
+        if let Err(refusal) = started {
+            answer(origin, Response::Refused(refusal), fx);
+        }
+    }
+
+    /// False if the forwarded request has been here: a copy of it that came late could carry out what
+    /// the client was told is refused.
+    fn is_first(&mut self, node: NodeId, op: u64) -> bool {
+        let remembered = self.forwarded_here.entry(node).or_default();
+        if remembered.contains(&op) {
+            return false;
+        }
+        if remembered.len() == MAX_REMEMBERED {
+            remembered.pop_front();
+        }
+        remembered.push_back(op);
+        true
+    }
+
+    fn admit(&self, timeout_ms: u32) -> Result<(), Refusal> {
+        if timeout_ms == 0 || timeout_ms > MAX_TIMEOUT_MS {
+            return Err(Refusal::Timeout(timeout_ms));
+        }
+        if self.operations.len() >= MAX_OPERATIONS {
+            let what = "requests under way at this node".into();
+            return Err(Refusal::Busy { what, limit: MAX_OPERATIONS as u32 });
+        }
+        Ok(())
+    }
+
+    /// Checks a request and says what to do for it.
+    fn plan(&self, request: &Request) -> Result<Plan, Refusal> {
+        let (r, w) = (self.config.r, self.config.w);
+        let homes = |key: &Key| self.config.ring.homes(self.config.ring.partition(key)).to_vec();
+        Ok(match request {
+            Request::Get { key, r: asked } => Plan {
+                homes: homes(key),
+                needed: self.quorum("r", *asked, r)?,
+                kind: Kind::Get { key: key.clone(), merged: Object::default() },
+                update: None,
+            },
+            Request::Put { key, value, context, write, w: asked } => {
+                if value.0.len() > MAX_VALUE_BYTES {
+                    return Err(Refusal::Size(SizeError::Value(value.0.len() as u64)));
+                }
+                let seen = unseal(key, context)?.unwrap_or_default();
+                let change = Change::Put { write: *write, value: value.clone() };
+                write_plan(homes(key), self.quorum("w", *asked, w)?, key, seen, change)
+            }
+            Request::Delete { key, context, w: asked } => {
+                let seen = unseal(key, context)?.ok_or(Refusal::NoContext)?;
+                write_plan(homes(key), self.quorum("w", *asked, w)?, key, seen, Change::Delete)
+            }
+            Request::Keys { partition, after, limit_bytes, r: asked } => {
+                if partition.0 >= self.config.ring.partitions() {
+                    return Err(Refusal::Partition(partition.0, self.config.ring.partitions()));
+                }
+                Plan {
+                    homes: self.config.ring.homes(*partition).to_vec(),
+                    needed: self.quorum("r", *asked, r)?,
+                    kind: Kind::Keys {
+                        partition: *partition,
+                        after: after.clone(),
+                        limit_bytes: *limit_bytes,
+                        pages: Vec::new(),
+                    },
+                    update: None,
+                }
+            }
+        })
+    }
+
+    fn quorum(&self, name: &str, asked: Option<u8>, default: u8) -> Result<u8, Refusal> {
+        let n = self.config.ring.n();
+        match asked.unwrap_or(default) {
+            given if (1..=n).contains(&given) => Ok(given),
+            given => Err(Refusal::Quorum { name: name.into(), given, n }),
+        }
+    }
+
+    fn can_reach(&self, node: NodeId) -> bool {
+        node == self.config.me || self.links.contains(&node)
+    }
+
+    /// Refuses what cannot reach its quorum before anything is sent, so that the refusal is the truth.
+    fn check_reachable(&self, plan: &Plan) -> Result<(), Refusal> {
+        let reachable = plan.homes.iter().filter(|home| self.can_reach(**home)).count() as u8;
+        if reachable < plan.needed {
+            return Err(Refusal::Unreachable { reachable, needed: plan.needed });
+        }
+        Ok(())
+    }
+
+    /// Starts a request at a home replica of its key: this node.
+    fn coordinate(
+        &mut self,
+        now: Micros,
+        origin: Origin,
+        plan: Plan,
+        timeout_ms: u32,
+        fx: &mut Effects,
+    ) {
+        let mut homes = plan.homes;
+        // The own replica is asked first: it costs no message.
+        homes.sort_by_key(|home| *home != self.config.me);
+        let mut tally = Tally::new(&homes, plan.needed);
+        for home in homes {
+            if !self.can_reach(home) {
+                tally.fail(home);
+            }
+        }
+        if plan.update.is_some() {
+            tally.ask(self.config.me);
+        }
+        let op = self.start(now, origin, tally, plan.kind, timeout_ms);
+        match plan.update {
+            Some(update) => fx.send(vec![self.config.me], op, update),
+            None => {
+                self.ask_more(op, plan.needed, fx);
+                self.timers.insert((now + HEDGE, op));
+            }
+        }
+    }
+
+    /// Passes a client's request to a home replica; what was forwarded already goes no further.
+    fn forward(
+        &mut self,
+        now: Micros,
+        origin: Origin,
+        plan: Plan,
+        request: Request,
+        timeout_ms: u32,
+        fx: &mut Effects,
+    ) -> Result<(), Refusal> {
+        let Origin::Client { .. } = origin else { return Err(Refusal::NotHome) };
+        let reachable = plan.homes.iter().filter(|home| self.can_reach(**home)).count() as u8;
+        let Some(to) = plan.homes.iter().copied().find(|home| self.can_reach(*home)) else {
+            return Err(Refusal::Unreachable { reachable, needed: plan.needed });
+        };
+        fx.count("requests_forwarded");
+        let kind = Kind::Forwarded { to, writes: plan.update.is_some() };
+        let tally = Tally::new(&[to], plan.needed);
+        let op = self.start(now, origin, tally, kind, timeout_ms);
+        // The coordinator's deadline comes first, so that its answer can still be passed on.
+        let timeout_ms = (timeout_ms - timeout_ms / 10).max(1);
+        fx.send(vec![to], op, Body::Coordinate { request, timeout_ms });
+        Ok(())
+    }
+
+    fn start(
+        &mut self,
+        now: Micros,
+        origin: Origin,
+        tally: Tally,
+        kind: Kind,
+        timeout_ms: u32,
+    ) -> u64 {
+        self.next_op += 1;
+        let deadline = now + Micros::from(timeout_ms) * MILLI;
+        let operation = Operation { origin, deadline, timeout_ms, tally, kind };
+        self.operations.insert(self.next_op, operation);
+        self.timers.insert((deadline, self.next_op));
+        self.next_op
+    }
+
+    /// Puts a read's question to up to `count` further replicas.
+    fn ask_more(&mut self, op: u64, count: u8, fx: &mut Effects) {
+        let Some(operation) = self.operations.get_mut(&op) else { return };
+        let body = match &operation.kind {
+            Kind::Get { key, .. } => Body::Read { key: key.clone() },
+            Kind::Keys { partition, after, limit_bytes, .. } => Body::List {
+                partition: *partition,
+                after: after.clone(),
+                limit_bytes: *limit_bytes,
+            },
+            Kind::Write { .. } | Kind::Forwarded { .. } => return,
+        };
+        let to: Vec<NodeId> = operation.tally.unasked().take(usize::from(count)).collect();
+        for node in &to {
+            operation.tally.ask(*node);
+        }
+        fx.send(to, op, body);
+    }
+
+    /// Takes a replica's (or, for a forwarded request, a coordinator's) answer.
+    pub(super) fn answer(&mut self, op: u64, from: NodeId, body: Body, fx: &mut Effects) {
+        let Some(operation) = self.operations.get_mut(&op) else { return };
+        let Operation { tally, kind, .. } = operation;
+        match (kind, body) {
+            (Kind::Forwarded { to, .. }, Body::Coordinated(response)) if from == *to => {
+                return self.finish(op, response, fx);
+            }
+            (Kind::Write { key, minted, .. }, Body::Updated { object, dot })
+                if from == self.config.me && minted.is_none() =>
+            {
+                let to: Vec<NodeId> = tally.unasked().collect();
+                for node in &to {
+                    tally.ask(*node);
+                }
+                let merge = Body::Merge { key: key.clone(), object: object.clone() };
+                *minted = Some((object, dot));
+                fx.send(to, op, merge);
+            }
+            (Kind::Write { minted: Some(_), .. }, Body::Held) => {
+                tally.count(from);
+            }
+            (Kind::Write { minted: None, .. }, Body::Failed(refusal)) if from == self.config.me => {
+                return self.finish(op, Response::Refused(refusal), fx);
+            }
+            (Kind::Get { merged, .. }, Body::Copy(object)) if tally.count(from) => {
+                *merged = merged.sync(&object);
+            }
+            (Kind::Keys { pages, .. }, Body::Listed { keys, more }) if tally.count(from) => {
+                pages.push(Listing { keys, more });
+            }
+            (_, Body::Failed(_)) if tally.fail(from) => {}
+            _ => return,
+        }
+        self.advance(op, fx);
+    }
+
+    /// Ends an operation that has its quorum or can no longer get it; asks on for a read that can.
+    fn advance(&mut self, op: u64, fx: &mut Effects) {
+        let Some(operation) = self.operations.get(&op) else { return };
+        if operation.tally.reached() {
+            let response = operation.success();
+            return self.finish(op, response, fx);
+        }
+        if operation.tally.hopeless() {
+            let response = operation.hopeless();
+            return self.finish(op, response, fx);
+        }
+        let missing = operation.tally.missing();
+        self.ask_more(op, missing, fx);
+    }
+
+    /// A link came up or went down: what waits for that peer stops waiting.
+    pub(super) fn link(&mut self, peer: NodeId, up: bool, fx: &mut Effects) {
+        if up {
+            self.links.insert(peer);
+            return;
+        }
+        self.links.remove(&peer);
+        let waiting: Vec<u64> = self.operations.keys().copied().collect();
+        for op in waiting {
+            let Some(operation) = self.operations.get_mut(&op) else { continue };
+            if operation.tally.fail(peer) {
+                self.advance(op, fx);
+            }
+        }
+    }
+
+    /// Hedges and deadlines that are due.
+    pub(super) fn tick(&mut self, now: Micros, fx: &mut Effects) {
+        while let Some((due, op)) = self.timers.first().copied() {
+            if due > now {
+                return;
+            }
+            self.timers.pop_first();
+            let Some(operation) = self.operations.get(&op) else { continue };
+            if operation.deadline <= now {
+                let response = operation.failure();
+                self.finish(op, response, fx);
+            } else {
+                fx.count("reads_hedged");
+                self.ask_more(op, u8::MAX, fx);
+            }
+        }
+    }
+
+    fn finish(&mut self, op: u64, response: Response, fx: &mut Effects) {
+        let Some(operation) = self.operations.remove(&op) else { return };
+        self.timers.remove(&(operation.deadline, op));
+        answer(operation.origin, response, fx);
+    }
+}
+
+impl Operation {
+    /// The answer once the quorum is reached.
+    fn success(&self) -> Response {
+        match &self.kind {
+            Kind::Write { key, seen, minted } => {
+                let (object, dot) = minted.clone().unwrap_or_default();
+                let context = match dot {
+                    Some(dot) => object.context_of_writer(seen, dot),
+                    None => seen.clone(),
+                };
+                let siblings = live_values(&object).len() as u32;
+                Response::Written { dot, context: wire::seal(key, &context), siblings }
+            }
+            Kind::Get { key, merged } => Response::Found {
+                values: live_values(merged),
+                context: wire::seal(key, &merged.context()),
+                answered: self.tally.counted(),
+            },
+            Kind::Keys { pages, .. } => {
+                let Listing { keys, more } = merge_pages(pages);
+                Response::Keys { keys, more }
+            }
+            Kind::Forwarded { .. } => self.failure(),
+        }
+    }
+
+    /// The answer before the deadline, when too few replicas are left to answer.
+    fn hopeless(&self) -> Response {
+        let (reachable, needed) = (self.tally.hopeful(), self.tally.needed());
+        match self.failure() {
+            Response::Refused(_) => Response::Refused(Refusal::Unreachable { reachable, needed }),
+            unknown => unknown,
+        }
+    }
+
+    /// The answer at the deadline: a write that was sent may still happen.
+    fn failure(&self) -> Response {
+        let (counted, needed) = (self.tally.counted(), self.tally.needed());
+        let timeout_ms = self.timeout_ms;
+        match &self.kind {
+            Kind::Write { .. } | Kind::Forwarded { writes: true, .. } => {
+                Response::Unknown { acknowledged: counted, needed, timeout_ms }
+            }
+            Kind::Get { .. } | Kind::Keys { .. } | Kind::Forwarded { writes: false, .. } => {
+                Response::Refused(Refusal::NoQuorum { answered: counted, needed, timeout_ms })
+            }
+        }
+    }
+}
+
+fn answer(origin: Origin, response: Response, fx: &mut Effects) {
+    match origin {
+        Origin::Client { client, id } => {
+            fx.count(match &response {
+                Response::Found { .. } => "gets_answered",
+                Response::Written { dot: Some(_), .. } => "puts_acknowledged",
+                Response::Written { dot: None, .. } => "deletes_acknowledged",
+                Response::Keys { .. } => "listings_answered",
+                Response::Refused(_) => "requests_refused",
+                Response::Unknown { .. } => "writes_unknown",
+            });
+            fx.reply(client, id, response);
+        }
+        Origin::Peer { node, op } => {
+            fx.count("requests_coordinated_for_peers");
+            fx.send(vec![node], op, Body::Coordinated(response));
+        }
+    }
+}
+
+/// The context in a sealed one, if one is given.
+fn unseal(key: &Key, sealed: &Option<Blob>) -> Result<Option<Context>, Refusal> {
+    let open = |sealed: &Blob| wire::unseal(key, sealed).ok_or(Refusal::BadContext);
+    sealed.as_ref().map(open).transpose()
+}
+
+fn write_plan(homes: Vec<NodeId>, needed: u8, key: &Key, seen: Context, change: Change) -> Plan {
+    let update = Body::Update { key: key.clone(), context: seen.clone(), change };
+    let kind = Kind::Write { key: key.clone(), seen, minted: None };
+    Plan { homes, needed, kind, update: Some(update) }
+}
+
+/// The siblings of an object; a write that was repeated at two replicas is still one write.
+fn live_values(object: &Object) -> Vec<Blob> {
+    let mut writes = BTreeSet::new();
+    object
+        .values()
+        .filter(|(_, version)| writes.insert(version.write))
+        .map(|(_, version)| version.value.clone())
+        .collect()
+}
+
+/// One page from those of several replicas: all keys up to where the shortest page ends.
+fn merge_pages(pages: &[Listing]) -> Listing {
+    let horizon = pages.iter().filter(|page| page.more).filter_map(|page| page.keys.last()).min();
+    let mut keys: Vec<Key> = pages.iter().flat_map(|page| page.keys.iter().cloned()).collect();
+    keys.retain(|key| horizon.is_none_or(|horizon| key <= horizon));
+    keys.sort_unstable();
+    keys.dedup();
+    Listing { keys, more: horizon.is_some() }
+}

@@ -1,0 +1,175 @@
+//! The simulator: the production machine on a simulated network and simulated disks, in virtual time,
+//! from one seed. Faults first, then healing, then the final judgement; every acknowledgement is judged
+//! at its moment.
+
+mod clients;
+mod judge;
+mod scenario;
+mod world;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use scenario::Scenario;
+use world::World;
+
+/// What has to happen at least once in a long enough batch of runs, or the batch proves little.
+const EXPECTED: &[&str] = &[
+    "clean stops",
+    "cuts",
+    "crashes",
+    "deletes acknowledged",
+    "gets answered",
+    "gets finding nothing",
+    "gets finding siblings",
+    "listings answered",
+    "messages cut",
+    "messages dropped",
+    "messages duplicated",
+    "messages overtaken",
+    "pauses",
+    "power cuts",
+    "puts acknowledged",
+    "refused: altered context",
+    "refused: delete without context",
+    "refused: no quorum answered",
+    "refused: no quorum reachable",
+    "refused: sibling limit",
+    "requests forwarded",
+    "restarts",
+    "retries acknowledged",
+    "unsynced batches lost",
+    "writes unknown",
+];
+
+/// A batch this long has to meet everything in [`EXPECTED`].
+const LONG_BATCH: u64 = 500;
+
+/// The counts of one run or of a batch, by name.
+pub type Counts = BTreeMap<&'static str, u64>;
+
+/// One run that broke a promise.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// Run this seed again to see it again.
+    pub seed: u64,
+    /// What was promised and what happened.
+    pub what: String,
+    /// The faults of the run, and all that happened to the key concerned, a line each.
+    pub story: Vec<String>,
+}
+
+/// What a run came to.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// How often each thing happened.
+    pub counts: Counts,
+    /// A digest of every delivery and its time: equal for equal seeds.
+    pub digest: u64,
+    /// The promise that was broken, if one was.
+    pub failure: Option<Failure>,
+}
+
+/// Runs one seed with `operations` client requests.
+pub fn run(seed: u64, operations: u32) -> Outcome {
+    let scenario = Scenario::draw(seed, operations);
+    let mut world = World::new(scenario.clone(), None);
+    let broken = world.run();
+    let failure = broken.map(|broken| {
+        // The same seed runs the same way: the story is told only when there is one.
+        let mut again = World::new(scenario.clone(), Some(broken.key.clone()));
+        again.run();
+        let mut story = scenario.describe();
+        story.append(&mut again.take_story());
+        Failure { seed, what: broken.what, story }
+    });
+    Outcome { counts: world.counts().clone(), digest: world.digest(), failure }
+}
+
+/// What a batch of runs came to.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    /// Runs that ended.
+    pub runs: u64,
+    /// How often each thing happened, over all runs.
+    pub counts: Counts,
+    /// The failure with the lowest seed among those found.
+    pub failure: Option<Failure>,
+    /// What should have happened in a batch of this length, and never did.
+    pub missing: Vec<&'static str>,
+}
+
+/// Runs the seeds from `first` on, `runs` of them, on `threads` threads; stops early at a failure.
+/// `progress` is called after every run with the number of runs done.
+pub fn run_batch(
+    first: u64,
+    runs: u64,
+    operations: u32,
+    threads: usize,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Batch {
+    let next = AtomicU64::new(0);
+    let stop = AtomicBool::new(false);
+    let batch = Mutex::new(Batch::default());
+    std::thread::scope(|scope| {
+        for _ in 0..threads.max(1) {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    if at >= runs {
+                        return;
+                    }
+                    let outcome = run(first + at, operations);
+                    let mut batch = batch.lock().unwrap_or_else(PoisonError::into_inner);
+                    batch.add(outcome);
+                    stop.fetch_or(batch.failure.is_some(), Ordering::Relaxed);
+                    progress(batch.runs);
+                }
+            });
+        }
+    });
+    let mut batch = batch.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if batch.failure.is_none() && runs >= LONG_BATCH {
+        let never = |name: &&&str| !batch.counts.contains_key(**name);
+        batch.missing = EXPECTED.iter().filter(never).copied().collect();
+    }
+    batch
+}
+
+impl Batch {
+    fn add(&mut self, outcome: Outcome) {
+        self.runs += 1;
+        for (name, count) in outcome.counts {
+            *self.counts.entry(name).or_default() += count;
+        }
+        if let Some(failure) = outcome.failure
+            && self.failure.as_ref().is_none_or(|known| failure.seed < known.seed)
+        {
+            self.failure = Some(failure);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_replays_byte_for_byte() {
+        let (one, two) = (run(1, 300), run(1, 300));
+        assert_eq!(one.digest, two.digest);
+        assert_eq!(one.counts, two.counts);
+        assert_ne!(one.digest, run(2, 300).digest);
+    }
+
+    #[test]
+    fn every_promise_holds_and_every_fault_occurs() {
+        let batch = run_batch(1_000, LONG_BATCH, 300, 2, &|_| {});
+        if let Some(failure) = &batch.failure {
+            let story = failure.story.join("\n");
+            panic!("seed {}: {}\n{story}", failure.seed, failure.what);
+        }
+        assert_eq!(batch.missing, Vec::<&str>::new(), "{:#?}", batch.counts);
+    }
+}

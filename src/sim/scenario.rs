@@ -1,0 +1,115 @@
+//! What one seed decides before a run begins: the cluster, the network, the load, the faults.
+
+use crate::rng::Rng;
+use crate::types::{MILLI, Micros};
+
+/// A fault and its effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// kill -9: what was not synced may be gone. Up again after this long.
+    Crash { host: usize, down: Micros },
+    /// A stop as an operator does it. Up again after this long.
+    CleanStop { host: usize, down: Micros },
+    /// The node does nothing for a while; its links stay up.
+    Pause { host: usize, length: Micros },
+    /// Nothing passes from one host to another for a while.
+    Cut { from: usize, to: usize, length: Micros },
+    /// Every host loses its power at the same instant.
+    PowerCut { down: Micros },
+}
+
+/// One run's circumstances.
+#[derive(Clone, Debug)]
+pub(super) struct Scenario {
+    pub(super) seed: u64,
+    pub(super) hosts: usize,
+    pub(super) n: u8,
+    pub(super) partitions: u16,
+    pub(super) keys: u64,
+    pub(super) clients: usize,
+    pub(super) operations: u32,
+    /// Shares of gets, puts with a context, puts without one; the rest are deletes.
+    pub(super) mix: [f64; 3],
+    pub(super) mean_delay: Micros,
+    pub(super) drop: f64,
+    pub(super) duplicate: f64,
+    pub(super) mean_disk: Micros,
+    pub(super) timeout_ms: u32,
+    pub(super) serial_block: u64,
+    pub(super) faults: Vec<(Micros, Fault)>,
+}
+
+impl Scenario {
+    /// Draws the circumstances of a run; the chances of faults are drawn too.
+    pub(super) fn draw(seed: u64, operations: u32) -> Self {
+        let rng = &mut Rng::new(seed);
+        let hosts = 3 + rng.below(5) as usize;
+        let n = if rng.chance(0.7) { 3 } else { 1 + rng.below(hosts.min(5) as u64) as u8 };
+        let blind_seed = rng.chance(0.1);
+        let mix = if blind_seed { [0.1, 0.05, 0.8] } else { [0.35, 0.35, 0.2] };
+        let mean_delay = 100 + rng.below(8 * MILLI);
+        let clients = 3 + rng.below(6) as usize;
+        // The faults fall into the time that the load takes, more or less.
+        let span = Micros::from(operations) * (mean_delay * 6 + 4 * MILLI) / clients as u64;
+        // A storm is many short faults: what is unsynced is lost again and again.
+        let storm = rng.chance(0.1);
+        let (faults, longest) =
+            if storm { (20 + rng.below(40), 20 * MILLI) } else { (3 + rng.below(6), span / 3) };
+        let mut faults: Vec<(Micros, Fault)> =
+            (0..faults).map(|_| (rng.below(span), draw_fault(rng, hosts, longest))).collect();
+        faults.sort_by_key(|(at, _)| *at);
+        Scenario {
+            seed,
+            hosts,
+            n,
+            partitions: 8,
+            keys: if blind_seed { 2 } else { 1 + rng.below(12) },
+            clients,
+            operations,
+            mix,
+            mean_delay,
+            drop: if rng.chance(0.5) { rng.unit() * 0.08 } else { 0.0 },
+            duplicate: if rng.chance(0.5) { rng.unit() * 0.08 } else { 0.0 },
+            mean_disk: 100 + rng.below(10 * MILLI),
+            timeout_ms: 100 + rng.below(400) as u32,
+            serial_block: 1 + rng.below(8),
+            faults,
+        }
+    }
+
+    /// The scenario in words, a line each.
+    pub(super) fn describe(&self) -> Vec<String> {
+        let mut lines = vec![format!(
+            "seed {}: {} nodes, N={}, {} keys, {} clients, {} operations, delay {} us, drop {:.3}, \
+             duplicate {:.3}, disk {} us, timeout {} ms",
+            self.seed,
+            self.hosts,
+            self.n,
+            self.keys,
+            self.clients,
+            self.operations,
+            self.mean_delay,
+            self.drop,
+            self.duplicate,
+            self.mean_disk,
+            self.timeout_ms
+        )];
+        lines.extend(self.faults.iter().map(|(at, fault)| format!("fault at {at} us: {fault:?}")));
+        lines
+    }
+}
+
+fn draw_fault(rng: &mut Rng, hosts: usize, longest: Micros) -> Fault {
+    let length = rng.below(longest) + MILLI;
+    let host = rng.below(hosts as u64) as usize;
+    match rng.below(10) {
+        0..=3 => Fault::Crash { host, down: length },
+        4 => Fault::CleanStop { host, down: length },
+        5 | 6 => Fault::Pause { host, length },
+        7 | 8 => {
+            let other = (host + 1 + rng.below(hosts as u64 - 1) as usize) % hosts;
+            Fault::Cut { from: host, to: other, length }
+        }
+        _ => Fault::PowerCut { down: length.min(200 * MILLI) },
+    }
+}

@@ -1,0 +1,458 @@
+//! The simulated world: hosts with disks, links between them, time that passes when nothing else can.
+
+mod disks;
+mod requests;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+
+use super::Counts;
+use super::clients::Client;
+use super::judge::{Broken, Judge};
+use super::scenario::{Fault, Scenario};
+use crate::emulation::{Delay, Emulation, Verdict};
+use crate::message::{Call, CallBody, PeerMessage, Reply, ReplyBody, Request};
+use crate::node::{Config, Input, Node, Output, Work};
+use crate::ring::Ring;
+use crate::rng::Rng;
+use crate::store::memory::MemoryStore;
+use crate::store::{Change, Owner, Store, begin_life, end_life};
+use crate::types::{Key, MILLI, Micros, NodeId, Partition, hash64};
+use crate::wire;
+
+/// A machine: its disk outlives its node.
+struct Host {
+    id: NodeId,
+    owner: Owner,
+    store: MemoryStore,
+    node: Option<Node>,
+    /// Counts the node's lives: what was meant for an earlier one is not for this one.
+    life: u64,
+    writes: VecDeque<(u64, Vec<Change>)>,
+    writing: bool,
+    paused_until: Micros,
+    wake: Option<Micros>,
+}
+
+#[derive(Clone, Debug)]
+enum Event {
+    Peer { from: usize, to: usize, sent: u64, frame: Bytes },
+    ToHost { client: usize, to: usize, frame: Bytes },
+    ToClient { client: usize, frame: Bytes },
+    Link { at: usize, peer: usize },
+    Wake { at: usize, life: u64 },
+    Disk { at: usize, life: u64, work: Work },
+    Synced { at: usize, life: u64, mark: u64 },
+    Fault(Fault),
+    Mend { from: usize, to: usize },
+    Start { at: usize },
+    Next { client: usize },
+    GaveUp { client: usize, call: u64 },
+}
+
+/// One run.
+pub(super) struct World {
+    plan: Scenario,
+    ring: Arc<Ring>,
+    now: Micros,
+    sequence: u64,
+    events: BTreeMap<(Micros, u64), Event>,
+    hosts: Vec<Host>,
+    clients: Vec<Client>,
+    issued: u32,
+    /// What is asked after healing, and must be answered.
+    last_requests: VecDeque<(Key, Request)>,
+    healed: bool,
+    net: Emulation,
+    rng: Rng,
+    judge: Judge,
+    counts: Counts,
+    digest: u64,
+    newest: BTreeMap<(usize, usize), u64>,
+    watched: Option<Key>,
+    story: Vec<String>,
+    broken: Option<Broken>,
+}
+
+impl World {
+    /// The world of a scenario; with `watched`, what happens to that key is written down.
+    pub(super) fn new(plan: Scenario, watched: Option<Key>) -> Self {
+        let name = |at: usize| format!("n{at}");
+        let ids: Vec<NodeId> = (0..plan.hosts).map(|at| NodeId::of(&name(at))).collect();
+        let Ok(ring) = Ring::new(&ids, plan.n, plan.partitions) else {
+            unreachable!("a scenario has at least as many hosts as replicas")
+        };
+        let mut rng = Rng::new(plan.seed ^ 0x5eed);
+        let host = |at: usize| Host {
+            id: NodeId::of(&name(at)),
+            owner: Owner { cluster: "sim".into(), name: name(at), ring: ring.digest() },
+            store: MemoryStore::default(),
+            node: None,
+            life: 0,
+            writes: VecDeque::new(),
+            writing: false,
+            paused_until: 0,
+            wake: None,
+        };
+        let hosts: Vec<Host> = (0..plan.hosts).map(host).collect();
+        let clients = (0..plan.clients).map(|_| Client::new(rng.next_u64())).collect();
+        let delay = Delay::Exponential(plan.mean_delay);
+        let net = Emulation::new(delay, plan.drop, plan.duplicate, rng.next_u64());
+        let mut world = World {
+            ring: Arc::new(ring),
+            now: 0,
+            sequence: 0,
+            events: BTreeMap::new(),
+            hosts,
+            clients,
+            issued: 0,
+            last_requests: VecDeque::new(),
+            healed: false,
+            net,
+            rng,
+            judge: Judge::default(),
+            counts: Counts::new(),
+            digest: 0,
+            newest: BTreeMap::new(),
+            watched,
+            story: Vec::new(),
+            broken: None,
+            plan,
+        };
+        for at in 0..world.hosts.len() {
+            world.start(at);
+        }
+        for (at, fault) in world.plan.faults.clone() {
+            world.schedule(at, Event::Fault(fault));
+        }
+        for client in 0..world.clients.len() {
+            world.schedule(100 * MILLI, Event::Next { client });
+        }
+        world
+    }
+
+    /// How often each thing happened.
+    pub(super) fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// A digest of all deliveries.
+    pub(super) fn digest(&self) -> u64 {
+        self.digest
+    }
+
+    /// What happened to the watched key.
+    pub(super) fn take_story(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.story)
+    }
+
+    /// Runs load and faults, then heals, then judges. Returns the first broken promise.
+    pub(super) fn run(&mut self) -> Option<Broken> {
+        self.run_events();
+        self.heal();
+        self.run_events();
+        if self.broken.is_none() {
+            self.judge_end();
+        }
+        self.broken.take()
+    }
+
+    fn run_events(&mut self) {
+        while self.broken.is_none()
+            && let Some(((at, _), event)) = self.events.pop_first()
+        {
+            self.now = at;
+            self.step(event);
+        }
+    }
+
+    fn schedule(&mut self, at: Micros, event: Event) {
+        self.sequence += 1;
+        self.events.insert((at.max(self.now), self.sequence), event);
+    }
+
+    fn count(&mut self, name: &'static str) {
+        *self.counts.entry(name).or_default() += 1;
+    }
+
+    fn tell(&mut self, key: &Key, line: impl FnOnce() -> String) {
+        if self.watched.as_ref() == Some(key) {
+            let line = format!("{:>9} us  {}", self.now, line());
+            self.story.push(line);
+        }
+    }
+
+    fn step(&mut self, event: Event) {
+        // A paused host takes no event; its disk goes on.
+        if let Event::Peer { to: at, .. }
+        | Event::ToHost { to: at, .. }
+        | Event::Link { at, .. }
+        | Event::Wake { at, .. }
+        | Event::Disk { at, .. } = &event
+            && self.hosts[*at].paused_until > self.now
+        {
+            let until = self.hosts[*at].paused_until;
+            return self.schedule(until, event);
+        }
+        match event {
+            Event::Peer { from, to, sent, frame } => self.deliver(from, to, sent, &frame),
+            Event::ToHost { client, to, frame } => self.take_call(client, to, &frame),
+            Event::ToClient { client, frame } => self.take_reply(client, &frame),
+            Event::Link { at, peer } => {
+                let input =
+                    Input::Link { peer: self.hosts[peer].id, up: self.hosts[peer].node.is_some() };
+                self.input(at, input);
+            }
+            Event::Wake { at, life } => {
+                if self.hosts[at].life == life {
+                    self.hosts[at].wake = None;
+                    self.input(at, Input::Tick);
+                }
+            }
+            Event::Disk { at, life, work } => self.disk(at, life, work),
+            Event::Synced { at, life, mark } => self.synced(at, life, mark),
+            Event::Fault(fault) => self.fault(fault),
+            Event::Mend { from, to } => self.net.mend(self.hosts[from].id, self.hosts[to].id),
+            Event::Start { at } => {
+                if self.hosts[at].node.is_none() {
+                    self.count("restarts");
+                    self.start(at);
+                }
+            }
+            Event::Next { client } => self.next_request(client),
+            Event::GaveUp { client, call } => {
+                if self.clients[client].current.as_ref().is_some_and(|c| c.call == call) {
+                    self.uncertain(client);
+                }
+            }
+        }
+    }
+
+    fn start(&mut self, at: usize) {
+        let fresh = self.rng.next_u64();
+        let seed = self.rng.next_u64();
+        let host = &mut self.hosts[at];
+        let Ok(meta) = begin_life(&host.store, &host.owner, fresh) else {
+            unreachable!("the twin does not fail and knows its owner")
+        };
+        let majority = self.plan.n / 2 + 1;
+        let (ring, serial_block) = (self.ring.clone(), self.plan.serial_block);
+        let config = Config { me: host.id, ring, r: majority, w: majority, serial_block };
+        host.node = Some(Node::new(config, meta, seed));
+        host.life += 1;
+        for peer in (0..self.hosts.len()).filter(|peer| *peer != at) {
+            if self.hosts[peer].node.is_some() {
+                self.announce(at, peer, 10 * MILLI);
+                self.announce(peer, at, 10 * MILLI);
+            }
+        }
+    }
+
+    /// Host `at` notices within about `within` whether `peer` is up.
+    fn announce(&mut self, at: usize, peer: usize, within: Micros) {
+        let when = self.now + self.rng.below(within);
+        self.schedule(when, Event::Link { at, peer });
+    }
+
+    fn stop(&mut self, at: usize) {
+        let host = &mut self.hosts[at];
+        host.node = None;
+        host.writes.clear();
+        host.writing = false;
+        host.wake = None;
+        host.paused_until = 0;
+        host.life += 1;
+        for peer in (0..self.hosts.len()).filter(|peer| *peer != at) {
+            // Some deaths are noticed late: a half-open connection.
+            let within = if self.rng.chance(0.2) { 2_000 * MILLI } else { 20 * MILLI };
+            self.announce(peer, at, within);
+        }
+    }
+
+    fn fault(&mut self, fault: Fault) {
+        match fault {
+            Fault::Crash { host, down } => {
+                if self.hosts[host].node.is_some() {
+                    self.count("crashes");
+                    self.crash(host, down);
+                }
+            }
+            Fault::PowerCut { down } => {
+                self.count("power cuts");
+                for host in 0..self.hosts.len() {
+                    if self.hosts[host].node.is_some() {
+                        self.crash(host, down);
+                    }
+                }
+            }
+            Fault::CleanStop { host, down } => {
+                if let Some(node) = &self.hosts[host].node {
+                    let meta = node.meta().clone();
+                    for (_, changes) in std::mem::take(&mut self.hosts[host].writes) {
+                        let _ = self.hosts[host].store.apply(&changes);
+                    }
+                    let _ = end_life(&self.hosts[host].store, &meta);
+                    self.count("clean stops");
+                    self.stop(host);
+                    self.schedule(self.now + down, Event::Start { at: host });
+                }
+            }
+            Fault::Pause { host, length } => {
+                self.count("pauses");
+                self.hosts[host].paused_until = self.now + length;
+            }
+            Fault::Cut { from, to, length } => {
+                self.count("cuts");
+                self.net.cut(self.hosts[from].id, self.hosts[to].id);
+                self.schedule(self.now + length, Event::Mend { from, to });
+            }
+        }
+    }
+
+    fn crash(&mut self, at: usize, down: Micros) {
+        let lost = self.hosts[at].store.power_cut(&mut self.rng) + self.hosts[at].writes.len();
+        *self.counts.entry("unsynced batches lost").or_default() += lost as u64;
+        self.stop(at);
+        self.schedule(self.now + down, Event::Start { at });
+    }
+
+    fn heal(&mut self) {
+        self.net.heal();
+        for at in 0..self.hosts.len() {
+            self.hosts[at].paused_until = 0;
+            if self.hosts[at].node.is_none() {
+                self.start(at);
+            }
+        }
+        self.healed = true;
+        let n = self.plan.n;
+        for at in 0..self.plan.keys {
+            let Ok(key) = Key::new(format!("key{at}").into_bytes()) else { continue };
+            let partition = self.ring.partition(&key);
+            let get = Request::Get { key: key.clone(), r: Some(n) };
+            let list = Request::Keys { partition, after: None, limit_bytes: 1 << 20, r: Some(n) };
+            self.last_requests.extend([(key.clone(), get), (key, list)]);
+        }
+        self.schedule(self.now + 100 * MILLI, Event::Next { client: 0 });
+    }
+
+    /// Gives a node one input and carries out what it wants.
+    fn input(&mut self, at: usize, input: Input) {
+        let now = self.now;
+        let Some(node) = &mut self.hosts[at].node else { return };
+        let mut out = Vec::new();
+        node.handle(now, input, &mut out);
+        let wake = node.next_wake();
+        for output in out {
+            match output {
+                Output::Send { to, message } => self.send(at, &to, &message),
+                Output::Reply { client, id, response } => {
+                    let client = client as usize;
+                    self.judge_reply(client, id, &response);
+                    let frame = wire::frame(&Reply { id, body: ReplyBody::Data(response) });
+                    self.carry(self.hosts[at].id, client_id(client), frame, |_, frame| {
+                        Event::ToClient { client, frame }
+                    });
+                }
+                Output::Store(work) => self.submit(at, work),
+            }
+        }
+        let host = &mut self.hosts[at];
+        if let Some(wake) = wake
+            && host.wake.is_none_or(|known| wake < known)
+        {
+            host.wake = Some(wake);
+            let life = host.life;
+            self.schedule(wake, Event::Wake { at, life });
+        }
+    }
+
+    fn send(&mut self, from: usize, to: &[NodeId], message: &PeerMessage) {
+        let frame = wire::frame(message);
+        for id in to {
+            let Some(to) = self.hosts.iter().position(|host| host.id == *id) else { continue };
+            let make = move |sent, frame| Event::Peer { from, to, sent, frame };
+            self.carry(self.hosts[from].id, *id, frame.clone(), make);
+        }
+    }
+
+    fn carry(
+        &mut self,
+        from: NodeId,
+        to: NodeId,
+        frame: Bytes,
+        make: impl Fn(u64, Bytes) -> Event,
+    ) {
+        match self.net.verdict(from, to) {
+            Verdict::Drop => self.count("messages dropped"),
+            Verdict::Cut => self.count("messages cut"),
+            Verdict::Deliver(delays) => {
+                if delays.len() > 1 {
+                    self.count("messages duplicated");
+                }
+                let sent = self.sequence;
+                for delay in delays {
+                    self.schedule(self.now + delay, make(sent, frame.clone()));
+                }
+            }
+        }
+    }
+
+    fn open<T>(&mut self, frame: &Bytes) -> Option<T>
+    where
+        T: for<'de> bincode::BorrowDecode<'de, Bytes>,
+    {
+        self.digest = hash64(&[&self.digest.to_be_bytes(), &self.now.to_be_bytes(), &frame[..12]]);
+        let mut bytes = BytesMut::from(&frame[..]);
+        let payload = wire::take_frame(&mut bytes, wire::MAX_FRAME_BYTES).ok()??;
+        wire::decode(&payload).ok()
+    }
+
+    fn deliver(&mut self, from: usize, to: usize, sent: u64, frame: &Bytes) {
+        let newest = self.newest.entry((from, to)).or_default();
+        if sent < *newest {
+            self.count("messages overtaken");
+        } else {
+            *newest = sent;
+        }
+        let Some(message) = self.open::<PeerMessage>(frame) else {
+            unreachable!("a node's own words are read back")
+        };
+        if let Some(key) = self.watched.clone()
+            && format!("{message:?}").contains(&format!("{key:?}"))
+        {
+            self.tell(&key, || format!("n{from} -> n{to}: {message:?}"));
+        }
+        let from = self.hosts[from].id;
+        self.input(to, Input::Peer { from, message });
+    }
+
+    fn take_call(&mut self, client: usize, to: usize, frame: &Bytes) {
+        let Some(Call { id, body: CallBody::Data { request, timeout_ms } }) = self.open(frame)
+        else {
+            unreachable!("a client's own words are read back")
+        };
+        if self.hosts[to].node.is_some()
+            && !self.ring.homes(self.partition(&request)).contains(&self.hosts[to].id)
+        {
+            self.count("requests forwarded");
+        }
+        self.input(to, Input::Client { client: client as u64, id, request, timeout_ms });
+    }
+
+    fn partition(&self, request: &Request) -> Partition {
+        match request {
+            Request::Get { key, .. } | Request::Put { key, .. } | Request::Delete { key, .. } => {
+                self.ring.partition(key)
+            }
+            Request::Keys { partition, .. } => *partition,
+        }
+    }
+}
+
+/// A client's place in the emulated network.
+fn client_id(client: usize) -> NodeId {
+    NodeId(client as u64)
+}

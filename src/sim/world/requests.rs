@@ -1,0 +1,198 @@
+//! Clients in the world: what they ask, what they are told, and when it is judged.
+
+use super::super::judge::{Acknowledgement, Broken};
+use super::{Event, Host, World, client_id};
+use bytes::Bytes;
+
+use crate::causal::{Context, Object};
+use crate::emulation::Verdict;
+use crate::message::{Call, CallBody, Refusal, Reply, ReplyBody, Response};
+use crate::store::Found;
+use crate::types::{Blob, Key, MILLI, Micros};
+use crate::wire;
+
+impl World {
+    pub(super) fn next_request(&mut self, client: usize) {
+        if let Some((key, request)) = self.last_requests.pop_front() {
+            self.clients[client].begin(request, key, self.plan.n, self.now);
+            let body = self.clients[client].attempt(&self.plan);
+            return self.send_call(client, body);
+        }
+        if self.issued >= self.plan.operations {
+            return;
+        }
+        self.issued += 1;
+        let (body, write) = self.clients[client].next(&self.plan, self.now);
+        if let (Some(write), Some(current)) = (write, &self.clients[client].current)
+            && let Some(id) = current.write
+        {
+            self.judge.issue(id, write);
+        }
+        self.send_call(client, body);
+    }
+
+    fn send_call(&mut self, client: usize, body: CallBody) {
+        let Some(current) = self.clients[client].current.clone() else { return };
+        self.tell(&current.key, || {
+            format!("client {client} asks n{}: {:?}", current.host, current.request)
+        });
+        let frame = wire::frame(&Call { id: current.call, body });
+        let to = current.host;
+        // A connection carries a call once or breaks.
+        match self.net.verdict(client_id(client), self.hosts[to].id) {
+            Verdict::Deliver(delays) => {
+                let delay = delays.first().copied().unwrap_or_default();
+                self.schedule(self.now + delay, Event::ToHost { client, to, frame });
+            }
+            Verdict::Drop | Verdict::Cut => self.count("messages dropped"),
+        }
+        let patience = Micros::from(self.plan.timeout_ms) * MILLI * 3 / 2;
+        let call = current.call;
+        self.schedule(self.now + patience, Event::GaveUp { client, call });
+    }
+
+    /// A node answers a client now: what it says must already be true.
+    pub(super) fn judge_reply(&mut self, client: usize, id: u64, response: &Response) {
+        let Some(current) = self.clients[client].current.clone() else { return };
+        self.tell(&current.key, || format!("client {client} is answered: {response:?}"));
+        if current.call != id {
+            return;
+        }
+        let (key, n) = (&current.key, self.plan.n);
+        let verdict = match (response, current.write) {
+            (Response::Written { dot, context, .. }, Some(write)) => {
+                let (w, context) = (current.quorum, unseal(key, context));
+                let told = Acknowledgement { now: self.now, w, dot: *dot, context };
+                let durable = self.durable(key);
+                self.judge.acknowledge(write, told, &durable)
+            }
+            (Response::Found { values, context, .. }, None) => {
+                let (seen, durable) = (unseal(key, context), self.durable(key));
+                let values: Vec<Vec<u8>> = values.iter().map(|value| value.0.to_vec()).collect();
+                let quorums = (current.quorum, n);
+                self.judge.check_read(key, current.since, quorums, &values, &seen, &durable)
+            }
+            _ => Ok(()),
+        };
+        self.broken = self.broken.take().or(verdict.err());
+    }
+
+    /// What each home of a key would have after a power cut now.
+    fn durable(&self, key: &Key) -> Vec<Object> {
+        let partition = self.ring.partition(key);
+        let image = |host: &Host| match host.store.read_durable(partition, key) {
+            Found::Record(record) => record.object,
+            Found::Nothing | Found::Damaged => Object::default(),
+        };
+        self.hosts.iter().map(image).collect()
+    }
+
+    pub(super) fn take_reply(&mut self, client: usize, frame: &Bytes) {
+        let Some(Reply { id, body: ReplyBody::Data(response) }) = self.open(frame) else {
+            unreachable!("a node's own words are read back")
+        };
+        let Some(current) = self.clients[client].current.clone() else { return };
+        if current.call != id {
+            return;
+        }
+        match response {
+            Response::Unknown { .. } => return self.uncertain(client),
+            Response::Refused(refusal) if self.healed => {
+                let what = format!("after healing a read is refused: {refusal}");
+                self.broken = Some(Broken { key: current.key.clone(), what });
+            }
+            Response::Refused(refusal) => {
+                self.count(refusal_name(&refusal));
+                if let (Some(write), false) = (current.write, current.uncertain) {
+                    self.judge.refuse(write);
+                }
+                if current.altered && refusal != Refusal::BadContext && !refusal.is_no_quorum() {
+                    let what = format!("an altered context was answered with: {refusal}");
+                    self.broken = Some(Broken { key: current.key.clone(), what });
+                }
+            }
+            Response::Found { values, context, .. } => {
+                self.count("gets answered");
+                match values.len() {
+                    0 => self.count("gets finding nothing"),
+                    1 => {}
+                    _ => self.count("gets finding siblings"),
+                }
+                self.clients[client].learn(&current.key, context);
+            }
+            Response::Written { dot, context, .. } => {
+                let put = dot.is_some();
+                self.count(if put { "puts acknowledged" } else { "deletes acknowledged" });
+                if current.uncertain {
+                    self.count("retries acknowledged");
+                }
+                self.clients[client].learn(&current.key, context);
+            }
+            Response::Keys { keys, .. } => {
+                self.count("listings answered");
+                let verdict = self.judge.check_listing(&current.key, &keys);
+                self.broken = self.broken.take().or(verdict.err());
+            }
+        }
+        self.think(client);
+    }
+
+    /// The client does not know what became of its request.
+    pub(super) fn uncertain(&mut self, client: usize) {
+        if let Some(current) = &mut self.clients[client].current
+            && current.write.is_some()
+        {
+            current.uncertain = true;
+            self.count("writes unknown");
+        }
+        if self.healed
+            && let Some(current) = &self.clients[client].current
+        {
+            let what = "after healing a read is not answered".into();
+            self.broken = Some(Broken { key: current.key.clone(), what });
+        }
+        if self.clients[client].wants_retry() {
+            let body = self.clients[client].attempt(&self.plan);
+            return self.send_call(client, body);
+        }
+        self.think(client);
+    }
+
+    fn think(&mut self, client: usize) {
+        self.clients[client].current = None;
+        let when = self.now + self.clients[client].think();
+        self.schedule(when, Event::Next { client });
+    }
+
+    pub(super) fn judge_end(&mut self) {
+        for at in 0..self.plan.keys {
+            let Ok(key) = Key::new(format!("key{at}").into_bytes()) else { continue };
+            let images = self.durable(&key);
+            let merged = images.iter().fold(Object::default(), |all, one| all.sync(one));
+            self.tell(&key, || format!("at the end, all disks merged: {merged:?}"));
+            if let Err(broken) = self.judge.check_end(&key, &merged) {
+                self.broken = Some(broken);
+                return;
+            }
+        }
+    }
+}
+
+fn unseal(key: &Key, sealed: &Blob) -> Context {
+    let Some(context) = wire::unseal(key, sealed) else {
+        unreachable!("a node seals contexts for their key")
+    };
+    context
+}
+
+fn refusal_name(refusal: &Refusal) -> &'static str {
+    match refusal {
+        Refusal::Unreachable { .. } => "refused: no quorum reachable",
+        Refusal::NoQuorum { .. } => "refused: no quorum answered",
+        Refusal::Siblings(_) => "refused: sibling limit",
+        Refusal::BadContext => "refused: altered context",
+        Refusal::NoContext => "refused: delete without context",
+        Refusal::Busy { .. } => "refused: busy",
+        _ => "refused: other",
+    }
+}

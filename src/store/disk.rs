@@ -1,0 +1,362 @@
+//! The store on a real disk: records in one sled tree, chunked where they are long, behind a directory
+//! that says what it is and who has it.
+//!
+//! Readers take no lock of ours. A chunked record is read in several steps, so a writer may come between;
+//! what looks damaged is therefore read once more with writers held off before it is called so.
+//!
+//! sled takes a log that was cut or damaged near its end for the trace of a crash, and opens with the writes
+//! behind that point gone. So every batch carries a number, and the highest synced one is noted outside.
+
+mod files;
+mod guarded;
+mod layout;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+
+use self::files::Directory;
+use self::layout::{CHUNK_BYTES, Head, LAST_WRITE, LIFE, MAX_RECORD_BYTES, Value};
+use super::schema::{self, SchemaError};
+use super::{Change, Found, Listing, Meta, Record, Store, StoreError, encode_record};
+use crate::types::{Key, Partition};
+
+pub(super) use self::guarded::{Batch, Fault, Sled};
+pub(super) use self::layout::{SCHEMA, meta_key, seal, unseal};
+
+/// Why a data directory was not opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it. Nothing was touched.
+    #[error("the data directory {} is in use by {}", dir.display(), Holder(*holder))]
+    InUse {
+        /// The directory.
+        dir: PathBuf,
+        /// The process that has it, when it has written its number.
+        holder: Option<u32>,
+    },
+    /// Another format, or another version of ours. Nothing was touched.
+    #[error(
+        "the data directory {} has the format \"{found}\"; this program reads \"{}\"",
+        dir.display(), files::FORMAT
+    )]
+    Format {
+        /// The directory.
+        dir: PathBuf,
+        /// The beginning of its `FORMAT` file.
+        found: String,
+    },
+    /// Something else lives there. Nothing was touched.
+    #[error(
+        "the directory {} holds \"{entry}\" and no FORMAT file: it is not a data directory; name \
+         an empty one",
+        dir.display()
+    )]
+    Foreign {
+        /// The directory.
+        dir: PathBuf,
+        /// One of its entries.
+        entry: String,
+    },
+    /// A newer program has migrated it. No record was touched.
+    #[error(
+        "the data in {} has schema {found} and this program knows schemas up to {}: start a newer \
+         program",
+        dir.display(), schema::NEWEST
+    )]
+    NewerSchema {
+        /// The directory.
+        dir: PathBuf,
+        /// Its schema.
+        found: u32,
+    },
+    /// It is no directory, or permissions forbid its use. Nothing was touched.
+    #[error("the data directory {} cannot be used: {reason}", dir.display())]
+    Directory {
+        /// The directory.
+        dir: PathBuf,
+        /// What the operating system says.
+        reason: String,
+    },
+    /// Its files contradict themselves, or synced writes are missing. Nothing was removed, but sled may have
+    /// cleared what it saw no sense in behind the damage. The only case in which setting the whole
+    /// directory aside can help.
+    #[error("the data in {} is damaged: {reason}", dir.display())]
+    Damaged {
+        /// The directory.
+        dir: PathBuf,
+        /// What does not fit.
+        reason: String,
+    },
+    /// The operating system failed (space, memory, a device). What was synced is still there.
+    #[error("opening the data in {} failed: {reason}", dir.display())]
+    Io {
+        /// The directory.
+        dir: PathBuf,
+        /// What failed.
+        reason: String,
+    },
+}
+
+struct Holder(Option<u32>);
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self.0 {
+            Some(process) => write!(f, "process {process}"),
+            None => write!(f, "another process"),
+        }
+    }
+}
+
+impl OpenError {
+    fn from_io(dir: &Path, doing: &str, error: &io::Error) -> Self {
+        use io::ErrorKind::{NotADirectory, PermissionDenied, ReadOnlyFilesystem};
+        let (dir, reason) = (dir.to_path_buf(), format!("{doing}: {error}"));
+        match error.kind() {
+            NotADirectory | PermissionDenied | ReadOnlyFilesystem => {
+                OpenError::Directory { dir, reason }
+            }
+            _ => OpenError::Io { dir, reason },
+        }
+    }
+
+    fn from_fault(dir: &Path, fault: Fault) -> Self {
+        let dir = dir.to_path_buf();
+        match fault {
+            Fault::Corrupt(reason) => OpenError::Damaged { dir, reason },
+            Fault::Io(reason) => OpenError::Io { dir, reason },
+            Fault::Locked => OpenError::InUse { dir, holder: None },
+        }
+    }
+}
+
+impl From<Fault> for StoreError {
+    fn from(fault: Fault) -> Self {
+        StoreError(match fault {
+            Fault::Corrupt(reason) => format!("its files are damaged: {reason}"),
+            Fault::Io(reason) => reason,
+            Fault::Locked => "its files are locked by another process".into(),
+        })
+    }
+}
+
+/// A durable store in a directory of its own. After the first error every call returns that error.
+#[derive(Debug)]
+pub struct DiskStore {
+    /// Before the directory, so that it is let go of first.
+    sled: Sled,
+    directory: Directory,
+    /// The number of the last write: every batch and every chunked record takes one. Held by whoever
+    /// changes records.
+    last_write: Mutex<u64>,
+}
+
+impl DiskStore {
+    /// Opens the store in `dir`, creating it where there is nothing. `cache_bytes` is the size of the page
+    /// cache; up to 2.4 times as much memory was measured, so a third of the budget is a good choice.
+    pub fn open(dir: &Path, cache_bytes: u64) -> Result<Self, OpenError> {
+        let (directory, fresh) = Directory::claim(dir)?;
+        let io = |doing| move |error| OpenError::from_io(dir, doing, &error);
+        let fault = |fault| OpenError::from_fault(dir, fault);
+        let damaged = |reason| OpenError::Damaged { dir: dir.to_path_buf(), reason };
+        if fresh {
+            let scratch = directory.scratch().map_err(io("removing an unfinished store"))?;
+            let sled = Sled::open(&scratch, cache_bytes).map_err(fault)?;
+            schema::create(&sled).map_err(fault)?;
+            sled.close().map_err(fault)?;
+            directory.write_format().map_err(io("writing FORMAT"))?;
+        }
+        if !directory.finish().map_err(io("moving the new store in place"))? {
+            return Err(damaged("there is a FORMAT file and no data beside it".into()));
+        }
+        directory.remove_bad_snapshots().map_err(io("looking for bad snapshots"))?;
+        let sled = Sled::open(&directory.data(), cache_bytes).map_err(fault)?;
+        schema::migrate(&sled).map_err(|error| match error {
+            SchemaError::Fault(fault) => OpenError::from_fault(dir, fault),
+            SchemaError::Newer(found) => OpenError::NewerSchema { dir: dir.to_path_buf(), found },
+            // A store is given its schema before its place: this one has lost its contents.
+            SchemaError::Lost => damaged("it has no readable schema version".into()),
+        })?;
+        let (last_write, mark) = (last_write(&sled).map_err(fault)?, directory.mark());
+        if last_write < mark {
+            return Err(damaged(format!("it ends at write {last_write}, and {mark} was synced")));
+        }
+        life(&sled).map_err(fault)?;
+        Ok(DiskStore { sled, directory, last_write: Mutex::new(last_write) })
+    }
+
+    /// Syncs everything and lets go of the directory. After an error nothing more is written, and the
+    /// directory stays locked until the process ends.
+    pub fn close(self) -> Result<(), StoreError> {
+        self.sync()?;
+        Ok(self.sled.close()?)
+    }
+
+    fn writer(&self) -> MutexGuard<'_, u64> {
+        self.last_write.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read_once(&self, partition: Partition, key: &Key) -> Result<Found, Fault> {
+        let Some(bytes) = self.sled.get(&layout::data_key(partition, key.as_bytes()))? else {
+            return Ok(Found::Nothing);
+        };
+        let record = match Value::decode(partition, key, &bytes) {
+            Value::Inline(record) => Some(record),
+            Value::Chunked(head) => self.read_chunks(head)?,
+            Value::Damaged => None,
+        };
+        Ok(layout::record(partition, key, record))
+    }
+
+    /// The chunks in one piece, or `None` if they do not fit the head.
+    fn read_chunks(&self, head: Head) -> Result<Option<Bytes>, Fault> {
+        let mut bytes = Vec::with_capacity(head.total);
+        for index in 0..head.chunks {
+            match self.sled.get(&layout::chunk_key(head.id, index))? {
+                Some(chunk) if bytes.len() + chunk.len() <= head.total => {
+                    bytes.extend_from_slice(&chunk);
+                }
+                _ => return Ok(None),
+            }
+        }
+        Ok((bytes.len() == head.total).then(|| bytes.into()))
+    }
+
+    /// Adds to `batch` the removal of the chunks that the key's present record has. Those of a damaged
+    /// head cannot be found and stay behind.
+    fn remove_chunks(&self, place: &[u8], at: At<'_>, batch: &mut Batch) -> Result<(), Fault> {
+        let Some(bytes) = self.sled.get(place)? else { return Ok(()) };
+        if let Value::Chunked(head) = Value::decode(at.0, at.1, &bytes) {
+            for index in 0..head.chunks {
+                batch.remove(layout::chunk_key(head.id, index));
+            }
+        }
+        Ok(())
+    }
+
+    fn put(
+        &self,
+        at: At<'_>,
+        record: &Record,
+        last_write: &mut u64,
+        batch: &mut Batch,
+    ) -> Result<(), Fault> {
+        let (partition, key) = at;
+        let place = layout::data_key(partition, key.as_bytes());
+        self.remove_chunks(&place, at, batch)?;
+        let bytes = encode_record(partition, key, record);
+        if bytes.len() <= CHUNK_BYTES {
+            batch.insert(place, layout::inline(bytes));
+            return Ok(());
+        }
+        if bytes.len() > MAX_RECORD_BYTES {
+            let length = bytes.len();
+            let text = format!("a record of {length} bytes; the limit is {MAX_RECORD_BYTES}");
+            return Err(self.sled.fail(Fault::Io(text)));
+        }
+        *last_write += 1;
+        let chunks = (0u32..).zip(bytes.chunks(CHUNK_BYTES));
+        for (index, chunk) in chunks {
+            batch.insert(layout::chunk_key(*last_write, index), chunk);
+        }
+        let chunks = bytes.len().div_ceil(CHUNK_BYTES) as u32;
+        let head = Head { id: *last_write, total: bytes.len(), chunks };
+        batch.insert(place, head.encode(partition, key));
+        Ok(())
+    }
+}
+
+fn last_write(sled: &Sled) -> Result<u64, Fault> {
+    let bytes = sled.get(&meta_key(LAST_WRITE))?;
+    let number = bytes.and_then(|bytes| layout::unseal_u64(LAST_WRITE, &bytes));
+    let damage = || Fault::Corrupt("the number of the last write is not readable".into());
+    number.ok_or_else(|| sled.fail(damage()))
+}
+
+fn life(sled: &Sled) -> Result<Option<Meta>, Fault> {
+    let Some(bytes) = sled.get(&meta_key(LIFE))? else { return Ok(None) };
+    let damage = || Fault::Corrupt("what the store knows of itself is not readable".into());
+    layout::unseal_life(&bytes).map(Some).ok_or_else(|| sled.fail(damage()))
+}
+
+/// Whose record.
+type At<'a> = (Partition, &'a Key);
+
+impl Store for DiskStore {
+    fn meta(&self) -> Result<Option<Meta>, StoreError> {
+        Ok(life(&self.sled)?)
+    }
+
+    fn read(&self, partition: Partition, key: &Key) -> Result<Found, StoreError> {
+        match self.read_once(partition, key)? {
+            Found::Damaged => {
+                let _writer = self.writer();
+                Ok(self.read_once(partition, key)?)
+            }
+            found => Ok(found),
+        }
+    }
+
+    fn list(
+        &self,
+        partition: Partition,
+        after: Option<&Key>,
+        limit_bytes: usize,
+    ) -> Result<Listing, StoreError> {
+        let mut from = layout::data_key(partition, after.map_or(&[], Key::as_bytes));
+        if after.is_some() {
+            // The first place behind a key.
+            from.push(0);
+        }
+        let mut listing = Listing::default();
+        let mut bytes = 0;
+        self.sled.keys(&from, &layout::data_end(partition), |place| {
+            if bytes >= limit_bytes && !listing.keys.is_empty() {
+                listing.more = true;
+                return false;
+            }
+            if let Some(key) = layout::key_of(place) {
+                bytes += key.as_bytes().len();
+                listing.keys.push(key);
+            }
+            true
+        })?;
+        Ok(listing)
+    }
+
+    fn apply(&self, changes: &[Change]) -> Result<(), StoreError> {
+        // Of several changes to one key the last counts: the chunks of the others never get written.
+        let mut records: BTreeMap<At<'_>, &Record> = BTreeMap::new();
+        let mut batch = Batch::default();
+        for change in changes {
+            match change {
+                Change::Record { partition, key, record } => {
+                    records.insert((*partition, key), record);
+                }
+                Change::Meta(meta) => batch.insert(meta_key(LIFE), layout::seal_life(meta)),
+            }
+        }
+        let mut last_write = self.writer();
+        for (at, record) in records {
+            self.put(at, record, &mut last_write, &mut batch)?;
+        }
+        *last_write += 1;
+        batch.insert(meta_key(LAST_WRITE), seal(LAST_WRITE, &last_write.to_be_bytes()));
+        Ok(self.sled.apply(batch)?)
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        let synced = *self.writer();
+        self.sled.sync()?;
+        Ok(self.directory.set_mark(synced).map_err(|error| self.sled.fail(error.into()))?)
+    }
+
+    fn disk_bytes(&self) -> Result<u64, StoreError> {
+        Ok(self.sled.disk_bytes()?)
+    }
+}

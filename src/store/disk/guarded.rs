@@ -1,0 +1,351 @@
+//! sled 0.34.7 with its edges covered: panics become faults, a flush becomes durable, the first fault
+//! ends everything. Nothing outside this file calls sled.
+//!
+//! Left alone on purpose: `flush_async`, transactions, more than one tree, reverse iteration, and the
+//! background flusher (it would fsync behind our back and swallow the error).
+
+use std::any::Any;
+use std::cell::Cell;
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, Once, OnceLock, PoisonError};
+use std::time::Duration;
+use std::{mem, thread};
+
+use bytes::Bytes;
+pub(in crate::store) use sled::Batch;
+
+use super::files::{lock_within, sync_path};
+
+/// Size of a segment of sled's log, in bytes.
+///
+/// sled moves whatever is longer than a quarter of a segment to a file of its own in `blobs/`, which it
+/// never fsyncs. That includes whole pages: a leaf of 17 values is rewritten as one item, so with the
+/// default of 512 KiB sixteen values of 8 KiB are enough, and so are 256 keys of 1 KiB in an index page.
+/// With 8 MiB the limit is 2 MiB: 62 values of 32 KiB, where a leaf splits above 16. Merges of emptied
+/// leaves can in theory pile up more, so [`Sled::sync`] also fsyncs what it finds in `blobs/`.
+pub(super) const SEGMENT_BYTES: usize = 8 << 20;
+
+/// How long a directory may stay locked by the background threads of a store closed before.
+const RELEASE: Duration = Duration::from_secs(5);
+
+/// What went wrong below, in one sentence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::store) enum Fault {
+    /// The files contradict themselves, or sled panicked.
+    Corrupt(String),
+    /// The operating system said no.
+    Io(String),
+    /// Somebody else has sled's file locked.
+    Locked,
+}
+
+impl From<io::Error> for Fault {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => Fault::Corrupt("a file ends too early".into()),
+            _ => Fault::Io(line(&error.to_string())),
+        }
+    }
+}
+
+impl From<sled::Error> for Fault {
+    fn from(error: sled::Error) -> Self {
+        match error {
+            sled::Error::Io(error) => error.into(),
+            sled::Error::Corruption { .. } => Fault::Corrupt("a checksum of sled fails".into()),
+            error => Fault::Corrupt(line(&error.to_string())),
+        }
+    }
+}
+
+thread_local! {
+    /// True while this thread is inside sled: its panics are caught, so they are not printed.
+    static INSIDE: Cell<bool> = const { Cell::new(false) };
+}
+static OPENING: AtomicUsize = AtomicUsize::new(0);
+static OPEN: AtomicUsize = AtomicUsize::new(0);
+
+/// One more in a counter, for as long as it lives.
+#[derive(Debug)]
+struct Counted(&'static AtomicUsize);
+
+impl Counted {
+    fn new(counter: &'static AtomicUsize) -> Self {
+        counter.fetch_add(1, Ordering::SeqCst);
+        Counted(counter)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// An open sled directory.
+#[derive(Debug)]
+pub(in crate::store) struct Sled {
+    dir: PathBuf,
+    /// `None` only while it is closed.
+    db: Option<sled::Db>,
+    /// Our own descriptor of the one file that holds the data.
+    file: File,
+    /// Files in `blobs/` that have been fsynced.
+    blobs: Mutex<HashSet<OsString>>,
+    fault: OnceLock<Fault>,
+    _open: Counted,
+}
+
+impl Sled {
+    /// Opens the directory, or makes it if it is not there. The page cache takes about `cache_bytes`
+    /// bytes; measured was up to 2.4 times as much.
+    pub(in crate::store) fn open(dir: &Path, cache_bytes: u64) -> Result<Self, Fault> {
+        hook_panics();
+        let _opening = Counted::new(&OPENING);
+        await_release(&dir.join("db"))?;
+        let config = sled::Config::new()
+            .path(dir)
+            .cache_capacity(cache_bytes)
+            .segment_size(SEGMENT_BYTES)
+            .flush_every_ms(None);
+        let db = inside(|| Ok(config.open()?))?;
+        let file = File::open(dir.join("db"))?;
+        // sled fsyncs none of these, and may just have made them (or a lost `conf`) anew.
+        file.sync_all()?;
+        for path in [dir.join("conf"), dir.join("blobs"), dir.to_path_buf()] {
+            sync_path(&path)?;
+        }
+        let _open = Counted::new(&OPEN);
+        let (blobs, fault) = (Mutex::default(), OnceLock::new());
+        Ok(Sled { dir: dir.to_path_buf(), db: Some(db), file, blobs, fault, _open })
+    }
+
+    /// Runs `work` unless something has failed before; its failure is the last thing that happens.
+    fn run<T>(&self, work: impl FnOnce(&sled::Db) -> Result<T, Fault>) -> Result<T, Fault> {
+        if let Some(fault) = self.fault.get() {
+            return Err(fault.clone());
+        }
+        let Some(db) = &self.db else { return Err(Fault::Io("the store is closed".into())) };
+        inside(|| work(db)).map_err(|fault| self.fault.get_or_init(|| fault).clone())
+    }
+
+    /// Makes `fault` the last thing that happened here.
+    pub(super) fn fail(&self, fault: Fault) -> Fault {
+        self.fault.get_or_init(|| fault).clone()
+    }
+
+    /// The value at a key, shared with sled's cache.
+    pub(in crate::store) fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Fault> {
+        self.run(|db| Ok(db.get(key)?.map(Bytes::from_owner)))
+    }
+
+    /// Shows `visit` the keys from `from` to before `to`, in order, until it says false.
+    pub(super) fn keys(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        mut visit: impl FnMut(&[u8]) -> bool,
+    ) -> Result<(), Fault> {
+        self.run(|db| {
+            for entry in db.range(from..to) {
+                if !visit(&entry?.0) {
+                    break;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Applies all of the batch or nothing; durable after the next [`Sled::sync`].
+    pub(in crate::store) fn apply(&self, batch: Batch) -> Result<(), Fault> {
+        self.run(|db| Ok(db.apply_batch(batch)?))
+    }
+
+    /// Makes everything applied durable. sled's flush writes and calls `sync_file_range`, which is not
+    /// durable: the fsync is ours.
+    pub(in crate::store) fn sync(&self) -> Result<(), Fault> {
+        self.run(|db| {
+            db.flush()?;
+            self.sync_blobs()?;
+            Ok(self.file.sync_data()?)
+        })
+    }
+
+    fn sync_blobs(&self) -> Result<(), Fault> {
+        let dir = self.dir.join("blobs");
+        let mut known = self.blobs.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut found = HashSet::new();
+        let mut grown = false;
+        for entry in fs::read_dir(&dir)? {
+            let name = entry?.file_name();
+            if !known.contains(&name) {
+                match sync_path(&dir.join(&name)) {
+                    // sled has replaced it in the meantime.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    outcome => outcome?,
+                }
+                grown = true;
+            }
+            found.insert(name);
+        }
+        if grown {
+            sync_path(&dir)?;
+        }
+        *known = found;
+        Ok(())
+    }
+
+    /// Bytes that the directory takes on disk.
+    pub(super) fn disk_bytes(&self) -> Result<u64, Fault> {
+        self.run(|_| Ok(allocated(&self.dir)? + allocated(&self.dir.join("blobs"))?))
+    }
+
+    /// Syncs everything and lets go of the directory.
+    pub(super) fn close(mut self) -> Result<(), Fault> {
+        self.sync()?;
+        let db = self.db.take();
+        inside(|| {
+            drop(db);
+            Ok(())
+        })?;
+        Ok(self.file.sync_data()?)
+    }
+}
+
+impl Drop for Sled {
+    fn drop(&mut self) {
+        let Some(db) = self.db.take() else { return };
+        if self.fault.get().is_some() {
+            // Dropping it would flush and fsync again, after a failure. The process is about to end.
+            mem::forget(db);
+        } else {
+            // An error here loses nothing that was promised: what matters was synced.
+            let _ = inside(|| {
+                drop(db);
+                Ok(())
+            });
+        }
+    }
+}
+
+/// Runs `work`, and turns a panic into a fault.
+fn inside<T>(work: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
+    let before = INSIDE.replace(true);
+    let outcome = panic::catch_unwind(AssertUnwindSafe(work));
+    INSIDE.set(before);
+    outcome.unwrap_or_else(|payload| {
+        let text = message(&*payload);
+        let fault = format!("sled panicked: {}", line(text));
+        // sled unwraps errors of the operating system in places: those are no damage.
+        let io = text.contains("Os {") || text.contains("IO error");
+        Err(if io { Fault::Io(fault) } else { Fault::Corrupt(fault) })
+    })
+}
+
+/// What a panic said.
+fn message(payload: &dyn Any) -> &str {
+    let text = payload.downcast_ref::<String>().map(String::as_str);
+    text.or(payload.downcast_ref::<&str>().copied()).unwrap_or("no message")
+}
+
+/// The first line, at most 200 characters of it: sled's messages may show whole pages.
+fn line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().chars().take(200).collect()
+}
+
+/// Keeps caught panics quiet, and ends the process when one of sled's IO threads panics under an open
+/// store: what it was to write is lost, and whoever waits for it would wait for ever.
+fn hook_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let others = panic::take_hook();
+        panic::set_hook(Box::new(move |info| match &thread::current() {
+            _ if INSIDE.get() => {}
+            thread if thread.name().is_some_and(|name| name.starts_with("sled-io-")) => {
+                background_panic(info);
+            }
+            _ => others(info),
+        }));
+    });
+}
+
+/// While a store is being opened, the opening thread notices by itself and reports.
+fn background_panic(info: &PanicHookInfo) {
+    if OPENING.load(Ordering::SeqCst) == 0 && OPEN.load(Ordering::SeqCst) > 0 {
+        let what = line(message(info.payload()));
+        eprintln!("the store failed: sled panicked in the background: {what}");
+        std::process::exit(1);
+    }
+}
+
+/// sled's threads may hold its file for a moment after a store in this process was closed.
+fn await_release(file: &Path) -> Result<(), Fault> {
+    let file = match File::open(file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        file => file?,
+    };
+    if !lock_within(&file, RELEASE)? {
+        return Err(Fault::Locked);
+    }
+    Ok(file.unlock()?)
+}
+
+/// Bytes allocated to the files of a directory, not looking further down.
+fn allocated(dir: &Path) -> io::Result<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(dir)? {
+        match entry?.metadata() {
+            Ok(file) => bytes += file.blocks() * 512,
+            // sled removes old snapshots and blobs at any time.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_to_lie_in_blobs_is_synced_and_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let sled = Sled::open(dir.path(), 1 << 20).unwrap();
+        let known = || sled.blobs.lock().unwrap().len();
+        let put = |value: Vec<u8>| {
+            let mut batch = Batch::default();
+            batch.insert(b"key", value);
+            sled.apply(batch).unwrap();
+            sled.sync().unwrap();
+        };
+        put(vec![7; SEGMENT_BYTES / 4 - 100]);
+        assert_eq!(known(), 0, "just below the limit");
+        put(vec![7; SEGMENT_BYTES / 4]);
+        assert_eq!(known(), 1, "just above");
+        let blob = fs::read_dir(dir.path().join("blobs")).unwrap().next().unwrap().unwrap();
+        fs::remove_file(blob.path()).unwrap();
+        sled.sync().unwrap();
+        assert_eq!(known(), 0);
+    }
+
+    #[test]
+    fn panics_become_faults_and_the_first_one_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let sled = Sled::open(dir.path(), 1 << 20).unwrap();
+        let fault = sled.run::<()>(|_| panic!("first {}\nand a page", 1)).unwrap_err();
+        assert_eq!(fault, Fault::Corrupt("sled panicked: first 1".into()));
+        assert_eq!(sled.get(b"k"), Err(fault.clone()));
+        assert_eq!(sled.sync(), Err(fault.clone()));
+        assert_eq!(sled.close(), Err(fault));
+        let full = inside::<()>(|| panic!("{:?}", io::Error::from_raw_os_error(28)));
+        assert!(matches!(full, Err(Fault::Io(_))), "{full:?}");
+    }
+}

@@ -1,0 +1,214 @@
+//! Bytes on disk: the keys of the one tree, the heads of chunked records, the small records of the meta
+//! space. `migrations/` holds frozen copies; a change here is a new schema.
+
+use bytes::{Buf, BufMut, Bytes};
+
+use crate::store::{Found, Meta, decode_record};
+use crate::types::{Key, Partition, hash64};
+use crate::wire::{self, MAX_FRAME_BYTES};
+
+/// Largest value given to sled, in bytes, less a tag. [`super::guarded::SEGMENT_BYTES`] says why.
+pub(super) const CHUNK_BYTES: usize = 32 << 10;
+/// Largest encoded record, in bytes: what could still be decoded, and its envelope.
+pub(super) const MAX_RECORD_BYTES: usize = MAX_FRAME_BYTES + 64;
+
+/// Where the store keeps what it knows of itself.
+pub(super) const LIFE: &str = "life";
+/// Where the store keeps the number of its last write.
+pub(super) const LAST_WRITE: &str = "write";
+/// Where the schema's version is.
+pub(in crate::store) const SCHEMA: &str = "schema";
+
+const META_SPACE: u8 = 1;
+const DATA_SPACE: u8 = 2;
+const CHUNK_SPACE: u8 = 3;
+
+const META_VERSION: u8 = 1;
+const CHECKSUM_BYTES: usize = 8;
+const HEAD_BYTES: usize = 20;
+
+/// The last byte of a value in the data space: the record is before it.
+const INLINE: u8 = 0;
+/// The last byte of a value in the data space: a head is before it.
+const CHUNKED: u8 = 1;
+
+/// The place of a small record in the meta space.
+pub(in crate::store) fn meta_key(name: &str) -> Vec<u8> {
+    [&[META_SPACE], name.as_bytes()].concat()
+}
+
+/// The place of a key's record or head. Byte order is (partition, key) order.
+pub(super) fn data_key(partition: Partition, key: &[u8]) -> Vec<u8> {
+    [&[DATA_SPACE], &partition.0.to_be_bytes()[..], key].concat()
+}
+
+/// The first place behind a partition's data.
+pub(super) fn data_end(partition: Partition) -> Vec<u8> {
+    match partition.0.checked_add(1) {
+        Some(next) => data_key(Partition(next), &[]),
+        None => vec![DATA_SPACE + 1],
+    }
+}
+
+/// The key at a place of the data space.
+pub(super) fn key_of(place: &[u8]) -> Option<Key> {
+    Key::new(Bytes::copy_from_slice(place.get(3..)?)).ok()
+}
+
+/// The place of one chunk of the write `id`.
+pub(super) fn chunk_key(id: u64, index: u32) -> Vec<u8> {
+    [&[CHUNK_SPACE], &id.to_be_bytes()[..], &index.to_be_bytes()].concat()
+}
+
+/// Where the chunks of a record are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Head {
+    /// Names the write: never used twice.
+    pub id: u64,
+    /// Length of all chunks together, in bytes.
+    pub total: usize,
+    /// How many chunks there are.
+    pub chunks: u32,
+}
+
+/// A value of the data space.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Value {
+    /// The record.
+    Inline(Bytes),
+    /// The record is in chunks.
+    Chunked(Head),
+    /// Neither.
+    Damaged,
+}
+
+impl Value {
+    /// What these bytes hold.
+    pub(super) fn decode(partition: Partition, key: &Key, bytes: &Bytes) -> Self {
+        match bytes.split_last() {
+            Some((&INLINE, record)) => Value::Inline(bytes.slice(..record.len())),
+            Some((&CHUNKED, head)) => {
+                Head::decode(partition, key, head).map_or(Value::Damaged, Value::Chunked)
+            }
+            _ => Value::Damaged,
+        }
+    }
+}
+
+/// The value of a record that is not chunked.
+pub(super) fn inline(mut record: Vec<u8>) -> Vec<u8> {
+    record.push(INLINE);
+    record
+}
+
+impl Head {
+    /// The head's bytes, with a checksum that also covers its place.
+    pub(super) fn encode(&self, partition: Partition, key: &Key) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(HEAD_BYTES + CHECKSUM_BYTES + 1);
+        bytes.put_u64(self.id);
+        bytes.put_u64(self.total as u64);
+        bytes.put_u32(self.chunks);
+        bytes.put_u64(head_checksum(partition, key, &bytes));
+        bytes.put_u8(CHUNKED);
+        bytes
+    }
+
+    fn decode(partition: Partition, key: &Key, bytes: &[u8]) -> Option<Self> {
+        if bytes.len() != HEAD_BYTES + CHECKSUM_BYTES {
+            return None;
+        }
+        let (mut body, mut checksum) = bytes.split_at(HEAD_BYTES);
+        if checksum.get_u64() != head_checksum(partition, key, body) {
+            return None;
+        }
+        let (id, total, chunks) = (body.get_u64(), body.get_u64(), body.get_u32());
+        let total = usize::try_from(total).ok().filter(|total| *total <= MAX_RECORD_BYTES)?;
+        // Every chunk has at least one byte, so the checked total bounds their number too.
+        (chunks as usize <= total).then_some(Head { id, total, chunks })
+    }
+}
+
+fn head_checksum(partition: Partition, key: &Key, body: &[u8]) -> u64 {
+    hash64(&[b"head", &partition.0.to_be_bytes(), key.as_bytes(), body])
+}
+
+/// The record of these bytes, or the fact that there is none.
+pub(super) fn record(partition: Partition, key: &Key, bytes: Option<Bytes>) -> Found {
+    bytes.map_or(Found::Damaged, |bytes| decode_record(partition, key, bytes))
+}
+
+/// A small record of the meta space: a version byte, the content, and a checksum that covers its name.
+pub(in crate::store) fn seal(name: &str, content: &[u8]) -> Vec<u8> {
+    let mut bytes = [&[META_VERSION], content].concat();
+    bytes.put_u64(hash64(&[b"meta", name.as_bytes(), &bytes]));
+    bytes
+}
+
+/// The content of a small record, or `None` if it is damaged.
+pub(in crate::store) fn unseal(name: &str, bytes: &Bytes) -> Option<Bytes> {
+    let split = bytes.len().checked_sub(CHECKSUM_BYTES)?;
+    let (body, mut checksum) = (bytes.slice(..split), bytes.slice(split..));
+    let sound = checksum.get_u64() == hash64(&[b"meta", name.as_bytes(), &body]);
+    (sound && body.first() == Some(&META_VERSION)).then(|| body.slice(1..))
+}
+
+/// The sealed bytes of what a store knows of itself.
+pub(super) fn seal_life(meta: &Meta) -> Vec<u8> {
+    seal(LIFE, &wire::encode(meta))
+}
+
+/// What the store knows of itself, or `None` if it is damaged.
+pub(super) fn unseal_life(bytes: &Bytes) -> Option<Meta> {
+    wire::decode(&unseal(LIFE, bytes)?).ok()
+}
+
+/// A number of the meta space, or `None` if it is damaged.
+pub(super) fn unseal_u64(name: &str, bytes: &Bytes) -> Option<u64> {
+    let content = unseal(name, bytes)?;
+    Some(u64::from_be_bytes(content.as_ref().try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_is_bound_to_its_place_and_to_every_bit() {
+        let key = Key::new("k").unwrap();
+        let head = Head { id: 7, total: 100_000, chunks: 4 };
+        let bytes = head.encode(Partition(1), &key);
+        let decode =
+            |p, bytes: &[u8]| Value::decode(Partition(p), &key, &Bytes::copy_from_slice(bytes));
+        assert_eq!(decode(1, &bytes), Value::Chunked(head));
+        assert_eq!(decode(2, &bytes), Value::Damaged);
+        for at in 0..bytes.len() - 1 {
+            let mut bad = bytes.clone();
+            bad[at] ^= 4;
+            assert_eq!(decode(1, &bad), Value::Damaged, "byte {at}");
+        }
+        assert_eq!(decode(1, &[]), Value::Damaged);
+        assert_eq!(decode(1, &[9]), Value::Damaged);
+        let huge = Head { total: MAX_RECORD_BYTES + 1, ..head };
+        assert_eq!(decode(1, &huge.encode(Partition(1), &key)), Value::Damaged);
+    }
+
+    #[test]
+    fn places_are_ordered_and_partitions_end() {
+        let place = |p: u16, key: &[u8]| data_key(Partition(p), key);
+        assert!(place(1, b"\xff\xff") < place(2, b"\0"));
+        assert_eq!(data_end(Partition(1)), place(2, b""));
+        assert!(place(u16::MAX, &[0xff; 1_024]) < data_end(Partition(u16::MAX)));
+        assert_eq!(key_of(&place(3, b"k")), Some(Key::new("k").unwrap()));
+        assert_eq!(key_of(&[2, 0]), None);
+        assert!(chunk_key(1, u32::MAX) < chunk_key(2, 0));
+    }
+
+    #[test]
+    fn a_sealed_record_knows_its_name() {
+        let bytes = Bytes::from(seal(LAST_WRITE, &7u64.to_be_bytes()));
+        assert_eq!(unseal_u64(LAST_WRITE, &bytes), Some(7));
+        assert_eq!(unseal_u64(LIFE, &bytes), None);
+        assert_eq!(unseal_life(&bytes), None);
+        assert_eq!(unseal(LAST_WRITE, &bytes.slice(..7)), None);
+    }
+}

@@ -1,0 +1,106 @@
+//! Which layout the data has, and the way from every older one to today's: forward only, at open, before
+//! anything is served. Each step's last batch carries the new version, so that a kill at any instant
+//! leaves either the old schema or the new one.
+
+use bytes::Bytes;
+
+use super::disk::{Batch, Fault, SCHEMA, Sled, meta_key, seal, unseal};
+
+#[path = "../../migrations/v1.rs"]
+mod v1;
+
+/// One step, from the schema before to its own. Whatever it applies by itself must be harmless to the
+/// schema before and to a second run; what it returns is applied together with the new version.
+type Migration = fn(&Sled) -> Result<Batch, Fault>;
+
+/// The step to schema N is at N-1.
+const MIGRATIONS: [Migration; 1] = [v1::migrate];
+
+/// The schema that this program reads and writes.
+pub const NEWEST: u32 = MIGRATIONS.len() as u32;
+
+/// Why the data is not at the newest schema.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum SchemaError {
+    /// It is at a newer one; nothing was changed.
+    Newer(u32),
+    /// It has none; nothing was changed.
+    Lost,
+    /// A step failed; the steps before it are done.
+    Fault(Fault),
+}
+
+impl From<Fault> for SchemaError {
+    fn from(fault: Fault) -> Self {
+        SchemaError::Fault(fault)
+    }
+}
+
+/// Brings an empty store to the newest schema, synced.
+pub(super) fn create(sled: &Sled) -> Result<(), Fault> {
+    run(sled, &MIGRATIONS, 0)
+}
+
+/// Brings the store from its schema to the newest, synced.
+pub(super) fn migrate(sled: &Sled) -> Result<(), SchemaError> {
+    migrate_with(sled, &MIGRATIONS)
+}
+
+fn migrate_with(sled: &Sled, migrations: &[Migration]) -> Result<(), SchemaError> {
+    let bytes = sled.get(&meta_key(SCHEMA))?.ok_or(SchemaError::Lost)?;
+    let version = decode(&bytes).filter(|version| *version > 0).ok_or(SchemaError::Lost)?;
+    if version as usize > migrations.len() {
+        return Err(SchemaError::Newer(version));
+    }
+    Ok(run(sled, migrations, version)?)
+}
+
+fn decode(bytes: &Bytes) -> Option<u32> {
+    Some(u32::from_be_bytes(unseal(SCHEMA, bytes)?.as_ref().try_into().ok()?))
+}
+
+fn run(sled: &Sled, migrations: &[Migration], done: u32) -> Result<(), Fault> {
+    for (version, migration) in (1u32..).zip(migrations).skip(done as usize) {
+        let mut batch = migration(sled)?;
+        batch.insert(meta_key(SCHEMA), seal(SCHEMA, &version.to_be_bytes()));
+        sled.apply(batch)?;
+        sled.sync()?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn second(_: &Sled) -> Result<Batch, Fault> {
+        let mut batch = Batch::default();
+        batch.insert(meta_key("second"), &b"done"[..]);
+        Ok(batch)
+    }
+
+    fn killed(sled: &Sled) -> Result<Batch, Fault> {
+        let mut batch = Batch::default();
+        batch.insert(meta_key("half"), &b"done"[..]);
+        sled.apply(batch)?;
+        Err(Fault::Io("killed".into()))
+    }
+
+    #[test]
+    fn steps_run_once_in_order_and_an_interrupted_one_runs_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let sled = Sled::open(dir.path(), 1 << 20).unwrap();
+        assert_eq!(migrate(&sled), Err(SchemaError::Lost), "an empty store is not an old one");
+        create(&sled).unwrap();
+        let version = || decode(&sled.get(&meta_key(SCHEMA)).unwrap().unwrap());
+        assert_eq!(version(), Some(1));
+        let stopped = migrate_with(&sled, &[v1::migrate, killed]);
+        assert_eq!(stopped, Err(SchemaError::Fault(Fault::Io("killed".into()))));
+        assert_eq!(version(), Some(1), "the half-done step does not count");
+        migrate_with(&sled, &[killed, second]).unwrap();
+        assert_eq!(version(), Some(2));
+        assert_eq!(sled.get(&meta_key("second")).unwrap().unwrap(), "done");
+        migrate_with(&sled, &[killed, killed]).unwrap();
+        assert_eq!(migrate(&sled), Err(SchemaError::Newer(2)));
+    }
+}

@@ -1,0 +1,713 @@
+//! The daemon's drivers, in this process: configuration, handshakes, noise, links, limits, stops.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use pixii::config::Config;
+use pixii::engine::{self, ServeError};
+use pixii::message::{
+    Call, CallBody, Refusal, Reply, ReplyBody, Request, Response, RingReport, StatusReport,
+};
+use pixii::store::memory::MemoryStore;
+use pixii::store::{Change, Found, Listing, Meta, Store, StoreError};
+use pixii::types::{Blob, Key, NodeId, Partition, WriteId};
+use pixii::wire::{self, Hello, MAX_FRAME_BYTES, Welcome};
+use tokio::sync::mpsc;
+
+const DEADLINE: Duration = Duration::from_secs(30);
+const TIMEOUT_MS: u32 = 20_000;
+
+// --- a daemon in a thread ---
+
+/// A port of the kernel's choice that it gives to nobody else for a while: a connection that was closed
+/// on this side first keeps it in TIME_WAIT, which does not stop a listener.
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let near = TcpStream::connect(address).unwrap();
+    let (far, _) = listener.accept().unwrap();
+    drop(far);
+    drop(near);
+    address.port()
+}
+
+fn config_text(name: &str, ports: &[u16], own: usize) -> String {
+    let n = ports.len().min(3);
+    let mut text = format!(
+        "name = \"{name}\"\ncluster = \"test\"\ndata_dir = \"unused\"\nn = {n}\npartitions = 16\n\
+         listen = \"127.0.0.1:{}\"\n",
+        ports[own]
+    );
+    for (at, port) in ports.iter().enumerate() {
+        let member = format!("[[members]]\nname = \"n{at}\"\naddress = \"127.0.0.1:{port}\"\n");
+        text.push_str(&member);
+    }
+    text
+}
+
+fn config(ports: &[u16], own: usize) -> Config {
+    Config::parse(&config_text(&format!("n{own}"), ports, own), Path::new("test.toml")).unwrap()
+}
+
+struct Daemon {
+    port: u16,
+    stop: mpsc::Sender<String>,
+    thread: Option<JoinHandle<Result<(), ServeError>>>,
+}
+
+impl Daemon {
+    fn start(ports: &[u16], own: usize, store: Arc<dyn Store>) -> Self {
+        let (stop, stopped) = mpsc::channel(1);
+        let config = config(ports, own);
+        let thread = thread::spawn(move || engine::run(&config, store, stopped));
+        Daemon { port: ports[own], stop, thread: Some(thread) }
+    }
+
+    fn alone(store: Arc<dyn Store>) -> Self {
+        Daemon::start(&[free_port()], 0, store)
+    }
+
+    fn ask_to_stop(&self) {
+        let _ = self.stop.try_send("the test".into());
+    }
+
+    fn ended(mut self) -> Result<(), ServeError> {
+        self.thread.take().unwrap().join().unwrap()
+    }
+
+    fn client(&self) -> Client {
+        Client::connect(self.port)
+    }
+
+    fn status(&self) -> StatusReport {
+        self.client().status()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.ask_to_stop();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Tries again until `what` gives something.
+fn until<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        if let Some(got) = attempt() {
+            return got;
+        }
+        assert!(Instant::now() < deadline, "{what}: not in {DEADLINE:?}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+// --- the wire, spoken by hand ---
+
+/// A connection whose bytes this test writes itself.
+struct Raw {
+    stream: TcpStream,
+    buffer: BytesMut,
+}
+
+impl Raw {
+    fn connect(port: u16) -> Self {
+        let stream = until("a connection", || TcpStream::connect(("127.0.0.1", port)).ok());
+        Raw::on(stream)
+    }
+
+    fn on(stream: TcpStream) -> Self {
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Raw { stream, buffer: BytesMut::new() }
+    }
+
+    fn send(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).unwrap();
+    }
+
+    fn greet(&mut self, hello: &Hello) {
+        self.send(&[&wire::preamble()[..], &wire::frame(hello)].concat());
+    }
+
+    fn preamble(&mut self) {
+        let mut bytes = [0; wire::PREAMBLE_BYTES];
+        self.stream.read_exact(&mut bytes).unwrap();
+        wire::check_preamble(&bytes).unwrap();
+    }
+
+    /// The next frame's message; `None` when the connection is closed or cut.
+    fn next<T>(&mut self) -> Option<T>
+    where
+        T: for<'de> bincode::BorrowDecode<'de, bytes::Bytes>,
+    {
+        loop {
+            if let Some(frame) = wire::take_frame(&mut self.buffer, MAX_FRAME_BYTES).unwrap() {
+                return Some(wire::decode(&frame).unwrap());
+            }
+            let mut chunk = [0; 65_536];
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return None,
+                Ok(read) => self.buffer.extend_from_slice(&chunk[..read]),
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return None,
+                Err(error) => panic!("nothing came: {error}"),
+            }
+        }
+    }
+
+    fn welcome(&mut self) -> Welcome {
+        self.preamble();
+        self.next().expect("a welcome")
+    }
+}
+
+struct Client {
+    raw: Raw,
+    last: u64,
+}
+
+impl Client {
+    fn connect(port: u16) -> Self {
+        let mut raw = Raw::connect(port);
+        raw.greet(&Hello::Client);
+        let welcome = raw.welcome();
+        assert!(matches!(welcome, Welcome::Accepted { .. }), "{welcome:?}");
+        Client { raw, last: 0 }
+    }
+
+    fn send(&mut self, body: CallBody) -> u64 {
+        self.last += 1;
+        self.raw.send(&wire::frame(&Call { id: self.last, body }));
+        self.last
+    }
+
+    fn data(&mut self, request: Request) -> u64 {
+        self.send(CallBody::Data { request, timeout_ms: TIMEOUT_MS })
+    }
+
+    fn reply(&mut self) -> Option<Reply> {
+        self.raw.next()
+    }
+
+    fn call(&mut self, body: CallBody) -> ReplyBody {
+        let id = self.send(body);
+        let reply = self.reply().expect("a reply");
+        assert_eq!(reply.id, id);
+        reply.body
+    }
+
+    fn ask(&mut self, request: Request) -> Response {
+        match self.call(CallBody::Data { request, timeout_ms: TIMEOUT_MS }) {
+            ReplyBody::Data(response) => response,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn status(&mut self) -> StatusReport {
+        match self.call(CallBody::Status) {
+            ReplyBody::Status(status) => status,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn key(name: &str) -> Key {
+    Key::new(name.as_bytes().to_vec()).unwrap()
+}
+
+fn get(name: &str) -> Request {
+    Request::Get { key: key(name), r: None }
+}
+
+fn put(name: &str, value: &[u8]) -> Request {
+    let value = Blob(value.to_vec().into());
+    Request::Put { key: key(name), value, context: None, write: WriteId(7), w: None }
+}
+
+fn values(response: Response) -> Vec<Blob> {
+    match response {
+        Response::Found { values, .. } => values,
+        other => panic!("{other:?}"),
+    }
+}
+
+// --- a store with faults ---
+
+/// A store in memory that can be told to fail its syncs, and to hold its reads.
+#[derive(Default)]
+struct Faulty {
+    inner: MemoryStore,
+    fail: AtomicBool,
+    held: Mutex<bool>,
+    released: Condvar,
+}
+
+impl Faulty {
+    fn hold(&self, held: bool) {
+        *self.held.lock().unwrap() = held;
+        self.released.notify_all();
+    }
+}
+
+impl Store for Faulty {
+    fn meta(&self) -> Result<Option<Meta>, StoreError> {
+        self.inner.meta()
+    }
+    fn read(&self, partition: Partition, key: &Key) -> Result<Found, StoreError> {
+        let held = self.held.lock().unwrap();
+        drop(self.released.wait_while(held, |held| *held).unwrap());
+        self.inner.read(partition, key)
+    }
+    fn list(&self, p: Partition, after: Option<&Key>, l: usize) -> Result<Listing, StoreError> {
+        self.inner.list(p, after, l)
+    }
+    fn apply(&self, changes: &[Change]) -> Result<(), StoreError> {
+        self.inner.apply(changes)
+    }
+    fn sync(&self) -> Result<(), StoreError> {
+        if self.fail.load(Ordering::SeqCst) {
+            return Err(StoreError("fdatasync: Input/output error".into()));
+        }
+        self.inner.sync()
+    }
+    fn disk_bytes(&self) -> Result<u64, StoreError> {
+        Ok(4_711)
+    }
+}
+
+// --- configuration ---
+
+#[test]
+fn a_configuration_has_defaults() {
+    let config = Config::parse(
+        "name = \"a\"\ncluster = \"c\"\ndata_dir = \"d\"\n\
+         members = [{ name = \"a\", address = \"h:1\" }, { name = \"b\", address = \"h:2\" },\n\
+         { name = \"x\", address = \"[::1]:3\" }]",
+        Path::new("p.toml"),
+    )
+    .unwrap();
+    assert_eq!((config.ring.n(), config.r, config.w, config.ring.partitions()), (3, 2, 2, 256));
+    assert_eq!((config.cache_mib, &*config.log, &*config.listen), (64, "info", "127.0.0.1:7432"));
+}
+
+#[test]
+fn mistakes_in_a_configuration_are_named_in_one_sentence() {
+    let good = config_text("n0", &[1, 2, 3], 0);
+    let parse = |text: &str| Config::parse(text, Path::new("p.toml"));
+    assert!(parse(&good).is_ok());
+    let long = "x".repeat(65);
+    let mistakes = [
+        (
+            "name = \"n0\"",
+            "name = \"n9\"",
+            "name = \"n9\": the node itself is not among [[members]]",
+        ),
+        ("name = \"n0\"", "name = \"\"", "name \"\": a name has 1 to 64"),
+        ("cluster = \"test\"", &format!("cluster = \"{long}\""), "a name has 1 to 64 letters"),
+        ("cluster = \"test\"", "clutter = \"test\"", "p.toml, line 2: unknown field `clutter`"),
+        ("cluster = \"test\"\n", "", "missing field `cluster`"),
+        ("data_dir = \"unused\"", "data_dir = \"\"", "data_dir = \"\""),
+        ("data_dir = \"unused\"", "data_dir = 3", "p.toml, line 3: invalid type: integer `3`"),
+        ("n = 3", "n = 8", "p.toml: n = 8: n is 1 to 7"),
+        ("n = 3", "n = 300", "p.toml: n = 300: n is 1 to 7"),
+        ("n = 3", "n = 5", "n = 5 replicas need as many members, and there are 3"),
+        ("n = 3", "n = 3\nr = 0", "r = 0: r is 1 to 3"),
+        ("n = 3", "n = 3\nw = 4", "w = 4: w is 1 to 3"),
+        ("partitions = 16", "partitions = 5000", "partitions = 5000: partitions is 1 to 4096"),
+        ("partitions = 16", "cache_mib = 0", "cache_mib = 0: cache_mib is 1 to 1048576"),
+        ("partitions = 16", "log = \"a=b=c\"", "log = \"a=b=c\": not a level or filter"),
+        ("listen = \"127.0.0.1:1\"", "listen = \"0.0.0.0:1\"", "authentication is not built yet"),
+        ("listen = \"127.0.0.1:1\"", "listen = \"[::1]:0\"", "port 1 to 65535"),
+        ("listen = \"127.0.0.1:1\"", "listen = \"localhost\"", "an address is host:port"),
+        ("name = \"n2\"", "name = \"n1\"", "members: \"n1\" is there twice"),
+        ("127.0.0.1:3", "127.0.0.1:2", "members: \"n1\" and \"n2\" both have 127.0.0.1:2"),
+        ("127.0.0.1:3", "nowhere", "members.address = \"nowhere\": an address is host:port"),
+        ("n = 3", "n = = 3", "p.toml, line 4: "),
+    ];
+    for (from, to, said) in mistakes {
+        let text = good.replacen(from, to, 1);
+        assert_ne!(text, good, "{from}");
+        let error = parse(&text).expect_err(to).to_string();
+        assert!(error.starts_with("p.toml") && error.contains(said), "{to}: {error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
+    let missing = Config::load(Path::new("no-such.toml")).unwrap_err().to_string();
+    assert!(missing.starts_with("no-such.toml: No such file"), "{missing}");
+}
+
+// --- life ---
+
+#[test]
+fn a_daemon_serves_stops_cleanly_and_comes_back() {
+    let store = Arc::new(Faulty::default());
+    let daemon = Daemon::alone(store.clone());
+    let mut client = daemon.client();
+    let written = client.ask(put("k", b"value"));
+    assert!(matches!(written, Response::Written { siblings: 1, .. }), "{written:?}");
+    assert_eq!(values(client.ask(get("k"))), [Blob(b"value".as_slice().into())]);
+    let ReplyBody::Ring(RingReport { members, n: 1, partitions: 16, r: 1, w: 1 }) =
+        client.call(CallBody::Ring)
+    else {
+        panic!("the ring")
+    };
+    assert_eq!(members.ids(), [NodeId::of("n0")]);
+    let status = client.status();
+    assert_eq!((status.incarnation, status.recovered, status.disk_bytes), (1, false, 4_711));
+    assert_eq!((status.partitions, status.peers.len()), (16, 0));
+    assert_eq!(client.call(CallBody::Stop), ReplyBody::Stopping);
+    assert!(client.reply().is_none(), "the connection ends");
+    daemon.ended().unwrap();
+    assert!(store.meta().unwrap().unwrap().clean);
+
+    let daemon = Daemon::alone(store.clone());
+    let mut client = daemon.client();
+    assert_eq!(values(client.ask(get("k"))).len(), 1);
+    let status = client.status();
+    assert_eq!((status.incarnation, status.recovered), (2, false));
+    daemon.ask_to_stop();
+    daemon.ended().unwrap();
+}
+
+#[test]
+fn a_taken_port_is_one_sentence_and_leaves_the_store_clean() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let store = Arc::new(MemoryStore::default());
+    let error = Daemon::start(&[port], 0, store.clone()).ended().unwrap_err().to_string();
+    let said = format!("cannot listen on 127.0.0.1:{port}: Address already in use");
+    assert!(error.starts_with(&said), "{error}");
+    assert!(store.meta().unwrap().unwrap().clean);
+}
+
+#[test]
+fn a_foreign_store_is_refused_and_left_alone() {
+    let store = Arc::new(MemoryStore::default());
+    let ports = [free_port(), free_port()];
+    let daemon = Daemon::start(&ports, 0, store.clone());
+    daemon.status();
+    drop(daemon);
+    let before = store.meta().unwrap();
+    let error = Daemon::start(&ports, 1, store.clone()).ended().unwrap_err().to_string();
+    assert!(error.contains("belongs to node n0 of cluster test, not to node n1"), "{error}");
+    assert_eq!(store.meta().unwrap(), before);
+}
+
+#[test]
+fn a_store_error_ends_the_daemon_with_its_reason_and_without_a_reply() {
+    let store = Arc::new(Faulty::default());
+    let daemon = Daemon::alone(store.clone());
+    let mut client = daemon.client();
+    client.ask(put("a", b"1"));
+    store.fail.store(true, Ordering::SeqCst);
+    client.data(put("b", b"2"));
+    client.send(CallBody::Ring);
+    while let Some(reply) = client.reply() {
+        assert!(matches!(reply.body, ReplyBody::Ring(_)), "{reply:?}");
+    }
+    let error = daemon.ended().unwrap_err();
+    assert!(matches!(error, ServeError::Store(_)));
+    assert_eq!(error.to_string(), "the store failed: fdatasync: Input/output error");
+    assert!(!store.meta().unwrap().unwrap().clean);
+
+    store.fail.store(false, Ordering::SeqCst);
+    let daemon = Daemon::alone(store.clone());
+    assert!(daemon.status().recovered);
+    assert_eq!(values(daemon.client().ask(get("a"))).len(), 1, "what was acknowledged is there");
+}
+
+#[test]
+fn a_stop_lets_requests_finish_and_takes_no_new_ones() {
+    let store = Arc::new(Faulty::default());
+    let daemon = Daemon::alone(store.clone());
+    let mut client = daemon.client();
+    client.ask(put("k", b"v"));
+    store.hold(true);
+    let first = client.data(get("k"));
+    client.status();
+    daemon.ask_to_stop();
+    until("the listener's end", || TcpStream::connect(("127.0.0.1", daemon.port)).err());
+    let second = client.data(put("late", b"v"));
+    let refused = Reply { id: second, body: ReplyBody::Data(Response::Refused(Refusal::Stopping)) };
+    assert_eq!(client.reply(), Some(refused));
+    store.hold(false);
+    let reply = client.reply().unwrap();
+    assert_eq!(reply.id, first);
+    assert!(matches!(reply.body, ReplyBody::Data(Response::Found { .. })));
+    assert!(client.reply().is_none());
+    daemon.ended().unwrap();
+    assert!(store.meta().unwrap().unwrap().clean);
+}
+
+// --- limits ---
+
+#[test]
+fn calls_under_way_are_bounded_per_connection() {
+    let store = Arc::new(Faulty::default());
+    let daemon = Daemon::alone(store.clone());
+    let mut client = daemon.client();
+    store.hold(true);
+    for i in 0..=engine::MAX_CALLS {
+        client.data(get(&format!("k{i}")));
+    }
+    let busy = Refusal::Busy { what: "calls under way on this connection".into(), limit: 1_024 };
+    let reply = client.reply().unwrap();
+    assert_eq!(reply.body, ReplyBody::Data(Response::Refused(busy)));
+    assert_eq!(reply.id, 1_025);
+    store.hold(false);
+    for _ in 0..engine::MAX_CALLS {
+        assert!(matches!(client.reply().unwrap().body, ReplyBody::Data(Response::Found { .. })));
+    }
+    let count = ("calls_refused_busy".to_owned(), 1);
+    assert!(client.status().counters.contains(&count));
+}
+
+#[test]
+fn replies_that_nobody_reads_are_bounded() {
+    let daemon = Daemon::alone(Arc::new(MemoryStore::default()));
+    let mut client = daemon.client();
+    client.ask(put("large", &vec![7; 1 << 20]));
+    for _ in 0..100 {
+        client.data(get("large"));
+    }
+    // Nothing is read before another client sees that the first one has been refused.
+    until("a refusal", || {
+        let counters = daemon.status().counters;
+        counters.iter().any(|(name, n)| name == "calls_refused_busy" && *n > 0).then_some(())
+    });
+    let (mut found, mut refused) = (0, 0);
+    for _ in 0..100 {
+        match client.reply().unwrap().body {
+            ReplyBody::Data(Response::Found { .. }) => found += 1,
+            ReplyBody::Data(Response::Refused(Refusal::Busy { limit, .. })) => {
+                assert_eq!(limit, 64 << 20);
+                refused += 1;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(found >= 50 && refused >= 20, "{found} found, {refused} refused");
+    assert_eq!(values(client.ask(get("large"))).len(), 1, "it is served again");
+}
+
+#[test]
+fn a_call_id_that_is_under_way_is_not_taken_twice() {
+    let store = Arc::new(Faulty::default());
+    let daemon = Daemon::alone(store.clone());
+    let mut client = daemon.client();
+    store.hold(true);
+    client.data(get("k"));
+    client.last = 0;
+    client.data(get("k"));
+    assert!(client.reply().is_none(), "the connection is closed");
+    store.hold(false);
+    daemon.status();
+}
+
+// --- strangers and noise ---
+
+fn peer_hello(ports: &[u16], as_name: &str, to: &str) -> Hello {
+    Hello::Peer {
+        cluster: "test".into(),
+        ring: config(ports, 0).ring.digest(),
+        node: NodeId::of(as_name),
+        to: NodeId::of(to),
+        incarnation: 1,
+        boot_nonce: 1,
+    }
+}
+
+fn refusal(port: u16, bytes: &[u8]) -> String {
+    let mut raw = Raw::connect(port);
+    raw.send(bytes);
+    match raw.welcome() {
+        Welcome::Refused(why) => {
+            assert!(raw.next::<Welcome>().is_none(), "the connection ends");
+            why
+        }
+        welcome => panic!("{welcome:?}"),
+    }
+}
+
+#[test]
+fn handshakes_that_do_not_fit_are_refused_with_a_reason() {
+    let ports = [free_port(), free_port(), free_port()];
+    let daemon = Daemon::start(&ports, 0, Arc::new(MemoryStore::default()));
+    let port = ports[0];
+    let hello = peer_hello(&ports, "n1", "n0");
+    let greeting = |hello: &Hello| [&wire::preamble()[..], &wire::frame(hello)].concat();
+    let changed = |change: fn(&mut String, &mut u64, &mut NodeId)| {
+        let mut hello = hello.clone();
+        if let Hello::Peer { cluster, ring, node, .. } = &mut hello {
+            change(cluster, ring, node);
+        }
+        refusal(port, &greeting(&hello))
+    };
+    let http = refusal(port, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert!(http.contains("not a Pixii connection: it begins with \"GET / HT\""), "{http}");
+    let mut future = wire::preamble();
+    future[8..].copy_from_slice(&[0, 7, 0, 9]);
+    let future = refusal(port, &[&future[..], &wire::frame(&hello)].concat());
+    assert!(future.contains("protocol versions 7 to 9 are offered"), "{future}");
+    let cluster = changed(|cluster, _, _| *cluster = "o\n".repeat(300));
+    assert!(cluster.contains("node n0 is of cluster \"test\", not \"o\\no\\n"), "{cluster}");
+    let ring = changed(|_, ring, _| *ring += 1);
+    assert!(ring.contains("differ between the configurations of n0 and n1"), "{ring}");
+    let stranger = changed(|_, _, node| *node = NodeId::of("n9"));
+    assert!(stranger.contains("is not among the members that node n0"), "{stranger}");
+    let own = changed(|_, _, node| *node = NodeId::of("n0"));
+    assert!(own.contains("node n0 was dialed by its own name"), "{own}");
+    let other = refusal(port, &greeting(&peer_hello(&ports, "n1", "n2")));
+    assert!(other.contains("this is node n0, not the one dialed"), "{other}");
+    let long = (2_000u32).to_be_bytes();
+    let long = refusal(port, &[&wire::preamble()[..], &long].concat());
+    assert!(long.contains("a frame of 2000 bytes; the limit here is 1024"), "{long}");
+    assert_eq!(daemon.status().name, "n0");
+}
+
+#[test]
+fn noise_closes_its_connection_and_nothing_else() {
+    let ports = [free_port(), free_port(), free_port()];
+    let daemon = Daemon::start(&ports, 0, Arc::new(MemoryStore::default()));
+    let mut bystander = daemon.client();
+    let call = wire::frame(&Call { id: 1, body: CallBody::Status }).to_vec();
+    let mut corrupt = call.clone();
+    *corrupt.last_mut().unwrap() ^= 1;
+    let oversize = [&u32::MAX.to_be_bytes()[..], &[0; 64]].concat();
+    let tiny = [&1u32.to_be_bytes()[..], &[0; 64]].concat();
+    let nonsense = wire::frame(&(255u8, 255u8, 255u8)).to_vec();
+    let mut rng = pixii::rng::Rng::new(11);
+    let random: Vec<u8> = (0..4_096).map(|_| rng.next_u64() as u8).collect();
+    let mut hellos = vec![Hello::Client, peer_hello(&ports, "n1", "n0")];
+    for hello in hellos.drain(..) {
+        for noise in [&corrupt, &oversize, &tiny, &nonsense, &random] {
+            let mut raw = Raw::connect(ports[0]);
+            raw.greet(&hello);
+            assert!(matches!(raw.welcome(), Welcome::Accepted { .. }));
+            raw.send(noise);
+            assert!(raw.next::<Reply>().is_none(), "the connection is closed");
+        }
+        // Cut off inside a frame, and inside the handshake.
+        let mut raw = Raw::connect(ports[0]);
+        raw.greet(&hello);
+        assert!(matches!(raw.welcome(), Welcome::Accepted { .. }));
+        raw.send(&call[..call.len() / 2]);
+        drop(raw);
+    }
+    Raw::connect(ports[0]).send(&wire::preamble()[..7]);
+    drop(Raw::connect(ports[0]));
+    assert_eq!(bystander.status().name, "n0", "a client from before is served on");
+    assert_eq!(daemon.status().name, "n0", "and so is a new one");
+}
+
+// --- links ---
+
+/// Plays the node that is dialed: accepts and lets the daemon in.
+fn accept_as(listener: &TcpListener, name: &str) -> Raw {
+    let mut raw = Raw::on(listener.accept().unwrap().0);
+    raw.preamble();
+    let hello: Hello = raw.next().unwrap();
+    assert!(matches!(hello, Hello::Peer { to, .. } if to == NodeId::of(name)));
+    let welcome = Welcome::Accepted { cluster: "test".into(), name: name.into() };
+    raw.send(&[&wire::preamble()[..], &wire::frame(&welcome)].concat());
+    raw
+}
+
+fn wait_for_link(daemon: &Daemon, name: &str, up: bool) {
+    let mut client = daemon.client();
+    until(&format!("{name} up: {up}"), || {
+        let status = client.status();
+        status.peers.iter().any(|peer| peer.name == name && peer.up == up).then_some(())
+    });
+}
+
+#[test]
+fn a_broken_link_is_noticed_and_made_again() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let ports = [free_port(), listener.local_addr().unwrap().port()];
+    let daemon = Daemon::start(&ports, 0, Arc::new(MemoryStore::default()));
+    let link = accept_as(&listener, "n1");
+    wait_for_link(&daemon, "n1", true);
+    drop(link);
+    let mut link = accept_as(&listener, "n1");
+    wait_for_link(&daemon, "n1", true);
+    link.send(b"this side only listens");
+    let link = accept_as(&listener, "n1");
+    wait_for_link(&daemon, "n1", true);
+    drop((link, listener));
+    wait_for_link(&daemon, "n1", false);
+    let listener = until("the port", || TcpListener::bind(("127.0.0.1", ports[1])).ok());
+    let link = accept_as(&listener, "n1");
+    wait_for_link(&daemon, "n1", true);
+    // The wrong node at the right address is no link.
+    drop(link);
+    accept_as_other(&listener);
+    wait_for_link(&daemon, "n1", false);
+}
+
+fn accept_as_other(listener: &TcpListener) {
+    let mut raw = Raw::on(listener.accept().unwrap().0);
+    raw.preamble();
+    raw.next::<Hello>().unwrap();
+    let welcome = Welcome::Accepted { cluster: "test".into(), name: "n7".into() };
+    raw.send(&[&wire::preamble()[..], &wire::frame(&welcome)].concat());
+    assert!(raw.next::<Welcome>().is_none(), "it goes away");
+}
+
+#[test]
+fn a_newer_connection_of_a_peer_replaces_the_older() {
+    let ports = [free_port(), free_port()];
+    let daemon = Daemon::start(&ports, 0, Arc::new(MemoryStore::default()));
+    let hello = peer_hello(&ports, "n1", "n0");
+    let connect = || {
+        let mut raw = Raw::connect(ports[0]);
+        raw.greet(&hello);
+        assert!(matches!(raw.welcome(), Welcome::Accepted { .. }));
+        raw
+    };
+    let (mut older, mut newer) = (connect(), connect());
+    assert!(older.next::<Reply>().is_none(), "the older one is closed");
+    newer.stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    let mut byte = [0];
+    let kept = newer.stream.read(&mut byte).unwrap_err().kind();
+    assert_eq!(kept, std::io::ErrorKind::WouldBlock, "the newer one is kept");
+    assert_eq!(daemon.status().name, "n0");
+}
+
+#[test]
+fn three_nodes_serve_with_one_down_and_take_it_back() {
+    let ports = [free_port(), free_port(), free_port()];
+    let stores: Vec<_> = (0..3).map(|_| Arc::new(MemoryStore::default())).collect();
+    let start = |at: usize| Daemon::start(&ports, at, stores[at].clone());
+    let (a, b, c) = (start(0), start(1), start(2));
+    for (daemon, peer) in [(&a, "n1"), (&a, "n2"), (&b, "n0"), (&b, "n2"), (&c, "n0"), (&c, "n1")] {
+        wait_for_link(daemon, peer, true);
+    }
+    let written = a.client().ask(put("k", b"v"));
+    assert!(matches!(written, Response::Written { .. }), "{written:?}");
+    for daemon in [&a, &b, &c] {
+        assert_eq!(values(daemon.client().ask(get("k"))).len(), 1);
+    }
+    c.ask_to_stop();
+    c.ended().unwrap();
+    wait_for_link(&a, "n2", false);
+    let large = a.client().ask(put("large", &vec![9; 1 << 20]));
+    assert!(matches!(large, Response::Written { .. }), "{large:?}");
+    assert_eq!(values(b.client().ask(get("large")))[0].0.len(), 1 << 20);
+    let c = start(2);
+    for (daemon, peer) in [(&a, "n2"), (&b, "n2"), (&c, "n0"), (&c, "n1")] {
+        wait_for_link(daemon, peer, true);
+    }
+    assert_eq!(values(c.client().ask(get("k"))).len(), 1);
+    assert_eq!(c.status().incarnation, 2);
+}

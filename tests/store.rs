@@ -1,0 +1,343 @@
+//! One suite for both stores; what only a disk can do wrong is in `faults`.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use bytes::Bytes;
+use pixii::causal::{Actor, Context, Object, Version};
+use pixii::rng::Rng;
+use pixii::store::disk::DiskStore;
+use pixii::store::memory::MemoryStore;
+use pixii::store::{Change, Found, LifeError, Meta, Owner, Record, Store, begin_life, end_life};
+use pixii::types::{Blob, Key, MAX_VALUE_BYTES, Partition, WriteId};
+use tempfile::TempDir;
+
+#[path = "store/faults.rs"]
+mod faults;
+
+const CACHE: u64 = 16 << 20;
+const KILO: usize = 1 << 10;
+
+fn key(bytes: impl Into<Bytes>) -> Key {
+    Key::new(bytes).unwrap()
+}
+
+/// A record with one sibling of each size; equal seeds give equal bytes.
+fn record(seed: u64, sizes: &[usize]) -> Record {
+    let mut rng = Rng::new(seed);
+    let mut object = Object::default();
+    for (at, size) in sizes.iter().enumerate() {
+        let mut value: Vec<u8> = Vec::with_capacity(size + 8);
+        while value.len() < *size {
+            value.extend(rng.next_u64().to_le_bytes());
+        }
+        value.truncate(*size);
+        let version = Version { write: WriteId(rng.next_u128()), value: Blob(value.into()) };
+        let actor = Actor { store: at as u64, serial: 1 };
+        object = object.update(&Context::default(), actor, version).0;
+    }
+    Record { own_serial: Some(seed), object }
+}
+
+fn put(partition: u16, key: &Key, record: &Record) -> Change {
+    let (partition, key) = (Partition(partition), key.clone());
+    Change::Record { partition, key, record: record.clone() }
+}
+
+fn owner(name: &str) -> Owner {
+    Owner { cluster: "c".into(), name: name.into(), ring: 7 }
+}
+
+/// A store that can be stopped and started again.
+trait Bench: Sized {
+    type Store: Store;
+    fn new() -> Self;
+    fn store(&self) -> &Self::Store;
+    /// Starts again; what was not synced may be gone.
+    fn reopen(self) -> Self;
+}
+
+struct Memory(MemoryStore);
+
+impl Bench for Memory {
+    type Store = MemoryStore;
+    fn new() -> Self {
+        Memory(MemoryStore::default())
+    }
+    fn store(&self) -> &MemoryStore {
+        &self.0
+    }
+    fn reopen(self) -> Self {
+        self.0.power_cut(&mut Rng::new(1));
+        self
+    }
+}
+
+struct Disk {
+    store: DiskStore,
+    dir: TempDir,
+}
+
+impl Bench for Disk {
+    type Store = DiskStore;
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        Disk { store: open(dir.path()), dir }
+    }
+    fn store(&self) -> &DiskStore {
+        &self.store
+    }
+    fn reopen(self) -> Self {
+        self.store.close().unwrap();
+        Disk { store: open(self.dir.path()), dir: self.dir }
+    }
+}
+
+fn open(dir: &Path) -> DiskStore {
+    DiskStore::open(dir, CACHE).unwrap()
+}
+
+macro_rules! conformance {
+    ($($test:ident),*) => {
+        mod memory { $( #[test] fn $test() { super::$test::<super::Memory>() } )* }
+        mod disk { $( #[test] fn $test() { super::$test::<super::Disk>() } )* }
+    };
+}
+
+conformance!(
+    behaves_like_a_map,
+    every_size_comes_back,
+    any_bytes_are_a_key,
+    lists_are_ordered_and_bounded,
+    the_last_change_of_a_batch_counts,
+    lives_begin_and_end,
+    readers_see_whole_records
+);
+
+type Model = BTreeMap<(Partition, Key), Record>;
+
+fn assert_holds(store: &dyn Store, model: &Model) {
+    for ((partition, key), record) in model {
+        assert_eq!(store.read(*partition, key).unwrap(), Found::Record(record.clone()), "{key:?}");
+    }
+    for partition in (0..4).map(Partition) {
+        let expected: Vec<Key> =
+            model.keys().filter(|(p, _)| *p == partition).map(|(_, key)| key.clone()).collect();
+        let listing = store.list(partition, None, usize::MAX).unwrap();
+        assert_eq!((listing.keys, listing.more), (expected, false));
+    }
+}
+
+fn behaves_like_a_map<B: Bench>() {
+    let seed = 20_240_607;
+    println!("seed {seed}");
+    let mut rng = Rng::new(seed);
+    let mut bench = B::new();
+    let mut model = Model::new();
+    for round in 0..300 {
+        let mut batch = Vec::new();
+        for _ in 0..rng.below(6) {
+            let partition = rng.below(4) as u16;
+            let key = key(rng.below(40).to_string().into_bytes());
+            let limit = *rng.pick(&[100, 2 * KILO, 40 * KILO, 150 * KILO]).unwrap();
+            let size = rng.below(limit as u64) as usize;
+            let record = record(rng.next_u64(), &[size, 3]);
+            batch.push(put(partition, &key, &record));
+            model.insert((Partition(partition), key), record);
+        }
+        bench.store().apply(&batch).unwrap();
+        let probe = key(rng.below(60).to_string().into_bytes());
+        let expected = model.get(&(Partition(1), probe.clone()));
+        let found = bench.store().read(Partition(1), &probe).unwrap();
+        assert_eq!(found, expected.map_or(Found::Nothing, |r| Found::Record(r.clone())));
+        if rng.chance(0.1) {
+            bench.store().sync().unwrap();
+        }
+        if round % 100 == 99 {
+            assert_holds(bench.store(), &model);
+            bench.store().sync().unwrap();
+            bench = bench.reopen();
+            assert_holds(bench.store(), &model);
+        }
+    }
+    assert!(bench.store().disk_bytes().unwrap() > 0);
+}
+
+fn every_size_comes_back<B: Bench>() {
+    let mut model = Model::new();
+    let sizes = [0, 1, 64 * KILO - 1, 64 * KILO, 64 * KILO + 1, MAX_VALUE_BYTES];
+    // Around the size at which the record, not the value, is cut in chunks.
+    for size in sizes.into_iter().chain((32 * KILO - 64)..(32 * KILO)) {
+        model.insert((Partition(0), key(format!("{size}"))), record(size as u64, &[size]));
+    }
+    let siblings = record(1, &[256 * KILO; 32]);
+    assert!(siblings.object.len() == 32);
+    model.insert((Partition(1), key("8 MiB")), siblings);
+    model.insert((Partition(1), key("a merge of seven")), record(2, &[MAX_VALUE_BYTES; 56]));
+    model.insert((Partition(2), key("none")), Record::default());
+    let bench = B::new();
+    for ((partition, key), record) in &model {
+        bench.store().apply(&[put(partition.0, key, record)]).unwrap();
+    }
+    assert_holds(bench.store(), &model);
+    bench.store().sync().unwrap();
+    let bench = bench.reopen();
+    assert_holds(bench.store(), &model);
+    for (at, ((partition, key), record)) in model.iter_mut().enumerate() {
+        // Long becomes short and short becomes long.
+        let size = if at % 2 == 0 { 10 } else { 100 * KILO };
+        *record = self::record(at as u64, &[size]);
+        bench.store().apply(&[put(partition.0, key, record)]).unwrap();
+    }
+    assert_holds(bench.store(), &model);
+    bench.store().sync().unwrap();
+    assert_holds(bench.reopen().store(), &model);
+}
+
+fn any_bytes_are_a_key<B: Bench>() {
+    let mut model = Model::new();
+    let mut keys: Vec<Vec<u8>> = (0..=255).map(|byte| vec![byte]).collect();
+    keys.extend((0..=255).map(|byte| vec![0xff, byte]));
+    keys.extend((1..=64).map(|length| vec![0; length]));
+    keys.extend((2..=64).map(|length| vec![0xff; length]));
+    keys.extend((2..=1_024).step_by(73).map(|length| vec![b'p'; length]));
+    // Long and alike: inner pages of the tree hold long keys too.
+    keys.extend((0..400u16).map(|n| [&[b'q'; 1_022][..], &n.to_be_bytes()].concat()));
+    for (at, bytes) in keys.into_iter().enumerate() {
+        for partition in [0, 1, 3] {
+            let size = if at % 50 == 0 { 70 * KILO } else { 5 };
+            let record = record(at as u64, &[size]);
+            model.insert((Partition(partition), key(bytes.clone())), record);
+        }
+    }
+    let bench = B::new();
+    let changes: Vec<Change> =
+        model.iter().map(|((partition, key), record)| put(partition.0, key, record)).collect();
+    for batch in changes.chunks(100) {
+        bench.store().apply(batch).unwrap();
+    }
+    bench.store().sync().unwrap();
+    assert_holds(bench.store(), &model);
+    assert_eq!(bench.store().read(Partition(2), &key("p")).unwrap(), Found::Nothing);
+    assert_holds(bench.reopen().store(), &model);
+}
+
+fn lists_are_ordered_and_bounded<B: Bench>() {
+    let bench = B::new();
+    let store = bench.store();
+    let keys: Vec<Key> = (0..500u32).map(|n| key(format!("k{:03}", n))).collect();
+    for batch in keys.chunks(50) {
+        let batch: Vec<Change> = batch.iter().map(|key| put(9, key, &record(1, &[9]))).collect();
+        store.apply(&batch).unwrap();
+    }
+    for neighbour in [8, 10] {
+        store.apply(&[put(neighbour, &key("k100"), &record(1, &[9]))]).unwrap();
+    }
+    for limit in [0, 1, 4, 5, 399, 400, 2_000, 2_001, usize::MAX] {
+        let (mut seen, mut after) = (Vec::new(), None);
+        loop {
+            let listing = store.list(Partition(9), after.as_ref(), limit).unwrap();
+            assert!(!listing.keys.is_empty());
+            assert!(listing.keys.len() <= limit.div_ceil(4).max(1), "limit {limit}");
+            seen.extend(listing.keys);
+            after = seen.last().cloned();
+            if !listing.more {
+                break;
+            }
+        }
+        assert_eq!(seen, keys, "limit {limit}");
+    }
+    let listing = store.list(Partition(9), Some(&key("k1005")), 4).unwrap();
+    assert_eq!(listing.keys, [key("k101")], "behind a key that is not there");
+    let behind = store.list(Partition(9), keys.last(), 10).unwrap();
+    assert!(behind.keys.is_empty() && !behind.more);
+    assert!(store.list(Partition(7), None, 10).unwrap().keys.is_empty());
+    assert!(store.list(Partition(u16::MAX), None, 10).unwrap().keys.is_empty());
+}
+
+fn the_last_change_of_a_batch_counts<B: Bench>() {
+    let bench = B::new();
+    let (key, long, other) =
+        (key("k"), record(1, &[200 * KILO]), record(2, &[90 * KILO, 90 * KILO]));
+    let meta = |incarnation| {
+        Change::Meta(Meta {
+            owner: owner("n1"),
+            store: 1,
+            incarnation,
+            serial_floor: 1,
+            serial_end: 1,
+            clean: false,
+        })
+    };
+    let batch = [meta(1), put(0, &key, &long), put(0, &key, &other), meta(2)];
+    bench.store().apply(&batch).unwrap();
+    bench.store().apply(&[]).unwrap();
+    bench.store().sync().unwrap();
+    let bench = bench.reopen();
+    assert_eq!(bench.store().read(Partition(0), &key).unwrap(), Found::Record(other));
+    assert_eq!(bench.store().meta().unwrap().map(|meta| meta.incarnation), Some(2));
+}
+
+fn lives_begin_and_end<B: Bench>() {
+    let bench = B::new();
+    assert_eq!(bench.store().meta().unwrap(), None);
+    let mut meta = begin_life(bench.store(), &owner("n1"), 42).unwrap();
+    assert_eq!((meta.store, meta.incarnation, meta.serial_floor), (42, 1, 1));
+    meta.serial_end = 100;
+    end_life(bench.store(), &meta).unwrap();
+    let bench = bench.reopen();
+    let mut meta = begin_life(bench.store(), &owner("n1"), 43).unwrap();
+    assert_eq!((meta.store, meta.incarnation), (42, 2), "the id is drawn once");
+    assert_eq!((meta.serial_floor, meta.serial_end), (1, 100), "a clean stop voids nothing");
+    meta.serial_end = 200;
+    bench.store().apply(&[Change::Meta(meta)]).unwrap();
+    bench.store().sync().unwrap();
+    let bench = bench.reopen();
+    let meta = begin_life(bench.store(), &owner("n1"), 44).unwrap();
+    assert_eq!((meta.incarnation, meta.serial_floor), (3, 200), "an unclean start voids serials");
+    let stranger = begin_life(bench.store(), &owner("n2"), 45);
+    assert!(matches!(stranger, Err(LifeError::Owner(..))), "{stranger:?}");
+    let moved = begin_life(bench.store(), &Owner { ring: 8, ..owner("n1") }, 45);
+    assert_eq!(moved, Err(LifeError::Ring));
+}
+
+fn readers_see_whole_records<B: Bench>() {
+    let bench = B::new();
+    let store = bench.store();
+    let (hot, done) = (key("hot"), AtomicBool::new(false));
+    store.apply(&[put(0, &hot, &record(0, &[300 * KILO]))]).unwrap();
+    let read = || {
+        let mut reads = 0;
+        while !done.load(Ordering::SeqCst) || reads == 0 {
+            match store.read(Partition(0), &hot).unwrap() {
+                Found::Record(found) => {
+                    let seed = found.own_serial.unwrap();
+                    assert_eq!(found, record(seed, &[300 * KILO]));
+                }
+                other => panic!("{other:?}"),
+            }
+            let listing = store.list(Partition(0), None, 100).unwrap();
+            assert_eq!(listing.keys[0], hot);
+            reads += 1;
+        }
+    };
+    thread::scope(|scope| {
+        let readers = [scope.spawn(read), scope.spawn(read)];
+        for seed in 1..=60 {
+            let other = key(format!("other {}", seed % 7));
+            let changes =
+                [put(0, &hot, &record(seed, &[300 * KILO])), put(0, &other, &record(seed, &[9]))];
+            let outcome = store.apply(&changes).and_then(|()| store.sync());
+            if outcome.is_err() || seed == 60 {
+                done.store(true, Ordering::SeqCst);
+            }
+            outcome.unwrap();
+        }
+        for reader in readers {
+            reader.join().unwrap();
+        }
+    });
+}

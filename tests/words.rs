@@ -1,0 +1,350 @@
+//! Bytes: golden ones for every type on the wire and on disk, and what becomes of bytes that are wrong.
+//!
+//! A changed golden byte is either a bug or a new version. To write the file anew after a version was
+//! raised: `PIXII_WRITE_GOLDEN=1 cargo test --release --test words`.
+
+#![allow(clippy::unwrap_used)]
+
+use std::fmt::{Debug, Write as _};
+use std::path::Path;
+
+use bincode::{BorrowDecode, Encode};
+use bytes::{BufMut, Bytes, BytesMut};
+use pixii::causal::{Actor, Clock, Context, Dot, Object, Version};
+use pixii::members::{Member, Members};
+use pixii::message::*;
+use pixii::rng::Rng;
+use pixii::store::{self, Found, Meta, Owner, Record};
+use pixii::types::*;
+use pixii::wire::{self, Hello, Welcome, WireError};
+use proptest::prelude::*;
+
+const DOT: Dot = Dot { actor: Actor { store: 0x1122_3344_5566_7788, serial: 5 }, counter: 300 };
+
+fn key() -> Key {
+    Key::new(&b"key\x00\xff"[..]).unwrap()
+}
+
+fn blob(bytes: &'static [u8]) -> Blob {
+    Blob(Bytes::from_static(bytes))
+}
+
+fn object() -> Object {
+    let version = |write, value| Version { write: WriteId(write), value: blob(value) };
+    let actor = |store| Actor { store, serial: 1 };
+    let (one, _) = Clock::default().update(&Context::default(), actor(9), version(7, b"one"));
+    one.update(&Context::default(), actor(4), version(u128::MAX, b"")).0
+}
+
+/// Writes `name<TAB>hex` for a message and reads it back.
+fn golden<T>(out: &mut String, name: &str, message: T)
+where
+    T: Encode + for<'de> BorrowDecode<'de, Bytes> + Debug + PartialEq,
+{
+    let bytes = Bytes::from(wire::encode(&message));
+    assert_eq!(wire::decode::<T>(&bytes).unwrap(), message, "{name}");
+    raw(out, name, &bytes);
+}
+
+fn raw(out: &mut String, name: &str, bytes: &[u8]) {
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    writeln!(out, "{name}\t{hex}").unwrap();
+}
+
+fn requests() -> Vec<(&'static str, Request)> {
+    let context = Some(blob(b"sealed"));
+    vec![
+        ("get", Request::Get { key: key(), r: Some(2) }),
+        (
+            "put",
+            Request::Put {
+                key: key(),
+                value: blob(b"value"),
+                context: context.clone(),
+                write: WriteId(1 << 100),
+                w: None,
+            },
+        ),
+        ("delete", Request::Delete { key: key(), context, w: Some(3) }),
+        (
+            "keys",
+            Request::Keys {
+                partition: Partition(300),
+                after: Some(key()),
+                limit_bytes: 1 << 20,
+                r: None,
+            },
+        ),
+    ]
+}
+
+fn responses() -> Vec<(&'static str, Response)> {
+    vec![
+        (
+            "found",
+            Response::Found {
+                values: vec![blob(b"a"), blob(b"")],
+                context: blob(b"c"),
+                answered: 2,
+            },
+        ),
+        ("written", Response::Written { dot: Some(DOT), context: blob(b"c"), siblings: 1 }),
+        ("keys", Response::Keys { keys: vec![key()], more: true }),
+        ("refused", Response::Refused(Refusal::NoContext)),
+        ("unknown", Response::Unknown { acknowledged: 1, needed: 2, timeout_ms: 500 }),
+    ]
+}
+
+fn refusals() -> Vec<Refusal> {
+    vec![
+        Refusal::Unreachable { reachable: 1, needed: 2 },
+        Refusal::NoQuorum { answered: 1, needed: 2, timeout_ms: 500 },
+        Refusal::Quorum { name: "r".into(), given: 4, n: 3 },
+        Refusal::Size(SizeError::Key(1_025)),
+        Refusal::Size(SizeError::Value(1_048_577)),
+        Refusal::BadContext,
+        Refusal::NoContext,
+        Refusal::Siblings(32),
+        Refusal::Object(8_388_609),
+        Refusal::Busy { what: "the key's queue".into(), limit: 128 },
+        Refusal::Timeout(0),
+        Refusal::Partition(256, 256),
+        Refusal::NotHome,
+        Refusal::Damaged,
+        Refusal::Stopping,
+    ]
+}
+
+fn bodies() -> Vec<(&'static str, Body)> {
+    let put = Change::Put { write: WriteId(3), value: blob(b"v") };
+    let context = Context::new(vec![DOT]);
+    let update = |change| Body::Update { key: key(), context: context.clone(), change };
+    vec![
+        ("coordinate", Body::Coordinate { request: requests().remove(0).1, timeout_ms: 450 }),
+        ("coordinated", Body::Coordinated(responses().remove(0).1)),
+        ("update-put", update(put)),
+        ("update-delete", update(Change::Delete)),
+        ("updated", Body::Updated { object: object(), dot: Some(DOT) }),
+        ("merge", Body::Merge { key: key(), object: object() }),
+        ("held", Body::Held),
+        ("read", Body::Read { key: key() }),
+        ("copy", Body::Copy(object())),
+        ("list", Body::List { partition: Partition(1), after: None, limit_bytes: 64 }),
+        ("listed", Body::Listed { keys: vec![key()], more: false }),
+        ("failed", Body::Failed(Refusal::Damaged)),
+    ]
+}
+
+fn replies() -> Vec<(&'static str, ReplyBody)> {
+    let member = Member { name: "n1".into(), address: "127.0.0.1:7432".into() };
+    let peer = PeerStatus {
+        id: member.id(),
+        name: "n1".into(),
+        address: member.address.clone(),
+        up: true,
+        dropped: 4,
+    };
+    let ring =
+        RingReport { members: Members::new(vec![member]), n: 1, partitions: 256, r: 1, w: 1 };
+    let status = StatusReport {
+        cluster: "c".into(),
+        name: "n1".into(),
+        version: "0.1.0".into(),
+        store: 1,
+        incarnation: 2,
+        recovered: true,
+        uptime_ms: 3,
+        partitions: 256,
+        disk_bytes: 5,
+        peers: vec![peer],
+        counters: vec![("gets_answered".into(), 6)],
+    };
+    vec![
+        ("data", ReplyBody::Data(responses().remove(1).1)),
+        ("ring", ReplyBody::Ring(ring)),
+        ("status", ReplyBody::Status(status)),
+        ("stopping", ReplyBody::Stopping),
+    ]
+}
+
+#[test]
+fn golden_bytes() {
+    let mut out = String::new();
+    raw(&mut out, "preamble", &wire::preamble());
+    let peer = Hello::Peer {
+        cluster: "c".into(),
+        ring: u64::MAX,
+        node: NodeId::of("n1"),
+        to: NodeId::of("n2"),
+        incarnation: 7,
+        boot_nonce: 8,
+    };
+    golden(&mut out, "hello-peer", peer);
+    golden(&mut out, "hello-client", Hello::Client);
+    golden(&mut out, "welcome", Welcome::Accepted { cluster: "c".into(), name: "n1".into() });
+    golden(&mut out, "unwelcome", Welcome::Refused("why".into()));
+    for (name, request) in requests() {
+        let body = CallBody::Data { request, timeout_ms: 500 };
+        golden(&mut out, &format!("call-{name}"), Call { id: 1, body });
+    }
+    for (name, body) in
+        [("ring", CallBody::Ring), ("status", CallBody::Status), ("stop", CallBody::Stop)]
+    {
+        golden(&mut out, &format!("call-{name}"), Call { id: 2, body });
+    }
+    for (name, body) in replies() {
+        golden(&mut out, &format!("reply-{name}"), Reply { id: 1, body });
+    }
+    for (name, response) in responses() {
+        golden(&mut out, &format!("response-{name}"), response);
+    }
+    for (at, refusal) in refusals().into_iter().enumerate() {
+        golden(&mut out, &format!("refusal-{at}"), refusal);
+    }
+    for (name, body) in bodies() {
+        golden(&mut out, &format!("peer-{name}"), PeerMessage { op: 77, body });
+    }
+    raw(&mut out, "frame-held", &wire::frame(&PeerMessage { op: 77, body: Body::Held }));
+    raw(&mut out, "context", &wire::seal(&key(), &Context::new(vec![DOT])).0);
+    let record = Record { own_serial: Some(5), object: object() };
+    raw(&mut out, "record", &store::encode_record(Partition(2), &key(), &record));
+    let owner = Owner { cluster: "c".into(), name: "n1".into(), ring: 9 };
+    let meta =
+        Meta { owner, store: 1, incarnation: 2, serial_floor: 3, serial_end: 4_099, clean: true };
+    golden(&mut out, "meta", meta);
+
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/words.tsv");
+    if std::env::var_os("PIXII_WRITE_GOLDEN").is_some() {
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(&file, &out).unwrap();
+    }
+    let kept = std::fs::read_to_string(&file).unwrap();
+    for (kept, now) in kept.lines().zip(out.lines()) {
+        assert_eq!(kept, now);
+    }
+    assert_eq!(kept.lines().count(), out.lines().count());
+}
+
+#[test]
+fn every_refusal_is_one_sentence() {
+    for refusal in refusals() {
+        let text = refusal.to_string();
+        assert!(!text.contains('\n') && !text.contains("  ") && text.len() > 15, "{text}");
+    }
+    let text = Refusal::NoQuorum { answered: 1, needed: 2, timeout_ms: 500 }.to_string();
+    assert_eq!(text, "no quorum: 1 of 2 replicas answered in 500 ms");
+}
+
+#[test]
+fn frames_are_bounded_checked_and_waited_for() {
+    let message = PeerMessage { op: 1, body: Body::Read { key: key() } };
+    let frame = wire::frame(&message);
+    let mut input = BytesMut::new();
+    for byte in &frame[..frame.len() - 1] {
+        input.put_u8(*byte);
+        assert_eq!(wire::take_frame(&mut input, 4_096), Ok(None));
+    }
+    input.put_slice(&frame[frame.len() - 1..]);
+    input.put_slice(&frame);
+    for _ in 0..2 {
+        let payload = wire::take_frame(&mut input, 4_096).unwrap().unwrap();
+        assert_eq!(wire::decode::<PeerMessage>(&payload).unwrap(), message);
+    }
+    assert!(input.is_empty());
+
+    let mut huge = BytesMut::from(&u32::MAX.to_be_bytes()[..]);
+    let error = wire::take_frame(&mut huge, 4_096).unwrap_err();
+    assert_eq!(error.to_string(), "a frame of 4294967295 bytes; the limit here is 4096");
+    let mut tiny = BytesMut::from(&[0, 0, 0, 3, 1, 2, 3][..]);
+    assert_eq!(wire::take_frame(&mut tiny, 4_096), Err(WireError::FrameLength(3, 4_096)));
+    for at in 4..frame.len() {
+        let mut broken = BytesMut::from(&frame[..]);
+        broken[at] ^= 1;
+        let error = wire::take_frame(&mut broken, 4_096).unwrap_err();
+        assert_eq!(error, WireError::Checksum(frame.len() - 4));
+    }
+}
+
+#[test]
+fn preambles_name_what_is_wrong() {
+    let good = wire::preamble();
+    assert_eq!(wire::check_preamble(&good), Ok(()));
+    let error = wire::check_preamble(b"GET / HTTP/1").unwrap_err();
+    assert_eq!(error.to_string(), "not a Pixii connection: it begins with \"GET / HT\"");
+    let mut newer = good;
+    newer[8..].copy_from_slice(&[0, 2, 0, 9]);
+    let error = wire::check_preamble(&newer).unwrap_err();
+    assert_eq!(error.to_string(), "protocol versions 2 to 9 are offered; this node speaks 1");
+}
+
+#[test]
+fn contexts_are_sealed_to_their_key() {
+    let context = Context::new(vec![DOT]);
+    let sealed = wire::seal(&key(), &context);
+    assert_eq!(wire::unseal(&key(), &sealed), Some(context));
+    assert_eq!(wire::unseal(&Key::new(&b"other"[..]).unwrap(), &sealed), None);
+    for at in 0..sealed.0.len() {
+        let mut bytes = sealed.0.to_vec();
+        bytes[at] ^= 4;
+        assert_eq!(wire::unseal(&key(), &Blob(bytes.into())), None, "byte {at}");
+        assert_eq!(wire::unseal(&key(), &Blob(sealed.0.slice(..at))), None, "cut at {at}");
+    }
+}
+
+#[test]
+fn records_are_sealed_to_their_place() {
+    let record = Record { own_serial: None, object: object() };
+    let bytes = Bytes::from(store::encode_record(Partition(2), &key(), &record));
+    let found = |p, key: &Key, bytes: Bytes| store::decode_record(Partition(p), key, bytes);
+    assert_eq!(found(2, &key(), bytes.clone()), Found::Record(record));
+    assert_eq!(found(3, &key(), bytes.clone()), Found::Damaged);
+    assert_eq!(found(2, &Key::new(&b"k"[..]).unwrap(), bytes.clone()), Found::Damaged);
+    for at in 0..bytes.len() {
+        let mut broken = bytes.to_vec();
+        broken[at] ^= 1;
+        assert_eq!(found(2, &key(), broken.into()), Found::Damaged, "byte {at}");
+        assert_eq!(found(2, &key(), bytes.slice(..at)), Found::Damaged, "cut at {at}");
+    }
+}
+
+#[test]
+fn keys_and_lengths_are_limited_when_decoded() {
+    for (length, fits) in [(0, false), (1, true), (1_024, true), (1_025, false)] {
+        let bytes = Bytes::from(wire::encode(&Blob(vec![7; length].into())));
+        assert_eq!(wire::decode::<Key>(&bytes).is_ok(), fits, "{length}");
+    }
+    let error = Key::new(vec![0; 1_025]).unwrap_err();
+    assert_eq!(error.to_string(), "the key has 1025 bytes; a key has 1 to 1024");
+    // A list that claims 2^60 elements is refused before memory is taken for it.
+    let mut claims = vec![4, 253];
+    claims.extend((1u64 << 60).to_le_bytes());
+    assert!(wire::decode::<Response>(&Bytes::from(claims)).is_err());
+    let trailing = [wire::encode(&Body::Held), vec![0]].concat();
+    assert!(wire::decode::<Body>(&Bytes::from(trailing)).is_err());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(3_000))]
+    #[test]
+    fn noise_is_refused_and_never_panics(noise in prop::collection::vec(any::<u8>(), 0..200)) {
+        let bytes = Bytes::from(noise.clone());
+        let _ = wire::decode::<PeerMessage>(&bytes);
+        let _ = wire::decode::<Call>(&bytes);
+        let _ = wire::decode::<Reply>(&bytes);
+        let _ = wire::decode::<Hello>(&bytes);
+        let _ = wire::unseal(&key(), &Blob(bytes.clone()));
+        let mut input = BytesMut::from(&noise[..]);
+        let _ = wire::take_frame(&mut input, 4_096);
+    }
+
+    #[test]
+    fn a_flipped_bit_in_a_message_never_panics(seed in any::<u64>()) {
+        let mut rng = Rng::new(seed);
+        for (_, body) in bodies() {
+            let mut bytes = wire::encode(&PeerMessage { op: 1, body });
+            let at = rng.below(bytes.len() as u64) as usize;
+            bytes[at] ^= 1 << rng.below(8);
+            let _ = wire::decode::<PeerMessage>(&Bytes::from(bytes));
+        }
+    }
+}

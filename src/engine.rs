@@ -25,7 +25,7 @@ use crate::net::frames::{Held, Outbox};
 use crate::net::{CLIENT_LIMITS, Event, Hub, Identity, listener, peers};
 use crate::node::{self, ClientId, Input, Node, Output};
 use crate::rng::Rng;
-use crate::store::memory::MemoryStore;
+use crate::store::disk::{DiskStore, OpenError};
 use crate::store::{LifeError, Meta, Owner, Store, StoreError, begin_life, end_life};
 use crate::types::Micros;
 use crate::wire;
@@ -45,6 +45,8 @@ const MAX_INPUTS: usize = 1_024;
 const FINISH: Duration = Duration::from_secs(5);
 /// Then their replies have this long to leave.
 const FLUSH: Duration = Duration::from_secs(1);
+/// Serials that one durable write reserves.
+const SERIAL_BLOCK: u64 = 1 << 16;
 /// Reasons to stop that may wait; the first one counts.
 const MAX_STOPS: usize = 4;
 /// The longest sleep without a reason to wake.
@@ -53,6 +55,9 @@ const LONG: Duration = Duration::from_secs(3_600);
 /// Why a daemon could not start, or stopped by itself. What was acknowledged is on the disk.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
+    /// The data directory could not be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
     /// The store belongs to another node, or failed at the start.
     #[error("the data in {0} cannot be used: {1}")]
     Life(PathBuf, LifeError),
@@ -76,8 +81,12 @@ pub fn serve(config: &Config, follow_stdin: bool) -> Result<(), ServeError> {
     if follow_stdin {
         process::watch_stdin(stops.clone()).map_err(|error| ServeError::System("thread", error))?;
     }
-    let store = Arc::new(MemoryStore::default());
-    run(config, store, stop)
+    let store = Arc::new(DiskStore::open(&config.data_dir, config.cache_mib << 20)?);
+    let served = run(config, store.clone(), stop);
+    // Only a thread that is stuck in a failed store still has it then, and the process ends anyway.
+    let closed = Arc::into_inner(store).map_or(Ok(()), DiskStore::close);
+    served?;
+    Ok(closed?)
 }
 
 /// The same on a store that is open already, until `stop` receives why to stop.
@@ -131,7 +140,8 @@ pub fn run(
 
 fn machine_config(config: &Config) -> node::Config {
     let ring = Arc::new(config.ring.clone());
-    node::Config { me: config.me(), ring, r: config.r, w: config.w }
+    let (me, r, w) = (config.me(), config.r, config.w);
+    node::Config { me, ring, r, w, serial_block: SERIAL_BLOCK }
 }
 
 /// What is known of this life of the store.

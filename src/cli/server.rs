@@ -1,0 +1,41 @@
+//! `pixii server`.
+
+use std::io::{self, IsTerminal};
+use std::path::PathBuf;
+
+use clap::Args;
+use pixii::config::Config;
+use pixii::engine;
+use tracing_subscriber::EnvFilter;
+
+use super::{Exit, Outcome, Trouble};
+
+/// Run a node: the daemon
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  pixii server --config /etc/pixii/pixii.toml")]
+pub(crate) struct Server {
+    /// The node's configuration
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Stop when standard input ends, so that a daemon never outlives its parent
+    #[arg(long, hide = true)]
+    follow_stdin: bool,
+}
+
+impl Server {
+    /// Serves until told to stop.
+    pub(crate) fn run(self) -> Outcome {
+        let fault = |error: &dyn ToString| Trouble::error(error.to_string());
+        let config = Config::load(&self.config).map_err(|error| fault(&error))?;
+        tracing_subscriber::fmt()
+            .with_env_filter(EnvFilter::new(&config.log))
+            .with_writer(io::stderr)
+            .with_ansi(io::stderr().is_terminal())
+            .with_target(false)
+            .init();
+        engine::serve(&config, self.follow_stdin).map_err(|error| fault(&error))?;
+        Ok(Exit::Done)
+    }
+}

@@ -41,12 +41,12 @@ const LARGE_REPLY_BYTES: usize = 64 << 10;
 const RESERVE_BYTES: usize = 8 << 20;
 /// Inputs handled before their outputs are carried out and connections get their turn.
 const MAX_INPUTS: usize = 1_024;
-/// Serials that the store reserves at a time.
-const SERIAL_BLOCK: u64 = 4_096;
 /// At a stop, requests under way have this long to finish.
 const FINISH: Duration = Duration::from_secs(5);
 /// Then their replies have this long to leave.
 const FLUSH: Duration = Duration::from_secs(1);
+/// Serials that one durable write reserves.
+const SERIAL_BLOCK: u64 = 1 << 16;
 /// Reasons to stop that may wait; the first one counts.
 const MAX_STOPS: usize = 4;
 /// The longest sleep without a reason to wake.
@@ -55,7 +55,7 @@ const LONG: Duration = Duration::from_secs(3_600);
 /// Why a daemon could not start, or stopped by itself. What was acknowledged is on the disk.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The data directory was not opened; its records are as they were.
+    /// The data directory could not be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
     /// The store belongs to another node, or failed at the start.
@@ -82,10 +82,11 @@ pub fn serve(config: &Config, follow_stdin: bool) -> Result<(), ServeError> {
         process::watch_stdin(stops.clone()).map_err(|error| ServeError::System("thread", error))?;
     }
     let store = Arc::new(DiskStore::open(&config.data_dir, config.cache_mib << 20)?);
-    run(config, store.clone(), stop)?;
-    // The threads that shared it have ended.
-    Arc::into_inner(store).map_or(Ok(()), DiskStore::close)?;
-    Ok(())
+    let served = run(config, store.clone(), stop);
+    // Only a thread that is stuck in a failed store still has it then, and the process ends anyway.
+    let closed = Arc::into_inner(store).map_or(Ok(()), DiskStore::close);
+    served?;
+    Ok(closed?)
 }
 
 /// The same on a store that is open already, until `stop` receives why to stop.
@@ -139,7 +140,8 @@ pub fn run(
 
 fn machine_config(config: &Config) -> node::Config {
     let ring = Arc::new(config.ring.clone());
-    node::Config { me: config.me(), ring, r: config.r, w: config.w, serial_block: SERIAL_BLOCK }
+    let (me, r, w) = (config.me(), config.r, config.w);
+    node::Config { me, ring, r, w, serial_block: SERIAL_BLOCK }
 }
 
 /// What is known of this life of the store.

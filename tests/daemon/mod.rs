@@ -1,0 +1,281 @@
+//! Daemons in this process, and connections whose bytes the test writes itself.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use pixii::config::Config;
+use pixii::engine::{self, ServeError};
+use pixii::message::{Call, CallBody, Reply, ReplyBody, Request, Response, StatusReport};
+use pixii::store::memory::MemoryStore;
+use pixii::store::{Change, Found, Listing, Meta, Store, StoreError};
+use pixii::types::{Blob, Key, Partition, WriteId};
+use pixii::wire::{self, Hello, MAX_FRAME_BYTES, Welcome};
+use tokio::sync::mpsc;
+
+const DEADLINE: Duration = Duration::from_secs(30);
+const TIMEOUT_MS: u32 = 20_000;
+
+/// A port of the kernel's choice that it gives to nobody else for a while: a connection that was closed
+/// on this side first keeps it in TIME_WAIT, which does not stop a listener.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let near = TcpStream::connect(address).unwrap();
+    let (far, _) = listener.accept().unwrap();
+    drop(far);
+    drop(near);
+    address.port()
+}
+
+pub fn config_text(name: &str, ports: &[u16], own: usize) -> String {
+    let n = ports.len().min(3);
+    let mut text = format!(
+        "name = \"{name}\"\ncluster = \"test\"\ndata_dir = \"unused\"\nn = {n}\npartitions = 16\n\
+         listen = \"127.0.0.1:{}\"\n",
+        ports[own]
+    );
+    for (at, port) in ports.iter().enumerate() {
+        let member = format!("[[members]]\nname = \"n{at}\"\naddress = \"127.0.0.1:{port}\"\n");
+        text.push_str(&member);
+    }
+    text
+}
+
+pub fn config(ports: &[u16], own: usize) -> Config {
+    Config::parse(&config_text(&format!("n{own}"), ports, own), Path::new("test.toml")).unwrap()
+}
+
+pub struct Daemon {
+    pub port: u16,
+    stop: mpsc::Sender<String>,
+    thread: Option<JoinHandle<Result<(), ServeError>>>,
+}
+
+impl Daemon {
+    pub fn start(ports: &[u16], own: usize, store: Arc<dyn Store>) -> Self {
+        let (stop, stopped) = mpsc::channel(1);
+        let config = config(ports, own);
+        let thread = thread::spawn(move || engine::run(&config, store, stopped));
+        Daemon { port: ports[own], stop, thread: Some(thread) }
+    }
+
+    pub fn alone(store: Arc<dyn Store>) -> Self {
+        Daemon::start(&[free_port()], 0, store)
+    }
+
+    pub fn ask_to_stop(&self) {
+        let _ = self.stop.try_send("the test".into());
+    }
+
+    pub fn ended(mut self) -> Result<(), ServeError> {
+        self.thread.take().unwrap().join().unwrap()
+    }
+
+    pub fn client(&self) -> Client {
+        Client::connect(self.port)
+    }
+
+    pub fn status(&self) -> StatusReport {
+        self.client().status()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.ask_to_stop();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Tries again until `what` gives something.
+pub fn until<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        if let Some(got) = attempt() {
+            return got;
+        }
+        assert!(Instant::now() < deadline, "{what}: not in {DEADLINE:?}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+// --- the wire, spoken by hand ---
+
+/// A connection whose bytes this test writes itself.
+pub struct Raw {
+    pub stream: TcpStream,
+    buffer: BytesMut,
+}
+
+impl Raw {
+    pub fn connect(port: u16) -> Self {
+        let stream = until("a connection", || TcpStream::connect(("127.0.0.1", port)).ok());
+        Raw::on(stream)
+    }
+
+    pub fn on(stream: TcpStream) -> Self {
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Raw { stream, buffer: BytesMut::new() }
+    }
+
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).unwrap();
+    }
+
+    pub fn greet(&mut self, hello: &Hello) {
+        self.send(&[&wire::preamble()[..], &wire::frame(hello)].concat());
+    }
+
+    pub fn preamble(&mut self) {
+        let mut bytes = [0; wire::PREAMBLE_BYTES];
+        self.stream.read_exact(&mut bytes).unwrap();
+        wire::check_preamble(&bytes).unwrap();
+    }
+
+    /// The next frame's message; `None` when the connection is closed or cut.
+    pub fn next<T>(&mut self) -> Option<T>
+    where
+        T: for<'de> bincode::BorrowDecode<'de, bytes::Bytes>,
+    {
+        loop {
+            if let Some(frame) = wire::take_frame(&mut self.buffer, MAX_FRAME_BYTES).unwrap() {
+                return Some(wire::decode(&frame).unwrap());
+            }
+            let mut chunk = [0; 65_536];
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return None,
+                Ok(read) => self.buffer.extend_from_slice(&chunk[..read]),
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return None,
+                Err(error) => panic!("nothing came: {error}"),
+            }
+        }
+    }
+
+    pub fn welcome(&mut self) -> Welcome {
+        self.preamble();
+        self.next().expect("a welcome")
+    }
+}
+
+pub struct Client {
+    raw: Raw,
+    pub last: u64,
+}
+
+impl Client {
+    pub fn connect(port: u16) -> Self {
+        let mut raw = Raw::connect(port);
+        raw.greet(&Hello::Client);
+        let welcome = raw.welcome();
+        assert!(matches!(welcome, Welcome::Accepted { .. }), "{welcome:?}");
+        Client { raw, last: 0 }
+    }
+
+    pub fn send(&mut self, body: CallBody) -> u64 {
+        self.last += 1;
+        self.raw.send(&wire::frame(&Call { id: self.last, body }));
+        self.last
+    }
+
+    pub fn data(&mut self, request: Request) -> u64 {
+        self.send(CallBody::Data { request, timeout_ms: TIMEOUT_MS })
+    }
+
+    pub fn reply(&mut self) -> Option<Reply> {
+        self.raw.next()
+    }
+
+    pub fn call(&mut self, body: CallBody) -> ReplyBody {
+        let id = self.send(body);
+        let reply = self.reply().expect("a reply");
+        assert_eq!(reply.id, id);
+        reply.body
+    }
+
+    pub fn ask(&mut self, request: Request) -> Response {
+        match self.call(CallBody::Data { request, timeout_ms: TIMEOUT_MS }) {
+            ReplyBody::Data(response) => response,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn status(&mut self) -> StatusReport {
+        match self.call(CallBody::Status) {
+            ReplyBody::Status(status) => status,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+pub fn key(name: &str) -> Key {
+    Key::new(name.as_bytes().to_vec()).unwrap()
+}
+
+pub fn get(name: &str) -> Request {
+    Request::Get { key: key(name), r: None }
+}
+
+pub fn put(name: &str, value: &[u8]) -> Request {
+    let value = Blob(value.to_vec().into());
+    Request::Put { key: key(name), value, context: None, write: WriteId(7), w: None }
+}
+
+pub fn values(response: Response) -> Vec<Blob> {
+    match response {
+        Response::Found { values, .. } => values,
+        other => panic!("{other:?}"),
+    }
+}
+
+// --- a store with faults ---
+
+/// A store in memory that can be told to fail its syncs, and to hold its reads.
+#[derive(Default)]
+pub struct Faulty {
+    inner: MemoryStore,
+    pub fail: AtomicBool,
+    held: Mutex<bool>,
+    released: Condvar,
+}
+
+impl Faulty {
+    pub fn hold(&self, held: bool) {
+        *self.held.lock().unwrap() = held;
+        self.released.notify_all();
+    }
+}
+
+impl Store for Faulty {
+    fn meta(&self) -> Result<Option<Meta>, StoreError> {
+        self.inner.meta()
+    }
+    fn read(&self, partition: Partition, key: &Key) -> Result<Found, StoreError> {
+        let held = self.held.lock().unwrap();
+        drop(self.released.wait_while(held, |held| *held).unwrap());
+        self.inner.read(partition, key)
+    }
+    fn list(&self, p: Partition, after: Option<&Key>, l: usize) -> Result<Listing, StoreError> {
+        self.inner.list(p, after, l)
+    }
+    fn apply(&self, changes: &[Change]) -> Result<(), StoreError> {
+        self.inner.apply(changes)
+    }
+    fn sync(&self) -> Result<(), StoreError> {
+        if self.fail.load(Ordering::SeqCst) {
+            return Err(StoreError("fdatasync: Input/output error".into()));
+        }
+        self.inner.sync()
+    }
+    fn disk_bytes(&self) -> Result<u64, StoreError> {
+        Ok(4_711)
+    }
+}

@@ -94,6 +94,8 @@ pub struct Batch {
     pub runs: u64,
     /// How often each thing happened, over all runs.
     pub counts: Counts,
+    /// The sum of the runs' digests: equal for equal batches.
+    pub digest: u64,
     /// The failure with the lowest seed among those found.
     pub failure: Option<Failure>,
     /// What should have happened in a batch of this length, and never did.
@@ -140,6 +142,7 @@ pub fn run_batch(
 impl Batch {
     fn add(&mut self, outcome: Outcome) {
         self.runs += 1;
+        self.digest = self.digest.wrapping_add(outcome.digest);
         for (name, count) in outcome.counts {
             *self.counts.entry(name).or_default() += count;
         }

@@ -80,6 +80,7 @@ impl Sim {
         }
         let (runs, first) = (batch.runs, self.seed);
         let last = first + runs.saturating_sub(1);
+        writeln!(out, "digest {:016x}: the same seeds give it again", batch.digest)?;
         writeln!(out, "{runs} runs (seeds {first} to {last}) in {seconds:.1} s: every promise held")
     }
 }
@@ -91,6 +92,7 @@ fn print_json(out: &mut impl Write, batch: &Batch, seconds: f64) -> io::Result<(
     let report = json!({
         "runs": batch.runs,
         "seconds": seconds,
+        "digest": format!("{:016x}", batch.digest),
         "counts": batch.counts,
         "missing": batch.missing,
         "failure": failure,

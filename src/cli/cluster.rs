@@ -93,15 +93,14 @@ impl Cluster {
         first_port: Option<u16>,
     ) -> Result<Self, String> {
         check(shape)?;
+        let addresses = free_addresses(shape.nodes, first_port)?;
         let fault = |error: io::Error| format!("{}: {error}", dir.display());
         fs::create_dir_all(dir).map_err(fault)?;
         let dir = fs::canonicalize(dir).map_err(fault)?;
         check_old(&dir, shape)?;
         let names = (1..=shape.nodes).map(|number| format!("n{number}"));
-        let members: Vec<Member> = names
-            .zip(free_addresses(shape.nodes, first_port)?)
-            .map(|(name, address)| Member { name, address })
-            .collect();
+        let members: Vec<Member> =
+            names.zip(addresses).map(|(name, address)| Member { name, address }).collect();
         let mut daemons = Vec::new();
         for Member { name, address } in members.clone() {
             let path = dir.join(format!("{name}.toml"));

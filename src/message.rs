@@ -171,6 +171,14 @@ pub enum Refusal {
     /// The coordinator's own copy failed its checksum; it mints nothing.
     #[error("the coordinator's copy of the key is damaged; ask another node")]
     Damaged,
+    /// The node's disk is nearly full; it takes writes again by itself when there is room.
+    #[error("the node's disk has {free_bytes} bytes left and keeps {reserve_bytes} in reserve")]
+    NoSpace {
+        /// Bytes that are free.
+        free_bytes: u64,
+        /// The configured reserve.
+        reserve_bytes: u64,
+    },
     /// The node is about to stop.
     #[error("the node is stopping")]
     Stopping,

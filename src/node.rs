@@ -66,6 +66,17 @@ pub enum Input {
     },
     /// The store has done something.
     Store(Done),
+    /// The disk's free space went below the reserve, or there is room again.
+    Space(Option<Shortage>),
+}
+
+/// A disk that has less free space than its reserve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shortage {
+    /// Bytes that are free.
+    pub free_bytes: u64,
+    /// The configured reserve.
+    pub reserve_bytes: u64,
 }
 
 /// Work for the store. Writes are carried out in order; reads and lists at any time.
@@ -176,6 +187,7 @@ impl Node {
                 let origin = Origin::Client { client, id };
                 self.coordinator.request(now, origin, request, timeout_ms, fx);
             }
+            Input::Space(shortage) => self.replica.space(shortage),
             Input::Store(Done::Read { token, found }) => self.replica.read_done(token, found, fx),
             Input::Store(Done::List { token, listing }) => {
                 self.replica.list_done(token, listing, fx);

@@ -111,6 +111,7 @@ fn refusals() -> Vec<Refusal> {
         Refusal::Partition(256, 256),
         Refusal::NotHome,
         Refusal::Damaged,
+        Refusal::NoSpace { free_bytes: 1_000, reserve_bytes: 268_435_456 },
         Refusal::Stopping,
     ]
 }

@@ -4,6 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+use super::Shortage;
 use super::effects::Effects;
 use crate::causal::{Actor, Context, Dot, Object, Version};
 use crate::message::{self, Body, Refusal};
@@ -30,6 +31,7 @@ pub(super) struct Replica {
     unsynced: VecDeque<(u64, Key)>,
     starved: Vec<Key>,
     queued: usize,
+    shortage: Option<Shortage>,
 }
 
 /// A key with something under way: a read of the disk, or a write that is not synced yet.
@@ -96,6 +98,7 @@ impl Replica {
             unsynced: VecDeque::new(),
             starved: Vec::new(),
             queued: 0,
+            shortage: None,
         }
     }
 
@@ -118,8 +121,8 @@ impl Replica {
             }
             _ => return,
         };
-        if let Err(refusal) = self.admit(&key) {
-            fx.count("replica_refused_busy");
+        if let Err(refusal) = self.admit(&key, &kind) {
+            fx.count("replica_operations_refused");
             fx.send(vec![from], op, Body::Failed(refusal));
             return;
         }
@@ -135,7 +138,16 @@ impl Replica {
         }
     }
 
-    fn admit(&self, key: &Key) -> Result<(), Refusal> {
+    /// The disk is nearly full, or no longer: nothing is written below the reserve.
+    pub(super) fn space(&mut self, shortage: Option<Shortage>) {
+        self.shortage = shortage;
+    }
+
+    fn admit(&self, key: &Key, kind: &Kind) -> Result<(), Refusal> {
+        if let (Some(shortage), Kind::Update { .. } | Kind::Merge(_)) = (self.shortage, kind) {
+            let Shortage { free_bytes, reserve_bytes } = shortage;
+            return Err(Refusal::NoSpace { free_bytes, reserve_bytes });
+        }
         let busy =
             |what: &str, limit: usize| Refusal::Busy { what: what.into(), limit: limit as u32 };
         if self.queued >= MAX_QUEUE {

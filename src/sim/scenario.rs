@@ -12,6 +12,8 @@ pub(super) enum Fault {
     CleanStop { host: usize, down: Micros },
     /// The node does nothing for a while; its links stay up.
     Pause { host: usize, length: Micros },
+    /// The disk is nearly full for a while.
+    Full { host: usize, length: Micros },
     /// Nothing passes from one host to another for a while.
     Cut { from: usize, to: usize, length: Micros },
     /// Every host loses its power at the same instant.
@@ -102,7 +104,7 @@ impl Scenario {
 fn draw_fault(rng: &mut Rng, hosts: usize, longest: Micros) -> Fault {
     let length = rng.below(longest) + MILLI;
     let host = rng.below(hosts as u64) as usize;
-    match rng.below(10) {
+    match rng.below(11) {
         0..=3 => Fault::Crash { host, down: length },
         4 => Fault::CleanStop { host, down: length },
         5 | 6 => Fault::Pause { host, length },
@@ -110,6 +112,7 @@ fn draw_fault(rng: &mut Rng, hosts: usize, longest: Micros) -> Fault {
             let other = (host + 1 + rng.below(hosts as u64 - 1) as usize) % hosts;
             Fault::Cut { from: host, to: other, length }
         }
+        9 => Fault::Full { host, length },
         _ => Fault::PowerCut { down: length.min(200 * MILLI) },
     }
 }

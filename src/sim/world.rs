@@ -14,7 +14,7 @@ use super::judge::{Broken, Judge};
 use super::scenario::{Fault, Scenario};
 use crate::emulation::{Delay, Emulation, Verdict};
 use crate::message::{Call, CallBody, PeerMessage, Reply, ReplyBody, Request};
-use crate::node::{Config, Input, Node, Output, Work};
+use crate::node::{Config, Input, Node, Output, Shortage, Work};
 use crate::ring::Ring;
 use crate::rng::Rng;
 use crate::store::memory::MemoryStore;
@@ -47,6 +47,7 @@ enum Event {
     Synced { at: usize, life: u64, mark: u64 },
     Fault(Fault),
     Mend { from: usize, to: usize },
+    Room { at: usize },
     Start { at: usize },
     Next { client: usize },
     GaveUp { client: usize, call: u64 },
@@ -215,6 +216,7 @@ impl World {
             Event::Synced { at, life, mark } => self.synced(at, life, mark),
             Event::Fault(fault) => self.fault(fault),
             Event::Mend { from, to } => self.net.mend(self.hosts[from].id, self.hosts[to].id),
+            Event::Room { at } => self.input(at, Input::Space(None)),
             Event::Start { at } => {
                 if self.hosts[at].node.is_none() {
                     self.count("restarts");
@@ -302,6 +304,13 @@ impl World {
             Fault::Pause { host, length } => {
                 self.count("pauses");
                 self.hosts[host].paused_until = self.now + length;
+            }
+            Fault::Full { host, length } => {
+                self.count("full disks");
+                let (free_bytes, reserve_bytes) = (1, 2);
+                let shortage = Some(Shortage { free_bytes, reserve_bytes });
+                self.input(host, Input::Space(shortage));
+                self.schedule(self.now + length, Event::Room { at: host });
             }
             Fault::Cut { from, to, length } => {
                 self.count("cuts");

@@ -192,6 +192,7 @@ fn refusal_name(refusal: &Refusal) -> &'static str {
         Refusal::Siblings(_) => "refused: sibling limit",
         Refusal::BadContext => "refused: altered context",
         Refusal::NoContext => "refused: delete without context",
+        Refusal::NoSpace { .. } => "refused: full disk",
         Refusal::Busy { .. } => "refused: busy",
         _ => "refused: other",
     }

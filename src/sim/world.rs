@@ -14,7 +14,7 @@ use super::judge::{Broken, Judge};
 use super::scenario::{Fault, Scenario};
 use crate::emulation::{Delay, Emulation, Verdict};
 use crate::message::{Call, CallBody, PeerMessage, Reply, ReplyBody, Request};
-use crate::node::{Config, Input, Node, Output, Shortage, Work};
+use crate::node::{Config, Input, Node, Notice, Output, Shortage, Work};
 use crate::ring::Ring;
 use crate::rng::Rng;
 use crate::store::memory::MemoryStore;
@@ -234,14 +234,22 @@ impl World {
 
     fn start(&mut self, at: usize) {
         let fresh = self.rng.next_u64();
-        let seed = self.rng.next_u64();
+        let (seed, boot_nonce) = (self.rng.next_u64(), self.rng.next_u64());
         let host = &mut self.hosts[at];
         let Ok(meta) = begin_life(&host.store, &host.owner, fresh) else {
             unreachable!("the twin does not fail and knows its owner")
         };
         let majority = self.plan.n / 2 + 1;
         let (ring, serial_block) = (self.ring.clone(), self.plan.serial_block);
-        let config = Config { me: host.id, ring, r: majority, w: majority, serial_block };
+        let config = Config {
+            me: host.id,
+            ring,
+            r: majority,
+            w: majority,
+            boot_nonce,
+            bootstrap: false,
+            serial_block,
+        };
         host.node = Some(Node::new(config, meta, seed));
         host.life += 1;
         for peer in (0..self.hosts.len()).filter(|peer| *peer != at) {
@@ -366,6 +374,7 @@ impl World {
                     });
                 }
                 Output::Store(work) => self.submit(at, work),
+                Output::Notice(notice) => self.count(notice_name(notice)),
             }
         }
         let host = &mut self.hosts[at];
@@ -464,4 +473,16 @@ impl World {
 /// A client's place in the emulated network.
 fn client_id(client: usize) -> NodeId {
     NodeId(client as u64)
+}
+
+fn notice_name(notice: Notice) -> &'static str {
+    match notice {
+        Notice::Founded => "clusters founded",
+        Notice::Reborn => "nodes reborn",
+        Notice::Outdated(_) => "rolled-back disks noticed",
+        Notice::Copied(_) => "copies noticed",
+        Notice::Alone => "starts without a witness",
+        Notice::Foreign(_) => "foreign peers met",
+        Notice::Settled => "nodes settled",
+    }
 }

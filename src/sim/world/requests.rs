@@ -106,10 +106,6 @@ impl World {
                 if let (Some(write), false) = (current.write, current.uncertain) {
                     self.judge.refuse(write);
                 }
-                if current.altered && refusal != Refusal::BadContext && !refusal.is_no_quorum() {
-                    let what = format!("an altered context was answered with: {refusal}");
-                    self.broken = Some(Broken { key: current.key.clone(), what });
-                }
             }
             Response::Found { values, context, .. } => {
                 self.count("gets answered");
@@ -119,6 +115,10 @@ impl World {
                     _ => self.count("gets finding siblings"),
                 }
                 self.clients[client].learn(&current.key, context);
+            }
+            Response::Written { .. } if current.altered => {
+                let what = "an altered context was taken".into();
+                self.broken = Some(Broken { key: current.key.clone(), what });
             }
             Response::Written { dot, context, .. } => {
                 let put = dot.is_some();
@@ -193,6 +193,7 @@ fn refusal_name(refusal: &Refusal) -> &'static str {
         Refusal::BadContext => "refused: altered context",
         Refusal::NoContext => "refused: delete without context",
         Refusal::NoSpace { .. } => "refused: full disk",
+        Refusal::Starting { .. } => "refused: starting",
         Refusal::Busy { .. } => "refused: busy",
         _ => "refused: other",
     }

@@ -431,8 +431,8 @@ impl<'a> Engine<'a> {
                 peer(witness)
             ),
             Notice::Copied(witness) => error!(
-                "peer {} has seen a later life of node {name}: a copy of its data runs elsewhere; stop \
-                 one of them",
+                "peer {} has seen a later life of node {name}: its disk was rolled back, or a copy of it \
+                 runs elsewhere; it goes on under a new store id, and what it does not find does not count",
                 peer(witness)
             ),
             Notice::Alone => {

@@ -176,7 +176,8 @@ pub enum Notice {
     Reborn,
     /// A peer has seen a later life of this store: its disk was rolled back, or copied.
     Outdated(NodeId),
-    /// A peer has seen a later life of this store while this one was running: a copy of it runs elsewhere.
+    /// A peer that was heard late has seen a later life of this store: the disk is an old one after all,
+    /// or a copy of it runs elsewhere. The store goes on under a new id, without authority.
     Copied(NodeId),
     /// No peer could say whether the disk is the newest: the store goes on under a new id.
     Alone,

@@ -15,6 +15,7 @@ pub(super) struct Effects {
     me: NodeId,
     meta: Meta,
     settled: bool,
+    witnessed: bool,
     out: Vec<Output>,
     local: VecDeque<PeerMessage>,
     held: VecDeque<(u64, NodeId, PeerMessage)>,
@@ -30,6 +31,7 @@ impl Effects {
             me,
             meta,
             settled: false,
+            witnessed: false,
             out: Vec::new(),
             local: VecDeque::new(),
             held: VecDeque::new(),
@@ -56,10 +58,15 @@ impl Effects {
         self.write(vec![Change::Meta(self.meta.clone())])
     }
 
-    /// From now on the node may mint, and what it does not know counts.
+    /// From now on the node may mint.
     pub(super) fn settle(&mut self) {
         self.settled = true;
         self.notice(Notice::Settled);
+    }
+
+    /// A peer has said what it knows of this store: what is not found here counts from now on.
+    pub(super) fn witness(&mut self) {
+        self.witnessed = true;
     }
 
     /// True once the node may mint.
@@ -69,7 +76,7 @@ impl Effects {
 
     /// True if what this node does not know of a partition was never here.
     pub(super) fn is_authoritative(&self, partition: Partition) -> bool {
-        self.settled && self.meta.without_authority.binary_search(&partition).is_err()
+        self.witnessed && self.meta.without_authority.binary_search(&partition).is_err()
     }
 
     /// The mark of the newest write.

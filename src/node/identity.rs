@@ -33,8 +33,8 @@ pub(super) struct Identity {
     /// What each peer has answered in this life.
     heard: BTreeMap<NodeId, Heard>,
     foreign: BTreeSet<NodeId>,
-    /// True once a peer told of a later life while this one goes on.
-    copied: bool,
+    /// True once a peer told of a later life after this one had settled.
+    doubted: bool,
     /// Set when all is decided: settled when this mark is durable.
     decided: Option<u64>,
 }
@@ -58,7 +58,7 @@ impl Identity {
             links: BTreeSet::new(),
             heard: BTreeMap::new(),
             foreign: BTreeSet::new(),
-            copied: false,
+            doubted: false,
             decided: None,
         }
     }
@@ -99,9 +99,11 @@ impl Identity {
         if self.next_round.is_none_or(|due| due > now) {
             return;
         }
-        let silent = |peer: &NodeId| !self.heard.contains_key(peer);
-        let silent = self.links.iter().copied().filter(silent).collect();
-        self.introduce(silent, fx);
+        let lost = fx.meta().cluster.is_none();
+        let satisfied = |heard: &Heard| !lost || heard.cluster.is_some();
+        let wanting = |peer: &NodeId| !self.heard.get(peer).is_some_and(satisfied);
+        let wanting = self.links.iter().copied().filter(wanting).collect();
+        self.introduce(wanting, fx);
         self.next_round = Some(now + ROUND);
         self.decide(now, fx);
     }
@@ -127,6 +129,9 @@ impl Identity {
             Body::Introduce { life, cluster } => {
                 self.judge_cluster(from, cluster, fx);
                 self.answer(from, op, life, fx);
+                if cluster.is_some() && fx.meta().cluster.is_none() {
+                    self.introduce(vec![from], fx);
+                }
             }
             // The answer to an introduction of an earlier life says nothing about this one.
             Body::Known { seen, store, cluster } if op == self.life.nonce => {
@@ -134,15 +139,29 @@ impl Identity {
                 if self.is_foreign(from) {
                     return;
                 }
-                let outdated = seen.is_some_and(|seen| self.life.is_outdated_by(seen));
-                if outdated && fx.is_settled() && !self.copied {
-                    self.copied = true;
-                    fx.notice(Notice::Copied(from));
+                if fx.is_settled() {
+                    fx.witness();
+                    self.doubt(from, seen, fx);
                 }
                 self.heard.insert(from, Heard { seen, store, cluster });
                 self.decide(now, fx);
             }
             _ => {}
+        }
+    }
+
+    /// A peer that was not heard before this life settled may know of a later one: the disk is an old one
+    /// after all, or a copy of it runs elsewhere. Once per life, or two copies would chase each other.
+    fn doubt(&mut self, from: NodeId, seen: Option<Life>, fx: &mut Effects) {
+        if let Some(seen) = seen
+            && self.life.is_outdated_by(seen)
+            && !self.doubted
+        {
+            self.doubted = true;
+            fx.notice(Notice::Copied(from));
+            self.life.incarnation = seen.incarnation + 1;
+            self.renew(true, fx);
+            self.introduce(self.links.iter().copied().collect(), fx);
         }
     }
 
@@ -153,7 +172,8 @@ impl Identity {
             return;
         }
         let seen = fx.meta().lives.iter().find(|(node, _)| *node == from).map(|(_, life)| *life);
-        let mut mark = None;
+        // A cluster is not told of before it is synced: there must never be a second one.
+        let mut mark = fx.meta().cluster.is_some().then(|| fx.last_mark());
         if seen.is_none_or(|seen| life.incarnation > seen.incarnation) {
             mark = Some(fx.change_meta(|meta| {
                 meta.lives.retain(|(node, _)| *node != from);
@@ -198,9 +218,10 @@ impl Identity {
                 self.life.incarnation = seen.incarnation + 1;
                 self.renew(true, fx)
             }
-            // Nobody can say whether this disk is the newest. A first life cannot be an old one.
-            None if self.heard.is_empty() && self.life.incarnation > 1 => {
-                if !all {
+            // Every life that minted was first seen by a peer; one that is silent may be the only one that
+            // saw it. A first life cannot follow another, and a single node has no witness at all.
+            None if self.life.incarnation > 1 && (!all || self.heard.is_empty()) => {
+                if self.heard.is_empty() && !all {
                     fx.notice(Notice::Alone);
                 }
                 self.renew(false, fx)
@@ -225,13 +246,18 @@ impl Identity {
                 meta.cluster = Some(cluster);
                 meta.without_authority = lost;
             });
-        } else if all || (self.bootstrap && passed >= GRACE) {
+        } else if (all && self.is_first()) || (self.bootstrap && passed >= GRACE) {
             let peers = self.heard.iter().map(|(node, heard)| (*node, heard.store));
             let founders = peers.chain([(self.me, store)]).collect();
             let cluster = Cluster::found(&fx.meta().owner.cluster, founders);
             fx.change_meta(|meta| meta.cluster = Some(cluster));
             fx.notice(Notice::Founded);
         }
+    }
+
+    /// True for the one member that may found a cluster unasked.
+    fn is_first(&self) -> bool {
+        self.ring.members().first() == Some(&self.me)
     }
 
     /// Goes on under a new store id, with every serial void: no dot of an unknown life is used again.
@@ -263,6 +289,9 @@ impl Identity {
             && !fx.is_settled()
         {
             fx.settle();
+            if !self.heard.is_empty() || self.peers().next().is_none() {
+                fx.witness();
+            }
             self.next_round = None;
             // Peers that heard of an outdated life hear of the one that goes on.
             self.introduce(self.links.iter().copied().collect(), fx);

@@ -64,6 +64,7 @@ mod tests {
     #[derive(Encode)]
     struct Meta {
         owner: Owner,
+        birth: u64,
         store: u64,
         incarnation: u64,
         serial_floor: u64,
@@ -126,6 +127,7 @@ mod tests {
     fn meta() -> Meta {
         Meta {
             owner: Owner { cluster: "c".into(), name: "n1".into(), ring: u64::MAX },
+            birth: 300,
             store: 1 << 40,
             incarnation: 3,
             serial_floor: 251,
@@ -164,7 +166,7 @@ mod tests {
     #[test]
     fn small_records_have_the_bytes_of_schema_1() {
         let golden = encode(&meta());
-        let bytes = "0163026e31fdfffffffffffffffffd000000000001000003fbfb00fc70110100010105020102030402\
+        let bytes = "0163026e31fdfffffffffffffffffb2c01fd000000000001000003fbfb00fc70110100010105020102030402\
                      00fb2c01010308fd0000000000000400";
         assert_eq!(hex(&golden), bytes);
         let today: store::Meta = crate::wire::decode(&Bytes::from(golden.clone())).unwrap();

@@ -48,12 +48,12 @@ impl Life {
 pub struct Cluster {
     /// A hash of the cluster's name and its founders.
     pub id: u64,
-    /// Each founding member and the id of its store, sorted.
+    /// Each founding member and the birth of its store, sorted.
     pub founders: Vec<(NodeId, u64)>,
 }
 
 impl Cluster {
-    /// The cluster called `name` that these members, each with its store's id, found.
+    /// The cluster called `name` that these members, each with the birth of its store, found.
     pub fn found(name: &str, mut founders: Vec<(NodeId, u64)>) -> Self {
         founders.sort_unstable();
         let numbers = founders.iter().flat_map(|(node, store)| [node.0, *store]);

@@ -303,8 +303,8 @@ pub enum Body {
     Known {
         /// The last life of yours that I had seen before this one.
         seen: Option<Life>,
-        /// My store's id.
-        store: u64,
+        /// The birth of my store.
+        birth: u64,
         /// My cluster, if I am in one.
         cluster: Option<Cluster>,
     },

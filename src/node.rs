@@ -270,6 +270,9 @@ impl Node {
     /// Gives a request to the coordinator, once the node may mint and answer.
     fn request(&mut self, now: Micros, origin: Origin, request: Request, timeout_ms: u32) {
         let fx = &mut self.effects;
+        if !self.coordinator.is_first(origin) {
+            return;
+        }
         match self.identity.refusal(fx) {
             Some(refusal) => self.coordinator.refuse(origin, refusal, fx),
             None => self.coordinator.request(now, origin, request, timeout_ms, fx),

@@ -34,7 +34,10 @@ pub struct Record {
 pub struct Meta {
     /// Whose store this is.
     pub owner: Owner,
-    /// 64 random bits, drawn when the store was created: half of every actor it mints with.
+    /// 64 random bits, drawn when the store was created and kept for good.
+    pub birth: u64,
+    /// 64 random bits, half of every actor that it mints with: as many as `birth` at first, and drawn
+    /// anew when the disk may not be the newest.
     pub store: u64,
     /// One higher at every start.
     pub incarnation: u64,
@@ -57,6 +60,7 @@ impl Meta {
     pub fn new(owner: Owner, store: u64) -> Self {
         Meta {
             owner,
+            birth: store,
             store,
             incarnation: 0,
             serial_floor: 1,
@@ -175,8 +179,8 @@ pub trait Store: Send + Sync {
     fn disk_bytes(&self) -> Result<u64, StoreError>;
 }
 
-/// Begins a life of the store: consumes the clean-stop marker, and voids all serials if there was none.
-/// Synced before it returns, so before the node's first input. `fresh_id` names a new store.
+/// Begins a life of the store: consumes the clean-stop marker, and voids store id and serials if there was
+/// none. Synced before it returns, so before the node's first input. `fresh_id` is drawn at random.
 pub fn begin_life(store: &dyn Store, owner: &Owner, fresh_id: u64) -> Result<Meta, LifeError> {
     let mut meta = store.meta()?.unwrap_or_else(|| Meta::new(owner.clone(), fresh_id));
     if (&meta.owner.name, &meta.owner.cluster) != (&owner.name, &owner.cluster) {
@@ -186,7 +190,10 @@ pub fn begin_life(store: &dyn Store, owner: &Owner, fresh_id: u64) -> Result<Met
     if meta.owner.ring != owner.ring {
         return Err(LifeError::Ring);
     }
+    // After an unclean stop the disk may have forgotten dots that peers know, and may even be a copy
+    // that was made while the node ran: it goes on as somebody else.
     if !meta.clean {
+        meta.store = fresh_id;
         meta.serial_floor = meta.serial_end;
     }
     meta.clean = false;

@@ -37,14 +37,14 @@ impl Bench {
             serial_block: 100,
         };
         let mut bench = Bench { node: Node::new(config, meta, 1), ring, me, now: 0 };
-        for (peer, store) in ids[1..].iter().zip(2..) {
+        for (peer, birth) in ids[1..].iter().zip(2..) {
             let refused = bench.ask(Request::Get { key: bench.key(true), r: None });
             assert!(matches!(refusal(&refused), Refusal::Starting { peers: 3, .. }));
             let out = bench.give(Input::Link { peer: *peer, up: true });
             let [Output::Send { message, .. }] = &out[..] else { panic!("{out:?}") };
             let Body::Introduce { life, cluster: None } = message.body else { panic!() };
             assert_eq!((life.incarnation, life.nonce, message.op), (1, 5, 5));
-            let answer = Body::Known { seen: None, store, cluster: None };
+            let answer = Body::Known { seen: None, birth, cluster: None };
             let out = bench.peer(*peer, 5, answer);
             bench.disk(out, &Record::default());
         }

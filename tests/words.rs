@@ -140,7 +140,7 @@ fn bodies() -> Vec<(&'static str, Body)> {
         ("list", Body::List { partition: Partition(1), after: None, limit_bytes: 64 }),
         ("listed", Body::Listed { keys: vec![key()], more: false, authoritative: true }),
         ("introduce", Body::Introduce { life: LIFE, cluster: Some(1) }),
-        ("known", Body::Known { seen: Some(LIFE), store: 2, cluster: Some(cluster()) }),
+        ("known", Body::Known { seen: Some(LIFE), birth: 2, cluster: Some(cluster()) }),
         ("failed", Body::Failed(Refusal::Damaged)),
     ]
 }
@@ -223,6 +223,7 @@ fn golden_bytes() {
     let owner = Owner { cluster: "c".into(), name: "n1".into(), ring: 9 };
     let meta = Meta {
         owner,
+        birth: 10,
         store: 1,
         incarnation: 2,
         serial_floor: 3,

@@ -116,11 +116,6 @@ impl Coordinator {
         timeout_ms: u32,
         fx: &mut Effects,
     ) {
-        if let Origin::Peer { node, op } = origin
-            && !self.is_first(node, op)
-        {
-            return;
-        }
         let planned = self.admit(timeout_ms).and_then(|()| self.plan(&request));
         let started = planned.and_then(|plan| {
             if plan.homes.contains(&self.config.me) {
@@ -138,7 +133,8 @@ impl Coordinator {
 
     /// False if the forwarded request has been here: a copy of it that came late could carry out what
     /// the client was told is refused.
-    fn is_first(&mut self, node: NodeId, op: u64) -> bool {
+    pub(super) fn is_first(&mut self, origin: Origin) -> bool {
+        let Origin::Peer { node, op } = origin else { return true };
         let remembered = self.forwarded_here.entry(node).or_default();
         if remembered.contains(&op) {
             return false;

@@ -42,7 +42,7 @@ pub(super) struct Identity {
 #[derive(Debug)]
 struct Heard {
     seen: Option<Life>,
-    store: u64,
+    birth: u64,
     cluster: Option<Cluster>,
 }
 
@@ -88,6 +88,7 @@ impl Identity {
         if up {
             self.links.insert(peer);
             self.introduce(vec![peer], fx);
+            self.next_round.get_or_insert(now + ROUND);
         } else {
             self.links.remove(&peer);
         }
@@ -101,10 +102,13 @@ impl Identity {
         }
         let lost = fx.meta().cluster.is_none();
         let satisfied = |heard: &Heard| !lost || heard.cluster.is_some();
-        let wanting = |peer: &NodeId| !self.heard.get(peer).is_some_and(satisfied);
-        let wanting = self.links.iter().copied().filter(wanting).collect();
+        let wanting =
+            |peer: &NodeId| !self.is_foreign(*peer) && !self.heard.get(peer).is_some_and(satisfied);
+        let wanting: Vec<NodeId> = self.links.iter().copied().filter(wanting).collect();
+        // A link that comes up begins the rounds anew.
+        let done = wanting.is_empty() && fx.is_settled();
+        self.next_round = (!done).then_some(now + ROUND);
         self.introduce(wanting, fx);
-        self.next_round = Some(now + ROUND);
         self.decide(now, fx);
     }
 
@@ -134,7 +138,7 @@ impl Identity {
                 }
             }
             // The answer to an introduction of an earlier life says nothing about this one.
-            Body::Known { seen, store, cluster } if op == self.life.nonce => {
+            Body::Known { seen, birth, cluster } if op == self.life.nonce => {
                 self.judge_cluster(from, cluster.as_ref().map(|cluster| cluster.id), fx);
                 if self.is_foreign(from) {
                     return;
@@ -143,7 +147,7 @@ impl Identity {
                     fx.witness();
                     self.doubt(from, seen, fx);
                 }
-                self.heard.insert(from, Heard { seen, store, cluster });
+                self.heard.insert(from, Heard { seen, birth, cluster });
                 self.decide(now, fx);
             }
             _ => {}
@@ -180,8 +184,8 @@ impl Identity {
                 meta.lives.push((from, life));
             }));
         }
-        let (store, cluster) = (fx.meta().store, fx.meta().cluster.clone());
-        fx.send_synced(mark, from, op, Body::Known { seen, store, cluster });
+        let (birth, cluster) = (fx.meta().birth, fx.meta().cluster.clone());
+        fx.send_synced(mark, from, op, Body::Known { seen, birth, cluster });
     }
 
     fn judge_cluster(&mut self, peer: NodeId, theirs: Option<u64>, fx: &mut Effects) {
@@ -235,9 +239,9 @@ impl Identity {
     /// Joins the cluster that a peer is in, or founds one when nobody is.
     fn find_cluster(&mut self, all: bool, passed: Micros, fx: &mut Effects) {
         let met = self.heard.values().find_map(|heard| heard.cluster.clone());
-        let store = fx.meta().store;
+        let birth = fx.meta().birth;
         if let Some(cluster) = met {
-            let founder = cluster.founders.contains(&(self.me, store));
+            let founder = cluster.founders.contains(&(self.me, birth));
             if !founder {
                 fx.notice(Notice::Reborn);
             }
@@ -247,8 +251,8 @@ impl Identity {
                 meta.without_authority = lost;
             });
         } else if (all && self.is_first()) || (self.bootstrap && passed >= GRACE) {
-            let peers = self.heard.iter().map(|(node, heard)| (*node, heard.store));
-            let founders = peers.chain([(self.me, store)]).collect();
+            let peers = self.heard.iter().map(|(node, heard)| (*node, heard.birth));
+            let founders = peers.chain([(self.me, birth)]).collect();
             let cluster = Cluster::found(&fx.meta().owner.cluster, founders);
             fx.change_meta(|meta| meta.cluster = Some(cluster));
             fx.notice(Notice::Founded);
@@ -292,7 +296,6 @@ impl Identity {
             if !self.heard.is_empty() || self.peers().next().is_none() {
                 fx.witness();
             }
-            self.next_round = None;
             // Peers that heard of an outdated life hear of the one that goes on.
             self.introduce(self.links.iter().copied().collect(), fx);
         }

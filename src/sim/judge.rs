@@ -40,6 +40,8 @@ struct Loss {
     at: Micros,
     host: usize,
     key: Option<Key>,
+    /// True if nobody could notice: its word counts although it forgot.
+    silent: bool,
 }
 
 impl Loss {
@@ -141,7 +143,20 @@ impl Judge {
 
     /// A host's disk forgot everything, or one key.
     pub(super) fn lose(&mut self, at: Micros, host: usize, key: Option<Key>) {
-        self.losses.push(Loss { at, host, key });
+        self.losses.push(Loss { at, host, key, silent: false });
+    }
+
+    /// The host's last loss was not noticed, and could not be.
+    pub(super) fn excuse(&mut self, host: usize) {
+        if let Some(loss) = self.losses.iter_mut().rev().find(|loss| loss.host == host) {
+            loss.silent = true;
+        }
+    }
+
+    /// True if a disk that held the write may have forgotten it unnoticed: a read may miss it there.
+    fn is_excused(&self, Acknowledged { since, holders, .. }: &Acknowledged) -> bool {
+        let mut silent = self.losses.iter().filter(|loss| loss.silent && loss.at >= *since);
+        silent.any(|loss| holders.contains(&loss.host))
     }
 
     /// True if some disk has forgotten the key since then: what it had confirmed before may be gone.
@@ -219,7 +234,8 @@ impl Judge {
         for (id, write) in self.on_key(key) {
             let Some(told) = &write.acknowledged else { continue };
             let Acknowledged { at, w, dot, .. } = *told;
-            if at >= since || w + r <= n || self.is_void(key, told) {
+            let void = self.is_void(key, told) || self.is_excused(told);
+            if at >= since || w + r <= n || void {
                 continue;
             }
             let unseen = match dot {
@@ -245,7 +261,8 @@ impl Judge {
     pub(super) fn check_listing(&self, key: &Key, listed: &[Key]) -> Result<(), Broken> {
         let put = |(_, write): (WriteId, &Write)| {
             let told = write.acknowledged.as_ref();
-            !write.is_delete && told.is_some_and(|told| !self.is_void(key, told))
+            let owed = |told| !self.is_void(key, told) && !self.is_excused(told);
+            !write.is_delete && told.is_some_and(owed)
         };
         if self.on_key(key).any(put) && !listed.contains(key) {
             let what = "a listing misses an acknowledged key".into();

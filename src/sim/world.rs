@@ -36,12 +36,14 @@ struct Host {
     /// Its disk is slow until then.
     slow_until: Micros,
     backup: Option<MemoryStore>,
+    /// True from a rollback until a peer has noticed it.
+    unnoticed: bool,
     wake: Option<Micros>,
 }
 
 #[derive(Clone, Debug)]
 enum Event {
-    Peer { from: usize, to: usize, sent: u64, frame: Bytes },
+    Peer { from: usize, to: usize, life: u64, sent: u64, frame: Bytes },
     ToHost { client: usize, to: usize, frame: Bytes },
     ToClient { client: usize, frame: Bytes },
     Link { at: usize, peer: usize },
@@ -101,6 +103,7 @@ impl World {
             paused_until: 0,
             slow_until: 0,
             backup: None,
+            unnoticed: false,
             wake: None,
         };
         let hosts: Vec<Host> = (0..plan.hosts).map(host).collect();
@@ -191,6 +194,13 @@ impl World {
         }
     }
 
+    /// Writes down what concerns every key.
+    fn note(&mut self, line: impl FnOnce() -> String) {
+        if let Some(key) = self.watched.clone() {
+            self.tell(&key, line);
+        }
+    }
+
     fn step(&mut self, event: Event) {
         // A paused host takes no event; its disk goes on.
         if let Event::Peer { to: at, .. }
@@ -204,13 +214,18 @@ impl World {
             return self.schedule(until, event);
         }
         match event {
-            Event::Peer { from, to, sent, frame } => self.deliver(from, to, sent, &frame),
+            // A connection ends with the process: what was on its way to an earlier life is lost.
+            Event::Peer { from, to, life, sent, frame } => {
+                if self.hosts[to].life == life {
+                    self.deliver(from, to, sent, &frame);
+                }
+            }
             Event::ToHost { client, to, frame } => self.take_call(client, to, &frame),
             Event::ToClient { client, frame } => self.take_reply(client, &frame),
             Event::Link { at, peer } => {
-                let input =
-                    Input::Link { peer: self.hosts[peer].id, up: self.hosts[peer].node.is_some() };
-                self.input(at, input);
+                let up = self.hosts[peer].node.is_some();
+                self.note(|| format!("n{at} has its link to n{peer} up: {up}"));
+                self.input(at, Input::Link { peer: self.hosts[peer].id, up });
             }
             Event::Wake { at, life } => {
                 if self.hosts[at].life == life {
@@ -226,6 +241,7 @@ impl World {
             Event::Room { at } => self.input(at, Input::Space(None)),
             Event::Start { at } => {
                 if self.hosts[at].node.is_none() {
+                    self.note(|| format!("n{at} starts"));
                     self.count("restarts");
                     self.start(at);
                 }
@@ -289,6 +305,7 @@ impl World {
     }
 
     fn fault(&mut self, fault: Fault) {
+        self.note(|| format!("{fault:?}"));
         match fault {
             Fault::Crash { host, down } => {
                 if self.hosts[host].node.is_some() {
@@ -358,12 +375,26 @@ impl World {
         self.net.heal();
         for at in 0..self.hosts.len() {
             self.hosts[at].paused_until = 0;
+            self.hosts[at].slow_until = 0;
             if self.hosts[at].node.is_none() {
                 self.start(at);
             }
         }
         // Every node has settled by then.
         self.schedule(self.now + 20_000 * MILLI, Event::Healed);
+    }
+
+    /// A rollback that nobody can notice (to a backup of the same life, or with the witness away) is
+    /// excused when the node serves.
+    fn notice(&mut self, at: usize, notice: Notice) {
+        match notice {
+            Notice::Outdated(_) => self.hosts[at].unnoticed = false,
+            Notice::Settled if self.hosts[at].unnoticed => {
+                self.count("rolled-back disks unnoticed");
+                self.judge.excuse(at);
+            }
+            _ => {}
+        }
     }
 
     /// What the host's own clock shows.
@@ -394,7 +425,11 @@ impl World {
                     });
                 }
                 Output::Store(work) => self.submit(at, work),
-                Output::Notice(notice) => self.count(notice_name(notice)),
+                Output::Notice(notice) => {
+                    self.count(notice_name(notice));
+                    self.notice(at, notice);
+                    self.note(|| format!("n{at} says {notice:?}"));
+                }
             }
         }
         let host = &mut self.hosts[at];
@@ -411,7 +446,8 @@ impl World {
         let frame = wire::frame(message);
         for id in to {
             let Some(to) = self.hosts.iter().position(|host| host.id == *id) else { continue };
-            let make = move |sent, frame| Event::Peer { from, to, sent, frame };
+            let life = self.hosts[to].life;
+            let make = move |sent, frame| Event::Peer { from, to, life, sent, frame };
             self.carry(self.hosts[from].id, *id, frame.clone(), make);
         }
     }

@@ -63,6 +63,7 @@ impl World {
                 self.judge.lose(self.now, host, None);
                 self.crash(host, down);
                 self.hosts[host].store = backup;
+                self.hosts[host].unnoticed = true;
             }
             Fault::CopyDisk { host, from, down } if self.hosts[host].node.is_some() => {
                 self.crash(host, down);

@@ -24,8 +24,8 @@ const ORDERS: &str = "start NAME, kill NAME (kill -9), stop NAME, quit";
 /// Run a cluster of real daemons in the foreground
 #[derive(Args)]
 #[command(after_help = "\
-Each daemon is a process of its own with a configuration, a log and data in DIR; started again with the
-same numbers, the cluster has its data back. Orders are read from standard input: start NAME, kill NAME
+Each daemon is a process of its own with a configuration, a log and data in DIR; started again with the \
+same numbers, the cluster has its data back. Orders are read from standard input: start NAME, kill NAME \
 (kill -9), stop NAME, quit. Ctrl-C stops all.
 
 Examples:

@@ -8,6 +8,7 @@ use crate::harness::{House, Run, pixii, signal};
 fn every_way_to_end_has_its_code() {
     let mut house = House::start(3);
     let key = &*house.key_of(["n1", "n2", "n3"]);
+    let other = &*house.key_of(["n3", "n1", "n2"]);
     house.run(&["put", key, "one"]).done();
     assert_eq!(house.run(&["get", key]).done(), "one");
     assert_eq!(Run::start(pixii(&["get", key, "--connect", "127.0.0.1:1"]), b"").end().code, 1);
@@ -33,7 +34,6 @@ fn every_way_to_end_has_its_code() {
         "{err}"
     );
     // As the first home it costs time, and no more.
-    let other = &*house.key_of(["n3", "n1", "n2"]);
     house.run(&["put", other, "fine", "--timeout", "2000"]).done();
     assert_eq!(house.run(&["get", other, "--timeout", "2000"]).done(), "fine");
     house.cluster.kill("n3").unwrap();
@@ -66,7 +66,8 @@ fn json_is_json_everywhere() {
         assert_eq!((told.code, &*told.err), (0, ""), "{arguments:?}");
         assert!(!told.out.is_empty(), "{arguments:?}");
         for line in told.out.lines() {
-            let value: Value = serde_json::from_str(line).unwrap();
+            let value: Value = serde_json::from_str(line)
+                .unwrap_or_else(|error| panic!("{arguments:?}: {error}: {line}"));
             assert!(fields.iter().all(|field| value.get(field).is_some()), "{arguments:?}: {line}");
         }
     }

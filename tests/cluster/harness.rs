@@ -186,11 +186,6 @@ impl House {
         &daemons.find(|daemon| daemon.name == name).unwrap().address
     }
 
-    /// A daemon's port.
-    pub fn port(&self, name: &str) -> u16 {
-        self.address(name).rsplit_once(':').unwrap().1.parse().unwrap()
-    }
-
     /// A daemon's process.
     pub fn pid(&self, name: &str) -> u32 {
         let mut daemons = self.cluster.daemons().iter();

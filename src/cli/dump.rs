@@ -230,6 +230,10 @@ impl<'a> Merge<'a> {
     }
 }
 
+fn key_json(key: &Key) -> serde_json::Value {
+    serde_json::json!({ "key": text::json_bytes(key.as_bytes()) })
+}
+
 /// Lines to standard output.
 struct Printer<'a> {
     out: BufWriter<StdoutLock<'a>>,
@@ -244,6 +248,9 @@ impl Printer<'_> {
         let count = found.values.len();
         if count == 0 {
             return Ok(());
+        }
+        if self.json && self.keys {
+            return self.line(format!("{}", key_json(key)).as_bytes());
         }
         if self.json {
             return self.line(format!("{}", get::found_json(key, found)).as_bytes());

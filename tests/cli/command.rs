@@ -200,7 +200,7 @@ fn every_verb_has_help_with_examples() {
         // Paragraphs are wrapped once, by the terminal's width: no short lines in their middle.
         let prose = |line: &&str| line.starts_with(|c: char| c.is_alphabetic() || c == '-');
         let lines: Vec<&str> = help.lines().collect();
-        let whole = |pair: &[&str]| !pair.iter().all(|line| prose(line)) || pair[0].len() > 70;
+        let whole = |pair: &[&str]| !pair.iter().all(prose) || pair[0].len() > 70;
         assert!(lines.windows(2).all(whole), "{verb}: {help}");
     }
 }

@@ -38,6 +38,8 @@ fn what_was_loaded_is_dumped_in_order_and_loading_twice_leaves_no_siblings() {
     let keys: Vec<String> =
         lines.iter().map(|line| line.split('\t').next().unwrap().to_string()).collect();
     assert_eq!(run(&fake, &["dump", "--keys"]).1, text(&keys));
+    let (_, out, _) = run(&fake, &["dump", "--keys", "--json"]);
+    assert_eq!(out.lines().next(), Some("{\"key\":{\"text\":\"back\\\\slash\"}}"));
     run(&fake, &["delete", "é"]);
     assert_eq!(run(&fake, &["dump"]).1, text(&lines[..301]));
     assert!(run(&fake, &["dump", "--raw"]).1.contains("back\\slash\ta\nb\r\n"));

@@ -20,14 +20,14 @@ fn every_way_to_end_has_its_code() {
     // A frozen replica is there, as far as anyone can tell, and answers nothing.
     signal("STOP", house.pid("n3"));
     for arguments in [&["put", key, "x"][..], &["delete", key]] {
-        let more = ["-w", "3", "--timeout", "300"];
+        let more = ["-w", "3", "--timeout", "1000"];
         let told = house.run(&[arguments, &more].concat());
         let (code, err) = told.said();
         assert_eq!(code, 5, "{err}");
         let sentence = "pixii: unknown outcome: 2 of 3 replicas confirmed it in ";
         assert!(err.starts_with(sentence) && err.lines().count() == 1, "{err}");
     }
-    let told = house.run(&["get", key, "-r", "3", "--timeout", "300"]);
+    let told = house.run(&["get", key, "-r", "3", "--timeout", "1000"]);
     let (code, err) = told.said();
     assert!(
         code == 4 && err.starts_with("pixii: no quorum: 2 of 3 replicas answered in "),

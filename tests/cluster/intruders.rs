@@ -157,8 +157,8 @@ fn a_daemon_that_cannot_start_says_why_and_touches_nothing() {
     let in_use = refuses_to_start(&house, &good);
     let sentence = format!("the data directory {data} is in use by process {}", house.pid("n1"));
     assert_eq!(in_use, sentence);
-    let held = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    let port = TcpListener::bind(&held).unwrap();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap();
+    let held = port.local_addr().unwrap().to_string();
     let busy = with(house.address("n1"), &held).replace(&data, &format!("{data}-new"));
     let said = refuses_to_start(&house, &busy);
     assert!(said.starts_with(&format!("cannot listen on {held}: ")), "{said}");

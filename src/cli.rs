@@ -21,9 +21,10 @@ use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 
+use clap::builder::RangedI64ValueParser;
 use clap::{Args, Parser, Subcommand};
 use pixii::client::{Client, Failure, Options};
-use pixii::types::Key;
+use pixii::types::{Key, MAX_TIMEOUT_MS};
 
 const DEFAULT_CONNECT: &str = "127.0.0.1:7432";
 
@@ -35,7 +36,7 @@ Examples:
   pixii get greeting                  read it
   pixii load data.tsv                 write a file of key<TAB>value lines
 
-Exit codes: 0 done, 1 error, 2 usage, 3 absent, 4 no quorum, 5 unknown outcome of a write,
+Exit codes: 0 done, 1 error, 2 usage, 3 absent, 4 no quorum, 5 unknown outcome of a write, \
 6 several siblings.
 
 The node to talk to is given by --connect, or by PIXII_CONNECT, or is 127.0.0.1:7432.";
@@ -55,9 +56,10 @@ struct Arguments {
 pub(crate) struct Shared {
     /// A node of the cluster; several are tried in turn
     #[arg(long, global = true, value_delimiter = ',', value_name = "HOST:PORT")]
+    #[arg(help_heading = "Global options")]
     connect: Vec<String>,
     /// Answer in JSON
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Global options")]
     json: bool,
 }
 
@@ -145,6 +147,12 @@ pub(crate) type Outcome = Result<Exit, Trouble>;
 pub(crate) fn run() -> ExitCode {
     let Arguments { shared, verb } = Arguments::parse();
     let outcome = match verb {
+        Verb::Server(_) | Verb::Dev(_) | Verb::Demo(_)
+            if shared.json || !shared.connect.is_empty() =>
+        {
+            let why = "this verb runs daemons of its own: it takes neither --connect nor --json";
+            Err(Trouble::usage(why))
+        }
         Verb::Server(verb) => verb.run(),
         Verb::Get(verb) => verb.run(&shared),
         Verb::Put(verb) => verb.run(&shared),
@@ -228,6 +236,11 @@ impl Shared {
         }
         Ok(addresses)
     }
+}
+
+/// Reads a deadline in milliseconds, within what a request may carry.
+pub(crate) fn deadline() -> RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..=i64::from(MAX_TIMEOUT_MS))
 }
 
 /// A key as an argument.

@@ -31,6 +31,9 @@ use link::{Link, Lost};
 const GRACE: Duration = Duration::from_millis(1_000);
 /// A node that could not be reached is left alone this long, and four times as long as the attempt took.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
+/// A home that is not connected in this part of the time left is passed over, so that one that hangs does
+/// not cost the whole request.
+const PATIENCE: u32 = 4;
 /// Deadline of calls that carry none: ring, status and stop.
 const CONTROL_WAIT: Duration = Duration::from_secs(5);
 const ODD_ANSWER: &str = "the node answered another question";
@@ -276,7 +279,7 @@ impl Client {
 
     async fn control(&self, name: Option<&str>, body: CallBody) -> Result<ReplyBody, Failure> {
         let node = self.member(name)?;
-        let link = self.link(node).await.map_err(Failure::Error)?;
+        let link = self.link(node, CONTROL_WAIT).await.map_err(Failure::Error)?;
         link.call(body, CONTROL_WAIT).await.map_err(|(Lost::Sent(why) | Lost::Unsent(why))| {
             Failure::Error(format!("{} ({}): {why}", node.name, node.address))
         })
@@ -315,7 +318,8 @@ impl Client {
                 break;
             }
             let Some(node) = self.0.nodes.get(&id) else { continue };
-            let link = match timeout(left, self.link(node)).await {
+            let patience = left / PATIENCE;
+            let link = match timeout(left, self.link(node, patience)).await {
                 Ok(Ok(link)) => link,
                 Ok(Err(why)) => {
                     faults.push(why);
@@ -364,15 +368,15 @@ impl Client {
         nodes
     }
 
-    /// The connection to a node, opened if there is none. The error names the node.
-    async fn link(&self, node: &Node) -> Result<Arc<Link>, String> {
+    /// The connection to a node, opened within `patience` if there is none. The error names the node.
+    async fn link(&self, node: &Node, patience: Duration) -> Result<Arc<Link>, String> {
         let mut state = node.state.lock().await;
         match &*state {
             State::Up(link) if link.is_good() => return Ok(Arc::clone(link)),
             State::Down { until, why } if *until > Instant::now() => return Err(why.clone()),
             _ => {}
         }
-        let wait = Duration::from_millis(self.0.options.connect_timeout_ms.into());
+        let wait = Duration::from_millis(self.0.options.connect_timeout_ms.into()).min(patience);
         let begun = Instant::now();
         let opened = match Link::open(&node.address, wait, self.0.options.in_flight).await {
             Ok(link) if link.name != node.name => Err(format!("this is {} now", link.name)),

@@ -1,9 +1,9 @@
 //! A cluster of real daemons on this machine: their files, and their processes from start to end.
 //! `dev` and `demo` use it, and so may integration tests: it needs nothing else of the command.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -80,6 +80,8 @@ pub(crate) struct Daemon {
 pub(crate) struct Cluster {
     program: PathBuf,
     daemons: Vec<Daemon>,
+    /// The directory, locked: another cluster would write its own addresses over ours.
+    _lock: File,
 }
 
 impl Cluster {
@@ -97,6 +99,7 @@ impl Cluster {
         let fault = |error: io::Error| format!("{}: {error}", dir.display());
         fs::create_dir_all(dir).map_err(fault)?;
         let dir = fs::canonicalize(dir).map_err(fault)?;
+        let lock = lock(&dir)?;
         check_old(&dir, shape)?;
         let names = (1..=shape.nodes).map(|number| format!("n{number}"));
         let members: Vec<Member> =
@@ -122,7 +125,7 @@ impl Cluster {
             let log = dir.join(format!("{name}.log"));
             daemons.push(Daemon { name, address, config: path, log, child: None });
         }
-        Ok(Cluster { program, daemons })
+        Ok(Cluster { program, daemons, _lock: lock })
     }
 
     /// The daemons in the order of their numbers.
@@ -345,6 +348,18 @@ fn check(shape: &Shape) -> Result<(), String> {
     Ok(())
 }
 
+/// Takes a directory; it is free again when the file is closed, however the process ends.
+fn lock(dir: &Path) -> Result<File, String> {
+    let file = File::open(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            Err(format!("the directory {} is in use by another `pixii dev`", dir.display()))
+        }
+        Err(TryLockError::Error(error)) => Err(format!("{}: {error}", dir.display())),
+    }
+}
+
 /// Data of another cluster is left alone: what places the keys is fixed when a cluster is created.
 fn check_old(dir: &Path, shape: &Shape) -> Result<(), String> {
     let path = dir.join("n1.toml");
@@ -397,10 +412,23 @@ fn free_addresses(count: usize, first_port: Option<u16>) -> Result<Vec<String>, 
                 format!("port {port}: {error}")
             }
         })?;
+        if first_port.is_none() {
+            reserve(&listener).map_err(|error| format!("no port: {error}"))?;
+        }
         held.push(listener);
     }
     let address = |listener: &TcpListener| listener.local_addr().map(|address| address.to_string());
     held.iter().map(address).collect::<io::Result<_>>().map_err(|error| error.to_string())
+}
+
+/// Keeps the kernel from giving the port to somebody else for a while: a connection that this side has
+/// closed first stays in TIME_WAIT, which does not stop a listener.
+fn reserve(listener: &TcpListener) -> io::Result<()> {
+    let near = TcpStream::connect(listener.local_addr()?)?;
+    let (far, _) = listener.accept()?;
+    drop(far);
+    drop(near);
+    Ok(())
 }
 
 #[cfg(test)]
@@ -425,6 +453,9 @@ mod tests {
         assert_eq!((config.name.as_str(), config.members.len()), ("n2", 3));
         assert_eq!(config.listen, cluster.daemons()[1].address);
         assert_eq!(config.members[1].address, config.listen);
+        let why = create(&home, &shape(3, 2), None).unwrap_err();
+        assert!(why.ends_with("/home is in use by another `pixii dev`"), "{why}");
+        drop(cluster);
         create(&home, &shape(3, 2), None).unwrap();
         let why = create(&home, &shape(4, 2), None).unwrap_err();
         assert!(why.contains("holds cluster test of 3 nodes with n = 2"), "{why}");

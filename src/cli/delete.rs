@@ -2,12 +2,12 @@
 
 use clap::Args;
 
-use super::{Exit, KeyArgument, Outcome, Shared, Trouble, block_on, parse_context, put};
+use super::{Exit, KeyArgument, Outcome, Shared, Trouble, block_on, deadline, parse_context, put};
 
 /// Delete a key
 #[derive(Args)]
 #[command(after_help = "\
-Without --context the key is read first, and what that read showed is deleted; a value that someone else
+Without --context the key is read first, and what that read showed is deleted; a value that someone else \
 writes meanwhile stays. An absent key ends with exit code 3.
 
 Examples:
@@ -26,7 +26,7 @@ pub(crate) struct Delete {
     #[arg(short)]
     w: Option<u8>,
     /// Deadline of the read and of the deletion, in milliseconds
-    #[arg(long, value_name = "MS", default_value_t = 5_000)]
+    #[arg(long, value_name = "MS", default_value_t = 5_000, value_parser = deadline())]
     timeout: u32,
     /// Print the new context in hexadecimal
     #[arg(long)]

@@ -28,8 +28,8 @@ a read asks two. This is a real cluster: five processes with a directory each, r
 /// Show what Pixii does, with real daemons, in under a minute
 #[derive(Args)]
 #[command(after_help = "\
-Five daemons start in a temporary directory, a file is loaded, concurrent writes become siblings and are
-merged, a daemon is killed with kill -9 and comes back with everything that it acknowledged. Exit code 0
+Five daemons start in a temporary directory, a file is loaded, concurrent writes become siblings and are \
+merged, a daemon is killed with kill -9 and comes back with everything that it acknowledged. Exit code 0 \
 means that every check held. Nothing is left behind.
 
 Examples:
@@ -98,6 +98,9 @@ fn read_file(path: &Path) -> Result<Vec<u8>, Trouble> {
         .take(MAX_FILE_BYTES + 1)
         .read_to_end(&mut bytes)
         .map_err(fault)?;
+    if bytes.is_empty() {
+        return Err(Trouble::error(format!("{} is empty", path.display())));
+    }
     if bytes.len() as u64 > MAX_FILE_BYTES {
         return Err(Trouble::error(format!(
             "{} has {size} bytes and the demo takes {MAX_FILE_BYTES}; use `pixii dev` and `pixii load`",

@@ -1,6 +1,6 @@
 //! `pixii dev`: a cluster of real daemons in the foreground.
 
-use std::io::{self, BufRead};
+use std::io::{self, BufRead, Read};
 use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
@@ -11,19 +11,21 @@ use clap::Args;
 use super::cluster::{Cluster, Shape};
 use super::signals::Interrupt;
 use super::text::{row, table};
-use super::{Exit, Outcome, Trouble, block_on, complain, emit};
+use super::{DEFAULT_CONNECT, Exit, Outcome, Trouble, block_on, complain, emit};
 
 /// How long a daemon may take until it answers.
 const READY_WAIT: Duration = Duration::from_secs(60);
 /// How often children and signals are looked at.
 const POLL: Duration = Duration::from_millis(100);
+/// Longest order; of a longer line, the rest is the next one.
+const MAX_ORDER_BYTES: u64 = 1_024;
 const ORDERS: &str = "start NAME, kill NAME (kill -9), stop NAME, quit";
 
 /// Run a cluster of real daemons in the foreground
 #[derive(Args)]
 #[command(after_help = "\
-Each daemon is a process of its own with a configuration, a log and data in DIR; started again with the
-same numbers, the cluster has its data back. Orders are read from standard input: start NAME, kill NAME
+Each daemon is a process of its own with a configuration, a log and data in DIR; started again with the \
+same numbers, the cluster has its data back. Orders are read from standard input: start NAME, kill NAME \
 (kill -9), stop NAME, quit. Ctrl-C stops all.
 
 Examples:
@@ -49,7 +51,7 @@ pub(crate) struct Dev {
     /// Configurations, logs and data
     #[arg(long, default_value = "pixii-dev")]
     dir: PathBuf,
-    /// Port of the first daemon; the others follow
+    /// Port of the first daemon; the others follow (0: the kernel chooses all)
     #[arg(long, default_value_t = 7432)]
     port: u16,
 }
@@ -69,8 +71,9 @@ impl Dev {
         let program = std::env::current_exe().map_err(|error| Trouble::error(error.to_string()))?;
         let interrupt = Interrupt::listen(false)?;
         let begun = Instant::now();
+        let first_port = Some(self.port).filter(|port| *port != 0);
         let mut cluster =
-            Cluster::create(program, &self.dir, &shape, Some(self.port)).map_err(Trouble::error)?;
+            Cluster::create(program, &self.dir, &shape, first_port).map_err(Trouble::error)?;
         cluster.start_all().map_err(Trouble::error)?;
         let ready = block_on(async {
             tokio::select! {
@@ -98,9 +101,10 @@ impl Dev {
             let pid = daemon.pid().map_or_else(String::new, |pid| pid.to_string());
             rows.push(row([&daemon.name, &daemon.address, &pid]));
         }
-        let connect = match self.port {
-            7432 => String::new(),
-            port => format!("  export PIXII_CONNECT=127.0.0.1:{port}\n"),
+        let first = cluster.daemons().first().map(|daemon| daemon.address.as_str());
+        let connect = match first.filter(|address| *address != DEFAULT_CONNECT) {
+            Some(address) => format!("  export PIXII_CONNECT={address}\n"),
+            None => String::new(),
         };
         format!(
             "{} daemons are up after {:.1} s; configurations, logs and data are in {}\n\n{}\n\
@@ -140,10 +144,12 @@ fn attend(cluster: &mut Cluster, interrupt: &Interrupt) -> Result<(), Trouble> {
 fn orders() -> Receiver<String> {
     let (send, receive) = mpsc::sync_channel(1);
     thread::spawn(move || {
-        for line in io::stdin().lock().lines() {
-            let Ok(line) = line else { return };
-            if send.send(line).is_err() {
-                return;
+        let mut input = io::stdin().lock();
+        loop {
+            let mut line = Vec::new();
+            match input.by_ref().take(MAX_ORDER_BYTES).read_until(b'\n', &mut line) {
+                Ok(1..) if send.send(String::from_utf8_lossy(&line).into()).is_ok() => {}
+                _ => return,
             }
         }
     });

@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-use super::{Exit, Outcome, Shared, Trouble, block_on, get, text};
+use super::{Exit, Outcome, Shared, Trouble, block_on, deadline, get, text};
 
 /// Memory for the pages of all partitions together, twice: one page in use and the next one.
 const PAGES_BYTES: u32 = 8 << 20;
@@ -31,9 +31,9 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Print every key and value, sorted by key
 #[derive(Args)]
 #[command(after_help = "\
-A line is a key, a tab and a value; in both, a backslash is written \\\\, a tab \\t, a newline \\n and a
-carriage return \\r, as `pixii load` reads them. A key with siblings has a line for each, with a third
-column such as `sibling 1/2`. Deleted keys are left out. A read that is refused ends the dump, with the
+A line is a key, a tab and a value; in both, a backslash is written \\\\, a tab \\t, a newline \\n and a \
+carriage return \\r, as `pixii load` reads them. A key with siblings has a line for each, with a third \
+column such as `sibling 1/2`. Deleted keys are left out. A read that is refused ends the dump, with the \
 number of lines that are complete, and exit code 4 for want of replicas.
 
 Examples:
@@ -46,7 +46,7 @@ pub(crate) struct Dump {
     #[arg(short)]
     r: Option<u8>,
     /// Deadline for each read, in milliseconds
-    #[arg(long, value_name = "MS", default_value_t = 5_000)]
+    #[arg(long, value_name = "MS", default_value_t = 5_000, value_parser = deadline())]
     timeout: u32,
     /// Print keys only
     #[arg(long)]
@@ -230,6 +230,10 @@ impl<'a> Merge<'a> {
     }
 }
 
+fn key_json(key: &Key) -> serde_json::Value {
+    serde_json::json!({ "key": text::json_bytes(key.as_bytes()) })
+}
+
 /// Lines to standard output.
 struct Printer<'a> {
     out: BufWriter<StdoutLock<'a>>,
@@ -244,6 +248,9 @@ impl Printer<'_> {
         let count = found.values.len();
         if count == 0 {
             return Ok(());
+        }
+        if self.json && self.keys {
+            return self.line(format!("{}", key_json(key)).as_bytes());
         }
         if self.json {
             return self.line(format!("{}", get::found_json(key, found)).as_bytes());

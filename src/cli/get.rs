@@ -5,12 +5,14 @@ use pixii::client::Found;
 use pixii::types::Key;
 use serde_json::json;
 
-use super::{Exit, KeyArgument, Outcome, Shared, Trouble, block_on, emit, emit_json, text};
+use super::{
+    Exit, KeyArgument, Outcome, Shared, Trouble, block_on, deadline, emit, emit_json, text,
+};
 
 /// Print the value of a key
 #[derive(Args)]
 #[command(after_help = "\
-The value is printed as it is, with no newline added. A key with several siblings (concurrent writes)
+The value is printed as it is, with no newline added. A key with several siblings (concurrent writes) \
 ends with exit code 6 and prints none of them, unless --all or --json. An absent key ends with 3.
 
 Examples:
@@ -28,7 +30,7 @@ pub(crate) struct Get {
     #[arg(short)]
     r: Option<u8>,
     /// Deadline in milliseconds
-    #[arg(long, value_name = "MS", default_value_t = 5_000)]
+    #[arg(long, value_name = "MS", default_value_t = 5_000, value_parser = deadline())]
     timeout: u32,
     /// Print every sibling, with a newline behind each
     #[arg(long)]
@@ -55,7 +57,7 @@ impl Get {
             [] => Err(Trouble { exit: Exit::Absent, message: format!("no value under {key:?}") }),
             [value] if !quiet && !self.all => emit(value).map(|()| Exit::Done),
             values => {
-                if self.all {
+                if self.all && !quiet {
                     let lines = values.iter().flat_map(|value| [value.as_ref(), b"\n"]);
                     emit(lines.collect::<Vec<_>>().concat())?;
                 }
@@ -73,7 +75,7 @@ fn siblings(key: &Key, count: usize, shown: bool) -> Outcome {
             exit: Exit::Siblings,
             message: format!(
                 "{key:?} has {count} siblings: see them with --all or --json, then put one value \
-                 with the context of that read"
+                 with --context and the context of that read"
             ),
         }),
     }

@@ -16,7 +16,7 @@ use serde_json::json;
 
 use super::signals::Interrupt;
 use super::text::count;
-use super::{Exit, Outcome, Shared, Trouble, block_on, complain, emit, emit_json};
+use super::{Exit, Outcome, Shared, Trouble, block_on, complain, deadline, emit, emit_json};
 use ledger::Counts;
 pub(crate) use pour::{Pour, Stop};
 use write::Plan;
@@ -24,12 +24,12 @@ use write::Plan;
 /// Write a file of key<TAB>value lines
 #[derive(Args)]
 #[command(after_help = "\
-A line is a key, one tab, and a value; in both, a backslash is written \\\\, a tab \\t, a newline \\n and a
-carriage return \\r. Each key is read first and its values replaced, so that a file can be loaded twice;
+A line is a key, one tab, and a value; in both, a backslash is written \\\\, a tab \\t, a newline \\n and a \
+carriage return \\r. Each key is read first and its values replaced, so that a file can be loaded twice; \
 --blind adds without reading, which is faster and leaves siblings beside what is there.
 
-A put with an unknown outcome is sent again with the same write id until its deadline. Exit code 0 means
-that every line was acknowledged; 4 that lines were refused for want of replicas; 5 that the outcome of
+A put with an unknown outcome is sent again with the same write id until its deadline. Exit code 0 means \
+that every line was acknowledged; 4 that lines were refused for want of replicas; 5 that the outcome of \
 some is unknown; 1 anything else.
 
 Examples:
@@ -47,8 +47,7 @@ pub(crate) struct Load {
     #[arg(short)]
     w: Option<u8>,
     /// Deadline for each line, in milliseconds
-    #[arg(long, value_name = "MS", default_value_t = 5_000,
-          value_parser = clap::value_parser!(u32).range(1..=i64::from(pixii::types::MAX_TIMEOUT_MS)))]
+    #[arg(long, value_name = "MS", default_value_t = 5_000, value_parser = deadline())]
     timeout: u32,
     /// Lines under way at a time
     #[arg(long, value_name = "LINES", default_value_t = 64,
@@ -144,7 +143,7 @@ impl Load {
                 "rate": rate.round(),
                 "complete": pour.stop.is_none(),
             }))?;
-        } else {
+        } else if counts.lines > 0 || !matches!(pour.stop, Some(Stop::Input(_))) {
             emit(as_text(counts, seconds, rate))?;
         }
         let lost = counts.all_refused() + counts.unknown;
@@ -177,6 +176,9 @@ impl Load {
             Stop::Input(why) => format!("{}: {why}", self.file.display()),
             Stop::Fault(why) => why.clone(),
         };
+        if counts.lines == 0 {
+            return Trouble::error(why);
+        }
         let nothing_new = counts.lines == begun.lines;
         let advice = match (stop, kept) {
             (Stop::Input(_), Some(path)) if nothing_new && begun.lines > 0 => {

@@ -13,15 +13,20 @@ use pixii::types::{Key, MAX_VALUE_BYTES};
 use serde_json::json;
 
 use super::{
-    Exit, KeyArgument, Outcome, Shared, Trouble, block_on, emit, emit_json, parse_context, text,
+    Exit, KeyArgument, Outcome, Shared, Trouble, block_on, complain, deadline, emit, emit_json,
+    parse_context, text,
 };
 
 /// Write a value
 #[derive(Args)]
-#[command(group = ArgGroup::new("source").required(true).args(["value", "file"]), after_help = "\
-Without --context the value is added beside what is there: a put that has not read makes a sibling.
-With the context of a read it replaces what that read showed. Exit code 0 means that W replicas hold the
-value on disk, synced; 4 that nothing was written; 5 that it may or may not have been.
+#[command(group = ArgGroup::new("source").required(true).args(["value", "file"]))]
+#[command(override_usage = "\
+pixii put [OPTIONS] <KEY> <VALUE>
+       pixii put [OPTIONS] <KEY> --file <FILE>")]
+#[command(after_help = "\
+Without --context the value is added beside what is there: a put that has not read makes a sibling. With \
+the context of a read it replaces what that read showed. Exit code 0 means that W replicas hold the value \
+on disk, synced; 4 that nothing was written; 5 that it may or may not have been.
 
 Examples:
   pixii put greeting hello
@@ -44,7 +49,7 @@ pub(crate) struct Put {
     #[arg(long, value_name = "HEX")]
     context: Option<String>,
     /// Deadline in milliseconds
-    #[arg(long, value_name = "MS", default_value_t = 5_000)]
+    #[arg(long, value_name = "MS", default_value_t = 5_000, value_parser = deadline())]
     timeout: u32,
     /// Print the new context in hexadecimal
     #[arg(long)]
@@ -70,6 +75,12 @@ impl Put {
             let put = client::Put { key: key.clone(), value, context, write, w: self.w };
             Ok(client.put(put, self.timeout).await?)
         })?;
+        if written.siblings > 1 && !shared.json() {
+            complain(&format!(
+                "{key:?} has {} siblings now: a put replaces only what the read of its --context showed",
+                written.siblings
+            ));
+        }
         report(&key, &written, shared, self.print_context)
     }
 }

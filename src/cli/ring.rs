@@ -79,13 +79,13 @@ fn members(client: &Client, as_json: bool) -> Result<(), Trouble> {
 }
 
 fn place(client: &Client, key: &Key, as_json: bool) -> Result<(), Trouble> {
+    if as_json {
+        return emit_json(&place_json(client, key));
+    }
     let ring = client.ring();
     let partition = ring.partition(key);
     let list = names(client, &ring.preference_list(partition));
     let (homes, others) = list.split_at(list.len().min(usize::from(ring.n())));
-    if as_json {
-        return emit_json(&place_json(client, key, others));
-    }
     emit(table(&[
         row(["partition", &format!("{} of {}", partition.0, ring.partitions())]),
         row(["homes", &homes.join(" ")]),
@@ -93,13 +93,16 @@ fn place(client: &Client, key: &Key, as_json: bool) -> Result<(), Trouble> {
     ]))
 }
 
-fn place_json(client: &Client, key: &Key, stand_ins: &[String]) -> serde_json::Value {
-    let partition = client.ring().partition(key);
+fn place_json(client: &Client, key: &Key) -> serde_json::Value {
+    let ring = client.ring();
+    let partition = ring.partition(key);
+    let list = names(client, &ring.preference_list(partition));
+    let (homes, others) = list.split_at(list.len().min(usize::from(ring.n())));
     json!({
         "key": text::json_bytes(key.as_bytes()),
         "partition": partition.0,
-        "homes": names(client, client.ring().homes(partition)),
-        "stand_ins": stand_ins,
+        "homes": homes,
+        "stand_ins": others,
     })
 }
 
@@ -119,7 +122,7 @@ fn place_all(client: &Client, as_json: bool) -> Result<(), Trouble> {
         let key = text::unescape(&line).map_err(&fault)?;
         let key = Key::new(key).map_err(|error| fault(error.to_string()))?;
         if as_json {
-            writeln!(out, "{}", place_json(client, &key, &[]))?;
+            writeln!(out, "{}", place_json(client, &key))?;
             continue;
         }
         let partition = client.ring().partition(&key);

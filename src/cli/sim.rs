@@ -20,7 +20,7 @@ Examples:
   pixii sim --seed 4711 --runs 1      the run with this seed again, byte for byte
   pixii sim --runs 10000 --json       a long batch, its counts as JSON
 
-Exit code 0: every promise held (and, from 500 runs on, every kind of fault and refusal occurred).
+Exit code 0: every promise held (and, from 500 runs on, every kind of fault and refusal occurred). \
 A run that breaks a promise ends the batch: its seed, its faults and the history of the key are printed.";
 
 /// Try Pixii's promises in simulated clusters, under faults drawn from a seed

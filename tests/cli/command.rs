@@ -63,13 +63,16 @@ fn a_value_is_put_read_replaced_and_deleted() {
 #[test]
 fn siblings_are_shown_only_on_request_and_merged_with_their_context() {
     let fake = Fake::start(1, 1);
-    run(&fake, &["put", "k", "one"]);
-    run(&fake, &["put", "k", "two"]);
+    assert_eq!(run(&fake, &["put", "k", "one"]), done(""));
+    let (code, out, err) = run(&fake, &["put", "k", "two"]);
+    assert_eq!((code, out.as_str()), (0, ""));
+    assert!(err.starts_with("pixii: \"k\" has 2 siblings now: a put replaces only what "), "{err}");
     let (code, out, err) = run(&fake, &["get", "k"]);
     assert_eq!((code, out.as_str()), (6, ""));
     assert!(err.starts_with("pixii: \"k\" has 2 siblings"), "{err}");
     let (code, out, err) = run(&fake, &["get", "k", "--all"]);
     assert_eq!((code, out.lines().count(), err.as_str()), (6, 2, ""));
+    assert_eq!(run(&fake, &["get", "k", "--all", "--json"]), run(&fake, &["get", "k", "--json"]));
     let (code, out, err) = run(&fake, &["get", "k", "--json"]);
     assert_eq!((code, err.as_str()), (6, ""));
     let json: Value = serde_json::from_str(&out).unwrap();
@@ -167,6 +170,10 @@ fn nonsense_is_a_usage_error() {
         &["load", "-", "--resume"],
         &["load", "f", "--in-flight", "0"],
         &["load", "f", "--timeout", "0"],
+        &["get", "k", "--timeout", "0"],
+        &["dump", "--timeout", "600001"],
+        &["dev", "--json"],
+        &["demo", "--connect", "127.0.0.1:7432"],
         &["node"],
         &["frobnicate"],
     ];
@@ -189,7 +196,12 @@ fn every_verb_has_help_with_examples() {
         let (code, help, _) = run(&fake, &[verb, "--help"]);
         assert_eq!(code, 0);
         assert!(help.contains("Examples:\n  "), "{verb}: {help}");
-        assert!(help.lines().all(|line| line.chars().count() <= 110), "{verb}: {help}");
+        assert!(help.lines().all(|line| line.chars().count() <= 100), "{verb}: {help}");
+        // Paragraphs are wrapped once, by the terminal's width: no short lines in their middle.
+        let prose = |line: &&str| line.starts_with(|c: char| c.is_alphabetic() || c == '-');
+        let lines: Vec<&str> = help.lines().collect();
+        let whole = |pair: &[&str]| !pair.iter().all(prose) || pair[0].len() > 70;
+        assert!(lines.windows(2).all(whole), "{verb}: {help}");
     }
 }
 
@@ -212,6 +224,9 @@ fn members_and_places_are_told() {
     assert_eq!(json["homes"], serde_json::json!(homes));
     let (_, out, _) = run(&fake, &["ring", "k\t1"]);
     assert!(out.contains(&format!("homes      {}\n", homes.join(" "))), "{out}");
+    let found = told(&fed(&fake, &["ring", "--stdin", "--json"], b"k\\t1\n"));
+    assert_eq!(serde_json::from_str::<Value>(&found.1).unwrap(), json);
+    assert_eq!(json["stand_ins"].as_array().unwrap().len(), 1);
     let line = format!("k\\t1\t{}\t{}\n", json["partition"], homes.join(","));
     assert_eq!(told(&fed(&fake, &["ring", "--stdin"], b"k\\t1\n")), done(&line));
     let (code, _, err) = told(&fed(&fake, &["ring", "--stdin"], b"fine\n\n"));

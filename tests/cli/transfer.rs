@@ -38,6 +38,8 @@ fn what_was_loaded_is_dumped_in_order_and_loading_twice_leaves_no_siblings() {
     let keys: Vec<String> =
         lines.iter().map(|line| line.split('\t').next().unwrap().to_string()).collect();
     assert_eq!(run(&fake, &["dump", "--keys"]).1, text(&keys));
+    let (_, out, _) = run(&fake, &["dump", "--keys", "--json"]);
+    assert_eq!(out.lines().next(), Some("{\"key\":{\"text\":\"back\\\\slash\"}}"));
     run(&fake, &["delete", "é"]);
     assert_eq!(run(&fake, &["dump"]).1, text(&lines[..301]));
     assert!(run(&fake, &["dump", "--raw"]).1.contains("back\\slash\ta\nb\r\n"));
@@ -100,6 +102,16 @@ fn lines_that_are_not_loaded_are_named_counted_and_kept() {
     assert!(err.contains("pixii: line 3: unknown escape \"\\e\""), "{err}");
     assert!(out.contains("refused 2: not a line of key, tab and value\n"), "{out}");
     assert_eq!(run(&fake, &["load", input_path, "--failed", input_path]).0, 2);
+
+    let folder = dir.path().to_str().unwrap();
+    let said = format!("pixii: {folder}: Is a directory (os error 21)\n");
+    assert_eq!(run(&fake, &["load", folder]), (1, String::new(), said));
+    let (code, _, err) = told(&fed(&fake, &["load", "-"], b"a\t1\nb\t2\r\nc\t3\r\nd\t4"));
+    let said = "pixii: line 2 ends with a carriage return, which is taken as part of the value, here and \
+                in later lines\n";
+    assert_eq!((code, err.as_str()), (0, said));
+    assert_eq!(run(&fake, &["get", "b"]).1, "2\r");
+    assert_eq!(run(&fake, &["get", "d"]).1, "4");
 }
 
 #[test]

@@ -121,7 +121,9 @@ impl Acts<'_> {
     async fn read(&mut self, client: &Client, loaded: &Expected) -> Result<(), Trouble> {
         self.story.step("A value is read")?;
         let middle = loaded.iter().nth(loaded.len() / 2);
-        let Some((key, value)) = middle else { return Err(Trouble::error("the file is empty")) };
+        let Some((key, value)) = middle else {
+            return Err(Trouble::error("the file has no line of key, tab and value"));
+        };
         let ring = client.ring();
         let homes = ring.homes(ring.partition(key));
         let names: Vec<String> =
@@ -129,8 +131,9 @@ impl Acts<'_> {
         let begun = Instant::now();
         let found = client.get(key, None, TIMEOUT_MS).await?;
         let spent = begun.elapsed().as_secs_f64() * 1_000.0;
-        let shown = String::from_utf8_lossy(value).chars().take(60).collect::<String>();
-        self.story.tell(&format!("{key:?} lives on {}: {shown}", names.join(", ")))?;
+        let shown: String = String::from_utf8_lossy(value).escape_debug().take(60).collect();
+        let key: String = format!("{key:?}").chars().take(40).collect();
+        self.story.tell(&format!("{key} lives on {}: {shown}", names.join(", ")))?;
         let told = format!("{} replicas answered in {spent:.1} ms", found.answered);
         self.story.check(found.values == [value.clone()], &told)
     }

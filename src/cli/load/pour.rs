@@ -66,6 +66,7 @@ pub(crate) struct Pour {
     tasks: JoinSet<Sent>,
     busy: HashSet<Key>,
     malformed: u64,
+    carriage_return: bool,
     saved: Instant,
 }
 
@@ -84,6 +85,7 @@ impl Pour {
             tasks: JoinSet::new(),
             busy: HashSet::new(),
             malformed: 0,
+            carriage_return: false,
             saved: Instant::now(),
         }
     }
@@ -142,6 +144,13 @@ impl Pour {
             let Line { number, check, end, raw, content } = line;
             match content {
                 Ok((key, value)) => {
+                    if raw.ends_with(b"\r") && !self.carriage_return {
+                        self.carriage_return = true;
+                        self.say(&format!(
+                            "line {number} ends with a carriage return, which is taken as part of the \
+                             value, here and in later lines"
+                        ));
+                    }
                     self.busy.insert(key.clone());
                     let (client, plan) = (self.client.clone(), self.plan);
                     self.tasks.spawn(async move {

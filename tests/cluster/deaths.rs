@@ -1,0 +1,146 @@
+//! Daemons that die or stop while writes go on: nothing acknowledged is lost, no refusal is a lie.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use serde_json::Value;
+
+use crate::harness::{House, Run, Told, lines, signal, until};
+
+fn file(house: &House, name: &str, value: &str, count: usize) -> String {
+    let text: String = (0..count).map(|number| format!("key-{number}\t{value}\n")).collect();
+    fs::write(house.path(name), &text).unwrap();
+    text
+}
+
+fn number(report: &Value, name: &str) -> usize {
+    report[name].as_u64().unwrap() as usize
+}
+
+/// The lines that a load kept as refused or unknown.
+fn failed(house: &House, told: &Told) -> BTreeSet<String> {
+    let report = told.json();
+    let kept: Vec<String> =
+        fs::read_to_string(house.path("failed")).unwrap().lines().map(String::from).collect();
+    let lost = number(&report, "refused") + number(&report, "unknown");
+    assert_eq!((lost, &report["complete"]), (kept.len(), &Value::Bool(true)), "{told:?}");
+    kept.into_iter().collect()
+}
+
+#[test]
+fn two_of_five_killed_during_a_load() {
+    const COUNT: usize = 6_000;
+    let mut house = House::start(5);
+    let first = file(&house, "first", "one", COUNT);
+    let second = file(&house, "second", "two", COUNT);
+    let names: Vec<&str> = first.lines().map(|line| line.split('\t').next().unwrap()).collect();
+    let homes = house.homes(&names);
+    let dead = ["n2", "n4"];
+    let weak: BTreeSet<&str> = names
+        .iter()
+        .zip(&homes)
+        .filter(|(_, homes)| homes.iter().filter(|home| !dead.contains(&home.as_str())).count() < 2)
+        .map(|(name, _)| *name)
+        .collect();
+    assert!(!weak.is_empty() && weak.len() < COUNT);
+
+    let arguments =
+        |file| ["load", file, "-w", "2", "--failed", "failed", "--json", "--timeout", "3000"];
+    let load = Run::start(house.command(&arguments("first")), b"");
+    house.wait_for_puts("n1", 100);
+    dead.iter().for_each(|name| house.cluster.kill(name).unwrap());
+    let told = load.end();
+    let lost = failed(&house, &told);
+    let unknown = number(&told.json(), "unknown");
+    let strong = lost.iter().filter(|line| !weak.contains(line.split('\t').next().unwrap()));
+    // Of a key with W live homes a put may be unknown, never refused.
+    assert!(strong.count() <= unknown, "{told:?}");
+
+    // With both known to be down, exactly the keys without W live homes are refused, and none unknown.
+    let told = house.run(&arguments("second"));
+    let refused = failed(&house, &told);
+    let keys: BTreeSet<&str> =
+        refused.iter().map(|line| line.split('\t').next().unwrap()).collect();
+    assert_eq!((told.code, number(&told.json(), "unknown")), (4, 0), "{told:?}");
+    assert_eq!(keys, weak);
+
+    house.start_all();
+    let dump = house.run(&["dump", "-r", "2"]);
+    let there = lines(dump.done());
+    for line in first.lines().filter(|line| !lost.contains(*line)) {
+        let key = line.split('\t').next().unwrap();
+        // Alone or, if a write before it was unknown, as a sibling; or replaced by the second load.
+        let held = |line: &str| {
+            there.iter().any(|one| *one == line) || {
+                let beside = format!("{line}\tsibling ");
+                there.range(&*beside..).next().is_some_and(|one| one.starts_with(&beside))
+            }
+        };
+        assert!(!weak.contains(key) || held(line), "{line} was acknowledged and is lost");
+    }
+    for line in second.lines().filter(|line| !refused.contains(*line)) {
+        assert!(there.contains(line), "{line} was acknowledged and is not all that is there");
+    }
+}
+
+#[test]
+fn a_clean_stop_during_a_load_loses_nothing() {
+    let mut house = House::start(3);
+    let text = file(&house, "in", "one", 20_000);
+    // W = 3: every acknowledged line is on the daemon that is to stop.
+    let arguments = ["load", "in", "-w", "3", "--blind", "--failed", "failed", "--json"];
+    let load = Run::start(house.command(&arguments), b"");
+    house.wait_for_puts("n1", 200);
+    signal("TERM", house.pid("n2"));
+    let ended = until("n2 stops", || house.cluster.ended().pop());
+    assert_eq!(ended, ("n2".to_string(), "ended: it stopped cleanly".to_string()));
+    let told = load.end();
+    let lost = failed(&house, &told);
+    assert!(lost.len() < 20_000 && !lost.is_empty(), "{}", lost.len());
+
+    // Only the stopped one is asked.
+    house.cluster.stop_all().unwrap();
+    house.cluster.start("n2").unwrap();
+    let dump = until("n2 is back", || {
+        let told = house.run(&["dump", "-r", "1"]);
+        (told.code == 0).then_some(told)
+    });
+    let there = lines(dump.done());
+    let acknowledged = text.lines().filter(|line| !lost.contains(*line));
+    for line in acknowledged {
+        assert!(there.contains(line), "{line} was acknowledged and is lost");
+    }
+    assert!(!house.status("n2").recovered);
+}
+
+#[test]
+fn a_second_sigterm_ends_a_daemon_at_once() {
+    let mut house = House::start(3);
+    let key = house.key_of(["n1", "n2", "n3"]);
+    house.run(&["put", &key, "old", "-w", "3"]).done();
+    // A put that cannot end keeps the first stop waiting.
+    signal("STOP", house.pid("n3"));
+    let arguments = ["put", &key, "new", "-w", "3", "--timeout", "30000", "--connect"];
+    let put = Run::start(house.command(&[&arguments[..], &[house.address("n1")]].concat()), b"");
+    until("the put is under way", || {
+        let told = house.run(&["get", &key, "--all", "-r", "2"]);
+        told.out.contains("new").then_some(())
+    });
+    signal("TERM", house.pid("n1"));
+    until("the first signal is heard", || house.log("n1").contains("stops: SIGTERM").then_some(()));
+    signal("TERM", house.pid("n1"));
+    let (_, how) = until("n1 ends", || house.cluster.ended().pop());
+    assert!(how.starts_with("ended with exit code 143"), "{how}");
+    let told = put.end();
+    assert_eq!(told.code, 5, "{told:?}");
+    assert!(told.err.starts_with("pixii: unknown outcome: n1 ("), "{told:?}");
+
+    signal("CONT", house.pid("n3"));
+    house.start_all();
+    assert!(house.status("n1").recovered);
+    assert!(house.log("n1").contains("incarnation 2, recovered from an unclean stop"));
+    let mut told = house.run(&["get", &key, "--all", "-r", "3"]).out;
+    told.retain(|c| c != '\n');
+    assert!(["oldnew", "newold"].contains(&&*told), "{told}");
+    house.cluster.stop("n1").unwrap();
+}

@@ -1,0 +1,216 @@
+//! Bad input from all sides: one sentence each, and the daemon goes on, or does not start.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::FileExt;
+
+use bytes::BytesMut;
+use pixii::types::NodeId;
+use pixii::wire::{self, Hello, MAX_FRAME_BYTES, PREAMBLE_BYTES, Welcome};
+
+use crate::harness::{DEADLINE, House, Run, Told, pixii, until};
+
+/// What a daemon answers to these first bytes; `None` when it closes without an answer.
+fn welcome(house: &House, bytes: &[u8]) -> Option<Welcome> {
+    let mut stream = TcpStream::connect(house.address("n1")).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream.write_all(bytes).unwrap();
+    let mut answer = Vec::new();
+    let _ = stream.shutdown(std::net::Shutdown::Write);
+    // Cut or closed, what came before counts.
+    let _ = stream.read_to_end(&mut answer);
+    let mut rest = BytesMut::from(answer.get(PREAMBLE_BYTES..)?);
+    let frame = wire::take_frame(&mut rest, MAX_FRAME_BYTES).unwrap()?;
+    Some(wire::decode(&frame).unwrap())
+}
+
+fn refusal(house: &House, bytes: &[u8]) -> String {
+    match welcome(house, bytes) {
+        Some(Welcome::Refused(why)) => why,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn opening(hello: &Hello) -> Vec<u8> {
+    [&wire::preamble()[..], &wire::frame(hello)].concat()
+}
+
+#[test]
+fn noise_on_the_port_is_refused_or_cut_off_and_the_daemon_goes_on() {
+    let house = House::start(1);
+    house.run(&["put", "k", "v"]).done();
+    let pid = house.pid("n1");
+
+    let http = refusal(&house, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    assert_eq!(http, "not a Pixii connection: it begins with \"GET / HT\"");
+    let future = [&wire::MAGIC[..], &[0, 7, 0, 9], &wire::frame(&Hello::Client)].concat();
+    let sentence = "protocol versions 7 to 9 are offered; this node speaks 1";
+    assert_eq!(refusal(&house, &future), sentence);
+    let huge = [&wire::preamble()[..], &u32::MAX.to_be_bytes()].concat();
+    assert_eq!(refusal(&house, &huge), "a frame of 4294967295 bytes; the limit here is 1024");
+    let peer = |cluster: &str| Hello::Peer {
+        cluster: cluster.into(),
+        ring: 1,
+        node: NodeId::of("n2"),
+        to: NodeId::of("n1"),
+        incarnation: 1,
+        boot_nonce: 1,
+    };
+    let sentence = "node n1 is of cluster \"test\", not \"other\"";
+    assert_eq!(refusal(&house, &opening(&peer("other"))), sentence);
+    assert!(refusal(&house, &opening(&peer("test"))).contains("is not among the members"));
+
+    // Behind a good handshake there is nobody to tell but the log.
+    let frame = wire::frame(&Hello::Client);
+    let mut altered = frame.to_vec();
+    *altered.last_mut().unwrap() ^= 1;
+    let noises: [(&[u8], &str); 5] = [
+        (&[0xff; 64], "a frame of 4294967295 bytes; the limit here is 8388608"),
+        (&[0, 0, 0, 3], "a frame of 3 bytes; the limit here is 8388608"),
+        (&[0, 0, 4, 0, 1, 2, 3], "it ended inside a frame, after 7 bytes of it"),
+        (&altered, "fails its checksum"),
+        (&frame, "is not a message: "),
+    ];
+    for (noise, sentence) in noises {
+        let answer = welcome(&house, &[&opening(&Hello::Client)[..], noise].concat());
+        assert!(matches!(answer, Some(Welcome::Accepted { .. })), "{answer:?}");
+        until(sentence, || house.log("n1").contains(sentence).then_some(()));
+    }
+    let mut random = pixii::rng::Rng::new(4_711);
+    for _ in 0..50 {
+        let noise: Vec<u8> = (0..40).flat_map(|_| random.next_u64().to_be_bytes()).collect();
+        assert!(matches!(welcome(&house, &noise), Some(Welcome::Refused(_))), "seed 4711");
+    }
+    assert_eq!((house.run(&["get", "k"]).done(), house.pid("n1")), ("v", pid));
+}
+
+#[test]
+fn bad_requests_are_refused_with_the_limit() {
+    let house = House::start(3);
+    house.run(&["put", "k", "v"]).done();
+    let context = house.run(&["get", "k", "--print-context"]).done().trim().to_string();
+    let last = if context.ends_with('0') { "1" } else { "0" };
+    let tampered = &*format!("{}{last}", &context[..context.len() - 1]);
+    let altered =
+        "the context does not belong to this key or was altered: read the key for a new one";
+    let long = &*"k".repeat(1_025);
+    let key = "the key has 1025 bytes; a key has 1 to 1024";
+    let refused: [(&[&str], &str); 12] = [
+        (&["put", "k", "x", "--context", tampered], altered),
+        (&["put", "k", "x", "--context", &context[..8]], altered),
+        (&["put", "k", "x", "--context", ""], altered),
+        (&["delete", "k", "--context", tampered], altered),
+        (&["put", "other", "x", "--context", &context], altered),
+        (&["put", long, "x"], key),
+        (&["get", long], key),
+        (&["get", ""], "the key has 0 bytes; a key has 1 to 1024"),
+        (&["put", "k", "x", "-w", "4"], "w = 4: this cluster keeps 3 replicas, so w is 1 to 3"),
+        (&["get", "k", "-r", "4"], "r = 4: this cluster keeps 3 replicas, so r is 1 to 3"),
+        (&["get", "k", "-r", "0"], "r = 0: this cluster keeps 3 replicas, so r is 1 to 3"),
+        (&["delete", "k", "-w", "9"], "w = 9: this cluster keeps 3 replicas, so w is 1 to 3"),
+    ];
+    for (arguments, sentence) in refused {
+        let told = house.run(arguments);
+        assert_eq!(told.said(), (1, &*format!("pixii: {sentence}\n")), "{arguments:?}");
+    }
+    let told = house.fed(&["put", "k", "-"], &vec![0; (1 << 20) + 1]);
+    let sentence =
+        "pixii: standard input has more than 1048576 bytes; a value has at most 1048576\n";
+    assert_eq!(told.said(), (1, sentence));
+    let line = [b"k\t", &vec![b'x'; (1 << 20) + 1][..]].concat();
+    let told = house.fed(&["load", "-"], &line);
+    let sentence = "refused 1: the value has 1048577 bytes; a value has at most 1048576\n";
+    assert!(told.code == 1 && told.out.contains(sentence), "{told:?}");
+    assert_eq!(house.run(&["get", "k"]).done(), "v", "nothing has changed");
+}
+
+/// Tries to start a daemon with a configuration that has `text` in it, and gives its last words.
+fn refuses_to_start(house: &House, text: &str) -> String {
+    let path = house.path("try.toml");
+    fs::write(&path, text).unwrap();
+    let command = pixii(&["server", "--config", path.to_str().unwrap()]);
+    let Told { code, out, err, .. } = Run::start(command, b"").end();
+    assert_eq!((code, &*out), (1, ""), "{err}");
+    let last = err.lines().last().unwrap();
+    let said = err.lines().filter(|line| line.starts_with("pixii: ")).count();
+    assert_eq!(said, 1, "one sentence: {err}");
+    assert!(!err.contains("panicked"), "{err}");
+    last.strip_prefix("pixii: ").unwrap_or_else(|| panic!("{err}")).to_string()
+}
+
+#[test]
+fn a_daemon_that_cannot_start_says_why_and_touches_nothing() {
+    let mut house = House::start(1);
+    house.run(&["put", "k", "v"]).done();
+    let good = fs::read_to_string(house.path("n1.toml")).unwrap();
+    let data = fs::canonicalize(house.path("n1")).unwrap().display().to_string();
+    let with = |from: &str, to: &str| {
+        assert!(good.contains(from), "{from} in {good}");
+        good.replace(from, to)
+    };
+    let config = house.path("try.toml").display().to_string();
+
+    let typo = refuses_to_start(&house, &with("partitions = ", "partitons = "));
+    let begin = format!("{config}, line 8: unknown field `partitons`, expected one of `name`, ");
+    assert!(typo.starts_with(&begin), "{typo}");
+    let in_use = refuses_to_start(&house, &good);
+    let sentence = format!("the data directory {data} is in use by process {}", house.pid("n1"));
+    assert_eq!(in_use, sentence);
+    let port = TcpListener::bind("127.0.0.1:0").unwrap();
+    let held = port.local_addr().unwrap().to_string();
+    let busy = with(house.address("n1"), &held).replace(&data, &format!("{data}-new"));
+    let said = refuses_to_start(&house, &busy);
+    assert!(said.starts_with(&format!("cannot listen on {held}: ")), "{said}");
+    drop(port);
+    assert_eq!(house.run(&["get", "k"]).done(), "v", "the daemon that runs has noticed nothing");
+
+    house.cluster.stop("n1").unwrap();
+    let foreign = house.path("letters");
+    fs::create_dir(&foreign).unwrap();
+    fs::write(foreign.join("letter.txt"), "dear").unwrap();
+    let said = refuses_to_start(&house, &with(&data, foreign.to_str().unwrap()));
+    assert!(
+        said.ends_with(
+            "holds \"letter.txt\" and no FORMAT file: it is not a data directory; name an empty one"
+        ),
+        "{said}"
+    );
+    assert_eq!(fs::read_dir(&foreign).unwrap().count(), 1);
+    let other = refuses_to_start(&house, &with("cluster = \"test\"", "cluster = \"best\""));
+    let sentence = "the data belongs to node n1 of cluster test, not to node n1 of cluster best";
+    assert!(other.ends_with(sentence), "{other}");
+    let partitions = refuses_to_start(&house, &with("partitions = 64", "partitions = 32"));
+    assert!(partitions.contains("are fixed when a cluster is created"), "{partitions}");
+    let format = house.path("n1").join("FORMAT");
+    let ours = fs::read(&format).unwrap();
+    fs::write(&format, "rocks 9\n").unwrap();
+    let said = refuses_to_start(&house, &good);
+    let begin =
+        format!("the data directory {data} has the format \"rocks 9\"; this program reads ");
+    assert!(said.starts_with(&begin), "{said}");
+    fs::write(&format, ours).unwrap();
+
+    house.start_all();
+    assert_eq!(house.run(&["get", "k"]).done(), "v", "nothing is lost");
+    assert!(!house.status("n1").recovered, "a start that failed is not a life");
+}
+
+#[test]
+fn damaged_data_is_one_sentence_and_is_left_in_place() {
+    let mut house = House::start(1);
+    let text: String = (0..500).map(|number| format!("{number}\tvalue\n")).collect();
+    house.fed(&["load", "-"], text.as_bytes()).done();
+    house.cluster.stop("n1").unwrap();
+    let log = house.path("n1").join("sled").join("db");
+    // Behind what was written, the file is zeros.
+    let bytes = fs::read(&log).unwrap();
+    let used = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+    let file = File::options().write(true).open(&log).unwrap();
+    file.write_all_at(&vec![0x5a; used / 2], used as u64 / 4).unwrap();
+    let good = fs::read_to_string(house.path("n1.toml")).unwrap();
+    let said = refuses_to_start(&house, &good);
+    let data = fs::canonicalize(house.path("n1")).unwrap().display().to_string();
+    assert!(said.starts_with(&format!("the data in {data} is damaged: ")), "{said}");
+    assert!(fs::metadata(&log).unwrap().len() > 0 && house.path("n1/FORMAT").exists());
+}

@@ -1,0 +1,21 @@
+//! End to end: the real command against real daemons, each a process with a directory of its own.
+
+#[cfg(test)]
+mod causes;
+// The daemons' files and processes, as `dev` and `demo` have them; not all of it is needed here.
+#[cfg(test)]
+#[allow(dead_code)]
+#[path = "../../src/cli/cluster.rs"]
+mod cluster;
+#[cfg(test)]
+mod data;
+#[cfg(test)]
+mod deaths;
+#[cfg(test)]
+mod foreground;
+#[cfg(test)]
+mod harness;
+#[cfg(test)]
+mod intruders;
+#[cfg(test)]
+mod transfer;

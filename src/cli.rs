@@ -1,9 +1,11 @@
 //! The verbs of the command, what they share, and how they end.
 
-mod cluster;
+pub(crate) mod cluster;
+mod completions;
 mod delete;
 mod demo;
 mod dev;
+mod drill;
 mod dump;
 mod get;
 mod load;
@@ -75,6 +77,8 @@ enum Verb {
     Dev(dev::Dev),
     Demo(demo::Demo),
     Sim(sim::Sim),
+    Drill(drill::Drill),
+    Completions(completions::Completions),
 }
 
 /// How a command ends when nothing went wrong. The numbers are the exit codes.
@@ -157,6 +161,8 @@ pub(crate) fn run() -> ExitCode {
         Verb::Dev(verb) => verb.run(),
         Verb::Demo(verb) => verb.run(),
         Verb::Sim(verb) => verb.run(&shared),
+        Verb::Drill(verb) => verb.run(&shared),
+        Verb::Completions(verb) => verb.run(),
     };
     let exit = outcome.unwrap_or_else(|trouble| {
         if !trouble.message.is_empty() {

@@ -5,3 +5,6 @@ pub(crate) mod bench;
 pub(crate) mod drill;
 pub(crate) mod ledger;
 pub(crate) mod workload;
+
+#[cfg(test)]
+mod tests;

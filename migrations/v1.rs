@@ -69,6 +69,21 @@ mod tests {
         serial_floor: u64,
         serial_end: u64,
         clean: bool,
+        cluster: Option<Cluster>,
+        without_authority: Vec<u16>,
+        lives: Vec<(u64, Life)>,
+    }
+
+    #[derive(Encode)]
+    struct Cluster {
+        id: u64,
+        founders: Vec<(u64, u64)>,
+    }
+
+    #[derive(Encode)]
+    struct Life {
+        incarnation: u64,
+        nonce: u64,
     }
 
     #[derive(Encode)]
@@ -116,6 +131,9 @@ mod tests {
             serial_floor: 251,
             serial_end: 70_000,
             clean: true,
+            cluster: Some(Cluster { id: 5, founders: vec![(1, 2), (3, 4)] }),
+            without_authority: vec![0, 300],
+            lives: vec![(3, Life { incarnation: 8, nonce: 1 << 50 })],
         }
     }
 
@@ -146,7 +164,8 @@ mod tests {
     #[test]
     fn small_records_have_the_bytes_of_schema_1() {
         let golden = encode(&meta());
-        let bytes = "0163026e31fdfffffffffffffffffd000000000001000003fbfb00fc7011010001";
+        let bytes = "0163026e31fdfffffffffffffffffd000000000001000003fbfb00fc70110100010105020102030402\
+                     00fb2c01010308fd0000000000000400";
         assert_eq!(hex(&golden), bytes);
         let today: store::Meta = crate::wire::decode(&Bytes::from(golden.clone())).unwrap();
         assert_eq!((today.owner.name.as_str(), today.serial_end), ("n1", 70_000));

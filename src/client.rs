@@ -422,6 +422,10 @@ fn unfitting() -> Failure {
 fn another_home_may_accept(refusal: &Refusal) -> bool {
     matches!(
         refusal,
-        Refusal::Unreachable { .. } | Refusal::NotHome | Refusal::Damaged | Refusal::Stopping
+        Refusal::Unreachable { .. }
+            | Refusal::NotHome
+            | Refusal::Damaged
+            | Refusal::Starting { .. }
+            | Refusal::Stopping
     )
 }

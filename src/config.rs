@@ -40,6 +40,9 @@ pub struct Config {
     pub r: u8,
     /// W of requests that name none, 1 to N.
     pub w: u8,
+    /// True if the operator says that this is a new cluster, whose members need not all be up. Not in
+    /// the file: it is said once.
+    pub bootstrap: bool,
     /// Memory for the store's cache, in MiB.
     pub cache_mib: u64,
     /// What is logged: a level, or more in the syntax of `EnvFilter`.
@@ -140,7 +143,8 @@ fn check(keys: Keys) -> Result<Config, String> {
     }
     let ring = Ring::new(&members.ids(), n, partitions).map_err(|e: RingError| e.to_string())?;
     let Keys { name, cluster, data_dir, listen, log, .. } = keys;
-    Ok(Config { name, cluster, data_dir, listen, r, w, cache_mib, log, members, ring })
+    let bootstrap = false;
+    Ok(Config { name, cluster, data_dir, listen, r, w, bootstrap, cache_mib, log, members, ring })
 }
 
 fn number(key: &str, given: i64, bounds: RangeInclusive<i64>) -> Result<i64, String> {

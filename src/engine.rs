@@ -15,7 +15,7 @@ use tokio::runtime::Builder;
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, channel, unbounded_channel};
 use tokio::task::{AbortHandle, yield_now};
 use tokio::time::{sleep_until, timeout_at};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::config::Config;
 use crate::message::{
@@ -23,7 +23,7 @@ use crate::message::{
 };
 use crate::net::frames::{Held, Outbox};
 use crate::net::{CLIENT_LIMITS, Event, Hub, Identity, listener, peers};
-use crate::node::{self, ClientId, Input, Node, Output};
+use crate::node::{self, ClientId, Input, Node, Notice, Output};
 use crate::rng::Rng;
 use crate::store::disk::{DiskStore, OpenError};
 use crate::store::{LifeError, Meta, Owner, Store, StoreError, begin_life, end_life};
@@ -125,7 +125,7 @@ pub fn run(
     let storage = Storage::start(&store, reports).map_err(system("threads"))?;
     let facts = Facts { store: meta.store, incarnation, recovered };
     let served = runtime.block_on(async {
-        let node = Node::new(machine_config(config), meta, seed);
+        let node = Node::new(machine_config(config, boot_nonce), meta, seed);
         let engine = Engine::new(config, facts, boot_nonce, node, storage, reported);
         engine.run(listener, seed, stop).await
     });
@@ -138,10 +138,10 @@ pub fn run(
     Ok(())
 }
 
-fn machine_config(config: &Config) -> node::Config {
+fn machine_config(config: &Config, boot_nonce: u64) -> node::Config {
     let ring = Arc::new(config.ring.clone());
-    let (me, r, w) = (config.me(), config.r, config.w);
-    node::Config { me, ring, r, w, serial_block: SERIAL_BLOCK }
+    let (me, r, w, bootstrap) = (config.me(), config.r, config.w, config.bootstrap);
+    node::Config { me, ring, r, w, boot_nonce, bootstrap, serial_block: SERIAL_BLOCK }
 }
 
 /// What is known of this life of the store.
@@ -370,6 +370,8 @@ impl<'a> Engine<'a> {
             store: self.facts.store,
             incarnation: self.facts.incarnation,
             recovered: self.facts.recovered,
+            serving: self.node.is_settled(),
+            without_authority: self.node.meta().without_authority.len() as u32,
             uptime_ms: self.start.elapsed().as_millis() as u64,
             partitions: self.config.ring.share(self.config.me()) as u32,
             disk_bytes,
@@ -408,9 +410,41 @@ impl<'a> Engine<'a> {
                     self.reply(client, id, ReplyBody::Data(response));
                 }
                 Output::Store(work) => works.push(work),
+                Output::Notice(notice) => self.notice(notice),
             }
         }
         self.storage.submit(works.into_iter());
+    }
+
+    fn notice(&self, notice: Notice) {
+        let peer = |id| self.config.members.name(id);
+        let name = &self.config.name;
+        match notice {
+            Notice::Founded => info!("a new cluster {} is founded", self.config.cluster),
+            Notice::Reborn => warn!(
+                "the cluster knows node {name} with another store: its disk was lost, and what it does \
+                 not find does not count"
+            ),
+            Notice::Outdated(witness) => warn!(
+                "peer {} has seen a later life of this store: the disk was rolled back or copied; node \
+                 {name} goes on under a new store id, and what it does not find does not count",
+                peer(witness)
+            ),
+            Notice::Copied(witness) => error!(
+                "peer {} has seen a later life of node {name}: its disk was rolled back, or a copy of it \
+                 runs elsewhere; it goes on under a new store id, and what it does not find does not count",
+                peer(witness)
+            ),
+            Notice::Alone => {
+                warn!("no peer answers: node {name} serves under a new store id");
+            }
+            Notice::Foreign(other) => error!(
+                "peer {} belongs to another cluster {}: nothing is exchanged with it",
+                peer(other),
+                self.config.cluster
+            ),
+            Notice::Settled => info!("node {name} serves"),
+        }
     }
 
     /// From now on nobody new is let in, and no request is taken.

@@ -3,7 +3,7 @@
 use bincode::{BorrowDecode, Encode};
 use bytes::Bytes;
 
-use crate::types::{MAX_NAME_BYTES, NodeId};
+use crate::types::{MAX_NAME_BYTES, NodeId, hash64};
 
 /// One member of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
@@ -19,6 +19,46 @@ impl Member {
     /// The member's identity.
     pub fn id(&self) -> NodeId {
         NodeId::of(&self.name)
+    }
+}
+
+/// One life of a node's store: what tells a restart from a disk that was rolled back or copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub struct Life {
+    /// How often the store has been started; higher than any that a peer has seen.
+    pub incarnation: u64,
+    /// Drawn at random at each start.
+    pub nonce: u64,
+}
+
+impl Life {
+    /// True if `other` is a life of the same node that this one does not follow: a later one, or one
+    /// that began from the same disk.
+    pub fn is_outdated_by(self, other: Life) -> bool {
+        other.incarnation > self.incarnation
+            || (other.incarnation == self.incarnation && other.nonce != self.nonce)
+    }
+}
+
+/// A cluster's identity: the stores that founded it. A member whose store is not among them has come
+/// later, or has lost its disk.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub struct Cluster {
+    /// A hash of the cluster's name and its founders.
+    pub id: u64,
+    /// Each founding member and the id of its store, sorted.
+    pub founders: Vec<(NodeId, u64)>,
+}
+
+impl Cluster {
+    /// The cluster called `name` that these members, each with its store's id, found.
+    pub fn found(name: &str, mut founders: Vec<(NodeId, u64)>) -> Self {
+        founders.sort_unstable();
+        let numbers = founders.iter().flat_map(|(node, store)| [node.0, *store]);
+        let bytes: Vec<u8> = numbers.flat_map(u64::to_be_bytes).collect();
+        Cluster { id: hash64(&[b"cluster", name.as_bytes(), &bytes]), founders }
     }
 }
 

@@ -4,7 +4,7 @@ use bincode::{BorrowDecode, Encode};
 use bytes::Bytes;
 
 use crate::causal::{Context, Dot, Object};
-use crate::members::Members;
+use crate::members::{Cluster, Life, Members};
 use crate::types::{
     Blob, Key, MAX_OBJECT_BYTES, MAX_SIBLINGS, MAX_TIMEOUT_MS, NodeId, Partition, SizeError,
     WriteId,
@@ -102,10 +102,10 @@ pub enum Response {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub enum Refusal {
-    /// Too few home replicas can be reached; nothing was sent.
-    #[error("no quorum: {reachable} of {needed} replicas can be reached")]
+    /// Too few home replicas can be reached and have all that they held; nothing was written.
+    #[error("no quorum: {reachable} of {needed} replicas can answer")]
     Unreachable {
-        /// Home replicas with a link that is up.
+        /// Home replicas that can.
         reachable: u8,
         /// Replicas needed.
         needed: u8,
@@ -178,6 +178,14 @@ pub enum Refusal {
         free_bytes: u64,
         /// The configured reserve.
         reserve_bytes: u64,
+    },
+    /// The node has not yet learned from its peers whether its disk is the newest.
+    #[error("the node is starting: it has heard from {heard} of {peers} other members")]
+    Starting {
+        /// Peers that have answered.
+        heard: u32,
+        /// All of them.
+        peers: u32,
     },
     /// The node is about to stop.
     #[error("the node is stopping")]
@@ -260,7 +268,12 @@ pub enum Body {
         key: Key,
     },
     /// My copy, synced; empty if I never heard of the key.
-    Copy(Object),
+    Copy {
+        /// The copy.
+        object: Object,
+        /// False if I may have forgotten something: the answer adds to a read and counts for nothing.
+        authoritative: bool,
+    },
     /// List your keys of a partition.
     List {
         /// The partition.
@@ -276,6 +289,24 @@ pub enum Body {
         keys: Vec<Key>,
         /// False when the partition ends here.
         more: bool,
+        /// False if I may have forgotten something.
+        authoritative: bool,
+    },
+    /// This is who I am: sent when a link comes up, and until it is answered. `op` is the life's nonce.
+    Introduce {
+        /// The life of the sender's store.
+        life: Life,
+        /// The id of its cluster, if it is in one.
+        cluster: Option<u64>,
+    },
+    /// This is what I know of you, and who I am.
+    Known {
+        /// The last life of yours that I had seen before this one.
+        seen: Option<Life>,
+        /// My store's id.
+        store: u64,
+        /// My cluster, if I am in one.
+        cluster: Option<Cluster>,
     },
     /// I did not do it, and it changed nothing here.
     Failed(Refusal),
@@ -366,6 +397,10 @@ pub struct StatusReport {
     pub incarnation: u64,
     /// True when the last stop was not a clean one.
     pub recovered: bool,
+    /// False until the node has learned from its peers whether its disk is the newest.
+    pub serving: bool,
+    /// Partitions whose absent keys do not count here.
+    pub without_authority: u32,
     /// Time since the start, in milliseconds.
     pub uptime_ms: u64,
     /// Partitions that the node is home to.

@@ -3,12 +3,14 @@
 
 mod coordinator;
 mod effects;
+mod identity;
 mod replica;
 
 use std::sync::Arc;
 
 use coordinator::{Coordinator, Origin};
 use effects::Effects;
+use identity::Identity;
 use replica::Replica;
 
 use crate::message::{Body, PeerMessage, Request, Response};
@@ -27,6 +29,11 @@ pub struct Config {
     pub r: u8,
     /// W of requests that name none, 1 to N.
     pub w: u8,
+    /// Drawn at random at each start.
+    pub boot_nonce: u64,
+    /// True if the operator says that this is a new cluster: it is founded by the members that answer,
+    /// not only by all.
+    pub bootstrap: bool,
     /// Serials reserved at a time, at least 1: a crash wastes at most this many of 2^64.
     pub serial_block: u64,
 }
@@ -156,6 +163,28 @@ pub enum Output {
     },
     /// Give work to the store.
     Store(Work),
+    /// Tell the operator.
+    Notice(Notice),
+}
+
+/// What an operator would ask about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// The cluster was founded, this node among its founders.
+    Founded,
+    /// The node joined a cluster that knew it with another store: it has lost its disk.
+    Reborn,
+    /// A peer has seen a later life of this store: its disk was rolled back, or copied.
+    Outdated(NodeId),
+    /// A peer that was heard late has seen a later life of this store: the disk is an old one after all,
+    /// or a copy of it runs elsewhere. The store goes on under a new id, without authority.
+    Copied(NodeId),
+    /// No peer could say whether the disk is the newest: the store goes on under a new id.
+    Alone,
+    /// A peer belongs to another cluster of the same name; nothing is exchanged with it.
+    Foreign(NodeId),
+    /// The node serves.
+    Settled,
 }
 
 /// A node: its roles, and what they want done. No role sees another's state.
@@ -163,6 +192,7 @@ pub enum Output {
 pub struct Node {
     coordinator: Coordinator,
     replica: Replica,
+    identity: Identity,
     effects: Effects,
 }
 
@@ -170,8 +200,9 @@ impl Node {
     /// A node at the start of a life of its store (`store::begin_life`).
     pub fn new(config: Config, meta: Meta, seed: u64) -> Self {
         Node {
-            effects: Effects::new(config.me),
-            replica: Replica::new(config.ring.clone(), meta, config.serial_block),
+            replica: Replica::new(config.ring.clone(), &meta, config.serial_block),
+            identity: Identity::new(&config, &meta),
+            effects: Effects::new(config.me, meta),
             coordinator: Coordinator::new(config, seed),
         }
     }
@@ -180,12 +211,17 @@ impl Node {
     pub fn handle(&mut self, now: Micros, input: Input, out: &mut Vec<Output>) {
         let fx = &mut self.effects;
         match input {
-            Input::Tick => self.coordinator.tick(now, fx),
-            Input::Link { peer, up } => self.coordinator.link(peer, up, fx),
+            Input::Tick => {
+                self.identity.tick(now, fx);
+                self.coordinator.tick(now, fx);
+            }
+            Input::Link { peer, up } => {
+                self.identity.link(now, peer, up, fx);
+                self.coordinator.link(peer, up && !self.identity.is_foreign(peer), fx);
+            }
             Input::Peer { from, message } => self.dispatch(now, from, message),
             Input::Client { client, id, request, timeout_ms } => {
-                let origin = Origin::Client { client, id };
-                self.coordinator.request(now, origin, request, timeout_ms, fx);
+                self.request(now, Origin::Client { client, id }, request, timeout_ms);
             }
             Input::Space(shortage) => self.replica.space(shortage),
             Input::Store(Done::Read { token, found }) => self.replica.read_done(token, found, fx),
@@ -195,6 +231,7 @@ impl Node {
             Input::Store(Done::Synced { mark }) => {
                 fx.release(mark);
                 self.replica.synced(mark, fx);
+                self.identity.synced(fx);
             }
         }
         while let Some(message) = self.effects.next_local() {
@@ -208,14 +245,20 @@ impl Node {
         let PeerMessage { op, body } = message;
         let fx = &mut self.effects;
         match body {
+            Body::Introduce { .. } | Body::Known { .. } => {
+                self.identity.hear(now, from, op, body, fx);
+                if self.identity.is_foreign(from) {
+                    self.coordinator.link(from, false, fx);
+                }
+            }
+            _ if self.identity.is_foreign(from) => {}
             Body::Coordinate { request, timeout_ms } => {
-                let origin = Origin::Peer { node: from, op };
-                self.coordinator.request(now, origin, request, timeout_ms, fx);
+                self.request(now, Origin::Peer { node: from, op }, request, timeout_ms);
             }
             Body::Coordinated(_)
             | Body::Updated { .. }
             | Body::Held
-            | Body::Copy(_)
+            | Body::Copy { .. }
             | Body::Listed { .. }
             | Body::Failed(_) => self.coordinator.answer(op, from, body, fx),
             Body::Update { .. } | Body::Merge { .. } | Body::Read { .. } | Body::List { .. } => {
@@ -224,9 +267,19 @@ impl Node {
         }
     }
 
+    /// Gives a request to the coordinator, once the node may mint and answer.
+    fn request(&mut self, now: Micros, origin: Origin, request: Request, timeout_ms: u32) {
+        let fx = &mut self.effects;
+        match self.identity.refusal(fx) {
+            Some(refusal) => self.coordinator.refuse(origin, refusal, fx),
+            None => self.coordinator.request(now, origin, request, timeout_ms, fx),
+        }
+    }
+
     /// When the node wants an [`Input::Tick`] if nothing else happens before.
     pub fn next_wake(&self) -> Option<Micros> {
-        self.coordinator.next_wake()
+        let wakes = [self.coordinator.next_wake(), self.identity.next_wake()];
+        wakes.into_iter().flatten().min()
     }
 
     /// True when nothing that a client waits for is under way and every write is synced.
@@ -236,7 +289,12 @@ impl Node {
 
     /// What the store is to know at a clean stop (`store::end_life`).
     pub fn meta(&self) -> &Meta {
-        self.replica.meta()
+        self.effects.meta()
+    }
+
+    /// True once the node serves.
+    pub fn is_settled(&self) -> bool {
+        self.effects.is_settled()
     }
 
     /// Counts since the start, by name, sorted.

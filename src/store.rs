@@ -10,6 +10,7 @@ use bincode::{BorrowDecode, Encode};
 use bytes::Bytes;
 
 use crate::causal::Object;
+use crate::members::{Cluster, Life};
 use crate::types::{Key, NodeId, Partition, hash64};
 use crate::wire;
 
@@ -43,6 +44,29 @@ pub struct Meta {
     pub serial_end: u64,
     /// True from a clean stop to the next start, and only then.
     pub clean: bool,
+    /// The cluster; `None` until it is founded or met.
+    pub cluster: Option<Cluster>,
+    /// Partitions whose absent keys may have been here: what is not found in them does not count.
+    pub without_authority: Vec<Partition>,
+    /// The last life of each other member that introduced itself here.
+    pub lives: Vec<(NodeId, Life)>,
+}
+
+impl Meta {
+    /// What a store knows of itself before its first life; `store` is its id.
+    pub fn new(owner: Owner, store: u64) -> Self {
+        Meta {
+            owner,
+            store,
+            incarnation: 0,
+            serial_floor: 1,
+            serial_end: 1,
+            clean: true,
+            cluster: None,
+            without_authority: Vec::new(),
+            lives: Vec::new(),
+        }
+    }
 }
 
 /// To which node of which cluster, with which placement of keys, a store belongs.
@@ -154,14 +178,7 @@ pub trait Store: Send + Sync {
 /// Begins a life of the store: consumes the clean-stop marker, and voids all serials if there was none.
 /// Synced before it returns, so before the node's first input. `fresh_id` names a new store.
 pub fn begin_life(store: &dyn Store, owner: &Owner, fresh_id: u64) -> Result<Meta, LifeError> {
-    let mut meta = store.meta()?.unwrap_or_else(|| Meta {
-        owner: owner.clone(),
-        store: fresh_id,
-        incarnation: 0,
-        serial_floor: 1,
-        serial_end: 1,
-        clean: true,
-    });
+    let mut meta = store.meta()?.unwrap_or_else(|| Meta::new(owner.clone(), fresh_id));
     if (&meta.owner.name, &meta.owner.cluster) != (&owner.name, &owner.cluster) {
         let (theirs, ours) = (meta.owner, owner.clone());
         return Err(LifeError::Owner(theirs.name, theirs.cluster, ours.name, ours.cluster));

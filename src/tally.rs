@@ -34,6 +34,11 @@ impl Tally {
         self.set(node, Answer::Counted)
     }
 
+    /// Takes an answer that counts, or one that does not; true if it is the first of a slot.
+    pub fn answer(&mut self, node: NodeId, counts: bool) -> bool {
+        if counts { self.count(node) } else { self.fail(node) }
+    }
+
     /// Notes that `node` answered with nothing that counts, or can no longer answer; true if it is a
     /// slot of this tally that has not counted.
     pub fn fail(&mut self, node: NodeId) -> bool {

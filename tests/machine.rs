@@ -26,13 +26,30 @@ impl Bench {
         let ring = Arc::new(Ring::new(&ids, 3, 16).unwrap());
         let me = ids[0];
         let owner = Owner { cluster: "c".into(), name: "n0".into(), ring: ring.digest() };
-        let meta =
-            Meta { owner, store: 1, incarnation: 1, serial_floor: 1, serial_end: 1, clean: false };
-        let config = Config { me, ring: ring.clone(), r: 2, w: 2, serial_block: 100 };
+        let meta = Meta { incarnation: 1, clean: false, ..Meta::new(owner, 1) };
+        let config = Config {
+            me,
+            ring: ring.clone(),
+            r: 2,
+            w: 2,
+            boot_nonce: 5,
+            bootstrap: false,
+            serial_block: 100,
+        };
         let mut bench = Bench { node: Node::new(config, meta, 1), ring, me, now: 0 };
-        for peer in &ids[1..] {
-            assert!(bench.give(Input::Link { peer: *peer, up: true }).is_empty());
+        for (peer, store) in ids[1..].iter().zip(2..) {
+            let refused = bench.ask(Request::Get { key: bench.key(true), r: None });
+            assert!(matches!(refusal(&refused), Refusal::Starting { peers: 3, .. }));
+            let out = bench.give(Input::Link { peer: *peer, up: true });
+            let [Output::Send { message, .. }] = &out[..] else { panic!("{out:?}") };
+            let Body::Introduce { life, cluster: None } = message.body else { panic!() };
+            assert_eq!((life.incarnation, life.nonce, message.op), (1, 5, 5));
+            let answer = Body::Known { seen: None, store, cluster: None };
+            let out = bench.peer(*peer, 5, answer);
+            bench.disk(out, &Record::default());
         }
+        assert!(bench.node.is_settled());
+        assert_eq!(bench.node.meta().cluster.as_ref().unwrap().founders.len(), 4);
         bench
     }
 
@@ -202,7 +219,7 @@ fn a_read_asks_as_many_as_it_needs_and_one_more_when_late() {
     let out = bench.tick(25);
     let [Output::Send { to, .. }] = &out[..] else { panic!("{out:?}") };
     assert_ne!(to[0], first);
-    let out = bench.peer(to[0], op, Body::Copy(Object::default()));
+    let out = bench.peer(to[0], op, Body::Copy { object: Object::default(), authoritative: true });
     let [Output::Reply { response: Response::Found { values, answered: 2, .. }, .. }] = &out[..]
     else {
         panic!("{out:?}")

@@ -262,16 +262,8 @@ fn the_last_change_of_a_batch_counts<B: Bench>() {
     let bench = B::new();
     let (key, long, other) =
         (key("k"), record(1, &[200 * KILO]), record(2, &[90 * KILO, 90 * KILO]));
-    let meta = |incarnation| {
-        Change::Meta(Meta {
-            owner: owner("n1"),
-            store: 1,
-            incarnation,
-            serial_floor: 1,
-            serial_end: 1,
-            clean: false,
-        })
-    };
+    let meta =
+        |incarnation| Change::Meta(Meta { incarnation, clean: false, ..Meta::new(owner("n1"), 1) });
     let batch = [meta(1), put(0, &key, &long), put(0, &key, &other), meta(2)];
     bench.store().apply(&batch).unwrap();
     bench.store().apply(&[]).unwrap();

@@ -11,7 +11,7 @@ use std::path::Path;
 use bincode::{BorrowDecode, Encode};
 use bytes::{BufMut, Bytes, BytesMut};
 use pixii::causal::{Actor, Clock, Context, Dot, Object, Version};
-use pixii::members::{Member, Members};
+use pixii::members::{Cluster, Life, Member, Members};
 use pixii::message::*;
 use pixii::rng::Rng;
 use pixii::store::{self, Found, Meta, Owner, Record};
@@ -27,6 +27,12 @@ fn key() -> Key {
 
 fn blob(bytes: &'static [u8]) -> Blob {
     Blob(Bytes::from_static(bytes))
+}
+
+const LIFE: Life = Life { incarnation: 3, nonce: u64::MAX };
+
+fn cluster() -> Cluster {
+    Cluster::found("c", vec![(NodeId(2), 5), (NodeId(1), 4)])
 }
 
 fn object() -> Object {
@@ -112,6 +118,7 @@ fn refusals() -> Vec<Refusal> {
         Refusal::NotHome,
         Refusal::Damaged,
         Refusal::NoSpace { free_bytes: 1_000, reserve_bytes: 268_435_456 },
+        Refusal::Starting { heard: 1, peers: 4 },
         Refusal::Stopping,
     ]
 }
@@ -129,9 +136,11 @@ fn bodies() -> Vec<(&'static str, Body)> {
         ("merge", Body::Merge { key: key(), object: object() }),
         ("held", Body::Held),
         ("read", Body::Read { key: key() }),
-        ("copy", Body::Copy(object())),
+        ("copy", Body::Copy { object: object(), authoritative: true }),
         ("list", Body::List { partition: Partition(1), after: None, limit_bytes: 64 }),
-        ("listed", Body::Listed { keys: vec![key()], more: false }),
+        ("listed", Body::Listed { keys: vec![key()], more: false, authoritative: true }),
+        ("introduce", Body::Introduce { life: LIFE, cluster: Some(1) }),
+        ("known", Body::Known { seen: Some(LIFE), store: 2, cluster: Some(cluster()) }),
         ("failed", Body::Failed(Refusal::Damaged)),
     ]
 }
@@ -154,6 +163,8 @@ fn replies() -> Vec<(&'static str, ReplyBody)> {
         store: 1,
         incarnation: 2,
         recovered: true,
+        serving: true,
+        without_authority: 6,
         uptime_ms: 3,
         partitions: 256,
         disk_bytes: 5,
@@ -210,8 +221,17 @@ fn golden_bytes() {
     let record = Record { own_serial: Some(5), object: object() };
     raw(&mut out, "record", &store::encode_record(Partition(2), &key(), &record));
     let owner = Owner { cluster: "c".into(), name: "n1".into(), ring: 9 };
-    let meta =
-        Meta { owner, store: 1, incarnation: 2, serial_floor: 3, serial_end: 4_099, clean: true };
+    let meta = Meta {
+        owner,
+        store: 1,
+        incarnation: 2,
+        serial_floor: 3,
+        serial_end: 4_099,
+        clean: true,
+        cluster: Some(cluster()),
+        without_authority: vec![Partition(7)],
+        lives: vec![(NodeId(9), LIFE)],
+    };
     golden(&mut out, "meta", meta);
 
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/words.tsv");

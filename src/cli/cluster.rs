@@ -247,6 +247,9 @@ impl Cluster {
                 Ok(report) => report,
                 Err(failure) => return Some(format!("{} is not ready: {failure}", daemon.name)),
             };
+            if !report.serving {
+                return Some(format!("{} waits for its peers", daemon.name));
+            }
             let down = report
                 .peers
                 .iter()

@@ -19,6 +19,10 @@ pub(crate) struct Server {
     /// The node's configuration
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
+    /// This is a new cluster: found it with the members that answer, without waiting for all. Those
+    /// that come later join as if they had lost their disks
+    #[arg(long)]
+    bootstrap: bool,
     /// Stop when standard input ends, so that a daemon never outlives its parent
     #[arg(long, hide = true)]
     follow_stdin: bool,
@@ -27,8 +31,9 @@ pub(crate) struct Server {
 impl Server {
     /// Serves until told to stop.
     pub(crate) fn run(self) -> Outcome {
-        let config =
+        let mut config =
             Config::load(&self.config).map_err(|error| Trouble::error(error.to_string()))?;
+        config.bootstrap = self.bootstrap;
         tracing_subscriber::fmt()
             .with_env_filter(EnvFilter::new(&config.log))
             .with_writer(io::stderr)

@@ -52,6 +52,8 @@ fn as_json(report: &StatusReport) -> serde_json::Value {
         "store": format!("{:016x}", report.store),
         "incarnation": report.incarnation,
         "recovered": report.recovered,
+        "serving": report.serving,
+        "without_authority": report.without_authority,
         "uptime_ms": report.uptime_ms,
         "partitions": report.partitions,
         "disk_bytes": report.disk_bytes,
@@ -69,10 +71,19 @@ fn as_text(report: &StatusReport) -> String {
         report.version,
         duration(report.uptime_ms)
     );
+    let home_to = match report.without_authority {
+        0 => count(report.partitions.into(), "partition"),
+        lost => format!(
+            "{}, {lost} of them without authority: what it does not find there does not count",
+            count(report.partitions.into(), "partition")
+        ),
+    };
+    let serving = if report.serving { "yes" } else { "not yet: it waits for its peers" };
     out += &table(&[
+        row(["serving", serving]),
         row(["store", &format!("{:016x}", report.store)]),
         row(["incarnation", &format!("{}, after {last_stop}", report.incarnation)]),
-        row(["home to", &count(report.partitions.into(), "partition")]),
+        row(["home to", &home_to]),
         row(["on disk", &bytes(report.disk_bytes)]),
     ]);
     let mut peers = vec![row(["peer", "address", "link", "dropped messages"])];

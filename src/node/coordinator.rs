@@ -102,6 +102,11 @@ impl Coordinator {
         self.timers.first().map(|(due, _)| *due)
     }
 
+    /// Answers a request with a refusal of the node itself.
+    pub(super) fn refuse(&self, origin: Origin, refusal: Refusal, fx: &mut Effects) {
+        answer(origin, Response::Refused(refusal), fx);
+    }
+
     /// Takes a request; a client's may be forwarded, a forwarded one is coordinated here or refused.
     pub(super) fn request(
         &mut self,
@@ -335,10 +340,17 @@ impl Coordinator {
             (Kind::Write { minted: None, .. }, Body::Failed(refusal)) if from == self.config.me => {
                 return self.finish(op, Response::Refused(refusal), fx);
             }
-            (Kind::Get { merged, .. }, Body::Copy(object)) if tally.count(from) => {
+            (Kind::Get { merged, .. }, Body::Copy { object, authoritative }) => {
+                // What a replica without authority still has is shown; that it lacks something is no word.
                 *merged = merged.sync(&object);
+                if !tally.answer(from, authoritative) {
+                    return;
+                }
             }
-            (Kind::Keys { pages, .. }, Body::Listed { keys, more }) if tally.count(from) => {
+            (Kind::Keys { pages, .. }, Body::Listed { keys, more, authoritative }) => {
+                if !tally.answer(from, authoritative) {
+                    return;
+                }
                 pages.push(Listing { keys, more });
             }
             (_, Body::Failed(_)) if tally.fail(from) => {}

@@ -3,9 +3,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::{ClientId, Output, Work};
+use super::{ClientId, Notice, Output, Work};
 use crate::message::{Body, PeerMessage, Response};
-use crate::store::Change;
+use crate::store::{Change, Meta};
 use crate::types::{Key, NodeId, Partition};
 
 /// The outputs of one node under construction. Messages to itself stay inside; messages that tell of
@@ -13,6 +13,9 @@ use crate::types::{Key, NodeId, Partition};
 #[derive(Debug)]
 pub(super) struct Effects {
     me: NodeId,
+    meta: Meta,
+    settled: bool,
+    witnessed: bool,
     out: Vec<Output>,
     local: VecDeque<PeerMessage>,
     held: VecDeque<(u64, NodeId, PeerMessage)>,
@@ -23,9 +26,12 @@ pub(super) struct Effects {
 }
 
 impl Effects {
-    pub(super) fn new(me: NodeId) -> Self {
+    pub(super) fn new(me: NodeId, meta: Meta) -> Self {
         Effects {
             me,
+            meta,
+            settled: false,
+            witnessed: false,
             out: Vec::new(),
             local: VecDeque::new(),
             held: VecDeque::new(),
@@ -39,6 +45,53 @@ impl Effects {
     /// The node itself.
     pub(super) fn me(&self) -> NodeId {
         self.me
+    }
+
+    /// What the store knows of itself.
+    pub(super) fn meta(&self) -> &Meta {
+        &self.meta
+    }
+
+    /// Changes what the store knows of itself; the mark tells when that is durable.
+    pub(super) fn change_meta(&mut self, change: impl FnOnce(&mut Meta)) -> u64 {
+        change(&mut self.meta);
+        self.write(vec![Change::Meta(self.meta.clone())])
+    }
+
+    /// From now on the node may mint.
+    pub(super) fn settle(&mut self) {
+        self.settled = true;
+        self.notice(Notice::Settled);
+    }
+
+    /// A peer has said what it knows of this store: what is not found here counts from now on.
+    pub(super) fn witness(&mut self) {
+        self.witnessed = true;
+    }
+
+    /// True once the node may mint.
+    pub(super) fn is_settled(&self) -> bool {
+        self.settled
+    }
+
+    /// True if what this node does not know of a partition was never here.
+    pub(super) fn is_authoritative(&self, partition: Partition) -> bool {
+        self.witnessed && self.meta.without_authority.binary_search(&partition).is_err()
+    }
+
+    /// The mark of the newest write.
+    pub(super) fn last_mark(&self) -> u64 {
+        self.last_mark
+    }
+
+    /// True when the write with this mark is durable.
+    pub(super) fn is_durable(&self, mark: u64) -> bool {
+        mark <= self.synced
+    }
+
+    /// Tells the operator.
+    pub(super) fn notice(&mut self, notice: Notice) {
+        self.out.push(Output::Notice(notice));
     }
 
     /// Sends a message now, the same to all; the node itself may be among them.

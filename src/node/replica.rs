@@ -10,7 +10,7 @@ use crate::causal::{Actor, Context, Dot, Object, Version};
 use crate::message::{self, Body, Refusal};
 use crate::ring::Ring;
 use crate::store::{Change, Found, Listing, Meta, Record};
-use crate::types::{Key, MAX_OBJECT_BYTES, MAX_SIBLINGS, NodeId};
+use crate::types::{Key, MAX_OBJECT_BYTES, MAX_SIBLINGS, NodeId, Partition};
 
 /// Most operations waiting for one key.
 const MAX_KEY_QUEUE: usize = 128;
@@ -23,11 +23,10 @@ const MAX_LIST_BYTES: u32 = 1 << 20;
 #[derive(Debug)]
 pub(super) struct Replica {
     ring: Arc<Ring>,
-    meta: Meta,
     serials: Serials,
     keys: HashMap<Key, KeyState>,
     reads: HashMap<u64, Key>,
-    lists: HashMap<u64, (NodeId, u64)>,
+    lists: HashMap<u64, (NodeId, u64, Partition)>,
     unsynced: VecDeque<(u64, Key)>,
     starved: Vec<Key>,
     queued: usize,
@@ -85,12 +84,11 @@ enum Updated {
 
 impl Replica {
     /// The replica at the start of a life; serials begin where the last reservation ended.
-    pub(super) fn new(ring: Arc<Ring>, meta: Meta, block: u64) -> Self {
+    pub(super) fn new(ring: Arc<Ring>, meta: &Meta, block: u64) -> Self {
         let (next, usable_end) = (meta.serial_end, meta.serial_end);
         let serials = Serials { next, usable_end, block, pending: None };
         Replica {
             ring,
-            meta,
             serials,
             keys: HashMap::new(),
             reads: HashMap::new(),
@@ -102,11 +100,6 @@ impl Replica {
         }
     }
 
-    /// What the store knows of itself.
-    pub(super) fn meta(&self) -> &Meta {
-        &self.meta
-    }
-
     /// Takes a question of a coordinator: an update, a merge, a read or a listing.
     pub(super) fn ask(&mut self, from: NodeId, op: u64, body: Body, fx: &mut Effects) {
         let (key, kind) = match body {
@@ -116,7 +109,7 @@ impl Replica {
             Body::List { partition, after, limit_bytes } => {
                 let limit_bytes = limit_bytes.min(MAX_LIST_BYTES) as usize;
                 let token = fx.list(partition, after, limit_bytes);
-                self.lists.insert(token, (from, op));
+                self.lists.insert(token, (from, op, partition));
                 return;
             }
             _ => return,
@@ -176,10 +169,11 @@ impl Replica {
 
     /// The disk has listed keys.
     pub(super) fn list_done(&mut self, token: u64, listing: Listing, fx: &mut Effects) {
-        let Some((to, op)) = self.lists.remove(&token) else { return };
+        let Some((to, op, partition)) = self.lists.remove(&token) else { return };
         let Listing { keys, more } = listing;
+        let authoritative = fx.is_authoritative(partition);
         // A listing may show unsynced keys, never miss synced ones: names alone promise nothing.
-        fx.send(vec![to], op, Body::Listed { keys, more });
+        fx.send(vec![to], op, Body::Listed { keys, more, authoritative });
     }
 
     /// Every write up to `mark` is durable: the disk is as new as the copies of those keys.
@@ -213,42 +207,48 @@ impl Replica {
         let mut changed = false;
         let mut answers = Vec::new();
         let waiting = work.len();
+        let partition = self.ring.partition(key);
         while let Some(Work { from, op, kind }) = work.pop_front() {
             let Copy::Record(record) = &mut copy else {
                 answers.push((from, op, Body::Failed(Refusal::Damaged)));
                 continue;
             };
             match kind {
-                Kind::Update { context, change } => match self.update(record, &context, &change) {
-                    Updated::Done(new, dot) => {
-                        changed |= *record != new;
-                        *record = new;
-                        let object = record.object.clone();
-                        fx.send(vec![from], op, Body::Updated { object, dot });
-                        answers.push((from, op, Body::Held));
+                Kind::Update { context, change } => {
+                    match self.update(record, &context, &change, fx.meta()) {
+                        Updated::Done(new, dot) => {
+                            changed |= *record != new;
+                            *record = new;
+                            let object = record.object.clone();
+                            fx.send(vec![from], op, Body::Updated { object, dot });
+                            answers.push((from, op, Body::Held));
+                        }
+                        Updated::Refused(refusal) => {
+                            fx.send(vec![from], op, Body::Failed(refusal));
+                        }
+                        Updated::Starved => {
+                            let kind = Kind::Update { context, change };
+                            work.push_front(Work { from, op, kind });
+                            self.starved.push(key.clone());
+                            break;
+                        }
                     }
-                    Updated::Refused(refusal) => {
-                        fx.send(vec![from], op, Body::Failed(refusal));
-                    }
-                    Updated::Starved => {
-                        let kind = Kind::Update { context, change };
-                        work.push_front(Work { from, op, kind });
-                        self.starved.push(key.clone());
-                        break;
-                    }
-                },
+                }
                 Kind::Merge(object) => {
                     let merged = record.object.sync(&object);
                     changed |= record.object != merged;
                     record.object = merged;
                     answers.push((from, op, Body::Held));
                 }
-                Kind::Read => answers.push((from, op, Body::Copy(record.object.clone()))),
+                Kind::Read => {
+                    let object = record.object.clone();
+                    let authoritative = fx.is_authoritative(partition);
+                    answers.push((from, op, Body::Copy { object, authoritative }));
+                }
             }
         }
         self.queued -= waiting - work.len();
         if changed && let Copy::Record(record) = &copy {
-            let partition = self.ring.partition(key);
             let change = Change::Record { partition, key: key.clone(), record: record.clone() };
             let written = fx.write(vec![change]);
             self.unsynced.push_back((written, key.clone()));
@@ -264,7 +264,13 @@ impl Replica {
     }
 
     /// What a client's change makes of a record. Limits hold here and nowhere else.
-    fn update(&mut self, record: &Record, context: &Context, change: &message::Change) -> Updated {
+    fn update(
+        &mut self,
+        record: &Record,
+        context: &Context,
+        change: &message::Change,
+        meta: &Meta,
+    ) -> Updated {
         let message::Change::Put { write, value } = change else {
             let object = record.object.discard(context);
             return Updated::Done(Record { object, ..record.clone() }, None);
@@ -274,11 +280,12 @@ impl Replica {
             return Updated::Done(record.clone(), Some(dot));
         }
         // A serial of before an unclean start may have minted dots that this disk has forgotten.
-        let continued = record.own_serial.filter(|serial| *serial >= self.meta.serial_floor);
+        self.serials.next = self.serials.next.max(meta.serial_floor);
+        let continued = record.own_serial.filter(|serial| *serial >= meta.serial_floor);
         let Some(serial) = continued.or_else(|| self.serials.peek()) else {
             return Updated::Starved;
         };
-        let actor = Actor { store: self.meta.store, serial };
+        let actor = Actor { store: meta.store, serial };
         let version = Version { write: *write, value: value.clone() };
         let (object, dot) = record.object.update(context, actor, version);
         let siblings = object.len();
@@ -297,11 +304,11 @@ impl Replica {
 
     /// Keeps half a block of serials in hand.
     fn reserve_serials(&mut self, fx: &mut Effects) {
-        let left = self.serials.usable_end - self.serials.next;
+        let left = self.serials.usable_end.saturating_sub(self.serials.next);
         if self.serials.pending.is_none() && left <= self.serials.block / 2 {
-            self.meta.serial_end = self.serials.usable_end + self.serials.block;
-            let mark = fx.write(vec![Change::Meta(self.meta.clone())]);
-            self.serials.pending = Some((mark, self.meta.serial_end));
+            let end = self.serials.usable_end + self.serials.block;
+            let mark = fx.change_meta(|meta| meta.serial_end = end);
+            self.serials.pending = Some((mark, end));
         }
     }
 }

@@ -20,12 +20,38 @@ pub(super) struct Write {
     pub(super) is_delete: bool,
     /// False once it is certain that it was never carried out.
     pub(super) possible: bool,
-    /// When, with which W and with which dot it was acknowledged.
-    pub(super) acknowledged: Option<(Micros, u8, Option<Dot>)>,
+    pub(super) acknowledged: Option<Acknowledged>,
+}
+
+/// What is known of a write since it was acknowledged.
+#[derive(Clone, Debug)]
+pub(super) struct Acknowledged {
+    since: Micros,
+    at: Micros,
+    w: u8,
+    dot: Option<Dot>,
+    /// The hosts whose disks held it then, or may have before they forgot it.
+    holders: Vec<usize>,
+}
+
+/// A disk that forgot something: all of it, or one key.
+#[derive(Debug)]
+struct Loss {
+    at: Micros,
+    host: usize,
+    key: Option<Key>,
+}
+
+impl Loss {
+    fn concerns(&self, key: &Key) -> bool {
+        self.key.as_ref().is_none_or(|lost| lost == key)
+    }
 }
 
 /// What a client is told of a write.
 pub(super) struct Acknowledgement {
+    /// When the client asked, and when it is told.
+    pub(super) since: Micros,
     pub(super) now: Micros,
     pub(super) w: u8,
     pub(super) dot: Option<Dot>,
@@ -38,6 +64,7 @@ pub(super) struct Judge {
     writes: BTreeMap<WriteId, Write>,
     by_key: BTreeMap<Key, Vec<WriteId>>,
     dots: BTreeMap<(Key, Dot), WriteId>,
+    losses: Vec<Loss>,
 }
 
 /// The value that the simulator writes for a write id.
@@ -73,29 +100,35 @@ impl Judge {
     pub(super) fn acknowledge(
         &mut self,
         id: WriteId,
-        Acknowledgement { now, w, dot, context }: Acknowledgement,
+        Acknowledgement { since, now, w, dot, context }: Acknowledgement,
         durable: &[Object],
     ) -> Result<(), Broken> {
         let Some(write) = self.writes.get_mut(&id) else { return Ok(()) };
-        write.acknowledged = Some((now, w, dot));
         let (key, is_delete, seen) = (write.key.clone(), write.is_delete, write.context.clone());
+        let holds = |object: &Object| match dot {
+            Some(dot) => object.covers(dot),
+            None => seen.dots().iter().all(|dot| object.covers(*dot)),
+        };
+        let hosts = durable.iter().enumerate().filter(|(_, object)| holds(object));
+        let mut holders: Vec<usize> = hosts.map(|(host, _)| host).collect();
+        let held = holders.len();
+        let lost = self.losses.iter().filter(|loss| loss.at >= since && loss.concerns(&key));
+        holders.extend(lost.map(|loss| loss.host));
+        holders.sort_unstable();
+        holders.dedup();
+        write.acknowledged = Some(Acknowledged { since, at: now, w, dot, holders });
         let broken = |what: String| Err(Broken { key: key.clone(), what });
         if dot.is_some() == is_delete {
             return broken(format!("{id:?} was acknowledged with the dot {dot:?}"));
         }
-        let holds = |object: &&Object| match dot {
-            Some(dot) => object.covers(dot),
-            None => seen.dots().iter().all(|dot| object.covers(*dot)),
-        };
-        let held = durable.iter().filter(holds).count();
-        if held < usize::from(w) {
+        if held < usize::from(w) && !self.lost_since(since, &key) {
             return broken(format!("{id:?} was acknowledged with W={w}, and {held} disks hold it"));
         }
         if let Some(dot) = dot {
             self.claim(&key, dot, id)?;
         }
         for (other, theirs) in self.on_key(&key).filter(|(other, _)| *other != id) {
-            if let Some((.., Some(dot))) = theirs.acknowledged
+            if let Some(Acknowledged { dot: Some(dot), .. }) = theirs.acknowledged
                 && context.covers(dot)
                 && !seen.covers(dot)
                 && !self.superseded(&key, other, dot)
@@ -104,6 +137,25 @@ impl Judge {
             }
         }
         durable.iter().try_for_each(|object| self.check_object(&key, object))
+    }
+
+    /// A host's disk forgot everything, or one key.
+    pub(super) fn lose(&mut self, at: Micros, host: usize, key: Option<Key>) {
+        self.losses.push(Loss { at, host, key });
+    }
+
+    /// True if some disk has forgotten the key since then: what it had confirmed before may be gone.
+    fn lost_since(&self, since: Micros, key: &Key) -> bool {
+        self.losses.iter().any(|loss| loss.at >= since && loss.concerns(key))
+    }
+
+    /// True if W or more of the disks that held the write have forgotten it: nothing is promised any more.
+    fn is_void(&self, key: &Key, Acknowledged { since, w, holders, .. }: &Acknowledged) -> bool {
+        let forgot = |host: &&usize| {
+            let mut losses = self.losses.iter().filter(|loss| loss.host == **host);
+            losses.any(|loss| loss.at >= *since && loss.concerns(key))
+        };
+        holders.iter().filter(forgot).count() >= usize::from(*w)
     }
 
     /// A dot names one write for ever.
@@ -147,7 +199,9 @@ impl Judge {
     ) -> Result<(), Broken> {
         let broken = |what: String| Err(Broken { key: key.clone(), what });
         let held = |dot: &&Dot| durable.iter().any(|object| object.covers(**dot));
-        if let Some(dot) = context.dots().iter().find(|dot| !held(dot)) {
+        if let Some(dot) = context.dots().iter().find(|dot| !held(dot))
+            && !self.lost_since(since, key)
+        {
             return broken(format!("a read shows {dot:?}, which no disk holds yet"));
         }
         let mut read = BTreeSet::new();
@@ -163,8 +217,9 @@ impl Judge {
             }
         }
         for (id, write) in self.on_key(key) {
-            let Some((at, w, dot)) = write.acknowledged else { continue };
-            if at >= since || w + r <= n {
+            let Some(told) = &write.acknowledged else { continue };
+            let Acknowledged { at, w, dot, .. } = *told;
+            if at >= since || w + r <= n || self.is_void(key, told) {
                 continue;
             }
             let unseen = match dot {
@@ -188,7 +243,10 @@ impl Judge {
 
     /// A listing of the key's partition at every replica, after healing: a key that was put is in it.
     pub(super) fn check_listing(&self, key: &Key, listed: &[Key]) -> Result<(), Broken> {
-        let put = |(_, write): (WriteId, &Write)| write.acknowledged.is_some() && !write.is_delete;
+        let put = |(_, write): (WriteId, &Write)| {
+            let told = write.acknowledged.as_ref();
+            !write.is_delete && told.is_some_and(|told| !self.is_void(key, told))
+        };
         if self.on_key(key).any(put) && !listed.contains(key) {
             let what = "a listing misses an acknowledged key".into();
             return Err(Broken { key: key.clone(), what });
@@ -203,8 +261,11 @@ impl Judge {
         let live: BTreeMap<Dot, WriteId> =
             merged.values().map(|(dot, version)| (dot, version.write)).collect();
         for (id, write) in self.on_key(key) {
-            let Some((.., dot)) = write.acknowledged else { continue };
-            if let Some(dot) = dot
+            let Some(told) = &write.acknowledged else { continue };
+            if self.is_void(key, told) {
+                continue;
+            }
+            if let Some(dot) = told.dot
                 && live.get(&dot) != Some(&id)
                 && !(merged.covers(dot) && self.superseded(key, id, dot))
             {

@@ -1,10 +1,12 @@
 //! What one seed decides before a run begins: the cluster, the network, the load, the faults.
 
+use serde::{Deserialize, Serialize};
+
 use crate::rng::Rng;
 use crate::types::{MILLI, Micros};
 
 /// A fault and its effect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Fault {
     /// kill -9: what was not synced may be gone. Up again after this long.
     Crash { host: usize, down: Micros },
@@ -14,14 +16,26 @@ pub(super) enum Fault {
     Pause { host: usize, length: Micros },
     /// The disk is nearly full for a while.
     Full { host: usize, length: Micros },
-    /// Nothing passes from one host to another for a while.
-    Cut { from: usize, to: usize, length: Micros },
+    /// The disk takes a hundred times as long for a while.
+    Slow { host: usize, length: Micros },
+    /// Nothing passes from one host to another for a while, or between the two.
+    Cut { from: usize, to: usize, both: bool, length: Micros },
+    /// A crash after which the disk is empty.
+    LoseDisk { host: usize, down: Micros },
+    /// A backup of the disk is made.
+    BackUp { host: usize },
+    /// A crash after which the disk is as it was at the last backup.
+    RollBack { host: usize, down: Micros },
+    /// A crash after which another host's disk is tried here, and then the own one again.
+    CopyDisk { host: usize, from: usize, down: Micros },
+    /// A bit flips in some record.
+    Damage { host: usize },
     /// Every host loses its power at the same instant.
     PowerCut { down: Micros },
 }
 
 /// One run's circumstances.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Scenario {
     pub(super) seed: u64,
     pub(super) hosts: usize,
@@ -38,6 +52,8 @@ pub(super) struct Scenario {
     pub(super) mean_disk: Micros,
     pub(super) timeout_ms: u32,
     pub(super) serial_block: u64,
+    /// Each host's clock: what it shows at the beginning, and how fast it runs in thousandths.
+    pub(super) clocks: Vec<(Micros, u64)>,
     pub(super) faults: Vec<(Micros, Fault)>,
 }
 
@@ -75,6 +91,7 @@ impl Scenario {
             mean_disk: 100 + rng.below(10 * MILLI),
             timeout_ms: 100 + rng.below(400) as u32,
             serial_block: 1 + rng.below(8),
+            clocks: (0..hosts).map(|_| draw_clock(rng)).collect(),
             faults,
         }
     }
@@ -101,18 +118,33 @@ impl Scenario {
     }
 }
 
+/// A clock that may be days off and run fast or slow.
+fn draw_clock(rng: &mut Rng) -> (Micros, u64) {
+    if rng.chance(0.5) {
+        (0, 1_000)
+    } else {
+        (rng.below(200_000_000 * MILLI), 700 + rng.below(800))
+    }
+}
+
 fn draw_fault(rng: &mut Rng, hosts: usize, longest: Micros) -> Fault {
-    let length = rng.below(longest) + MILLI;
+    // Some pauses and cuts outlast every timeout.
+    let length = if rng.chance(0.1) { 8_000 * MILLI } else { rng.below(longest) + MILLI };
+    let down = length.min(2_000 * MILLI);
     let host = rng.below(hosts as u64) as usize;
-    match rng.below(11) {
-        0..=3 => Fault::Crash { host, down: length },
-        4 => Fault::CleanStop { host, down: length },
-        5 | 6 => Fault::Pause { host, length },
-        7 | 8 => {
-            let other = (host + 1 + rng.below(hosts as u64 - 1) as usize) % hosts;
-            Fault::Cut { from: host, to: other, length }
-        }
-        9 => Fault::Full { host, length },
-        _ => Fault::PowerCut { down: length.min(200 * MILLI) },
+    let other = (host + 1 + rng.below(hosts as u64 - 1) as usize) % hosts;
+    match rng.below(20) {
+        0..=4 => Fault::Crash { host, down },
+        5 | 6 => Fault::CleanStop { host, down },
+        7 | 8 => Fault::Pause { host, length },
+        9..=11 => Fault::Cut { from: host, to: other, both: rng.chance(0.5), length },
+        12 => Fault::Full { host, length },
+        13 => Fault::Slow { host, length },
+        14 => Fault::LoseDisk { host, down },
+        15 => Fault::BackUp { host },
+        16 => Fault::RollBack { host, down },
+        17 => Fault::CopyDisk { host, from: other, down },
+        18 => Fault::Damage { host },
+        _ => Fault::PowerCut { down: down.min(200 * MILLI) },
     }
 }

@@ -14,7 +14,7 @@ use super::judge::{Broken, Judge};
 use super::scenario::{Fault, Scenario};
 use crate::emulation::{Delay, Emulation, Verdict};
 use crate::message::{Call, CallBody, PeerMessage, Reply, ReplyBody, Request};
-use crate::node::{Config, Input, Node, Output, Shortage, Work};
+use crate::node::{Config, Input, Node, Notice, Output, Shortage, Work};
 use crate::ring::Ring;
 use crate::rng::Rng;
 use crate::store::memory::MemoryStore;
@@ -33,6 +33,9 @@ struct Host {
     writes: VecDeque<(u64, Vec<Change>)>,
     writing: bool,
     paused_until: Micros,
+    /// Its disk is slow until then.
+    slow_until: Micros,
+    backup: Option<MemoryStore>,
     wake: Option<Micros>,
 }
 
@@ -48,6 +51,7 @@ enum Event {
     Fault(Fault),
     Mend { from: usize, to: usize },
     Room { at: usize },
+    Healed,
     Start { at: usize },
     Next { client: usize },
     GaveUp { client: usize, call: u64 },
@@ -95,6 +99,8 @@ impl World {
             writes: VecDeque::new(),
             writing: false,
             paused_until: 0,
+            slow_until: 0,
+            backup: None,
             wake: None,
         };
         let hosts: Vec<Host> = (0..plan.hosts).map(host).collect();
@@ -216,6 +222,7 @@ impl World {
             Event::Synced { at, life, mark } => self.synced(at, life, mark),
             Event::Fault(fault) => self.fault(fault),
             Event::Mend { from, to } => self.net.mend(self.hosts[from].id, self.hosts[to].id),
+            Event::Healed => self.ask_at_the_end(),
             Event::Room { at } => self.input(at, Input::Space(None)),
             Event::Start { at } => {
                 if self.hosts[at].node.is_none() {
@@ -234,14 +241,22 @@ impl World {
 
     fn start(&mut self, at: usize) {
         let fresh = self.rng.next_u64();
-        let seed = self.rng.next_u64();
+        let (seed, boot_nonce) = (self.rng.next_u64(), self.rng.next_u64());
         let host = &mut self.hosts[at];
         let Ok(meta) = begin_life(&host.store, &host.owner, fresh) else {
             unreachable!("the twin does not fail and knows its owner")
         };
         let majority = self.plan.n / 2 + 1;
         let (ring, serial_block) = (self.ring.clone(), self.plan.serial_block);
-        let config = Config { me: host.id, ring, r: majority, w: majority, serial_block };
+        let config = Config {
+            me: host.id,
+            ring,
+            r: majority,
+            w: majority,
+            boot_nonce,
+            bootstrap: false,
+            serial_block,
+        };
         host.node = Some(Node::new(config, meta, seed));
         host.life += 1;
         for peer in (0..self.hosts.len()).filter(|peer| *peer != at) {
@@ -312,11 +327,23 @@ impl World {
                 self.input(host, Input::Space(shortage));
                 self.schedule(self.now + length, Event::Room { at: host });
             }
-            Fault::Cut { from, to, length } => {
-                self.count("cuts");
-                self.net.cut(self.hosts[from].id, self.hosts[to].id);
-                self.schedule(self.now + length, Event::Mend { from, to });
+            Fault::Slow { host, length } => {
+                self.count("slow disks");
+                self.hosts[host].slow_until = self.now + length;
             }
+            Fault::Cut { from, to, both, length } => {
+                self.count(if both { "cuts both ways" } else { "cuts one way" });
+                let back = both.then_some((to, from));
+                for (from, to) in [Some((from, to)), back].into_iter().flatten() {
+                    self.net.cut(self.hosts[from].id, self.hosts[to].id);
+                    self.schedule(self.now + length, Event::Mend { from, to });
+                }
+            }
+            Fault::LoseDisk { .. }
+            | Fault::BackUp { .. }
+            | Fault::RollBack { .. }
+            | Fault::CopyDisk { .. }
+            | Fault::Damage { .. } => self.disk_fault(fault),
         }
     }
 
@@ -335,25 +362,26 @@ impl World {
                 self.start(at);
             }
         }
-        self.healed = true;
-        let n = self.plan.n;
-        for at in 0..self.plan.keys {
-            let Ok(key) = Key::new(format!("key{at}").into_bytes()) else { continue };
-            let partition = self.ring.partition(&key);
-            let get = Request::Get { key: key.clone(), r: Some(n) };
-            let list = Request::Keys { partition, after: None, limit_bytes: 1 << 20, r: Some(n) };
-            self.last_requests.extend([(key.clone(), get), (key, list)]);
-        }
-        self.schedule(self.now + 100 * MILLI, Event::Next { client: 0 });
+        // Every node has settled by then.
+        self.schedule(self.now + 20_000 * MILLI, Event::Healed);
+    }
+
+    /// What the host's own clock shows.
+    fn clock(&self, at: usize) -> Micros {
+        let (offset, rate) = self.plan.clocks[at];
+        offset + self.now * rate / 1_000
     }
 
     /// Gives a node one input and carries out what it wants.
     fn input(&mut self, at: usize, input: Input) {
-        let now = self.now;
+        let now = self.clock(at);
+        let (offset, rate) = self.plan.clocks[at];
         let Some(node) = &mut self.hosts[at].node else { return };
         let mut out = Vec::new();
         node.handle(now, input, &mut out);
+        // Rounded up, so that the host's clock has come that far.
         let wake = node.next_wake();
+        let wake = wake.map(|wake| (wake.saturating_sub(offset) * 1_000).div_ceil(rate));
         for output in out {
             match output {
                 Output::Send { to, message } => self.send(at, &to, &message),
@@ -366,6 +394,7 @@ impl World {
                     });
                 }
                 Output::Store(work) => self.submit(at, work),
+                Output::Notice(notice) => self.count(notice_name(notice)),
             }
         }
         let host = &mut self.hosts[at];
@@ -464,4 +493,16 @@ impl World {
 /// A client's place in the emulated network.
 fn client_id(client: usize) -> NodeId {
     NodeId(client as u64)
+}
+
+fn notice_name(notice: Notice) -> &'static str {
+    match notice {
+        Notice::Founded => "clusters founded",
+        Notice::Reborn => "nodes reborn",
+        Notice::Outdated(_) => "rolled-back disks noticed",
+        Notice::Copied(_) => "copies noticed",
+        Notice::Alone => "starts without a witness",
+        Notice::Foreign(_) => "foreign peers met",
+        Notice::Settled => "nodes settled",
+    }
 }

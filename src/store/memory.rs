@@ -69,6 +69,33 @@ impl MemoryStore {
         lost
     }
 
+    /// A copy of what would survive a power cut: what a backup of the disk has.
+    pub fn backup(&self) -> MemoryStore {
+        let durable = self.state().durable.clone();
+        let state = State { live: durable.clone(), durable, unsynced: Vec::new() };
+        MemoryStore(Mutex::new(state))
+    }
+
+    /// Flips a bit in some record on the disk. Returns the key, or `None` if there is no record.
+    pub fn damage(&self, rng: &mut Rng) -> Option<Key> {
+        let state = &mut *self.state();
+        let places = |image: &Image| {
+            let keys = |(p, records): (&Partition, &BTreeMap<Key, Bytes>)| {
+                records.keys().map(|key| (*p, key.clone())).collect::<Vec<_>>()
+            };
+            image.records.iter().flat_map(keys).collect::<Vec<_>>()
+        };
+        let (partition, key) = rng.pick(&places(&state.durable)).cloned()?;
+        for image in [&mut state.durable, &mut state.live] {
+            let bytes = image.records.get_mut(&partition)?.get_mut(&key)?;
+            let mut changed = bytes.to_vec();
+            let at = rng.below(changed.len() as u64) as usize;
+            *changed.get_mut(at)? ^= 1 << rng.below(8);
+            *bytes = changed.into();
+        }
+        Some(key)
+    }
+
     /// What a read would find after a power cut now that loses everything unsynced.
     pub fn read_durable(&self, partition: Partition, key: &Key) -> Found {
         self.state().durable.read(partition, key)

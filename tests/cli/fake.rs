@@ -291,6 +291,8 @@ fn status(world: &World, at: usize) -> StatusReport {
         store: 7,
         incarnation: 1,
         recovered: false,
+        serving: true,
+        without_authority: 0,
         uptime_ms: 1_234,
         partitions: 16,
         disk_bytes: 4_096,

@@ -1,8 +1,11 @@
 //! The hosts' disks: writes one batch at a time, reads beside them, all of them late.
 
+use super::super::scenario::Fault;
 use super::{Event, World};
 use crate::node::{Done, Input, Work};
-use crate::store::{Found, Store};
+use crate::store::memory::MemoryStore;
+use crate::store::{Found, Store, begin_life};
+use crate::types::Micros;
 
 impl World {
     pub(super) fn submit(&mut self, at: usize, work: Work) {
@@ -13,7 +16,7 @@ impl World {
                 self.write(at);
             }
             Work::Read { .. } | Work::List { .. } => {
-                let when = self.now + self.rng.below(self.plan.mean_disk);
+                let when = self.now + self.rng.below(self.slowness(at) * self.plan.mean_disk);
                 self.schedule(when, Event::Disk { at, life, work });
             }
         }
@@ -32,9 +35,49 @@ impl World {
             last = mark;
         }
         let life = host.life;
-        let slow = if self.rng.chance(0.02) { 20 } else { 2 };
+        let slow = self.slowness(at) * if self.rng.chance(0.02) { 20 } else { 2 };
         let when = self.now + 50 + self.rng.below(slow * self.plan.mean_disk);
         self.schedule(when, Event::Synced { at, life, mark: last });
+    }
+
+    fn slowness(&self, at: usize) -> Micros {
+        if self.hosts[at].slow_until > self.now { 100 } else { 1 }
+    }
+
+    /// What befalls a disk itself. The judge is told of what it forgets.
+    pub(super) fn disk_fault(&mut self, fault: Fault) {
+        match fault {
+            Fault::LoseDisk { host, down } if self.hosts[host].node.is_some() => {
+                self.count("lost disks");
+                self.judge.lose(self.now, host, None);
+                self.crash(host, down);
+                self.hosts[host].store = MemoryStore::default();
+            }
+            Fault::BackUp { host } => {
+                self.hosts[host].backup = Some(self.hosts[host].store.backup());
+            }
+            Fault::RollBack { host, down } if self.hosts[host].node.is_some() => {
+                let Some(backup) = &self.hosts[host].backup else { return };
+                let backup = backup.backup();
+                self.count("rolled-back disks");
+                self.judge.lose(self.now, host, None);
+                self.crash(host, down);
+                self.hosts[host].store = backup;
+            }
+            Fault::CopyDisk { host, from, down } if self.hosts[host].node.is_some() => {
+                self.crash(host, down);
+                let copy = self.hosts[from].store.backup();
+                let refused = begin_life(&copy, &self.hosts[host].owner, 0).is_err();
+                self.count(if refused { "copied disks refused" } else { "copied disks taken" });
+            }
+            Fault::Damage { host } => {
+                if let Some(key) = self.hosts[host].store.damage(&mut self.rng) {
+                    self.count("damaged records");
+                    self.judge.lose(self.now, host, Some(key));
+                }
+            }
+            _ => {}
+        }
     }
 
     pub(super) fn synced(&mut self, at: usize, life: u64, mark: u64) {

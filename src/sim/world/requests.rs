@@ -6,15 +6,45 @@ use bytes::Bytes;
 
 use crate::causal::{Context, Object};
 use crate::emulation::Verdict;
-use crate::message::{Call, CallBody, Refusal, Reply, ReplyBody, Response};
-use crate::store::Found;
+use crate::message::{Call, CallBody, Refusal, Reply, ReplyBody, Request, Response};
+use crate::node::Node;
+use crate::store::{Found, Store};
 use crate::types::{Blob, Key, MILLI, Micros};
 use crate::wire;
 
 impl World {
+    /// After healing, everything is read once more from every home that has its authority.
+    pub(super) fn ask_at_the_end(&mut self) {
+        self.healed = true;
+        for at in 0..self.plan.keys {
+            let Ok(key) = Key::new(format!("key{at}").into_bytes()) else { continue };
+            let partition = self.ring.partition(&key);
+            let counts = |host: &&Host| {
+                let meta = host.node.as_ref().map(Node::meta);
+                let sound = host.store.read(partition, &key) != Ok(Found::Damaged);
+                self.ring.homes(partition).contains(&host.id)
+                    && meta.is_some_and(|meta| !meta.without_authority.contains(&partition))
+                    && sound
+            };
+            let r = self.hosts.iter().filter(counts).count() as u8;
+            if r == 0 {
+                self.count("keys without an authoritative home");
+                continue;
+            }
+            let get = Request::Get { key: key.clone(), r: Some(r) };
+            let list = Request::Keys { partition, after: None, limit_bytes: 1 << 20, r: Some(r) };
+            self.last_requests.extend([(key.clone(), get), (key, list)]);
+        }
+        self.schedule(self.now, Event::Next { client: 0 });
+    }
+
     pub(super) fn next_request(&mut self, client: usize) {
         if let Some((key, request)) = self.last_requests.pop_front() {
-            self.clients[client].begin(request, key, self.plan.n, self.now);
+            let quorum = match &request {
+                Request::Get { r, .. } | Request::Keys { r, .. } => r.unwrap_or(self.plan.n),
+                Request::Put { w, .. } | Request::Delete { w, .. } => w.unwrap_or(self.plan.n),
+            };
+            self.clients[client].begin(request, key, quorum, self.now);
             let body = self.clients[client].attempt(&self.plan);
             return self.send_call(client, body);
         }
@@ -62,7 +92,8 @@ impl World {
         let verdict = match (response, current.write) {
             (Response::Written { dot, context, .. }, Some(write)) => {
                 let (w, context) = (current.quorum, unseal(key, context));
-                let told = Acknowledgement { now: self.now, w, dot: *dot, context };
+                let (since, now) = (current.since, self.now);
+                let told = Acknowledgement { since, now, w, dot: *dot, context };
                 let durable = self.durable(key);
                 self.judge.acknowledge(write, told, &durable)
             }
@@ -106,10 +137,6 @@ impl World {
                 if let (Some(write), false) = (current.write, current.uncertain) {
                     self.judge.refuse(write);
                 }
-                if current.altered && refusal != Refusal::BadContext && !refusal.is_no_quorum() {
-                    let what = format!("an altered context was answered with: {refusal}");
-                    self.broken = Some(Broken { key: current.key.clone(), what });
-                }
             }
             Response::Found { values, context, .. } => {
                 self.count("gets answered");
@@ -119,6 +146,10 @@ impl World {
                     _ => self.count("gets finding siblings"),
                 }
                 self.clients[client].learn(&current.key, context);
+            }
+            Response::Written { .. } if current.altered => {
+                let what = "an altered context was taken".into();
+                self.broken = Some(Broken { key: current.key.clone(), what });
             }
             Response::Written { dot, context, .. } => {
                 let put = dot.is_some();
@@ -193,6 +224,7 @@ fn refusal_name(refusal: &Refusal) -> &'static str {
         Refusal::BadContext => "refused: altered context",
         Refusal::NoContext => "refused: delete without context",
         Refusal::NoSpace { .. } => "refused: full disk",
+        Refusal::Starting { .. } => "refused: starting",
         Refusal::Busy { .. } => "refused: busy",
         _ => "refused: other",
     }

@@ -1,0 +1,300 @@
+//! Who this node is: a founder of a new cluster, a member that comes back, or one that has lost its disk
+//! or had it rolled back. Until its peers have told, it mints nothing and answers no client.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::effects::Effects;
+use super::{Config, Notice};
+use crate::members::{Cluster, Life};
+use crate::message::{Body, Refusal};
+use crate::ring::Ring;
+use crate::rng::Rng;
+use crate::store::Meta;
+use crate::types::{MILLI, Micros, NodeId, Partition, hash64};
+
+/// A peer that has not answered is asked again after this time.
+const ROUND: Micros = 200 * MILLI;
+/// Time for the other peers, once one has answered.
+const GRACE: Micros = 1_000 * MILLI;
+/// Time for any peer to answer.
+const ALONE: Micros = 3_000 * MILLI;
+
+/// What is known of this node's place.
+#[derive(Debug)]
+pub(super) struct Identity {
+    me: NodeId,
+    ring: Arc<Ring>,
+    bootstrap: bool,
+    life: Life,
+    started: Option<Micros>,
+    next_round: Option<Micros>,
+    links: BTreeSet<NodeId>,
+    /// What each peer has answered in this life.
+    heard: BTreeMap<NodeId, Heard>,
+    foreign: BTreeSet<NodeId>,
+    /// True once a peer told of a later life after this one had settled.
+    doubted: bool,
+    /// Set when all is decided: settled when this mark is durable.
+    decided: Option<u64>,
+}
+
+#[derive(Debug)]
+struct Heard {
+    seen: Option<Life>,
+    store: u64,
+    cluster: Option<Cluster>,
+}
+
+impl Identity {
+    pub(super) fn new(config: &Config, meta: &Meta) -> Self {
+        Identity {
+            me: config.me,
+            ring: config.ring.clone(),
+            bootstrap: config.bootstrap,
+            life: Life { incarnation: meta.incarnation, nonce: config.boot_nonce },
+            started: None,
+            next_round: Some(0),
+            links: BTreeSet::new(),
+            heard: BTreeMap::new(),
+            foreign: BTreeSet::new(),
+            doubted: false,
+            decided: None,
+        }
+    }
+
+    /// True if the peer is of another cluster: what it says is not listened to.
+    pub(super) fn is_foreign(&self, peer: NodeId) -> bool {
+        self.foreign.contains(&peer)
+    }
+
+    /// Why the node does not serve yet, if it does not.
+    pub(super) fn refusal(&self, fx: &Effects) -> Option<Refusal> {
+        let (heard, peers) = (self.heard.len() as u32, self.peers().count() as u32);
+        (!fx.is_settled()).then_some(Refusal::Starting { heard, peers })
+    }
+
+    /// When the next round of introductions is due.
+    pub(super) fn next_wake(&self) -> Option<Micros> {
+        self.next_round
+    }
+
+    fn peers(&self) -> impl Iterator<Item = NodeId> {
+        self.ring.members().iter().copied().filter(|member| *member != self.me)
+    }
+
+    /// A link came up or went down: a peer is told of every life, also one that has settled.
+    pub(super) fn link(&mut self, now: Micros, peer: NodeId, up: bool, fx: &mut Effects) {
+        if up {
+            self.links.insert(peer);
+            self.introduce(vec![peer], fx);
+        } else {
+            self.links.remove(&peer);
+        }
+        self.decide(now, fx);
+    }
+
+    /// Asks again where no answer came, and decides with those that are there when time is up.
+    pub(super) fn tick(&mut self, now: Micros, fx: &mut Effects) {
+        if self.next_round.is_none_or(|due| due > now) {
+            return;
+        }
+        let lost = fx.meta().cluster.is_none();
+        let satisfied = |heard: &Heard| !lost || heard.cluster.is_some();
+        let wanting = |peer: &NodeId| !self.heard.get(peer).is_some_and(satisfied);
+        let wanting = self.links.iter().copied().filter(wanting).collect();
+        self.introduce(wanting, fx);
+        self.next_round = Some(now + ROUND);
+        self.decide(now, fx);
+    }
+
+    fn introduce(&self, to: Vec<NodeId>, fx: &mut Effects) {
+        let cluster = fx.meta().cluster.as_ref().map(|cluster| cluster.id);
+        fx.send(to, self.life.nonce, Body::Introduce { life: self.life, cluster });
+    }
+
+    /// Takes an introduction, or the answer to the own one.
+    pub(super) fn hear(
+        &mut self,
+        now: Micros,
+        from: NodeId,
+        op: u64,
+        body: Body,
+        fx: &mut Effects,
+    ) {
+        if !self.peers().any(|peer| peer == from) {
+            return;
+        }
+        match body {
+            Body::Introduce { life, cluster } => {
+                self.judge_cluster(from, cluster, fx);
+                self.answer(from, op, life, fx);
+                if cluster.is_some() && fx.meta().cluster.is_none() {
+                    self.introduce(vec![from], fx);
+                }
+            }
+            // The answer to an introduction of an earlier life says nothing about this one.
+            Body::Known { seen, store, cluster } if op == self.life.nonce => {
+                self.judge_cluster(from, cluster.as_ref().map(|cluster| cluster.id), fx);
+                if self.is_foreign(from) {
+                    return;
+                }
+                if fx.is_settled() {
+                    fx.witness();
+                    self.doubt(from, seen, fx);
+                }
+                self.heard.insert(from, Heard { seen, store, cluster });
+                self.decide(now, fx);
+            }
+            _ => {}
+        }
+    }
+
+    /// A peer that was not heard before this life settled may know of a later one: the disk is an old one
+    /// after all, or a copy of it runs elsewhere. Once per life, or two copies would chase each other.
+    fn doubt(&mut self, from: NodeId, seen: Option<Life>, fx: &mut Effects) {
+        if let Some(seen) = seen
+            && self.life.is_outdated_by(seen)
+            && !self.doubted
+        {
+            self.doubted = true;
+            fx.notice(Notice::Copied(from));
+            self.life.incarnation = seen.incarnation + 1;
+            self.renew(true, fx);
+            self.introduce(self.links.iter().copied().collect(), fx);
+        }
+    }
+
+    /// Says what was known of the peer, when what it says now is safely known too.
+    fn answer(&mut self, from: NodeId, op: u64, life: Life, fx: &mut Effects) {
+        // A node that is to found a cluster by itself must not be counted by those that wait for all.
+        if self.bootstrap && fx.meta().cluster.is_none() {
+            return;
+        }
+        let seen = fx.meta().lives.iter().find(|(node, _)| *node == from).map(|(_, life)| *life);
+        // A cluster is not told of before it is synced: there must never be a second one.
+        let mut mark = fx.meta().cluster.is_some().then(|| fx.last_mark());
+        if seen.is_none_or(|seen| life.incarnation > seen.incarnation) {
+            mark = Some(fx.change_meta(|meta| {
+                meta.lives.retain(|(node, _)| *node != from);
+                meta.lives.push((from, life));
+            }));
+        }
+        let (store, cluster) = (fx.meta().store, fx.meta().cluster.clone());
+        fx.send_synced(mark, from, op, Body::Known { seen, store, cluster });
+    }
+
+    fn judge_cluster(&mut self, peer: NodeId, theirs: Option<u64>, fx: &mut Effects) {
+        let ours = fx.meta().cluster.as_ref().map(|cluster| cluster.id);
+        if let (Some(ours), Some(theirs)) = (ours, theirs)
+            && ours != theirs
+            && self.foreign.insert(peer)
+        {
+            fx.notice(Notice::Foreign(peer));
+        }
+    }
+
+    /// Decides what can be decided with what has been heard.
+    fn decide(&mut self, now: Micros, fx: &mut Effects) {
+        let started = *self.started.get_or_insert(now);
+        if self.decided.is_some() {
+            return;
+        }
+        let passed = now.saturating_sub(started);
+        let all = self.peers().all(|peer| self.heard.contains_key(&peer));
+        if fx.meta().cluster.is_none() {
+            self.find_cluster(all, passed, fx);
+        }
+        let ready = all || (passed >= GRACE && !self.heard.is_empty()) || passed >= ALONE;
+        if fx.meta().cluster.is_none() || !ready {
+            return;
+        }
+        let later = self.heard.iter().filter_map(|(peer, heard)| Some((heard.seen?, *peer)));
+        let outdated = later.filter(|(seen, _)| self.life.is_outdated_by(*seen));
+        let latest = outdated.max_by_key(|(seen, _)| seen.incarnation);
+        let mark = match latest {
+            Some((seen, witness)) => {
+                fx.notice(Notice::Outdated(witness));
+                self.life.incarnation = seen.incarnation + 1;
+                self.renew(true, fx)
+            }
+            // Every life that minted was first seen by a peer; one that is silent may be the only one that
+            // saw it. A first life cannot follow another, and a single node has no witness at all.
+            None if self.life.incarnation > 1 && (!all || self.heard.is_empty()) => {
+                if self.heard.is_empty() && !all {
+                    fx.notice(Notice::Alone);
+                }
+                self.renew(false, fx)
+            }
+            None => fx.last_mark(),
+        };
+        self.decided = Some(mark);
+        self.synced(fx);
+    }
+
+    /// Joins the cluster that a peer is in, or founds one when nobody is.
+    fn find_cluster(&mut self, all: bool, passed: Micros, fx: &mut Effects) {
+        let met = self.heard.values().find_map(|heard| heard.cluster.clone());
+        let store = fx.meta().store;
+        if let Some(cluster) = met {
+            let founder = cluster.founders.contains(&(self.me, store));
+            if !founder {
+                fx.notice(Notice::Reborn);
+            }
+            let lost = if founder { Vec::new() } else { self.own_partitions() };
+            fx.change_meta(|meta| {
+                meta.cluster = Some(cluster);
+                meta.without_authority = lost;
+            });
+        } else if (all && self.is_first()) || (self.bootstrap && passed >= GRACE) {
+            let peers = self.heard.iter().map(|(node, heard)| (*node, heard.store));
+            let founders = peers.chain([(self.me, store)]).collect();
+            let cluster = Cluster::found(&fx.meta().owner.cluster, founders);
+            fx.change_meta(|meta| meta.cluster = Some(cluster));
+            fx.notice(Notice::Founded);
+        }
+    }
+
+    /// True for the one member that may found a cluster unasked.
+    fn is_first(&self) -> bool {
+        self.ring.members().first() == Some(&self.me)
+    }
+
+    /// Goes on under a new store id, with every serial void: no dot of an unknown life is used again.
+    /// A disk that was rolled back has also lost its authority.
+    fn renew(&mut self, rolled_back: bool, fx: &mut Effects) -> u64 {
+        let Life { incarnation, nonce } = self.life;
+        let drawn = hash64(&[b"store", &fx.meta().store.to_be_bytes(), &nonce.to_be_bytes()]);
+        let lost = if rolled_back { self.own_partitions() } else { Vec::new() };
+        fx.change_meta(|meta| {
+            meta.store = Rng::new(drawn).next_u64();
+            meta.incarnation = incarnation;
+            meta.serial_floor = meta.serial_end;
+            if rolled_back {
+                meta.without_authority = lost;
+            }
+        })
+    }
+
+    /// The partitions that this node is home to.
+    fn own_partitions(&self) -> Vec<Partition> {
+        let all = (0..self.ring.partitions()).map(Partition);
+        all.filter(|partition| self.ring.homes(*partition).contains(&self.me)).collect()
+    }
+
+    /// Something is durable: settles when the decision is.
+    pub(super) fn synced(&mut self, fx: &mut Effects) {
+        if let Some(mark) = self.decided
+            && fx.is_durable(mark)
+            && !fx.is_settled()
+        {
+            fx.settle();
+            if !self.heard.is_empty() || self.peers().next().is_none() {
+                fx.witness();
+            }
+            self.next_round = None;
+            // Peers that heard of an outdated life hear of the one that goes on.
+            self.introduce(self.links.iter().copied().collect(), fx);
+        }
+    }
+}

@@ -1,9 +1,12 @@
 //! The verbs of the command, what they share, and how they end.
 
-mod cluster;
+mod bench;
+pub(crate) mod cluster;
+mod completions;
 mod delete;
 mod demo;
 mod dev;
+mod drill;
 mod dump;
 mod get;
 mod load;
@@ -77,6 +80,12 @@ enum Verb {
     Dev(dev::Dev),
     Demo(demo::Demo),
     Sim(sim::Sim),
+    Bench(bench::Bench),
+    Drill(drill::Drill),
+    Completions(completions::Completions),
+    /// The other side of the echo that `bench` measures
+    #[command(name = crate::lab::bench::echo::VERB, hide = true)]
+    EchoServer,
 }
 
 /// How a command ends when nothing went wrong. The numbers are the exit codes.
@@ -165,6 +174,12 @@ pub(crate) fn run() -> ExitCode {
         Verb::Dev(verb) => verb.run(),
         Verb::Demo(verb) => verb.run(),
         Verb::Sim(verb) => verb.run(&shared),
+        Verb::Bench(verb) => verb.run(&shared),
+        Verb::Drill(verb) => verb.run(&shared),
+        Verb::Completions(verb) => verb.run(),
+        Verb::EchoServer => {
+            crate::lab::bench::echo::serve().map(|()| Exit::Done).map_err(Trouble::from)
+        }
     };
     let exit = outcome.unwrap_or_else(|trouble| {
         if !trouble.message.is_empty() {
@@ -216,7 +231,8 @@ impl Shared {
         })
     }
 
-    fn addresses(&self) -> Result<Vec<String>, Trouble> {
+    /// The addresses that the command line or the environment names, or the default.
+    pub(crate) fn addresses(&self) -> Result<Vec<String>, Trouble> {
         let mut addresses = self.connect.clone();
         if addresses.is_empty() {
             let given = std::env::var("PIXII_CONNECT").unwrap_or_default();

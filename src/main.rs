@@ -1,6 +1,7 @@
 //! The command `pixii`.
 
 mod cli;
+mod lab;
 
 use std::process::ExitCode;
 

@@ -12,7 +12,7 @@ const FLOORS: [&[&str]; 5] = [
     &["message", "wire", "store"],
     &["node"],
     &["engine", "net", "client", "sim", "config", "disk"],
-    &["main", "cli"],
+    &["main", "cli", "lab"],
 ];
 
 /// Libraries that only floor 3 and above may name.

@@ -175,6 +175,23 @@ impl Cluster {
         Ok(())
     }
 
+    /// Ends all daemons that run with SIGKILL, all at once; gives how many there were.
+    pub(crate) fn kill_all(&mut self) -> Result<u64, String> {
+        let mut killed = 0;
+        for daemon in &mut self.daemons {
+            if let Some(child) = &mut daemon.child {
+                child.kill().map_err(|error| format!("{}: {error}", daemon.name))?;
+                killed += 1;
+            }
+        }
+        for daemon in &mut self.daemons {
+            if let Some(mut child) = daemon.child.take() {
+                child.wait().map_err(|error| format!("{}: {error}", daemon.name))?;
+            }
+        }
+        Ok(killed)
+    }
+
     /// Stops a daemon cleanly; an error says that it did not end well.
     pub(crate) fn stop(&mut self, name: &str) -> Result<(), String> {
         let daemon = self.daemon(name)?;
@@ -199,6 +216,11 @@ impl Cluster {
             .iter_mut()
             .filter_map(|daemon| Some((daemon.name.clone(), daemon.end()?)))
             .collect()
+    }
+
+    /// How this daemon ended by itself, the first time that is seen.
+    pub(crate) fn end_of(&mut self, name: &str) -> Option<String> {
+        self.daemons.iter_mut().find(|daemon| daemon.name == name)?.end()
     }
 
     /// Returns when every running daemon answers and has links to all the others that run; an error

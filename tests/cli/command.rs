@@ -189,8 +189,23 @@ fn every_verb_has_help_with_examples() {
     let (code, help, _) = run(&fake, &["--help"]);
     assert_eq!(code, 0);
     assert!(help.contains("Examples:") && help.contains("Exit codes:"), "{help}");
-    let verbs =
-        ["server", "get", "put", "delete", "load", "dump", "status", "ring", "node", "dev", "demo"];
+    let verbs = [
+        "server",
+        "get",
+        "put",
+        "delete",
+        "load",
+        "dump",
+        "status",
+        "ring",
+        "node",
+        "dev",
+        "demo",
+        "sim",
+        "bench",
+        "drill",
+        "completions",
+    ];
     for verb in verbs {
         assert!(help.contains(&format!("  {verb} ")), "{verb} in {help}");
         let (code, help, _) = run(&fake, &[verb, "--help"]);
@@ -249,4 +264,24 @@ fn a_node_tells_how_it_is_and_can_be_stopped() {
     assert_eq!((code, err.as_str()), (1, sentence));
     assert_eq!(run(&fake, &["node", "stop", "n2"]), done("n2 is stopping\n"));
     assert!(fake.is_stopped(1));
+}
+
+#[test]
+fn shells_and_people_are_told_what_there_is() {
+    let fake = Fake::start(1, 1);
+    for shell in ["bash", "zsh", "fish"] {
+        let (code, script, _) = run(&fake, &["completions", shell]);
+        assert!(code == 0 && script.contains("power-cut"), "{shell}");
+    }
+    let (code, list, _) = run(&fake, &["drill", "list", "--json"]);
+    let list: Value = serde_json::from_str(&list).unwrap();
+    assert_eq!(
+        (code, &list[0]["name"], &list[1]["name"]),
+        (0, &"kill".into(), &"power-cut".into())
+    );
+    let full = tempfile::tempdir().unwrap();
+    std::fs::write(full.path().join("letter.txt"), "dear").unwrap();
+    let dir = full.path().to_str().unwrap();
+    let (code, _, why) = run(&fake, &["drill", "kill", "--rounds", "1", "--dir", dir]);
+    assert_eq!((code, why), (1, format!("pixii: {dir} is not empty\n")));
 }

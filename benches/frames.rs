@@ -1,0 +1,46 @@
+//! What a message costs on its way to bytes and back, and its checksum alone.
+
+#![allow(clippy::unwrap_used)]
+
+use std::hint::black_box;
+
+use bytes::{Bytes, BytesMut};
+use criterion::{BenchmarkId, Criterion, Throughput};
+use pixii::causal::{Actor, Context, Object, Version};
+use pixii::message::{Body, PeerMessage};
+use pixii::types::{Blob, Key, WriteId, hash64};
+use pixii::wire::{self, MAX_FRAME_BYTES};
+
+/// The message that carries a value of `bytes` bytes to another replica.
+fn merge(bytes: usize) -> PeerMessage {
+    let version = Version { write: WriteId(1 << 100), value: Blob(Bytes::from(vec![7; bytes])) };
+    let actor = Actor { store: 1 << 60, serial: 1 << 20 };
+    let (object, _) = Object::default().update(&Context::default(), actor, version);
+    PeerMessage { op: 1 << 40, body: Body::Merge { key: Key::new(vec![1; 16]).unwrap(), object } }
+}
+
+fn frames(c: &mut Criterion) {
+    let mut group = c.benchmark_group("frame");
+    for bytes in [100, 1_024, 1 << 20] {
+        let message = merge(bytes);
+        let frame = wire::frame(&message);
+        let id = |name| BenchmarkId::new(name, bytes);
+        group.throughput(Throughput::Bytes(frame.len() as u64));
+        group.bench_function(id("encode"), |b| b.iter(|| wire::frame(black_box(&message))));
+        group.bench_function(id("decode"), |b| {
+            b.iter(|| {
+                let mut input = BytesMut::from(&frame[..]);
+                let payload = wire::take_frame(&mut input, MAX_FRAME_BYTES).unwrap().unwrap();
+                wire::decode::<PeerMessage>(&payload).unwrap()
+            });
+        });
+        group.bench_function(id("checksum"), |b| b.iter(|| hash64(&[black_box(&frame[..])])));
+    }
+    group.finish();
+}
+
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args();
+    frames(&mut criterion);
+    criterion.final_summary();
+}

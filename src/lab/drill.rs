@@ -1,0 +1,119 @@
+//! Drills: real daemons, real faults, and the ledger to say what was lost.
+
+mod disks;
+pub(crate) mod ground;
+pub(crate) mod kill;
+pub(crate) mod power_cut;
+
+use std::path::PathBuf;
+
+use super::ledger::{Counts, Fault, Finding, Verdict};
+
+/// Most findings that are told one by one.
+const MAX_TOLD: usize = 20;
+
+/// What every drill is told.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    /// The path of `pixii`.
+    pub(crate) program: PathBuf,
+    /// An empty directory, or one that an earlier drill left; the drill makes everything in it.
+    pub(crate) dir: PathBuf,
+    /// How many rounds.
+    pub(crate) rounds: u64,
+    /// How many keys.
+    pub(crate) keys: u64,
+    /// Victims, moments and load follow from it (as far as the machine's own timing lets them).
+    pub(crate) seed: u64,
+}
+
+/// Where a drill tells what it does, a line at a time.
+pub(crate) type Say<'a> = &'a mut dyn FnMut(&str) -> Result<(), String>;
+
+/// How a drill went.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Score {
+    /// Rounds that were finished.
+    pub(crate) rounds: u64,
+    /// Daemons ended with SIGKILL.
+    pub(crate) kills: u64,
+    /// Those that were killed between exec and ready.
+    pub(crate) before_ready: u64,
+    /// Starts that failed and went well when tried again.
+    pub(crate) failed_starts: u64,
+    /// Stores that would not open.
+    pub(crate) shut: u64,
+    /// The whole ledger.
+    pub(crate) counts: Counts,
+    /// Keys read by the verifications, all together.
+    pub(crate) verified: u64,
+    /// Keys that could not be read.
+    pub(crate) unread: u64,
+    /// Acknowledged writes that were lost.
+    pub(crate) lost: u64,
+    /// All faults, lost writes included.
+    pub(crate) faults: u64,
+    /// The first of them.
+    pub(crate) findings: Vec<Finding>,
+    /// What else went wrong, a sentence each.
+    pub(crate) notes: Vec<String>,
+}
+
+impl Score {
+    /// True when nothing acknowledged was lost, nothing wrong was shown and every store opens.
+    pub(crate) fn is_clean(&self) -> bool {
+        self.faults == 0 && self.shut == 0 && self.unread == 0 && self.notes.is_empty()
+    }
+
+    /// The line that says it all.
+    pub(crate) fn summary(&self) -> String {
+        format!(
+            "{} rounds, {} kills ({} before ready), {} writes acknowledged, {} lost, {} stores shut",
+            self.rounds,
+            self.kills,
+            self.before_ready,
+            self.counts.acknowledged,
+            self.lost,
+            self.shut
+        )
+    }
+
+    /// Every fault that is to be told, a line each.
+    pub(crate) fn complaints(&self) -> Vec<String> {
+        let mut lines: Vec<String> = self.findings.iter().take(MAX_TOLD).map(sentence).collect();
+        if self.faults as usize > lines.len() {
+            lines.push(format!("and {} faults more", self.faults as usize - lines.len()));
+        }
+        if self.unread > 0 {
+            lines.push(format!("{} keys could not be read", self.unread));
+        }
+        lines.extend(self.notes.iter().cloned());
+        lines
+    }
+
+    fn add(&mut self, verdict: Verdict) {
+        self.counts = verdict.counts;
+        self.verified += verdict.keys;
+        self.unread += verdict.unread;
+        self.lost += verdict.lost;
+        self.faults += verdict.faults;
+        self.findings.extend(verdict.findings);
+        self.findings.truncate(MAX_TOLD);
+        if let Some(why) = verdict.why_unread {
+            self.notes.push(format!("a key could not be read: {why}"));
+        }
+    }
+}
+
+fn sentence(finding: &Finding) -> String {
+    let what = match finding.fault {
+        Fault::Lost => "lost",
+        Fault::Resurrected => "shown again though it was replaced",
+        Fault::Refused => "shown though it was refused",
+        Fault::Foreign => "shown, and not what was written there",
+    };
+    let write =
+        finding.write.map_or_else(|| "a value without an id".into(), |id| format!("{id:?}"));
+    let (issued, settled) = finding.at_ms;
+    format!("{what}: {:?} {write}, issued at {issued} ms, answered at {settled} ms", finding.key)
+}

@@ -1,0 +1,228 @@
+//! What all drills stand on: three daemons, a client, the ledger, and how daemons are started again.
+
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use pixii::client::{Client, Options};
+use pixii::rng::Rng;
+use tokio::time::sleep;
+
+use super::{Plan, Score};
+use crate::cli::cluster::{Cluster, Shape};
+use crate::lab::ledger::{Ledger, verify, verify_recent};
+use crate::lab::workload::choice::{Choice, Sizes};
+use crate::lab::workload::{Load, Mix, Spec};
+
+/// Replicas of each key, and daemons.
+pub(super) const N: u8 = 3;
+/// How long a daemon may take to open its store.
+const OPEN_WAIT: Duration = Duration::from_secs(60);
+/// How long the daemons may take to find each other.
+const READY_WAIT: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(5);
+/// How often a daemon is started before its store counts as shut.
+const STARTS: u64 = 3;
+/// What a daemon's log says when it serves.
+const READY: &str = " is ready on ";
+/// Ports outside of the range that the kernel takes for outgoing connections: one of those could get a
+/// daemon's port while it is down.
+const PORTS: std::ops::Range<u64> = 10_000..30_000;
+const PORT_TRIES: u32 = 50;
+/// Clients of a load.
+const CLIENTS: usize = 16;
+/// Deadline of their requests, in milliseconds.
+const TIMEOUT_MS: u32 = 3_000;
+
+/// Three daemons and what judges them. Dropping it kills the daemons.
+pub(super) struct Ground {
+    /// The daemons.
+    pub(super) cluster: Cluster,
+    /// Acknowledged, refused and unknown writes.
+    pub(super) ledger: Ledger,
+    /// Chance.
+    pub(super) rng: Rng,
+    /// How the drill goes.
+    pub(super) score: Score,
+    logs: PathBuf,
+}
+
+impl Ground {
+    /// Files of a cluster under the plan's directory, and its ledger. Nothing is started.
+    pub(super) fn prepare(plan: &Plan) -> Result<Self, String> {
+        let fault = |path: &Path, error: std::io::Error| format!("{}: {error}", path.display());
+        fs::create_dir_all(&plan.dir).map_err(|error| fault(&plan.dir, error))?;
+        let logs = plan.dir.join("cluster");
+        let mut rng = Rng::new(plan.seed);
+        let shape =
+            Shape { cluster: "drill".into(), nodes: N.into(), n: N, r: 2, w: 2, partitions: 64 };
+        let mut tries = 0;
+        let cluster = loop {
+            let port = (PORTS.start + rng.below(PORTS.end - PORTS.start)) as u16;
+            match Cluster::create(plan.program.clone(), &logs, &shape, Some(port)) {
+                Err(why) if why.contains("in use") && tries < PORT_TRIES => tries += 1,
+                made => break made?,
+            }
+        };
+        let ledger = Ledger::open(&plan.dir.join("ledger"))?;
+        Ok(Ground { cluster, ledger, rng, score: Score::default(), logs })
+    }
+
+    /// The daemons' names.
+    pub(super) fn names(&self) -> Vec<String> {
+        self.cluster.daemons().iter().map(|daemon| daemon.name.clone()).collect()
+    }
+
+    /// Starts daemons and waits until they serve; one that ends instead is started again, three times in
+    /// all. Gives how long the slowest took from exec to ready, or `None` if a store stays shut.
+    pub(super) async fn open(&mut self, names: &[String]) -> Result<Option<Duration>, String> {
+        let begun = Instant::now();
+        let mut logs = Vec::new();
+        for name in names {
+            logs.push((name, self.log(name)));
+            self.cluster.start(name)?;
+        }
+        let mut slowest = Duration::ZERO;
+        for (name, log) in logs {
+            let mut failed = 0;
+            while let Err(why) = self.await_ready(name, &log).await? {
+                failed += 1;
+                if failed == STARTS {
+                    self.score.shut += 1;
+                    self.score.notes.push(format!("{name} stays shut: {why}"));
+                    return Ok(None);
+                }
+                self.cluster.start(name)?;
+            }
+            self.score.failed_starts += failed;
+            slowest = slowest.max(begun.elapsed());
+        }
+        self.cluster.ready(READY_WAIT).await?;
+        Ok(Some(slowest))
+    }
+
+    /// Waits until a daemon serves; the inner error says how it ended instead.
+    async fn await_ready(&mut self, name: &str, log: &Log) -> Result<Result<(), String>, String> {
+        let begun = Instant::now();
+        while begun.elapsed() < OPEN_WAIT {
+            if log.says_ready() {
+                return Ok(Ok(()));
+            }
+            if let Some(how) = self.cluster.end_of(name) {
+                return Ok(Err(how));
+            }
+            sleep(POLL).await;
+        }
+        self.cluster.kill(name)?;
+        Ok(Err(format!("it was not ready after {} s", OPEN_WAIT.as_secs())))
+    }
+
+    /// The part of a daemon's log that is yet to be written.
+    pub(super) fn log(&self, name: &str) -> Log {
+        let path = self.logs.join(format!("{name}.log"));
+        let from = fs::metadata(&path).map_or(0, |file| file.len());
+        Log { path, from }
+    }
+
+    /// Ends a daemon with SIGKILL and counts it.
+    pub(super) fn kill(&mut self, name: &str) -> Result<(), String> {
+        self.cluster.kill(name)?;
+        self.score.kills += 1;
+        Ok(())
+    }
+
+    /// Ends all daemons that run with SIGKILL and counts them.
+    pub(super) fn kill_all(&mut self) -> Result<(), String> {
+        self.score.kills += self.cluster.kill_all()?;
+        Ok(())
+    }
+
+    /// A client that knows all daemons.
+    pub(super) async fn client(&self) -> Result<Client, String> {
+        let addresses: Vec<String> =
+            self.cluster.daemons().iter().map(|daemon| daemon.address.clone()).collect();
+        let options = Options::default();
+        Client::connect(&addresses, options).await.map_err(|failure| failure.to_string())
+    }
+
+    /// What a load is like: reads, writes with and without contexts, deletes.
+    pub(super) fn spec(&mut self, keys: u64, choice: Choice, sizes: Sizes) -> Spec {
+        Spec {
+            clients: CLIENTS,
+            mix: Mix { get: 0.25, put: 0.6, blind: 0.1, delete: 0.05 },
+            prefix: "drill/".into(),
+            keys,
+            choice,
+            sizes,
+            r: None,
+            w: None,
+            timeout_ms: TIMEOUT_MS,
+            operations: None,
+            duration: None,
+            seed: self.rng.next_u64(),
+        }
+    }
+
+    /// Writes every key that the ledger does not have yet, so that the stores hold `keys` of them.
+    pub(super) async fn fill(
+        &mut self,
+        client: &Client,
+        keys: u64,
+        sizes: Sizes,
+    ) -> Result<(), String> {
+        if self.ledger.read(|history| history.counts().keys).await? >= keys {
+            return Ok(());
+        }
+        let mix = Mix { blind: 1.0, ..Mix::default() };
+        let spec = self.spec(keys, Choice::Sweep, sizes);
+        let spec = Spec { clients: 64, mix, operations: Some(keys), ..spec };
+        Load::start(client, spec, Some(&self.ledger)).finish().await?;
+        let counts = self.ledger.read(|history| history.counts()).await?;
+        if counts.acknowledged < keys {
+            let got = counts.acknowledged;
+            return Err(format!("only {got} of the first {keys} writes were acknowledged"));
+        }
+        Ok(())
+    }
+
+    /// Reads from all replicas and judges: every key, or with `recent` those written since the last time.
+    /// What is found is counted, and told in a few words.
+    pub(super) async fn judge(&mut self, client: &Client, recent: bool) -> Result<String, String> {
+        let verdict = if recent {
+            verify_recent(client, &self.ledger, N).await?
+        } else {
+            verify(client, &self.ledger, N).await?
+        };
+        let mut told = format!(
+            "{} writes acknowledged so far, {} keys read",
+            verdict.counts.acknowledged, verdict.keys
+        );
+        if !verdict.is_clean() {
+            told += &format!(
+                ", {} WRITES LOST, {} faults, {} keys not readable",
+                verdict.lost, verdict.faults, verdict.unread
+            );
+        }
+        self.score.add(verdict);
+        Ok(told)
+    }
+}
+
+/// What a daemon logs from some moment on.
+pub(super) struct Log {
+    path: PathBuf,
+    from: u64,
+}
+
+impl Log {
+    /// Whether the daemon has said that it serves.
+    pub(super) fn says_ready(&self) -> bool {
+        let mut text = String::new();
+        let read = File::open(&self.path).and_then(|mut file| {
+            file.seek(SeekFrom::Start(self.from))?;
+            file.read_to_string(&mut text)
+        });
+        read.is_ok() && text.contains(READY)
+    }
+}

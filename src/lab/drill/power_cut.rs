@@ -1,0 +1,82 @@
+//! The power of all disks at once, under a load that has overwritten everything several times.
+
+use std::os::unix::fs::symlink;
+use std::time::Duration;
+
+use pixii::client::Client;
+use tokio::time::sleep;
+
+use super::disks::Disks;
+use super::ground::{Ground, N};
+use super::{Plan, Say, Score};
+use crate::lab::workload::choice::{Choice, Sizes};
+use crate::lab::workload::{Kind, Load, Mix, Spec};
+
+/// How often a load overwrites every key before the cut, at least.
+const SWEEPS: u64 = 3;
+const SIZES: Sizes = Sizes { usual: 1_000, large: 1 << 20, large_share: 0.02 };
+const POLL: Duration = Duration::from_millis(1);
+
+/// Rounds of: load, cut, kill -9, power back, restart, verification. The error says why the drill could
+/// not go on; faults of the daemons are in the score.
+pub(crate) async fn run(plan: &Plan, say: Say<'_>) -> Result<Score, String> {
+    // Declared before the daemons, so that it outlives them on every way out.
+    let disks = Disks::make(&plan.dir.join("disks"), N.into())?;
+    let mut ground = Ground::prepare(plan)?;
+    let names = ground.names();
+    for (name, mount) in names.iter().zip(disks.mounts()) {
+        let data = plan.dir.join("cluster").join(name);
+        symlink(&mount, &data).map_err(|error| format!("{}: {error}", data.display()))?;
+    }
+    if ground.open(&names).await?.is_none() {
+        return Ok(ground.score);
+    }
+    let client = ground.client().await?;
+    say(&format!("3 daemons, a disk each, {} keys; seed {}", plan.keys, plan.seed))?;
+    for round in 1..=plan.rounds {
+        let (puts, large) = cut_all(&mut ground, &disks, &client, plan).await?;
+        disks.restore()?;
+        if ground.open(&names).await?.is_none() {
+            return Ok(ground.score);
+        }
+        let judged = ground.judge(&client, false).await?;
+        ground.score.rounds = round;
+        say(&format!(
+            "round {round}: power cut after {puts} puts of {} keys (about {large} MiB); {judged}",
+            plan.keys
+        ))?;
+    }
+    ground.cluster.stop_all()?;
+    Ok(ground.score)
+}
+
+/// Loads, and cuts while the load goes on. Gives the puts acknowledged in this round, and about how many
+/// MiB they took.
+async fn cut_all(
+    ground: &mut Ground,
+    disks: &Disks,
+    client: &Client,
+    plan: &Plan,
+) -> Result<(u64, u64), String> {
+    let mix = Mix { put: 1.0, ..Mix::default() };
+    let spec = Spec { mix, ..ground.spec(plan.keys, Choice::Sweep, SIZES) };
+    // What is under way is not done yet.
+    let enough = SWEEPS * plan.keys + spec.clients as u64 + ground.rng.below(plan.keys);
+    let load = Load::start(client, spec, Some(&ground.ledger));
+    while load.begun() < enough {
+        if let Some((name, how)) = ground.cluster.ended().pop() {
+            return Err(format!("{name} {how}, before the power was cut"));
+        }
+        sleep(POLL).await;
+    }
+    disks.cut()?;
+    ground.kill_all()?;
+    let report = load.stop().await?;
+    let puts = report.kind(Kind::Put).map_or(0, |tally| tally.done());
+    if puts < SWEEPS * plan.keys {
+        let keys = plan.keys;
+        ground.score.notes.push(format!("only {puts} puts of {keys} keys before a cut"));
+    }
+    let bytes = puts as f64 * (SIZES.usual as f64 + SIZES.large_share * SIZES.large as f64);
+    Ok((puts, (bytes / f64::from(1 << 20)) as u64))
+}

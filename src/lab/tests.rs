@@ -1,0 +1,158 @@
+//! A load, its ledger and its verification against a real daemon on a store in memory.
+
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use pixii::client::{Client, Options, Put};
+use pixii::config::Config;
+use pixii::engine;
+use pixii::store::memory::MemoryStore;
+use pixii::types::Key;
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+
+use super::ledger::{Fault, Ledger, verify, verify_recent};
+use super::workload::choice::{Choice, Sizes};
+use super::workload::{Kind, Load, Mix, Report, Spec};
+
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A daemon with an empty store. Dropping it ends it.
+struct Daemon {
+    stop: mpsc::Sender<String>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Daemon {
+    fn start(port: u16) -> Self {
+        let text = format!(
+            "name = \"n1\"\ncluster = \"test\"\ndata_dir = \"unused\"\nn = 1\npartitions = 8\n\
+             listen = \"127.0.0.1:{port}\"\n[[members]]\nname = \"n1\"\naddress = \"127.0.0.1:{port}\"\n"
+        );
+        let config = Config::parse(&text, Path::new("test.toml")).unwrap();
+        let (stop, stopped) = mpsc::channel(1);
+        let store = Arc::new(MemoryStore::default());
+        let thread = thread::spawn(move || engine::run(&config, store, stopped).unwrap());
+        Daemon { stop, thread: Some(thread) }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.stop.try_send("the test".into());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A port that the kernel gives to nobody else for a while.
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let near = TcpStream::connect(address).unwrap();
+    let (far, _) = listener.accept().unwrap();
+    drop(far);
+    drop(near);
+    address.port()
+}
+
+async fn connect(port: u16) -> Client {
+    let (begun, addresses) = (Instant::now(), [format!("127.0.0.1:{port}")]);
+    loop {
+        match Client::connect(&addresses, Options::default()).await {
+            Ok(client) => return client,
+            Err(failure) => assert!(begun.elapsed() < DEADLINE, "{failure}"),
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn spec(choice: Choice) -> Spec {
+    Spec {
+        clients: 8,
+        mix: Mix { get: 0.2, put: 0.5, blind: 0.2, delete: 0.1 },
+        prefix: "k".into(),
+        keys: 40,
+        choice,
+        sizes: Sizes { usual: 100, large: 70_000, large_share: 0.05 },
+        r: None,
+        w: None,
+        timeout_ms: 20_000,
+        operations: Some(1_000),
+        duration: None,
+        seed: 11,
+    }
+}
+
+fn done(report: &Report) -> u64 {
+    report.kinds.values().map(|tally| tally.done() + tally.refused + tally.unknown).sum()
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_is_there_and_what_is_gone_or_strange_is_reported() {
+    let (port, dir) = (free_port(), tempfile::tempdir().unwrap());
+    let daemon = Daemon::start(port);
+    let client = connect(port).await;
+    let ledger = Ledger::open(&dir.path().join("ledger")).unwrap();
+    for choice in [Choice::Uniform, Choice::Zipf(0.99), Choice::Sweep] {
+        let report = Load::start(&client, spec(choice), Some(&ledger)).finish().await.unwrap();
+        assert!(done(&report) >= 900, "reads for a context come on top: {}", done(&report));
+        let kinds: Vec<Kind> = report.kinds.keys().copied().collect();
+        assert_eq!(kinds, [Kind::Get, Kind::Put, Kind::Blind, Kind::Delete]);
+        let verdict = verify_recent(&client, &ledger, 1).await.unwrap();
+        assert!(verdict.is_clean(), "seed 11, {choice:?}: {verdict:?}");
+    }
+    let verdict = verify(&client, &ledger, 1).await.unwrap();
+    assert!(verdict.is_clean() && verdict.keys == 40 && verdict.counts.acknowledged > 1_000);
+    let alive = verdict.values;
+    assert!(alive > 0);
+
+    let key = Key::new(&b"k00000001"[..]).unwrap();
+    let context = Some(client.get(&key, None, 20_000).await.unwrap().context);
+    let (value, write) = (Bytes::from_static(b"a stranger's value"), client.write_id());
+    let put = Put { key: key.clone(), value, context, write, w: None };
+    client.put(put, 20_000).await.unwrap();
+    let verdict = verify(&client, &ledger, 1).await.unwrap();
+    let strange = verdict.findings.iter().filter(|finding| finding.fault == Fault::Foreign);
+    assert_eq!(strange.map(|finding| &finding.key).collect::<Vec<_>>(), [&key]);
+
+    drop(daemon);
+    let _empty = Daemon::start(port);
+    let verdict = verify(&connect(port).await, &ledger, 1).await.unwrap();
+    assert!(verdict.lost >= alive && verdict.lost == verdict.faults, "{verdict:?}");
+}
+
+#[tokio::test]
+async fn a_load_of_own_keys_needs_no_reads_and_makes_no_siblings() {
+    let (port, dir) = (free_port(), tempfile::tempdir().unwrap());
+    let _daemon = Daemon::start(port);
+    let client = connect(port).await;
+    let ledger = Ledger::open(&dir.path().join("ledger")).unwrap();
+    let mix = Mix { put: 1.0, ..Mix::default() };
+    let load = Load::start(&client, Spec { mix, ..spec(Choice::Own) }, Some(&ledger));
+    let report = load.finish().await.unwrap();
+    assert_eq!(report.kind(Kind::Put).unwrap().done(), 1_000);
+    assert!(report.kind(Kind::Get).is_none());
+    let verdict = verify(&client, &ledger, 1).await.unwrap();
+    assert!(verdict.is_clean() && verdict.values == verdict.keys, "{verdict:?}");
+}
+
+#[tokio::test]
+async fn a_load_ends_when_it_is_told_to() {
+    let port = free_port();
+    let _daemon = Daemon::start(port);
+    let client = connect(port).await;
+    let load = Load::start(&client, Spec { operations: None, ..spec(Choice::Uniform) }, None);
+    let begun = Instant::now();
+    while load.begun() < 100 {
+        assert!(begun.elapsed() < DEADLINE);
+        sleep(Duration::from_millis(1)).await;
+    }
+    let report = load.stop().await.unwrap();
+    assert!(done(&report) >= 50);
+}

@@ -420,8 +420,6 @@ fn unfitting() -> Failure {
 
 /// True for refusals that say something about the node rather than the request.
 fn another_home_may_accept(refusal: &Refusal) -> bool {
-    matches!(
-        refusal,
-        Refusal::Unreachable { .. } | Refusal::NotHome | Refusal::Damaged | Refusal::Stopping
-    )
+    use Refusal::{Damaged, NoSpace, NotHome, Stopping, Unreachable};
+    matches!(refusal, Unreachable { .. } | NotHome | Damaged | NoSpace { .. } | Stopping)
 }

@@ -2,6 +2,7 @@
 //! store's threads and the real clock.
 
 mod process;
+mod space;
 mod storage;
 
 use std::collections::{HashMap, HashSet};
@@ -23,7 +24,7 @@ use crate::message::{
 };
 use crate::net::frames::{Held, Outbox};
 use crate::net::{CLIENT_LIMITS, Event, Hub, Identity, listener, peers};
-use crate::node::{self, ClientId, Input, Node, Output};
+use crate::node::{self, ClientId, Input, Node, Output, Shortage};
 use crate::rng::Rng;
 use crate::store::disk::{DiskStore, OpenError};
 use crate::store::{LifeError, Meta, Owner, Store, StoreError, begin_life, end_life};
@@ -122,7 +123,8 @@ pub fn run(
         }
     };
     let (reports, reported) = unbounded_channel();
-    let storage = Storage::start(&store, reports).map_err(system("threads"))?;
+    let reserve_bytes = config.disk_reserve_mib << 20;
+    let storage = Storage::start(&store, reserve_bytes, reports).map_err(system("threads"))?;
     let facts = Facts { store: meta.store, incarnation, recovered };
     let served = runtime.block_on(async {
         let node = Node::new(machine_config(config), meta, seed);
@@ -173,6 +175,8 @@ struct Engine<'a> {
     /// Who waits for a status, which waits for the store.
     status_calls: Vec<(ClientId, u64)>,
     busy: u64,
+    /// Whether the node refuses writes for want of space.
+    short: bool,
     /// The task that accepts connections.
     accepting: Option<AbortHandle>,
     /// When a stop that has begun no longer waits for the requests under way.
@@ -211,6 +215,7 @@ impl<'a> Engine<'a> {
             requests: HashMap::new(),
             status_calls: Vec::new(),
             busy: 0,
+            short: false,
             accepting: None,
             finish_by: None,
         }
@@ -288,9 +293,24 @@ impl<'a> Engine<'a> {
                     self.reply(client, id, ReplyBody::Status(status.clone()));
                 }
             }
+            Report::Space(shortage) => self.space(shortage),
             Report::Failed(error) => return Err(error),
         }
         Ok(())
+    }
+
+    fn space(&mut self, shortage: Option<Shortage>) {
+        let name = &self.config.name;
+        match shortage {
+            Some(Shortage { free_bytes, reserve_bytes }) if !self.short => warn!(
+                "node {name} refuses writes: its disk has {free_bytes} bytes left and keeps \
+                 {reserve_bytes} in reserve"
+            ),
+            None if self.short => info!("node {name} takes writes again: its disk has room"),
+            _ => {}
+        }
+        self.short = shortage.is_some();
+        self.input(Input::Space(shortage));
     }
 
     fn event(&mut self, event: Event) {

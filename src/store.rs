@@ -149,6 +149,11 @@ pub trait Store: Send + Sync {
 
     /// Bytes taken on disk.
     fn disk_bytes(&self) -> Result<u64, StoreError>;
+
+    /// Bytes that the disk has left for this store; `None` where nothing limits it.
+    fn free_bytes(&self) -> Result<Option<u64>, StoreError> {
+        Ok(None)
+    }
 }
 
 /// Begins a life of the store: consumes the clean-stop marker, and voids all serials if there was none.

@@ -359,4 +359,9 @@ impl Store for DiskStore {
     fn disk_bytes(&self) -> Result<u64, StoreError> {
         Ok(self.sled.disk_bytes()?)
     }
+
+    fn free_bytes(&self) -> Result<Option<u64>, StoreError> {
+        let free = self.directory.free_bytes();
+        Ok(Some(free.map_err(|error| self.sled.fail(error.into()))?))
+    }
 }

@@ -1,5 +1,6 @@
 //! The verbs of the command, what they share, and how they end.
 
+mod check;
 mod cluster;
 mod delete;
 mod demo;
@@ -72,6 +73,7 @@ enum Verb {
     Status(status::Status),
     Ring(ring::Ring),
     Node(node::Node),
+    Check(check::Check),
     Dev(dev::Dev),
     Demo(demo::Demo),
     Sim(sim::Sim),
@@ -154,6 +156,7 @@ pub(crate) fn run() -> ExitCode {
         Verb::Status(verb) => verb.run(&shared),
         Verb::Ring(verb) => verb.run(&shared),
         Verb::Node(verb) => verb.run(&shared),
+        Verb::Check(verb) => verb.run(&shared),
         Verb::Dev(verb) => verb.run(),
         Verb::Demo(verb) => verb.run(),
         Verb::Sim(verb) => verb.run(&shared),

@@ -163,6 +163,20 @@ impl Sled {
         })
     }
 
+    /// Shows `visit` every place and its value, in order; the first fault ends it.
+    pub(super) fn entries(
+        &self,
+        mut visit: impl FnMut(&[u8], Bytes) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
+        self.run(|db| {
+            for entry in db.iter() {
+                let (place, value) = entry?;
+                visit(&place, Bytes::from_owner(value))?;
+            }
+            Ok(())
+        })
+    }
+
     /// Applies all of the batch or nothing; durable after the next [`Sled::sync`].
     pub(in crate::store) fn apply(&self, batch: Batch) -> Result<(), Fault> {
         self.run(|db| Ok(db.apply_batch(batch)?))

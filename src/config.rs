@@ -43,7 +43,7 @@ pub struct Config {
     pub w: u8,
     /// Memory for the store's cache, in MiB.
     pub cache_mib: u64,
-    /// With less free space on its disk than this, in MiB, the node refuses writes; 0: it never does.
+    /// With less free space on its disk than this, in MiB, the node refuses writes.
     pub disk_reserve_mib: u64,
     /// What is logged: a level, or more in the syntax of `EnvFilter`.
     pub log: String,

@@ -14,7 +14,7 @@ pub(super) struct Space {
 }
 
 impl Space {
-    /// Nothing has been said yet; with a reserve of 0 nothing ever will be.
+    /// Nothing has been said yet. With a reserve of 0, too little is nothing at all.
     pub(super) fn new(reserve_bytes: u64) -> Self {
         Space { reserve_bytes, shortage: None }
     }
@@ -24,10 +24,10 @@ impl Space {
         self.shortage.is_some()
     }
 
-    /// Looks at the bytes that are free and not spoken for: what is to be said now, if anything.
+    /// Takes the bytes that are free: what is to be said now, if anything.
     pub(super) fn look(&mut self, free_bytes: u64) -> Option<Option<Shortage>> {
         let slack = if self.is_short() { self.reserve_bytes / SLACK } else { 0 };
-        let short = free_bytes < self.reserve_bytes.saturating_add(slack);
+        let short = free_bytes < self.reserve_bytes.saturating_add(slack).max(1);
         let reserve_bytes = self.reserve_bytes;
         let shortage = short.then_some(Shortage { free_bytes, reserve_bytes });
         let changed = shortage != self.shortage;
@@ -51,6 +51,8 @@ mod tests {
         assert!(space.is_short());
         assert_eq!(space.look(170), Some(None));
         assert_eq!(space.look(160), None);
-        assert_eq!(Space::new(0).look(0), None);
+        assert_eq!(Space::new(0).look(1), None);
+        let none = Shortage { free_bytes: 0, reserve_bytes: 0 };
+        assert_eq!(Space::new(0).look(0), Some(Some(none)));
     }
 }

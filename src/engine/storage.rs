@@ -221,10 +221,10 @@ impl Writer<'_> {
         self.ahead.next()
     }
 
-    /// Looks at the free space, less what is on its way to the disk, and tells what is new.
+    /// Looks at the free space beside what is on its way to the disk, and tells what is new.
     fn look(&mut self) -> Result<(), StoreError> {
-        let Some(free) = self.store.free_bytes()? else { return Ok(()) };
-        let free = free.saturating_sub(self.backlog.load(Ordering::Relaxed));
+        let coming = self.backlog.load(Ordering::Relaxed);
+        let Some(free) = self.store.free_bytes(coming)? else { return Ok(()) };
         if let Some(news) = self.space.look(free) {
             let _ = self.reports.send(Report::Space(news));
         }

@@ -387,8 +387,7 @@ impl Store for DiskStore {
         Ok(self.sled.disk_bytes()?)
     }
 
-    fn free_bytes(&self) -> Result<Option<u64>, StoreError> {
-        let free = self.directory.free_bytes();
-        Ok(Some(free.map_err(|error| self.sled.fail(error.into()))?))
+    fn free_bytes(&self, coming_bytes: u64) -> Result<Option<u64>, StoreError> {
+        Ok(Some(self.sled.free_beside(coming_bytes)?))
     }
 }

@@ -283,7 +283,7 @@ impl Store for Faulty {
     fn disk_bytes(&self) -> Result<u64, StoreError> {
         Ok(4_711)
     }
-    fn free_bytes(&self) -> Result<Option<u64>, StoreError> {
+    fn free_bytes(&self, _: u64) -> Result<Option<u64>, StoreError> {
         Ok(*self.free_bytes.lock().unwrap())
     }
 }

@@ -73,12 +73,6 @@ impl Directory {
         if sound { u64::from_be_bytes(number) } else { 0 }
     }
 
-    /// Bytes that this process may still take on the directory's file system.
-    pub(super) fn free_bytes(&self) -> io::Result<u64> {
-        let disk = rustix::fs::fstatvfs(&self.mark)?;
-        Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
-    }
-
     /// Where sled is.
     pub(super) fn data(&self) -> PathBuf {
         self.path.join("sled")

@@ -1,6 +1,7 @@
 //! The verbs of the command, what they share, and how they end.
 
 mod bench;
+mod check;
 pub(crate) mod cluster;
 mod completions;
 mod delete;
@@ -77,6 +78,7 @@ enum Verb {
     Status(status::Status),
     Ring(ring::Ring),
     Node(node::Node),
+    Check(check::Check),
     Dev(dev::Dev),
     Demo(demo::Demo),
     Sim(sim::Sim),
@@ -171,6 +173,7 @@ pub(crate) fn run() -> ExitCode {
         Verb::Status(verb) => verb.run(&shared),
         Verb::Ring(verb) => verb.run(&shared),
         Verb::Node(verb) => verb.run(&shared),
+        Verb::Check(verb) => verb.run(&shared),
         Verb::Dev(verb) => verb.run(),
         Verb::Demo(verb) => verb.run(),
         Verb::Sim(verb) => verb.run(&shared),

@@ -429,6 +429,7 @@ fn another_home_may_accept(refusal: &Refusal) -> bool {
         Refusal::Unreachable { .. }
             | Refusal::NotHome
             | Refusal::Damaged
+            | Refusal::NoSpace { .. }
             | Refusal::Starting { .. }
             | Refusal::Stopping
     )

@@ -19,6 +19,7 @@ pub const DEFAULT_LISTEN: &str = "127.0.0.1:7432";
 const MAX_FILE_BYTES: u64 = 1 << 20;
 const MAX_ADDRESS_BYTES: usize = 261;
 const CACHE_MIB: RangeInclusive<i64> = 1..=1_048_576;
+const RESERVE_MIB: RangeInclusive<i64> = 0..=1_048_576;
 
 /// What is wrong with a configuration, in one sentence that begins with the file. Nothing was started.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -45,6 +46,8 @@ pub struct Config {
     pub bootstrap: bool,
     /// Memory for the store's cache, in MiB.
     pub cache_mib: u64,
+    /// With less free space on its disk than this, in MiB, the node refuses writes.
+    pub disk_reserve_mib: u64,
     /// What is logged: a level, or more in the syntax of `EnvFilter`.
     pub log: String,
     /// Every member, this node among them.
@@ -67,6 +70,7 @@ struct Keys {
     w: Option<i64>,
     partitions: Option<i64>,
     cache_mib: Option<i64>,
+    disk_reserve_mib: Option<i64>,
     #[serde(default = "default_log")]
     log: String,
     members: Vec<MemberKeys>,
@@ -134,6 +138,8 @@ fn check(keys: Keys) -> Result<Config, String> {
     let r = number("r", keys.r.unwrap_or(quorum), 1..=i64::from(n))? as u8;
     let w = number("w", keys.w.unwrap_or(quorum), 1..=i64::from(n))? as u8;
     let cache_mib = number("cache_mib", keys.cache_mib.unwrap_or(64), CACHE_MIB)? as u64;
+    let reserve = keys.disk_reserve_mib.unwrap_or(256);
+    let disk_reserve_mib = number("disk_reserve_mib", reserve, RESERVE_MIB)? as u64;
     EnvFilter::try_new(&keys.log).map_err(|error| {
         format!("log = \"{}\": not a level or filter: {error}", keys.log.escape_debug())
     })?;
@@ -144,7 +150,20 @@ fn check(keys: Keys) -> Result<Config, String> {
     let ring = Ring::new(&members.ids(), n, partitions).map_err(|e: RingError| e.to_string())?;
     let Keys { name, cluster, data_dir, listen, log, .. } = keys;
     let bootstrap = false;
-    Ok(Config { name, cluster, data_dir, listen, r, w, bootstrap, cache_mib, log, members, ring })
+    Ok(Config {
+        name,
+        cluster,
+        data_dir,
+        listen,
+        r,
+        w,
+        bootstrap,
+        cache_mib,
+        disk_reserve_mib,
+        log,
+        members,
+        ring,
+    })
 }
 
 fn number(key: &str, given: i64, bounds: RangeInclusive<i64>) -> Result<i64, String> {

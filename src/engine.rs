@@ -2,6 +2,7 @@
 //! store's threads and the real clock.
 
 mod process;
+mod space;
 mod storage;
 
 use std::collections::{HashMap, HashSet};
@@ -10,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, channel, unbounded_channel};
@@ -23,7 +25,7 @@ use crate::message::{
 };
 use crate::net::frames::{Held, Outbox};
 use crate::net::{CLIENT_LIMITS, Event, Hub, Identity, listener, peers};
-use crate::node::{self, ClientId, Input, Node, Notice, Output};
+use crate::node::{self, ClientId, Input, Node, Notice, Output, Shortage};
 use crate::rng::Rng;
 use crate::store::disk::{DiskStore, OpenError};
 use crate::store::{LifeError, Meta, Owner, Store, StoreError, begin_life, end_life};
@@ -49,6 +51,8 @@ const FLUSH: Duration = Duration::from_secs(1);
 const SERIAL_BLOCK: u64 = 1 << 16;
 /// Reasons to stop that may wait; the first one counts.
 const MAX_STOPS: usize = 4;
+/// What the service manager shows while all is well.
+const SERVING: &str = "serving";
 /// The longest sleep without a reason to wake.
 const LONG: Duration = Duration::from_secs(3_600);
 
@@ -72,6 +76,22 @@ pub enum ServeError {
     System(&'static str, io::Error),
 }
 
+impl ServeError {
+    /// True when what was configured does not fit what is there, so that starting again cannot help before
+    /// somebody has changed one of them.
+    pub fn needs_operator(&self) -> bool {
+        use OpenError::{Directory, Foreign, Format, NewerSchema};
+        match self {
+            ServeError::Open(error) => matches!(
+                error,
+                Directory { .. } | Foreign { .. } | Format { .. } | NewerSchema { .. }
+            ),
+            ServeError::Life(_, error) => matches!(error, LifeError::Owner(..) | LifeError::Ring),
+            _ => false,
+        }
+    }
+}
+
 /// Runs a daemon until a signal, a client, or with `follow_stdin` the end of standard input, stops it.
 /// Returns when its store is closed.
 pub fn serve(config: &Config, follow_stdin: bool) -> Result<(), ServeError> {
@@ -81,6 +101,15 @@ pub fn serve(config: &Config, follow_stdin: bool) -> Result<(), ServeError> {
     if follow_stdin {
         process::watch_stdin(stops.clone()).map_err(|error| ServeError::System("thread", error))?;
     }
+    let served = open_and_run(config, stop);
+    if let Err(error) = &served {
+        process::notify(NotifyState::Status(&error.to_string()));
+    }
+    served
+}
+
+fn open_and_run(config: &Config, stop: Receiver<String>) -> Result<(), ServeError> {
+    process::notify(NotifyState::Status("opening the store"));
     let store = Arc::new(DiskStore::open(&config.data_dir, config.cache_mib << 20)?);
     let served = run(config, store.clone(), stop);
     // Only a thread that is stuck in a failed store still has it then, and the process ends anyway.
@@ -122,7 +151,8 @@ pub fn run(
         }
     };
     let (reports, reported) = unbounded_channel();
-    let storage = Storage::start(&store, reports).map_err(system("threads"))?;
+    let reserve_bytes = config.disk_reserve_mib << 20;
+    let storage = Storage::start(&store, reserve_bytes, reports).map_err(system("threads"))?;
     let facts = Facts { store: meta.store, incarnation, recovered };
     let served = runtime.block_on(async {
         let node = Node::new(machine_config(config, boot_nonce), meta, seed);
@@ -173,6 +203,8 @@ struct Engine<'a> {
     /// Who waits for a status, which waits for the store.
     status_calls: Vec<(ClientId, u64)>,
     busy: u64,
+    /// Whether the node refuses writes for want of space.
+    short: bool,
     /// The task that accepts connections.
     accepting: Option<AbortHandle>,
     /// When a stop that has begun no longer waits for the requests under way.
@@ -211,6 +243,7 @@ impl<'a> Engine<'a> {
             requests: HashMap::new(),
             status_calls: Vec::new(),
             busy: 0,
+            short: false,
             accepting: None,
             finish_by: None,
         }
@@ -231,6 +264,8 @@ impl<'a> Engine<'a> {
             tokio::spawn(link);
         }
         info!("node {} is ready on {}", self.config.name, self.config.listen);
+        process::notify(NotifyState::Ready);
+        process::notify(NotifyState::Status(SERVING));
         while !self.is_finished() {
             let wake = self.wake_at();
             tokio::select! {
@@ -288,9 +323,30 @@ impl<'a> Engine<'a> {
                     self.reply(client, id, ReplyBody::Status(status.clone()));
                 }
             }
+            Report::Space(shortage) => self.space(shortage),
             Report::Failed(error) => return Err(error),
         }
         Ok(())
+    }
+
+    fn space(&mut self, shortage: Option<Shortage>) {
+        let name = &self.config.name;
+        match shortage {
+            Some(Shortage { free_bytes, reserve_bytes }) if !self.short => {
+                warn!(
+                    "node {name} refuses writes: its disk has {free_bytes} bytes left and keeps \
+                     {reserve_bytes} in reserve"
+                );
+                process::notify(NotifyState::Status("serving reads only: its disk is nearly full"));
+            }
+            None if self.short => {
+                info!("node {name} takes writes again: its disk has room");
+                process::notify(NotifyState::Status(SERVING));
+            }
+            _ => {}
+        }
+        self.short = shortage.is_some();
+        self.input(Input::Space(shortage));
     }
 
     fn event(&mut self, event: Event) {
@@ -451,6 +507,7 @@ impl<'a> Engine<'a> {
     fn begin_stop(&mut self, why: &str) {
         if self.finish_by.is_none() {
             info!("node {} stops: {why}", self.config.name);
+            process::notify(NotifyState::Stopping);
             self.finish_by = Some(Instant::now() + FINISH);
             if let Some(accepting) = &self.accepting {
                 accepting.abort();

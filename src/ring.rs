@@ -1,8 +1,51 @@
 //! The ring: the hash space in Q equal partitions, and which nodes are home to each.
+//!
+//! A [`Ring`] is a versioned placement table. [`Ring::new`] and [`Ring::place`] make version 1; every
+//! later version is a pure function of the one before and the members ([`Ring::next`]), in whole
+//! numbers only, so that all nodes compute the same. Of two tables the one that [`Ring::supersedes`] the
+//! other is in force.
+//!
+//! **Zones come first.** A member without a zone is a zone of its own. Let s be the least number for which
+//! the sum of min(s, members) over all zones reaches N ([`Ring::spread`]; 1 if there are N zones). Then
+//! every partition has at least min(s-1, members) and at most min(s, members) replicas in every zone: N
+//! different zones where there are as many, else as even as the zones' sizes permit.
+//!
+//! **Balance comes second.** A member's share is proportional to its weight, but at most Q (a node holds a
+//! partition once), and the shares of a zone add up to what the rule above leaves it: a small zone that
+//! must hold a replica of everything has all of it on its few members, and the rest goes to the others
+//! by weight. A member's load is its share rounded down or up. So with equal weights, and zones that are
+//! none or large enough, no member holds more than N·Q / members rounded up.
+//!
+//! **Then as little as possible moves.** The shares are rounded as near as possible to what the members
+//! hold (`ring/shares.rs`), and a minimum-cost flow finds the table with these loads that moves least
+//! (`ring/flow.rs`). A join must move what the new member then holds, a leave what the old one held; to
+//! this may come 15 % or 2 replicas, whichever is more. Where weights or zones make that too little (a
+//! member close to Q can take only the few partitions that it lacks), the loads give way instead, no
+//! further than needed: up to a quarter of the share, rounded up, on either side of it. Later changes bring
+//! them back. A change of a weight or a zone moves what it takes, and then all loads are exact.
+
+mod flow;
+mod plan;
+mod shares;
+mod table;
+
+use bincode::{BorrowDecode, Encode};
+use bytes::Bytes;
 
 use crate::types::{Key, MAX_MEMBERS, MAX_N, MAX_PARTITIONS, NodeId, Partition, first_u64, hash64};
+use plan::Plan;
+use shares::Layout;
 
-/// Why a ring cannot be made.
+/// The weight of a member for which none is given.
+pub const DEFAULT_WEIGHT: u16 = 100;
+/// Largest weight of a member. The smallest is 1.
+pub const MAX_WEIGHT: u16 = 1_000;
+
+/// How far a load may be from its share, at most: so many parts of the whole share.
+const MAX_SLACK: usize = 16;
+const WHOLE: usize = 64;
+
+/// Why a ring cannot be made. No table was changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RingError {
     /// N outside its bounds.
@@ -25,58 +68,119 @@ pub enum RingError {
     /// Q outside its bounds.
     #[error("partitions = {0}: the hash space is cut in 1 to {MAX_PARTITIONS}")]
     Partitions(u16),
+    /// A weight outside its bounds.
+    #[error("weight = {0}: a member's weight is 1 to {MAX_WEIGHT}")]
+    Weight(u16),
+    /// No version number is left.
+    #[error("the ring has version {0}, and none comes after it")]
+    Version(u64),
+    /// A table from disk or from a peer that no node could have made.
+    #[error(
+        "ring version {version}: not every one of {partitions} partitions has {n} distinct members"
+    )]
+    Homes {
+        /// The table's version.
+        version: u64,
+        /// Its partitions.
+        partitions: u16,
+        /// The homes that each should have.
+        n: u8,
+    },
 }
 
-/// A placement table: the home replicas of every partition. A pure function of its arguments, the
-/// same on every node. No member holds more than its share rounded up.
+/// Nodes that fail together (a rack, a room, a site): the hash of the zone's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub struct Zone(pub u64);
+
+impl Zone {
+    /// The zone called `name`.
+    pub fn of(name: &str) -> Self {
+        Zone(hash64(&[b"zone", name.as_bytes()]))
+    }
+}
+
+/// A member as the ring sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub struct RingMember {
+    /// Who it is.
+    pub id: NodeId,
+    /// How much of the data it takes beside the others, 1 to [`MAX_WEIGHT`]: one of weight 200 is home to
+    /// twice as many partitions as one of weight 100. Only the ratios matter.
+    pub weight: u16,
+    /// Where it is; `None` is a zone of its own.
+    pub zone: Option<Zone>,
+}
+
+impl RingMember {
+    /// A member of the default weight and no zone.
+    pub fn plain(id: NodeId) -> Self {
+        RingMember { id, weight: DEFAULT_WEIGHT, zone: None }
+    }
+}
+
+/// A placement table: the home replicas of every partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ring {
-    members: Vec<NodeId>,
+    version: u64,
+    members: Vec<RingMember>,
     homes: Vec<Vec<NodeId>>,
     n: u8,
 }
 
 impl Ring {
-    /// Places `partitions` partitions, `n` replicas each, on `members` (any order, equal weights).
-    ///
-    /// Each partition takes the `n` members that hold least so far, which keeps the loads within one of
-    /// each other; ties go by rendezvous hashing (Thaler and Ravishankar, 1998), which mixes the
-    /// neighbours of every member.
+    /// Version 1 for members of equal weight without zones: [`Ring::place`] with the defaults.
     pub fn new(members: &[NodeId], n: u8, partitions: u16) -> Result<Self, RingError> {
-        let mut members = members.to_vec();
-        members.sort_unstable();
-        if n == 0 || n > MAX_N {
-            return Err(RingError::Replicas(n));
-        }
-        if members.len() < usize::from(n) {
-            return Err(RingError::TooFewMembers { n, members: members.len() });
-        }
-        if members.len() > MAX_MEMBERS {
-            return Err(RingError::TooManyMembers(members.len()));
-        }
-        if members.windows(2).any(|pair| pair[0] == pair[1]) {
-            return Err(RingError::Duplicate);
-        }
-        if partitions == 0 || partitions > MAX_PARTITIONS {
-            return Err(RingError::Partitions(partitions));
-        }
-        let mut load = vec![0u32; members.len()];
-        let mut homes = Vec::with_capacity(usize::from(partitions));
-        for p in 0..partitions {
-            let mut order: Vec<(u32, u64, usize)> = members
-                .iter()
-                .enumerate()
-                .map(|(at, member)| (load[at], rank(Partition(p), *member), at))
-                .collect();
-            order.sort_unstable();
-            order.truncate(usize::from(n));
-            for (_, _, at) in &order {
-                load[*at] += 1;
-            }
-            order.sort_unstable_by_key(|(_, rank, _)| *rank);
-            homes.push(order.into_iter().map(|(_, _, at)| members[at]).collect());
-        }
-        Ok(Ring { members, homes, n })
+        let members: Vec<RingMember> = members.iter().copied().map(RingMember::plain).collect();
+        Ring::place(&members, n, partitions)
+    }
+
+    /// Version 1: places `partitions` partitions, `n` replicas each, on `members` (any order).
+    ///
+    /// Partition by partition, the members furthest behind what they are due take it; ties go by
+    /// rendezvous hashing (Thaler and Ravishankar, 1998), which mixes the neighbours of every member.
+    /// What that leaves over the bounds is repaired as in [`Ring::next`].
+    pub fn place(members: &[RingMember], n: u8, partitions: u16) -> Result<Self, RingError> {
+        let members = check(members, n, partitions)?;
+        let homes = Plan::new(&members, usize::from(n), usize::from(partitions)).first();
+        Ok(Ring { version: 1, members, homes, n })
+    }
+
+    /// The next version, for these members (any order): joins, leaves and changes of weight or zone, one
+    /// or many at once. N and Q stay. The same members give the same homes.
+    pub fn next(&self, members: &[RingMember]) -> Result<Self, RingError> {
+        let members = check(members, self.n, self.partitions())?;
+        let version = self.version.checked_add(1).ok_or(RingError::Version(self.version))?;
+        let place = |id: &NodeId| members.binary_search_by_key(id, |member| member.id).ok();
+        let kept = self.homes.iter().map(|homes| homes.iter().filter_map(place).collect());
+        let plan = Plan::new(&members, usize::from(self.n), self.homes.len());
+        let homes = plan.next(&kept.collect(), &self.members, version);
+        Ok(Ring { version, members, homes, n: self.n })
+    }
+
+    /// The number of the table: 1 when the cluster is created, one more at each change.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Whether this table is in force where the other one is known too: the higher (version, digest) is.
+    pub fn supersedes(&self, other: &Ring) -> bool {
+        (self.version, self.digest()) > (other.version, other.digest())
+    }
+
+    /// How many replicas this table puts on nodes that were not home to the partition in `previous`.
+    pub fn moves_from(&self, previous: &Ring) -> usize {
+        let new = |(p, homes): (usize, &Vec<NodeId>)| {
+            let before = previous.homes.get(p).map_or(&[][..], Vec::as_slice);
+            homes.iter().filter(|id| !before.contains(id)).count()
+        };
+        self.homes.iter().enumerate().map(new).sum()
+    }
+
+    /// Most replicas of one partition that may be in one zone: 1 if there are at least N zones.
+    pub fn spread(&self) -> usize {
+        Layout::new(&self.members, usize::from(self.n), self.homes.len()).spread
     }
 
     /// The replication factor N.
@@ -90,7 +194,7 @@ impl Ring {
     }
 
     /// All members, sorted by id.
-    pub fn members(&self) -> &[NodeId] {
+    pub fn members(&self) -> &[RingMember] {
         &self.members
     }
 
@@ -108,8 +212,8 @@ impl Ring {
     /// All members in the order in which they serve the partition: its homes, then the stand-ins.
     pub fn preference_list(&self, partition: Partition) -> Vec<NodeId> {
         let homes = self.homes(partition);
-        let mut others: Vec<NodeId> =
-            self.members.iter().copied().filter(|member| !homes.contains(member)).collect();
+        let ids = self.members.iter().map(|member| member.id);
+        let mut others: Vec<NodeId> = ids.filter(|id| !homes.contains(id)).collect();
         others.sort_unstable_by_key(|member| rank(partition, *member));
         [homes, &others].concat()
     }
@@ -122,87 +226,47 @@ impl Ring {
     /// A digest of the whole table: nodes whose digests differ would place keys differently.
     pub fn digest(&self) -> u64 {
         let ids: Vec<u8> = self.homes.iter().flatten().flat_map(|id| id.0.to_be_bytes()).collect();
-        let members: Vec<u8> = self.members.iter().flat_map(|id| id.0.to_be_bytes()).collect();
-        hash64(&[b"ring", &[self.n], &members, &ids])
+        let members: Vec<u8> = self.members.iter().flat_map(|m| m.id.0.to_be_bytes()).collect();
+        let plain = |member: &RingMember| *member == RingMember::plain(member.id);
+        if self.version == 1 && self.members.iter().all(plain) {
+            return hash64(&[b"ring", &[self.n], &members, &ids]);
+        }
+        let mut places = Vec::new();
+        for member in &self.members {
+            places.extend(member.weight.to_be_bytes());
+            places.push(u8::from(member.zone.is_some()));
+            places.extend(member.zone.map_or(0, |zone| zone.0).to_be_bytes());
+        }
+        hash64(&[b"ring", &[self.n], &members, &ids, &self.version.to_be_bytes(), &places])
     }
+}
+
+/// The members in the order of their ids, if a ring can be made of them.
+fn check(members: &[RingMember], n: u8, partitions: u16) -> Result<Vec<RingMember>, RingError> {
+    if n == 0 || n > MAX_N {
+        return Err(RingError::Replicas(n));
+    }
+    if members.len() < usize::from(n) {
+        return Err(RingError::TooFewMembers { n, members: members.len() });
+    }
+    if members.len() > MAX_MEMBERS {
+        return Err(RingError::TooManyMembers(members.len()));
+    }
+    let mut members = members.to_vec();
+    members.sort_unstable();
+    if members.windows(2).any(|pair| pair[0].id == pair[1].id) {
+        return Err(RingError::Duplicate);
+    }
+    if let Some(member) = members.iter().find(|m| m.weight == 0 || m.weight > MAX_WEIGHT) {
+        return Err(RingError::Weight(member.weight));
+    }
+    if partitions == 0 || partitions > MAX_PARTITIONS {
+        return Err(RingError::Partitions(partitions));
+    }
+    Ok(members)
 }
 
 /// A member's place in the order of a partition (rendezvous hashing).
 fn rank(partition: Partition, member: NodeId) -> u64 {
     hash64(&[b"rank", &partition.0.to_be_bytes(), &member.0.to_be_bytes()])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn names(count: usize) -> Vec<NodeId> {
-        (0..count).map(|i| NodeId::of(&format!("n{i}"))).collect()
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(60))]
-        #[test]
-        fn balanced_and_distinct(count in 3usize..=100, n in 1u8..=3, q in 1u16..=512) {
-            let mut members = names(count);
-            let ring = Ring::new(&members, n, q).unwrap();
-            let slots = usize::from(q) * usize::from(n);
-            for member in &members {
-                prop_assert!(ring.share(*member) <= slots.div_ceil(count));
-                prop_assert!(ring.share(*member) >= slots / count);
-            }
-            for p in 0..q {
-                let list = ring.preference_list(Partition(p));
-                prop_assert_eq!(&list[..usize::from(n)], ring.homes(Partition(p)));
-                let mut distinct = list.clone();
-                distinct.sort_unstable();
-                distinct.dedup();
-                prop_assert_eq!(distinct.len(), count);
-            }
-            members.reverse();
-            prop_assert_eq!(ring, Ring::new(&members, n, q).unwrap());
-        }
-    }
-
-    #[test]
-    fn keys_spread_over_partitions_and_placement_is_golden() {
-        let ring = Ring::new(&names(5), 3, 256).unwrap();
-        let mut counts = vec![0u32; 256];
-        for i in 0..100_000u32 {
-            let key = Key::new(i.to_string().into_bytes()).unwrap();
-            counts[usize::from(ring.partition(&key).0)] += 1;
-        }
-        let (low, high) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
-        assert!(*low > 300 && *high < 490, "{low}..{high}, expected about 391");
-        // A changed digest moves data between nodes: it is a new version, never an accident.
-        assert_eq!(ring.digest(), 13_331_918_423_264_830_840);
-    }
-
-    #[test]
-    fn neighbours_are_mixed() {
-        let ring = Ring::new(&names(10), 3, 256).unwrap();
-        for member in ring.members() {
-            let mut neighbours: Vec<_> = (0..256)
-                .map(|p| ring.homes(Partition(p)))
-                .filter(|homes| homes.contains(member))
-                .flatten()
-                .collect();
-            neighbours.sort_unstable();
-            neighbours.dedup();
-            assert_eq!(neighbours.len(), 10, "every node shares some partition with every other");
-        }
-    }
-
-    #[test]
-    fn bad_rings_are_refused_by_name() {
-        let three = names(3);
-        assert_eq!(Ring::new(&three, 0, 8), Err(RingError::Replicas(0)));
-        assert_eq!(Ring::new(&three, 8, 8), Err(RingError::Replicas(8)));
-        let few = RingError::TooFewMembers { n: 5, members: 3 };
-        assert_eq!(few.to_string(), "n = 5 replicas need as many members, and there are 3");
-        assert_eq!(Ring::new(&three, 5, 8), Err(few));
-        assert_eq!(Ring::new(&three, 3, 0), Err(RingError::Partitions(0)));
-        assert_eq!(Ring::new(&[three[0]; 3], 3, 8), Err(RingError::Duplicate));
-    }
 }

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use judge::Broken;
 use scenario::Scenario;
 use world::World;
 
@@ -55,6 +56,8 @@ const EXPECTED: &[&str] = &[
     "writes unknown",
 ];
 
+/// Runs that are spent on making a failure shorter.
+const MAX_SHRINKS: usize = 400;
 /// A batch this long has to meet everything in [`EXPECTED`].
 const LONG_BATCH: u64 = 500;
 
@@ -68,8 +71,11 @@ pub struct Failure {
     pub seed: u64,
     /// What was promised and what happened.
     pub what: String,
-    /// The faults of the run, and all that happened to the key concerned, a line each.
+    /// The faults of the shortest run that still breaks a promise, and all that happened to the key
+    /// concerned, a line each.
     pub story: Vec<String>,
+    /// That run as JSON, for [`replay`].
+    pub schedule: String,
 }
 
 /// What a run came to.
@@ -85,18 +91,48 @@ pub struct Outcome {
 
 /// Runs one seed with `operations` client requests.
 pub fn run(seed: u64, operations: u32) -> Outcome {
-    let scenario = Scenario::draw(seed, operations);
+    run_scenario(&Scenario::draw(seed, operations))
+}
+
+/// Runs a schedule that a [`Failure`] kept. The error says why it is none.
+pub fn replay(schedule: &str) -> Result<Outcome, String> {
+    let scenario: Scenario = serde_json::from_str(schedule).map_err(|error| error.to_string())?;
+    scenario.check()?;
+    Ok(run_scenario(&scenario))
+}
+
+fn run_scenario(scenario: &Scenario) -> Outcome {
     let mut world = World::new(scenario.clone(), None);
-    let broken = world.run();
-    let failure = broken.map(|broken| {
-        // The same seed runs the same way: the story is told only when there is one.
-        let mut again = World::new(scenario.clone(), Some(broken.key.clone()));
-        again.run();
-        let mut story = scenario.describe();
-        story.append(&mut again.take_story());
-        Failure { seed, what: broken.what, story }
-    });
+    let failure = world.run().map(|broken| tell(scenario, broken));
     Outcome { counts: world.counts().clone(), digest: world.digest(), failure }
+}
+
+/// The failure of a run, made as short as it gets and told.
+fn tell(scenario: &Scenario, broken: Broken) -> Failure {
+    let (shortest, broken) = shrink(scenario.clone(), broken);
+    // The same scenario runs the same way: the story is told only when there is one.
+    let mut world = World::new(shortest.clone(), Some(broken.key));
+    world.run();
+    let mut story = shortest.describe();
+    story.append(&mut world.take_story());
+    let schedule = serde_json::to_string_pretty(&shortest).unwrap_or_default();
+    Failure { seed: scenario.seed, what: broken.what, story, schedule }
+}
+
+/// Leaves out faults and operations for as long as some promise is still broken.
+fn shrink(mut scenario: Scenario, mut broken: Broken) -> (Scenario, Broken) {
+    let mut tries = MAX_SHRINKS;
+    loop {
+        let shorter = scenario.shorter().into_iter().take(tries).find_map(|shorter| {
+            tries -= 1;
+            let broken = World::new(shorter.clone(), None).run()?;
+            Some((shorter, broken))
+        });
+        match shorter {
+            Some(found) => (scenario, broken) = found,
+            None => return (scenario, broken),
+        }
+    }
 }
 
 /// What a batch of runs came to.

@@ -177,6 +177,13 @@ pub trait Store: Send + Sync {
 
     /// Bytes taken on disk.
     fn disk_bytes(&self) -> Result<u64, StoreError>;
+
+    /// Bytes that the disk has left beside what this store needs for itself and for `coming_bytes` more
+    /// bytes of records; `None` where nothing limits it.
+    fn free_bytes(&self, coming_bytes: u64) -> Result<Option<u64>, StoreError> {
+        let _ = coming_bytes;
+        Ok(None)
+    }
 }
 
 /// Begins a life of the store: consumes the clean-stop marker, and voids store id and serials if there was

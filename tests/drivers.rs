@@ -33,6 +33,7 @@ fn a_configuration_has_defaults() {
     .unwrap();
     assert_eq!((config.ring.n(), config.r, config.w, config.ring.partitions()), (3, 2, 2, 256));
     assert_eq!((config.cache_mib, &*config.log, &*config.listen), (64, "info", "127.0.0.1:7432"));
+    assert_eq!(config.disk_reserve_mib, 256);
 }
 
 #[test]
@@ -60,6 +61,7 @@ fn mistakes_in_a_configuration_are_named_in_one_sentence() {
         ("n = 3", "n = 3\nw = 4", "w = 4: w is 1 to 3"),
         ("partitions = 16", "partitions = 5000", "partitions = 5000: partitions is 1 to 4096"),
         ("partitions = 16", "cache_mib = 0", "cache_mib = 0: cache_mib is 1 to 1048576"),
+        ("partitions = 16", "disk_reserve_mib = -1", "disk_reserve_mib is 0 to 1048576"),
         ("partitions = 16", "log = \"a=b=c\"", "log = \"a=b=c\": not a level or filter"),
         ("listen = \"127.0.0.1:1\"", "listen = \"0.0.0.0:1\"", "authentication is not built yet"),
         ("listen = \"127.0.0.1:1\"", "listen = \"[::1]:0\"", "port 1 to 65535"),
@@ -158,6 +160,45 @@ fn a_store_error_ends_the_daemon_with_its_reason_and_without_a_reply() {
     let daemon = Daemon::alone(store.clone());
     assert!(daemon.status().recovered);
     assert_eq!(values(daemon.client().ask(get("a"))).len(), 1, "what was acknowledged is there");
+}
+
+#[test]
+fn a_nearly_full_disk_refuses_writes_by_name_serves_reads_and_resumes_by_itself() {
+    let store = Arc::new(Faulty::default());
+    let daemon = Daemon::alone(store.clone());
+    let mut client = daemon.client();
+    client.ask(put("a", b"1"));
+    // The default reserve is 256 MiB. The writer looks before each batch, so the write that shows the
+    // shortage is still taken.
+    store.has_free(255 << 20);
+    until("a refusal", || match client.ask(put("b", b"2")) {
+        Response::Refused(refusal) => Some(refusal),
+        _ => None,
+    });
+    store.has_free(3);
+    until("the newest number", || {
+        let refusal = Refusal::NoSpace { free_bytes: 3, reserve_bytes: 256 << 20 };
+        (client.ask(put("b", b"2")) == Response::Refused(refusal)).then_some(())
+    });
+    assert_eq!(values(client.ask(get("a"))), [Blob(b"1".as_slice().into())]);
+    store.has_free(257 << 20);
+    // Not enough: a sixteenth of the reserve on top is.
+    assert!(matches!(client.ask(put("c", b"3")), Response::Refused(Refusal::NoSpace { .. })));
+    store.has_free(272 << 20);
+    until("service", || {
+        matches!(client.ask(put("c", b"3")), Response::Written { .. }).then_some(())
+    });
+
+    // Full from the start.
+    drop((client, daemon));
+    store.has_free(0);
+    let daemon = Daemon::alone(store.clone());
+    let mut client = daemon.client();
+    assert_eq!(values(client.ask(get("c"))), [Blob(b"3".as_slice().into())]);
+    until("a refusal", || {
+        matches!(client.ask(put("d", b"4")), Response::Refused(Refusal::NoSpace { .. }))
+            .then_some(())
+    });
 }
 
 #[test]

@@ -16,8 +16,17 @@ const FLOORS: [&[&str]; 5] = [
 ];
 
 /// Libraries that only floor 3 and above may name.
-const DRIVERS_ONLY: [&str; 7] =
-    ["tokio", "sled", "tracing", "signal_hook", "std::net", "std::time", "std::thread"];
+const DRIVERS_ONLY: [&str; 9] = [
+    "tokio",
+    "sled",
+    "tracing",
+    "signal_hook",
+    "rustix",
+    "sd_notify",
+    "std::net",
+    "std::time",
+    "std::thread",
+];
 
 fn floor_of(module: &str) -> Option<usize> {
     FLOORS.iter().position(|floor| floor.contains(&module))

@@ -13,8 +13,14 @@ use super::{Exit, Outcome, Trouble};
 /// Run a node: the daemon
 #[derive(Args)]
 #[command(after_help = "\
+It logs to standard error, its last line says why it ended. Under systemd it tells when it is ready.
+
+Exit codes: 0 stopped as it was told to; 1 something failed (the store, the port, the system), and starting
+it again may help; 2 starting it again cannot help: a mistake in the command line or the configuration, or
+a data directory of another node, of another format, or without permission.
+
 Examples:
-  pixii server --config /etc/pixii/pixii.toml")]
+  pixii server --config /etc/pixii/n1.toml")]
 pub(crate) struct Server {
     /// The node's configuration
     #[arg(long, value_name = "FILE")]
@@ -32,7 +38,7 @@ impl Server {
     /// Serves until told to stop.
     pub(crate) fn run(self) -> Outcome {
         let mut config =
-            Config::load(&self.config).map_err(|error| Trouble::error(error.to_string()))?;
+            Config::load(&self.config).map_err(|error| Trouble::usage(error.to_string()))?;
         config.bootstrap = self.bootstrap;
         tracing_subscriber::fmt()
             .with_env_filter(EnvFilter::new(&config.log))
@@ -40,7 +46,10 @@ impl Server {
             .with_ansi(io::stderr().is_terminal())
             .with_target(false)
             .init();
-        serve(&config, self.follow_stdin).map_err(|error| Trouble::error(error.to_string()))?;
+        serve(&config, self.follow_stdin).map_err(|error| match error.needs_operator() {
+            true => Trouble::usage(error.to_string()),
+            false => Trouble::error(error.to_string()),
+        })?;
         Ok(Exit::Done)
     }
 }

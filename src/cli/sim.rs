@@ -1,15 +1,18 @@
 //! `pixii sim`: many runs of the simulator, or one again.
 
+use std::fmt::Display;
+use std::fs;
 use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
 use std::thread::available_parallelism;
 use std::time::Instant;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use pixii::sim::{Batch, run_batch};
+use pixii::sim::{Batch, Failure, replay, run_batch};
 use serde_json::json;
 
-use super::{Exit, Outcome, Shared, Trouble};
+use super::{Exit, Outcome, Shared, Trouble, complain};
 
 const MAX_RUNS: u64 = 100_000_000;
 const MAX_OPERATIONS: u32 = 1_000_000;
@@ -19,6 +22,8 @@ Examples:
   pixii sim                           1,000 clusters, each through its own faults
   pixii sim --seed 4711 --runs 1      the run with this seed again, byte for byte
   pixii sim --runs 10000 --json       a long batch, its counts as JSON
+  pixii sim --save tests/regressions  keep the schedule of a failure
+  pixii sim --replay tests/regressions/*.json
 
 Exit code 0: every promise held (and, from 500 runs on, every kind of fault and refusal occurred). \
 A run that breaks a promise ends the batch: its seed, its faults and the history of the key are printed.";
@@ -33,6 +38,12 @@ pub(crate) struct Sim {
     /// How many runs
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=MAX_RUNS))]
     runs: u64,
+    /// Run these saved schedules instead of seeds
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    replay: Vec<PathBuf>,
+    /// Save the schedule of a run that breaks a promise in this folder
+    #[arg(long, value_name = "DIR")]
+    save: Option<PathBuf>,
     /// Client requests in each run
     #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_OPERATIONS)))]
     operations: u32,
@@ -40,6 +51,9 @@ pub(crate) struct Sim {
 
 impl Sim {
     pub(crate) fn run(&self, shared: &Shared) -> Outcome {
+        if !self.replay.is_empty() {
+            return self.replay_all();
+        }
         if self.seed.checked_add(self.runs).is_none() {
             let (seed, runs) = (self.seed, self.runs);
             let most = u64::MAX;
@@ -58,8 +72,33 @@ impl Sim {
         } else {
             self.print(out, &batch, seconds)?;
         }
+        if let (Some(dir), Some(failure)) = (&self.save, &batch.failure) {
+            save(dir, failure)?;
+        }
         let held = batch.failure.is_none() && batch.missing.is_empty();
         Ok(if held { Exit::Done } else { Exit::Error })
+    }
+
+    /// Runs saved schedules; says of each whether every promise holds now.
+    fn replay_all(&self) -> Outcome {
+        let out = &mut io::stdout().lock();
+        let mut exit = Exit::Done;
+        for file in &self.replay {
+            let named =
+                |error: &dyn Display| Trouble::error(format!("{}: {error}", file.display()));
+            let text = fs::read_to_string(file).map_err(|error| named(&error))?;
+            match replay(&text).map_err(|error| named(&error))?.failure {
+                None => writeln!(out, "{}: every promise held", file.display())?,
+                Some(failure) => {
+                    exit = Exit::Error;
+                    for line in &failure.story {
+                        writeln!(out, "{line}")?;
+                    }
+                    writeln!(out, "\n{}: a promise is broken: {}", file.display(), failure.what)?;
+                }
+            }
+        }
+        Ok(exit)
     }
 
     fn print(&self, out: &mut impl Write, batch: &Batch, seconds: f64) -> io::Result<()> {
@@ -83,6 +122,15 @@ impl Sim {
         writeln!(out, "digest {:016x}: the same seeds give it again", batch.digest)?;
         writeln!(out, "{runs} runs (seeds {first} to {last}) in {seconds:.1} s: every promise held")
     }
+}
+
+/// Keeps the schedule of a failure.
+fn save(dir: &Path, failure: &Failure) -> Result<(), Trouble> {
+    let file = dir.join(format!("seed-{}.json", failure.seed));
+    let written = fs::create_dir_all(dir).and_then(|()| fs::write(&file, &failure.schedule));
+    written.map_err(|error| Trouble::error(format!("{}: {error}", file.display())))?;
+    complain(&format!("the schedule is in {}", file.display()));
+    Ok(())
 }
 
 fn print_json(out: &mut impl Write, batch: &Batch, seconds: f64) -> io::Result<()> {

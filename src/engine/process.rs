@@ -1,9 +1,10 @@
-//! What a daemon has of its process: signals, standard input, randomness.
+//! What a daemon has of its process: signals, standard input, the service manager, randomness.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::thread::{Builder, JoinHandle};
 
+use sd_notify::NotifyState;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle, Signals};
 use signal_hook::low_level;
@@ -53,6 +54,11 @@ pub(super) fn watch_stdin(stop: Sender<String>) -> io::Result<()> {
         let _ = stop.try_send("the end of standard input".to_owned());
     })?;
     Ok(())
+}
+
+/// Tells the service manager, if one waits for that. A manager that cannot be told changes nothing here.
+pub(super) fn notify(state: NotifyState<'_>) {
+    let _ = sd_notify::notify(&[state]);
 }
 
 /// 64 random bits of the system.

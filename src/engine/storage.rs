@@ -1,29 +1,37 @@
-//! The store's two threads: the only writer, which also lists, and a reader.
+//! The store's two threads: the only writer, which also lists and watches the free space, and a reader.
 
 use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::node::{Done, Work};
+use super::space::Space;
+use crate::node::{Done, Shortage, Work};
 use crate::store::{Change, Store, StoreError};
 use crate::types::{Key, Partition};
 
 /// A batch takes no more once it has this many changes or bytes: beyond it, sled gains little.
 const BATCH_CHANGES: usize = 128;
-const BATCH_BYTES: usize = 1 << 20;
+const BATCH_BYTES: u64 = 1 << 20;
+/// How often an idle writer looks for free space while there is too little.
+const LOOK: Duration = Duration::from_millis(500);
 
-/// What the threads tell the engine. As many as it submitted work, so that the way back needs no bound.
+/// What the threads tell the engine. About as many as it submitted work, so that the way back needs no
+/// bound.
 #[derive(Debug)]
 pub(super) enum Report {
     /// Work is done.
     Done(Done),
     /// Bytes that the store takes on disk.
     DiskBytes(u64),
+    /// The free space went below the reserve, changed while below, or there is room again.
+    Space(Option<Shortage>),
     /// The store failed; the thread that saw it has ended.
     Failed(StoreError),
 }
@@ -34,7 +42,7 @@ enum Lookup {
 }
 
 enum Job {
-    Write { mark: u64, changes: Vec<Change> },
+    Write { mark: u64, changes: Vec<Change>, bytes: u64 },
     List(List),
 }
 
@@ -50,22 +58,31 @@ struct List {
 pub(super) struct Storage {
     jobs: Sender<Vec<Job>>,
     lookups: Sender<Lookup>,
+    /// Bytes submitted and not yet written.
+    backlog: Arc<AtomicU64>,
     threads: Vec<JoinHandle<Result<(), StoreError>>>,
 }
 
 impl Storage {
-    /// Starts the threads; they work until [`Storage::finish`] or a failure, which they report.
+    /// Starts the threads; they work until [`Storage::finish`] or a failure, which they report. The
+    /// writer first of all looks whether the disk has less free space than `reserve_bytes`.
     pub(super) fn start(
         store: &Arc<dyn Store>,
+        reserve_bytes: u64,
         reports: UnboundedSender<Report>,
     ) -> io::Result<Self> {
         let (jobs, queued) = channel();
         let (lookups, wanted) = channel();
         let (to_write, to_read) = (store.clone(), store.clone());
         let told = reports.clone();
-        let writer = spawn("store-writer", reports, move |out| write(&*to_write, &queued, out))?;
+        let backlog = Arc::new(AtomicU64::new(0));
+        let spoken_for = backlog.clone();
+        let writer = spawn("store-writer", reports, move |reports| {
+            let (space, ahead) = (Space::new(reserve_bytes), Vec::new().into_iter());
+            Writer { store: &*to_write, queued, ahead, backlog: spoken_for, space, reports }.run()
+        })?;
         let reader = spawn("store-reader", told, move |out| read(&*to_read, &wanted, out))?;
-        Ok(Storage { jobs, lookups, threads: vec![writer, reader] })
+        Ok(Storage { jobs, lookups, backlog, threads: vec![writer, reader] })
     }
 
     /// Hands over what the node wants done.
@@ -73,7 +90,11 @@ impl Storage {
         let mut jobs = Vec::new();
         for work in works {
             match work {
-                Work::Write { mark, changes } => jobs.push(Job::Write { mark, changes }),
+                Work::Write { mark, changes } => {
+                    let bytes = changes.iter().map(size).sum::<usize>() as u64;
+                    self.backlog.fetch_add(bytes, Ordering::Relaxed);
+                    jobs.push(Job::Write { mark, changes, bytes });
+                }
                 Work::List { token, partition, after, limit_bytes } => {
                     jobs.push(Job::List(List { token, partition, after, limit_bytes }));
                 }
@@ -95,7 +116,7 @@ impl Storage {
 
     /// Returns when all that was submitted is done and the threads have ended.
     pub(super) fn finish(self) -> Result<(), StoreError> {
-        let Storage { jobs, lookups, threads } = self;
+        let Storage { jobs, lookups, threads, .. } = self;
         drop((jobs, lookups));
         for thread in threads {
             thread
@@ -130,41 +151,84 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
     text.or(panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no reason given")
 }
 
-/// The writer: everything queued becomes one batch and one sync.
-fn write(
-    store: &dyn Store,
-    queued: &Receiver<Vec<Job>>,
-    reports: &Reports,
-) -> Result<(), StoreError> {
-    let mut ahead = Vec::new().into_iter();
-    loop {
-        let mut batch = Batch::default();
-        let mut lists = Vec::new();
-        while !batch.is_full() {
-            let Some(job) = ahead.next() else {
-                let idle = batch.mark.is_none() && lists.is_empty();
-                let more = if idle { queued.recv().ok() } else { queued.try_recv().ok() };
-                match more {
-                    Some(jobs) => ahead = jobs.into_iter(),
-                    None if idle => return Ok(()),
-                    None => break,
+/// The only one that writes: everything queued becomes one batch and one sync.
+struct Writer<'a> {
+    store: &'a dyn Store,
+    queued: Receiver<Vec<Job>>,
+    /// Taken from the queue, and not done.
+    ahead: std::vec::IntoIter<Job>,
+    backlog: Arc<AtomicU64>,
+    space: Space,
+    reports: &'a Reports,
+}
+
+impl Writer<'_> {
+    /// Works until nobody can submit anything any more.
+    fn run(mut self) -> Result<(), StoreError> {
+        self.look()?;
+        while let Some(first) = self.first()? {
+            let (mut batch, mut lists) = (Batch::default(), Vec::new());
+            let mut next = Some(first);
+            while let Some(job) = next {
+                match job {
+                    Job::Write { mark, changes, bytes } => batch.add(mark, changes, bytes),
+                    Job::List(list) => lists.push(list),
                 }
-                continue;
-            };
-            match job {
-                Job::Write { mark, changes } => batch.add(mark, changes),
-                Job::List(list) => lists.push(list),
+                next = if batch.is_full() { None } else { self.more() };
+            }
+            if let Some(mark) = batch.mark {
+                self.look()?;
+                self.store.apply(&batch.changes)?;
+                self.store.sync()?;
+                self.backlog.fetch_sub(batch.bytes, Ordering::Relaxed);
+                let _ = self.reports.send(Report::Done(Done::Synced { mark }));
+            }
+            for List { token, partition, after, limit_bytes } in lists {
+                let listing = self.store.list(partition, after.as_ref(), limit_bytes)?;
+                let _ = self.reports.send(Report::Done(Done::List { token, listing }));
             }
         }
-        if let Some(mark) = batch.mark {
-            store.apply(&batch.changes)?;
-            store.sync()?;
-            let _ = reports.send(Report::Done(Done::Synced { mark }));
+        Ok(())
+    }
+
+    /// The next job, waited for; `None` when there will be no more.
+    fn first(&mut self) -> Result<Option<Job>, StoreError> {
+        loop {
+            if let Some(job) = self.ahead.next() {
+                return Ok(Some(job));
+            }
+            let jobs = if self.space.is_short() {
+                match self.queued.recv_timeout(LOOK) {
+                    Err(RecvTimeoutError::Timeout) => {
+                        self.look()?;
+                        continue;
+                    }
+                    outcome => outcome.ok(),
+                }
+            } else {
+                self.queued.recv().ok()
+            };
+            let Some(jobs) = jobs else { return Ok(None) };
+            self.ahead = jobs.into_iter();
         }
-        for List { token, partition, after, limit_bytes } in lists {
-            let listing = store.list(partition, after.as_ref(), limit_bytes)?;
-            let _ = reports.send(Report::Done(Done::List { token, listing }));
+    }
+
+    /// A job that is there already.
+    fn more(&mut self) -> Option<Job> {
+        if self.ahead.len() == 0 {
+            self.ahead = self.queued.try_recv().ok()?.into_iter();
         }
+        self.ahead.next()
+    }
+
+    /// Looks at the free space beside what is on its way to the disk, and tells what is new.
+    fn look(&mut self) -> Result<(), StoreError> {
+        let coming = self.backlog.load(Ordering::Relaxed);
+        let Some(free) = self.store.free_bytes(coming)? else { return Ok(()) };
+        if let Some(news) = self.space.look(free) {
+            let _ = self.reports.send(Report::Space(news));
+        }
+        Ok(())
     }
 }
 
@@ -172,13 +236,13 @@ fn write(
 struct Batch {
     mark: Option<u64>,
     changes: Vec<Change>,
-    bytes: usize,
+    bytes: u64,
 }
 
 impl Batch {
-    fn add(&mut self, mark: u64, changes: Vec<Change>) {
+    fn add(&mut self, mark: u64, changes: Vec<Change>, bytes: u64) {
         self.mark = Some(mark);
-        self.bytes += changes.iter().map(size).sum::<usize>();
+        self.bytes += bytes;
         self.changes.extend(changes);
     }
 
@@ -270,7 +334,7 @@ mod tests {
         let store = Arc::new(Faulty::default());
         let as_store: Arc<dyn Store> = store.clone();
         let (reports, mut reported) = unbounded_channel();
-        let storage = Storage::start(&as_store, reports).unwrap();
+        let storage = Storage::start(&as_store, 0, reports).unwrap();
         let list =
             Work::List { token: 9, partition: Partition(1), after: None, limit_bytes: 1 << 20 };
         let puts = (1..=300).map(|mark| put(mark, &format!("{mark:03}")));
@@ -296,7 +360,7 @@ mod tests {
             let store = Arc::new(Faulty { fail_at: Some(2), panic, ..Faulty::default() });
             let as_store: Arc<dyn Store> = store.clone();
             let (reports, mut reported) = unbounded_channel();
-            let storage = Storage::start(&as_store, reports).unwrap();
+            let storage = Storage::start(&as_store, 0, reports).unwrap();
             storage.submit((1..=300).map(|mark| put(mark, &format!("{mark:03}"))));
             assert_eq!(storage.finish(), Err(StoreError(said.to_owned())));
             assert!(matches!(reported.try_recv(), Ok(Report::Done(Done::Synced { mark: 128 }))));

@@ -80,7 +80,7 @@ impl Identity {
     }
 
     fn peers(&self) -> impl Iterator<Item = NodeId> {
-        self.ring.members().iter().copied().filter(|member| *member != self.me)
+        self.ring.members().iter().map(|member| member.id).filter(|member| *member != self.me)
     }
 
     /// A link came up or went down: a peer is told of every life, also one that has settled.
@@ -261,7 +261,7 @@ impl Identity {
 
     /// True for the one member that may found a cluster unasked.
     fn is_first(&self) -> bool {
-        self.ring.members().first() == Some(&self.me)
+        self.ring.members().first().is_some_and(|member| member.id == self.me)
     }
 
     /// Goes on under a new store id, with every serial void: no dot of an unknown life is used again.

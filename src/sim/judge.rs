@@ -257,11 +257,18 @@ impl Judge {
         Ok(())
     }
 
-    /// A listing of the key's partition at every replica, after healing: a key that was put is in it.
-    pub(super) fn check_listing(&self, key: &Key, listed: &[Key]) -> Result<(), Broken> {
+    /// A listing of the key's partition with quorum `r` of `n`, after healing: a key that was put is in it.
+    pub(super) fn check_listing(
+        &self,
+        key: &Key,
+        (r, n): (u8, u8),
+        listed: &[Key],
+    ) -> Result<(), Broken> {
         let put = |(_, write): (WriteId, &Write)| {
             let told = write.acknowledged.as_ref();
-            let owed = |told| !self.is_void(key, told) && !self.is_excused(told);
+            let owed = |told: &Acknowledged| {
+                told.w + r > n && !self.is_void(key, told) && !self.is_excused(told)
+            };
             !write.is_delete && told.is_some_and(owed)
         };
         if self.on_key(key).any(put) && !listed.contains(key) {

@@ -96,6 +96,58 @@ impl Scenario {
         }
     }
 
+    /// Says what is wrong with a scenario that was not drawn.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let hosts = |fault: &Fault| match *fault {
+            Fault::PowerCut { .. } => vec![],
+            Fault::Cut { from, to, .. } => vec![from, to],
+            Fault::CopyDisk { host, from, .. } => vec![host, from],
+            Fault::Crash { host, .. }
+            | Fault::CleanStop { host, .. }
+            | Fault::Pause { host, .. }
+            | Fault::Full { host, .. }
+            | Fault::Slow { host, .. }
+            | Fault::LoseDisk { host, .. }
+            | Fault::BackUp { host }
+            | Fault::RollBack { host, .. }
+            | Fault::Damage { host } => vec![host],
+        };
+        let named = self.faults.iter().flat_map(|(_, fault)| hosts(fault));
+        let clocks = self.clocks.len() == self.hosts && self.clocks.iter().all(|c| c.1 > 0);
+        let sound = (1..=100).contains(&self.hosts)
+            && (1..=self.hosts.min(7)).contains(&usize::from(self.n))
+            && (1..=1_000).contains(&self.clients)
+            && self.keys > 0
+            && (1..=4_096).contains(&self.partitions)
+            && self.serial_block > 0
+            && self.timeout_ms > 0;
+        if !sound || !clocks || named.into_iter().any(|host| host >= self.hosts) {
+            return Err("the schedule's numbers do not fit each other".into());
+        }
+        Ok(())
+    }
+
+    /// The scenario with something left out: operations first, then one fault after the other.
+    pub(super) fn shorter(&self) -> Vec<Scenario> {
+        let halves = [2, 4].map(|part| self.operations - self.operations / part);
+        let fewer = halves.into_iter().filter(|operations| *operations < self.operations);
+        let mut shorter: Vec<Scenario> =
+            fewer.map(|operations| Scenario { operations, ..self.clone() }).collect();
+        shorter.extend((0..self.faults.len()).map(|at| {
+            let mut scenario = self.clone();
+            scenario.faults.remove(at);
+            scenario
+        }));
+        for plain in
+            [Scenario { drop: 0.0, ..self.clone() }, Scenario { duplicate: 0.0, ..self.clone() }]
+        {
+            if (plain.drop, plain.duplicate) != (self.drop, self.duplicate) {
+                shorter.push(plain);
+            }
+        }
+        shorter
+    }
+
     /// The scenario in words, a line each.
     pub(super) fn describe(&self) -> Vec<String> {
         let mut lines = vec![format!(

@@ -7,6 +7,7 @@
 //! sled takes a log that was cut or damaged near its end for the trace of a crash, and opens with the writes
 //! behind that point gone. So every batch carries a number, and the highest synced one is noted outside.
 
+mod check;
 mod files;
 mod guarded;
 mod layout;
@@ -25,6 +26,7 @@ use super::schema::{self, SchemaError};
 use super::{Change, Found, Listing, Meta, Record, Store, StoreError, encode_record};
 use crate::types::{Key, Partition};
 
+pub use self::check::{CheckReport, Damage, check};
 pub(super) use self::guarded::{Batch, Fault, Sled};
 pub(super) use self::layout::{SCHEMA, meta_key, seal, unseal};
 
@@ -69,6 +71,18 @@ pub enum OpenError {
         dir.display(), schema::NEWEST
     )]
     NewerSchema {
+        /// The directory.
+        dir: PathBuf,
+        /// Its schema.
+        found: u32,
+    },
+    /// A daemon has to migrate it first. Nothing was changed.
+    #[error(
+        "the data in {} has schema {found} and this reads schema {}: start the daemon once, which \
+         brings it up to date",
+        dir.display(), schema::NEWEST
+    )]
+    OlderSchema {
         /// The directory.
         dir: PathBuf,
         /// Its schema.
@@ -163,7 +177,6 @@ impl DiskStore {
         let (directory, fresh) = Directory::claim(dir)?;
         let io = |doing| move |error| OpenError::from_io(dir, doing, &error);
         let fault = |fault| OpenError::from_fault(dir, fault);
-        let damaged = |reason| OpenError::Damaged { dir: dir.to_path_buf(), reason };
         if fresh {
             let scratch = directory.scratch().map_err(io("removing an unfinished store"))?;
             let sled = Sled::open(&scratch, cache_bytes).map_err(fault)?;
@@ -171,14 +184,28 @@ impl DiskStore {
             sled.close().map_err(fault)?;
             directory.write_format().map_err(io("writing FORMAT"))?;
         }
+        DiskStore::open_claimed(directory, dir, cache_bytes, schema::migrate)
+    }
+
+    /// Opens the store in a directory that is claimed; `prepare` sees to its schema.
+    fn open_claimed(
+        directory: Directory,
+        dir: &Path,
+        cache_bytes: u64,
+        prepare: impl Fn(&Sled) -> Result<(), SchemaError>,
+    ) -> Result<Self, OpenError> {
+        let io = |doing| move |error| OpenError::from_io(dir, doing, &error);
+        let fault = |fault| OpenError::from_fault(dir, fault);
+        let damaged = |reason| OpenError::Damaged { dir: dir.to_path_buf(), reason };
         if !directory.finish().map_err(io("moving the new store in place"))? {
             return Err(damaged("there is a FORMAT file and no data beside it".into()));
         }
-        directory.remove_bad_snapshots().map_err(io("looking for bad snapshots"))?;
+        directory.remove_torn_files().map_err(io("looking for torn files"))?;
         let sled = Sled::open(&directory.data(), cache_bytes).map_err(fault)?;
-        schema::migrate(&sled).map_err(|error| match error {
+        prepare(&sled).map_err(|error| match error {
             SchemaError::Fault(fault) => OpenError::from_fault(dir, fault),
             SchemaError::Newer(found) => OpenError::NewerSchema { dir: dir.to_path_buf(), found },
+            SchemaError::Older(found) => OpenError::OlderSchema { dir: dir.to_path_buf(), found },
             // A store is given its schema before its place: this one has lost its contents.
             SchemaError::Lost => damaged("it has no readable schema version".into()),
         })?;
@@ -358,5 +385,9 @@ impl Store for DiskStore {
 
     fn disk_bytes(&self) -> Result<u64, StoreError> {
         Ok(self.sled.disk_bytes()?)
+    }
+
+    fn free_bytes(&self, coming_bytes: u64) -> Result<Option<u64>, StoreError> {
+        Ok(Some(self.sled.free_beside(coming_bytes)?))
     }
 }

@@ -24,6 +24,8 @@ pub const NEWEST: u32 = MIGRATIONS.len() as u32;
 pub(super) enum SchemaError {
     /// It is at a newer one; nothing was changed.
     Newer(u32),
+    /// It is at an older one, which was not to be changed.
+    Older(u32),
     /// It has none; nothing was changed.
     Lost,
     /// A step failed; the steps before it are done.
@@ -46,13 +48,26 @@ pub(super) fn migrate(sled: &Sled) -> Result<(), SchemaError> {
     migrate_with(sled, &MIGRATIONS)
 }
 
+/// Says whether the store is at the newest schema, and changes nothing.
+pub(super) fn verify(sled: &Sled) -> Result<(), SchemaError> {
+    match version(sled)? {
+        NEWEST => Ok(()),
+        newer @ NEWEST.. => Err(SchemaError::Newer(newer)),
+        older => Err(SchemaError::Older(older)),
+    }
+}
+
 fn migrate_with(sled: &Sled, migrations: &[Migration]) -> Result<(), SchemaError> {
-    let bytes = sled.get(&meta_key(SCHEMA))?.ok_or(SchemaError::Lost)?;
-    let version = decode(&bytes).filter(|version| *version > 0).ok_or(SchemaError::Lost)?;
+    let version = version(sled)?;
     if version as usize > migrations.len() {
         return Err(SchemaError::Newer(version));
     }
     Ok(run(sled, migrations, version)?)
+}
+
+fn version(sled: &Sled) -> Result<u32, SchemaError> {
+    let bytes = sled.get(&meta_key(SCHEMA))?.ok_or(SchemaError::Lost)?;
+    decode(&bytes).filter(|version| *version > 0).ok_or(SchemaError::Lost)
 }
 
 fn decode(bytes: &Bytes) -> Option<u32> {

@@ -145,6 +145,9 @@ fn refusals_of_the_node_move_on_and_refusals_of_the_request_do_not() {
         let homes = fake.homes(&key);
         fake.behave(homes[0], Manners::Refuse(Refusal::Stopping));
         client.put(put(&client, &key, "v", None), TIMEOUT_MS).await.unwrap();
+        let no_space = Refusal::NoSpace { free_bytes: 1, reserve_bytes: 2 };
+        fake.behave(homes[0], Manners::Refuse(no_space));
+        client.put(put(&client, &key, "v", None), TIMEOUT_MS).await.unwrap();
         let unreachable = Refusal::Unreachable { reachable: 1, needed: 2 };
         fake.all_behave(&Manners::Refuse(unreachable.clone()));
         let error = client.get(&key, None, TIMEOUT_MS).await.unwrap_err();

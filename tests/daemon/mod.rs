@@ -238,19 +238,24 @@ pub fn values(response: Response) -> Vec<Blob> {
 
 // --- a store with faults ---
 
-/// A store in memory that can be told to fail its syncs, and to hold its reads.
+/// A store in memory that can be told to fail its syncs, to hold its reads, and how much room it has.
 #[derive(Default)]
 pub struct Faulty {
     inner: MemoryStore,
     pub fail: AtomicBool,
     held: Mutex<bool>,
     released: Condvar,
+    free_bytes: Mutex<Option<u64>>,
 }
 
 impl Faulty {
     pub fn hold(&self, held: bool) {
         *self.held.lock().unwrap() = held;
         self.released.notify_all();
+    }
+
+    pub fn has_free(&self, bytes: u64) {
+        *self.free_bytes.lock().unwrap() = Some(bytes);
     }
 }
 
@@ -277,5 +282,8 @@ impl Store for Faulty {
     }
     fn disk_bytes(&self) -> Result<u64, StoreError> {
         Ok(4_711)
+    }
+    fn free_bytes(&self, _: u64) -> Result<Option<u64>, StoreError> {
+        Ok(*self.free_bytes.lock().unwrap())
     }
 }

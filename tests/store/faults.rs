@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use pixii::rng::Rng;
-use pixii::store::disk::{DiskStore, OpenError};
+use pixii::store::disk::{CheckReport, DiskStore, OpenError, check};
 use pixii::store::{Change, Found, Record, Store, StoreError, begin_life};
 use pixii::types::{Key, Partition, hash64};
 use tempfile::TempDir;
@@ -437,4 +437,91 @@ fn a_store_creates_the_directories_above_it() {
     open(&deep).close().unwrap();
     assert!(File::open(deep.join("FORMAT")).is_ok());
     open(&deep).close().unwrap();
+}
+
+/// What a check says of each damaged place, and its report.
+fn checked(dir: &Path) -> (CheckReport, Vec<String>) {
+    let mut said = Vec::new();
+    let report = check(dir, CACHE, &mut |damage| said.push(damage.to_string())).unwrap();
+    assert_eq!(report.damages as usize, said.len());
+    (report, said)
+}
+
+#[test]
+fn a_check_counts_everything_names_every_damage_and_changes_nothing() {
+    let (dir, mut model) = filled();
+    let store = open(dir.path());
+    let deleted = Record { own_serial: Some(1), ..record(1, &[]) };
+    let siblings = record(7, &[10, 20, 40 * KILO]);
+    store.apply(&[put(1, &key("gone"), &deleted), put(1, &key("both"), &siblings)]).unwrap();
+    let before = store.meta().unwrap();
+    store.close().unwrap();
+    model.insert((Partition(1), key("gone")), deleted);
+    model.insert((Partition(1), key("both")), siblings);
+
+    let (report, said) = checked(dir.path());
+    assert!(said.is_empty() && report.complete, "{said:?}");
+    let CheckReport { live_keys, siblings, values, tombstones, .. } = report;
+    assert_eq!((live_keys, siblings, values, tombstones), (61, 1, 63, 1));
+    assert_eq!((report.clock_entries, report.chunked, report.chunks), (63, 7, 6 * 4 + 2));
+    assert!(report.disk_bytes > 600 * KILO as u64);
+    let (again, _) = checked(dir.path());
+    assert_eq!((again.digest, &again.meta), (report.digest, &before), "no life has begun");
+    assert_holds(&open(dir.path()), &model);
+
+    let db = raw(dir.path());
+    let mut bytes = db.get([&[2, 0, 0][..], b"1"].concat()).unwrap().unwrap().to_vec();
+    bytes[40] ^= 1;
+    db.insert([&[2, 0, 0][..], b"1"].concat(), bytes).unwrap();
+    db.insert([&[2, 0, 0][..], b"2"].concat(), b"?").unwrap();
+    let chunk = db.range([3]..[4]).next().unwrap().unwrap();
+    db.remove(&chunk.0).unwrap();
+    db.insert([3; 13], b"stray").unwrap();
+    db.insert(b"\x01extra", b"unsealed").unwrap();
+    db.insert([9], b"").unwrap();
+    drop(db);
+    let (report, said) = checked(dir.path());
+    let whole = said.join("\n");
+    for what in [
+        "key \"1\" (partition 0): the checksum of its record fails",
+        "key \"2\" (partition 0): it has neither a record nor a head",
+        "(partition 0): its chunks do not fit its head",
+        "chunk 50529027 of write 217020518514230019: no record has it",
+        "the store's own record \"extra\": its checksum fails",
+        "the place \\t: nothing belongs there",
+    ] {
+        assert!(whole.contains(what), "{what}: {whole}");
+    }
+    assert_eq!((said.len(), report.complete, report.live_keys), (6, true, 58));
+    assert_ne!(report.digest, again.digest);
+}
+
+#[test]
+fn a_check_takes_only_a_store_that_nobody_has() {
+    let refusal = |dir: &Path| check(dir, CACHE, &mut |_| {}).unwrap_err().to_string();
+    let (dir, _) = filled();
+    let store = open(dir.path());
+    let text = refusal(dir.path());
+    assert!(text.ends_with(&format!("is in use by process {}", std::process::id())), "{text}");
+    drop(store);
+    let empty = tempfile::tempdir().unwrap();
+    let text = refusal(empty.path());
+    assert!(text.ends_with("cannot be used: there is no store in it"), "{text}");
+    assert_eq!(fs::read_dir(empty.path()).unwrap().count(), 0);
+    let text = refusal(&empty.path().join("none"));
+    assert!(text.contains("No such file or directory"), "{text}");
+    assert!(!empty.path().join("none").exists());
+}
+
+#[test]
+fn a_torn_conf_is_made_anew() {
+    let (dir, model) = filled();
+    let conf = dir.path().join("sled/conf");
+    let whole = fs::read(&conf).unwrap();
+    let flipped: Vec<u8> = whole.iter().map(|byte| byte ^ 4).collect();
+    for bad in [&whole[..whole.len() / 2], b"", &flipped] {
+        fs::write(&conf, bad).unwrap();
+        assert_holds(&open(dir.path()), &model);
+        assert_eq!(fs::read(&conf).unwrap(), whole);
+    }
 }

@@ -91,15 +91,27 @@ impl Ground {
                 if failed == STARTS {
                     self.score.shut += 1;
                     self.score.notes.push(format!("{name} stays shut: {why}"));
-                    return Ok(None);
+                    break;
                 }
                 self.cluster.start(name)?;
             }
-            self.score.failed_starts += failed;
+            if failed < STARTS {
+                self.score.failed_starts += failed;
+            }
             slowest = slowest.max(begun.elapsed());
         }
         self.cluster.ready(READY_WAIT).await?;
-        Ok(Some(slowest))
+        Ok((self.score.shut == 0).then_some(slowest))
+    }
+
+    /// The end of a drill in which a store stays shut: what the others still have is judged all the same.
+    pub(super) async fn give_up(mut self, client: Option<&Client>) -> Result<Score, String> {
+        let running = self.cluster.daemons().iter().filter(|d| d.is_running()).count();
+        if let (Some(client), 1..) = (client, running) {
+            self.judge_at(client, false, running as u8).await?;
+        }
+        self.score.counts = self.ledger.read(|history| history.counts()).await?;
+        Ok(self.score)
     }
 
     /// Waits until a daemon serves; the inner error says how it ended instead.
@@ -189,10 +201,14 @@ impl Ground {
     /// Reads from all replicas and judges: every key, or with `recent` those written since the last time.
     /// What is found is counted, and told in a few words.
     pub(super) async fn judge(&mut self, client: &Client, recent: bool) -> Result<String, String> {
+        self.judge_at(client, recent, N).await
+    }
+
+    async fn judge_at(&mut self, client: &Client, recent: bool, r: u8) -> Result<String, String> {
         let verdict = if recent {
-            verify_recent(client, &self.ledger, N).await?
+            verify_recent(client, &self.ledger, r).await?
         } else {
-            verify(client, &self.ledger, N).await?
+            verify(client, &self.ledger, r).await?
         };
         let mut told = format!(
             "{} writes acknowledged so far, {} keys read",

@@ -29,13 +29,15 @@ const SIZES: Sizes = Sizes { usual: 100, large: 20_000, large_share: 0.01 };
 pub(crate) async fn run(plan: &Plan, say: Say<'_>) -> Result<Score, String> {
     let mut ground = Ground::prepare(plan)?;
     let names = ground.names();
-    let Some(mut startup) = ground.open(&names).await? else { return Ok(ground.score) };
+    let Some(mut startup) = ground.open(&names).await? else {
+        return ground.give_up(None).await;
+    };
     let client = ground.client().await?;
     ground.fill(&client, plan.keys, SIZES).await?;
     say(&format!("3 daemons hold {} keys; seed {}", plan.keys, plan.seed))?;
     for round in 1..=plan.rounds {
         let Some(told) = kill_one(&mut ground, &client, plan, &mut startup).await? else {
-            return Ok(ground.score);
+            return ground.give_up(Some(&client)).await;
         };
         let judged = ground.judge(&client, true).await?;
         ground.score.rounds = round;

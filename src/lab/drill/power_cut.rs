@@ -29,7 +29,7 @@ pub(crate) async fn run(plan: &Plan, say: Say<'_>) -> Result<Score, String> {
         symlink(&mount, &data).map_err(|error| format!("{}: {error}", data.display()))?;
     }
     if ground.open(&names).await?.is_none() {
-        return Ok(ground.score);
+        return ground.give_up(None).await;
     }
     let client = ground.client().await?;
     say(&format!("3 daemons, a disk each, {} keys; seed {}", plan.keys, plan.seed))?;
@@ -37,7 +37,7 @@ pub(crate) async fn run(plan: &Plan, say: Say<'_>) -> Result<Score, String> {
         let (puts, large) = cut_all(&mut ground, &disks, &client, plan).await?;
         disks.restore()?;
         if ground.open(&names).await?.is_none() {
-            return Ok(ground.score);
+            return ground.give_up(Some(&client)).await;
         }
         let judged = ground.judge(&client, false).await?;
         ground.score.rounds = round;

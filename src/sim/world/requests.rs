@@ -165,7 +165,8 @@ impl World {
             }
             Response::Keys { keys, .. } => {
                 self.count("listings answered");
-                let verdict = self.judge.check_listing(&current.key, &keys);
+                let verdict =
+                    self.judge.check_listing(&current.key, (current.quorum, self.plan.n), &keys);
                 self.broken = self.broken.take().or(verdict.err());
             }
         }

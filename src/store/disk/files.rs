@@ -47,6 +47,15 @@ impl Directory {
         Ok((Directory { path: path.to_path_buf(), mark, _lock: lock }, fresh))
     }
 
+    /// Takes a directory that holds a store already, and makes nothing.
+    pub(super) fn claim_existing(path: &Path) -> Result<Self, OpenError> {
+        if !check_format(path)? {
+            let reason = "there is no store in it".to_owned();
+            return Err(OpenError::Directory { dir: path.to_path_buf(), reason });
+        }
+        Directory::claim(path).map(|(directory, _)| directory)
+    }
+
     /// Notes that everything up to the write `number` is synced. Not fsynced itself: a power cut may leave
     /// an older mark or none, never one that promises too much.
     pub(super) fn set_mark(&self, number: u64) -> io::Result<()> {
@@ -105,15 +114,21 @@ impl Directory {
         Ok(true)
     }
 
-    /// Removes snapshots that sled would read and fail on for ever: half-written ones (a kill during an
-    /// open leaves them) and damaged ones. A snapshot only repeats what the log says; sled makes a new
-    /// one. With the good ones left in place, a store that does not open has a damaged log.
-    pub(super) fn remove_bad_snapshots(&self) -> io::Result<()> {
+    /// Removes files that sled would read and fail on for ever, and can make anew. Snapshots: half-written
+    /// ones (a kill during an open leaves them) and damaged ones; they only repeat what the log says. A torn
+    /// `conf`: it holds nothing but sled's version and the settings that are fixed with our `FORMAT`. With
+    /// the good ones left in place, a store that does not open has a damaged log.
+    pub(super) fn remove_torn_files(&self) -> io::Result<()> {
         for entry in fs::read_dir(self.data())? {
             let path = entry?.path();
             let name = path.file_name().unwrap_or_default().as_encoded_bytes();
             let half = name.ends_with(b".generating");
-            if name.starts_with(b"snap.") && (half || !snapshot_is_whole(&fs::read(&path)?)) {
+            let torn = match name {
+                b"conf" => !conf_is_whole(&fs::read(&path)?),
+                name if name.starts_with(b"snap.") => half || !snapshot_is_whole(&fs::read(&path)?),
+                _ => false,
+            };
+            if torn {
                 fs::remove_file(&path)?;
             }
         }
@@ -127,6 +142,12 @@ fn snapshot_is_whole(bytes: &[u8]) -> bool {
     let Some((content, length)) = rest.split_last_chunk::<8>() else { return false };
     let fits = u64::from_le_bytes(*length) == content.len() as u64;
     fits && !content.is_empty() && crc32(content) == u32::from_le_bytes(*crc)
+}
+
+/// True when the CRC-32 at the end of sled's `conf` fits what is before it.
+fn conf_is_whole(bytes: &[u8]) -> bool {
+    let content = bytes.split_last_chunk::<4>();
+    content.is_some_and(|(content, crc)| crc32(content) == u32::from_le_bytes(*crc))
 }
 
 /// The CRC-32 of zlib and Ethernet.

@@ -23,6 +23,9 @@ const META_SPACE: u8 = 1;
 const DATA_SPACE: u8 = 2;
 const CHUNK_SPACE: u8 = 3;
 
+/// Begins the name of an empty value of the meta space.
+const FILLER: u8 = 0xff;
+
 const META_VERSION: u8 = 1;
 const CHECKSUM_BYTES: usize = 8;
 const HEAD_BYTES: usize = 20;
@@ -47,6 +50,33 @@ pub(super) fn data_end(partition: Partition) -> Vec<u8> {
     match partition.0.checked_add(1) {
         Some(next) => data_key(Partition(next), &[]),
         None => vec![DATA_SPACE + 1],
+    }
+}
+
+/// What is at a place.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// A small record of the store's own, by its name.
+    Meta(String),
+    /// A key's record or head.
+    Data(Partition, Key),
+    /// A chunk: which write's, and its index.
+    Chunk(u64, u32),
+    /// Nothing: the first schema keeps some empty values, see there.
+    Filler,
+}
+
+impl Place {
+    /// The meaning of these bytes, or `None` if no place is called so.
+    pub(super) fn decode(place: &[u8]) -> Option<Self> {
+        let (space, mut rest) = place.split_first()?;
+        match (*space, rest.len()) {
+            (META_SPACE, 2) if rest.first() == Some(&FILLER) => Some(Place::Filler),
+            (META_SPACE, _) => Some(Place::Meta(String::from_utf8(rest.to_vec()).ok()?)),
+            (DATA_SPACE, 2..) => Some(Place::Data(Partition(rest.get_u16()), key_of(place)?)),
+            (CHUNK_SPACE, 12) => Some(Place::Chunk(rest.get_u64(), rest.get_u32())),
+            _ => None,
+        }
     }
 }
 
@@ -201,6 +231,14 @@ mod tests {
         assert_eq!(key_of(&place(3, b"k")), Some(Key::new("k").unwrap()));
         assert_eq!(key_of(&[2, 0]), None);
         assert!(chunk_key(1, u32::MAX) < chunk_key(2, 0));
+        assert_eq!(Place::decode(&meta_key(LIFE)), Some(Place::Meta(LIFE.into())));
+        let data = Place::Data(Partition(3), Key::new("k").unwrap());
+        assert_eq!(Place::decode(&place(3, b"k")), Some(data));
+        assert_eq!(Place::decode(&chunk_key(7, 8)), Some(Place::Chunk(7, 8)));
+        assert_eq!(Place::decode(&[1, 0xff, 3]), Some(Place::Filler));
+        for odd in [&[][..], &[2], &[2, 0, 0], &[3, 0], &[1, 0xff], &[9]] {
+            assert_eq!(Place::decode(odd), None, "{odd:?}");
+        }
     }
 
     #[test]

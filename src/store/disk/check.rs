@@ -1,0 +1,186 @@
+//! A stopped store, read whole: every record, checksum, chunk and head, and what is kept beside them. No
+//! record is written and no life of the store begins.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::Path;
+
+use blake3::Hasher;
+use bytes::Bytes;
+
+use super::files::Directory;
+use super::layout::{self, Head, Place, Value};
+use super::{DiskStore, Fault, OpenError, life};
+use crate::store::{Found, Meta, Record, schema};
+use crate::types::{Key, Partition, first_u64};
+use crate::wire;
+
+/// What a check has read, and how much of it is damaged.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CheckReport {
+    /// What the store knows of itself; `None` before its first life.
+    pub meta: Option<Meta>,
+    /// Keys with a value.
+    pub live_keys: u64,
+    /// Keys with more than one value.
+    pub siblings: u64,
+    /// Values of all keys.
+    pub values: u64,
+    /// Keys without a value: deleted ones.
+    pub tombstones: u64,
+    /// Entries of all clocks.
+    pub clock_entries: u64,
+    /// Records kept in chunks.
+    pub chunked: u64,
+    /// Chunks, orphans among them.
+    pub chunks: u64,
+    /// Bytes that the store takes on disk.
+    pub disk_bytes: u64,
+    /// Of all keys, clocks and values: equal where two stores hold the same.
+    pub digest: u64,
+    /// Damaged places.
+    pub damages: u64,
+    /// False when damage hid the places behind it.
+    pub complete: bool,
+}
+
+/// One damaged place. The text of `Display` is a sentence that begins with the place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// Whose record it is, where it is one's.
+    pub key: Option<(Partition, Key)>,
+    /// What is wrong.
+    pub what: String,
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        if let Some((partition, key)) = &self.key {
+            write!(f, "key {key:?} (partition {}): ", partition.0)?;
+        }
+        f.write_str(&self.what)
+    }
+}
+
+/// Reads the whole store in `dir`, which no daemon may have, and shows each damage to `visit`. Memory is
+/// bounded by the page cache of `cache_bytes` bytes and 12 bytes for each chunked record. The error says
+/// that the store could not be opened or the disk failed.
+pub fn check(
+    dir: &Path,
+    cache_bytes: u64,
+    visit: &mut dyn FnMut(Damage),
+) -> Result<CheckReport, OpenError> {
+    let store =
+        DiskStore::open_claimed(Directory::claim_existing(dir)?, dir, cache_bytes, schema::verify)?;
+    let mut reader = Reader {
+        store: &store,
+        visit,
+        report: CheckReport::default(),
+        heads: HashMap::new(),
+        digest: Hasher::new(),
+        last: None,
+    };
+    let fault = |fault| OpenError::from_fault(dir, fault);
+    reader.report.meta = life(&store.sled).map_err(fault)?;
+    reader.report.disk_bytes = store.sled.disk_bytes().map_err(fault)?;
+    match store.sled.entries(|place, value| reader.entry(place, value)) {
+        Ok(()) => reader.report.complete = true,
+        Err(Fault::Corrupt(reason)) => reader.hidden(&reason),
+        Err(other) => return Err(fault(other)),
+    }
+    let Reader { mut report, digest, .. } = reader;
+    report.digest = first_u64(digest.finalize().as_bytes());
+    Ok(report)
+}
+
+struct Reader<'a> {
+    store: &'a DiskStore,
+    visit: &'a mut dyn FnMut(Damage),
+    report: CheckReport,
+    /// How many chunks each write has.
+    heads: HashMap<u64, u32>,
+    digest: Hasher,
+    /// The last key that could be read.
+    last: Option<Key>,
+}
+
+impl Reader<'_> {
+    fn damage(&mut self, key: Option<(Partition, Key)>, what: impl Into<String>) {
+        self.report.damages += 1;
+        (self.visit)(Damage { key, what: what.into() });
+    }
+
+    /// Places come in their order: what the store knows of itself, records and heads, chunks.
+    fn entry(&mut self, place: &[u8], bytes: Bytes) -> Result<(), Fault> {
+        match Place::decode(place) {
+            Some(Place::Meta(name)) => {
+                if layout::unseal(&name, &bytes).is_none() {
+                    let what = format!("the store's own record \"{name}\": its checksum fails");
+                    self.damage(None, what);
+                }
+            }
+            Some(Place::Data(partition, key)) => {
+                self.last = Some(key.clone());
+                self.record(partition, key, &bytes)?;
+            }
+            Some(Place::Chunk(id, index)) => {
+                self.report.chunks += 1;
+                if self.heads.get(&id).is_none_or(|chunks| index >= *chunks) {
+                    let what = format!("chunk {index} of write {id}: no record has it");
+                    self.damage(None, what);
+                }
+            }
+            Some(Place::Filler) if bytes.is_empty() => {}
+            Some(Place::Filler) | None => self
+                .damage(None, format!("the place {}: nothing belongs there", place.escape_ascii())),
+        }
+        Ok(())
+    }
+
+    fn record(&mut self, partition: Partition, key: Key, bytes: &Bytes) -> Result<(), Fault> {
+        let (what, record) = match Value::decode(partition, &key, bytes) {
+            Value::Inline(record) => ("the checksum of its record fails", Some(record)),
+            Value::Chunked(head) => {
+                self.report.chunked += 1;
+                self.heads.insert(head.id, head.chunks);
+                self.chunks(head)?
+            }
+            Value::Damaged => ("it has neither a record nor a head", None),
+        };
+        match layout::record(partition, &key, record) {
+            Found::Record(record) => self.count(partition, &key, &record),
+            Found::Nothing | Found::Damaged => self.damage(Some((partition, key)), what),
+        }
+        Ok(())
+    }
+
+    fn chunks(&self, head: Head) -> Result<(&'static str, Option<Bytes>), Fault> {
+        Ok(match self.store.read_chunks(head)? {
+            Some(record) => ("the checksum over its chunks fails", Some(record)),
+            None => ("its chunks do not fit its head", None),
+        })
+    }
+
+    fn count(&mut self, partition: Partition, key: &Key, record: &Record) {
+        let (report, object) = (&mut self.report, &record.object);
+        let values = object.len() as u64;
+        report.live_keys += u64::from(values > 0);
+        report.tombstones += u64::from(values == 0);
+        report.siblings += u64::from(values > 1);
+        report.values += values;
+        report.clock_entries += object.entries().len() as u64;
+        for part in [&partition.0.to_be_bytes()[..], key.as_bytes(), &wire::encode(object)] {
+            self.digest.update(&(part.len() as u64).to_be_bytes());
+            self.digest.update(part);
+        }
+    }
+
+    /// sled could not read on.
+    fn hidden(&mut self, reason: &str) {
+        let behind = match &self.last {
+            Some(key) => format!("behind the key {key:?}"),
+            None => "from the first key on".into(),
+        };
+        self.damage(None, format!("{behind}: {reason}; nothing more could be read"));
+    }
+}

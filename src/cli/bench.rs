@@ -29,11 +29,11 @@ const LIMIT_SECONDS: u64 = 2;
 /// Measure a cluster, and beside it what this machine can do at most
 #[derive(Args)]
 #[command(after_help = "\
-Closed loop: each client makes its next request when the last one is answered; all share one connection to
-each node. CPU is the kernel's account of whole processes, divided by the operations done: it needs the
+Closed loop: each client makes its next request when the last one is answered; all share one connection to \
+each node. CPU is the kernel's account of whole processes, divided by the operations done: it needs the \
 daemons to run on this machine (others are left out), and it survives a noisy machine better than a rate.
 
-The limits are measured in the same run: 100 bytes sent back over TCP, appends with fdatasync, and the store
+The limits are measured in the same run: 100 bytes sent back over TCP, appends with fdatasync, and the store \
 without a cluster. The ratios say how many times the least possible CPU an operation takes.
 
 Examples:

@@ -15,12 +15,12 @@ const CACHE_BYTES: u64 = 64 << 20;
 /// Read a stopped node's data whole and say what is damaged
 #[derive(Args)]
 #[command(after_help = "\
-Reads every record, checksum, chunk and head. It is refused while a daemon has the data. A line on standard
-output names each damaged key; then come the counts. The digest covers keys, clocks and values: where two
+Reads every record, checksum, chunk and head. It is refused while a daemon has the data. A line on standard \
+output names each damaged key; then come the counts. The digest covers keys, clocks and values: where two \
 nodes that hold the same keys have the same digest, they hold the same.
 
-No record is changed and no life of the node begins. But sled writes to its own files when it opens them
-(after a kill it recovers its log, and clears what it finds torn), and torn snapshot files are removed,
+No record is changed and no life of the node begins. But sled writes to its own files when it opens them \
+(after a kill it recovers its log, and clears what it finds torn), and torn snapshot files are removed, \
 both as at a daemon's start: to keep the evidence of damage, check a copy of DIR.
 
 Exit codes: 0 clean, 1 damaged, or not readable at all.

@@ -18,11 +18,11 @@ const POWER_CUT_KEYS: u64 = 300;
 /// Try real daemons under real faults, and see whether anything acknowledged is lost
 #[derive(Args)]
 #[command(after_help = "\
-Three daemons (N = 3, R = W = 2) run under a load whose every write is noted in a ledger before it is sent
-and after it is answered. After each fault all keys are read from all replicas and judged. Everything is in
+Three daemons (N = 3, R = W = 2) run under a load whose every write is noted in a ledger before it is sent \
+and after it is answered. After each fault all keys are read from all replicas and judged. Everything is in \
 a temporary directory that is removed at the end, unless --dir names one.
 
-The last line says how it went. Exit code 0: nothing acknowledged was lost, nothing was shown that should
+The last line says how it went. Exit code 0: nothing acknowledged was lost, nothing was shown that should \
 not be, and every store opens again.
 
 Examples:

@@ -15,8 +15,8 @@ use super::{Exit, Outcome, Trouble};
 #[command(after_help = "\
 It logs to standard error, its last line says why it ended. Under systemd it tells when it is ready.
 
-Exit codes: 0 stopped as it was told to; 1 something failed (the store, the port, the system), and starting
-it again may help; 2 starting it again cannot help: a mistake in the command line or the configuration, or
+Exit codes: 0 stopped as it was told to; 1 something failed (the store, the port, the system), and starting \
+it again may help; 2 starting it again cannot help: a mistake in the command line or the configuration, or \
 a data directory of another node, of another format, or without permission.
 
 Examples:

@@ -125,13 +125,14 @@ fn bad_requests_are_refused_with_the_limit() {
     assert_eq!(house.run(&["get", "k"]).done(), "v", "nothing has changed");
 }
 
-/// Tries to start a daemon with a configuration that has `text` in it, and gives its last words.
-fn refuses_to_start(house: &House, text: &str) -> String {
+/// Tries to start a daemon with this configuration, and gives its last words. Exit code 2 says that only an
+/// operator can help, 1 that a later start may go well.
+fn refuses_to_start(house: &House, text: &str, exit: i32) -> String {
     let path = house.path("try.toml");
     fs::write(&path, text).unwrap();
     let command = pixii(&["server", "--config", path.to_str().unwrap()]);
     let Told { code, out, err, .. } = Run::start(command, b"").end();
-    assert_eq!((code, &*out), (1, ""), "{err}");
+    assert_eq!((code, &*out), (exit, ""), "{err}");
     let last = err.lines().last().unwrap();
     let said = err.lines().filter(|line| line.starts_with("pixii: ")).count();
     assert_eq!(said, 1, "one sentence: {err}");
@@ -151,16 +152,16 @@ fn a_daemon_that_cannot_start_says_why_and_touches_nothing() {
     };
     let config = house.path("try.toml").display().to_string();
 
-    let typo = refuses_to_start(&house, &with("partitions = ", "partitons = "));
+    let typo = refuses_to_start(&house, &with("partitions = ", "partitons = "), 2);
     let begin = format!("{config}, line 8: unknown field `partitons`, expected one of `name`, ");
     assert!(typo.starts_with(&begin), "{typo}");
-    let in_use = refuses_to_start(&house, &good);
+    let in_use = refuses_to_start(&house, &good, 1);
     let sentence = format!("the data directory {data} is in use by process {}", house.pid("n1"));
     assert_eq!(in_use, sentence);
     let port = TcpListener::bind("127.0.0.1:0").unwrap();
     let held = port.local_addr().unwrap().to_string();
     let busy = with(house.address("n1"), &held).replace(&data, &format!("{data}-new"));
-    let said = refuses_to_start(&house, &busy);
+    let said = refuses_to_start(&house, &busy, 1);
     assert!(said.starts_with(&format!("cannot listen on {held}: ")), "{said}");
     drop(port);
     assert_eq!(house.run(&["get", "k"]).done(), "v", "the daemon that runs has noticed nothing");
@@ -169,7 +170,7 @@ fn a_daemon_that_cannot_start_says_why_and_touches_nothing() {
     let foreign = house.path("letters");
     fs::create_dir(&foreign).unwrap();
     fs::write(foreign.join("letter.txt"), "dear").unwrap();
-    let said = refuses_to_start(&house, &with(&data, foreign.to_str().unwrap()));
+    let said = refuses_to_start(&house, &with(&data, foreign.to_str().unwrap()), 2);
     assert!(
         said.ends_with(
             "holds \"letter.txt\" and no FORMAT file: it is not a data directory; name an empty one"
@@ -177,15 +178,15 @@ fn a_daemon_that_cannot_start_says_why_and_touches_nothing() {
         "{said}"
     );
     assert_eq!(fs::read_dir(&foreign).unwrap().count(), 1);
-    let other = refuses_to_start(&house, &with("cluster = \"test\"", "cluster = \"best\""));
+    let other = refuses_to_start(&house, &with("cluster = \"test\"", "cluster = \"best\""), 2);
     let sentence = "the data belongs to node n1 of cluster test, not to node n1 of cluster best";
     assert!(other.ends_with(sentence), "{other}");
-    let partitions = refuses_to_start(&house, &with("partitions = 64", "partitions = 32"));
+    let partitions = refuses_to_start(&house, &with("partitions = 64", "partitions = 32"), 2);
     assert!(partitions.contains("are fixed when a cluster is created"), "{partitions}");
     let format = house.path("n1").join("FORMAT");
     let ours = fs::read(&format).unwrap();
     fs::write(&format, "rocks 9\n").unwrap();
-    let said = refuses_to_start(&house, &good);
+    let said = refuses_to_start(&house, &good, 2);
     let begin =
         format!("the data directory {data} has the format \"rocks 9\"; this program reads ");
     assert!(said.starts_with(&begin), "{said}");
@@ -209,7 +210,7 @@ fn damaged_data_is_one_sentence_and_is_left_in_place() {
     let file = File::options().write(true).open(&log).unwrap();
     file.write_all_at(&vec![0x5a; used / 2], used as u64 / 4).unwrap();
     let good = fs::read_to_string(house.path("n1.toml")).unwrap();
-    let said = refuses_to_start(&house, &good);
+    let said = refuses_to_start(&house, &good, 1);
     let data = fs::canonicalize(house.path("n1")).unwrap().display().to_string();
     assert!(said.starts_with(&format!("the data in {data} is damaged: ")), "{said}");
     assert!(fs::metadata(&log).unwrap().len() > 0 && house.path("n1/FORMAT").exists());

@@ -79,7 +79,7 @@ impl Bench {
     pub(crate) fn run(self, shared: &Shared) -> Outcome {
         let program = std::env::current_exe().map_err(|error| Trouble::error(error.to_string()))?;
         let machine = Machine::new().map_err(Trouble::error)?;
-        let interrupt = Interrupt::listen(true)?;
+        let interrupt = Interrupt::listen(false)?;
         let mut builder = tempfile::Builder::new();
         builder.prefix("pixii-bench-");
         let scratch = match &self.dir {

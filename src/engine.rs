@@ -317,6 +317,11 @@ impl<'a> Engine<'a> {
     fn report(&mut self, report: Report) -> Result<(), StoreError> {
         match report {
             Report::Done(done) => self.input(Input::Store(done)),
+            Report::Reads(found) => {
+                for done in found {
+                    self.input(Input::Store(done));
+                }
+            }
             Report::DiskBytes(bytes) => {
                 let status = self.status(bytes);
                 for (client, id) in std::mem::take(&mut self.status_calls) {

@@ -28,6 +28,8 @@ const LOOK: Duration = Duration::from_millis(500);
 pub(super) enum Report {
     /// Work is done.
     Done(Done),
+    /// Reads that were submitted together are done together: one wake-up for all of them.
+    Reads(Vec<Done>),
     /// Bytes that the store takes on disk.
     DiskBytes(u64),
     /// The free space went below the reserve, changed while below, or there is room again.
@@ -37,8 +39,14 @@ pub(super) enum Report {
 }
 
 enum Lookup {
-    Record { token: u64, partition: Partition, key: Key },
+    Records(Vec<Wanted>),
     DiskBytes,
+}
+
+struct Wanted {
+    token: u64,
+    partition: Partition,
+    key: Key,
 }
 
 enum Job {
@@ -87,7 +95,7 @@ impl Storage {
 
     /// Hands over what the node wants done.
     pub(super) fn submit(&self, works: impl Iterator<Item = Work>) {
-        let mut jobs = Vec::new();
+        let (mut jobs, mut wanted) = (Vec::new(), Vec::new());
         for work in works {
             match work {
                 Work::Write { mark, changes } => {
@@ -99,10 +107,13 @@ impl Storage {
                     jobs.push(Job::List(List { token, partition, after, limit_bytes }));
                 }
                 Work::Read { token, partition, key } => {
-                    // A thread that has ended has reported why.
-                    let _ = self.lookups.send(Lookup::Record { token, partition, key });
+                    wanted.push(Wanted { token, partition, key });
                 }
             }
+        }
+        // A thread that has ended has reported why.
+        if !wanted.is_empty() {
+            let _ = self.lookups.send(Lookup::Records(wanted));
         }
         if !jobs.is_empty() {
             let _ = self.jobs.send(jobs);
@@ -264,8 +275,12 @@ fn size(change: &Change) -> usize {
 fn read(store: &dyn Store, wanted: &Receiver<Lookup>, reports: &Reports) -> Result<(), StoreError> {
     while let Ok(lookup) = wanted.recv() {
         let report = match lookup {
-            Lookup::Record { token, partition, key } => {
-                Report::Done(Done::Read { token, found: store.read(partition, &key)? })
+            Lookup::Records(wanted) => {
+                let mut found = Vec::with_capacity(wanted.len());
+                for Wanted { token, partition, key } in wanted {
+                    found.push(Done::Read { token, found: store.read(partition, &key)? });
+                }
+                Report::Reads(found)
             }
             Lookup::DiskBytes => Report::DiskBytes(store.disk_bytes()?),
         };

@@ -66,7 +66,9 @@ impl Daemon {
     }
 
     pub fn alone(store: Arc<dyn Store>) -> Self {
-        Daemon::start(&[free_port()], 0, store)
+        let daemon = Daemon::start(&[free_port()], 0, store);
+        until("a node that serves", || daemon.status().serving.then_some(()));
+        daemon
     }
 
     pub fn ask_to_stop(&self) {

@@ -11,6 +11,7 @@ mod check;
 mod files;
 mod guarded;
 mod layout;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -9,7 +9,7 @@ use std::cell::Cell;
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 use std::path::{Path, PathBuf};
@@ -24,6 +24,7 @@ use rustix::io::Errno;
 pub(in crate::store) use sled::Batch;
 
 use super::files::{lock_within, sync_path};
+use super::watch::Watch;
 
 /// Size of a segment of sled's log, in bytes.
 ///
@@ -102,6 +103,8 @@ impl Drop for Counted {
 #[derive(Debug)]
 pub(in crate::store) struct Sled {
     dir: PathBuf,
+    /// Over whoever writes; before the database, a handle of which it has. `None` only while it is closed.
+    watch: Option<Watch>,
     /// `None` only while it is closed.
     db: Option<sled::Db>,
     /// Our own descriptor of the one file that holds the data.
@@ -119,6 +122,7 @@ impl Sled {
         hook_panics();
         let _opening = Counted::new(&OPENING);
         await_release(&dir.join("db"))?;
+        read_through(&dir.join("db"))?;
         let config = sled::Config::new()
             .path(dir)
             .cache_capacity(cache_bytes)
@@ -133,7 +137,13 @@ impl Sled {
         }
         let _open = Counted::new(&OPEN);
         let (blobs, fault) = (Mutex::default(), OnceLock::new());
-        Ok(Sled { dir: dir.to_path_buf(), db: Some(db), file, blobs, fault, _open })
+        let forgotten = db.clone();
+        let watch = Watch::start(move || {
+            // Whoever waits gets the error, too.
+            let _ = inside(|| Ok(forgotten.flush()?));
+        })?;
+        let (dir, watch, db) = (dir.to_path_buf(), Some(watch), Some(db));
+        Ok(Sled { dir, watch, db, file, blobs, fault, _open })
     }
 
     /// Runs `work` unless something has failed before; its failure is the last thing that happens.
@@ -188,17 +198,24 @@ impl Sled {
 
     /// Applies all of the batch or nothing; durable after the next [`Sled::sync`].
     pub(in crate::store) fn apply(&self, batch: Batch) -> Result<(), Fault> {
-        self.run(|db| Ok(db.apply_batch(batch)?))
+        self.watched(|| self.run(|db| Ok(db.apply_batch(batch)?)))
     }
 
     /// Makes everything applied durable. sled's flush writes and calls `sync_file_range`, which is not
     /// durable: the fsync is ours.
     pub(in crate::store) fn sync(&self) -> Result<(), Fault> {
-        self.run(|db| {
-            db.flush()?;
+        self.watched(|| self.run(|db| Ok(db.flush()?)))?;
+        self.run(|_| {
             self.sync_blobs()?;
             Ok(self.file.sync_data()?)
         })
+    }
+
+    fn watched<T>(&self, call: impl FnOnce() -> T) -> T {
+        match &self.watch {
+            Some(watch) => watch.over(call),
+            None => call(),
+        }
     }
 
     fn sync_blobs(&self) -> Result<(), Fault> {
@@ -295,6 +312,7 @@ impl Sled {
     /// Syncs everything and lets go of the directory.
     pub(super) fn close(mut self) -> Result<(), Fault> {
         self.sync()?;
+        self.watch = None;
         let db = self.db.take();
         inside(|| {
             drop(db);
@@ -306,11 +324,13 @@ impl Sled {
 
 impl Drop for Sled {
     fn drop(&mut self) {
+        let watch = self.watch.take();
         let Some(db) = self.db.take() else { return };
         if self.fault.get().is_some() {
             // Dropping it would flush and fsync again, after a failure. The process is about to end.
-            mem::forget(db);
+            mem::forget((watch, db));
         } else {
+            drop(watch);
             // An error here loses nothing that was promised: what matters was synced.
             let _ = inside(|| {
                 drop(db);
@@ -340,9 +360,12 @@ fn message(payload: &dyn Any) -> &str {
     text.or(payload.downcast_ref::<&str>().copied()).unwrap_or("no message")
 }
 
-/// The first line, at most 200 characters of it: sled's messages may show whole pages.
+/// The first line, at most 200 characters of it: sled's messages may show whole pages. Of an error of the
+/// operating system that sled shows as a structure, its message.
 fn line(text: &str) -> String {
-    text.lines().next().unwrap_or_default().chars().take(200).collect()
+    let line = text.lines().next().unwrap_or_default();
+    let message = line.split_once("message: \"").and_then(|(_, rest)| rest.split_once('"'));
+    message.map_or(line, |(message, _)| message).chars().take(200).collect()
 }
 
 /// Keeps caught panics quiet, and ends the process when one of sled's IO threads panics under an open
@@ -380,6 +403,18 @@ fn await_release(file: &Path) -> Result<(), Fault> {
         return Err(Fault::Locked);
     }
     Ok(file.unlock()?)
+}
+
+/// Reads the file to its end. An error of the disk has to be found here: a segment that sled cannot read it
+/// takes for torn, and overwrites it with zeros.
+fn read_through(file: &Path) -> Result<(), Fault> {
+    let mut file = match File::open(file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        file => file?,
+    };
+    let mut piece = vec![0; 1 << 20];
+    while file.read(&mut piece)? > 0 {}
+    Ok(())
 }
 
 /// Bytes allocated to the files of a directory, not looking further down.
@@ -455,6 +490,6 @@ mod tests {
         assert_eq!(sled.sync(), Err(fault.clone()));
         assert_eq!(sled.close(), Err(fault));
         let full = inside::<()>(|| panic!("{:?}", io::Error::from_raw_os_error(28)));
-        assert!(matches!(full, Err(Fault::Io(_))), "{full:?}");
+        assert_eq!(full, Err(Fault::Io("sled panicked: No space left on device".into())));
     }
 }

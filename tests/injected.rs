@@ -1,0 +1,265 @@
+//! Real daemons whose system calls fail: strace makes the kernel's answers. Where strace cannot trace, these tests
+//! say so and are skipped; under CI they fail instead.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#[allow(dead_code, unused_imports)]
+mod daemon;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use daemon::{Client, config_text, free_port, get, put, until, values};
+use pixii::message::{CallBody, Response};
+use pixii::types::Blob;
+use tempfile::TempDir;
+
+/// True when this machine lets strace trace.
+fn strace_works(test: &str) -> bool {
+    let outcome = Command::new("strace").args(["-f", "-qq", "-o", "/dev/null", "true"]).output();
+    let why = match outcome {
+        Ok(output) if output.status.success() => return true,
+        Ok(output) => String::from_utf8_lossy(&output.stderr).into_owned(),
+        Err(error) => error.to_string(),
+    };
+    assert!(std::env::var_os("CI").is_none(), "strace must work under CI: {why}");
+    println!("{test}: SKIPPED, because strace cannot trace here: {why}");
+    false
+}
+
+/// A process that never outlives its test.
+struct Process(Child);
+
+impl Process {
+    fn ended(&mut self) -> ExitStatus {
+        until("the end of a process", || self.0.try_wait().unwrap())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // A daemon follows its standard input, also when strace, its parent, is killed before it.
+        drop(self.0.stdin.take());
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A cluster of one node, and its files.
+struct Home {
+    dir: TempDir,
+    port: u16,
+}
+
+impl Home {
+    fn new() -> Self {
+        let (dir, port) = (tempfile::tempdir().unwrap(), free_port());
+        let text = config_text("n0", &[port], 0);
+        let data = format!("data_dir = \"{}\"", dir.path().join("data").display());
+        let text = text.replace("data_dir = \"unused\"", &data) + "";
+        fs::write(dir.path().join("n0.toml"), format!("disk_reserve_mib = 0\n{text}")).unwrap();
+        Home { dir, port }
+    }
+
+    fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// Starts the daemon, below `tracer` if one is given.
+    fn start(&self, tracer: &[&str]) -> Process {
+        let server = [env!("CARGO_BIN_EXE_pixii"), "server", "--follow-stdin", "--config"];
+        let config = self.dir.path().join("n0.toml");
+        let words: Vec<&str> = tracer.iter().copied().chain(server).collect();
+        let log = fs::File::create(self.dir.path().join("log")).unwrap();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).arg(config).stdin(Stdio::piped()).stdout(Stdio::null());
+        Process(command.stderr(log).spawn().unwrap())
+    }
+
+    /// The last line that the daemon wrote. What it says is one sentence, and no panic came through.
+    fn last_line(&self) -> String {
+        let log = fs::read_to_string(self.dir.path().join("log")).unwrap();
+        assert!(!log.contains("panicked"), "{log}");
+        let last = log.lines().last().unwrap_or_default();
+        assert!(last.starts_with("pixii: ") && last.len() < 500, "{log}");
+        last.to_string()
+    }
+
+    /// Starts without faults: all of `acked` is there.
+    fn holds(&self, acked: usize) {
+        let mut process = self.start(&[]);
+        let mut client = Client::connect(self.port);
+        for n in 0..acked {
+            let found = values(client.ask(get(&format!("k{n}"))));
+            assert_eq!(found, [Blob(format!("v{n}").into_bytes().into())], "k{n} of {acked}");
+        }
+        drop(process.0.stdin.take());
+        assert!(process.ended().success());
+    }
+}
+
+/// Writes `k0`, `k1`, ... up to `count` one by one; how many were acknowledged before the connection ended.
+fn write(client: &mut Client, from: usize, count: usize) -> usize {
+    for n in from..count {
+        client.data(put(&format!("k{n}"), format!("v{n}").as_bytes()));
+        match client.reply() {
+            None => return n,
+            Some(reply) => {
+                let text = format!("{reply:?}");
+                let pixii::message::ReplyBody::Data(response) = reply.body else {
+                    panic!("{text}")
+                };
+                assert!(matches!(response, Response::Written { .. }), "{text}");
+            }
+        }
+    }
+    count
+}
+
+/// From now on the process's `call`s fail as `fault` says, in the syntax of strace.
+fn inject(process: &Process, call: &str, fault: &str) -> Process {
+    let pid = process.0.id();
+    let (trace, fault) = (format!("trace={call}"), format!("inject={call}:{fault}"));
+    let mut command = Command::new("strace");
+    command.args(["-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &fault]);
+    let tracer = Process(command.args(["-p", &pid.to_string()]).spawn().unwrap());
+    until("strace has every thread", || {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+        let traced = |task: PathBuf| {
+            let status = fs::read_to_string(task.join("status")).unwrap_or_default();
+            !status.contains("TracerPid:\t0\n")
+        };
+        tasks.filter_map(Result::ok).all(|task| traced(task.path())).then_some(())
+    });
+    tracer
+}
+
+#[test]
+fn an_io_error_while_running_ends_the_daemon_and_nothing_is_acknowledged_after_it() {
+    if !strace_works("an_io_error_while_running") {
+        return;
+    }
+    // Only the first call fails: who tried again would succeed, and promise what may be lost.
+    for (call, error, said) in [
+        ("fdatasync", "EIO", "Input/output error"),
+        ("pwrite64", "EIO", "Input/output error"),
+        ("pwrite64", "ENOSPC", "No space left on device"),
+        ("sync_file_range", "EIO", "Input/output error"),
+    ] {
+        let home = Home::new();
+        let mut process = home.start(&[]);
+        let mut client = Client::connect(home.port);
+        assert_eq!(write(&mut client, 0, 25), 25);
+        let _tracer = inject(&process, call, &format!("error={error}:when=1"));
+        let acked = write(&mut client, 25, 1_000);
+        assert_eq!(acked, 25, "{call}: a write was acknowledged after the error");
+        let status = process.ended();
+        let last = home.last_line();
+        assert_eq!(status.code(), Some(1), "{call}: {last}");
+        assert!(last.starts_with("pixii: the store failed: ") && last.contains(said), "{last}");
+        println!("{call} {error}: {last}");
+        home.holds(acked);
+    }
+}
+
+#[test]
+fn an_io_error_at_a_clean_stop_is_told_and_loses_nothing() {
+    if !strace_works("an_io_error_at_a_clean_stop") {
+        return;
+    }
+    let home = Home::new();
+    let mut process = home.start(&[]);
+    let mut client = Client::connect(home.port);
+    let acked = write(&mut client, 0, 25);
+    let _tracer = inject(&process, "fdatasync", "error=EIO:when=1");
+    client.call(CallBody::Stop);
+    assert_eq!(process.ended().code(), Some(1));
+    let last = home.last_line();
+    assert!(last.starts_with("pixii: the store failed: Input/output error"), "{last}");
+    home.holds(acked);
+}
+
+/// Starts under strace with a fault; the exit code and the last line, or `None` if the daemon came up.
+fn start_with(home: &Home, fault: &[&str]) -> Option<(i32, String)> {
+    let tracer = [&["strace", "-f", "-qq", "-o", "/dev/null"], fault].concat();
+    let mut process = home.start(&tracer);
+    let code = until("a start or an end", || {
+        if let Some(status) = process.0.try_wait().unwrap() {
+            return Some(Some(status.code().expect("no signal ends it")));
+        }
+        std::net::TcpStream::connect(("127.0.0.1", home.port)).is_ok().then_some(None)
+    });
+    if code.is_none() {
+        println!("came up: {fault:?}");
+        drop(process.0.stdin.take());
+        process.ended();
+    }
+    code.map(|code| (code, home.last_line()))
+}
+
+#[test]
+fn an_io_error_at_open_is_one_sentence_and_loses_nothing() {
+    if !strace_works("an_io_error_at_open") {
+        return;
+    }
+    let home = Home::new();
+    let mut process = home.start(&[]);
+    let acked = write(&mut Client::connect(home.port), 0, 25);
+    process.0.kill().unwrap();
+    process.ended();
+    let data = home.data().display().to_string();
+    let log = home.data().join("sled/db").display().to_string();
+    let mut ends = 0;
+    for (call, error, path) in [
+        ("fsync", "EIO", &data),
+        ("fdatasync", "EIO", &data),
+        // A bad sector stays bad, whoever reads it.
+        ("read,pread64", "EIO", &log),
+        ("pwrite64", "EIO", &log),
+        ("pwrite64", "ENOSPC", &log),
+    ] {
+        for nth in 1..=3 {
+            let until_the_end = if call.contains("read") { "+" } else { "" };
+            let inject = format!("inject={call}:error={error}:when={nth}{until_the_end}");
+            let trace = format!("trace={call}");
+            let mut fault = vec!["-e", trace.as_str(), "-e", inject.as_str()];
+            if path == &log {
+                fault.extend(["-P", path]);
+            }
+            let Some((code, last)) = start_with(&home, &fault) else { continue };
+            println!("{call} {error} at call {nth}: {last}");
+            assert_eq!(code, 1, "{last}");
+            assert!(!last.contains("damaged"), "an error of the disk is no damage: {last}");
+            ends += 1;
+        }
+    }
+    assert!(ends >= 5, "only {ends} of the faults ended a start");
+    home.holds(acked);
+}
+
+#[test]
+fn a_directory_without_permission_is_one_sentence_that_asks_for_an_operator() {
+    if !strace_works("a_directory_without_permission") {
+        return;
+    }
+    let home = Home::new();
+    let mut process = home.start(&[]);
+    let acked = write(&mut Client::connect(home.port), 0, 5);
+    drop(process.0.stdin.take());
+    assert!(process.ended().success());
+    let denied = |path: &Path| {
+        let path = path.display().to_string();
+        let inject = "inject=openat:error=EACCES";
+        let (code, last) =
+            start_with(&home, &["-P", &path, "-e", "trace=openat", "-e", inject]).unwrap();
+        println!("{last}");
+        assert!(last.contains("Permission denied"), "{last}");
+        code
+    };
+    for file in ["FORMAT", "LOCK", "MARK", "sled"] {
+        assert_eq!(denied(&home.data().join(file)), 2, "{file}");
+    }
+    assert_eq!(denied(&home.dir.path().join("n0.toml")), 2);
+    home.holds(acked);
+}

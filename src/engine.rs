@@ -2,6 +2,7 @@
 //! store's threads and the real clock.
 
 mod process;
+mod quarantine;
 mod space;
 mod storage;
 
@@ -62,6 +63,9 @@ pub enum ServeError {
     /// The data directory could not be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// The data is damaged, and it may be the only copy of this partition: it stays where it is.
+    #[error("{0}; it was not set aside, because no other replica of partition {1} answers for it")]
+    Shut(OpenError, u16),
     /// The store belongs to another node, or failed at the start.
     #[error("the data in {0} cannot be used: {1}")]
     Life(PathBuf, LifeError),
@@ -110,7 +114,7 @@ pub fn serve(config: &Config, follow_stdin: bool) -> Result<(), ServeError> {
 
 fn open_and_run(config: &Config, stop: Receiver<String>) -> Result<(), ServeError> {
     process::notify(NotifyState::Status("opening the store"));
-    let store = Arc::new(DiskStore::open(&config.data_dir, config.cache_mib << 20)?);
+    let store = Arc::new(quarantine::open(config)?);
     let served = run(config, store.clone(), stop);
     // Only a thread that is stuck in a failed store still has it then, and the process ends anyway.
     let closed = Arc::into_inner(store).map_or(Ok(()), DiskStore::close);
@@ -428,8 +432,8 @@ impl<'a> Engine<'a> {
             cluster: self.config.cluster.clone(),
             name: self.config.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            store: self.facts.store,
-            incarnation: self.facts.incarnation,
+            store: self.node.meta().store,
+            incarnation: self.node.meta().incarnation,
             recovered: self.facts.recovered,
             serving: self.node.is_settled(),
             without_authority: self.node.meta().without_authority.len() as u32,

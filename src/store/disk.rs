@@ -218,6 +218,14 @@ impl DiskStore {
         Ok(DiskStore { sled, directory, last_write: Mutex::new(last_write) })
     }
 
+    /// Moves a store that does not open to a folder of its own within its directory, whose next opening
+    /// makes an empty one. Returns the folder. Nothing is removed; safe to kill at any instant.
+    pub fn set_aside(dir: &Path) -> Result<PathBuf, OpenError> {
+        let directory = Directory::claim_existing(dir)?;
+        let io = |error| OpenError::from_io(dir, "setting the store aside", &error);
+        directory.set_aside().map_err(io)
+    }
+
     /// Syncs everything and lets go of the directory. After an error nothing more is written, and the
     /// directory stays locked until the process ends.
     pub fn close(self) -> Result<(), StoreError> {

@@ -141,3 +141,41 @@ fn a_second_sigterm_ends_a_daemon_at_once() {
     assert!(["oldnew", "newold"].contains(&&*told), "{told}");
     house.cluster.stop("n1").unwrap();
 }
+
+/// Damages the log of a stopped node's store so that it does not open.
+fn damage(house: &House, name: &str) {
+    let log = house.path(name).join("sled/db");
+    let mut bytes = fs::read(&log).unwrap();
+    for at in (1_000..bytes.len().min(200_000)).step_by(50) {
+        bytes[at] ^= 0x55;
+    }
+    fs::write(&log, bytes).unwrap();
+}
+
+#[test]
+fn a_damaged_store_is_set_aside_only_when_others_have_what_it_held() {
+    let mut house = House::start(3);
+    file(&house, "data", "value", 500);
+    house.run(&["load", "data", "-w", "3"]).done();
+    house.cluster.stop("n2").unwrap();
+    damage(&house, "n2");
+    house.start_all();
+    let status = house.status("n2");
+    assert_eq!((status.incarnation > 1, status.without_authority), (true, 64), "{status:?}");
+    assert!(house.path("n2").join("damaged-1/sled/db").exists());
+    assert!(house.log("n2").contains("it was set aside in"), "{}", house.log("n2"));
+    // What it does not have does not count, and everything is still there.
+    assert_eq!(house.run(&["dump", "-r", "2"]).done().lines().count(), 500);
+    let told = house.run(&["get", "key-1", "-r", "3"]);
+    assert_eq!(told.said(), (4, "pixii: no quorum: 2 of 3 replicas can answer\n"));
+
+    // n1 is now the only one with authority for what n3 held: n3 stays down and keeps its files.
+    for name in ["n1", "n3"] {
+        house.cluster.stop(name).unwrap();
+    }
+    damage(&house, "n3");
+    house.cluster.start("n3").unwrap();
+    until("n3 has given up", || house.cluster.ended().pop());
+    assert!(house.log("n3").contains("it was not set aside, because no other replica"));
+    assert!(!house.path("n3").join("damaged-1").exists());
+}

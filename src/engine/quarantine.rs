@@ -1,0 +1,65 @@
+//! A store that does not open: set aside for damage only, and only when somebody else has what it held.
+
+use std::time::Duration;
+
+use tokio::runtime::Builder;
+use tracing::warn;
+
+use super::ServeError;
+use crate::client::{Client, Options};
+use crate::config::Config;
+use crate::store::disk::{DiskStore, OpenError};
+use crate::types::{NodeId, Partition};
+
+/// How long a peer may take to answer.
+const PATIENCE: Duration = Duration::from_millis(2_000);
+
+/// Opens the node's store. A damaged one is set aside, kept, and replaced by an empty one, if every one of
+/// its partitions has another replica that can be reached and has its authority; else it stays as it is.
+pub(super) fn open(config: &Config) -> Result<DiskStore, ServeError> {
+    let open = || DiskStore::open(&config.data_dir, config.cache_mib << 20);
+    let damage = match open() {
+        Err(damage @ OpenError::Damaged { .. }) => damage,
+        opened => return Ok(opened?),
+    };
+    if let Some(partition) = unwitnessed(config)? {
+        return Err(ServeError::Shut(damage, partition.0));
+    }
+    let aside = DiskStore::set_aside(&config.data_dir)?;
+    warn!(
+        "{damage}; it was set aside in {}, and node {} begins anew",
+        aside.display(),
+        config.name
+    );
+    Ok(open()?)
+}
+
+/// A partition of this node that no other authoritative replica answers for, if there is one.
+fn unwitnessed(config: &Config) -> Result<Option<Partition>, ServeError> {
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| ServeError::System("event loop", error))?;
+    let mut witnesses: Vec<NodeId> = Vec::new();
+    for member in config.members.iter().filter(|member| member.id() != config.me()) {
+        if runtime.block_on(is_witness(config, &member.name, &member.address)) {
+            witnesses.push(member.id());
+        }
+    }
+    let ring = &config.ring;
+    let own = |p: &Partition| ring.homes(*p).contains(&config.me());
+    let bare = |p: &Partition| !ring.homes(*p).iter().any(|home| witnesses.contains(home));
+    Ok((0..ring.partitions()).map(Partition).filter(own).find(bare))
+}
+
+/// True if the member answers, serves, and has lost nothing itself.
+async fn is_witness(config: &Config, name: &str, address: &str) -> bool {
+    let options = Options { connect_timeout_ms: PATIENCE.as_millis() as u32, ..Options::default() };
+    let ask = async {
+        let client = Client::connect(&[address.to_owned()], options).await.ok()?;
+        let status = client.status(None).await.ok()?;
+        let same = client.cluster() == config.cluster && status.name == name;
+        (same && status.serving && status.without_authority == 0).then_some(())
+    };
+    tokio::time::timeout(2 * PATIENCE, ask).await.is_ok_and(|answer| answer.is_some())
+}

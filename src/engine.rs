@@ -1,6 +1,7 @@
 //! The daemon: one thread that owns the node and carries out what it wants, between the sockets, the
 //! store's threads and the real clock.
 
+mod journal;
 mod process;
 mod quarantine;
 mod space;
@@ -18,7 +19,7 @@ use tokio::runtime::Builder;
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, channel, unbounded_channel};
 use tokio::task::{AbortHandle, yield_now};
 use tokio::time::{sleep_until, timeout_at};
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::config::Config;
 use crate::message::{
@@ -26,7 +27,7 @@ use crate::message::{
 };
 use crate::net::frames::{Held, Outbox};
 use crate::net::{CLIENT_LIMITS, Event, Hub, Identity, listener, peers};
-use crate::node::{self, ClientId, Input, Node, Notice, Output, Shortage};
+use crate::node::{self, ClientId, Input, Node, Output, Shortage};
 use crate::rng::Rng;
 use crate::store::disk::{DiskStore, OpenError};
 use crate::store::{LifeError, Meta, Owner, Store, StoreError, begin_life, end_life};
@@ -157,10 +158,9 @@ pub fn run(
     let (reports, reported) = unbounded_channel();
     let reserve_bytes = config.disk_reserve_mib << 20;
     let storage = Storage::start(&store, reserve_bytes, reports).map_err(system("threads"))?;
-    let facts = Facts { store: meta.store, incarnation, recovered };
     let served = runtime.block_on(async {
         let node = Node::new(machine_config(config, boot_nonce), meta, seed);
-        let engine = Engine::new(config, facts, boot_nonce, node, storage, reported);
+        let engine = Engine::new(config, recovered, boot_nonce, node, storage, reported);
         engine.run(listener, seed, stop).await
     });
     // A look-up of a peer's host name may still be waiting for an answer.
@@ -178,13 +178,6 @@ fn machine_config(config: &Config, boot_nonce: u64) -> node::Config {
     node::Config { me, ring, r, w, boot_nonce, bootstrap, serial_block: SERIAL_BLOCK }
 }
 
-/// What is known of this life of the store.
-struct Facts {
-    store: u64,
-    incarnation: u64,
-    recovered: bool,
-}
-
 /// A client's connection.
 struct Client {
     outbox: Arc<Outbox>,
@@ -193,7 +186,8 @@ struct Client {
 
 struct Engine<'a> {
     config: &'a Config,
-    facts: Facts,
+    /// True if the last stop was not a clean one.
+    recovered: bool,
     hub: Arc<Hub>,
     node: Node,
     start: Instant,
@@ -218,7 +212,7 @@ struct Engine<'a> {
 impl<'a> Engine<'a> {
     fn new(
         config: &'a Config,
-        facts: Facts,
+        recovered: bool,
         boot_nonce: u64,
         node: Node,
         storage: Storage,
@@ -230,12 +224,12 @@ impl<'a> Engine<'a> {
             me: config.me(),
             members: config.members.clone(),
             ring: config.ring.digest(),
-            incarnation: facts.incarnation,
+            incarnation: node.meta().incarnation,
             boot_nonce,
         });
         Engine {
             config,
-            facts,
+            recovered,
             hub,
             node,
             start: Instant::now(),
@@ -434,7 +428,7 @@ impl<'a> Engine<'a> {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             store: self.node.meta().store,
             incarnation: self.node.meta().incarnation,
-            recovered: self.facts.recovered,
+            recovered: self.recovered,
             serving: self.node.is_settled(),
             without_authority: self.node.meta().without_authority.len() as u32,
             uptime_ms: self.start.elapsed().as_millis() as u64,
@@ -475,41 +469,10 @@ impl<'a> Engine<'a> {
                     self.reply(client, id, ReplyBody::Data(response));
                 }
                 Output::Store(work) => works.push(work),
-                Output::Notice(notice) => self.notice(notice),
+                Output::Notice(notice) => journal::tell(notice, self.config),
             }
         }
         self.storage.submit(works.into_iter());
-    }
-
-    fn notice(&self, notice: Notice) {
-        let peer = |id| self.config.members.name(id);
-        let name = &self.config.name;
-        match notice {
-            Notice::Founded => info!("a new cluster {} is founded", self.config.cluster),
-            Notice::Reborn => warn!(
-                "the cluster knows node {name} with another store: its disk was lost, and what it does \
-                 not find does not count"
-            ),
-            Notice::Outdated(witness) => warn!(
-                "peer {} has seen a later life of this store: the disk was rolled back or copied; node \
-                 {name} goes on under a new store id, and what it does not find does not count",
-                peer(witness)
-            ),
-            Notice::Copied(witness) => error!(
-                "peer {} has seen a later life of node {name}: its disk was rolled back, or a copy of it \
-                 runs elsewhere; it goes on under a new store id, and what it does not find does not count",
-                peer(witness)
-            ),
-            Notice::Alone => {
-                warn!("no peer answers: node {name} serves under a new store id");
-            }
-            Notice::Foreign(other) => error!(
-                "peer {} belongs to another cluster {}: nothing is exchanged with it",
-                peer(other),
-                self.config.cluster
-            ),
-            Notice::Settled => info!("node {name} serves"),
-        }
     }
 
     /// From now on nobody new is let in, and no request is taken.

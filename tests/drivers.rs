@@ -37,6 +37,20 @@ fn a_configuration_has_defaults() {
 }
 
 #[test]
+fn the_example_configuration_is_one_and_shows_the_defaults() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(root.join("systemd/pixii.toml.example")).unwrap();
+    let parse = |text: &str| format!("{:?}", Config::parse(text, Path::new("p.toml")).unwrap());
+    let defaults = text.lines().map(|line| match line.strip_prefix('#') {
+        Some(key) if !key.starts_with(' ') => key,
+        _ => line,
+    });
+    let defaults: Vec<&str> = defaults.collect();
+    assert!(defaults.len() > 20 && text.contains("#disk_reserve_mib"));
+    assert_eq!(parse(&text), parse(&defaults.join("\n")));
+}
+
+#[test]
 fn mistakes_in_a_configuration_are_named_in_one_sentence() {
     let good = config_text("n0", &[1, 2, 3], 0);
     let parse = |text: &str| Config::parse(text, Path::new("p.toml"));

@@ -285,3 +285,28 @@ fn shells_and_people_are_told_what_there_is() {
     let (code, _, why) = run(&fake, &["drill", "kill", "--rounds", "1", "--dir", dir]);
     assert_eq!((code, why), (1, format!("pixii: {dir} is not empty\n")));
 }
+
+#[test]
+fn a_check_needs_a_store_that_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let check = |options: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pixii"));
+        told(&command.arg("check").arg(dir.path()).args(options).output().unwrap())
+    };
+    let said = format!(
+        "pixii: the data directory {} cannot be used: there is no store in it\n",
+        dir.path().display()
+    );
+    assert_eq!(check(&[]), (1, String::new(), said));
+    let store = pixii::store::disk::DiskStore::open(dir.path(), 1 << 20).unwrap();
+    let (code, out, err) = check(&["--json"]);
+    let holder = format!("is in use by process {}\n", std::process::id());
+    assert!(code == 1 && out.is_empty() && err.ends_with(&holder), "{err}");
+    store.close().unwrap();
+    let (code, out, err) = check(&[]);
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert!(out.starts_with("the store of no node yet\nlive keys") && out.ends_with("clean\n"));
+    let (code, out, _) = check(&["--json"]);
+    let json: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, &json["clean"], &json["damaged"]), (0, &true.into(), &serde_json::json!([])));
+}

@@ -1,0 +1,38 @@
+//! What an operator would ask about, in words.
+
+use tracing::{error, info, warn};
+
+use crate::config::Config;
+use crate::node::Notice;
+
+/// Logs what the node decided about itself: a line per decision.
+pub(super) fn tell(notice: Notice, config: &Config) {
+    let peer = |id| config.members.name(id);
+    let name = &config.name;
+    match notice {
+        Notice::Founded => info!("a new cluster {} is founded", config.cluster),
+        Notice::Reborn => warn!(
+            "the cluster knows node {name} with another store: its disk was lost, and what it does \
+             not find does not count"
+        ),
+        Notice::Outdated(witness) => warn!(
+            "peer {} has seen a later life of this store: the disk was rolled back or copied; node \
+             {name} goes on under a new store id, and what it does not find does not count",
+            peer(witness)
+        ),
+        Notice::Copied(witness) => error!(
+            "peer {} has seen a later life of node {name}: its disk was rolled back, or a copy of it \
+             runs elsewhere; it goes on under a new store id, and what it does not find does not count",
+            peer(witness)
+        ),
+        Notice::Alone => {
+            warn!("no peer answers: node {name} serves under a new store id");
+        }
+        Notice::Foreign(other) => error!(
+            "peer {} belongs to another cluster {}: nothing is exchanged with it",
+            peer(other),
+            config.cluster
+        ),
+        Notice::Settled => info!("node {name} serves"),
+    }
+}

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
+use std::process::Command;
 
 use serde_json::Value;
 
@@ -178,4 +180,61 @@ fn a_damaged_store_is_set_aside_only_when_others_have_what_it_held() {
     until("n3 has given up", || house.cluster.ended().pop());
     assert!(house.log("n3").contains("it was not set aside, because no other replica"));
     assert!(!house.path("n3").join("damaged-1").exists());
+}
+
+fn copy(from: &Path, to: &Path) {
+    let _ = fs::remove_dir_all(to);
+    let status = Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
+    assert!(status.success());
+}
+
+#[test]
+fn a_rolled_back_or_copied_disk_loses_no_write_of_others() {
+    let mut house = House::start(3);
+    file(&house, "first", "one", 400);
+    let second = file(&house, "second", "two", 400);
+    house.run(&["load", "first", "-w", "3"]).done();
+    house.cluster.stop("n1").unwrap();
+    let backup = house.path("backup");
+    copy(&house.path("n1"), &backup);
+    house.start_all();
+    house.run(&["load", "second", "-w", "3"]).done();
+    let before = house.status("n1").store;
+
+    // An old copy is put back: a peer has seen a later life.
+    house.cluster.stop("n1").unwrap();
+    copy(&backup, &house.path("n1"));
+    house.start_all();
+    let status = house.status("n1");
+    assert_ne!(status.store, before, "it mints under another name");
+    assert_eq!(status.without_authority, 64, "{status:?}");
+    assert!(house.log("n1").contains("the disk was rolled back or copied"));
+    let dump = |house: &House| {
+        let mut lines: Vec<String> =
+            house.run(&["dump", "-r", "2"]).done().lines().map(String::from).collect();
+        lines.sort();
+        lines
+    };
+    let mut expected: Vec<String> = second.lines().map(String::from).collect();
+    expected.sort();
+    assert_eq!(dump(&house), expected, "what it lost, the others have");
+    // Writes through the node whose disk is old replace what was read, and nothing comes back.
+    let third = file(&house, "third", "three", 400);
+    house.run(&["load", "third", "-w", "2"]).done();
+    expected = third.lines().map(String::from).collect();
+    expected.sort();
+    assert_eq!(dump(&house), expected);
+
+    // Another node's disk is refused, and left as it is.
+    house.cluster.stop("n2").unwrap();
+    copy(&house.path("n2"), &house.path("own"));
+    copy(&house.path("n3"), &house.path("n2"));
+    fs::remove_file(house.path("n2/LOCK")).unwrap();
+    house.cluster.start("n2").unwrap();
+    until("n2 has given up", || house.cluster.ended().pop());
+    let log = house.log("n2");
+    assert!(log.contains("the data belongs to node n3 of cluster test, not to node n2"), "{log}");
+    copy(&house.path("own"), &house.path("n2"));
+    house.start_all();
+    assert_eq!(dump(&house), expected);
 }

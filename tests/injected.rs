@@ -231,6 +231,7 @@ fn an_io_error_at_open_is_one_sentence_and_loses_nothing() {
             println!("{call} {error} at call {nth}: {last}");
             assert_eq!(code, 1, "{last}");
             assert!(!last.contains("damaged"), "an error of the disk is no damage: {last}");
+            assert!(!last.contains("set aside"), "and sets nothing aside: {last}");
             ends += 1;
         }
     }

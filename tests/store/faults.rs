@@ -294,6 +294,44 @@ fn flipped_bits_in_the_log_never_escape_as_a_panic_or_a_wrong_value() {
 }
 
 #[test]
+fn a_log_that_ends_anywhere_has_the_old_long_record_or_the_new_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let (old, new) = (record(1, &[300 * KILO]), record(2, &[200 * KILO]));
+    let log = |dir: &Path| dir.join("sled/db");
+    let end = || {
+        let bytes = fs::read(log(dir.path())).unwrap();
+        bytes.len() - bytes.iter().rev().take_while(|byte| **byte == 0).count()
+    };
+    store.apply(&[put(0, &key("long"), &old)]).unwrap();
+    store.sync().unwrap();
+    let before = end();
+    store.apply(&[put(0, &key("long"), &new)]).unwrap();
+    store.sync().unwrap();
+    let after = end();
+    assert!(after > before + 200 * KILO, "{before} to {after}");
+    let mut seen = [0, 0];
+    // Closer at the end, where the head is.
+    let cuts = (before..=after).step_by(16 * KILO).chain((after - 400..=after).step_by(20));
+    for cut in cuts {
+        let copy = tempfile::tempdir().unwrap();
+        let mut cp = Command::new("cp");
+        assert!(
+            cp.arg("-a").arg(dir.path().join(".")).arg(copy.path()).status().unwrap().success()
+        );
+        // A power cut may leave no mark.
+        fs::remove_file(copy.path().join("MARK")).unwrap();
+        let mut bytes = fs::read(log(copy.path())).unwrap();
+        bytes[cut..].fill(0);
+        fs::write(log(copy.path()), bytes).unwrap();
+        let found = open(copy.path()).read(Partition(0), &key("long")).unwrap();
+        let which = [&old, &new].iter().position(|r| found == Found::Record((*r).clone()));
+        seen[which.unwrap_or_else(|| panic!("cut at {cut}: {found:?}"))] += 1;
+    }
+    assert!(seen[0] > 0 && seen[1] > 0, "{seen:?}");
+}
+
+#[test]
 fn overwrites_leave_no_chunks_and_no_blobs() {
     let seed = 11;
     println!("seed {seed}");

@@ -535,7 +535,7 @@ fn notice_name(notice: Notice) -> &'static str {
     match notice {
         Notice::Founded => "clusters founded",
         Notice::Reborn => "nodes reborn",
-        Notice::Outdated(_) => "rolled-back disks noticed",
+        Notice::Outdated(_) => "outdated lives noticed",
         Notice::Copied(_) => "copies noticed",
         Notice::Alone => "starts without a witness",
         Notice::Foreign(_) => "foreign peers met",

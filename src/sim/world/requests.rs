@@ -230,6 +230,7 @@ fn refusal_name(refusal: &Refusal) -> &'static str {
         Refusal::NoContext => "refused: delete without context",
         Refusal::NoSpace { .. } => "refused: full disk",
         Refusal::Starting { .. } => "refused: starting",
+        Refusal::Damaged => "refused: damaged copy",
         Refusal::Busy { .. } => "refused: busy",
         _ => "refused: other",
     }

@@ -482,6 +482,8 @@ fn three_nodes_serve_with_one_down_and_take_it_back() {
     for (daemon, peer) in [(&a, "n1"), (&a, "n2"), (&b, "n0"), (&b, "n2"), (&c, "n0"), (&c, "n1")] {
         wait_for_link(daemon, peer, true);
     }
+    let serves = |daemon: &Daemon| until("it serves", || daemon.status().serving.then_some(()));
+    [&a, &b, &c].into_iter().for_each(serves);
     let written = a.client().ask(put("k", b"v"));
     assert!(matches!(written, Response::Written { .. }), "{written:?}");
     for daemon in [&a, &b, &c] {
@@ -497,6 +499,7 @@ fn three_nodes_serve_with_one_down_and_take_it_back() {
     for (daemon, peer) in [(&a, "n2"), (&b, "n2"), (&c, "n0"), (&c, "n1")] {
         wait_for_link(daemon, peer, true);
     }
+    serves(&c);
     assert_eq!(values(c.client().ask(get("k"))).len(), 1);
     assert_eq!(c.status().incarnation, 2);
 }

@@ -77,6 +77,13 @@ impl Home {
         Process(command.stderr(log).spawn().unwrap())
     }
 
+    /// A client of the daemon, once it serves.
+    fn client(&self) -> Client {
+        let mut client = Client::connect(self.port);
+        until("the daemon serves", || client.status().serving.then_some(()));
+        client
+    }
+
     /// The last line that the daemon wrote. What it says is one sentence, and no panic came through.
     fn last_line(&self) -> String {
         let log = fs::read_to_string(self.dir.path().join("log")).unwrap();
@@ -89,7 +96,7 @@ impl Home {
     /// Starts without faults: all of `acked` is there.
     fn holds(&self, acked: usize) {
         let mut process = self.start(&[]);
-        let mut client = Client::connect(self.port);
+        let mut client = self.client();
         for n in 0..acked {
             let found = values(client.ask(get(&format!("k{n}"))));
             assert_eq!(found, [Blob(format!("v{n}").into_bytes().into())], "k{n} of {acked}");
@@ -149,7 +156,7 @@ fn an_io_error_while_running_ends_the_daemon_and_nothing_is_acknowledged_after_i
     ] {
         let home = Home::new();
         let mut process = home.start(&[]);
-        let mut client = Client::connect(home.port);
+        let mut client = home.client();
         assert_eq!(write(&mut client, 0, 25), 25);
         let _tracer = inject(&process, call, &format!("error={error}:when=1"));
         let acked = write(&mut client, 25, 1_000);
@@ -170,7 +177,7 @@ fn an_io_error_at_a_clean_stop_is_told_and_loses_nothing() {
     }
     let home = Home::new();
     let mut process = home.start(&[]);
-    let mut client = Client::connect(home.port);
+    let mut client = home.client();
     let acked = write(&mut client, 0, 25);
     let _tracer = inject(&process, "fdatasync", "error=EIO:when=1");
     client.call(CallBody::Stop);
@@ -205,7 +212,7 @@ fn an_io_error_at_open_is_one_sentence_and_loses_nothing() {
     }
     let home = Home::new();
     let mut process = home.start(&[]);
-    let acked = write(&mut Client::connect(home.port), 0, 25);
+    let acked = write(&mut home.client(), 0, 25);
     process.0.kill().unwrap();
     process.ended();
     let data = home.data().display().to_string();
@@ -246,7 +253,7 @@ fn a_directory_without_permission_is_one_sentence_that_asks_for_an_operator() {
     }
     let home = Home::new();
     let mut process = home.start(&[]);
-    let acked = write(&mut Client::connect(home.port), 0, 5);
+    let acked = write(&mut home.client(), 0, 5);
     drop(process.0.stdin.take());
     assert!(process.ended().success());
     let denied = |path: &Path| {

@@ -4,8 +4,10 @@
 //! From the source flow N replicas to each partition, on to its zones, on to their members, and into the
 //! sink:
 //!
-//!     source ──low──▶ cell ──1──▶ member ──▶ sink          a cell is a zone of a partition
-//!     source ──N-Σlow──▶ partition ──high-low──▶ cell
+//! ```text
+//! source ──low──▶ cell ──1──▶ member ──▶ sink          a cell is a zone of a partition
+//! source ──N-Σlow──▶ partition ──high-low──▶ cell
+//! ```
 //!
 //! From a cell to a member costs [`MOVE`], or nothing where the member was home to the partition in the
 //! previous table; each replica of a member above its quota costs [`OVER`], so that a quota is exceeded

@@ -4,6 +4,7 @@
 mod coordinator;
 mod effects;
 mod identity;
+mod pace;
 mod replica;
 
 use std::sync::Arc;
@@ -217,7 +218,8 @@ impl Node {
             }
             Input::Link { peer, up } => {
                 self.identity.link(now, peer, up, fx);
-                self.coordinator.link(peer, up && !self.identity.is_foreign(peer), fx);
+                let usable = up && !self.identity.is_foreign(peer);
+                self.coordinator.link(now, peer, usable, fx);
             }
             Input::Peer { from, message } => self.dispatch(now, from, message),
             Input::Client { client, id, request, timeout_ms } => {
@@ -248,7 +250,7 @@ impl Node {
             Body::Introduce { .. } | Body::Known { .. } => {
                 self.identity.hear(now, from, op, body, fx);
                 if self.identity.is_foreign(from) {
-                    self.coordinator.link(from, false, fx);
+                    self.coordinator.link(now, from, false, fx);
                 }
             }
             _ if self.identity.is_foreign(from) => {}
@@ -260,7 +262,7 @@ impl Node {
             | Body::Held
             | Body::Copy { .. }
             | Body::Listed { .. }
-            | Body::Failed(_) => self.coordinator.answer(op, from, body, fx),
+            | Body::Failed(_) => self.coordinator.answer(now, op, from, body, fx),
             Body::Update { .. } | Body::Merge { .. } | Body::Read { .. } | Body::List { .. } => {
                 self.replica.ask(from, op, body, fx);
             }

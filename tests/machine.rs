@@ -228,6 +228,61 @@ fn a_read_asks_as_many_as_it_needs_and_one_more_when_late() {
 }
 
 #[test]
+fn a_silent_replica_costs_one_hedge_and_is_not_asked_again_at_once() {
+    let mut bench = Bench::new();
+    let key = bench.key(true);
+    let asked = |out: &[Output]| match out {
+        [Output::Send { to, message }, ..] => (to[0], message.op),
+        _ => panic!("{out:?}"),
+    };
+    let get = || Request::Get { key: key.clone(), r: None };
+    let copy = || Body::Copy { object: Object::default(), authoritative: true };
+    let out = bench.ask(get());
+    let (frozen, op) = asked(&out);
+    bench.disk(out, &Record::default());
+    let (live, _) = asked(&bench.tick(25));
+    let out = bench.peer(live, op, copy());
+    assert!(matches!(out[..], [Output::Reply { .. }]), "{out:?}");
+    let out = bench.ask(get());
+    let (second, op) = asked(&out);
+    assert_eq!(second, live, "the one that left a question open comes last");
+    bench.disk(out, &Record::default());
+    bench.peer(live, op, copy());
+    bench.tick(1_000);
+    let (third, _) = asked(&bench.ask(get()));
+    assert_eq!(third, frozen, "it may be back");
+}
+
+#[test]
+fn a_replica_seen_to_be_behind_is_repaired_after_the_answer() {
+    let mut bench = Bench::new();
+    let key = bench.key(true);
+    let out = bench.ask(put(&key, 1));
+    let out = bench.disk(out, &Record::default());
+    let [Output::Send { message, .. }] = &out[..] else { panic!("{out:?}") };
+    let Body::Merge { object, .. } = message.body.clone() else { panic!("{message:?}") };
+    let record = Record { own_serial: Some(1), object: object.clone() };
+    // All three are asked: one is late, and its copy comes after the answer.
+    let out = bench.ask(Request::Get { key: key.clone(), r: None });
+    let [Output::Send { to, message }, ..] = &out[..] else { panic!("{out:?}") };
+    let (late, op) = (to[0], message.op);
+    bench.disk(out, &record);
+    let out = bench.tick(25);
+    let [Output::Send { to, .. }] = &out[..] else { panic!("{out:?}") };
+    let behind = to[0];
+    let empty = || Body::Copy { object: Object::default(), authoritative: true };
+    let out = bench.peer(behind, op, empty());
+    let [Output::Reply { response: Response::Found { values, .. }, .. }] = &out[..] else {
+        panic!("{out:?}")
+    };
+    assert_eq!(values.len(), 1);
+    let out = bench.peer(late, op, empty());
+    let [Output::Send { to, message }] = &out[..] else { panic!("{out:?}") };
+    assert_eq!(*to, [behind, late]);
+    assert_eq!(message.body, Body::Merge { key, object });
+}
+
+#[test]
 fn siblings_are_limited_where_a_write_is_accepted_and_a_retry_is_one_event() {
     let mut bench = Bench::new();
     let key = bench.key(true);

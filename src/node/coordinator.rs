@@ -1,26 +1,28 @@
 //! The coordinator: carries a request through the home replicas of its key until enough of them have
 //! answered, or the deadline has passed.
 
+mod operation;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use self::operation::{Kind, Operation, Question};
 use super::effects::Effects;
+use super::pace::Paces;
 use super::{ClientId, Config};
-use crate::causal::{Context, Dot, Object};
+use crate::causal::{Context, Object};
 use crate::message::{Body, Change, Refusal, Request, Response};
 use crate::rng::Rng;
 use crate::store::Listing;
 use crate::tally::Tally;
-use crate::types::{
-    Blob, Key, MAX_TIMEOUT_MS, MAX_VALUE_BYTES, MILLI, Micros, NodeId, Partition, SizeError,
-};
+use crate::types::{Blob, Key, MAX_TIMEOUT_MS, MAX_VALUE_BYTES, MILLI, Micros, NodeId, SizeError};
 use crate::wire;
 
 /// Most requests under way.
 const MAX_OPERATIONS: usize = 4_096;
 /// Requests remembered per forwarding peer, so that a message that arrives twice acts once.
 const MAX_REMEMBERED: usize = 256;
-/// A read that has not been answered after this long asks the remaining replicas too.
-const HEDGE: Micros = 25 * MILLI;
+/// One read in so many asks in the order of the ring, so that nobody's pace is judged by old answers alone.
+const EXPLORE: u64 = 64;
 
 /// Requests under way at one node, and which peers it can send to.
 #[derive(Debug)]
@@ -31,6 +33,9 @@ pub(super) struct Coordinator {
     timers: BTreeSet<(Micros, u64)>,
     forwarded_here: BTreeMap<NodeId, VecDeque<u64>>,
     next_op: u64,
+    paces: Paces,
+    /// Operations that are answered and wait for late copies, to repair those that are behind.
+    lingering: usize,
 }
 
 /// Who waits for the answer.
@@ -50,23 +55,6 @@ pub(super) enum Origin {
         /// Its operation.
         op: u64,
     },
-}
-
-#[derive(Debug)]
-struct Operation {
-    origin: Origin,
-    deadline: Micros,
-    timeout_ms: u32,
-    tally: Tally,
-    kind: Kind,
-}
-
-#[derive(Debug)]
-enum Kind {
-    Write { key: Key, seen: Context, minted: Option<(Object, Option<Dot>)> },
-    Get { key: Key, merged: Object },
-    Keys { partition: Partition, after: Option<Key>, limit_bytes: u32, pages: Vec<Listing> },
-    Forwarded { to: NodeId, writes: bool },
 }
 
 /// A request that has passed all checks.
@@ -89,12 +77,14 @@ impl Coordinator {
             timers: BTreeSet::new(),
             forwarded_here: BTreeMap::new(),
             next_op: Rng::new(seed).next_u64() >> 1,
+            paces: Paces::default(),
+            lingering: 0,
         }
     }
 
     /// True when no request is under way.
     pub(super) fn is_idle(&self) -> bool {
-        self.operations.is_empty()
+        self.operations.len() == self.lingering
     }
 
     /// When the next deadline or hedge is due.
@@ -150,7 +140,7 @@ impl Coordinator {
         if timeout_ms == 0 || timeout_ms > MAX_TIMEOUT_MS {
             return Err(Refusal::Timeout(timeout_ms));
         }
-        if self.operations.len() >= MAX_OPERATIONS {
+        if self.operations.len() - self.lingering >= MAX_OPERATIONS {
             let what = "requests under way at this node".into();
             return Err(Refusal::Busy { what, limit: MAX_OPERATIONS as u32 });
         }
@@ -165,7 +155,7 @@ impl Coordinator {
             Request::Get { key, r: asked } => Plan {
                 homes: homes(key),
                 needed: self.quorum("r", *asked, r)?,
-                kind: Kind::Get { key: key.clone(), merged: Object::default() },
+                kind: Kind::Get { key: key.clone(), merged: Object::default(), copies: Vec::new() },
                 update: None,
             },
             Request::Put { key, value, context, write, w: asked } => {
@@ -244,10 +234,7 @@ impl Coordinator {
         let op = self.start(now, origin, tally, plan.kind, timeout_ms);
         match plan.update {
             Some(update) => fx.send(vec![self.config.me], op, update),
-            None => {
-                self.ask_more(op, plan.needed, fx);
-                self.timers.insert((now + HEDGE, op));
-            }
+            None => self.ask_more(now, op, plan.needed, fx),
         }
     }
 
@@ -286,14 +273,15 @@ impl Coordinator {
     ) -> u64 {
         self.next_op += 1;
         let deadline = now + Micros::from(timeout_ms) * MILLI;
-        let operation = Operation { origin, deadline, timeout_ms, tally, kind };
+        let (open, answered) = (Vec::new(), false);
+        let operation = Operation { origin, deadline, timeout_ms, tally, kind, open, answered };
         self.operations.insert(self.next_op, operation);
         self.timers.insert((deadline, self.next_op));
         self.next_op
     }
 
-    /// Puts a read's question to up to `count` further replicas.
-    fn ask_more(&mut self, op: u64, count: u8, fx: &mut Effects) {
+    /// Puts a read's question to up to `count` further replicas, the fastest first.
+    fn ask_more(&mut self, now: Micros, op: u64, count: u8, fx: &mut Effects) {
         let Some(operation) = self.operations.get_mut(&op) else { return };
         let body = match &operation.kind {
             Kind::Get { key, .. } => Body::Read { key: key.clone() },
@@ -304,16 +292,39 @@ impl Coordinator {
             },
             Kind::Write { .. } | Kind::Forwarded { .. } => return,
         };
-        let to: Vec<NodeId> = operation.tally.unasked().take(usize::from(count)).collect();
+        let mut to: Vec<NodeId> = operation.tally.unasked().collect();
+        if !op.is_multiple_of(EXPLORE) {
+            self.paces.sort(now, &mut to);
+        }
+        to.truncate(usize::from(count));
         for node in &to {
             operation.tally.ask(*node);
+            self.paces.asked(now, *node);
+            let due = now + self.paces.patience(*node);
+            operation.open.push(Question { to: *node, since: now, due, late: false });
+            self.timers.insert((due, op));
         }
         fx.send(to, op, body);
     }
 
     /// Takes a replica's (or, for a forwarded request, a coordinator's) answer.
-    pub(super) fn answer(&mut self, op: u64, from: NodeId, body: Body, fx: &mut Effects) {
+    pub(super) fn answer(
+        &mut self,
+        now: Micros,
+        op: u64,
+        from: NodeId,
+        body: Body,
+        fx: &mut Effects,
+    ) {
         let Some(operation) = self.operations.get_mut(&op) else { return };
+        let question = operation.close(from);
+        // Questions that left together share a timer.
+        if let Some(Question { due, .. }) = question
+            && operation.open.iter().all(|other| other.due != due)
+        {
+            self.timers.remove(&(due, op));
+        }
+        self.paces.answered(now, from, question.map(|question| question.since));
         let Operation { tally, kind, .. } = operation;
         match (kind, body) {
             (Kind::Forwarded { to, .. }, Body::Coordinated(response)) if from == *to => {
@@ -336,12 +347,13 @@ impl Coordinator {
             (Kind::Write { minted: None, .. }, Body::Failed(refusal)) if from == self.config.me => {
                 return self.finish(op, Response::Refused(refusal), fx);
             }
-            (Kind::Get { merged, .. }, Body::Copy { object, authoritative }) => {
+            (Kind::Get { merged, copies, .. }, Body::Copy { object, authoritative }) => {
                 // What a replica without authority still has is shown; that it lacks something is no word.
                 *merged = merged.sync(&object);
                 if !tally.answer(from, authoritative) {
                     return;
                 }
+                copies.push((from, object));
             }
             (Kind::Keys { pages, .. }, Body::Listed { keys, more, authoritative }) => {
                 if !tally.answer(from, authoritative) {
@@ -352,12 +364,18 @@ impl Coordinator {
             (_, Body::Failed(_)) if tally.fail(from) => {}
             _ => return,
         }
-        self.advance(op, fx);
+        self.advance(now, op, fx);
     }
 
     /// Ends an operation that has its quorum or can no longer get it; asks on for a read that can.
-    fn advance(&mut self, op: u64, fx: &mut Effects) {
+    fn advance(&mut self, now: Micros, op: u64, fx: &mut Effects) {
         let Some(operation) = self.operations.get(&op) else { return };
+        if operation.answered {
+            if operation.open.is_empty() {
+                self.repair(op, fx);
+            }
+            return;
+        }
         if operation.tally.reached() {
             let response = operation.success();
             return self.finish(op, response, fx);
@@ -367,11 +385,11 @@ impl Coordinator {
             return self.finish(op, response, fx);
         }
         let missing = operation.tally.missing();
-        self.ask_more(op, missing, fx);
+        self.ask_more(now, op, missing, fx);
     }
 
     /// A link came up or went down: what waits for that peer stops waiting.
-    pub(super) fn link(&mut self, peer: NodeId, up: bool, fx: &mut Effects) {
+    pub(super) fn link(&mut self, now: Micros, peer: NodeId, up: bool, fx: &mut Effects) {
         if up {
             self.links.insert(peer);
             return;
@@ -380,8 +398,9 @@ impl Coordinator {
         let waiting: Vec<u64> = self.operations.keys().copied().collect();
         for op in waiting {
             let Some(operation) = self.operations.get_mut(&op) else { continue };
-            if operation.tally.fail(peer) {
-                self.advance(op, fx);
+            let waited = operation.close(peer).is_some();
+            if operation.tally.fail(peer) || waited {
+                self.advance(now, op, fx);
             }
         }
     }
@@ -394,69 +413,55 @@ impl Coordinator {
             }
             self.timers.pop_first();
             let Some(operation) = self.operations.get(&op) else { continue };
-            if operation.deadline <= now {
+            if operation.deadline > now {
+                self.hedge(now, op, fx);
+            } else if operation.answered {
+                self.repair(op, fx);
+            } else {
                 let response = operation.failure();
                 self.finish(op, response, fx);
-            } else {
-                fx.count("reads_hedged");
-                self.ask_more(op, u8::MAX, fx);
             }
         }
     }
 
+    /// Asks one replica more for each answer that is late.
+    fn hedge(&mut self, now: Micros, op: u64, fx: &mut Effects) {
+        let Some(operation) = self.operations.get_mut(&op) else { return };
+        let overdue = |question: &&mut Question| question.due <= now && !question.late;
+        let late = operation.open.iter_mut().filter(overdue).map(|question| question.late = true);
+        let late = late.count();
+        if late > 0 && !operation.answered && operation.tally.unasked().next().is_some() {
+            fx.count("reads_hedged");
+            self.ask_more(now, op, late as u8, fx);
+        }
+    }
+
+    /// Answers. A read that still waits for copies stays, to repair those that are behind.
     fn finish(&mut self, op: u64, response: Response, fx: &mut Effects) {
-        let Some(operation) = self.operations.remove(&op) else { return };
-        self.timers.remove(&(operation.deadline, op));
+        let Some(operation) = self.operations.get_mut(&op) else { return };
         answer(operation.origin, response, fx);
-    }
-}
-
-impl Operation {
-    /// The answer once the quorum is reached.
-    fn success(&self) -> Response {
-        match &self.kind {
-            Kind::Write { key, seen, minted } => {
-                let (object, dot) = minted.clone().unwrap_or_default();
-                let context = match dot {
-                    Some(dot) => object.context_of_writer(seen, dot),
-                    None => seen.clone(),
-                };
-                let siblings = live_values(&object).len() as u32;
-                Response::Written { dot, context: wire::seal(key, &context), siblings }
-            }
-            Kind::Get { key, merged } => Response::Found {
-                values: live_values(merged),
-                context: wire::seal(key, &merged.context()),
-                answered: self.tally.counted(),
-            },
-            Kind::Keys { pages, .. } => {
-                let Listing { keys, more } = merge_pages(pages);
-                Response::Keys { keys, more }
-            }
-            Kind::Forwarded { .. } => self.failure(),
+        operation.answered = true;
+        self.lingering += 1;
+        let waits = matches!(operation.kind, Kind::Get { .. }) && !operation.open.is_empty();
+        if !waits || self.lingering > MAX_OPERATIONS {
+            self.repair(op, fx);
         }
     }
 
-    /// The answer before the deadline, when too few replicas are left to answer.
-    fn hopeless(&self) -> Response {
-        let (reachable, needed) = (self.tally.hopeful(), self.tally.needed());
-        match self.failure() {
-            Response::Refused(_) => Response::Refused(Refusal::Unreachable { reachable, needed }),
-            unknown => unknown,
+    /// Ends an answered operation: replicas seen to be behind get what the others had.
+    fn repair(&mut self, op: u64, fx: &mut Effects) {
+        let Some(operation) = self.operations.remove(&op) else { return };
+        self.lingering -= 1;
+        self.timers.remove(&(operation.deadline, op));
+        for Question { due, .. } in &operation.open {
+            self.timers.remove(&(*due, op));
         }
-    }
-
-    /// The answer at the deadline: a write that was sent may still happen.
-    fn failure(&self) -> Response {
-        let (counted, needed) = (self.tally.counted(), self.tally.needed());
-        let timeout_ms = self.timeout_ms;
-        match &self.kind {
-            Kind::Write { .. } | Kind::Forwarded { writes: true, .. } => {
-                Response::Unknown { acknowledged: counted, needed, timeout_ms }
-            }
-            Kind::Get { .. } | Kind::Keys { .. } | Kind::Forwarded { writes: false, .. } => {
-                Response::Refused(Refusal::NoQuorum { answered: counted, needed, timeout_ms })
-            }
+        let Kind::Get { key, merged, copies } = operation.kind else { return };
+        let behind = copies.into_iter().filter(|(_, copy)| *copy != merged).map(|(node, _)| node);
+        let behind: Vec<NodeId> = behind.collect();
+        if !behind.is_empty() {
+            fx.count("reads_repaired");
+            fx.send(behind, op, Body::Merge { key, object: merged });
         }
     }
 }
@@ -491,24 +496,4 @@ fn write_plan(homes: Vec<NodeId>, needed: u8, key: &Key, seen: Context, change: 
     let update = Body::Update { key: key.clone(), context: seen.clone(), change };
     let kind = Kind::Write { key: key.clone(), seen, minted: None };
     Plan { homes, needed, kind, update: Some(update) }
-}
-
-/// The siblings of an object; a write that was repeated at two replicas is still one write.
-fn live_values(object: &Object) -> Vec<Blob> {
-    let mut writes = BTreeSet::new();
-    object
-        .values()
-        .filter(|(_, version)| writes.insert(version.write))
-        .map(|(_, version)| version.value.clone())
-        .collect()
-}
-
-/// One page from those of several replicas: all keys up to where the shortest page ends.
-fn merge_pages(pages: &[Listing]) -> Listing {
-    let horizon = pages.iter().filter(|page| page.more).filter_map(|page| page.keys.last()).min();
-    let mut keys: Vec<Key> = pages.iter().flat_map(|page| page.keys.iter().cloned()).collect();
-    keys.retain(|key| horizon.is_none_or(|horizon| key <= horizon));
-    keys.sort_unstable();
-    keys.dedup();
-    Listing { keys, more: horizon.is_some() }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::causal::{Context, Dot, Object};
-use crate::types::{Key, Micros, WriteId};
+use crate::types::{Key, Micros, NodeId, WriteId};
 
 /// A promise that was broken, and the key concerned.
 #[derive(Clone, Debug)]
@@ -276,6 +276,18 @@ impl Judge {
             return Err(Broken { key: key.clone(), what });
         }
         Ok(())
+    }
+
+    /// The end: the copies of a key's homes that answered the last read are the same.
+    pub(super) fn check_equal(&self, key: &Key, copies: &[(NodeId, Object)]) -> Result<(), Broken> {
+        let differ = |pair: &&[(NodeId, Object)]| pair[0].1 != pair[1].1;
+        match copies.windows(2).find(differ) {
+            Some([(one, _), (other, _)]) => {
+                let what = format!("after a read of all, {one:?} and {other:?} still differ");
+                Err(Broken { key: key.clone(), what })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The end: `merged` is the join of every disk's copy of the key.

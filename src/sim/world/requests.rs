@@ -8,8 +8,9 @@ use crate::causal::{Context, Object};
 use crate::emulation::Verdict;
 use crate::message::{Call, CallBody, Refusal, Reply, ReplyBody, Request, Response};
 use crate::node::Node;
+use crate::ring::Ring;
 use crate::store::{Found, Store};
-use crate::types::{Blob, Key, MILLI, Micros};
+use crate::types::{Blob, Key, MILLI, Micros, NodeId};
 use crate::wire;
 
 /// A deadline that only a broken promise misses.
@@ -23,14 +24,7 @@ impl World {
         for at in 0..self.plan.keys {
             let Ok(key) = Key::new(format!("key{at}").into_bytes()) else { continue };
             let partition = self.ring.partition(&key);
-            let counts = |host: &&Host| {
-                let meta = host.node.as_ref().map(Node::meta);
-                let sound = host.store.read(partition, &key) != Ok(Found::Damaged);
-                self.ring.homes(partition).contains(&host.id)
-                    && meta.is_some_and(|meta| !meta.without_authority.contains(&partition))
-                    && sound
-            };
-            let r = self.hosts.iter().filter(counts).count() as u8;
+            let r = self.sound_homes(&key).count() as u8;
             if r == 0 {
                 self.count("keys without an authoritative home");
                 continue;
@@ -40,6 +34,18 @@ impl World {
             self.last_requests.extend([(key.clone(), get), (key, list)]);
         }
         self.schedule(self.now, Event::Next { client: 0 });
+    }
+
+    /// The homes of a key whose copy counts.
+    fn sound_homes<'a>(&'a self, key: &'a Key) -> impl Iterator<Item = &'a Host> {
+        let partition = self.ring.partition(key);
+        self.hosts.iter().filter(move |host| {
+            let meta = host.node.as_ref().map(Node::meta);
+            let sound = host.store.read(partition, key) != Ok(Found::Damaged);
+            self.ring.homes(partition).contains(&host.id)
+                && meta.is_some_and(|meta| !meta.without_authority.contains(&partition))
+                && sound
+        })
     }
 
     pub(super) fn next_request(&mut self, client: usize) {
@@ -114,12 +120,7 @@ impl World {
 
     /// What each home of a key would have after a power cut now.
     fn durable(&self, key: &Key) -> Vec<Object> {
-        let partition = self.ring.partition(key);
-        let image = |host: &Host| match host.store.read_durable(partition, key) {
-            Found::Record(record) => record.object,
-            Found::Nothing | Found::Damaged => Object::default(),
-        };
-        self.hosts.iter().map(image).collect()
+        self.hosts.iter().map(|host| image(host, &self.ring, key)).collect()
     }
 
     pub(super) fn take_reply(&mut self, client: usize, frame: &Bytes) {
@@ -206,11 +207,25 @@ impl World {
             let images = self.durable(&key);
             let merged = images.iter().fold(Object::default(), |all, one| all.sync(one));
             self.tell(&key, || format!("at the end, all disks merged: {merged:?}"));
-            if let Err(broken) = self.judge.check_end(&key, &merged) {
+            // The last read asked all of them, so it has repaired those that were behind.
+            let copies =
+                self.sound_homes(&key).map(|host| (host.id, image(host, &self.ring, &key)));
+            let copies: Vec<(NodeId, Object)> = copies.collect();
+            let verdict = self.judge.check_end(&key, &merged);
+            let verdict = verdict.and_then(|()| self.judge.check_equal(&key, &copies));
+            if let Err(broken) = verdict {
                 self.broken = Some(broken);
                 return;
             }
         }
+    }
+}
+
+/// What a host would have of a key after a power cut now.
+fn image(host: &Host, ring: &Ring, key: &Key) -> Object {
+    match host.store.read_durable(ring.partition(key), key) {
+        Found::Record(record) => record.object,
+        Found::Nothing | Found::Damaged => Object::default(),
     }
 }
 

@@ -1,0 +1,121 @@
+//! A request under way: whom it waits for, and what it answers in each way that it may end.
+
+use std::collections::BTreeSet;
+
+use super::Origin;
+use crate::causal::{Context, Dot, Object};
+use crate::message::{Refusal, Response};
+use crate::store::Listing;
+use crate::tally::Tally;
+use crate::types::{Blob, Key, Micros, NodeId, Partition};
+use crate::wire;
+
+/// A request under way.
+#[derive(Debug)]
+pub(super) struct Operation {
+    pub(super) origin: Origin,
+    pub(super) deadline: Micros,
+    pub(super) timeout_ms: u32,
+    pub(super) tally: Tally,
+    pub(super) kind: Kind,
+    /// Who was asked to read and has not answered.
+    pub(super) open: Vec<Question>,
+    /// True once the answer has left.
+    pub(super) answered: bool,
+}
+
+/// A question to a replica.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Question {
+    pub(super) to: NodeId,
+    pub(super) since: Micros,
+    /// When the answer is late.
+    pub(super) due: Micros,
+    /// True once another replica was asked in its place.
+    pub(super) late: bool,
+}
+
+/// What is asked, and what has come of it.
+#[derive(Debug)]
+pub(super) enum Kind {
+    Write { key: Key, seen: Context, minted: Option<(Object, Option<Dot>)> },
+    Get { key: Key, merged: Object, copies: Vec<(NodeId, Object)> },
+    Keys { partition: Partition, after: Option<Key>, limit_bytes: u32, pages: Vec<Listing> },
+    Forwarded { to: NodeId, writes: bool },
+}
+
+impl Operation {
+    /// Notes that `from` has answered or never will; the question that was open to it.
+    pub(super) fn close(&mut self, from: NodeId) -> Option<Question> {
+        let at = self.open.iter().position(|question| question.to == from)?;
+        Some(self.open.swap_remove(at))
+    }
+
+    /// The answer once the quorum is reached.
+    pub(super) fn success(&self) -> Response {
+        match &self.kind {
+            Kind::Write { key, seen, minted } => {
+                let (object, dot) = minted.clone().unwrap_or_default();
+                let context = match dot {
+                    Some(dot) => object.context_of_writer(seen, dot),
+                    None => seen.clone(),
+                };
+                let siblings = live_values(&object).len() as u32;
+                Response::Written { dot, context: wire::seal(key, &context), siblings }
+            }
+            Kind::Get { key, merged, .. } => Response::Found {
+                values: live_values(merged),
+                context: wire::seal(key, &merged.context()),
+                answered: self.tally.counted(),
+            },
+            Kind::Keys { pages, .. } => {
+                let Listing { keys, more } = merge_pages(pages);
+                Response::Keys { keys, more }
+            }
+            Kind::Forwarded { .. } => self.failure(),
+        }
+    }
+
+    /// The answer before the deadline, when too few replicas are left to answer.
+    pub(super) fn hopeless(&self) -> Response {
+        let (reachable, needed) = (self.tally.hopeful(), self.tally.needed());
+        match self.failure() {
+            Response::Refused(_) => Response::Refused(Refusal::Unreachable { reachable, needed }),
+            unknown => unknown,
+        }
+    }
+
+    /// The answer at the deadline: a write that was sent may still happen.
+    pub(super) fn failure(&self) -> Response {
+        let (counted, needed) = (self.tally.counted(), self.tally.needed());
+        let timeout_ms = self.timeout_ms;
+        match &self.kind {
+            Kind::Write { .. } | Kind::Forwarded { writes: true, .. } => {
+                Response::Unknown { acknowledged: counted, needed, timeout_ms }
+            }
+            Kind::Get { .. } | Kind::Keys { .. } | Kind::Forwarded { writes: false, .. } => {
+                Response::Refused(Refusal::NoQuorum { answered: counted, needed, timeout_ms })
+            }
+        }
+    }
+}
+
+/// The siblings of an object; a write that was repeated at two replicas is still one write.
+fn live_values(object: &Object) -> Vec<Blob> {
+    let mut writes = BTreeSet::new();
+    object
+        .values()
+        .filter(|(_, version)| writes.insert(version.write))
+        .map(|(_, version)| version.value.clone())
+        .collect()
+}
+
+/// One page from those of several replicas: all keys up to where the shortest page ends.
+fn merge_pages(pages: &[Listing]) -> Listing {
+    let horizon = pages.iter().filter(|page| page.more).filter_map(|page| page.keys.last()).min();
+    let mut keys: Vec<Key> = pages.iter().flat_map(|page| page.keys.iter().cloned()).collect();
+    keys.retain(|key| horizon.is_none_or(|horizon| key <= horizon));
+    keys.sort_unstable();
+    keys.dedup();
+    Listing { keys, more: horizon.is_some() }
+}

@@ -4,7 +4,6 @@
 mod coordinator;
 mod effects;
 mod identity;
-mod pace;
 mod replica;
 
 use std::sync::Arc;

@@ -2,12 +2,13 @@
 //! answered, or the deadline has passed.
 
 mod operation;
+mod pace;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use self::operation::{Kind, Operation, Question};
+use self::pace::Paces;
 use super::effects::Effects;
-use super::pace::Paces;
 use super::{ClientId, Config};
 use crate::causal::{Context, Object};
 use crate::message::{Body, Change, Refusal, Request, Response};
@@ -21,6 +22,8 @@ use crate::wire;
 const MAX_OPERATIONS: usize = 4_096;
 /// Requests remembered per forwarding peer, so that a message that arrives twice acts once.
 const MAX_REMEMBERED: usize = 256;
+/// Most answered reads that wait for late copies; they keep values in memory.
+const MAX_LINGERING: usize = 256;
 /// One read in so many asks in the order of the ring, so that nobody's pace is judged by old answers alone.
 const EXPLORE: u64 = 64;
 
@@ -443,7 +446,7 @@ impl Coordinator {
         operation.answered = true;
         self.lingering += 1;
         let waits = matches!(operation.kind, Kind::Get { .. }) && !operation.open.is_empty();
-        if !waits || self.lingering > MAX_OPERATIONS {
+        if !waits || self.lingering > MAX_LINGERING {
             self.repair(op, fx);
         }
     }

@@ -9,6 +9,7 @@ mod demo;
 mod dev;
 mod drill;
 mod dump;
+mod emulate;
 mod get;
 mod load;
 mod node;
@@ -28,6 +29,7 @@ use std::process::ExitCode;
 use clap::builder::RangedI64ValueParser;
 use clap::{Args, Parser, Subcommand};
 use pixii::client::{Client, Failure, Options};
+use pixii::message::Quorum;
 use pixii::types::{Key, MAX_TIMEOUT_MS};
 
 const DEFAULT_CONNECT: &str = "127.0.0.1:7432";
@@ -78,6 +80,7 @@ enum Verb {
     Status(status::Status),
     Ring(ring::Ring),
     Node(node::Node),
+    Emulate(emulate::Emulate),
     Check(check::Check),
     Dev(dev::Dev),
     Demo(demo::Demo),
@@ -173,6 +176,7 @@ pub(crate) fn run() -> ExitCode {
         Verb::Status(verb) => verb.run(&shared),
         Verb::Ring(verb) => verb.run(&shared),
         Verb::Node(verb) => verb.run(&shared),
+        Verb::Emulate(verb) => verb.run(&shared),
         Verb::Check(verb) => verb.run(&shared),
         Verb::Dev(verb) => verb.run(),
         Verb::Demo(verb) => verb.run(),
@@ -254,6 +258,25 @@ impl Shared {
             }
         }
         Ok(addresses)
+    }
+}
+
+/// Which replicas count.
+#[derive(Args)]
+pub(crate) struct Strictness {
+    /// Only home replicas count [default: the cluster's]
+    #[arg(long, conflicts_with = "sloppy")]
+    strict: bool,
+    /// A stand-in counts for the home replica that it stands in for [default: the cluster's]
+    #[arg(long)]
+    sloppy: bool,
+}
+
+impl Strictness {
+    /// So many replicas, of those that count.
+    pub(crate) fn quorum(&self, replicas: Option<u8>) -> Quorum {
+        let strict = (self.strict || self.sloppy).then_some(self.strict);
+        Quorum { replicas, strict }
     }
 }
 

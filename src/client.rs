@@ -1,9 +1,10 @@
 //! The asynchronous client: it knows the ring and sends each request straight to a home replica.
 //!
 //! One connection per node, opened when first needed and kept; any number of tasks may share a
-//! [`Client`]. A request that cannot be delivered goes to the next home; a write that may have been
-//! delivered and has no answer is [`Failure::Unknown`], and is never sent again behind the caller's back.
+//! [`Client`]. A request that a node does not answer soon, or cannot carry out, goes to another one as well. A put
+//! that may have happened already is repeated with its write id, so that it is still one write.
 
+mod attempts;
 mod link;
 
 use std::collections::HashMap;
@@ -15,30 +16,22 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::Mutex;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use crate::causal::Dot;
 use crate::members::Member;
-use crate::message::{CallBody, Refusal, ReplyBody, Request, Response, RingReport, StatusReport};
-use crate::ring::Ring;
-use crate::types::{
-    Blob, Key, MAX_TIMEOUT_MS, MAX_VALUE_BYTES, NodeId, Partition, SizeError, WriteId,
+use crate::message::{
+    CallBody, EmulateOrder, Quorum, Refusal, ReplyBody, Request, Response, RingReport, StatusReport,
 };
+use crate::ring::Ring;
+use crate::types::{Blob, Key, MAX_VALUE_BYTES, NodeId, Partition, SizeError, WriteId};
 use link::{Link, Lost};
 
-/// How much later than a request's own deadline the client gives up waiting for the answer: the node
-/// answers at the deadline, and the answer needs time to arrive.
-const GRACE: Duration = Duration::from_millis(1_000);
 /// A node that could not be reached is left alone this long, and four times as long as the attempt took.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
-/// A home that is not connected in this part of the time left is passed over, so that one that hangs does
-/// not cost the whole request.
-const PATIENCE: u32 = 4;
-/// Deadline of calls that carry none: ring, status and stop.
+/// Deadline of calls that carry none: ring, status, emulate and stop.
 const CONTROL_WAIT: Duration = Duration::from_secs(5);
 const ODD_ANSWER: &str = "the node answered another question";
-/// How many nodes that are not homes of a key are asked to forward a request.
-const MAX_STRANGERS: usize = 3;
 
 /// How a client behaves.
 #[derive(Clone, Copy, Debug)]
@@ -47,11 +40,14 @@ pub struct Options {
     pub connect_timeout_ms: u32,
     /// Most calls under way to one node; more wait for their turn.
     pub in_flight: usize,
+    /// True if a write whose outcome is unknown is sent to another node, with the same write id, as long as
+    /// there is time. False: it is sent once, and [`Failure::Unknown`] at once.
+    pub retry_unknown: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { connect_timeout_ms: 2_000, in_flight: 128 }
+        Options { connect_timeout_ms: 2_000, in_flight: 128, retry_unknown: true }
     }
 }
 
@@ -111,8 +107,8 @@ pub struct Put {
     pub context: Option<Bytes>,
     /// From [`Client::write_id`].
     pub write: WriteId,
-    /// Replicas that must hold it, or the cluster's default.
-    pub w: Option<u8>,
+    /// Replicas that must hold it.
+    pub w: Quorum,
 }
 
 /// A client of one cluster. Clones share its connections.
@@ -128,12 +124,15 @@ struct Shared {
     nodes: HashMap<NodeId, Node>,
     seed: [u8; 32],
     drawn: AtomicU64,
+    made: Instant,
 }
 
 struct Node {
     name: String,
     address: String,
     state: Mutex<State>,
+    /// Until when it is asked last, because it was silent: milliseconds since the client was made.
+    quiet_until_ms: AtomicU64,
 }
 
 enum State {
@@ -172,6 +171,7 @@ impl Client {
             name: link.name.clone(),
             address: address.into(),
             state: Mutex::new(State::Idle),
+            quiet_until_ms: AtomicU64::new(0),
         };
         let cluster = link.cluster.clone();
         nodes.insert(entry, Node { state: Mutex::new(State::Up(Arc::new(link))), ..given });
@@ -179,8 +179,8 @@ impl Client {
         File::open("/dev/urandom")
             .and_then(|mut source| source.read_exact(&mut seed))
             .map_err(|error| format!("no randomness from /dev/urandom: {error}"))?;
-        let drawn = AtomicU64::new(0);
-        let shared = Shared { options, cluster, report, ring, entry, nodes, seed, drawn };
+        let (drawn, made) = (AtomicU64::new(0), Instant::now());
+        let shared = Shared { options, cluster, report, ring, entry, nodes, seed, drawn, made };
         Ok(Client(Arc::new(shared)))
     }
 
@@ -209,8 +209,13 @@ impl Client {
     }
 
     /// All siblings of a key, merged from `r` replicas, within `timeout_ms`.
-    pub async fn get(&self, key: &Key, r: Option<u8>, timeout_ms: u32) -> Result<Found, Failure> {
-        let request = Request::Get { key: key.clone(), r };
+    pub async fn get(
+        &self,
+        key: &Key,
+        r: impl Into<Quorum>,
+        timeout_ms: u32,
+    ) -> Result<Found, Failure> {
+        let request = Request::Get { key: key.clone(), r: r.into() };
         match self.data(request, self.0.ring.partition(key), timeout_ms).await? {
             Response::Found { values, context, answered } => {
                 let values = values.into_iter().map(|Blob(value)| value).collect();
@@ -237,10 +242,10 @@ impl Client {
         &self,
         key: &Key,
         context: Option<Bytes>,
-        w: Option<u8>,
+        w: impl Into<Quorum>,
         timeout_ms: u32,
     ) -> Result<Written, Failure> {
-        let request = Request::Delete { key: key.clone(), context: context.map(Blob), w };
+        let request = Request::Delete { key: key.clone(), context: context.map(Blob), w: w.into() };
         written(self.data(request, self.0.ring.partition(key), timeout_ms).await?)
     }
 
@@ -277,6 +282,17 @@ impl Client {
         }
     }
 
+    /// Gives a member an order about its emulated network; gives the rules that hold there then. A member
+    /// whose configuration does not allow it, or with a mistake in the rules, did nothing.
+    pub async fn emulate(&self, name: &str, order: EmulateOrder) -> Result<Vec<String>, Failure> {
+        match self.control(Some(name), CallBody::Emulate(order)).await? {
+            ReplyBody::Emulated(told) => {
+                told.map_err(|why| Failure::Error(format!("{name} does not: {why}")))
+            }
+            _ => Err(unfitting()),
+        }
+    }
+
     async fn control(&self, name: Option<&str>, body: CallBody) -> Result<ReplyBody, Failure> {
         let node = self.member(name)?;
         let link = self.link(node, CONTROL_WAIT).await.map_err(Failure::Error)?;
@@ -296,76 +312,6 @@ impl Client {
                 names.join(", ")
             ))
         })
-    }
-
-    /// Asks the partition's homes in their order, then a few others that can forward.
-    async fn data(
-        &self,
-        request: Request,
-        partition: Partition,
-        timeout_ms: u32,
-    ) -> Result<Response, Failure> {
-        if timeout_ms == 0 || timeout_ms > MAX_TIMEOUT_MS {
-            return Err(Refusal::Timeout(timeout_ms).into());
-        }
-        let writes = matches!(request, Request::Put { .. } | Request::Delete { .. });
-        let deadline = Instant::now() + Duration::from_millis(timeout_ms.into());
-        let mut refused = None;
-        let mut faults = Vec::new();
-        for (id, home) in self.candidates(partition) {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || (refused.is_some() && !home) {
-                break;
-            }
-            let Some(node) = self.0.nodes.get(&id) else { continue };
-            let patience = left / PATIENCE;
-            let link = match timeout(left, self.link(node, patience)).await {
-                Ok(Ok(link)) => link,
-                Ok(Err(why)) => {
-                    faults.push(why);
-                    continue;
-                }
-                Err(_) => break,
-            };
-            let left = deadline.saturating_duration_since(Instant::now());
-            let timeout_ms = (left.as_millis() as u32).max(1);
-            let body = CallBody::Data { request: request.clone(), timeout_ms };
-            let place = format!("{} ({})", node.name, node.address);
-            match link.call(body, left + GRACE).await {
-                Ok(ReplyBody::Data(Response::Refused(why))) if another_home_may_accept(&why) => {
-                    refused = Some(why);
-                }
-                Ok(ReplyBody::Data(Response::Refused(why))) => return Err(why.into()),
-                Ok(ReplyBody::Data(response)) => return Ok(response),
-                Ok(_) if writes => return Err(Failure::Unknown(ODD_ANSWER.into())),
-                Ok(_) => faults.push(format!("{place}: {ODD_ANSWER}")),
-                Err(Lost::Sent(why)) if writes => {
-                    return Err(Failure::Unknown(format!("{place}: {why}")));
-                }
-                Err(Lost::Sent(why) | Lost::Unsent(why)) => faults.push(format!("{place}: {why}")),
-            }
-        }
-        match refused {
-            Some(refusal) => Err(refusal.into()),
-            None if faults.is_empty() => {
-                Err(Failure::Error(format!("no node could be reached in {timeout_ms} ms")))
-            }
-            None => Err(Failure::Error(format!("no node could answer: {}", faults.join("; ")))),
-        }
-    }
-
-    /// The nodes to ask about a partition in their order, and whether each is a home: the homes, the
-    /// node first connected to, a few stand-ins.
-    fn candidates(&self, partition: Partition) -> Vec<(NodeId, bool)> {
-        let list = self.0.ring.preference_list(partition);
-        let (homes, others) = list.split_at(list.len().min(self.0.ring.homes(partition).len()));
-        let mut nodes: Vec<(NodeId, bool)> = homes.iter().map(|id| (*id, true)).collect();
-        if !homes.contains(&self.0.entry) {
-            nodes.push((self.0.entry, false));
-        }
-        let strangers = others.iter().filter(|id| **id != self.0.entry).take(MAX_STRANGERS);
-        nodes.extend(strangers.map(|id| (*id, false)));
-        nodes
     }
 
     /// The connection to a node, opened within `patience` if there is none. The error names the node.
@@ -403,7 +349,10 @@ impl Client {
 
 fn node(member: &Member) -> (NodeId, Node) {
     let (name, address) = (member.name.clone(), member.address.clone());
-    (member.id(), Node { name, address, state: Mutex::new(State::Idle) })
+    (
+        member.id(),
+        Node { name, address, state: Mutex::new(State::Idle), quiet_until_ms: AtomicU64::new(0) },
+    )
 }
 
 fn written(response: Response) -> Result<Written, Failure> {
@@ -420,17 +369,4 @@ fn written(response: Response) -> Result<Written, Failure> {
 
 fn unfitting() -> Failure {
     Failure::Error(ODD_ANSWER.into())
-}
-
-/// True for refusals that say something about the node rather than the request.
-fn another_home_may_accept(refusal: &Refusal) -> bool {
-    matches!(
-        refusal,
-        Refusal::Unreachable { .. }
-            | Refusal::NotHome
-            | Refusal::Damaged
-            | Refusal::NoSpace { .. }
-            | Refusal::Starting { .. }
-            | Refusal::Stopping
-    )
 }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 
+use crate::emulation::{self, Rule};
 use crate::members::{Member, Members, check_name};
 use crate::ring::{Ring, RingError};
 use crate::types::{MAX_MEMBERS, MAX_N, MAX_PARTITIONS, NodeId};
@@ -19,6 +20,10 @@ pub const DEFAULT_LISTEN: &str = "127.0.0.1:7432";
 const MAX_FILE_BYTES: u64 = 1 << 20;
 const MAX_ADDRESS_BYTES: usize = 261;
 const CACHE_MIB: RangeInclusive<i64> = 1..=1_048_576;
+const GOSSIP_INTERVAL_MS: RangeInclusive<i64> = 10..=60_000;
+const GOSSIP_TIMEOUT_MS: RangeInclusive<i64> = 40..=3_600_000;
+const HINT_LIMIT_MIB: RangeInclusive<i64> = 0..=1_048_576;
+const HINT_AGE_MS: RangeInclusive<i64> = 1_000..=2_592_000_000;
 const RESERVE_MIB: RangeInclusive<i64> = 0..=1_048_576;
 
 /// What is wrong with a configuration, in one sentence that begins with the file. Nothing was started.
@@ -41,6 +46,16 @@ pub struct Config {
     pub r: u8,
     /// W of requests that name none, 1 to N.
     pub w: u8,
+    /// True if only home replicas count for requests that do not say.
+    pub strict: bool,
+    /// Time between two rounds of gossip, in milliseconds.
+    pub gossip_interval_ms: u64,
+    /// A member that was silent for so long may be believed to be down, in milliseconds.
+    pub gossip_timeout_ms: u64,
+    /// Most hints that are kept for other members, in MiB.
+    pub hint_limit_mib: u64,
+    /// A hint of this age is also offered to the other home replicas, in milliseconds.
+    pub hint_age_ms: u64,
     /// True if the operator says that this is a new cluster, whose members need not all be up. Not in
     /// the file: it is said once.
     pub bootstrap: bool,
@@ -48,6 +63,12 @@ pub struct Config {
     pub cache_mib: u64,
     /// With less free space on its disk than this, in MiB, the node refuses writes.
     pub disk_reserve_mib: u64,
+    /// True if the network of this node may be emulated, by `emulation` or by an order.
+    pub allow_emulation: bool,
+    /// The rules of the emulated network at the start; none: the network is as it is.
+    pub emulation: Vec<Rule>,
+    /// The seed of its chances; the system's randomness if not given.
+    pub emulation_seed: Option<u64>,
     /// What is logged: a level, or more in the syntax of `EnvFilter`.
     pub log: String,
     /// Every member, this node among them.
@@ -68,9 +89,19 @@ struct Keys {
     n: Option<i64>,
     r: Option<i64>,
     w: Option<i64>,
+    strict: Option<bool>,
+    gossip_interval_ms: Option<i64>,
+    gossip_timeout_ms: Option<i64>,
+    hint_limit_mib: Option<i64>,
+    hint_age_ms: Option<i64>,
     partitions: Option<i64>,
     cache_mib: Option<i64>,
     disk_reserve_mib: Option<i64>,
+    #[serde(default)]
+    allow_emulation: bool,
+    #[serde(default)]
+    emulation: Vec<String>,
+    emulation_seed: Option<i64>,
     #[serde(default = "default_log")]
     log: String,
     members: Vec<MemberKeys>,
@@ -137,6 +168,16 @@ fn check(keys: Keys) -> Result<Config, String> {
     let quorum = i64::from(n.min(2));
     let r = number("r", keys.r.unwrap_or(quorum), 1..=i64::from(n))? as u8;
     let w = number("w", keys.w.unwrap_or(quorum), 1..=i64::from(n))? as u8;
+    let interval = keys.gossip_interval_ms.unwrap_or(500);
+    let gossip_interval_ms = number("gossip_interval_ms", interval, GOSSIP_INTERVAL_MS)? as u64;
+    let patience = keys.gossip_timeout_ms.unwrap_or((10 * interval).min(*GOSSIP_TIMEOUT_MS.end()));
+    let least = 4 * interval;
+    let bounds = least..=*GOSSIP_TIMEOUT_MS.end();
+    let gossip_timeout_ms = number("gossip_timeout_ms", patience, bounds)? as u64;
+    let hint_limit = keys.hint_limit_mib.unwrap_or(1_024);
+    let hint_limit_mib = number("hint_limit_mib", hint_limit, HINT_LIMIT_MIB)? as u64;
+    let hint_age = keys.hint_age_ms.unwrap_or(10_800_000);
+    let hint_age_ms = number("hint_age_ms", hint_age, HINT_AGE_MS)? as u64;
     let cache_mib = number("cache_mib", keys.cache_mib.unwrap_or(64), CACHE_MIB)? as u64;
     let reserve = keys.disk_reserve_mib.unwrap_or(256);
     let disk_reserve_mib = number("disk_reserve_mib", reserve, RESERVE_MIB)? as u64;
@@ -147,9 +188,13 @@ fn check(keys: Keys) -> Result<Config, String> {
     if members.get(NodeId::of(&keys.name)).is_none() {
         return Err(format!("name = \"{}\": the node itself is not among [[members]]", keys.name));
     }
+    let seed = keys.emulation_seed.map(|seed| number("emulation_seed", seed, 0..=i64::MAX));
+    let emulation_seed = seed.transpose()?.map(|seed| seed as u64);
+    let allow_emulation = keys.allow_emulation;
+    let emulation = check_emulation(&keys.emulation, allow_emulation, &members)?;
     let ring = Ring::new(&members.ids(), n, partitions).map_err(|e: RingError| e.to_string())?;
     let Keys { name, cluster, data_dir, listen, log, .. } = keys;
-    let bootstrap = false;
+    let (bootstrap, strict) = (false, keys.strict.unwrap_or(false));
     Ok(Config {
         name,
         cluster,
@@ -157,9 +202,17 @@ fn check(keys: Keys) -> Result<Config, String> {
         listen,
         r,
         w,
+        strict,
+        gossip_interval_ms,
+        gossip_timeout_ms,
+        hint_limit_mib,
+        hint_age_ms,
         bootstrap,
         cache_mib,
         disk_reserve_mib,
+        allow_emulation,
+        emulation,
+        emulation_seed,
         log,
         members,
         ring,
@@ -189,13 +242,26 @@ fn check_members(entries: Vec<MemberKeys>) -> Result<Members, String> {
             let other = &other.name;
             return Err(format!("members: \"{other}\" and \"{name}\" both have {address}"));
         }
-        members.push(Member { name, address });
+        members.push(Member::configured(name, address));
     }
     Ok(Members::new(members))
 }
 
+fn check_emulation(
+    rules: &[String],
+    allowed: bool,
+    members: &Members,
+) -> Result<Vec<Rule>, String> {
+    if !rules.is_empty() && !allowed {
+        return Err(
+            "emulation: the network is emulated only with allow_emulation = true".to_owned()
+        );
+    }
+    emulation::parse(&rules.join("\n"), members).map_err(|what| format!("emulation: {what}"))
+}
+
 /// The host of `host:port`, or what is wrong with it.
-fn check_address<'a>(key: &str, address: &'a str) -> Result<&'a str, String> {
+pub(crate) fn check_address<'a>(key: &str, address: &'a str) -> Result<&'a str, String> {
     let fault = || {
         let shown: String = address.chars().take(80).collect();
         format!("{key} = \"{}\": an address is host:port, port 1 to 65535", shown.escape_debug())

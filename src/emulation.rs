@@ -1,24 +1,35 @@
 //! The network's behaviour as a value: asked for each message, it says when it arrives or that it is
-//! lost. The simulator asks it; so may any transport.
+//! lost. The simulator and the daemon's transport ask the same value, so that an experiment means the
+//! same on both.
+
+mod delay;
+mod rules;
+
+use std::collections::HashMap;
+
+pub use delay::Delay;
+use delay::Latency;
+use rules::Aspect;
+pub use rules::{Rule, parse};
 
 use crate::rng::Rng;
 use crate::types::{Micros, NodeId};
 
-/// How long a message takes.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Delay {
-    /// Always as long.
-    Fixed(Micros),
-    /// Exponentially distributed with this mean; messages overtake each other.
-    Exponential(Micros),
+/// Links whose last arrival is remembered before those without a message under way are forgotten.
+const MAX_IDLE_LINKS: usize = 4_096;
+
+/// One end of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// A member.
+    Node(NodeId),
+    /// A client, by a number of its own.
+    Client(u64),
 }
 
-impl Delay {
-    fn sample(self, rng: &mut Rng) -> Micros {
-        match self {
-            Delay::Fixed(delay) => delay,
-            Delay::Exponential(mean) => (-(1.0 - rng.unit()).ln() * mean as f64) as Micros,
-        }
+impl From<NodeId> for Place {
+    fn from(node: NodeId) -> Self {
+        Place::Node(node)
     }
 }
 
@@ -33,33 +44,53 @@ pub enum Verdict {
     Cut,
 }
 
-/// The behaviour of all links between nodes.
+/// The behaviour of all links. What a node tells itself never reaches a network: nobody asks about it.
 #[derive(Clone, Debug)]
 pub struct Emulation {
-    /// Delay of each message.
-    pub delay: Delay,
-    /// Probability that a message is lost, 0 to 1.
-    pub drop: f64,
-    /// Probability that a message arrives twice, 0 to 1.
-    pub duplicate: f64,
-    cuts: Vec<(NodeId, NodeId)>,
+    /// What holds where no rule says otherwise.
+    latency: Latency,
+    drop: f64,
+    duplicate: f64,
+    cuts: Vec<(Place, Place)>,
+    rules: Vec<Rule>,
+    /// When the last message of each link that keeps its order arrives.
+    last: HashMap<(Place, Place), Micros>,
     rng: Rng,
 }
 
 impl Emulation {
     /// A network that delays, drops and duplicates as told, by the chances of `seed`.
     pub fn new(delay: Delay, drop: f64, duplicate: f64, seed: u64) -> Self {
-        Emulation { delay, drop, duplicate, cuts: Vec::new(), rng: Rng::new(seed) }
+        Emulation {
+            latency: Latency { delay, offset: 0, fifo: false },
+            drop,
+            duplicate,
+            cuts: Vec::new(),
+            rules: Vec::new(),
+            last: HashMap::new(),
+            rng: Rng::new(seed),
+        }
+    }
+
+    /// A network that carries everything at once except where `rules` say otherwise, a later one before an
+    /// earlier one, by the chances of `seed`.
+    pub fn of_rules(rules: Vec<Rule>, seed: u64) -> Self {
+        Emulation { rules, ..Emulation::new(Delay::Fixed(0), 0.0, 0.0, seed) }
+    }
+
+    /// The rules that hold.
+    pub fn rules(&self) -> &[Rule] {
+        &self.rules
     }
 
     /// Cuts the link in one direction: nothing passes until it is mended.
     pub fn cut(&mut self, from: NodeId, to: NodeId) {
-        self.cuts.push((from, to));
+        self.cuts.push((from.into(), to.into()));
     }
 
     /// Mends the link in one direction, once for every time it was cut.
     pub fn mend(&mut self, from: NodeId, to: NodeId) {
-        if let Some(at) = self.cuts.iter().position(|cut| *cut == (from, to)) {
+        if let Some(at) = self.cuts.iter().position(|cut| *cut == (from.into(), to.into())) {
             self.cuts.swap_remove(at);
         }
     }
@@ -71,22 +102,43 @@ impl Emulation {
         self.duplicate = 0.0;
     }
 
-    /// True when nothing passes from `from` to `to`.
-    pub fn is_cut(&self, from: NodeId, to: NodeId) -> bool {
-        self.cuts.contains(&(from, to))
-    }
-
-    /// What becomes of a message from `from` to `to` that is sent now.
-    pub fn verdict(&mut self, from: NodeId, to: NodeId) -> Verdict {
-        if self.is_cut(from, to) {
+    /// What becomes of a message from `from` to `to` that is sent at the time `now`, which never runs back.
+    pub fn verdict(
+        &mut self,
+        now: Micros,
+        from: impl Into<Place>,
+        to: impl Into<Place>,
+    ) -> Verdict {
+        let link = (from.into(), to.into());
+        let (mut latency, mut drop) = (&self.latency, self.drop);
+        let mut cut = self.cuts.contains(&link);
+        for rule in self.rules.iter().filter(|rule| rule.holds(link.0, link.1)) {
+            match &rule.aspect {
+                Aspect::Delay(of_rule) => latency = of_rule,
+                Aspect::Drop(of_rule) => drop = *of_rule,
+                Aspect::Cut => cut = true,
+                Aspect::Pass => cut = false,
+            }
+        }
+        if cut {
             return Verdict::Cut;
         }
-        if self.rng.chance(self.drop) {
+        if self.rng.chance(drop) {
             return Verdict::Drop;
         }
-        let mut delays = vec![self.delay.sample(&mut self.rng)];
+        let mut delays = vec![latency.sample(&mut self.rng)];
         if self.rng.chance(self.duplicate) {
-            delays.push(self.delay.sample(&mut self.rng));
+            delays.push(latency.sample(&mut self.rng));
+        }
+        if latency.fifo {
+            for delay in &mut delays {
+                let last = self.last.entry(link).or_default();
+                *last = (*last).max(now.saturating_add(*delay));
+                *delay = *last - now;
+            }
+            if self.last.len() > MAX_IDLE_LINKS {
+                self.last.retain(|_, last| *last > now);
+            }
         }
         Verdict::Deliver(delays)
     }
@@ -95,14 +147,41 @@ impl Emulation {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::members::{Member, Members};
+    use crate::types::MILLI;
+
+    const A: NodeId = NodeId(1);
+    const B: NodeId = NodeId(2);
+
+    fn of(text: &str) -> Emulation {
+        let members = ["a", "b", "c"].map(|name| Member::configured(name, "h:1"));
+        Emulation::of_rules(parse(text, &Members::new(members.into())).unwrap(), 7)
+    }
+
+    fn node(name: &str) -> Place {
+        NodeId::of(name).into()
+    }
+
+    /// The delays of 20,000 messages from a to b, all sent at once.
+    fn delays(text: &str) -> Vec<Micros> {
+        let mut net = of(text);
+        let one = |_| match net.verdict(5, node("a"), node("b")) {
+            Verdict::Deliver(delays) => delays[0],
+            other => panic!("{other:?}"),
+        };
+        (0..20_000).map(one).collect()
+    }
+
+    fn mean(delays: &[Micros]) -> u64 {
+        delays.iter().sum::<u64>() / delays.len() as u64
+    }
 
     #[test]
     fn drops_duplicates_and_delays_come_at_their_rates() {
-        let (a, b) = (NodeId(1), NodeId(2));
         let mut net = Emulation::new(Delay::Exponential(1_000), 0.1, 0.2, 3);
         let (mut dropped, mut twice, mut total) = (0, 0, 0);
         for _ in 0..10_000 {
-            match net.verdict(a, b) {
+            match net.verdict(0, A, B) {
                 Verdict::Drop | Verdict::Cut => dropped += 1,
                 Verdict::Deliver(delays) => {
                     twice += usize::from(delays.len() == 2);
@@ -113,10 +192,79 @@ mod tests {
         assert!((900..1_100).contains(&dropped), "{dropped}");
         assert!((1_650..1_950).contains(&twice), "{twice}");
         assert!((950..1_050).contains(&(total / (10_000 - dropped))), "{total}");
-        net.cut(a, b);
-        assert_eq!(net.verdict(a, b), Verdict::Cut);
-        assert_ne!(net.verdict(b, a), Verdict::Cut);
+        net.cut(A, B);
+        assert_eq!(net.verdict(0, A, B), Verdict::Cut);
+        assert_ne!(net.verdict(0, B, A), Verdict::Cut);
         net.heal();
-        assert!(matches!(net.verdict(a, b), Verdict::Deliver(_)));
+        assert!(matches!(net.verdict(0, A, B), Verdict::Deliver(_)));
+    }
+
+    #[test]
+    fn each_distribution_has_its_mean_and_its_least() {
+        assert!(delays("a -> b delay fixed 3ms").iter().all(|delay| *delay == 3 * MILLI));
+        let exponential = delays("a -> b delay exponential 5ms offset 1ms");
+        assert!((5_850..6_150).contains(&mean(&exponential)), "{}", mean(&exponential));
+        assert!(exponential.iter().all(|delay| *delay >= MILLI));
+        // The mean of a Pareto distribution is shape * scale / (shape - 1).
+        let pareto = delays("a -> b delay pareto 2ms 4");
+        assert!((2_600..2_740).contains(&mean(&pareto)), "{}", mean(&pareto));
+        assert!(pareto.iter().all(|delay| *delay >= 2 * MILLI));
+        let mix = delays("a -> b delay mix 9 fixed 1ms + 1 fixed 20ms");
+        let slow = mix.iter().filter(|delay| **delay == 20 * MILLI).count();
+        assert!((1_850..2_150).contains(&slow), "{slow}");
+        let long = delays("a -> b delay pareto 600s 0.1 offset 600s");
+        assert!(long.iter().all(|delay| *delay == 600_000 * MILLI), "no delay is over 600 s");
+    }
+
+    #[test]
+    fn a_link_keeps_its_order_only_if_told_to() {
+        for (text, ordered) in [
+            ("a -> b delay exponential 5ms", false),
+            ("a -> b delay exponential 5ms fifo", true),
+            ("a -> b delay mix 1 fixed 0ms + 1 pareto 1ms 1.5 fifo", true),
+        ] {
+            let mut net = of(text);
+            let arrival = |now| match net.verdict(now, node("a"), node("b")) {
+                Verdict::Deliver(delays) => now + delays[0],
+                other => panic!("{other:?}"),
+            };
+            let arrivals: Vec<Micros> = (0..1_000).map(|nth| nth * 100).map(arrival).collect();
+            assert_eq!(arrivals.is_sorted(), ordered, "{text}");
+        }
+    }
+
+    #[test]
+    fn links_that_keep_their_order_are_remembered_in_bounds() {
+        let mut net = of("client -> * delay fixed 1ms fifo");
+        for nth in 0..20_000 {
+            net.verdict(nth * MILLI, Place::Client(nth), node("a"));
+        }
+        assert!(net.last.len() <= MAX_IDLE_LINKS + 1, "{}", net.last.len());
+    }
+
+    #[test]
+    fn later_rules_override_earlier_ones_aspect_by_aspect() {
+        let mut net =
+            of("* -> * delay fixed 1ms; a -> * delay fixed 2ms; * -> * cut; * -> b pass\n\
+             b <-> c drop 1; c -> b drop 0\n* -> client delay fixed 9ms; client -> c cut");
+        let client = Place::Client(4);
+        let mut told = |from: Place, to: Place| net.verdict(0, from, to);
+        let after = |ms: Micros| Verdict::Deliver(vec![ms * MILLI]);
+        assert_eq!(told(node("a"), node("b")), after(2));
+        assert_eq!(told(node("c"), node("b")), after(1));
+        assert_eq!(told(node("a"), node("c")), Verdict::Cut);
+        assert_eq!(told(node("b"), node("c")), Verdict::Cut, "cut before dropped");
+        assert_eq!(told(node("b"), client), after(9));
+        assert_eq!(told(client, node("a")), after(0), "* is every member, and no client");
+        assert_eq!(told(client, node("c")), Verdict::Cut);
+        let mut net = of("b <-> c drop 1");
+        assert_eq!(net.verdict(0, node("c"), node("b")), Verdict::Drop);
+        assert_eq!(net.verdict(0, node("b"), node("c")), Verdict::Drop);
+    }
+
+    #[test]
+    fn a_seed_is_a_network() {
+        let text = "a -> b delay mix 1 pareto 1ms 2 + 1 exponential 1ms";
+        assert_eq!(delays(text), delays(text));
     }
 }

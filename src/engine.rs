@@ -1,6 +1,7 @@
 //! The daemon: one thread that owns the node and carries out what it wants, between the sockets, the
 //! store's threads and the real clock.
 
+mod emulated;
 mod journal;
 mod process;
 mod quarantine;
@@ -13,6 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
@@ -21,7 +23,8 @@ use tokio::task::{AbortHandle, yield_now};
 use tokio::time::{sleep_until, timeout_at};
 use tracing::{info, warn};
 
-use crate::config::Config;
+use crate::config::{Config, check_address};
+use crate::members::{Member, Members};
 use crate::message::{
     Call, CallBody, PeerStatus, Refusal, Reply, ReplyBody, Response, RingReport, StatusReport,
 };
@@ -30,9 +33,10 @@ use crate::net::{CLIENT_LIMITS, Event, Hub, Identity, listener, peers};
 use crate::node::{self, ClientId, Input, Node, Output, Shortage};
 use crate::rng::Rng;
 use crate::store::disk::{DiskStore, OpenError};
-use crate::store::{LifeError, Meta, Owner, Store, StoreError, begin_life, end_life};
-use crate::types::Micros;
+use crate::store::{HintTotal, LifeError, Meta, Owner, Store, StoreError, begin_life, end_life};
+use crate::types::{MILLI, Micros, NodeId};
 use crate::wire;
+use emulated::{Emulator, Parcel};
 use storage::{Report, Storage};
 
 /// Most calls under way on one client's connection.
@@ -155,12 +159,14 @@ pub fn run(
             return Err(ServeError::Listen(config.listen.clone(), error));
         }
     };
+    let (members, hints) = (store.members()?, store.hint_totals()?);
     let (reports, reported) = unbounded_channel();
     let reserve_bytes = config.disk_reserve_mib << 20;
     let storage = Storage::start(&store, reserve_bytes, reports).map_err(system("threads"))?;
     let served = runtime.block_on(async {
-        let node = Node::new(machine_config(config, boot_nonce), meta, seed);
-        let engine = Engine::new(config, recovered, boot_nonce, node, storage, reported);
+        let config_of_node = machine_config(config, boot_nonce, incarnation, members, hints);
+        let node = Node::new(config_of_node, meta, seed);
+        let engine = Engine::new(config, recovered, (boot_nonce, seed), node, storage, reported);
         engine.run(listener, seed, stop).await
     });
     // A look-up of a peer's host name may still be waiting for an answer.
@@ -172,10 +178,36 @@ pub fn run(
     Ok(())
 }
 
-fn machine_config(config: &Config, boot_nonce: u64) -> node::Config {
-    let ring = Arc::new(config.ring.clone());
-    let (me, r, w, bootstrap) = (config.me(), config.r, config.w, config.bootstrap);
-    node::Config { me, ring, r, w, boot_nonce, bootstrap, serial_block: SERIAL_BLOCK }
+fn machine_config(
+    config: &Config,
+    boot_nonce: u64,
+    incarnation: u64,
+    remembered: Option<Members>,
+    hints: Vec<(NodeId, HintTotal)>,
+) -> node::Config {
+    let mut members = config.members.clone();
+    // Where this node itself listens is as configured, from this life on.
+    let own = members.get(config.me()).cloned();
+    let own = own.map(|own| Member { incarnation, ..own });
+    members.merge(remembered.iter().flat_map(Members::iter));
+    members.merge(&own);
+
+    node::Config {
+        me: config.me(),
+        ring: Arc::new(config.ring.clone()),
+        r: config.r,
+        w: config.w,
+        strict: config.strict,
+        members,
+        gossip_interval: config.gossip_interval_ms * MILLI,
+        gossip_timeout: config.gossip_timeout_ms * MILLI,
+        hint_limit_bytes: config.hint_limit_mib << 20,
+        hint_age: config.hint_age_ms * MILLI,
+        hints,
+        boot_nonce,
+        bootstrap: config.bootstrap,
+        serial_block: SERIAL_BLOCK,
+    }
 }
 
 /// A client's connection.
@@ -201,6 +233,7 @@ struct Engine<'a> {
     /// Who waits for a status, which waits for the store.
     status_calls: Vec<(ClientId, u64)>,
     busy: u64,
+    emulator: Emulator,
     /// Whether the node refuses writes for want of space.
     short: bool,
     /// The task that accepts connections.
@@ -213,12 +246,12 @@ impl<'a> Engine<'a> {
     fn new(
         config: &'a Config,
         recovered: bool,
-        boot_nonce: u64,
+        (boot_nonce, seed): (u64, u64),
         node: Node,
         storage: Storage,
         reports: UnboundedReceiver<Report>,
     ) -> Self {
-        let (hub, events) = Hub::new(Identity {
+        let identity = Identity {
             cluster: config.cluster.clone(),
             name: config.name.clone(),
             me: config.me(),
@@ -226,7 +259,9 @@ impl<'a> Engine<'a> {
             ring: config.ring.digest(),
             incarnation: node.meta().incarnation,
             boot_nonce,
-        });
+        };
+        let (hub, events) = Hub::new(identity, node.members());
+        let emulator = Emulator::off(config.me(), config.emulation_seed.unwrap_or(seed));
         Engine {
             config,
             recovered,
@@ -241,6 +276,7 @@ impl<'a> Engine<'a> {
             requests: HashMap::new(),
             status_calls: Vec::new(),
             busy: 0,
+            emulator,
             short: false,
             accepting: None,
             finish_by: None,
@@ -264,6 +300,7 @@ impl<'a> Engine<'a> {
         info!("node {} is ready on {}", self.config.name, self.config.listen);
         process::notify(NotifyState::Ready);
         process::notify(NotifyState::Status(SERVING));
+        self.set_rules(self.config.emulation.clone());
         while !self.is_finished() {
             let wake = self.wake_at();
             tokio::select! {
@@ -274,9 +311,11 @@ impl<'a> Engine<'a> {
                 () = sleep_until(wake.into()) => {}
             }
             self.drain()?;
+            self.hand_over();
             self.carry_out();
             yield_now().await;
         }
+        self.end_emulation();
         self.flush().await;
         Ok((self.storage, self.node.meta().clone()))
     }
@@ -287,9 +326,10 @@ impl<'a> Engine<'a> {
 
     fn wake_at(&self) -> Instant {
         let far = Instant::now() + LONG;
-        let node = self.node.next_wake().map(Duration::from_micros);
-        let node = node.and_then(|wake| self.start.checked_add(wake));
-        node.unwrap_or(far).min(self.finish_by.unwrap_or(far)).min(far)
+        let wakes = [self.node.next_wake(), self.emulator.next_wake()];
+        let wake = wakes.into_iter().flatten().min().map(Duration::from_micros);
+        let wake = wake.and_then(|wake| self.start.checked_add(wake));
+        wake.unwrap_or(far).min(self.finish_by.unwrap_or(far)).min(far)
     }
 
     fn input(&mut self, input: Input) {
@@ -365,6 +405,11 @@ impl<'a> Engine<'a> {
             Event::Left { client } => {
                 self.clients.remove(&client);
             }
+            Event::Call { client, call, held }
+                if self.emulator.is_on() && matches!(call.body, CallBody::Data { .. }) =>
+            {
+                self.emulator.post(self.now(), Parcel::Call { client, call, held });
+            }
             Event::Call { client, call, held } => self.call(client, call, held),
         }
     }
@@ -399,6 +444,10 @@ impl<'a> Engine<'a> {
                 }
                 self.status_calls.push((client, id));
             }
+            CallBody::Emulate(order) => {
+                let told = self.emulate(order);
+                self.reply(client, id, ReplyBody::Emulated(told));
+            }
             CallBody::Stop => {
                 self.reply(client, id, ReplyBody::Stopping);
                 self.begin_stop("a client's request");
@@ -407,21 +456,42 @@ impl<'a> Engine<'a> {
     }
 
     fn ring(&self) -> RingReport {
-        let Config { members, ring, r, w, .. } = self.config;
+        let Config { ring, r, w, strict, .. } = self.config;
         let (n, partitions) = (ring.n(), ring.partitions());
-        RingReport { members: members.clone(), n, partitions, r: *r, w: *w }
+        RingReport {
+            members: self.node.members().clone(),
+            n,
+            partitions,
+            r: *r,
+            w: *w,
+            strict: *strict,
+            avoided: self.node.avoided(self.now()),
+        }
     }
 
     fn status(&self, disk_bytes: u64) -> StatusReport {
-        let peers = self.hub.peers.values().map(|peer| PeerStatus {
-            id: peer.id,
-            name: peer.member.name.clone(),
-            address: peer.member.address.clone(),
-            up: peer.outbox.is_open(),
-            dropped: peer.outbox.dropped(),
+        let now = self.now();
+        let peers = self.hub.peers.values().map(|peer| {
+            let view = self.node.peer_view(now, peer.id);
+            PeerStatus {
+                id: peer.id,
+                name: peer.name.clone(),
+                address: peer.address(),
+                up: peer.outbox.is_open(),
+                opinion: view.opinion,
+                phi_hundredths: (view.phi * 100.0) as u32,
+                latency_us: view.latency,
+                hints: view.hints.count,
+                hint_bytes: view.hints.bytes,
+                hint_age_ms: view.hint_age / MILLI,
+                dropped: peer.outbox.dropped(),
+            }
         });
         let mut counters = self.node.counters();
         counters.push(("calls_refused_busy".to_owned(), self.busy));
+        if self.config.allow_emulation {
+            counters.extend(self.emulator.counters());
+        }
         StatusReport {
             cluster: self.config.cluster.clone(),
             name: self.config.name.clone(),
@@ -435,6 +505,8 @@ impl<'a> Engine<'a> {
             partitions: self.config.ring.share(self.config.me()) as u32,
             disk_bytes,
             peers: peers.collect(),
+            hint_limit_bytes: self.config.hint_limit_mib << 20,
+            emulated: self.emulator.lines(),
             counters,
         }
     }
@@ -444,7 +516,18 @@ impl<'a> Engine<'a> {
         self.requests.remove(&(client, id));
         let Some(caller) = self.clients.get_mut(&client) else { return };
         caller.under_way.remove(&id);
-        let mut frame = wire::frame(&Reply { id, body });
+        let emulated = self.emulator.is_on() && matches!(body, ReplyBody::Data(_));
+        let frame = wire::frame(&Reply { id, body });
+        if emulated {
+            self.emulator.post(self.now(), Parcel::Reply { client, id, frame });
+        } else {
+            self.answer(client, id, frame);
+        }
+    }
+
+    /// Lets a frame leave that answers a client's call of this id.
+    fn answer(&mut self, client: ClientId, id: u64, mut frame: Bytes) {
+        let Some(caller) = self.clients.get_mut(&client) else { return };
         if frame.len() > LARGE_REPLY_BYTES && !caller.outbox.fits(frame.len() + RESERVE_BYTES) {
             self.busy += 1;
             let body = busy("bytes of replies that have not been read", CLIENT_LIMITS.bytes);
@@ -462,17 +545,34 @@ impl<'a> Engine<'a> {
                 Output::Send { to, message } => {
                     let frame = wire::frame(&message);
                     for peer in to.iter().filter_map(|id| self.hub.peers.get(id)) {
-                        peer.outbox.push(frame.clone());
+                        let frame = frame.clone();
+                        if self.emulator.is_on() && peer.outbox.is_open() {
+                            let (peer, connection) = (peer.clone(), peer.outbox.connection());
+                            let parcel = Parcel::Message { peer, connection, frame };
+                            self.emulator.post(self.now(), parcel);
+                        } else {
+                            peer.outbox.push(frame);
+                        }
                     }
                 }
                 Output::Reply { client, id, response } => {
                     self.reply(client, id, ReplyBody::Data(response));
                 }
                 Output::Store(work) => works.push(work),
+                Output::Address { peer, address } => self.moved(peer, &address),
                 Output::Notice(notice) => journal::tell(notice, self.config),
             }
         }
         self.storage.submit(works.into_iter());
+    }
+
+    /// A peer is to be reached elsewhere, as others say.
+    fn moved(&self, peer: NodeId, address: &str) {
+        let Some(peer) = self.hub.peers.get(&peer) else { return };
+        match check_address("address", address) {
+            Ok(_) => peer.moved(address),
+            Err(why) => warn!("peer {} cannot be reached where it says it is: {why}", peer.name),
+        }
     }
 
     /// From now on nobody new is let in, and no request is taken.

@@ -1,4 +1,5 @@
-//! The members of a cluster: who they are and where they listen. For now the configured list.
+//! The members of a cluster: who they are, where they listen, and since when. The list is a join semilattice:
+//! lists merge in any order to the same one, and the configured list is below all others.
 
 use bincode::{BorrowDecode, Encode};
 use bytes::Bytes;
@@ -13,9 +14,76 @@ pub struct Member {
     pub name: String,
     /// Where it listens, `host:port`.
     pub address: String,
+    /// The life that said so; 0 in the configured list.
+    pub incarnation: u64,
+    /// Where it stands.
+    pub standing: Standing,
+    /// The number of the operator's command that put it there; 0 in the configured list.
+    pub version: u64,
+}
+
+/// Where a member stands, by an operator's command. `Removed` absorbs: such an id never returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub enum Standing {
+    /// On its way in: it has no partitions yet.
+    Joining,
+    /// A member.
+    Member,
+    /// On its way out.
+    Leaving,
+    /// Gone for good.
+    Removed,
+}
+
+/// What a node believes of another one: its own opinion, never passed on as a fact.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub enum Opinion {
+    /// It is heard.
+    #[default]
+    Up,
+    /// It has been silent for surprisingly long.
+    Suspect,
+    /// It has been silent for so long that nothing is sent to it but gossip.
+    Down,
+}
+
+/// A sign of life: later lives come after all of earlier ones.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, BorrowDecode,
+)]
+#[bincode(decode_context = "Bytes")]
+pub struct Beat {
+    /// The life.
+    pub incarnation: u64,
+    /// Counts up in that life.
+    pub count: u64,
 }
 
 impl Member {
+    /// A member as the configuration names it.
+    pub fn configured(name: impl Into<String>, address: impl Into<String>) -> Self {
+        let (incarnation, standing, version) = (0, Standing::Member, 0);
+        Member { name: name.into(), address: address.into(), incarnation, standing, version }
+    }
+
+    /// Takes over what `other`, the same member elsewhere, knows better. The newest life decides the address,
+    /// the newest command the standing; equal ones go by order, so that all who merge agree.
+    pub fn merge(&mut self, other: &Member) {
+        let newer = (other.incarnation, &other.address) > (self.incarnation, &self.address);
+        if newer {
+            self.incarnation = other.incarnation;
+            self.address.clone_from(&other.address);
+        }
+        let rank = |member: &Member| {
+            (member.standing == Standing::Removed, member.version, member.standing)
+        };
+        if rank(other) > rank(self) {
+            (self.standing, self.version) = (other.standing, other.version);
+        }
+    }
+
     /// The member's identity.
     pub fn id(&self) -> NodeId {
         NodeId::of(&self.name)
@@ -87,6 +155,28 @@ impl Members {
     /// The member with this id.
     pub fn get(&self, id: NodeId) -> Option<&Member> {
         self.0.iter().find(|member| member.id() == id)
+    }
+
+    /// Takes over what is known better of those that are members here; true if anything was new.
+    pub fn merge<'a>(&mut self, others: impl IntoIterator<Item = &'a Member>) -> bool {
+        let before = self.clone();
+        for other in others {
+            if let Some(own) = self.0.iter_mut().find(|member| member.name == other.name) {
+                own.merge(other);
+            }
+        }
+        *self != before
+    }
+
+    /// A digest of all that the list says: equal for equal lists.
+    pub fn digest(&self) -> u64 {
+        let mut parts: Vec<Vec<u8>> = vec![b"members".to_vec()];
+        for Member { name, address, incarnation, standing, version } in &self.0 {
+            parts.push([name.as_bytes(), &[0], address.as_bytes()].concat());
+            let numbers = [*incarnation, *version, *standing as u64];
+            parts.push(numbers.into_iter().flat_map(u64::to_be_bytes).collect());
+        }
+        hash64(&parts.iter().map(Vec::as_slice).collect::<Vec<_>>())
     }
 
     /// The member's name, or its id in hex for a stranger.

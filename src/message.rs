@@ -1,16 +1,35 @@
 //! The words of Pixii: what clients ask, what nodes answer, what replicas say to each other.
 
+use std::fmt;
+
 use bincode::{BorrowDecode, Encode};
 use bytes::Bytes;
 
 use crate::causal::{Context, Dot, Object};
-use crate::members::{Cluster, Life, Members};
+use crate::members::{Beat, Cluster, Life, Member, Members, Opinion};
 use crate::types::{
     Blob, Key, MAX_OBJECT_BYTES, MAX_SIBLINGS, MAX_TIMEOUT_MS, NodeId, Partition, SizeError,
     WriteId,
 };
 
-/// A request for data. `r` and `w` default to the cluster's; contexts are sealed (`wire::seal`).
+/// How many replicas must take part in a request, and which.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub struct Quorum {
+    /// R or W, 1 to N; the cluster's default if not given.
+    pub replicas: Option<u8>,
+    /// True: only home replicas count. False: a stand-in counts for the home it stands in for. The
+    /// cluster's default if not given.
+    pub strict: Option<bool>,
+}
+
+impl From<Option<u8>> for Quorum {
+    fn from(replicas: Option<u8>) -> Self {
+        Quorum { replicas, strict: None }
+    }
+}
+
+/// A request for data. Contexts are sealed (`wire::seal`).
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub enum Request {
@@ -19,7 +38,7 @@ pub enum Request {
         /// The key.
         key: Key,
         /// Replicas that must answer.
-        r: Option<u8>,
+        r: Quorum,
     },
     /// A write that replaces what `context` covers.
     Put {
@@ -32,7 +51,7 @@ pub enum Request {
         /// Drawn at random for this write and repeated with it.
         write: WriteId,
         /// Replicas that must hold it.
-        w: Option<u8>,
+        w: Quorum,
     },
     /// Forgets what `context` covers.
     Delete {
@@ -41,9 +60,9 @@ pub enum Request {
         /// A sealed context; a delete without one is refused.
         context: Option<Blob>,
         /// Replicas that must hold it.
-        w: Option<u8>,
+        w: Quorum,
     },
-    /// The next keys of a partition in byte order, merged from `r` replicas; deleted keys included.
+    /// The next keys of a partition in byte order, merged from `r` home replicas; deleted keys included.
     Keys {
         /// The partition.
         partition: Partition,
@@ -98,24 +117,64 @@ pub enum Response {
     },
 }
 
+/// Who took part in a request and who did not, by name, sorted: the same nodes make the same sentence.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub struct Roll {
+    /// Who counted, or would have.
+    pub counted: Vec<String>,
+    /// Who answered with nothing that counts.
+    pub uncounted: Vec<String>,
+    /// Who did not answer, or cannot be reached.
+    pub silent: Vec<String>,
+}
+
+impl Roll {
+    /// Sorts the names.
+    pub fn sort(&mut self) {
+        for names in [&mut self.counted, &mut self.uncounted, &mut self.silent] {
+            names.sort_unstable();
+        }
+    }
+}
+
+/// In brackets, for the end of a sentence; nothing at all for an empty roll.
+impl fmt::Display for Roll {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let parts = [
+            ("counted", &self.counted),
+            ("without a word that counts", &self.uncounted),
+            ("silent or unreachable", &self.silent),
+        ];
+        let parts = parts.into_iter().filter(|(_, names)| !names.is_empty());
+        let parts: Vec<String> =
+            parts.map(|(what, names)| format!("{what}: {}", names.join(", "))).collect();
+        if parts.is_empty() { Ok(()) } else { write!(f, " ({})", parts.join("; ")) }
+    }
+}
+
 /// Why a request was not carried out. The state is as if it had never been made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub enum Refusal {
-    /// Too few home replicas can be reached and have all that they held; nothing was written.
-    #[error("no quorum: {reachable} of {needed} replicas can answer")]
+    /// Too few replicas can be reached and have a word that counts; nothing was written.
+    #[error("no quorum: {reachable} of {needed} replicas can answer{roll}")]
     Unreachable {
-        /// Home replicas that can.
+        /// Slots that can still count.
         reachable: u8,
-        /// Replicas needed.
+        /// Slots needed.
         needed: u8,
+        /// Who can and who cannot.
+        roll: Roll,
     },
     /// Too few replicas answered a read in time.
-    #[error("no quorum: {answered} of {needed} replicas answered in {timeout_ms} ms")]
+    #[error("no quorum: {answered} of {needed} replicas answered in {timeout_ms} ms{roll}")]
     NoQuorum {
-        /// Replicas that answered.
+        /// Slots that were answered for.
         answered: u8,
-        /// Replicas needed.
+        /// Who answered and who did not.
+        roll: Roll,
+        /// Slots needed.
         needed: u8,
         /// The time they had, in milliseconds.
         timeout_ms: u32,
@@ -179,6 +238,12 @@ pub enum Refusal {
         /// The configured reserve.
         reserve_bytes: u64,
     },
+    /// The node keeps as many bytes of hints for other members as it is allowed to.
+    #[error("the node keeps {0} bytes of hints for other members, its limit")]
+    Hints(u64),
+    /// What was to be kept as a hint is for a node that is no home replica of the key.
+    #[error("node {0:?} is no home replica of the key: nothing is kept for it")]
+    Stranger(NodeId),
     /// The node has not yet learned from its peers whether its disk is the newest.
     #[error("the node is starting: it has heard from {heard} of {peers} other members")]
     Starting {
@@ -245,6 +310,8 @@ pub enum Body {
         context: Context,
         /// What it does.
         change: Change,
+        /// Nobody, at a home replica. At a stand-in that coordinates: the homes that it keeps the object for.
+        keep_for: Vec<NodeId>,
     },
     /// The object after the update. It is not synced yet: `Held` follows when it is.
     Updated {
@@ -260,8 +327,32 @@ pub enum Body {
         /// The sender's copy.
         object: Object,
     },
-    /// What was to be updated or merged is in my copy, synced.
+    /// Keep this object as a hint for these home replicas, which did not answer.
+    Keep {
+        /// The key.
+        key: Key,
+        /// The sender's copy.
+        object: Object,
+        /// Whom it is for.
+        keep_for: Vec<NodeId>,
+    },
+    /// What was to be updated, merged or kept is here, synced.
     Held,
+    /// From a node to itself: `target` holds this object, synced, so the hint that equals it can go.
+    Discharge {
+        /// The key.
+        key: Key,
+        /// Whom the hint was for.
+        target: NodeId,
+        /// What the target holds.
+        object: Object,
+    },
+    /// How many hints have you for me? `op` is the life's nonce.
+    AskHints,
+    /// So many; when none, that is synced.
+    Hints(u64),
+    /// Who is alive, and who is a member.
+    Gossip(Gossip),
     /// What do you know of this key?
     Read {
         /// The key.
@@ -273,6 +364,8 @@ pub enum Body {
         object: Object,
         /// False if I may have forgotten something: the answer adds to a read and counts for nothing.
         authoritative: bool,
+        /// The homes that I, a stand-in, keep this for.
+        kept_for: Vec<NodeId>,
     },
     /// List your keys of a partition.
     List {
@@ -312,6 +405,43 @@ pub enum Body {
     Failed(Refusal),
 }
 
+/// What gossip carries: both directions of an anti-entropy of heartbeats and members (van Renesse et al.,
+/// "Efficient reconciliation and flow control for anti-entropy protocols", 2008).
+#[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub enum Gossip {
+    /// What I know, in short.
+    Digest {
+        /// The newest heartbeat that I know of each member.
+        beats: Vec<(NodeId, Beat)>,
+        /// The digest of my list of members.
+        members: u64,
+    },
+    /// What you did not know.
+    News {
+        /// Newer heartbeats than yours, those furthest ahead first.
+        beats: Vec<(NodeId, Beat)>,
+        /// My list of members, if it differs.
+        members: Vec<Member>,
+        /// The digest of it.
+        digest: u64,
+        /// Members whose heartbeat you know better: tell me.
+        wanted: Vec<NodeId>,
+    },
+}
+
+/// What is to become of the emulated network of a node.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub enum EmulateOrder {
+    /// Nothing: tell its rules.
+    Show,
+    /// These rules hold from now on, in the place of all others.
+    Set(String),
+    /// None holds any more.
+    Clear,
+}
+
 /// What a client sends: a call, answered by a [`Reply`] with the same id, in any order.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
@@ -337,6 +467,8 @@ pub enum CallBody {
     Ring,
     /// How are you?
     Status,
+    /// Emulate a network.
+    Emulate(EmulateOrder),
     /// Finish what runs, close the store and exit.
     Stop,
 }
@@ -361,6 +493,8 @@ pub enum ReplyBody {
     Ring(RingReport),
     /// To `Status`.
     Status(StatusReport),
+    /// To `Emulate`: the rules that hold now, a line each, or why they do not.
+    Emulated(Result<Vec<String>, String>),
     /// To `Stop`: the node stops now.
     Stopping,
 }
@@ -379,6 +513,10 @@ pub struct RingReport {
     pub r: u8,
     /// Default W.
     pub w: u8,
+    /// True if only home replicas count unless a request says otherwise.
+    pub strict: bool,
+    /// Members that this node cannot use now: unreachable, silent or believed to be down.
+    pub avoided: Vec<NodeId>,
 }
 
 /// A node's account of itself.
@@ -409,6 +547,10 @@ pub struct StatusReport {
     pub disk_bytes: u64,
     /// Every other member as this node sees it.
     pub peers: Vec<PeerStatus>,
+    /// The limit of the hints that the node keeps for others, in bytes.
+    pub hint_limit_bytes: u64,
+    /// The rules of the emulated network, a line each; none when the network is as it is.
+    pub emulated: Vec<String>,
     /// Counts since the start, by name.
     pub counters: Vec<(String, u64)>,
 }
@@ -425,6 +567,18 @@ pub struct PeerStatus {
     pub address: String,
     /// True while the link to it is up.
     pub up: bool,
+    /// What this node believes of it.
+    pub opinion: Opinion,
+    /// How surprising its silence is, in hundredths of the phi of the failure detector.
+    pub phi_hundredths: u32,
+    /// How long it takes to answer a read, in microseconds; `None` before it ever did.
+    pub latency_us: Option<u64>,
+    /// Hints that this node keeps for it.
+    pub hints: u64,
+    /// Their size, in bytes.
+    pub hint_bytes: u64,
+    /// For how long this node has had hints for it without a break, in this life, in milliseconds.
+    pub hint_age_ms: u64,
     /// Messages dropped since the start because its queue was full or its link down.
     pub dropped: u64,
 }

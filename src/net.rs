@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::AbortHandle;
 
-use crate::members::{Member, Members};
+use crate::members::Members;
 use crate::message::{Call, PeerMessage};
 use crate::node::ClientId;
 use crate::types::NodeId;
@@ -86,14 +86,55 @@ pub(crate) struct Identity {
 pub(crate) struct Peer {
     /// Its id.
     pub(crate) id: NodeId,
-    /// Its name and address.
-    pub(crate) member: Member,
+    /// Its name.
+    pub(crate) name: String,
+    addresses: Mutex<Addresses>,
     /// What waits to be sent to it.
     pub(crate) outbox: Outbox,
-    /// Rung when it connects to us: it is back, so dial it now.
+    /// Rung when it connects to us or has another address: it is back, so dial it now.
     hurry: Notify,
     /// The task that reads its connection to us.
     inbound: Mutex<Option<AbortHandle>>,
+}
+
+/// Where a peer may be. A node is its id: it may come back elsewhere.
+#[derive(Debug)]
+struct Addresses {
+    configured: String,
+    /// What was heard last.
+    heard: String,
+    /// What was dialed last.
+    dialed: String,
+}
+
+impl Peer {
+    /// Where it listens, `host:port`: where the link leads while there is one, else where it was last heard
+    /// to be.
+    pub(crate) fn address(&self) -> String {
+        let addresses = locked(&self.addresses);
+        let known = if self.outbox.is_open() { &addresses.dialed } else { &addresses.heard };
+        known.clone()
+    }
+
+    /// From now on it is dialed at `address`, and at the configured one while neither answers. A link that
+    /// is up stays as it is.
+    pub(crate) fn moved(&self, address: &str) {
+        let mut addresses = locked(&self.addresses);
+        if addresses.heard != address {
+            address.clone_into(&mut addresses.heard);
+            drop(addresses);
+            self.hurry.notify_one();
+        }
+    }
+
+    /// Where to dial it at the `attempt`th attempt, counted from 0.
+    fn dial_at(&self, attempt: u32) -> String {
+        let mut addresses = locked(&self.addresses);
+        let Addresses { configured, heard, .. } = &*addresses;
+        let at = if attempt.is_multiple_of(2) { heard } else { configured }.clone();
+        addresses.dialed.clone_from(&at);
+        at
+    }
 }
 
 /// What all connections share.
@@ -114,15 +155,19 @@ pub(crate) struct Hub {
 }
 
 impl Hub {
-    /// The shared state of a node's connections, and the end where their events come out.
-    pub(crate) fn new(identity: Identity) -> (Arc<Self>, mpsc::Receiver<Event>) {
+    /// The shared state of a node's connections, and the end where their events come out. `known` says where
+    /// the members were last heard to be.
+    pub(crate) fn new(identity: Identity, known: &Members) -> (Arc<Self>, mpsc::Receiver<Event>) {
         let (events, receiver) = mpsc::channel(MAX_EVENTS);
         let unsent = Arc::new(AtomicUsize::new(0));
         let others = identity.members.iter().filter(|member| member.id() != identity.me);
         let peers = others.map(|member| {
+            let heard = known.get(member.id()).unwrap_or(member).address.clone();
+            let (configured, dialed) = (member.address.clone(), heard.clone());
             let peer = Peer {
                 id: member.id(),
-                member: member.clone(),
+                name: member.name.clone(),
+                addresses: Mutex::new(Addresses { configured, heard, dialed }),
                 outbox: Outbox::new(PEER_LIMITS, unsent.clone()),
                 hurry: Notify::new(),
                 inbound: Mutex::new(None),

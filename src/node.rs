@@ -3,19 +3,26 @@
 
 mod coordinator;
 mod effects;
+mod gossip;
+mod handoff;
 mod identity;
 mod replica;
+mod returning;
 
 use std::sync::Arc;
 
 use coordinator::{Coordinator, Origin};
 use effects::Effects;
+use gossip::Gossip;
+use handoff::Handoff;
 use identity::Identity;
 use replica::Replica;
+use returning::Returning;
 
+use crate::members::{Members, Opinion};
 use crate::message::{Body, PeerMessage, Request, Response};
 use crate::ring::Ring;
-use crate::store::{Change, Found, Listing, Meta};
+use crate::store::{Change, Found, HintPage, HintTotal, Listing, Meta};
 use crate::types::{Key, Micros, NodeId, Partition};
 
 /// What a node is told when it starts.
@@ -29,6 +36,20 @@ pub struct Config {
     pub r: u8,
     /// W of requests that name none, 1 to N.
     pub w: u8,
+    /// True if only home replicas count for requests that do not say.
+    pub strict: bool,
+    /// Every member, this node among them: what is configured, and what the store remembers better.
+    pub members: Members,
+    /// Time between two rounds of gossip.
+    pub gossip_interval: Micros,
+    /// A member that was silent for so long, and for surprisingly long, is believed to be down.
+    pub gossip_timeout: Micros,
+    /// Most bytes of hints that are kept for other members.
+    pub hint_limit_bytes: u64,
+    /// A hint of this age is also offered to the other home replicas.
+    pub hint_age: Micros,
+    /// The hints that the store has at the start, by target.
+    pub hints: Vec<(NodeId, HintTotal)>,
     /// Drawn at random at each start.
     pub boot_nonce: u64,
     /// True if the operator says that this is a new cluster: it is founded by the members that answer,
@@ -97,6 +118,19 @@ pub enum Work {
         partition: Partition,
         /// The key.
         key: Key,
+        /// Also read what is kept of the key for these members.
+        hints_for: Vec<NodeId>,
+    },
+    /// List the hints for a member; answered by [`Done::Hints`].
+    Hints {
+        /// Names this list.
+        token: u64,
+        /// The member.
+        target: NodeId,
+        /// Start behind this key.
+        after: Option<Key>,
+        /// Stop after about this many bytes of hints.
+        limit_bytes: usize,
     },
     /// List keys; answered by [`Done::List`].
     List {
@@ -127,6 +161,15 @@ pub enum Done {
         token: u64,
         /// What was there.
         found: Found,
+        /// What is kept for each member that was asked about.
+        hints: Vec<(NodeId, Found)>,
+    },
+    /// A list of hints.
+    Hints {
+        /// The list's name.
+        token: u64,
+        /// The hints.
+        page: HintPage,
     },
     /// A list.
     List {
@@ -163,6 +206,13 @@ pub enum Output {
     },
     /// Give work to the store.
     Store(Work),
+    /// From now on this member is to be reached at this address.
+    Address {
+        /// The member.
+        peer: NodeId,
+        /// `host:port`.
+        address: String,
+    },
     /// Tell the operator.
     Notice(Notice),
 }
@@ -185,6 +235,25 @@ pub enum Notice {
     Foreign(NodeId),
     /// The node serves.
     Settled,
+    /// The node's opinion of a member has changed.
+    Opined(NodeId, Opinion),
+    /// A member told of a later life of this node, with so high a number that it cannot be: not believed.
+    Forged(NodeId),
+}
+
+/// A member as this node sees it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PeerView {
+    /// What this node believes of it.
+    pub opinion: Opinion,
+    /// How surprising its silence is: the phi of the failure detector.
+    pub phi: f64,
+    /// How long it takes to answer a read; `None` before it ever did.
+    pub latency: Option<Micros>,
+    /// The hints that are kept for it.
+    pub hints: HintTotal,
+    /// For how long there have been any, in this life.
+    pub hint_age: Micros,
 }
 
 /// A node: its roles, and what they want done. No role sees another's state.
@@ -193,7 +262,13 @@ pub struct Node {
     coordinator: Coordinator,
     replica: Replica,
     identity: Identity,
+    gossip: Gossip,
+    handoff: Handoff,
+    returning: Returning,
     effects: Effects,
+    /// Time between two rounds of gossip: longer gaps between inputs mean that this process did not run.
+    interval: Micros,
+    last_input: Option<Micros>,
 }
 
 impl Node {
@@ -201,31 +276,43 @@ impl Node {
     pub fn new(config: Config, meta: Meta, seed: u64) -> Self {
         Node {
             replica: Replica::new(config.ring.clone(), &meta, config.serial_block),
-            identity: Identity::new(&config, &meta),
-            effects: Effects::new(config.me, meta),
+            identity: Identity::new(&config),
+            gossip: Gossip::new(&config, seed),
+            handoff: Handoff::new(&config, seed),
+            returning: Returning::new(config.boot_nonce, config.ring.members().len() - 1),
+            effects: Effects::new(&config, meta),
+            interval: config.gossip_interval,
+            last_input: None,
             coordinator: Coordinator::new(config, seed),
         }
     }
 
     /// Takes one input at the time `now` and appends what is to be done to `out`.
     pub fn handle(&mut self, now: Micros, input: Input, out: &mut Vec<Output>) {
+        self.begin(now);
         let fx = &mut self.effects;
         match input {
             Input::Tick => {
                 self.identity.tick(now, fx);
                 self.coordinator.tick(now, fx);
+                self.gossip.tick(now, fx);
+                self.returning.tick(now, fx);
+                self.handoff.tick(now, fx);
             }
             Input::Link { peer, up } => {
                 self.identity.link(now, peer, up, fx);
                 let usable = up && !self.identity.is_foreign(peer);
-                self.coordinator.link(now, peer, usable, fx);
+                self.link(now, peer, usable);
             }
             Input::Peer { from, message } => self.dispatch(now, from, message),
             Input::Client { client, id, request, timeout_ms } => {
                 self.request(now, Origin::Client { client, id }, request, timeout_ms);
             }
             Input::Space(shortage) => self.replica.space(shortage),
-            Input::Store(Done::Read { token, found }) => self.replica.read_done(token, found, fx),
+            Input::Store(Done::Read { token, found, hints }) => {
+                self.replica.read_done(token, found, hints, fx);
+            }
+            Input::Store(Done::Hints { token, page }) => self.handoff.listed(now, token, page, fx),
             Input::Store(Done::List { token, listing }) => {
                 self.replica.list_done(token, listing, fx);
             }
@@ -235,26 +322,72 @@ impl Node {
                 self.identity.synced(fx);
             }
         }
-        while let Some(message) = self.effects.next_local() {
-            self.dispatch(now, self.effects.me(), message);
-        }
+        self.settle(now);
         self.effects.drain_into(out);
+    }
+
+    /// Notices when this process did not run for a while: what it believes of others is stale.
+    fn begin(&mut self, now: Micros) {
+        self.effects.begin(now);
+        let gap = now.saturating_sub(self.last_input.unwrap_or(now));
+        self.last_input = Some(now);
+        if gap > 2 * self.interval {
+            self.effects.count("own_pauses_noticed");
+            self.gossip.forgive(gap);
+            self.returning.doubt(now, &mut self.effects);
+        }
+    }
+
+    /// Hands around what the roles have for each other until there is nothing left.
+    fn settle(&mut self, now: Micros) {
+        loop {
+            self.effects.set_load(self.coordinator.load());
+            if let Some(message) = self.effects.next_local() {
+                self.dispatch(now, self.effects.me(), message);
+            } else if let Some((peer, opinion)) = self.effects.next_opinion() {
+                let fx = &mut self.effects;
+                self.coordinator.opine(now, peer, opinion, fx);
+                self.returning.opine(now, peer, opinion, fx);
+                self.handoff.opine(now, peer, opinion, fx);
+            } else {
+                break;
+            }
+        }
+        self.handoff.notice_new(now, &mut self.effects);
+        self.effects.tell_drained();
+    }
+
+    /// A peer can be sent to from now on, or no more.
+    fn link(&mut self, now: Micros, peer: NodeId, usable: bool) {
+        let fx = &mut self.effects;
+        self.coordinator.link(now, peer, usable, fx);
+        self.gossip.link(peer, usable);
+        self.returning.link(now, peer, usable, fx);
+        self.handoff.link(now, peer, usable, fx);
     }
 
     /// Gives a message to the role that it is for.
     fn dispatch(&mut self, now: Micros, from: NodeId, message: PeerMessage) {
         let PeerMessage { op, body } = message;
         let fx = &mut self.effects;
+        let own = from == fx.me();
+        if !own && !self.identity.is_foreign(from) {
+            self.gossip.heard(now, from, fx);
+        }
         match body {
             Body::Introduce { .. } | Body::Known { .. } => {
                 self.identity.hear(now, from, op, body, fx);
                 if self.identity.is_foreign(from) {
-                    self.coordinator.link(now, from, false, fx);
+                    self.link(now, from, false);
                 }
             }
             _ if self.identity.is_foreign(from) => {}
             Body::Coordinate { request, timeout_ms } => {
                 self.request(now, Origin::Peer { node: from, op }, request, timeout_ms);
+            }
+            Body::Held | Body::Failed(_) if op & handoff::TAG != 0 => {
+                let held = matches!(body, Body::Held);
+                self.handoff.answer(now, op, from, held, fx);
             }
             Body::Coordinated(_)
             | Body::Updated { .. }
@@ -262,9 +395,17 @@ impl Node {
             | Body::Copy { .. }
             | Body::Listed { .. }
             | Body::Failed(_) => self.coordinator.answer(now, op, from, body, fx),
-            Body::Update { .. } | Body::Merge { .. } | Body::Read { .. } | Body::List { .. } => {
-                self.replica.ask(from, op, body, fx);
-            }
+            Body::AskHints => self.handoff.tell(from, op, fx),
+            Body::Hints(count) => self.returning.hear(now, from, op, count, fx),
+            Body::Gossip(word) => self.gossip.hear(now, from, op, word, fx),
+            // Only this node itself knows that a hint has arrived.
+            Body::Discharge { .. } if !own => fx.count("discharges_of_others_ignored"),
+            Body::Update { .. }
+            | Body::Merge { .. }
+            | Body::Keep { .. }
+            | Body::Discharge { .. }
+            | Body::Read { .. }
+            | Body::List { .. } => self.replica.ask(from, op, body, fx),
         }
     }
 
@@ -282,13 +423,38 @@ impl Node {
 
     /// When the node wants an [`Input::Tick`] if nothing else happens before.
     pub fn next_wake(&self) -> Option<Micros> {
-        let wakes = [self.coordinator.next_wake(), self.identity.next_wake()];
+        let wakes = [
+            self.coordinator.next_wake(),
+            self.identity.next_wake(),
+            self.gossip.next_wake(),
+            self.returning.next_wake(),
+            self.handoff.next_wake(),
+        ];
         wakes.into_iter().flatten().min()
     }
 
     /// True when nothing that a client waits for is under way and every write is synced.
     pub fn is_idle(&self) -> bool {
         self.coordinator.is_idle() && self.effects.is_synced()
+    }
+
+    /// What this node makes of another member.
+    pub fn peer_view(&self, now: Micros, peer: NodeId) -> PeerView {
+        let (opinion, phi) = self.gossip.opinion(now, peer);
+        let (hints, since) = self.effects.hints().of(peer).unwrap_or((HintTotal::default(), now));
+        let (latency, hint_age) = (self.coordinator.latency(peer), now.saturating_sub(since));
+        PeerView { opinion, phi, latency, hints, hint_age }
+    }
+
+    /// The members that cannot be used now: unreachable, silent or believed to be down.
+    pub fn avoided(&self, now: Micros) -> Vec<NodeId> {
+        let others = self.members().ids().into_iter().filter(|id| *id != self.effects.me());
+        others.filter(|peer| self.coordinator.avoids(now, *peer)).collect()
+    }
+
+    /// The members as this node knows them now.
+    pub fn members(&self) -> &Members {
+        self.effects.members()
     }
 
     /// What the store is to know at a clean stop (`store::end_life`).

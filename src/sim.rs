@@ -3,6 +3,7 @@
 //! at its moment.
 
 mod clients;
+pub mod detection;
 mod judge;
 mod scenario;
 mod world;
@@ -24,11 +25,19 @@ const EXPECTED: &[&str] = &[
     "damaged records",
     "crashes",
     "deletes acknowledged",
+    "aged_hints_offered",
     "full disks",
     "gets answered",
     "gets finding nothing",
     "gets finding siblings",
+    "hints_changed_in_flight",
+    "hints_discharged",
+    "hints_kept",
+    "hints_refused",
+    "links flapping",
     "listings answered",
+    "members believed down",
+    "members suspected",
     "lost disks",
     "messages cut",
     "messages dropped",
@@ -36,6 +45,9 @@ const EXPECTED: &[&str] = &[
     "messages overtaken",
     "nodes reborn",
     "outdated lives noticed",
+    "own_life_raised",
+    "own_pauses_noticed",
+    "partitions",
     "pauses",
     "power cuts",
     "puts acknowledged",
@@ -46,6 +58,7 @@ const EXPECTED: &[&str] = &[
     "refused: no quorum answered",
     "refused: no quorum reachable",
     "refused: sibling limit",
+    "reads_of_stand_ins",
     "requests forwarded",
     "refused: starting",
     "restarts",
@@ -54,6 +67,8 @@ const EXPECTED: &[&str] = &[
     "slow disks",
     "unsynced batches lost",
     "writes unknown",
+    "writes_coordinated_by_a_stand_in",
+    "writes_hedged",
 ];
 
 /// Runs that are spent on making a failure shorter.

@@ -10,7 +10,7 @@ use bincode::{BorrowDecode, Encode};
 use bytes::Bytes;
 
 use crate::causal::Object;
-use crate::members::{Cluster, Life};
+use crate::members::{Cluster, Life, Members};
 use crate::types::{Key, NodeId, Partition, hash64};
 use crate::wire;
 
@@ -104,8 +104,19 @@ pub enum Change {
         /// Its new record.
         record: Record,
     },
+    /// Replaces, or removes, what is kept of a key for another member.
+    Hint {
+        /// Whom it is for.
+        target: NodeId,
+        /// The key.
+        key: Key,
+        /// The hint; `None` removes it.
+        record: Option<Record>,
+    },
     /// Replaces what the store knows of itself.
     Meta(Meta),
+    /// Replaces what the store knows of the members.
+    Members(Members),
 }
 
 /// The answer to a read.
@@ -126,6 +137,41 @@ pub struct Listing {
     pub keys: Vec<Key>,
     /// False when the partition ends here.
     pub more: bool,
+}
+
+/// A part of the hints for one member.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HintPage {
+    /// Keys in byte order, each with what is kept of it.
+    pub hints: Vec<(Key, Found)>,
+    /// False when the hints for this member end here.
+    pub more: bool,
+}
+
+/// What is kept for one member.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HintTotal {
+    /// How many hints.
+    pub count: u64,
+    /// The sum of their [`hint_bytes`].
+    pub bytes: u64,
+}
+
+impl HintTotal {
+    /// Counts one more hint; a damaged one has no size.
+    pub fn add(&mut self, key: &Key, found: &Found) {
+        self.count += 1;
+        if let Found::Record(record) = found {
+            self.bytes += hint_bytes(key, record);
+        }
+    }
+}
+
+/// What a hint counts towards the limit of hints, in bytes: about what it takes on disk.
+pub fn hint_bytes(key: &Key, record: &Record) -> u64 {
+    let values = record.object.values().map(|(_, version)| version.value.0.len() + 20);
+    let entries = record.object.entries().len() * 24;
+    (key.as_bytes().len() + values.sum::<usize>() + entries + 32) as u64
 }
 
 /// The disk failed. What was synced is there; nothing more may be acknowledged, and the process must
@@ -167,6 +213,24 @@ pub trait Store: Send + Sync {
         after: Option<&Key>,
         limit_bytes: usize,
     ) -> Result<Listing, StoreError>;
+
+    /// What the store knows of the members; `None` before it was told.
+    fn members(&self) -> Result<Option<Members>, StoreError>;
+
+    /// What is kept of a key for a member, as last applied.
+    fn read_hint(&self, target: NodeId, key: &Key) -> Result<Found, StoreError>;
+
+    /// Hints for a member behind `after` in byte order of the keys: at least one if there is one, and not many
+    /// more than `limit_bytes` bytes of them.
+    fn list_hints(
+        &self,
+        target: NodeId,
+        after: Option<&Key>,
+        limit_bytes: usize,
+    ) -> Result<HintPage, StoreError>;
+
+    /// What is kept for each member, by reading all hints: for the start. Damaged ones are counted, at no size.
+    fn hint_totals(&self) -> Result<Vec<(NodeId, HintTotal)>, StoreError>;
 
     /// Applies all changes or none. They are visible at once, and durable after the next [`Store::sync`];
     /// a crash before it keeps some number of the oldest unsynced batches, each of them whole.
@@ -228,15 +292,34 @@ pub fn encode_record(partition: Partition, key: &Key, record: &Record) -> Vec<u8
 
 /// The record in these bytes; `Damaged` if the checksum, the version or the content is wrong.
 pub fn decode_record(partition: Partition, key: &Key, bytes: Bytes) -> Found {
+    open_sealed(bytes, |body| record_checksum(partition, key, body))
+}
+
+/// A hint's bytes on disk: as a record's, but bound to the member that it is for.
+pub fn encode_hint(target: NodeId, key: &Key, record: &Record) -> Vec<u8> {
+    let mut bytes = vec![RECORD_VERSION];
+    bytes.extend(wire::encode(record));
+    let checksum = hint_checksum(target, key, &bytes);
+    bytes.extend(checksum);
+    bytes
+}
+
+/// The hint in these bytes; `Damaged` if the checksum, the version or the content is wrong.
+pub fn decode_hint(target: NodeId, key: &Key, bytes: Bytes) -> Found {
+    open_sealed(bytes, |body| hint_checksum(target, key, body))
+}
+
+fn open_sealed(bytes: Bytes, checksum: impl Fn(&[u8]) -> [u8; CHECKSUM_BYTES]) -> Found {
     let Some(split) = bytes.len().checked_sub(CHECKSUM_BYTES) else { return Found::Damaged };
     let body = bytes.slice(..split);
-    if record_checksum(partition, key, &body) != bytes[split..] {
-        return Found::Damaged;
-    }
-    if body.first() != Some(&RECORD_VERSION) {
+    if checksum(&body) != bytes[split..] || body.first() != Some(&RECORD_VERSION) {
         return Found::Damaged;
     }
     wire::decode(&body.slice(1..)).map_or(Found::Damaged, Found::Record)
+}
+
+fn hint_checksum(target: NodeId, key: &Key, body: &[u8]) -> [u8; CHECKSUM_BYTES] {
+    hash64(&[b"hint", &target.0.to_be_bytes(), key.as_bytes(), body]).to_be_bytes()
 }
 
 fn record_checksum(partition: Partition, key: &Key, body: &[u8]) -> [u8; CHECKSUM_BYTES] {

@@ -1,53 +1,98 @@
-//! Counting answers towards a quorum: each slot (a home replica) counts once, whoever repeats itself.
+//! Counting answers towards a quorum: a home replica and those that stand in for it are one slot, and a node
+//! counts for one slot only, however many members it stands in for.
 
 use crate::types::NodeId;
 
-/// Who has been asked and who has answered, out of the slots of one preference list.
+/// Who has been asked and who has answered, for the slots of one preference list.
 #[derive(Clone, Debug)]
 pub struct Tally {
-    slots: Vec<(NodeId, Answer)>,
+    homes: Vec<(NodeId, Answer)>,
+    stand_ins: Vec<StandIn>,
     needed: u8,
+    strict: bool,
 }
 
-/// What is known of one slot.
+/// What is known of one node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Answer {
+pub enum Answer {
+    /// Nobody asked it yet.
     Unasked,
+    /// It was asked.
     Asked,
+    /// Its answer counts.
     Counted,
+    /// It answered with nothing that counts.
+    Uncounted,
+    /// It cannot be reached, or refused.
     Failed,
 }
 
+#[derive(Clone, Debug)]
+struct StandIn {
+    node: NodeId,
+    answer: Answer,
+    /// The slots that it may count for, by their place in the list of homes.
+    slots: Vec<usize>,
+}
+
 impl Tally {
-    /// A tally over `homes` that is reached with `needed` counted answers.
-    pub fn new(homes: &[NodeId], needed: u8) -> Self {
-        Tally { slots: homes.iter().map(|home| (*home, Answer::Unasked)).collect(), needed }
+    /// A tally over `homes` that is reached when `needed` slots have counted. With `strict` only home
+    /// replicas count.
+    pub fn new(homes: &[NodeId], needed: u8, strict: bool) -> Self {
+        let homes = homes.iter().map(|home| (*home, Answer::Unasked)).collect();
+        Tally { homes, stand_ins: Vec::new(), needed, strict }
     }
 
-    /// Notes that `node` has been asked.
-    pub fn ask(&mut self, node: NodeId) {
-        self.set(node, Answer::Asked);
+    /// Notes that a home has been asked.
+    pub fn ask(&mut self, home: NodeId) {
+        self.set(home, Answer::Asked);
     }
 
-    /// Counts an answer of `node`; true if it is the first one of a slot of this tally.
+    /// Notes that `node`, which is no home, has been asked in the place of these homes.
+    pub fn ask_stand_in(&mut self, node: NodeId, homes: &[NodeId]) {
+        let slots = self.slots(homes);
+        self.stand_ins.push(StandIn { node, answer: Answer::Asked, slots });
+    }
+
+    fn slots(&self, homes: &[NodeId]) -> Vec<usize> {
+        let slot = |home: &NodeId| self.homes.iter().position(|(known, _)| known == home);
+        homes.iter().filter_map(slot).collect()
+    }
+
+    /// Counts an answer of `node`; true if it is the first one that this node gives to this tally.
     pub fn count(&mut self, node: NodeId) -> bool {
         self.set(node, Answer::Counted)
     }
 
-    /// Takes an answer that counts, or one that does not; true if it is the first of a slot.
-    pub fn answer(&mut self, node: NodeId, counts: bool) -> bool {
-        if counts { self.count(node) } else { self.fail(node) }
+    /// Counts the answer of a stand-in that speaks for these homes, or for none; true if it is its first.
+    pub fn count_for(&mut self, node: NodeId, homes: &[NodeId]) -> bool {
+        let slots = self.slots(homes);
+        if slots.is_empty() {
+            return self.answer(node, false);
+        }
+        if let Some(stand_in) = self.stand_ins.iter_mut().find(|stand_in| stand_in.node == node) {
+            stand_in.slots = slots;
+        }
+        self.count(node)
     }
 
-    /// Notes that `node` answered with nothing that counts, or can no longer answer; true if it is a
-    /// slot of this tally that has not counted.
+    /// Takes an answer that counts, or one that does not; true if it is the node's first.
+    pub fn answer(&mut self, node: NodeId, counts: bool) -> bool {
+        self.set(node, if counts { Answer::Counted } else { Answer::Uncounted })
+    }
+
+    /// Notes that `node` can no longer answer, or refused; true if it is in this tally and has not counted.
     pub fn fail(&mut self, node: NodeId) -> bool {
         self.set(node, Answer::Failed)
     }
 
     fn set(&mut self, node: NodeId, answer: Answer) -> bool {
-        match self.slots.iter_mut().find(|(slot, _)| *slot == node) {
-            Some((_, state)) if *state != Answer::Counted => {
+        let homes = self.homes.iter_mut().map(|(home, state)| (*home, state));
+        let stand_ins = self.stand_ins.iter_mut();
+        let stand_ins = stand_ins.map(|stand_in| (stand_in.node, &mut stand_in.answer));
+        let found = homes.chain(stand_ins).find(|(known, _)| *known == node);
+        match found.map(|(_, state)| state) {
+            Some(state) if *state != Answer::Counted => {
                 *state = answer;
                 true
             }
@@ -55,14 +100,51 @@ impl Tally {
         }
     }
 
-    /// The slots that nobody has been asked for yet, in order of preference.
-    pub fn unasked(&self) -> impl Iterator<Item = NodeId> {
-        self.slots.iter().filter(|(_, state)| *state == Answer::Unasked).map(|(node, _)| *node)
+    /// Every node of this tally and what is known of it, homes first.
+    pub fn nodes(&self) -> impl Iterator<Item = (NodeId, Answer)> {
+        let stand_ins = self.stand_ins.iter().map(|stand_in| (stand_in.node, stand_in.answer));
+        self.homes.iter().copied().chain(stand_ins)
     }
 
-    /// How many answers counted.
+    /// The homes, in order of preference.
+    pub fn homes(&self) -> impl Iterator<Item = NodeId> {
+        self.homes.iter().map(|(node, _)| *node)
+    }
+
+    /// True if the node is a home replica.
+    pub fn is_home(&self, node: NodeId) -> bool {
+        self.homes.iter().any(|(home, _)| *home == node)
+    }
+
+    /// The homes that nobody has been asked for yet, in order of preference.
+    pub fn unasked(&self) -> impl Iterator<Item = NodeId> {
+        let unasked = self.homes.iter().filter(|(_, state)| *state == Answer::Unasked);
+        unasked.map(|(node, _)| *node)
+    }
+
+    /// The homes whose word is still out, and for which no stand-in has answered or is asked.
+    pub fn uncovered(&self) -> impl Iterator<Item = NodeId> {
+        let covers = |slot: usize| {
+            let hopeful = |stand_in: &StandIn| {
+                matches!(stand_in.answer, Answer::Asked | Answer::Counted)
+                    && stand_in.slots.contains(&slot)
+            };
+            self.stand_ins.iter().any(hopeful)
+        };
+        let open = move |(slot, (_, state)): &(usize, &(NodeId, Answer))| {
+            *state != Answer::Counted && !covers(*slot)
+        };
+        self.homes.iter().enumerate().filter(open).map(|(_, (node, _))| *node)
+    }
+
+    /// True when every slot has counted, by its home or by a stand-in; strict or not.
+    pub fn is_full(&self) -> bool {
+        self.fill(|state| state == Answer::Counted, true) == self.homes.len()
+    }
+
+    /// How many slots counted.
     pub fn counted(&self) -> u8 {
-        self.slots.iter().filter(|(_, state)| *state == Answer::Counted).count() as u8
+        self.fill(|state| state == Answer::Counted, !self.strict) as u8
     }
 
     /// How many have to count.
@@ -70,50 +152,145 @@ impl Tally {
         self.needed
     }
 
-    /// How many further slots have to be asked, should all that have been asked answer.
+    /// How many further slots have to be asked for, should all that have been asked answer.
     pub fn missing(&self) -> u8 {
-        let hopeful = |state: &Answer| matches!(state, Answer::Asked | Answer::Counted);
-        let hopeful = self.slots.iter().filter(|(_, state)| hopeful(state)).count() as u8;
-        self.needed.saturating_sub(hopeful)
+        let hopeful = |state| matches!(state, Answer::Asked | Answer::Counted);
+        self.needed.saturating_sub(self.fill(hopeful, !self.strict) as u8)
     }
 
-    /// True once enough answers counted.
+    /// True once enough slots counted.
     pub fn reached(&self) -> bool {
         self.counted() >= self.needed
     }
 
-    /// How many slots have not failed.
+    /// How many slots may still count, of those that have been asked for or can be.
     pub fn hopeful(&self) -> u8 {
-        self.slots.iter().filter(|(_, state)| *state != Answer::Failed).count() as u8
+        let lost = |state| matches!(state, Answer::Failed | Answer::Uncounted);
+        self.fill(|state| !lost(state), !self.strict) as u8
     }
 
-    /// True when the slots that have not failed are too few.
-    pub fn hopeless(&self) -> bool {
-        self.hopeful() < self.needed
+    /// The most slots that can be filled by nodes in such a state, each by one node and each node filling one:
+    /// a maximum matching by augmenting paths. A home fills only its own slot, so it comes first.
+    fn fill(&self, with: impl Fn(Answer) -> bool, stand_ins: bool) -> usize {
+        let mut filled: Vec<Filled> = self
+            .homes
+            .iter()
+            .map(|(_, state)| if with(*state) { Filled::Home } else { Filled::Empty })
+            .collect();
+        if stand_ins {
+            for at in 0..self.stand_ins.len() {
+                if with(self.stand_ins[at].answer) {
+                    self.place(at, &mut filled, &mut vec![false; self.homes.len()]);
+                }
+            }
+        }
+        filled.iter().filter(|slot| !matches!(slot, Filled::Empty)).count()
     }
+
+    /// Finds a slot for a stand-in, moving others if that helps.
+    fn place(&self, at: usize, filled: &mut [Filled], tried: &mut [bool]) -> bool {
+        for slot in &self.stand_ins[at].slots {
+            if std::mem::replace(&mut tried[*slot], true) {
+                continue;
+            }
+            let free = match filled[*slot] {
+                Filled::Home => false,
+                Filled::Empty => true,
+                Filled::By(other) => self.place(other, filled, tried),
+            };
+            if free {
+                filled[*slot] = Filled::By(at);
+                return true;
+            }
+        }
+        false
+    }
+}
+
+/// Who fills a slot.
+#[derive(Clone, Copy)]
+enum Filled {
+    Empty,
+    Home,
+    /// A stand-in, by its place in the list.
+    By(usize),
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const A: NodeId = NodeId(1);
+    const B: NodeId = NodeId(2);
+    const C: NodeId = NodeId(3);
+    const S: NodeId = NodeId(8);
+    const T: NodeId = NodeId(9);
+
     #[test]
     fn a_slot_counts_once_and_strangers_never() {
-        let (a, b, c) = (NodeId(1), NodeId(2), NodeId(3));
-        let mut tally = Tally::new(&[a, b, c], 2);
-        tally.ask(a);
-        assert_eq!(tally.unasked().collect::<Vec<_>>(), [b, c]);
-        assert!(tally.count(a));
-        assert!(!tally.count(a));
-        assert!(!tally.count(NodeId(9)));
+        let mut tally = Tally::new(&[A, B, C], 2, false);
+        tally.ask(A);
+        assert_eq!(tally.unasked().collect::<Vec<_>>(), [B, C]);
+        assert!(tally.count(A));
+        assert!(!tally.count(A));
+        assert!(!tally.count(S));
         assert!(!tally.reached());
-        tally.fail(a);
+        tally.fail(A);
         assert_eq!(tally.counted(), 1, "what counted stays counted");
-        tally.fail(b);
-        assert!(!tally.hopeless());
-        tally.fail(c);
-        assert!(tally.hopeless());
-        assert!(tally.count(c), "a late answer still counts");
+        tally.fail(B);
+        assert_eq!(tally.hopeful(), 2);
+        tally.fail(C);
+        assert_eq!(tally.hopeful(), 1);
+        assert!(tally.count(C), "a late answer still counts");
         assert!(tally.reached());
+    }
+
+    #[test]
+    fn a_home_and_its_stand_in_are_one_slot() {
+        let mut tally = Tally::new(&[A, B, C], 2, false);
+        tally.ask(A);
+        tally.ask_stand_in(S, &[A]);
+        assert_eq!(tally.missing(), 1);
+        assert!(tally.count(S));
+        assert!(tally.count(A));
+        assert_eq!(tally.counted(), 1);
+        assert!(tally.count(B));
+        assert!(tally.reached());
+        assert!(!tally.is_full());
+        tally.ask_stand_in(T, &[C]);
+        assert!(tally.count(T));
+        assert!(tally.is_full());
+    }
+
+    #[test]
+    fn a_node_that_stands_in_for_several_fills_one_slot_where_it_helps() {
+        let mut tally = Tally::new(&[A, B, C], 3, false);
+        for node in [S, T] {
+            tally.ask_stand_in(node, &[A, B, C]);
+        }
+        assert!(tally.count_for(S, &[A, B]));
+        assert_eq!(tally.counted(), 1);
+        assert!(tally.count_for(T, &[A]));
+        assert_eq!(tally.counted(), 2, "S moves to B's slot");
+        assert!(tally.count(B));
+        assert_eq!(tally.counted(), 2, "A's slot is left for one of the two");
+        assert!(tally.count(C));
+        assert!(tally.reached());
+        let mut strict = Tally::new(&[A, B, C], 1, true);
+        strict.ask_stand_in(S, &[A]);
+        assert!(strict.count_for(S, &[A]));
+        assert_eq!(strict.counted(), 0);
+        assert_eq!(strict.uncovered().collect::<Vec<_>>(), [B, C]);
+    }
+
+    #[test]
+    fn a_stand_in_that_has_nothing_says_nothing() {
+        let mut tally = Tally::new(&[A, B], 1, false);
+        tally.ask_stand_in(S, &[A, B]);
+        assert!(tally.count_for(S, &[]));
+        assert_eq!(tally.counted(), 0);
+        tally.fail(A);
+        tally.fail(B);
+        assert_eq!(tally.hopeful(), 0);
     }
 }

@@ -106,7 +106,7 @@ fn a_daemon_serves_stops_cleanly_and_comes_back() {
     let written = client.ask(put("k", b"value"));
     assert!(matches!(written, Response::Written { siblings: 1, .. }), "{written:?}");
     assert_eq!(values(client.ask(get("k"))), [Blob(b"value".as_slice().into())]);
-    let ReplyBody::Ring(RingReport { members, n: 1, partitions: 16, r: 1, w: 1 }) =
+    let ReplyBody::Ring(RingReport { members, n: 1, partitions: 16, r: 1, w: 1, .. }) =
         client.call(CallBody::Ring)
     else {
         panic!("the ring")

@@ -5,12 +5,16 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use pixii::causal::Object;
-use pixii::message::{Body, PeerMessage, Refusal, Request, Response};
-use pixii::node::{Config, Done, Input, Node, Output, Work};
+use pixii::causal::{Actor, Context, Object, Version};
+use pixii::members::{Beat, Member, Members};
+use pixii::message::{Body, Gossip, PeerMessage, Quorum, Refusal, Request, Response};
+use pixii::node::{Config, Done, Input, Node, Notice, Output, Work};
 use pixii::ring::Ring;
-use pixii::store::{Change, Found, Meta, Owner, Record};
-use pixii::types::{Blob, Key, MAX_SIBLINGS, MAX_VALUE_BYTES, MILLI, NodeId, SizeError, WriteId};
+use pixii::store::memory::MemoryStore;
+use pixii::store::{Change, Found, Meta, Owner, Record, Store};
+use pixii::types::{
+    Blob, Key, MAX_MEMBERS, MAX_SIBLINGS, MAX_VALUE_BYTES, MILLI, NodeId, SizeError, WriteId,
+};
 
 /// A node of a cluster of four with N=3, and what it wants done.
 struct Bench {
@@ -32,13 +36,22 @@ impl Bench {
             ring: ring.clone(),
             r: 2,
             w: 2,
+            strict: false,
+            members: Members::new(
+                (0..4).map(|at| Member::configured(format!("n{at}"), "host:1")).collect(),
+            ),
+            gossip_interval: 500 * MILLI,
+            gossip_timeout: 5_000 * MILLI,
+            hint_limit_bytes: 1 << 20,
+            hint_age: 3_600_000 * MILLI,
+            hints: Vec::new(),
             boot_nonce: 5,
             bootstrap: false,
             serial_block: 100,
         };
         let mut bench = Bench { node: Node::new(config, meta, 1), ring, me, now: 0 };
         for (peer, birth) in ids[1..].iter().zip(2..) {
-            let refused = bench.ask(Request::Get { key: bench.key(true), r: None });
+            let refused = bench.ask(Request::Get { key: bench.key(true), r: None.into() });
             assert!(matches!(refusal(&refused), Refusal::Starting { peers: 3, .. }));
             let out = bench.give(Input::Link { peer: *peer, up: true });
             let [Output::Send { message, .. }] = &out[..] else { panic!("{out:?}") };
@@ -47,6 +60,7 @@ impl Bench {
             let answer = Body::Known { seen: None, birth, cluster: None };
             let out = bench.peer(*peer, 5, answer);
             bench.disk(out, &Record::default());
+            assert!(bench.peer(*peer, 5, Body::Hints(0)).is_empty());
         }
         assert!(bench.node.is_settled());
         assert_eq!(bench.node.meta().cluster.as_ref().unwrap().founders.len(), 4);
@@ -56,6 +70,17 @@ impl Bench {
     fn give(&mut self, input: Input) -> Vec<Output> {
         let mut out = Vec::new();
         self.node.handle(self.now, input, &mut out);
+        // Gossip and questions about hints go on beside everything else.
+        out.retain(|output| match output {
+            Output::Send { message, .. } => {
+                !matches!(message.body, Body::Gossip(_) | Body::AskHints | Body::Hints(_))
+            }
+            Output::Store(Work::Write { changes, .. }) => {
+                !matches!(changes[..], [Change::Members(_)])
+            }
+            Output::Notice(notice) => !matches!(notice, Notice::Opined(..)),
+            _ => true,
+        });
         out
     }
 
@@ -82,7 +107,11 @@ impl Bench {
                 match output {
                     Output::Store(Work::Read { token, .. }) => {
                         let found = Found::Record(record.clone());
-                        next.extend(self.give(Input::Store(Done::Read { token, found })));
+                        next.extend(self.give(Input::Store(Done::Read {
+                            token,
+                            found,
+                            hints: Vec::new(),
+                        })));
                     }
                     Output::Store(Work::Write { mark, .. }) => {
                         next.extend(self.give(Input::Store(Done::Synced { mark })));
@@ -105,6 +134,46 @@ impl Bench {
         self.ring.homes(self.ring.partition(key)).to_vec()
     }
 
+    /// Does everything that the node asks its store for, on a store of its own.
+    fn carry(&mut self, out: Vec<Output>, disk: &MemoryStore) -> Vec<Output> {
+        let mut rest = Vec::new();
+        let mut todo = out;
+        while !todo.is_empty() {
+            let mut next = Vec::new();
+            for output in todo {
+                let done = match output {
+                    Output::Store(Work::Read { token, partition, key, hints_for }) => {
+                        let hint = |target| (target, disk.read_hint(target, &key).unwrap());
+                        let hints = hints_for.into_iter().map(hint).collect();
+                        Done::Read { token, found: disk.read(partition, &key).unwrap(), hints }
+                    }
+                    Output::Store(Work::Hints { token, target, after, limit_bytes }) => {
+                        let page = disk.list_hints(target, after.as_ref(), limit_bytes).unwrap();
+                        Done::Hints { token, page }
+                    }
+                    Output::Store(Work::Write { mark, changes }) => {
+                        disk.apply(&changes).unwrap();
+                        disk.sync().unwrap();
+                        Done::Synced { mark }
+                    }
+                    other => {
+                        rest.push(other);
+                        continue;
+                    }
+                };
+                next.extend(self.give(Input::Store(done)));
+            }
+            todo = next;
+        }
+        rest
+    }
+
+    /// The one node that is no home of the key.
+    fn stand_in(&self, key: &Key) -> NodeId {
+        let homes = self.homes(key);
+        self.ring.members().iter().map(|m| m.id).find(|id| !homes.contains(id)).unwrap()
+    }
+
     fn others(&self, key: &Key) -> Vec<NodeId> {
         self.homes(key).into_iter().filter(|home| *home != self.me).collect()
     }
@@ -112,7 +181,7 @@ impl Bench {
 
 fn put(key: &Key, write: u128) -> Request {
     let value = Blob(Bytes::from_static(b"v"));
-    Request::Put { key: key.clone(), value, context: None, write: WriteId(write), w: None }
+    Request::Put { key: key.clone(), value, context: None, write: WriteId(write), w: None.into() }
 }
 
 fn refusal(out: &[Output]) -> &Refusal {
@@ -129,7 +198,8 @@ fn a_put_sends_before_its_sync_and_acknowledges_after_it() {
     let out = bench.ask(put(&key, 1));
     let [Output::Store(Work::Read { token, .. })] = out[..] else { panic!("{out:?}") };
     // The first put waits for the first block of serials to be synced.
-    let out = bench.give(Input::Store(Done::Read { token, found: Found::Nothing }));
+    let out =
+        bench.give(Input::Store(Done::Read { token, found: Found::Nothing, hints: Vec::new() }));
     let [Output::Store(Work::Write { mark, changes })] = &out[..] else { panic!("{out:?}") };
     assert!(matches!(&changes[..], [Change::Meta(meta)] if meta.serial_end == 101));
     let out = bench.give(Input::Store(Done::Synced { mark: *mark }));
@@ -183,10 +253,166 @@ fn an_unreachable_quorum_is_refused_before_anything_is_done() {
     for peer in bench.others(&key) {
         bench.give(Input::Link { peer, up: false });
     }
+    let strict = Quorum { replicas: None, strict: Some(true) };
+    let blind = put(&key, 1);
+    let Request::Put { key, value, context, write, .. } = blind.clone() else { panic!() };
+    let get = Request::Get { key: key.clone(), r: strict };
+    let put = Request::Put { key: key.clone(), value, context, write, w: strict };
+    for request in [put, get] {
+        let out = bench.ask(request);
+        let Refusal::Unreachable { reachable: 1, needed: 2, roll } = refusal(&out) else {
+            panic!("{out:?}")
+        };
+        assert_eq!((&roll.counted[..], roll.silent.len()), (&["n0".to_string()][..], 2));
+    }
+    // Without the fourth node, nobody can stand in either.
+    bench.give(Input::Link { peer: bench.stand_in(&key), up: false });
+    let out = bench.ask(blind);
+    assert!(matches!(refusal(&out), Refusal::Unreachable { reachable: 1, needed: 2, .. }));
+}
+
+#[test]
+fn a_stand_in_takes_the_place_of_a_home_that_is_gone_or_late_and_is_one_slot_with_it() {
+    let mut bench = Bench::new();
+    let key = bench.key(true);
+    let (gone, late) = (bench.others(&key)[0], bench.others(&key)[1]);
+    let stand_in = bench.stand_in(&key);
+    bench.give(Input::Link { peer: gone, up: false });
+    let disk = MemoryStore::default();
     let out = bench.ask(put(&key, 1));
-    assert_eq!(*refusal(&out), Refusal::Unreachable { reachable: 1, needed: 2 });
-    let out = bench.ask(Request::Get { key, r: Some(2) });
-    assert_eq!(*refusal(&out), Refusal::Unreachable { reachable: 1, needed: 2 });
+    let out = bench.carry(out, &disk);
+    let [Output::Send { to: merged, message: merge }, Output::Send { to: kept, message: keep }] =
+        &out[..]
+    else {
+        panic!("{out:?}")
+    };
+    assert_eq!((merged, kept), (&vec![late], &vec![stand_in]));
+    assert!(matches!(merge.body, Body::Merge { .. }));
+    let Body::Keep { keep_for, .. } = &keep.body else { panic!("{keep:?}") };
+    assert_eq!(*keep_for, [gone]);
+    let (op, body) = (keep.op, Body::Held);
+    let out = bench.peer(stand_in, op, body);
+    assert!(matches!(out[..], [Output::Reply { response: Response::Written { .. }, .. }]));
+    // The late one gets its hint when it is really late: here, for want of others.
+    let out = bench.tick(600);
+    let out = bench.carry(out, &disk);
+    let [Output::Send { to, message }] = &out[..] else { panic!("{out:?}") };
+    assert_eq!(*to, [late], "its link is up: the hint is offered at once");
+    assert!(matches!(message.body, Body::Merge { .. }));
+    let kept = disk.hints_durable(&key);
+    assert!(matches!(&kept[..], [(target, Found::Record(_))] if *target == late), "{kept:?}");
+    assert!(bench.node.is_idle());
+}
+
+#[test]
+fn a_hint_is_kept_offered_and_removed_only_if_it_is_what_its_target_has() {
+    let mut bench = Bench::new();
+    let key = bench.key(false);
+    let disk = MemoryStore::default();
+    let homes = bench.homes(&key);
+    let (target, other) = (homes[0], homes[1]);
+    bench.give(Input::Link { peer: target, up: false });
+    let keep = |write: u128| {
+        let version = Version { write: WriteId(write), value: Blob(Bytes::from_static(b"v")) };
+        let actor = Actor { store: write as u64, serial: 1 };
+        let (object, _) = Object::default().update(&Context::default(), actor, version);
+        Body::Keep { key: key.clone(), object, keep_for: vec![target] }
+    };
+    let out = bench.peer(other, 70, keep(1));
+    let held = bench.carry(out, &disk);
+    assert!(matches!(&held[..], [Output::Send { message, .. }] if message.body == Body::Held));
+    let read = |bench: &mut Bench| {
+        let out = bench.peer(other, 71, Body::Read { key: key.clone() });
+        match &bench.carry(out, &disk)[..] {
+            [Output::Send { message, .. }] => message.body.clone(),
+            out => panic!("{out:?}"),
+        }
+    };
+    let Body::Copy { object, kept_for, .. } = read(&mut bench) else { panic!() };
+    assert_eq!((object.len(), kept_for), (1, vec![target]));
+    assert_eq!(bench.node.peer_view(bench.now, target).hints.count, 1);
+
+    let out = bench.give(Input::Link { peer: target, up: true });
+    let out = bench.carry(out, &disk);
+    let offer = |out: &[Output]| match out.last() {
+        Some(Output::Send { to, message }) if *to == [target] => (message.op, message.body.clone()),
+        _ => panic!("{out:?}"),
+    };
+    let (op, offered) = offer(&out);
+    assert_eq!(offered, Body::Merge { key: key.clone(), object });
+    // It changes while it is in flight: the confirmation of the old one removes nothing.
+    let out = bench.peer(other, 72, keep(2));
+    bench.carry(out, &disk);
+    let out = bench.peer(target, op, Body::Held);
+    let out = bench.carry(out, &disk);
+    assert_eq!(bench.node.peer_view(bench.now, target).hints.count, 1);
+    let (op, offered) = offer(&out);
+    assert!(matches!(offered, Body::Merge { object, .. } if object.len() == 2));
+    // Somebody else cannot have it removed.
+    let Body::Copy { object, .. } = read(&mut bench) else { panic!() };
+    let out = bench.peer(other, 73, Body::Discharge { key: key.clone(), target, object });
+    bench.carry(out, &disk);
+    assert_eq!(bench.node.peer_view(bench.now, target).hints.count, 1);
+    let out = bench.peer(target, op, Body::Held);
+    bench.carry(out, &disk);
+    assert_eq!(bench.node.peer_view(bench.now, target).hints.count, 0);
+    assert!(disk.hints_durable(&key).is_empty());
+    let Body::Copy { kept_for, .. } = read(&mut bench) else { panic!() };
+    assert!(kept_for.is_empty(), "it says nothing of what it does not keep");
+}
+
+#[test]
+fn hints_have_a_limit_and_are_for_home_replicas_only() {
+    let mut bench = Bench::new();
+    let key = bench.key(false);
+    let (other, disk) = (bench.homes(&key)[0], MemoryStore::default());
+    let refused = |bench: &mut Bench, bytes: usize, keep_for: Vec<NodeId>| {
+        let version = Version { write: WriteId(1), value: Blob(vec![7; bytes].into()) };
+        let actor = Actor { store: 1, serial: 1 };
+        let (object, _) = Object::default().update(&Context::default(), actor, version);
+        let out = bench.peer(other, 70, Body::Keep { key: key.clone(), object, keep_for });
+        match bench.carry(out, &disk).first() {
+            Some(Output::Send { message, .. }) => message.body.clone(),
+            out => panic!("{out:?}"),
+        }
+    };
+    for stranger in [NodeId(1), bench.me] {
+        let answer = refused(&mut bench, 1, vec![stranger]);
+        assert_eq!(answer, Body::Failed(Refusal::Stranger(stranger)));
+    }
+    let answer = refused(&mut bench, 1 << 20, vec![other]);
+    assert_eq!(answer, Body::Failed(Refusal::Hints(1 << 20)));
+    assert_eq!(refused(&mut bench, 1 << 19, vec![other]), Body::Held);
+}
+
+#[test]
+fn gossip_of_an_older_life_raises_the_own_one_and_a_forged_one_does_nothing() {
+    let mut bench = Bench::new();
+    let (peer, me) = (bench.others(&bench.key(true))[0], bench.me);
+    let beats = |node: NodeId, incarnation: u64| {
+        let beats = vec![(node, Beat { incarnation, count: 9 })];
+        let members = vec![Member { incarnation, ..Member::configured("n1", "elsewhere:1") }];
+        Body::Gossip(Gossip::News { beats, members, digest: 0, wanted: Vec::new() })
+    };
+    bench.peer(peer, 1, beats(me, 1 << 40));
+    assert_eq!(bench.node.meta().incarnation, 1, "nobody lives a million times");
+    bench.peer(peer, 1, beats(me, 7));
+    assert_eq!(bench.node.meta().incarnation, 8);
+    bench.peer(peer, 1, beats(me, 3));
+    assert_eq!(bench.node.meta().incarnation, 8);
+    // Who is no member does not become one by being talked about, and a list over the limit is not read.
+    bench.peer(peer, 1, beats(NodeId(77), 3));
+    let members = vec![Member::configured("n1", "elsewhere:2"); MAX_MEMBERS + 1];
+    let long = Gossip::News { beats: Vec::new(), members, digest: 0, wanted: Vec::new() };
+    bench.peer(peer, 1, Body::Gossip(long));
+    let counters: Vec<String> = bench.node.counters().into_iter().map(|(name, _)| name).collect();
+    for name in ["forged_lives_refused", "gossip_of_strangers", "gossip_over_the_limit"] {
+        assert!(counters.iter().any(|counter| counter == name), "{name} of {counters:?}");
+    }
+    // A member that tells of another address is the same member.
+    let member = bench.node.members().get(NodeId::of("n1")).unwrap();
+    assert_eq!(member.address, "elsewhere:1");
+    assert_eq!(bench.node.members().ids().len(), 4);
 }
 
 #[test]
@@ -195,8 +421,14 @@ fn a_write_whose_replicas_fall_silent_is_unknown_at_its_deadline() {
     let key = bench.key(true);
     let out = bench.ask(put(&key, 1));
     bench.disk(out, &Record::default());
-    assert!(bench.tick(499).is_empty());
-    let out = bench.tick(1);
+    let out = bench.tick(100);
+    assert!(
+        matches!(&out[..], [Output::Send { message, .. }, ..]
+            if matches!(message.body, Body::Keep { .. })),
+        "a stand-in is asked when the homes are late: {out:?}"
+    );
+    bench.disk(out, &Record::default());
+    let out = bench.tick(400);
     let unknown = Response::Unknown { acknowledged: 1, needed: 2, timeout_ms: 500 };
     assert!(
         matches!(&out[..], [Output::Reply { response, .. }] if *response == unknown),
@@ -208,7 +440,7 @@ fn a_write_whose_replicas_fall_silent_is_unknown_at_its_deadline() {
 fn a_read_asks_as_many_as_it_needs_and_one_more_when_late() {
     let mut bench = Bench::new();
     let key = bench.key(true);
-    let out = bench.ask(Request::Get { key: key.clone(), r: None });
+    let out = bench.ask(Request::Get { key: key.clone(), r: None.into() });
     let [Output::Send { to, message }, Output::Store(Work::Read { .. })] = &out[..] else {
         panic!("{out:?}")
     };
@@ -219,7 +451,11 @@ fn a_read_asks_as_many_as_it_needs_and_one_more_when_late() {
     let out = bench.tick(25);
     let [Output::Send { to, .. }] = &out[..] else { panic!("{out:?}") };
     assert_ne!(to[0], first);
-    let out = bench.peer(to[0], op, Body::Copy { object: Object::default(), authoritative: true });
+    let out = bench.peer(
+        to[0],
+        op,
+        Body::Copy { object: Object::default(), authoritative: true, kept_for: vec![] },
+    );
     let [Output::Reply { response: Response::Found { values, answered: 2, .. }, .. }] = &out[..]
     else {
         panic!("{out:?}")
@@ -235,8 +471,8 @@ fn a_silent_replica_costs_one_hedge_and_is_not_asked_again_at_once() {
         [Output::Send { to, message }, ..] => (to[0], message.op),
         _ => panic!("{out:?}"),
     };
-    let get = || Request::Get { key: key.clone(), r: None };
-    let copy = || Body::Copy { object: Object::default(), authoritative: true };
+    let get = || Request::Get { key: key.clone(), r: None.into() };
+    let copy = || Body::Copy { object: Object::default(), authoritative: true, kept_for: vec![] };
     let out = bench.ask(get());
     let (frozen, op) = asked(&out);
     bench.disk(out, &Record::default());
@@ -263,14 +499,14 @@ fn a_replica_seen_to_be_behind_is_repaired_after_the_answer() {
     let Body::Merge { object, .. } = message.body.clone() else { panic!("{message:?}") };
     let record = Record { own_serial: Some(1), object: object.clone() };
     // All three are asked: one is late, and its copy comes after the answer.
-    let out = bench.ask(Request::Get { key: key.clone(), r: None });
+    let out = bench.ask(Request::Get { key: key.clone(), r: None.into() });
     let [Output::Send { to, message }, ..] = &out[..] else { panic!("{out:?}") };
     let (late, op) = (to[0], message.op);
     bench.disk(out, &record);
     let out = bench.tick(25);
     let [Output::Send { to, .. }] = &out[..] else { panic!("{out:?}") };
     let behind = to[0];
-    let empty = || Body::Copy { object: Object::default(), authoritative: true };
+    let empty = || Body::Copy { object: Object::default(), authoritative: true, kept_for: vec![] };
     let out = bench.peer(behind, op, empty());
     let [Output::Reply { response: Response::Found { values, .. }, .. }] = &out[..] else {
         panic!("{out:?}")
@@ -309,12 +545,12 @@ fn siblings_are_limited_where_a_write_is_accepted_and_a_retry_is_one_event() {
 fn bad_requests_are_refused_by_name() {
     let mut bench = Bench::new();
     let key = bench.key(true);
-    let get = |r| Request::Get { key: key.clone(), r: Some(r) };
+    let get = |r| Request::Get { key: key.clone(), r: Some(r).into() };
     for given in [0, 4] {
         let out = bench.ask(get(given));
         assert_eq!(*refusal(&out), Refusal::Quorum { name: "r".into(), given, n: 3 });
     }
-    let delete = |context| Request::Delete { key: key.clone(), context, w: None };
+    let delete = |context| Request::Delete { key: key.clone(), context, w: None.into() };
     assert_eq!(*refusal(&bench.ask(delete(None))), Refusal::NoContext);
     let noise = Some(Blob(Bytes::from_static(b"0123456789")));
     assert_eq!(*refusal(&bench.ask(delete(noise))), Refusal::BadContext);
@@ -323,7 +559,7 @@ fn bad_requests_are_refused_by_name() {
     let out = bench.ask(Request::Put { key: key.clone(), value, context, write, w });
     assert_eq!(*refusal(&out), Refusal::Size(SizeError::Value(MAX_VALUE_BYTES as u64 + 1)));
     for timeout_ms in [0, 600_001] {
-        let request = Request::Get { key: key.clone(), r: None };
+        let request = Request::Get { key: key.clone(), r: None.into() };
         let out = bench.give(Input::Client { client: 7, id: 9, request, timeout_ms });
         assert_eq!(*refusal(&out), Refusal::Timeout(timeout_ms));
     }

@@ -8,11 +8,15 @@ use std::thread;
 
 use bytes::Bytes;
 use pixii::causal::{Actor, Context, Object, Version};
+use pixii::members::{Member, Members};
 use pixii::rng::Rng;
-use pixii::store::disk::DiskStore;
+use pixii::store::disk::{DiskStore, check};
 use pixii::store::memory::MemoryStore;
-use pixii::store::{Change, Found, LifeError, Meta, Owner, Record, Store, begin_life, end_life};
-use pixii::types::{Blob, Key, MAX_VALUE_BYTES, Partition, WriteId};
+use pixii::store::{
+    Change, Found, HintTotal, LifeError, Meta, Owner, Record, Store, begin_life, end_life,
+    hint_bytes,
+};
+use pixii::types::{Blob, Key, MAX_VALUE_BYTES, NodeId, Partition, WriteId};
 use tempfile::TempDir;
 
 #[path = "store/faults.rs"]
@@ -110,6 +114,7 @@ macro_rules! conformance {
 conformance!(
     behaves_like_a_map,
     every_size_comes_back,
+    hints_behave_like_maps_of_their_own,
     any_bytes_are_a_key,
     lists_are_ordered_and_bounded,
     the_last_change_of_a_batch_counts,
@@ -332,4 +337,94 @@ fn readers_see_whole_records<B: Bench>() {
             reader.join().unwrap();
         }
     });
+}
+
+/// Hints by target and key, beside records of the same keys that they must not touch.
+fn hints_behave_like_maps_of_their_own<B: Bench>() {
+    let seed = 20_261_124;
+    println!("seed {seed}");
+    let mut rng = Rng::new(seed);
+    let mut bench = B::new();
+    let mut model: BTreeMap<(NodeId, Key), Record> = BTreeMap::new();
+    let own = record(1, &[100]);
+    bench.store().apply(&[put(0, &key("k0"), &own)]).unwrap();
+    for round in 0..200u64 {
+        let mut changes = Vec::new();
+        for _ in 0..=rng.below(5) {
+            let target = NodeId(rng.below(3) << 61);
+            let key = key(format!("k{}", rng.below(20)).into_bytes());
+            let record = (!rng.chance(0.3)).then(|| {
+                let size = if rng.chance(0.1) { 100 * KILO } else { rng.below(200) as usize };
+                record(round, &[size, 3])
+            });
+            match &record {
+                Some(record) => model.insert((target, key.clone()), record.clone()),
+                None => model.remove(&(target, key.clone())),
+            };
+            changes.push(Change::Hint { target, key, record });
+        }
+        bench.store().apply(&changes).unwrap();
+        if round % 40 == 39 {
+            bench.store().sync().unwrap();
+            bench = bench.reopen();
+        }
+    }
+    bench.store().sync().unwrap();
+    bench = bench.reopen();
+    let mut totals: BTreeMap<NodeId, HintTotal> = BTreeMap::new();
+    for target in (0..3).map(|number| NodeId(number << 61)) {
+        let of_target = model.iter().filter(|((of, _), _)| *of == target);
+        let expected: Vec<(Key, Found)> = of_target
+            .map(|((_, key), record)| (key.clone(), Found::Record(record.clone())))
+            .collect();
+        let mut listed = Vec::new();
+        loop {
+            let after = listed.last().map(|(key, _): &(Key, Found)| key.clone());
+            let page = bench.store().list_hints(target, after.as_ref(), 1_000).unwrap();
+            assert!(!page.hints.is_empty() || !page.more);
+            listed.extend(page.hints);
+            if !page.more {
+                break;
+            }
+        }
+        assert_eq!(listed, expected);
+        for (key, found) in listed {
+            assert_eq!(bench.store().read_hint(target, &key).unwrap(), found);
+            let Found::Record(record) = found else { panic!("{key:?}") };
+            let total = totals.entry(target).or_default();
+            total.count += 1;
+            total.bytes += hint_bytes(&key, &record);
+        }
+    }
+    let mut told = bench.store().hint_totals().unwrap();
+    told.sort_unstable_by_key(|(target, _)| *target);
+    assert_eq!(told, totals.into_iter().collect::<Vec<_>>());
+    assert_eq!(bench.store().read(Partition(0), &key("k0")).unwrap(), Found::Record(own));
+    assert_eq!(bench.store().read_hint(NodeId(9), &key("k0")).unwrap(), Found::Nothing);
+
+    let members = Members::new(vec![Member::configured("n1", "h:1")]);
+    assert_eq!(bench.store().members().unwrap(), None);
+    bench.store().apply(&[Change::Members(members.clone())]).unwrap();
+    bench.store().sync().unwrap();
+    assert_eq!(bench.reopen().store().members().unwrap(), Some(members));
+}
+
+/// `tests/fixtures/v1.tar.gz` was written by the last program that knew schema 1 only: 24 keys, two of them with
+/// siblings, one of 200 KB, and a tombstone. Its `pixii check` gave this digest.
+#[test]
+fn data_of_schema_1_is_migrated_and_all_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let archive = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/v1.tar.gz");
+    let mut tar = std::process::Command::new("tar");
+    assert!(tar.arg("xzf").arg(archive).arg("-C").arg(dir.path()).status().unwrap().success());
+    let data = dir.path().join("v1");
+    let refused = check(&data, CACHE, &mut |_| {}).unwrap_err().to_string();
+    assert!(refused.contains("has schema 1 and this reads schema 2"), "{refused}");
+    let store = open(&data);
+    assert_eq!(store.meta().unwrap().unwrap().incarnation, 2);
+    assert_eq!((store.members().unwrap(), store.hint_totals().unwrap()), (None, Vec::new()));
+    store.close().unwrap();
+    let report = check(&data, CACHE, &mut |damage| panic!("{damage}")).unwrap();
+    assert_eq!((report.live_keys, report.siblings, report.tombstones), (24, 2, 1));
+    assert_eq!(format!("{:016x}", report.digest), "b78b15f64d80ba17");
 }

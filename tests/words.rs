@@ -11,7 +11,7 @@ use std::path::Path;
 use bincode::{BorrowDecode, Encode};
 use bytes::{BufMut, Bytes, BytesMut};
 use pixii::causal::{Actor, Clock, Context, Dot, Object, Version};
-use pixii::members::{Cluster, Life, Member, Members};
+use pixii::members::{Beat, Cluster, Life, Member, Members, Opinion, Standing};
 use pixii::message::*;
 use pixii::rng::Rng;
 use pixii::store::{self, Found, Meta, Owner, Record};
@@ -57,10 +57,25 @@ fn raw(out: &mut String, name: &str, bytes: &[u8]) {
     writeln!(out, "{name}\t{hex}").unwrap();
 }
 
+fn member() -> Member {
+    Member {
+        name: "n1".into(),
+        address: "127.0.0.1:7432".into(),
+        incarnation: 3,
+        standing: Standing::Leaving,
+        version: 2,
+    }
+}
+
+fn roll() -> Roll {
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_string()).collect();
+    Roll { counted: names(&["n1"]), uncounted: names(&["n2"]), silent: names(&["n3", "n4"]) }
+}
+
 fn requests() -> Vec<(&'static str, Request)> {
     let context = Some(blob(b"sealed"));
     vec![
-        ("get", Request::Get { key: key(), r: Some(2) }),
+        ("get", Request::Get { key: key(), r: Some(2).into() }),
         (
             "put",
             Request::Put {
@@ -68,10 +83,10 @@ fn requests() -> Vec<(&'static str, Request)> {
                 value: blob(b"value"),
                 context: context.clone(),
                 write: WriteId(1 << 100),
-                w: None,
+                w: Quorum { replicas: None, strict: Some(true) },
             },
         ),
-        ("delete", Request::Delete { key: key(), context, w: Some(3) }),
+        ("delete", Request::Delete { key: key(), context, w: Some(3).into() }),
         (
             "keys",
             Request::Keys {
@@ -103,8 +118,8 @@ fn responses() -> Vec<(&'static str, Response)> {
 
 fn refusals() -> Vec<Refusal> {
     vec![
-        Refusal::Unreachable { reachable: 1, needed: 2 },
-        Refusal::NoQuorum { answered: 1, needed: 2, timeout_ms: 500 },
+        Refusal::Unreachable { reachable: 1, needed: 2, roll: roll() },
+        Refusal::NoQuorum { answered: 1, roll: Roll::default(), needed: 2, timeout_ms: 500 },
         Refusal::Quorum { name: "r".into(), given: 4, n: 3 },
         Refusal::Size(SizeError::Key(1_025)),
         Refusal::Size(SizeError::Value(1_048_577)),
@@ -118,6 +133,8 @@ fn refusals() -> Vec<Refusal> {
         Refusal::NotHome,
         Refusal::Damaged,
         Refusal::NoSpace { free_bytes: 1_000, reserve_bytes: 268_435_456 },
+        Refusal::Hints(1 << 30),
+        Refusal::Stranger(NodeId(7)),
         Refusal::Starting { heard: 1, peers: 4 },
         Refusal::Stopping,
     ]
@@ -126,7 +143,12 @@ fn refusals() -> Vec<Refusal> {
 fn bodies() -> Vec<(&'static str, Body)> {
     let put = Change::Put { write: WriteId(3), value: blob(b"v") };
     let context = Context::new(vec![DOT]);
-    let update = |change| Body::Update { key: key(), context: context.clone(), change };
+    let keep_for = || vec![NodeId(1), NodeId(2)];
+    let update = |change| {
+        let (key, context) = (key(), context.clone());
+        Body::Update { key, context, change, keep_for: keep_for() }
+    };
+    let beats = || vec![(NodeId(1), Beat { incarnation: 3, count: 300 })];
     vec![
         ("coordinate", Body::Coordinate { request: requests().remove(0).1, timeout_ms: 450 }),
         ("coordinated", Body::Coordinated(responses().remove(0).1)),
@@ -134,9 +156,23 @@ fn bodies() -> Vec<(&'static str, Body)> {
         ("update-delete", update(Change::Delete)),
         ("updated", Body::Updated { object: object(), dot: Some(DOT) }),
         ("merge", Body::Merge { key: key(), object: object() }),
+        ("keep", Body::Keep { key: key(), object: object(), keep_for: keep_for() }),
         ("held", Body::Held),
+        ("discharge", Body::Discharge { key: key(), target: NodeId(1), object: object() }),
+        ("ask-hints", Body::AskHints),
+        ("hints", Body::Hints(300)),
+        ("digest", Body::Gossip(Gossip::Digest { beats: beats(), members: 5 })),
+        (
+            "news",
+            Body::Gossip(Gossip::News {
+                beats: beats(),
+                members: vec![member()],
+                digest: 6,
+                wanted: keep_for(),
+            }),
+        ),
         ("read", Body::Read { key: key() }),
-        ("copy", Body::Copy { object: object(), authoritative: true }),
+        ("copy", Body::Copy { object: object(), authoritative: true, kept_for: keep_for() }),
         ("list", Body::List { partition: Partition(1), after: None, limit_bytes: 64 }),
         ("listed", Body::Listed { keys: vec![key()], more: false, authoritative: true }),
         ("introduce", Body::Introduce { life: LIFE, cluster: Some(1) }),
@@ -146,16 +182,29 @@ fn bodies() -> Vec<(&'static str, Body)> {
 }
 
 fn replies() -> Vec<(&'static str, ReplyBody)> {
-    let member = Member { name: "n1".into(), address: "127.0.0.1:7432".into() };
+    let member = member();
     let peer = PeerStatus {
         id: member.id(),
         name: "n1".into(),
         address: member.address.clone(),
         up: true,
+        opinion: Opinion::Suspect,
+        phi_hundredths: 250,
+        latency_us: Some(1_500),
+        hints: 7,
+        hint_bytes: 700,
+        hint_age_ms: 9_000,
         dropped: 4,
     };
-    let ring =
-        RingReport { members: Members::new(vec![member]), n: 1, partitions: 256, r: 1, w: 1 };
+    let ring = RingReport {
+        members: Members::new(vec![member]),
+        n: 1,
+        partitions: 256,
+        r: 1,
+        w: 1,
+        strict: true,
+        avoided: vec![NodeId(8)],
+    };
     let status = StatusReport {
         cluster: "c".into(),
         name: "n1".into(),
@@ -169,12 +218,16 @@ fn replies() -> Vec<(&'static str, ReplyBody)> {
         partitions: 256,
         disk_bytes: 5,
         peers: vec![peer],
+        hint_limit_bytes: 1 << 30,
+        emulated: vec!["drop 0.5".into()],
         counters: vec![("gets_answered".into(), 6)],
     };
     vec![
         ("data", ReplyBody::Data(responses().remove(1).1)),
         ("ring", ReplyBody::Ring(ring)),
         ("status", ReplyBody::Status(status)),
+        ("emulated", ReplyBody::Emulated(Ok(vec!["drop 0.5".into()]))),
+        ("not-emulated", ReplyBody::Emulated(Err("why".into()))),
         ("stopping", ReplyBody::Stopping),
     ]
 }
@@ -199,9 +252,14 @@ fn golden_bytes() {
         let body = CallBody::Data { request, timeout_ms: 500 };
         golden(&mut out, &format!("call-{name}"), Call { id: 1, body });
     }
-    for (name, body) in
-        [("ring", CallBody::Ring), ("status", CallBody::Status), ("stop", CallBody::Stop)]
-    {
+    for (name, body) in [
+        ("ring", CallBody::Ring),
+        ("status", CallBody::Status),
+        ("show", CallBody::Emulate(EmulateOrder::Show)),
+        ("set", CallBody::Emulate(EmulateOrder::Set("drop 0.5".into()))),
+        ("clear", CallBody::Emulate(EmulateOrder::Clear)),
+        ("stop", CallBody::Stop),
+    ] {
         golden(&mut out, &format!("call-{name}"), Call { id: 2, body });
     }
     for (name, body) in replies() {
@@ -220,6 +278,8 @@ fn golden_bytes() {
     raw(&mut out, "context", &wire::seal(&key(), &Context::new(vec![DOT])).0);
     let record = Record { own_serial: Some(5), object: object() };
     raw(&mut out, "record", &store::encode_record(Partition(2), &key(), &record));
+    raw(&mut out, "hint", &store::encode_hint(NodeId(2), &key(), &record));
+    golden(&mut out, "members", Members::new(vec![member()]));
     let owner = Owner { cluster: "c".into(), name: "n1".into(), ring: 9 };
     let meta = Meta {
         owner,
@@ -253,8 +313,12 @@ fn every_refusal_is_one_sentence() {
         let text = refusal.to_string();
         assert!(!text.contains('\n') && !text.contains("  ") && text.len() > 15, "{text}");
     }
-    let text = Refusal::NoQuorum { answered: 1, needed: 2, timeout_ms: 500 }.to_string();
-    assert_eq!(text, "no quorum: 1 of 2 replicas answered in 500 ms");
+    let (roll, answered) = (roll(), 1);
+    let text = Refusal::NoQuorum { answered, roll, needed: 2, timeout_ms: 500 }.to_string();
+    let who = "counted: n1; without a word that counts: n2; silent or unreachable: n3, n4";
+    assert_eq!(text, format!("no quorum: 1 of 2 replicas answered in 500 ms ({who})"));
+    let text = Refusal::Unreachable { reachable: 0, needed: 1, roll: Roll::default() }.to_string();
+    assert_eq!(text, "no quorum: 0 of 1 replicas can answer");
 }
 
 #[test]
@@ -294,9 +358,9 @@ fn preambles_name_what_is_wrong() {
     let error = wire::check_preamble(b"GET / HTTP/1").unwrap_err();
     assert_eq!(error.to_string(), "not a Pixii connection: it begins with \"GET / HT\"");
     let mut newer = good;
-    newer[8..].copy_from_slice(&[0, 2, 0, 9]);
+    newer[8..].copy_from_slice(&[0, 3, 0, 9]);
     let error = wire::check_preamble(&newer).unwrap_err();
-    assert_eq!(error.to_string(), "protocol versions 2 to 9 are offered; this node speaks 1");
+    assert_eq!(error.to_string(), "protocol versions 3 to 9 are offered; this node speaks 2");
 }
 
 #[test]
@@ -326,6 +390,42 @@ fn records_are_sealed_to_their_place() {
         broken[at] ^= 1;
         assert_eq!(found(2, &key(), broken.into()), Found::Damaged, "byte {at}");
         assert_eq!(found(2, &key(), bytes.slice(..at)), Found::Damaged, "cut at {at}");
+    }
+}
+
+#[test]
+fn hints_are_sealed_to_their_target_and_lists_of_members_merge_in_any_order() {
+    let record = Record { own_serial: None, object: object() };
+    let bytes = Bytes::from(store::encode_hint(NodeId(2), &key(), &record));
+    let found = |target, bytes: Bytes| store::decode_hint(NodeId(target), &key(), bytes);
+    assert_eq!(found(2, bytes.clone()), Found::Record(record));
+    assert_eq!(found(3, bytes.clone()), Found::Damaged);
+    assert_eq!(store::decode_record(Partition(0), &key(), bytes), Found::Damaged);
+
+    let mut variants = Vec::new();
+    for incarnation in 0..3 {
+        for standing in [Standing::Joining, Standing::Member, Standing::Removed] {
+            for (address, version) in [("a:1", 1), ("b:1", 2), ("a:1", 2)] {
+                let (name, address) = ("n1".to_string(), address.to_string());
+                variants.push(Member { name, address, incarnation, standing, version });
+            }
+        }
+    }
+    let merged = |one: &Member, other: &Member| {
+        let mut one = one.clone();
+        one.merge(other);
+        one
+    };
+    for a in &variants {
+        assert_eq!(merged(a, a), *a);
+        for b in &variants {
+            assert_eq!(merged(a, b), merged(b, a));
+            for c in &variants {
+                assert_eq!(merged(&merged(a, b), c), merged(a, &merged(b, c)));
+            }
+            let removed = [a, b].iter().any(|one| one.standing == Standing::Removed);
+            assert_eq!(merged(a, b).standing == Standing::Removed, removed, "removed absorbs");
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use pixii::store::disk::{CheckReport, Damage, check};
+use pixii::types::NodeId;
 use serde_json::{Value, json};
 
 use super::{Exit, Outcome, Shared, Trouble, emit, emit_json, text};
@@ -15,8 +16,8 @@ const CACHE_BYTES: u64 = 64 << 20;
 /// Read a stopped node's data whole and say what is damaged
 #[derive(Args)]
 #[command(after_help = "\
-Reads every record, checksum, chunk and head. It is refused while a daemon has the data. A line on standard \
-output names each damaged key; then come the counts. The digest covers keys, clocks and values: where two \
+Reads every record, hint, checksum, chunk and head. It is refused while a daemon has the data. A line on standard \
+output names each damaged key; then come the counts. The digest covers keys, clocks and values, not hints: where two \
 nodes that hold the same keys have the same digest, they hold the same.
 
 No record is changed and no life of the node begins. But sled writes to its own files when it opens them \
@@ -57,13 +58,18 @@ impl Check {
 }
 
 fn as_json(damage: &Damage) -> Value {
-    match &damage.key {
-        Some((partition, key)) => json!({
+    match (&damage.key, &damage.hint) {
+        (Some((partition, key)), _) => json!({
             "partition": partition.0,
             "key": text::json_bytes(key.as_bytes()),
             "what": damage.what,
         }),
-        None => json!({ "what": damage.what }),
+        (None, Some((target, key))) => json!({
+            "hint_for": format!("{target:?}"),
+            "key": text::json_bytes(key.as_bytes()),
+            "what": damage.what,
+        }),
+        (None, None) => json!({ "what": damage.what }),
     }
 }
 
@@ -77,6 +83,9 @@ fn report_json(report: &CheckReport, damaged: Vec<Value>) -> Value {
             "stopped_cleanly": meta.clean,
         })
     });
+    let hints: Vec<Value> = report.hints.iter().map(|(target, total)| {
+        json!({ "for": member(report, *target), "count": total.count, "bytes": total.bytes })
+    }).collect();
     json!({
         "clean": report.damages == 0,
         "node": node,
@@ -85,6 +94,7 @@ fn report_json(report: &CheckReport, damaged: Vec<Value>) -> Value {
         "values": report.values,
         "tombstones": report.tombstones,
         "clock_entries": report.clock_entries,
+        "hints": hints,
         "chunked": report.chunked,
         "chunks": report.chunks,
         "disk_bytes": report.disk_bytes,
@@ -93,6 +103,12 @@ fn report_json(report: &CheckReport, damaged: Vec<Value>) -> Value {
         "damages": report.damages,
         "damaged": damaged,
     })
+}
+
+/// The name of the member that hints are for, or its id where the store does not know the members.
+fn member(report: &CheckReport, target: NodeId) -> String {
+    let members = report.members.clone().unwrap_or_default();
+    members.name(target)
 }
 
 fn as_text(report: &CheckReport) -> String {
@@ -113,15 +129,24 @@ fn as_text(report: &CheckReport) -> String {
         ("values", report.values),
         ("tombstones", report.tombstones),
         ("clock entries", report.clock_entries),
+        ("hints", report.hints.values().map(|total| total.count).sum()),
         ("chunked", report.chunked),
         ("chunks", report.chunks),
         ("bytes on disk", report.disk_bytes),
     ];
     let rows = rows.map(|(name, number)| text::row([name, &number.to_string()]));
+    let hints: Vec<Vec<String>> = report
+        .hints
+        .iter()
+        .map(|(target, total)| {
+            let what = format!("{} of {} bytes", text::count(total.count, "hint"), total.bytes);
+            text::row([&format!("for {}", member(report, *target)), &what])
+        })
+        .collect();
     let verdict = match report.damages {
         0 => "clean".into(),
         damages => format!("damaged in {}", text::count(damages, "place")),
     };
     let digest = text::row(["digest", &format!("{:016x}", report.digest)]);
-    format!("{node}\n{}{verdict}\n", text::table(&[&rows[..], &[digest]].concat()))
+    format!("{node}\n{}{verdict}\n", text::table(&[&rows[..], &hints, &[digest]].concat()))
 }

@@ -128,6 +128,15 @@ impl Cluster {
         Ok(Cluster { program, daemons, _lock: lock })
     }
 
+    /// Lets the network of all daemons be emulated, from their next start.
+    pub(crate) fn allow_emulation(&self) -> Result<(), String> {
+        self.daemons.iter().try_for_each(|Daemon { config, .. }| {
+            let fault = |error: io::Error| format!("{}: {error}", config.display());
+            let text = fs::read_to_string(config).map_err(fault)?;
+            fs::write(config, format!("allow_emulation = true\n{text}")).map_err(fault)
+        })
+    }
+
     /// The daemons in the order of their numbers.
     pub(crate) fn daemons(&self) -> &[Daemon] {
         &self.daemons

@@ -2,7 +2,9 @@
 
 use clap::Args;
 
-use super::{Exit, KeyArgument, Outcome, Shared, Trouble, block_on, deadline, parse_context, put};
+use super::{
+    Exit, KeyArgument, Outcome, Shared, Strictness, Trouble, block_on, deadline, parse_context, put,
+};
 
 /// Delete a key
 #[derive(Args)]
@@ -25,6 +27,8 @@ pub(crate) struct Delete {
     /// Replicas that must hold the deletion [default: the cluster's]
     #[arg(short)]
     w: Option<u8>,
+    #[command(flatten)]
+    strictness: Strictness,
     /// Deadline of the read and of the deletion, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 5_000, value_parser = deadline())]
     timeout: u32,
@@ -43,7 +47,8 @@ impl Delete {
             let context = match given {
                 Some(context) => context,
                 None => {
-                    let found = client.get(&key, self.r, self.timeout).await?;
+                    let found =
+                        client.get(&key, self.strictness.quorum(self.r), self.timeout).await?;
                     if found.values.is_empty() {
                         let message = format!("no value under {key:?}");
                         return Err(Trouble { exit: Exit::Absent, message });
@@ -51,7 +56,9 @@ impl Delete {
                     found.context
                 }
             };
-            Ok(client.delete(&key, Some(context), self.w, self.timeout).await?)
+            Ok(client
+                .delete(&key, Some(context), self.strictness.quorum(self.w), self.timeout)
+                .await?)
         })?;
         put::report(&key, &written, shared, self.print_context)
     }

@@ -31,7 +31,8 @@ same numbers, the cluster has its data back. Orders are read from standard input
 Examples:
   pixii dev
   pixii dev --nodes 3 --dir /tmp/three
-  pixii dev --nodes 5 --n 5 -r 1 -w 3 --port 9000")]
+  pixii dev --nodes 5 --n 5 -r 1 -w 3 --port 9000
+  pixii dev --allow-emulation   and then, in another terminal: pixii emulate --help")]
 pub(crate) struct Dev {
     /// Number of daemons
     #[arg(long, default_value_t = 5)]
@@ -54,6 +55,9 @@ pub(crate) struct Dev {
     /// Port of the first daemon; the others follow (0: the kernel chooses all)
     #[arg(long, default_value_t = 7432)]
     port: u16,
+    /// Let `pixii emulate` make the network slow, lossy or cut
+    #[arg(long)]
+    allow_emulation: bool,
 }
 
 impl Dev {
@@ -74,6 +78,9 @@ impl Dev {
         let first_port = Some(self.port).filter(|port| *port != 0);
         let mut cluster =
             Cluster::create(program, &self.dir, &shape, first_port).map_err(Trouble::error)?;
+        if self.allow_emulation {
+            cluster.allow_emulation().map_err(Trouble::error)?;
+        }
         cluster.start_all().map_err(Trouble::error)?;
         let ready = block_on(async {
             tokio::select! {

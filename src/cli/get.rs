@@ -6,7 +6,8 @@ use pixii::types::Key;
 use serde_json::json;
 
 use super::{
-    Exit, KeyArgument, Outcome, Shared, Trouble, block_on, deadline, emit, emit_json, text,
+    Exit, KeyArgument, Outcome, Shared, Strictness, Trouble, block_on, deadline, emit, emit_json,
+    text,
 };
 
 /// Print the value of a key
@@ -29,6 +30,8 @@ pub(crate) struct Get {
     /// Replicas that must answer [default: the cluster's]
     #[arg(short)]
     r: Option<u8>,
+    #[command(flatten)]
+    strictness: Strictness,
     /// Deadline in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 5_000, value_parser = deadline())]
     timeout: u32,
@@ -44,8 +47,9 @@ impl Get {
     /// Reads and prints.
     pub(crate) fn run(self, shared: &Shared) -> Outcome {
         let key = self.key.key()?;
+        let asked = self.strictness.quorum(self.r);
         let found =
-            block_on(async { Ok(shared.client().await?.get(&key, self.r, self.timeout).await?) })?;
+            block_on(async { Ok(shared.client().await?.get(&key, asked, self.timeout).await?) })?;
         if shared.json() {
             emit_json(&found_json(&key, &found))?;
         } else if self.print_context {

@@ -16,7 +16,9 @@ use serde_json::json;
 
 use super::signals::Interrupt;
 use super::text::count;
-use super::{Exit, Outcome, Shared, Trouble, block_on, complain, deadline, emit, emit_json};
+use super::{
+    Exit, Outcome, Shared, Strictness, Trouble, block_on, complain, deadline, emit, emit_json,
+};
 use ledger::Counts;
 pub(crate) use pour::{Pour, Stop};
 use write::Plan;
@@ -46,6 +48,8 @@ pub(crate) struct Load {
     /// Replicas that must hold each value [default: the cluster's]
     #[arg(short)]
     w: Option<u8>,
+    #[command(flatten)]
+    strictness: Strictness,
     /// Deadline for each line, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 5_000, value_parser = deadline())]
     timeout: u32,
@@ -89,7 +93,8 @@ impl Load {
         let begun = before.unwrap_or_default();
         let failed =
             self.failed.as_deref().map(|path| self.open_failed(path, goes_on)).transpose()?;
-        let plan = Plan { r: self.r, w: self.w, timeout_ms: self.timeout, blind: self.blind };
+        let (r, w) = (self.strictness.quorum(self.r), self.strictness.quorum(self.w));
+        let plan = Plan { r, w, timeout_ms: self.timeout, blind: self.blind };
         let interrupt = Interrupt::listen(true)?;
         let started = Instant::now();
         let pour = block_on(async {

@@ -13,8 +13,8 @@ use pixii::types::{Key, MAX_VALUE_BYTES};
 use serde_json::json;
 
 use super::{
-    Exit, KeyArgument, Outcome, Shared, Trouble, block_on, complain, deadline, emit, emit_json,
-    parse_context, text,
+    Exit, KeyArgument, Outcome, Shared, Strictness, Trouble, block_on, complain, deadline, emit,
+    emit_json, parse_context, text,
 };
 
 /// Write a value
@@ -45,6 +45,8 @@ pub(crate) struct Put {
     /// Replicas that must hold it [default: the cluster's]
     #[arg(short)]
     w: Option<u8>,
+    #[command(flatten)]
+    strictness: Strictness,
     /// The context of the read that this value replaces, in hexadecimal
     #[arg(long, value_name = "HEX")]
     context: Option<String>,
@@ -72,7 +74,13 @@ impl Put {
         let written = block_on(async {
             let client = shared.client().await?;
             let write = client.write_id();
-            let put = client::Put { key: key.clone(), value, context, write, w: self.w };
+            let put = client::Put {
+                key: key.clone(),
+                value,
+                context,
+                write,
+                w: self.strictness.quorum(self.w),
+            };
             Ok(client.put(put, self.timeout).await?)
         })?;
         if written.siblings > 1 && !shared.json() {

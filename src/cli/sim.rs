@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
+use pixii::sim::detection::{End, Trial, detect};
 use pixii::sim::{Batch, Failure, replay, run_batch};
 use serde_json::json;
 
@@ -22,11 +23,20 @@ Examples:
   pixii sim                           1,000 clusters, each through its own faults
   pixii sim --seed 4711 --runs 1      the run with this seed again, byte for byte
   pixii sim --runs 10000 --json       a long batch, its counts as JSON
+  pixii sim --detection 100           how soon 100 nodes notice that one died
   pixii sim --save tests/regressions  keep the schedule of a failure
   pixii sim --replay tests/regressions/*.json
 
 Exit code 0: every promise held (and, from 500 runs on, every kind of fault and refusal occurred). \
 A run that breaks a promise ends the batch: its seed, its faults and the history of the key are printed.";
+
+/// A share between 0 and 1.
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
+        _ => Err("a share is a number from 0 to 1".to_owned()),
+    }
+}
 
 /// Try Pixii's promises in simulated clusters, under faults drawn from a seed
 #[derive(Args)]
@@ -41,6 +51,15 @@ pub(crate) struct Sim {
     /// Run these saved schedules instead of seeds
     #[arg(long, value_name = "FILE", num_args = 1..)]
     replay: Vec<PathBuf>,
+    /// Instead: measure failure detection among so many nodes that only gossip
+    #[arg(long, value_name = "NODES", value_parser = clap::value_parser!(u64).range(2..=1_000))]
+    detection: Option<u64>,
+    /// With --detection: the quiet time in which false suspicions are counted, in virtual seconds
+    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    quiet: u64,
+    /// With --detection: the share of messages that is lost
+    #[arg(long, default_value_t = 0.01, value_parser = share)]
+    loss: f64,
     /// Save the schedule of a run that breaks a promise in this folder
     #[arg(long, value_name = "DIR")]
     save: Option<PathBuf>,
@@ -51,6 +70,9 @@ pub(crate) struct Sim {
 
 impl Sim {
     pub(crate) fn run(&self, shared: &Shared) -> Outcome {
+        if let Some(nodes) = self.detection {
+            return self.detect(nodes as usize, shared);
+        }
         if !self.replay.is_empty() {
             return self.replay_all();
         }
@@ -77,6 +99,50 @@ impl Sim {
         }
         let held = batch.failure.is_none() && batch.missing.is_empty();
         Ok(if held { Exit::Done } else { Exit::Error })
+    }
+
+    /// Measures how long an end of a node goes unnoticed, and what gossip costs.
+    fn detect(&self, nodes: usize, shared: &Shared) -> Outcome {
+        let (quiet_ms, loss, seed) = (self.quiet * 1_000, self.loss, self.seed);
+        let (interval_ms, timeout_ms) = (500, 5_000);
+        let out = &mut io::stdout().lock();
+        for (end, name) in
+            [(End::Killed, "killed"), (End::Frozen, "frozen"), (End::CutOff, "cut off")]
+        {
+            // The quiet time is the same for all three: once is enough.
+            let quiet_ms = if end == End::Killed { quiet_ms } else { 1_000 };
+            let trial = Trial { nodes, quiet_ms, loss, interval_ms, timeout_ms, seed };
+            let seen = detect(&trial, end);
+            if shared.json() {
+                let value = json!({
+                    "nodes": nodes, "end": name, "seed": seed, "loss": loss, "quiet_ms": quiet_ms,
+                    "suspected": seen.suspected, "believed_down": seen.believed_down,
+                    "bytes_per_second": seen.bytes_per_second,
+                    "first_ms": seen.first_ms, "last_ms": seen.last_ms,
+                });
+                writeln!(out, "{value}")?;
+                continue;
+            }
+            if end == End::Killed {
+                writeln!(
+                    out,
+                    "{nodes} nodes, {} s of virtual time, {} % of messages lost: {} false suspicions, {} \
+                     false deaths, {:.0} bytes of gossip per node and second",
+                    self.quiet,
+                    loss * 100.0,
+                    seen.suspected,
+                    seen.believed_down,
+                    seen.bytes_per_second
+                )?;
+            }
+            let told = |time: Option<u64>| time.map_or("never".into(), |ms| format!("{ms} ms"));
+            let (first, last) = (told(seen.first_ms), told(seen.last_ms));
+            writeln!(
+                out,
+                "{name}: down in the first view after {first}, in the last after {last}"
+            )?;
+        }
+        Ok(Exit::Done)
     }
 
     /// Runs saved schedules; says of each whether every promise holds now.

@@ -1,7 +1,8 @@
 //! `pixii status`.
 
 use clap::Args;
-use pixii::message::StatusReport;
+use pixii::members::Opinion;
+use pixii::message::{PeerStatus, StatusReport};
 use serde_json::json;
 
 use super::text::{count, row, table};
@@ -35,11 +36,17 @@ impl Status {
 }
 
 fn as_json(report: &StatusReport) -> serde_json::Value {
-    let peer = |peer: &pixii::message::PeerStatus| {
+    let peer = |peer: &PeerStatus| {
         json!({
             "name": peer.name,
             "address": peer.address,
             "up": peer.up,
+            "opinion": opinion(peer.opinion),
+            "phi": f64::from(peer.phi_hundredths) / 100.0,
+            "latency_us": peer.latency_us,
+            "hints": peer.hints,
+            "hint_bytes": peer.hint_bytes,
+            "hint_age_ms": peer.hint_age_ms,
             "dropped": peer.dropped,
         })
     };
@@ -57,7 +64,9 @@ fn as_json(report: &StatusReport) -> serde_json::Value {
         "uptime_ms": report.uptime_ms,
         "partitions": report.partitions,
         "disk_bytes": report.disk_bytes,
+        "hint_limit_bytes": report.hint_limit_bytes,
         "peers": report.peers.iter().map(peer).collect::<Vec<_>>(),
+        "emulated": report.emulated,
         "counters": counters,
     })
 }
@@ -71,6 +80,9 @@ fn as_text(report: &StatusReport) -> String {
         report.version,
         duration(report.uptime_ms)
     );
+    if !report.emulated.is_empty() {
+        out += &format!("THE NETWORK IS EMULATED here: {}\n", report.emulated.join("; "));
+    }
     let home_to = match report.without_authority {
         0 => count(report.partitions.into(), "partition"),
         lost => format!(
@@ -86,10 +98,29 @@ fn as_text(report: &StatusReport) -> String {
         row(["home to", &home_to]),
         row(["on disk", &bytes(report.disk_bytes)]),
     ]);
-    let mut peers = vec![row(["peer", "address", "link", "dropped messages"])];
+    let mut peers = vec![row([
+        "peer",
+        "address",
+        "link",
+        "opinion",
+        "phi",
+        "latency",
+        "hints",
+        "dropped messages",
+    ])];
     for peer in &report.peers {
         let link = if peer.up { "up" } else { "down" };
-        peers.push(row([&peer.name, &peer.address, link, &peer.dropped.to_string()]));
+        let latency = peer.latency_us.map_or("-".into(), |us| format!("{:.1} ms", us as f64 / 1e3));
+        peers.push(row([
+            &peer.name,
+            &peer.address,
+            link,
+            opinion(peer.opinion),
+            &format!("{:.1}", f64::from(peer.phi_hundredths) / 100.0),
+            &latency,
+            &hints(peer),
+            &peer.dropped.to_string(),
+        ]));
     }
     if peers.len() > 1 {
         out += "\n";
@@ -102,6 +133,22 @@ fn as_text(report: &StatusReport) -> String {
         out += &table(&counters);
     }
     out
+}
+
+/// What is kept for a member, in words.
+fn hints(peer: &PeerStatus) -> String {
+    if peer.hints == 0 {
+        return "none".into();
+    }
+    format!("{}, {}, for {}", peer.hints, bytes(peer.hint_bytes), duration(peer.hint_age_ms))
+}
+
+fn opinion(opinion: Opinion) -> &'static str {
+    match opinion {
+        Opinion::Up => "up",
+        Opinion::Suspect => "suspect",
+        Opinion::Down => "down",
+    }
 }
 
 fn duration(ms: u64) -> String {

@@ -3,6 +3,7 @@
 use tracing::{error, info, warn};
 
 use crate::config::Config;
+use crate::members::Opinion;
 use crate::node::Notice;
 
 /// Logs what the node decided about itself: a line per decision.
@@ -34,5 +35,16 @@ pub(super) fn tell(notice: Notice, config: &Config) {
             config.cluster
         ),
         Notice::Settled => info!("node {name} serves"),
+        Notice::Opined(other, Opinion::Up) => info!("peer {} is heard again", peer(other)),
+        Notice::Opined(other, Opinion::Suspect) => {
+            info!("peer {} has been silent for surprisingly long", peer(other));
+        }
+        Notice::Opined(other, Opinion::Down) => {
+            warn!("peer {} is believed to be down: stand-ins take its place", peer(other));
+        }
+        Notice::Forged(other) => error!(
+            "peer {} tells of a life of node {name} that cannot have been: not believed",
+            peer(other)
+        ),
     }
 }

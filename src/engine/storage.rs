@@ -13,8 +13,8 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::space::Space;
 use crate::node::{Done, Shortage, Work};
-use crate::store::{Change, Store, StoreError};
-use crate::types::{Key, Partition};
+use crate::store::{Change, Store, StoreError, hint_bytes};
+use crate::types::{Key, NodeId, Partition};
 
 /// A batch takes no more once it has this many changes or bytes: beyond it, sled gains little.
 const BATCH_CHANGES: usize = 128;
@@ -40,6 +40,7 @@ pub(super) enum Report {
 
 enum Lookup {
     Records(Vec<Wanted>),
+    Hints { token: u64, target: NodeId, after: Option<Key>, limit_bytes: usize },
     DiskBytes,
 }
 
@@ -47,6 +48,7 @@ struct Wanted {
     token: u64,
     partition: Partition,
     key: Key,
+    hints_for: Vec<NodeId>,
 }
 
 enum Job {
@@ -106,8 +108,12 @@ impl Storage {
                 Work::List { token, partition, after, limit_bytes } => {
                     jobs.push(Job::List(List { token, partition, after, limit_bytes }));
                 }
-                Work::Read { token, partition, key } => {
-                    wanted.push(Wanted { token, partition, key });
+                Work::Read { token, partition, key, hints_for } => {
+                    wanted.push(Wanted { token, partition, key, hints_for });
+                }
+                Work::Hints { token, target, after, limit_bytes } => {
+                    let lookup = Lookup::Hints { token, target, after, limit_bytes };
+                    let _ = self.lookups.send(lookup);
                 }
             }
         }
@@ -268,7 +274,10 @@ fn size(change: &Change) -> usize {
             let values = record.object.values().map(|(_, version)| version.value.0.len());
             key.as_bytes().len() + values.sum::<usize>()
         }
-        Change::Meta(_) => 0,
+        Change::Hint { key, record, .. } => {
+            record.as_ref().map_or(0, |record| hint_bytes(key, record) as usize)
+        }
+        Change::Meta(_) | Change::Members(_) => 0,
     }
 }
 
@@ -277,10 +286,18 @@ fn read(store: &dyn Store, wanted: &Receiver<Lookup>, reports: &Reports) -> Resu
         let report = match lookup {
             Lookup::Records(wanted) => {
                 let mut found = Vec::with_capacity(wanted.len());
-                for Wanted { token, partition, key } in wanted {
-                    found.push(Done::Read { token, found: store.read(partition, &key)? });
+                for Wanted { token, partition, key, hints_for } in wanted {
+                    let mut hints = Vec::with_capacity(hints_for.len());
+                    for target in hints_for {
+                        hints.push((target, store.read_hint(target, &key)?));
+                    }
+                    found.push(Done::Read { token, found: store.read(partition, &key)?, hints });
                 }
                 Report::Reads(found)
+            }
+            Lookup::Hints { token, target, after, limit_bytes } => {
+                let page = store.list_hints(target, after.as_ref(), limit_bytes)?;
+                Report::Done(Done::Hints { token, page })
             }
             Lookup::DiskBytes => Report::DiskBytes(store.disk_bytes()?),
         };
@@ -296,8 +313,9 @@ mod tests {
     use tokio::sync::mpsc::unbounded_channel;
 
     use super::*;
+    use crate::members::Members;
     use crate::store::memory::MemoryStore;
-    use crate::store::{Found, Listing, Meta, Record};
+    use crate::store::{Found, HintPage, HintTotal, Listing, Meta, Record};
 
     /// A store that fails or panics at its n-th sync and counts its batches.
     #[derive(Default)]
@@ -317,6 +335,23 @@ mod tests {
         }
         fn list(&self, p: Partition, a: Option<&Key>, l: usize) -> Result<Listing, StoreError> {
             self.inner.list(p, a, l)
+        }
+        fn members(&self) -> Result<Option<Members>, StoreError> {
+            self.inner.members()
+        }
+        fn read_hint(&self, target: NodeId, key: &Key) -> Result<Found, StoreError> {
+            self.inner.read_hint(target, key)
+        }
+        fn list_hints(
+            &self,
+            target: NodeId,
+            after: Option<&Key>,
+            limit_bytes: usize,
+        ) -> Result<HintPage, StoreError> {
+            self.inner.list_hints(target, after, limit_bytes)
+        }
+        fn hint_totals(&self) -> Result<Vec<(NodeId, HintTotal)>, StoreError> {
+            self.inner.hint_totals()
         }
         fn apply(&self, changes: &[Change]) -> Result<(), StoreError> {
             self.inner.apply(changes)

@@ -115,7 +115,7 @@ async fn what_was_acknowledged_is_there_and_what_is_gone_or_strange_is_reported(
     let key = Key::new(&b"k00000001"[..]).unwrap();
     let context = Some(client.get(&key, None, 20_000).await.unwrap().context);
     let (value, write) = (Bytes::from_static(b"a stranger's value"), client.write_id());
-    let put = Put { key: key.clone(), value, context, write, w: None };
+    let put = Put { key: key.clone(), value, context, write, w: None.into() };
     client.put(put, 20_000).await.unwrap();
     let verdict = verify(&client, &ledger, 1).await.unwrap();
     let strange = verdict.findings.iter().filter(|finding| finding.fault == Fault::Foreign);

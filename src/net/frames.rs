@@ -165,6 +165,7 @@ struct Queue {
     messages: usize,
     bytes: usize,
     state: State,
+    connections: u64,
     dropped: u64,
 }
 
@@ -187,7 +188,19 @@ impl Outbox {
 
     /// A connection is there.
     pub(crate) fn open(&self) {
-        locked(&self.queue).state = State::Up;
+        let mut queue = locked(&self.queue);
+        queue.state = State::Up;
+        queue.connections += 1;
+    }
+
+    /// Which connection is there, or was last: counted from the start.
+    pub(crate) fn connection(&self) -> u64 {
+        locked(&self.queue).connections
+    }
+
+    /// Counts a frame that was dropped on its way here.
+    pub(crate) fn lose(&self) {
+        locked(&self.queue).dropped += 1;
     }
 
     /// The connection is gone: what has not left is dropped and counted, and so is all that comes.

@@ -189,7 +189,7 @@ fn check_peer(
         ));
     }
     if ring != ours.ring {
-        let theirs = &peer.member.name;
+        let theirs = &peer.name;
         return Err(format!(
             "members, n or partitions differ between the configurations of {name} and {theirs}"
         ));
@@ -212,12 +212,12 @@ fn receive_from(hub: Arc<Hub>, connection: Connection, peer: Arc<Peer>) {
                         return;
                     }
                 }
-                Ok(None) => return debug!("{} closed its connection", peer.member.name),
+                Ok(None) => return debug!("{} closed its connection", peer.name),
                 Err(error @ ReadError::Io(_)) => {
-                    return debug!("lost the connection from {}: {error}", peer.member.name);
+                    return debug!("lost the connection from {}: {error}", peer.name);
                 }
                 Err(error) => {
-                    return warn!("closed the connection from {}: {error}", peer.member.name);
+                    return warn!("closed the connection from {}: {error}", peer.name);
                 }
             }
         }

@@ -22,14 +22,16 @@ const LAST_BACKOFF: Duration = Duration::from_secs(1);
 pub(crate) async fn keep_link(hub: Arc<Hub>, peer: Arc<Peer>, seed: u64) {
     let mut rng = Rng::new(seed);
     let mut backoff = FIRST_BACKOFF;
-    let mut last_fault = String::new();
-    let name = &peer.member.name;
+    let mut last_faults = [String::new(), String::new()];
+    let name = &peer.name;
+    let mut attempt = 0;
     loop {
-        let dialed = timeout(HANDSHAKE, dial(&hub, &peer)).await;
+        let address = peer.dial_at(attempt);
+        let dialed = timeout(HANDSHAKE, dial(&hub, &peer, &address)).await;
         let late = || Err(format!("no answer in {} s", HANDSHAKE.as_secs()));
         match dialed.unwrap_or_else(|_| late()) {
             Ok((read, write)) => {
-                info!("peer {name} is up at {}", peer.member.address);
+                info!("peer {name} is up at {address}");
                 peer.outbox.open();
                 let _ = hub.events.send(Event::Link { peer: peer.id, up: true }).await;
                 let ended = carry(&peer, read, write).await;
@@ -37,31 +39,35 @@ pub(crate) async fn keep_link(hub: Arc<Hub>, peer: Arc<Peer>, seed: u64) {
                 let _ = hub.events.send(Event::Link { peer: peer.id, up: false }).await;
                 let Err(fault) = ended else { return };
                 warn!("peer {name} is down: {fault}");
-                (backoff, last_fault) = (FIRST_BACKOFF, String::new());
+                (backoff, last_faults) = (FIRST_BACKOFF, Default::default());
             }
             Err(fault) => {
-                if fault != last_fault {
-                    warn!(
-                        "cannot reach peer {name} at {}, trying on: {fault}",
-                        peer.member.address
-                    );
-                    last_fault = fault;
+                let fault = format!("cannot reach peer {name} at {address}, trying on: {fault}");
+                // With two addresses, each has its turn and its fault.
+                if !last_faults.contains(&fault) {
+                    warn!("{fault}");
+                    last_faults[attempt as usize % 2] = fault;
                 }
+                attempt = attempt.wrapping_add(1);
             }
         }
         let rest = backoff / 2 + backoff.mul_f64(rng.unit() / 2.0);
         backoff = (backoff * 2).min(LAST_BACKOFF);
         tokio::select! {
             () = sleep(rest) => {}
-            () = peer.hurry.notified() => backoff = FIRST_BACKOFF,
+            () = peer.hurry.notified() => (backoff, attempt) = (FIRST_BACKOFF, 0),
         }
     }
 }
 
 /// Connects and shakes hands; the error is what to tell the operator.
-async fn dial(hub: &Hub, peer: &Peer) -> Result<(OwnedReadHalf, OwnedWriteHalf), String> {
+async fn dial(
+    hub: &Hub,
+    peer: &Peer,
+    address: &str,
+) -> Result<(OwnedReadHalf, OwnedWriteHalf), String> {
     let said = |error: std::io::Error| error.to_string();
-    let stream = TcpStream::connect(&peer.member.address).await.map_err(said)?;
+    let stream = TcpStream::connect(address).await.map_err(said)?;
     prepare(&stream, PEER_TIMEOUT).map_err(said)?;
     let (mut read, mut write) = stream.into_split();
     let ours = &hub.identity;
@@ -86,9 +92,7 @@ async fn dial(hub: &Hub, peer: &Peer) -> Result<(OwnedReadHalf, OwnedWriteHalf),
             let shown: String = why.chars().filter(|c| !c.is_control()).collect();
             Err(format!("it refuses: {shown}"))
         }
-        Welcome::Accepted { cluster, name }
-            if (&cluster, &name) != (&ours.cluster, &peer.member.name) =>
-        {
+        Welcome::Accepted { cluster, name } if (&cluster, &name) != (&ours.cluster, &peer.name) => {
             let (cluster, name) = (cluster.escape_debug(), name.escape_debug());
             Err(format!("node \"{name}\" of cluster \"{cluster}\" answers there"))
         }
@@ -110,5 +114,77 @@ async fn carry(
             Err(error) => error.to_string(),
         }),
         sent = peer.outbox.write_to(&mut write) => sent.map_err(|error| error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::members::{Member, Members};
+    use crate::net::Identity;
+    use crate::types::NodeId;
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    async fn listener() -> (TcpListener, String) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        (listener, address)
+    }
+
+    /// Lets the node in that dials, as n2.
+    async fn welcome(listener: &TcpListener) -> TcpStream {
+        let accepted = timeout(PATIENCE, listener.accept()).await.unwrap();
+        let (mut stream, _) = accepted.unwrap();
+        let welcome = Welcome::Accepted { cluster: "test".into(), name: "n2".into() };
+        let mut bytes = BytesMut::from(&wire::preamble()[..]);
+        wire::put_frame(&mut bytes, &welcome);
+        stream.write_all(&bytes).await.unwrap();
+        stream
+    }
+
+    #[tokio::test]
+    async fn a_peer_is_dialed_where_it_was_last_heard_to_be_and_where_it_is_configured() {
+        let ((first, configured), (second, heard)) = (listener().await, listener().await);
+        let members = [("n1", "127.0.0.1:1"), ("n2", configured.as_str())];
+        let members = Members::new(members.map(|(n, at)| Member::configured(n, at)).into());
+        let identity = Identity {
+            cluster: "test".into(),
+            name: "n1".into(),
+            me: NodeId::of("n1"),
+            members: members.clone(),
+            ring: 1,
+            incarnation: 1,
+            boot_nonce: 1,
+        };
+        let (hub, mut events) = Hub::new(identity, &members);
+        let peer = hub.peers[&NodeId::of("n2")].clone();
+        let mut up = async |expected: bool| {
+            let event = timeout(PATIENCE, events.recv()).await.unwrap();
+            assert!(matches!(event, Some(Event::Link { up, .. }) if up == expected), "{event:?}");
+        };
+        let link = tokio::spawn(keep_link(hub.clone(), peer.clone(), 1));
+        let stream = welcome(&first).await;
+        up(true).await;
+        assert_eq!(peer.address(), configured);
+        // It has moved: the link stays, and the next one leads to the new address.
+        peer.moved(&heard);
+        assert_eq!(peer.address(), configured);
+        drop((stream, first));
+        up(false).await;
+        assert_eq!(peer.address(), heard);
+        let stream = welcome(&second).await;
+        up(true).await;
+        assert_eq!(peer.address(), heard);
+        // And back: nobody answers at the new address, so the configured one has its turn.
+        drop((stream, second));
+        up(false).await;
+        let first = TcpListener::bind(&configured).await.unwrap();
+        let _stream = welcome(&first).await;
+        up(true).await;
+        assert_eq!(peer.address(), configured);
+        link.abort();
     }
 }

@@ -1,29 +1,36 @@
-//! The coordinator: carries a request through the home replicas of its key until enough of them have
-//! answered, or the deadline has passed.
+//! The coordinator: carries a request through the home replicas of its key, and the nodes that stand in for them,
+//! until enough of them have answered or the deadline has passed.
 
 mod operation;
 mod pace;
+mod plan;
+mod read;
+mod view;
+mod write;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use self::operation::{Kind, Operation, Question};
-use self::pace::Paces;
+use self::pace::{Paces, READS, WRITES};
+use self::plan::{Plan, Route, update};
+use self::view::View;
 use super::effects::Effects;
 use super::{ClientId, Config};
-use crate::causal::{Context, Object};
-use crate::message::{Body, Change, Refusal, Request, Response};
+use crate::members::Opinion;
+use crate::message::{Body, Refusal, Request, Response};
 use crate::rng::Rng;
 use crate::store::Listing;
 use crate::tally::Tally;
-use crate::types::{Blob, Key, MAX_TIMEOUT_MS, MAX_VALUE_BYTES, MILLI, Micros, NodeId, SizeError};
-use crate::wire;
+use crate::types::{MAX_TIMEOUT_MS, MILLI, Micros, NodeId};
 
 /// Most requests under way.
 const MAX_OPERATIONS: usize = 4_096;
 /// Requests remembered per forwarding peer, so that a message that arrives twice acts once.
 const MAX_REMEMBERED: usize = 256;
-/// Most answered reads that wait for late copies; they keep values in memory.
-const MAX_LINGERING: usize = 256;
+/// Most answered requests that wait for late replicas,
+const MAX_LINGERING: usize = 4_096;
+/// and the bytes of values that they may keep in memory.
+const MAX_LINGERING_BYTES: usize = 64 << 20;
 /// One read in so many asks in the order of the ring, so that nobody's pace is judged by old answers alone.
 const EXPLORE: u64 = 64;
 
@@ -31,14 +38,17 @@ const EXPLORE: u64 = 64;
 #[derive(Debug)]
 pub(super) struct Coordinator {
     config: Config,
-    links: BTreeSet<NodeId>,
+    view: View,
     operations: BTreeMap<u64, Operation>,
     timers: BTreeSet<(Micros, u64)>,
     forwarded_here: BTreeMap<NodeId, VecDeque<u64>>,
     next_op: u64,
-    paces: Paces,
-    /// Operations that are answered and wait for late copies, to repair those that are behind.
+    /// How long copies take, and how long confirmations take.
+    reads: Paces,
+    writes: Paces,
+    /// Operations that are answered and wait for late replicas, to repair those that are behind.
     lingering: usize,
+    lingering_bytes: usize,
 }
 
 /// Who waits for the answer.
@@ -60,39 +70,48 @@ pub(super) enum Origin {
     },
 }
 
-/// A request that has passed all checks.
-struct Plan {
-    homes: Vec<NodeId>,
-    needed: u8,
-    kind: Kind,
-    /// What to ask of the own replica, for a write.
-    update: Option<Body>,
-}
-
 impl Coordinator {
-    /// A coordinator whose operation ids begin at a random place, so that answers to a former life of
+    /// A coordinator whose operation ids begin at a random place below 2^62, so that answers to a former life of
     /// this node are not taken for answers to this one.
     pub(super) fn new(config: Config, seed: u64) -> Self {
         Coordinator {
+            view: View::new(config.me),
             config,
-            links: BTreeSet::new(),
             operations: BTreeMap::new(),
             timers: BTreeSet::new(),
             forwarded_here: BTreeMap::new(),
-            next_op: Rng::new(seed).next_u64() >> 1,
-            paces: Paces::default(),
+            next_op: Rng::new(seed).next_u64() >> 2,
+            reads: Paces::new(READS),
+            writes: Paces::new(WRITES),
             lingering: 0,
+            lingering_bytes: 0,
         }
     }
 
     /// True when no request is under way.
     pub(super) fn is_idle(&self) -> bool {
-        self.operations.len() == self.lingering
+        self.load() == 0
+    }
+
+    /// Requests that somebody waits for.
+    pub(super) fn load(&self) -> usize {
+        self.operations.len() - self.lingering
     }
 
     /// When the next deadline or hedge is due.
     pub(super) fn next_wake(&self) -> Option<Micros> {
         self.timers.first().map(|(due, _)| *due)
+    }
+
+    /// How long a member takes to answer a read; `None` before it ever did.
+    pub(super) fn latency(&self, peer: NodeId) -> Option<Micros> {
+        self.reads.latency(peer)
+    }
+
+    /// True if requests for this member had better be sent to others.
+    pub(super) fn avoids(&self, now: Micros, peer: NodeId) -> bool {
+        let silent = || self.reads.is_silent(now, peer) || self.writes.is_silent(now, peer);
+        !self.view.can_use(peer) || self.view.doubts(peer) || silent()
     }
 
     /// Answers a request with a refusal of the node itself.
@@ -110,17 +129,13 @@ impl Coordinator {
         fx: &mut Effects,
     ) {
         let planned = self.admit(timeout_ms).and_then(|()| self.plan(&request));
-        let started = planned.and_then(|plan| {
-            if plan.homes.contains(&self.config.me) {
-                self.check_reachable(&plan)?;
-                self.coordinate(now, origin, plan, timeout_ms, fx);
-                Ok(())
-            } else {
-                self.forward(now, origin, plan, request, timeout_ms, fx)
+        let routed = planned.and_then(|plan| Ok((self.route(origin, &plan)?, plan)));
+        match routed {
+            Ok((Route::Here, plan)) => self.coordinate(now, origin, plan, timeout_ms, fx),
+            Ok((Route::Forward(to), plan)) => {
+                self.forward(now, origin, &to, &plan, request, timeout_ms, fx);
             }
-        });
-        if let Err(refusal) = started {
-            answer(origin, Response::Refused(refusal), fx);
+            Err(refusal) => answer(origin, Response::Refused(refusal), fx),
         }
     }
 
@@ -143,77 +158,14 @@ impl Coordinator {
         if timeout_ms == 0 || timeout_ms > MAX_TIMEOUT_MS {
             return Err(Refusal::Timeout(timeout_ms));
         }
-        if self.operations.len() - self.lingering >= MAX_OPERATIONS {
+        if self.load() >= MAX_OPERATIONS {
             let what = "requests under way at this node".into();
             return Err(Refusal::Busy { what, limit: MAX_OPERATIONS as u32 });
         }
         Ok(())
     }
 
-    /// Checks a request and says what to do for it.
-    fn plan(&self, request: &Request) -> Result<Plan, Refusal> {
-        let (r, w) = (self.config.r, self.config.w);
-        let homes = |key: &Key| self.config.ring.homes(self.config.ring.partition(key)).to_vec();
-        Ok(match request {
-            Request::Get { key, r: asked } => Plan {
-                homes: homes(key),
-                needed: self.quorum("r", *asked, r)?,
-                kind: Kind::Get { key: key.clone(), merged: Object::default(), copies: Vec::new() },
-                update: None,
-            },
-            Request::Put { key, value, context, write, w: asked } => {
-                if value.0.len() > MAX_VALUE_BYTES {
-                    return Err(Refusal::Size(SizeError::Value(value.0.len() as u64)));
-                }
-                let seen = unseal(key, context)?.unwrap_or_default();
-                let change = Change::Put { write: *write, value: value.clone() };
-                write_plan(homes(key), self.quorum("w", *asked, w)?, key, seen, change)
-            }
-            Request::Delete { key, context, w: asked } => {
-                let seen = unseal(key, context)?.ok_or(Refusal::NoContext)?;
-                write_plan(homes(key), self.quorum("w", *asked, w)?, key, seen, Change::Delete)
-            }
-            Request::Keys { partition, after, limit_bytes, r: asked } => {
-                if partition.0 >= self.config.ring.partitions() {
-                    return Err(Refusal::Partition(partition.0, self.config.ring.partitions()));
-                }
-                Plan {
-                    homes: self.config.ring.homes(*partition).to_vec(),
-                    needed: self.quorum("r", *asked, r)?,
-                    kind: Kind::Keys {
-                        partition: *partition,
-                        after: after.clone(),
-                        limit_bytes: *limit_bytes,
-                        pages: Vec::new(),
-                    },
-                    update: None,
-                }
-            }
-        })
-    }
-
-    fn quorum(&self, name: &str, asked: Option<u8>, default: u8) -> Result<u8, Refusal> {
-        let n = self.config.ring.n();
-        match asked.unwrap_or(default) {
-            given if (1..=n).contains(&given) => Ok(given),
-            given => Err(Refusal::Quorum { name: name.into(), given, n }),
-        }
-    }
-
-    fn can_reach(&self, node: NodeId) -> bool {
-        node == self.config.me || self.links.contains(&node)
-    }
-
-    /// Refuses what cannot reach its quorum before anything is sent, so that the refusal is the truth.
-    fn check_reachable(&self, plan: &Plan) -> Result<(), Refusal> {
-        let reachable = plan.homes.iter().filter(|home| self.can_reach(**home)).count() as u8;
-        if reachable < plan.needed {
-            return Err(Refusal::Unreachable { reachable, needed: plan.needed });
-        }
-        Ok(())
-    }
-
-    /// Starts a request at a home replica of its key: this node.
+    /// Starts a request here: at a home replica of its key, or at a stand-in when no home can be reached.
     fn coordinate(
         &mut self,
         now: Micros,
@@ -222,48 +174,71 @@ impl Coordinator {
         timeout_ms: u32,
         fx: &mut Effects,
     ) {
-        let mut homes = plan.homes;
+        let me = self.config.me;
+        let Plan { mut homes, stand_ins, needed, strict, kind, update: wanted } = plan;
+        let is_home = homes.contains(&me);
         // The own replica is asked first: it costs no message.
-        homes.sort_by_key(|home| *home != self.config.me);
-        let mut tally = Tally::new(&homes, plan.needed);
-        for home in homes {
-            if !self.can_reach(home) {
-                tally.fail(home);
+        homes.sort_by_key(|home| *home != me);
+        let mut tally = Tally::new(&homes, needed, strict);
+        for home in &homes {
+            if !self.view.can_use(*home) {
+                tally.fail(*home);
             }
         }
-        if plan.update.is_some() {
-            tally.ask(self.config.me);
-        }
-        let op = self.start(now, origin, tally, plan.kind, timeout_ms);
-        match plan.update {
-            Some(update) => fx.send(vec![self.config.me], op, update),
-            None => self.ask_more(now, op, plan.needed, fx),
-        }
+        let mut stand_ins: VecDeque<NodeId> = stand_ins.into();
+        let Some(wanted) = wanted else {
+            let op = self.start(now, origin, tally, kind, stand_ins, timeout_ms);
+            return self.ask_more(now, op, needed, fx);
+        };
+        let keep_for = if is_home {
+            tally.ask(me);
+            Vec::new()
+        } else {
+            fx.count("writes_coordinated_by_a_stand_in");
+            stand_ins.retain(|node| *node != me);
+            tally.ask_stand_in(me, &homes[..1]);
+            homes
+        };
+        let op = self.start(now, origin, tally, kind, stand_ins, timeout_ms);
+        fx.send(vec![me], op, update(wanted, keep_for));
     }
 
     /// Passes a client's request to a home replica; what was forwarded already goes no further.
+    #[expect(clippy::too_many_arguments)]
     fn forward(
         &mut self,
         now: Micros,
         origin: Origin,
-        plan: Plan,
+        to: &[NodeId],
+        plan: &Plan,
         request: Request,
         timeout_ms: u32,
         fx: &mut Effects,
-    ) -> Result<(), Refusal> {
-        let Origin::Client { .. } = origin else { return Err(Refusal::NotHome) };
-        let reachable = plan.homes.iter().filter(|home| self.can_reach(**home)).count() as u8;
-        let Some(to) = plan.homes.iter().copied().find(|home| self.can_reach(*home)) else {
-            return Err(Refusal::Unreachable { reachable, needed: plan.needed });
-        };
+    ) {
         fx.count("requests_forwarded");
-        let kind = Kind::Forwarded { to, writes: plan.update.is_some() };
-        let tally = Tally::new(&[to], plan.needed);
-        let op = self.start(now, origin, tally, kind, timeout_ms);
+        let writes = plan.update.is_some();
+        let to = if writes { &to[..1] } else { to };
+        let tally = Tally::new(to, 1, true);
+        let kind = Kind::Forwarded { request, writes };
+        let op = self.start(now, origin, tally, kind, VecDeque::new(), timeout_ms);
+        self.forward_on(now, op, fx);
+    }
+
+    /// Sends a forwarded request to the next home that may coordinate it.
+    fn forward_on(&mut self, now: Micros, op: u64, fx: &mut Effects) {
+        let Some(operation) = self.operations.get_mut(&op) else { return };
+        let Kind::Forwarded { request, .. } = &operation.kind else { return };
+        let Some(to) = operation.tally.unasked().next() else { return };
+        let request = request.clone();
+        operation.tally.ask(to);
+        // Two messages and all that a home does lie between.
+        let due = now + 2 * self.reads.patience(to);
+        operation.open.push(Question { to, since: now, due, late: false });
+        self.timers.insert((due, op));
         // The coordinator's deadline comes first, so that its answer can still be passed on.
-        let timeout_ms = (timeout_ms - timeout_ms / 10).max(1);
+        let left_ms = (operation.deadline.saturating_sub(now) / MILLI) as u32;
+        let timeout_ms = (left_ms - left_ms / 10).max(1);
         fx.send(vec![to], op, Body::Coordinate { request, timeout_ms });
-        Ok(())
     }
 
     fn start(
@@ -272,42 +247,26 @@ impl Coordinator {
         origin: Origin,
         tally: Tally,
         kind: Kind,
+        stand_ins: VecDeque<NodeId>,
         timeout_ms: u32,
     ) -> u64 {
         self.next_op += 1;
         let deadline = now + Micros::from(timeout_ms) * MILLI;
-        let (open, answered) = (Vec::new(), false);
-        let operation = Operation { origin, deadline, timeout_ms, tally, kind, open, answered };
+        let operation = Operation {
+            origin,
+            deadline,
+            timeout_ms,
+            tally,
+            kind,
+            stand_ins,
+            kept_here: BTreeSet::new(),
+            open: Vec::new(),
+            answered: false,
+            lingering_bytes: 0,
+        };
         self.operations.insert(self.next_op, operation);
         self.timers.insert((deadline, self.next_op));
         self.next_op
-    }
-
-    /// Puts a read's question to up to `count` further replicas, the fastest first.
-    fn ask_more(&mut self, now: Micros, op: u64, count: u8, fx: &mut Effects) {
-        let Some(operation) = self.operations.get_mut(&op) else { return };
-        let body = match &operation.kind {
-            Kind::Get { key, .. } => Body::Read { key: key.clone() },
-            Kind::Keys { partition, after, limit_bytes, .. } => Body::List {
-                partition: *partition,
-                after: after.clone(),
-                limit_bytes: *limit_bytes,
-            },
-            Kind::Write { .. } | Kind::Forwarded { .. } => return,
-        };
-        let mut to: Vec<NodeId> = operation.tally.unasked().collect();
-        if !op.is_multiple_of(EXPLORE) {
-            self.paces.sort(now, &mut to);
-        }
-        to.truncate(usize::from(count));
-        for node in &to {
-            operation.tally.ask(*node);
-            self.paces.asked(now, *node);
-            let due = now + self.paces.patience(*node);
-            operation.open.push(Question { to: *node, since: now, due, late: false });
-            self.timers.insert((due, op));
-        }
-        fx.send(to, op, body);
     }
 
     /// Takes a replica's (or, for a forwarded request, a coordinator's) answer.
@@ -320,90 +279,113 @@ impl Coordinator {
         fx: &mut Effects,
     ) {
         let Some(operation) = self.operations.get_mut(&op) else { return };
-        let question = operation.close(from);
-        // Questions that left together share a timer.
-        if let Some(Question { due, .. }) = question
-            && operation.open.iter().all(|other| other.due != due)
-        {
-            self.timers.remove(&(due, op));
-        }
-        self.paces.answered(now, from, question.map(|question| question.since));
+        let question = close(operation, &mut self.timers, op, from);
+        let since = question.map(|question| question.since);
+        let (read, write) = match &operation.kind {
+            Kind::Get { .. } | Kind::Keys { .. } => (since, None),
+            Kind::Write { .. } => (None, since),
+            Kind::Forwarded { .. } => (None, None),
+        };
+        self.reads.answered(now, from, read);
+        self.writes.answered(now, from, write);
         let Operation { tally, kind, .. } = operation;
         match (kind, body) {
-            (Kind::Forwarded { to, .. }, Body::Coordinated(response)) if from == *to => {
-                return self.finish(op, response, fx);
+            (Kind::Forwarded { .. }, Body::Coordinated(response)) if tally.is_home(from) => {
+                return self.finish(now, op, response, fx);
             }
-            (Kind::Write { key, minted, .. }, Body::Updated { object, dot })
-                if from == self.config.me && minted.is_none() =>
+            (Kind::Write { minted: None, .. }, Body::Updated { object, dot })
+                if from == self.config.me =>
             {
-                let to: Vec<NodeId> = tally.unasked().collect();
-                for node in &to {
-                    tally.ask(*node);
-                }
-                let merge = Body::Merge { key: key.clone(), object: object.clone() };
-                *minted = Some((object, dot));
-                fx.send(to, op, merge);
+                self.spread(now, op, object, dot, fx);
             }
             (Kind::Write { minted: Some(_), .. }, Body::Held) => {
                 tally.count(from);
             }
             (Kind::Write { minted: None, .. }, Body::Failed(refusal)) if from == self.config.me => {
-                return self.finish(op, Response::Refused(refusal), fx);
+                return self.finish(now, op, Response::Refused(refusal), fx);
             }
-            (Kind::Get { merged, copies, .. }, Body::Copy { object, authoritative }) => {
-                // What a replica without authority still has is shown; that it lacks something is no word.
-                *merged = merged.sync(&object);
-                if !tally.answer(from, authoritative) {
-                    return;
-                }
-                copies.push((from, object));
+            (Kind::Get { .. }, Body::Copy { object, authoritative, kept_for }) => {
+                Self::take_copy(operation, from, object, authoritative, &kept_for);
             }
             (Kind::Keys { pages, .. }, Body::Listed { keys, more, authoritative }) => {
-                if !tally.answer(from, authoritative) {
-                    return;
+                if tally.answer(from, authoritative) {
+                    pages.push(Listing { keys, more });
                 }
-                pages.push(Listing { keys, more });
             }
-            (_, Body::Failed(_)) if tally.fail(from) => {}
+            (_, Body::Failed(_)) => return self.lose(now, op, from, fx),
             _ => return,
         }
         self.advance(now, op, fx);
     }
 
-    /// Ends an operation that has its quorum or can no longer get it; asks on for a read that can.
+    /// A node will not answer this request any more.
+    fn lose(&mut self, now: Micros, op: u64, node: NodeId, fx: &mut Effects) {
+        let Some(operation) = self.operations.get_mut(&op) else { return };
+        operation.tally.fail(node);
+        // The home it was, or the homes that it stood in for.
+        let open: Vec<NodeId> = operation.tally.uncovered().collect();
+        let lost = |home: &NodeId| *home == node || !self.view.can_use(*home);
+        let open: Vec<NodeId> = open.into_iter().filter(lost).collect();
+        for home in open {
+            self.replace(now, op, home, fx);
+        }
+        self.advance(now, op, fx);
+    }
+
+    /// Ends an operation that has its quorum or can no longer get it; asks on for one that can.
     fn advance(&mut self, now: Micros, op: u64, fx: &mut Effects) {
         let Some(operation) = self.operations.get(&op) else { return };
         if operation.answered {
-            if operation.open.is_empty() {
-                self.repair(op, fx);
+            if operation.is_over() {
+                self.end(now, op, fx);
             }
             return;
         }
-        if operation.tally.reached() {
+        if operation.tally.reached() && !matches!(operation.kind, Kind::Forwarded { .. }) {
             let response = operation.success();
-            return self.finish(op, response, fx);
+            return self.finish(now, op, response, fx);
         }
-        if operation.tally.hopeless() {
-            let response = operation.hopeless();
-            return self.finish(op, response, fx);
+        match operation.kind {
+            Kind::Write { minted: None, .. } => return,
+            Kind::Write { .. } => self.fill_up(now, op, fx),
+            _ => {
+                let missing = operation.tally.missing();
+                if missing > 0 {
+                    self.ask_more(now, op, missing, fx);
+                }
+            }
         }
-        let missing = operation.tally.missing();
-        self.ask_more(now, op, missing, fx);
+        let Some(operation) = self.operations.get(&op) else { return };
+        let (hopeful, needed) = (operation.tally.hopeful(), operation.tally.needed());
+        if hopeful < needed && operation.stand_ins.is_empty() {
+            let response = operation.hopeless(&self.config.members);
+            self.finish(now, op, response, fx);
+        }
     }
 
     /// A link came up or went down: what waits for that peer stops waiting.
     pub(super) fn link(&mut self, now: Micros, peer: NodeId, up: bool, fx: &mut Effects) {
-        if up {
-            self.links.insert(peer);
-            return;
+        self.view.link(peer, up);
+        if !up {
+            self.stop_waiting(now, peer, fx);
         }
-        self.links.remove(&peer);
+    }
+
+    /// This node's opinion of a peer has changed: nobody waits for one that is down.
+    pub(super) fn opine(&mut self, now: Micros, peer: NodeId, opinion: Opinion, fx: &mut Effects) {
+        self.view.opine(peer, opinion);
+        if opinion == Opinion::Down {
+            self.stop_waiting(now, peer, fx);
+        }
+    }
+
+    fn stop_waiting(&mut self, now: Micros, peer: NodeId, fx: &mut Effects) {
         let waiting: Vec<u64> = self.operations.keys().copied().collect();
         for op in waiting {
             let Some(operation) = self.operations.get_mut(&op) else { continue };
-            let waited = operation.close(peer).is_some();
-            if operation.tally.fail(peer) || waited {
-                self.advance(now, op, fx);
+            let open = close(operation, &mut self.timers, op, peer).is_some();
+            if open || operation.tally.unasked().any(|home| home == peer) {
+                self.lose(now, op, peer, fx);
             }
         }
     }
@@ -416,57 +398,64 @@ impl Coordinator {
             }
             self.timers.pop_first();
             let Some(operation) = self.operations.get(&op) else { continue };
-            if operation.deadline > now {
+            if operation.deadline <= now {
+                if !operation.answered {
+                    let response = operation.failure(&self.config.members);
+                    self.finish(now, op, response, fx);
+                }
+                self.end(now, op, fx);
+            } else if matches!(operation.kind, Kind::Write { .. }) {
+                self.chase(now, op, fx);
+                self.advance(now, op, fx);
+            } else if !matches!(operation.kind, Kind::Forwarded { writes: true, .. }) {
                 self.hedge(now, op, fx);
-            } else if operation.answered {
-                self.repair(op, fx);
-            } else {
-                let response = operation.failure();
-                self.finish(op, response, fx);
             }
         }
     }
 
-    /// Asks one replica more for each answer that is late.
-    fn hedge(&mut self, now: Micros, op: u64, fx: &mut Effects) {
-        let Some(operation) = self.operations.get_mut(&op) else { return };
-        let overdue = |question: &&mut Question| question.due <= now && !question.late;
-        let late = operation.open.iter_mut().filter(overdue).map(|question| question.late = true);
-        let late = late.count();
-        if late > 0 && !operation.answered && operation.tally.unasked().next().is_some() {
-            fx.count("reads_hedged");
-            self.ask_more(now, op, late as u8, fx);
-        }
-    }
-
-    /// Answers. A read that still waits for copies stays, to repair those that are behind.
-    fn finish(&mut self, op: u64, response: Response, fx: &mut Effects) {
+    /// Answers. What still waits for replicas stays, to bring them up to date.
+    fn finish(&mut self, now: Micros, op: u64, response: Response, fx: &mut Effects) {
         let Some(operation) = self.operations.get_mut(&op) else { return };
         answer(operation.origin, response, fx);
         operation.answered = true;
         self.lingering += 1;
-        let waits = matches!(operation.kind, Kind::Get { .. }) && !operation.open.is_empty();
-        if !waits || self.lingering > MAX_LINGERING {
-            self.repair(op, fx);
+        operation.lingering_bytes = operation.bytes();
+        self.lingering_bytes += operation.lingering_bytes;
+        let full = self.lingering > MAX_LINGERING || self.lingering_bytes > MAX_LINGERING_BYTES;
+        if full || operation.is_over() {
+            self.end(now, op, fx);
         }
     }
 
-    /// Ends an answered operation: replicas seen to be behind get what the others had.
-    fn repair(&mut self, op: u64, fx: &mut Effects) {
+    /// Ends an answered operation: replicas seen to be behind get what the others had, and those that have not
+    /// confirmed a write get a hint.
+    fn end(&mut self, now: Micros, op: u64, fx: &mut Effects) {
+        self.leave_hints(now, op, fx);
         let Some(operation) = self.operations.remove(&op) else { return };
         self.lingering -= 1;
+        self.lingering_bytes -= operation.lingering_bytes;
         self.timers.remove(&(operation.deadline, op));
         for Question { due, .. } in &operation.open {
             self.timers.remove(&(*due, op));
         }
-        let Kind::Get { key, merged, copies } = operation.kind else { return };
-        let behind = copies.into_iter().filter(|(_, copy)| *copy != merged).map(|(node, _)| node);
-        let behind: Vec<NodeId> = behind.collect();
-        if !behind.is_empty() {
-            fx.count("reads_repaired");
-            fx.send(behind, op, Body::Merge { key, object: merged });
-        }
+        self.repair(op, operation, fx);
     }
+}
+
+/// Closes the question that is open to a node, and forgets its timer.
+fn close(
+    operation: &mut Operation,
+    timers: &mut BTreeSet<(Micros, u64)>,
+    op: u64,
+    node: NodeId,
+) -> Option<Question> {
+    let question = operation.close(node)?;
+    // Questions that left together share a timer, and one may fall on the deadline.
+    let shared = operation.open.iter().any(|other| other.due == question.due);
+    if !shared && question.due != operation.deadline {
+        timers.remove(&(question.due, op));
+    }
+    Some(question)
 }
 
 fn answer(origin: Origin, response: Response, fx: &mut Effects) {
@@ -487,16 +476,4 @@ fn answer(origin: Origin, response: Response, fx: &mut Effects) {
             fx.send(vec![node], op, Body::Coordinated(response));
         }
     }
-}
-
-/// The context in a sealed one, if one is given.
-fn unseal(key: &Key, sealed: &Option<Blob>) -> Result<Option<Context>, Refusal> {
-    let open = |sealed: &Blob| wire::unseal(key, sealed).ok_or(Refusal::BadContext);
-    sealed.as_ref().map(open).transpose()
-}
-
-fn write_plan(homes: Vec<NodeId>, needed: u8, key: &Key, seen: Context, change: Change) -> Plan {
-    let update = Body::Update { key: key.clone(), context: seen.clone(), change };
-    let kind = Kind::Write { key: key.clone(), seen, minted: None };
-    Plan { homes, needed, kind, update: Some(update) }
 }

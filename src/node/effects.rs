@@ -3,10 +3,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::{ClientId, Notice, Output, Work};
+use super::{ClientId, Config, Notice, Output, Work};
+use crate::members::{Member, Members, Opinion};
 use crate::message::{Body, PeerMessage, Response};
-use crate::store::{Change, Meta};
-use crate::types::{Key, NodeId, Partition};
+use crate::store::{Change, HintTotal, Meta};
+use crate::types::{Key, Micros, NodeId, Partition};
 
 /// The outputs of one node under construction. Messages to itself stay inside; messages that tell of
 /// unsynced records are held back.
@@ -14,6 +15,12 @@ use crate::types::{Key, NodeId, Partition};
 pub(super) struct Effects {
     me: NodeId,
     meta: Meta,
+    members: Members,
+    now: Micros,
+    hints: HintLedger,
+    opinions: VecDeque<(NodeId, Opinion)>,
+    load: usize,
+    awaiting: bool,
     settled: bool,
     witnessed: bool,
     out: Vec<Output>,
@@ -26,10 +33,16 @@ pub(super) struct Effects {
 }
 
 impl Effects {
-    pub(super) fn new(me: NodeId, meta: Meta) -> Self {
+    pub(super) fn new(config: &Config, meta: Meta) -> Self {
         Effects {
-            me,
+            me: config.me,
             meta,
+            members: config.members.clone(),
+            now: 0,
+            hints: HintLedger::new(&config.hints, config.hint_limit_bytes),
+            opinions: VecDeque::new(),
+            load: 0,
+            awaiting: false,
             settled: false,
             witnessed: false,
             out: Vec::new(),
@@ -50,6 +63,77 @@ impl Effects {
     /// What the store knows of itself.
     pub(super) fn meta(&self) -> &Meta {
         &self.meta
+    }
+
+    /// The members as they are known now.
+    pub(super) fn members(&self) -> &Members {
+        &self.members
+    }
+
+    /// Takes over what is known better of the members, and remembers it; true if anything was new.
+    pub(super) fn learn_members(&mut self, news: &[&Member]) -> bool {
+        let learnt = self.members.merge(news.iter().copied());
+        if learnt {
+            self.write(vec![Change::Members(self.members.clone())]);
+        }
+        learnt
+    }
+
+    /// From now on this member is to be reached there.
+    pub(super) fn address(&mut self, peer: NodeId, address: String) {
+        self.out.push(Output::Address { peer, address });
+    }
+
+    /// This node's opinion of a member is another one now; the other roles are told.
+    pub(super) fn opine(&mut self, peer: NodeId, opinion: Opinion) {
+        self.opinions.push_back((peer, opinion));
+        self.notice(Notice::Opined(peer, opinion));
+    }
+
+    /// The next opinion that the other roles have not been told of.
+    pub(super) fn next_opinion(&mut self) -> Option<(NodeId, Opinion)> {
+        self.opinions.pop_front()
+    }
+
+    /// Clients' requests that are under way here: background work yields to them.
+    pub(super) fn set_load(&mut self, requests: usize) {
+        self.load = requests;
+    }
+
+    /// Clients' requests that are under way here.
+    pub(super) fn load(&self) -> usize {
+        self.load
+    }
+
+    /// Whether some peer may still have hints for this node: what is not found here does not count then.
+    pub(super) fn set_awaiting(&mut self, awaiting: bool) {
+        self.awaiting = awaiting;
+    }
+
+    /// Tells each member that nothing is kept for any more, when that is synced.
+    pub(super) fn tell_drained(&mut self) {
+        for target in std::mem::take(&mut self.hints.drained) {
+            let life = self.meta.lives.iter().find(|(node, _)| *node == target);
+            if let (Some((_, life)), None) = (life, self.hints.of(target)) {
+                let op = life.nonce;
+                self.send_synced(Some(self.last_mark), target, op, Body::Hints(0));
+            }
+        }
+    }
+
+    /// What is kept for other members.
+    pub(super) fn hints(&self) -> &HintLedger {
+        &self.hints
+    }
+
+    /// Notes that what is kept for `target` is so much more or less; `None` for a hint that was not there.
+    pub(super) fn account_hint(&mut self, target: NodeId, before: Option<u64>, after: Option<u64>) {
+        self.hints.change(self.now, target, before, after);
+    }
+
+    /// Sets the time of the input at hand.
+    pub(super) fn begin(&mut self, now: Micros) {
+        self.now = now;
     }
 
     /// Changes what the store knows of itself; the mark tells when that is durable.
@@ -74,9 +158,15 @@ impl Effects {
         self.settled
     }
 
-    /// True if what this node does not know of a partition was never here.
+    /// True if this node has all that it was ever given for a partition. What it has not, although others may
+    /// still keep it for this node, is another question: [`Effects::is_awaiting`].
     pub(super) fn is_authoritative(&self, partition: Partition) -> bool {
         self.witnessed && self.meta.without_authority.binary_search(&partition).is_err()
+    }
+
+    /// True while some peer may still have hints for this node.
+    pub(super) fn is_awaiting(&self) -> bool {
+        self.awaiting
     }
 
     /// The mark of the newest write.
@@ -142,10 +232,23 @@ impl Effects {
     }
 
     /// Reads a record; the token names the answer.
-    pub(super) fn read(&mut self, partition: Partition, key: Key) -> u64 {
+    pub(super) fn read(&mut self, partition: Partition, key: Key, hints_for: Vec<NodeId>) -> u64 {
         self.last_token += 1;
         let token = self.last_token;
-        self.out.push(Output::Store(Work::Read { token, partition, key }));
+        self.out.push(Output::Store(Work::Read { token, partition, key, hints_for }));
+        token
+    }
+
+    /// Lists the hints for a member; the token names the answer.
+    pub(super) fn list_hints(
+        &mut self,
+        target: NodeId,
+        after: Option<Key>,
+        limit_bytes: usize,
+    ) -> u64 {
+        self.last_token += 1;
+        let token = self.last_token;
+        self.out.push(Output::Store(Work::Hints { token, target, after, limit_bytes }));
         token
     }
 
@@ -185,5 +288,52 @@ impl Effects {
     /// Hands over what is to be done.
     pub(super) fn drain_into(&mut self, out: &mut Vec<Output>) {
         out.append(&mut self.out);
+    }
+}
+
+/// What is kept for each other member, derived from the store's hints and kept right with every change.
+#[derive(Debug)]
+pub(super) struct HintLedger {
+    totals: BTreeMap<NodeId, (HintTotal, Micros)>,
+    /// Members that nothing is kept for any more, and that have not been told.
+    drained: Vec<NodeId>,
+    bytes: u64,
+    limit_bytes: u64,
+}
+
+impl HintLedger {
+    fn new(totals: &[(NodeId, HintTotal)], limit_bytes: u64) -> Self {
+        let bytes = totals.iter().map(|(_, total)| total.bytes).sum();
+        let totals = totals.iter().filter(|(_, total)| total.count > 0);
+        let totals = totals.map(|(id, total)| (*id, (*total, 0))).collect();
+        HintLedger { totals, drained: Vec::new(), bytes, limit_bytes }
+    }
+
+    fn change(&mut self, now: Micros, target: NodeId, before: Option<u64>, after: Option<u64>) {
+        let (total, _) = self.totals.entry(target).or_insert((HintTotal::default(), now));
+        total.count = total.count + u64::from(after.is_some()) - u64::from(before.is_some());
+        let (more, less) = (after.unwrap_or(0), before.unwrap_or(0));
+        // What a damaged hint takes is not known, so no sum may go below zero.
+        total.bytes = (total.bytes + more).saturating_sub(less);
+        self.bytes = (self.bytes + more).saturating_sub(less);
+        if total.count == 0 {
+            self.totals.remove(&target);
+            self.drained.push(target);
+        }
+    }
+
+    /// What is kept for a member, and since when in this life.
+    pub(super) fn of(&self, target: NodeId) -> Option<(HintTotal, Micros)> {
+        self.totals.get(&target).copied()
+    }
+
+    /// Everybody that something is kept for.
+    pub(super) fn targets(&self) -> impl Iterator<Item = NodeId> {
+        self.totals.keys().copied()
+    }
+
+    /// The limit, if so many bytes more would pass it.
+    pub(super) fn refuses(&self, more_bytes: u64) -> Option<u64> {
+        (self.bytes + more_bytes > self.limit_bytes).then_some(self.limit_bytes)
     }
 }

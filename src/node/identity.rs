@@ -10,7 +10,6 @@ use crate::members::{Cluster, Life};
 use crate::message::{Body, Refusal};
 use crate::ring::Ring;
 use crate::rng::Rng;
-use crate::store::Meta;
 use crate::types::{MILLI, Micros, NodeId, Partition, hash64};
 
 /// A peer that has not answered is asked again after this time.
@@ -26,7 +25,7 @@ pub(super) struct Identity {
     me: NodeId,
     ring: Arc<Ring>,
     bootstrap: bool,
-    life: Life,
+    nonce: u64,
     started: Option<Micros>,
     next_round: Option<Micros>,
     links: BTreeSet<NodeId>,
@@ -47,12 +46,12 @@ struct Heard {
 }
 
 impl Identity {
-    pub(super) fn new(config: &Config, meta: &Meta) -> Self {
+    pub(super) fn new(config: &Config) -> Self {
         Identity {
             me: config.me,
             ring: config.ring.clone(),
             bootstrap: config.bootstrap,
-            life: Life { incarnation: meta.incarnation, nonce: config.boot_nonce },
+            nonce: config.boot_nonce,
             started: None,
             next_round: Some(0),
             links: BTreeSet::new(),
@@ -112,9 +111,14 @@ impl Identity {
         self.decide(now, fx);
     }
 
+    /// This life; gossip may have raised its number.
+    fn life(&self, fx: &Effects) -> Life {
+        Life { incarnation: fx.meta().incarnation, nonce: self.nonce }
+    }
+
     fn introduce(&self, to: Vec<NodeId>, fx: &mut Effects) {
         let cluster = fx.meta().cluster.as_ref().map(|cluster| cluster.id);
-        fx.send(to, self.life.nonce, Body::Introduce { life: self.life, cluster });
+        fx.send(to, self.nonce, Body::Introduce { life: self.life(fx), cluster });
     }
 
     /// Takes an introduction, or the answer to the own one.
@@ -138,7 +142,7 @@ impl Identity {
                 }
             }
             // The answer to an introduction of an earlier life says nothing about this one.
-            Body::Known { seen, birth, cluster } if op == self.life.nonce => {
+            Body::Known { seen, birth, cluster } if op == self.nonce => {
                 self.judge_cluster(from, cluster.as_ref().map(|cluster| cluster.id), fx);
                 if self.is_foreign(from) {
                     return;
@@ -158,13 +162,12 @@ impl Identity {
     /// after all, or a copy of it runs elsewhere. Once per life, or two copies would chase each other.
     fn doubt(&mut self, from: NodeId, seen: Option<Life>, fx: &mut Effects) {
         if let Some(seen) = seen
-            && self.life.is_outdated_by(seen)
+            && self.life(fx).is_outdated_by(seen)
             && !self.doubted
         {
             self.doubted = true;
             fx.notice(Notice::Copied(from));
-            self.life.incarnation = seen.incarnation + 1;
-            self.renew(true, fx);
+            self.renew(true, seen.incarnation + 1, fx);
             self.introduce(self.links.iter().copied().collect(), fx);
         }
     }
@@ -214,21 +217,21 @@ impl Identity {
             return;
         }
         let later = self.heard.iter().filter_map(|(peer, heard)| Some((heard.seen?, *peer)));
-        let outdated = later.filter(|(seen, _)| self.life.is_outdated_by(*seen));
+        let life = self.life(fx);
+        let outdated = later.filter(|(seen, _)| life.is_outdated_by(*seen));
         let latest = outdated.max_by_key(|(seen, _)| seen.incarnation);
         let mark = match latest {
             Some((seen, witness)) => {
                 fx.notice(Notice::Outdated(witness));
-                self.life.incarnation = seen.incarnation + 1;
-                self.renew(true, fx)
+                self.renew(true, seen.incarnation + 1, fx)
             }
             // Every life that minted was first seen by a peer; one that is silent may be the only one that
             // saw it. A first life cannot follow another, and a single node has no witness at all.
-            None if self.life.incarnation > 1 && (!all || self.heard.is_empty()) => {
+            None if life.incarnation > 1 && (!all || self.heard.is_empty()) => {
                 if self.heard.is_empty() && !all {
                     fx.notice(Notice::Alone);
                 }
-                self.renew(false, fx)
+                self.renew(false, life.incarnation, fx)
             }
             None => fx.last_mark(),
         };
@@ -266,8 +269,8 @@ impl Identity {
 
     /// Goes on under a new store id, with every serial void: no dot of an unknown life is used again.
     /// A disk that was rolled back has also lost its authority.
-    fn renew(&mut self, rolled_back: bool, fx: &mut Effects) -> u64 {
-        let Life { incarnation, nonce } = self.life;
+    fn renew(&mut self, rolled_back: bool, incarnation: u64, fx: &mut Effects) -> u64 {
+        let nonce = self.nonce;
         let drawn = hash64(&[b"store", &fx.meta().store.to_be_bytes(), &nonce.to_be_bytes()]);
         let lost = if rolled_back { self.own_partitions() } else { Vec::new() };
         fx.change_meta(|meta| {

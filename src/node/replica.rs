@@ -1,9 +1,12 @@
 //! The replica: one store's copies. Everything that happens to one key is serialised here; dots are
 //! minted here, under the actor rules that keep them unique.
 
-use std::collections::{HashMap, VecDeque};
+mod turn;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
+use self::turn::Turn;
 use super::Shortage;
 use super::effects::Effects;
 use crate::causal::{Actor, Context, Dot, Object, Version};
@@ -37,16 +40,37 @@ pub(super) struct Replica {
 #[derive(Debug, Default)]
 struct KeyState {
     /// The newest copy, ahead of the disk; `None` while it is being read.
-    copy: Option<Copy>,
+    copies: Option<Copies>,
     /// The newest write of this key that is not synced.
     mark: Option<u64>,
     work: VecDeque<Work>,
+}
+
+/// What this store has of a key: its own record, and what it keeps for other members.
+#[derive(Debug)]
+struct Copies {
+    own: Copy,
+    hints: BTreeMap<NodeId, Copy>,
 }
 
 #[derive(Debug)]
 enum Copy {
     Record(Record),
     Damaged,
+}
+
+impl Copy {
+    /// What was found at a place; `None` if nothing was.
+    fn of(found: Found, fx: &mut Effects) -> Option<Self> {
+        match found {
+            Found::Nothing => None,
+            Found::Record(record) => Some(Copy::Record(record)),
+            Found::Damaged => {
+                fx.count("damaged_records_read");
+                Some(Copy::Damaged)
+            }
+        }
+    }
 }
 
 /// An operation on one key, and who waits for its answer.
@@ -59,8 +83,10 @@ struct Work {
 
 #[derive(Debug)]
 enum Kind {
-    Update { context: Context, change: message::Change },
+    Update { context: Context, change: message::Change, keep_for: Vec<NodeId> },
     Merge(Object),
+    Keep { object: Object, keep_for: Vec<NodeId> },
+    Discharge { target: NodeId, object: Object },
     Read,
 }
 
@@ -72,6 +98,22 @@ struct Serials {
     block: u64,
     /// A reservation that is not synced yet: its mark and its end.
     pending: Option<(u64, u64)>,
+}
+
+/// When an answer leaves.
+enum Answer {
+    /// When everything of the key is synced.
+    Synced(Body),
+    /// At once: it tells nothing of what is held here.
+    Now(Body),
+}
+
+/// What became of a client's change.
+enum Made {
+    Done(Object, Option<Dot>),
+    Refused(Refusal),
+    /// No serial is left: wait for the next block.
+    Starved,
 }
 
 /// What an update made of a record.
@@ -103,8 +145,12 @@ impl Replica {
     /// Takes a question of a coordinator: an update, a merge, a read or a listing.
     pub(super) fn ask(&mut self, from: NodeId, op: u64, body: Body, fx: &mut Effects) {
         let (key, kind) = match body {
-            Body::Update { key, context, change } => (key, Kind::Update { context, change }),
+            Body::Update { key, context, change, keep_for } => {
+                (key, Kind::Update { context, change, keep_for })
+            }
             Body::Merge { key, object } => (key, Kind::Merge(object)),
+            Body::Keep { key, object, keep_for } => (key, Kind::Keep { object, keep_for }),
+            Body::Discharge { key, target, object } => (key, Kind::Discharge { target, object }),
             Body::Read { key } => (key, Kind::Read),
             Body::List { partition, after, limit_bytes } => {
                 let limit_bytes = limit_bytes.min(MAX_LIST_BYTES) as usize;
@@ -114,7 +160,7 @@ impl Replica {
             }
             _ => return,
         };
-        if let Err(refusal) = self.admit(&key, &kind) {
+        if let Err(refusal) = self.admit(&key, &kind, fx) {
             fx.count("replica_operations_refused");
             fx.send(vec![from], op, Body::Failed(refusal));
             return;
@@ -123,10 +169,14 @@ impl Replica {
         let state = self.keys.entry(key.clone()).or_default();
         let reading = !state.work.is_empty();
         state.work.push_back(Work { from, op, kind });
-        if state.copy.is_some() {
+        if state.copies.is_some() {
             self.run(&key, fx);
         } else if !reading {
-            let token = fx.read(self.ring.partition(&key), key.clone());
+            let partition = self.ring.partition(&key);
+            // Only homes are kept for; where nothing is kept for anybody, there is nothing to look up.
+            let homes = self.ring.homes(partition).iter().copied();
+            let hints_for = homes.filter(|home| fx.hints().of(*home).is_some()).collect();
+            let token = fx.read(partition, key.clone(), hints_for);
             self.reads.insert(token, key);
         }
     }
@@ -136,8 +186,16 @@ impl Replica {
         self.shortage = shortage;
     }
 
-    fn admit(&self, key: &Key, kind: &Kind) -> Result<(), Refusal> {
-        if let (Some(shortage), Kind::Update { .. } | Kind::Merge(_)) = (self.shortage, kind) {
+    fn admit(&self, key: &Key, kind: &Kind, fx: &Effects) -> Result<(), Refusal> {
+        if let Kind::Update { keep_for, .. } | Kind::Keep { keep_for, .. } = kind {
+            let homes = self.ring.homes(self.ring.partition(key));
+            let odd = |target: &&NodeId| !homes.contains(target) || **target == fx.me();
+            if let Some(stranger) = keep_for.iter().find(odd) {
+                return Err(Refusal::Stranger(*stranger));
+            }
+        }
+        let writes = matches!(kind, Kind::Update { .. } | Kind::Merge(_) | Kind::Keep { .. });
+        if let (Some(shortage), true) = (self.shortage, writes) {
             let Shortage { free_bytes, reserve_bytes } = shortage;
             return Err(Refusal::NoSpace { free_bytes, reserve_bytes });
         }
@@ -153,17 +211,20 @@ impl Replica {
     }
 
     /// The disk has answered a read: what waited for it can go on.
-    pub(super) fn read_done(&mut self, token: u64, found: Found, fx: &mut Effects) {
+    pub(super) fn read_done(
+        &mut self,
+        token: u64,
+        found: Found,
+        hints: Vec<(NodeId, Found)>,
+        fx: &mut Effects,
+    ) {
         let Some(key) = self.reads.remove(&token) else { return };
         let Some(state) = self.keys.get_mut(&key) else { return };
-        state.copy = Some(match found {
-            Found::Nothing => Copy::Record(Record::default()),
-            Found::Record(record) => Copy::Record(record),
-            Found::Damaged => {
-                fx.count("damaged_records_read");
-                Copy::Damaged
-            }
-        });
+        let own = Copy::of(found, fx).unwrap_or_else(|| Copy::Record(Record::default()));
+        let hints =
+            hints.into_iter().filter_map(|(target, hint)| Some((target, Copy::of(hint, fx)?)));
+        let hints = hints.collect();
+        state.copies = Some(Copies { own, hints });
         self.run(&key, fx);
     }
 
@@ -200,57 +261,27 @@ impl Replica {
         }
     }
 
-    /// Does all that waits for a key whose copy is known, in order, as one write.
+    /// Does all that waits for a key whose copies are known, in order, as one write.
     fn run(&mut self, key: &Key, fx: &mut Effects) {
-        let Some(KeyState { copy, mut mark, mut work }) = self.keys.remove(key) else { return };
-        let Some(mut copy) = copy else { return };
-        let mut changed = false;
-        let mut answers = Vec::new();
+        let Some(KeyState { copies, mut mark, mut work }) = self.keys.remove(key) else { return };
+        let Some(copies) = copies else { return };
         let waiting = work.len();
         let partition = self.ring.partition(key);
+        let mut turn =
+            Turn { key, partition, copies, changed: BTreeSet::new(), answers: Vec::new() };
         while let Some(Work { from, op, kind }) = work.pop_front() {
-            let Copy::Record(record) = &mut copy else {
-                answers.push((from, op, Body::Failed(Refusal::Damaged)));
-                continue;
-            };
-            match kind {
-                Kind::Update { context, change } => {
-                    match self.update(record, &context, &change, fx.meta()) {
-                        Updated::Done(new, dot) => {
-                            changed |= *record != new;
-                            *record = new;
-                            let object = record.object.clone();
-                            fx.send(vec![from], op, Body::Updated { object, dot });
-                            answers.push((from, op, Body::Held));
-                        }
-                        Updated::Refused(refusal) => {
-                            fx.send(vec![from], op, Body::Failed(refusal));
-                        }
-                        Updated::Starved => {
-                            let kind = Kind::Update { context, change };
-                            work.push_front(Work { from, op, kind });
-                            self.starved.push(key.clone());
-                            break;
-                        }
-                    }
-                }
-                Kind::Merge(object) => {
-                    let merged = record.object.sync(&object);
-                    changed |= record.object != merged;
-                    record.object = merged;
-                    answers.push((from, op, Body::Held));
-                }
-                Kind::Read => {
-                    let object = record.object.clone();
-                    let authoritative = fx.is_authoritative(partition);
-                    answers.push((from, op, Body::Copy { object, authoritative }));
-                }
+            if let Err(kind) = self.take(&mut turn, from, op, kind, fx) {
+                work.push_front(Work { from, op, kind });
+                self.starved.push(key.clone());
+                break;
             }
         }
         self.queued -= waiting - work.len();
-        if changed && let Copy::Record(record) = &copy {
-            let change = Change::Record { partition, key: key.clone(), record: record.clone() };
-            let written = fx.write(vec![change]);
+        let Turn { copies, changed, answers, .. } = turn;
+        let changes: Vec<Change> =
+            changed.iter().filter_map(|place| copies.change(partition, key, *place)).collect();
+        if !changes.is_empty() {
+            let written = fx.write(changes);
             self.unsynced.push_back((written, key.clone()));
             mark = Some(written);
         }
@@ -258,9 +289,92 @@ impl Replica {
             fx.send_synced(mark, to, op, body);
         }
         if mark.is_some() || !work.is_empty() {
-            self.keys.insert(key.clone(), KeyState { copy: Some(copy), mark, work });
+            self.keys.insert(key.clone(), KeyState { copies: Some(copies), mark, work });
         }
         self.reserve_serials(fx);
+    }
+
+    /// Does one thing to a key and answers. Gives it back if it has to wait for serials.
+    fn take(
+        &mut self,
+        turn: &mut Turn<'_>,
+        from: NodeId,
+        op: u64,
+        kind: Kind,
+        fx: &mut Effects,
+    ) -> Result<(), Kind> {
+        let answer = match kind {
+            Kind::Update { context, change, keep_for } => {
+                let made = self.make(turn, &context, &change, &keep_for, fx);
+                match made {
+                    Made::Done(object, dot) => {
+                        fx.send(vec![from], op, Body::Updated { object, dot });
+                        Answer::Synced(Body::Held)
+                    }
+                    Made::Refused(refusal) => Answer::Now(Body::Failed(refusal)),
+                    Made::Starved => return Err(Kind::Update { context, change, keep_for }),
+                }
+            }
+            Kind::Merge(object) => match &turn.copies.own {
+                Copy::Damaged => Answer::Now(Body::Failed(Refusal::Damaged)),
+                Copy::Record(record) => {
+                    let object = record.object.sync(&object);
+                    turn.set_own(Record { own_serial: record.own_serial, object });
+                    Answer::Synced(Body::Held)
+                }
+            },
+            Kind::Keep { object, keep_for } => {
+                let join = |old: Record| Record { object: old.object.sync(&object), ..old };
+                match turn.set_hints(keep_for, join, fx) {
+                    Ok(()) => Answer::Synced(Body::Held),
+                    Err(refusal) => Answer::Now(Body::Failed(refusal)),
+                }
+            }
+            Kind::Discharge { target, object } => {
+                turn.discharge(target, &object, fx);
+                return Ok(());
+            }
+            Kind::Read => Answer::Synced(turn.read(self.ring.homes(turn.partition), fx)),
+        };
+        match answer {
+            Answer::Synced(body) => turn.answer(from, op, body),
+            Answer::Now(body) => fx.send(vec![from], op, body),
+        }
+        Ok(())
+    }
+
+    /// Makes a client's change: in the own record, or at a stand-in (which keeps it for `keep_for`) in what it
+    /// keeps of the key.
+    fn make(
+        &mut self,
+        turn: &mut Turn<'_>,
+        context: &Context,
+        change: &message::Change,
+        keep_for: &[NodeId],
+        fx: &mut Effects,
+    ) -> Made {
+        let joined = if keep_for.is_empty() { None } else { turn.copies.joined() };
+        let record = match (&turn.copies.own, &joined) {
+            (_, Some(joined)) => joined,
+            (Copy::Record(own), None) if keep_for.is_empty() => own,
+            _ => return Made::Refused(Refusal::Damaged),
+        };
+        let (new, dot) = match self.update(record, context, change, fx.meta()) {
+            Updated::Done(new, dot) => (new, dot),
+            Updated::Refused(refusal) => return Made::Refused(refusal),
+            Updated::Starved => return Made::Starved,
+        };
+        let object = new.object.clone();
+        if keep_for.is_empty() {
+            turn.set_own(new);
+            return Made::Done(object, dot);
+        }
+        // In every hint of the key: one that stayed behind could lead to a used dot later.
+        let targets = keep_for.iter().chain(turn.copies.hints.keys()).copied().collect();
+        match turn.set_hints(targets, |_| new.clone(), fx) {
+            Ok(()) => Made::Done(object, dot),
+            Err(refusal) => Made::Refused(refusal),
+        }
     }
 
     /// What a client's change makes of a record. Limits hold here and nowhere else.

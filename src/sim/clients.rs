@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::judge::{Write, value_of};
 use super::scenario::Scenario;
 use crate::causal::Context;
-use crate::message::{CallBody, Request};
+use crate::message::{CallBody, Quorum, Request};
 use crate::rng::Rng;
 use crate::types::{Blob, Key, Micros, WriteId};
 use crate::wire;
@@ -20,6 +20,8 @@ pub(super) struct Client {
     rng: Rng,
     contexts: BTreeMap<Key, Blob>,
     pub(super) current: Option<Current>,
+    /// True when it has nothing more to ask.
+    pub(super) is_done: bool,
     next_call: u64,
 }
 
@@ -34,6 +36,7 @@ pub(super) struct Current {
     /// The write, if it is one.
     pub(super) write: Option<WriteId>,
     pub(super) quorum: u8,
+    pub(super) strict: bool,
     pub(super) since: Micros,
     pub(super) attempts: u32,
     /// True if an earlier attempt may have happened.
@@ -45,7 +48,7 @@ pub(super) struct Current {
 impl Client {
     pub(super) fn new(seed: u64) -> Self {
         let contexts = BTreeMap::new();
-        Client { rng: Rng::new(seed), contexts, current: None, next_call: 0 }
+        Client { rng: Rng::new(seed), contexts, current: None, is_done: false, next_call: 0 }
     }
 
     /// Draws the next request; for a write also what the judge is to know of it.
@@ -54,6 +57,8 @@ impl Client {
         let name = format!("key{}", rng.below(plan.keys));
         let Ok(key) = Key::new(name.into_bytes()) else { unreachable!("a short name is a key") };
         let quorum = 1 + rng.below(u64::from(plan.n)) as u8;
+        let strict = rng.chance(0.5);
+        let asked = Quorum { replicas: Some(quorum), strict: Some(strict) };
         let id = WriteId(rng.next_u128());
         let mut sealed = self.contexts.get(&key).cloned();
         let altered = sealed.is_some() && rng.chance(0.01);
@@ -63,19 +68,19 @@ impl Client {
         let [gets, puts, blind] = plan.mix;
         let roll = rng.unit();
         let (request, write) = if roll < gets {
-            (Request::Get { key: key.clone(), r: Some(quorum) }, None)
+            (Request::Get { key: key.clone(), r: asked }, None)
         } else if roll < gets + puts + blind {
             let context = if roll < gets + puts { sealed } else { None };
             let value = Blob(value_of(id).into());
-            let w = Some(quorum);
+            let w = asked;
             (Request::Put { key: key.clone(), value, context, write: id, w }, Some(id))
         } else {
             let context =
                 sealed.or_else(|| rng.chance(0.5).then(|| wire::seal(&key, &Context::default())));
-            (Request::Delete { key: key.clone(), context, w: Some(quorum) }, Some(id))
+            (Request::Delete { key: key.clone(), context, w: asked }, Some(id))
         };
         let described = write.map(|_| describe(&request));
-        self.begin(request, key, quorum, now);
+        self.begin(request, key, (quorum, strict), now);
         if let (Some(current), Some(write)) = (&mut self.current, write) {
             current.write = Some(write);
             current.altered = altered && sends_context(&current.request);
@@ -84,7 +89,13 @@ impl Client {
     }
 
     /// Makes a request the current one.
-    pub(super) fn begin(&mut self, request: Request, key: Key, quorum: u8, now: Micros) {
+    pub(super) fn begin(
+        &mut self,
+        request: Request,
+        key: Key,
+        (quorum, strict): (u8, bool),
+        now: Micros,
+    ) {
         self.current = Some(Current {
             call: 0,
             host: 0,
@@ -92,6 +103,7 @@ impl Client {
             key,
             write: None,
             quorum,
+            strict,
             since: now,
             attempts: 0,
             uncertain: false,

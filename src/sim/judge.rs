@@ -23,12 +23,73 @@ pub(super) struct Write {
     pub(super) acknowledged: Option<Acknowledged>,
 }
 
+/// What a host would have of a key after a power cut now.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Image {
+    /// Its place among the home replicas, if it is one.
+    pub(super) home: Option<usize>,
+    /// Its own record.
+    pub(super) own: Object,
+    /// What it keeps for home replicas, by their place.
+    pub(super) hints: Vec<(usize, Object)>,
+}
+
+impl Image {
+    /// All of it.
+    pub(super) fn joined(&self) -> Object {
+        self.hints.iter().fold(self.own.clone(), |all, (_, hint)| all.sync(hint))
+    }
+}
+
+/// The slots that hold something: homes by themselves, and others by what they keep for a home, each host for
+/// one slot.
+fn slots(images: &[Image], strict: bool, holds: &impl Fn(&Object) -> bool) -> usize {
+    let mut filled: BTreeMap<usize, Option<usize>> = BTreeMap::new();
+    for image in images {
+        if let Some(home) = image.home
+            && holds(&image.own)
+        {
+            filled.insert(home, None);
+        }
+    }
+    let others = images.iter().enumerate().filter(|(_, image)| image.home.is_none() && !strict);
+    for (host, _) in others {
+        place(host, images, holds, &mut filled, &mut BTreeSet::new());
+    }
+    filled.len()
+}
+
+fn place(
+    host: usize,
+    images: &[Image],
+    holds: &impl Fn(&Object) -> bool,
+    filled: &mut BTreeMap<usize, Option<usize>>,
+    tried: &mut BTreeSet<usize>,
+) -> bool {
+    for (slot, hint) in &images[host].hints {
+        if !holds(hint) || !tried.insert(*slot) {
+            continue;
+        }
+        let free = match filled.get(slot).copied() {
+            None => true,
+            Some(None) => false,
+            Some(Some(other)) => place(other, images, holds, filled, tried),
+        };
+        if free {
+            filled.insert(*slot, Some(host));
+            return true;
+        }
+    }
+    false
+}
+
 /// What is known of a write since it was acknowledged.
 #[derive(Clone, Debug)]
 pub(super) struct Acknowledged {
     since: Micros,
     at: Micros,
     w: u8,
+    strict: bool,
     dot: Option<Dot>,
     /// The hosts whose disks held it then, or may have before they forgot it.
     holders: Vec<usize>,
@@ -56,6 +117,7 @@ pub(super) struct Acknowledgement {
     pub(super) since: Micros,
     pub(super) now: Micros,
     pub(super) w: u8,
+    pub(super) strict: bool,
     pub(super) dot: Option<Dot>,
     pub(super) context: Context,
 }
@@ -102,8 +164,8 @@ impl Judge {
     pub(super) fn acknowledge(
         &mut self,
         id: WriteId,
-        Acknowledgement { since, now, w, dot, context }: Acknowledgement,
-        durable: &[Object],
+        Acknowledgement { since, now, w, strict, dot, context }: Acknowledgement,
+        durable: &[Image],
     ) -> Result<(), Broken> {
         let Some(write) = self.writes.get_mut(&id) else { return Ok(()) };
         let (key, is_delete, seen) = (write.key.clone(), write.is_delete, write.context.clone());
@@ -111,20 +173,27 @@ impl Judge {
             Some(dot) => object.covers(dot),
             None => seen.dots().iter().all(|dot| object.covers(*dot)),
         };
-        let hosts = durable.iter().enumerate().filter(|(_, object)| holds(object));
+        let hosts = durable.iter().enumerate().filter(|(_, image)| holds(&image.joined()));
         let mut holders: Vec<usize> = hosts.map(|(host, _)| host).collect();
-        let held = holders.len();
+        let held = slots(durable, strict, &holds);
+        // What a stand-in holds will be its home's alone.
+        let kept =
+            durable.iter().filter(|image| image.home.is_none()).flat_map(|image| &image.hints);
+        let heirs: BTreeSet<usize> =
+            kept.filter(|(_, hint)| holds(hint)).map(|(home, _)| *home).collect();
+        let heirs = |(_, image): &(usize, &Image)| image.home.is_some_and(|at| heirs.contains(&at));
+        holders.extend(durable.iter().enumerate().filter(heirs).map(|(host, _)| host));
         let lost = self.losses.iter().filter(|loss| loss.at >= since && loss.concerns(&key));
         holders.extend(lost.map(|loss| loss.host));
         holders.sort_unstable();
         holders.dedup();
-        write.acknowledged = Some(Acknowledged { since, at: now, w, dot, holders });
+        write.acknowledged = Some(Acknowledged { since, at: now, w, strict, dot, holders });
         let broken = |what: String| Err(Broken { key: key.clone(), what });
         if dot.is_some() == is_delete {
             return broken(format!("{id:?} was acknowledged with the dot {dot:?}"));
         }
         if held < usize::from(w) && !self.lost_since(since, &key) {
-            return broken(format!("{id:?} was acknowledged with W={w}, and {held} disks hold it"));
+            return broken(format!("{id:?} was acknowledged with W={w}, and {held} slots hold it"));
         }
         if let Some(dot) = dot {
             self.claim(&key, dot, id)?;
@@ -138,7 +207,7 @@ impl Judge {
                 return broken(format!("the context given for {id:?} covers {other:?}, not shown"));
             }
         }
-        durable.iter().try_for_each(|object| self.check_object(&key, object))
+        durable.iter().try_for_each(|image| self.check_object(&key, &image.joined()))
     }
 
     /// A host's disk forgot everything, or one key.
@@ -207,13 +276,13 @@ impl Judge {
         &self,
         key: &Key,
         since: Micros,
-        (r, n): (u8, u8),
+        (r, n, strict): (u8, u8, bool),
         values: &[Vec<u8>],
         context: &Context,
-        durable: &[Object],
+        durable: &[Image],
     ) -> Result<(), Broken> {
         let broken = |what: String| Err(Broken { key: key.clone(), what });
-        let held = |dot: &&Dot| durable.iter().any(|object| object.covers(**dot));
+        let held = |dot: &&Dot| durable.iter().any(|image| image.joined().covers(**dot));
         if let Some(dot) = context.dots().iter().find(|dot| !held(dot))
             && !self.lost_since(since, key)
         {
@@ -234,7 +303,9 @@ impl Judge {
         for (id, write) in self.on_key(key) {
             let Some(told) = &write.acknowledged else { continue };
             let Acknowledged { at, w, dot, .. } = *told;
-            let void = self.is_void(key, told) || self.is_excused(told);
+            // What stand-ins took counts for a read once their hints have arrived.
+            let sloppy = !strict || !told.strict;
+            let void = sloppy || self.is_void(key, told) || self.is_excused(told);
             if at >= since || w + r <= n || void {
                 continue;
             }

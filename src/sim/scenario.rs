@@ -20,6 +20,10 @@ pub(super) enum Fault {
     Slow { host: usize, length: Micros },
     /// Nothing passes from one host to another for a while, or between the two.
     Cut { from: usize, to: usize, both: bool, length: Micros },
+    /// The link between two hosts breaks and comes up again, so many times.
+    Flap { host: usize, other: usize, times: u64, length: Micros },
+    /// Nothing passes between the hosts whose bit is set and the others for a while.
+    Partition { side: u64, length: Micros },
     /// A crash after which the disk is empty.
     LoseDisk { host: usize, down: Micros },
     /// A backup of the disk is made.
@@ -51,6 +55,10 @@ pub(super) struct Scenario {
     pub(super) duplicate: f64,
     pub(super) mean_disk: Micros,
     pub(super) timeout_ms: u32,
+    /// Most bytes of hints that a host keeps.
+    pub(super) hint_limit: u64,
+    /// The age after which hints are offered to other homes, in milliseconds.
+    pub(super) hint_age_ms: u64,
     pub(super) serial_block: u64,
     /// Each host's clock: what it shows at the beginning, and how fast it runs in thousandths.
     pub(super) clocks: Vec<(Micros, u64)>,
@@ -90,6 +98,8 @@ impl Scenario {
             duplicate: if rng.chance(0.5) { rng.unit() * 0.08 } else { 0.0 },
             mean_disk: 100 + rng.below(10 * MILLI),
             timeout_ms: 100 + rng.below(400) as u32,
+            hint_limit: if rng.chance(0.1) { rng.below(2_000) } else { 1 << 20 },
+            hint_age_ms: if rng.chance(0.3) { 1_000 + rng.below(2_000) } else { 3_600_000 },
             serial_block: 1 + rng.below(8),
             clocks: (0..hosts).map(|_| draw_clock(rng)).collect(),
             faults,
@@ -99,8 +109,9 @@ impl Scenario {
     /// Says what is wrong with a scenario that was not drawn.
     pub(super) fn check(&self) -> Result<(), String> {
         let hosts = |fault: &Fault| match *fault {
-            Fault::PowerCut { .. } => vec![],
+            Fault::PowerCut { .. } | Fault::Partition { .. } => vec![],
             Fault::Cut { from, to, .. } => vec![from, to],
+            Fault::Flap { host, other, .. } => vec![host, other],
             Fault::CopyDisk { host, from, .. } => vec![host, from],
             Fault::Crash { host, .. }
             | Fault::CleanStop { host, .. }
@@ -185,7 +196,7 @@ fn draw_fault(rng: &mut Rng, hosts: usize, longest: Micros) -> Fault {
     let down = length.min(2_000 * MILLI);
     let host = rng.below(hosts as u64) as usize;
     let other = (host + 1 + rng.below(hosts as u64 - 1) as usize) % hosts;
-    match rng.below(20) {
+    match rng.below(24) {
         0..=4 => Fault::Crash { host, down },
         5 | 6 => Fault::CleanStop { host, down },
         7 | 8 => Fault::Pause { host, length },
@@ -197,6 +208,11 @@ fn draw_fault(rng: &mut Rng, hosts: usize, longest: Micros) -> Fault {
         16 => Fault::RollBack { host, down },
         17 => Fault::CopyDisk { host, from: other, down },
         18 => Fault::Damage { host },
+        19 | 20 => Fault::Flap { host, other, times: 1 + rng.below(6), length },
+        21..=22 => {
+            let side = 1 + rng.below((1 << hosts) - 2);
+            Fault::Partition { side, length }
+        }
         _ => Fault::PowerCut { down: down.min(200 * MILLI) },
     }
 }

@@ -13,12 +13,13 @@ use super::clients::Client;
 use super::judge::{Broken, Judge};
 use super::scenario::{Fault, Scenario};
 use crate::emulation::{Delay, Emulation, Verdict};
+use crate::members::{Member, Members, Opinion};
 use crate::message::{Call, CallBody, PeerMessage, Reply, ReplyBody, Request};
 use crate::node::{Config, Input, Node, Notice, Output, Shortage, Work};
 use crate::ring::Ring;
 use crate::rng::Rng;
 use crate::store::memory::MemoryStore;
-use crate::store::{Change, Owner, Store, begin_life, end_life};
+use crate::store::{Change, Found, Owner, Store, begin_life, end_life};
 use crate::types::{Key, MILLI, Micros, NodeId, Partition, hash64};
 use crate::wire;
 
@@ -53,16 +54,56 @@ enum Event {
     Fault(Fault),
     Mend { from: usize, to: usize },
     Room { at: usize },
-    Healed,
+    Relink { at: usize, peer: usize },
     Start { at: usize },
     Next { client: usize },
     GaveUp { client: usize, call: u64 },
 }
 
+impl Event {
+    /// True for what the load phase must not end before.
+    fn is_fault(&self) -> bool {
+        matches!(
+            self,
+            Event::Fault(_)
+                | Event::Mend { .. }
+                | Event::Room { .. }
+                | Event::Relink { .. }
+                | Event::Start { .. }
+        )
+    }
+}
+
+/// What the nodes count and a batch is told of.
+const WATCHED: &[&str] = &[
+    "aged_hints_offered",
+    "forged_lives_refused",
+    "hints_changed_in_flight",
+    "hints_discharged",
+    "hints_kept",
+    "hints_refused",
+    "own_life_raised",
+    "own_pauses_noticed",
+    "reads_hedged",
+    "reads_of_stand_ins",
+    "reads_repaired",
+    "stand_ins_asked",
+    "writes_coordinated_by_a_stand_in",
+    "writes_hedged",
+];
+
+/// How often it is looked whether all is well again after healing.
+const LOOK: Micros = 250 * MILLI;
+/// All must be well again in this time: hints delivered, opinions up, members agreed on.
+const HEALING: Micros = 60_000 * MILLI;
+/// Time for links after healing, and for repairs after the last answer.
+const LINGER: Micros = 3_000 * MILLI;
+
 /// One run.
 pub(super) struct World {
     plan: Scenario,
     ring: Arc<Ring>,
+    members: Members,
     now: Micros,
     sequence: u64,
     events: BTreeMap<(Micros, u64), Event>,
@@ -72,6 +113,10 @@ pub(super) struct World {
     /// What is asked after healing, and must be answered.
     last_requests: VecDeque<(Key, Request)>,
     healed: bool,
+    /// True from the end of the faults on: no client begins anything by itself.
+    healing: bool,
+    /// Faults and ends of faults that are still to come.
+    faults_ahead: usize,
     net: Emulation,
     rng: Rng,
     judge: Judge,
@@ -112,6 +157,9 @@ impl World {
         let net = Emulation::new(delay, plan.drop, plan.duplicate, rng.next_u64());
         let mut world = World {
             ring: Arc::new(ring),
+            members: Members::new(
+                (0..plan.hosts).map(|at| Member::configured(name(at), "sim:1")).collect(),
+            ),
             now: 0,
             sequence: 0,
             events: BTreeMap::new(),
@@ -120,6 +168,8 @@ impl World {
             issued: 0,
             last_requests: VecDeque::new(),
             healed: false,
+            healing: false,
+            faults_ahead: 0,
             net,
             rng,
             judge: Judge::default(),
@@ -160,26 +210,60 @@ impl World {
 
     /// Runs load and faults, then heals, then judges. Returns the first broken promise.
     pub(super) fn run(&mut self) -> Option<Broken> {
-        self.run_events();
+        self.run_until(|world| world.faults_ahead == 0 && world.clients_are_done());
+        // What came for a paused host meets it when it goes on.
+        let awake = self.hosts.iter().map(|host| host.paused_until).max().unwrap_or(0);
+        self.run_until(|world| world.now > awake);
         self.heal();
-        self.run_events();
+        let healed = self.now;
+        // Links that are about to come up or go down do so by then.
+        let mut look = self.now + LINGER;
+        self.run_until(|world| world.now >= look);
+        while self.broken.is_none() && !self.has_converged() {
+            look += LOOK;
+            self.run_until(|world| world.now >= look);
+            if self.now > healed + HEALING && self.broken.is_none() {
+                self.broken = Some(self.unconverged());
+            }
+        }
+        // Those that others kept hints for are told that there are none left.
+        look += LINGER;
+        self.run_until(|world| world.now >= look);
+        if self.broken.is_none() {
+            self.ask_at_the_end();
+            self.run_until(World::clients_are_done);
+            let end = self.now + LINGER;
+            self.run_until(|world| world.now >= end);
+        }
         if self.broken.is_none() {
             self.judge_end();
+        }
+        for at in 0..self.hosts.len() {
+            self.gather(at);
         }
         self.broken.take()
     }
 
-    fn run_events(&mut self) {
+    fn clients_are_done(&self) -> bool {
+        self.clients.iter().all(|client| client.is_done)
+    }
+
+    fn run_until(&mut self, end: impl Fn(&World) -> bool) {
         while self.broken.is_none()
+            && !end(self)
             && let Some(((at, _), event)) = self.events.pop_first()
         {
             self.now = at;
+            if event.is_fault() {
+                self.faults_ahead -= 1;
+            }
             self.step(event);
         }
     }
 
     fn schedule(&mut self, at: Micros, event: Event) {
         self.sequence += 1;
+        self.faults_ahead += usize::from(event.is_fault());
         self.events.insert((at.max(self.now), self.sequence), event);
     }
 
@@ -237,7 +321,7 @@ impl World {
             Event::Synced { at, life, mark } => self.synced(at, life, mark),
             Event::Fault(fault) => self.fault(fault),
             Event::Mend { from, to } => self.net.mend(self.hosts[from].id, self.hosts[to].id),
-            Event::Healed => self.ask_at_the_end(),
+            Event::Relink { at, peer } => self.relink(at, peer),
             Event::Room { at } => self.input(at, Input::Space(None)),
             Event::Start { at } => {
                 if self.hosts[at].node.is_none() {
@@ -269,6 +353,13 @@ impl World {
             ring,
             r: majority,
             w: majority,
+            strict: false,
+            members: self.members.clone(),
+            gossip_interval: 500 * MILLI,
+            gossip_timeout: 5_000 * MILLI,
+            hint_limit_bytes: self.plan.hint_limit,
+            hint_age: self.plan.hint_age_ms * MILLI,
+            hints: host.store.hint_totals().unwrap_or_default(),
             boot_nonce,
             bootstrap: false,
             serial_block,
@@ -290,6 +381,7 @@ impl World {
     }
 
     fn stop(&mut self, at: usize) {
+        self.gather(at);
         let host = &mut self.hosts[at];
         host.node = None;
         host.writes.clear();
@@ -356,6 +448,24 @@ impl World {
                     self.schedule(self.now + length, Event::Mend { from, to });
                 }
             }
+            Fault::Flap { host, other, times, length } => {
+                self.count("links flapping");
+                for at in 0..times {
+                    let when = self.now + at * length / times;
+                    self.schedule(when, Event::Relink { at: host, peer: other });
+                    self.schedule(when, Event::Relink { at: other, peer: host });
+                }
+            }
+            Fault::Partition { side, length } => {
+                self.count("partitions");
+                let in_side = |host: usize| side >> host & 1 == 1;
+                let hosts = self.hosts.len();
+                let pairs = (0..hosts).flat_map(|from| (0..hosts).map(move |to| (from, to)));
+                for (from, to) in pairs.filter(|(from, to)| in_side(*from) != in_side(*to)) {
+                    self.net.cut(self.hosts[from].id, self.hosts[to].id);
+                    self.schedule(self.now + length, Event::Mend { from, to });
+                }
+            }
             Fault::LoseDisk { .. }
             | Fault::BackUp { .. }
             | Fault::RollBack { .. }
@@ -372,6 +482,7 @@ impl World {
     }
 
     fn heal(&mut self) {
+        self.healing = true;
         self.net.heal();
         for at in 0..self.hosts.len() {
             self.hosts[at].paused_until = 0;
@@ -380,8 +491,69 @@ impl World {
                 self.start(at);
             }
         }
-        // Every node has settled by then.
-        self.schedule(self.now + 20_000 * MILLI, Event::Healed);
+    }
+
+    /// A link breaks at one end and is up again soon.
+    fn relink(&mut self, at: usize, peer: usize) {
+        self.input(at, Input::Link { peer: self.hosts[peer].id, up: false });
+        self.announce(at, peer, 50 * MILLI);
+    }
+
+    /// True when everybody serves, believes everybody to be up, agrees on the members, and keeps nothing for
+    /// others any more.
+    fn has_converged(&self) -> bool {
+        self.unwell().is_none()
+    }
+
+    fn unconverged(&self) -> Broken {
+        let what = self.unwell().unwrap_or_else(|| "nothing is wrong".into());
+        let key = Key::new("key0").unwrap_or_else(|_| unreachable!("a short name is a key"));
+        Broken { key, what: format!("a minute after healing {what}") }
+    }
+
+    /// What is not well yet.
+    fn unwell(&self) -> Option<String> {
+        let members = self.hosts.first().and_then(|host| host.node.as_ref()).map(Node::members);
+        for (at, host) in self.hosts.iter().enumerate() {
+            let Some(node) = &host.node else { return Some(format!("n{at} is down")) };
+            if !node.is_settled() {
+                return Some(format!("n{at} does not serve"));
+            }
+            if members != Some(node.members()) {
+                return Some(format!("n{at} knows other members than n0"));
+            }
+            for peer in self.hosts.iter().filter(|peer| peer.id != host.id) {
+                let view = node.peer_view(self.clock(at), peer.id);
+                if view.opinion != Opinion::Up {
+                    return Some(format!("n{at} sees {}: {view:?}", peer.owner.name));
+                }
+                let kept = self.kept(host, peer);
+                // A damaged record takes nothing: it waits for anti-entropy.
+                let damaged = |key: &Key| {
+                    peer.store.read(self.ring.partition(key), key) == Ok(Found::Damaged)
+                };
+                if let Some(key) = kept.iter().find(|key| !damaged(key)) {
+                    return Some(format!("n{at} keeps {key:?} for {}", peer.owner.name));
+                }
+            }
+        }
+        None
+    }
+
+    /// The keys that a host keeps hints of for another one.
+    fn kept(&self, host: &Host, target: &Host) -> Vec<Key> {
+        let page = host.store.list_hints(target.id, None, usize::MAX).unwrap_or_default();
+        page.hints.into_iter().map(|(key, _)| key).collect()
+    }
+
+    /// Takes over what a node has counted.
+    fn gather(&mut self, at: usize) {
+        let Some(node) = &self.hosts[at].node else { return };
+        for (name, count) in node.counters() {
+            if let Some(watched) = WATCHED.iter().find(|watched| **watched == name) {
+                *self.counts.entry(watched).or_default() += count;
+            }
+        }
     }
 
     /// A rollback that nobody can notice (to a backup of the same life, or with the witness away) is
@@ -425,6 +597,7 @@ impl World {
                     });
                 }
                 Output::Store(work) => self.submit(at, work),
+                Output::Address { .. } => self.count("addresses learnt"),
                 Output::Notice(notice) => {
                     self.count(notice_name(notice));
                     self.notice(at, notice);
@@ -459,7 +632,7 @@ impl World {
         frame: Bytes,
         make: impl Fn(u64, Bytes) -> Event,
     ) {
-        match self.net.verdict(from, to) {
+        match self.net.verdict(self.now, from, to) {
             Verdict::Drop => self.count("messages dropped"),
             Verdict::Cut => self.count("messages cut"),
             Verdict::Deliver(delays) => {
@@ -540,5 +713,9 @@ fn notice_name(notice: Notice) -> &'static str {
         Notice::Alone => "starts without a witness",
         Notice::Foreign(_) => "foreign peers met",
         Notice::Settled => "nodes settled",
+        Notice::Opined(_, Opinion::Up) => "members back up",
+        Notice::Opined(_, Opinion::Suspect) => "members suspected",
+        Notice::Opined(_, Opinion::Down) => "members believed down",
+        Notice::Forged(_) => "forged lives refused",
     }
 }

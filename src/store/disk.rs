@@ -22,14 +22,21 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 
 use self::files::Directory;
-use self::layout::{CHUNK_BYTES, Head, LAST_WRITE, LIFE, MAX_RECORD_BYTES, Value};
+use self::layout::{
+    At, CHUNK_BYTES, HINTS, HINTS_END, Head, LAST_WRITE, LIFE, MAX_RECORD_BYTES, MEMBERS, Place,
+    Value,
+};
 use super::schema::{self, SchemaError};
-use super::{Change, Found, Listing, Meta, Record, Store, StoreError, encode_record};
-use crate::types::{Key, Partition};
+use super::{Change, Found, HintPage, HintTotal, Listing, Meta, Record, Store, StoreError};
+use crate::members::Members;
+use crate::types::{Key, NodeId, Partition};
 
 pub use self::check::{CheckReport, Damage, check};
 pub(super) use self::guarded::{Batch, Fault, Sled};
 pub(super) use self::layout::{SCHEMA, meta_key, seal, unseal};
+
+/// About how many bytes of hints are in memory at once while all are read.
+const SCAN_BYTES: usize = 1 << 20;
 
 /// Why a data directory was not opened.
 #[derive(Debug, thiserror::Error)]
@@ -160,6 +167,9 @@ impl From<Fault> for StoreError {
     }
 }
 
+/// For whom, of which key, and what.
+type Hint = (NodeId, Key, Found);
+
 /// A durable store in a directory of its own. After the first error every call returns that error.
 #[derive(Debug)]
 pub struct DiskStore {
@@ -215,6 +225,7 @@ impl DiskStore {
             return Err(damaged(format!("it ends at write {last_write}, and {mark} was synced")));
         }
         life(&sled).map_err(fault)?;
+        members(&sled).map_err(fault)?;
         Ok(DiskStore { sled, directory, last_write: Mutex::new(last_write) })
     }
 
@@ -237,16 +248,62 @@ impl DiskStore {
         self.last_write.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn read_once(&self, partition: Partition, key: &Key) -> Result<Found, Fault> {
-        let Some(bytes) = self.sled.get(&layout::data_key(partition, key.as_bytes()))? else {
-            return Ok(Found::Nothing);
-        };
-        let record = match Value::decode(partition, key, &bytes) {
+    fn read_at(&self, at: At<'_>) -> Result<Found, Fault> {
+        match self.read_once(at)? {
+            Found::Damaged => {
+                let _writer = self.writer();
+                self.read_once(at)
+            }
+            found => Ok(found),
+        }
+    }
+
+    fn read_once(&self, at: At<'_>) -> Result<Found, Fault> {
+        let Some(bytes) = self.sled.get(&at.place())? else { return Ok(Found::Nothing) };
+        Ok(at.decode(match Value::decode(at, &bytes) {
             Value::Inline(record) => Some(record),
             Value::Chunked(head) => self.read_chunks(head)?,
             Value::Damaged => None,
-        };
-        Ok(layout::record(partition, key, record))
+        }))
+    }
+
+    /// Hints from the place `from` to before `to`: not many more than `limit_bytes` bytes of them, and the
+    /// place to go on from if there are more. sled is not asked for a chunk while it shows a range.
+    fn hints(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        limit_bytes: usize,
+    ) -> Result<(Vec<Hint>, Option<Vec<u8>>), Fault> {
+        let (mut shown, mut next, mut bytes) = (Vec::new(), None, 0);
+        self.sled.range(from, Some(to), |place, value| {
+            let Some(Place::Hint(target, key)) = Place::decode(place) else { return Ok(true) };
+            if bytes >= limit_bytes && !shown.is_empty() {
+                next = Some(place.to_vec());
+                return Ok(false);
+            }
+            let at = At::Hint(target, &key);
+            let (length, found) = match Value::decode(at, &value) {
+                Value::Inline(record) => (record.len(), at.decode(Some(record))),
+                Value::Chunked(head) => (head.total, Found::Damaged),
+                Value::Damaged => (value.len(), Found::Damaged),
+            };
+            bytes += length;
+            shown.push((target, key, found));
+            Ok(true)
+        })?;
+        let mut hints = Vec::with_capacity(shown.len());
+        for (target, key, found) in shown {
+            let found = match found {
+                Found::Damaged => self.read_at(At::Hint(target, &key))?,
+                found => found,
+            };
+            // Of the long ones some may be gone meanwhile.
+            if found != Found::Nothing {
+                hints.push((target, key, found));
+            }
+        }
+        Ok((hints, next))
     }
 
     /// The chunks in one piece, or `None` if they do not fit the head.
@@ -263,11 +320,11 @@ impl DiskStore {
         Ok((bytes.len() == head.total).then(|| bytes.into()))
     }
 
-    /// Adds to `batch` the removal of the chunks that the key's present record has. Those of a damaged
+    /// Adds to `batch` the removal of the chunks that the present record has. Those of a damaged
     /// head cannot be found and stay behind.
-    fn remove_chunks(&self, place: &[u8], at: At<'_>, batch: &mut Batch) -> Result<(), Fault> {
-        let Some(bytes) = self.sled.get(place)? else { return Ok(()) };
-        if let Value::Chunked(head) = Value::decode(at.0, at.1, &bytes) {
+    fn remove_chunks(&self, at: At<'_>, batch: &mut Batch) -> Result<(), Fault> {
+        let Some(bytes) = self.sled.get(&at.place())? else { return Ok(()) };
+        if let Value::Chunked(head) = Value::decode(at, &bytes) {
             for index in 0..head.chunks {
                 batch.remove(layout::chunk_key(head.id, index));
             }
@@ -282,12 +339,9 @@ impl DiskStore {
         last_write: &mut u64,
         batch: &mut Batch,
     ) -> Result<(), Fault> {
-        let (partition, key) = at;
-        let place = layout::data_key(partition, key.as_bytes());
-        self.remove_chunks(&place, at, batch)?;
-        let bytes = encode_record(partition, key, record);
+        let bytes = at.encode(record);
         if bytes.len() <= CHUNK_BYTES {
-            batch.insert(place, layout::inline(bytes));
+            batch.insert(at.place(), layout::inline(bytes));
             return Ok(());
         }
         if bytes.len() > MAX_RECORD_BYTES {
@@ -302,7 +356,7 @@ impl DiskStore {
         }
         let chunks = bytes.len().div_ceil(CHUNK_BYTES) as u32;
         let head = Head { id: *last_write, total: bytes.len(), chunks };
-        batch.insert(place, head.encode(partition, key));
+        batch.insert(at.place(), head.encode(at));
         Ok(())
     }
 }
@@ -320,8 +374,11 @@ fn life(sled: &Sled) -> Result<Option<Meta>, Fault> {
     layout::unseal_life(&bytes).map(Some).ok_or_else(|| sled.fail(damage()))
 }
 
-/// Whose record.
-type At<'a> = (Partition, &'a Key);
+fn members(sled: &Sled) -> Result<Option<Members>, Fault> {
+    let Some(bytes) = sled.get(&meta_key(MEMBERS))? else { return Ok(None) };
+    let damage = || Fault::Corrupt("what the store knows of the members is not readable".into());
+    layout::unseal_members(&bytes).map(Some).ok_or_else(|| sled.fail(damage()))
+}
 
 impl Store for DiskStore {
     fn meta(&self) -> Result<Option<Meta>, StoreError> {
@@ -329,13 +386,7 @@ impl Store for DiskStore {
     }
 
     fn read(&self, partition: Partition, key: &Key) -> Result<Found, StoreError> {
-        match self.read_once(partition, key)? {
-            Found::Damaged => {
-                let _writer = self.writer();
-                Ok(self.read_once(partition, key)?)
-            }
-            found => Ok(found),
-        }
+        Ok(self.read_at(At::Data(partition, key))?)
     }
 
     fn list(
@@ -351,35 +402,91 @@ impl Store for DiskStore {
         }
         let mut listing = Listing::default();
         let mut bytes = 0;
-        self.sled.keys(&from, &layout::data_end(partition), |place| {
+        self.sled.range(&from, Some(&layout::data_end(partition)), |place, _| {
             if bytes >= limit_bytes && !listing.keys.is_empty() {
                 listing.more = true;
-                return false;
+                return Ok(false);
             }
             if let Some(key) = layout::key_of(place) {
                 bytes += key.as_bytes().len();
                 listing.keys.push(key);
             }
-            true
+            Ok(true)
         })?;
         Ok(listing)
     }
 
+    fn members(&self) -> Result<Option<Members>, StoreError> {
+        Ok(members(&self.sled)?)
+    }
+
+    fn read_hint(&self, target: NodeId, key: &Key) -> Result<Found, StoreError> {
+        Ok(self.read_at(At::Hint(target, key))?)
+    }
+
+    fn list_hints(
+        &self,
+        target: NodeId,
+        after: Option<&Key>,
+        limit_bytes: usize,
+    ) -> Result<HintPage, StoreError> {
+        let mut from = layout::hint_key(target, after.map_or(&[], Key::as_bytes));
+        if after.is_some() {
+            // The first place behind a key.
+            from.push(0);
+        }
+        let to = layout::hint_end(target);
+        loop {
+            let (hints, next) = self.hints(&from, &to, limit_bytes)?;
+            match next {
+                // All of these are gone meanwhile: at least one is owed if there is one.
+                Some(next) if hints.is_empty() => from = next,
+                next => {
+                    let hints = hints.into_iter().map(|(_, key, found)| (key, found)).collect();
+                    return Ok(HintPage { hints, more: next.is_some() });
+                }
+            }
+        }
+    }
+
+    fn hint_totals(&self) -> Result<Vec<(NodeId, HintTotal)>, StoreError> {
+        let mut totals: BTreeMap<NodeId, HintTotal> = BTreeMap::new();
+        let mut from = Some(HINTS.to_vec());
+        while let Some(begin) = from {
+            let (hints, next) = self.hints(&begin, &HINTS_END, SCAN_BYTES)?;
+            for (target, key, found) in hints {
+                totals.entry(target).or_default().add(&key, &found);
+            }
+            from = next;
+        }
+        Ok(totals.into_iter().collect())
+    }
+
     fn apply(&self, changes: &[Change]) -> Result<(), StoreError> {
-        // Of several changes to one key the last counts: the chunks of the others never get written.
-        let mut records: BTreeMap<At<'_>, &Record> = BTreeMap::new();
+        // Of several changes to one place the last counts: the chunks of the others never get written.
+        let mut records: BTreeMap<At<'_>, Option<&Record>> = BTreeMap::new();
         let mut batch = Batch::default();
         for change in changes {
             match change {
                 Change::Record { partition, key, record } => {
-                    records.insert((*partition, key), record);
+                    records.insert(At::Data(*partition, key), Some(record));
+                }
+                Change::Hint { target, key, record } => {
+                    records.insert(At::Hint(*target, key), record.as_ref());
                 }
                 Change::Meta(meta) => batch.insert(meta_key(LIFE), layout::seal_life(meta)),
+                Change::Members(members) => {
+                    batch.insert(meta_key(MEMBERS), layout::seal_members(members));
+                }
             }
         }
         let mut last_write = self.writer();
         for (at, record) in records {
-            self.put(at, record, &mut last_write, &mut batch)?;
+            self.remove_chunks(at, &mut batch)?;
+            match record {
+                Some(record) => self.put(at, record, &mut last_write, &mut batch)?,
+                None => batch.remove(at.place()),
+            }
         }
         *last_write += 1;
         batch.insert(meta_key(LAST_WRITE), seal(LAST_WRITE, &last_write.to_be_bytes()));

@@ -6,9 +6,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use super::{Change, Found, Listing, Meta, Store, StoreError, decode_record, encode_record};
+use super::{
+    Change, Found, HintPage, HintTotal, Listing, Meta, Store, StoreError, decode_hint,
+    decode_record, encode_hint, encode_record,
+};
+use crate::members::Members;
 use crate::rng::Rng;
-use crate::types::{Key, Partition};
+use crate::types::{Key, NodeId, Partition};
 
 /// A store in memory. Records go through their bytes on disk, so that the twin tells the same lies.
 #[derive(Debug, Default)]
@@ -17,7 +21,9 @@ pub struct MemoryStore(Mutex<State>);
 #[derive(Clone, Debug, Default)]
 struct Image {
     meta: Option<Meta>,
+    members: Option<Members>,
     records: BTreeMap<Partition, BTreeMap<Key, Bytes>>,
+    hints: BTreeMap<NodeId, BTreeMap<Key, Bytes>>,
 }
 
 #[derive(Debug, Default)]
@@ -30,7 +36,9 @@ struct State {
 #[derive(Clone, Debug)]
 enum Stored {
     Meta(Meta),
+    Members(Members),
     Record(Partition, Key, Bytes),
+    Hint(NodeId, Key, Option<Bytes>),
 }
 
 impl Image {
@@ -38,8 +46,17 @@ impl Image {
         for change in batch {
             match change.clone() {
                 Stored::Meta(meta) => self.meta = Some(meta),
+                Stored::Members(members) => self.members = Some(members),
                 Stored::Record(partition, key, bytes) => {
                     self.records.entry(partition).or_default().insert(key, bytes);
+                }
+                Stored::Hint(target, key, Some(bytes)) => {
+                    self.hints.entry(target).or_default().insert(key, bytes);
+                }
+                Stored::Hint(target, key, None) => {
+                    if let Some(hints) = self.hints.get_mut(&target) {
+                        hints.remove(&key);
+                    }
                 }
             }
         }
@@ -48,6 +65,11 @@ impl Image {
     fn read(&self, partition: Partition, key: &Key) -> Found {
         let bytes = self.records.get(&partition).and_then(|records| records.get(key));
         bytes.map_or(Found::Nothing, |bytes| decode_record(partition, key, bytes.clone()))
+    }
+
+    fn read_hint(&self, target: NodeId, key: &Key) -> Found {
+        let bytes = self.hints.get(&target).and_then(|hints| hints.get(key));
+        bytes.map_or(Found::Nothing, |bytes| decode_hint(target, key, bytes.clone()))
     }
 }
 
@@ -100,6 +122,13 @@ impl MemoryStore {
     pub fn read_durable(&self, partition: Partition, key: &Key) -> Found {
         self.state().durable.read(partition, key)
     }
+
+    /// What would be kept of a key for others after a power cut now that loses everything unsynced.
+    pub fn hints_durable(&self, key: &Key) -> Vec<(NodeId, Found)> {
+        let state = self.state();
+        let hints = state.durable.hints.iter().filter(|(_, hints)| hints.contains_key(key));
+        hints.map(|(target, _)| (*target, state.durable.read_hint(*target, key))).collect()
+    }
 }
 
 impl Store for MemoryStore {
@@ -134,9 +163,57 @@ impl Store for MemoryStore {
         Ok(listing)
     }
 
+    fn members(&self) -> Result<Option<Members>, StoreError> {
+        Ok(self.state().live.members.clone())
+    }
+
+    fn read_hint(&self, target: NodeId, key: &Key) -> Result<Found, StoreError> {
+        Ok(self.state().live.read_hint(target, key))
+    }
+
+    fn list_hints(
+        &self,
+        target: NodeId,
+        after: Option<&Key>,
+        limit_bytes: usize,
+    ) -> Result<HintPage, StoreError> {
+        let state = self.state();
+        let mut page = HintPage::default();
+        let Some(hints) = state.live.hints.get(&target) else { return Ok(page) };
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut rest = hints.range((from, Bound::Unbounded));
+        let mut bytes = 0;
+        for (key, stored) in rest.by_ref() {
+            bytes += stored.len();
+            page.hints.push((key.clone(), decode_hint(target, key, stored.clone())));
+            if bytes >= limit_bytes {
+                page.more = rest.next().is_some();
+                break;
+            }
+        }
+        Ok(page)
+    }
+
+    fn hint_totals(&self) -> Result<Vec<(NodeId, HintTotal)>, StoreError> {
+        let state = self.state();
+        let total = |(target, hints): (&NodeId, &BTreeMap<Key, Bytes>)| {
+            let mut total = HintTotal::default();
+            for (key, bytes) in hints {
+                total.add(key, &decode_hint(*target, key, bytes.clone()));
+            }
+            (*target, total)
+        };
+        Ok(state.live.hints.iter().filter(|(_, hints)| !hints.is_empty()).map(total).collect())
+    }
+
     fn apply(&self, changes: &[Change]) -> Result<(), StoreError> {
         let store = |change: &Change| match change {
             Change::Meta(meta) => Stored::Meta(meta.clone()),
+            Change::Members(members) => Stored::Members(members.clone()),
+            Change::Hint { target, key, record } => {
+                let bytes = record.as_ref().map(|record| encode_hint(*target, key, record).into());
+                Stored::Hint(*target, key.clone(), bytes)
+            }
             Change::Record { partition, key, record } => {
                 let bytes = encode_record(*partition, key, record);
                 Stored::Record(*partition, key.clone(), bytes.into())

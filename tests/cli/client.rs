@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::fake::{Fake, Manners};
 use bytes::Bytes;
 use pixii::client::{Client, Failure, Options, Put};
-use pixii::message::Refusal;
+use pixii::message::{Refusal, Roll};
 use pixii::types::{Key, MAX_VALUE_BYTES, NodeId, Partition};
 
 const TIMEOUT_MS: u32 = 5_000;
@@ -26,7 +26,7 @@ async fn client(fake: &Fake) -> Client {
 
 fn put(client: &Client, key: &Key, value: &'static str, context: Option<Bytes>) -> Put {
     let value = Bytes::from_static(value.as_bytes());
-    Put { key: key.clone(), value, context, write: client.write_id(), w: None }
+    Put { key: key.clone(), value, context, write: client.write_id(), w: None.into() }
 }
 
 #[test]
@@ -148,7 +148,7 @@ fn refusals_of_the_node_move_on_and_refusals_of_the_request_do_not() {
         let no_space = Refusal::NoSpace { free_bytes: 1, reserve_bytes: 2 };
         fake.behave(homes[0], Manners::Refuse(no_space));
         client.put(put(&client, &key, "v", None), TIMEOUT_MS).await.unwrap();
-        let unreachable = Refusal::Unreachable { reachable: 1, needed: 2 };
+        let unreachable = Refusal::Unreachable { reachable: 1, needed: 2, roll: Roll::default() };
         fake.all_behave(&Manners::Refuse(unreachable.clone()));
         let error = client.get(&key, None, TIMEOUT_MS).await.unwrap_err();
         assert_eq!(error, Failure::Refused(unreachable));

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
-use pixii::message::Refusal;
+use pixii::message::{Refusal, Roll};
 use pixii::types::Key;
 use serde_json::Value;
 
@@ -126,6 +126,7 @@ fn refusals_unknown_outcomes_and_dead_ends_have_codes_of_their_own() {
     let fake = Fake::start(2, 2);
     fake.all_behave(&Manners::Refuse(Refusal::NoQuorum {
         answered: 1,
+        roll: Roll::default(),
         needed: 2,
         timeout_ms: 500,
     }));
@@ -199,6 +200,7 @@ fn every_verb_has_help_with_examples() {
         "status",
         "ring",
         "node",
+        "emulate",
         "dev",
         "demo",
         "sim",

@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle};
 
 use bytes::BytesMut;
 use pixii::causal::{Actor, Context, Object, Version};
-use pixii::members::{Member, Members};
+use pixii::members::{Member, Members, Opinion};
 use pixii::message::{
     Call, CallBody, PeerStatus, Refusal, Reply, ReplyBody, Request, Response, RingReport,
     StatusReport,
@@ -64,7 +64,7 @@ impl Fake {
         let address = |listener: &TcpListener| listener.local_addr().unwrap().to_string();
         let members: Vec<Member> = (1..)
             .zip(&listeners)
-            .map(|(number, l)| Member { name: format!("n{number}"), address: address(l) })
+            .map(|(number, l)| Member::configured(format!("n{number}"), address(l)))
             .collect();
         let node = |member: &Member| Node {
             name: member.name.clone(),
@@ -77,7 +77,15 @@ impl Fake {
         let members = Members::new(members);
         let world = Arc::new(World {
             ring: Ring::new(&members.ids(), n, 16).unwrap(),
-            report: RingReport { members, n, partitions: 16, r: 1, w: 1 },
+            report: RingReport {
+                members,
+                n,
+                partitions: 16,
+                r: 1,
+                w: 1,
+                strict: false,
+                avoided: Vec::new(),
+            },
             nodes,
             data: Mutex::default(),
             writes: Mutex::default(),
@@ -181,6 +189,7 @@ fn converse(world: &World, at: usize, mut stream: TcpStream) -> Option<()> {
         let body = match call.body {
             CallBody::Ring => ReplyBody::Ring(world.report.clone()),
             CallBody::Status => ReplyBody::Status(status(world, at)),
+            CallBody::Emulate(_) => ReplyBody::Emulated(Err("this node is a fake".into())),
             CallBody::Stop => {
                 world.nodes[at].stopped.store(true, Ordering::SeqCst);
                 ReplyBody::Stopping
@@ -282,6 +291,12 @@ fn status(world: &World, at: usize) -> StatusReport {
         name: member.name.clone(),
         address: member.address.clone(),
         up: true,
+        opinion: Opinion::Up,
+        phi_hundredths: 12,
+        latency_us: Some(1_500),
+        hints: 0,
+        hint_bytes: 0,
+        hint_age_ms: 0,
         dropped: 0,
     };
     StatusReport {
@@ -297,6 +312,8 @@ fn status(world: &World, at: usize) -> StatusReport {
         partitions: 16,
         disk_bytes: 4_096,
         peers: peers.map(peer).collect(),
+        hint_limit_bytes: 1 << 30,
+        emulated: Vec::new(),
         counters: vec![("puts".into(), 3)],
     }
 }

@@ -38,7 +38,7 @@ fn every_way_to_end_has_its_code() {
     assert_eq!(house.run(&["get", other, "--timeout", "2000"]).done(), "fine");
     house.cluster.kill("n3").unwrap();
     house.cluster.kill("n2").unwrap();
-    let sentence = "pixii: no quorum: 1 of 2 replicas can answer\n";
+    let sentence = "pixii: no quorum: 1 of 2 replicas can answer (counted: n1; silent or unreachable: n2, n3)\n";
     for arguments in [&["put", key, "x"][..], &["get", key], &["delete", key]] {
         assert_eq!(house.run(arguments).said(), (4, sentence), "{arguments:?}");
     }

@@ -140,6 +140,13 @@ pub struct House {
 impl House {
     /// A running cluster with N = 3 (or as many as there are nodes), R = W = majority.
     pub fn start(nodes: usize) -> Self {
+        let mut house = House::create(nodes);
+        house.start_all();
+        house
+    }
+
+    /// The same, before any daemon is started.
+    pub fn create(nodes: usize) -> Self {
         let n = nodes.min(3) as u8;
         let (r, w) = (n / 2 + 1, n / 2 + 1);
         let shape = Shape { cluster: "test".into(), nodes, n, r, w, partitions: 64 };
@@ -147,9 +154,7 @@ impl House {
         let program = env!("CARGO_BIN_EXE_pixii").into();
         let cluster = Cluster::create(program, dir.path(), &shape, None).unwrap();
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-        let mut house = House { cluster, dir, runtime };
-        house.start_all();
-        house
+        House { cluster, dir, runtime }
     }
 
     /// Starts what does not run, and waits until all are linked.

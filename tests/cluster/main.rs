@@ -18,4 +18,6 @@ mod harness;
 #[cfg(test)]
 mod intruders;
 #[cfg(test)]
+mod network;
+#[cfg(test)]
 mod transfer;

@@ -70,7 +70,9 @@ fn an_interrupted_load_goes_on_and_failed_lines_are_kept() {
     let arguments = ["load", "few.tsv", "-w", "3", "--failed", "rest.tsv", "--timeout", "1000"];
     let told = house.run(&arguments);
     assert_eq!((told.code, told.err.as_str()), (4, "pixii: those lines are in rest.tsv\n"));
-    assert!(told.out.contains("refused 100: no quorum: 2 of 3 replicas can answer\n"));
+    assert!(told.out.contains(
+        "refused 100: no quorum: 2 of 3 replicas can answer (counted: n1, n3; silent or unreachable: n2)\n"
+    ));
     assert_eq!(lines(&fs::read_to_string(house.path("rest.tsv")).unwrap()), lines(&few));
     house.start_all();
     house.run(&["load", "rest.tsv", "-w", "3"]).done();

@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use pixii::config::Config;
 use pixii::engine::{self, ServeError};
+use pixii::members::Members;
 use pixii::message::{Call, CallBody, Reply, ReplyBody, Request, Response, StatusReport};
 use pixii::store::memory::MemoryStore;
-use pixii::store::{Change, Found, Listing, Meta, Store, StoreError};
-use pixii::types::{Blob, Key, Partition, WriteId};
+use pixii::store::{Change, Found, HintPage, HintTotal, Listing, Meta, Store, StoreError};
+use pixii::types::{Blob, Key, NodeId, Partition, WriteId};
 use pixii::wire::{self, Hello, MAX_FRAME_BYTES, Welcome};
 use tokio::sync::mpsc;
 
@@ -59,10 +60,14 @@ pub struct Daemon {
 
 impl Daemon {
     pub fn start(ports: &[u16], own: usize, store: Arc<dyn Store>) -> Self {
+        Daemon::with(config(ports, own), ports[own], store)
+    }
+
+    /// A daemon with a configuration of its own, which listens on `port`.
+    pub fn with(config: Config, port: u16, store: Arc<dyn Store>) -> Self {
         let (stop, stopped) = mpsc::channel(1);
-        let config = config(ports, own);
         let thread = thread::spawn(move || engine::run(&config, store, stopped));
-        Daemon { port: ports[own], stop, thread: Some(thread) }
+        Daemon { port, stop, thread: Some(thread) }
     }
 
     pub fn alone(store: Arc<dyn Store>) -> Self {
@@ -223,12 +228,12 @@ pub fn key(name: &str) -> Key {
 }
 
 pub fn get(name: &str) -> Request {
-    Request::Get { key: key(name), r: None }
+    Request::Get { key: key(name), r: None.into() }
 }
 
 pub fn put(name: &str, value: &[u8]) -> Request {
     let value = Blob(value.to_vec().into());
-    Request::Put { key: key(name), value, context: None, write: WriteId(7), w: None }
+    Request::Put { key: key(name), value, context: None, write: WriteId(7), w: None.into() }
 }
 
 pub fn values(response: Response) -> Vec<Blob> {
@@ -272,6 +277,18 @@ impl Store for Faulty {
     }
     fn list(&self, p: Partition, after: Option<&Key>, l: usize) -> Result<Listing, StoreError> {
         self.inner.list(p, after, l)
+    }
+    fn members(&self) -> Result<Option<Members>, StoreError> {
+        self.inner.members()
+    }
+    fn read_hint(&self, target: NodeId, key: &Key) -> Result<Found, StoreError> {
+        self.inner.read_hint(target, key)
+    }
+    fn list_hints(&self, t: NodeId, a: Option<&Key>, l: usize) -> Result<HintPage, StoreError> {
+        self.inner.list_hints(t, a, l)
+    }
+    fn hint_totals(&self) -> Result<Vec<(NodeId, HintTotal)>, StoreError> {
+        self.inner.hint_totals()
     }
     fn apply(&self, changes: &[Change]) -> Result<(), StoreError> {
         self.inner.apply(changes)

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use pixii::client::{Client, Options, Put};
+use pixii::message::Quorum;
 use pixii::types::{Key, NodeId};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -94,7 +95,12 @@ impl Acts<'_> {
     ) -> Result<Expected, Trouble> {
         self.story.step("A file is loaded")?;
         let begun = Instant::now();
-        let plan = Plan { r: None, w: None, timeout_ms: TIMEOUT_MS, blind: false };
+        let plan = Plan {
+            r: Quorum::default(),
+            w: Quorum::default(),
+            timeout_ms: TIMEOUT_MS,
+            blind: false,
+        };
         let mut pour = Pour::new(client.clone(), plan, IN_FLIGHT, Counts::default());
         pour.run(lines::read(file.clone(), Start::default(), false), self.interrupt).await;
         if let Some(Stop::Input(why) | Stop::Fault(why)) = &pour.stop {
@@ -143,7 +149,7 @@ impl Acts<'_> {
         let key = parse_key(&"demo/cart".into(), false)?;
         let put = |value: &'static str, context: Bytes| {
             let (write, value) = (client.write_id(), Bytes::from_static(value.as_bytes()));
-            Put { key: key.clone(), value, context: Some(context), write, w: None }
+            Put { key: key.clone(), value, context: Some(context), write, w: None.into() }
         };
         let seen = client.get(&key, None, TIMEOUT_MS).await?.context;
         let (ann, bob) = (put("milk", seen.clone()), put("bread", seen));
@@ -203,8 +209,13 @@ impl Acts<'_> {
                 let value = Bytes::from(format!("held by all three, number {number}"));
                 let write = client.write_id();
                 let (key_again, value_again) = (key.clone(), value.clone());
-                let put =
-                    Put { key: key_again, value: value_again, context: None, write, w: Some(3) };
+                let put = Put {
+                    key: key_again,
+                    value: value_again,
+                    context: None,
+                    write,
+                    w: Some(3).into(),
+                };
                 client.put(put, TIMEOUT_MS).await?;
                 expected.insert(key, value);
             }
@@ -276,7 +287,8 @@ impl Work {
 }
 
 async fn keep_writing(client: Client, writer: u64, stop: Arc<AtomicBool>) -> Result<Work, Trouble> {
-    let plan = Plan { r: None, w: None, timeout_ms: TIMEOUT_MS, blind: true };
+    let plan =
+        Plan { r: Quorum::default(), w: Quorum::default(), timeout_ms: TIMEOUT_MS, blind: true };
     let mut work = Work::default();
     for number in 0u64.. {
         if stop.load(Ordering::Relaxed) {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pixii::client::{Client, Failure, Put};
+use pixii::message::Quorum;
 use pixii::message::Refusal;
 use pixii::types::{Key, WriteId};
 use tokio::time::{Instant, sleep};
@@ -17,9 +18,9 @@ const PAUSE: Duration = Duration::from_millis(50);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
     /// Replicas that answer a read, or the cluster's default.
-    pub(crate) r: Option<u8>,
+    pub(crate) r: Quorum,
     /// Replicas that hold a write, or the cluster's default.
-    pub(crate) w: Option<u8>,
+    pub(crate) w: Quorum,
     /// Time for reading and writing one key, in milliseconds, with all attempts.
     pub(crate) timeout_ms: u32,
     /// Put without reading the context first.

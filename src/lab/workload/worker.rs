@@ -152,7 +152,7 @@ impl Worker {
         let act = Act::Put { bytes: value.len() as u32 };
         self.issue(Issued { write, key: key.clone(), act, covers: covers.clone() }).await?;
         let context = seen.map(|seen| seen.context);
-        let put = Put { key: key.clone(), value, context, write, w: self.shared.spec.w };
+        let put = Put { key: key.clone(), value, context, write, w: self.shared.spec.w.into() };
         let begun = Instant::now();
         let answer = self.shared.client.put(put, self.shared.spec.timeout_ms).await;
         self.settle(write, &answer).await?;

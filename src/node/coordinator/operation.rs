@@ -1,12 +1,13 @@
 //! A request under way: whom it waits for, and what it answers in each way that it may end.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 use super::Origin;
 use crate::causal::{Context, Dot, Object};
-use crate::message::{Refusal, Response};
+use crate::members::Members;
+use crate::message::{Refusal, Request, Response, Roll};
 use crate::store::Listing;
-use crate::tally::Tally;
+use crate::tally::{Answer, Tally};
 use crate::types::{Blob, Key, Micros, NodeId, Partition};
 use crate::wire;
 
@@ -18,10 +19,16 @@ pub(super) struct Operation {
     pub(super) timeout_ms: u32,
     pub(super) tally: Tally,
     pub(super) kind: Kind,
-    /// Who was asked to read and has not answered.
+    /// Who may stand in for a home, in order of preference; nobody if only homes count.
+    pub(super) stand_ins: VecDeque<NodeId>,
+    /// Homes that this node keeps a write for itself, for want of stand-ins.
+    pub(super) kept_here: BTreeSet<NodeId>,
+    /// Who was asked and has not answered.
     pub(super) open: Vec<Question>,
     /// True once the answer has left.
     pub(super) answered: bool,
+    /// Bytes of values that it has kept in memory since.
+    pub(super) lingering_bytes: usize,
 }
 
 /// A question to a replica.
@@ -38,10 +45,27 @@ pub(super) struct Question {
 /// What is asked, and what has come of it.
 #[derive(Debug)]
 pub(super) enum Kind {
-    Write { key: Key, seen: Context, minted: Option<(Object, Option<Dot>)> },
-    Get { key: Key, merged: Object, copies: Vec<(NodeId, Object)> },
-    Keys { partition: Partition, after: Option<Key>, limit_bytes: u32, pages: Vec<Listing> },
-    Forwarded { to: NodeId, writes: bool },
+    Write {
+        key: Key,
+        seen: Context,
+        minted: Option<(Object, Option<Dot>)>,
+    },
+    Get {
+        key: Key,
+        merged: Object,
+        copies: Vec<(NodeId, Object)>,
+    },
+    Keys {
+        partition: Partition,
+        after: Option<Key>,
+        limit_bytes: u32,
+        pages: Vec<Listing>,
+    },
+    /// The homes that may coordinate it get it in turn if it reads, and only the first one if it writes.
+    Forwarded {
+        request: Request,
+        writes: bool,
+    },
 }
 
 impl Operation {
@@ -49,6 +73,27 @@ impl Operation {
     pub(super) fn close(&mut self, from: NodeId) -> Option<Question> {
         let at = self.open.iter().position(|question| question.to == from)?;
         Some(self.open.swap_remove(at))
+    }
+
+    /// True if it waits for nothing any more, once it is answered.
+    pub(super) fn is_over(&self) -> bool {
+        match &self.kind {
+            Kind::Get { .. } => self.open.is_empty(),
+            Kind::Write { minted, .. } => {
+                minted.is_none() || self.open.is_empty() || self.tally.is_full()
+            }
+            Kind::Keys { .. } | Kind::Forwarded { .. } => true,
+        }
+    }
+
+    /// Bytes of values that it keeps in memory.
+    pub(super) fn bytes(&self) -> usize {
+        let object = match &self.kind {
+            Kind::Write { minted: Some((object, _)), .. } => object,
+            Kind::Get { merged, .. } => merged,
+            _ => return 0,
+        };
+        object.values().map(|(_, version)| version.value.0.len()).sum()
     }
 
     /// The answer once the quorum is reached.
@@ -72,21 +117,25 @@ impl Operation {
                 let Listing { keys, more } = merge_pages(pages);
                 Response::Keys { keys, more }
             }
-            Kind::Forwarded { .. } => self.failure(),
+            Kind::Forwarded { .. } => self.failure(&Members::default()),
         }
     }
 
     /// The answer before the deadline, when too few replicas are left to answer.
-    pub(super) fn hopeless(&self) -> Response {
+    pub(super) fn hopeless(&self, members: &Members) -> Response {
         let (reachable, needed) = (self.tally.hopeful(), self.tally.needed());
-        match self.failure() {
-            Response::Refused(_) => Response::Refused(Refusal::Unreachable { reachable, needed }),
+        match self.failure(members) {
+            Response::Refused(_) => {
+                // Who can still answer would have counted.
+                let roll = self.roll(members, true);
+                Response::Refused(Refusal::Unreachable { reachable, needed, roll })
+            }
             unknown => unknown,
         }
     }
 
     /// The answer at the deadline: a write that was sent may still happen.
-    pub(super) fn failure(&self) -> Response {
+    pub(super) fn failure(&self, members: &Members) -> Response {
         let (counted, needed) = (self.tally.counted(), self.tally.needed());
         let timeout_ms = self.timeout_ms;
         match &self.kind {
@@ -94,9 +143,29 @@ impl Operation {
                 Response::Unknown { acknowledged: counted, needed, timeout_ms }
             }
             Kind::Get { .. } | Kind::Keys { .. } | Kind::Forwarded { writes: false, .. } => {
-                Response::Refused(Refusal::NoQuorum { answered: counted, needed, timeout_ms })
+                let (answered, roll) = (counted, self.roll(members, false));
+                Response::Refused(Refusal::NoQuorum { answered, roll, needed, timeout_ms })
             }
         }
+    }
+
+    /// Who took part and who did not.
+    fn roll(&self, members: &Members, early: bool) -> Roll {
+        let mut roll = Roll::default();
+        for (node, answer) in self.tally.nodes() {
+            let home = self.tally.is_home(node);
+            match answer {
+                Answer::Counted => &mut roll.counted,
+                Answer::Unasked | Answer::Asked if home && early => &mut roll.counted,
+                // That a stand-in has nothing is no news.
+                Answer::Uncounted if home => &mut roll.uncounted,
+                Answer::Unasked | Answer::Asked | Answer::Failed if home => &mut roll.silent,
+                _ => continue,
+            }
+            .push(members.name(node));
+        }
+        roll.sort();
+        roll
     }
 }
 

@@ -5,18 +5,31 @@ use std::collections::BTreeMap;
 
 use crate::types::{MILLI, Micros, NodeId};
 
-/// An answer is late after this time at least: below it lies what a busy machine does to everyone.
-const MIN_PATIENCE: Micros = 5 * MILLI;
-/// An answer is late after this time at most.
-const MAX_PATIENCE: Micros = 250 * MILLI;
-/// What is taken for the patience with a replica that was never asked.
-const FIRST_PATIENCE: Micros = 25 * MILLI;
+/// When an answer is late.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    /// After this time at least: below it lies what a busy machine does to everyone.
+    least: Micros,
+    /// After this time at most.
+    most: Micros,
+    /// After this time with a replica that was never asked.
+    first: Micros,
+}
+
+/// For a copy.
+pub(super) const READS: Bounds = Bounds { least: 5 * MILLI, most: 250 * MILLI, first: 25 * MILLI };
+/// For a confirmation that something is synced: a disk takes its time.
+pub(super) const WRITES: Bounds =
+    Bounds { least: 25 * MILLI, most: 500 * MILLI, first: 100 * MILLI };
 /// A replica that has left a question open is tried again after this time.
 const RETRY: Micros = 1_000 * MILLI;
 
 /// What is known of the replicas' speed.
-#[derive(Debug, Default)]
-pub(super) struct Paces(BTreeMap<NodeId, Pace>);
+#[derive(Debug)]
+pub(super) struct Paces {
+    bounds: Bounds,
+    paces: BTreeMap<NodeId, Pace>,
+}
 
 #[derive(Debug, Default)]
 struct Pace {
@@ -27,14 +40,30 @@ struct Pace {
 }
 
 impl Paces {
+    /// Nothing is known of anybody.
+    pub(super) fn new(bounds: Bounds) -> Self {
+        Paces { bounds, paces: BTreeMap::new() }
+    }
+
+    /// The smoothed latency of a node; `None` before it ever answered.
+    pub(super) fn latency(&self, node: NodeId) -> Option<Micros> {
+        self.paces.get(&node)?.estimate.map(|(mean, _)| mean)
+    }
+
+    /// True if the node has left a question open for longer than it should.
+    pub(super) fn is_silent(&self, now: Micros, node: NodeId) -> bool {
+        let open_since = self.paces.get(&node).and_then(|pace| pace.open_since);
+        open_since.is_some_and(|since| now >= since + self.patience(node))
+    }
+
     /// Notes that a question leaves for `node` now.
     pub(super) fn asked(&mut self, now: Micros, node: NodeId) {
-        self.0.entry(node).or_default().open_since.get_or_insert(now);
+        self.paces.entry(node).or_default().open_since.get_or_insert(now);
     }
 
     /// Notes that `node` has answered something; `since` is when it was asked, if it was to read.
     pub(super) fn answered(&mut self, now: Micros, node: NodeId, since: Option<Micros>) {
-        let pace = self.0.entry(node).or_default();
+        let pace = self.paces.entry(node).or_default();
         pace.open_since = None;
         let Some(latency) = since.map(|since| now.saturating_sub(since)) else { return };
         pace.estimate = Some(match pace.estimate {
@@ -48,29 +77,22 @@ impl Paces {
 
     /// How long an answer of `node` may take before it is late.
     pub(super) fn patience(&self, node: NodeId) -> Micros {
-        let estimate = self.0.get(&node).and_then(|pace| pace.estimate);
-        estimate.map_or(FIRST_PATIENCE, |(mean, deviation)| {
-            (mean + 4 * deviation).clamp(MIN_PATIENCE, MAX_PATIENCE)
-        })
+        let estimate = self.paces.get(&node).and_then(|pace| pace.estimate);
+        let Bounds { least, most, first } = self.bounds;
+        estimate.map_or(first, |(mean, deviation)| (mean + 4 * deviation).clamp(least, most))
     }
 
     /// Sorts `nodes` by how soon they are expected to answer: silent ones last, and otherwise equal ones as
     /// they are. One that has been silent for long is tried again, once.
     pub(super) fn sort(&mut self, now: Micros, nodes: &mut [NodeId]) {
         for node in nodes.iter() {
-            if let Some(pace) = self.0.get_mut(node)
+            if let Some(pace) = self.paces.get_mut(node)
                 && pace.open_since.is_some_and(|since| now >= since + RETRY)
             {
                 pace.open_since = None;
             }
         }
-        nodes.sort_by_key(|node| {
-            let pace = self.0.get(node);
-            let silent = pace
-                .and_then(|pace| pace.open_since)
-                .is_some_and(|since| now >= since + self.patience(*node));
-            (silent, pace.and_then(|pace| pace.estimate).map_or(0, |(mean, _)| mean))
-        });
+        nodes.sort_by_key(|node| (self.is_silent(now, *node), self.latency(*node).unwrap_or(0)));
     }
 }
 
@@ -89,7 +111,7 @@ mod tests {
 
     #[test]
     fn the_fastest_is_first_and_the_silent_last_until_it_is_tried_again() {
-        let mut paces = Paces::default();
+        let mut paces = Paces::new(READS);
         assert_eq!(order(&mut paces, 0), [A, B], "equals stay as they are");
         for round in 0..50 {
             let now = round * 100 * MILLI;
@@ -100,15 +122,15 @@ mod tests {
         }
         assert_eq!(order(&mut paces, 5_000 * MILLI), [B, A]);
         assert!((8 * MILLI..9 * MILLI).contains(&paces.patience(A)), "{}", paces.patience(A));
-        assert_eq!(paces.patience(B), MIN_PATIENCE);
+        assert_eq!(paces.patience(B), READS.least);
         let asked = 5_000 * MILLI;
         paces.asked(asked, B);
         assert_eq!(
-            order(&mut paces, asked + MIN_PATIENCE - 1),
+            order(&mut paces, asked + READS.least - 1),
             [B, A],
             "it may still answer in time"
         );
-        assert_eq!(order(&mut paces, asked + MIN_PATIENCE), [A, B]);
+        assert_eq!(order(&mut paces, asked + READS.least), [A, B]);
         assert_eq!(order(&mut paces, asked + RETRY), [B, A], "a frozen node may be back");
         paces.asked(asked + RETRY, B);
         assert_eq!(order(&mut paces, asked + RETRY + 6 * MILLI), [A, B]);
@@ -122,9 +144,9 @@ mod tests {
 
     #[test]
     fn patience_has_bounds() {
-        let mut paces = Paces::default();
-        assert_eq!(paces.patience(A), FIRST_PATIENCE);
+        let mut paces = Paces::new(READS);
+        assert_eq!(paces.patience(A), READS.first);
         paces.answered(10_000 * MILLI, A, Some(0));
-        assert_eq!(paces.patience(A), MAX_PATIENCE);
+        assert_eq!(paces.patience(A), READS.most);
     }
 }

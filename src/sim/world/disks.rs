@@ -15,7 +15,7 @@ impl World {
                 self.hosts[at].writes.push_back((mark, changes));
                 self.write(at);
             }
-            Work::Read { .. } | Work::List { .. } => {
+            Work::Read { .. } | Work::List { .. } | Work::Hints { .. } => {
                 let when = self.now + self.rng.below(self.slowness(at) * self.plan.mean_disk);
                 self.schedule(when, Event::Disk { at, life, work });
             }
@@ -103,9 +103,15 @@ impl World {
             return;
         }
         let done = match work {
-            Work::Read { token, partition, key } => {
+            Work::Read { token, partition, key, hints_for } => {
                 let found = host.store.read(partition, &key).unwrap_or(Found::Damaged);
-                Done::Read { token, found }
+                let hint =
+                    |target| (target, host.store.read_hint(target, &key).unwrap_or(Found::Damaged));
+                Done::Read { token, found, hints: hints_for.into_iter().map(hint).collect() }
+            }
+            Work::Hints { token, target, after, limit_bytes } => {
+                let page = host.store.list_hints(target, after.as_ref(), limit_bytes);
+                Done::Hints { token, page: page.unwrap_or_default() }
             }
             Work::List { token, partition, after, limit_bytes } => {
                 let listing = host.store.list(partition, after.as_ref(), limit_bytes);

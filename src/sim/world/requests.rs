@@ -1,12 +1,12 @@
 //! Clients in the world: what they ask, what they are told, and when it is judged.
 
-use super::super::judge::{Acknowledgement, Broken};
+use super::super::judge::{Acknowledgement, Broken, Image};
 use super::{Event, Host, World, client_id};
 use bytes::Bytes;
 
 use crate::causal::{Context, Object};
 use crate::emulation::Verdict;
-use crate::message::{Call, CallBody, Refusal, Reply, ReplyBody, Request, Response};
+use crate::message::{Call, CallBody, Quorum, Refusal, Reply, ReplyBody, Request, Response};
 use crate::node::Node;
 use crate::ring::Ring;
 use crate::store::{Found, Store};
@@ -29,10 +29,12 @@ impl World {
                 self.count("keys without an authoritative home");
                 continue;
             }
-            let get = Request::Get { key: key.clone(), r: Some(r) };
+            let asked = Quorum { replicas: Some(r), strict: Some(true) };
+            let get = Request::Get { key: key.clone(), r: asked };
             let list = Request::Keys { partition, after: None, limit_bytes: 1 << 20, r: Some(r) };
             self.last_requests.extend([(key.clone(), get), (key, list)]);
         }
+        self.clients[0].is_done = false;
         self.schedule(self.now, Event::Next { client: 0 });
     }
 
@@ -41,7 +43,13 @@ impl World {
         let partition = self.ring.partition(key);
         self.hosts.iter().filter(move |host| {
             let meta = host.node.as_ref().map(Node::meta);
-            let sound = host.store.read(partition, key) != Ok(Found::Damaged);
+            let awaited = || self.hosts.iter().any(|other| !self.kept(other, host).is_empty());
+            let sound = match host.store.read(partition, key) {
+                Ok(Found::Record(_)) => true,
+                // What it has not counts for nothing while others keep hints for it.
+                Ok(Found::Nothing) => !awaited(),
+                _ => false,
+            };
             self.ring.homes(partition).contains(&host.id)
                 && meta.is_some_and(|meta| !meta.without_authority.contains(&partition))
                 && sound
@@ -51,14 +59,18 @@ impl World {
     pub(super) fn next_request(&mut self, client: usize) {
         if let Some((key, request)) = self.last_requests.pop_front() {
             let quorum = match &request {
-                Request::Get { r, .. } | Request::Keys { r, .. } => r.unwrap_or(self.plan.n),
-                Request::Put { w, .. } | Request::Delete { w, .. } => w.unwrap_or(self.plan.n),
+                Request::Get { r: quorum, .. }
+                | Request::Put { w: quorum, .. }
+                | Request::Delete { w: quorum, .. } => quorum.replicas,
+                Request::Keys { r, .. } => *r,
             };
-            self.clients[client].begin(request, key, quorum, self.now);
+            let quorum = quorum.unwrap_or(self.plan.n);
+            self.clients[client].begin(request, key, (quorum, true), self.now);
             let body = self.clients[client].attempt(&self.plan);
             return self.send_call(client, body);
         }
-        if self.issued >= self.plan.operations {
+        if self.issued >= self.plan.operations || self.healing {
+            self.clients[client].is_done = true;
             return;
         }
         self.issued += 1;
@@ -79,7 +91,7 @@ impl World {
         let frame = wire::frame(&Call { id: current.call, body });
         let to = current.host;
         // A connection carries a call once or breaks.
-        match self.net.verdict(client_id(client), self.hosts[to].id) {
+        match self.net.verdict(self.now, client_id(client), self.hosts[to].id) {
             Verdict::Deliver(delays) => {
                 let delay = delays.first().copied().unwrap_or_default();
                 self.schedule(self.now + delay, Event::ToHost { client, to, frame });
@@ -102,15 +114,15 @@ impl World {
         let verdict = match (response, current.write) {
             (Response::Written { dot, context, .. }, Some(write)) => {
                 let (w, context) = (current.quorum, unseal(key, context));
-                let (since, now) = (current.since, self.now);
-                let told = Acknowledgement { since, now, w, dot: *dot, context };
+                let (since, now, strict) = (current.since, self.now, current.strict);
+                let told = Acknowledgement { since, now, w, strict, dot: *dot, context };
                 let durable = self.durable(key);
                 self.judge.acknowledge(write, told, &durable)
             }
             (Response::Found { values, context, .. }, None) => {
                 let (seen, durable) = (unseal(key, context), self.durable(key));
                 let values: Vec<Vec<u8>> = values.iter().map(|value| value.0.to_vec()).collect();
-                let quorums = (current.quorum, n);
+                let quorums = (current.quorum, n, current.strict);
                 self.judge.check_read(key, current.since, quorums, &values, &seen, &durable)
             }
             _ => Ok(()),
@@ -118,9 +130,19 @@ impl World {
         self.broken = self.broken.take().or(verdict.err());
     }
 
-    /// What each home of a key would have after a power cut now.
-    fn durable(&self, key: &Key) -> Vec<Object> {
-        self.hosts.iter().map(|host| image(host, &self.ring, key)).collect()
+    /// What each host would have of a key after a power cut now.
+    fn durable(&self, key: &Key) -> Vec<Image> {
+        let homes = self.ring.homes(self.ring.partition(key));
+        let image = |host: &Host| {
+            let place = |id: NodeId| homes.iter().position(|home| *home == id);
+            let hint = |(target, found)| match found {
+                Found::Record(record) => Some((place(target)?, record.object)),
+                Found::Nothing | Found::Damaged => None,
+            };
+            let hints = host.store.hints_durable(key).into_iter().filter_map(hint).collect();
+            Image { home: place(host.id), own: image(host, &self.ring, key), hints }
+        };
+        self.hosts.iter().map(image).collect()
     }
 
     pub(super) fn take_reply(&mut self, client: usize, frame: &Bytes) {
@@ -205,7 +227,7 @@ impl World {
         for at in 0..self.plan.keys {
             let Ok(key) = Key::new(format!("key{at}").into_bytes()) else { continue };
             let images = self.durable(&key);
-            let merged = images.iter().fold(Object::default(), |all, one| all.sync(one));
+            let merged = images.iter().fold(Object::default(), |all, one| all.sync(&one.joined()));
             self.tell(&key, || format!("at the end, all disks merged: {merged:?}"));
             // The last read asked all of them, so it has repaired those that were behind.
             let copies =
@@ -221,7 +243,7 @@ impl World {
     }
 }
 
-/// What a host would have of a key after a power cut now.
+/// The record that a host would have of a key after a power cut now.
 fn image(host: &Host, ring: &Ring, key: &Key) -> Object {
     match host.store.read_durable(ring.partition(key), key) {
         Found::Record(record) => record.object,

@@ -1,7 +1,7 @@
 //! A stopped store, read whole: every record, checksum, chunk and head, and what is kept beside them. No
 //! record is written and no life of the store begins.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::Path;
 
@@ -9,10 +9,11 @@ use blake3::Hasher;
 use bytes::Bytes;
 
 use super::files::Directory;
-use super::layout::{self, Head, Place, Value};
-use super::{DiskStore, Fault, OpenError, life};
-use crate::store::{Found, Meta, Record, schema};
-use crate::types::{Key, Partition, first_u64};
+use super::layout::{self, At, CHUNKS, HINTS, Head, Place, Value};
+use super::{DiskStore, Fault, OpenError, life, members};
+use crate::members::Members;
+use crate::store::{Found, HintTotal, Meta, Record, schema};
+use crate::types::{Key, NodeId, Partition, first_u64};
 use crate::wire;
 
 /// What a check has read, and how much of it is damaged.
@@ -20,6 +21,8 @@ use crate::wire;
 pub struct CheckReport {
     /// What the store knows of itself; `None` before its first life.
     pub meta: Option<Meta>,
+    /// What it knows of the members; `None` before it was told.
+    pub members: Option<Members>,
     /// Keys with a value.
     pub live_keys: u64,
     /// Keys with more than one value.
@@ -30,13 +33,15 @@ pub struct CheckReport {
     pub tombstones: u64,
     /// Entries of all clocks.
     pub clock_entries: u64,
-    /// Records kept in chunks.
+    /// What is kept for each other member; damaged hints are counted, at no size.
+    pub hints: BTreeMap<NodeId, HintTotal>,
+    /// Records and hints kept in chunks.
     pub chunked: u64,
     /// Chunks, orphans among them.
     pub chunks: u64,
     /// Bytes that the store takes on disk.
     pub disk_bytes: u64,
-    /// Of all keys, clocks and values: equal where two stores hold the same.
+    /// Of all keys, clocks and values, without hints: equal where two stores hold the same.
     pub digest: u64,
     /// Damaged places.
     pub damages: u64,
@@ -49,6 +54,8 @@ pub struct CheckReport {
 pub struct Damage {
     /// Whose record it is, where it is one's.
     pub key: Option<(Partition, Key)>,
+    /// Whose hint it is, of which key, where it is one's.
+    pub hint: Option<(NodeId, Key)>,
     /// What is wrong.
     pub what: String,
 }
@@ -58,12 +65,15 @@ impl fmt::Display for Damage {
         if let Some((partition, key)) = &self.key {
             write!(f, "key {key:?} (partition {}): ", partition.0)?;
         }
+        if let Some((target, key)) = &self.hint {
+            write!(f, "hint for {target:?} of key {key:?}: ")?;
+        }
         f.write_str(&self.what)
     }
 }
 
 /// Reads the whole store in `dir`, which no daemon may have, and shows each damage to `visit`. Memory is
-/// bounded by the page cache of `cache_bytes` bytes and 12 bytes for each chunked record. The error says
+/// bounded by the page cache of `cache_bytes` bytes and 12 bytes for each chunked record or hint. The error says
 /// that the store could not be opened or the disk failed.
 pub fn check(
     dir: &Path,
@@ -83,7 +93,13 @@ pub fn check(
     let fault = |fault| OpenError::from_fault(dir, fault);
     reader.report.meta = life(&store.sled).map_err(fault)?;
     reader.report.disk_bytes = store.sled.disk_bytes().map_err(fault)?;
-    match store.sled.entries(|place, value| reader.entry(place, value)) {
+    reader.report.members = members(&store.sled).map_err(fault)?;
+    // Chunks last: by then all that have any are known.
+    let parts = [(&[][..], Some(&CHUNKS[..])), (&HINTS, None), (&CHUNKS, Some(&HINTS))];
+    let read = parts.into_iter().try_for_each(|(from, to)| {
+        store.sled.range(from, to, |place, value| reader.entry(place, value).map(|()| true))
+    });
+    match read {
         Ok(()) => reader.report.complete = true,
         Err(Fault::Corrupt(reason)) => reader.hidden(&reason),
         Err(other) => return Err(fault(other)),
@@ -105,12 +121,17 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn damage(&mut self, key: Option<(Partition, Key)>, what: impl Into<String>) {
+    fn damage(&mut self, at: Option<At<'_>>, what: impl Into<String>) {
         self.report.damages += 1;
-        (self.visit)(Damage { key, what: what.into() });
+        let (mut key, mut hint) = (None, None);
+        match at {
+            Some(At::Data(partition, of)) => key = Some((partition, of.clone())),
+            Some(At::Hint(target, of)) => hint = Some((target, of.clone())),
+            None => {}
+        }
+        (self.visit)(Damage { key, hint, what: what.into() });
     }
 
-    /// Places come in their order: what the store knows of itself, records and heads, chunks.
     fn entry(&mut self, place: &[u8], bytes: Bytes) -> Result<(), Fault> {
         match Place::decode(place) {
             Some(Place::Meta(name)) => {
@@ -120,8 +141,15 @@ impl Reader<'_> {
                 }
             }
             Some(Place::Data(partition, key)) => {
-                self.last = Some(key.clone());
-                self.record(partition, key, &bytes)?;
+                if let Some(record) = self.record(At::Data(partition, &key), &bytes)? {
+                    self.count(partition, &key, &record);
+                }
+                self.last = Some(key);
+            }
+            Some(Place::Hint(target, key)) => {
+                let hint = self.record(At::Hint(target, &key), &bytes)?;
+                let found = hint.map_or(Found::Damaged, Found::Record);
+                self.report.hints.entry(target).or_default().add(&key, &found);
             }
             Some(Place::Chunk(id, index)) => {
                 self.report.chunks += 1;
@@ -137,8 +165,9 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn record(&mut self, partition: Partition, key: Key, bytes: &Bytes) -> Result<(), Fault> {
-        let (what, record) = match Value::decode(partition, &key, bytes) {
+    /// The record or hint of these bytes, or `None` if it is damaged, which is said.
+    fn record(&mut self, at: At<'_>, bytes: &Bytes) -> Result<Option<Record>, Fault> {
+        let (what, record) = match Value::decode(at, bytes) {
             Value::Inline(record) => ("the checksum of its record fails", Some(record)),
             Value::Chunked(head) => {
                 self.report.chunked += 1;
@@ -147,11 +176,13 @@ impl Reader<'_> {
             }
             Value::Damaged => ("it has neither a record nor a head", None),
         };
-        match layout::record(partition, &key, record) {
-            Found::Record(record) => self.count(partition, &key, &record),
-            Found::Nothing | Found::Damaged => self.damage(Some((partition, key)), what),
-        }
-        Ok(())
+        Ok(match at.decode(record) {
+            Found::Record(record) => Some(record),
+            Found::Nothing | Found::Damaged => {
+                self.damage(Some(at), what);
+                None
+            }
+        })
     }
 
     fn chunks(&self, head: Head) -> Result<(&'static str, Option<Bytes>), Fault> {

@@ -10,6 +10,7 @@ use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::ops::Bound;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 use std::path::{Path, PathBuf};
@@ -165,32 +166,21 @@ impl Sled {
         self.run(|db| Ok(db.get(key)?.map(Bytes::from_owner)))
     }
 
-    /// Shows `visit` the keys from `from` to before `to`, in order, until it says false.
-    pub(super) fn keys(
+    /// Shows `visit` the places from `from` to before `to` (to the end without one) with their values, in
+    /// order, until it says false; the first fault ends it.
+    pub(super) fn range(
         &self,
         from: &[u8],
-        to: &[u8],
-        mut visit: impl FnMut(&[u8]) -> bool,
+        to: Option<&[u8]>,
+        mut visit: impl FnMut(&[u8], Bytes) -> Result<bool, Fault>,
     ) -> Result<(), Fault> {
+        let to = to.map_or(Bound::Unbounded, Bound::Excluded);
         self.run(|db| {
-            for entry in db.range(from..to) {
-                if !visit(&entry?.0) {
+            for entry in db.range::<&[u8], _>((Bound::Included(from), to)) {
+                let (place, value) = entry?;
+                if !visit(&place, Bytes::from_owner(value))? {
                     break;
                 }
-            }
-            Ok(())
-        })
-    }
-
-    /// Shows `visit` every place and its value, in order; the first fault ends it.
-    pub(super) fn entries(
-        &self,
-        mut visit: impl FnMut(&[u8], Bytes) -> Result<(), Fault>,
-    ) -> Result<(), Fault> {
-        self.run(|db| {
-            for entry in db.iter() {
-                let (place, value) = entry?;
-                visit(&place, Bytes::from_owner(value))?;
             }
             Ok(())
         })

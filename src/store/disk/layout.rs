@@ -3,8 +3,9 @@
 
 use bytes::{Buf, BufMut, Bytes};
 
-use crate::store::{Found, Meta, decode_record};
-use crate::types::{Key, Partition, hash64};
+use crate::members::Members;
+use crate::store::{Found, Meta, Record, decode_hint, decode_record, encode_hint, encode_record};
+use crate::types::{Key, NodeId, Partition, hash64};
 use crate::wire::{self, MAX_FRAME_BYTES};
 
 /// Largest value given to sled, in bytes, less a tag. [`super::guarded::SEGMENT_BYTES`] says why.
@@ -14,6 +15,8 @@ pub(super) const MAX_RECORD_BYTES: usize = MAX_FRAME_BYTES + 64;
 
 /// Where the store keeps what it knows of itself.
 pub(super) const LIFE: &str = "life";
+/// Where the store keeps what it knows of the members.
+pub(super) const MEMBERS: &str = "members";
 /// Where the store keeps the number of its last write.
 pub(super) const LAST_WRITE: &str = "write";
 /// Where the schema's version is.
@@ -22,6 +25,13 @@ pub(in crate::store) const SCHEMA: &str = "schema";
 const META_SPACE: u8 = 1;
 const DATA_SPACE: u8 = 2;
 const CHUNK_SPACE: u8 = 3;
+const HINT_SPACE: u8 = 4;
+/// The first place of the chunks.
+pub(super) const CHUNKS: [u8; 1] = [CHUNK_SPACE];
+/// The first place of the hints, and the end of the chunks.
+pub(super) const HINTS: [u8; 1] = [HINT_SPACE];
+/// The first place behind all hints.
+pub(super) const HINTS_END: [u8; 1] = [HINT_SPACE + 1];
 
 /// Begins the name of an empty value of the meta space.
 const FILLER: u8 = 0xff;
@@ -30,9 +40,9 @@ const META_VERSION: u8 = 1;
 const CHECKSUM_BYTES: usize = 8;
 const HEAD_BYTES: usize = 20;
 
-/// The last byte of a value in the data space: the record is before it.
+/// The last byte of a value in the data and the hint space: the record is before it.
 const INLINE: u8 = 0;
-/// The last byte of a value in the data space: a head is before it.
+/// The last byte of a value in the data and the hint space: a head is before it.
 const CHUNKED: u8 = 1;
 
 /// The place of a small record in the meta space.
@@ -53,6 +63,19 @@ pub(super) fn data_end(partition: Partition) -> Vec<u8> {
     }
 }
 
+/// The place of a hint or its head. Byte order is (target, key) order.
+pub(super) fn hint_key(target: NodeId, key: &[u8]) -> Vec<u8> {
+    [&[HINT_SPACE], &target.0.to_be_bytes()[..], key].concat()
+}
+
+/// The first place behind the hints for a member.
+pub(super) fn hint_end(target: NodeId) -> Vec<u8> {
+    match target.0.checked_add(1) {
+        Some(next) => hint_key(NodeId(next), &[]),
+        None => HINTS_END.to_vec(),
+    }
+}
+
 /// What is at a place.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Place {
@@ -62,6 +85,8 @@ pub(super) enum Place {
     Data(Partition, Key),
     /// A chunk: which write's, and its index.
     Chunk(u64, u32),
+    /// A hint or its head.
+    Hint(NodeId, Key),
     /// Nothing: the first schema keeps some empty values, see there.
     Filler,
 }
@@ -74,6 +99,10 @@ impl Place {
             (META_SPACE, 2) if rest.first() == Some(&FILLER) => Some(Place::Filler),
             (META_SPACE, _) => Some(Place::Meta(String::from_utf8(rest.to_vec()).ok()?)),
             (DATA_SPACE, 2..) => Some(Place::Data(Partition(rest.get_u16()), key_of(place)?)),
+            (HINT_SPACE, 9..) => {
+                let target = NodeId(rest.get_u64());
+                Some(Place::Hint(target, Key::new(Bytes::copy_from_slice(rest)).ok()?))
+            }
             (CHUNK_SPACE, 12) => Some(Place::Chunk(rest.get_u64(), rest.get_u32())),
             _ => None,
         }
@@ -90,6 +119,53 @@ pub(super) fn chunk_key(id: u64, index: u32) -> Vec<u8> {
     [&[CHUNK_SPACE], &id.to_be_bytes()[..], &index.to_be_bytes()].concat()
 }
 
+/// Whose record it is: where it lies, and what its checksums are bound to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum At<'a> {
+    /// A key's.
+    Data(Partition, &'a Key),
+    /// What is kept of a key for a member.
+    Hint(NodeId, &'a Key),
+}
+
+impl At<'_> {
+    /// The place of the record or its head.
+    pub(super) fn place(self) -> Vec<u8> {
+        match self {
+            At::Data(partition, key) => data_key(partition, key.as_bytes()),
+            At::Hint(target, key) => hint_key(target, key.as_bytes()),
+        }
+    }
+
+    /// The record's bytes.
+    pub(super) fn encode(self, record: &Record) -> Vec<u8> {
+        match self {
+            At::Data(partition, key) => encode_record(partition, key, record),
+            At::Hint(target, key) => encode_hint(target, key, record),
+        }
+    }
+
+    /// The record of these bytes; damaged if there are none.
+    pub(super) fn decode(self, bytes: Option<Bytes>) -> Found {
+        match (self, bytes) {
+            (_, None) => Found::Damaged,
+            (At::Data(partition, key), Some(bytes)) => decode_record(partition, key, bytes),
+            (At::Hint(target, key), Some(bytes)) => decode_hint(target, key, bytes),
+        }
+    }
+
+    fn head_checksum(self, body: &[u8]) -> u64 {
+        match self {
+            At::Data(partition, key) => {
+                hash64(&[b"head", &partition.0.to_be_bytes(), key.as_bytes(), body])
+            }
+            At::Hint(target, key) => {
+                hash64(&[b"hint head", &target.0.to_be_bytes(), key.as_bytes(), body])
+            }
+        }
+    }
+}
+
 /// Where the chunks of a record are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Head {
@@ -101,7 +177,7 @@ pub(super) struct Head {
     pub chunks: u32,
 }
 
-/// A value of the data space.
+/// A value of the data space or of the hint space.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Value {
     /// The record.
@@ -114,12 +190,10 @@ pub(super) enum Value {
 
 impl Value {
     /// What these bytes hold.
-    pub(super) fn decode(partition: Partition, key: &Key, bytes: &Bytes) -> Self {
+    pub(super) fn decode(at: At<'_>, bytes: &Bytes) -> Self {
         match bytes.split_last() {
             Some((&INLINE, record)) => Value::Inline(bytes.slice(..record.len())),
-            Some((&CHUNKED, head)) => {
-                Head::decode(partition, key, head).map_or(Value::Damaged, Value::Chunked)
-            }
+            Some((&CHUNKED, head)) => Head::decode(at, head).map_or(Value::Damaged, Value::Chunked),
             _ => Value::Damaged,
         }
     }
@@ -133,22 +207,22 @@ pub(super) fn inline(mut record: Vec<u8>) -> Vec<u8> {
 
 impl Head {
     /// The head's bytes, with a checksum that also covers its place.
-    pub(super) fn encode(&self, partition: Partition, key: &Key) -> Vec<u8> {
+    pub(super) fn encode(&self, at: At<'_>) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(HEAD_BYTES + CHECKSUM_BYTES + 1);
         bytes.put_u64(self.id);
         bytes.put_u64(self.total as u64);
         bytes.put_u32(self.chunks);
-        bytes.put_u64(head_checksum(partition, key, &bytes));
+        bytes.put_u64(at.head_checksum(&bytes));
         bytes.put_u8(CHUNKED);
         bytes
     }
 
-    fn decode(partition: Partition, key: &Key, bytes: &[u8]) -> Option<Self> {
+    fn decode(at: At<'_>, bytes: &[u8]) -> Option<Self> {
         if bytes.len() != HEAD_BYTES + CHECKSUM_BYTES {
             return None;
         }
         let (mut body, mut checksum) = bytes.split_at(HEAD_BYTES);
-        if checksum.get_u64() != head_checksum(partition, key, body) {
+        if checksum.get_u64() != at.head_checksum(body) {
             return None;
         }
         let (id, total, chunks) = (body.get_u64(), body.get_u64(), body.get_u32());
@@ -156,15 +230,6 @@ impl Head {
         // Every chunk has at least one byte, so the checked total bounds their number too.
         (chunks as usize <= total).then_some(Head { id, total, chunks })
     }
-}
-
-fn head_checksum(partition: Partition, key: &Key, body: &[u8]) -> u64 {
-    hash64(&[b"head", &partition.0.to_be_bytes(), key.as_bytes(), body])
-}
-
-/// The record of these bytes, or the fact that there is none.
-pub(super) fn record(partition: Partition, key: &Key, bytes: Option<Bytes>) -> Found {
-    bytes.map_or(Found::Damaged, |bytes| decode_record(partition, key, bytes))
 }
 
 /// A small record of the meta space: a version byte, the content, and a checksum that covers its name.
@@ -192,6 +257,16 @@ pub(super) fn unseal_life(bytes: &Bytes) -> Option<Meta> {
     wire::decode(&unseal(LIFE, bytes)?).ok()
 }
 
+/// The sealed bytes of what a store knows of the members.
+pub(super) fn seal_members(members: &Members) -> Vec<u8> {
+    seal(MEMBERS, &wire::encode(members))
+}
+
+/// What a store knows of the members, or `None` if it is damaged.
+pub(super) fn unseal_members(bytes: &Bytes) -> Option<Members> {
+    wire::decode(&unseal(MEMBERS, bytes)?).ok()
+}
+
 /// A number of the meta space, or `None` if it is damaged.
 pub(super) fn unseal_u64(name: &str, bytes: &Bytes) -> Option<u64> {
     let content = unseal(name, bytes)?;
@@ -206,9 +281,10 @@ mod tests {
     fn a_head_is_bound_to_its_place_and_to_every_bit() {
         let key = Key::new("k").unwrap();
         let head = Head { id: 7, total: 100_000, chunks: 4 };
-        let bytes = head.encode(Partition(1), &key);
-        let decode =
-            |p, bytes: &[u8]| Value::decode(Partition(p), &key, &Bytes::copy_from_slice(bytes));
+        let bytes = head.encode(At::Data(Partition(1), &key));
+        let decode = |p, bytes: &[u8]| {
+            Value::decode(At::Data(Partition(p), &key), &Bytes::copy_from_slice(bytes))
+        };
         assert_eq!(decode(1, &bytes), Value::Chunked(head));
         assert_eq!(decode(2, &bytes), Value::Damaged);
         for at in 0..bytes.len() - 1 {
@@ -218,8 +294,15 @@ mod tests {
         }
         assert_eq!(decode(1, &[]), Value::Damaged);
         assert_eq!(decode(1, &[9]), Value::Damaged);
+        let hint = |target, key| At::Hint(NodeId(target), key);
+        let other = Key::new("l").unwrap();
+        let bytes = Bytes::from(head.encode(hint(1, &key)));
+        assert_eq!(Value::decode(hint(1, &key), &bytes), Value::Chunked(head));
+        for wrong in [hint(2, &key), hint(1, &other), At::Data(Partition(1), &key)] {
+            assert_eq!(Value::decode(wrong, &bytes), Value::Damaged, "{wrong:?}");
+        }
         let huge = Head { total: MAX_RECORD_BYTES + 1, ..head };
-        assert_eq!(decode(1, &huge.encode(Partition(1), &key)), Value::Damaged);
+        assert_eq!(decode(1, &huge.encode(At::Data(Partition(1), &key))), Value::Damaged);
     }
 
     #[test]
@@ -236,7 +319,15 @@ mod tests {
         assert_eq!(Place::decode(&place(3, b"k")), Some(data));
         assert_eq!(Place::decode(&chunk_key(7, 8)), Some(Place::Chunk(7, 8)));
         assert_eq!(Place::decode(&[1, 0xff, 3]), Some(Place::Filler));
-        for odd in [&[][..], &[2], &[2, 0, 0], &[3, 0], &[1, 0xff], &[9]] {
+        let hint = |target, key: &[u8]| hint_key(NodeId(target), key);
+        assert_eq!(hint(0x0102, b"k"), b"\x04\0\0\0\0\0\0\x01\x02k");
+        assert!(hint(1, b"\xff\xff") < hint(2, b"\0") && chunk_key(u64::MAX, 9) < hint(0, b""));
+        assert_eq!(hint_end(NodeId(1)), hint(2, b""));
+        assert!(hint(u64::MAX, &[0xff; 1_024]) < hint_end(NodeId(u64::MAX)));
+        let place = Place::Hint(NodeId(7), Key::new("k").unwrap());
+        assert_eq!(Place::decode(&hint(7, b"k")), Some(place));
+        assert_eq!(Place::decode(&hint(7, &[0; 1_025])), None);
+        for odd in [&[][..], &[2], &[2, 0, 0], &[3, 0], &[1, 0xff], &[4; 9], &[9]] {
             assert_eq!(Place::decode(odd), None, "{odd:?}");
         }
     }

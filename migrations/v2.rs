@@ -1,0 +1,200 @@
+//! Schema 2: hints and the list of members. Frozen: this file and its copies of the types never change again.
+//!
+//! `4 target:u64 key` holds a hint, or its head where it is long: values, chunks and the numbers of writes are
+//! those of schema 1 (`2 partition key` and `3 id index`), but the checksums begin with `hint` and
+//! `hint head` in place of `record` and `head`, and cover the target in place of the partition. `1 members` is
+//! a small record: the list of members, absent until the store was told.
+//!
+//! A store of schema 1 has neither, and nothing else has changed: the step writes nothing but the version. It
+//! is there so that a program of schema 1, which would leave hints lying, refuses the data.
+
+use super::{Batch, Fault, Sled};
+
+/// Makes a store of schema 1 one of schema 2.
+pub(super) fn migrate(_: &Sled) -> Result<Batch, Fault> {
+    Ok(Batch::default())
+}
+
+/// The types of schema 2 as they are; those of schema 1 are the same, without the members. Until there is a
+/// schema 3 to migrate to, only the test needs them: it holds today's types to these bytes.
+#[cfg(test)]
+mod tests {
+    use bincode::Encode;
+    use bytes::Bytes;
+
+    use crate::store;
+
+    #[derive(Encode)]
+    struct Record {
+        own_serial: Option<u64>,
+        object: Object,
+    }
+
+    #[derive(Encode)]
+    struct Object(Vec<Entry>);
+
+    #[derive(Encode)]
+    struct Entry {
+        actor: Actor,
+        counter: u64,
+        values: Vec<Version>,
+    }
+
+    #[derive(Encode)]
+    struct Actor {
+        store: u64,
+        serial: u64,
+    }
+
+    #[derive(Encode)]
+    struct Version {
+        write: u128,
+        value: Vec<u8>,
+    }
+
+    #[derive(Encode)]
+    struct Meta {
+        owner: Owner,
+        birth: u64,
+        store: u64,
+        incarnation: u64,
+        serial_floor: u64,
+        serial_end: u64,
+        clean: bool,
+        cluster: Option<Cluster>,
+        without_authority: Vec<u16>,
+        lives: Vec<(u64, Life)>,
+    }
+
+    #[derive(Encode)]
+    struct Cluster {
+        id: u64,
+        founders: Vec<(u64, u64)>,
+    }
+
+    #[derive(Encode)]
+    struct Life {
+        incarnation: u64,
+        nonce: u64,
+    }
+
+    #[derive(Encode)]
+    struct Owner {
+        cluster: String,
+        name: String,
+        ring: u64,
+    }
+
+    #[derive(Encode)]
+    struct Members(Vec<Member>);
+
+    #[derive(Encode)]
+    struct Member {
+        name: String,
+        address: String,
+        incarnation: u64,
+        standing: u32,
+        version: u64,
+    }
+
+    fn encode(value: &impl Encode) -> Vec<u8> {
+        bincode::encode_to_vec(value, bincode::config::standard()).unwrap()
+    }
+
+    fn checksum(parts: &[&[u8]]) -> [u8; 8] {
+        let mut hasher = blake3::Hasher::new();
+        for part in parts {
+            hasher.update(&(part.len() as u64).to_be_bytes());
+            hasher.update(part);
+        }
+        *hasher.finalize().as_bytes().first_chunk().unwrap()
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn record() -> Record {
+        let version = |write, value: &[u8]| Version { write, value: value.to_vec() };
+        let entry =
+            |store, counter, values| Entry { actor: Actor { store, serial: 300 }, counter, values };
+        Record {
+            own_serial: Some(7),
+            object: Object(vec![
+                entry(1, 9, vec![version(1 << 100, b"new"), version(2, b"")]),
+                entry(1 << 60, 70_000, vec![]),
+            ]),
+        }
+    }
+
+    fn meta() -> Meta {
+        Meta {
+            owner: Owner { cluster: "c".into(), name: "n1".into(), ring: u64::MAX },
+            birth: 300,
+            store: 1 << 40,
+            incarnation: 3,
+            serial_floor: 251,
+            serial_end: 70_000,
+            clean: true,
+            cluster: Some(Cluster { id: 5, founders: vec![(1, 2), (3, 4)] }),
+            without_authority: vec![0, 300],
+            lives: vec![(3, Life { incarnation: 8, nonce: 1 << 50 })],
+        }
+    }
+
+    /// `1 content checksum`, over the place and what comes before.
+    fn stored(place: &[&[u8]], content: &[u8]) -> Vec<u8> {
+        let body = [&[1], content].concat();
+        let sum = checksum(&[place, &[&body]].concat());
+        [&body[..], &sum].concat()
+    }
+
+    #[test]
+    fn records_and_hints_have_the_bytes_of_schema_2() {
+        let golden = stored(&[b"record", &[1, 2], b"key"], &encode(&record()));
+        assert_eq!(
+            hex(&golden),
+            "0101070201fb2c010902fe00000000000000000000000010000000036e65770200fd00\
+             00000000000010fb2c01fc7011010000c1500b1fe753818e"
+        );
+        let key = crate::types::Key::new("key").unwrap();
+        let partition = crate::types::Partition(0x0102);
+        let found = store::decode_record(partition, &key, Bytes::from(golden.clone()));
+        let store::Found::Record(today) = found else { panic!("{found:?}") };
+        assert_eq!(today.own_serial, Some(7));
+        assert_eq!(today.object.len(), 2);
+        assert_eq!(store::encode_record(partition, &key, &today), golden);
+        let target = [0, 0, 0, 0, 0, 0, 3, 4];
+        let hint = stored(&[b"hint", &target, b"key"], &encode(&record()));
+        let node = crate::types::NodeId(0x0304);
+        assert_eq!(hint[..hint.len() - 8], golden[..golden.len() - 8]);
+        assert_eq!(hex(&hint[hint.len() - 8..]), "4d7b65beea3e82c6");
+        assert_eq!(store::encode_hint(node, &key, &today), hint);
+    }
+
+    #[test]
+    fn small_records_and_hints_have_the_bytes_of_schema_2() {
+        let golden = encode(&meta());
+        let bytes = "0163026e31fdfffffffffffffffffb2c01fd000000000001000003fbfb00fc70110100010105020102030402\
+                     00fb2c01010308fd0000000000000400";
+        assert_eq!(hex(&golden), bytes);
+        let today: store::Meta = crate::wire::decode(&Bytes::from(golden.clone())).unwrap();
+        assert_eq!((today.owner.name.as_str(), today.serial_end), ("n1", 70_000));
+        assert_eq!(crate::wire::encode(&today), golden);
+        let sealed = stored(&[b"meta", b"life"], &golden);
+        assert_eq!(store::disk::seal("life", &golden), sealed);
+        let member = |name: &str, standing| Member {
+            name: name.into(),
+            address: "h:1".into(),
+            incarnation: 300,
+            standing,
+            version: 4,
+        };
+        let golden = encode(&Members(vec![member("a", 1), member("b", 3)]));
+        assert_eq!(hex(&golden), "02016103683a31fb2c010104016203683a31fb2c010304");
+        let today: crate::members::Members =
+            crate::wire::decode(&Bytes::from(golden.clone())).unwrap();
+        assert_eq!(today.iter().map(|member| member.incarnation).sum::<u64>(), 600);
+        assert_eq!(crate::wire::encode(&today), golden);
+    }
+}

@@ -1,0 +1,119 @@
+//! `pixii emulate`.
+
+use clap::{Args, Subcommand};
+use pixii::client::{Client, Failure};
+use pixii::emulation;
+use pixii::message::EmulateOrder;
+use serde_json::{Value, json};
+
+use super::text::count;
+use super::{Exit, Outcome, Shared, Trouble, block_on, complain, emit, emit_json};
+
+/// Emulate a slow, lossy or cut network between running nodes
+#[derive(Args)]
+#[command(after_help = "\
+A rule says what happens to messages from one place to another: FROM -> TO, or <-> for both directions. A \
+place is a member's name, * (every member) or client (every client). Later rules override earlier ones.
+
+  FROM -> TO delay fixed 5ms           always 5 ms; times are us, ms or s, up to 600 s
+  FROM -> TO delay exponential 5ms     5 ms in the mean
+  FROM -> TO delay pareto 1ms 2.5      at least 1 ms, shape 2.5
+  FROM -> TO delay mix 0.9 fixed 1ms + 0.1 exponential 20ms
+           ... offset 2ms              so much more for each
+           ... fifo                    messages of a link do not overtake each other
+  FROM -> TO drop 0.05                 each is lost with this probability
+  FROM -> TO cut                       nothing passes; `pass` ends it for some links
+
+Nodes obey if their configuration says allow_emulation = true. A node that is started again has the rules \
+of its configuration. Delays are met to 1.5 ms.
+
+Examples:
+  pixii emulate set 'n1 -> n2 delay exponential 5ms'
+  pixii emulate set '* -> * delay pareto 1ms 2.5 fifo' '* -> client delay fixed 2ms'
+  pixii emulate set '* -> * drop 0.05; n1 <-> n2 cut'
+  pixii emulate show
+  pixii emulate clear")]
+pub(crate) struct Emulate {
+    #[command(subcommand)]
+    order: Order,
+    /// Only this member; without it, every member is told
+    #[arg(long, global = true, value_name = "NAME")]
+    node: Option<String>,
+}
+
+#[derive(Subcommand)]
+enum Order {
+    /// Put these rules in the place of all others
+    #[command(after_help = "Examples:\n  pixii emulate set 'n1 <-> n2 cut' '* -> * drop 0.01'")]
+    Set {
+        /// FROM -> TO delay, drop, cut or pass: see `pixii emulate --help`
+        #[arg(required = true, value_name = "RULE")]
+        rules: Vec<String>,
+    },
+    /// Show the rules that hold
+    #[command(after_help = "Examples:\n  pixii emulate show --node n2")]
+    Show,
+    /// End the emulation
+    #[command(after_help = "Examples:\n  pixii emulate clear")]
+    Clear,
+}
+
+type Told = (String, Result<Vec<String>, Failure>);
+
+impl Emulate {
+    /// Tells the members, one after the other, and reports what each one says.
+    pub(crate) fn run(self, shared: &Shared) -> Outcome {
+        let told = block_on(async {
+            let client = shared.client().await?;
+            let order = self.order(&client)?;
+            let members = client.ring_report().members.iter().map(|member| member.name.clone());
+            let names = self.node.map_or_else(|| members.collect(), |name| vec![name]);
+            let mut told: Vec<Told> = Vec::new();
+            for name in names {
+                let rules = client.emulate(&name, order.clone()).await;
+                told.push((name, rules));
+            }
+            Ok(told)
+        })?;
+        report(&told, shared)?;
+        let well = told.iter().all(|(_, rules)| rules.is_ok());
+        Ok(if well { Exit::Done } else { Exit::Error })
+    }
+
+    /// What the members are to be told; a mistake in the rules is found before any of them is.
+    fn order(&self, client: &Client) -> Result<EmulateOrder, Trouble> {
+        Ok(match &self.order {
+            Order::Show => EmulateOrder::Show,
+            Order::Clear => EmulateOrder::Clear,
+            Order::Set { rules } => {
+                let text = rules.join("\n");
+                emulation::parse(&text, &client.ring_report().members).map_err(Trouble::usage)?;
+                EmulateOrder::Set(text)
+            }
+        })
+    }
+}
+
+fn report(told: &[Told], shared: &Shared) -> Result<(), Trouble> {
+    if shared.json() {
+        let node = |(name, rules): &Told| {
+            let said = match rules {
+                Ok(rules) => json!({ "rules": rules }),
+                Err(failure) => json!({ "error": failure.to_string() }),
+            };
+            (name.clone(), said)
+        };
+        return emit_json(&json!({ "nodes": Value::Object(told.iter().map(node).collect()) }));
+    }
+    for (name, rules) in told {
+        match rules {
+            Ok(rules) if rules.is_empty() => emit(format!("{name}: nothing is emulated\n"))?,
+            Ok(rules) => {
+                let lines: String = rules.iter().map(|rule| format!("  {rule}\n")).collect();
+                emit(format!("{name}: {}\n{lines}", count(rules.len() as u64, "rule")))?;
+            }
+            Err(failure) => complain(&failure.to_string()),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,206 @@
+//! One request, tried at several nodes until one has carried it out or the time is up.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::link::Lost;
+use super::{Client, Failure, ODD_ANSWER};
+use crate::message::{CallBody, Refusal, ReplyBody, Request, Response};
+use crate::types::{MAX_TIMEOUT_MS, NodeId, Partition};
+
+/// How much later than a request's own deadline the client gives up waiting for the answer: the node
+/// answers at the deadline, and the answer needs time to arrive.
+const GRACE: Duration = Duration::from_millis(1_000);
+/// A node that is not connected in this part of the time left is passed over, so that one that hangs does
+/// not cost the whole request.
+const CONNECT_SHARE: u32 = 4;
+/// A read that is not answered after this time is put to another node as well, and so is a write: a node's own
+/// hedges and its disk come first.
+const READ_PATIENCE: Duration = Duration::from_millis(100);
+const WRITE_PATIENCE: Duration = Duration::from_millis(500);
+/// A node that was silent for so long is asked last for this time.
+const QUIET_MS: u64 = 1_000;
+/// Rest before a write whose outcome is unknown goes round once more.
+const REST: Duration = Duration::from_millis(50);
+
+/// What one node made of a request.
+struct Answered {
+    /// The node, for people.
+    place: String,
+    outcome: Result<ReplyBody, Lost>,
+}
+
+/// What is known of a request while it is tried.
+struct Attempts {
+    writes: bool,
+    /// Why the last node refused it.
+    refused: Option<Refusal>,
+    /// Why it may have happened without an answer that says so.
+    unknown: Option<String>,
+    faults: Vec<String>,
+    under_way: JoinSet<Answered>,
+}
+
+impl Client {
+    /// Puts a request to the partition's homes in their order, then to others, which forward it or stand in.
+    pub(super) async fn data(
+        &self,
+        request: Request,
+        partition: Partition,
+        timeout_ms: u32,
+    ) -> Result<Response, Failure> {
+        if timeout_ms == 0 || timeout_ms > MAX_TIMEOUT_MS {
+            return Err(Refusal::Timeout(timeout_ms).into());
+        }
+        let writes = matches!(request, Request::Put { .. } | Request::Delete { .. });
+        let patience = if writes { WRITE_PATIENCE } else { READ_PATIENCE };
+        let deadline = Instant::now() + Duration::from_millis(timeout_ms.into());
+        let mut attempts = Attempts {
+            writes,
+            refused: None,
+            unknown: None,
+            faults: Vec::new(),
+            under_way: JoinSet::new(),
+        };
+        let mut candidates = self.candidates(partition);
+        loop {
+            // Others than homes only forward what a home has refused already.
+            let more = |(_, home): &(NodeId, bool)| *home || attempts.refused.is_none();
+            let in_time = Instant::now() < deadline;
+            let asked = candidates.front().filter(|next| in_time && more(next)).map(|(id, _)| *id);
+            if let Some(id) = asked {
+                candidates.pop_front();
+                let (client, request) = (self.clone(), request.clone());
+                attempts
+                    .under_way
+                    .spawn(async move { client.attempt(id, request, deadline).await });
+            } else if attempts.under_way.is_empty() {
+                if attempts.unknown.is_none() || !in_time || !self.0.options.retry_unknown {
+                    return Err(attempts.failure(timeout_ms));
+                }
+                sleep_until(Instant::now() + REST).await;
+                candidates = self.candidates(partition);
+                attempts.refused = None;
+                continue;
+            }
+            let hedge = Instant::now() + patience;
+            let next = tokio::select! {
+                Some(answered) = attempts.under_way.join_next() => answered,
+                () = sleep_until(hedge), if asked.is_some() => {
+                    if let Some(node) = asked.and_then(|id| self.0.nodes.get(&id)) {
+                        let until = self.0.made.elapsed().as_millis() as u64 + QUIET_MS;
+                        node.quiet_until_ms.store(until, Ordering::Relaxed);
+                    }
+                    continue;
+                }
+            };
+            let Ok(answered) = next else { continue };
+            if let Some(response) = attempts.take(answered)? {
+                return Ok(response);
+            }
+            if attempts.unknown.is_some() && !self.0.options.retry_unknown {
+                return Err(attempts.failure(timeout_ms));
+            }
+        }
+    }
+
+    /// Puts the request to one node.
+    async fn attempt(&self, id: NodeId, request: Request, deadline: Instant) -> Answered {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let Some(node) = self.0.nodes.get(&id) else {
+            let why = Lost::Unsent("it is no member".into());
+            return Answered { place: format!("{id:?}"), outcome: Err(why) };
+        };
+        let place = format!("{} ({})", node.name, node.address);
+        let link = match timeout(left, self.link(node, left / CONNECT_SHARE)).await {
+            Ok(Ok(link)) => link,
+            Ok(Err(why)) => {
+                return Answered { place: String::new(), outcome: Err(Lost::Unsent(why)) };
+            }
+            Err(_) => {
+                let why = Lost::Unsent("no connection in time".into());
+                return Answered { place, outcome: Err(why) };
+            }
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout_ms = (left.as_millis() as u32).max(1);
+        let body = CallBody::Data { request, timeout_ms };
+        Answered { place, outcome: link.call(body, left + GRACE).await }
+    }
+
+    /// The nodes to ask about a partition in their order, and whether each is a home: the homes, the node first
+    /// connected to, all others; those that were silent a moment ago last.
+    fn candidates(&self, partition: Partition) -> VecDeque<(NodeId, bool)> {
+        let list = self.0.ring.preference_list(partition);
+        let homes = self.0.ring.homes(partition);
+        let now = self.0.made.elapsed().as_millis() as u64;
+        let quiet = |id: &NodeId| {
+            let node = self.0.nodes.get(id);
+            node.is_some_and(|node| node.quiet_until_ms.load(Ordering::Relaxed) > now)
+        };
+        let mut nodes: Vec<(NodeId, bool)> =
+            list.into_iter().map(|id| (id, homes.contains(&id))).collect();
+        nodes.sort_by_key(|(id, home)| (quiet(id), !home, *id != self.0.entry && !home));
+        nodes.into()
+    }
+}
+
+impl Attempts {
+    /// Takes an answer: the end if it says what has become of the request.
+    fn take(&mut self, Answered { place, outcome }: Answered) -> Result<Option<Response>, Failure> {
+        let named = |why: String| if place.is_empty() { why } else { format!("{place}: {why}") };
+        match outcome {
+            Ok(ReplyBody::Data(Response::Refused(why))) => {
+                if another_may_accept(&why) {
+                    self.refused = Some(why);
+                } else if !self.writes || (self.unknown.is_none() && self.under_way.is_empty()) {
+                    return Err(why.into());
+                } else {
+                    // Another attempt may have carried it out, or may yet.
+                    self.refused = Some(why);
+                }
+            }
+            Ok(ReplyBody::Data(Response::Unknown { acknowledged, needed, timeout_ms })) => {
+                let told = format!("{acknowledged} of {needed} replicas confirmed it");
+                self.unknown = Some(format!("{told} in {timeout_ms} ms"));
+            }
+            Ok(ReplyBody::Data(response)) => return Ok(Some(response)),
+            Ok(_) if self.writes => self.unknown = Some(ODD_ANSWER.into()),
+            Ok(_) => self.faults.push(named(ODD_ANSWER.into())),
+            Err(Lost::Sent(why)) if self.writes => self.unknown = Some(named(why)),
+            Err(Lost::Sent(why) | Lost::Unsent(why)) => self.faults.push(named(why)),
+        }
+        Ok(None)
+    }
+
+    /// What to tell when no node has carried it out: the worst that may have happened.
+    fn failure(self, timeout_ms: u32) -> Failure {
+        match (self.unknown, self.refused) {
+            (Some(why), _) => Failure::Unknown(why),
+            (None, Some(refusal)) => refusal.into(),
+            (None, None) if self.faults.is_empty() => {
+                Failure::Error(format!("no node could be reached in {timeout_ms} ms"))
+            }
+            (None, None) => {
+                Failure::Error(format!("no node could answer: {}", self.faults.join("; ")))
+            }
+        }
+    }
+}
+
+/// True for refusals that say something about the node rather than the request.
+fn another_may_accept(refusal: &Refusal) -> bool {
+    matches!(
+        refusal,
+        Refusal::Unreachable { .. }
+            | Refusal::NotHome
+            | Refusal::Damaged
+            | Refusal::NoSpace { .. }
+            | Refusal::Starting { .. }
+            | Refusal::Stopping
+    )
+}

@@ -1,0 +1,373 @@
+//! Rules of an emulated network as people write them, one a line:
+//!
+//!     FROM -> TO delay fixed 5ms | exponential 5ms | pareto 1ms 2.5 | mix 0.9 fixed 1ms + 0.1 ...
+//!                      [offset 1ms] [fifo]
+//!     FROM -> TO drop 0.05
+//!     FROM -> TO cut | pass
+//!
+//! FROM and TO are a member's name, `*` for every member, or `client` for every client; `<->` stands for
+//! both directions. A rule's `Display` is its text.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+
+use super::Place;
+use super::delay::{Delay, Latency, MAX_DELAY};
+use crate::members::Members;
+use crate::types::{MILLI, Micros, NodeId};
+
+const MAX_RULES: usize = 100;
+const MAX_PARTS: usize = 10;
+const SHAPES: RangeInclusive<f64> = 0.1..=100.0;
+const WEIGHTS: RangeInclusive<f64> = 0.000_001..=1_000_000.0;
+const SECOND: Micros = 1_000 * MILLI;
+/// A mistake is shown with at most this many characters of what was written.
+const SHOWN: usize = 60;
+
+/// What one line says about some links.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rule {
+    from: End,
+    to: End,
+    /// It holds from `to` to `from` as well.
+    both: bool,
+    /// What it says.
+    pub(super) aspect: Aspect,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum End {
+    Any,
+    Client,
+    Member(String),
+}
+
+/// What a rule is about. The last rule about an aspect of a link decides it.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Aspect {
+    /// How long messages take.
+    Delay(Latency),
+    /// How probably one is lost.
+    Drop(f64),
+    /// Nothing passes.
+    Cut,
+    /// It is not cut.
+    Pass,
+}
+
+/// The rules of a text, one a line or between semicolons; members are those of `members`. The error is a
+/// sentence about the first mistake.
+pub fn parse(text: &str, members: &Members) -> Result<Vec<Rule>, String> {
+    let lines = text.split(['\n', ';']).map(str::trim).filter(|line| !line.is_empty());
+    let count = lines.clone().count();
+    if count > MAX_RULES {
+        return Err(format!("{count} rules are too many: a network has at most {MAX_RULES}"));
+    }
+    let rule = |line: &str| {
+        let fault = |what| format!("the rule \"{}\": {what}", shown(line));
+        rule(&mut line.split_whitespace(), members).map_err(fault)
+    };
+    lines.map(rule).collect()
+}
+
+impl Rule {
+    /// True if the rule is about messages from `from` to `to`.
+    pub(super) fn holds(&self, from: Place, to: Place) -> bool {
+        let holds = |from, to| self.from.is(from) && self.to.is(to);
+        holds(from, to) || (self.both && holds(to, from))
+    }
+}
+
+impl End {
+    fn is(&self, place: Place) -> bool {
+        match (self, place) {
+            (End::Any, Place::Node(_)) | (End::Client, Place::Client(_)) => true,
+            (End::Member(name), Place::Node(node)) => NodeId::of(name) == node,
+            _ => false,
+        }
+    }
+}
+
+type Words<'a> = std::str::SplitWhitespace<'a>;
+
+fn shown(text: &str) -> String {
+    let start: String = text.chars().take(SHOWN).collect();
+    format!("{}{}", start.escape_debug(), if start.len() < text.len() { "..." } else { "" })
+}
+
+fn rule(words: &mut Words, members: &Members) -> Result<Rule, String> {
+    let from = end(words.next(), members)?;
+    let both = match words.next() {
+        Some("->") => false,
+        Some("<->") => true,
+        other => return Err(odd("behind FROM", other, "-> or <->")),
+    };
+    let to = end(words.next(), members)?;
+    if from == to && from != End::Any {
+        return Err(format!("no link leads from {from} to {to}"));
+    }
+    let aspect = match words.next() {
+        Some("delay") => {
+            return latency(words).map(|l| Rule { from, to, both, aspect: Aspect::Delay(l) });
+        }
+        Some("drop") => Aspect::Drop(number("drop", words.next(), 0.0..=1.0)?),
+        Some("cut") => Aspect::Cut,
+        Some("pass") => Aspect::Pass,
+        other => return Err(odd("behind TO", other, "delay, drop, cut or pass")),
+    };
+    match words.next() {
+        None => Ok(Rule { from, to, both, aspect }),
+        more => Err(odd("at its end", more, "nothing")),
+    }
+}
+
+fn odd(place: &str, found: Option<&str>, expected: &str) -> String {
+    match found {
+        None => format!("{place} nothing is left, where {expected} is expected"),
+        Some(word) => format!("{place} is \"{}\", where {expected} is expected", shown(word)),
+    }
+}
+
+fn end(word: Option<&str>, members: &Members) -> Result<End, String> {
+    match word {
+        Some("*") => Ok(End::Any),
+        Some("client") => Ok(End::Client),
+        Some(name) if members.get(NodeId::of(name)).is_some() => Ok(End::Member(name.to_owned())),
+        Some(name) => Err(format!(
+            "no member is called \"{}\"; FROM and TO are a member's name, * or client",
+            shown(name)
+        )),
+        None => Err("it lacks an end; a rule is FROM -> TO, then delay, drop, cut or pass".into()),
+    }
+}
+
+fn latency(words: &mut Words) -> Result<Latency, String> {
+    let (delay, mut next) = match words.next() {
+        Some("mix") => mixture(words)?,
+        kind => (simple(kind, words)?, words.next()),
+    };
+    let mut offset = 0;
+    if next == Some("offset") {
+        offset = duration("offset", words.next())?;
+        next = words.next();
+    }
+    let fifo = next == Some("fifo");
+    if fifo {
+        next = words.next();
+    }
+    match next {
+        None => Ok(Latency { delay, offset, fifo }),
+        more => Err(odd("behind the delay", more, "offset, fifo or nothing")),
+    }
+}
+
+fn simple(kind: Option<&str>, words: &mut Words) -> Result<Delay, String> {
+    match kind {
+        Some("fixed") => Ok(Delay::Fixed(duration("fixed", words.next())?)),
+        Some("exponential") => Ok(Delay::Exponential(duration("exponential", words.next())?)),
+        Some("pareto") => {
+            let scale = duration("pareto", words.next())?;
+            Ok(Delay::Pareto { scale, shape: number("the shape of pareto", words.next(), SHAPES)? })
+        }
+        other => Err(odd("behind delay", other, "fixed, exponential, pareto or mix")),
+    }
+}
+
+/// A mixture, and the word behind it.
+fn mixture<'a>(words: &mut Words<'a>) -> Result<(Delay, Option<&'a str>), String> {
+    let mut parts = Vec::new();
+    loop {
+        let weight = number("a weight of mix", words.next(), WEIGHTS)?;
+        parts.push((weight, simple(words.next(), words)?));
+        let next = words.next();
+        if next != Some("+") {
+            return Ok((Delay::Mixture(parts), next));
+        }
+        if parts.len() == MAX_PARTS {
+            return Err(format!("a mix has at most {MAX_PARTS} parts"));
+        }
+    }
+}
+
+fn number(what: &str, word: Option<&str>, bounds: RangeInclusive<f64>) -> Result<f64, String> {
+    let limit = || format!("{what} is a number from {} to {}", bounds.start(), bounds.end());
+    let word = word.ok_or_else(|| format!("{what} is missing: {}", limit()))?;
+    let parsed = word.parse::<f64>().ok().filter(|number| bounds.contains(number));
+    parsed.ok_or_else(|| format!("{what} = {}: {}", shown(word), limit()))
+}
+
+fn duration(what: &str, word: Option<&str>) -> Result<Micros, String> {
+    const LIMIT: &str = "a delay is 0 to 600 s, as in 500us, 1.5ms or 2s";
+    let word = word.ok_or_else(|| format!("{what} lacks its time: {LIMIT}"))?;
+    let units = [("us", 1), ("ms", MILLI), ("s", SECOND)];
+    let parsed = units.into_iter().find_map(|(unit, micros)| {
+        let number = word.strip_suffix(unit)?.parse::<f64>().ok()? * micros as f64;
+        (0.0..=MAX_DELAY as f64).contains(&number).then_some(number.round() as Micros)
+    });
+    parsed.ok_or_else(|| format!("{what} {}: {LIMIT}", shown(word)))
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let arrow = if self.both { "<->" } else { "->" };
+        write!(f, "{} {arrow} {} ", self.from, self.to)?;
+        match &self.aspect {
+            Aspect::Delay(latency) => write!(f, "delay {latency}"),
+            Aspect::Drop(chance) => write!(f, "drop {chance}"),
+            Aspect::Cut => f.write_str("cut"),
+            Aspect::Pass => f.write_str("pass"),
+        }
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            End::Any => "*",
+            End::Client => "client",
+            End::Member(name) => name,
+        })
+    }
+}
+
+impl fmt::Display for Latency {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{}", self.delay)?;
+        if self.offset > 0 {
+            write!(f, " offset {}", Time(self.offset))?;
+        }
+        f.write_str(if self.fifo { " fifo" } else { "" })
+    }
+}
+
+impl fmt::Display for Delay {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Delay::Fixed(delay) => write!(f, "fixed {}", Time(*delay)),
+            Delay::Exponential(mean) => write!(f, "exponential {}", Time(*mean)),
+            Delay::Pareto { scale, shape } => write!(f, "pareto {} {shape}", Time(*scale)),
+            Delay::Mixture(parts) => {
+                let part = |(weight, delay): &(f64, Delay)| format!("{weight} {delay}");
+                write!(f, "mix {}", parts.iter().map(part).collect::<Vec<_>>().join(" + "))
+            }
+        }
+    }
+}
+
+/// A time in the largest unit of which it is a whole number.
+struct Time(Micros);
+
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self.0 {
+            0 => f.write_str("0ms"),
+            time if time.is_multiple_of(SECOND) => write!(f, "{}s", time / SECOND),
+            time if time.is_multiple_of(MILLI) => write!(f, "{}ms", time / MILLI),
+            time => write!(f, "{time}us"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::members::Member;
+    use crate::rng::Rng;
+
+    fn members() -> Members {
+        Members::new(["n1", "n2", "n-3"].map(|name| Member::configured(name, "h:1")).into())
+    }
+
+    #[test]
+    fn a_rule_and_its_text_are_one() {
+        let text = "n1 -> n2 delay exponential 5ms
+            * -> * delay pareto 1ms 2.5; * -> * delay mix 0.9 fixed 1ms + 0.1 exponential 20ms fifo
+            n1 <-> n-3 cut\n\n* -> client delay fixed 2ms offset 1500us;;* -> * drop 0.05
+            client -> n1 pass; n2 -> n1 delay fixed 0ms offset 600s fifo";
+        let rules = parse(text, &members()).unwrap();
+        let lines: Vec<String> = rules.iter().map(Rule::to_string).collect();
+        let trimmed = text.split(['\n', ';']).map(str::trim).filter(|line| !line.is_empty());
+        assert_eq!(lines, trimmed.collect::<Vec<_>>());
+        let other =
+            parse("* -> * delay fixed 1.5ms; * -> * delay fixed 0.25s", &members()).unwrap();
+        assert_eq!(other[0].to_string(), "* -> * delay fixed 1500us");
+        assert_eq!(other[1].to_string(), "* -> * delay fixed 250ms");
+    }
+
+    fn draw(rng: &mut Rng) -> Rule {
+        let ends = [End::Any, End::Client, End::Member("n1".into()), End::Member("n-3".into())];
+        let from = rng.below(4) as usize;
+        let to = (from + 1 + rng.below(3) as usize) % 4;
+        let simple = |rng: &mut Rng| match rng.below(3) {
+            0 => Delay::Fixed(rng.below(MAX_DELAY + 1)),
+            1 => Delay::Exponential(rng.below(10_000) * MILLI),
+            _ => Delay::Pareto { scale: rng.below(SECOND), shape: 0.1 + rng.unit() * 99.0 },
+        };
+        let delay = match rng.below(2) {
+            0 => simple(rng),
+            _ => {
+                let parts = 1 + rng.below(MAX_PARTS as u64);
+                Delay::Mixture((0..parts).map(|_| (0.001 + rng.unit(), simple(rng))).collect())
+            }
+        };
+        let offset = rng.below(3) * 1_234;
+        let aspect = match rng.below(4) {
+            0 => Aspect::Drop(rng.unit()),
+            1 => Aspect::Cut,
+            2 => Aspect::Pass,
+            _ => Aspect::Delay(Latency { delay, offset, fifo: rng.chance(0.5) }),
+        };
+        let (from, to) = (ends[from].clone(), ends[to].clone());
+        Rule { from, to, both: rng.chance(0.5), aspect }
+    }
+
+    #[test]
+    fn every_rule_can_be_read_back() {
+        let mut rng = Rng::new(5);
+        for _ in 0..20 {
+            let rules: Vec<Rule> = (0..MAX_RULES).map(|_| draw(&mut rng)).collect();
+            let text: Vec<String> = rules.iter().map(Rule::to_string).collect();
+            assert_eq!(parse(&text.join("\n"), &members()).unwrap(), rules);
+        }
+    }
+
+    #[test]
+    fn mistakes_are_named_in_one_sentence() {
+        let mistakes = [
+            ("n1 -> n2 drop 2.0", "drop = 2.0: drop is a number from 0 to 1"),
+            ("n1 -> n2 drop", "drop is missing: drop is a number from 0 to 1"),
+            ("n1 -> n2 drop nan", "drop = nan: drop is a number from 0 to 1"),
+            ("n1 -> n2 delay fixed -5ms", "fixed -5ms: a delay is 0 to 600 s, as in 500us,"),
+            ("n1 -> n2 delay fixed 601s", "fixed 601s: a delay is 0 to 600 s"),
+            ("n1 -> n2 delay fixed infs", "fixed infs: a delay is 0 to 600 s"),
+            ("n1 -> n2 delay fixed 5", "fixed 5: a delay is 0 to 600 s"),
+            ("n1 -> n2 delay exponential", "exponential lacks its time"),
+            ("n1 -> n2 delay pareto 1ms 0", "the shape of pareto = 0: the shape of pareto is a"),
+            ("n1 -> n2 delay mix 0 fixed 1ms", "a weight of mix = 0: a weight of mix is a number"),
+            ("n1 -> n2 delay mix 1 fixed 1ms +", "a weight of mix is missing"),
+            ("n1 -> n2 delay soon", "behind delay is \"soon\", where fixed, exponential, pareto"),
+            ("n1 -> n2 delay fixed 1ms lifo", "behind the delay is \"lifo\", where offset, fifo"),
+            ("n1 -> n9 cut", "no member is called \"n9\"; FROM and TO are a member's name, * or"),
+            ("n1 -> n2 lag 5ms", "behind TO is \"lag\", where delay, drop, cut or pass is"),
+            ("n1 n2 cut", "behind FROM is \"n2\", where -> or <-> is expected"),
+            ("n1 -> n2", "behind TO nothing is left, where delay, drop, cut or pass is expected"),
+            ("n1 ->", "it lacks an end; a rule is FROM -> TO, then delay, drop, cut or pass"),
+            ("n1 -> n2 cut now", "at its end is \"now\", where nothing is expected"),
+            ("n1 -> n1 cut", "no link leads from n1 to n1"),
+            ("client <-> client cut", "no link leads from client to client"),
+        ];
+        for (text, said) in mistakes {
+            let error = parse(&format!("* -> * pass; {text}"), &members()).unwrap_err();
+            let start = format!("the rule \"{text}\": {said}");
+            assert!(error.starts_with(&start), "{error}");
+        }
+        let many = "* -> * cut;".repeat(101);
+        let said = "101 rules are too many: a network has at most 100";
+        assert_eq!(parse(&many, &members()).unwrap_err(), said);
+        let parts = ["1 fixed 1ms"; 11].join(" + ");
+        let error = parse(&format!("* -> * delay mix {parts}"), &members()).unwrap_err();
+        assert!(error.contains("...\": a mix has at most 10 parts"), "{error}");
+        let noise = parse(&"\u{7}x".repeat(9_999), &members()).unwrap_err();
+        assert!(noise.len() < 800 && noise.lines().count() == 1, "{noise}");
+    }
+}

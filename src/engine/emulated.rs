@@ -1,0 +1,332 @@
+//! The emulated network at the daemon's transport: messages to other members wait here before they leave,
+//! requests of clients and the answers to them likewise. Off, it is one look at an `Option`.
+//!
+//! A message takes what its rule says, to 1.5 ms: the timer counts in milliseconds and rounds up twice, so
+//! half a millisecond early is on time. Only requests for data are emulated: orders and questions to a node always get through.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tracing::warn;
+
+use super::Engine;
+use crate::emulation::{self, Emulation, Place, Rule, Verdict};
+use crate::message::{Call, CallBody, EmulateOrder, Request};
+use crate::net::Peer;
+use crate::net::frames::Held;
+use crate::node::ClientId;
+use crate::types::{MILLI, Micros, NodeId};
+
+/// What waits at most; beyond it messages are dropped and counted.
+const MAX_WAITING: usize = 100_000;
+const MAX_WAITING_BYTES: usize = 256 << 20;
+/// What is due so soon has arrived, because the timer would make it later than this is early.
+const EARLY: Micros = MILLI / 2;
+/// While it is on, the log says so as often.
+const REMIND: Micros = 60_000 * MILLI;
+/// What a call without key and value takes, about.
+const CALL_BYTES: usize = 256;
+
+/// Something that waits to arrive.
+#[derive(Debug)]
+pub(super) enum Parcel {
+    /// A frame for a peer, and the connection that it was to leave on: it does not outlive it.
+    Message { peer: Arc<Peer>, connection: u64, frame: Bytes },
+    /// A frame for a client that answers a call of this id.
+    Reply { client: ClientId, id: u64, frame: Bytes },
+    /// A client's call.
+    Call { client: ClientId, call: Call, held: Held },
+}
+
+impl Parcel {
+    fn bytes(&self) -> usize {
+        match self {
+            Parcel::Message { frame, .. } | Parcel::Reply { frame, .. } => frame.len(),
+            Parcel::Call { call, .. } => CALL_BYTES + call_bytes(&call.body),
+        }
+    }
+
+    fn ends(&self, me: NodeId) -> (Place, Place) {
+        match self {
+            Parcel::Message { peer, .. } => (me.into(), peer.id.into()),
+            Parcel::Reply { client, .. } => (me.into(), Place::Client(*client)),
+            Parcel::Call { client, .. } => (Place::Client(*client), me.into()),
+        }
+    }
+}
+
+fn call_bytes(body: &CallBody) -> usize {
+    let context = |blob: &Option<crate::types::Blob>| blob.as_ref().map_or(0, |blob| blob.0.len());
+    match body {
+        CallBody::Data { request, .. } => match request {
+            Request::Put { key, value, context: seen, .. } => {
+                key.as_bytes().len() + value.0.len() + context(seen)
+            }
+            Request::Delete { key, context: seen, .. } => key.as_bytes().len() + context(seen),
+            Request::Get { key, .. } => key.as_bytes().len(),
+            Request::Keys { after, .. } => after.as_ref().map_or(0, |key| key.as_bytes().len()),
+        },
+        _ => 0,
+    }
+}
+
+/// The emulated network, on or off, and what became of messages since the start.
+#[derive(Debug)]
+pub(super) struct Emulator {
+    me: NodeId,
+    seed: u64,
+    on: Option<Box<On>>,
+    delayed: u64,
+    dropped: u64,
+    cut: u64,
+    overflowed: u64,
+}
+
+#[derive(Debug)]
+struct On {
+    net: Emulation,
+    /// By the time when they arrive, then in the order in which they were sent.
+    waiting: BTreeMap<(Micros, u64), Parcel>,
+    bytes: usize,
+    sequence: u64,
+    remind_at: Micros,
+}
+
+impl Emulator {
+    /// The network of node `me` as it is; the chances of every set of rules follow from `seed`.
+    pub(super) fn off(me: NodeId, seed: u64) -> Self {
+        Emulator { me, seed, on: None, delayed: 0, dropped: 0, cut: 0, overflowed: 0 }
+    }
+
+    /// True while there are rules.
+    pub(super) fn is_on(&self) -> bool {
+        self.on.is_some()
+    }
+
+    /// The rules that hold.
+    pub(super) fn lines(&self) -> Vec<String> {
+        let rules = self.on.iter().flat_map(|on| on.net.rules());
+        rules.map(Rule::to_string).collect()
+    }
+
+    /// From now on these rules hold, or none; gives what was on its way.
+    pub(super) fn set(&mut self, now: Micros, rules: Vec<Rule>) -> Vec<Parcel> {
+        let old = self.on.take();
+        if !rules.is_empty() {
+            // Nodes with the same seed shall not drop and delay in step.
+            let net = Emulation::of_rules(rules, self.seed ^ self.me.0);
+            let (waiting, remind_at) = (BTreeMap::new(), now + REMIND);
+            self.on = Some(Box::new(On { net, waiting, bytes: 0, sequence: 0, remind_at }));
+        }
+        old.map_or_else(Vec::new, |on| on.waiting.into_values().collect())
+    }
+
+    /// Takes a message that is sent now, or loses it.
+    pub(super) fn post(&mut self, now: Micros, parcel: Parcel) {
+        let Some(on) = &mut self.on else { return };
+        let (from, to) = parcel.ends(self.me);
+        let delay = match on.net.verdict(now, from, to) {
+            Verdict::Deliver(delays) => delays.first().copied().unwrap_or_default(),
+            Verdict::Drop => return self.dropped += 1,
+            Verdict::Cut => return self.cut += 1,
+        };
+        let bytes = on.bytes + parcel.bytes();
+        if on.waiting.len() >= MAX_WAITING || bytes > MAX_WAITING_BYTES {
+            return self.overflowed += 1;
+        }
+        self.delayed += u64::from(delay > 0);
+        on.bytes = bytes;
+        on.sequence += 1;
+        on.waiting.insert((now + delay, on.sequence), parcel);
+    }
+
+    /// The next message that has arrived by now.
+    pub(super) fn arrived(&mut self, now: Micros) -> Option<Parcel> {
+        let on = self.on.as_mut()?;
+        let first = on.waiting.first_entry().filter(|first| first.key().0 <= now + EARLY)?;
+        let parcel = first.remove();
+        on.bytes -= parcel.bytes();
+        Some(parcel)
+    }
+
+    /// When the next message arrives or the log is to be reminded.
+    pub(super) fn next_wake(&self) -> Option<Micros> {
+        let on = self.on.as_ref()?;
+        let first = on.waiting.first_key_value().map(|((due, _), _)| due.saturating_sub(EARLY));
+        Some(first.unwrap_or(on.remind_at).min(on.remind_at))
+    }
+
+    /// True if it has been on for so long that the log says so again.
+    fn is_to_remind(&mut self, now: Micros) -> bool {
+        let due = self.on.as_mut().filter(|on| on.remind_at <= now);
+        due.map(|on| on.remind_at = now + REMIND).is_some()
+    }
+
+    /// What became of messages since the start, by name.
+    pub(super) fn counters(&self) -> [(String, u64); 4] {
+        [
+            ("emulated_cut", self.cut),
+            ("emulated_delayed", self.delayed),
+            ("emulated_dropped", self.dropped),
+            ("emulated_overflowed", self.overflowed),
+        ]
+        .map(|(name, count)| (name.to_owned(), count))
+    }
+}
+
+impl Engine<'_> {
+    /// Carries out an order; gives the rules that hold then, or why nothing was done.
+    pub(super) fn emulate(&mut self, order: EmulateOrder) -> Result<Vec<String>, String> {
+        if !self.config.allow_emulation {
+            return Err(format!(
+                "the configuration of {} does not say allow_emulation = true, so its network stays as \
+                 it is",
+                self.config.name
+            ));
+        }
+        match order {
+            EmulateOrder::Show => {}
+            EmulateOrder::Set(text) => {
+                let rules = emulation::parse(&text, &self.config.members)?;
+                if rules.is_empty() {
+                    return Err("no rule was given; clear ends the emulation".to_owned());
+                }
+                self.set_rules(rules);
+            }
+            EmulateOrder::Clear => self.set_rules(Vec::new()),
+        }
+        Ok(self.emulator.lines())
+    }
+
+    /// Puts these rules in the place of those that hold. What is on its way arrives at once.
+    pub(super) fn set_rules(&mut self, rules: Vec<Rule>) {
+        let was_on = self.emulator.is_on();
+        let under_way = self.emulator.set(self.now(), rules);
+        under_way.into_iter().for_each(|parcel| self.arrive(parcel));
+        if self.emulator.is_on() {
+            self.warn_of_emulation("from now on");
+        } else if was_on {
+            warn!("node {}: the network is no longer emulated", self.config.name);
+        }
+    }
+
+    fn warn_of_emulation(&self, since: &str) {
+        warn!(
+            "node {}: the network is EMULATED {since}: {}",
+            self.config.name,
+            self.emulator.lines().join("; ")
+        );
+    }
+
+    /// Hands over what has arrived by now.
+    pub(super) fn hand_over(&mut self) {
+        if !self.emulator.is_on() {
+            return;
+        }
+        let now = self.now();
+        while let Some(parcel) = self.emulator.arrived(now) {
+            self.arrive(parcel);
+        }
+        if self.emulator.is_to_remind(now) {
+            self.warn_of_emulation("still");
+        }
+    }
+
+    /// At a stop, what was said leaves at once.
+    pub(super) fn end_emulation(&mut self) {
+        for parcel in self.emulator.set(self.now(), Vec::new()) {
+            if !matches!(parcel, Parcel::Call { .. }) {
+                self.arrive(parcel);
+            }
+        }
+    }
+
+    fn arrive(&mut self, parcel: Parcel) {
+        match parcel {
+            Parcel::Message { peer, connection, frame } => {
+                // A connection ends with its process: what was for an earlier life is not for this one.
+                if peer.outbox.connection() == connection {
+                    peer.outbox.push(frame);
+                } else {
+                    peer.outbox.lose();
+                }
+            }
+            Parcel::Reply { client, id, frame } => self.answer(client, id, frame),
+            Parcel::Call { client, call, held } => self.call(client, call, held),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::members::{Member, Members};
+
+    const ME: &str = "n1";
+
+    fn emulator(text: &str) -> Emulator {
+        let members = ["n1", "n2"].map(|name| Member::configured(name, "h:1"));
+        let rules = emulation::parse(text, &Members::new(members.into())).unwrap();
+        let mut emulator = Emulator::off(NodeId::of(ME), 3);
+        assert!(emulator.set(0, rules).is_empty());
+        emulator
+    }
+
+    fn reply(id: u64, bytes: usize) -> Parcel {
+        Parcel::Reply { client: 1, id, frame: vec![0; bytes].into() }
+    }
+
+    fn arrived(emulator: &mut Emulator, now: Micros) -> Vec<u64> {
+        let id = |parcel| match parcel {
+            Parcel::Reply { id, .. } => id,
+            other => panic!("{other:?}"),
+        };
+        std::iter::from_fn(|| emulator.arrived(now)).map(id).collect()
+    }
+
+    fn count(emulator: &Emulator, name: &str) -> u64 {
+        emulator.counters().iter().find(|(counter, _)| counter == name).unwrap().1
+    }
+
+    #[test]
+    fn messages_arrive_in_the_order_of_their_times() {
+        let mut emulator = emulator("n1 -> client delay fixed 5ms");
+        (0..3).for_each(|id| emulator.post(id, reply(id, 10)));
+        assert_eq!(emulator.next_wake(), Some(5_000 - EARLY));
+        assert_eq!(arrived(&mut emulator, 4_999 - EARLY), [0; 0]);
+        assert_eq!(arrived(&mut emulator, 5_001 - EARLY), [0, 1]);
+        assert_eq!(arrived(&mut emulator, 9_000), [2]);
+        assert_eq!(emulator.next_wake(), Some(REMIND));
+        assert!(!emulator.is_to_remind(REMIND - 1) && emulator.is_to_remind(REMIND));
+        assert_eq!(emulator.next_wake(), Some(2 * REMIND));
+        emulator.post(REMIND, reply(7, 10));
+        assert_eq!(emulator.set(REMIND, Vec::new()).len(), 1, "what was under way is not lost");
+        assert_eq!((emulator.next_wake(), emulator.is_on()), (None, false));
+        assert_eq!(count(&emulator, "emulated_delayed"), 4);
+    }
+
+    #[test]
+    fn what_waits_is_bounded_in_number_and_bytes() {
+        let mut emulator = emulator("n1 -> client delay fixed 600s");
+        (0..MAX_WAITING as u64 + 7).for_each(|id| emulator.post(0, reply(id, 1)));
+        assert_eq!(count(&emulator, "emulated_overflowed"), 7);
+        assert_eq!(arrived(&mut emulator, 600_000 * MILLI).len(), MAX_WAITING);
+        (0..300).for_each(|id| emulator.post(0, reply(id, 1 << 20)));
+        assert_eq!(count(&emulator, "emulated_overflowed"), 7 + 44, "256 MiB are the limit");
+        assert_eq!(arrived(&mut emulator, 600_000 * MILLI).len(), 256);
+    }
+
+    #[test]
+    fn what_is_cut_or_dropped_is_counted() {
+        let mut emulator = emulator("n1 -> client drop 1; client -> n1 cut");
+        emulator.post(0, reply(0, 1));
+        let call = Call { id: 1, body: CallBody::Ring };
+        emulator.post(0, Parcel::Call { client: 1, call, held: None });
+        assert!(emulator.arrived(REMIND).is_none());
+        assert_eq!(
+            (count(&emulator, "emulated_dropped"), count(&emulator, "emulated_cut")),
+            (1, 1)
+        );
+    }
+}

@@ -1,0 +1,339 @@
+//! Gossip: who is alive and who is a member. Heartbeats and the list of members spread by anti-entropy between
+//! random pairs; whether another node is up is this node's own opinion.
+
+mod detector;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use self::detector::Detector;
+use super::effects::Effects;
+use super::{Config, Notice};
+use crate::members::{Beat, Member, Members, Opinion};
+use crate::message::{Body, Gossip as Word};
+use crate::rng::Rng;
+use crate::types::{MAX_MEMBERS, Micros, NodeId};
+
+/// Most heartbeats in one answer: at about 14 bytes each, well under 16 KiB. The rest follows in later rounds.
+const MAX_NEWS: usize = 1_000;
+/// Members that everybody gossips with a little more often, so that separated groups find each other.
+const SEEDS: usize = 3;
+/// Digests that leave at once when this node has something new about members.
+const EAGER: u8 = 3;
+/// The steps of an exchange, told apart by the message's `op`: a digest, its answer, and what the answer asked for.
+const DIGEST: u64 = 0;
+const ANSWER: u64 = 1;
+const LAST: u64 = 2;
+/// A life that far ahead of the known one was not lived: nobody restarts a node a million times unnoticed.
+const MAX_LEAP: u64 = 1 << 20;
+
+/// What is heard of the other members.
+#[derive(Debug)]
+pub(super) struct Gossip {
+    me: NodeId,
+    interval: Micros,
+    timeout: Micros,
+    rng: Rng,
+    count: u64,
+    peers: BTreeMap<NodeId, Peer>,
+    seeds: Vec<NodeId>,
+    links: BTreeSet<NodeId>,
+    next_round: Micros,
+    /// Digests that leave beside the usual one in the next round.
+    eager: u8,
+    digest: u64,
+}
+
+#[derive(Debug)]
+struct Peer {
+    beat: Beat,
+    detector: Detector,
+    opinion: Opinion,
+}
+
+impl Gossip {
+    /// Everybody is taken to be up at first, and has the timeout to prove it.
+    pub(super) fn new(config: &Config, seed: u64) -> Self {
+        let others = config.members.ids().into_iter().filter(|id| *id != config.me);
+        let peer = |id| {
+            let detector = Detector::new(config.gossip_interval);
+            (id, Peer { beat: Beat::default(), detector, opinion: Opinion::Up })
+        };
+        let ids = config.members.ids();
+        Gossip {
+            me: config.me,
+            interval: config.gossip_interval,
+            timeout: config.gossip_timeout,
+            rng: Rng::new(seed ^ 0x0060_551b),
+            count: 0,
+            peers: others.map(peer).collect(),
+            seeds: ids.into_iter().take(SEEDS).collect(),
+            links: BTreeSet::new(),
+            next_round: 0,
+            eager: EAGER,
+            digest: config.members.digest(),
+        }
+    }
+
+    /// When the next round is due.
+    pub(super) fn next_wake(&self) -> Option<Micros> {
+        (!self.peers.is_empty()).then_some(self.next_round)
+    }
+
+    /// What this node believes of a member, and how surprising its silence is.
+    pub(super) fn opinion(&self, now: Micros, peer: NodeId) -> (Opinion, f64) {
+        let view = |peer: &Peer| (peer.opinion, peer.detector.phi(now));
+        self.peers.get(&peer).map_or((Opinion::Up, 0.0), view)
+    }
+
+    /// This process did not run for `gap`: the others' silence in that time says nothing.
+    pub(super) fn forgive(&mut self, gap: Micros) {
+        for peer in self.peers.values_mut() {
+            peer.detector.forgive(gap);
+        }
+    }
+
+    /// A link came up or went down.
+    pub(super) fn link(&mut self, peer: NodeId, up: bool) {
+        if up {
+            self.links.insert(peer);
+        } else {
+            self.links.remove(&peer);
+        }
+    }
+
+    /// A message of a peer has come, whatever it says.
+    pub(super) fn heard(&mut self, now: Micros, from: NodeId, fx: &mut Effects) {
+        if let Some(peer) = self.peers.get_mut(&from) {
+            peer.detector.sign(now);
+            if peer.opinion != Opinion::Up {
+                peer.opinion = Opinion::Up;
+                fx.opine(from, Opinion::Up);
+            }
+        }
+    }
+
+    /// A round, when it is due: judge the silent ones, and send digests.
+    pub(super) fn tick(&mut self, now: Micros, fx: &mut Effects) {
+        if now < self.next_round || self.peers.is_empty() {
+            return;
+        }
+        self.next_round = now + self.interval;
+        self.count += 1;
+        let known = fx.members().get(self.me).map_or(0, |own| own.incarnation);
+        if known < fx.meta().incarnation {
+            self.announce(fx);
+        }
+        for (id, peer) in &mut self.peers {
+            let opinion = peer.detector.opinion(now, self.timeout);
+            if opinion != peer.opinion {
+                peer.opinion = opinion;
+                fx.opine(*id, opinion);
+            }
+        }
+        let to = self.partners();
+        if to.is_empty() {
+            return;
+        }
+        let beats = self.peers.iter().map(|(id, peer)| (*id, peer.beat));
+        let beats = beats.chain([(self.me, self.own_beat(fx))]).collect();
+        fx.count("gossip_rounds");
+        fx.send(to, DIGEST, Body::Gossip(Word::Digest { beats, members: self.digest }));
+    }
+
+    fn own_beat(&self, fx: &Effects) -> Beat {
+        Beat { incarnation: fx.meta().incarnation, count: self.count }
+    }
+
+    /// A random linked peer; a seed with a probability that gives each seed a few digests a round; more when
+    /// there is news about members.
+    fn partners(&mut self) -> Vec<NodeId> {
+        let links: Vec<NodeId> = self.links.iter().copied().collect();
+        let mut partners = Vec::new();
+        for _ in 0..=self.eager {
+            partners.extend(self.rng.pick(&links).copied());
+        }
+        self.eager = 0;
+        let often = SEEDS as f64 / self.peers.len().max(1) as f64;
+        if self.rng.chance(often)
+            && let Some(seed) = self.rng.pick(&self.seeds).copied()
+            && self.links.contains(&seed)
+        {
+            partners.push(seed);
+        }
+        partners.sort_unstable();
+        partners.dedup();
+        partners
+    }
+
+    /// Takes a digest or its answer.
+    pub(super) fn hear(
+        &mut self,
+        now: Micros,
+        from: NodeId,
+        op: u64,
+        word: Word,
+        fx: &mut Effects,
+    ) {
+        match word {
+            Word::Digest { beats, members } => {
+                if beats.len() > MAX_MEMBERS {
+                    return fx.count("gossip_over_the_limit");
+                }
+                self.answer(from, &beats, members, fx);
+            }
+            Word::News { beats, members, digest, wanted } => {
+                if beats.len().max(members.len()).max(wanted.len()) > MAX_MEMBERS {
+                    return fx.count("gossip_over_the_limit");
+                }
+                self.learn_members(&members, fx);
+                self.learn_beats(now, from, beats, fx);
+                if op == ANSWER && (!wanted.is_empty() || digest != self.digest) {
+                    let beats = self.beats_of(&wanted, fx);
+                    let members = self.members_unless(digest, fx);
+                    let (digest, wanted) = (self.digest, Vec::new());
+                    if !beats.is_empty() || !members.is_empty() {
+                        let news = Word::News { beats, members, digest, wanted };
+                        fx.send(vec![from], LAST, Body::Gossip(news));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Tells what the other does not know, and asks for what it knows better.
+    fn answer(&mut self, from: NodeId, theirs: &[(NodeId, Beat)], digest: u64, fx: &mut Effects) {
+        let theirs: BTreeMap<NodeId, Beat> = theirs.iter().copied().collect();
+        let own = (self.me, self.own_beat(fx));
+        let ours = self.peers.iter().map(|(id, peer)| (*id, peer.beat)).chain([own]);
+        let (mut newer, mut wanted) = (Vec::new(), Vec::new());
+        for (id, beat) in ours {
+            let known = theirs.get(&id).copied().unwrap_or_default();
+            if beat > known {
+                let lag = if beat.incarnation > known.incarnation {
+                    u64::MAX
+                } else {
+                    beat.count - known.count
+                };
+                newer.push((lag, id, beat));
+            } else if known > beat {
+                wanted.push(id);
+            }
+        }
+        // The oldest of theirs first: what is left out comes in a later round.
+        newer.sort_by_key(|(lag, id, _)| (u64::MAX - lag, *id));
+        newer.truncate(MAX_NEWS);
+        wanted.truncate(MAX_NEWS);
+        let beats = newer.into_iter().map(|(_, id, beat)| (id, beat)).collect();
+        let members = self.members_unless(digest, fx);
+        let news = Word::News { beats, members, digest: self.digest, wanted };
+        fx.send(vec![from], ANSWER, Body::Gossip(news));
+    }
+
+    fn beats_of(&self, wanted: &[NodeId], fx: &Effects) -> Vec<(NodeId, Beat)> {
+        let beat = |id: &NodeId| match self.peers.get(id) {
+            Some(peer) => Some((*id, peer.beat)),
+            None => (*id == self.me).then(|| (self.me, self.own_beat(fx))),
+        };
+        wanted.iter().filter_map(beat).collect()
+    }
+
+    /// The list of members, for one whose list is not the same.
+    fn members_unless(&self, digest: u64, fx: &Effects) -> Vec<Member> {
+        if digest == self.digest {
+            return Vec::new();
+        }
+        fx.members().iter().cloned().collect()
+    }
+
+    fn learn_beats(
+        &mut self,
+        now: Micros,
+        from: NodeId,
+        beats: Vec<(NodeId, Beat)>,
+        fx: &mut Effects,
+    ) {
+        for (id, beat) in beats {
+            if id == self.me {
+                self.hear_of_myself(from, beat, fx);
+                continue;
+            }
+            let Some(peer) = self.peers.get_mut(&id) else {
+                fx.count("gossip_of_strangers");
+                continue;
+            };
+            let known = peer.beat;
+            // A first life heard of may have any number.
+            if known.incarnation > 0 && beat.incarnation > known.incarnation + MAX_LEAP {
+                fx.count("forged_lives_refused");
+                continue;
+            }
+            if beat > known {
+                peer.beat = beat;
+                peer.detector.beat(now);
+                if peer.opinion != Opinion::Up {
+                    peer.opinion = Opinion::Up;
+                    fx.opine(id, Opinion::Up);
+                }
+            }
+        }
+    }
+
+    /// Others know of a later life of this node than it lives: its disk forgot some. It goes on behind it.
+    fn hear_of_myself(&mut self, from: NodeId, beat: Beat, fx: &mut Effects) {
+        let own = self.own_beat(fx);
+        if beat <= own {
+            return;
+        }
+        if beat.incarnation > own.incarnation + MAX_LEAP {
+            fx.count("forged_lives_refused");
+            return fx.notice(Notice::Forged(from));
+        }
+        if beat.incarnation > own.incarnation {
+            fx.count("own_life_raised");
+            fx.change_meta(|meta| meta.incarnation = beat.incarnation + 1);
+            self.announce(fx);
+        } else {
+            self.count = beat.count + 1;
+        }
+    }
+
+    /// Makes this node's present life known as a member's.
+    fn announce(&mut self, fx: &mut Effects) {
+        let Some(own) = fx.members().get(self.me) else { return };
+        let own = Member { incarnation: fx.meta().incarnation, ..own.clone() };
+        self.learn_members(&[own], fx);
+    }
+
+    fn learn_members(&mut self, news: &[Member], fx: &mut Effects) {
+        let before: Members = fx.members().clone();
+        let strangers = news.iter().filter(|member| before.get(member.id()).is_none()).count();
+        for _ in 0..strangers {
+            fx.count("gossip_of_strangers");
+        }
+        let leaps = |member: &&Member| {
+            let known = before.get(member.id()).map_or(0, |known| known.incarnation);
+            known == 0 || member.incarnation <= known + MAX_LEAP
+        };
+        // What others say of this node's own address counts only as far as it said so itself.
+        let own = fx.meta().incarnation;
+        let sound: Vec<&Member> = news
+            .iter()
+            .filter(leaps)
+            .filter(|member| member.id() != self.me || member.incarnation <= own)
+            .collect();
+        if !fx.learn_members(&sound) {
+            return;
+        }
+        self.digest = fx.members().digest();
+        self.eager = EAGER;
+        let moved = fx.members().iter().filter(|member| {
+            let known = before.get(member.id());
+            member.id() != self.me && known.is_some_and(|known| known.address != member.address)
+        });
+        let moved: Vec<(NodeId, String)> =
+            moved.map(|member| (member.id(), member.address.clone())).collect();
+        for (peer, address) in moved {
+            fx.address(peer, address);
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! The phi accrual failure detector (Hayashibara et al., 2004): how surprising a silence is, measured against the
+//! pace at which heartbeats used to come.
+
+use crate::members::Opinion;
+use crate::types::Micros;
+
+/// A silence of this phi is suspected. Would the intervals be normal, 8 were enough; news that spreads by chance
+/// has a longer tail.
+const SUSPECT_PHI: f64 = 12.0;
+/// The weight of the newest interval in the running mean and variance.
+const WEIGHT: f64 = 0.05;
+
+/// What is known of one peer's signs of life.
+#[derive(Clone, Debug)]
+pub(super) struct Detector {
+    /// The last sign of life, of any kind; the first look at it counts as one.
+    last: Option<Micros>,
+    last_beat: Option<Micros>,
+    mean: f64,
+    variance: f64,
+    /// Below this deviation lies what schedulers and disks do.
+    least_deviation: f64,
+}
+
+impl Detector {
+    /// A detector that expects a new heartbeat every few `interval`s until it has learned better.
+    pub(super) fn new(interval: Micros) -> Self {
+        let interval = interval as f64;
+        let (mean, variance) = (2.0 * interval, interval * interval);
+        Detector { last: None, last_beat: None, mean, variance, least_deviation: interval }
+    }
+
+    /// A sign of life: any message of the peer itself.
+    pub(super) fn sign(&mut self, now: Micros) {
+        self.last = Some(now);
+    }
+
+    /// A heartbeat that was not known yet, from the peer or through others: only these come at a steady pace, so
+    /// only these teach it.
+    pub(super) fn beat(&mut self, now: Micros) {
+        if let Some(last) = self.last_beat {
+            let error = now.saturating_sub(last) as f64 - self.mean;
+            self.mean += WEIGHT * error;
+            self.variance = (1.0 - WEIGHT) * (self.variance + WEIGHT * error * error);
+        }
+        self.last_beat = Some(now);
+        self.sign(now);
+    }
+
+    /// Silence of this length was ours.
+    pub(super) fn forgive(&mut self, gap: Micros) {
+        for time in [&mut self.last, &mut self.last_beat].into_iter().flatten() {
+            *time += gap;
+        }
+    }
+
+    /// How surprising the present silence is: -log10 of its probability, by the logistic approximation of the
+    /// normal distribution.
+    pub(super) fn phi(&self, now: Micros) -> f64 {
+        let Some(last) = self.last else { return 0.0 };
+        let silence = now.saturating_sub(last) as f64;
+        let deviation = self.variance.sqrt().max(self.least_deviation);
+        let y = (silence - self.mean) / deviation;
+        let exponent = -y * (1.5976 + 0.070_566 * y * y);
+        // Beyond what the exponential can hold, its logarithm is the exponent itself.
+        if exponent < -600.0 {
+            -exponent / std::f64::consts::LN_10
+        } else {
+            (1.0 + (-exponent).exp()).log10()
+        }
+    }
+
+    /// What to believe after the present silence; `timeout` must have passed before a peer is down.
+    pub(super) fn opinion(&mut self, now: Micros, timeout: Micros) -> Opinion {
+        let last = *self.last.get_or_insert(now);
+        if self.phi(now) < SUSPECT_PHI {
+            return Opinion::Up;
+        }
+        if now.saturating_sub(last) < timeout { Opinion::Suspect } else { Opinion::Down }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::MILLI;
+
+    const INTERVAL: Micros = 500 * MILLI;
+    const TIMEOUT: Micros = 5_000 * MILLI;
+
+    #[test]
+    fn silence_is_suspected_before_it_is_death_and_a_slow_pace_is_learned() {
+        let mut quick = Detector::new(INTERVAL);
+        let mut slow = Detector::new(INTERVAL);
+        for round in 1..=200 {
+            quick.beat(round * INTERVAL);
+            slow.beat(round * 8 * INTERVAL);
+        }
+        let end = 200 * INTERVAL;
+        let opinions: Vec<Opinion> =
+            [2, 3, 4, 5, 6].map(|s| quick.opinion(end + s * 1_000 * MILLI, TIMEOUT)).to_vec();
+        assert_eq!(opinions[0], Opinion::Up);
+        assert!(opinions.contains(&Opinion::Suspect), "{opinions:?}");
+        assert_eq!(opinions[4], Opinion::Down);
+        assert!(opinions.is_sorted(), "{opinions:?}");
+        let end = 200 * 8 * INTERVAL;
+        assert_eq!(slow.opinion(end + 5_500 * MILLI, TIMEOUT), Opinion::Up);
+        assert_eq!(slow.opinion(end + 60_000 * MILLI, TIMEOUT), Opinion::Down);
+    }
+
+    #[test]
+    fn the_own_pause_is_not_held_against_others_and_any_message_is_a_sign_of_life() {
+        let mut detector = Detector::new(INTERVAL);
+        detector.beat(INTERVAL);
+        let pause = 60_000 * MILLI;
+        assert_eq!(detector.opinion(INTERVAL + pause, TIMEOUT), Opinion::Down);
+        detector.forgive(pause);
+        assert_eq!(detector.opinion(INTERVAL + pause, TIMEOUT), Opinion::Up);
+        detector.sign(INTERVAL + 2 * pause);
+        assert_eq!(detector.opinion(INTERVAL + 2 * pause, TIMEOUT), Opinion::Up);
+        assert!(detector.phi(INTERVAL + 4 * pause) > 100.0);
+    }
+}

@@ -1,0 +1,322 @@
+//! Hinted handoff: what is kept for a member is offered to it the moment it can be reached, several hints in flight,
+//! in the order of their keys, and removed only when the member has synced just that.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use super::Config;
+use super::effects::Effects;
+use crate::causal::Object;
+use crate::members::Opinion;
+use crate::message::Body;
+use crate::ring::Ring;
+use crate::store::{Found, HintPage};
+use crate::types::{Key, MILLI, Micros, NodeId};
+
+/// Set in the ids of this role's operations, and in those of no other role.
+pub(super) const TAG: u64 = 1 << 63;
+/// Hints in flight to one member while no client waits for this node.
+const MAX_FLIGHTS: usize = 256;
+/// And while clients do: what is left of the disks and links is theirs.
+const MAX_FLIGHTS_BESIDE_CLIENTS: usize = 48;
+/// Hints of an absent member that are in flight to the other homes.
+const MAX_AGED_FLIGHTS: usize = 8;
+/// Bytes in flight to one member.
+const MAX_FLIGHT_BYTES: usize = 8 << 20;
+/// Bytes of hints read at a time.
+const PAGE_BYTES: usize = 256 << 10;
+/// A hint that is not confirmed after this time is sent again, in a later pass.
+const TIMEOUT: Micros = 5_000 * MILLI;
+/// Rest after a pass that removed nothing, and after a refusal.
+const REST: Micros = 1_000 * MILLI;
+
+/// Hints under way, and whom they are for.
+#[derive(Debug)]
+pub(super) struct Handoff {
+    me: NodeId,
+    ring: Arc<Ring>,
+    max_age: Micros,
+    links: BTreeSet<NodeId>,
+    down: BTreeSet<NodeId>,
+    passes: BTreeMap<NodeId, Pass>,
+    lists: BTreeMap<u64, NodeId>,
+    flights: BTreeMap<u64, Flight>,
+    timeouts: VecDeque<(Micros, u64)>,
+    next_op: u64,
+    /// When a member that rests is tried again.
+    next_look: Option<Micros>,
+}
+
+/// One way through all hints for a member.
+#[derive(Debug, Default)]
+struct Pass {
+    /// True if the member is absent and its aged hints are offered to the other homes.
+    aged: bool,
+    after: Option<Key>,
+    page: VecDeque<(Key, Object)>,
+    listing: bool,
+    /// True when the last page has been read.
+    ended: bool,
+    flights: usize,
+    bytes: usize,
+    removed: u64,
+    rest_until: Micros,
+}
+
+/// A hint that was sent to its target, or, aged, to other homes.
+#[derive(Debug)]
+struct Flight {
+    target: NodeId,
+    key: Key,
+    object: Object,
+    bytes: usize,
+    waiting: Vec<NodeId>,
+    needed: usize,
+    /// False if it went to other homes because its target has been absent for long.
+    to_target: bool,
+}
+
+impl Handoff {
+    /// Operation ids begin at a random place, so that answers to a former life are not taken for this one's.
+    pub(super) fn new(config: &Config, first_op: u64) -> Self {
+        Handoff {
+            me: config.me,
+            ring: config.ring.clone(),
+            max_age: config.hint_age,
+            links: BTreeSet::new(),
+            down: BTreeSet::new(),
+            passes: BTreeMap::new(),
+            lists: BTreeMap::new(),
+            flights: BTreeMap::new(),
+            timeouts: VecDeque::new(),
+            next_op: first_op >> 2,
+            next_look: None,
+        }
+    }
+
+    /// When something of this role is due.
+    pub(super) fn next_wake(&self) -> Option<Micros> {
+        let timeout = self.timeouts.front().map(|(due, _)| *due);
+        [timeout, self.next_look].into_iter().flatten().min()
+    }
+
+    fn can_reach(&self, node: NodeId) -> bool {
+        self.links.contains(&node) && !self.down.contains(&node)
+    }
+
+    /// A link came up or went down.
+    pub(super) fn link(&mut self, now: Micros, peer: NodeId, up: bool, fx: &mut Effects) {
+        if up {
+            self.links.insert(peer);
+        } else {
+            self.links.remove(&peer);
+        }
+        self.begin_anew(now, peer, fx);
+    }
+
+    /// This node's opinion of a peer has changed.
+    pub(super) fn opine(&mut self, now: Micros, peer: NodeId, opinion: Opinion, fx: &mut Effects) {
+        let changed = match opinion {
+            Opinion::Down => self.down.insert(peer),
+            Opinion::Up | Opinion::Suspect => self.down.remove(&peer),
+        };
+        if changed {
+            self.begin_anew(now, peer, fx);
+        }
+    }
+
+    /// Whatever was under way for a member is given up, and begun anew if it can be reached.
+    fn begin_anew(&mut self, now: Micros, target: NodeId, fx: &mut Effects) {
+        self.flights.retain(|_, flight| flight.target != target);
+        self.lists.retain(|_, of| *of != target);
+        self.passes.remove(&target);
+        self.look(now, fx);
+    }
+
+    /// Answers a member that asks how many hints are kept for it; that there are none is told when it is synced.
+    pub(super) fn tell(&self, from: NodeId, op: u64, fx: &mut Effects) {
+        let count = fx.hints().of(from).map_or(0, |(total, _)| total.count);
+        let mark = fx.last_mark();
+        fx.send_synced(Some(mark), from, op, Body::Hints(count));
+    }
+
+    /// Begins passes for members that something is kept for, and goes on with those under way.
+    pub(super) fn look(&mut self, now: Micros, fx: &mut Effects) {
+        let targets: Vec<NodeId> = fx.hints().targets().collect();
+        self.next_look = (!targets.is_empty()).then_some(now + REST);
+        for target in targets {
+            let Some((total, since)) = fx.hints().of(target) else { continue };
+            let reachable = self.can_reach(target);
+            if !reachable && now < since + self.max_age {
+                continue;
+            }
+            if !self.passes.contains_key(&target) && reachable {
+                fx.count("handoffs_begun");
+                fx.send(vec![target], 0, Body::Hints(total.count));
+            }
+            let aged = !reachable;
+            self.passes.entry(target).or_insert(Pass { aged, ..Pass::default() });
+            self.go_on(now, target, fx);
+        }
+    }
+
+    /// Looks for hints if there were none when it looked last.
+    pub(super) fn notice_new(&mut self, now: Micros, fx: &mut Effects) {
+        if self.next_look.is_none() && fx.hints().targets().next().is_some() {
+            self.look(now, fx);
+        }
+    }
+
+    /// Time has passed: what was not confirmed will be sent again.
+    pub(super) fn tick(&mut self, now: Micros, fx: &mut Effects) {
+        while let Some((due, op)) = self.timeouts.front().copied() {
+            if due > now {
+                break;
+            }
+            self.timeouts.pop_front();
+            if let Some(flight) = self.flights.remove(&op) {
+                self.land(now, &flight, false, fx);
+            }
+        }
+        if self.next_look.is_some_and(|due| due <= now) {
+            self.look(now, fx);
+        }
+    }
+
+    /// Sends as many hints to a member as may be in flight.
+    fn go_on(&mut self, now: Micros, target: NodeId, fx: &mut Effects) {
+        let Some(mut pass) = self.passes.remove(&target) else { return };
+        let window = match (pass.aged, fx.load()) {
+            (true, _) => MAX_AGED_FLIGHTS,
+            (false, 0) => MAX_FLIGHTS,
+            (false, _) => MAX_FLIGHTS_BESIDE_CLIENTS,
+        };
+        while now >= pass.rest_until && pass.flights < window && pass.bytes < MAX_FLIGHT_BYTES {
+            let Some((key, object)) = pass.page.pop_front() else { break };
+            self.send(now, target, &mut pass, key, object, fx);
+        }
+        if pass.page.is_empty() && !pass.ended && !pass.listing && now >= pass.rest_until {
+            pass.listing = true;
+            let token = fx.list_hints(target, pass.after.clone(), PAGE_BYTES);
+            self.lists.insert(token, target);
+        }
+        if pass.ended && pass.page.is_empty() && pass.flights == 0 {
+            // What came or changed meanwhile is met in the next pass.
+            let rest = match (pass.aged, pass.removed) {
+                (true, _) => self.max_age,
+                (false, 0) => REST,
+                (false, _) => 0,
+            };
+            let aged = pass.aged;
+            pass = Pass { aged, rest_until: now + rest, ..Pass::default() };
+            if rest == 0 && fx.hints().of(target).is_some() {
+                pass.listing = true;
+                let token = fx.list_hints(target, None, PAGE_BYTES);
+                self.lists.insert(token, target);
+            }
+        }
+        if fx.hints().of(target).is_some() || pass.flights > 0 {
+            self.passes.insert(target, pass);
+        }
+    }
+
+    fn send(
+        &mut self,
+        now: Micros,
+        target: NodeId,
+        pass: &mut Pass,
+        key: Key,
+        object: Object,
+        fx: &mut Effects,
+    ) {
+        let to_target = !pass.aged;
+        let (waiting, needed) = if pass.aged {
+            let homes = self.ring.homes(self.ring.partition(&key)).iter().copied();
+            let homes: Vec<NodeId> = homes
+                .filter(|home| *home != target && (*home == self.me || self.can_reach(*home)))
+                .collect();
+            if homes.is_empty() {
+                return;
+            }
+            let needed = homes.len();
+            (homes, needed)
+        } else {
+            (vec![target], 1)
+        };
+        self.next_op += 1;
+        let op = TAG | self.next_op;
+        let bytes = key.as_bytes().len()
+            + object.values().map(|(_, version)| version.value.0.len()).sum::<usize>();
+        fx.count(if pass.aged { "aged_hints_offered" } else { "hints_sent" });
+        fx.send(waiting.clone(), op, Body::Merge { key: key.clone(), object: object.clone() });
+        let flight = Flight { target, key, object, bytes, waiting, needed, to_target };
+        self.flights.insert(op, flight);
+        self.timeouts.push_back((now + TIMEOUT, op));
+        pass.flights += 1;
+        pass.bytes += bytes;
+    }
+
+    /// A page of hints has been read.
+    pub(super) fn listed(&mut self, now: Micros, token: u64, page: HintPage, fx: &mut Effects) {
+        let Some(target) = self.lists.remove(&token) else { return };
+        let Some(pass) = self.passes.get_mut(&target) else { return };
+        pass.listing = false;
+        pass.ended = !page.more;
+        pass.after = page.hints.last().map(|(key, _)| key.clone());
+        for (key, found) in page.hints {
+            match found {
+                Found::Record(record) => pass.page.push_back((key, record.object)),
+                Found::Damaged => fx.count("damaged_hints_read"),
+                Found::Nothing => {}
+            }
+        }
+        self.go_on(now, target, fx);
+    }
+
+    /// A home has synced a hint, or refused it.
+    pub(super) fn answer(
+        &mut self,
+        now: Micros,
+        op: u64,
+        from: NodeId,
+        held: bool,
+        fx: &mut Effects,
+    ) {
+        let Some(flight) = self.flights.get_mut(&op) else { return };
+        let waited = flight.waiting.len();
+        flight.waiting.retain(|node| *node != from);
+        if flight.waiting.len() == waited {
+            return;
+        }
+        if held {
+            flight.needed -= 1;
+        }
+        let (done, hopeless) = (flight.needed == 0, flight.waiting.len() < flight.needed);
+        if (done || hopeless)
+            && let Some(flight) = self.flights.remove(&op)
+        {
+            self.land(now, &flight, done, fx);
+        }
+    }
+
+    /// Ends a flight; a confirmed hint goes, if it is still the one that was sent.
+    fn land(&mut self, now: Micros, flight: &Flight, done: bool, fx: &mut Effects) {
+        let Flight { target, key, object, bytes, to_target, .. } = flight;
+        let to_target = *to_target;
+        if let Some(pass) = self.passes.get_mut(target) {
+            pass.flights -= 1;
+            pass.bytes -= bytes;
+            if done {
+                pass.removed += 1;
+            } else {
+                pass.rest_until = now + REST;
+            }
+        }
+        // One that only the other homes took stays: a write with W = N counts on it.
+        if done && to_target {
+            let (key, target, object) = (key.clone(), *target, object.clone());
+            fx.send(vec![self.me], 0, Body::Discharge { key, target, object });
+        }
+        self.go_on(now, *target, fx);
+    }
+}

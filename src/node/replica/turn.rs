@@ -1,0 +1,151 @@
+//! One turn of a key: what it has, what changes, and who is to be told when that is synced.
+
+use std::collections::BTreeSet;
+
+use super::{Copies, Copy};
+use crate::causal::Object;
+use crate::message::{Body, Refusal};
+use crate::node::effects::Effects;
+use crate::store::{Change, Record, hint_bytes};
+use crate::types::{Key, NodeId, Partition};
+
+/// Everything that happens to a key at once.
+pub(super) struct Turn<'a> {
+    pub(super) key: &'a Key,
+    pub(super) partition: Partition,
+    pub(super) copies: Copies,
+    /// The places that have changed: the own record (`None`) or the hint for a member.
+    pub(super) changed: BTreeSet<Option<NodeId>>,
+    pub(super) answers: Vec<(NodeId, u64, Body)>,
+}
+
+impl Copies {
+    /// The change that brings a place on disk to what it is here.
+    pub(super) fn change(
+        &self,
+        partition: Partition,
+        key: &Key,
+        place: Option<NodeId>,
+    ) -> Option<Change> {
+        let key = key.clone();
+        let Some(target) = place else {
+            let Copy::Record(record) = &self.own else { return None };
+            return Some(Change::Record { partition, key, record: record.clone() });
+        };
+        let record = match self.hints.get(&target) {
+            Some(Copy::Record(record)) => Some(record.clone()),
+            Some(Copy::Damaged) => return None,
+            None => None,
+        };
+        Some(Change::Hint { target, key, record })
+    }
+
+    /// All that this store has of the key, its own and what it keeps for others; `None` if any of it is damaged.
+    pub(super) fn joined(&self) -> Option<Record> {
+        let Copy::Record(own) = &self.own else { return None };
+        self.hints.values().try_fold(own.clone(), |all, hint| match hint {
+            Copy::Damaged => None,
+            Copy::Record(hint) => Some(Record {
+                own_serial: all.own_serial.max(hint.own_serial),
+                object: all.object.sync(&hint.object),
+            }),
+        })
+    }
+}
+
+impl Turn<'_> {
+    /// Tells `to` when all of this turn is synced.
+    pub(super) fn answer(&mut self, to: NodeId, op: u64, body: Body) {
+        self.answers.push((to, op, body));
+    }
+
+    /// Replaces the own record.
+    pub(super) fn set_own(&mut self, new: Record) {
+        if let Copy::Record(old) = &self.copies.own
+            && *old == new
+        {
+            return;
+        }
+        self.copies.own = Copy::Record(new);
+        self.changed.insert(None);
+    }
+
+    /// Replaces the hints for these members by what `make` makes of each, or none of them if they would take
+    /// more bytes than the node may keep. A damaged hint is replaced as if it were not there.
+    pub(super) fn set_hints(
+        &mut self,
+        mut targets: Vec<NodeId>,
+        make: impl Fn(Record) -> Record,
+        fx: &mut Effects,
+    ) -> Result<(), Refusal> {
+        targets.sort_unstable();
+        targets.dedup();
+        let mut news = Vec::new();
+        let mut more_bytes = 0;
+        for target in targets {
+            let old = match self.copies.hints.get(&target) {
+                Some(Copy::Record(record)) => Some(record.clone()),
+                Some(Copy::Damaged) | None => None,
+            };
+            let new = make(old.clone().unwrap_or_default());
+            if old.as_ref() == Some(&new) {
+                continue;
+            }
+            let known = self.copies.hints.contains_key(&target);
+            let before = old.map_or(0, |old| hint_bytes(self.key, &old));
+            let after = hint_bytes(self.key, &new);
+            more_bytes += after.saturating_sub(before);
+            news.push((target, new, known.then_some(before), after));
+        }
+        if more_bytes > 0
+            && let Some(limit) = fx.hints().refuses(more_bytes)
+        {
+            fx.count("hints_refused");
+            return Err(Refusal::Hints(limit));
+        }
+        for (target, new, before, after) in news {
+            fx.account_hint(target, before, Some(after));
+            fx.count("hints_kept");
+            self.copies.hints.insert(target, Copy::Record(new));
+            self.changed.insert(Some(target));
+        }
+        Ok(())
+    }
+
+    /// Removes a hint that equals what its target has synced; one that changed meanwhile stays.
+    pub(super) fn discharge(&mut self, target: NodeId, object: &Object, fx: &mut Effects) {
+        match self.copies.hints.get(&target) {
+            Some(Copy::Record(hint)) if hint.object == *object => {
+                fx.account_hint(target, Some(hint_bytes(self.key, hint)), None);
+                fx.count("hints_discharged");
+                self.copies.hints.remove(&target);
+                self.changed.insert(Some(target));
+            }
+            Some(_) => fx.count("hints_changed_in_flight"),
+            None => {}
+        }
+    }
+
+    /// What this store knows of the key: a home tells of its record, anybody else of what it keeps for homes.
+    pub(super) fn read(&self, homes: &[NodeId], fx: &mut Effects) -> Body {
+        if homes.contains(&fx.me()) {
+            let Copy::Record(Record { object, .. }) = &self.copies.own else {
+                return Body::Failed(Refusal::Damaged);
+            };
+            // What is not here may be kept elsewhere for this node.
+            let missed = fx.is_awaiting() && object.entries().is_empty();
+            let authoritative = fx.is_authoritative(self.partition) && !missed;
+            let (object, kept_for) = (object.clone(), Vec::new());
+            return Body::Copy { object, authoritative, kept_for };
+        }
+        let mut object = Object::default();
+        let mut kept_for = Vec::new();
+        for (target, hint) in &self.copies.hints {
+            if let Copy::Record(hint) = hint {
+                object = object.sync(&hint.object);
+                kept_for.push(*target);
+            }
+        }
+        Body::Copy { object, authoritative: false, kept_for }
+    }
+}

@@ -1,0 +1,300 @@
+//! The failure detector by itself: many nodes that only gossip, on a lossy network in virtual time. How long until a
+//! node that died, froze or was cut off is down in every view; how often a live one is suspected; what it costs.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::sync::Arc;
+
+use crate::emulation::{Delay, Emulation, Place, Verdict};
+use crate::members::{Member, Members, Opinion};
+use crate::message::{Body, PeerMessage};
+use crate::node::{Config, Done, Input, Node, Notice, Output, Work};
+use crate::ring::Ring;
+use crate::rng::Rng;
+use crate::store::{Meta, Owner};
+use crate::types::{MILLI, Micros, NodeId};
+use crate::wire;
+
+/// Links come up within this time after the start, and break so soon after a death.
+const LINKING: Micros = 200 * MILLI;
+/// Nodes have learned each other's pace after this time; until then nothing is measured.
+const WARM_UP: Micros = 60_000 * MILLI;
+/// Every view has noticed a fault in this time, or never will.
+const PATIENCE: Micros = 120_000 * MILLI;
+/// Partitions: more than nodes is of no use to gossip.
+const PARTITIONS: u16 = 1_024;
+
+/// What is tried.
+#[derive(Clone, Copy, Debug)]
+pub struct Trial {
+    /// How many nodes.
+    pub nodes: usize,
+    /// For how long nothing happens, after a minute of warming up, in milliseconds of virtual time.
+    pub quiet_ms: u64,
+    /// The share of messages that is lost, 0 to 1.
+    pub loss: f64,
+    /// Time between two rounds of gossip, in milliseconds.
+    pub interval_ms: u64,
+    /// A silence of this length may be death, in milliseconds.
+    pub timeout_ms: u64,
+    /// Everything random follows from it.
+    pub seed: u64,
+}
+
+/// What befalls one node at the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Its process ends: links to it break.
+    Killed,
+    /// It does nothing any more; links to it stay up.
+    Frozen,
+    /// Nothing passes between it and the others; links stay up.
+    CutOff,
+}
+
+/// What a trial showed.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Detected {
+    /// Times that a live node was suspected by another one in the quiet time, and believed to be down.
+    pub suspected: u64,
+    /// See `suspected`.
+    pub believed_down: u64,
+    /// Bytes of gossip that a node sent per second of the quiet time, framed.
+    pub bytes_per_second: f64,
+    /// From the fault until the first and until the last of the others believed the node to be down, in
+    /// milliseconds; `None` if some never did.
+    pub first_ms: Option<u64>,
+    /// See `first_ms`.
+    pub last_ms: Option<u64>,
+}
+
+enum Event {
+    Wake(usize),
+    Link { at: usize, peer: usize, up: bool },
+    Message { from: usize, to: usize, message: Arc<PeerMessage> },
+}
+
+struct Field {
+    nodes: Vec<Node>,
+    ids: Vec<NodeId>,
+    /// The one that something befalls, once it has.
+    victim: Option<usize>,
+    wakes: Vec<Option<Micros>>,
+    now: Micros,
+    queue: BinaryHeap<Reverse<(Micros, u64)>>,
+    events: std::collections::HashMap<u64, Event>,
+    sequence: u64,
+    net: Emulation,
+    rng: Rng,
+    opined: Vec<(Micros, usize, NodeId, Opinion)>,
+    bytes: u64,
+}
+
+/// Runs one trial: everybody gossips, and at the end `end` befalls one node.
+pub fn detect(trial: &Trial, end: End) -> Detected {
+    let mut field = Field::new(trial);
+    field.run_to(WARM_UP);
+    field.opined.clear();
+    field.bytes = 0;
+    let quiet = trial.quiet_ms * MILLI;
+    field.run_to(WARM_UP + quiet);
+    let count = |wanted: Opinion| {
+        field.opined.iter().filter(|(_, _, _, opinion)| *opinion == wanted).count() as u64
+    };
+    let (suspected, believed_down) = (count(Opinion::Suspect), count(Opinion::Down));
+    let seconds = quiet as f64 / 1e6;
+    let bytes_per_second = field.bytes as f64 / seconds.max(1e-9) / trial.nodes as f64;
+    field.opined.clear();
+    let begun = field.now;
+    let (victim, others) = field.strike(end);
+    field.run_to(begun + PATIENCE);
+    let mut noticed: Vec<Option<Micros>> = vec![None; field.nodes.len()];
+    for (at, who, whom, opinion) in &field.opined {
+        if *whom == victim {
+            noticed[*who] = (*opinion == Opinion::Down).then_some(at - begun);
+        }
+    }
+    let times: Option<Vec<Micros>> = others.into_iter().map(|other| noticed[other]).collect();
+    let bound = |pick: fn(&[Micros]) -> Option<Micros>| {
+        times.as_deref().and_then(pick).map(|time| time / MILLI)
+    };
+    Detected {
+        suspected,
+        believed_down,
+        bytes_per_second,
+        first_ms: bound(|times| times.iter().min().copied()),
+        last_ms: bound(|times| times.iter().max().copied()),
+    }
+}
+
+impl Field {
+    fn new(trial: &Trial) -> Self {
+        let name = |at: usize| format!("n{at}");
+        let members: Vec<Member> =
+            (0..trial.nodes).map(|at| Member::configured(name(at), "sim:1")).collect();
+        let members = Members::new(members);
+        let ids: Vec<NodeId> = (0..trial.nodes).map(|at| NodeId::of(&name(at))).collect();
+        let n = trial.nodes.min(3) as u8;
+        let Ok(ring) = Ring::new(&ids, n, PARTITIONS) else {
+            unreachable!("as many members as replicas")
+        };
+        let ring = Arc::new(ring);
+        let mut rng = Rng::new(trial.seed);
+        let node = |at: usize| {
+            let owner = Owner { cluster: "sim".into(), name: name(at), ring: ring.digest() };
+            let meta = Meta { incarnation: 1, clean: false, ..Meta::new(owner, at as u64 + 1) };
+            let config = Config {
+                me: ids[at],
+                ring: ring.clone(),
+                r: 1,
+                w: 1,
+                strict: false,
+                members: members.clone(),
+                gossip_interval: trial.interval_ms * MILLI,
+                gossip_timeout: trial.timeout_ms * MILLI,
+                hint_limit_bytes: 0,
+                hint_age: Micros::MAX / 2,
+                hints: Vec::new(),
+                boot_nonce: at as u64 + 1,
+                bootstrap: false,
+                serial_block: 1,
+            };
+            Node::new(config, meta, trial.seed ^ (at as u64) << 20)
+        };
+        let nodes = (0..trial.nodes).map(node).collect();
+        let net = Emulation::new(Delay::Exponential(MILLI), trial.loss, 0.0, rng.next_u64());
+        let mut field = Field {
+            nodes,
+            wakes: vec![None; trial.nodes],
+            ids,
+            victim: None,
+            now: 0,
+            queue: BinaryHeap::new(),
+            events: std::collections::HashMap::new(),
+            sequence: 0,
+            net,
+            rng,
+            opined: Vec::new(),
+            bytes: 0,
+        };
+        for at in 0..trial.nodes {
+            for peer in (0..trial.nodes).filter(|peer| *peer != at) {
+                let when = field.rng.below(LINKING);
+                field.schedule(when, Event::Link { at, peer, up: true });
+            }
+        }
+        field
+    }
+
+    /// Something befalls the last node. Gives it, and those that are to notice.
+    fn strike(&mut self, end: End) -> (NodeId, Vec<usize>) {
+        let victim = self.nodes.len() - 1;
+        for other in 0..victim {
+            if end == End::Killed {
+                let when = self.now + self.rng.below(LINKING);
+                self.schedule(when, Event::Link { at: other, peer: victim, up: false });
+            }
+            self.net.cut(self.ids[victim], self.ids[other]);
+            self.net.cut(self.ids[other], self.ids[victim]);
+        }
+        // Cut off, it goes on by itself.
+        self.victim = (end != End::CutOff).then_some(victim);
+        (self.ids[victim], (0..victim).collect())
+    }
+
+    fn schedule(&mut self, at: Micros, event: Event) {
+        self.sequence += 1;
+        self.queue.push(Reverse((at, self.sequence)));
+        self.events.insert(self.sequence, event);
+    }
+
+    fn run_to(&mut self, end: Micros) {
+        while let Some(Reverse((at, number))) = self.queue.peek().copied() {
+            if at > end {
+                break;
+            }
+            self.queue.pop();
+            self.now = at;
+            let Some(event) = self.events.remove(&number) else { continue };
+            match event {
+                Event::Wake(node) => {
+                    self.wakes[node] = None;
+                    self.input(node, Input::Tick);
+                }
+                Event::Link { at, peer, up } => {
+                    self.input(at, Input::Link { peer: self.ids[peer], up });
+                }
+                Event::Message { from, to, message } => {
+                    let message = Arc::unwrap_or_clone(message);
+                    self.input(to, Input::Peer { from: self.ids[from], message });
+                }
+            }
+        }
+        self.now = end;
+    }
+
+    fn input(&mut self, at: usize, input: Input) {
+        if self.victim == Some(at) {
+            return;
+        }
+        let mut todo = vec![input];
+        while let Some(input) = todo.pop() {
+            let mut out = Vec::new();
+            self.nodes[at].handle(self.now, input, &mut out);
+            for output in out {
+                match output {
+                    Output::Send { to, message } => self.send(at, &to, message),
+                    Output::Store(Work::Write { mark, .. }) => {
+                        todo.push(Input::Store(Done::Synced { mark }));
+                    }
+                    Output::Notice(Notice::Opined(whom, opinion)) => {
+                        self.opined.push((self.now, at, whom, opinion));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        if let Some(wake) = self.nodes[at].next_wake()
+            && self.wakes[at].is_none_or(|known| wake < known)
+        {
+            self.wakes[at] = Some(wake);
+            self.schedule(wake.max(self.now), Event::Wake(at));
+        }
+    }
+
+    fn send(&mut self, from: usize, to: &[NodeId], message: PeerMessage) {
+        if matches!(message.body, Body::Gossip(_)) {
+            self.bytes += (wire::frame(&message).len() * to.len()) as u64;
+        }
+        let message = Arc::new(message);
+        for id in to {
+            let Some(to) = self.ids.iter().position(|known| known == id) else { continue };
+            let places = (Place::Node(self.ids[from]), Place::Node(*id));
+            if let Verdict::Deliver(delays) = self.net.verdict(self.now, places.0, places.1) {
+                for delay in delays {
+                    let message = message.clone();
+                    self.schedule(self.now + delay, Event::Message { from, to, message });
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_view_notices_each_end_and_none_is_seen_where_there_is_none() {
+        let (interval_ms, timeout_ms) = (500, 5_000);
+        let trial =
+            Trial { nodes: 5, quiet_ms: 120_000, loss: 0.01, interval_ms, timeout_ms, seed: 1 };
+        for end in [End::Killed, End::Frozen, End::CutOff] {
+            let seen = detect(&trial, end);
+            assert_eq!((seen.suspected, seen.believed_down), (0, 0), "{end:?}: {seen:?}");
+            assert!(seen.first_ms.is_some_and(|first| first >= 4_000), "{end:?}: {seen:?}");
+            assert!(seen.last_ms.is_some_and(|last| last <= 20_000), "{end:?}: {seen:?}");
+            assert_eq!(seen, detect(&trial, end), "the same seed gives the same");
+        }
+    }
+}

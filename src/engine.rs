@@ -187,10 +187,14 @@ fn machine_config(
 ) -> node::Config {
     let mut members = config.members.clone();
     // Where this node itself listens is as configured, from this life on.
-    let own = members.get(config.me()).cloned();
-    let own = own.map(|own| Member { incarnation, ..own });
-    members.merge(remembered.iter().flat_map(Members::iter));
-    members.merge(&own);
+    let address = members.get(config.me()).map(|own| own.address.clone()).unwrap_or_default();
+    let own = |member: &Member| Member { incarnation, address: address.clone(), ..member.clone() };
+    let known = members.clone();
+    let all = known.iter().chain(remembered.iter().flat_map(Members::iter));
+    let (own_words, others): (Vec<&Member>, Vec<&Member>) =
+        all.partition(|member| member.id() == config.me());
+    members.merge(others);
+    members.merge(&own_words.into_iter().map(own).collect::<Vec<_>>());
 
     node::Config {
         me: config.me(),

@@ -100,10 +100,30 @@ fn a_home_that_is_gone_is_replaced_by_the_next_and_then_by_any_node() {
 }
 
 #[test]
-fn a_write_that_was_sent_and_lost_is_unknown_and_its_retry_happens_once() {
+fn a_write_that_was_sent_and_lost_is_sent_again_and_happens_once() {
     let fake = Fake::start(3, 3);
     run(async {
         let client = client(&fake).await;
+        let key = key("k");
+        let home = fake.homes(&key)[0];
+        fake.behave(home, Manners::CutOnce(true));
+        client.put(put(&client, &key, "v", None), TIMEOUT_MS).await.unwrap();
+        assert_eq!(client.get(&key, None, TIMEOUT_MS).await.unwrap().values, ["v"]);
+        assert_eq!(fake.repeats(), [2]);
+
+        let context = client.get(&key, None, TIMEOUT_MS).await.unwrap().context;
+        fake.behave(home, Manners::CutOnce(true));
+        client.delete(&key, Some(context), None, TIMEOUT_MS).await.unwrap();
+        assert_eq!(client.get(&key, None, TIMEOUT_MS).await.unwrap().values.len(), 0);
+    });
+}
+
+#[test]
+fn a_client_that_does_not_retry_says_unknown_and_the_write_may_be_repeated_later() {
+    let fake = Fake::start(3, 3);
+    run(async {
+        let options = Options { retry_unknown: false, ..Options::default() };
+        let client = Client::connect(&[fake.address(0)], options).await.unwrap();
         let key = key("k");
         let home = fake.homes(&key)[0];
         fake.behave(home, Manners::CutOnce(true));
@@ -111,13 +131,7 @@ fn a_write_that_was_sent_and_lost_is_unknown_and_its_retry_happens_once() {
         let error = client.put(write.clone(), TIMEOUT_MS).await.unwrap_err();
         assert!(matches!(error, Failure::Unknown(_)), "{error}");
         client.put(write, TIMEOUT_MS).await.unwrap();
-        assert_eq!(client.get(&key, None, TIMEOUT_MS).await.unwrap().values, ["v"]);
         assert_eq!(fake.repeats(), [2]);
-
-        let context = client.get(&key, None, TIMEOUT_MS).await.unwrap().context;
-        fake.behave(home, Manners::CutOnce(true));
-        let error = client.delete(&key, Some(context), None, TIMEOUT_MS).await.unwrap_err();
-        assert!(matches!(error, Failure::Unknown(_)), "{error}");
     });
 }
 

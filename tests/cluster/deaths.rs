@@ -68,7 +68,9 @@ fn two_of_five_killed_during_a_load() {
     assert_eq!(keys, weak);
     house.run(&["load", "failed", "-w", "2", "--sloppy", "--blind"]).done();
 
+    // What stand-ins took, reads are promised once it has been delivered.
     house.start_all();
+    house.wait_for_no_hints();
     let dump = house.run(&["dump", "-r", "2"]);
     let there = lines(dump.done());
     for line in first.lines().filter(|line| !lost.contains(*line)) {

@@ -234,6 +234,15 @@ impl House {
         until("puts are acknowledged", acknowledged);
     }
 
+    /// Waits until nobody keeps anything for anybody.
+    pub fn wait_for_no_hints(&self) {
+        until("all hints are delivered", || {
+            let mut daemons = self.cluster.daemons().iter();
+            let none = |name: &str| self.status(name).peers.iter().all(|peer| peer.hints == 0);
+            daemons.all(|daemon| none(&daemon.name)).then_some(())
+        });
+    }
+
     /// The homes of keys in their order, as `pixii ring --stdin` tells them. No key needs an escape.
     pub fn homes(&self, keys: &[&str]) -> Vec<Vec<String>> {
         let input: String = keys.iter().map(|key| format!("{key}\n")).collect();

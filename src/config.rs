@@ -40,7 +40,7 @@ pub struct Config {
     pub cluster: String,
     /// The directory of its data; relative to the working directory.
     pub data_dir: PathBuf,
-    /// Where it listens, `host:port`, loopback.
+    /// Where it listens, `host:port`; loopback, unless the network is trusted.
     pub listen: String,
     /// R of requests that name none, 1 to N.
     pub r: u8,
@@ -86,6 +86,8 @@ struct Keys {
     data_dir: PathBuf,
     #[serde(default = "default_listen")]
     listen: String,
+    #[serde(default)]
+    trusted_network: bool,
     n: Option<i64>,
     r: Option<i64>,
     w: Option<i64>,
@@ -161,7 +163,7 @@ fn check(keys: Keys) -> Result<Config, String> {
     if keys.data_dir.as_os_str().is_empty() {
         return Err("data_dir = \"\": the directory of the data has a name".to_owned());
     }
-    check_listen(&keys.listen)?;
+    check_listen(&keys.listen, keys.trusted_network)?;
     let n = number("n", keys.n.unwrap_or(3), 1..=i64::from(MAX_N))? as u8;
     let partitions =
         number("partitions", keys.partitions.unwrap_or(256), 1..=i64::from(MAX_PARTITIONS))? as u16;
@@ -275,14 +277,15 @@ pub(crate) fn check_address<'a>(key: &str, address: &'a str) -> Result<&'a str, 
     Ok(host)
 }
 
-fn check_listen(listen: &str) -> Result<(), String> {
+fn check_listen(listen: &str, trusted_network: bool) -> Result<(), String> {
     let host = check_address("listen", listen)?;
     let loopback =
         listen.parse::<SocketAddr>().map_or(host == "localhost", |at| at.ip().is_loopback());
-    if !loopback {
+    if !loopback && !trusted_network {
         return Err(format!(
-            "listen = \"{listen}\": authentication is not built yet, so a node listens on a loopback \
-             address only (127.0.0.1, [::1] or localhost)"
+            "listen = \"{listen}\": nodes do not ask who they talk to, so a node listens on a loopback \
+             address (127.0.0.1, [::1] or localhost) unless trusted_network = true says that everybody \
+             who can reach the port may read and write everything"
         ));
     }
     Ok(())

@@ -77,7 +77,11 @@ fn mistakes_in_a_configuration_are_named_in_one_sentence() {
         ("partitions = 16", "cache_mib = 0", "cache_mib = 0: cache_mib is 1 to 1048576"),
         ("partitions = 16", "disk_reserve_mib = -1", "disk_reserve_mib is 0 to 1048576"),
         ("partitions = 16", "log = \"a=b=c\"", "log = \"a=b=c\": not a level or filter"),
-        ("listen = \"127.0.0.1:1\"", "listen = \"0.0.0.0:1\"", "authentication is not built yet"),
+        (
+            "listen = \"127.0.0.1:1\"",
+            "listen = \"0.0.0.0:1\"",
+            "unless trusted_network = true says",
+        ),
         ("listen = \"127.0.0.1:1\"", "listen = \"[::1]:0\"", "port 1 to 65535"),
         ("listen = \"127.0.0.1:1\"", "listen = \"localhost\"", "an address is host:port"),
         ("name = \"n2\"", "name = \"n1\"", "members: \"n1\" is there twice"),

@@ -1,9 +1,12 @@
-//! `pixii check`: a stopped node's data, read whole.
+//! `pixii check`: the data of stopped nodes, read whole and compared.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
-use pixii::store::disk::{CheckReport, Damage, check};
+use pixii::config::Config;
+use pixii::ring::Ring;
+use pixii::store::Meta;
+use pixii::store::disk::{CheckReport, Damage, Difference, check, differences};
 use pixii::types::NodeId;
 use serde_json::{Value, json};
 
@@ -13,48 +16,117 @@ use super::{Exit, Outcome, Shared, Trouble, emit, emit_json, text};
 const MAX_LISTED: usize = 1_000;
 const CACHE_BYTES: u64 = 64 << 20;
 
-/// Read a stopped node's data whole and say what is damaged
+/// Read the data of stopped nodes whole, say what is damaged, and compare replicas
 #[derive(Args)]
 #[command(after_help = "\
 Reads every record, hint, checksum, chunk and head. It is refused while a daemon has the data. A line on standard \
 output names each damaged key; then come the counts. The digest covers keys, clocks and values, not hints: where two \
 nodes that hold the same keys have the same digest, they hold the same.
 
+With the configuration of one of the nodes, it also says which partitions differ between their homes, as far as \
+these are among the DIRs.
+
 No record is changed and no life of the node begins. But sled writes to its own files when it opens them \
 (after a kill it recovers its log, and clears what it finds torn), and torn snapshot files are removed, \
 both as at a daemon's start: to keep the evidence of damage, check a copy of DIR.
 
-Exit codes: 0 clean, 1 damaged, or not readable at all.
+Exit codes: 0 clean and equal, 1 damaged, different, or not readable at all.
 
 Examples:
   pixii check /var/lib/pixii/n1
-  pixii check /var/lib/pixii/n1 --json | jq .damaged")]
+  pixii check /var/lib/pixii/n1 --json | jq .damaged
+  pixii check pixii-dev/n1 pixii-dev/n2 pixii-dev/n3 --config pixii-dev/n1.toml")]
 pub(crate) struct Check {
-    /// The node's data directory
-    dir: PathBuf,
+    /// The nodes' data directories
+    #[arg(required = true, value_name = "DIR")]
+    dirs: Vec<PathBuf>,
+    /// Compare the DIRs as the replicas of this configuration's ring
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
 }
 
 impl Check {
-    /// Reads and reports.
+    /// Reads, reports, and compares.
     pub(crate) fn run(self, shared: &Shared) -> Outcome {
-        let mut listed = Vec::new();
-        let mut silent: Outcome = Ok(Exit::Done);
-        let report = check(&self.dir, CACHE_BYTES, &mut |damage| {
-            if !shared.json() && silent.is_ok() {
-                silent = emit(format!("damaged: {damage}\n")).map(|()| Exit::Done);
-            } else if listed.len() < MAX_LISTED {
-                listed.push(as_json(&damage));
+        let ring = match &self.config {
+            Some(file) => Some(Config::load(file).map_err(|e| Trouble::usage(e.to_string()))?.ring),
+            None if self.dirs.len() > 1 => {
+                return Err(Trouble::usage("several directories are compared with --config FILE"));
             }
-        });
-        let report = report.map_err(|error| Trouble::error(error.to_string()))?;
-        silent?;
-        if shared.json() {
-            emit_json(&report_json(&report, listed))?;
-        } else {
-            emit(as_text(&report))?;
+            None => None,
+        };
+        let mut stores = Vec::new();
+        let mut told = Vec::new();
+        for dir in &self.dirs {
+            let (report, json) = read(dir, shared.json())?;
+            told.push(json);
+            if let Some(meta) = &report.meta {
+                let node = meta.owner.node();
+                let known = |ring: &Ring| ring.members().iter().any(|member| member.id == node);
+                if ring.as_ref().is_some_and(|ring| !known(ring)) {
+                    let (dir, name) = (dir.display(), &meta.owner.name);
+                    let why =
+                        format!("{dir} is the data of {name}, no member of that configuration");
+                    return Err(Trouble::error(why));
+                }
+                stores.push((node, report));
+            }
         }
-        Ok(if report.damages == 0 { Exit::Done } else { Exit::Error })
+        let damaged = stores.iter().any(|(_, report)| report.damages > 0);
+        let Some(ring) = ring else {
+            if shared.json() {
+                told.iter().try_for_each(emit_json)?;
+            }
+            return Ok(if damaged { Exit::Error } else { Exit::Done });
+        };
+        let differences = differences(&ring, &stores);
+        let name = |node: NodeId| stores.iter().find(|(id, _)| *id == node);
+        let name = |node| name(node).and_then(|(_, report)| report.meta.as_ref()).map(owner);
+        let differing: Vec<String> = differences
+            .iter()
+            .map(|Difference { partition, homes }| {
+                let home = |(node, keys): (NodeId, u64)| {
+                    format!("{} {}", name(node).unwrap_or_default(), text::count(keys, "key"))
+                };
+                format!("partition {}: {}", partition.0, homes.map(home).join(", "))
+            })
+            .collect();
+        if shared.json() {
+            emit_json(
+                &json!({ "stores": told, "partitions": ring.partitions(), "differ": differing }),
+            )?;
+        } else {
+            let lines: String = differing.iter().map(|line| format!("differs: {line}\n")).collect();
+            let equal = usize::from(ring.partitions()) - differing.len();
+            let all = ring.partitions();
+            emit(format!("{lines}{equal} of {all} partitions are equal at their homes\n"))?;
+        }
+        Ok(if damaged || !differing.is_empty() { Exit::Error } else { Exit::Done })
     }
+}
+
+fn owner(meta: &Meta) -> String {
+    meta.owner.name.clone()
+}
+
+/// Reads one store and, unless it is told as JSON at the end, tells what it is like.
+fn read(dir: &Path, json: bool) -> Result<(CheckReport, Value), Trouble> {
+    let mut listed = Vec::new();
+    let mut silent: Outcome = Ok(Exit::Done);
+    let report = check(dir, CACHE_BYTES, &mut |damage| {
+        if !json && silent.is_ok() {
+            silent = emit(format!("damaged: {damage}\n")).map(|()| Exit::Done);
+        } else if listed.len() < MAX_LISTED {
+            listed.push(as_json(&damage));
+        }
+    });
+    let report = report.map_err(|error| Trouble::error(error.to_string()))?;
+    silent?;
+    if !json {
+        emit(as_text(&report))?;
+    }
+    let value = report_json(&report, listed);
+    Ok((report, value))
 }
 
 fn as_json(damage: &Damage) -> Value {

@@ -31,7 +31,7 @@ use super::{Change, Found, HintPage, HintTotal, Listing, Meta, Record, Store, St
 use crate::members::Members;
 use crate::types::{Key, NodeId, Partition};
 
-pub use self::check::{CheckReport, Damage, check};
+pub use self::check::{CheckReport, Damage, Difference, check, differences};
 pub(super) use self::guarded::{Batch, Fault, Sled};
 pub(super) use self::layout::{SCHEMA, meta_key, seal, unseal};
 

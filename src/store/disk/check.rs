@@ -12,8 +12,9 @@ use super::files::Directory;
 use super::layout::{self, At, CHUNKS, HINTS, Head, Place, Value};
 use super::{DiskStore, Fault, OpenError, life, members};
 use crate::members::Members;
+use crate::ring::Ring;
 use crate::store::{Found, HintTotal, Meta, Record, schema};
-use crate::types::{Key, NodeId, Partition, first_u64};
+use crate::types::{Key, NodeId, Partition, first_u64, hash64};
 use crate::wire;
 
 /// What a check has read, and how much of it is damaged.
@@ -43,6 +44,8 @@ pub struct CheckReport {
     pub disk_bytes: u64,
     /// Of all keys, clocks and values, without hints: equal where two stores hold the same.
     pub digest: u64,
+    /// The same by partition: how many keys, and a digest of what they hold; without those that hold none.
+    pub by_partition: BTreeMap<Partition, (u64, u64)>,
     /// Damaged places.
     pub damages: u64,
     /// False when damage hid the places behind it.
@@ -107,6 +110,33 @@ pub fn check(
     let Reader { mut report, digest, .. } = reader;
     report.digest = first_u64(digest.finalize().as_bytes());
     Ok(report)
+}
+
+/// Two stores that should hold the same of a partition, and do not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// The partition.
+    pub partition: Partition,
+    /// Each of two of its homes, and how many keys it holds there.
+    pub homes: [(NodeId, u64); 2],
+}
+
+/// The partitions of `ring` whose homes, as far as their stores are among `stores`, do not all hold the same keys,
+/// clocks and values.
+pub fn differences(ring: &Ring, stores: &[(NodeId, CheckReport)]) -> Vec<Difference> {
+    let of = |home: &NodeId| stores.iter().find(|(node, _)| node == home);
+    let mut found = Vec::new();
+    for partition in (0..ring.partitions()).map(Partition) {
+        let sums = ring.homes(partition).iter().filter_map(of).map(|(node, report)| {
+            (*node, report.by_partition.get(&partition).copied().unwrap_or_default())
+        });
+        let sums: Vec<(NodeId, (u64, u64))> = sums.collect();
+        if let Some(pair) = sums.windows(2).find(|pair| pair[0].1 != pair[1].1) {
+            let homes = [(pair[0].0, pair[0].1.0), (pair[1].0, pair[1].1.0)];
+            found.push(Difference { partition, homes });
+        }
+    }
+    found
 }
 
 struct Reader<'a> {
@@ -200,10 +230,15 @@ impl Reader<'_> {
         report.siblings += u64::from(values > 1);
         report.values += values;
         report.clock_entries += object.entries().len() as u64;
-        for part in [&partition.0.to_be_bytes()[..], key.as_bytes(), &wire::encode(object)] {
+        let (place, bytes) = (partition.0.to_be_bytes(), wire::encode(object));
+        for part in [&place[..], key.as_bytes(), &bytes] {
             self.digest.update(&(part.len() as u64).to_be_bytes());
             self.digest.update(part);
         }
+        let (keys, sum) = report.by_partition.entry(partition).or_default();
+        *keys += 1;
+        // A sum does not depend on what else the store holds.
+        *sum = sum.wrapping_add(hash64(&[key.as_bytes(), &bytes]));
     }
 
     /// sled could not read on.

@@ -521,22 +521,27 @@ impl<'a> Engine<'a> {
         let Some(caller) = self.clients.get_mut(&client) else { return };
         caller.under_way.remove(&id);
         let emulated = self.emulator.is_on() && matches!(body, ReplyBody::Data(_));
-        let frame = wire::frame(&Reply { id, body });
+        let wrote = matches!(body, ReplyBody::Data(Response::Written { .. }));
+        let mut frame = wire::frame(&Reply { id, body });
+        if frame.len() > LARGE_REPLY_BYTES && !caller.outbox.fits(frame.len() + RESERVE_BYTES) {
+            self.busy += 1;
+            if wrote {
+                // It was done, so it cannot be refused: with the connection gone, its outcome is unknown.
+                return caller.outbox.shut();
+            }
+            let body = busy("bytes of replies that have not been read", CLIENT_LIMITS.bytes);
+            frame = wire::frame(&Reply { id, body });
+        }
         if emulated {
-            self.emulator.post(self.now(), Parcel::Reply { client, id, frame });
+            self.emulator.post(self.now(), Parcel::Reply { client, frame });
         } else {
-            self.answer(client, id, frame);
+            self.answer(client, frame);
         }
     }
 
     /// Lets a frame leave that answers a client's call of this id.
-    fn answer(&mut self, client: ClientId, id: u64, mut frame: Bytes) {
+    fn answer(&mut self, client: ClientId, frame: Bytes) {
         let Some(caller) = self.clients.get_mut(&client) else { return };
-        if frame.len() > LARGE_REPLY_BYTES && !caller.outbox.fits(frame.len() + RESERVE_BYTES) {
-            self.busy += 1;
-            let body = busy("bytes of replies that have not been read", CLIENT_LIMITS.bytes);
-            frame = wire::frame(&Reply { id, body });
-        }
         if !caller.outbox.push(frame) {
             caller.outbox.shut();
         }

@@ -75,6 +75,13 @@ pub enum Request {
     },
 }
 
+impl Request {
+    /// True for what changes something.
+    pub fn is_write(&self) -> bool {
+        matches!(self, Request::Put { .. } | Request::Delete { .. })
+    }
+}
+
 /// The answer to a [`Request`].
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
@@ -255,9 +262,26 @@ pub enum Refusal {
     /// The node is about to stop.
     #[error("the node is stopping")]
     Stopping,
+    /// The node did not run for a while: what reached it meanwhile may have been given up, or done elsewhere.
+    #[error("the node did not run for {0} ms, and what it is asked may be out of date: ask again")]
+    Paused(u32),
 }
 
 impl Refusal {
+    /// True when another node might have carried it out: the refusal is about this one.
+    pub fn is_about_node(&self) -> bool {
+        matches!(
+            self,
+            Refusal::Busy { .. }
+                | Refusal::Damaged
+                | Refusal::NoSpace { .. }
+                | Refusal::Hints(_)
+                | Refusal::Starting { .. }
+                | Refusal::Stopping
+                | Refusal::Paused(_)
+        )
+    }
+
     /// True when too few replicas were there (exit code 4), not when the request itself was at fault.
     pub fn is_no_quorum(&self) -> bool {
         matches!(self, Refusal::Unreachable { .. } | Refusal::NoQuorum { .. })

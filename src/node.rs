@@ -20,10 +20,10 @@ use replica::Replica;
 use returning::Returning;
 
 use crate::members::{Members, Opinion};
-use crate::message::{Body, PeerMessage, Request, Response};
+use crate::message::{Body, PeerMessage, Refusal, Request, Response};
 use crate::ring::Ring;
 use crate::store::{Change, Found, HintPage, HintTotal, Listing, Meta};
-use crate::types::{Key, Micros, NodeId, Partition};
+use crate::types::{Key, MILLI, Micros, NodeId, Partition};
 
 /// What a node is told when it starts.
 #[derive(Clone, Debug)]
@@ -266,10 +266,20 @@ pub struct Node {
     handoff: Handoff,
     returning: Returning,
     effects: Effects,
-    /// Time between two rounds of gossip: longer gaps between inputs mean that this process did not run.
+    /// Time between two rounds of gossip.
     interval: Micros,
     last_input: Option<Micros>,
+    /// Until when writes are refused, and how long this process did not run.
+    stale: (Micros, Micros),
 }
+
+/// A node wants to be woken at least as often as this, so that it notices that its process did not run.
+const PULSE: Micros = 100 * MILLI;
+/// A gap between inputs of this length is a pause. Shorter than any patience of clients: what they asked before it
+/// they may have asked elsewhere since.
+const PAUSE: Micros = 250 * MILLI;
+/// What reached a paused process has been read by this time after the pause.
+const STALE: Micros = 1_000 * MILLI;
 
 impl Node {
     /// A node at the start of a life of its store (`store::begin_life`).
@@ -283,6 +293,7 @@ impl Node {
             effects: Effects::new(&config, meta),
             interval: config.gossip_interval,
             last_input: None,
+            stale: (0, 0),
             coordinator: Coordinator::new(config, seed),
         }
     }
@@ -331,8 +342,11 @@ impl Node {
         self.effects.begin(now);
         let gap = now.saturating_sub(self.last_input.unwrap_or(now));
         self.last_input = Some(now);
-        if gap > 2 * self.interval {
+        if gap > PAUSE {
             self.effects.count("own_pauses_noticed");
+            self.stale = (now + STALE, gap);
+        }
+        if gap > 2 * self.interval {
             self.gossip.forgive(gap);
             self.returning.doubt(now, &mut self.effects);
         }
@@ -349,6 +363,8 @@ impl Node {
                 self.coordinator.opine(now, peer, opinion, fx);
                 self.returning.opine(now, peer, opinion, fx);
                 self.handoff.opine(now, peer, opinion, fx);
+            } else if let Some((from, incarnation)) = self.effects.next_own_life() {
+                self.identity.hear_of_own_life(from, incarnation, &mut self.effects);
             } else {
                 break;
             }
@@ -385,9 +401,12 @@ impl Node {
             Body::Coordinate { request, timeout_ms } => {
                 self.request(now, Origin::Peer { node: from, op }, request, timeout_ms);
             }
-            Body::Held | Body::Failed(_) if op & handoff::TAG != 0 => {
-                let held = matches!(body, Body::Held);
-                self.handoff.answer(now, op, from, held, fx);
+            Body::Held if op & handoff::TAG != 0 => self.handoff.answer(now, op, from, None, fx),
+            Body::Failed(why) if op & handoff::TAG != 0 => {
+                self.handoff.answer(now, op, from, Some(why), fx);
+            }
+            Body::Copy { object, .. } if op & handoff::TAG != 0 => {
+                self.handoff.fetched(op, from, &object, fx);
             }
             Body::Coordinated(_)
             | Body::Updated { .. }
@@ -415,7 +434,10 @@ impl Node {
         if !self.coordinator.is_first(origin) {
             return;
         }
-        match self.identity.refusal(fx) {
+        let (until, gap) = self.stale;
+        let stale = now < until && request.is_write();
+        let paused = || Refusal::Paused((gap / MILLI).min(u32::MAX.into()) as u32);
+        match self.identity.refusal(fx).or_else(|| stale.then(paused)) {
             Some(refusal) => self.coordinator.refuse(origin, refusal, fx),
             None => self.coordinator.request(now, origin, request, timeout_ms, fx),
         }
@@ -429,6 +451,7 @@ impl Node {
             self.gossip.next_wake(),
             self.returning.next_wake(),
             self.handoff.next_wake(),
+            self.last_input.map(|last| last + PULSE),
         ];
         wakes.into_iter().flatten().min()
     }
@@ -450,6 +473,11 @@ impl Node {
     pub fn avoided(&self, now: Micros) -> Vec<NodeId> {
         let others = self.members().ids().into_iter().filter(|id| *id != self.effects.me());
         others.filter(|peer| self.coordinator.avoids(now, *peer)).collect()
+    }
+
+    /// True while others may still keep something for this node: what it does not find does not count.
+    pub fn is_awaiting(&self) -> bool {
+        self.effects.is_awaiting()
     }
 
     /// The members as this node knows them now.

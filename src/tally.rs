@@ -19,6 +19,8 @@ pub enum Answer {
     Unasked,
     /// It was asked.
     Asked,
+    /// It was asked in the place of a home, and is late: others may be asked in its place.
+    Late,
     /// Its answer counts.
     Counted,
     /// It answered with nothing that counts.
@@ -79,6 +81,26 @@ impl Tally {
     /// Takes an answer that counts, or one that does not; true if it is the node's first.
     pub fn answer(&mut self, node: NodeId, counts: bool) -> bool {
         self.set(node, if counts { Answer::Counted } else { Answer::Uncounted })
+    }
+
+    /// Notes that `node` is late: the homes, not counted yet, that somebody else may now be asked for. A late
+    /// answer still counts.
+    pub fn pass_over(&mut self, node: NodeId) -> Vec<NodeId> {
+        let Some(stand_in) = self.stand_ins.iter_mut().find(|stand_in| stand_in.node == node)
+        else {
+            let open =
+                |(home, state): &&(NodeId, Answer)| *home == node && *state != Answer::Counted;
+            return self.homes.iter().filter(open).map(|(home, _)| *home).collect();
+        };
+        if stand_in.answer == Answer::Counted {
+            return Vec::new();
+        }
+        if stand_in.answer == Answer::Asked {
+            stand_in.answer = Answer::Late;
+        }
+        let slots = stand_in.slots.iter().map(|slot| self.homes[*slot]);
+        let open = slots.filter(|(_, state)| *state != Answer::Counted);
+        open.map(|(home, _)| home).collect()
     }
 
     /// Notes that `node` can no longer answer, or refused; true if it is in this tally and has not counted.

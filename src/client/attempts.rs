@@ -22,6 +22,8 @@ const CONNECT_SHARE: u32 = 4;
 /// hedges and its disk come first.
 const READ_PATIENCE: Duration = Duration::from_millis(100);
 const WRITE_PATIENCE: Duration = Duration::from_millis(500);
+/// Once a home has refused, so many others are asked at most: each would find the same homes, or stand in.
+const OTHERS: u32 = 2;
 /// A node that was silent for so long is asked last for this time.
 const QUIET_MS: u64 = 1_000;
 /// Rest before a write whose outcome is unknown goes round once more.
@@ -41,7 +43,11 @@ struct Attempts {
     refused: Option<Refusal>,
     /// Why it may have happened without an answer that says so.
     unknown: Option<String>,
+    /// True if a node asks to be asked again.
+    again: bool,
     faults: Vec<String>,
+    /// Nodes that are no homes and may still be asked once a home has refused.
+    others_left: u32,
     under_way: JoinSet<Answered>,
 }
 
@@ -63,28 +69,29 @@ impl Client {
             writes,
             refused: None,
             unknown: None,
+            again: false,
             faults: Vec::new(),
+            others_left: OTHERS,
             under_way: JoinSet::new(),
         };
         let mut candidates = self.candidates(partition);
         loop {
-            // Others than homes only forward what a home has refused already.
-            let more = |(_, home): &(NodeId, bool)| *home || attempts.refused.is_none();
             let in_time = Instant::now() < deadline;
-            let asked = candidates.front().filter(|next| in_time && more(next)).map(|(id, _)| *id);
+            let asked = attempts.next(&mut candidates).filter(|_| in_time);
             if let Some(id) = asked {
-                candidates.pop_front();
                 let (client, request) = (self.clone(), request.clone());
                 attempts
                     .under_way
                     .spawn(async move { client.attempt(id, request, deadline).await });
             } else if attempts.under_way.is_empty() {
-                if attempts.unknown.is_none() || !in_time || !self.0.options.retry_unknown {
+                let unknown = attempts.unknown.is_some() && self.0.options.retry_unknown;
+                if !in_time || !(unknown || attempts.again) {
                     return Err(attempts.failure(timeout_ms));
                 }
                 sleep_until(Instant::now() + REST).await;
                 candidates = self.candidates(partition);
-                attempts.refused = None;
+                (attempts.refused, attempts.again) = (None, false);
+                attempts.others_left = OTHERS;
                 continue;
             }
             let hedge = Instant::now() + patience;
@@ -150,11 +157,23 @@ impl Client {
 }
 
 impl Attempts {
+    /// The next node to ask. Once a home has refused, only so many others are: they ask the homes again, or stand in.
+    fn next(&mut self, candidates: &mut VecDeque<(NodeId, bool)>) -> Option<NodeId> {
+        let others = self.refused.is_none() || self.others_left > 0;
+        let at = candidates.iter().position(|(_, home)| *home || others)?;
+        let (id, home) = candidates.remove(at)?;
+        if !home && self.refused.is_some() {
+            self.others_left -= 1;
+        }
+        Some(id)
+    }
+
     /// Takes an answer: the end if it says what has become of the request.
     fn take(&mut self, Answered { place, outcome }: Answered) -> Result<Option<Response>, Failure> {
         let named = |why: String| if place.is_empty() { why } else { format!("{place}: {why}") };
         match outcome {
             Ok(ReplyBody::Data(Response::Refused(why))) => {
+                self.again |= matches!(why, Refusal::Paused(_));
                 if another_may_accept(&why) {
                     self.refused = Some(why);
                 } else if !self.writes || (self.unknown.is_none() && self.under_way.is_empty()) {
@@ -194,13 +213,5 @@ impl Attempts {
 
 /// True for refusals that say something about the node rather than the request.
 fn another_may_accept(refusal: &Refusal) -> bool {
-    matches!(
-        refusal,
-        Refusal::Unreachable { .. }
-            | Refusal::NotHome
-            | Refusal::Damaged
-            | Refusal::NoSpace { .. }
-            | Refusal::Starting { .. }
-            | Refusal::Stopping
-    )
+    refusal.is_about_node() || matches!(refusal, Refusal::Unreachable { .. } | Refusal::NotHome)
 }

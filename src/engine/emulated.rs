@@ -33,8 +33,8 @@ const CALL_BYTES: usize = 256;
 pub(super) enum Parcel {
     /// A frame for a peer, and the connection that it was to leave on: it does not outlive it.
     Message { peer: Arc<Peer>, connection: u64, frame: Bytes },
-    /// A frame for a client that answers a call of this id.
-    Reply { client: ClientId, id: u64, frame: Bytes },
+    /// A frame for a client.
+    Reply { client: ClientId, frame: Bytes },
     /// A client's call.
     Call { client: ClientId, call: Call, held: Held },
 }
@@ -252,7 +252,7 @@ impl Engine<'_> {
                     peer.outbox.lose();
                 }
             }
-            Parcel::Reply { client, id, frame } => self.answer(client, id, frame),
+            Parcel::Reply { client, frame } => self.answer(client, frame),
             Parcel::Call { client, call, held } => self.call(client, call, held),
         }
     }
@@ -274,12 +274,13 @@ mod tests {
     }
 
     fn reply(id: u64, bytes: usize) -> Parcel {
-        Parcel::Reply { client: 1, id, frame: vec![0; bytes].into() }
+        let frame = [&id.to_be_bytes()[..], &vec![0; bytes]].concat();
+        Parcel::Reply { client: 1, frame: frame.into() }
     }
 
     fn arrived(emulator: &mut Emulator, now: Micros) -> Vec<u64> {
         let id = |parcel| match parcel {
-            Parcel::Reply { id, .. } => id,
+            Parcel::Reply { frame, .. } => u64::from_be_bytes(frame[..8].try_into().unwrap()),
             other => panic!("{other:?}"),
         };
         std::iter::from_fn(|| emulator.arrived(now)).map(id).collect()
@@ -312,7 +313,7 @@ mod tests {
         (0..MAX_WAITING as u64 + 7).for_each(|id| emulator.post(0, reply(id, 1)));
         assert_eq!(count(&emulator, "emulated_overflowed"), 7);
         assert_eq!(arrived(&mut emulator, 600_000 * MILLI).len(), MAX_WAITING);
-        (0..300).for_each(|id| emulator.post(0, reply(id, 1 << 20)));
+        (0..300).for_each(|id| emulator.post(0, reply(id, (1 << 20) - 8)));
         assert_eq!(count(&emulator, "emulated_overflowed"), 7 + 44, "256 MiB are the limit");
         assert_eq!(arrived(&mut emulator, 600_000 * MILLI).len(), 256);
     }

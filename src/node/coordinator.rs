@@ -217,9 +217,9 @@ impl Coordinator {
     ) {
         fx.count("requests_forwarded");
         let writes = plan.update.is_some();
-        let to = if writes { &to[..1] } else { to };
+        let (to, others) = if writes { to.split_at(1) } else { (to, &[][..]) };
         let tally = Tally::new(to, 1, true);
-        let kind = Kind::Forwarded { request, writes };
+        let kind = Kind::Forwarded { request, writes, others: others.to_vec().into() };
         let op = self.start(now, origin, tally, kind, VecDeque::new(), timeout_ms);
         self.forward_on(now, op, fx);
     }
@@ -239,6 +239,44 @@ impl Coordinator {
         let left_ms = (operation.deadline.saturating_sub(now) / MILLI) as u32;
         let timeout_ms = (left_ms - left_ms / 10).max(1);
         fx.send(vec![to], op, Body::Coordinate { request, timeout_ms });
+    }
+
+    /// A home has refused a forwarded request for reasons of its own, and so did nothing: the next one gets it, and
+    /// when there is none left, this node carries it out in their place.
+    fn go_elsewhere(&mut self, now: Micros, op: u64, from: NodeId, why: Refusal, fx: &mut Effects) {
+        let Some(operation) = self.operations.get_mut(&op) else { return };
+        let Kind::Forwarded { request, others, .. } = &mut operation.kind else { return };
+        if let Some(next) = others.pop_front() {
+            operation.tally = Tally::new(&[next], 1, true);
+        } else {
+            operation.tally.fail(from);
+        }
+        if operation.tally.unasked().next().is_some() {
+            return self.forward_on(now, op, fx);
+        }
+        if !operation.open.is_empty() {
+            return;
+        }
+        let (origin, request) = (operation.origin, request.clone());
+        let left_ms = (operation.deadline.saturating_sub(now) / MILLI).max(1) as u32;
+        match self.plan(&request) {
+            Ok(plan) if self.can_stand_in(&plan) => {
+                fx.count("requests_taken_over");
+                self.forget(op);
+                self.coordinate(now, origin, plan, left_ms, fx);
+            }
+            _ => self.finish(now, op, Response::Refused(why), fx),
+        }
+    }
+
+    /// Removes an operation and all its timers.
+    fn forget(&mut self, op: u64) -> Option<Operation> {
+        let operation = self.operations.remove(&op)?;
+        self.timers.remove(&(operation.deadline, op));
+        for Question { due, .. } in &operation.open {
+            self.timers.remove(&(*due, op));
+        }
+        Some(operation)
     }
 
     fn start(
@@ -290,6 +328,11 @@ impl Coordinator {
         self.writes.answered(now, from, write);
         let Operation { tally, kind, .. } = operation;
         match (kind, body) {
+            (Kind::Forwarded { .. }, Body::Coordinated(Response::Refused(why)))
+                if tally.is_home(from) && another_may_do(&why) =>
+            {
+                return self.go_elsewhere(now, op, from, why, fx);
+            }
             (Kind::Forwarded { .. }, Body::Coordinated(response)) if tally.is_home(from) => {
                 return self.finish(now, op, response, fx);
             }
@@ -303,6 +346,10 @@ impl Coordinator {
             }
             (Kind::Write { minted: None, .. }, Body::Failed(refusal)) if from == self.config.me => {
                 return self.finish(now, op, Response::Refused(refusal), fx);
+            }
+            // What was minted here is held here; only a hint beside it can have been refused.
+            (Kind::Write { minted: Some(_), .. }, Body::Failed(_)) if from == self.config.me => {
+                return;
             }
             (Kind::Get { .. }, Body::Copy { object, authoritative, kept_for }) => {
                 Self::take_copy(operation, from, object, authoritative, &kept_for);
@@ -321,10 +368,11 @@ impl Coordinator {
     /// A node will not answer this request any more.
     fn lose(&mut self, now: Micros, op: u64, node: NodeId, fx: &mut Effects) {
         let Some(operation) = self.operations.get_mut(&op) else { return };
-        operation.tally.fail(node);
         // The home it was, or the homes that it stood in for.
+        let its = operation.tally.pass_over(node);
+        operation.tally.fail(node);
         let open: Vec<NodeId> = operation.tally.uncovered().collect();
-        let lost = |home: &NodeId| *home == node || !self.view.can_use(*home);
+        let lost = |home: &NodeId| its.contains(home) || !self.view.can_use(*home);
         let open: Vec<NodeId> = open.into_iter().filter(lost).collect();
         for home in open {
             self.replace(now, op, home, fx);
@@ -431,13 +479,9 @@ impl Coordinator {
     /// confirmed a write get a hint.
     fn end(&mut self, now: Micros, op: u64, fx: &mut Effects) {
         self.leave_hints(now, op, fx);
-        let Some(operation) = self.operations.remove(&op) else { return };
+        let Some(operation) = self.forget(op) else { return };
         self.lingering -= 1;
         self.lingering_bytes -= operation.lingering_bytes;
-        self.timers.remove(&(operation.deadline, op));
-        for Question { due, .. } in &operation.open {
-            self.timers.remove(&(*due, op));
-        }
         self.repair(op, operation, fx);
     }
 }
@@ -456,6 +500,11 @@ fn close(
         timers.remove(&(question.due, op));
     }
     Some(question)
+}
+
+/// True if a request that a home has refused like this may be carried out elsewhere.
+fn another_may_do(why: &Refusal) -> bool {
+    why.is_about_node() || matches!(why, Refusal::Unreachable { .. })
 }
 
 fn answer(origin: Origin, response: Response, fx: &mut Effects) {

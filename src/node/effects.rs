@@ -19,13 +19,17 @@ pub(super) struct Effects {
     now: Micros,
     hints: HintLedger,
     opinions: VecDeque<(NodeId, Opinion)>,
+    /// Who told of which life of this node that is later than this one.
+    own_lives: VecDeque<(NodeId, u64)>,
     load: usize,
     awaiting: bool,
     settled: bool,
     witnessed: bool,
     out: Vec<Output>,
     local: VecDeque<PeerMessage>,
-    held: VecDeque<(u64, NodeId, PeerMessage)>,
+    /// What waits for a sync, by the mark that it waits for, then in the order in which it was said.
+    held: BTreeMap<(u64, u64), (NodeId, PeerMessage)>,
+    said: u64,
     last_mark: u64,
     synced: u64,
     last_token: u64,
@@ -41,13 +45,15 @@ impl Effects {
             now: 0,
             hints: HintLedger::new(&config.hints, config.hint_limit_bytes),
             opinions: VecDeque::new(),
+            own_lives: VecDeque::new(),
             load: 0,
             awaiting: false,
             settled: false,
             witnessed: false,
             out: Vec::new(),
             local: VecDeque::new(),
-            held: VecDeque::new(),
+            held: BTreeMap::new(),
+            said: 0,
             last_mark: 0,
             synced: 0,
             last_token: 0,
@@ -93,6 +99,16 @@ impl Effects {
     /// The next opinion that the other roles have not been told of.
     pub(super) fn next_opinion(&mut self) -> Option<(NodeId, Opinion)> {
         self.opinions.pop_front()
+    }
+
+    /// A peer tells of a later life of this node than it lives.
+    pub(super) fn hear_of_own_life(&mut self, from: NodeId, incarnation: u64) {
+        self.own_lives.push_back((from, incarnation));
+    }
+
+    /// The next such word that has not been judged.
+    pub(super) fn next_own_life(&mut self) -> Option<(NodeId, u64)> {
+        self.own_lives.pop_front()
     }
 
     /// Clients' requests that are under way here: background work yields to them.
@@ -201,7 +217,8 @@ impl Effects {
     pub(super) fn send_synced(&mut self, mark: Option<u64>, to: NodeId, op: u64, body: Body) {
         match mark {
             Some(mark) if mark > self.synced => {
-                self.held.push_back((mark, to, PeerMessage { op, body }));
+                self.said += 1;
+                self.held.insert((mark, self.said), (to, PeerMessage { op, body }));
             }
             _ => self.send(vec![to], op, body),
         }
@@ -210,11 +227,8 @@ impl Effects {
     /// Notes that every write up to `mark` is durable, and lets go what waited for that.
     pub(super) fn release(&mut self, mark: u64) {
         self.synced = self.synced.max(mark);
-        // Not sorted: a message may wait for an older write than the one before it.
-        let (due, held) = self.held.drain(..).partition(|(mark, ..)| *mark <= self.synced);
-        self.held = held;
-        let due: VecDeque<(u64, NodeId, PeerMessage)> = due;
-        for (_, to, message) in due {
+        let later = self.held.split_off(&(self.synced + 1, 0));
+        for (to, message) in std::mem::replace(&mut self.held, later).into_values() {
             self.send(vec![to], message.op, message.body);
         }
     }

@@ -23,8 +23,10 @@ const EAGER: u8 = 3;
 const DIGEST: u64 = 0;
 const ANSWER: u64 = 1;
 const LAST: u64 = 2;
-/// A life that far ahead of the known one was not lived: nobody restarts a node a million times unnoticed.
-const MAX_LEAP: u64 = 1 << 20;
+/// A life that far ahead of the known one was not lived: nobody restarts a node so often unnoticed.
+const MAX_LEAP: u64 = 1 << 32;
+/// No number grows beyond this by itself.
+const MAX_NUMBER: u64 = 1 << 62;
 
 /// What is heard of the other members.
 #[derive(Debug)]
@@ -262,8 +264,7 @@ impl Gossip {
                 continue;
             };
             let known = peer.beat;
-            // A first life heard of may have any number.
-            if known.incarnation > 0 && beat.incarnation > known.incarnation + MAX_LEAP {
+            if !is_credible(beat, known.incarnation) {
                 fx.count("forged_lives_refused");
                 continue;
             }
@@ -278,20 +279,19 @@ impl Gossip {
         }
     }
 
-    /// Others know of a later life of this node than it lives: its disk forgot some. It goes on behind it.
+    /// Others may know of a later life of this node than it lives: its disk forgot some. What that means is not
+    /// this role's to say.
     fn hear_of_myself(&mut self, from: NodeId, beat: Beat, fx: &mut Effects) {
         let own = self.own_beat(fx);
         if beat <= own {
             return;
         }
-        if beat.incarnation > own.incarnation + MAX_LEAP {
+        if !is_credible(beat, own.incarnation) {
             fx.count("forged_lives_refused");
             return fx.notice(Notice::Forged(from));
         }
         if beat.incarnation > own.incarnation {
-            fx.count("own_life_raised");
-            fx.change_meta(|meta| meta.incarnation = beat.incarnation + 1);
-            self.announce(fx);
+            fx.hear_of_own_life(from, beat.incarnation);
         } else {
             self.count = beat.count + 1;
         }
@@ -312,7 +312,7 @@ impl Gossip {
         }
         let leaps = |member: &&Member| {
             let known = before.get(member.id()).map_or(0, |known| known.incarnation);
-            known == 0 || member.incarnation <= known + MAX_LEAP
+            is_credible(Beat { incarnation: member.incarnation, count: 0 }, known)
         };
         // What others say of this node's own address counts only as far as it said so itself.
         let own = fx.meta().incarnation;
@@ -336,4 +336,10 @@ impl Gossip {
             fx.address(peer, address);
         }
     }
+}
+
+/// False for numbers that no node came to by living.
+fn is_credible(beat: Beat, known_incarnation: u64) -> bool {
+    let latest = known_incarnation.saturating_add(MAX_LEAP).min(MAX_NUMBER);
+    beat.incarnation <= latest && beat.count <= MAX_NUMBER
 }

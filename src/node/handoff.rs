@@ -8,7 +8,7 @@ use super::Config;
 use super::effects::Effects;
 use crate::causal::Object;
 use crate::members::Opinion;
-use crate::message::Body;
+use crate::message::{Body, Refusal};
 use crate::ring::Ring;
 use crate::store::{Found, HintPage};
 use crate::types::{Key, MILLI, Micros, NodeId};
@@ -25,6 +25,10 @@ const MAX_AGED_FLIGHTS: usize = 8;
 const MAX_FLIGHT_BYTES: usize = 8 << 20;
 /// Bytes of hints read at a time.
 const PAGE_BYTES: usize = 256 << 10;
+/// Damaged hints that are made anew at a time.
+const MAX_FETCHES: usize = 64;
+/// Hints to one member that are known to be of no use to it now.
+const MAX_STUCK: usize = 10_000;
 /// A hint that is not confirmed after this time is sent again, in a later pass.
 const TIMEOUT: Micros = 5_000 * MILLI;
 /// Rest after a pass that removed nothing, and after a refusal.
@@ -38,11 +42,17 @@ pub(super) struct Handoff {
     max_age: Micros,
     links: BTreeSet<NodeId>,
     down: BTreeSet<NodeId>,
+    /// Members that were out of reach and have not been told what is kept for them: they need not know that they were
+    /// away. One that was only slow was not.
+    absent: BTreeSet<NodeId>,
     passes: BTreeMap<NodeId, Pass>,
     lists: BTreeMap<u64, NodeId>,
     flights: BTreeMap<u64, Flight>,
+    fetches: BTreeMap<u64, Fetch>,
     timeouts: VecDeque<(Micros, u64)>,
     next_op: u64,
+    /// Hints that their target refused because its own copy is damaged: that copy counts for nothing anyway.
+    stuck: BTreeMap<NodeId, BTreeSet<Key>>,
     /// When a member that rests is tried again.
     next_look: Option<Micros>,
 }
@@ -76,6 +86,15 @@ struct Flight {
     to_target: bool,
 }
 
+/// A damaged hint, which is made anew from what the other homes of its key have.
+#[derive(Debug)]
+struct Fetch {
+    target: NodeId,
+    key: Key,
+    waiting: Vec<NodeId>,
+    merged: Object,
+}
+
 impl Handoff {
     /// Operation ids begin at a random place, so that answers to a former life are not taken for this one's.
     pub(super) fn new(config: &Config, first_op: u64) -> Self {
@@ -85,11 +104,14 @@ impl Handoff {
             max_age: config.hint_age,
             links: BTreeSet::new(),
             down: BTreeSet::new(),
+            absent: BTreeSet::new(),
             passes: BTreeMap::new(),
             lists: BTreeMap::new(),
             flights: BTreeMap::new(),
+            fetches: BTreeMap::new(),
             timeouts: VecDeque::new(),
             next_op: first_op >> 2,
+            stuck: BTreeMap::new(),
             next_look: None,
         }
     }
@@ -110,6 +132,7 @@ impl Handoff {
             self.links.insert(peer);
         } else {
             self.links.remove(&peer);
+            self.absent.insert(peer);
         }
         self.begin_anew(now, peer, fx);
     }
@@ -117,7 +140,10 @@ impl Handoff {
     /// This node's opinion of a peer has changed.
     pub(super) fn opine(&mut self, now: Micros, peer: NodeId, opinion: Opinion, fx: &mut Effects) {
         let changed = match opinion {
-            Opinion::Down => self.down.insert(peer),
+            Opinion::Down => {
+                self.absent.insert(peer);
+                self.down.insert(peer)
+            }
             Opinion::Up | Opinion::Suspect => self.down.remove(&peer),
         };
         if changed {
@@ -129,13 +155,19 @@ impl Handoff {
     fn begin_anew(&mut self, now: Micros, target: NodeId, fx: &mut Effects) {
         self.flights.retain(|_, flight| flight.target != target);
         self.lists.retain(|_, of| *of != target);
+        self.stuck.remove(&target);
         self.passes.remove(&target);
         self.look(now, fx);
+        if self.can_reach(target) && fx.hints().of(target).is_none() {
+            self.absent.remove(&target);
+        }
     }
 
     /// Answers a member that asks how many hints are kept for it; that there are none is told when it is synced.
     pub(super) fn tell(&self, from: NodeId, op: u64, fx: &mut Effects) {
-        let count = fx.hints().of(from).map_or(0, |(total, _)| total.count);
+        let kept = fx.hints().of(from).map_or(0, |(total, _)| total.count);
+        let stuck = self.stuck.get(&from).map_or(0, |keys| keys.len() as u64);
+        let count = kept.saturating_sub(stuck);
         let mark = fx.last_mark();
         fx.send_synced(Some(mark), from, op, Body::Hints(count));
     }
@@ -152,7 +184,9 @@ impl Handoff {
             }
             if !self.passes.contains_key(&target) && reachable {
                 fx.count("handoffs_begun");
-                fx.send(vec![target], 0, Body::Hints(total.count));
+                if self.absent.remove(&target) {
+                    fx.send(vec![target], 0, Body::Hints(total.count));
+                }
             }
             let aged = !reachable;
             self.passes.entry(target).or_insert(Pass { aged, ..Pass::default() });
@@ -174,6 +208,7 @@ impl Handoff {
                 break;
             }
             self.timeouts.pop_front();
+            self.fetches.remove(&op);
             if let Some(flight) = self.flights.remove(&op) {
                 self.land(now, &flight, false, fx);
             }
@@ -263,14 +298,51 @@ impl Handoff {
         pass.listing = false;
         pass.ended = !page.more;
         pass.after = page.hints.last().map(|(key, _)| key.clone());
+        let mut damaged = Vec::new();
         for (key, found) in page.hints {
             match found {
                 Found::Record(record) => pass.page.push_back((key, record.object)),
-                Found::Damaged => fx.count("damaged_hints_read"),
+                Found::Damaged => damaged.push(key),
                 Found::Nothing => {}
             }
         }
+        for key in damaged {
+            self.fetch(now, target, key, fx);
+        }
         self.go_on(now, target, fx);
+    }
+
+    /// Asks the other homes for what a damaged hint may have held: all of them, or it has to wait.
+    fn fetch(&mut self, now: Micros, target: NodeId, key: Key, fx: &mut Effects) {
+        fx.count("damaged_hints_read");
+        let known = self.fetches.values().any(|fetch| fetch.target == target && fetch.key == key);
+        let homes = self.ring.homes(self.ring.partition(&key)).iter().copied();
+        let waiting: Vec<NodeId> = homes.filter(|home| *home != target).collect();
+        let reachable = |home: &NodeId| *home == self.me || self.can_reach(*home);
+        if known || self.fetches.len() >= MAX_FETCHES || !waiting.iter().all(reachable) {
+            return;
+        }
+        self.next_op += 1;
+        let op = TAG | self.next_op;
+        fx.send(waiting.clone(), op, Body::Read { key: key.clone() });
+        self.fetches.insert(op, Fetch { target, key, waiting, merged: Object::default() });
+        self.timeouts.push_back((now + TIMEOUT, op));
+    }
+
+    /// A home has told what it has of a key whose hint is damaged.
+    pub(super) fn fetched(&mut self, op: u64, from: NodeId, object: &Object, fx: &mut Effects) {
+        let Some(fetch) = self.fetches.get_mut(&op) else { return };
+        let Some(at) = fetch.waiting.iter().position(|node| *node == from) else { return };
+        fetch.waiting.swap_remove(at);
+        fetch.merged = fetch.merged.sync(object);
+        if !fetch.waiting.is_empty() {
+            return;
+        }
+        if let Some(Fetch { target, key, merged, .. }) = self.fetches.remove(&op) {
+            let keep_for = vec![target];
+            fx.count("damaged_hints_made_anew");
+            fx.send(vec![self.me], 0, Body::Keep { key, object: merged, keep_for });
+        }
     }
 
     /// A home has synced a hint, or refused it.
@@ -279,9 +351,10 @@ impl Handoff {
         now: Micros,
         op: u64,
         from: NodeId,
-        held: bool,
+        refused: Option<Refusal>,
         fx: &mut Effects,
     ) {
+        let held = refused.is_none();
         let Some(flight) = self.flights.get_mut(&op) else { return };
         let waited = flight.waiting.len();
         flight.waiting.retain(|node| *node != from);
@@ -290,6 +363,14 @@ impl Handoff {
         }
         if held {
             flight.needed -= 1;
+        }
+        if flight.to_target {
+            let stuck = self.stuck.entry(flight.target).or_default();
+            if refused != Some(Refusal::Damaged) {
+                stuck.remove(&flight.key);
+            } else if stuck.len() < MAX_STUCK {
+                stuck.insert(flight.key.clone());
+            }
         }
         let (done, hopeless) = (flight.needed == 0, flight.waiting.len() < flight.needed);
         if (done || hopeless)

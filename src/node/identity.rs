@@ -32,6 +32,8 @@ pub(super) struct Identity {
     /// What each peer has answered in this life.
     heard: BTreeMap<NodeId, Heard>,
     foreign: BTreeSet<NodeId>,
+    /// A later life of this node that somebody was told of, before this one has settled.
+    rumour: Option<(Life, NodeId)>,
     /// True once a peer told of a later life after this one had settled.
     doubted: bool,
     /// Set when all is decided: settled when this mark is durable.
@@ -57,6 +59,7 @@ impl Identity {
             links: BTreeSet::new(),
             heard: BTreeMap::new(),
             foreign: BTreeSet::new(),
+            rumour: None,
             doubted: false,
             decided: None,
         }
@@ -111,7 +114,7 @@ impl Identity {
         self.decide(now, fx);
     }
 
-    /// This life; gossip may have raised its number.
+    /// This life; its number is higher than it began with once a later one was heard of.
     fn life(&self, fx: &Effects) -> Life {
         Life { incarnation: fx.meta().incarnation, nonce: self.nonce }
     }
@@ -155,6 +158,28 @@ impl Identity {
                 self.decide(now, fx);
             }
             _ => {}
+        }
+    }
+
+    /// Gossip tells of a later life of this node: as good as a peer that has seen it.
+    pub(super) fn hear_of_own_life(&mut self, from: NodeId, incarnation: u64, fx: &mut Effects) {
+        // Of which boot it was is not told, but it was not this one.
+        let seen = Life { incarnation, nonce: !self.nonce };
+        if !self.life(fx).is_outdated_by(seen) {
+            return;
+        }
+        fx.count("own_life_raised");
+        if !fx.is_settled() {
+            let later = |(known, _): &(Life, NodeId)| known.incarnation >= incarnation;
+            if !self.rumour.as_ref().is_some_and(later) {
+                self.rumour = Some((seen, from));
+            }
+        } else if self.doubted {
+            // Another life of the same disk goes on: the numbers only tell who spoke last.
+            fx.change_meta(|meta| meta.incarnation = incarnation + 1);
+            self.introduce(self.links.iter().copied().collect(), fx);
+        } else {
+            self.doubt(from, Some(seen), fx);
         }
     }
 
@@ -218,7 +243,7 @@ impl Identity {
         }
         let later = self.heard.iter().filter_map(|(peer, heard)| Some((heard.seen?, *peer)));
         let life = self.life(fx);
-        let outdated = later.filter(|(seen, _)| life.is_outdated_by(*seen));
+        let outdated = later.chain(self.rumour).filter(|(seen, _)| life.is_outdated_by(*seen));
         let latest = outdated.max_by_key(|(seen, _)| seen.incarnation);
         let mark = match latest {
             Some((seen, witness)) => {

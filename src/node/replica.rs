@@ -13,12 +13,15 @@ use crate::causal::{Actor, Context, Dot, Object, Version};
 use crate::message::{self, Body, Refusal};
 use crate::ring::Ring;
 use crate::store::{Change, Found, Listing, Meta, Record};
-use crate::types::{Key, MAX_OBJECT_BYTES, MAX_SIBLINGS, NodeId, Partition};
+use crate::types::{Key, MAX_OBJECT_BYTES, MAX_SIBLINGS, NodeId, Partition, WriteId};
 
 /// Most operations waiting for one key.
 const MAX_KEY_QUEUE: usize = 128;
 /// Most operations waiting in all.
 const MAX_QUEUE: usize = 16_384;
+/// Most writes, and bytes of them, that wait for the disk: a slow one does not fill the memory.
+const MAX_UNSYNCED: usize = 32_768;
+const MAX_UNSYNCED_BYTES: usize = 128 << 20;
 /// Largest page of keys, in bytes.
 const MAX_LIST_BYTES: u32 = 1 << 20;
 
@@ -30,7 +33,9 @@ pub(super) struct Replica {
     keys: HashMap<Key, KeyState>,
     reads: HashMap<u64, Key>,
     lists: HashMap<u64, (NodeId, u64, Partition)>,
-    unsynced: VecDeque<(u64, Key)>,
+    /// Writes that are not synced: the mark, the key, and about how many bytes.
+    unsynced: VecDeque<(u64, Key, usize)>,
+    unsynced_bytes: usize,
     starved: Vec<Key>,
     queued: usize,
     shortage: Option<Shortage>,
@@ -136,6 +141,7 @@ impl Replica {
             reads: HashMap::new(),
             lists: HashMap::new(),
             unsynced: VecDeque::new(),
+            unsynced_bytes: 0,
             starved: Vec::new(),
             queued: 0,
             shortage: None,
@@ -201,6 +207,12 @@ impl Replica {
         }
         let busy =
             |what: &str, limit: usize| Refusal::Busy { what: what.into(), limit: limit as u32 };
+        if writes && self.unsynced.len() >= MAX_UNSYNCED {
+            return Err(busy("what waits for the node's disk", MAX_UNSYNCED));
+        }
+        if writes && self.unsynced_bytes >= MAX_UNSYNCED_BYTES {
+            return Err(busy("bytes that wait for the node's disk", MAX_UNSYNCED_BYTES));
+        }
         if self.queued >= MAX_QUEUE {
             return Err(busy("the node's queue", MAX_QUEUE));
         }
@@ -232,15 +244,16 @@ impl Replica {
     pub(super) fn list_done(&mut self, token: u64, listing: Listing, fx: &mut Effects) {
         let Some((to, op, partition)) = self.lists.remove(&token) else { return };
         let Listing { keys, more } = listing;
-        let authoritative = fx.is_authoritative(partition);
+        let authoritative = fx.is_authoritative(partition) && !fx.is_awaiting();
         // A listing may show unsynced keys, never miss synced ones: names alone promise nothing.
         fx.send(vec![to], op, Body::Listed { keys, more, authoritative });
     }
 
     /// Every write up to `mark` is durable: the disk is as new as the copies of those keys.
     pub(super) fn synced(&mut self, mark: u64, fx: &mut Effects) {
-        while self.unsynced.front().is_some_and(|(written, _)| *written <= mark) {
-            let Some((_, key)) = self.unsynced.pop_front() else { return };
+        while self.unsynced.front().is_some_and(|(written, ..)| *written <= mark) {
+            let Some((_, key, bytes)) = self.unsynced.pop_front() else { return };
+            self.unsynced_bytes -= bytes;
             if let Some(state) = self.keys.get_mut(&key)
                 && state.mark.is_some_and(|newest| newest <= mark)
             {
@@ -281,8 +294,10 @@ impl Replica {
         let changes: Vec<Change> =
             changed.iter().filter_map(|place| copies.change(partition, key, *place)).collect();
         if !changes.is_empty() {
+            let bytes = changes.iter().map(change_bytes).sum();
             let written = fx.write(changes);
-            self.unsynced.push_back((written, key.clone()));
+            self.unsynced.push_back((written, key.clone(), bytes));
+            self.unsynced_bytes += bytes;
             mark = Some(written);
         }
         for (to, op, body) in answers {
@@ -385,6 +400,7 @@ impl Replica {
         change: &message::Change,
         meta: &Meta,
     ) -> Updated {
+        let context = &with_repetitions(&record.object, context);
         let message::Change::Put { write, value } = change else {
             let object = record.object.discard(context);
             return Updated::Done(Record { object, ..record.clone() }, None);
@@ -431,6 +447,41 @@ impl Serials {
     /// The next serial, if one is reserved and synced.
     fn peek(&self) -> Option<u64> {
         (self.next < self.usable_end).then_some(self.next)
+    }
+}
+
+/// What a client has seen that was shown `seen`: a write that two replicas minted is shown once, so whoever has
+/// seen one of its dots has seen them all.
+fn with_repetitions(object: &Object, seen: &Context) -> Context {
+    let shown: BTreeSet<WriteId> = object
+        .values()
+        .filter(|(dot, _)| seen.covers(*dot))
+        .map(|(_, version)| version.write)
+        .collect();
+    let repeats =
+        |(dot, version): &(Dot, &Version)| !seen.covers(*dot) && shown.contains(&version.write);
+    let mut dots = seen.dots().to_vec();
+    for (dot, _) in object.values().filter(repeats) {
+        // A context has no gaps: an older value of the same actor that was not shown keeps the repetition alive.
+        let older = |(other, version): (Dot, &Version)| {
+            other.actor == dot.actor
+                && other.counter < dot.counter
+                && !shown.contains(&version.write)
+        };
+        if !object.values().any(older) {
+            dots.push(dot);
+        }
+    }
+    Context::new(dots)
+}
+
+/// About how many bytes a change of a key takes.
+fn change_bytes(change: &Change) -> usize {
+    match change {
+        Change::Record { record, .. } | Change::Hint { record: Some(record), .. } => {
+            object_bytes(&record.object)
+        }
+        _ => 0,
     }
 }
 

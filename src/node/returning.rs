@@ -9,7 +9,7 @@ use crate::message::Body;
 use crate::types::{MILLI, Micros, NodeId};
 
 /// A peer that has not said that it has none is asked again after this time.
-const ROUND: Micros = 300 * MILLI;
+const ROUND: Micros = 100 * MILLI;
 /// After a start, so long is waited for links to come up.
 const GRACE: Micros = 1_000 * MILLI;
 
@@ -22,6 +22,8 @@ pub(super) struct Returning {
     /// Those that have been linked in this life.
     met: BTreeSet<NodeId>,
     links: BTreeMap<NodeId, Said>,
+    /// Those that were out of reach when most were: whatever they kept for this node since, they may still have.
+    owed: BTreeSet<NodeId>,
     started: Option<Micros>,
     next_round: Option<Micros>,
 }
@@ -55,15 +57,23 @@ impl Returning {
             self.ask(now, peer, fx);
         } else {
             self.linked.remove(&peer);
-            self.links.remove(&peer);
+            self.miss(peer);
         }
         self.judge(now, fx);
+    }
+
+    /// A peer is out of reach. With most of them, this node is the one that is away.
+    fn miss(&mut self, peer: NodeId) {
+        if self.links.remove(&peer).is_some() && 2 * self.links.len() < self.peers {
+            let reached = &self.links;
+            self.owed.extend(self.met.iter().filter(|met| !reached.contains_key(met)));
+        }
     }
 
     /// This node's opinion of a peer has changed: one that is down is not waited for.
     pub(super) fn opine(&mut self, now: Micros, peer: NodeId, opinion: Opinion, fx: &mut Effects) {
         if opinion == Opinion::Down {
-            self.links.remove(&peer);
+            self.miss(peer);
         } else if self.linked.contains(&peer) && !self.links.contains_key(&peer) {
             self.ask(now, peer, fx);
         }
@@ -71,9 +81,9 @@ impl Returning {
     }
 
     fn ask(&mut self, now: Micros, peer: NodeId, fx: &mut Effects) {
-        // Where others were linked all the time, this node was not away.
+        // Where most others were linked all the time, this node was not away.
         let starting = self.started.is_none_or(|started| now < started + GRACE);
-        let away = starting || self.links.is_empty();
+        let away = self.owed.remove(&peer) || starting || self.links.is_empty();
         self.links.insert(peer, if away { Said::Nothing } else { Said::Little });
         fx.send(vec![peer], self.nonce, Body::AskHints);
         self.next_round.get_or_insert(now + ROUND);

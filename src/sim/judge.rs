@@ -128,6 +128,8 @@ pub(super) struct Judge {
     writes: BTreeMap<WriteId, Write>,
     by_key: BTreeMap<Key, Vec<WriteId>>,
     dots: BTreeMap<(Key, Dot), WriteId>,
+    /// Every dot that a write was seen to have: more than one if it was repeated at another replica.
+    dots_of: BTreeMap<WriteId, Vec<Dot>>,
     losses: Vec<Loss>,
 }
 
@@ -244,7 +246,10 @@ impl Judge {
 
     /// A dot names one write for ever.
     fn claim(&mut self, key: &Key, dot: Dot, id: WriteId) -> Result<(), Broken> {
-        let owner = *self.dots.entry((key.clone(), dot)).or_insert(id);
+        let owner = *self.dots.entry((key.clone(), dot)).or_insert_with(|| {
+            self.dots_of.entry(id).or_default().push(dot);
+            id
+        });
         if owner != id {
             let what = format!("{dot:?} names two writes, {owner:?} and {id:?}");
             return Err(Broken { key: key.clone(), what });
@@ -252,7 +257,8 @@ impl Judge {
         Ok(())
     }
 
-    fn check_object(&mut self, key: &Key, object: &Object) -> Result<(), Broken> {
+    /// A host writes this object: what it shows of dots holds for ever.
+    pub(super) fn check_object(&mut self, key: &Key, object: &Object) -> Result<(), Broken> {
         let mut minted = BTreeSet::new();
         for (dot, version) in object.values() {
             self.claim(key, dot, version.write)?;
@@ -264,10 +270,12 @@ impl Judge {
         Ok(())
     }
 
-    /// True if some write that may have happened, other than `id`, had seen `dot`.
+    /// True if some write that may have happened, other than `id`, had seen `dot` or another dot of `id`.
     fn superseded(&self, key: &Key, id: WriteId, dot: Dot) -> bool {
-        self.on_key(key)
-            .any(|(other, write)| other != id && write.possible && write.context.covers(dot))
+        let dots = self.dots_of.get(&id).into_iter().flatten().copied();
+        let dots: Vec<Dot> = dots.chain([dot]).collect();
+        let saw = |write: &Write| dots.iter().any(|dot| write.context.covers(*dot));
+        self.on_key(key).any(|(other, write)| other != id && write.possible && saw(write))
     }
 
     /// A read that began at `since` with quorum `r` of `n` returns these values now: some disk holds

@@ -519,6 +519,9 @@ impl World {
             if !node.is_settled() {
                 return Some(format!("n{at} does not serve"));
             }
+            if node.is_awaiting() {
+                return Some(format!("n{at} waits for hints"));
+            }
             if members != Some(node.members()) {
                 return Some(format!("n{at} knows other members than n0"));
             }

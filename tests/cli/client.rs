@@ -167,12 +167,26 @@ fn refusals_of_the_node_move_on_and_refusals_of_the_request_do_not() {
         let error = client.get(&key, None, TIMEOUT_MS).await.unwrap_err();
         assert_eq!(error, Failure::Refused(unreachable));
         let strangers: u64 = (0..4).filter(|at| !homes.contains(at)).map(|at| fake.asked(at)).sum();
-        assert_eq!(strangers, 0, "who is refused by homes need not ask others");
-        let busy = Refusal::Busy { what: "requests".into(), limit: 1 };
-        fake.all_behave(&Manners::Refuse(busy.clone()));
+        assert_eq!(
+            strangers, 2,
+            "others may reach what the homes cannot, but two are enough to tell"
+        );
+        let limit = Refusal::Siblings(32);
+        fake.all_behave(&Manners::Refuse(limit.clone()));
         let asked = fake.asked(homes[1]);
         let error = client.get(&key, None, TIMEOUT_MS).await.unwrap_err();
-        assert_eq!((error, fake.asked(homes[1])), (Failure::Refused(busy), asked));
+        assert_eq!((error, fake.asked(homes[1])), (Failure::Refused(limit), asked));
+        // A node that did not run for a while is asked again by and by.
+        fake.all_behave(&Manners::Refuse(Refusal::Paused(300)));
+        let later = async {
+            tokio::time::timeout(Duration::from_millis(200), std::future::pending::<()>())
+                .await
+                .ok();
+            fake.all_behave(&Manners::Serve);
+        };
+        let write = put(&client, &key, "v", None);
+        let (written, ()) = tokio::join!(client.put(write, TIMEOUT_MS), later);
+        written.unwrap();
     });
 }
 

@@ -61,10 +61,12 @@ pub(super) enum Kind {
         limit_bytes: u32,
         pages: Vec<Listing>,
     },
-    /// The homes that may coordinate it get it in turn if it reads, and only the first one if it writes.
+    /// The homes that may coordinate it get it in turn if it reads. If it writes, only one has it at a time, and
+    /// the next of `others` only when that one has refused it.
     Forwarded {
         request: Request,
         writes: bool,
+        others: VecDeque<NodeId>,
     },
 }
 

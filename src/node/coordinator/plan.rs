@@ -119,8 +119,7 @@ impl Coordinator {
     pub(super) fn route(&self, origin: Origin, plan: &Plan) -> Result<Route, Refusal> {
         let homes = || plan.homes.iter().copied().filter(|home| self.view.can_use(*home));
         let here = plan.homes.contains(&self.config.me);
-        let counts = if plan.strict { 0 } else { plan.stand_ins.len() };
-        let reachable = (homes().count() + counts).min(plan.homes.len()) as u8;
+        let reachable = self.reachable(plan);
         if reachable < plan.needed {
             let roll = self.roll_of(plan);
             return Err(Refusal::Unreachable { reachable, needed: plan.needed, roll });
@@ -135,6 +134,19 @@ impl Coordinator {
             Origin::Client { .. } => Ok(Route::Forward(to)),
             Origin::Peer { .. } => Err(Refusal::NotHome),
         }
+    }
+
+    /// How many slots can be filled, as far as this node can see.
+    fn reachable(&self, plan: &Plan) -> u8 {
+        let homes = plan.homes.iter().filter(|home| self.view.can_use(**home)).count();
+        let stand_ins = if plan.strict { 0 } else { plan.stand_ins.len() };
+        (homes + stand_ins).min(plan.homes.len()) as u8
+    }
+
+    /// True if this node, which is no home, can carry out what the homes have refused to.
+    pub(super) fn can_stand_in(&self, plan: &Plan) -> bool {
+        let mints = plan.update.is_some();
+        !(mints && plan.strict) && self.reachable(plan) >= plan.needed
     }
 
     fn roll_of(&self, plan: &Plan) -> Roll {

@@ -116,14 +116,26 @@ impl Coordinator {
         } else if !replaced.is_empty() {
             fx.count("writes_hedged");
         }
-        for home in replaced {
+        for node in replaced {
+            self.pass_over(now, op, node, fx);
+        }
+    }
+
+    /// Does not wait for a node any longer: others stand in for the home it is, or for those that it stands in for.
+    fn pass_over(&mut self, now: Micros, op: u64, node: NodeId, fx: &mut Effects) {
+        let Some(operation) = self.operations.get_mut(&op) else { return };
+        for home in operation.tally.pass_over(node) {
             self.replace(now, op, home, fx);
         }
     }
 
     /// Ends a write that is answered: whoever has not confirmed it gets a hint, whether or not it will yet.
     pub(super) fn leave_hints(&mut self, now: Micros, op: u64, fx: &mut Effects) {
-        let Some(operation) = self.operations.get(&op) else { return };
+        let Some(operation) = self.operations.get_mut(&op) else { return };
+        let open: Vec<NodeId> = operation.open.iter().map(|question| question.to).collect();
+        for node in open {
+            operation.tally.pass_over(node);
+        }
         let homes: Vec<NodeId> = operation.tally.uncovered().collect();
         for home in homes {
             self.replace(now, op, home, fx);

@@ -4,7 +4,7 @@ use super::super::scenario::Fault;
 use super::{Event, World};
 use crate::node::{Done, Input, Work};
 use crate::store::memory::MemoryStore;
-use crate::store::{Found, Store, begin_life};
+use crate::store::{Change, Found, Store, begin_life};
 use crate::types::Micros;
 
 impl World {
@@ -33,6 +33,14 @@ impl World {
         for (mark, changes) in host.writes.drain(..) {
             let _ = host.store.apply(&changes);
             last = mark;
+            for change in &changes {
+                if let Change::Record { key, record, .. }
+                | Change::Hint { key, record: Some(record), .. } = change
+                {
+                    let verdict = self.judge.check_object(key, &record.object);
+                    self.broken = self.broken.take().or(verdict.err());
+                }
+            }
         }
         let life = host.life;
         let slow = self.slowness(at) * if self.rng.chance(0.02) { 20 } else { 2 };

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use pixii::causal::{Actor, Context, Object, Version};
-use pixii::members::{Beat, Member, Members};
+use pixii::members::{Beat, Cluster, Life, Member, Members};
 use pixii::message::{Body, Gossip, PeerMessage, Quorum, Refusal, Request, Response};
 use pixii::node::{Config, Done, Input, Node, Notice, Output, Work};
 use pixii::ring::Ring;
@@ -25,12 +25,13 @@ struct Bench {
 }
 
 impl Bench {
-    fn new() -> Self {
+    /// A node at its start, in its `incarnation`th life.
+    fn at_start(incarnation: u64) -> Self {
         let ids: Vec<NodeId> = (0..4).map(|at| NodeId::of(&format!("n{at}"))).collect();
         let ring = Arc::new(Ring::new(&ids, 3, 16).unwrap());
         let me = ids[0];
         let owner = Owner { cluster: "c".into(), name: "n0".into(), ring: ring.digest() };
-        let meta = Meta { incarnation: 1, clean: false, ..Meta::new(owner, 1) };
+        let meta = Meta { incarnation, clean: false, ..Meta::new(owner, 1) };
         let config = Config {
             me,
             ring: ring.clone(),
@@ -49,8 +50,18 @@ impl Bench {
             bootstrap: false,
             serial_block: 100,
         };
-        let mut bench = Bench { node: Node::new(config, meta, 1), ring, me, now: 0 };
-        for (peer, birth) in ids[1..].iter().zip(2..) {
+        Bench { node: Node::new(config, meta, 1), ring, me, now: 0 }
+    }
+
+    /// The other members.
+    fn peers(&self) -> Vec<NodeId> {
+        (1..4).map(|at| NodeId::of(&format!("n{at}"))).collect()
+    }
+
+    /// A node that serves.
+    fn new() -> Self {
+        let mut bench = Bench::at_start(1);
+        for (peer, birth) in bench.peers().iter().zip(2..) {
             let refused = bench.ask(Request::Get { key: bench.key(true), r: None.into() });
             assert!(matches!(refusal(&refused), Refusal::Starting { peers: 3, .. }));
             let out = bench.give(Input::Link { peer: *peer, up: true });
@@ -433,6 +444,74 @@ fn gossip_of_an_older_life_raises_the_own_one_and_a_forged_one_does_nothing() {
     let member = bench.node.members().get(NodeId::of("n1")).unwrap();
     assert_eq!(member.address, "elsewhere:1");
     assert_eq!(bench.node.members().ids().len(), 4);
+}
+
+#[test]
+fn an_old_disk_is_noticed_though_gossip_speaks_before_the_peers_have_answered() {
+    let mut bench = Bench::at_start(4);
+    let peers = bench.peers();
+    for peer in &peers {
+        bench.give(Input::Link { peer: *peer, up: true });
+    }
+    let beats = vec![(bench.me, Beat { incarnation: 6, count: 9 })];
+    let (members, wanted) = (Vec::new(), Vec::new());
+    bench.peer(peers[0], 1, Body::Gossip(Gossip::News { beats, members, digest: 0, wanted }));
+    let founders = peers.iter().chain([&bench.me]).zip(1..).map(|(id, birth)| (*id, birth));
+    let cluster = Cluster::found("c", founders.collect());
+    let mut notices = Vec::new();
+    for peer in &peers {
+        let seen = Some(Life { incarnation: 6, nonce: 77 });
+        let known = Body::Known { seen, birth: 9, cluster: Some(cluster.clone()) };
+        let out = bench.peer(*peer, 5, known);
+        notices.extend(bench.disk(out, &Record::default()));
+    }
+    assert!(bench.node.is_settled());
+    let meta = bench.node.meta();
+    assert!(meta.incarnation > 6 && meta.store != 1, "{meta:?}");
+    assert!(!meta.without_authority.is_empty(), "{notices:?}");
+}
+
+#[test]
+fn a_node_that_did_not_run_for_a_while_takes_no_write_that_may_be_out_of_date() {
+    let mut bench = Bench::new();
+    let key = bench.key(true);
+    bench.tick(200);
+    bench.now += 300 * MILLI;
+    assert_eq!(refusal(&bench.ask(put(&key, 1))), &Refusal::Paused(300));
+    let peer = bench.peers()[0];
+    let out = bench.peer(peer, 8, Body::Coordinate { request: put(&key, 2), timeout_ms: 500 });
+    let paused = Response::Refused(Refusal::Paused(300));
+    assert!(
+        matches!(&out[..], [Output::Send { message, .. }]
+            if message.body == Body::Coordinated(paused)),
+        "{out:?}"
+    );
+    let out = bench.ask(Request::Get { key: key.clone(), r: None.into() });
+    assert!(matches!(out[..], [.., Output::Store(Work::Read { .. })]), "reads are served: {out:?}");
+    bench.tick(1_000);
+    let out = bench.ask(put(&key, 3));
+    assert!(matches!(out[..], [Output::Store(Work::Read { .. })]), "{out:?}");
+}
+
+#[test]
+fn what_others_may_keep_for_a_node_is_not_absent_there() {
+    let mut bench = Bench::new();
+    let (key, peer) = (bench.key(true), bench.peers()[0]);
+    let counts = |bench: &mut Bench| {
+        let out = bench.peer(peer, 30, Body::Read { key: key.clone() });
+        match &bench.disk(out, &Record::default())[..] {
+            [Output::Send { message, .. }] => match message.body {
+                Body::Copy { authoritative, .. } => authoritative,
+                ref body => panic!("{body:?}"),
+            },
+            out => panic!("{out:?}"),
+        }
+    };
+    assert!(counts(&mut bench));
+    bench.peer(peer, 0, Body::Hints(3));
+    assert!(!counts(&mut bench));
+    bench.peer(peer, 5, Body::Hints(0));
+    assert!(counts(&mut bench));
 }
 
 #[test]

@@ -488,6 +488,7 @@ fn a_node_that_did_not_run_for_a_while_takes_no_write_that_may_be_out_of_date() 
     );
     let out = bench.ask(Request::Get { key: key.clone(), r: None.into() });
     assert!(matches!(out[..], [.., Output::Store(Work::Read { .. })]), "reads are served: {out:?}");
+    bench.disk(out, &Record::default());
     bench.tick(1_000);
     let out = bench.ask(put(&key, 3));
     assert!(matches!(out[..], [Output::Store(Work::Read { .. })]), "{out:?}");

@@ -217,10 +217,12 @@ impl Field {
             self.now = at;
             let Some(event) = self.events.remove(&number) else { continue };
             match event {
-                Event::Wake(node) => {
+                // An earlier one may have taken its place.
+                Event::Wake(node) if self.wakes[node] == Some(at) => {
                     self.wakes[node] = None;
                     self.input(node, Input::Tick);
                 }
+                Event::Wake(_) => {}
                 Event::Link { at, peer, up } => {
                     self.input(at, Input::Link { peer: self.ids[peer], up });
                 }
@@ -257,8 +259,9 @@ impl Field {
         if let Some(wake) = self.nodes[at].next_wake()
             && self.wakes[at].is_none_or(|known| wake < known)
         {
+            let wake = wake.max(self.now);
             self.wakes[at] = Some(wake);
-            self.schedule(wake.max(self.now), Event::Wake(at));
+            self.schedule(wake, Event::Wake(at));
         }
     }
 

@@ -312,7 +312,9 @@ impl World {
                 self.input(at, Input::Link { peer: self.hosts[peer].id, up });
             }
             Event::Wake { at, life } => {
-                if self.hosts[at].life == life {
+                // An earlier one may have taken its place.
+                let due = self.hosts[at].wake.is_some_and(|wake| wake <= self.now);
+                if self.hosts[at].life == life && due {
                     self.hosts[at].wake = None;
                     self.input(at, Input::Tick);
                 }

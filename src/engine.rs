@@ -493,6 +493,8 @@ impl<'a> Engine<'a> {
         });
         let mut counters = self.node.counters();
         counters.push(("calls_refused_busy".to_owned(), self.busy));
+        let sent = self.hub.peers.values().map(|peer| peer.outbox.bytes_taken()).sum();
+        counters.push(("peer_bytes_sent".to_owned(), sent));
         if self.config.allow_emulation {
             counters.extend(self.emulator.counters());
         }

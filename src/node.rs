@@ -237,6 +237,10 @@ pub enum Notice {
     Settled,
     /// The node's opinion of a member has changed.
     Opined(NodeId, Opinion),
+    /// A member that was out of reach is back, and so many hints are offered to it.
+    HandoffBegun(NodeId, u64),
+    /// It has taken all of them.
+    HandoffDone(NodeId),
     /// A member told of a later life of this node, with so high a number that it cannot be: not believed.
     Forged(NodeId),
 }
@@ -369,7 +373,7 @@ impl Node {
                 break;
             }
         }
-        self.handoff.notice_new(now, &mut self.effects);
+        self.handoff.notice_changes(now, &mut self.effects);
         self.effects.tell_drained();
     }
 

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use pixii::client::{Client, Options};
 use pixii::ring::Ring;
 use pixii::types::NodeId;
+use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 
 /// Most daemons that one machine is asked to run.
@@ -73,6 +74,7 @@ pub(crate) struct Daemon {
     config: PathBuf,
     log: PathBuf,
     child: Option<Child>,
+    frozen: bool,
 }
 
 /// The daemons. Dropping the cluster kills those that run.
@@ -123,7 +125,7 @@ impl Cluster {
             let text = toml::to_string(&config).map_err(|error| error.to_string())?;
             fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))?;
             let log = dir.join(format!("{name}.log"));
-            daemons.push(Daemon { name, address, config: path, log, child: None });
+            daemons.push(Daemon { name, address, config: path, log, child: None, frozen: false });
         }
         Ok(Cluster { program, daemons, _lock: lock })
     }
@@ -166,6 +168,7 @@ impl Cluster {
             .spawn()
             .map_err(|error| format!("{}: {error}", program.display()))?;
         daemon.child = Some(child);
+        daemon.frozen = false;
         Ok(())
     }
 
@@ -201,7 +204,17 @@ impl Cluster {
         Ok(killed)
     }
 
-    /// Stops a daemon cleanly; an error says that it did not end well.
+    /// Freezes a daemon with SIGSTOP: it is there and does nothing until it is resumed.
+    pub(crate) fn freeze(&mut self, name: &str) -> Result<(), String> {
+        self.daemon(name)?.set_frozen(true)
+    }
+
+    /// Lets a frozen daemon go on, with SIGCONT.
+    pub(crate) fn resume(&mut self, name: &str) -> Result<(), String> {
+        self.daemon(name)?.set_frozen(false)
+    }
+
+    /// Stops a daemon cleanly, frozen or not; an error says that it did not end well.
     pub(crate) fn stop(&mut self, name: &str) -> Result<(), String> {
         let daemon = self.daemon(name)?;
         if !daemon.is_running() {
@@ -232,8 +245,8 @@ impl Cluster {
         self.daemons.iter_mut().find(|daemon| daemon.name == name)?.end()
     }
 
-    /// Returns when every running daemon answers and has links to all the others that run; an error
-    /// names one that has ended, or is not there after `wait`.
+    /// Returns when every running daemon answers and has links to all the others that run, frozen ones
+    /// apart; an error names one that has ended, or is not there after `wait`.
     pub(crate) async fn ready(&mut self, wait: Duration) -> Result<(), String> {
         let deadline = Instant::now() + wait;
         loop {
@@ -250,7 +263,8 @@ impl Cluster {
 
     /// What the cluster still lacks, if anything.
     async fn missing(&self) -> Option<String> {
-        let running: Vec<&Daemon> = self.daemons.iter().filter(|d| d.is_running()).collect();
+        let awake = |daemon: &&Daemon| daemon.is_running() && !daemon.frozen;
+        let running: Vec<&Daemon> = self.daemons.iter().filter(awake).collect();
         for daemon in &running {
             let addresses = [daemon.address.clone()];
             let status =
@@ -302,8 +316,21 @@ impl Daemon {
         self.child.is_some()
     }
 
+    /// Freezes the process or lets it go on. It may have had these signals from others, so each is sent
+    /// whatever was sent before.
+    fn set_frozen(&mut self, frozen: bool) -> Result<(), String> {
+        let child = self.child.as_ref().ok_or_else(|| format!("{} is not running", self.name))?;
+        let signal = if frozen { Signal::STOP } else { Signal::CONT };
+        kill_process(Pid::from_child(child), signal)
+            .map_err(|error| format!("{}: {error}", self.name))?;
+        self.frozen = frozen;
+        Ok(())
+    }
+
     /// Ends its standard input, which it follows.
     fn hang_up(&mut self) {
+        // A frozen one would not notice; one that has ended is found by whoever waits for it.
+        let _ = self.set_frozen(false);
         if let Some(child) = &mut self.child {
             drop(child.stdin.take());
         }

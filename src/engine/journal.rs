@@ -42,6 +42,10 @@ pub(super) fn tell(notice: Notice, config: &Config) {
         Notice::Opined(other, Opinion::Down) => {
             warn!("peer {} is believed to be down: stand-ins take its place", peer(other));
         }
+        Notice::HandoffBegun(other, hints) => {
+            info!("peer {} is back: it is offered {hints} hints", peer(other));
+        }
+        Notice::HandoffDone(other) => info!("peer {} has all that was kept for it", peer(other)),
         Notice::Forged(other) => error!(
             "peer {} tells of a life of node {name} that cannot have been: not believed",
             peer(other)

@@ -1,11 +1,17 @@
 //! Drills: real daemons, real faults, and the ledger to say what was lost.
 
+pub(crate) mod detection;
 mod disks;
+pub(crate) mod failed_nodes;
+pub(crate) mod failover;
 pub(crate) mod ground;
+pub(crate) mod handoff;
 pub(crate) mod kill;
 pub(crate) mod power_cut;
 
 use std::path::PathBuf;
+
+use serde_json::{Value, json};
 
 use super::ledger::{Counts, Fault, Finding, Verdict};
 
@@ -57,6 +63,49 @@ pub(crate) struct Score {
     pub(crate) findings: Vec<Finding>,
     /// What else went wrong, a sentence each.
     pub(crate) notes: Vec<String>,
+}
+
+/// How any drill went, as it is told.
+#[derive(Clone, Debug)]
+pub(crate) struct Ending {
+    /// The last lines: how it went.
+    pub(crate) summary: String,
+    /// What was not as it should be, a sentence each; none: the drill was passed.
+    pub(crate) complaints: Vec<String>,
+    /// All that was measured and counted.
+    pub(crate) figures: Value,
+}
+
+impl From<Score> for Ending {
+    fn from(score: Score) -> Self {
+        let Score { counts, .. } = score;
+        let figures = json!({
+            "rounds": score.rounds,
+            "kills": score.kills,
+            "before_ready": score.before_ready,
+            "failed_starts": score.failed_starts,
+            "issued": counts.issued,
+            "acknowledged": counts.acknowledged,
+            "refused": counts.refused,
+            "unknown": counts.unknown,
+            "keys_verified": score.verified,
+            "lost": score.lost,
+            "faults": score.faults,
+            "stores_shut": score.shut,
+        });
+        let summary = format!(
+            "{} writes issued, {} refused, {} unknown; {} reads of keys judged; {} starts failed and went \
+             well when tried again\n{}",
+            counts.issued,
+            counts.refused,
+            counts.unknown,
+            score.verified,
+            score.failed_starts,
+            score.summary()
+        );
+        let complaints = if score.is_clean() { Vec::new() } else { score.complaints() };
+        Ending { summary, complaints, figures }
+    }
 }
 
 impl Score {

@@ -220,7 +220,9 @@ impl Report {
         self.kinds.entry(kind).or_insert_with(Tally::new)
     }
 
-    fn add(&mut self, other: Report) {
+    /// Takes over what another load did beside this one.
+    pub(crate) fn add(&mut self, other: Report) {
+        self.spent = self.spent.max(other.spent);
         for (kind, part) in other.kinds {
             let tally = self.tally(kind);
             // Both have the same bounds.

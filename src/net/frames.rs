@@ -167,6 +167,8 @@ struct Queue {
     state: State,
     connections: u64,
     dropped: u64,
+    /// Bytes that were queued since the start.
+    taken: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -231,6 +233,11 @@ impl Outbox {
         locked(&self.queue).state != State::Down
     }
 
+    /// Bytes taken to be sent since the start.
+    pub(crate) fn bytes_taken(&self) -> u64 {
+        locked(&self.queue).taken
+    }
+
     /// Frames dropped since the start.
     pub(crate) fn dropped(&self) -> u64 {
         locked(&self.queue).dropped
@@ -258,6 +265,7 @@ impl Outbox {
         }
         queue.messages += 1;
         queue.bytes += frame.len();
+        queue.taken += frame.len() as u64;
         self.total.fetch_add(frame.len(), Ordering::Relaxed);
         queue.frames.push_back(frame);
         drop(queue);

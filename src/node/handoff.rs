@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use super::Config;
 use super::effects::Effects;
+use super::{Config, Notice};
 use crate::causal::Object;
 use crate::members::Opinion;
 use crate::message::{Body, Refusal};
@@ -45,6 +45,8 @@ pub(super) struct Handoff {
     /// Members that were out of reach and have not been told what is kept for them: they need not know that they were
     /// away. One that was only slow was not.
     absent: BTreeSet<NodeId>,
+    /// Members that are back, and that the operator was told are offered hints.
+    announced: BTreeSet<NodeId>,
     passes: BTreeMap<NodeId, Pass>,
     lists: BTreeMap<u64, NodeId>,
     flights: BTreeMap<u64, Flight>,
@@ -105,6 +107,7 @@ impl Handoff {
             links: BTreeSet::new(),
             down: BTreeSet::new(),
             absent: BTreeSet::new(),
+            announced: BTreeSet::new(),
             passes: BTreeMap::new(),
             lists: BTreeMap::new(),
             flights: BTreeMap::new(),
@@ -156,6 +159,7 @@ impl Handoff {
         self.flights.retain(|_, flight| flight.target != target);
         self.lists.retain(|_, of| *of != target);
         self.stuck.remove(&target);
+        self.announced.remove(&target);
         self.passes.remove(&target);
         self.look(now, fx);
         if self.can_reach(target) && fx.hints().of(target).is_none() {
@@ -186,6 +190,8 @@ impl Handoff {
                 fx.count("handoffs_begun");
                 if self.absent.remove(&target) {
                     fx.send(vec![target], 0, Body::Hints(total.count));
+                    fx.notice(Notice::HandoffBegun(target, total.count));
+                    self.announced.insert(target);
                 }
             }
             let aged = !reachable;
@@ -194,8 +200,14 @@ impl Handoff {
         }
     }
 
-    /// Looks for hints if there were none when it looked last.
-    pub(super) fn notice_new(&mut self, now: Micros, fx: &mut Effects) {
+    /// Looks for hints if there were none when it looked last, and says whose are all delivered.
+    pub(super) fn notice_changes(&mut self, now: Micros, fx: &mut Effects) {
+        let drained = |target: &NodeId| fx.hints().of(*target).is_none();
+        let done: Vec<NodeId> = self.announced.iter().copied().filter(drained).collect();
+        for target in done {
+            self.announced.remove(&target);
+            fx.notice(Notice::HandoffDone(target));
+        }
         if self.next_look.is_none() && fx.hints().targets().next().is_some() {
             self.look(now, fx);
         }

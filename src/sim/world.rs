@@ -721,6 +721,8 @@ fn notice_name(notice: Notice) -> &'static str {
         Notice::Opined(_, Opinion::Up) => "members back up",
         Notice::Opined(_, Opinion::Suspect) => "members suspected",
         Notice::Opined(_, Opinion::Down) => "members believed down",
+        Notice::HandoffBegun(..) => "handoffs to a member that is back",
+        Notice::HandoffDone(_) => "handoffs done",
         Notice::Forged(_) => "forged lives refused",
     }
 }

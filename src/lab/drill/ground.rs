@@ -1,4 +1,4 @@
-//! What all drills stand on: three daemons, a client, the ledger, and how daemons are started again.
+//! What all drills stand on: some daemons, a client, the ledger, and how daemons are started again.
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
@@ -15,13 +15,17 @@ use crate::lab::ledger::{Ledger, verify, verify_recent};
 use crate::lab::workload::choice::{Choice, Sizes};
 use crate::lab::workload::{Load, Mix, Spec};
 
-/// Replicas of each key, and daemons.
+/// Replicas of each key.
 pub(super) const N: u8 = 3;
 /// How long a daemon may take to open its store.
 const OPEN_WAIT: Duration = Duration::from_secs(60);
 /// How long the daemons may take to find each other.
 const READY_WAIT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(5);
+/// How often daemons are asked for their hints.
+const LOOK: Duration = Duration::from_millis(100);
+/// Partitions of the cluster.
+pub(super) const PARTITIONS: u16 = 64;
 /// How often a daemon is started before its store counts as shut.
 const STARTS: u64 = 3;
 /// What a daemon's log says when it serves.
@@ -35,7 +39,7 @@ const CLIENTS: usize = 16;
 /// Deadline of their requests, in milliseconds.
 const TIMEOUT_MS: u32 = 3_000;
 
-/// Three daemons and what judges them. Dropping it kills the daemons.
+/// The daemons and what judges them. Dropping it kills the daemons.
 pub(super) struct Ground {
     /// The daemons.
     pub(super) cluster: Cluster,
@@ -45,18 +49,19 @@ pub(super) struct Ground {
     pub(super) rng: Rng,
     /// How the drill goes.
     pub(super) score: Score,
-    logs: PathBuf,
+    /// Where the daemons' files are: n1.log, n1 and so on.
+    pub(super) logs: PathBuf,
 }
 
 impl Ground {
-    /// Files of a cluster under the plan's directory, and its ledger. Nothing is started.
-    pub(super) fn prepare(plan: &Plan) -> Result<Self, String> {
+    /// Files of a cluster of so many daemons under the plan's directory, and its ledger. Nothing is started.
+    pub(super) fn prepare(plan: &Plan, nodes: usize) -> Result<Self, String> {
         let fault = |path: &Path, error: std::io::Error| format!("{}: {error}", path.display());
         fs::create_dir_all(&plan.dir).map_err(|error| fault(&plan.dir, error))?;
         let logs = plan.dir.join("cluster");
         let mut rng = Rng::new(plan.seed);
         let shape =
-            Shape { cluster: "drill".into(), nodes: N.into(), n: N, r: 2, w: 2, partitions: 64 };
+            Shape { cluster: "drill".into(), nodes, n: N, r: 2, w: 2, partitions: PARTITIONS };
         let mut tries = 0;
         let cluster = loop {
             let port = (PORTS.start + rng.below(PORTS.end - PORTS.start)) as u16;
@@ -148,6 +153,34 @@ impl Ground {
     pub(super) fn kill_all(&mut self) -> Result<(), String> {
         self.score.kills += self.cluster.kill_all()?;
         Ok(())
+    }
+
+    /// Hints that all daemons that run keep for this one, together.
+    pub(super) async fn hints_for(&self, target: &str) -> Result<u64, String> {
+        let mut hints = 0;
+        for daemon in self.cluster.daemons().iter().filter(|daemon| daemon.is_running()) {
+            let address = [daemon.address.clone()];
+            let client = Client::connect(&address, Options::default()).await;
+            let report = async { client?.status(None).await }.await.map_err(|e| e.to_string())?;
+            let peers = report.peers.iter().filter(|peer| target.is_empty() || peer.name == target);
+            hints += peers.map(|peer| peer.hints).sum::<u64>();
+        }
+        Ok(hints)
+    }
+
+    /// Waits until nobody keeps anything for anybody.
+    pub(super) async fn await_no_hints(&self, wait: Duration) -> Result<(), String> {
+        let begun = Instant::now();
+        loop {
+            let left = self.hints_for("").await?;
+            if left == 0 {
+                return Ok(());
+            }
+            if begun.elapsed() > wait {
+                return Err(format!("{left} hints are not delivered after {} s", wait.as_secs()));
+            }
+            sleep(LOOK).await;
+        }
     }
 
     /// A client that knows all daemons.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use pixii::client::Client;
 use tokio::time::sleep;
 
-use super::ground::Ground;
+use super::ground::{Ground, N};
 use super::{Plan, Say, Score};
 use crate::lab::workload::Load;
 use crate::lab::workload::choice::{Choice, Sizes};
@@ -27,7 +27,7 @@ const SIZES: Sizes = Sizes { usual: 100, large: 20_000, large_share: 0.01 };
 /// Rounds of: load, kill -9, perhaps another kill before it is ready, restart, verification. The error
 /// says why the drill could not go on; faults of the daemons are in the score.
 pub(crate) async fn run(plan: &Plan, say: Say<'_>) -> Result<Score, String> {
-    let mut ground = Ground::prepare(plan)?;
+    let mut ground = Ground::prepare(plan, N.into())?;
     let names = ground.names();
     let Some(mut startup) = ground.open(&names).await? else {
         return ground.give_up(None).await;

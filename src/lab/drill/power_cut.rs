@@ -22,7 +22,7 @@ const POLL: Duration = Duration::from_millis(1);
 pub(crate) async fn run(plan: &Plan, say: Say<'_>) -> Result<Score, String> {
     // Declared before the daemons, so that it outlives them on every way out.
     let disks = Disks::make(&plan.dir.join("disks"), N.into())?;
-    let mut ground = Ground::prepare(plan)?;
+    let mut ground = Ground::prepare(plan, N.into())?;
     let names = ground.names();
     for (name, mount) in names.iter().zip(disks.mounts()) {
         let data = plan.dir.join("cluster").join(name);

@@ -11,6 +11,7 @@ mod drill;
 mod dump;
 mod emulate;
 mod get;
+mod lab;
 mod load;
 mod node;
 mod put;
@@ -87,6 +88,7 @@ enum Verb {
     Sim(sim::Sim),
     Bench(bench::Bench),
     Drill(drill::Drill),
+    Lab(lab::Lab),
     Completions(completions::Completions),
     /// The other side of the echo that `bench` measures
     #[command(name = crate::lab::bench::echo::VERB, hide = true)]
@@ -183,6 +185,7 @@ pub(crate) fn run() -> ExitCode {
         Verb::Sim(verb) => verb.run(&shared),
         Verb::Bench(verb) => verb.run(&shared),
         Verb::Drill(verb) => verb.run(&shared),
+        Verb::Lab(verb) => verb.run(&shared),
         Verb::Completions(verb) => verb.run(),
         Verb::EchoServer => {
             crate::lab::bench::echo::serve().map(|()| Exit::Done).map_err(Trouble::from)

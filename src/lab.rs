@@ -3,6 +3,7 @@
 
 pub(crate) mod bench;
 pub(crate) mod drill;
+pub(crate) mod experiment;
 pub(crate) mod ledger;
 pub(crate) mod workload;
 

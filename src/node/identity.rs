@@ -31,6 +31,8 @@ pub(super) struct Identity {
     links: BTreeSet<NodeId>,
     /// What each peer has answered in this life.
     heard: BTreeMap<NodeId, Heard>,
+    /// The cluster that somebody was met in, while this node is in none.
+    met: Option<Cluster>,
     foreign: BTreeSet<NodeId>,
     /// A later life of this node that somebody was told of, before this one has settled.
     rumour: Option<(Life, NodeId)>,
@@ -44,7 +46,8 @@ pub(super) struct Identity {
 struct Heard {
     seen: Option<Life>,
     birth: u64,
-    cluster: Option<Cluster>,
+    /// Whether it is in a cluster.
+    member: bool,
 }
 
 impl Identity {
@@ -58,6 +61,7 @@ impl Identity {
             next_round: Some(0),
             links: BTreeSet::new(),
             heard: BTreeMap::new(),
+            met: None,
             foreign: BTreeSet::new(),
             rumour: None,
             doubted: false,
@@ -103,7 +107,7 @@ impl Identity {
             return;
         }
         let lost = fx.meta().cluster.is_none();
-        let satisfied = |heard: &Heard| !lost || heard.cluster.is_some();
+        let satisfied = |heard: &Heard| !lost || heard.member;
         let wanting =
             |peer: &NodeId| !self.is_foreign(*peer) && !self.heard.get(peer).is_some_and(satisfied);
         let wanting: Vec<NodeId> = self.links.iter().copied().filter(wanting).collect();
@@ -154,7 +158,10 @@ impl Identity {
                     fx.witness();
                     self.doubt(from, seen, fx);
                 }
-                self.heard.insert(from, Heard { seen, birth, cluster });
+                self.heard.insert(from, Heard { seen, birth, member: cluster.is_some() });
+                if fx.meta().cluster.is_none() {
+                    self.met = self.met.take().or(cluster);
+                }
                 self.decide(now, fx);
             }
             _ => {}
@@ -266,7 +273,7 @@ impl Identity {
 
     /// Joins the cluster that a peer is in, or founds one when nobody is.
     fn find_cluster(&mut self, all: bool, passed: Micros, fx: &mut Effects) {
-        let met = self.heard.values().find_map(|heard| heard.cluster.clone());
+        let met = self.met.take();
         let birth = fx.meta().birth;
         if let Some(cluster) = met {
             let founder = cluster.founders.contains(&(self.me, birth));

@@ -1,0 +1,46 @@
+//! Experiments: measurements on a cluster of real daemons with an emulated network, beside what theory gives.
+
+pub(crate) mod failures;
+pub(crate) mod theory;
+
+use std::path::PathBuf;
+
+/// What every experiment is told.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    /// The path of `pixii`.
+    pub(crate) program: PathBuf,
+    /// An empty directory for the daemons.
+    pub(crate) dir: PathBuf,
+    /// The mean of the emulated delay of each message, in milliseconds.
+    pub(crate) delay_ms: f64,
+    /// Reads in each cell.
+    pub(crate) samples: u64,
+    /// Clients at a time.
+    pub(crate) clients: u64,
+    /// Keys and victims follow from it.
+    pub(crate) seed: u64,
+}
+
+/// A sample's mean and the half width of its 95 % confidence interval, by the normal approximation.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Mean {
+    /// How many.
+    pub(crate) count: usize,
+    /// Their mean.
+    pub(crate) mean: f64,
+    /// Half the width of the interval.
+    pub(crate) half: f64,
+}
+
+impl Mean {
+    /// Of these numbers.
+    pub(crate) fn of(samples: &[f64]) -> Self {
+        let count = samples.len();
+        let n = count.max(1) as f64;
+        let mean = samples.iter().sum::<f64>() / n;
+        let variance =
+            samples.iter().map(|one| (one - mean).powi(2)).sum::<f64>() / (n - 1.0).max(1.0);
+        Mean { count, mean, half: 1.96 * (variance / n).sqrt() }
+    }
+}

@@ -11,6 +11,7 @@ mod drill;
 mod dump;
 mod emulate;
 mod get;
+mod hints;
 mod lab;
 mod load;
 mod node;
@@ -42,6 +43,7 @@ Examples:
   pixii put greeting hello            write a value
   pixii get greeting                  read it
   pixii load data.tsv                 write a file of key<TAB>value lines
+  pixii hints                         what is kept for members that were not there
 
 Exit codes: 0 done, 1 error, 2 usage, 3 absent, 4 no quorum, 5 unknown outcome of a write, \
 6 several siblings.
@@ -79,6 +81,7 @@ enum Verb {
     Load(load::Load),
     Dump(dump::Dump),
     Status(status::Status),
+    Hints(hints::Hints),
     Ring(ring::Ring),
     Node(node::Node),
     Emulate(emulate::Emulate),
@@ -176,6 +179,7 @@ pub(crate) fn run() -> ExitCode {
         Verb::Load(verb) => verb.run(&shared),
         Verb::Dump(verb) => verb.run(&shared),
         Verb::Status(verb) => verb.run(&shared),
+        Verb::Hints(verb) => verb.run(&shared),
         Verb::Ring(verb) => verb.run(&shared),
         Verb::Node(verb) => verb.run(&shared),
         Verb::Emulate(verb) => verb.run(&shared),

@@ -5,7 +5,7 @@ use pixii::members::Opinion;
 use pixii::message::{PeerStatus, StatusReport};
 use serde_json::json;
 
-use super::text::{count, row, table};
+use super::text::{bytes, count, duration, row, table};
 use super::{Exit, Outcome, Shared, block_on, emit, emit_json};
 
 /// Show how a node is
@@ -148,35 +148,5 @@ fn opinion(opinion: Opinion) -> &'static str {
         Opinion::Up => "up",
         Opinion::Suspect => "suspect",
         Opinion::Down => "down",
-    }
-}
-
-fn duration(ms: u64) -> String {
-    let seconds = ms / 1_000;
-    match (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60) {
-        (0, 0, 0, _) => format!("{}.{} s", seconds, ms % 1_000 / 100),
-        (0, 0, minutes, seconds) => format!("{minutes} min {seconds} s"),
-        (0, hours, minutes, _) => format!("{hours} h {minutes} min"),
-        (days, hours, _, _) => format!("{days} d {hours} h"),
-    }
-}
-
-fn bytes(count: u64) -> String {
-    match count {
-        0..1_024 => format!("{count} bytes"),
-        1_024..1_048_576 => format!("{:.1} KiB", count as f64 / 1_024.0),
-        _ => format!("{:.1} MiB", count as f64 / 1_048_576.0),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn spans_and_sizes_are_readable() {
-        let spans = [900, 65_000, 7_260_000, 180_000_000].map(duration);
-        assert_eq!(spans, ["0.9 s", "1 min 5 s", "2 h 1 min", "2 d 2 h"]);
-        assert_eq!([10, 2_048, 3 << 20].map(bytes), ["10 bytes", "2.0 KiB", "3.0 MiB"]);
     }
 }

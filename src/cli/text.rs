@@ -1,4 +1,4 @@
-//! Bytes as text: escapes of TSV columns, hexadecimal, JSON, and tables.
+//! Bytes as text: escapes of TSV columns, hexadecimal, JSON, tables, and amounts with their units.
 
 use serde_json::{Value, json};
 
@@ -82,6 +82,26 @@ pub(crate) fn count(number: u64, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 
+/// A span of time, to its two largest units.
+pub(crate) fn duration(ms: u64) -> String {
+    let seconds = ms / 1_000;
+    match (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60) {
+        (0, 0, 0, _) => format!("{}.{} s", seconds, ms % 1_000 / 100),
+        (0, 0, minutes, seconds) => format!("{minutes} min {seconds} s"),
+        (0, hours, minutes, _) => format!("{hours} h {minutes} min"),
+        (days, hours, _, _) => format!("{days} d {hours} h"),
+    }
+}
+
+/// A size in the unit that suits it.
+pub(crate) fn bytes(count: u64) -> String {
+    match count {
+        0..1_024 => format!("{count} bytes"),
+        1_024..1_048_576 => format!("{:.1} KiB", count as f64 / 1_024.0),
+        _ => format!("{:.1} MiB", count as f64 / 1_048_576.0),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,5 +129,12 @@ mod tests {
     fn tables_align() {
         let rows = [row(["name", "up"]), row(["a", "yes"])];
         assert_eq!(table(&rows), "name  up\na     yes\n");
+    }
+
+    #[test]
+    fn spans_and_sizes_are_readable() {
+        let spans = [900, 65_000, 7_260_000, 180_000_000].map(duration);
+        assert_eq!(spans, ["0.9 s", "1 min 5 s", "2 h 1 min", "2 d 2 h"]);
+        assert_eq!([10, 2_048, 3 << 20].map(bytes), ["10 bytes", "2.0 KiB", "3.0 MiB"]);
     }
 }

@@ -198,6 +198,7 @@ fn every_verb_has_help_with_examples() {
         "load",
         "dump",
         "status",
+        "hints",
         "ring",
         "node",
         "emulate",
@@ -266,6 +267,54 @@ fn a_node_tells_how_it_is_and_can_be_stopped() {
     assert_eq!((code, err.as_str()), (1, sentence));
     assert_eq!(run(&fake, &["node", "stop", "n2"]), done("n2 is stopping\n"));
     assert!(fake.is_stopped(1));
+}
+
+#[test]
+fn what_is_kept_for_whom_is_told_over_the_whole_cluster() {
+    let fake = Fake::start(3, 2);
+    assert_eq!(run(&fake, &["hints"]), done("no hints are kept\n"));
+    let none = serde_json::json!({ "kept": [], "totals": [], "unreachable": [] });
+    let (_, out, _) = run(&fake, &["hints", "--json"]);
+    assert_eq!(serde_json::from_str::<Value>(&out).unwrap(), none);
+    fake.keeps(0, "n3", [12, 3_482, 900]);
+    fake.keeps(1, "n3", [3, 700, 65_000]);
+    fake.keeps(1, "n1", [1, 20, 100]);
+    let table = "\
+keeper  target  hints  size       age
+n1      n3      12     3.4 KiB    0.9 s
+n2      n1      1      20 bytes   0.1 s
+n2      n3      3      700 bytes  1 min 5 s
+
+total for  keepers  hints  size      age
+n1         1        1      20 bytes  0.1 s
+n3         2        15     4.1 KiB   1 min 5 s
+";
+    assert_eq!(run(&fake, &["hints"]), done(table));
+    let (_, out, _) = run(&fake, &["hints", "--node", "n1"]);
+    assert!(out.contains("n1      n3      12 ") && !out.contains("n2"), "{out}");
+    let nothing = done("no hints are kept by n3\n");
+    assert_eq!(run(&fake, &["hints", "--node", "n3"]), nothing);
+    let (code, _, err) = run(&fake, &["hints", "--node", "n7"]);
+    let sentence = "pixii: no member is called \"n7\"; the members are n1, n2, n3\n";
+    assert_eq!((code, err.as_str()), (1, sentence));
+
+    // One that cannot be reached is named; what the others keep is shown.
+    fake.kill(1);
+    let (code, out, err) = run(&fake, &["hints"]);
+    assert!(code == 0 && out.contains("n3         1        12 "), "{out}");
+    let begin = format!("pixii: n2 ({}): ", fake.address(1));
+    assert!(err.starts_with(&begin) && err.lines().count() == 1, "{err}");
+    let (code, out, _) = run(&fake, &["hints", "--json"]);
+    let json: Value = serde_json::from_str(&out).unwrap();
+    let kept = serde_json::json!([{
+        "keeper": "n1", "target": "n3", "hints": 12, "hint_bytes": 3_482, "hint_age_ms": 900,
+    }]);
+    assert_eq!((code, &json["kept"]), (0, &kept));
+    assert_eq!(json["unreachable"][0]["name"], "n2");
+    fake.keeps(0, "n3", [0, 0, 0]);
+    assert_eq!(run(&fake, &["hints"]).1, "no hints are kept by the 2 other members\n");
+    let (code, out, err) = run(&fake, &["hints", "--node", "n2"]);
+    assert_eq!((code, out.as_str(), err.lines().count()), (1, "", 1), "{err}");
 }
 
 #[test]

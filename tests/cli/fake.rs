@@ -38,6 +38,7 @@ struct Node {
     manners: Mutex<Manners>,
     asked: AtomicU64,
     stopped: AtomicBool,
+    kept: Mutex<BTreeMap<String, [u64; 3]>>,
     open: Mutex<Vec<TcpStream>>,
 }
 
@@ -71,6 +72,7 @@ impl Fake {
             manners: Mutex::new(Manners::Serve),
             asked: AtomicU64::new(0),
             stopped: AtomicBool::new(false),
+            kept: Mutex::default(),
             open: Mutex::new(Vec::new()),
         };
         let nodes = members.iter().map(node).collect();
@@ -115,6 +117,11 @@ impl Fake {
     /// How all nodes behave from now on.
     pub fn all_behave(&self, manners: &Manners) {
         (0..self.world.nodes.len()).for_each(|at| self.behave(at, manners.clone()));
+    }
+
+    /// Node `at` says that it keeps hints for a member: how many, how many bytes, for how many milliseconds.
+    pub fn keeps(&self, at: usize, target: &str, amounts: [u64; 3]) {
+        self.world.nodes[at].kept.lock().unwrap().insert(target.into(), amounts);
     }
 
     /// Node `at` closes its port and its connections.
@@ -286,18 +293,22 @@ fn serve(world: &World, request: Request) -> Response {
 fn status(world: &World, at: usize) -> StatusReport {
     let me = &world.nodes[at].name;
     let peers = world.report.members.iter().filter(|member| member.name != *me);
-    let peer = |member: &Member| PeerStatus {
-        id: member.id(),
-        name: member.name.clone(),
-        address: member.address.clone(),
-        up: true,
-        opinion: Opinion::Up,
-        phi_hundredths: 12,
-        latency_us: Some(1_500),
-        hints: 0,
-        hint_bytes: 0,
-        hint_age_ms: 0,
-        dropped: 0,
+    let kept = world.nodes[at].kept.lock().unwrap();
+    let peer = |member: &Member| {
+        let [hints, hint_bytes, hint_age_ms] = kept.get(&member.name).copied().unwrap_or_default();
+        PeerStatus {
+            id: member.id(),
+            name: member.name.clone(),
+            address: member.address.clone(),
+            up: true,
+            opinion: Opinion::Up,
+            phi_hundredths: 12,
+            latency_us: Some(1_500),
+            hints,
+            hint_bytes,
+            hint_age_ms,
+            dropped: 0,
+        }
     };
     StatusReport {
         cluster: "fake".into(),

@@ -1,0 +1,187 @@
+//! `pixii hints`.
+
+use std::collections::BTreeMap;
+
+use clap::Args;
+use pixii::client::Failure;
+use pixii::message::StatusReport;
+use serde_json::json;
+use tokio::task::JoinSet;
+
+use super::text::{bytes, count, duration, row, table};
+use super::{Exit, Outcome, Shared, Trouble, block_on, complain, emit, emit_json};
+
+/// Show what is kept for members that were not there
+#[derive(Args)]
+#[command(after_help = "\
+A member that cannot be reached when a key is written is owed that write. Another one keeps it as a hint, and \
+hands it over when the member is back. The age says for how long the keeper has had hints for the member \
+without a break.
+
+Examples:
+  pixii hints                   what every member keeps, and for whom
+  pixii hints --node n3         what n3 keeps
+  pixii hints --json            for scripts")]
+pub(crate) struct Hints {
+    /// Ask this member only
+    #[arg(long, value_name = "NAME")]
+    node: Option<String>,
+}
+
+/// What a member keeps for another one.
+struct Kept {
+    keeper: String,
+    target: String,
+    hints: u64,
+    bytes: u64,
+    age_ms: u64,
+}
+
+/// What all of them keep for a member.
+#[derive(Default)]
+struct Total {
+    keepers: u64,
+    hints: u64,
+    bytes: u64,
+    age_ms: u64,
+}
+
+type Told = (String, Result<StatusReport, Failure>);
+
+impl Hints {
+    /// Asks and prints.
+    pub(crate) fn run(self, shared: &Shared) -> Outcome {
+        let told = block_on(ask(shared, self.node))?;
+        let answered = told.iter().filter(|(_, report)| report.is_ok()).count();
+        if let ([(_, Err(failure))], 0) = (told.as_slice(), answered) {
+            return Err(failure.clone().into());
+        }
+        for (_, report) in &told {
+            if let Err(failure) = report {
+                complain(&format!("{failure}; what it keeps is not shown"));
+            }
+        }
+        if answered == 0 {
+            return Err(Trouble::error("no member tells what it keeps"));
+        }
+        if shared.json() {
+            emit_json(&as_json(&told))?;
+        } else {
+            emit(as_text(&told, answered))?;
+        }
+        Ok(Exit::Done)
+    }
+}
+
+/// The accounts of all members, or of one, in the order of the members. They are asked at the same time, so a
+/// silent one costs its own timeout and no more.
+async fn ask(shared: &Shared, node: Option<String>) -> Result<Vec<Told>, Trouble> {
+    let client = shared.client().await?;
+    let members = client.ring_report().members.iter().map(|member| member.name.clone());
+    let names: Vec<String> = node.map_or_else(|| members.collect(), |name| vec![name]);
+    let mut calls = JoinSet::new();
+    for (place, name) in names.into_iter().enumerate() {
+        let client = client.clone();
+        calls.spawn(async move {
+            let report = client.status(Some(&name)).await;
+            (place, (name, report))
+        });
+    }
+    let mut told = calls.join_all().await;
+    told.sort_by_key(|(place, _)| *place);
+    Ok(told.into_iter().map(|(_, told)| told).collect())
+}
+
+/// What is kept, by keeper and target.
+fn kept(told: &[Told]) -> Vec<Kept> {
+    let mut all = Vec::new();
+    for (keeper, report) in told {
+        let peers = report.iter().flat_map(|report| &report.peers);
+        all.extend(peers.filter(|peer| peer.hints > 0).map(|peer| Kept {
+            keeper: keeper.clone(),
+            target: peer.name.clone(),
+            hints: peer.hints,
+            bytes: peer.hint_bytes,
+            age_ms: peer.hint_age_ms,
+        }));
+    }
+    all
+}
+
+fn totals(kept: &[Kept]) -> BTreeMap<&str, Total> {
+    let mut totals: BTreeMap<&str, Total> = BTreeMap::new();
+    for one in kept {
+        let total = totals.entry(&one.target).or_default();
+        total.keepers += 1;
+        total.hints += one.hints;
+        total.bytes += one.bytes;
+        total.age_ms = total.age_ms.max(one.age_ms);
+    }
+    totals
+}
+
+fn as_json(told: &[Told]) -> serde_json::Value {
+    let kept = kept(told);
+    let one = |one: &Kept| {
+        json!({
+            "keeper": one.keeper,
+            "target": one.target,
+            "hints": one.hints,
+            "hint_bytes": one.bytes,
+            "hint_age_ms": one.age_ms,
+        })
+    };
+    let total = |(target, total): (&str, Total)| {
+        json!({
+            "target": target,
+            "keepers": total.keepers,
+            "hints": total.hints,
+            "hint_bytes": total.bytes,
+            "hint_age_ms": total.age_ms,
+        })
+    };
+    let silent = |(name, report): &Told| {
+        let failure = report.as_ref().err()?;
+        Some(json!({ "name": name, "error": failure.to_string() }))
+    };
+    json!({
+        "kept": kept.iter().map(one).collect::<Vec<_>>(),
+        "totals": totals(&kept).into_iter().map(total).collect::<Vec<_>>(),
+        "unreachable": told.iter().filter_map(silent).collect::<Vec<_>>(),
+    })
+}
+
+fn as_text(told: &[Told], answered: usize) -> String {
+    let kept = kept(told);
+    if kept.is_empty() {
+        // Whoever did not answer may keep some.
+        return match told {
+            [(name, _)] => format!("no hints are kept by {name}\n"),
+            _ if answered < told.len() => {
+                format!("no hints are kept by the {}\n", count(answered as u64, "other member"))
+            }
+            _ => "no hints are kept\n".into(),
+        };
+    }
+    let mut rows = vec![row(["keeper", "target", "hints", "size", "age"])];
+    rows.extend(kept.iter().map(|one| {
+        row([
+            &one.keeper,
+            &one.target,
+            &one.hints.to_string(),
+            &bytes(one.bytes),
+            &duration(one.age_ms),
+        ])
+    }));
+    let mut sums = vec![row(["total for", "keepers", "hints", "size", "age"])];
+    sums.extend(totals(&kept).into_iter().map(|(target, total)| {
+        row([
+            target,
+            &total.keepers.to_string(),
+            &total.hints.to_string(),
+            &bytes(total.bytes),
+            &duration(total.age_ms),
+        ])
+    }));
+    format!("{}\n{}", table(&rows), table(&sums))
+}

@@ -1,13 +1,14 @@
 //! `pixii dev`: a cluster of real daemons in the foreground.
 
-use std::io::{self, BufRead, Read};
-use std::path::PathBuf;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::thread;
+mod orders;
+
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use clap::Args;
+use clap::{Args, Subcommand};
+use pixii::members::check_name;
 
+use self::orders::Orders;
 use super::cluster::{Cluster, Shape};
 use super::signals::Interrupt;
 use super::text::{row, table};
@@ -17,23 +18,28 @@ use super::{DEFAULT_CONNECT, Exit, Outcome, Trouble, block_on, complain, emit};
 const READY_WAIT: Duration = Duration::from_secs(60);
 /// How often children and signals are looked at.
 const POLL: Duration = Duration::from_millis(100);
-/// Longest order; of a longer line, the rest is the next one.
-const MAX_ORDER_BYTES: u64 = 1_024;
-const ORDERS: &str = "start NAME, kill NAME (kill -9), stop NAME, quit";
+const DEFAULT_DIR: &str = "pixii-dev";
+const ORDERS: &str =
+    "start NAME, kill NAME (kill -9), stop NAME, freeze NAME (SIGSTOP), resume NAME, quit";
 
 /// Run a cluster of real daemons in the foreground
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
 #[command(after_help = "\
 Each daemon is a process of its own with a configuration, a log and data in DIR; started again with the \
 same numbers, the cluster has its data back. Orders are read from standard input: start NAME, kill NAME \
-(kill -9), stop NAME, quit. Ctrl-C stops all.
+(kill -9), stop NAME, freeze NAME (SIGSTOP), resume NAME, quit. Ctrl-C stops all. All but quit can be given \
+from another terminal too, as in `pixii dev kill n3`, with the same DIR.
 
 Examples:
   pixii dev
   pixii dev --nodes 3 --dir /tmp/three
+  pixii dev kill n3 --dir /tmp/three    in another terminal
   pixii dev --nodes 5 --n 5 -r 1 -w 3 --port 9000
-  pixii dev --allow-emulation   and then, in another terminal: pixii emulate --help")]
+  pixii dev --allow-emulation           and then, in another terminal: pixii emulate --help")]
 pub(crate) struct Dev {
+    #[command(subcommand)]
+    order: Option<Order>,
     /// Number of daemons
     #[arg(long, default_value_t = 5)]
     nodes: usize,
@@ -50,7 +56,7 @@ pub(crate) struct Dev {
     #[arg(long, default_value_t = 256)]
     partitions: u16,
     /// Configurations, logs and data
-    #[arg(long, default_value = "pixii-dev")]
+    #[arg(long, global = true, default_value = DEFAULT_DIR)]
     dir: PathBuf,
     /// Port of the first daemon; the others follow (0: the kernel chooses all)
     #[arg(long, default_value_t = 7432)]
@@ -60,9 +66,62 @@ pub(crate) struct Dev {
     allow_emulation: bool,
 }
 
+/// An order to the cluster that runs in DIR.
+#[derive(Subcommand)]
+enum Order {
+    /// Start a daemon that does not run
+    #[command(after_help = "Examples:\n  pixii dev start n3")]
+    Start(Named),
+    /// Kill a daemon with kill -9
+    #[command(after_help = "Examples:\n  pixii dev kill n3")]
+    Kill(Named),
+    /// Stop a daemon cleanly
+    #[command(after_help = "Examples:\n  pixii dev stop n3")]
+    Stop(Named),
+    /// Freeze a daemon with SIGSTOP: it is there and does nothing
+    #[command(after_help = "Examples:\n  pixii dev freeze n3")]
+    Freeze(Named),
+    /// Let a frozen daemon go on, with SIGCONT
+    #[command(after_help = "Examples:\n  pixii dev resume n3")]
+    Resume(Named),
+}
+
+#[derive(Args)]
+struct Named {
+    /// The daemon's name
+    #[arg(value_parser = daemon_name)]
+    name: String,
+}
+
+/// An order is a line of words, so a name is one word.
+fn daemon_name(name: &str) -> Result<String, String> {
+    check_name("a daemon", name).map(|()| name.into())
+}
+
+impl Order {
+    /// As it is typed where the cluster runs.
+    fn line(&self) -> String {
+        let (verb, Named { name }) = match self {
+            Order::Start(named) => ("start", named),
+            Order::Kill(named) => ("kill", named),
+            Order::Stop(named) => ("stop", named),
+            Order::Freeze(named) => ("freeze", named),
+            Order::Resume(named) => ("resume", named),
+        };
+        format!("{verb} {name}")
+    }
+}
+
 impl Dev {
-    /// Runs the cluster until told to stop.
+    /// Gives the order, or runs the cluster until told to stop.
     pub(crate) fn run(self) -> Outcome {
+        let Some(order) = &self.order else { return self.serve() };
+        let done = orders::give(&self.dir, &order.line()).map_err(Trouble::error)?;
+        emit(format!("{done}\n"))?;
+        Ok(Exit::Done)
+    }
+
+    fn serve(&self) -> Outcome {
         let majority = self.n / 2 + 1;
         let shape = Shape {
             cluster: "dev".into(),
@@ -81,6 +140,7 @@ impl Dev {
         if self.allow_emulation {
             cluster.allow_emulation().map_err(Trouble::error)?;
         }
+        let orders = Orders::listen(&self.dir);
         cluster.start_all().map_err(Trouble::error)?;
         let ready = block_on(async {
             tokio::select! {
@@ -90,10 +150,12 @@ impl Dev {
         });
         let told = match ready {
             Ok(true) => emit(self.welcome(&cluster, begun.elapsed()))
-                .and_then(|()| attend(&mut cluster, &interrupt)),
+                .and_then(|()| attend(&mut cluster, &interrupt, &orders)),
             Ok(false) => Ok(()),
             Err(trouble) => Err(trouble),
         };
+        // Nobody who orders something now waits for a cluster that is going.
+        drop(orders);
         // Whatever happened, the daemons stop in order; the first fault is the one worth telling.
         let stopped = cluster.stop_all();
         told?;
@@ -108,15 +170,19 @@ impl Dev {
             let pid = daemon.pid().map_or_else(String::new, |pid| pid.to_string());
             rows.push(row([&daemon.name, &daemon.address, &pid]));
         }
+        let dir = match self.dir == Path::new(DEFAULT_DIR) {
+            true => String::new(),
+            false => format!(" --dir {}", self.dir.display()),
+        };
         let first = cluster.daemons().first().map(|daemon| daemon.address.as_str());
         let connect = match first.filter(|address| *address != DEFAULT_CONNECT) {
             Some(address) => format!("  export PIXII_CONNECT={address}\n"),
             None => String::new(),
         };
         format!(
-            "{} daemons are up after {:.1} s; configurations, logs and data are in {}\n\n{}\n\
+            "{0} daemons are up after {1:.1} s; configurations, logs and data are in {2}\n\n{3}\n\
              Try in another terminal:\n{connect}  pixii put greeting hello\n  pixii get greeting\n  \
-             pixii ring greeting\n  pixii status\n\n\
+             pixii ring greeting\n  pixii status\n  pixii dev kill n{0}{dir}\n  pixii hints\n\n\
              Orders here: {ORDERS}. Ctrl-C stops all.\n",
             self.nodes,
             spent.as_secs_f64(),
@@ -127,59 +193,70 @@ impl Dev {
 }
 
 /// Carries out orders and reports deaths, until told to stop.
-fn attend(cluster: &mut Cluster, interrupt: &Interrupt) -> Result<(), Trouble> {
-    let mut orders = Some(orders());
+fn attend(cluster: &mut Cluster, interrupt: &Interrupt, orders: &Orders) -> Result<(), Trouble> {
     while !interrupt.asked() {
+        let order = orders.next(POLL);
+        // Before the order, which may be about one that has ended.
         for (name, how) in cluster.ended() {
             complain(&format!("{name} {how}; type `start {name}` to start it again"));
         }
-        match orders.as_ref().map(|orders| orders.recv_timeout(POLL)) {
-            Some(Ok(line)) => match obey(cluster, interrupt, line.trim()) {
-                Ok(None) => return Ok(()),
-                Ok(Some(done)) => emit(done)?,
-                Err(why) => complain(&why),
-            },
-            Some(Err(RecvTimeoutError::Timeout)) => {}
-            Some(Err(RecvTimeoutError::Disconnected)) => orders = None,
-            None => thread::sleep(POLL),
+        let Some(order) = order else { continue };
+        let (from_here, line) = (order.is_from_here(), order.line.trim().to_string());
+        if from_here && line.is_empty() {
+            continue;
+        }
+        match obey(cluster, interrupt, &line) {
+            Ok(None) => {
+                order.answer(&Ok("all daemons are being stopped"));
+                return Ok(());
+            }
+            Ok(Some(Done { what, next })) => {
+                order.answer(&Ok(&what));
+                let told = emit(if next.is_empty() {
+                    format!("{what}\n")
+                } else {
+                    format!("{what}; {next}\n")
+                });
+                // Another terminal's order ends nothing because nobody reads this one.
+                if from_here {
+                    told?;
+                }
+            }
+            Err(why) => {
+                order.answer(&Err(&why));
+                complain(&why);
+            }
         }
     }
     Ok(())
 }
 
-/// Lines from standard input, one ahead.
-fn orders() -> Receiver<String> {
-    let (send, receive) = mpsc::sync_channel(1);
-    thread::spawn(move || {
-        let mut input = io::stdin().lock();
-        loop {
-            let mut line = Vec::new();
-            match input.by_ref().take(MAX_ORDER_BYTES).read_until(b'\n', &mut line) {
-                Ok(1..) if send.send(String::from_utf8_lossy(&line).into()).is_ok() => {}
-                _ => return,
-            }
-        }
-    });
-    receive
+/// What an order did, and what may be done next where the cluster runs.
+struct Done {
+    what: String,
+    next: String,
 }
 
 /// What was done, or `None` to stop.
-fn obey(
-    cluster: &mut Cluster,
-    interrupt: &Interrupt,
-    line: &str,
-) -> Result<Option<String>, String> {
+fn obey(cluster: &mut Cluster, interrupt: &Interrupt, line: &str) -> Result<Option<Done>, String> {
     let words: Vec<&str> = line.split_whitespace().collect();
-    match *words.as_slice() {
-        [] => Ok(Some(String::new())),
-        ["quit"] => Ok(None),
+    let (what, next) = match *words.as_slice() {
+        ["quit"] => return Ok(None),
         ["kill", name] => {
             cluster.kill(name)?;
-            Ok(Some(format!("{name} is killed; type `start {name}` to start it again\n")))
+            (format!("{name} is killed"), format!("type `start {name}` to start it again"))
         }
         ["stop", name] => {
             cluster.stop(name)?;
-            Ok(Some(format!("{name} has stopped; type `start {name}` to start it again\n")))
+            (format!("{name} has stopped"), format!("type `start {name}` to start it again"))
+        }
+        ["freeze", name] => {
+            cluster.freeze(name)?;
+            (format!("{name} is frozen"), format!("type `resume {name}` to let it go on"))
+        }
+        ["resume", name] => {
+            cluster.resume(name)?;
+            (format!("{name} goes on"), String::new())
         }
         ["start", name] => {
             let begun = Instant::now();
@@ -191,8 +268,9 @@ fn obey(
                 }
             };
             block_on(ready).map_err(|trouble| trouble.message)?;
-            Ok(Some(format!("{name} is up after {:.1} s\n", begun.elapsed().as_secs_f64())))
+            (format!("{name} is up after {:.1} s", begun.elapsed().as_secs_f64()), String::new())
         }
-        _ => Err(format!("\"{}\" is no order; orders are {ORDERS}", line.escape_debug())),
-    }
+        _ => return Err(format!("\"{}\" is no order; orders are {ORDERS}", line.escape_debug())),
+    };
+    Ok(Some(Done { what, next }))
 }

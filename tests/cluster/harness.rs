@@ -276,12 +276,13 @@ pub fn lines(text: &str) -> BTreeSet<&str> {
     text.lines().collect()
 }
 
-/// Waits until a process is gone.
+/// The state of a process as the kernel tells it: T if it is frozen, X if it is gone.
+pub fn state(pid: u32) -> char {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()).unwrap_or('X')
+}
+
+/// Waits until a process is gone. A zombie has ended; nobody has asked for its exit code yet.
 pub fn wait_for_end(pid: u32) {
-    until("the process ends", || {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        // A zombie has ended; nobody has asked for its exit code yet.
-        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
-        state.is_none_or(|state| state == 'Z').then_some(())
-    });
+    until("the process ends", || ['X', 'Z'].contains(&state(pid)).then_some(()));
 }

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::thread::{Builder, JoinHandle};
 
+use rustix::process::{Signal, set_parent_process_death_signal};
 use sd_notify::NotifyState;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle, Signals};
@@ -48,6 +49,8 @@ pub(super) fn watch_signals(stop: Sender<String>) -> io::Result<SignalWatch> {
 
 /// Tells `stop` when standard input ends.
 pub(super) fn watch_stdin(stop: Sender<String>) -> io::Result<()> {
+    // Frozen, it would not notice the end of its parent: SIGCONT wakes it then. Without that it serves as well.
+    let _ = set_parent_process_death_signal(Some(Signal::CONT));
     Builder::new().name("stdin".to_owned()).spawn(move || {
         // An input that cannot be read has ended, too.
         let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());

@@ -133,6 +133,10 @@ fn no_daemon_outlives_dev() {
     let dir = tempfile::tempdir().unwrap();
     let mut dev = Dev::start(dir.path());
     dev.run(&["put", "k", "v"]).done();
+    // Not even one that is frozen and cannot notice anything.
+    dev.order(b"freeze n2\n");
+    dev.hears("n2 is frozen; type `resume n2` to let it go on");
+    until("n2 is frozen", || (state(dev.daemons[1].2) == 'T').then_some(()));
     signal("KILL", dev.child.id());
     dev.ends();
     dev.daemons.iter().for_each(|(_, _, pid)| wait_for_end(*pid));

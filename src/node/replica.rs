@@ -244,7 +244,8 @@ impl Replica {
     pub(super) fn list_done(&mut self, token: u64, listing: Listing, fx: &mut Effects) {
         let Some((to, op, partition)) = self.lists.remove(&token) else { return };
         let Listing { keys, more } = listing;
-        let authoritative = fx.is_authoritative(partition) && !fx.is_awaiting();
+        // Hints that are still to come do not matter: on a full disk they could not, and nothing were listed.
+        let authoritative = fx.is_authoritative(partition);
         // A listing may show unsynced keys, never miss synced ones: names alone promise nothing.
         fx.send(vec![to], op, Body::Listed { keys, more, authoritative });
     }

@@ -34,7 +34,7 @@ use crate::node::{self, ClientId, Input, Node, Output, Shortage};
 use crate::rng::Rng;
 use crate::store::disk::{DiskStore, OpenError};
 use crate::store::{HintTotal, LifeError, Meta, Owner, Store, StoreError, begin_life, end_life};
-use crate::types::{MILLI, Micros, NodeId};
+use crate::types::{Key, MILLI, Micros, NodeId};
 use crate::wire;
 use emulated::{Emulator, Parcel};
 use storage::{Report, Storage};
@@ -159,7 +159,9 @@ pub fn run(
             return Err(ServeError::Listen(config.listen.clone(), error));
         }
     };
-    let (members, hints) = (store.members()?, store.hint_totals()?);
+    let stands_in =
+        |key: &Key| !config.ring.homes(config.ring.partition(key)).contains(&config.me());
+    let (members, hints) = (store.members()?, store.hint_totals(&stands_in)?);
     let (reports, reported) = unbounded_channel();
     let reserve_bytes = config.disk_reserve_mib << 20;
     let storage = Storage::start(&store, reserve_bytes, reports).map_err(system("threads"))?;

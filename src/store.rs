@@ -155,12 +155,16 @@ pub struct HintTotal {
     pub count: u64,
     /// The sum of their [`hint_bytes`].
     pub bytes: u64,
+    /// How many of them may have filled the member's slot: those of keys that their keeper is no home of. What a home
+    /// keeps for another one counts for nothing beside its own copy.
+    pub owed: u64,
 }
 
 impl HintTotal {
     /// Counts one more hint; a damaged one has no size.
-    pub fn add(&mut self, key: &Key, found: &Found) {
+    pub fn add(&mut self, key: &Key, found: &Found, owed: bool) {
         self.count += 1;
+        self.owed += u64::from(owed);
         if let Found::Record(record) = found {
             self.bytes += hint_bytes(key, record);
         }
@@ -229,8 +233,12 @@ pub trait Store: Send + Sync {
         limit_bytes: usize,
     ) -> Result<HintPage, StoreError>;
 
-    /// What is kept for each member, by reading all hints: for the start. Damaged ones are counted, at no size.
-    fn hint_totals(&self) -> Result<Vec<(NodeId, HintTotal)>, StoreError>;
+    /// What is kept for each member, by reading all hints: for the start. Damaged ones are counted, at no size; `owed` says
+    /// for which keys they may have filled a slot.
+    fn hint_totals(
+        &self,
+        owed: &dyn Fn(&Key) -> bool,
+    ) -> Result<Vec<(NodeId, HintTotal)>, StoreError>;
 
     /// Applies all changes or none. They are visible at once, and durable after the next [`Store::sync`];
     /// a crash before it keeps some number of the oldest unsynced batches, each of them whole.

@@ -350,8 +350,11 @@ mod tests {
         ) -> Result<HintPage, StoreError> {
             self.inner.list_hints(target, after, limit_bytes)
         }
-        fn hint_totals(&self) -> Result<Vec<(NodeId, HintTotal)>, StoreError> {
-            self.inner.hint_totals()
+        fn hint_totals(
+            &self,
+            owed: &dyn Fn(&Key) -> bool,
+        ) -> Result<Vec<(NodeId, HintTotal)>, StoreError> {
+            self.inner.hint_totals(owed)
         }
         fn apply(&self, changes: &[Change]) -> Result<(), StoreError> {
             self.inner.apply(changes)

@@ -130,7 +130,7 @@ impl Effects {
     pub(super) fn tell_drained(&mut self) {
         for target in std::mem::take(&mut self.hints.drained) {
             let life = self.meta.lives.iter().find(|(node, _)| *node == target);
-            if let (Some((_, life)), None) = (life, self.hints.of(target)) {
+            if let (Some((_, life)), 0) = (life, self.hints.owed(target)) {
                 let op = life.nonce;
                 self.send_synced(Some(self.last_mark), target, op, Body::Hints(0));
             }
@@ -143,8 +143,15 @@ impl Effects {
     }
 
     /// Notes that what is kept for `target` is so much more or less; `None` for a hint that was not there.
-    pub(super) fn account_hint(&mut self, target: NodeId, before: Option<u64>, after: Option<u64>) {
-        self.hints.change(self.now, target, before, after);
+    /// `owed` if this node is no home of the key.
+    pub(super) fn account_hint(
+        &mut self,
+        target: NodeId,
+        before: Option<u64>,
+        after: Option<u64>,
+        owed: bool,
+    ) {
+        self.hints.change(self.now, target, before, after, owed);
     }
 
     /// Sets the time of the input at hand.
@@ -309,7 +316,7 @@ impl Effects {
 #[derive(Debug)]
 pub(super) struct HintLedger {
     totals: BTreeMap<NodeId, (HintTotal, Micros)>,
-    /// Members that nothing is kept for any more, and that have not been told.
+    /// Members that are owed nothing any more, and that have not been told.
     drained: Vec<NodeId>,
     bytes: u64,
     limit_bytes: u64,
@@ -323,22 +330,39 @@ impl HintLedger {
         HintLedger { totals, drained: Vec::new(), bytes, limit_bytes }
     }
 
-    fn change(&mut self, now: Micros, target: NodeId, before: Option<u64>, after: Option<u64>) {
+    fn change(
+        &mut self,
+        now: Micros,
+        target: NodeId,
+        before: Option<u64>,
+        after: Option<u64>,
+        owed: bool,
+    ) {
         let (total, _) = self.totals.entry(target).or_insert((HintTotal::default(), now));
         total.count = total.count + u64::from(after.is_some()) - u64::from(before.is_some());
         let (more, less) = (after.unwrap_or(0), before.unwrap_or(0));
         // What a damaged hint takes is not known, so no sum may go below zero.
         total.bytes = (total.bytes + more).saturating_sub(less);
         self.bytes = (self.bytes + more).saturating_sub(less);
+        if owed {
+            total.owed = total.owed + u64::from(after.is_some()) - u64::from(before.is_some());
+            if total.owed == 0 {
+                self.drained.push(target);
+            }
+        }
         if total.count == 0 {
             self.totals.remove(&target);
-            self.drained.push(target);
         }
     }
 
     /// What is kept for a member, and since when in this life.
     pub(super) fn of(&self, target: NodeId) -> Option<(HintTotal, Micros)> {
         self.totals.get(&target).copied()
+    }
+
+    /// How many hints for a member may have filled its slot.
+    pub(super) fn owed(&self, target: NodeId) -> u64 {
+        self.totals.get(&target).map_or(0, |(total, _)| total.owed)
     }
 
     /// Everybody that something is kept for.

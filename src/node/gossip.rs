@@ -52,6 +52,19 @@ struct Peer {
     opinion: Opinion,
 }
 
+impl Peer {
+    /// It has given a sign of life.
+    fn revive(&mut self, id: NodeId, fx: &mut Effects) {
+        if self.opinion == Opinion::Down {
+            self.detector.returned();
+        }
+        if self.opinion != Opinion::Up {
+            self.opinion = Opinion::Up;
+            fx.opine(id, Opinion::Up);
+        }
+    }
+}
+
 impl Gossip {
     /// Everybody is taken to be up at first, and has the timeout to prove it.
     pub(super) fn new(config: &Config, seed: u64) -> Self {
@@ -106,11 +119,8 @@ impl Gossip {
     /// A message of a peer has come, whatever it says.
     pub(super) fn heard(&mut self, now: Micros, from: NodeId, fx: &mut Effects) {
         if let Some(peer) = self.peers.get_mut(&from) {
+            peer.revive(from, fx);
             peer.detector.sign(now);
-            if peer.opinion != Opinion::Up {
-                peer.opinion = Opinion::Up;
-                fx.opine(from, Opinion::Up);
-            }
         }
     }
 
@@ -270,11 +280,8 @@ impl Gossip {
             }
             if beat > known {
                 peer.beat = beat;
+                peer.revive(id, fx);
                 peer.detector.beat(now);
-                if peer.opinion != Opinion::Up {
-                    peer.opinion = Opinion::Up;
-                    fx.opine(id, Opinion::Up);
-                }
             }
         }
     }

@@ -167,11 +167,10 @@ impl Handoff {
         }
     }
 
-    /// Answers a member that asks how many hints are kept for it; that there are none is told when it is synced.
+    /// Answers a member that asks how many hints it is owed; that there are none is told when it is synced.
     pub(super) fn tell(&self, from: NodeId, op: u64, fx: &mut Effects) {
-        let kept = fx.hints().of(from).map_or(0, |(total, _)| total.count);
         let stuck = self.stuck.get(&from).map_or(0, |keys| keys.len() as u64);
-        let count = kept.saturating_sub(stuck);
+        let count = fx.hints().owed(from).saturating_sub(stuck);
         let mark = fx.last_mark();
         fx.send_synced(Some(mark), from, op, Body::Hints(count));
     }
@@ -189,7 +188,9 @@ impl Handoff {
             if !self.passes.contains_key(&target) && reachable {
                 fx.count("handoffs_begun");
                 if self.absent.remove(&target) {
-                    fx.send(vec![target], 0, Body::Hints(total.count));
+                    if total.owed > 0 {
+                        fx.send(vec![target], 0, Body::Hints(total.owed));
+                    }
                     fx.notice(Notice::HandoffBegun(target, total.count));
                     self.announced.insert(target);
                 }
@@ -376,7 +377,8 @@ impl Handoff {
         if held {
             flight.needed -= 1;
         }
-        if flight.to_target {
+        let homes = self.ring.homes(self.ring.partition(&flight.key));
+        if flight.to_target && !homes.contains(&self.me) {
             let stuck = self.stuck.entry(flight.target).or_default();
             if refused != Some(Refusal::Damaged) {
                 stuck.remove(&flight.key);

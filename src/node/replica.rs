@@ -281,8 +281,9 @@ impl Replica {
         let Some(copies) = copies else { return };
         let waiting = work.len();
         let partition = self.ring.partition(key);
-        let mut turn =
-            Turn { key, partition, copies, changed: BTreeSet::new(), answers: Vec::new() };
+        let owed = !self.ring.homes(partition).contains(&fx.me());
+        let (changed, answers) = (BTreeSet::new(), Vec::new());
+        let mut turn = Turn { key, partition, owed, copies, changed, answers };
         while let Some(Work { from, op, kind }) = work.pop_front() {
             if let Err(kind) = self.take(&mut turn, from, op, kind, fx) {
                 work.push_front(Work { from, op, kind });

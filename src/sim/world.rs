@@ -350,6 +350,8 @@ impl World {
         };
         let majority = self.plan.n / 2 + 1;
         let (ring, serial_block) = (self.ring.clone(), self.plan.serial_block);
+        let (placed, me) = (self.ring.clone(), host.id);
+        let stands_in = |key: &Key| !placed.homes(placed.partition(key)).contains(&me);
         let config = Config {
             me: host.id,
             ring,
@@ -361,7 +363,7 @@ impl World {
             gossip_timeout: 5_000 * MILLI,
             hint_limit_bytes: self.plan.hint_limit,
             hint_age: self.plan.hint_age_ms * MILLI,
-            hints: host.store.hint_totals().unwrap_or_default(),
+            hints: host.store.hint_totals(&stands_in).unwrap_or_default(),
             boot_nonce,
             bootstrap: false,
             serial_block,

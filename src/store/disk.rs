@@ -449,13 +449,16 @@ impl Store for DiskStore {
         }
     }
 
-    fn hint_totals(&self) -> Result<Vec<(NodeId, HintTotal)>, StoreError> {
+    fn hint_totals(
+        &self,
+        owed: &dyn Fn(&Key) -> bool,
+    ) -> Result<Vec<(NodeId, HintTotal)>, StoreError> {
         let mut totals: BTreeMap<NodeId, HintTotal> = BTreeMap::new();
         let mut from = Some(HINTS.to_vec());
         while let Some(begin) = from {
             let (hints, next) = self.hints(&begin, &HINTS_END, SCAN_BYTES)?;
             for (target, key, found) in hints {
-                totals.entry(target).or_default().add(&key, &found);
+                totals.entry(target).or_default().add(&key, &found, owed(&key));
             }
             from = next;
         }

@@ -194,12 +194,15 @@ impl Store for MemoryStore {
         Ok(page)
     }
 
-    fn hint_totals(&self) -> Result<Vec<(NodeId, HintTotal)>, StoreError> {
+    fn hint_totals(
+        &self,
+        owed: &dyn Fn(&Key) -> bool,
+    ) -> Result<Vec<(NodeId, HintTotal)>, StoreError> {
         let state = self.state();
         let total = |(target, hints): (&NodeId, &BTreeMap<Key, Bytes>)| {
             let mut total = HintTotal::default();
             for (key, bytes) in hints {
-                total.add(key, &decode_hint(*target, key, bytes.clone()));
+                total.add(key, &decode_hint(*target, key, bytes.clone()), owed(key));
             }
             (*target, total)
         };

@@ -287,8 +287,11 @@ impl Store for Faulty {
     fn list_hints(&self, t: NodeId, a: Option<&Key>, l: usize) -> Result<HintPage, StoreError> {
         self.inner.list_hints(t, a, l)
     }
-    fn hint_totals(&self) -> Result<Vec<(NodeId, HintTotal)>, StoreError> {
-        self.inner.hint_totals()
+    fn hint_totals(
+        &self,
+        owed: &dyn Fn(&Key) -> bool,
+    ) -> Result<Vec<(NodeId, HintTotal)>, StoreError> {
+        self.inner.hint_totals(owed)
     }
     fn apply(&self, changes: &[Change]) -> Result<(), StoreError> {
         self.inner.apply(changes)

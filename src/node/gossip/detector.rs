@@ -47,6 +47,11 @@ impl Detector {
         self.sign(now);
     }
 
+    /// The peer is back after it was down: how long it was away is no pace.
+    pub(super) fn returned(&mut self) {
+        self.last_beat = None;
+    }
+
     /// Silence of this length was ours.
     pub(super) fn forgive(&mut self, gap: Micros) {
         for time in [&mut self.last, &mut self.last_beat].into_iter().flatten() {
@@ -106,6 +111,21 @@ mod tests {
         let end = 200 * 8 * INTERVAL;
         assert_eq!(slow.opinion(end + 5_500 * MILLI, TIMEOUT), Opinion::Up);
         assert_eq!(slow.opinion(end + 60_000 * MILLI, TIMEOUT), Opinion::Down);
+    }
+
+    #[test]
+    fn an_absence_teaches_no_pace() {
+        let mut detector = Detector::new(INTERVAL);
+        for round in 1..=200 {
+            detector.beat(round * INTERVAL);
+        }
+        let back = 200 * INTERVAL + 60_000 * MILLI;
+        assert_eq!(detector.opinion(back, TIMEOUT), Opinion::Down);
+        detector.returned();
+        detector.beat(back);
+        detector.beat(back + INTERVAL);
+        let gone = back + INTERVAL;
+        assert_eq!(detector.opinion(gone + 6_000 * MILLI, TIMEOUT), Opinion::Down);
     }
 
     #[test]

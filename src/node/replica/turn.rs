@@ -13,6 +13,8 @@ use crate::types::{Key, NodeId, Partition};
 pub(super) struct Turn<'a> {
     pub(super) key: &'a Key,
     pub(super) partition: Partition,
+    /// True if this node is no home of the key: what it keeps for others may have filled their slots.
+    pub(super) owed: bool,
     pub(super) copies: Copies,
     /// The places that have changed: the own record (`None`) or the hint for a member.
     pub(super) changed: BTreeSet<Option<NodeId>>,
@@ -104,7 +106,7 @@ impl Turn<'_> {
             return Err(Refusal::Hints(limit));
         }
         for (target, new, before, after) in news {
-            fx.account_hint(target, before, Some(after));
+            fx.account_hint(target, before, Some(after), self.owed);
             fx.count("hints_kept");
             self.copies.hints.insert(target, Copy::Record(new));
             self.changed.insert(Some(target));
@@ -116,7 +118,7 @@ impl Turn<'_> {
     pub(super) fn discharge(&mut self, target: NodeId, object: &Object, fx: &mut Effects) {
         match self.copies.hints.get(&target) {
             Some(Copy::Record(hint)) if hint.object == *object => {
-                fx.account_hint(target, Some(hint_bytes(self.key, hint)), None);
+                fx.account_hint(target, Some(hint_bytes(self.key, hint)), None, self.owed);
                 fx.count("hints_discharged");
                 self.copies.hints.remove(&target);
                 self.changed.insert(Some(target));

@@ -179,7 +179,7 @@ impl Reader<'_> {
             Some(Place::Hint(target, key)) => {
                 let hint = self.record(At::Hint(target, &key), &bytes)?;
                 let found = hint.map_or(Found::Damaged, Found::Record);
-                self.report.hints.entry(target).or_default().add(&key, &found);
+                self.report.hints.entry(target).or_default().add(&key, &found, false);
             }
             Some(Place::Chunk(id, index)) => {
                 self.report.chunks += 1;

@@ -311,8 +311,10 @@ impl Judge {
         for (id, write) in self.on_key(key) {
             let Some(told) = &write.acknowledged else { continue };
             let Acknowledged { at, w, dot, .. } = *told;
-            // What stand-ins took counts for a read once their hints have arrived.
-            let sloppy = !strict || !told.strict;
+            // What stand-ins took counts for a read once their hints have arrived. But a stand-in counts only with what
+            // it keeps: where a read shows nothing, not even a tombstone, R homes have said so.
+            let stood_in = !strict && !context.is_empty();
+            let sloppy = stood_in || !told.strict;
             let void = sloppy || self.is_void(key, told) || self.is_excused(told);
             if at >= since || w + r <= n || void {
                 continue;
@@ -346,7 +348,9 @@ impl Judge {
         let put = |(_, write): (WriteId, &Write)| {
             let told = write.acknowledged.as_ref();
             let owed = |told: &Acknowledged| {
-                told.w + r > n && !self.is_void(key, told) && !self.is_excused(told)
+                // What a stand-in took may have gone with its disk before it was delivered.
+                let kept = told.strict || !self.lost_since(told.since, key);
+                told.w + r > n && kept && !self.is_void(key, told) && !self.is_excused(told)
             };
             !write.is_delete && told.is_some_and(owed)
         };

@@ -143,7 +143,10 @@ impl Turn<'_> {
         let mut object = Object::default();
         let mut kept_for = Vec::new();
         for (target, hint) in &self.copies.hints {
-            if let Copy::Record(hint) = hint {
+            // A delete of nothing leaves nothing: that is no word for a home.
+            if let Copy::Record(hint) = hint
+                && !hint.object.is_empty()
+            {
                 object = object.sync(&hint.object);
                 kept_for.push(*target);
             }

@@ -252,8 +252,10 @@ async fn measure(
 /// One read, and now and then a put.
 async fn one(client: &Client, key: &Key, strong: bool, write: bool, cell: &mut Cell) {
     let ms = |begun: Instant| begun.elapsed().as_secs_f64() * 1e3;
+    // Strict, so that the ring says who can answer: what earlier puts left as hints would count too.
+    let r = Quorum { replicas: Some(cell.r), strict: Some(true) };
     let begun = Instant::now();
-    match (strong, client.get(key, Some(cell.r), TIMEOUT_MS).await) {
+    match (strong, client.get(key, r, TIMEOUT_MS).await) {
         (true, Ok(found)) if !found.values.is_empty() => cell.reads.push(ms(begun)),
         (true, Ok(_)) => cell.faults.push(format!("{key:?} was called absent")),
         (true, Err(failure)) => cell.faults.push(failure.to_string()),

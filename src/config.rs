@@ -24,6 +24,8 @@ const GOSSIP_INTERVAL_MS: RangeInclusive<i64> = 10..=60_000;
 const GOSSIP_TIMEOUT_MS: RangeInclusive<i64> = 40..=3_600_000;
 const HINT_LIMIT_MIB: RangeInclusive<i64> = 0..=1_048_576;
 const HINT_AGE_MS: RangeInclusive<i64> = 1_000..=2_592_000_000;
+const REPAIR_INTERVAL_MS: RangeInclusive<i64> = 1_000..=86_400_000;
+const SCRUB_INTERVAL_MS: RangeInclusive<i64> = 10_000..=2_592_000_000;
 const RESERVE_MIB: RangeInclusive<i64> = 0..=1_048_576;
 
 /// What is wrong with a configuration, in one sentence that begins with the file. Nothing was started.
@@ -56,6 +58,10 @@ pub struct Config {
     pub hint_limit_mib: u64,
     /// A hint of this age is also offered to the other home replicas, in milliseconds.
     pub hint_age_ms: u64,
+    /// Each partition is compared with every other home of it about as often as this, in milliseconds.
+    pub repair_interval_ms: u64,
+    /// All that is on disk is read, and its checksums tested, once in this time, in milliseconds.
+    pub scrub_interval_ms: u64,
     /// True if the operator says that this is a new cluster, whose members need not all be up. Not in
     /// the file: it is said once.
     pub bootstrap: bool,
@@ -96,6 +102,8 @@ struct Keys {
     gossip_timeout_ms: Option<i64>,
     hint_limit_mib: Option<i64>,
     hint_age_ms: Option<i64>,
+    repair_interval_ms: Option<i64>,
+    scrub_interval_ms: Option<i64>,
     partitions: Option<i64>,
     cache_mib: Option<i64>,
     disk_reserve_mib: Option<i64>,
@@ -180,6 +188,10 @@ fn check(keys: Keys) -> Result<Config, String> {
     let hint_limit_mib = number("hint_limit_mib", hint_limit, HINT_LIMIT_MIB)? as u64;
     let hint_age = keys.hint_age_ms.unwrap_or(10_800_000);
     let hint_age_ms = number("hint_age_ms", hint_age, HINT_AGE_MS)? as u64;
+    let repair = keys.repair_interval_ms.unwrap_or(60_000);
+    let repair_interval_ms = number("repair_interval_ms", repair, REPAIR_INTERVAL_MS)? as u64;
+    let scrub = keys.scrub_interval_ms.unwrap_or(86_400_000);
+    let scrub_interval_ms = number("scrub_interval_ms", scrub, SCRUB_INTERVAL_MS)? as u64;
     let cache_mib = number("cache_mib", keys.cache_mib.unwrap_or(64), CACHE_MIB)? as u64;
     let reserve = keys.disk_reserve_mib.unwrap_or(256);
     let disk_reserve_mib = number("disk_reserve_mib", reserve, RESERVE_MIB)? as u64;
@@ -209,6 +221,8 @@ fn check(keys: Keys) -> Result<Config, String> {
         gossip_timeout_ms,
         hint_limit_mib,
         hint_age_ms,
+        repair_interval_ms,
+        scrub_interval_ms,
         bootstrap,
         cache_mib,
         disk_reserve_mib,

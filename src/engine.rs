@@ -209,6 +209,8 @@ fn machine_config(
         gossip_timeout: config.gossip_timeout_ms * MILLI,
         hint_limit_bytes: config.hint_limit_mib << 20,
         hint_age: config.hint_age_ms * MILLI,
+        repair_interval: config.repair_interval_ms * MILLI,
+        scrub_interval: config.scrub_interval_ms * MILLI,
         hints,
         boot_nonce,
         bootstrap: config.bootstrap,

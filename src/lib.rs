@@ -4,6 +4,7 @@
 pub mod causal;
 pub mod emulation;
 pub mod members;
+pub mod merkle;
 pub mod ring;
 pub mod rng;
 pub mod tally;

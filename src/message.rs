@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use crate::causal::{Context, Dot, Object};
 use crate::members::{Beat, Cluster, Life, Member, Members, Opinion};
+use crate::merkle::{Digest, SHAPE};
 use crate::types::{
     Blob, Key, MAX_OBJECT_BYTES, MAX_SIBLINGS, MAX_TIMEOUT_MS, NodeId, Partition, SizeError,
     WriteId,
@@ -265,6 +266,22 @@ pub enum Refusal {
     /// The node did not run for a while: what reached it meanwhile may have been given up, or done elsewhere.
     #[error("the node did not run for {0} ms, and what it is asked may be out of date: ask again")]
     Paused(u32),
+    /// The node has not yet read what it holds: its Merkle tree is not ready.
+    #[error("partition {0} is still being read: its tree is not ready")]
+    Unread(u16),
+    /// A peer compares another kind of tree.
+    #[error("a Merkle tree of shape {0:#x}: this node has {SHAPE:#x}")]
+    Shape(u32),
+    /// A question about a tree that no tree answers.
+    #[error("{what} = {given}: the limit is {limit}")]
+    Tree {
+        /// "level", "node", "nodes", "leaf" or "width".
+        what: String,
+        /// What was asked.
+        given: u64,
+        /// The limit.
+        limit: u64,
+    },
 }
 
 impl Refusal {
@@ -371,6 +388,13 @@ pub enum Body {
         /// What the target holds.
         object: Object,
     },
+    /// From a node to itself: the other homes have this of the key, whose record here is damaged.
+    Restore {
+        /// The key.
+        key: Key,
+        /// What they have, merged.
+        object: Object,
+    },
     /// How many hints have you for me? `op` is the life's nonce.
     AskHints,
     /// So many; when none, that is synced.
@@ -427,6 +451,60 @@ pub enum Body {
     },
     /// I did not do it, and it changed nothing here.
     Failed(Refusal),
+    /// Is what we hold of this partition the same?
+    Compare {
+        /// The partition.
+        partition: Partition,
+        /// The shape of my tree ([`crate::merkle::SHAPE`]).
+        shape: u32,
+        /// Bytes of each summary wanted, 1 to 8. The salt of all summaries is the question's `op`.
+        width: u8,
+        /// My root.
+        root: Digest,
+    },
+    /// It is: our roots are the same.
+    Equal,
+    /// What are the children of these nodes of your tree?
+    Descend {
+        /// The partition.
+        partition: Partition,
+        /// Bytes of each summary wanted, 1 to 8.
+        width: u8,
+        /// The level of these nodes; 0 is the root.
+        level: u8,
+        /// Their places on it.
+        nodes: Vec<u16>,
+    },
+    /// The summaries of the children of each node, in order; those of the root, if the roots differ.
+    Summaries(Blob),
+    /// Which keys have you in these leaves?
+    Leaves {
+        /// The partition.
+        partition: Partition,
+        /// The leaves; all if not given.
+        leaves: Option<Vec<u16>>,
+        /// Start behind this key.
+        after: Option<Key>,
+    },
+    /// These, in byte order.
+    Items {
+        /// The keys, and what is known of each.
+        items: Vec<Item>,
+        /// Go on behind this key; `None` when there are no more.
+        next: Option<Key>,
+    },
+}
+
+/// A key of a leaf, as replicas compare it.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub struct Item {
+    /// The key.
+    pub key: Key,
+    /// Every event that its object knows of.
+    pub context: Context,
+    /// The last 32 bits of its digest.
+    pub check: u32,
 }
 
 /// What gossip carries: both directions of an anti-entropy of heartbeats and members (van Renesse et al.,

@@ -3,9 +3,11 @@
 
 mod coordinator;
 mod effects;
+mod forest;
 mod gossip;
 mod handoff;
 mod identity;
+mod repair;
 mod replica;
 mod returning;
 
@@ -16,13 +18,15 @@ use effects::Effects;
 use gossip::Gossip;
 use handoff::Handoff;
 use identity::Identity;
+pub use repair::PairView;
+use repair::Repair;
 use replica::Replica;
 use returning::Returning;
 
 use crate::members::{Members, Opinion};
 use crate::message::{Body, PeerMessage, Refusal, Request, Response};
 use crate::ring::Ring;
-use crate::store::{Change, Found, HintPage, HintTotal, Listing, Meta};
+use crate::store::{Change, Found, HintPage, HintTotal, Listing, Meta, ScanPage, Span};
 use crate::types::{Key, MILLI, Micros, NodeId, Partition};
 
 /// What a node is told when it starts.
@@ -48,6 +52,10 @@ pub struct Config {
     pub hint_limit_bytes: u64,
     /// A hint of this age is also offered to the other home replicas.
     pub hint_age: Micros,
+    /// Each partition is compared with every other home of it about as often as this.
+    pub repair_interval: Micros,
+    /// All that is on disk is read once in this time.
+    pub scrub_interval: Micros,
     /// The hints that the store has at the start, by target.
     pub hints: Vec<(NodeId, HintTotal)>,
     /// Drawn at random at each start.
@@ -94,6 +102,13 @@ pub enum Input {
     },
     /// The store has done something.
     Store(Done),
+    /// Compare at once: this partition, or all, with this home, or all.
+    Repair {
+        /// The partition.
+        partition: Option<Partition>,
+        /// The other home.
+        peer: Option<NodeId>,
+    },
     /// The disk's free space went below the reserve, or there is room again.
     Space(Option<Shortage>),
 }
@@ -131,6 +146,15 @@ pub enum Work {
         after: Option<Key>,
         /// Stop after about this many bytes of hints.
         limit_bytes: usize,
+    },
+    /// Read a span of a partition, behind everything else; answered by [`Done::Scan`].
+    Scan {
+        /// Names this scan.
+        token: u64,
+        /// The partition.
+        partition: Partition,
+        /// Which part of it.
+        span: Span,
     },
     /// List keys; answered by [`Done::List`].
     List {
@@ -170,6 +194,13 @@ pub enum Done {
         token: u64,
         /// The hints.
         page: HintPage,
+    },
+    /// A scan.
+    Scan {
+        /// The scan's name.
+        token: u64,
+        /// What the span holds.
+        page: ScanPage,
     },
     /// A list.
     List {
@@ -268,6 +299,7 @@ pub struct Node {
     identity: Identity,
     gossip: Gossip,
     handoff: Handoff,
+    repair: Repair,
     returning: Returning,
     effects: Effects,
     /// Time between two rounds of gossip.
@@ -293,6 +325,7 @@ impl Node {
             identity: Identity::new(&config),
             gossip: Gossip::new(&config, seed),
             handoff: Handoff::new(&config, seed),
+            repair: Repair::new(&config, seed),
             returning: Returning::new(config.boot_nonce, config.ring.members().len() - 1),
             effects: Effects::new(&config, meta),
             interval: config.gossip_interval,
@@ -313,6 +346,7 @@ impl Node {
                 self.gossip.tick(now, fx);
                 self.returning.tick(now, fx);
                 self.handoff.tick(now, fx);
+                self.repair.tick(now, fx);
             }
             Input::Link { peer, up } => {
                 self.identity.link(now, peer, up, fx);
@@ -323,11 +357,13 @@ impl Node {
             Input::Client { client, id, request, timeout_ms } => {
                 self.request(now, Origin::Client { client, id }, request, timeout_ms);
             }
+            Input::Repair { partition, peer } => self.repair.order(now, partition, peer),
             Input::Space(shortage) => self.replica.space(shortage),
             Input::Store(Done::Read { token, found, hints }) => {
                 self.replica.read_done(token, found, hints, fx);
             }
             Input::Store(Done::Hints { token, page }) => self.handoff.listed(now, token, page, fx),
+            Input::Store(Done::Scan { token, page }) => self.repair.scanned(now, token, page, fx),
             Input::Store(Done::List { token, listing }) => {
                 self.replica.list_done(token, listing, fx);
             }
@@ -367,6 +403,9 @@ impl Node {
                 self.coordinator.opine(now, peer, opinion, fx);
                 self.returning.opine(now, peer, opinion, fx);
                 self.handoff.opine(now, peer, opinion, fx);
+                self.repair.opine(now, peer, opinion);
+            } else if let Some((partition, key)) = self.effects.next_damaged() {
+                self.repair.find_damaged(partition, key, &mut self.effects);
             } else if let Some((from, incarnation)) = self.effects.next_own_life() {
                 self.identity.hear_of_own_life(from, incarnation, &mut self.effects);
             } else {
@@ -384,6 +423,7 @@ impl Node {
         self.gossip.link(peer, usable);
         self.returning.link(now, peer, usable, fx);
         self.handoff.link(now, peer, usable, fx);
+        self.repair.link(now, peer, usable);
     }
 
     /// Gives a message to the role that it is for.
@@ -412,6 +452,15 @@ impl Node {
             Body::Copy { object, .. } if op & handoff::TAG != 0 => {
                 self.handoff.fetched(op, from, &object, fx);
             }
+            Body::Held | Body::Failed(_) | Body::Copy { .. } if op & repair::TAG != 0 => {
+                self.repair.hear(now, from, op, body, fx);
+            }
+            Body::Equal | Body::Summaries(_) | Body::Items { .. } => {
+                self.repair.hear(now, from, op, body, fx);
+            }
+            Body::Compare { .. } | Body::Descend { .. } | Body::Leaves { .. } => {
+                self.repair.ask(now, from, op, body, fx);
+            }
             Body::Coordinated(_)
             | Body::Updated { .. }
             | Body::Held
@@ -422,11 +471,14 @@ impl Node {
             Body::Hints(count) => self.returning.hear(now, from, op, count, fx),
             Body::Gossip(word) => self.gossip.hear(now, from, op, word, fx),
             // Only this node itself knows that a hint has arrived.
-            Body::Discharge { .. } if !own => fx.count("discharges_of_others_ignored"),
+            Body::Discharge { .. } | Body::Restore { .. } if !own => {
+                fx.count("discharges_of_others_ignored");
+            }
             Body::Update { .. }
             | Body::Merge { .. }
             | Body::Keep { .. }
             | Body::Discharge { .. }
+            | Body::Restore { .. }
             | Body::Read { .. }
             | Body::List { .. } => self.replica.ask(from, op, body, fx),
         }
@@ -455,6 +507,7 @@ impl Node {
             self.gossip.next_wake(),
             self.returning.next_wake(),
             self.handoff.next_wake(),
+            self.repair.next_wake(),
             self.last_input.map(|last| last + PULSE),
         ];
         wakes.into_iter().flatten().min()
@@ -477,6 +530,16 @@ impl Node {
     pub fn avoided(&self, now: Micros) -> Vec<NodeId> {
         let others = self.members().ids().into_iter().filter(|id| *id != self.effects.me());
         others.filter(|peer| self.coordinator.avoids(now, *peer)).collect()
+    }
+
+    /// Every partition of this node with each other home of it: when they were last known to hold the same.
+    pub fn pairs(&self, now: Micros) -> Vec<PairView> {
+        self.repair.view(now)
+    }
+
+    /// Own records that are known to be damaged, and wait to be fetched again.
+    pub fn damaged(&self) -> usize {
+        self.repair.damaged()
     }
 
     /// True while others may still keep something for this node: what it does not find does not count.

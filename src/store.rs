@@ -9,8 +9,9 @@ pub mod schema;
 use bincode::{BorrowDecode, Encode};
 use bytes::Bytes;
 
-use crate::causal::Object;
+use crate::causal::{Context, Object};
 use crate::members::{Cluster, Life, Members};
+use crate::merkle::{Digest, LeafSet, leaf_of};
 use crate::types::{Key, NodeId, Partition, hash64};
 use crate::wire;
 
@@ -139,6 +140,70 @@ pub struct Listing {
     pub more: bool,
 }
 
+/// A part of a partition, to be read for its tree or for a comparison.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Span {
+    /// Start behind this key.
+    pub after: Option<Key>,
+    /// End with this key.
+    pub until: Option<Key>,
+    /// Only keys of these leaves; all if not given.
+    pub leaves: Option<LeafSet>,
+    /// Stop after about this many bytes of records, whether they are wanted or not.
+    pub limit_bytes: usize,
+}
+
+impl Span {
+    /// True for a key that is wanted, if it lies within.
+    pub fn wants(&self, key: &Key) -> bool {
+        self.leaves.as_ref().is_none_or(|leaves| leaves.has(leaf_of(key)))
+    }
+}
+
+/// What a store has of a key, in short.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scanned {
+    /// The key.
+    pub key: Key,
+    /// Every event that its object knows of.
+    pub context: Context,
+    /// The object's digest.
+    pub digest: Digest,
+    /// True if some of its events have no live value.
+    pub has_dead: bool,
+}
+
+impl Scanned {
+    /// What is to be told of this object.
+    pub fn of(key: Key, object: &Object) -> Self {
+        let digest = Digest::of(&key, object);
+        let has_dead = object.entries().iter().any(|entry| entry.values.is_empty());
+        Scanned { key, context: object.context(), digest, has_dead }
+    }
+}
+
+/// What was found within a [`Span`], in byte order of the keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ScanPage {
+    /// The wanted keys.
+    pub items: Vec<Scanned>,
+    /// Wanted keys whose record fails its checksum.
+    pub damaged: Vec<Key>,
+    /// Where to go on behind; `None` when all of the span has been read.
+    pub next: Option<Key>,
+}
+
+impl ScanPage {
+    /// Adds what was found at a key.
+    pub fn add(&mut self, key: Key, found: Found) {
+        match found {
+            Found::Record(record) => self.items.push(Scanned::of(key, &record.object)),
+            Found::Damaged => self.damaged.push(key),
+            Found::Nothing => {}
+        }
+    }
+}
+
 /// A part of the hints for one member.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HintPage {
@@ -217,6 +282,9 @@ pub trait Store: Send + Sync {
         after: Option<&Key>,
         limit_bytes: usize,
     ) -> Result<Listing, StoreError>;
+
+    /// What a span of a partition holds, read from the disk.
+    fn scan(&self, partition: Partition, span: &Span) -> Result<ScanPage, StoreError>;
 
     /// What the store knows of the members; `None` before it was told.
     fn members(&self) -> Result<Option<Members>, StoreError>;

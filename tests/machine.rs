@@ -45,6 +45,8 @@ impl Bench {
             gossip_timeout: 5_000 * MILLI,
             hint_limit_bytes: 1 << 20,
             hint_age: 3_600_000 * MILLI,
+            repair_interval: 60_000 * MILLI,
+            scrub_interval: 86_400_000 * MILLI,
             hints: Vec::new(),
             boot_nonce: 5,
             bootstrap: false,
@@ -81,11 +83,14 @@ impl Bench {
     fn give(&mut self, input: Input) -> Vec<Output> {
         let mut out = Vec::new();
         self.node.handle(self.now, input, &mut out);
-        // Gossip and questions about hints go on beside everything else.
+        // Gossip, questions about hints and comparisons go on beside everything else.
         out.retain(|output| match output {
             Output::Send { message, .. } => {
-                !matches!(message.body, Body::Gossip(_) | Body::AskHints | Body::Hints(_))
+                let body = &message.body;
+                let gossip = matches!(body, Body::Gossip(_) | Body::AskHints | Body::Hints(_));
+                !gossip && !matches!(body, Body::Compare { .. })
             }
+            Output::Store(Work::Scan { .. }) => false,
             Output::Store(Work::Write { changes, .. }) => {
                 !matches!(changes[..], [Change::Members(_)])
             }

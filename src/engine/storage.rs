@@ -1,4 +1,5 @@
-//! The store's two threads: the only writer, which also lists and watches the free space, and a reader.
+//! The store's three threads: the only writer, which also lists and watches the free space, a reader for clients and
+//! one for background work.
 
 use std::any::Any;
 use std::io;
@@ -13,7 +14,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::space::Space;
 use crate::node::{Done, Shortage, Work};
-use crate::store::{Change, Store, StoreError, hint_bytes};
+use crate::store::{Change, Span, Store, StoreError, hint_bytes};
 use crate::types::{Key, NodeId, Partition};
 
 /// A batch takes no more once it has this many changes or bytes: beyond it, sled gains little.
@@ -37,6 +38,9 @@ pub(super) enum Report {
     /// The store failed; the thread that saw it has ended.
     Failed(StoreError),
 }
+
+/// A scan that waits for its thread: token, partition and span.
+type Scan = (u64, Partition, Span);
 
 enum Lookup {
     Records(Vec<Wanted>),
@@ -68,6 +72,7 @@ struct List {
 pub(super) struct Storage {
     jobs: Sender<Vec<Job>>,
     lookups: Sender<Lookup>,
+    scans: Sender<Scan>,
     /// Bytes submitted and not yet written.
     backlog: Arc<AtomicU64>,
     threads: Vec<JoinHandle<Result<(), StoreError>>>,
@@ -83,8 +88,9 @@ impl Storage {
     ) -> io::Result<Self> {
         let (jobs, queued) = channel();
         let (lookups, wanted) = channel();
-        let (to_write, to_read) = (store.clone(), store.clone());
-        let told = reports.clone();
+        let (scans, spans) = channel();
+        let (to_write, to_read, to_scan) = (store.clone(), store.clone(), store.clone());
+        let (told, scanned) = (reports.clone(), reports.clone());
         let backlog = Arc::new(AtomicU64::new(0));
         let spoken_for = backlog.clone();
         let writer = spawn("store-writer", reports, move |reports| {
@@ -92,7 +98,8 @@ impl Storage {
             Writer { store: &*to_write, queued, ahead, backlog: spoken_for, space, reports }.run()
         })?;
         let reader = spawn("store-reader", told, move |out| read(&*to_read, &wanted, out))?;
-        Ok(Storage { jobs, lookups, backlog, threads: vec![writer, reader] })
+        let scanner = spawn("store-scanner", scanned, move |out| scan(&*to_scan, &spans, out))?;
+        Ok(Storage { jobs, lookups, scans, backlog, threads: vec![writer, reader, scanner] })
     }
 
     /// Hands over what the node wants done.
@@ -110,6 +117,9 @@ impl Storage {
                 }
                 Work::Read { token, partition, key, hints_for } => {
                     wanted.push(Wanted { token, partition, key, hints_for });
+                }
+                Work::Scan { token, partition, span } => {
+                    let _ = self.scans.send((token, partition, span));
                 }
                 Work::Hints { token, target, after, limit_bytes } => {
                     let lookup = Lookup::Hints { token, target, after, limit_bytes };
@@ -133,8 +143,8 @@ impl Storage {
 
     /// Returns when all that was submitted is done and the threads have ended.
     pub(super) fn finish(self) -> Result<(), StoreError> {
-        let Storage { jobs, lookups, threads, .. } = self;
-        drop((jobs, lookups));
+        let Storage { jobs, lookups, scans, threads, .. } = self;
+        drop((jobs, lookups, scans));
         for thread in threads {
             thread
                 .join()
@@ -306,6 +316,15 @@ fn read(store: &dyn Store, wanted: &Receiver<Lookup>, reports: &Reports) -> Resu
     Ok(())
 }
 
+/// Reads of the background have a thread of their own: no client waits behind one.
+fn scan(store: &dyn Store, spans: &Receiver<Scan>, reports: &Reports) -> Result<(), StoreError> {
+    while let Ok((token, partition, span)) = spans.recv() {
+        let page = store.scan(partition, &span)?;
+        let _ = reports.send(Report::Done(Done::Scan { token, page }));
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
@@ -315,7 +334,7 @@ mod tests {
     use super::*;
     use crate::members::Members;
     use crate::store::memory::MemoryStore;
-    use crate::store::{Found, HintPage, HintTotal, Listing, Meta, Record};
+    use crate::store::{Found, HintPage, HintTotal, Listing, Meta, Record, ScanPage};
 
     /// A store that fails or panics at its n-th sync and counts its batches.
     #[derive(Default)]
@@ -335,6 +354,9 @@ mod tests {
         }
         fn list(&self, p: Partition, a: Option<&Key>, l: usize) -> Result<Listing, StoreError> {
             self.inner.list(p, a, l)
+        }
+        fn scan(&self, partition: Partition, span: &Span) -> Result<ScanPage, StoreError> {
+            self.inner.scan(partition, span)
         }
         fn members(&self) -> Result<Option<Members>, StoreError> {
             self.inner.members()

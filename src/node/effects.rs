@@ -3,10 +3,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use super::forest::{Forest, own_partitions};
 use super::{ClientId, Config, Notice, Output, Work};
 use crate::members::{Member, Members, Opinion};
 use crate::message::{Body, PeerMessage, Response};
-use crate::store::{Change, HintTotal, Meta};
+use crate::store::{Change, HintTotal, Meta, Span};
 use crate::types::{Key, Micros, NodeId, Partition};
 
 /// The outputs of one node under construction. Messages to itself stay inside; messages that tell of
@@ -18,6 +19,9 @@ pub(super) struct Effects {
     members: Members,
     now: Micros,
     hints: HintLedger,
+    forest: Forest,
+    /// Own records that were found to be damaged, and that nobody has been told of.
+    damaged: VecDeque<(Partition, Key)>,
     opinions: VecDeque<(NodeId, Opinion)>,
     /// Who told of which life of this node that is later than this one.
     own_lives: VecDeque<(NodeId, u64)>,
@@ -44,6 +48,8 @@ impl Effects {
             members: config.members.clone(),
             now: 0,
             hints: HintLedger::new(&config.hints, config.hint_limit_bytes),
+            forest: Forest::new(own_partitions(&config.ring, config.me).into_iter()),
+            damaged: VecDeque::new(),
             opinions: VecDeque::new(),
             own_lives: VecDeque::new(),
             load: 0,
@@ -142,6 +148,21 @@ impl Effects {
         &self.hints
     }
 
+    /// The trees of the own records.
+    pub(super) fn forest(&mut self) -> &mut Forest {
+        &mut self.forest
+    }
+
+    /// The own record of a key is damaged.
+    pub(super) fn find_damaged(&mut self, partition: Partition, key: Key) {
+        self.damaged.push_back((partition, key));
+    }
+
+    /// The next such record that has not been dealt with.
+    pub(super) fn next_damaged(&mut self) -> Option<(Partition, Key)> {
+        self.damaged.pop_front()
+    }
+
     /// Notes that what is kept for `target` is so much more or less; `None` for a hint that was not there.
     /// `owed` if this node is no home of the key.
     pub(super) fn account_hint(
@@ -234,6 +255,7 @@ impl Effects {
     /// Notes that every write up to `mark` is durable, and lets go what waited for that.
     pub(super) fn release(&mut self, mark: u64) {
         self.synced = self.synced.max(mark);
+        self.forest.synced(mark);
         let later = self.held.split_off(&(self.synced + 1, 0));
         for (to, message) in std::mem::replace(&mut self.held, later).into_values() {
             self.send(vec![to], message.op, message.body);
@@ -273,6 +295,14 @@ impl Effects {
         token
     }
 
+    /// Reads a span of a partition in the background; the token names the answer.
+    pub(super) fn scan(&mut self, partition: Partition, span: Span) -> u64 {
+        self.last_token += 1;
+        let token = self.last_token;
+        self.out.push(Output::Store(Work::Scan { token, partition, span }));
+        token
+    }
+
     /// Lists keys; the token names the answer.
     pub(super) fn list(
         &mut self,
@@ -293,7 +323,12 @@ impl Effects {
 
     /// Counts an event.
     pub(super) fn count(&mut self, name: &'static str) {
-        *self.counters.entry(name).or_default() += 1;
+        self.count_many(name, 1);
+    }
+
+    /// Counts so many of an event.
+    pub(super) fn count_many(&mut self, name: &'static str, more: u64) {
+        *self.counters.entry(name).or_default() += more;
     }
 
     /// All counts, by name, sorted.

@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::effects::Effects;
+use super::forest::own_partitions;
 use super::{Config, Notice};
 use crate::members::{Cluster, Life};
 use crate::message::{Body, Refusal};
 use crate::ring::Ring;
 use crate::rng::Rng;
-use crate::types::{MILLI, Micros, NodeId, Partition, hash64};
+use crate::types::{MILLI, Micros, NodeId, hash64};
 
 /// A peer that has not answered is asked again after this time.
 const ROUND: Micros = 200 * MILLI;
@@ -280,7 +281,7 @@ impl Identity {
             if !founder {
                 fx.notice(Notice::Reborn);
             }
-            let lost = if founder { Vec::new() } else { self.own_partitions() };
+            let lost = if founder { Vec::new() } else { own_partitions(&self.ring, self.me) };
             fx.change_meta(|meta| {
                 meta.cluster = Some(cluster);
                 meta.without_authority = lost;
@@ -304,7 +305,7 @@ impl Identity {
     fn renew(&mut self, rolled_back: bool, incarnation: u64, fx: &mut Effects) -> u64 {
         let nonce = self.nonce;
         let drawn = hash64(&[b"store", &fx.meta().store.to_be_bytes(), &nonce.to_be_bytes()]);
-        let lost = if rolled_back { self.own_partitions() } else { Vec::new() };
+        let lost = if rolled_back { own_partitions(&self.ring, self.me) } else { Vec::new() };
         fx.change_meta(|meta| {
             meta.store = Rng::new(drawn).next_u64();
             meta.incarnation = incarnation;
@@ -313,12 +314,6 @@ impl Identity {
                 meta.without_authority = lost;
             }
         })
-    }
-
-    /// The partitions that this node is home to.
-    fn own_partitions(&self) -> Vec<Partition> {
-        let all = (0..self.ring.partitions()).map(Partition);
-        all.filter(|partition| self.ring.homes(*partition).contains(&self.me)).collect()
     }
 
     /// Something is durable: settles when the decision is.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use self::turn::Turn;
 use super::Shortage;
 use super::effects::Effects;
+use super::forest::Held;
 use crate::causal::{Actor, Context, Dot, Object, Version};
 use crate::message::{self, Body, Refusal};
 use crate::ring::Ring;
@@ -92,6 +93,7 @@ enum Kind {
     Merge(Object),
     Keep { object: Object, keep_for: Vec<NodeId> },
     Discharge { target: NodeId, object: Object },
+    Restore(Object),
     Read,
 }
 
@@ -157,6 +159,7 @@ impl Replica {
             Body::Merge { key, object } => (key, Kind::Merge(object)),
             Body::Keep { key, object, keep_for } => (key, Kind::Keep { object, keep_for }),
             Body::Discharge { key, target, object } => (key, Kind::Discharge { target, object }),
+            Body::Restore { key, object } => (key, Kind::Restore(object)),
             Body::Read { key } => (key, Kind::Read),
             Body::List { partition, after, limit_bytes } => {
                 let limit_bytes = limit_bytes.min(MAX_LIST_BYTES) as usize;
@@ -232,6 +235,10 @@ impl Replica {
     ) {
         let Some(key) = self.reads.remove(&token) else { return };
         let Some(state) = self.keys.get_mut(&key) else { return };
+        let partition = self.ring.partition(&key);
+        if found == Found::Damaged && self.ring.homes(partition).contains(&fx.me()) {
+            fx.find_damaged(partition, key.clone());
+        }
         let own = Copy::of(found, fx).unwrap_or_else(|| Copy::Record(Record::default()));
         let hints =
             hints.into_iter().filter_map(|(target, hint)| Some((target, Copy::of(hint, fx)?)));
@@ -282,8 +289,8 @@ impl Replica {
         let waiting = work.len();
         let partition = self.ring.partition(key);
         let owed = !self.ring.homes(partition).contains(&fx.me());
-        let (changed, answers) = (BTreeSet::new(), Vec::new());
-        let mut turn = Turn { key, partition, owed, copies, changed, answers };
+        let (before, changed, answers) = (None, BTreeSet::new(), Vec::new());
+        let mut turn = Turn { key, partition, owed, copies, before, changed, answers };
         while let Some(Work { from, op, kind }) = work.pop_front() {
             if let Err(kind) = self.take(&mut turn, from, op, kind, fx) {
                 work.push_front(Work { from, op, kind });
@@ -292,12 +299,16 @@ impl Replica {
             }
         }
         self.queued -= waiting - work.len();
-        let Turn { copies, changed, answers, .. } = turn;
+        let Turn { copies, before, changed, answers, .. } = turn;
         let changes: Vec<Change> =
             changed.iter().filter_map(|place| copies.change(partition, key, *place)).collect();
         if !changes.is_empty() {
             let bytes = changes.iter().map(change_bytes).sum();
             let written = fx.write(changes);
+            if let (true, Copy::Record(own)) = (changed.contains(&None), &copies.own) {
+                let after = Held::of(key, &own.object);
+                fx.forest().changed(partition, key, before, after, written);
+            }
             self.unsynced.push_back((written, key.clone(), bytes));
             self.unsynced_bytes += bytes;
             mark = Some(written);
@@ -340,6 +351,10 @@ impl Replica {
                     Answer::Synced(Body::Held)
                 }
             },
+            Kind::Restore(object) => {
+                turn.restore(&object, fx);
+                Answer::Synced(Body::Held)
+            }
             Kind::Keep { object, keep_for } => {
                 let join = |old: Record| Record { object: old.object.sync(&object), ..old };
                 match turn.set_hints(keep_for, join, fx) {

@@ -154,6 +154,8 @@ impl Field {
                 gossip_timeout: trial.timeout_ms * MILLI,
                 hint_limit_bytes: 0,
                 hint_age: Micros::MAX / 2,
+                repair_interval: Micros::MAX / 4,
+                scrub_interval: Micros::MAX / 4,
                 hints: Vec::new(),
                 boot_nonce: at as u64 + 1,
                 bootstrap: false,

@@ -143,6 +143,11 @@ fn write_of(value: &[u8]) -> Option<WriteId> {
 }
 
 impl Judge {
+    /// Every key that was written to.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &Key> {
+        self.by_key.keys()
+    }
+
     /// A client is about to send a write.
     pub(super) fn issue(&mut self, id: WriteId, write: Write) {
         self.by_key.entry(write.key.clone()).or_default().push(id);

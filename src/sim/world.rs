@@ -12,6 +12,7 @@ use super::Counts;
 use super::clients::Client;
 use super::judge::{Broken, Judge};
 use super::scenario::{Fault, Scenario};
+use crate::causal::Object;
 use crate::emulation::{Delay, Emulation, Verdict};
 use crate::members::{Member, Members, Opinion};
 use crate::message::{Call, CallBody, PeerMessage, Reply, ReplyBody, Request};
@@ -77,6 +78,17 @@ impl Event {
 /// What the nodes count and a batch is told of.
 const WATCHED: &[&str] = &[
     "aged_hints_offered",
+    "authority_regained",
+    "damaged_records_found",
+    "damaged_records_restored",
+    "differences_unexplained",
+    "exchanges",
+    "exchanges_failed",
+    "objects_pulled",
+    "objects_pushed",
+    "trees_confirmed",
+    "trees_read_anew",
+    "trees_wrong",
     "forged_lives_refused",
     "hints_changed_in_flight",
     "hints_discharged",
@@ -363,6 +375,8 @@ impl World {
             gossip_timeout: 5_000 * MILLI,
             hint_limit_bytes: self.plan.hint_limit,
             hint_age: self.plan.hint_age_ms * MILLI,
+            repair_interval: 2_000 * MILLI,
+            scrub_interval: 10_000 * MILLI,
             hints: host.store.hint_totals(&stands_in).unwrap_or_default(),
             boot_nonce,
             bootstrap: false,
@@ -535,16 +549,42 @@ impl World {
                     return Some(format!("n{at} sees {}: {view:?}", peer.owner.name));
                 }
                 let kept = self.kept(host, peer);
-                // A damaged record takes nothing: it waits for anti-entropy.
-                let damaged = |key: &Key| {
-                    peer.store.read(self.ring.partition(key), key) == Ok(Found::Damaged)
-                };
-                if let Some(key) = kept.iter().find(|key| !damaged(key)) {
+                // Where every copy is damaged there is nothing to mend them with, and nothing is taken for them.
+                let beyond_help = |key: &Key| self.copies(key).iter().all(|copy| copy.1.is_none());
+                if let Some(key) = kept.iter().find(|key| !beyond_help(key)) {
                     return Some(format!("n{at} keeps {key:?} for {}", peer.owner.name));
                 }
             }
+            let lacking = &node.meta().without_authority;
+            if let Some(partition) = lacking.first() {
+                return Some(format!("n{at} has no authority for partition {}", partition.0));
+            }
         }
-        None
+        self.judge.keys().find_map(|key| self.unequal(key))
+    }
+
+    /// Each home of a key with its copy; `None` if that is damaged.
+    fn copies(&self, key: &Key) -> Vec<(&Host, Option<Object>)> {
+        let partition = self.ring.partition(key);
+        let home = |host: &&Host| self.ring.homes(partition).contains(&host.id);
+        let found = |host: &Host| match host.store.read(partition, key) {
+            Ok(Found::Record(record)) => Some(record.object),
+            Ok(Found::Nothing) => Some(Object::default()),
+            _ => None,
+        };
+        self.hosts.iter().filter(home).map(|host| (host, found(host))).collect()
+    }
+
+    /// What is not the same at two homes of a key, or damaged: anti-entropy has yet to mend it.
+    fn unequal(&self, key: &Key) -> Option<String> {
+        let copies = self.copies(key);
+        if copies.iter().all(|(_, copy)| copy.is_none()) {
+            return None;
+        }
+        let (first, one) = copies.first()?;
+        let (other, _) = copies.iter().find(|(_, copy)| copy.is_none() || copy != one)?;
+        let (first, other) = (&first.owner.name, &other.owner.name);
+        Some(format!("{first} and {other} do not hold the same of {key:?}"))
     }
 
     /// The keys that a host keeps hints of for another one.

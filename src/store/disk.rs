@@ -27,7 +27,9 @@ use self::layout::{
     Value,
 };
 use super::schema::{self, SchemaError};
-use super::{Change, Found, HintPage, HintTotal, Listing, Meta, Record, Store, StoreError};
+use super::{
+    Change, Found, HintPage, HintTotal, Listing, Meta, Record, ScanPage, Span, Store, StoreError,
+};
 use crate::members::Members;
 use crate::types::{Key, NodeId, Partition};
 
@@ -306,6 +308,43 @@ impl DiskStore {
         Ok((hints, next))
     }
 
+    /// What a span of a partition holds. sled is not asked for a chunk while it shows a range.
+    fn span(&self, partition: Partition, span: &Span) -> Result<ScanPage, Fault> {
+        let mut from = layout::data_key(partition, span.after.as_ref().map_or(&[], Key::as_bytes));
+        if span.after.is_some() {
+            // The first place behind a key.
+            from.push(0);
+        }
+        let (mut shown, mut next, mut bytes) = (Vec::new(), None, 0);
+        self.sled.range(&from, Some(&layout::data_end(partition)), |place, value| {
+            let Some(key) = layout::key_of(place) else { return Ok(true) };
+            if span.until.as_ref().is_some_and(|until| key > *until) {
+                return Ok(false);
+            }
+            let at = At::Data(partition, &key);
+            let (length, found) = match Value::decode(at, &value) {
+                Value::Inline(record) if span.wants(&key) => (record.len(), at.decode(Some(record))),
+                Value::Chunked(head) => (head.total, Found::Damaged),
+                Value::Inline(_) | Value::Damaged => (value.len(), Found::Damaged),
+            };
+            bytes += length;
+            next = (bytes >= span.limit_bytes).then(|| key.clone());
+            if span.wants(&key) {
+                shown.push((key, found));
+            }
+            Ok(next.is_none())
+        })?;
+        let mut page = ScanPage { next, ..ScanPage::default() };
+        for (key, found) in shown {
+            let found = match found {
+                Found::Damaged => self.read_at(At::Data(partition, &key))?,
+                found => found,
+            };
+            page.add(key, found);
+        }
+        Ok(page)
+    }
+
     /// The chunks in one piece, or `None` if they do not fit the head.
     fn read_chunks(&self, head: Head) -> Result<Option<Bytes>, Fault> {
         let mut bytes = Vec::with_capacity(head.total);
@@ -414,6 +453,10 @@ impl Store for DiskStore {
             Ok(true)
         })?;
         Ok(listing)
+    }
+
+    fn scan(&self, partition: Partition, span: &Span) -> Result<ScanPage, StoreError> {
+        Ok(self.span(partition, span)?)
     }
 
     fn members(&self) -> Result<Option<Members>, StoreError> {

@@ -7,8 +7,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 
 use super::{
-    Change, Found, HintPage, HintTotal, Listing, Meta, Store, StoreError, decode_hint,
-    decode_record, encode_hint, encode_record,
+    Change, Found, HintPage, HintTotal, Listing, Meta, ScanPage, Span, Store, StoreError,
+    decode_hint, decode_record, encode_hint, encode_record,
 };
 use crate::members::Members;
 use crate::rng::Rng;
@@ -161,6 +161,28 @@ impl Store for MemoryStore {
             }
         }
         Ok(listing)
+    }
+
+    fn scan(&self, partition: Partition, span: &Span) -> Result<ScanPage, StoreError> {
+        let state = self.state();
+        let mut page = ScanPage::default();
+        let Some(records) = state.live.records.get(&partition) else { return Ok(page) };
+        let from = span.after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+        let mut bytes = 0;
+        for (key, stored) in records.range((from, Bound::Unbounded)) {
+            if span.until.as_ref().is_some_and(|until| key > until) {
+                break;
+            }
+            if span.wants(key) {
+                page.add(key.clone(), decode_record(partition, key, stored.clone()));
+            }
+            bytes += stored.len();
+            if bytes >= span.limit_bytes {
+                page.next = Some(key.clone());
+                break;
+            }
+        }
+        Ok(page)
     }
 
     fn members(&self) -> Result<Option<Members>, StoreError> {

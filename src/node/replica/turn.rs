@@ -6,6 +6,7 @@ use super::{Copies, Copy};
 use crate::causal::Object;
 use crate::message::{Body, Refusal};
 use crate::node::effects::Effects;
+use crate::node::forest::Held;
 use crate::store::{Change, Record, hint_bytes};
 use crate::types::{Key, NodeId, Partition};
 
@@ -16,6 +17,8 @@ pub(super) struct Turn<'a> {
     /// True if this node is no home of the key: what it keeps for others may have filled their slots.
     pub(super) owed: bool,
     pub(super) copies: Copies,
+    /// What the own record was before this turn; `None` while it has not changed, or if it was damaged.
+    pub(super) before: Option<Held>,
     /// The places that have changed: the own record (`None`) or the hint for a member.
     pub(super) changed: BTreeSet<Option<NodeId>>,
     pub(super) answers: Vec<(NodeId, u64, Body)>,
@@ -63,13 +66,29 @@ impl Turn<'_> {
 
     /// Replaces the own record.
     pub(super) fn set_own(&mut self, new: Record) {
-        if let Copy::Record(old) = &self.copies.own
-            && *old == new
-        {
-            return;
+        if let Copy::Record(old) = &self.copies.own {
+            if *old == new {
+                return;
+            }
+            if !self.changed.contains(&None) {
+                self.before = Some(Held::of(self.key, &old.object));
+            }
         }
         self.copies.own = Copy::Record(new);
         self.changed.insert(None);
+    }
+
+    /// Puts what the other homes have in the place of a record that is damaged. It has lost its serial: the next dot
+    /// is minted under a fresh one.
+    pub(super) fn restore(&mut self, object: &Object, fx: &mut Effects) {
+        let new = match &self.copies.own {
+            Copy::Damaged => {
+                fx.count("damaged_records_restored");
+                Record { own_serial: None, object: object.clone() }
+            }
+            Copy::Record(old) => Record { object: old.object.sync(object), ..old.clone() },
+        };
+        self.set_own(new);
     }
 
     /// Replaces the hints for these members by what `make` makes of each, or none of them if they would take

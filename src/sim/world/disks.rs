@@ -15,7 +15,7 @@ impl World {
                 self.hosts[at].writes.push_back((mark, changes));
                 self.write(at);
             }
-            Work::Read { .. } | Work::List { .. } | Work::Hints { .. } => {
+            Work::Read { .. } | Work::List { .. } | Work::Hints { .. } | Work::Scan { .. } => {
                 let when = self.now + self.rng.below(self.slowness(at) * self.plan.mean_disk);
                 self.schedule(when, Event::Disk { at, life, work });
             }
@@ -116,6 +116,10 @@ impl World {
                 let hint =
                     |target| (target, host.store.read_hint(target, &key).unwrap_or(Found::Damaged));
                 Done::Read { token, found, hints: hints_for.into_iter().map(hint).collect() }
+            }
+            Work::Scan { token, partition, span } => {
+                let page = host.store.scan(partition, &span).unwrap_or_default();
+                Done::Scan { token, page }
             }
             Work::Hints { token, target, after, limit_bytes } => {
                 let page = host.store.list_hints(target, after.as_ref(), limit_bytes);

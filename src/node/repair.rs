@@ -1,0 +1,458 @@
+//! Anti-entropy (DeCandia et al., "Dynamo", 2007, section 4.7): each partition is compared with every other home of it, over
+//! and over, and at once when something may be missing; what differs is moved. Here is decided when; `exchange` is one
+//! comparison, `answers` the other end of it, `reading` brings the trees from the disk, `healing` mends damaged records.
+//!
+//! A node that has lost its authority for a partition regains it here: once it has taken over all that each other home has.
+
+mod answers;
+mod exchange;
+mod healing;
+mod reading;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use self::answers::Answers;
+use self::exchange::{Exchange, Moved, Step, Way};
+use self::healing::Healing;
+use self::reading::Reader;
+use super::Config;
+use super::effects::Effects;
+use super::forest::own_partitions;
+use crate::members::Opinion;
+use crate::message::Body;
+use crate::ring::Ring;
+use crate::rng::Rng;
+use crate::store::ScanPage;
+use crate::types::{Key, MILLI, Micros, NodeId, Partition};
+
+/// Set in the ids of this role's operations, and in those of no other role.
+pub(super) const TAG: u64 = 1 << 62;
+/// Exchanges under way while no client waits for this node, and while some do.
+const MAX_EXCHANGES: usize = 8;
+const MAX_EXCHANGES_BESIDE_CLIENTS: usize = 2;
+/// An exchange that moved something is followed by another one after this time, until the roots are the same; one that failed
+/// is tried again after it, then twice it, and so on.
+const AGAIN: Micros = 1_000 * MILLI;
+/// Exchanges with a peer that is back begin within this time.
+const SPREAD: Micros = 500 * MILLI;
+
+/// What is to be compared, when, and what is under way.
+#[derive(Debug)]
+pub(super) struct Repair {
+    me: NodeId,
+    ring: Arc<Ring>,
+    interval: Micros,
+    rng: Rng,
+    links: BTreeSet<NodeId>,
+    down: BTreeSet<NodeId>,
+    pairs: BTreeMap<(Partition, NodeId), Pair>,
+    exchanges: Vec<Exchange>,
+    lane: Lane,
+    answers: Answers,
+    reader: Reader,
+    healing: Healing,
+    /// Partitions without authority, each with the homes that have nothing any more that is missing here.
+    lacking: BTreeMap<Partition, BTreeSet<NodeId>>,
+    /// The id of the store that lacks it.
+    store: u64,
+}
+
+/// A partition and another home of it.
+#[derive(Debug, Default)]
+struct Pair {
+    /// When they are to be compared; `None` if that is up to the other one.
+    due: Option<Micros>,
+    equal_at: Option<Micros>,
+    /// Why the last exchange failed, and how many have in a row.
+    failing: Option<(String, u32)>,
+    moved: Moved,
+}
+
+/// What an object in flight belongs to.
+#[derive(Debug)]
+pub(super) struct Flight {
+    peer: NodeId,
+    partition: Partition,
+    key: Key,
+    way: Way,
+}
+
+/// The ids of questions, and the objects in flight.
+#[derive(Debug)]
+pub(super) struct Lane {
+    next_op: u64,
+    flights: BTreeMap<u64, Flight>,
+}
+
+impl Lane {
+    fn question(&mut self) -> u64 {
+        self.next_op += 1;
+        TAG | self.next_op
+    }
+
+    fn fly(&mut self, peer: NodeId, partition: Partition, key: Key, way: Way) -> u64 {
+        let op = self.question();
+        self.flights.insert(op, Flight { peer, partition, key, way });
+        op
+    }
+}
+
+/// A partition and another home of it, as this node knows them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PairView {
+    /// The partition.
+    pub partition: Partition,
+    /// The other home.
+    pub peer: NodeId,
+    /// For how long nothing else is known than that they hold the same; `None` before they were compared.
+    pub equal_for: Option<Micros>,
+    /// True while they are being compared, or are to be at once.
+    pub is_pending: bool,
+    /// Why the last exchange failed.
+    pub failing: Option<String>,
+    /// Objects that the last exchange with a difference brought here, took there, and the bytes of their values.
+    pub moved: (u64, u64, u64),
+}
+
+impl Repair {
+    /// Operation ids begin at a random place, so that answers to a former life are not taken for this one's.
+    pub(super) fn new(config: &Config, seed: u64) -> Self {
+        let me = config.me;
+        let mut rng = Rng::new(seed ^ TAG);
+        let own = own_partitions(&config.ring, me);
+        let mut pairs = BTreeMap::new();
+        for partition in &own {
+            let homes = config.ring.homes(*partition);
+            let place = homes.iter().position(|home| *home == me);
+            for (at, peer) in homes.iter().enumerate().filter(|(_, home)| **home != me) {
+                // One of the two begins.
+                let due = (Some(at) > place).then_some(0);
+                pairs.insert((*partition, *peer), Pair { due, ..Pair::default() });
+            }
+        }
+        let next_op = rng.next_u64() >> 2;
+        Repair {
+            me,
+            ring: config.ring.clone(),
+            interval: config.repair_interval,
+            rng,
+            links: BTreeSet::new(),
+            down: BTreeSet::new(),
+            pairs,
+            exchanges: Vec::new(),
+            lane: Lane { next_op, flights: BTreeMap::new() },
+            answers: Answers::default(),
+            reader: Reader::new(own, config.scrub_interval),
+            healing: Healing::default(),
+            lacking: BTreeMap::new(),
+            store: 0,
+        }
+    }
+
+    /// When the disk is to be read on. Everything else is looked after at the node's pulse.
+    pub(super) fn next_wake(&self) -> Option<Micros> {
+        self.reader.next_wake()
+    }
+
+    fn can_reach(&self, node: NodeId) -> bool {
+        self.links.contains(&node) && !self.down.contains(&node)
+    }
+
+    /// A link came up or went down.
+    pub(super) fn link(&mut self, now: Micros, peer: NodeId, up: bool) {
+        if up {
+            self.links.insert(peer);
+        } else {
+            self.links.remove(&peer);
+        }
+        self.reached(now, peer);
+    }
+
+    /// This node's opinion of a peer has changed.
+    pub(super) fn opine(&mut self, now: Micros, peer: NodeId, opinion: Opinion) {
+        let changed = match opinion {
+            Opinion::Down => self.down.insert(peer),
+            Opinion::Up | Opinion::Suspect => self.down.remove(&peer),
+        };
+        if changed {
+            self.reached(now, peer);
+        }
+    }
+
+    /// What was under way with a peer is given up, and begun anew if it can be reached.
+    fn reached(&mut self, now: Micros, peer: NodeId) {
+        self.exchanges.retain(|exchange| exchange.peer != peer);
+        self.lane.flights.retain(|_, flight| flight.peer != peer);
+        if !self.can_reach(peer) {
+            return;
+        }
+        for ((_, other), pair) in &mut self.pairs {
+            if *other == peer
+                && let Some(due) = &mut pair.due
+            {
+                *due = (*due).min(now + self.rng.below(SPREAD));
+                pair.failing = None;
+            }
+        }
+    }
+
+    /// The operator wants these compared at once; all partitions, or all peers, if none is named.
+    pub(super) fn order(&mut self, now: Micros, partition: Option<Partition>, peer: Option<NodeId>) {
+        for ((of, with), pair) in &mut self.pairs {
+            if partition.is_none_or(|wanted| wanted == *of)
+                && peer.is_none_or(|wanted| wanted == *with)
+            {
+                pair.due = Some(now);
+                pair.equal_at = None;
+                pair.failing = None;
+            }
+        }
+    }
+
+    /// An own record is damaged.
+    pub(super) fn find_damaged(&mut self, partition: Partition, key: Key, fx: &mut Effects) {
+        self.healing.find(partition, key, fx);
+    }
+
+    /// Time has passed.
+    pub(super) fn tick(&mut self, now: Micros, fx: &mut Effects) {
+        self.reader.tick(now, fx);
+        let mut at = 0;
+        while at < self.exchanges.len() {
+            let step = self.exchanges[at].tick(now, &mut self.lane, fx);
+            if !self.end_if_over(now, at, step, fx) {
+                at += 1;
+            }
+        }
+        if !fx.is_settled() {
+            return;
+        }
+        self.look_after_authority(now, fx);
+        self.begin_exchanges(now, fx);
+        let (ring, links, down, me) = (&self.ring, &self.links, &self.down, self.me);
+        let others = |partition: Partition| {
+            let others = ring.homes(partition).iter().copied().filter(|home| *home != me);
+            let others: Vec<NodeId> = others.collect();
+            let reached = |peer: &NodeId| links.contains(peer) && !down.contains(peer);
+            others.iter().all(reached).then_some(others)
+        };
+        self.healing.tick(now, &others, &mut self.lane, fx);
+    }
+
+    /// Notices which authority is lacking, and regains it where every other home has nothing that is missing.
+    fn look_after_authority(&mut self, now: Micros, fx: &mut Effects) {
+        let (store, lost) = (fx.meta().store, &fx.meta().without_authority);
+        if self.store != store || self.lacking.len() != lost.len() {
+            // What was taken over before counts no more.
+            self.store = store;
+            self.lacking = lost.iter().map(|partition| (*partition, BTreeSet::new())).collect();
+            for ((partition, _), pair) in &mut self.pairs {
+                if self.lacking.contains_key(partition) {
+                    pair.due = Some(now);
+                }
+            }
+        }
+        let ring = &self.ring;
+        let full = |(partition, heard): &(&Partition, &BTreeSet<NodeId>)| {
+            let homes = ring.homes(**partition);
+            homes.iter().all(|home| *home == self.me || heard.contains(home))
+        };
+        let regained: BTreeSet<Partition> =
+            self.lacking.iter().filter(full).map(|(partition, _)| *partition).collect();
+        if regained.is_empty() {
+            return;
+        }
+        self.lacking.retain(|partition, _| !regained.contains(partition));
+        fx.count_many("authority_regained", regained.len() as u64);
+        fx.change_meta(|meta| meta.without_authority.retain(|lost| !regained.contains(lost)));
+    }
+
+    fn begin_exchanges(&mut self, now: Micros, fx: &mut Effects) {
+        let most = if fx.load() == 0 { MAX_EXCHANGES } else { MAX_EXCHANGES_BESIDE_CLIENTS };
+        if self.exchanges.len() >= most {
+            return;
+        }
+        let due = |(_, pair): &(&(Partition, NodeId), &Pair)| pair.due.is_some_and(|due| due <= now);
+        // Those that wait longest first, with those that authority depends on before all.
+        let mut due: Vec<(bool, Micros, Partition, NodeId)> = self
+            .pairs
+            .iter()
+            .filter(due)
+            .filter(|((_, peer), _)| self.can_reach(*peer))
+            .map(|((partition, peer), pair)| {
+                (!self.lacking.contains_key(partition), pair.due.unwrap_or(now), *partition, *peer)
+            })
+            .collect();
+        due.sort_unstable();
+        for (has_authority, _, partition, peer) in due {
+            if self.exchanges.len() >= most {
+                break;
+            }
+            // One sender at a time for what may be missing.
+            if self.exchanges.iter().any(|exchange| exchange.partition == partition) {
+                continue;
+            }
+            let pair = (partition, peer);
+            let begun = Exchange::begin(now, pair, !has_authority, &mut self.lane, fx);
+            self.exchanges.extend(begun);
+        }
+    }
+
+    /// A peer asks about a tree.
+    pub(super) fn ask(&mut self, now: Micros, from: NodeId, op: u64, body: Body, fx: &mut Effects) {
+        if let Some(partition) = self.answers.ask(from, op, body, &self.ring, fx)
+            && let Some(pair) = self.pairs.get_mut(&(partition, from))
+        {
+            pair.equal_at = Some(now);
+        }
+    }
+
+    /// A peer, or the own replica, has answered.
+    pub(super) fn hear(&mut self, now: Micros, from: NodeId, op: u64, body: Body, fx: &mut Effects) {
+        if self.healing.hear(now, (op, from), &body, fx) {
+            return;
+        }
+        if self.lane.flights.contains_key(&op) {
+            self.fly_on(now, from, op, body, fx);
+            return;
+        }
+        let awaited = |e: &Exchange| e.awaits(op) && e.peer == from;
+        let Some(at) = self.exchanges.iter().position(awaited) else { return };
+        let step = self.exchanges[at].hear(now, body, &mut self.lane, fx);
+        self.end_if_over(now, at, step, fx);
+    }
+
+    /// Something has become of an object in flight.
+    fn fly_on(&mut self, now: Micros, from: NodeId, op: u64, body: Body, fx: &mut Effects) {
+        let Some(mut flight) = self.lane.flights.remove(&op) else { return };
+        let belongs =
+            |e: &Exchange| e.peer == flight.peer && e.partition == flight.partition;
+        let Some(at) = self.exchanges.iter().position(belongs) else { return };
+        let exchange = &mut self.exchanges[at];
+        let own = from == self.me;
+        let failed = match (flight.way, body) {
+            (_, Body::Failed(_)) => true,
+            (Way::Push, Body::Copy { object, .. }) if own => {
+                if !exchange.carry(op, &flight.key, flight.way, object, fx) {
+                    self.lane.flights.insert(op, flight);
+                    return;
+                }
+                false
+            }
+            (Way::Pull | Way::Both, Body::Copy { object, .. }) if !own => {
+                if !exchange.carry(op, &flight.key, flight.way, object, fx) {
+                    self.lane.flights.insert(op, flight);
+                    return;
+                }
+                false
+            }
+            (Way::Both, Body::Held) if own => {
+                flight.way = Way::Push;
+                fx.send(vec![self.me], op, Body::Read { key: flight.key.clone() });
+                self.lane.flights.insert(op, flight);
+                return;
+            }
+            (Way::Pull, Body::Held) if own => false,
+            (Way::Push, Body::Held) if !own => false,
+            // A repeated answer to an earlier step.
+            _ => {
+                self.lane.flights.insert(op, flight);
+                return;
+            }
+        };
+        let step = exchange.landed(now, failed, &mut self.lane, fx);
+        self.end_if_over(now, at, step, fx);
+    }
+
+    /// A span has been read from the disk.
+    pub(super) fn scanned(&mut self, now: Micros, token: u64, page: ScanPage, fx: &mut Effects) {
+        if let Some((partition, damaged)) = self.reader.scanned(now, token, &page, fx) {
+            for key in damaged {
+                self.healing.find(partition, key, fx);
+            }
+        } else if let Some(at) = self.exchanges.iter().position(|e| e.awaits(token)) {
+            let step = self.exchanges[at].scanned(now, page, &mut self.lane, fx);
+            self.end_if_over(now, at, step, fx);
+        } else {
+            self.answers.scanned(token, &page, fx);
+        }
+    }
+
+    /// Takes note of an exchange that has ended; true if it has.
+    fn end_if_over(&mut self, now: Micros, at: usize, step: Step, fx: &mut Effects) -> bool {
+        let ended = match step {
+            Ok(None) => return false,
+            Ok(Some(())) => Ok(()),
+            Err(why) => Err(why),
+        };
+        let Exchange { peer, partition, store, moved, .. } = self.exchanges.swap_remove(at);
+        self.lane.flights.retain(|_, f| f.peer != peer || f.partition != partition);
+        let (interval, half) = (self.interval, self.rng.below(self.interval / 2 + 1));
+        let initiates = self.initiates(partition, peer);
+        let Some(pair) = self.pairs.get_mut(&(partition, peer)) else { return true };
+        let failed = moved.failed > 0;
+        let why = ended.err().or_else(|| failed.then(|| format!("{} objects", moved.failed)));
+        fx.count("exchanges");
+        fx.count_many("objects_pulled", moved.pulled);
+        fx.count_many("objects_pushed", moved.pushed);
+        if moved.pulled + moved.pushed > 0 {
+            pair.moved = moved;
+        }
+        match why {
+            Some(why) => {
+                fx.count("exchanges_failed");
+                let tries = pair.failing.take().map_or(0, |(_, tries)| tries) + 1;
+                pair.due = Some(now + (AGAIN << tries.min(10)).min(interval.max(AGAIN)));
+                pair.failing = Some((why, tries));
+            }
+            None if moved.equal => {
+                pair.failing = None;
+                pair.equal_at = Some(now);
+                pair.due = initiates.then_some(now + interval * 3 / 4 + half);
+            }
+            None => {
+                pair.failing = None;
+                let moved_something = moved.pulled + moved.pushed > 0;
+                if !moved_something && moved.left == 0 {
+                    // The leaves differ and their keys do not: one of the two trees is wrong.
+                    fx.count("differences_unexplained");
+                    fx.forest().doubt(partition);
+                }
+                pair.due = Some(now + if moved_something { AGAIN } else { 2 * AGAIN });
+            }
+        }
+        let proven = pair.failing.is_none() && moved.is_complete() && store == self.store;
+        if proven && let Some(heard) = self.lacking.get_mut(&partition) {
+            heard.insert(peer);
+            self.look_after_authority(now, fx);
+        }
+        self.begin_exchanges(now, fx);
+        true
+    }
+
+    /// True if it is up to this node to compare a partition with another home of it.
+    fn initiates(&self, partition: Partition, peer: NodeId) -> bool {
+        let first = self.ring.homes(partition).iter().find(|home| **home == self.me || **home == peer);
+        first == Some(&self.me)
+    }
+
+    /// Every partition of this node with each other home of it.
+    pub(super) fn view(&self, now: Micros) -> Vec<PairView> {
+        let view = |((partition, peer), pair): (&(Partition, NodeId), &Pair)| PairView {
+            partition: *partition,
+            peer: *peer,
+            equal_for: pair.equal_at.map(|at| now.saturating_sub(at)),
+            is_pending: pair.due.is_some_and(|due| due <= now)
+                || self.exchanges.iter().any(|e| e.partition == *partition && e.peer == *peer),
+            failing: pair.failing.as_ref().map(|(why, _)| why.clone()),
+            moved: (pair.moved.pulled, pair.moved.pushed, pair.moved.bytes),
+        };
+        self.pairs.iter().map(view).collect()
+    }
+
+    /// Damaged records that wait to be mended.
+    pub(super) fn damaged(&self) -> usize {
+        self.healing.known()
+    }
+}

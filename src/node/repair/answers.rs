@@ -1,0 +1,138 @@
+//! The other end of an exchange: answers about the own trees. Nothing is remembered between two questions, so a peer that
+//! stops half way leaves nothing behind.
+
+use std::collections::BTreeMap;
+
+use crate::merkle::{FANOUT, LEAVES, LEVELS, LeafSet, SHAPE, width_of};
+use crate::message::{Body, Item, Refusal};
+use crate::node::effects::Effects;
+use crate::ring::Ring;
+use crate::store::{ScanPage, Scanned, Span};
+use crate::types::{Blob, NodeId, Partition};
+
+/// Lists of keys that are read for peers at a time; whoever asks for more is to try again.
+const MAX_SCANS: usize = 8;
+/// Bytes of records read for one list.
+const PAGE_BYTES: usize = 1 << 20;
+
+/// Lists of keys under way.
+#[derive(Debug, Default)]
+pub(super) struct Answers {
+    scans: BTreeMap<u64, (NodeId, u64)>,
+}
+
+impl Answers {
+    /// Answers a question about a tree. Gives the partition if the peer's root is the own one.
+    pub(super) fn ask(
+        &mut self,
+        from: NodeId,
+        op: u64,
+        body: Body,
+        ring: &Ring,
+        fx: &mut Effects,
+    ) -> Option<Partition> {
+        let (partition, equal) = match &body {
+            Body::Compare { partition, root, .. } => (*partition, Some(*root)),
+            Body::Descend { partition, .. } | Body::Leaves { partition, .. } => (*partition, None),
+            _ => return None,
+        };
+        let own_root = fx.forest().tree(partition).map(|tree| tree.root());
+        match self.answer(from, op, partition, body, ring, fx) {
+            Ok(None) => {}
+            // What is told of the own records holds only once they are synced.
+            Ok(Some(answer)) => {
+                let mark = fx.last_mark();
+                fx.send_synced(Some(mark), from, op, answer);
+            }
+            Err(refusal) => {
+                fx.count("comparisons_refused");
+                fx.send(vec![from], op, Body::Failed(refusal));
+                return None;
+            }
+        }
+        (equal.is_some() && equal == own_root).then_some(partition)
+    }
+
+    fn answer(
+        &mut self,
+        from: NodeId,
+        op: u64,
+        partition: Partition,
+        body: Body,
+        ring: &Ring,
+        fx: &mut Effects,
+    ) -> Result<Option<Body>, Refusal> {
+        if partition.0 >= ring.partitions() {
+            return Err(Refusal::Partition(partition.0, ring.partitions()));
+        }
+        let homes = ring.homes(partition);
+        if !homes.contains(&fx.me()) || !homes.contains(&from) {
+            return Err(Refusal::NotHome);
+        }
+        let Some(tree) = fx.forest().tree(partition) else {
+            return Err(Refusal::Unread(partition.0));
+        };
+        let children = |level: u8, nodes: &[u16], width: u8| {
+            let width = usize::from(width);
+            let mut bytes = Vec::with_capacity(nodes.len() * FANOUT * width);
+            for child in nodes.iter().flat_map(|node| tree.children(level, *node)) {
+                bytes.extend_from_slice(&child.summary(op, width).to_be_bytes()[8 - width..]);
+            }
+            Body::Summaries(Blob(bytes.into()))
+        };
+        match body {
+            Body::Compare { shape, width, root, .. } => {
+                within("width", width, 1, 8)?;
+                match (shape == SHAPE, root == tree.root()) {
+                    (false, _) => Err(Refusal::Shape(shape)),
+                    (true, true) => Ok(Some(Body::Equal)),
+                    (true, false) => Ok(Some(children(0, &[0], width))),
+                }
+            }
+            Body::Descend { width, level, nodes, .. } => {
+                within("width", width, 1, 8)?;
+                within("level", level, 0, u64::from(LEVELS) - 1)?;
+                within("nodes", nodes.len() as u64, 1, width_of(level) as u64)?;
+                for node in &nodes {
+                    within("node", *node, 0, width_of(level) as u64 - 1)?;
+                }
+                Ok(Some(children(level, &nodes, width)))
+            }
+            Body::Leaves { leaves, after, .. } => {
+                for leaf in leaves.iter().flatten() {
+                    within("leaf", *leaf, 0, LEAVES as u64 - 1)?;
+                }
+                if self.scans.len() >= MAX_SCANS {
+                    let what = "lists of keys read for peers".into();
+                    return Err(Refusal::Busy { what, limit: MAX_SCANS as u32 });
+                }
+                let leaves = leaves.map(LeafSet::new);
+                let span = Span { after, until: None, leaves, limit_bytes: PAGE_BYTES };
+                self.scans.insert(fx.scan(partition, span), (from, op));
+                Ok(None)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// A span has been read; tells the peer if it was for one. A scan shows what is not synced yet, so that waits.
+    pub(super) fn scanned(&mut self, token: u64, page: &ScanPage, fx: &mut Effects) {
+        let Some((to, op)) = self.scans.remove(&token) else { return };
+        let item = |Scanned { key, context, digest, .. }: &Scanned| Item {
+            key: key.clone(),
+            context: context.clone(),
+            check: digest.0 as u32,
+        };
+        let items = page.items.iter().map(item).collect();
+        let mark = fx.last_mark();
+        fx.send_synced(Some(mark), to, op, Body::Items { items, next: page.next.clone() });
+    }
+}
+
+fn within(what: &str, given: impl Into<u64>, least: u64, limit: u64) -> Result<(), Refusal> {
+    let given = given.into();
+    if (least..=limit).contains(&given) {
+        return Ok(());
+    }
+    Err(Refusal::Tree { what: what.into(), given, limit })
+}

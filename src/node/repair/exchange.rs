@@ -1,0 +1,420 @@
+//! One exchange of Merkle anti-entropy: this node compares a partition with another home of it, from the root down to the
+//! leaves that differ, then the keys in these, and moves the objects that differ in the direction they are needed.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::Lane;
+use crate::causal::{Context, Object};
+use crate::merkle::{FANOUT, LEVELS, LeafSet, SHAPE, leaf_of};
+use crate::message::{Body, Item};
+use crate::node::effects::Effects;
+use crate::store::{ScanPage, Scanned, Span};
+use crate::types::{Blob, Key, MILLI, Micros, NodeId, Partition};
+
+/// Bytes of a summary: what one comparison overlooks, one time in 65,536, another salt shows in the next.
+const WIDTH: u8 = 2;
+/// Bytes of a summary where the outcome is to count as a proof.
+const WIDTH_OF_PROOF: u8 = 8;
+/// An exchange that the peer does not help on for so long is given up.
+const PATIENCE: Micros = 10_000 * MILLI;
+/// What differs is looked at again after this time where writes go on: what was only on its way has arrived.
+const REST: Micros = 500 * MILLI;
+/// Objects in flight while no client waits for this node, and while some do.
+const MAX_FLIGHTS: usize = 64;
+const MAX_FLIGHTS_BESIDE_CLIENTS: usize = 16;
+/// Bytes in flight, as far as the objects before allow a guess.
+const MAX_FLIGHT_BYTES: usize = 8 << 20;
+/// Bytes of own records read at a time.
+const PAGE_BYTES: usize = 1 << 20;
+
+/// A comparison under way.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    pub(super) peer: NodeId,
+    pub(super) partition: Partition,
+    /// The store's id when it began: under another one it proves nothing.
+    pub(super) store: u64,
+    pub(super) moved: Moved,
+    width: u8,
+    /// Changes that the partition had seen when it began.
+    changes: u64,
+    stage: Stage,
+    /// The `op` of the question, or the token of the scan, that is to be answered next.
+    question: u64,
+    pub(super) patience: Micros,
+    /// The leaves that differ; `None` for all.
+    leaves: Option<Vec<u16>>,
+    after: Option<Key>,
+    /// What differed at the first look at this page.
+    seen: Option<BTreeMap<Key, Pair>>,
+    todo: VecDeque<(Key, Way)>,
+    flights: usize,
+    /// About the largest object that was moved lately, in bytes.
+    size: usize,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// Children of these nodes of this level were asked for.
+    Descending(u8, Vec<u16>),
+    Theirs,
+    Mine { theirs: Vec<Item>, next: Option<Key>, mine: Vec<Scanned> },
+    Resting(Micros),
+    Moving { next: Option<Key> },
+}
+
+/// What an exchange has come to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Moved {
+    /// True if the roots were the same.
+    pub(super) equal: bool,
+    pub(super) pulled: u64,
+    pub(super) pushed: u64,
+    /// Bytes of values moved.
+    pub(super) bytes: u64,
+    /// Differences that were in flux, and left to a later exchange.
+    pub(super) left: u64,
+    pub(super) failed: u64,
+}
+
+impl Moved {
+    /// True if all that differed was moved.
+    pub(super) fn is_complete(&self) -> bool {
+        self.left == 0 && self.failed == 0
+    }
+}
+
+/// A copy in short: all its events, and a part of its digest.
+type Known = (Context, u32);
+/// A key's copy here and there.
+type Pair = (Option<Known>, Option<Known>);
+
+/// Where an object is to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    Pull,
+    Push,
+    /// First here, then, merged, there.
+    Both,
+}
+
+/// How an exchange goes on.
+pub(super) type Step = Result<Option<()>, String>;
+const GO_ON: Step = Ok(None);
+const DONE: Step = Ok(Some(()));
+
+impl Exchange {
+    /// Asks the peer to compare. `proof` if the outcome is to prove that nothing is missing here.
+    pub(super) fn begin(
+        now: Micros,
+        (partition, peer): (Partition, NodeId),
+        proof: bool,
+        lane: &mut Lane,
+        fx: &mut Effects,
+    ) -> Option<Self> {
+        let root = fx.forest().tree(partition)?.root();
+        let width = if proof { WIDTH_OF_PROOF } else { WIDTH };
+        let mut exchange = Exchange {
+            peer,
+            partition,
+            store: fx.meta().store,
+            moved: Moved::default(),
+            width,
+            changes: fx.forest().changes(partition),
+            stage: Stage::Descending(0, vec![0]),
+            question: 0,
+            patience: 0,
+            leaves: None,
+            after: None,
+            seen: None,
+            todo: VecDeque::new(),
+            flights: 0,
+            size: 0,
+        };
+        exchange.ask(now, Body::Compare { partition, shape: SHAPE, width, root }, lane, fx);
+        Some(exchange)
+    }
+
+    fn ask(&mut self, now: Micros, body: Body, lane: &mut Lane, fx: &mut Effects) {
+        self.question = lane.question();
+        self.patience = now + PATIENCE;
+        fx.send(vec![self.peer], self.question, body);
+    }
+
+    /// True if an answer with this `op` is awaited.
+    pub(super) fn awaits(&self, op: u64) -> bool {
+        self.question == op
+    }
+
+    /// The peer has answered.
+    pub(super) fn hear(
+        &mut self,
+        now: Micros,
+        body: Body,
+        lane: &mut Lane,
+        fx: &mut Effects,
+    ) -> Step {
+        match (&self.stage, body) {
+            (Stage::Descending(0, _), Body::Equal) => {
+                self.moved.equal = true;
+                DONE
+            }
+            (Stage::Descending(level, nodes), Body::Summaries(Blob(bytes))) => {
+                let (level, nodes) = (*level, nodes.clone());
+                self.descend(now, level, &nodes, &bytes, lane, fx)
+            }
+            (Stage::Theirs, Body::Items { items, next }) => self.compare(now, items, next, fx),
+            (_, Body::Failed(refusal)) => Err(refusal.to_string()),
+            (stage, body) => {
+                Err(format!("a {} in answer to a question for {}", name(&body), wanted(stage)))
+            }
+        }
+    }
+
+    fn descend(
+        &mut self,
+        now: Micros,
+        level: u8,
+        nodes: &[u16],
+        bytes: &[u8],
+        lane: &mut Lane,
+        fx: &mut Effects,
+    ) -> Step {
+        let (width, salt) = (usize::from(self.width), self.question);
+        let expected = nodes.len() * FANOUT * width;
+        if bytes.len() != expected {
+            return Err(format!("{} bytes of summaries where {expected} are due", bytes.len()));
+        }
+        let Some(tree) = fx.forest().tree(self.partition) else {
+            return Err("the own tree is gone".into());
+        };
+        // A node that has nothing asks for everything.
+        if tree.root() == Default::default() {
+            self.leaves = None;
+            return self.list(now, lane, fx);
+        }
+        let mut theirs = bytes.chunks(width);
+        let mut differing = Vec::new();
+        for node in nodes {
+            for (at, child) in tree.children(level, *node).enumerate() {
+                let own = child.summary(salt, width).to_be_bytes();
+                if theirs.next() != Some(&own[8 - width..]) {
+                    differing.push(node * FANOUT as u16 + at as u16);
+                }
+            }
+        }
+        if differing.is_empty() {
+            // One side has changed since the roots were compared, or the summaries collided.
+            self.moved.left += 1;
+            return DONE;
+        }
+        let level = level + 1;
+        if level == LEVELS {
+            self.leaves = Some(differing);
+            return self.list(now, lane, fx);
+        }
+        let (partition, nodes) = (self.partition, differing.clone());
+        self.stage = Stage::Descending(level, differing);
+        self.ask(now, Body::Descend { partition, width: self.width, level, nodes }, lane, fx);
+        GO_ON
+    }
+
+    /// Asks for the next keys of the leaves that differ.
+    fn list(&mut self, now: Micros, lane: &mut Lane, fx: &mut Effects) -> Step {
+        self.stage = Stage::Theirs;
+        let (partition, leaves, after) = (self.partition, self.leaves.clone(), self.after.clone());
+        self.ask(now, Body::Leaves { partition, leaves, after }, lane, fx);
+        GO_ON
+    }
+
+    /// Takes the peer's keys, and reads what is here of the same part.
+    fn compare(
+        &mut self,
+        now: Micros,
+        theirs: Vec<Item>,
+        next: Option<Key>,
+        fx: &mut Effects,
+    ) -> Step {
+        let leaves = self.leaves.as_ref().map(|leaves| LeafSet::new(leaves.iter().copied()));
+        let keys = self.after.iter().chain(theirs.iter().map(|item| &item.key));
+        let keys: Vec<&Key> = keys.collect();
+        let ascending = keys.windows(2).all(|pair| pair[0] < pair[1]);
+        let within = next.as_ref().is_none_or(|next| {
+            self.after.as_ref().is_none_or(|after| after < next)
+                && theirs.iter().all(|item| item.key <= *next)
+        });
+        let asked = |item: &Item| leaves.as_ref().is_none_or(|set| set.has(leaf_of(&item.key)));
+        if !ascending || !within || !theirs.iter().all(asked) {
+            return Err("keys that were not asked for, or out of order".into());
+        }
+        let span = Span {
+            after: self.after.clone(),
+            until: next.clone(),
+            leaves,
+            limit_bytes: PAGE_BYTES,
+        };
+        self.stage = Stage::Mine { theirs, next, mine: Vec::new() };
+        self.patience = now + PATIENCE;
+        self.question = fx.scan(self.partition, span);
+        GO_ON
+    }
+
+    /// A part of what is here has been read.
+    pub(super) fn scanned(
+        &mut self,
+        now: Micros,
+        page: ScanPage,
+        lane: &mut Lane,
+        fx: &mut Effects,
+    ) -> Step {
+        let Stage::Mine { theirs, next, mine } = &mut self.stage else { return GO_ON };
+        mine.extend(page.items);
+        if page.next.is_some() {
+            let leaves = self.leaves.as_ref().map(|leaves| LeafSet::new(leaves.iter().copied()));
+            let (after, until) = (page.next, next.clone());
+            self.patience = now + PATIENCE;
+            self.question =
+                fx.scan(self.partition, Span { after, until, leaves, limit_bytes: PAGE_BYTES });
+            return GO_ON;
+        }
+        let (theirs, mine, next) =
+            (std::mem::take(theirs), std::mem::take(mine), std::mem::take(next));
+        let mut differ = differences(mine, theirs);
+        let in_flux = self.changes != fx.forest().changes(self.partition);
+        if in_flux && self.width != WIDTH_OF_PROOF && !differ.is_empty() {
+            let Some(before) = self.seen.take() else {
+                self.seen = Some(differ);
+                self.stage = Stage::Resting(now + REST);
+                return GO_ON;
+            };
+            let all = differ.len();
+            differ.retain(|key, pair| before.get(key) == Some(pair));
+            self.moved.left += (all - differ.len()) as u64;
+        }
+        self.seen = None;
+        self.todo = differ.into_iter().map(|(key, pair)| (key, way(pair))).collect();
+        self.stage = Stage::Moving { next };
+        self.go_on(now, lane, fx)
+    }
+
+    /// Time has passed.
+    pub(super) fn tick(&mut self, now: Micros, lane: &mut Lane, fx: &mut Effects) -> Step {
+        match self.stage {
+            Stage::Resting(until) if until <= now => self.list(now, lane, fx),
+            Stage::Resting(_) => GO_ON,
+            _ if self.patience <= now => Err(format!("no answer in {} ms", PATIENCE / MILLI)),
+            _ => GO_ON,
+        }
+    }
+
+    /// Moves as many objects as may be in flight; goes on to the next part when all have arrived.
+    fn go_on(&mut self, now: Micros, lane: &mut Lane, fx: &mut Effects) -> Step {
+        let most = if fx.load() == 0 { MAX_FLIGHTS } else { MAX_FLIGHTS_BESIDE_CLIENTS };
+        let window = most.min(MAX_FLIGHT_BYTES / self.size.max(1)).max(1);
+        while self.flights < window
+            && let Some((key, way)) = self.todo.pop_front()
+        {
+            let from = if way == Way::Push { fx.me() } else { self.peer };
+            let op = lane.fly(self.peer, self.partition, key.clone(), way);
+            fx.send(vec![from], op, Body::Read { key });
+            self.flights += 1;
+            self.patience = now + PATIENCE;
+        }
+        if self.flights > 0 {
+            return GO_ON;
+        }
+        let Stage::Moving { next } = &mut self.stage else { return GO_ON };
+        match next.take() {
+            None => DONE,
+            next => {
+                self.after = next;
+                self.list(now, lane, fx)
+            }
+        }
+    }
+
+    /// An object was read at one end: it goes to the other one. Says whether its flight is over.
+    pub(super) fn carry(
+        &mut self,
+        op: u64,
+        key: &Key,
+        way: Way,
+        object: Object,
+        fx: &mut Effects,
+    ) -> bool {
+        // Gone since: a later exchange sees what that means.
+        if object.is_empty() {
+            self.moved.left += 1;
+            return true;
+        }
+        let bytes: usize = object.values().map(|(_, version)| version.value.0.len()).sum();
+        self.size = bytes.max(self.size / 2);
+        self.moved.bytes += bytes as u64;
+        let to = if way == Way::Push {
+            self.moved.pushed += 1;
+            self.peer
+        } else {
+            self.moved.pulled += 1;
+            fx.me()
+        };
+        fx.send(vec![to], op, Body::Merge { key: key.clone(), object });
+        false
+    }
+
+    /// A flight is over.
+    pub(super) fn landed(
+        &mut self,
+        now: Micros,
+        failed: bool,
+        lane: &mut Lane,
+        fx: &mut Effects,
+    ) -> Step {
+        self.flights -= 1;
+        self.moved.failed += u64::from(failed);
+        self.patience = now + PATIENCE;
+        self.go_on(now, lane, fx)
+    }
+}
+
+fn differences(mine: Vec<Scanned>, theirs: Vec<Item>) -> BTreeMap<Key, Pair> {
+    let mut pairs: BTreeMap<Key, Pair> = mine
+        .into_iter()
+        .map(|Scanned { key, context, digest, .. }| (key, (Some((context, digest.0 as u32)), None)))
+        .collect();
+    for Item { key, context, check } in theirs {
+        pairs.entry(key).or_default().1 = Some((context, check));
+    }
+    pairs.retain(|_, (mine, theirs)| mine != theirs);
+    pairs
+}
+
+fn way(pair: Pair) -> Way {
+    let (mine, theirs) = match pair {
+        (None, _) => return Way::Pull,
+        (_, None) => return Way::Push,
+        (Some((mine, _)), Some((theirs, _))) => (mine, theirs),
+    };
+    let covers = |one: &Context, other: &Context| other.dots().iter().all(|dot| one.covers(*dot));
+    match (covers(&mine, &theirs), covers(&theirs, &mine)) {
+        (true, false) => Way::Push,
+        (false, true) => Way::Pull,
+        _ => Way::Both,
+    }
+}
+
+fn name(body: &Body) -> &'static str {
+    match body {
+        Body::Equal => "yes",
+        Body::Summaries(_) => "list of summaries",
+        Body::Items { .. } => "list of keys",
+        _ => "word of another kind",
+    }
+}
+
+fn wanted(stage: &Stage) -> &'static str {
+    match stage {
+        Stage::Descending(..) => "summaries",
+        Stage::Theirs => "keys",
+        Stage::Mine { .. } | Stage::Resting(_) | Stage::Moving { .. } => "nothing",
+    }
+}

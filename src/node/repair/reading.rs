@@ -1,0 +1,111 @@
+//! Reading what is on disk: once after a start, to build the trees, and over and over, slowly, to compare them with it.
+
+use super::super::forest::Verdict;
+use crate::node::effects::Effects;
+use crate::store::{ScanPage, Span};
+use crate::types::{Key, MILLI, Micros, Partition};
+
+/// Bytes of records read at a time.
+const PAGE_BYTES: usize = 256 << 10;
+/// Pause between two pages while clients wait for this node, and in a scrub.
+const BESIDE_CLIENTS: Micros = 5 * MILLI;
+const IN_SCRUB: Micros = 50 * MILLI;
+
+/// One partition after the other.
+#[derive(Debug)]
+pub(super) struct Reader {
+    partitions: Vec<Partition>,
+    /// How many of them have been read, this time round.
+    next: usize,
+    /// True while they are read for the first time.
+    is_first: bool,
+    /// Time from one partition's scrub to the next one's.
+    pace: Micros,
+    scrub_at: Option<Micros>,
+    current: Option<Partition>,
+    token: Option<u64>,
+    page_at: Micros,
+}
+
+impl Reader {
+    /// All `partitions` are read at once, and then again in the time `round`.
+    pub(super) fn new(partitions: Vec<Partition>, round: Micros) -> Self {
+        Reader {
+            pace: round / partitions.len().max(1) as u64,
+            partitions,
+            next: 0,
+            is_first: true,
+            scrub_at: None,
+            current: None,
+            token: None,
+            page_at: 0,
+        }
+    }
+
+    /// When the next page is due, if one is to be read.
+    pub(super) fn next_wake(&self) -> Option<Micros> {
+        (self.token.is_none() && self.current.is_some()).then_some(self.page_at)
+    }
+
+    /// Reads on.
+    pub(super) fn tick(&mut self, now: Micros, fx: &mut Effects) {
+        if self.token.is_some() || now < self.page_at {
+            return;
+        }
+        self.current = self.current.or_else(|| self.choose(now, fx));
+        let Some(partition) = self.current else { return };
+        let after = fx.forest().begin_page(partition);
+        let span = Span { after, limit_bytes: PAGE_BYTES, ..Span::default() };
+        self.token = Some(fx.scan(partition, span));
+    }
+
+    fn choose(&mut self, now: Micros, fx: &mut Effects) -> Option<Partition> {
+        if self.is_first {
+            if let Some(partition) = self.partitions.get(self.next) {
+                self.next += 1;
+                return Some(*partition);
+            }
+            self.is_first = false;
+            fx.count("trees_built");
+        }
+        if let Some(doubtful) = fx.forest().doubtful() {
+            return Some(doubtful);
+        }
+        let due = *self.scrub_at.get_or_insert(now + self.pace);
+        if due > now {
+            return None;
+        }
+        self.scrub_at = Some(now + self.pace);
+        self.next = (self.next + 1) % self.partitions.len().max(1);
+        self.partitions.get(self.next).copied()
+    }
+
+    /// A page has been read, if this `token` names one. Gives its partition, and the keys that are damaged.
+    pub(super) fn scanned(
+        &mut self,
+        now: Micros,
+        token: u64,
+        page: &ScanPage,
+        fx: &mut Effects,
+    ) -> Option<(Partition, Vec<Key>)> {
+        let partition = self.current.filter(|_| self.token == Some(token))?;
+        self.token = None;
+        self.page_at = match (self.is_first, fx.load()) {
+            (true, 0) => now,
+            (true, _) => now + BESIDE_CLIENTS,
+            (false, _) => now + IN_SCRUB,
+        };
+        fx.count_many("records_scrubbed", (page.items.len() + page.damaged.len()) as u64);
+        if let Some(verdict) = fx.forest().page(partition, page) {
+            self.current = None;
+            match verdict {
+                Verdict::Built => {}
+                Verdict::Confirmed => fx.count("trees_confirmed"),
+                Verdict::Corrected { known: true } => fx.count("trees_read_anew"),
+                Verdict::Corrected { known: false } => fx.count("trees_wrong"),
+            }
+        }
+        self.tick(now, fx);
+        Some((partition, page.damaged.clone()))
+    }
+}

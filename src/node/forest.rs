@@ -70,6 +70,8 @@ struct Reading {
     read_to: Option<Key>,
     /// What was written behind it that the next scan need not see, with the mark of the write.
     flux: BTreeMap<Key, (u64, Held)>,
+    /// True if the tree may be wrong for a known reason: it was doubted, or records were met that fail their checksum.
+    is_doubted: bool,
 }
 
 /// What a partition that has been read to its end came to.
@@ -168,10 +170,10 @@ impl Forest {
         let stand = self.stands.get_mut(&partition)?;
         let recent = &self.recent;
         let reading = stand.reading.get_or_insert_with(|| {
-            stand.is_doubtful = false;
+            let is_doubted = std::mem::take(&mut stand.is_doubtful);
             let of = recent.iter().filter(|(_, of, ..)| *of == partition);
             let flux = of.map(|(mark, _, key, held)| (key.clone(), (*mark, *held))).collect();
-            Reading { flux, ..Reading::default() }
+            Reading { flux, is_doubted, ..Reading::default() }
         });
         // What is on disk will be seen.
         let synced = self.synced;
@@ -183,6 +185,7 @@ impl Forest {
     pub(super) fn page(&mut self, partition: Partition, page: &ScanPage) -> Option<Verdict> {
         let stand = self.stands.get_mut(&partition)?;
         let reading = stand.reading.as_mut()?;
+        reading.is_doubted |= !page.damaged.is_empty();
         for item in &page.items {
             let found = Held { digest: item.digest, has_dead: item.has_dead };
             let held = reading.flux.remove(&item.key).map_or(found, |(_, newer)| newer);
@@ -199,11 +202,11 @@ impl Forest {
             reading.read_to.clone_from(&page.next);
             return None;
         }
-        let crop = stand.reading.take()?.crop;
+        let Reading { crop, is_doubted, .. } = stand.reading.take()?;
         let verdict = match (stand.is_built, crop.tree.root() == stand.crop.tree.root()) {
             (false, _) => Verdict::Built,
             (true, true) => Verdict::Confirmed,
-            (true, false) => Verdict::Corrected { known: stand.is_doubtful },
+            (true, false) => Verdict::Corrected { known: stand.is_doubtful || is_doubted },
         };
         stand.crop = crop;
         stand.is_built = true;

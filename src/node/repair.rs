@@ -422,6 +422,10 @@ impl Repair {
                 pair.due = Some(now + if moved_something { AGAIN } else { 2 * AGAIN });
             }
         }
+        if self.lacking.contains_key(&partition) {
+            // Authority depends on it, whoever is to begin otherwise.
+            pair.due = Some(pair.due.map_or(now + AGAIN, |due| due.min(now + AGAIN)));
+        }
         let proven = pair.failing.is_none() && moved.is_complete() && store == self.store;
         if proven && let Some(heard) = self.lacking.get_mut(&partition) {
             heard.insert(peer);

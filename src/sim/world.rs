@@ -253,6 +253,10 @@ impl World {
         for at in 0..self.hosts.len() {
             self.gather(at);
         }
+        if self.broken.is_none() && self.counts.contains_key("trees_wrong") {
+            let key = self.some_key();
+            self.broken = Some(Broken { key, what: "a tree was not what is on disk".into() });
+        }
         self.broken.take()
     }
 
@@ -525,8 +529,12 @@ impl World {
 
     fn unconverged(&self) -> Broken {
         let what = self.unwell().unwrap_or_else(|| "nothing is wrong".into());
-        let key = Key::new("key0").unwrap_or_else(|_| unreachable!("a short name is a key"));
-        Broken { key, what: format!("a minute after healing {what}") }
+        Broken { key: self.some_key(), what: format!("a minute after healing {what}") }
+    }
+
+    /// A key for the story of what concerns none or all.
+    fn some_key(&self) -> Key {
+        Key::new("key0").unwrap_or_else(|_| unreachable!("a short name is a key"))
     }
 
     /// What is not well yet.

@@ -44,12 +44,8 @@ impl Digest {
         part(key.as_bytes());
         for entry in object.entries() {
             let mut head = [0; 32];
-            let numbers = [
-                entry.actor.store,
-                entry.actor.serial,
-                entry.counter,
-                entry.values.len() as u64,
-            ];
+            let numbers =
+                [entry.actor.store, entry.actor.serial, entry.counter, entry.values.len() as u64];
             for (place, number) in head.chunks_mut(8).zip(numbers) {
                 place.copy_from_slice(&number.to_be_bytes());
             }

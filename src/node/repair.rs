@@ -198,7 +198,12 @@ impl Repair {
     }
 
     /// The operator wants these compared at once; all partitions, or all peers, if none is named.
-    pub(super) fn order(&mut self, now: Micros, partition: Option<Partition>, peer: Option<NodeId>) {
+    pub(super) fn order(
+        &mut self,
+        now: Micros,
+        partition: Option<Partition>,
+        peer: Option<NodeId>,
+    ) {
         for ((of, with), pair) in &mut self.pairs {
             if partition.is_none_or(|wanted| wanted == *of)
                 && peer.is_none_or(|wanted| wanted == *with)
@@ -273,7 +278,8 @@ impl Repair {
         if self.exchanges.len() >= most {
             return;
         }
-        let due = |(_, pair): &(&(Partition, NodeId), &Pair)| pair.due.is_some_and(|due| due <= now);
+        let due =
+            |(_, pair): &(&(Partition, NodeId), &Pair)| pair.due.is_some_and(|due| due <= now);
         // Those that wait longest first, with those that authority depends on before all.
         let mut due: Vec<(bool, Micros, Partition, NodeId)> = self
             .pairs
@@ -309,7 +315,14 @@ impl Repair {
     }
 
     /// A peer, or the own replica, has answered.
-    pub(super) fn hear(&mut self, now: Micros, from: NodeId, op: u64, body: Body, fx: &mut Effects) {
+    pub(super) fn hear(
+        &mut self,
+        now: Micros,
+        from: NodeId,
+        op: u64,
+        body: Body,
+        fx: &mut Effects,
+    ) {
         if self.healing.hear(now, (op, from), &body, fx) {
             return;
         }
@@ -326,8 +339,7 @@ impl Repair {
     /// Something has become of an object in flight.
     fn fly_on(&mut self, now: Micros, from: NodeId, op: u64, body: Body, fx: &mut Effects) {
         let Some(mut flight) = self.lane.flights.remove(&op) else { return };
-        let belongs =
-            |e: &Exchange| e.peer == flight.peer && e.partition == flight.partition;
+        let belongs = |e: &Exchange| e.peer == flight.peer && e.partition == flight.partition;
         let Some(at) = self.exchanges.iter().position(belongs) else { return };
         let exchange = &mut self.exchanges[at];
         let own = from == self.me;
@@ -437,7 +449,8 @@ impl Repair {
 
     /// True if it is up to this node to compare a partition with another home of it.
     fn initiates(&self, partition: Partition, peer: NodeId) -> bool {
-        let first = self.ring.homes(partition).iter().find(|home| **home == self.me || **home == peer);
+        let first =
+            self.ring.homes(partition).iter().find(|home| **home == self.me || **home == peer);
         first == Some(&self.me)
     }
 

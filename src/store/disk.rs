@@ -323,7 +323,9 @@ impl DiskStore {
             }
             let at = At::Data(partition, &key);
             let (length, found) = match Value::decode(at, &value) {
-                Value::Inline(record) if span.wants(&key) => (record.len(), at.decode(Some(record))),
+                Value::Inline(record) if span.wants(&key) => {
+                    (record.len(), at.decode(Some(record)))
+                }
                 Value::Chunked(head) => (head.total, Found::Damaged),
                 Value::Inline(_) | Value::Damaged => (value.len(), Found::Damaged),
             };

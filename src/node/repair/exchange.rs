@@ -58,9 +58,15 @@ enum Stage {
     /// Children of these nodes of this level were asked for.
     Descending(u8, Vec<u16>),
     Theirs,
-    Mine { theirs: Vec<Item>, next: Option<Key>, mine: Vec<Scanned> },
+    Mine {
+        theirs: Vec<Item>,
+        next: Option<Key>,
+        mine: Vec<Scanned>,
+    },
     Resting(Micros),
-    Moving { next: Option<Key> },
+    Moving {
+        next: Option<Key>,
+    },
 }
 
 /// What an exchange has come to.

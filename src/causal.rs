@@ -191,6 +191,28 @@ impl<V: Clone + PartialEq> Clock<V> {
         self.sync(&Clock(seen.dots().iter().map(blank).collect()))
     }
 
+    /// The events of actors that have no value any more.
+    pub fn dead(&self) -> Context {
+        let dead = self.0.iter().filter(|entry| entry.values.is_empty());
+        Context(dead.map(|entry| Dot { actor: entry.actor, counter: entry.counter }).collect())
+    }
+
+    /// The clock without the actors that have no value, and no event that `collected` does not cover. Sound only where no
+    /// copy can come that shows one of these events alive (`generation`).
+    pub fn forget(&self, collected: &Context) -> Self {
+        let gone = |entry: &Entry<V>| {
+            entry.values.is_empty() && collected.counter(entry.actor) >= entry.counter
+        };
+        Clock(self.0.iter().filter(|entry| !gone(entry)).cloned().collect())
+    }
+
+    /// The clock without the values that other stores than `store` have minted: what an old copy of a disk may still tell.
+    /// That an event is dead is true for ever.
+    pub fn renounce(&self, store: u64) -> Self {
+        let kept = |entry: &&Entry<V>| entry.actor.store == store || entry.values.is_empty();
+        Clock(self.0.iter().filter(kept).cloned().collect())
+    }
+
     /// A write by a client that has seen `seen`: the values it covers go, `value` comes with the next
     /// dot of `actor`. The caller answers for the actor being its own and for this key.
     pub fn update(&self, seen: &Context, actor: Actor, value: V) -> (Self, Dot) {

@@ -33,7 +33,7 @@ use crate::net::{CLIENT_LIMITS, Event, Hub, Identity, listener, peers};
 use crate::node::{self, ClientId, Input, Node, Output, Shortage};
 use crate::rng::Rng;
 use crate::store::disk::{DiskStore, OpenError};
-use crate::store::{HintTotal, LifeError, Meta, Owner, Store, StoreError, begin_life, end_life};
+use crate::store::{Kept, LifeError, Meta, Owner, Store, StoreError, begin_life, end_life};
 use crate::types::{Key, MILLI, Micros, NodeId};
 use crate::wire;
 use emulated::{Emulator, Parcel};
@@ -159,14 +159,22 @@ pub fn run(
             return Err(ServeError::Listen(config.listen.clone(), error));
         }
     };
-    let stands_in =
-        |key: &Key| !config.ring.homes(config.ring.partition(key)).contains(&config.me());
-    let (members, hints) = (store.members()?, store.hint_totals(&stands_in)?);
+    let place = |key: &Key| {
+        let partition = config.ring.partition(key);
+        (partition, !config.ring.homes(partition).contains(&config.me()))
+    };
+    let (members, hints) = (store.members()?, store.hint_totals(&place)?);
+    let generations = store.generations()?;
     let (reports, reported) = unbounded_channel();
     let reserve_bytes = config.disk_reserve_mib << 20;
     let storage = Storage::start(&store, reserve_bytes, reports).map_err(system("threads"))?;
     let served = runtime.block_on(async {
-        let config_of_node = machine_config(config, boot_nonce, incarnation, members, hints);
+        let config_of_node = node::Config {
+            boot_nonce,
+            hints,
+            generations,
+            ..machine_config(config, incarnation, members)
+        };
         let node = Node::new(config_of_node, meta, seed);
         let engine = Engine::new(config, recovered, (boot_nonce, seed), node, storage, reported);
         engine.run(listener, seed, stop).await
@@ -180,13 +188,8 @@ pub fn run(
     Ok(())
 }
 
-fn machine_config(
-    config: &Config,
-    boot_nonce: u64,
-    incarnation: u64,
-    remembered: Option<Members>,
-    hints: Vec<(NodeId, HintTotal)>,
-) -> node::Config {
+/// What the configuration tells the machine; what its store knows is added.
+fn machine_config(config: &Config, incarnation: u64, remembered: Option<Members>) -> node::Config {
     let mut members = config.members.clone();
     // Where this node itself listens is as configured, from this life on.
     let address = members.get(config.me()).map(|own| own.address.clone()).unwrap_or_default();
@@ -211,8 +214,9 @@ fn machine_config(
         hint_age: config.hint_age_ms * MILLI,
         repair_interval: config.repair_interval_ms * MILLI,
         scrub_interval: config.scrub_interval_ms * MILLI,
-        hints,
-        boot_nonce,
+        hints: Kept::default(),
+        generations: Vec::new(),
+        boot_nonce: 0,
         bootstrap: config.bootstrap,
         serial_block: SERIAL_BLOCK,
     }

@@ -3,6 +3,7 @@
 // Floor 0: values. No IO, no clock, no randomness of their own.
 pub mod causal;
 pub mod emulation;
+pub mod generation;
 pub mod members;
 pub mod merkle;
 pub mod ring;

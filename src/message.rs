@@ -6,6 +6,7 @@ use bincode::{BorrowDecode, Encode};
 use bytes::Bytes;
 
 use crate::causal::{Context, Dot, Object};
+use crate::generation::{Generation, Grave};
 use crate::members::{Beat, Cluster, Life, Member, Members, Opinion};
 use crate::merkle::{Digest, SHAPE};
 use crate::types::{
@@ -269,6 +270,15 @@ pub enum Refusal {
     /// The node has not yet read what it holds: its Merkle tree is not ready.
     #[error("partition {0} is still being read: its tree is not ready")]
     Unread(u16),
+    /// An object of another generation of the partition than can be taken; its sender is to read again, or this node
+    /// to learn of the newer one first.
+    #[error("an object of generation {given} of its partition: this node is at {own}")]
+    Generation {
+        /// The object's.
+        given: u64,
+        /// This node's.
+        own: u64,
+    },
     /// A peer compares another kind of tree.
     #[error("a Merkle tree of shape {0:#x}: this node has {SHAPE:#x}")]
     Shape(u32),
@@ -360,6 +370,8 @@ pub enum Body {
         object: Object,
         /// The dot of a put.
         dot: Option<Dot>,
+        /// The generation of the partition at which it was minted, or that of the oldest part of it.
+        generation: u64,
     },
     /// Merge this object into your copy.
     Merge {
@@ -367,6 +379,8 @@ pub enum Body {
         key: Key,
         /// The sender's copy.
         object: Object,
+        /// The generation of the partition at which that was minted or read.
+        generation: u64,
     },
     /// Keep this object as a hint for these home replicas, which did not answer.
     Keep {
@@ -376,6 +390,8 @@ pub enum Body {
         object: Object,
         /// Whom it is for.
         keep_for: Vec<NodeId>,
+        /// The generation of the partition at which the object was minted or read.
+        generation: u64,
     },
     /// What was to be updated, merged or kept is here, synced.
     Held,
@@ -414,6 +430,8 @@ pub enum Body {
         authoritative: bool,
         /// The homes that I, a stand-in, keep this for.
         kept_for: Vec<NodeId>,
+        /// My generation of the partition, or that of the oldest hint in it.
+        generation: u64,
     },
     /// List your keys of a partition.
     List {
@@ -461,6 +479,8 @@ pub enum Body {
         width: u8,
         /// My root.
         root: Digest,
+        /// My generation of the partition: in another one, other things are collected.
+        generation: u64,
     },
     /// It is: our roots are the same.
     Equal,
@@ -492,6 +512,46 @@ pub enum Body {
         items: Vec<Item>,
         /// Go on behind this key; `None` when there are no more.
         next: Option<Key>,
+    },
+    /// From a node to itself: these events of the key are dead at every home that confirms it.
+    Bury(Grave),
+    /// From a node to itself: some events of the key are collected.
+    Collect {
+        /// The key.
+        key: Key,
+    },
+    /// From a node to itself: the record of the key is an old one, of a disk that was rolled back.
+    Renounce {
+        /// The key.
+        key: Key,
+    },
+    /// May the partition's next generation begin, in which these events are condemned?
+    Propose {
+        /// The partition.
+        partition: Partition,
+        /// Its generation now.
+        generation: u64,
+        /// The digest of my list of members.
+        members: u64,
+        /// What is dead at every home once all have agreed.
+        condemned: Vec<Grave>,
+    },
+    /// As far as I am concerned, it may: I keep no hint of an older generation, and what is condemned is dead here, synced.
+    Agreed,
+    /// Not yet.
+    NotYet(String),
+    /// The digest of the generations that I know of all partitions.
+    Generations(u64),
+    /// The numbers of all that are not the first one.
+    GenerationNumbers(Vec<(Partition, u64)>),
+    /// Which generation has this partition?
+    AskGeneration(Partition),
+    /// This one.
+    Generation {
+        /// The partition.
+        partition: Partition,
+        /// Its generation.
+        generation: Generation,
     },
 }
 

@@ -1,9 +1,11 @@
 //! The machine: a node as a state machine without sockets, disk, clock or threads. A driver gives it
 //! inputs and the time, and carries out its outputs.
 
+mod collection;
 mod coordinator;
 mod effects;
 mod forest;
+mod generations;
 mod gossip;
 mod handoff;
 mod identity;
@@ -11,8 +13,10 @@ mod repair;
 mod replica;
 mod returning;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use collection::Collection;
 use coordinator::{Coordinator, Origin};
 use effects::Effects;
 use gossip::Gossip;
@@ -23,10 +27,11 @@ use repair::Repair;
 use replica::Replica;
 use returning::Returning;
 
+use crate::generation::Generation;
 use crate::members::{Members, Opinion};
 use crate::message::{Body, PeerMessage, Refusal, Request, Response};
 use crate::ring::Ring;
-use crate::store::{Change, Found, HintPage, HintTotal, Listing, Meta, ScanPage, Span};
+use crate::store::{Change, Found, HintPage, HintTotal, Kept, Listing, Meta, ScanPage, Span};
 use crate::types::{Key, MILLI, Micros, NodeId, Partition};
 
 /// What a node is told when it starts.
@@ -56,8 +61,10 @@ pub struct Config {
     pub repair_interval: Micros,
     /// All that is on disk is read once in this time.
     pub scrub_interval: Micros,
-    /// The hints that the store has at the start, by target.
-    pub hints: Vec<(NodeId, HintTotal)>,
+    /// What the store keeps for other members at the start.
+    pub hints: Kept,
+    /// The generations of partitions that the store knows at the start.
+    pub generations: Vec<(Partition, Generation)>,
     /// Drawn at random at each start.
     pub boot_nonce: u64,
     /// True if the operator says that this is a new cluster: it is founded by the members that answer,
@@ -300,6 +307,7 @@ pub struct Node {
     gossip: Gossip,
     handoff: Handoff,
     repair: Repair,
+    collection: Collection,
     returning: Returning,
     effects: Effects,
     /// Time between two rounds of gossip.
@@ -326,6 +334,7 @@ impl Node {
             gossip: Gossip::new(&config, seed),
             handoff: Handoff::new(&config, seed),
             repair: Repair::new(&config, seed),
+            collection: Collection::new(&config, seed),
             returning: Returning::new(config.boot_nonce, config.ring.members().len() - 1),
             effects: Effects::new(&config, meta),
             interval: config.gossip_interval,
@@ -347,6 +356,7 @@ impl Node {
                 self.returning.tick(now, fx);
                 self.handoff.tick(now, fx);
                 self.repair.tick(now, fx);
+                self.collection.tick(now, fx);
             }
             Input::Link { peer, up } => {
                 self.identity.link(now, peer, up, fx);
@@ -363,7 +373,11 @@ impl Node {
                 self.replica.read_done(token, found, hints, fx);
             }
             Input::Store(Done::Hints { token, page }) => self.handoff.listed(now, token, page, fx),
-            Input::Store(Done::Scan { token, page }) => self.repair.scanned(now, token, page, fx),
+            Input::Store(Done::Scan { token, page }) => {
+                if !self.collection.scanned(now, token, &page, fx) {
+                    self.repair.scanned(now, token, page, fx);
+                }
+            }
             Input::Store(Done::List { token, listing }) => {
                 self.replica.list_done(token, listing, fx);
             }
@@ -404,6 +418,7 @@ impl Node {
                 self.returning.opine(now, peer, opinion, fx);
                 self.handoff.opine(now, peer, opinion, fx);
                 self.repair.opine(now, peer, opinion);
+                self.collection.opine(peer, opinion);
             } else if let Some((partition, key)) = self.effects.next_damaged() {
                 self.repair.find_damaged(partition, key, &mut self.effects);
             } else if let Some((from, incarnation)) = self.effects.next_own_life() {
@@ -424,6 +439,7 @@ impl Node {
         self.returning.link(now, peer, usable, fx);
         self.handoff.link(now, peer, usable, fx);
         self.repair.link(now, peer, usable);
+        self.collection.link(peer, usable, fx);
     }
 
     /// Gives a message to the role that it is for.
@@ -449,12 +465,22 @@ impl Node {
             Body::Failed(why) if op & handoff::TAG != 0 => {
                 self.handoff.answer(now, op, from, Some(why), fx);
             }
-            Body::Copy { object, .. } if op & handoff::TAG != 0 => {
-                self.handoff.fetched(op, from, &object, fx);
+            Body::Copy { object, generation, .. } if op & handoff::TAG != 0 => {
+                self.handoff.fetched(op, from, (&object, generation), fx);
             }
             Body::Held | Body::Failed(_) | Body::Copy { .. } if op & repair::TAG != 0 => {
                 self.repair.hear(now, from, op, body, fx);
             }
+            Body::Held | Body::Failed(_) if op & collection::TAG != 0 && own => {
+                self.collection.done(now, op, &body, fx);
+            }
+            Body::Propose { .. }
+            | Body::Agreed
+            | Body::NotYet(_)
+            | Body::Generations(_)
+            | Body::GenerationNumbers(_)
+            | Body::AskGeneration(_)
+            | Body::Generation { .. } => self.collection.hear(now, from, op, body, fx),
             Body::Equal | Body::Summaries(_) | Body::Items { .. } => {
                 self.repair.hear(now, from, op, body, fx);
             }
@@ -471,7 +497,13 @@ impl Node {
             Body::Hints(count) => self.returning.hear(now, from, op, count, fx),
             Body::Gossip(word) => self.gossip.hear(now, from, op, word, fx),
             // Only this node itself knows that a hint has arrived.
-            Body::Discharge { .. } | Body::Restore { .. } if !own => {
+            Body::Discharge { .. }
+            | Body::Restore { .. }
+            | Body::Bury(_)
+            | Body::Collect { .. }
+            | Body::Renounce { .. }
+                if !own =>
+            {
                 fx.count("discharges_of_others_ignored");
             }
             Body::Update { .. }
@@ -479,6 +511,9 @@ impl Node {
             | Body::Keep { .. }
             | Body::Discharge { .. }
             | Body::Restore { .. }
+            | Body::Bury(_)
+            | Body::Collect { .. }
+            | Body::Renounce { .. }
             | Body::Read { .. }
             | Body::List { .. } => self.replica.ask(from, op, body, fx),
         }
@@ -535,6 +570,11 @@ impl Node {
     /// Every partition of this node with each other home of it: when they were last known to hold the same.
     pub fn pairs(&self, now: Micros) -> Vec<PairView> {
         self.repair.view(now)
+    }
+
+    /// Partitions whose tombstones this node, their first home, cannot have collected, and why.
+    pub fn collection_held_back(&self) -> &BTreeMap<Partition, String> {
+        self.collection.holding()
     }
 
     /// Own records that are known to be damaged, and wait to be fetched again.

@@ -6,27 +6,55 @@ pub mod disk;
 pub mod memory;
 pub mod schema;
 
+use std::collections::BTreeMap;
+
+use bincode::de::BorrowDecoder;
+use bincode::enc::Encoder;
+use bincode::error::{DecodeError, EncodeError};
 use bincode::{BorrowDecode, Encode};
 use bytes::Bytes;
 
 use crate::causal::{Context, Object};
+use crate::generation::Generation;
 use crate::members::{Cluster, Life, Members};
 use crate::merkle::{Digest, LeafSet, leaf_of};
 use crate::types::{Key, NodeId, Partition, hash64};
 use crate::wire;
 
 const RECORD_VERSION: u8 = 1;
+/// Hints of schema 2 have no generation: they are of the first one.
+const HINT_VERSION: u8 = 2;
 const CHECKSUM_BYTES: usize = 8;
 
 /// What a store keeps for a key: the replicated object, and what is local to this store.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, BorrowDecode)]
-#[bincode(decode_context = "Bytes")]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Record {
     /// The serial with which this store may continue its own entry in the object's clock. Void when it
     /// is below [`Meta::serial_floor`].
     pub own_serial: Option<u64>,
     /// What replicas exchange.
     pub object: Object,
+    /// Of a hint: the generation of its partition at which the object was minted or read. 0 in an own record, which is of
+    /// the partition's present one.
+    pub generation: u64,
+}
+
+/// What an own record is on disk; a hint has its generation before it.
+impl Encode for Record {
+    fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
+        self.own_serial.encode(encoder)?;
+        self.object.encode(encoder)
+    }
+}
+
+impl<'de> BorrowDecode<'de, Bytes> for Record {
+    fn borrow_decode<D: BorrowDecoder<'de, Context = Bytes>>(
+        decoder: &mut D,
+    ) -> Result<Self, DecodeError> {
+        let own_serial = BorrowDecode::<'de, Bytes>::borrow_decode(decoder)?;
+        let object = BorrowDecode::<'de, Bytes>::borrow_decode(decoder)?;
+        Ok(Record { own_serial, object, generation: 0 })
+    }
 }
 
 /// What a store knows of itself.
@@ -105,6 +133,20 @@ pub enum Change {
         /// Its new record.
         record: Record,
     },
+    /// Removes the record of a key, which knows of no event any more.
+    Forget {
+        /// The key's partition.
+        partition: Partition,
+        /// The key.
+        key: Key,
+    },
+    /// Replaces the generation of a partition.
+    Generation {
+        /// The partition.
+        partition: Partition,
+        /// Its generation.
+        generation: Generation,
+    },
     /// Replaces, or removes, what is kept of a key for another member.
     Hint {
         /// Whom it is for.
@@ -169,16 +211,15 @@ pub struct Scanned {
     pub context: Context,
     /// The object's digest.
     pub digest: Digest,
-    /// True if some of its events have no live value.
-    pub has_dead: bool,
+    /// The events of actors that have no live value.
+    pub dead: Context,
 }
 
 impl Scanned {
     /// What is to be told of this object.
     pub fn of(key: Key, object: &Object) -> Self {
         let digest = Digest::of(&key, object);
-        let has_dead = object.entries().iter().any(|entry| entry.values.is_empty());
-        Scanned { key, context: object.context(), digest, has_dead }
+        Scanned { key, context: object.context(), digest, dead: object.dead() }
     }
 }
 
@@ -225,14 +266,28 @@ pub struct HintTotal {
     pub owed: u64,
 }
 
-impl HintTotal {
+/// Everything that is kept for other members.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// By member.
+    pub totals: BTreeMap<NodeId, HintTotal>,
+    /// How many hints there are of each generation of a partition; a damaged one may be of the first.
+    pub stamps: BTreeMap<(Partition, u64), u64>,
+}
+
+impl Kept {
     /// Counts one more hint; a damaged one has no size.
-    pub fn add(&mut self, key: &Key, found: &Found, owed: bool) {
-        self.count += 1;
-        self.owed += u64::from(owed);
+    pub fn add(&mut self, target: NodeId, key: &Key, found: &Found, place: (Partition, bool)) {
+        let (partition, owed) = place;
+        let total = self.totals.entry(target).or_default();
+        total.count += 1;
+        total.owed += u64::from(owed);
+        let mut generation = 0;
         if let Found::Record(record) = found {
-            self.bytes += hint_bytes(key, record);
+            total.bytes += hint_bytes(key, record);
+            generation = record.generation;
         }
+        *self.stamps.entry((partition, generation)).or_default() += 1;
     }
 }
 
@@ -301,12 +356,12 @@ pub trait Store: Send + Sync {
         limit_bytes: usize,
     ) -> Result<HintPage, StoreError>;
 
-    /// What is kept for each member, by reading all hints: for the start. Damaged ones are counted, at no size; `owed` says
-    /// for which keys they may have filled a slot.
-    fn hint_totals(
-        &self,
-        owed: &dyn Fn(&Key) -> bool,
-    ) -> Result<Vec<(NodeId, HintTotal)>, StoreError>;
+    /// The generation of each partition that has had more than one.
+    fn generations(&self) -> Result<Vec<(Partition, Generation)>, StoreError>;
+
+    /// What is kept for other members, by reading all hints: for the start. `place` says for a key which partition it is
+    /// in, and whether what is kept of it may have filled a slot.
+    fn hint_totals(&self, place: &dyn Fn(&Key) -> (Partition, bool)) -> Result<Kept, StoreError>;
 
     /// Applies all changes or none. They are visible at once, and durable after the next [`Store::sync`];
     /// a crash before it keeps some number of the oldest unsynced batches, each of them whole.
@@ -368,13 +423,16 @@ pub fn encode_record(partition: Partition, key: &Key, record: &Record) -> Vec<u8
 
 /// The record in these bytes; `Damaged` if the checksum, the version or the content is wrong.
 pub fn decode_record(partition: Partition, key: &Key, bytes: Bytes) -> Found {
-    open_sealed(bytes, |body| record_checksum(partition, key, body))
+    let body = open_sealed(bytes, |body| record_checksum(partition, key, body));
+    let body = body.filter(|body| body.first() == Some(&RECORD_VERSION));
+    let record = body.and_then(|body| wire::decode(&body.slice(1..)).ok());
+    record.map_or(Found::Damaged, Found::Record)
 }
 
-/// A hint's bytes on disk: as a record's, but bound to the member that it is for.
+/// A hint's bytes on disk: as a record's, with the generation in front, and bound to the member that it is for.
 pub fn encode_hint(target: NodeId, key: &Key, record: &Record) -> Vec<u8> {
-    let mut bytes = vec![RECORD_VERSION];
-    bytes.extend(wire::encode(record));
+    let mut bytes = vec![HINT_VERSION];
+    bytes.extend(wire::encode(&(record.generation, record)));
     let checksum = hint_checksum(target, key, &bytes);
     bytes.extend(checksum);
     bytes
@@ -382,16 +440,23 @@ pub fn encode_hint(target: NodeId, key: &Key, record: &Record) -> Vec<u8> {
 
 /// The hint in these bytes; `Damaged` if the checksum, the version or the content is wrong.
 pub fn decode_hint(target: NodeId, key: &Key, bytes: Bytes) -> Found {
-    open_sealed(bytes, |body| hint_checksum(target, key, body))
+    let opened = open_sealed(bytes, |body| hint_checksum(target, key, body));
+    let record = opened.and_then(|body| match body.first() {
+        Some(&RECORD_VERSION) => wire::decode(&body.slice(1..)).ok(),
+        Some(&HINT_VERSION) => {
+            let (generation, record): (u64, Record) = wire::decode(&body.slice(1..)).ok()?;
+            Some(Record { generation, ..record })
+        }
+        _ => None,
+    });
+    record.map_or(Found::Damaged, Found::Record)
 }
 
-fn open_sealed(bytes: Bytes, checksum: impl Fn(&[u8]) -> [u8; CHECKSUM_BYTES]) -> Found {
-    let Some(split) = bytes.len().checked_sub(CHECKSUM_BYTES) else { return Found::Damaged };
+/// What is in front of the checksum, if that is right.
+fn open_sealed(bytes: Bytes, checksum: impl Fn(&[u8]) -> [u8; CHECKSUM_BYTES]) -> Option<Bytes> {
+    let split = bytes.len().checked_sub(CHECKSUM_BYTES)?;
     let body = bytes.slice(..split);
-    if checksum(&body) != bytes[split..] || body.first() != Some(&RECORD_VERSION) {
-        return Found::Damaged;
-    }
-    wire::decode(&body.slice(1..)).map_or(Found::Damaged, Found::Record)
+    (checksum(&body) == bytes[split..]).then_some(body)
 }
 
 fn hint_checksum(target: NodeId, key: &Key, body: &[u8]) -> [u8; CHECKSUM_BYTES] {

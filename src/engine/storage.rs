@@ -287,7 +287,10 @@ fn size(change: &Change) -> usize {
         Change::Hint { key, record, .. } => {
             record.as_ref().map_or(0, |record| hint_bytes(key, record) as usize)
         }
-        Change::Meta(_) | Change::Members(_) => 0,
+        Change::Meta(_)
+        | Change::Members(_)
+        | Change::Forget { .. }
+        | Change::Generation { .. } => 0,
     }
 }
 

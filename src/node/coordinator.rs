@@ -10,7 +10,7 @@ mod write;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use self::operation::{Kind, Operation, Question};
+use self::operation::{Kind, Minted, Operation, Question};
 use self::pace::{Paces, READS, WRITES};
 use self::plan::{Plan, Route, update};
 use self::view::View;
@@ -80,7 +80,7 @@ impl Coordinator {
             operations: BTreeMap::new(),
             timers: BTreeSet::new(),
             forwarded_here: BTreeMap::new(),
-            next_op: Rng::new(seed).next_u64() >> 2,
+            next_op: Rng::new(seed).next_u64() >> 3,
             reads: Paces::new(READS),
             writes: Paces::new(WRITES),
             lingering: 0,
@@ -336,10 +336,10 @@ impl Coordinator {
             (Kind::Forwarded { .. }, Body::Coordinated(response)) if tally.is_home(from) => {
                 return self.finish(now, op, response, fx);
             }
-            (Kind::Write { minted: None, .. }, Body::Updated { object, dot })
+            (Kind::Write { minted: None, .. }, Body::Updated { object, dot, generation })
                 if from == self.config.me =>
             {
-                self.spread(now, op, object, dot, fx);
+                self.spread(now, op, Minted { object, dot, generation }, fx);
             }
             (Kind::Write { minted: Some(_), .. }, Body::Held) => {
                 tally.count(from);
@@ -351,8 +351,9 @@ impl Coordinator {
             (Kind::Write { minted: Some(_), .. }, Body::Failed(_)) if from == self.config.me => {
                 return;
             }
-            (Kind::Get { .. }, Body::Copy { object, authoritative, kept_for }) => {
-                Self::take_copy(operation, from, object, authoritative, &kept_for);
+            (Kind::Get { .. }, Body::Copy { object, authoritative, kept_for, generation }) => {
+                let copy = (object, generation);
+                Self::take_copy(operation, from, copy, authoritative, &kept_for);
             }
             (Kind::Keys { pages, .. }, Body::Listed { keys, more, authoritative }) => {
                 if tally.answer(from, authoritative) {

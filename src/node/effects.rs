@@ -4,10 +4,12 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::forest::{Forest, own_partitions};
+use super::generations::Generations;
 use super::{ClientId, Config, Notice, Output, Work};
+use crate::generation::Generation;
 use crate::members::{Member, Members, Opinion};
 use crate::message::{Body, PeerMessage, Response};
-use crate::store::{Change, HintTotal, Meta, Span};
+use crate::store::{Change, HintTotal, Kept, Meta, Record, Span, hint_bytes};
 use crate::types::{Key, Micros, NodeId, Partition};
 
 /// The outputs of one node under construction. Messages to itself stay inside; messages that tell of
@@ -20,6 +22,7 @@ pub(super) struct Effects {
     now: Micros,
     hints: HintLedger,
     forest: Forest,
+    generations: Generations,
     /// Own records that were found to be damaged, and that nobody has been told of.
     damaged: VecDeque<(Partition, Key)>,
     opinions: VecDeque<(NodeId, Opinion)>,
@@ -49,6 +52,7 @@ impl Effects {
             now: 0,
             hints: HintLedger::new(&config.hints, config.hint_limit_bytes),
             forest: Forest::new(own_partitions(&config.ring, config.me).into_iter()),
+            generations: Generations::new(&config.generations),
             damaged: VecDeque::new(),
             opinions: VecDeque::new(),
             own_lives: VecDeque::new(),
@@ -153,6 +157,22 @@ impl Effects {
         &mut self.forest
     }
 
+    /// The generations of all partitions.
+    pub(super) fn generations(&self) -> &Generations {
+        &self.generations
+    }
+
+    /// This node has agreed that the partition's generation ends.
+    pub(super) fn agree(&mut self, partition: Partition) {
+        self.generations.agree(partition);
+    }
+
+    /// The partition's next generation begins here; the mark tells when that is durable.
+    pub(super) fn begin_generation(&mut self, partition: Partition, generation: Generation) -> u64 {
+        self.generations.set(partition, generation.clone());
+        self.write(vec![Change::Generation { partition, generation }])
+    }
+
     /// The own record of a key is damaged.
     pub(super) fn find_damaged(&mut self, partition: Partition, key: Key) {
         self.damaged.push_back((partition, key));
@@ -163,16 +183,16 @@ impl Effects {
         self.damaged.pop_front()
     }
 
-    /// Notes that what is kept for `target` is so much more or less; `None` for a hint that was not there.
+    /// Notes that what is kept for `target` of a key of this partition was so much and is so much now; `None` for no hint.
     /// `owed` if this node is no home of the key.
     pub(super) fn account_hint(
         &mut self,
         target: NodeId,
-        before: Option<u64>,
-        after: Option<u64>,
-        owed: bool,
+        (partition, owed): (Partition, bool),
+        before: Option<HintSize>,
+        after: Option<HintSize>,
     ) {
-        self.hints.change(self.now, target, before, after, owed);
+        self.hints.change(self.now, target, (partition, owed), before, after);
     }
 
     /// Sets the time of the input at hand.
@@ -347,10 +367,29 @@ impl Effects {
     }
 }
 
+/// What a hint counts as.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct HintSize {
+    pub(super) bytes: u64,
+    pub(super) generation: u64,
+}
+
+impl HintSize {
+    /// Of what is kept of a key; of a damaged hint nothing is known, and it may be of the first generation.
+    pub(super) fn of(key: &Key, record: Option<&Record>) -> Self {
+        record.map_or(HintSize::default(), |record| HintSize {
+            bytes: hint_bytes(key, record),
+            generation: record.generation,
+        })
+    }
+}
+
 /// What is kept for each other member, derived from the store's hints and kept right with every change.
 #[derive(Debug)]
 pub(super) struct HintLedger {
     totals: BTreeMap<NodeId, (HintTotal, Micros)>,
+    /// How many hints there are of each generation of a partition.
+    stamps: BTreeMap<(Partition, u64), u64>,
     /// Members that are owed nothing any more, and that have not been told.
     drained: Vec<NodeId>,
     bytes: u64,
@@ -358,27 +397,28 @@ pub(super) struct HintLedger {
 }
 
 impl HintLedger {
-    fn new(totals: &[(NodeId, HintTotal)], limit_bytes: u64) -> Self {
-        let bytes = totals.iter().map(|(_, total)| total.bytes).sum();
-        let totals = totals.iter().filter(|(_, total)| total.count > 0);
+    fn new(kept: &Kept, limit_bytes: u64) -> Self {
+        let bytes = kept.totals.values().map(|total| total.bytes).sum();
+        let totals = kept.totals.iter().filter(|(_, total)| total.count > 0);
         let totals = totals.map(|(id, total)| (*id, (*total, 0))).collect();
-        HintLedger { totals, drained: Vec::new(), bytes, limit_bytes }
+        let stamps = kept.stamps.clone();
+        HintLedger { totals, stamps, drained: Vec::new(), bytes, limit_bytes }
     }
 
     fn change(
         &mut self,
         now: Micros,
         target: NodeId,
-        before: Option<u64>,
-        after: Option<u64>,
-        owed: bool,
+        (partition, owed): (Partition, bool),
+        before: Option<HintSize>,
+        after: Option<HintSize>,
     ) {
         let (total, _) = self.totals.entry(target).or_insert((HintTotal::default(), now));
         total.count = total.count + u64::from(after.is_some()) - u64::from(before.is_some());
-        let (more, less) = (after.unwrap_or(0), before.unwrap_or(0));
+        let bytes = |size: Option<HintSize>| size.map_or(0, |size| size.bytes);
         // What a damaged hint takes is not known, so no sum may go below zero.
-        total.bytes = (total.bytes + more).saturating_sub(less);
-        self.bytes = (self.bytes + more).saturating_sub(less);
+        total.bytes = (total.bytes + bytes(after)).saturating_sub(bytes(before));
+        self.bytes = (self.bytes + bytes(after)).saturating_sub(bytes(before));
         if owed {
             total.owed = total.owed + u64::from(after.is_some()) - u64::from(before.is_some());
             if total.owed == 0 {
@@ -388,6 +428,23 @@ impl HintLedger {
         if total.count == 0 {
             self.totals.remove(&target);
         }
+        if let Some(after) = after {
+            *self.stamps.entry((partition, after.generation)).or_default() += 1;
+        }
+        if let Some(before) = before {
+            let place = (partition, before.generation);
+            let left = self.stamps.get(&place).map_or(0, |count| count.saturating_sub(1));
+            if left == 0 {
+                self.stamps.remove(&place);
+            } else {
+                self.stamps.insert(place, left);
+            }
+        }
+    }
+
+    /// How many hints of a partition are of an older generation than this one.
+    pub(super) fn older(&self, partition: Partition, generation: u64) -> u64 {
+        self.stamps.range((partition, 0)..(partition, generation)).map(|(_, count)| count).sum()
     }
 
     /// What is kept for a member, and since when in this life.

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use crate::causal::Object;
 use crate::merkle::{Digest, Tree, leaf_of};
 use crate::ring::Ring;
-use crate::store::{ScanPage, Scanned};
+use crate::store::ScanPage;
 use crate::types::{Key, NodeId, Partition};
 
 /// What a tree and its counts need to know of a record.
@@ -19,8 +19,8 @@ pub(super) struct Held {
 impl Held {
     /// What is held of a key.
     pub(super) fn of(key: &Key, object: &Object) -> Self {
-        let Scanned { digest, has_dead, .. } = Scanned::of(key.clone(), object);
-        Held { digest, has_dead }
+        let has_dead = object.entries().iter().any(|entry| entry.values.is_empty());
+        Held { digest: Digest::of(key, object), has_dead }
     }
 }
 
@@ -90,11 +90,6 @@ impl Forest {
     pub(super) fn new(homes: impl Iterator<Item = Partition>) -> Self {
         let stands = homes.map(|partition| (partition, Stand::default())).collect();
         Forest { stands, ..Forest::default() }
-    }
-
-    /// The partitions that have a tree.
-    pub(super) fn partitions(&self) -> Vec<Partition> {
-        self.stands.keys().copied().collect()
     }
 
     /// The partition's tree, once it is built.
@@ -187,7 +182,7 @@ impl Forest {
         let reading = stand.reading.as_mut()?;
         reading.is_doubted |= !page.damaged.is_empty();
         for item in &page.items {
-            let found = Held { digest: item.digest, has_dead: item.has_dead };
+            let found = Held { digest: item.digest, has_dead: !item.dead.is_empty() };
             let held = reading.flux.remove(&item.key).map_or(found, |(_, newer)| newer);
             reading.crop.replace(&item.key, Held::default(), held);
         }

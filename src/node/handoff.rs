@@ -10,7 +10,7 @@ use crate::causal::Object;
 use crate::members::Opinion;
 use crate::message::{Body, Refusal};
 use crate::ring::Ring;
-use crate::store::{Found, HintPage};
+use crate::store::{Found, HintPage, Record};
 use crate::types::{Key, MILLI, Micros, NodeId};
 
 /// Set in the ids of this role's operations, and in those of no other role.
@@ -65,7 +65,7 @@ struct Pass {
     /// True if the member is absent and its aged hints are offered to the other homes.
     aged: bool,
     after: Option<Key>,
-    page: VecDeque<(Key, Object)>,
+    page: VecDeque<(Key, Record)>,
     listing: bool,
     /// True when the last page has been read.
     ended: bool,
@@ -81,6 +81,7 @@ struct Flight {
     target: NodeId,
     key: Key,
     object: Object,
+    generation: u64,
     bytes: usize,
     waiting: Vec<NodeId>,
     needed: usize,
@@ -95,6 +96,8 @@ struct Fetch {
     key: Key,
     waiting: Vec<NodeId>,
     merged: Object,
+    /// The oldest generation of what was merged.
+    generation: u64,
 }
 
 impl Handoff {
@@ -113,7 +116,7 @@ impl Handoff {
             flights: BTreeMap::new(),
             fetches: BTreeMap::new(),
             timeouts: VecDeque::new(),
-            next_op: first_op >> 2,
+            next_op: first_op >> 3,
             stuck: BTreeMap::new(),
             next_look: None,
         }
@@ -240,8 +243,8 @@ impl Handoff {
             (false, _) => MAX_FLIGHTS_BESIDE_CLIENTS,
         };
         while now >= pass.rest_until && pass.flights < window && pass.bytes < MAX_FLIGHT_BYTES {
-            let Some((key, object)) = pass.page.pop_front() else { break };
-            self.send(now, target, &mut pass, key, object, fx);
+            let Some((key, hint)) = pass.page.pop_front() else { break };
+            self.send(now, target, &mut pass, key, hint, fx);
         }
         if pass.page.is_empty() && !pass.ended && !pass.listing && now >= pass.rest_until {
             pass.listing = true;
@@ -274,7 +277,7 @@ impl Handoff {
         target: NodeId,
         pass: &mut Pass,
         key: Key,
-        object: Object,
+        Record { object, generation, .. }: Record,
         fx: &mut Effects,
     ) {
         let to_target = !pass.aged;
@@ -296,8 +299,9 @@ impl Handoff {
         let bytes = key.as_bytes().len()
             + object.values().map(|(_, version)| version.value.0.len()).sum::<usize>();
         fx.count(if pass.aged { "aged_hints_offered" } else { "hints_sent" });
-        fx.send(waiting.clone(), op, Body::Merge { key: key.clone(), object: object.clone() });
-        let flight = Flight { target, key, object, bytes, waiting, needed, to_target };
+        let merge = Body::Merge { key: key.clone(), object: object.clone(), generation };
+        fx.send(waiting.clone(), op, merge);
+        let flight = Flight { target, key, object, generation, bytes, waiting, needed, to_target };
         self.flights.insert(op, flight);
         self.timeouts.push_back((now + TIMEOUT, op));
         pass.flights += 1;
@@ -314,7 +318,7 @@ impl Handoff {
         let mut damaged = Vec::new();
         for (key, found) in page.hints {
             match found {
-                Found::Record(record) => pass.page.push_back((key, record.object)),
+                Found::Record(record) => pass.page.push_back((key, record)),
                 Found::Damaged => damaged.push(key),
                 Found::Nothing => {}
             }
@@ -338,23 +342,33 @@ impl Handoff {
         self.next_op += 1;
         let op = TAG | self.next_op;
         fx.send(waiting.clone(), op, Body::Read { key: key.clone() });
-        self.fetches.insert(op, Fetch { target, key, waiting, merged: Object::default() });
+        let (merged, generation) = (Object::default(), u64::MAX);
+        self.fetches.insert(op, Fetch { target, key, waiting, merged, generation });
         self.timeouts.push_back((now + TIMEOUT, op));
     }
 
     /// A home has told what it has of a key whose hint is damaged.
-    pub(super) fn fetched(&mut self, op: u64, from: NodeId, object: &Object, fx: &mut Effects) {
+    pub(super) fn fetched(
+        &mut self,
+        op: u64,
+        from: NodeId,
+        (object, generation): (&Object, u64),
+        fx: &mut Effects,
+    ) {
         let Some(fetch) = self.fetches.get_mut(&op) else { return };
         let Some(at) = fetch.waiting.iter().position(|node| *node == from) else { return };
         fetch.waiting.swap_remove(at);
         fetch.merged = fetch.merged.sync(object);
+        fetch.generation = fetch.generation.min(generation);
         if !fetch.waiting.is_empty() {
             return;
         }
-        if let Some(Fetch { target, key, merged, .. }) = self.fetches.remove(&op) {
+        if let Some(Fetch { target, key, merged: object, generation, .. }) =
+            self.fetches.remove(&op)
+        {
             let keep_for = vec![target];
             fx.count("damaged_hints_made_anew");
-            fx.send(vec![self.me], 0, Body::Keep { key, object: merged, keep_for });
+            fx.send(vec![self.me], 0, Body::Keep { key, object, keep_for, generation });
         }
     }
 
@@ -367,8 +381,16 @@ impl Handoff {
         refused: Option<Refusal>,
         fx: &mut Effects,
     ) {
-        let held = refused.is_none();
         let Some(flight) = self.flights.get_mut(&op) else { return };
+        // The members have agreed that no hint as old as this one is left: it is of a disk that was rolled back.
+        let own = fx.generations().number(self.ring.partition(&flight.key));
+        let outlived = flight.to_target
+            && flight.generation + 1 < own
+            && matches!(refused, Some(Refusal::Generation { .. }));
+        let held = refused.is_none() || outlived;
+        if outlived {
+            fx.count("outlived_hints_dropped");
+        }
         let waited = flight.waiting.len();
         flight.waiting.retain(|node| *node != from);
         if flight.waiting.len() == waited {

@@ -131,7 +131,7 @@ impl Repair {
                 pairs.insert((*partition, *peer), Pair { due, ..Pair::default() });
             }
         }
-        let next_op = rng.next_u64() >> 2;
+        let next_op = rng.next_u64() >> 3;
         Repair {
             me,
             ring: config.ring.clone(),
@@ -345,15 +345,15 @@ impl Repair {
         let own = from == self.me;
         let failed = match (flight.way, body) {
             (_, Body::Failed(_)) => true,
-            (Way::Push, Body::Copy { object, .. }) if own => {
-                if !exchange.carry(op, &flight.key, flight.way, object, fx) {
+            (Way::Push, Body::Copy { object, generation, .. }) if own => {
+                if !exchange.carry(op, &flight.key, flight.way, (object, generation), fx) {
                     self.lane.flights.insert(op, flight);
                     return;
                 }
                 false
             }
-            (Way::Pull | Way::Both, Body::Copy { object, .. }) if !own => {
-                if !exchange.carry(op, &flight.key, flight.way, object, fx) {
+            (Way::Pull | Way::Both, Body::Copy { object, generation, .. }) if !own => {
+                if !exchange.carry(op, &flight.key, flight.way, (object, generation), fx) {
                     self.lane.flights.insert(op, flight);
                     return;
                 }

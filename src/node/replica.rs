@@ -11,6 +11,7 @@ use super::Shortage;
 use super::effects::Effects;
 use super::forest::Held;
 use crate::causal::{Actor, Context, Dot, Object, Version};
+use crate::generation::Grave;
 use crate::message::{self, Body, Refusal};
 use crate::ring::Ring;
 use crate::store::{Change, Found, Listing, Meta, Record};
@@ -90,10 +91,13 @@ struct Work {
 #[derive(Debug)]
 enum Kind {
     Update { context: Context, change: message::Change, keep_for: Vec<NodeId> },
-    Merge(Object),
-    Keep { object: Object, keep_for: Vec<NodeId> },
+    Merge { object: Object, generation: u64 },
+    Keep { object: Object, keep_for: Vec<NodeId>, generation: u64 },
     Discharge { target: NodeId, object: Object },
     Restore(Object),
+    Bury(Context),
+    Collect,
+    Renounce,
     Read,
 }
 
@@ -117,7 +121,8 @@ enum Answer {
 
 /// What became of a client's change.
 enum Made {
-    Done(Object, Option<Dot>),
+    /// With its generation.
+    Done(Object, Option<Dot>, u64),
     Refused(Refusal),
     /// No serial is left: wait for the next block.
     Starved,
@@ -156,8 +161,13 @@ impl Replica {
             Body::Update { key, context, change, keep_for } => {
                 (key, Kind::Update { context, change, keep_for })
             }
-            Body::Merge { key, object } => (key, Kind::Merge(object)),
-            Body::Keep { key, object, keep_for } => (key, Kind::Keep { object, keep_for }),
+            Body::Merge { key, object, generation } => (key, Kind::Merge { object, generation }),
+            Body::Keep { key, object, keep_for, generation } => {
+                (key, Kind::Keep { object, keep_for, generation })
+            }
+            Body::Bury(Grave { key, dead }) => (key, Kind::Bury(dead)),
+            Body::Collect { key } => (key, Kind::Collect),
+            Body::Renounce { key } => (key, Kind::Renounce),
             Body::Discharge { key, target, object } => (key, Kind::Discharge { target, object }),
             Body::Restore { key, object } => (key, Kind::Restore(object)),
             Body::Read { key } => (key, Kind::Read),
@@ -203,7 +213,7 @@ impl Replica {
                 return Err(Refusal::Stranger(*stranger));
             }
         }
-        let writes = matches!(kind, Kind::Update { .. } | Kind::Merge(_) | Kind::Keep { .. });
+        let writes = matches!(kind, Kind::Update { .. } | Kind::Merge { .. } | Kind::Keep { .. });
         if let (Some(shortage), true) = (self.shortage, writes) {
             let Shortage { free_bytes, reserve_bytes } = shortage;
             return Err(Refusal::NoSpace { free_bytes, reserve_bytes });
@@ -290,7 +300,10 @@ impl Replica {
         let partition = self.ring.partition(key);
         let owed = !self.ring.homes(partition).contains(&fx.me());
         let (before, changed, answers) = (None, BTreeSet::new(), Vec::new());
-        let mut turn = Turn { key, partition, owed, copies, before, changed, answers };
+        let collected = fx.generations().of(partition).collected_of(key).cloned();
+        let store = fx.meta().store;
+        let mut turn =
+            Turn { key, partition, owed, copies, collected, store, before, changed, answers };
         while let Some(Work { from, op, kind }) = work.pop_front() {
             if let Err(kind) = self.take(&mut turn, from, op, kind, fx) {
                 work.push_front(Work { from, op, kind });
@@ -335,29 +348,48 @@ impl Replica {
             Kind::Update { context, change, keep_for } => {
                 let made = self.make(turn, &context, &change, &keep_for, fx);
                 match made {
-                    Made::Done(object, dot) => {
-                        fx.send(vec![from], op, Body::Updated { object, dot });
+                    Made::Done(object, dot, generation) => {
+                        fx.send(vec![from], op, Body::Updated { object, dot, generation });
                         Answer::Synced(Body::Held)
                     }
                     Made::Refused(refusal) => Answer::Now(Body::Failed(refusal)),
                     Made::Starved => return Err(Kind::Update { context, change, keep_for }),
                 }
             }
-            Kind::Merge(object) => match &turn.copies.own {
-                Copy::Damaged => Answer::Now(Body::Failed(Refusal::Damaged)),
-                Copy::Record(record) => {
-                    let object = record.object.sync(&object);
-                    turn.set_own(Record { own_serial: record.own_serial, object });
-                    Answer::Synced(Body::Held)
-                }
+            Kind::Merge { object, generation } => match merge(turn, object, generation, fx) {
+                Ok(()) => Answer::Synced(Body::Held),
+                Err(refusal) => Answer::Now(Body::Failed(refusal)),
+            },
+            Kind::Bury(dead) => match turn.bury(&dead) {
+                true => Answer::Synced(Body::Held),
+                false => Answer::Now(Body::Failed(Refusal::Damaged)),
+            },
+            Kind::Collect => {
+                turn.collect();
+                Answer::Synced(Body::Held)
+            }
+            Kind::Renounce => match turn.renounce() {
+                true => Answer::Synced(Body::Held),
+                false => Answer::Now(Body::Failed(Refusal::Damaged)),
             },
             Kind::Restore(object) => {
                 turn.restore(&object, fx);
                 Answer::Synced(Body::Held)
             }
-            Kind::Keep { object, keep_for } => {
-                let join = |old: Record| Record { object: old.object.sync(&object), ..old };
-                match turn.set_hints(keep_for, join, fx) {
+            Kind::Keep { object, keep_for, generation } => {
+                let kept = fx.generations().check_hint(turn.partition, generation).and_then(|()| {
+                    let join = |old: Record| Record {
+                        generation: if old.object.is_empty() {
+                            generation
+                        } else {
+                            old.generation.min(generation)
+                        },
+                        object: old.object.sync(&object),
+                        ..old
+                    };
+                    turn.set_hints(keep_for, join, fx)
+                });
+                match kept {
                     Ok(()) => Answer::Synced(Body::Held),
                     Err(refusal) => Answer::Now(Body::Failed(refusal)),
                 }
@@ -385,7 +417,8 @@ impl Replica {
         keep_for: &[NodeId],
         fx: &mut Effects,
     ) -> Made {
-        let joined = if keep_for.is_empty() { None } else { turn.copies.joined() };
+        let now = fx.generations().number(turn.partition);
+        let joined = if keep_for.is_empty() { None } else { turn.copies.joined(now) };
         let record = match (&turn.copies.own, &joined) {
             (_, Some(joined)) => joined,
             (Copy::Record(own), None) if keep_for.is_empty() => own,
@@ -399,12 +432,13 @@ impl Replica {
         let object = new.object.clone();
         if keep_for.is_empty() {
             turn.set_own(new);
-            return Made::Done(object, dot);
+            return Made::Done(object, dot, now);
         }
+        let generation = new.generation;
         // In every hint of the key: one that stayed behind could lead to a used dot later.
         let targets = keep_for.iter().chain(turn.copies.hints.keys()).copied().collect();
         match turn.set_hints(targets, |_| new.clone(), fx) {
-            Ok(()) => Made::Done(object, dot),
+            Ok(()) => Made::Done(object, dot, generation),
             Err(refusal) => Made::Refused(refusal),
         }
     }
@@ -446,7 +480,7 @@ impl Replica {
         if continued.is_none() {
             self.serials.next += 1;
         }
-        Updated::Done(Record { own_serial: Some(serial), object }, Some(dot))
+        Updated::Done(Record { own_serial: Some(serial), object, ..*record }, Some(dot))
     }
 
     /// Keeps half a block of serials in hand.
@@ -465,6 +499,20 @@ impl Serials {
     fn peek(&self) -> Option<u64> {
         (self.next < self.usable_end).then_some(self.next)
     }
+}
+
+/// Merges what a peer has into the own record.
+fn merge(
+    turn: &mut Turn<'_>,
+    object: Object,
+    generation: u64,
+    fx: &mut Effects,
+) -> Result<(), Refusal> {
+    fx.generations().check(turn.partition, generation)?;
+    let Copy::Record(record) = &turn.copies.own else { return Err(Refusal::Damaged) };
+    let object = record.object.sync(&object);
+    turn.set_own(Record { own_serial: record.own_serial, object, generation: 0 });
+    Ok(())
 }
 
 /// What a client has seen that was shown `seen`: a write that two replicas minted is shown once, so whoever has

@@ -11,7 +11,7 @@ use crate::message::{Body, PeerMessage};
 use crate::node::{Config, Done, Input, Node, Notice, Output, Work};
 use crate::ring::Ring;
 use crate::rng::Rng;
-use crate::store::{Meta, Owner};
+use crate::store::{Kept, Meta, Owner};
 use crate::types::{MILLI, Micros, NodeId};
 use crate::wire;
 
@@ -156,7 +156,8 @@ impl Field {
                 hint_age: Micros::MAX / 2,
                 repair_interval: Micros::MAX / 4,
                 scrub_interval: Micros::MAX / 4,
-                hints: Vec::new(),
+                hints: Kept::default(),
+                generations: Vec::new(),
                 boot_nonce: at as u64 + 1,
                 bootstrap: false,
                 serial_block: 1,

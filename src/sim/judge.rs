@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::causal::{Context, Dot, Object};
+use crate::causal::{Actor, Context, Dot, Object};
+use crate::generation::Generation;
 use crate::types::{Key, Micros, NodeId, WriteId};
 
 /// A promise that was broken, and the key concerned.
@@ -131,6 +132,8 @@ pub(super) struct Judge {
     /// Every dot that a write was seen to have: more than one if it was repeated at another replica.
     dots_of: BTreeMap<WriteId, Vec<Dot>>,
     losses: Vec<Loss>,
+    /// Events of each key that no clock need tell of any more.
+    collected: BTreeMap<Key, BTreeMap<Actor, u64>>,
 }
 
 /// The value that the simulator writes for a write id.
@@ -143,6 +146,22 @@ fn write_of(value: &[u8]) -> Option<WriteId> {
 }
 
 impl Judge {
+    /// A host begins a generation: what is collected in it need not be told of any more.
+    pub(super) fn begin_generation(&mut self, generation: &Generation) {
+        for grave in &generation.collected {
+            let known = self.collected.entry(grave.key.clone()).or_default();
+            for dot in grave.dead.dots() {
+                let counter = known.entry(dot.actor).or_default();
+                *counter = dot.counter.max(*counter);
+            }
+        }
+    }
+
+    fn is_collected(&self, key: &Key, dot: Dot) -> bool {
+        let counter = self.collected.get(key).and_then(|known| known.get(&dot.actor));
+        counter.is_some_and(|counter| *counter >= dot.counter)
+    }
+
     /// Every key that was written to.
     pub(super) fn keys(&self) -> impl Iterator<Item = &Key> {
         self.by_key.keys()
@@ -174,11 +193,12 @@ impl Judge {
         Acknowledgement { since, now, w, strict, dot, context }: Acknowledgement,
         durable: &[Image],
     ) -> Result<(), Broken> {
-        let Some(write) = self.writes.get_mut(&id) else { return Ok(()) };
+        let Some(write) = self.writes.get(&id) else { return Ok(()) };
         let (key, is_delete, seen) = (write.key.clone(), write.is_delete, write.context.clone());
+        let told = |object: &Object, dot: Dot| object.covers(dot) || self.is_collected(&key, dot);
         let holds = |object: &Object| match dot {
-            Some(dot) => object.covers(dot),
-            None => seen.dots().iter().all(|dot| object.covers(*dot)),
+            Some(dot) => told(object, dot),
+            None => seen.dots().iter().all(|dot| told(object, *dot)),
         };
         let hosts = durable.iter().enumerate().filter(|(_, image)| holds(&image.joined()));
         let mut holders: Vec<usize> = hosts.map(|(host, _)| host).collect();
@@ -194,7 +214,10 @@ impl Judge {
         holders.extend(lost.map(|loss| loss.host));
         holders.sort_unstable();
         holders.dedup();
-        write.acknowledged = Some(Acknowledged { since, at: now, w, strict, dot, holders });
+        let acknowledged = Acknowledged { since, at: now, w, strict, dot, holders };
+        if let Some(write) = self.writes.get_mut(&id) {
+            write.acknowledged = Some(acknowledged);
+        }
         let broken = |what: String| Err(Broken { key: key.clone(), what });
         if dot.is_some() == is_delete {
             return broken(format!("{id:?} was acknowledged with the dot {dot:?}"));
@@ -296,6 +319,7 @@ impl Judge {
     ) -> Result<(), Broken> {
         let broken = |what: String| Err(Broken { key: key.clone(), what });
         let held = |dot: &&Dot| durable.iter().any(|image| image.joined().covers(**dot));
+        let held = |dot: &&Dot| held(dot) || self.is_collected(key, **dot);
         if let Some(dot) = context.dots().iter().find(|dot| !held(dot))
             && !self.lost_since(since, key)
         {
@@ -324,12 +348,19 @@ impl Judge {
             if at >= since || w + r <= n || void {
                 continue;
             }
+            let unseen = |dot: Dot| !context.covers(dot) && !self.is_collected(key, dot);
             let unseen = match dot {
-                Some(dot) => !context.covers(dot),
-                None => !write.context.dots().iter().all(|dot| context.covers(*dot)),
+                Some(dot) => unseen(dot),
+                None => write.context.dots().iter().any(|dot| unseen(*dot)),
             };
             if unseen {
                 return broken(format!("a read with R={r} misses {id:?}, acknowledged with W={w}"));
+            }
+            // One that was repeated at another replica may live on there.
+            let covered = |dots: &Vec<Dot>| dots.iter().all(|dot| write.context.covers(*dot));
+            let replaced = |id: &&WriteId| self.dots_of.get(*id).is_some_and(covered);
+            if let Some(back) = read.iter().find(replaced) {
+                return broken(format!("a read shows {back:?}, which {id:?} had replaced"));
             }
             if let Some(dot) = dot
                 && !read.contains(&id)
@@ -357,7 +388,9 @@ impl Judge {
                 let kept = told.strict || !self.lost_since(told.since, key);
                 told.w + r > n && kept && !self.is_void(key, told) && !self.is_excused(told)
             };
-            !write.is_delete && told.is_some_and(owed)
+            let gone =
+                told.and_then(|told| told.dot).is_some_and(|dot| self.is_collected(key, dot));
+            !write.is_delete && !gone && told.is_some_and(owed)
         };
         if self.on_key(key).any(put) && !listed.contains(key) {
             let what = "a listing misses an acknowledged key".into();
@@ -391,7 +424,8 @@ impl Judge {
             }
             if let Some(dot) = told.dot
                 && live.get(&dot) != Some(&id)
-                && !(merged.covers(dot) && self.superseded(key, id, dot))
+                && !((merged.covers(dot) || self.is_collected(key, dot))
+                    && self.superseded(key, id, dot))
             {
                 return broken(format!("{id:?} was acknowledged as {dot:?} and is lost"));
             }

@@ -89,7 +89,13 @@ const WATCHED: &[&str] = &[
     "trees_confirmed",
     "trees_read_anew",
     "trees_wrong",
+    "comparisons_refused",
     "forged_lives_refused",
+    "generations_adopted",
+    "generations_begun",
+    "keys_collected",
+    "old_disks_renounced",
+    "outlived_hints_dropped",
     "hints_changed_in_flight",
     "hints_discharged",
     "hints_kept",
@@ -367,7 +373,10 @@ impl World {
         let majority = self.plan.n / 2 + 1;
         let (ring, serial_block) = (self.ring.clone(), self.plan.serial_block);
         let (placed, me) = (self.ring.clone(), host.id);
-        let stands_in = |key: &Key| !placed.homes(placed.partition(key)).contains(&me);
+        let place = |key: &Key| {
+            let partition = placed.partition(key);
+            (partition, !placed.homes(partition).contains(&me))
+        };
         let config = Config {
             me: host.id,
             ring,
@@ -381,7 +390,8 @@ impl World {
             hint_age: self.plan.hint_age_ms * MILLI,
             repair_interval: 2_000 * MILLI,
             scrub_interval: 10_000 * MILLI,
-            hints: host.store.hint_totals(&stands_in).unwrap_or_default(),
+            hints: host.store.hint_totals(&place).unwrap_or_default(),
+            generations: host.store.generations().unwrap_or_default(),
             boot_nonce,
             bootstrap: false,
             serial_block,
@@ -588,6 +598,27 @@ impl World {
         let copies = self.copies(key);
         if copies.iter().all(|(_, copy)| copy.is_none()) {
             return None;
+        }
+        let tells = |(_, copy): &&(&Host, Option<Object>)| {
+            copy.as_ref().is_some_and(|copy| !copy.dead().is_empty())
+        };
+        // Hints for a key that is beyond help stay, and hold back what else is in the partition.
+        let mut beyond_help = self.judge.keys().filter(|other| {
+            self.ring.partition(other) == self.ring.partition(key)
+                && self.copies(other).iter().all(|(_, copy)| copy.is_none())
+        });
+        if let Some((host, _)) = copies.iter().find(tells)
+            && beyond_help.next().is_none()
+        {
+            let held_back: Vec<&BTreeMap<Partition, String>> = self
+                .hosts
+                .iter()
+                .filter_map(|host| host.node.as_ref())
+                .map(Node::collection_held_back)
+                .filter(|held_back| !held_back.is_empty())
+                .collect();
+            let name = &host.owner.name;
+            return Some(format!("{name} tells of what is gone of {key:?}: {held_back:?}"));
         }
         let (first, one) = copies.first()?;
         let (other, _) = copies.iter().find(|(_, copy)| copy.is_none() || copy != one)?;

@@ -28,8 +28,9 @@ use self::layout::{
 };
 use super::schema::{self, SchemaError};
 use super::{
-    Change, Found, HintPage, HintTotal, Listing, Meta, Record, ScanPage, Span, Store, StoreError,
+    Change, Found, HintPage, Kept, Listing, Meta, Record, ScanPage, Span, Store, StoreError,
 };
+use crate::generation::Generation;
 use crate::members::Members;
 use crate::types::{Key, NodeId, Partition};
 
@@ -228,6 +229,7 @@ impl DiskStore {
         }
         life(&sled).map_err(fault)?;
         members(&sled).map_err(fault)?;
+        generations(&sled).map_err(|error| fault(sled.fail(error)))?;
         Ok(DiskStore { sled, directory, last_write: Mutex::new(last_write) })
     }
 
@@ -421,6 +423,23 @@ fn members(sled: &Sled) -> Result<Option<Members>, Fault> {
     layout::unseal_members(&bytes).map(Some).ok_or_else(|| sled.fail(damage()))
 }
 
+fn generations(sled: &Sled) -> Result<Vec<(Partition, Generation)>, Fault> {
+    let (from, to) = layout::generations();
+    let mut all = Vec::new();
+    sled.range(&from, Some(&to), |place, bytes| {
+        let found = match Place::decode(place) {
+            Some(Place::Meta(name)) => layout::partition_of(&name).and_then(|partition| {
+                Some((partition, layout::unseal_generation(partition, &bytes)?))
+            }),
+            _ => None,
+        };
+        let damage = || Fault::Corrupt("the generation of a partition is not readable".into());
+        all.push(found.ok_or_else(damage)?);
+        Ok(true)
+    })?;
+    Ok(all)
+}
+
 impl Store for DiskStore {
     fn meta(&self) -> Result<Option<Meta>, StoreError> {
         Ok(life(&self.sled)?)
@@ -494,20 +513,21 @@ impl Store for DiskStore {
         }
     }
 
-    fn hint_totals(
-        &self,
-        owed: &dyn Fn(&Key) -> bool,
-    ) -> Result<Vec<(NodeId, HintTotal)>, StoreError> {
-        let mut totals: BTreeMap<NodeId, HintTotal> = BTreeMap::new();
+    fn generations(&self) -> Result<Vec<(Partition, Generation)>, StoreError> {
+        Ok(generations(&self.sled).map_err(|fault| self.sled.fail(fault))?)
+    }
+
+    fn hint_totals(&self, place: &dyn Fn(&Key) -> (Partition, bool)) -> Result<Kept, StoreError> {
+        let mut kept = Kept::default();
         let mut from = Some(HINTS.to_vec());
         while let Some(begin) = from {
             let (hints, next) = self.hints(&begin, &HINTS_END, SCAN_BYTES)?;
             for (target, key, found) in hints {
-                totals.entry(target).or_default().add(&key, &found, owed(&key));
+                kept.add(target, &key, &found, place(&key));
             }
             from = next;
         }
-        Ok(totals.into_iter().collect())
+        Ok(kept)
     }
 
     fn apply(&self, changes: &[Change]) -> Result<(), StoreError> {
@@ -526,6 +546,13 @@ impl Store for DiskStore {
                 Change::Members(members) => {
                     batch.insert(meta_key(MEMBERS), layout::seal_members(members));
                 }
+                Change::Forget { partition, key } => {
+                    records.insert(At::Data(*partition, key), None);
+                }
+                Change::Generation { partition, generation } => batch.insert(
+                    meta_key(&layout::generation_name(*partition)),
+                    layout::seal_generation(*partition, generation),
+                ),
             }
         }
         let mut last_write = self.writer();

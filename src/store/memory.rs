@@ -7,9 +7,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 
 use super::{
-    Change, Found, HintPage, HintTotal, Listing, Meta, ScanPage, Span, Store, StoreError,
-    decode_hint, decode_record, encode_hint, encode_record,
+    Change, Found, HintPage, Kept, Listing, Meta, ScanPage, Span, Store, StoreError, decode_hint,
+    decode_record, encode_hint, encode_record,
 };
+use crate::generation::Generation;
 use crate::members::Members;
 use crate::rng::Rng;
 use crate::types::{Key, NodeId, Partition};
@@ -24,6 +25,7 @@ struct Image {
     members: Option<Members>,
     records: BTreeMap<Partition, BTreeMap<Key, Bytes>>,
     hints: BTreeMap<NodeId, BTreeMap<Key, Bytes>>,
+    generations: BTreeMap<Partition, Generation>,
 }
 
 #[derive(Debug, Default)]
@@ -38,6 +40,8 @@ enum Stored {
     Meta(Meta),
     Members(Members),
     Record(Partition, Key, Bytes),
+    Forget(Partition, Key),
+    Generation(Partition, Generation),
     Hint(NodeId, Key, Option<Bytes>),
 }
 
@@ -49,6 +53,14 @@ impl Image {
                 Stored::Members(members) => self.members = Some(members),
                 Stored::Record(partition, key, bytes) => {
                     self.records.entry(partition).or_default().insert(key, bytes);
+                }
+                Stored::Forget(partition, key) => {
+                    if let Some(records) = self.records.get_mut(&partition) {
+                        records.remove(&key);
+                    }
+                }
+                Stored::Generation(partition, generation) => {
+                    self.generations.insert(partition, generation);
                 }
                 Stored::Hint(target, key, Some(bytes)) => {
                     self.hints.entry(target).or_default().insert(key, bytes);
@@ -216,25 +228,29 @@ impl Store for MemoryStore {
         Ok(page)
     }
 
-    fn hint_totals(
-        &self,
-        owed: &dyn Fn(&Key) -> bool,
-    ) -> Result<Vec<(NodeId, HintTotal)>, StoreError> {
+    fn generations(&self) -> Result<Vec<(Partition, Generation)>, StoreError> {
+        Ok(self.state().live.generations.clone().into_iter().collect())
+    }
+
+    fn hint_totals(&self, place: &dyn Fn(&Key) -> (Partition, bool)) -> Result<Kept, StoreError> {
         let state = self.state();
-        let total = |(target, hints): (&NodeId, &BTreeMap<Key, Bytes>)| {
-            let mut total = HintTotal::default();
+        let mut kept = Kept::default();
+        for (target, hints) in &state.live.hints {
             for (key, bytes) in hints {
-                total.add(key, &decode_hint(*target, key, bytes.clone()), owed(key));
+                kept.add(*target, key, &decode_hint(*target, key, bytes.clone()), place(key));
             }
-            (*target, total)
-        };
-        Ok(state.live.hints.iter().filter(|(_, hints)| !hints.is_empty()).map(total).collect())
+        }
+        Ok(kept)
     }
 
     fn apply(&self, changes: &[Change]) -> Result<(), StoreError> {
         let store = |change: &Change| match change {
             Change::Meta(meta) => Stored::Meta(meta.clone()),
             Change::Members(members) => Stored::Members(members.clone()),
+            Change::Forget { partition, key } => Stored::Forget(*partition, key.clone()),
+            Change::Generation { partition, generation } => {
+                Stored::Generation(*partition, generation.clone())
+            }
             Change::Hint { target, key, record } => {
                 let bytes = record.as_ref().map(|record| encode_hint(*target, key, record).into());
                 Stored::Hint(*target, key.clone(), bytes)

@@ -10,13 +10,15 @@ use super::disk::{Batch, Fault, SCHEMA, Sled, meta_key, seal, unseal};
 mod v1;
 #[path = "../../migrations/v2.rs"]
 mod v2;
+#[path = "../../migrations/v3.rs"]
+mod v3;
 
 /// One step, from the schema before to its own. Whatever it applies by itself must be harmless to the
 /// schema before and to a second run; what it returns is applied together with the new version.
 type Migration = fn(&Sled) -> Result<Batch, Fault>;
 
 /// The step to schema N is at N-1.
-const MIGRATIONS: [Migration; 2] = [v1::migrate, v2::migrate];
+const MIGRATIONS: [Migration; 3] = [v1::migrate, v2::migrate, v3::migrate];
 
 /// The schema that this program reads and writes.
 pub const NEWEST: u32 = MIGRATIONS.len() as u32;
@@ -90,9 +92,9 @@ fn run(sled: &Sled, migrations: &[Migration], done: u32) -> Result<(), Fault> {
 mod tests {
     use super::*;
 
-    fn third(_: &Sled) -> Result<Batch, Fault> {
+    fn fourth(_: &Sled) -> Result<Batch, Fault> {
         let mut batch = Batch::default();
-        batch.insert(meta_key("third"), &b"done"[..]);
+        batch.insert(meta_key("fourth"), &b"done"[..]);
         Ok(batch)
     }
 
@@ -110,19 +112,19 @@ mod tests {
         assert_eq!(migrate(&sled), Err(SchemaError::Lost), "an empty store is not an old one");
         create(&sled).unwrap();
         let version = || decode(&sled.get(&meta_key(SCHEMA)).unwrap().unwrap());
-        assert_eq!(version(), Some(2));
-        let stopped = migrate_with(&sled, &[v1::migrate, v2::migrate, killed]);
-        assert_eq!(stopped, Err(SchemaError::Fault(Fault::Io("killed".into()))));
-        assert_eq!(version(), Some(2), "the half-done step does not count");
-        migrate_with(&sled, &[killed, killed, third]).unwrap();
         assert_eq!(version(), Some(3));
-        assert_eq!(sled.get(&meta_key("third")).unwrap().unwrap(), "done");
-        migrate_with(&sled, &[killed, killed, killed]).unwrap();
-        assert_eq!(migrate(&sled), Err(SchemaError::Newer(3)));
+        let stopped = migrate_with(&sled, &[v1::migrate, v2::migrate, v3::migrate, killed]);
+        assert_eq!(stopped, Err(SchemaError::Fault(Fault::Io("killed".into()))));
+        assert_eq!(version(), Some(3), "the half-done step does not count");
+        migrate_with(&sled, &[killed, killed, killed, fourth]).unwrap();
+        assert_eq!(version(), Some(4));
+        assert_eq!(sled.get(&meta_key("fourth")).unwrap().unwrap(), "done");
+        migrate_with(&sled, &[killed; 4]).unwrap();
+        assert_eq!(migrate(&sled), Err(SchemaError::Newer(4)));
     }
 
     #[test]
-    fn a_store_of_schema_1_becomes_one_of_schema_2_or_stays_what_it_is() {
+    fn a_store_of_schema_1_becomes_the_newest_or_stays_what_it_is() {
         let dir = tempfile::tempdir().unwrap();
         let sled = Sled::open(dir.path(), 1 << 20).unwrap();
         run(&sled, &[v1::migrate], 0).unwrap();
@@ -131,7 +133,7 @@ mod tests {
         assert_eq!(verify(&sled), Err(SchemaError::Older(1)));
         migrate(&sled).unwrap();
         assert_eq!(verify(&sled), Ok(()));
-        migrate_with(&sled, &[killed, killed]).unwrap();
-        assert_eq!(migrate_with(&sled, &[v1::migrate]), Err(SchemaError::Newer(2)));
+        migrate_with(&sled, &[killed; 3]).unwrap();
+        assert_eq!(migrate_with(&sled, &[v1::migrate]), Err(SchemaError::Newer(3)));
     }
 }

@@ -119,5 +119,9 @@ fn change(number: u64, size: usize) -> Result<Change, String> {
     let version = Version { write: WriteId(number.into()), value };
     let (object, _) = Object::default().update(&Context::default(), actor, version);
     let (partition, key) = place(number)?;
-    Ok(Change::Record { partition, key, record: Record { own_serial: Some(1), object } })
+    Ok(Change::Record {
+        partition,
+        key,
+        record: Record { own_serial: Some(1), object, ..Default::default() },
+    })
 }

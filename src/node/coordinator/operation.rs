@@ -48,12 +48,11 @@ pub(super) enum Kind {
     Write {
         key: Key,
         seen: Context,
-        minted: Option<(Object, Option<Dot>)>,
+        minted: Option<Minted>,
     },
     Get {
         key: Key,
-        merged: Object,
-        copies: Vec<(NodeId, Object)>,
+        merged: Merged,
     },
     Keys {
         partition: Partition,
@@ -68,6 +67,59 @@ pub(super) enum Kind {
         writes: bool,
         others: VecDeque<NodeId>,
     },
+}
+
+/// What the replica that coordinates a write has made.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Minted {
+    pub(super) object: Object,
+    pub(super) dot: Option<Dot>,
+    /// The generation of the object.
+    pub(super) generation: u64,
+}
+
+/// The copies that a read was answered with.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Merged {
+    copies: Vec<Copied>,
+    /// The join of those that are not too old.
+    pub(super) object: Object,
+}
+
+#[derive(Clone, Debug)]
+struct Copied {
+    node: NodeId,
+    object: Object,
+    generation: u64,
+}
+
+impl Merged {
+    /// Takes a copy, the first one of each node.
+    pub(super) fn add(&mut self, node: NodeId, object: Object, generation: u64) {
+        if self.copies.iter().any(|copy| copy.node == node) {
+            return;
+        }
+        self.copies.push(Copied { node, object, generation });
+        self.object = self.current().fold(Object::default(), |all, copy| all.sync(&copy.object));
+    }
+
+    /// Copies of the newest generation among them and of the one before: an older one, of a disk that was rolled back, may
+    /// show alive what is collected since.
+    fn current(&self) -> impl Iterator<Item = &Copied> {
+        let newest = self.copies.iter().map(|copy| copy.generation).max().unwrap_or(0);
+        self.copies.iter().filter(move |copy| copy.generation + 1 >= newest)
+    }
+
+    /// The oldest generation that went into the join.
+    pub(super) fn generation(&self) -> u64 {
+        self.current().map(|copy| copy.generation).min().unwrap_or(0)
+    }
+
+    /// Those among `homes` whose copy is not the join of all.
+    pub(super) fn behind(&self, homes: impl Fn(NodeId) -> bool) -> Vec<NodeId> {
+        let behind = self.copies.iter().filter(|copy| copy.object != self.object);
+        behind.map(|copy| copy.node).filter(|node| homes(*node)).collect()
+    }
 }
 
 impl Operation {
@@ -91,8 +143,8 @@ impl Operation {
     /// Bytes of values that it keeps in memory.
     pub(super) fn bytes(&self) -> usize {
         let object = match &self.kind {
-            Kind::Write { minted: Some((object, _)), .. } => object,
-            Kind::Get { merged, .. } => merged,
+            Kind::Write { minted: Some(minted), .. } => &minted.object,
+            Kind::Get { merged, .. } => &merged.object,
             _ => return 0,
         };
         object.values().map(|(_, version)| version.value.0.len()).sum()
@@ -102,7 +154,7 @@ impl Operation {
     pub(super) fn success(&self) -> Response {
         match &self.kind {
             Kind::Write { key, seen, minted } => {
-                let (object, dot) = minted.clone().unwrap_or_default();
+                let Minted { object, dot, .. } = minted.clone().unwrap_or_default();
                 let context = match dot {
                     Some(dot) => object.context_of_writer(seen, dot),
                     None => seen.clone(),
@@ -111,8 +163,8 @@ impl Operation {
                 Response::Written { dot, context: wire::seal(key, &context), siblings }
             }
             Kind::Get { key, merged, .. } => Response::Found {
-                values: live_values(merged),
-                context: wire::seal(key, &merged.context()),
+                values: live_values(&merged.object),
+                context: wire::seal(key, &merged.object.context()),
                 answered: self.tally.counted(),
             },
             Kind::Keys { pages, .. } => {

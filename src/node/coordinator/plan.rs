@@ -1,8 +1,8 @@
 //! From a request to what is to be done for it: everything that can be refused before anything is sent.
 
-use super::operation::Kind;
+use super::operation::{Kind, Merged};
 use super::{Coordinator, Origin};
-use crate::causal::{Context, Object};
+use crate::causal::Context;
 use crate::message::{Body, Change, Quorum, Refusal, Request, Roll};
 use crate::types::{Blob, Key, MAX_VALUE_BYTES, NodeId, Partition, SizeError};
 use crate::wire;
@@ -38,8 +38,7 @@ impl Coordinator {
         let partition = |key: &Key| self.config.ring.partition(key);
         let plan = match request {
             Request::Get { key, r: asked } => {
-                let kind =
-                    Kind::Get { key: key.clone(), merged: Object::default(), copies: Vec::new() };
+                let kind = Kind::Get { key: key.clone(), merged: Merged::default() };
                 self.outline(partition(key), "r", *asked, r, kind)?
             }
             Request::Put { key, value, context, write, w: asked } => {

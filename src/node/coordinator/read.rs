@@ -71,32 +71,29 @@ impl Coordinator {
     pub(super) fn take_copy(
         operation: &mut Operation,
         from: NodeId,
-        object: Object,
+        (object, generation): (Object, u64),
         authoritative: bool,
         kept_for: &[NodeId],
     ) -> bool {
         let Operation { tally, kind, .. } = operation;
-        let Kind::Get { merged, copies, .. } = kind else { return false };
+        let Kind::Get { merged, .. } = kind else { return false };
         // What a replica without authority still has is shown; that it lacks something is no word.
-        *merged = merged.sync(&object);
+        merged.add(from, object, generation);
         if !tally.is_home(from) {
             return tally.count_for(from, kept_for);
         }
-        let first = tally.answer(from, authoritative);
-        if first {
-            copies.push((from, object));
-        }
-        first
+        tally.answer(from, authoritative)
     }
 
     /// Sends what the others had to the replicas that an answered read has seen to be behind.
     pub(super) fn repair(&mut self, op: u64, operation: Operation, fx: &mut Effects) {
-        let Kind::Get { key, merged, copies } = operation.kind else { return };
-        let behind = copies.into_iter().filter(|(_, copy)| *copy != merged).map(|(node, _)| node);
-        let behind: Vec<NodeId> = behind.collect();
+        let Operation { tally, kind, .. } = operation;
+        let Kind::Get { key, merged } = kind else { return };
+        let behind = merged.behind(|node| tally.is_home(node));
         if !behind.is_empty() {
             fx.count("reads_repaired");
-            fx.send(behind, op, Body::Merge { key, object: merged });
+            let generation = merged.generation();
+            fx.send(behind, op, Body::Merge { key, object: merged.object, generation });
         }
     }
 }

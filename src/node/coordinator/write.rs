@@ -2,9 +2,8 @@
 //! a stand-in, which keeps the object as a hint for it.
 
 use super::Coordinator;
-use super::operation::{Kind, Question};
+use super::operation::{Kind, Minted, Question};
 use super::read::mark_late;
-use crate::causal::{Dot, Object};
 use crate::message::Body;
 use crate::node::effects::Effects;
 use crate::types::{MILLI, Micros, NodeId};
@@ -17,18 +16,12 @@ const MIN_STRAGGLE: Micros = 500 * MILLI;
 impl Coordinator {
     /// The own replica has minted: the object goes to the other homes at once, and to stand-ins for those that
     /// cannot be reached or may not answer.
-    pub(super) fn spread(
-        &mut self,
-        now: Micros,
-        op: u64,
-        object: Object,
-        dot: Option<Dot>,
-        fx: &mut Effects,
-    ) {
+    pub(super) fn spread(&mut self, now: Micros, op: u64, made: Minted, fx: &mut Effects) {
         let Some(operation) = self.operations.get_mut(&op) else { return };
         let Kind::Write { key, minted, .. } = &mut operation.kind else { return };
-        let merge = Body::Merge { key: key.clone(), object: object.clone() };
-        *minted = Some((object, dot));
+        let (key, generation) = (key.clone(), made.generation);
+        let merge = Body::Merge { key, object: made.object.clone(), generation };
+        *minted = Some(made);
         let homes: Vec<NodeId> = operation.tally.unasked().collect();
         let (to, lost): (Vec<NodeId>, Vec<NodeId>) =
             homes.into_iter().partition(|home| self.view.can_use(*home));
@@ -67,12 +60,13 @@ impl Coordinator {
     /// which counts for nothing more.
     pub(super) fn replace(&mut self, now: Micros, op: u64, home: NodeId, fx: &mut Effects) {
         let Some(operation) = self.operations.get_mut(&op) else { return };
-        let Kind::Write { key, minted: Some((object, _)), .. } = &operation.kind else { return };
+        let Kind::Write { key, minted: Some(minted), .. } = &operation.kind else { return };
         if home == self.config.me || !operation.tally.uncovered().any(|open| open == home) {
             return;
         }
-        let (key, object, keep_for) = (key.clone(), object.clone(), vec![home]);
-        let keep = Body::Keep { key, object, keep_for: keep_for.clone() };
+        let (key, keep_for) = (key.clone(), vec![home]);
+        let Minted { object, generation, .. } = minted.clone();
+        let keep = Body::Keep { key, object, keep_for: keep_for.clone(), generation };
         while let Some(node) = operation.stand_ins.pop_front() {
             if self.view.can_use(node) {
                 fx.count("stand_ins_asked");

@@ -69,6 +69,7 @@ impl Answers {
         if !homes.contains(&fx.me()) || !homes.contains(&from) {
             return Err(Refusal::NotHome);
         }
+        let own_generation = fx.generations().number(partition);
         let Some(tree) = fx.forest().tree(partition) else {
             return Err(Refusal::Unread(partition.0));
         };
@@ -81,8 +82,11 @@ impl Answers {
             Body::Summaries(Blob(bytes.into()))
         };
         match body {
-            Body::Compare { shape, width, root, .. } => {
+            Body::Compare { shape, width, root, generation, .. } => {
                 within("width", width, 1, 8)?;
+                if generation != own_generation {
+                    return Err(Refusal::Generation { given: generation, own: own_generation });
+                }
                 match (shape == SHAPE, root == tree.root()) {
                     (false, _) => Err(Refusal::Shape(shape)),
                     (true, true) => Ok(Some(Body::Equal)),

@@ -137,7 +137,9 @@ impl Exchange {
             flights: 0,
             size: 0,
         };
-        exchange.ask(now, Body::Compare { partition, shape: SHAPE, width, root }, lane, fx);
+        let generation = fx.generations().number(partition);
+        let compare = Body::Compare { partition, shape: SHAPE, width, root, generation };
+        exchange.ask(now, compare, lane, fx);
         Some(exchange)
     }
 
@@ -345,7 +347,7 @@ impl Exchange {
         op: u64,
         key: &Key,
         way: Way,
-        object: Object,
+        (object, generation): (Object, u64),
         fx: &mut Effects,
     ) -> bool {
         // Gone since: a later exchange sees what that means.
@@ -363,7 +365,7 @@ impl Exchange {
             self.moved.pulled += 1;
             fx.me()
         };
-        fx.send(vec![to], op, Body::Merge { key: key.clone(), object });
+        fx.send(vec![to], op, Body::Merge { key: key.clone(), object, generation });
         false
     }
 

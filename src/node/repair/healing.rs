@@ -111,7 +111,11 @@ impl Healing {
         }
         let Some(at) = fetch.asked.iter().position(|node| *node == from) else { return true };
         match body {
-            Body::Copy { object, .. } => {
+            Body::Copy { object, generation, .. } => {
+                if fx.generations().check(fetch.partition, *generation).is_err() {
+                    self.fail(now, op);
+                    return true;
+                }
                 fetch.merged = fetch.merged.sync(object);
                 fetch.told = true;
             }

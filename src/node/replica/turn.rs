@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 
 use super::{Copies, Copy};
-use crate::causal::Object;
+use crate::causal::{Actor, Context, Object};
 use crate::message::{Body, Refusal};
-use crate::node::effects::Effects;
+use crate::node::effects::{Effects, HintSize};
 use crate::node::forest::Held;
-use crate::store::{Change, Record, hint_bytes};
+use crate::store::{Change, Record};
 use crate::types::{Key, NodeId, Partition};
 
 /// Everything that happens to a key at once.
@@ -17,6 +17,11 @@ pub(super) struct Turn<'a> {
     /// True if this node is no home of the key: what it keeps for others may have filled their slots.
     pub(super) owed: bool,
     pub(super) copies: Copies,
+    /// What is collected of the key: whoever tells of it, the last home to collect it or a client's context, it is not
+    /// taken back.
+    pub(super) collected: Option<Context>,
+    /// The store's id.
+    pub(super) store: u64,
     /// What the own record was before this turn; `None` while it has not changed, or if it was damaged.
     pub(super) before: Option<Held>,
     /// The places that have changed: the own record (`None`) or the hint for a member.
@@ -35,6 +40,9 @@ impl Copies {
         let key = key.clone();
         let Some(target) = place else {
             let Copy::Record(record) = &self.own else { return None };
+            if record.object.is_empty() {
+                return Some(Change::Forget { partition, key });
+            }
             return Some(Change::Record { partition, key, record: record.clone() });
         };
         let record = match self.hints.get(&target) {
@@ -45,14 +53,17 @@ impl Copies {
         Some(Change::Hint { target, key, record })
     }
 
-    /// All that this store has of the key, its own and what it keeps for others; `None` if any of it is damaged.
-    pub(super) fn joined(&self) -> Option<Record> {
+    /// All that this store has of the key, its own (of generation `now`) and what it keeps for others; `None` if any of it is
+    /// damaged.
+    pub(super) fn joined(&self, now: u64) -> Option<Record> {
         let Copy::Record(own) = &self.own else { return None };
-        self.hints.values().try_fold(own.clone(), |all, hint| match hint {
+        let own = Record { generation: now, ..own.clone() };
+        self.hints.values().try_fold(own, |all, hint| match hint {
             Copy::Damaged => None,
             Copy::Record(hint) => Some(Record {
                 own_serial: all.own_serial.max(hint.own_serial),
                 object: all.object.sync(&hint.object),
+                generation: all.generation.min(hint.generation),
             }),
         })
     }
@@ -64,8 +75,16 @@ impl Turn<'_> {
         self.answers.push((to, op, body));
     }
 
-    /// Replaces the own record.
+    /// Replaces the own record, less what is collected. A store whose own events go does not go on counting them.
     pub(super) fn set_own(&mut self, new: Record) {
+        let Record { own_serial, object, .. } = new;
+        let object = match &self.collected {
+            Some(collected) => object.forget(collected),
+            None => object,
+        };
+        let actor = |serial: u64| Actor { store: self.store, serial };
+        let own_serial = own_serial.filter(|serial| object.counter(actor(*serial)) > 0);
+        let new = Record { own_serial, object, generation: 0 };
         if let Copy::Record(old) = &self.copies.own {
             if *old == new {
                 return;
@@ -78,13 +97,36 @@ impl Turn<'_> {
         self.changed.insert(None);
     }
 
+    /// Notes that these events of the key are dead; false if the record is damaged.
+    pub(super) fn bury(&mut self, dead: &Context) -> bool {
+        let Copy::Record(old) = &self.copies.own else { return false };
+        let object = old.object.discard(dead);
+        self.set_own(Record { object, ..old.clone() });
+        true
+    }
+
+    /// Takes events that are collected out of the clock.
+    pub(super) fn collect(&mut self) {
+        if let Copy::Record(old) = &self.copies.own {
+            self.set_own(old.clone());
+        }
+    }
+
+    /// Takes values of other stores out of an old record; false if it is damaged.
+    pub(super) fn renounce(&mut self) -> bool {
+        let Copy::Record(old) = &self.copies.own else { return false };
+        let object = old.object.renounce(self.store);
+        self.set_own(Record { object, ..old.clone() });
+        true
+    }
+
     /// Puts what the other homes have in the place of a record that is damaged. It has lost its serial: the next dot
     /// is minted under a fresh one.
     pub(super) fn restore(&mut self, object: &Object, fx: &mut Effects) {
         let new = match &self.copies.own {
             Copy::Damaged => {
                 fx.count("damaged_records_restored");
-                Record { own_serial: None, object: object.clone() }
+                Record { object: object.clone(), ..Record::default() }
             }
             Copy::Record(old) => Record { object: old.object.sync(object), ..old.clone() },
         };
@@ -113,9 +155,9 @@ impl Turn<'_> {
                 continue;
             }
             let known = self.copies.hints.contains_key(&target);
-            let before = old.map_or(0, |old| hint_bytes(self.key, &old));
-            let after = hint_bytes(self.key, &new);
-            more_bytes += after.saturating_sub(before);
+            let before = HintSize::of(self.key, old.as_ref());
+            let after = HintSize::of(self.key, Some(&new));
+            more_bytes += after.bytes.saturating_sub(before.bytes);
             news.push((target, new, known.then_some(before), after));
         }
         if more_bytes > 0
@@ -125,7 +167,7 @@ impl Turn<'_> {
             return Err(Refusal::Hints(limit));
         }
         for (target, new, before, after) in news {
-            fx.account_hint(target, before, Some(after), self.owed);
+            fx.account_hint(target, (self.partition, self.owed), before, Some(after));
             fx.count("hints_kept");
             self.copies.hints.insert(target, Copy::Record(new));
             self.changed.insert(Some(target));
@@ -137,7 +179,8 @@ impl Turn<'_> {
     pub(super) fn discharge(&mut self, target: NodeId, object: &Object, fx: &mut Effects) {
         match self.copies.hints.get(&target) {
             Some(Copy::Record(hint)) if hint.object == *object => {
-                fx.account_hint(target, Some(hint_bytes(self.key, hint)), None, self.owed);
+                let size = HintSize::of(self.key, Some(hint));
+                fx.account_hint(target, (self.partition, self.owed), Some(size), None);
                 fx.count("hints_discharged");
                 self.copies.hints.remove(&target);
                 self.changed.insert(Some(target));
@@ -149,6 +192,7 @@ impl Turn<'_> {
 
     /// What this store knows of the key: a home tells of its record, anybody else of what it keeps for homes.
     pub(super) fn read(&self, homes: &[NodeId], fx: &mut Effects) -> Body {
+        let mut generation = fx.generations().number(self.partition);
         if homes.contains(&fx.me()) {
             let Copy::Record(Record { object, .. }) = &self.copies.own else {
                 return Body::Failed(Refusal::Damaged);
@@ -157,7 +201,7 @@ impl Turn<'_> {
             let missed = fx.is_awaiting() && object.entries().is_empty();
             let authoritative = fx.is_authoritative(self.partition) && !missed;
             let (object, kept_for) = (object.clone(), Vec::new());
-            return Body::Copy { object, authoritative, kept_for };
+            return Body::Copy { object, authoritative, kept_for, generation };
         }
         let mut object = Object::default();
         let mut kept_for = Vec::new();
@@ -167,9 +211,10 @@ impl Turn<'_> {
                 && !hint.object.is_empty()
             {
                 object = object.sync(&hint.object);
+                generation = generation.min(hint.generation);
                 kept_for.push(*target);
             }
         }
-        Body::Copy { object, authoritative: false, kept_for }
+        Body::Copy { object, authoritative: false, kept_for, generation }
     }
 }

@@ -34,6 +34,9 @@ impl World {
             let _ = host.store.apply(&changes);
             last = mark;
             for change in &changes {
+                if let Change::Generation { generation, .. } = change {
+                    self.judge.begin_generation(generation);
+                }
                 if let Change::Record { key, record, .. }
                 | Change::Hint { key, record: Some(record), .. } = change
                 {

@@ -13,7 +13,7 @@ use super::layout::{self, At, CHUNKS, HINTS, Head, Place, Value};
 use super::{DiskStore, Fault, OpenError, life, members};
 use crate::members::Members;
 use crate::ring::Ring;
-use crate::store::{Found, HintTotal, Meta, Record, schema};
+use crate::store::{Found, HintTotal, Kept, Meta, Record, schema};
 use crate::types::{Key, NodeId, Partition, first_u64, hash64};
 use crate::wire;
 
@@ -91,6 +91,7 @@ pub fn check(
         report: CheckReport::default(),
         heads: HashMap::new(),
         digest: Hasher::new(),
+        hints: Kept::default(),
         last: None,
     };
     let fault = |fault| OpenError::from_fault(dir, fault);
@@ -107,7 +108,8 @@ pub fn check(
         Err(Fault::Corrupt(reason)) => reader.hidden(&reason),
         Err(other) => return Err(fault(other)),
     }
-    let Reader { mut report, digest, .. } = reader;
+    let Reader { mut report, digest, hints, .. } = reader;
+    report.hints = hints.totals;
     report.digest = first_u64(digest.finalize().as_bytes());
     Ok(report)
 }
@@ -146,6 +148,7 @@ struct Reader<'a> {
     /// How many chunks each write has.
     heads: HashMap<u64, u32>,
     digest: Hasher,
+    hints: Kept,
     /// The last key that could be read.
     last: Option<Key>,
 }
@@ -179,7 +182,7 @@ impl Reader<'_> {
             Some(Place::Hint(target, key)) => {
                 let hint = self.record(At::Hint(target, &key), &bytes)?;
                 let found = hint.map_or(Found::Damaged, Found::Record);
-                self.report.hints.entry(target).or_default().add(&key, &found, false);
+                self.hints.add(target, &key, &found, (Partition(0), false));
             }
             Some(Place::Chunk(id, index)) => {
                 self.report.chunks += 1;

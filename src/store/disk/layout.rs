@@ -3,6 +3,7 @@
 
 use bytes::{Buf, BufMut, Bytes};
 
+use crate::generation::Generation;
 use crate::members::Members;
 use crate::store::{Found, Meta, Record, decode_hint, decode_record, encode_hint, encode_record};
 use crate::types::{Key, NodeId, Partition, hash64};
@@ -265,6 +266,34 @@ pub(super) fn seal_members(members: &Members) -> Vec<u8> {
 /// What a store knows of the members, or `None` if it is damaged.
 pub(super) fn unseal_members(bytes: &Bytes) -> Option<Members> {
     wire::decode(&unseal(MEMBERS, bytes)?).ok()
+}
+
+/// Begins the names of the small records of generations.
+const GENERATION: &str = "generation ";
+
+/// The name of a partition's generation in the meta space.
+pub(super) fn generation_name(partition: Partition) -> String {
+    format!("{GENERATION}{:05}", partition.0)
+}
+
+/// The partition whose generation has this name.
+pub(super) fn partition_of(name: &str) -> Option<Partition> {
+    name.strip_prefix(GENERATION)?.parse().ok().map(Partition)
+}
+
+/// The places of all generations: from the first to the one behind the last.
+pub(super) fn generations() -> (Vec<u8>, Vec<u8>) {
+    (meta_key(GENERATION), meta_key("generation!"))
+}
+
+/// The sealed bytes of a partition's generation.
+pub(super) fn seal_generation(partition: Partition, generation: &Generation) -> Vec<u8> {
+    seal(&generation_name(partition), &wire::encode(generation))
+}
+
+/// The generation of a partition, or `None` if it is damaged.
+pub(super) fn unseal_generation(partition: Partition, bytes: &Bytes) -> Option<Generation> {
+    wire::decode(&unseal(&generation_name(partition), bytes)?).ok()
 }
 
 /// A number of the meta space, or `None` if it is damaged.

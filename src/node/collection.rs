@@ -1,0 +1,459 @@
+//! Collection of tombstones, and of all events without a value, by generations (see `generation`). The first home of a
+//! partition proposes what is to go; every member agrees from what is synced there; then the next generation begins. A member
+//! that is away holds this back for as long as it is a member.
+
+mod chores;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use self::chores::{Chores, Ended, Purpose};
+use super::Config;
+use super::effects::Effects;
+use crate::generation::{Generation, Grave};
+use crate::members::{Opinion, Standing};
+use crate::message::Body;
+use crate::ring::Ring;
+use crate::rng::Rng;
+use crate::store::{ScanPage, Scanned, Span};
+use crate::types::{Key, MILLI, Micros, NodeId, Partition};
+
+/// Set in the ids of this role's operations, and in those of no other role.
+pub(super) const TAG: u64 = 1 << 61;
+/// Generations that this node is about to end at a time, and while clients wait for it.
+const MAX_ROUNDS: usize = 4;
+const MAX_ROUNDS_BESIDE_CLIENTS: usize = 1;
+/// Keys that are condemned at a time.
+const MAX_GRAVES: usize = 1_000;
+/// Bytes of records read at a time.
+const PAGE_BYTES: usize = 256 << 10;
+/// A generation lasts at least this long: longer than most requests.
+const REST: Micros = 2_000 * MILLI;
+/// Members that have not agreed after this time are named, and asked anew later.
+const PATIENCE: Micros = 5_000 * MILLI;
+/// How often somebody is asked whether it knows later generations.
+const TELL: Micros = 1_000 * MILLI;
+/// Generations that are asked for at a time.
+const MAX_QUESTIONS: usize = 256;
+
+/// What is under way, and what holds it back.
+#[derive(Debug)]
+pub(super) struct Collection {
+    me: NodeId,
+    ring: Arc<Ring>,
+    rng: Rng,
+    links: BTreeSet<NodeId>,
+    down: BTreeSet<NodeId>,
+    rounds: BTreeMap<Partition, Round>,
+    chores: Chores,
+    rest: BTreeMap<Partition, Micros>,
+    holding: BTreeMap<Partition, String>,
+    next_op: u64,
+    tell_at: Micros,
+    /// False until what was collected before the start is known to be gone.
+    has_begun: bool,
+}
+
+/// A generation that is to end.
+#[derive(Debug)]
+enum Round {
+    Choosing { token: u64, graves: Vec<Grave> },
+    Asking { op: u64, waiting: BTreeSet<NodeId>, condemned: Vec<Grave>, due: Micros },
+}
+
+impl Collection {
+    /// Operation ids begin at a random place, so that answers to a former life are not taken for this one's.
+    pub(super) fn new(config: &Config, seed: u64) -> Self {
+        let mut rng = Rng::new(seed ^ TAG);
+        let next_op = rng.next_u64() >> 3;
+        Collection {
+            me: config.me,
+            ring: config.ring.clone(),
+            rng,
+            links: BTreeSet::new(),
+            down: BTreeSet::new(),
+            rounds: BTreeMap::new(),
+            chores: Chores::default(),
+            rest: BTreeMap::new(),
+            holding: BTreeMap::new(),
+            next_op,
+            tell_at: 0,
+            has_begun: false,
+        }
+    }
+
+    fn op(&mut self) -> u64 {
+        self.next_op += 1;
+        TAG | self.next_op
+    }
+
+    fn can_reach(&self, node: NodeId) -> bool {
+        self.links.contains(&node) && !self.down.contains(&node)
+    }
+
+    /// A link came up or went down: each end asks the other what generations it knows.
+    pub(super) fn link(&mut self, peer: NodeId, up: bool, fx: &mut Effects) {
+        if up {
+            self.links.insert(peer);
+            let op = self.op();
+            fx.send(vec![peer], op, Body::Generations(fx.generations().digest()));
+        } else {
+            self.links.remove(&peer);
+        }
+    }
+
+    /// This node's opinion of a peer has changed.
+    pub(super) fn opine(&mut self, peer: NodeId, opinion: Opinion) {
+        match opinion {
+            Opinion::Down => self.down.insert(peer),
+            Opinion::Up | Opinion::Suspect => self.down.remove(&peer),
+        };
+    }
+
+    /// The partitions whose collection is held back, and by what.
+    pub(super) fn holding(&self) -> &BTreeMap<Partition, String> {
+        &self.holding
+    }
+
+    /// Time has passed.
+    pub(super) fn tick(&mut self, now: Micros, fx: &mut Effects) {
+        if !self.has_begun {
+            self.has_begun = true;
+            for (partition, _) in fx.generations().numbers() {
+                self.clear(partition, fx);
+            }
+        }
+        if now >= self.tell_at {
+            self.tell_at = now + TELL;
+            let reached: Vec<NodeId> = self.links.difference(&self.down).copied().collect();
+            if let Some(peer) = self.rng.pick(&reached).copied() {
+                let op = self.op();
+                fx.send(vec![peer], op, Body::Generations(fx.generations().digest()));
+            }
+        }
+        let late = |round: &Round| matches!(round, Round::Asking { due, .. } if *due <= now);
+        let late: Vec<Partition> =
+            self.rounds.iter().filter(|(_, round)| late(round)).map(|(p, _)| *p).collect();
+        for partition in late {
+            if let Some(Round::Asking { waiting, .. }) = self.rounds.get(&partition) {
+                let names: Vec<String> =
+                    waiting.iter().map(|node| fx.members().name(*node)).collect();
+                self.put_off(now, partition, format!("no answer from {}", names.join(", ")));
+            }
+        }
+        if fx.is_settled() {
+            self.begin_rounds(now, fx);
+        }
+    }
+
+    fn put_off(&mut self, now: Micros, partition: Partition, why: String) {
+        self.rounds.remove(&partition);
+        self.holding.insert(partition, why);
+        self.rest.insert(partition, now + REST / 2 + self.rng.below(REST));
+    }
+
+    /// Looks at the partitions that this node is the first home of.
+    fn begin_rounds(&mut self, now: Micros, fx: &mut Effects) {
+        let most = if fx.load() == 0 { MAX_ROUNDS } else { MAX_ROUNDS_BESIDE_CLIENTS };
+        for partition in (0..self.ring.partitions()).map(Partition) {
+            if self.rounds.len() >= most {
+                return;
+            }
+            let first = self.ring.homes(partition).first() == Some(&self.me);
+            let rests = self.rest.get(&partition).is_some_and(|until| *until > now);
+            if !first || rests || self.rounds.contains_key(&partition) {
+                continue;
+            }
+            let (_, dead) = fx.forest().keys(partition);
+            let is_pending = !fx.generations().of(partition).condemned.is_empty();
+            if dead == 0 && !is_pending {
+                self.holding.remove(&partition);
+                continue;
+            }
+            if let Some(why) = self.obstacle(partition, fx) {
+                self.put_off(now, partition, why);
+            } else if dead > 0 {
+                let span = Span { limit_bytes: PAGE_BYTES, ..Span::default() };
+                let (token, graves) = (fx.scan(partition, span), Vec::new());
+                self.rounds.insert(partition, Round::Choosing { token, graves });
+            } else {
+                self.propose(now, partition, Vec::new(), fx);
+            }
+        }
+    }
+
+    /// What stands in the way of a proposal.
+    fn obstacle(&self, partition: Partition, fx: &mut Effects) -> Option<String> {
+        let away = others(self.me, fx).into_iter().find(|member| !self.can_reach(*member));
+        if let Some(member) = away {
+            return Some(format!("{} is away", fx.members().name(member)));
+        }
+        if !fx.is_authoritative(partition) {
+            return Some("this node has not got back all that it lost".into());
+        }
+        let unread = fx.forest().tree(partition).is_none();
+        (unread || self.chores.has(partition)).then(|| "this node is still reading".into())
+    }
+
+    fn propose(
+        &mut self,
+        now: Micros,
+        partition: Partition,
+        condemned: Vec<Grave>,
+        fx: &mut Effects,
+    ) {
+        let op = self.op();
+        let mut waiting: BTreeSet<NodeId> = others(self.me, fx).into_iter().collect();
+        waiting.insert(self.me);
+        let generation = fx.generations().number(partition);
+        let members = fx.members().digest();
+        let to = waiting.iter().copied().collect();
+        let proposal =
+            Body::Propose { partition, generation, members, condemned: condemned.clone() };
+        fx.send(to, op, proposal);
+        let due = now + PATIENCE;
+        self.rounds.insert(partition, Round::Asking { op, waiting, condemned, due });
+    }
+
+    /// A span has been read: to choose what goes, or for a chore. False if it was for another role.
+    pub(super) fn scanned(
+        &mut self,
+        now: Micros,
+        token: u64,
+        page: &ScanPage,
+        fx: &mut Effects,
+    ) -> bool {
+        if let Some(partition) = self.chores.reads(token) {
+            let keys = page.items.iter().map(|item| item.key.clone()).collect();
+            self.chores.found(partition, keys, page.next.clone());
+            self.work(now, partition, fx);
+            return true;
+        }
+        let choosing = |(partition, round): (&Partition, &Round)| match round {
+            Round::Choosing { token: of, .. } if *of == token => Some(*partition),
+            _ => None,
+        };
+        let Some(partition) = self.rounds.iter().find_map(choosing) else { return false };
+        let Some(Round::Choosing { mut graves, .. }) = self.rounds.remove(&partition) else {
+            return true;
+        };
+        let going: BTreeSet<&Key> =
+            fx.generations().of(partition).condemned.iter().map(|grave| &grave.key).collect();
+        let dead = page.items.iter().filter(|item| !item.dead.is_empty());
+        let dead = dead.filter(|item| !going.contains(&item.key));
+        graves.extend(
+            dead.map(|Scanned { key, dead, .. }| Grave { key: key.clone(), dead: dead.clone() }),
+        );
+        graves.truncate(MAX_GRAVES);
+        match page.next.clone().filter(|_| graves.len() < MAX_GRAVES) {
+            Some(after) => {
+                let span = Span { after: Some(after), limit_bytes: PAGE_BYTES, ..Span::default() };
+                let token = fx.scan(partition, span);
+                self.rounds.insert(partition, Round::Choosing { token, graves });
+            }
+            None => self.propose(now, partition, graves, fx),
+        }
+        true
+    }
+
+    /// A member has said something about generations.
+    pub(super) fn hear(
+        &mut self,
+        now: Micros,
+        from: NodeId,
+        op: u64,
+        body: Body,
+        fx: &mut Effects,
+    ) {
+        match body {
+            Body::Propose { partition, generation, members, condemned } => {
+                let judged = self.judge(from, partition, generation, members, &condemned, fx);
+                if let Err(why) = judged {
+                    return fx.send(vec![from], op, Body::NotYet(why));
+                }
+                self.chores.begin(partition, Purpose::Agree { to: from, op }, condemned);
+                self.work(now, partition, fx);
+            }
+            Body::Agreed => self.agreed(now, from, op, fx),
+            Body::NotYet(why) => {
+                let asked =
+                    |round: &Round| matches!(round, Round::Asking { op: of, .. } if *of == op);
+                let found = self.rounds.iter().find(|(_, round)| asked(round));
+                if let Some(partition) = found.map(|(partition, _)| *partition) {
+                    self.put_off(now, partition, format!("{}: {why}", fx.members().name(from)));
+                }
+            }
+            Body::Generations(digest) if digest != fx.generations().digest() => {
+                fx.send(vec![from], op, Body::GenerationNumbers(fx.generations().numbers()));
+            }
+            Body::GenerationNumbers(numbers) => {
+                let later = |(partition, number): &&(Partition, u64)| {
+                    partition.0 < self.ring.partitions()
+                        && *number > fx.generations().number(*partition)
+                        && !self.chores.is_adopting(*partition)
+                };
+                let later: Vec<Partition> =
+                    numbers.iter().filter(later).map(|(partition, _)| *partition).collect();
+                for partition in later.into_iter().take(MAX_QUESTIONS) {
+                    fx.send(vec![from], op, Body::AskGeneration(partition));
+                }
+            }
+            Body::AskGeneration(partition) => {
+                let generation = fx.generations().of(partition).clone();
+                let mark = fx.last_mark();
+                fx.send_synced(Some(mark), from, op, Body::Generation { partition, generation });
+            }
+            Body::Generation { partition, generation } => {
+                self.adopt(now, partition, generation, fx);
+            }
+            _ => {}
+        }
+    }
+
+    /// Says why this node does not agree to a proposal, if it is clear at once.
+    fn judge(
+        &self,
+        from: NodeId,
+        partition: Partition,
+        generation: u64,
+        members: u64,
+        condemned: &[Grave],
+        fx: &mut Effects,
+    ) -> Result<(), String> {
+        let outside = partition.0 >= self.ring.partitions();
+        if outside || self.ring.homes(partition).first() != Some(&from) {
+            return Err(format!(
+                "it is not up to that node to propose for partition {}",
+                partition.0
+            ));
+        }
+        if condemned.len() > MAX_GRAVES {
+            return Err(format!("{} keys at a time: the limit is {MAX_GRAVES}", condemned.len()));
+        }
+        let own = fx.generations().number(partition);
+        if generation != own {
+            return Err(format!("it is at generation {own}, not at {generation}"));
+        }
+        if members != fx.members().digest() {
+            return Err("it knows other members".into());
+        }
+        if self.chores.has(partition) {
+            return Err("it is not done with what was collected before".into());
+        }
+        match fx.hints().older(partition, own) {
+            0 => Ok(()),
+            older => Err(format!("it keeps {older} hints of an older generation")),
+        }
+    }
+
+    /// A member agrees; when all do, the next generation begins.
+    fn agreed(&mut self, now: Micros, from: NodeId, op: u64, fx: &mut Effects) {
+        let mut done = None;
+        for (partition, round) in &mut self.rounds {
+            if let Round::Asking { op: of, waiting, .. } = round
+                && *of == op
+            {
+                waiting.remove(&from);
+                done = waiting.is_empty().then_some(*partition);
+            }
+        }
+        let Some(partition) = done else { return };
+        let Some(Round::Asking { condemned, .. }) = self.rounds.remove(&partition) else { return };
+        let generation = fx.generations().of(partition).next(condemned);
+        fx.count("generations_begun");
+        fx.count_many("keys_collected", generation.collected.len() as u64);
+        let mark = fx.begin_generation(partition, generation.clone());
+        let op = self.op();
+        // Nobody must hear of it before it is certain that there will be no other of this number.
+        for member in others(self.me, fx) {
+            let generation = generation.clone();
+            fx.send_synced(Some(mark), member, op, Body::Generation { partition, generation });
+        }
+        self.holding.remove(&partition);
+        self.rest.insert(partition, now + REST);
+        self.clear(partition, fx);
+    }
+
+    /// Takes over a later generation that somebody knows, once what it condemns is dead here. More than one ahead, this disk
+    /// is an old one: what others minted and it still has may be collected, and is renounced.
+    fn adopt(
+        &mut self,
+        now: Micros,
+        partition: Partition,
+        generation: Generation,
+        fx: &mut Effects,
+    ) {
+        let own = fx.generations().number(partition);
+        if partition.0 >= self.ring.partitions()
+            || generation.number <= own
+            || self.chores.is_adopting(partition)
+        {
+            return;
+        }
+        let is_home = self.ring.homes(partition).contains(&self.me);
+        let is_outdated = generation.number > own + 1;
+        if is_home && is_outdated && fx.meta().without_authority.binary_search(&partition).is_err()
+        {
+            fx.count("old_disks_renounced");
+            fx.change_meta(|meta| {
+                meta.without_authority.push(partition);
+                meta.without_authority.sort_unstable();
+            });
+        }
+        let condemned = generation.condemned.clone();
+        let renounce = is_home && is_outdated;
+        self.chores.begin(partition, Purpose::Adopt { generation, renounce }, condemned);
+        self.work(now, partition, fx);
+    }
+
+    /// Takes what is collected out of the own records.
+    fn clear(&mut self, partition: Partition, fx: &mut Effects) {
+        let collected = fx.generations().of(partition).collected.clone();
+        if !collected.is_empty() && self.ring.homes(partition).contains(&self.me) {
+            self.chores.begin(partition, Purpose::Clear, collected);
+            self.work(0, partition, fx);
+        }
+    }
+
+    /// The own replica has done a part of a chore, or could not.
+    pub(super) fn done(&mut self, now: Micros, op: u64, body: &Body, fx: &mut Effects) {
+        if let Some(partition) = self.chores.done(op, body) {
+            self.work(now, partition, fx);
+        }
+    }
+
+    /// Goes on with a partition's chore; takes the consequences when it is over.
+    fn work(&mut self, now: Micros, partition: Partition, fx: &mut Effects) {
+        let is_home = self.ring.homes(partition).contains(&self.me);
+        let next_op = &mut self.next_op;
+        let mut op = || {
+            *next_op += 1;
+            TAG | *next_op
+        };
+        let Some(ended) = self.chores.go_on(partition, is_home, &mut op, fx) else { return };
+        match ended {
+            Ended::Agreed { to, op } => {
+                fx.agree(partition);
+                // All that it rests on is written by now; it is told when that is synced.
+                let mark = fx.last_mark();
+                fx.send_synced(Some(mark), to, op, Body::Agreed);
+            }
+            Ended::Refused { to, op, why } => fx.send(vec![to], op, Body::NotYet(why)),
+            Ended::Adopted(generation) => {
+                fx.count("generations_adopted");
+                fx.begin_generation(partition, generation);
+                self.rounds.remove(&partition);
+                self.clear(partition, fx);
+            }
+            Ended::Nothing => {
+                self.rest.insert(partition, now);
+            }
+        }
+    }
+}
+
+/// All members but this one and those that are removed.
+fn others(me: NodeId, fx: &Effects) -> Vec<NodeId> {
+    let members = fx.members().iter().filter(|member| member.standing != Standing::Removed);
+    members.map(|member| member.id()).filter(|id| *id != me).collect()
+}

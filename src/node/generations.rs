@@ -1,0 +1,82 @@
+//! What this node knows of the generations of all partitions, and which objects it may take.
+
+use std::collections::BTreeMap;
+
+use crate::generation::Generation;
+use crate::message::Refusal;
+use crate::types::{Partition, hash64};
+
+/// The generation of each partition.
+#[derive(Debug, Default)]
+pub(super) struct Generations {
+    known: BTreeMap<Partition, Generation>,
+    first: Generation,
+    /// The generation in which this life has agreed to the next one: it is as new as everybody's.
+    agreed: BTreeMap<Partition, u64>,
+}
+
+impl Generations {
+    /// As the store has them.
+    pub(super) fn new(known: &[(Partition, Generation)]) -> Self {
+        Generations { known: known.iter().cloned().collect(), ..Generations::default() }
+    }
+
+    /// The generation of a partition.
+    pub(super) fn of(&self, partition: Partition) -> &Generation {
+        self.known.get(&partition).unwrap_or(&self.first)
+    }
+
+    /// Its number: the stamp of what is minted or read now.
+    pub(super) fn number(&self, partition: Partition) -> u64 {
+        self.of(partition).number
+    }
+
+    /// Replaces it.
+    pub(super) fn set(&mut self, partition: Partition, generation: Generation) {
+        self.known.insert(partition, generation);
+    }
+
+    /// This node has agreed that the partition's generation ends.
+    pub(super) fn agree(&mut self, partition: Partition) {
+        self.agreed.insert(partition, self.number(partition));
+    }
+
+    /// Refuses an object that is older than the generation before this one: what it shows alive may be collected. One of a
+    /// later generation is taken only if this node has agreed to that; otherwise its disk may be an old one, and it has to
+    /// learn the generation first.
+    pub(super) fn check(&self, partition: Partition, given: u64) -> Result<(), Refusal> {
+        let own = self.of(partition);
+        let follows = given == own.number + 1 && self.agreed.get(&partition) == Some(&own.number);
+        if own.takes(given) || follows {
+            return Ok(());
+        }
+        Err(Refusal::Generation { given, own: own.number })
+    }
+
+    /// Refuses an object that is to be kept for another node and is older than the present generation: the members agree
+    /// to the next one only when no such hint is left.
+    pub(super) fn check_hint(&self, partition: Partition, given: u64) -> Result<(), Refusal> {
+        let own = self.number(partition);
+        if given < own {
+            return Err(Refusal::Generation { given, own });
+        }
+        self.check(partition, given)
+    }
+
+    /// The numbers of all that are not the first one.
+    pub(super) fn numbers(&self) -> Vec<(Partition, u64)> {
+        let numbers = self.known.iter().map(|(partition, known)| (*partition, known.number));
+        numbers.filter(|(_, number)| *number > 0).collect()
+    }
+
+    /// Equal where two nodes know the same numbers.
+    pub(super) fn digest(&self) -> u64 {
+        let numbers = self.numbers().into_iter();
+        let bytes: Vec<u8> = numbers
+            .flat_map(|(partition, number)| {
+                [&partition.0.to_be_bytes()[..], &number.to_be_bytes()].concat()
+            })
+            .collect();
+        hash64(&[b"generations", &bytes])
+    }
+}

@@ -11,7 +11,7 @@ use crate::types::{Key, Micros, NodeId, Partition};
 
 /// The outputs of one node under construction. Messages to itself stay inside; messages that tell of
 /// unsynced records are held back.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Effects {
     me: NodeId,
     meta: Meta,
@@ -313,7 +313,7 @@ impl Effects {
 }
 
 /// What is kept for each other member, derived from the store's hints and kept right with every change.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct HintLedger {
     totals: BTreeMap<NodeId, (HintTotal, Micros)>,
     /// Members that are owed nothing any more, and that have not been told.

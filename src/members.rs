@@ -1,6 +1,11 @@
 //! The members of a cluster: who they are, where they listen, and since when. The list is a join semilattice:
 //! lists merge in any order to the same one, and the configured list is below all others.
 
+use std::sync::Arc;
+
+use bincode::de::BorrowDecoder;
+use bincode::enc::Encoder;
+use bincode::error::{DecodeError, EncodeError};
 use bincode::{BorrowDecode, Encode};
 use bytes::Bytes;
 
@@ -71,17 +76,26 @@ impl Member {
     /// Takes over what `other`, the same member elsewhere, knows better. The newest life decides the address,
     /// the newest command the standing; equal ones go by order, so that all who merge agree.
     pub fn merge(&mut self, other: &Member) {
-        let newer = (other.incarnation, &other.address) > (self.incarnation, &self.address);
-        if newer {
+        if other.life() > self.life() {
             self.incarnation = other.incarnation;
             self.address.clone_from(&other.address);
         }
-        let rank = |member: &Member| {
-            (member.standing == Standing::Removed, member.version, member.standing)
-        };
-        if rank(other) > rank(self) {
+        if other.rank() > self.rank() {
             (self.standing, self.version) = (other.standing, other.version);
         }
+    }
+
+    /// True if `other`, the same member elsewhere, knows anything better.
+    fn is_behind(&self, other: &Member) -> bool {
+        other.life() > self.life() || other.rank() > self.rank()
+    }
+
+    fn life(&self) -> (u64, &str) {
+        (self.incarnation, &self.address)
+    }
+
+    fn rank(&self) -> (bool, u64, Standing) {
+        (self.standing == Standing::Removed, self.version, self.standing)
     }
 
     /// The member's identity.
@@ -130,48 +144,80 @@ impl Cluster {
     }
 }
 
-/// All members, sorted by name.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, BorrowDecode)]
-#[bincode(decode_context = "Bytes")]
-pub struct Members(Vec<Member>);
+/// All members, sorted by name. Copies share the list until one of them learns something.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Members {
+    list: Arc<Vec<Member>>,
+    /// Each member's id and its place in the list, sorted: an id is a hash of the name, too dear to be made anew for
+    /// every member at every search.
+    places: Arc<Vec<(NodeId, usize)>>,
+}
+
+impl Encode for Members {
+    fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
+        self.list.encode(encoder)
+    }
+}
+
+impl<'de> BorrowDecode<'de, Bytes> for Members {
+    fn borrow_decode<D: BorrowDecoder<'de, Context = Bytes>>(
+        decoder: &mut D,
+    ) -> Result<Self, DecodeError> {
+        Vec::borrow_decode(decoder).map(Members::indexed)
+    }
+}
 
 impl Members {
     /// The members, in any order; names are checked by [`check_name`] before they come here.
     pub fn new(mut members: Vec<Member>) -> Self {
         members.sort_by(|a, b| a.name.cmp(&b.name));
-        Members(members)
+        Members::indexed(members)
+    }
+
+    fn indexed(list: Vec<Member>) -> Self {
+        let ids = list.iter().map(Member::id);
+        let mut places: Vec<(NodeId, usize)> = ids.zip(0..).collect();
+        places.sort_unstable();
+        Members { list: Arc::new(list), places: Arc::new(places) }
+    }
+
+    fn place(&self, id: NodeId) -> Option<usize> {
+        let first = self.places.partition_point(|(known, _)| *known < id);
+        self.places.get(first).filter(|(known, _)| *known == id).map(|(_, place)| *place)
     }
 
     /// Every member, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = &Member> {
-        self.0.iter()
+        self.list.iter()
     }
 
     /// Every member's id, in the order of the names.
     pub fn ids(&self) -> Vec<NodeId> {
-        self.0.iter().map(Member::id).collect()
+        self.list.iter().map(Member::id).collect()
     }
 
     /// The member with this id.
     pub fn get(&self, id: NodeId) -> Option<&Member> {
-        self.0.iter().find(|member| member.id() == id)
+        self.place(id).and_then(|place| self.list.get(place))
     }
 
     /// Takes over what is known better of those that are members here; true if anything was new.
     pub fn merge<'a>(&mut self, others: impl IntoIterator<Item = &'a Member>) -> bool {
-        let before = self.clone();
+        let mut learnt = false;
         for other in others {
-            if let Some(own) = self.0.iter_mut().find(|member| member.name == other.name) {
-                own.merge(other);
+            let Some(place) = self.place(other.id()) else { continue };
+            if self.list.get(place).is_some_and(|own| own.is_behind(other)) {
+                Arc::make_mut(&mut self.list)[place].merge(other);
+                learnt = true;
             }
         }
-        *self != before
+        learnt
     }
 
     /// A digest of all that the list says: equal for equal lists.
     pub fn digest(&self) -> u64 {
         let mut parts: Vec<Vec<u8>> = vec![b"members".to_vec()];
-        for Member { name, address, incarnation, standing, version } in &self.0 {
+        for Member { name, address, incarnation, standing, version } in self.list.iter() {
             parts.push([name.as_bytes(), &[0], address.as_bytes()].concat());
             let numbers = [*incarnation, *version, *standing as u64];
             parts.push(numbers.into_iter().flat_map(u64::to_be_bytes).collect());

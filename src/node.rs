@@ -299,7 +299,7 @@ pub struct PeerView {
 }
 
 /// A node: its roles, and what they want done. No role sees another's state.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Node {
     coordinator: Coordinator,
     replica: Replica,

@@ -6,6 +6,8 @@
 //! is the first 64 bits of the payload's blake3 hash.
 
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
+use bincode::enc::EncoderImpl;
+use bincode::enc::write::SizeWriter;
 use bincode::{BorrowDecode, Encode};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
@@ -121,6 +123,14 @@ pub fn frame<T: Encode>(message: &T) -> Bytes {
     let mut out = BytesMut::new();
     put_frame(&mut out, message);
     out.freeze()
+}
+
+/// The length of the message as a frame, without making it.
+pub fn frame_len<T: Encode>(message: &T) -> usize {
+    let config = bincode::config::standard();
+    let mut encoder = EncoderImpl::new(SizeWriter::default(), config);
+    let encoded = message.encode(&mut encoder).map(|()| encoder.into_writer().bytes_written);
+    FRAME_HEAD_BYTES + encoded.unwrap_or_default()
 }
 
 /// Takes the next frame's payload off `input`; `None` when it is not complete yet. A length over

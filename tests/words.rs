@@ -325,6 +325,7 @@ fn every_refusal_is_one_sentence() {
 fn frames_are_bounded_checked_and_waited_for() {
     let message = PeerMessage { op: 1, body: Body::Read { key: key() } };
     let frame = wire::frame(&message);
+    assert_eq!(wire::frame_len(&message), frame.len());
     let mut input = BytesMut::new();
     for byte in &frame[..frame.len() - 1] {
         input.put_u8(*byte);

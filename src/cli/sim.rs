@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use pixii::sim::detection::{End, Trial, detect};
+use pixii::sim::detection::{End, Noticed, Trial, detect};
 use pixii::sim::{Batch, Failure, replay, run_batch};
 use serde_json::json;
 
@@ -106,37 +106,38 @@ impl Sim {
         let (quiet_ms, loss, seed) = (self.quiet * 1_000, self.loss, self.seed);
         let (interval_ms, timeout_ms) = (500, 5_000);
         let out = &mut io::stdout().lock();
-        for (end, name) in
-            [(End::Killed, "killed"), (End::Frozen, "frozen"), (End::CutOff, "cut off")]
-        {
-            // The quiet time is the same for all three: once is enough.
-            let quiet_ms = if end == End::Killed { quiet_ms } else { 1_000 };
-            let trial = Trial { nodes, quiet_ms, loss, interval_ms, timeout_ms, seed };
-            let seen = detect(&trial, end);
+        let trial = Trial { nodes, quiet_ms, loss, interval_ms, timeout_ms, seed };
+        let seen = detect(&trial);
+        if !shared.json() {
+            writeln!(
+                out,
+                "{nodes} nodes, {} s of virtual time, {} % of messages lost: {} false suspicions, {} \
+                 false deaths, {:.0} bytes of gossip per node and second",
+                self.quiet,
+                loss * 100.0,
+                seen.suspected,
+                seen.believed_down,
+                seen.bytes_per_second
+            )?;
+        }
+        for (end, Noticed { first_ms, last_ms }) in seen.ends {
+            let name = match end {
+                End::Killed => "killed",
+                End::Frozen => "frozen",
+                End::CutOff => "cut off",
+            };
             if shared.json() {
                 let value = json!({
                     "nodes": nodes, "end": name, "seed": seed, "loss": loss, "quiet_ms": quiet_ms,
                     "suspected": seen.suspected, "believed_down": seen.believed_down,
                     "bytes_per_second": seen.bytes_per_second,
-                    "first_ms": seen.first_ms, "last_ms": seen.last_ms,
+                    "first_ms": first_ms, "last_ms": last_ms,
                 });
                 writeln!(out, "{value}")?;
                 continue;
             }
-            if end == End::Killed {
-                writeln!(
-                    out,
-                    "{nodes} nodes, {} s of virtual time, {} % of messages lost: {} false suspicions, {} \
-                     false deaths, {:.0} bytes of gossip per node and second",
-                    self.quiet,
-                    loss * 100.0,
-                    seen.suspected,
-                    seen.believed_down,
-                    seen.bytes_per_second
-                )?;
-            }
             let told = |time: Option<u64>| time.map_or("never".into(), |ms| format!("{ms} ms"));
-            let (first, last) = (told(seen.first_ms), told(seen.last_ms));
+            let (first, last) = (told(first_ms), told(last_ms));
             writeln!(
                 out,
                 "{name}: down in the first view after {first}, in the last after {last}"

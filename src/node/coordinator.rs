@@ -35,7 +35,7 @@ const MAX_LINGERING_BYTES: usize = 64 << 20;
 const EXPLORE: u64 = 64;
 
 /// Requests under way at one node, and which peers it can send to.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Coordinator {
     config: Config,
     view: View,

@@ -14,7 +14,7 @@ use crate::types::{Key, Micros, NodeId, Partition};
 
 /// The outputs of one node under construction. Messages to itself stay inside; messages that tell of
 /// unsynced records are held back.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Effects {
     me: NodeId,
     meta: Meta,
@@ -385,7 +385,7 @@ impl HintSize {
 }
 
 /// What is kept for each other member, derived from the store's hints and kept right with every change.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct HintLedger {
     totals: BTreeMap<NodeId, (HintTotal, Micros)>,
     /// How many hints there are of each generation of a partition.

@@ -3,8 +3,6 @@
 
 mod detector;
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use self::detector::Detector;
 use super::effects::Effects;
 use super::{Config, Notice};
@@ -29,23 +27,27 @@ const MAX_LEAP: u64 = 1 << 32;
 const MAX_NUMBER: u64 = 1 << 62;
 
 /// What is heard of the other members.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Gossip {
     me: NodeId,
     interval: Micros,
     timeout: Micros,
     rng: Rng,
     count: u64,
-    peers: BTreeMap<NodeId, Peer>,
+    /// Every other member, sorted.
+    ids: Vec<NodeId>,
+    /// What is known of the member at the same place in `ids`. Rounds walk through all of them: lists, not trees.
+    peers: Vec<Peer>,
     seeds: Vec<NodeId>,
-    links: BTreeSet<NodeId>,
+    /// Sorted.
+    links: Vec<NodeId>,
     next_round: Micros,
     /// Digests that leave beside the usual one in the next round.
     eager: u8,
     digest: u64,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Peer {
     beat: Beat,
     detector: Detector,
@@ -68,21 +70,23 @@ impl Peer {
 impl Gossip {
     /// Everybody is taken to be up at first, and has the timeout to prove it.
     pub(super) fn new(config: &Config, seed: u64) -> Self {
-        let others = config.members.ids().into_iter().filter(|id| *id != config.me);
-        let peer = |id| {
-            let detector = Detector::new(config.gossip_interval);
-            (id, Peer { beat: Beat::default(), detector, opinion: Opinion::Up })
-        };
-        let ids = config.members.ids();
+        let members = config.members.ids();
+        let seeds = members.iter().copied().take(SEEDS).collect();
+        let mut ids: Vec<NodeId> = members.into_iter().filter(|id| *id != config.me).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let detector = Detector::new(config.gossip_interval);
+        let peer = Peer { beat: Beat::default(), detector, opinion: Opinion::Up };
         Gossip {
             me: config.me,
             interval: config.gossip_interval,
             timeout: config.gossip_timeout,
             rng: Rng::new(seed ^ 0x0060_551b),
             count: 0,
-            peers: others.map(peer).collect(),
-            seeds: ids.into_iter().take(SEEDS).collect(),
-            links: BTreeSet::new(),
+            peers: vec![peer; ids.len()],
+            ids,
+            seeds,
+            links: Vec::new(),
             next_round: 0,
             eager: EAGER,
             digest: config.members.digest(),
@@ -97,28 +101,36 @@ impl Gossip {
     /// What this node believes of a member, and how surprising its silence is.
     pub(super) fn opinion(&self, now: Micros, peer: NodeId) -> (Opinion, f64) {
         let view = |peer: &Peer| (peer.opinion, peer.detector.phi(now));
-        self.peers.get(&peer).map_or((Opinion::Up, 0.0), view)
+        self.peer(peer).map_or((Opinion::Up, 0.0), view)
+    }
+
+    fn peer(&self, id: NodeId) -> Option<&Peer> {
+        self.ids.binary_search(&id).ok().and_then(|place| self.peers.get(place))
+    }
+
+    fn peer_mut(&mut self, id: NodeId) -> Option<&mut Peer> {
+        self.ids.binary_search(&id).ok().and_then(|place| self.peers.get_mut(place))
     }
 
     /// This process did not run for `gap`: the others' silence in that time says nothing.
     pub(super) fn forgive(&mut self, gap: Micros) {
-        for peer in self.peers.values_mut() {
+        for peer in &mut self.peers {
             peer.detector.forgive(gap);
         }
     }
 
     /// A link came up or went down.
     pub(super) fn link(&mut self, peer: NodeId, up: bool) {
-        if up {
-            self.links.insert(peer);
-        } else {
-            self.links.remove(&peer);
+        match (self.links.binary_search(&peer), up) {
+            (Err(place), true) => self.links.insert(place, peer),
+            (Ok(place), false) => drop(self.links.remove(place)),
+            _ => {}
         }
     }
 
     /// A message of a peer has come, whatever it says.
     pub(super) fn heard(&mut self, now: Micros, from: NodeId, fx: &mut Effects) {
-        if let Some(peer) = self.peers.get_mut(&from) {
+        if let Some(peer) = self.peer_mut(from) {
             peer.revive(from, fx);
             peer.detector.sign(now);
         }
@@ -135,7 +147,7 @@ impl Gossip {
         if known < fx.meta().incarnation {
             self.announce(fx);
         }
-        for (id, peer) in &mut self.peers {
+        for (id, peer) in self.ids.iter().zip(&mut self.peers) {
             let opinion = peer.detector.opinion(now, self.timeout);
             if opinion != peer.opinion {
                 peer.opinion = opinion;
@@ -146,8 +158,7 @@ impl Gossip {
         if to.is_empty() {
             return;
         }
-        let beats = self.peers.iter().map(|(id, peer)| (*id, peer.beat));
-        let beats = beats.chain([(self.me, self.own_beat(fx))]).collect();
+        let beats = self.beats(fx);
         fx.count("gossip_rounds");
         fx.send(to, DIGEST, Body::Gossip(Word::Digest { beats, members: self.digest }));
     }
@@ -156,19 +167,27 @@ impl Gossip {
         Beat { incarnation: fx.meta().incarnation, count: self.count }
     }
 
+    /// Every member's newest heartbeat, sorted by id.
+    fn beats(&self, fx: &Effects) -> Vec<(NodeId, Beat)> {
+        let mut beats = Vec::with_capacity(self.ids.len() + 1);
+        beats.extend(self.ids.iter().copied().zip(self.peers.iter().map(|peer| peer.beat)));
+        let place = self.ids.partition_point(|id| *id < self.me);
+        beats.insert(place, (self.me, self.own_beat(fx)));
+        beats
+    }
+
     /// A random linked peer; a seed with a probability that gives each seed a few digests a round; more when
     /// there is news about members.
     fn partners(&mut self) -> Vec<NodeId> {
-        let links: Vec<NodeId> = self.links.iter().copied().collect();
         let mut partners = Vec::new();
         for _ in 0..=self.eager {
-            partners.extend(self.rng.pick(&links).copied());
+            partners.extend(self.rng.pick(&self.links).copied());
         }
         self.eager = 0;
         let often = SEEDS as f64 / self.peers.len().max(1) as f64;
         if self.rng.chance(often)
             && let Some(seed) = self.rng.pick(&self.seeds).copied()
-            && self.links.contains(&seed)
+            && self.links.binary_search(&seed).is_ok()
         {
             partners.push(seed);
         }
@@ -191,7 +210,7 @@ impl Gossip {
                 if beats.len() > MAX_MEMBERS {
                     return fx.count("gossip_over_the_limit");
                 }
-                self.answer(from, &beats, members, fx);
+                self.answer(from, beats, members, fx);
             }
             Word::News { beats, members, digest, wanted } => {
                 if beats.len().max(members.len()).max(wanted.len()) > MAX_MEMBERS {
@@ -213,13 +232,24 @@ impl Gossip {
     }
 
     /// Tells what the other does not know, and asks for what it knows better.
-    fn answer(&mut self, from: NodeId, theirs: &[(NodeId, Beat)], digest: u64, fx: &mut Effects) {
-        let theirs: BTreeMap<NodeId, Beat> = theirs.iter().copied().collect();
-        let own = (self.me, self.own_beat(fx));
-        let ours = self.peers.iter().map(|(id, peer)| (*id, peer.beat)).chain([own]);
+    fn answer(
+        &mut self,
+        from: NodeId,
+        mut theirs: Vec<(NodeId, Beat)>,
+        digest: u64,
+        fx: &mut Effects,
+    ) {
+        // Both sorted: one walk through them finds what belongs together. Of twins the last one counts.
+        theirs.sort_by_key(|(id, _)| *id);
+        let mut theirs = theirs.into_iter().peekable();
         let (mut newer, mut wanted) = (Vec::new(), Vec::new());
-        for (id, beat) in ours {
-            let known = theirs.get(&id).copied().unwrap_or_default();
+        for (id, beat) in self.beats(fx) {
+            let mut known = Beat::default();
+            while let Some((other, beat)) = theirs.next_if(|(other, _)| *other <= id) {
+                if other == id {
+                    known = beat;
+                }
+            }
             if beat > known {
                 let lag = if beat.incarnation > known.incarnation {
                     u64::MAX
@@ -232,7 +262,7 @@ impl Gossip {
             }
         }
         // The oldest of theirs first: what is left out comes in a later round.
-        newer.sort_by_key(|(lag, id, _)| (u64::MAX - lag, *id));
+        newer.sort_unstable_by_key(|(lag, id, _)| (u64::MAX - lag, *id));
         newer.truncate(MAX_NEWS);
         wanted.truncate(MAX_NEWS);
         let beats = newer.into_iter().map(|(_, id, beat)| (id, beat)).collect();
@@ -242,7 +272,7 @@ impl Gossip {
     }
 
     fn beats_of(&self, wanted: &[NodeId], fx: &Effects) -> Vec<(NodeId, Beat)> {
-        let beat = |id: &NodeId| match self.peers.get(id) {
+        let beat = |id: &NodeId| match self.peer(*id) {
             Some(peer) => Some((*id, peer.beat)),
             None => (*id == self.me).then(|| (self.me, self.own_beat(fx))),
         };
@@ -269,7 +299,7 @@ impl Gossip {
                 self.hear_of_myself(from, beat, fx);
                 continue;
             }
-            let Some(peer) = self.peers.get_mut(&id) else {
+            let Some(peer) = self.peer_mut(id) else {
                 fx.count("gossip_of_strangers");
                 continue;
             };
@@ -313,32 +343,33 @@ impl Gossip {
 
     fn learn_members(&mut self, news: &[Member], fx: &mut Effects) {
         let before: Members = fx.members().clone();
-        let strangers = news.iter().filter(|member| before.get(member.id()).is_none()).count();
-        for _ in 0..strangers {
-            fx.count("gossip_of_strangers");
-        }
-        let leaps = |member: &&Member| {
-            let known = before.get(member.id()).map_or(0, |known| known.incarnation);
-            is_credible(Beat { incarnation: member.incarnation, count: 0 }, known)
-        };
-        // What others say of this node's own address counts only as far as it said so itself.
         let own = fx.meta().incarnation;
-        let sound: Vec<&Member> = news
-            .iter()
-            .filter(leaps)
-            .filter(|member| member.id() != self.me || member.incarnation <= own)
-            .collect();
+        let mut sound = Vec::new();
+        for member in news {
+            let id = member.id();
+            let known = before.get(id);
+            if known.is_none() {
+                fx.count("gossip_of_strangers");
+            }
+            let beat = Beat { incarnation: member.incarnation, count: 0 };
+            let credible = is_credible(beat, known.map_or(0, |known| known.incarnation));
+            // What others say of this node's own address counts only as far as it said so itself.
+            if credible && (id != self.me || member.incarnation <= own) {
+                sound.push(member);
+            }
+        }
         if !fx.learn_members(&sound) {
             return;
         }
         self.digest = fx.members().digest();
         self.eager = EAGER;
-        let moved = fx.members().iter().filter(|member| {
-            let known = before.get(member.id());
-            member.id() != self.me && known.is_some_and(|known| known.address != member.address)
-        });
-        let moved: Vec<(NodeId, String)> =
-            moved.map(|member| (member.id(), member.address.clone())).collect();
+        // Lists of the same members, so in the same order.
+        let pairs = before.iter().zip(fx.members().iter());
+        let moved: Vec<(NodeId, String)> = pairs
+            .filter(|(known, member)| known.address != member.address)
+            .map(|(_, member)| (member.id(), member.address.clone()))
+            .filter(|(id, _)| *id != self.me)
+            .collect();
         for (peer, address) in moved {
             fx.address(peer, address);
         }

@@ -35,7 +35,7 @@ const TIMEOUT: Micros = 5_000 * MILLI;
 const REST: Micros = 1_000 * MILLI;
 
 /// Hints under way, and whom they are for.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Handoff {
     me: NodeId,
     ring: Arc<Ring>,
@@ -60,7 +60,7 @@ pub(super) struct Handoff {
 }
 
 /// One way through all hints for a member.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Pass {
     /// True if the member is absent and its aged hints are offered to the other homes.
     aged: bool,
@@ -76,7 +76,7 @@ struct Pass {
 }
 
 /// A hint that was sent to its target, or, aged, to other homes.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Flight {
     target: NodeId,
     key: Key,
@@ -90,7 +90,7 @@ struct Flight {
 }
 
 /// A damaged hint, which is made anew from what the other homes of its key have.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Fetch {
     target: NodeId,
     key: Key,

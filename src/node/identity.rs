@@ -21,7 +21,7 @@ const GRACE: Micros = 1_000 * MILLI;
 const ALONE: Micros = 3_000 * MILLI;
 
 /// What is known of this node's place.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Identity {
     me: NodeId,
     ring: Arc<Ring>,
@@ -43,7 +43,7 @@ pub(super) struct Identity {
     decided: Option<u64>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Heard {
     seen: Option<Life>,
     birth: u64,
@@ -241,7 +241,8 @@ impl Identity {
             return;
         }
         let passed = now.saturating_sub(started);
-        let all = self.peers().all(|peer| self.heard.contains_key(&peer));
+        // Nobody else is heard.
+        let all = self.heard.len() == self.peers().count();
         if fx.meta().cluster.is_none() {
             self.find_cluster(all, passed, fx);
         }

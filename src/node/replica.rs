@@ -28,7 +28,7 @@ const MAX_UNSYNCED_BYTES: usize = 128 << 20;
 const MAX_LIST_BYTES: u32 = 1 << 20;
 
 /// The copies of one store and the operations on them.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Replica {
     ring: Arc<Ring>,
     serials: Serials,
@@ -44,7 +44,7 @@ pub(super) struct Replica {
 }
 
 /// A key with something under way: a read of the disk, or a write that is not synced yet.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct KeyState {
     /// The newest copy, ahead of the disk; `None` while it is being read.
     copies: Option<Copies>,
@@ -54,13 +54,13 @@ struct KeyState {
 }
 
 /// What this store has of a key: its own record, and what it keeps for other members.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Copies {
     own: Copy,
     hints: BTreeMap<NodeId, Copy>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Copy {
     Record(Record),
     Damaged,
@@ -81,14 +81,14 @@ impl Copy {
 }
 
 /// An operation on one key, and who waits for its answer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Work {
     from: NodeId,
     op: u64,
     kind: Kind,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Kind {
     Update { context: Context, change: message::Change, keep_for: Vec<NodeId> },
     Merge { object: Object, generation: u64 },
@@ -102,7 +102,7 @@ enum Kind {
 }
 
 /// The store's durable counter of serials, reserved in blocks that are synced before use.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Serials {
     next: u64,
     usable_end: u64,

@@ -14,7 +14,7 @@ const ROUND: Micros = 100 * MILLI;
 const GRACE: Micros = 1_000 * MILLI;
 
 /// What each linked peer has said since it was linked.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Returning {
     nonce: u64,
     peers: usize,

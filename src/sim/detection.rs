@@ -1,8 +1,7 @@
 //! The failure detector by itself: many nodes that only gossip, on a lossy network in virtual time. How long until a
 //! node that died, froze or was cut off is down in every view; how often a live one is suspected; what it costs.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::emulation::{Delay, Emulation, Place, Verdict};
@@ -61,6 +60,13 @@ pub struct Detected {
     pub believed_down: u64,
     /// Bytes of gossip that a node sent per second of the quiet time, framed.
     pub bytes_per_second: f64,
+    /// Each end, and how it was noticed.
+    pub ends: Vec<(End, Noticed)>,
+}
+
+/// How the end of a node was noticed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Noticed {
     /// From the fault until the first and until the last of the others believed the node to be down, in
     /// milliseconds; `None` if some never did.
     pub first_ms: Option<u64>,
@@ -68,21 +74,24 @@ pub struct Detected {
     pub last_ms: Option<u64>,
 }
 
+#[derive(Clone)]
 enum Event {
     Wake(usize),
     Link { at: usize, peer: usize, up: bool },
     Message { from: usize, to: usize, message: Arc<PeerMessage> },
 }
 
+#[derive(Clone)]
 struct Field {
     nodes: Vec<Node>,
     ids: Vec<NodeId>,
-    /// The one that something befalls, once it has.
-    victim: Option<usize>,
+    places: HashMap<NodeId, usize>,
+    /// The one that something has befallen, and what.
+    victim: Option<(usize, End)>,
     wakes: Vec<Option<Micros>>,
     now: Micros,
-    queue: BinaryHeap<Reverse<(Micros, u64)>>,
-    events: std::collections::HashMap<u64, Event>,
+    /// What is to come, by its time, then in the order in which it was scheduled.
+    events: BTreeMap<(Micros, u64), Event>,
     sequence: u64,
     net: Emulation,
     rng: Rng,
@@ -90,8 +99,8 @@ struct Field {
     bytes: u64,
 }
 
-/// Runs one trial: everybody gossips, and at the end `end` befalls one node.
-pub fn detect(trial: &Trial, end: End) -> Detected {
+/// Runs one trial: everybody gossips, and then each end befalls one node, each time as if it were the only one.
+pub fn detect(trial: &Trial) -> Detected {
     let mut field = Field::new(trial);
     field.run_to(WARM_UP);
     field.opined.clear();
@@ -105,26 +114,9 @@ pub fn detect(trial: &Trial, end: End) -> Detected {
     let seconds = quiet as f64 / 1e6;
     let bytes_per_second = field.bytes as f64 / seconds.max(1e-9) / trial.nodes as f64;
     field.opined.clear();
-    let begun = field.now;
-    let (victim, others) = field.strike(end);
-    field.run_to(begun + PATIENCE);
-    let mut noticed: Vec<Option<Micros>> = vec![None; field.nodes.len()];
-    for (at, who, whom, opinion) in &field.opined {
-        if *whom == victim {
-            noticed[*who] = (*opinion == Opinion::Down).then_some(at - begun);
-        }
-    }
-    let times: Option<Vec<Micros>> = others.into_iter().map(|other| noticed[other]).collect();
-    let bound = |pick: fn(&[Micros]) -> Option<Micros>| {
-        times.as_deref().and_then(pick).map(|time| time / MILLI)
-    };
-    Detected {
-        suspected,
-        believed_down,
-        bytes_per_second,
-        first_ms: bound(|times| times.iter().min().copied()),
-        last_ms: bound(|times| times.iter().max().copied()),
-    }
+    let ends = [End::Killed, End::Frozen, End::CutOff];
+    let ends = ends.map(|end| (end, field.clone().notice(end))).to_vec();
+    Detected { suspected, believed_down, bytes_per_second, ends }
 }
 
 impl Field {
@@ -169,11 +161,11 @@ impl Field {
         let mut field = Field {
             nodes,
             wakes: vec![None; trial.nodes],
+            places: ids.iter().copied().zip(0..).collect(),
             ids,
             victim: None,
             now: 0,
-            queue: BinaryHeap::new(),
-            events: std::collections::HashMap::new(),
+            events: BTreeMap::new(),
             sequence: 0,
             net,
             rng,
@@ -189,36 +181,41 @@ impl Field {
         field
     }
 
-    /// Something befalls the last node. Gives it, and those that are to notice.
-    fn strike(&mut self, end: End) -> (NodeId, Vec<usize>) {
+    /// Something befalls the last node, and the others are to notice.
+    fn notice(mut self, end: End) -> Noticed {
+        let begun = self.now;
         let victim = self.nodes.len() - 1;
-        for other in 0..victim {
-            if end == End::Killed {
-                let when = self.now + self.rng.below(LINKING);
-                self.schedule(when, Event::Link { at: other, peer: victim, up: false });
-            }
-            self.net.cut(self.ids[victim], self.ids[other]);
-            self.net.cut(self.ids[other], self.ids[victim]);
+        for other in (0..victim).filter(|_| end == End::Killed) {
+            let when = begun + self.rng.below(LINKING);
+            self.schedule(when, Event::Link { at: other, peer: victim, up: false });
         }
-        // Cut off, it goes on by itself.
-        self.victim = (end != End::CutOff).then_some(victim);
-        (self.ids[victim], (0..victim).collect())
+        self.victim = Some((victim, end));
+        self.run_to(begun + PATIENCE);
+        let mut noticed: Vec<Option<Micros>> = vec![None; victim];
+        for (at, who, whom, opinion) in &self.opined {
+            if *whom == self.ids[victim] {
+                noticed[*who] = (*opinion == Opinion::Down).then_some(at - begun);
+            }
+        }
+        let times: Option<Vec<Micros>> = noticed.into_iter().collect();
+        let bound = |pick: fn(&[Micros]) -> Option<Micros>| {
+            times.as_deref().and_then(pick).map(|time| time / MILLI)
+        };
+        Noticed {
+            first_ms: bound(|times| times.iter().min().copied()),
+            last_ms: bound(|times| times.iter().max().copied()),
+        }
     }
 
     fn schedule(&mut self, at: Micros, event: Event) {
         self.sequence += 1;
-        self.queue.push(Reverse((at, self.sequence)));
-        self.events.insert(self.sequence, event);
+        self.events.insert((at, self.sequence), event);
     }
 
     fn run_to(&mut self, end: Micros) {
-        while let Some(Reverse((at, number))) = self.queue.peek().copied() {
-            if at > end {
-                break;
-            }
-            self.queue.pop();
+        while let Some(next) = self.events.first_entry().filter(|next| next.key().0 <= end) {
+            let ((at, _), event) = next.remove_entry();
             self.now = at;
-            let Some(event) = self.events.remove(&number) else { continue };
             match event {
                 // An earlier one may have taken its place.
                 Event::Wake(node) if self.wakes[node] == Some(at) => {
@@ -239,7 +236,8 @@ impl Field {
     }
 
     fn input(&mut self, at: usize, input: Input) {
-        if self.victim == Some(at) {
+        // Cut off, it goes on by itself.
+        if self.victim.is_some_and(|(victim, end)| victim == at && end != End::CutOff) {
             return;
         }
         let mut todo = vec![input];
@@ -270,11 +268,15 @@ impl Field {
 
     fn send(&mut self, from: usize, to: &[NodeId], message: PeerMessage) {
         if matches!(message.body, Body::Gossip(_)) {
-            self.bytes += (wire::frame(&message).len() * to.len()) as u64;
+            self.bytes += (wire::frame_len(&message) * to.len()) as u64;
         }
         let message = Arc::new(message);
         for id in to {
-            let Some(to) = self.ids.iter().position(|known| known == id) else { continue };
+            let Some(to) = self.places.get(id).copied() else { continue };
+            // Nothing passes to or from the victim, whatever has befallen it.
+            if self.victim.is_some_and(|(victim, _)| victim == from || victim == to) {
+                continue;
+            }
             let places = (Place::Node(self.ids[from]), Place::Node(*id));
             if let Verdict::Deliver(delays) = self.net.verdict(self.now, places.0, places.1) {
                 for delay in delays {
@@ -295,12 +297,13 @@ mod tests {
         let (interval_ms, timeout_ms) = (500, 5_000);
         let trial =
             Trial { nodes: 5, quiet_ms: 120_000, loss: 0.01, interval_ms, timeout_ms, seed: 1 };
-        for end in [End::Killed, End::Frozen, End::CutOff] {
-            let seen = detect(&trial, end);
-            assert_eq!((seen.suspected, seen.believed_down), (0, 0), "{end:?}: {seen:?}");
-            assert!(seen.first_ms.is_some_and(|first| first >= 4_000), "{end:?}: {seen:?}");
-            assert!(seen.last_ms.is_some_and(|last| last <= 20_000), "{end:?}: {seen:?}");
-            assert_eq!(seen, detect(&trial, end), "the same seed gives the same");
+        let seen = detect(&trial);
+        assert_eq!((seen.suspected, seen.believed_down), (0, 0), "{seen:?}");
+        assert_eq!(seen.ends.len(), 3);
+        for (end, noticed) in &seen.ends {
+            assert!(noticed.first_ms.is_some_and(|first| first >= 4_000), "{end:?}: {noticed:?}");
+            assert!(noticed.last_ms.is_some_and(|last| last <= 20_000), "{end:?}: {noticed:?}");
         }
+        assert_eq!(seen, detect(&trial), "the same seed gives the same");
     }
 }

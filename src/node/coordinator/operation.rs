@@ -12,7 +12,7 @@ use crate::types::{Blob, Key, Micros, NodeId, Partition};
 use crate::wire;
 
 /// A request under way.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Operation {
     pub(super) origin: Origin,
     pub(super) deadline: Micros,
@@ -43,7 +43,7 @@ pub(super) struct Question {
 }
 
 /// What is asked, and what has come of it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Kind {
     Write {
         key: Key,

@@ -25,13 +25,13 @@ pub(super) const WRITES: Bounds =
 const RETRY: Micros = 1_000 * MILLI;
 
 /// What is known of the replicas' speed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Paces {
     bounds: Bounds,
     paces: BTreeMap<NodeId, Pace>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Pace {
     /// Smoothed latency and its mean deviation, as Jacobson and Karels do it for TCP (1988).
     estimate: Option<(Micros, Micros)>,

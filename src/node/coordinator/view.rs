@@ -6,7 +6,7 @@ use crate::members::Opinion;
 use crate::types::NodeId;
 
 /// The other members as the coordinator may use them.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct View {
     me: NodeId,
     links: BTreeSet<NodeId>,

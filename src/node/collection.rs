@@ -37,7 +37,7 @@ const TELL: Micros = 1_000 * MILLI;
 const MAX_QUESTIONS: usize = 256;
 
 /// What is under way, and what holds it back.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Collection {
     me: NodeId,
     ring: Arc<Ring>,
@@ -55,7 +55,7 @@ pub(super) struct Collection {
 }
 
 /// A generation that is to end.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Round {
     Choosing { token: u64, graves: Vec<Grave> },
     Asking { op: u64, waiting: BTreeSet<NodeId>, condemned: Vec<Grave>, due: Micros },

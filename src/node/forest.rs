@@ -25,7 +25,7 @@ impl Held {
 }
 
 /// All trees.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Forest {
     stands: BTreeMap<Partition, Stand>,
     /// Changes that are not synced yet: a scan that begins now need not see them.
@@ -34,7 +34,7 @@ pub(super) struct Forest {
 }
 
 /// The tree of one partition.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Stand {
     crop: Crop,
     /// False until all of the partition has been read once.
@@ -46,7 +46,7 @@ struct Stand {
 }
 
 /// A tree, and how many of its keys have events without a value.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Crop {
     tree: Tree,
     keys: u64,
@@ -63,7 +63,7 @@ impl Crop {
 }
 
 /// A partition that is being read from the disk.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Reading {
     crop: Crop,
     /// All keys up to this one are in the tree.

@@ -7,7 +7,7 @@ use crate::message::Refusal;
 use crate::types::{Partition, hash64};
 
 /// The generation of each partition.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Generations {
     known: BTreeMap<Partition, Generation>,
     first: Generation,

@@ -38,7 +38,7 @@ const AGAIN: Micros = 1_000 * MILLI;
 const SPREAD: Micros = 500 * MILLI;
 
 /// What is to be compared, when, and what is under way.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Repair {
     me: NodeId,
     ring: Arc<Ring>,
@@ -59,7 +59,7 @@ pub(super) struct Repair {
 }
 
 /// A partition and another home of it.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Pair {
     /// When they are to be compared; `None` if that is up to the other one.
     due: Option<Micros>,
@@ -70,7 +70,7 @@ struct Pair {
 }
 
 /// What an object in flight belongs to.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Flight {
     peer: NodeId,
     partition: Partition,
@@ -79,7 +79,7 @@ pub(super) struct Flight {
 }
 
 /// The ids of questions, and the objects in flight.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Lane {
     next_op: u64,
     flights: BTreeMap<u64, Flight>,

@@ -14,7 +14,7 @@ const MAX_OPEN: usize = 32;
 const PAGE_BYTES: usize = 256 << 10;
 
 /// What a chore is for.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Purpose {
     /// What is condemned is buried, to agree to a proposal.
     Agree { to: NodeId, op: u64 },
@@ -33,12 +33,12 @@ pub(super) enum Ended {
 }
 
 /// At most one chore for each partition.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Chores {
     all: BTreeMap<Partition, Chore>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Chore {
     purpose: Purpose,
     graves: VecDeque<Grave>,
@@ -49,7 +49,7 @@ struct Chore {
     failed: Option<String>,
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Reading {
     /// Behind this key.
     Next(Option<Key>),

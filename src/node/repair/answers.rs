@@ -16,7 +16,7 @@ const MAX_SCANS: usize = 8;
 const PAGE_BYTES: usize = 1 << 20;
 
 /// Lists of keys under way.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Answers {
     scans: BTreeMap<u64, (NodeId, u64)>,
 }

@@ -28,7 +28,7 @@ const MAX_FLIGHT_BYTES: usize = 8 << 20;
 const PAGE_BYTES: usize = 1 << 20;
 
 /// A comparison under way.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Exchange {
     pub(super) peer: NodeId,
     pub(super) partition: Partition,
@@ -53,7 +53,7 @@ pub(super) struct Exchange {
     size: usize,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Stage {
     /// Children of these nodes of this level were asked for.
     Descending(u8, Vec<u16>),

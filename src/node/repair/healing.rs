@@ -17,14 +17,14 @@ const PATIENCE: Micros = 5_000 * MILLI;
 const REST: Micros = 1_000 * MILLI;
 
 /// Damaged records, and what was heard of them.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Healing {
     waiting: BTreeSet<(Partition, Key)>,
     fetches: BTreeMap<u64, Fetch>,
     rest_until: Micros,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Fetch {
     partition: Partition,
     key: Key,

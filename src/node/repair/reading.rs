@@ -12,7 +12,7 @@ const BESIDE_CLIENTS: Micros = 5 * MILLI;
 const IN_SCRUB: Micros = 50 * MILLI;
 
 /// One partition after the other.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Reader {
     partitions: Vec<Partition>,
     /// How many of them have been read, this time round.

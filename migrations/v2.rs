@@ -179,6 +179,8 @@ mod tests {
         let bytes = "0163026e31fdfffffffffffffffffb2c01fd000000000001000003fbfb00fc70110100010105020102030402\
                      00fb2c01010308fd0000000000000400";
         assert_eq!(hex(&golden), bytes);
+        // Schema 3 has a list behind it.
+        let golden = [golden, vec![0]].concat();
         let today: store::Meta = crate::wire::decode(&Bytes::from(golden.clone())).unwrap();
         assert_eq!((today.owner.name.as_str(), today.serial_end), ("n1", 70_000));
         assert_eq!(crate::wire::encode(&today), golden);

@@ -4,14 +4,21 @@
 //! while it is the first one. A hint has its object's generation in front of it, and the version byte 2; one with the
 //! version byte 1, as schema 2 has them, is of the first generation, and is left as it is.
 //!
-//! A store of schema 2 is one of schema 3 without generations: the step writes nothing but the version. It is there so that
-//! a program of schema 2, which would take the new hints for damaged, and what was collected for missing, refuses the data.
+//! What a store knows of itself, `1 life`, has a list of numbers (the fresh ids) behind all that it had: empty, one byte,
+//! for a store of schema 2. Nothing else changes.
 
-use super::{Batch, Fault, Sled};
+use super::{Batch, Fault, Sled, meta_key, seal, unseal};
 
-/// Makes a store of schema 2 one of schema 3.
-pub(super) fn migrate(_: &Sled) -> Result<Batch, Fault> {
-    Ok(Batch::default())
+const LIFE: &str = "life";
+
+/// Makes a store of schema 2 one of schema 3. A record that is damaged stays what it is: it is found when it is read.
+pub(super) fn migrate(sled: &Sled) -> Result<Batch, Fault> {
+    let mut batch = Batch::default();
+    let life = sled.get(&meta_key(LIFE))?;
+    if let Some(known) = life.and_then(|bytes| unseal(LIFE, &bytes)) {
+        batch.insert(meta_key(LIFE), seal(LIFE, &[&known[..], &[0]].concat()));
+    }
+    Ok(batch)
 }
 
 /// The types of schema 3 as they are where they differ from those of schema 2. Until there is a schema 4 to migrate to,

@@ -206,10 +206,11 @@ impl<V: Clone + PartialEq> Clock<V> {
         Clock(self.0.iter().filter(|entry| !gone(entry)).cloned().collect())
     }
 
-    /// The clock without the values that other stores than `store` have minted: what an old copy of a disk may still tell.
-    /// That an event is dead is true for ever.
-    pub fn renounce(&self, store: u64) -> Self {
-        let kept = |entry: &&Entry<V>| entry.actor.store == store || entry.values.is_empty();
+    /// The clock without the values that other stores than `stores` have minted: what an old copy of a disk may still
+    /// tell. That an event is dead is true for ever.
+    pub fn renounce(&self, stores: &[u64]) -> Self {
+        let kept =
+            |entry: &&Entry<V>| stores.contains(&entry.actor.store) || entry.values.is_empty();
         Clock(self.0.iter().filter(kept).cloned().collect())
     }
 

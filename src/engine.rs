@@ -53,6 +53,8 @@ const MAX_INPUTS: usize = 1_024;
 const FINISH: Duration = Duration::from_secs(5);
 /// Then their replies have this long to leave.
 const FLUSH: Duration = Duration::from_secs(1);
+/// A generation of a partition lasts at least this long.
+const GENERATION_PAUSE: Micros = 2_000 * MILLI;
 /// Serials that one durable write reserves.
 const SERIAL_BLOCK: u64 = 1 << 16;
 /// Reasons to stop that may wait; the first one counts.
@@ -214,6 +216,7 @@ fn machine_config(config: &Config, incarnation: u64, remembered: Option<Members>
         hint_age: config.hint_age_ms * MILLI,
         repair_interval: config.repair_interval_ms * MILLI,
         scrub_interval: config.scrub_interval_ms * MILLI,
+        generation_pause: GENERATION_PAUSE,
         hints: Kept::default(),
         generations: Vec::new(),
         boot_nonce: 0,

@@ -47,7 +47,16 @@ impl Generation {
 
     /// What is collected of a key.
     pub fn collected_of(&self, key: &Key) -> Option<&Context> {
-        let at = self.collected.binary_search_by(|grave| grave.key.cmp(key)).ok()?;
-        self.collected.get(at).map(|grave| &grave.dead)
+        of(&self.collected, key)
     }
+
+    /// What is condemned of a key.
+    pub fn condemned_of(&self, key: &Key) -> Option<&Context> {
+        of(&self.condemned, key)
+    }
+}
+
+fn of<'a>(graves: &'a [Grave], key: &Key) -> Option<&'a Context> {
+    let at = graves.binary_search_by(|grave| grave.key.cmp(key)).ok()?;
+    graves.get(at).map(|grave| &grave.dead)
 }

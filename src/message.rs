@@ -520,10 +520,12 @@ pub enum Body {
         /// The key.
         key: Key,
     },
-    /// From a node to itself: the record of the key is an old one, of a disk that was rolled back.
+    /// From a node to itself: the record of the key, or what is kept of it, is old, of a disk that was rolled back.
     Renounce {
         /// The key.
         key: Key,
+        /// Whom the old hint is for; `None` if it is about the record.
+        target: Option<NodeId>,
     },
     /// May the partition's next generation begin, in which these events are condemned?
     Propose {
@@ -540,8 +542,13 @@ pub enum Body {
     Agreed,
     /// Not yet.
     NotYet(String),
-    /// The digest of the generations that I know of all partitions.
-    Generations(u64),
+    /// The generations that I know of all partitions.
+    Generations {
+        /// The digest of their numbers.
+        digest: u64,
+        /// True if I know that my disk is as new as everybody's.
+        certain: bool,
+    },
     /// The numbers of all that are not the first one.
     GenerationNumbers(Vec<(Partition, u64)>),
     /// Which generation has this partition?

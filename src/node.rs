@@ -61,6 +61,8 @@ pub struct Config {
     pub repair_interval: Micros,
     /// All that is on disk is read once in this time.
     pub scrub_interval: Micros,
+    /// A generation of a partition lasts at least this long: longer than most requests.
+    pub generation_pause: Micros,
     /// What the store keeps for other members at the start.
     pub hints: Kept,
     /// The generations of partitions that the store knows at the start.
@@ -477,7 +479,7 @@ impl Node {
             Body::Propose { .. }
             | Body::Agreed
             | Body::NotYet(_)
-            | Body::Generations(_)
+            | Body::Generations { .. }
             | Body::GenerationNumbers(_)
             | Body::AskGeneration(_)
             | Body::Generation { .. } => self.collection.hear(now, from, op, body, fx),

@@ -82,9 +82,19 @@ pub struct Meta {
     pub without_authority: Vec<Partition>,
     /// The last life of each other member that introduced itself here.
     pub lives: Vec<(NodeId, Life)>,
+    /// The ids that this store has minted with since it last knew that it was as new as the others: should it turn out to be
+    /// an old copy of a disk, what they minted is not old.
+    pub fresh: Vec<u64>,
 }
 
 impl Meta {
+    /// Goes on under another id, with every serial void.
+    pub fn draw(&mut self, id: u64) {
+        self.store = id;
+        self.serial_floor = self.serial_end;
+        self.fresh.push(id);
+    }
+
     /// What a store knows of itself before its first life; `store` is its id.
     pub fn new(owner: Owner, store: u64) -> Self {
         Meta {
@@ -98,6 +108,7 @@ impl Meta {
             cluster: None,
             without_authority: Vec::new(),
             lives: Vec::new(),
+            fresh: Vec::new(),
         }
     }
 }
@@ -395,8 +406,7 @@ pub fn begin_life(store: &dyn Store, owner: &Owner, fresh_id: u64) -> Result<Met
     // After an unclean stop the disk may have forgotten dots that peers know, and may even be a copy
     // that was made while the node ran: it goes on as somebody else.
     if !meta.clean {
-        meta.store = fresh_id;
-        meta.serial_floor = meta.serial_end;
+        meta.draw(fresh_id);
     }
     meta.clean = false;
     meta.incarnation += 1;

@@ -47,7 +47,9 @@ impl Bench {
             hint_age: 3_600_000 * MILLI,
             repair_interval: 60_000 * MILLI,
             scrub_interval: 86_400_000 * MILLI,
-            hints: Vec::new(),
+            generation_pause: 2_000 * MILLI,
+            hints: Kept::default(),
+            generations: Vec::new(),
             boot_nonce: 5,
             bootstrap: false,
             serial_block: 100,
@@ -132,7 +134,8 @@ impl Bench {
                         next.extend(self.give(Input::Store(Done::Read {
                             token,
                             found,
-                            hints: Vec::new(),
+                            hints: Kept::default(),
+                            generations: Vec::new(),
                         })));
                     }
                     Output::Store(Work::Write { mark, .. }) => {

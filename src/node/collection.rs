@@ -27,8 +27,6 @@ const MAX_ROUNDS_BESIDE_CLIENTS: usize = 1;
 const MAX_GRAVES: usize = 1_000;
 /// Bytes of records read at a time.
 const PAGE_BYTES: usize = 256 << 10;
-/// A generation lasts at least this long: longer than most requests.
-const REST: Micros = 2_000 * MILLI;
 /// Members that have not agreed after this time are named, and asked anew later.
 const PATIENCE: Micros = 5_000 * MILLI;
 /// How often somebody is asked whether it knows later generations.
@@ -41,6 +39,7 @@ const MAX_QUESTIONS: usize = 256;
 pub(super) struct Collection {
     me: NodeId,
     ring: Arc<Ring>,
+    pause: Micros,
     rng: Rng,
     links: BTreeSet<NodeId>,
     down: BTreeSet<NodeId>,
@@ -50,6 +49,8 @@ pub(super) struct Collection {
     holding: BTreeMap<Partition, String>,
     next_op: u64,
     tell_at: Micros,
+    /// Those that know the same generations as this node, of this digest.
+    agreeing: (u64, BTreeSet<NodeId>),
     /// False until what was collected before the start is known to be gone.
     has_begun: bool,
 }
@@ -69,6 +70,7 @@ impl Collection {
         Collection {
             me: config.me,
             ring: config.ring.clone(),
+            pause: config.generation_pause,
             rng,
             links: BTreeSet::new(),
             down: BTreeSet::new(),
@@ -78,6 +80,7 @@ impl Collection {
             holding: BTreeMap::new(),
             next_op,
             tell_at: 0,
+            agreeing: (0, BTreeSet::new()),
             has_begun: false,
         }
     }
@@ -95,11 +98,16 @@ impl Collection {
     pub(super) fn link(&mut self, peer: NodeId, up: bool, fx: &mut Effects) {
         if up {
             self.links.insert(peer);
-            let op = self.op();
-            fx.send(vec![peer], op, Body::Generations(fx.generations().digest()));
+            self.tell(peer, fx);
         } else {
             self.links.remove(&peer);
         }
+    }
+
+    fn tell(&mut self, peer: NodeId, fx: &mut Effects) {
+        let (op, digest) = (self.op(), fx.generations().digest());
+        let certain = fx.meta().fresh.is_empty() && fx.is_settled();
+        fx.send(vec![peer], op, Body::Generations { digest, certain });
     }
 
     /// This node's opinion of a peer has changed.
@@ -127,8 +135,7 @@ impl Collection {
             self.tell_at = now + TELL;
             let reached: Vec<NodeId> = self.links.difference(&self.down).copied().collect();
             if let Some(peer) = self.rng.pick(&reached).copied() {
-                let op = self.op();
-                fx.send(vec![peer], op, Body::Generations(fx.generations().digest()));
+                self.tell(peer, fx);
             }
         }
         let late = |round: &Round| matches!(round, Round::Asking { due, .. } if *due <= now);
@@ -149,7 +156,7 @@ impl Collection {
     fn put_off(&mut self, now: Micros, partition: Partition, why: String) {
         self.rounds.remove(&partition);
         self.holding.insert(partition, why);
-        self.rest.insert(partition, now + REST / 2 + self.rng.below(REST));
+        self.rest.insert(partition, now + self.pause / 2 + self.rng.below(self.pause));
     }
 
     /// Looks at the partitions that this node is the first home of.
@@ -283,8 +290,12 @@ impl Collection {
                     self.put_off(now, partition, format!("{}: {why}", fx.members().name(from)));
                 }
             }
-            Body::Generations(digest) if digest != fx.generations().digest() => {
-                fx.send(vec![from], op, Body::GenerationNumbers(fx.generations().numbers()));
+            Body::Generations { digest, certain } => {
+                if digest == fx.generations().digest() {
+                    self.agree_on_all(from, certain, fx);
+                } else {
+                    fx.send(vec![from], op, Body::GenerationNumbers(fx.generations().numbers()));
+                }
             }
             Body::GenerationNumbers(numbers) => {
                 let later = |(partition, number): &&(Partition, u64)| {
@@ -346,6 +357,19 @@ impl Collection {
         }
     }
 
+    /// A member knows the same generations. If it is certain of its own, or if all others do, then nothing here is old.
+    fn agree_on_all(&mut self, from: NodeId, certain: bool, fx: &mut Effects) {
+        if self.agreeing.0 != fx.generations().digest() {
+            self.agreeing = (fx.generations().digest(), BTreeSet::new());
+        }
+        self.agreeing.1.insert(from);
+        let all = others(self.me, fx).iter().all(|member| self.agreeing.1.contains(member));
+        let outlived = fx.hints().has_outlived(fx.generations());
+        if (certain || all) && fx.is_settled() && !outlived && !fx.meta().fresh.is_empty() {
+            fx.change_meta(|meta| meta.fresh.clear());
+        }
+    }
+
     /// A member agrees; when all do, the next generation begins.
     fn agreed(&mut self, now: Micros, from: NodeId, op: u64, fx: &mut Effects) {
         let mut done = None;
@@ -362,16 +386,12 @@ impl Collection {
         let generation = fx.generations().of(partition).next(condemned);
         fx.count("generations_begun");
         fx.count_many("keys_collected", generation.collected.len() as u64);
-        let mark = fx.begin_generation(partition, generation.clone());
-        let op = self.op();
-        // Nobody must hear of it before it is certain that there will be no other of this number.
-        for member in others(self.me, fx) {
-            let generation = generation.clone();
-            fx.send_synced(Some(mark), member, op, Body::Generation { partition, generation });
-        }
         self.holding.remove(&partition);
-        self.rest.insert(partition, now + REST);
-        self.clear(partition, fx);
+        self.rest.insert(partition, now + self.pause);
+        let condemned = generation.condemned.clone();
+        let purpose = Purpose::Adopt { generation, renounce: false, tell: true };
+        self.chores.begin(partition, purpose, condemned);
+        self.work(now, partition, fx);
     }
 
     /// Takes over a later generation that somebody knows, once what it condemns is dead here. More than one ahead, this disk
@@ -402,7 +422,11 @@ impl Collection {
         }
         let condemned = generation.condemned.clone();
         let renounce = is_home && is_outdated;
-        self.chores.begin(partition, Purpose::Adopt { generation, renounce }, condemned);
+        self.chores.begin(
+            partition,
+            Purpose::Adopt { generation, renounce, tell: false },
+            condemned,
+        );
         self.work(now, partition, fx);
     }
 
@@ -439,10 +463,17 @@ impl Collection {
                 fx.send_synced(Some(mark), to, op, Body::Agreed);
             }
             Ended::Refused { to, op, why } => fx.send(vec![to], op, Body::NotYet(why)),
-            Ended::Adopted(generation) => {
+            Ended::Adopted { generation, tell } => {
                 fx.count("generations_adopted");
-                fx.begin_generation(partition, generation);
+                let mark = fx.begin_generation(partition, generation.clone());
                 self.rounds.remove(&partition);
+                let op = self.op();
+                // Nobody must hear of it before it is certain that there will be no other of this number.
+                for member in others(self.me, fx).into_iter().filter(|_| tell) {
+                    let generation = generation.clone();
+                    let word = Body::Generation { partition, generation };
+                    fx.send_synced(Some(mark), member, op, word);
+                }
                 self.clear(partition, fx);
             }
             Ended::Nothing => {

@@ -442,6 +442,12 @@ impl HintLedger {
         }
     }
 
+    /// True if some hint is older than the generation before the present one of its partition: it can only be of an old disk.
+    pub(super) fn has_outlived(&self, generations: &Generations) -> bool {
+        let mut stamps = self.stamps.keys();
+        stamps.any(|(partition, stamp)| stamp + 1 < generations.number(*partition))
+    }
+
     /// How many hints of a partition are of an older generation than this one.
     pub(super) fn older(&self, partition: Partition, generation: u64) -> u64 {
         self.stamps.range((partition, 0)..(partition, generation)).map(|(_, count)| count).sum()

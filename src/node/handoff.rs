@@ -384,13 +384,11 @@ impl Handoff {
         let Some(flight) = self.flights.get_mut(&op) else { return };
         // The members have agreed that no hint as old as this one is left: it is of a disk that was rolled back.
         let own = fx.generations().number(self.ring.partition(&flight.key));
-        let outlived = flight.to_target
-            && flight.generation + 1 < own
-            && matches!(refused, Some(Refusal::Generation { .. }));
-        let held = refused.is_none() || outlived;
-        if outlived {
-            fx.count("outlived_hints_dropped");
+        if flight.generation + 1 < own && matches!(refused, Some(Refusal::Generation { .. })) {
+            let (key, target) = (flight.key.clone(), Some(flight.target));
+            fx.send(vec![self.me], 0, Body::Renounce { key, target });
         }
+        let held = refused.is_none();
         let waited = flight.waiting.len();
         flight.waiting.retain(|node| *node != from);
         if flight.waiting.len() == waited {

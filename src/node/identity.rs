@@ -308,9 +308,8 @@ impl Identity {
         let drawn = hash64(&[b"store", &fx.meta().store.to_be_bytes(), &nonce.to_be_bytes()]);
         let lost = if rolled_back { own_partitions(&self.ring, self.me) } else { Vec::new() };
         fx.change_meta(|meta| {
-            meta.store = Rng::new(drawn).next_u64();
+            meta.draw(Rng::new(drawn).next_u64());
             meta.incarnation = incarnation;
-            meta.serial_floor = meta.serial_end;
             if rolled_back {
                 meta.without_authority = lost;
             }

@@ -97,7 +97,7 @@ enum Kind {
     Restore(Object),
     Bury(Context),
     Collect,
-    Renounce,
+    Renounce(Option<NodeId>),
     Read,
 }
 
@@ -167,7 +167,7 @@ impl Replica {
             }
             Body::Bury(Grave { key, dead }) => (key, Kind::Bury(dead)),
             Body::Collect { key } => (key, Kind::Collect),
-            Body::Renounce { key } => (key, Kind::Renounce),
+            Body::Renounce { key, target } => (key, Kind::Renounce(target)),
             Body::Discharge { key, target, object } => (key, Kind::Discharge { target, object }),
             Body::Restore { key, object } => (key, Kind::Restore(object)),
             Body::Read { key } => (key, Kind::Read),
@@ -368,10 +368,16 @@ impl Replica {
                 turn.collect();
                 Answer::Synced(Body::Held)
             }
-            Kind::Renounce => match turn.renounce() {
-                true => Answer::Synced(Body::Held),
-                false => Answer::Now(Body::Failed(Refusal::Damaged)),
-            },
+            Kind::Renounce(None) => {
+                turn.renounce(&fx.meta().fresh);
+                Answer::Synced(Body::Held)
+            }
+            Kind::Renounce(Some(target)) => {
+                let (fresh, now) =
+                    (fx.meta().fresh.clone(), fx.generations().number(turn.partition));
+                turn.renounce_hint(target, &fresh, now, fx);
+                Answer::Synced(Body::Held)
+            }
             Kind::Restore(object) => {
                 turn.restore(&object, fx);
                 Answer::Synced(Body::Held)

@@ -135,8 +135,8 @@ impl Client {
     }
 
     /// How long the client thinks before its next request.
-    pub(super) fn think(&mut self) -> Micros {
-        self.rng.below(4_000)
+    pub(super) fn think(&mut self, plan: &Scenario) -> Micros {
+        self.rng.below(plan.think.max(1))
     }
 }
 

@@ -148,6 +148,7 @@ impl Field {
                 hint_age: Micros::MAX / 2,
                 repair_interval: Micros::MAX / 4,
                 scrub_interval: Micros::MAX / 4,
+                generation_pause: Micros::MAX / 4,
                 hints: Kept::default(),
                 generations: Vec::new(),
                 boot_nonce: at as u64 + 1,

@@ -55,6 +55,8 @@ pub(super) struct Scenario {
     pub(super) duplicate: f64,
     pub(super) mean_disk: Micros,
     pub(super) timeout_ms: u32,
+    /// How long a client thinks between two requests, at most.
+    pub(super) think: Micros,
     /// Most bytes of hints that a host keeps.
     pub(super) hint_limit: u64,
     /// The age after which hints are offered to other homes, in milliseconds.
@@ -75,14 +77,24 @@ impl Scenario {
         let mix = if blind_seed { [0.1, 0.05, 0.8] } else { [0.35, 0.35, 0.2] };
         let mean_delay = 100 + rng.below(8 * MILLI);
         let clients = 3 + rng.below(6) as usize;
+        // At leisure there is time for generations to end, and for backups of the disk to grow old.
+        let leisure = rng.chance(0.3);
+        let think = if leisure { 100 * MILLI + rng.below(400 * MILLI) } else { 4 * MILLI };
         // The faults fall into the time that the load takes, more or less.
-        let span = Micros::from(operations) * (mean_delay * 6 + 4 * MILLI) / clients as u64;
+        let pace = mean_delay * 6 + 2 * MILLI + think / 2;
+        let span = Micros::from(operations) * pace / clients as u64;
         // A storm is many short faults: what is unsynced is lost again and again.
         let storm = rng.chance(0.1);
         let (faults, longest) =
             if storm { (20 + rng.below(40), 20 * MILLI) } else { (3 + rng.below(6), span / 3) };
         let mut faults: Vec<(Micros, Fault)> =
             (0..faults).map(|_| (rng.below(span), draw_fault(rng, hosts, longest))).collect();
+        if leisure {
+            let host = rng.below(hosts as u64) as usize;
+            faults.push((rng.below(span / 3), Fault::BackUp { host }));
+            let down = rng.below(longest) + MILLI;
+            faults.push((span / 2 + rng.below(span / 2), Fault::RollBack { host, down }));
+        }
         faults.sort_by_key(|(at, _)| *at);
         Scenario {
             seed,
@@ -98,6 +110,7 @@ impl Scenario {
             duplicate: if rng.chance(0.5) { rng.unit() * 0.08 } else { 0.0 },
             mean_disk: 100 + rng.below(10 * MILLI),
             timeout_ms: 100 + rng.below(400) as u32,
+            think,
             hint_limit: if rng.chance(0.1) { rng.below(2_000) } else { 1 << 20 },
             hint_age_ms: if rng.chance(0.3) { 1_000 + rng.below(2_000) } else { 3_600_000 },
             serial_block: 1 + rng.below(8),
@@ -193,7 +206,7 @@ fn draw_clock(rng: &mut Rng) -> (Micros, u64) {
 fn draw_fault(rng: &mut Rng, hosts: usize, longest: Micros) -> Fault {
     // Some pauses and cuts outlast every timeout.
     let length = if rng.chance(0.1) { 8_000 * MILLI } else { rng.below(longest) + MILLI };
-    let down = length.min(2_000 * MILLI);
+    let down = length;
     let host = rng.below(hosts as u64) as usize;
     let other = (host + 1 + rng.below(hosts as u64 - 1) as usize) % hosts;
     match rng.below(24) {

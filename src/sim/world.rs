@@ -390,6 +390,7 @@ impl World {
             hint_age: self.plan.hint_age_ms * MILLI,
             repair_interval: 2_000 * MILLI,
             scrub_interval: 10_000 * MILLI,
+            generation_pause: 600 * MILLI,
             hints: host.store.hint_totals(&place).unwrap_or_default(),
             generations: host.store.generations().unwrap_or_default(),
             boot_nonce,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::generation::{Generation, Grave};
-use crate::message::Body;
+use crate::message::{Body, Refusal};
 use crate::node::effects::Effects;
 use crate::store::Span;
 use crate::types::{Key, NodeId, Partition};
@@ -18,8 +18,8 @@ const PAGE_BYTES: usize = 256 << 10;
 pub(super) enum Purpose {
     /// What is condemned is buried, to agree to a proposal.
     Agree { to: NodeId, op: u64 },
-    /// The same, to take over a later generation; before it, an old record is renounced.
-    Adopt { generation: Generation, renounce: bool },
+    /// The same, to take over a later generation, or to begin it and tell all; before it, an old record is renounced.
+    Adopt { generation: Generation, renounce: bool, tell: bool },
     /// What is collected is taken out.
     Clear,
 }
@@ -28,7 +28,7 @@ pub(super) enum Purpose {
 pub(super) enum Ended {
     Agreed { to: NodeId, op: u64 },
     Refused { to: NodeId, op: u64, why: String },
-    Adopted(Generation),
+    Adopted { generation: Generation, tell: bool },
     Nothing,
 }
 
@@ -99,8 +99,12 @@ impl Chores {
         let found = self.all.iter_mut().find(|(_, chore)| chore.open.contains(&op));
         let (partition, chore) = found?;
         chore.open.remove(&op);
-        if let Body::Failed(refusal) = body {
-            chore.failed = Some(refusal.to_string());
+        // A damaged record shows nothing alive, and what replaces it is rid of what is condemned.
+        let adopting = matches!(chore.purpose, Purpose::Adopt { .. });
+        match body {
+            Body::Failed(Refusal::Damaged) if adopting => {}
+            Body::Failed(refusal) => chore.failed = Some(refusal.to_string()),
+            _ => {}
         }
         Some(*partition)
     }
@@ -139,7 +143,7 @@ impl Chores {
         Some(match (purpose, failed) {
             (Purpose::Agree { to, op }, None) => Ended::Agreed { to, op },
             (Purpose::Agree { to, op }, Some(why)) => Ended::Refused { to, op, why },
-            (Purpose::Adopt { generation, .. }, None) => Ended::Adopted(generation),
+            (Purpose::Adopt { generation, tell, .. }, None) => Ended::Adopted { generation, tell },
             // It is met again when somebody tells of the generation.
             (Purpose::Adopt { .. }, Some(_)) | (Purpose::Clear, _) => Ended::Nothing,
         })
@@ -150,7 +154,7 @@ impl Chore {
     /// The next thing to be done to a key: nothing is buried before all that is old is renounced.
     fn next(&mut self) -> Option<Body> {
         if let Some(key) = self.old.pop_front() {
-            return Some(Body::Renounce { key });
+            return Some(Body::Renounce { key, target: None });
         }
         if self.reading != Reading::Over {
             return None;

@@ -112,17 +112,49 @@ impl Turn<'_> {
         }
     }
 
-    /// Takes values of other stores out of an old record; false if it is damaged.
-    pub(super) fn renounce(&mut self) -> bool {
-        let Copy::Record(old) = &self.copies.own else { return false };
-        let object = old.object.renounce(self.store);
-        self.set_own(Record { object, ..old.clone() });
-        true
+    /// Takes out of an old record what others have minted. One that is damaged has nothing to be renounced.
+    pub(super) fn renounce(&mut self, fresh: &[u64]) {
+        if let Copy::Record(old) = &self.copies.own {
+            let object = old.object.renounce(fresh);
+            self.set_own(Record { object, ..old.clone() });
+        }
+    }
+
+    /// The same for an old hint, which is of the generation `now` then, or goes.
+    pub(super) fn renounce_hint(
+        &mut self,
+        target: NodeId,
+        fresh: &[u64],
+        now: u64,
+        fx: &mut Effects,
+    ) {
+        let Some(Copy::Record(old)) = self.copies.hints.get(&target) else { return };
+        if old.generation + 1 >= now {
+            return;
+        }
+        let object = old.object.renounce(fresh);
+        if object.len() == 0 {
+            let object = old.object.clone();
+            fx.count("outlived_hints_dropped");
+            return self.discharge(target, &object, fx);
+        }
+        let new = Record { object, generation: now, ..old.clone() };
+        let place = (self.partition, self.owed);
+        let before = HintSize::of(self.key, Some(old));
+        fx.account_hint(target, place, Some(before), Some(HintSize::of(self.key, Some(&new))));
+        self.copies.hints.insert(target, Copy::Record(new));
+        self.changed.insert(Some(target));
     }
 
     /// Puts what the other homes have in the place of a record that is damaged. It has lost its serial: the next dot
     /// is minted under a fresh one.
     pub(super) fn restore(&mut self, object: &Object, fx: &mut Effects) {
+        // Every home has confirmed that what is condemned is dead; a copy may have been read before.
+        let generation = fx.generations().of(self.partition);
+        let object = &match generation.condemned_of(self.key) {
+            Some(condemned) => object.discard(condemned),
+            None => object.clone(),
+        };
         let new = match &self.copies.own {
             Copy::Damaged => {
                 fx.count("damaged_records_restored");

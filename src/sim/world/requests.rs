@@ -219,7 +219,7 @@ impl World {
 
     fn think(&mut self, client: usize) {
         self.clients[client].current = None;
-        let when = self.now + self.clients[client].think();
+        let when = self.now + self.clients[client].think(&self.plan);
         self.schedule(when, Event::Next { client });
     }
 

@@ -153,6 +153,11 @@ impl Effects {
         &mut self.forest
     }
 
+    /// Own partitions that have not been read to their end.
+    pub(super) fn unread(&self) -> usize {
+        self.forest.unbuilt()
+    }
+
     /// The own record of a key is damaged.
     pub(super) fn find_damaged(&mut self, partition: Partition, key: Key) {
         self.damaged.push_back((partition, key));

@@ -358,9 +358,11 @@ impl Exchange {
         self.moved.bytes += bytes as u64;
         let to = if way == Way::Push {
             self.moved.pushed += 1;
+            fx.count_many("bytes_pushed", bytes as u64);
             self.peer
         } else {
             self.moved.pulled += 1;
+            fx.count_many("bytes_pulled", bytes as u64);
             fx.me()
         };
         fx.send(vec![to], op, Body::Merge { key: key.clone(), object });

@@ -14,7 +14,9 @@ use crate::types::{
     Blob, Key, MAX_OBJECT_BYTES, MAX_SIBLINGS, MAX_TIMEOUT_MS, NodeId, Partition, SizeError,
     WriteId,
 };
-pub use status::{PairStatus, PeerStatus, RepairCounts, RepairReport, StatusReport};
+pub use status::{
+    PairStatus, PeerRepair, PeerStatus, RepairCounts, RepairReport, RepairStatus, StatusReport,
+};
 
 /// How many replicas must take part in a request, and which.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, BorrowDecode)]

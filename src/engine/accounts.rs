@@ -1,10 +1,13 @@
 //! What a daemon tells of itself.
 
+use std::collections::BTreeMap;
+
 use super::Engine;
 use crate::config::Config;
 use crate::members::{Members, Opinion};
 use crate::message::{
-    PairStatus, PeerStatus, RepairCounts, RepairReport, RingReport, StatusReport,
+    PairStatus, PeerRepair, PeerStatus, RepairCounts, RepairReport, RepairStatus, RingReport,
+    StatusReport,
 };
 use crate::node::{Input, PairView};
 use crate::ring::Ring;
@@ -29,6 +32,8 @@ impl Engine<'_> {
     /// How the node is; its store takes `disk_bytes`.
     pub(super) fn status(&self, disk_bytes: u64) -> StatusReport {
         let now = self.now();
+        let pairs = self.node.pairs(now);
+        let mut compared = by_peer(&pairs);
         let peers = self.hub.peers.values().map(|peer| {
             let view = self.node.peer_view(now, peer.id);
             PeerStatus {
@@ -43,6 +48,7 @@ impl Engine<'_> {
                 hint_bytes: view.hints.bytes,
                 hint_age_ms: view.hint_age / MILLI,
                 dropped: peer.outbox.dropped(),
+                repair: compared.remove(&peer.id).unwrap_or_default(),
             }
         });
         let mut counters = self.node.counters();
@@ -68,6 +74,18 @@ impl Engine<'_> {
             hint_limit_bytes: self.config.hint_limit_mib << 20,
             emulated: self.emulator.lines(),
             counters,
+            repair: self.summary(&pairs),
+        }
+    }
+
+    fn summary(&self, pairs: &[PairView]) -> RepairStatus {
+        let mut failing = pairs.iter().filter_map(|view| Some((view, view.failing.as_ref()?)));
+        RepairStatus {
+            unread: self.node.unread() as u32,
+            damaged: self.node.damaged() as u64,
+            pending: pairs.iter().filter(|view| view.is_pending).count() as u32,
+            failing: failing.clone().count() as u32,
+            example: failing.next().map(|(view, why)| (view.partition, view.peer, why.clone())),
         }
     }
 
@@ -107,6 +125,24 @@ impl Engine<'_> {
             counts: counts(&self.node.counters()),
         })
     }
+}
+
+fn by_peer(pairs: &[PairView]) -> BTreeMap<NodeId, PeerRepair> {
+    let mut peers: BTreeMap<NodeId, PeerRepair> = BTreeMap::new();
+    for view in pairs {
+        let peer = peers.entry(view.peer).or_default();
+        peer.shared += 1;
+        peer.pending += u32::from(view.is_pending);
+        peer.failing += u32::from(view.failing.is_some());
+        if let Some(micros) = view.equal_for {
+            peer.equal += 1;
+            peer.oldest_ms = peer.oldest_ms.max(Some(micros / MILLI));
+        }
+    }
+    for peer in peers.values_mut().filter(|peer| peer.equal < peer.shared) {
+        peer.oldest_ms = None;
+    }
+    peers
 }
 
 fn pair(view: PairView) -> PairStatus {
@@ -186,6 +222,26 @@ fn check(
 mod tests {
     use super::*;
     use crate::members::Member;
+
+    #[test]
+    fn a_peer_is_as_old_as_its_oldest_pair_and_without_age_before_all_were_compared() {
+        let view = |partition, equal_for, failing: Option<&str>| PairView {
+            partition: Partition(partition),
+            peer: NodeId(7),
+            equal_for,
+            is_pending: failing.is_some(),
+            failing: failing.map(String::from),
+            moved: (0, 0, 0),
+        };
+        let (old, new) = (view(0, Some(9_000), None), view(1, Some(2_000), None));
+        let all = by_peer(&[old.clone(), new.clone()]);
+        let expected =
+            PeerRepair { shared: 2, equal: 2, oldest_ms: Some(9), ..PeerRepair::default() };
+        assert_eq!(all[&NodeId(7)], expected);
+        let some = by_peer(&[old, new, view(2, None, Some("late"))]);
+        let expected = PeerRepair { shared: 3, equal: 2, oldest_ms: None, pending: 1, failing: 1 };
+        assert_eq!(some[&NodeId(7)], expected);
+    }
 
     #[test]
     fn what_cannot_be_compared_is_refused_by_name_and_limit() {

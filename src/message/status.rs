@@ -40,6 +40,8 @@ pub struct StatusReport {
     pub emulated: Vec<String>,
     /// Counts since the start, by name.
     pub counters: Vec<(String, u64)>,
+    /// How its partitions compare with their other homes.
+    pub repair: RepairStatus,
 }
 
 /// One peer as a node sees it.
@@ -68,6 +70,41 @@ pub struct PeerStatus {
     pub hint_age_ms: u64,
     /// Messages dropped since the start because its queue was full or its link down.
     pub dropped: u64,
+    /// How the partitions of both compare.
+    pub repair: PeerRepair,
+}
+
+/// Anti-entropy at a node, in short. A pair is a partition that it is home to, and another home of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub struct RepairStatus {
+    /// Partitions that have not been read to their end since the start: they are not compared yet.
+    pub unread: u32,
+    /// Records that fail their checksum and wait to be fetched from the other homes.
+    pub damaged: u64,
+    /// Pairs that are being compared, or are to be at once.
+    pub pending: u32,
+    /// Pairs whose last comparison failed.
+    pub failing: u32,
+    /// One of these: the partition, the other home, and why.
+    pub example: Option<(Partition, NodeId, String)>,
+}
+
+/// Anti-entropy with one peer, in short.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub struct PeerRepair {
+    /// Partitions that both are home to.
+    pub shared: u32,
+    /// Those of them that were found equal since the start.
+    pub equal: u32,
+    /// The longest time since one of them was last found equal, in milliseconds; `None` if one never was, or none
+    /// is shared.
+    pub oldest_ms: Option<u64>,
+    /// Those that are being compared, or are to be at once.
+    pub pending: u32,
+    /// Those whose last comparison failed.
+    pub failing: u32,
 }
 
 /// What a node knows of its partitions and their other homes, as far as it was asked.

@@ -92,11 +92,6 @@ impl Forest {
         Forest { stands, ..Forest::default() }
     }
 
-    /// The partitions that have a tree.
-    pub(super) fn partitions(&self) -> Vec<Partition> {
-        self.stands.keys().copied().collect()
-    }
-
     /// The partition's tree, once it is built.
     pub(super) fn tree(&self, partition: Partition) -> Option<&Tree> {
         let stand = self.stands.get(&partition)?;

@@ -260,8 +260,28 @@ fn a_node_tells_how_it_is_and_can_be_stopped() {
     assert_eq!(code, 0);
     assert!(out.starts_with("n1 of cluster fake, pixii 0.0.0, up for 1.2 s\n"), "{out}");
     assert!(out.contains("on disk      4.0 KiB\n") && out.contains("puts     3\n"), "{out}");
-    let (_, out, _) = run(&fake, &["status", "--node", "n2", "--json"]);
+    let compared = "compared     16 of 16 pairs with other homes found equal, 1 partition not yet read, 3 pending, 4 failing \
+                    (partition 7 with n2: no answer in 10000 ms), 2 damaged records to be fetched\n";
+    assert!(out.contains(compared) && out.contains("  8 of 8 in 42.0 s  "), "{out}");
+    let (code, out, _) = run(&fake, &["status", "--partitions"]);
+    let table = "\
+partition  peer  last found equal  now      last moved
+";
+    assert!(code == 0 && out.starts_with(table), "{out}");
+    let line = |out: &str| out.lines().nth(1).map(|line| line[11..].to_string()).unwrap();
+    assert!(
+        line(&out).ends_with("not yet           pending  1 received, 0 sent, 100 bytes"),
+        "{out}"
+    );
+    let (_, out, _) = run(&fake, &["status", "--partitions"]);
+    assert!(
+        line(&out).ends_with("1.2 s ago         -        1 received, 0 sent, 100 bytes"),
+        "{out}"
+    );
+    let (_, out, _) = run(&fake, &["status", "--node", "n2", "--json", "--partitions"]);
     let json: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(json["repair"]["failing_example"]["why"], "no answer in 10000 ms");
+    assert!(json["pairs"][0]["peer"].is_string() && json["peers"][0]["oldest_equal_ms"] == 42_000);
     assert_eq!((&json["name"], &json["peers"][0]["name"]), (&"n2".into(), &"n1".into()));
     let (code, _, err) = run(&fake, &["status", "--node", "n7"]);
     let sentence = "pixii: no member is called \"n7\"; the members are n1, n2, n3\n";

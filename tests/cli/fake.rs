@@ -11,8 +11,8 @@ use bytes::BytesMut;
 use pixii::causal::{Actor, Context, Object, Version};
 use pixii::members::{Member, Members, Opinion};
 use pixii::message::{
-    Call, CallBody, PairStatus, PeerStatus, Refusal, RepairCounts, RepairReport, Reply, ReplyBody,
-    Request, Response, RingReport, StatusReport,
+    Call, CallBody, PairStatus, PeerRepair, PeerStatus, Refusal, RepairCounts, RepairReport,
+    RepairStatus, Reply, ReplyBody, Request, Response, RingReport, StatusReport,
 };
 use pixii::ring::Ring;
 use pixii::types::{Key, NodeId, Partition, WriteId};
@@ -357,6 +357,12 @@ fn status(world: &World, at: usize) -> StatusReport {
             hint_bytes,
             hint_age_ms,
             dropped: 0,
+            repair: PeerRepair {
+                shared: 8,
+                equal: 8,
+                oldest_ms: Some(42_000),
+                ..PeerRepair::default()
+            },
         }
     };
     StatusReport {
@@ -375,5 +381,12 @@ fn status(world: &World, at: usize) -> StatusReport {
         hint_limit_bytes: 1 << 30,
         emulated: Vec::new(),
         counters: vec![("puts".into(), 3)],
+        repair: RepairStatus {
+            unread: 1,
+            damaged: 2,
+            pending: 3,
+            failing: 4,
+            example: Some((Partition(7), NodeId::of("n2"), "no answer in 10000 ms".into())),
+        },
     }
 }

@@ -12,6 +12,7 @@ use bincode::{BorrowDecode, Encode};
 use bytes::{BufMut, Bytes, BytesMut};
 use pixii::causal::{Actor, Clock, Context, Dot, Object, Version};
 use pixii::members::{Beat, Cluster, Life, Member, Members, Opinion, Standing};
+use pixii::merkle::{Digest, SHAPE};
 use pixii::message::*;
 use pixii::rng::Rng;
 use pixii::store::{self, Found, Meta, Owner, Record};
@@ -137,6 +138,10 @@ fn refusals() -> Vec<Refusal> {
         Refusal::Stranger(NodeId(7)),
         Refusal::Starting { heard: 1, peers: 4 },
         Refusal::Stopping,
+        Refusal::Paused(300),
+        Refusal::Unread(7),
+        Refusal::Shape(0x0101_1002),
+        Refusal::Tree { what: "level".into(), given: 3, limit: 2 },
     ]
 }
 
@@ -148,6 +153,9 @@ fn bodies() -> Vec<(&'static str, Body)> {
         let (key, context) = (key(), context.clone());
         Body::Update { key, context, change, keep_for: keep_for() }
     };
+    let partition = Partition(300);
+    let leaves = |leaves, after| Body::Leaves { partition, leaves, after };
+    let item = Item { key: key(), context: context.clone(), check: u32::MAX };
     let beats = || vec![(NodeId(1), Beat { incarnation: 3, count: 300 })];
     vec![
         ("coordinate", Body::Coordinate { request: requests().remove(0).1, timeout_ms: 450 }),
@@ -178,6 +186,14 @@ fn bodies() -> Vec<(&'static str, Body)> {
         ("introduce", Body::Introduce { life: LIFE, cluster: Some(1) }),
         ("known", Body::Known { seen: Some(LIFE), birth: 2, cluster: Some(cluster()) }),
         ("failed", Body::Failed(Refusal::Damaged)),
+        ("restore", Body::Restore { key: key(), object: object() }),
+        ("compare", Body::Compare { partition, shape: SHAPE, width: 2, root: Digest(1 << 100) }),
+        ("equal", Body::Equal),
+        ("descend", Body::Descend { partition, width: 8, level: 1, nodes: vec![0, 15] }),
+        ("summaries", Body::Summaries(blob(b"16 children of 2"))),
+        ("leaves", leaves(Some(vec![0, 4_095]), Some(key()))),
+        ("all-leaves", leaves(None, None)),
+        ("items", Body::Items { items: vec![item], next: Some(key()) }),
     ]
 }
 
@@ -195,6 +211,7 @@ fn replies() -> Vec<(&'static str, ReplyBody)> {
         hint_bytes: 700,
         hint_age_ms: 9_000,
         dropped: 4,
+        repair: PeerRepair { shared: 9, equal: 8, oldest_ms: Some(60_000), pending: 1, failing: 2 },
     };
     let ring = RingReport {
         members: Members::new(vec![member]),
@@ -221,6 +238,39 @@ fn replies() -> Vec<(&'static str, ReplyBody)> {
         hint_limit_bytes: 1 << 30,
         emulated: vec!["drop 0.5".into()],
         counters: vec![("gets_answered".into(), 6)],
+        repair: RepairStatus {
+            unread: 1,
+            damaged: 2,
+            pending: 3,
+            failing: 1,
+            example: Some((Partition(300), NodeId(8), "why".into())),
+        },
+    };
+    let pair = PairStatus {
+        partition: Partition(300),
+        peer: NodeId(8),
+        equal_ms: Some(60_000),
+        pending: true,
+        failing: Some("why".into()),
+        pulled: 1,
+        pushed: 2,
+        bytes: 300,
+    };
+    let counts = RepairCounts {
+        exchanges: 1,
+        exchanges_failed: 2,
+        objects_pulled: 3,
+        objects_pushed: 4,
+        bytes_pulled: 500,
+        bytes_pushed: 600,
+    };
+    let repair = RepairReport {
+        name: "n1".into(),
+        pairs: vec![pair],
+        unreachable: vec![NodeId(8)],
+        unread: 1,
+        damaged: 2,
+        counts,
     };
     vec![
         ("data", ReplyBody::Data(responses().remove(1).1)),
@@ -229,6 +279,8 @@ fn replies() -> Vec<(&'static str, ReplyBody)> {
         ("emulated", ReplyBody::Emulated(Ok(vec!["drop 0.5".into()]))),
         ("not-emulated", ReplyBody::Emulated(Err("why".into()))),
         ("stopping", ReplyBody::Stopping),
+        ("repair", ReplyBody::Repair(Ok(repair))),
+        ("no-repair", ReplyBody::Repair(Err("why".into()))),
     ]
 }
 
@@ -259,6 +311,15 @@ fn golden_bytes() {
         ("set", CallBody::Emulate(EmulateOrder::Set("drop 0.5".into()))),
         ("clear", CallBody::Emulate(EmulateOrder::Clear)),
         ("stop", CallBody::Stop),
+        ("compared", CallBody::Repair { begin: false, partition: None, peer: None }),
+        (
+            "repair",
+            CallBody::Repair {
+                begin: true,
+                partition: Some(Partition(300)),
+                peer: Some(NodeId(8)),
+            },
+        ),
     ] {
         golden(&mut out, &format!("call-{name}"), Call { id: 2, body });
     }
@@ -358,9 +419,9 @@ fn preambles_name_what_is_wrong() {
     let error = wire::check_preamble(b"GET / HTTP/1").unwrap_err();
     assert_eq!(error.to_string(), "not a Pixii connection: it begins with \"GET / HT\"");
     let mut newer = good;
-    newer[8..].copy_from_slice(&[0, 3, 0, 9]);
+    newer[8..].copy_from_slice(&[0, 4, 0, 9]);
     let error = wire::check_preamble(&newer).unwrap_err();
-    assert_eq!(error.to_string(), "protocol versions 3 to 9 are offered; this node speaks 2");
+    assert_eq!(error.to_string(), "protocol versions 4 to 9 are offered; this node speaks 3");
 }
 
 #[test]

@@ -16,6 +16,9 @@ use pixii::types::{
     Blob, Key, MAX_MEMBERS, MAX_SIBLINGS, MAX_VALUE_BYTES, MILLI, NodeId, SizeError, WriteId,
 };
 
+#[path = "machine/repair.rs"]
+mod repair;
+
 /// A node of a cluster of four with N=3, and what it wants done.
 struct Bench {
     node: Node,

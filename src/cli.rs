@@ -16,6 +16,7 @@ mod lab;
 mod load;
 mod node;
 mod put;
+mod repair;
 mod ring;
 mod server;
 mod signals;
@@ -82,6 +83,7 @@ enum Verb {
     Dump(dump::Dump),
     Status(status::Status),
     Hints(hints::Hints),
+    Repair(repair::Repair),
     Ring(ring::Ring),
     Node(node::Node),
     Emulate(emulate::Emulate),
@@ -180,6 +182,7 @@ pub(crate) fn run() -> ExitCode {
         Verb::Dump(verb) => verb.run(&shared),
         Verb::Status(verb) => verb.run(&shared),
         Verb::Hints(verb) => verb.run(&shared),
+        Verb::Repair(verb) => verb.run(&shared),
         Verb::Ring(verb) => verb.run(&shared),
         Verb::Node(verb) => verb.run(&shared),
         Verb::Emulate(verb) => verb.run(&shared),

@@ -21,7 +21,8 @@ use tokio::time::Instant;
 use crate::causal::Dot;
 use crate::members::Member;
 use crate::message::{
-    CallBody, EmulateOrder, Quorum, Refusal, ReplyBody, Request, Response, RingReport, StatusReport,
+    CallBody, EmulateOrder, Quorum, Refusal, RepairReport, ReplyBody, Request, Response,
+    RingReport, StatusReport,
 };
 use crate::ring::Ring;
 use crate::types::{Blob, Key, MAX_VALUE_BYTES, NodeId, Partition, SizeError, WriteId};
@@ -291,6 +292,26 @@ impl Client {
             }
             _ => Err(unfitting()),
         }
+    }
+
+    /// What a member, or the node first connected to, knows of this partition of its own, or of all, and of this other
+    /// home, or of all; with `begin`, it is to compare them at once. The report is made before that begins.
+    pub async fn repair(
+        &self,
+        name: Option<&str>,
+        begin: bool,
+        partition: Option<Partition>,
+        peer: Option<NodeId>,
+    ) -> Result<RepairReport, Failure> {
+        match self.control(name, CallBody::Repair { begin, partition, peer }).await? {
+            ReplyBody::Repair(told) => told.map_err(Failure::Error),
+            _ => Err(unfitting()),
+        }
+    }
+
+    /// The id of the member of this name.
+    pub fn id_of(&self, name: &str) -> Result<NodeId, Failure> {
+        self.member(Some(name)).map(|node| NodeId::of(&node.name))
     }
 
     async fn control(&self, name: Option<&str>, body: CallBody) -> Result<ReplyBody, Failure> {

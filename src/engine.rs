@@ -1,6 +1,7 @@
 //! The daemon: one thread that owns the node and carries out what it wants, between the sockets, the
 //! store's threads and the real clock.
 
+mod accounts;
 mod emulated;
 mod journal;
 mod process;
@@ -25,9 +26,7 @@ use tracing::{info, warn};
 
 use crate::config::{Config, check_address};
 use crate::members::{Member, Members};
-use crate::message::{
-    Call, CallBody, PeerStatus, Refusal, Reply, ReplyBody, Response, RingReport, StatusReport,
-};
+use crate::message::{Call, CallBody, Refusal, Reply, ReplyBody, Response};
 use crate::net::frames::{Held, Outbox};
 use crate::net::{CLIENT_LIMITS, Event, Hub, Identity, listener, peers};
 use crate::node::{self, ClientId, Input, Node, Output, Shortage};
@@ -463,68 +462,14 @@ impl<'a> Engine<'a> {
                 let told = self.emulate(order);
                 self.reply(client, id, ReplyBody::Emulated(told));
             }
+            CallBody::Repair { begin, partition, peer } => {
+                let told = self.repair(begin, partition, peer);
+                self.reply(client, id, ReplyBody::Repair(told));
+            }
             CallBody::Stop => {
                 self.reply(client, id, ReplyBody::Stopping);
                 self.begin_stop("a client's request");
             }
-        }
-    }
-
-    fn ring(&self) -> RingReport {
-        let Config { ring, r, w, strict, .. } = self.config;
-        let (n, partitions) = (ring.n(), ring.partitions());
-        RingReport {
-            members: self.node.members().clone(),
-            n,
-            partitions,
-            r: *r,
-            w: *w,
-            strict: *strict,
-            avoided: self.node.avoided(self.now()),
-        }
-    }
-
-    fn status(&self, disk_bytes: u64) -> StatusReport {
-        let now = self.now();
-        let peers = self.hub.peers.values().map(|peer| {
-            let view = self.node.peer_view(now, peer.id);
-            PeerStatus {
-                id: peer.id,
-                name: peer.name.clone(),
-                address: peer.address(),
-                up: peer.outbox.is_open(),
-                opinion: view.opinion,
-                phi_hundredths: (view.phi * 100.0) as u32,
-                latency_us: view.latency,
-                hints: view.hints.count,
-                hint_bytes: view.hints.bytes,
-                hint_age_ms: view.hint_age / MILLI,
-                dropped: peer.outbox.dropped(),
-            }
-        });
-        let mut counters = self.node.counters();
-        counters.push(("calls_refused_busy".to_owned(), self.busy));
-        let sent = self.hub.peers.values().map(|peer| peer.outbox.bytes_taken()).sum();
-        counters.push(("peer_bytes_sent".to_owned(), sent));
-        if self.config.allow_emulation {
-            counters.extend(self.emulator.counters());
-        }
-        StatusReport {
-            cluster: self.config.cluster.clone(),
-            name: self.config.name.clone(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            store: self.node.meta().store,
-            incarnation: self.node.meta().incarnation,
-            recovered: self.recovered,
-            serving: self.node.is_settled(),
-            without_authority: self.node.meta().without_authority.len() as u32,
-            uptime_ms: self.start.elapsed().as_millis() as u64,
-            partitions: self.config.ring.share(self.config.me()) as u32,
-            disk_bytes,
-            peers: peers.collect(),
-            hint_limit_bytes: self.config.hint_limit_mib << 20,
-            emulated: self.emulator.lines(),
-            counters,
         }
     }
 

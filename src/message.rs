@@ -1,5 +1,7 @@
 //! The words of Pixii: what clients ask, what nodes answer, what replicas say to each other.
 
+mod status;
+
 use std::fmt;
 
 use bincode::{BorrowDecode, Encode};
@@ -7,11 +9,14 @@ use bytes::Bytes;
 
 use crate::causal::{Context, Dot, Object};
 use crate::generation::{Generation, Grave};
-use crate::members::{Beat, Cluster, Life, Member, Members, Opinion};
+use crate::members::{Beat, Cluster, Life, Member, Members};
 use crate::merkle::{Digest, SHAPE};
 use crate::types::{
     Blob, Key, MAX_OBJECT_BYTES, MAX_SIBLINGS, MAX_TIMEOUT_MS, NodeId, Partition, SizeError,
     WriteId,
+};
+pub use status::{
+    PairStatus, PeerRepair, PeerStatus, RepairCounts, RepairReport, RepairStatus, StatusReport,
 };
 
 /// How many replicas must take part in a request, and which.
@@ -640,6 +645,15 @@ pub enum CallBody {
     Emulate(EmulateOrder),
     /// Finish what runs, close the store and exit.
     Stop,
+    /// What do you know of your partitions and their other homes?
+    Repair {
+        /// True: compare these at once, first.
+        begin: bool,
+        /// Only this partition.
+        partition: Option<Partition>,
+        /// Only with this home.
+        peer: Option<NodeId>,
+    },
 }
 
 /// What a node sends to a client.
@@ -666,6 +680,8 @@ pub enum ReplyBody {
     Emulated(Result<Vec<String>, String>),
     /// To `Stop`: the node stops now.
     Stopping,
+    /// To `Repair`: what is known, or why nothing is compared.
+    Repair(Result<RepairReport, String>),
 }
 
 /// All that a client needs to place keys itself.
@@ -686,68 +702,4 @@ pub struct RingReport {
     pub strict: bool,
     /// Members that this node cannot use now: unreachable, silent or believed to be down.
     pub avoided: Vec<NodeId>,
-}
-
-/// A node's account of itself.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
-#[bincode(decode_context = "Bytes")]
-pub struct StatusReport {
-    /// The cluster's name.
-    pub cluster: String,
-    /// The node's name.
-    pub name: String,
-    /// The version of its program.
-    pub version: String,
-    /// The id of its store.
-    pub store: u64,
-    /// How often the store has been started.
-    pub incarnation: u64,
-    /// True when the last stop was not a clean one.
-    pub recovered: bool,
-    /// False until the node has learned from its peers whether its disk is the newest.
-    pub serving: bool,
-    /// Partitions whose absent keys do not count here.
-    pub without_authority: u32,
-    /// Time since the start, in milliseconds.
-    pub uptime_ms: u64,
-    /// Partitions that the node is home to.
-    pub partitions: u32,
-    /// Bytes that the store takes on disk.
-    pub disk_bytes: u64,
-    /// Every other member as this node sees it.
-    pub peers: Vec<PeerStatus>,
-    /// The limit of the hints that the node keeps for others, in bytes.
-    pub hint_limit_bytes: u64,
-    /// The rules of the emulated network, a line each; none when the network is as it is.
-    pub emulated: Vec<String>,
-    /// Counts since the start, by name.
-    pub counters: Vec<(String, u64)>,
-}
-
-/// One peer as a node sees it.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
-#[bincode(decode_context = "Bytes")]
-pub struct PeerStatus {
-    /// Who.
-    pub id: NodeId,
-    /// Its name.
-    pub name: String,
-    /// Where it listens.
-    pub address: String,
-    /// True while the link to it is up.
-    pub up: bool,
-    /// What this node believes of it.
-    pub opinion: Opinion,
-    /// How surprising its silence is, in hundredths of the phi of the failure detector.
-    pub phi_hundredths: u32,
-    /// How long it takes to answer a read, in microseconds; `None` before it ever did.
-    pub latency_us: Option<u64>,
-    /// Hints that this node keeps for it.
-    pub hints: u64,
-    /// Their size, in bytes.
-    pub hint_bytes: u64,
-    /// For how long this node has had hints for it without a break, in this life, in milliseconds.
-    pub hint_age_ms: u64,
-    /// Messages dropped since the start because its queue was full or its link down.
-    pub dropped: u64,
 }

@@ -584,6 +584,11 @@ impl Node {
         self.repair.damaged()
     }
 
+    /// Own partitions that have not been read to their end since the start, and are not compared before.
+    pub fn unread(&self) -> usize {
+        self.effects.unread()
+    }
+
     /// True while others may still keep something for this node: what it does not find does not count.
     pub fn is_awaiting(&self) -> bool {
         self.effects.is_awaiting()

@@ -16,6 +16,9 @@ use pixii::types::{
     Blob, Key, MAX_MEMBERS, MAX_SIBLINGS, MAX_VALUE_BYTES, MILLI, NodeId, SizeError, WriteId,
 };
 
+#[path = "machine/repair.rs"]
+mod repair;
+
 /// A node of a cluster of four with N=3, and what it wants done.
 struct Bench {
     node: Node,
@@ -134,8 +137,7 @@ impl Bench {
                         next.extend(self.give(Input::Store(Done::Read {
                             token,
                             found,
-                            hints: Kept::default(),
-                            generations: Vec::new(),
+                            hints: Vec::new(),
                         })));
                     }
                     Output::Store(Work::Write { mark, .. }) => {
@@ -341,7 +343,7 @@ fn a_hint_is_kept_offered_and_removed_only_if_it_is_what_its_target_has() {
         let version = Version { write: WriteId(write), value: Blob(Bytes::from_static(b"v")) };
         let actor = Actor { store: write as u64, serial: 1 };
         let (object, _) = Object::default().update(&Context::default(), actor, version);
-        Body::Keep { key: key.clone(), object, keep_for: vec![target] }
+        Body::Keep { key: key.clone(), object, keep_for: vec![target], generation: 0 }
     };
     let out = bench.peer(other, 70, keep(1));
     let held = bench.carry(out, &disk);
@@ -364,7 +366,7 @@ fn a_hint_is_kept_offered_and_removed_only_if_it_is_what_its_target_has() {
         _ => panic!("{out:?}"),
     };
     let (op, offered) = offer(&out);
-    assert_eq!(offered, Body::Merge { key: key.clone(), object });
+    assert_eq!(offered, Body::Merge { key: key.clone(), object, generation: 0 });
     // It changes while it is in flight: the confirmation of the old one removes nothing.
     let out = bench.peer(other, 72, keep(2));
     bench.carry(out, &disk);
@@ -395,7 +397,8 @@ fn hints_have_a_limit_and_are_for_home_replicas_only() {
         let version = Version { write: WriteId(1), value: Blob(vec![7; bytes].into()) };
         let actor = Actor { store: 1, serial: 1 };
         let (object, _) = Object::default().update(&Context::default(), actor, version);
-        let out = bench.peer(other, 70, Body::Keep { key: key.clone(), object, keep_for });
+        let out =
+            bench.peer(other, 70, Body::Keep { key: key.clone(), object, keep_for, generation: 0 });
         match bench.carry(out, &disk).first() {
             Some(Output::Send { message, .. }) => message.body.clone(),
             out => panic!("{out:?}"),
@@ -562,7 +565,12 @@ fn a_read_asks_as_many_as_it_needs_and_one_more_when_late() {
     let out = bench.peer(
         to[0],
         op,
-        Body::Copy { object: Object::default(), authoritative: true, kept_for: vec![] },
+        Body::Copy {
+            object: Object::default(),
+            authoritative: true,
+            kept_for: vec![],
+            generation: 0,
+        },
     );
     let [Output::Reply { response: Response::Found { values, answered: 2, .. }, .. }] = &out[..]
     else {
@@ -580,7 +588,12 @@ fn a_silent_replica_costs_one_hedge_and_is_not_asked_again_at_once() {
         _ => panic!("{out:?}"),
     };
     let get = || Request::Get { key: key.clone(), r: None.into() };
-    let copy = || Body::Copy { object: Object::default(), authoritative: true, kept_for: vec![] };
+    let copy = || Body::Copy {
+        object: Object::default(),
+        authoritative: true,
+        kept_for: vec![],
+        generation: 0,
+    };
     let out = bench.ask(get());
     let (frozen, op) = asked(&out);
     bench.disk(out, &Record::default());
@@ -614,7 +627,12 @@ fn a_replica_seen_to_be_behind_is_repaired_after_the_answer() {
     let out = bench.tick(25);
     let [Output::Send { to, .. }] = &out[..] else { panic!("{out:?}") };
     let behind = to[0];
-    let empty = || Body::Copy { object: Object::default(), authoritative: true, kept_for: vec![] };
+    let empty = || Body::Copy {
+        object: Object::default(),
+        authoritative: true,
+        kept_for: vec![],
+        generation: 0,
+    };
     let out = bench.peer(behind, op, empty());
     let [Output::Reply { response: Response::Found { values, .. }, .. }] = &out[..] else {
         panic!("{out:?}")

@@ -7,14 +7,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use bytes::Bytes;
-use pixii::causal::{Actor, Context, Object, Version};
+use pixii::causal::{Actor, Context, Dot, Object, Version};
+use pixii::generation::{Generation, Grave};
 use pixii::members::{Member, Members};
+use pixii::merkle::LeafSet;
 use pixii::rng::Rng;
 use pixii::store::disk::{DiskStore, check};
 use pixii::store::memory::MemoryStore;
 use pixii::store::{
-    Change, Found, HintTotal, LifeError, Meta, Owner, Record, Store, begin_life, end_life,
-    hint_bytes,
+    Change, Found, HintTotal, Kept, LifeError, Meta, Owner, Record, Scanned, Span, Store,
+    begin_life, end_life, hint_bytes,
 };
 use pixii::types::{Blob, Key, MAX_VALUE_BYTES, NodeId, Partition, WriteId};
 use tempfile::TempDir;
@@ -43,7 +45,7 @@ fn record(seed: u64, sizes: &[usize]) -> Record {
         let actor = Actor { store: at as u64, serial: 1 };
         object = object.update(&Context::default(), actor, version).0;
     }
-    Record { own_serial: Some(seed), object }
+    Record { own_serial: Some(seed), object, generation: 0 }
 }
 
 fn put(partition: u16, key: &Key, record: &Record) -> Change {
@@ -398,9 +400,9 @@ fn hints_behave_like_maps_of_their_own<B: Bench>() {
             total.owed += u64::from(owed(&key));
         }
     }
-    let mut told = bench.store().hint_totals(&owed).unwrap();
-    told.sort_unstable_by_key(|(target, _)| *target);
-    assert_eq!(told, totals.into_iter().collect::<Vec<_>>());
+    let told = bench.store().hint_totals(&|key| (Partition(3), owed(key))).unwrap();
+    assert_eq!(told.stamps.values().sum::<u64>(), totals.values().map(|t| t.count).sum::<u64>());
+    assert_eq!(told.totals, totals);
     assert_eq!(bench.store().read(Partition(0), &key("k0")).unwrap(), Found::Record(own));
     assert_eq!(bench.store().read_hint(NodeId(9), &key("k0")).unwrap(), Found::Nothing);
 
@@ -409,6 +411,70 @@ fn hints_behave_like_maps_of_their_own<B: Bench>() {
     bench.store().apply(&[Change::Members(members.clone())]).unwrap();
     bench.store().sync().unwrap();
     assert_eq!(bench.reopen().store().members().unwrap(), Some(members));
+}
+
+#[test]
+fn a_scan_shows_what_is_there_and_what_is_forgotten_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, model) = (open(dir.path()), MemoryStore::default());
+    let change = |number: u64| Change::Record {
+        partition: Partition((number % 2) as u16),
+        key: key(format!("k{number:03}")),
+        // Some are in chunks.
+        record: record(number + 1, &[if number % 17 == 0 { 100_000 } else { 40 }]),
+    };
+    let mut changes: Vec<Change> = (0..100).map(change).collect();
+    changes.push(Change::Forget { partition: Partition(0), key: key("k004") });
+    for change in changes {
+        store.apply(std::slice::from_ref(&change)).unwrap();
+        model.apply(&[change]).unwrap();
+    }
+    let dead = Context::new(vec![Dot { actor: Actor { store: 1, serial: 2 }, counter: 3 }]);
+    let condemned = vec![Grave { key: key("k004"), dead }];
+    let generation = Generation { number: 7, condemned, collected: Vec::new() };
+    let partition = Partition(1);
+    let begun = Change::Generation { partition, generation: generation.clone() };
+    store.apply(&[begun]).unwrap();
+    store.sync().unwrap();
+    store.close().unwrap();
+    let store = open(dir.path());
+    assert_eq!(store.generations().unwrap(), [(partition, generation)]);
+    let even = LeafSet::new((0..2_048).map(|leaf| 2 * leaf));
+    for partition in [Partition(0), Partition(1)] {
+        for leaves in [None, Some(even.clone())] {
+            for (until, limit_bytes) in [(None, 1_000), (Some(key("k050")), 1)] {
+                let all = Span { after: None, until, leaves: leaves.clone(), limit_bytes };
+                assert_eq!(scan_by_pages(&store, &model, partition, all.clone()), {
+                    let whole = Span { limit_bytes: usize::MAX, ..all };
+                    model.scan(partition, &whole).unwrap().items.len()
+                });
+            }
+        }
+    }
+}
+
+/// Reads a span page by page; what each shows is what the model has. Gives how many keys there were.
+fn scan_by_pages(
+    store: &DiskStore,
+    model: &MemoryStore,
+    partition: Partition,
+    mut span: Span,
+) -> usize {
+    let mut seen = 0;
+    loop {
+        let page = store.scan(partition, &span).unwrap();
+        assert_eq!(page.damaged, []);
+        seen += page.items.len();
+        for item in page.items {
+            let found = model.read(partition, &item.key).unwrap();
+            let Found::Record(record) = found else { panic!("{item:?}") };
+            assert_eq!(item, Scanned::of(item.key.clone(), &record.object));
+        }
+        match page.next {
+            Some(next) => span.after = Some(next),
+            None => return seen,
+        }
+    }
 }
 
 /// `tests/fixtures/v1.tar.gz` was written by the last program that knew schema 1 only: 24 keys, two of them with
@@ -421,12 +487,12 @@ fn data_of_schema_1_is_migrated_and_all_there() {
     assert!(tar.arg("xzf").arg(archive).arg("-C").arg(dir.path()).status().unwrap().success());
     let data = dir.path().join("v1");
     let refused = check(&data, CACHE, &mut |_| {}).unwrap_err().to_string();
-    assert!(refused.contains("has schema 1 and this reads schema 2"), "{refused}");
+    assert!(refused.contains("has schema 1 and this reads schema 3"), "{refused}");
     let store = open(&data);
     assert_eq!(store.meta().unwrap().unwrap().incarnation, 2);
     assert_eq!(
-        (store.members().unwrap(), store.hint_totals(&|_| true).unwrap()),
-        (None, Vec::new())
+        (store.members().unwrap(), store.hint_totals(&|_| (Partition(0), true)).unwrap()),
+        (None, Kept::default())
     );
     store.close().unwrap();
     let report = check(&data, CACHE, &mut |damage| panic!("{damage}")).unwrap();

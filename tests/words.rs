@@ -11,7 +11,9 @@ use std::path::Path;
 use bincode::{BorrowDecode, Encode};
 use bytes::{BufMut, Bytes, BytesMut};
 use pixii::causal::{Actor, Clock, Context, Dot, Object, Version};
+use pixii::generation::{Generation, Grave};
 use pixii::members::{Beat, Cluster, Life, Member, Members, Opinion, Standing};
+use pixii::merkle::{Digest, SHAPE};
 use pixii::message::*;
 use pixii::rng::Rng;
 use pixii::store::{self, Found, Meta, Owner, Record};
@@ -65,6 +67,10 @@ fn member() -> Member {
         standing: Standing::Leaving,
         version: 2,
     }
+}
+
+fn grave() -> Grave {
+    Grave { key: key(), dead: Context::new(vec![DOT]) }
 }
 
 fn roll() -> Roll {
@@ -137,6 +143,11 @@ fn refusals() -> Vec<Refusal> {
         Refusal::Stranger(NodeId(7)),
         Refusal::Starting { heard: 1, peers: 4 },
         Refusal::Stopping,
+        Refusal::Paused(300),
+        Refusal::Unread(7),
+        Refusal::Generation { given: 3, own: 5 },
+        Refusal::Shape(0x0101_1002),
+        Refusal::Tree { what: "level".into(), given: 3, limit: 2 },
     ]
 }
 
@@ -148,15 +159,18 @@ fn bodies() -> Vec<(&'static str, Body)> {
         let (key, context) = (key(), context.clone());
         Body::Update { key, context, change, keep_for: keep_for() }
     };
+    let partition = Partition(300);
+    let leaves = |leaves, after| Body::Leaves { partition, leaves, after };
+    let item = Item { key: key(), context: context.clone(), check: u32::MAX };
     let beats = || vec![(NodeId(1), Beat { incarnation: 3, count: 300 })];
     vec![
         ("coordinate", Body::Coordinate { request: requests().remove(0).1, timeout_ms: 450 }),
         ("coordinated", Body::Coordinated(responses().remove(0).1)),
         ("update-put", update(put)),
         ("update-delete", update(Change::Delete)),
-        ("updated", Body::Updated { object: object(), dot: Some(DOT) }),
-        ("merge", Body::Merge { key: key(), object: object() }),
-        ("keep", Body::Keep { key: key(), object: object(), keep_for: keep_for() }),
+        ("updated", Body::Updated { object: object(), dot: Some(DOT), generation: 3 }),
+        ("merge", Body::Merge { key: key(), object: object(), generation: 3 }),
+        ("keep", Body::Keep { key: key(), object: object(), keep_for: keep_for(), generation: 3 }),
         ("held", Body::Held),
         ("discharge", Body::Discharge { key: key(), target: NodeId(1), object: object() }),
         ("ask-hints", Body::AskHints),
@@ -172,12 +186,60 @@ fn bodies() -> Vec<(&'static str, Body)> {
             }),
         ),
         ("read", Body::Read { key: key() }),
-        ("copy", Body::Copy { object: object(), authoritative: true, kept_for: keep_for() }),
+        (
+            "copy",
+            Body::Copy {
+                object: object(),
+                authoritative: true,
+                kept_for: keep_for(),
+                generation: 3,
+            },
+        ),
         ("list", Body::List { partition: Partition(1), after: None, limit_bytes: 64 }),
         ("listed", Body::Listed { keys: vec![key()], more: false, authoritative: true }),
         ("introduce", Body::Introduce { life: LIFE, cluster: Some(1) }),
         ("known", Body::Known { seen: Some(LIFE), birth: 2, cluster: Some(cluster()) }),
         ("failed", Body::Failed(Refusal::Damaged)),
+        ("restore", Body::Restore { key: key(), object: object() }),
+        (
+            "compare",
+            Body::Compare {
+                partition,
+                shape: SHAPE,
+                width: 2,
+                root: Digest(1 << 100),
+                generation: 3,
+            },
+        ),
+        ("equal", Body::Equal),
+        ("descend", Body::Descend { partition, width: 8, level: 1, nodes: vec![0, 15] }),
+        ("summaries", Body::Summaries(blob(b"16 children of 2"))),
+        ("leaves", leaves(Some(vec![0, 4_095]), Some(key()))),
+        ("all-leaves", leaves(None, None)),
+        ("items", Body::Items { items: vec![item], next: Some(key()) }),
+        ("bury", Body::Bury(grave())),
+        ("collect", Body::Collect { key: key() }),
+        ("renounce", Body::Renounce { key: key(), target: Some(NodeId(1)) }),
+        (
+            "propose",
+            Body::Propose { partition, generation: 3, members: 5, condemned: vec![grave()] },
+        ),
+        ("agreed", Body::Agreed),
+        ("not-yet", Body::NotYet("why".into())),
+        ("generations", Body::Generations { digest: 5, certain: true }),
+        ("generation-numbers", Body::GenerationNumbers(vec![(partition, 3)])),
+        ("ask-generation", Body::AskGeneration(partition)),
+        (
+            "generation",
+            Body::Generation {
+                partition,
+                generation: Generation {
+                    number: 3,
+                    condemned: vec![grave()],
+                    collected: vec![grave()],
+                },
+            },
+        ),
     ]
 }
 
@@ -195,6 +257,7 @@ fn replies() -> Vec<(&'static str, ReplyBody)> {
         hint_bytes: 700,
         hint_age_ms: 9_000,
         dropped: 4,
+        repair: PeerRepair { shared: 9, equal: 8, oldest_ms: Some(60_000), pending: 1, failing: 2 },
     };
     let ring = RingReport {
         members: Members::new(vec![member]),
@@ -221,6 +284,39 @@ fn replies() -> Vec<(&'static str, ReplyBody)> {
         hint_limit_bytes: 1 << 30,
         emulated: vec!["drop 0.5".into()],
         counters: vec![("gets_answered".into(), 6)],
+        repair: RepairStatus {
+            unread: 1,
+            damaged: 2,
+            pending: 3,
+            failing: 1,
+            example: Some((Partition(300), NodeId(8), "why".into())),
+        },
+    };
+    let pair = PairStatus {
+        partition: Partition(300),
+        peer: NodeId(8),
+        equal_ms: Some(60_000),
+        pending: true,
+        failing: Some("why".into()),
+        pulled: 1,
+        pushed: 2,
+        bytes: 300,
+    };
+    let counts = RepairCounts {
+        exchanges: 1,
+        exchanges_failed: 2,
+        objects_pulled: 3,
+        objects_pushed: 4,
+        bytes_pulled: 500,
+        bytes_pushed: 600,
+    };
+    let repair = RepairReport {
+        name: "n1".into(),
+        pairs: vec![pair],
+        unreachable: vec![NodeId(8)],
+        unread: 1,
+        damaged: 2,
+        counts,
     };
     vec![
         ("data", ReplyBody::Data(responses().remove(1).1)),
@@ -229,6 +325,8 @@ fn replies() -> Vec<(&'static str, ReplyBody)> {
         ("emulated", ReplyBody::Emulated(Ok(vec!["drop 0.5".into()]))),
         ("not-emulated", ReplyBody::Emulated(Err("why".into()))),
         ("stopping", ReplyBody::Stopping),
+        ("repair", ReplyBody::Repair(Ok(repair))),
+        ("no-repair", ReplyBody::Repair(Err("why".into()))),
     ]
 }
 
@@ -259,6 +357,15 @@ fn golden_bytes() {
         ("set", CallBody::Emulate(EmulateOrder::Set("drop 0.5".into()))),
         ("clear", CallBody::Emulate(EmulateOrder::Clear)),
         ("stop", CallBody::Stop),
+        ("compared", CallBody::Repair { begin: false, partition: None, peer: None }),
+        (
+            "repair",
+            CallBody::Repair {
+                begin: true,
+                partition: Some(Partition(300)),
+                peer: Some(NodeId(8)),
+            },
+        ),
     ] {
         golden(&mut out, &format!("call-{name}"), Call { id: 2, body });
     }
@@ -359,9 +466,9 @@ fn preambles_name_what_is_wrong() {
     let error = wire::check_preamble(b"GET / HTTP/1").unwrap_err();
     assert_eq!(error.to_string(), "not a Pixii connection: it begins with \"GET / HT\"");
     let mut newer = good;
-    newer[8..].copy_from_slice(&[0, 3, 0, 9]);
+    newer[8..].copy_from_slice(&[0, 4, 0, 9]);
     let error = wire::check_preamble(&newer).unwrap_err();
-    assert_eq!(error.to_string(), "protocol versions 3 to 9 are offered; this node speaks 2");
+    assert_eq!(error.to_string(), "protocol versions 4 to 9 are offered; this node speaks 3");
 }
 
 #[test]

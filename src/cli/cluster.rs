@@ -132,10 +132,15 @@ impl Cluster {
 
     /// Lets the network of all daemons be emulated, from their next start.
     pub(crate) fn allow_emulation(&self) -> Result<(), String> {
+        self.configure("allow_emulation = true")
+    }
+
+    /// Adds a line to the configuration of all daemons; it holds from their next start.
+    pub(crate) fn configure(&self, line: &str) -> Result<(), String> {
         self.daemons.iter().try_for_each(|Daemon { config, .. }| {
             let fault = |error: io::Error| format!("{}: {error}", config.display());
             let text = fs::read_to_string(config).map_err(fault)?;
-            fs::write(config, format!("allow_emulation = true\n{text}")).map_err(fault)
+            fs::write(config, format!("{line}\n{text}")).map_err(fault)
         })
     }
 

@@ -10,7 +10,9 @@ use super::signals::Interrupt;
 use super::text::{row, table};
 use super::{Exit, Outcome, Shared, Trouble, block_on, complain, emit, emit_json};
 use crate::lab::drill::failover::{self, How};
-use crate::lab::drill::{Ending, Plan, detection, failed_nodes, handoff, kill, power_cut};
+use crate::lab::drill::{
+    Ending, Plan, detection, disk_loss, dropped_messages, failed_nodes, handoff, kill, power_cut,
+};
 
 /// As many rows as a Unicode character table has: every store is that large at least.
 const KILL_KEYS: u64 = 34_924;
@@ -50,6 +52,10 @@ enum Name {
     Failover(Failover),
     /// A daemon away for many puts, and back: how soon it has them
     Handoff(Handoff),
+    /// A daemon loses its disk under load: how soon it has all again, by itself
+    DiskLoss(DiskLoss),
+    /// One message in a hundred lost, and no hints: how soon all replicas are the same
+    DroppedMessages(DroppedMessages),
     /// How long until a dead, frozen or cut-off daemon is believed to be down
     Detection(Detection),
 }
@@ -86,6 +92,30 @@ struct Handoff {
     /// Puts while the daemon is away
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     keys: u64,
+    #[command(flatten)]
+    place: Place,
+}
+
+#[derive(Args)]
+struct DiskLoss {
+    /// Keys that are loaded before
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    keys: u64,
+    /// Bytes of each value
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(16..=1_048_576))]
+    value_bytes: u64,
+    /// Clients that read and write all the while
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    clients: u64,
+    #[command(flatten)]
+    place: Place,
+}
+
+#[derive(Args)]
+struct DroppedMessages {
+    /// Puts while messages are lost
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    puts: u64,
     #[command(flatten)]
     place: Place,
 }
@@ -173,6 +203,11 @@ impl Drill {
                         failover::run(&plan, *how, &mut say).await
                     }
                     Name::Handoff(_) => handoff::run(&plan, &mut say).await,
+                    Name::DiskLoss(DiskLoss { value_bytes, clients, .. }) => {
+                        let clients = *clients as usize;
+                        disk_loss::run(&plan, *value_bytes as usize, clients, &mut say).await
+                    }
+                    Name::DroppedMessages(_) => dropped_messages::run(&plan, &mut say).await,
                     Name::Detection(Detection { nodes, .. }) => {
                         detection::run(&plan, *nodes as usize, &mut say).await
                     }
@@ -205,6 +240,10 @@ impl Name {
                 ("failover", *rounds, *keys, place)
             }
             Name::Handoff(Handoff { keys, place }) => ("handoff", 1, *keys, place),
+            Name::DiskLoss(DiskLoss { keys, place, .. }) => ("disk-loss", 1, *keys, place),
+            Name::DroppedMessages(DroppedMessages { puts, place }) => {
+                ("dropped-messages", 1, *puts, place)
+            }
             Name::Detection(Detection { rounds, place, .. }) => ("detection", *rounds, 0, place),
         }
     }
@@ -238,6 +277,14 @@ fn list(shared: &Shared) -> Outcome {
             "one of five killed or frozen under load: nobody is refused, p99 at most doubles",
         ),
         ("handoff", "100,000 puts while one is away: its hints begin in 1 s and are there in 30 s"),
+        (
+            "disk-loss",
+            "one of five loses its disk under load: all is back in 60 s, \"absent\" is never said",
+        ),
+        (
+            "dropped-messages",
+            "100,000 puts while messages are lost and no hints are kept: all replicas become the same",
+        ),
         ("detection", "how long until a dead, frozen or cut-off daemon is down in every view"),
     ];
     if shared.json() {

@@ -2,9 +2,11 @@
 
 use clap::Args;
 use pixii::members::Opinion;
-use pixii::message::{PeerStatus, StatusReport};
-use serde_json::json;
+use pixii::message::{PairStatus, PeerRepair, PeerStatus, RepairReport, StatusReport};
+use pixii::types::NodeId;
+use serde_json::{Value, json};
 
+use super::repair::pair_json;
 use super::text::{bytes, count, duration, row, table};
 use super::{Exit, Outcome, Shared, block_on, emit, emit_json};
 
@@ -14,28 +16,72 @@ use super::{Exit, Outcome, Shared, block_on, emit, emit_json};
 Examples:
   pixii status                  the node that --connect names
   pixii status --node n3        another member
+  pixii status --partitions     each of its partitions, and when it was last found equal at each other home
   pixii status --json           for scripts")]
 pub(crate) struct Status {
     /// Ask this member instead
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
+    /// Show how each partition compares with its other homes
+    #[arg(long)]
+    partitions: bool,
 }
 
 impl Status {
     /// Asks and prints.
     pub(crate) fn run(self, shared: &Shared) -> Outcome {
-        let report =
-            block_on(async { Ok(shared.client().await?.status(self.node.as_deref()).await?) })?;
-        if shared.json() {
-            emit_json(&as_json(&report))?;
-        } else {
-            emit(as_text(&report))?;
+        let (report, compared) = block_on(async {
+            let (client, node) = (shared.client().await?, self.node.as_deref());
+            let compared = match self.partitions {
+                true => Some(client.repair(node, false, None, None).await?),
+                false => None,
+            };
+            Ok((client.status(node).await?, compared))
+        })?;
+        let name = |id: NodeId| name(&report, id);
+        match (compared, shared.json()) {
+            (None, false) => emit(as_text(&report))?,
+            (Some(compared), false) => emit(pairs(&compared, &name))?,
+            (compared, true) => {
+                let mut all = as_json(&report);
+                if let Some(compared) = compared {
+                    let pair = |pair: &PairStatus| pair_json(pair, &name);
+                    all["pairs"] = compared.pairs.iter().map(pair).collect();
+                }
+                emit_json(&all)?;
+            }
         }
         Ok(Exit::Done)
     }
 }
 
-fn as_json(report: &StatusReport) -> serde_json::Value {
+fn name(report: &StatusReport, id: NodeId) -> String {
+    let peer = report.peers.iter().find(|peer| peer.id == id);
+    peer.map_or_else(|| format!("{id:?}"), |peer| peer.name.clone())
+}
+
+/// A line for each partition and other home.
+fn pairs(compared: &RepairReport, name: &dyn Fn(NodeId) -> String) -> String {
+    let mut rows = vec![row(["partition", "peer", "last found equal", "now", "last moved"])];
+    rows.extend(compared.pairs.iter().map(|pair| {
+        let equal = pair.equal_ms.map_or("not yet".into(), |ms| format!("{} ago", duration(ms)));
+        let now = match (&pair.failing, pair.pending) {
+            (Some(why), _) => format!("failing: {why}"),
+            (None, true) => "pending".into(),
+            (None, false) => "-".into(),
+        };
+        let moved = match (pair.pulled, pair.pushed) {
+            (0, 0) => "-".into(),
+            (pulled, pushed) => {
+                format!("{pulled} received, {pushed} sent, {}", bytes(pair.bytes))
+            }
+        };
+        row([&pair.partition.0.to_string(), &name(pair.peer), &equal, &now, &moved])
+    }));
+    table(&rows)
+}
+
+fn as_json(report: &StatusReport) -> Value {
     let peer = |peer: &PeerStatus| {
         json!({
             "name": peer.name,
@@ -48,10 +94,18 @@ fn as_json(report: &StatusReport) -> serde_json::Value {
             "hint_bytes": peer.hint_bytes,
             "hint_age_ms": peer.hint_age_ms,
             "dropped": peer.dropped,
+            "shared_partitions": peer.repair.shared,
+            "equal_partitions": peer.repair.equal,
+            "oldest_equal_ms": peer.repair.oldest_ms,
+            "pending_partitions": peer.repair.pending,
+            "failing_partitions": peer.repair.failing,
         })
     };
     let counters: serde_json::Map<String, serde_json::Value> =
         report.counters.iter().map(|(name, value)| (name.clone(), (*value).into())).collect();
+    let example = report.repair.example.as_ref().map(|(partition, peer, why)| {
+        json!({ "partition": partition.0, "peer": name(report, *peer), "why": why })
+    });
     json!({
         "cluster": report.cluster,
         "name": report.name,
@@ -66,6 +120,13 @@ fn as_json(report: &StatusReport) -> serde_json::Value {
         "disk_bytes": report.disk_bytes,
         "hint_limit_bytes": report.hint_limit_bytes,
         "peers": report.peers.iter().map(peer).collect::<Vec<_>>(),
+        "repair": {
+            "unread_partitions": report.repair.unread,
+            "damaged_records": report.repair.damaged,
+            "pending_pairs": report.repair.pending,
+            "failing_pairs": report.repair.failing,
+            "failing_example": example,
+        },
         "emulated": report.emulated,
         "counters": counters,
     })
@@ -97,7 +158,56 @@ fn as_text(report: &StatusReport) -> String {
         row(["incarnation", &format!("{}, after {last_stop}", report.incarnation)]),
         row(["home to", &home_to]),
         row(["on disk", &bytes(report.disk_bytes)]),
+        row(["compared", &compared(report)]),
     ]);
+    if !report.peers.is_empty() {
+        out += &format!("\n{}", peers(report));
+    }
+    let mut counters = vec![row(["counter", "since the start"])];
+    counters.extend(report.counters.iter().map(|(name, value)| row([name, &value.to_string()])));
+    if counters.len() > 1 {
+        out += "\n";
+        out += &table(&counters);
+    }
+    out
+}
+
+/// How far the node's partitions are known to be the same as at their other homes, in words.
+fn compared(report: &StatusReport) -> String {
+    let sum = |of: fn(&PeerRepair) -> u32| report.peers.iter().map(|peer| of(&peer.repair)).sum();
+    let (shared, equal): (u32, u32) = (sum(|peer| peer.shared), sum(|peer| peer.equal));
+    let repair = &report.repair;
+    let mut parts =
+        vec![format!("{equal} of {} with other homes found equal", count(shared.into(), "pair"))];
+    if repair.unread > 0 {
+        parts.push(format!("{} not yet read", count(repair.unread.into(), "partition")));
+    }
+    if repair.pending > 0 {
+        parts.push(format!("{} pending", repair.pending));
+    }
+    if let Some((partition, peer, why)) = &repair.example {
+        let peer = name(report, *peer);
+        parts.push(format!(
+            "{} failing (partition {} with {peer}: {why})",
+            repair.failing, partition.0
+        ));
+    }
+    if repair.damaged > 0 {
+        parts.push(format!("{} to be fetched", count(repair.damaged, "damaged record")));
+    }
+    parts.join(", ")
+}
+
+/// How much of what is shared with a peer is known to be the same, in words.
+fn equal(peer: &PeerRepair) -> String {
+    let all = format!("{} of {}", peer.equal, peer.shared);
+    match peer.oldest_ms {
+        Some(ms) => format!("{all} in {}", duration(ms)),
+        None => all,
+    }
+}
+
+fn peers(report: &StatusReport) -> String {
     let mut peers = vec![row([
         "peer",
         "address",
@@ -106,6 +216,7 @@ fn as_text(report: &StatusReport) -> String {
         "phi",
         "latency",
         "hints",
+        "found equal",
         "dropped messages",
     ])];
     for peer in &report.peers {
@@ -119,20 +230,11 @@ fn as_text(report: &StatusReport) -> String {
             &format!("{:.1}", f64::from(peer.phi_hundredths) / 100.0),
             &latency,
             &hints(peer),
+            &equal(&peer.repair),
             &peer.dropped.to_string(),
         ]));
     }
-    if peers.len() > 1 {
-        out += "\n";
-        out += &table(&peers);
-    }
-    let mut counters = vec![row(["counter", "since the start"])];
-    counters.extend(report.counters.iter().map(|(name, value)| row([name, &value.to_string()])));
-    if counters.len() > 1 {
-        out += "\n";
-        out += &table(&counters);
-    }
-    out
+    table(&peers)
 }
 
 /// What is kept for a member, in words.

@@ -335,9 +335,10 @@ mod tests {
     use tokio::sync::mpsc::unbounded_channel;
 
     use super::*;
+    use crate::generation::Generation;
     use crate::members::Members;
     use crate::store::memory::MemoryStore;
-    use crate::store::{Found, HintPage, HintTotal, Listing, Meta, Record, ScanPage};
+    use crate::store::{Found, HintPage, Kept, Listing, Meta, Record, ScanPage};
 
     /// A store that fails or panics at its n-th sync and counts its batches.
     #[derive(Default)]
@@ -375,11 +376,14 @@ mod tests {
         ) -> Result<HintPage, StoreError> {
             self.inner.list_hints(target, after, limit_bytes)
         }
+        fn generations(&self) -> Result<Vec<(Partition, Generation)>, StoreError> {
+            self.inner.generations()
+        }
         fn hint_totals(
             &self,
-            owed: &dyn Fn(&Key) -> bool,
-        ) -> Result<Vec<(NodeId, HintTotal)>, StoreError> {
-            self.inner.hint_totals(owed)
+            place: &dyn Fn(&Key) -> (Partition, bool),
+        ) -> Result<Kept, StoreError> {
+            self.inner.hint_totals(place)
         }
         fn apply(&self, changes: &[Change]) -> Result<(), StoreError> {
             self.inner.apply(changes)

@@ -1,7 +1,9 @@
 //! Drills: real daemons, real faults, and the ledger to say what was lost.
 
 pub(crate) mod detection;
+pub(crate) mod disk_loss;
 mod disks;
+pub(crate) mod dropped_messages;
 pub(crate) mod failed_nodes;
 pub(crate) mod failover;
 pub(crate) mod ground;

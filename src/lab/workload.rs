@@ -88,6 +88,8 @@ pub(crate) struct Tally {
     pub(crate) refused: u64,
     /// Writes with an unknown outcome.
     pub(crate) unknown: u64,
+    /// Reads that were done and showed no value.
+    pub(crate) absent: u64,
     /// Why, and how often.
     pub(crate) reasons: BTreeMap<String, u64>,
 }
@@ -195,7 +197,7 @@ impl Tally {
     fn new() -> Self {
         let latency = Histogram::new_with_max(MAX_LATENCY_US, DIGITS)
             .unwrap_or_else(|_| unreachable!("constant bounds that are allowed"));
-        Tally { latency, refused: 0, unknown: 0, reasons: BTreeMap::new() }
+        Tally { latency, refused: 0, unknown: 0, absent: 0, reasons: BTreeMap::new() }
     }
 
     /// How many were done.
@@ -216,6 +218,16 @@ impl Report {
         self.kinds.get(&kind)
     }
 
+    /// The time in which this share of the operations of all kinds was done, in microseconds.
+    pub(crate) fn quantile(&self, share: f64) -> u64 {
+        let mut all = Tally::new().latency;
+        for tally in self.kinds.values() {
+            // All have the same bounds.
+            let _ = all.add(&tally.latency);
+        }
+        all.value_at_quantile(share)
+    }
+
     fn tally(&mut self, kind: Kind) -> &mut Tally {
         self.kinds.entry(kind).or_insert_with(Tally::new)
     }
@@ -229,6 +241,7 @@ impl Report {
             let _ = tally.latency.add(&part.latency);
             tally.refused += part.refused;
             tally.unknown += part.unknown;
+            tally.absent += part.absent;
             for (why, times) in part.reasons {
                 tally.reason(why, times);
             }

@@ -10,7 +10,10 @@ use crate::generation::Generation;
 use crate::members::{Member, Members, Opinion};
 use crate::message::{Body, PeerMessage, Response};
 use crate::store::{Change, HintTotal, Kept, Meta, Record, Span, hint_bytes};
-use crate::types::{Key, Micros, NodeId, Partition};
+use crate::types::{Key, MILLI, Micros, NodeId, Partition};
+
+/// Clients that were there so lately are likely to come again.
+const BUSY: Micros = 1_000 * MILLI;
 
 /// The outputs of one node under construction. Messages to itself stay inside; messages that tell of
 /// unsynced records are held back.
@@ -29,6 +32,8 @@ pub(super) struct Effects {
     /// Who told of which life of this node that is later than this one.
     own_lives: VecDeque<(NodeId, u64)>,
     load: usize,
+    /// Until when clients count as being there, since they were.
+    busy_until: Micros,
     awaiting: bool,
     settled: bool,
     witnessed: bool,
@@ -57,6 +62,7 @@ impl Effects {
             opinions: VecDeque::new(),
             own_lives: VecDeque::new(),
             load: 0,
+            busy_until: 0,
             awaiting: false,
             settled: false,
             witnessed: false,
@@ -124,6 +130,14 @@ impl Effects {
     /// Clients' requests that are under way here: background work yields to them.
     pub(super) fn set_load(&mut self, requests: usize) {
         self.load = requests;
+        if requests > 0 {
+            self.busy_until = self.now + BUSY;
+        }
+    }
+
+    /// True while clients use this node: between two requests of a few clients there is often none under way.
+    pub(super) fn is_busy(&self) -> bool {
+        self.now < self.busy_until
     }
 
     /// Clients' requests that are under way here.
@@ -155,6 +169,11 @@ impl Effects {
     /// The trees of the own records.
     pub(super) fn forest(&mut self) -> &mut Forest {
         &mut self.forest
+    }
+
+    /// Own partitions that have not been read to their end.
+    pub(super) fn unread(&self) -> usize {
+        self.forest.unbuilt()
     }
 
     /// The generations of all partitions.

@@ -274,7 +274,7 @@ impl Repair {
     }
 
     fn begin_exchanges(&mut self, now: Micros, fx: &mut Effects) {
-        let most = if fx.load() == 0 { MAX_EXCHANGES } else { MAX_EXCHANGES_BESIDE_CLIENTS };
+        let most = if fx.is_busy() { MAX_EXCHANGES_BESIDE_CLIENTS } else { MAX_EXCHANGES };
         if self.exchanges.len() >= most {
             return;
         }

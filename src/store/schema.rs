@@ -119,7 +119,7 @@ mod tests {
         migrate_with(&sled, &[killed, killed, killed, fourth]).unwrap();
         assert_eq!(version(), Some(4));
         assert_eq!(sled.get(&meta_key("fourth")).unwrap().unwrap(), "done");
-        migrate_with(&sled, &[killed; 4]).unwrap();
+        migrate_with(&sled, &[killed, killed, killed, killed]).unwrap();
         assert_eq!(migrate(&sled), Err(SchemaError::Newer(4)));
     }
 
@@ -133,7 +133,7 @@ mod tests {
         assert_eq!(verify(&sled), Err(SchemaError::Older(1)));
         migrate(&sled).unwrap();
         assert_eq!(verify(&sled), Ok(()));
-        migrate_with(&sled, &[killed; 3]).unwrap();
+        migrate_with(&sled, &[killed, killed, killed]).unwrap();
         assert_eq!(migrate_with(&sled, &[v1::migrate]), Err(SchemaError::Newer(3)));
     }
 }

@@ -199,6 +199,7 @@ fn every_verb_has_help_with_examples() {
         "dump",
         "status",
         "hints",
+        "repair",
         "ring",
         "node",
         "emulate",
@@ -259,14 +260,76 @@ fn a_node_tells_how_it_is_and_can_be_stopped() {
     assert_eq!(code, 0);
     assert!(out.starts_with("n1 of cluster fake, pixii 0.0.0, up for 1.2 s\n"), "{out}");
     assert!(out.contains("on disk      4.0 KiB\n") && out.contains("puts     3\n"), "{out}");
-    let (_, out, _) = run(&fake, &["status", "--node", "n2", "--json"]);
+    let compared = "compared     16 of 16 pairs with other homes found equal, 1 partition not yet read, 3 pending, 4 failing \
+                    (partition 7 with n2: no answer in 10000 ms), 2 damaged records to be fetched\n";
+    assert!(out.contains(compared) && out.contains("  8 of 8 in 42.0 s  "), "{out}");
+    let (code, out, _) = run(&fake, &["status", "--partitions"]);
+    let table = "\
+partition  peer  last found equal  now      last moved
+";
+    assert!(code == 0 && out.starts_with(table), "{out}");
+    let line = |out: &str| out.lines().nth(1).map(|line| line[11..].to_string()).unwrap();
+    assert!(
+        line(&out).ends_with("not yet           pending  1 received, 0 sent, 100 bytes"),
+        "{out}"
+    );
+    let (_, out, _) = run(&fake, &["status", "--partitions"]);
+    assert!(
+        line(&out).ends_with("1.2 s ago         -        1 received, 0 sent, 100 bytes"),
+        "{out}"
+    );
+    let (_, out, _) = run(&fake, &["status", "--node", "n2", "--json", "--partitions"]);
     let json: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(json["repair"]["failing_example"]["why"], "no answer in 10000 ms");
+    assert!(json["pairs"][0]["peer"].is_string() && json["peers"][0]["oldest_equal_ms"] == 42_000);
     assert_eq!((&json["name"], &json["peers"][0]["name"]), (&"n2".into(), &"n1".into()));
     let (code, _, err) = run(&fake, &["status", "--node", "n7"]);
     let sentence = "pixii: no member is called \"n7\"; the members are n1, n2, n3\n";
     assert_eq!((code, err.as_str()), (1, sentence));
     assert_eq!(run(&fake, &["node", "stop", "n2"]), done("n2 is stopping\n"));
     assert!(fake.is_stopped(1));
+}
+
+#[test]
+fn a_repair_ends_when_all_are_equal_and_names_whom_it_cannot_reach() {
+    let fake = Fake::start(3, 3);
+    let (code, out, err) = run(&fake, &["repair", "--node", "n2", "--partition", "7"]);
+    assert_eq!((code, err.as_str()), (0, ""));
+    let table = "\
+peer  partitions compared  equal
+n1    1                    1
+n3    1                    1
+
+n2 received  2 objects, 200 bytes
+n2 sent      0 objects, 0 bytes
+in           ";
+    assert!(out.starts_with(table), "{out}");
+    let (_, out, _) = run(&fake, &["repair", "--peer", "n3", "--json"]);
+    let json: Value = serde_json::from_str(&out).unwrap();
+    let peers = serde_json::json!([{ "name": "n3", "partitions": 16, "equal": 16 }]);
+    assert_eq!((&json["complete"], &json["peers"]), (&true.into(), &peers));
+    assert_eq!(json["pairs"].as_array().unwrap().len(), 16);
+    assert_eq!(json["received"], serde_json::json!({ "objects": 16, "bytes": 1_600 }));
+    let (code, out, err) = run(&fake, &["repair", "--partition", "16"]);
+    let sentence = "pixii: partition = 16: this cluster has 16\n";
+    assert_eq!((code, out.as_str(), err.as_str()), (1, "", sentence));
+    let (code, _, err) = run(&fake, &["repair", "--peer", "n7"]);
+    let sentence = "pixii: no member is called \"n7\"; the members are n1, n2, n3\n";
+    assert_eq!((code, err.as_str()), (1, sentence));
+    fake.kill(2);
+    let (code, out, err) = run(&fake, &["repair"]);
+    assert_eq!(code, 1);
+    assert!(
+        out.contains("\nn2    16                   16\nn3    16                   0\n"),
+        "{out}"
+    );
+    let sentence =
+        "pixii: n1 cannot reach n3, which is also home to partitions 0, 1, 2, 3, 4 and 11 others\n";
+    assert_eq!(err, sentence);
+    let alone = Fake::start(1, 1);
+    let (code, out, _) = run(&alone, &["repair"]);
+    let nothing = "n1 has no partition with another home: nothing to compare\n";
+    assert_eq!((code, out.as_str()), (0, nothing));
 }
 
 #[test]

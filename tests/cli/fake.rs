@@ -11,11 +11,11 @@ use bytes::BytesMut;
 use pixii::causal::{Actor, Context, Object, Version};
 use pixii::members::{Member, Members, Opinion};
 use pixii::message::{
-    Call, CallBody, PeerStatus, Refusal, Reply, ReplyBody, Request, Response, RingReport,
-    StatusReport,
+    Call, CallBody, PairStatus, PeerRepair, PeerStatus, Refusal, RepairCounts, RepairReport,
+    RepairStatus, Reply, ReplyBody, Request, Response, RingReport, StatusReport,
 };
 use pixii::ring::Ring;
-use pixii::types::{Key, NodeId, WriteId};
+use pixii::types::{Key, NodeId, Partition, WriteId};
 use pixii::wire::{self, Hello, MAX_FRAME_BYTES, PREAMBLE_BYTES, Welcome};
 
 /// What a node does with a request for data.
@@ -39,6 +39,7 @@ struct Node {
     asked: AtomicU64,
     stopped: AtomicBool,
     kept: Mutex<BTreeMap<String, [u64; 3]>>,
+    compared: AtomicU64,
     open: Mutex<Vec<TcpStream>>,
 }
 
@@ -73,6 +74,7 @@ impl Fake {
             asked: AtomicU64::new(0),
             stopped: AtomicBool::new(false),
             kept: Mutex::default(),
+            compared: AtomicU64::new(0),
             open: Mutex::new(Vec::new()),
         };
         let nodes = members.iter().map(node).collect();
@@ -197,6 +199,9 @@ fn converse(world: &World, at: usize, mut stream: TcpStream) -> Option<()> {
             CallBody::Ring => ReplyBody::Ring(world.report.clone()),
             CallBody::Status => ReplyBody::Status(status(world, at)),
             CallBody::Emulate(_) => ReplyBody::Emulated(Err("this node is a fake".into())),
+            CallBody::Repair { begin, partition, peer } => {
+                ReplyBody::Repair(repair(world, at, begin, partition, peer))
+            }
             CallBody::Stop => {
                 world.nodes[at].stopped.store(true, Ordering::SeqCst);
                 ReplyBody::Stopping
@@ -290,6 +295,50 @@ fn serve(world: &World, request: Request) -> Response {
     }
 }
 
+/// Two more partitions are equal at each look, and each brought an object; a member that is stopped is out of reach.
+fn repair(
+    world: &World,
+    at: usize,
+    begin: bool,
+    partition: Option<Partition>,
+    peer: Option<NodeId>,
+) -> Result<RepairReport, String> {
+    let (me, members) = (&world.nodes[at], &world.report.members);
+    if let Some(Partition(given @ 16..)) = partition {
+        return Err(format!("partition = {given}: this cluster has 16"));
+    }
+    let stopped = |id: NodeId| {
+        let node = world.nodes.iter().find(|node| NodeId::of(&node.name) == id).unwrap();
+        node.stopped.load(Ordering::SeqCst)
+    };
+    let before = if begin { 0 } else { me.compared.load(Ordering::SeqCst) };
+    let mut pairs = Vec::new();
+    for partition in (0..16).map(Partition).filter(|one| partition.is_none_or(|p| p == *one)) {
+        let homes = world.ring.homes(partition);
+        let own = NodeId::of(&me.name);
+        let others = homes.iter().filter(|home| homes.contains(&own) && **home != own);
+        for peer in others.filter(|home| peer.is_none_or(|peer| peer == **home)) {
+            let equal = !stopped(*peer) && (pairs.len() as u64) < before;
+            pairs.push(PairStatus {
+                partition,
+                peer: *peer,
+                equal_ms: equal.then_some(1_200),
+                pending: !equal,
+                failing: None,
+                pulled: 1,
+                pushed: 0,
+                bytes: 100,
+            });
+        }
+    }
+    me.compared.store(before + 2, Ordering::SeqCst);
+    let done = before.min(pairs.len() as u64);
+    let counts =
+        RepairCounts { objects_pulled: done, bytes_pulled: 100 * done, ..RepairCounts::default() };
+    let unreachable = members.ids().into_iter().filter(|id| stopped(*id)).collect();
+    Ok(RepairReport { name: me.name.clone(), pairs, unreachable, unread: 0, damaged: 0, counts })
+}
+
 fn status(world: &World, at: usize) -> StatusReport {
     let me = &world.nodes[at].name;
     let peers = world.report.members.iter().filter(|member| member.name != *me);
@@ -308,6 +357,12 @@ fn status(world: &World, at: usize) -> StatusReport {
             hint_bytes,
             hint_age_ms,
             dropped: 0,
+            repair: PeerRepair {
+                shared: 8,
+                equal: 8,
+                oldest_ms: Some(42_000),
+                ..PeerRepair::default()
+            },
         }
     };
     StatusReport {
@@ -326,5 +381,12 @@ fn status(world: &World, at: usize) -> StatusReport {
         hint_limit_bytes: 1 << 30,
         emulated: Vec::new(),
         counters: vec![("puts".into(), 3)],
+        repair: RepairStatus {
+            unread: 1,
+            damaged: 2,
+            pending: 3,
+            failing: 4,
+            example: Some((Partition(7), NodeId::of("n2"), "no answer in 10000 ms".into())),
+        },
     }
 }

@@ -11,10 +11,13 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use pixii::config::Config;
 use pixii::engine::{self, ServeError};
+use pixii::generation::Generation;
 use pixii::members::Members;
 use pixii::message::{Call, CallBody, Reply, ReplyBody, Request, Response, StatusReport};
 use pixii::store::memory::MemoryStore;
-use pixii::store::{Change, Found, HintPage, HintTotal, Listing, Meta, Store, StoreError};
+use pixii::store::{
+    Change, Found, HintPage, Kept, Listing, Meta, ScanPage, Span, Store, StoreError,
+};
 use pixii::types::{Blob, Key, NodeId, Partition, WriteId};
 use pixii::wire::{self, Hello, MAX_FRAME_BYTES, Welcome};
 use tokio::sync::mpsc;
@@ -287,11 +290,14 @@ impl Store for Faulty {
     fn list_hints(&self, t: NodeId, a: Option<&Key>, l: usize) -> Result<HintPage, StoreError> {
         self.inner.list_hints(t, a, l)
     }
-    fn hint_totals(
-        &self,
-        owed: &dyn Fn(&Key) -> bool,
-    ) -> Result<Vec<(NodeId, HintTotal)>, StoreError> {
-        self.inner.hint_totals(owed)
+    fn scan(&self, partition: Partition, span: &Span) -> Result<ScanPage, StoreError> {
+        self.inner.scan(partition, span)
+    }
+    fn generations(&self) -> Result<Vec<(Partition, Generation)>, StoreError> {
+        self.inner.generations()
+    }
+    fn hint_totals(&self, place: &dyn Fn(&Key) -> (Partition, bool)) -> Result<Kept, StoreError> {
+        self.inner.hint_totals(place)
     }
     fn apply(&self, changes: &[Change]) -> Result<(), StoreError> {
         self.inner.apply(changes)

@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use pixii::client::{Client, Options};
+use pixii::ring::Ring;
 use pixii::rng::Rng;
+use pixii::store::disk::{check, differences};
+use pixii::types::NodeId;
 use tokio::time::sleep;
 
 use super::{Plan, Score};
@@ -24,6 +27,8 @@ const READY_WAIT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(5);
 /// How often daemons are asked for their hints.
 const LOOK: Duration = Duration::from_millis(100);
+/// Page cache while a stopped store is read.
+const CACHE_BYTES: u64 = 64 << 20;
 /// Partitions of the cluster.
 pub(super) const PARTITIONS: u16 = 64;
 /// How often a daemon is started before its store counts as shut.
@@ -181,6 +186,22 @@ impl Ground {
             }
             sleep(LOOK).await;
         }
+    }
+
+    /// Reads the stores of the stopped daemons, as `pixii check` does: how many records all hold, and how many partitions
+    /// differ between their homes.
+    pub(super) fn compare(&self) -> Result<(u64, usize), String> {
+        let ids: Vec<NodeId> = self.names().iter().map(|name| NodeId::of(name)).collect();
+        let ring = Ring::new(&ids, N, PARTITIONS).map_err(|error| error.to_string())?;
+        let mut stores = Vec::new();
+        let mut held = 0;
+        for name in self.names() {
+            let report = check(&self.logs.join(&name), CACHE_BYTES, &mut |_| {});
+            let report = report.map_err(|error| error.to_string())?;
+            held += report.by_partition.values().map(|(keys, _)| keys).sum::<u64>();
+            stores.push((NodeId::of(&name), report));
+        }
+        Ok((held, differences(&ring, &stores).len()))
     }
 
     /// A client that knows all daemons.

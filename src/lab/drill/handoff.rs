@@ -5,14 +5,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use pixii::client::Client;
-use pixii::ring::Ring;
-use pixii::store::disk::{check, differences};
-use pixii::types::NodeId;
 use serde_json::{Value, json};
 use tokio::task::AbortHandle;
 use tokio::time::{interval, sleep};
 
-use super::ground::{Ground, N, PARTITIONS};
+use super::ground::{Ground, PARTITIONS};
 use super::{Ending, Plan, Say};
 use crate::lab::workload::choice::{Choice, Sizes};
 use crate::lab::workload::{Kind, Load, Mix, Report, Spec};
@@ -28,7 +25,6 @@ const FIRST_WITHIN: f64 = 1.0;
 const WAIT: Duration = Duration::from_secs(300);
 const LOOK: Duration = Duration::from_millis(200);
 const WATCH: Duration = Duration::from_millis(100);
-const CACHE_BYTES: u64 = 64 << 20;
 const DAY: f64 = 86_400.0;
 
 /// The same twice, the second time with somebody who polls every daemon's status. The error says why the drill could not go
@@ -45,7 +41,7 @@ pub(crate) async fn run(plan: &Plan, say: Say<'_>) -> Result<Ending, String> {
         figures.push(told);
     }
     ground.cluster.stop_all()?;
-    let (held, differ) = compare(&ground)?;
+    let (held, differ) = ground.compare()?;
     if differ > 0 {
         complaints.push(format!("{differ} of {PARTITIONS} partitions differ between their homes"));
     }
@@ -207,19 +203,4 @@ fn seconds(line: &str) -> Option<f64> {
     let mut parts = time.split(':').map(|part| part.parse::<f64>().ok());
     let (hours, minutes, seconds) = (parts.next()??, parts.next()??, parts.next()??);
     Some(hours * 3_600.0 + minutes * 60.0 + seconds)
-}
-
-/// Reads the stores of the stopped daemons: how many records all hold, and how many partitions differ between their homes.
-fn compare(ground: &Ground) -> Result<(u64, usize), String> {
-    let ids: Vec<NodeId> = ground.names().iter().map(|name| NodeId::of(name)).collect();
-    let ring = Ring::new(&ids, N, PARTITIONS).map_err(|error| error.to_string())?;
-    let mut stores = Vec::new();
-    let mut held = 0;
-    for name in ground.names() {
-        let report = check(&ground.logs.join(&name), CACHE_BYTES, &mut |_| {});
-        let report = report.map_err(|error| error.to_string())?;
-        held += report.by_partition.values().map(|(keys, _)| keys).sum::<u64>();
-        stores.push((NodeId::of(&name), report));
-    }
-    Ok((held, differences(&ring, &stores).len()))
 }

@@ -116,6 +116,7 @@ impl Worker {
         match self.shared.client.get(key, spec.r, spec.timeout_ms).await {
             Ok(found) => {
                 self.done(Kind::Get, begun);
+                self.report.tally(Kind::Get).absent += u64::from(found.values.is_empty());
                 let covers = found.values.iter().filter_map(|value| write_of(value)).collect();
                 self.remember(index, Seen { context: found.context, covers });
                 true

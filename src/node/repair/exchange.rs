@@ -317,7 +317,7 @@ impl Exchange {
 
     /// Moves as many objects as may be in flight; goes on to the next part when all have arrived.
     fn go_on(&mut self, now: Micros, lane: &mut Lane, fx: &mut Effects) -> Step {
-        let most = if fx.load() == 0 { MAX_FLIGHTS } else { MAX_FLIGHTS_BESIDE_CLIENTS };
+        let most = if fx.is_busy() { MAX_FLIGHTS_BESIDE_CLIENTS } else { MAX_FLIGHTS };
         let window = most.min(MAX_FLIGHT_BYTES / self.size.max(1)).max(1);
         while self.flights < window
             && let Some((key, way)) = self.todo.pop_front()
@@ -360,9 +360,11 @@ impl Exchange {
         self.moved.bytes += bytes as u64;
         let to = if way == Way::Push {
             self.moved.pushed += 1;
+            fx.count_many("bytes_pushed", bytes as u64);
             self.peer
         } else {
             self.moved.pulled += 1;
+            fx.count_many("bytes_pulled", bytes as u64);
             fx.me()
         };
         fx.send(vec![to], op, Body::Merge { key: key.clone(), object, generation });

@@ -90,9 +90,9 @@ impl Reader {
     ) -> Option<(Partition, Vec<Key>)> {
         let partition = self.current.filter(|_| self.token == Some(token))?;
         self.token = None;
-        self.page_at = match (self.is_first, fx.load()) {
-            (true, 0) => now,
-            (true, _) => now + BESIDE_CLIENTS,
+        self.page_at = match (self.is_first, fx.is_busy()) {
+            (true, false) => now,
+            (true, true) => now + BESIDE_CLIENTS,
             (false, _) => now + IN_SCRUB,
         };
         fx.count_many("records_scrubbed", (page.items.len() + page.damaged.len()) as u64);

@@ -1,5 +1,6 @@
 //! The hosts' disks: writes one batch at a time, reads beside them, all of them late.
 
+use super::super::judge::Broken;
 use super::super::scenario::Fault;
 use super::{Event, World};
 use crate::node::{Done, Input, Work};
@@ -42,6 +43,16 @@ impl World {
                 {
                     let verdict = self.judge.check_object(key, &record.object);
                     self.broken = self.broken.take().or(verdict.err());
+                }
+                if let Change::Record { partition, key, record } = change {
+                    let generations = host.store.generations().unwrap_or_default();
+                    let own = generations.iter().find(|(of, _)| of == partition);
+                    let collected = own.and_then(|(_, own)| own.collected_of(key));
+                    if collected.is_some_and(|them| record.object.forget(them) != record.object) {
+                        let what = format!("n{at} takes back what is collected");
+                        let broken = Broken { key: key.clone(), what };
+                        self.broken = self.broken.take().or(Some(broken));
+                    }
                 }
             }
         }

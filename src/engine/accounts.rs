@@ -1,0 +1,283 @@
+//! What a daemon tells of itself.
+
+use std::collections::BTreeMap;
+
+use super::Engine;
+use crate::config::Config;
+use crate::members::{Members, Opinion};
+use crate::message::{
+    PairStatus, PeerRepair, PeerStatus, RepairCounts, RepairReport, RepairStatus, RingReport,
+    StatusReport,
+};
+use crate::node::{Input, PairView};
+use crate::ring::Ring;
+use crate::types::{MILLI, NodeId, Partition};
+
+impl Engine<'_> {
+    /// Who the members are, and how keys are placed.
+    pub(super) fn ring(&self) -> RingReport {
+        let Config { ring, r, w, strict, .. } = self.config;
+        let (n, partitions) = (ring.n(), ring.partitions());
+        RingReport {
+            members: self.node.members().clone(),
+            n,
+            partitions,
+            r: *r,
+            w: *w,
+            strict: *strict,
+            avoided: self.node.avoided(self.now()),
+        }
+    }
+
+    /// How the node is; its store takes `disk_bytes`.
+    pub(super) fn status(&self, disk_bytes: u64) -> StatusReport {
+        let now = self.now();
+        let pairs = self.node.pairs(now);
+        let mut compared = by_peer(&pairs);
+        let peers = self.hub.peers.values().map(|peer| {
+            let view = self.node.peer_view(now, peer.id);
+            PeerStatus {
+                id: peer.id,
+                name: peer.name.clone(),
+                address: peer.address(),
+                up: peer.outbox.is_open(),
+                opinion: view.opinion,
+                phi_hundredths: (view.phi * 100.0) as u32,
+                latency_us: view.latency,
+                hints: view.hints.count,
+                hint_bytes: view.hints.bytes,
+                hint_age_ms: view.hint_age / MILLI,
+                dropped: peer.outbox.dropped(),
+                repair: compared.remove(&peer.id).unwrap_or_default(),
+            }
+        });
+        let mut counters = self.node.counters();
+        counters.push(("calls_refused_busy".to_owned(), self.busy));
+        let sent = self.hub.peers.values().map(|peer| peer.outbox.bytes_taken()).sum();
+        counters.push(("peer_bytes_sent".to_owned(), sent));
+        if self.config.allow_emulation {
+            counters.extend(self.emulator.counters());
+        }
+        StatusReport {
+            cluster: self.config.cluster.clone(),
+            name: self.config.name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            store: self.node.meta().store,
+            incarnation: self.node.meta().incarnation,
+            recovered: self.recovered,
+            serving: self.node.is_settled(),
+            without_authority: self.node.meta().without_authority.len() as u32,
+            uptime_ms: self.start.elapsed().as_millis() as u64,
+            partitions: self.config.ring.share(self.config.me()) as u32,
+            disk_bytes,
+            peers: peers.collect(),
+            hint_limit_bytes: self.config.hint_limit_mib << 20,
+            emulated: self.emulator.lines(),
+            counters,
+            repair: self.summary(&pairs),
+        }
+    }
+
+    fn summary(&self, pairs: &[PairView]) -> RepairStatus {
+        let mut failing = pairs.iter().filter_map(|view| Some((view, view.failing.as_ref()?)));
+        RepairStatus {
+            unread: self.node.unread() as u32,
+            damaged: self.node.damaged() as u64,
+            pending: pairs.iter().filter(|view| view.is_pending).count() as u32,
+            failing: failing.clone().count() as u32,
+            example: failing.next().map(|(view, why)| (view.partition, view.peer, why.clone())),
+        }
+    }
+
+    /// What is known of the pairs that are asked about; with `begin`, they are to be compared at once.
+    pub(super) fn repair(
+        &mut self,
+        begin: bool,
+        partition: Option<Partition>,
+        peer: Option<NodeId>,
+    ) -> Result<RepairReport, String> {
+        check(&self.config.ring, self.node.members(), self.config.me(), partition, peer)?;
+        if begin {
+            self.input(Input::Repair { partition, peer });
+        }
+        let now = self.now();
+        let asked = |view: &PairView| {
+            partition.is_none_or(|asked| asked == view.partition)
+                && peer.is_none_or(|asked| asked == view.peer)
+        };
+        let pairs: Vec<PairStatus> =
+            self.node.pairs(now).into_iter().filter(asked).map(pair).collect();
+        // As the node sees it: a link is up, and it does not believe the peer to be down.
+        let reached = |peer: NodeId| {
+            let open = self.hub.peers.get(&peer).is_some_and(|peer| peer.outbox.is_open());
+            open && self.node.peer_view(now, peer).opinion != Opinion::Down
+        };
+        let mut unreachable: Vec<NodeId> = pairs.iter().map(|pair| pair.peer).collect();
+        unreachable.sort_unstable();
+        unreachable.dedup();
+        unreachable.retain(|peer| !reached(*peer));
+        Ok(RepairReport {
+            name: self.config.name.clone(),
+            pairs,
+            unreachable,
+            unread: self.node.unread() as u32,
+            damaged: self.node.damaged() as u64,
+            counts: counts(&self.node.counters()),
+        })
+    }
+}
+
+fn by_peer(pairs: &[PairView]) -> BTreeMap<NodeId, PeerRepair> {
+    let mut peers: BTreeMap<NodeId, PeerRepair> = BTreeMap::new();
+    for view in pairs {
+        let peer = peers.entry(view.peer).or_default();
+        peer.shared += 1;
+        peer.pending += u32::from(view.is_pending);
+        peer.failing += u32::from(view.failing.is_some());
+        if let Some(micros) = view.equal_for {
+            peer.equal += 1;
+            peer.oldest_ms = peer.oldest_ms.max(Some(micros / MILLI));
+        }
+    }
+    for peer in peers.values_mut().filter(|peer| peer.equal < peer.shared) {
+        peer.oldest_ms = None;
+    }
+    peers
+}
+
+fn pair(view: PairView) -> PairStatus {
+    let (pulled, pushed, bytes) = view.moved;
+    PairStatus {
+        partition: view.partition,
+        peer: view.peer,
+        equal_ms: view.equal_for.map(|micros| micros / MILLI),
+        pending: view.is_pending,
+        failing: view.failing,
+        pulled,
+        pushed,
+        bytes,
+    }
+}
+
+fn counts(counters: &[(String, u64)]) -> RepairCounts {
+    let of = |name: &str| counters.iter().find(|(of, _)| of == name).map_or(0, |(_, count)| *count);
+    RepairCounts {
+        exchanges: of("exchanges"),
+        exchanges_failed: of("exchanges_failed"),
+        objects_pulled: of("objects_pulled"),
+        objects_pushed: of("objects_pushed"),
+        bytes_pulled: of("bytes_pulled"),
+        bytes_pushed: of("bytes_pushed"),
+    }
+}
+
+/// Says in one sentence why there is nothing that `me` could compare, if so.
+fn check(
+    ring: &Ring,
+    members: &Members,
+    me: NodeId,
+    partition: Option<Partition>,
+    peer: Option<NodeId>,
+) -> Result<(), String> {
+    let name = |id: NodeId| members.name(id);
+    if let Some(stranger) = peer.filter(|peer| members.get(*peer).is_none()) {
+        return Err(format!("peer = {stranger:?}: no member of the cluster has this id"));
+    }
+    if peer == Some(me) {
+        return Err(format!("peer = {}: this node compares with others only", name(me)));
+    }
+    let Some(partition) = partition else {
+        let shares = |peer: NodeId| {
+            let mut all = (0..ring.partitions()).map(Partition);
+            all.any(|one| ring.homes(one).contains(&me) && ring.homes(one).contains(&peer))
+        };
+        return match peer.filter(|peer| !shares(*peer)) {
+            Some(peer) => Err(format!(
+                "peer = {0}: no partition is kept by both {1} and {0}",
+                name(peer),
+                name(me)
+            )),
+            None => Ok(()),
+        };
+    };
+    let (given, count) = (partition.0, ring.partitions());
+    if given >= count {
+        let last = count - 1;
+        return Err(format!(
+            "partition = {given}: this cluster has {count}, so a partition is 0 to {last}"
+        ));
+    }
+    let homes = ring.homes(partition);
+    match [Some(me), peer].into_iter().flatten().find(|node| !homes.contains(node)) {
+        Some(other) => {
+            let homes: Vec<String> = homes.iter().map(|home| name(*home)).collect();
+            let (other, homes) = (name(other), homes.join(", "));
+            Err(format!("partition = {given}: {other} is no home of it; its homes are {homes}"))
+        }
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::members::Member;
+
+    #[test]
+    fn a_peer_is_as_old_as_its_oldest_pair_and_without_age_before_all_were_compared() {
+        let view = |partition, equal_for, failing: Option<&str>| PairView {
+            partition: Partition(partition),
+            peer: NodeId(7),
+            equal_for,
+            is_pending: failing.is_some(),
+            failing: failing.map(String::from),
+            moved: (0, 0, 0),
+        };
+        let (old, new) = (view(0, Some(9_000), None), view(1, Some(2_000), None));
+        let all = by_peer(&[old.clone(), new.clone()]);
+        let expected =
+            PeerRepair { shared: 2, equal: 2, oldest_ms: Some(9), ..PeerRepair::default() };
+        assert_eq!(all[&NodeId(7)], expected);
+        let some = by_peer(&[old, new, view(2, None, Some("late"))]);
+        let expected = PeerRepair { shared: 3, equal: 2, oldest_ms: None, pending: 1, failing: 1 };
+        assert_eq!(some[&NodeId(7)], expected);
+    }
+
+    #[test]
+    fn what_cannot_be_compared_is_refused_by_name_and_limit() {
+        let names: Vec<String> = (1..=4).map(|number| format!("n{number}")).collect();
+        let member = |name: &String| Member::configured(name.clone(), "host:1");
+        let members = Members::new(names.iter().map(member).collect());
+        let ids: Vec<NodeId> = names.iter().map(|name| NodeId::of(name)).collect();
+        let ring = Ring::new(&ids, 2, 16).unwrap();
+        let says = |partition: Option<u16>, peer: Option<NodeId>| {
+            check(&ring, &members, ids[0], partition.map(Partition), peer).unwrap_err()
+        };
+        let told = says(Some(16), None);
+        assert_eq!(told, "partition = 16: this cluster has 16, so a partition is 0 to 15");
+        let with = |own: bool| {
+            let mut all = 0..16;
+            all.find(|one| ring.homes(Partition(*one)).contains(&ids[0]) == own)
+        };
+        let (own, other) = (with(true).unwrap(), with(false).unwrap());
+        let homes = |of: u16| {
+            ring.homes(Partition(of)).iter().map(|id| members.name(*id)).collect::<Vec<_>>()
+        };
+        let told = says(Some(other), None);
+        let homes_of = homes(other).join(", ");
+        let sentence =
+            format!("partition = {other}: n1 is no home of it; its homes are {homes_of}");
+        assert_eq!(told, sentence);
+        let stranger = names.iter().find(|name| !homes(own).contains(name)).unwrap();
+        let told = says(Some(own), Some(NodeId::of(stranger)));
+        assert!(told.starts_with(&format!("partition = {own}: {stranger} is no home")), "{told}");
+        let told = says(None, Some(NodeId(7)));
+        assert_eq!(told, "peer = 0000000000000007: no member of the cluster has this id");
+        let told = says(None, Some(ids[0]));
+        assert_eq!(told, "peer = n1: this node compares with others only");
+        let apart = Ring::new(&ids, 1, 16).unwrap();
+        let told = check(&apart, &members, ids[0], None, Some(ids[1])).unwrap_err();
+        assert_eq!(told, "peer = n2: no partition is kept by both n1 and n2");
+        assert_eq!(check(&ring, &members, ids[0], Some(Partition(own)), None), Ok(()));
+    }
+}

@@ -1,0 +1,167 @@
+//! What a node tells of itself.
+
+use bincode::{BorrowDecode, Encode};
+use bytes::Bytes;
+
+use crate::members::Opinion;
+use crate::types::{NodeId, Partition};
+
+/// A node's account of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub struct StatusReport {
+    /// The cluster's name.
+    pub cluster: String,
+    /// The node's name.
+    pub name: String,
+    /// The version of its program.
+    pub version: String,
+    /// The id of its store.
+    pub store: u64,
+    /// How often the store has been started.
+    pub incarnation: u64,
+    /// True when the last stop was not a clean one.
+    pub recovered: bool,
+    /// False until the node has learned from its peers whether its disk is the newest.
+    pub serving: bool,
+    /// Partitions whose absent keys do not count here.
+    pub without_authority: u32,
+    /// Time since the start, in milliseconds.
+    pub uptime_ms: u64,
+    /// Partitions that the node is home to.
+    pub partitions: u32,
+    /// Bytes that the store takes on disk.
+    pub disk_bytes: u64,
+    /// Every other member as this node sees it.
+    pub peers: Vec<PeerStatus>,
+    /// The limit of the hints that the node keeps for others, in bytes.
+    pub hint_limit_bytes: u64,
+    /// The rules of the emulated network, a line each; none when the network is as it is.
+    pub emulated: Vec<String>,
+    /// Counts since the start, by name.
+    pub counters: Vec<(String, u64)>,
+    /// How its partitions compare with their other homes.
+    pub repair: RepairStatus,
+}
+
+/// One peer as a node sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub struct PeerStatus {
+    /// Who.
+    pub id: NodeId,
+    /// Its name.
+    pub name: String,
+    /// Where it listens.
+    pub address: String,
+    /// True while the link to it is up.
+    pub up: bool,
+    /// What this node believes of it.
+    pub opinion: Opinion,
+    /// How surprising its silence is, in hundredths of the phi of the failure detector.
+    pub phi_hundredths: u32,
+    /// How long it takes to answer a read, in microseconds; `None` before it ever did.
+    pub latency_us: Option<u64>,
+    /// Hints that this node keeps for it.
+    pub hints: u64,
+    /// Their size, in bytes.
+    pub hint_bytes: u64,
+    /// For how long this node has had hints for it without a break, in this life, in milliseconds.
+    pub hint_age_ms: u64,
+    /// Messages dropped since the start because its queue was full or its link down.
+    pub dropped: u64,
+    /// How the partitions of both compare.
+    pub repair: PeerRepair,
+}
+
+/// Anti-entropy at a node, in short. A pair is a partition that it is home to, and another home of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub struct RepairStatus {
+    /// Partitions that have not been read to their end since the start: they are not compared yet.
+    pub unread: u32,
+    /// Records that fail their checksum and wait to be fetched from the other homes.
+    pub damaged: u64,
+    /// Pairs that are being compared, or are to be at once.
+    pub pending: u32,
+    /// Pairs whose last comparison failed.
+    pub failing: u32,
+    /// One of these: the partition, the other home, and why.
+    pub example: Option<(Partition, NodeId, String)>,
+}
+
+/// Anti-entropy with one peer, in short.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub struct PeerRepair {
+    /// Partitions that both are home to.
+    pub shared: u32,
+    /// Those of them that were found equal since the start.
+    pub equal: u32,
+    /// The longest time since one of them was last found equal, in milliseconds; `None` if one never was, or none
+    /// is shared.
+    pub oldest_ms: Option<u64>,
+    /// Those that are being compared, or are to be at once.
+    pub pending: u32,
+    /// Those whose last comparison failed.
+    pub failing: u32,
+}
+
+/// What a node knows of its partitions and their other homes, as far as it was asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub struct RepairReport {
+    /// The node's name.
+    pub name: String,
+    /// Each partition with each other home of it.
+    pub pairs: Vec<PairStatus>,
+    /// Those of the other homes that cannot be reached now.
+    pub unreachable: Vec<NodeId>,
+    /// Partitions of the whole node that have not been read to their end since the start: they are not compared yet.
+    pub unread: u32,
+    /// Records of the whole node that fail their checksum and wait to be fetched from the other homes.
+    pub damaged: u64,
+    /// What the whole node has done of it.
+    pub counts: RepairCounts,
+}
+
+/// What anti-entropy has done since the start of a node, where it began; what others began is counted there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub struct RepairCounts {
+    /// Comparisons that have ended.
+    pub exchanges: u64,
+    /// Those of them that failed.
+    pub exchanges_failed: u64,
+    /// Objects that were brought here.
+    pub objects_pulled: u64,
+    /// Objects that were taken to others.
+    pub objects_pushed: u64,
+    /// Bytes of the values brought here.
+    pub bytes_pulled: u64,
+    /// Bytes of the values taken to others.
+    pub bytes_pushed: u64,
+}
+
+/// A partition and another home of it, as a node knows them.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub struct PairStatus {
+    /// The partition.
+    pub partition: Partition,
+    /// The other home.
+    pub peer: NodeId,
+    /// The time since they were last found equal, in milliseconds; `None` before they were, in this life or since an
+    /// order to compare them.
+    pub equal_ms: Option<u64>,
+    /// True while they are being compared, or are to be at once.
+    pub pending: bool,
+    /// Why the last comparison failed.
+    pub failing: Option<String>,
+    /// Objects that the last comparison with a difference brought here.
+    pub pulled: u64,
+    /// Objects that it took there.
+    pub pushed: u64,
+    /// The bytes of their values.
+    pub bytes: u64,
+}

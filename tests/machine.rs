@@ -11,7 +11,7 @@ use pixii::message::{Body, Gossip, PeerMessage, Quorum, Refusal, Request, Respon
 use pixii::node::{Config, Done, Input, Node, Notice, Output, Work};
 use pixii::ring::Ring;
 use pixii::store::memory::MemoryStore;
-use pixii::store::{Change, Found, Meta, Owner, Record, Store};
+use pixii::store::{Change, Found, Kept, Meta, Owner, Record, Store};
 use pixii::types::{
     Blob, Key, MAX_MEMBERS, MAX_SIBLINGS, MAX_VALUE_BYTES, MILLI, NodeId, SizeError, WriteId,
 };
@@ -618,7 +618,7 @@ fn a_replica_seen_to_be_behind_is_repaired_after_the_answer() {
     let out = bench.disk(out, &Record::default());
     let [Output::Send { message, .. }] = &out[..] else { panic!("{out:?}") };
     let Body::Merge { object, .. } = message.body.clone() else { panic!("{message:?}") };
-    let record = Record { own_serial: Some(1), object: object.clone() };
+    let record = Record { own_serial: Some(1), object: object.clone(), generation: 0 };
     // All three are asked: one is late, and its copy comes after the answer.
     let out = bench.ask(Request::Get { key: key.clone(), r: None.into() });
     let [Output::Send { to, message }, ..] = &out[..] else { panic!("{out:?}") };
@@ -641,7 +641,7 @@ fn a_replica_seen_to_be_behind_is_repaired_after_the_answer() {
     let out = bench.peer(late, op, empty());
     let [Output::Send { to, message }] = &out[..] else { panic!("{out:?}") };
     assert_eq!(*to, [behind, late]);
-    assert_eq!(message.body, Body::Merge { key, object });
+    assert_eq!(message.body, Body::Merge { key, object, generation: 0 });
 }
 
 #[test]
@@ -659,7 +659,7 @@ fn siblings_are_limited_where_a_write_is_accepted_and_a_retry_is_one_event() {
             panic!("{out:?}")
         };
         assert_eq!(u128::from(dot.unwrap().counter), write + 1);
-        record = Record { own_serial: Some(1), object: object.clone() };
+        record = Record { own_serial: Some(1), object: object.clone(), generation: 0 };
     }
     assert_eq!(record.object.len(), MAX_SIBLINGS, "the repeated write minted nothing");
     let out = bench.ask(put(&key, 999));

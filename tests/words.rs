@@ -383,7 +383,7 @@ fn golden_bytes() {
     }
     raw(&mut out, "frame-held", &wire::frame(&PeerMessage { op: 77, body: Body::Held }));
     raw(&mut out, "context", &wire::seal(&key(), &Context::new(vec![DOT])).0);
-    let record = Record { own_serial: Some(5), object: object() };
+    let record = Record { own_serial: Some(5), object: object(), generation: 0 };
     raw(&mut out, "record", &store::encode_record(Partition(2), &key(), &record));
     raw(&mut out, "hint", &store::encode_hint(NodeId(2), &key(), &record));
     golden(&mut out, "members", Members::new(vec![member()]));
@@ -399,6 +399,7 @@ fn golden_bytes() {
         cluster: Some(cluster()),
         without_authority: vec![Partition(7)],
         lives: vec![(NodeId(9), LIFE)],
+        fresh: vec![9],
     };
     golden(&mut out, "meta", meta);
 
@@ -487,7 +488,7 @@ fn contexts_are_sealed_to_their_key() {
 
 #[test]
 fn records_are_sealed_to_their_place() {
-    let record = Record { own_serial: None, object: object() };
+    let record = Record { own_serial: None, object: object(), generation: 0 };
     let bytes = Bytes::from(store::encode_record(Partition(2), &key(), &record));
     let found = |p, key: &Key, bytes: Bytes| store::decode_record(Partition(p), key, bytes);
     assert_eq!(found(2, &key(), bytes.clone()), Found::Record(record));
@@ -503,7 +504,7 @@ fn records_are_sealed_to_their_place() {
 
 #[test]
 fn hints_are_sealed_to_their_target_and_lists_of_members_merge_in_any_order() {
-    let record = Record { own_serial: None, object: object() };
+    let record = Record { own_serial: None, object: object(), generation: 0 };
     let bytes = Bytes::from(store::encode_hint(NodeId(2), &key(), &record));
     let found = |target, bytes: Bytes| store::decode_hint(NodeId(target), &key(), bytes);
     assert_eq!(found(2, bytes.clone()), Found::Record(record));

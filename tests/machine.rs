@@ -93,7 +93,7 @@ impl Bench {
             Output::Send { message, .. } => {
                 let body = &message.body;
                 let gossip = matches!(body, Body::Gossip(_) | Body::AskHints | Body::Hints(_));
-                !gossip && !matches!(body, Body::Compare { .. })
+                !gossip && !matches!(body, Body::Compare { .. } | Body::Generations { .. })
             }
             Output::Store(Work::Scan { .. }) => false,
             Output::Store(Work::Write { changes, .. }) => {

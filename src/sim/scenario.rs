@@ -56,6 +56,7 @@ pub(super) struct Scenario {
     pub(super) mean_disk: Micros,
     pub(super) timeout_ms: u32,
     /// How long a client thinks between two requests, at most.
+    #[serde(default = "brisk")]
     pub(super) think: Micros,
     /// Most bytes of hints that a host keeps.
     pub(super) hint_limit: u64,
@@ -65,6 +66,11 @@ pub(super) struct Scenario {
     /// Each host's clock: what it shows at the beginning, and how fast it runs in thousandths.
     pub(super) clocks: Vec<(Micros, u64)>,
     pub(super) faults: Vec<(Micros, Fault)>,
+}
+
+/// How long a client thinks between two requests where it has no time to lose.
+fn brisk() -> Micros {
+    4 * MILLI
 }
 
 impl Scenario {
@@ -79,7 +85,7 @@ impl Scenario {
         let clients = 3 + rng.below(6) as usize;
         // At leisure there is time for generations to end, and for backups of the disk to grow old.
         let leisure = rng.chance(0.3);
-        let think = if leisure { 100 * MILLI + rng.below(400 * MILLI) } else { 4 * MILLI };
+        let think = if leisure { 100 * MILLI + rng.below(400 * MILLI) } else { brisk() };
         // The faults fall into the time that the load takes, more or less.
         let pace = mean_delay * 6 + 2 * MILLI + think / 2;
         let span = Micros::from(operations) * pace / clients as u64;

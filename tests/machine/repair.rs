@@ -73,7 +73,7 @@ impl Bout {
 
     fn send(&self, to: NodeId, op: u64, body: Body, todo: &mut Vec<Input>, sent: &mut Sent) {
         match body {
-            Body::Gossip(_) | Body::AskHints | Body::Hints(_) => {}
+            Body::Gossip(_) | Body::AskHints | Body::Hints(_) | Body::Generations { .. } => {}
             Body::Compare { partition, .. } if (partition, to) != (self.partition, self.peer) => {
                 todo.push(Input::Peer { from: to, message: PeerMessage { op, body: Body::Equal } });
             }

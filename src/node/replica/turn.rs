@@ -133,7 +133,7 @@ impl Turn<'_> {
             return;
         }
         let object = old.object.renounce(fresh);
-        if object.len() == 0 {
+        if object.values().next().is_none() {
             let object = old.object.clone();
             fx.count("outlived_hints_dropped");
             return self.discharge(target, &object, fx);

@@ -19,7 +19,7 @@ fn change(number: u32) -> Change {
     let actor = Actor { store: 1 << 60, serial: 1 };
     let (object, _) = Object::default().update(&Context::default(), actor, version);
     let (partition, key) = place(number);
-    Change::Record { partition, key, record: Record { own_serial: Some(1), object } }
+    Change::Record { partition, key, record: Record { own_serial: Some(1), object, generation: 0 } }
 }
 
 fn place(number: u32) -> (Partition, Key) {

@@ -421,7 +421,7 @@ fn a_scan_shows_what_is_there_and_what_is_forgotten_is_not() {
         partition: Partition((number % 2) as u16),
         key: key(format!("k{number:03}")),
         // Some are in chunks.
-        record: record(number + 1, &[if number % 17 == 0 { 100_000 } else { 40 }]),
+        record: record(number + 1, &[if number.is_multiple_of(17) { 100_000 } else { 40 }]),
     };
     let mut changes: Vec<Change> = (0..100).map(change).collect();
     changes.push(Change::Forget { partition: Partition(0), key: key("k004") });

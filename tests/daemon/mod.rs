@@ -14,7 +14,9 @@ use pixii::engine::{self, ServeError};
 use pixii::members::Members;
 use pixii::message::{Call, CallBody, Reply, ReplyBody, Request, Response, StatusReport};
 use pixii::store::memory::MemoryStore;
-use pixii::store::{Change, Found, HintPage, HintTotal, Listing, Meta, Store, StoreError};
+use pixii::store::{
+    Change, Found, HintPage, HintTotal, Listing, Meta, ScanPage, Span, Store, StoreError,
+};
 use pixii::types::{Blob, Key, NodeId, Partition, WriteId};
 use pixii::wire::{self, Hello, MAX_FRAME_BYTES, Welcome};
 use tokio::sync::mpsc;
@@ -277,6 +279,9 @@ impl Store for Faulty {
     }
     fn list(&self, p: Partition, after: Option<&Key>, l: usize) -> Result<Listing, StoreError> {
         self.inner.list(p, after, l)
+    }
+    fn scan(&self, partition: Partition, span: &Span) -> Result<ScanPage, StoreError> {
+        self.inner.scan(partition, span)
     }
     fn members(&self) -> Result<Option<Members>, StoreError> {
         self.inner.members()

@@ -16,7 +16,8 @@ use crate::types::{
     WriteId,
 };
 pub use status::{
-    PairStatus, PeerRepair, PeerStatus, RepairCounts, RepairReport, RepairStatus, StatusReport,
+    CollectionStatus, PairStatus, PeerRepair, PeerStatus, RepairCounts, RepairReport, RepairStatus,
+    StatusReport,
 };
 
 /// How many replicas must take part in a request, and which.

@@ -574,6 +574,11 @@ impl Node {
         self.repair.view(now)
     }
 
+    /// Keys here whose clock tells of events that have no value any more.
+    pub fn dead_keys(&self) -> u64 {
+        self.effects.dead_keys()
+    }
+
     /// Partitions whose tombstones this node, their first home, cannot have collected, and why.
     pub fn collection_held_back(&self) -> &BTreeMap<Partition, String> {
         self.collection.holding()

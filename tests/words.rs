@@ -291,6 +291,11 @@ fn replies() -> Vec<(&'static str, ReplyBody)> {
             failing: 1,
             example: Some((Partition(300), NodeId(8), "why".into())),
         },
+        collection: CollectionStatus {
+            keys: 5,
+            held_back: 1,
+            example: Some((Partition(300), "why".into())),
+        },
     };
     let pair = PairStatus {
         partition: Partition(300),

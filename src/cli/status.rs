@@ -2,7 +2,9 @@
 
 use clap::Args;
 use pixii::members::Opinion;
-use pixii::message::{PairStatus, PeerRepair, PeerStatus, RepairReport, StatusReport};
+use pixii::message::{
+    CollectionStatus, PairStatus, PeerRepair, PeerStatus, RepairReport, StatusReport,
+};
 use pixii::types::NodeId;
 use serde_json::{Value, json};
 
@@ -120,6 +122,13 @@ fn as_json(report: &StatusReport) -> Value {
         "disk_bytes": report.disk_bytes,
         "hint_limit_bytes": report.hint_limit_bytes,
         "peers": report.peers.iter().map(peer).collect::<Vec<_>>(),
+        "collection": {
+            "keys": report.collection.keys,
+            "held_back_partitions": report.collection.held_back,
+            "example": report.collection.example.as_ref().map(|(partition, why)| {
+                json!({ "partition": partition.0, "why": why })
+            }),
+        },
         "repair": {
             "unread_partitions": report.repair.unread,
             "damaged_records": report.repair.damaged,
@@ -159,6 +168,7 @@ fn as_text(report: &StatusReport) -> String {
         row(["home to", &home_to]),
         row(["on disk", &bytes(report.disk_bytes)]),
         row(["compared", &compared(report)]),
+        row(["deleted", &deleted(&report.collection)]),
     ]);
     if !report.peers.is_empty() {
         out += &format!("\n{}", peers(report));
@@ -196,6 +206,19 @@ fn compared(report: &StatusReport) -> String {
         parts.push(format!("{} to be fetched", count(repair.damaged, "damaged record")));
     }
     parts.join(", ")
+}
+
+/// What is left of what was deleted or overwritten, in words.
+fn deleted(collection: &CollectionStatus) -> String {
+    let mut text = match collection.keys {
+        0 => "nothing is left to collect".to_owned(),
+        keys => format!("{} still tell of it", count(keys, "key")),
+    };
+    if let Some((partition, why)) = &collection.example {
+        let of = count(collection.held_back.into(), "partition");
+        text += &format!("; collection of {of} is held back (partition {}: {why})", partition.0);
+    }
+    text
 }
 
 /// How much of what is shared with a peer is known to be the same, in words.

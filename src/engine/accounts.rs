@@ -6,8 +6,8 @@ use super::Engine;
 use crate::config::Config;
 use crate::members::{Members, Opinion};
 use crate::message::{
-    PairStatus, PeerRepair, PeerStatus, RepairCounts, RepairReport, RepairStatus, RingReport,
-    StatusReport,
+    CollectionStatus, PairStatus, PeerRepair, PeerStatus, RepairCounts, RepairReport, RepairStatus,
+    RingReport, StatusReport,
 };
 use crate::node::{Input, PairView};
 use crate::ring::Ring;
@@ -75,6 +75,16 @@ impl Engine<'_> {
             emulated: self.emulator.lines(),
             counters,
             repair: self.summary(&pairs),
+            collection: self.collection(),
+        }
+    }
+
+    fn collection(&self) -> CollectionStatus {
+        let held_back = self.node.collection_held_back();
+        CollectionStatus {
+            keys: self.node.dead_keys(),
+            held_back: held_back.len() as u32,
+            example: held_back.iter().next().map(|(partition, why)| (*partition, why.clone())),
         }
     }
 

@@ -42,6 +42,8 @@ pub struct StatusReport {
     pub counters: Vec<(String, u64)>,
     /// How its partitions compare with their other homes.
     pub repair: RepairStatus,
+    /// What is to be collected.
+    pub collection: CollectionStatus,
 }
 
 /// One peer as a node sees it.
@@ -88,6 +90,18 @@ pub struct RepairStatus {
     pub failing: u32,
     /// One of these: the partition, the other home, and why.
     pub example: Option<(Partition, NodeId, String)>,
+}
+
+/// Tombstones, and other events without a value, at a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub struct CollectionStatus {
+    /// Keys here whose clock tells of events that have no value any more.
+    pub keys: u64,
+    /// Partitions, of those that this node is the first home of, whose collection is held back.
+    pub held_back: u32,
+    /// One of these, and by what.
+    pub example: Option<(Partition, String)>,
 }
 
 /// Anti-entropy with one peer, in short.

@@ -176,6 +176,11 @@ impl Effects {
         self.forest.unbuilt()
     }
 
+    /// Own keys whose clock tells of events without a value.
+    pub(super) fn dead_keys(&self) -> u64 {
+        self.forest.dead()
+    }
+
     /// The generations of all partitions.
     pub(super) fn generations(&self) -> &Generations {
         &self.generations

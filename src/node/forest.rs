@@ -108,6 +108,11 @@ impl Forest {
         self.stands.get(&partition).map_or((0, 0), |stand| (stand.crop.keys, stand.crop.dead))
     }
 
+    /// Keys of all partitions that know of events without a value.
+    pub(super) fn dead(&self) -> u64 {
+        self.stands.values().map(|stand| stand.crop.dead).sum()
+    }
+
     /// Partitions that are not read to the end.
     pub(super) fn unbuilt(&self) -> usize {
         self.stands.values().filter(|stand| !stand.is_built).count()

@@ -11,8 +11,8 @@ use bytes::BytesMut;
 use pixii::causal::{Actor, Context, Object, Version};
 use pixii::members::{Member, Members, Opinion};
 use pixii::message::{
-    Call, CallBody, PairStatus, PeerRepair, PeerStatus, Refusal, RepairCounts, RepairReport,
-    RepairStatus, Reply, ReplyBody, Request, Response, RingReport, StatusReport,
+    Call, CallBody, CollectionStatus, PairStatus, PeerRepair, PeerStatus, Refusal, RepairCounts,
+    RepairReport, RepairStatus, Reply, ReplyBody, Request, Response, RingReport, StatusReport,
 };
 use pixii::ring::Ring;
 use pixii::types::{Key, NodeId, Partition, WriteId};
@@ -387,6 +387,11 @@ fn status(world: &World, at: usize) -> StatusReport {
             pending: 3,
             failing: 4,
             example: Some((Partition(7), NodeId::of("n2"), "no answer in 10000 ms".into())),
+        },
+        collection: CollectionStatus {
+            keys: 5,
+            held_back: 1,
+            example: Some((Partition(7), "n2 is away".into())),
         },
     }
 }

@@ -191,6 +191,11 @@ impl DiskStore {
         let (directory, fresh) = Directory::claim(dir)?;
         let io = |doing| move |error| OpenError::from_io(dir, doing, &error);
         let fault = |fault| OpenError::from_fault(dir, fault);
+        if let Some(noted) = Sled::noted_damage(&directory.data()) {
+            let reason =
+                format!("{noted} (met while the store was open, and noted in sled/DAMAGED)");
+            return Err(OpenError::Damaged { dir: dir.to_path_buf(), reason });
+        }
         if fresh {
             let scratch = directory.scratch().map_err(io("removing an unfinished store"))?;
             let sled = Sled::open(&scratch, cache_bytes).map_err(fault)?;

@@ -43,6 +43,9 @@ const AHEAD_BYTES: u64 = SEGMENT_BYTES as u64 / 2;
 /// 500 bytes.
 const LOG_PER_BYTE: u64 = 6;
 
+/// The name of the note of damage within the data.
+const DAMAGED: &str = "DAMAGED";
+
 /// How long a directory may stay locked by the background threads of a store closed before.
 const RELEASE: Duration = Duration::from_secs(5);
 
@@ -92,6 +95,12 @@ impl Counted {
         counter.fetch_add(1, Ordering::SeqCst);
         Counted(counter)
     }
+}
+
+fn write_note(dir: &Path, reason: &str) -> io::Result<()> {
+    fs::write(dir.join(DAMAGED), reason)?;
+    sync_path(&dir.join(DAMAGED))?;
+    sync_path(dir)
 }
 
 impl Drop for Counted {
@@ -153,12 +162,25 @@ impl Sled {
             return Err(fault.clone());
         }
         let Some(db) = &self.db else { return Err(Fault::Io("the store is closed".into())) };
-        inside(|| work(db)).map_err(|fault| self.fault.get_or_init(|| fault).clone())
+        inside(|| work(db)).map_err(|fault| self.fail(fault))
     }
 
-    /// Makes `fault` the last thing that happened here.
+    /// Makes `fault` the last thing that happened here. Damage is noted beside the data: a page that is read only now and
+    /// then must not end the daemon at every start anew, but have the store set aside.
     pub(super) fn fail(&self, fault: Fault) -> Fault {
-        self.fault.get_or_init(|| fault).clone()
+        let note = || {
+            if let Fault::Corrupt(reason) = &fault {
+                // Without the note the next start finds the same damage, or none.
+                let _ = write_note(&self.dir, reason);
+            }
+            fault.clone()
+        };
+        self.fault.get_or_init(note).clone()
+    }
+
+    /// The damage that was noted when the store in `dir` was open last.
+    pub(super) fn noted_damage(dir: &Path) -> Option<String> {
+        fs::read_to_string(dir.join(DAMAGED)).ok()
     }
 
     /// The value at a key, shared with sled's cache.

@@ -16,7 +16,10 @@ fn merge(bytes: usize) -> PeerMessage {
     let version = Version { write: WriteId(1 << 100), value: Blob(Bytes::from(vec![7; bytes])) };
     let actor = Actor { store: 1 << 60, serial: 1 << 20 };
     let (object, _) = Object::default().update(&Context::default(), actor, version);
-    PeerMessage { op: 1 << 40, body: Body::Merge { key: Key::new(vec![1; 16]).unwrap(), object } }
+    PeerMessage {
+        op: 1 << 40,
+        body: Body::Merge { key: Key::new(vec![1; 16]).unwrap(), object, generation: 0 },
+    }
 }
 
 fn frames(c: &mut Criterion) {

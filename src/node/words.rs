@@ -1,0 +1,276 @@
+//! What goes into the machine and what comes out of it.
+
+use std::sync::Arc;
+
+use crate::generation::Generation;
+use crate::members::{Members, Opinion};
+use crate::message::{PeerMessage, Request, Response};
+use crate::ring::Ring;
+use crate::store::{Change, Found, HintPage, HintTotal, Kept, Listing, ScanPage, Span};
+use crate::types::{Key, Micros, NodeId, Partition};
+
+/// What a node is told when it starts.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Who it is.
+    pub me: NodeId,
+    /// Where keys live.
+    pub ring: Arc<Ring>,
+    /// R of requests that name none, 1 to N.
+    pub r: u8,
+    /// W of requests that name none, 1 to N.
+    pub w: u8,
+    /// True if only home replicas count for requests that do not say.
+    pub strict: bool,
+    /// Every member, this node among them: what is configured, and what the store remembers better.
+    pub members: Members,
+    /// Time between two rounds of gossip.
+    pub gossip_interval: Micros,
+    /// A member that was silent for so long, and for surprisingly long, is believed to be down.
+    pub gossip_timeout: Micros,
+    /// Most bytes of hints that are kept for other members.
+    pub hint_limit_bytes: u64,
+    /// A hint of this age is also offered to the other home replicas.
+    pub hint_age: Micros,
+    /// Each partition is compared with every other home of it about as often as this.
+    pub repair_interval: Micros,
+    /// All that is on disk is read once in this time.
+    pub scrub_interval: Micros,
+    /// A generation of a partition lasts at least this long: longer than most requests.
+    pub generation_pause: Micros,
+    /// What the store keeps for other members at the start.
+    pub hints: Kept,
+    /// The generations of partitions that the store knows at the start.
+    pub generations: Vec<(Partition, Generation)>,
+    /// Drawn at random at each start.
+    pub boot_nonce: u64,
+    /// True if the operator says that this is a new cluster: it is founded by the members that answer,
+    /// not only by all.
+    pub bootstrap: bool,
+    /// Serials reserved at a time, at least 1: a crash wastes at most this many of 2^64.
+    pub serial_block: u64,
+}
+
+/// Names a client's connection; the driver never uses one twice.
+pub type ClientId = u64;
+
+/// What happens to a node.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// Time has passed: due after [`super::Node::next_wake`].
+    Tick,
+    /// The link to a peer came up or went down. All links are down at the start.
+    Link {
+        /// The peer.
+        peer: NodeId,
+        /// Whether messages can be sent to it now.
+        up: bool,
+    },
+    /// A peer sent a message.
+    Peer {
+        /// Who.
+        from: NodeId,
+        /// What.
+        message: PeerMessage,
+    },
+    /// A client made a request; exactly one [`Output::Reply`] follows.
+    Client {
+        /// Its connection.
+        client: ClientId,
+        /// The call's id on this connection.
+        id: u64,
+        /// What it asks.
+        request: Request,
+        /// How long it may take, in milliseconds.
+        timeout_ms: u32,
+    },
+    /// The store has done something.
+    Store(Done),
+    /// Compare at once: this partition, or all, with this home, or all.
+    Repair {
+        /// The partition.
+        partition: Option<Partition>,
+        /// The other home.
+        peer: Option<NodeId>,
+    },
+    /// The disk's free space went below the reserve, or there is room again.
+    Space(Option<Shortage>),
+}
+
+/// A disk that has less free space than its reserve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shortage {
+    /// Bytes that are free.
+    pub free_bytes: u64,
+    /// The configured reserve.
+    pub reserve_bytes: u64,
+}
+
+/// Work for the store. Writes are carried out in order; reads and lists at any time.
+#[derive(Clone, Debug)]
+pub enum Work {
+    /// Read a record; answered by [`Done::Read`].
+    Read {
+        /// Names this read.
+        token: u64,
+        /// The key's partition.
+        partition: Partition,
+        /// The key.
+        key: Key,
+        /// Also read what is kept of the key for these members.
+        hints_for: Vec<NodeId>,
+    },
+    /// List the hints for a member; answered by [`Done::Hints`].
+    Hints {
+        /// Names this list.
+        token: u64,
+        /// The member.
+        target: NodeId,
+        /// Start behind this key.
+        after: Option<Key>,
+        /// Stop after about this many bytes of hints.
+        limit_bytes: usize,
+    },
+    /// Read a span of a partition, behind everything else; answered by [`Done::Scan`].
+    Scan {
+        /// Names this scan.
+        token: u64,
+        /// The partition.
+        partition: Partition,
+        /// Which part of it.
+        span: Span,
+    },
+    /// List keys; answered by [`Done::List`].
+    List {
+        /// Names this list.
+        token: u64,
+        /// The partition.
+        partition: Partition,
+        /// Start behind this key.
+        after: Option<Key>,
+        /// Stop after about this many bytes of keys.
+        limit_bytes: usize,
+    },
+    /// Apply these changes as one batch and sync; answered by [`Done::Synced`] with this or a later mark.
+    Write {
+        /// Higher than that of every write before.
+        mark: u64,
+        /// The batch.
+        changes: Vec<Change>,
+    },
+}
+
+/// What the store has done.
+#[derive(Clone, Debug)]
+pub enum Done {
+    /// A read.
+    Read {
+        /// The read's name.
+        token: u64,
+        /// What was there.
+        found: Found,
+        /// What is kept for each member that was asked about.
+        hints: Vec<(NodeId, Found)>,
+    },
+    /// A list of hints.
+    Hints {
+        /// The list's name.
+        token: u64,
+        /// The hints.
+        page: HintPage,
+    },
+    /// A scan.
+    Scan {
+        /// The scan's name.
+        token: u64,
+        /// What the span holds.
+        page: ScanPage,
+    },
+    /// A list.
+    List {
+        /// The list's name.
+        token: u64,
+        /// The keys.
+        listing: Listing,
+    },
+    /// Every write up to this mark is durable.
+    Synced {
+        /// The mark.
+        mark: u64,
+    },
+}
+
+/// What a node wants done.
+#[derive(Clone, Debug)]
+pub enum Output {
+    /// Send a message to these peers (never to itself); it may be lost.
+    Send {
+        /// To whom: the message is encoded once for all.
+        to: Vec<NodeId>,
+        /// What.
+        message: PeerMessage,
+    },
+    /// Answer a client.
+    Reply {
+        /// Its connection.
+        client: ClientId,
+        /// The call's id.
+        id: u64,
+        /// The answer.
+        response: Response,
+    },
+    /// Give work to the store.
+    Store(Work),
+    /// From now on this member is to be reached at this address.
+    Address {
+        /// The member.
+        peer: NodeId,
+        /// `host:port`.
+        address: String,
+    },
+    /// Tell the operator.
+    Notice(Notice),
+}
+
+/// What an operator would ask about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// The cluster was founded, this node among its founders.
+    Founded,
+    /// The node joined a cluster that knew it with another store: it has lost its disk.
+    Reborn,
+    /// A peer has seen a later life of this store: its disk was rolled back, or copied.
+    Outdated(NodeId),
+    /// A peer that was heard late has seen a later life of this store: the disk is an old one after all,
+    /// or a copy of it runs elsewhere. The store goes on under a new id, without authority.
+    Copied(NodeId),
+    /// No peer could say whether the disk is the newest: the store goes on under a new id.
+    Alone,
+    /// A peer belongs to another cluster of the same name; nothing is exchanged with it.
+    Foreign(NodeId),
+    /// The node serves.
+    Settled,
+    /// The node's opinion of a member has changed.
+    Opined(NodeId, Opinion),
+    /// A member that was out of reach is back, and so many hints are offered to it.
+    HandoffBegun(NodeId, u64),
+    /// It has taken all of them.
+    HandoffDone(NodeId),
+    /// A member told of a later life of this node, with so high a number that it cannot be: not believed.
+    Forged(NodeId),
+}
+
+/// A member as this node sees it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PeerView {
+    /// What this node believes of it.
+    pub opinion: Opinion,
+    /// How surprising its silence is: the phi of the failure detector.
+    pub phi: f64,
+    /// How long it takes to answer a read; `None` before it ever did.
+    pub latency: Option<Micros>,
+    /// The hints that are kept for it.
+    pub hints: HintTotal,
+    /// For how long there have been any, in this life.
+    pub hint_age: Micros,
+}

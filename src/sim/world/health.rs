@@ -1,0 +1,114 @@
+//! What has to be well again some time after healing, with no read and no command.
+
+use std::collections::BTreeMap;
+
+use super::super::judge::Broken;
+use super::{Host, World};
+use crate::causal::Object;
+use crate::members::Opinion;
+use crate::node::Node;
+use crate::store::{Found, Store};
+use crate::types::{Key, Partition};
+
+impl World {
+    /// True when everybody serves, believes everybody to be up, agrees on the members, and keeps nothing for
+    /// others any more.
+    pub(super) fn has_converged(&self) -> bool {
+        self.unwell().is_none()
+    }
+
+    pub(super) fn unconverged(&self) -> Broken {
+        let what = self.unwell().unwrap_or_else(|| "nothing is wrong".into());
+        Broken { key: self.some_key(), what: format!("a minute after healing {what}") }
+    }
+
+    /// A key for the story of what concerns none or all.
+    pub(super) fn some_key(&self) -> Key {
+        Key::new("key0").unwrap_or_else(|_| unreachable!("a short name is a key"))
+    }
+
+    /// What is not well yet.
+    fn unwell(&self) -> Option<String> {
+        let members = self.hosts.first().and_then(|host| host.node.as_ref()).map(Node::members);
+        for (at, host) in self.hosts.iter().enumerate() {
+            let Some(node) = &host.node else { return Some(format!("n{at} is down")) };
+            if !node.is_settled() {
+                return Some(format!("n{at} does not serve"));
+            }
+            if node.is_awaiting() {
+                return Some(format!("n{at} waits for hints"));
+            }
+            if members != Some(node.members()) {
+                return Some(format!("n{at} knows other members than n0"));
+            }
+            for peer in self.hosts.iter().filter(|peer| peer.id != host.id) {
+                let view = node.peer_view(self.clock(at), peer.id);
+                if view.opinion != Opinion::Up {
+                    return Some(format!("n{at} sees {}: {view:?}", peer.owner.name));
+                }
+                let kept = self.kept(host, peer);
+                // Where every copy is damaged there is nothing to mend them with, and nothing is taken for them.
+                let beyond_help = |key: &Key| self.copies(key).iter().all(|copy| copy.1.is_none());
+                if let Some(key) = kept.iter().find(|key| !beyond_help(key)) {
+                    return Some(format!("n{at} keeps {key:?} for {}", peer.owner.name));
+                }
+            }
+            let lacking = &node.meta().without_authority;
+            if let Some(partition) = lacking.first() {
+                return Some(format!("n{at} has no authority for partition {}", partition.0));
+            }
+        }
+        self.judge.keys().find_map(|key| self.unequal(key))
+    }
+
+    /// Each home of a key with its copy; `None` if that is damaged.
+    fn copies(&self, key: &Key) -> Vec<(&Host, Option<Object>)> {
+        let partition = self.ring.partition(key);
+        let home = |host: &&Host| self.ring.homes(partition).contains(&host.id);
+        let found = |host: &Host| match host.store.read(partition, key) {
+            Ok(Found::Record(record)) => Some(record.object),
+            Ok(Found::Nothing) => Some(Object::default()),
+            _ => None,
+        };
+        self.hosts.iter().filter(home).map(|host| (host, found(host))).collect()
+    }
+
+    /// What is not the same at two homes of a key, or damaged: anti-entropy has yet to mend it.
+    fn unequal(&self, key: &Key) -> Option<String> {
+        let copies = self.copies(key);
+        if copies.iter().all(|(_, copy)| copy.is_none()) {
+            return None;
+        }
+        let tells = |(_, copy): &&(&Host, Option<Object>)| {
+            copy.as_ref().is_some_and(|copy| !copy.dead().is_empty())
+        };
+        // Hints for a key that is beyond help stay, and hold back what else is in the partition.
+        let mut beyond_help = self.judge.keys().filter(|other| {
+            self.ring.partition(other) == self.ring.partition(key)
+                && self.copies(other).iter().all(|(_, copy)| copy.is_none())
+        });
+        if let Some((host, _)) = copies.iter().find(tells)
+            && beyond_help.next().is_none()
+        {
+            let held_back: Vec<&BTreeMap<Partition, String>> = self
+                .hosts
+                .iter()
+                .filter_map(|host| host.node.as_ref())
+                .map(Node::collection_held_back)
+                .filter(|held_back| !held_back.is_empty())
+                .collect();
+            let name = &host.owner.name;
+            return Some(format!("{name} tells of what is gone of {key:?}: {held_back:?}"));
+        }
+        let (first, one) = copies.first()?;
+        let (other, _) = copies.iter().find(|(_, copy)| copy.is_none() || copy != one)?;
+        let (first, other) = (&first.owner.name, &other.owner.name);
+        Some(format!("{first} and {other} do not hold the same of {key:?}"))
+    }
+
+    /// The keys that a host keeps hints of for another one.
+    pub(super) fn kept(&self, host: &Host, target: &Host) -> Vec<Key> {
+        let page = host.store.list_hints(target.id, None, usize::MAX).unwrap_or_default();
+        page.hints.into_iter().map(|(key, _)| key).collect()
+    }
+}

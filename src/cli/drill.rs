@@ -11,7 +11,8 @@ use super::text::{row, table};
 use super::{Exit, Outcome, Shared, Trouble, block_on, complain, emit, emit_json};
 use crate::lab::drill::failover::{self, How};
 use crate::lab::drill::{
-    Ending, Plan, detection, disk_loss, dropped_messages, failed_nodes, handoff, kill, power_cut,
+    Ending, Plan, deletes, detection, disk_loss, dropped_messages, failed_nodes, handoff, kill,
+    power_cut,
 };
 
 /// As many rows as a Unicode character table has: every store is that large at least.
@@ -56,8 +57,22 @@ enum Name {
     DiskLoss(DiskLoss),
     /// One message in a hundred lost, and no hints: how soon all replicas are the same
     DroppedMessages(DroppedMessages),
+    /// Keys deleted while a daemon is away: nothing comes back, and in the end nothing tells of them
+    Deletes(Deletes),
     /// How long until a dead, frozen or cut-off daemon is believed to be down
     Detection(Detection),
+}
+
+#[derive(Args)]
+struct Deletes {
+    /// Keys that are put and deleted
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    keys: u64,
+    /// Bytes of each value
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(0..=1_048_576))]
+    value_bytes: u64,
+    #[command(flatten)]
+    place: Place,
 }
 
 #[derive(Args)]
@@ -208,6 +223,9 @@ impl Drill {
                         disk_loss::run(&plan, *value_bytes as usize, clients, &mut say).await
                     }
                     Name::DroppedMessages(_) => dropped_messages::run(&plan, &mut say).await,
+                    Name::Deletes(Deletes { value_bytes, .. }) => {
+                        deletes::run(&plan, *value_bytes as usize, &mut say).await
+                    }
                     Name::Detection(Detection { nodes, .. }) => {
                         detection::run(&plan, *nodes as usize, &mut say).await
                     }
@@ -244,6 +262,7 @@ impl Name {
             Name::DroppedMessages(DroppedMessages { puts, place }) => {
                 ("dropped-messages", 1, *puts, place)
             }
+            Name::Deletes(Deletes { keys, place, .. }) => ("deletes", 1, *keys, place),
             Name::Detection(Detection { rounds, place, .. }) => ("detection", *rounds, 0, place),
         }
     }
@@ -284,6 +303,10 @@ fn list(shared: &Shared) -> Outcome {
         (
             "dropped-messages",
             "100,000 puts while messages are lost and no hints are kept: all replicas become the same",
+        ),
+        (
+            "deletes",
+            "10,000 keys deleted while a daemon is away: none comes back, no tombstone stays",
         ),
         ("detection", "how long until a dead, frozen or cut-off daemon is down in every view"),
     ];

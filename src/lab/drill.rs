@@ -1,5 +1,6 @@
 //! Drills: real daemons, real faults, and the ledger to say what was lost.
 
+pub(crate) mod deletes;
 pub(crate) mod detection;
 pub(crate) mod disk_loss;
 mod disks;

@@ -230,6 +230,8 @@ impl Exchange {
     /// Asks for the next keys of the leaves that differ.
     fn list(&mut self, now: Micros, lane: &mut Lane, fx: &mut Effects) -> Step {
         self.stage = Stage::Theirs;
+        // What was moved before is no sign that writes go on.
+        self.changes = fx.forest().changes(self.partition);
         let (partition, leaves, after) = (self.partition, self.leaves.clone(), self.after.clone());
         self.ask(now, Body::Leaves { partition, leaves, after }, lane, fx);
         GO_ON

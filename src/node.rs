@@ -312,7 +312,7 @@ impl Node {
         self.effects.dead_keys()
     }
 
-    /// Partitions whose tombstones this node, their first home, cannot have collected, and why.
+    /// Partitions of this node whose tombstones cannot be collected now, and why.
     pub fn collection_held_back(&self) -> &BTreeMap<Partition, String> {
         self.collection.holding()
     }

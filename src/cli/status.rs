@@ -212,7 +212,7 @@ fn compared(report: &StatusReport) -> String {
 fn deleted(collection: &CollectionStatus) -> String {
     let mut text = match collection.keys {
         0 => "nothing is left to collect".to_owned(),
-        keys => format!("{} still tell of it", count(keys, "key")),
+        keys => format!("{} with something to collect", count(keys, "key")),
     };
     if let Some((partition, why)) = &collection.example {
         let of = count(collection.held_back.into(), "partition");

@@ -98,7 +98,7 @@ pub struct RepairStatus {
 pub struct CollectionStatus {
     /// Keys here whose clock tells of events that have no value any more.
     pub keys: u64,
-    /// Partitions, of those that this node is the first home of, whose collection is held back.
+    /// Partitions that this node is home to whose collection is known to be held back.
     pub held_back: u32,
     /// One of these, and by what.
     pub example: Option<(Partition, String)>,

@@ -166,7 +166,11 @@ impl Collection {
             if self.rounds.len() >= most {
                 return;
             }
-            let first = self.ring.homes(partition).first() == Some(&self.me);
+            let homes = self.ring.homes(partition);
+            let first = homes.first() == Some(&self.me);
+            if homes.iter().skip(1).any(|home| *home == self.me) {
+                self.watch(partition, fx);
+            }
             let rests = self.rest.get(&partition).is_some_and(|until| *until > now);
             if !first || rests || self.rounds.contains_key(&partition) {
                 continue;
@@ -186,6 +190,19 @@ impl Collection {
             } else {
                 self.propose(now, partition, Vec::new(), fx);
             }
+        }
+    }
+
+    /// Another home is to propose: if it is away, that is what holds the collection back.
+    fn watch(&mut self, partition: Partition, fx: &mut Effects) {
+        let away = |first: &&NodeId| !self.can_reach(**first);
+        let away = self.ring.homes(partition).first().filter(away);
+        match away.filter(|_| fx.forest().keys(partition).1 > 0) {
+            Some(first) => {
+                let why = format!("{} is away, and is to propose it", fx.members().name(*first));
+                self.holding.insert(partition, why);
+            }
+            None => drop(self.holding.remove(&partition)),
         }
     }
 

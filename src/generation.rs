@@ -11,6 +11,11 @@ use bytes::Bytes;
 use crate::causal::Context;
 use crate::types::Key;
 
+/// Most keys that are condemned at a time.
+pub const MAX_GRAVES: usize = 1_000;
+/// A number that is so far ahead is forged: generations last seconds.
+const MAX_AHEAD: u64 = 1 << 32;
+
 /// Events of a key that have no value any more at any home.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
@@ -34,6 +39,17 @@ pub struct Generation {
 }
 
 impl Generation {
+    /// True if a node at generation `own` may take this one over from a peer: what it lists is in order and bounded, and its
+    /// number is one that can have been reached.
+    pub fn is_sound(&self, own: u64) -> bool {
+        let sorted = |graves: &[Grave]| {
+            graves.len() <= MAX_GRAVES && graves.windows(2).all(|pair| pair[0].key < pair[1].key)
+        };
+        self.number <= own.saturating_add(MAX_AHEAD)
+            && sorted(&self.condemned)
+            && sorted(&self.collected)
+    }
+
     /// The one that follows when every member has confirmed that `condemned` is dead.
     pub fn next(&self, mut condemned: Vec<Grave>) -> Self {
         condemned.sort_by(|a, b| a.key.cmp(&b.key));
@@ -59,4 +75,44 @@ impl Generation {
 fn of<'a>(graves: &'a [Grave], key: &Key) -> Option<&'a Context> {
     let at = graves.binary_search_by(|grave| grave.key.cmp(key)).ok()?;
     graves.get(at).map(|grave| &grave.dead)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::causal::{Actor, Dot};
+
+    fn grave(key: &str, counter: u64) -> Grave {
+        let actor = Actor { store: 1, serial: 2 };
+        let key = Key::new(key.as_bytes().to_vec()).unwrap();
+        Grave { key, dead: Context::new(vec![Dot { actor, counter }]) }
+    }
+
+    #[test]
+    fn what_is_condemned_is_collected_next_and_only_two_generations_are_taken() {
+        let first = Generation::default();
+        let second = first.next(vec![grave("b", 1), grave("a", 2)]);
+        assert_eq!(second.condemned_of(&grave("a", 0).key), Some(&grave("a", 2).dead));
+        assert_eq!(second.collected_of(&grave("a", 0).key), None);
+        let third = second.next(Vec::new());
+        assert_eq!(third.collected_of(&grave("b", 0).key), Some(&grave("b", 1).dead));
+        assert_eq!((third.number, third.condemned.len()), (2, 0));
+        let taken: Vec<u64> = (0..5).filter(|stamp| third.takes(*stamp)).collect();
+        assert_eq!(taken, [1, 2]);
+        assert!(third.is_sound(0) && !third.takes(u64::MAX));
+    }
+
+    #[test]
+    fn a_forged_generation_is_not_sound() {
+        let sound = Generation::default().next(vec![grave("a", 1), grave("b", 1)]);
+        let swapped = vec![grave("b", 1), grave("a", 1)];
+        let many = (0..=MAX_GRAVES).map(|at| grave(&format!("{at:05}"), 1)).collect();
+        for forged in [
+            Generation { number: u64::MAX, ..sound.clone() },
+            Generation { condemned: swapped, ..sound.clone() },
+            Generation { collected: many, ..sound },
+        ] {
+            assert!(!forged.is_sound(1), "{}", forged.number);
+        }
+    }
 }

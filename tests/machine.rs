@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use pixii::causal::{Actor, Context, Object, Version};
+use pixii::generation::Generation;
 use pixii::members::{Beat, Cluster, Life, Member, Members};
 use pixii::message::{Body, Gossip, PeerMessage, Quorum, Refusal, Request, Response};
 use pixii::node::{Config, Done, Input, Node, Notice, Output, Work};
@@ -665,6 +666,46 @@ fn siblings_are_limited_where_a_write_is_accepted_and_a_retry_is_one_event() {
     let out = bench.ask(put(&key, 999));
     let out = bench.disk(out, &record);
     assert_eq!(*refusal(&out), Refusal::Siblings(MAX_SIBLINGS as u32));
+}
+
+#[test]
+fn objects_of_other_generations_and_forged_ones_are_refused_by_name() {
+    let mut bench = Bench::new();
+    let (key, record) = (bench.key(true), Record::default());
+    let partition = bench.ring.partition(&key);
+    let other = bench.others(&key)[0];
+    let answer = |bench: &mut Bench, op: u64, body: Body| {
+        let out = bench.peer(other, op, body);
+        let out = bench.disk(out, &record);
+        let of = |output: &Output| match output {
+            Output::Send { message, .. } if message.op == op => Some(message.body.clone()),
+            _ => None,
+        };
+        out.iter().find_map(of)
+    };
+    let merge =
+        |generation| Body::Merge { key: key.clone(), object: repair::object(1), generation };
+    for given in [1, 2, u64::MAX] {
+        let refused = answer(&mut bench, 70, merge(given));
+        assert_eq!(refused, Some(Body::Failed(Refusal::Generation { given, own: 0 })));
+    }
+    assert_eq!(answer(&mut bench, 71, merge(0)), Some(Body::Held));
+    let propose =
+        |partition, condemned| Body::Propose { partition, generation: 0, members: 0, condemned };
+    let first = bench.ring.homes(partition)[0];
+    let stranger = bench.peers().into_iter().find(|peer| *peer != first).unwrap();
+    for (partition, said) in
+        [(partition, "not up to that node"), (pixii::types::Partition(16), "partition 16")]
+    {
+        let out = bench.peer(stranger, 72, propose(partition, Vec::new()));
+        let [Output::Send { message, .. }] = &out[..] else { panic!("{out:?}") };
+        let Body::NotYet(why) = &message.body else { panic!("{message:?}") };
+        assert!(why.contains(said), "{why}");
+    }
+    let forged = Generation { number: u64::MAX, ..Generation::default() };
+    let out = bench.peer(other, 73, Body::Generation { partition, generation: forged });
+    assert!(out.is_empty(), "{out:?}");
+    assert_eq!(answer(&mut bench, 74, merge(0)), Some(Body::Held));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use self::chores::{Chores, Ended, Purpose};
 use super::Config;
 use super::effects::Effects;
-use crate::generation::{Generation, Grave};
+use crate::generation::{Generation, Grave, MAX_GRAVES};
 use crate::members::{Opinion, Standing};
 use crate::message::Body;
 use crate::ring::Ring;
@@ -23,8 +23,6 @@ pub(super) const TAG: u64 = 1 << 61;
 /// Generations that this node is about to end at a time, and while clients wait for it.
 const MAX_ROUNDS: usize = 4;
 const MAX_ROUNDS_BESIDE_CLIENTS: usize = 1;
-/// Keys that are condemned at a time.
-const MAX_GRAVES: usize = 1_000;
 /// Bytes of records read at a time.
 const PAGE_BYTES: usize = 256 << 10;
 /// Members that have not agreed after this time are named, and asked anew later.
@@ -426,6 +424,9 @@ impl Collection {
             || self.chores.is_adopting(partition)
         {
             return;
+        }
+        if !generation.is_sound(own) {
+            return fx.count("forged_generations_refused");
         }
         let is_home = self.ring.homes(partition).contains(&self.me);
         let is_outdated = generation.number > own + 1;

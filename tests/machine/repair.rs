@@ -22,7 +22,7 @@ struct Bout {
     peer: NodeId,
 }
 
-fn object(write: u128) -> Object {
+pub(crate) fn object(write: u128) -> Object {
     let version = Version { write: WriteId(write), value: Blob(bytes::Bytes::from_static(b"v")) };
     let actor = Actor { store: write as u64, serial: 1 };
     Object::default().update(&Context::default(), actor, version).0

@@ -107,7 +107,7 @@ impl Merged {
     /// show alive what is collected since.
     fn current(&self) -> impl Iterator<Item = &Copied> {
         let newest = self.copies.iter().map(|copy| copy.generation).max().unwrap_or(0);
-        self.copies.iter().filter(move |copy| copy.generation + 1 >= newest)
+        self.copies.iter().filter(move |copy| copy.generation.saturating_add(1) >= newest)
     }
 
     /// The oldest generation that went into the join.

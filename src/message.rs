@@ -362,6 +362,8 @@ pub enum Body {
         digest: u64,
         /// True if I know that my disk is as new as everybody's.
         certain: bool,
+        /// True if I want to know that of you.
+        ask: bool,
     },
     /// The numbers of all that are not the first one.
     GenerationNumbers(Vec<(Partition, u64)>),

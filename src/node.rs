@@ -120,6 +120,7 @@ impl Node {
                 fx.release(mark);
                 self.replica.synced(mark, fx);
                 self.identity.synced(fx);
+                self.collection.settled(now, fx);
             }
         }
         self.settle(now);
@@ -263,7 +264,10 @@ impl Node {
         let (until, gap) = self.stale;
         let stale = now < until && request.is_write();
         let paused = || Refusal::Paused((gap / MILLI).min(u32::MAX.into()) as u32);
-        match self.identity.refusal(fx).or_else(|| stale.then(paused)) {
+        let refusal = self.identity.refusal(fx);
+        let unsure = !self.collection.is_ready(now, fx) && request.is_write();
+        let refusal = refusal.or_else(|| unsure.then(|| self.identity.starting()));
+        match refusal.or_else(|| stale.then(paused)) {
             Some(refusal) => self.coordinator.refuse(origin, refusal, fx),
             None => self.coordinator.request(now, origin, request, timeout_ms, fx),
         }

@@ -226,7 +226,7 @@ fn bodies() -> Vec<(&'static str, Body)> {
         ),
         ("agreed", Body::Agreed),
         ("not-yet", Body::NotYet("why".into())),
-        ("generations", Body::Generations { digest: 5, certain: true }),
+        ("generations", Body::Generations { digest: 5, certain: true, ask: false }),
         ("generation-numbers", Body::GenerationNumbers(vec![(partition, 3)])),
         ("ask-generation", Body::AskGeneration(partition)),
         (

@@ -29,6 +29,8 @@ const PAGE_BYTES: usize = 256 << 10;
 const PATIENCE: Micros = 5_000 * MILLI;
 /// How often somebody is asked whether it knows later generations.
 const TELL: Micros = 1_000 * MILLI;
+/// Where nobody can tell, a node that serves waits so long before it mints.
+const GRACE: Micros = 3_000 * MILLI;
 /// Generations that are asked for at a time.
 const MAX_QUESTIONS: usize = 256;
 
@@ -47,6 +49,7 @@ pub(super) struct Collection {
     holding: BTreeMap<Partition, String>,
     next_op: u64,
     tell_at: Micros,
+    settled_at: Option<Micros>,
     /// Those that know the same generations as this node, of this digest.
     agreeing: (u64, BTreeSet<NodeId>),
     /// False until what was collected before the start is known to be gone.
@@ -78,6 +81,7 @@ impl Collection {
             holding: BTreeMap::new(),
             next_op,
             tell_at: 0,
+            settled_at: None,
             agreeing: (0, BTreeSet::new()),
             has_begun: false,
         }
@@ -102,10 +106,43 @@ impl Collection {
         }
     }
 
+    /// Tells a peer that wants to know.
+    fn answer(&self, peer: NodeId, op: u64, fx: &mut Effects) {
+        let digest = fx.generations().digest();
+        let certain = fx.meta().fresh.is_empty() && fx.is_settled();
+        fx.send(vec![peer], op, Body::Generations { digest, certain, ask: false });
+    }
+
+    /// The node serves from now on: whoever can be reached is asked at once whether its disk is the newest.
+    pub(super) fn settled(&mut self, now: Micros, fx: &mut Effects) {
+        if self.settled_at.is_none() && fx.is_settled() {
+            self.settled_at = Some(now);
+            if others(self.me, fx).is_empty() && !fx.meta().fresh.is_empty() {
+                fx.change_meta(|meta| meta.fresh.clear());
+            }
+            self.ask_all(fx);
+        }
+    }
+
+    fn ask_all(&mut self, fx: &mut Effects) {
+        if !fx.meta().fresh.is_empty() {
+            for peer in self.links.clone() {
+                self.tell(peer, fx);
+            }
+        }
+    }
+
+    /// True once nothing on this disk can be older than what others have collected, or nobody can tell: before that nothing
+    /// is minted, or a backup made meanwhile would keep it for ever.
+    pub(super) fn is_ready(&self, now: Micros, fx: &Effects) -> bool {
+        let waited = self.settled_at.is_some_and(|since| now >= since + GRACE);
+        fx.meta().fresh.is_empty() || waited
+    }
+
     fn tell(&mut self, peer: NodeId, fx: &mut Effects) {
         let (op, digest) = (self.op(), fx.generations().digest());
         let certain = fx.meta().fresh.is_empty() && fx.is_settled();
-        fx.send(vec![peer], op, Body::Generations { digest, certain });
+        fx.send(vec![peer], op, Body::Generations { digest, certain, ask: !certain });
     }
 
     /// This node's opinion of a peer has changed.
@@ -123,11 +160,15 @@ impl Collection {
 
     /// Time has passed.
     pub(super) fn tick(&mut self, now: Micros, fx: &mut Effects) {
+        self.settled(now, fx);
         if !self.has_begun {
             self.has_begun = true;
             for (partition, _) in fx.generations().numbers() {
                 self.clear(partition, fx);
             }
+        }
+        if !self.is_ready(now, fx) && fx.is_settled() {
+            self.ask_all(fx);
         }
         if now >= self.tell_at {
             self.tell_at = now + TELL;
@@ -305,7 +346,10 @@ impl Collection {
                     self.put_off(now, partition, format!("{}: {why}", fx.members().name(from)));
                 }
             }
-            Body::Generations { digest, certain } => {
+            Body::Generations { digest, certain, ask } => {
+                if ask {
+                    self.answer(from, op, fx);
+                }
                 if digest == fx.generations().digest() {
                     self.agree_on_all(from, certain, fx);
                 } else {

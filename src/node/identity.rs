@@ -77,8 +77,13 @@ impl Identity {
 
     /// Why the node does not serve yet, if it does not.
     pub(super) fn refusal(&self, fx: &Effects) -> Option<Refusal> {
+        (!fx.is_settled()).then(|| self.starting())
+    }
+
+    /// The refusal of a node that does not serve yet.
+    pub(super) fn starting(&self) -> Refusal {
         let (heard, peers) = (self.heard.len() as u32, self.peers().count() as u32);
-        (!fx.is_settled()).then_some(Refusal::Starting { heard, peers })
+        Refusal::Starting { heard, peers }
     }
 
     /// When the next round of introductions is due.

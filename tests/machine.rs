@@ -669,6 +669,29 @@ fn siblings_are_limited_where_a_write_is_accepted_and_a_retry_is_one_event() {
 }
 
 #[test]
+fn a_node_that_lost_its_disk_shows_absent_keys_without_authority() {
+    let mut bench = Bench::at_start(1);
+    let founders = bench.peers().into_iter().zip(2..).chain([(bench.me, 99)]).collect();
+    let cluster = Cluster::found("c", founders);
+    for (peer, birth) in bench.peers().into_iter().zip(2..) {
+        bench.give(Input::Link { peer, up: true });
+        let known = Body::Known { seen: None, birth, cluster: Some(cluster.clone()) };
+        let out = bench.peer(peer, 5, known);
+        bench.disk(out, &Record::default());
+        bench.peer(peer, 5, Body::Hints(0));
+    }
+    assert!(bench.node.is_settled());
+    let key = bench.key(true);
+    let out = bench.peer(bench.others(&key)[0], 70, Body::Read { key });
+    let out = bench.disk(out, &Record::default());
+    let copy = out.iter().find_map(|output| match output {
+        Output::Send { message, .. } if message.op == 70 => Some(message.body.clone()),
+        _ => None,
+    });
+    assert!(matches!(copy, Some(Body::Copy { authoritative: false, .. })), "{copy:?}");
+}
+
+#[test]
 fn objects_of_other_generations_and_forged_ones_are_refused_by_name() {
     let mut bench = Bench::new();
     let (key, record) = (bench.key(true), Record::default());

@@ -9,6 +9,7 @@ mod generations;
 mod gossip;
 mod handoff;
 mod identity;
+mod reach;
 mod repair;
 mod replica;
 mod returning;
@@ -240,7 +241,7 @@ impl Node {
             | Body::Renounce { .. }
                 if !own =>
             {
-                fx.count("discharges_of_others_ignored");
+                fx.count("orders_of_others_ignored");
             }
             Body::Update { .. }
             | Body::Merge { .. }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use self::chores::{Chores, Ended, Purpose};
 use super::Config;
 use super::effects::Effects;
+use super::reach::Reach;
 use crate::generation::{Generation, Grave, MAX_GRAVES};
 use crate::members::{Opinion, Standing};
 use crate::message::Body;
@@ -41,8 +42,7 @@ pub(super) struct Collection {
     ring: Arc<Ring>,
     pause: Micros,
     rng: Rng,
-    links: BTreeSet<NodeId>,
-    down: BTreeSet<NodeId>,
+    reach: Reach,
     rounds: BTreeMap<Partition, Round>,
     chores: Chores,
     rest: BTreeMap<Partition, Micros>,
@@ -73,8 +73,7 @@ impl Collection {
             ring: config.ring.clone(),
             pause: config.generation_pause,
             rng,
-            links: BTreeSet::new(),
-            down: BTreeSet::new(),
+            reach: Reach::default(),
             rounds: BTreeMap::new(),
             chores: Chores::default(),
             rest: BTreeMap::new(),
@@ -92,25 +91,12 @@ impl Collection {
         TAG | self.next_op
     }
 
-    fn can_reach(&self, node: NodeId) -> bool {
-        self.links.contains(&node) && !self.down.contains(&node)
-    }
-
     /// A link came up or went down: each end asks the other what generations it knows.
     pub(super) fn link(&mut self, peer: NodeId, up: bool, fx: &mut Effects) {
+        self.reach.link(peer, up);
         if up {
-            self.links.insert(peer);
-            self.tell(peer, fx);
-        } else {
-            self.links.remove(&peer);
+            self.tell(vec![peer], fx);
         }
-    }
-
-    /// Tells a peer that wants to know.
-    fn answer(&self, peer: NodeId, op: u64, fx: &mut Effects) {
-        let digest = fx.generations().digest();
-        let certain = fx.meta().fresh.is_empty() && fx.is_settled();
-        fx.send(vec![peer], op, Body::Generations { digest, certain, ask: false });
     }
 
     /// The node serves from now on: whoever can be reached is asked at once whether its disk is the newest.
@@ -126,9 +112,7 @@ impl Collection {
 
     fn ask_all(&mut self, fx: &mut Effects) {
         if !fx.meta().fresh.is_empty() {
-            for peer in self.links.clone() {
-                self.tell(peer, fx);
-            }
+            self.tell(self.reach.all(), fx);
         }
     }
 
@@ -139,18 +123,15 @@ impl Collection {
         fx.meta().fresh.is_empty() || waited
     }
 
-    fn tell(&mut self, peer: NodeId, fx: &mut Effects) {
-        let (op, digest) = (self.op(), fx.generations().digest());
-        let certain = fx.meta().fresh.is_empty() && fx.is_settled();
-        fx.send(vec![peer], op, Body::Generations { digest, certain, ask: !certain });
+    /// Says what is known here; who is not certain that its disk is the newest asks for the same.
+    fn tell(&mut self, to: Vec<NodeId>, fx: &mut Effects) {
+        let (op, word) = (self.op(), known(fx, true));
+        fx.send(to, op, word);
     }
 
     /// This node's opinion of a peer has changed.
     pub(super) fn opine(&mut self, peer: NodeId, opinion: Opinion) {
-        match opinion {
-            Opinion::Down => self.down.insert(peer),
-            Opinion::Up | Opinion::Suspect => self.down.remove(&peer),
-        };
+        self.reach.opine(peer, opinion);
     }
 
     /// The partitions whose collection is held back, and by what.
@@ -172,10 +153,8 @@ impl Collection {
         }
         if now >= self.tell_at {
             self.tell_at = now + TELL;
-            let reached: Vec<NodeId> = self.links.difference(&self.down).copied().collect();
-            if let Some(peer) = self.rng.pick(&reached).copied() {
-                self.tell(peer, fx);
-            }
+            let peer = self.rng.pick(&self.reach.all()).copied();
+            self.tell(peer.into_iter().collect(), fx);
         }
         let late = |round: &Round| matches!(round, Round::Asking { due, .. } if *due <= now);
         let late: Vec<Partition> =
@@ -214,7 +193,7 @@ impl Collection {
             if !first || rests || self.rounds.contains_key(&partition) {
                 continue;
             }
-            let (_, dead) = fx.forest().keys(partition);
+            let dead = fx.forest().dead(partition);
             let is_pending = !fx.generations().of(partition).condemned.is_empty();
             if dead == 0 && !is_pending {
                 self.holding.remove(&partition);
@@ -234,9 +213,9 @@ impl Collection {
 
     /// Another home is to propose: if it is away, that is what holds the collection back.
     fn watch(&mut self, partition: Partition, fx: &mut Effects) {
-        let away = |first: &&NodeId| !self.can_reach(**first);
+        let away = |first: &&NodeId| !self.reach.has(**first);
         let away = self.ring.homes(partition).first().filter(away);
-        match away.filter(|_| fx.forest().keys(partition).1 > 0) {
+        match away.filter(|_| fx.forest().dead(partition) > 0) {
             Some(first) => {
                 let why = format!("{} is away, and is to propose it", fx.members().name(*first));
                 self.holding.insert(partition, why);
@@ -247,7 +226,7 @@ impl Collection {
 
     /// What stands in the way of a proposal.
     fn obstacle(&self, partition: Partition, fx: &mut Effects) -> Option<String> {
-        let away = others(self.me, fx).into_iter().find(|member| !self.can_reach(*member));
+        let away = others(self.me, fx).into_iter().find(|member| !self.reach.has(*member));
         if let Some(member) = away {
             return Some(format!("{} is away", fx.members().name(member)));
         }
@@ -348,7 +327,7 @@ impl Collection {
             }
             Body::Generations { digest, certain, ask } => {
                 if ask {
-                    self.answer(from, op, fx);
+                    fx.send(vec![from], op, known(fx, false));
                 }
                 if digest == fx.generations().digest() {
                     self.agree_on_all(from, certain, fx);
@@ -543,6 +522,13 @@ impl Collection {
             }
         }
     }
+}
+
+/// What is known here of the generations; whoever is not certain of it may ask for the same.
+fn known(fx: &Effects, may_ask: bool) -> Body {
+    let digest = fx.generations().digest();
+    let certain = fx.meta().fresh.is_empty() && fx.is_settled();
+    Body::Generations { digest, certain, ask: may_ask && !certain }
 }
 
 /// All members but this one and those that are removed.

@@ -178,7 +178,7 @@ impl Effects {
 
     /// Own keys whose clock tells of events without a value.
     pub(super) fn dead_keys(&self) -> u64 {
-        self.forest.dead()
+        self.forest.all_dead()
     }
 
     /// The generations of all partitions.

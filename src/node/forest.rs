@@ -49,15 +49,12 @@ struct Stand {
 #[derive(Clone, Debug, Default)]
 struct Crop {
     tree: Tree,
-    keys: u64,
     dead: u64,
 }
 
 impl Crop {
     fn replace(&mut self, key: &Key, old: Held, new: Held) {
         self.tree.replace(leaf_of(key), old.digest, new.digest);
-        let is_there = |held: Held| u64::from(held.digest != Digest::default());
-        self.keys = (self.keys + is_there(new)).saturating_sub(is_there(old));
         self.dead = (self.dead + u64::from(new.has_dead)).saturating_sub(u64::from(old.has_dead));
     }
 }
@@ -103,13 +100,13 @@ impl Forest {
         self.stands.get(&partition).map_or(0, |stand| stand.changes)
     }
 
-    /// Keys of the partition, and those of them that know of events without a value.
-    pub(super) fn keys(&self, partition: Partition) -> (u64, u64) {
-        self.stands.get(&partition).map_or((0, 0), |stand| (stand.crop.keys, stand.crop.dead))
+    /// Keys of the partition that know of events without a value.
+    pub(super) fn dead(&self, partition: Partition) -> u64 {
+        self.stands.get(&partition).map_or(0, |stand| stand.crop.dead)
     }
 
     /// Keys of all partitions that know of events without a value.
-    pub(super) fn dead(&self) -> u64 {
+    pub(super) fn all_dead(&self) -> u64 {
         self.stands.values().map(|stand| stand.crop.dead).sum()
     }
 

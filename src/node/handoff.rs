@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::effects::Effects;
+use super::reach::Reach;
 use super::{Config, Notice};
 use crate::causal::Object;
 use crate::members::Opinion;
@@ -40,8 +41,7 @@ pub(super) struct Handoff {
     me: NodeId,
     ring: Arc<Ring>,
     max_age: Micros,
-    links: BTreeSet<NodeId>,
-    down: BTreeSet<NodeId>,
+    reach: Reach,
     /// Members that were out of reach and have not been told what is kept for them: they need not know that they were
     /// away. One that was only slow was not.
     absent: BTreeSet<NodeId>,
@@ -107,8 +107,7 @@ impl Handoff {
             me: config.me,
             ring: config.ring.clone(),
             max_age: config.hint_age,
-            links: BTreeSet::new(),
-            down: BTreeSet::new(),
+            reach: Reach::default(),
             absent: BTreeSet::new(),
             announced: BTreeSet::new(),
             passes: BTreeMap::new(),
@@ -128,16 +127,10 @@ impl Handoff {
         [timeout, self.next_look].into_iter().flatten().min()
     }
 
-    fn can_reach(&self, node: NodeId) -> bool {
-        self.links.contains(&node) && !self.down.contains(&node)
-    }
-
     /// A link came up or went down.
     pub(super) fn link(&mut self, now: Micros, peer: NodeId, up: bool, fx: &mut Effects) {
-        if up {
-            self.links.insert(peer);
-        } else {
-            self.links.remove(&peer);
+        self.reach.link(peer, up);
+        if !up {
             self.absent.insert(peer);
         }
         self.begin_anew(now, peer, fx);
@@ -145,14 +138,10 @@ impl Handoff {
 
     /// This node's opinion of a peer has changed.
     pub(super) fn opine(&mut self, now: Micros, peer: NodeId, opinion: Opinion, fx: &mut Effects) {
-        let changed = match opinion {
-            Opinion::Down => {
-                self.absent.insert(peer);
-                self.down.insert(peer)
-            }
-            Opinion::Up | Opinion::Suspect => self.down.remove(&peer),
-        };
-        if changed {
+        if opinion == Opinion::Down {
+            self.absent.insert(peer);
+        }
+        if self.reach.opine(peer, opinion) {
             self.begin_anew(now, peer, fx);
         }
     }
@@ -165,7 +154,7 @@ impl Handoff {
         self.announced.remove(&target);
         self.passes.remove(&target);
         self.look(now, fx);
-        if self.can_reach(target) && fx.hints().of(target).is_none() {
+        if self.reach.has(target) && fx.hints().of(target).is_none() {
             self.absent.remove(&target);
         }
     }
@@ -184,7 +173,7 @@ impl Handoff {
         self.next_look = (!targets.is_empty()).then_some(now + REST);
         for target in targets {
             let Some((total, since)) = fx.hints().of(target) else { continue };
-            let reachable = self.can_reach(target);
+            let reachable = self.reach.has(target);
             if !reachable && now < since + self.max_age {
                 continue;
             }
@@ -284,7 +273,7 @@ impl Handoff {
         let (waiting, needed) = if pass.aged {
             let homes = self.ring.homes(self.ring.partition(&key)).iter().copied();
             let homes: Vec<NodeId> = homes
-                .filter(|home| *home != target && (*home == self.me || self.can_reach(*home)))
+                .filter(|home| *home != target && (*home == self.me || self.reach.has(*home)))
                 .collect();
             if homes.is_empty() {
                 return;
@@ -335,7 +324,7 @@ impl Handoff {
         let known = self.fetches.values().any(|fetch| fetch.target == target && fetch.key == key);
         let homes = self.ring.homes(self.ring.partition(&key)).iter().copied();
         let waiting: Vec<NodeId> = homes.filter(|home| *home != target).collect();
-        let reachable = |home: &NodeId| *home == self.me || self.can_reach(*home);
+        let reachable = |home: &NodeId| *home == self.me || self.reach.has(*home);
         if known || self.fetches.len() >= MAX_FETCHES || !waiting.iter().all(reachable) {
             return;
         }

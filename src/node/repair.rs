@@ -19,6 +19,7 @@ use self::reading::Reader;
 use super::Config;
 use super::effects::Effects;
 use super::forest::own_partitions;
+use super::reach::Reach;
 use crate::members::Opinion;
 use crate::message::Body;
 use crate::ring::Ring;
@@ -44,8 +45,7 @@ pub(super) struct Repair {
     ring: Arc<Ring>,
     interval: Micros,
     rng: Rng,
-    links: BTreeSet<NodeId>,
-    down: BTreeSet<NodeId>,
+    reach: Reach,
     pairs: BTreeMap<(Partition, NodeId), Pair>,
     exchanges: Vec<Exchange>,
     lane: Lane,
@@ -137,8 +137,7 @@ impl Repair {
             ring: config.ring.clone(),
             interval: config.repair_interval,
             rng,
-            links: BTreeSet::new(),
-            down: BTreeSet::new(),
+            reach: Reach::default(),
             pairs,
             exchanges: Vec::new(),
             lane: Lane { next_op, flights: BTreeMap::new() },
@@ -155,27 +154,15 @@ impl Repair {
         self.reader.next_wake()
     }
 
-    fn can_reach(&self, node: NodeId) -> bool {
-        self.links.contains(&node) && !self.down.contains(&node)
-    }
-
     /// A link came up or went down.
     pub(super) fn link(&mut self, now: Micros, peer: NodeId, up: bool) {
-        if up {
-            self.links.insert(peer);
-        } else {
-            self.links.remove(&peer);
-        }
+        self.reach.link(peer, up);
         self.reached(now, peer);
     }
 
     /// This node's opinion of a peer has changed.
     pub(super) fn opine(&mut self, now: Micros, peer: NodeId, opinion: Opinion) {
-        let changed = match opinion {
-            Opinion::Down => self.down.insert(peer),
-            Opinion::Up | Opinion::Suspect => self.down.remove(&peer),
-        };
-        if changed {
+        if self.reach.opine(peer, opinion) {
             self.reached(now, peer);
         }
     }
@@ -184,7 +171,7 @@ impl Repair {
     fn reached(&mut self, now: Micros, peer: NodeId) {
         self.exchanges.retain(|exchange| exchange.peer != peer);
         self.lane.flights.retain(|_, flight| flight.peer != peer);
-        if !self.can_reach(peer) {
+        if !self.reach.has(peer) {
             return;
         }
         for ((_, other), pair) in &mut self.pairs {
@@ -235,12 +222,11 @@ impl Repair {
         }
         self.look_after_authority(now, fx);
         self.begin_exchanges(now, fx);
-        let (ring, links, down, me) = (&self.ring, &self.links, &self.down, self.me);
+        let (ring, reach, me) = (&self.ring, &self.reach, self.me);
         let others = |partition: Partition| {
             let others = ring.homes(partition).iter().copied().filter(|home| *home != me);
             let others: Vec<NodeId> = others.collect();
-            let reached = |peer: &NodeId| links.contains(peer) && !down.contains(peer);
-            others.iter().all(reached).then_some(others)
+            others.iter().all(|peer| reach.has(*peer)).then_some(others)
         };
         self.healing.tick(now, &others, &mut self.lane, fx);
     }
@@ -285,7 +271,7 @@ impl Repair {
             .pairs
             .iter()
             .filter(due)
-            .filter(|((_, peer), _)| self.can_reach(*peer))
+            .filter(|((_, peer), _)| self.reach.has(*peer))
             .map(|((partition, peer), pair)| {
                 (!self.lacking.contains_key(partition), pair.due.unwrap_or(now), *partition, *peer)
             })
@@ -343,36 +329,29 @@ impl Repair {
         let Some(at) = self.exchanges.iter().position(belongs) else { return };
         let exchange = &mut self.exchanges[at];
         let own = from == self.me;
-        let failed = match (flight.way, body) {
-            (_, Body::Failed(_)) => true,
-            (Way::Push, Body::Copy { object, generation, .. }) if own => {
-                if !exchange.carry(op, &flight.key, flight.way, (object, generation), fx) {
-                    self.lane.flights.insert(op, flight);
-                    return;
-                }
-                false
+        // From where it is read to where it goes: in a push both are the other way round.
+        let (read, written) = match flight.way {
+            Way::Push => (own, !own),
+            Way::Pull | Way::Both => (!own, own),
+        };
+        let (over, failed) = match (body, flight.way) {
+            (Body::Failed(_), _) => (true, true),
+            (Body::Copy { object, generation, .. }, way) if read => {
+                (exchange.carry(op, &flight.key, way, (object, generation), fx), false)
             }
-            (Way::Pull | Way::Both, Body::Copy { object, generation, .. }) if !own => {
-                if !exchange.carry(op, &flight.key, flight.way, (object, generation), fx) {
-                    self.lane.flights.insert(op, flight);
-                    return;
-                }
-                false
-            }
-            (Way::Both, Body::Held) if own => {
+            (Body::Held, Way::Both) if written => {
                 flight.way = Way::Push;
                 fx.send(vec![self.me], op, Body::Read { key: flight.key.clone() });
-                self.lane.flights.insert(op, flight);
-                return;
+                (false, false)
             }
-            (Way::Pull, Body::Held) if own => false,
-            (Way::Push, Body::Held) if !own => false,
+            (Body::Held, _) if written => (true, false),
             // A repeated answer to an earlier step.
-            _ => {
-                self.lane.flights.insert(op, flight);
-                return;
-            }
+            _ => (false, false),
         };
+        if !over {
+            self.lane.flights.insert(op, flight);
+            return;
+        }
         let step = exchange.landed(now, failed, &mut self.lane, fx);
         self.end_if_over(now, at, step, fx);
     }

@@ -3,46 +3,41 @@
 use std::collections::BTreeSet;
 
 use crate::members::Opinion;
+use crate::node::reach::Reach;
 use crate::types::NodeId;
 
 /// The other members as the coordinator may use them.
 #[derive(Clone, Debug)]
 pub(super) struct View {
     me: NodeId,
-    links: BTreeSet<NodeId>,
+    reach: Reach,
     suspect: BTreeSet<NodeId>,
-    down: BTreeSet<NodeId>,
 }
 
 impl View {
     /// Nobody is linked at first, and nobody is suspected.
     pub(super) fn new(me: NodeId) -> Self {
-        View { me, links: BTreeSet::new(), suspect: BTreeSet::new(), down: BTreeSet::new() }
+        View { me, reach: Reach::default(), suspect: BTreeSet::new() }
     }
 
     /// A link came up or went down.
     pub(super) fn link(&mut self, peer: NodeId, up: bool) {
-        if up {
-            self.links.insert(peer);
-        } else {
-            self.links.remove(&peer);
-        }
+        self.reach.link(peer, up);
     }
 
     /// This node's opinion of a peer has changed.
     pub(super) fn opine(&mut self, peer: NodeId, opinion: Opinion) {
-        self.suspect.remove(&peer);
-        self.down.remove(&peer);
-        match opinion {
-            Opinion::Up => false,
-            Opinion::Suspect => self.suspect.insert(peer),
-            Opinion::Down => self.down.insert(peer),
-        };
+        self.reach.opine(peer, opinion);
+        if opinion == Opinion::Suspect {
+            self.suspect.insert(peer);
+        } else {
+            self.suspect.remove(&peer);
+        }
     }
 
     /// True if something can be sent to this node with a hope for an answer.
     pub(super) fn can_use(&self, node: NodeId) -> bool {
-        node == self.me || (self.links.contains(&node) && !self.down.contains(&node))
+        node == self.me || self.reach.has(node)
     }
 
     /// True if an answer of this node is in doubt: another one is asked beside it.

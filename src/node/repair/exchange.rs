@@ -41,7 +41,7 @@ pub(super) struct Exchange {
     stage: Stage,
     /// The `op` of the question, or the token of the scan, that is to be answered next.
     question: u64,
-    pub(super) patience: Micros,
+    patience: Micros,
     /// The leaves that differ; `None` for all.
     leaves: Option<Vec<u16>>,
     after: Option<Key>,

@@ -12,9 +12,10 @@ use super::files::Directory;
 use super::layout::{self, At, CHUNKS, HINTS, Head, Place, Value};
 use super::{DiskStore, Fault, OpenError, life, members};
 use crate::members::Members;
+use crate::merkle::Digest;
 use crate::ring::Ring;
 use crate::store::{Found, HintTotal, Kept, Meta, Record, schema};
-use crate::types::{Key, NodeId, Partition, first_u64, hash64};
+use crate::types::{Key, NodeId, Partition, first_u64};
 use crate::wire;
 
 /// What a check has read, and how much of it is damaged.
@@ -241,7 +242,7 @@ impl Reader<'_> {
         let (keys, sum) = report.by_partition.entry(partition).or_default();
         *keys += 1;
         // A sum does not depend on what else the store holds.
-        *sum = sum.wrapping_add(hash64(&[key.as_bytes(), &bytes]));
+        *sum = sum.wrapping_add(Digest::of(key, object).0 as u64);
     }
 
     /// sled could not read on.

@@ -1,0 +1,42 @@
+//! Which members can be reached now, as a role sees it: linked, and not believed to be down.
+
+use std::collections::BTreeSet;
+
+use crate::members::Opinion;
+use crate::types::NodeId;
+
+/// Nobody can be reached at first.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Reach {
+    links: BTreeSet<NodeId>,
+    down: BTreeSet<NodeId>,
+}
+
+impl Reach {
+    /// A link came up or went down.
+    pub(super) fn link(&mut self, peer: NodeId, up: bool) {
+        if up {
+            self.links.insert(peer);
+        } else {
+            self.links.remove(&peer);
+        }
+    }
+
+    /// This node's opinion of a peer has changed; true if it is believed to be down from now on, or no more.
+    pub(super) fn opine(&mut self, peer: NodeId, opinion: Opinion) -> bool {
+        match opinion {
+            Opinion::Down => self.down.insert(peer),
+            Opinion::Up | Opinion::Suspect => self.down.remove(&peer),
+        }
+    }
+
+    /// True if something can be sent to this member with a hope for an answer.
+    pub(super) fn has(&self, peer: NodeId) -> bool {
+        self.links.contains(&peer) && !self.down.contains(&peer)
+    }
+
+    /// All that can be reached, in order.
+    pub(super) fn all(&self) -> Vec<NodeId> {
+        self.links.difference(&self.down).copied().collect()
+    }
+}

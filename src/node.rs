@@ -146,7 +146,9 @@ impl Node {
     /// Hands around what the roles have for each other until there is nothing left.
     fn settle(&mut self, now: Micros) {
         loop {
-            self.effects.set_load(self.coordinator.load());
+            if !self.coordinator.is_idle() {
+                self.effects.set_busy();
+            }
             if let Some(message) = self.effects.next_local() {
                 self.dispatch(now, self.effects.me(), message);
             } else if let Some((peer, opinion)) = self.effects.next_opinion() {
@@ -209,7 +211,7 @@ impl Node {
                 self.repair.hear(now, from, op, body, fx);
             }
             Body::Held | Body::Failed(_) if op & collection::TAG != 0 && own => {
-                self.collection.done(now, op, &body, fx);
+                self.collection.done(op, &body, fx);
             }
             Body::Propose { .. }
             | Body::Agreed

@@ -30,6 +30,8 @@ const PAGE_BYTES: usize = 256 << 10;
 const PATIENCE: Micros = 5_000 * MILLI;
 /// How often somebody is asked whether it knows later generations.
 const TELL: Micros = 1_000 * MILLI;
+/// What may be collected is looked for so often; it is no matter of less.
+const LOOK: Micros = 100 * MILLI;
 /// Where nobody can tell, a node that serves waits so long before it mints.
 const GRACE: Micros = 3_000 * MILLI;
 /// Generations that are asked for at a time.
@@ -49,6 +51,7 @@ pub(super) struct Collection {
     holding: BTreeMap<Partition, String>,
     next_op: u64,
     tell_at: Micros,
+    look_at: Micros,
     settled_at: Option<Micros>,
     /// Those that know the same generations as this node, of this digest.
     agreeing: (u64, BTreeSet<NodeId>),
@@ -80,6 +83,7 @@ impl Collection {
             holding: BTreeMap::new(),
             next_op,
             tell_at: 0,
+            look_at: 0,
             settled_at: None,
             agreeing: (0, BTreeSet::new()),
             has_begun: false,
@@ -166,7 +170,8 @@ impl Collection {
                 self.put_off(now, partition, format!("no answer from {}", names.join(", ")));
             }
         }
-        if fx.is_settled() {
+        if fx.is_settled() && now >= self.look_at {
+            self.look_at = now + LOOK;
             self.begin_rounds(now, fx);
         }
     }
@@ -179,7 +184,7 @@ impl Collection {
 
     /// Looks at the partitions that this node is the first home of.
     fn begin_rounds(&mut self, now: Micros, fx: &mut Effects) {
-        let most = if fx.load() == 0 { MAX_ROUNDS } else { MAX_ROUNDS_BESIDE_CLIENTS };
+        let most = if fx.is_busy() { MAX_ROUNDS_BESIDE_CLIENTS } else { MAX_ROUNDS };
         for partition in (0..self.ring.partitions()).map(Partition) {
             if self.rounds.len() >= most {
                 return;
@@ -268,7 +273,7 @@ impl Collection {
         if let Some(partition) = self.chores.reads(token) {
             let keys = page.items.iter().map(|item| item.key.clone()).collect();
             self.chores.found(partition, keys, page.next.clone());
-            self.work(now, partition, fx);
+            self.work(partition, fx);
             return true;
         }
         let choosing = |(partition, round): (&Partition, &Round)| match round {
@@ -314,7 +319,7 @@ impl Collection {
                     return fx.send(vec![from], op, Body::NotYet(why));
                 }
                 self.chores.begin(partition, Purpose::Agree { to: from, op }, condemned);
-                self.work(now, partition, fx);
+                self.work(partition, fx);
             }
             Body::Agreed => self.agreed(now, from, op, fx),
             Body::NotYet(why) => {
@@ -353,7 +358,7 @@ impl Collection {
                 fx.send_synced(Some(mark), from, op, Body::Generation { partition, generation });
             }
             Body::Generation { partition, generation } => {
-                self.adopt(now, partition, generation, fx);
+                self.adopt(partition, generation, fx);
             }
             _ => {}
         }
@@ -429,18 +434,12 @@ impl Collection {
         let condemned = generation.condemned.clone();
         let purpose = Purpose::Adopt { generation, renounce: false, tell: true };
         self.chores.begin(partition, purpose, condemned);
-        self.work(now, partition, fx);
+        self.work(partition, fx);
     }
 
     /// Takes over a later generation that somebody knows, once what it condemns is dead here. More than one ahead, this disk
     /// is an old one: what others minted and it still has may be collected, and is renounced.
-    fn adopt(
-        &mut self,
-        now: Micros,
-        partition: Partition,
-        generation: Generation,
-        fx: &mut Effects,
-    ) {
+    fn adopt(&mut self, partition: Partition, generation: Generation, fx: &mut Effects) {
         let own = fx.generations().number(partition);
         if partition.0 >= self.ring.partitions()
             || generation.number <= own
@@ -468,7 +467,7 @@ impl Collection {
             Purpose::Adopt { generation, renounce, tell: false },
             condemned,
         );
-        self.work(now, partition, fx);
+        self.work(partition, fx);
     }
 
     /// Takes what is collected out of the own records.
@@ -476,19 +475,19 @@ impl Collection {
         let collected = fx.generations().of(partition).collected.clone();
         if !collected.is_empty() && self.ring.homes(partition).contains(&self.me) {
             self.chores.begin(partition, Purpose::Clear, collected);
-            self.work(0, partition, fx);
+            self.work(partition, fx);
         }
     }
 
     /// The own replica has done a part of a chore, or could not.
-    pub(super) fn done(&mut self, now: Micros, op: u64, body: &Body, fx: &mut Effects) {
+    pub(super) fn done(&mut self, op: u64, body: &Body, fx: &mut Effects) {
         if let Some(partition) = self.chores.done(op, body) {
-            self.work(now, partition, fx);
+            self.work(partition, fx);
         }
     }
 
     /// Goes on with a partition's chore; takes the consequences when it is over.
-    fn work(&mut self, now: Micros, partition: Partition, fx: &mut Effects) {
+    fn work(&mut self, partition: Partition, fx: &mut Effects) {
         let is_home = self.ring.homes(partition).contains(&self.me);
         let next_op = &mut self.next_op;
         let mut op = || {
@@ -517,9 +516,7 @@ impl Collection {
                 }
                 self.clear(partition, fx);
             }
-            Ended::Nothing => {
-                self.rest.insert(partition, now);
-            }
+            Ended::Nothing => {}
         }
     }
 }

@@ -31,7 +31,6 @@ pub(super) struct Effects {
     opinions: VecDeque<(NodeId, Opinion)>,
     /// Who told of which life of this node that is later than this one.
     own_lives: VecDeque<(NodeId, u64)>,
-    load: usize,
     /// Until when clients count as being there, since they were.
     busy_until: Micros,
     awaiting: bool,
@@ -61,7 +60,6 @@ impl Effects {
             damaged: VecDeque::new(),
             opinions: VecDeque::new(),
             own_lives: VecDeque::new(),
-            load: 0,
             busy_until: 0,
             awaiting: false,
             settled: false,
@@ -127,22 +125,14 @@ impl Effects {
         self.own_lives.pop_front()
     }
 
-    /// Clients' requests that are under way here: background work yields to them.
-    pub(super) fn set_load(&mut self, requests: usize) {
-        self.load = requests;
-        if requests > 0 {
-            self.busy_until = self.now + BUSY;
-        }
+    /// Clients' requests are under way here: background work yields to them.
+    pub(super) fn set_busy(&mut self) {
+        self.busy_until = self.now + BUSY;
     }
 
     /// True while clients use this node: between two requests of a few clients there is often none under way.
     pub(super) fn is_busy(&self) -> bool {
         self.now < self.busy_until
-    }
-
-    /// Clients' requests that are under way here.
-    pub(super) fn load(&self) -> usize {
-        self.load
     }
 
     /// Whether some peer may still have hints for this node: what is not found here does not count then.

@@ -226,10 +226,10 @@ impl Handoff {
     /// Sends as many hints to a member as may be in flight.
     fn go_on(&mut self, now: Micros, target: NodeId, fx: &mut Effects) {
         let Some(mut pass) = self.passes.remove(&target) else { return };
-        let window = match (pass.aged, fx.load()) {
+        let window = match (pass.aged, fx.is_busy()) {
             (true, _) => MAX_AGED_FLIGHTS,
-            (false, 0) => MAX_FLIGHTS,
-            (false, _) => MAX_FLIGHTS_BESIDE_CLIENTS,
+            (false, false) => MAX_FLIGHTS,
+            (false, true) => MAX_FLIGHTS_BESIDE_CLIENTS,
         };
         while now >= pass.rest_until && pass.flights < window && pass.bytes < MAX_FLIGHT_BYTES {
             let Some((key, hint)) = pass.page.pop_front() else { break };

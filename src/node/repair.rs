@@ -35,6 +35,8 @@ const MAX_EXCHANGES_BESIDE_CLIENTS: usize = 2;
 /// An exchange that moved something is followed by another one after this time, until the roots are the same; one that failed
 /// is tried again after it, then twice it, and so on.
 const AGAIN: Micros = 1_000 * MILLI;
+/// What is due is looked for so often; it is no matter of less.
+const LOOK: Micros = 100 * MILLI;
 /// Exchanges with a peer that is back begin within this time.
 const SPREAD: Micros = 500 * MILLI;
 
@@ -48,6 +50,7 @@ pub(super) struct Repair {
     reach: Reach,
     pairs: BTreeMap<(Partition, NodeId), Pair>,
     exchanges: Vec<Exchange>,
+    look_at: Micros,
     lane: Lane,
     answers: Answers,
     reader: Reader,
@@ -140,6 +143,7 @@ impl Repair {
             reach: Reach::default(),
             pairs,
             exchanges: Vec::new(),
+            look_at: 0,
             lane: Lane { next_op, flights: BTreeMap::new() },
             answers: Answers::default(),
             reader: Reader::new(own, config.scrub_interval),
@@ -217,9 +221,10 @@ impl Repair {
                 at += 1;
             }
         }
-        if !fx.is_settled() {
+        if !fx.is_settled() || now < self.look_at {
             return;
         }
+        self.look_at = now + LOOK;
         self.look_after_authority(now, fx);
         self.begin_exchanges(now, fx);
         let (ring, reach, me) = (&self.ring, &self.reach, self.me);
@@ -234,7 +239,7 @@ impl Repair {
     /// Notices which authority is lacking, and regains it where every other home has nothing that is missing.
     fn look_after_authority(&mut self, now: Micros, fx: &mut Effects) {
         let (store, lost) = (fx.meta().store, &fx.meta().without_authority);
-        if self.store != store || self.lacking.len() != lost.len() {
+        if self.store != store || !self.lacking.keys().eq(lost) {
             // What was taken over before counts no more.
             self.store = store;
             self.lacking = lost.iter().map(|partition| (*partition, BTreeSet::new())).collect();
@@ -377,7 +382,9 @@ impl Repair {
             Ok(Some(())) => Ok(()),
             Err(why) => Err(why),
         };
-        let Exchange { peer, partition, store, moved, .. } = self.exchanges.swap_remove(at);
+        let exchange = self.exchanges.swap_remove(at);
+        let proves = exchange.proves(fx);
+        let Exchange { peer, partition, moved, .. } = exchange;
         self.lane.flights.retain(|_, f| f.peer != peer || f.partition != partition);
         let (interval, half) = (self.interval, self.rng.below(self.interval / 2 + 1));
         let initiates = self.initiates(partition, peer);
@@ -417,8 +424,10 @@ impl Repair {
             // Authority depends on it, whoever is to begin otherwise.
             pair.due = Some(pair.due.map_or(now + AGAIN, |due| due.min(now + AGAIN)));
         }
-        let proven = pair.failing.is_none() && moved.is_complete() && store == self.store;
-        if proven && let Some(heard) = self.lacking.get_mut(&partition) {
+        if pair.failing.is_none()
+            && proves
+            && let Some(heard) = self.lacking.get_mut(&partition)
+        {
             heard.insert(peer);
             self.look_after_authority(now, fx);
         }

@@ -32,9 +32,10 @@ const PAGE_BYTES: usize = 1 << 20;
 pub(super) struct Exchange {
     pub(super) peer: NodeId,
     pub(super) partition: Partition,
-    /// The store's id when it began: under another one it proves nothing.
-    pub(super) store: u64,
     pub(super) moved: Moved,
+    /// The store's id and the partition's generation when it began: under others it proves nothing.
+    store: u64,
+    generation: u64,
     width: u8,
     /// Changes that the partition had seen when it began.
     changes: u64,
@@ -120,11 +121,13 @@ impl Exchange {
     ) -> Option<Self> {
         let root = fx.forest().tree(partition)?.root();
         let width = if proof { WIDTH_OF_PROOF } else { WIDTH };
+        let generation = fx.generations().number(partition);
         let mut exchange = Exchange {
             peer,
             partition,
             store: fx.meta().store,
             moved: Moved::default(),
+            generation,
             width,
             changes: fx.forest().changes(partition),
             stage: Stage::Descending(0, vec![0]),
@@ -137,7 +140,6 @@ impl Exchange {
             flights: 0,
             size: 0,
         };
-        let generation = fx.generations().number(partition);
         let compare = Body::Compare { partition, shape: SHAPE, width, root, generation };
         exchange.ask(now, compare, lane, fx);
         Some(exchange)
@@ -147,6 +149,15 @@ impl Exchange {
         self.question = lane.question();
         self.patience = now + PATIENCE;
         fx.send(vec![self.peer], self.question, body);
+    }
+
+    /// True if its outcome proves that nothing is missing here: it was begun as a proof, all that differed was moved, and
+    /// neither the own store nor the partition's generation is another one by now.
+    pub(super) fn proves(&self, fx: &Effects) -> bool {
+        self.width == WIDTH_OF_PROOF
+            && self.moved.is_complete()
+            && self.store == fx.meta().store
+            && self.generation == fx.generations().number(self.partition)
     }
 
     /// True if an answer with this `op` is awaited.

@@ -310,6 +310,14 @@ mod tests {
     }
 
     #[test]
+    fn an_old_disk_renounces_all_values_but_those_that_it_minted_since() {
+        let c = Actor { store: 3, serial: 1 };
+        let old = clock(&[(A, 2, &["v2"]), (B, 1, &["v3"]), (c, 4, &[])]);
+        assert_eq!(old.renounce(&[2]), clock(&[(B, 1, &["v3"]), (c, 4, &[])]));
+        assert_eq!(old.renounce(&[]), clock(&[(c, 4, &[])]));
+    }
+
+    #[test]
     fn published_vectors() {
         let a0 = Clock::default().update(&Context::default(), A, "v1").0;
         assert_eq!(a0, clock(&[(A, 1, &["v1"])]));

@@ -94,7 +94,7 @@ impl Coordinator {
     }
 
     /// Requests that somebody waits for.
-    pub(super) fn load(&self) -> usize {
+    fn load(&self) -> usize {
         self.operations.len() - self.lingering
     }
 

@@ -402,13 +402,17 @@ impl Collection {
 
     /// A member knows the same generations. If it is certain of its own, or if all others do, then nothing here is old.
     fn agree_on_all(&mut self, from: NodeId, certain: bool, fx: &mut Effects) {
+        // It is certain already, as nearly always: with many members, counting them at each word is dear.
+        if fx.meta().fresh.is_empty() {
+            return;
+        }
         if self.agreeing.0 != fx.generations().digest() {
             self.agreeing = (fx.generations().digest(), BTreeSet::new());
         }
         self.agreeing.1.insert(from);
         let all = others(self.me, fx).iter().all(|member| self.agreeing.1.contains(member));
         let outlived = fx.hints().has_outlived(fx.generations());
-        if (certain || all) && fx.is_settled() && !outlived && !fx.meta().fresh.is_empty() {
+        if (certain || all) && fx.is_settled() && !outlived {
             fx.change_meta(|meta| meta.fresh.clear());
         }
     }

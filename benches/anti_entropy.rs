@@ -100,6 +100,8 @@ impl Pair {
                 hints: Kept::default(),
                 generations: Vec::new(),
                 boot_nonce: NodeId::of(name).0,
+                continues: false,
+                continues: false,
                 bootstrap: false,
                 serial_block: 1_000,
             };

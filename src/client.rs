@@ -21,8 +21,8 @@ use tokio::time::Instant;
 use crate::causal::Dot;
 use crate::members::Member;
 use crate::message::{
-    CallBody, EmulateOrder, Quorum, Refusal, RepairReport, ReplyBody, Request, Response,
-    RingReport, StatusReport,
+    CallBody, EmulateOrder, Quorum, Refusal, RepairReport, Replacement, ReplyBody, Request,
+    Response, RingReport, StatusReport,
 };
 use crate::ring::Ring;
 use crate::types::{Blob, Key, MAX_VALUE_BYTES, NodeId, Partition, SizeError, WriteId};
@@ -120,7 +120,6 @@ struct Shared {
     options: Options,
     cluster: String,
     report: RingReport,
-    ring: Ring,
     entry: NodeId,
     nodes: HashMap<NodeId, Node>,
     seed: [u8; 32],
@@ -163,8 +162,6 @@ impl Client {
             Ok(_) => return Err(ODD_ANSWER.into()),
             Err(Lost::Sent(why) | Lost::Unsent(why)) => return Err(why),
         };
-        let ring = Ring::new(&report.members.ids(), report.n, report.partitions)
-            .map_err(|error| format!("the ring that it reports is unusable: {error}"))?;
         let entry = NodeId::of(&link.name);
         let mut nodes: HashMap<NodeId, Node> = report.members.iter().map(node).collect();
         // The way that worked is kept for this node, whatever address the cluster knows it by.
@@ -181,7 +178,7 @@ impl Client {
             .and_then(|mut source| source.read_exact(&mut seed))
             .map_err(|error| format!("no randomness from /dev/urandom: {error}"))?;
         let (drawn, made) = (AtomicU64::new(0), Instant::now());
-        let shared = Shared { options, cluster, report, ring, entry, nodes, seed, drawn, made };
+        let shared = Shared { options, cluster, report, entry, nodes, seed, drawn, made };
         Ok(Client(Arc::new(shared)))
     }
 
@@ -192,7 +189,7 @@ impl Client {
 
     /// Where keys live.
     pub fn ring(&self) -> &Ring {
-        &self.0.ring
+        &self.0.report.ring
     }
 
     /// The members and settings that the ring was made from.
@@ -217,7 +214,7 @@ impl Client {
         timeout_ms: u32,
     ) -> Result<Found, Failure> {
         let request = Request::Get { key: key.clone(), r: r.into() };
-        match self.data(request, self.0.ring.partition(key), timeout_ms).await? {
+        match self.data(request, self.ring().partition(key), timeout_ms).await? {
             Response::Found { values, context, answered } => {
                 let values = values.into_iter().map(|Blob(value)| value).collect();
                 Ok(Found { values, context: context.0, answered })
@@ -232,7 +229,7 @@ impl Client {
         if value.len() > MAX_VALUE_BYTES {
             return Err(Refusal::Size(SizeError::Value(value.len() as u64)).into());
         }
-        let partition = self.0.ring.partition(&key);
+        let partition = self.ring().partition(&key);
         let context = context.map(Blob);
         let request = Request::Put { key, value: Blob(value), context, write, w };
         written(self.data(request, partition, timeout_ms).await?)
@@ -247,7 +244,7 @@ impl Client {
         timeout_ms: u32,
     ) -> Result<Written, Failure> {
         let request = Request::Delete { key: key.clone(), context: context.map(Blob), w: w.into() };
-        written(self.data(request, self.0.ring.partition(key), timeout_ms).await?)
+        written(self.data(request, self.ring().partition(key), timeout_ms).await?)
     }
 
     /// The next keys of a partition behind `after`, about `limit_bytes` bytes of them, merged from `r`
@@ -279,6 +276,22 @@ impl Client {
     pub async fn stop(&self, name: &str) -> Result<(), Failure> {
         match self.control(Some(name), CallBody::Stop).await? {
             ReplyBody::Stopping => Ok(()),
+            _ => Err(unfitting()),
+        }
+    }
+
+    /// Gives the places of the member `old` to `new`, which listens at `address`, and removes `old` for good; without `apply`
+    /// only says what would happen. Asks the node first connected to.
+    pub async fn replace(
+        &self,
+        old: &str,
+        new: &str,
+        address: &str,
+        apply: bool,
+    ) -> Result<Replacement, Failure> {
+        let (old, new, address) = (old.to_owned(), new.to_owned(), address.to_owned());
+        match self.control(None, CallBody::Replace { old, new, address, apply }).await? {
+            ReplyBody::Replace(told) => told.map_err(Failure::Error),
             _ => Err(unfitting()),
         }
     }

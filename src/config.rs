@@ -65,6 +65,8 @@ pub struct Config {
     /// True if the operator says that this is a new cluster, whose members need not all be up. Not in
     /// the file: it is said once.
     pub bootstrap: bool,
+    /// True if a store of another name is to be set aside: that of a member that was removed. Not in the file.
+    pub rejoin_empty: bool,
     /// Memory for the store's cache, in MiB.
     pub cache_mib: u64,
     /// With less free space on its disk than this, in MiB, the node refuses writes.
@@ -224,6 +226,7 @@ fn check(keys: Keys) -> Result<Config, String> {
         repair_interval_ms,
         scrub_interval_ms,
         bootstrap,
+        rejoin_empty: false,
         cache_mib,
         disk_reserve_mib,
         allow_emulation,

@@ -4,8 +4,10 @@
 mod accounts;
 mod emulated;
 mod journal;
+mod life;
 mod process;
 mod quarantine;
+mod replacing;
 mod space;
 mod storage;
 
@@ -18,24 +20,25 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
-use tokio::runtime::Builder;
-use tokio::sync::mpsc::{Receiver, UnboundedReceiver, channel, unbounded_channel};
+use tokio::sync::mpsc::{Receiver, UnboundedReceiver, channel};
 use tokio::task::{AbortHandle, yield_now};
 use tokio::time::{sleep_until, timeout_at};
 use tracing::{info, warn};
 
 use crate::config::{Config, check_address};
 use crate::members::{Member, Members};
-use crate::message::{Call, CallBody, Refusal, Reply, ReplyBody, Response};
+use crate::message::{Call, CallBody, Refusal, Replacement, Reply, ReplyBody, Response};
 use crate::net::frames::{Held, Outbox};
 use crate::net::{CLIENT_LIMITS, Event, Hub, Identity, listener, peers};
-use crate::node::{self, ClientId, Input, Node, Output, Shortage};
+use crate::node::{ClientId, Input, Node, Output, Shortage};
+use crate::ring::Ring;
 use crate::rng::Rng;
 use crate::store::disk::{DiskStore, OpenError};
-use crate::store::{Kept, LifeError, Meta, Owner, Store, StoreError, begin_life, end_life};
-use crate::types::{Key, MILLI, Micros, NodeId};
+use crate::store::{LifeError, Meta, StoreError};
+use crate::types::{MILLI, Micros, NodeId};
 use crate::wire;
 use emulated::{Emulator, Parcel};
+pub use life::run;
 use storage::{Report, Storage};
 
 /// Most calls under way on one client's connection.
@@ -50,6 +53,8 @@ const RESERVE_BYTES: usize = 8 << 20;
 const MAX_INPUTS: usize = 1_024;
 /// At a stop, requests under way have this long to finish.
 const FINISH: Duration = Duration::from_secs(5);
+/// Where another life follows they have this long: their clients try again elsewhere.
+const FINISH_BEFORE_NEXT: Duration = Duration::from_millis(300);
 /// Then their replies have this long to leave.
 const FLUSH: Duration = Duration::from_secs(1);
 /// A generation of a partition lasts at least this long.
@@ -81,6 +86,11 @@ pub enum ServeError {
     /// The port is taken, or the address is not one of this machine.
     #[error("cannot listen on {0}: {1}")]
     Listen(String, io::Error),
+    /// The operator has removed this node from its cluster; nothing was changed.
+    #[error(
+        "{0}; {1} is left as it is, and `pixii server --rejoin-empty` begins anew beside it, under another name"
+    )]
+    Removed(String, PathBuf),
     /// The system has no randomness, threads or descriptors to give.
     #[error("the system gave no {0}: {1}")]
     System(&'static str, io::Error),
@@ -96,6 +106,7 @@ impl ServeError {
                 error,
                 Directory { .. } | Foreign { .. } | Format { .. } | NewerSchema { .. }
             ),
+            ServeError::Removed(..) => true,
             ServeError::Life(_, error) => matches!(error, LifeError::Owner(..) | LifeError::Ring),
             _ => false,
         }
@@ -128,102 +139,6 @@ fn open_and_run(config: &Config, stop: Receiver<String>) -> Result<(), ServeErro
     Ok(closed?)
 }
 
-/// The same on a store that is open already, until `stop` receives why to stop.
-pub fn run(
-    config: &Config,
-    store: Arc<dyn Store>,
-    stop: Receiver<String>,
-) -> Result<(), ServeError> {
-    let system = |what| move |error| ServeError::System(what, error);
-    let random = || process::random().map_err(system("random bits"));
-    let (fresh_id, boot_nonce, seed) = (random()?, random()?, random()?);
-    let runtime =
-        Builder::new_current_thread().enable_all().build().map_err(system("event loop"))?;
-
-    let unusable = |error| ServeError::Life(config.data_dir.clone(), error);
-    let (cluster, name) = (config.cluster.clone(), config.name.clone());
-    let owner = Owner { cluster, name, ring: config.ring.digest() };
-    let last = store.meta().map_err(|error| unusable(error.into()))?;
-    let recovered = last.is_some_and(|meta| !meta.clean);
-    let meta = begin_life(&*store, &owner, fresh_id).map_err(unusable)?;
-    let incarnation = meta.incarnation;
-    info!(
-        "node {} of cluster {} starts: incarnation {incarnation}, {}",
-        config.name,
-        config.cluster,
-        if recovered { "recovered from an unclean stop" } else { "after a clean stop or new" },
-    );
-    let listener = match runtime.block_on(TcpListener::bind(&config.listen)) {
-        Ok(listener) => listener,
-        Err(error) => {
-            end_life(&*store, &meta)?;
-            return Err(ServeError::Listen(config.listen.clone(), error));
-        }
-    };
-    let place = |key: &Key| {
-        let partition = config.ring.partition(key);
-        (partition, !config.ring.homes(partition).contains(&config.me()))
-    };
-    let (members, hints) = (store.members()?, store.hint_totals(&place)?);
-    let generations = store.generations()?;
-    let (reports, reported) = unbounded_channel();
-    let reserve_bytes = config.disk_reserve_mib << 20;
-    let storage = Storage::start(&store, reserve_bytes, reports).map_err(system("threads"))?;
-    let served = runtime.block_on(async {
-        let config_of_node = node::Config {
-            boot_nonce,
-            hints,
-            generations,
-            ..machine_config(config, incarnation, members)
-        };
-        let node = Node::new(config_of_node, meta, seed);
-        let engine = Engine::new(config, recovered, (boot_nonce, seed), node, storage, reported);
-        engine.run(listener, seed, stop).await
-    });
-    // A look-up of a peer's host name may still be waiting for an answer.
-    runtime.shutdown_background();
-    let (storage, meta) = served?;
-    storage.finish()?;
-    end_life(&*store, &meta)?;
-    info!("node {} has stopped", config.name);
-    Ok(())
-}
-
-/// What the configuration tells the machine; what its store knows is added.
-fn machine_config(config: &Config, incarnation: u64, remembered: Option<Members>) -> node::Config {
-    let mut members = config.members.clone();
-    // Where this node itself listens is as configured, from this life on.
-    let address = members.get(config.me()).map(|own| own.address.clone()).unwrap_or_default();
-    let own = |member: &Member| Member { incarnation, address: address.clone(), ..member.clone() };
-    let known = members.clone();
-    let all = known.iter().chain(remembered.iter().flat_map(Members::iter));
-    let (own_words, others): (Vec<&Member>, Vec<&Member>) =
-        all.partition(|member| member.id() == config.me());
-    members.merge(others);
-    members.merge(&own_words.into_iter().map(own).collect::<Vec<_>>());
-
-    node::Config {
-        me: config.me(),
-        ring: Arc::new(config.ring.clone()),
-        r: config.r,
-        w: config.w,
-        strict: config.strict,
-        members,
-        gossip_interval: config.gossip_interval_ms * MILLI,
-        gossip_timeout: config.gossip_timeout_ms * MILLI,
-        hint_limit_bytes: config.hint_limit_mib << 20,
-        hint_age: config.hint_age_ms * MILLI,
-        repair_interval: config.repair_interval_ms * MILLI,
-        scrub_interval: config.scrub_interval_ms * MILLI,
-        generation_pause: GENERATION_PAUSE,
-        hints: Kept::default(),
-        generations: Vec::new(),
-        boot_nonce: 0,
-        bootstrap: config.bootstrap,
-        serial_block: SERIAL_BLOCK,
-    }
-}
-
 /// A client's connection.
 struct Client {
     outbox: Arc<Outbox>,
@@ -232,6 +147,7 @@ struct Client {
 
 struct Engine<'a> {
     config: &'a Config,
+    ring: Arc<Ring>,
     /// True if the last stop was not a clean one.
     recovered: bool,
     hub: Arc<Hub>,
@@ -254,11 +170,26 @@ struct Engine<'a> {
     accepting: Option<AbortHandle>,
     /// When a stop that has begun no longer waits for the requests under way.
     finish_by: Option<Instant>,
+    /// Who waits for the replacement of a member to be durable, and what it comes to.
+    replacing: Option<(ClientId, u64, Replacement)>,
+    ending: Ending,
+}
+
+/// Why a life ends.
+#[derive(Debug)]
+enum Ending {
+    /// The daemon stops.
+    Stop,
+    /// Another life follows, with a later ring.
+    Relive,
+    /// An operator has removed the node, as a peer says.
+    Removed(String),
 }
 
 impl<'a> Engine<'a> {
     fn new(
         config: &'a Config,
+        ring: Arc<Ring>,
         recovered: bool,
         (boot_nonce, seed): (u64, u64),
         node: Node,
@@ -269,8 +200,8 @@ impl<'a> Engine<'a> {
             cluster: config.cluster.clone(),
             name: config.name.clone(),
             me: config.me(),
-            members: config.members.clone(),
-            ring: config.ring.digest(),
+            members: configured(node.members(), &config.members),
+            ring: (ring.version(), ring.digest()),
             incarnation: node.meta().incarnation,
             boot_nonce,
         };
@@ -278,6 +209,7 @@ impl<'a> Engine<'a> {
         let emulator = Emulator::off(config.me(), config.emulation_seed.unwrap_or(seed));
         Engine {
             config,
+            ring,
             recovered,
             hub,
             node,
@@ -294,16 +226,18 @@ impl<'a> Engine<'a> {
             short: false,
             accepting: None,
             finish_by: None,
+            replacing: None,
+            ending: Ending::Stop,
         }
     }
 
-    /// Serves until it is stopped; gives back the store's threads and what the store is to know.
+    /// Serves until it is to end; gives back why, the store's threads, and what the store is to know.
     async fn run(
         mut self,
         listener: TcpListener,
         seed: u64,
-        mut stop: Receiver<String>,
-    ) -> Result<(Storage, Meta), StoreError> {
+        stop: &mut Receiver<String>,
+    ) -> Result<(Ending, Storage, Meta), StoreError> {
         let accepting = tokio::spawn(listener::accept(listener, self.hub.clone()));
         self.accepting = Some(accepting.abort_handle());
         let mut rng = Rng::new(seed);
@@ -319,7 +253,7 @@ impl<'a> Engine<'a> {
             let wake = self.wake_at();
             tokio::select! {
                 biased;
-                Some(why) = stop.recv(), if self.finish_by.is_none() => self.begin_stop(&why),
+                Some(why) = stop.recv(), if self.may_stop() => self.stop(&why),
                 Some(report) = self.reports.recv() => self.report(report)?,
                 Some(event) = self.events.recv() => self.event(event),
                 () = sleep_until(wake.into()) => {}
@@ -331,7 +265,7 @@ impl<'a> Engine<'a> {
         }
         self.end_emulation();
         self.flush().await;
-        Ok((self.storage, self.node.meta().clone()))
+        Ok((self.ending, self.storage, self.node.meta().clone()))
     }
 
     fn now(&self) -> Micros {
@@ -419,6 +353,10 @@ impl<'a> Engine<'a> {
             Event::Left { client } => {
                 self.clients.remove(&client);
             }
+            Event::Removed { why } => {
+                self.ending = Ending::Removed(why);
+                self.begin_end(Duration::ZERO);
+            }
             Event::Call { client, call, held }
                 if self.emulator.is_on() && matches!(call.body, CallBody::Data { .. }) =>
             {
@@ -468,7 +406,10 @@ impl<'a> Engine<'a> {
             }
             CallBody::Stop => {
                 self.reply(client, id, ReplyBody::Stopping);
-                self.begin_stop("a client's request");
+                self.stop("a client's request");
+            }
+            CallBody::Replace { old, new, address, apply } => {
+                self.replace(client, id, (&old, &new, address), apply);
             }
         }
     }
@@ -527,7 +468,8 @@ impl<'a> Engine<'a> {
                 }
                 Output::Store(work) => works.push(work),
                 Output::Address { peer, address } => self.moved(peer, &address),
-                Output::Notice(notice) => journal::tell(notice, self.config),
+                Output::Relive => self.relive(),
+                Output::Notice(notice) => journal::tell(notice, self.config, self.node.members()),
             }
         }
         self.storage.submit(works.into_iter());
@@ -542,15 +484,25 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// From now on nobody new is let in, and no request is taken.
-    fn begin_stop(&mut self, why: &str) {
-        if self.finish_by.is_none() {
+    fn may_stop(&self) -> bool {
+        self.finish_by.is_none() || matches!(self.ending, Ending::Relive)
+    }
+
+    /// The daemon is to stop.
+    fn stop(&mut self, why: &str) {
+        if self.may_stop() {
             info!("node {} stops: {why}", self.config.name);
             process::notify(NotifyState::Stopping);
-            self.finish_by = Some(Instant::now() + FINISH);
-            if let Some(accepting) = &self.accepting {
-                accepting.abort();
-            }
+            self.ending = Ending::Stop;
+            self.begin_end(FINISH);
+        }
+    }
+
+    /// From now on nobody new is let in, and no request is taken; those under way have so long.
+    fn begin_end(&mut self, patience: Duration) {
+        self.finish_by.get_or_insert(Instant::now() + patience);
+        if let Some(accepting) = self.accepting.take() {
+            accepting.abort();
         }
     }
 
@@ -579,6 +531,15 @@ impl<'a> Engine<'a> {
             }
         }
     }
+}
+
+/// All members, where they are configured to be if they are configured.
+fn configured(members: &Members, configured: &Members) -> Members {
+    let place = |member: &Member| match configured.get(member.id()) {
+        Some(Member { address, .. }) => Member { address: address.clone(), ..member.clone() },
+        None => member.clone(),
+    };
+    Members::new(members.iter().map(place).collect())
 }
 
 fn busy(what: &str, limit: usize) -> ReplyBody {

@@ -214,6 +214,14 @@ impl Members {
         learnt
     }
 
+    /// Takes over all of another list, with the members that are not in this one.
+    pub fn adopt(&mut self, other: &Members) {
+        self.merge(other.iter());
+        let mut all: Vec<Member> = self.iter().cloned().collect();
+        all.extend(other.iter().filter(|member| self.get(member.id()).is_none()).cloned());
+        *self = Members::new(all);
+    }
+
     /// A digest of all that the list says: equal for equal lists.
     pub fn digest(&self) -> u64 {
         let mut parts: Vec<Vec<u8>> = vec![b"members".to_vec()];

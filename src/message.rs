@@ -10,6 +10,7 @@ use crate::causal::{Context, Dot, Object};
 use crate::generation::{Generation, Grave};
 use crate::members::{Beat, Cluster, Life, Member, Members};
 use crate::merkle::Digest;
+use crate::ring::Ring;
 use crate::types::{Blob, Key, NodeId, Partition, WriteId};
 pub use refusal::{Refusal, Roll};
 pub use status::{
@@ -271,6 +272,8 @@ pub enum Body {
         life: Life,
         /// The id of its cluster, if it is in one.
         cluster: Option<u64>,
+        /// Version and digest of its ring.
+        ring: (u64, u64),
     },
     /// This is what I know of you, and who I am.
     Known {
@@ -376,6 +379,13 @@ pub enum Body {
         /// Its generation.
         generation: Generation,
     },
+    /// Your ring is an older one: this is in force.
+    Placement {
+        /// The ring.
+        ring: Ring,
+        /// All members, those that are removed too.
+        members: Members,
+    },
 }
 
 /// A key of a leaf, as replicas compare it.
@@ -465,6 +475,17 @@ pub enum CallBody {
         /// Only with this home.
         peer: Option<NodeId>,
     },
+    /// Give the places of a member that is down to a new one, and remove it for good.
+    Replace {
+        /// The name of the one that goes.
+        old: String,
+        /// The name of the one that comes.
+        new: String,
+        /// Where that listens, `host:port`.
+        address: String,
+        /// False: only say what would happen.
+        apply: bool,
+    },
 }
 
 /// What a node sends to a client.
@@ -493,18 +514,34 @@ pub enum ReplyBody {
     Stopping,
     /// To `Repair`: what is known, or why nothing is compared.
     Repair(Result<RepairReport, String>),
+    /// To `Replace`: what is to happen, or has, or why it does not.
+    Replace(Result<Replacement, String>),
+}
+
+/// What the replacement of a member comes to.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub struct Replacement {
+    /// Where the one that goes was last heard to be.
+    pub old_address: String,
+    /// The version of the ring from then on.
+    pub version: u64,
+    /// Partitions whose homes change.
+    pub places: u32,
+    /// Partitions of the cluster.
+    pub partitions: u16,
+    /// Hints that the asked node keeps for the one that goes.
+    pub hints: u64,
 }
 
 /// All that a client needs to place keys itself.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct RingReport {
-    /// Every member.
+    /// Every member, those that are removed too.
     pub members: Members,
-    /// Replicas of each key.
-    pub n: u8,
-    /// Number of partitions.
-    pub partitions: u16,
+    /// Where keys live.
+    pub ring: Ring,
     /// Default R.
     pub r: u8,
     /// Default W.

@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::AbortHandle;
 
-use crate::members::Members;
+use crate::members::{Members, Standing};
 use crate::message::{Call, PeerMessage};
 use crate::node::ClientId;
 use crate::types::NodeId;
@@ -60,6 +60,8 @@ pub(crate) enum Event {
     Call { client: ClientId, call: Call, held: Held },
     /// A client is gone.
     Left { client: ClientId },
+    /// A peer says that an operator has removed this node, in these words.
+    Removed { why: String },
 }
 
 /// Who this node is, as its handshakes say it.
@@ -71,10 +73,10 @@ pub(crate) struct Identity {
     pub(crate) name: String,
     /// This node's id.
     pub(crate) me: NodeId,
-    /// Every member.
+    /// Every member, where it is configured to be; those that are removed too.
     pub(crate) members: Members,
-    /// The digest of the ring.
-    pub(crate) ring: u64,
+    /// The version and the digest of the ring.
+    pub(crate) ring: (u64, u64),
     /// How often the store has been started.
     pub(crate) incarnation: u64,
     /// Drawn at random at this start.
@@ -160,7 +162,10 @@ impl Hub {
     pub(crate) fn new(identity: Identity, known: &Members) -> (Arc<Self>, mpsc::Receiver<Event>) {
         let (events, receiver) = mpsc::channel(MAX_EVENTS);
         let unsent = Arc::new(AtomicUsize::new(0));
-        let others = identity.members.iter().filter(|member| member.id() != identity.me);
+        let others = identity
+            .members
+            .iter()
+            .filter(|member| member.id() != identity.me && member.standing != Standing::Removed);
         let peers = others.map(|member| {
             let heard = known.get(member.id()).unwrap_or(member).address.clone();
             let (configured, dialed) = (member.address.clone(), heard.clone());

@@ -9,6 +9,7 @@ mod generations;
 mod gossip;
 mod handoff;
 mod identity;
+mod placement;
 mod reach;
 mod repair;
 mod replica;
@@ -23,6 +24,7 @@ use effects::Effects;
 use gossip::Gossip;
 use handoff::Handoff;
 use identity::Identity;
+use placement::Placement;
 pub use repair::PairView;
 use repair::Repair;
 use replica::Replica;
@@ -40,6 +42,7 @@ pub struct Node {
     coordinator: Coordinator,
     replica: Replica,
     identity: Identity,
+    placement: Placement,
     gossip: Gossip,
     handoff: Handoff,
     repair: Repair,
@@ -67,6 +70,7 @@ impl Node {
         Node {
             replica: Replica::new(config.ring.clone(), &meta, config.serial_block),
             identity: Identity::new(&config),
+            placement: Placement::new(&config),
             gossip: Gossip::new(&config, seed),
             handoff: Handoff::new(&config, seed),
             repair: Repair::new(&config, seed),
@@ -94,6 +98,8 @@ impl Node {
                 self.repair.tick(now, fx);
                 self.collection.tick(now, fx);
             }
+            // One that has no place in the ring is no peer.
+            Input::Link { peer, .. } if !self.placement.has(peer) => {}
             Input::Link { peer, up } => {
                 self.identity.link(now, peer, up, fx);
                 let usable = up && !self.identity.is_foreign(peer);
@@ -104,6 +110,11 @@ impl Node {
                 self.request(now, Origin::Client { client, id }, request, timeout_ms);
             }
             Input::Repair { partition, peer } => self.repair.order(now, partition, peer),
+            Input::Replace { old, new } => {
+                if self.placement.replace(old, new, fx).is_err() {
+                    fx.count("replacements_refused");
+                }
+            }
             Input::Space(shortage) => self.replica.space(shortage),
             Input::Store(Done::Read { token, found, hints }) => {
                 self.replica.read_done(token, found, hints, fx);
@@ -121,6 +132,7 @@ impl Node {
                 fx.release(mark);
                 self.replica.synced(mark, fx);
                 self.identity.synced(fx);
+                self.placement.synced(fx);
                 self.collection.settled(now, fx);
             }
         }
@@ -186,10 +198,18 @@ impl Node {
         let PeerMessage { op, body } = message;
         let fx = &mut self.effects;
         let own = from == fx.me();
+        if !own && !self.placement.has(from) {
+            return fx.count("messages_of_strangers_ignored");
+        }
         if !own && !self.identity.is_foreign(from) {
             self.gossip.heard(now, from, fx);
         }
         match body {
+            Body::Introduce { ring, cluster, .. }
+                if !self.placement.meet(from, op, ring, cluster, fx) => {}
+            Body::Placement { ring, members } => {
+                self.placement.hear(from, ring, &members, fx);
+            }
             Body::Introduce { .. } | Body::Known { .. } => {
                 self.identity.hear(now, from, op, body, fx);
                 if self.identity.is_foreign(from) {
@@ -305,8 +325,9 @@ impl Node {
 
     /// The members that cannot be used now: unreachable, silent or believed to be down.
     pub fn avoided(&self, now: Micros) -> Vec<NodeId> {
-        let others = self.members().ids().into_iter().filter(|id| *id != self.effects.me());
-        others.filter(|peer| self.coordinator.avoids(now, *peer)).collect()
+        let mut others = self.members().ids();
+        others.retain(|id| *id != self.effects.me() && self.placement.has(*id));
+        others.into_iter().filter(|peer| self.coordinator.avoids(now, *peer)).collect()
     }
 
     /// Every partition of this node with each other home of it: when they were last known to hold the same.
@@ -349,6 +370,8 @@ impl Node {
         self.effects.meta()
     }
 
+    /// x
+    pub fn debug(&self) -> String { self.handoff.debug() }
     /// True once the node serves.
     pub fn is_settled(&self) -> bool {
         self.effects.is_settled()

@@ -71,6 +71,9 @@ pub enum RingError {
     /// A weight outside its bounds.
     #[error("weight = {0}: a member's weight is 1 to {MAX_WEIGHT}")]
     Weight(u16),
+    /// A change of a member that the ring does not have.
+    #[error("{0:?} is not among the members that the ring has")]
+    Stranger(NodeId),
     /// No version number is left.
     #[error("the ring has version {0}, and none comes after it")]
     Version(u64),
@@ -157,6 +160,30 @@ impl Ring {
         let plan = Plan::new(&members, usize::from(self.n), self.homes.len());
         let homes = plan.next(&kept.collect(), &self.members, version);
         Ok(Ring { version, members, homes, n: self.n })
+    }
+
+    /// The next version, in which `new`, which is no member yet, has all places of `old`, its weight and its zone. Nothing
+    /// else moves.
+    pub fn replace(&self, old: NodeId, new: NodeId) -> Result<Self, RingError> {
+        if !self.has(old) {
+            return Err(RingError::Stranger(old));
+        }
+        if self.has(new) {
+            return Err(RingError::Duplicate);
+        }
+        let version = self.version.checked_add(1).ok_or(RingError::Version(self.version))?;
+        let place = |id: NodeId| if id == old { new } else { id };
+        let members =
+            self.members.iter().map(|member| RingMember { id: place(member.id), ..*member });
+        let mut members: Vec<RingMember> = members.collect();
+        members.sort_unstable();
+        let homes = self.homes.iter().map(|homes| homes.iter().copied().map(place).collect());
+        Ok(Ring { version, members, homes: homes.collect(), n: self.n })
+    }
+
+    /// True if this node has a place in the table.
+    pub fn has(&self, member: NodeId) -> bool {
+        self.members.iter().any(|known| known.id == member)
     }
 
     /// The number of the table: 1 when the cluster is created, one more at each change.

@@ -18,6 +18,7 @@ use crate::causal::{Context, Object};
 use crate::generation::Generation;
 use crate::members::{Cluster, Life, Members};
 use crate::merkle::{Digest, LeafSet, leaf_of};
+use crate::ring::Ring;
 use crate::types::{Key, NodeId, Partition, hash64};
 use crate::wire;
 
@@ -171,6 +172,8 @@ pub enum Change {
     Meta(Meta),
     /// Replaces what the store knows of the members.
     Members(Members),
+    /// Replaces the ring.
+    Ring(Ring),
 }
 
 /// The answer to a read.
@@ -355,6 +358,9 @@ pub trait Store: Send + Sync {
     /// What the store knows of the members; `None` before it was told.
     fn members(&self) -> Result<Option<Members>, StoreError>;
 
+    /// The ring in force, if it is a later one than the configured members make.
+    fn ring(&self) -> Result<Option<Ring>, StoreError>;
+
     /// What is kept of a key for a member, as last applied.
     fn read_hint(&self, target: NodeId, key: &Key) -> Result<Found, StoreError>;
 
@@ -400,7 +406,8 @@ pub fn begin_life(store: &dyn Store, owner: &Owner, fresh_id: u64) -> Result<Met
         let (theirs, ours) = (meta.owner, owner.clone());
         return Err(LifeError::Owner(theirs.name, theirs.cluster, ours.name, ours.cluster));
     }
-    if meta.owner.ring != owner.ring {
+    // A later table has taken the place of the one that the configuration makes.
+    if store.ring()?.is_none() && meta.owner.ring != owner.ring {
         return Err(LifeError::Ring);
     }
     // After an unclean stop the disk may have forgotten dots that peers know, and may even be a copy

@@ -57,8 +57,8 @@ pub enum Hello {
     Peer {
         /// The cluster it belongs to.
         cluster: String,
-        /// The digest of its ring.
-        ring: u64,
+        /// The version and the digest of its ring.
+        ring: (u64, u64),
         /// Its id.
         node: NodeId,
         /// Whom it expects here.
@@ -85,6 +85,8 @@ pub enum Welcome {
     },
     /// No, and why: the connection is closed after this.
     Refused(String),
+    /// No, and never again: an operator has removed the node that dials. What it has is not taken.
+    Removed(String),
 }
 
 fn codec<const LIMIT: usize>() -> Configuration<LittleEndian, Varint, Limit<LIMIT>> {

@@ -110,12 +110,12 @@ fn a_daemon_serves_stops_cleanly_and_comes_back() {
     let written = client.ask(put("k", b"value"));
     assert!(matches!(written, Response::Written { siblings: 1, .. }), "{written:?}");
     assert_eq!(values(client.ask(get("k"))), [Blob(b"value".as_slice().into())]);
-    let ReplyBody::Ring(RingReport { members, n: 1, partitions: 16, r: 1, w: 1, .. }) =
-        client.call(CallBody::Ring)
+    let ReplyBody::Ring(RingReport { members, ring, r: 1, w: 1, .. }) = client.call(CallBody::Ring)
     else {
         panic!("the ring")
     };
     assert_eq!(members.ids(), [NodeId::of("n0")]);
+    assert_eq!((ring.version(), ring.n(), ring.partitions()), (1, 1, 16));
     let status = client.status();
     assert_eq!((status.incarnation, status.recovered, status.disk_bytes), (1, false, 4_711));
     assert_eq!((status.partitions, status.peers.len()), (16, 0));
@@ -313,7 +313,7 @@ fn a_call_id_that_is_under_way_is_not_taken_twice() {
 fn peer_hello(ports: &[u16], as_name: &str, to: &str) -> Hello {
     Hello::Peer {
         cluster: "test".into(),
-        ring: config(ports, 0).ring.digest(),
+        ring: (1, config(ports, 0).ring.digest()),
         node: NodeId::of(as_name),
         to: NodeId::of(to),
         incarnation: 1,
@@ -340,7 +340,7 @@ fn handshakes_that_do_not_fit_are_refused_with_a_reason() {
     let port = ports[0];
     let hello = peer_hello(&ports, "n1", "n0");
     let greeting = |hello: &Hello| [&wire::preamble()[..], &wire::frame(hello)].concat();
-    let changed = |change: fn(&mut String, &mut u64, &mut NodeId)| {
+    let changed = |change: fn(&mut String, &mut (u64, u64), &mut NodeId)| {
         let mut hello = hello.clone();
         if let Hello::Peer { cluster, ring, node, .. } = &mut hello {
             change(cluster, ring, node);
@@ -355,7 +355,7 @@ fn handshakes_that_do_not_fit_are_refused_with_a_reason() {
     assert!(future.contains("protocol versions 7 to 9 are offered"), "{future}");
     let cluster = changed(|cluster, _, _| *cluster = "o\n".repeat(300));
     assert!(cluster.contains("node n0 is of cluster \"test\", not \"o\\no\\n"), "{cluster}");
-    let ring = changed(|_, ring, _| *ring += 1);
+    let ring = changed(|_, ring, _| ring.1 += 1);
     assert!(ring.contains("differ between the configurations of n0 and n1"), "{ring}");
     let stranger = changed(|_, _, node| *node = NodeId::of("n9"));
     assert!(stranger.contains("is not among the members that node n0"), "{stranger}");

@@ -55,6 +55,7 @@ impl Bench {
             hints: Kept::default(),
             generations: Vec::new(),
             boot_nonce: 5,
+            continues: false,
             bootstrap: false,
             serial_block: 100,
         };
@@ -74,7 +75,7 @@ impl Bench {
             assert!(matches!(refusal(&refused), Refusal::Starting { peers: 3, .. }));
             let out = bench.give(Input::Link { peer: *peer, up: true });
             let [Output::Send { message, .. }] = &out[..] else { panic!("{out:?}") };
-            let Body::Introduce { life, cluster: None } = message.body else { panic!() };
+            let Body::Introduce { life, cluster: None, .. } = message.body else { panic!() };
             assert_eq!((life.incarnation, life.nonce, message.op), (1, 5, 5));
             let answer = Body::Known { seen: None, birth, cluster: None };
             let out = bench.peer(*peer, 5, answer);

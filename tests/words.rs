@@ -15,6 +15,7 @@ use pixii::generation::{Generation, Grave};
 use pixii::members::{Beat, Cluster, Life, Member, Members, Opinion, Standing};
 use pixii::merkle::{Digest, SHAPE};
 use pixii::message::*;
+use pixii::ring::Ring;
 use pixii::rng::Rng;
 use pixii::store::{self, Found, Meta, Owner, Record};
 use pixii::types::*;
@@ -197,7 +198,7 @@ fn bodies() -> Vec<(&'static str, Body)> {
         ),
         ("list", Body::List { partition: Partition(1), after: None, limit_bytes: 64 }),
         ("listed", Body::Listed { keys: vec![key()], more: false, authoritative: true }),
-        ("introduce", Body::Introduce { life: LIFE, cluster: Some(1) }),
+        ("introduce", Body::Introduce { life: LIFE, cluster: Some(1), ring: (2, 3) }),
         ("known", Body::Known { seen: Some(LIFE), birth: 2, cluster: Some(cluster()) }),
         ("failed", Body::Failed(Refusal::Damaged)),
         ("restore", Body::Restore { key: key(), object: object() }),
@@ -240,6 +241,7 @@ fn bodies() -> Vec<(&'static str, Body)> {
                 },
             },
         ),
+        ("placement", Body::Placement { ring: ring(), members: Members::new(vec![member()]) }),
     ]
 }
 
@@ -261,8 +263,7 @@ fn replies() -> Vec<(&'static str, ReplyBody)> {
     };
     let ring = RingReport {
         members: Members::new(vec![member]),
-        n: 1,
-        partitions: 256,
+        ring: ring(),
         r: 1,
         w: 1,
         strict: true,
@@ -323,7 +324,16 @@ fn replies() -> Vec<(&'static str, ReplyBody)> {
         damaged: 2,
         counts,
     };
+    let replacement = Replacement {
+        old_address: "127.0.0.1:1".into(),
+        version: 2,
+        places: 154,
+        partitions: 256,
+        hints: 300,
+    };
     vec![
+        ("replace", ReplyBody::Replace(Ok(replacement))),
+        ("no-replace", ReplyBody::Replace(Err("why".into()))),
         ("data", ReplyBody::Data(responses().remove(1).1)),
         ("ring", ReplyBody::Ring(ring)),
         ("status", ReplyBody::Status(status)),
@@ -335,13 +345,17 @@ fn replies() -> Vec<(&'static str, ReplyBody)> {
     ]
 }
 
+fn ring() -> Ring {
+    Ring::new(&[NodeId::of("n1"), NodeId::of("n2")], 1, 4).unwrap()
+}
+
 #[test]
 fn golden_bytes() {
     let mut out = String::new();
     raw(&mut out, "preamble", &wire::preamble());
     let peer = Hello::Peer {
         cluster: "c".into(),
-        ring: u64::MAX,
+        ring: (1, u64::MAX),
         node: NodeId::of("n1"),
         to: NodeId::of("n2"),
         incarnation: 7,
@@ -351,6 +365,7 @@ fn golden_bytes() {
     golden(&mut out, "hello-client", Hello::Client);
     golden(&mut out, "welcome", Welcome::Accepted { cluster: "c".into(), name: "n1".into() });
     golden(&mut out, "unwelcome", Welcome::Refused("why".into()));
+    golden(&mut out, "removed", Welcome::Removed("why".into()));
     for (name, request) in requests() {
         let body = CallBody::Data { request, timeout_ms: 500 };
         golden(&mut out, &format!("call-{name}"), Call { id: 1, body });
@@ -362,6 +377,15 @@ fn golden_bytes() {
         ("set", CallBody::Emulate(EmulateOrder::Set("drop 0.5".into()))),
         ("clear", CallBody::Emulate(EmulateOrder::Clear)),
         ("stop", CallBody::Stop),
+        (
+            "replace",
+            CallBody::Replace {
+                old: "n1".into(),
+                new: "n2".into(),
+                address: "127.0.0.1:1".into(),
+                apply: true,
+            },
+        ),
         ("compared", CallBody::Repair { begin: false, partition: None, peer: None }),
         (
             "repair",
@@ -407,6 +431,7 @@ fn golden_bytes() {
         fresh: vec![9],
     };
     golden(&mut out, "meta", meta);
+    golden(&mut out, "ring-table", ring());
 
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/words.tsv");
     if std::env::var_os("PIXII_WRITE_GOLDEN").is_some() {

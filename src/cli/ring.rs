@@ -5,6 +5,7 @@ use std::io::{self, BufRead, BufWriter, Read, Write};
 
 use clap::Args;
 use pixii::client::Client;
+use pixii::members::{Member, Standing};
 use pixii::types::{Key, MAX_KEY_BYTES, NodeId};
 use serde_json::json;
 
@@ -51,29 +52,40 @@ fn members(client: &Client, as_json: bool) -> Result<(), Trouble> {
     let (report, ring) = (client.ring_report(), client.ring());
     let total = f64::from(ring.partitions()) * f64::from(ring.n());
     let members = report.members.iter().map(|member| (member, ring.share(member.id())));
+    let removed = |member: &Member| member.standing == Standing::Removed;
     if as_json {
-        let member = |(member, share): (&pixii::members::Member, usize)| json!({ "name": member.name, "address": member.address, "partitions": share });
+        let member = |(member, share): (&Member, usize)| json!({ "name": member.name, "address": member.address, "partitions": share, "removed": removed(member) });
         return emit_json(&json!({
             "cluster": client.cluster(),
-            "n": report.n,
+            "version": ring.version(),
+            "n": ring.n(),
             "r": report.r,
             "w": report.w,
-            "partitions": report.partitions,
+            "partitions": ring.partitions(),
             "members": members.map(member).collect::<Vec<_>>(),
         }));
     }
     let mut rows = vec![row(["member", "address", "partitions", "share"])];
     for (member, share) in members {
         let percent = format!("{:.1} %", 100.0 * share as f64 / total);
-        rows.push(row([&member.name, &member.address, &share.to_string(), &percent]));
+        let share = share.to_string();
+        let (share, percent) = match removed(member) {
+            true => ("-", "removed"),
+            false => (&*share, &*percent),
+        };
+        rows.push(row([&member.name, &member.address, share, percent]));
     }
     emit(format!(
-        "cluster {}: {} partitions, n = {}, r = {}, w = {}\n\n{}",
+        "cluster {}: {} partitions, n = {}, r = {}, w = {}{}\n\n{}",
         client.cluster(),
-        report.partitions,
-        report.n,
+        ring.partitions(),
+        ring.n(),
         report.r,
         report.w,
+        match ring.version() {
+            1 => String::new(),
+            version => format!(", ring version {version}"),
+        },
         table(&rows)
     ))
 }

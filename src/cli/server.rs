@@ -29,6 +29,10 @@ pub(crate) struct Server {
     /// that come later join as if they had lost their disks
     #[arg(long)]
     bootstrap: bool,
+    /// What the data directory holds is of a removed member, under another name than the configured one: set it aside,
+    /// unchanged, and begin anew. Without effect once that is done
+    #[arg(long)]
+    rejoin_empty: bool,
     /// Stop when standard input ends, so that a daemon never outlives its parent
     #[arg(long, hide = true)]
     follow_stdin: bool,
@@ -40,6 +44,7 @@ impl Server {
         let mut config =
             Config::load(&self.config).map_err(|error| Trouble::usage(error.to_string()))?;
         config.bootstrap = self.bootstrap;
+        config.rejoin_empty = self.rejoin_empty;
         tracing_subscriber::fmt()
             .with_env_filter(EnvFilter::new(&config.log))
             .with_writer(io::stderr)

@@ -142,8 +142,8 @@ impl Client {
     /// The nodes to ask about a partition in their order, and whether each is a home: the homes, the node first
     /// connected to, all others; those that were silent a moment ago last.
     fn candidates(&self, partition: Partition) -> VecDeque<(NodeId, bool)> {
-        let list = self.0.ring.preference_list(partition);
-        let homes = self.0.ring.homes(partition);
+        let list = self.ring().preference_list(partition);
+        let homes = self.ring().homes(partition);
         let now = self.0.made.elapsed().as_millis() as u64;
         let quiet = |id: &NodeId| {
             let node = self.0.nodes.get(id);

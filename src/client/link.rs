@@ -60,7 +60,7 @@ impl Link {
             .map_err(|_| format!("no answer in {} ms", wait.as_millis()))??;
         let (cluster, name) = match welcome {
             Welcome::Accepted { cluster, name } => (cluster, name),
-            Welcome::Refused(why) => return Err(why),
+            Welcome::Refused(why) | Welcome::Removed(why) => return Err(why),
         };
         let (calls, queue) = mpsc::channel(in_flight.max(1));
         tokio::spawn(drive(stream, input, queue, in_flight));

@@ -16,12 +16,10 @@ use crate::types::{MILLI, NodeId, Partition};
 impl Engine<'_> {
     /// Who the members are, and how keys are placed.
     pub(super) fn ring(&self) -> RingReport {
-        let Config { ring, r, w, strict, .. } = self.config;
-        let (n, partitions) = (ring.n(), ring.partitions());
+        let Config { r, w, strict, .. } = self.config;
         RingReport {
             members: self.node.members().clone(),
-            n,
-            partitions,
+            ring: (*self.ring).clone(),
             r: *r,
             w: *w,
             strict: *strict,
@@ -68,7 +66,7 @@ impl Engine<'_> {
             serving: self.node.is_settled(),
             without_authority: self.node.meta().without_authority.len() as u32,
             uptime_ms: self.start.elapsed().as_millis() as u64,
-            partitions: self.config.ring.share(self.config.me()) as u32,
+            partitions: self.ring.share(self.config.me()) as u32,
             disk_bytes,
             peers: peers.collect(),
             hint_limit_bytes: self.config.hint_limit_mib << 20,
@@ -106,7 +104,7 @@ impl Engine<'_> {
         partition: Option<Partition>,
         peer: Option<NodeId>,
     ) -> Result<RepairReport, String> {
-        check(&self.config.ring, self.node.members(), self.config.me(), partition, peer)?;
+        check(&self.ring, self.node.members(), self.config.me(), partition, peer)?;
         if begin {
             self.input(Input::Repair { partition, peer });
         }

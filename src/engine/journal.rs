@@ -3,12 +3,12 @@
 use tracing::{error, info, warn};
 
 use crate::config::Config;
-use crate::members::Opinion;
+use crate::members::{Members, Opinion};
 use crate::node::Notice;
 
 /// Logs what the node decided about itself: a line per decision.
-pub(super) fn tell(notice: Notice, config: &Config) {
-    let peer = |id| config.members.name(id);
+pub(super) fn tell(notice: Notice, config: &Config, members: &Members) {
+    let peer = |id| members.name(id);
     let name = &config.name;
     match notice {
         Notice::Founded => info!("a new cluster {} is founded", config.cluster),
@@ -46,6 +46,10 @@ pub(super) fn tell(notice: Notice, config: &Config) {
             info!("peer {} is back: it is offered {hints} hints", peer(other));
         }
         Notice::HandoffDone(other) => info!("peer {} has all that was kept for it", peer(other)),
+        Notice::Misplaced(other) => error!(
+            "peer {} tells of a later ring with another n or other partitions: node {name} does not take it",
+            peer(other)
+        ),
         Notice::Forged(other) => error!(
             "peer {} tells of a life of node {name} that cannot have been: not believed",
             peer(other)

@@ -8,6 +8,7 @@ use tracing::warn;
 use super::ServeError;
 use crate::client::{Client, Options};
 use crate::config::Config;
+use crate::store::Store;
 use crate::store::disk::{DiskStore, OpenError};
 use crate::types::{NodeId, Partition};
 
@@ -18,6 +19,9 @@ const PATIENCE: Duration = Duration::from_millis(2_000);
 /// its partitions has another replica that can be reached and has its authority; else it stays as it is.
 pub(super) fn open(config: &Config) -> Result<DiskStore, ServeError> {
     let open = || DiskStore::open(&config.data_dir, config.cache_mib << 20);
+    if config.rejoin_empty && config.data_dir.exists() {
+        leave_behind(config, open()?)?;
+    }
     let damage = match open() {
         Err(damage @ OpenError::Damaged { .. }) => damage,
         opened => return Ok(opened?),
@@ -32,6 +36,17 @@ pub(super) fn open(config: &Config) -> Result<DiskStore, ServeError> {
         config.name
     );
     Ok(open()?)
+}
+
+/// Sets aside a store that is of another name than the configured one.
+fn leave_behind(config: &Config, store: DiskStore) -> Result<(), ServeError> {
+    let owner = store.meta()?.map(|meta| meta.owner.name);
+    store.close()?;
+    if let Some(owner) = owner.filter(|owner| *owner != config.name) {
+        let aside = DiskStore::set_aside(&config.data_dir)?;
+        warn!("what {owner} held is left in {}, and {} begins anew", aside.display(), config.name);
+    }
+    Ok(())
 }
 
 /// A partition of this node that no other authoritative replica answers for, if there is one.

@@ -289,6 +289,7 @@ fn size(change: &Change) -> usize {
         }
         Change::Meta(_)
         | Change::Members(_)
+        | Change::Ring(_)
         | Change::Forget { .. }
         | Change::Generation { .. } => 0,
     }
@@ -350,6 +351,10 @@ mod tests {
     }
 
     impl Store for Faulty {
+        fn ring(&self) -> Result<Option<crate::ring::Ring>, StoreError> {
+            self.inner.ring()
+        }
+
         fn meta(&self) -> Result<Option<Meta>, StoreError> {
             self.inner.meta()
         }

@@ -19,6 +19,7 @@ use super::{
     CLIENT_LIMITS, CLIENT_TIMEOUT, Event, HANDSHAKE, Hub, MAX_CLIENTS, PEER_TIMEOUT, Peer, locked,
     prepare,
 };
+use crate::members::{Member, Standing};
 use crate::message::{Call, PeerMessage};
 use crate::types::{MAX_OBJECT_BYTES, NodeId};
 use crate::wire::{self, Hello, MAX_FRAME_BYTES, MAX_HELLO_BYTES, Welcome};
@@ -54,6 +55,8 @@ enum Rejected {
     Broken(ReadError),
     /// Who (as it says) and why; it is told.
     Refused(String, String),
+    /// The same, of a node that was removed.
+    Removed(String, String),
 }
 
 impl<E: Into<ReadError>> From<E> for Rejected {
@@ -108,13 +111,19 @@ async fn admit(hub: Arc<Hub>, mut connection: Connection, permit: OwnedSemaphore
             if hub.is_news(&who, &why) {
                 warn!("refused a connection from {from}, which is {who}: {why}");
             }
-            let _ = timeout(LINGER, refuse(connection, why)).await;
+            let _ = timeout(LINGER, refuse(connection, Welcome::Refused(why))).await;
+        }
+        Err(Rejected::Removed(who, why)) => {
+            if hub.is_news(&who, &why) {
+                warn!("refused a connection from {from}: {why}");
+            }
+            let _ = timeout(LINGER, refuse(connection, Welcome::Removed(why))).await;
         }
     }
 }
 
-async fn refuse(mut connection: Connection, why: String) -> io::Result<()> {
-    connection.write.write_all(&answer(&Welcome::Refused(why))).await?;
+async fn refuse(mut connection: Connection, welcome: Welcome) -> io::Result<()> {
+    connection.write.write_all(&answer(&welcome)).await?;
     connection.write.shutdown().await?;
     connection.reader.drain(LINGER_BYTES).await;
     Ok(())
@@ -149,6 +158,7 @@ async fn shake_hands(hub: &Hub, connection: &mut Connection) -> Result<Admitted,
             prepare(reader.half().as_ref(), PEER_TIMEOUT)?;
             reader.allow(MAX_FRAME_BYTES, hub.peer_inflow.clone());
             let who = hub.identity.members.name(node);
+            check_standing(hub, &cluster, node)?;
             let peer = check_peer(hub, &cluster, ring, node, to);
             let peer = peer.map_err(|why| Rejected::Refused(who.clone(), why))?;
             hub.forget_refusal(&who);
@@ -160,10 +170,26 @@ async fn shake_hands(hub: &Hub, connection: &mut Connection) -> Result<Admitted,
     Ok(admitted)
 }
 
+/// Refuses a node that an operator has removed.
+fn check_standing(hub: &Hub, cluster: &str, node: NodeId) -> Result<(), Rejected> {
+    let ours = &hub.identity;
+    let member = ours.members.get(node).filter(|member| member.standing == Standing::Removed);
+    match member.filter(|_| cluster == ours.cluster) {
+        None => Ok(()),
+        Some(Member { name, .. }) => Err(Rejected::Removed(
+            name.clone(),
+            format!(
+                "node {name} was removed from cluster {cluster} by its operator, and others have its places: what \
+                 it holds is not taken, and its name does not return"
+            ),
+        )),
+    }
+}
+
 fn check_peer(
     hub: &Hub,
     cluster: &str,
-    ring: u64,
+    ring: (u64, u64),
     node: NodeId,
     to: NodeId,
 ) -> Result<Arc<Peer>, String> {
@@ -188,7 +214,8 @@ fn check_peer(
             "this is node {name}, not the one dialed: is a member's address wrong?"
         ));
     }
-    if ring != ours.ring {
+    // Of two versions the later one is in force, which the nodes see to themselves.
+    if ring.0 == 1 && ours.ring.0 == 1 && ring.1 != ours.ring.1 {
         let theirs = &peer.name;
         return Err(format!(
             "members, n or partitions differ between the configurations of {name} and {theirs}"

@@ -92,6 +92,11 @@ async fn dial(
             let shown: String = why.chars().filter(|c| !c.is_control()).collect();
             Err(format!("it refuses: {shown}"))
         }
+        Welcome::Removed(why) => {
+            let why: String = why.chars().filter(|c| !c.is_control()).collect();
+            let _ = hub.events.send(Event::Removed { why: why.clone() }).await;
+            Err(format!("it refuses: {why}"))
+        }
         Welcome::Accepted { cluster, name } if (&cluster, &name) != (&ours.cluster, &peer.name) => {
             let (cluster, name) = (cluster.escape_debug(), name.escape_debug());
             Err(format!("node \"{name}\" of cluster \"{cluster}\" answers there"))
@@ -155,7 +160,7 @@ mod tests {
             name: "n1".into(),
             me: NodeId::of("n1"),
             members: members.clone(),
-            ring: 1,
+            ring: (1, 1),
             incarnation: 1,
             boot_nonce: 1,
         };

@@ -9,6 +9,7 @@ use super::{ClientId, Config, Notice, Output, Work};
 use crate::generation::Generation;
 use crate::members::{Member, Members, Opinion};
 use crate::message::{Body, PeerMessage, Response};
+use crate::ring::Ring;
 use crate::store::{Change, HintTotal, Kept, Meta, Record, Span, hint_bytes};
 use crate::types::{Key, MILLI, Micros, NodeId, Partition};
 
@@ -97,6 +98,30 @@ impl Effects {
             self.write(vec![Change::Members(self.members.clone())]);
         }
         learnt
+    }
+
+    /// Makes a later ring durable, with its members, and the loss of authority for partitions that it brings here; the mark
+    /// tells when it is.
+    pub(super) fn place(&mut self, ring: Ring, members: &Members, gained: Vec<Partition>) -> u64 {
+        let known = std::mem::replace(&mut self.members, members.clone());
+        self.members.merge(known.iter());
+        let lost = &mut self.meta.without_authority;
+        // A node that is in no cluster yet loses it when it meets one.
+        if self.meta.cluster.is_some() {
+            lost.extend(gained);
+            lost.sort_unstable();
+            lost.dedup();
+        }
+        self.write(vec![
+            Change::Ring(ring),
+            Change::Members(self.members.clone()),
+            Change::Meta(self.meta.clone()),
+        ])
+    }
+
+    /// This life is to end: the next one begins with what the store has.
+    pub(super) fn end_life(&mut self) {
+        self.out.push(Output::Relive);
     }
 
     /// From now on this member is to be reached there.

@@ -70,7 +70,8 @@ impl Peer {
 impl Gossip {
     /// Everybody is taken to be up at first, and has the timeout to prove it.
     pub(super) fn new(config: &Config, seed: u64) -> Self {
-        let members = config.members.ids();
+        let mut members = config.members.ids();
+        members.retain(|id| config.ring.has(*id));
         let seeds = members.iter().copied().take(SEEDS).collect();
         let mut ids: Vec<NodeId> = members.into_iter().filter(|id| *id != config.me).collect();
         ids.sort_unstable();

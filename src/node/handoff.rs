@@ -174,7 +174,7 @@ impl Handoff {
         for target in targets {
             let Some((total, since)) = fx.hints().of(target) else { continue };
             let reachable = self.reach.has(target);
-            if !reachable && now < since + self.max_age {
+            if !reachable && self.ring.has(target) && now < since + self.max_age {
                 continue;
             }
             if !self.passes.contains_key(&target) && reachable {
@@ -226,7 +226,9 @@ impl Handoff {
     /// Sends as many hints to a member as may be in flight.
     fn go_on(&mut self, now: Micros, target: NodeId, fx: &mut Effects) {
         let Some(mut pass) = self.passes.remove(&target) else { return };
-        let window = match (pass.aged, fx.is_busy()) {
+        // What is kept for a member that was removed is the other homes' now.
+        let absent = pass.aged && self.ring.has(target);
+        let window = match (absent, fx.is_busy()) {
             (true, _) => MAX_AGED_FLIGHTS,
             (false, false) => MAX_FLIGHTS,
             (false, true) => MAX_FLIGHTS_BESIDE_CLIENTS,
@@ -242,7 +244,7 @@ impl Handoff {
         }
         if pass.ended && pass.page.is_empty() && pass.flights == 0 {
             // What came or changed meanwhile is met in the next pass.
-            let rest = match (pass.aged, pass.removed) {
+            let rest = match (absent, pass.removed) {
                 (true, _) => self.max_age,
                 (false, 0) => REST,
                 (false, _) => 0,
@@ -275,7 +277,9 @@ impl Handoff {
             let homes: Vec<NodeId> = homes
                 .filter(|home| *home != target && (*home == self.me || self.reach.has(*home)))
                 .collect();
-            if homes.is_empty() {
+            // What was kept for a removed member goes when all homes have it, which takes all of them.
+            let enough = if self.ring.has(target) { 1 } else { self.ring.n().into() };
+            if homes.len() < enough {
                 return;
             }
             let needed = homes.len();
@@ -416,11 +420,12 @@ impl Handoff {
                 pass.rest_until = now + REST;
             }
         }
-        // One that only the other homes took stays: a write with W = N counts on it.
-        if done && to_target {
+        // One that only the other homes took stays, unless its target is gone: a write with W = N counts on it.
+        if done && (to_target || !self.ring.has(*target)) {
             let (key, target, object) = (key.clone(), *target, object.clone());
             fx.send(vec![self.me], 0, Body::Discharge { key, target, object });
         }
         self.go_on(now, *target, fx);
     }
 }
+impl Handoff { pub(super) fn debug(&self) -> String { format!("{:?} next_look {:?} flights {:?} lists {:?} ", self.passes, self.next_look, self.flights, self.lists) } }

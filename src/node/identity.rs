@@ -25,6 +25,9 @@ const ALONE: Micros = 3_000 * MILLI;
 pub(super) struct Identity {
     me: NodeId,
     ring: Arc<Ring>,
+    /// Version and digest of the ring.
+    placement: (u64, u64),
+    continues: bool,
     bootstrap: bool,
     nonce: u64,
     started: Option<Micros>,
@@ -56,6 +59,8 @@ impl Identity {
         Identity {
             me: config.me,
             ring: config.ring.clone(),
+            placement: (config.ring.version(), config.ring.digest()),
+            continues: config.continues,
             bootstrap: config.bootstrap,
             nonce: config.boot_nonce,
             started: None,
@@ -131,7 +136,8 @@ impl Identity {
 
     fn introduce(&self, to: Vec<NodeId>, fx: &mut Effects) {
         let cluster = fx.meta().cluster.as_ref().map(|cluster| cluster.id);
-        fx.send(to, self.nonce, Body::Introduce { life: self.life(fx), cluster });
+        let (life, ring) = (self.life(fx), self.placement);
+        fx.send(to, self.nonce, Body::Introduce { life, cluster, ring });
     }
 
     /// Takes an introduction, or the answer to the own one.
@@ -147,7 +153,7 @@ impl Identity {
             return;
         }
         match body {
-            Body::Introduce { life, cluster } => {
+            Body::Introduce { life, cluster, .. } => {
                 self.judge_cluster(from, cluster, fx);
                 self.answer(from, op, life, fx);
                 if cluster.is_some() && fx.meta().cluster.is_none() {
@@ -250,6 +256,11 @@ impl Identity {
         let all = self.heard.len() == self.peers().count();
         if fx.meta().cluster.is_none() {
             self.find_cluster(all, passed, fx);
+        }
+        if self.continues && fx.meta().cluster.is_some() {
+            // Nobody can know of a later life.
+            self.decided = Some(fx.last_mark());
+            return self.synced(fx);
         }
         let ready = all || (passed >= GRACE && !self.heard.is_empty()) || passed >= ALONE;
         if fx.meta().cluster.is_none() || !ready {

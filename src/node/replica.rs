@@ -192,9 +192,11 @@ impl Replica {
             self.run(&key, fx);
         } else if !reading {
             let partition = self.ring.partition(&key);
-            // Only homes are kept for; where nothing is kept for anybody, there is nothing to look up.
-            let homes = self.ring.homes(partition).iter().copied();
-            let hints_for = homes.filter(|home| fx.hints().of(*home).is_some()).collect();
+            // Only homes are kept for, and those that were it before they were removed; where nothing is kept for anybody,
+            // there is nothing to look up.
+            let homes = self.ring.homes(partition);
+            let is_due = |target: &NodeId| homes.contains(target) || !self.ring.has(*target);
+            let hints_for = fx.hints().targets().filter(is_due).collect();
             let token = fx.read(partition, key.clone(), hints_for);
             self.reads.insert(token, key);
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::generation::Generation;
-use crate::members::{Members, Opinion};
+use crate::members::{Member, Members, Opinion};
 use crate::message::{PeerMessage, Request, Response};
 use crate::ring::Ring;
 use crate::store::{Change, Found, HintPage, HintTotal, Kept, Listing, ScanPage, Span};
@@ -44,6 +44,9 @@ pub struct Config {
     pub generations: Vec<(Partition, Generation)>,
     /// Drawn at random at each start.
     pub boot_nonce: u64,
+    /// True if this life follows another one of the same process, which never let go of the store: its disk is known to be
+    /// the newest.
+    pub continues: bool,
     /// True if the operator says that this is a new cluster: it is founded by the members that answer,
     /// not only by all.
     pub bootstrap: bool,
@@ -92,6 +95,14 @@ pub enum Input {
         partition: Option<Partition>,
         /// The other home.
         peer: Option<NodeId>,
+    },
+    /// The operator gives the places of a member to a new one, which is checked to be a name and an address that no member
+    /// has; [`Output::Relive`] follows.
+    Replace {
+        /// The member that goes for good.
+        old: NodeId,
+        /// The one that comes.
+        new: Member,
     },
     /// The disk's free space went below the reserve, or there is room again.
     Space(Option<Shortage>),
@@ -228,6 +239,8 @@ pub enum Output {
         /// `host:port`.
         address: String,
     },
+    /// A later ring is durable: end this life as at a clean stop, and begin the next one at once, with what the store has.
+    Relive,
     /// Tell the operator.
     Notice(Notice),
 }
@@ -256,6 +269,8 @@ pub enum Notice {
     HandoffBegun(NodeId, u64),
     /// It has taken all of them.
     HandoffDone(NodeId),
+    /// A member told of a later ring with another number of replicas or partitions: not taken.
+    Misplaced(NodeId),
     /// A member told of a later life of this node, with so high a number that it cannot be: not believed.
     Forged(NodeId),
 }

@@ -152,6 +152,7 @@ impl Field {
                 hints: Kept::default(),
                 generations: Vec::new(),
                 boot_nonce: at as u64 + 1,
+                continues: false,
                 bootstrap: false,
                 serial_block: 1,
             };

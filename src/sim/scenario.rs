@@ -34,6 +34,8 @@ pub(super) enum Fault {
     CopyDisk { host: usize, from: usize, down: Micros },
     /// A bit flips in some record.
     Damage { host: usize },
+    /// A host dies for good, and a new one gets its places; after this long it starts again with what it had.
+    Replace { host: usize, back: Micros },
     /// Every host loses its power at the same instant.
     PowerCut { down: Micros },
 }
@@ -101,6 +103,13 @@ impl Scenario {
             let down = rng.below(longest) + MILLI;
             faults.push((span / 2 + rng.below(span / 2), Fault::RollBack { host, down }));
         }
+        // Drawn apart, so that all else is the same with and without it.
+        let others = &mut Rng::new(seed ^ 0x4e90);
+        if others.chance(0.1) {
+            let host = others.below(hosts as u64) as usize;
+            let back = span / 4 + others.below(span) + 1_000 * MILLI;
+            faults.push((others.below(span / 2), Fault::Replace { host, back }));
+        }
         faults.sort_by_key(|(at, _)| *at);
         Scenario {
             seed,
@@ -140,6 +149,7 @@ impl Scenario {
             | Fault::LoseDisk { host, .. }
             | Fault::BackUp { host }
             | Fault::RollBack { host, .. }
+            | Fault::Replace { host, .. }
             | Fault::Damage { host } => vec![host],
         };
         let named = self.faults.iter().flat_map(|(_, fault)| hosts(fault));
@@ -151,6 +161,8 @@ impl Scenario {
             && (1..=4_096).contains(&self.partitions)
             && self.serial_block > 0
             && self.timeout_ms > 0;
+        let replaced = |(_, fault): &&(Micros, Fault)| matches!(fault, Fault::Replace { .. });
+        let sound = sound && self.faults.iter().filter(replaced).count() < 2;
         if !sound || !clocks || named.into_iter().any(|host| host >= self.hosts) {
             return Err("the schedule's numbers do not fit each other".into());
         }

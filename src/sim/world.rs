@@ -2,6 +2,7 @@
 
 mod disks;
 mod health;
+mod replacing;
 mod requests;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -14,7 +15,7 @@ use super::clients::Client;
 use super::judge::{Broken, Judge};
 use super::scenario::{Fault, Scenario};
 use crate::emulation::{Delay, Emulation, Verdict};
-use crate::members::{Member, Members, Opinion};
+use crate::members::{Members, Opinion};
 use crate::message::{Call, CallBody, PeerMessage, Reply, ReplyBody, Request};
 use crate::node::{Config, Input, Node, Notice, Output, Shortage, Work};
 use crate::ring::Ring;
@@ -28,6 +29,9 @@ use crate::wire;
 struct Host {
     id: NodeId,
     owner: Owner,
+    /// What its configuration makes of the ring and the members.
+    ring: Arc<Ring>,
+    members: Members,
     store: MemoryStore,
     node: Option<Node>,
     /// Counts the node's lives: what was meant for an earlier one is not for this one.
@@ -40,6 +44,8 @@ struct Host {
     backup: Option<MemoryStore>,
     /// True from a rollback until a peer has noticed it.
     unnoticed: bool,
+    /// True once it is to be replaced: it comes back only to be refused.
+    is_removed: bool,
     wake: Option<Micros>,
 }
 
@@ -57,6 +63,9 @@ enum Event {
     Room { at: usize },
     Relink { at: usize, peer: usize },
     Start { at: usize },
+    Replace { old: usize },
+    Return { at: usize },
+    Refused { at: usize },
     Next { client: usize },
     GaveUp { client: usize, call: u64 },
 }
@@ -71,6 +80,9 @@ impl Event {
                 | Event::Room { .. }
                 | Event::Relink { .. }
                 | Event::Start { .. }
+                | Event::Replace { .. }
+                | Event::Return { .. }
+                | Event::Refused { .. }
         )
     }
 }
@@ -120,8 +132,10 @@ const LINGER: Micros = 3_000 * MILLI;
 /// One run.
 pub(super) struct World {
     plan: Scenario,
+    /// The newest ring that somebody lives with.
     ring: Arc<Ring>,
-    members: Members,
+    /// Who is replaced in this run, and by whom.
+    replaced: Option<(NodeId, NodeId)>,
     now: Micros,
     sequence: u64,
     events: BTreeMap<(Micros, u64), Event>,
@@ -149,35 +163,24 @@ pub(super) struct World {
 impl World {
     /// The world of a scenario; with `watched`, what happens to that key is written down.
     pub(super) fn new(plan: Scenario, watched: Option<Key>) -> Self {
-        let name = |at: usize| format!("n{at}");
-        let ids: Vec<NodeId> = (0..plan.hosts).map(|at| NodeId::of(&name(at))).collect();
-        let Ok(ring) = Ring::new(&ids, plan.n, plan.partitions) else {
-            unreachable!("a scenario has at least as many hosts as replicas")
-        };
         let mut rng = Rng::new(plan.seed ^ 0x5eed);
-        let host = |at: usize| Host {
-            id: NodeId::of(&name(at)),
-            owner: Owner { cluster: "sim".into(), name: name(at), ring: ring.digest() },
-            store: MemoryStore::default(),
-            node: None,
-            life: 0,
-            writes: VecDeque::new(),
-            writing: false,
-            paused_until: 0,
-            slow_until: 0,
-            backup: None,
-            unnoticed: false,
-            wake: None,
-        };
-        let hosts: Vec<Host> = (0..plan.hosts).map(host).collect();
+        let (n, q) = (plan.n, plan.partitions);
+        let mut hosts: Vec<Host> =
+            (0..plan.hosts).map(|at| Host::new(at, 0..plan.hosts, n, q)).collect();
+        let gone = plan.faults.iter().find_map(|(_, fault)| match fault {
+            Fault::Replace { host, .. } => Some(*host),
+            _ => None,
+        });
+        if let Some(gone) = gone {
+            let at = plan.hosts;
+            hosts.push(Host::new(at, (0..=at).filter(|other| *other != gone), n, q));
+        }
         let clients = (0..plan.clients).map(|_| Client::new(rng.next_u64())).collect();
         let delay = Delay::Exponential(plan.mean_delay);
         let net = Emulation::new(delay, plan.drop, plan.duplicate, rng.next_u64());
         let mut world = World {
-            ring: Arc::new(ring),
-            members: Members::new(
-                (0..plan.hosts).map(|at| Member::configured(name(at), "sim:1")).collect(),
-            ),
+            ring: hosts[0].ring.clone(),
+            replaced: None,
             now: 0,
             sequence: 0,
             events: BTreeMap::new(),
@@ -199,8 +202,8 @@ impl World {
             broken: None,
             plan,
         };
-        for at in 0..world.hosts.len() {
-            world.start(at);
+        for at in 0..world.plan.hosts {
+            world.start(at, false);
         }
         for (at, fault) in world.plan.faults.clone() {
             world.schedule(at, Event::Fault(fault));
@@ -348,12 +351,15 @@ impl World {
             Event::Relink { at, peer } => self.relink(at, peer),
             Event::Room { at } => self.input(at, Input::Space(None)),
             Event::Start { at } => {
-                if self.hosts[at].node.is_none() {
+                if self.hosts[at].node.is_none() && !self.hosts[at].is_removed {
                     self.note(|| format!("n{at} starts"));
                     self.count("restarts");
-                    self.start(at);
+                    self.start(at, false);
                 }
             }
+            Event::Replace { old } => self.replace(old),
+            Event::Return { at } => self.come_back(at),
+            Event::Refused { at } => self.refuse(at),
             Event::Next { client } => self.next_request(client),
             Event::GaveUp { client, call } => {
                 if self.clients[client].current.as_ref().is_some_and(|c| c.call == call) {
@@ -363,7 +369,8 @@ impl World {
         }
     }
 
-    fn start(&mut self, at: usize) {
+    /// Begins a life; `continues` if it follows another one at once.
+    fn start(&mut self, at: usize, continues: bool) {
         let fresh = self.rng.next_u64();
         let (seed, boot_nonce) = (self.rng.next_u64(), self.rng.next_u64());
         let host = &mut self.hosts[at];
@@ -371,8 +378,9 @@ impl World {
             unreachable!("the twin does not fail and knows its owner")
         };
         let majority = self.plan.n / 2 + 1;
-        let (ring, serial_block) = (self.ring.clone(), self.plan.serial_block);
-        let (placed, me) = (self.ring.clone(), host.id);
+        let serial_block = self.plan.serial_block;
+        let (ring, members) = host.placement();
+        let (placed, me) = (ring.clone(), host.id);
         let place = |key: &Key| {
             let partition = placed.partition(key);
             (partition, !placed.homes(partition).contains(&me))
@@ -383,7 +391,7 @@ impl World {
             r: majority,
             w: majority,
             strict: false,
-            members: self.members.clone(),
+            members,
             gossip_interval: 500 * MILLI,
             gossip_timeout: 5_000 * MILLI,
             hint_limit_bytes: self.plan.hint_limit,
@@ -394,6 +402,7 @@ impl World {
             hints: host.store.hint_totals(&place).unwrap_or_default(),
             generations: host.store.generations().unwrap_or_default(),
             boot_nonce,
+            continues,
             bootstrap: false,
             serial_block,
         };
@@ -499,6 +508,7 @@ impl World {
                     self.schedule(self.now + length, Event::Mend { from, to });
                 }
             }
+            Fault::Replace { host, back } => self.begin_replacing(host, back),
             Fault::LoseDisk { .. }
             | Fault::BackUp { .. }
             | Fault::RollBack { .. }
@@ -520,8 +530,8 @@ impl World {
         for at in 0..self.hosts.len() {
             self.hosts[at].paused_until = 0;
             self.hosts[at].slow_until = 0;
-            if self.hosts[at].node.is_none() {
-                self.start(at);
+            if self.hosts[at].node.is_none() && !self.hosts[at].is_removed {
+                self.start(at, false);
             }
         }
     }
@@ -555,18 +565,23 @@ impl World {
         }
     }
 
+    /// What the host's clock shows at the beginning, and how fast it runs in thousandths.
+    fn pace(&self, at: usize) -> (Micros, u64) {
+        self.plan.clocks.get(at).copied().unwrap_or((0, 1_000))
+    }
+
     /// What the host's own clock shows.
     fn clock(&self, at: usize) -> Micros {
-        let (offset, rate) = self.plan.clocks[at];
+        let (offset, rate) = self.pace(at);
         offset + self.now * rate / 1_000
     }
 
     /// Gives a node one input and carries out what it wants.
     fn input(&mut self, at: usize, input: Input) {
         let now = self.clock(at);
-        let (offset, rate) = self.plan.clocks[at];
+        let (offset, rate) = self.pace(at);
         let Some(node) = &mut self.hosts[at].node else { return };
-        let mut out = Vec::new();
+        let (mut out, mut relives) = (Vec::new(), false);
         node.handle(now, input, &mut out);
         // Rounded up, so that the host's clock has come that far.
         let wake = node.next_wake();
@@ -584,6 +599,7 @@ impl World {
                 }
                 Output::Store(work) => self.submit(at, work),
                 Output::Address { .. } => self.count("addresses learnt"),
+                Output::Relive => relives = true,
                 Output::Notice(notice) => {
                     self.count(notice_name(notice));
                     self.notice(at, notice);
@@ -598,6 +614,9 @@ impl World {
             host.wake = Some(wake);
             let life = host.life;
             self.schedule(wake, Event::Wake { at, life });
+        }
+        if relives {
+            self.relive(at);
         }
     }
 
@@ -704,6 +723,7 @@ fn notice_name(notice: Notice) -> &'static str {
         Notice::Opined(_, Opinion::Down) => "members believed down",
         Notice::HandoffBegun(..) => "handoffs to a member that is back",
         Notice::HandoffDone(_) => "handoffs done",
+        Notice::Misplaced(_) => "rings of other sizes refused",
         Notice::Forged(_) => "forged lives refused",
     }
 }

@@ -24,7 +24,7 @@ use bytes::Bytes;
 use self::files::Directory;
 use self::layout::{
     At, CHUNK_BYTES, HINTS, HINTS_END, Head, LAST_WRITE, LIFE, MAX_RECORD_BYTES, MEMBERS, Place,
-    Value,
+    RING, Value,
 };
 use super::schema::{self, SchemaError};
 use super::{
@@ -32,6 +32,7 @@ use super::{
 };
 use crate::generation::Generation;
 use crate::members::Members;
+use crate::ring::Ring;
 use crate::types::{Key, NodeId, Partition};
 
 pub use self::check::{CheckReport, Damage, Difference, check, differences};
@@ -234,6 +235,7 @@ impl DiskStore {
         }
         life(&sled).map_err(fault)?;
         members(&sled).map_err(fault)?;
+        ring(&sled).map_err(fault)?;
         generations(&sled).map_err(|error| fault(sled.fail(error)))?;
         Ok(DiskStore { sled, directory, last_write: Mutex::new(last_write) })
     }
@@ -428,6 +430,12 @@ fn members(sled: &Sled) -> Result<Option<Members>, Fault> {
     layout::unseal_members(&bytes).map(Some).ok_or_else(|| sled.fail(damage()))
 }
 
+fn ring(sled: &Sled) -> Result<Option<Ring>, Fault> {
+    let Some(bytes) = sled.get(&meta_key(RING))? else { return Ok(None) };
+    let damage = || Fault::Corrupt("what the store knows of the ring is not readable".into());
+    layout::unseal_ring(&bytes).map(Some).ok_or_else(|| sled.fail(damage()))
+}
+
 fn generations(sled: &Sled) -> Result<Vec<(Partition, Generation)>, Fault> {
     let (from, to) = layout::generations();
     let mut all = Vec::new();
@@ -487,6 +495,10 @@ impl Store for DiskStore {
 
     fn members(&self) -> Result<Option<Members>, StoreError> {
         Ok(members(&self.sled)?)
+    }
+
+    fn ring(&self) -> Result<Option<Ring>, StoreError> {
+        Ok(ring(&self.sled)?)
     }
 
     fn read_hint(&self, target: NodeId, key: &Key) -> Result<Found, StoreError> {
@@ -551,6 +563,7 @@ impl Store for DiskStore {
                 Change::Members(members) => {
                     batch.insert(meta_key(MEMBERS), layout::seal_members(members));
                 }
+                Change::Ring(ring) => batch.insert(meta_key(RING), layout::seal_ring(ring)),
                 Change::Forget { partition, key } => {
                     records.insert(At::Data(*partition, key), None);
                 }

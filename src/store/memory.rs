@@ -12,6 +12,7 @@ use super::{
 };
 use crate::generation::Generation;
 use crate::members::Members;
+use crate::ring::Ring;
 use crate::rng::Rng;
 use crate::types::{Key, NodeId, Partition};
 
@@ -23,6 +24,7 @@ pub struct MemoryStore(Mutex<State>);
 struct Image {
     meta: Option<Meta>,
     members: Option<Members>,
+    ring: Option<Ring>,
     records: BTreeMap<Partition, BTreeMap<Key, Bytes>>,
     hints: BTreeMap<NodeId, BTreeMap<Key, Bytes>>,
     generations: BTreeMap<Partition, Generation>,
@@ -39,6 +41,7 @@ struct State {
 enum Stored {
     Meta(Meta),
     Members(Members),
+    Ring(Ring),
     Record(Partition, Key, Bytes),
     Forget(Partition, Key),
     Generation(Partition, Generation),
@@ -51,6 +54,7 @@ impl Image {
             match change.clone() {
                 Stored::Meta(meta) => self.meta = Some(meta),
                 Stored::Members(members) => self.members = Some(members),
+                Stored::Ring(ring) => self.ring = Some(ring),
                 Stored::Record(partition, key, bytes) => {
                     self.records.entry(partition).or_default().insert(key, bytes);
                 }
@@ -201,6 +205,10 @@ impl Store for MemoryStore {
         Ok(self.state().live.members.clone())
     }
 
+    fn ring(&self) -> Result<Option<Ring>, StoreError> {
+        Ok(self.state().live.ring.clone())
+    }
+
     fn read_hint(&self, target: NodeId, key: &Key) -> Result<Found, StoreError> {
         Ok(self.state().live.read_hint(target, key))
     }
@@ -247,6 +255,7 @@ impl Store for MemoryStore {
         let store = |change: &Change| match change {
             Change::Meta(meta) => Stored::Meta(meta.clone()),
             Change::Members(members) => Stored::Members(members.clone()),
+            Change::Ring(ring) => Stored::Ring(ring.clone()),
             Change::Forget { partition, key } => Stored::Forget(*partition, key.clone()),
             Change::Generation { partition, generation } => {
                 Stored::Generation(*partition, generation.clone())

@@ -79,17 +79,10 @@ impl Fake {
         };
         let nodes = members.iter().map(node).collect();
         let members = Members::new(members);
+        let ring = Ring::new(&members.ids(), n, 16).unwrap();
         let world = Arc::new(World {
-            ring: Ring::new(&members.ids(), n, 16).unwrap(),
-            report: RingReport {
-                members,
-                n,
-                partitions: 16,
-                r: 1,
-                w: 1,
-                strict: false,
-                avoided: Vec::new(),
-            },
+            ring: ring.clone(),
+            report: RingReport { members, ring, r: 1, w: 1, strict: false, avoided: Vec::new() },
             nodes,
             data: Mutex::default(),
             writes: Mutex::default(),
@@ -199,6 +192,7 @@ fn converse(world: &World, at: usize, mut stream: TcpStream) -> Option<()> {
             CallBody::Ring => ReplyBody::Ring(world.report.clone()),
             CallBody::Status => ReplyBody::Status(status(world, at)),
             CallBody::Emulate(_) => ReplyBody::Emulated(Err("this node is a fake".into())),
+            CallBody::Replace { .. } => ReplyBody::Replace(Err("this node is a fake".into())),
             CallBody::Repair { begin, partition, peer } => {
                 ReplyBody::Repair(repair(world, at, begin, partition, peer))
             }

@@ -51,7 +51,7 @@ fn noise_on_the_port_is_refused_or_cut_off_and_the_daemon_goes_on() {
     assert_eq!(refusal(&house, &huge), "a frame of 4294967295 bytes; the limit here is 1024");
     let peer = |cluster: &str| Hello::Peer {
         cluster: cluster.into(),
-        ring: 1,
+        ring: (1, 1),
         node: NodeId::of("n2"),
         to: NodeId::of("n1"),
         incarnation: 1,

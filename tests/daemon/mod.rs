@@ -14,6 +14,7 @@ use pixii::engine::{self, ServeError};
 use pixii::generation::Generation;
 use pixii::members::Members;
 use pixii::message::{Call, CallBody, Reply, ReplyBody, Request, Response, StatusReport};
+use pixii::ring::Ring;
 use pixii::store::memory::MemoryStore;
 use pixii::store::{
     Change, Found, HintPage, Kept, Listing, Meta, ScanPage, Span, Store, StoreError,
@@ -271,6 +272,9 @@ impl Faulty {
 }
 
 impl Store for Faulty {
+    fn ring(&self) -> Result<Option<Ring>, StoreError> {
+        self.inner.ring()
+    }
     fn meta(&self) -> Result<Option<Meta>, StoreError> {
         self.inner.meta()
     }

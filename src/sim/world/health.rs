@@ -29,8 +29,10 @@ impl World {
 
     /// What is not well yet.
     fn unwell(&self) -> Option<String> {
-        let members = self.hosts.first().and_then(|host| host.node.as_ref()).map(Node::members);
-        for (at, host) in self.hosts.iter().enumerate() {
+        let all = || self.hosts.iter().enumerate().filter(|(_, host)| !host.is_removed);
+        let first = all().next();
+        let members = first.and_then(|(_, host)| host.node.as_ref()).map(Node::members);
+        for (at, host) in all() {
             let Some(node) = &host.node else { return Some(format!("n{at} is down")) };
             if !node.is_settled() {
                 return Some(format!("n{at} does not serve"));
@@ -43,14 +45,14 @@ impl World {
             }
             for peer in self.hosts.iter().filter(|peer| peer.id != host.id) {
                 let view = node.peer_view(self.clock(at), peer.id);
-                if view.opinion != Opinion::Up {
+                if view.opinion != Opinion::Up && !peer.is_removed {
                     return Some(format!("n{at} sees {}: {view:?}", peer.owner.name));
                 }
                 let kept = self.kept(host, peer);
                 // Where every copy is damaged there is nothing to mend them with, and nothing is taken for them.
                 let beyond_help = |key: &Key| self.copies(key).iter().all(|copy| copy.1.is_none());
                 if let Some(key) = kept.iter().find(|key| !beyond_help(key)) {
-                    return Some(format!("n{at} keeps {key:?} for {}", peer.owner.name));
+                    return Some(format!("n{at} keeps {key:?} for {} {} {:?}", peer.owner.name, node.debug(), node.counters()));
                 }
             }
             let lacking = &node.meta().without_authority;

@@ -89,7 +89,7 @@ impl World {
             format!("client {client} asks n{}: {:?}", current.host, current.request)
         });
         let frame = wire::frame(&Call { id: current.call, body });
-        let to = current.host;
+        let to = self.asked(current.host);
         // A connection carries a call once or breaks.
         match self.net.verdict(self.now, client_id(client), self.hosts[to].id) {
             Verdict::Deliver(delays) => {
@@ -134,7 +134,10 @@ impl World {
     fn durable(&self, key: &Key) -> Vec<Image> {
         let homes = self.ring.homes(self.ring.partition(key));
         let image = |host: &Host| {
-            let place = |id: NodeId| homes.iter().position(|home| *home == id);
+            if host.is_removed {
+                return Image { home: None, own: Object::default(), hints: Vec::new() };
+            }
+            let place = |id: NodeId| homes.iter().position(|home| *home == self.successor(id));
             let hint = |(target, found)| match found {
                 Found::Record(record) => Some((place(target)?, record.object)),
                 Found::Nothing | Found::Damaged => None,

@@ -5,6 +5,7 @@ use bytes::{Buf, BufMut, Bytes};
 
 use crate::generation::Generation;
 use crate::members::Members;
+use crate::ring::Ring;
 use crate::store::{Found, Meta, Record, decode_hint, decode_record, encode_hint, encode_record};
 use crate::types::{Key, NodeId, Partition, hash64};
 use crate::wire::{self, MAX_FRAME_BYTES};
@@ -18,6 +19,8 @@ pub(super) const MAX_RECORD_BYTES: usize = MAX_FRAME_BYTES + 64;
 pub(super) const LIFE: &str = "life";
 /// Where the store keeps what it knows of the members.
 pub(super) const MEMBERS: &str = "members";
+/// Where the store keeps the ring, once it is another one than the configured members make.
+pub(super) const RING: &str = "ring";
 /// Where the store keeps the number of its last write.
 pub(super) const LAST_WRITE: &str = "write";
 /// Where the schema's version is.
@@ -266,6 +269,16 @@ pub(super) fn seal_members(members: &Members) -> Vec<u8> {
 /// What a store knows of the members, or `None` if it is damaged.
 pub(super) fn unseal_members(bytes: &Bytes) -> Option<Members> {
     wire::decode(&unseal(MEMBERS, bytes)?).ok()
+}
+
+/// The sealed bytes of the ring.
+pub(super) fn seal_ring(ring: &Ring) -> Vec<u8> {
+    seal(RING, &wire::encode(ring))
+}
+
+/// The ring, or `None` if it is damaged.
+pub(super) fn unseal_ring(bytes: &Bytes) -> Option<Ring> {
+    wire::decode(&unseal(RING, bytes)?).ok()
 }
 
 /// Begins the names of the small records of generations.

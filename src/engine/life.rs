@@ -1,0 +1,171 @@
+//! The lives of a daemon: mostly one. A later ring ends a life and begins the next one in the same process.
+
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::runtime::Builder;
+use tokio::sync::mpsc::{Receiver, unbounded_channel};
+use tracing::info;
+
+use super::storage::Storage;
+use super::{Ending, Engine, GENERATION_PAUSE, SERIAL_BLOCK, ServeError, process};
+use crate::config::Config;
+use crate::members::{Member, Members};
+use crate::node::{self, Node};
+use crate::ring::Ring;
+use crate::store::{Kept, LifeError, Owner, Store, begin_life, end_life};
+use crate::types::{Key, MILLI};
+
+/// Runs a daemon on a store that is open already, until `stop` receives why to stop.
+pub fn run(
+    config: &Config,
+    store: Arc<dyn Store>,
+    mut stop: Receiver<String>,
+) -> Result<(), ServeError> {
+    let mut continues = false;
+    loop {
+        match live(config, &store, &mut stop, continues)? {
+            Ending::Relive => continues = true,
+            Ending::Stop => return Ok(()),
+            Ending::Removed(why) => return Err(ServeError::Removed(why, config.data_dir.clone())),
+        }
+    }
+}
+
+/// One life. `continues` if it follows another one of this process.
+fn live(
+    config: &Config,
+    store: &Arc<dyn Store>,
+    stop: &mut Receiver<String>,
+    continues: bool,
+) -> Result<Ending, ServeError> {
+    let system = |what| move |error| ServeError::System(what, error);
+    let random = || process::random().map_err(system("random bits"));
+    let (fresh_id, boot_nonce, seed) = (random()?, random()?, random()?);
+    let runtime =
+        Builder::new_current_thread().enable_all().build().map_err(system("event loop"))?;
+
+    let unusable = |error| ServeError::Life(config.data_dir.clone(), error);
+    let ring = Arc::new(ring_in_force(config, &**store).map_err(unusable)?);
+    let (cluster, name) = (config.cluster.clone(), config.name.clone());
+    let owner = Owner { cluster, name, ring: config.ring.digest() };
+    let last = store.meta().map_err(|error| unusable(error.into()))?;
+    let recovered = last.is_some_and(|meta| !meta.clean);
+    let meta = begin_life(&**store, &owner, fresh_id).map_err(unusable)?;
+    let incarnation = meta.incarnation;
+    info!(
+        "node {} of cluster {} starts: incarnation {incarnation}, {}, with ring version {}",
+        config.name,
+        config.cluster,
+        match (continues, recovered) {
+            (true, _) => "continued",
+            (_, true) => "recovered from an unclean stop",
+            _ => "after a clean stop or new",
+        },
+        ring.version(),
+    );
+    let listener = match runtime.block_on(TcpListener::bind(&config.listen)) {
+        Ok(listener) => listener,
+        Err(error) => {
+            end_life(&**store, &meta)?;
+            return Err(ServeError::Listen(config.listen.clone(), error));
+        }
+    };
+    let place = |key: &Key| {
+        let partition = ring.partition(key);
+        (partition, !ring.homes(partition).contains(&config.me()))
+    };
+    let (remembered, hints) = (store.members()?, store.hint_totals(&place)?);
+    let members = members(config, incarnation, ring.version() > 1, remembered);
+    let generations = store.generations()?;
+    let (reports, reported) = unbounded_channel();
+    let reserve_bytes = config.disk_reserve_mib << 20;
+    let storage = Storage::start(store, reserve_bytes, reports).map_err(system("threads"))?;
+    let served = runtime.block_on(async {
+        let config_of_node = node::Config {
+            boot_nonce,
+            hints,
+            generations,
+            continues,
+            ..machine_config(config, ring.clone(), members)
+        };
+        let node = Node::new(config_of_node, meta, seed);
+        let drawn = (boot_nonce, seed);
+        let engine = Engine::new(config, ring, recovered, drawn, node, storage, reported);
+        engine.run(listener, seed, stop).await
+    });
+    // A look-up of a peer's host name may still be waiting for an answer.
+    runtime.shutdown_background();
+    let (ending, storage, meta) = served?;
+    storage.finish()?;
+    end_life(&**store, &meta)?;
+    match &ending {
+        Ending::Relive => info!("node {} has a later ring, and begins another life", config.name),
+        _ => info!("node {} has stopped", config.name),
+    }
+    Ok(ending)
+}
+
+/// The ring that the store has, if it has one, which is a later one; else the one that the configured members make.
+fn ring_in_force(config: &Config, store: &dyn Store) -> Result<Ring, LifeError> {
+    let configured = &config.ring;
+    match store.ring()? {
+        None => Ok(configured.clone()),
+        Some(ring)
+            if (ring.n(), ring.partitions()) == (configured.n(), configured.partitions()) =>
+        {
+            Ok(ring)
+        }
+        Some(_) => Err(LifeError::Ring),
+    }
+}
+
+/// The members: what is configured, and what the store remembers better; with a later ring, that alone.
+fn members(
+    config: &Config,
+    incarnation: u64,
+    placed: bool,
+    remembered: Option<Members>,
+) -> Members {
+    let mut members = match remembered {
+        Some(remembered) if placed => remembered,
+        Some(remembered) => {
+            let mut members = config.members.clone();
+            members.merge(remembered.iter());
+            members
+        }
+        None => config.members.clone(),
+    };
+    // Where this node itself listens is as configured, from this life on.
+    let configured = config.members.get(config.me()).map(|own| own.address.clone());
+    let own = members.get(config.me()).cloned();
+    if let (Some(own), Some(address)) = (own, configured) {
+        members.merge([&Member { incarnation, address, ..own }]);
+    }
+    members
+}
+
+/// What the configuration tells the machine; what its store knows is added.
+fn machine_config(config: &Config, ring: Arc<Ring>, members: Members) -> node::Config {
+    node::Config {
+        me: config.me(),
+        ring,
+        r: config.r,
+        w: config.w,
+        strict: config.strict,
+        members,
+        gossip_interval: config.gossip_interval_ms * MILLI,
+        gossip_timeout: config.gossip_timeout_ms * MILLI,
+        hint_limit_bytes: config.hint_limit_mib << 20,
+        hint_age: config.hint_age_ms * MILLI,
+        repair_interval: config.repair_interval_ms * MILLI,
+        scrub_interval: config.scrub_interval_ms * MILLI,
+        generation_pause: GENERATION_PAUSE,
+        hints: Kept::default(),
+        generations: Vec::new(),
+        boot_nonce: 0,
+        continues: false,
+        bootstrap: config.bootstrap,
+        serial_block: SERIAL_BLOCK,
+    }
+}

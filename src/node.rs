@@ -16,6 +16,7 @@ mod replica;
 mod returning;
 mod words;
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use collection::Collection;
@@ -193,6 +194,14 @@ impl Node {
         self.collection.link(peer, usable, fx);
     }
 
+    /// A peer says who it is, or who it knows this node to be.
+    fn identify(&mut self, now: Micros, from: NodeId, op: u64, body: Body) {
+        self.identity.hear(now, from, op, body, &mut self.effects);
+        if self.identity.is_foreign(from) {
+            self.link(now, from, false);
+        }
+    }
+
     /// Gives a message to the role that it is for.
     fn dispatch(&mut self, now: Micros, from: NodeId, message: PeerMessage) {
         let PeerMessage { op, body } = message;
@@ -205,16 +214,17 @@ impl Node {
             self.gossip.heard(now, from, fx);
         }
         match body {
-            Body::Introduce { ring, cluster, .. }
-                if !self.placement.meet(from, op, ring, cluster, fx) => {}
+            Body::Introduce { ring, cluster, .. } => {
+                match self.placement.meet(from, op, ring, cluster, fx) {
+                    Ordering::Less => {}
+                    Ordering::Equal => self.identify(now, from, op, body),
+                    // It is told of this node's ring, and answers with its own.
+                    Ordering::Greater => self.identity.introduce(vec![from], fx),
+                }
+            }
+            Body::Known { .. } => self.identify(now, from, op, body),
             Body::Placement { ring, members } => {
                 self.placement.hear(from, ring, &members, fx);
-            }
-            Body::Introduce { .. } | Body::Known { .. } => {
-                self.identity.hear(now, from, op, body, fx);
-                if self.identity.is_foreign(from) {
-                    self.link(now, from, false);
-                }
             }
             _ if self.identity.is_foreign(from) => {}
             Body::Coordinate { request, timeout_ms } => {
@@ -370,8 +380,6 @@ impl Node {
         self.effects.meta()
     }
 
-    /// x
-    pub fn debug(&self) -> String { self.handoff.debug() }
     /// True once the node serves.
     pub fn is_settled(&self) -> bool {
         self.effects.is_settled()

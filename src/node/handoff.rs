@@ -428,4 +428,3 @@ impl Handoff {
         self.go_on(now, *target, fx);
     }
 }
-impl Handoff { pub(super) fn debug(&self) -> String { format!("{:?} next_look {:?} flights {:?} lists {:?} ", self.passes, self.next_look, self.flights, self.lists) } }

@@ -134,7 +134,8 @@ impl Identity {
         Life { incarnation: fx.meta().incarnation, nonce: self.nonce }
     }
 
-    fn introduce(&self, to: Vec<NodeId>, fx: &mut Effects) {
+    /// Tells peers of this life and its ring.
+    pub(super) fn introduce(&self, to: Vec<NodeId>, fx: &mut Effects) {
         let cluster = fx.meta().cluster.as_ref().map(|cluster| cluster.id);
         let (life, ring) = (self.life(fx), self.placement);
         fx.send(to, self.nonce, Body::Introduce { life, cluster, ring });

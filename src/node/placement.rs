@@ -1,6 +1,7 @@
 //! The placement of keys: a node lives with one ring. A later one, by an operator's command or from a peer that has it,
 //! is made durable and ends this life; the next one begins with it. A peer with an older ring is told.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use super::effects::Effects;
@@ -33,8 +34,8 @@ impl Placement {
         self.ring.has(node)
     }
 
-    /// A peer has introduced itself. False if it lives with another ring: whoever has the older one is about to begin
-    /// another life, and this one says nothing about that.
+    /// A peer has introduced itself, with a ring that is earlier than this life's, equal, or later. Whoever has the earlier
+    /// one is told of the later one, and is about to begin another life; this one says nothing about that.
     pub(super) fn meet(
         &self,
         from: NodeId,
@@ -42,7 +43,7 @@ impl Placement {
         theirs: (u64, u64),
         cluster: Option<u64>,
         fx: &mut Effects,
-    ) -> bool {
+    ) -> Ordering {
         let own = fx.meta().cluster.as_ref().map(|cluster| cluster.id);
         let same_cluster = own.is_some() && (cluster.is_none() || cluster == own);
         if theirs < self.id && self.id.0 > 1 && same_cluster {
@@ -50,7 +51,7 @@ impl Placement {
             let mark = fx.last_mark();
             fx.send_synced(Some(mark), from, op, Body::Placement { ring, members });
         }
-        theirs == self.id
+        theirs.cmp(&self.id)
     }
 
     /// A peer tells of a later ring.

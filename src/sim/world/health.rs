@@ -52,7 +52,7 @@ impl World {
                 // Where every copy is damaged there is nothing to mend them with, and nothing is taken for them.
                 let beyond_help = |key: &Key| self.copies(key).iter().all(|copy| copy.1.is_none());
                 if let Some(key) = kept.iter().find(|key| !beyond_help(key)) {
-                    return Some(format!("n{at} keeps {key:?} for {} {} {:?}", peer.owner.name, node.debug(), node.counters()));
+                    return Some(format!("n{at} keeps {key:?} for {}", peer.owner.name));
                 }
             }
             let lacking = &node.meta().without_authority;

@@ -7,6 +7,7 @@ use crate::members::{Member, Members};
 use crate::node::{Input, Node};
 use crate::ring::Ring;
 use crate::rng::Rng;
+use crate::sim::scenario::Fault;
 use crate::store::memory::MemoryStore;
 use crate::store::{Owner, Store, end_life};
 use crate::types::{MILLI, Micros, NodeId};
@@ -59,6 +60,13 @@ impl Host {
 impl World {
     /// The host dies for good, and an operator is about to give its places to the last one.
     pub(super) fn begin_replacing(&mut self, old: usize, back: Micros) {
+        // A cluster is founded by all its members: before, there is nobody to give the command to.
+        let founded = |host: &Host| host.node.as_ref().is_some_and(|n| n.meta().cluster.is_some());
+        let members = self.hosts[..self.hosts.len() - 1].iter().enumerate();
+        if !members.filter(|(at, _)| *at != old).all(|(_, host)| founded(host)) {
+            let again = Fault::Replace { host: old, back };
+            return self.schedule(self.now + AGAIN, Event::Fault(again));
+        }
         self.count("members replaced");
         self.judge.lose(self.now, old, None);
         if self.hosts[old].node.is_some() {

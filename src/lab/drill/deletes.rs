@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use pixii::client::{Client, Options, Put};
+use pixii::client::{Client, Failure, Options, Put};
 use pixii::message::StatusReport;
 use pixii::store::disk::CheckReport;
 use pixii::types::Key;
@@ -168,9 +168,10 @@ impl Course<'_> {
         let begun = Instant::now();
         self.ground.open(&[victim.to_string()]).await?;
         let client = self.ground.client().await?;
-        let first = self.present(&client).await?;
+        // It may still be owed hints.
+        let first = self.present(&client, true).await?;
         let (read, calm) = (seconds(begun), self.await_calm(begun).await?);
-        let last = self.present(&client).await?;
+        let last = self.present(&client, false).await?;
         self.note("collected_s", calm);
         self.expect_none("came_back", first + last, "deleted keys came back");
         (self.say)(&format!(
@@ -205,8 +206,8 @@ impl Course<'_> {
     }
 
     /// How many of the keys have a value at any home.
-    async fn present(&self, client: &Client) -> Result<u64, String> {
-        let found = read_all(client, self.keys).await?;
+    async fn present(&self, client: &Client, yielding: bool) -> Result<u64, String> {
+        let found = read_all(client, self.keys, yielding).await?;
         Ok(found.iter().filter(|values| !values.is_empty()).count() as u64)
     }
 
@@ -256,7 +257,7 @@ impl Course<'_> {
     /// How many keys show anything but the new value.
     async fn hidden(&self, client: &Client) -> Result<u64, String> {
         let new = Bytes::from(vec![NEW; self.value_bytes]);
-        let found = read_all(client, self.keys).await?;
+        let found = read_all(client, self.keys, false).await?;
         Ok(found.iter().filter(|values| **values != [new.clone()]).count() as u64)
     }
 }
@@ -313,10 +314,13 @@ async fn delete_all(client: &Client, contexts: Vec<Bytes>) -> Result<(), String>
     .map(drop)
 }
 
-/// The values of all keys, from all homes.
-async fn read_all(client: &Client, keys: u64) -> Result<Vec<Vec<Bytes>>, String> {
-    all(client, vec![(); keys as usize], |client, key, ()| async move {
-        let found = client.get(&key, Some(N), TIMEOUT_MS).await;
+/// The values of all keys, from all homes; from as many as usual where `yielding` and one of them has no say yet.
+async fn read_all(client: &Client, keys: u64, yielding: bool) -> Result<Vec<Vec<Bytes>>, String> {
+    all(client, vec![(); keys as usize], move |client, key, ()| async move {
+        let mut found = client.get(&key, Some(N), TIMEOUT_MS).await;
+        if yielding && matches!(&found, Err(Failure::Refused(why)) if why.is_no_quorum()) {
+            found = client.get(&key, None, TIMEOUT_MS).await;
+        }
         found.map(|found| found.values).map_err(|failure| failure.to_string())
     })
     .await

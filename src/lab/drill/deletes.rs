@@ -76,7 +76,7 @@ pub(crate) async fn run(plan: &Plan, value_bytes: usize, say: Say<'_>) -> Result
     let Course { complaints, figures, .. } = course;
     let summary = format!(
         "{} keys deleted with {victim} away: {} came back, {} tombstones left on the disks {} s after its start, {} of \
-         {PARTITIONS} partitions differ; put again, {} are not as they should be",
+         {PARTITIONS} partitions differ; put again, {} reads were not as they should be",
         plan.keys,
         figures["came_back"],
         figures["tombstones"],

@@ -1,13 +1,14 @@
-//! Keys are deleted while a daemon is away, and it comes back: nothing returns, and in the end no disk tells of them.
+//! Keys are deleted while a daemon is away, and it comes back: nothing returns, in the end no disk tells of them, and what is
+//! put under the same keys is not hidden by what was known of the old ones.
 
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use pixii::client::{Client, Options, Put};
+use pixii::client::{Client, Failure, Options, Put};
 use pixii::message::StatusReport;
-use pixii::store::disk::check;
+use pixii::store::disk::CheckReport;
 use pixii::types::Key;
-use serde_json::json;
+use serde_json::{Map, Value};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -16,176 +17,332 @@ use super::{Ending, Plan, Say};
 
 const NODES: usize = 5;
 /// Requests at a time.
-const LANES: u64 = 64;
+const LANES: usize = 64;
 const TIMEOUT_MS: u32 = 10_000;
-/// Tombstones are gone in this time after the daemon is back.
+/// Tombstones are gone in this time after the daemon is started.
 const WAIT: Duration = Duration::from_secs(120);
 /// The collection has had time to begin if nothing holds it back.
 const HELD: Duration = Duration::from_secs(8);
 const LOOK: Duration = Duration::from_millis(200);
-/// Page cache while a stopped store is read.
-const CACHE_BYTES: u64 = 64 << 20;
+/// What the values of a round consist of.
+const OLD: u8 = 1;
+const NEW: u8 = 2;
 
-/// What was seen at one moment.
-struct Seen {
-    /// Keys that tell of what is gone, at all daemons together.
+/// A drill under way.
+struct Course<'a> {
+    ground: Ground,
     keys: u64,
-    /// What holds the collection back, as far as it is told.
-    why: Option<String>,
+    value_bytes: usize,
+    say: Say<'a>,
+    complaints: Vec<String>,
+    figures: Map<String, Value>,
 }
 
-/// Fills, deletes with a daemon away, brings it back, waits, checks. The error says why the drill could not go on.
+/// What one daemon tells of its tombstones.
+struct Told {
+    name: String,
+    /// Keys that tell of what is gone.
+    keys: u64,
+    /// Partitions whose collection is held back, and by what.
+    held_back: u32,
+    why: Option<String>,
+    hints: u64,
+    /// Partitions that it has yet to read after its start.
+    unread: u64,
+}
+
+/// Fills, deletes with a daemon away, brings it back, waits, checks, and puts again. The error says why the drill could not go
+/// on.
 pub(crate) async fn run(plan: &Plan, value_bytes: usize, say: Say<'_>) -> Result<Ending, String> {
     let mut ground = Ground::prepare(plan, NODES)?;
     let names = ground.names();
     if ground.open(&names).await?.is_none() {
         return Ok(ground.give_up(None).await?.into());
     }
-    let client = ground.client().await?;
-    let mut complaints = Vec::new();
-    put_all(&client, plan.keys, value_bytes, 1).await?;
     let victim = ground.rng.pick(&names).cloned().unwrap_or_default();
-    ground.kill(&victim)?;
-    delete_all(&client, plan.keys).await?;
-    sleep(HELD).await;
-    let held = look(&ground).await?;
-    let why = held.why.clone().unwrap_or_else(|| "nothing".into());
-    say(&format!(
-        "{} keys are put, and deleted while {victim} is away: {} copies tell of it, {} s later still; what holds their \
-         collection back: {why}",
-        plan.keys,
-        held.keys,
-        HELD.as_secs()
-    ))?;
-    if held.keys == 0 || !why.contains(&victim) {
-        complaints.push(format!("tombstones are collected although {victim} is away ({why})"));
-    }
+    let (complaints, figures) = (Vec::new(), Map::new());
+    let mut course = Course { ground, keys: plan.keys, value_bytes, say, complaints, figures };
+    course.note("victim", victim.clone());
+    course.put().await?;
+    let contexts = course.delete_without(&victim).await?;
+    course.see_it_held(&victim).await?;
+    course.bring_back(&victim).await?;
+    course.ground.cluster.stop_all()?;
+    course.check_disks()?;
+    course.ground.open(&names).await?;
+    course.put_again(contexts).await?;
+    course.ground.cluster.stop_all()?;
 
-    ground.open(std::slice::from_ref(&victim)).await?;
-    let begun = Instant::now();
-    let client = ground.client().await?;
-    let back = present(&client, plan.keys).await?;
-    let left = loop {
-        let seen = look(&ground).await?;
-        if seen.keys == 0 || begun.elapsed() > WAIT {
-            break seen.keys;
-        }
-        sleep(LOOK).await;
-    };
-    let took = begun.elapsed().as_secs_f64();
-    ground.await_no_hints(WAIT).await?;
-    let back = back + present(&client, plan.keys).await?;
-    say(&format!(
-        "{victim} is back: {back} keys came back, {left} copies tell of them {took:.1} s later"
-    ))?;
-
-    ground.cluster.stop_all()?;
-    let tombstones = tombstones(&ground)?;
-    let (held, differ) = ground.compare()?;
-    ground.open(&names).await?;
-    let client = ground.client().await?;
-    put_all(&client, plan.keys, value_bytes, 2).await?;
-    let again = present(&client, plan.keys).await?;
-    say(&format!(
-        "{held} records are on the stopped disks; {again} of the keys are put again, and read"
-    ))?;
-    ground.cluster.stop_all()?;
-
-    for (count, what) in [
-        (back, "deleted keys came back"),
-        (left, "copies still tell of what was deleted"),
-        (tombstones, "tombstones are on the disks"),
-        (differ as u64, "partitions differ between their homes"),
-        (plan.keys - again, "keys that were put again are not there"),
-    ] {
-        if count > 0 {
-            complaints.push(format!("{count} {what}"));
-        }
-    }
+    let Course { complaints, figures, .. } = course;
     let summary = format!(
-        "{} keys deleted with {victim} away: {back} came back, {tombstones} tombstones left on the disks {took:.1} s after its return, \
-         {differ} of {PARTITIONS} partitions differ",
-        plan.keys
+        "{} keys deleted with {victim} away: {} came back, {} tombstones left on the disks {} s after its start, {} of \
+         {PARTITIONS} partitions differ; put again, {} reads were not as they should be",
+        plan.keys,
+        figures["came_back"],
+        figures["tombstones"],
+        figures["collected_s"],
+        figures["partitions_differ"],
+        figures["hidden"]
     );
-    let figures = json!({
-        "victim": victim, "came_back": back, "tombstones": tombstones, "collected_s": took, "partitions_differ": differ,
-        "put_again": again,
-    });
-    Ok(Ending { summary, complaints, figures })
+    Ok(Ending { summary, complaints, figures: figures.into() })
 }
 
-fn key(number: u64) -> Result<Key, String> {
-    Key::new(format!("deletes/{number:08}")).map_err(|error| error.to_string())
-}
+impl Course<'_> {
+    fn note(&mut self, name: &str, value: impl Into<Value>) {
+        self.figures.insert(name.into(), value.into());
+    }
 
-/// Does something to all keys, several at a time; the sum of what each gave.
-async fn all<F>(client: &Client, keys: u64, each: impl Fn(Client, Key) -> F) -> Result<u64, String>
-where
-    F: Future<Output = Result<u64, String>> + Send + 'static,
-{
-    let (mut lanes, mut sum) = (JoinSet::new(), 0);
-    for number in 0..keys {
-        if lanes.len() as u64 >= LANES
-            && let Some(done) = lanes.join_next().await
-        {
-            sum += done.map_err(|error| error.to_string())??;
+    /// Notes what should be zero.
+    fn expect_none(&mut self, name: &str, count: u64, what: &str) {
+        self.note(name, count);
+        if count > 0 {
+            self.complaints.push(format!("{count} {what}"));
         }
-        lanes.spawn(each(client.clone(), key(number)?));
     }
-    while let Some(done) = lanes.join_next().await {
-        sum += done.map_err(|error| error.to_string())??;
+
+    async fn put(&mut self) -> Result<(), String> {
+        let (client, begun) = (self.ground.client().await?, Instant::now());
+        put_all(&client, vec![None; self.keys as usize], vec![OLD; self.value_bytes]).await?;
+        (self.say)(&format!(
+            "{} keys are put at all their homes in {} s",
+            self.keys,
+            seconds(begun)
+        ))
     }
-    Ok(sum)
+
+    /// Kills a daemon, reads all keys and deletes them. Gives the contexts of the reads.
+    async fn delete_without(&mut self, victim: &str) -> Result<Vec<Option<Bytes>>, String> {
+        self.ground.kill(victim)?;
+        let (client, begun) = (self.ground.client().await?, Instant::now());
+        let old = Bytes::from(vec![OLD; self.value_bytes]);
+        let read = all(&client, vec![(); self.keys as usize], |client, key, ()| async move {
+            let found = client.get(&key, None, TIMEOUT_MS).await.map_err(|f| f.to_string())?;
+            Ok((found.values, found.context))
+        });
+        let (values, contexts): (Vec<_>, Vec<_>) = read.await?.into_iter().unzip();
+        let unseen = values.iter().filter(|values| **values != [old.clone()]).count();
+        self.expect_none(
+            "unseen",
+            unseen as u64,
+            "keys did not show their value before the delete",
+        );
+        delete_all(&client, contexts.clone()).await?;
+        let took = seconds(begun);
+        (self.say)(&format!("{victim} is killed; all keys are read and deleted in {took} s"))?;
+        Ok(contexts.into_iter().map(Some).collect())
+    }
+
+    /// Nothing is collected while a daemon is away, and the others name it.
+    async fn see_it_held(&mut self, victim: &str) -> Result<(), String> {
+        sleep(HELD).await;
+        let told = look(&self.ground).await?;
+        let (mut keys, mut naming) = (0, 0);
+        for Told { name, keys: held, held_back, why, .. } in told {
+            keys += held;
+            let names_it = why.as_ref().is_some_and(|why| why.contains(victim));
+            naming += u64::from(names_it);
+            let why = why.unwrap_or_else(|| "nothing".into());
+            (self.say)(&format!(
+                "{} s later {name} has {held} keys that tell of it; {held_back} partitions are held back: {why}",
+                HELD.as_secs()
+            ))?;
+            if held_back > 0 && !names_it {
+                self.complaints.push(format!("{name} says that {why}, and it is {victim}"));
+            }
+        }
+        self.note("held", keys);
+        self.note("naming", naming);
+        // At least all homes but one of each key.
+        if keys < u64::from(N - 1) * self.keys {
+            self.complaints
+                .push(format!("only {keys} copies tell of it although {victim} is away"));
+        }
+        if naming == 0 {
+            self.complaints.push(format!("nobody says that {victim} holds the collection back"));
+        }
+        Ok(())
+    }
+
+    /// Starts the daemon, and waits until nobody tells of what was deleted.
+    async fn bring_back(&mut self, victim: &str) -> Result<(), String> {
+        let begun = Instant::now();
+        self.ground.open(&[victim.to_string()]).await?;
+        let client = self.ground.client().await?;
+        // It may still be owed hints.
+        let first = self.present(&client, true).await?;
+        let (read, calm) = (seconds(begun), self.await_calm(begun).await?);
+        let last = self.present(&client, false).await?;
+        self.note("collected_s", calm);
+        self.expect_none("came_back", first + last, "deleted keys came back");
+        (self.say)(&format!(
+            "{victim} is started: {read} s later {first} of the keys were present; nobody tells of them after {calm} s, and \
+             {last} are present"
+        ))
+    }
+
+    /// Waits until no daemon has tombstones, hints or something to read; how many seconds that was from `begun`. It is noted
+    /// if it takes too long.
+    async fn await_calm(&mut self, begun: Instant) -> Result<f64, String> {
+        let deadline = Instant::now() + WAIT;
+        loop {
+            let told = look(&self.ground).await?;
+            let sum = |of: fn(&Told) -> u64| told.iter().map(of).sum::<u64>();
+            let [keys, hints, unread] = [sum(|t| t.keys), sum(|t| t.hints), sum(|t| t.unread)];
+            if keys + hints + unread == 0 {
+                return Ok(seconds(begun));
+            }
+            if Instant::now() > deadline {
+                let why: Vec<String> = told.into_iter().filter_map(|told| told.why).collect();
+                self.complaints.push(format!(
+                    "after {} s {keys} copies still tell of what is gone, with {hints} hints and {unread} partitions to be \
+                     read: {}",
+                    WAIT.as_secs(),
+                    why.join("; ")
+                ));
+                return Ok(seconds(begun));
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    /// How many of the keys have a value at any home.
+    async fn present(&self, client: &Client, yielding: bool) -> Result<u64, String> {
+        let found = read_all(client, self.keys, yielding).await?;
+        Ok(found.iter().filter(|values| !values.is_empty()).count() as u64)
+    }
+
+    /// Nothing is on the stopped disks.
+    fn check_disks(&mut self) -> Result<(), String> {
+        let begun = Instant::now();
+        let stores = self.ground.check_all()?;
+        let differ = self.ground.differing(&stores)? as u64;
+        let sum = |of: fn(&CheckReport) -> u64| stores.iter().map(|(_, r)| of(r)).sum::<u64>();
+        let tombstones = sum(|report| report.tombstones);
+        let values = sum(|report| report.values);
+        let hints = sum(|report| report.hints.values().map(|total| total.count).sum());
+        let damages = sum(|report| report.damages + u64::from(!report.complete));
+        self.expect_none("tombstones", tombstones, "tombstones are on the disks");
+        self.expect_none("values", values, "values are on the disks");
+        self.expect_none("hints", hints, "hints are on the disks");
+        self.expect_none("damages", damages, "places of the disks are damaged");
+        self.expect_none("partitions_differ", differ, "partitions differ between their homes");
+        (self.say)(&format!(
+            "all are stopped: {tombstones} tombstones, {values} values and {hints} hints are on the {} disks, {differ} of \
+             {PARTITIONS} partitions differ (checked in {} s)",
+            stores.len(),
+            seconds(begun)
+        ))
+    }
+
+    /// Puts the same keys under new values, every other one with the context of the old value; then deletes all with these
+    /// contexts, which cover nothing new. What they bring back is collected again.
+    async fn put_again(&mut self, contexts: Vec<Option<Bytes>>) -> Result<(), String> {
+        let (client, begun) = (self.ground.client().await?, Instant::now());
+        let every_other = contexts.iter().enumerate();
+        let every_other = every_other.map(|(at, old)| old.clone().filter(|_| at % 2 == 1));
+        put_all(&client, every_other.collect(), vec![NEW; self.value_bytes]).await?;
+        delete_all(&client, contexts.into_iter().flatten().collect()).await?;
+        let hidden = self.hidden(&client).await?;
+        let (read, calm) = (seconds(begun), self.await_calm(begun).await?);
+        let hidden_later = self.hidden(&client).await?;
+        self.note("collected_again_s", calm);
+        let what = "reads of keys that were put again did not show the new value and no other";
+        self.expect_none("hidden", hidden + hidden_later, what);
+        (self.say)(&format!(
+            "all keys are put again, half of them with old contexts, and deleted with old contexts: {read} s later {hidden} are \
+             not as they should be; nobody tells of old events after {calm} s, and {hidden_later} are not as they should be"
+        ))
+    }
+
+    /// How many keys show anything but the new value.
+    async fn hidden(&self, client: &Client) -> Result<u64, String> {
+        let new = Bytes::from(vec![NEW; self.value_bytes]);
+        let found = read_all(client, self.keys, false).await?;
+        Ok(found.iter().filter(|values| **values != [new.clone()]).count() as u64)
+    }
 }
 
-async fn put_all(client: &Client, keys: u64, bytes: usize, round: u8) -> Result<u64, String> {
-    all(client, keys, |client, key| async move {
-        let (value, write) = (Bytes::from(vec![round; bytes]), client.write_id());
-        let put = Put { key, value, context: None, write, w: Some(N).into() };
-        client.put(put, TIMEOUT_MS).await.map(|_| 1).map_err(|failure| failure.to_string())
+fn seconds(since: Instant) -> f64 {
+    (since.elapsed().as_secs_f64() * 10.0).round() / 10.0
+}
+
+/// Does something with each key, several at a time, and what is given for it; gives what came of them, in order.
+async fn all<I, O, F>(
+    client: &Client,
+    given: Vec<I>,
+    each: impl Fn(Client, Key, I) -> F,
+) -> Result<Vec<O>, String>
+where
+    F: Future<Output = Result<O, String>> + Send + 'static,
+    O: Send + 'static,
+{
+    let (mut lanes, mut done) = (JoinSet::new(), Vec::with_capacity(given.len()));
+    for (number, given) in given.into_iter().enumerate() {
+        if lanes.len() >= LANES
+            && let Some(one) = lanes.join_next().await
+        {
+            done.push(one.map_err(|error| error.to_string())?);
+        }
+        let key = Key::new(format!("deletes/{number:08}")).map_err(|error| error.to_string())?;
+        let doing = each(client.clone(), key, given);
+        lanes.spawn(async move { (number, doing.await) });
+    }
+    while let Some(one) = lanes.join_next().await {
+        done.push(one.map_err(|error| error.to_string())?);
+    }
+    done.sort_by_key(|(number, _)| *number);
+    done.into_iter().map(|(_, came)| came).collect()
+}
+
+async fn put_all(client: &Client, given: Vec<Option<Bytes>>, value: Vec<u8>) -> Result<(), String> {
+    let value = Bytes::from(value);
+    all(client, given, |client, key, context| {
+        let put =
+            Put { key, value: value.clone(), context, write: client.write_id(), w: Some(N).into() };
+        async move { client.put(put, TIMEOUT_MS).await.map_err(|failure| failure.to_string()) }
     })
     .await
+    .map(drop)
 }
 
-async fn delete_all(client: &Client, keys: u64) -> Result<u64, String> {
-    all(client, keys, |client, key| async move {
-        let found = client.get(&key, None, TIMEOUT_MS).await.map_err(|f| f.to_string())?;
-        let deleted = client.delete(&key, Some(found.context), None, TIMEOUT_MS).await;
-        deleted.map(|_| 1).map_err(|failure| failure.to_string())
+async fn delete_all(client: &Client, contexts: Vec<Bytes>) -> Result<(), String> {
+    all(client, contexts, |client, key, context| async move {
+        let deleted = client.delete(&key, Some(context), None, TIMEOUT_MS).await;
+        deleted.map_err(|failure| failure.to_string())
     })
     .await
+    .map(drop)
 }
 
-/// How many of the keys have a value at any home.
-async fn present(client: &Client, keys: u64) -> Result<u64, String> {
-    all(client, keys, |client, key| async move {
-        let found = client.get(&key, Some(N), TIMEOUT_MS).await.map_err(|f| f.to_string())?;
-        Ok(u64::from(!found.values.is_empty()))
+/// The values of all keys, from all homes; from as many as usual where `yielding` and one of them has no say yet.
+async fn read_all(client: &Client, keys: u64, yielding: bool) -> Result<Vec<Vec<Bytes>>, String> {
+    all(client, vec![(); keys as usize], move |client, key, ()| async move {
+        let mut found = client.get(&key, Some(N), TIMEOUT_MS).await;
+        if yielding && matches!(&found, Err(Failure::Refused(why)) if why.is_no_quorum()) {
+            found = client.get(&key, None, TIMEOUT_MS).await;
+        }
+        found.map(|found| found.values).map_err(|failure| failure.to_string())
     })
     .await
 }
 
 /// What the daemons that run tell of their tombstones.
-async fn look(ground: &Ground) -> Result<Seen, String> {
-    let mut seen = Seen { keys: 0, why: None };
+async fn look(ground: &Ground) -> Result<Vec<Told>, String> {
+    let mut told = Vec::new();
     for daemon in ground.cluster.daemons().iter().filter(|daemon| daemon.is_running()) {
         let address = [daemon.address.clone()];
         let client = Client::connect(&address, Options::default()).await;
         let report = async { client?.status(None).await }.await;
-        let StatusReport { collection, .. } = report.map_err(|failure| failure.to_string())?;
-        seen.keys += collection.keys;
-        seen.why = seen.why.or(collection.example.map(|(_, why)| why));
+        let StatusReport { collection, peers, repair, .. } =
+            report.map_err(|failure| failure.to_string())?;
+        told.push(Told {
+            name: daemon.name.clone(),
+            keys: collection.keys,
+            held_back: collection.held_back,
+            why: collection.example.map(|(_, why)| why),
+            hints: peers.iter().map(|peer| peer.hints).sum(),
+            unread: repair.unread.into(),
+        });
     }
-    Ok(seen)
-}
-
-/// Tombstones and hints on the disks of the stopped daemons.
-fn tombstones(ground: &Ground) -> Result<u64, String> {
-    let mut count = 0;
-    for name in ground.names() {
-        let report = check(&ground.logs.join(&name), CACHE_BYTES, &mut |_| {});
-        let report = report.map_err(|error| error.to_string())?;
-        count += report.tombstones + report.hints.values().map(|total| total.count).sum::<u64>();
-    }
-    Ok(count)
+    Ok(told)
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use pixii::client::{Client, Options};
 use pixii::ring::Ring;
 use pixii::rng::Rng;
-use pixii::store::disk::{check, differences};
+use pixii::store::disk::{CheckReport, check, differences};
 use pixii::types::NodeId;
 use tokio::time::sleep;
 
@@ -188,20 +188,30 @@ impl Ground {
         }
     }
 
-    /// Reads the stores of the stopped daemons, as `pixii check` does: how many records all hold, and how many partitions
-    /// differ between their homes.
-    pub(super) fn compare(&self) -> Result<(u64, usize), String> {
-        let ids: Vec<NodeId> = self.names().iter().map(|name| NodeId::of(name)).collect();
-        let ring = Ring::new(&ids, N, PARTITIONS).map_err(|error| error.to_string())?;
+    /// Reads the stores of the stopped daemons, as `pixii check` does.
+    pub(super) fn check_all(&self) -> Result<Vec<(NodeId, CheckReport)>, String> {
         let mut stores = Vec::new();
-        let mut held = 0;
         for name in self.names() {
             let report = check(&self.logs.join(&name), CACHE_BYTES, &mut |_| {});
-            let report = report.map_err(|error| error.to_string())?;
-            held += report.by_partition.values().map(|(keys, _)| keys).sum::<u64>();
-            stores.push((NodeId::of(&name), report));
+            stores.push((NodeId::of(&name), report.map_err(|error| error.to_string())?));
         }
-        Ok((held, differences(&ring, &stores).len()))
+        Ok(stores)
+    }
+
+    /// How many partitions differ between their homes.
+    pub(super) fn differing(&self, stores: &[(NodeId, CheckReport)]) -> Result<usize, String> {
+        let ids: Vec<NodeId> = self.names().iter().map(|name| NodeId::of(name)).collect();
+        let ring = Ring::new(&ids, N, PARTITIONS).map_err(|error| error.to_string())?;
+        Ok(differences(&ring, stores).len())
+    }
+
+    /// Reads the stores of the stopped daemons: how many records all hold, and how many partitions differ between their
+    /// homes.
+    pub(super) fn compare(&self) -> Result<(u64, usize), String> {
+        let stores = self.check_all()?;
+        let keys = |report: &CheckReport| report.by_partition.values().map(|(keys, _)| keys).sum();
+        let held: Vec<u64> = stores.iter().map(|(_, report)| keys(report)).collect();
+        Ok((held.iter().sum(), self.differing(&stores)?))
     }
 
     /// A client that knows all daemons.

@@ -101,7 +101,6 @@ impl Pair {
                 generations: Vec::new(),
                 boot_nonce: NodeId::of(name).0,
                 continues: false,
-                continues: false,
                 bootstrap: false,
                 serial_block: 1_000,
             };

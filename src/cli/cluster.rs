@@ -1,83 +1,29 @@
 //! A cluster of real daemons on this machine: their files, and their processes from start to end.
 //! `dev` and `demo` use it, and so may integration tests: it needs nothing else of the command.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Seek, SeekFrom};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+// Tests include this file from elsewhere.
+#[path = "cluster/daemon.rs"]
+mod daemon;
+#[path = "cluster/files.rs"]
+mod files;
+
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use pixii::client::{Client, Options};
-use pixii::ring::Ring;
-use pixii::types::NodeId;
-use rustix::process::{Pid, Signal, kill_process};
-use serde::{Deserialize, Serialize};
 
-/// Most daemons that one machine is asked to run.
-const MAX_DAEMONS: usize = 50;
+use daemon::Daemon;
+pub(crate) use files::Shape;
+use files::{Config, Member, check, check_old, free_addresses, lock};
+
 /// How often a process or a node is looked at while something is waited for.
 const POLL: Duration = Duration::from_millis(20);
 /// How long a daemon may take to stop before it is killed.
 const STOP_WAIT: Duration = Duration::from_secs(15);
-/// How much of a log is searched for its last line.
-const LOG_TAIL_BYTES: u64 = 4_096;
 
-/// What a cluster is like.
-#[derive(Clone, Debug)]
-pub(crate) struct Shape {
-    /// Its name.
-    pub(crate) cluster: String,
-    /// How many daemons.
-    pub(crate) nodes: usize,
-    /// Replicas of each key.
-    pub(crate) n: u8,
-    /// Default R.
-    pub(crate) r: u8,
-    /// Default W.
-    pub(crate) w: u8,
-    /// Number of partitions.
-    pub(crate) partitions: u16,
-}
-
-/// A daemon's configuration file.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Config {
-    name: String,
-    cluster: String,
-    data_dir: PathBuf,
-    listen: String,
-    n: u8,
-    r: u8,
-    w: u8,
-    partitions: u16,
-    cache_mib: u32,
-    log: String,
-    members: Vec<Member>,
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Member {
-    name: String,
-    address: String,
-}
-
-/// One daemon, running or not.
-#[derive(Debug)]
-pub(crate) struct Daemon {
-    /// Its name.
-    pub(crate) name: String,
-    /// Where it listens.
-    pub(crate) address: String,
-    config: PathBuf,
-    log: PathBuf,
-    child: Option<Child>,
-    frozen: bool,
-}
-
-/// The daemons. Dropping the cluster kills those that run.
+/// The daemons. Dropping the cluster ends those that run with SIGKILL.
 #[derive(Debug)]
 pub(crate) struct Cluster {
     program: PathBuf,
@@ -108,7 +54,6 @@ impl Cluster {
             names.zip(addresses).map(|(name, address)| Member { name, address }).collect();
         let mut daemons = Vec::new();
         for Member { name, address } in members.clone() {
-            let path = dir.join(format!("{name}.toml"));
             let config = Config {
                 data_dir: dir.join(&name),
                 name: name.clone(),
@@ -122,10 +67,9 @@ impl Cluster {
                 log: "info".into(),
                 members: members.clone(),
             };
-            let text = toml::to_string(&config).map_err(|error| error.to_string())?;
-            fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))?;
-            let log = dir.join(format!("{name}.log"));
-            daemons.push(Daemon { name, address, config: path, log, child: None, frozen: false });
+            let daemon = Daemon::new(name, address, &dir);
+            config.write(&daemon.config)?;
+            daemons.push(daemon);
         }
         Ok(Cluster { program, daemons, _lock: lock })
     }
@@ -149,6 +93,32 @@ impl Cluster {
         &self.daemons
     }
 
+    /// Adds a daemon that is configured as the others are, but for the member that it is to replace. Gives its address.
+    pub(crate) fn add(&mut self, name: &str, replaced: &str) -> Result<String, String> {
+        let model = self.daemons.iter().find(|daemon| daemon.name != replaced);
+        let model = model.ok_or_else(|| format!("there is nobody but {replaced}"))?;
+        let mut config = Config::read(&model.config)?;
+        let dir = config.data_dir.parent().unwrap_or(Path::new(".")).to_path_buf();
+        let address = free_addresses(1, None)?.remove(0);
+        config.members.retain(|member| member.name != replaced);
+        config.members.push(Member { name: name.into(), address: address.clone() });
+        (config.name, config.data_dir) = (name.into(), dir.join(name));
+        config.listen.clone_from(&address);
+        let daemon = Daemon::new(name.into(), address.clone(), &dir);
+        config.write(&daemon.config)?;
+        self.daemons.push(daemon);
+        Ok(address)
+    }
+
+    /// Knows nothing more of a daemon that has ended. Its files stay.
+    pub(crate) fn retire(&mut self, name: &str) -> Result<(), String> {
+        if self.daemon(name)?.is_running() {
+            return Err(format!("{name} is running"));
+        }
+        self.daemons.retain(|daemon| daemon.name != name);
+        Ok(())
+    }
+
     /// Starts a daemon that does not run.
     pub(crate) fn start(&mut self, name: &str) -> Result<(), String> {
         let program = self.program.clone();
@@ -156,25 +126,7 @@ impl Cluster {
         if daemon.is_running() {
             return Err(format!("{name} is running already"));
         }
-        let log = OpenOptions::new().create(true).append(true).open(&daemon.log);
-        let log = log.map_err(|error| format!("{}: {error}", daemon.log.display()))?;
-        let second =
-            log.try_clone().map_err(|error| format!("{}: {error}", daemon.log.display()))?;
-        let child = Command::new(&program)
-            .arg("server")
-            .arg("--config")
-            .arg(&daemon.config)
-            .arg("--follow-stdin")
-            .stdin(Stdio::piped())
-            .stdout(log)
-            .stderr(second)
-            // Ctrl-C goes to whole process groups; these are stopped by their parent, in order.
-            .process_group(0)
-            .spawn()
-            .map_err(|error| format!("{}: {error}", program.display()))?;
-        daemon.child = Some(child);
-        daemon.frozen = false;
-        Ok(())
+        daemon.start(&program)
     }
 
     /// Starts all daemons that do not run.
@@ -186,26 +138,15 @@ impl Cluster {
 
     /// Ends a daemon with SIGKILL, as `kill -9` does: it has no chance to save anything.
     pub(crate) fn kill(&mut self, name: &str) -> Result<(), String> {
-        let daemon = self.daemon(name)?;
-        let mut child = daemon.child.take().ok_or_else(|| format!("{name} is not running"))?;
-        child.kill().and_then(|()| child.wait()).map_err(|error| format!("{name}: {error}"))?;
-        Ok(())
+        self.daemon(name)?.kill()
     }
 
     /// Ends all daemons that run with SIGKILL, all at once; gives how many there were.
     pub(crate) fn kill_all(&mut self) -> Result<u64, String> {
-        let mut killed = 0;
-        for daemon in &mut self.daemons {
-            if let Some(child) = &mut daemon.child {
-                child.kill().map_err(|error| format!("{}: {error}", daemon.name))?;
-                killed += 1;
-            }
-        }
-        for daemon in &mut self.daemons {
-            if let Some(mut child) = daemon.child.take() {
-                child.wait().map_err(|error| format!("{}: {error}", daemon.name))?;
-            }
-        }
+        let running = self.daemons.iter_mut().filter(|daemon| daemon.is_running());
+        let killed =
+            running.map(Daemon::send_kill).try_fold(0, |sum, sent| sent.map(|()| sum + 1))?;
+        self.daemons.iter_mut().try_for_each(Daemon::reap)?;
         Ok(killed)
     }
 
@@ -300,202 +241,10 @@ impl Cluster {
     }
 }
 
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        for child in self.daemons.iter_mut().filter_map(|daemon| daemon.child.as_mut()) {
-            // It may have ended by itself; either way nothing is left to do about it.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
-impl Daemon {
-    /// The process, while it runs.
-    pub(crate) fn pid(&self) -> Option<u32> {
-        self.child.as_ref().map(Child::id)
-    }
-
-    /// Whether it was started and has not been seen to end.
-    pub(crate) fn is_running(&self) -> bool {
-        self.child.is_some()
-    }
-
-    /// Freezes the process or lets it go on. It may have had these signals from others, so each is sent
-    /// whatever was sent before.
-    fn set_frozen(&mut self, frozen: bool) -> Result<(), String> {
-        let child = self.child.as_ref().ok_or_else(|| format!("{} is not running", self.name))?;
-        let signal = if frozen { Signal::STOP } else { Signal::CONT };
-        kill_process(Pid::from_child(child), signal)
-            .map_err(|error| format!("{}: {error}", self.name))?;
-        self.frozen = frozen;
-        Ok(())
-    }
-
-    /// Ends its standard input, which it follows.
-    fn hang_up(&mut self) {
-        // A frozen one would not notice; one that has ended is found by whoever waits for it.
-        let _ = self.set_frozen(false);
-        if let Some(child) = &mut self.child {
-            drop(child.stdin.take());
-        }
-    }
-
-    fn wait(&mut self, deadline: Instant) -> Result<(), String> {
-        while let Some(child) = &mut self.child {
-            match child.try_wait() {
-                Ok(Some(status)) => {
-                    self.child = None;
-                    if !status.success() {
-                        return Err(format!("{} {}", self.name, self.told(status)));
-                    }
-                }
-                Ok(None) if Instant::now() < deadline => thread::sleep(POLL),
-                _ => {
-                    let _ = child.kill();
-                    let _ = child.wait();
-                    self.child = None;
-                    return Err(format!("{} did not stop in time and was killed", self.name));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// How the daemon ended, the first time that is seen.
-    fn end(&mut self) -> Option<String> {
-        let status = self.child.as_mut()?.try_wait().ok()??;
-        self.child = None;
-        Some(self.told(status))
-    }
-
-    fn told(&self, status: ExitStatus) -> String {
-        match (status.signal(), status.code(), last_line(&self.log)) {
-            (Some(signal), _, _) => format!("ended: killed by signal {signal}"),
-            (_, Some(0), _) => "ended: it stopped cleanly".into(),
-            (_, code, Some(line)) => {
-                format!("ended with exit code {}: {line}", code.unwrap_or_default())
-            }
-            (_, code, None) => format!("ended with exit code {}", code.unwrap_or_default()),
-        }
-    }
-}
-
-/// The last line of a log, where a daemon says why it ended.
-fn last_line(log: &Path) -> Option<String> {
-    let mut file = File::open(log).ok()?;
-    let length = file.metadata().ok()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL_BYTES))).ok()?;
-    let mut tail = Vec::new();
-    file.take(LOG_TAIL_BYTES).read_to_end(&mut tail).ok()?;
-    let tail = String::from_utf8_lossy(&tail);
-    let line = tail.lines().rev().find(|line| !line.trim().is_empty())?;
-    Some(line.trim().trim_start_matches("pixii: ").to_string())
-}
-
-fn check(shape: &Shape) -> Result<(), String> {
-    if shape.nodes == 0 || shape.nodes > MAX_DAEMONS {
-        return Err(format!(
-            "nodes = {}: one machine runs 1 to {MAX_DAEMONS} daemons",
-            shape.nodes
-        ));
-    }
-    let ids: Vec<NodeId> =
-        (1..=shape.nodes).map(|number| NodeId::of(&format!("n{number}"))).collect();
-    Ring::new(&ids, shape.n, shape.partitions).map_err(|error| error.to_string())?;
-    for (name, value) in [("r", shape.r), ("w", shape.w)] {
-        if value == 0 || value > shape.n {
-            return Err(format!("{name} = {value}: with n = {0}, {name} is 1 to {0}", shape.n));
-        }
-    }
-    Ok(())
-}
-
-/// Takes a directory; it is free again when the file is closed, however the process ends.
-fn lock(dir: &Path) -> Result<File, String> {
-    let file = File::open(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            Err(format!("the directory {} is in use by another `pixii dev`", dir.display()))
-        }
-        Err(TryLockError::Error(error)) => Err(format!("{}: {error}", dir.display())),
-    }
-}
-
-/// Data of another cluster is left alone: what places the keys is fixed when a cluster is created.
-fn check_old(dir: &Path, shape: &Shape) -> Result<(), String> {
-    let path = dir.join("n1.toml");
-    let text = match fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let mut entries =
-                fs::read_dir(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
-            return match entries.next() {
-                None => Ok(()),
-                Some(_) => Err(format!("{} is not empty and holds no cluster", dir.display())),
-            };
-        }
-        Err(error) => return Err(format!("{}: {error}", path.display())),
-    };
-    let old: Config = toml::from_str(&text)
-        .map_err(|error| format!("{}: {}", path.display(), error.message()))?;
-    let (nodes, n, partitions) = (old.members.len(), old.n, old.partitions);
-    if (nodes, n, partitions) != (shape.nodes, shape.n, shape.partitions)
-        || old.cluster != shape.cluster
-    {
-        return Err(format!(
-            "{} holds cluster {} of {nodes} nodes with n = {n} and {partitions} partitions, not {} \
-             of {} nodes with n = {} and {} partitions; name another directory",
-            dir.display(),
-            old.cluster,
-            shape.cluster,
-            shape.nodes,
-            shape.n,
-            shape.partitions
-        ));
-    }
-    Ok(())
-}
-
-/// Addresses on which nobody listens. All are held until the last one is found, so that they differ.
-fn free_addresses(count: usize, first_port: Option<u16>) -> Result<Vec<String>, String> {
-    let mut held = Vec::new();
-    for number in 0..count {
-        let port = match first_port {
-            None => 0,
-            Some(first) => u16::try_from(usize::from(first) + number).map_err(|_| {
-                format!("port {first} and {count} in all pass the last port, 65535")
-            })?,
-        };
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map_err(|error| {
-            if error.kind() == io::ErrorKind::AddrInUse {
-                format!("port {port} is in use; choose others with --port")
-            } else {
-                format!("port {port}: {error}")
-            }
-        })?;
-        if first_port.is_none() {
-            reserve(&listener).map_err(|error| format!("no port: {error}"))?;
-        }
-        held.push(listener);
-    }
-    let address = |listener: &TcpListener| listener.local_addr().map(|address| address.to_string());
-    held.iter().map(address).collect::<io::Result<_>>().map_err(|error| error.to_string())
-}
-
-/// Keeps the kernel from giving the port to somebody else for a while: a connection that this side has
-/// closed first stays in TIME_WAIT, which does not stop a listener.
-fn reserve(listener: &TcpListener) -> io::Result<()> {
-    let near = TcpStream::connect(listener.local_addr()?)?;
-    let (far, _) = listener.accept()?;
-    drop(far);
-    drop(near);
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
 
     fn shape(nodes: usize, n: u8) -> Shape {

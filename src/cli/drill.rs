@@ -9,6 +9,7 @@ use serde_json::json;
 use super::signals::Interrupt;
 use super::text::{row, table};
 use super::{Exit, Outcome, Shared, Trouble, block_on, complain, emit, emit_json};
+use crate::lab::drill::deletes::Fate;
 use crate::lab::drill::failover::{self, How};
 use crate::lab::drill::{
     Ending, Plan, deletes, detection, disk_loss, dropped_messages, failed_nodes, handoff, kill,
@@ -71,6 +72,9 @@ struct Deletes {
     /// Bytes of each value
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
     value_bytes: u64,
+    /// What becomes of the daemon that was away
+    #[arg(long, value_enum, default_value_t = Fate::Return)]
+    fate: Fate,
     #[command(flatten)]
     place: Place,
 }
@@ -223,8 +227,8 @@ impl Drill {
                         disk_loss::run(&plan, *value_bytes as usize, clients, &mut say).await
                     }
                     Name::DroppedMessages(_) => dropped_messages::run(&plan, &mut say).await,
-                    Name::Deletes(Deletes { value_bytes, .. }) => {
-                        deletes::run(&plan, *value_bytes as usize, &mut say).await
+                    Name::Deletes(Deletes { value_bytes, fate, .. }) => {
+                        deletes::run(&plan, *value_bytes as usize, *fate, &mut say).await
                     }
                     Name::Detection(Detection { nodes, .. }) => {
                         detection::run(&plan, *nodes as usize, &mut say).await

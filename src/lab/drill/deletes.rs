@@ -1,9 +1,12 @@
-//! Keys are deleted while a daemon is away, and it comes back: nothing returns, in the end no disk tells of them, and what is
-//! put under the same keys is not hidden by what was known of the old ones.
+//! Keys are deleted while a daemon is away, and it comes back, or is replaced first: nothing returns, in the end no disk tells
+//! of them, and what is put under the same keys is not hidden by what was known of the old ones.
+
+mod replaced;
 
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use clap::ValueEnum;
 use pixii::client::{Client, Failure, Options, Put};
 use pixii::message::StatusReport;
 use pixii::store::disk::CheckReport;
@@ -27,6 +30,15 @@ const LOOK: Duration = Duration::from_millis(200);
 /// What the values of a round consist of.
 const OLD: u8 = 1;
 const NEW: u8 = 2;
+
+/// What becomes of the daemon that was away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Fate {
+    /// It comes back
+    Return,
+    /// It is replaced for good, and started again all the same
+    Replaced,
+}
 
 /// A drill under way.
 struct Course<'a> {
@@ -53,7 +65,12 @@ struct Told {
 
 /// Fills, deletes with a daemon away, brings it back, waits, checks, and puts again. The error says why the drill could not go
 /// on.
-pub(crate) async fn run(plan: &Plan, value_bytes: usize, say: Say<'_>) -> Result<Ending, String> {
+pub(crate) async fn run(
+    plan: &Plan,
+    value_bytes: usize,
+    fate: Fate,
+    say: Say<'_>,
+) -> Result<Ending, String> {
     let mut ground = Ground::prepare(plan, NODES)?;
     let names = ground.names();
     if ground.open(&names).await?.is_none() {
@@ -66,21 +83,25 @@ pub(crate) async fn run(plan: &Plan, value_bytes: usize, say: Say<'_>) -> Result
     course.put().await?;
     let contexts = course.delete_without(&victim).await?;
     course.see_it_held(&victim).await?;
-    course.bring_back(&victim).await?;
+    match fate {
+        Fate::Return => course.bring_back(&victim).await?,
+        Fate::Replaced => course.replace(&victim).await?,
+    }
     course.ground.cluster.stop_all()?;
     course.check_disks()?;
-    course.ground.open(&names).await?;
+    course.ground.open(&course.ground.names()).await?;
     course.put_again(contexts).await?;
     course.ground.cluster.stop_all()?;
 
     let Course { complaints, figures, .. } = course;
     let summary = format!(
-        "{} keys deleted with {victim} away: {} came back, {} tombstones left on the disks {} s after its start, {} of \
+        "{} keys deleted with {victim} away: {} came back, {} tombstones left on the disks {} s after its {}, {} of \
          {PARTITIONS} partitions differ; put again, {} reads were not as they should be",
         plan.keys,
         figures["came_back"],
         figures["tombstones"],
         figures["collected_s"],
+        if fate == Fate::Return { "start" } else { "replacement" },
         figures["partitions_differ"],
         figures["hidden"]
     );
@@ -215,7 +236,7 @@ impl Course<'_> {
     fn check_disks(&mut self) -> Result<(), String> {
         let begun = Instant::now();
         let stores = self.ground.check_all()?;
-        let differ = self.ground.differing(&stores)? as u64;
+        let differ = self.ground.differing(&stores) as u64;
         let sum = |of: fn(&CheckReport) -> u64| stores.iter().map(|(_, r)| of(r)).sum::<u64>();
         let tombstones = sum(|report| report.tombstones);
         let values = sum(|report| report.values);

@@ -28,7 +28,7 @@ const POLL: Duration = Duration::from_millis(5);
 /// How often daemons are asked for their hints.
 const LOOK: Duration = Duration::from_millis(100);
 /// Page cache while a stopped store is read.
-const CACHE_BYTES: u64 = 64 << 20;
+pub(super) const CACHE_BYTES: u64 = 64 << 20;
 /// Partitions of the cluster.
 pub(super) const PARTITIONS: u16 = 64;
 /// How often a daemon is started before its store counts as shut.
@@ -48,6 +48,8 @@ const TIMEOUT_MS: u32 = 3_000;
 pub(super) struct Ground {
     /// The daemons.
     pub(super) cluster: Cluster,
+    /// Where the keys are.
+    pub(super) ring: Ring,
     /// Acknowledged, refused and unknown writes.
     pub(super) ledger: Ledger,
     /// Chance.
@@ -76,7 +78,10 @@ impl Ground {
             }
         };
         let ledger = Ledger::open(&plan.dir.join("ledger"))?;
-        Ok(Ground { cluster, ledger, rng, score: Score::default(), logs })
+        let ids = cluster.daemons().iter().map(|daemon| NodeId::of(&daemon.name));
+        let ring = Ring::new(&ids.collect::<Vec<_>>(), N, PARTITIONS);
+        let ring = ring.map_err(|error| error.to_string())?;
+        Ok(Ground { cluster, ring, ledger, rng, score: Score::default(), logs })
     }
 
     /// The daemons' names.
@@ -199,10 +204,8 @@ impl Ground {
     }
 
     /// How many partitions differ between their homes.
-    pub(super) fn differing(&self, stores: &[(NodeId, CheckReport)]) -> Result<usize, String> {
-        let ids: Vec<NodeId> = self.names().iter().map(|name| NodeId::of(name)).collect();
-        let ring = Ring::new(&ids, N, PARTITIONS).map_err(|error| error.to_string())?;
-        Ok(differences(&ring, stores).len())
+    pub(super) fn differing(&self, stores: &[(NodeId, CheckReport)]) -> usize {
+        differences(&self.ring, stores).len()
     }
 
     /// Reads the stores of the stopped daemons: how many records all hold, and how many partitions differ between their
@@ -211,7 +214,7 @@ impl Ground {
         let stores = self.check_all()?;
         let keys = |report: &CheckReport| report.by_partition.values().map(|(keys, _)| keys).sum();
         let held: Vec<u64> = stores.iter().map(|(_, report)| keys(report)).collect();
-        Ok((held.iter().sum(), self.differing(&stores)?))
+        Ok((held.iter().sum(), self.differing(&stores)))
     }
 
     /// A client that knows all daemons.

@@ -46,6 +46,8 @@ struct Host {
     unnoticed: bool,
     /// True once it is to be replaced: it comes back only to be refused.
     is_removed: bool,
+    /// It founds a cluster by itself if it is in none.
+    bootstraps: bool,
     wake: Option<Micros>,
 }
 
@@ -403,7 +405,7 @@ impl World {
             generations: host.store.generations().unwrap_or_default(),
             boot_nonce,
             continues,
-            bootstrap: false,
+            bootstrap: host.bootstraps,
             serial_block,
         };
         host.node = Some(Node::new(config, meta, seed));

@@ -44,6 +44,7 @@ impl Host {
             backup: None,
             unnoticed: false,
             is_removed: false,
+            bootstraps: false,
             wake: None,
         }
     }
@@ -57,11 +58,14 @@ impl Host {
     }
 }
 
+fn founded(host: &Host) -> bool {
+    host.node.as_ref().is_some_and(|node| node.meta().cluster.is_some())
+}
+
 impl World {
     /// The host dies for good, and an operator is about to give its places to the last one.
     pub(super) fn begin_replacing(&mut self, old: usize, back: Micros) {
         // A cluster is founded by all its members: before, there is nobody to give the command to.
-        let founded = |host: &Host| host.node.as_ref().is_some_and(|n| n.meta().cluster.is_some());
         let members = self.hosts[..self.hosts.len() - 1].iter().enumerate();
         if !members.filter(|(at, _)| *at != old).all(|(_, host)| founded(host)) {
             let again = Fault::Replace { host: old, back };
@@ -92,20 +96,45 @@ impl World {
         self.ring.version() > 1
     }
 
-    /// The operator gives the command to some node that serves; again, until it is known to be carried out.
+    /// True once nobody is left who lives with the earlier ring, the host itself apart.
+    fn is_known(&self, old: usize) -> bool {
+        let others = self.hosts.iter().enumerate().filter(|(at, _)| *at != old);
+        others.map(|(_, host)| host).all(|host| host.placement().0.version() > 1)
+    }
+
+    /// The operator gives the command to some node that serves; again, until everybody knows: who took it may have lost its
+    /// disk before it told anybody.
     pub(super) fn replace(&mut self, old: usize) {
-        if self.is_replaced() {
+        if self.is_known(old) {
+            return;
+        }
+        self.schedule(self.now + AGAIN, Event::Replace { old });
+        if self.hosts.iter().any(|host| host.placement().0.version() > 1) {
             return;
         }
         let serves = |at: &usize| self.hosts[*at].node.as_ref().is_some_and(Node::is_settled);
         let members = 0..self.hosts.len() - 1;
         let ready: Vec<usize> = members.filter(|at| *at != old).filter(serves).collect();
+        if ready.is_empty() && !self.hosts.iter().enumerate().any(|(at, h)| at != old && founded(h))
+        {
+            return self.bootstrap(old);
+        }
         if let Some(at) = self.rng.pick(&ready).copied() {
             let new = Member::configured(name(self.hosts.len() - 1), "sim:1");
             self.note(|| format!("n{at} is told to give n{old}'s places to {}", new.name));
             self.input(at, Input::Replace { old: self.hosts[old].id, new });
         }
-        self.schedule(self.now + AGAIN, Event::Replace { old });
+    }
+
+    /// All others were set back to before the cluster was founded, and one is dead: the operator has one of them found it anew.
+    fn bootstrap(&mut self, old: usize) {
+        let runs = |at: &usize| *at != old && self.hosts[*at].node.is_some();
+        let Some(at) = (0..self.hosts.len() - 1).find(runs) else { return };
+        self.note(|| format!("n{at} is to found the cluster anew"));
+        self.stop(at);
+        self.hosts[at].bootstraps = true;
+        self.start(at, false);
+        self.hosts[at].bootstraps = false;
     }
 
     /// A node has a later ring: it ends its life, and begins another one at once.
@@ -128,8 +157,7 @@ impl World {
 
     /// The removed host starts again, with what it had, once nobody is left who does not know.
     pub(super) fn come_back(&mut self, at: usize) {
-        let knows = |(other, host): (usize, &Host)| other == at || host.placement().0.version() > 1;
-        if !self.is_replaced() || !self.hosts.iter().enumerate().all(knows) {
+        if !self.is_known(at) {
             return self.schedule(self.now + AGAIN, Event::Return { at });
         }
         self.count("removed members started again");

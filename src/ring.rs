@@ -181,6 +181,12 @@ impl Ring {
         Ok(Ring { version, members, homes: homes.collect(), n: self.n })
     }
 
+    /// The one of these that is in force.
+    pub fn latest(first: Self, others: impl IntoIterator<Item = Self>) -> Self {
+        let later = |one: Self, other: Self| if other.supersedes(&one) { other } else { one };
+        others.into_iter().fold(first, later)
+    }
+
     /// True if this node has a place in the table.
     pub fn has(&self, member: NodeId) -> bool {
         self.members.iter().any(|known| known.id == member)

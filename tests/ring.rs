@@ -316,6 +316,26 @@ fn the_higher_version_and_then_digest_is_in_force() {
 }
 
 #[test]
+fn a_replacement_moves_only_the_places_of_the_one_that_goes() {
+    let six = names(6);
+    let ring = Ring::new(&six[..5], 3, 64).unwrap();
+    let (old, new) = (six[2], six[5]);
+    let next = ring.replace(old, new).unwrap();
+    hold(&next, true);
+    assert!(next.version() == 2 && next.supersedes(&ring) && !next.has(old));
+    assert_eq!((next.share(new), next.moves_from(&ring)), (ring.share(old), ring.share(old)));
+    for partition in (0..64).map(Partition) {
+        let homes = ring.homes(partition).iter().map(|id| if *id == old { new } else { *id });
+        assert_eq!(next.homes(partition), homes.collect::<Vec<_>>());
+    }
+    assert_eq!(ring.replace(new, old), Err(RingError::Stranger(new)));
+    assert_eq!(ring.replace(old, six[0]), Err(RingError::Duplicate));
+    let other = ring.replace(six[0], new).unwrap();
+    let latest = Ring::latest(ring, [next.clone(), other.clone()]);
+    assert!(latest == if next.supersedes(&other) { next } else { other });
+}
+
+#[test]
 fn bad_rings_are_refused_by_name() {
     let three = names(3);
     assert_eq!(Ring::new(&three, 0, 8), Err(RingError::Replicas(0)));

@@ -40,7 +40,7 @@ pub(crate) struct Check {
     /// The nodes' data directories
     #[arg(required = true, value_name = "DIR")]
     dirs: Vec<PathBuf>,
-    /// Compare the DIRs as the replicas of this configuration's ring
+    /// Compare the DIRs as the replicas of this configuration's ring, or of a later one that they have
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
@@ -61,15 +61,20 @@ impl Check {
             let (report, json) = read(dir, shared.json())?;
             told.push(json);
             if let Some(meta) = &report.meta {
-                let node = meta.owner.node();
-                let known = |ring: &Ring| ring.members().iter().any(|member| member.id == node);
-                if ring.as_ref().is_some_and(|ring| !known(ring)) {
-                    let (dir, name) = (dir.display(), &meta.owner.name);
-                    let why =
-                        format!("{dir} is the data of {name}, no member of that configuration");
-                    return Err(Trouble::error(why));
-                }
-                stores.push((node, report));
+                stores.push((meta.owner.node(), report));
+            }
+        }
+        let stored = stores.iter().filter_map(|(_, report)| report.ring.clone());
+        let ring = ring.map(|configured| Ring::latest(configured, stored));
+        for (node, report) in &stores {
+            if let (Some(ring), Some(meta)) = (&ring, &report.meta)
+                && !ring.has(*node)
+            {
+                let name = &meta.owner.name;
+                return Err(Trouble::error(format!(
+                    "{name}, whose data one DIR holds, is no member of that configuration's ring, version {}",
+                    ring.version()
+                )));
             }
         }
         let damaged = stores.iter().any(|(_, report)| report.damages > 0);

@@ -8,6 +8,7 @@ use tracing::warn;
 use super::ServeError;
 use crate::client::{Client, Options};
 use crate::config::Config;
+use crate::ring::Ring;
 use crate::store::Store;
 use crate::store::disk::{DiskStore, OpenError};
 use crate::types::{NodeId, Partition};
@@ -29,7 +30,7 @@ pub(super) fn open(config: &Config) -> Result<DiskStore, ServeError> {
     if let Some(partition) = unwitnessed(config)? {
         return Err(ServeError::Shut(damage, partition.0));
     }
-    let aside = DiskStore::set_aside(&config.data_dir)?;
+    let aside = DiskStore::set_aside(&config.data_dir, false)?;
     warn!(
         "{damage}; it was set aside in {}, and node {} begins anew",
         aside.display(),
@@ -43,7 +44,7 @@ fn leave_behind(config: &Config, store: DiskStore) -> Result<(), ServeError> {
     let owner = store.meta()?.map(|meta| meta.owner.name);
     store.close()?;
     if let Some(owner) = owner.filter(|owner| *owner != config.name) {
-        let aside = DiskStore::set_aside(&config.data_dir)?;
+        let aside = DiskStore::set_aside(&config.data_dir, true)?;
         warn!("what {owner} held is left in {}, and {} begins anew", aside.display(), config.name);
     }
     Ok(())
@@ -55,26 +56,28 @@ fn unwitnessed(config: &Config) -> Result<Option<Partition>, ServeError> {
         .enable_all()
         .build()
         .map_err(|error| ServeError::System("event loop", error))?;
-    let mut witnesses: Vec<NodeId> = Vec::new();
+    let (mut witnesses, mut rings): (Vec<NodeId>, Vec<Ring>) = (Vec::new(), Vec::new());
     for member in config.members.iter().filter(|member| member.id() != config.me()) {
-        if runtime.block_on(is_witness(config, &member.name, &member.address)) {
+        if let Some(ring) = runtime.block_on(witness(config, &member.name, &member.address)) {
             witnesses.push(member.id());
+            rings.push(ring);
         }
     }
-    let ring = &config.ring;
+    let ring = Ring::latest(config.ring.clone(), rings);
     let own = |p: &Partition| ring.homes(*p).contains(&config.me());
     let bare = |p: &Partition| !ring.homes(*p).iter().any(|home| witnesses.contains(home));
     Ok((0..ring.partitions()).map(Partition).filter(own).find(bare))
 }
 
-/// True if the member answers, serves, and has lost nothing itself.
-async fn is_witness(config: &Config, name: &str, address: &str) -> bool {
+/// The ring of a member that answers, serves, and has lost nothing itself.
+async fn witness(config: &Config, name: &str, address: &str) -> Option<Ring> {
     let options = Options { connect_timeout_ms: PATIENCE.as_millis() as u32, ..Options::default() };
     let ask = async {
         let client = Client::connect(&[address.to_owned()], options).await.ok()?;
         let status = client.status(None).await.ok()?;
         let same = client.cluster() == config.cluster && status.name == name;
-        (same && status.serving && status.without_authority == 0).then_some(())
+        let whole = status.serving && status.without_authority == 0;
+        (same && whole).then(|| client.ring().clone())
     };
-    tokio::time::timeout(2 * PATIENCE, ask).await.is_ok_and(|answer| answer.is_some())
+    tokio::time::timeout(2 * PATIENCE, ask).await.ok().flatten()
 }

@@ -21,7 +21,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use self::files::Directory;
+use self::files::{Directory, WHYS};
 use self::layout::{
     At, CHUNK_BYTES, HINTS, HINTS_END, Head, LAST_WRITE, LIFE, MAX_RECORD_BYTES, MEMBERS, Place,
     RING, Value,
@@ -241,11 +241,12 @@ impl DiskStore {
     }
 
     /// Moves a store that does not open to a folder of its own within its directory, whose next opening
-    /// makes an empty one. Returns the folder. Nothing is removed; safe to kill at any instant.
-    pub fn set_aside(dir: &Path) -> Result<PathBuf, OpenError> {
+    /// makes an empty one; `removed` if it is whole, and of a member that is gone. Returns the folder, `damaged-N` or
+    /// `removed-N`. Nothing is removed; safe to kill at any instant.
+    pub fn set_aside(dir: &Path, removed: bool) -> Result<PathBuf, OpenError> {
         let directory = Directory::claim_existing(dir)?;
         let io = |error| OpenError::from_io(dir, "setting the store aside", &error);
-        directory.set_aside().map_err(io)
+        directory.set_aside(WHYS[usize::from(removed)]).map_err(io)
     }
 
     /// Syncs everything and lets go of the directory. After an error nothing more is written, and the

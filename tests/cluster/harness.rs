@@ -163,6 +163,15 @@ impl House {
         self.runtime.block_on(self.cluster.ready(DEADLINE)).unwrap();
     }
 
+    /// Starts what does not run, this one apart, and waits until all are linked.
+    pub fn start_all_but(&mut self, dead: &str) {
+        let daemons = self.cluster.daemons().iter();
+        let idle = daemons.filter(|daemon| !daemon.is_running() && daemon.name != dead);
+        let names: Vec<String> = idle.map(|daemon| daemon.name.clone()).collect();
+        names.iter().for_each(|name| self.cluster.start(name).unwrap());
+        self.runtime.block_on(self.cluster.ready(DEADLINE)).unwrap();
+    }
+
     /// Stops all cleanly, or with kill -9, and starts them again.
     pub fn restart(&mut self, cleanly: bool) {
         if cleanly {
@@ -237,7 +246,7 @@ impl House {
     /// Waits until nobody keeps anything for anybody.
     pub fn wait_for_no_hints(&self) {
         until("all hints are delivered", || {
-            let mut daemons = self.cluster.daemons().iter();
+            let mut daemons = self.cluster.daemons().iter().filter(|daemon| daemon.is_running());
             let none = |name: &str| self.status(name).peers.iter().all(|peer| peer.hints == 0);
             daemons.all(|daemon| none(&daemon.name)).then_some(())
         });

@@ -20,4 +20,6 @@ mod intruders;
 #[cfg(test)]
 mod network;
 #[cfg(test)]
+mod replacing;
+#[cfg(test)]
 mod transfer;

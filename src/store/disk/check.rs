@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::files::Directory;
 use super::layout::{self, At, CHUNKS, HINTS, Head, Place, Value};
-use super::{DiskStore, Fault, OpenError, life, members};
+use super::{DiskStore, Fault, OpenError, life, members, ring};
 use crate::members::Members;
 use crate::merkle::Digest;
 use crate::ring::Ring;
@@ -25,6 +25,8 @@ pub struct CheckReport {
     pub meta: Option<Meta>,
     /// What it knows of the members; `None` before it was told.
     pub members: Option<Members>,
+    /// The ring, where it is a later one than what the configuration makes.
+    pub ring: Option<Ring>,
     /// Keys with a value.
     pub live_keys: u64,
     /// Keys with more than one value.
@@ -99,6 +101,7 @@ pub fn check(
     reader.report.meta = life(&store.sled).map_err(fault)?;
     reader.report.disk_bytes = store.sled.disk_bytes().map_err(fault)?;
     reader.report.members = members(&store.sled).map_err(fault)?;
+    reader.report.ring = ring(&store.sled).map_err(fault)?;
     // Chunks last: by then all that have any are known.
     let parts = [(&[][..], Some(&CHUNKS[..])), (&HINTS, None), (&CHUNKS, Some(&HINTS))];
     let read = parts.into_iter().try_for_each(|(from, to)| {

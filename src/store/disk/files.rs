@@ -22,9 +22,9 @@ const CREATING: &str = "creating";
 /// What a directory without `FORMAT` may hold: an unfinished creation, and what a fresh ext4 has.
 const HARMLESS: [&str; 5] = [FORMAT_TEMPORARY, LOCK_FILE, MARK_FILE, CREATING, "lost+found"];
 
-/// Damaged stores are kept in folders with this name and a number.
-const SET_ASIDE: &str = "damaged-";
-/// Most damaged stores that are kept.
+/// Stores are set aside in folders whose name tells why: one of these, a dash, and a number.
+pub(super) const WHYS: [&str; 2] = ["damaged", "removed"];
+/// Most stores of a kind that are kept.
 const MAX_SET_ASIDE: u32 = 16;
 
 /// How long a holder that is just ending (or a fork of it that has not yet executed) is waited for.
@@ -108,11 +108,11 @@ impl Directory {
 
     /// Moves everything of the store to a new folder. `FORMAT` goes last: a kill before it leaves a
     /// directory that counts as damaged, and is set aside again.
-    pub(super) fn set_aside(&self) -> io::Result<PathBuf> {
+    pub(super) fn set_aside(&self, why: &str) -> io::Result<PathBuf> {
         let numbers = 1..=MAX_SET_ASIDE;
-        let mut folders = numbers.map(|number| self.path.join(format!("{SET_ASIDE}{number}")));
+        let mut folders = numbers.map(|number| self.path.join(format!("{why}-{number}")));
         let Some(folder) = folders.find(|folder| !folder.exists()) else {
-            let what = format!("{MAX_SET_ASIDE} damaged stores are kept already; remove some");
+            let what = format!("{MAX_SET_ASIDE} {why} stores are kept already; remove some");
             return Err(io::Error::other(what));
         };
         fs::create_dir(&folder)?;
@@ -229,7 +229,8 @@ fn check_empty(path: &Path) -> Result<(), OpenError> {
     let fault = |error: io::Error| OpenError::from_io(path, "listing it", &error);
     for entry in fs::read_dir(path).map_err(fault)? {
         let name = entry.map_err(fault)?.file_name();
-        let aside = name.as_encoded_bytes().starts_with(SET_ASIDE.as_bytes());
+        let name_text = name.to_string_lossy();
+        let aside = WHYS.iter().any(|why| name_text.starts_with(&format!("{why}-")));
         if !aside && !HARMLESS.iter().any(|harmless| name == *harmless) {
             let entry = name.as_encoded_bytes().escape_ascii().to_string();
             return Err(OpenError::Foreign { dir: path.to_path_buf(), entry });

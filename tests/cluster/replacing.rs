@@ -1,0 +1,94 @@
+//! A dead member is replaced for good: its places go to a new one, its hints to the other homes, and what it held is refused.
+
+use std::fs;
+
+use crate::harness::{House, Run, until};
+
+const COUNT: usize = 400;
+
+fn put_all(house: &House, value: &str) {
+    let text: String = (0..COUNT).map(|number| format!("key-{number}\t{value}\n")).collect();
+    house.fed(&["load", "-", "-w", "2"], text.as_bytes()).done();
+}
+
+/// Every key with its one value, read from all three homes.
+fn expect_all(house: &House, value: &str) {
+    let whole = || {
+        let told = house.run(&["dump", "-r", "3"]);
+        let lines = told.out.lines().filter(|line| line.ends_with(&format!("\t{value}"))).count();
+        (told.code == 0 && lines == COUNT && told.out.lines().count() == COUNT).then_some(())
+    };
+    until("every key is at all its homes", whole);
+}
+
+/// What the daemon says when it ends by itself.
+fn end_of(house: &mut House, name: &str) -> String {
+    until("the daemon ends", || house.cluster.end_of(name))
+}
+
+#[test]
+fn a_dead_member_is_replaced_and_does_not_come_back() {
+    let mut house = House::start(4);
+    put_all(&house, "one");
+    let (n1, address) = (house.address("n1").to_string(), house.cluster.add("n5", "n3").unwrap());
+    let place = format!("n5@{address}");
+    let refused = |house: &House, old: &str, new: &str| {
+        let told = house.run(&["--connect", &n1, "node", "replace", old, new, "--yes"]);
+        assert_ne!(told.code, 0, "{told:?}");
+        told.said().1.to_string()
+    };
+
+    // Nothing of this changes anything.
+    let said = refused(&house, "n3", &place);
+    assert!(said.contains("n3 answers: stop it first with `pixii node stop n3`"), "{said}");
+    let said = refused(&house, "n9", &place);
+    assert!(said.contains("no member is called \"n9\"; the members are n1, n2, n3, n4"), "{said}");
+    assert!(refused(&house, "n1", &place).contains("n1 is the node that was asked"));
+    assert!(refused(&house, "n3", &format!("n2@{address}")).contains("n2 is a member already"));
+    assert!(refused(&house, "n3", "n5").contains("the new member is given as NAME@HOST:PORT"));
+    assert!(refused(&house, "n3", "n5@nowhere").contains("the new member's address"));
+    assert!(refused(&house, "n3", &format!("n5@{n1}")).contains("n1 is at"));
+
+    house.cluster.kill("n3").unwrap();
+    put_all(&house, "two");
+    let plan = until("n3 is believed to be down", || {
+        let told = house.run(&["--connect", &n1, "node", "replace", "n3", &place]);
+        (told.code == 0).then_some(told.out)
+    });
+    assert!(plan.contains("nothing was changed: add --yes to do it"), "{plan}");
+    assert!(!house.run(&["ring"]).done().contains("n5"));
+    let told = house.run(&["--connect", &n1, "node", "replace", "n3", &place, "--yes"]);
+    assert!(told.done().contains("ring version 2"), "{told:?}");
+
+    house.start_all_but("n3");
+    let ring = house.run(&["ring"]);
+    let row = |name: &str| ring.out.lines().find(|line| line.starts_with(name)).unwrap();
+    assert!(ring.done().contains("ring version 2"), "{ring:?}");
+    assert!(row("n3").ends_with("removed") && !row("n5").ends_with("removed"), "{ring:?}");
+    expect_all(&house, "two");
+    house.wait_for_no_hints();
+    assert!(refused(&house, "n3", "n6@127.0.0.1:1").contains("n3 was removed"));
+    assert!(refused(&house, "n2", &format!("n3@{address}")).contains("n3 was removed"));
+
+    // The old one is told, ends, and keeps what it has; under another name it begins anew beside that.
+    house.cluster.start("n3").unwrap();
+    let how = end_of(&mut house, "n3");
+    assert!(how.contains("exit code 2") && how.contains("removed from cluster test"), "{how}");
+    let check = house.run(&["check", "n3"]);
+    assert!(check.done().contains(" keys"), "{check:?}");
+    let config = fs::read_to_string(house.path("n3.toml")).unwrap();
+    fs::write(house.path("n9.toml"), config.replace("\"n3\"", "\"n9\"")).unwrap();
+    let arguments = ["server", "--config", "n9.toml"];
+    let told = house.run(&arguments);
+    assert!(told.code == 2 && told.err.contains("n3"), "{told:?}");
+    let anew = Run::start(house.command(&[&arguments[..], &["--rejoin-empty"]].concat()), b"");
+    until("the old data is set aside", || {
+        house.path("n3").join("removed-1").join("sled").exists().then_some(())
+    });
+    drop(anew);
+
+    // All that remember the later ring begin with it.
+    house.cluster.retire("n3").unwrap();
+    house.restart(false);
+    expect_all(&house, "two");
+}

@@ -17,6 +17,8 @@ use pixii::types::{
     Blob, Key, MAX_MEMBERS, MAX_SIBLINGS, MAX_VALUE_BYTES, MILLI, NodeId, SizeError, WriteId,
 };
 
+#[path = "machine/placement.rs"]
+mod placement;
 #[path = "machine/repair.rs"]
 mod repair;
 
@@ -31,6 +33,11 @@ struct Bench {
 impl Bench {
     /// A node at its start, in its `incarnation`th life.
     fn at_start(incarnation: u64) -> Self {
+        Bench::keeping(incarnation, Kept::default())
+    }
+
+    /// The same, with these hints on its disk.
+    fn keeping(incarnation: u64, hints: Kept) -> Self {
         let ids: Vec<NodeId> = (0..4).map(|at| NodeId::of(&format!("n{at}"))).collect();
         let ring = Arc::new(Ring::new(&ids, 3, 16).unwrap());
         let me = ids[0];
@@ -52,7 +59,7 @@ impl Bench {
             repair_interval: 60_000 * MILLI,
             scrub_interval: 86_400_000 * MILLI,
             generation_pause: 2_000 * MILLI,
-            hints: Kept::default(),
+            hints,
             generations: Vec::new(),
             boot_nonce: 5,
             continues: false,

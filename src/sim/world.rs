@@ -126,6 +126,8 @@ const WATCHED: &[&str] = &[
 
 /// How often it is looked whether all is well again after healing.
 const LOOK: Micros = 250 * MILLI;
+/// Load, faults and an operator's commands are over in this time.
+const LOAD: Micros = 600_000 * MILLI;
 /// All must be well again in this time: hints delivered, opinions up, members agreed on.
 const HEALING: Micros = 60_000 * MILLI;
 /// Time for links after healing, and for repairs after the last answer.
@@ -233,7 +235,13 @@ impl World {
 
     /// Runs load and faults, then heals, then judges. Returns the first broken promise.
     pub(super) fn run(&mut self) -> Option<Broken> {
-        self.run_until(|world| world.faults_ahead == 0 && world.clients_are_done());
+        let over = |world: &World| world.faults_ahead == 0 && world.clients_are_done();
+        self.run_until(|world| over(world) || world.now > LOAD);
+        if !over(self) && self.broken.is_none() {
+            let (key, seconds) = (self.some_key(), LOAD / (1_000 * MILLI));
+            let what = format!("load, faults and commands are not over after {seconds} s");
+            self.broken = Some(Broken { key, what });
+        }
         // What came for a paused host meets it when it goes on.
         let awake = self.hosts.iter().map(|host| host.paused_until).max().unwrap_or(0);
         self.run_until(|world| world.now > awake);

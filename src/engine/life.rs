@@ -127,7 +127,7 @@ fn members(
     placed: bool,
     remembered: Option<Members>,
 ) -> Members {
-    let mut members = match remembered {
+    let members = match remembered {
         Some(remembered) if placed => remembered,
         Some(remembered) => {
             let mut members = config.members.clone();
@@ -136,13 +136,15 @@ fn members(
         }
         None => config.members.clone(),
     };
-    // Where this node itself listens is as configured, from this life on.
-    let configured = config.members.get(config.me()).map(|own| own.address.clone());
-    let own = members.get(config.me()).cloned();
-    if let (Some(own), Some(address)) = (own, configured) {
-        members.merge([&Member { incarnation, address, ..own }]);
-    }
-    members
+    // Where this node itself listens is as configured, from this life on, whatever was remembered.
+    let configured = config.members.get(config.me()).map(|own| &own.address);
+    let as_configured = |member: &Member| match configured {
+        Some(address) if member.id() == config.me() => {
+            Member { incarnation, address: address.clone(), ..member.clone() }
+        }
+        _ => member.clone(),
+    };
+    Members::new(members.iter().map(as_configured).collect())
 }
 
 /// What the configuration tells the machine; what its store knows is added.

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 pub use delay::Delay;
 use delay::Latency;
 use rules::Aspect;
-pub use rules::{Rule, parse};
+pub use rules::{Rule, parse, parse_delay};
 
 use crate::rng::Rng;
 use crate::types::{Micros, NodeId};

@@ -5,6 +5,7 @@ pub(crate) mod bench;
 pub(crate) mod drill;
 pub(crate) mod experiment;
 pub(crate) mod ledger;
+pub(crate) mod pbs;
 pub(crate) mod workload;
 
 #[cfg(test)]

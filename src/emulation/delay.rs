@@ -25,7 +25,8 @@ pub enum Delay {
 }
 
 impl Delay {
-    fn sample(&self, rng: &mut Rng) -> Micros {
+    /// Draws one, in microseconds.
+    pub fn sample(&self, rng: &mut Rng) -> Micros {
         match self {
             Delay::Fixed(delay) => *delay,
             Delay::Exponential(mean) => (-(1.0 - rng.unit()).ln() * *mean as f64) as Micros,

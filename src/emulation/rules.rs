@@ -70,6 +70,17 @@ pub fn parse(text: &str, members: &Members) -> Result<Vec<Rule>, String> {
     lines.map(rule).collect()
 }
 
+/// A distribution as a rule names it behind `delay`: "exponential 5ms", "mix 9 fixed 1ms + 1 pareto 2ms 1.5". The error is a
+/// sentence about the first mistake.
+pub fn parse_delay(text: &str) -> Result<Delay, String> {
+    let mut words = text.split_whitespace();
+    let fault = |what| format!("the distribution \"{}\": {what}", shown(text));
+    match latency(&mut words).map_err(fault)? {
+        Latency { delay, offset: 0, fifo: false } => Ok(delay),
+        _ => Err(fault("a distribution alone has no offset and no order".into())),
+    }
+}
+
 impl Rule {
     /// True if the rule is about messages from `from` to `to`.
     pub(super) fn holds(&self, from: Place, to: Place) -> bool {

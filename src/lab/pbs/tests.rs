@@ -1,0 +1,125 @@
+use super::*;
+
+const TRIALS: u64 = 1_000_000;
+
+/// p99.9 of reads and writes, the t for 99.9 %, all in milliseconds, and how many percent are fresh at once.
+fn figures(told: &Prediction, r: u8, w: u8) -> [f64; 4] {
+    let cell = told.cells.iter().find(|cell| (cell.r, cell.w) == (r, w)).unwrap();
+    let p999 =
+        |all: &[Histogram<u64>], at: u8| ms(all[usize::from(at) - 1].value_at_quantile(0.999));
+    [p999(&told.reads, r), p999(&told.writes, w), ms(cell.time_to(0.999)), 100.0 * cell.fresh_at(0)]
+}
+
+fn near(found: f64, wanted: f64, share: f64) -> bool {
+    (found - wanted).abs() <= wanted * share
+}
+
+/// 4 million trials of the same model, and the tolerances that it is to be met with.
+fn meets(told: &Prediction, expected: &[((u8, u8), [f64; 4])]) {
+    for ((r, w), wanted) in expected {
+        let found = figures(told, *r, *w);
+        let share = if (*r, *w) == (1, 3) { 0.04 } else { 0.02 };
+        assert!(near(found[0], wanted[0], share), "({r},{w}) reads: {found:?}, not {wanted:?}");
+        assert!(near(found[1], wanted[1], share), "({r},{w}) writes: {found:?}, not {wanted:?}");
+        assert!(near(found[2], wanted[2], 0.08), "({r},{w}) t: {found:?}, not {wanted:?}");
+        assert!(
+            (found[3] - wanted[3]).abs() <= 0.3,
+            "({r},{w}) at once: {found:?}, not {wanted:?}"
+        );
+    }
+}
+
+const SSD: [((u8, u8), [f64; 4]); 6] = [
+    ((1, 1), [0.654, 0.655, 1.97, 97.37]),
+    ((1, 2), [0.653, 1.633, 1.84, 97.83]),
+    ((2, 1), [1.637, 0.653, 0.0, 99.943]),
+    ((2, 2), [1.635, 1.633, 0.0, 100.0]),
+    ((3, 1), [4.118, 0.654, 0.0, 100.0]),
+    ((1, 3), [0.654, 4.117, 0.0, 100.0]),
+];
+
+#[test]
+fn the_papers_fits_give_its_figures() {
+    meets(&predict(&Wars::fit("LNKD-SSD").unwrap(), 3, Reads::All, TRIALS, 1), &SSD);
+    meets(
+        &predict(&Wars::fit("lnkd-disk").unwrap(), 3, Reads::All, TRIALS, 1),
+        &[
+            ((1, 1), [0.654, 10.96, 52.2, 43.67]),
+            ((1, 2), [0.653, 20.95, 48.5, 71.26]),
+            ((2, 1), [1.627, 10.90, 14.14, 76.31]),
+            ((2, 2), [1.634, 20.97, 0.0, 100.0]),
+            ((3, 1), [4.10, 10.92, 0.0, 100.0]),
+            ((1, 3), [0.654, 111.1, 0.0, 100.0]),
+        ],
+    );
+    let why = Wars::fit("LNKD").unwrap_err();
+    assert_eq!(why, "no fit is called \"LNKD\"; there are LNKD-SSD, LNKD-DISK, YMMR");
+}
+
+#[test]
+fn a_given_distribution_is_as_right_as_a_named_one() {
+    let leg =
+        Leg::Drawn(parse_delay("mix 0.9122 pareto 0.235ms 10 + 0.0878 exponential 602us").unwrap());
+    let wars = Wars { w: leg.clone(), a: leg.clone(), r: leg.clone(), s: leg };
+    meets(&predict(&wars, 3, Reads::All, TRIALS, 2), &SSD);
+}
+
+#[test]
+fn measured_samples_are_drawn_as_they_were_measured() {
+    let wars = Wars::fit("LNKD-SSD").unwrap();
+    let mut rng = Rng::new(3);
+    let leg = Leg::Measured((0..400_000).map(|_| wars.w.sample(&mut rng)).collect());
+    let told = predict(
+        &Wars { w: leg.clone(), a: leg.clone(), r: leg.clone(), s: leg },
+        3,
+        Reads::All,
+        TRIALS,
+        4,
+    );
+    let found = figures(&told, 1, 1);
+    assert!(near(found[0], 0.654, 0.04) && (found[3] - 97.37).abs() <= 0.3, "{found:?}");
+}
+
+#[test]
+fn exponential_ways_and_random_replicas_meet_what_is_known_exactly() {
+    let leg = |text: &str| Leg::Drawn(parse_delay(text).unwrap());
+    let none = leg("fixed 0ms");
+    let wars = Wars { w: leg("exponential 10ms"), a: none.clone(), r: none.clone(), s: none };
+    let told = predict(&wars, 3, Reads::All, TRIALS, 5);
+    let stale = 1.0 - told.cells[0].fresh_at(10 * MILLI);
+    assert!((stale - 0.24525).abs() < 0.003, "{stale}");
+
+    let leg = leg("exponential 100ms");
+    let wars = Wars { w: leg.clone(), a: leg.clone(), r: leg.clone(), s: leg };
+    let told = predict(&wars, 5, Reads::All, TRIALS, 6);
+    let (one, two) = (figures(&told, 1, 1), figures(&told, 2, 2));
+    assert!((one[3] - 63.3).abs() <= 0.3 && near(one[2], 585.0, 0.08), "{one:?}");
+    assert!((two[3] - 96.7).abs() <= 0.3 && near(two[2], 176.0, 0.08), "{two:?}");
+}
+
+#[test]
+fn a_home_that_coordinates_shows_its_own_writes_at_once() {
+    let leg = Leg::Drawn(parse_delay("fixed 10ms").unwrap());
+    let wars = Wars { w: leg.clone(), a: leg.clone(), r: leg.clone(), s: leg };
+    let told = predict(&wars, 3, Reads::Home, 100_000, 7);
+    // With W = 1 the write is acknowledged at once, and the reader is the writer in a third of the cases.
+    assert!((told.cells[0].fresh_at(0) - 1.0 / 3.0).abs() < 0.01, "{}", told.cells[0].fresh_at(0));
+    assert_eq!(told.cells[0].fresh_at(10 * MILLI + 10), 1.0);
+    assert_eq!(told.reads[0].max(), 0, "the own copy");
+    assert!(
+        near(ms(told.reads[1].max()), 20.0, 0.001) && near(ms(told.writes[1].max()), 20.0, 0.001)
+    );
+}
+
+#[test]
+fn k_staleness_is_a_power() {
+    for (k, fresh) in [(1, 0.3333), (2, 0.5556), (3, 0.7037), (5, 0.8683), (10, 0.9827)] {
+        assert!((1.0 - misses_last(k, 3, 1, 1) - fresh).abs() < 5e-5, "{k}");
+    }
+    for (k, fresh) in [(1, 0.6667), (2, 0.8889), (3, 0.9630), (5, 0.99588)] {
+        assert!((1.0 - misses_last(k, 3, 1, 2) - fresh).abs() < 5e-5, "{k}");
+    }
+    assert!((misses_last(1, 5, 2, 2) - 0.3).abs() < 1e-9);
+    assert!((1.0 - misses_last(5, 5, 2, 2) - 0.99757).abs() < 5e-6);
+    assert_eq!(misses_last(1, 3, 2, 2), 0.0);
+}

@@ -6,6 +6,7 @@ pub(crate) mod drill;
 pub(crate) mod experiment;
 pub(crate) mod ledger;
 pub(crate) mod pbs;
+pub(crate) mod plot;
 pub(crate) mod workload;
 
 #[cfg(test)]

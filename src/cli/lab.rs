@@ -1,5 +1,7 @@
 //! `pixii lab`: experiments, beside what theory and the study say.
 
+mod predict;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -41,6 +43,8 @@ enum Order {
     List,
     /// Run one
     Run(Run),
+    /// Say how stale reads can be, by model, for every (R, W)
+    Predict(predict::Predict),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -90,7 +94,19 @@ impl Lab {
         match self.order {
             Order::List => list(shared),
             Order::Run(run) => run.run(shared),
+            Order::Predict(predict) => predict.run(shared),
         }
+    }
+}
+
+/// Refuses a folder that exists, unless it is to be written into.
+fn check_out(out: &Option<PathBuf>, force: bool) -> Result<(), Trouble> {
+    match out {
+        Some(out) if out.exists() && !force => {
+            let out = out.display();
+            Err(Trouble::usage(format!("{out} exists: name another, or say --force")))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -115,15 +131,7 @@ impl Run {
                 names.join(", ")
             )));
         }
-        if let Some(out) = &self.out
-            && out.exists()
-            && !self.force
-        {
-            return Err(Trouble::usage(format!(
-                "{} exists: name another, or say --force",
-                out.display()
-            )));
-        }
+        check_out(&self.out, self.force)?;
         let program = std::env::current_exe().map_err(|error| Trouble::error(error.to_string()))?;
         let interrupt = Interrupt::listen(false)?;
         // Declared first, so that it outlives what runs in it on every way out.

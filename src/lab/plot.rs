@@ -1,0 +1,188 @@
+//! Figures: lines over a labelled grid, as SVG and as PNG, readable by themselves.
+
+use std::path::Path;
+use std::sync::Once;
+
+use plotters::coord::Shift;
+use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
+use plotters::prelude::*;
+use plotters::style::register_font;
+
+const SIZE: (u32, u32) = (900, 560);
+const FONT: &str = "sans-serif";
+/// Lines of a caption, in pixels.
+const CAPTION_LINE: u32 = 16;
+/// Most characters in a line of the caption.
+const CAPTION_CHARS: usize = 130;
+/// Room above the largest value.
+const HEADROOM: f64 = 1.08;
+
+/// A line through points, each with half the width of its confidence interval.
+#[derive(Clone, Debug)]
+pub(crate) struct Line {
+    /// Its name in the legend.
+    pub(crate) name: String,
+    /// x, y, and how far y may be off.
+    pub(crate) points: Vec<(f64, f64, f64)>,
+    /// True for what is only beside it: theory, or the study.
+    pub(crate) is_beside: bool,
+    /// Lines with the same number have the same colour.
+    pub(crate) colour: usize,
+}
+
+/// A figure.
+#[derive(Clone, Debug)]
+pub(crate) struct Figure {
+    /// The file's name, without its ending.
+    pub(crate) name: String,
+    /// What it shows.
+    pub(crate) title: String,
+    /// Sample counts, seed, commit, and what else is needed to repeat it.
+    pub(crate) caption: String,
+    /// What x is, with its unit.
+    pub(crate) x: String,
+    /// What y is, with its unit.
+    pub(crate) y: String,
+    /// True: y grows by factors.
+    pub(crate) is_log: bool,
+    /// The lines.
+    pub(crate) lines: Vec<Line>,
+}
+
+impl Figure {
+    /// Writes `NAME.svg` and `NAME.png` to a folder. The error names the file.
+    pub(crate) fn write(&self, dir: &Path) -> Result<(), String> {
+        static FONTS: Once = Once::new();
+        FONTS.call_once(|| {
+            let font = epaint_default_fonts::UBUNTU_LIGHT;
+            for style in [FontStyle::Normal, FontStyle::Bold] {
+                // It is a font: the crate that has it says so.
+                let _ = register_font(FONT, style, font);
+            }
+        });
+        let svg = dir.join(format!("{}.svg", self.name));
+        let png = dir.join(format!("{}.png", self.name));
+        let fault = |path: &Path, why: String| format!("{}: {why}", path.display());
+        self.draw(SVGBackend::new(&svg, SIZE).into_drawing_area()).map_err(|e| fault(&svg, e))?;
+        self.draw(BitMapBackend::new(&png, SIZE).into_drawing_area()).map_err(|e| fault(&png, e))
+    }
+
+    /// The lowest and highest x, and y.
+    fn bounds(&self) -> (std::ops::Range<f64>, std::ops::Range<f64>) {
+        let points = || self.lines.iter().flat_map(|line| line.points.iter());
+        let low = |of: &dyn Fn(&(f64, f64, f64)) -> f64| points().map(of).fold(f64::MAX, f64::min);
+        let high = |of: &dyn Fn(&(f64, f64, f64)) -> f64| points().map(of).fold(f64::MIN, f64::max);
+        let (left, right) = (low(&|point| point.0), high(&|point| point.0));
+        let top = high(&|point| point.1 + point.2) * HEADROOM;
+        let bottom = if self.is_log { low(&|point| point.1) / HEADROOM } else { 0.0 };
+        let right = if right > left { right } else { left + 1.0 };
+        (left..right, bottom..top.max(bottom + f64::MIN_POSITIVE.max(1e-9)))
+    }
+
+    fn draw<B: DrawingBackend>(&self, area: DrawingArea<B, Shift>) -> Result<(), String> {
+        let fault = |error: DrawingAreaErrorKind<B::ErrorType>| error.to_string();
+        area.fill(&WHITE).map_err(fault)?;
+        let caption = wrapped(&self.caption);
+        let below = CAPTION_LINE * caption.len() as u32 + 8;
+        let (upper, lower) = area.split_vertically(SIZE.1 - below);
+        for (nth, line) in caption.iter().enumerate() {
+            let at = (16, (CAPTION_LINE * nth as u32) as i32);
+            let style = (FONT, 12).into_font().color(&BLACK.mix(0.7));
+            lower.draw(&Text::new(line.as_str(), at, style)).map_err(fault)?;
+        }
+        let (x, y) = self.bounds();
+        let mut chart = ChartBuilder::on(&upper);
+        chart
+            .caption(&self.title, (FONT, 20))
+            .margin(14)
+            .margin_right(30)
+            .x_label_area_size(42)
+            .y_label_area_size(66);
+        match self.is_log {
+            true => self.lines_on(chart.build_cartesian_2d(x, y.log_scale()).map_err(fault)?),
+            false => self.lines_on(chart.build_cartesian_2d(x, y).map_err(fault)?),
+        }
+        .map_err(fault)?;
+        area.present().map_err(fault)
+    }
+
+    fn lines_on<'a, B, Y>(
+        &self,
+        mut chart: ChartContext<'a, B, Cartesian2d<plotters::coord::types::RangedCoordf64, Y>>,
+    ) -> Result<(), DrawingAreaErrorKind<B::ErrorType>>
+    where
+        B: DrawingBackend + 'a,
+        Y: Ranged<ValueType = f64> + ValueFormatter<f64> + AsRangedCoord<Value = f64>,
+    {
+        chart
+            .configure_mesh()
+            .x_desc(&self.x)
+            .y_desc(&self.y)
+            .axis_desc_style((FONT, 15))
+            .label_style((FONT, 13))
+            .x_label_formatter(&|value| short(*value))
+            .y_label_formatter(&|value| short(*value))
+            .light_line_style(BLACK.mix(0.04))
+            .bold_line_style(BLACK.mix(0.14))
+            .draw()?;
+        for line in &self.lines {
+            let colour = Palette99::pick(line.colour).to_rgba();
+            let points = line.points.iter().map(|(x, y, _)| (*x, *y));
+            let legend = line.is_beside;
+            let drawn = if line.is_beside {
+                chart.draw_series(DashedLineSeries::new(points, 5, 4, colour.mix(0.8).into()))?
+            } else {
+                chart.draw_series(LineSeries::new(points, colour.stroke_width(2)))?
+            };
+            drawn.label(&line.name).legend(move |(x, y)| {
+                let style = colour.stroke_width(if legend { 1 } else { 3 });
+                PathElement::new(vec![(x, y), (x + 18, y)], style)
+            });
+            if !line.is_beside {
+                let bars = line.points.iter().filter(|(_, _, half)| *half > 0.0);
+                let bar = |(x, y, half): &(f64, f64, f64)| {
+                    let low =
+                        if self.is_log { (y - half).max(y / 10.0) } else { (y - half).max(0.0) };
+                    PathElement::new(vec![(*x, low), (*x, y + half)], colour.stroke_width(1))
+                };
+                chart.draw_series(bars.map(bar))?;
+            }
+        }
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::Coordinate(76, 8))
+            .background_style(WHITE.mix(0.85))
+            .border_style(BLACK.mix(0.3))
+            .label_font((FONT, 13))
+            .draw()
+    }
+}
+
+/// A number without digits that say nothing.
+fn short(value: f64) -> String {
+    match value.abs() {
+        0.0 => "0".into(),
+        1_000.0.. => format!("{value:.0}"),
+        10.0.. => format!("{:.1}", value).trim_end_matches(".0").into(),
+        0.01.. => format!("{value:.2}").trim_end_matches('0').trim_end_matches('.').into(),
+        _ => format!("{value:.0e}"),
+    }
+}
+
+/// A text in lines of at most [`CAPTION_CHARS`], broken between words.
+fn wrapped(text: &str) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        let last = lines.len() - 1;
+        let line = &mut lines[last];
+        if !line.is_empty() && line.len() + word.len() >= CAPTION_CHARS {
+            lines.push(word.into());
+        } else {
+            if !line.is_empty() {
+                line.push(' ');
+            }
+            line.push_str(word);
+        }
+    }
+    lines
+}

@@ -102,6 +102,7 @@ impl Pair {
                 boot_nonce: NodeId::of(name).0,
                 continues: false,
                 bootstrap: false,
+                read_repair: true,
                 serial_block: 1_000,
             };
             let node = Node::new(config, meta, 1);

@@ -19,7 +19,7 @@ mod put;
 mod repair;
 mod ring;
 mod server;
-mod signals;
+pub(crate) mod signals;
 mod sim;
 mod status;
 mod text;

@@ -3,6 +3,7 @@
 //! at its moment.
 
 mod clients;
+pub mod cluster;
 pub mod detection;
 mod judge;
 mod scenario;
@@ -12,6 +13,9 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use crate::node::{Done, Work};
+use crate::store::memory::MemoryStore;
+use crate::store::{Found, Store};
 use judge::Broken;
 use scenario::Scenario;
 use world::World;
@@ -208,6 +212,29 @@ pub fn run_batch(
         batch.missing = EXPECTED.iter().filter(never).copied().collect();
     }
     batch
+}
+
+/// What a store in memory answers to a question; `None` where it is asked to write.
+fn looked_up(store: &MemoryStore, work: Work) -> Option<Done> {
+    Some(match work {
+        Work::Read { token, partition, key, hints_for } => {
+            let found = store.read(partition, &key).unwrap_or(Found::Damaged);
+            let hint = |target| (target, store.read_hint(target, &key).unwrap_or(Found::Damaged));
+            Done::Read { token, found, hints: hints_for.into_iter().map(hint).collect() }
+        }
+        Work::Scan { token, partition, span } => {
+            Done::Scan { token, page: store.scan(partition, &span).unwrap_or_default() }
+        }
+        Work::Hints { token, target, after, limit_bytes } => {
+            let page = store.list_hints(target, after.as_ref(), limit_bytes);
+            Done::Hints { token, page: page.unwrap_or_default() }
+        }
+        Work::List { token, partition, after, limit_bytes } => {
+            let listing = store.list(partition, after.as_ref(), limit_bytes);
+            Done::List { token, listing: listing.unwrap_or_default() }
+        }
+        Work::Write { .. } => return None,
+    })
 }
 
 impl Batch {

@@ -64,6 +64,7 @@ impl Bench {
             boot_nonce: 5,
             continues: false,
             bootstrap: false,
+            read_repair: true,
             serial_block: 100,
         };
         Bench { node: Node::new(config, meta, 1), ring, me, now: 0 }

@@ -168,6 +168,7 @@ fn machine_config(config: &Config, ring: Arc<Ring>, members: Members) -> node::C
         boot_nonce: 0,
         continues: false,
         bootstrap: config.bootstrap,
+        read_repair: true,
         serial_block: SERIAL_BLOCK,
     }
 }

@@ -1,11 +1,20 @@
 //! Experiments: measurements on a cluster of real daemons with an emulated network, beside what theory gives.
 
+pub(crate) mod driver;
 pub(crate) mod failures;
+pub(crate) mod grid;
+pub(crate) mod real;
+pub(crate) mod report;
+pub(crate) mod staleness;
 pub(crate) mod theory;
+pub(crate) mod visibility;
 
 use std::path::PathBuf;
 
-/// What every experiment is told.
+/// Called after each point; the error says that the run is to end.
+pub(crate) type Step<'a> = &'a mut dyn FnMut() -> Result<(), String>;
+
+/// What the experiment with real failures is told.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     /// The path of `pixii`.

@@ -9,6 +9,12 @@ use plotters::prelude::*;
 use plotters::style::register_font;
 
 const SIZE: (u32, u32) = (900, 560);
+/// The legend is right of the plot, so that it hides no line; what the axis takes is left of it.
+const LEGEND: u32 = 180;
+const MARGIN: u32 = 14;
+const AXIS: u32 = 66;
+const LEGEND_TOP: i32 = 48;
+const LEGEND_LINE: i32 = 18;
 const FONT: &str = "sans-serif";
 /// Lines of a caption, in pixels.
 const CAPTION_LINE: u32 = 16;
@@ -79,6 +85,12 @@ impl Figure {
         (left..right, bottom..top.max(bottom + f64::MIN_POSITIVE.max(1e-9)))
     }
 
+    /// Labels of the x axis: one for each place of a point, if these are few.
+    fn ticks(&self) -> usize {
+        let places = self.lines.iter().map(|line| line.points.len()).max().unwrap_or(0);
+        if places <= 10 && self.lines.iter().all(|line| evenly(&line.points)) { places } else { 10 }
+    }
+
     fn draw<B: DrawingBackend>(&self, area: DrawingArea<B, Shift>) -> Result<(), String> {
         let fault = |error: DrawingAreaErrorKind<B::ErrorType>| error.to_string();
         area.fill(&WHITE).map_err(fault)?;
@@ -94,24 +106,25 @@ impl Figure {
         let mut chart = ChartBuilder::on(&upper);
         chart
             .caption(&self.title, (FONT, 20))
-            .margin(14)
-            .margin_right(30)
+            .margin(MARGIN)
+            .margin_right(LEGEND)
             .x_label_area_size(42)
-            .y_label_area_size(66);
+            .y_label_area_size(AXIS);
         match self.is_log {
             true => self.lines_on(chart.build_cartesian_2d(x, y.log_scale()).map_err(fault)?),
             false => self.lines_on(chart.build_cartesian_2d(x, y).map_err(fault)?),
         }
         .map_err(fault)?;
+        self.legend(&upper).map_err(fault)?;
         area.present().map_err(fault)
     }
 
-    fn lines_on<'a, B, Y>(
+    fn lines_on<B, Y>(
         &self,
-        mut chart: ChartContext<'a, B, Cartesian2d<plotters::coord::types::RangedCoordf64, Y>>,
+        mut chart: ChartContext<'_, B, Cartesian2d<plotters::coord::types::RangedCoordf64, Y>>,
     ) -> Result<(), DrawingAreaErrorKind<B::ErrorType>>
     where
-        B: DrawingBackend + 'a,
+        B: DrawingBackend,
         Y: Ranged<ValueType = f64> + ValueFormatter<f64> + AsRangedCoord<Value = f64>,
     {
         chart
@@ -120,6 +133,8 @@ impl Figure {
             .y_desc(&self.y)
             .axis_desc_style((FONT, 15))
             .label_style((FONT, 13))
+            .x_labels(self.ticks())
+            .y_labels(10)
             .x_label_formatter(&|value| short(*value))
             .y_label_formatter(&|value| short(*value))
             .light_line_style(BLACK.mix(0.04))
@@ -128,16 +143,11 @@ impl Figure {
         for line in &self.lines {
             let colour = Palette99::pick(line.colour).to_rgba();
             let points = line.points.iter().map(|(x, y, _)| (*x, *y));
-            let legend = line.is_beside;
-            let drawn = if line.is_beside {
-                chart.draw_series(DashedLineSeries::new(points, 5, 4, colour.mix(0.8).into()))?
+            if line.is_beside {
+                chart.draw_series(DashedLineSeries::new(points, 5, 4, colour.mix(0.8).into()))?;
             } else {
-                chart.draw_series(LineSeries::new(points, colour.stroke_width(2)))?
-            };
-            drawn.label(&line.name).legend(move |(x, y)| {
-                let style = colour.stroke_width(if legend { 1 } else { 3 });
-                PathElement::new(vec![(x, y), (x + 18, y)], style)
-            });
+                chart.draw_series(LineSeries::new(points, colour.stroke_width(2)))?;
+            }
             if !line.is_beside {
                 let bars = line.points.iter().filter(|(_, _, half)| *half > 0.0);
                 let bar = |(x, y, half): &(f64, f64, f64)| {
@@ -148,14 +158,36 @@ impl Figure {
                 chart.draw_series(bars.map(bar))?;
             }
         }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::Coordinate(76, 8))
-            .background_style(WHITE.mix(0.85))
-            .border_style(BLACK.mix(0.3))
-            .label_font((FONT, 13))
-            .draw()
+        Ok(())
     }
+
+    /// Names the lines, right of the plot.
+    fn legend<B: DrawingBackend>(
+        &self,
+        area: &DrawingArea<B, Shift>,
+    ) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
+        let (left, mut top) = ((SIZE.0 - LEGEND + 12) as i32, LEGEND_TOP);
+        for line in &self.lines {
+            let colour = Palette99::pick(line.colour).to_rgba();
+            // A line that is beside is dashed, as in the plot.
+            let dashes: &[(i32, i32)] =
+                if line.is_beside { &[(0, 5), (9, 14)] } else { &[(0, 14)] };
+            let width = if line.is_beside { 1 } else { 3 };
+            for (from, to) in dashes {
+                let ends = vec![(left + from, top + 6), (left + to, top + 6)];
+                area.draw(&PathElement::new(ends, colour.stroke_width(width)))?;
+            }
+            let style = (FONT, 13).into_font().color(&BLACK);
+            area.draw(&Text::new(line.name.as_str(), (left + 20, top), style))?;
+            top += LEGEND_LINE;
+        }
+        Ok(())
+    }
+}
+
+/// True if the points are one apart.
+fn evenly(points: &[(f64, f64, f64)]) -> bool {
+    points.windows(2).all(|pair| (pair[1].0 - pair[0].0 - 1.0).abs() < 1e-9)
 }
 
 /// A number without digits that say nothing.

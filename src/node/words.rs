@@ -52,6 +52,8 @@ pub struct Config {
     pub bootstrap: bool,
     /// Serials reserved at a time, at least 1: a crash wastes at most this many of 2^64.
     pub serial_block: u64,
+    /// What a read has seen to be behind is sent what it lacks; false only to measure what that does.
+    pub read_repair: bool,
 }
 
 /// Names a client's connection; the driver never uses one twice.

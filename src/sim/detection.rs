@@ -154,6 +154,7 @@ impl Field {
                 boot_nonce: at as u64 + 1,
                 continues: false,
                 bootstrap: false,
+                read_repair: true,
                 serial_block: 1,
             };
             Node::new(config, meta, trial.seed ^ (at as u64) << 20)

@@ -414,6 +414,7 @@ impl World {
             boot_nonce,
             continues,
             bootstrap: host.bootstraps,
+            read_repair: true,
             serial_block,
         };
         host.node = Some(Node::new(config, meta, seed));

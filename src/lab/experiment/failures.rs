@@ -7,20 +7,20 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use pixii::client::{Client, Failure, Options, Put};
 use pixii::members::Opinion;
-use pixii::message::{EmulateOrder, Quorum};
+use pixii::message::Quorum;
 use pixii::rng::Rng;
 use pixii::types::{Key, NodeId};
-use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use super::driver::{KEYS, read_key};
+use super::real::{connect, emulate, load};
 use super::theory::largest_round_trip;
 use super::{Mean, Plan};
 use crate::cli::cluster::{Cluster, Shape};
 
 const NODES: usize = 10;
 const N: u8 = 5;
-const KEYS: u64 = 2_000;
 /// The study's (R, W), and what it read with one and with two failed, in milliseconds.
 const STUDY: [(u8, u8, [f64; 2]); 7] = [
     (1, 1, [15.0, 13.0]),
@@ -75,18 +75,6 @@ impl Cell {
         let mean = Mean::of(&self.reads);
         (mean, mean.mean / self.theory)
     }
-
-    /// As figures.
-    pub(crate) fn figures(&self) -> Value {
-        let (mean, ratio) = self.ratio();
-        let puts = Mean::of(&self.puts);
-        json!({
-            "r": self.r, "w": self.w, "failed": self.failed, "reads": mean.count, "mean_ms": mean.mean,
-            "confidence_ms": mean.half, "theory_ms": self.theory, "ratio": ratio, "study_ms": self.study,
-            "puts": puts.count, "put_mean_ms": puts.mean, "weak_keys_read": self.weak, "refused": self.refused,
-            "weak_share": self.weak_share, "faults": self.faults.len(),
-        })
-    }
 }
 
 /// Runs all cells; `progress` is called after each. What was measured so far is in `cells`, also when the error says why it
@@ -103,7 +91,8 @@ pub(crate) async fn run(
     cluster.ready(READY_WAIT).await?;
     let mut rng = Rng::new(plan.seed);
     let client = connect(&cluster).await?;
-    let keys = load(&client).await?;
+    load(&client, N).await?;
+    let keys = Arc::new((0..KEYS).map(read_key).collect());
     emulate(&client, plan.delay_ms).await?;
     let mut dead: Vec<String> = Vec::new();
     for failed in FAILED {
@@ -127,43 +116,6 @@ pub(crate) async fn run(
         }
     }
     cluster.stop_all()
-}
-
-/// A client that knows the daemons that run.
-async fn connect(cluster: &Cluster) -> Result<Client, String> {
-    let running = cluster.daemons().iter().filter(|daemon| daemon.is_running());
-    let addresses: Vec<String> = running.map(|daemon| daemon.address.clone()).collect();
-    Client::connect(&addresses, Options::default()).await.map_err(|failure| failure.to_string())
-}
-
-/// Puts every key at all its homes.
-async fn load(client: &Client) -> Result<Arc<Vec<Key>>, String> {
-    let mut keys = Vec::new();
-    for at in 0..KEYS {
-        let key =
-            Key::new(format!("lab/{at:06}").into_bytes()).map_err(|error| error.to_string())?;
-        put(client, &key, N).await.map_err(|failure| failure.to_string())?;
-        keys.push(key);
-    }
-    Ok(Arc::new(keys))
-}
-
-async fn put(client: &Client, key: &Key, w: u8) -> Result<(), Failure> {
-    let (value, write) = (Bytes::from_static(&[7; 100]), client.write_id());
-    let context = Some(client.get(key, Some(1), TIMEOUT_MS).await?.context);
-    let w = Quorum { replicas: Some(w), strict: None };
-    let put = Put { key: key.clone(), value, context, write, w };
-    client.put(put, TIMEOUT_MS).await.map(drop)
-}
-
-async fn emulate(client: &Client, delay_ms: f64) -> Result<(), String> {
-    let delay = format!("delay exponential {}us", (delay_ms * 1e3) as u64);
-    let rules = format!("* -> * {delay}; client -> * {delay}; * -> client {delay}");
-    for member in client.ring_report().members.iter() {
-        let order = EmulateOrder::Set(rules.clone());
-        client.emulate(&member.name, order).await.map_err(|failure| failure.to_string())?;
-    }
-    Ok(())
 }
 
 /// Waits until every daemon that runs believes the dead, and nobody else, to be down.

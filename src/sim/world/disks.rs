@@ -1,11 +1,12 @@
 //! The hosts' disks: writes one batch at a time, reads beside them, all of them late.
 
 use super::super::judge::Broken;
+use super::super::looked_up;
 use super::super::scenario::Fault;
 use super::{Event, World};
 use crate::node::{Done, Input, Work};
 use crate::store::memory::MemoryStore;
-use crate::store::{Change, Found, Store, begin_life};
+use crate::store::{Change, Store, begin_life};
 use crate::types::Micros;
 
 impl World {
@@ -124,27 +125,8 @@ impl World {
         if host.life != life {
             return;
         }
-        let done = match work {
-            Work::Read { token, partition, key, hints_for } => {
-                let found = host.store.read(partition, &key).unwrap_or(Found::Damaged);
-                let hint =
-                    |target| (target, host.store.read_hint(target, &key).unwrap_or(Found::Damaged));
-                Done::Read { token, found, hints: hints_for.into_iter().map(hint).collect() }
-            }
-            Work::Scan { token, partition, span } => {
-                let page = host.store.scan(partition, &span).unwrap_or_default();
-                Done::Scan { token, page }
-            }
-            Work::Hints { token, target, after, limit_bytes } => {
-                let page = host.store.list_hints(target, after.as_ref(), limit_bytes);
-                Done::Hints { token, page: page.unwrap_or_default() }
-            }
-            Work::List { token, partition, after, limit_bytes } => {
-                let listing = host.store.list(partition, after.as_ref(), limit_bytes);
-                Done::List { token, listing: listing.unwrap_or_default() }
-            }
-            Work::Write { .. } => return,
-        };
-        self.input(at, Input::Store(done));
+        if let Some(done) = looked_up(&host.store, work) {
+            self.input(at, Input::Store(done));
+        }
     }
 }

@@ -1,0 +1,364 @@
+//! A cluster in virtual time for measurements: real nodes, stores in memory that answer at once, an emulated network, and
+//! clients that ask when they are told to. The same seed gives the same, to the microsecond.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+
+use super::looked_up;
+use crate::emulation::{Delay, Emulation, Place, Rule, Verdict, parse};
+use crate::members::{Member, Members};
+use crate::message::{Body, PeerMessage, Request, Response};
+use crate::node::{Config, Done, Input, Node, Output, Work};
+use crate::ring::Ring;
+use crate::rng::Rng;
+use crate::store::memory::MemoryStore;
+use crate::store::{Kept, LifeError, Owner, Store, begin_life};
+use crate::types::{MILLI, Micros, NodeId};
+use crate::wire;
+
+/// All nodes serve after this time, or never will.
+const FOUNDING: Micros = 60_000 * MILLI;
+/// How often it is looked whether they do.
+const LOOK: Micros = 100 * MILLI;
+
+/// What a cluster is like.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup {
+    /// How many nodes.
+    pub nodes: usize,
+    /// Replicas of each key.
+    pub n: u8,
+    /// Partitions of the ring.
+    pub partitions: u16,
+    /// Most bytes of hints; none are kept at 0.
+    pub hint_limit_bytes: u64,
+    /// How often replicas compare a partition.
+    pub repair_interval: Micros,
+    /// Whether reads repair what they see to be behind.
+    pub read_repair: bool,
+    /// Everything random follows from it.
+    pub seed: u64,
+}
+
+/// How long messages take by what they are about, as the WARS model has it; all others take no time.
+#[derive(Clone, Debug)]
+pub struct Ways {
+    /// A write to a replica.
+    pub w: Delay,
+    /// Its acknowledgement.
+    pub a: Delay,
+    /// A read's question.
+    pub r: Delay,
+    /// Its answer.
+    pub s: Delay,
+}
+
+/// What a request came to.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The call, as [`Cluster::ask`] named it.
+    pub call: u64,
+    /// When it was asked and when the answer was there, in microseconds of virtual time.
+    pub begun: Micros,
+    /// See `begun`.
+    pub ended: Micros,
+    /// The answer.
+    pub response: Response,
+}
+
+enum Event {
+    Wake(usize),
+    Message { from: usize, to: usize, message: Arc<PeerMessage> },
+    Call { client: u64, call: u64, to: usize, request: Request, timeout_ms: u32 },
+    Reply { call: u64, response: Response },
+}
+
+/// Nodes that serve, their stores and their network.
+pub struct Cluster {
+    nodes: Vec<Node>,
+    stores: Vec<MemoryStore>,
+    /// False for those that are dead.
+    alive: Vec<bool>,
+    ids: Vec<NodeId>,
+    members: Members,
+    places: HashMap<NodeId, usize>,
+    ring: Arc<Ring>,
+    wakes: Vec<Option<Micros>>,
+    now: Micros,
+    /// What is to come, by its time, then in the order in which it was scheduled.
+    events: BTreeMap<(Micros, u64), Event>,
+    sequence: u64,
+    net: Emulation,
+    ways: Option<Ways>,
+    rng: Rng,
+    calls: HashMap<u64, Micros>,
+    next_call: u64,
+    answers: VecDeque<Answer>,
+    bytes: u64,
+}
+
+impl Cluster {
+    /// A cluster whose nodes serve, on a network that carries everything at once. The error says why there is none.
+    pub fn found(setup: &Setup) -> Result<Self, String> {
+        let name = |at: usize| format!("n{}", at + 1);
+        let members = (0..setup.nodes).map(|at| Member::configured(name(at), "sim:1"));
+        let members = Members::new(members.collect());
+        let ids: Vec<NodeId> = (0..setup.nodes).map(|at| NodeId::of(&name(at))).collect();
+        let ring = Ring::new(&ids, setup.n, setup.partitions).map_err(|error| error.to_string())?;
+        let ring = Arc::new(ring);
+        let mut rng = Rng::new(setup.seed);
+        let (mut nodes, mut stores) = (Vec::new(), Vec::new());
+        for (at, me) in ids.iter().enumerate() {
+            let owner = Owner { cluster: "lab".into(), name: name(at), ring: ring.digest() };
+            let store = MemoryStore::default();
+            let begun = begin_life(&store, &owner, rng.next_u64());
+            let meta = begun.map_err(|error: LifeError| error.to_string())?;
+            let config = Config {
+                me: *me,
+                ring: ring.clone(),
+                r: setup.n / 2 + 1,
+                w: setup.n / 2 + 1,
+                strict: false,
+                members: members.clone(),
+                gossip_interval: 500 * MILLI,
+                gossip_timeout: 5_000 * MILLI,
+                hint_limit_bytes: setup.hint_limit_bytes,
+                hint_age: 3_600_000 * MILLI,
+                repair_interval: setup.repair_interval,
+                scrub_interval: Micros::MAX / 4,
+                generation_pause: 2_000 * MILLI,
+                hints: Kept::default(),
+                generations: Vec::new(),
+                boot_nonce: rng.next_u64(),
+                continues: false,
+                bootstrap: false,
+                read_repair: setup.read_repair,
+                serial_block: 1 << 16,
+            };
+            nodes.push(Node::new(config, meta, rng.next_u64()));
+            stores.push(store);
+        }
+        let count = setup.nodes;
+        let mut cluster = Cluster {
+            nodes,
+            stores,
+            alive: vec![true; count],
+            places: ids.iter().copied().zip(0..).collect(),
+            ids,
+            members,
+            ring,
+            wakes: vec![None; count],
+            now: 0,
+            events: BTreeMap::new(),
+            sequence: 0,
+            net: Emulation::of_rules(Vec::new(), rng.next_u64()),
+            ways: None,
+            rng,
+            calls: HashMap::new(),
+            next_call: 0,
+            answers: VecDeque::new(),
+            bytes: 0,
+        };
+        for at in 0..count {
+            for peer in (0..count).filter(|peer| *peer != at) {
+                cluster.input(at, Input::Link { peer: cluster.ids[peer], up: true });
+            }
+        }
+        while !cluster.nodes.iter().all(Node::is_settled) {
+            if cluster.now > FOUNDING {
+                return Err(format!("{count} nodes found no cluster"));
+            }
+            cluster.run_to(cluster.now + LOOK);
+        }
+        Ok(cluster)
+    }
+
+    /// Where the keys are.
+    pub fn ring(&self) -> &Ring {
+        &self.ring
+    }
+
+    /// A node's place by its id: what [`Cluster::ask`] takes.
+    pub fn place(&self, node: NodeId) -> Option<usize> {
+        self.places.get(&node).copied()
+    }
+
+    /// The virtual time, in microseconds.
+    pub fn now(&self) -> Micros {
+        self.now
+    }
+
+    /// Bytes of messages between nodes so far, framed.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// What all nodes have counted under this name.
+    pub fn counted(&self, name: &str) -> u64 {
+        let of = |node: &Node| {
+            node.counters().into_iter().find(|(counter, _)| counter == name).map(|(_, times)| times)
+        };
+        self.nodes.iter().filter_map(of).sum()
+    }
+
+    /// Lets the network behave by these rules from now on, in the language of `pixii emulate`. The error is a sentence about the
+    /// first mistake.
+    pub fn emulate(&mut self, rules: &str) -> Result<(), String> {
+        let rules: Vec<Rule> = parse(rules, &self.members)?;
+        self.net = Emulation::of_rules(rules, self.rng.next_u64());
+        Ok(())
+    }
+
+    /// Lets every message take the time of its way from now on, drawn for each receiver, whatever the rules say.
+    pub fn set_ways(&mut self, ways: Ways) {
+        self.ways = Some(ways);
+    }
+
+    /// A node dies; links to it break.
+    pub fn kill(&mut self, at: usize) {
+        self.alive[at] = false;
+        for other in (0..self.nodes.len()).filter(|other| *other != at) {
+            self.input(other, Input::Link { peer: self.ids[at], up: false });
+        }
+    }
+
+    /// A client sends a request to a node. Gives the call's name.
+    pub fn ask(&mut self, client: u64, to: usize, request: Request, timeout_ms: u32) -> u64 {
+        self.next_call += 1;
+        let call = self.next_call;
+        self.calls.insert(call, self.now);
+        let places = (Place::Client(client), Place::Node(self.ids[to]));
+        if let Verdict::Deliver(delays) = self.net.verdict(self.now, places.0, places.1) {
+            // A connection carries a call once or breaks.
+            let after = delays.first().copied().unwrap_or(0);
+            let event = Event::Call { client, call, to, request, timeout_ms };
+            self.schedule(self.now + after, event);
+        }
+        call
+    }
+
+    /// The next answer that a client gets; `None` when the time is `until` before there is one.
+    pub fn next(&mut self, until: Micros) -> Option<Answer> {
+        while self.answers.is_empty() {
+            let due = self.events.first_key_value().map(|((at, _), _)| *at);
+            if due.is_none_or(|due| due > until) {
+                self.now = self.now.max(until);
+                return None;
+            }
+            self.step();
+        }
+        self.answers.pop_front()
+    }
+
+    /// Lets time pass; answers stay for [`Cluster::next`].
+    pub fn run_to(&mut self, end: Micros) {
+        while self.events.first_key_value().is_some_and(|((at, _), _)| *at <= end) {
+            self.step();
+        }
+        self.now = self.now.max(end);
+    }
+
+    fn schedule(&mut self, at: Micros, event: Event) {
+        self.sequence += 1;
+        self.events.insert((at.max(self.now), self.sequence), event);
+    }
+
+    fn step(&mut self) {
+        let Some(((at, _), event)) = self.events.pop_first() else { return };
+        self.now = at;
+        match event {
+            // An earlier one may have taken its place.
+            Event::Wake(node) if self.wakes[node] == Some(at) => {
+                self.wakes[node] = None;
+                self.input(node, Input::Tick);
+            }
+            Event::Wake(_) => {}
+            Event::Message { from, to, message } => {
+                let message = Arc::unwrap_or_clone(message);
+                self.input(to, Input::Peer { from: self.ids[from], message });
+            }
+            Event::Call { client, call, to, request, timeout_ms } => {
+                self.input(to, Input::Client { client, id: call, request, timeout_ms });
+            }
+            Event::Reply { call, response } => {
+                if let Some(begun) = self.calls.remove(&call) {
+                    self.answers.push_back(Answer { call, begun, ended: self.now, response });
+                }
+            }
+        }
+    }
+
+    fn input(&mut self, at: usize, input: Input) {
+        if !self.alive[at] {
+            return;
+        }
+        let mut todo = VecDeque::from([input]);
+        while let Some(input) = todo.pop_front() {
+            let mut out = Vec::new();
+            self.nodes[at].handle(self.now, input, &mut out);
+            for output in out {
+                match output {
+                    Output::Send { to, message } => self.send(at, &to, message),
+                    Output::Store(work) => todo.push_back(Input::Store(self.carry(at, work))),
+                    Output::Reply { client, id, response } => {
+                        let places = (Place::Node(self.ids[at]), Place::Client(client));
+                        let verdict = self.net.verdict(self.now, places.0, places.1);
+                        if let Verdict::Deliver(delays) = verdict {
+                            let after = delays.first().copied().unwrap_or(0);
+                            self.schedule(self.now + after, Event::Reply { call: id, response });
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        }
+        if let Some(wake) = self.nodes[at].next_wake()
+            && self.wakes[at].is_none_or(|known| wake < known)
+        {
+            let wake = wake.max(self.now);
+            self.wakes[at] = Some(wake);
+            self.schedule(wake, Event::Wake(at));
+        }
+    }
+
+    fn carry(&mut self, at: usize, work: Work) -> Done {
+        let store = &self.stores[at];
+        if let Work::Write { mark, changes } = work {
+            // A store in memory does not fail.
+            let _ = store.apply(&changes);
+            let _ = store.sync();
+            return Done::Synced { mark };
+        }
+        looked_up(store, work).unwrap_or_else(|| unreachable!("a write was carried out"))
+    }
+
+    fn send(&mut self, from: usize, to: &[NodeId], message: PeerMessage) {
+        self.bytes += (wire::frame_len(&message) * to.len()) as u64;
+        let message = Arc::new(message);
+        for id in to {
+            let Some(to) = self.places.get(id).copied() else { continue };
+            let verdict = match &self.ways {
+                None => self.net.verdict(self.now, self.ids[from], *id),
+                Some(ways) => Verdict::Deliver(vec![ways.sample(&message.body, &mut self.rng)]),
+            };
+            if let Verdict::Deliver(delays) = verdict {
+                for delay in delays {
+                    let message = message.clone();
+                    self.schedule(self.now + delay, Event::Message { from, to, message });
+                }
+            }
+        }
+    }
+}
+
+impl Ways {
+    fn sample(&self, body: &Body, rng: &mut Rng) -> Micros {
+        match body {
+            Body::Merge { .. } => self.w.sample(rng),
+            Body::Held => self.a.sample(rng),
+            Body::Read { .. } => self.r.sample(rng),
+            Body::Copy { .. } => self.s.sample(rng),
+            _ => 0,
+        }
+    }
+}

@@ -80,7 +80,9 @@ impl Figure {
         let high = |of: &dyn Fn(&(f64, f64, f64)) -> f64| points().map(of).fold(f64::MIN, f64::max);
         let (left, right) = (low(&|point| point.0), high(&|point| point.0));
         let top = high(&|point| point.1 + point.2) * HEADROOM;
-        let bottom = if self.is_log { low(&|point| point.1) / HEADROOM } else { 0.0 };
+        // A power of ten has a label.
+        let least = low(&|point| point.1).max(f64::MIN_POSITIVE);
+        let bottom = if self.is_log { 10f64.powf(least.log10().floor()) } else { 0.0 };
         let right = if right > left { right } else { left + 1.0 };
         (left..right, bottom..top.max(bottom + f64::MIN_POSITIVE.max(1e-9)))
     }
@@ -137,7 +139,7 @@ impl Figure {
             .y_labels(10)
             .x_label_formatter(&|value| short(*value))
             .y_label_formatter(&|value| short(*value))
-            .light_line_style(BLACK.mix(0.04))
+            .max_light_lines(0)
             .bold_line_style(BLACK.mix(0.14))
             .draw()?;
         for line in &self.lines {

@@ -7,4 +7,6 @@ mod command;
 #[cfg(test)]
 mod fake;
 #[cfg(test)]
+mod lab;
+#[cfg(test)]
 mod transfer;

@@ -49,11 +49,14 @@ const SAMPLES: [(&str, u64, u64); 7] = [
     ("read-latency", 2_000, 400),
     ("write-latency", 2_000, 400),
     ("throughput", 2_000, 400),
-    ("failures", 400, 60),
+    ("failures", 400, 200),
     ("staleness", 2_000, 200),
     ("visibility", 20_000, 4_000),
     ("validate", 10_000, 2_500),
 ];
+
+/// Quick is at most so many samples of a point where time is real.
+const QUICK_REAL: u64 = 104;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum On {
@@ -89,7 +92,7 @@ pub(super) struct Run {
     #[arg(long, value_parser = clap::value_parser!(u64).range(10..=1_000_000))]
     samples: Option<u64>,
     /// Clients at a time, each in a closed loop
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=64))]
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=64))]
     clients: u64,
     /// Mean delay of a message where the experiment has only one, in milliseconds
     #[arg(long, default_value_t = 5.0, value_parser = delay)]
@@ -132,6 +135,8 @@ impl Run {
         for name in &names {
             let samples = SAMPLES.iter().find(|(of, _, _)| of == name);
             let (full, quick) = samples.map_or((400, 100), |(_, full, quick)| (*full, *quick));
+            // In real time every point takes its time.
+            let quick = if self.on == Some(On::Real) { quick.min(QUICK_REAL) } else { quick };
             report.samples = self.samples.unwrap_or(if self.quick { quick } else { full });
             let bar = ProgressBar::new(steps(name));
             let style = ProgressStyle::with_template("{prefix} [{bar:30}] {pos}/{len} {eta} left");

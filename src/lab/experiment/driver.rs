@@ -68,6 +68,8 @@ impl Measured {
 
 /// What carries an experiment out.
 pub(crate) trait Driver {
+    /// How far a mean may be over what theory gives, as a share of it: disks and processors take time too.
+    fn tolerance(&self) -> f64;
     /// Lets every message take an exponentially distributed time with this mean.
     fn delay(&mut self, mean_ms: f64) -> Result<(), String>;
     /// Runs a load.
@@ -178,6 +180,10 @@ impl Simulated {
 }
 
 impl Driver for Simulated {
+    fn tolerance(&self) -> f64 {
+        0.1
+    }
+
     fn delay(&mut self, mean_ms: f64) -> Result<(), String> {
         self.cluster.emulate(&delays(mean_ms))
     }

@@ -101,6 +101,10 @@ fn unless_interrupted<T>(
 }
 
 impl Driver for Real<'_> {
+    fn tolerance(&self) -> f64 {
+        0.3
+    }
+
     fn delay(&mut self, mean_ms: f64) -> Result<(), String> {
         let client = self.client.clone();
         unless_interrupted(&self.runtime, self.interrupt, emulate(&client, mean_ms))

@@ -4,10 +4,14 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use pixii::ring::Ring;
 use pixii::types::NodeId;
 use serde::{Deserialize, Serialize};
+
+use super::POLL;
 
 /// Most daemons that one machine is asked to run.
 const MAX_DAEMONS: usize = 50;
@@ -28,6 +32,9 @@ pub(crate) struct Shape {
     /// Number of partitions.
     pub(crate) partitions: u16,
 }
+
+/// A fork of a process that has let go of a directory, and has not executed yet, holds it so long at most.
+const FORKED: Duration = Duration::from_millis(500);
 
 /// A daemon's configuration file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -89,12 +96,19 @@ pub(super) fn check(shape: &Shape) -> Result<(), String> {
 /// Takes a directory; it is free again when the file is closed, however the process ends.
 pub(super) fn lock(dir: &Path) -> Result<File, String> {
     let file = File::open(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            Err(format!("the directory {} is in use by another `pixii dev`", dir.display()))
+    let deadline = Instant::now() + FORKED;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => thread::sleep(POLL),
+            Err(TryLockError::WouldBlock) => {
+                return Err(format!(
+                    "the directory {} is in use by another `pixii dev`",
+                    dir.display()
+                ));
+            }
+            Err(TryLockError::Error(error)) => return Err(format!("{}: {error}", dir.display())),
         }
-        Err(TryLockError::Error(error)) => Err(format!("{}: {error}", dir.display())),
     }
 }
 

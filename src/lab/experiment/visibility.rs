@@ -29,6 +29,23 @@ const MEANS: [(u64, u64); 9] =
 /// Most that prediction and measurement may be apart, as a root mean square over all points.
 const MOST_RMSE: f64 = 0.01;
 
+/// A read that is to be made.
+struct Due {
+    key: Key,
+    pair: (u8, u8),
+    t_ms: u64,
+}
+
+/// What was measured and predicted for one (R, W) and one time.
+struct Point {
+    pair: (u8, u8),
+    t_ms: u64,
+    reads: u64,
+    /// The share of reads that showed the write.
+    fresh: f64,
+    predicted: f64,
+}
+
 /// For each (R, W) and each time: reads, and those that showed the write.
 type Counts = BTreeMap<(u8, u8, u64), (u64, u64)>;
 
@@ -72,7 +89,7 @@ fn measure(ways: &Ways, puts: u64, seed: u64) -> Result<Counts, String> {
     let (mut rng, mut counts) = (Rng::new(seed), Counts::new());
     let mut writes: HashMap<u64, (Key, (u8, u8))> = HashMap::new();
     let mut reads: HashMap<u64, (u8, u8, u64)> = HashMap::new();
-    let mut due: BTreeMap<(Micros, u64), (Key, (u8, u8), u64)> = BTreeMap::new();
+    let mut due: BTreeMap<(Micros, u64), Due> = BTreeMap::new();
     let (begun, mut issued, all) = (simulated.cluster.now(), 0, puts * PAIRS.len() as u64);
     loop {
         let next_put = (issued < all).then_some(begun + issued * PACE);
@@ -90,7 +107,7 @@ fn measure(ways: &Ways, puts: u64, seed: u64) -> Result<Counts, String> {
                 };
                 for t in TIMES_MS {
                     let at = (answer.ended + t * MILLI, answer.call * 100 + t);
-                    due.insert(at, (key.clone(), pair, t));
+                    due.insert(at, Due { key: key.clone(), pair, t_ms: t });
                 }
             } else if let Some((r, w, t)) = reads.remove(&answer.call) {
                 let Response::Found { values, .. } = answer.response else {
@@ -101,7 +118,7 @@ fn measure(ways: &Ways, puts: u64, seed: u64) -> Result<Counts, String> {
                 *seen += u64::from(!values.is_empty());
             }
         } else if next_read.is_some() && next_read == until {
-            let Some((_, (key, (r, w), t))) = due.pop_first() else { continue };
+            let Some((_, Due { key, pair: (r, w), t_ms: t })) = due.pop_first() else { continue };
             let home = simulated.home(&key, rng.below(N.into()) as usize);
             let request = Request::Get { key, r: quorum(r, true) };
             reads.insert(simulated.cluster.ask(1, home, request, TIMEOUT_MS), (r, w, t));
@@ -120,12 +137,14 @@ fn measure(ways: &Ways, puts: u64, seed: u64) -> Result<Counts, String> {
 }
 
 /// What was measured and predicted, point by point.
-fn points(counts: &Counts, told: &Prediction) -> Vec<((u8, u8, u64), u64, f64, f64)> {
+fn points(counts: &Counts, told: &Prediction) -> Vec<Point> {
     let cell = |r: u8, w: u8| told.cells.iter().find(|cell| (cell.r, cell.w) == (r, w));
-    let point = |(place, (asked, seen)): (&(u8, u8, u64), &(u64, u64))| {
-        let measured = *seen as f64 / (*asked).max(1) as f64;
-        let predicted = cell(place.0, place.1).map_or(0.0, |cell| cell.fresh_at(place.2 * MILLI));
-        (*place, *asked, measured, predicted)
+    let point = |((r, w, t_ms), (reads, seen)): (&(u8, u8, u64), &(u64, u64))| Point {
+        pair: (*r, *w),
+        t_ms: *t_ms,
+        reads: *reads,
+        fresh: *seen as f64 / (*reads).max(1) as f64,
+        predicted: cell(*r, *w).map_or(0.0, |cell| cell.fresh_at(*t_ms * MILLI)),
     };
     counts.iter().map(point).collect()
 }
@@ -138,10 +157,9 @@ pub(crate) fn visibility(report: &mut Report, step: Step<'_>) -> Result<(), Stri
     let mut lines: Vec<Line> = Vec::new();
     for (colour, (r, w)) in PAIRS.into_iter().enumerate() {
         let (mut measured, mut predicted) = (Vec::new(), Vec::new());
-        for ((of_r, of_w, t), reads, fresh, model) in points(&counts, &told) {
-            if (of_r, of_w) != (r, w) {
-                continue;
-            }
+        let points = points(&counts, &told);
+        for point in points.into_iter().filter(|point| point.pair == (r, w)) {
+            let Point { t_ms: t, reads, fresh, predicted: model, .. } = point;
             let half = 1.96 * (fresh * (1.0 - fresh) / reads.max(1) as f64).sqrt();
             measured.push((t as f64, 100.0 * fresh, 100.0 * half));
             predicted.push((t as f64, 100.0 * model, 0.0));
@@ -188,7 +206,7 @@ pub(crate) fn validate(report: &mut Report, step: Step<'_>) -> Result<(), String
         let seed = report.seed ^ (colour as u64 + 1) << 32;
         let (counts, told) = compare(w_ms, others_ms, report.samples, seed)?;
         let mut apart = Vec::new();
-        for ((r, w, t), reads, fresh, predicted) in points(&counts, &told) {
+        for Point { pair: (r, w), t_ms: t, reads, fresh, predicted } in points(&counts, &told) {
             squares += (fresh - predicted).powi(2);
             count += 1.0;
             if (r, w) == (1, 1) {

@@ -12,8 +12,8 @@ use crate::node::{Config, Done, Input, Node, Output, Work};
 use crate::ring::Ring;
 use crate::rng::Rng;
 use crate::store::memory::MemoryStore;
-use crate::store::{Kept, LifeError, Owner, Store, begin_life};
-use crate::types::{MILLI, Micros, NodeId};
+use crate::store::{Found, LifeError, Owner, Store, begin_life};
+use crate::types::{Key, MILLI, Micros, NodeId};
 use crate::wire;
 
 /// All nodes serve after this time, or never will.
@@ -75,6 +75,7 @@ enum Event {
 
 /// Nodes that serve, their stores and their network.
 pub struct Cluster {
+    setup: Setup,
     nodes: Vec<Node>,
     stores: Vec<MemoryStore>,
     /// False for those that are dead.
@@ -107,41 +108,11 @@ impl Cluster {
         let ring = Ring::new(&ids, setup.n, setup.partitions).map_err(|error| error.to_string())?;
         let ring = Arc::new(ring);
         let mut rng = Rng::new(setup.seed);
-        let (mut nodes, mut stores) = (Vec::new(), Vec::new());
-        for (at, me) in ids.iter().enumerate() {
-            let owner = Owner { cluster: "lab".into(), name: name(at), ring: ring.digest() };
-            let store = MemoryStore::default();
-            let begun = begin_life(&store, &owner, rng.next_u64());
-            let meta = begun.map_err(|error: LifeError| error.to_string())?;
-            let config = Config {
-                me: *me,
-                ring: ring.clone(),
-                r: setup.n / 2 + 1,
-                w: setup.n / 2 + 1,
-                strict: false,
-                members: members.clone(),
-                gossip_interval: 500 * MILLI,
-                gossip_timeout: 5_000 * MILLI,
-                hint_limit_bytes: setup.hint_limit_bytes,
-                hint_age: 3_600_000 * MILLI,
-                repair_interval: setup.repair_interval,
-                scrub_interval: Micros::MAX / 4,
-                generation_pause: 2_000 * MILLI,
-                hints: Kept::default(),
-                generations: Vec::new(),
-                boot_nonce: rng.next_u64(),
-                continues: false,
-                bootstrap: false,
-                read_repair: setup.read_repair,
-                serial_block: 1 << 16,
-            };
-            nodes.push(Node::new(config, meta, rng.next_u64()));
-            stores.push(store);
-        }
         let count = setup.nodes;
         let mut cluster = Cluster {
-            nodes,
-            stores,
+            setup: *setup,
+            nodes: Vec::new(),
+            stores: (0..count).map(|_| MemoryStore::default()).collect(),
             alive: vec![true; count],
             places: ids.iter().copied().zip(0..).collect(),
             ids,
@@ -160,6 +131,10 @@ impl Cluster {
             bytes: 0,
         };
         for at in 0..count {
+            let node = cluster.life(at)?;
+            cluster.nodes.push(node);
+        }
+        for at in 0..count {
             for peer in (0..count).filter(|peer| *peer != at) {
                 cluster.input(at, Input::Link { peer: cluster.ids[peer], up: true });
             }
@@ -171,6 +146,43 @@ impl Cluster {
             cluster.run_to(cluster.now + LOOK);
         }
         Ok(cluster)
+    }
+
+    /// The next life of a node, on what its store has.
+    fn life(&mut self, at: usize) -> Result<Node, String> {
+        let (me, store, setup) = (self.ids[at], &self.stores[at], &self.setup);
+        let name = self.members.name(me);
+        let owner = Owner { cluster: "lab".into(), name, ring: self.ring.digest() };
+        let begun = begin_life(store, &owner, self.rng.next_u64());
+        let meta = begun.map_err(|error: LifeError| error.to_string())?;
+        let ring = &self.ring;
+        let place = |key: &Key| {
+            let partition = ring.partition(key);
+            (partition, !ring.homes(partition).contains(&me))
+        };
+        let config = Config {
+            me,
+            ring: ring.clone(),
+            r: setup.n / 2 + 1,
+            w: setup.n / 2 + 1,
+            strict: false,
+            members: self.members.clone(),
+            gossip_interval: 500 * MILLI,
+            gossip_timeout: 5_000 * MILLI,
+            hint_limit_bytes: setup.hint_limit_bytes,
+            hint_age: 3_600_000 * MILLI,
+            repair_interval: setup.repair_interval,
+            scrub_interval: Micros::MAX / 4,
+            generation_pause: 2_000 * MILLI,
+            hints: store.hint_totals(&place).unwrap_or_default(),
+            generations: store.generations().unwrap_or_default(),
+            boot_nonce: self.rng.next_u64(),
+            continues: false,
+            bootstrap: false,
+            read_repair: setup.read_repair,
+            serial_block: 1 << 16,
+        };
+        Ok(Node::new(config, meta, self.rng.next_u64()))
     }
 
     /// Where the keys are.
@@ -220,6 +232,35 @@ impl Cluster {
         for other in (0..self.nodes.len()).filter(|other| *other != at) {
             self.input(other, Input::Link { peer: self.ids[at], up: false });
         }
+    }
+
+    /// A dead node starts again, with an empty disk if it `lost` its own; links to those that live come up. The error says why it
+    /// does not start.
+    pub fn restart(&mut self, at: usize, lost: bool) -> Result<(), String> {
+        if lost {
+            self.stores[at] = MemoryStore::default();
+        }
+        self.nodes[at] = self.life(at)?;
+        (self.alive[at], self.wakes[at]) = (true, None);
+        for other in (0..self.nodes.len()).filter(|other| *other != at) {
+            if self.alive[other] {
+                self.input(at, Input::Link { peer: self.ids[other], up: true });
+                self.input(other, Input::Link { peer: self.ids[at], up: true });
+            }
+        }
+        Ok(())
+    }
+
+    /// True if all homes of a key hold the same of it.
+    pub fn is_same(&self, key: &Key) -> bool {
+        let partition = self.ring.partition(key);
+        let homes = self.ring.homes(partition).iter().filter_map(|home| self.place(*home));
+        let mut held = homes.map(|at| match self.stores[at].read(partition, key) {
+            Ok(Found::Record(record)) => Some(record.object),
+            _ => None,
+        });
+        let first = held.next().flatten();
+        held.all(|other| other == first)
     }
 
     /// A client sends a request to a node. Gives the call's name.

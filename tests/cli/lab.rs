@@ -28,8 +28,16 @@ fn a_seed_gives_the_same_samples_and_a_whole_folder() {
     run("two", "7");
     run("other", "8");
     let read = |out: &str, name: &str| fs::read(dir.path().join(out).join(name)).unwrap();
-    let names =
-        ["read-latency", "write-latency", "throughput", "staleness", "visibility", "validate"];
+    let names = [
+        "read-latency",
+        "write-latency",
+        "throughput",
+        "staleness",
+        "visibility",
+        "validate",
+        "scale",
+        "recovery",
+    ];
     for name in names {
         let csv = format!("{name}.csv");
         assert_eq!(read("one", &csv), read("two", &csv), "{name}");

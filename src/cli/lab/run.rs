@@ -15,10 +15,10 @@ use crate::lab::experiment::driver::{Driver, Simulated};
 use crate::lab::experiment::grid::{self, Which};
 use crate::lab::experiment::real::Real;
 use crate::lab::experiment::report::Report;
-use crate::lab::experiment::{Plan, staleness, visibility};
+use crate::lab::experiment::{Plan, recovery, scale, staleness, visibility};
 
 /// Name, what can carry it out (the first one does by default), and what it shows.
-pub(super) const EXPERIMENTS: [(&str, &str, &str); 7] = [
+pub(super) const EXPERIMENTS: [(&str, &str, &str); 9] = [
     (
         "read-latency",
         "sim, real",
@@ -35,6 +35,12 @@ pub(super) const EXPERIMENTS: [(&str, &str, &str); 7] = [
     ),
     ("visibility", "sim", "how probably a read sees a write t ms after its acknowledgement"),
     (
+        "scale",
+        "sim",
+        "3 to 1,000 nodes: latency, balance, and what each node sends while nothing happens",
+    ),
+    ("recovery", "sim", "time to identical replicas after a death, a partition, a lost disk"),
+    (
         "validate",
         "sim",
         "the model's prediction beside measured staleness, over nine distributions",
@@ -45,13 +51,15 @@ pub(super) const EXPERIMENTS: [(&str, &str, &str); 7] = [
 const ALL: &str = "all";
 
 /// What a run costs, for the samples of each point: full, quick.
-const SAMPLES: [(&str, u64, u64); 7] = [
+const SAMPLES: [(&str, u64, u64); 9] = [
     ("read-latency", 2_000, 400),
     ("write-latency", 2_000, 400),
     ("throughput", 2_000, 400),
     ("failures", 400, 200),
     ("staleness", 2_000, 200),
     ("visibility", 20_000, 4_000),
+    ("scale", 2_000, 400),
+    ("recovery", 1_000, 100),
     ("validate", 10_000, 2_500),
 ];
 
@@ -138,7 +146,7 @@ impl Run {
             // In real time every point takes its time.
             let quick = if self.on == Some(On::Real) { quick.min(QUICK_REAL) } else { quick };
             report.samples = self.samples.unwrap_or(if self.quick { quick } else { full });
-            let bar = ProgressBar::new(steps(name));
+            let bar = ProgressBar::new(steps(name, report.samples));
             let style = ProgressStyle::with_template("{prefix} [{bar:30}] {pos}/{len} {eta} left");
             bar.set_style(style.map_err(|error| Trouble::error(error.to_string()))?);
             bar.set_prefix((*name).to_owned());
@@ -214,6 +222,8 @@ impl Run {
         let dir = scratch.path().to_path_buf();
         match name {
             "staleness" => return staleness::run(report, &mut step),
+            "recovery" => return recovery::run(report, &mut step),
+            "scale" => return scale::run(report, &mut step),
             "visibility" => return visibility::visibility(report, &mut step),
             "validate" => return visibility::validate(report, &mut step),
             "failures" => {
@@ -256,13 +266,15 @@ fn figure(
 }
 
 /// Points of an experiment.
-fn steps(name: &str) -> u64 {
+fn steps(name: &str, samples: u64) -> u64 {
     match name {
         "read-latency" | "write-latency" => 25,
         "throughput" => 15,
         "failures" => 21,
         "staleness" => 63,
         "visibility" => 3,
+        "recovery" => recovery::points(samples) as u64,
+        "scale" => scale::points(samples) as u64,
         _ => 9,
     }
 }

@@ -30,8 +30,9 @@ const PAGE_BYTES: usize = 256 << 10;
 const MAX_FETCHES: usize = 64;
 /// Hints to one member that are known to be of no use to it now.
 const MAX_STUCK: usize = 10_000;
-/// A hint that is not confirmed after this time is sent again, in a later pass.
-const TIMEOUT: Micros = 5_000 * MILLI;
+/// A hint that is not confirmed after this time is sent again, in a later pass: confirmations are lost where the link back comes
+/// up later than the one there.
+const TIMEOUT: Micros = 2_000 * MILLI;
 /// Rest after a pass that removed nothing, and after a refusal.
 const REST: Micros = 1_000 * MILLI;
 

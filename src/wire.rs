@@ -17,7 +17,7 @@ use crate::types::{Blob, Key, MAX_N, MAX_OBJECT_BYTES, NodeId, first_u64, hash64
 /// The first bytes of every connection.
 pub const MAGIC: [u8; 8] = *b"PIXII\r\n\x1a";
 /// The protocol version that this program speaks.
-pub const PROTOCOL: u16 = 3;
+pub const PROTOCOL: u16 = 4;
 /// Length of a preamble in bytes.
 pub const PREAMBLE_BYTES: usize = 12;
 /// Largest frame before the handshake is done, in bytes.

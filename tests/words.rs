@@ -497,9 +497,9 @@ fn preambles_name_what_is_wrong() {
     let error = wire::check_preamble(b"GET / HTTP/1").unwrap_err();
     assert_eq!(error.to_string(), "not a Pixii connection: it begins with \"GET / HT\"");
     let mut newer = good;
-    newer[8..].copy_from_slice(&[0, 4, 0, 9]);
+    newer[8..].copy_from_slice(&[0, 5, 0, 9]);
     let error = wire::check_preamble(&newer).unwrap_err();
-    assert_eq!(error.to_string(), "protocol versions 4 to 9 are offered; this node speaks 3");
+    assert_eq!(error.to_string(), "protocol versions 5 to 9 are offered; this node speaks 4");
 }
 
 #[test]

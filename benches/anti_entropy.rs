@@ -3,7 +3,8 @@
 //!
 //! For so many differing keys, half of them missing at one side and half newer at the other: bytes and messages of the
 //! comparison and of what it moves, questions of the longest comparison, and the processor time of each side, beside the floor:
-//! the encoded differing objects, once each. The process ends with 1 if a bound of the last column is passed.
+//! the encoded differing objects, once each. Before: how long the trees are read after a start, and in how much memory; at the
+//! end: what they add to a put. The process ends with 1 if a bound of the last column is passed.
 
 #![allow(clippy::unwrap_used)]
 
@@ -14,7 +15,8 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use pixii::causal::{Actor, Object, Version};
 use pixii::members::{Member, Members};
-use pixii::message::{Body, PeerMessage};
+use pixii::merkle::{Digest, Tree, leaf_of};
+use pixii::message::{Body, PeerMessage, Request};
 use pixii::node::{Config, Done, Input, Node, Output, Work};
 use pixii::ring::Ring;
 use pixii::store::memory::MemoryStore;
@@ -28,6 +30,9 @@ const DIFFERENCES: [u64; 5] = [0, 1, 10, 1_000, 100_000];
 /// Bytes per partition of a comparison of equals; bytes for each byte of the floor, with values of 100 bytes and of 1 KiB.
 const MOST_WHEN_EQUAL: f64 = 100.0;
 const MOST: [(usize, f64); 2] = [(100, 3.0), (1_024, 1.5)];
+/// Puts whose processor time is compared with what the trees take of it, and most that these may add with values of 100 bytes.
+const PUTS: u64 = 50_000;
+const MOST_OF_TREES: f64 = 1.15;
 
 struct Side {
     id: NodeId,
@@ -250,19 +255,67 @@ fn differ(pair: &mut Pair, (keys, count, round): (u64, u64, u64), bytes: usize) 
     floor
 }
 
+/// Bytes of memory that the process has.
+fn memory_bytes() -> u64 {
+    let told = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: u64 = told.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
+    pages * 4_096
+}
+
+/// How many times a put's processor time is what it would be without trees: puts of new keys at their coordinator, stores in
+/// memory (real ones cost more, so that the share of the trees is smaller), beside the digests and sums of as many alone.
+fn put_ratio(pair: &mut Pair, keys: u64, bytes: usize) -> f64 {
+    let put = |number: u64| Request::Put {
+        key: key(keys * 1_000 + number),
+        value: Blob(vec![7; bytes].into()),
+        context: None,
+        write: WriteId(u128::from(number) + 1),
+        w: Some(1).into(),
+    };
+    pair.sides.iter_mut().for_each(|side| side.busy = Duration::ZERO);
+    for number in 0..PUTS {
+        let request = put(number);
+        let (client, id, timeout_ms) = (1, number, 1_000);
+        pair.sides[0].todo.push_back(Input::Client { client, id, request, timeout_ms });
+        pair.settle();
+    }
+    let whole = pair.sides[0].busy.as_secs_f64();
+    let all: Vec<(Key, Object)> =
+        (0..PUTS).map(|number| (key(keys * 1_000 + number), object(number, 0, bytes))).collect();
+    let (mut tree, begun) = (Tree::default(), Instant::now());
+    for (key, object) in &all {
+        let old = std::hint::black_box(Digest::of(key, &Object::default()));
+        tree.replace(leaf_of(key), old, Digest::of(key, object));
+    }
+    std::hint::black_box(tree.root());
+    let trees = begun.elapsed().as_secs_f64();
+    let micros = |seconds: f64| seconds * 1e6 / PUTS as f64;
+    let ratio = whole / (whole - trees);
+    println!(
+        "a put takes {:.2} us of its coordinator, {:.2} us of them for the trees: {ratio:.3} times as much as without",
+        micros(whole),
+        micros(trees)
+    );
+    ratio
+}
+
 fn main() {
     let mut numbers = std::env::args().filter_map(|argument| argument.parse().ok());
     let keys: u64 = numbers.next().unwrap_or(1_000_000);
     let mut faults = Vec::new();
     for (bytes, most) in MOST {
         let mut pair = Pair::new(keys, bytes);
+        let before = memory_bytes();
         pair.settle();
         while pair.sides.iter().any(|side| side.node.unread() > 0) {
             pair.tick();
         }
         let built = pair.sides[0].busy.as_secs_f64();
         let million = built * 1e6 / keys as f64;
-        println!("{keys} keys of {bytes} bytes: read in {built:.2} s, {million:.2} s a million");
+        let grown = memory_bytes().saturating_sub(before) as f64 / 2.0 / 1e6;
+        println!(
+            "{keys} keys of {bytes} bytes: read in {built:.2} s, {million:.2} s a million; {grown:.1} MB more at each side"
+        );
         pair.run();
         println!(
             "{:>9} {:>12} {:>12} {:>7} {:>9} {:>9} {:>9} {:>9}",
@@ -292,6 +345,12 @@ fn main() {
             if count == 1_000 && ratio > most {
                 faults.push(format!("{ratio:.2} times the floor at {bytes} bytes, not {most}"));
             }
+        }
+        let ratio = put_ratio(&mut pair, keys, bytes);
+        if bytes == MOST[0].0 && ratio > MOST_OF_TREES {
+            faults.push(format!(
+                "puts take {ratio:.2} times as long with trees, not {MOST_OF_TREES}"
+            ));
         }
     }
     println!("the ratio of no differences is bytes per partition");

@@ -201,7 +201,7 @@ impl<'a> Engine<'a> {
             name: config.name.clone(),
             me: config.me(),
             members: configured(node.members(), &config.members),
-            ring: (ring.version(), ring.digest()),
+            ring: ring.id(),
             incarnation: node.meta().incarnation,
             boot_nonce,
         };

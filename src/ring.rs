@@ -189,7 +189,7 @@ impl Ring {
 
     /// True if this node has a place in the table.
     pub fn has(&self, member: NodeId) -> bool {
-        self.members.iter().any(|known| known.id == member)
+        self.members.binary_search_by_key(&member, |known| known.id).is_ok()
     }
 
     /// The number of the table: 1 when the cluster is created, one more at each change.
@@ -197,9 +197,14 @@ impl Ring {
         self.version
     }
 
-    /// Whether this table is in force where the other one is known too: the higher (version, digest) is.
+    /// Version and digest. Where two tables are known, the one with the higher id is in force.
+    pub fn id(&self) -> (u64, u64) {
+        (self.version, self.digest())
+    }
+
+    /// Whether this table is in force where the other one is known too.
     pub fn supersedes(&self, other: &Ring) -> bool {
-        (self.version, self.digest()) > (other.version, other.digest())
+        self.id() > other.id()
     }
 
     /// How many replicas this table puts on nodes that were not home to the partition in `previous`.

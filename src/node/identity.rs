@@ -59,7 +59,7 @@ impl Identity {
         Identity {
             me: config.me,
             ring: config.ring.clone(),
-            placement: (config.ring.version(), config.ring.digest()),
+            placement: config.ring.id(),
             continues: config.continues,
             bootstrap: config.bootstrap,
             nonce: config.boot_nonce,

@@ -25,8 +25,8 @@ pub(super) struct Placement {
 
 impl Placement {
     pub(super) fn new(config: &Config) -> Self {
-        let id = (config.ring.version(), config.ring.digest());
-        Placement { me: config.me, ring: config.ring.clone(), id, taking: None }
+        let (ring, id) = (config.ring.clone(), config.ring.id());
+        Placement { me: config.me, ring, id, taking: None }
     }
 
     /// False for a node that has no place in the ring: one that is removed, or is to come. It is no peer.
@@ -56,8 +56,7 @@ impl Placement {
 
     /// A peer tells of a later ring.
     pub(super) fn hear(&mut self, from: NodeId, ring: Ring, members: &Members, fx: &mut Effects) {
-        let later = (ring.version(), ring.digest()) > self.id;
-        if self.taking.is_some() || !later || !ring.has(self.me) {
+        if self.taking.is_some() || ring.id() <= self.id || !ring.has(self.me) {
             return;
         }
         if (ring.n(), ring.partitions()) != (self.ring.n(), self.ring.partitions()) {

@@ -205,14 +205,6 @@ impl Cluster {
         self.bytes
     }
 
-    /// What all nodes have counted under this name.
-    pub fn counted(&self, name: &str) -> u64 {
-        let of = |node: &Node| {
-            node.counters().into_iter().find(|(counter, _)| counter == name).map(|(_, times)| times)
-        };
-        self.nodes.iter().filter_map(of).sum()
-    }
-
     /// Lets the network behave by these rules from now on, in the language of `pixii emulate`. The error is a sentence about the
     /// first mistake.
     pub fn emulate(&mut self, rules: &str) -> Result<(), String> {

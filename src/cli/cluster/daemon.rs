@@ -147,6 +147,16 @@ impl Daemon {
     }
 }
 
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // It may have ended by itself; either way nothing is left to do about it.
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
 /// The last line of a log, where a daemon says why it ended.
 fn last_line(log: &Path) -> Option<String> {
     let mut file = File::open(log).ok()?;
@@ -157,14 +167,4 @@ fn last_line(log: &Path) -> Option<String> {
     let tail = String::from_utf8_lossy(&tail);
     let line = tail.lines().rev().find(|line| !line.trim().is_empty())?;
     Some(line.trim().trim_start_matches("pixii: ").to_string())
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        // It may have ended by itself; either way nothing is left to do about it.
-        if let Some(child) = &mut self.child {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
 }

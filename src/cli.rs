@@ -22,7 +22,7 @@ mod server;
 pub(crate) mod signals;
 mod sim;
 mod status;
-mod text;
+pub(crate) mod text;
 
 use std::ffi::OsString;
 use std::io::{self, Write};

@@ -17,17 +17,34 @@ fn lab(dir: &Path, arguments: &[&str]) -> (i32, String, String) {
 fn a_seed_gives_the_same_samples_and_a_whole_folder() {
     let dir = tempfile::tempdir().unwrap();
     let run = |out: &str, seed: &str| {
-        let arguments =
-            ["run", "all", "--on", "sim", "--samples", "40", "--seed", seed, "--out", out];
+        let arguments = [
+            "run",
+            "all",
+            "--on",
+            "sim",
+            "--samples",
+            "40",
+            "--seed",
+            seed,
+            "--force",
+            "--out",
+            out,
+        ];
         let (code, said, _) = lab(dir.path(), &arguments);
         // So few samples may be far from theory: that is told, and the folder is whole.
         assert!(code == 0 || code == 1, "{said}");
         assert_eq!(said, format!("all of it is in {out}; {out}/index.html shows it\n"));
     };
     run("one", "7");
+    // What is left of another run goes.
+    fs::create_dir(dir.path().join("two")).unwrap();
+    fs::write(dir.path().join("two/read-latency-samples.csv"), "old\n").unwrap();
     run("two", "7");
     run("other", "8");
     let read = |out: &str, name: &str| fs::read(dir.path().join(out).join(name)).unwrap();
+    let samples = read("one", "read-latency-samples.csv");
+    assert_eq!(samples, read("two", "read-latency-samples.csv"));
+    assert!(samples.starts_with(b"delay_ms,R,ms\n5,1,"));
     let names = [
         "read-latency",
         "write-latency",
@@ -45,7 +62,8 @@ fn a_seed_gives_the_same_samples_and_a_whole_folder() {
         let svg = String::from_utf8(read("one", &format!("{name}.svg"))).unwrap();
         let texts: Vec<&str> = svg.lines().filter(|line| !line.starts_with('<')).collect();
         let texts = texts.join(" ");
-        let caption = ["seed 7", "40 samples a point", "virtual time"];
+        let samples = if name == "recovery" { "1 sample a point" } else { "40 samples a point" };
+        let caption = ["seed 7", samples, "virtual time"];
         assert!(caption.iter().all(|words| texts.contains(words)), "{name}: {texts}");
         assert!(read("one", &format!("{name}.png")).starts_with(b"\x89PNG"));
         let page = String::from_utf8(read("one", "index.html")).unwrap();

@@ -59,9 +59,10 @@ fn write(cells: &[Cell], plan: &Plan, report: &mut Report) -> Result<(), String>
     let mut told = Table::new(NAME, &head);
     for cell in cells {
         let (mean, ratio) = cell.ratio();
-        let place = format!("({} {}) {} failed", cell.r, cell.w, cell.failed);
-        report.samples(NAME, &format!("{place},get"), &cell.reads);
-        report.samples(NAME, &format!("{place},put"), &cell.puts);
+        for (kind, times) in [("get", &cell.reads), ("put", &cell.puts)] {
+            let place = format!("{},{},{},{kind}", cell.r, cell.w, cell.failed);
+            report.samples(NAME, "r,w,failed,kind", &place, times);
+        }
         let all = (mean.count as u64 + cell.weak).max(1) as f64;
         told.row(&[
             cell.r.to_string(),

@@ -167,9 +167,10 @@ impl Run {
                 "out": self.out.to_string_lossy(),
             }))?;
         } else {
-            let state =
-                if complete { "all of it is" } else { "INCOMPLETE: what was measured so far is" };
-            emit(format!("{state} in {out}; {out}/index.html shows it\n"))?;
+            emit(match complete {
+                true => format!("all of it is in {out}; {out}/index.html shows it\n"),
+                false => format!("INCOMPLETE: what was measured so far is in {out}\n"),
+            })?;
         }
         ended.map_err(Trouble::error)?;
         report.faults.iter().for_each(|fault| complain(fault));

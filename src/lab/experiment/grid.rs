@@ -82,7 +82,7 @@ pub(crate) fn latency(
             let done = driver.run(&loops)?;
             report.failures(&format!("{name}, delay {delay} ms, {of} = {replicas}"), &done);
             let times = done.latencies(reads);
-            report.samples(name, &format!("{delay},{replicas}"), &times);
+            report.samples(name, &format!("delay_ms,{of}"), &format!("{delay},{replicas}"), &times);
             let (mean, theory) = (Mean::of(&times), theory(reads, replicas, delay));
             let studies: &[(f64, [f64; 5])] = if reads { &STUDY_READS } else { &STUDY_WRITES };
             let study = studies.iter().find(|(of, _)| *of == delay);

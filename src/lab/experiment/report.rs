@@ -1,11 +1,13 @@
 //! A folder of results: samples and tables as CSV, figures, and a page that shows all of them.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use super::driver::Measured;
+use crate::cli::text::count;
 use crate::lab::plot::Figure;
 
 /// The file that marks a run that did not come to its end.
@@ -47,6 +49,8 @@ pub(crate) struct Report {
     figures: Vec<(String, String)>,
     notes: Vec<(String, String)>,
     tables: Vec<Table>,
+    /// Experiments whose samples are being written.
+    sampled: BTreeSet<String>,
 }
 
 impl Report {
@@ -59,8 +63,8 @@ impl Report {
         let commit = commit.unwrap_or("unknown");
         let run = format!("{on}, seed {seed}, pixii {version}, commit {commit}.");
         let (figures, notes, tables, faults) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let dir = dir.to_path_buf();
-        Ok(Report { dir, seed, samples: 0, clients, faults, run, figures, notes, tables })
+        let (dir, sampled) = (dir.to_path_buf(), BTreeSet::new());
+        Ok(Report { dir, seed, samples: 0, clients, faults, run, figures, notes, tables, sampled })
     }
 
     /// Notes what failed in a cell.
@@ -71,15 +75,22 @@ impl Report {
         }
     }
 
-    /// Writes the samples of a cell behind those of others, in milliseconds.
-    pub(crate) fn samples(&mut self, name: &str, cell: &str, times: &[f64]) {
+    /// Writes the samples of a cell, in milliseconds, behind those of the cells before: `head` names what tells them apart, `cell`
+    /// is that of these.
+    pub(crate) fn samples(&mut self, name: &str, head: &str, cell: &str, times: &[f64]) {
         let path = self.dir.join(format!("{name}-samples.csv"));
-        let is_new = !path.exists();
-        let mut text = if is_new { "cell,,ms\n".to_owned() } else { String::new() };
+        // What an earlier run left in the folder is not this one's.
+        let is_first = self.sampled.insert(name.to_owned());
+        let mut text = if is_first { format!("{head},ms\n") } else { String::new() };
         for ms in times {
             let _ = writeln!(text, "{cell},{ms:.3}");
         }
-        let file = OpenOptions::new().create(true).append(true).open(&path);
+        let file = OpenOptions::new()
+            .create(true)
+            .write(true)
+            .truncate(is_first)
+            .append(!is_first)
+            .open(&path);
         if let Err(error) = file.and_then(|mut file| file.write_all(text.as_bytes())) {
             self.faults.push(format!("{}: {error}", path.display()));
         }
@@ -87,7 +98,8 @@ impl Report {
 
     /// Writes a figure, with what the run as a whole is in its caption.
     pub(crate) fn figure(&mut self, figure: Figure) -> Result<(), String> {
-        let caption = format!("{} {} samples a point, {}", figure.caption, self.samples, self.run);
+        let samples = count(self.samples, "sample");
+        let caption = format!("{} {samples} a point, {}", figure.caption, self.run);
         self.figures.push((figure.name.clone(), figure.title.clone()));
         Figure { caption, ..figure }.write(&self.dir)
     }

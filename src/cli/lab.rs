@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::text::{row, table};
 use super::{Exit, Outcome, Shared, Trouble, emit, emit_json};
-use run::EXPERIMENTS;
+use run::{EXPERIMENTS, Experiment};
 
 /// Measure what delays and failures do, beside theory and the study that Pixii starts from
 #[derive(Args)]
@@ -66,12 +66,11 @@ fn check_out(out: &Option<PathBuf>, force: bool) -> Result<(), Trouble> {
 
 fn list(shared: &Shared) -> Outcome {
     if shared.json() {
-        let one = |(name, on, what)| json!({ "name": name, "on": on, "what": what });
-        emit_json(&EXPERIMENTS.map(one).into())?;
+        let one = |Experiment { name, on, what, .. }: &Experiment| json!({ "name": name, "on": on, "what": what });
+        emit_json(&EXPERIMENTS.iter().map(one).collect())?;
     } else {
-        let rows: Vec<_> =
-            EXPERIMENTS.iter().map(|(name, on, what)| row([name, on, what])).collect();
-        emit(table(&rows))?;
+        let one = |Experiment { name, on, what, .. }: &Experiment| row([name, on, what]);
+        emit(table(&EXPERIMENTS.iter().map(one).collect::<Vec<_>>()))?;
     }
     Ok(Exit::Done)
 }

@@ -1,6 +1,7 @@
 //! Probabilistically bounded staleness (Bailis et al., VLDB 2012): how probably a read sees a write that was acknowledged t
 //! before, for all (R, W), by Monte Carlo over the WARS model; and k-staleness, which has a closed form.
 
+use clap::ValueEnum;
 use hdrhistogram::Histogram;
 use pixii::emulation::{Delay, parse_delay};
 use pixii::rng::Rng;
@@ -77,13 +78,13 @@ impl Wars {
 }
 
 /// Who coordinates, and whom a read asks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Reads {
-    /// As in the paper: the coordinator is no replica, a read asks all, and the first R answers count.
-    All,
-    /// As Pixii does it: a home coordinates, its own copy costs no way, and a read asks as many as it needs. The write and the
-    /// read have coordinators of their own, each drawn.
+    /// As many as are needed, the coordinator, which is a home, first: Pixii
+    // The write and the read have coordinators of their own, each drawn, whose own copies cost no way.
     Home,
+    /// All, and the first R answers count; the coordinator is no replica: the paper
+    All,
 }
 
 /// What one (R, W) comes to.

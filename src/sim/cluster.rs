@@ -40,6 +40,26 @@ pub struct Setup {
     pub seed: u64,
 }
 
+impl Setup {
+    /// A cluster that heals as a daemon's default has it: 64 partitions, 1 GiB of hints, a comparison a minute.
+    pub fn new(nodes: usize, n: u8, seed: u64) -> Self {
+        Setup {
+            nodes,
+            n,
+            partitions: 64,
+            hint_limit_bytes: 1 << 30,
+            repair_interval: 60_000 * MILLI,
+            read_repair: true,
+            seed,
+        }
+    }
+
+    /// The same without anything that heals: no hints, no comparisons, no read repair.
+    pub fn without_healing(self) -> Self {
+        Setup { hint_limit_bytes: 0, repair_interval: Micros::MAX / 4, read_repair: false, ..self }
+    }
+}
+
 /// How long messages take by what they are about, as the WARS model has it; all others take no time.
 #[derive(Clone, Debug)]
 pub struct Ways {

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use pixii::emulation::parse_delay;
 use pixii::types::{MILLI, Micros};
 use serde_json::{Value, json};
@@ -65,8 +65,8 @@ pub(super) struct Predict {
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=7))]
     n: u8,
     /// Whom a read asks
-    #[arg(long, value_enum, default_value_t = Plan::Home)]
-    reads: Plan,
+    #[arg(long, value_enum, default_value_t = Reads::Home)]
+    reads: Reads,
     /// Trials
     #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1_000..=100_000_000))]
     trials: u64,
@@ -88,14 +88,6 @@ pub(super) struct Predict {
     /// Write into a folder that exists
     #[arg(long)]
     force: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Plan {
-    /// As many as are needed, the coordinator first: Pixii
-    Home,
-    /// All of them: the paper
-    All,
 }
 
 fn percent(text: &str) -> Result<f64, String> {
@@ -137,8 +129,7 @@ impl Predict {
     pub(super) fn run(self, shared: &Shared) -> Outcome {
         check_out(&self.out, self.force)?;
         let wars = self.wars()?;
-        let reads = if self.reads == Plan::All { Reads::All } else { Reads::Home };
-        let told = predict(&wars, self.n, reads, self.trials, self.seed);
+        let told = predict(&wars, self.n, self.reads, self.trials, self.seed);
         if let Some(out) = &self.out {
             self.write(out, &told).map_err(Trouble::error)?;
         }
@@ -178,8 +169,8 @@ impl Predict {
     /// A sentence about the wish, and one on what the figures are.
     fn verdict(&self, told: &Prediction) -> String {
         let plan = match self.reads {
-            Plan::Home => "a home coordinates, and a read asks as many as it needs",
-            Plan::All => "the coordinator is no replica, and a read asks all",
+            Reads::Home => "a home coordinates, and a read asks as many as it needs",
+            Reads::All => "the coordinator is no replica, and a read asks all",
         };
         let trials = self.trials;
         let mut text = format!("{trials} trials with seed {}; {plan}\n", self.seed);

@@ -5,63 +5,113 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use pixii::sim::cluster::Setup;
-use pixii::types::{MILLI, Micros};
 use serde_json::json;
 
 use super::{check_out, failures};
 use crate::cli::signals::Interrupt;
 use crate::cli::{Exit, Outcome, Shared, Trouble, complain, emit, emit_json};
-use crate::lab::experiment::driver::{Driver, Simulated};
+use crate::lab::experiment::driver::Simulated;
+use crate::lab::experiment::failures::POINTS;
 use crate::lab::experiment::grid::{self, Which};
 use crate::lab::experiment::real::Real;
 use crate::lab::experiment::report::Report;
-use crate::lab::experiment::{Plan, recovery, scale, staleness, visibility};
+use crate::lab::experiment::{Plan, Step, recovery, scale, staleness, visibility};
 
-/// Name, what can carry it out (the first one does by default), and what it shows.
-pub(super) const EXPERIMENTS: [(&str, &str, &str); 9] = [
-    (
-        "read-latency",
-        "sim, real",
-        "reads over R at 5 delays, N=5 on 10 nodes (the study's figure 1)",
-    ),
-    ("write-latency", "sim, real", "puts over W at 5 delays (its figure 2)"),
-    ("throughput", "sim, real", "requests per second over the delay (its figure 3)"),
-    ("failures", "real", "reads with 0, 1 and 2 of 10 daemons dead (its figure 4)"),
-    (
-        "staleness",
-        "sim",
-        "reads that miss an acknowledged put, 0 to 10 % of messages lost (its figure 5), and what each \
-         mechanism removes",
-    ),
-    ("visibility", "sim", "how probably a read sees a write t ms after its acknowledgement"),
-    (
-        "scale",
-        "sim",
-        "3 to 1,000 nodes: latency, balance, and what each node sends while nothing happens",
-    ),
-    ("recovery", "sim", "time to identical replicas after a death, a partition, a lost disk"),
-    (
-        "validate",
-        "sim",
-        "the model's prediction beside measured staleness, over nine distributions",
-    ),
+/// An experiment, as it is listed and run.
+pub(super) struct Experiment {
+    /// Its name.
+    pub(super) name: &'static str,
+    /// What can carry it out; the first one does by default.
+    pub(super) on: &'static str,
+    /// What it shows.
+    pub(super) what: &'static str,
+    kind: Kind,
+    /// Samples of each point, in full and quick.
+    samples: (u64, u64),
+}
+
+/// What is run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Grid(Which),
+    Failures,
+    Staleness,
+    Visibility,
+    Scale,
+    Recovery,
+    Validate,
+}
+
+/// All of them.
+pub(super) static EXPERIMENTS: [Experiment; 9] = [
+    Experiment {
+        name: "read-latency",
+        on: "sim, real",
+        what: "reads over R at 5 delays, N=5 on 10 nodes (the study's figure 1)",
+        kind: Kind::Grid(Which::Read),
+        samples: (2_000, 400),
+    },
+    Experiment {
+        name: "write-latency",
+        on: "sim, real",
+        what: "puts over W at 5 delays (its figure 2)",
+        kind: Kind::Grid(Which::Write),
+        samples: (2_000, 400),
+    },
+    Experiment {
+        name: "throughput",
+        on: "sim, real",
+        what: "requests per second over the delay (its figure 3)",
+        kind: Kind::Grid(Which::Throughput),
+        samples: (2_000, 400),
+    },
+    Experiment {
+        name: "failures",
+        on: "real",
+        what: "reads with 0, 1 and 2 of 10 daemons dead (its figure 4)",
+        kind: Kind::Failures,
+        samples: (400, 200),
+    },
+    Experiment {
+        name: "staleness",
+        on: "sim",
+        what: "reads that miss an acknowledged put, 0 to 10 % of messages lost (its figure 5), and what each \
+               mechanism removes",
+        kind: Kind::Staleness,
+        samples: (2_000, 200),
+    },
+    Experiment {
+        name: "visibility",
+        on: "sim",
+        what: "how probably a read sees a write t ms after its acknowledgement",
+        kind: Kind::Visibility,
+        samples: (20_000, 4_000),
+    },
+    Experiment {
+        name: "scale",
+        on: "sim",
+        what: "3 to 1,000 nodes: latency, balance, and what each node sends while nothing happens",
+        kind: Kind::Scale,
+        samples: (2_000, 400),
+    },
+    Experiment {
+        name: "recovery",
+        on: "sim",
+        what: "time to identical replicas after a death, a partition, a lost disk",
+        kind: Kind::Recovery,
+        samples: (1_000, 100),
+    },
+    Experiment {
+        name: "validate",
+        on: "sim",
+        what: "the model's prediction beside measured staleness, over nine distributions",
+        kind: Kind::Validate,
+        samples: (10_000, 2_500),
+    },
 ];
 
 /// Everything, each on its first driver.
 const ALL: &str = "all";
-
-/// What a run costs, for the samples of each point: full, quick.
-const SAMPLES: [(&str, u64, u64); 9] = [
-    ("read-latency", 2_000, 400),
-    ("write-latency", 2_000, 400),
-    ("throughput", 2_000, 400),
-    ("failures", 400, 200),
-    ("staleness", 2_000, 200),
-    ("visibility", 20_000, 4_000),
-    ("scale", 2_000, 400),
-    ("recovery", 1_000, 100),
-    ("validate", 10_000, 2_500),
-];
 
 /// Quick is at most so many samples of a point where time is real.
 const QUICK_REAL: u64 = 104;
@@ -127,30 +177,29 @@ fn delay(text: &str) -> Result<f64, String> {
 impl Run {
     /// Runs what is asked for, and tells where it is.
     pub(super) fn run(self, shared: &Shared) -> Outcome {
-        let names = self.names()?;
+        let chosen = self.chosen()?;
         check_out(&Some(self.out.clone()), self.force)?;
         let interrupt = Interrupt::listen(false)?;
-        let on = match self.on {
-            Some(On::Real) => "real daemons",
-            Some(On::Sim) => "virtual time",
-            None if names == ["failures"] => "real daemons",
-            None if names.contains(&"failures") => "virtual time (failures: real daemons)",
-            None => "virtual time",
+        let is_real = |experiment: &&Experiment| self.is_real(experiment);
+        let on = match chosen.iter().copied().filter(is_real).count() {
+            0 => "virtual time".to_owned(),
+            real if real == chosen.len() => "real daemons".to_owned(),
+            // The one that has no other driver.
+            _ => "virtual time (failures: real daemons)".to_owned(),
         };
         let mut report =
-            Report::begin(&self.out, on, self.seed, self.clients).map_err(Trouble::error)?;
+            Report::begin(&self.out, &on, self.seed, self.clients).map_err(Trouble::error)?;
         let mut ended = Ok(());
-        for name in &names {
-            let samples = SAMPLES.iter().find(|(of, _, _)| of == name);
-            let (full, quick) = samples.map_or((400, 100), |(_, full, quick)| (*full, *quick));
+        for experiment in &chosen {
+            let (full, quick) = experiment.samples;
             // In real time every point takes its time.
             let quick = if self.on == Some(On::Real) { quick.min(QUICK_REAL) } else { quick };
             report.samples = self.samples.unwrap_or(if self.quick { quick } else { full });
-            let bar = ProgressBar::new(steps(name, report.samples));
+            let bar = ProgressBar::new(experiment.points(report.samples) as u64);
             let style = ProgressStyle::with_template("{prefix} [{bar:30}] {pos}/{len} {eta} left");
             bar.set_style(style.map_err(|error| Trouble::error(error.to_string()))?);
-            bar.set_prefix((*name).to_owned());
-            ended = self.one(name, &mut report, &interrupt, &bar, shared);
+            bar.set_prefix(experiment.name);
+            ended = self.one(experiment, &mut report, &interrupt, &bar, shared);
             bar.finish_and_clear();
             if ended.is_err() {
                 break;
@@ -162,6 +211,7 @@ impl Run {
         }
         let out = self.out.display();
         if shared.json() {
+            let names: Vec<&str> = chosen.iter().map(|experiment| experiment.name).collect();
             emit_json(&json!({
                 "experiments": names, "seed": self.seed, "complete": complete, "faults": report.faults,
                 "out": self.out.to_string_lossy(),
@@ -178,39 +228,44 @@ impl Run {
     }
 
     /// What is to be run.
-    fn names(&self) -> Result<Vec<&'static str>, Trouble> {
-        let known = || EXPERIMENTS.iter().map(|(name, _, _)| *name);
+    fn chosen(&self) -> Result<Vec<&'static Experiment>, Trouble> {
         let wanted = match self.on {
             Some(On::Real) => "real",
             Some(On::Sim) => "sim",
             None => "",
         };
-        let can =
-            |name: &&str| EXPERIMENTS.iter().any(|(of, on, _)| of == name && on.contains(wanted));
+        let can = |experiment: &&Experiment| experiment.on.contains(wanted);
         if self.name == ALL {
-            return Ok(known().filter(can).collect());
+            return Ok(EXPERIMENTS.iter().filter(can).collect());
         }
-        let Some(name) = known().find(|name| *name == self.name) else {
-            let (name, known) = (self.name.escape_debug(), known().collect::<Vec<_>>().join(", "));
-            return Err(Trouble::usage(format!(
-                "no experiment is called \"{name}\"; there are {known}, and all"
-            )));
-        };
-        if !can(&name) {
-            return Err(Trouble::usage(format!("{name} does not run on {wanted}")));
+        match EXPERIMENTS.iter().find(|experiment| experiment.name == self.name) {
+            Some(experiment) if can(&experiment) => Ok(vec![experiment]),
+            Some(Experiment { name, .. }) => {
+                Err(Trouble::usage(format!("{name} does not run on {wanted}")))
+            }
+            None => {
+                let known: Vec<&str> = EXPERIMENTS.iter().map(|known| known.name).collect();
+                let (name, known) = (self.name.escape_debug(), known.join(", "));
+                Err(Trouble::usage(format!(
+                    "no experiment is called \"{name}\"; there are {known}, and all"
+                )))
+            }
         }
-        Ok(vec![name])
+    }
+
+    fn is_real(&self, experiment: &Experiment) -> bool {
+        self.on == Some(On::Real) || experiment.on == "real"
     }
 
     fn one(
         &self,
-        name: &str,
+        experiment: &Experiment,
         report: &mut Report,
         interrupt: &Interrupt,
         bar: &ProgressBar,
         shared: &Shared,
     ) -> Result<(), String> {
-        let mut step = || {
+        let step: Step<'_> = &mut || {
             bar.inc(1);
             match interrupt.asked() {
                 true => Err("interrupted: the run is incomplete".to_owned()),
@@ -221,61 +276,42 @@ impl Run {
         let scratch = tempfile::Builder::new().prefix("pixii-lab-").tempdir();
         let scratch = scratch.map_err(|error| format!("no temporary directory: {error}"))?;
         let dir = scratch.path().to_path_buf();
-        match name {
-            "staleness" => return staleness::run(report, &mut step),
-            "recovery" => return recovery::run(report, &mut step),
-            "scale" => return scale::run(report, &mut step),
-            "visibility" => return visibility::visibility(report, &mut step),
-            "validate" => return visibility::validate(report, &mut step),
-            "failures" => {
+        match experiment.kind {
+            Kind::Staleness => staleness::run(report, step),
+            Kind::Recovery => recovery::run(report, step),
+            Kind::Scale => scale::run(report, step),
+            Kind::Visibility => visibility::visibility(report, step),
+            Kind::Validate => visibility::validate(report, step),
+            Kind::Failures => {
                 let (delay_ms, seed) = (self.delay, self.seed);
                 let (samples, clients) = (report.samples, self.clients);
                 let plan = Plan { program, dir, delay_ms, samples, clients, seed };
-                return failures::run(&plan, report, interrupt, &mut step, shared);
+                failures::run(&plan, report, interrupt, step, shared)
             }
-            _ => {}
+            Kind::Grid(which) if self.is_real(experiment) => {
+                let mut driver = Real::start(program, dir, (grid::NODES, grid::N), interrupt)?;
+                grid::run(which, &mut driver, report, step)?;
+                driver.stop()
+            }
+            Kind::Grid(which) => {
+                let setup = Setup::new(grid::NODES, grid::N, self.seed);
+                grid::run(which, &mut Simulated::found(&setup)?, report, step)
+            }
         }
-        if self.on != Some(On::Real) {
-            let mut driver = Simulated::found(&Setup {
-                nodes: grid::NODES,
-                n: grid::N,
-                partitions: 64,
-                hint_limit_bytes: 1 << 30,
-                repair_interval: Micros::from(60_000_u64) * MILLI,
-                read_repair: true,
-                seed: self.seed,
-            })?;
-            return figure(name, &mut driver, report, &mut step);
-        }
-        let mut driver = Real::start(program, dir, (grid::NODES, grid::N), interrupt)?;
-        figure(name, &mut driver, report, &mut step)?;
-        driver.stop()
     }
 }
 
-fn figure(
-    name: &str,
-    driver: &mut dyn Driver,
-    report: &mut Report,
-    step: &mut dyn FnMut() -> Result<(), String>,
-) -> Result<(), String> {
-    match name {
-        "read-latency" => grid::latency(Which::Read, driver, report, step),
-        "write-latency" => grid::latency(Which::Write, driver, report, step),
-        _ => grid::throughput(driver, report, step),
-    }
-}
-
-/// Points of an experiment.
-fn steps(name: &str, samples: u64) -> u64 {
-    match name {
-        "read-latency" | "write-latency" => 25,
-        "throughput" => 15,
-        "failures" => 21,
-        "staleness" => 63,
-        "visibility" => 3,
-        "recovery" => recovery::points(samples) as u64,
-        "scale" => scale::points(samples) as u64,
-        _ => 9,
+impl Experiment {
+    /// Points, with so many samples of each.
+    fn points(&self, samples: u64) -> usize {
+        match self.kind {
+            Kind::Grid(which) => grid::points(which),
+            Kind::Failures => POINTS,
+            Kind::Staleness => staleness::POINTS,
+            Kind::Visibility => visibility::PAIRS.len(),
+            Kind::Scale => scale::points(samples),
+            Kind::Recovery => recovery::points(samples),
+            Kind::Validate => visibility::MEANS.len(),
+        }
     }
 }

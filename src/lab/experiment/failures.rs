@@ -32,6 +32,8 @@ const STUDY: [(u8, u8, [f64; 2]); 7] = [
     (4, 4, [70.0, 140.0]),
 ];
 const FAILED: [usize; 3] = [0, 1, 2];
+/// How many points there are.
+pub(crate) const POINTS: usize = FAILED.len() * STUDY.len();
 /// So many reads for each put.
 const READS_PER_PUT: u64 = 8;
 /// Reads of each client that are not measured.

@@ -57,8 +57,25 @@ fn loops(which: Which, (r, w): (u8, u8), samples: u64, clients: u64, seed: u64) 
     Loops { r, w, clients, requests, warm_up: (requests / 8).clamp(2, 20), reads_of_ten, seed }
 }
 
-/// Runs one of the latency figures; `step` is called after each cell.
-pub(crate) fn latency(
+/// How many points one of the figures has.
+pub(crate) fn points(which: Which) -> usize {
+    DELAYS.len() * if which == Which::Throughput { STUDY_THROUGHPUT.len() } else { N.into() }
+}
+
+/// Runs one of the figures; `step` is called after each point.
+pub(crate) fn run(
+    which: Which,
+    driver: &mut dyn Driver,
+    report: &mut Report,
+    step: Step<'_>,
+) -> Result<(), String> {
+    match which {
+        Which::Throughput => throughput(driver, report, step),
+        Which::Read | Which::Write => latency(which, driver, report, step),
+    }
+}
+
+fn latency(
     which: Which,
     driver: &mut dyn Driver,
     report: &mut Report,
@@ -143,12 +160,7 @@ pub(crate) fn latency(
     report.table(table)
 }
 
-/// Runs the throughput figure.
-pub(crate) fn throughput(
-    driver: &mut dyn Driver,
-    report: &mut Report,
-    step: Step<'_>,
-) -> Result<(), String> {
+fn throughput(driver: &mut dyn Driver, report: &mut Report, step: Step<'_>) -> Result<(), String> {
     let name = "throughput";
     let mut table = Table::new(
         name,

@@ -76,15 +76,7 @@ pub(crate) fn run(report: &mut Report, step: Step<'_>) -> Result<(), String> {
 
 /// How long it took, and the bytes that nodes sent each other meanwhile.
 fn recover(case: usize, keys: u64, seed: u64) -> Result<(Micros, u64), String> {
-    let mut simulated = Simulated::found(&Setup {
-        nodes: NODES,
-        n: N,
-        partitions: 64,
-        hint_limit_bytes: 1 << 30,
-        repair_interval: 60_000 * MILLI,
-        read_repair: true,
-        seed,
-    })?;
+    let mut simulated = Simulated::found(&Setup::new(NODES, N, seed))?;
     simulated.cluster.emulate(WAYS)?;
     let wait = |simulated: &mut Simulated, time: Micros| {
         let end = simulated.cluster.now() + time;

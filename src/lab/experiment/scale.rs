@@ -43,15 +43,9 @@ pub(crate) fn run(report: &mut Report, step: Step<'_>) -> Result<(), String> {
     let mut table = Table::new(name, &head);
     let (mut reads, mut puts, mut quiet) = (Vec::new(), Vec::new(), Vec::new());
     for nodes in NODES.into_iter().take(points(report.samples)) {
-        let mut simulated = Simulated::found(&Setup {
-            nodes,
-            n: N,
-            partitions: PARTITIONS,
-            hint_limit_bytes: 1 << 30,
-            repair_interval: 60_000 * MILLI,
-            read_repair: true,
-            seed: report.seed ^ (nodes as u64) << 32,
-        })?;
+        let seed = report.seed ^ (nodes as u64) << 32;
+        let setup = Setup { partitions: PARTITIONS, ..Setup::new(nodes, N, seed) };
+        let mut simulated = Simulated::found(&setup)?;
         simulated.delay(DELAY_MS)?;
         let done = simulated.run(&Loops {
             r: QUORUM,

@@ -75,6 +75,9 @@ impl Stale {
     }
 }
 
+/// How many points there are.
+pub(crate) const POINTS: usize = STUDY.len() * (DROPS.len() + HEALING.len());
+
 /// Runs all cells; `step` is called after each.
 pub(crate) fn run(report: &mut Report, step: Step<'_>) -> Result<(), String> {
     let name = "staleness";
@@ -185,14 +188,13 @@ fn measure(
     drop: u64,
     (r, w): (u8, u8),
 ) -> Result<Stale, String> {
+    let seed = report.seed ^ drop << 40 ^ u64::from(r) << 16 ^ u64::from(w) << 8;
+    let bare = Setup::new(NODES, N, seed).without_healing();
     let setup = Setup {
-        nodes: NODES,
-        n: N,
-        partitions: 64,
-        hint_limit_bytes: if healing.hints { 1 << 30 } else { 0 },
-        repair_interval: if healing.anti_entropy { 1_000 * MILLI } else { Micros::MAX / 4 },
+        hint_limit_bytes: if healing.hints { 1 << 30 } else { bare.hint_limit_bytes },
+        repair_interval: if healing.anti_entropy { 1_000 * MILLI } else { bare.repair_interval },
         read_repair: healing.read_repair,
-        seed: report.seed ^ drop << 40 ^ u64::from(r) << 16 ^ u64::from(w) << 8,
+        ..bare
     };
     let mut simulated = Simulated::found(&setup)?;
     let delay = (DELAY_MS * 1e3) as u64;

@@ -17,14 +17,14 @@ use crate::lab::plot::{Figure, Line};
 
 const N: u8 = 3;
 /// (R, W) whose reads may be stale.
-const PAIRS: [(u8, u8); 3] = [(1, 1), (1, 2), (2, 1)];
+pub(crate) const PAIRS: [(u8, u8); 3] = [(1, 1), (1, 2), (2, 1)];
 /// When reads begin after the acknowledgement, in milliseconds.
 const TIMES_MS: [u64; 9] = [0, 1, 2, 5, 10, 15, 20, 40, 80];
 /// Between two puts.
 const PACE: Micros = 7 * MILLI;
-const TRIALS: u64 = 400_000;
+const TRIALS: u64 = 200_000;
 /// The paper's validation: means of W, and of A, R and S, in milliseconds.
-const MEANS: [(u64, u64); 9] =
+pub(crate) const MEANS: [(u64, u64); 9] =
     [(20, 10), (20, 5), (20, 2), (10, 10), (10, 5), (10, 2), (5, 10), (5, 5), (5, 2)];
 /// Most that prediction and measurement may be apart, as a root mean square over all points.
 const MOST_RMSE: f64 = 0.01;
@@ -75,15 +75,7 @@ fn compare(
 /// Puts of new keys at a home drawn for each, and after each acknowledgement reads at homes drawn for each. No reads repair, no
 /// hints, no comparisons.
 fn measure(ways: &Ways, puts: u64, seed: u64) -> Result<Counts, String> {
-    let setup = Setup {
-        nodes: usize::from(N),
-        n: N,
-        partitions: 16,
-        hint_limit_bytes: 0,
-        repair_interval: Micros::MAX / 4,
-        read_repair: false,
-        seed,
-    };
+    let setup = Setup::new(usize::from(N), N, seed).without_healing();
     let mut simulated = Simulated::found(&setup)?;
     simulated.cluster.set_ways(ways.clone());
     let (mut rng, mut counts) = (Rng::new(seed), Counts::new());

@@ -1,5 +1,6 @@
 //! Experiments: measurements on a cluster of real daemons with an emulated network, beside what theory gives.
 
+pub(crate) mod after;
 pub(crate) mod driver;
 pub(crate) mod failures;
 pub(crate) mod grid;

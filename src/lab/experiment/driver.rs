@@ -15,7 +15,7 @@ const VALUE_BYTES: usize = 100;
 /// Deadline of a request, in milliseconds: slow is not failed.
 pub(crate) const TIMEOUT_MS: u32 = 60_000;
 /// Virtual time in which everything asked is answered.
-const PATIENCE: Micros = 3_600_000 * MILLI;
+pub(crate) const PATIENCE: Micros = 3_600_000 * MILLI;
 
 /// A load in closed loops: every client asks when it has its answer, so many times.
 #[derive(Clone, Copy, Debug)]

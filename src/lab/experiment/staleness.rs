@@ -1,14 +1,12 @@
 //! Staleness under lost messages (figure 5 of the study), N = 5 on 10 nodes: each put is followed by a read at every home. What
 //! a read misses of an acknowledged put, and what was never acknowledged, apart; and what each mechanism that heals removes.
 
-use std::collections::{HashMap, HashSet, VecDeque};
-
-use pixii::message::{Request, Response};
 use pixii::sim::cluster::Setup;
-use pixii::types::{Key, MILLI, Micros};
+use pixii::types::{MILLI, Micros};
 
 use super::Step;
-use super::driver::{Simulated, TIMEOUT_MS, quorum};
+use super::after::{Course, Puts, Read, Seen, follow};
+use super::driver::Simulated;
 use super::grid::{N, NODES};
 use super::report::{Report, Table};
 use crate::lab::plot::{Figure, Line};
@@ -203,81 +201,18 @@ fn measure(
         "* -> * delay exponential {delay}us; client -> * delay exponential {delay}us; * -> client delay exponential {delay}us; \
          * -> * drop {share}"
     ))?;
-    let mut cell = Stale { puts: report.samples, ..Stale::default() };
-    let mut puts: HashMap<u64, Key> = HashMap::new();
-    let mut reads: HashSet<u64> = HashSet::new();
-    let mut due: VecDeque<(Micros, Key)> = Default::default();
-    let (begun, mut issued) = (simulated.cluster.now(), 0);
-    loop {
-        let next_put = (issued < cell.puts).then_some(begun + issued * PACE);
-        let next_read = due.front().map(|(at, _)| *at);
-        let Some(until) = [next_put, next_read].into_iter().flatten().min() else {
-            if puts.is_empty() && reads.is_empty() {
-                return Ok(cell);
-            }
-            let (call, response, _) = simulated.answer()?;
-            settle(
-                &mut cell,
-                call,
-                &response,
-                &mut puts,
-                &mut reads,
-                &mut due,
-                simulated.cluster.now(),
-            );
-            continue;
-        };
-        if let Some(answer) = simulated.cluster.next(until) {
-            settle(
-                &mut cell,
-                answer.call,
-                &answer.response,
-                &mut puts,
-                &mut reads,
-                &mut due,
-                answer.ended,
-            );
-            continue;
-        }
-        if next_put == Some(until) {
-            let key = Key::new(format!("stale/{issued:06}").into_bytes());
-            let key = key.map_err(|error| error.to_string())?;
-            let request = simulated.put(key.clone(), w);
-            let home = simulated.home(&key, issued as usize);
-            puts.insert(simulated.cluster.ask(0, home, request, PUT_MS), key);
-            issued += 1;
-        } else if let Some((_, key)) = due.pop_front() {
-            for home in 0..usize::from(N) {
-                let request = Request::Get { key: key.clone(), r: quorum(r, true) };
-                let home = simulated.home(&key, home);
-                reads.insert(simulated.cluster.ask(1, home, request, TIMEOUT_MS));
-            }
-        }
-    }
-}
-
-/// Takes an answer: an acknowledged put is read later, and a read is judged.
-fn settle(
-    cell: &mut Stale,
-    call: u64,
-    response: &Response,
-    puts: &mut HashMap<u64, Key>,
-    reads: &mut HashSet<u64>,
-    due: &mut VecDeque<(Micros, Key)>,
-    now: Micros,
-) {
-    if let Some(key) = puts.remove(&call) {
-        if matches!(response, Response::Written { .. }) {
-            cell.acknowledged += 1;
-            due.push_back((now + LATER, key));
-        }
-    } else if reads.remove(&call) {
-        match response {
-            Response::Found { values, .. } => {
-                cell.reads += 1;
-                cell.stale += u64::from(values.is_empty());
-            }
-            _ => cell.refused += 1,
-        }
-    }
+    let puts = Puts { count: report.samples, pace: PACE, timeout_ms: PUT_MS };
+    let reads: Vec<Read> = (0..usize::from(N)).map(|home| Read { after: LATER, home, r }).collect();
+    let mut course = |nth: u64| Course { home: nth as usize, w, reads: reads.clone() };
+    let followed = follow(&mut simulated, &puts, &mut course)?;
+    let count =
+        |wanted: Seen| followed.reads.iter().filter(|(_, _, seen)| *seen == wanted).count() as u64;
+    let stale = count(Seen::Missed);
+    Ok(Stale {
+        puts: puts.count,
+        acknowledged: followed.acknowledged,
+        reads: count(Seen::Shown) + stale,
+        stale,
+        refused: count(Seen::Refused),
+    })
 }

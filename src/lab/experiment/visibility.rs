@@ -1,16 +1,16 @@
 //! How probably a read sees a write t after its acknowledgement, for each (R, W) with R + W at most N: measured, beside what the
 //! WARS model predicts for the same distributions (`crate::lab::pbs`); and how far the two are apart over nine of them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use pixii::emulation::{Delay, parse_delay};
-use pixii::message::{Request, Response};
 use pixii::rng::Rng;
 use pixii::sim::cluster::{Setup, Ways};
-use pixii::types::{Key, MILLI, Micros};
+use pixii::types::{MILLI, Micros};
 
 use super::Step;
-use super::driver::{Simulated, TIMEOUT_MS, quorum};
+use super::after::{Course, Puts, Read, Seen, follow};
+use super::driver::{Simulated, TIMEOUT_MS};
 use super::report::{Report, Table};
 use crate::lab::pbs::{Leg, Prediction, Reads, Wars, predict};
 use crate::lab::plot::{Figure, Line};
@@ -28,13 +28,6 @@ pub(crate) const MEANS: [(u64, u64); 9] =
     [(20, 10), (20, 5), (20, 2), (10, 10), (10, 5), (10, 2), (5, 10), (5, 5), (5, 2)];
 /// Most that prediction and measurement may be apart, as a root mean square over all points.
 const MOST_RMSE: f64 = 0.01;
-
-/// A read that is to be made.
-struct Due {
-    key: Key,
-    pair: (u8, u8),
-    t_ms: u64,
-}
 
 /// What was measured and predicted for one (R, W) and one time.
 struct Point {
@@ -78,54 +71,32 @@ fn measure(ways: &Ways, puts: u64, seed: u64) -> Result<Counts, String> {
     let setup = Setup::new(usize::from(N), N, seed).without_healing();
     let mut simulated = Simulated::found(&setup)?;
     simulated.cluster.set_ways(ways.clone());
-    let (mut rng, mut counts) = (Rng::new(seed), Counts::new());
-    let mut writes: HashMap<u64, (Key, (u8, u8))> = HashMap::new();
-    let mut reads: HashMap<u64, (u8, u8, u64)> = HashMap::new();
-    let mut due: BTreeMap<(Micros, u64), Due> = BTreeMap::new();
-    let (begun, mut issued, all) = (simulated.cluster.now(), 0, puts * PAIRS.len() as u64);
-    loop {
-        let next_put = (issued < all).then_some(begun + issued * PACE);
-        let next_read = due.first_key_value().map(|((at, _), _)| *at);
-        let until = [next_put, next_read].into_iter().flatten().min();
-        if until.is_none() && writes.is_empty() && reads.is_empty() {
-            return Ok(counts);
-        }
-        let far = simulated.cluster.now() + Micros::from(TIMEOUT_MS) * 2 * MILLI;
-        let answer = simulated.cluster.next(until.unwrap_or(far));
-        if let Some(answer) = answer {
-            if let Some((key, pair)) = writes.remove(&answer.call) {
-                let Response::Written { .. } = answer.response else {
-                    return Err(format!("a put was not acknowledged: {:?}", answer.response));
-                };
-                for t in TIMES_MS {
-                    let at = (answer.ended + t * MILLI, answer.call * 100 + t);
-                    due.insert(at, Due { key: key.clone(), pair, t_ms: t });
-                }
-            } else if let Some((r, w, t)) = reads.remove(&answer.call) {
-                let Response::Found { values, .. } = answer.response else {
-                    return Err(format!("a read was not answered: {:?}", answer.response));
-                };
-                let (asked, seen) = counts.entry((r, w, t)).or_default();
-                *asked += 1;
-                *seen += u64::from(!values.is_empty());
-            }
-        } else if next_read.is_some() && next_read == until {
-            let Some((_, Due { key, pair: (r, w), t_ms: t })) = due.pop_first() else { continue };
-            let home = simulated.home(&key, rng.below(N.into()) as usize);
-            let request = Request::Get { key, r: quorum(r, true) };
-            reads.insert(simulated.cluster.ask(1, home, request, TIMEOUT_MS), (r, w, t));
-        } else if next_put.is_some() {
-            let pair = PAIRS[(issued % PAIRS.len() as u64) as usize];
-            let key = Key::new(format!("visible/{issued:08}").into_bytes());
-            let key = key.map_err(|error| error.to_string())?;
-            let home = simulated.home(&key, rng.below(N.into()) as usize);
-            let request = simulated.put(key.clone(), pair.1);
-            writes.insert(simulated.cluster.ask(0, home, request, TIMEOUT_MS), (key, pair));
-            issued += 1;
-        } else {
-            return Err("a request was never answered".into());
-        }
+    let mut rng = Rng::new(seed);
+    let puts = Puts { count: puts * PAIRS.len() as u64, pace: PACE, timeout_ms: TIMEOUT_MS };
+    let pair = |nth: u64| PAIRS[(nth % PAIRS.len() as u64) as usize];
+    let mut course = |nth: u64| {
+        let (r, w) = pair(nth);
+        let mut home = || rng.below(N.into()) as usize;
+        let put = home();
+        let reads = TIMES_MS.map(|t| Read { after: t * MILLI, home: home(), r });
+        Course { home: put, w, reads: reads.to_vec() }
+    };
+    let followed = follow(&mut simulated, &puts, &mut course)?;
+    if followed.acknowledged < puts.count {
+        let (all, done) = (puts.count, followed.acknowledged);
+        return Err(format!("{done} of {all} puts were acknowledged, and nothing is lost here"));
     }
+    let mut counts = Counts::new();
+    for (nth, which, seen) in followed.reads {
+        if seen == Seen::Refused {
+            return Err("a read was refused, and all homes are there".into());
+        }
+        let (r, w) = pair(nth);
+        let (asked, shown) = counts.entry((r, w, TIMES_MS[which])).or_default();
+        *asked += 1;
+        *shown += u64::from(seen == Seen::Shown);
+    }
+    Ok(counts)
 }
 
 /// What was measured and predicted, point by point.

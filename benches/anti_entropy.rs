@@ -20,7 +20,7 @@ use pixii::message::{Body, PeerMessage, Request};
 use pixii::node::{Config, Done, Input, Node, Output, Work};
 use pixii::ring::Ring;
 use pixii::store::memory::MemoryStore;
-use pixii::store::{Change, Kept, Meta, Owner, Record, Store, begin_life};
+use pixii::store::{Change, Meta, Owner, Record, Store, begin_life};
 use pixii::types::{Blob, Key, MILLI, Micros, NodeId, WriteId};
 use pixii::wire;
 
@@ -88,27 +88,12 @@ impl Pair {
             let meta: Meta = begin_life(&store, &owner, NodeId::of(name).0).unwrap();
             let members =
                 Members::new(["a", "b"].map(|name| Member::configured(name, "h:1")).to_vec());
+            // What is measured is begun by the measurement alone.
             let config = Config {
-                me: NodeId::of(name),
-                ring: ring.clone(),
-                r: 1,
-                w: 1,
-                strict: false,
-                members,
-                gossip_interval: 500 * MILLI,
-                gossip_timeout: 5_000 * MILLI,
-                hint_limit_bytes: 1 << 20,
-                hint_age: 3_600_000 * MILLI,
                 repair_interval: 3_600_000 * MILLI,
-                scrub_interval: 86_400_000 * MILLI,
                 generation_pause: 3_600_000 * MILLI,
-                hints: Kept::default(),
-                generations: Vec::new(),
                 boot_nonce: NodeId::of(name).0,
-                continues: false,
-                bootstrap: false,
-                read_repair: true,
-                serial_block: 1_000,
+                ..Config::new(NodeId::of(name), ring.clone(), members)
             };
             let node = Node::new(config, meta, 1);
             let (todo, busy) = (VecDeque::new(), Duration::ZERO);

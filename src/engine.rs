@@ -35,7 +35,7 @@ use crate::ring::Ring;
 use crate::rng::Rng;
 use crate::store::disk::{DiskStore, OpenError};
 use crate::store::{LifeError, Meta, StoreError};
-use crate::types::{MILLI, Micros, NodeId};
+use crate::types::{Micros, NodeId};
 use crate::wire;
 use emulated::{Emulator, Parcel};
 pub use life::run;
@@ -57,10 +57,6 @@ const FINISH: Duration = Duration::from_secs(5);
 const FINISH_BEFORE_NEXT: Duration = Duration::from_millis(300);
 /// Then their replies have this long to leave.
 const FLUSH: Duration = Duration::from_secs(1);
-/// A generation of a partition lasts at least this long.
-const GENERATION_PAUSE: Micros = 2_000 * MILLI;
-/// Serials that one durable write reserves.
-const SERIAL_BLOCK: u64 = 1 << 16;
 /// Reasons to stop that may wait; the first one counts.
 const MAX_STOPS: usize = 4;
 /// What the service manager shows while all is well.

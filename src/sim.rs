@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod detection;
 mod judge;
 mod scenario;
+mod timeline;
 mod world;
 
 use std::collections::BTreeMap;

@@ -43,29 +43,14 @@ impl Bench {
         let me = ids[0];
         let owner = Owner { cluster: "c".into(), name: "n0".into(), ring: ring.digest() };
         let meta = Meta { incarnation, clean: false, ..Meta::new(owner, 1) };
+        let members = (0..4).map(|at| Member::configured(format!("n{at}"), "host:1"));
         let config = Config {
-            me,
-            ring: ring.clone(),
-            r: 2,
-            w: 2,
-            strict: false,
-            members: Members::new(
-                (0..4).map(|at| Member::configured(format!("n{at}"), "host:1")).collect(),
-            ),
-            gossip_interval: 500 * MILLI,
-            gossip_timeout: 5_000 * MILLI,
             hint_limit_bytes: 1 << 20,
             hint_age: 3_600_000 * MILLI,
-            repair_interval: 60_000 * MILLI,
-            scrub_interval: 86_400_000 * MILLI,
-            generation_pause: 2_000 * MILLI,
             hints,
-            generations: Vec::new(),
             boot_nonce: 5,
-            continues: false,
-            bootstrap: false,
-            read_repair: true,
             serial_block: 100,
+            ..Config::new(me, ring.clone(), Members::new(members.collect()))
         };
         Bench { node: Node::new(config, meta, 1), ring, me, now: 0 }
     }

@@ -8,12 +8,12 @@ use tokio::sync::mpsc::{Receiver, unbounded_channel};
 use tracing::info;
 
 use super::storage::Storage;
-use super::{Ending, Engine, GENERATION_PAUSE, SERIAL_BLOCK, ServeError, process};
+use super::{Ending, Engine, ServeError, process};
 use crate::config::Config;
 use crate::members::{Member, Members};
 use crate::node::{self, Node};
 use crate::ring::Ring;
-use crate::store::{Kept, LifeError, Owner, Store, begin_life, end_life};
+use crate::store::{LifeError, Owner, Store, begin_life, end_life};
 use crate::types::{Key, MILLI};
 
 /// Runs a daemon on a store that is open already, until `stop` receives why to stop.
@@ -150,25 +150,16 @@ fn members(
 /// What the configuration tells the machine; what its store knows is added.
 fn machine_config(config: &Config, ring: Arc<Ring>, members: Members) -> node::Config {
     node::Config {
-        me: config.me(),
-        ring,
         r: config.r,
         w: config.w,
         strict: config.strict,
-        members,
         gossip_interval: config.gossip_interval_ms * MILLI,
         gossip_timeout: config.gossip_timeout_ms * MILLI,
         hint_limit_bytes: config.hint_limit_mib << 20,
         hint_age: config.hint_age_ms * MILLI,
         repair_interval: config.repair_interval_ms * MILLI,
         scrub_interval: config.scrub_interval_ms * MILLI,
-        generation_pause: GENERATION_PAUSE,
-        hints: Kept::default(),
-        generations: Vec::new(),
-        boot_nonce: 0,
-        continues: false,
         bootstrap: config.bootstrap,
-        read_repair: true,
-        serial_block: SERIAL_BLOCK,
+        ..node::Config::new(config.me(), ring, members)
     }
 }

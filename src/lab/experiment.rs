@@ -12,27 +12,8 @@ pub(crate) mod staleness;
 pub(crate) mod theory;
 pub(crate) mod visibility;
 
-use std::path::PathBuf;
-
 /// Called after each point; the error says that the run is to end.
 pub(crate) type Step<'a> = &'a mut dyn FnMut() -> Result<(), String>;
-
-/// What the experiment with real failures is told.
-#[derive(Clone, Debug)]
-pub(crate) struct Plan {
-    /// The path of `pixii`.
-    pub(crate) program: PathBuf,
-    /// An empty directory for the daemons.
-    pub(crate) dir: PathBuf,
-    /// The mean of the emulated delay of each message, in milliseconds.
-    pub(crate) delay_ms: f64,
-    /// Reads in each cell.
-    pub(crate) samples: u64,
-    /// Clients at a time.
-    pub(crate) clients: u64,
-    /// Keys and victims follow from it.
-    pub(crate) seed: u64,
-}
 
 /// A sample's mean and the half width of its 95 % confidence interval, by the normal approximation.
 #[derive(Clone, Copy, Debug, Default)]

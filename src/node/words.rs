@@ -7,7 +7,7 @@ use crate::members::{Member, Members, Opinion};
 use crate::message::{PeerMessage, Request, Response};
 use crate::ring::Ring;
 use crate::store::{Change, Found, HintPage, HintTotal, Kept, Listing, ScanPage, Span};
-use crate::types::{Key, Micros, NodeId, Partition};
+use crate::types::{Key, MILLI, Micros, NodeId, Partition};
 
 /// What a node is told when it starts.
 #[derive(Clone, Debug)]
@@ -54,6 +54,35 @@ pub struct Config {
     pub serial_block: u64,
     /// What a read has seen to be behind is sent what it lacks; false only to measure what that does.
     pub read_repair: bool,
+}
+
+impl Config {
+    /// A node of these members as a daemon is by default, on an empty disk; W and R are the majority.
+    pub fn new(me: NodeId, ring: Arc<Ring>, members: Members) -> Self {
+        let majority = ring.n() / 2 + 1;
+        Config {
+            me,
+            ring,
+            r: majority,
+            w: majority,
+            strict: false,
+            members,
+            gossip_interval: 500 * MILLI,
+            gossip_timeout: 5_000 * MILLI,
+            hint_limit_bytes: 1 << 30,
+            hint_age: 10_800_000 * MILLI,
+            repair_interval: 60_000 * MILLI,
+            scrub_interval: 86_400_000 * MILLI,
+            generation_pause: 2_000 * MILLI,
+            hints: Kept::default(),
+            generations: Vec::new(),
+            boot_nonce: 0,
+            continues: false,
+            bootstrap: false,
+            serial_block: 1 << 16,
+            read_repair: true,
+        }
+    }
 }
 
 /// Names a client's connection; the driver never uses one twice.

@@ -1,10 +1,11 @@
 //! A cluster in virtual time for measurements: real nodes, stores in memory that answer at once, an emulated network, and
 //! clients that ask when they are told to. The same seed gives the same, to the microsecond.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::looked_up;
+use super::timeline::Timeline;
 use crate::emulation::{Delay, Emulation, Place, Rule, Verdict, parse};
 use crate::members::{Member, Members};
 use crate::message::{Body, PeerMessage, Request, Response};
@@ -105,10 +106,7 @@ pub struct Cluster {
     places: HashMap<NodeId, usize>,
     ring: Arc<Ring>,
     wakes: Vec<Option<Micros>>,
-    now: Micros,
-    /// What is to come, by its time, then in the order in which it was scheduled.
-    events: BTreeMap<(Micros, u64), Event>,
-    sequence: u64,
+    time: Timeline<Event>,
     net: Emulation,
     ways: Option<Ways>,
     rng: Rng,
@@ -139,9 +137,7 @@ impl Cluster {
             members,
             ring,
             wakes: vec![None; count],
-            now: 0,
-            events: BTreeMap::new(),
-            sequence: 0,
+            time: Timeline::default(),
             net: Emulation::of_rules(Vec::new(), rng.next_u64()),
             ways: None,
             rng,
@@ -160,10 +156,10 @@ impl Cluster {
             }
         }
         while !cluster.nodes.iter().all(Node::is_settled) {
-            if cluster.now > FOUNDING {
+            if cluster.time.now() > FOUNDING {
                 return Err(format!("{count} nodes found no cluster"));
             }
-            cluster.run_to(cluster.now + LOOK);
+            cluster.run_to(cluster.time.now() + LOOK);
         }
         Ok(cluster)
     }
@@ -181,26 +177,15 @@ impl Cluster {
             (partition, !ring.homes(partition).contains(&me))
         };
         let config = Config {
-            me,
-            ring: ring.clone(),
-            r: setup.n / 2 + 1,
-            w: setup.n / 2 + 1,
-            strict: false,
-            members: self.members.clone(),
-            gossip_interval: 500 * MILLI,
-            gossip_timeout: 5_000 * MILLI,
             hint_limit_bytes: setup.hint_limit_bytes,
-            hint_age: 3_600_000 * MILLI,
             repair_interval: setup.repair_interval,
+            // A store in memory is not damaged.
             scrub_interval: Micros::MAX / 4,
-            generation_pause: 2_000 * MILLI,
             hints: store.hint_totals(&place).unwrap_or_default(),
             generations: store.generations().unwrap_or_default(),
             boot_nonce: self.rng.next_u64(),
-            continues: false,
-            bootstrap: false,
             read_repair: setup.read_repair,
-            serial_block: 1 << 16,
+            ..Config::new(me, ring.clone(), self.members.clone())
         };
         Ok(Node::new(config, meta, self.rng.next_u64()))
     }
@@ -217,7 +202,7 @@ impl Cluster {
 
     /// The virtual time, in microseconds.
     pub fn now(&self) -> Micros {
-        self.now
+        self.time.now()
     }
 
     /// Bytes of messages between nodes so far, framed.
@@ -279,13 +264,13 @@ impl Cluster {
     pub fn ask(&mut self, client: u64, to: usize, request: Request, timeout_ms: u32) -> u64 {
         self.next_call += 1;
         let call = self.next_call;
-        self.calls.insert(call, self.now);
+        self.calls.insert(call, self.time.now());
         let places = (Place::Client(client), Place::Node(self.ids[to]));
-        if let Verdict::Deliver(delays) = self.net.verdict(self.now, places.0, places.1) {
+        if let Verdict::Deliver(delays) = self.net.verdict(self.time.now(), places.0, places.1) {
             // A connection carries a call once or breaks.
             let after = delays.first().copied().unwrap_or(0);
             let event = Event::Call { client, call, to, request, timeout_ms };
-            self.schedule(self.now + after, event);
+            self.time.schedule(self.time.now() + after, event);
         }
         call
     }
@@ -293,35 +278,23 @@ impl Cluster {
     /// The next answer that a client gets; `None` when the time is `until` before there is one.
     pub fn next(&mut self, until: Micros) -> Option<Answer> {
         while self.answers.is_empty() {
-            let due = self.events.first_key_value().map(|((at, _), _)| *at);
-            if due.is_none_or(|due| due > until) {
-                self.now = self.now.max(until);
-                return None;
-            }
-            self.step();
+            let event = self.time.next(until)?;
+            self.step(event);
         }
         self.answers.pop_front()
     }
 
     /// Lets time pass; answers stay for [`Cluster::next`].
     pub fn run_to(&mut self, end: Micros) {
-        while self.events.first_key_value().is_some_and(|((at, _), _)| *at <= end) {
-            self.step();
+        while let Some(event) = self.time.next(end) {
+            self.step(event);
         }
-        self.now = self.now.max(end);
     }
 
-    fn schedule(&mut self, at: Micros, event: Event) {
-        self.sequence += 1;
-        self.events.insert((at.max(self.now), self.sequence), event);
-    }
-
-    fn step(&mut self) {
-        let Some(((at, _), event)) = self.events.pop_first() else { return };
-        self.now = at;
+    fn step(&mut self, event: Event) {
         match event {
             // An earlier one may have taken its place.
-            Event::Wake(node) if self.wakes[node] == Some(at) => {
+            Event::Wake(node) if self.wakes[node] == Some(self.time.now()) => {
                 self.wakes[node] = None;
                 self.input(node, Input::Tick);
             }
@@ -335,7 +308,8 @@ impl Cluster {
             }
             Event::Reply { call, response } => {
                 if let Some(begun) = self.calls.remove(&call) {
-                    self.answers.push_back(Answer { call, begun, ended: self.now, response });
+                    let ended = self.time.now();
+                    self.answers.push_back(Answer { call, begun, ended, response });
                 }
             }
         }
@@ -348,17 +322,20 @@ impl Cluster {
         let mut todo = VecDeque::from([input]);
         while let Some(input) = todo.pop_front() {
             let mut out = Vec::new();
-            self.nodes[at].handle(self.now, input, &mut out);
+            self.nodes[at].handle(self.time.now(), input, &mut out);
             for output in out {
                 match output {
                     Output::Send { to, message } => self.send(at, &to, message),
                     Output::Store(work) => todo.push_back(Input::Store(self.carry(at, work))),
                     Output::Reply { client, id, response } => {
                         let places = (Place::Node(self.ids[at]), Place::Client(client));
-                        let verdict = self.net.verdict(self.now, places.0, places.1);
+                        let verdict = self.net.verdict(self.time.now(), places.0, places.1);
                         if let Verdict::Deliver(delays) = verdict {
                             let after = delays.first().copied().unwrap_or(0);
-                            self.schedule(self.now + after, Event::Reply { call: id, response });
+                            self.time.schedule(
+                                self.time.now() + after,
+                                Event::Reply { call: id, response },
+                            );
                         }
                     }
                     _ => {}
@@ -368,9 +345,9 @@ impl Cluster {
         if let Some(wake) = self.nodes[at].next_wake()
             && self.wakes[at].is_none_or(|known| wake < known)
         {
-            let wake = wake.max(self.now);
+            let wake = wake.max(self.time.now());
             self.wakes[at] = Some(wake);
-            self.schedule(wake, Event::Wake(at));
+            self.time.schedule(wake, Event::Wake(at));
         }
     }
 
@@ -391,13 +368,14 @@ impl Cluster {
         for id in to {
             let Some(to) = self.places.get(id).copied() else { continue };
             let verdict = match &self.ways {
-                None => self.net.verdict(self.now, self.ids[from], *id),
+                None => self.net.verdict(self.time.now(), self.ids[from], *id),
                 Some(ways) => Verdict::Deliver(vec![ways.sample(&message.body, &mut self.rng)]),
             };
             if let Verdict::Deliver(delays) = verdict {
                 for delay in delays {
                     let message = message.clone();
-                    self.schedule(self.now + delay, Event::Message { from, to, message });
+                    self.time
+                        .schedule(self.time.now() + delay, Event::Message { from, to, message });
                 }
             }
         }

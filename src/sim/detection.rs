@@ -1,16 +1,17 @@
 //! The failure detector by itself: many nodes that only gossip, on a lossy network in virtual time. How long until a
 //! node that died, froze or was cut off is down in every view; how often a live one is suspected; what it costs.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::timeline::Timeline;
 use crate::emulation::{Delay, Emulation, Place, Verdict};
 use crate::members::{Member, Members, Opinion};
 use crate::message::{Body, PeerMessage};
 use crate::node::{Config, Done, Input, Node, Notice, Output, Work};
 use crate::ring::Ring;
 use crate::rng::Rng;
-use crate::store::{Kept, Meta, Owner};
+use crate::store::{Meta, Owner};
 use crate::types::{MILLI, Micros, NodeId};
 use crate::wire;
 
@@ -89,10 +90,7 @@ struct Field {
     /// The one that something has befallen, and what.
     victim: Option<(usize, End)>,
     wakes: Vec<Option<Micros>>,
-    now: Micros,
-    /// What is to come, by its time, then in the order in which it was scheduled.
-    events: BTreeMap<(Micros, u64), Event>,
-    sequence: u64,
+    time: Timeline<Event>,
     net: Emulation,
     rng: Rng,
     opined: Vec<(Micros, usize, NodeId, Opinion)>,
@@ -136,12 +134,6 @@ impl Field {
             let owner = Owner { cluster: "sim".into(), name: name(at), ring: ring.digest() };
             let meta = Meta { incarnation: 1, clean: false, ..Meta::new(owner, at as u64 + 1) };
             let config = Config {
-                me: ids[at],
-                ring: ring.clone(),
-                r: 1,
-                w: 1,
-                strict: false,
-                members: members.clone(),
                 gossip_interval: trial.interval_ms * MILLI,
                 gossip_timeout: trial.timeout_ms * MILLI,
                 hint_limit_bytes: 0,
@@ -149,13 +141,8 @@ impl Field {
                 repair_interval: Micros::MAX / 4,
                 scrub_interval: Micros::MAX / 4,
                 generation_pause: Micros::MAX / 4,
-                hints: Kept::default(),
-                generations: Vec::new(),
                 boot_nonce: at as u64 + 1,
-                continues: false,
-                bootstrap: false,
-                read_repair: true,
-                serial_block: 1,
+                ..Config::new(ids[at], ring.clone(), members.clone())
             };
             Node::new(config, meta, trial.seed ^ (at as u64) << 20)
         };
@@ -167,9 +154,7 @@ impl Field {
             places: ids.iter().copied().zip(0..).collect(),
             ids,
             victim: None,
-            now: 0,
-            events: BTreeMap::new(),
-            sequence: 0,
+            time: Timeline::default(),
             net,
             rng,
             opined: Vec::new(),
@@ -178,7 +163,7 @@ impl Field {
         for at in 0..trial.nodes {
             for peer in (0..trial.nodes).filter(|peer| *peer != at) {
                 let when = field.rng.below(LINKING);
-                field.schedule(when, Event::Link { at, peer, up: true });
+                field.time.schedule(when, Event::Link { at, peer, up: true });
             }
         }
         field
@@ -186,11 +171,11 @@ impl Field {
 
     /// Something befalls the last node, and the others are to notice.
     fn notice(mut self, end: End) -> Noticed {
-        let begun = self.now;
+        let begun = self.time.now();
         let victim = self.nodes.len() - 1;
         for other in (0..victim).filter(|_| end == End::Killed) {
             let when = begun + self.rng.below(LINKING);
-            self.schedule(when, Event::Link { at: other, peer: victim, up: false });
+            self.time.schedule(when, Event::Link { at: other, peer: victim, up: false });
         }
         self.victim = Some((victim, end));
         self.run_to(begun + PATIENCE);
@@ -210,18 +195,11 @@ impl Field {
         }
     }
 
-    fn schedule(&mut self, at: Micros, event: Event) {
-        self.sequence += 1;
-        self.events.insert((at, self.sequence), event);
-    }
-
     fn run_to(&mut self, end: Micros) {
-        while let Some(next) = self.events.first_entry().filter(|next| next.key().0 <= end) {
-            let ((at, _), event) = next.remove_entry();
-            self.now = at;
+        while let Some(event) = self.time.next(end) {
             match event {
                 // An earlier one may have taken its place.
-                Event::Wake(node) if self.wakes[node] == Some(at) => {
+                Event::Wake(node) if self.wakes[node] == Some(self.time.now()) => {
                     self.wakes[node] = None;
                     self.input(node, Input::Tick);
                 }
@@ -235,7 +213,6 @@ impl Field {
                 }
             }
         }
-        self.now = end;
     }
 
     fn input(&mut self, at: usize, input: Input) {
@@ -246,7 +223,7 @@ impl Field {
         let mut todo = vec![input];
         while let Some(input) = todo.pop() {
             let mut out = Vec::new();
-            self.nodes[at].handle(self.now, input, &mut out);
+            self.nodes[at].handle(self.time.now(), input, &mut out);
             for output in out {
                 match output {
                     Output::Send { to, message } => self.send(at, &to, message),
@@ -254,7 +231,7 @@ impl Field {
                         todo.push(Input::Store(Done::Synced { mark }));
                     }
                     Output::Notice(Notice::Opined(whom, opinion)) => {
-                        self.opined.push((self.now, at, whom, opinion));
+                        self.opined.push((self.time.now(), at, whom, opinion));
                     }
                     _ => {}
                 }
@@ -263,9 +240,9 @@ impl Field {
         if let Some(wake) = self.nodes[at].next_wake()
             && self.wakes[at].is_none_or(|known| wake < known)
         {
-            let wake = wake.max(self.now);
+            let wake = wake.max(self.time.now());
             self.wakes[at] = Some(wake);
-            self.schedule(wake, Event::Wake(at));
+            self.time.schedule(wake, Event::Wake(at));
         }
     }
 
@@ -281,10 +258,12 @@ impl Field {
                 continue;
             }
             let places = (Place::Node(self.ids[from]), Place::Node(*id));
-            if let Verdict::Deliver(delays) = self.net.verdict(self.now, places.0, places.1) {
+            if let Verdict::Deliver(delays) = self.net.verdict(self.time.now(), places.0, places.1)
+            {
                 for delay in delays {
                     let message = message.clone();
-                    self.schedule(self.now + delay, Event::Message { from, to, message });
+                    self.time
+                        .schedule(self.time.now() + delay, Event::Message { from, to, message });
                 }
             }
         }

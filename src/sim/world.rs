@@ -387,7 +387,6 @@ impl World {
         let Ok(meta) = begin_life(&host.store, &host.owner, fresh) else {
             unreachable!("the twin does not fail and knows its owner")
         };
-        let majority = self.plan.n / 2 + 1;
         let serial_block = self.plan.serial_block;
         let (ring, members) = host.placement();
         let (placed, me) = (ring.clone(), host.id);
@@ -396,14 +395,6 @@ impl World {
             (partition, !placed.homes(partition).contains(&me))
         };
         let config = Config {
-            me: host.id,
-            ring,
-            r: majority,
-            w: majority,
-            strict: false,
-            members,
-            gossip_interval: 500 * MILLI,
-            gossip_timeout: 5_000 * MILLI,
             hint_limit_bytes: self.plan.hint_limit,
             hint_age: self.plan.hint_age_ms * MILLI,
             repair_interval: 2_000 * MILLI,
@@ -414,8 +405,8 @@ impl World {
             boot_nonce,
             continues,
             bootstrap: host.bootstraps,
-            read_repair: true,
             serial_block,
+            ..Config::new(host.id, ring, members)
         };
         host.node = Some(Node::new(config, meta, seed));
         host.life += 1;

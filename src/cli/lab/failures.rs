@@ -3,9 +3,9 @@
 use super::super::signals::Interrupt;
 use super::super::text::{row, table};
 use super::super::{Shared, block_on, emit};
-use crate::lab::experiment::failures::{self, Cell, MOST};
+use crate::lab::experiment::failures::{self, Cell, MOST, Plan};
 use crate::lab::experiment::report::{Report, Table};
-use crate::lab::experiment::{Mean, Plan, Step};
+use crate::lab::experiment::{Mean, Step};
 use crate::lab::plot::{Figure, Line};
 
 const NAME: &str = "failures";

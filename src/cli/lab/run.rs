@@ -11,11 +11,11 @@ use super::{check_out, failures};
 use crate::cli::signals::Interrupt;
 use crate::cli::{Exit, Outcome, Shared, Trouble, complain, emit, emit_json};
 use crate::lab::experiment::driver::Simulated;
-use crate::lab::experiment::failures::POINTS;
+use crate::lab::experiment::failures::{POINTS, Plan};
 use crate::lab::experiment::grid::{self, Which};
 use crate::lab::experiment::real::Real;
 use crate::lab::experiment::report::Report;
-use crate::lab::experiment::{Plan, Step, recovery, scale, staleness, visibility};
+use crate::lab::experiment::{Step, recovery, scale, staleness, visibility};
 
 /// An experiment, as it is listed and run.
 pub(super) struct Experiment {

@@ -1,6 +1,7 @@
 //! Read latency with 0, 1 and 2 of 10 daemons failed (figure 4 of the study), N = 5, beside what theory gives for the live
 //! replicas.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,10 +14,10 @@ use pixii::types::{Key, NodeId};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use super::Mean;
 use super::driver::{KEYS, read_key};
 use super::real::{connect, emulate, load};
 use super::theory::largest_round_trip;
-use super::{Mean, Plan};
 use crate::cli::cluster::{Cluster, Shape};
 
 const NODES: usize = 10;
@@ -43,6 +44,23 @@ const READY_WAIT: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(100);
 /// A mean may be so many times what theory gives.
 pub(crate) const MOST: f64 = 1.3;
+
+/// What the experiment is told.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    /// The path of `pixii`.
+    pub(crate) program: PathBuf,
+    /// An empty directory for the daemons.
+    pub(crate) dir: PathBuf,
+    /// The mean of the emulated delay of each message, in milliseconds.
+    pub(crate) delay_ms: f64,
+    /// Reads in each cell.
+    pub(crate) samples: u64,
+    /// Clients at a time.
+    pub(crate) clients: u64,
+    /// Keys and victims follow from it.
+    pub(crate) seed: u64,
+}
 
 /// One (R, W) with so many failed.
 #[derive(Clone, Debug)]

@@ -7,12 +7,14 @@ mod links;
 mod lives;
 mod replacing;
 mod requests;
+mod steady;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use self::steady::Doubts;
 use super::Counts;
 use super::clients::Client;
 use super::judge::{Broken, Judge};
@@ -47,6 +49,8 @@ struct Host {
     backup: Option<MemoryStore>,
     /// True from a rollback until a peer has noticed it.
     unnoticed: bool,
+    /// Since when this life's node serves.
+    settled: Option<Micros>,
     /// True once it is to be replaced: it comes back only to be refused.
     is_removed: bool,
     /// It founds a cluster by itself if it is in none.
@@ -162,6 +166,7 @@ pub(super) struct World {
     counts: Counts,
     digest: u64,
     newest: BTreeMap<(usize, usize), u64>,
+    doubts: Doubts,
     watched: Option<Key>,
     story: Vec<String>,
     broken: Option<Broken>,
@@ -204,6 +209,7 @@ impl World {
             counts: Counts::new(),
             digest: 0,
             newest: BTreeMap::new(),
+            doubts: Doubts::default(),
             watched,
             story: Vec::new(),
             broken: None,
@@ -395,6 +401,9 @@ impl World {
     /// A rollback that nobody can notice (to a backup of the same life, or with the witness away) is
     /// excused when the node serves.
     fn notice(&mut self, at: usize, notice: Notice) {
+        if matches!(notice, Notice::Settled) {
+            self.hosts[at].settled = Some(self.now);
+        }
         match notice {
             Notice::Outdated(_) => self.hosts[at].unnoticed = false,
             Notice::Settled if self.hosts[at].unnoticed => {

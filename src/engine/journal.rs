@@ -1,10 +1,23 @@
 //! What an operator would ask about, in words.
 
+use std::time::Duration;
+
 use tracing::{error, info, warn};
 
 use crate::config::Config;
 use crate::members::{Members, Opinion};
 use crate::node::Notice;
+
+/// A sync that takes longer than this is told of: clients wait for it.
+const SLOW: Duration = Duration::from_secs(1);
+
+/// Logs a slow write of the disk.
+pub(super) fn tell_sync(changes: usize, took: Duration) {
+    if took > SLOW {
+        let ms = took.as_millis();
+        warn!("the disk took {ms} ms to write and sync {changes} changes");
+    }
+}
 
 /// Logs what the node decided about itself: a line per decision.
 pub(super) fn tell(notice: Notice, config: &Config, members: &Members) {

@@ -331,17 +331,15 @@ impl<'a> Engine<'a> {
     }
 
     fn space(&mut self, shortage: Option<Shortage>) {
-        let name = &self.config.name;
+        let changed = self.short.is_some() != shortage.is_some();
+        if changed {
+            journal::tell_space(&self.config.name, shortage);
+        }
         match shortage {
-            Some(Shortage { free_bytes, reserve_bytes }) if self.short.is_none() => {
-                warn!(
-                    "node {name} refuses writes: its disk has {free_bytes} bytes left and keeps \
-                     {reserve_bytes} in reserve"
-                );
+            Some(_) if changed => {
                 process::notify(NotifyState::Status("serving reads only: its disk is nearly full"));
             }
-            None if self.short.is_some() => {
-                info!("node {name} takes writes again: its disk has room");
+            None if changed => {
                 process::notify(NotifyState::Status(SERVING));
             }
             _ => {}

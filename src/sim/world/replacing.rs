@@ -43,6 +43,7 @@ impl Host {
             slow_until: 0,
             backup: None,
             unnoticed: false,
+            settled: None,
             is_removed: false,
             bootstraps: false,
             wake: None,

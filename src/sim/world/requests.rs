@@ -128,6 +128,7 @@ impl World {
             _ => Ok(()),
         };
         self.broken = self.broken.take().or(verdict.err());
+        self.judge_refusal(client, response);
     }
 
     /// What each host would have of a key after a power cut now.

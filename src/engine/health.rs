@@ -36,6 +36,7 @@ enum Stage {
 #[derive(Debug)]
 struct Board {
     stage: Mutex<Stage>,
+    patience: Duration,
     /// The newest account. Who waits for this has another one's question under way.
     last: Turn<Option<(Instant, Arc<Account>)>>,
 }
@@ -59,7 +60,8 @@ impl Watchers {
     /// Opens the port, if the configuration names one.
     pub(super) fn start(config: &Config) -> Result<Self, ServeError> {
         let stage = Mutex::new(Stage::Without("opening the store"));
-        let board = Arc::new(Board { stage, last: Turn::default() });
+        let board = Board { stage, patience: PATIENCE, last: Turn::default() };
+        let board = Arc::new(board);
         let Some(address) = &config.http_listen else { return Ok(Watchers { board, _port: None }) };
         let listen = |error| ServeError::Listen(address.clone(), error);
         let listener = TcpListener::bind(address).map_err(listen)?;
@@ -111,7 +113,7 @@ impl Board {
             engine.send(question).await.ok()?;
             answer.await.ok()
         };
-        match timeout(PATIENCE, ask).await {
+        match timeout(self.patience, ask).await {
             Ok(Some(account)) => {
                 let account = Arc::new(account);
                 *last = Some((Instant::now(), account.clone()));
@@ -138,7 +140,8 @@ impl Board {
                 return Answer::line(503, &format!("not ready: {why}"));
             }
             (Err(Missing::Stuck), _) => {
-                let why = format!("the engine has not answered for {} s", PATIENCE.as_secs());
+                let why =
+                    format!("the engine has not answered for {} ms", self.patience.as_millis());
                 return Answer::line(503, &why);
             }
         };
@@ -199,5 +202,33 @@ impl Engine<'_> {
         }
         let awaiting = "recovering: others may still keep writes for it";
         self.node.is_awaiting().then(|| awaiting.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::runtime::Builder;
+
+    use super::*;
+
+    #[test]
+    fn a_daemon_without_an_engine_is_alive_and_one_whose_engine_is_stuck_is_not() {
+        let stage = Mutex::new(Stage::Without("opening the store"));
+        let board = Board { stage, patience: Duration::from_millis(20), last: Turn::default() };
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        let told = |path: &str| {
+            let answer = runtime.block_on(board.answer(path));
+            (answer.status, answer.body)
+        };
+        assert_eq!(told("/livez"), (200, "alive: opening the store\n".into()));
+        let not = (503, "not ready: opening the store\n".into());
+        assert_eq!([told("/readyz"), told("/metrics"), told("/")], [not.clone(), not.clone(), not]);
+
+        let (questions, asked) = mpsc::channel(1);
+        board.set(Stage::Engine(questions));
+        let stuck = (503, "the engine has not answered for 20 ms\n".into());
+        assert_eq!([told("/livez"), told("/readyz")], [stuck.clone(), stuck]);
+        drop(asked);
+        assert_eq!(told("/readyz"), (503, "not ready: between two lives\n".into()));
     }
 }

@@ -7,7 +7,7 @@ use crate::message::{PeerStatus, StatusReport};
 
 const MILLI: f64 = 1e3;
 const MICRO: f64 = 1e6;
-const MIB: f64 = 1_048_576.0;
+const KIB: f64 = 1_024.0;
 
 /// Counts of the machine that have a family of their own: name, family, label, help.
 const COUNTED: [(&str, &str, &str); 3] = [
@@ -275,12 +275,11 @@ impl Account {
             status.incarnation,
             status.uptime_ms / 1_000,
         )];
-        let mib = |bytes: u64| format!("{:.1} MiB", bytes as f64 / MIB);
-        let free = load.free_bytes.map_or("an unknown room".to_owned(), mib);
+        let free = load.free_bytes.map_or("unknown".to_owned(), size);
         lines.push(format!(
             "store: {} on disk, {free} free, {} not synced yet, {} reads and {} scans waiting",
-            mib(status.disk_bytes),
-            mib(load.unsynced_bytes),
+            size(status.disk_bytes),
+            size(load.unsynced_bytes),
             load.reads,
             load.scans,
         ));
@@ -306,7 +305,7 @@ impl Account {
                 if peer.up { "up" } else { "down" },
                 word(peer.opinion),
                 peer.hints,
-                mib(peer.hint_bytes),
+                size(peer.hint_bytes),
                 unsent.0,
                 peer.repair.equal,
                 peer.repair.shared,
@@ -320,6 +319,11 @@ impl Account {
         ));
         lines
     }
+}
+
+fn size(bytes: u64) -> String {
+    let kib = bytes as f64 / KIB;
+    if kib < KIB { format!("{kib:.1} KiB") } else { format!("{:.1} MiB", kib / KIB) }
 }
 
 fn word(opinion: Opinion) -> &'static str {

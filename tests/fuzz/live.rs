@@ -1,8 +1,9 @@
 //! A daemon, a process of its own, that hostile bytes come to on both of its ports: it goes on, and does not grow.
 
+use std::cell::Cell;
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -13,6 +14,7 @@ use pixii::message::{Body, Call, CallBody, Gossip, PeerMessage, Response};
 use pixii::rng::Rng;
 use pixii::types::NodeId;
 use pixii::wire::{self, Hello};
+use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
 use crate::corpus::{self, mutate, noise};
@@ -34,6 +36,7 @@ struct Target {
     http: u16,
     hello: Hello,
     alone: bool,
+    connections: Cell<u64>,
     dir: TempDir,
 }
 
@@ -72,7 +75,15 @@ impl Target {
             incarnation: 1,
             boot_nonce: 1,
         };
-        let target = Target { child, node: ports[0], http, hello, alone: members == 1, dir };
+        let target = Target {
+            child,
+            node: ports[0],
+            http,
+            hello,
+            alone: members == 1,
+            connections: Cell::new(0),
+            dir,
+        };
         until("it serves", || Client::connect(target.node).status().serving.then_some(()));
         target
     }
@@ -103,10 +114,20 @@ impl Target {
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
+    /// A connection from one of many addresses: one has too few ports for all that are made within a minute.
+    fn connect(&self, port: u16) -> io::Result<TcpStream> {
+        let count = self.connections.get();
+        self.connections.set(count + 1);
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        let from = SocketAddr::from(([127, 0, 1, 1 + (count % 250) as u8], 0));
+        socket.bind(&from.into())?;
+        socket.connect(&SocketAddr::from(([127, 0, 0, 1], port)).into())?;
+        Ok(socket.into())
+    }
+
     /// Says all of it, and hears what comes back until the daemon has had enough, or all that was said.
     fn say(&self, port: u16, bytes: &[u8]) {
-        // After so many connections the kernel may want a moment to find a port.
-        let mut stream = until("a connection", || TcpStream::connect(("127.0.0.1", port)).ok());
+        let mut stream = until("a connection", || self.connect(port).ok());
         stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
         // It may have had enough before.
         let _ = stream.write_all(bytes);

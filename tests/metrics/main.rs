@@ -8,9 +8,10 @@
 mod daemon;
 mod openmetrics;
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -270,4 +271,48 @@ fn a_port_beyond_loopback_is_a_decision_and_a_taken_one_a_sentence() {
     let error = second.ended().unwrap_err().to_string();
     let said = format!("cannot listen on 127.0.0.1:{}: Address already in use", watched.http);
     assert!(error.starts_with(&said), "{error}");
+}
+
+/// A process that ends with its test.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What a daemon logs from its start until it serves; then it is stopped.
+fn log(lines: &str) -> Vec<String> {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("n0.toml");
+    let data = dir.path().join("data");
+    let text = config_text("n0", &[free_port()], 0).replace("unused", &data.to_string_lossy());
+    std::fs::write(&file, format!("{lines}\n{text}")).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pixii"));
+    command.args(["server", "--follow-stdin", "--config"]).arg(&file);
+    let child = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut process = Process(child);
+    let stderr = BufReader::new(process.0.stderr.take().unwrap());
+    let mut lines = Vec::new();
+    for line in stderr.lines() {
+        lines.push(line.unwrap());
+        if lines.last().unwrap().contains("node n0 serves") {
+            drop(process.0.stdin.take());
+        }
+    }
+    assert!(process.0.wait().unwrap().success(), "{lines:?}");
+    lines
+}
+
+#[test]
+fn the_log_is_sentences_or_objects_with_the_parts_of_them() {
+    let text = log("");
+    assert!(text.iter().any(|line| line.ends_with(" INFO node n0 serves")), "{text:?}");
+    let objects = log("log_format = \"json\"");
+    let objects: Vec<serde_json::Value> =
+        objects.iter().map(|line| serde_json::from_str(line).expect(line)).collect();
+    let serves = objects.iter().find(|object| object["event"] == "serves").unwrap();
+    assert_eq!((&serves["message"], &serves["level"]), (&"node n0 serves".into(), &"INFO".into()));
 }

@@ -371,6 +371,11 @@ impl Node {
         self.effects.unread()
     }
 
+    /// True once a peer has said what it knows of this store: before, this node counts in no read.
+    pub fn is_witnessed(&self) -> bool {
+        self.effects.is_witnessed()
+    }
+
     /// True while others may still keep something for this node: what it does not find does not count.
     pub fn is_awaiting(&self) -> bool {
         self.effects.is_awaiting()

@@ -83,9 +83,10 @@ impl Watchers {
         asked
     }
 
-    /// The life has ended.
+    /// The life has ended; another one may follow.
     pub(super) fn end(&self) {
-        self.board.set(Stage::Without("closing the store"));
+        self.board
+            .set(Stage::Without("a life of the node has ended, and another one has not begun"));
     }
 }
 
@@ -193,6 +194,10 @@ impl Engine<'_> {
             return Some(format!(
                 "serving reads only: its disk has {free_bytes} bytes left and keeps {reserve_bytes} in reserve"
             ));
+        }
+        if !self.node.is_witnessed() {
+            let alone = "no other member has answered since the start: it counts in no read before";
+            return Some(alone.to_owned());
         }
         let lacking = self.node.meta().without_authority.len();
         if lacking > 0 {

@@ -256,6 +256,11 @@ impl Effects {
         self.witnessed = true;
     }
 
+    /// True once that has happened.
+    pub(super) fn is_witnessed(&self) -> bool {
+        self.witnessed
+    }
+
     /// True once the node may mint.
     pub(super) fn is_settled(&self) -> bool {
         self.settled

@@ -171,6 +171,12 @@ fn readiness_says_why_not() {
     assert_eq!(watched.look("/livez"), (200, "alive\n".into()));
     assert_eq!(watched.samples().of("pixii_ready"), 0.0);
 
+    // Founded without the other one, it takes writes, and nobody can say whether its disk is the newest.
+    let watched = Watched::start(2, "", true, Arc::new(MemoryStore::default()));
+    let why =
+        "not ready: no other member has answered since the start: it counts in no read before\n";
+    until("a node on its own", || (watched.look("/readyz") == (503, why.into())).then_some(()));
+
     let store = Arc::new(Faulty::default());
     store.has_free(1 << 40);
     let watched = Watched::alone(store.clone());

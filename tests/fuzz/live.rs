@@ -226,11 +226,12 @@ fn attack(what: &str, members: usize) {
     let target = Target::start(members);
     let mut effort = Effort::new(what, 2 * WARM);
     let words = corpus::words();
-    let named = |prefix: &str| -> Vec<Vec<u8>> {
-        let named = words.iter().filter(|(name, _)| name.starts_with(prefix));
+    let named = |prefix: &str, is_harmless: fn(&[u8]) -> bool| -> Vec<Vec<u8>> {
+        let named =
+            words.iter().filter(|(name, bytes)| name.starts_with(prefix) && is_harmless(bytes));
         named.map(|(_, bytes)| bytes.clone()).collect()
     };
-    let (calls, peers) = (named("call-"), named("peer-"));
+    let (calls, peers) = (named("call-", is_harmless_call), named("peer-", is_harmless_message));
     let mut warm = 0;
     while effort.goes_on() {
         round(&target, &mut effort.rng, &calls, &peers);
@@ -242,6 +243,9 @@ fn attack(what: &str, members: usize) {
         }
     }
     target.serves(0);
+    let counters = Client::connect(target.node).status().counters;
+    let kept = counters.iter().any(|(name, _)| name == "hints_kept");
+    assert!(kept || target.alone, "the peer was heard: {counters:?}");
     let (rounds, now) = (effort.rounds(), target.resident_kib());
     println!(
         "{what}: {rounds} rounds, {warm} KiB resident after {WARM} of them, {now} KiB in the end"

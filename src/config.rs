@@ -77,6 +77,10 @@ pub struct Config {
     pub emulation: Vec<Rule>,
     /// The seed of its chances; the system's randomness if not given.
     pub emulation_seed: Option<u64>,
+    /// Where metrics and health are told over HTTP, `host:port`; nowhere if not given.
+    pub http_listen: Option<String>,
+    /// True if what is logged is a JSON object a line.
+    pub log_json: bool,
     /// What is logged: a level, or more in the syntax of `EnvFilter`.
     pub log: String,
     /// Every member, this node among them.
@@ -114,6 +118,10 @@ struct Keys {
     #[serde(default)]
     emulation: Vec<String>,
     emulation_seed: Option<i64>,
+    http_listen: Option<String>,
+    #[serde(default)]
+    http_beyond_loopback: bool,
+    log_format: Option<String>,
     #[serde(default = "default_log")]
     log: String,
     members: Vec<MemberKeys>,
@@ -200,6 +208,17 @@ fn check(keys: Keys) -> Result<Config, String> {
     EnvFilter::try_new(&keys.log).map_err(|error| {
         format!("log = \"{}\": not a level or filter: {error}", keys.log.escape_debug())
     })?;
+    let log_json = match keys.log_format.as_deref() {
+        None | Some("text") => false,
+        Some("json") => true,
+        Some(other) => {
+            let shown = other.escape_debug();
+            return Err(format!("log_format = \"{shown}\": log_format is \"text\" or \"json\""));
+        }
+    };
+    if let Some(listen) = &keys.http_listen {
+        check_http(listen, keys.http_beyond_loopback)?;
+    }
     let members = check_members(keys.members)?;
     if members.get(NodeId::of(&keys.name)).is_none() {
         return Err(format!("name = \"{}\": the node itself is not among [[members]]", keys.name));
@@ -209,7 +228,7 @@ fn check(keys: Keys) -> Result<Config, String> {
     let allow_emulation = keys.allow_emulation;
     let emulation = check_emulation(&keys.emulation, allow_emulation, &members)?;
     let ring = Ring::new(&members.ids(), n, partitions).map_err(|e: RingError| e.to_string())?;
-    let Keys { name, cluster, data_dir, listen, log, .. } = keys;
+    let Keys { name, cluster, data_dir, listen, http_listen, log, .. } = keys;
     let (bootstrap, strict) = (false, keys.strict.unwrap_or(false));
     Ok(Config {
         name,
@@ -232,6 +251,8 @@ fn check(keys: Keys) -> Result<Config, String> {
         allow_emulation,
         emulation,
         emulation_seed,
+        http_listen,
+        log_json,
         log,
         members,
         ring,
@@ -294,10 +315,25 @@ pub(crate) fn check_address<'a>(key: &str, address: &'a str) -> Result<&'a str, 
     Ok(host)
 }
 
+fn is_loopback(key: &str, listen: &str) -> Result<bool, String> {
+    let host = check_address(key, listen)?;
+    let address = listen.parse::<SocketAddr>();
+    Ok(address.map_or(host == "localhost", |at| at.ip().is_loopback()))
+}
+
+fn check_http(listen: &str, beyond_loopback: bool) -> Result<(), String> {
+    if !is_loopback("http_listen", listen)? && !beyond_loopback {
+        return Err(format!(
+            "http_listen = \"{listen}\": metrics tell the names of the members and how they are, so the port is \
+             on a loopback address (127.0.0.1, [::1] or localhost) unless http_beyond_loopback = true says that \
+             everybody who can reach it may know"
+        ));
+    }
+    Ok(())
+}
+
 fn check_listen(listen: &str, trusted_network: bool) -> Result<(), String> {
-    let host = check_address("listen", listen)?;
-    let loopback =
-        listen.parse::<SocketAddr>().map_or(host == "localhost", |at| at.ip().is_loopback());
+    let loopback = is_loopback("listen", listen)?;
     if !loopback && !trusted_network {
         return Err(format!(
             "listen = \"{listen}\": nodes do not ask who they talk to, so a node listens on a loopback \

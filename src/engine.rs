@@ -3,7 +3,9 @@
 
 mod accounts;
 mod emulated;
+mod health;
 mod journal;
+mod levels;
 mod life;
 mod process;
 mod quarantine;
@@ -28,9 +30,10 @@ use tracing::{info, warn};
 use crate::config::{Config, check_address};
 use crate::members::{Member, Members};
 use crate::message::{Call, CallBody, Refusal, Replacement, Reply, ReplyBody, Response};
+use crate::metrics::{Kind, Meter, kind};
 use crate::net::frames::{Held, Outbox};
 use crate::net::{CLIENT_LIMITS, Event, Hub, Identity, listener, peers};
-use crate::node::{ClientId, Input, Node, Output, Shortage};
+use crate::node::{ClientId, Done, Input, Node, Output, Shortage};
 use crate::ring::Ring;
 use crate::rng::Rng;
 use crate::store::disk::{DiskStore, OpenError};
@@ -38,7 +41,9 @@ use crate::store::{LifeError, Meta, StoreError};
 use crate::types::{Micros, NodeId};
 use crate::wire;
 use emulated::{Emulator, Parcel};
+use health::{Question, Watchers};
 pub use life::run;
+use life::run_watched;
 use storage::{Report, Storage};
 
 /// Most calls under way on one client's connection.
@@ -127,8 +132,9 @@ pub fn serve(config: &Config, follow_stdin: bool) -> Result<(), ServeError> {
 
 fn open_and_run(config: &Config, stop: Receiver<String>) -> Result<(), ServeError> {
     process::notify(NotifyState::Status("opening the store"));
+    let watchers = Watchers::start(config)?;
     let store = Arc::new(quarantine::open(config)?);
-    let served = run(config, store.clone(), stop);
+    let served = run_watched(config, store.clone(), stop, &watchers);
     // Only a thread that is stuck in a failed store still has it then, and the process ends anyway.
     let closed = Arc::into_inner(store).map_or(Ok(()), DiskStore::close);
     served?;
@@ -139,6 +145,14 @@ fn open_and_run(config: &Config, stop: Receiver<String>) -> Result<(), ServeErro
 struct Client {
     outbox: Arc<Outbox>,
     under_way: HashSet<u64>,
+}
+
+/// A request that the node works on.
+struct UnderWay {
+    /// What its frame takes of the budget for large ones.
+    _held: Held,
+    kind: Kind,
+    since: Instant,
 }
 
 struct Engine<'a> {
@@ -154,14 +168,12 @@ struct Engine<'a> {
     reports: UnboundedReceiver<Report>,
     storage: Storage,
     clients: HashMap<ClientId, Client>,
-    /// Every request the node works on, with what its frame takes of the budget for large ones.
-    requests: HashMap<(ClientId, u64), Held>,
-    /// Who waits for a status, which waits for the store.
-    status_calls: Vec<(ClientId, u64)>,
+    requests: HashMap<(ClientId, u64), UnderWay>,
     busy: u64,
+    meter: Meter,
     emulator: Emulator,
-    /// Whether the node refuses writes for want of space.
-    short: bool,
+    /// Why the node refuses writes for want of space, if it does.
+    short: Option<Shortage>,
     /// The task that accepts connections.
     accepting: Option<AbortHandle>,
     /// When a stop that has begun no longer waits for the requests under way.
@@ -216,10 +228,10 @@ impl<'a> Engine<'a> {
             storage,
             clients: HashMap::new(),
             requests: HashMap::new(),
-            status_calls: Vec::new(),
             busy: 0,
+            meter: Meter::new(),
             emulator,
-            short: false,
+            short: None,
             accepting: None,
             finish_by: None,
             replacing: None,
@@ -233,6 +245,7 @@ impl<'a> Engine<'a> {
         listener: TcpListener,
         seed: u64,
         stop: &mut Receiver<String>,
+        mut questions: Receiver<Question>,
     ) -> Result<(Ending, Storage, Meta), StoreError> {
         let accepting = tokio::spawn(listener::accept(listener, self.hub.clone()));
         self.accepting = Some(accepting.abort_handle());
@@ -252,6 +265,8 @@ impl<'a> Engine<'a> {
                 Some(why) = stop.recv(), if self.may_stop() => self.stop(&why),
                 Some(report) = self.reports.recv() => self.report(report)?,
                 Some(event) = self.events.recv() => self.event(event),
+                // Who has asked may have gone.
+                Some(question) = questions.recv() => drop(question.send(self.account())),
                 () = sleep_until(wake.into()) => {}
             }
             self.drain()?;
@@ -304,11 +319,10 @@ impl<'a> Engine<'a> {
                     self.input(Input::Store(done));
                 }
             }
-            Report::DiskBytes(bytes) => {
-                let status = self.status(bytes);
-                for (client, id) in std::mem::take(&mut self.status_calls) {
-                    self.reply(client, id, ReplyBody::Status(status.clone()));
-                }
+            Report::Synced { mark, changes, took } => {
+                self.meter.synced(changes, took);
+                journal::tell_sync(changes, took);
+                self.input(Input::Store(Done::Synced { mark }));
             }
             Report::Space(shortage) => self.space(shortage),
             Report::Failed(error) => return Err(error),
@@ -317,22 +331,20 @@ impl<'a> Engine<'a> {
     }
 
     fn space(&mut self, shortage: Option<Shortage>) {
-        let name = &self.config.name;
+        let changed = self.short.is_some() != shortage.is_some();
+        if changed {
+            journal::tell_space(&self.config.name, shortage);
+        }
         match shortage {
-            Some(Shortage { free_bytes, reserve_bytes }) if !self.short => {
-                warn!(
-                    "node {name} refuses writes: its disk has {free_bytes} bytes left and keeps \
-                     {reserve_bytes} in reserve"
-                );
+            Some(_) if changed => {
                 process::notify(NotifyState::Status("serving reads only: its disk is nearly full"));
             }
-            None if self.short => {
-                info!("node {name} takes writes again: its disk has room");
+            None if changed => {
                 process::notify(NotifyState::Status(SERVING));
             }
             _ => {}
         }
-        self.short = shortage.is_some();
+        self.short = shortage;
         self.input(Input::Space(shortage));
     }
 
@@ -373,6 +385,10 @@ impl<'a> Engine<'a> {
             ("calls under way on this connection", caller.under_way.len(), MAX_CALLS),
             ("calls under way on this node", self.requests.len() + 1, MAX_ALL_CALLS),
         ];
+        if let CallBody::Data { request, .. } = &body {
+            let under_way = UnderWay { _held: held, kind: kind(request), since: Instant::now() };
+            self.requests.insert((client, id), under_way);
+        }
         if let Some((what, _, limit)) = full.into_iter().find(|(_, count, limit)| count > limit) {
             self.busy += 1;
             return self.reply(client, id, busy(what, limit));
@@ -382,16 +398,10 @@ impl<'a> Engine<'a> {
                 self.reply(client, id, ReplyBody::Data(Response::Refused(Refusal::Stopping)));
             }
             CallBody::Data { request, timeout_ms } => {
-                self.requests.insert((client, id), held);
                 self.input(Input::Client { client, id, request, timeout_ms });
             }
             CallBody::Ring => self.reply(client, id, ReplyBody::Ring(self.ring())),
-            CallBody::Status => {
-                if self.status_calls.is_empty() {
-                    self.storage.ask_disk_bytes();
-                }
-                self.status_calls.push((client, id));
-            }
+            CallBody::Status => self.reply(client, id, ReplyBody::Status(self.status())),
             CallBody::Emulate(order) => {
                 let told = self.emulate(order);
                 self.reply(client, id, ReplyBody::Emulated(told));
@@ -412,7 +422,11 @@ impl<'a> Engine<'a> {
 
     /// Answers a call; nothing happens when the client has gone.
     fn reply(&mut self, client: ClientId, id: u64, body: ReplyBody) {
-        self.requests.remove(&(client, id));
+        if let Some(UnderWay { kind, since, .. }) = self.requests.remove(&(client, id))
+            && let ReplyBody::Data(response) = &body
+        {
+            self.meter.answered(kind, response, since.elapsed());
+        }
         let Some(caller) = self.clients.get_mut(&client) else { return };
         caller.under_way.remove(&id);
         let emulated = self.emulator.is_on() && matches!(body, ReplyBody::Data(_));
@@ -503,8 +517,8 @@ impl<'a> Engine<'a> {
     }
 
     fn is_finished(&self) -> bool {
-        let idle = || self.node.is_idle() && self.status_calls.is_empty();
-        self.finish_by.is_some_and(|deadline| idle() || Instant::now() >= deadline)
+        let over = |deadline| self.node.is_idle() || Instant::now() >= deadline;
+        self.finish_by.is_some_and(over)
     }
 
     /// Tells every connection to end when its outbox is empty; false when all have ended.

@@ -3,6 +3,7 @@
 //! Everything here runs on one thread; the locks only satisfy the types and are never waited for.
 
 pub(crate) mod frames;
+pub(crate) mod http;
 pub(crate) mod listener;
 pub(crate) mod peers;
 

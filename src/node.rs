@@ -290,20 +290,26 @@ impl Node {
 
     /// Gives a request to the coordinator, once the node may mint and answer.
     fn request(&mut self, now: Micros, origin: Origin, request: Request, timeout_ms: u32) {
-        let fx = &mut self.effects;
         if !self.coordinator.is_first(origin) {
             return;
         }
         let (until, gap) = self.stale;
         let stale = now < until && request.is_write();
         let paused = || Refusal::Paused((gap / MILLI).min(u32::MAX.into()) as u32);
-        let refusal = self.identity.refusal(fx);
-        let unsure = !self.collection.is_ready(now, fx) && request.is_write();
-        let refusal = refusal.or_else(|| unsure.then(|| self.identity.starting()));
+        let refusal = self.refusal(now, request.is_write());
+        let fx = &mut self.effects;
         match refusal.or_else(|| stale.then(paused)) {
             Some(refusal) => self.coordinator.refuse(origin, refusal, fx),
             None => self.coordinator.request(now, origin, request, timeout_ms, fx),
         }
+    }
+
+    /// Why this node carries out no request now, or no write if `writes`, because it is starting; `None` once it serves.
+    pub fn refusal(&self, now: Micros, writes: bool) -> Option<Refusal> {
+        let fx = &self.effects;
+        let unsure = || writes && !self.collection.is_ready(now, fx);
+        let refusal = self.identity.refusal(fx);
+        refusal.or_else(|| unsure().then(|| self.identity.starting()))
     }
 
     /// When the node wants an [`Input::Tick`] if nothing else happens before.
@@ -363,6 +369,11 @@ impl Node {
     /// Own partitions that have not been read to their end since the start, and are not compared before.
     pub fn unread(&self) -> usize {
         self.effects.unread()
+    }
+
+    /// True once a peer has said what it knows of this store: before, this node counts in no read.
+    pub fn is_witnessed(&self) -> bool {
+        self.effects.is_witnessed()
     }
 
     /// True while others may still keep something for this node: what it does not find does not count.

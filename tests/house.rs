@@ -11,7 +11,7 @@ const FLOORS: [&[&str]; 5] = [
     &["types", "causal", "generation", "ring", "members", "merkle", "tally", "emulation", "rng"],
     &["message", "wire", "store"],
     &["node"],
-    &["engine", "net", "client", "sim", "config", "disk"],
+    &["engine", "net", "client", "sim", "config", "metrics", "disk"],
     &["main", "cli", "lab"],
 ];
 

@@ -7,6 +7,7 @@ use clap::Args;
 use pixii::config::Config;
 use pixii::engine::serve;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::debug_fn;
 
 use super::{Exit, Outcome, Trouble};
 
@@ -45,16 +46,33 @@ impl Server {
             Config::load(&self.config).map_err(|error| Trouble::usage(error.to_string()))?;
         config.bootstrap = self.bootstrap;
         config.rejoin_empty = self.rejoin_empty;
-        tracing_subscriber::fmt()
-            .with_env_filter(EnvFilter::new(&config.log))
-            .with_writer(io::stderr)
-            .with_ansi(io::stderr().is_terminal())
-            .with_target(false)
-            .init();
+        log(&config);
         serve(&config, self.follow_stdin).map_err(|error| match error.needs_operator() {
             true => Trouble::usage(error.to_string()),
             false => Trouble::error(error.to_string()),
         })?;
         Ok(Exit::Done)
     }
+}
+
+/// From now on, what happens is logged: as sentences, or as a JSON object a line, which also has their parts.
+fn log(config: &Config) {
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new(&config.log))
+        .with_writer(io::stderr)
+        .with_target(false);
+    if config.log_json {
+        return log
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .with_span_list(false)
+            .init();
+    }
+    // A sentence says all that its fields say.
+    let sentence = debug_fn(|writer, field, value| match field.name() {
+        "message" => write!(writer, "{value:?}"),
+        _ => Ok(()),
+    });
+    log.with_ansi(io::stderr().is_terminal()).fmt_fields(sentence).init();
 }

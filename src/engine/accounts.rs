@@ -27,8 +27,8 @@ impl Engine<'_> {
         }
     }
 
-    /// How the node is; its store takes `disk_bytes`.
-    pub(super) fn status(&self, disk_bytes: u64) -> StatusReport {
+    /// How the node is.
+    pub(super) fn status(&self) -> StatusReport {
         let now = self.now();
         let pairs = self.node.pairs(now);
         let mut compared = by_peer(&pairs);
@@ -67,7 +67,7 @@ impl Engine<'_> {
             without_authority: self.node.meta().without_authority.len() as u32,
             uptime_ms: self.start.elapsed().as_millis() as u64,
             partitions: self.ring.share(self.config.me()) as u32,
-            disk_bytes,
+            disk_bytes: self.storage.levels().disk_bytes.get(),
             peers: peers.collect(),
             hint_limit_bytes: self.config.hint_limit_mib << 20,
             emulated: self.emulator.lines(),

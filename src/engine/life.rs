@@ -7,6 +7,8 @@ use tokio::runtime::Builder;
 use tokio::sync::mpsc::{Receiver, unbounded_channel};
 use tracing::info;
 
+use super::health::Watchers;
+use super::levels::Levels;
 use super::storage::Storage;
 use super::{Ending, Engine, ServeError, process};
 use crate::config::Config;
@@ -20,11 +22,23 @@ use crate::types::{Key, MILLI};
 pub fn run(
     config: &Config,
     store: Arc<dyn Store>,
+    stop: Receiver<String>,
+) -> Result<(), ServeError> {
+    run_watched(config, store, stop, &Watchers::start(config)?)
+}
+
+/// The same, for watchers that were there before the store.
+pub(super) fn run_watched(
+    config: &Config,
+    store: Arc<dyn Store>,
     mut stop: Receiver<String>,
+    watchers: &Watchers,
 ) -> Result<(), ServeError> {
     let mut continues = false;
     loop {
-        match live(config, &store, &mut stop, continues)? {
+        let ended = live(config, &store, &mut stop, watchers, continues);
+        watchers.end();
+        match ended? {
             Ending::Relive => continues = true,
             Ending::Stop => return Ok(()),
             Ending::Removed(why) => return Err(ServeError::Removed(why, config.data_dir.clone())),
@@ -37,6 +51,7 @@ fn live(
     config: &Config,
     store: &Arc<dyn Store>,
     stop: &mut Receiver<String>,
+    watchers: &Watchers,
     continues: bool,
 ) -> Result<Ending, ServeError> {
     let system = |what| move |error| ServeError::System(what, error);
@@ -80,7 +95,9 @@ fn live(
     let generations = store.generations()?;
     let (reports, reported) = unbounded_channel();
     let reserve_bytes = config.disk_reserve_mib << 20;
-    let storage = Storage::start(store, reserve_bytes, reports).map_err(system("threads"))?;
+    let levels = Levels::measure(&**store)?;
+    let storage =
+        Storage::start(store, levels, reserve_bytes, reports).map_err(system("threads"))?;
     let served = runtime.block_on(async {
         let config_of_node = node::Config {
             boot_nonce,
@@ -92,7 +109,7 @@ fn live(
         let node = Node::new(config_of_node, meta, seed);
         let drawn = (boot_nonce, seed);
         let engine = Engine::new(config, ring, recovered, drawn, node, storage, reported);
-        engine.run(listener, seed, stop).await
+        engine.run(listener, seed, stop, watchers.begin()).await
     });
     // A look-up of a peer's host name may still be waiting for an answer.
     runtime.shutdown_background();

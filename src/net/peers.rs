@@ -31,21 +31,21 @@ pub(crate) async fn keep_link(hub: Arc<Hub>, peer: Arc<Peer>, seed: u64) {
         let late = || Err(format!("no answer in {} s", HANDSHAKE.as_secs()));
         match dialed.unwrap_or_else(|_| late()) {
             Ok((read, write)) => {
-                info!("peer {name} is up at {address}");
+                info!(event = "link_up", peer = name, "peer {name} is up at {address}");
                 peer.outbox.open();
                 let _ = hub.events.send(Event::Link { peer: peer.id, up: true }).await;
                 let ended = carry(&peer, read, write).await;
                 peer.outbox.shut();
                 let _ = hub.events.send(Event::Link { peer: peer.id, up: false }).await;
                 let Err(fault) = ended else { return };
-                warn!("peer {name} is down: {fault}");
+                warn!(event = "link_down", peer = name, "peer {name} is down: {fault}");
                 (backoff, last_faults) = (FIRST_BACKOFF, Default::default());
             }
             Err(fault) => {
                 let fault = format!("cannot reach peer {name} at {address}, trying on: {fault}");
                 // With two addresses, each has its turn and its fault.
                 if !last_faults.contains(&fault) {
-                    warn!("{fault}");
+                    warn!(event = "unreachable", peer = name, "{fault}");
                     last_faults[attempt as usize % 2] = fault;
                 }
                 attempt = attempt.wrapping_add(1);

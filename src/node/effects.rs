@@ -129,10 +129,10 @@ impl Effects {
         self.out.push(Output::Address { peer, address });
     }
 
-    /// This node's opinion of a member is another one now; the other roles are told.
-    pub(super) fn opine(&mut self, peer: NodeId, opinion: Opinion) {
+    /// This node's opinion of a member is another one now, after this `silence`; the other roles are told.
+    pub(super) fn opine(&mut self, peer: NodeId, opinion: Opinion, silence: Micros) {
         self.opinions.push_back((peer, opinion));
-        self.notice(Notice::Opined(peer, opinion));
+        self.notice(Notice::Opined(peer, opinion, silence));
     }
 
     /// The next opinion that the other roles have not been told of.
@@ -254,6 +254,11 @@ impl Effects {
     /// A peer has said what it knows of this store: what is not found here counts from now on.
     pub(super) fn witness(&mut self) {
         self.witnessed = true;
+    }
+
+    /// True once that has happened.
+    pub(super) fn is_witnessed(&self) -> bool {
+        self.witnessed
     }
 
     /// True once the node may mint.

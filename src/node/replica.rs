@@ -411,7 +411,12 @@ impl Replica {
         };
         match answer {
             Answer::Synced(body) => turn.answer(from, op, body),
-            Answer::Now(body) => fx.send(vec![from], op, body),
+            Answer::Now(body) => {
+                if matches!(body, Body::Failed(Refusal::Generation { .. })) {
+                    fx.count("stale_objects_refused");
+                }
+                fx.send(vec![from], op, body);
+            }
         }
         Ok(())
     }

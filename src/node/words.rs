@@ -294,12 +294,20 @@ pub enum Notice {
     Foreign(NodeId),
     /// The node serves.
     Settled,
-    /// The node's opinion of a member has changed.
-    Opined(NodeId, Opinion),
+    /// The node's opinion of a member has changed, after so long a silence of it.
+    Opined(NodeId, Opinion, Micros),
     /// A member that was out of reach is back, and so many hints are offered to it.
     HandoffBegun(NodeId, u64),
     /// It has taken all of them.
     HandoffDone(NodeId),
+    /// A comparison of a partition with another home of it has moved so many objects here and there.
+    Repaired(Partition, NodeId, u64, u64),
+    /// A comparison failed that had not failed the last time.
+    RepairFailed(Partition, NodeId),
+    /// What this node does not find counts again in all of its partitions.
+    Recovered,
+    /// A record of this partition here is damaged: it is fetched from the other homes.
+    Damaged(Partition),
     /// A member told of a later ring with another number of replicas or partitions: not taken.
     Misplaced(NodeId),
     /// A member told of a later life of this node, with so high a number that it cannot be: not believed.

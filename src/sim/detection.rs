@@ -230,7 +230,7 @@ impl Field {
                     Output::Store(Work::Write { mark, .. }) => {
                         todo.push(Input::Store(Done::Synced { mark }));
                     }
-                    Output::Notice(Notice::Opined(whom, opinion)) => {
+                    Output::Notice(Notice::Opined(whom, opinion, _)) => {
                         self.opined.push((self.time.now(), at, whom, opinion));
                     }
                     _ => {}

@@ -3,6 +3,7 @@
 
 mod accounts;
 mod emulated;
+mod ending;
 mod journal;
 mod life;
 mod process;
@@ -22,7 +23,7 @@ use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, channel};
 use tokio::task::{AbortHandle, yield_now};
-use tokio::time::{sleep_until, timeout_at};
+use tokio::time::sleep_until;
 use tracing::{info, warn};
 
 use crate::config::{Config, check_address};
@@ -38,6 +39,7 @@ use crate::store::{LifeError, Meta, StoreError};
 use crate::types::{Micros, NodeId};
 use crate::wire;
 use emulated::{Emulator, Parcel};
+use ending::Ending;
 pub use life::run;
 use storage::{Report, Storage};
 
@@ -51,12 +53,6 @@ const LARGE_REPLY_BYTES: usize = 64 << 10;
 const RESERVE_BYTES: usize = 8 << 20;
 /// Inputs handled before their outputs are carried out and connections get their turn.
 const MAX_INPUTS: usize = 1_024;
-/// At a stop, requests under way have this long to finish.
-const FINISH: Duration = Duration::from_secs(5);
-/// Where another life follows they have this long: their clients try again elsewhere.
-const FINISH_BEFORE_NEXT: Duration = Duration::from_millis(300);
-/// Then their replies have this long to leave.
-const FLUSH: Duration = Duration::from_secs(1);
 /// Reasons to stop that may wait; the first one counts.
 const MAX_STOPS: usize = 4;
 /// What the service manager shows while all is well.
@@ -169,17 +165,6 @@ struct Engine<'a> {
     /// Who waits for the replacement of a member to be durable, and what it comes to.
     replacing: Option<(ClientId, u64, Replacement)>,
     ending: Ending,
-}
-
-/// Why a life ends.
-#[derive(Debug)]
-enum Ending {
-    /// The daemon stops.
-    Stop,
-    /// Another life follows, with a later ring.
-    Relive,
-    /// An operator has removed the node, as a peer says.
-    Removed(String),
 }
 
 impl<'a> Engine<'a> {
@@ -477,54 +462,6 @@ impl<'a> Engine<'a> {
         match check_address("address", address) {
             Ok(_) => peer.moved(address),
             Err(why) => warn!("peer {} cannot be reached where it says it is: {why}", peer.name),
-        }
-    }
-
-    fn may_stop(&self) -> bool {
-        self.finish_by.is_none() || matches!(self.ending, Ending::Relive)
-    }
-
-    /// The daemon is to stop.
-    fn stop(&mut self, why: &str) {
-        if self.may_stop() {
-            info!("node {} stops: {why}", self.config.name);
-            process::notify(NotifyState::Stopping);
-            self.ending = Ending::Stop;
-            self.begin_end(FINISH);
-        }
-    }
-
-    /// From now on nobody new is let in, and no request is taken; those under way have so long.
-    fn begin_end(&mut self, patience: Duration) {
-        self.finish_by.get_or_insert(Instant::now() + patience);
-        if let Some(accepting) = self.accepting.take() {
-            accepting.abort();
-        }
-    }
-
-    fn is_finished(&self) -> bool {
-        let idle = || self.node.is_idle() && self.status_calls.is_empty();
-        self.finish_by.is_some_and(|deadline| idle() || Instant::now() >= deadline)
-    }
-
-    /// Tells every connection to end when its outbox is empty; false when all have ended.
-    fn finish_connections(&self) -> bool {
-        let clients = self.clients.values().map(|client| &*client.outbox);
-        let peers = self.hub.peers.values().map(|peer| &peer.outbox);
-        clients.chain(peers).for_each(Outbox::finish);
-        !self.clients.is_empty() || self.hub.peers.values().any(|peer| peer.outbox.is_open())
-    }
-
-    /// Lets replies and messages leave, as far as they do in time.
-    async fn flush(&mut self) {
-        let deadline = Instant::now() + FLUSH;
-        while self.finish_connections() {
-            // Each connection that ends is an event.
-            match timeout_at(deadline.into(), self.events.recv()).await {
-                Ok(Some(Event::Left { client })) => drop(self.clients.remove(&client)),
-                Ok(Some(_)) => {}
-                Ok(None) | Err(_) => return,
-            }
         }
     }
 }

@@ -7,8 +7,9 @@ use tokio::runtime::Builder;
 use tokio::sync::mpsc::{Receiver, unbounded_channel};
 use tracing::info;
 
+use super::ending::Ending;
 use super::storage::Storage;
-use super::{Ending, Engine, ServeError, process};
+use super::{Engine, ServeError, process};
 use crate::config::Config;
 use crate::members::{Member, Members};
 use crate::node::{self, Node};

@@ -2,12 +2,15 @@
 //! store's threads and the real clock.
 
 mod accounts;
+mod drain;
 mod emulated;
 mod ending;
 mod journal;
 mod life;
+mod manager;
 mod process;
 mod quarantine;
+mod reload;
 mod replacing;
 mod space;
 mod storage;
@@ -26,7 +29,7 @@ use tokio::task::{AbortHandle, yield_now};
 use tokio::time::sleep_until;
 use tracing::{info, warn};
 
-use crate::config::{Config, check_address};
+use crate::config::{Config, ConfigError, check_address};
 use crate::members::{Member, Members};
 use crate::message::{Call, CallBody, Refusal, Replacement, Reply, ReplyBody, Response};
 use crate::net::frames::{Held, Outbox};
@@ -38,9 +41,13 @@ use crate::store::disk::{DiskStore, OpenError};
 use crate::store::{LifeError, Meta, StoreError};
 use crate::types::{Micros, NodeId};
 use crate::wire;
+use drain::Drain;
 use emulated::{Emulator, Parcel};
 use ending::Ending;
 pub use life::run;
+use manager::{Manager, Patience};
+pub use process::Order;
+use reload::Settings;
 use storage::{Report, Storage};
 
 /// Most calls under way on one client's connection.
@@ -53,10 +60,6 @@ const LARGE_REPLY_BYTES: usize = 64 << 10;
 const RESERVE_BYTES: usize = 8 << 20;
 /// Inputs handled before their outputs are carried out and connections get their turn.
 const MAX_INPUTS: usize = 1_024;
-/// Reasons to stop that may wait; the first one counts.
-const MAX_STOPS: usize = 4;
-/// What the service manager shows while all is well.
-const SERVING: &str = "serving";
 /// The longest sleep without a reason to wake.
 const LONG: Duration = Duration::from_secs(3_600);
 
@@ -105,26 +108,36 @@ impl ServeError {
     }
 }
 
-/// Runs a daemon until a signal, a client, or with `follow_stdin` the end of standard input, stops it.
-/// Returns when its store is closed.
-pub fn serve(config: &Config, follow_stdin: bool) -> Result<(), ServeError> {
-    let (stops, stop) = channel(MAX_STOPS);
-    let watch = process::watch_signals(stops.clone());
+/// Runs a daemon until a signal, a client, or with `follow_stdin` the end of standard input, stops it. At a SIGHUP
+/// `read` reads the configuration again, and sees to what is logged. Returns when the store is closed.
+pub fn serve(
+    config: &Config,
+    follow_stdin: bool,
+    read: impl Fn() -> Result<Config, ConfigError> + Send + 'static,
+) -> Result<(), ServeError> {
+    let (sender, orders) = channel(process::MAX_ORDERS);
+    let watch = process::watch_signals(sender.clone(), read);
     let _watch = watch.map_err(|error| ServeError::System("signal handlers", error))?;
     if follow_stdin {
-        process::watch_stdin(stops.clone()).map_err(|error| ServeError::System("thread", error))?;
+        process::watch_stdin(sender.clone())
+            .map_err(|error| ServeError::System("thread", error))?;
     }
-    let served = open_and_run(config, stop);
+    let served = open_and_run(config, orders);
     if let Err(error) = &served {
-        process::notify(NotifyState::Status(&error.to_string()));
+        manager::notify(NotifyState::Status(&error.to_string()));
     }
     served
 }
 
-fn open_and_run(config: &Config, stop: Receiver<String>) -> Result<(), ServeError> {
-    process::notify(NotifyState::Status("opening the store"));
+fn open_and_run(config: &Config, orders: Receiver<Order>) -> Result<(), ServeError> {
+    let patience = || Patience::begin().map_err(|error| ServeError::System("thread", error));
+    manager::notify(NotifyState::Status("opening the store"));
+    let opening = patience()?;
     let store = Arc::new(quarantine::open(config)?);
-    let served = run(config, store.clone(), stop);
+    drop(opening);
+    let served = run(config, store.clone(), orders);
+    manager::notify(NotifyState::Status("closing the store"));
+    let _closing = patience()?;
     // Only a thread that is stuck in a failed store still has it then, and the process ends anyway.
     let closed = Arc::into_inner(store).map_or(Ok(()), DiskStore::close);
     served?;
@@ -139,6 +152,8 @@ struct Client {
 
 struct Engine<'a> {
     config: &'a Config,
+    /// What of it has changed since.
+    settings: &'a mut Settings,
     ring: Arc<Ring>,
     /// True if the last stop was not a clean one.
     recovered: bool,
@@ -158,6 +173,10 @@ struct Engine<'a> {
     emulator: Emulator,
     /// Whether the node refuses writes for want of space.
     short: bool,
+    drain: Drain,
+    manager: Manager,
+    /// True when an account is to be logged, which waits for the store.
+    accounts: bool,
     /// The task that accepts connections.
     accepting: Option<AbortHandle>,
     /// When a stop that has begun no longer waits for the requests under way.
@@ -169,13 +188,13 @@ struct Engine<'a> {
 
 impl<'a> Engine<'a> {
     fn new(
-        config: &'a Config,
+        (config, settings): (&'a Config, &'a mut Settings),
         ring: Arc<Ring>,
         recovered: bool,
         (boot_nonce, seed): (u64, u64),
         node: Node,
-        storage: Storage,
-        reports: UnboundedReceiver<Report>,
+        (storage, reports): (Storage, UnboundedReceiver<Report>),
+        manager: Manager,
     ) -> Self {
         let identity = Identity {
             cluster: config.cluster.clone(),
@@ -190,6 +209,7 @@ impl<'a> Engine<'a> {
         let emulator = Emulator::off(config.me(), config.emulation_seed.unwrap_or(seed));
         Engine {
             config,
+            settings,
             ring,
             recovered,
             hub,
@@ -205,6 +225,9 @@ impl<'a> Engine<'a> {
             busy: 0,
             emulator,
             short: false,
+            drain: Drain::No,
+            manager,
+            accounts: false,
             accepting: None,
             finish_by: None,
             replacing: None,
@@ -217,7 +240,7 @@ impl<'a> Engine<'a> {
         mut self,
         listener: TcpListener,
         seed: u64,
-        stop: &mut Receiver<String>,
+        orders: &mut Receiver<Order>,
     ) -> Result<(Ending, Storage, Meta), StoreError> {
         let accepting = tokio::spawn(listener::accept(listener, self.hub.clone()));
         self.accepting = Some(accepting.abort_handle());
@@ -227,14 +250,12 @@ impl<'a> Engine<'a> {
             tokio::spawn(link);
         }
         info!("node {} is ready on {}", self.config.name, self.config.listen);
-        process::notify(NotifyState::Ready);
-        process::notify(NotifyState::Status(SERVING));
         self.set_rules(self.config.emulation.clone());
         while !self.is_finished() {
             let wake = self.wake_at();
             tokio::select! {
                 biased;
-                Some(why) = stop.recv(), if self.may_stop() => self.stop(&why),
+                Some(order) = orders.recv() => self.order(order),
                 Some(report) = self.reports.recv() => self.report(report)?,
                 Some(event) = self.events.recv() => self.event(event),
                 () = sleep_until(wake.into()) => {}
@@ -242,11 +263,33 @@ impl<'a> Engine<'a> {
             self.drain()?;
             self.hand_over();
             self.carry_out();
+            self.go_on_draining();
+            self.tell_manager();
             yield_now().await;
         }
         self.end_emulation();
         self.flush().await;
         Ok((self.ending, self.storage, self.node.meta().clone()))
+    }
+
+    fn order(&mut self, order: Order) {
+        match order {
+            Order::Stop(why) => self.stop(&why),
+            Order::Reload(read) => self.reload(read),
+            Order::Account => {
+                self.accounts = true;
+                self.storage.ask_disk_bytes();
+            }
+        }
+    }
+
+    fn tell_manager(&mut self) {
+        let now = Instant::now();
+        self.manager.feed(now, self.storage.writing_for(now));
+        if self.manager.is_due(now) {
+            let (serves, condition) = (self.node.is_settled(), self.condition());
+            self.manager.tell(now, serves, condition);
+        }
     }
 
     fn now(&self) -> Micros {
@@ -291,6 +334,9 @@ impl<'a> Engine<'a> {
             }
             Report::DiskBytes(bytes) => {
                 let status = self.status(bytes);
+                if std::mem::take(&mut self.accounts) {
+                    journal::tell_account(&status);
+                }
                 for (client, id) in std::mem::take(&mut self.status_calls) {
                     self.reply(client, id, ReplyBody::Status(status.clone()));
                 }
@@ -309,15 +355,14 @@ impl<'a> Engine<'a> {
                     "node {name} refuses writes: its disk has {free_bytes} bytes left and keeps \
                      {reserve_bytes} in reserve"
                 );
-                process::notify(NotifyState::Status("serving reads only: its disk is nearly full"));
             }
             None if self.short => {
                 info!("node {name} takes writes again: its disk has room");
-                process::notify(NotifyState::Status(SERVING));
             }
             _ => {}
         }
         self.short = shortage.is_some();
+        self.manager.look_again();
         self.input(Input::Space(shortage));
     }
 
@@ -363,9 +408,6 @@ impl<'a> Engine<'a> {
             return self.reply(client, id, busy(what, limit));
         }
         match body {
-            CallBody::Data { .. } if self.finish_by.is_some() => {
-                self.reply(client, id, ReplyBody::Data(Response::Refused(Refusal::Stopping)));
-            }
             CallBody::Data { request, timeout_ms } => {
                 self.requests.insert((client, id), held);
                 self.input(Input::Client { client, id, request, timeout_ms });
@@ -391,6 +433,10 @@ impl<'a> Engine<'a> {
             }
             CallBody::Replace { old, new, address, apply } => {
                 self.replace(client, id, (&old, &new, address), apply);
+            }
+            CallBody::Drain(order) => {
+                let told = self.order_drain(order);
+                self.reply(client, id, ReplyBody::Drain(told));
             }
         }
     }

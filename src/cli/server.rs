@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use clap::Args;
 use pixii::config::Config;
 use pixii::engine::serve;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, fmt, reload};
 
 use super::{Exit, Outcome, Trouble};
 
@@ -45,13 +47,16 @@ impl Server {
             Config::load(&self.config).map_err(|error| Trouble::usage(error.to_string()))?;
         config.bootstrap = self.bootstrap;
         config.rejoin_empty = self.rejoin_empty;
-        tracing_subscriber::fmt()
-            .with_env_filter(EnvFilter::new(&config.log))
-            .with_writer(io::stderr)
-            .with_ansi(io::stderr().is_terminal())
-            .with_target(false)
-            .init();
-        serve(&config, self.follow_stdin).map_err(|error| match error.needs_operator() {
+        let (filter, logged) = reload::Layer::new(EnvFilter::new(&config.log));
+        let lines = fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
+        tracing_subscriber::registry().with(filter).with(lines.with_target(false)).init();
+        let read = move || {
+            let config = Config::load(&self.config)?;
+            // It fails only when there is no logging any more.
+            let _ = logged.reload(EnvFilter::new(&config.log));
+            Ok(config)
+        };
+        serve(&config, self.follow_stdin, read).map_err(|error| match error.needs_operator() {
             true => Trouble::usage(error.to_string()),
             false => Trouble::error(error.to_string()),
         })?;

@@ -6,9 +6,9 @@ use sd_notify::NotifyState;
 use tokio::time::timeout_at;
 use tracing::info;
 
-use super::{Engine, process};
+use super::{Engine, manager};
 use crate::net::Event;
-use crate::net::frames::Outbox;
+use crate::node::Input;
 
 /// At a stop, requests under way have this long to finish.
 const FINISH: Duration = Duration::from_secs(5);
@@ -37,7 +37,8 @@ impl Engine<'_> {
     pub(super) fn stop(&mut self, why: &str) {
         if self.may_stop() {
             info!("node {} stops: {why}", self.config.name);
-            process::notify(NotifyState::Stopping);
+            manager::notify(NotifyState::Stopping);
+            self.manager.look_again();
             self.ending = Ending::Stop;
             self.begin_end(FINISH);
         }
@@ -46,6 +47,7 @@ impl Engine<'_> {
     /// From now on nobody new is let in, and no request is taken; those under way have so long.
     pub(super) fn begin_end(&mut self, patience: Duration) {
         self.finish_by.get_or_insert(Instant::now() + patience);
+        self.input(Input::Drain(true));
         if let Some(accepting) = self.accepting.take() {
             accepting.abort();
         }
@@ -58,15 +60,14 @@ impl Engine<'_> {
 
     /// Tells every connection to end when its outbox is empty; false when all have ended.
     fn finish_connections(&self) -> bool {
-        let clients = self.clients.values().map(|client| &*client.outbox);
-        let peers = self.hub.peers.values().map(|peer| &peer.outbox);
-        clients.chain(peers).for_each(Outbox::finish);
+        self.clients.values().for_each(|client| client.outbox.finish());
         !self.clients.is_empty() || self.hub.peers.values().any(|peer| peer.outbox.is_open())
     }
 
     /// Lets replies and messages leave, as far as they do in time.
     pub(super) async fn flush(&mut self) {
         let deadline = Instant::now() + FLUSH;
+        self.hub.set_apart(true);
         while self.finish_connections() {
             // Each connection that ends is an event.
             match timeout_at(deadline.into(), self.events.recv()).await {

@@ -4,6 +4,7 @@ use tracing::{error, info, warn};
 
 use crate::config::Config;
 use crate::members::{Members, Opinion};
+use crate::message::StatusReport;
 use crate::node::Notice;
 
 /// Logs what the node decided about itself: a line per decision.
@@ -55,4 +56,33 @@ pub(super) fn tell(notice: Notice, config: &Config, members: &Members) {
             peer(other)
         ),
     }
+}
+
+/// Logs an account of the node: what it does, its peers, and what it has counted.
+pub(super) fn tell_account(status: &StatusReport) {
+    let StatusReport { name, cluster, incarnation, uptime_ms, partitions, disk_bytes, .. } = status;
+    let serving = if status.serving { "serves" } else { "does not serve" };
+    info!(
+        "node {name} of cluster {cluster} {serving}: incarnation {incarnation}, up for {uptime_ms} ms, {partitions} \
+         partitions, {} without authority, {} unread, {disk_bytes} bytes on disk",
+        status.without_authority, status.repair.unread,
+    );
+    for peer in &status.peers {
+        let link = if peer.up { "linked" } else { "not linked" };
+        info!(
+            "node {name} on peer {} at {}: {link}, {:?}, {} hints of {} bytes, {} of {} partitions equal, {} messages \
+             dropped",
+            peer.name,
+            peer.address,
+            peer.opinion,
+            peer.hints,
+            peer.hint_bytes,
+            peer.repair.equal,
+            peer.repair.shared,
+            peer.dropped,
+        );
+    }
+    let counted = status.counters.iter().filter(|(_, count)| *count > 0);
+    let counted: Vec<String> = counted.map(|(what, count)| format!("{what} {count}")).collect();
+    info!("node {name} has counted: {}", counted.join(", "));
 }

@@ -4,15 +4,16 @@
 use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::thread::{Builder, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::space::Space;
+use crate::net::locked;
 use crate::node::{Done, Shortage, Work};
 use crate::store::{Change, Span, Store, StoreError, hint_bytes};
 use crate::types::{Key, NodeId, Partition};
@@ -38,6 +39,9 @@ pub(super) enum Report {
     /// The store failed; the thread that saw it has ended.
     Failed(StoreError),
 }
+
+/// Since when the writer has been at one thing; `None` while it waits for work.
+type Stretch = Mutex<Option<Instant>>;
 
 /// A scan that waits for its thread: token, partition and span.
 type Scan = (u64, Partition, Span);
@@ -75,6 +79,7 @@ pub(super) struct Storage {
     scans: Sender<Scan>,
     /// Bytes submitted and not yet written.
     backlog: Arc<AtomicU64>,
+    writing: Arc<Stretch>,
     threads: Vec<JoinHandle<Result<(), StoreError>>>,
 }
 
@@ -93,13 +98,17 @@ impl Storage {
         let (told, scanned) = (reports.clone(), reports.clone());
         let backlog = Arc::new(AtomicU64::new(0));
         let spoken_for = backlog.clone();
+        let writing = Arc::new(Stretch::default());
+        let begun = writing.clone();
         let writer = spawn("store-writer", reports, move |reports| {
             let (space, ahead) = (Space::new(reserve_bytes), Vec::new().into_iter());
-            Writer { store: &*to_write, queued, ahead, backlog: spoken_for, space, reports }.run()
+            let (backlog, writing, store) = (spoken_for, &*begun, &*to_write);
+            Writer { store, queued, ahead, backlog, writing, space, reports }.run()
         })?;
         let reader = spawn("store-reader", told, move |out| read(&*to_read, &wanted, out))?;
         let scanner = spawn("store-scanner", scanned, move |out| scan(&*to_scan, &spans, out))?;
-        Ok(Storage { jobs, lookups, scans, backlog, threads: vec![writer, reader, scanner] })
+        let threads = vec![writer, reader, scanner];
+        Ok(Storage { jobs, lookups, scans, backlog, writing, threads })
     }
 
     /// Hands over what the node wants done.
@@ -139,6 +148,12 @@ impl Storage {
     /// Asks for the bytes on disk; one [`Report::DiskBytes`] follows.
     pub(super) fn ask_disk_bytes(&self) {
         let _ = self.lookups.send(Lookup::DiskBytes);
+    }
+
+    /// For how long the writer has been at what it does now; nothing while it waits for work.
+    pub(super) fn writing_for(&self, now: Instant) -> Duration {
+        let since = *locked(&self.writing);
+        since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
     /// Returns when all that was submitted is done and the threads have ended.
@@ -185,6 +200,7 @@ struct Writer<'a> {
     /// Taken from the queue, and not done.
     ahead: std::vec::IntoIter<Job>,
     backlog: Arc<AtomicU64>,
+    writing: &'a Stretch,
     space: Space,
     reports: &'a Reports,
 }
@@ -194,6 +210,7 @@ impl Writer<'_> {
     fn run(mut self) -> Result<(), StoreError> {
         self.look()?;
         while let Some(first) = self.first()? {
+            self.begin(true);
             let (mut batch, mut lists) = (Batch::default(), Vec::new());
             let mut next = Some(first);
             while let Some(job) = next {
@@ -224,9 +241,11 @@ impl Writer<'_> {
             if let Some(job) = self.ahead.next() {
                 return Ok(Some(job));
             }
+            self.begin(false);
             let jobs = if self.space.is_short() {
                 match self.queued.recv_timeout(LOOK) {
                     Err(RecvTimeoutError::Timeout) => {
+                        self.begin(true);
                         self.look()?;
                         continue;
                     }
@@ -238,6 +257,11 @@ impl Writer<'_> {
             let Some(jobs) = jobs else { return Ok(None) };
             self.ahead = jobs.into_iter();
         }
+    }
+
+    /// Notes that something begins, or that nothing is to be done.
+    fn begin(&self, something: bool) {
+        *locked(self.writing) = something.then(Instant::now);
     }
 
     /// A job that is there already.

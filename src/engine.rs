@@ -122,11 +122,7 @@ pub fn serve(
         process::watch_stdin(sender.clone())
             .map_err(|error| ServeError::System("thread", error))?;
     }
-    let served = open_and_run(config, orders);
-    if let Err(error) = &served {
-        manager::notify(NotifyState::Status(&error.to_string()));
-    }
-    served
+    open_and_run(config, orders)
 }
 
 fn open_and_run(config: &Config, orders: Receiver<Order>) -> Result<(), ServeError> {
@@ -496,7 +492,10 @@ impl<'a> Engine<'a> {
                 Output::Store(work) => works.push(work),
                 Output::Address { peer, address } => self.moved(peer, &address),
                 Output::Relive => self.relive(),
-                Output::Notice(notice) => journal::tell(notice, self.config, self.node.members()),
+                Output::Notice(notice) => {
+                    self.manager.look_again();
+                    journal::tell(notice, self.config, self.node.members());
+                }
             }
         }
         self.storage.submit(works.into_iter());

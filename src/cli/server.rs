@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use pixii::config::Config;
 use pixii::engine::serve;
+use sd_notify::NotifyState;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, fmt, reload};
@@ -43,6 +44,15 @@ pub(crate) struct Server {
 impl Server {
     /// Serves until told to stop.
     pub(crate) fn run(self) -> Outcome {
+        let outcome = self.serve();
+        if let Err(trouble) = &outcome {
+            // A service manager shows why; one that is not there changes nothing.
+            let _ = sd_notify::notify(&[NotifyState::Status(&trouble.message)]);
+        }
+        outcome
+    }
+
+    fn serve(self) -> Outcome {
         let mut config =
             Config::load(&self.config).map_err(|error| Trouble::usage(error.to_string()))?;
         config.bootstrap = self.bootstrap;

@@ -15,6 +15,7 @@ mod hints;
 mod lab;
 mod load;
 mod node;
+mod package;
 mod put;
 mod repair;
 mod ring;
@@ -95,6 +96,8 @@ enum Verb {
     Drill(drill::Drill),
     Lab(lab::Lab),
     Completions(completions::Completions),
+    #[command(hide = true)]
+    Package(package::Package),
     /// The other side of the echo that `bench` measures
     #[command(name = crate::lab::bench::echo::VERB, hide = true)]
     EchoServer,
@@ -194,6 +197,7 @@ pub(crate) fn run() -> ExitCode {
         Verb::Drill(verb) => verb.run(&shared),
         Verb::Lab(verb) => verb.run(&shared),
         Verb::Completions(verb) => verb.run(),
+        Verb::Package(verb) => verb.run(),
         Verb::EchoServer => {
             crate::lab::bench::echo::serve().map(|()| Exit::Done).map_err(Trouble::from)
         }

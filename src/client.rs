@@ -21,8 +21,8 @@ use tokio::time::Instant;
 use crate::causal::Dot;
 use crate::members::Member;
 use crate::message::{
-    CallBody, EmulateOrder, Quorum, Refusal, RepairReport, Replacement, ReplyBody, Request,
-    Response, RingReport, StatusReport,
+    CallBody, DrainOrder, DrainReport, EmulateOrder, Quorum, Refusal, RepairReport, Replacement,
+    ReplyBody, Request, Response, RingReport, StatusReport,
 };
 use crate::ring::Ring;
 use crate::types::{Blob, Key, MAX_VALUE_BYTES, NodeId, Partition, SizeError, WriteId};
@@ -276,6 +276,18 @@ impl Client {
     pub async fn stop(&self, name: &str) -> Result<(), Failure> {
         match self.control(Some(name), CallBody::Stop).await? {
             ReplyBody::Stopping => Ok(()),
+            _ => Err(unfitting()),
+        }
+    }
+
+    /// Gives a member, or the node first connected to, an order about its drain; gives how far it is.
+    pub async fn drain(
+        &self,
+        name: Option<&str>,
+        order: DrainOrder,
+    ) -> Result<DrainReport, Failure> {
+        match self.control(name, CallBody::Drain(order)).await? {
+            ReplyBody::Drain(told) => told.map_err(Failure::Error),
             _ => Err(unfitting()),
         }
     }

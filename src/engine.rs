@@ -2,13 +2,17 @@
 //! store's threads and the real clock.
 
 mod accounts;
+mod drain;
 mod emulated;
+mod ending;
 mod health;
 mod journal;
 mod levels;
 mod life;
+mod manager;
 mod process;
 mod quarantine;
+mod reload;
 mod replacing;
 mod space;
 mod storage;
@@ -24,10 +28,10 @@ use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, channel};
 use tokio::task::{AbortHandle, yield_now};
-use tokio::time::{sleep_until, timeout_at};
+use tokio::time::sleep_until;
 use tracing::{info, warn};
 
-use crate::config::{Config, check_address};
+use crate::config::{Config, ConfigError, check_address};
 use crate::members::{Member, Members};
 use crate::message::{Call, CallBody, Refusal, Replacement, Reply, ReplyBody, Response};
 use crate::metrics::{Kind, Meter, kind};
@@ -40,10 +44,15 @@ use crate::store::disk::{DiskStore, OpenError};
 use crate::store::{LifeError, Meta, StoreError};
 use crate::types::{Micros, NodeId};
 use crate::wire;
+use drain::Drain;
 use emulated::{Emulator, Parcel};
+use ending::Ending;
 use health::{Question, Watchers};
 pub use life::run;
 use life::run_watched;
+use manager::{Manager, Patience};
+pub use process::Order;
+use reload::Settings;
 use storage::{Report, Storage};
 
 /// Most calls under way on one client's connection.
@@ -56,16 +65,6 @@ const LARGE_REPLY_BYTES: usize = 64 << 10;
 const RESERVE_BYTES: usize = 8 << 20;
 /// Inputs handled before their outputs are carried out and connections get their turn.
 const MAX_INPUTS: usize = 1_024;
-/// At a stop, requests under way have this long to finish.
-const FINISH: Duration = Duration::from_secs(5);
-/// Where another life follows they have this long: their clients try again elsewhere.
-const FINISH_BEFORE_NEXT: Duration = Duration::from_millis(300);
-/// Then their replies have this long to leave.
-const FLUSH: Duration = Duration::from_secs(1);
-/// Reasons to stop that may wait; the first one counts.
-const MAX_STOPS: usize = 4;
-/// What the service manager shows while all is well.
-const SERVING: &str = "serving";
 /// The longest sleep without a reason to wake.
 const LONG: Duration = Duration::from_secs(3_600);
 
@@ -114,27 +113,33 @@ impl ServeError {
     }
 }
 
-/// Runs a daemon until a signal, a client, or with `follow_stdin` the end of standard input, stops it.
-/// Returns when its store is closed.
-pub fn serve(config: &Config, follow_stdin: bool) -> Result<(), ServeError> {
-    let (stops, stop) = channel(MAX_STOPS);
-    let watch = process::watch_signals(stops.clone());
+/// Runs a daemon until a signal, a client, or with `follow_stdin` the end of standard input, stops it. At a SIGHUP
+/// `read` reads the configuration again, and sees to what is logged. Returns when the store is closed.
+pub fn serve(
+    config: &Config,
+    follow_stdin: bool,
+    read: impl Fn() -> Result<Config, ConfigError> + Send + 'static,
+) -> Result<(), ServeError> {
+    let (sender, orders) = channel(process::MAX_ORDERS);
+    let watch = process::watch_signals(sender.clone(), read);
     let _watch = watch.map_err(|error| ServeError::System("signal handlers", error))?;
     if follow_stdin {
-        process::watch_stdin(stops.clone()).map_err(|error| ServeError::System("thread", error))?;
+        process::watch_stdin(sender.clone())
+            .map_err(|error| ServeError::System("thread", error))?;
     }
-    let served = open_and_run(config, stop);
-    if let Err(error) = &served {
-        process::notify(NotifyState::Status(&error.to_string()));
-    }
-    served
+    open_and_run(config, orders)
 }
 
-fn open_and_run(config: &Config, stop: Receiver<String>) -> Result<(), ServeError> {
-    process::notify(NotifyState::Status("opening the store"));
+fn open_and_run(config: &Config, orders: Receiver<Order>) -> Result<(), ServeError> {
+    let patience = || Patience::begin().map_err(|error| ServeError::System("thread", error));
+    manager::notify(NotifyState::Status("opening the store"));
     let watchers = Watchers::start(config)?;
+    let opening = patience()?;
     let store = Arc::new(quarantine::open(config)?);
-    let served = run_watched(config, store.clone(), stop, &watchers);
+    drop(opening);
+    let served = run_watched(config, store.clone(), orders, &watchers);
+    manager::notify(NotifyState::Status("closing the store"));
+    let _closing = patience()?;
     // Only a thread that is stuck in a failed store still has it then, and the process ends anyway.
     let closed = Arc::into_inner(store).map_or(Ok(()), DiskStore::close);
     served?;
@@ -157,6 +162,8 @@ struct UnderWay {
 
 struct Engine<'a> {
     config: &'a Config,
+    /// What of it has changed since.
+    settings: &'a mut Settings,
     ring: Arc<Ring>,
     /// True if the last stop was not a clean one.
     recovered: bool,
@@ -174,6 +181,8 @@ struct Engine<'a> {
     emulator: Emulator,
     /// Why the node refuses writes for want of space, if it does.
     short: Option<Shortage>,
+    drain: Drain,
+    manager: Manager,
     /// The task that accepts connections.
     accepting: Option<AbortHandle>,
     /// When a stop that has begun no longer waits for the requests under way.
@@ -183,26 +192,15 @@ struct Engine<'a> {
     ending: Ending,
 }
 
-/// Why a life ends.
-#[derive(Debug)]
-enum Ending {
-    /// The daemon stops.
-    Stop,
-    /// Another life follows, with a later ring.
-    Relive,
-    /// An operator has removed the node, as a peer says.
-    Removed(String),
-}
-
 impl<'a> Engine<'a> {
     fn new(
-        config: &'a Config,
+        (config, settings): (&'a Config, &'a mut Settings),
         ring: Arc<Ring>,
         recovered: bool,
         (boot_nonce, seed): (u64, u64),
         node: Node,
-        storage: Storage,
-        reports: UnboundedReceiver<Report>,
+        (storage, reports): (Storage, UnboundedReceiver<Report>),
+        manager: Manager,
     ) -> Self {
         let identity = Identity {
             cluster: config.cluster.clone(),
@@ -217,6 +215,7 @@ impl<'a> Engine<'a> {
         let emulator = Emulator::off(config.me(), config.emulation_seed.unwrap_or(seed));
         Engine {
             config,
+            settings,
             ring,
             recovered,
             hub,
@@ -232,6 +231,8 @@ impl<'a> Engine<'a> {
             meter: Meter::new(),
             emulator,
             short: None,
+            drain: Drain::No,
+            manager,
             accepting: None,
             finish_by: None,
             replacing: None,
@@ -244,7 +245,7 @@ impl<'a> Engine<'a> {
         mut self,
         listener: TcpListener,
         seed: u64,
-        stop: &mut Receiver<String>,
+        orders: &mut Receiver<Order>,
         mut questions: Receiver<Question>,
     ) -> Result<(Ending, Storage, Meta), StoreError> {
         let accepting = tokio::spawn(listener::accept(listener, self.hub.clone()));
@@ -255,14 +256,12 @@ impl<'a> Engine<'a> {
             tokio::spawn(link);
         }
         info!("node {} is ready on {}", self.config.name, self.config.listen);
-        process::notify(NotifyState::Ready);
-        process::notify(NotifyState::Status(SERVING));
         self.set_rules(self.config.emulation.clone());
         while !self.is_finished() {
             let wake = self.wake_at();
             tokio::select! {
                 biased;
-                Some(why) = stop.recv(), if self.may_stop() => self.stop(&why),
+                Some(order) = orders.recv() => self.order(order),
                 Some(report) = self.reports.recv() => self.report(report)?,
                 Some(event) = self.events.recv() => self.event(event),
                 // Who has asked may have gone.
@@ -272,11 +271,30 @@ impl<'a> Engine<'a> {
             self.drain()?;
             self.hand_over();
             self.carry_out();
+            self.go_on_draining();
+            self.tell_manager();
             yield_now().await;
         }
         self.end_emulation();
         self.flush().await;
         Ok((self.ending, self.storage, self.node.meta().clone()))
+    }
+
+    fn order(&mut self, order: Order) {
+        match order {
+            Order::Stop(why) => self.stop(&why),
+            Order::Reload(read) => self.reload(read),
+            Order::Account => journal::tell_account(&self.account()),
+        }
+    }
+
+    fn tell_manager(&mut self) {
+        let now = Instant::now();
+        self.manager.feed(now, self.storage.writing_for(now));
+        if self.manager.is_due(now) {
+            let (serves, condition) = (self.node.is_settled(), self.condition());
+            self.manager.tell(now, serves, condition);
+        }
     }
 
     fn now(&self) -> Micros {
@@ -335,16 +353,8 @@ impl<'a> Engine<'a> {
         if changed {
             journal::tell_space(&self.config.name, shortage);
         }
-        match shortage {
-            Some(_) if changed => {
-                process::notify(NotifyState::Status("serving reads only: its disk is nearly full"));
-            }
-            None if changed => {
-                process::notify(NotifyState::Status(SERVING));
-            }
-            _ => {}
-        }
         self.short = shortage;
+        self.manager.look_again();
         self.input(Input::Space(shortage));
     }
 
@@ -394,9 +404,6 @@ impl<'a> Engine<'a> {
             return self.reply(client, id, busy(what, limit));
         }
         match body {
-            CallBody::Data { .. } if self.finish_by.is_some() => {
-                self.reply(client, id, ReplyBody::Data(Response::Refused(Refusal::Stopping)));
-            }
             CallBody::Data { request, timeout_ms } => {
                 self.input(Input::Client { client, id, request, timeout_ms });
             }
@@ -416,6 +423,10 @@ impl<'a> Engine<'a> {
             }
             CallBody::Replace { old, new, address, apply } => {
                 self.replace(client, id, (&old, &new, address), apply);
+            }
+            CallBody::Drain(order) => {
+                let told = self.order_drain(order);
+                self.reply(client, id, ReplyBody::Drain(told));
             }
         }
     }
@@ -479,7 +490,10 @@ impl<'a> Engine<'a> {
                 Output::Store(work) => works.push(work),
                 Output::Address { peer, address } => self.moved(peer, &address),
                 Output::Relive => self.relive(),
-                Output::Notice(notice) => journal::tell(notice, self.config, self.node.members()),
+                Output::Notice(notice) => {
+                    self.manager.look_again();
+                    journal::tell(notice, self.config, self.node.members());
+                }
             }
         }
         self.storage.submit(works.into_iter());
@@ -491,54 +505,6 @@ impl<'a> Engine<'a> {
         match check_address("address", address) {
             Ok(_) => peer.moved(address),
             Err(why) => warn!("peer {} cannot be reached where it says it is: {why}", peer.name),
-        }
-    }
-
-    fn may_stop(&self) -> bool {
-        self.finish_by.is_none() || matches!(self.ending, Ending::Relive)
-    }
-
-    /// The daemon is to stop.
-    fn stop(&mut self, why: &str) {
-        if self.may_stop() {
-            info!("node {} stops: {why}", self.config.name);
-            process::notify(NotifyState::Stopping);
-            self.ending = Ending::Stop;
-            self.begin_end(FINISH);
-        }
-    }
-
-    /// From now on nobody new is let in, and no request is taken; those under way have so long.
-    fn begin_end(&mut self, patience: Duration) {
-        self.finish_by.get_or_insert(Instant::now() + patience);
-        if let Some(accepting) = self.accepting.take() {
-            accepting.abort();
-        }
-    }
-
-    fn is_finished(&self) -> bool {
-        let over = |deadline| self.node.is_idle() || Instant::now() >= deadline;
-        self.finish_by.is_some_and(over)
-    }
-
-    /// Tells every connection to end when its outbox is empty; false when all have ended.
-    fn finish_connections(&self) -> bool {
-        let clients = self.clients.values().map(|client| &*client.outbox);
-        let peers = self.hub.peers.values().map(|peer| &peer.outbox);
-        clients.chain(peers).for_each(Outbox::finish);
-        !self.clients.is_empty() || self.hub.peers.values().any(|peer| peer.outbox.is_open())
-    }
-
-    /// Lets replies and messages leave, as far as they do in time.
-    async fn flush(&mut self) {
-        let deadline = Instant::now() + FLUSH;
-        while self.finish_connections() {
-            // Each connection that ends is an event.
-            match timeout_at(deadline.into(), self.events.recv()).await {
-                Ok(Some(Event::Left { client })) => drop(self.clients.remove(&client)),
-                Ok(Some(_)) => {}
-                Ok(None) | Err(_) => return,
-            }
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The words of Pixii: what clients ask, what nodes answer, what replicas say to each other.
 
+mod drain;
 mod refusal;
 mod status;
 
@@ -12,10 +13,11 @@ use crate::members::{Beat, Cluster, Life, Member, Members};
 use crate::merkle::Digest;
 use crate::ring::Ring;
 use crate::types::{Blob, Key, NodeId, Partition, WriteId};
+pub use drain::{DrainOrder, DrainReport, DrainState, KeptHints};
 pub use refusal::{Refusal, Roll};
 pub use status::{
-    CollectionStatus, PairStatus, PeerRepair, PeerStatus, RepairCounts, RepairReport, RepairStatus,
-    StatusReport,
+    CollectionStatus, DRAINED, PairStatus, PeerRepair, PeerStatus, RepairCounts, RepairReport,
+    RepairStatus, StatusReport,
 };
 
 /// How many replicas must take part in a request, and which.
@@ -486,6 +488,8 @@ pub enum CallBody {
         /// False: only say what would happen.
         apply: bool,
     },
+    /// Take yourself out before maintenance, or back in. Since protocol 5.
+    Drain(DrainOrder),
 }
 
 /// What a node sends to a client.
@@ -516,6 +520,8 @@ pub enum ReplyBody {
     Repair(Result<RepairReport, String>),
     /// To `Replace`: what is to happen, or has, or why it does not.
     Replace(Result<Replacement, String>),
+    /// To `Drain`: how far it is, or why nothing was done. Since protocol 5.
+    Drain(Result<DrainReport, String>),
 }
 
 /// What the replacement of a member comes to.

@@ -30,7 +30,7 @@ pub use repair::PairView;
 use repair::Repair;
 use replica::Replica;
 use returning::Returning;
-pub use words::{ClientId, Config, Done, Input, Notice, Output, PeerView, Shortage, Work};
+pub use words::{ClientId, Config, Done, Input, Limits, Notice, Output, PeerView, Shortage, Work};
 
 use crate::members::Members;
 use crate::message::{Body, PeerMessage, Refusal, Request};
@@ -55,6 +55,8 @@ pub struct Node {
     last_input: Option<Micros>,
     /// Until when writes are refused, and how long this process did not run.
     stale: (Micros, Micros),
+    /// True from an operator's order to another one: requests and hints go elsewhere.
+    drained: bool,
 }
 
 /// A node wants to be woken at least as often as this, so that it notices that its process did not run.
@@ -81,6 +83,7 @@ impl Node {
             interval: config.gossip_interval,
             last_input: None,
             stale: (0, 0),
+            drained: false,
             coordinator: Coordinator::new(config, seed),
         }
     }
@@ -117,6 +120,12 @@ impl Node {
                 }
             }
             Input::Space(shortage) => self.replica.space(shortage),
+            Input::Drain(drained) => self.drained = drained,
+            Input::Limits(limits) => {
+                fx.limit_hints(limits.hint_limit_bytes);
+                self.handoff.limit_age(limits.hint_age);
+                self.repair.pace(now, limits.repair_interval, limits.scrub_interval);
+            }
             Input::Store(Done::Read { token, found, hints }) => {
                 self.replica.read_done(token, found, hints, fx);
             }
@@ -275,6 +284,9 @@ impl Node {
             {
                 fx.count("orders_of_others_ignored");
             }
+            Body::Keep { .. } if self.drained && !own => {
+                fx.send(vec![from], op, Body::Failed(Refusal::Stopping));
+            }
             Body::Update { .. }
             | Body::Merge { .. }
             | Body::Keep { .. }
@@ -304,11 +316,13 @@ impl Node {
         }
     }
 
-    /// Why this node carries out no request now, or no write if `writes`, because it is starting; `None` once it serves.
+    /// Why this node carries out no request now, or no write if `writes`, because it is starting or drained; `None` while it
+    /// serves.
     pub fn refusal(&self, now: Micros, writes: bool) -> Option<Refusal> {
         let fx = &self.effects;
         let unsure = || writes && !self.collection.is_ready(now, fx);
-        let refusal = self.identity.refusal(fx);
+        let refusal = self.drained.then_some(Refusal::Stopping);
+        let refusal = refusal.or_else(|| self.identity.refusal(fx));
         refusal.or_else(|| unsure().then(|| self.identity.starting()))
     }
 
@@ -329,6 +343,16 @@ impl Node {
     /// True when nothing that a client waits for is under way and every write is synced.
     pub fn is_idle(&self) -> bool {
         self.coordinator.is_idle() && self.effects.is_synced()
+    }
+
+    /// Requests that somebody waits for.
+    pub fn requests(&self) -> usize {
+        self.coordinator.load()
+    }
+
+    /// How many of the other members have told what they know of this node, and how many there are.
+    pub fn heard(&self) -> (u32, u32) {
+        self.identity.heard()
     }
 
     /// What this node makes of another member.

@@ -409,6 +409,32 @@ fn hints_have_a_limit_and_are_for_home_replicas_only() {
 }
 
 #[test]
+fn a_drained_node_refuses_requests_and_hints_and_goes_on_as_a_replica() {
+    let mut bench = Bench::new();
+    let (key, peer) = (bench.key(true), bench.peers()[0]);
+    bench.give(Input::Drain(true));
+    assert_eq!(refusal(&bench.ask(put(&key, 1))), &Refusal::Stopping);
+    let get = || Request::Get { key: key.clone(), r: None.into() };
+    assert_eq!(refusal(&bench.ask(get())), &Refusal::Stopping);
+    let sent = |out: Vec<Output>| match &out[..] {
+        [Output::Send { message, .. }] => message.body.clone(),
+        _ => panic!("{out:?}"),
+    };
+    let out = bench.peer(peer, 8, Body::Coordinate { request: get(), timeout_ms: 500 });
+    assert_eq!(sent(out), Body::Coordinated(Response::Refused(Refusal::Stopping)));
+    let object = Object::default();
+    let keep_for = bench.others(&key)[..1].to_vec();
+    let keep = Body::Keep { key: key.clone(), object: object.clone(), keep_for, generation: 0 };
+    let out = bench.peer(peer, 9, keep);
+    assert_eq!(sent(out), Body::Failed(Refusal::Stopping));
+    let out = bench.peer(peer, 10, Body::Merge { key: key.clone(), object, generation: 0 });
+    let out = bench.disk(out, &Record::default());
+    assert_eq!(sent(out), Body::Held);
+    bench.give(Input::Drain(false));
+    assert!(matches!(bench.ask(get())[..], [.., Output::Store(Work::Read { .. })]));
+}
+
+#[test]
 fn gossip_of_an_older_life_raises_the_own_one_and_a_forged_one_does_nothing() {
     let mut bench = Bench::new();
     let (peer, me) = (bench.others(&bench.key(true))[0], bench.me);

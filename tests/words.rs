@@ -331,6 +331,12 @@ fn replies() -> Vec<(&'static str, ReplyBody)> {
         partitions: 256,
         hints: 300,
     };
+    let drain = DrainReport {
+        name: "n1".into(),
+        state: DrainState::Drained,
+        requests: 300,
+        hints: vec![KeptHints { name: "n2".into(), count: 3, bytes: 400, reachable: true }],
+    };
     vec![
         ("replace", ReplyBody::Replace(Ok(replacement))),
         ("no-replace", ReplyBody::Replace(Err("why".into()))),
@@ -342,6 +348,8 @@ fn replies() -> Vec<(&'static str, ReplyBody)> {
         ("stopping", ReplyBody::Stopping),
         ("repair", ReplyBody::Repair(Ok(repair))),
         ("no-repair", ReplyBody::Repair(Err("why".into()))),
+        ("drain", ReplyBody::Drain(Ok(drain))),
+        ("no-drain", ReplyBody::Drain(Err("why".into()))),
     ]
 }
 
@@ -386,6 +394,9 @@ fn golden_bytes() {
                 apply: true,
             },
         ),
+        ("drain", CallBody::Drain(DrainOrder::Begin { timeout_ms: 500 })),
+        ("drain-show", CallBody::Drain(DrainOrder::Show)),
+        ("undrain", CallBody::Drain(DrainOrder::End)),
         ("compared", CallBody::Repair { begin: false, partition: None, peer: None }),
         (
             "repair",

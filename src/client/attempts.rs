@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::link::Lost;
-use super::{Client, Failure, ODD_ANSWER};
+use super::{Client, Failure, Node, ODD_ANSWER};
 use crate::message::{CallBody, Refusal, ReplyBody, Request, Response};
 use crate::types::{MAX_TIMEOUT_MS, NodeId, Partition};
 
@@ -99,8 +99,7 @@ impl Client {
                 Some(answered) = attempts.under_way.join_next() => answered,
                 () = sleep_until(hedge), if asked.is_some() => {
                     if let Some(node) = asked.and_then(|id| self.0.nodes.get(&id)) {
-                        let until = self.0.made.elapsed().as_millis() as u64 + QUIET_MS;
-                        node.quiet_until_ms.store(until, Ordering::Relaxed);
+                        self.avoid(node);
                     }
                     continue;
                 }
@@ -136,7 +135,17 @@ impl Client {
         let left = deadline.saturating_duration_since(Instant::now());
         let timeout_ms = (left.as_millis() as u32).max(1);
         let body = CallBody::Data { request, timeout_ms };
-        Answered { place, outcome: link.call(body, left + GRACE).await }
+        let outcome = link.call(body, left + GRACE).await;
+        if matches!(outcome, Ok(ReplyBody::Data(Response::Refused(Refusal::Stopping)))) {
+            self.avoid(node);
+        }
+        Answered { place, outcome }
+    }
+
+    /// For a moment, this node is asked last.
+    fn avoid(&self, node: &Node) {
+        let until = self.0.made.elapsed().as_millis() as u64 + QUIET_MS;
+        node.quiet_until_ms.store(until, Ordering::Relaxed);
     }
 
     /// The nodes to ask about a partition in their order, and whether each is a home: the homes, the node first

@@ -8,6 +8,7 @@ use tokio::sync::{Mutex as Turn, mpsc, oneshot};
 use tokio::time::timeout;
 use tracing::info;
 
+use super::drain::Drain;
 use super::{Engine, ServeError};
 use crate::config::Config;
 use crate::metrics::{Account, CONTENT_TYPE, Load};
@@ -186,6 +187,9 @@ impl Engine<'_> {
     fn unready(&self) -> Option<String> {
         if self.finish_by.is_some() {
             return Some("stopping".to_owned());
+        }
+        if self.drain != Drain::No {
+            return Some("drained by its operator".to_owned());
         }
         if let Some(refusal) = self.node.refusal(self.now(), true) {
             return Some(refusal.to_string());

@@ -6,6 +6,7 @@ use tracing::{error, info, warn};
 
 use crate::config::Config;
 use crate::members::{Members, Opinion};
+use crate::metrics::Account;
 use crate::node::{Notice, Shortage};
 use crate::types::{MILLI, Micros};
 
@@ -154,5 +155,12 @@ fn tell_opinion(peer: &str, opinion: Opinion, silence: Micros) {
             silent_ms,
             "peer {peer} has been silent for {seconds:.1} s and is believed to be down: stand-ins take its place"
         ),
+    }
+}
+
+/// Logs an account of the node, a line for each part of it.
+pub(super) fn tell_account(account: &Account) {
+    for line in account.lines() {
+        info!(event = "account", "{line}");
     }
 }

@@ -4,8 +4,8 @@
 use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::levels::Levels;
 use super::space::Space;
+use crate::net::locked;
 use crate::node::{Done, Shortage, Work};
 use crate::store::{Change, Span, Store, StoreError, hint_bytes};
 use crate::types::{Key, NodeId, Partition};
@@ -41,6 +42,9 @@ pub(super) enum Report {
     /// The store failed; the thread that saw it has ended.
     Failed(StoreError),
 }
+
+/// Since when the writer has been at one thing; `None` while it waits for work.
+type Stretch = Mutex<Option<Instant>>;
 
 /// A scan that waits for its thread: token, partition and span.
 type Scan = (u64, Partition, Span);
@@ -76,6 +80,7 @@ pub(super) struct Storage {
     lookups: Sender<Lookup>,
     scans: Sender<Scan>,
     levels: Arc<Levels>,
+    writing: Arc<Stretch>,
     threads: Vec<JoinHandle<Result<(), StoreError>>>,
 }
 
@@ -95,15 +100,19 @@ impl Storage {
         let (told, scanned) = (reports.clone(), reports.clone());
         let levels = Arc::new(levels);
         let (of_writer, of_reader, of_scanner) = (levels.clone(), levels.clone(), levels.clone());
+        let writing = Arc::new(Stretch::default());
+        let begun = writing.clone();
         let writer = spawn("store-writer", reports, move |reports| {
             let (space, ahead) = (Space::new(reserve_bytes), Vec::new().into_iter());
-            Writer { store: &*to_write, queued, ahead, levels: of_writer, space, reports }.run()
+            let (levels, writing, store) = (of_writer, &*begun, &*to_write);
+            Writer { store, queued, ahead, levels, writing, space, reports }.run()
         })?;
         let reader =
             spawn("store-reader", told, move |out| read(&*to_read, &wanted, &of_reader, out))?;
         let scanner =
             spawn("store-scanner", scanned, move |out| scan(&*to_scan, &spans, &of_scanner, out))?;
-        Ok(Storage { jobs, lookups, scans, levels, threads: vec![writer, reader, scanner] })
+        let threads = vec![writer, reader, scanner];
+        Ok(Storage { jobs, lookups, scans, levels, writing, threads })
     }
 
     /// Hands over what the node wants done.
@@ -146,6 +155,12 @@ impl Storage {
     /// How much the threads have to do, and what the disk has.
     pub(super) fn levels(&self) -> &Levels {
         &self.levels
+    }
+
+    /// For how long the writer has been at what it does now; nothing while it waits for work.
+    pub(super) fn writing_for(&self, now: Instant) -> Duration {
+        let since = *locked(&self.writing);
+        since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
     /// Returns when all that was submitted is done and the threads have ended.
@@ -192,6 +207,7 @@ struct Writer<'a> {
     /// Taken from the queue, and not done.
     ahead: std::vec::IntoIter<Job>,
     levels: Arc<Levels>,
+    writing: &'a Stretch,
     space: Space,
     reports: &'a Reports,
 }
@@ -201,6 +217,7 @@ impl Writer<'_> {
     fn run(mut self) -> Result<(), StoreError> {
         self.look()?;
         while let Some(first) = self.first()? {
+            self.begin(true);
             let (mut batch, mut lists) = (Batch::default(), Vec::new());
             let mut next = Some(first);
             while let Some(job) = next {
@@ -233,13 +250,22 @@ impl Writer<'_> {
             if let Some(job) = self.ahead.next() {
                 return Ok(Some(job));
             }
+            self.begin(false);
             let patience = if self.space.is_short() { LOOK } else { CALM_LOOK };
             match self.queued.recv_timeout(patience) {
                 Ok(jobs) => self.ahead = jobs.into_iter(),
-                Err(RecvTimeoutError::Timeout) => self.look()?,
+                Err(RecvTimeoutError::Timeout) => {
+                    self.begin(true);
+                    self.look()?;
+                }
                 Err(RecvTimeoutError::Disconnected) => return Ok(None),
             }
         }
+    }
+
+    /// Notes that something begins, or that nothing is to be done.
+    fn begin(&self, something: bool) {
+        *locked(self.writing) = something.then(Instant::now);
     }
 
     /// A job that is there already.

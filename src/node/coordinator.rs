@@ -94,7 +94,7 @@ impl Coordinator {
     }
 
     /// Requests that somebody waits for.
-    fn load(&self) -> usize {
+    pub(super) fn load(&self) -> usize {
         self.operations.len() - self.lingering
     }
 

@@ -176,6 +176,11 @@ impl Effects {
         }
     }
 
+    /// Most bytes of hints from now on; what is kept beyond it stays.
+    pub(super) fn limit_hints(&mut self, limit_bytes: u64) {
+        self.hints.limit_bytes = limit_bytes;
+    }
+
     /// What is kept for other members.
     pub(super) fn hints(&self) -> &HintLedger {
         &self.hints

@@ -87,8 +87,13 @@ impl Identity {
 
     /// The refusal of a node that does not serve yet.
     pub(super) fn starting(&self) -> Refusal {
-        let (heard, peers) = (self.heard.len() as u32, self.peers().count() as u32);
+        let (heard, peers) = self.heard();
         Refusal::Starting { heard, peers }
+    }
+
+    /// How many peers have answered, and how many there are.
+    pub(super) fn heard(&self) -> (u32, u32) {
+        (self.heard.len() as u32, self.peers().count() as u32)
     }
 
     /// When the next round of introductions is due.

@@ -153,6 +153,15 @@ impl Repair {
         }
     }
 
+    /// Each pair is compared about every `interval`, and all that is on disk read once in the time `round`.
+    pub(super) fn pace(&mut self, now: Micros, interval: Micros, round: Micros) {
+        self.interval = interval;
+        for pair in self.pairs.values_mut() {
+            pair.due = pair.due.map(|due| due.min(now + interval));
+        }
+        self.reader.pace(now, round);
+    }
+
     /// When the disk is to be read on. Everything else is looked after at the node's pulse.
     pub(super) fn next_wake(&self) -> Option<Micros> {
         self.reader.next_wake()

@@ -137,6 +137,23 @@ pub enum Input {
     },
     /// The disk's free space went below the reserve, or there is room again.
     Space(Option<Shortage>),
+    /// From now on, or no more, every request is refused, and nothing more is kept for other members: others do that.
+    Drain(bool),
+    /// These limits hold from now on.
+    Limits(Limits),
+}
+
+/// What of a node's configuration can change in a life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Most bytes of hints that are kept for other members.
+    pub hint_limit_bytes: u64,
+    /// A hint of this age is also offered to the other home replicas.
+    pub hint_age: Micros,
+    /// Each partition is compared with every other home of it about as often as this.
+    pub repair_interval: Micros,
+    /// All that is on disk is read once in this time.
+    pub scrub_interval: Micros,
 }
 
 /// A disk that has less free space than its reserve.

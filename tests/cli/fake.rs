@@ -193,6 +193,7 @@ fn converse(world: &World, at: usize, mut stream: TcpStream) -> Option<()> {
             CallBody::Status => ReplyBody::Status(status(world, at)),
             CallBody::Emulate(_) => ReplyBody::Emulated(Err("this node is a fake".into())),
             CallBody::Replace { .. } => ReplyBody::Replace(Err("this node is a fake".into())),
+            CallBody::Drain(_) => ReplyBody::Drain(Err("this node is a fake".into())),
             CallBody::Repair { begin, partition, peer } => {
                 ReplyBody::Repair(repair(world, at, begin, partition, peer))
             }

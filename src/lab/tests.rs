@@ -75,7 +75,8 @@ async fn connect(port: u16) -> Client {
 fn spec(choice: Choice) -> Spec {
     Spec {
         clients: 8,
-        mix: Mix { get: 0.2, put: 0.5, blind: 0.2, delete: 0.1 },
+        arrivals: None,
+        mix: Mix { get: 0.2, put: 0.5, blind: 0.2, delete: 0.1, ..Mix::default() },
         prefix: "k".into(),
         keys: 40,
         choice,
@@ -85,6 +86,8 @@ fn spec(choice: Choice) -> Spec {
         timeout_ms: 20_000,
         operations: Some(1_000),
         duration: None,
+        warm_up: Duration::ZERO,
+        samples: 0,
         seed: 11,
     }
 }

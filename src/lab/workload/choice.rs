@@ -14,6 +14,8 @@ pub(crate) enum Choice {
     Uniform,
     /// Zipf's law with this exponent (above 0; 0.99 is customary): few keys get most of the load.
     Zipf(f64),
+    /// Zipf's law over age: the newest key gets most of the load.
+    Latest(f64),
     /// One after the other, all clients together, and again from the first.
     Sweep,
     /// All alike, but each client has keys of its own: nobody else writes them, and the first write of
@@ -64,7 +66,8 @@ pub(crate) fn write_of(value: &[u8]) -> Option<WriteId> {
 }
 
 /// Ranks by Zipf's law: rank k of `1..=count` with a probability in proportion to k to the power of
-/// `-exponent`. Rejection-inversion (Hörmann and Derflinger, 1996): constant memory, and about one draw.
+/// `-exponent`. Rejection-inversion (Hörmann and Derflinger, 1996): constant memory, about one draw, and nothing to compute
+/// when a key is added. YCSB draws by Gray et al. (1994), which is exact for the first two ranks and near for the others.
 #[derive(Clone, Debug)]
 pub(crate) struct Zipf {
     count: f64,

@@ -14,8 +14,8 @@ use crate::ring::Ring;
 use crate::types::{Blob, Key, NodeId, Partition, WriteId};
 pub use refusal::{Refusal, Roll};
 pub use status::{
-    CollectionStatus, PairStatus, PeerRepair, PeerStatus, RepairCounts, RepairReport, RepairStatus,
-    StatusReport,
+    CollectionStatus, PairStatus, PeerRepair, PeerStatus, RecentTrips, RepairCounts, RepairReport,
+    RepairStatus, SampleReport, StatusReport,
 };
 
 /// How many replicas must take part in a request, and which.
@@ -486,6 +486,8 @@ pub enum CallBody {
         /// False: only say what would happen.
         apply: bool,
     },
+    /// How long did your latest reads and writes take? A node of an older version closes the connection.
+    Samples,
 }
 
 /// What a node sends to a client.
@@ -516,6 +518,8 @@ pub enum ReplyBody {
     Repair(Result<RepairReport, String>),
     /// To `Replace`: what is to happen, or has, or why it does not.
     Replace(Result<Replacement, String>),
+    /// To `Samples`.
+    Samples(SampleReport),
 }
 
 /// What the replacement of a member comes to.

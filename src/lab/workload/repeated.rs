@@ -132,6 +132,9 @@ fn merged(kind: Option<Kind>, report: &Report) -> Tally {
 
 #[cfg(test)]
 mod tests {
+    use pixii::client::Failure;
+    use pixii::message::{Refusal, Roll};
+
     use super::*;
 
     #[test]
@@ -158,5 +161,22 @@ mod tests {
         near(told[2].mean.mean, 25.0);
         near(told[2].rate.mean, 15.0);
         near(told[2].max, 40.0);
+    }
+    #[test]
+    fn failures_are_counted_by_kind_and_have_no_latency() {
+        let mut report = Report { spent: Duration::from_secs(1), ..Report::default() };
+        let roll = Roll::default();
+        let no_quorum = Refusal::NoQuorum { answered: 0, needed: 2, timeout_ms: 9, roll };
+        for failure in [
+            Failure::Refused(no_quorum),
+            Failure::Refused(Refusal::Stopping),
+            Failure::Error("no node".into()),
+            Failure::Unknown("late".into()),
+        ] {
+            report.tally(Kind::Put).note(Duration::from_secs(9), Err(&failure));
+        }
+        let told = &Figures::of(&[report])[0];
+        assert_eq!((told.done, told.p50.count), (0, 0));
+        assert_eq!([told.no_quorum, told.refused, told.unknown], [1, 2, 1]);
     }
 }

@@ -12,7 +12,7 @@ use pixii::types::{Blob, Key, WriteId};
 use pixii::wire;
 use tokio::time::sleep;
 
-use super::choice::{Choice, Zipf, value_of, write_of};
+use super::choice::{Choice, Drawer, value_of, write_of};
 use super::{Kind, Shared};
 use crate::lab::ledger::{Act, Issued, Outcome};
 
@@ -39,8 +39,7 @@ pub(super) struct Worker {
     /// By key number; `None` where a read is needed to know.
     seen: HashMap<u64, Option<Seen>>,
     order: VecDeque<u64>,
-    /// For so many keys.
-    zipf: Option<(u64, Zipf)>,
+    drawer: Drawer,
     /// When the operation under way was due, and how long it waited.
     due: Instant,
     lag: Duration,
@@ -52,7 +51,7 @@ impl Worker {
         let rng = Rng::new(shared.spec.seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let (seen, order) = (HashMap::new(), VecDeque::new());
         let (due, lag) = (Instant::now(), Duration::ZERO);
-        Worker { shared, number, rng, seen, order, zipf: None, due, lag }
+        Worker { shared, number, rng, seen, order, drawer: Drawer::default(), due, lag }
     }
 
     /// Works in a closed loop until the load ends. The error is the ledger's.
@@ -105,22 +104,13 @@ impl Worker {
         let (choice, clients) = (self.shared.spec.choice, self.shared.spec.clients.max(1) as u64);
         let count = self.shared.population.count().max(1);
         match choice {
-            Choice::Uniform => self.rng.below(count),
-            Choice::Zipf(exponent) => self.rank(count, exponent) - 1,
-            Choice::Latest(exponent) => count - self.rank(count, exponent),
             Choice::Sweep => self.shared.swept.fetch_add(1, Ordering::Relaxed) % count,
             Choice::Own => {
                 let own = (count / clients).clamp(1, MAX_REMEMBERED as u64);
                 self.rng.below(own) * clients + self.number
             }
+            drawn => self.drawer.draw(drawn, count, &mut self.rng),
         }
-    }
-
-    /// A rank of so many.
-    fn rank(&mut self, count: u64, exponent: f64) -> u64 {
-        let fitting = self.zipf.take().filter(|(of, _)| *of == count);
-        let (_, zipf) = self.zipf.insert(fitting.unwrap_or((count, Zipf::new(count, exponent))));
-        zipf.draw(&mut self.rng)
     }
 
     fn kind(&mut self) -> Kind {

@@ -26,25 +26,25 @@ const NOTHING: Mix =
 pub(crate) const WORKLOADS: [Workload; 6] = [
     Workload {
         name: "A",
-        what: "half reads, half updates",
+        what: "half gets, half puts",
         mix: Mix { get: 0.5, put: 0.5, ..NOTHING },
         choice: Choice::Zipf(EXPONENT),
     },
     Workload {
         name: "B",
-        what: "95 % reads, 5 % updates",
+        what: "95 % gets, 5 % puts",
         mix: Mix { get: 0.95, put: 0.05, ..NOTHING },
         choice: Choice::Zipf(EXPONENT),
     },
     Workload {
         name: "C",
-        what: "reads only",
+        what: "gets only",
         mix: Mix { get: 1.0, ..NOTHING },
         choice: Choice::Zipf(EXPONENT),
     },
     Workload {
         name: "D",
-        what: "95 % reads, of the newest keys most, 5 % inserts",
+        what: "95 % gets, of the newest keys most, 5 % inserts",
         mix: Mix { get: 0.95, insert: 0.05, ..NOTHING },
         choice: Choice::Latest(EXPONENT),
     },
@@ -56,7 +56,7 @@ pub(crate) const WORKLOADS: [Workload; 6] = [
     },
     Workload {
         name: "F",
-        what: "half reads, half reads with a put of what they showed",
+        what: "half gets, half gets with a put of what they showed",
         mix: Mix { get: 0.5, modify: 0.5, ..NOTHING },
         choice: Choice::Zipf(EXPONENT),
     },

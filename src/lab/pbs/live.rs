@@ -110,8 +110,8 @@ impl Links {
                 let link = link.map_err(|(reads, writes)| {
                     let (from, to) = (name(nodes[from]), name(nodes[to]));
                     format!(
-                        "too little is known of the way from {from} to {to}: {reads} reads and {writes} writes were sampled \\
-                         there, and {MIN_SAMPLES} are needed; let the cluster have its usual load first, or that of \\
+                        "too little is known of the way from {from} to {to}: {reads} reads and {writes} writes were sampled \
+                         there, and {MIN_SAMPLES} are needed; let the cluster have its usual load first, or that of \
                          `pixii lab load`"
                     )
                 })?;

@@ -242,10 +242,11 @@ impl Predict {
             (None, Some(fit), _) => format!("fit {fit}"),
             (None, None, way) => format!("every way {}", way.clone().unwrap_or_default()),
         };
+        let verdict = self.verdict(told).trim_end().replace('\n', ". ");
         Figure {
             name: "predict".into(),
             title: format!("How probably a read shows a write, N={}", told.n),
-            caption: format!("By the WARS model: {ways}. {}", self.verdict(told)),
+            caption: format!("By the WARS model: {ways}. {verdict}."),
             x: "time since the acknowledgement (ms)".into(),
             y: "reads that show it (%)".into(),
             is_log: false,

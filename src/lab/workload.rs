@@ -234,7 +234,8 @@ impl Load {
         self.shared.begun.load(Ordering::Relaxed)
     }
 
-    /// Ends the load: each client finishes the request that it has under way. The error is the ledger's.
+    /// Ends the load: each client finishes the request that it has under way (an open loop: once the next one is due). The error
+    /// is the ledger's.
     pub(crate) async fn stop(self) -> Result<Report, String> {
         self.shared.stop.store(true, Ordering::Relaxed);
         self.finish().await

@@ -137,10 +137,11 @@ impl Worker {
     async fn get(&mut self, index: u64, key: &Key) -> bool {
         let begun = Instant::now();
         let read = self.read(index, key).await;
+        let took = begun.elapsed();
         if read == Ok(false) && self.due >= self.shared.counted_from {
             self.shared.report().tally(Kind::Get).absent += 1;
         }
-        self.note(Kind::Get, begun, read.map(drop))
+        self.note(Kind::Get, took, read.map(drop))
     }
 
     /// Reads, and remembers; whether something was there.
@@ -155,14 +156,16 @@ impl Worker {
     /// Reads, and replaces what that showed, as one operation.
     async fn modify(&mut self, index: u64, key: &Key) -> Result<bool, String> {
         let begun = Instant::now();
-        let done = match self.read(index, key).await {
+        let read = self.read(index, key).await;
+        let reading = begun.elapsed();
+        let (took, done) = match read {
             Ok(_) => {
                 let seen = self.seen.get(&index).cloned().flatten();
                 self.write(key, seen, index).await?
             }
-            Err(failure) => Err(failure),
+            Err(failure) => (Duration::ZERO, Err(failure)),
         };
-        Ok(self.note(Kind::Modify, begun, done))
+        Ok(self.note(Kind::Modify, reading + took, done))
     }
 
     /// Lists some keys behind this one in its partition.
@@ -172,7 +175,7 @@ impl Worker {
         let (begun, partition) = (Instant::now(), client.ring().partition(key));
         let after = Some(key.clone());
         let listed = client.keys(partition, after, bytes as u32, spec.r, spec.timeout_ms).await;
-        self.note(Kind::List, begun, listed.map(drop))
+        self.note(Kind::List, begun.elapsed(), listed.map(drop))
     }
 
     /// What a write of the key is to replace: what is remembered, or else what a read shows. `None` if
@@ -196,18 +199,17 @@ impl Worker {
         seen: Option<Seen>,
         index: u64,
     ) -> Result<bool, String> {
-        let begun = Instant::now();
-        let done = self.write(key, seen, index).await?;
-        Ok(self.note(kind, begun, done))
+        let (took, done) = self.write(key, seen, index).await?;
+        Ok(self.note(kind, took, done))
     }
 
-    /// Puts, and remembers. The outer error is the ledger's.
+    /// Puts, and remembers; how long the answer took, without the ledger, whose the outer error is.
     async fn write(
         &mut self,
         key: &Key,
         seen: Option<Seen>,
         index: u64,
-    ) -> Result<Result<(), Failure>, String> {
+    ) -> Result<(Duration, Result<(), Failure>), String> {
         let write = self.shared.client.write_id();
         let bytes = self.shared.spec.sizes.draw(&mut self.rng);
         let value = value_of(write, bytes);
@@ -216,9 +218,11 @@ impl Worker {
         self.issue(Issued { write, key: key.clone(), act, covers: covers.clone() }).await?;
         let context = seen.map(|seen| seen.context);
         let put = Put { key: key.clone(), value, context, write, w: self.shared.spec.w.into() };
+        let begun = Instant::now();
         let answer = self.shared.client.put(put, self.shared.spec.timeout_ms).await;
+        let took = begun.elapsed();
         self.settle(write, &answer).await?;
-        Ok(match answer {
+        let done = match answer {
             Ok(written) => {
                 // Where a sibling is in the way, the new context covers the old one and not the write.
                 let sealed = Blob(written.context.clone());
@@ -233,7 +237,8 @@ impl Worker {
                 self.forget(index);
                 Err(failure)
             }
-        })
+        };
+        Ok((took, done))
     }
 
     async fn delete(&mut self, key: &Key, seen: Seen, index: u64) -> Result<bool, String> {
@@ -243,6 +248,7 @@ impl Worker {
         let begun = Instant::now();
         let client = &self.shared.client;
         let answer = client.delete(key, Some(seen.context), spec.w, spec.timeout_ms).await;
+        let took = begun.elapsed();
         self.settle(write, &answer).await?;
         let done = match answer {
             Ok(written) => {
@@ -254,7 +260,7 @@ impl Worker {
                 Err(failure)
             }
         };
-        Ok(self.note(Kind::Delete, begun, done))
+        Ok(self.note(Kind::Delete, took, done))
     }
 
     async fn issue(&self, issued: Issued) -> Result<(), String> {
@@ -298,10 +304,9 @@ impl Worker {
         }
     }
 
-    /// Notes how a request ended that was made at `begun`; true if it was done. What its operation had waited counts as well.
-    fn note(&self, kind: Kind, begun: Instant, done: Result<(), Failure>) -> bool {
-        let took = begun.elapsed() + self.lag;
-        self.shared.note(kind, self.due, took, done.as_ref().copied());
+    /// Notes how a request ended that took so long; true if it was done. What its operation had waited counts as well.
+    fn note(&self, kind: Kind, took: Duration, done: Result<(), Failure>) -> bool {
+        self.shared.note(kind, self.due, took + self.lag, done.as_ref().copied());
         done.is_ok()
     }
 }

@@ -22,7 +22,7 @@ use crate::causal::Dot;
 use crate::members::Member;
 use crate::message::{
     CallBody, DrainOrder, DrainReport, EmulateOrder, Quorum, Refusal, RepairReport, Replacement,
-    ReplyBody, Request, Response, RingReport, StatusReport,
+    ReplyBody, Request, Response, RingReport, SampleReport, StatusReport,
 };
 use crate::ring::Ring;
 use crate::types::{Blob, Key, MAX_VALUE_BYTES, NodeId, Partition, SizeError, WriteId};
@@ -331,6 +331,23 @@ impl Client {
         match self.control(name, CallBody::Repair { begin, partition, peer }).await? {
             ReplyBody::Repair(told) => told.map_err(Failure::Error),
             _ => Err(unfitting()),
+        }
+    }
+
+    /// What the latest reads and writes of a member took at each replica.
+    pub async fn samples(&self, name: &str) -> Result<SampleReport, Failure> {
+        let lost = match self.control(Some(name), CallBody::Samples).await {
+            Ok(ReplyBody::Samples(report)) => return Ok(report),
+            Ok(_) => return Err(unfitting()),
+            Err(lost) => lost,
+        };
+        // One that is well otherwise does not know the question.
+        match self.status(Some(name)).await {
+            Ok(StatusReport { version, .. }) => Err(Failure::Error(format!(
+                "{name} closes the connection when it is asked for its samples: its program (version {version}) is older than \
+                 this question"
+            ))),
+            Err(_) => Err(lost),
         }
     }
 

@@ -33,7 +33,9 @@ use tracing::{info, warn};
 
 use crate::config::{Config, ConfigError, check_address};
 use crate::members::{Member, Members};
-use crate::message::{Call, CallBody, Refusal, Replacement, Reply, ReplyBody, Response};
+use crate::message::{
+    Call, CallBody, Refusal, Replacement, Reply, ReplyBody, Response, SampleReport,
+};
 use crate::metrics::{Kind, Meter, kind};
 use crate::net::frames::{Held, Outbox};
 use crate::net::{CLIENT_LIMITS, Event, Hub, Identity, listener, peers};
@@ -416,6 +418,10 @@ impl<'a> Engine<'a> {
             CallBody::Repair { begin, partition, peer } => {
                 let told = self.repair(begin, partition, peer);
                 self.reply(client, id, ReplyBody::Repair(told));
+            }
+            CallBody::Samples => {
+                let (name, trips) = (self.config.name.clone(), self.node.recent_trips());
+                self.reply(client, id, ReplyBody::Samples(SampleReport { name, trips }));
             }
             CallBody::Stop => {
                 self.reply(client, id, ReplyBody::Stopping);

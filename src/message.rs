@@ -16,8 +16,8 @@ use crate::types::{Blob, Key, NodeId, Partition, WriteId};
 pub use drain::{DrainOrder, DrainReport, DrainState, KeptHints};
 pub use refusal::{Refusal, Roll};
 pub use status::{
-    CollectionStatus, DRAINED, PairStatus, PeerRepair, PeerStatus, RepairCounts, RepairReport,
-    RepairStatus, StatusReport,
+    CollectionStatus, DRAINED, PairStatus, PeerRepair, PeerStatus, RecentTrips, RepairCounts,
+    RepairReport, RepairStatus, SampleReport, StatusReport,
 };
 
 /// How many replicas must take part in a request, and which.
@@ -490,6 +490,8 @@ pub enum CallBody {
     },
     /// Take yourself out before maintenance, or back in. Since protocol 5.
     Drain(DrainOrder),
+    /// How long did your latest reads and writes take? A node of an older version closes the connection.
+    Samples,
 }
 
 /// What a node sends to a client.
@@ -522,6 +524,8 @@ pub enum ReplyBody {
     Replace(Result<Replacement, String>),
     /// To `Drain`: how far it is, or why nothing was done. Since protocol 5.
     Drain(Result<DrainReport, String>),
+    /// To `Samples`.
+    Samples(SampleReport),
 }
 
 /// What the replacement of a member comes to.

@@ -30,10 +30,13 @@ pub use repair::PairView;
 use repair::Repair;
 use replica::Replica;
 use returning::Returning;
-pub use words::{ClientId, Config, Done, Input, Limits, Notice, Output, PeerView, Shortage, Work};
+pub use words::{
+    ClientId, Config, Done, EXPLORE, Input, LATE_READ, Limits, Notice, Output, PeerView, Shortage,
+    Work,
+};
 
 use crate::members::Members;
-use crate::message::{Body, PeerMessage, Refusal, Request};
+use crate::message::{Body, PeerMessage, RecentTrips, Refusal, Request};
 use crate::store::{HintTotal, Meta};
 use crate::types::{MILLI, Micros, NodeId, Partition};
 
@@ -361,6 +364,11 @@ impl Node {
         let (hints, since) = self.effects.hints().of(peer).unwrap_or((HintTotal::default(), now));
         let (latency, hint_age) = (self.coordinator.latency(peer), now.saturating_sub(since));
         PeerView { opinion, phi, latency, hints, hint_age }
+    }
+
+    /// What the latest reads and writes took at each replica, this node itself among them.
+    pub fn recent_trips(&self) -> Vec<RecentTrips> {
+        self.coordinator.recent()
     }
 
     /// The members that cannot be used now: unreachable, silent or believed to be down.

@@ -21,6 +21,8 @@ use pixii::types::{
 mod placement;
 #[path = "machine/repair.rs"]
 mod repair;
+#[path = "machine/trips.rs"]
+mod trips;
 
 /// A node of a cluster of four with N=3, and what it wants done.
 struct Bench {

@@ -337,7 +337,10 @@ fn replies() -> Vec<(&'static str, ReplyBody)> {
         requests: 300,
         hints: vec![KeptHints { name: "n2".into(), count: 3, bytes: 400, reachable: true }],
     };
+    let trips =
+        RecentTrips { node: NodeId(8), reads_us: vec![250, 70_000], writes_us: vec![2_000] };
     vec![
+        ("samples", ReplyBody::Samples(SampleReport { name: "n1".into(), trips: vec![trips] })),
         ("replace", ReplyBody::Replace(Ok(replacement))),
         ("no-replace", ReplyBody::Replace(Err("why".into()))),
         ("data", ReplyBody::Data(responses().remove(1).1)),
@@ -385,6 +388,7 @@ fn golden_bytes() {
         ("set", CallBody::Emulate(EmulateOrder::Set("drop 0.5".into()))),
         ("clear", CallBody::Emulate(EmulateOrder::Clear)),
         ("stop", CallBody::Stop),
+        ("samples", CallBody::Samples),
         (
             "replace",
             CallBody::Replace {

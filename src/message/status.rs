@@ -189,3 +189,25 @@ pub struct PairStatus {
     /// The bytes of their values.
     pub bytes: u64,
 }
+
+/// What the latest round trips of a node took.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub struct SampleReport {
+    /// The node's name.
+    pub name: String,
+    /// By replica, itself among them.
+    pub trips: Vec<RecentTrips>,
+}
+
+/// The latest round trips to one replica, the latest of each kind up to a limit, in no order.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub struct RecentTrips {
+    /// The replica.
+    pub node: NodeId,
+    /// From the question to the copy, in microseconds.
+    pub reads_us: Vec<u32>,
+    /// From the object to the word that it is synced, in microseconds.
+    pub writes_us: Vec<u32>,
+}

@@ -8,7 +8,7 @@ use super::looked_up;
 use super::timeline::Timeline;
 use crate::emulation::{Delay, Emulation, Place, Rule, Verdict, parse};
 use crate::members::{Member, Members};
-use crate::message::{Body, PeerMessage, Request, Response};
+use crate::message::{Body, PeerMessage, Request, Response, SampleReport};
 use crate::node::{Config, Done, Input, Node, Output, Work};
 use crate::ring::Ring;
 use crate::rng::Rng;
@@ -193,6 +193,15 @@ impl Cluster {
     /// Where the keys are.
     pub fn ring(&self) -> &Ring {
         &self.ring
+    }
+
+    /// What the latest round trips of each node took.
+    pub fn samples(&self) -> Vec<SampleReport> {
+        let name = |id: NodeId| self.members.name(id);
+        let nodes = self.ids.iter().zip(&self.nodes);
+        nodes
+            .map(|(id, node)| SampleReport { name: name(*id), trips: node.recent_trips() })
+            .collect()
     }
 
     /// A node's place by its id: what [`Cluster::ask`] takes.

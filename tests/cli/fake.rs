@@ -6,6 +6,7 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use pixii::causal::{Actor, Context, Object, Version};
@@ -31,6 +32,8 @@ pub enum Manners {
     Silent,
     /// Says that the outcome is unknown.
     Unknown,
+    /// Answers nobody for so long from the request with this number on, counted from 1; then it serves.
+    StallAt(u64, Duration),
 }
 
 struct Node {
@@ -197,14 +200,25 @@ fn converse(world: &World, at: usize, mut stream: TcpStream) -> Option<()> {
             CallBody::Repair { begin, partition, peer } => {
                 ReplyBody::Repair(repair(world, at, begin, partition, peer))
             }
+            // As a node that has never heard of this question.
+            CallBody::Samples => {
+                let _ = stream.shutdown(Shutdown::Both);
+                return None;
+            }
             CallBody::Stop => {
                 world.nodes[at].stopped.store(true, Ordering::SeqCst);
                 ReplyBody::Stopping
             }
             CallBody::Data { request, .. } => {
-                world.nodes[at].asked.fetch_add(1, Ordering::SeqCst);
+                let asked = 1 + world.nodes[at].asked.fetch_add(1, Ordering::SeqCst);
                 let manners = world.nodes[at].manners.lock().unwrap().clone();
                 ReplyBody::Data(match manners {
+                    Manners::StallAt(nth, time) => {
+                        if asked == nth {
+                            thread::sleep(time);
+                        }
+                        serve(world, request)
+                    }
                     Manners::Serve => serve(world, request),
                     Manners::Refuse(refusal) => Response::Refused(refusal),
                     Manners::Silent => continue,

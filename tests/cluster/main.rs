@@ -19,6 +19,8 @@ mod harness;
 #[cfg(test)]
 mod intruders;
 #[cfg(test)]
+mod laboratory;
+#[cfg(test)]
 mod network;
 #[cfg(test)]
 mod replacing;

@@ -229,7 +229,8 @@ impl Ground {
     pub(super) fn spec(&mut self, keys: u64, choice: Choice, sizes: Sizes) -> Spec {
         Spec {
             clients: CLIENTS,
-            mix: Mix { get: 0.25, put: 0.6, blind: 0.1, delete: 0.05 },
+            arrivals: None,
+            mix: Mix { get: 0.25, put: 0.6, blind: 0.1, delete: 0.05, ..Mix::default() },
             prefix: "drill/".into(),
             keys,
             choice,
@@ -239,6 +240,8 @@ impl Ground {
             timeout_ms: TIMEOUT_MS,
             operations: None,
             duration: None,
+            warm_up: Duration::ZERO,
+            samples: 0,
             seed: self.rng.next_u64(),
         }
     }

@@ -1,11 +1,12 @@
 //! Reads: as many replicas as are needed, the fastest first, one more for each answer that is late, stand-ins when
 //! the homes do not suffice; afterwards the repair of those that were behind.
 
+use super::Coordinator;
 use super::operation::{Kind, Operation, Question};
-use super::{Coordinator, EXPLORE};
 use crate::causal::Object;
 use crate::message::Body;
 use crate::node::effects::Effects;
+use crate::node::words::EXPLORE;
 use crate::types::{Micros, NodeId};
 
 impl Coordinator {

@@ -11,7 +11,7 @@ mod replacing;
 mod space;
 mod storage;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,6 +26,7 @@ use tokio::time::{sleep_until, timeout_at};
 use tracing::{info, warn};
 
 use crate::config::{Config, check_address};
+use crate::emulation::Kind;
 use crate::members::{Member, Members};
 use crate::message::{Call, CallBody, Refusal, Replacement, Reply, ReplyBody, Response};
 use crate::net::frames::{Held, Outbox};
@@ -37,7 +38,7 @@ use crate::store::disk::{DiskStore, OpenError};
 use crate::store::{LifeError, Meta, StoreError};
 use crate::types::{Micros, NodeId};
 use crate::wire;
-use emulated::{Emulator, Parcel};
+use emulated::{Alarm, Emulator, Parcel};
 pub use life::run;
 use storage::{Report, Storage};
 
@@ -159,7 +160,10 @@ struct Engine<'a> {
     /// Who waits for a status, which waits for the store.
     status_calls: Vec<(ClientId, u64)>,
     busy: u64,
+    /// Bytes that were to be sent to peers, by what they were about.
+    sent: BTreeMap<Kind, u64>,
     emulator: Emulator,
+    alarm: Alarm,
     /// Whether the node refuses writes for want of space.
     short: bool,
     /// The task that accepts connections.
@@ -189,8 +193,8 @@ impl<'a> Engine<'a> {
         recovered: bool,
         (boot_nonce, seed): (u64, u64),
         node: Node,
-        storage: Storage,
-        reports: UnboundedReceiver<Report>,
+        (storage, reports): (Storage, UnboundedReceiver<Report>),
+        alarm: Alarm,
     ) -> Self {
         let identity = Identity {
             cluster: config.cluster.clone(),
@@ -218,7 +222,9 @@ impl<'a> Engine<'a> {
             requests: HashMap::new(),
             status_calls: Vec::new(),
             busy: 0,
+            sent: BTreeMap::new(),
             emulator,
+            alarm,
             short: false,
             accepting: None,
             finish_by: None,
@@ -247,16 +253,21 @@ impl<'a> Engine<'a> {
         self.set_rules(self.config.emulation.clone());
         while !self.is_finished() {
             let wake = self.wake_at();
+            self.alarm.set(self.emulator.next_wake().map(|due| due.saturating_sub(self.now())));
             tokio::select! {
                 biased;
                 Some(why) = stop.recv(), if self.may_stop() => self.stop(&why),
                 Some(report) = self.reports.recv() => self.report(report)?,
                 Some(event) = self.events.recv() => self.event(event),
+                () = self.alarm.rings(), if self.emulator.is_on() => {}
                 () = sleep_until(wake.into()) => {}
             }
             self.drain()?;
             self.hand_over();
-            self.carry_out();
+            // What an experiment has a node tell itself by this way may lead to more.
+            while !self.out.is_empty() {
+                self.carry_out();
+            }
             yield_now().await;
         }
         self.end_emulation();
@@ -270,8 +281,7 @@ impl<'a> Engine<'a> {
 
     fn wake_at(&self) -> Instant {
         let far = Instant::now() + LONG;
-        let wakes = [self.node.next_wake(), self.emulator.next_wake()];
-        let wake = wakes.into_iter().flatten().min().map(Duration::from_micros);
+        let wake = self.node.next_wake().map(Duration::from_micros);
         let wake = wake.and_then(|wake| self.start.checked_add(wake));
         wake.unwrap_or(far).min(self.finish_by.unwrap_or(far)).min(far)
     }
@@ -356,7 +366,11 @@ impl<'a> Engine<'a> {
             Event::Call { client, call, held }
                 if self.emulator.is_on() && matches!(call.body, CallBody::Data { .. }) =>
             {
-                self.emulator.post(self.now(), Parcel::Call { client, call, held });
+                let kind = match &call.body {
+                    CallBody::Data { request, .. } => request.kind(),
+                    _ => Kind::Other,
+                };
+                self.emulator.post(self.now(), kind, Parcel::Call { client, call, held });
             }
             Event::Call { client, call, held } => self.call(client, call, held),
         }
@@ -417,6 +431,10 @@ impl<'a> Engine<'a> {
         caller.under_way.remove(&id);
         let emulated = self.emulator.is_on() && matches!(body, ReplyBody::Data(_));
         let wrote = matches!(body, ReplyBody::Data(Response::Written { .. }));
+        let kind = match &body {
+            ReplyBody::Data(response) => response.kind(),
+            _ => Kind::Other,
+        };
         let mut frame = wire::frame(&Reply { id, body });
         if frame.len() > LARGE_REPLY_BYTES && !caller.outbox.fits(frame.len() + RESERVE_BYTES) {
             self.busy += 1;
@@ -428,7 +446,7 @@ impl<'a> Engine<'a> {
             frame = wire::frame(&Reply { id, body });
         }
         if emulated {
-            self.emulator.post(self.now(), Parcel::Reply { client, frame });
+            self.emulator.post(self.now(), kind, Parcel::Reply { client, frame });
         } else {
             self.answer(client, frame);
         }
@@ -443,20 +461,24 @@ impl<'a> Engine<'a> {
     }
 
     fn carry_out(&mut self) {
-        let mut works = Vec::new();
+        let (mut works, mut own) = (Vec::new(), Vec::new());
         for output in std::mem::take(&mut self.out) {
             match output {
                 Output::Send { to, message } => {
-                    let frame = wire::frame(&message);
+                    let (frame, kind) = (wire::frame(&message), message.body.kind());
                     for peer in to.iter().filter_map(|id| self.hub.peers.get(id)) {
                         let frame = frame.clone();
+                        *self.sent.entry(kind).or_default() += frame.len() as u64;
                         if self.emulator.is_on() && peer.outbox.is_open() {
                             let (peer, connection) = (peer.clone(), peer.outbox.connection());
                             let parcel = Parcel::Message { peer, connection, frame };
-                            self.emulator.post(self.now(), parcel);
+                            self.emulator.post(self.now(), kind, parcel);
                         } else {
                             peer.outbox.push(frame);
                         }
+                    }
+                    if to.contains(&self.config.me()) {
+                        own.push(message);
                     }
                 }
                 Output::Reply { client, id, response } => {
@@ -469,6 +491,7 @@ impl<'a> Engine<'a> {
             }
         }
         self.storage.submit(works.into_iter());
+        own.into_iter().for_each(|message| self.tell_self(message));
     }
 
     /// A peer is to be reached elsewhere, as others say.

@@ -1,5 +1,6 @@
 //! The words of Pixii: what clients ask, what nodes answer, what replicas say to each other.
 
+mod kind;
 mod refusal;
 mod status;
 

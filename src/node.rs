@@ -30,7 +30,9 @@ pub use repair::PairView;
 use repair::Repair;
 use replica::Replica;
 use returning::Returning;
-pub use words::{ClientId, Config, Done, Input, Notice, Output, PeerView, Shortage, Work};
+pub use words::{
+    ClientId, Config, Done, Experiment, Input, Notice, Output, PeerView, Shortage, Work,
+};
 
 use crate::members::Members;
 use crate::message::{Body, PeerMessage, Refusal, Request};

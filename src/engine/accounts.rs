@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::Engine;
 use crate::config::Config;
+use crate::emulation::Kind;
 use crate::members::{Members, Opinion};
 use crate::message::{
     CollectionStatus, PairStatus, PeerRepair, PeerStatus, RepairCounts, RepairReport, RepairStatus,
@@ -53,6 +54,8 @@ impl Engine<'_> {
         counters.push(("calls_refused_busy".to_owned(), self.busy));
         let sent = self.hub.peers.values().map(|peer| peer.outbox.bytes_taken()).sum();
         counters.push(("peer_bytes_sent".to_owned(), sent));
+        let of = |(kind, bytes): (&Kind, &u64)| (format!("peer_bytes_of_{}", kind.name()), *bytes);
+        counters.extend(self.sent.iter().map(of));
         if self.config.allow_emulation {
             counters.extend(self.emulator.counters());
         }

@@ -7,6 +7,7 @@ use tokio::runtime::Builder;
 use tokio::sync::mpsc::{Receiver, unbounded_channel};
 use tracing::info;
 
+use super::emulated::Alarm;
 use super::storage::Storage;
 use super::{Ending, Engine, ServeError, process};
 use crate::config::Config;
@@ -91,8 +92,10 @@ fn live(
         };
         let node = Node::new(config_of_node, meta, seed);
         let drawn = (boot_nonce, seed);
-        let engine = Engine::new(config, ring, recovered, drawn, node, storage, reported);
-        engine.run(listener, seed, stop).await
+        let alarm = Alarm::new().map_err(system("timer"))?;
+        let stored = (storage, reported);
+        let engine = Engine::new(config, ring, recovered, drawn, node, stored, alarm);
+        Ok::<_, ServeError>(engine.run(listener, seed, stop).await?)
     });
     // A look-up of a peer's host name may still be waiting for an answer.
     runtime.shutdown_background();
@@ -160,6 +163,7 @@ fn machine_config(config: &Config, ring: Arc<Ring>, members: Members) -> node::C
         repair_interval: config.repair_interval_ms * MILLI,
         scrub_interval: config.scrub_interval_ms * MILLI,
         bootstrap: config.bootstrap,
+        experiment: config.experiment,
         ..node::Config::new(config.me(), ring, members)
     }
 }

@@ -83,6 +83,8 @@ pub(crate) enum Reads {
     /// As many as are needed, the coordinator, which is a home, first: Pixii
     // The write and the read have coordinators of their own, each drawn, whose own copies cost no way.
     Home,
+    /// All homes, and the first R answers count; the write's coordinator is a home and has it at once, all other ways are drawn
+    Homes,
     /// All, and the first R answers count; the coordinator is no replica: the paper
     All,
 }
@@ -141,29 +143,29 @@ struct Draws {
 
 impl Draws {
     fn draw(&mut self, wars: &Wars, n: usize, reads: Reads, rng: &mut Rng) {
-        let ends = (reads == Reads::Home).then(|| (rng.below(n as u64), rng.below(n as u64)));
+        // Who coordinates the write, and the read: `n` is nobody.
+        let mut drawn = |is_home: bool| if is_home { rng.below(n as u64) as usize } else { n };
+        let (writer, reader) = (drawn(reads != Reads::All), drawn(reads == Reads::Home));
         self.there.clear();
         self.acks.clear();
         self.answers.clear();
         for at in 0..n {
-            let (writes, asks) = match ends {
-                Some((writer, reader)) => (at as u64 == writer, at as u64 == reader),
-                None => (false, false),
-            };
             let mut leg = |leg: &Leg, own: bool| if own { 0 } else { leg.sample(rng) };
-            let (w, a) = (leg(&wars.w, writes), leg(&wars.a, writes));
-            let (r, s) = (leg(&wars.r, asks), leg(&wars.s, asks));
+            // The own confirmation takes a way only where the question to the own copy does.
+            let (w, a) =
+                (leg(&wars.w, at == writer), leg(&wars.a, at == writer && reads == Reads::Home));
+            let (r, s) = (leg(&wars.r, at == reader), leg(&wars.s, at == reader));
             self.there.push(w);
             self.acks.push(w + a);
             self.answers.push((r + s, rng.next_u64(), r, at));
         }
         self.acks.sort_unstable();
-        match ends {
-            None => self.answers.sort_unstable(),
+        match reads {
+            Reads::Homes | Reads::All => self.answers.sort_unstable(),
             // The own copy, then others as chance has it: they are asked before anybody knows how long they take.
-            Some((_, reader)) => self
-                .answers
-                .sort_unstable_by_key(|(_, chance, _, at)| (*at as u64 != reader, *chance)),
+            Reads::Home => {
+                self.answers.sort_unstable_by_key(|(_, chance, _, at)| (*at != reader, *chance));
+            }
         }
     }
 }

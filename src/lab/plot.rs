@@ -49,6 +49,8 @@ pub(crate) struct Figure {
     pub(crate) x: String,
     /// What y is, with its unit.
     pub(crate) y: String,
+    /// True: x grows by factors.
+    pub(crate) is_log_x: bool,
     /// True: y grows by factors.
     pub(crate) is_log: bool,
     /// The lines.
@@ -112,21 +114,29 @@ impl Figure {
             .margin_right(LEGEND)
             .x_label_area_size(42)
             .y_label_area_size(AXIS);
-        match self.is_log {
-            true => self.lines_on(chart.build_cartesian_2d(x, y.log_scale()).map_err(fault)?),
-            false => self.lines_on(chart.build_cartesian_2d(x, y).map_err(fault)?),
+        match (self.is_log_x, self.is_log) {
+            (false, true) => {
+                self.lines_on(chart.build_cartesian_2d(x, y.log_scale()).map_err(fault)?)
+            }
+            (false, false) => self.lines_on(chart.build_cartesian_2d(x, y).map_err(fault)?),
+            (true, true) => self
+                .lines_on(chart.build_cartesian_2d(x.log_scale(), y.log_scale()).map_err(fault)?),
+            (true, false) => {
+                self.lines_on(chart.build_cartesian_2d(x.log_scale(), y).map_err(fault)?)
+            }
         }
         .map_err(fault)?;
         self.legend(&upper).map_err(fault)?;
         area.present().map_err(fault)
     }
 
-    fn lines_on<B, Y>(
+    fn lines_on<B, X, Y>(
         &self,
-        mut chart: ChartContext<'_, B, Cartesian2d<plotters::coord::types::RangedCoordf64, Y>>,
+        mut chart: ChartContext<'_, B, Cartesian2d<X, Y>>,
     ) -> Result<(), DrawingAreaErrorKind<B::ErrorType>>
     where
         B: DrawingBackend,
+        X: Ranged<ValueType = f64> + ValueFormatter<f64> + AsRangedCoord<Value = f64>,
         Y: Ranged<ValueType = f64> + ValueFormatter<f64> + AsRangedCoord<Value = f64>,
     {
         chart

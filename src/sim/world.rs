@@ -14,7 +14,7 @@ use super::Counts;
 use super::clients::Client;
 use super::judge::{Broken, Judge};
 use super::scenario::{Fault, Scenario};
-use crate::emulation::{Delay, Emulation, Verdict};
+use crate::emulation::{Delay, Emulation, Kind, Verdict};
 use crate::members::{Members, Opinion};
 use crate::message::{Call, CallBody, PeerMessage, Reply, ReplyBody, Request};
 use crate::node::{Config, Input, Node, Notice, Output, Shortage, Work};
@@ -594,10 +594,9 @@ impl World {
                 Output::Reply { client, id, response } => {
                     let client = client as usize;
                     self.judge_reply(client, id, &response);
+                    let (ends, kind) = ((self.hosts[at].id, client_id(client)), response.kind());
                     let frame = wire::frame(&Reply { id, body: ReplyBody::Data(response) });
-                    self.carry(self.hosts[at].id, client_id(client), frame, |_, frame| {
-                        Event::ToClient { client, frame }
-                    });
+                    self.carry(ends, kind, frame, |_, frame| Event::ToClient { client, frame });
                 }
                 Output::Store(work) => self.submit(at, work),
                 Output::Address { .. } => self.count("addresses learnt"),
@@ -628,18 +627,18 @@ impl World {
             let Some(to) = self.hosts.iter().position(|host| host.id == *id) else { continue };
             let life = self.hosts[to].life;
             let make = move |sent, frame| Event::Peer { from, to, life, sent, frame };
-            self.carry(self.hosts[from].id, *id, frame.clone(), make);
+            self.carry((self.hosts[from].id, *id), message.body.kind(), frame.clone(), make);
         }
     }
 
     fn carry(
         &mut self,
-        from: NodeId,
-        to: NodeId,
+        (from, to): (NodeId, NodeId),
+        kind: Kind,
         frame: Bytes,
         make: impl Fn(u64, Bytes) -> Event,
     ) {
-        match self.net.verdict(self.now, from, to) {
+        match self.net.verdict(self.now, from, to, kind) {
             Verdict::Drop => self.count("messages dropped"),
             Verdict::Cut => self.count("messages cut"),
             Verdict::Deliver(delays) => {

@@ -35,7 +35,7 @@ A distribution is written as in `pixii emulate`: \"exponential 5ms\", \"pareto 1
 20ms\"; or @FILE, with measured times in milliseconds, one a line.
 
 With --reads home it is Pixii's own way: a home coordinates, its own copy costs nothing, and a read asks as many as it needs. With \
---reads all it is the paper's: the coordinator is no replica, and a read asks all.
+--reads homes a read asks all homes, the own copy too over the network, as `pixii lab run validate` has it. With --reads all it is the paper's: the coordinator is no replica, and a read asks all.
 
 Examples:
   pixii lab predict --fit LNKD-DISK --reads all
@@ -170,6 +170,9 @@ impl Predict {
     fn verdict(&self, told: &Prediction) -> String {
         let plan = match self.reads {
             Reads::Home => "a home coordinates, and a read asks as many as it needs",
+            Reads::Homes => {
+                "a home coordinates the write, and a read asks all homes, itself over the network"
+            }
             Reads::All => "the coordinator is no replica, and a read asks all",
         };
         let trials = self.trials;
@@ -215,6 +218,7 @@ impl Predict {
             caption: format!("By the WARS model: {ways}. {}", self.verdict(told)),
             x: "time since the acknowledgement (ms)".into(),
             y: "reads that show it (%)".into(),
+            is_log_x: false,
             is_log: false,
             lines,
         }

@@ -13,7 +13,7 @@ use super::check_out;
 use crate::cli::text::{row, table};
 use crate::cli::{Exit, Outcome, Shared, Trouble, emit, emit_json};
 use crate::lab::pbs::{Cell, Leg, Prediction, Reads, Wars, misses_last, ms, predict};
-use crate::lab::plot::{Figure, Line};
+use crate::lab::plot::{Axis, Figure, Line, Style};
 
 /// Shares of fresh reads whose time is told.
 const SHARES: [f64; 3] = [0.99, 0.999, 0.9999];
@@ -205,7 +205,7 @@ impl Predict {
                 let _ = writeln!(csv, "{},{},{:.3},{fresh:.6}", cell.r, cell.w, ms(*t));
             }
             let points = points.into_iter().map(|(t, fresh)| (ms(t), 100.0 * fresh, 0.0)).collect();
-            lines.push(Line { name, points, is_beside: false, colour: lines.len() });
+            lines.push(Line { name, points, style: Style::Measured, colour: lines.len() });
         }
         fs::write(out.join("predict.csv"), csv).map_err(fault)?;
         let ways = match (&self.fit, &self.way) {
@@ -218,7 +218,7 @@ impl Predict {
             caption: format!("By the WARS model: {ways}. {}", self.verdict(told)),
             x: "time since the acknowledgement (ms)".into(),
             y: "reads that show it (%)".into(),
-            is_log_x: false,
+            axis: Axis::Numbers,
             is_log: false,
             lines,
         }

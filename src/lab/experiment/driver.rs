@@ -208,13 +208,8 @@ pub(crate) fn quorum(replicas: u8, strict: bool) -> Quorum {
     Quorum { replicas: Some(replicas), strict: Some(strict) }
 }
 
-/// A value like all others.
-pub(crate) fn value() -> Bytes {
-    Bytes::from_static(&[7; VALUE_BYTES])
-}
-
 /// A put of a key that is new.
-pub(crate) fn put(key: Key, w: u8, write: u64) -> Request {
-    let (value, write) = (Blob(value()), WriteId(u128::from(write)));
+pub(crate) fn put(key: Key, w: u8, write: WriteId) -> Request {
+    let value = Blob(Bytes::from_static(&[7; VALUE_BYTES]));
     Request::Put { key, value, context: None, write, w: quorum(w, false) }
 }

@@ -10,7 +10,7 @@ use super::report::Report;
 use super::site::Site;
 use super::theory::largest_round_trip;
 use super::{Mean, Step};
-use crate::lab::plot::{Figure, Line};
+use crate::lab::plot::{Axis, Figure, Line, Style};
 
 const NAME: &str = "failures";
 /// The study's (R, W), and what it read with one and with two failed, in milliseconds.
@@ -69,13 +69,15 @@ pub(crate) fn run(
         "refused_by_the_ring",
     ];
     let mut table = report.table(NAME, &head)?;
-    let line =
-        |colour: usize, name, is_beside| Line { name, points: Vec::new(), is_beside, colour };
+    let line = |colour: usize, name, style| Line { name, points: Vec::new(), style, colour };
     let mut lines: Vec<Line> = STUDY
         .into_iter()
         .enumerate()
         .flat_map(|(at, (r, w, _))| {
-            [line(at, format!("({r},{w})"), false), line(at, format!("({r},{w}), study"), true)]
+            [
+                line(at, format!("({r},{w})"), Style::Measured),
+                line(at, format!("({r},{w}), study"), Style::Study),
+            ]
         })
         .collect();
     let (mut rng, mut dead) = (Rng::new(report.seed), Vec::new());
@@ -131,7 +133,7 @@ fn figure(lines: Vec<Line>, delay_ms: f64, clients: u64) -> Figure {
         ),
         x: "nodes that failed".into(),
         y: "mean latency of a read (ms)".into(),
-        is_log_x: false,
+        axis: Axis::Numbers,
         is_log: false,
         lines,
     }

@@ -8,7 +8,7 @@ use super::report::Report;
 use super::site::Site;
 use super::theory::nth_round_trip;
 use super::{Mean, Step};
-use crate::lab::plot::{Figure, Line};
+use crate::lab::plot::{Axis, Figure, Line, Style};
 
 /// Nodes and replicas of the study.
 pub(super) const NODES: usize = 10;
@@ -93,6 +93,7 @@ fn latency(
     let head =
         ["delay_ms", of, "samples", "mean_ms", "confidence_ms", "theory_ms", "ratio", "study_ms"];
     let mut table = report.table(name, &head)?;
+    let studies: &[(f64, [f64; 5])] = if reads { &STUDY_READS } else { &STUDY_WRITES };
     let mut lines = Vec::new();
     for (colour, delay) in DELAYS.into_iter().enumerate() {
         driver.emulate(&delays(delay))?;
@@ -106,7 +107,6 @@ fn latency(
             let times = done.latencies(reads);
             report.samples(name, &format!("delay_ms,{of}"), &format!("{delay},{replicas}"), &times);
             let (mean, theory) = (Mean::of(&times), theory(reads, replicas, delay));
-            let studies: &[(f64, [f64; 5])] = if reads { &STUDY_READS } else { &STUDY_WRITES };
             let study = studies.iter().find(|(of, _)| *of == delay);
             let study = study.map(|(_, figures)| figures[usize::from(replicas) - 1]);
             table.row(&[
@@ -129,9 +129,13 @@ fn latency(
             expected.push((f64::from(replicas), theory, 0.0));
             step()?;
         }
-        let line = |name: String, points, is_beside| Line { name, points, is_beside, colour };
-        lines.push(line(format!("{delay} ms"), measured, false));
-        lines.push(line(format!("{delay} ms, theory"), expected, true));
+        let line = |name: String, points, style| Line { name, points, style, colour };
+        lines.push(line(format!("{delay} ms"), measured, Style::Measured));
+        lines.push(line(format!("{delay} ms, theory"), expected, Style::Theory));
+        if let Some((_, told)) = studies.iter().find(|(of, _)| *of == delay) {
+            let points = (1..).zip(told).map(|(replicas, told)| (f64::from(replicas), *told, 0.0));
+            lines.push(line(format!("{delay} ms, study"), points.collect(), Style::Study));
+        }
     }
     let number = if reads { 1 } else { 2 };
     report.figure(Figure {
@@ -149,16 +153,15 @@ fn latency(
         ),
         x: format!("{of}: replicas that have to answer"),
         y: format!("mean latency of a {kind} (ms)"),
-        is_log_x: false,
-        is_log: false,
+        axis: Axis::Numbers,
+        is_log: true,
         lines,
     })?;
     report.note(
         name,
         match reads {
             true => "The study's reads grow to 6.7 s at R=5 and 80 ms, because bursts met a coordinator that served one client at a \
-                     time; here a read asks R replicas at once, and takes what the slowest of R-1 round trips takes. (Real clients, \
-                     unlike simulated ones, ask another home beside after 100 ms: at 50 and 80 ms they are quicker than theory.)",
+                     time; here a read asks R replicas at once, and takes what the slowest of R-1 round trips takes.",
             false => "The study's puts wait for one way and a redirect (3 delays at W=1) and hardly for their replicas; here a put \
                       is confirmed by W synced replicas, of all that it is sent to at once: it grows with W, and less than a read.",
         },
@@ -198,9 +201,9 @@ fn throughput(driver: &mut dyn Driver, report: &mut Report, step: Step<'_>) -> R
         let base = expected.clone().next().map_or(0.0, |(_, first, _)| first);
         let study =
             DELAYS.iter().zip(study).map(|(delay, told)| (*delay, base * told / study[0], 0.0));
-        let line = |name: String, points, is_beside| Line { name, points, is_beside, colour };
-        lines.push(line(format!("({r},{w})"), points, false));
-        lines.push(line(format!("({r},{w}), study"), study.collect(), true));
+        let line = |name: String, points, style| Line { name, points, style, colour };
+        lines.push(line(format!("({r},{w})"), points, Style::Measured));
+        lines.push(line(format!("({r},{w}), study"), study.collect(), Style::Study));
     }
     report.figure(Figure {
         name: name.into(),
@@ -211,7 +214,7 @@ fn throughput(driver: &mut dyn Driver, report: &mut Report, step: Step<'_>) -> R
         ),
         x: "mean delay of a message (ms)".into(),
         y: "requests per second of all clients".into(),
-        is_log_x: false,
+        axis: Axis::Numbers,
         is_log: true,
         lines,
     })?;

@@ -19,6 +19,7 @@ use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::sleep;
 
+use self::load::Asked;
 use super::driver::{Course, Driver, Followed, Loops, Measured, Puts, Sent};
 use crate::cli::cluster::{Cluster, Shape};
 use crate::cli::signals::Interrupt;
@@ -179,8 +180,8 @@ impl Driver for Real<'_> {
     }
 
     fn load(&mut self) -> Result<(), String> {
-        let client = self.client.clone();
-        self.watched(load::fill(client))
+        let asked = Asked::new(self.client.clone(), &self.dead);
+        self.watched(load::fill(asked))
     }
 
     fn emulate(&mut self, rules: &str) -> Result<(), String> {
@@ -197,8 +198,8 @@ impl Driver for Real<'_> {
     }
 
     fn run(&mut self, loops: &Loops) -> Result<Measured, String> {
-        let client = self.client.clone();
-        self.watched(load::run(client, *loops))
+        let asked = Asked::new(self.client.clone(), &self.dead);
+        self.watched(load::run(asked, *loops))
     }
 
     fn follow(

@@ -8,7 +8,7 @@ use super::Step;
 use super::driver::{Driver, Loops};
 use super::report::Report;
 use super::site::Site;
-use crate::lab::plot::{Figure, Line};
+use crate::lab::plot::{Axis, Figure, Line, Style};
 
 const NAME: &str = "recovery";
 const NODES: usize = 5;
@@ -59,7 +59,7 @@ pub(crate) fn run(site: Site<'_>, report: &mut Report, step: Step<'_>) -> Result
             points.push((*keys as f64 / 1e3, seconds, 0.0));
             step()?;
         }
-        lines.push(Line { name: case.into(), points, is_beside: false, colour });
+        lines.push(Line { name: case.into(), points, style: Style::Measured, colour });
     }
     let told = match site {
         Site::Virtual => "Disks and processors take no time.",
@@ -74,7 +74,7 @@ pub(crate) fn run(site: Site<'_>, report: &mut Report, step: Step<'_>) -> Result
         ),
         x: "keys (thousands)".into(),
         y: "seconds".into(),
-        is_log_x: false,
+        axis: Axis::Numbers,
         is_log: false,
         lines,
     })?;

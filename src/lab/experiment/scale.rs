@@ -9,7 +9,7 @@ use super::driver::{Loops, Sent, delays};
 use super::report::Report;
 use super::site::Site;
 use super::{Mean, Step};
-use crate::lab::plot::{Figure, Line};
+use crate::lab::plot::{Axis, Figure, Line, Style};
 
 const NAME: &str = "scale";
 const N: u8 = 3;
@@ -23,10 +23,9 @@ const DAEMONS: [usize; 3] = [3, 5, 10];
 const FULL: u64 = 1_000;
 /// Partitions: more than nodes.
 const PARTITIONS: u16 = 1_024;
-/// Gossip has calmed down after this time, and is measured for that long.
-const CALM: Micros = 20_000 * MILLI;
+/// Gossip has calmed down after a third of this time, and is measured for all of it: as long as all is compared once by default.
 const QUIET: Micros = 60_000 * MILLI;
-/// So much of both times in a quick run on real daemons.
+/// So much of it in a quick run on real daemons.
 const QUICK: Micros = 4;
 
 fn sizes(is_real: bool, samples: u64) -> &'static [usize] {
@@ -40,6 +39,11 @@ fn sizes(is_real: bool, samples: u64) -> &'static [usize] {
 /// How many points a run with so many samples has.
 pub(crate) fn points(is_real: bool, samples: u64) -> usize {
     sizes(is_real, samples).len()
+}
+
+/// How long nothing happens.
+fn quiet(site: Site<'_>, samples: u64) -> Micros {
+    if site.is_real() && samples < FULL { QUIET / QUICK } else { QUIET }
 }
 
 /// What one size came to.
@@ -68,8 +72,9 @@ pub(crate) fn run(site: Site<'_>, report: &mut Report, step: Step<'_>) -> Result
         "of_comparisons",
     ];
     let mut table = report.table(NAME, &head)?;
-    let (mut reads, mut puts, mut quiet) = (Vec::new(), Vec::new(), [const { Vec::new() }; 3]);
-    for nodes in sizes(site.is_real(), report.samples).iter().copied() {
+    let (mut reads, mut puts, mut traffic) = (Vec::new(), Vec::new(), [const { Vec::new() }; 3]);
+    let sizes = sizes(site.is_real(), report.samples);
+    for (at, nodes) in sizes.iter().copied().enumerate() {
         let size = measure(site, nodes, report)?;
         table.row(&[
             nodes.to_string(),
@@ -84,28 +89,33 @@ pub(crate) fn run(site: Site<'_>, report: &mut Report, step: Step<'_>) -> Result
             format!("{:.1}", size.quiet[1]),
             format!("{:.1}", size.quiet[2]),
         ]);
-        let x = nodes as f64;
+        let x = at as f64;
         reads.push((x, size.reads.mean, size.reads.half));
         puts.push((x, size.puts.mean, size.puts.half));
-        for (line, bytes) in quiet.iter_mut().zip(size.quiet) {
+        for (line, bytes) in traffic.iter_mut().zip(size.quiet) {
             line.push((x, bytes / 1e3, 0.0));
         }
         step()?;
     }
-    let line =
-        |name: &str, points, colour| Line { name: name.into(), points, is_beside: false, colour };
-    let [all, gossip, comparisons] = quiet;
+    let line = |name: &str, points, colour| Line {
+        name: name.into(),
+        points,
+        style: Style::Measured,
+        colour,
+    };
+    let [all, gossip, comparisons] = traffic;
     report.figure(Figure {
         name: NAME.into(),
         title: "Latency and quiet traffic over the size of a cluster, N=3".into(),
         caption: format!(
-            "Closed loops, {} clients, R = W = {QUORUM}, {DELAY_MS} ms a message on average; then a while without requests, in which \
-             what nodes send is counted.",
-            report.clients
+            "Closed loops, {} clients, R = W = {QUORUM}, {DELAY_MS} ms a message on average; then {} s without requests, in which what \
+             nodes send is counted, each comparison once.",
+            report.clients,
+            quiet(site, report.samples) / (1_000 * MILLI)
         ),
         x: "nodes".into(),
         y: "mean latency (ms), and kB/s sent by each node".into(),
-        is_log_x: !site.is_real(),
+        axis: Axis::Sizes(sizes.iter().map(usize::to_string).collect()),
         is_log: false,
         lines: vec![
             line("a read (ms)", reads, 0),
@@ -125,7 +135,10 @@ pub(crate) fn run(site: Site<'_>, report: &mut Report, step: Step<'_>) -> Result
 
 fn measure(site: Site<'_>, nodes: usize, report: &mut Report) -> Result<Size, String> {
     let seed = report.seed ^ (nodes as u64) << 32;
-    let setup = Setup { partitions: PARTITIONS, ..Setup::new(nodes, N, seed) };
+    let quiet = quiet(site, report.samples);
+    // As many comparisons in that time as in a minute by default, when that is as long.
+    let setup =
+        Setup { partitions: PARTITIONS, repair_interval: quiet, ..Setup::new(nodes, N, seed) };
     let mut driver = site.found(&setup)?;
     driver.load()?;
     driver.emulate(&delays(DELAY_MS))?;
@@ -139,10 +152,9 @@ fn measure(site: Site<'_>, nodes: usize, report: &mut Report) -> Result<Size, St
         seed: report.seed ^ nodes as u64,
     })?;
     report.failures(&format!("{NAME}, {nodes} nodes"), &done);
-    let part = if site.is_real() && report.samples < FULL { QUICK } else { 1 };
-    driver.wait(CALM / part)?;
+    driver.wait(quiet / 3)?;
     let before = driver.sent()?;
-    driver.wait(QUIET / part)?;
+    driver.wait(quiet)?;
     let after = driver.sent()?;
     let ring = driver.ring();
     let shares = ring.members().iter().map(|member| ring.share(member.id));
@@ -151,14 +163,14 @@ fn measure(site: Site<'_>, nodes: usize, report: &mut Report) -> Result<Size, St
     let per_second = |kinds: &[Kind]| {
         let of = |sent: &Sent| kinds.iter().filter_map(|kind| sent.get(kind)).sum::<u64>();
         let bytes = of(&after).saturating_sub(of(&before)) as f64;
-        bytes / (QUIET / part) as f64 * 1e6 / nodes as f64
+        bytes / quiet as f64 * 1e6 / nodes as f64
     };
-    let quiet = [&Kind::ALL[..], &[Kind::Gossip], &[Kind::Repair]].map(per_second);
+    let traffic = [&Kind::ALL[..], &[Kind::Gossip], &[Kind::Repair]].map(per_second);
     driver.stop()?;
     Ok(Size {
         reads: Mean::of(&done.latencies(true)),
         puts: Mean::of(&done.latencies(false)),
         largest: largest / mean_share,
-        quiet,
+        quiet: traffic,
     })
 }

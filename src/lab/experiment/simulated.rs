@@ -6,7 +6,7 @@ use pixii::message::{Request, Response};
 use pixii::ring::Ring;
 use pixii::rng::Rng;
 use pixii::sim::cluster::{Cluster, Setup};
-use pixii::types::{Key, MILLI, Micros, NodeId};
+use pixii::types::{Key, MILLI, Micros, NodeId, WriteId};
 
 use super::driver::{
     Course, Driver, Followed, KEYS, Loops, Measured, Puts, Read, Reading, Sample, Seen, Sent,
@@ -51,7 +51,7 @@ impl Simulated {
     /// A put with a name of its own.
     fn put(&mut self, key: Key, w: u8) -> Request {
         self.writes += 1;
-        put(key, w, self.writes)
+        put(key, w, WriteId(u128::from(self.writes)))
     }
 
     /// Asks the first home of the key that lives, as a client does that can reach it.

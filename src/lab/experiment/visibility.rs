@@ -14,7 +14,7 @@ use super::report::Report;
 use super::site::Site;
 use super::{Mean, Step};
 use crate::lab::pbs::{Leg, Prediction, Reads, Wars, predict};
-use crate::lab::plot::{Figure, Line};
+use crate::lab::plot::{Axis, Figure, Line, Style};
 
 const N: u8 = 3;
 /// (R, W) whose reads may be stale.
@@ -202,9 +202,9 @@ pub(crate) fn visibility(
                 format!("{model:.5}"),
             ]);
         }
-        let line = |name: String, points, is_beside| Line { name, points, is_beside, colour };
-        lines.push(line(format!("({r},{w})"), measured, false));
-        lines.push(line(format!("({r},{w}), model"), predicted, true));
+        let line = |name: String, points, style| Line { name, points, style, colour };
+        lines.push(line(format!("({r},{w})"), measured, Style::Measured));
+        lines.push(line(format!("({r},{w}), model"), predicted, Style::Theory));
         step()?;
     }
     report.figure(Figure {
@@ -215,7 +215,7 @@ pub(crate) fn visibility(
             .into(),
         x: "time from the acknowledgement to the read (ms)".into(),
         y: "reads that see the write (%)".into(),
-        is_log_x: false,
+        axis: Axis::Numbers,
         is_log: false,
         lines,
     })?;
@@ -261,7 +261,7 @@ pub(crate) fn validate(site: Site<'_>, report: &mut Report, step: Step<'_>) -> R
             ]);
         }
         let name = format!("W {w_ms} ms, A=R=S {others_ms} ms");
-        lines.push(Line { name, points: apart, is_beside: false, colour });
+        lines.push(Line { name, points: apart, style: Style::Measured, colour });
         step()?;
     }
     driver.stop()?;
@@ -290,7 +290,7 @@ pub(crate) fn validate(site: Site<'_>, report: &mut Report, step: Step<'_>) -> R
         ),
         x: "time from the acknowledgement to the read (ms)".into(),
         y: "difference in points (%)".into(),
-        is_log_x: false,
+        axis: Axis::Numbers,
         is_log: false,
         lines,
     })?;

@@ -3,23 +3,59 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pixii::client::{Client, Failure, Put};
+use pixii::client::Client;
 use pixii::message::{Request, Response};
 use pixii::rng::Rng;
-use pixii::types::{Blob, Key, Micros};
+use pixii::types::{Key, Micros, NodeId};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use crate::lab::experiment::driver::{
     Course, Followed, KEYS, Loops, Measured, Puts, Read, Reading, Sample, Seen, TIMEOUT_MS,
-    followed_key, fresh_key, quorum, read_key, value,
+    followed_key, fresh_key, put, quorum, read_key,
 };
 
 /// Puts at a time while the keys are loaded.
 const WINDOW: u64 = 32;
 
-fn put(client: &Client, key: Key, w: u8) -> Put {
-    Put { key, value: value(), context: None, write: client.write_id(), w: quorum(w, false) }
+/// Who is asked, as a client does that knows who lives. Nobody else is, so that a latency is that of the node's own plan.
+#[derive(Clone)]
+pub(super) struct Asked {
+    client: Client,
+    dead: Arc<Vec<NodeId>>,
+}
+
+impl Asked {
+    /// All but the dead.
+    pub(super) fn new(client: Client, dead: &[String]) -> Self {
+        let dead = dead.iter().map(|name| NodeId::of(name)).collect();
+        Asked { client, dead: Arc::new(dead) }
+    }
+
+    /// Asks the first home of the key that lives. The error says why it was not answered as it should be.
+    async fn first(&self, key: &Key, request: Request) -> Result<(), String> {
+        let ring = self.client.ring();
+        let mut homes = ring.homes(ring.partition(key)).iter();
+        let home = homes.find(|home| !self.dead.contains(home)).ok_or("no home lives")?;
+        let name = self.client.ring_report().members.name(*home);
+        match self.client.ask(&name, request, TIMEOUT_MS).await {
+            Ok(Response::Found { values, .. }) if values.is_empty() => {
+                Err("a key was called absent".into())
+            }
+            Ok(Response::Found { .. } | Response::Written { .. }) => Ok(()),
+            Ok(other) => Err(format!("{other:?}")),
+            Err(failure) => Err(failure.to_string()),
+        }
+    }
+
+    async fn put(&self, key: Key, w: u8) -> Result<(), String> {
+        self.first(&key, put(key.clone(), w, self.client.write_id())).await
+    }
+
+    async fn get(&self, number: u64, r: u8) -> Result<(), String> {
+        let (key, r) = (read_key(number), quorum(r, true));
+        self.first(&key, Request::Get { key: key.clone(), r }).await
+    }
 }
 
 fn ended(error: &tokio::task::JoinError) -> String {
@@ -27,14 +63,13 @@ fn ended(error: &tokio::task::JoinError) -> String {
 }
 
 /// Puts every key that loops read at all its homes.
-pub(super) async fn fill(client: Client) -> Result<(), String> {
+pub(super) async fn fill(asked: Asked) -> Result<(), String> {
     let mut workers = JoinSet::new();
     for number in 0..WINDOW {
-        let client = client.clone();
+        let asked = asked.clone();
         workers.spawn(async move {
             for key in (number..KEYS).step_by(WINDOW as usize) {
-                let put = put(&client, read_key(key), client.ring().n());
-                client.put(put, TIMEOUT_MS).await.map_err(|failure| failure.to_string())?;
+                asked.put(read_key(key), asked.client.ring().n()).await?;
             }
             Ok::<(), String>(())
         });
@@ -46,10 +81,10 @@ pub(super) async fn fill(client: Client) -> Result<(), String> {
 }
 
 /// Runs closed loops.
-pub(super) async fn run(client: Client, loops: Loops) -> Result<Measured, String> {
+pub(super) async fn run(asked: Asked, loops: Loops) -> Result<Measured, String> {
     let mut workers = JoinSet::new();
     for number in 0..loops.clients {
-        workers.spawn(work(client.clone(), loops, number));
+        workers.spawn(work(asked.clone(), loops, number));
     }
     let (mut all, mut first, mut last) = (Measured::default(), None, None);
     while let Some(done) = workers.join_next().await {
@@ -67,7 +102,7 @@ pub(super) async fn run(client: Client, loops: Loops) -> Result<Measured, String
 }
 
 /// One client's loop: what it measured, and when it began to.
-async fn work(client: Client, loops: Loops, number: u64) -> (Measured, Instant) {
+async fn work(asked: Asked, loops: Loops, number: u64) -> (Measured, Instant) {
     let mut rng = Rng::new(loops.seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     let (mut measured, mut first) = (Measured::default(), Instant::now());
     for turn in 0..loops.warm_up + loops.requests {
@@ -77,11 +112,8 @@ async fn work(client: Client, loops: Loops, number: u64) -> (Measured, Instant) 
             first = begun;
         }
         let done = match read {
-            Some(key) => look(&client, key, loops.r).await,
-            None => {
-                let put = put(&client, fresh_key(&loops, number, turn), loops.w);
-                client.put(put, TIMEOUT_MS).await.map(drop)
-            }
+            Some(key) => asked.get(key, loops.r).await,
+            None => asked.put(fresh_key(&loops, number, turn), loops.w).await,
         };
         let took = begun.elapsed().as_micros() as Micros;
         match done {
@@ -90,19 +122,10 @@ async fn work(client: Client, loops: Loops, number: u64) -> (Measured, Instant) 
                 let (is_read, key) = (read.is_some(), read.unwrap_or_default());
                 measured.samples.push(Sample { is_read, key, took });
             }
-            Err(failure) => measured.fail(read, failure.to_string()),
+            Err(why) => measured.fail(read, why),
         }
     }
     (measured, first)
-}
-
-/// Reads a key that was loaded.
-async fn look(client: &Client, number: u64, r: u8) -> Result<(), Failure> {
-    let found = client.get(&read_key(number), quorum(r, true), TIMEOUT_MS).await?;
-    match found.values.is_empty() {
-        true => Err(Failure::Error("a key was called absent".into())),
-        false => Ok(()),
-    }
 }
 
 /// Puts at a pace, and the reads that follow each.
@@ -136,9 +159,7 @@ async fn one(
     course: Course,
     timeout_ms: u32,
 ) -> (Option<u64>, Vec<Reading>) {
-    let (value, write) = (Blob(value()), client.write_id());
-    let (context, w) = (None, quorum(course.w, false));
-    let request = Request::Put { key: key.clone(), value, context, write, w };
+    let request = put(key.clone(), course.w, client.write_id());
     let first = home(&client, &key, course.home);
     if !matches!(client.ask(&first, request, timeout_ms).await, Ok(Response::Written { .. })) {
         return (None, Vec::new());

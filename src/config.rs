@@ -11,6 +11,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::emulation::{self, Rule};
 use crate::members::{Member, Members, check_name};
+use crate::node::Experiment;
 use crate::ring::{Ring, RingError};
 use crate::types::{MAX_MEMBERS, MAX_N, MAX_PARTITIONS, NodeId};
 
@@ -81,6 +82,8 @@ pub struct Config {
     pub http_listen: Option<String>,
     /// True if what is logged is a JSON object a line.
     pub log_json: bool,
+    /// What the node does otherwise for a measurement.
+    pub experiment: Experiment,
     /// What is logged: a level, or more in the syntax of `EnvFilter`.
     pub log: String,
     /// Every member, this node among them.
@@ -122,6 +125,8 @@ struct Keys {
     #[serde(default)]
     http_beyond_loopback: bool,
     log_format: Option<String>,
+    #[serde(default)]
+    experiment: Vec<String>,
     #[serde(default = "default_log")]
     log: String,
     members: Vec<MemberKeys>,
@@ -227,6 +232,7 @@ fn check(keys: Keys) -> Result<Config, String> {
     let emulation_seed = seed.transpose()?.map(|seed| seed as u64);
     let allow_emulation = keys.allow_emulation;
     let emulation = check_emulation(&keys.emulation, allow_emulation, &members)?;
+    let experiment = check_experiment(&keys.experiment, allow_emulation)?;
     let ring = Ring::new(&members.ids(), n, partitions).map_err(|e: RingError| e.to_string())?;
     let Keys { name, cluster, data_dir, listen, http_listen, log, .. } = keys;
     let (bootstrap, strict) = (false, keys.strict.unwrap_or(false));
@@ -253,6 +259,7 @@ fn check(keys: Keys) -> Result<Config, String> {
         emulation_seed,
         http_listen,
         log_json,
+        experiment,
         log,
         members,
         ring,
@@ -298,6 +305,23 @@ fn check_emulation(
         );
     }
     emulation::parse(&rules.join("\n"), members).map_err(|what| format!("emulation: {what}"))
+}
+
+fn check_experiment(words: &[String], allowed: bool) -> Result<Experiment, String> {
+    if !words.is_empty() && !allowed {
+        return Err(
+            "experiment: a node is measured otherwise only with allow_emulation = true".to_owned()
+        );
+    }
+    let mut experiment = Experiment::default();
+    for word in words {
+        let unknown = || {
+            let (word, known) = (word.chars().take(40).collect::<String>(), Experiment::SWITCHES);
+            format!("experiment: \"{}\" is none of {}", word.escape_debug(), known.join(", "))
+        };
+        *experiment.switch(word).ok_or_else(unknown)? = true;
+    }
+    Ok(experiment)
 }
 
 /// The host of `host:port`, or what is wrong with it.

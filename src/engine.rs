@@ -17,7 +17,7 @@ mod replacing;
 mod space;
 mod storage;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -32,6 +32,7 @@ use tokio::time::sleep_until;
 use tracing::{info, warn};
 
 use crate::config::{Config, ConfigError, check_address};
+use crate::emulation;
 use crate::members::{Member, Members};
 use crate::message::{
     Call, CallBody, Refusal, Replacement, Reply, ReplyBody, Response, SampleReport,
@@ -47,7 +48,7 @@ use crate::store::{LifeError, Meta, StoreError};
 use crate::types::{Micros, NodeId};
 use crate::wire;
 use drain::Drain;
-use emulated::{Emulator, Parcel};
+use emulated::{Alarm, Emulator, Parcel};
 use ending::Ending;
 use health::{Question, Watchers};
 pub use life::run;
@@ -180,7 +181,10 @@ struct Engine<'a> {
     requests: HashMap<(ClientId, u64), UnderWay>,
     busy: u64,
     meter: Meter,
+    /// Bytes that were to be sent to peers, by what they were about.
+    sent: BTreeMap<emulation::Kind, u64>,
     emulator: Emulator,
+    alarm: Alarm,
     /// Why the node refuses writes for want of space, if it does.
     short: Option<Shortage>,
     drain: Drain,
@@ -202,7 +206,7 @@ impl<'a> Engine<'a> {
         (boot_nonce, seed): (u64, u64),
         node: Node,
         (storage, reports): (Storage, UnboundedReceiver<Report>),
-        manager: Manager,
+        (manager, alarm): (Manager, Alarm),
     ) -> Self {
         let identity = Identity {
             cluster: config.cluster.clone(),
@@ -231,7 +235,9 @@ impl<'a> Engine<'a> {
             requests: HashMap::new(),
             busy: 0,
             meter: Meter::new(),
+            sent: BTreeMap::new(),
             emulator,
+            alarm,
             short: None,
             drain: Drain::No,
             manager,
@@ -261,6 +267,7 @@ impl<'a> Engine<'a> {
         self.set_rules(self.config.emulation.clone());
         while !self.is_finished() {
             let wake = self.wake_at();
+            self.alarm.set(self.emulator.next_wake().map(|due| due.saturating_sub(self.now())));
             tokio::select! {
                 biased;
                 Some(order) = orders.recv() => self.order(order),
@@ -268,11 +275,15 @@ impl<'a> Engine<'a> {
                 Some(event) = self.events.recv() => self.event(event),
                 // Who has asked may have gone.
                 Some(question) = questions.recv() => drop(question.send(self.account())),
+                () = self.alarm.rings(), if self.emulator.is_on() => {}
                 () = sleep_until(wake.into()) => {}
             }
             self.drain()?;
             self.hand_over();
-            self.carry_out();
+            // What an experiment has a node tell itself by this way may lead to more.
+            while !self.out.is_empty() {
+                self.carry_out();
+            }
             self.go_on_draining();
             self.tell_manager();
             yield_now().await;
@@ -305,8 +316,7 @@ impl<'a> Engine<'a> {
 
     fn wake_at(&self) -> Instant {
         let far = Instant::now() + LONG;
-        let wakes = [self.node.next_wake(), self.emulator.next_wake()];
-        let wake = wakes.into_iter().flatten().min().map(Duration::from_micros);
+        let wake = self.node.next_wake().map(Duration::from_micros);
         let wake = wake.and_then(|wake| self.start.checked_add(wake));
         wake.unwrap_or(far).min(self.finish_by.unwrap_or(far)).min(far)
     }
@@ -380,7 +390,11 @@ impl<'a> Engine<'a> {
             Event::Call { client, call, held }
                 if self.emulator.is_on() && matches!(call.body, CallBody::Data { .. }) =>
             {
-                self.emulator.post(self.now(), Parcel::Call { client, call, held });
+                let kind = match &call.body {
+                    CallBody::Data { request, .. } => request.kind(),
+                    _ => emulation::Kind::Other,
+                };
+                self.emulator.post(self.now(), kind, Parcel::Call { client, call, held });
             }
             Event::Call { client, call, held } => self.call(client, call, held),
         }
@@ -448,6 +462,10 @@ impl<'a> Engine<'a> {
         caller.under_way.remove(&id);
         let emulated = self.emulator.is_on() && matches!(body, ReplyBody::Data(_));
         let wrote = matches!(body, ReplyBody::Data(Response::Written { .. }));
+        let kind = match &body {
+            ReplyBody::Data(response) => response.kind(),
+            _ => emulation::Kind::Other,
+        };
         let mut frame = wire::frame(&Reply { id, body });
         if frame.len() > LARGE_REPLY_BYTES && !caller.outbox.fits(frame.len() + RESERVE_BYTES) {
             self.busy += 1;
@@ -459,7 +477,7 @@ impl<'a> Engine<'a> {
             frame = wire::frame(&Reply { id, body });
         }
         if emulated {
-            self.emulator.post(self.now(), Parcel::Reply { client, frame });
+            self.emulator.post(self.now(), kind, Parcel::Reply { client, frame });
         } else {
             self.answer(client, frame);
         }
@@ -474,20 +492,24 @@ impl<'a> Engine<'a> {
     }
 
     fn carry_out(&mut self) {
-        let mut works = Vec::new();
+        let (mut works, mut own) = (Vec::new(), Vec::new());
         for output in std::mem::take(&mut self.out) {
             match output {
                 Output::Send { to, message } => {
-                    let frame = wire::frame(&message);
+                    let (frame, kind) = (wire::frame(&message), message.body.kind());
                     for peer in to.iter().filter_map(|id| self.hub.peers.get(id)) {
                         let frame = frame.clone();
+                        *self.sent.entry(kind).or_default() += frame.len() as u64;
                         if self.emulator.is_on() && peer.outbox.is_open() {
                             let (peer, connection) = (peer.clone(), peer.outbox.connection());
                             let parcel = Parcel::Message { peer, connection, frame };
-                            self.emulator.post(self.now(), parcel);
+                            self.emulator.post(self.now(), kind, parcel);
                         } else {
                             peer.outbox.push(frame);
                         }
+                    }
+                    if to.contains(&self.config.me()) {
+                        own.push(message);
                     }
                 }
                 Output::Reply { client, id, response } => {
@@ -503,6 +525,7 @@ impl<'a> Engine<'a> {
             }
         }
         self.storage.submit(works.into_iter());
+        own.into_iter().for_each(|message| self.tell_self(message));
     }
 
     /// A peer is to be reached elsewhere, as others say.

@@ -1,6 +1,7 @@
 //! The words of Pixii: what clients ask, what nodes answer, what replicas say to each other.
 
 mod drain;
+mod kind;
 mod refusal;
 mod status;
 

@@ -148,6 +148,26 @@ impl Client {
         node.quiet_until_ms.store(until, Ordering::Relaxed);
     }
 
+    /// Puts a request to this member alone, within `timeout_ms`; nobody else is asked, whatever it answers.
+    pub async fn ask(
+        &self,
+        name: &str,
+        request: Request,
+        timeout_ms: u32,
+    ) -> Result<Response, Failure> {
+        let (id, writes) = (self.id_of(name)?, request.is_write());
+        let deadline = Instant::now() + Duration::from_millis(timeout_ms.into());
+        let Answered { place, outcome } = self.attempt(id, request, deadline).await;
+        match outcome {
+            Ok(ReplyBody::Data(response)) => Ok(response),
+            Ok(_) => Err(Failure::Error(ODD_ANSWER.into())),
+            Err(Lost::Sent(why)) if writes => Err(Failure::Unknown(format!("{place}: {why}"))),
+            Err(Lost::Sent(why) | Lost::Unsent(why)) => {
+                Err(Failure::Error(format!("{place}: {why}")))
+            }
+        }
+    }
+
     /// The nodes to ask about a partition in their order, and whether each is a home: the homes, the node first
     /// connected to, all others; those that were silent a moment ago last.
     fn candidates(&self, partition: Partition) -> VecDeque<(NodeId, bool)> {

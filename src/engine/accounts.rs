@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::Engine;
 use super::drain::Drain;
 use crate::config::Config;
+use crate::emulation::Kind;
 use crate::members::{Members, Opinion};
 use crate::message::{
     CollectionStatus, DRAINED, PairStatus, PeerRepair, PeerStatus, RepairCounts, RepairReport,
@@ -57,6 +58,8 @@ impl Engine<'_> {
         if self.drain != Drain::No {
             counters.push((DRAINED.to_owned(), 1));
         }
+        let of = |(kind, bytes): (&Kind, &u64)| (format!("peer_bytes_of_{}", kind.name()), *bytes);
+        counters.extend(self.sent.iter().map(of));
         if self.config.allow_emulation {
             counters.extend(self.emulator.counters());
         }

@@ -8,6 +8,7 @@ use tokio::runtime::Builder;
 use tokio::sync::mpsc::{Receiver, unbounded_channel};
 use tracing::info;
 
+use super::emulated::Alarm;
 use super::ending::Ending;
 use super::health::Watchers;
 use super::levels::Levels;
@@ -114,10 +115,11 @@ fn live(
         };
         let node = Node::new(config_of_node, meta, seed);
         let drawn = (boot_nonce, seed);
-        let storage = (storage, reported);
-        let engine =
-            Engine::new((config, settings), ring, recovered, drawn, node, storage, manager);
-        engine.run(listener, seed, orders, watchers.begin()).await
+        let alarm = Alarm::new().map_err(system("timer"))?;
+        let stored = (storage, reported);
+        let told = (manager, alarm);
+        let engine = Engine::new((config, settings), ring, recovered, drawn, node, stored, told);
+        Ok::<_, ServeError>(engine.run(listener, seed, orders, watchers.begin()).await?)
     });
     // A look-up of a peer's host name may still be waiting for an answer.
     runtime.shutdown_background();
@@ -191,6 +193,7 @@ fn machine_config(
         repair_interval,
         scrub_interval,
         bootstrap: config.bootstrap,
+        experiment: config.experiment,
         ..node::Config::new(config.me(), ring, members)
     }
 }

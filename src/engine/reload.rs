@@ -110,6 +110,7 @@ fn fixed(old: &Config, new: &Config) -> Vec<&'static str> {
         allow_emulation,
         emulation,
         emulation_seed,
+        experiment,
         log: _,
         log_json,
         members,
@@ -134,6 +135,7 @@ fn fixed(old: &Config, new: &Config) -> Vec<&'static str> {
         ("allow_emulation", *allow_emulation != new.allow_emulation),
         ("emulation", *emulation != new.emulation),
         ("emulation_seed", *emulation_seed != new.emulation_seed),
+        ("experiment", *experiment != new.experiment),
         ("members", *members != new.members),
     ];
     differs.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()

@@ -441,10 +441,9 @@ impl World {
                 Output::Reply { client, id, response } => {
                     let client = client as usize;
                     self.judge_reply(client, id, &response);
+                    let (ends, kind) = ((self.hosts[at].id, client_id(client)), response.kind());
                     let frame = wire::frame(&Reply { id, body: ReplyBody::Data(response) });
-                    self.carry(self.hosts[at].id, client_id(client), frame, |_, frame| {
-                        Event::ToClient { client, frame }
-                    });
+                    self.carry(ends, kind, frame, |_, frame| Event::ToClient { client, frame });
                 }
                 Output::Store(work) => self.submit(at, work),
                 Output::Address { .. } => self.count("addresses learnt"),

@@ -29,7 +29,7 @@ use crate::config::{Config, check_address};
 use crate::members::{Member, Members};
 use crate::message::{Call, CallBody, Refusal, Replacement, Reply, ReplyBody, Response};
 use crate::net::frames::{Held, Outbox};
-use crate::net::{CLIENT_LIMITS, Event, Hub, Identity, listener, peers};
+use crate::net::{Access, CLIENT_LIMITS, Event, Hub, Identity, listener, peers};
 use crate::node::{ClientId, Input, Node, Output, Shortage};
 use crate::ring::Ring;
 use crate::rng::Rng;
@@ -187,7 +187,7 @@ impl<'a> Engine<'a> {
         config: &'a Config,
         ring: Arc<Ring>,
         recovered: bool,
-        (boot_nonce, seed): (u64, u64),
+        ((boot_nonce, seed), access): ((u64, u64), Access),
         node: Node,
         storage: Storage,
         reports: UnboundedReceiver<Report>,
@@ -201,7 +201,7 @@ impl<'a> Engine<'a> {
             incarnation: node.meta().incarnation,
             boot_nonce,
         };
-        let (hub, events) = Hub::new(identity, node.members());
+        let (hub, events) = Hub::new(identity, node.members(), access);
         let emulator = Emulator::off(config.me(), config.emulation_seed.unwrap_or(seed));
         Engine {
             config,
@@ -386,6 +386,7 @@ impl<'a> Engine<'a> {
                 self.input(Input::Client { client, id, request, timeout_ms });
             }
             CallBody::Ring => self.reply(client, id, ReplyBody::Ring(self.ring())),
+            CallBody::Links => self.reply(client, id, ReplyBody::Links(self.hub.links())),
             CallBody::Status => {
                 if self.status_calls.is_empty() {
                     self.storage.ask_disk_bytes();

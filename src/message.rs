@@ -12,6 +12,7 @@ use crate::members::{Beat, Cluster, Life, Member, Members};
 use crate::merkle::Digest;
 use crate::ring::Ring;
 use crate::types::{Blob, Key, NodeId, Partition, WriteId};
+use crate::wire::OLDEST_PROTOCOL;
 pub use refusal::{Refusal, Roll};
 pub use status::{
     CollectionStatus, PairStatus, PeerRepair, PeerStatus, RepairCounts, RepairReport, RepairStatus,
@@ -486,6 +487,18 @@ pub enum CallBody {
         /// False: only say what would happen.
         apply: bool,
     },
+    /// How are you linked with the other members?
+    Links,
+}
+
+impl CallBody {
+    /// The first version of the protocol in which a node knows this call.
+    pub fn since(&self) -> u16 {
+        match self {
+            CallBody::Links => 5,
+            _ => OLDEST_PROTOCOL,
+        }
+    }
 }
 
 /// What a node sends to a client.
@@ -516,6 +529,20 @@ pub enum ReplyBody {
     Repair(Result<RepairReport, String>),
     /// To `Replace`: what is to happen, or has, or why it does not.
     Replace(Result<Replacement, String>),
+    /// To `Links`.
+    Links(LinksReport),
+}
+
+/// How a node is linked with the other members.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub struct LinksReport {
+    /// True if it lets nobody in who does not prove to know the cluster's secret.
+    pub secret: bool,
+    /// The newest version of the protocol that it speaks.
+    pub protocol: u16,
+    /// The version that is spoken on the link to each other member; `None` while there is no link.
+    pub peers: Vec<(NodeId, Option<u16>)>,
 }
 
 /// What the replacement of a member comes to.

@@ -8,9 +8,10 @@ use tokio::sync::mpsc::{Receiver, unbounded_channel};
 use tracing::info;
 
 use super::storage::Storage;
-use super::{Ending, Engine, ServeError, process};
+use super::{Ending, Engine, ServeError};
 use crate::config::Config;
 use crate::members::{Member, Members};
+use crate::net::{Access, random};
 use crate::node::{self, Node};
 use crate::ring::Ring;
 use crate::store::{LifeError, Owner, Store, begin_life, end_life};
@@ -40,8 +41,13 @@ fn live(
     continues: bool,
 ) -> Result<Ending, ServeError> {
     let system = |what| move |error| ServeError::System(what, error);
-    let random = || process::random().map_err(system("random bits"));
-    let (fresh_id, boot_nonce, seed) = (random()?, random()?, random()?);
+    let number = || random().map(u64::from_be_bytes).map_err(system("random bits"));
+    let (fresh_id, boot_nonce, seed) = (number()?, number()?, number()?);
+    let access = Access {
+        secrets: config.secrets.clone(),
+        per_address: config.max_connections_per_address,
+        nonce_seed: random().map_err(system("random bits"))?,
+    };
     let runtime =
         Builder::new_current_thread().enable_all().build().map_err(system("event loop"))?;
 
@@ -91,7 +97,7 @@ fn live(
         };
         let node = Node::new(config_of_node, meta, seed);
         let drawn = (boot_nonce, seed);
-        let engine = Engine::new(config, ring, recovered, drawn, node, storage, reported);
+        let engine = Engine::new(config, ring, recovered, (drawn, access), node, storage, reported);
         engine.run(listener, seed, stop).await
     });
     // A look-up of a peer's host name may still be waiting for an answer.

@@ -1,7 +1,6 @@
 //! What a daemon has of its process: signals, standard input, the service manager, randomness.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::thread::{Builder, JoinHandle};
 
 use rustix::process::{Signal, set_parent_process_death_signal};
@@ -62,11 +61,4 @@ pub(super) fn watch_stdin(stop: Sender<String>) -> io::Result<()> {
 /// Tells the service manager, if one waits for that. A manager that cannot be told changes nothing here.
 pub(super) fn notify(state: NotifyState<'_>) {
     let _ = sd_notify::notify(&[state]);
-}
-
-/// 64 random bits of the system.
-pub(super) fn random() -> io::Result<u64> {
-    let mut bytes = [0; 8];
-    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(u64::from_be_bytes(bytes))
 }

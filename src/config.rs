@@ -1,5 +1,7 @@
 //! The configuration file of a daemon: TOML, every key checked, one sentence per mistake.
 
+mod secrets;
+
 use std::fs::File;
 use std::io::Read;
 use std::net::SocketAddr;
@@ -13,7 +15,9 @@ use crate::emulation::{self, Rule};
 use crate::members::{Member, Members, check_name};
 use crate::node::Experiment;
 use crate::ring::{Ring, RingError};
+use crate::secret::{SecretKey, Secrets, Vault};
 use crate::types::{MAX_MEMBERS, MAX_N, MAX_PARTITIONS, NodeId};
+use secrets::SecretFiles;
 
 /// Where a node listens unless it is told otherwise.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:7432";
@@ -28,6 +32,7 @@ const HINT_AGE_MS: RangeInclusive<i64> = 1_000..=2_592_000_000;
 const REPAIR_INTERVAL_MS: RangeInclusive<i64> = 1_000..=86_400_000;
 const SCRUB_INTERVAL_MS: RangeInclusive<i64> = 10_000..=2_592_000_000;
 const RESERVE_MIB: RangeInclusive<i64> = 0..=1_048_576;
+const CONNECTIONS: RangeInclusive<i64> = 1..=65_536;
 
 /// What is wrong with a configuration, in one sentence that begins with the file. Nothing was started.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -43,8 +48,13 @@ pub struct Config {
     pub cluster: String,
     /// The directory of its data; relative to the working directory.
     pub data_dir: PathBuf,
-    /// Where it listens, `host:port`; loopback, unless the network is trusted.
+    /// Where it listens, `host:port`; loopback, unless it has secrets or the network is trusted.
     pub listen: String,
+    /// What its peers and clients have to prove, as [`Config::load`] read it; a running daemon heeds what is put there.
+    pub secrets: Vault,
+    pub(crate) secret_files: Option<SecretFiles>,
+    /// Most connections from one address: clients, and handshakes under way.
+    pub max_connections_per_address: usize,
     /// R of requests that name none, 1 to N.
     pub r: u8,
     /// W of requests that name none, 1 to N.
@@ -103,6 +113,9 @@ struct Keys {
     listen: String,
     #[serde(default)]
     trusted_network: bool,
+    secret_file: Option<PathBuf>,
+    client_secret_file: Option<PathBuf>,
+    max_connections_per_address: Option<i64>,
     n: Option<i64>,
     r: Option<i64>,
     w: Option<i64>,
@@ -139,6 +152,11 @@ struct MemberKeys {
     address: String,
 }
 
+/// What a client proves itself with, from the file at `path`: its first secret, if there are two.
+pub fn client_secret(path: &Path) -> Result<SecretKey, ConfigError> {
+    secrets::client(path).map(|keys| keys.first().clone()).map_err(ConfigError)
+}
+
 fn default_listen() -> String {
     DEFAULT_LISTEN.to_owned()
 }
@@ -148,7 +166,7 @@ fn default_log() -> String {
 }
 
 impl Config {
-    /// Reads and checks the file at `path`.
+    /// Reads and checks the file at `path`, and the secrets in the files that it names.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let fault = |what: String| ConfigError(format!("{}: {what}", path.display()));
         let file = File::open(path).map_err(|error| fault(error.to_string()))?;
@@ -157,10 +175,17 @@ impl Config {
         if read.map_err(|error| fault(error.to_string()))? as u64 > MAX_FILE_BYTES {
             return Err(fault(format!("a configuration has at most {MAX_FILE_BYTES} bytes")));
         }
-        Config::parse(&text, path)
+        let config = Config::parse(&text, path)?;
+        config.secrets.set(config.read_secrets().map_err(|ConfigError(what)| fault(what))?);
+        Ok(config)
     }
 
-    /// Checks the text of a configuration; `path` is only named in the error.
+    /// Reads the files of the secrets, which may have changed since; `None` if it names none.
+    pub fn read_secrets(&self) -> Result<Option<Secrets>, ConfigError> {
+        self.secret_files.as_ref().map(SecretFiles::read).transpose().map_err(ConfigError)
+    }
+
+    /// Checks the text of a configuration; `path` is only named in the error. Secrets are not read.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
         let keys = toml::from_str::<Keys>(text).map_err(|error| {
             let line = error.span().map_or(1, |span| line_of(text, span.start));
@@ -186,7 +211,10 @@ fn check(keys: Keys) -> Result<Config, String> {
     if keys.data_dir.as_os_str().is_empty() {
         return Err("data_dir = \"\": the directory of the data has a name".to_owned());
     }
-    check_listen(&keys.listen, keys.trusted_network)?;
+    let secret_files = SecretFiles::new(keys.secret_file, keys.client_secret_file)?;
+    check_listen(&keys.listen, keys.trusted_network || secret_files.is_some())?;
+    let connections = keys.max_connections_per_address.unwrap_or(256);
+    let connections = number("max_connections_per_address", connections, CONNECTIONS)?;
     let n = number("n", keys.n.unwrap_or(3), 1..=i64::from(MAX_N))? as u8;
     let partitions =
         number("partitions", keys.partitions.unwrap_or(256), 1..=i64::from(MAX_PARTITIONS))? as u16;
@@ -241,6 +269,9 @@ fn check(keys: Keys) -> Result<Config, String> {
         cluster,
         data_dir,
         listen,
+        secrets: Vault::default(),
+        secret_files,
+        max_connections_per_address: connections as usize,
         r,
         w,
         strict,
@@ -356,13 +387,12 @@ fn check_http(listen: &str, beyond_loopback: bool) -> Result<(), String> {
     Ok(())
 }
 
-fn check_listen(listen: &str, trusted_network: bool) -> Result<(), String> {
-    let loopback = is_loopback("listen", listen)?;
-    if !loopback && !trusted_network {
+fn check_listen(listen: &str, anywhere: bool) -> Result<(), String> {
+    if !is_loopback("listen", listen)? && !anywhere {
         return Err(format!(
-            "listen = \"{listen}\": nodes do not ask who they talk to, so a node listens on a loopback \
-             address (127.0.0.1, [::1] or localhost) unless trusted_network = true says that everybody \
-             who can reach the port may read and write everything"
+            "listen = \"{listen}\": beyond loopback (127.0.0.1, [::1], localhost) a node has secret_file and \
+             client_secret_file, unless trusted_network = true says that everybody who can reach the port may read \
+             and write everything"
         ));
     }
     Ok(())

@@ -39,7 +39,7 @@ use crate::message::{
 };
 use crate::metrics::{Kind, Meter, kind};
 use crate::net::frames::{Held, Outbox};
-use crate::net::{CLIENT_LIMITS, Event, Hub, Identity, listener, peers};
+use crate::net::{Access, CLIENT_LIMITS, Event, Hub, Identity, listener, peers};
 use crate::node::{ClientId, Done, Input, Node, Output, Shortage};
 use crate::ring::Ring;
 use crate::rng::Rng;
@@ -203,7 +203,7 @@ impl<'a> Engine<'a> {
         (config, settings): (&'a Config, &'a mut Settings),
         ring: Arc<Ring>,
         recovered: bool,
-        (boot_nonce, seed): (u64, u64),
+        ((boot_nonce, seed), access): ((u64, u64), Access),
         node: Node,
         (storage, reports): (Storage, UnboundedReceiver<Report>),
         (manager, alarm): (Manager, Alarm),
@@ -217,7 +217,7 @@ impl<'a> Engine<'a> {
             incarnation: node.meta().incarnation,
             boot_nonce,
         };
-        let (hub, events) = Hub::new(identity, node.members());
+        let (hub, events) = Hub::new(identity, node.members(), access);
         let emulator = Emulator::off(config.me(), config.emulation_seed.unwrap_or(seed));
         Engine {
             config,
@@ -425,6 +425,7 @@ impl<'a> Engine<'a> {
             }
             CallBody::Ring => self.reply(client, id, ReplyBody::Ring(self.ring())),
             CallBody::Status => self.reply(client, id, ReplyBody::Status(self.status())),
+            CallBody::Links => self.reply(client, id, ReplyBody::Links(self.hub.links())),
             CallBody::Emulate(order) => {
                 let told = self.emulate(order);
                 self.reply(client, id, ReplyBody::Emulated(told));

@@ -8,6 +8,7 @@ pub mod members;
 pub mod merkle;
 pub mod ring;
 pub mod rng;
+pub mod secret;
 pub mod tally;
 pub mod types;
 

@@ -2,14 +2,17 @@
 //!
 //! Everything here runs on one thread; the locks only satisfy the types and are never waited for.
 
+mod doors;
 pub(crate) mod frames;
+pub(crate) mod handshake;
 pub(crate) mod http;
 pub(crate) mod listener;
 pub(crate) mod peers;
 
 use std::collections::{BTreeMap, HashMap};
-use std::io;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::fs::File;
+use std::io::{self, Read};
+use std::sync::atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,17 +22,20 @@ use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::AbortHandle;
 
 use crate::members::{Members, Standing};
-use crate::message::{Call, PeerMessage};
+use crate::message::{Call, LinksReport, PeerMessage};
 use crate::node::ClientId;
+use crate::secret::{Nonces, Vault};
 use crate::types::NodeId;
+use crate::wire::PROTOCOL;
+use doors::Doors;
 use frames::{Held, Limits, Outbox};
 
 /// Most clients connected at once.
 pub(crate) const MAX_CLIENTS: usize = 1_024;
 /// A handshake, the connection's making included, is done in this time.
 const HANDSHAKE: Duration = Duration::from_secs(5);
-/// Most accepted connections whose handshake is under way; further ones wait in the kernel.
-const MAX_HANDSHAKES: usize = 256;
+/// Most connections that are told why they are refused before their handshake; further ones may be cut before they know.
+const MAX_TURNED_AWAY: usize = 256;
 /// Bytes of large frames that are read or worked on, for all clients and for all peers.
 const MAX_INFLOW_BYTES: usize = 256 << 20;
 /// Events that wait for the engine; the connections stop reading beyond it.
@@ -84,6 +90,17 @@ pub(crate) struct Identity {
     pub(crate) boot_nonce: u64,
 }
 
+/// Who is let in, and how often.
+#[derive(Debug)]
+pub(crate) struct Access {
+    /// What peers and clients have to prove.
+    pub(crate) secrets: Vault,
+    /// Most connections of one address.
+    pub(crate) per_address: usize,
+    /// Of the system's randomness, for the nonces of this life.
+    pub(crate) nonce_seed: [u8; 32],
+}
+
 /// Another member, as the connections to and from it share it.
 #[derive(Debug)]
 pub(crate) struct Peer {
@@ -98,6 +115,8 @@ pub(crate) struct Peer {
     hurry: Notify,
     /// The task that reads its connection to us.
     inbound: Mutex<Option<AbortHandle>>,
+    /// The version of the protocol on the link to it, or on the last one; 0 before there was one.
+    protocol: AtomicU16,
 }
 
 /// Where a peer may be. A node is its id: it may come back elsewhere.
@@ -117,6 +136,12 @@ impl Peer {
         let addresses = locked(&self.addresses);
         let known = if self.outbox.is_open() { &addresses.dialed } else { &addresses.heard };
         known.clone()
+    }
+
+    /// The version of the protocol that is spoken on the link to it, while there is one: nothing that only later versions
+    /// know may be sent.
+    pub(crate) fn protocol(&self) -> Option<u16> {
+        self.outbox.is_open().then(|| self.protocol.load(Ordering::Relaxed))
     }
 
     /// From now on it is dialed at `address`, and at the configured one while neither answers. A link that
@@ -150,7 +175,10 @@ pub(crate) struct Hub {
     events: mpsc::Sender<Event>,
     clients: Arc<Semaphore>,
     next_client: AtomicU64,
-    handshakes: Arc<Semaphore>,
+    secrets: Vault,
+    nonces: Nonces,
+    doors: Arc<Doors>,
+    turned_away: Arc<Semaphore>,
     peer_inflow: Arc<Semaphore>,
     client_inflow: Arc<Semaphore>,
     client_unsent: Arc<AtomicUsize>,
@@ -162,7 +190,11 @@ pub(crate) struct Hub {
 impl Hub {
     /// The shared state of a node's connections, and the end where their events come out. `known` says where
     /// the members were last heard to be.
-    pub(crate) fn new(identity: Identity, known: &Members) -> (Arc<Self>, mpsc::Receiver<Event>) {
+    pub(crate) fn new(
+        identity: Identity,
+        known: &Members,
+        access: Access,
+    ) -> (Arc<Self>, mpsc::Receiver<Event>) {
         let (events, receiver) = mpsc::channel(MAX_EVENTS);
         let unsent = Arc::new(AtomicUsize::new(0));
         let others = identity
@@ -179,6 +211,7 @@ impl Hub {
                 outbox: Outbox::new(PEER_LIMITS, unsent.clone()),
                 hurry: Notify::new(),
                 inbound: Mutex::new(None),
+                protocol: AtomicU16::new(0),
             };
             (peer.id, Arc::new(peer))
         });
@@ -188,7 +221,10 @@ impl Hub {
             events,
             clients: Arc::new(Semaphore::new(MAX_CLIENTS)),
             next_client: AtomicU64::new(1),
-            handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)),
+            secrets: access.secrets,
+            nonces: Nonces::new(access.nonce_seed),
+            doors: Doors::new(access.per_address),
+            turned_away: Arc::new(Semaphore::new(MAX_TURNED_AWAY)),
             peer_inflow: Arc::new(Semaphore::new(MAX_INFLOW_BYTES)),
             client_inflow: Arc::new(Semaphore::new(MAX_INFLOW_BYTES)),
             client_unsent: Arc::new(AtomicUsize::new(0)),
@@ -211,6 +247,12 @@ impl Hub {
 
     fn is_apart(&self) -> bool {
         *self.apart.borrow()
+    }
+
+    /// How this node is linked with the others.
+    pub(crate) fn links(&self) -> LinksReport {
+        let peers = self.peers.values().map(|peer| (peer.id, peer.protocol())).collect();
+        LinksReport { secret: self.secrets.get().is_some(), protocol: PROTOCOL, peers }
     }
 
     /// Returns when there may be links.
@@ -236,6 +278,13 @@ impl Hub {
     fn forget_refusal(&self, who: &str) {
         locked(&self.refusals).remove(who);
     }
+}
+
+/// Random bytes of the system.
+pub(crate) fn random<const BYTES: usize>() -> io::Result<[u8; BYTES]> {
+    let mut bytes = [0; BYTES];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// The content of a mutex, whether or not a thread panicked with it.

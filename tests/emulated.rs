@@ -189,7 +189,7 @@ fn a_member_is_dialed_where_the_store_remembers_it() {
     let hello: Hello = raw.next().unwrap();
     assert!(matches!(hello, Hello::Peer { to, .. } if to == NodeId::of("n1")));
     let welcome = Welcome::Accepted { cluster: "test".into(), name: "n1".into() };
-    raw.send(&[&wire::preamble()[..], &wire::frame(&welcome)].concat());
+    raw.send(&[&wire::preamble(false)[..], &wire::frame(&welcome)].concat());
     let mut client = daemon.client();
     let peer = until("the link", || client.status().peers.into_iter().find(|peer| peer.up));
     assert_eq!(peer.address, moved_to);

@@ -363,7 +363,7 @@ fn ring() -> Ring {
 #[test]
 fn golden_bytes() {
     let mut out = String::new();
-    raw(&mut out, "preamble", &wire::preamble());
+    raw(&mut out, "preamble", &wire::preamble(false));
     let peer = Hello::Peer {
         cluster: "c".into(),
         ring: (1, u64::MAX),
@@ -507,13 +507,13 @@ fn frames_are_bounded_checked_and_waited_for() {
 
 #[test]
 fn preambles_name_what_is_wrong() {
-    let good = wire::preamble();
-    assert_eq!(wire::check_preamble(&good), Ok(()));
-    let error = wire::check_preamble(b"GET / HTTP/1").unwrap_err();
+    let good = wire::preamble(false);
+    assert_eq!(wire::check_preamble(&good, false), Ok(5));
+    let error = wire::check_preamble(b"GET / HTTP/1", false).unwrap_err();
     assert_eq!(error.to_string(), "not a Pixii connection: it begins with \"GET / HT\"");
     let mut newer = good;
     newer[8..].copy_from_slice(&[0, 5, 0, 9]);
-    let error = wire::check_preamble(&newer).unwrap_err();
+    let error = wire::check_preamble(&newer, false).unwrap_err();
     assert_eq!(error.to_string(), "protocol versions 5 to 9 are offered; this node speaks 4");
 }
 

@@ -15,9 +15,10 @@ use super::levels::Levels;
 use super::manager::{self, Manager, Patience};
 use super::reload::Settings;
 use super::storage::Storage;
-use super::{Engine, Order, ServeError, process};
+use super::{Engine, Order, ServeError};
 use crate::config::Config;
 use crate::members::{Member, Members};
+use crate::net::{Access, random};
 use crate::node::{self, Limits, Node};
 use crate::ring::Ring;
 use crate::store::{LifeError, Owner, Store, begin_life, end_life};
@@ -61,8 +62,13 @@ fn live(
 ) -> Result<Ending, ServeError> {
     let system = |what| move |error| ServeError::System(what, error);
     let manager = Manager::new(Patience::begin().map_err(system("thread"))?);
-    let random = || process::random().map_err(system("random bits"));
-    let (fresh_id, boot_nonce, seed) = (random()?, random()?, random()?);
+    let number = || random().map(u64::from_be_bytes).map_err(system("random bits"));
+    let (fresh_id, boot_nonce, seed) = (number()?, number()?, number()?);
+    let access = Access {
+        secrets: config.secrets.clone(),
+        per_address: config.max_connections_per_address,
+        nonce_seed: random().map_err(system("random bits"))?,
+    };
     let runtime =
         Builder::new_current_thread().enable_all().build().map_err(system("event loop"))?;
 
@@ -117,7 +123,7 @@ fn live(
         let drawn = (boot_nonce, seed);
         let alarm = Alarm::new().map_err(system("timer"))?;
         let stored = (storage, reported);
-        let told = (manager, alarm);
+        let (drawn, told) = ((drawn, access), (manager, alarm));
         let engine = Engine::new((config, settings), ring, recovered, drawn, node, stored, told);
         Ok::<_, ServeError>(engine.run(listener, seed, orders, watchers.begin()).await?)
     });

@@ -1,7 +1,6 @@
 //! What a daemon has of its process: signals, standard input, randomness.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::thread::{Builder, JoinHandle};
 
 use rustix::process::{Signal, set_parent_process_death_signal};
@@ -94,11 +93,4 @@ pub(super) fn watch_stdin(orders: Sender<Order>) -> io::Result<()> {
         let _ = orders.try_send("the end of standard input".into());
     })?;
     Ok(())
-}
-
-/// 64 random bits of the system.
-pub(super) fn random() -> io::Result<u64> {
-    let mut bytes = [0; 8];
-    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(u64::from_be_bytes(bytes))
 }

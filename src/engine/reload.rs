@@ -5,6 +5,7 @@ use tracing::{info, warn};
 use super::Engine;
 use crate::config::{Config, ConfigError};
 use crate::node::{Input, Limits};
+use crate::secret::Secrets;
 use crate::types::MILLI;
 
 /// What can change while the daemon runs, as it is in force.
@@ -77,7 +78,13 @@ impl Engine<'_> {
         if !fixed.is_empty() {
             warn!("node {name} has to be started again for {}", fixed.join(", "));
         }
-        if changed.is_empty() && fixed.is_empty() {
+        // Which is another one is nobody's business: they are taken over in any case.
+        let secrets = config.secrets.get().filter(|_| self.config.secrets.get().is_some());
+        if let Some(secrets) = &secrets {
+            self.config.secrets.set(Some(Secrets::clone(secrets)));
+            info!("node {name} goes on with the secrets that its files hold now");
+        }
+        if changed.is_empty() && fixed.is_empty() && secrets.is_none() {
             info!("node {name} finds nothing new in its configuration");
         }
         *self.settings = new;
@@ -93,6 +100,9 @@ fn fixed(old: &Config, new: &Config) -> Vec<&'static str> {
         cluster,
         data_dir,
         listen,
+        secret_files,
+        secrets: _,
+        max_connections_per_address,
         http_listen,
         r,
         w,
@@ -121,6 +131,11 @@ fn fixed(old: &Config, new: &Config) -> Vec<&'static str> {
         ("cluster", *cluster != new.cluster),
         ("data_dir", *data_dir != new.data_dir),
         ("listen", *listen != new.listen),
+        ("secret_file", secret_files.is_some() != new.secret_files.is_some()),
+        (
+            "max_connections_per_address",
+            *max_connections_per_address != new.max_connections_per_address,
+        ),
         ("http_listen", *http_listen != new.http_listen),
         ("log_format", *log_json != new.log_json),
         ("n", ring.n() != new.ring.n()),

@@ -15,6 +15,7 @@ use pixii::generation::Generation;
 use pixii::members::Members;
 use pixii::message::{Call, CallBody, Reply, ReplyBody, Request, Response, StatusReport};
 use pixii::ring::Ring;
+use pixii::secret::Seal;
 use pixii::store::memory::MemoryStore;
 use pixii::store::{
     Change, Found, HintPage, Kept, Listing, Meta, ScanPage, Span, Store, StoreError,
@@ -122,6 +123,7 @@ pub fn until<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
 // --- the wire, spoken by hand ---
 
 /// A connection whose bytes this test writes itself.
+#[derive(Debug)]
 pub struct Raw {
     pub stream: TcpStream,
     buffer: BytesMut,
@@ -144,13 +146,17 @@ impl Raw {
     }
 
     pub fn greet(&mut self, hello: &Hello) {
-        self.send(&[&wire::preamble()[..], &wire::frame(hello)].concat());
+        self.send(&[&wire::preamble(false)[..], &wire::frame(hello)].concat());
+    }
+
+    pub fn first_bytes(&mut self) -> [u8; wire::PREAMBLE_BYTES] {
+        let mut bytes = [0; wire::PREAMBLE_BYTES];
+        self.stream.read_exact(&mut bytes).unwrap();
+        bytes
     }
 
     pub fn preamble(&mut self) {
-        let mut bytes = [0; wire::PREAMBLE_BYTES];
-        self.stream.read_exact(&mut bytes).unwrap();
-        wire::check_preamble(&bytes).unwrap();
+        wire::check_preamble(&self.first_bytes(), false).unwrap();
     }
 
     /// The next frame's message; `None` when the connection is closed or cut.
@@ -158,8 +164,18 @@ impl Raw {
     where
         T: for<'de> bincode::BorrowDecode<'de, bytes::Bytes>,
     {
+        self.next_sealed(None)
+    }
+
+    /// The same, with the next of these seals.
+    pub fn next_sealed<T>(&mut self, mut seal: Option<&mut Seal>) -> Option<T>
+    where
+        T: for<'de> bincode::BorrowDecode<'de, bytes::Bytes>,
+    {
         loop {
-            if let Some(frame) = wire::take_frame(&mut self.buffer, MAX_FRAME_BYTES).unwrap() {
+            let seal = seal.as_deref_mut();
+            if let Some(frame) = wire::take_sealed(&mut self.buffer, MAX_FRAME_BYTES, seal).unwrap()
+            {
                 return Some(wire::decode(&frame).unwrap());
             }
             let mut chunk = [0; 65_536];

@@ -173,7 +173,7 @@ fn conversation(
     good: &[Vec<u8>],
     is_harmless: fn(&[u8]) -> bool,
 ) -> Vec<u8> {
-    let mut bytes = [&wire::preamble()[..], &wire::frame(hello)].concat();
+    let mut bytes = [&wire::preamble(false)[..], &wire::frame(hello)].concat();
     for _ in 0..MESSAGES {
         let message = changed(rng, good);
         // What cannot be decoded ends the connection; most of it is left to others.
@@ -191,7 +191,7 @@ fn conversation(
 
 /// A round: one connection. `calls` and `peers` are good messages of clients and of other members.
 fn round(target: &Target, rng: &mut Rng, calls: &[Vec<u8>], peers: &[Vec<u8>]) {
-    let greeting = |hello: &Hello| [&wire::preamble()[..], &wire::frame(hello)].concat();
+    let greeting = |hello: &Hello| [&wire::preamble(false)[..], &wire::frame(hello)].concat();
     match rng.below(6) {
         0 => {
             let requests = corpus::REQUESTS.map(|text| text.as_bytes().to_vec());

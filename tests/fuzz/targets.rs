@@ -79,7 +79,7 @@ pub fn connection(bytes: &[u8]) {
     let mut input = BytesMut::from(bytes);
     let Some(preamble) = input.first_chunk().copied() else { return };
     input.advance(preamble.len());
-    if wire::check_preamble(&preamble).is_err() {
+    if wire::check_preamble(&preamble, false).is_err() {
         return;
     }
     let Ok(Some(hello)) = wire::take_frame(&mut input, MAX_HELLO_BYTES) else { return };

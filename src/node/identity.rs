@@ -303,6 +303,10 @@ impl Identity {
             fx.change_meta(|meta| {
                 meta.cluster = Some(cluster);
                 meta.without_authority = lost;
+                // It does not know what the others have collected; what it mints meanwhile is not old.
+                if !founder && !meta.fresh.contains(&meta.store) {
+                    meta.fresh.push(meta.store);
+                }
             });
         } else if (all && self.is_first()) || (self.bootstrap && passed >= GRACE) {
             let peers = self.heard.iter().map(|(node, heard)| (*node, heard.birth));

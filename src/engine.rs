@@ -267,7 +267,9 @@ impl<'a> Engine<'a> {
         self.set_rules(self.config.emulation.clone());
         while !self.is_finished() {
             let wake = self.wake_at();
-            self.alarm.set(self.emulator.next_wake().map(|due| due.saturating_sub(self.now())));
+            if let Some(due) = self.emulator.next_wake() {
+                self.alarm.set(due.saturating_sub(self.now()));
+            }
             tokio::select! {
                 biased;
                 Some(order) = orders.recv() => self.order(order),

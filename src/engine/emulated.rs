@@ -45,14 +45,14 @@ impl Alarm {
         Ok(Alarm(pipe::Receiver::from_file_unchecked(timer)?))
     }
 
-    /// It rings after this time, or not at all.
-    pub(super) fn set(&self, after: Option<Micros>) {
+    /// It rings after this time.
+    pub(super) fn set(&self, after: Micros) {
         let timespec = |micros: Micros| Timespec {
             tv_sec: (micros / 1_000_000) as i64,
             tv_nsec: (micros % 1_000_000 * 1_000) as i64,
         };
         // A time of 0 would stop it.
-        let it_value = timespec(after.map_or(0, |micros| micros.max(1)));
+        let it_value = timespec(after.max(1));
         let it_interval = timespec(0);
         let at = Itimerspec { it_interval, it_value };
         // An open timer takes every time.

@@ -28,7 +28,8 @@ fn each_switch_does_what_it_says_and_nothing_else() {
         (Experiment { own_link: true, ask_all: true, no_hedges: true, ..none }, 3, 0),
     ] {
         let mut bench = bench(experiment);
-        let request = Request::Get { key: bench.key(true), r: Some(2).into() };
+        let r = Quorum { replicas: Some(2), strict: Some(true) };
+        let request = Request::Get { key: bench.key(true), r };
         let out = bench.ask(request);
         let first = asked(&out);
         assert_eq!(first.len(), at_once, "{experiment:?}");

@@ -16,8 +16,8 @@ use crate::lab::plot::{Axis, Figure, Line, Style};
 const DELAY_MS: f64 = 5.0;
 /// Between two puts.
 const PACE: Micros = 10 * MILLI;
-/// A read comes so long after the acknowledgement: about as late as the study's.
-const LATER: Micros = 1_000 * MILLI;
+/// Reads come so many seconds after the acknowledgement: about as late as the study's, and when what heals has had its time.
+const LATER_S: [u64; 2] = [1, 5];
 /// Puts have this long to be acknowledged, and reads to be answered.
 const TIMEOUT_MS: u32 = 2_000;
 /// The study's (R, W), and the share of stale reads that it saw with 1, 5 and 10 % of messages lost.
@@ -83,6 +83,7 @@ pub(crate) fn run(site: Site<'_>, report: &mut Report, step: Step<'_>) -> Result
     let head = [
         "healing",
         "drop_percent",
+        "after_s",
         "r",
         "w",
         "puts",
@@ -106,8 +107,9 @@ pub(crate) fn run(site: Site<'_>, report: &mut Report, step: Step<'_>) -> Result
             ]
         })
         .collect();
-    let mut by_healing: Vec<Line> =
-        each().map(|(at, pair)| line(at, name(pair), Style::Measured)).collect();
+    let mut by_healing = LATER_S.map(|_| {
+        each().map(|(at, pair)| line(at, name(pair), Style::Measured)).collect::<Vec<_>>()
+    });
     for (place, healing) in HEALING.into_iter().enumerate() {
         let is_all = place + 1 == HEALING.len();
         let setup = healing.setup(report.seed);
@@ -115,18 +117,19 @@ pub(crate) fn run(site: Site<'_>, report: &mut Report, step: Step<'_>) -> Result
         for (at, drop) in DROPS.into_iter().enumerate().filter(|(_, drop)| is_all || *drop == APART)
         {
             let cells = measure(&mut *driver, drop, report.samples)?;
-            for (nth, cell) in cells.into_iter().enumerate() {
+            for (nth, (later, cell)) in each_later(&cells) {
                 let (pair, study) = STUDY[nth];
-                let told = at.checked_sub(1).map(|at| study[at]);
-                table.row(&row(healing, drop, pair, cell, told));
+                let is_first = later == 0;
+                let told = at.checked_sub(1).map(|at| study[at]).filter(|_| is_first);
+                table.row(&row(healing, (drop, LATER_S[later]), pair, cell, told));
                 let (share, half) = (100.0 * cell.share(), 100.0 * cell.half());
-                if is_all {
+                if is_all && is_first {
                     over_drops[2 * nth].points.push((drop as f64, share, half));
                     let beside = told.map(|told| (drop as f64, 100.0 * told, 0.0));
                     over_drops[2 * nth + 1].points.extend(beside);
                 }
                 if drop == APART {
-                    by_healing[nth].points.push((place as f64, share, half));
+                    by_healing[later][nth].points.push((place as f64, share, half));
                 }
             }
             step()?;
@@ -137,22 +140,30 @@ pub(crate) fn run(site: Site<'_>, report: &mut Report, step: Step<'_>) -> Result
     report.show(table)
 }
 
+/// The cells of each (R, W), by its number, and of each time of reads, by its own.
+fn each_later(cells: &[[Stale; LATER_S.len()]]) -> impl Iterator<Item = (usize, (usize, Stale))> {
+    let each = cells.iter().enumerate();
+    each.flat_map(|(nth, cells)| cells.iter().copied().enumerate().map(move |cell| (nth, cell)))
+}
+
 /// Both figures, and what is to be said of them.
 fn figures(
     report: &mut Report,
     over_drops: Vec<Line>,
-    by_healing: Vec<Line>,
+    [early, late]: [Vec<Line>; LATER_S.len()],
 ) -> Result<(), String> {
-    let later = LATER / (1_000 * MILLI);
-    let caption = format!(
-        "Each put of a new key, then {later} s after its acknowledgement one strict read at each of the 5 homes; only acknowledged \
-         puts count. Messages between nodes take {DELAY_MS} ms on average and are lost as often as x says; lines of clients lose \
-         nothing."
-    );
+    let caption = |later: u64| {
+        format!(
+            "Each put of a new key, then {later} s after its acknowledgement one strict read at each of the 5 homes; only \
+             acknowledged puts count. Messages between nodes take {DELAY_MS} ms on average and are lost as often as is said; lines \
+             of clients lose nothing."
+        )
+    };
+    let [first, second] = LATER_S;
     report.figure(Figure {
         name: NAME.into(),
         title: "Stale reads over lost messages, all mechanisms on (the study's figure 5)".into(),
-        caption: caption.clone(),
+        caption: caption(first),
         x: "messages lost (%)".into(),
         y: "reads that miss an acknowledged put (%)".into(),
         axis: Axis::Numbers,
@@ -160,27 +171,34 @@ fn figures(
         lines: over_drops,
     })?;
     let names = HEALING.iter().map(|healing| healing.name.to_owned()).collect();
-    let removed = removed(&by_healing);
+    let (removed_early, removed_late) = (removed(&early), removed(&late));
     report.figure(Figure {
         name: "staleness-healing".into(),
         title: format!("What each mechanism removes, {APART} % of messages lost"),
-        caption,
+        caption: caption(second),
         x: "what heals".into(),
         y: "reads that miss an acknowledged put (%)".into(),
         axis: Axis::Kinds(names),
         is_log: false,
-        lines: by_healing,
+        lines: late,
     })?;
     report.note(
         NAME,
         "The study counts puts that never reached a coordinator as stale; here they are counted apart (not_acknowledged). What is \
          left at R=1 are homes that a lost message has passed by, and that a hint has not reached within a second.",
     );
-    report.note("staleness-healing", &removed);
+    report.note(
+        "staleness-healing",
+        &format!(
+            "Of the stale reads of all (R,W) with nothing that heals are removed {first} s after the put: {removed_early}; {second} s \
+             after it: {removed_late}. (A read repairs what it sees, so that it helps later ones, and only with R of 2 or more; what \
+             heals loses messages too. A little, or less than nothing, is chance.)"
+        ),
+    );
     Ok(())
 }
 
-/// What each mechanism removes of the stale reads that there are without any, in a sentence.
+/// What each mechanism removes of the stale reads that there are without any, in words.
 fn removed(by_healing: &[Line]) -> String {
     let stale = |at: usize| by_healing.iter().map(|line| line.points[at].1).sum::<f64>();
     let nothing = stale(0);
@@ -189,16 +207,12 @@ fn removed(by_healing: &[Line]) -> String {
         format!("{} {removed:.0} %", healing.name)
     };
     let parts: Vec<String> = HEALING.iter().enumerate().skip(1).map(part).collect();
-    format!(
-        "Of the stale reads of all (R,W) with nothing that heals, removed a second after the put: {}. (Less than nothing is chance: \
-         a read repairs only when it asks two, and comparisons are lost as other messages are.)",
-        parts.join(", ")
-    )
+    parts.join(", ")
 }
 
 fn row(
     healing: Healing,
-    drop: u64,
+    (drop, after_s): (u64, u64),
     (r, w): (u8, u8),
     cell: Stale,
     study: Option<f64>,
@@ -207,6 +221,7 @@ fn row(
     vec![
         healing.name.into(),
         drop.to_string(),
+        after_s.to_string(),
         r.to_string(),
         w.to_string(),
         puts.to_string(),
@@ -234,24 +249,31 @@ impl Healing {
     }
 }
 
-/// Puts and reads of each of the study's (R, W), one after the other, with so many percent of messages lost.
-fn measure(driver: &mut dyn Driver, drop: u64, samples: u64) -> Result<Vec<Stale>, String> {
+/// Puts and reads of each of the study's (R, W), one after the other, with so many percent of messages lost: for each (R, W) and
+/// each time of reads.
+fn measure(
+    driver: &mut dyn Driver,
+    drop: u64,
+    samples: u64,
+) -> Result<Vec<[Stale; LATER_S.len()]>, String> {
     let share = drop as f64 / 100.0;
     driver.emulate(&format!("{}; * -> * drop {share}", delays(DELAY_MS)))?;
-    let pairs = STUDY.len() as u64;
+    let (pairs, homes) = (STUDY.len() as u64, usize::from(N));
     let puts = Puts { count: samples * pairs, pace: PACE, timeout_ms: TIMEOUT_MS };
     let mut course = |nth: u64| {
         let (r, w) = STUDY[(nth % pairs) as usize].0;
-        let reads = (0..usize::from(N)).map(|home| Read { after: LATER, home, r }).collect();
-        Course { home: (nth / pairs) as usize, w, reads }
+        let read = |after_s: u64, home| Read { after: after_s * 1_000 * MILLI, home, r };
+        let reads =
+            LATER_S.into_iter().flat_map(|later| (0..homes).map(move |home| read(later, home)));
+        Course { home: (nth / pairs) as usize, w, reads: reads.collect() }
     };
     let Followed { acknowledged, reads } = driver.follow(&puts, &mut course)?;
-    let mut cells = vec![Stale { puts: samples, ..Stale::default() }; STUDY.len()];
+    let mut cells = vec![[Stale { puts: samples, ..Stale::default() }; 2]; STUDY.len()];
     for put in acknowledged {
-        cells[(put % pairs) as usize].acknowledged += 1;
+        cells[(put % pairs) as usize].iter_mut().for_each(|cell| cell.acknowledged += 1);
     }
     for reading in reads {
-        let cell = &mut cells[(reading.put % pairs) as usize];
+        let cell = &mut cells[(reading.put % pairs) as usize][reading.which / homes];
         cell.reads += u64::from(reading.seen != Seen::Refused);
         cell.stale += u64::from(reading.seen == Seen::Missed);
         cell.refused += u64::from(reading.seen == Seen::Refused);

@@ -118,6 +118,7 @@ pub fn serve(config: &Config, follow_stdin: bool) -> Result<(), ServeError> {
     if follow_stdin {
         process::watch_stdin(stops.clone()).map_err(|error| ServeError::System("thread", error))?;
     }
+    process::raise_descriptors();
     let served = open_and_run(config, stop);
     if let Err(error) = &served {
         process::notify(NotifyState::Status(&error.to_string()));

@@ -3,7 +3,9 @@
 use std::io;
 use std::thread::{Builder, JoinHandle};
 
-use rustix::process::{Signal, set_parent_process_death_signal};
+use rustix::process::{
+    Resource, Rlimit, Signal, getrlimit, set_parent_process_death_signal, setrlimit,
+};
 use sd_notify::NotifyState;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle, Signals};
@@ -56,6 +58,13 @@ pub(super) fn watch_stdin(stop: Sender<String>) -> io::Result<()> {
         let _ = stop.try_send("the end of standard input".to_owned());
     })?;
     Ok(())
+}
+
+/// Takes as many descriptors as it may have: a login allows 1,024, and as many clients may be connected.
+pub(super) fn raise_descriptors() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    // With fewer of them, connections wait.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
 /// Tells the service manager, if one waits for that. A manager that cannot be told changes nothing here.

@@ -22,4 +22,6 @@ mod network;
 #[cfg(test)]
 mod replacing;
 #[cfg(test)]
+mod secrets;
+#[cfg(test)]
 mod transfer;

@@ -130,6 +130,7 @@ pub fn serve(
         process::watch_stdin(sender.clone())
             .map_err(|error| ServeError::System("thread", error))?;
     }
+    process::raise_descriptors();
     open_and_run(config, orders)
 }
 

@@ -3,7 +3,9 @@
 use std::io;
 use std::thread::{Builder, JoinHandle};
 
-use rustix::process::{Signal, set_parent_process_death_signal};
+use rustix::process::{
+    Resource, Rlimit, Signal, getrlimit, set_parent_process_death_signal, setrlimit,
+};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::{Handle, Signals};
 use signal_hook::low_level;
@@ -93,4 +95,11 @@ pub(super) fn watch_stdin(orders: Sender<Order>) -> io::Result<()> {
         let _ = orders.try_send("the end of standard input".into());
     })?;
     Ok(())
+}
+
+/// Takes as many descriptors as it may have: a login allows 1,024, and as many clients may be connected.
+pub(super) fn raise_descriptors() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    // With fewer of them, connections wait.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }

@@ -45,7 +45,7 @@ fn noise_on_the_port_is_refused_or_cut_off_and_the_daemon_goes_on() {
     let http = refusal(&house, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
     assert_eq!(http, "not a Pixii connection: it begins with \"GET / HT\"");
     let future = [&wire::MAGIC[..], &[0, 7, 0, 9], &wire::frame(&Hello::Client)].concat();
-    let sentence = "protocol versions 7 to 9 are offered; this node speaks 4";
+    let sentence = "protocol versions 7 to 9 are offered; this node speaks 4 to 5";
     assert_eq!(refusal(&house, &future), sentence);
     let huge = [&wire::preamble(false)[..], &u32::MAX.to_be_bytes()].concat();
     assert_eq!(refusal(&house, &huge), "a frame of 4294967295 bytes; the limit here is 1024");

@@ -25,4 +25,6 @@ mod network;
 #[cfg(test)]
 mod replacing;
 #[cfg(test)]
+mod secrets;
+#[cfg(test)]
 mod transfer;

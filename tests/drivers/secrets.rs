@@ -59,13 +59,18 @@ fn refused(raw: &mut Raw) -> String {
     }
 }
 
-/// A connection to a daemon on which both sides have told their nonces, and what they have said so far.
-fn challenged(port: u16, offered: [u8; 12]) -> (Raw, Exchange) {
+/// A connection to a daemon on which both sides have told their nonces, and what they have said so far: as if `claimed` had
+/// been the first word.
+fn challenged_as(port: u16, offered: [u8; 12], claimed: [u8; 12]) -> (Raw, Exchange) {
     let mut raw = Raw::connect(port);
     raw.send(&[&offered[..], &wire::frame(&Hello::Challenge(MINE))].concat());
     let theirs = raw.first_bytes();
     let Some(Welcome::Challenge(nonce)) = raw.next() else { panic!("a challenge") };
-    (raw, Exchange::new([&offered, &theirs], [&MINE, &nonce]))
+    (raw, Exchange::new([&claimed, &theirs], [&MINE, &nonce]))
+}
+
+fn challenged(port: u16) -> (Raw, Exchange) {
+    challenged_as(port, wire::preamble(true), wire::preamble(true))
 }
 
 fn proven(hello: &Hello, exchange: &Exchange, key: &SecretKey) -> (Blob, Hello) {
@@ -76,7 +81,7 @@ fn proven(hello: &Hello, exchange: &Exchange, key: &SecretKey) -> (Blob, Hello) 
 
 /// What a daemon answers to somebody who proves itself with this key: an answer that it proves, or a refusal.
 fn introduce(port: u16, hello: &Hello, key: &SecretKey) -> Result<(Raw, [Seal; 2]), String> {
-    let (mut raw, exchange) = challenged(port, wire::preamble(true));
+    let (mut raw, exchange) = challenged(port);
     let (said, hello) = proven(hello, &exchange, key);
     raw.send(&wire::frame(&hello));
     match raw.next::<Welcome>().unwrap() {
@@ -171,12 +176,12 @@ fn a_handshake_that_was_overheard_is_worth_nothing() {
     let (_daemon, _) = start(&ports, 0);
     served(ports[0], CLIENTS);
     let key = SecretKey::new(PEERS, Role::Peer);
-    let (mut raw, exchange) = challenged(ports[0], wire::preamble(true));
+    let (mut raw, exchange) = challenged(ports[0]);
     let (_, proof) = proven(&peer_hello(&ports, "n1", "n0"), &exchange, &key);
     raw.send(&wire::frame(&proof));
     assert!(matches!(raw.next(), Some(Welcome::Proven { .. })));
     // The same bytes again, on a connection of its own.
-    let (mut again, _) = challenged(ports[0], wire::preamble(true));
+    let (mut again, _) = challenged(ports[0]);
     again.send(&wire::frame(&proof));
     let why = refused(&mut again);
     assert_eq!(why, "the secret is not the one of this cluster's nodes (secret_file)");
@@ -209,8 +214,7 @@ fn a_downgrade_is_refused_by_name() {
     // Somebody between the two who makes both believe that the other speaks less than it does.
     let mut offered = wire::preamble(true);
     offered[11] = 9;
-    let (mut raw, _) = challenged(ports[0], offered);
-    let (_, exchange) = challenged(ports[0], wire::preamble(true));
+    let (mut raw, exchange) = challenged_as(ports[0], wire::preamble(true), offered);
     let key = SecretKey::new(PEERS, Role::Peer);
     raw.send(&wire::frame(&proven(&hello, &exchange, &key).1));
     assert!(refused(&mut raw).starts_with("the secret is not the one of"));
@@ -284,7 +288,7 @@ fn a_node_s_own_words_are_not_taken_when_they_are_sent_back_to_it() {
     assert_eq!(why, "node n0 was dialed by its own name: is a member's address wrong?");
     // With another name on it, the proof is none.
     let Hello::Proven { proof, .. } = proof else { panic!("a proof") };
-    let (mut back, _) = challenged(ports[0], offered);
+    let (mut back, _) = challenged(ports[0]);
     let hello = Blob(wire::encode(&peer_hello(&ports, "n1", "n0")).into());
     back.send(&wire::frame(&Hello::Proven { hello, proof }));
     assert!(refused(&mut back).starts_with("the secret is not the one of"));

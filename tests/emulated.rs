@@ -163,7 +163,8 @@ fn a_rule_about_a_kind_leaves_others_and_the_own_link_is_emulated_if_told_to() {
     let daemon = alone(&lines);
     let mut client = daemon.client();
     // The own confirmation is lost: that it is held never comes to the coordinator.
-    daemon.client().data(put("k", b"v"));
+    let mut writer = daemon.client();
+    writer.data(put("k", b"v"));
     until("the confirmation is cut", || (counter(&mut client, "emulated_cut") > 0).then_some(()));
     let rules = EmulateOrder::Set("* -> * acks cut; * -> * answers delay fixed 20ms".into());
     order(&mut client, rules).unwrap();

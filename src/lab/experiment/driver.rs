@@ -146,13 +146,13 @@ pub(crate) type Sent = BTreeMap<Kind, u64>;
 
 /// What carries an experiment out. Errors are sentences, and say that the run cannot go on.
 pub(crate) trait Driver {
-    /// How far a mean may be over what theory gives, as a share of it: disks and processors take time too.
-    fn tolerance(&self) -> f64;
+    /// How far a mean may be over what theory gives, as a share of it and in milliseconds: disks and processors take time too.
+    fn tolerance(&self) -> (f64, f64);
     /// Where keys are.
     fn ring(&self) -> &Ring;
     /// The place of each node among all.
     fn place(&self, node: NodeId) -> usize;
-    /// Puts the keys that loops read at all their homes.
+    /// Puts the keys that loops read at all their homes; nodes know each other's pace then.
     fn load(&mut self) -> Result<(), String>;
     /// Lets the network behave by these rules, in the language of `pixii emulate`.
     fn emulate(&mut self, rules: &str) -> Result<(), String>;

@@ -166,8 +166,8 @@ fn running(cluster: &Cluster) -> Vec<String> {
 }
 
 impl Driver for Real<'_> {
-    fn tolerance(&self) -> f64 {
-        0.3
+    fn tolerance(&self) -> (f64, f64) {
+        (0.3, 5.0)
     }
 
     fn ring(&self) -> &Ring {
@@ -180,8 +180,12 @@ impl Driver for Real<'_> {
     }
 
     fn load(&mut self) -> Result<(), String> {
-        let asked = Asked::new(self.client.clone(), &self.dead);
-        self.watched(load::fill(asked))
+        let (asked, r) = (Asked::new(self.client.clone(), &self.dead), self.ring().n());
+        self.watched(load::fill(asked.clone()))?;
+        // Whoever was never asked is asked first.
+        let loops =
+            Loops { r, w: r, clients: 8, requests: 50, warm_up: 0, reads_of_ten: 10, seed: 0 };
+        self.watched(load::run(asked, loops)).map(drop)
     }
 
     fn emulate(&mut self, rules: &str) -> Result<(), String> {

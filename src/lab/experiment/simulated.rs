@@ -116,8 +116,8 @@ impl Simulated {
 }
 
 impl Driver for Simulated {
-    fn tolerance(&self) -> f64 {
-        0.1
+    fn tolerance(&self) -> (f64, f64) {
+        (0.1, 0.0)
     }
 
     fn ring(&self) -> &Ring {

@@ -1,4 +1,4 @@
-//! What a message costs on its way to bytes and back, and its checksum alone.
+//! What a message costs on its way to bytes and back; its checksum alone, and what a seal for one more peer costs.
 
 #![allow(clippy::unwrap_used)]
 
@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use criterion::{BenchmarkId, Criterion, Throughput};
 use pixii::causal::{Actor, Context, Object, Version};
 use pixii::message::{Body, PeerMessage};
+use pixii::secret::{Exchange, Role, Seal, SecretKey};
 use pixii::types::{Blob, Key, WriteId, hash64};
 use pixii::wire::{self, MAX_FRAME_BYTES};
 
@@ -20,6 +21,15 @@ fn merge(bytes: usize) -> PeerMessage {
         op: 1 << 40,
         body: Body::Merge { key: Key::new(vec![1; 16]).unwrap(), object, generation: 0 },
     }
+}
+
+/// What the frames of one direction of a connection with a secret are sealed with.
+fn seal() -> Seal {
+    let key = SecretKey::new(b"0123456789abcdef", Role::Peer);
+    let preamble = wire::preamble(true);
+    let [seal, _] =
+        Exchange::new([&preamble, &preamble], [&[1; 32], &[2; 32]]).seals(&key, b"hello");
+    seal
 }
 
 fn frames(c: &mut Criterion) {
@@ -37,6 +47,8 @@ fn frames(c: &mut Criterion) {
                 wire::decode::<PeerMessage>(&payload).unwrap()
             });
         });
+        let mut seal = seal();
+        group.bench_function(id("seal"), |b| b.iter(|| wire::sealed(black_box(&frame), &mut seal)));
         group.bench_function(id("checksum"), |b| b.iter(|| hash64(&[black_box(&frame[..])])));
     }
     group.finish();

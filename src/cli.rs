@@ -15,6 +15,7 @@ mod hints;
 mod lab;
 mod load;
 mod node;
+mod package;
 mod put;
 mod repair;
 mod ring;
@@ -27,12 +28,15 @@ pub(crate) mod text;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::builder::RangedI64ValueParser;
 use clap::{Args, Parser, Subcommand};
 use pixii::client::{Client, Failure, Options};
+use pixii::config::client_secret;
 use pixii::message::Quorum;
+use pixii::secret::SecretKey;
 use pixii::types::{Key, MAX_TIMEOUT_MS};
 
 const DEFAULT_CONNECT: &str = "127.0.0.1:7432";
@@ -49,7 +53,8 @@ Examples:
 Exit codes: 0 done, 1 error, 2 usage, 3 absent, 4 no quorum, 5 unknown outcome of a write, \
 6 several siblings.
 
-The node to talk to is given by --connect, or by PIXII_CONNECT, or is 127.0.0.1:7432.";
+The node to talk to is given by --connect, or by PIXII_CONNECT, or is 127.0.0.1:7432. In a cluster with \
+secrets, the one of its clients is in the file that --secret-file or PIXII_SECRET_FILE names.";
 
 /// A Dynamo-style key-value store that never loses an acknowledged write.
 #[derive(Parser)]
@@ -68,6 +73,9 @@ pub(crate) struct Shared {
     #[arg(long, global = true, value_delimiter = ',', value_name = "HOST:PORT")]
     #[arg(help_heading = "Global options")]
     connect: Vec<String>,
+    /// What clients of the cluster prove themselves with, if it has secrets
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
+    secret_file: Option<PathBuf>,
     /// Answer in JSON
     #[arg(long, global = true, help_heading = "Global options")]
     json: bool,
@@ -95,6 +103,8 @@ enum Verb {
     Drill(drill::Drill),
     Lab(lab::Lab),
     Completions(completions::Completions),
+    #[command(hide = true)]
+    Package(package::Package),
     /// The other side of the echo that `bench` measures
     #[command(name = crate::lab::bench::echo::VERB, hide = true)]
     EchoServer,
@@ -169,9 +179,9 @@ pub(crate) fn run() -> ExitCode {
     let Arguments { shared, verb } = Arguments::parse();
     let outcome = match verb {
         Verb::Server(_) | Verb::Dev(_) | Verb::Demo(_)
-            if shared.json || !shared.connect.is_empty() =>
+            if shared.json || !shared.connect.is_empty() || shared.secret_file.is_some() =>
         {
-            let why = "this verb runs daemons of its own: it takes neither --connect nor --json";
+            let why = "this verb runs daemons of its own: it takes none of --connect, --secret-file and --json";
             Err(Trouble::usage(why))
         }
         Verb::Server(verb) => verb.run(),
@@ -194,6 +204,7 @@ pub(crate) fn run() -> ExitCode {
         Verb::Drill(verb) => verb.run(&shared),
         Verb::Lab(verb) => verb.run(&shared),
         Verb::Completions(verb) => verb.run(),
+        Verb::Package(verb) => verb.run(),
         Verb::EchoServer => {
             crate::lab::bench::echo::serve().map(|()| Exit::Done).map_err(Trouble::from)
         }
@@ -243,9 +254,18 @@ impl Shared {
     /// A client of the cluster that the command line or the environment names.
     pub(crate) async fn client(&self) -> Result<Client, Trouble> {
         let addresses = self.addresses()?;
-        Client::connect(&addresses, Options::default()).await.map_err(|failure| {
+        let options = Options { secret: self.secret()?, ..Options::default() };
+        Client::connect(&addresses, options).await.map_err(|failure| {
             Trouble::error(format!("{failure}; start a cluster with `pixii dev`"))
         })
+    }
+
+    /// The secret in the file that the command line or the environment names, if one does.
+    pub(crate) fn secret(&self) -> Result<Option<SecretKey>, Trouble> {
+        let named = std::env::var_os("PIXII_SECRET_FILE").filter(|path| !path.is_empty());
+        let path = self.secret_file.clone().or(named.map(PathBuf::from));
+        let read = path.map(|path| client_secret(&path)).transpose();
+        read.map_err(|error| Trouble::usage(format!("the secret: {error}")))
     }
 
     /// The addresses that the command line or the environment names, or the default.

@@ -8,10 +8,8 @@ mod attempts;
 mod link;
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::Read;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,10 +19,12 @@ use tokio::time::Instant;
 use crate::causal::Dot;
 use crate::members::Member;
 use crate::message::{
-    CallBody, EmulateOrder, Quorum, Refusal, RepairReport, Replacement, ReplyBody, Request,
-    Response, RingReport, SampleReport, StatusReport,
+    CallBody, DrainOrder, DrainReport, EmulateOrder, LinksReport, Quorum, Refusal, RepairReport,
+    Replacement, ReplyBody, Request, Response, RingReport, SampleReport, StatusReport,
 };
+use crate::net::random;
 use crate::ring::Ring;
+use crate::secret::{Nonces, SecretKey};
 use crate::types::{Blob, Key, MAX_VALUE_BYTES, NodeId, Partition, SizeError, WriteId};
 use link::{Link, Lost};
 
@@ -35,7 +35,7 @@ const CONTROL_WAIT: Duration = Duration::from_secs(5);
 const ODD_ANSWER: &str = "the node answered another question";
 
 /// How a client behaves.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// Time for connecting to one node and shaking hands, in milliseconds.
     pub connect_timeout_ms: u32,
@@ -44,11 +44,13 @@ pub struct Options {
     /// True if a write whose outcome is unknown is sent to another node, with the same write id, as long as
     /// there is time. False: it is sent once, and [`Failure::Unknown`] at once.
     pub retry_unknown: bool,
+    /// What it proves itself with, in the role of a client; nodes have to do the same. `None`: nobody proves anything.
+    pub secret: Option<SecretKey>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { connect_timeout_ms: 2_000, in_flight: 128, retry_unknown: true }
+        Options { connect_timeout_ms: 2_000, in_flight: 128, retry_unknown: true, secret: None }
     }
 }
 
@@ -122,8 +124,7 @@ struct Shared {
     report: RingReport,
     entry: NodeId,
     nodes: HashMap<NodeId, Node>,
-    seed: [u8; 32],
-    drawn: AtomicU64,
+    nonces: Nonces,
     made: Instant,
 }
 
@@ -146,7 +147,7 @@ impl Client {
     pub async fn connect(addresses: &[String], options: Options) -> Result<Self, Failure> {
         let mut faults = Vec::new();
         for address in addresses {
-            match Self::connect_to(address, options).await {
+            match Self::connect_to(address, &options).await {
                 Ok(client) => return Ok(client),
                 Err(why) => faults.push(format!("{address}: {why}")),
             }
@@ -154,9 +155,12 @@ impl Client {
         Err(Failure::Error(format!("no node answers at {}", faults.join(", nor at "))))
     }
 
-    async fn connect_to(address: &str, options: Options) -> Result<Self, String> {
+    async fn connect_to(address: &str, options: &Options) -> Result<Self, String> {
         let wait = Duration::from_millis(options.connect_timeout_ms.into());
-        let link = Link::open(address, wait, options.in_flight).await?;
+        let seed = random().map_err(|error| format!("no randomness from /dev/urandom: {error}"))?;
+        let (nonces, options) = (Nonces::new(seed), options.clone());
+        let secret = options.secret.clone().map(|key| (key, nonces.fresh()));
+        let link = Link::open(address, wait, options.in_flight, secret).await?;
         let report = match link.call(CallBody::Ring, CONTROL_WAIT).await {
             Ok(ReplyBody::Ring(report)) => report,
             Ok(_) => return Err(ODD_ANSWER.into()),
@@ -173,12 +177,8 @@ impl Client {
         };
         let cluster = link.cluster.clone();
         nodes.insert(entry, Node { state: Mutex::new(State::Up(Arc::new(link))), ..given });
-        let mut seed = [0; 32];
-        File::open("/dev/urandom")
-            .and_then(|mut source| source.read_exact(&mut seed))
-            .map_err(|error| format!("no randomness from /dev/urandom: {error}"))?;
-        let (drawn, made) = (AtomicU64::new(0), Instant::now());
-        let shared = Shared { options, cluster, report, entry, nodes, seed, drawn, made };
+        let made = Instant::now();
+        let shared = Shared { options, cluster, report, entry, nodes, nonces, made };
         Ok(Client(Arc::new(shared)))
     }
 
@@ -199,10 +199,8 @@ impl Client {
 
     /// A fresh id for a put: 128 bits that nobody else draws, from the system's randomness.
     pub fn write_id(&self) -> WriteId {
-        let count = self.0.drawn.fetch_add(1, Ordering::Relaxed);
-        let hash = blake3::keyed_hash(&self.0.seed, &count.to_be_bytes());
         let mut id = [0; 16];
-        id.copy_from_slice(&hash.as_bytes()[..16]);
+        id.copy_from_slice(&self.0.nonces.fresh()[..16]);
         WriteId(u128::from_be_bytes(id))
     }
 
@@ -272,10 +270,30 @@ impl Client {
         }
     }
 
+    /// How a member, or the node first connected to, is linked with the others.
+    pub async fn links(&self, name: Option<&str>) -> Result<LinksReport, Failure> {
+        match self.control(name, CallBody::Links).await? {
+            ReplyBody::Links(report) => Ok(report),
+            _ => Err(unfitting()),
+        }
+    }
+
     /// Tells a member to stop; it answers before it does.
     pub async fn stop(&self, name: &str) -> Result<(), Failure> {
         match self.control(Some(name), CallBody::Stop).await? {
             ReplyBody::Stopping => Ok(()),
+            _ => Err(unfitting()),
+        }
+    }
+
+    /// Gives a member, or the node first connected to, an order about its drain; gives how far it is.
+    pub async fn drain(
+        &self,
+        name: Option<&str>,
+        order: DrainOrder,
+    ) -> Result<DrainReport, Failure> {
+        match self.control(name, CallBody::Drain(order)).await? {
+            ReplyBody::Drain(told) => told.map_err(Failure::Error),
             _ => Err(unfitting()),
         }
     }
@@ -375,7 +393,9 @@ impl Client {
         }
         let wait = Duration::from_millis(self.0.options.connect_timeout_ms.into()).min(patience);
         let begun = Instant::now();
-        let opened = match Link::open(&node.address, wait, self.0.options.in_flight).await {
+        let Options { in_flight, secret, .. } = &self.0.options;
+        let secret = secret.clone().map(|key| (key, self.0.nonces.fresh()));
+        let opened = match Link::open(&node.address, wait, *in_flight, secret).await {
             Ok(link) if link.name != node.name => Err(format!("this is {} now", link.name)),
             Ok(link) if link.cluster != self.0.cluster => {
                 Err(format!("it belongs to cluster {}", link.cluster))

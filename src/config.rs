@@ -1,5 +1,7 @@
 //! The configuration file of a daemon: TOML, every key checked, one sentence per mistake.
 
+mod secrets;
+
 use std::fs::File;
 use std::io::Read;
 use std::net::SocketAddr;
@@ -11,8 +13,11 @@ use tracing_subscriber::EnvFilter;
 
 use crate::emulation::{self, Rule};
 use crate::members::{Member, Members, check_name};
+use crate::node::Experiment;
 use crate::ring::{Ring, RingError};
+use crate::secret::{SecretKey, Secrets, Vault};
 use crate::types::{MAX_MEMBERS, MAX_N, MAX_PARTITIONS, NodeId};
+use secrets::SecretFiles;
 
 /// Where a node listens unless it is told otherwise.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:7432";
@@ -27,6 +32,7 @@ const HINT_AGE_MS: RangeInclusive<i64> = 1_000..=2_592_000_000;
 const REPAIR_INTERVAL_MS: RangeInclusive<i64> = 1_000..=86_400_000;
 const SCRUB_INTERVAL_MS: RangeInclusive<i64> = 10_000..=2_592_000_000;
 const RESERVE_MIB: RangeInclusive<i64> = 0..=1_048_576;
+const CONNECTIONS: RangeInclusive<i64> = 1..=65_536;
 
 /// What is wrong with a configuration, in one sentence that begins with the file. Nothing was started.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -42,8 +48,13 @@ pub struct Config {
     pub cluster: String,
     /// The directory of its data; relative to the working directory.
     pub data_dir: PathBuf,
-    /// Where it listens, `host:port`; loopback, unless the network is trusted.
+    /// Where it listens, `host:port`; loopback, unless it has secrets or the network is trusted.
     pub listen: String,
+    /// What its peers and clients have to prove, as [`Config::load`] read it; a running daemon heeds what is put there.
+    pub secrets: Vault,
+    pub(crate) secret_files: Option<SecretFiles>,
+    /// Most connections from one address: clients, and handshakes under way.
+    pub max_connections_per_address: usize,
     /// R of requests that name none, 1 to N.
     pub r: u8,
     /// W of requests that name none, 1 to N.
@@ -77,6 +88,12 @@ pub struct Config {
     pub emulation: Vec<Rule>,
     /// The seed of its chances; the system's randomness if not given.
     pub emulation_seed: Option<u64>,
+    /// Where metrics and health are told over HTTP, `host:port`; nowhere if not given.
+    pub http_listen: Option<String>,
+    /// True if what is logged is a JSON object a line.
+    pub log_json: bool,
+    /// What the node does otherwise for a measurement.
+    pub experiment: Experiment,
     /// What is logged: a level, or more in the syntax of `EnvFilter`.
     pub log: String,
     /// Every member, this node among them.
@@ -96,6 +113,9 @@ struct Keys {
     listen: String,
     #[serde(default)]
     trusted_network: bool,
+    secret_file: Option<PathBuf>,
+    client_secret_file: Option<PathBuf>,
+    max_connections_per_address: Option<i64>,
     n: Option<i64>,
     r: Option<i64>,
     w: Option<i64>,
@@ -114,6 +134,12 @@ struct Keys {
     #[serde(default)]
     emulation: Vec<String>,
     emulation_seed: Option<i64>,
+    http_listen: Option<String>,
+    #[serde(default)]
+    http_beyond_loopback: bool,
+    log_format: Option<String>,
+    #[serde(default)]
+    experiment: Vec<String>,
     #[serde(default = "default_log")]
     log: String,
     members: Vec<MemberKeys>,
@@ -126,6 +152,11 @@ struct MemberKeys {
     address: String,
 }
 
+/// What a client proves itself with, from the file at `path`: its first secret, if there are two.
+pub fn client_secret(path: &Path) -> Result<SecretKey, ConfigError> {
+    secrets::client(path).map(|keys| keys.first().clone()).map_err(ConfigError)
+}
+
 fn default_listen() -> String {
     DEFAULT_LISTEN.to_owned()
 }
@@ -135,7 +166,7 @@ fn default_log() -> String {
 }
 
 impl Config {
-    /// Reads and checks the file at `path`.
+    /// Reads and checks the file at `path`, and the secrets in the files that it names.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let fault = |what: String| ConfigError(format!("{}: {what}", path.display()));
         let file = File::open(path).map_err(|error| fault(error.to_string()))?;
@@ -144,10 +175,17 @@ impl Config {
         if read.map_err(|error| fault(error.to_string()))? as u64 > MAX_FILE_BYTES {
             return Err(fault(format!("a configuration has at most {MAX_FILE_BYTES} bytes")));
         }
-        Config::parse(&text, path)
+        let config = Config::parse(&text, path)?;
+        config.secrets.set(config.read_secrets().map_err(|ConfigError(what)| fault(what))?);
+        Ok(config)
     }
 
-    /// Checks the text of a configuration; `path` is only named in the error.
+    /// Reads the files of the secrets, which may have changed since; `None` if it names none.
+    pub fn read_secrets(&self) -> Result<Option<Secrets>, ConfigError> {
+        self.secret_files.as_ref().map(SecretFiles::read).transpose().map_err(ConfigError)
+    }
+
+    /// Checks the text of a configuration; `path` is only named in the error. Secrets are not read.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
         let keys = toml::from_str::<Keys>(text).map_err(|error| {
             let line = error.span().map_or(1, |span| line_of(text, span.start));
@@ -173,7 +211,10 @@ fn check(keys: Keys) -> Result<Config, String> {
     if keys.data_dir.as_os_str().is_empty() {
         return Err("data_dir = \"\": the directory of the data has a name".to_owned());
     }
-    check_listen(&keys.listen, keys.trusted_network)?;
+    let secret_files = SecretFiles::new(keys.secret_file, keys.client_secret_file)?;
+    check_listen(&keys.listen, keys.trusted_network || secret_files.is_some())?;
+    let connections = keys.max_connections_per_address.unwrap_or(256);
+    let connections = number("max_connections_per_address", connections, CONNECTIONS)?;
     let n = number("n", keys.n.unwrap_or(3), 1..=i64::from(MAX_N))? as u8;
     let partitions =
         number("partitions", keys.partitions.unwrap_or(256), 1..=i64::from(MAX_PARTITIONS))? as u16;
@@ -200,6 +241,17 @@ fn check(keys: Keys) -> Result<Config, String> {
     EnvFilter::try_new(&keys.log).map_err(|error| {
         format!("log = \"{}\": not a level or filter: {error}", keys.log.escape_debug())
     })?;
+    let log_json = match keys.log_format.as_deref() {
+        None | Some("text") => false,
+        Some("json") => true,
+        Some(other) => {
+            let shown = other.escape_debug();
+            return Err(format!("log_format = \"{shown}\": log_format is \"text\" or \"json\""));
+        }
+    };
+    if let Some(listen) = &keys.http_listen {
+        check_http(listen, keys.http_beyond_loopback)?;
+    }
     let members = check_members(keys.members)?;
     if members.get(NodeId::of(&keys.name)).is_none() {
         return Err(format!("name = \"{}\": the node itself is not among [[members]]", keys.name));
@@ -208,14 +260,18 @@ fn check(keys: Keys) -> Result<Config, String> {
     let emulation_seed = seed.transpose()?.map(|seed| seed as u64);
     let allow_emulation = keys.allow_emulation;
     let emulation = check_emulation(&keys.emulation, allow_emulation, &members)?;
+    let experiment = check_experiment(&keys.experiment, allow_emulation)?;
     let ring = Ring::new(&members.ids(), n, partitions).map_err(|e: RingError| e.to_string())?;
-    let Keys { name, cluster, data_dir, listen, log, .. } = keys;
+    let Keys { name, cluster, data_dir, listen, http_listen, log, .. } = keys;
     let (bootstrap, strict) = (false, keys.strict.unwrap_or(false));
     Ok(Config {
         name,
         cluster,
         data_dir,
         listen,
+        secrets: Vault::default(),
+        secret_files,
+        max_connections_per_address: connections as usize,
         r,
         w,
         strict,
@@ -232,6 +288,9 @@ fn check(keys: Keys) -> Result<Config, String> {
         allow_emulation,
         emulation,
         emulation_seed,
+        http_listen,
+        log_json,
+        experiment,
         log,
         members,
         ring,
@@ -279,6 +338,23 @@ fn check_emulation(
     emulation::parse(&rules.join("\n"), members).map_err(|what| format!("emulation: {what}"))
 }
 
+fn check_experiment(words: &[String], allowed: bool) -> Result<Experiment, String> {
+    if !words.is_empty() && !allowed {
+        return Err(
+            "experiment: a node is measured otherwise only with allow_emulation = true".to_owned()
+        );
+    }
+    let mut experiment = Experiment::default();
+    for word in words {
+        let unknown = || {
+            let (word, known) = (word.chars().take(40).collect::<String>(), Experiment::SWITCHES);
+            format!("experiment: \"{}\" is none of {}", word.escape_debug(), known.join(", "))
+        };
+        *experiment.switch(word).ok_or_else(unknown)? = true;
+    }
+    Ok(experiment)
+}
+
 /// The host of `host:port`, or what is wrong with it.
 pub(crate) fn check_address<'a>(key: &str, address: &'a str) -> Result<&'a str, String> {
     let fault = || {
@@ -294,15 +370,29 @@ pub(crate) fn check_address<'a>(key: &str, address: &'a str) -> Result<&'a str, 
     Ok(host)
 }
 
-fn check_listen(listen: &str, trusted_network: bool) -> Result<(), String> {
-    let host = check_address("listen", listen)?;
-    let loopback =
-        listen.parse::<SocketAddr>().map_or(host == "localhost", |at| at.ip().is_loopback());
-    if !loopback && !trusted_network {
+fn is_loopback(key: &str, listen: &str) -> Result<bool, String> {
+    let host = check_address(key, listen)?;
+    let address = listen.parse::<SocketAddr>();
+    Ok(address.map_or(host == "localhost", |at| at.ip().is_loopback()))
+}
+
+fn check_http(listen: &str, beyond_loopback: bool) -> Result<(), String> {
+    if !is_loopback("http_listen", listen)? && !beyond_loopback {
         return Err(format!(
-            "listen = \"{listen}\": nodes do not ask who they talk to, so a node listens on a loopback \
-             address (127.0.0.1, [::1] or localhost) unless trusted_network = true says that everybody \
-             who can reach the port may read and write everything"
+            "http_listen = \"{listen}\": metrics tell the names of the members and how they are, so the port is \
+             on a loopback address (127.0.0.1, [::1] or localhost) unless http_beyond_loopback = true says that \
+             everybody who can reach it may know"
+        ));
+    }
+    Ok(())
+}
+
+fn check_listen(listen: &str, anywhere: bool) -> Result<(), String> {
+    if !is_loopback("listen", listen)? && !anywhere {
+        return Err(format!(
+            "listen = \"{listen}\": beyond loopback (127.0.0.1, [::1], localhost) a node has secret_file and \
+             client_secret_file, unless trusted_network = true says that everybody who can reach the port may read \
+             and write everything"
         ));
     }
     Ok(())

@@ -8,6 +8,7 @@ pub mod members;
 pub mod merkle;
 pub mod ring;
 pub mod rng;
+pub mod secret;
 pub mod tally;
 pub mod types;
 
@@ -23,5 +24,6 @@ pub mod node;
 pub mod client;
 pub mod config;
 pub mod engine;
+mod metrics;
 mod net;
 pub mod sim;

@@ -1,5 +1,7 @@
 //! The words of Pixii: what clients ask, what nodes answer, what replicas say to each other.
 
+mod drain;
+mod kind;
 mod refusal;
 mod status;
 
@@ -12,10 +14,12 @@ use crate::members::{Beat, Cluster, Life, Member, Members};
 use crate::merkle::Digest;
 use crate::ring::Ring;
 use crate::types::{Blob, Key, NodeId, Partition, WriteId};
+use crate::wire::OLDEST_PROTOCOL;
+pub use drain::{DrainOrder, DrainReport, DrainState, KeptHints};
 pub use refusal::{Refusal, Roll};
 pub use status::{
-    CollectionStatus, PairStatus, PeerRepair, PeerStatus, RecentTrips, RepairCounts, RepairReport,
-    RepairStatus, SampleReport, StatusReport,
+    CollectionStatus, DRAINED, PairStatus, PeerRepair, PeerStatus, RecentTrips, RepairCounts,
+    RepairReport, RepairStatus, SampleReport, StatusReport,
 };
 
 /// How many replicas must take part in a request, and which.
@@ -486,8 +490,22 @@ pub enum CallBody {
         /// False: only say what would happen.
         apply: bool,
     },
-    /// How long did your latest reads and writes take? A node of an older version closes the connection.
+    /// Take yourself out before maintenance, or back in.
+    Drain(DrainOrder),
+    /// How long did your latest reads and writes take?
     Samples,
+    /// How are you linked with the other members?
+    Links,
+}
+
+impl CallBody {
+    /// The first version of the protocol in which a node knows this call.
+    pub fn since(&self) -> u16 {
+        match self {
+            CallBody::Drain(_) | CallBody::Samples | CallBody::Links => 5,
+            _ => OLDEST_PROTOCOL,
+        }
+    }
 }
 
 /// What a node sends to a client.
@@ -518,8 +536,24 @@ pub enum ReplyBody {
     Repair(Result<RepairReport, String>),
     /// To `Replace`: what is to happen, or has, or why it does not.
     Replace(Result<Replacement, String>),
+    /// To `Drain`: how far it is, or why nothing was done.
+    Drain(Result<DrainReport, String>),
     /// To `Samples`.
     Samples(SampleReport),
+    /// To `Links`.
+    Links(LinksReport),
+}
+
+/// How a node is linked with the other members.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub struct LinksReport {
+    /// True if it lets nobody in who does not prove to know the cluster's secret.
+    pub secret: bool,
+    /// The newest version of the protocol that it speaks.
+    pub protocol: u16,
+    /// The version that is spoken on the link to each other member; `None` while there is no link.
+    pub peers: Vec<(NodeId, Option<u16>)>,
 }
 
 /// What the replacement of a member comes to.

@@ -2,33 +2,40 @@
 //!
 //! Everything here runs on one thread; the locks only satisfy the types and are never waited for.
 
+mod doors;
 pub(crate) mod frames;
+pub(crate) mod handshake;
+pub(crate) mod http;
 pub(crate) mod listener;
 pub(crate) mod peers;
 
 use std::collections::{BTreeMap, HashMap};
-use std::io;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::fs::File;
+use std::io::{self, Read};
+use std::sync::atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::AbortHandle;
 
 use crate::members::{Members, Standing};
-use crate::message::{Call, PeerMessage};
+use crate::message::{Call, LinksReport, PeerMessage};
 use crate::node::ClientId;
+use crate::secret::{Nonces, Vault};
 use crate::types::NodeId;
+use crate::wire::PROTOCOL;
+use doors::Doors;
 use frames::{Held, Limits, Outbox};
 
 /// Most clients connected at once.
 pub(crate) const MAX_CLIENTS: usize = 1_024;
 /// A handshake, the connection's making included, is done in this time.
 const HANDSHAKE: Duration = Duration::from_secs(5);
-/// Most accepted connections whose handshake is under way; further ones wait in the kernel.
-const MAX_HANDSHAKES: usize = 256;
+/// Most connections that are told why they are refused before their handshake; further ones may be cut before they know.
+const MAX_TURNED_AWAY: usize = 256;
 /// Bytes of large frames that are read or worked on, for all clients and for all peers.
 const MAX_INFLOW_BYTES: usize = 256 << 20;
 /// Events that wait for the engine; the connections stop reading beyond it.
@@ -83,6 +90,17 @@ pub(crate) struct Identity {
     pub(crate) boot_nonce: u64,
 }
 
+/// Who is let in, and how often.
+#[derive(Debug)]
+pub(crate) struct Access {
+    /// What peers and clients have to prove.
+    pub(crate) secrets: Vault,
+    /// Most connections of one address.
+    pub(crate) per_address: usize,
+    /// Of the system's randomness, for the nonces of this life.
+    pub(crate) nonce_seed: [u8; 32],
+}
+
 /// Another member, as the connections to and from it share it.
 #[derive(Debug)]
 pub(crate) struct Peer {
@@ -97,6 +115,8 @@ pub(crate) struct Peer {
     hurry: Notify,
     /// The task that reads its connection to us.
     inbound: Mutex<Option<AbortHandle>>,
+    /// The version of the protocol on the link to it, or on the last one; 0 before there was one.
+    protocol: AtomicU16,
 }
 
 /// Where a peer may be. A node is its id: it may come back elsewhere.
@@ -116,6 +136,12 @@ impl Peer {
         let addresses = locked(&self.addresses);
         let known = if self.outbox.is_open() { &addresses.dialed } else { &addresses.heard };
         known.clone()
+    }
+
+    /// The version of the protocol that is spoken on the link to it, while there is one: nothing that only later versions
+    /// know may be sent.
+    pub(crate) fn protocol(&self) -> Option<u16> {
+        self.outbox.is_open().then(|| self.protocol.load(Ordering::Relaxed))
     }
 
     /// From now on it is dialed at `address`, and at the configured one while neither answers. A link that
@@ -149,17 +175,26 @@ pub(crate) struct Hub {
     events: mpsc::Sender<Event>,
     clients: Arc<Semaphore>,
     next_client: AtomicU64,
-    handshakes: Arc<Semaphore>,
+    secrets: Vault,
+    nonces: Nonces,
+    doors: Arc<Doors>,
+    turned_away: Arc<Semaphore>,
     peer_inflow: Arc<Semaphore>,
     client_inflow: Arc<Semaphore>,
     client_unsent: Arc<AtomicUsize>,
     refusals: Mutex<HashMap<String, String>>,
+    /// True while this node has no links, because it is drained or ends.
+    apart: watch::Sender<bool>,
 }
 
 impl Hub {
     /// The shared state of a node's connections, and the end where their events come out. `known` says where
     /// the members were last heard to be.
-    pub(crate) fn new(identity: Identity, known: &Members) -> (Arc<Self>, mpsc::Receiver<Event>) {
+    pub(crate) fn new(
+        identity: Identity,
+        known: &Members,
+        access: Access,
+    ) -> (Arc<Self>, mpsc::Receiver<Event>) {
         let (events, receiver) = mpsc::channel(MAX_EVENTS);
         let unsent = Arc::new(AtomicUsize::new(0));
         let others = identity
@@ -176,6 +211,7 @@ impl Hub {
                 outbox: Outbox::new(PEER_LIMITS, unsent.clone()),
                 hurry: Notify::new(),
                 inbound: Mutex::new(None),
+                protocol: AtomicU16::new(0),
             };
             (peer.id, Arc::new(peer))
         });
@@ -185,13 +221,44 @@ impl Hub {
             events,
             clients: Arc::new(Semaphore::new(MAX_CLIENTS)),
             next_client: AtomicU64::new(1),
-            handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)),
+            secrets: access.secrets,
+            nonces: Nonces::new(access.nonce_seed),
+            doors: Doors::new(access.per_address),
+            turned_away: Arc::new(Semaphore::new(MAX_TURNED_AWAY)),
             peer_inflow: Arc::new(Semaphore::new(MAX_INFLOW_BYTES)),
             client_inflow: Arc::new(Semaphore::new(MAX_INFLOW_BYTES)),
             client_unsent: Arc::new(AtomicUsize::new(0)),
             refusals: Mutex::new(HashMap::new()),
+            apart: watch::Sender::new(false),
         };
         (Arc::new(hub), receiver)
+    }
+
+    /// Closes the links to and from all peers and lets in none, or does so no more. What is queued for them still leaves.
+    pub(crate) fn set_apart(&self, apart: bool) {
+        self.apart.send_replace(apart);
+        for peer in self.peers.values().filter(|_| apart) {
+            peer.outbox.finish();
+            if let Some(inbound) = locked(&peer.inbound).take() {
+                inbound.abort();
+            }
+        }
+    }
+
+    fn is_apart(&self) -> bool {
+        *self.apart.borrow()
+    }
+
+    /// How this node is linked with the others.
+    pub(crate) fn links(&self) -> LinksReport {
+        let peers = self.peers.values().map(|peer| (peer.id, peer.protocol())).collect();
+        LinksReport { secret: self.secrets.get().is_some(), protocol: PROTOCOL, peers }
+    }
+
+    /// Returns when there may be links.
+    async fn together(&self) {
+        // The sender lives as long as this.
+        let _ = self.apart.subscribe().wait_for(|apart| !apart).await;
     }
 
     /// True unless `reason` is what was refused to `who` the last time: to be logged, then.
@@ -213,8 +280,15 @@ impl Hub {
     }
 }
 
+/// Random bytes of the system.
+pub(crate) fn random<const BYTES: usize>() -> io::Result<[u8; BYTES]> {
+    let mut bytes = [0; BYTES];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes)
+}
+
 /// The content of a mutex, whether or not a thread panicked with it.
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

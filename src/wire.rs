@@ -1,9 +1,11 @@
 //! Bytes: how messages become frames, and how bytes that are not ours are told apart. No sockets.
 //!
 //! A connection begins with a preamble of 12 bytes each way (magic, lowest and highest protocol
-//! version, big-endian), then a frame with a [`Hello`] and one with a [`Welcome`]. A frame is
+//! version, big-endian), then a frame with a [`Hello`] and one with a [`Welcome`]; with a secret, two of each. A frame is
 //! `length: u32 | checksum: u64 | payload`, big-endian; the length counts what follows it, the checksum
-//! is the first 64 bits of the payload's blake3 hash.
+//! is the first 64 bits of the payload's blake3 hash, or a [`Seal`] after a handshake with a secret.
+
+pub mod http;
 
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 use bincode::enc::EncoderImpl;
@@ -12,12 +14,17 @@ use bincode::{BorrowDecode, Encode};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::causal::Context;
+use crate::secret::{Nonce, Proof, Seal};
 use crate::types::{Blob, Key, MAX_N, MAX_OBJECT_BYTES, NodeId, first_u64, hash64};
 
 /// The first bytes of every connection.
 pub const MAGIC: [u8; 8] = *b"PIXII\r\n\x1a";
-/// The protocol version that this program speaks.
-pub const PROTOCOL: u16 = 4;
+/// The newest protocol version that this program speaks.
+pub const PROTOCOL: u16 = 5;
+/// The oldest one that it speaks, with programs from before and as long as there is no secret.
+pub const OLDEST_PROTOCOL: u16 = 4;
+/// The oldest one that has a handshake with a secret.
+const SECRET_PROTOCOL: u16 = 5;
 /// Length of a preamble in bytes.
 pub const PREAMBLE_BYTES: usize = 12;
 /// Largest frame before the handshake is done, in bytes.
@@ -36,14 +43,21 @@ pub enum WireError {
     #[error("not a Pixii connection: it begins with \"{0}\"")]
     Magic(String),
     /// No version in common.
-    #[error("protocol versions {0} to {1} are offered; this node speaks {PROTOCOL}")]
-    Version(u16, u16),
+    #[error(
+        "protocol versions {0} to {1} are offered; this node speaks {lowest} to {PROTOCOL}{with}",
+        lowest = lowest(*.2),
+        with = if *.2 { " with its secret" } else { "" }
+    )]
+    Version(u16, u16, bool),
     /// A frame over the limit.
     #[error("a frame of {0} bytes; the limit here is {1}")]
     FrameLength(usize, usize),
     /// A frame whose checksum does not fit.
     #[error("a frame of {0} bytes fails its checksum")]
     Checksum(usize),
+    /// A frame that does not come from who has proved itself, or not in its place.
+    #[error("a frame of {0} bytes does not carry the seal of this connection")]
+    Seal(usize),
     /// A frame that is no message of the kind expected.
     #[error("a frame of {0} bytes is not a message: {1}")]
     Message(usize, String),
@@ -70,6 +84,15 @@ pub enum Hello {
     },
     /// A client that will send calls.
     Client,
+    /// Somebody who is to prove itself, and wants a proof: to be answered with [`Welcome::Challenge`].
+    Challenge(Nonce),
+    /// The answer to that.
+    Proven {
+        /// The encoded `Peer` or `Client`.
+        hello: Blob,
+        /// That who says so has the key of that role.
+        proof: Proof,
+    },
 }
 
 /// The answer to a [`Hello`].
@@ -87,6 +110,15 @@ pub enum Welcome {
     Refused(String),
     /// No, and never again: an operator has removed the node that dials. What it has is not taken.
     Removed(String),
+    /// To [`Hello::Challenge`]: prove yourself.
+    Challenge(Nonce),
+    /// To [`Hello::Proven`].
+    Proven {
+        /// The encoded `Accepted`, `Refused` or `Removed`.
+        welcome: Blob,
+        /// That who says so has the same key.
+        proof: Proof,
+    },
 }
 
 fn codec<const LIMIT: usize>() -> Configuration<LittleEndian, Varint, Limit<LIMIT>> {
@@ -111,19 +143,38 @@ pub fn decode<T: for<'de> BorrowDecode<'de, Bytes>>(bytes: &Bytes) -> Result<T, 
     Ok(message)
 }
 
-/// Appends the message as a frame to `out`.
-pub fn put_frame<T: Encode>(out: &mut BytesMut, message: &T) {
+/// Appends the message as a frame to `out`, with the next seal of the connection if it has one.
+pub fn put_frame<T: Encode>(out: &mut BytesMut, message: &T, seal: Option<&mut Seal>) {
     let payload = encode(message);
     out.reserve(FRAME_HEAD_BYTES + payload.len());
-    out.put_u32((payload.len() + FRAME_HEAD_BYTES - 4) as u32);
-    out.put_u64(first_u64(blake3::hash(&payload).as_bytes()));
+    put_head(out, &payload, seal);
     out.put_slice(&payload);
+}
+
+fn put_head(out: &mut BytesMut, payload: &[u8], seal: Option<&mut Seal>) {
+    out.put_u32((payload.len() + FRAME_HEAD_BYTES - 4) as u32);
+    out.put_u64(check_of(payload, seal));
+}
+
+fn check_of(payload: &[u8], seal: Option<&mut Seal>) -> u64 {
+    match seal {
+        Some(seal) => seal.next(payload),
+        None => first_u64(blake3::hash(payload).as_bytes()),
+    }
+}
+
+/// A frame that [`frame`] made, in two parts, with the next seal of a connection. Its payload is not copied.
+pub fn sealed(frame: &Bytes, seal: &mut Seal) -> [Bytes; 2] {
+    let payload = frame.slice(FRAME_HEAD_BYTES.min(frame.len())..);
+    let mut head = BytesMut::with_capacity(FRAME_HEAD_BYTES);
+    put_head(&mut head, &payload, Some(seal));
+    [head.freeze(), payload]
 }
 
 /// The message as a frame of its own, to be shared by several connections.
 pub fn frame<T: Encode>(message: &T) -> Bytes {
     let mut out = BytesMut::new();
-    put_frame(&mut out, message);
+    put_frame(&mut out, message, None);
     out.freeze()
 }
 
@@ -138,6 +189,15 @@ pub fn frame_len<T: Encode>(message: &T) -> usize {
 /// Takes the next frame's payload off `input`; `None` when it is not complete yet. A length over
 /// `limit` bytes is refused before it is waited for.
 pub fn take_frame(input: &mut BytesMut, limit: usize) -> Result<Option<Bytes>, WireError> {
+    take_sealed(input, limit, None)
+}
+
+/// The same from a connection whose frames are sealed, if this is one.
+pub fn take_sealed(
+    input: &mut BytesMut,
+    limit: usize,
+    seal: Option<&mut Seal>,
+) -> Result<Option<Bytes>, WireError> {
     let Some(head) = input.first_chunk::<4>() else { return Ok(None) };
     let length = u32::from_be_bytes(*head) as usize;
     if length > limit || length < FRAME_HEAD_BYTES - 4 {
@@ -148,34 +208,41 @@ pub fn take_frame(input: &mut BytesMut, limit: usize) -> Result<Option<Bytes>, W
     }
     input.advance(4);
     let mut frame = input.split_to(length).freeze();
+    let fault = if seal.is_some() { WireError::Seal } else { WireError::Checksum };
     let checksum = frame.get_u64();
-    if checksum != first_u64(blake3::hash(&frame).as_bytes()) {
-        return Err(WireError::Checksum(length));
+    if checksum != check_of(&frame, seal) {
+        return Err(fault(length));
     }
     Ok(Some(frame))
 }
 
-/// The bytes that open a connection, each way.
-pub fn preamble() -> [u8; PREAMBLE_BYTES] {
+/// The lowest version that is spoken with a secret, or without one.
+fn lowest(secret: bool) -> u16 {
+    if secret { SECRET_PROTOCOL } else { OLDEST_PROTOCOL }
+}
+
+/// The bytes that open a connection, each way, of a side that has a secret or not.
+pub fn preamble(secret: bool) -> [u8; PREAMBLE_BYTES] {
     let mut bytes = [0; PREAMBLE_BYTES];
     let mut out = &mut bytes[..];
     out.put_slice(&MAGIC);
-    out.put_u16(PROTOCOL);
+    out.put_u16(lowest(secret));
     out.put_u16(PROTOCOL);
     bytes
 }
 
-/// Checks the other side's preamble; both sides go on with the highest common version.
-pub fn check_preamble(bytes: &[u8; PREAMBLE_BYTES]) -> Result<(), WireError> {
+/// Checks the other side's preamble. Both sides go on with the highest common version, which it gives.
+pub fn check_preamble(bytes: &[u8; PREAMBLE_BYTES], secret: bool) -> Result<u16, WireError> {
     let (magic, mut versions) = bytes.split_at(MAGIC.len());
     if magic != MAGIC {
         return Err(WireError::Magic(magic.escape_ascii().to_string()));
     }
     let (low, high) = (versions.get_u16(), versions.get_u16());
-    if !(low..=high).contains(&PROTOCOL) {
-        return Err(WireError::Version(low, high));
+    let common = high.min(PROTOCOL);
+    if low > high || common < low.max(lowest(secret)) {
+        return Err(WireError::Version(low, high, secret));
     }
-    Ok(())
+    Ok(common)
 }
 
 /// A context as clients carry it: version, content, and a seal over the content and the key, so that a

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod daemon;
+#[path = "drivers/secrets.rs"]
+mod secrets;
 
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
@@ -339,7 +341,7 @@ fn handshakes_that_do_not_fit_are_refused_with_a_reason() {
     let daemon = Daemon::start(&ports, 0, Arc::new(MemoryStore::default()));
     let port = ports[0];
     let hello = peer_hello(&ports, "n1", "n0");
-    let greeting = |hello: &Hello| [&wire::preamble()[..], &wire::frame(hello)].concat();
+    let greeting = |hello: &Hello| [&wire::preamble(false)[..], &wire::frame(hello)].concat();
     let changed = |change: fn(&mut String, &mut (u64, u64), &mut NodeId)| {
         let mut hello = hello.clone();
         if let Hello::Peer { cluster, ring, node, .. } = &mut hello {
@@ -349,7 +351,7 @@ fn handshakes_that_do_not_fit_are_refused_with_a_reason() {
     };
     let http = refusal(port, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n");
     assert!(http.contains("not a Pixii connection: it begins with \"GET / HT\""), "{http}");
-    let mut future = wire::preamble();
+    let mut future = wire::preamble(false);
     future[8..].copy_from_slice(&[0, 7, 0, 9]);
     let future = refusal(port, &[&future[..], &wire::frame(&hello)].concat());
     assert!(future.contains("protocol versions 7 to 9 are offered"), "{future}");
@@ -364,7 +366,7 @@ fn handshakes_that_do_not_fit_are_refused_with_a_reason() {
     let other = refusal(port, &greeting(&peer_hello(&ports, "n1", "n2")));
     assert!(other.contains("this is node n0, not the one dialed"), "{other}");
     let long = (2_000u32).to_be_bytes();
-    let long = refusal(port, &[&wire::preamble()[..], &long].concat());
+    let long = refusal(port, &[&wire::preamble(false)[..], &long].concat());
     assert!(long.contains("a frame of 2000 bytes; the limit here is 1024"), "{long}");
     assert_eq!(daemon.status().name, "n0");
 }
@@ -398,7 +400,7 @@ fn noise_closes_its_connection_and_nothing_else() {
         raw.send(&call[..call.len() / 2]);
         drop(raw);
     }
-    Raw::connect(ports[0]).send(&wire::preamble()[..7]);
+    Raw::connect(ports[0]).send(&wire::preamble(false)[..7]);
     drop(Raw::connect(ports[0]));
     assert_eq!(bystander.status().name, "n0", "a client from before is served on");
     assert_eq!(daemon.status().name, "n0", "and so is a new one");
@@ -413,7 +415,7 @@ fn accept_as(listener: &TcpListener, name: &str) -> Raw {
     let hello: Hello = raw.next().unwrap();
     assert!(matches!(hello, Hello::Peer { to, .. } if to == NodeId::of(name)));
     let welcome = Welcome::Accepted { cluster: "test".into(), name: name.into() };
-    raw.send(&[&wire::preamble()[..], &wire::frame(&welcome)].concat());
+    raw.send(&[&wire::preamble(false)[..], &wire::frame(&welcome)].concat());
     raw
 }
 
@@ -454,7 +456,7 @@ fn accept_as_other(listener: &TcpListener) {
     raw.preamble();
     raw.next::<Hello>().unwrap();
     let welcome = Welcome::Accepted { cluster: "test".into(), name: "n7".into() };
-    raw.send(&[&wire::preamble()[..], &wire::frame(&welcome)].concat());
+    raw.send(&[&wire::preamble(false)[..], &wire::frame(&welcome)].concat());
     assert!(raw.next::<Welcome>().is_none(), "it goes away");
 }
 

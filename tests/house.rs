@@ -8,10 +8,21 @@ use std::path::{Path, PathBuf};
 
 /// Each floor's modules, from the ground up.
 const FLOORS: [&[&str]; 5] = [
-    &["types", "causal", "generation", "ring", "members", "merkle", "tally", "emulation", "rng"],
+    &[
+        "types",
+        "causal",
+        "generation",
+        "ring",
+        "members",
+        "merkle",
+        "tally",
+        "emulation",
+        "rng",
+        "secret",
+    ],
     &["message", "wire", "store"],
     &["node"],
-    &["engine", "net", "client", "sim", "config", "disk"],
+    &["engine", "net", "client", "sim", "config", "metrics", "disk"],
     &["main", "cli", "lab"],
 ];
 

@@ -7,8 +7,10 @@
 mod daemon;
 
 use std::fs;
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
 
 use daemon::{Client, config_text, free_port, get, put, until, values};
 use pixii::message::{CallBody, Response};
@@ -140,6 +142,35 @@ fn inject(process: &Process, call: &str, fault: &str) -> Process {
         tasks.filter_map(Result::ok).all(|task| traced(task.path())).then_some(())
     });
     tracer
+}
+
+#[test]
+fn a_writer_that_is_stuck_is_not_fed_for() {
+    if !strace_works("a_writer_that_is_stuck") {
+        return;
+    }
+    let home = Home::new();
+    let socket = home.dir.path().join("notify");
+    let manager = UnixDatagram::bind(&socket).unwrap();
+    let managed = format!("NOTIFY_SOCKET={}", socket.display());
+    let process = home.start(&["env", &managed, "WATCHDOG_USEC=400000"]);
+    let mut client = home.client();
+    assert_eq!(write(&mut client, 0, 10), 10);
+    let mut bytes = [0; 4_096];
+    let mut hears = |patience: Duration| {
+        manager.set_read_timeout(Some(patience)).unwrap();
+        manager.recv(&mut bytes).ok().map(|count| bytes[..count].to_vec())
+    };
+    until("the watchdog is fed", || {
+        hears(Duration::from_secs(30)).filter(|said| said.starts_with(b"WATCHDOG=1"))
+    });
+    let tracer = inject(&process, "fdatasync,fsync,sync_file_range", "delay_enter=60000000");
+    client.data(put("k10", b"v10"));
+    // What was said before comes first; then nothing for longer than a watchdog waits.
+    until("nothing is said any more", || hears(Duration::from_secs(1)).is_none().then_some(()));
+    assert_eq!(client.status().name, "n0", "the node itself answers");
+    drop(tracer);
+    drop(process);
 }
 
 #[test]

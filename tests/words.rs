@@ -17,6 +17,7 @@ use pixii::merkle::{Digest, SHAPE};
 use pixii::message::*;
 use pixii::ring::Ring;
 use pixii::rng::Rng;
+use pixii::secret::{Exchange, Role, SecretKey};
 use pixii::store::{self, Found, Meta, Owner, Record};
 use pixii::types::*;
 use pixii::wire::{self, Hello, Welcome, WireError};
@@ -331,8 +332,16 @@ fn replies() -> Vec<(&'static str, ReplyBody)> {
         partitions: 256,
         hints: 300,
     };
+    let drain = DrainReport {
+        name: "n1".into(),
+        state: DrainState::Drained,
+        requests: 300,
+        hints: vec![KeptHints { name: "n2".into(), count: 3, bytes: 400, reachable: true }],
+    };
     let trips =
         RecentTrips { node: NodeId(8), reads_us: vec![250, 70_000], writes_us: vec![2_000] };
+    let peers = vec![(NodeId(8), Some(4)), (NodeId(9), None)];
+    let links = LinksReport { secret: true, protocol: 5, peers };
     vec![
         ("samples", ReplyBody::Samples(SampleReport { name: "n1".into(), trips: vec![trips] })),
         ("replace", ReplyBody::Replace(Ok(replacement))),
@@ -345,6 +354,9 @@ fn replies() -> Vec<(&'static str, ReplyBody)> {
         ("stopping", ReplyBody::Stopping),
         ("repair", ReplyBody::Repair(Ok(repair))),
         ("no-repair", ReplyBody::Repair(Err("why".into()))),
+        ("drain", ReplyBody::Drain(Ok(drain))),
+        ("no-drain", ReplyBody::Drain(Err("why".into()))),
+        ("links", ReplyBody::Links(links)),
     ]
 }
 
@@ -352,10 +364,23 @@ fn ring() -> Ring {
     Ring::new(&[NodeId::of("n1"), NodeId::of("n2")], 1, 4).unwrap()
 }
 
+/// A proof of each side, and a frame with a seal.
+fn secured(out: &mut String) {
+    let key = SecretKey::new(b"0123456789abcdef", Role::Client);
+    let preamble = wire::preamble(true);
+    let exchange = Exchange::new([&preamble, &preamble], [&[7; 32], &[8; 32]]);
+    raw(out, "dialer-proof", &exchange.dialer_proof(&key, &[1]));
+    raw(out, "listener-proof", &exchange.listener_proof(&key, &[1], b"welcome"));
+    let mut frame = BytesMut::new();
+    let [mut seal, _] = exchange.seals(&key, &[1]);
+    wire::put_frame(&mut frame, &Call { id: 1, body: CallBody::Ring }, Some(&mut seal));
+    raw(out, "sealed-frame", &frame);
+}
+
 #[test]
 fn golden_bytes() {
     let mut out = String::new();
-    raw(&mut out, "preamble", &wire::preamble());
+    raw(&mut out, "preamble", &wire::preamble(false));
     let peer = Hello::Peer {
         cluster: "c".into(),
         ring: (1, u64::MAX),
@@ -369,6 +394,11 @@ fn golden_bytes() {
     golden(&mut out, "welcome", Welcome::Accepted { cluster: "c".into(), name: "n1".into() });
     golden(&mut out, "unwelcome", Welcome::Refused("why".into()));
     golden(&mut out, "removed", Welcome::Removed("why".into()));
+    golden(&mut out, "hello-challenge", Hello::Challenge([7; 32]));
+    golden(&mut out, "hello-proven", Hello::Proven { hello: blob(&[1]), proof: [8; 32] });
+    golden(&mut out, "challenge", Welcome::Challenge([7; 32]));
+    golden(&mut out, "proven", Welcome::Proven { welcome: blob(b"\x01\x03why"), proof: [8; 32] });
+    secured(&mut out);
     for (name, request) in requests() {
         let body = CallBody::Data { request, timeout_ms: 500 };
         golden(&mut out, &format!("call-{name}"), Call { id: 1, body });
@@ -376,6 +406,7 @@ fn golden_bytes() {
     for (name, body) in [
         ("ring", CallBody::Ring),
         ("status", CallBody::Status),
+        ("links", CallBody::Links),
         ("show", CallBody::Emulate(EmulateOrder::Show)),
         ("set", CallBody::Emulate(EmulateOrder::Set("drop 0.5".into()))),
         ("clear", CallBody::Emulate(EmulateOrder::Clear)),
@@ -390,6 +421,9 @@ fn golden_bytes() {
                 apply: true,
             },
         ),
+        ("drain", CallBody::Drain(DrainOrder::Begin { timeout_ms: 500 })),
+        ("drain-show", CallBody::Drain(DrainOrder::Show)),
+        ("undrain", CallBody::Drain(DrainOrder::End)),
         ("compared", CallBody::Repair { begin: false, partition: None, peer: None }),
         (
             "repair",
@@ -496,14 +530,54 @@ fn frames_are_bounded_checked_and_waited_for() {
 
 #[test]
 fn preambles_name_what_is_wrong() {
-    let good = wire::preamble();
-    assert_eq!(wire::check_preamble(&good), Ok(()));
-    let error = wire::check_preamble(b"GET / HTTP/1").unwrap_err();
+    let good = wire::preamble(false);
+    assert_eq!(wire::check_preamble(&good, false), Ok(5));
+    let error = wire::check_preamble(b"GET / HTTP/1", false).unwrap_err();
     assert_eq!(error.to_string(), "not a Pixii connection: it begins with \"GET / HT\"");
-    let mut newer = good;
-    newer[8..].copy_from_slice(&[0, 5, 0, 9]);
-    let error = wire::check_preamble(&newer).unwrap_err();
-    assert_eq!(error.to_string(), "protocol versions 5 to 9 are offered; this node speaks 4");
+    let check = |low: u8, high: u8, secret| {
+        let mut offered = good;
+        offered[8..].copy_from_slice(&[0, low, 0, high]);
+        wire::check_preamble(&offered, secret).map_err(|error| error.to_string())
+    };
+    let refused = |low, high, said: &str| {
+        Err(format!("protocol versions {low} to {high} are offered; this node speaks {said}"))
+    };
+    assert_eq!(check(6, 9, false), refused(6, 9, "4 to 5"));
+    assert_eq!(check(1, 3, false), refused(1, 3, "4 to 5"));
+    assert_eq!(check(5, 4, false), refused(5, 4, "4 to 5"));
+    assert_eq!(check(4, 4, true), refused(4, 4, "5 to 5 with its secret"));
+    assert_eq!([check(1, 4, false), check(4, 9, false), check(5, 5, true)], [Ok(4), Ok(5), Ok(5)]);
+}
+
+/// What a program of protocol 4 sends, and its own rule about what it is sent.
+#[test]
+fn the_words_of_protocol_4_are_what_they_were() {
+    let hex = |text: &str| -> Vec<u8> {
+        let byte = |at: usize| u8::from_str_radix(&text[2 * at..2 * at + 2], 16).unwrap();
+        (0..text.len() / 2).map(byte).collect()
+    };
+    let frozen =
+        include_str!("golden/words-4.tsv").lines().map(|line| line.split_once('\t').unwrap());
+    let frozen: Vec<(&str, &str)> = frozen.collect();
+    assert_eq!(frozen.len(), 101, "nothing is taken away from what is frozen");
+    let now = include_str!("golden/words.tsv");
+    for (name, bytes) in &frozen {
+        let same = now.lines().any(|line| line == format!("{name}\t{bytes}"));
+        assert!(
+            same || *name == "preamble",
+            "{name} has changed: programs of protocol 4 cannot read it"
+        );
+    }
+    let (_, preamble) = frozen[0];
+    let preamble: [u8; wire::PREAMBLE_BYTES] = hex(preamble).try_into().unwrap();
+    assert_eq!(wire::check_preamble(&preamble, false), Ok(4));
+    let ours = wire::preamble(false);
+    let (low, high) =
+        (u16::from_be_bytes([ours[8], ours[9]]), u16::from_be_bytes([ours[10], ours[11]]));
+    assert!(
+        (low..=high).contains(&4) && ours[..8] == preamble[..8],
+        "it takes us for one of its own"
+    );
 }
 
 #[test]
@@ -597,6 +671,7 @@ proptest! {
         let _ = wire::decode::<Call>(&bytes);
         let _ = wire::decode::<Reply>(&bytes);
         let _ = wire::decode::<Hello>(&bytes);
+        let _ = wire::decode::<Welcome>(&bytes);
         let _ = wire::unseal(&key(), &Blob(bytes.clone()));
         let mut input = BytesMut::from(&noise[..]);
         let _ = wire::take_frame(&mut input, 4_096);

@@ -1,6 +1,5 @@
 //! `pixii lab`: experiments, beside what theory and the study say.
 
-mod failures;
 mod load;
 mod predict;
 mod run;
@@ -71,10 +70,11 @@ fn check_out(out: &Option<PathBuf>, force: bool) -> Result<(), Trouble> {
 
 fn list(shared: &Shared) -> Outcome {
     if shared.json() {
-        let one = |Experiment { name, on, what, .. }: &Experiment| json!({ "name": name, "on": on, "what": what });
+        let one =
+            |Experiment { name, what, .. }: &Experiment| json!({ "name": name, "what": what });
         emit_json(&EXPERIMENTS.iter().map(one).collect())?;
     } else {
-        let one = |Experiment { name, on, what, .. }: &Experiment| row([name, on, what]);
+        let one = |Experiment { name, what, .. }: &Experiment| row([name, what]);
         emit(table(&EXPERIMENTS.iter().map(one).collect::<Vec<_>>()))?;
     }
     Ok(Exit::Done)

@@ -3,7 +3,7 @@
 use clap::Args;
 use pixii::members::Opinion;
 use pixii::message::{
-    CollectionStatus, PairStatus, PeerRepair, PeerStatus, RepairReport, StatusReport,
+    CollectionStatus, LinksReport, PairStatus, PeerRepair, PeerStatus, RepairReport, StatusReport,
 };
 use pixii::types::NodeId;
 use serde_json::{Value, json};
@@ -32,20 +32,24 @@ pub(crate) struct Status {
 impl Status {
     /// Asks and prints.
     pub(crate) fn run(self, shared: &Shared) -> Outcome {
-        let (report, compared) = block_on(async {
+        let (report, compared, links) = block_on(async {
             let (client, node) = (shared.client().await?, self.node.as_deref());
             let compared = match self.partitions {
                 true => Some(client.repair(node, false, None, None).await?),
                 false => None,
             };
-            Ok((client.status(node).await?, compared))
+            // A node of an older program does not tell.
+            Ok((client.status(node).await?, compared, client.links(node).await.ok()))
         })?;
         let name = |id: NodeId| name(&report, id);
         match (compared, shared.json()) {
-            (None, false) => emit(as_text(&report))?,
+            (None, false) => emit(as_text(&report, links.as_ref()))?,
             (Some(compared), false) => emit(pairs(&compared, &name))?,
             (compared, true) => {
                 let mut all = as_json(&report);
+                if let Some(links) = &links {
+                    all["links"] = links_json(links, &name);
+                }
                 if let Some(compared) = compared {
                     let pair = |pair: &PairStatus| pair_json(pair, &name);
                     all["pairs"] = compared.pairs.iter().map(pair).collect();
@@ -141,7 +145,26 @@ fn as_json(report: &StatusReport) -> Value {
     })
 }
 
-fn as_text(report: &StatusReport) -> String {
+fn links_json(links: &LinksReport, name: &dyn Fn(NodeId) -> String) -> Value {
+    let protocols: serde_json::Map<String, Value> =
+        links.peers.iter().map(|(id, protocol)| (name(*id), (*protocol).into())).collect();
+    json!({ "secret": links.secret, "protocol": links.protocol, "peers": protocols })
+}
+
+/// Which protocol is spoken, and who may speak, in words.
+fn spoken(links: &LinksReport, report: &StatusReport) -> String {
+    let older = links.peers.iter().filter_map(|(id, protocol)| match protocol {
+        Some(protocol) if *protocol < links.protocol => {
+            Some(format!("{protocol} with {}", name(report, *id)))
+        }
+        _ => None,
+    });
+    let protocols = [links.protocol.to_string()].into_iter().chain(older);
+    let whom = if links.secret { "with those who know the secret" } else { "with anybody" };
+    format!("{}, {whom}", protocols.collect::<Vec<_>>().join(", "))
+}
+
+fn as_text(report: &StatusReport, links: Option<&LinksReport>) -> String {
     let last_stop = if report.recovered { "an unclean stop" } else { "a clean stop or none" };
     let mut out = format!(
         "{} of cluster {}, pixii {}, up for {}\n",
@@ -160,8 +183,12 @@ fn as_text(report: &StatusReport) -> String {
             count(report.partitions.into(), "partition")
         ),
     };
-    let serving = if report.serving { "yes" } else { "not yet: it waits for its peers" };
-    out += &table(&[
+    let serving = match (report.serving, report.is_drained()) {
+        (true, _) => "yes",
+        (false, false) => "not yet: it waits for its peers",
+        (false, true) => "no: it is drained, until `pixii node undrain` or a start",
+    };
+    let mut rows = vec![
         row(["serving", serving]),
         row(["store", &format!("{:016x}", report.store)]),
         row(["incarnation", &format!("{}, after {last_stop}", report.incarnation)]),
@@ -169,7 +196,11 @@ fn as_text(report: &StatusReport) -> String {
         row(["on disk", &bytes(report.disk_bytes)]),
         row(["compared", &compared(report)]),
         row(["deleted", &deleted(&report.collection)]),
-    ]);
+    ];
+    if let Some(links) = links {
+        rows.push(row(["protocol", &spoken(links, report)]));
+    }
+    out += &table(&rows);
     if !report.peers.is_empty() {
         out += &format!("\n{}", peers(report));
     }

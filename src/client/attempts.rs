@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::link::Lost;
-use super::{Client, Failure, ODD_ANSWER};
+use super::{Client, Failure, Node, ODD_ANSWER};
 use crate::message::{CallBody, Refusal, ReplyBody, Request, Response};
 use crate::types::{MAX_TIMEOUT_MS, NodeId, Partition};
 
@@ -99,8 +99,7 @@ impl Client {
                 Some(answered) = attempts.under_way.join_next() => answered,
                 () = sleep_until(hedge), if asked.is_some() => {
                     if let Some(node) = asked.and_then(|id| self.0.nodes.get(&id)) {
-                        let until = self.0.made.elapsed().as_millis() as u64 + QUIET_MS;
-                        node.quiet_until_ms.store(until, Ordering::Relaxed);
+                        self.avoid(node);
                     }
                     continue;
                 }
@@ -136,7 +135,37 @@ impl Client {
         let left = deadline.saturating_duration_since(Instant::now());
         let timeout_ms = (left.as_millis() as u32).max(1);
         let body = CallBody::Data { request, timeout_ms };
-        Answered { place, outcome: link.call(body, left + GRACE).await }
+        let outcome = link.call(body, left + GRACE).await;
+        if matches!(outcome, Ok(ReplyBody::Data(Response::Refused(Refusal::Stopping)))) {
+            self.avoid(node);
+        }
+        Answered { place, outcome }
+    }
+
+    /// For a moment, this node is asked last.
+    fn avoid(&self, node: &Node) {
+        let until = self.0.made.elapsed().as_millis() as u64 + QUIET_MS;
+        node.quiet_until_ms.store(until, Ordering::Relaxed);
+    }
+
+    /// Puts a request to this member alone, within `timeout_ms`; nobody else is asked, whatever it answers.
+    pub async fn ask(
+        &self,
+        name: &str,
+        request: Request,
+        timeout_ms: u32,
+    ) -> Result<Response, Failure> {
+        let (id, writes) = (self.id_of(name)?, request.is_write());
+        let deadline = Instant::now() + Duration::from_millis(timeout_ms.into());
+        let Answered { place, outcome } = self.attempt(id, request, deadline).await;
+        match outcome {
+            Ok(ReplyBody::Data(response)) => Ok(response),
+            Ok(_) => Err(Failure::Error(ODD_ANSWER.into())),
+            Err(Lost::Sent(why)) if writes => Err(Failure::Unknown(format!("{place}: {why}"))),
+            Err(Lost::Sent(why) | Lost::Unsent(why)) => {
+                Err(Failure::Error(format!("{place}: {why}")))
+            }
+        }
     }
 
     /// The nodes to ask about a partition in their order, and whether each is a home: the homes, the node first

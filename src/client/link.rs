@@ -2,17 +2,22 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::message::{Call, CallBody, Reply, ReplyBody};
-use crate::wire::{self, Hello, MAX_FRAME_BYTES, MAX_HELLO_BYTES, PREAMBLE_BYTES, Welcome};
+use crate::net::frames::FrameReader;
+use crate::net::handshake::{ODD_ANSWER, introduce, shown};
+use crate::secret::{Nonce, Seal, SecretKey};
+use crate::wire::{self, Hello, MAX_FRAME_BYTES, MAX_HELLO_BYTES, Welcome};
 
 /// No more calls are taken while this many bytes wait for the socket.
 const BACKLOG_BYTES: usize = 1 << 20;
@@ -41,6 +46,8 @@ pub(super) struct Link {
     pub(super) name: String,
     /// The cluster that it belongs to.
     pub(super) cluster: String,
+    /// The version of the protocol that both sides speak.
+    protocol: u16,
     calls: mpsc::Sender<Outgoing>,
     permits: Semaphore,
     in_flight: usize,
@@ -48,24 +55,27 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Connects to `address` (`host:port`) and shakes hands, both within `wait`. At most `in_flight`
-    /// calls are under way at a time. The error is the reason alone, without the address.
+    /// Connects to `address` (`host:port`) and shakes hands, both within `wait`, with a secret if there is one. At most
+    /// `in_flight` calls are under way at a time. The error is the reason alone, without the address.
     pub(super) async fn open(
         address: &str,
         wait: Duration,
         in_flight: usize,
+        secret: Option<(SecretKey, Nonce)>,
     ) -> Result<Self, String> {
-        let (stream, input, welcome) = timeout(wait, handshake(address))
+        let (opened, protocol, welcome) = timeout(wait, handshake(address, secret))
             .await
             .map_err(|_| format!("no answer in {} ms", wait.as_millis()))??;
         let (cluster, name) = match welcome {
             Welcome::Accepted { cluster, name } => (cluster, name),
-            Welcome::Refused(why) | Welcome::Removed(why) => return Err(why),
+            Welcome::Refused(why) | Welcome::Removed(why) => return Err(shown(&why)),
+            Welcome::Challenge(_) | Welcome::Proven { .. } => return Err(ODD_ANSWER.into()),
         };
         let (calls, queue) = mpsc::channel(in_flight.max(1));
-        tokio::spawn(drive(stream, input, queue, in_flight));
+        tokio::spawn(drive(opened, queue, in_flight));
         let permits = Semaphore::new(in_flight.max(1));
-        Ok(Link { name, cluster, calls, permits, in_flight, silent: AtomicBool::new(false) })
+        let silent = AtomicBool::new(false);
+        Ok(Link { name, cluster, protocol, calls, permits, in_flight, silent })
     }
 
     /// False once the connection has ended or has left a call without an answer.
@@ -75,6 +85,13 @@ impl Link {
 
     /// Sends a call and waits for its reply, `wait` in all.
     pub(super) async fn call(&self, body: CallBody, wait: Duration) -> Answer {
+        let needed = body.since();
+        if needed > self.protocol {
+            let spoken = self.protocol;
+            return Err(Lost::Unsent(format!(
+                "it speaks protocol {spoken}, and this can be asked from protocol {needed} on: its program is an older one"
+            )));
+        }
         let deadline = Instant::now() + wait;
         let Ok(Ok(_permit)) = timeout_at(deadline, self.permits.acquire()).await else {
             return Err(Lost::Unsent(format!("{} calls are under way already", self.in_flight)));
@@ -106,39 +123,36 @@ pub(super) fn plain(error: &io::Error) -> String {
         .map_or_else(String::new, |first| first.to_lowercase().collect::<String>() + chars.as_str())
 }
 
-async fn handshake(address: &str) -> Result<(TcpStream, BytesMut, Welcome), String> {
+/// A connection after its handshake: what was read already, and the seals of both directions, with a secret.
+struct Opened {
+    read: OwnedReadHalf,
+    write: OwnedWriteHalf,
+    input: BytesMut,
+    expected: Option<Seal>,
+    seal: Option<Seal>,
+}
+
+async fn handshake(
+    address: &str,
+    secret: Option<(SecretKey, Nonce)>,
+) -> Result<(Opened, u16, Welcome), String> {
     let io = |error: io::Error| plain(&error);
-    let mut stream = TcpStream::connect(address).await.map_err(io)?;
+    let stream = TcpStream::connect(address).await.map_err(io)?;
     stream.set_nodelay(true).map_err(io)?;
-    let mut out = BytesMut::from(&wire::preamble()[..]);
-    wire::put_frame(&mut out, &Hello::Client);
-    stream.write_all(&out).await.map_err(io)?;
-    let mut preamble = [0; PREAMBLE_BYTES];
-    stream.read_exact(&mut preamble).await.map_err(io)?;
-    wire::check_preamble(&preamble).map_err(|error| error.to_string())?;
-    let mut input = BytesMut::new();
-    loop {
-        let frame =
-            wire::take_frame(&mut input, MAX_HELLO_BYTES).map_err(|error| error.to_string())?;
-        if let Some(frame) = frame {
-            let welcome = wire::decode(&frame).map_err(|error| error.to_string())?;
-            return Ok((stream, input, welcome));
-        }
-        if stream.read_buf(&mut input).await.map_err(io)? == 0 {
-            return Err("the connection was closed during the handshake".into());
-        }
-    }
+    let (read, mut write) = stream.into_split();
+    // No frame of a handshake is so large that it would take its size from the budget.
+    let mut reader = FrameReader::new(read, MAX_HELLO_BYTES, Arc::new(Semaphore::new(0)));
+    let secret = secret.as_ref().map(|(key, nonce)| (key, *nonce));
+    let (welcome, agreed) = introduce(&mut reader, &mut write, &Hello::Client, secret).await?;
+    let (read, input, expected) = reader.into_rest();
+    let opened = Opened { read, write, input, expected, seal: agreed.seal };
+    Ok((opened, agreed.protocol, welcome))
 }
 
 /// Carries calls and replies until either side is done, then tells everyone who still waits.
-async fn drive(
-    stream: TcpStream,
-    input: BytesMut,
-    mut queue: mpsc::Receiver<Outgoing>,
-    in_flight: usize,
-) {
+async fn drive(opened: Opened, mut queue: mpsc::Receiver<Outgoing>, in_flight: usize) {
     let mut waiting = Waiting { answers: HashMap::new(), next_id: 0, in_flight };
-    let Err(why) = pump(stream, input, &mut queue, &mut waiting).await else { return };
+    let Err(why) = pump(opened, &mut queue, &mut waiting).await else { return };
     queue.close();
     while let Ok(call) = queue.try_recv() {
         let _ = call.answer.send(Err(Lost::Unsent(why.clone())));
@@ -156,13 +170,13 @@ struct Waiting {
 }
 
 impl Waiting {
-    fn add(&mut self, call: Outgoing, out: &mut BytesMut) {
+    fn add(&mut self, call: Outgoing, out: &mut BytesMut, seal: Option<&mut Seal>) {
         // Callers that gave up hold no permit any more, so their entries are only swept now and then.
         if self.answers.len() > 2 * self.in_flight {
             self.answers.retain(|_, answer| !answer.is_closed());
         }
         self.next_id += 1;
-        wire::put_frame(out, &Call { id: self.next_id, body: call.body });
+        wire::put_frame(out, &Call { id: self.next_id, body: call.body }, seal);
         self.answers.insert(self.next_id, call.answer);
     }
 
@@ -177,16 +191,15 @@ impl Waiting {
 
 /// Ends well when the client has dropped the link, and with the reason when the connection fails.
 async fn pump(
-    mut stream: TcpStream,
-    mut input: BytesMut,
+    opened: Opened,
     queue: &mut mpsc::Receiver<Outgoing>,
     waiting: &mut Waiting,
 ) -> Result<(), String> {
-    let (mut reader, mut writer) = stream.split();
+    let Opened { read: mut reader, write: mut writer, mut input, mut expected, mut seal } = opened;
     let mut out = BytesMut::new();
     loop {
-        while let Some(frame) =
-            wire::take_frame(&mut input, MAX_FRAME_BYTES).map_err(|error| error.to_string())?
+        while let Some(frame) = wire::take_sealed(&mut input, MAX_FRAME_BYTES, expected.as_mut())
+            .map_err(|error| error.to_string())?
         {
             waiting.take(&frame)?;
         }
@@ -194,9 +207,9 @@ async fn pump(
         tokio::select! {
             call = queue.recv(), if out.len() < BACKLOG_BYTES => {
                 let Some(call) = call else { return Ok(()) };
-                waiting.add(call, &mut out);
+                waiting.add(call, &mut out, seal.as_mut());
                 while out.len() < BACKLOG_BYTES && let Ok(call) = queue.try_recv() {
-                    waiting.add(call, &mut out);
+                    waiting.add(call, &mut out, seal.as_mut());
                 }
             }
             read = reader.read_buf(&mut input) => match read {

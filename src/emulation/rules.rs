@@ -4,6 +4,8 @@
 //!                      [offset 1ms] [fifo]
 //!     FROM -> TO drop 0.05
 //!     FROM -> TO cut | pass
+//!     FROM -> TO writes delay ...       of the messages of a kind: writes, acks, reads, answers, gossip,
+//!                                       repair or others
 //!
 //! FROM and TO are a member's name, `*` for every member, or `client` for every client; `<->` stands for
 //! both directions. A rule's `Display` is its text.
@@ -11,8 +13,8 @@
 use std::fmt;
 use std::ops::RangeInclusive;
 
-use super::Place;
 use super::delay::{Delay, Latency, MAX_DELAY};
+use super::{Kind, Place};
 use crate::members::Members;
 use crate::types::{MILLI, Micros, NodeId};
 
@@ -31,6 +33,8 @@ pub struct Rule {
     to: End,
     /// It holds from `to` to `from` as well.
     both: bool,
+    /// What messages it is about; all if not given.
+    kind: Option<Kind>,
     /// What it says.
     pub(super) aspect: Aspect,
 }
@@ -82,10 +86,10 @@ pub fn parse_delay(text: &str) -> Result<Delay, String> {
 }
 
 impl Rule {
-    /// True if the rule is about messages from `from` to `to`.
-    pub(super) fn holds(&self, from: Place, to: Place) -> bool {
+    /// True if the rule is about messages of this kind from `from` to `to`.
+    pub(super) fn holds(&self, from: Place, to: Place, kind: Kind) -> bool {
         let holds = |from, to| self.from.is(from) && self.to.is(to);
-        holds(from, to) || (self.both && holds(to, from))
+        self.kind.is_none_or(|of| of == kind) && (holds(from, to) || (self.both && holds(to, from)))
     }
 }
 
@@ -117,9 +121,14 @@ fn rule(words: &mut Words, members: &Members) -> Result<Rule, String> {
     if from == to && from != End::Any {
         return Err(format!("no link leads from {from} to {to}"));
     }
-    let aspect = match words.next() {
+    let mut next = words.next();
+    let kind = Kind::ALL.into_iter().find(|kind| next == Some(kind.name()));
+    if kind.is_some() {
+        next = words.next();
+    }
+    let aspect = match next {
         Some("delay") => {
-            return latency(words).map(|l| Rule { from, to, both, aspect: Aspect::Delay(l) });
+            return latency(words).map(|l| Rule { from, to, both, kind, aspect: Aspect::Delay(l) });
         }
         Some("drop") => Aspect::Drop(number("drop", words.next(), 0.0..=1.0)?),
         Some("cut") => Aspect::Cut,
@@ -127,7 +136,7 @@ fn rule(words: &mut Words, members: &Members) -> Result<Rule, String> {
         other => return Err(odd("behind TO", other, "delay, drop, cut or pass")),
     };
     match words.next() {
-        None => Ok(Rule { from, to, both, aspect }),
+        None => Ok(Rule { from, to, both, kind, aspect }),
         more => Err(odd("at its end", more, "nothing")),
     }
 }
@@ -222,6 +231,9 @@ impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let arrow = if self.both { "<->" } else { "->" };
         write!(f, "{} {arrow} {} ", self.from, self.to)?;
+        if let Some(kind) = self.kind {
+            write!(f, "{} ", kind.name())?;
+        }
         match &self.aspect {
             Aspect::Delay(latency) => write!(f, "delay {latency}"),
             Aspect::Drop(chance) => write!(f, "drop {chance}"),
@@ -294,7 +306,7 @@ mod tests {
         let text = "n1 -> n2 delay exponential 5ms
             * -> * delay pareto 1ms 2.5; * -> * delay mix 0.9 fixed 1ms + 0.1 exponential 20ms fifo
             n1 <-> n-3 cut\n\n* -> client delay fixed 2ms offset 1500us;;* -> * drop 0.05
-            client -> n1 pass; n2 -> n1 delay fixed 0ms offset 600s fifo";
+            client -> n1 pass; n1 -> * gossip cut; * <-> * acks delay fixed 1ms; n2 -> n1 delay fixed 0ms offset 600s fifo";
         let rules = parse(text, &members()).unwrap();
         let lines: Vec<String> = rules.iter().map(Rule::to_string).collect();
         let trimmed = text.split(['\n', ';']).map(str::trim).filter(|line| !line.is_empty());
@@ -329,7 +341,9 @@ mod tests {
             _ => Aspect::Delay(Latency { delay, offset, fifo: rng.chance(0.5) }),
         };
         let (from, to) = (ends[from].clone(), ends[to].clone());
-        Rule { from, to, both: rng.chance(0.5), aspect }
+        let both = rng.chance(0.5);
+        let kind = rng.pick(&Kind::ALL).copied().filter(|_| rng.chance(0.5));
+        Rule { from, to, both, kind, aspect }
     }
 
     #[test]

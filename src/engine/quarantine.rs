@@ -71,7 +71,9 @@ fn unwitnessed(config: &Config) -> Result<Option<Partition>, ServeError> {
 
 /// The ring of a member that answers, serves, and has lost nothing itself.
 async fn witness(config: &Config, name: &str, address: &str) -> Option<Ring> {
-    let options = Options { connect_timeout_ms: PATIENCE.as_millis() as u32, ..Options::default() };
+    let connect_timeout_ms = PATIENCE.as_millis() as u32;
+    let secret = config.secrets.get().map(|secrets| secrets.clients.first().clone());
+    let options = Options { connect_timeout_ms, secret, ..Options::default() };
     let ask = async {
         let client = Client::connect(&[address.to_owned()], options).await.ok()?;
         let status = client.status(None).await.ok()?;

@@ -1,15 +1,16 @@
-//! Experiments: measurements on a cluster of real daemons with an emulated network, beside what theory gives.
+//! Experiments: measurements on clusters in virtual time or of real daemons, with an emulated network, beside what theory gives.
 
-pub(crate) mod after;
-pub(crate) mod driver;
+mod driver;
 pub(crate) mod failures;
 pub(crate) mod grid;
-pub(crate) mod real;
+mod real;
 pub(crate) mod recovery;
 pub(crate) mod report;
 pub(crate) mod scale;
+mod simulated;
+pub(crate) mod site;
 pub(crate) mod staleness;
-pub(crate) mod theory;
+mod theory;
 pub(crate) mod visibility;
 
 /// Called after each point; the error says that the run is to end.

@@ -91,6 +91,8 @@ pub(crate) enum Reads {
     Home,
     /// The same, and one more for each answer that is late: Pixii, hedges and all
     Hedged,
+    /// All homes, and the first R answers count; the write's coordinator is a home and has it at once, all other ways are drawn
+    Homes,
     /// All, and the first R answers count; the coordinator is no replica: the paper
     All,
 }

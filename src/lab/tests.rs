@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use pixii::client::{Client, Options, Put};
 use pixii::config::Config;
-use pixii::engine;
+use pixii::engine::{self, Order};
 use pixii::store::memory::MemoryStore;
 use pixii::types::Key;
 use tokio::sync::mpsc;
@@ -24,7 +24,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 
 /// A daemon with an empty store. Dropping it ends it.
 struct Daemon {
-    stop: mpsc::Sender<String>,
+    orders: mpsc::Sender<Order>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -35,16 +35,16 @@ impl Daemon {
              listen = \"127.0.0.1:{port}\"\n[[members]]\nname = \"n1\"\naddress = \"127.0.0.1:{port}\"\n"
         );
         let config = Config::parse(&text, Path::new("test.toml")).unwrap();
-        let (stop, stopped) = mpsc::channel(1);
+        let (orders, ordered) = mpsc::channel(1);
         let store = Arc::new(MemoryStore::default());
-        let thread = thread::spawn(move || engine::run(&config, store, stopped).unwrap());
-        Daemon { stop, thread: Some(thread) }
+        let thread = thread::spawn(move || engine::run(&config, store, ordered).unwrap());
+        Daemon { orders, thread: Some(thread) }
     }
 }
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        let _ = self.stop.try_send("the test".into());
+        let _ = self.orders.try_send("the test".into());
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }

@@ -6,6 +6,9 @@ use bytes::Bytes;
 use crate::members::Opinion;
 use crate::types::{NodeId, Partition};
 
+/// The counter that says that the node is drained: it is there then, and only then.
+pub const DRAINED: &str = "drained";
+
 /// A node's account of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
@@ -44,6 +47,13 @@ pub struct StatusReport {
     pub repair: RepairStatus,
     /// What is to be collected.
     pub collection: CollectionStatus,
+}
+
+impl StatusReport {
+    /// True if an operator has taken the node out.
+    pub fn is_drained(&self) -> bool {
+        self.counters.iter().any(|(name, _)| name == DRAINED)
+    }
 }
 
 /// One peer as a node sees it.

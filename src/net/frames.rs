@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::locked;
+use crate::secret::Seal;
 use crate::wire::{self, PREAMBLE_BYTES, WireError};
 
 /// A frame beyond this many bytes takes its size from the shared budget.
@@ -53,12 +54,23 @@ pub(crate) struct FrameReader<R> {
     limit: usize,
     budget: Arc<Semaphore>,
     held: Held,
+    seal: Option<Seal>,
 }
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
     /// Reads frames of at most `limit` bytes from `half`, large ones as `budget` (bytes) has room.
     pub(crate) fn new(half: R, limit: usize, budget: Arc<Semaphore>) -> Self {
-        FrameReader { half, buffer: BytesMut::new(), limit, budget, held: None }
+        FrameReader { half, buffer: BytesMut::new(), limit, budget, held: None, seal: None }
+    }
+
+    /// From now on, every frame has the next one of these seals.
+    pub(crate) fn expect(&mut self, seal: Seal) {
+        self.seal = Some(seal);
+    }
+
+    /// What has been read and not taken, and the seal that the next frame has.
+    pub(crate) fn into_rest(self) -> (R, BytesMut, Option<Seal>) {
+        (self.half, self.buffer, self.seal)
     }
 
     /// From now on, frames of at most `limit` bytes, large ones as `budget` (bytes) has room.
@@ -99,7 +111,8 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         T: for<'de> BorrowDecode<'de, Bytes>,
     {
         loop {
-            if let Some(payload) = wire::take_frame(&mut self.buffer, self.limit)? {
+            let seal = self.seal.as_mut();
+            if let Some(payload) = wire::take_sealed(&mut self.buffer, self.limit, seal)? {
                 return Ok(Some((wire::decode(&payload)?, self.held.take())));
             }
             self.claim().await;
@@ -238,6 +251,12 @@ impl Outbox {
         locked(&self.queue).taken
     }
 
+    /// Frames and bytes that have not left.
+    pub(crate) fn waiting(&self) -> (usize, usize) {
+        let queue = locked(&self.queue);
+        (queue.messages, queue.bytes)
+    }
+
     /// Frames dropped since the start.
     pub(crate) fn dropped(&self) -> u64 {
         locked(&self.queue).dropped
@@ -280,11 +299,19 @@ impl Outbox {
         }
     }
 
-    /// Writes what is queued, and what will be, until the outbox is finished or shut.
-    pub(crate) async fn write_to(&self, half: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
+    /// Writes what is queued, and what will be, until the outbox is finished or shut; each frame with the next seal, if
+    /// the connection has one.
+    pub(crate) async fn write_to(
+        &self,
+        half: &mut (impl AsyncWrite + Unpin),
+        mut seal: Option<Seal>,
+    ) -> io::Result<()> {
         let mut batch = VecDeque::new();
         while self.take(&mut batch).await {
             let (messages, bytes) = (batch.len(), batch.iter().map(Bytes::len).sum());
+            if let Some(seal) = &mut seal {
+                batch = batch.iter().flat_map(|frame| wire::sealed(frame, seal)).collect();
+            }
             write_all(half, &mut batch).await?;
             let mut queue = locked(&self.queue);
             queue.messages = queue.messages.saturating_sub(messages);
@@ -392,7 +419,8 @@ mod tests {
             // The pipe is smaller than a frame, so every write is a partial one.
             let (mut near, mut far) = tokio::io::duplex(64);
             let mut all = Vec::new();
-            let (wrote, read) = tokio::join!(outbox.write_to(&mut near), far.read_to_end(&mut all));
+            let (wrote, read) =
+                tokio::join!(outbox.write_to(&mut near, None), far.read_to_end(&mut all));
             assert_eq!((wrote.unwrap(), read.unwrap()), ((), 800));
             assert!(all.chunks(100).enumerate().all(|(i, c)| c.iter().all(|b| *b == i as u8)));
             outbox.room().await;

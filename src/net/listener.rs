@@ -8,21 +8,24 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpListener;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
+use super::doors::Pass;
 use super::frames::{FrameReader, Outbox, ReadError};
+use super::handshake::{Reception, Unheard};
 use super::{
     CLIENT_LIMITS, CLIENT_TIMEOUT, Event, HANDSHAKE, Hub, MAX_CLIENTS, PEER_TIMEOUT, Peer, locked,
     prepare,
 };
 use crate::members::{Member, Standing};
 use crate::message::{Call, PeerMessage};
+use crate::secret::Seal;
 use crate::types::{MAX_OBJECT_BYTES, NodeId};
-use crate::wire::{self, Hello, MAX_FRAME_BYTES, MAX_HELLO_BYTES, Welcome};
+use crate::wire::{Hello, MAX_FRAME_BYTES, MAX_HELLO_BYTES, Welcome};
 
 /// Largest frame of a client: well over what a call may carry, so that a value over its limit is
 /// refused by name.
@@ -68,15 +71,14 @@ impl<E: Into<ReadError>> From<E> for Rejected {
 /// Accepts connections for ever.
 pub(crate) async fn accept(listener: TcpListener, hub: Arc<Hub>) {
     loop {
-        // The semaphore is never closed.
-        let Ok(permit) = hub.handshakes.clone().acquire_owned().await else { return };
         match listener.accept().await {
-            Ok((stream, from)) => {
-                let (read, write) = stream.into_split();
-                let reader = FrameReader::new(read, MAX_HELLO_BYTES, hub.client_inflow.clone());
-                let connection = Connection { from, reader, write };
-                tokio::spawn(admit(hub.clone(), connection, permit));
-            }
+            Ok((stream, from)) => match hub.doors.enter(from.ip()) {
+                Ok(pass) => {
+                    let connection = Connection::new(&hub, stream, from);
+                    tokio::spawn(admit(hub.clone(), connection, pass));
+                }
+                Err(why) => turn_away(&hub, stream, from, why),
+            },
             Err(error) => {
                 if hub.is_news("accept", &error.to_string()) {
                     warn!("cannot accept a connection: {error}");
@@ -87,66 +89,112 @@ pub(crate) async fn accept(listener: TcpListener, hub: Arc<Hub>) {
     }
 }
 
-async fn admit(hub: Arc<Hub>, mut connection: Connection, permit: OwnedSemaphorePermit) {
-    let from = connection.from;
-    let admitted = timeout(HANDSHAKE, shake_hands(&hub, &mut connection)).await;
-    let admitted = admitted.unwrap_or_else(|_| {
-        let late = format!("no handshake within {} s", HANDSHAKE.as_secs());
-        Err(Rejected::Refused(from.ip().to_string(), late))
-    });
-    match admitted {
-        Ok(Admitted::Peer(peer)) => receive_from(hub, connection, peer),
-        Ok(Admitted::Client(slot)) => {
-            drop(permit);
-            serve_client(&hub, connection).await;
-            drop(slot);
+impl Connection {
+    fn new(hub: &Hub, stream: TcpStream, from: SocketAddr) -> Self {
+        let (read, write) = stream.into_split();
+        let reader = FrameReader::new(read, MAX_HELLO_BYTES, hub.client_inflow.clone());
+        Connection { from, reader, write }
+    }
+}
+
+/// Refuses a connection without a handshake. Of many at once some are cut before they have read why.
+fn turn_away(hub: &Arc<Hub>, stream: TcpStream, from: SocketAddr, why: String) {
+    // What is still open differs from one to the next: the address is the news.
+    if hub.is_news("doors", &from.ip().to_string()) {
+        warn!("refused a connection from {from}: {why}");
+    }
+    let answer = Reception::new(hub.secrets.get()).answer(&Welcome::Refused(why));
+    match hub.turned_away.clone().try_acquire_owned() {
+        Ok(place) => {
+            let connection = Connection::new(hub, stream, from);
+            tokio::spawn(async move {
+                let _ = timeout(LINGER, refuse(connection, answer)).await;
+                drop(place);
+            });
         }
-        Err(Rejected::Silent) => {}
+        Err(_) => drop(stream.try_write(&answer)),
+    }
+}
+
+async fn admit(hub: Arc<Hub>, mut connection: Connection, pass: Pass) {
+    let from = connection.from;
+    let mut reception = Reception::new(hub.secrets.get());
+    let admitted = tokio::select! {
+        admitted = timeout(HANDSHAKE, shake_hands(&hub, &mut connection, &mut reception)) => {
+            admitted.unwrap_or_else(|_| {
+                let late = format!("no handshake within {} s", HANDSHAKE.as_secs());
+                Err(Rejected::Refused(from.ip().to_string(), late))
+            })
+        }
+        () = pass.called() => {
+            let why = "too many handshakes are under way, and most of them from this address";
+            Err(Rejected::Refused(from.ip().to_string(), why.to_owned()))
+        }
+    };
+    pass.settle();
+    let (who, why, welcome) = match admitted {
+        Ok(Admitted::Peer(peer)) => {
+            // Nothing leaves on this connection.
+            drop(reception.seal(&mut connection.reader));
+            return receive_from(hub, connection, peer);
+        }
+        Ok(Admitted::Client(slot)) => {
+            let seal = reception.seal(&mut connection.reader);
+            serve_client(&hub, connection, seal).await;
+            return drop(slot);
+        }
+        Err(Rejected::Silent) => return,
         Err(Rejected::Broken(error)) => {
             if hub.is_news(&from.ip().to_string(), &error.to_string()) {
                 warn!("closed a connection from {from} in its handshake: {error}");
             }
+            return;
         }
-        Err(Rejected::Refused(who, why)) => {
-            if hub.is_news(&who, &why) {
-                warn!("refused a connection from {from}, which is {who}: {why}");
-            }
-            let _ = timeout(LINGER, refuse(connection, Welcome::Refused(why))).await;
-        }
-        Err(Rejected::Removed(who, why)) => {
-            if hub.is_news(&who, &why) {
-                warn!("refused a connection from {from}: {why}");
-            }
-            let _ = timeout(LINGER, refuse(connection, Welcome::Removed(why))).await;
-        }
+        Err(Rejected::Refused(who, why)) => (who, why.clone(), Welcome::Refused(why)),
+        Err(Rejected::Removed(who, why)) => (who, why.clone(), Welcome::Removed(why)),
+    };
+    if hub.is_news(&who, &why) {
+        warn!("refused a connection from {from}, which is {who}: {why}");
     }
+    let _ = timeout(LINGER, refuse(connection, reception.answer(&welcome))).await;
 }
 
-async fn refuse(mut connection: Connection, welcome: Welcome) -> io::Result<()> {
-    connection.write.write_all(&answer(&welcome)).await?;
+async fn refuse(mut connection: Connection, answer: BytesMut) -> io::Result<()> {
+    connection.write.write_all(&answer).await?;
     connection.write.shutdown().await?;
     connection.reader.drain(LINGER_BYTES).await;
     Ok(())
 }
 
-fn answer(welcome: &Welcome) -> BytesMut {
-    let mut bytes = BytesMut::from(&wire::preamble()[..]);
-    wire::put_frame(&mut bytes, welcome);
-    bytes
-}
-
-async fn shake_hands(hub: &Hub, connection: &mut Connection) -> Result<Admitted, Rejected> {
+async fn shake_hands(
+    hub: &Hub,
+    connection: &mut Connection,
+    reception: &mut Reception,
+) -> Result<Admitted, Rejected> {
     let Connection { from, reader, write } = connection;
     let refused = |why: String| Rejected::Refused(from.ip().to_string(), why);
-    let preamble = reader.preamble().await?.ok_or(Rejected::Silent)?;
-    wire::check_preamble(&preamble).map_err(|error| refused(error.to_string()))?;
-    let hello = reader.next().await.map_err(|error| match error {
-        ReadError::Wire(error) => refused(error.to_string()),
-        error => Rejected::Broken(error),
+    let hello = reception.hear(reader, write, &hub.nonces).await.map_err(|fault| match fault {
+        Unheard::Silent => Rejected::Silent,
+        Unheard::Broken(error) => Rejected::Broken(error),
+        Unheard::Refused(why) => refused(why),
     })?;
     let admitted = match hello {
-        None => return Err(Rejected::Silent),
-        Some((Hello::Client, _)) => {
+        Hello::Peer { cluster, ring, node, to, .. } => {
+            prepare(reader.half().as_ref(), PEER_TIMEOUT)?;
+            reader.allow(MAX_FRAME_BYTES, hub.peer_inflow.clone());
+            let who = hub.identity.members.name(node);
+            check_standing(hub, &cluster, node)?;
+            if hub.is_apart() {
+                let name = &hub.identity.name;
+                let why = format!("node {name} is drained or stopping, and has no links");
+                return Err(Rejected::Refused(who, why));
+            }
+            let peer = check_peer(hub, &cluster, ring, node, to);
+            let peer = peer.map_err(|why| Rejected::Refused(who.clone(), why))?;
+            hub.forget_refusal(&who);
+            Admitted::Peer(peer)
+        }
+        _ => {
             prepare(reader.half().as_ref(), CLIENT_TIMEOUT)?;
             reader.allow(MAX_CALL_BYTES, hub.client_inflow.clone());
             let slot = hub.clients.clone().try_acquire_owned();
@@ -154,19 +202,9 @@ async fn shake_hands(hub: &Hub, connection: &mut Connection) -> Result<Admitted,
                 refused(format!("{MAX_CLIENTS} clients are connected, the limit of this node"))
             })?)
         }
-        Some((Hello::Peer { cluster, ring, node, to, .. }, _)) => {
-            prepare(reader.half().as_ref(), PEER_TIMEOUT)?;
-            reader.allow(MAX_FRAME_BYTES, hub.peer_inflow.clone());
-            let who = hub.identity.members.name(node);
-            check_standing(hub, &cluster, node)?;
-            let peer = check_peer(hub, &cluster, ring, node, to);
-            let peer = peer.map_err(|why| Rejected::Refused(who.clone(), why))?;
-            hub.forget_refusal(&who);
-            Admitted::Peer(peer)
-        }
     };
     let (cluster, name) = (hub.identity.cluster.clone(), hub.identity.name.clone());
-    write.write_all(&answer(&Welcome::Accepted { cluster, name })).await?;
+    write.write_all(&reception.answer(&Welcome::Accepted { cluster, name })).await?;
     Ok(admitted)
 }
 
@@ -226,6 +264,9 @@ fn check_peer(
 
 /// Reads a peer's messages in a task of its own, in the place of an older connection of that peer.
 fn receive_from(hub: Arc<Hub>, connection: Connection, peer: Arc<Peer>) {
+    if hub.is_apart() {
+        return;
+    }
     let reading = peer.clone();
     let task = tokio::spawn(async move {
         let peer = reading;
@@ -257,7 +298,7 @@ fn receive_from(hub: Arc<Hub>, connection: Connection, peer: Arc<Peer>) {
     }
 }
 
-async fn serve_client(hub: &Hub, connection: Connection) {
+async fn serve_client(hub: &Hub, connection: Connection, seal: Option<Seal>) {
     let Connection { from, mut reader, mut write } = connection;
     let client = hub.next_client.fetch_add(1, Ordering::Relaxed);
     let outbox = Arc::new(Outbox::new(CLIENT_LIMITS, hub.client_unsent.clone()));
@@ -286,7 +327,7 @@ async fn serve_client(hub: &Hub, connection: Connection) {
     tokio::pin!(calls);
     tokio::select! {
         () = &mut calls => {}
-        written = outbox.write_to(&mut write) => match written {
+        written = outbox.write_to(&mut write, seal) => match written {
             Ok(()) => drop(timeout(LINGER, calls).await),
             Err(error) => debug!("lost client {from}: {error}"),
         },

@@ -1,24 +1,26 @@
 //! The dialing side: to every other member one connection on which our messages leave, for ever.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::BytesMut;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use super::frames::FrameReader;
+use super::handshake::{ODD_ANSWER, introduce, shown};
 use super::{Event, HANDSHAKE, Hub, PEER_TIMEOUT, Peer, prepare};
 use crate::rng::Rng;
-use crate::wire::{self, Hello, MAX_HELLO_BYTES, Welcome};
+use crate::secret::Seal;
+use crate::wire::{Hello, MAX_HELLO_BYTES, Welcome};
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 const LAST_BACKOFF: Duration = Duration::from_secs(1);
 
-/// Keeps up the link to a peer until its outbox is finished; `seed` spreads the attempts in time.
+/// Keeps up the link to a peer, for ever; `seed` spreads the attempts in time.
 pub(crate) async fn keep_link(hub: Arc<Hub>, peer: Arc<Peer>, seed: u64) {
     let mut rng = Rng::new(seed);
     let mut backoff = FIRST_BACKOFF;
@@ -26,26 +28,35 @@ pub(crate) async fn keep_link(hub: Arc<Hub>, peer: Arc<Peer>, seed: u64) {
     let name = &peer.name;
     let mut attempt = 0;
     loop {
+        hub.together().await;
         let address = peer.dial_at(attempt);
         let dialed = timeout(HANDSHAKE, dial(&hub, &peer, &address)).await;
         let late = || Err(format!("no answer in {} s", HANDSHAKE.as_secs()));
         match dialed.unwrap_or_else(|_| late()) {
-            Ok((read, write)) => {
-                info!("peer {name} is up at {address}");
+            // The connection goes as it came.
+            Ok(_) if hub.is_apart() => {}
+            Ok(link) => {
+                info!(event = "link_up", peer = name, "peer {name} is up at {address}");
                 peer.outbox.open();
                 let _ = hub.events.send(Event::Link { peer: peer.id, up: true }).await;
-                let ended = carry(&peer, read, write).await;
+                let ended = carry(&peer, link).await;
                 peer.outbox.shut();
                 let _ = hub.events.send(Event::Link { peer: peer.id, up: false }).await;
-                let Err(fault) = ended else { return };
-                warn!("peer {name} is down: {fault}");
+                match ended {
+                    Ok(()) => {
+                        info!(event = "link_closed", peer = name, "closed the link to peer {name}")
+                    }
+                    Err(fault) => {
+                        warn!(event = "link_down", peer = name, "peer {name} is down: {fault}");
+                    }
+                }
                 (backoff, last_faults) = (FIRST_BACKOFF, Default::default());
             }
             Err(fault) => {
                 let fault = format!("cannot reach peer {name} at {address}, trying on: {fault}");
                 // With two addresses, each has its turn and its fault.
                 if !last_faults.contains(&fault) {
-                    warn!("{fault}");
+                    warn!(event = "unreachable", peer = name, "{fault}");
                     last_faults[attempt as usize % 2] = fault;
                 }
                 attempt = attempt.wrapping_add(1);
@@ -60,18 +71,20 @@ pub(crate) async fn keep_link(hub: Arc<Hub>, peer: Arc<Peer>, seed: u64) {
     }
 }
 
+/// A link: nothing is to come in on it, and what leaves is sealed, with a secret.
+struct Link {
+    read: OwnedReadHalf,
+    write: OwnedWriteHalf,
+    seal: Option<Seal>,
+}
+
 /// Connects and shakes hands; the error is what to tell the operator.
-async fn dial(
-    hub: &Hub,
-    peer: &Peer,
-    address: &str,
-) -> Result<(OwnedReadHalf, OwnedWriteHalf), String> {
+async fn dial(hub: &Hub, peer: &Peer, address: &str) -> Result<Link, String> {
     let said = |error: std::io::Error| error.to_string();
     let stream = TcpStream::connect(address).await.map_err(said)?;
     prepare(&stream, PEER_TIMEOUT).map_err(said)?;
     let (mut read, mut write) = stream.into_split();
     let ours = &hub.identity;
-    let mut bytes = BytesMut::from(&wire::preamble()[..]);
     let hello = Hello::Peer {
         cluster: ours.cluster.clone(),
         ring: ours.ring,
@@ -80,37 +93,32 @@ async fn dial(
         incarnation: ours.incarnation,
         boot_nonce: ours.boot_nonce,
     };
-    wire::put_frame(&mut bytes, &hello);
-    write.write_all(&bytes).await.map_err(said)?;
     let mut reader = FrameReader::new(&mut read, MAX_HELLO_BYTES, hub.peer_inflow.clone());
-    let gone = || "it closed the connection in the handshake".to_owned();
-    let preamble = reader.preamble().await.map_err(|e| e.to_string())?.ok_or_else(gone)?;
-    wire::check_preamble(&preamble).map_err(|error| error.to_string())?;
-    let (welcome, _) = reader.next().await.map_err(|e| e.to_string())?.ok_or_else(gone)?;
+    let secrets = hub.secrets.get();
+    let secret = secrets.as_ref().map(|secrets| (secrets.peers.first(), hub.nonces.fresh()));
+    let (welcome, agreed) = introduce(&mut reader, &mut write, &hello, secret).await?;
     match welcome {
-        Welcome::Refused(why) => {
-            let shown: String = why.chars().filter(|c| !c.is_control()).collect();
-            Err(format!("it refuses: {shown}"))
+        Welcome::Accepted { cluster, name } if (&cluster, &name) == (&ours.cluster, &peer.name) => {
+            peer.protocol.store(agreed.protocol, Ordering::Relaxed);
+            Ok(Link { read, write, seal: agreed.seal })
         }
-        Welcome::Removed(why) => {
-            let why: String = why.chars().filter(|c| !c.is_control()).collect();
-            let _ = hub.events.send(Event::Removed { why: why.clone() }).await;
-            Err(format!("it refuses: {why}"))
-        }
-        Welcome::Accepted { cluster, name } if (&cluster, &name) != (&ours.cluster, &peer.name) => {
+        Welcome::Accepted { cluster, name } => {
             let (cluster, name) = (cluster.escape_debug(), name.escape_debug());
             Err(format!("node \"{name}\" of cluster \"{cluster}\" answers there"))
         }
-        Welcome::Accepted { .. } => Ok((read, write)),
+        Welcome::Refused(why) => Err(format!("it refuses: {}", shown(&why))),
+        Welcome::Removed(why) => {
+            let why = shown(&why);
+            let _ = hub.events.send(Event::Removed { why: why.clone() }).await;
+            Err(format!("it refuses: {why}"))
+        }
+        Welcome::Challenge(_) | Welcome::Proven { .. } => Err(ODD_ANSWER.to_owned()),
     }
 }
 
 /// Sends what the outbox has. Ok when the outbox was finished, and else why the link broke.
-async fn carry(
-    peer: &Peer,
-    mut read: OwnedReadHalf,
-    mut write: OwnedWriteHalf,
-) -> Result<(), String> {
+async fn carry(peer: &Peer, link: Link) -> Result<(), String> {
+    let Link { mut read, mut write, seal } = link;
     let mut byte = [0];
     tokio::select! {
         read = read.read(&mut byte) => Err(match read {
@@ -118,18 +126,22 @@ async fn carry(
             Ok(_) => "it spoke on a connection that is only to listen on".to_owned(),
             Err(error) => error.to_string(),
         }),
-        sent = peer.outbox.write_to(&mut write) => sent.map_err(|error| error.to_string()),
+        sent = peer.outbox.write_to(&mut write, seal) => sent.map_err(|error| error.to_string()),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use bytes::BytesMut;
+    use tokio::io::AsyncWriteExt;
     use tokio::net::TcpListener;
 
     use super::*;
     use crate::members::{Member, Members};
-    use crate::net::Identity;
+    use crate::net::{Access, Identity};
+    use crate::secret::Vault;
     use crate::types::NodeId;
+    use crate::wire;
 
     const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -144,8 +156,8 @@ mod tests {
         let accepted = timeout(PATIENCE, listener.accept()).await.unwrap();
         let (mut stream, _) = accepted.unwrap();
         let welcome = Welcome::Accepted { cluster: "test".into(), name: "n2".into() };
-        let mut bytes = BytesMut::from(&wire::preamble()[..]);
-        wire::put_frame(&mut bytes, &welcome);
+        let mut bytes = BytesMut::from(&wire::preamble(false)[..]);
+        wire::put_frame(&mut bytes, &welcome, None);
         stream.write_all(&bytes).await.unwrap();
         stream
     }
@@ -164,7 +176,8 @@ mod tests {
             incarnation: 1,
             boot_nonce: 1,
         };
-        let (hub, mut events) = Hub::new(identity, &members);
+        let access = Access { secrets: Vault::default(), per_address: 8, nonce_seed: [7; 32] };
+        let (hub, mut events) = Hub::new(identity, &members, access);
         let peer = hub.peers[&NodeId::of("n2")].clone();
         let mut up = async |expected: bool| {
             let event = timeout(PATIENCE, events.recv()).await.unwrap();

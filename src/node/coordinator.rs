@@ -96,7 +96,7 @@ impl Coordinator {
     }
 
     /// Requests that somebody waits for.
-    fn load(&self) -> usize {
+    pub(super) fn load(&self) -> usize {
         self.operations.len() - self.lingering
     }
 
@@ -194,8 +194,10 @@ impl Coordinator {
         }
         let mut stand_ins: VecDeque<NodeId> = stand_ins.into();
         let Some(wanted) = wanted else {
+            let first =
+                if self.config.experiment.ask_all { tally.unasked().count() as u8 } else { needed };
             let op = self.start(now, origin, tally, kind, stand_ins, timeout_ms);
-            return self.ask_more(now, op, needed, fx);
+            return self.ask_more(now, op, first, fx);
         };
         let keep_for = if is_home {
             tally.ask(me);
@@ -468,12 +470,21 @@ impl Coordinator {
                     self.finish(now, op, response, fx);
                 }
                 self.end(now, op, fx);
-            } else if matches!(operation.kind, Kind::Write { .. }) {
+            } else if !self.config.experiment.no_hedges {
+                self.make_up(now, op, fx);
+            }
+        }
+    }
+
+    /// Others are asked beside those that are late.
+    fn make_up(&mut self, now: Micros, op: u64, fx: &mut Effects) {
+        match self.operations.get(&op).map(|operation| &operation.kind) {
+            Some(Kind::Write { .. }) => {
                 self.chase(now, op, fx);
                 self.advance(now, op, fx);
-            } else if !matches!(operation.kind, Kind::Forwarded { writes: true, .. }) {
-                self.hedge(now, op, fx);
             }
+            None | Some(Kind::Forwarded { writes: true, .. }) => {}
+            Some(_) => self.hedge(now, op, fx),
         }
     }
 

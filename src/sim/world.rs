@@ -7,12 +7,14 @@ mod links;
 mod lives;
 mod replacing;
 mod requests;
+mod steady;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use self::steady::Doubts;
 use super::Counts;
 use super::clients::Client;
 use super::judge::{Broken, Judge};
@@ -47,6 +49,8 @@ struct Host {
     backup: Option<MemoryStore>,
     /// True from a rollback until a peer has noticed it.
     unnoticed: bool,
+    /// Since when this life's node serves.
+    settled: Option<Micros>,
     /// True once it is to be replaced: it comes back only to be refused.
     is_removed: bool,
     /// It founds a cluster by itself if it is in none.
@@ -162,6 +166,7 @@ pub(super) struct World {
     counts: Counts,
     digest: u64,
     newest: BTreeMap<(usize, usize), u64>,
+    doubts: Doubts,
     watched: Option<Key>,
     story: Vec<String>,
     broken: Option<Broken>,
@@ -204,6 +209,7 @@ impl World {
             counts: Counts::new(),
             digest: 0,
             newest: BTreeMap::new(),
+            doubts: Doubts::default(),
             watched,
             story: Vec::new(),
             broken: None,
@@ -395,6 +401,9 @@ impl World {
     /// A rollback that nobody can notice (to a backup of the same life, or with the witness away) is
     /// excused when the node serves.
     fn notice(&mut self, at: usize, notice: Notice) {
+        if matches!(notice, Notice::Settled) {
+            self.hosts[at].settled = Some(self.now);
+        }
         match notice {
             Notice::Outdated(_) => self.hosts[at].unnoticed = false,
             Notice::Settled if self.hosts[at].unnoticed => {
@@ -432,10 +441,9 @@ impl World {
                 Output::Reply { client, id, response } => {
                     let client = client as usize;
                     self.judge_reply(client, id, &response);
+                    let (ends, kind) = ((self.hosts[at].id, client_id(client)), response.kind());
                     let frame = wire::frame(&Reply { id, body: ReplyBody::Data(response) });
-                    self.carry(self.hosts[at].id, client_id(client), frame, |_, frame| {
-                        Event::ToClient { client, frame }
-                    });
+                    self.carry(ends, kind, frame, |_, frame| Event::ToClient { client, frame });
                 }
                 Output::Store(work) => self.submit(at, work),
                 Output::Address { .. } => self.count("addresses learnt"),
@@ -475,9 +483,13 @@ fn notice_name(notice: Notice) -> &'static str {
         Notice::Alone => "starts without a witness",
         Notice::Foreign(_) => "foreign peers met",
         Notice::Settled => "nodes settled",
-        Notice::Opined(_, Opinion::Up) => "members back up",
-        Notice::Opined(_, Opinion::Suspect) => "members suspected",
-        Notice::Opined(_, Opinion::Down) => "members believed down",
+        Notice::Opined(_, Opinion::Up, _) => "members back up",
+        Notice::Opined(_, Opinion::Suspect, _) => "members suspected",
+        Notice::Opined(_, Opinion::Down, _) => "members believed down",
+        Notice::Repaired(..) => "comparisons that moved something",
+        Notice::RepairFailed(..) => "comparisons that began to fail",
+        Notice::Recovered => "nodes whole again",
+        Notice::Damaged(_) => "records seen to be damaged",
         Notice::HandoffBegun(..) => "handoffs to a member that is back",
         Notice::HandoffDone(_) => "handoffs done",
         Notice::Misplaced(_) => "rings of other sizes refused",

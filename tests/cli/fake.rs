@@ -12,8 +12,9 @@ use bytes::BytesMut;
 use pixii::causal::{Actor, Context, Object, Version};
 use pixii::members::{Member, Members, Opinion};
 use pixii::message::{
-    Call, CallBody, CollectionStatus, PairStatus, PeerRepair, PeerStatus, Refusal, RepairCounts,
-    RepairReport, RepairStatus, Reply, ReplyBody, Request, Response, RingReport, StatusReport,
+    Call, CallBody, CollectionStatus, LinksReport, PairStatus, PeerRepair, PeerStatus, Refusal,
+    RepairCounts, RepairReport, RepairStatus, Reply, ReplyBody, Request, Response, RingReport,
+    StatusReport,
 };
 use pixii::ring::Ring;
 use pixii::types::{Key, NodeId, Partition, WriteId};
@@ -183,8 +184,8 @@ fn accept(world: &Arc<World>, at: usize, listener: &TcpListener) {
 fn converse(world: &World, at: usize, mut stream: TcpStream) -> Option<()> {
     let mut preamble = [0; PREAMBLE_BYTES];
     stream.read_exact(&mut preamble).ok()?;
-    wire::check_preamble(&preamble).ok()?;
-    stream.write_all(&wire::preamble()).ok()?;
+    wire::check_preamble(&preamble, false).ok()?;
+    stream.write_all(&wire::preamble(false)).ok()?;
     let mut input = BytesMut::new();
     assert_eq!(wire::decode::<Hello>(&next(&mut stream, &mut input)?).unwrap(), Hello::Client);
     let name = world.nodes[at].name.clone();
@@ -194,8 +195,10 @@ fn converse(world: &World, at: usize, mut stream: TcpStream) -> Option<()> {
         let body = match call.body {
             CallBody::Ring => ReplyBody::Ring(world.report.clone()),
             CallBody::Status => ReplyBody::Status(status(world, at)),
+            CallBody::Links => ReplyBody::Links(links(world, at)),
             CallBody::Emulate(_) => ReplyBody::Emulated(Err("this node is a fake".into())),
             CallBody::Replace { .. } => ReplyBody::Replace(Err("this node is a fake".into())),
+            CallBody::Drain(_) => ReplyBody::Drain(Err("this node is a fake".into())),
             CallBody::Repair { begin, partition, peer } => {
                 ReplyBody::Repair(repair(world, at, begin, partition, peer))
             }
@@ -345,6 +348,12 @@ fn repair(
         RepairCounts { objects_pulled: done, bytes_pulled: 100 * done, ..RepairCounts::default() };
     let unreachable = members.ids().into_iter().filter(|id| stopped(*id)).collect();
     Ok(RepairReport { name: me.name.clone(), pairs, unreachable, unread: 0, damaged: 0, counts })
+}
+
+fn links(world: &World, at: usize) -> LinksReport {
+    let others = world.report.members.iter().filter(|other| other.name != world.nodes[at].name);
+    let peers = others.map(|other| (other.id(), Some(wire::OLDEST_PROTOCOL))).collect();
+    LinksReport { secret: false, protocol: wire::PROTOCOL, peers }
 }
 
 fn status(world: &World, at: usize) -> StatusReport {

@@ -1,9 +1,11 @@
 //! `pixii lab`: results that repeat, and mistakes in one sentence.
 
 use std::fs;
+use std::io::Read;
 use std::path::Path;
-use std::process::Command;
-use std::time::Duration;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -51,6 +53,7 @@ fn a_seed_gives_the_same_samples_and_a_whole_folder() {
         "read-latency",
         "write-latency",
         "throughput",
+        "failures",
         "staleness",
         "visibility",
         "validate",
@@ -74,6 +77,66 @@ fn a_seed_gives_the_same_samples_and_a_whole_folder() {
     assert!(!dir.path().join("one/INCOMPLETE").exists());
 }
 
+/// The processes whose parent is this one.
+fn children(pid: u32) -> Vec<u32> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let parent = |pid: &u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // Behind the name, which may have spaces: the state, and the parent.
+        stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()
+    };
+    pids.filter(|child| parent(child) == Some(pid)).collect()
+}
+
+/// Ends a process with SIGKILL when dropped.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_daemon_that_dies_ends_the_run_and_what_was_measured_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pixii"));
+    command.args(["lab", "run", "validate", "--on", "real", "--samples", "40", "--out"]).arg(&out);
+    let piped = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lab = Running(piped);
+    // The first distribution is told, and the daemons are at the next one.
+    let table = out.join("validate-real.csv");
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while fs::read_to_string(&table).map_or(0, |text| text.lines().count()) < 28 {
+        assert!(Instant::now() < deadline, "nothing is measured");
+        assert!(lab.0.try_wait().unwrap().is_none(), "it has ended");
+        thread::sleep(Duration::from_millis(20));
+    }
+    let daemons = children(lab.0.id());
+    assert_eq!(daemons.len(), 3, "{daemons:?}");
+    assert!(Command::new("kill").args(["-9", &daemons[1].to_string()]).status().unwrap().success());
+    while lab.0.try_wait().unwrap().is_none() {
+        assert!(Instant::now() < deadline, "it goes on");
+        thread::sleep(Duration::from_millis(20));
+    }
+    let (mut told, mut why) = (String::new(), String::new());
+    lab.0.stdout.take().unwrap().read_to_string(&mut told).unwrap();
+    lab.0.stderr.take().unwrap().read_to_string(&mut why).unwrap();
+    let sentence = "ended: killed by signal 9: the run is incomplete";
+    assert!(why.contains(sentence) && why.trim().lines().count() == 1, "{why}");
+    assert!(told.starts_with("INCOMPLETE: what was measured so far is in "), "{told}");
+    assert_eq!(lab.0.wait().unwrap().code(), Some(1));
+    assert!(out.join("INCOMPLETE").exists() && !out.join("index.html").exists());
+    let rows = fs::read_to_string(&table).unwrap();
+    assert!(rows.starts_with("w_ms,others_ms,r,w,t_ms,") && rows.lines().count() >= 28);
+    for daemon in daemons {
+        assert!(!Path::new(&format!("/proc/{daemon}")).exists(), "{daemon} is left running");
+    }
+}
+
 #[test]
 fn mistakes_are_one_sentence_and_leave_nothing() {
     let dir = tempfile::tempdir().unwrap();
@@ -85,7 +148,6 @@ fn mistakes_are_one_sentence_and_leave_nothing() {
             &["run", "figure-9"][..],
             "no experiment is called \"figure-9\"; there are read-latency, ",
         ),
-        (&["run", "staleness", "--on", "real"], "staleness does not run on real"),
         (&["run", "validate", "--out", "there"], "there exists: name another, or say --force"),
         (
             &["predict", "--fit", "LNKD", "--out", "x"],

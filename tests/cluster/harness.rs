@@ -36,7 +36,7 @@ pub fn until<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
 /// The command with these arguments.
 pub fn pixii(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pixii"));
-    command.args(arguments).env_remove("PIXII_CONNECT");
+    command.args(arguments).env_remove("PIXII_CONNECT").env_remove("PIXII_SECRET_FILE");
     command
 }
 

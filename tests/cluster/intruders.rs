@@ -33,7 +33,7 @@ fn refusal(house: &House, bytes: &[u8]) -> String {
 }
 
 fn opening(hello: &Hello) -> Vec<u8> {
-    [&wire::preamble()[..], &wire::frame(hello)].concat()
+    [&wire::preamble(false)[..], &wire::frame(hello)].concat()
 }
 
 #[test]
@@ -45,9 +45,9 @@ fn noise_on_the_port_is_refused_or_cut_off_and_the_daemon_goes_on() {
     let http = refusal(&house, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
     assert_eq!(http, "not a Pixii connection: it begins with \"GET / HT\"");
     let future = [&wire::MAGIC[..], &[0, 7, 0, 9], &wire::frame(&Hello::Client)].concat();
-    let sentence = "protocol versions 7 to 9 are offered; this node speaks 4";
+    let sentence = "protocol versions 7 to 9 are offered; this node speaks 4 to 5";
     assert_eq!(refusal(&house, &future), sentence);
-    let huge = [&wire::preamble()[..], &u32::MAX.to_be_bytes()].concat();
+    let huge = [&wire::preamble(false)[..], &u32::MAX.to_be_bytes()].concat();
     assert_eq!(refusal(&house, &huge), "a frame of 4294967295 bytes; the limit here is 1024");
     let peer = |cluster: &str| Hello::Peer {
         cluster: cluster.into(),

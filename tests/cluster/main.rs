@@ -11,6 +11,7 @@ mod cluster;
 mod data;
 #[cfg(test)]
 mod deaths;
+mod draining;
 #[cfg(test)]
 mod foreground;
 #[cfg(test)]
@@ -23,5 +24,7 @@ mod laboratory;
 mod network;
 #[cfg(test)]
 mod replacing;
+#[cfg(test)]
+mod secrets;
 #[cfg(test)]
 mod transfer;

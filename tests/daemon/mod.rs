@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use pixii::config::Config;
-use pixii::engine::{self, ServeError};
+use pixii::engine::{self, Order, ServeError};
 use pixii::generation::Generation;
 use pixii::members::Members;
 use pixii::message::{Call, CallBody, Reply, ReplyBody, Request, Response, StatusReport};
 use pixii::ring::Ring;
+use pixii::secret::Seal;
 use pixii::store::memory::MemoryStore;
 use pixii::store::{
     Change, Found, HintPage, Kept, Listing, Meta, ScanPage, Span, Store, StoreError,
@@ -58,7 +59,7 @@ pub fn config(ports: &[u16], own: usize) -> Config {
 
 pub struct Daemon {
     pub port: u16,
-    stop: mpsc::Sender<String>,
+    orders: mpsc::Sender<Order>,
     thread: Option<JoinHandle<Result<(), ServeError>>>,
 }
 
@@ -69,9 +70,9 @@ impl Daemon {
 
     /// A daemon with a configuration of its own, which listens on `port`.
     pub fn with(config: Config, port: u16, store: Arc<dyn Store>) -> Self {
-        let (stop, stopped) = mpsc::channel(1);
-        let thread = thread::spawn(move || engine::run(&config, store, stopped));
-        Daemon { port, stop, thread: Some(thread) }
+        let (orders, ordered) = mpsc::channel(1);
+        let thread = thread::spawn(move || engine::run(&config, store, ordered));
+        Daemon { port, orders, thread: Some(thread) }
     }
 
     pub fn alone(store: Arc<dyn Store>) -> Self {
@@ -81,7 +82,7 @@ impl Daemon {
     }
 
     pub fn ask_to_stop(&self) {
-        let _ = self.stop.try_send("the test".into());
+        let _ = self.orders.try_send("the test".into());
     }
 
     pub fn ended(mut self) -> Result<(), ServeError> {
@@ -122,6 +123,7 @@ pub fn until<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
 // --- the wire, spoken by hand ---
 
 /// A connection whose bytes this test writes itself.
+#[derive(Debug)]
 pub struct Raw {
     pub stream: TcpStream,
     buffer: BytesMut,
@@ -144,13 +146,17 @@ impl Raw {
     }
 
     pub fn greet(&mut self, hello: &Hello) {
-        self.send(&[&wire::preamble()[..], &wire::frame(hello)].concat());
+        self.send(&[&wire::preamble(false)[..], &wire::frame(hello)].concat());
+    }
+
+    pub fn first_bytes(&mut self) -> [u8; wire::PREAMBLE_BYTES] {
+        let mut bytes = [0; wire::PREAMBLE_BYTES];
+        self.stream.read_exact(&mut bytes).unwrap();
+        bytes
     }
 
     pub fn preamble(&mut self) {
-        let mut bytes = [0; wire::PREAMBLE_BYTES];
-        self.stream.read_exact(&mut bytes).unwrap();
-        wire::check_preamble(&bytes).unwrap();
+        wire::check_preamble(&self.first_bytes(), false).unwrap();
     }
 
     /// The next frame's message; `None` when the connection is closed or cut.
@@ -158,8 +164,18 @@ impl Raw {
     where
         T: for<'de> bincode::BorrowDecode<'de, bytes::Bytes>,
     {
+        self.next_sealed(None)
+    }
+
+    /// The same, with the next of these seals.
+    pub fn next_sealed<T>(&mut self, mut seal: Option<&mut Seal>) -> Option<T>
+    where
+        T: for<'de> bincode::BorrowDecode<'de, bytes::Bytes>,
+    {
         loop {
-            if let Some(frame) = wire::take_frame(&mut self.buffer, MAX_FRAME_BYTES).unwrap() {
+            let seal = seal.as_deref_mut();
+            if let Some(frame) = wire::take_sealed(&mut self.buffer, MAX_FRAME_BYTES, seal).unwrap()
+            {
                 return Some(wire::decode(&frame).unwrap());
             }
             let mut chunk = [0; 65_536];

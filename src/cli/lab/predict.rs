@@ -17,7 +17,7 @@ use crate::cli::{Exit, Outcome, Shared, Trouble, emit, emit_json};
 use crate::lab::pbs::{
     Cell, Leg, Prediction, Reads, Wars, misses_last, ms, predict, predict_links,
 };
-use crate::lab::plot::{Figure, Line};
+use crate::lab::plot::{Axis, Figure, Line, Style};
 use live::Live;
 
 /// Shares of fresh reads whose time is told.
@@ -40,8 +40,9 @@ A distribution is written as in `pixii emulate`: \"exponential 5ms\", \"pareto 1
 20ms\"; or @FILE, with measured times in milliseconds, one a line.
 
 With --reads home it is Pixii's own way: a home coordinates, its own copy costs nothing, and a read asks as many as it needs; with \
---reads hedged, one more for each answer that is later than the mean and four deviations of its replica (5 to 250 ms). With --reads \
-all it is the paper's: the coordinator is no replica, and a read asks all.
+--reads hedged, one more for each answer that is later than the mean and four deviations of its replica (5 to 250 ms). With \
+--reads homes a read asks all homes, the own copy too over the network, as `pixii lab run validate` has it. With --reads all it is \
+the paper's: the coordinator is no replica, and a read asks all.
 
 --live asks a running cluster (--connect). Each daemon keeps the latest 1024 round trips of reads and of writes to each replica, \
 itself among them, as requests met them. A one-way time is half of the shortest round trip of its link, and an even share, drawn, of \
@@ -203,6 +204,9 @@ impl Predict {
             Reads::Hedged => {
                 "a home coordinates, and a read asks as many as it needs and one more for each late answer"
             }
+            Reads::Homes => {
+                "a home coordinates the write, and a read asks all homes, itself over the network"
+            }
             Reads::All => "the coordinator is no replica, and a read asks all",
         };
         let trials = self.trials;
@@ -235,7 +239,7 @@ impl Predict {
                 let _ = writeln!(csv, "{},{},{:.3},{fresh:.6}", cell.r, cell.w, ms(*t));
             }
             let points = points.into_iter().map(|(t, fresh)| (ms(t), 100.0 * fresh, 0.0)).collect();
-            lines.push(Line { name, points, is_beside: false, colour: lines.len() });
+            lines.push(Line { name, points, style: Style::Measured, colour: lines.len() });
         }
         fs::write(out.join("predict.csv"), csv).map_err(fault)?;
         let ways = match (live, &self.fit, &self.way) {
@@ -250,6 +254,7 @@ impl Predict {
             caption: format!("By the WARS model: {ways}. {verdict}."),
             x: "time since the acknowledgement (ms)".into(),
             y: "reads that show it (%)".into(),
+            axis: Axis::Numbers,
             is_log: false,
             lines,
         }

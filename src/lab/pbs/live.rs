@@ -160,7 +160,7 @@ impl Links {
             trial.replicas.push(Replica { answer, question, patience, chance: rng.next_u64(), at });
         }
         trial.acks.sort_unstable();
-        if reads == Reads::All {
+        if matches!(reads, Reads::Homes | Reads::All) {
             trial.replicas.sort_unstable_by_key(|one| (one.answer, one.chance));
             return;
         }

@@ -82,15 +82,15 @@ impl Trial {
         patience: Micros,
         rng: &mut Rng,
     ) {
-        let ends = (reads != Reads::All).then(|| (rng.below(n as u64), rng.below(n as u64)));
+        // Homes that coordinate. The own confirmation takes a way only where the question to the own copy does.
+        let writer = (reads != Reads::All).then(|| rng.below(n as u64) as usize);
+        let reads_own = matches!(reads, Reads::Home | Reads::Hedged);
+        let reader = reads_own.then(|| rng.below(n as u64) as usize);
         self.clear();
         for at in 0..n {
-            let (writes, asks) = match ends {
-                Some((writer, reader)) => (at as u64 == writer, at as u64 == reader),
-                None => (false, false),
-            };
+            let (writes, asks) = (Some(at) == writer, Some(at) == reader);
             let mut leg = |leg: &Leg, own: bool| if own { 0 } else { leg.sample(rng) };
-            let (w, a) = (leg(&wars.w, writes), leg(&wars.a, writes));
+            let (w, a) = (leg(&wars.w, writes), leg(&wars.a, writes && reads_own));
             let (r, s) = (leg(&wars.r, asks), leg(&wars.s, asks));
             self.there.push(w);
             self.acks.push(w + a);
@@ -98,11 +98,11 @@ impl Trial {
             self.replicas.push(Replica { answer, question: r, patience, chance, at });
         }
         self.acks.sort_unstable();
-        match ends {
+        match reader {
             None => self.replicas.sort_unstable_by_key(|one| (one.answer, one.chance)),
             // The own copy, then others as chance has it: they are asked before anybody knows how long they take.
-            Some((_, reader)) => {
-                self.replicas.sort_unstable_by_key(|one| (one.at as u64 != reader, one.chance));
+            Some(reader) => {
+                self.replicas.sort_unstable_by_key(|one| (one.at != reader, one.chance));
             }
         }
     }

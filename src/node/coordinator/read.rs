@@ -91,7 +91,7 @@ impl Coordinator {
         let Operation { tally, kind, .. } = operation;
         let Kind::Get { key, merged } = kind else { return };
         let behind = merged.behind(|node| tally.is_home(node));
-        if self.config.read_repair && !behind.is_empty() {
+        if !self.config.experiment.no_read_repair && !behind.is_empty() {
             fx.count("reads_repaired");
             let generation = merged.generation();
             fx.send(behind, op, Body::Merge { key, object: merged.object, generation });

@@ -9,6 +9,7 @@ use crate::types::{MILLI, Micros};
 impl World {
     pub(super) fn fault(&mut self, fault: Fault) {
         self.note(|| format!("{fault:?}"));
+        self.doubt(fault);
         match fault {
             Fault::Crash { host, down } => {
                 if self.hosts[host].node.is_some() {

@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 
 use super::{Event, World};
-use crate::emulation::Verdict;
+use crate::emulation::{Kind, Verdict};
 use crate::message::{Call, CallBody, PeerMessage, Request};
 use crate::node::Input;
 use crate::types::{NodeId, Partition, hash64};
@@ -16,18 +16,18 @@ impl World {
             let Some(to) = self.hosts.iter().position(|host| host.id == *id) else { continue };
             let life = self.hosts[to].life;
             let make = move |sent, frame| Event::Peer { from, to, life, sent, frame };
-            self.carry(self.hosts[from].id, *id, frame.clone(), make);
+            self.carry((self.hosts[from].id, *id), message.body.kind(), frame.clone(), make);
         }
     }
 
     pub(super) fn carry(
         &mut self,
-        from: NodeId,
-        to: NodeId,
+        (from, to): (NodeId, NodeId),
+        kind: Kind,
         frame: Bytes,
         make: impl Fn(u64, Bytes) -> Event,
     ) {
-        match self.net.verdict(self.now, from, to) {
+        match self.net.verdict(self.now, from, to, kind) {
             Verdict::Drop => self.count("messages dropped"),
             Verdict::Cut => self.count("messages cut"),
             Verdict::Deliver(delays) => {

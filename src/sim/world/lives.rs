@@ -37,6 +37,7 @@ impl World {
         };
         host.node = Some(Node::new(config, meta, seed));
         host.life += 1;
+        host.settled = None;
         for peer in (0..self.hosts.len()).filter(|peer| *peer != at) {
             if self.hosts[peer].node.is_some() {
                 self.announce(at, peer, 10 * MILLI);

@@ -1,0 +1,296 @@
+//! A cluster with secrets, as its operator and its users see it; and a flood of connections.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use pixii::message::{Call, CallBody, Reply, Request};
+use pixii::types::Key;
+use pixii::wire::{self, Hello, MAX_FRAME_BYTES, PREAMBLE_BYTES, Welcome};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use socket2::{Domain, Socket, Type};
+
+use crate::harness::{DEADLINE, House, Run, Told, pixii, until};
+
+const PEERS: &str = "correct horse battery staple, nodes";
+const CLIENTS: &str = "correct horse battery staple, clients";
+
+/// Writes a secret as its owner would.
+fn secret(house: &House, name: &str, text: &str, mode: u32) -> String {
+    let path = house.path(name);
+    fs::write(&path, format!("{text}\n")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+/// Three daemons with secrets, and the file that their clients have.
+fn guarded() -> (House, String) {
+    let mut house = House::create(3);
+    let peers = secret(&house, "peers", PEERS, 0o600);
+    let clients = secret(&house, "clients", CLIENTS, 0o600);
+    let lines = format!("secret_file = \"{peers}\"\nclient_secret_file = \"{clients}\"");
+    house.cluster.configure(&format!("log = \"trace\"\n{lines}")).unwrap();
+    for name in ["n1", "n2", "n3"] {
+        let path = house.path(&format!("{name}.toml"));
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, text.replace("log = \"info\"\n", "")).unwrap();
+    }
+    house.cluster.start_all().unwrap();
+    (house, clients)
+}
+
+#[test]
+fn a_cluster_with_secrets_serves_those_who_have_them_and_shows_them_to_nobody() {
+    let (house, clients) = guarded();
+    let with = ["--secret-file", &clients];
+    until("a put", || {
+        (house.run(&[&["put", "k", "v", "-w", "3"], &with[..]].concat()).code == 0).then_some(())
+    });
+    assert_eq!(house.run(&[&["get", "k", "-r", "3"], &with[..]].concat()).done(), "v");
+    let mut command = house.command(&["status", "--json"]);
+    command.env("PIXII_SECRET_FILE", &clients);
+    let status = Run::start(command, b"").end();
+    let links = &status.json()["links"];
+    assert_eq!((links["secret"].as_bool(), links["protocol"].as_u64()), (Some(true), Some(5)));
+    let status = house.run(&[&["status"], &with[..]].concat());
+    assert!(status.out.contains("5, with those who know the secret"), "{}", status.out);
+
+    let without = house.run(&["get", "k"]);
+    let sentence = "this node has a secret, and takes nobody who does not prove to know it: nodes have secret_file, \
+                    clients --secret-file or PIXII_SECRET_FILE";
+    assert!(without.code == 1 && without.err.contains(sentence), "{without:?}");
+    let peers = house.path("peers").to_str().unwrap().to_owned();
+    let wrong = house.run(&["get", "k", "--secret-file", &peers]);
+    let sentence = "the secret is not the one of this cluster's clients (client_secret_file)";
+    assert!(wrong.code == 1 && wrong.err.contains(sentence), "{wrong:?}");
+    let open = secret(&house, "open", CLIENTS, 0o644);
+    let open = house.run(&["get", "k", "--secret-file", &open]);
+    assert!(
+        open.code == 2 && open.err.contains("its mode is 0644, so that others may read"),
+        "{open:?}"
+    );
+    let none = house.run(&["get", "k", "--secret-file", "none"]);
+    assert_eq!(
+        none.said(),
+        (2, "pixii: the secret: none: No such file or directory (os error 2)\n")
+    );
+
+    // Neither in the logs, at the level that says most, nor in anything that was said.
+    let told =
+        [&status, &without, &wrong, &open].map(|told: &Told| format!("{}{}", told.out, told.err));
+    let logs = ["n1", "n2", "n3"].map(|name| house.log(name));
+    for text in told.iter().chain(&logs) {
+        assert!(!text.contains("correct horse") && !text.contains("staple"), "{text}");
+    }
+    assert!(
+        logs[0].contains("refused a connection from "),
+        "what is refused is logged: {}",
+        logs[0]
+    );
+}
+
+#[test]
+fn a_daemon_whose_secrets_are_not_as_they_should_be_does_not_start() {
+    let house = House::create(1);
+    let text = fs::read_to_string(house.path("n1.toml")).unwrap();
+    let good = secret(&house, "good", PEERS, 0o600);
+    let other = secret(&house, "other", CLIENTS, 0o600);
+    let open = secret(&house, "open", PEERS, 0o640 | 0o004);
+    let short = secret(&house, "short", "swordfish", 0o600);
+    let refused = |lines: &str, sentence: &str| {
+        fs::write(house.path("try.toml"), format!("{lines}\n{text}")).unwrap();
+        let command = pixii(&["server", "--config", house.path("try.toml").to_str().unwrap()]);
+        let Told { code, err, .. } = Run::start(command, b"").end();
+        assert_eq!((code, err.lines().count()), (2, 1), "{err}");
+        assert!(
+            err.contains(sentence) && !err.contains("horse") && !err.contains("sword"),
+            "{err}"
+        );
+    };
+    let both = |peers: &str, clients: &str| {
+        format!("secret_file = \"{peers}\"\nclient_secret_file = \"{clients}\"")
+    };
+    refused(&format!("secret_file = \"{good}\""), "secret_file without client_secret_file");
+    refused(&both("/none", &good), "secret_file: /none: No such file or directory");
+    refused(&both(&good, &open), "its mode is 0644, so that others may read or change the secret");
+    refused(&both(&short, &good), "a secret of 9 bytes: a secret has 16 to 1024");
+    refused(&both(&good, &good), "hold the same secret, so that a client could be a node");
+    refused(
+        &both(house.dir.path().to_str().unwrap(), &good),
+        "a secret is in a file, and this is none",
+    );
+    refused("max_connections_per_address = 0", "max_connections_per_address is 1 to 65536");
+    let beyond = text.replace(house.address("n1"), "0.0.0.0:7432");
+    fs::write(house.path("try.toml"), beyond).unwrap();
+    let command = pixii(&["server", "--config", house.path("try.toml").to_str().unwrap()]);
+    let Told { code, err, .. } = Run::start(command, b"").end();
+    let sentence = "listen = \"0.0.0.0:7432\": beyond loopback (127.0.0.1, [::1], localhost) a node has secret_file \
+                    and client_secret_file, unless trusted_network = true says";
+    assert!(code == 2 && err.contains(sentence), "{err}");
+
+    // Credentials are named without a path.
+    fs::write(house.path("try.toml"), format!("{}\n{text}", both("good", "other"))).unwrap();
+    let mut command = pixii(&["server", "--config", house.path("try.toml").to_str().unwrap()]);
+    command.env("CREDENTIALS_DIRECTORY", house.dir.path());
+    let daemon = Run::start(command, b"");
+    until("the daemon serves", || {
+        let told = house.run(&["status", "--secret-file", &other]);
+        (told.code == 0).then_some(())
+    });
+    drop(daemon);
+}
+
+// --- floods ---
+
+/// A connection to n1 from this address.
+fn connect(house: &House, from: &str) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let from: IpAddr = from.parse().unwrap();
+    socket.bind(&SocketAddr::new(from, 0).into()).unwrap();
+    let to: SocketAddr = house.address("n1").parse().unwrap();
+    socket.connect(&to.into()).unwrap();
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream
+}
+
+/// What is said to a connection that introduces itself as a client; `None` if it is cut before.
+fn greeted(stream: &mut TcpStream) -> Option<Welcome> {
+    stream.write_all(&[&wire::preamble(false)[..], &wire::frame(&Hello::Client)].concat()).ok();
+    next(stream, PREAMBLE_BYTES)
+}
+
+/// The next frame's message, behind so many bytes.
+fn next<T: for<'de> bincode::BorrowDecode<'de, bytes::Bytes>>(
+    stream: &mut TcpStream,
+    skipped: usize,
+) -> Option<T> {
+    stream.read_exact(&mut vec![0; skipped]).ok()?;
+    let mut input = BytesMut::new();
+    loop {
+        if let Some(frame) = wire::take_frame(&mut input, MAX_FRAME_BYTES).unwrap() {
+            return Some(wire::decode(&frame).unwrap());
+        }
+        let mut bytes = [0; 1_024];
+        let read = stream.read(&mut bytes).ok().filter(|read| *read > 0)?;
+        input.extend_from_slice(&bytes[..read]);
+    }
+}
+
+fn is_served(stream: &mut TcpStream) -> bool {
+    let call = Call { id: 1, body: CallBody::Ring };
+    stream.write_all(&wire::frame(&call)).unwrap();
+    next::<Reply>(stream, 0).is_some_and(|reply| reply.id == 1)
+}
+
+fn raise_descriptors() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
+    assert!(
+        maximum.is_none_or(|most| most > 10_500),
+        "10,000 connections need as many descriptors"
+    );
+}
+
+#[test]
+fn of_ten_thousand_connections_of_one_address_some_are_served_and_the_others_told_why_not() {
+    raise_descriptors();
+    let house = House::start(1);
+    house.run(&["put", "k", "v"]).done();
+    let (mut served, mut refused, mut cut) = (Vec::new(), 0, 0);
+    let mut kept = Vec::new();
+    let mut neighbour = None;
+    for number in 0..10_000 {
+        let mut stream = connect(&house, "127.0.0.1");
+        match greeted(&mut stream) {
+            Some(Welcome::Accepted { .. }) => served.push(stream),
+            Some(Welcome::Refused(why)) => {
+                let end = "connections from 127.0.0.1 are open: max_connections_per_address is 256";
+                assert!(why.ends_with(end), "{why}");
+                refused += 1;
+                kept.push(stream);
+            }
+            None => cut += 1,
+            other => panic!("{other:?}"),
+        }
+        // Whoever comes from elsewhere is served as if nothing happened.
+        if number % 1_000 == 500 {
+            let stream = neighbour.get_or_insert_with(|| {
+                let mut stream = connect(&house, "127.0.0.2");
+                assert!(matches!(greeted(&mut stream), Some(Welcome::Accepted { .. })));
+                stream
+            });
+            assert!(is_served(stream), "at {number}");
+        }
+    }
+    assert_eq!(served.len() + refused + cut, 10_000);
+    // Commands that ran before may not have left entirely, and one connection is enough for them.
+    assert!((250..=256).contains(&served.len()), "{} are served", served.len());
+    assert!(cut <= 10, "{cut} of {refused} were cut before they knew why");
+    assert!(served.iter_mut().all(is_served), "those who are in are served");
+    drop(served);
+    until("room again", || (house.run(&["get", "k"]).code == 0).then_some(()));
+    let warned = house.log("n1").matches("refused a connection from").count();
+    assert!((1..=3).contains(&warned), "{warned} lines in the log");
+}
+
+#[test]
+fn connections_that_say_nothing_do_not_keep_others_out() {
+    let house = House::create(1);
+    house.cluster.configure("max_connections_per_address = 1000").unwrap();
+    let mut house = house;
+    house.start_all();
+    house.run(&["put", "k", "v"]).done();
+    let mut idle: Vec<TcpStream> = (0..400).map(|_| connect(&house, "127.0.0.3")).collect();
+    // As many handshakes are under way as may be: the others are told so, and somebody else is let in at once.
+    let begun = std::time::Instant::now();
+    for from in ["127.0.0.1", "127.0.0.2"] {
+        let mut stream = connect(&house, from);
+        assert!(matches!(greeted(&mut stream), Some(Welcome::Accepted { .. })), "{from}");
+        assert!(is_served(&mut stream));
+    }
+    let in_time = begun.elapsed() < Duration::from_secs(5);
+    let told: Vec<Option<Welcome>> =
+        idle.iter_mut().map(|stream| next(stream, PREAMBLE_BYTES)).collect();
+    let count = |what: &str| {
+        let fits = |told: &&Option<Welcome>| matches!(told, Some(Welcome::Refused(why)) if why.starts_with(what));
+        told.iter().filter(fits).count()
+    };
+    let turned_away = count("256 handshakes are under way, the limit of this node");
+    let gave_way = count("too many handshakes are under way");
+    let late = count("no handshake within 5 s");
+    assert_eq!((turned_away, gave_way + late), (144, 256), "{gave_way} gave way");
+    // A machine that stood still for as long as a handshake may take shows nothing.
+    assert!(!in_time || gave_way >= 2, "{gave_way} gave way");
+}
+
+#[test]
+fn a_client_that_reads_nothing_does_not_stop_the_others() {
+    let house = House::start(1);
+    let value = vec![b'x'; 1 << 20];
+    house.fed(&["put", "large", "-"], &value).done();
+    let mut deaf = connect(&house, "127.0.0.1");
+    assert!(matches!(greeted(&mut deaf), Some(Welcome::Accepted { .. })));
+    let request = || Request::Get { key: Key::new(&b"large"[..]).unwrap(), r: None.into() };
+    // Far more than what a socket takes, and than what the node keeps for one client.
+    deaf.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
+    for id in 0..1_000 {
+        let body = CallBody::Data { request: request(), timeout_ms: 60_000 };
+        if deaf.write_all(&wire::frame(&Call { id, body })).is_err() {
+            break;
+        }
+    }
+    for number in 0..20 {
+        let key = format!("k{number}");
+        house.run(&["put", &key, "v"]).done();
+        assert_eq!(house.run(&["get", &key]).done(), "v");
+    }
+    assert_eq!(house.run(&["get", "large"]).done().len(), 1 << 20);
+    assert!(
+        matches!(next::<Reply>(&mut deaf, 0), Some(Reply { .. })),
+        "it is served when it reads"
+    );
+}

@@ -342,18 +342,9 @@ impl Client {
 
     /// What the latest reads and writes of a member took at each replica.
     pub async fn samples(&self, name: &str) -> Result<SampleReport, Failure> {
-        let lost = match self.control(Some(name), CallBody::Samples).await {
-            Ok(ReplyBody::Samples(report)) => return Ok(report),
-            Ok(_) => return Err(unfitting()),
-            Err(lost) => lost,
-        };
-        // One that is well otherwise does not know the question.
-        match self.status(Some(name)).await {
-            Ok(StatusReport { version, .. }) => Err(Failure::Error(format!(
-                "{name} closes the connection when it is asked for its samples: its program (version {version}) is older than \
-                 this question"
-            ))),
-            Err(_) => Err(lost),
+        match self.control(Some(name), CallBody::Samples).await? {
+            ReplyBody::Samples(report) => Ok(report),
+            _ => Err(unfitting()),
         }
     }
 

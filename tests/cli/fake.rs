@@ -14,7 +14,7 @@ use pixii::members::{Member, Members, Opinion};
 use pixii::message::{
     Call, CallBody, CollectionStatus, LinksReport, PairStatus, PeerRepair, PeerStatus, Refusal,
     RepairCounts, RepairReport, RepairStatus, Reply, ReplyBody, Request, Response, RingReport,
-    StatusReport,
+    SampleReport, StatusReport,
 };
 use pixii::ring::Ring;
 use pixii::types::{Key, NodeId, Partition, WriteId};
@@ -25,6 +25,8 @@ use pixii::wire::{self, Hello, MAX_FRAME_BYTES, PREAMBLE_BYTES, Welcome};
 pub enum Manners {
     /// What it is asked.
     Serve,
+    /// The same, with a program that speaks protocol 4 only.
+    Old,
     /// Refuses.
     Refuse(Refusal),
     /// Closes the connection at the next request, which it carries out if true; then it serves.
@@ -185,7 +187,11 @@ fn converse(world: &World, at: usize, mut stream: TcpStream) -> Option<()> {
     let mut preamble = [0; PREAMBLE_BYTES];
     stream.read_exact(&mut preamble).ok()?;
     wire::check_preamble(&preamble, false).ok()?;
-    stream.write_all(&wire::preamble(false)).ok()?;
+    let mut offered = wire::preamble(false);
+    if matches!(*world.nodes[at].manners.lock().unwrap(), Manners::Old) {
+        offered[PREAMBLE_BYTES - 2..].copy_from_slice(&4_u16.to_be_bytes());
+    }
+    stream.write_all(&offered).ok()?;
     let mut input = BytesMut::new();
     assert_eq!(wire::decode::<Hello>(&next(&mut stream, &mut input)?).unwrap(), Hello::Client);
     let name = world.nodes[at].name.clone();
@@ -202,10 +208,9 @@ fn converse(world: &World, at: usize, mut stream: TcpStream) -> Option<()> {
             CallBody::Repair { begin, partition, peer } => {
                 ReplyBody::Repair(repair(world, at, begin, partition, peer))
             }
-            // As a node that has never heard of this question.
             CallBody::Samples => {
-                let _ = stream.shutdown(Shutdown::Both);
-                return None;
+                let name = world.nodes[at].name.clone();
+                ReplyBody::Samples(SampleReport { name, trips: Vec::new() })
             }
             CallBody::Stop => {
                 world.nodes[at].stopped.store(true, Ordering::SeqCst);
@@ -221,7 +226,7 @@ fn converse(world: &World, at: usize, mut stream: TcpStream) -> Option<()> {
                         }
                         serve(world, request)
                     }
-                    Manners::Serve => serve(world, request),
+                    Manners::Serve | Manners::Old => serve(world, request),
                     Manners::Refuse(refusal) => Response::Refused(refusal),
                     Manners::Silent => continue,
                     Manners::Unknown => {

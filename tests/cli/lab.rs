@@ -290,11 +290,19 @@ fn a_load_counts_failures_by_kind_and_mixes_what_it_is_told_to() {
 #[test]
 fn a_node_that_knows_no_samples_is_named() {
     let (dir, fake) = (tempfile::tempdir().unwrap(), Fake::start(3, 2));
-    let ask = ["predict", "--live", "--connect", &fake.address(1)];
+    fake.behave(2, Manners::Old);
+    let address = fake.address(1);
+    let ask = ["predict", "--live", "--connect", &address];
     let (code, out, err) = lab(dir.path(), &ask);
-    let said = "pixii: n1 closes the connection when it is asked for its samples: its program (version 0.0.0) is older \
-                than this question\n";
-    assert_eq!((code, out.as_str(), err.as_str()), (1, "", said));
+    let said = format!(
+        "pixii: n3 ({}): it speaks protocol 4, and this can be asked from protocol 5 on: its program is an older one\n",
+        fake.address(2)
+    );
+    assert_eq!((code, out.as_str(), err.as_str()), (1, "", said.as_str()));
+    fake.behave(2, Manners::Serve);
+    let (code, _, err) = lab(dir.path(), &ask);
+    let said = "pixii: too little is known of the way from n1 to n1: 0 reads and 0 writes were sampled there, ";
+    assert!(code == 1 && err.starts_with(said), "{err}");
     let (code, _, err) = lab(dir.path(), &["predict", "--live", "--fit", "YMMR"]);
     assert!(code == 2 && err.contains("cannot be used with"), "{err}");
 }

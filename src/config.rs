@@ -235,7 +235,7 @@ fn check(keys: Keys) -> Result<Config, String> {
     let repair_interval_ms = number("repair_interval_ms", repair, REPAIR_INTERVAL_MS)? as u64;
     let scrub = keys.scrub_interval_ms.unwrap_or(86_400_000);
     let scrub_interval_ms = number("scrub_interval_ms", scrub, SCRUB_INTERVAL_MS)? as u64;
-    let cache_mib = number("cache_mib", keys.cache_mib.unwrap_or(64), CACHE_MIB)? as u64;
+    let cache_mib = number("cache_mib", keys.cache_mib.unwrap_or(32), CACHE_MIB)? as u64;
     let reserve = keys.disk_reserve_mib.unwrap_or(256);
     let disk_reserve_mib = number("disk_reserve_mib", reserve, RESERVE_MIB)? as u64;
     EnvFilter::try_new(&keys.log).map_err(|error| {

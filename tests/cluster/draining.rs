@@ -200,8 +200,9 @@ fn a_manager_is_told_what_a_daemon_does_and_an_operator_what_it_takes_over() {
     logged("node n1 has counted: ");
     let path = house.path("n1.toml");
     let text = fs::read_to_string(&path).unwrap();
-    fs::write(&path, format!("log = \"debug\"\nhint_limit_mib = 7\nstrict = true\n{text}"))
-        .unwrap();
+    let rest: Vec<&str> = text.lines().filter(|line| !line.starts_with("log")).collect();
+    let new = format!("log = \"debug\"\nhint_limit_mib = 7\nstrict = true\n{}", rest.join("\n"));
+    fs::write(&path, new).unwrap();
     signal("HUP", pid);
     logged("node n1 goes on with log = \"debug\", hint_limit_mib = 7\n");
     logged("node n1 has to be started again for strict\n");

@@ -83,6 +83,11 @@ impl Emulation {
         &self.rules
     }
 
+    /// By how much the disk of this node is slowed, in microseconds; the last rule about it decides.
+    pub fn disk_delay(&self, node: NodeId) -> Micros {
+        self.rules.iter().filter_map(|rule| rule.disk_delay(node)).next_back().unwrap_or(0)
+    }
+
     /// Cuts the link in one direction: nothing passes until it is mended.
     pub fn cut(&mut self, from: NodeId, to: NodeId) {
         self.cuts.push((from.into(), to.into()));
@@ -118,6 +123,7 @@ impl Emulation {
                 Aspect::Drop(of_rule) => drop = *of_rule,
                 Aspect::Cut => cut = true,
                 Aspect::Pass => cut = false,
+                Aspect::Disk(_) => {}
             }
         }
         if cut {
@@ -214,6 +220,14 @@ mod tests {
         assert!((1_850..2_150).contains(&slow), "{slow}");
         let long = delays("a -> b delay pareto 600s 0.1 offset 600s");
         assert!(long.iter().all(|delay| *delay == 600_000 * MILLI), "no delay is over 600 s");
+    }
+
+    #[test]
+    fn the_last_rule_about_a_disk_decides_and_messages_pass_as_before() {
+        let mut net = of("* disk delay 50ms; b disk delay 0ms; a disk delay 7ms");
+        let delays = ["a", "b", "c"].map(|name| net.disk_delay(NodeId::of(name)));
+        assert_eq!(delays, [7 * MILLI, 0, 50 * MILLI]);
+        assert_eq!(net.verdict(0, node("a"), node("b")), Verdict::Deliver(vec![0]));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use pixii::client::{Client, Options};
 
 use daemon::Daemon;
+pub(crate) use daemon::STOPPED;
 pub(crate) use files::Shape;
 use files::{Config, Member, check, check_old, free_addresses, lock};
 
@@ -168,6 +169,25 @@ impl Cluster {
         }
         daemon.hang_up();
         daemon.wait(Instant::now() + STOP_WAIT)
+    }
+
+    /// Tells a daemon to stop cleanly, frozen or not, and does not wait: [`Cluster::end_of`] says when it has ended, and
+    /// how: [`STOPPED`], if it ended well.
+    pub(crate) fn begin_stop(&mut self, name: &str) -> Result<(), String> {
+        self.daemon(name).map(Daemon::hang_up)
+    }
+
+    /// From its next start a daemon runs this program.
+    pub(crate) fn install(&mut self, name: &str, program: PathBuf) -> Result<(), String> {
+        self.daemon(name)?.program = Some(program);
+        Ok(())
+    }
+
+    /// From its next start a daemon has these variables in its environment, and none that were given before.
+    pub(crate) fn surround(&mut self, name: &str, with: &[(&str, &str)]) -> Result<(), String> {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        self.daemon(name)?.environment = with.iter().map(owned).collect();
+        Ok(())
     }
 
     /// Stops all daemons that run, all at once; an error names one that did not end well.

@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread::{Builder, JoinHandle};
+use std::thread::{self, Builder, JoinHandle};
 use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
@@ -15,7 +15,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::space::Space;
 use crate::node::{Done, Shortage, Work};
 use crate::store::{Change, Span, Store, StoreError, hint_bytes};
-use crate::types::{Key, NodeId, Partition};
+use crate::types::{Key, Micros, NodeId, Partition};
 
 /// A batch takes no more once it has this many changes or bytes: beyond it, sled gains little.
 const BATCH_CHANGES: usize = 128;
@@ -75,6 +75,8 @@ pub(super) struct Storage {
     scans: Sender<Scan>,
     /// Bytes submitted and not yet written.
     backlog: Arc<AtomicU64>,
+    /// By how much every piece of work is slowed, in microseconds.
+    delay: Arc<AtomicU64>,
     threads: Vec<JoinHandle<Result<(), StoreError>>>,
 }
 
@@ -92,14 +94,25 @@ impl Storage {
         let (to_write, to_read, to_scan) = (store.clone(), store.clone(), store.clone());
         let (told, scanned) = (reports.clone(), reports.clone());
         let backlog = Arc::new(AtomicU64::new(0));
-        let spoken_for = backlog.clone();
+        let (spoken_for, delay) = (backlog.clone(), Arc::new(AtomicU64::new(0)));
+        let [slows_writes, slows_reads, slows_scans] =
+            [delay.clone(), delay.clone(), delay.clone()];
         let writer = spawn("store-writer", reports, move |reports| {
             let (space, ahead) = (Space::new(reserve_bytes), Vec::new().into_iter());
-            Writer { store: &*to_write, queued, ahead, backlog: spoken_for, space, reports }.run()
+            let (backlog, delay) = (spoken_for, slows_writes);
+            Writer { store: &*to_write, queued, ahead, backlog, delay, space, reports }.run()
         })?;
-        let reader = spawn("store-reader", told, move |out| read(&*to_read, &wanted, out))?;
-        let scanner = spawn("store-scanner", scanned, move |out| scan(&*to_scan, &spans, out))?;
-        Ok(Storage { jobs, lookups, scans, backlog, threads: vec![writer, reader, scanner] })
+        let reader =
+            spawn("store-reader", told, move |out| read(&*to_read, &wanted, &slows_reads, out))?;
+        let scanner =
+            spawn("store-scanner", scanned, move |out| scan(&*to_scan, &spans, &slows_scans, out))?;
+        let threads = vec![writer, reader, scanner];
+        Ok(Storage { jobs, lookups, scans, backlog, delay, threads })
+    }
+
+    /// From now on every batch, look-up and scan takes so much longer, in microseconds: a slow disk, emulated.
+    pub(super) fn slow_down(&self, delay: Micros) {
+        self.delay.store(delay, Ordering::Relaxed);
     }
 
     /// Hands over what the node wants done.
@@ -185,6 +198,7 @@ struct Writer<'a> {
     /// Taken from the queue, and not done.
     ahead: std::vec::IntoIter<Job>,
     backlog: Arc<AtomicU64>,
+    delay: Arc<AtomicU64>,
     space: Space,
     reports: &'a Reports,
 }
@@ -205,6 +219,7 @@ impl Writer<'_> {
             }
             if let Some(mark) = batch.mark {
                 self.look()?;
+                linger(&self.delay);
                 self.store.apply(&batch.changes)?;
                 self.store.sync()?;
                 self.backlog.fetch_sub(batch.bytes, Ordering::Relaxed);
@@ -295,8 +310,22 @@ fn size(change: &Change) -> usize {
     }
 }
 
-fn read(store: &dyn Store, wanted: &Receiver<Lookup>, reports: &Reports) -> Result<(), StoreError> {
+/// Waits as long as the emulated disk is slow.
+fn linger(delay: &AtomicU64) {
+    match delay.load(Ordering::Relaxed) {
+        0 => {}
+        delay => thread::sleep(Duration::from_micros(delay)),
+    }
+}
+
+fn read(
+    store: &dyn Store,
+    wanted: &Receiver<Lookup>,
+    delay: &AtomicU64,
+    reports: &Reports,
+) -> Result<(), StoreError> {
     while let Ok(lookup) = wanted.recv() {
+        linger(delay);
         let report = match lookup {
             Lookup::Records(wanted) => {
                 let mut found = Vec::with_capacity(wanted.len());
@@ -321,8 +350,14 @@ fn read(store: &dyn Store, wanted: &Receiver<Lookup>, reports: &Reports) -> Resu
 }
 
 /// Reads of the background have a thread of their own: no client waits behind one.
-fn scan(store: &dyn Store, spans: &Receiver<Scan>, reports: &Reports) -> Result<(), StoreError> {
+fn scan(
+    store: &dyn Store,
+    spans: &Receiver<Scan>,
+    delay: &AtomicU64,
+    reports: &Reports,
+) -> Result<(), StoreError> {
     while let Ok((token, partition, span)) = spans.recv() {
+        linger(delay);
         let page = store.scan(partition, &span)?;
         let _ = reports.send(Report::Done(Done::Scan { token, page }));
     }
@@ -332,6 +367,7 @@ fn scan(store: &dyn Store, spans: &Receiver<Scan>, reports: &Reports) -> Result<
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Instant;
 
     use tokio::sync::mpsc::unbounded_channel;
 
@@ -439,6 +475,30 @@ mod tests {
         }
         assert_eq!((marks, listed, disk), (vec![128, 256, 300], 128, 7));
         assert_eq!(store.syncs.load(Ordering::Relaxed), 3);
+    }
+
+    #[test]
+    fn a_slow_disk_takes_its_time_for_each_batch_and_look_up_and_is_quick_again() {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+        let (reports, mut reported) = unbounded_channel();
+        let storage = Storage::start(&store, 0, reports).unwrap();
+        let slow = Duration::from_millis(30);
+        let mut took = |delay: Duration, work: &dyn Fn()| {
+            storage.slow_down(delay.as_micros() as Micros);
+            let begun = Instant::now();
+            work();
+            assert!(reported.blocking_recv().is_some());
+            begun.elapsed()
+        };
+        assert!(took(slow, &|| storage.submit(std::iter::once(put(1, "a")))) >= slow);
+        assert!(took(slow, &|| storage.ask_disk_bytes()) >= slow);
+        let scan = || {
+            let span = Span { after: None, until: None, leaves: None, limit_bytes: 1 };
+            Work::Scan { token: 1, partition: Partition(1), span }
+        };
+        assert!(took(slow, &|| storage.submit(std::iter::once(scan()))) >= slow);
+        took(Duration::ZERO, &|| storage.submit(std::iter::once(put(2, "b"))));
+        storage.finish().unwrap();
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! With a [`Ledger`], every write is noted before it is sent and after it is answered.
 
 pub(crate) mod choice;
+pub(crate) mod trace;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use tokio::task::JoinSet;
 
 use super::ledger::Ledger;
 use choice::{Choice, Sizes, Zipf};
+use trace::Trace;
 use worker::Worker;
 
 /// Most different reasons that are counted apart; the others are counted together.
@@ -108,6 +110,7 @@ struct Shared {
     client: Client,
     spec: Spec,
     ledger: Option<Ledger>,
+    trace: Option<Trace>,
     zipf: Option<Zipf>,
     /// Raised to end the load.
     stop: AtomicBool,
@@ -128,6 +131,16 @@ pub(crate) struct Load {
 impl Load {
     /// Starts the clients, on the runtime of the caller.
     pub(crate) fn start(client: &Client, spec: Spec, ledger: Option<&Ledger>) -> Self {
+        Load::traced(client, spec, ledger, None)
+    }
+
+    /// The same; each operation is also noted in `trace` when it ends.
+    pub(crate) fn traced(
+        client: &Client,
+        spec: Spec,
+        ledger: Option<&Ledger>,
+        trace: Option<&Trace>,
+    ) -> Self {
         let zipf = match spec.choice {
             Choice::Zipf(exponent) => Some(Zipf::new(spec.keys, exponent)),
             _ => None,
@@ -137,6 +150,7 @@ impl Load {
             client: client.clone(),
             zipf,
             ledger: ledger.cloned(),
+            trace: trace.cloned(),
             stop: AtomicBool::new(false),
             begun: AtomicU64::new(0),
             swept: AtomicU64::new(0),

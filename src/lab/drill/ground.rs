@@ -12,6 +12,7 @@ use pixii::store::disk::{CheckReport, check, differences};
 use pixii::types::NodeId;
 use tokio::time::sleep;
 
+use super::chronicle::{Chronicle, Mark};
 use super::{Plan, Score};
 use crate::cli::cluster::{Cluster, Shape};
 use crate::lab::ledger::{Ledger, verify, verify_recent};
@@ -58,6 +59,8 @@ pub(super) struct Ground {
     pub(super) score: Score,
     /// Where the daemons' files are: n1.log, n1 and so on.
     pub(super) logs: PathBuf,
+    /// What happens.
+    pub(super) chronicle: Chronicle,
 }
 
 impl Ground {
@@ -81,7 +84,8 @@ impl Ground {
         let ids = cluster.daemons().iter().map(|daemon| NodeId::of(&daemon.name));
         let ring = Ring::new(&ids.collect::<Vec<_>>(), N, PARTITIONS);
         let ring = ring.map_err(|error| error.to_string())?;
-        Ok(Ground { cluster, ring, ledger, rng, score: Score::default(), logs })
+        let (score, chronicle) = (Score::default(), plan.chronicle.clone());
+        Ok(Ground { cluster, ring, ledger, rng, score, logs, chronicle })
     }
 
     /// The daemons' names.
@@ -116,6 +120,7 @@ impl Ground {
             slowest = slowest.max(begun.elapsed());
         }
         self.cluster.ready(READY_WAIT).await?;
+        self.chronicle.note(Mark::Step, &format!("{} serve", names.join(", ")));
         Ok((self.score.shut == 0).then_some(slowest))
     }
 
@@ -156,12 +161,14 @@ impl Ground {
     pub(super) fn kill(&mut self, name: &str) -> Result<(), String> {
         self.cluster.kill(name)?;
         self.score.kills += 1;
+        self.chronicle.note(Mark::Fault, &format!("{name} is killed"));
         Ok(())
     }
 
     /// Ends all daemons that run with SIGKILL and counts them.
     pub(super) fn kill_all(&mut self) -> Result<(), String> {
         self.score.kills += self.cluster.kill_all()?;
+        self.chronicle.note(Mark::Fault, "all are killed");
         Ok(())
     }
 
@@ -189,6 +196,30 @@ impl Ground {
             if begun.elapsed() > wait {
                 return Err(format!("{left} hints are not delivered after {} s", wait.as_secs()));
             }
+            sleep(LOOK).await;
+        }
+    }
+
+    /// Has all daemons compare what they share, and waits until each pair was found equal since.
+    pub(super) async fn await_equal(&self, client: &Client, wait: Duration) -> Result<(), String> {
+        let begun = Instant::now();
+        let mut begin = true;
+        loop {
+            let (mut left, since) = (0, begun.elapsed().as_millis() as u64);
+            for name in self.names() {
+                let report = client.repair(Some(&name), begin, None, None).await;
+                let pairs = report.map_err(|failure| failure.to_string())?.pairs;
+                let equal = |ms: u64| ms < since;
+                left += pairs.iter().filter(|pair| !pair.equal_ms.is_some_and(equal)).count();
+            }
+            if left == 0 {
+                return Ok(());
+            }
+            if begun.elapsed() > wait {
+                let wait = wait.as_secs();
+                return Err(format!("{left} pairs of replicas were not found equal in {wait} s"));
+            }
+            begin = false;
             sleep(LOOK).await;
         }
     }
@@ -288,6 +319,7 @@ impl Ground {
             );
         }
         self.score.add(verdict);
+        self.chronicle.judged(self.score.counts, self.score.lost);
         Ok(told)
     }
 }
@@ -301,11 +333,16 @@ pub(super) struct Log {
 impl Log {
     /// Whether the daemon has said that it serves.
     pub(super) fn says_ready(&self) -> bool {
+        self.says(READY)
+    }
+
+    /// Whether the daemon has said this.
+    pub(super) fn says(&self, what: &str) -> bool {
         let mut text = String::new();
         let read = File::open(&self.path).and_then(|mut file| {
             file.seek(SeekFrom::Start(self.from))?;
             file.read_to_string(&mut text)
         });
-        read.is_ok() && text.contains(READY)
+        read.is_ok() && text.contains(what)
     }
 }

@@ -115,13 +115,12 @@ impl Worker {
         let (spec, begun) = (&self.shared.spec, Instant::now());
         match self.shared.client.get(key, spec.r, spec.timeout_ms).await {
             Ok(found) => {
-                self.done(Kind::Get, begun);
-                self.report.tally(Kind::Get).absent += u64::from(found.values.is_empty());
+                self.done(Kind::Get, begun, found.values.is_empty());
                 let covers = found.values.iter().filter_map(|value| write_of(value)).collect();
                 self.remember(index, Seen { context: found.context, covers });
                 true
             }
-            Err(failure) => self.failed(Kind::Get, &failure),
+            Err(failure) => self.failed(Kind::Get, begun, &failure),
         }
     }
 
@@ -159,7 +158,7 @@ impl Worker {
         self.settle(write, &answer).await?;
         Ok(match answer {
             Ok(written) => {
-                self.done(kind, begun);
+                self.done(kind, begun, false);
                 // Where a sibling is in the way, the new context covers the old one and not the write.
                 let sealed = Blob(written.context.clone());
                 let own = wire::unseal(key, &sealed)
@@ -171,7 +170,7 @@ impl Worker {
             }
             Err(failure) => {
                 self.forget(index);
-                self.failed(kind, &failure)
+                self.failed(kind, begun, &failure)
             }
         })
     }
@@ -186,13 +185,13 @@ impl Worker {
         self.settle(write, &answer).await?;
         Ok(match answer {
             Ok(written) => {
-                self.done(Kind::Delete, begun);
+                self.done(Kind::Delete, begun, false);
                 self.remember(index, Seen { context: written.context, covers: vec![write] });
                 true
             }
             Err(failure) => {
                 self.forget(index);
-                self.failed(Kind::Delete, &failure)
+                self.failed(Kind::Delete, begun, &failure)
             }
         })
     }
@@ -238,12 +237,20 @@ impl Worker {
         }
     }
 
-    fn done(&mut self, kind: Kind, begun: Instant) {
-        let spent = begun.elapsed().as_micros() as u64;
-        self.report.tally(kind).latency.saturating_record(spent);
+    fn done(&mut self, kind: Kind, begun: Instant, is_absent: bool) {
+        let spent = begun.elapsed();
+        let tally = self.report.tally(kind);
+        tally.latency.saturating_record(spent.as_micros() as u64);
+        tally.absent += u64::from(is_absent);
+        if let Some(trace) = &self.shared.trace {
+            trace.done(spent, is_absent);
+        }
     }
 
-    fn failed(&mut self, kind: Kind, failure: &Failure) -> bool {
+    fn failed(&mut self, kind: Kind, begun: Instant, failure: &Failure) -> bool {
+        if let Some(trace) = &self.shared.trace {
+            trace.failed(kind, begun.elapsed(), failure);
+        }
         let tally = self.report.tally(kind);
         match failure {
             Failure::Unknown(_) => tally.unknown += 1,

@@ -81,6 +81,8 @@ pub(crate) struct Score {
     pub(crate) faults: u64,
     /// The first of them.
     pub(crate) findings: Vec<Finding>,
+    /// Values that the last verification of all keys found beside what replaced them: their writes had been sent to two nodes.
+    pub(crate) repeated: u64,
     /// What else went wrong, a sentence each.
     pub(crate) notes: Vec<String>,
 }
@@ -166,6 +168,7 @@ impl Score {
         self.unread += verdict.unread;
         self.lost += verdict.lost;
         self.faults += verdict.faults;
+        self.repeated = verdict.repeated;
         self.findings.extend(verdict.findings);
         self.findings.truncate(MAX_TOLD);
         if let Some(why) = verdict.why_unread {
@@ -178,6 +181,7 @@ fn sentence(finding: &Finding) -> String {
     let what = match finding.fault {
         Fault::Lost => "lost",
         Fault::Resurrected => "shown again though it was replaced",
+        Fault::Repeated => "shown again, and it had been sent to two nodes",
         Fault::Refused => "shown though it was refused",
         Fault::Foreign => "shown, and not what was written there",
     };

@@ -208,6 +208,8 @@ fn every_verb_has_help_with_examples() {
         "sim",
         "bench",
         "drill",
+        "check",
+        "migrate",
         "completions",
     ];
     for verb in verbs {

@@ -262,8 +262,16 @@ impl<'a> Course<'a> {
              {differ} of {PARTITIONS} partitions differ between their homes",
             score.counts.acknowledged, score.lost
         );
+        let summary = match score.repeated {
+            0 => summary,
+            repeated => {
+                let them = "values are shown beside what replaced them, whose writes had been sent to two nodes";
+                format!("{summary}; {repeated} {them}")
+            }
+        };
         let counted = json!({
             "done": done, "refused": refused, "unknown": unknown, "absent": absent, "lost": score.lost,
+            "repeated": score.repeated,
             "partitions_differ": differ,
         });
         let mut figures = self.figures;

@@ -12,7 +12,7 @@ use pixii::store::disk::{CheckReport, check, differences};
 use pixii::types::NodeId;
 use tokio::time::sleep;
 
-use super::chronicle::{Chronicle, Mark};
+use super::chronicle::{Chronicle, Mark, Phase};
 use super::{Plan, Score};
 use crate::cli::cluster::{Cluster, Shape};
 use crate::lab::ledger::{Ledger, verify, verify_recent};
@@ -254,6 +254,22 @@ impl Ground {
             self.cluster.daemons().iter().map(|daemon| daemon.address.clone()).collect();
         let options = Options::default();
         Client::connect(&addresses, options).await.map_err(|failure| failure.to_string())
+    }
+
+    /// Starts a load that is noted in the ledger and in the chronicle.
+    pub(super) fn load(&self, client: &Client, spec: Spec) -> Load {
+        Load::traced(client, spec, Some(&self.ledger), Some(self.chronicle.trace()))
+    }
+
+    /// From now on clients are in this phase; none between two loads.
+    pub(super) fn enter(&self, phase: impl Into<Option<Phase>>) {
+        self.chronicle.enter(phase.into());
+    }
+
+    /// Notes that all is well again, so long after the fault was over.
+    pub(super) fn recovered(&self, took: Duration, what: &str) {
+        self.chronicle.note(Mark::Recovered, what);
+        self.chronicle.recovered(took);
     }
 
     /// What a load is like: reads, writes with and without contexts, deletes.

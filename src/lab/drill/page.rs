@@ -65,8 +65,7 @@ pub(crate) fn page(report: &Report) -> String {
 fn drawn(report: &Report) -> String {
     let first = report.intervals.first().map_or(0.0, |(from, _)| *from);
     let last = report.intervals.last().map_or(1.0, |(from, of)| from + of.seconds);
-    let ended = report.told.events.last().map_or(last, |event| event.at.as_secs_f64());
-    let axis = Axis { from: first, to: last.max(ended) };
+    let axis = Axis { from: first, to: last };
     let mut svg = format!(
         "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" xmlns=\"http://www.w3.org/2000/svg\" font-family=\"sans-serif\" \
          font-size=\"12\" role=\"img\" aria-label=\"requests per second and their latency over time\">\n"
@@ -144,11 +143,14 @@ fn times(report: &Report, axis: &Axis) -> String {
         let point = |(from, stretch): &(f64, Stretch)| {
             format!("{:.1},{:.1} ", axis.x(from + stretch.seconds / 2.0), y(ms(of(stretch))))
         };
-        let points: String = all().map(point).collect();
-        let _ = writeln!(
-            svg,
-            "<polyline points=\"{points}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.5\"><title>{name}</title></polyline>"
-        );
+        // Where nothing was done there is no time, and no line.
+        for stretch in report.intervals.split(|(_, of)| of.done == 0) {
+            let points: String = stretch.iter().map(point).collect();
+            let _ = writeln!(
+                svg,
+                "<polyline points=\"{points}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.5\"><title>{name}</title></polyline>"
+            );
+        }
     }
     let y = TOPS[1] - 6.0;
     for (at, name, colour) in [(220.0, "p99", "#a0430a"), (260.0, "p50", "#2e7d32")] {
@@ -185,7 +187,8 @@ fn marks(report: &Report, axis: &Axis) -> String {
     let events = &report.told.events;
     let mut svg = String::new();
     let mut free = LEFT;
-    for (number, event) in (1..).zip(events) {
+    let drawn = |at: f64| (axis.from..=axis.to).contains(&at);
+    for (number, event) in (1..).zip(events).filter(|(_, event)| drawn(event.at.as_secs_f64())) {
         let x = axis.x(event.at.as_secs_f64());
         let colour = colour(event.mark);
         let _ = writeln!(
@@ -196,10 +199,10 @@ fn marks(report: &Report, axis: &Axis) -> String {
             TOPS[1] + PANEL,
             html(&event.what)
         );
-        if events.len() <= MAX_NUMBERED && event.at.as_secs_f64() >= axis.from {
+        if events.len() <= MAX_NUMBERED {
             // Numbers of events that are close stand beside each other.
             let at = x.max(free);
-            free = at + 16.0;
+            free = at + 18.0;
             let _ = writeln!(
                 svg,
                 "<text x=\"{at:.1}\" y=\"14\" text-anchor=\"middle\" fill=\"{colour}\">{number}</text>"

@@ -112,7 +112,8 @@ impl<'a> Report<'a> {
         let mut from = first.unwrap_or_default();
         while last.is_some_and(|last| from <= last) {
             let (of, behind) = rest.split_at(rest.partition_point(|s| s.at < from + width));
-            intervals.push((from.as_secs_f64(), Stretch::of(of, width)));
+            let length = if behind.is_empty() { last.map(|last| last - from) } else { None };
+            intervals.push((from.as_secs_f64(), Stretch::of(of, length.unwrap_or(width))));
             (rest, from) = (behind, from + width);
         }
         let whys = chronicle.trace().whys();

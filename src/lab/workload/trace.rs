@@ -121,18 +121,26 @@ impl Trace {
     }
 }
 
-/// A sentence without what is in brackets at its end, and with one sign for any number: what alike sentences share.
+/// What alike sentences share: their first part without what is in brackets, with one sign for any number.
 fn unnumbered(sentence: &str) -> String {
-    let head = sentence.split(" (").next().unwrap_or(sentence);
-    let mut text = String::with_capacity(head.len());
-    for c in head.chars() {
-        if !c.is_ascii_digit() {
-            text.push(c);
-        } else if !text.ends_with('#') {
-            text.push('#');
+    let (mut text, mut depth) = (String::with_capacity(sentence.len()), 0_u32);
+    for c in sentence.chars() {
+        match c {
+            '(' => depth += 1,
+            ')' => depth = depth.saturating_sub(1),
+            _ if depth > 0 => {}
+            ';' => break,
+            '0'..='9' if text.ends_with('#') => {}
+            '0'..='9' => text.push('#'),
+            // Behind a bracket.
+            ' ' | ':' if text.ends_with(' ') => {
+                text.pop();
+                text.push(c);
+            }
+            _ => text.push(c),
         }
     }
-    text
+    text.trim_end().to_owned()
 }
 
 #[cfg(test)]
@@ -143,15 +151,16 @@ mod tests {
     fn failures_of_one_kind_are_counted_together_whatever_their_numbers() {
         let trace = Trace::begin();
         for number in 1..=3 {
-            let why = Failure::Unknown(format!("n{number} fell silent after {number}00 ms (n7)"));
+            let why = format!("n{number} (h:{number}): no word in {number}00 ms (n7; n8); or so");
+            let why = Failure::Unknown(why);
             trace.failed(Kind::Blind, Duration::from_millis(7), &why);
         }
         trace.done(Duration::from_micros(900), true);
         let whys: Vec<_> = trace.whys().into_iter().collect();
         let [(class, why)] = &whys[..] else { panic!("{whys:?}") };
-        assert!(class.starts_with("put unknown: ") && class.contains("n# fell silent after # ms"));
+        assert_eq!(class, "put unknown: unknown outcome: n#: no word in # ms");
         assert_eq!(why.times, 3);
-        assert!(why.first.contains("n1 fell silent after 100 ms (n7)"), "{why:?}");
+        assert!(why.first.contains("n1 (h:1): no word in 100 ms (n7; n8); or so"), "{why:?}");
         let samples = trace.samples();
         assert_eq!(samples.len(), 4);
         assert_eq!((samples[0].spent_us, samples[0].end), (7_000, End::Unknown));

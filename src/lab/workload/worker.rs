@@ -210,6 +210,7 @@ impl Worker {
     ) -> Result<(), String> {
         let Some(ledger) = &self.shared.ledger else { return Ok(()) };
         let outcome = match answer {
+            Ok(written) if written.repeated => Outcome::Repeated(written.dot),
             Ok(written) => Outcome::Acknowledged(written.dot),
             Err(Failure::Unknown(why)) => Outcome::Unknown(why.clone()),
             Err(failure) => Outcome::Refused(failure.to_string()),

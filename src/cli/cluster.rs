@@ -230,27 +230,9 @@ impl Cluster {
     /// What the cluster still lacks, if anything.
     async fn missing(&self) -> Option<String> {
         let awake = |daemon: &&Daemon| daemon.is_running() && !daemon.frozen;
-        let running: Vec<&Daemon> = self.daemons.iter().filter(awake).collect();
-        for daemon in &running {
-            let addresses = [daemon.address.clone()];
-            let status =
-                async { Client::connect(&addresses, Options::default()).await?.status(None).await };
-            let report = match status.await {
-                Ok(report) => report,
-                Err(failure) => return Some(format!("{} is not ready: {failure}", daemon.name)),
-            };
-            if !report.serving {
-                return Some(format!("{} waits for its peers", daemon.name));
-            }
-            let down = report
-                .peers
-                .iter()
-                .find(|peer| !peer.up && running.iter().any(|other| other.name == peer.name));
-            if let Some(peer) = down {
-                return Some(format!("{} has no link to {}", daemon.name, peer.name));
-            }
-        }
-        None
+        let running = self.daemons.iter().filter(awake);
+        let running = running.map(|daemon| (daemon.name.clone(), daemon.address.clone()));
+        missing(&running.collect::<Vec<_>>()).await
     }
 
     fn daemon(&mut self, name: &str) -> Result<&mut Daemon, String> {
@@ -259,6 +241,27 @@ impl Cluster {
             format!("there is no \"{}\"; there are {}", name.escape_debug(), names.join(", "))
         })
     }
+}
+
+/// What these nodes, by name and address, lack of all serving and being linked with each other, if anything.
+pub(crate) async fn missing(nodes: &[(String, String)]) -> Option<String> {
+    for (name, address) in nodes {
+        let addresses = [address.clone()];
+        let status =
+            async { Client::connect(&addresses, Options::default()).await?.status(None).await };
+        let report = match status.await {
+            Ok(report) => report,
+            Err(failure) => return Some(format!("{name} is not ready: {failure}")),
+        };
+        if !report.serving {
+            return Some(format!("{name} waits for its peers"));
+        }
+        let among = |peer: &String| nodes.iter().any(|(other, _)| other == peer);
+        if let Some(peer) = report.peers.iter().find(|peer| !peer.up && among(&peer.name)) {
+            return Some(format!("{name} has no link to {}", peer.name));
+        }
+    }
+    None
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use crate::lab::drill::page::page;
 use crate::lab::drill::report::Report;
 use crate::lab::drill::{
     Ending, Plan, Say, clock_skew, deletes, detection, disk_full, disk_loss, dropped_messages,
-    failed_nodes, failover, freeze, handoff, kill, partition, power_cut, restart, slow_disk,
+    failed_nodes, failover, freeze, handoff, kill, partition, power_cut, restart, slow_disk, units,
 };
 
 /// Try real daemons under real faults, and see whether anything acknowledged is lost
@@ -32,6 +32,9 @@ replicas and judged.
 The report says what happened and when, what clients were told, their p50 and p99 before, during and after, how soon all \
 was well again, and what was lost; --json has all of it, and --out DIR draws it. The last line says how it went. Exit \
 code 0: nothing acknowledged was lost, nothing was shown that should not be, and what the drill is about held.
+
+restart, rolling-restart and kill can also be done to units of systemd on this machine (--systemd), if nobody uses their \
+cluster: it holds no key with a value but a drill's, and nobody asks it for anything within a second.
 
 Examples:
   pixii drill list
@@ -74,11 +77,21 @@ impl Drill {
             let told = if as_json { Ok(()) } else { emit(format!("{line}\n")) };
             told.map_err(|trouble| trouble.message)
         };
+        let on_units = match self.name.on_units() {
+            Some((act, despite_use)) => Some((act, shared.addresses()?, despite_use)),
+            None => None,
+        };
         let ending = block_on(async {
+            let drill = async {
+                match &on_units {
+                    Some((act, addresses, despite_use)) => {
+                        units::run(&plan, *act, addresses, *despite_use, &mut say).await
+                    }
+                    None => carry_out(&self.name, &plan, &mut say).await,
+                }
+            };
             tokio::select! {
-                ending = carry_out(&self.name, &plan, &mut say) => ending.map_err(|why| {
-                    Trouble::error(format!("{why}; the seed was {seed}"))
-                }),
+                ending = drill => ending.map_err(Trouble::error),
                 () = interrupt.wait() => {
                     Err(Trouble::error(format!("interrupted; the seed was {seed}")))
                 }

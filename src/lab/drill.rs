@@ -22,6 +22,7 @@ pub(crate) mod power_cut;
 pub(crate) mod report;
 pub(crate) mod restart;
 pub(crate) mod slow_disk;
+pub(crate) mod units;
 
 use std::path::PathBuf;
 use std::time::Duration;

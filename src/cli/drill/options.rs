@@ -8,12 +8,14 @@ use clap::{Args, Subcommand};
 
 use crate::lab::drill::deletes::Fate;
 use crate::lab::drill::failover::How;
+use crate::lab::drill::units::Act;
 
 const KILL_ROUNDS: u64 = 10;
 const KILL_KEYS: u64 = 5_000;
 const POWER_CUT_ROUNDS: u64 = 5;
 const POWER_CUT_KEYS: u64 = 300;
 const EXERCISE_KEYS: u64 = 2_000;
+const EXERCISE_SECONDS: u64 = 10;
 
 #[derive(Subcommand)]
 pub(super) enum Name {
@@ -24,9 +26,9 @@ pub(super) enum Name {
     /// The power of all disks cut at once (root)
     PowerCut(PowerCut),
     /// A daemon stopped on purpose and started later
-    Restart(Exercise),
+    Restart(Restart),
     /// All daemons restarted one after the other
-    RollingRestart(Exercise),
+    RollingRestart(Restart),
     /// A daemon that hangs for a while
     Freeze(Exercise),
     /// A daemon whose disk takes long for everything
@@ -60,13 +62,32 @@ pub(super) enum Name {
 #[derive(Args)]
 pub(super) struct Exercise {
     /// How long clients work, in seconds: a quarter of it before the fault, half of it beside, a quarter after the recovery
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    #[arg(long, default_value_t = EXERCISE_SECONDS, value_parser = clap::value_parser!(u64).range(1..=3_600))]
     seconds: u64,
     /// Keys that are read and written
     #[arg(long, default_value_t = EXERCISE_KEYS, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     keys: u64,
     #[command(flatten)]
     place: Place,
+}
+
+#[derive(Args)]
+pub(super) struct Restart {
+    #[command(flatten)]
+    exercise: Exercise,
+    #[command(flatten)]
+    pub(super) units: Units,
+}
+
+/// Whether it is done to a cluster that is there already.
+#[derive(Args)]
+pub(super) struct Units {
+    /// Do it to the units pixii@NAME of systemd on this machine, of the cluster that --connect names, if nobody uses it
+    #[arg(long)]
+    pub(super) systemd: bool,
+    /// With --systemd: even if the cluster holds other keys or has other clients
+    #[arg(long, requires = "systemd")]
+    pub(super) despite_use: bool,
 }
 
 #[derive(Args)]
@@ -174,6 +195,8 @@ pub(super) struct Kill {
     #[arg(long, default_value_t = KILL_KEYS, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     keys: u64,
     #[command(flatten)]
+    pub(super) units: Units,
+    #[command(flatten)]
     place: Place,
 }
 
@@ -220,6 +243,17 @@ impl Effort {
 }
 
 impl Name {
+    /// What is done to the units of systemd, if it is to be done to them, and whether others may use their cluster.
+    pub(super) fn on_units(&self) -> Option<(Act, bool)> {
+        let (act, units) = match self {
+            Name::Restart(of) => (Act::Restart, &of.units),
+            Name::RollingRestart(of) => (Act::RollingRestart, &of.units),
+            Name::Kill(of) => (Act::Kill, &of.units),
+            _ => return None,
+        };
+        units.systemd.then_some((act, units.despite_use))
+    }
+
     /// The drill's name, what it has to do, and where; `None` if there is no such drill, or only the list is wanted.
     pub(super) fn plan(&self) -> Option<(&'static str, Effort, &Place)> {
         let timed = |of: &Exercise| {
@@ -228,10 +262,16 @@ impl Name {
         };
         Some(match self {
             Name::List | Name::Unknown(_) => return None,
-            Name::Kill(of) => ("kill", Effort::rounds(of.rounds, of.keys), &of.place),
+            Name::Kill(of) => {
+                // Of units each is killed once, beside clients that work a while before and after.
+                let length = Duration::from_secs(EXERCISE_SECONDS);
+                ("kill", Effort { rounds: of.rounds, keys: of.keys, length }, &of.place)
+            }
             Name::PowerCut(of) => ("power-cut", Effort::rounds(of.rounds, of.keys), &of.place),
-            Name::Restart(of) => ("restart", timed(of), &of.place),
-            Name::RollingRestart(of) => ("rolling-restart", timed(of), &of.place),
+            Name::Restart(of) => ("restart", timed(&of.exercise), &of.exercise.place),
+            Name::RollingRestart(of) => {
+                ("rolling-restart", timed(&of.exercise), &of.exercise.place)
+            }
             Name::Freeze(of) => ("freeze", timed(of), &of.place),
             Name::SlowDisk(of) => ("slow-disk", timed(of), &of.place),
             Name::DiskLoss(of) => ("disk-loss", Effort::rounds(1, of.keys), &of.place),

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use tokio::time::sleep;
 
 use super::chronicle::{Mark, Phase};
-use super::ground::{Ground, Log, PARTITIONS};
+use super::ground::{Ground, Log, PARTITIONS, await_equal};
 use super::{Ending, Plan, Say};
 use crate::cli::cluster::STOPPED;
 use crate::lab::workload::choice::{Choice, Sizes};
@@ -217,7 +217,7 @@ impl<'a> Course<'a> {
             self.complaints.push(format!("{name} {how}"));
         }
         self.ground.await_no_hints(PATIENCE).await?;
-        self.ground.await_equal(&client, PATIENCE).await?;
+        await_equal(&client, &self.ground.names(), PATIENCE).await?;
         self.ground.cluster.stop_all()?;
         let (held, differ) = self.ground.compare()?;
         self.step(&format!("all are stopped and compared: {held} records on their disks"))?;

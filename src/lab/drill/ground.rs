@@ -174,15 +174,9 @@ impl Ground {
 
     /// Hints that all daemons that run keep for this one, together.
     pub(super) async fn hints_for(&self, target: &str) -> Result<u64, String> {
-        let mut hints = 0;
-        for daemon in self.cluster.daemons().iter().filter(|daemon| daemon.is_running()) {
-            let address = [daemon.address.clone()];
-            let client = Client::connect(&address, Options::default()).await;
-            let report = async { client?.status(None).await }.await.map_err(|e| e.to_string())?;
-            let peers = report.peers.iter().filter(|peer| target.is_empty() || peer.name == target);
-            hints += peers.map(|peer| peer.hints).sum::<u64>();
-        }
-        Ok(hints)
+        let running = self.cluster.daemons().iter().filter(|daemon| daemon.is_running());
+        let nodes = running.map(|daemon| (daemon.name.clone(), daemon.address.clone()));
+        hints_for(&nodes.collect::<Vec<_>>(), target).await
     }
 
     /// Waits until nobody keeps anything for anybody.
@@ -196,30 +190,6 @@ impl Ground {
             if begun.elapsed() > wait {
                 return Err(format!("{left} hints are not delivered after {} s", wait.as_secs()));
             }
-            sleep(LOOK).await;
-        }
-    }
-
-    /// Has all daemons compare what they share, and waits until each pair was found equal since.
-    pub(super) async fn await_equal(&self, client: &Client, wait: Duration) -> Result<(), String> {
-        let begun = Instant::now();
-        let mut begin = true;
-        loop {
-            let (mut left, since) = (0, begun.elapsed().as_millis() as u64);
-            for name in self.names() {
-                let report = client.repair(Some(&name), begin, None, None).await;
-                let pairs = report.map_err(|failure| failure.to_string())?.pairs;
-                let equal = |ms: u64| ms < since;
-                left += pairs.iter().filter(|pair| !pair.equal_ms.is_some_and(equal)).count();
-            }
-            if left == 0 {
-                return Ok(());
-            }
-            if begun.elapsed() > wait {
-                let wait = wait.as_secs();
-                return Err(format!("{left} pairs of replicas were not found equal in {wait} s"));
-            }
-            begin = false;
             sleep(LOOK).await;
         }
     }
@@ -337,6 +307,46 @@ impl Ground {
         self.score.add(verdict);
         self.chronicle.judged(self.score.counts, self.score.lost);
         Ok(told)
+    }
+}
+
+/// Hints that these nodes, by name and address, keep for `target` (empty: for anybody), together.
+pub(super) async fn hints_for(nodes: &[(String, String)], target: &str) -> Result<u64, String> {
+    let mut hints = 0;
+    for (_, address) in nodes {
+        let client = Client::connect(std::slice::from_ref(address), Options::default()).await;
+        let report = async { client?.status(None).await }.await.map_err(|e| e.to_string())?;
+        let peers = report.peers.iter().filter(|peer| target.is_empty() || peer.name == target);
+        hints += peers.map(|peer| peer.hints).sum::<u64>();
+    }
+    Ok(hints)
+}
+
+/// Has these nodes compare what they share, and waits until each pair was found equal since.
+pub(super) async fn await_equal(
+    client: &Client,
+    names: &[String],
+    wait: Duration,
+) -> Result<(), String> {
+    let begun = Instant::now();
+    let mut begin = true;
+    loop {
+        let (mut left, since) = (0, begun.elapsed().as_millis() as u64);
+        for name in names {
+            let report = client.repair(Some(name), begin, None, None).await;
+            let pairs = report.map_err(|failure| failure.to_string())?.pairs;
+            let equal = |ms: u64| ms < since;
+            left += pairs.iter().filter(|pair| !pair.equal_ms.is_some_and(equal)).count();
+        }
+        if left == 0 {
+            return Ok(());
+        }
+        if begun.elapsed() > wait {
+            let wait = wait.as_secs();
+            return Err(format!("{left} pairs of replicas were not found equal in {wait} s"));
+        }
+        begin = false;
+        sleep(LOOK).await;
     }
 }
 

@@ -210,3 +210,47 @@ impl<'a> Report<'a> {
 fn rounded(seconds: f64) -> f64 {
     (seconds * 1e3).round() / 1e3
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::drill::catalog::drill;
+    use crate::lab::drill::chronicle::Mark;
+
+    fn sample(at_ms: u64, spent_us: u32, end: End) -> Sample {
+        Sample { at: Duration::from_millis(at_ms), spent_us, end, is_absent: false }
+    }
+
+    #[test]
+    fn a_stretch_counts_by_end_and_times_only_what_was_done() {
+        let done = (1..=200).map(|n| sample(n, n as u32, End::Done));
+        let failed = [sample(7, 9_999, End::Refused), sample(8, 9_999, End::Unknown)];
+        let all: Vec<Sample> = done.chain(failed).collect();
+        let of = Stretch::of(&all, Duration::from_secs(2));
+        assert_eq!((of.done, of.refused, of.unknown), (200, 1, 1));
+        assert_eq!((of.p50_us, of.p99_us, of.rate()), (100, 198, 100.0));
+        assert_eq!(Stretch::of(&[], Duration::ZERO).rate(), 0.0);
+    }
+
+    #[test]
+    fn a_drill_of_which_nothing_was_noted_has_a_report() {
+        let chronicle = Chronicle::begin();
+        chronicle.note(Mark::Fault, "n1 is <killed>");
+        let ending = Ending {
+            summary: "nothing was asked".into(),
+            complaints: vec!["n1 is \"shut\"".into()],
+            figures: json!({ "kills": 1 }),
+        };
+        let report = Report::new(drill("kill").unwrap(), 7, &ending, &chronicle);
+        assert_eq!(report.text(), "seed 7; nothing was asked\n");
+        let told = report.json();
+        assert_eq!((&told["passed"], &told["kills"]), (&false.into(), &1.into()));
+        assert_eq!(
+            (&told["writes_lost"], &told["events"][0]["mark"]),
+            (&Value::Null, &"fault".into())
+        );
+        let page = super::super::page::page(&report);
+        assert!(page.contains("n1 is &lt;killed&gt;") && page.contains("<b>Failed</b>"), "{page}");
+        assert!(!page.contains("<svg"), "there is nothing to draw");
+    }
+}

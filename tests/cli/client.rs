@@ -121,7 +121,8 @@ fn a_write_that_was_sent_and_lost_is_sent_again_and_happens_once() {
         let key = key("k");
         let home = fake.homes(&key)[0];
         fake.behave(home, Manners::CutOnce(true));
-        client.put(put(&client, &key, "v", None), TIMEOUT_MS).await.unwrap();
+        let written = client.put(put(&client, &key, "v", None), TIMEOUT_MS).await.unwrap();
+        assert!(written.repeated);
         assert_eq!(client.get(&key, None, TIMEOUT_MS).await.unwrap().values, ["v"]);
         assert_eq!(fake.repeats(), [2]);
 
@@ -129,6 +130,8 @@ fn a_write_that_was_sent_and_lost_is_sent_again_and_happens_once() {
         fake.behave(home, Manners::CutOnce(true));
         client.delete(&key, Some(context), None, TIMEOUT_MS).await.unwrap();
         assert_eq!(client.get(&key, None, TIMEOUT_MS).await.unwrap().values.len(), 0);
+        let written = client.put(put(&client, &key, "w", None), TIMEOUT_MS).await.unwrap();
+        assert!(!written.repeated, "one node was enough");
     });
 }
 

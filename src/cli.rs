@@ -14,6 +14,7 @@ mod get;
 mod hints;
 mod lab;
 mod load;
+mod migrate;
 mod node;
 mod package;
 mod put;
@@ -96,6 +97,7 @@ enum Verb {
     Node(node::Node),
     Emulate(emulate::Emulate),
     Check(check::Check),
+    Migrate(migrate::Migrate),
     Dev(dev::Dev),
     Demo(demo::Demo),
     Sim(sim::Sim),
@@ -197,6 +199,7 @@ pub(crate) fn run() -> ExitCode {
         Verb::Node(verb) => verb.run(&shared),
         Verb::Emulate(verb) => verb.run(&shared),
         Verb::Check(verb) => verb.run(&shared),
+        Verb::Migrate(verb) => verb.run(&shared),
         Verb::Dev(verb) => verb.run(),
         Verb::Demo(verb) => verb.run(),
         Verb::Sim(verb) => verb.run(&shared),

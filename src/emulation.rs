@@ -121,6 +121,11 @@ impl Emulation {
         &self.rules
     }
 
+    /// By how much the disk of this node is slowed, in microseconds; the last rule about it decides.
+    pub fn disk_delay(&self, node: NodeId) -> Micros {
+        self.rules.iter().filter_map(|rule| rule.disk_delay(node)).next_back().unwrap_or(0)
+    }
+
     /// Cuts the link in one direction: nothing passes until it is mended.
     pub fn cut(&mut self, from: NodeId, to: NodeId) {
         self.cuts.push((from.into(), to.into()));
@@ -157,6 +162,7 @@ impl Emulation {
                 Aspect::Drop(of_rule) => drop = *of_rule,
                 Aspect::Cut => cut = true,
                 Aspect::Pass => cut = false,
+                Aspect::Disk(_) => {}
             }
         }
         if cut {
@@ -265,6 +271,15 @@ mod tests {
             _ => None,
         });
         assert_eq!(told, [Some(7), Some(1), None, Some(1), Some(1)]);
+    }
+
+    #[test]
+    fn the_last_rule_about_a_disk_decides_and_messages_pass_as_before() {
+        let mut net = of("* disk delay 50ms; b disk delay 0ms; a disk delay 7ms");
+        let delays = ["a", "b", "c"].map(|name| net.disk_delay(NodeId::of(name)));
+        assert_eq!(delays, [7 * MILLI, 0, 50 * MILLI]);
+        let told = net.verdict(0, node("a"), node("b"), Kind::Write);
+        assert_eq!(told, Verdict::Deliver(vec![0]));
     }
 
     #[test]

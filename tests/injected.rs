@@ -302,3 +302,66 @@ fn a_directory_without_permission_is_one_sentence_that_asks_for_an_operator() {
     assert_eq!(denied(&home.dir.path().join("n0.toml")), 2);
     home.holds(acked);
 }
+
+/// Runs the command on a directory, below `tracer` if one is given.
+fn pixii(tracer: &[&str], words: &[&str], data: &Path) -> std::process::Output {
+    let all: Vec<&str> =
+        tracer.iter().chain([&env!("CARGO_BIN_EXE_pixii")]).chain(words).copied().collect();
+    Command::new(all[0]).args(&all[1..]).arg(data).output().unwrap()
+}
+
+/// Copies a directory to a place where nothing is.
+fn copied(from: &Path, to: &Path) {
+    let _ = fs::remove_dir_all(to);
+    assert!(Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap().success());
+}
+
+#[test]
+fn a_migration_that_is_killed_at_any_call_is_completed_by_the_next_one() {
+    if !strace_works("a_migration_that_is_killed") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut kills = 0;
+    // What the program that wrote the data said of it.
+    for (name, digest) in [("v1", "b78b15f64d80ba17"), ("v2", "47ee718084a9aef6")] {
+        let archive = format!("{}/tests/fixtures/{name}.tar.gz", env!("CARGO_MANIFEST_DIR"));
+        let mut tar = Command::new("tar");
+        assert!(tar.args(["xzf", &archive, "-C"]).arg(dir.path()).status().unwrap().success());
+        let (given, data) = (dir.path().join(name), dir.path().join("data"));
+        // Whatever changes a file, or makes a change last.
+        for call in [
+            "pwrite64",
+            "write",
+            "fdatasync",
+            "fsync",
+            "sync_file_range",
+            "ftruncate",
+            "unlink",
+            "rename",
+        ] {
+            let trace = format!("trace={call}");
+            for nth in 1.. {
+                copied(&given, &data);
+                let inject = format!("inject={call}:signal=SIGKILL:when={nth}");
+                let tracer =
+                    ["strace", "-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject];
+                let first = pixii(&tracer, &["migrate"], &data);
+                let next = pixii(&[], &["migrate"], &data);
+                let said = String::from_utf8_lossy(&next.stderr);
+                assert!(next.status.success(), "{name}, {call} {nth}: {said}");
+                let checked = pixii(&[], &["check", "--json"], &data);
+                let checked = String::from_utf8_lossy(&checked.stdout);
+                let wanted = format!("\"digest\":\"{digest}\"");
+                let whole = checked.contains(&wanted) && checked.contains("\"clean\":true");
+                assert!(whole, "{name}, {call} {nth}: {checked}");
+                if first.status.success() {
+                    break;
+                }
+                kills += 1;
+            }
+        }
+    }
+    println!("killed {kills} times");
+    assert!(kills >= 20, "only {kills} calls were there to be killed at");
+}

@@ -1,4 +1,4 @@
-//! The emulated network at the daemon's transport: messages to other members wait here before they leave,
+//! The emulated network at the daemon's transport (a slow disk is emulated by the store's threads): messages to other members wait here before they leave,
 //! requests of clients and the answers to them likewise. Off, it is one look at an `Option`.
 //!
 //! A message takes what its rule says, to a fraction of a millisecond on a machine that is not busy. Only requests for data are emulated: orders and questions to a node always get through.
@@ -151,6 +151,11 @@ impl Emulator {
         self.on.is_some()
     }
 
+    /// By how much the disk of this node is slowed, in microseconds.
+    pub(super) fn disk_delay(&self) -> Micros {
+        self.on.as_ref().map_or(0, |on| on.net.disk_delay(self.me))
+    }
+
     /// The rules that hold.
     pub(super) fn lines(&self) -> Vec<String> {
         let rules = self.on.iter().flat_map(|on| on.net.rules());
@@ -250,6 +255,7 @@ impl Engine<'_> {
     pub(super) fn set_rules(&mut self, rules: Vec<Rule>) {
         let was_on = self.emulator.is_on();
         let under_way = self.emulator.set(self.now(), rules);
+        self.storage.slow_down(self.emulator.disk_delay());
         under_way.into_iter().for_each(|parcel| self.arrive(parcel));
         if self.emulator.is_on() {
             self.warn_of_emulation("from now on");
@@ -282,6 +288,7 @@ impl Engine<'_> {
 
     /// At a stop, what was said leaves at once.
     pub(super) fn end_emulation(&mut self) {
+        self.storage.slow_down(0);
         for parcel in self.emulator.set(self.now(), Vec::new()) {
             if !matches!(parcel, Parcel::Call { .. }) {
                 self.arrive(parcel);

@@ -4,9 +4,10 @@
 use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
-use std::thread::{Builder, JoinHandle};
+use std::thread::{self, Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedSender;
@@ -16,7 +17,7 @@ use super::space::Space;
 use crate::net::locked;
 use crate::node::{Done, Shortage, Work};
 use crate::store::{Change, Span, Store, StoreError, hint_bytes};
-use crate::types::{Key, NodeId, Partition};
+use crate::types::{Key, Micros, NodeId, Partition};
 
 /// A batch takes no more once it has this many changes or bytes: beyond it, sled gains little.
 const BATCH_CHANGES: usize = 128;
@@ -81,6 +82,8 @@ pub(super) struct Storage {
     scans: Sender<Scan>,
     levels: Arc<Levels>,
     writing: Arc<Stretch>,
+    /// By how much every piece of work is slowed, in microseconds.
+    delay: Arc<AtomicU64>,
     threads: Vec<JoinHandle<Result<(), StoreError>>>,
 }
 
@@ -100,19 +103,27 @@ impl Storage {
         let (told, scanned) = (reports.clone(), reports.clone());
         let levels = Arc::new(levels);
         let (of_writer, of_reader, of_scanner) = (levels.clone(), levels.clone(), levels.clone());
-        let writing = Arc::new(Stretch::default());
-        let begun = writing.clone();
+        let (writing, delay) = (Arc::new(Stretch::default()), Arc::new(AtomicU64::new(0)));
+        let (begun, slows) = (writing.clone(), [delay.clone(), delay.clone(), delay.clone()]);
+        let [slows_writes, slows_reads, slows_scans] = slows;
         let writer = spawn("store-writer", reports, move |reports| {
             let (space, ahead) = (Space::new(reserve_bytes), Vec::new().into_iter());
-            let (levels, writing, store) = (of_writer, &*begun, &*to_write);
-            Writer { store, queued, ahead, levels, writing, space, reports }.run()
+            let (levels, writing, delay, store) = (of_writer, &*begun, slows_writes, &*to_write);
+            Writer { store, queued, ahead, levels, writing, delay, space, reports }.run()
         })?;
-        let reader =
-            spawn("store-reader", told, move |out| read(&*to_read, &wanted, &of_reader, out))?;
-        let scanner =
-            spawn("store-scanner", scanned, move |out| scan(&*to_scan, &spans, &of_scanner, out))?;
+        let reader = spawn("store-reader", told, move |out| {
+            read(&*to_read, &wanted, (&of_reader, &slows_reads), out)
+        })?;
+        let scanner = spawn("store-scanner", scanned, move |out| {
+            scan(&*to_scan, &spans, (&of_scanner, &slows_scans), out)
+        })?;
         let threads = vec![writer, reader, scanner];
-        Ok(Storage { jobs, lookups, scans, levels, writing, threads })
+        Ok(Storage { jobs, lookups, scans, levels, writing, delay, threads })
+    }
+
+    /// From now on every batch, look-up and scan takes so much longer, in microseconds: a slow disk, emulated.
+    pub(super) fn slow_down(&self, delay: Micros) {
+        self.delay.store(delay, Ordering::Relaxed);
     }
 
     /// Hands over what the node wants done.
@@ -208,6 +219,7 @@ struct Writer<'a> {
     ahead: std::vec::IntoIter<Job>,
     levels: Arc<Levels>,
     writing: &'a Stretch,
+    delay: Arc<AtomicU64>,
     space: Space,
     reports: &'a Reports,
 }
@@ -230,6 +242,7 @@ impl Writer<'_> {
             if let Some(mark) = batch.mark {
                 self.look()?;
                 let (begun, changes) = (Instant::now(), batch.changes.len());
+                linger(&self.delay);
                 self.store.apply(&batch.changes)?;
                 self.store.sync()?;
                 self.levels.unsynced_bytes.less(batch.bytes);
@@ -324,14 +337,23 @@ fn size(change: &Change) -> usize {
     }
 }
 
+/// Waits as long as the emulated disk is slow.
+fn linger(delay: &AtomicU64) {
+    match delay.load(Ordering::Relaxed) {
+        0 => {}
+        delay => thread::sleep(Duration::from_micros(delay)),
+    }
+}
+
 fn read(
     store: &dyn Store,
     wanted: &Receiver<Lookup>,
-    levels: &Levels,
+    (levels, delay): (&Levels, &AtomicU64),
     reports: &Reports,
 ) -> Result<(), StoreError> {
     while let Ok(lookup) = wanted.recv() {
         let mut reads = 1;
+        linger(delay);
         let report = match lookup {
             Lookup::Records(wanted) => {
                 reads = wanted.len() as u64;
@@ -360,13 +382,14 @@ fn read(
 fn scan(
     store: &dyn Store,
     spans: &Receiver<Scan>,
-    levels: &Levels,
+    (levels, delay): (&Levels, &AtomicU64),
     reports: &Reports,
 ) -> Result<(), StoreError> {
     let mut measured = Instant::now();
     loop {
         match spans.recv_timeout(MEASURE) {
             Ok((token, partition, span)) => {
+                linger(delay);
                 let page = store.scan(partition, &span)?;
                 levels.scans.less(1);
                 let _ = reports.send(Report::Done(Done::Scan { token, page }));
@@ -387,6 +410,7 @@ fn scan(
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Instant;
 
     use tokio::sync::mpsc::unbounded_channel;
 
@@ -496,6 +520,37 @@ mod tests {
         }
         assert_eq!((synced, listed), (vec![(128, 128), (256, 128), (300, 44)], 128));
         assert_eq!(store.syncs.load(Ordering::Relaxed), 3);
+    }
+
+    #[test]
+    fn a_slow_disk_takes_its_time_for_each_batch_and_look_up_and_is_quick_again() {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+        let (reports, mut reported) = unbounded_channel();
+        let levels = Levels::measure(&*store).unwrap();
+        let storage = Storage::start(&store, levels, 0, reports).unwrap();
+        let slow = Duration::from_millis(30);
+        let mut took = |delay: Duration, work: &dyn Fn()| {
+            storage.slow_down(delay.as_micros() as Micros);
+            let begun = Instant::now();
+            work();
+            assert!(reported.blocking_recv().is_some());
+            begun.elapsed()
+        };
+        assert!(took(slow, &|| storage.submit(std::iter::once(put(1, "a")))) >= slow);
+        let read = || Work::Read {
+            token: 1,
+            partition: Partition(1),
+            key: key("a"),
+            hints_for: Vec::new(),
+        };
+        assert!(took(slow, &|| storage.submit(std::iter::once(read()))) >= slow);
+        let scan = || {
+            let span = Span { after: None, until: None, leaves: None, limit_bytes: 1 };
+            Work::Scan { token: 1, partition: Partition(1), span }
+        };
+        assert!(took(slow, &|| storage.submit(std::iter::once(scan()))) >= slow);
+        took(Duration::ZERO, &|| storage.submit(std::iter::once(put(2, "b"))));
+        storage.finish().unwrap();
     }
 
     #[test]

@@ -7,6 +7,7 @@ pub(crate) mod choice;
 mod open;
 mod population;
 pub(crate) mod repeated;
+pub(crate) mod trace;
 mod worker;
 pub(crate) mod ycsb;
 
@@ -23,6 +24,7 @@ use super::ledger::Ledger;
 use arrivals::Arrivals;
 use choice::{Choice, Sizes};
 use population::Population;
+use trace::Trace;
 use worker::Worker;
 
 /// Most different reasons that are counted apart; the others are counted together.
@@ -185,6 +187,7 @@ struct Shared {
     ledger: Option<Ledger>,
     population: Population,
     report: Mutex<Report>,
+    trace: Option<Trace>,
     /// Raised to end the load.
     stop: AtomicBool,
     /// Operations begun.
@@ -205,12 +208,23 @@ pub(crate) struct Load {
 impl Load {
     /// Starts the clients, on the runtime of the caller.
     pub(crate) fn start(client: &Client, spec: Spec, ledger: Option<&Ledger>) -> Self {
+        Load::traced(client, spec, ledger, None)
+    }
+
+    /// The same; each operation is also noted in `trace` when it ends.
+    pub(crate) fn traced(
+        client: &Client,
+        spec: Spec,
+        ledger: Option<&Ledger>,
+        trace: Option<&Trace>,
+    ) -> Self {
         let counted_from = Instant::now() + spec.warm_up;
         let shared = Arc::new(Shared {
             client: client.clone(),
             population: Population::new(spec.keys),
             report: Mutex::default(),
             ledger: ledger.cloned(),
+            trace: trace.cloned(),
             stop: AtomicBool::new(false),
             begun: AtomicU64::new(0),
             swept: AtomicU64::new(0),

@@ -139,6 +139,15 @@ impl Fake {
         }
     }
 
+    /// A killed node `at` listens again where it did.
+    pub fn revive(&self, at: usize) {
+        self.world.nodes[at].stopped.store(false, Ordering::SeqCst);
+        let listener = TcpListener::bind(self.address(at)).unwrap();
+        let world = Arc::clone(&self.world);
+        let door = thread::spawn(move || accept(&world, at, &listener));
+        self.doors.lock().unwrap()[at] = Some(door);
+    }
+
     /// Whether node `at` has been told to stop.
     pub fn is_stopped(&self, at: usize) -> bool {
         self.world.nodes[at].stopped.load(Ordering::SeqCst)

@@ -7,7 +7,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use super::driver::Measured;
-use crate::cli::text::count;
+use crate::cli::text::{count, html};
 use crate::lab::plot::Figure;
 
 /// The file that marks a run that did not come to its end.
@@ -184,18 +184,18 @@ impl Report {
              table{border-collapse:collapse;font-size:13px}td,th{border:1px solid #ccc;padding:2px 8px;text-align:right}\
              details{margin:1em 0 3em}</style>\n<h1>Pixii's laboratory</h1>\n",
         );
-        let _ = writeln!(page, "<p>{}</p>", escaped(&self.run));
+        let _ = writeln!(page, "<p>{}</p>", html(&self.run));
         for fault in &self.faults {
-            let _ = writeln!(page, "<p><b>Not as it should be:</b> {}</p>", escaped(fault));
+            let _ = writeln!(page, "<p><b>Not as it should be:</b> {}</p>", html(fault));
         }
         for (name, title) in &self.figures {
-            let _ = writeln!(page, "<h2>{}</h2>", escaped(title));
-            let _ = writeln!(page, "<img src=\"{name}.svg\" alt=\"{}\">", escaped(title));
+            let _ = writeln!(page, "<h2>{}</h2>", html(title));
+            let _ = writeln!(page, "<img src=\"{name}.svg\" alt=\"{}\">", html(title));
             for (_, note) in self.notes.iter().filter(|(of, _)| of == name) {
-                let _ = writeln!(page, "<p>{}</p>", escaped(note));
+                let _ = writeln!(page, "<p>{}</p>", html(note));
             }
             for table in self.tables.iter().filter(|table| table.name == *name) {
-                page += &table.html();
+                page += &table.page();
             }
         }
         page + "</html>\n"
@@ -203,10 +203,10 @@ impl Report {
 }
 
 impl Table {
-    fn html(&self) -> String {
+    fn page(&self) -> String {
         let cells = |tag: &str, row: &[String]| {
             let cells: String =
-                row.iter().map(|cell| format!("<{tag}>{}</{tag}>", escaped(cell))).collect();
+                row.iter().map(|cell| format!("<{tag}>{}</{tag}>", html(cell))).collect();
             format!("<tr>{cells}</tr>\n")
         };
         let rows: String = self.rows.iter().map(|row| cells("td", row)).collect();
@@ -216,8 +216,4 @@ impl Table {
             self.name
         )
     }
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

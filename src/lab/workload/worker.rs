@@ -141,7 +141,7 @@ impl Worker {
         if read == Ok(false) && self.due >= self.shared.counted_from {
             self.shared.report().tally(Kind::Get).absent += 1;
         }
-        self.note(Kind::Get, took, read.map(drop))
+        self.note_read(Kind::Get, took, read)
     }
 
     /// Reads, and remembers; whether something was there.
@@ -277,6 +277,7 @@ impl Worker {
     ) -> Result<(), String> {
         let Some(ledger) = &self.shared.ledger else { return Ok(()) };
         let outcome = match answer {
+            Ok(written) if written.repeated => Outcome::Repeated(written.dot),
             Ok(written) => Outcome::Acknowledged(written.dot),
             Err(Failure::Unknown(why)) => Outcome::Unknown(why.clone()),
             Err(failure) => Outcome::Refused(failure.to_string()),
@@ -306,7 +307,18 @@ impl Worker {
 
     /// Notes how a request ended that took so long; true if it was done. What its operation had waited counts as well.
     fn note(&self, kind: Kind, took: Duration, done: Result<(), Failure>) -> bool {
-        self.shared.note(kind, self.due, took + self.lag, done.as_ref().copied());
-        done.is_ok()
+        self.note_read(kind, took, done.map(|()| true))
+    }
+
+    /// The same of one that, if it was done, showed something or nothing.
+    fn note_read(&self, kind: Kind, took: Duration, shown: Result<bool, Failure>) -> bool {
+        let took = took + self.lag;
+        match (&self.shared.trace, &shown) {
+            (Some(trace), Ok(shown)) => trace.done(took, !shown),
+            (Some(trace), Err(failure)) => trace.failed(kind, took, failure),
+            (None, _) => {}
+        }
+        self.shared.note(kind, self.due, took, shown.as_ref().map(|_| ()));
+        shown.is_ok()
     }
 }

@@ -135,7 +135,7 @@ async fn admit(hub: Arc<Hub>, mut connection: Connection, pass: Pass) {
     let (who, why, welcome) = match admitted {
         Ok(Admitted::Peer(peer)) => {
             // Nothing leaves on this connection.
-            drop(reception.seal(&mut connection.reader));
+            let _ = reception.seal(&mut connection.reader);
             return receive_from(hub, connection, peer);
         }
         Ok(Admitted::Client(slot)) => {

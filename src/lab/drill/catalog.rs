@@ -32,7 +32,7 @@ pub(crate) enum Need {
 const NONE: &[Need] = &[];
 
 /// All drills, in the order of the list.
-pub(crate) const DRILLS: [Drill; 17] = [
+pub(crate) static DRILLS: [Drill; 17] = [
     Drill {
         name: "kill",
         proves: "kill -9 of one daemon or all, at any moment, often before it is ready, loses nothing acknowledged",

@@ -153,7 +153,7 @@ mod tests {
         trace.done(Duration::from_micros(900), true);
         let whys: Vec<_> = trace.whys().into_iter().collect();
         let [(class, why)] = &whys[..] else { panic!("{whys:?}") };
-        assert_eq!(class, "put unknown: unknown outcome: n#: no word in # ms");
+        assert_eq!(class, "blind put unknown: unknown outcome: n#: no word in # ms");
         assert_eq!(why.times, 3);
         assert!(why.first.contains("n1 (h:1): no word in 100 ms (n7; n8); or so"), "{why:?}");
         let samples = trace.samples();

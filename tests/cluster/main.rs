@@ -11,6 +11,7 @@ mod cluster;
 mod data;
 #[cfg(test)]
 mod deaths;
+#[cfg(test)]
 mod draining;
 #[cfg(test)]
 mod foreground;

@@ -14,7 +14,9 @@ mod get;
 mod hints;
 mod lab;
 mod load;
+mod migrate;
 mod node;
+mod package;
 mod put;
 mod repair;
 mod ring;
@@ -95,6 +97,7 @@ enum Verb {
     Node(node::Node),
     Emulate(emulate::Emulate),
     Check(check::Check),
+    Migrate(migrate::Migrate),
     Dev(dev::Dev),
     Demo(demo::Demo),
     Sim(sim::Sim),
@@ -102,6 +105,8 @@ enum Verb {
     Drill(drill::Drill),
     Lab(lab::Lab),
     Completions(completions::Completions),
+    #[command(hide = true)]
+    Package(package::Package),
     /// The other side of the echo that `bench` measures
     #[command(name = crate::lab::bench::echo::VERB, hide = true)]
     EchoServer,
@@ -194,6 +199,7 @@ pub(crate) fn run() -> ExitCode {
         Verb::Node(verb) => verb.run(&shared),
         Verb::Emulate(verb) => verb.run(&shared),
         Verb::Check(verb) => verb.run(&shared),
+        Verb::Migrate(verb) => verb.run(&shared),
         Verb::Dev(verb) => verb.run(),
         Verb::Demo(verb) => verb.run(),
         Verb::Sim(verb) => verb.run(&shared),
@@ -201,6 +207,7 @@ pub(crate) fn run() -> ExitCode {
         Verb::Drill(verb) => verb.run(&shared),
         Verb::Lab(verb) => verb.run(&shared),
         Verb::Completions(verb) => verb.run(),
+        Verb::Package(verb) => verb.run(),
         Verb::EchoServer => {
             crate::lab::bench::echo::serve().map(|()| Exit::Done).map_err(Trouble::from)
         }

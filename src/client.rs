@@ -19,13 +19,14 @@ use tokio::time::Instant;
 use crate::causal::Dot;
 use crate::members::Member;
 use crate::message::{
-    CallBody, EmulateOrder, LinksReport, Quorum, Refusal, RepairReport, Replacement, ReplyBody,
-    Request, Response, RingReport, StatusReport,
+    CallBody, DrainOrder, DrainReport, EmulateOrder, LinksReport, Quorum, Refusal, RepairReport,
+    Replacement, ReplyBody, Request, Response, RingReport, SampleReport, StatusReport,
 };
 use crate::net::random;
 use crate::ring::Ring;
 use crate::secret::{Nonces, SecretKey};
 use crate::types::{Blob, Key, MAX_VALUE_BYTES, NodeId, Partition, SizeError, WriteId};
+use attempts::Done;
 use link::{Link, Lost};
 
 /// A node that could not be reached is left alone this long, and four times as long as the attempt took.
@@ -88,6 +89,9 @@ pub struct Written {
     pub context: Bytes,
     /// Values that the key has now where the write was made.
     pub siblings: u32,
+    /// True if it was sent to more than one node. Then one that was slow may yet take it for a write of its own, beside
+    /// what has replaced it meanwhile.
+    pub repeated: bool,
 }
 
 /// A part of a partition's keys.
@@ -134,6 +138,13 @@ struct Node {
     state: Mutex<State>,
     /// Until when it is asked last, because it was silent: milliseconds since the client was made.
     quiet_until_ms: AtomicU64,
+}
+
+/// Why there is no connection to a node.
+struct Unlinked {
+    why: String,
+    /// True if it was not tried, because it could not be reached a moment ago.
+    is_left_alone: bool,
 }
 
 enum State {
@@ -212,7 +223,7 @@ impl Client {
         timeout_ms: u32,
     ) -> Result<Found, Failure> {
         let request = Request::Get { key: key.clone(), r: r.into() };
-        match self.data(request, self.ring().partition(key), timeout_ms).await? {
+        match self.data(request, self.ring().partition(key), timeout_ms).await?.response {
             Response::Found { values, context, answered } => {
                 let values = values.into_iter().map(|Blob(value)| value).collect();
                 Ok(Found { values, context: context.0, answered })
@@ -256,7 +267,7 @@ impl Client {
         timeout_ms: u32,
     ) -> Result<KeyPage, Failure> {
         let request = Request::Keys { partition, after, limit_bytes, r };
-        match self.data(request, partition, timeout_ms).await? {
+        match self.data(request, partition, timeout_ms).await?.response {
             Response::Keys { keys, more } => Ok(KeyPage { keys, more }),
             _ => Err(unfitting()),
         }
@@ -282,6 +293,18 @@ impl Client {
     pub async fn stop(&self, name: &str) -> Result<(), Failure> {
         match self.control(Some(name), CallBody::Stop).await? {
             ReplyBody::Stopping => Ok(()),
+            _ => Err(unfitting()),
+        }
+    }
+
+    /// Gives a member, or the node first connected to, an order about its drain; gives how far it is.
+    pub async fn drain(
+        &self,
+        name: Option<&str>,
+        order: DrainOrder,
+    ) -> Result<DrainReport, Failure> {
+        match self.control(name, CallBody::Drain(order)).await? {
+            ReplyBody::Drain(told) => told.map_err(Failure::Error),
             _ => Err(unfitting()),
         }
     }
@@ -328,6 +351,14 @@ impl Client {
         }
     }
 
+    /// What the latest reads and writes of a member took at each replica.
+    pub async fn samples(&self, name: &str) -> Result<SampleReport, Failure> {
+        match self.control(Some(name), CallBody::Samples).await? {
+            ReplyBody::Samples(report) => Ok(report),
+            _ => Err(unfitting()),
+        }
+    }
+
     /// The id of the member of this name.
     pub fn id_of(&self, name: &str) -> Result<NodeId, Failure> {
         self.member(Some(name)).map(|node| NodeId::of(&node.name))
@@ -335,7 +366,8 @@ impl Client {
 
     async fn control(&self, name: Option<&str>, body: CallBody) -> Result<ReplyBody, Failure> {
         let node = self.member(name)?;
-        let link = self.link(node, CONTROL_WAIT).await.map_err(Failure::Error)?;
+        let link = self.link(node, CONTROL_WAIT, false).await;
+        let link = link.map_err(|unlinked| Failure::Error(unlinked.why))?;
         link.call(body, CONTROL_WAIT).await.map_err(|(Lost::Sent(why) | Lost::Unsent(why))| {
             Failure::Error(format!("{} ({}): {why}", node.name, node.address))
         })
@@ -355,11 +387,19 @@ impl Client {
     }
 
     /// The connection to a node, opened within `patience` if there is none. The error names the node.
-    async fn link(&self, node: &Node, patience: Duration) -> Result<Arc<Link>, String> {
+    /// One that could not be reached a moment ago is tried only if `insists`.
+    async fn link(
+        &self,
+        node: &Node,
+        patience: Duration,
+        insists: bool,
+    ) -> Result<Arc<Link>, Unlinked> {
         let mut state = node.state.lock().await;
         match &*state {
             State::Up(link) if link.is_good() => return Ok(Arc::clone(link)),
-            State::Down { until, why } if *until > Instant::now() => return Err(why.clone()),
+            State::Down { until, why } if !insists && *until > Instant::now() => {
+                return Err(Unlinked { why: why.clone(), is_left_alone: true });
+            }
             _ => {}
         }
         let wait = Duration::from_millis(self.0.options.connect_timeout_ms.into()).min(patience);
@@ -383,7 +423,7 @@ impl Client {
                 let why = format!("{} ({}): {why}", node.name, node.address);
                 let until = Instant::now() + RETRY_AFTER + 4 * begun.elapsed();
                 *state = State::Down { until, why: why.clone() };
-                Err(why)
+                Err(Unlinked { why, is_left_alone: false })
             }
         }
     }
@@ -397,10 +437,10 @@ fn node(member: &Member) -> (NodeId, Node) {
     )
 }
 
-fn written(response: Response) -> Result<Written, Failure> {
+fn written(Done { response, repeated }: Done) -> Result<Written, Failure> {
     match response {
         Response::Written { dot, context, siblings } => {
-            Ok(Written { dot, context: context.0, siblings })
+            Ok(Written { dot, context: context.0, siblings, repeated })
         }
         Response::Unknown { acknowledged, needed, timeout_ms } => Err(Failure::Unknown(format!(
             "{acknowledged} of {needed} replicas confirmed it in {timeout_ms} ms"

@@ -13,6 +13,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::emulation::{self, Rule};
 use crate::members::{Member, Members, check_name};
+use crate::node::Experiment;
 use crate::ring::{Ring, RingError};
 use crate::secret::{SecretKey, Secrets, Vault};
 use crate::types::{MAX_MEMBERS, MAX_N, MAX_PARTITIONS, NodeId};
@@ -51,7 +52,7 @@ pub struct Config {
     pub listen: String,
     /// What its peers and clients have to prove, as [`Config::load`] read it; a running daemon heeds what is put there.
     pub secrets: Vault,
-    secret_files: Option<SecretFiles>,
+    pub(crate) secret_files: Option<SecretFiles>,
     /// Most connections from one address: clients, and handshakes under way.
     pub max_connections_per_address: usize,
     /// R of requests that name none, 1 to N.
@@ -87,6 +88,12 @@ pub struct Config {
     pub emulation: Vec<Rule>,
     /// The seed of its chances; the system's randomness if not given.
     pub emulation_seed: Option<u64>,
+    /// Where metrics and health are told over HTTP, `host:port`; nowhere if not given.
+    pub http_listen: Option<String>,
+    /// True if what is logged is a JSON object a line.
+    pub log_json: bool,
+    /// What the node does otherwise for a measurement.
+    pub experiment: Experiment,
     /// What is logged: a level, or more in the syntax of `EnvFilter`.
     pub log: String,
     /// Every member, this node among them.
@@ -127,6 +134,12 @@ struct Keys {
     #[serde(default)]
     emulation: Vec<String>,
     emulation_seed: Option<i64>,
+    http_listen: Option<String>,
+    #[serde(default)]
+    http_beyond_loopback: bool,
+    log_format: Option<String>,
+    #[serde(default)]
+    experiment: Vec<String>,
     #[serde(default = "default_log")]
     log: String,
     members: Vec<MemberKeys>,
@@ -222,12 +235,23 @@ fn check(keys: Keys) -> Result<Config, String> {
     let repair_interval_ms = number("repair_interval_ms", repair, REPAIR_INTERVAL_MS)? as u64;
     let scrub = keys.scrub_interval_ms.unwrap_or(86_400_000);
     let scrub_interval_ms = number("scrub_interval_ms", scrub, SCRUB_INTERVAL_MS)? as u64;
-    let cache_mib = number("cache_mib", keys.cache_mib.unwrap_or(64), CACHE_MIB)? as u64;
+    let cache_mib = number("cache_mib", keys.cache_mib.unwrap_or(32), CACHE_MIB)? as u64;
     let reserve = keys.disk_reserve_mib.unwrap_or(256);
     let disk_reserve_mib = number("disk_reserve_mib", reserve, RESERVE_MIB)? as u64;
     EnvFilter::try_new(&keys.log).map_err(|error| {
         format!("log = \"{}\": not a level or filter: {error}", keys.log.escape_debug())
     })?;
+    let log_json = match keys.log_format.as_deref() {
+        None | Some("text") => false,
+        Some("json") => true,
+        Some(other) => {
+            let shown = other.escape_debug();
+            return Err(format!("log_format = \"{shown}\": log_format is \"text\" or \"json\""));
+        }
+    };
+    if let Some(listen) = &keys.http_listen {
+        check_http(listen, keys.http_beyond_loopback)?;
+    }
     let members = check_members(keys.members)?;
     if members.get(NodeId::of(&keys.name)).is_none() {
         return Err(format!("name = \"{}\": the node itself is not among [[members]]", keys.name));
@@ -236,8 +260,9 @@ fn check(keys: Keys) -> Result<Config, String> {
     let emulation_seed = seed.transpose()?.map(|seed| seed as u64);
     let allow_emulation = keys.allow_emulation;
     let emulation = check_emulation(&keys.emulation, allow_emulation, &members)?;
+    let experiment = check_experiment(&keys.experiment, allow_emulation)?;
     let ring = Ring::new(&members.ids(), n, partitions).map_err(|e: RingError| e.to_string())?;
-    let Keys { name, cluster, data_dir, listen, log, .. } = keys;
+    let Keys { name, cluster, data_dir, listen, http_listen, log, .. } = keys;
     let (bootstrap, strict) = (false, keys.strict.unwrap_or(false));
     Ok(Config {
         name,
@@ -263,6 +288,9 @@ fn check(keys: Keys) -> Result<Config, String> {
         allow_emulation,
         emulation,
         emulation_seed,
+        http_listen,
+        log_json,
+        experiment,
         log,
         members,
         ring,
@@ -310,6 +338,23 @@ fn check_emulation(
     emulation::parse(&rules.join("\n"), members).map_err(|what| format!("emulation: {what}"))
 }
 
+fn check_experiment(words: &[String], allowed: bool) -> Result<Experiment, String> {
+    if !words.is_empty() && !allowed {
+        return Err(
+            "experiment: a node is measured otherwise only with allow_emulation = true".to_owned()
+        );
+    }
+    let mut experiment = Experiment::default();
+    for word in words {
+        let unknown = || {
+            let (word, known) = (word.chars().take(40).collect::<String>(), Experiment::SWITCHES);
+            format!("experiment: \"{}\" is none of {}", word.escape_debug(), known.join(", "))
+        };
+        *experiment.switch(word).ok_or_else(unknown)? = true;
+    }
+    Ok(experiment)
+}
+
 /// The host of `host:port`, or what is wrong with it.
 pub(crate) fn check_address<'a>(key: &str, address: &'a str) -> Result<&'a str, String> {
     let fault = || {
@@ -325,11 +370,25 @@ pub(crate) fn check_address<'a>(key: &str, address: &'a str) -> Result<&'a str, 
     Ok(host)
 }
 
+fn is_loopback(key: &str, listen: &str) -> Result<bool, String> {
+    let host = check_address(key, listen)?;
+    let address = listen.parse::<SocketAddr>();
+    Ok(address.map_or(host == "localhost", |at| at.ip().is_loopback()))
+}
+
+fn check_http(listen: &str, beyond_loopback: bool) -> Result<(), String> {
+    if !is_loopback("http_listen", listen)? && !beyond_loopback {
+        return Err(format!(
+            "http_listen = \"{listen}\": metrics tell the names of the members and how they are, so the port is \
+             on a loopback address (127.0.0.1, [::1] or localhost) unless http_beyond_loopback = true says that \
+             everybody who can reach it may know"
+        ));
+    }
+    Ok(())
+}
+
 fn check_listen(listen: &str, anywhere: bool) -> Result<(), String> {
-    let host = check_address("listen", listen)?;
-    let loopback =
-        listen.parse::<SocketAddr>().map_or(host == "localhost", |at| at.ip().is_loopback());
-    if !loopback && !anywhere {
+    if !is_loopback("listen", listen)? && !anywhere {
         return Err(format!(
             "listen = \"{listen}\": beyond loopback (127.0.0.1, [::1], localhost) a node has secret_file and \
              client_secret_file, unless trusted_network = true says that everybody who can reach the port may read \

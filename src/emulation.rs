@@ -33,6 +33,44 @@ impl From<NodeId> for Place {
     }
 }
 
+/// What a message is about, as far as rules tell messages apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// What is to be stored, from a client or for a replica.
+    Write,
+    /// That it is.
+    Ack,
+    /// The question of a read.
+    Read,
+    /// What is there.
+    Answer,
+    /// Who is alive, and who belongs to the cluster.
+    Gossip,
+    /// The comparison of replicas.
+    Repair,
+    /// Anything else.
+    Other,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Kind; 7] =
+        [Kind::Write, Kind::Ack, Kind::Read, Kind::Answer, Kind::Gossip, Kind::Repair, Kind::Other];
+
+    /// Its name, in rules and accounts.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Write => "writes",
+            Kind::Ack => "acks",
+            Kind::Read => "reads",
+            Kind::Answer => "answers",
+            Kind::Gossip => "gossip",
+            Kind::Repair => "repair",
+            Kind::Other => "others",
+        }
+    }
+}
+
 /// What becomes of one message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -44,7 +82,7 @@ pub enum Verdict {
     Cut,
 }
 
-/// The behaviour of all links. What a node tells itself never reaches a network: nobody asks about it.
+/// The behaviour of all links. What a node tells itself never reaches a network, unless an experiment has it so.
 #[derive(Clone, Debug)]
 pub struct Emulation {
     /// What holds where no rule says otherwise.
@@ -83,6 +121,11 @@ impl Emulation {
         &self.rules
     }
 
+    /// By how much the disk of this node is slowed, in microseconds; the last rule about it decides.
+    pub fn disk_delay(&self, node: NodeId) -> Micros {
+        self.rules.iter().filter_map(|rule| rule.disk_delay(node)).next_back().unwrap_or(0)
+    }
+
     /// Cuts the link in one direction: nothing passes until it is mended.
     pub fn cut(&mut self, from: NodeId, to: NodeId) {
         self.cuts.push((from.into(), to.into()));
@@ -102,22 +145,24 @@ impl Emulation {
         self.duplicate = 0.0;
     }
 
-    /// What becomes of a message from `from` to `to` that is sent at the time `now`, which never runs back.
+    /// What becomes of a message of this kind from `from` to `to` that is sent at the time `now`, which never runs back.
     pub fn verdict(
         &mut self,
         now: Micros,
         from: impl Into<Place>,
         to: impl Into<Place>,
+        kind: Kind,
     ) -> Verdict {
         let link = (from.into(), to.into());
         let (mut latency, mut drop) = (&self.latency, self.drop);
         let mut cut = self.cuts.contains(&link);
-        for rule in self.rules.iter().filter(|rule| rule.holds(link.0, link.1)) {
+        for rule in self.rules.iter().filter(|rule| rule.holds(link.0, link.1, kind)) {
             match &rule.aspect {
                 Aspect::Delay(of_rule) => latency = of_rule,
                 Aspect::Drop(of_rule) => drop = *of_rule,
                 Aspect::Cut => cut = true,
                 Aspect::Pass => cut = false,
+                Aspect::Disk(_) => {}
             }
         }
         if cut {
@@ -165,7 +210,7 @@ mod tests {
     /// The delays of 20,000 messages from a to b, all sent at once.
     fn delays(text: &str) -> Vec<Micros> {
         let mut net = of(text);
-        let one = |_| match net.verdict(5, node("a"), node("b")) {
+        let one = |_| match net.verdict(5, node("a"), node("b"), Kind::Other) {
             Verdict::Deliver(delays) => delays[0],
             other => panic!("{other:?}"),
         };
@@ -181,7 +226,7 @@ mod tests {
         let mut net = Emulation::new(Delay::Exponential(1_000), 0.1, 0.2, 3);
         let (mut dropped, mut twice, mut total) = (0, 0, 0);
         for _ in 0..10_000 {
-            match net.verdict(0, A, B) {
+            match net.verdict(0, A, B, Kind::Other) {
                 Verdict::Drop | Verdict::Cut => dropped += 1,
                 Verdict::Deliver(delays) => {
                     twice += usize::from(delays.len() == 2);
@@ -193,10 +238,10 @@ mod tests {
         assert!((1_650..1_950).contains(&twice), "{twice}");
         assert!((950..1_050).contains(&(total / (10_000 - dropped))), "{total}");
         net.cut(A, B);
-        assert_eq!(net.verdict(0, A, B), Verdict::Cut);
-        assert_ne!(net.verdict(0, B, A), Verdict::Cut);
+        assert_eq!(net.verdict(0, A, B, Kind::Other), Verdict::Cut);
+        assert_ne!(net.verdict(0, B, A, Kind::Other), Verdict::Cut);
         net.heal();
-        assert!(matches!(net.verdict(0, A, B), Verdict::Deliver(_)));
+        assert!(matches!(net.verdict(0, A, B, Kind::Other), Verdict::Deliver(_)));
     }
 
     #[test]
@@ -217,6 +262,27 @@ mod tests {
     }
 
     #[test]
+    fn a_rule_about_a_kind_is_about_no_other() {
+        let mut net =
+            of("* -> * delay fixed 1ms; * -> * writes delay fixed 7ms; * -> * reads drop 1");
+        let kinds = [Kind::Write, Kind::Ack, Kind::Read, Kind::Answer, Kind::Other];
+        let told = kinds.map(|kind| match net.verdict(0, node("a"), node("a"), kind) {
+            Verdict::Deliver(delays) => Some(delays[0] / MILLI),
+            _ => None,
+        });
+        assert_eq!(told, [Some(7), Some(1), None, Some(1), Some(1)]);
+    }
+
+    #[test]
+    fn the_last_rule_about_a_disk_decides_and_messages_pass_as_before() {
+        let mut net = of("* disk delay 50ms; b disk delay 0ms; a disk delay 7ms");
+        let delays = ["a", "b", "c"].map(|name| net.disk_delay(NodeId::of(name)));
+        assert_eq!(delays, [7 * MILLI, 0, 50 * MILLI]);
+        let told = net.verdict(0, node("a"), node("b"), Kind::Write);
+        assert_eq!(told, Verdict::Deliver(vec![0]));
+    }
+
+    #[test]
     fn a_link_keeps_its_order_only_if_told_to() {
         for (text, ordered) in [
             ("a -> b delay exponential 5ms", false),
@@ -224,7 +290,7 @@ mod tests {
             ("a -> b delay mix 1 fixed 0ms + 1 pareto 1ms 1.5 fifo", true),
         ] {
             let mut net = of(text);
-            let arrival = |now| match net.verdict(now, node("a"), node("b")) {
+            let arrival = |now| match net.verdict(now, node("a"), node("b"), Kind::Other) {
                 Verdict::Deliver(delays) => now + delays[0],
                 other => panic!("{other:?}"),
             };
@@ -237,7 +303,7 @@ mod tests {
     fn links_that_keep_their_order_are_remembered_in_bounds() {
         let mut net = of("client -> * delay fixed 1ms fifo");
         for nth in 0..20_000 {
-            net.verdict(nth * MILLI, Place::Client(nth), node("a"));
+            net.verdict(nth * MILLI, Place::Client(nth), node("a"), Kind::Other);
         }
         assert!(net.last.len() <= MAX_IDLE_LINKS + 1, "{}", net.last.len());
     }
@@ -248,7 +314,7 @@ mod tests {
             of("* -> * delay fixed 1ms; a -> * delay fixed 2ms; * -> * cut; * -> b pass\n\
              b <-> c drop 1; c -> b drop 0\n* -> client delay fixed 9ms; client -> c cut");
         let client = Place::Client(4);
-        let mut told = |from: Place, to: Place| net.verdict(0, from, to);
+        let mut told = |from: Place, to: Place| net.verdict(0, from, to, Kind::Other);
         let after = |ms: Micros| Verdict::Deliver(vec![ms * MILLI]);
         assert_eq!(told(node("a"), node("b")), after(2));
         assert_eq!(told(node("c"), node("b")), after(1));
@@ -258,8 +324,8 @@ mod tests {
         assert_eq!(told(client, node("a")), after(0), "* is every member, and no client");
         assert_eq!(told(client, node("c")), Verdict::Cut);
         let mut net = of("b <-> c drop 1");
-        assert_eq!(net.verdict(0, node("c"), node("b")), Verdict::Drop);
-        assert_eq!(net.verdict(0, node("b"), node("c")), Verdict::Drop);
+        assert_eq!(net.verdict(0, node("c"), node("b"), Kind::Other), Verdict::Drop);
+        assert_eq!(net.verdict(0, node("b"), node("c"), Kind::Other), Verdict::Drop);
     }
 
     #[test]

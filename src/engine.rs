@@ -2,16 +2,22 @@
 //! store's threads and the real clock.
 
 mod accounts;
+mod drain;
 mod emulated;
+mod ending;
+mod health;
 mod journal;
+mod levels;
 mod life;
+mod manager;
 mod process;
 mod quarantine;
+mod reload;
 mod replacing;
 mod space;
 mod storage;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,23 +28,34 @@ use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, channel};
 use tokio::task::{AbortHandle, yield_now};
-use tokio::time::{sleep_until, timeout_at};
+use tokio::time::sleep_until;
 use tracing::{info, warn};
 
-use crate::config::{Config, check_address};
+use crate::config::{Config, ConfigError, check_address};
+use crate::emulation;
 use crate::members::{Member, Members};
-use crate::message::{Call, CallBody, Refusal, Replacement, Reply, ReplyBody, Response};
+use crate::message::{
+    Call, CallBody, Refusal, Replacement, Reply, ReplyBody, Response, SampleReport,
+};
+use crate::metrics::{Kind, Meter, kind};
 use crate::net::frames::{Held, Outbox};
 use crate::net::{Access, CLIENT_LIMITS, Event, Hub, Identity, listener, peers};
-use crate::node::{ClientId, Input, Node, Output, Shortage};
+use crate::node::{ClientId, Done, Input, Node, Output, Shortage};
 use crate::ring::Ring;
 use crate::rng::Rng;
 use crate::store::disk::{DiskStore, OpenError};
 use crate::store::{LifeError, Meta, StoreError};
 use crate::types::{Micros, NodeId};
 use crate::wire;
-use emulated::{Emulator, Parcel};
+use drain::Drain;
+use emulated::{Alarm, Emulator, Parcel};
+use ending::Ending;
+use health::{Question, Watchers};
 pub use life::run;
+use life::run_watched;
+use manager::{Manager, Patience};
+pub use process::Order;
+use reload::Settings;
 use storage::{Report, Storage};
 
 /// Most calls under way on one client's connection.
@@ -51,16 +68,6 @@ const LARGE_REPLY_BYTES: usize = 64 << 10;
 const RESERVE_BYTES: usize = 8 << 20;
 /// Inputs handled before their outputs are carried out and connections get their turn.
 const MAX_INPUTS: usize = 1_024;
-/// At a stop, requests under way have this long to finish.
-const FINISH: Duration = Duration::from_secs(5);
-/// Where another life follows they have this long: their clients try again elsewhere.
-const FINISH_BEFORE_NEXT: Duration = Duration::from_millis(300);
-/// Then their replies have this long to leave.
-const FLUSH: Duration = Duration::from_secs(1);
-/// Reasons to stop that may wait; the first one counts.
-const MAX_STOPS: usize = 4;
-/// What the service manager shows while all is well.
-const SERVING: &str = "serving";
 /// The longest sleep without a reason to wake.
 const LONG: Duration = Duration::from_secs(3_600);
 
@@ -109,27 +116,34 @@ impl ServeError {
     }
 }
 
-/// Runs a daemon until a signal, a client, or with `follow_stdin` the end of standard input, stops it.
-/// Returns when its store is closed.
-pub fn serve(config: &Config, follow_stdin: bool) -> Result<(), ServeError> {
-    let (stops, stop) = channel(MAX_STOPS);
-    let watch = process::watch_signals(stops.clone());
+/// Runs a daemon until a signal, a client, or with `follow_stdin` the end of standard input, stops it. At a SIGHUP
+/// `read` reads the configuration again, and sees to what is logged. Returns when the store is closed.
+pub fn serve(
+    config: &Config,
+    follow_stdin: bool,
+    read: impl Fn() -> Result<Config, ConfigError> + Send + 'static,
+) -> Result<(), ServeError> {
+    let (sender, orders) = channel(process::MAX_ORDERS);
+    let watch = process::watch_signals(sender.clone(), read);
     let _watch = watch.map_err(|error| ServeError::System("signal handlers", error))?;
     if follow_stdin {
-        process::watch_stdin(stops.clone()).map_err(|error| ServeError::System("thread", error))?;
+        process::watch_stdin(sender.clone())
+            .map_err(|error| ServeError::System("thread", error))?;
     }
     process::raise_descriptors();
-    let served = open_and_run(config, stop);
-    if let Err(error) = &served {
-        process::notify(NotifyState::Status(&error.to_string()));
-    }
-    served
+    open_and_run(config, orders)
 }
 
-fn open_and_run(config: &Config, stop: Receiver<String>) -> Result<(), ServeError> {
-    process::notify(NotifyState::Status("opening the store"));
+fn open_and_run(config: &Config, orders: Receiver<Order>) -> Result<(), ServeError> {
+    let patience = || Patience::begin().map_err(|error| ServeError::System("thread", error));
+    manager::notify(NotifyState::Status("opening the store"));
+    let watchers = Watchers::start(config)?;
+    let opening = patience()?;
     let store = Arc::new(quarantine::open(config)?);
-    let served = run(config, store.clone(), stop);
+    drop(opening);
+    let served = run_watched(config, store.clone(), orders, &watchers);
+    manager::notify(NotifyState::Status("closing the store"));
+    let _closing = patience()?;
     // Only a thread that is stuck in a failed store still has it then, and the process ends anyway.
     let closed = Arc::into_inner(store).map_or(Ok(()), DiskStore::close);
     served?;
@@ -142,8 +156,18 @@ struct Client {
     under_way: HashSet<u64>,
 }
 
+/// A request that the node works on.
+struct UnderWay {
+    /// What its frame takes of the budget for large ones.
+    _held: Held,
+    kind: Kind,
+    since: Instant,
+}
+
 struct Engine<'a> {
     config: &'a Config,
+    /// What of it has changed since.
+    settings: &'a mut Settings,
     ring: Arc<Ring>,
     /// True if the last stop was not a clean one.
     recovered: bool,
@@ -155,14 +179,17 @@ struct Engine<'a> {
     reports: UnboundedReceiver<Report>,
     storage: Storage,
     clients: HashMap<ClientId, Client>,
-    /// Every request the node works on, with what its frame takes of the budget for large ones.
-    requests: HashMap<(ClientId, u64), Held>,
-    /// Who waits for a status, which waits for the store.
-    status_calls: Vec<(ClientId, u64)>,
+    requests: HashMap<(ClientId, u64), UnderWay>,
     busy: u64,
+    meter: Meter,
+    /// Bytes that were to be sent to peers, by what they were about.
+    sent: BTreeMap<emulation::Kind, u64>,
     emulator: Emulator,
-    /// Whether the node refuses writes for want of space.
-    short: bool,
+    alarm: Alarm,
+    /// Why the node refuses writes for want of space, if it does.
+    short: Option<Shortage>,
+    drain: Drain,
+    manager: Manager,
     /// The task that accepts connections.
     accepting: Option<AbortHandle>,
     /// When a stop that has begun no longer waits for the requests under way.
@@ -172,26 +199,15 @@ struct Engine<'a> {
     ending: Ending,
 }
 
-/// Why a life ends.
-#[derive(Debug)]
-enum Ending {
-    /// The daemon stops.
-    Stop,
-    /// Another life follows, with a later ring.
-    Relive,
-    /// An operator has removed the node, as a peer says.
-    Removed(String),
-}
-
 impl<'a> Engine<'a> {
     fn new(
-        config: &'a Config,
+        (config, settings): (&'a Config, &'a mut Settings),
         ring: Arc<Ring>,
         recovered: bool,
         ((boot_nonce, seed), access): ((u64, u64), Access),
         node: Node,
-        storage: Storage,
-        reports: UnboundedReceiver<Report>,
+        (storage, reports): (Storage, UnboundedReceiver<Report>),
+        (manager, alarm): (Manager, Alarm),
     ) -> Self {
         let identity = Identity {
             cluster: config.cluster.clone(),
@@ -206,6 +222,7 @@ impl<'a> Engine<'a> {
         let emulator = Emulator::off(config.me(), config.emulation_seed.unwrap_or(seed));
         Engine {
             config,
+            settings,
             ring,
             recovered,
             hub,
@@ -217,10 +234,14 @@ impl<'a> Engine<'a> {
             storage,
             clients: HashMap::new(),
             requests: HashMap::new(),
-            status_calls: Vec::new(),
             busy: 0,
+            meter: Meter::new(),
+            sent: BTreeMap::new(),
             emulator,
-            short: false,
+            alarm,
+            short: None,
+            drain: Drain::No,
+            manager,
             accepting: None,
             finish_by: None,
             replacing: None,
@@ -233,7 +254,8 @@ impl<'a> Engine<'a> {
         mut self,
         listener: TcpListener,
         seed: u64,
-        stop: &mut Receiver<String>,
+        orders: &mut Receiver<Order>,
+        mut questions: Receiver<Question>,
     ) -> Result<(Ending, Storage, Meta), StoreError> {
         let accepting = tokio::spawn(listener::accept(listener, self.hub.clone()));
         self.accepting = Some(accepting.abort_handle());
@@ -243,26 +265,52 @@ impl<'a> Engine<'a> {
             tokio::spawn(link);
         }
         info!("node {} is ready on {}", self.config.name, self.config.listen);
-        process::notify(NotifyState::Ready);
-        process::notify(NotifyState::Status(SERVING));
         self.set_rules(self.config.emulation.clone());
         while !self.is_finished() {
             let wake = self.wake_at();
+            if let Some(due) = self.emulator.next_wake() {
+                self.alarm.set(due.saturating_sub(self.now()));
+            }
             tokio::select! {
                 biased;
-                Some(why) = stop.recv(), if self.may_stop() => self.stop(&why),
+                Some(order) = orders.recv() => self.order(order),
                 Some(report) = self.reports.recv() => self.report(report)?,
                 Some(event) = self.events.recv() => self.event(event),
+                // Who has asked may have gone.
+                Some(question) = questions.recv() => drop(question.send(self.account())),
+                () = self.alarm.rings(), if self.emulator.is_on() => {}
                 () = sleep_until(wake.into()) => {}
             }
             self.drain()?;
             self.hand_over();
-            self.carry_out();
+            // What an experiment has a node tell itself by this way may lead to more.
+            while !self.out.is_empty() {
+                self.carry_out();
+            }
+            self.go_on_draining();
+            self.tell_manager();
             yield_now().await;
         }
         self.end_emulation();
         self.flush().await;
         Ok((self.ending, self.storage, self.node.meta().clone()))
+    }
+
+    fn order(&mut self, order: Order) {
+        match order {
+            Order::Stop(why) => self.stop(&why),
+            Order::Reload(read) => self.reload(read),
+            Order::Account => journal::tell_account(&self.account()),
+        }
+    }
+
+    fn tell_manager(&mut self) {
+        let now = Instant::now();
+        self.manager.feed(now, self.storage.writing_for(now));
+        if self.manager.is_due(now) {
+            let (serves, condition) = (self.node.is_settled(), self.condition());
+            self.manager.tell(now, serves, condition);
+        }
     }
 
     fn now(&self) -> Micros {
@@ -271,8 +319,7 @@ impl<'a> Engine<'a> {
 
     fn wake_at(&self) -> Instant {
         let far = Instant::now() + LONG;
-        let wakes = [self.node.next_wake(), self.emulator.next_wake()];
-        let wake = wakes.into_iter().flatten().min().map(Duration::from_micros);
+        let wake = self.node.next_wake().map(Duration::from_micros);
         let wake = wake.and_then(|wake| self.start.checked_add(wake));
         wake.unwrap_or(far).min(self.finish_by.unwrap_or(far)).min(far)
     }
@@ -305,11 +352,10 @@ impl<'a> Engine<'a> {
                     self.input(Input::Store(done));
                 }
             }
-            Report::DiskBytes(bytes) => {
-                let status = self.status(bytes);
-                for (client, id) in std::mem::take(&mut self.status_calls) {
-                    self.reply(client, id, ReplyBody::Status(status.clone()));
-                }
+            Report::Synced { mark, changes, took } => {
+                self.meter.synced(changes, took);
+                journal::tell_sync(changes, took);
+                self.input(Input::Store(Done::Synced { mark }));
             }
             Report::Space(shortage) => self.space(shortage),
             Report::Failed(error) => return Err(error),
@@ -318,22 +364,12 @@ impl<'a> Engine<'a> {
     }
 
     fn space(&mut self, shortage: Option<Shortage>) {
-        let name = &self.config.name;
-        match shortage {
-            Some(Shortage { free_bytes, reserve_bytes }) if !self.short => {
-                warn!(
-                    "node {name} refuses writes: its disk has {free_bytes} bytes left and keeps \
-                     {reserve_bytes} in reserve"
-                );
-                process::notify(NotifyState::Status("serving reads only: its disk is nearly full"));
-            }
-            None if self.short => {
-                info!("node {name} takes writes again: its disk has room");
-                process::notify(NotifyState::Status(SERVING));
-            }
-            _ => {}
+        let changed = self.short.is_some() != shortage.is_some();
+        if changed {
+            journal::tell_space(&self.config.name, shortage);
         }
-        self.short = shortage.is_some();
+        self.short = shortage;
+        self.manager.look_again();
         self.input(Input::Space(shortage));
     }
 
@@ -357,7 +393,11 @@ impl<'a> Engine<'a> {
             Event::Call { client, call, held }
                 if self.emulator.is_on() && matches!(call.body, CallBody::Data { .. }) =>
             {
-                self.emulator.post(self.now(), Parcel::Call { client, call, held });
+                let kind = match &call.body {
+                    CallBody::Data { request, .. } => request.kind(),
+                    _ => emulation::Kind::Other,
+                };
+                self.emulator.post(self.now(), kind, Parcel::Call { client, call, held });
             }
             Event::Call { client, call, held } => self.call(client, call, held),
         }
@@ -374,26 +414,21 @@ impl<'a> Engine<'a> {
             ("calls under way on this connection", caller.under_way.len(), MAX_CALLS),
             ("calls under way on this node", self.requests.len() + 1, MAX_ALL_CALLS),
         ];
+        if let CallBody::Data { request, .. } = &body {
+            let under_way = UnderWay { _held: held, kind: kind(request), since: Instant::now() };
+            self.requests.insert((client, id), under_way);
+        }
         if let Some((what, _, limit)) = full.into_iter().find(|(_, count, limit)| count > limit) {
             self.busy += 1;
             return self.reply(client, id, busy(what, limit));
         }
         match body {
-            CallBody::Data { .. } if self.finish_by.is_some() => {
-                self.reply(client, id, ReplyBody::Data(Response::Refused(Refusal::Stopping)));
-            }
             CallBody::Data { request, timeout_ms } => {
-                self.requests.insert((client, id), held);
                 self.input(Input::Client { client, id, request, timeout_ms });
             }
             CallBody::Ring => self.reply(client, id, ReplyBody::Ring(self.ring())),
+            CallBody::Status => self.reply(client, id, ReplyBody::Status(self.status())),
             CallBody::Links => self.reply(client, id, ReplyBody::Links(self.hub.links())),
-            CallBody::Status => {
-                if self.status_calls.is_empty() {
-                    self.storage.ask_disk_bytes();
-                }
-                self.status_calls.push((client, id));
-            }
             CallBody::Emulate(order) => {
                 let told = self.emulate(order);
                 self.reply(client, id, ReplyBody::Emulated(told));
@@ -402,6 +437,10 @@ impl<'a> Engine<'a> {
                 let told = self.repair(begin, partition, peer);
                 self.reply(client, id, ReplyBody::Repair(told));
             }
+            CallBody::Samples => {
+                let (name, trips) = (self.config.name.clone(), self.node.recent_trips());
+                self.reply(client, id, ReplyBody::Samples(SampleReport { name, trips }));
+            }
             CallBody::Stop => {
                 self.reply(client, id, ReplyBody::Stopping);
                 self.stop("a client's request");
@@ -409,16 +448,28 @@ impl<'a> Engine<'a> {
             CallBody::Replace { old, new, address, apply } => {
                 self.replace(client, id, (&old, &new, address), apply);
             }
+            CallBody::Drain(order) => {
+                let told = self.order_drain(order);
+                self.reply(client, id, ReplyBody::Drain(told));
+            }
         }
     }
 
     /// Answers a call; nothing happens when the client has gone.
     fn reply(&mut self, client: ClientId, id: u64, body: ReplyBody) {
-        self.requests.remove(&(client, id));
+        if let Some(UnderWay { kind, since, .. }) = self.requests.remove(&(client, id))
+            && let ReplyBody::Data(response) = &body
+        {
+            self.meter.answered(kind, response, since.elapsed());
+        }
         let Some(caller) = self.clients.get_mut(&client) else { return };
         caller.under_way.remove(&id);
         let emulated = self.emulator.is_on() && matches!(body, ReplyBody::Data(_));
         let wrote = matches!(body, ReplyBody::Data(Response::Written { .. }));
+        let kind = match &body {
+            ReplyBody::Data(response) => response.kind(),
+            _ => emulation::Kind::Other,
+        };
         let mut frame = wire::frame(&Reply { id, body });
         if frame.len() > LARGE_REPLY_BYTES && !caller.outbox.fits(frame.len() + RESERVE_BYTES) {
             self.busy += 1;
@@ -430,7 +481,7 @@ impl<'a> Engine<'a> {
             frame = wire::frame(&Reply { id, body });
         }
         if emulated {
-            self.emulator.post(self.now(), Parcel::Reply { client, frame });
+            self.emulator.post(self.now(), kind, Parcel::Reply { client, frame });
         } else {
             self.answer(client, frame);
         }
@@ -445,20 +496,24 @@ impl<'a> Engine<'a> {
     }
 
     fn carry_out(&mut self) {
-        let mut works = Vec::new();
+        let (mut works, mut own) = (Vec::new(), Vec::new());
         for output in std::mem::take(&mut self.out) {
             match output {
                 Output::Send { to, message } => {
-                    let frame = wire::frame(&message);
+                    let (frame, kind) = (wire::frame(&message), message.body.kind());
                     for peer in to.iter().filter_map(|id| self.hub.peers.get(id)) {
                         let frame = frame.clone();
+                        *self.sent.entry(kind).or_default() += frame.len() as u64;
                         if self.emulator.is_on() && peer.outbox.is_open() {
                             let (peer, connection) = (peer.clone(), peer.outbox.connection());
                             let parcel = Parcel::Message { peer, connection, frame };
-                            self.emulator.post(self.now(), parcel);
+                            self.emulator.post(self.now(), kind, parcel);
                         } else {
                             peer.outbox.push(frame);
                         }
+                    }
+                    if to.contains(&self.config.me()) {
+                        own.push(message);
                     }
                 }
                 Output::Reply { client, id, response } => {
@@ -467,10 +522,14 @@ impl<'a> Engine<'a> {
                 Output::Store(work) => works.push(work),
                 Output::Address { peer, address } => self.moved(peer, &address),
                 Output::Relive => self.relive(),
-                Output::Notice(notice) => journal::tell(notice, self.config, self.node.members()),
+                Output::Notice(notice) => {
+                    self.manager.look_again();
+                    journal::tell(notice, self.config, self.node.members());
+                }
             }
         }
         self.storage.submit(works.into_iter());
+        own.into_iter().for_each(|message| self.tell_self(message));
     }
 
     /// A peer is to be reached elsewhere, as others say.
@@ -479,54 +538,6 @@ impl<'a> Engine<'a> {
         match check_address("address", address) {
             Ok(_) => peer.moved(address),
             Err(why) => warn!("peer {} cannot be reached where it says it is: {why}", peer.name),
-        }
-    }
-
-    fn may_stop(&self) -> bool {
-        self.finish_by.is_none() || matches!(self.ending, Ending::Relive)
-    }
-
-    /// The daemon is to stop.
-    fn stop(&mut self, why: &str) {
-        if self.may_stop() {
-            info!("node {} stops: {why}", self.config.name);
-            process::notify(NotifyState::Stopping);
-            self.ending = Ending::Stop;
-            self.begin_end(FINISH);
-        }
-    }
-
-    /// From now on nobody new is let in, and no request is taken; those under way have so long.
-    fn begin_end(&mut self, patience: Duration) {
-        self.finish_by.get_or_insert(Instant::now() + patience);
-        if let Some(accepting) = self.accepting.take() {
-            accepting.abort();
-        }
-    }
-
-    fn is_finished(&self) -> bool {
-        let idle = || self.node.is_idle() && self.status_calls.is_empty();
-        self.finish_by.is_some_and(|deadline| idle() || Instant::now() >= deadline)
-    }
-
-    /// Tells every connection to end when its outbox is empty; false when all have ended.
-    fn finish_connections(&self) -> bool {
-        let clients = self.clients.values().map(|client| &*client.outbox);
-        let peers = self.hub.peers.values().map(|peer| &peer.outbox);
-        clients.chain(peers).for_each(Outbox::finish);
-        !self.clients.is_empty() || self.hub.peers.values().any(|peer| peer.outbox.is_open())
-    }
-
-    /// Lets replies and messages leave, as far as they do in time.
-    async fn flush(&mut self) {
-        let deadline = Instant::now() + FLUSH;
-        while self.finish_connections() {
-            // Each connection that ends is an event.
-            match timeout_at(deadline.into(), self.events.recv()).await {
-                Ok(Some(Event::Left { client })) => drop(self.clients.remove(&client)),
-                Ok(Some(_)) => {}
-                Ok(None) | Err(_) => return,
-            }
         }
     }
 }

@@ -24,5 +24,6 @@ pub mod node;
 pub mod client;
 pub mod config;
 pub mod engine;
+mod metrics;
 mod net;
 pub mod sim;

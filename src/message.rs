@@ -1,5 +1,7 @@
 //! The words of Pixii: what clients ask, what nodes answer, what replicas say to each other.
 
+mod drain;
+mod kind;
 mod refusal;
 mod status;
 
@@ -13,10 +15,11 @@ use crate::merkle::Digest;
 use crate::ring::Ring;
 use crate::types::{Blob, Key, NodeId, Partition, WriteId};
 use crate::wire::OLDEST_PROTOCOL;
+pub use drain::{DrainOrder, DrainReport, DrainState, KeptHints};
 pub use refusal::{Refusal, Roll};
 pub use status::{
-    CollectionStatus, PairStatus, PeerRepair, PeerStatus, RepairCounts, RepairReport, RepairStatus,
-    StatusReport,
+    CollectionStatus, DRAINED, PairStatus, PeerRepair, PeerStatus, RecentTrips, RepairCounts,
+    RepairReport, RepairStatus, SampleReport, StatusReport,
 };
 
 /// How many replicas must take part in a request, and which.
@@ -487,6 +490,10 @@ pub enum CallBody {
         /// False: only say what would happen.
         apply: bool,
     },
+    /// Take yourself out before maintenance, or back in.
+    Drain(DrainOrder),
+    /// How long did your latest reads and writes take?
+    Samples,
     /// How are you linked with the other members?
     Links,
 }
@@ -495,7 +502,7 @@ impl CallBody {
     /// The first version of the protocol in which a node knows this call.
     pub fn since(&self) -> u16 {
         match self {
-            CallBody::Links => 5,
+            CallBody::Drain(_) | CallBody::Samples | CallBody::Links => 5,
             _ => OLDEST_PROTOCOL,
         }
     }
@@ -529,6 +536,10 @@ pub enum ReplyBody {
     Repair(Result<RepairReport, String>),
     /// To `Replace`: what is to happen, or has, or why it does not.
     Replace(Result<Replacement, String>),
+    /// To `Drain`: how far it is, or why nothing was done.
+    Drain(Result<DrainReport, String>),
+    /// To `Samples`.
+    Samples(SampleReport),
     /// To `Links`.
     Links(LinksReport),
 }

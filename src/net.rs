@@ -5,6 +5,7 @@
 mod doors;
 pub(crate) mod frames;
 pub(crate) mod handshake;
+pub(crate) mod http;
 pub(crate) mod listener;
 pub(crate) mod peers;
 
@@ -17,7 +18,7 @@ use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::AbortHandle;
 
 use crate::members::{Members, Standing};
@@ -182,6 +183,8 @@ pub(crate) struct Hub {
     client_inflow: Arc<Semaphore>,
     client_unsent: Arc<AtomicUsize>,
     refusals: Mutex<HashMap<String, String>>,
+    /// True while this node has no links, because it is drained or ends.
+    apart: watch::Sender<bool>,
 }
 
 impl Hub {
@@ -226,14 +229,36 @@ impl Hub {
             client_inflow: Arc::new(Semaphore::new(MAX_INFLOW_BYTES)),
             client_unsent: Arc::new(AtomicUsize::new(0)),
             refusals: Mutex::new(HashMap::new()),
+            apart: watch::Sender::new(false),
         };
         (Arc::new(hub), receiver)
+    }
+
+    /// Closes the links to and from all peers and lets in none, or does so no more. What is queued for them still leaves.
+    pub(crate) fn set_apart(&self, apart: bool) {
+        self.apart.send_replace(apart);
+        for peer in self.peers.values().filter(|_| apart) {
+            peer.outbox.finish();
+            if let Some(inbound) = locked(&peer.inbound).take() {
+                inbound.abort();
+            }
+        }
+    }
+
+    fn is_apart(&self) -> bool {
+        *self.apart.borrow()
     }
 
     /// How this node is linked with the others.
     pub(crate) fn links(&self) -> LinksReport {
         let peers = self.peers.values().map(|peer| (peer.id, peer.protocol())).collect();
         LinksReport { secret: self.secrets.get().is_some(), protocol: PROTOCOL, peers }
+    }
+
+    /// Returns when there may be links.
+    async fn together(&self) {
+        // The sender lives as long as this.
+        let _ = self.apart.subscribe().wait_for(|apart| !apart).await;
     }
 
     /// True unless `reason` is what was refused to `who` the last time: to be logged, then.
@@ -263,7 +288,7 @@ pub(crate) fn random<const BYTES: usize>() -> io::Result<[u8; BYTES]> {
 }
 
 /// The content of a mutex, whether or not a thread panicked with it.
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -30,10 +30,13 @@ pub use repair::PairView;
 use repair::Repair;
 use replica::Replica;
 use returning::Returning;
-pub use words::{ClientId, Config, Done, Input, Notice, Output, PeerView, Shortage, Work};
+pub use words::{
+    ClientId, Config, Done, EXPLORE, Experiment, Input, LATE_READ, Limits, Notice, Output,
+    PeerView, Shortage, Work,
+};
 
 use crate::members::Members;
-use crate::message::{Body, PeerMessage, Refusal, Request};
+use crate::message::{Body, PeerMessage, RecentTrips, Refusal, Request};
 use crate::store::{HintTotal, Meta};
 use crate::types::{MILLI, Micros, NodeId, Partition};
 
@@ -55,6 +58,8 @@ pub struct Node {
     last_input: Option<Micros>,
     /// Until when writes are refused, and how long this process did not run.
     stale: (Micros, Micros),
+    /// True from an operator's order to another one: requests and hints go elsewhere.
+    drained: bool,
 }
 
 /// A node wants to be woken at least as often as this, so that it notices that its process did not run.
@@ -81,6 +86,7 @@ impl Node {
             interval: config.gossip_interval,
             last_input: None,
             stale: (0, 0),
+            drained: false,
             coordinator: Coordinator::new(config, seed),
         }
     }
@@ -117,6 +123,12 @@ impl Node {
                 }
             }
             Input::Space(shortage) => self.replica.space(shortage),
+            Input::Drain(drained) => self.drained = drained,
+            Input::Limits(limits) => {
+                fx.limit_hints(limits.hint_limit_bytes);
+                self.handoff.limit_age(limits.hint_age);
+                self.repair.pace(now, limits.repair_interval, limits.scrub_interval);
+            }
             Input::Store(Done::Read { token, found, hints }) => {
                 self.replica.read_done(token, found, hints, fx);
             }
@@ -275,6 +287,9 @@ impl Node {
             {
                 fx.count("orders_of_others_ignored");
             }
+            Body::Keep { .. } if self.drained && !own => {
+                fx.send(vec![from], op, Body::Failed(Refusal::Stopping));
+            }
             Body::Update { .. }
             | Body::Merge { .. }
             | Body::Keep { .. }
@@ -290,20 +305,28 @@ impl Node {
 
     /// Gives a request to the coordinator, once the node may mint and answer.
     fn request(&mut self, now: Micros, origin: Origin, request: Request, timeout_ms: u32) {
-        let fx = &mut self.effects;
         if !self.coordinator.is_first(origin) {
             return;
         }
         let (until, gap) = self.stale;
         let stale = now < until && request.is_write();
         let paused = || Refusal::Paused((gap / MILLI).min(u32::MAX.into()) as u32);
-        let refusal = self.identity.refusal(fx);
-        let unsure = !self.collection.is_ready(now, fx) && request.is_write();
-        let refusal = refusal.or_else(|| unsure.then(|| self.identity.starting()));
+        let refusal = self.refusal(now, request.is_write());
+        let fx = &mut self.effects;
         match refusal.or_else(|| stale.then(paused)) {
             Some(refusal) => self.coordinator.refuse(origin, refusal, fx),
             None => self.coordinator.request(now, origin, request, timeout_ms, fx),
         }
+    }
+
+    /// Why this node carries out no request now, or no write if `writes`, because it is starting or drained; `None` while it
+    /// serves.
+    pub fn refusal(&self, now: Micros, writes: bool) -> Option<Refusal> {
+        let fx = &self.effects;
+        let unsure = || writes && !self.collection.is_ready(now, fx);
+        let refusal = self.drained.then_some(Refusal::Stopping);
+        let refusal = refusal.or_else(|| self.identity.refusal(fx));
+        refusal.or_else(|| unsure().then(|| self.identity.starting()))
     }
 
     /// When the node wants an [`Input::Tick`] if nothing else happens before.
@@ -325,12 +348,27 @@ impl Node {
         self.coordinator.is_idle() && self.effects.is_synced()
     }
 
+    /// Requests that somebody waits for.
+    pub fn requests(&self) -> usize {
+        self.coordinator.load()
+    }
+
+    /// How many of the other members have told what they know of this node, and how many there are.
+    pub fn heard(&self) -> (u32, u32) {
+        self.identity.heard()
+    }
+
     /// What this node makes of another member.
     pub fn peer_view(&self, now: Micros, peer: NodeId) -> PeerView {
         let (opinion, phi) = self.gossip.opinion(now, peer);
         let (hints, since) = self.effects.hints().of(peer).unwrap_or((HintTotal::default(), now));
         let (latency, hint_age) = (self.coordinator.latency(peer), now.saturating_sub(since));
         PeerView { opinion, phi, latency, hints, hint_age }
+    }
+
+    /// What the latest reads and writes took at each replica, this node itself among them.
+    pub fn recent_trips(&self) -> Vec<RecentTrips> {
+        self.coordinator.recent()
     }
 
     /// The members that cannot be used now: unreachable, silent or believed to be down.
@@ -363,6 +401,11 @@ impl Node {
     /// Own partitions that have not been read to their end since the start, and are not compared before.
     pub fn unread(&self) -> usize {
         self.effects.unread()
+    }
+
+    /// True once a peer has said what it knows of this store: before, this node counts in no read.
+    pub fn is_witnessed(&self) -> bool {
+        self.effects.is_witnessed()
     }
 
     /// True while others may still keep something for this node: what it does not find does not count.

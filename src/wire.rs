@@ -5,6 +5,8 @@
 //! `length: u32 | checksum: u64 | payload`, big-endian; the length counts what follows it, the checksum
 //! is the first 64 bits of the payload's blake3 hash, or a [`Seal`] after a handshake with a secret.
 
+pub mod http;
+
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 use bincode::enc::EncoderImpl;
 use bincode::enc::write::SizeWriter;

@@ -16,6 +16,7 @@ use pixii::config::Config;
 use pixii::engine::MAX_CALLS;
 use pixii::members::{Member, Members};
 use pixii::message::{CallBody, EmulateOrder, ReplyBody};
+use pixii::node::Experiment;
 use pixii::store::memory::MemoryStore;
 use pixii::store::{Change, Store};
 use pixii::types::NodeId;
@@ -55,6 +56,10 @@ fn rules_in_a_configuration_are_checked() {
     let config =
         with("allow_emulation = true\nemulation = [\"n0 -> n1 cut\", \"* -> * drop 0.5\"]");
     assert_eq!(config.unwrap().emulation.len(), 2);
+    let config =
+        with("allow_emulation = true\nexperiment = [\"no-hedges\", \"own-link\"]").unwrap();
+    let expected = Experiment { no_hedges: true, own_link: true, ..Experiment::default() };
+    assert_eq!(config.experiment, expected);
     let config = with("emulation_seed = 7").unwrap();
     assert_eq!((config.emulation_seed, config.allow_emulation), (Some(7), false));
     for (lines, said) in [
@@ -65,6 +70,11 @@ fn rules_in_a_configuration_are_checked() {
             "p.toml: emulation: the rule \"n0 -> n1 drop 2\": drop = 2: drop is a number from 0 to 1",
         ),
         ("allow_emulation = true\nemulation = [\"n0 -> n9 cut\"]", "no member is called \"n9\""),
+        ("experiment = [\"no-hedges\"]", "measured otherwise only with allow_emulation = true"),
+        (
+            "allow_emulation = true\nexperiment = [\"ask-all\", \"hurry\"]",
+            "experiment: \"hurry\" is none of no-read-repair, no-hedges, ask-all, own-link",
+        ),
     ] {
         let error = with(lines).unwrap_err();
         assert!(error.contains(said) && error.lines().count() == 1, "{error}");
@@ -144,6 +154,24 @@ fn calls_and_answers_are_late_and_arrive_at_a_stop() {
     daemon.ask_to_stop();
     assert_eq!(client.reply().unwrap().id, waiting);
     daemon.ended().unwrap();
+}
+
+#[test]
+fn a_rule_about_a_kind_leaves_others_and_the_own_link_is_emulated_if_told_to() {
+    let lines =
+        format!("{ALLOWED}experiment = [\"own-link\"]\nemulation = [\"* -> * acks cut\"]\n");
+    let daemon = alone(&lines);
+    let mut client = daemon.client();
+    // The own confirmation is lost: that it is held never comes to the coordinator.
+    let mut writer = daemon.client();
+    writer.data(put("k", b"v"));
+    until("the confirmation is cut", || (counter(&mut client, "emulated_cut") > 0).then_some(()));
+    let rules = EmulateOrder::Set("* -> * acks cut; * -> * answers delay fixed 20ms".into());
+    order(&mut client, rules).unwrap();
+    let begun = Instant::now();
+    let held = values(client.ask(get("k")));
+    assert_eq!(held.len(), 1, "it is held all the same");
+    assert!(begun.elapsed() >= Duration::from_millis(20), "{:?}", begun.elapsed());
 }
 
 #[test]

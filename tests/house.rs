@@ -22,7 +22,7 @@ const FLOORS: [&[&str]; 5] = [
     ],
     &["message", "wire", "store"],
     &["node"],
-    &["engine", "net", "client", "sim", "config", "disk"],
+    &["engine", "net", "client", "sim", "config", "metrics", "disk"],
     &["main", "cli", "lab"],
 ];
 

@@ -7,8 +7,10 @@
 mod daemon;
 
 use std::fs;
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
 
 use daemon::{Client, config_text, free_port, get, put, until, values};
 use pixii::message::{CallBody, Response};
@@ -143,6 +145,35 @@ fn inject(process: &Process, call: &str, fault: &str) -> Process {
 }
 
 #[test]
+fn a_writer_that_is_stuck_is_not_fed_for() {
+    if !strace_works("a_writer_that_is_stuck") {
+        return;
+    }
+    let home = Home::new();
+    let socket = home.dir.path().join("notify");
+    let manager = UnixDatagram::bind(&socket).unwrap();
+    let managed = format!("NOTIFY_SOCKET={}", socket.display());
+    let process = home.start(&["env", &managed, "WATCHDOG_USEC=400000"]);
+    let mut client = home.client();
+    assert_eq!(write(&mut client, 0, 10), 10);
+    let mut bytes = [0; 4_096];
+    let mut hears = |patience: Duration| {
+        manager.set_read_timeout(Some(patience)).unwrap();
+        manager.recv(&mut bytes).ok().map(|count| bytes[..count].to_vec())
+    };
+    until("the watchdog is fed", || {
+        hears(Duration::from_secs(30)).filter(|said| said.starts_with(b"WATCHDOG=1"))
+    });
+    let tracer = inject(&process, "fdatasync,fsync,sync_file_range", "delay_enter=60000000");
+    client.data(put("k10", b"v10"));
+    // What was said before comes first; then nothing for longer than a watchdog waits.
+    until("nothing is said any more", || hears(Duration::from_secs(1)).is_none().then_some(()));
+    assert_eq!(client.status().name, "n0", "the node itself answers");
+    drop(tracer);
+    drop(process);
+}
+
+#[test]
 fn an_io_error_while_running_ends_the_daemon_and_nothing_is_acknowledged_after_it() {
     if !strace_works("an_io_error_while_running") {
         return;
@@ -270,4 +301,67 @@ fn a_directory_without_permission_is_one_sentence_that_asks_for_an_operator() {
     }
     assert_eq!(denied(&home.dir.path().join("n0.toml")), 2);
     home.holds(acked);
+}
+
+/// Runs the command on a directory, below `tracer` if one is given.
+fn pixii(tracer: &[&str], words: &[&str], data: &Path) -> std::process::Output {
+    let all: Vec<&str> =
+        tracer.iter().chain([&env!("CARGO_BIN_EXE_pixii")]).chain(words).copied().collect();
+    Command::new(all[0]).args(&all[1..]).arg(data).output().unwrap()
+}
+
+/// Copies a directory to a place where nothing is.
+fn copied(from: &Path, to: &Path) {
+    let _ = fs::remove_dir_all(to);
+    assert!(Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap().success());
+}
+
+#[test]
+fn a_migration_that_is_killed_at_any_call_is_completed_by_the_next_one() {
+    if !strace_works("a_migration_that_is_killed") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut kills = 0;
+    // What the program that wrote the data said of it.
+    for (name, digest) in [("v1", "b78b15f64d80ba17"), ("v2", "47ee718084a9aef6")] {
+        let archive = format!("{}/tests/fixtures/{name}.tar.gz", env!("CARGO_MANIFEST_DIR"));
+        let mut tar = Command::new("tar");
+        assert!(tar.args(["xzf", &archive, "-C"]).arg(dir.path()).status().unwrap().success());
+        let (given, data) = (dir.path().join(name), dir.path().join("data"));
+        // Whatever changes a file, or makes a change last.
+        for call in [
+            "pwrite64",
+            "write",
+            "fdatasync",
+            "fsync",
+            "sync_file_range",
+            "ftruncate",
+            "unlink",
+            "rename",
+        ] {
+            let trace = format!("trace={call}");
+            for nth in 1.. {
+                copied(&given, &data);
+                let inject = format!("inject={call}:signal=SIGKILL:when={nth}");
+                let tracer =
+                    ["strace", "-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject];
+                let first = pixii(&tracer, &["migrate"], &data);
+                let next = pixii(&[], &["migrate"], &data);
+                let said = String::from_utf8_lossy(&next.stderr);
+                assert!(next.status.success(), "{name}, {call} {nth}: {said}");
+                let checked = pixii(&[], &["check", "--json"], &data);
+                let checked = String::from_utf8_lossy(&checked.stdout);
+                let wanted = format!("\"digest\":\"{digest}\"");
+                let whole = checked.contains(&wanted) && checked.contains("\"clean\":true");
+                assert!(whole, "{name}, {call} {nth}: {checked}");
+                if first.status.success() {
+                    break;
+                }
+                kills += 1;
+            }
+        }
+    }
+    println!("killed {kills} times");
+    assert!(kills >= 20, "only {kills} calls were there to be killed at");
 }

@@ -17,10 +17,14 @@ use pixii::types::{
     Blob, Key, MAX_MEMBERS, MAX_SIBLINGS, MAX_VALUE_BYTES, MILLI, NodeId, SizeError, WriteId,
 };
 
+#[path = "machine/experiment.rs"]
+mod experiment;
 #[path = "machine/placement.rs"]
 mod placement;
 #[path = "machine/repair.rs"]
 mod repair;
+#[path = "machine/trips.rs"]
+mod trips;
 
 /// A node of a cluster of four with N=3, and what it wants done.
 struct Bench {
@@ -38,6 +42,11 @@ impl Bench {
 
     /// The same, with these hints on its disk.
     fn keeping(incarnation: u64, hints: Kept) -> Self {
+        Bench::configured(incarnation, |config| Config { hints, ..config })
+    }
+
+    /// A node at its start that is configured like this.
+    fn configured(incarnation: u64, configure: impl FnOnce(Config) -> Config) -> Self {
         let ids: Vec<NodeId> = (0..4).map(|at| NodeId::of(&format!("n{at}"))).collect();
         let ring = Arc::new(Ring::new(&ids, 3, 16).unwrap());
         let me = ids[0];
@@ -47,12 +56,11 @@ impl Bench {
         let config = Config {
             hint_limit_bytes: 1 << 20,
             hint_age: 3_600_000 * MILLI,
-            hints,
             boot_nonce: 5,
             serial_block: 100,
             ..Config::new(me, ring.clone(), Members::new(members.collect()))
         };
-        Bench { node: Node::new(config, meta, 1), ring, me, now: 0 }
+        Bench { node: Node::new(configure(config), meta, 1), ring, me, now: 0 }
     }
 
     /// The other members.
@@ -62,7 +70,11 @@ impl Bench {
 
     /// A node that serves.
     fn new() -> Self {
-        let mut bench = Bench::at_start(1);
+        Bench::serving(Bench::at_start(1))
+    }
+
+    /// The same, once all others have answered.
+    fn serving(mut bench: Bench) -> Self {
         for (peer, birth) in bench.peers().iter().zip(2..) {
             let refused = bench.ask(Request::Get { key: bench.key(true), r: None.into() });
             assert!(matches!(refusal(&refused), Refusal::Starting { peers: 3, .. }));
@@ -406,6 +418,32 @@ fn hints_have_a_limit_and_are_for_home_replicas_only() {
     let answer = refused(&mut bench, 1 << 20, vec![other]);
     assert_eq!(answer, Body::Failed(Refusal::Hints(1 << 20)));
     assert_eq!(refused(&mut bench, 1 << 19, vec![other]), Body::Held);
+}
+
+#[test]
+fn a_drained_node_refuses_requests_and_hints_and_goes_on_as_a_replica() {
+    let mut bench = Bench::new();
+    let (key, peer) = (bench.key(true), bench.peers()[0]);
+    bench.give(Input::Drain(true));
+    assert_eq!(refusal(&bench.ask(put(&key, 1))), &Refusal::Stopping);
+    let get = || Request::Get { key: key.clone(), r: None.into() };
+    assert_eq!(refusal(&bench.ask(get())), &Refusal::Stopping);
+    let sent = |out: Vec<Output>| match &out[..] {
+        [Output::Send { message, .. }] => message.body.clone(),
+        _ => panic!("{out:?}"),
+    };
+    let out = bench.peer(peer, 8, Body::Coordinate { request: get(), timeout_ms: 500 });
+    assert_eq!(sent(out), Body::Coordinated(Response::Refused(Refusal::Stopping)));
+    let object = Object::default();
+    let keep_for = bench.others(&key)[..1].to_vec();
+    let keep = Body::Keep { key: key.clone(), object: object.clone(), keep_for, generation: 0 };
+    let out = bench.peer(peer, 9, keep);
+    assert_eq!(sent(out), Body::Failed(Refusal::Stopping));
+    let out = bench.peer(peer, 10, Body::Merge { key: key.clone(), object, generation: 0 });
+    let out = bench.disk(out, &Record::default());
+    assert_eq!(sent(out), Body::Held);
+    bench.give(Input::Drain(false));
+    assert!(matches!(bench.ask(get())[..], [.., Output::Store(Work::Read { .. })]));
 }
 
 #[test]

@@ -12,17 +12,19 @@ use pixii::generation::{Generation, Grave};
 use pixii::members::{Member, Members};
 use pixii::merkle::LeafSet;
 use pixii::rng::Rng;
-use pixii::store::disk::{DiskStore, check};
+use pixii::store::disk::DiskStore;
 use pixii::store::memory::MemoryStore;
 use pixii::store::{
-    Change, Found, HintTotal, Kept, LifeError, Meta, Owner, Record, Scanned, Span, Store,
-    begin_life, end_life, hint_bytes,
+    Change, Found, HintTotal, LifeError, Meta, Owner, Record, Scanned, Span, Store, begin_life,
+    end_life, hint_bytes,
 };
 use pixii::types::{Blob, Key, MAX_VALUE_BYTES, NodeId, Partition, WriteId};
 use tempfile::TempDir;
 
 #[path = "store/faults.rs"]
 mod faults;
+#[path = "store/migrations.rs"]
+mod migrations;
 
 const CACHE: u64 = 16 << 20;
 const KILO: usize = 1 << 10;
@@ -475,27 +477,4 @@ fn scan_by_pages(
             None => return seen,
         }
     }
-}
-
-/// `tests/fixtures/v1.tar.gz` was written by the last program that knew schema 1 only: 24 keys, two of them with
-/// siblings, one of 200 KB, and a tombstone. Its `pixii check` gave this digest.
-#[test]
-fn data_of_schema_1_is_migrated_and_all_there() {
-    let dir = tempfile::tempdir().unwrap();
-    let archive = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/v1.tar.gz");
-    let mut tar = std::process::Command::new("tar");
-    assert!(tar.arg("xzf").arg(archive).arg("-C").arg(dir.path()).status().unwrap().success());
-    let data = dir.path().join("v1");
-    let refused = check(&data, CACHE, &mut |_| {}).unwrap_err().to_string();
-    assert!(refused.contains("has schema 1 and this reads schema 3"), "{refused}");
-    let store = open(&data);
-    assert_eq!(store.meta().unwrap().unwrap().incarnation, 2);
-    assert_eq!(
-        (store.members().unwrap(), store.hint_totals(&|_| (Partition(0), true)).unwrap()),
-        (None, Kept::default())
-    );
-    store.close().unwrap();
-    let report = check(&data, CACHE, &mut |damage| panic!("{damage}")).unwrap();
-    assert_eq!((report.live_keys, report.siblings, report.tombstones), (24, 2, 1));
-    assert_eq!(format!("{:016x}", report.digest), "b78b15f64d80ba17");
 }

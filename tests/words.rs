@@ -332,9 +332,18 @@ fn replies() -> Vec<(&'static str, ReplyBody)> {
         partitions: 256,
         hints: 300,
     };
+    let drain = DrainReport {
+        name: "n1".into(),
+        state: DrainState::Drained,
+        requests: 300,
+        hints: vec![KeptHints { name: "n2".into(), count: 3, bytes: 400, reachable: true }],
+    };
+    let trips =
+        RecentTrips { node: NodeId(8), reads_us: vec![250, 70_000], writes_us: vec![2_000] };
     let peers = vec![(NodeId(8), Some(4)), (NodeId(9), None)];
     let links = LinksReport { secret: true, protocol: 5, peers };
     vec![
+        ("samples", ReplyBody::Samples(SampleReport { name: "n1".into(), trips: vec![trips] })),
         ("replace", ReplyBody::Replace(Ok(replacement))),
         ("no-replace", ReplyBody::Replace(Err("why".into()))),
         ("data", ReplyBody::Data(responses().remove(1).1)),
@@ -345,6 +354,8 @@ fn replies() -> Vec<(&'static str, ReplyBody)> {
         ("stopping", ReplyBody::Stopping),
         ("repair", ReplyBody::Repair(Ok(repair))),
         ("no-repair", ReplyBody::Repair(Err("why".into()))),
+        ("drain", ReplyBody::Drain(Ok(drain))),
+        ("no-drain", ReplyBody::Drain(Err("why".into()))),
         ("links", ReplyBody::Links(links)),
     ]
 }
@@ -400,6 +411,7 @@ fn golden_bytes() {
         ("set", CallBody::Emulate(EmulateOrder::Set("drop 0.5".into()))),
         ("clear", CallBody::Emulate(EmulateOrder::Clear)),
         ("stop", CallBody::Stop),
+        ("samples", CallBody::Samples),
         (
             "replace",
             CallBody::Replace {
@@ -409,6 +421,9 @@ fn golden_bytes() {
                 apply: true,
             },
         ),
+        ("drain", CallBody::Drain(DrainOrder::Begin { timeout_ms: 500 })),
+        ("drain-show", CallBody::Drain(DrainOrder::Show)),
+        ("undrain", CallBody::Drain(DrainOrder::End)),
         ("compared", CallBody::Repair { begin: false, partition: None, peer: None }),
         (
             "repair",

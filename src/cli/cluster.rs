@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use pixii::client::{Client, Options};
 
 use daemon::Daemon;
+pub(crate) use daemon::STOPPED;
 pub(crate) use files::Shape;
 use files::{Config, Member, check, check_old, free_addresses, lock};
 
@@ -170,6 +171,25 @@ impl Cluster {
         daemon.wait(Instant::now() + STOP_WAIT)
     }
 
+    /// Tells a daemon to stop cleanly, frozen or not, and does not wait: [`Cluster::end_of`] says when it has ended, and
+    /// how: [`STOPPED`], if it ended well.
+    pub(crate) fn begin_stop(&mut self, name: &str) -> Result<(), String> {
+        self.daemon(name).map(Daemon::hang_up)
+    }
+
+    /// From its next start a daemon runs this program.
+    pub(crate) fn install(&mut self, name: &str, program: PathBuf) -> Result<(), String> {
+        self.daemon(name)?.program = Some(program);
+        Ok(())
+    }
+
+    /// From its next start a daemon has these variables in its environment, and none that were given before.
+    pub(crate) fn surround(&mut self, name: &str, with: &[(&str, &str)]) -> Result<(), String> {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        self.daemon(name)?.environment = with.iter().map(owned).collect();
+        Ok(())
+    }
+
     /// Stops all daemons that run, all at once; an error names one that did not end well.
     pub(crate) fn stop_all(&mut self) -> Result<(), String> {
         self.daemons.iter_mut().for_each(Daemon::hang_up);
@@ -210,27 +230,9 @@ impl Cluster {
     /// What the cluster still lacks, if anything.
     async fn missing(&self) -> Option<String> {
         let awake = |daemon: &&Daemon| daemon.is_running() && !daemon.frozen;
-        let running: Vec<&Daemon> = self.daemons.iter().filter(awake).collect();
-        for daemon in &running {
-            let addresses = [daemon.address.clone()];
-            let status =
-                async { Client::connect(&addresses, Options::default()).await?.status(None).await };
-            let report = match status.await {
-                Ok(report) => report,
-                Err(failure) => return Some(format!("{} is not ready: {failure}", daemon.name)),
-            };
-            if !report.serving {
-                return Some(format!("{} waits for its peers", daemon.name));
-            }
-            let down = report
-                .peers
-                .iter()
-                .find(|peer| !peer.up && running.iter().any(|other| other.name == peer.name));
-            if let Some(peer) = down {
-                return Some(format!("{} has no link to {}", daemon.name, peer.name));
-            }
-        }
-        None
+        let running = self.daemons.iter().filter(awake);
+        let running = running.map(|daemon| (daemon.name.clone(), daemon.address.clone()));
+        missing(&running.collect::<Vec<_>>()).await
     }
 
     fn daemon(&mut self, name: &str) -> Result<&mut Daemon, String> {
@@ -239,6 +241,27 @@ impl Cluster {
             format!("there is no \"{}\"; there are {}", name.escape_debug(), names.join(", "))
         })
     }
+}
+
+/// What these nodes, by name and address, lack of all serving and being linked with each other, if anything.
+pub(crate) async fn missing(nodes: &[(String, String)]) -> Option<String> {
+    for (name, address) in nodes {
+        let addresses = [address.clone()];
+        let status =
+            async { Client::connect(&addresses, Options::default()).await?.status(None).await };
+        let report = match status.await {
+            Ok(report) => report,
+            Err(failure) => return Some(format!("{name} is not ready: {failure}")),
+        };
+        if !report.serving {
+            return Some(format!("{name} waits for its peers"));
+        }
+        let among = |peer: &String| nodes.iter().any(|(other, _)| other == peer);
+        if let Some(peer) = report.peers.iter().find(|peer| !peer.up && among(&peer.name)) {
+            return Some(format!("{name} has no link to {}", peer.name));
+        }
+    }
+    None
 }
 
 #[cfg(test)]

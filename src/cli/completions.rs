@@ -16,24 +16,32 @@ pub(crate) struct Completions {
     shell: Shell,
 }
 
+/// A shell that can complete the command line.
 #[derive(Clone, Copy, ValueEnum)]
-enum Shell {
+pub(crate) enum Shell {
     Bash,
     Zsh,
     Fish,
 }
 
-impl Completions {
-    /// Prints them.
-    pub(crate) fn run(self) -> Outcome {
-        let shell = match self.shell {
+impl Shell {
+    /// The script that it reads.
+    pub(crate) fn completions(self) -> Vec<u8> {
+        let shell = match self {
             Shell::Bash => clap_complete::Shell::Bash,
             Shell::Zsh => clap_complete::Shell::Zsh,
             Shell::Fish => clap_complete::Shell::Fish,
         };
         let mut script = Vec::new();
         clap_complete::generate(shell, &mut Arguments::command(), "pixii", &mut script);
-        emit(script)?;
+        script
+    }
+}
+
+impl Completions {
+    /// Prints them.
+    pub(crate) fn run(self) -> Outcome {
+        emit(self.shell.completions())?;
         Ok(Exit::Done)
     }
 }

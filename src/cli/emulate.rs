@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::text::count;
 use super::{Exit, Outcome, Shared, Trouble, block_on, complain, emit, emit_json};
 
-/// Emulate a slow, lossy or cut network between running nodes
+/// Emulate a slow, lossy or cut network between running nodes, or a slow disk
 #[derive(Args)]
 #[command(after_help = "\
 A rule says what happens to messages from one place to another: FROM -> TO, or <-> for both directions. A \
@@ -21,11 +21,13 @@ place is a member's name, * (every member) or client (every client). Later rules
   FROM -> TO delay mix 0.9 fixed 1ms + 0.1 exponential 20ms
            ... offset 2ms              so much more for each
            ... fifo                    messages of a link do not overtake each other
+  FROM -> TO writes delay fixed 5ms    of this kind: writes, acks, reads, answers, gossip, repair, others
   FROM -> TO drop 0.05                 each is lost with this probability
   FROM -> TO cut                       nothing passes; `pass` ends it for some links
+  NODE disk delay 50ms                 the disk of a member, or of *, takes so much more for each write and read
 
 Nodes obey if their configuration says allow_emulation = true. A node that is started again has the rules \
-of its configuration. Delays are met to 1.5 ms.
+of its configuration. Delays are met to a fraction of a millisecond, unless the machine is busy.
 
 Examples:
   pixii emulate set 'n1 -> n2 delay exponential 5ms'

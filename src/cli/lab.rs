@@ -1,6 +1,6 @@
 //! `pixii lab`: experiments, beside what theory and the study say.
 
-mod failures;
+mod load;
 mod predict;
 mod run;
 
@@ -26,6 +26,7 @@ of two messages each, E[max] = integral of 1 - (1 - (1 + t/d) exp(-t/d))^(R-1) d
 Examples:
   pixii lab list
   pixii lab run all --quick
+  pixii lab load --nodes 3 --workload B --rate 500
   pixii lab predict --way \"exponential 5ms\"")]
 pub(crate) struct Lab {
     #[command(subcommand)]
@@ -38,6 +39,8 @@ enum Order {
     List,
     /// Run one
     Run(run::Run),
+    /// Put a cluster under load: YCSB's workloads, in a closed loop or at a rate
+    Load(load::LoadArgs),
     /// Say how stale reads can be, by model, for every (R, W)
     Predict(predict::Predict),
 }
@@ -48,6 +51,7 @@ impl Lab {
         match self.order {
             Order::List => list(shared),
             Order::Run(run) => run.run(shared),
+            Order::Load(load) => load.run(shared),
             Order::Predict(predict) => predict.run(shared),
         }
     }
@@ -66,10 +70,11 @@ fn check_out(out: &Option<PathBuf>, force: bool) -> Result<(), Trouble> {
 
 fn list(shared: &Shared) -> Outcome {
     if shared.json() {
-        let one = |Experiment { name, on, what, .. }: &Experiment| json!({ "name": name, "on": on, "what": what });
+        let one =
+            |Experiment { name, what, .. }: &Experiment| json!({ "name": name, "what": what });
         emit_json(&EXPERIMENTS.iter().map(one).collect())?;
     } else {
-        let one = |Experiment { name, on, what, .. }: &Experiment| row([name, on, what]);
+        let one = |Experiment { name, what, .. }: &Experiment| row([name, what]);
         emit(table(&EXPERIMENTS.iter().map(one).collect::<Vec<_>>()))?;
     }
     Ok(Exit::Done)

@@ -1,17 +1,26 @@
 //! `pixii node`.
 
-use clap::{Args, Subcommand};
-use pixii::message::Replacement;
-use serde_json::json;
+use std::time::Duration;
 
-use super::text::count;
-use super::{Exit, Outcome, Shared, Trouble, block_on, emit, emit_json};
+use clap::{Args, Subcommand};
+use pixii::message::{DrainOrder, DrainReport, DrainState, KeptHints, Replacement};
+use serde_json::json;
+use tokio::time::{Instant, sleep};
+
+use super::text::{bytes, count};
+use super::{Exit, Outcome, Shared, Trouble, block_on, deadline, emit, emit_json};
+
+/// How often a node is asked how far its drain is,
+const POLL: Duration = Duration::from_millis(100);
+/// and how much longer than it was given.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// Operate a single member
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
   pixii node stop n3                           n3 finishes what runs, closes its store and exits
+  pixii node drain n3                          first let n3 hand over its work: no client notices
   pixii node replace n3 n6@10.0.0.6:7432       what the replacement of a dead member comes to
   pixii node replace n3 n6@10.0.0.6:7432 --yes")]
 pub(crate) struct Node {
@@ -26,6 +35,29 @@ enum Order {
     Stop {
         /// The member's name
         name: String,
+    },
+    /// Take a node out before maintenance, so that no client notices
+    #[command(after_help = "\
+From then on the node refuses requests, so that clients go elsewhere at once, and keeps nothing more for other members. It finishes \
+the requests under way, delivers the hints that can be delivered, and closes its links: its peers use other nodes, without waiting \
+for it. That ends after --timeout at the latest; what is left is printed, and stays on its disk. It remains drained until it is \
+started again, or until `pixii node undrain`.
+
+Examples:
+  pixii node drain                             the node that --connect names
+  pixii node drain n3 && systemctl restart pixii@n3")]
+    Drain {
+        /// The member's name [default: the node that is asked]
+        name: Option<String>,
+        /// How long it may take, in milliseconds
+        #[arg(long, value_name = "MS", default_value = "30000", value_parser = deadline())]
+        timeout: u32,
+    },
+    /// Let a drained node take part again
+    #[command(after_help = "Examples:\n  pixii node undrain n3 --connect 127.0.0.1:7434")]
+    Undrain {
+        /// The member's name [default: the node that is asked]
+        name: Option<String>,
     },
     /// Give a dead member's places to a new one, and remove it for good
     #[command(after_help = "\
@@ -57,6 +89,8 @@ impl Node {
     pub(crate) fn run(self, shared: &Shared) -> Outcome {
         match self.order {
             Order::Stop { name } => stop(&name, shared),
+            Order::Drain { name, timeout } => drain(name.as_deref(), timeout, shared),
+            Order::Undrain { name } => undrain(name.as_deref(), shared),
             Order::Replace { old, new, yes } => replace(&old, &new, yes, shared),
         }
     }
@@ -68,6 +102,59 @@ fn stop(name: &str, shared: &Shared) -> Outcome {
         emit_json(&json!({ "stopping": name }))?;
     } else {
         emit(format!("{name} is stopping\n"))?;
+    }
+    Ok(Exit::Done)
+}
+
+fn drain(name: Option<&str>, timeout_ms: u32, shared: &Shared) -> Outcome {
+    let report = block_on(async {
+        let client = shared.client().await?;
+        let last = Instant::now() + Duration::from_millis(timeout_ms.into()) + GRACE;
+        let mut report = client.drain(name, DrainOrder::Begin { timeout_ms }).await?;
+        while report.state == DrainState::Draining && Instant::now() < last {
+            sleep(POLL).await;
+            report = client.drain(name, DrainOrder::Show).await?;
+        }
+        Ok(report)
+    })?;
+    let DrainReport { name, state, requests, hints } = &report;
+    if *state != DrainState::Drained {
+        return Err(Trouble::error(format!(
+            "{name} is not drained: somebody else has given it another order, or it is stuck"
+        )));
+    }
+    if shared.json() {
+        let kept = |of: &KeptHints| json!({ "for": of.name, "hints": of.count, "bytes": of.bytes });
+        emit_json(&json!({
+            "drained": name,
+            "requests_cut_off": requests,
+            "hints_left": hints.iter().map(kept).collect::<Vec<_>>(),
+        }))?;
+        return Ok(Exit::Done);
+    }
+    let mut told = format!("{name} is drained: clients and peers use other nodes\n");
+    if *requests > 0 {
+        told += &format!("{} did not end in time\n", count(*requests, "request"));
+    }
+    for KeptHints { name: target, count: kept, bytes: size, .. } in hints {
+        let kept = count(*kept, "hint");
+        told += &format!("{kept} for {target} ({}) stay with it\n", bytes(*size));
+    }
+    if hints.is_empty() {
+        told += "it keeps nothing for other members\n";
+    }
+    emit(told)?;
+    Ok(Exit::Done)
+}
+
+fn undrain(name: Option<&str>, shared: &Shared) -> Outcome {
+    let report =
+        block_on(async { Ok(shared.client().await?.drain(name, DrainOrder::End).await?) })?;
+    let name = &report.name;
+    if shared.json() {
+        emit_json(&json!({ "undrained": name }))?;
+    } else {
+        emit(format!("{name} takes part again\n"))?;
     }
     Ok(Exit::Done)
 }

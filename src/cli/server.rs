@@ -6,7 +6,12 @@ use std::path::PathBuf;
 use clap::Args;
 use pixii::config::Config;
 use pixii::engine::serve;
-use tracing_subscriber::EnvFilter;
+use sd_notify::NotifyState;
+use tracing_subscriber::fmt::format::debug_fn;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::reload::Handle;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
 use super::{Exit, Outcome, Trouble};
 
@@ -41,20 +46,50 @@ pub(crate) struct Server {
 impl Server {
     /// Serves until told to stop.
     pub(crate) fn run(self) -> Outcome {
+        let outcome = self.serve();
+        if let Err(trouble) = &outcome {
+            // A service manager shows why; one that is not there changes nothing.
+            let _ = sd_notify::notify(&[NotifyState::Status(&trouble.message)]);
+        }
+        outcome
+    }
+
+    fn serve(self) -> Outcome {
         let mut config =
             Config::load(&self.config).map_err(|error| Trouble::usage(error.to_string()))?;
         config.bootstrap = self.bootstrap;
         config.rejoin_empty = self.rejoin_empty;
-        tracing_subscriber::fmt()
-            .with_env_filter(EnvFilter::new(&config.log))
-            .with_writer(io::stderr)
-            .with_ansi(io::stderr().is_terminal())
-            .with_target(false)
-            .init();
-        serve(&config, self.follow_stdin).map_err(|error| match error.needs_operator() {
+        let logged = log(&config);
+        let read = move || {
+            let config = Config::load(&self.config)?;
+            // It fails only when there is no logging any more.
+            let _ = logged.reload(EnvFilter::new(&config.log));
+            Ok(config)
+        };
+        serve(&config, self.follow_stdin, read).map_err(|error| match error.needs_operator() {
             true => Trouble::usage(error.to_string()),
             false => Trouble::error(error.to_string()),
         })?;
         Ok(Exit::Done)
     }
+}
+
+/// From now on, what happens is logged: as sentences, or as a JSON object a line, which also has their parts.
+/// What gives back can change later what is logged.
+fn log(config: &Config) -> Handle<EnvFilter, Registry> {
+    let (filter, logged) = reload::Layer::new(EnvFilter::new(&config.log));
+    let registry = tracing_subscriber::registry().with(filter);
+    let lines = fmt::layer().with_writer(io::stderr).with_target(false);
+    if config.log_json {
+        let lines = lines.json().flatten_event(true);
+        registry.with(lines.with_current_span(false).with_span_list(false)).init();
+        return logged;
+    }
+    // A sentence says all that its fields say.
+    let sentence = debug_fn(|writer, field, value| match field.name() {
+        "message" => write!(writer, "{value:?}"),
+        _ => Ok(()),
+    });
+    registry.with(lines.with_ansi(io::stderr().is_terminal()).fmt_fields(sentence)).init();
+    logged
 }

@@ -185,7 +185,11 @@ fn as_text(report: &StatusReport, links: Option<&LinksReport>) -> String {
             count(report.partitions.into(), "partition")
         ),
     };
-    let serving = if report.serving { "yes" } else { "not yet: it waits for its peers" };
+    let serving = match (report.serving, report.is_drained()) {
+        (true, _) => "yes",
+        (false, false) => "not yet: it waits for its peers",
+        (false, true) => "no: it is drained, until `pixii node undrain` or a start",
+    };
     let mut rows = vec![
         row(["serving", serving]),
         row(["store", &format!("{:016x}", report.store)]),

@@ -1,4 +1,4 @@
-//! Bytes as text: escapes of TSV columns, hexadecimal, JSON, tables, and amounts with their units.
+//! Bytes as text: escapes of TSV columns and HTML, hexadecimal, JSON, tables, and amounts with their units.
 
 use serde_json::{Value, json};
 
@@ -34,6 +34,11 @@ pub(crate) fn unescape(text: &[u8]) -> Result<Vec<u8>, String> {
         });
     }
     Ok(out)
+}
+
+/// Text for a page.
+pub(crate) fn html(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 /// Lower-case hexadecimal.
@@ -123,6 +128,11 @@ mod tests {
         assert_eq!(unhex(hex(&every).as_bytes()).unwrap(), every);
         assert_eq!(unhex(b"0A").unwrap(), [10]);
         assert_eq!((unhex(b"0"), unhex(b"0x"), unhex("é".as_bytes())), (None, None, None));
+    }
+
+    #[test]
+    fn nothing_of_a_text_is_taken_for_a_tag() {
+        assert_eq!(html("a <b> & \"c\""), "a &lt;b&gt; &amp; &quot;c&quot;");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::link::Lost;
-use super::{Client, Failure, ODD_ANSWER};
+use super::{Client, Failure, Node, ODD_ANSWER};
 use crate::message::{CallBody, Refusal, ReplyBody, Request, Response};
 use crate::types::{MAX_TIMEOUT_MS, NodeId, Partition};
 
@@ -29,11 +29,20 @@ const QUIET_MS: u64 = 1_000;
 /// Rest before a write whose outcome is unknown goes round once more.
 const REST: Duration = Duration::from_millis(50);
 
+/// A request that was carried out.
+pub(super) struct Done {
+    pub(super) response: Response,
+    /// True if another node may have taken it, too, or may yet.
+    pub(super) repeated: bool,
+}
+
 /// What one node made of a request.
 struct Answered {
     /// The node, for people.
     place: String,
     outcome: Result<ReplyBody, Lost>,
+    /// True if it was not tried, because it could not be reached a moment ago.
+    is_left_alone: bool,
 }
 
 /// What is known of a request while it is tried.
@@ -46,6 +55,8 @@ struct Attempts {
     /// True if a node asks to be asked again.
     again: bool,
     faults: Vec<String>,
+    /// Nodes that were not tried, because they could not be reached a moment ago.
+    left_alone: u32,
     /// Nodes that are no homes and may still be asked once a home has refused.
     others_left: u32,
     under_way: JoinSet<Answered>,
@@ -58,7 +69,7 @@ impl Client {
         request: Request,
         partition: Partition,
         timeout_ms: u32,
-    ) -> Result<Response, Failure> {
+    ) -> Result<Done, Failure> {
         if timeout_ms == 0 || timeout_ms > MAX_TIMEOUT_MS {
             return Err(Refusal::Timeout(timeout_ms).into());
         }
@@ -71,10 +82,12 @@ impl Client {
             unknown: None,
             again: false,
             faults: Vec::new(),
+            left_alone: 0,
             others_left: OTHERS,
             under_way: JoinSet::new(),
         };
         let mut candidates = self.candidates(partition);
+        let mut insists = false;
         loop {
             let in_time = Instant::now() < deadline;
             let asked = attempts.next(&mut candidates).filter(|_| in_time);
@@ -82,8 +95,15 @@ impl Client {
                 let (client, request) = (self.clone(), request.clone());
                 attempts
                     .under_way
-                    .spawn(async move { client.attempt(id, request, deadline).await });
+                    .spawn(async move { client.attempt(id, request, deadline, insists).await });
             } else if attempts.under_way.is_empty() {
+                if in_time && !insists && attempts.left_alone > 0 {
+                    // One of them may be back: better to look than to say that nobody is there.
+                    (insists, attempts.others_left) = (true, OTHERS);
+                    candidates = self.candidates(partition);
+                    attempts.faults.clear();
+                    continue;
+                }
                 let unknown = attempts.unknown.is_some() && self.0.options.retry_unknown;
                 if !in_time || !(unknown || attempts.again) {
                     return Err(attempts.failure(timeout_ms));
@@ -99,15 +119,15 @@ impl Client {
                 Some(answered) = attempts.under_way.join_next() => answered,
                 () = sleep_until(hedge), if asked.is_some() => {
                     if let Some(node) = asked.and_then(|id| self.0.nodes.get(&id)) {
-                        let until = self.0.made.elapsed().as_millis() as u64 + QUIET_MS;
-                        node.quiet_until_ms.store(until, Ordering::Relaxed);
+                        self.avoid(node);
                     }
                     continue;
                 }
             };
             let Ok(answered) = next else { continue };
             if let Some(response) = attempts.take(answered)? {
-                return Ok(response);
+                let repeated = attempts.unknown.is_some() || !attempts.under_way.is_empty();
+                return Ok(Done { response, repeated });
             }
             if attempts.unknown.is_some() && !self.0.options.retry_unknown {
                 return Err(attempts.failure(timeout_ms));
@@ -115,28 +135,65 @@ impl Client {
         }
     }
 
-    /// Puts the request to one node.
-    async fn attempt(&self, id: NodeId, request: Request, deadline: Instant) -> Answered {
+    /// Puts the request to one node; `insists` as [`Client::link`] does.
+    async fn attempt(
+        &self,
+        id: NodeId,
+        request: Request,
+        deadline: Instant,
+        insists: bool,
+    ) -> Answered {
+        let unsent = |place: String, why: String, is_left_alone: bool| Answered {
+            place,
+            outcome: Err(Lost::Unsent(why)),
+            is_left_alone,
+        };
         let left = deadline.saturating_duration_since(Instant::now());
         let Some(node) = self.0.nodes.get(&id) else {
-            let why = Lost::Unsent("it is no member".into());
-            return Answered { place: format!("{id:?}"), outcome: Err(why) };
+            return unsent(format!("{id:?}"), "it is no member".into(), false);
         };
         let place = format!("{} ({})", node.name, node.address);
-        let link = match timeout(left, self.link(node, left / CONNECT_SHARE)).await {
+        let link = match timeout(left, self.link(node, left / CONNECT_SHARE, insists)).await {
             Ok(Ok(link)) => link,
-            Ok(Err(why)) => {
-                return Answered { place: String::new(), outcome: Err(Lost::Unsent(why)) };
+            Ok(Err(unlinked)) => {
+                return unsent(String::new(), unlinked.why, unlinked.is_left_alone);
             }
-            Err(_) => {
-                let why = Lost::Unsent("no connection in time".into());
-                return Answered { place, outcome: Err(why) };
-            }
+            Err(_) => return unsent(place, "no connection in time".into(), false),
         };
         let left = deadline.saturating_duration_since(Instant::now());
         let timeout_ms = (left.as_millis() as u32).max(1);
         let body = CallBody::Data { request, timeout_ms };
-        Answered { place, outcome: link.call(body, left + GRACE).await }
+        let outcome = link.call(body, left + GRACE).await;
+        if matches!(outcome, Ok(ReplyBody::Data(Response::Refused(Refusal::Stopping)))) {
+            self.avoid(node);
+        }
+        Answered { place, outcome, is_left_alone: false }
+    }
+
+    /// For a moment, this node is asked last.
+    fn avoid(&self, node: &Node) {
+        let until = self.0.made.elapsed().as_millis() as u64 + QUIET_MS;
+        node.quiet_until_ms.store(until, Ordering::Relaxed);
+    }
+
+    /// Puts a request to this member alone, within `timeout_ms`; nobody else is asked, whatever it answers.
+    pub async fn ask(
+        &self,
+        name: &str,
+        request: Request,
+        timeout_ms: u32,
+    ) -> Result<Response, Failure> {
+        let (id, writes) = (self.id_of(name)?, request.is_write());
+        let deadline = Instant::now() + Duration::from_millis(timeout_ms.into());
+        let Answered { place, outcome, .. } = self.attempt(id, request, deadline, true).await;
+        match outcome {
+            Ok(ReplyBody::Data(response)) => Ok(response),
+            Ok(_) => Err(Failure::Error(ODD_ANSWER.into())),
+            Err(Lost::Sent(why)) if writes => Err(Failure::Unknown(format!("{place}: {why}"))),
+            Err(Lost::Sent(why) | Lost::Unsent(why)) => {
+                Err(Failure::Error(format!("{place}: {why}")))
+            }
+        }
     }
 
     /// The nodes to ask about a partition in their order, and whether each is a home: the homes, the node first
@@ -169,7 +226,9 @@ impl Attempts {
     }
 
     /// Takes an answer: the end if it says what has become of the request.
-    fn take(&mut self, Answered { place, outcome }: Answered) -> Result<Option<Response>, Failure> {
+    fn take(&mut self, answered: Answered) -> Result<Option<Response>, Failure> {
+        let Answered { place, outcome, is_left_alone } = answered;
+        self.left_alone += u32::from(is_left_alone);
         let named = |why: String| if place.is_empty() { why } else { format!("{place}: {why}") };
         match outcome {
             Ok(ReplyBody::Data(Response::Refused(why))) => {

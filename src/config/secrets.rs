@@ -19,7 +19,7 @@ const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
 
 /// The files of a node's secrets, as its configuration names them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct SecretFiles {
+pub(crate) struct SecretFiles {
     /// What the cluster's nodes know each other by.
     pub(super) peers: PathBuf,
     /// What they know its clients by.

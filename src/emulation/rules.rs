@@ -4,15 +4,18 @@
 //!                      [offset 1ms] [fifo]
 //!     FROM -> TO drop 0.05
 //!     FROM -> TO cut | pass
+//!     FROM -> TO writes delay ...       of the messages of a kind: writes, acks, reads, answers, gossip,
+//!                                       repair or others
+//!     NODE disk delay 50ms
 //!
 //! FROM and TO are a member's name, `*` for every member, or `client` for every client; `<->` stands for
-//! both directions. A rule's `Display` is its text.
+//! both directions. NODE is a member's name or `*`. A rule's `Display` is its text.
 
 use std::fmt;
 use std::ops::RangeInclusive;
 
-use super::Place;
 use super::delay::{Delay, Latency, MAX_DELAY};
+use super::{Kind, Place};
 use crate::members::Members;
 use crate::types::{MILLI, Micros, NodeId};
 
@@ -21,6 +24,8 @@ const MAX_PARTS: usize = 10;
 const SHAPES: RangeInclusive<f64> = 0.1..=100.0;
 const WEIGHTS: RangeInclusive<f64> = 0.000_001..=1_000_000.0;
 const SECOND: Micros = 1_000 * MILLI;
+/// A disk is slower by this at most: a node that stops waits for it.
+const MAX_DISK_DELAY: Micros = 10 * SECOND;
 /// A mistake is shown with at most this many characters of what was written.
 const SHOWN: usize = 60;
 
@@ -31,6 +36,8 @@ pub struct Rule {
     to: End,
     /// It holds from `to` to `from` as well.
     both: bool,
+    /// What messages it is about; all if not given.
+    kind: Option<Kind>,
     /// What it says.
     pub(super) aspect: Aspect,
 }
@@ -53,6 +60,8 @@ pub(super) enum Aspect {
     Cut,
     /// It is not cut.
     Pass,
+    /// The disk of the node at both ends takes so much longer for every write and every read.
+    Disk(Micros),
 }
 
 /// The rules of a text, one a line or between semicolons; members are those of `members`. The error is a
@@ -82,10 +91,18 @@ pub fn parse_delay(text: &str) -> Result<Delay, String> {
 }
 
 impl Rule {
-    /// True if the rule is about messages from `from` to `to`.
-    pub(super) fn holds(&self, from: Place, to: Place) -> bool {
+    /// True if the rule is about messages of this kind from `from` to `to`.
+    pub(super) fn holds(&self, from: Place, to: Place, kind: Kind) -> bool {
         let holds = |from, to| self.from.is(from) && self.to.is(to);
-        holds(from, to) || (self.both && holds(to, from))
+        self.kind.is_none_or(|of| of == kind) && (holds(from, to) || (self.both && holds(to, from)))
+    }
+
+    /// By how much it slows the disk of this node, if it says anything about that.
+    pub(super) fn disk_delay(&self, node: NodeId) -> Option<Micros> {
+        match self.aspect {
+            Aspect::Disk(delay) if self.from.is(node.into()) => Some(delay),
+            _ => None,
+        }
     }
 }
 
@@ -111,15 +128,21 @@ fn rule(words: &mut Words, members: &Members) -> Result<Rule, String> {
     let both = match words.next() {
         Some("->") => false,
         Some("<->") => true,
+        Some("disk") if from != End::Client => return disk(from, words),
         other => return Err(odd("behind FROM", other, "-> or <->")),
     };
     let to = end(words.next(), members)?;
     if from == to && from != End::Any {
         return Err(format!("no link leads from {from} to {to}"));
     }
-    let aspect = match words.next() {
+    let mut next = words.next();
+    let kind = Kind::ALL.into_iter().find(|kind| next == Some(kind.name()));
+    if kind.is_some() {
+        next = words.next();
+    }
+    let aspect = match next {
         Some("delay") => {
-            return latency(words).map(|l| Rule { from, to, both, aspect: Aspect::Delay(l) });
+            return latency(words).map(|l| Rule { from, to, both, kind, aspect: Aspect::Delay(l) });
         }
         Some("drop") => Aspect::Drop(number("drop", words.next(), 0.0..=1.0)?),
         Some("cut") => Aspect::Cut,
@@ -127,7 +150,28 @@ fn rule(words: &mut Words, members: &Members) -> Result<Rule, String> {
         other => return Err(odd("behind TO", other, "delay, drop, cut or pass")),
     };
     match words.next() {
-        None => Ok(Rule { from, to, both, aspect }),
+        None => Ok(Rule { from, to, both, kind, aspect }),
+        more => Err(odd("at its end", more, "nothing")),
+    }
+}
+
+/// What is behind `NODE disk`.
+fn disk(node: End, words: &mut Words) -> Result<Rule, String> {
+    match words.next() {
+        Some("delay") => {}
+        other => return Err(odd("behind disk", other, "delay")),
+    }
+    let delay = duration("disk delay", words.next())?;
+    if delay > MAX_DISK_DELAY {
+        return Err(format!(
+            "disk delay {}: a disk takes at most {} more",
+            Time(delay),
+            Time(MAX_DISK_DELAY)
+        ));
+    }
+    let (to, aspect) = (node.clone(), Aspect::Disk(delay));
+    match words.next() {
+        None => Ok(Rule { from: node, to, both: false, kind: None, aspect }),
         more => Err(odd("at its end", more, "nothing")),
     }
 }
@@ -220,13 +264,20 @@ fn duration(what: &str, word: Option<&str>) -> Result<Micros, String> {
 
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        if let Aspect::Disk(delay) = self.aspect {
+            return write!(f, "{} disk delay {}", self.from, Time(delay));
+        }
         let arrow = if self.both { "<->" } else { "->" };
         write!(f, "{} {arrow} {} ", self.from, self.to)?;
+        if let Some(kind) = self.kind {
+            write!(f, "{} ", kind.name())?;
+        }
         match &self.aspect {
             Aspect::Delay(latency) => write!(f, "delay {latency}"),
             Aspect::Drop(chance) => write!(f, "drop {chance}"),
             Aspect::Cut => f.write_str("cut"),
-            Aspect::Pass => f.write_str("pass"),
+            // A disk has no arrow: it is told above.
+            Aspect::Pass | Aspect::Disk(_) => f.write_str("pass"),
         }
     }
 }
@@ -294,7 +345,8 @@ mod tests {
         let text = "n1 -> n2 delay exponential 5ms
             * -> * delay pareto 1ms 2.5; * -> * delay mix 0.9 fixed 1ms + 0.1 exponential 20ms fifo
             n1 <-> n-3 cut\n\n* -> client delay fixed 2ms offset 1500us;;* -> * drop 0.05
-            client -> n1 pass; n2 -> n1 delay fixed 0ms offset 600s fifo";
+            client -> n1 pass; n1 -> * gossip cut; * <-> * acks delay fixed 1ms; n2 -> n1 delay fixed 0ms offset 600s fifo
+            n1 disk delay 50ms; * disk delay 10s";
         let rules = parse(text, &members()).unwrap();
         let lines: Vec<String> = rules.iter().map(Rule::to_string).collect();
         let trimmed = text.split(['\n', ';']).map(str::trim).filter(|line| !line.is_empty());
@@ -329,7 +381,9 @@ mod tests {
             _ => Aspect::Delay(Latency { delay, offset, fifo: rng.chance(0.5) }),
         };
         let (from, to) = (ends[from].clone(), ends[to].clone());
-        Rule { from, to, both: rng.chance(0.5), aspect }
+        let both = rng.chance(0.5);
+        let kind = rng.pick(&Kind::ALL).copied().filter(|_| rng.chance(0.5));
+        Rule { from, to, both, kind, aspect }
     }
 
     #[test]
@@ -365,6 +419,11 @@ mod tests {
             ("n1 ->", "it lacks an end; a rule is FROM -> TO, then delay, drop, cut or pass"),
             ("n1 -> n2 cut now", "at its end is \"now\", where nothing is expected"),
             ("n1 -> n1 cut", "no link leads from n1 to n1"),
+            ("n1 disk", "behind disk nothing is left, where delay is expected"),
+            ("n1 disk delay", "disk delay lacks its time: a delay is 0 to 600 s"),
+            ("n1 disk delay 11s", "disk delay 11s: a disk takes at most 10s more"),
+            ("n1 disk delay 1s fifo", "at its end is \"fifo\", where nothing is expected"),
+            ("client disk delay 1s", "behind FROM is \"disk\", where -> or <-> is expected"),
             ("client <-> client cut", "no link leads from client to client"),
         ];
         for (text, said) in mistakes {

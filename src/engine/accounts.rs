@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 
 use super::Engine;
+use super::drain::Drain;
 use crate::config::Config;
+use crate::emulation::Kind;
 use crate::members::{Members, Opinion};
 use crate::message::{
-    CollectionStatus, PairStatus, PeerRepair, PeerStatus, RepairCounts, RepairReport, RepairStatus,
-    RingReport, StatusReport,
+    CollectionStatus, DRAINED, PairStatus, PeerRepair, PeerStatus, RepairCounts, RepairReport,
+    RepairStatus, RingReport, StatusReport,
 };
 use crate::node::{Input, PairView};
 use crate::ring::Ring;
@@ -27,8 +29,8 @@ impl Engine<'_> {
         }
     }
 
-    /// How the node is; its store takes `disk_bytes`.
-    pub(super) fn status(&self, disk_bytes: u64) -> StatusReport {
+    /// How the node is.
+    pub(super) fn status(&self) -> StatusReport {
         let now = self.now();
         let pairs = self.node.pairs(now);
         let mut compared = by_peer(&pairs);
@@ -53,6 +55,11 @@ impl Engine<'_> {
         counters.push(("calls_refused_busy".to_owned(), self.busy));
         let sent = self.hub.peers.values().map(|peer| peer.outbox.bytes_taken()).sum();
         counters.push(("peer_bytes_sent".to_owned(), sent));
+        if self.drain != Drain::No {
+            counters.push((DRAINED.to_owned(), 1));
+        }
+        let of = |(kind, bytes): (&Kind, &u64)| (format!("peer_bytes_of_{}", kind.name()), *bytes);
+        counters.extend(self.sent.iter().map(of));
         if self.config.allow_emulation {
             counters.extend(self.emulator.counters());
         }
@@ -63,18 +70,53 @@ impl Engine<'_> {
             store: self.node.meta().store,
             incarnation: self.node.meta().incarnation,
             recovered: self.recovered,
-            serving: self.node.is_settled(),
+            serving: self.node.is_settled() && self.drain == Drain::No,
             without_authority: self.node.meta().without_authority.len() as u32,
             uptime_ms: self.start.elapsed().as_millis() as u64,
             partitions: self.ring.share(self.config.me()) as u32,
-            disk_bytes,
+            disk_bytes: self.storage.levels().disk_bytes.get(),
             peers: peers.collect(),
-            hint_limit_bytes: self.config.hint_limit_mib << 20,
+            hint_limit_bytes: self.settings.hint_limit_mib << 20,
             emulated: self.emulator.lines(),
             counters,
             repair: self.summary(&pairs),
             collection: self.collection(),
         }
+    }
+
+    /// What the daemon does, for those who look at it from outside.
+    pub(super) fn condition(&self) -> String {
+        let requests = self.node.requests();
+        if self.finish_by.is_some() {
+            return format!("stopping: {requests} requests under way");
+        }
+        if !self.node.is_settled() {
+            let (heard, peers) = self.node.heard();
+            return format!("meeting members: {heard} of {peers} have answered");
+        }
+        match self.drain {
+            Drain::Until(_) => {
+                let hints: u64 = self.drain_report().hints.iter().map(|hints| hints.count).sum();
+                return format!("draining: {requests} requests and {hints} hints left");
+            }
+            Drain::Done => return "drained: other nodes do its work".to_owned(),
+            Drain::No => {}
+        }
+        let mut condition = if self.short.is_some() {
+            "serving reads only: its disk is nearly full"
+        } else {
+            "serving"
+        }
+        .to_owned();
+        let (unread, all) = (self.node.unread(), self.ring.share(self.config.me()));
+        if unread > 0 {
+            condition.push_str(&format!("; reading trees: {unread} of {all} partitions left"));
+        }
+        let lacking = self.node.meta().without_authority.len();
+        if lacking > 0 {
+            condition.push_str(&format!("; being filled: {lacking} partitions left"));
+        }
+        condition
     }
 
     fn collection(&self) -> CollectionStatus {

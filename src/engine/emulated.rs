@@ -1,38 +1,83 @@
-//! The emulated network at the daemon's transport: messages to other members wait here before they leave,
+//! The emulated network at the daemon's transport (a slow disk is emulated by the store's threads): messages to other members wait here before they leave,
 //! requests of clients and the answers to them likewise. Off, it is one look at an `Option`.
 //!
-//! A message takes what its rule says, to 1.5 ms: the timer counts in milliseconds and rounds up twice, so
-//! half a millisecond early is on time. Only requests for data are emulated: orders and questions to a node always get through.
+//! A message takes what its rule says, to a fraction of a millisecond on a machine that is not busy. Only requests for data are emulated: orders and questions to a node always get through.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use rustix::fs::Timespec;
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
+};
+use tokio::net::unix::pipe;
 use tracing::warn;
 
 use super::Engine;
-use crate::emulation::{self, Emulation, Place, Rule, Verdict};
-use crate::message::{Call, CallBody, EmulateOrder, Request};
+use crate::emulation::{self, Emulation, Kind, Place, Rule, Verdict};
+use crate::message::{Call, CallBody, EmulateOrder, PeerMessage, Request};
 use crate::net::Peer;
 use crate::net::frames::Held;
-use crate::node::ClientId;
+use crate::node::{ClientId, Input};
 use crate::types::{MILLI, Micros, NodeId};
+use crate::wire;
 
 /// What waits at most; beyond it messages are dropped and counted.
 const MAX_WAITING: usize = 100_000;
 const MAX_WAITING_BYTES: usize = 256 << 20;
-/// What is due so soon has arrived, because the timer would make it later than this is early.
-const EARLY: Micros = MILLI / 2;
 /// While it is on, the log says so as often.
 const REMIND: Micros = 60_000 * MILLI;
 /// What a call without key and value takes, about.
 const CALL_BYTES: usize = 256;
+
+/// Wakes the engine when a message is due, as exactly as the kernel can: the runtime's own timer counts in milliseconds.
+pub(super) struct Alarm(pipe::Receiver);
+
+impl Alarm {
+    /// One that is not set. The error is the system's.
+    pub(super) fn new() -> io::Result<Self> {
+        let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
+        let timer = File::from(timerfd_create(TimerfdClockId::Monotonic, flags)?);
+        // The runtime waits for it and reads it as it does with a pipe.
+        Ok(Alarm(pipe::Receiver::from_file_unchecked(timer)?))
+    }
+
+    /// It rings after this time.
+    pub(super) fn set(&self, after: Micros) {
+        let timespec = |micros: Micros| Timespec {
+            tv_sec: (micros / 1_000_000) as i64,
+            tv_nsec: (micros % 1_000_000 * 1_000) as i64,
+        };
+        // A time of 0 would stop it.
+        let it_value = timespec(after.max(1));
+        let it_interval = timespec(0);
+        let at = Itimerspec { it_interval, it_value };
+        // An open timer takes every time.
+        let _ = timerfd_settime(&self.0, TimerfdTimerFlags::empty(), &at);
+    }
+
+    /// Returns when it rings.
+    pub(super) async fn rings(&self) {
+        // One that cannot be read rings at once: nothing is late then.
+        while self.0.readable().await.is_ok() {
+            match self.0.try_read(&mut [0; 8]) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                _ => return,
+            }
+        }
+    }
+}
 
 /// Something that waits to arrive.
 #[derive(Debug)]
 pub(super) enum Parcel {
     /// A frame for a peer, and the connection that it was to leave on: it does not outlive it.
     Message { peer: Arc<Peer>, connection: u64, frame: Bytes },
+    /// A message of the node to itself, in an experiment.
+    Own(PeerMessage),
     /// A frame for a client.
     Reply { client: ClientId, frame: Bytes },
     /// A client's call.
@@ -43,6 +88,7 @@ impl Parcel {
     fn bytes(&self) -> usize {
         match self {
             Parcel::Message { frame, .. } | Parcel::Reply { frame, .. } => frame.len(),
+            Parcel::Own(message) => wire::frame_len(message),
             Parcel::Call { call, .. } => CALL_BYTES + call_bytes(&call.body),
         }
     }
@@ -50,6 +96,7 @@ impl Parcel {
     fn ends(&self, me: NodeId) -> (Place, Place) {
         match self {
             Parcel::Message { peer, .. } => (me.into(), peer.id.into()),
+            Parcel::Own(_) => (me.into(), me.into()),
             Parcel::Reply { client, .. } => (me.into(), Place::Client(*client)),
             Parcel::Call { client, .. } => (Place::Client(*client), me.into()),
         }
@@ -104,6 +151,11 @@ impl Emulator {
         self.on.is_some()
     }
 
+    /// By how much the disk of this node is slowed, in microseconds.
+    pub(super) fn disk_delay(&self) -> Micros {
+        self.on.as_ref().map_or(0, |on| on.net.disk_delay(self.me))
+    }
+
     /// The rules that hold.
     pub(super) fn lines(&self) -> Vec<String> {
         let rules = self.on.iter().flat_map(|on| on.net.rules());
@@ -122,11 +174,11 @@ impl Emulator {
         old.map_or_else(Vec::new, |on| on.waiting.into_values().collect())
     }
 
-    /// Takes a message that is sent now, or loses it.
-    pub(super) fn post(&mut self, now: Micros, parcel: Parcel) {
+    /// Takes a message of this kind that is sent now, or loses it.
+    pub(super) fn post(&mut self, now: Micros, kind: Kind, parcel: Parcel) {
         let Some(on) = &mut self.on else { return };
         let (from, to) = parcel.ends(self.me);
-        let delay = match on.net.verdict(now, from, to) {
+        let delay = match on.net.verdict(now, from, to, kind) {
             Verdict::Deliver(delays) => delays.first().copied().unwrap_or_default(),
             Verdict::Drop => return self.dropped += 1,
             Verdict::Cut => return self.cut += 1,
@@ -144,7 +196,7 @@ impl Emulator {
     /// The next message that has arrived by now.
     pub(super) fn arrived(&mut self, now: Micros) -> Option<Parcel> {
         let on = self.on.as_mut()?;
-        let first = on.waiting.first_entry().filter(|first| first.key().0 <= now + EARLY)?;
+        let first = on.waiting.first_entry().filter(|first| first.key().0 <= now)?;
         let parcel = first.remove();
         on.bytes -= parcel.bytes();
         Some(parcel)
@@ -153,7 +205,7 @@ impl Emulator {
     /// When the next message arrives or the log is to be reminded.
     pub(super) fn next_wake(&self) -> Option<Micros> {
         let on = self.on.as_ref()?;
-        let first = on.waiting.first_key_value().map(|((due, _), _)| due.saturating_sub(EARLY));
+        let first = on.waiting.first_key_value().map(|((due, _), _)| *due);
         Some(first.unwrap_or(on.remind_at).min(on.remind_at))
     }
 
@@ -203,6 +255,7 @@ impl Engine<'_> {
     pub(super) fn set_rules(&mut self, rules: Vec<Rule>) {
         let was_on = self.emulator.is_on();
         let under_way = self.emulator.set(self.now(), rules);
+        self.storage.slow_down(self.emulator.disk_delay());
         under_way.into_iter().for_each(|parcel| self.arrive(parcel));
         if self.emulator.is_on() {
             self.warn_of_emulation("from now on");
@@ -235,10 +288,21 @@ impl Engine<'_> {
 
     /// At a stop, what was said leaves at once.
     pub(super) fn end_emulation(&mut self) {
+        self.storage.slow_down(0);
         for parcel in self.emulator.set(self.now(), Vec::new()) {
             if !matches!(parcel, Parcel::Call { .. }) {
                 self.arrive(parcel);
             }
+        }
+    }
+
+    /// Takes what an experiment has the network carry from the node to itself.
+    pub(super) fn tell_self(&mut self, message: PeerMessage) {
+        if self.emulator.is_on() {
+            let kind = message.body.kind();
+            self.emulator.post(self.now(), kind, Parcel::Own(message));
+        } else {
+            self.arrive(Parcel::Own(message));
         }
     }
 
@@ -251,6 +315,9 @@ impl Engine<'_> {
                 } else {
                     peer.outbox.lose();
                 }
+            }
+            Parcel::Own(message) => {
+                self.input(Input::Peer { from: self.config.me(), message });
             }
             Parcel::Reply { client, frame } => self.answer(client, frame),
             Parcel::Call { client, call, held } => self.call(client, call, held),
@@ -293,15 +360,15 @@ mod tests {
     #[test]
     fn messages_arrive_in_the_order_of_their_times() {
         let mut emulator = emulator("n1 -> client delay fixed 5ms");
-        (0..3).for_each(|id| emulator.post(id, reply(id, 10)));
-        assert_eq!(emulator.next_wake(), Some(5_000 - EARLY));
-        assert_eq!(arrived(&mut emulator, 4_999 - EARLY), [0; 0]);
-        assert_eq!(arrived(&mut emulator, 5_001 - EARLY), [0, 1]);
+        (0..3).for_each(|id| emulator.post(id, Kind::Other, reply(id, 10)));
+        assert_eq!(emulator.next_wake(), Some(5_000));
+        assert_eq!(arrived(&mut emulator, 4_999), [0; 0]);
+        assert_eq!(arrived(&mut emulator, 5_001), [0, 1]);
         assert_eq!(arrived(&mut emulator, 9_000), [2]);
         assert_eq!(emulator.next_wake(), Some(REMIND));
         assert!(!emulator.is_to_remind(REMIND - 1) && emulator.is_to_remind(REMIND));
         assert_eq!(emulator.next_wake(), Some(2 * REMIND));
-        emulator.post(REMIND, reply(7, 10));
+        emulator.post(REMIND, Kind::Other, reply(7, 10));
         assert_eq!(emulator.set(REMIND, Vec::new()).len(), 1, "what was under way is not lost");
         assert_eq!((emulator.next_wake(), emulator.is_on()), (None, false));
         assert_eq!(count(&emulator, "emulated_delayed"), 4);
@@ -310,10 +377,10 @@ mod tests {
     #[test]
     fn what_waits_is_bounded_in_number_and_bytes() {
         let mut emulator = emulator("n1 -> client delay fixed 600s");
-        (0..MAX_WAITING as u64 + 7).for_each(|id| emulator.post(0, reply(id, 1)));
+        (0..MAX_WAITING as u64 + 7).for_each(|id| emulator.post(0, Kind::Other, reply(id, 1)));
         assert_eq!(count(&emulator, "emulated_overflowed"), 7);
         assert_eq!(arrived(&mut emulator, 600_000 * MILLI).len(), MAX_WAITING);
-        (0..300).for_each(|id| emulator.post(0, reply(id, (1 << 20) - 8)));
+        (0..300).for_each(|id| emulator.post(0, Kind::Other, reply(id, (1 << 20) - 8)));
         assert_eq!(count(&emulator, "emulated_overflowed"), 7 + 44, "256 MiB are the limit");
         assert_eq!(arrived(&mut emulator, 600_000 * MILLI).len(), 256);
     }
@@ -321,9 +388,9 @@ mod tests {
     #[test]
     fn what_is_cut_or_dropped_is_counted() {
         let mut emulator = emulator("n1 -> client drop 1; client -> n1 cut");
-        emulator.post(0, reply(0, 1));
+        emulator.post(0, Kind::Other, reply(0, 1));
         let call = Call { id: 1, body: CallBody::Ring };
-        emulator.post(0, Parcel::Call { client: 1, call, held: None });
+        emulator.post(0, Kind::Other, Parcel::Call { client: 1, call, held: None });
         assert!(emulator.arrived(REMIND).is_none());
         assert_eq!(
             (count(&emulator, "emulated_dropped"), count(&emulator, "emulated_cut")),

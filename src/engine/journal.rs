@@ -1,58 +1,166 @@
-//! What an operator would ask about, in words.
+//! What an operator would ask about: a line per decision, in words, with the same as fields for machines.
+
+use std::time::Duration;
 
 use tracing::{error, info, warn};
 
 use crate::config::Config;
 use crate::members::{Members, Opinion};
-use crate::node::Notice;
+use crate::metrics::Account;
+use crate::node::{Notice, Shortage};
+use crate::types::{MILLI, Micros};
 
-/// Logs what the node decided about itself: a line per decision.
+/// A sync that takes longer than this is told of: clients wait for it.
+const SLOW: Duration = Duration::from_secs(1);
+
+/// Logs a write of the disk that was slow.
+pub(super) fn tell_sync(changes: usize, took: Duration) {
+    if took > SLOW {
+        let ms = took.as_millis() as u64;
+        warn!(
+            event = "slow_sync",
+            ms, changes, "the disk took {ms} ms to write and sync {changes} changes"
+        );
+    }
+}
+
+/// Logs that a node has run short of disk space; `None`: it has room again.
+pub(super) fn tell_space(name: &str, shortage: Option<Shortage>) {
+    match shortage {
+        Some(Shortage { free_bytes, reserve_bytes }) => warn!(
+            event = "disk_short",
+            free_bytes,
+            reserve_bytes,
+            "node {name} refuses writes: its disk has {free_bytes} bytes left and keeps {reserve_bytes} in reserve"
+        ),
+        None => {
+            info!(event = "disk_room", "node {name} takes writes again: its disk has room");
+        }
+    }
+}
+
+/// Logs what the node decided.
 pub(super) fn tell(notice: Notice, config: &Config, members: &Members) {
-    let peer = |id| members.name(id);
     let name = &config.name;
     match notice {
-        Notice::Founded => info!("a new cluster {} is founded", config.cluster),
+        Notice::Founded => {
+            info!(event = "founded", "a new cluster {} is founded", config.cluster);
+        }
         Notice::Reborn => warn!(
+            event = "disk_lost",
             "the cluster knows node {name} with another store: its disk was lost, and what it does \
              not find does not count"
         ),
-        Notice::Outdated(witness) => warn!(
-            "peer {} has seen a later life of this store: the disk was rolled back or copied; node \
-             {name} goes on under a new store id, and what it does not find does not count",
-            peer(witness)
-        ),
-        Notice::Copied(witness) => error!(
-            "peer {} has seen a later life of node {name}: its disk was rolled back, or a copy of it \
-             runs elsewhere; it goes on under a new store id, and what it does not find does not count",
-            peer(witness)
-        ),
         Notice::Alone => {
-            warn!("no peer answers: node {name} serves under a new store id");
+            warn!(event = "alone", "no peer answers: node {name} serves under a new store id");
         }
-        Notice::Foreign(other) => error!(
-            "peer {} belongs to another cluster {}: nothing is exchanged with it",
-            peer(other),
+        Notice::Settled => info!(event = "serves", "node {name} serves"),
+        Notice::Recovered => info!(
+            event = "recovered",
+            "node {name} has all that it had lost: what it does not find counts again"
+        ),
+        Notice::Damaged(partition) => warn!(
+            event = "record_damaged",
+            partition = partition.0,
+            "a record of partition {} fails its checksum: it is fetched from the other homes",
+            partition.0
+        ),
+        Notice::Outdated(peer)
+        | Notice::Copied(peer)
+        | Notice::Foreign(peer)
+        | Notice::Opined(peer, ..)
+        | Notice::HandoffBegun(peer, _)
+        | Notice::HandoffDone(peer)
+        | Notice::Repaired(_, peer, ..)
+        | Notice::RepairFailed(_, peer)
+        | Notice::Misplaced(peer)
+        | Notice::Forged(peer) => tell_of_peer(notice, &members.name(peer), config),
+    }
+}
+
+/// Logs what concerns a `peer`.
+fn tell_of_peer(notice: Notice, peer: &str, config: &Config) {
+    let name = &config.name;
+    match notice {
+        Notice::Outdated(_) => warn!(
+            event = "disk_rolled_back",
+            peer,
+            "peer {peer} has seen a later life of this store: the disk was rolled back or copied; node \
+             {name} goes on under a new store id, and what it does not find does not count"
+        ),
+        Notice::Copied(_) => error!(
+            event = "disk_copied",
+            peer,
+            "peer {peer} has seen a later life of node {name}: its disk was rolled back, or a copy of it \
+             runs elsewhere; it goes on under a new store id, and what it does not find does not count"
+        ),
+        Notice::Foreign(_) => error!(
+            event = "foreign_peer",
+            peer,
+            "peer {peer} belongs to another cluster {}: nothing is exchanged with it",
             config.cluster
         ),
-        Notice::Settled => info!("node {name} serves"),
-        Notice::Opined(other, Opinion::Up) => info!("peer {} is heard again", peer(other)),
-        Notice::Opined(other, Opinion::Suspect) => {
-            info!("peer {} has been silent for surprisingly long", peer(other));
-        }
-        Notice::Opined(other, Opinion::Down) => {
-            warn!("peer {} is believed to be down: stand-ins take its place", peer(other));
-        }
-        Notice::HandoffBegun(other, hints) => {
-            info!("peer {} is back: it is offered {hints} hints", peer(other));
-        }
-        Notice::HandoffDone(other) => info!("peer {} has all that was kept for it", peer(other)),
-        Notice::Misplaced(other) => error!(
-            "peer {} tells of a later ring with another n or other partitions: node {name} does not take it",
-            peer(other)
+        Notice::Opined(_, opinion, silence) => tell_opinion(peer, opinion, silence),
+        Notice::HandoffBegun(_, hints) => info!(
+            event = "handoff_begun",
+            peer, hints, "peer {peer} is back: it is offered {hints} hints"
         ),
-        Notice::Forged(other) => error!(
-            "peer {} tells of a life of node {name} that cannot have been: not believed",
-            peer(other)
+        Notice::HandoffDone(_) => {
+            info!(event = "handoff_done", peer, "peer {peer} has all that was kept for it");
+        }
+        Notice::Repaired(partition, _, pulled, pushed) => info!(
+            event = "repaired",
+            peer,
+            partition = partition.0,
+            pulled,
+            pushed,
+            "partition {} differed from that of peer {peer}: {pulled} objects came, {pushed} went",
+            partition.0
         ),
+        Notice::RepairFailed(partition, _) => info!(
+            event = "repair_failed",
+            peer,
+            partition = partition.0,
+            "partition {} could not be compared with that of peer {peer}: it is tried again",
+            partition.0
+        ),
+        Notice::Misplaced(_) => error!(
+            event = "ring_refused",
+            peer,
+            "peer {peer} tells of a later ring with another n or other partitions: node {name} does not take it",
+        ),
+        Notice::Forged(_) => error!(
+            event = "life_refused",
+            peer, "peer {peer} tells of a life of node {name} that cannot have been: not believed"
+        ),
+        _ => {}
+    }
+}
+
+fn tell_opinion(peer: &str, opinion: Opinion, silence: Micros) {
+    let silent_ms = silence / MILLI;
+    let seconds = silence as f64 / 1e6;
+    match opinion {
+        Opinion::Up => info!(
+            event = "peer_up",
+            peer, silent_ms, "peer {peer} is heard again after {seconds:.1} s"
+        ),
+        Opinion::Suspect => info!(
+            event = "peer_suspect",
+            peer, silent_ms, "peer {peer} has been silent for surprisingly long: {seconds:.1} s"
+        ),
+        Opinion::Down => warn!(
+            event = "peer_down",
+            peer,
+            silent_ms,
+            "peer {peer} has been silent for {seconds:.1} s and is believed to be down: stand-ins take its place"
+        ),
+    }
+}
+
+/// Logs an account of the node, a line for each part of it.
+pub(super) fn tell_account(account: &Account) {
+    for line in account.lines() {
+        info!(event = "account", "{line}");
     }
 }

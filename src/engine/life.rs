@@ -2,30 +2,49 @@
 
 use std::sync::Arc;
 
+use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 use tokio::sync::mpsc::{Receiver, unbounded_channel};
 use tracing::info;
 
+use super::emulated::Alarm;
+use super::ending::Ending;
+use super::health::Watchers;
+use super::levels::Levels;
+use super::manager::{self, Manager, Patience};
+use super::reload::Settings;
 use super::storage::Storage;
-use super::{Ending, Engine, ServeError};
+use super::{Engine, Order, ServeError};
 use crate::config::Config;
 use crate::members::{Member, Members};
 use crate::net::{Access, random};
-use crate::node::{self, Node};
+use crate::node::{self, Limits, Node};
 use crate::ring::Ring;
 use crate::store::{LifeError, Owner, Store, begin_life, end_life};
 use crate::types::{Key, MILLI};
 
-/// Runs a daemon on a store that is open already, until `stop` receives why to stop.
+/// Runs a daemon on a store that is open already, until `orders` receives one to stop.
 pub fn run(
     config: &Config,
     store: Arc<dyn Store>,
-    mut stop: Receiver<String>,
+    orders: Receiver<Order>,
 ) -> Result<(), ServeError> {
-    let mut continues = false;
+    run_watched(config, store, orders, &Watchers::start(config)?)
+}
+
+/// The same, for watchers that were there before the store.
+pub(super) fn run_watched(
+    config: &Config,
+    store: Arc<dyn Store>,
+    mut orders: Receiver<Order>,
+    watchers: &Watchers,
+) -> Result<(), ServeError> {
+    let (mut continues, mut settings) = (false, Settings::of(config));
     loop {
-        match live(config, &store, &mut stop, continues)? {
+        let ended = live((config, &mut settings), &store, &mut orders, watchers, continues);
+        watchers.end();
+        match ended? {
             Ending::Relive => continues = true,
             Ending::Stop => return Ok(()),
             Ending::Removed(why) => return Err(ServeError::Removed(why, config.data_dir.clone())),
@@ -35,12 +54,14 @@ pub fn run(
 
 /// One life. `continues` if it follows another one of this process.
 fn live(
-    config: &Config,
+    (config, settings): (&Config, &mut Settings),
     store: &Arc<dyn Store>,
-    stop: &mut Receiver<String>,
+    orders: &mut Receiver<Order>,
+    watchers: &Watchers,
     continues: bool,
 ) -> Result<Ending, ServeError> {
     let system = |what| move |error| ServeError::System(what, error);
+    let manager = Manager::new(Patience::begin().map_err(system("thread"))?);
     let number = || random().map(u64::from_be_bytes).map_err(system("random bits"));
     let (fresh_id, boot_nonce, seed) = (number()?, number()?, number()?);
     let access = Access {
@@ -81,28 +102,35 @@ fn live(
         let partition = ring.partition(key);
         (partition, !ring.homes(partition).contains(&config.me()))
     };
+    manager::notify(NotifyState::Status("counting what is kept for other members"));
     let (remembered, hints) = (store.members()?, store.hint_totals(&place)?);
     let members = members(config, incarnation, ring.version() > 1, remembered);
     let generations = store.generations()?;
     let (reports, reported) = unbounded_channel();
     let reserve_bytes = config.disk_reserve_mib << 20;
-    let storage = Storage::start(store, reserve_bytes, reports).map_err(system("threads"))?;
+    let levels = Levels::measure(&**store)?;
+    let storage =
+        Storage::start(store, levels, reserve_bytes, reports).map_err(system("threads"))?;
     let served = runtime.block_on(async {
         let config_of_node = node::Config {
             boot_nonce,
             hints,
             generations,
             continues,
-            ..machine_config(config, ring.clone(), members)
+            ..machine_config((config, settings), ring.clone(), members)
         };
         let node = Node::new(config_of_node, meta, seed);
         let drawn = (boot_nonce, seed);
-        let engine = Engine::new(config, ring, recovered, (drawn, access), node, storage, reported);
-        engine.run(listener, seed, stop).await
+        let alarm = Alarm::new().map_err(system("timer"))?;
+        let stored = (storage, reported);
+        let (drawn, told) = ((drawn, access), (manager, alarm));
+        let engine = Engine::new((config, settings), ring, recovered, drawn, node, stored, told);
+        Ok::<_, ServeError>(engine.run(listener, seed, orders, watchers.begin()).await?)
     });
     // A look-up of a peer's host name may still be waiting for an answer.
     runtime.shutdown_background();
     let (ending, storage, meta) = served?;
+    let _writing = Patience::begin().map_err(system("thread"))?;
     storage.finish()?;
     end_life(&**store, &meta)?;
     match &ending {
@@ -154,18 +182,24 @@ fn members(
 }
 
 /// What the configuration tells the machine; what its store knows is added.
-fn machine_config(config: &Config, ring: Arc<Ring>, members: Members) -> node::Config {
+fn machine_config(
+    (config, settings): (&Config, &Settings),
+    ring: Arc<Ring>,
+    members: Members,
+) -> node::Config {
+    let Limits { hint_limit_bytes, hint_age, repair_interval, scrub_interval } = settings.limits();
     node::Config {
         r: config.r,
         w: config.w,
         strict: config.strict,
         gossip_interval: config.gossip_interval_ms * MILLI,
         gossip_timeout: config.gossip_timeout_ms * MILLI,
-        hint_limit_bytes: config.hint_limit_mib << 20,
-        hint_age: config.hint_age_ms * MILLI,
-        repair_interval: config.repair_interval_ms * MILLI,
-        scrub_interval: config.scrub_interval_ms * MILLI,
+        hint_limit_bytes,
+        hint_age,
+        repair_interval,
+        scrub_interval,
         bootstrap: config.bootstrap,
+        experiment: config.experiment,
         ..node::Config::new(config.me(), ring, members)
     }
 }

@@ -1,4 +1,4 @@
-//! What a daemon has of its process: signals, standard input, the service manager, randomness.
+//! What a daemon has of its process: signals, standard input, randomness.
 
 use std::io;
 use std::thread::{Builder, JoinHandle};
@@ -6,14 +6,36 @@ use std::thread::{Builder, JoinHandle};
 use rustix::process::{
     Resource, Rlimit, Signal, getrlimit, set_parent_process_death_signal, setrlimit,
 };
-use sd_notify::NotifyState;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::{Handle, Signals};
 use signal_hook::low_level;
 use tokio::sync::mpsc::Sender;
+use tracing::warn;
+
+use crate::config::{Config, ConfigError};
 
 /// Added to a signal's number, this is the exit code of a process that it ended.
 const EXIT_BY_SIGNAL: i32 = 128;
+/// Orders that may wait: no other order takes the last places, so that there is always room for one to stop.
+pub(super) const MAX_ORDERS: usize = 8;
+const PLACES_FOR_STOPS: usize = 4;
+
+/// What a daemon is told from outside of its connections.
+#[derive(Debug)]
+pub enum Order {
+    /// To stop, and why.
+    Stop(String),
+    /// To take over what can change from a configuration that was read again; or why it cannot be read.
+    Reload(Result<Box<Config>, ConfigError>),
+    /// To log an account of itself.
+    Account,
+}
+
+impl From<&str> for Order {
+    fn from(why: &str) -> Self {
+        Order::Stop(why.to_owned())
+    }
+}
 
 /// The thread that waits for signals; it ends with this value.
 #[derive(Debug)]
@@ -31,31 +53,46 @@ impl Drop for SignalWatch {
     }
 }
 
-/// Sends the name of the first SIGTERM or SIGINT to `stop`. A second one ends the process at once,
-/// without the mark of a clean stop, as a crash would.
-pub(super) fn watch_signals(stop: Sender<String>) -> io::Result<SignalWatch> {
-    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+/// Makes orders of signals: the first SIGTERM or SIGINT stops, SIGHUP has the configuration read again by `read`, SIGUSR1
+/// asks for an account. A second SIGTERM or SIGINT ends the process at once, without the mark of a clean stop, as a crash
+/// would.
+pub(super) fn watch_signals(
+    orders: Sender<Order>,
+    read: impl Fn() -> Result<Config, ConfigError> + Send + 'static,
+) -> io::Result<SignalWatch> {
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])?;
     let handle = signals.handle();
     let thread = Builder::new().name("signals".to_owned()).spawn(move || {
-        for (count, signal) in signals.forever().enumerate() {
-            if count > 0 {
-                low_level::exit(EXIT_BY_SIGNAL + signal);
-            }
+        let mut stops = false;
+        for signal in signals.forever() {
             let name = low_level::signal_name(signal).unwrap_or("a signal");
-            let _ = stop.try_send(name.to_owned());
+            let order = match signal {
+                SIGHUP => Order::Reload(read().map(Box::new)),
+                SIGUSR1 => Order::Account,
+                _ if stops => low_level::exit(EXIT_BY_SIGNAL + signal),
+                _ => {
+                    stops = true;
+                    name.into()
+                }
+            };
+            if !matches!(order, Order::Stop(_)) && orders.capacity() <= PLACES_FOR_STOPS {
+                warn!("{name} is ignored: too many orders wait");
+                continue;
+            }
+            let _ = orders.try_send(order);
         }
     })?;
     Ok(SignalWatch { handle, thread: Some(thread) })
 }
 
-/// Tells `stop` when standard input ends.
-pub(super) fn watch_stdin(stop: Sender<String>) -> io::Result<()> {
+/// Has `orders` stop the daemon when standard input ends.
+pub(super) fn watch_stdin(orders: Sender<Order>) -> io::Result<()> {
     // Frozen, it would not notice the end of its parent: SIGCONT wakes it then. Without that it serves as well.
     let _ = set_parent_process_death_signal(Some(Signal::CONT));
     Builder::new().name("stdin".to_owned()).spawn(move || {
         // An input that cannot be read has ended, too.
         let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
-        let _ = stop.try_send("the end of standard input".to_owned());
+        let _ = orders.try_send("the end of standard input".into());
     })?;
     Ok(())
 }
@@ -65,9 +102,4 @@ pub(super) fn raise_descriptors() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     // With fewer of them, connections wait.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
-}
-
-/// Tells the service manager, if one waits for that. A manager that cannot be told changes nothing here.
-pub(super) fn notify(state: NotifyState<'_>) {
-    let _ = sd_notify::notify(&[state]);
 }

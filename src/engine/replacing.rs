@@ -2,7 +2,8 @@
 
 use tracing::warn;
 
-use super::{Ending, Engine, FINISH_BEFORE_NEXT};
+use super::Engine;
+use super::ending::{Ending, FINISH_BEFORE_NEXT};
 use crate::config::check_address;
 use crate::members::{Member, Opinion, Standing, check_name};
 use crate::message::{Replacement, ReplyBody};

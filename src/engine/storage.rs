@@ -4,24 +4,29 @@
 use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread::{Builder, JoinHandle};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::thread::{self, Builder, JoinHandle};
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::levels::Levels;
 use super::space::Space;
+use crate::net::locked;
 use crate::node::{Done, Shortage, Work};
 use crate::store::{Change, Span, Store, StoreError, hint_bytes};
-use crate::types::{Key, NodeId, Partition};
+use crate::types::{Key, Micros, NodeId, Partition};
 
 /// A batch takes no more once it has this many changes or bytes: beyond it, sled gains little.
 const BATCH_CHANGES: usize = 128;
 const BATCH_BYTES: u64 = 1 << 20;
-/// How often an idle writer looks for free space while there is too little.
+/// How often an idle writer looks for free space while there is too little, and while there is enough.
 const LOOK: Duration = Duration::from_millis(500);
+const CALM_LOOK: Duration = Duration::from_secs(5);
+/// How often the store is measured.
+const MEASURE: Duration = Duration::from_secs(1);
 
 /// What the threads tell the engine. About as many as it submitted work, so that the way back needs no
 /// bound.
@@ -31,13 +36,16 @@ pub(super) enum Report {
     Done(Done),
     /// Reads that were submitted together are done together: one wake-up for all of them.
     Reads(Vec<Done>),
-    /// Bytes that the store takes on disk.
-    DiskBytes(u64),
+    /// Every write up to this mark is durable.
+    Synced { mark: u64, changes: usize, took: Duration },
     /// The free space went below the reserve, changed while below, or there is room again.
     Space(Option<Shortage>),
     /// The store failed; the thread that saw it has ended.
     Failed(StoreError),
 }
+
+/// Since when the writer has been at one thing; `None` while it waits for work.
+type Stretch = Mutex<Option<Instant>>;
 
 /// A scan that waits for its thread: token, partition and span.
 type Scan = (u64, Partition, Span);
@@ -45,7 +53,6 @@ type Scan = (u64, Partition, Span);
 enum Lookup {
     Records(Vec<Wanted>),
     Hints { token: u64, target: NodeId, after: Option<Key>, limit_bytes: usize },
-    DiskBytes,
 }
 
 struct Wanted {
@@ -73,8 +80,10 @@ pub(super) struct Storage {
     jobs: Sender<Vec<Job>>,
     lookups: Sender<Lookup>,
     scans: Sender<Scan>,
-    /// Bytes submitted and not yet written.
-    backlog: Arc<AtomicU64>,
+    levels: Arc<Levels>,
+    writing: Arc<Stretch>,
+    /// By how much every piece of work is slowed, in microseconds.
+    delay: Arc<AtomicU64>,
     threads: Vec<JoinHandle<Result<(), StoreError>>>,
 }
 
@@ -83,6 +92,7 @@ impl Storage {
     /// writer first of all looks whether the disk has less free space than `reserve_bytes`.
     pub(super) fn start(
         store: &Arc<dyn Store>,
+        levels: Levels,
         reserve_bytes: u64,
         reports: UnboundedSender<Report>,
     ) -> io::Result<Self> {
@@ -91,15 +101,29 @@ impl Storage {
         let (scans, spans) = channel();
         let (to_write, to_read, to_scan) = (store.clone(), store.clone(), store.clone());
         let (told, scanned) = (reports.clone(), reports.clone());
-        let backlog = Arc::new(AtomicU64::new(0));
-        let spoken_for = backlog.clone();
+        let levels = Arc::new(levels);
+        let (of_writer, of_reader, of_scanner) = (levels.clone(), levels.clone(), levels.clone());
+        let (writing, delay) = (Arc::new(Stretch::default()), Arc::new(AtomicU64::new(0)));
+        let (begun, slows) = (writing.clone(), [delay.clone(), delay.clone(), delay.clone()]);
+        let [slows_writes, slows_reads, slows_scans] = slows;
         let writer = spawn("store-writer", reports, move |reports| {
             let (space, ahead) = (Space::new(reserve_bytes), Vec::new().into_iter());
-            Writer { store: &*to_write, queued, ahead, backlog: spoken_for, space, reports }.run()
+            let (levels, writing, delay, store) = (of_writer, &*begun, slows_writes, &*to_write);
+            Writer { store, queued, ahead, levels, writing, delay, space, reports }.run()
         })?;
-        let reader = spawn("store-reader", told, move |out| read(&*to_read, &wanted, out))?;
-        let scanner = spawn("store-scanner", scanned, move |out| scan(&*to_scan, &spans, out))?;
-        Ok(Storage { jobs, lookups, scans, backlog, threads: vec![writer, reader, scanner] })
+        let reader = spawn("store-reader", told, move |out| {
+            read(&*to_read, &wanted, (&of_reader, &slows_reads), out)
+        })?;
+        let scanner = spawn("store-scanner", scanned, move |out| {
+            scan(&*to_scan, &spans, (&of_scanner, &slows_scans), out)
+        })?;
+        let threads = vec![writer, reader, scanner];
+        Ok(Storage { jobs, lookups, scans, levels, writing, delay, threads })
+    }
+
+    /// From now on every batch, look-up and scan takes so much longer, in microseconds: a slow disk, emulated.
+    pub(super) fn slow_down(&self, delay: Micros) {
+        self.delay.store(delay, Ordering::Relaxed);
     }
 
     /// Hands over what the node wants done.
@@ -109,7 +133,7 @@ impl Storage {
             match work {
                 Work::Write { mark, changes } => {
                     let bytes = changes.iter().map(size).sum::<usize>() as u64;
-                    self.backlog.fetch_add(bytes, Ordering::Relaxed);
+                    self.levels.unsynced_bytes.more(bytes);
                     jobs.push(Job::Write { mark, changes, bytes });
                 }
                 Work::List { token, partition, after, limit_bytes } => {
@@ -119,16 +143,19 @@ impl Storage {
                     wanted.push(Wanted { token, partition, key, hints_for });
                 }
                 Work::Scan { token, partition, span } => {
+                    self.levels.scans.more(1);
                     let _ = self.scans.send((token, partition, span));
                 }
                 Work::Hints { token, target, after, limit_bytes } => {
                     let lookup = Lookup::Hints { token, target, after, limit_bytes };
+                    self.levels.reads.more(1);
                     let _ = self.lookups.send(lookup);
                 }
             }
         }
         // A thread that has ended has reported why.
         if !wanted.is_empty() {
+            self.levels.reads.more(wanted.len() as u64);
             let _ = self.lookups.send(Lookup::Records(wanted));
         }
         if !jobs.is_empty() {
@@ -136,9 +163,15 @@ impl Storage {
         }
     }
 
-    /// Asks for the bytes on disk; one [`Report::DiskBytes`] follows.
-    pub(super) fn ask_disk_bytes(&self) {
-        let _ = self.lookups.send(Lookup::DiskBytes);
+    /// How much the threads have to do, and what the disk has.
+    pub(super) fn levels(&self) -> &Levels {
+        &self.levels
+    }
+
+    /// For how long the writer has been at what it does now; nothing while it waits for work.
+    pub(super) fn writing_for(&self, now: Instant) -> Duration {
+        let since = *locked(&self.writing);
+        since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
     /// Returns when all that was submitted is done and the threads have ended.
@@ -184,7 +217,9 @@ struct Writer<'a> {
     queued: Receiver<Vec<Job>>,
     /// Taken from the queue, and not done.
     ahead: std::vec::IntoIter<Job>,
-    backlog: Arc<AtomicU64>,
+    levels: Arc<Levels>,
+    writing: &'a Stretch,
+    delay: Arc<AtomicU64>,
     space: Space,
     reports: &'a Reports,
 }
@@ -194,6 +229,7 @@ impl Writer<'_> {
     fn run(mut self) -> Result<(), StoreError> {
         self.look()?;
         while let Some(first) = self.first()? {
+            self.begin(true);
             let (mut batch, mut lists) = (Batch::default(), Vec::new());
             let mut next = Some(first);
             while let Some(job) = next {
@@ -205,10 +241,13 @@ impl Writer<'_> {
             }
             if let Some(mark) = batch.mark {
                 self.look()?;
+                let (begun, changes) = (Instant::now(), batch.changes.len());
+                linger(&self.delay);
                 self.store.apply(&batch.changes)?;
                 self.store.sync()?;
-                self.backlog.fetch_sub(batch.bytes, Ordering::Relaxed);
-                let _ = self.reports.send(Report::Done(Done::Synced { mark }));
+                self.levels.unsynced_bytes.less(batch.bytes);
+                let took = begun.elapsed();
+                let _ = self.reports.send(Report::Synced { mark, changes, took });
             }
             for List { token, partition, after, limit_bytes } in lists {
                 let listing = self.store.list(partition, after.as_ref(), limit_bytes)?;
@@ -224,20 +263,22 @@ impl Writer<'_> {
             if let Some(job) = self.ahead.next() {
                 return Ok(Some(job));
             }
-            let jobs = if self.space.is_short() {
-                match self.queued.recv_timeout(LOOK) {
-                    Err(RecvTimeoutError::Timeout) => {
-                        self.look()?;
-                        continue;
-                    }
-                    outcome => outcome.ok(),
+            self.begin(false);
+            let patience = if self.space.is_short() { LOOK } else { CALM_LOOK };
+            match self.queued.recv_timeout(patience) {
+                Ok(jobs) => self.ahead = jobs.into_iter(),
+                Err(RecvTimeoutError::Timeout) => {
+                    self.begin(true);
+                    self.look()?;
                 }
-            } else {
-                self.queued.recv().ok()
-            };
-            let Some(jobs) = jobs else { return Ok(None) };
-            self.ahead = jobs.into_iter();
+                Err(RecvTimeoutError::Disconnected) => return Ok(None),
+            }
         }
+    }
+
+    /// Notes that something begins, or that nothing is to be done.
+    fn begin(&self, something: bool) {
+        *locked(self.writing) = something.then(Instant::now);
     }
 
     /// A job that is there already.
@@ -250,8 +291,9 @@ impl Writer<'_> {
 
     /// Looks at the free space beside what is on its way to the disk, and tells what is new.
     fn look(&mut self) -> Result<(), StoreError> {
-        let coming = self.backlog.load(Ordering::Relaxed);
+        let coming = self.levels.unsynced_bytes.get();
         let Some(free) = self.store.free_bytes(coming)? else { return Ok(()) };
+        self.levels.free_bytes.set(free);
         if let Some(news) = self.space.look(free) {
             let _ = self.reports.send(Report::Space(news));
         }
@@ -295,10 +337,26 @@ fn size(change: &Change) -> usize {
     }
 }
 
-fn read(store: &dyn Store, wanted: &Receiver<Lookup>, reports: &Reports) -> Result<(), StoreError> {
+/// Waits as long as the emulated disk is slow.
+fn linger(delay: &AtomicU64) {
+    match delay.load(Ordering::Relaxed) {
+        0 => {}
+        delay => thread::sleep(Duration::from_micros(delay)),
+    }
+}
+
+fn read(
+    store: &dyn Store,
+    wanted: &Receiver<Lookup>,
+    (levels, delay): (&Levels, &AtomicU64),
+    reports: &Reports,
+) -> Result<(), StoreError> {
     while let Ok(lookup) = wanted.recv() {
+        let mut reads = 1;
+        linger(delay);
         let report = match lookup {
             Lookup::Records(wanted) => {
+                reads = wanted.len() as u64;
                 let mut found = Vec::with_capacity(wanted.len());
                 for Wanted { token, partition, key, hints_for } in wanted {
                     let mut hints = Vec::with_capacity(hints_for.len());
@@ -313,25 +371,46 @@ fn read(store: &dyn Store, wanted: &Receiver<Lookup>, reports: &Reports) -> Resu
                 let page = store.list_hints(target, after.as_ref(), limit_bytes)?;
                 Report::Done(Done::Hints { token, page })
             }
-            Lookup::DiskBytes => Report::DiskBytes(store.disk_bytes()?),
         };
+        levels.reads.less(reads);
         let _ = reports.send(report);
     }
     Ok(())
 }
 
-/// Reads of the background have a thread of their own: no client waits behind one.
-fn scan(store: &dyn Store, spans: &Receiver<Scan>, reports: &Reports) -> Result<(), StoreError> {
-    while let Ok((token, partition, span)) = spans.recv() {
-        let page = store.scan(partition, &span)?;
-        let _ = reports.send(Report::Done(Done::Scan { token, page }));
+/// Reads of the background have a thread of their own: no client waits behind one. It measures the store, too.
+fn scan(
+    store: &dyn Store,
+    spans: &Receiver<Scan>,
+    (levels, delay): (&Levels, &AtomicU64),
+    reports: &Reports,
+) -> Result<(), StoreError> {
+    let mut measured = Instant::now();
+    loop {
+        match spans.recv_timeout(MEASURE) {
+            Ok((token, partition, span)) => {
+                linger(delay);
+                let page = store.scan(partition, &span)?;
+                levels.scans.less(1);
+                let _ = reports.send(Report::Done(Done::Scan { token, page }));
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+        }
+        if measured.elapsed() >= MEASURE {
+            // What cannot be measured now stays what it was: that harms nobody, and whatever does shows elsewhere.
+            if let Ok(bytes) = store.disk_bytes() {
+                levels.disk_bytes.set(bytes);
+            }
+            measured = Instant::now();
+        }
     }
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Instant;
 
     use tokio::sync::mpsc::unbounded_channel;
 
@@ -421,24 +500,57 @@ mod tests {
         let store = Arc::new(Faulty::default());
         let as_store: Arc<dyn Store> = store.clone();
         let (reports, mut reported) = unbounded_channel();
-        let storage = Storage::start(&as_store, 0, reports).unwrap();
+        let levels = Levels::measure(&*as_store).unwrap();
+        let storage = Storage::start(&as_store, levels, 0, reports).unwrap();
         let list =
             Work::List { token: 9, partition: Partition(1), after: None, limit_bytes: 1 << 20 };
         let puts = (1..=300).map(|mark| put(mark, &format!("{mark:03}")));
         storage.submit(std::iter::once(list).chain(puts));
-        storage.ask_disk_bytes();
+        assert_eq!((storage.levels().disk_bytes.get(), storage.levels().free_bytes()), (7, None));
+        let levels = storage.levels.clone();
         storage.finish().unwrap();
-        let (mut marks, mut listed, mut disk) = (Vec::new(), 0, 0);
+        assert_eq!((levels.unsynced_bytes.get(), levels.reads.get()), (0, 0));
+        let (mut synced, mut listed) = (Vec::new(), 0);
         while let Ok(report) = reported.try_recv() {
             match report {
-                Report::Done(Done::Synced { mark }) => marks.push(mark),
+                Report::Synced { mark, changes, .. } => synced.push((mark, changes)),
                 Report::Done(Done::List { token: 9, listing }) => listed = listing.keys.len(),
-                Report::DiskBytes(bytes) => disk = bytes,
                 other => panic!("{other:?}"),
             }
         }
-        assert_eq!((marks, listed, disk), (vec![128, 256, 300], 128, 7));
+        assert_eq!((synced, listed), (vec![(128, 128), (256, 128), (300, 44)], 128));
         assert_eq!(store.syncs.load(Ordering::Relaxed), 3);
+    }
+
+    #[test]
+    fn a_slow_disk_takes_its_time_for_each_batch_and_look_up_and_is_quick_again() {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+        let (reports, mut reported) = unbounded_channel();
+        let levels = Levels::measure(&*store).unwrap();
+        let storage = Storage::start(&store, levels, 0, reports).unwrap();
+        let slow = Duration::from_millis(30);
+        let mut took = |delay: Duration, work: &dyn Fn()| {
+            storage.slow_down(delay.as_micros() as Micros);
+            let begun = Instant::now();
+            work();
+            assert!(reported.blocking_recv().is_some());
+            begun.elapsed()
+        };
+        assert!(took(slow, &|| storage.submit(std::iter::once(put(1, "a")))) >= slow);
+        let read = || Work::Read {
+            token: 1,
+            partition: Partition(1),
+            key: key("a"),
+            hints_for: Vec::new(),
+        };
+        assert!(took(slow, &|| storage.submit(std::iter::once(read()))) >= slow);
+        let scan = || {
+            let span = Span { after: None, until: None, leaves: None, limit_bytes: 1 };
+            Work::Scan { token: 1, partition: Partition(1), span }
+        };
+        assert!(took(slow, &|| storage.submit(std::iter::once(scan()))) >= slow);
+        took(Duration::ZERO, &|| storage.submit(std::iter::once(put(2, "b"))));
+        storage.finish().unwrap();
     }
 
     #[test]
@@ -447,10 +559,11 @@ mod tests {
             let store = Arc::new(Faulty { fail_at: Some(2), panic, ..Faulty::default() });
             let as_store: Arc<dyn Store> = store.clone();
             let (reports, mut reported) = unbounded_channel();
-            let storage = Storage::start(&as_store, 0, reports).unwrap();
+            let levels = Levels::measure(&*as_store).unwrap();
+            let storage = Storage::start(&as_store, levels, 0, reports).unwrap();
             storage.submit((1..=300).map(|mark| put(mark, &format!("{mark:03}"))));
             assert_eq!(storage.finish(), Err(StoreError(said.to_owned())));
-            assert!(matches!(reported.try_recv(), Ok(Report::Done(Done::Synced { mark: 128 }))));
+            assert!(matches!(reported.try_recv(), Ok(Report::Synced { mark: 128, .. })));
             let failed = reported.try_recv();
             assert!(matches!(&failed, Ok(Report::Failed(e)) if e.0 == said), "{failed:?}");
             assert!(reported.try_recv().is_err());

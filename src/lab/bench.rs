@@ -10,13 +10,12 @@ use std::time::Duration;
 use pixii::client::{Client, Options};
 
 use super::workload::choice::{Choice, Sizes};
+use super::workload::repeated::{FILL_CLIENTS, fill};
 use super::workload::{Kind, Load, Mix, Report, Spec};
 use account::{Machine, Usage};
 
 /// Puts run this long unmeasured first, on keys of their own.
 const WARM_UP: Duration = Duration::from_millis(500);
-/// Clients that write the keys before they are read.
-const FILL_CLIENTS: usize = 64;
 const TIMEOUT_MS: u32 = 10_000;
 
 /// One line of the table: what to measure.
@@ -81,10 +80,7 @@ pub(crate) async fn measure(field: &Field, case: Case, machine: &Machine) -> Res
     let client = Client::connect(&field.addresses, options).await.map_err(|f| f.to_string())?;
     let spec = spec(field, case);
     if case.kind == Kind::Get {
-        let mix = Mix { blind: 1.0, ..Mix::default() };
-        let fill = Spec { clients: FILL_CLIENTS, mix, choice: Choice::Sweep, ..spec.clone() };
-        let fill = Spec { operations: Some(field.keys), duration: None, ..fill };
-        Load::start(&client, fill, None).finish().await?;
+        fill(&client, &spec).await?;
     } else {
         let prefix = format!("{}warm/", spec.prefix);
         let warm_up = Spec { prefix, duration: Some(WARM_UP), ..spec.clone() };
@@ -103,6 +99,7 @@ fn spec(field: &Field, case: Case) -> Spec {
     let Case { kind, size, clients } = case;
     Spec {
         clients,
+        arrivals: None,
         mix,
         prefix: format!("bench/{:08x}/{kind:?}/{size}/{clients}/", field.seed as u32),
         keys: field.keys,
@@ -113,6 +110,8 @@ fn spec(field: &Field, case: Case) -> Spec {
         timeout_ms: TIMEOUT_MS,
         operations: None,
         duration: Some(field.duration),
+        warm_up: Duration::ZERO,
+        samples: 0,
         seed: field.seed,
     }
 }

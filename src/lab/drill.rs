@@ -1,21 +1,35 @@
 //! Drills: real daemons, real faults, and the ledger to say what was lost.
 
+pub(crate) mod catalog;
+pub(crate) mod chronicle;
+pub(crate) mod clock_skew;
+mod course;
 pub(crate) mod deletes;
 pub(crate) mod detection;
+pub(crate) mod disk_full;
 pub(crate) mod disk_loss;
 mod disks;
 pub(crate) mod dropped_messages;
 pub(crate) mod failed_nodes;
 pub(crate) mod failover;
+pub(crate) mod freeze;
 pub(crate) mod ground;
 pub(crate) mod handoff;
 pub(crate) mod kill;
+pub(crate) mod page;
+pub(crate) mod partition;
 pub(crate) mod power_cut;
+pub(crate) mod report;
+pub(crate) mod restart;
+pub(crate) mod slow_disk;
+pub(crate) mod units;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use self::chronicle::Chronicle;
 use super::ledger::{Counts, Fault, Finding, Verdict};
 
 /// Most findings that are told one by one.
@@ -34,6 +48,10 @@ pub(crate) struct Plan {
     pub(crate) keys: u64,
     /// Victims, moments and load follow from it (as far as the machine's own timing lets them).
     pub(crate) seed: u64,
+    /// How long clients work, in the drills that go by time.
+    pub(crate) length: Duration,
+    /// Where it is noted what happens.
+    pub(crate) chronicle: Chronicle,
 }
 
 /// Where a drill tells what it does, a line at a time.
@@ -64,6 +82,8 @@ pub(crate) struct Score {
     pub(crate) faults: u64,
     /// The first of them.
     pub(crate) findings: Vec<Finding>,
+    /// Values that the last verification of all keys found beside what replaced them: their writes had been sent to two nodes.
+    pub(crate) repeated: u64,
     /// What else went wrong, a sentence each.
     pub(crate) notes: Vec<String>,
 }
@@ -149,6 +169,7 @@ impl Score {
         self.unread += verdict.unread;
         self.lost += verdict.lost;
         self.faults += verdict.faults;
+        self.repeated = verdict.repeated;
         self.findings.extend(verdict.findings);
         self.findings.truncate(MAX_TOLD);
         if let Some(why) = verdict.why_unread {
@@ -161,6 +182,7 @@ fn sentence(finding: &Finding) -> String {
     let what = match finding.fault {
         Fault::Lost => "lost",
         Fault::Resurrected => "shown again though it was replaced",
+        Fault::Repeated => "shown again, and it had been sent to two nodes",
         Fault::Refused => "shown though it was refused",
         Fault::Foreign => "shown, and not what was written there",
     };

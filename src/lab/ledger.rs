@@ -66,6 +66,8 @@ pub(crate) enum Outcome {
     Refused(String),
     /// Perhaps done, and why that is not known.
     Unknown(String),
+    /// Done, and sent to another node, too, which may take it for a write of its own later.
+    Repeated(Option<Dot>),
 }
 
 /// An entry of the file.

@@ -1,11 +1,17 @@
 //! Probabilistically bounded staleness (Bailis et al., VLDB 2012): how probably a read sees a write that was acknowledged t
 //! before, for all (R, W), by Monte Carlo over the WARS model; and k-staleness, which has a closed form.
 
+pub(crate) mod live;
+mod trial;
+
 use clap::ValueEnum;
 use hdrhistogram::Histogram;
 use pixii::emulation::{Delay, parse_delay};
 use pixii::rng::Rng;
 use pixii::types::{MILLI, Micros};
+
+use live::Links;
+use trial::Trial;
 
 /// Significant digits of all quantiles.
 const DIGITS: u8 = 3;
@@ -83,6 +89,10 @@ pub(crate) enum Reads {
     /// As many as are needed, the coordinator, which is a home, first: Pixii
     // The write and the read have coordinators of their own, each drawn, whose own copies cost no way.
     Home,
+    /// The same, and one more for each answer that is late: Pixii, hedges and all
+    Hedged,
+    /// All homes, and the first R answers count; the write's coordinator is a home and has it at once, all other ways are drawn
+    Homes,
     /// All, and the first R answers count; the coordinator is no replica: the paper
     All,
 }
@@ -127,69 +137,36 @@ fn histogram() -> Histogram<u64> {
         .unwrap_or_else(|_| unreachable!("a constant that is allowed"))
 }
 
-/// One trial's draws, by replica.
-#[derive(Default)]
-struct Draws {
-    /// When the write is there.
-    there: Vec<Micros>,
-    /// When its acknowledgements are back, in order.
-    acks: Vec<Micros>,
-    /// How long a question and its answer take, chance against ties, how long the question takes, and the replica; in the order
-    /// in which they are counted.
-    answers: Vec<(Micros, u64, Micros, usize)>,
-}
-
-impl Draws {
-    fn draw(&mut self, wars: &Wars, n: usize, reads: Reads, rng: &mut Rng) {
-        let ends = (reads == Reads::Home).then(|| (rng.below(n as u64), rng.below(n as u64)));
-        self.there.clear();
-        self.acks.clear();
-        self.answers.clear();
-        for at in 0..n {
-            let (writes, asks) = match ends {
-                Some((writer, reader)) => (at as u64 == writer, at as u64 == reader),
-                None => (false, false),
-            };
-            let mut leg = |leg: &Leg, own: bool| if own { 0 } else { leg.sample(rng) };
-            let (w, a) = (leg(&wars.w, writes), leg(&wars.a, writes));
-            let (r, s) = (leg(&wars.r, asks), leg(&wars.s, asks));
-            self.there.push(w);
-            self.acks.push(w + a);
-            self.answers.push((r + s, rng.next_u64(), r, at));
-        }
-        self.acks.sort_unstable();
-        match ends {
-            None => self.answers.sort_unstable(),
-            // The own copy, then others as chance has it: they are asked before anybody knows how long they take.
-            Some((_, reader)) => self
-                .answers
-                .sort_unstable_by_key(|(_, chance, _, at)| (*at as u64 != reader, *chance)),
-        }
-    }
-}
-
-/// Runs the model `trials` times; everything random follows from `seed`.
+/// Runs the model `trials` times over replicas that are all alike; everything random follows from `seed`.
 pub(crate) fn predict(wars: &Wars, n: u8, reads: Reads, trials: u64, seed: u64) -> Prediction {
+    let patience = trial::patience_of(wars, reads);
+    run(n, trials, seed, |trial, rng| trial.draw(wars, n.into(), reads, patience, rng))
+}
+
+/// The same over the links of a cluster, each as it was measured.
+pub(crate) fn predict_links(links: &Links, reads: Reads, trials: u64, seed: u64) -> Prediction {
+    run(links.n() as u8, trials, seed, |trial, rng| links.draw(trial, reads, rng))
+}
+
+fn run(n: u8, trials: u64, seed: u64, mut draw: impl FnMut(&mut Trial, &mut Rng)) -> Prediction {
     let all = || (0..n).map(|_| histogram()).collect();
     let pairs = (1..=n).flat_map(|r| (1..=n).map(move |w| (r, w)));
     let cells = pairs.map(|(r, w)| Cell { r, w, thresholds: histogram() }).collect();
     let mut told = Prediction { n, cells, reads: all(), writes: all() };
-    let (mut rng, mut draws) = (Rng::new(seed), Draws::default());
+    let (mut rng, mut trial) = (Rng::new(seed), Trial::default());
     for _ in 0..trials {
-        draws.draw(wars, n.into(), reads, &mut rng);
-        let (mut cell, mut latest, mut slowest) = (0, i64::MAX, 0);
-        for (nth, (answer, _, question, at)) in draws.answers.iter().enumerate() {
-            slowest = slowest.max(*answer);
-            told.reads[nth].saturating_record(slowest);
-            // One of the R replicas shows the write if it was there when the question came: w_t + t + R_i >= W_i.
-            latest = latest.min(draws.there[*at] as i64 - *question as i64);
-            for acknowledged in &draws.acks {
+        draw(&mut trial, &mut rng);
+        let mut cell = 0;
+        for (histogram, r) in told.reads.iter_mut().zip(1..) {
+            let (took, latest) = trial.read(r);
+            histogram.saturating_record(took);
+            for acknowledged in &trial.acks {
                 let threshold = (latest - *acknowledged as i64).max(0) as u64;
                 told.cells[cell].thresholds.saturating_record(threshold);
                 cell += 1;
             }
         }
-        for (histogram, acknowledged) in told.writes.iter_mut().zip(&draws.acks) {
+        for (histogram, acknowledged) in told.writes.iter_mut().zip(&trial.acks) {
             histogram.saturating_record(*acknowledged);
         }
     }

@@ -19,9 +19,42 @@ const FONT: &str = "sans-serif";
 /// Lines of a caption, in pixels.
 const CAPTION_LINE: u32 = 16;
 /// Most characters in a line of the caption.
-const CAPTION_CHARS: usize = 130;
+const CAPTION_CHARS: usize = 165;
 /// Room above the largest value.
 const HEADROOM: f64 = 1.08;
+
+/// What a line is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Style {
+    /// What was measured.
+    Measured,
+    /// What theory or a model gives, beside it.
+    Theory,
+    /// What the study read.
+    Study,
+}
+
+impl Style {
+    /// Pixels of a dash, and between two; none for a line without.
+    fn dash(self) -> Option<(i32, i32)> {
+        match self {
+            Style::Measured => None,
+            Style::Theory => Some((5, 4)),
+            Style::Study => Some((2, 5)),
+        }
+    }
+}
+
+/// What stands at the x axis.
+#[derive(Clone, Debug)]
+pub(crate) enum Axis {
+    /// Numbers.
+    Numbers,
+    /// Names for 0, 1, 2 and so on, of sizes that grow.
+    Sizes(Vec<String>),
+    /// Names for 0, 1, 2 and so on, of kinds between which there is nothing: the points are not joined.
+    Kinds(Vec<String>),
+}
 
 /// A line through points, each with half the width of its confidence interval.
 #[derive(Clone, Debug)]
@@ -30,8 +63,8 @@ pub(crate) struct Line {
     pub(crate) name: String,
     /// x, y, and how far y may be off.
     pub(crate) points: Vec<(f64, f64, f64)>,
-    /// True for what is only beside it: theory, or the study.
-    pub(crate) is_beside: bool,
+    /// What it is.
+    pub(crate) style: Style,
     /// Lines with the same number have the same colour.
     pub(crate) colour: usize,
 }
@@ -49,6 +82,8 @@ pub(crate) struct Figure {
     pub(crate) x: String,
     /// What y is, with its unit.
     pub(crate) y: String,
+    /// What stands there.
+    pub(crate) axis: Axis,
     /// True: y grows by factors.
     pub(crate) is_log: bool,
     /// The lines.
@@ -83,12 +118,19 @@ impl Figure {
         // A power of ten has a label.
         let least = low(&|point| point.1).max(f64::MIN_POSITIVE);
         let bottom = if self.is_log { 10f64.powf(least.log10().floor()) } else { 0.0 };
-        let right = if right > left { right } else { left + 1.0 };
+        let (left, right) = match self.axis {
+            Axis::Kinds(_) => (left - 0.5, right + 0.5),
+            _ if right > left => (left, right),
+            _ => (left, left + 1.0),
+        };
         (left..right, bottom..top.max(bottom + f64::MIN_POSITIVE.max(1e-9)))
     }
 
     /// Labels of the x axis: one for each place of a point, if these are few.
     fn ticks(&self) -> usize {
+        if let Axis::Sizes(names) | Axis::Kinds(names) = &self.axis {
+            return names.len() + 1;
+        }
         let places = self.lines.iter().map(|line| line.points.len()).max().unwrap_or(0);
         if places <= 10 && self.lines.iter().all(|line| evenly(&line.points)) { places } else { 10 }
     }
@@ -121,6 +163,21 @@ impl Figure {
         area.present().map_err(fault)
     }
 
+    /// What stands at this place of the x axis.
+    fn label(&self, value: f64) -> String {
+        match &self.axis {
+            Axis::Numbers => short(value),
+            Axis::Sizes(names) | Axis::Kinds(names) => {
+                let whole = (value - value.round()).abs() < 1e-6 && value > -0.5;
+                names
+                    .get(value.round().max(0.0) as usize)
+                    .filter(|_| whole)
+                    .cloned()
+                    .unwrap_or_default()
+            }
+        }
+    }
+
     fn lines_on<B, Y>(
         &self,
         mut chart: ChartContext<'_, B, Cartesian2d<plotters::coord::types::RangedCoordf64, Y>>,
@@ -137,28 +194,35 @@ impl Figure {
             .label_style((FONT, 13))
             .x_labels(self.ticks())
             .y_labels(10)
-            .x_label_formatter(&|value| short(*value))
+            .x_label_formatter(&|value| self.label(*value))
             .y_label_formatter(&|value| short(*value))
             .max_light_lines(0)
             .bold_line_style(BLACK.mix(0.14))
             .draw()?;
-        for line in &self.lines {
+        let is_joined = !matches!(self.axis, Axis::Kinds(_));
+        for (nth, line) in self.lines.iter().enumerate() {
             let colour = Palette99::pick(line.colour).to_rgba();
-            let points = line.points.iter().map(|(x, y, _)| (*x, *y));
-            if line.is_beside {
-                chart.draw_series(DashedLineSeries::new(points, 5, 4, colour.mix(0.8).into()))?;
-            } else {
-                chart.draw_series(LineSeries::new(points, colour.stroke_width(2)))?;
+            // Side by side where they are not joined.
+            let aside = (nth as f64 + 0.5) / self.lines.len() as f64 - 0.5;
+            let aside = if is_joined { 0.0 } else { 0.7 * aside };
+            let points = line.points.iter().map(|(x, y, _)| (*x + aside, *y));
+            if let Some((dash, gap)) = line.style.dash() {
+                let style = colour.mix(0.8).into();
+                chart.draw_series(DashedLineSeries::new(points, dash, gap, style))?;
+                continue;
             }
-            if !line.is_beside {
-                let bars = line.points.iter().filter(|(_, _, half)| *half > 0.0);
-                let bar = |(x, y, half): &(f64, f64, f64)| {
-                    let low =
-                        if self.is_log { (y - half).max(y / 10.0) } else { (y - half).max(0.0) };
-                    PathElement::new(vec![(*x, low), (*x, y + half)], colour.stroke_width(1))
-                };
-                chart.draw_series(bars.map(bar))?;
+            if is_joined {
+                chart.draw_series(LineSeries::new(points.clone(), colour.stroke_width(2)))?;
             }
+            let dot = |at| Circle::new(at, if is_joined { 2 } else { 4 }, colour.filled());
+            chart.draw_series(points.map(dot))?;
+            let bars = line.points.iter().filter(|(_, _, half)| *half > 0.0);
+            let bar = |(x, y, half): &(f64, f64, f64)| {
+                let low = if self.is_log { (y - half).max(y / 10.0) } else { (y - half).max(0.0) };
+                let ends = vec![(*x + aside, low), (*x + aside, y + half)];
+                PathElement::new(ends, colour.stroke_width(1))
+            };
+            chart.draw_series(bars.map(bar))?;
         }
         Ok(())
     }
@@ -171,10 +235,11 @@ impl Figure {
         let (left, mut top) = ((SIZE.0 - LEGEND + 12) as i32, LEGEND_TOP);
         for line in &self.lines {
             let colour = Palette99::pick(line.colour).to_rgba();
-            // A line that is beside is dashed, as in the plot.
-            let dashes: &[(i32, i32)] =
-                if line.is_beside { &[(0, 5), (9, 14)] } else { &[(0, 14)] };
-            let width = if line.is_beside { 1 } else { 3 };
+            let (dashes, width): (&[(i32, i32)], u32) = match line.style {
+                Style::Measured => (&[(0, 14)], 3),
+                Style::Theory => (&[(0, 5), (9, 14)], 1),
+                Style::Study => (&[(0, 2), (6, 8), (12, 14)], 1),
+            };
             for (from, to) in dashes {
                 let ends = vec![(left + from, top + 6), (left + to, top + 6)];
                 area.draw(&PathElement::new(ends, colour.stroke_width(width)))?;

@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use pixii::client::{Client, Options, Put};
 use pixii::config::Config;
-use pixii::engine;
+use pixii::engine::{self, Order};
 use pixii::store::memory::MemoryStore;
 use pixii::types::Key;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use super::ledger::{Fault, Ledger, verify, verify_recent};
+use super::workload::arrivals::Arrivals;
 use super::workload::choice::{Choice, Sizes};
 use super::workload::{Kind, Load, Mix, Report, Spec};
 
@@ -23,7 +24,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 
 /// A daemon with an empty store. Dropping it ends it.
 struct Daemon {
-    stop: mpsc::Sender<String>,
+    orders: mpsc::Sender<Order>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -34,16 +35,16 @@ impl Daemon {
              listen = \"127.0.0.1:{port}\"\n[[members]]\nname = \"n1\"\naddress = \"127.0.0.1:{port}\"\n"
         );
         let config = Config::parse(&text, Path::new("test.toml")).unwrap();
-        let (stop, stopped) = mpsc::channel(1);
+        let (orders, ordered) = mpsc::channel(1);
         let store = Arc::new(MemoryStore::default());
-        let thread = thread::spawn(move || engine::run(&config, store, stopped).unwrap());
-        Daemon { stop, thread: Some(thread) }
+        let thread = thread::spawn(move || engine::run(&config, store, ordered).unwrap());
+        Daemon { orders, thread: Some(thread) }
     }
 }
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        let _ = self.stop.try_send("the test".into());
+        let _ = self.orders.try_send("the test".into());
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -75,7 +76,8 @@ async fn connect(port: u16) -> Client {
 fn spec(choice: Choice) -> Spec {
     Spec {
         clients: 8,
-        mix: Mix { get: 0.2, put: 0.5, blind: 0.2, delete: 0.1 },
+        arrivals: None,
+        mix: Mix { get: 0.2, put: 0.5, blind: 0.2, delete: 0.1, ..Mix::default() },
         prefix: "k".into(),
         keys: 40,
         choice,
@@ -85,6 +87,8 @@ fn spec(choice: Choice) -> Spec {
         timeout_ms: 20_000,
         operations: Some(1_000),
         duration: None,
+        warm_up: Duration::ZERO,
+        samples: 0,
         seed: 11,
     }
 }
@@ -155,4 +159,26 @@ async fn a_load_ends_when_it_is_told_to() {
     }
     let report = load.stop().await.unwrap();
     assert!(done(&report) >= 50);
+}
+
+#[tokio::test]
+async fn at_a_rate_what_waits_in_the_client_counts_as_well() {
+    let port = free_port();
+    let _daemon = Daemon::start(port);
+    let client = connect(port).await;
+    let arrivals = Some(Arrivals { rate: 200.0, is_random: false, burst: None });
+    let (mix, duration) = (Mix { get: 1.0, ..Mix::default() }, Some(Duration::from_secs(1)));
+    let spec =
+        Spec { clients: 500, arrivals, mix, operations: None, duration, ..spec(Choice::Uniform) };
+    let (load, begun) = (Load::start(&client, spec, None), Instant::now());
+    while load.begun() < 20 {
+        assert!(begun.elapsed() < DEADLINE);
+        sleep(Duration::from_millis(1)).await;
+    }
+    // The only thread of this runtime does nothing else: 60 of 199 requests leave late.
+    thread::sleep(Duration::from_millis(300));
+    let report = load.finish().await.unwrap();
+    let gets = report.kind(Kind::Get).unwrap();
+    assert_eq!((gets.done(), report.overdue), (199, 0));
+    assert!(gets.latency.value_at_quantile(0.9) > 100_000, "{:?}", gets.latency.max());
 }

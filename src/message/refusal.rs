@@ -143,8 +143,8 @@ pub enum Refusal {
         /// All of them.
         peers: u32,
     },
-    /// The node is about to stop.
-    #[error("the node is stopping")]
+    /// The node is about to stop, or was drained.
+    #[error("the node is stopping or drained")]
     Stopping,
     /// The node did not run for a while: what reached it meanwhile may have been given up, or done elsewhere.
     #[error("the node did not run for {0} ms, and what it is asked may be out of date: ask again")]

@@ -6,6 +6,9 @@ use bytes::Bytes;
 use crate::members::Opinion;
 use crate::types::{NodeId, Partition};
 
+/// The counter that says that the node is drained: it is there then, and only then.
+pub const DRAINED: &str = "drained";
+
 /// A node's account of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
@@ -44,6 +47,13 @@ pub struct StatusReport {
     pub repair: RepairStatus,
     /// What is to be collected.
     pub collection: CollectionStatus,
+}
+
+impl StatusReport {
+    /// True if an operator has taken the node out.
+    pub fn is_drained(&self) -> bool {
+        self.counters.iter().any(|(name, _)| name == DRAINED)
+    }
 }
 
 /// One peer as a node sees it.
@@ -178,4 +188,26 @@ pub struct PairStatus {
     pub pushed: u64,
     /// The bytes of their values.
     pub bytes: u64,
+}
+
+/// What the latest round trips of a node took.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub struct SampleReport {
+    /// The node's name.
+    pub name: String,
+    /// By replica, itself among them.
+    pub trips: Vec<RecentTrips>,
+}
+
+/// The latest round trips to one replica, the latest of each kind up to a limit, in no order.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub struct RecentTrips {
+    /// The replica.
+    pub node: NodeId,
+    /// From the question to the copy, in microseconds.
+    pub reads_us: Vec<u32>,
+    /// From the object to the word that it is synced, in microseconds.
+    pub writes_us: Vec<u32>,
 }

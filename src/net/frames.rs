@@ -251,6 +251,12 @@ impl Outbox {
         locked(&self.queue).taken
     }
 
+    /// Frames and bytes that have not left.
+    pub(crate) fn waiting(&self) -> (usize, usize) {
+        let queue = locked(&self.queue);
+        (queue.messages, queue.bytes)
+    }
+
     /// Frames dropped since the start.
     pub(crate) fn dropped(&self) -> u64 {
         locked(&self.queue).dropped

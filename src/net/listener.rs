@@ -184,6 +184,11 @@ async fn shake_hands(
             reader.allow(MAX_FRAME_BYTES, hub.peer_inflow.clone());
             let who = hub.identity.members.name(node);
             check_standing(hub, &cluster, node)?;
+            if hub.is_apart() {
+                let name = &hub.identity.name;
+                let why = format!("node {name} is drained or stopping, and has no links");
+                return Err(Rejected::Refused(who, why));
+            }
             let peer = check_peer(hub, &cluster, ring, node, to);
             let peer = peer.map_err(|why| Rejected::Refused(who.clone(), why))?;
             hub.forget_refusal(&who);
@@ -259,6 +264,9 @@ fn check_peer(
 
 /// Reads a peer's messages in a task of its own, in the place of an older connection of that peer.
 fn receive_from(hub: Arc<Hub>, connection: Connection, peer: Arc<Peer>) {
+    if hub.is_apart() {
+        return;
+    }
     let reading = peer.clone();
     let task = tokio::spawn(async move {
         let peer = reading;

@@ -20,7 +20,7 @@ use crate::wire::{Hello, MAX_HELLO_BYTES, Welcome};
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 const LAST_BACKOFF: Duration = Duration::from_secs(1);
 
-/// Keeps up the link to a peer until its outbox is finished; `seed` spreads the attempts in time.
+/// Keeps up the link to a peer, for ever; `seed` spreads the attempts in time.
 pub(crate) async fn keep_link(hub: Arc<Hub>, peer: Arc<Peer>, seed: u64) {
     let mut rng = Rng::new(seed);
     let mut backoff = FIRST_BACKOFF;
@@ -28,26 +28,35 @@ pub(crate) async fn keep_link(hub: Arc<Hub>, peer: Arc<Peer>, seed: u64) {
     let name = &peer.name;
     let mut attempt = 0;
     loop {
+        hub.together().await;
         let address = peer.dial_at(attempt);
         let dialed = timeout(HANDSHAKE, dial(&hub, &peer, &address)).await;
         let late = || Err(format!("no answer in {} s", HANDSHAKE.as_secs()));
         match dialed.unwrap_or_else(|_| late()) {
+            // The connection goes as it came.
+            Ok(_) if hub.is_apart() => {}
             Ok(link) => {
-                info!("peer {name} is up at {address}");
+                info!(event = "link_up", peer = name, "peer {name} is up at {address}");
                 peer.outbox.open();
                 let _ = hub.events.send(Event::Link { peer: peer.id, up: true }).await;
                 let ended = carry(&peer, link).await;
                 peer.outbox.shut();
                 let _ = hub.events.send(Event::Link { peer: peer.id, up: false }).await;
-                let Err(fault) = ended else { return };
-                warn!("peer {name} is down: {fault}");
+                match ended {
+                    Ok(()) => {
+                        info!(event = "link_closed", peer = name, "closed the link to peer {name}")
+                    }
+                    Err(fault) => {
+                        warn!(event = "link_down", peer = name, "peer {name} is down: {fault}");
+                    }
+                }
                 (backoff, last_faults) = (FIRST_BACKOFF, Default::default());
             }
             Err(fault) => {
                 let fault = format!("cannot reach peer {name} at {address}, trying on: {fault}");
                 // With two addresses, each has its turn and its fault.
                 if !last_faults.contains(&fault) {
-                    warn!("{fault}");
+                    warn!(event = "unreachable", peer = name, "{fault}");
                     last_faults[attempt as usize % 2] = fault;
                 }
                 attempt = attempt.wrapping_add(1);

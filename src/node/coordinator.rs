@@ -5,6 +5,7 @@ mod operation;
 mod pace;
 mod plan;
 mod read;
+mod recent;
 mod view;
 mod write;
 
@@ -13,11 +14,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use self::operation::{Kind, Minted, Operation, Question};
 use self::pace::{Paces, READS, WRITES};
 use self::plan::{Plan, Route, update};
+use self::recent::Recent;
 use self::view::View;
 use super::effects::Effects;
 use super::{ClientId, Config};
 use crate::members::Opinion;
-use crate::message::{Body, Refusal, Request, Response};
+use crate::message::{Body, RecentTrips, Refusal, Request, Response};
 use crate::rng::Rng;
 use crate::store::Listing;
 use crate::tally::Tally;
@@ -31,8 +33,6 @@ const MAX_REMEMBERED: usize = 256;
 const MAX_LINGERING: usize = 4_096;
 /// and the bytes of values that they may keep in memory.
 const MAX_LINGERING_BYTES: usize = 64 << 20;
-/// One read in so many asks in the order of the ring, so that nobody's pace is judged by old answers alone.
-const EXPLORE: u64 = 64;
 
 /// Requests under way at one node, and which peers it can send to.
 #[derive(Clone, Debug)]
@@ -46,6 +46,7 @@ pub(super) struct Coordinator {
     /// How long copies take, and how long confirmations take.
     reads: Paces,
     writes: Paces,
+    recent: Recent,
     /// Operations that are answered and wait for late replicas, to repair those that are behind.
     lingering: usize,
     lingering_bytes: usize,
@@ -83,6 +84,7 @@ impl Coordinator {
             next_op: Rng::new(seed).next_u64() >> 3,
             reads: Paces::new(READS),
             writes: Paces::new(WRITES),
+            recent: Recent::default(),
             lingering: 0,
             lingering_bytes: 0,
         }
@@ -94,7 +96,7 @@ impl Coordinator {
     }
 
     /// Requests that somebody waits for.
-    fn load(&self) -> usize {
+    pub(super) fn load(&self) -> usize {
         self.operations.len() - self.lingering
     }
 
@@ -106,6 +108,11 @@ impl Coordinator {
     /// How long a member takes to answer a read; `None` before it ever did.
     pub(super) fn latency(&self, peer: NodeId) -> Option<Micros> {
         self.reads.latency(peer)
+    }
+
+    /// What the latest round trips took.
+    pub(super) fn recent(&self) -> Vec<RecentTrips> {
+        self.recent.told()
     }
 
     /// True if requests for this member had better be sent to others.
@@ -187,8 +194,10 @@ impl Coordinator {
         }
         let mut stand_ins: VecDeque<NodeId> = stand_ins.into();
         let Some(wanted) = wanted else {
+            let first =
+                if self.config.experiment.ask_all { tally.unasked().count() as u8 } else { needed };
             let op = self.start(now, origin, tally, kind, stand_ins, timeout_ms);
-            return self.ask_more(now, op, needed, fx);
+            return self.ask_more(now, op, first, fx);
         };
         let keep_for = if is_home {
             tally.ask(me);
@@ -326,6 +335,7 @@ impl Coordinator {
         };
         self.reads.answered(now, from, read);
         self.writes.answered(now, from, write);
+        let took = since.map(|since| now.saturating_sub(since));
         let Operation { tally, kind, .. } = operation;
         match (kind, body) {
             (Kind::Forwarded { .. }, Body::Coordinated(Response::Refused(why)))
@@ -339,10 +349,14 @@ impl Coordinator {
             (Kind::Write { minted: None, .. }, Body::Updated { object, dot, generation })
                 if from == self.config.me =>
             {
-                self.spread(now, op, Minted { object, dot, generation }, fx);
+                self.spread(now, op, Minted { object, dot, generation, at: now }, fx);
             }
-            (Kind::Write { minted: Some(_), .. }, Body::Held) => {
-                tally.count(from);
+            (Kind::Write { minted: Some(minted), .. }, Body::Held) => {
+                let is_first = tally.count(from);
+                let own = from == self.config.me && is_first;
+                if let Some(took) = took.or(own.then(|| now.saturating_sub(minted.at))) {
+                    self.recent.wrote(from, took);
+                }
             }
             (Kind::Write { minted: None, .. }, Body::Failed(refusal)) if from == self.config.me => {
                 return self.finish(now, op, Response::Refused(refusal), fx);
@@ -352,6 +366,9 @@ impl Coordinator {
                 return;
             }
             (Kind::Get { .. }, Body::Copy { object, authoritative, kept_for, generation }) => {
+                if let Some(took) = took {
+                    self.recent.read(from, took);
+                }
                 let copy = (object, generation);
                 Self::take_copy(operation, from, copy, authoritative, &kept_for);
             }
@@ -453,12 +470,21 @@ impl Coordinator {
                     self.finish(now, op, response, fx);
                 }
                 self.end(now, op, fx);
-            } else if matches!(operation.kind, Kind::Write { .. }) {
+            } else if !self.config.experiment.no_hedges {
+                self.make_up(now, op, fx);
+            }
+        }
+    }
+
+    /// Others are asked beside those that are late.
+    fn make_up(&mut self, now: Micros, op: u64, fx: &mut Effects) {
+        match self.operations.get(&op).map(|operation| &operation.kind) {
+            Some(Kind::Write { .. }) => {
                 self.chase(now, op, fx);
                 self.advance(now, op, fx);
-            } else if !matches!(operation.kind, Kind::Forwarded { writes: true, .. }) {
-                self.hedge(now, op, fx);
             }
+            None | Some(Kind::Forwarded { writes: true, .. }) => {}
+            Some(_) => self.hedge(now, op, fx),
         }
     }
 

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use super::forest::{Forest, own_partitions};
 use super::generations::Generations;
 use super::{ClientId, Config, Notice, Output, Work};
+use crate::emulation::Kind;
 use crate::generation::Generation;
 use crate::members::{Member, Members, Opinion};
 use crate::message::{Body, PeerMessage, Response};
@@ -21,6 +22,8 @@ const BUSY: Micros = 1_000 * MILLI;
 #[derive(Clone, Debug)]
 pub(super) struct Effects {
     me: NodeId,
+    /// True if an experiment has the network carry what the node asks itself.
+    own_link: bool,
     meta: Meta,
     members: Members,
     now: Micros,
@@ -52,6 +55,7 @@ impl Effects {
     pub(super) fn new(config: &Config, meta: Meta) -> Self {
         Effects {
             me: config.me,
+            own_link: config.experiment.own_link,
             meta,
             members: config.members.clone(),
             now: 0,
@@ -129,10 +133,10 @@ impl Effects {
         self.out.push(Output::Address { peer, address });
     }
 
-    /// This node's opinion of a member is another one now; the other roles are told.
-    pub(super) fn opine(&mut self, peer: NodeId, opinion: Opinion) {
+    /// This node's opinion of a member is another one now, after this `silence`; the other roles are told.
+    pub(super) fn opine(&mut self, peer: NodeId, opinion: Opinion, silence: Micros) {
         self.opinions.push_back((peer, opinion));
-        self.notice(Notice::Opined(peer, opinion));
+        self.notice(Notice::Opined(peer, opinion, silence));
     }
 
     /// The next opinion that the other roles have not been told of.
@@ -174,6 +178,11 @@ impl Effects {
                 self.send_synced(Some(self.last_mark), target, op, Body::Hints(0));
             }
         }
+    }
+
+    /// Most bytes of hints from now on; what is kept beyond it stays.
+    pub(super) fn limit_hints(&mut self, limit_bytes: u64) {
+        self.hints.limit_bytes = limit_bytes;
     }
 
     /// What is kept for other members.
@@ -256,6 +265,11 @@ impl Effects {
         self.witnessed = true;
     }
 
+    /// True once that has happened.
+    pub(super) fn is_witnessed(&self) -> bool {
+        self.witnessed
+    }
+
     /// True once the node may mint.
     pub(super) fn is_settled(&self) -> bool {
         self.settled
@@ -290,10 +304,13 @@ impl Effects {
     /// Sends a message now, the same to all; the node itself may be among them.
     pub(super) fn send(&mut self, mut to: Vec<NodeId>, op: u64, body: Body) {
         let message = PeerMessage { op, body };
-        let all = to.len();
-        to.retain(|node| *node != self.me);
-        if to.len() < all {
-            self.local.push_back(message.clone());
+        let carried = || matches!(message.body.kind(), Kind::Ack | Kind::Read | Kind::Answer);
+        if !(self.own_link && carried()) {
+            let all = to.len();
+            to.retain(|node| *node != self.me);
+            if to.len() < all {
+                self.local.push_back(message.clone());
+            }
         }
         if !to.is_empty() {
             self.out.push(Output::Send { to, message });

@@ -56,13 +56,13 @@ struct Peer {
 
 impl Peer {
     /// It has given a sign of life.
-    fn revive(&mut self, id: NodeId, fx: &mut Effects) {
+    fn revive(&mut self, now: Micros, id: NodeId, fx: &mut Effects) {
         if self.opinion == Opinion::Down {
             self.detector.returned();
         }
         if self.opinion != Opinion::Up {
             self.opinion = Opinion::Up;
-            fx.opine(id, Opinion::Up);
+            fx.opine(id, Opinion::Up, self.detector.silence(now));
         }
     }
 }
@@ -132,7 +132,7 @@ impl Gossip {
     /// A message of a peer has come, whatever it says.
     pub(super) fn heard(&mut self, now: Micros, from: NodeId, fx: &mut Effects) {
         if let Some(peer) = self.peer_mut(from) {
-            peer.revive(from, fx);
+            peer.revive(now, from, fx);
             peer.detector.sign(now);
         }
     }
@@ -152,7 +152,7 @@ impl Gossip {
             let opinion = peer.detector.opinion(now, self.timeout);
             if opinion != peer.opinion {
                 peer.opinion = opinion;
-                fx.opine(*id, opinion);
+                fx.opine(*id, opinion, peer.detector.silence(now));
             }
         }
         let to = self.partners();
@@ -311,7 +311,7 @@ impl Gossip {
             }
             if beat > known {
                 peer.beat = beat;
-                peer.revive(id, fx);
+                peer.revive(now, id, fx);
                 peer.detector.beat(now);
             }
         }

@@ -122,6 +122,11 @@ impl Handoff {
         }
     }
 
+    /// The age from which on a hint is also offered to the other homes.
+    pub(super) fn limit_age(&mut self, max_age: Micros) {
+        self.max_age = max_age;
+    }
+
     /// When something of this role is due.
     pub(super) fn next_wake(&self) -> Option<Micros> {
         let timeout = self.timeouts.front().map(|(due, _)| *due);

@@ -87,8 +87,13 @@ impl Identity {
 
     /// The refusal of a node that does not serve yet.
     pub(super) fn starting(&self) -> Refusal {
-        let (heard, peers) = (self.heard.len() as u32, self.peers().count() as u32);
+        let (heard, peers) = self.heard();
         Refusal::Starting { heard, peers }
+    }
+
+    /// How many peers have answered, and how many there are.
+    pub(super) fn heard(&self) -> (u32, u32) {
+        (self.heard.len() as u32, self.peers().count() as u32)
     }
 
     /// When the next round of introductions is due.
@@ -303,6 +308,10 @@ impl Identity {
             fx.change_meta(|meta| {
                 meta.cluster = Some(cluster);
                 meta.without_authority = lost;
+                // It does not know what the others have collected; what it mints meanwhile is not old.
+                if !founder && !meta.fresh.contains(&meta.store) {
+                    meta.fresh.push(meta.store);
+                }
             });
         } else if (all && self.is_first()) || (self.bootstrap && passed >= GRACE) {
             let peers = self.heard.iter().map(|(node, heard)| (*node, heard.birth));

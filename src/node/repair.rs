@@ -16,10 +16,10 @@ use self::answers::Answers;
 use self::exchange::{Exchange, Moved, Step, Way};
 use self::healing::Healing;
 use self::reading::Reader;
-use super::Config;
 use super::effects::Effects;
 use super::forest::own_partitions;
 use super::reach::Reach;
+use super::{Config, Notice};
 use crate::members::Opinion;
 use crate::message::Body;
 use crate::ring::Ring;
@@ -153,6 +153,15 @@ impl Repair {
         }
     }
 
+    /// Each pair is compared about every `interval`, and all that is on disk read once in the time `round`.
+    pub(super) fn pace(&mut self, now: Micros, interval: Micros, round: Micros) {
+        self.interval = interval;
+        for pair in self.pairs.values_mut() {
+            pair.due = pair.due.map(|due| due.min(now + interval));
+        }
+        self.reader.pace(now, round);
+    }
+
     /// When the disk is to be read on. Everything else is looked after at the node's pulse.
     pub(super) fn next_wake(&self) -> Option<Micros> {
         self.reader.next_wake()
@@ -262,6 +271,9 @@ impl Repair {
         self.lacking.retain(|partition, _| !regained.contains(partition));
         fx.count_many("authority_regained", regained.len() as u64);
         fx.change_meta(|meta| meta.without_authority.retain(|lost| !regained.contains(lost)));
+        if self.lacking.is_empty() {
+            fx.notice(Notice::Recovered);
+        }
     }
 
     fn begin_exchanges(&mut self, now: Micros, fx: &mut Effects) {
@@ -396,10 +408,14 @@ impl Repair {
         fx.count_many("objects_pushed", moved.pushed);
         if moved.pulled + moved.pushed > 0 {
             pair.moved = moved;
+            fx.notice(Notice::Repaired(partition, peer, moved.pulled, moved.pushed));
         }
         match why {
             Some(why) => {
                 fx.count("exchanges_failed");
+                if pair.failing.is_none() {
+                    fx.notice(Notice::RepairFailed(partition, peer));
+                }
                 let tries = pair.failing.take().map_or(0, |(_, tries)| tries) + 1;
                 pair.due = Some(now + (AGAIN << tries.min(10)).min(interval.max(AGAIN)));
                 pair.failing = Some((why, tries));

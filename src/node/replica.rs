@@ -385,6 +385,7 @@ impl Replica {
                 Answer::Synced(Body::Held)
             }
             Kind::Keep { object, keep_for, generation } => {
+                turn.renounce_hints(fx);
                 let kept = fx.generations().check_hint(turn.partition, generation).and_then(|()| {
                     let join = |old: Record| Record {
                         generation: if old.object.is_empty() {
@@ -410,7 +411,12 @@ impl Replica {
         };
         match answer {
             Answer::Synced(body) => turn.answer(from, op, body),
-            Answer::Now(body) => fx.send(vec![from], op, body),
+            Answer::Now(body) => {
+                if matches!(body, Body::Failed(Refusal::Generation { .. })) {
+                    fx.count("stale_objects_refused");
+                }
+                fx.send(vec![from], op, body);
+            }
         }
         Ok(())
     }
@@ -426,6 +432,9 @@ impl Replica {
         fx: &mut Effects,
     ) -> Made {
         let now = fx.generations().number(turn.partition);
+        if !keep_for.is_empty() {
+            turn.renounce_hints(fx);
+        }
         let joined = if keep_for.is_empty() { None } else { turn.copies.joined(now) };
         let record = match (&turn.copies.own, &joined) {
             (_, Some(joined)) => joined,

@@ -9,6 +9,12 @@ use crate::ring::Ring;
 use crate::store::{Change, Found, HintPage, HintTotal, Kept, Listing, ScanPage, Span};
 use crate::types::{Key, MILLI, Micros, NodeId, Partition};
 
+/// An answer to a read is late after the mean of its replica's and four mean deviations, but not before the first of these times, and
+/// after the second at the latest: another replica is asked then.
+pub const LATE_READ: (Micros, Micros) = (5 * MILLI, 250 * MILLI);
+/// One read in so many asks in the order of the ring and not the quickest first, so that nobody's pace is judged by old answers alone.
+pub const EXPLORE: u64 = 64;
+
 /// What a node is told when it starts.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -52,8 +58,37 @@ pub struct Config {
     pub bootstrap: bool,
     /// Serials reserved at a time, at least 1: a crash wastes at most this many of 2^64.
     pub serial_block: u64,
-    /// What a read has seen to be behind is sent what it lacks; false only to measure what that does.
-    pub read_repair: bool,
+    /// What it does otherwise for a measurement.
+    pub experiment: Experiment,
+}
+
+/// What a node does otherwise so that it can be measured what that is good for, or beside a model that lacks it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Experiment {
+    /// What a read has seen to be behind is not sent what it lacks.
+    pub no_read_repair: bool,
+    /// Nobody is asked beside one that is late.
+    pub no_hedges: bool,
+    /// A read asks all homes at once, not only as many as it needs.
+    pub ask_all: bool,
+    /// The network also carries a read's question to the own copy, its answer, and the own confirmation of a write.
+    pub own_link: bool,
+}
+
+impl Experiment {
+    /// The names of its switches.
+    pub const SWITCHES: [&str; 4] = ["no-read-repair", "no-hedges", "ask-all", "own-link"];
+
+    /// The switch of this name.
+    pub fn switch(&mut self, name: &str) -> Option<&mut bool> {
+        match name {
+            "no-read-repair" => Some(&mut self.no_read_repair),
+            "no-hedges" => Some(&mut self.no_hedges),
+            "ask-all" => Some(&mut self.ask_all),
+            "own-link" => Some(&mut self.own_link),
+            _ => None,
+        }
+    }
 }
 
 impl Config {
@@ -80,7 +115,7 @@ impl Config {
             continues: false,
             bootstrap: false,
             serial_block: 1 << 16,
-            read_repair: true,
+            experiment: Experiment::default(),
         }
     }
 }
@@ -137,6 +172,23 @@ pub enum Input {
     },
     /// The disk's free space went below the reserve, or there is room again.
     Space(Option<Shortage>),
+    /// From now on, or no more, every request is refused, and nothing more is kept for other members: others do that.
+    Drain(bool),
+    /// These limits hold from now on.
+    Limits(Limits),
+}
+
+/// What of a node's configuration can change in a life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Most bytes of hints that are kept for other members.
+    pub hint_limit_bytes: u64,
+    /// A hint of this age is also offered to the other home replicas.
+    pub hint_age: Micros,
+    /// Each partition is compared with every other home of it about as often as this.
+    pub repair_interval: Micros,
+    /// All that is on disk is read once in this time.
+    pub scrub_interval: Micros,
 }
 
 /// A disk that has less free space than its reserve.
@@ -294,12 +346,20 @@ pub enum Notice {
     Foreign(NodeId),
     /// The node serves.
     Settled,
-    /// The node's opinion of a member has changed.
-    Opined(NodeId, Opinion),
+    /// The node's opinion of a member has changed, after so long a silence of it.
+    Opined(NodeId, Opinion, Micros),
     /// A member that was out of reach is back, and so many hints are offered to it.
     HandoffBegun(NodeId, u64),
     /// It has taken all of them.
     HandoffDone(NodeId),
+    /// A comparison of a partition with another home of it has moved so many objects here and there.
+    Repaired(Partition, NodeId, u64, u64),
+    /// A comparison failed that had not failed the last time.
+    RepairFailed(Partition, NodeId),
+    /// What this node does not find counts again in all of its partitions.
+    Recovered,
+    /// A record of this partition here is damaged: it is fetched from the other homes.
+    Damaged(Partition),
     /// A member told of a later ring with another number of replicas or partitions: not taken.
     Misplaced(NodeId),
     /// A member told of a later life of this node, with so high a number that it cannot be: not believed.

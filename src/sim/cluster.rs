@@ -1,15 +1,15 @@
 //! A cluster in virtual time for measurements: real nodes, stores in memory that answer at once, an emulated network, and
 //! clients that ask when they are told to. The same seed gives the same, to the microsecond.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::looked_up;
 use super::timeline::Timeline;
-use crate::emulation::{Delay, Emulation, Place, Rule, Verdict, parse};
+use crate::emulation::{Emulation, Kind, Place, Rule, Verdict, parse};
 use crate::members::{Member, Members};
-use crate::message::{Body, PeerMessage, Request, Response};
-use crate::node::{Config, Done, Input, Node, Output, Work};
+use crate::message::{PeerMessage, Request, Response, SampleReport};
+use crate::node::{Config, Done, Experiment, Input, Node, Output, Work};
 use crate::ring::Ring;
 use crate::rng::Rng;
 use crate::store::memory::MemoryStore;
@@ -35,8 +35,8 @@ pub struct Setup {
     pub hint_limit_bytes: u64,
     /// How often replicas compare a partition.
     pub repair_interval: Micros,
-    /// Whether reads repair what they see to be behind.
-    pub read_repair: bool,
+    /// What nodes do otherwise for the measurement.
+    pub experiment: Experiment,
     /// Everything random follows from it.
     pub seed: u64,
 }
@@ -50,28 +50,16 @@ impl Setup {
             partitions: 64,
             hint_limit_bytes: 1 << 30,
             repair_interval: 60_000 * MILLI,
-            read_repair: true,
+            experiment: Experiment::default(),
             seed,
         }
     }
 
     /// The same without anything that heals: no hints, no comparisons, no read repair.
     pub fn without_healing(self) -> Self {
-        Setup { hint_limit_bytes: 0, repair_interval: Micros::MAX / 4, read_repair: false, ..self }
+        let experiment = Experiment { no_read_repair: true, ..self.experiment };
+        Setup { hint_limit_bytes: 0, repair_interval: Micros::MAX / 4, experiment, ..self }
     }
-}
-
-/// How long messages take by what they are about, as the WARS model has it; all others take no time.
-#[derive(Clone, Debug)]
-pub struct Ways {
-    /// A write to a replica.
-    pub w: Delay,
-    /// Its acknowledgement.
-    pub a: Delay,
-    /// A read's question.
-    pub r: Delay,
-    /// Its answer.
-    pub s: Delay,
 }
 
 /// What a request came to.
@@ -108,12 +96,11 @@ pub struct Cluster {
     wakes: Vec<Option<Micros>>,
     time: Timeline<Event>,
     net: Emulation,
-    ways: Option<Ways>,
     rng: Rng,
     calls: HashMap<u64, Micros>,
     next_call: u64,
     answers: VecDeque<Answer>,
-    bytes: u64,
+    sent: BTreeMap<Kind, u64>,
 }
 
 impl Cluster {
@@ -139,12 +126,11 @@ impl Cluster {
             wakes: vec![None; count],
             time: Timeline::default(),
             net: Emulation::of_rules(Vec::new(), rng.next_u64()),
-            ways: None,
             rng,
             calls: HashMap::new(),
             next_call: 0,
             answers: VecDeque::new(),
-            bytes: 0,
+            sent: BTreeMap::new(),
         };
         for at in 0..count {
             let node = cluster.life(at)?;
@@ -184,7 +170,7 @@ impl Cluster {
             hints: store.hint_totals(&place).unwrap_or_default(),
             generations: store.generations().unwrap_or_default(),
             boot_nonce: self.rng.next_u64(),
-            read_repair: setup.read_repair,
+            experiment: setup.experiment,
             ..Config::new(me, ring.clone(), self.members.clone())
         };
         Ok(Node::new(config, meta, self.rng.next_u64()))
@@ -193,6 +179,15 @@ impl Cluster {
     /// Where the keys are.
     pub fn ring(&self) -> &Ring {
         &self.ring
+    }
+
+    /// What the latest round trips of each node took.
+    pub fn samples(&self) -> Vec<SampleReport> {
+        let name = |id: NodeId| self.members.name(id);
+        let nodes = self.ids.iter().zip(&self.nodes);
+        nodes
+            .map(|(id, node)| SampleReport { name: name(*id), trips: node.recent_trips() })
+            .collect()
     }
 
     /// A node's place by its id: what [`Cluster::ask`] takes.
@@ -205,9 +200,14 @@ impl Cluster {
         self.time.now()
     }
 
-    /// Bytes of messages between nodes so far, framed.
-    pub fn bytes(&self) -> u64 {
-        self.bytes
+    /// Bytes of messages between nodes so far, framed, by what they are about.
+    pub fn sent(&self) -> &BTreeMap<Kind, u64> {
+        &self.sent
+    }
+
+    /// False for a node that is dead.
+    pub fn is_alive(&self, at: usize) -> bool {
+        self.alive[at]
     }
 
     /// Lets the network behave by these rules from now on, in the language of `pixii emulate`. The error is a sentence about the
@@ -216,11 +216,6 @@ impl Cluster {
         let rules: Vec<Rule> = parse(rules, &self.members)?;
         self.net = Emulation::of_rules(rules, self.rng.next_u64());
         Ok(())
-    }
-
-    /// Lets every message take the time of its way from now on, drawn for each receiver, whatever the rules say.
-    pub fn set_ways(&mut self, ways: Ways) {
-        self.ways = Some(ways);
     }
 
     /// A node dies; links to it break.
@@ -265,12 +260,13 @@ impl Cluster {
         self.next_call += 1;
         let call = self.next_call;
         self.calls.insert(call, self.time.now());
-        let places = (Place::Client(client), Place::Node(self.ids[to]));
-        if let Verdict::Deliver(delays) = self.net.verdict(self.time.now(), places.0, places.1) {
+        let (now, kind) = (self.time.now(), request.kind());
+        let verdict = self.net.verdict(now, Place::Client(client), self.ids[to], kind);
+        if let Verdict::Deliver(delays) = verdict {
             // A connection carries a call once or breaks.
             let after = delays.first().copied().unwrap_or(0);
             let event = Event::Call { client, call, to, request, timeout_ms };
-            self.time.schedule(self.time.now() + after, event);
+            self.time.schedule(now + after, event);
         }
         call
     }
@@ -328,14 +324,12 @@ impl Cluster {
                     Output::Send { to, message } => self.send(at, &to, message),
                     Output::Store(work) => todo.push_back(Input::Store(self.carry(at, work))),
                     Output::Reply { client, id, response } => {
-                        let places = (Place::Node(self.ids[at]), Place::Client(client));
-                        let verdict = self.net.verdict(self.time.now(), places.0, places.1);
+                        let (now, kind) = (self.time.now(), response.kind());
+                        let to = Place::Client(client);
+                        let verdict = self.net.verdict(now, self.ids[at], to, kind);
                         if let Verdict::Deliver(delays) = verdict {
                             let after = delays.first().copied().unwrap_or(0);
-                            self.time.schedule(
-                                self.time.now() + after,
-                                Event::Reply { call: id, response },
-                            );
+                            self.time.schedule(now + after, Event::Reply { call: id, response });
                         }
                     }
                     _ => {}
@@ -363,33 +357,19 @@ impl Cluster {
     }
 
     fn send(&mut self, from: usize, to: &[NodeId], message: PeerMessage) {
-        self.bytes += (wire::frame_len(&message) * to.len()) as u64;
+        let kind = message.body.kind();
+        let others = to.iter().filter(|id| **id != self.ids[from]).count();
+        *self.sent.entry(kind).or_default() += (wire::frame_len(&message) * others) as u64;
         let message = Arc::new(message);
         for id in to {
             let Some(to) = self.places.get(id).copied() else { continue };
-            let verdict = match &self.ways {
-                None => self.net.verdict(self.time.now(), self.ids[from], *id),
-                Some(ways) => Verdict::Deliver(vec![ways.sample(&message.body, &mut self.rng)]),
-            };
-            if let Verdict::Deliver(delays) = verdict {
+            let now = self.time.now();
+            if let Verdict::Deliver(delays) = self.net.verdict(now, self.ids[from], *id, kind) {
                 for delay in delays {
                     let message = message.clone();
-                    self.time
-                        .schedule(self.time.now() + delay, Event::Message { from, to, message });
+                    self.time.schedule(now + delay, Event::Message { from, to, message });
                 }
             }
-        }
-    }
-}
-
-impl Ways {
-    fn sample(&self, body: &Body, rng: &mut Rng) -> Micros {
-        match body {
-            Body::Merge { .. } => self.w.sample(rng),
-            Body::Held => self.a.sample(rng),
-            Body::Read { .. } => self.r.sample(rng),
-            Body::Copy { .. } => self.s.sample(rng),
-            _ => 0,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::timeline::Timeline;
-use crate::emulation::{Delay, Emulation, Place, Verdict};
+use crate::emulation::{Delay, Emulation, Verdict};
 use crate::members::{Member, Members, Opinion};
 use crate::message::{Body, PeerMessage};
 use crate::node::{Config, Done, Input, Node, Notice, Output, Work};
@@ -230,7 +230,7 @@ impl Field {
                     Output::Store(Work::Write { mark, .. }) => {
                         todo.push(Input::Store(Done::Synced { mark }));
                     }
-                    Output::Notice(Notice::Opined(whom, opinion)) => {
+                    Output::Notice(Notice::Opined(whom, opinion, _)) => {
                         self.opined.push((self.time.now(), at, whom, opinion));
                     }
                     _ => {}
@@ -257,9 +257,8 @@ impl Field {
             if self.victim.is_some_and(|(victim, _)| victim == from || victim == to) {
                 continue;
             }
-            let places = (Place::Node(self.ids[from]), Place::Node(*id));
-            if let Verdict::Deliver(delays) = self.net.verdict(self.time.now(), places.0, places.1)
-            {
+            let (now, kind) = (self.time.now(), message.body.kind());
+            if let Verdict::Deliver(delays) = self.net.verdict(now, self.ids[from], *id, kind) {
                 for delay in delays {
                     let message = message.clone();
                     self.time

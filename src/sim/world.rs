@@ -1,28 +1,33 @@
 //! The simulated world: hosts with disks, links between them, time that passes when nothing else can.
 
 mod disks;
+mod faults;
 mod health;
+mod links;
+mod lives;
 mod replacing;
 mod requests;
+mod steady;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
+use self::steady::Doubts;
 use super::Counts;
 use super::clients::Client;
 use super::judge::{Broken, Judge};
 use super::scenario::{Fault, Scenario};
-use crate::emulation::{Delay, Emulation, Verdict};
+use crate::emulation::{Delay, Emulation};
 use crate::members::{Members, Opinion};
-use crate::message::{Call, CallBody, PeerMessage, Reply, ReplyBody, Request};
-use crate::node::{Config, Input, Node, Notice, Output, Shortage, Work};
+use crate::message::{Reply, ReplyBody, Request};
+use crate::node::{Input, Node, Notice, Output, Work};
 use crate::ring::Ring;
 use crate::rng::Rng;
 use crate::store::memory::MemoryStore;
-use crate::store::{Change, Owner, Store, begin_life, end_life};
-use crate::types::{Key, MILLI, Micros, NodeId, Partition, hash64};
+use crate::store::{Change, Owner};
+use crate::types::{Key, MILLI, Micros, NodeId};
 use crate::wire;
 
 /// A machine: its disk outlives its node.
@@ -44,6 +49,8 @@ struct Host {
     backup: Option<MemoryStore>,
     /// True from a rollback until a peer has noticed it.
     unnoticed: bool,
+    /// Since when this life's node serves.
+    settled: Option<Micros>,
     /// True once it is to be replaced: it comes back only to be refused.
     is_removed: bool,
     /// It founds a cluster by itself if it is in none.
@@ -159,6 +166,7 @@ pub(super) struct World {
     counts: Counts,
     digest: u64,
     newest: BTreeMap<(usize, usize), u64>,
+    doubts: Doubts,
     watched: Option<Key>,
     story: Vec<String>,
     broken: Option<Broken>,
@@ -201,6 +209,7 @@ impl World {
             counts: Counts::new(),
             digest: 0,
             newest: BTreeMap::new(),
+            doubts: Doubts::default(),
             watched,
             story: Vec::new(),
             broken: None,
@@ -379,171 +388,6 @@ impl World {
         }
     }
 
-    /// Begins a life; `continues` if it follows another one at once.
-    fn start(&mut self, at: usize, continues: bool) {
-        let fresh = self.rng.next_u64();
-        let (seed, boot_nonce) = (self.rng.next_u64(), self.rng.next_u64());
-        let host = &mut self.hosts[at];
-        let Ok(meta) = begin_life(&host.store, &host.owner, fresh) else {
-            unreachable!("the twin does not fail and knows its owner")
-        };
-        let serial_block = self.plan.serial_block;
-        let (ring, members) = host.placement();
-        let (placed, me) = (ring.clone(), host.id);
-        let place = |key: &Key| {
-            let partition = placed.partition(key);
-            (partition, !placed.homes(partition).contains(&me))
-        };
-        let config = Config {
-            hint_limit_bytes: self.plan.hint_limit,
-            hint_age: self.plan.hint_age_ms * MILLI,
-            repair_interval: 2_000 * MILLI,
-            scrub_interval: 10_000 * MILLI,
-            generation_pause: 600 * MILLI,
-            hints: host.store.hint_totals(&place).unwrap_or_default(),
-            generations: host.store.generations().unwrap_or_default(),
-            boot_nonce,
-            continues,
-            bootstrap: host.bootstraps,
-            serial_block,
-            ..Config::new(host.id, ring, members)
-        };
-        host.node = Some(Node::new(config, meta, seed));
-        host.life += 1;
-        for peer in (0..self.hosts.len()).filter(|peer| *peer != at) {
-            if self.hosts[peer].node.is_some() {
-                self.announce(at, peer, 10 * MILLI);
-                self.announce(peer, at, 10 * MILLI);
-            }
-        }
-    }
-
-    /// Host `at` notices within about `within` whether `peer` is up.
-    fn announce(&mut self, at: usize, peer: usize, within: Micros) {
-        let when = self.now + self.rng.below(within);
-        self.schedule(when, Event::Link { at, peer });
-    }
-
-    fn stop(&mut self, at: usize) {
-        self.gather(at);
-        let host = &mut self.hosts[at];
-        host.node = None;
-        host.writes.clear();
-        host.writing = false;
-        host.wake = None;
-        host.paused_until = 0;
-        host.life += 1;
-        for peer in (0..self.hosts.len()).filter(|peer| *peer != at) {
-            // Some deaths are noticed late: a half-open connection.
-            let within = if self.rng.chance(0.2) { 2_000 * MILLI } else { 20 * MILLI };
-            self.announce(peer, at, within);
-        }
-    }
-
-    fn fault(&mut self, fault: Fault) {
-        self.note(|| format!("{fault:?}"));
-        match fault {
-            Fault::Crash { host, down } => {
-                if self.hosts[host].node.is_some() {
-                    self.count("crashes");
-                    self.crash(host, down);
-                }
-            }
-            Fault::PowerCut { down } => {
-                self.count("power cuts");
-                for host in 0..self.hosts.len() {
-                    if self.hosts[host].node.is_some() {
-                        self.crash(host, down);
-                    }
-                }
-            }
-            Fault::CleanStop { host, down } => {
-                if let Some(node) = &self.hosts[host].node {
-                    let meta = node.meta().clone();
-                    for (_, changes) in std::mem::take(&mut self.hosts[host].writes) {
-                        let _ = self.hosts[host].store.apply(&changes);
-                    }
-                    let _ = end_life(&self.hosts[host].store, &meta);
-                    self.count("clean stops");
-                    self.stop(host);
-                    self.schedule(self.now + down, Event::Start { at: host });
-                }
-            }
-            Fault::Pause { host, length } => {
-                self.count("pauses");
-                self.hosts[host].paused_until = self.now + length;
-            }
-            Fault::Full { host, length } => {
-                self.count("full disks");
-                let (free_bytes, reserve_bytes) = (1, 2);
-                let shortage = Some(Shortage { free_bytes, reserve_bytes });
-                self.input(host, Input::Space(shortage));
-                self.schedule(self.now + length, Event::Room { at: host });
-            }
-            Fault::Slow { host, length } => {
-                self.count("slow disks");
-                self.hosts[host].slow_until = self.now + length;
-            }
-            Fault::Cut { from, to, both, length } => {
-                self.count(if both { "cuts both ways" } else { "cuts one way" });
-                let back = both.then_some((to, from));
-                for (from, to) in [Some((from, to)), back].into_iter().flatten() {
-                    self.net.cut(self.hosts[from].id, self.hosts[to].id);
-                    self.schedule(self.now + length, Event::Mend { from, to });
-                }
-            }
-            Fault::Flap { host, other, times, length } => {
-                self.count("links flapping");
-                for at in 0..times {
-                    let when = self.now + at * length / times;
-                    self.schedule(when, Event::Relink { at: host, peer: other });
-                    self.schedule(when, Event::Relink { at: other, peer: host });
-                }
-            }
-            Fault::Partition { side, length } => {
-                self.count("partitions");
-                let in_side = |host: usize| side >> host & 1 == 1;
-                let hosts = self.hosts.len();
-                let pairs = (0..hosts).flat_map(|from| (0..hosts).map(move |to| (from, to)));
-                for (from, to) in pairs.filter(|(from, to)| in_side(*from) != in_side(*to)) {
-                    self.net.cut(self.hosts[from].id, self.hosts[to].id);
-                    self.schedule(self.now + length, Event::Mend { from, to });
-                }
-            }
-            Fault::Replace { host, back } => self.begin_replacing(host, back),
-            Fault::LoseDisk { .. }
-            | Fault::BackUp { .. }
-            | Fault::RollBack { .. }
-            | Fault::CopyDisk { .. }
-            | Fault::Damage { .. } => self.disk_fault(fault),
-        }
-    }
-
-    fn crash(&mut self, at: usize, down: Micros) {
-        let lost = self.hosts[at].store.power_cut(&mut self.rng) + self.hosts[at].writes.len();
-        *self.counts.entry("unsynced batches lost").or_default() += lost as u64;
-        self.stop(at);
-        self.schedule(self.now + down, Event::Start { at });
-    }
-
-    fn heal(&mut self) {
-        self.healing = true;
-        self.net.heal();
-        for at in 0..self.hosts.len() {
-            self.hosts[at].paused_until = 0;
-            self.hosts[at].slow_until = 0;
-            if self.hosts[at].node.is_none() && !self.hosts[at].is_removed {
-                self.start(at, false);
-            }
-        }
-    }
-
-    /// A link breaks at one end and is up again soon.
-    fn relink(&mut self, at: usize, peer: usize) {
-        self.input(at, Input::Link { peer: self.hosts[peer].id, up: false });
-        self.announce(at, peer, 50 * MILLI);
-    }
-
     /// Takes over what a node has counted.
     fn gather(&mut self, at: usize) {
         let Some(node) = &self.hosts[at].node else { return };
@@ -557,6 +401,9 @@ impl World {
     /// A rollback that nobody can notice (to a backup of the same life, or with the witness away) is
     /// excused when the node serves.
     fn notice(&mut self, at: usize, notice: Notice) {
+        if matches!(notice, Notice::Settled) {
+            self.hosts[at].settled = Some(self.now);
+        }
         match notice {
             Notice::Outdated(_) => self.hosts[at].unnoticed = false,
             Notice::Settled if self.hosts[at].unnoticed => {
@@ -594,10 +441,9 @@ impl World {
                 Output::Reply { client, id, response } => {
                     let client = client as usize;
                     self.judge_reply(client, id, &response);
+                    let (ends, kind) = ((self.hosts[at].id, client_id(client)), response.kind());
                     let frame = wire::frame(&Reply { id, body: ReplyBody::Data(response) });
-                    self.carry(self.hosts[at].id, client_id(client), frame, |_, frame| {
-                        Event::ToClient { client, frame }
-                    });
+                    self.carry(ends, kind, frame, |_, frame| Event::ToClient { client, frame });
                 }
                 Output::Store(work) => self.submit(at, work),
                 Output::Address { .. } => self.count("addresses learnt"),
@@ -621,89 +467,6 @@ impl World {
             self.relive(at);
         }
     }
-
-    fn send(&mut self, from: usize, to: &[NodeId], message: &PeerMessage) {
-        let frame = wire::frame(message);
-        for id in to {
-            let Some(to) = self.hosts.iter().position(|host| host.id == *id) else { continue };
-            let life = self.hosts[to].life;
-            let make = move |sent, frame| Event::Peer { from, to, life, sent, frame };
-            self.carry(self.hosts[from].id, *id, frame.clone(), make);
-        }
-    }
-
-    fn carry(
-        &mut self,
-        from: NodeId,
-        to: NodeId,
-        frame: Bytes,
-        make: impl Fn(u64, Bytes) -> Event,
-    ) {
-        match self.net.verdict(self.now, from, to) {
-            Verdict::Drop => self.count("messages dropped"),
-            Verdict::Cut => self.count("messages cut"),
-            Verdict::Deliver(delays) => {
-                if delays.len() > 1 {
-                    self.count("messages duplicated");
-                }
-                let sent = self.sequence;
-                for delay in delays {
-                    self.schedule(self.now + delay, make(sent, frame.clone()));
-                }
-            }
-        }
-    }
-
-    fn open<T>(&mut self, frame: &Bytes) -> Option<T>
-    where
-        T: for<'de> bincode::BorrowDecode<'de, Bytes>,
-    {
-        self.digest = hash64(&[&self.digest.to_be_bytes(), &self.now.to_be_bytes(), &frame[..12]]);
-        let mut bytes = BytesMut::from(&frame[..]);
-        let payload = wire::take_frame(&mut bytes, wire::MAX_FRAME_BYTES).ok()??;
-        wire::decode(&payload).ok()
-    }
-
-    fn deliver(&mut self, from: usize, to: usize, sent: u64, frame: &Bytes) {
-        let newest = self.newest.entry((from, to)).or_default();
-        if sent < *newest {
-            self.count("messages overtaken");
-        } else {
-            *newest = sent;
-        }
-        let Some(message) = self.open::<PeerMessage>(frame) else {
-            unreachable!("a node's own words are read back")
-        };
-        if let Some(key) = self.watched.clone()
-            && format!("{message:?}").contains(&format!("{key:?}"))
-        {
-            self.tell(&key, || format!("n{from} -> n{to}: {message:?}"));
-        }
-        let from = self.hosts[from].id;
-        self.input(to, Input::Peer { from, message });
-    }
-
-    fn take_call(&mut self, client: usize, to: usize, frame: &Bytes) {
-        let Some(Call { id, body: CallBody::Data { request, timeout_ms } }) = self.open(frame)
-        else {
-            unreachable!("a client's own words are read back")
-        };
-        if self.hosts[to].node.is_some()
-            && !self.ring.homes(self.partition(&request)).contains(&self.hosts[to].id)
-        {
-            self.count("requests forwarded");
-        }
-        self.input(to, Input::Client { client: client as u64, id, request, timeout_ms });
-    }
-
-    fn partition(&self, request: &Request) -> Partition {
-        match request {
-            Request::Get { key, .. } | Request::Put { key, .. } | Request::Delete { key, .. } => {
-                self.ring.partition(key)
-            }
-            Request::Keys { partition, .. } => *partition,
-        }
-    }
 }
 
 /// A client's place in the emulated network.
@@ -720,9 +483,13 @@ fn notice_name(notice: Notice) -> &'static str {
         Notice::Alone => "starts without a witness",
         Notice::Foreign(_) => "foreign peers met",
         Notice::Settled => "nodes settled",
-        Notice::Opined(_, Opinion::Up) => "members back up",
-        Notice::Opined(_, Opinion::Suspect) => "members suspected",
-        Notice::Opined(_, Opinion::Down) => "members believed down",
+        Notice::Opined(_, Opinion::Up, _) => "members back up",
+        Notice::Opined(_, Opinion::Suspect, _) => "members suspected",
+        Notice::Opined(_, Opinion::Down, _) => "members believed down",
+        Notice::Repaired(..) => "comparisons that moved something",
+        Notice::RepairFailed(..) => "comparisons that began to fail",
+        Notice::Recovered => "nodes whole again",
+        Notice::Damaged(_) => "records seen to be damaged",
         Notice::HandoffBegun(..) => "handoffs to a member that is back",
         Notice::HandoffDone(_) => "handoffs done",
         Notice::Misplaced(_) => "rings of other sizes refused",

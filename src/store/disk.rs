@@ -11,6 +11,7 @@ mod check;
 mod files;
 mod guarded;
 mod layout;
+mod migrating;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -38,6 +39,7 @@ use crate::types::{Key, NodeId, Partition};
 pub use self::check::{CheckReport, Damage, Difference, check, differences};
 pub(super) use self::guarded::{Batch, Fault, Sled};
 pub(super) use self::layout::{SCHEMA, meta_key, seal, unseal};
+pub use self::migrating::{SchemaReport, migrate, schema_of};
 
 /// About how many bytes of hints are in memory at once while all are read.
 const SCAN_BYTES: usize = 1 << 20;
@@ -151,6 +153,20 @@ impl OpenError {
         }
     }
 
+    fn from_schema(dir: &Path, error: SchemaError) -> Self {
+        let of = dir.to_path_buf();
+        match error {
+            SchemaError::Fault(fault) => OpenError::from_fault(dir, fault),
+            SchemaError::Newer(found) => OpenError::NewerSchema { dir: of, found },
+            SchemaError::Older(found) => OpenError::OlderSchema { dir: of, found },
+            // A store is given its schema before its place: this one has lost its contents.
+            SchemaError::Lost => {
+                let reason = "it has no readable schema version".into();
+                OpenError::Damaged { dir: of, reason }
+            }
+        }
+    }
+
     fn from_fault(dir: &Path, fault: Fault) -> Self {
         let dir = dir.to_path_buf();
         match fault {
@@ -214,21 +230,10 @@ impl DiskStore {
         cache_bytes: u64,
         prepare: impl Fn(&Sled) -> Result<(), SchemaError>,
     ) -> Result<Self, OpenError> {
-        let io = |doing| move |error| OpenError::from_io(dir, doing, &error);
         let fault = |fault| OpenError::from_fault(dir, fault);
         let damaged = |reason| OpenError::Damaged { dir: dir.to_path_buf(), reason };
-        if !directory.finish().map_err(io("moving the new store in place"))? {
-            return Err(damaged("there is a FORMAT file and no data beside it".into()));
-        }
-        directory.remove_torn_files().map_err(io("looking for torn files"))?;
-        let sled = Sled::open(&directory.data(), cache_bytes).map_err(fault)?;
-        prepare(&sled).map_err(|error| match error {
-            SchemaError::Fault(fault) => OpenError::from_fault(dir, fault),
-            SchemaError::Newer(found) => OpenError::NewerSchema { dir: dir.to_path_buf(), found },
-            SchemaError::Older(found) => OpenError::OlderSchema { dir: dir.to_path_buf(), found },
-            // A store is given its schema before its place: this one has lost its contents.
-            SchemaError::Lost => damaged("it has no readable schema version".into()),
-        })?;
+        let sled = open_sled(&directory, dir, cache_bytes)?;
+        prepare(&sled).map_err(|error| OpenError::from_schema(dir, error))?;
         let (last_write, mark) = (last_write(&sled).map_err(fault)?, directory.mark());
         if last_write < mark {
             return Err(damaged(format!("it ends at write {last_write}, and {mark} was synced")));
@@ -410,6 +415,17 @@ impl DiskStore {
         batch.insert(at.place(), head.encode(at));
         Ok(())
     }
+}
+
+/// The files of a store in a directory that is claimed, whatever schema they have.
+fn open_sled(directory: &Directory, dir: &Path, cache_bytes: u64) -> Result<Sled, OpenError> {
+    let io = |doing| move |error| OpenError::from_io(dir, doing, &error);
+    if !directory.finish().map_err(io("moving the new store in place"))? {
+        let reason = "there is a FORMAT file and no data beside it".into();
+        return Err(OpenError::Damaged { dir: dir.to_path_buf(), reason });
+    }
+    directory.remove_torn_files().map_err(io("looking for torn files"))?;
+    Sled::open(&directory.data(), cache_bytes).map_err(|fault| OpenError::from_fault(dir, fault))
 }
 
 fn last_write(sled: &Sled) -> Result<u64, Fault> {

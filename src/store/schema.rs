@@ -20,6 +20,10 @@ type Migration = fn(&Sled) -> Result<Batch, Fault>;
 /// The step to schema N is at N-1.
 const MIGRATIONS: [Migration; 3] = [v1::migrate, v2::migrate, v3::migrate];
 
+/// What each step is about: the one to schema N is at N-1.
+const ABOUT: [&str; MIGRATIONS.len()] =
+    ["an empty store", "hints and the list of members", "generations of partitions"];
+
 /// The schema that this program reads and writes.
 pub const NEWEST: u32 = MIGRATIONS.len() as u32;
 
@@ -50,6 +54,19 @@ pub(super) fn create(sled: &Sled) -> Result<(), Fault> {
 /// Brings the store from its schema to the newest, synced.
 pub(super) fn migrate(sled: &Sled) -> Result<(), SchemaError> {
     migrate_with(sled, &MIGRATIONS)
+}
+
+/// Says which schema the store has, if this program knows it, and changes nothing.
+pub(super) fn found(sled: &Sled) -> Result<u32, SchemaError> {
+    match version(sled)? {
+        newer if newer > NEWEST => Err(SchemaError::Newer(newer)),
+        known => Ok(known),
+    }
+}
+
+/// What is to be done to a store of this schema, a few words for each step with the schema that it leads to.
+pub(super) fn steps(from: u32) -> Vec<(u32, &'static str)> {
+    (1..).zip(ABOUT).filter(|(to, _)| *to > from).collect()
 }
 
 /// Says whether the store is at the newest schema, and changes nothing.

@@ -6,6 +6,7 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use pixii::causal::{Actor, Context, Object, Version};
@@ -13,7 +14,7 @@ use pixii::members::{Member, Members, Opinion};
 use pixii::message::{
     Call, CallBody, CollectionStatus, LinksReport, PairStatus, PeerRepair, PeerStatus, Refusal,
     RepairCounts, RepairReport, RepairStatus, Reply, ReplyBody, Request, Response, RingReport,
-    StatusReport,
+    SampleReport, StatusReport,
 };
 use pixii::ring::Ring;
 use pixii::types::{Key, NodeId, Partition, WriteId};
@@ -24,6 +25,8 @@ use pixii::wire::{self, Hello, MAX_FRAME_BYTES, PREAMBLE_BYTES, Welcome};
 pub enum Manners {
     /// What it is asked.
     Serve,
+    /// The same, with a program that speaks protocol 4 only.
+    Old,
     /// Refuses.
     Refuse(Refusal),
     /// Closes the connection at the next request, which it carries out if true; then it serves.
@@ -32,6 +35,8 @@ pub enum Manners {
     Silent,
     /// Says that the outcome is unknown.
     Unknown,
+    /// Answers nobody for so long from the request with this number on, counted from 1; then it serves.
+    StallAt(u64, Duration),
 }
 
 struct Node {
@@ -134,6 +139,15 @@ impl Fake {
         }
     }
 
+    /// A killed node `at` listens again where it did.
+    pub fn revive(&self, at: usize) {
+        self.world.nodes[at].stopped.store(false, Ordering::SeqCst);
+        let listener = TcpListener::bind(self.address(at)).unwrap();
+        let world = Arc::clone(&self.world);
+        let door = thread::spawn(move || accept(&world, at, &listener));
+        self.doors.lock().unwrap()[at] = Some(door);
+    }
+
     /// Whether node `at` has been told to stop.
     pub fn is_stopped(&self, at: usize) -> bool {
         self.world.nodes[at].stopped.load(Ordering::SeqCst)
@@ -182,7 +196,11 @@ fn converse(world: &World, at: usize, mut stream: TcpStream) -> Option<()> {
     let mut preamble = [0; PREAMBLE_BYTES];
     stream.read_exact(&mut preamble).ok()?;
     wire::check_preamble(&preamble, false).ok()?;
-    stream.write_all(&wire::preamble(false)).ok()?;
+    let mut offered = wire::preamble(false);
+    if matches!(*world.nodes[at].manners.lock().unwrap(), Manners::Old) {
+        offered[PREAMBLE_BYTES - 2..].copy_from_slice(&4_u16.to_be_bytes());
+    }
+    stream.write_all(&offered).ok()?;
     let mut input = BytesMut::new();
     assert_eq!(wire::decode::<Hello>(&next(&mut stream, &mut input)?).unwrap(), Hello::Client);
     let name = world.nodes[at].name.clone();
@@ -195,18 +213,29 @@ fn converse(world: &World, at: usize, mut stream: TcpStream) -> Option<()> {
             CallBody::Links => ReplyBody::Links(links(world, at)),
             CallBody::Emulate(_) => ReplyBody::Emulated(Err("this node is a fake".into())),
             CallBody::Replace { .. } => ReplyBody::Replace(Err("this node is a fake".into())),
+            CallBody::Drain(_) => ReplyBody::Drain(Err("this node is a fake".into())),
             CallBody::Repair { begin, partition, peer } => {
                 ReplyBody::Repair(repair(world, at, begin, partition, peer))
+            }
+            CallBody::Samples => {
+                let name = world.nodes[at].name.clone();
+                ReplyBody::Samples(SampleReport { name, trips: Vec::new() })
             }
             CallBody::Stop => {
                 world.nodes[at].stopped.store(true, Ordering::SeqCst);
                 ReplyBody::Stopping
             }
             CallBody::Data { request, .. } => {
-                world.nodes[at].asked.fetch_add(1, Ordering::SeqCst);
+                let asked = 1 + world.nodes[at].asked.fetch_add(1, Ordering::SeqCst);
                 let manners = world.nodes[at].manners.lock().unwrap().clone();
                 ReplyBody::Data(match manners {
-                    Manners::Serve => serve(world, request),
+                    Manners::StallAt(nth, time) => {
+                        if asked == nth {
+                            thread::sleep(time);
+                        }
+                        serve(world, request)
+                    }
+                    Manners::Serve | Manners::Old => serve(world, request),
                     Manners::Refuse(refusal) => Response::Refused(refusal),
                     Manners::Silent => continue,
                     Manners::Unknown => {

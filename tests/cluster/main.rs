@@ -4,7 +4,7 @@
 mod causes;
 // The daemons' files and processes, as `dev` and `demo` have them; not all of it is needed here.
 #[cfg(test)]
-#[allow(dead_code)]
+#[allow(dead_code, unused_imports)]
 #[path = "../../src/cli/cluster.rs"]
 mod cluster;
 #[cfg(test)]
@@ -12,11 +12,15 @@ mod data;
 #[cfg(test)]
 mod deaths;
 #[cfg(test)]
+mod draining;
+#[cfg(test)]
 mod foreground;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
 mod intruders;
+#[cfg(test)]
+mod laboratory;
 #[cfg(test)]
 mod network;
 #[cfg(test)]

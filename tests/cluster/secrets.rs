@@ -244,9 +244,9 @@ fn connections_that_say_nothing_do_not_keep_others_out() {
     let mut house = house;
     house.start_all();
     house.run(&["put", "k", "v"]).done();
+    let begun = std::time::Instant::now();
     let mut idle: Vec<TcpStream> = (0..400).map(|_| connect(&house, "127.0.0.3")).collect();
     // As many handshakes are under way as may be: the others are told so, and somebody else is let in at once.
-    let begun = std::time::Instant::now();
     for from in ["127.0.0.1", "127.0.0.2"] {
         let mut stream = connect(&house, from);
         assert!(matches!(greeted(&mut stream), Some(Welcome::Accepted { .. })), "{from}");

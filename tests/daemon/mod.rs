@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use pixii::config::Config;
-use pixii::engine::{self, ServeError};
+use pixii::engine::{self, Order, ServeError};
 use pixii::generation::Generation;
 use pixii::members::Members;
 use pixii::message::{Call, CallBody, Reply, ReplyBody, Request, Response, StatusReport};
@@ -59,7 +59,7 @@ pub fn config(ports: &[u16], own: usize) -> Config {
 
 pub struct Daemon {
     pub port: u16,
-    stop: mpsc::Sender<String>,
+    orders: mpsc::Sender<Order>,
     thread: Option<JoinHandle<Result<(), ServeError>>>,
 }
 
@@ -70,9 +70,9 @@ impl Daemon {
 
     /// A daemon with a configuration of its own, which listens on `port`.
     pub fn with(config: Config, port: u16, store: Arc<dyn Store>) -> Self {
-        let (stop, stopped) = mpsc::channel(1);
-        let thread = thread::spawn(move || engine::run(&config, store, stopped));
-        Daemon { port, stop, thread: Some(thread) }
+        let (orders, ordered) = mpsc::channel(1);
+        let thread = thread::spawn(move || engine::run(&config, store, ordered));
+        Daemon { port, orders, thread: Some(thread) }
     }
 
     pub fn alone(store: Arc<dyn Store>) -> Self {
@@ -82,7 +82,7 @@ impl Daemon {
     }
 
     pub fn ask_to_stop(&self) {
-        let _ = self.stop.try_send("the test".into());
+        let _ = self.orders.try_send("the test".into());
     }
 
     pub fn ended(mut self) -> Result<(), ServeError> {

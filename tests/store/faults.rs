@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use crate::{CACHE, KILO, Model, assert_holds, key, open, owner, put, record};
 
 /// sled without the store around it, as the store configures it.
-fn raw(dir: &Path) -> sled::Db {
+pub(super) fn raw(dir: &Path) -> sled::Db {
     let config = sled::Config::new().path(dir.join("sled")).segment_size(8 << 20);
     let config = config.flush_every_ms(None);
     let deadline = Instant::now() + Duration::from_secs(10);
@@ -114,7 +114,7 @@ fn a_creation_that_was_killed_anywhere_is_taken_up_again() {
 }
 
 /// A small record as schema 1 has it.
-fn seal(name: &str, content: &[u8]) -> Vec<u8> {
+pub(super) fn seal(name: &str, content: &[u8]) -> Vec<u8> {
     let body = [&[1], content].concat();
     let sum = hash64(&[b"meta", name.as_bytes(), &body]);
     [&body[..], &sum.to_be_bytes()].concat()

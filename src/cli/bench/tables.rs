@@ -94,7 +94,7 @@ impl Results {
             };
             out += &format!(
                 "  {} of {} bytes, {} clients: {:.1} us / {least:.1} us ({parts}) = {ratio:.2}\n",
-                name(line.case.kind),
+                line.case.kind.name(),
                 line.case.size,
                 line.case.clients,
                 line.total_us(),
@@ -107,7 +107,7 @@ impl Results {
         let daemons: Vec<String> =
             line.daemons_us.values().map(|cpu| format!("{cpu:.1}")).collect();
         vec![
-            name(line.case.kind).into(),
+            line.case.kind.name().into(),
             line.case.size.to_string(),
             line.case.clients.to_string(),
             format!("{:.0}", line.rate),
@@ -136,7 +136,7 @@ impl Results {
         let line = |line: &Line| {
             let ratio = self.ratio(line);
             json!({
-                "kind": name(line.case.kind),
+                "kind": line.case.kind.name(),
                 "bytes": line.case.size,
                 "clients": line.case.clients,
                 "per_second": line.rate,
@@ -158,14 +158,5 @@ impl Results {
             "store_apply_and_sync": costs(&self.writes),
             "store_cached_read": costs(&self.reads),
         })
-    }
-}
-
-fn name(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Get => "get",
-        Kind::Put => "put",
-        Kind::Blind => "blind put",
-        Kind::Delete => "delete",
     }
 }

@@ -15,6 +15,9 @@ use super::POLL;
 /// How much of a log is searched for its last line.
 const LOG_TAIL_BYTES: u64 = 4_096;
 
+/// How a daemon ended that was told to stop and did.
+pub(crate) const STOPPED: &str = "ended: it stopped cleanly";
+
 /// One daemon, running or not.
 #[derive(Debug)]
 pub(crate) struct Daemon {
@@ -26,6 +29,10 @@ pub(crate) struct Daemon {
     log: PathBuf,
     child: Option<Child>,
     pub(super) frozen: bool,
+    /// What it runs, if that is not what the others run.
+    pub(super) program: Option<PathBuf>,
+    /// What it has in its environment beside what this process has.
+    pub(super) environment: Vec<(String, String)>,
 }
 
 impl Daemon {
@@ -33,15 +40,18 @@ impl Daemon {
     pub(super) fn new(name: String, address: String, dir: &Path) -> Self {
         let config = dir.join(format!("{name}.toml"));
         let log = dir.join(format!("{name}.log"));
-        Daemon { name, address, config, log, child: None, frozen: false }
+        let (child, frozen, program, environment) = (None, false, None, Vec::new());
+        Daemon { name, address, config, log, child, frozen, program, environment }
     }
 
-    /// Starts the process; it runs until its standard input ends.
+    /// Starts the process, of `program` unless it has one of its own; it runs until its standard input ends.
     pub(super) fn start(&mut self, program: &Path) -> Result<(), String> {
         let log = OpenOptions::new().create(true).append(true).open(&self.log);
         let log = log.map_err(|error| format!("{}: {error}", self.log.display()))?;
         let second = log.try_clone().map_err(|error| format!("{}: {error}", self.log.display()))?;
+        let program = self.program.as_deref().unwrap_or(program);
         let child = Command::new(program)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .arg("server")
             .arg("--config")
             .arg(&self.config)
@@ -138,7 +148,7 @@ impl Daemon {
     fn told(&self, status: ExitStatus) -> String {
         match (status.signal(), status.code(), last_line(&self.log)) {
             (Some(signal), _, _) => format!("ended: killed by signal {signal}"),
-            (_, Some(0), _) => "ended: it stopped cleanly".into(),
+            (_, Some(0), _) => STOPPED.into(),
             (_, code, Some(line)) => {
                 format!("ended with exit code {}: {line}", code.unwrap_or_default())
             }

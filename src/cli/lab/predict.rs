@@ -1,5 +1,7 @@
 //! `pixii lab predict`.
 
+mod live;
+
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,8 +14,11 @@ use serde_json::{Value, json};
 use super::check_out;
 use crate::cli::text::{row, table};
 use crate::cli::{Exit, Outcome, Shared, Trouble, emit, emit_json};
-use crate::lab::pbs::{Cell, Leg, Prediction, Reads, Wars, misses_last, ms, predict};
-use crate::lab::plot::{Figure, Line};
+use crate::lab::pbs::{
+    Cell, Leg, Prediction, Reads, Wars, misses_last, ms, predict, predict_links,
+};
+use crate::lab::plot::{Axis, Figure, Line, Style};
+use live::Live;
 
 /// Shares of fresh reads whose time is told.
 const SHARES: [f64; 3] = [0.99, 0.999, 0.9999];
@@ -34,20 +39,35 @@ is fresh if one of the R replicas that it counts had the write when it was asked
 A distribution is written as in `pixii emulate`: \"exponential 5ms\", \"pareto 1ms 2.5\", \"mix 9 fixed 1ms + 1 exponential \
 20ms\"; or @FILE, with measured times in milliseconds, one a line.
 
-With --reads home it is Pixii's own way: a home coordinates, its own copy costs nothing, and a read asks as many as it needs. With \
---reads all it is the paper's: the coordinator is no replica, and a read asks all.
+With --reads home it is Pixii's own way: a home coordinates, its own copy costs nothing, and a read asks as many as it needs; with \
+--reads hedged, one more for each answer that is later than the mean and four deviations of its replica (5 to 250 ms). With \
+--reads homes a read asks all homes, the own copy too over the network, as `pixii lab run validate` has it. With --reads all it is \
+the paper's: the coordinator is no replica, and a read asks all.
+
+--live asks a running cluster (--connect). Each daemon keeps the latest 1024 round trips of reads and of writes to each replica, \
+itself among them, as requests met them. A one-way time is half of the shortest round trip of its link, and an even share, drawn, of \
+what another one took beyond that: right where a way takes a constant and an exponential time, and wrong by half the difference where \
+the two ways differ. A confirmation of a write includes the fsync, its arrival does not: a replica shows what it has received, and \
+answers once it is synced. So a write is there after one way, and confirmed after that, what writes take at that replica's own \
+disk, and the way back; the table shows what that comes to beside what was measured. Write and read are coordinated by homes drawn \
+at random, and the quickest are asked first; Pixii's own clients come to a key's first home as long as it answers, and see fresher \
+values than this. Clients' own ways, stand-ins and failures are not in it.
 
 Examples:
   pixii lab predict --fit LNKD-DISK --reads all
   pixii lab predict --way \"exponential 5ms\" --n 5
   pixii lab predict --way @one-way.txt --fresh 99.9 --within 10 --read-p99 5
+  pixii lab predict --live --connect 127.0.0.1:7432 --fresh 99.9 --within 10 --read-p99 5
   pixii lab predict --fit YMMR --out ymmr              predict.csv, predict.svg and predict.png")]
 pub(super) struct Predict {
     /// A fit of the paper: LNKD-SSD, LNKD-DISK or YMMR
     #[arg(long, conflicts_with_all = ["way", "w", "a", "r", "s"])]
     fit: Option<String>,
+    /// What a running cluster's daemons have sampled
+    #[arg(long, conflicts_with_all = ["fit", "way", "w", "a", "r", "s", "n"])]
+    live: bool,
     /// How long every message takes
-    #[arg(long, value_name = "DISTRIBUTION", required_unless_present = "fit")]
+    #[arg(long, value_name = "DISTRIBUTION", required_unless_present_any = ["fit", "live"])]
     way: Option<String>,
     /// How long a write takes to a replica, if not as --way
     #[arg(long, value_name = "DISTRIBUTION")]
@@ -64,9 +84,9 @@ pub(super) struct Predict {
     /// Replicas of each key
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=7))]
     n: u8,
-    /// Whom a read asks
-    #[arg(long, value_enum, default_value_t = Reads::Home)]
-    reads: Reads,
+    /// Whom a read asks [default: hedged with --live, else home]
+    #[arg(long, value_enum)]
+    reads: Option<Reads>,
     /// Trials
     #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1_000..=100_000_000))]
     trials: u64,
@@ -128,10 +148,13 @@ impl Predict {
     /// Computes and tells.
     pub(super) fn run(self, shared: &Shared) -> Outcome {
         check_out(&self.out, self.force)?;
-        let wars = self.wars()?;
-        let told = predict(&wars, self.n, self.reads, self.trials, self.seed);
+        let live = if self.live { Some(live::fetch(shared)?) } else { None };
+        let told = match &live {
+            Some(live) => predict_links(&live.links, self.reads(), self.trials, self.seed),
+            None => predict(&self.wars()?, self.n, self.reads(), self.trials, self.seed),
+        };
         if let Some(out) = &self.out {
-            self.write(out, &told).map_err(Trouble::error)?;
+            self.write(out, &told, live.as_ref()).map_err(Trouble::error)?;
         }
         if shared.json() {
             let cells: Vec<_> = told.cells.iter().map(|cell| figures(&told, cell)).collect();
@@ -141,12 +164,20 @@ impl Predict {
                 let meets = told.cells.iter().filter(|cell| self.meets(&told, cell));
                 all["meet"] = meets.map(|cell| json!([cell.r, cell.w])).collect();
             }
+            if let Some(live) = &live {
+                all["live"] = live.as_json();
+            }
             emit_json(&all)?;
         } else {
-            emit(format!("{}\n{}", as_table(&told), self.verdict(&told)))?;
+            let measured = live.as_ref().map_or_else(String::new, Live::as_text);
+            emit(format!("{measured}{}\n{}", as_table(&told), self.verdict(&told)))?;
         }
         let met = self.fresh.is_none() || told.cells.iter().any(|cell| self.meets(&told, cell));
         Ok(if met { Exit::Done } else { Exit::Error })
+    }
+
+    fn reads(&self) -> Reads {
+        self.reads.unwrap_or(if self.live { Reads::Hedged } else { Reads::Home })
     }
 
     fn wars(&self) -> Result<Wars, Trouble> {
@@ -168,8 +199,14 @@ impl Predict {
 
     /// A sentence about the wish, and one on what the figures are.
     fn verdict(&self, told: &Prediction) -> String {
-        let plan = match self.reads {
+        let plan = match self.reads() {
             Reads::Home => "a home coordinates, and a read asks as many as it needs",
+            Reads::Hedged => {
+                "a home coordinates, and a read asks as many as it needs and one more for each late answer"
+            }
+            Reads::Homes => {
+                "a home coordinates the write, and a read asks all homes, itself over the network"
+            }
             Reads::All => "the coordinator is no replica, and a read asks all",
         };
         let trials = self.trials;
@@ -187,7 +224,7 @@ impl Predict {
         text
     }
 
-    fn write(&self, out: &Path, told: &Prediction) -> Result<(), String> {
+    fn write(&self, out: &Path, told: &Prediction, live: Option<&Live>) -> Result<(), String> {
         let fault = |error: std::io::Error| format!("{}: {error}", out.display());
         fs::create_dir_all(out).map_err(fault)?;
         let end = curve_end(told);
@@ -202,19 +239,22 @@ impl Predict {
                 let _ = writeln!(csv, "{},{},{:.3},{fresh:.6}", cell.r, cell.w, ms(*t));
             }
             let points = points.into_iter().map(|(t, fresh)| (ms(t), 100.0 * fresh, 0.0)).collect();
-            lines.push(Line { name, points, is_beside: false, colour: lines.len() });
+            lines.push(Line { name, points, style: Style::Measured, colour: lines.len() });
         }
         fs::write(out.join("predict.csv"), csv).map_err(fault)?;
-        let ways = match (&self.fit, &self.way) {
-            (Some(fit), _) => format!("fit {fit}"),
-            (None, way) => format!("every way {}", way.clone().unwrap_or_default()),
+        let ways = match (live, &self.fit, &self.way) {
+            (Some(live), _, _) => format!("cluster {} as it was measured", live.cluster),
+            (None, Some(fit), _) => format!("fit {fit}"),
+            (None, None, way) => format!("every way {}", way.clone().unwrap_or_default()),
         };
+        let verdict = self.verdict(told).trim_end().replace('\n', ". ");
         Figure {
             name: "predict".into(),
             title: format!("How probably a read shows a write, N={}", told.n),
-            caption: format!("By the WARS model: {ways}. {}", self.verdict(told)),
+            caption: format!("By the WARS model: {ways}. {verdict}."),
             x: "time since the acknowledgement (ms)".into(),
             y: "reads that show it (%)".into(),
+            axis: Axis::Numbers,
             is_log: false,
             lines,
         }

@@ -4,30 +4,27 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
-use pixii::sim::cluster::Setup;
 use serde_json::json;
 
-use super::{check_out, failures};
+use super::check_out;
 use crate::cli::signals::Interrupt;
 use crate::cli::{Exit, Outcome, Shared, Trouble, complain, emit, emit_json};
-use crate::lab::experiment::driver::Simulated;
-use crate::lab::experiment::failures::{POINTS, Plan};
 use crate::lab::experiment::grid::{self, Which};
-use crate::lab::experiment::real::Real;
 use crate::lab::experiment::report::Report;
-use crate::lab::experiment::{Step, recovery, scale, staleness, visibility};
+use crate::lab::experiment::site::Site;
+use crate::lab::experiment::{Step, failures, recovery, scale, staleness, visibility};
 
 /// An experiment, as it is listed and run.
 pub(super) struct Experiment {
     /// Its name.
     pub(super) name: &'static str,
-    /// What can carry it out; the first one does by default.
-    pub(super) on: &'static str,
     /// What it shows.
     pub(super) what: &'static str,
     kind: Kind,
-    /// Samples of each point, in full and quick.
-    samples: (u64, u64),
+    /// Samples of each point in virtual time, in full and quick.
+    sim: (u64, u64),
+    /// And on real daemons.
+    real: (u64, u64),
 }
 
 /// What is run.
@@ -46,75 +43,72 @@ enum Kind {
 pub(super) static EXPERIMENTS: [Experiment; 9] = [
     Experiment {
         name: "read-latency",
-        on: "sim, real",
         what: "reads over R at 5 delays, N=5 on 10 nodes (the study's figure 1)",
         kind: Kind::Grid(Which::Read),
-        samples: (2_000, 400),
+        sim: (2_000, 400),
+        real: (400, 56),
     },
     Experiment {
         name: "write-latency",
-        on: "sim, real",
         what: "puts over W at 5 delays (its figure 2)",
         kind: Kind::Grid(Which::Write),
-        samples: (2_000, 400),
+        sim: (2_000, 400),
+        real: (400, 56),
     },
     Experiment {
         name: "throughput",
-        on: "sim, real",
         what: "requests per second over the delay (its figure 3)",
         kind: Kind::Grid(Which::Throughput),
-        samples: (2_000, 400),
+        sim: (2_000, 400),
+        real: (400, 56),
     },
     Experiment {
         name: "failures",
-        on: "real",
-        what: "reads with 0, 1 and 2 of 10 daemons dead (its figure 4)",
+        what: "reads with 0, 1 and 2 of 10 nodes dead (its figure 4)",
         kind: Kind::Failures,
-        samples: (400, 200),
+        sim: (2_000, 400),
+        real: (800, 104),
     },
     Experiment {
         name: "staleness",
-        on: "sim",
         what: "reads that miss an acknowledged put, 0 to 10 % of messages lost (its figure 5), and what each \
                mechanism removes",
         kind: Kind::Staleness,
-        samples: (2_000, 200),
+        sim: (2_000, 200),
+        real: (500, 50),
     },
     Experiment {
         name: "visibility",
-        on: "sim",
         what: "how probably a read sees a write t ms after its acknowledgement",
         kind: Kind::Visibility,
-        samples: (20_000, 4_000),
+        sim: (20_000, 4_000),
+        real: (2_000, 500),
     },
     Experiment {
         name: "scale",
-        on: "sim",
-        what: "3 to 1,000 nodes: latency, balance, and what each node sends while nothing happens",
+        what: "3 to 1,000 nodes, 3 to 10 daemons: latency, balance, and what each sends while nothing happens",
         kind: Kind::Scale,
-        samples: (2_000, 400),
+        sim: (2_000, 400),
+        real: (2_000, 400),
     },
     Experiment {
         name: "recovery",
-        on: "sim",
         what: "time to identical replicas after a death, a partition, a lost disk",
         kind: Kind::Recovery,
-        samples: (1_000, 100),
+        sim: (1_000, 100),
+        real: (1_000, 100),
     },
     Experiment {
         name: "validate",
-        on: "sim",
         what: "the model's prediction beside measured staleness, over nine distributions",
         kind: Kind::Validate,
-        samples: (10_000, 2_500),
+        sim: (10_000, 2_500),
+        real: (1_500, 372),
     },
 ];
 
-/// Everything, each on its first driver.
+/// Everything.
 const ALL: &str = "all";
-
-/// Quick is at most so many samples of a point where time is real.
-const QUICK_REAL: u64 = 104;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum On {
@@ -128,7 +122,7 @@ enum On {
 #[derive(Args)]
 #[command(after_help = "\
 The folder gets, for each experiment, its samples and its table as CSV, its figure as SVG and PNG, and index.html shows all of \
-them beside the study's numbers. A file INCOMPLETE is there until the run has come to its end.
+them beside the study's numbers; what real daemons did ends in -real. A file INCOMPLETE is there until the run has come to its end.
 
 Exit code 1: something was not as it should be (it is told), or the run did not come to its end.
 
@@ -140,7 +134,7 @@ Examples:
 pub(super) struct Run {
     /// Its name, as `pixii lab list` gives it, or all
     name: String,
-    /// What carries it out [default: the first that can]
+    /// What carries it out [default: sim; both one after the other for all]
     #[arg(long, value_enum)]
     on: Option<On>,
     /// Fewer samples: minutes
@@ -180,26 +174,19 @@ impl Run {
         let chosen = self.chosen()?;
         check_out(&Some(self.out.clone()), self.force)?;
         let interrupt = Interrupt::listen(false)?;
-        let is_real = |experiment: &&Experiment| self.is_real(experiment);
-        let on = match chosen.iter().copied().filter(is_real).count() {
-            0 => "virtual time".to_owned(),
-            real if real == chosen.len() => "real daemons".to_owned(),
-            // The one that has no other driver.
-            _ => "virtual time (failures: real daemons)".to_owned(),
-        };
         let mut report =
-            Report::begin(&self.out, &on, self.seed, self.clients).map_err(Trouble::error)?;
+            Report::begin(&self.out, self.seed, self.clients).map_err(Trouble::error)?;
         let mut ended = Ok(());
-        for experiment in &chosen {
-            let (full, quick) = experiment.samples;
-            // In real time every point takes its time.
-            let quick = if self.on == Some(On::Real) { quick.min(QUICK_REAL) } else { quick };
-            report.samples = self.samples.unwrap_or(if self.quick { quick } else { full });
-            let bar = ProgressBar::new(experiment.points(report.samples) as u64);
+        for (experiment, on) in &chosen {
+            let site = if *on == On::Real { Site::Real(&interrupt) } else { Site::Virtual };
+            let (full, quick) = if site.is_real() { experiment.real } else { experiment.sim };
+            let samples = self.samples.unwrap_or(if self.quick { quick } else { full });
+            report.turn(samples, site.is_real());
+            let bar = ProgressBar::new(experiment.points(site.is_real(), samples) as u64);
             let style = ProgressStyle::with_template("{prefix} [{bar:30}] {pos}/{len} {eta} left");
             bar.set_style(style.map_err(|error| Trouble::error(error.to_string()))?);
-            bar.set_prefix(experiment.name);
-            ended = self.one(experiment, &mut report, &interrupt, &bar, shared);
+            bar.set_prefix(format!("{} {}", experiment.name, report.on()));
+            ended = self.one(experiment, site, &mut report, &interrupt, &bar);
             bar.finish_and_clear();
             if ended.is_err() {
                 break;
@@ -211,7 +198,9 @@ impl Run {
         }
         let out = self.out.display();
         if shared.json() {
-            let names: Vec<&str> = chosen.iter().map(|experiment| experiment.name).collect();
+            let mut names: Vec<&str> =
+                chosen.iter().map(|(experiment, _)| experiment.name).collect();
+            names.dedup();
             emit_json(&json!({
                 "experiments": names, "seed": self.seed, "complete": complete, "faults": report.faults,
                 "out": self.out.to_string_lossy(),
@@ -227,43 +216,34 @@ impl Run {
         Ok(if report.faults.is_empty() { Exit::Done } else { Exit::Error })
     }
 
-    /// What is to be run.
-    fn chosen(&self) -> Result<Vec<&'static Experiment>, Trouble> {
-        let wanted = match self.on {
-            Some(On::Real) => "real",
-            Some(On::Sim) => "sim",
-            None => "",
+    /// What is to be run, and on what.
+    fn chosen(&self) -> Result<Vec<(&'static Experiment, On)>, Trouble> {
+        let on: &[On] = match self.on {
+            Some(On::Sim) => &[On::Sim],
+            Some(On::Real) => &[On::Real],
+            None if self.name == ALL => &[On::Sim, On::Real],
+            None => &[On::Sim],
         };
-        let can = |experiment: &&Experiment| experiment.on.contains(wanted);
-        if self.name == ALL {
-            return Ok(EXPERIMENTS.iter().filter(can).collect());
+        let wanted = |known: &&Experiment| self.name == ALL || known.name == self.name;
+        let each = |known: &'static Experiment| on.iter().map(move |on| (known, *on));
+        let chosen: Vec<_> = EXPERIMENTS.iter().filter(wanted).flat_map(each).collect();
+        if chosen.is_empty() {
+            let known: Vec<&str> = EXPERIMENTS.iter().map(|known| known.name).collect();
+            let (name, known) = (self.name.escape_debug(), known.join(", "));
+            return Err(Trouble::usage(format!(
+                "no experiment is called \"{name}\"; there are {known}, and all"
+            )));
         }
-        match EXPERIMENTS.iter().find(|experiment| experiment.name == self.name) {
-            Some(experiment) if can(&experiment) => Ok(vec![experiment]),
-            Some(Experiment { name, .. }) => {
-                Err(Trouble::usage(format!("{name} does not run on {wanted}")))
-            }
-            None => {
-                let known: Vec<&str> = EXPERIMENTS.iter().map(|known| known.name).collect();
-                let (name, known) = (self.name.escape_debug(), known.join(", "));
-                Err(Trouble::usage(format!(
-                    "no experiment is called \"{name}\"; there are {known}, and all"
-                )))
-            }
-        }
-    }
-
-    fn is_real(&self, experiment: &Experiment) -> bool {
-        self.on == Some(On::Real) || experiment.on == "real"
+        Ok(chosen)
     }
 
     fn one(
         &self,
         experiment: &Experiment,
+        site: Site<'_>,
         report: &mut Report,
         interrupt: &Interrupt,
         bar: &ProgressBar,
-        shared: &Shared,
     ) -> Result<(), String> {
         let step: Step<'_> = &mut || {
             bar.inc(1);
@@ -272,45 +252,28 @@ impl Run {
                 false => Ok(()),
             }
         };
-        let program = std::env::current_exe().map_err(|error| error.to_string())?;
-        let scratch = tempfile::Builder::new().prefix("pixii-lab-").tempdir();
-        let scratch = scratch.map_err(|error| format!("no temporary directory: {error}"))?;
-        let dir = scratch.path().to_path_buf();
         match experiment.kind {
-            Kind::Staleness => staleness::run(report, step),
-            Kind::Recovery => recovery::run(report, step),
-            Kind::Scale => scale::run(report, step),
-            Kind::Visibility => visibility::visibility(report, step),
-            Kind::Validate => visibility::validate(report, step),
-            Kind::Failures => {
-                let (delay_ms, seed) = (self.delay, self.seed);
-                let (samples, clients) = (report.samples, self.clients);
-                let plan = Plan { program, dir, delay_ms, samples, clients, seed };
-                failures::run(&plan, report, interrupt, step, shared)
-            }
-            Kind::Grid(which) if self.is_real(experiment) => {
-                let mut driver = Real::start(program, dir, (grid::NODES, grid::N), interrupt)?;
-                grid::run(which, &mut driver, report, step)?;
-                driver.stop()
-            }
-            Kind::Grid(which) => {
-                let setup = Setup::new(grid::NODES, grid::N, self.seed);
-                grid::run(which, &mut Simulated::found(&setup)?, report, step)
-            }
+            Kind::Grid(which) => grid::run(which, site, report, step),
+            Kind::Failures => failures::run(site, self.delay, report, step),
+            Kind::Staleness => staleness::run(site, report, step),
+            Kind::Visibility => visibility::visibility(site, report, step),
+            Kind::Scale => scale::run(site, report, step),
+            Kind::Recovery => recovery::run(site, report, step),
+            Kind::Validate => visibility::validate(site, report, step),
         }
     }
 }
 
 impl Experiment {
     /// Points, with so many samples of each.
-    fn points(&self, samples: u64) -> usize {
+    fn points(&self, is_real: bool, samples: u64) -> usize {
         match self.kind {
             Kind::Grid(which) => grid::points(which),
-            Kind::Failures => POINTS,
+            Kind::Failures => failures::POINTS,
             Kind::Staleness => staleness::POINTS,
             Kind::Visibility => visibility::PAIRS.len(),
-            Kind::Scale => scale::points(samples),
-            Kind::Recovery => recovery::points(samples),
+            Kind::Scale => scale::points(is_real, samples),
+            Kind::Recovery => recovery::points(is_real, samples),
             Kind::Validate => visibility::MEANS.len(),
         }
     }

@@ -192,6 +192,7 @@ impl Course<'_> {
         // It may still be owed hints.
         let first = self.present(&client, true).await?;
         let (read, calm) = (seconds(begun), self.await_calm(begun).await?);
+        self.ground.recovered(Duration::from_secs_f64(calm), "nobody tells of a deleted key");
         let last = self.present(&client, false).await?;
         self.note("collected_s", calm);
         self.expect_none("came_back", first + last, "deleted keys came back");

@@ -164,6 +164,7 @@ async fn recover(ground: &mut Ground, way: &str, victim: &str) -> Result<(), Str
             well &= report.peers.iter().all(|peer| peer.opinion == Opinion::Up && peer.up);
         }
         if well {
+            ground.recovered(begun.elapsed(), &format!("everybody believes {victim} to be up"));
             sleep(CALM).await;
             return Ok(());
         }

@@ -8,6 +8,7 @@ use pixii::message::StatusReport;
 use serde_json::json;
 use tokio::time::sleep;
 
+use super::chronicle::{Mark, Phase};
 use super::ground::{Ground, PARTITIONS};
 use super::{Ending, Plan, Say};
 use crate::lab::workload::choice::{Choice, Sizes};
@@ -18,6 +19,8 @@ const NODES: usize = 5;
 const WARM_UP: Duration = Duration::from_secs(1);
 /// What clients get before the loss is measured for this time.
 const BEFORE: Duration = Duration::from_secs(5);
+/// And after the loss for this.
+const AFTER: Duration = Duration::from_secs(3);
 /// The disk is full again in this time.
 const REFILLED_WITHIN: Duration = Duration::from_secs(60);
 /// How long is waited for it at most.
@@ -57,15 +60,22 @@ pub(crate) async fn run(
         begun.elapsed().as_secs_f64()
     ))?;
     load(&mut ground, plan, sizes, clients, Some(WARM_UP)).await?.end().await?;
+    ground.enter(Phase::Before);
     let before = load(&mut ground, plan, sizes, clients, Some(BEFORE)).await?.end().await?;
 
     let beside = load(&mut ground, plan, sizes, clients, None).await?;
     let victim = ground.rng.pick(&names).cloned().unwrap_or_default();
+    ground.enter(Phase::During);
     ground.kill(&victim)?;
     let dir = ground.logs.join(&victim);
     fs::remove_dir_all(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+    ground.chronicle.note(Mark::Fault, &format!("the disk of {victim} is empty"));
     let refill = refill(&mut ground, &victim).await?;
+    ground.recovered(refill.took, &format!("{victim} has all again"));
     let during = beside.end().await?;
+    ground.enter(Phase::After);
+    load(&mut ground, plan, sizes, clients, Some(AFTER)).await?.end().await?;
+    ground.enter(None);
     say(&told(&victim, &refill, &before, &during))?;
 
     ground.await_no_hints(WAIT).await?;
@@ -95,7 +105,8 @@ fn ending(
     if refill.took > REFILLED_WITHIN {
         complaints.push(format!("{victim} had all again after {took:.1} s"));
     }
-    if ratio > MOST {
+    // What little was asked meanwhile says little about one in a hundred.
+    if ratio > MOST && refill.took >= BEFORE {
         complaints.push(format!("p99 grew {ratio:.2} times, and {MOST} is the limit"));
     }
     if absent > 0 {
@@ -122,6 +133,7 @@ fn ending(
 /// same as at every other home, since the start.
 async fn refill(ground: &mut Ground, victim: &str) -> Result<Refill, String> {
     let begun = Instant::now();
+    ground.chronicle.note(Mark::Heal, &format!("{victim} is started"));
     ground.cluster.start(victim)?;
     let daemon = ground.cluster.daemons().iter().find(|daemon| daemon.name == victim);
     let address = [daemon.map(|daemon| daemon.address.clone()).unwrap_or_default()];
@@ -218,7 +230,7 @@ async fn load(
         let spec = Spec { clients: 1, mix, duration, ..spec };
         connected.push((ground.client().await?, spec));
     }
-    let start = |(client, spec): (Client, Spec)| Load::start(&client, spec, Some(&ground.ledger));
+    let start = |(client, spec): (Client, Spec)| ground.load(&client, spec);
     let loads = connected.into_iter().map(start).collect();
     Ok(Clients { loads, timed: duration.is_some() })
 }

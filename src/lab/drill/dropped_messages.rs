@@ -7,10 +7,11 @@ use pixii::message::EmulateOrder;
 use serde_json::json;
 use tokio::time::sleep;
 
+use super::chronicle::{Mark, Phase};
 use super::ground::{Ground, PARTITIONS};
 use super::{Ending, Plan, Say};
 use crate::lab::workload::choice::{Choice, Sizes};
-use crate::lab::workload::{Load, Mix, Spec};
+use crate::lab::workload::{Mix, Spec};
 
 const NODES: usize = 5;
 const IN_FLIGHT: usize = 64;
@@ -39,12 +40,16 @@ pub(crate) async fn run(plan: &Plan, say: Say<'_>) -> Result<Ending, String> {
     }
     let client = ground.client().await?;
     emulate(&client, &names, &EmulateOrder::Set(LOSS.into())).await?;
+    ground.chronicle.note(Mark::Fault, LOSS);
+    ground.enter(Phase::During);
     let mix = Mix { blind: 1.0, ..Mix::default() };
     let spec = ground.spec(plan.keys, Choice::Sweep, SIZES);
     let spec = Spec { clients: IN_FLIGHT, mix, operations: Some(plan.keys), ..spec };
-    let loaded = Load::start(&client, spec, Some(&ground.ledger)).finish().await?;
+    let loaded = ground.load(&client, spec).finish().await?;
+    ground.enter(None);
     let lost = dropped(&client, &names).await?;
     emulate(&client, &names, &EmulateOrder::Clear).await?;
+    ground.chronicle.note(Mark::Heal, "no message is lost any more");
 
     let (_, before) = look(&client, &names, Duration::ZERO).await?;
     let failed: u64 = loaded.kinds.values().map(|tally| tally.refused + tally.unknown).sum();
@@ -54,6 +59,7 @@ pub(crate) async fn run(plan: &Plan, say: Say<'_>) -> Result<Ending, String> {
         loaded.spent.as_secs_f64()
     ))?;
     let (took, after) = all_equal(&client, &names).await?;
+    ground.recovered(Duration::from_secs_f64(took), "all replicas were found equal");
     ground.cluster.stop_all()?;
     let (held, differ) = ground.compare()?;
     // Reads mend what they see, so the stores are compared before all keys are read.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use pixii::client::{Client, Failure, Put};
@@ -126,8 +126,10 @@ async fn one(
             json!({ "done": done, "refused": refused, "absent": absent, "odd": odd.len() }),
         );
     }
+    let healed = Instant::now();
     ground.open(dead).await?;
     ground.await_no_hints(HINTS_WAIT).await?;
+    ground.recovered(healed.elapsed(), "no hint is left");
     // The last write had seen nothing: it is beside the others, and nothing is gone.
     let got = all(&client, &keys, Ask::Get { r: 3, strict: Some(true) }).await?;
     let kept = |(got, live): &(&Got, &usize)| {

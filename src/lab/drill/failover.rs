@@ -13,6 +13,7 @@ use pixii::client::Client;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
+use super::chronicle::{Mark, Phase};
 use super::ground::Ground;
 use super::{Ending, Plan, Say};
 use crate::lab::workload::choice::{Choice, Sizes};
@@ -66,11 +67,13 @@ pub(crate) async fn run(plan: &Plan, how: How, say: Say<'_>) -> Result<Ending, S
         let (before, _) = window(&mut ground, plan, WINDOW, None).await?;
         let victim = ground.rng.pick(&names).cloned().unwrap_or_default();
         let (around, report) = window(&mut ground, plan, WINDOW, Some((&victim, how))).await?;
+        let healed = Instant::now();
         match how {
             How::Kill => drop(ground.open(std::slice::from_ref(&victim)).await?),
             How::Freeze => ground.cluster.resume(&victim)?,
         }
         ground.await_no_hints(HINTS_WAIT).await?;
+        ground.recovered(healed.elapsed(), "no hint is left");
         let ratio = around.both as f64 / before.both.max(1) as f64;
         let (no, maybe) = failures(&report);
         (refused, unknown) = (refused + no, unknown + maybe);
@@ -158,21 +161,25 @@ async fn window(
         loads.push((client, spec));
     }
     let syncs = Syncs::start(&ground.logs.join("fdatasync"))?;
-    let loads: Vec<Load> = loads
-        .into_iter()
-        .map(|(client, spec)| Load::start(&client, spec, Some(&ground.ledger)))
-        .collect();
+    let loads: Vec<Load> =
+        loads.into_iter().map(|(client, spec)| ground.load(&client, spec)).collect();
+    ground.enter(Phase::Before);
     if let Some((victim, how)) = fault {
         sleep(CALM).await;
+        ground.enter(Phase::During);
         match how {
             How::Kill => ground.kill(victim)?,
-            How::Freeze => ground.cluster.freeze(victim)?,
+            How::Freeze => {
+                ground.cluster.freeze(victim)?;
+                ground.chronicle.note(Mark::Fault, &format!("{victim} is frozen"));
+            }
         }
     }
     let mut report = Report::default();
     for load in loads {
         report.add(load.finish().await?);
     }
+    ground.enter(None);
     let sync = syncs.stop()?;
     let of = |kind| report.kind(kind).map(|tally| tally.latency.clone());
     let (get, put) = (of(Kind::Get), of(Kind::Put));

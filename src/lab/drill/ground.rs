@@ -12,6 +12,7 @@ use pixii::store::disk::{CheckReport, check, differences};
 use pixii::types::NodeId;
 use tokio::time::sleep;
 
+use super::chronicle::{Chronicle, Mark, Phase};
 use super::{Plan, Score};
 use crate::cli::cluster::{Cluster, Shape};
 use crate::lab::ledger::{Ledger, verify, verify_recent};
@@ -58,6 +59,8 @@ pub(super) struct Ground {
     pub(super) score: Score,
     /// Where the daemons' files are: n1.log, n1 and so on.
     pub(super) logs: PathBuf,
+    /// What happens.
+    pub(super) chronicle: Chronicle,
 }
 
 impl Ground {
@@ -81,7 +84,8 @@ impl Ground {
         let ids = cluster.daemons().iter().map(|daemon| NodeId::of(&daemon.name));
         let ring = Ring::new(&ids.collect::<Vec<_>>(), N, PARTITIONS);
         let ring = ring.map_err(|error| error.to_string())?;
-        Ok(Ground { cluster, ring, ledger, rng, score: Score::default(), logs })
+        let (score, chronicle) = (Score::default(), plan.chronicle.clone());
+        Ok(Ground { cluster, ring, ledger, rng, score, logs, chronicle })
     }
 
     /// The daemons' names.
@@ -116,6 +120,7 @@ impl Ground {
             slowest = slowest.max(begun.elapsed());
         }
         self.cluster.ready(READY_WAIT).await?;
+        self.chronicle.note(Mark::Step, &format!("{} serve", names.join(", ")));
         Ok((self.score.shut == 0).then_some(slowest))
     }
 
@@ -156,26 +161,22 @@ impl Ground {
     pub(super) fn kill(&mut self, name: &str) -> Result<(), String> {
         self.cluster.kill(name)?;
         self.score.kills += 1;
+        self.chronicle.note(Mark::Fault, &format!("{name} is killed"));
         Ok(())
     }
 
     /// Ends all daemons that run with SIGKILL and counts them.
     pub(super) fn kill_all(&mut self) -> Result<(), String> {
         self.score.kills += self.cluster.kill_all()?;
+        self.chronicle.note(Mark::Fault, "all are killed");
         Ok(())
     }
 
     /// Hints that all daemons that run keep for this one, together.
     pub(super) async fn hints_for(&self, target: &str) -> Result<u64, String> {
-        let mut hints = 0;
-        for daemon in self.cluster.daemons().iter().filter(|daemon| daemon.is_running()) {
-            let address = [daemon.address.clone()];
-            let client = Client::connect(&address, Options::default()).await;
-            let report = async { client?.status(None).await }.await.map_err(|e| e.to_string())?;
-            let peers = report.peers.iter().filter(|peer| target.is_empty() || peer.name == target);
-            hints += peers.map(|peer| peer.hints).sum::<u64>();
-        }
-        Ok(hints)
+        let running = self.cluster.daemons().iter().filter(|daemon| daemon.is_running());
+        let nodes = running.map(|daemon| (daemon.name.clone(), daemon.address.clone()));
+        hints_for(&nodes.collect::<Vec<_>>(), target).await
     }
 
     /// Waits until nobody keeps anything for anybody.
@@ -225,11 +226,28 @@ impl Ground {
         Client::connect(&addresses, options).await.map_err(|failure| failure.to_string())
     }
 
+    /// Starts a load that is noted in the ledger and in the chronicle.
+    pub(super) fn load(&self, client: &Client, spec: Spec) -> Load {
+        Load::traced(client, spec, Some(&self.ledger), Some(self.chronicle.trace()))
+    }
+
+    /// From now on clients are in this phase; none between two loads.
+    pub(super) fn enter(&self, phase: impl Into<Option<Phase>>) {
+        self.chronicle.enter(phase.into());
+    }
+
+    /// Notes that all is well again, so long after the fault was over.
+    pub(super) fn recovered(&self, took: Duration, what: &str) {
+        self.chronicle.note(Mark::Recovered, what);
+        self.chronicle.recovered(took);
+    }
+
     /// What a load is like: reads, writes with and without contexts, deletes.
     pub(super) fn spec(&mut self, keys: u64, choice: Choice, sizes: Sizes) -> Spec {
         Spec {
             clients: CLIENTS,
-            mix: Mix { get: 0.25, put: 0.6, blind: 0.1, delete: 0.05 },
+            arrivals: None,
+            mix: Mix { get: 0.25, put: 0.6, blind: 0.1, delete: 0.05, ..Mix::default() },
             prefix: "drill/".into(),
             keys,
             choice,
@@ -239,6 +257,8 @@ impl Ground {
             timeout_ms: TIMEOUT_MS,
             operations: None,
             duration: None,
+            warm_up: Duration::ZERO,
+            samples: 0,
             seed: self.rng.next_u64(),
         }
     }
@@ -288,7 +308,48 @@ impl Ground {
             );
         }
         self.score.add(verdict);
+        self.chronicle.judged(self.score.counts, self.score.lost);
         Ok(told)
+    }
+}
+
+/// Hints that these nodes, by name and address, keep for `target` (empty: for anybody), together.
+pub(super) async fn hints_for(nodes: &[(String, String)], target: &str) -> Result<u64, String> {
+    let mut hints = 0;
+    for (_, address) in nodes {
+        let client = Client::connect(std::slice::from_ref(address), Options::default()).await;
+        let report = async { client?.status(None).await }.await.map_err(|e| e.to_string())?;
+        let peers = report.peers.iter().filter(|peer| target.is_empty() || peer.name == target);
+        hints += peers.map(|peer| peer.hints).sum::<u64>();
+    }
+    Ok(hints)
+}
+
+/// Has these nodes compare what they share, and waits until each pair was found equal since.
+pub(super) async fn await_equal(
+    client: &Client,
+    names: &[String],
+    wait: Duration,
+) -> Result<(), String> {
+    let begun = Instant::now();
+    let mut begin = true;
+    loop {
+        let (mut left, since) = (0, begun.elapsed().as_millis() as u64);
+        for name in names {
+            let report = client.repair(Some(name), begin, None, None).await;
+            let pairs = report.map_err(|failure| failure.to_string())?.pairs;
+            let equal = |ms: u64| ms < since;
+            left += pairs.iter().filter(|pair| !pair.equal_ms.is_some_and(equal)).count();
+        }
+        if left == 0 {
+            return Ok(());
+        }
+        if begun.elapsed() > wait {
+            let wait = wait.as_secs();
+            return Err(format!("{left} pairs of replicas were not found equal in {wait} s"));
+        }
+        begin = false;
+        sleep(LOOK).await;
     }
 }
 
@@ -301,11 +362,16 @@ pub(super) struct Log {
 impl Log {
     /// Whether the daemon has said that it serves.
     pub(super) fn says_ready(&self) -> bool {
+        self.says(READY)
+    }
+
+    /// Whether the daemon has said this.
+    pub(super) fn says(&self, what: &str) -> bool {
         let mut text = String::new();
         let read = File::open(&self.path).and_then(|mut file| {
             file.seek(SeekFrom::Start(self.from))?;
             file.read_to_string(&mut text)
         });
-        read.is_ok() && text.contains(READY)
+        read.is_ok() && text.contains(what)
     }
 }

@@ -119,6 +119,7 @@ async fn once(
     ground.cluster.ready(WAIT).await?;
     ground.await_no_hints(WAIT).await?;
     let (first, last) = times;
+    ground.recovered(Duration::from_secs_f64(last), &format!("{victim} has all hints"));
     let beside = beside(&report);
     say(&format!(
         "{}: {victim} was away for {} puts and has {waiting} hints waiting; the first are offered {first:.2} s after its first \

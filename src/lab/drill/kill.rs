@@ -5,9 +5,9 @@ use std::time::Duration;
 use pixii::client::Client;
 use tokio::time::sleep;
 
+use super::chronicle::Phase;
 use super::ground::{Ground, N};
 use super::{Plan, Say, Score};
-use crate::lab::workload::Load;
 use crate::lab::workload::choice::{Choice, Sizes};
 
 /// The share of rounds in which the daemon is also killed between exec and ready; at least 0.4 is promised.
@@ -62,9 +62,11 @@ async fn kill_one(
     let behind =
         (ground.score.before_ready as f64) < EARLY_PROMISED * (ground.score.rounds + 1) as f64;
     let early = ground.rng.chance(EARLY_SHARE) || behind;
-    let load = Load::start(client, spec, Some(&ground.ledger));
+    let load = ground.load(client, spec);
+    ground.enter(Phase::Before);
     let before = BEFORE_MS.0 + ground.rng.below(BEFORE_MS.1 - BEFORE_MS.0);
     sleep(Duration::from_millis(before)).await;
+    ground.enter(Phase::During);
     let (dead, mut told) = if ground.rng.chance(ALL_SHARE) {
         ground.kill_all()?;
         (names, format!("all killed after {before} ms of load"))
@@ -76,6 +78,8 @@ async fn kill_one(
         told += &format!(", {victim} again {} ms after exec", moment.as_millis());
     }
     let Some(spent) = ground.open(&dead).await? else { return Ok(None) };
+    ground.recovered(spent, "all serve");
+    ground.enter(Phase::After);
     if dead.len() == 1 {
         *startup = spent;
     }
@@ -83,6 +87,7 @@ async fn kill_one(
     let after = ground.rng.below(AFTER_MS);
     sleep(Duration::from_millis(after)).await;
     load.stop().await?;
+    ground.enter(None);
     Ok(Some(told))
 }
 

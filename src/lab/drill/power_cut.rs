@@ -6,15 +6,18 @@ use std::time::Duration;
 use pixii::client::Client;
 use tokio::time::sleep;
 
+use super::chronicle::{Mark, Phase};
 use super::disks::Disks;
 use super::ground::{Ground, N};
 use super::{Plan, Say, Score};
 use crate::lab::workload::choice::{Choice, Sizes};
-use crate::lab::workload::{Kind, Load, Mix, Spec};
+use crate::lab::workload::{Kind, Mix, Spec};
 
 /// How often a load overwrites every key before the cut, at least.
 const SWEEPS: u64 = 3;
 const SIZES: Sizes = Sizes { usual: 1_000, large: 1 << 20, large_share: 0.02 };
+/// Clients work on after a cut, once all was judged, for this time.
+const AFTER: Duration = Duration::from_millis(500);
 const POLL: Duration = Duration::from_millis(1);
 
 /// Rounds of: load, cut, kill -9, power back, restart, verification. The error says why the drill could
@@ -36,18 +39,31 @@ pub(crate) async fn run(plan: &Plan, say: Say<'_>) -> Result<Score, String> {
     for round in 1..=plan.rounds {
         let (puts, large) = cut_all(&mut ground, &disks, &client, plan).await?;
         disks.restore()?;
-        if ground.open(&names).await?.is_none() {
+        let Some(spent) = ground.open(&names).await? else {
             return ground.give_up(Some(&client)).await;
-        }
+        };
+        ground.recovered(spent, "the power is back, and all serve");
         let judged = ground.judge(&client, false).await?;
         ground.score.rounds = round;
+        work_on(&mut ground, &client, plan).await?;
         say(&format!(
             "round {round}: power cut after {puts} puts of {} keys (about {large} MiB); {judged}",
             plan.keys
         ))?;
     }
+    ground.judge(&client, false).await?;
     ground.cluster.stop_all()?;
     Ok(ground.score)
+}
+
+/// The same load for a while, with nothing wrong.
+async fn work_on(ground: &mut Ground, client: &Client, plan: &Plan) -> Result<(), String> {
+    let mix = Mix { put: 1.0, ..Mix::default() };
+    let spec = Spec { mix, duration: Some(AFTER), ..ground.spec(plan.keys, Choice::Sweep, SIZES) };
+    ground.enter(Phase::After);
+    ground.load(client, spec).finish().await?;
+    ground.enter(None);
+    Ok(())
 }
 
 /// Loads, and cuts while the load goes on. Gives the puts acknowledged in this round, and about how many
@@ -62,7 +78,8 @@ async fn cut_all(
     let spec = Spec { mix, ..ground.spec(plan.keys, Choice::Sweep, SIZES) };
     // What is under way is not done yet.
     let enough = SWEEPS * plan.keys + spec.clients as u64 + ground.rng.below(plan.keys);
-    let load = Load::start(client, spec, Some(&ground.ledger));
+    let load = ground.load(client, spec);
+    ground.enter(Phase::Before);
     while load.begun() < enough {
         if let Some((name, how)) = ground.cluster.ended().pop() {
             return Err(format!("{name} {how}, before the power was cut"));
@@ -70,8 +87,11 @@ async fn cut_all(
         sleep(POLL).await;
     }
     disks.cut()?;
+    ground.enter(Phase::During);
+    ground.chronicle.note(Mark::Fault, "the power of all disks is cut");
     ground.kill_all()?;
     let report = load.stop().await?;
+    ground.enter(None);
     let puts = report.kind(Kind::Put).map_or(0, |tally| tally.done());
     if puts < SWEEPS * plan.keys {
         let keys = plan.keys;

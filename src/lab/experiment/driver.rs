@@ -1,12 +1,12 @@
 //! What carries an experiment out: a cluster in virtual time, exact and repeatable, or real daemons on an emulated network.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use pixii::message::{Quorum, Request, Response};
-use pixii::rng::Rng;
-use pixii::sim::cluster::{Cluster, Setup};
-use pixii::types::{Blob, Key, MILLI, Micros, WriteId};
+use pixii::emulation::Kind;
+use pixii::message::{Quorum, Request};
+use pixii::ring::Ring;
+use pixii::types::{Blob, Key, Micros, NodeId, WriteId};
 
 /// Keys that reads are about.
 pub(crate) const KEYS: u64 = 2_000;
@@ -14,8 +14,6 @@ pub(crate) const KEYS: u64 = 2_000;
 const VALUE_BYTES: usize = 100;
 /// Deadline of a request, in milliseconds: slow is not failed.
 pub(crate) const TIMEOUT_MS: u32 = 60_000;
-/// Virtual time in which everything asked is answered.
-pub(crate) const PATIENCE: Micros = 3_600_000 * MILLI;
 
 /// A load in closed loops: every client asks when it has its answer, so many times.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +39,8 @@ pub(crate) struct Loops {
 pub(crate) struct Sample {
     /// True for a read.
     pub(crate) is_read: bool,
+    /// The number of the key, of a read.
+    pub(crate) key: u64,
     /// How long it took, in microseconds.
     pub(crate) took: Micros,
 }
@@ -54,11 +54,20 @@ pub(crate) struct Measured {
     pub(crate) spent: Micros,
     /// Requests that failed.
     pub(crate) failed: u64,
+    /// The numbers of the keys whose reads were refused, among these.
+    pub(crate) refused: Vec<u64>,
     /// Why the first of them did.
     pub(crate) why: Option<String>,
 }
 
 impl Measured {
+    /// Notes that a request failed; `read` is the number of the key, of a read.
+    pub(crate) fn fail(&mut self, read: Option<u64>, why: String) {
+        self.failed += 1;
+        self.refused.extend(read);
+        self.why.get_or_insert(why);
+    }
+
     /// Latencies of reads, or of puts, in milliseconds.
     pub(crate) fn latencies(&self, reads: bool) -> Vec<f64> {
         let kind = self.samples.iter().filter(|sample| sample.is_read == reads);
@@ -66,17 +75,110 @@ impl Measured {
     }
 }
 
-/// What carries an experiment out.
-pub(crate) trait Driver {
-    /// How far a mean may be over what theory gives, as a share of it: disks and processors take time too.
-    fn tolerance(&self) -> f64;
-    /// Lets every message take an exponentially distributed time with this mean.
-    fn delay(&mut self, mean_ms: f64) -> Result<(), String>;
-    /// Runs a load.
-    fn run(&mut self, loops: &Loops) -> Result<Measured, String>;
+/// Puts of new keys at a pace, and reads a while after the acknowledgement of each.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Puts {
+    /// How many.
+    pub(crate) count: u64,
+    /// The time between two of them.
+    pub(crate) pace: Micros,
+    /// Deadline of each, and of each read, in milliseconds.
+    pub(crate) timeout_ms: u32,
 }
 
-/// The rules for [`Driver::delay`].
+/// What is done with one key.
+#[derive(Clone, Debug)]
+pub(crate) struct Course {
+    /// Where it is put, counted from its first home.
+    pub(crate) home: usize,
+    /// W of the put.
+    pub(crate) w: u8,
+    /// The reads that follow.
+    pub(crate) reads: Vec<Read>,
+}
+
+/// A read that follows a put.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Read {
+    /// How long after the acknowledgement.
+    pub(crate) after: Micros,
+    /// Where, counted from the first home of the key.
+    pub(crate) home: usize,
+    /// R; only homes count.
+    pub(crate) r: u8,
+}
+
+/// What a read came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Seen {
+    /// It showed the value.
+    Shown,
+    /// It said that there is none.
+    Missed,
+    /// It was not answered.
+    Refused,
+}
+
+/// A read that has followed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reading {
+    /// The number of the put.
+    pub(crate) put: u64,
+    /// Which of its reads.
+    pub(crate) which: usize,
+    /// How long after the acknowledgement it began, in truth.
+    pub(crate) after: Micros,
+    /// What it came to.
+    pub(crate) seen: Seen,
+}
+
+/// What all came to.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Followed {
+    /// The puts that were acknowledged.
+    pub(crate) acknowledged: Vec<u64>,
+    /// The reads that followed them.
+    pub(crate) reads: Vec<Reading>,
+}
+
+/// Bytes that nodes have sent each other, by what they were about.
+pub(crate) type Sent = BTreeMap<Kind, u64>;
+
+/// What carries an experiment out. Errors are sentences, and say that the run cannot go on.
+pub(crate) trait Driver {
+    /// How far a mean may be over what theory gives, as a share of it and in milliseconds: disks and processors take time too.
+    fn tolerance(&self) -> (f64, f64);
+    /// Where keys are.
+    fn ring(&self) -> &Ring;
+    /// The place of each node among all.
+    fn place(&self, node: NodeId) -> usize;
+    /// Puts the keys that loops read at all their homes; nodes know each other's pace then.
+    fn load(&mut self) -> Result<(), String>;
+    /// Lets the network behave by these rules, in the language of `pixii emulate`.
+    fn emulate(&mut self, rules: &str) -> Result<(), String>;
+    /// Runs a load.
+    fn run(&mut self, loops: &Loops) -> Result<Measured, String>;
+    /// Puts, and reads what is acknowledged; `course` says of each put, by its number, what is done with its key.
+    fn follow(
+        &mut self,
+        puts: &Puts,
+        course: &mut dyn FnMut(u64) -> Course,
+    ) -> Result<Followed, String>;
+    /// The node at this place dies; returns when all others know.
+    fn kill(&mut self, at: usize) -> Result<(), String>;
+    /// A dead node starts again, with an empty disk if it `lost` its own.
+    fn restart(&mut self, at: usize, lost: bool) -> Result<(), String>;
+    /// Lets time pass.
+    fn wait(&mut self, time: Micros) -> Result<(), String>;
+    /// What nodes that live have sent so far.
+    fn sent(&mut self) -> Result<Sent, String>;
+    /// Waits until all homes of all keys hold the same; how long that took.
+    fn converge(&mut self) -> Result<Micros, String>;
+    /// Ends it well.
+    fn stop(self: Box<Self>) -> Result<(), String>;
+}
+
+/// Rules by which every message takes an exponentially distributed time with this mean.
 pub(crate) fn delays(mean_ms: f64) -> String {
     let delay = format!("delay exponential {}us", (mean_ms * 1e3) as u64);
     format!("* -> * {delay}; client -> * {delay}; * -> client {delay}")
@@ -92,6 +194,11 @@ pub(crate) fn fresh_key(loops: &Loops, client: u64, turn: u64) -> Key {
     key(format!("lab/{:016x}/{client}/{turn}", loops.seed))
 }
 
+/// The key of the put with this number, in a series of them.
+pub(crate) fn followed_key(series: u64, nth: u64) -> Key {
+    key(format!("after/{series}/{nth:08}"))
+}
+
 fn key(name: String) -> Key {
     Key::new(name.into_bytes()).unwrap_or_else(|_| unreachable!("a short name is a key"))
 }
@@ -101,123 +208,8 @@ pub(crate) fn quorum(replicas: u8, strict: bool) -> Quorum {
     Quorum { replicas: Some(replicas), strict: Some(strict) }
 }
 
-/// A value like all others.
-pub(crate) fn value() -> Bytes {
-    Bytes::from_static(&[7; VALUE_BYTES])
-}
-
 /// A put of a key that is new.
-pub(crate) fn put(key: Key, w: u8, write: u64) -> Request {
-    let (value, write) = (Blob(value()), WriteId(u128::from(write)));
+pub(crate) fn put(key: Key, w: u8, write: WriteId) -> Request {
+    let value = Blob(Bytes::from_static(&[7; VALUE_BYTES]));
     Request::Put { key, value, context: None, write, w: quorum(w, false) }
-}
-
-/// A cluster in virtual time.
-pub(crate) struct Simulated {
-    /// It.
-    pub(crate) cluster: Cluster,
-    writes: u64,
-}
-
-impl Simulated {
-    /// Founds the cluster and puts all keys at all their homes.
-    pub(crate) fn found(setup: &Setup) -> Result<Self, String> {
-        let mut driver = Simulated { cluster: Cluster::found(setup)?, writes: 0 };
-        for number in 0..KEYS {
-            let request = driver.put(read_key(number), setup.n);
-            driver.ask(number, request);
-        }
-        for _ in 0..KEYS {
-            match driver.answer()?.1 {
-                Response::Written { .. } => {}
-                other => return Err(format!("a key is not put: {other:?}")),
-            }
-        }
-        Ok(driver)
-    }
-
-    /// A put with a name of its own.
-    pub(crate) fn put(&mut self, key: Key, w: u8) -> Request {
-        self.writes += 1;
-        put(key, w, self.writes)
-    }
-
-    /// Asks the first home of the key, as a client does that can reach it.
-    pub(crate) fn ask(&mut self, client: u64, request: Request) -> u64 {
-        let (Request::Get { key, .. } | Request::Put { key, .. } | Request::Delete { key, .. }) =
-            &request
-        else {
-            unreachable!("experiments do not list keys")
-        };
-        let home = self.home(key, 0);
-        self.cluster.ask(client, home, request, TIMEOUT_MS)
-    }
-
-    /// The place of the home of a key with this number, counted round.
-    pub(crate) fn home(&self, key: &Key, number: usize) -> usize {
-        let ring = self.cluster.ring();
-        let homes = ring.homes(ring.partition(key));
-        self.cluster.place(homes[number % homes.len()]).unwrap_or(0)
-    }
-
-    /// The next answer: of which call, and how long it took.
-    pub(crate) fn answer(&mut self) -> Result<(u64, Response, Micros), String> {
-        let until = self.cluster.now() + PATIENCE;
-        let answer = self.cluster.next(until).ok_or("a request was never answered")?;
-        Ok((answer.call, answer.response, answer.ended - answer.begun))
-    }
-
-    fn turn(&mut self, loops: &Loops, client: u64, turn: u64, rng: &mut Rng) -> (u64, bool) {
-        let is_read = rng.below(10) < loops.reads_of_ten;
-        let request = if is_read {
-            Request::Get { key: read_key(rng.below(KEYS)), r: quorum(loops.r, true) }
-        } else {
-            let key = fresh_key(loops, client, turn);
-            self.put(key, loops.w)
-        };
-        (self.ask(client, request), is_read)
-    }
-}
-
-impl Driver for Simulated {
-    fn tolerance(&self) -> f64 {
-        0.1
-    }
-
-    fn delay(&mut self, mean_ms: f64) -> Result<(), String> {
-        self.cluster.emulate(&delays(mean_ms))
-    }
-
-    fn run(&mut self, loops: &Loops) -> Result<Measured, String> {
-        let (mut measured, mut rng) = (Measured::default(), Rng::new(loops.seed));
-        let mut flying = HashMap::new();
-        let turns = loops.warm_up + loops.requests;
-        for client in 0..loops.clients {
-            let (call, is_read) = self.turn(loops, client, 0, &mut rng);
-            flying.insert(call, (client, 0, is_read));
-        }
-        let mut first = None;
-        while !flying.is_empty() {
-            let (call, response, took) = self.answer()?;
-            let Some((client, turn, is_read)) = flying.remove(&call) else { continue };
-            if turn >= loops.warm_up {
-                first.get_or_insert(self.cluster.now() - took);
-                match response {
-                    Response::Found { .. } | Response::Written { .. } => {
-                        measured.samples.push(Sample { is_read, took });
-                    }
-                    other => {
-                        measured.failed += 1;
-                        measured.why.get_or_insert(format!("{other:?}"));
-                    }
-                }
-            }
-            if turn + 1 < turns {
-                let (call, is_read) = self.turn(loops, client, turn + 1, &mut rng);
-                flying.insert(call, (client, turn + 1, is_read));
-            }
-        }
-        measured.spent = self.cluster.now() - first.unwrap_or(self.cluster.now());
-        Ok(measured)
-    }
 }

@@ -1,27 +1,18 @@
-//! Read latency with 0, 1 and 2 of 10 daemons failed (figure 4 of the study), N = 5, beside what theory gives for the live
+//! Read latency with 0, 1 and 2 of 10 nodes failed (figure 4 of the study), N = 5, beside what theory gives for the live
 //! replicas.
 
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-use bytes::Bytes;
-use pixii::client::{Client, Failure, Options, Put};
-use pixii::members::Opinion;
-use pixii::message::Quorum;
 use pixii::rng::Rng;
-use pixii::types::{Key, NodeId};
-use tokio::task::JoinSet;
-use tokio::time::sleep;
+use pixii::sim::cluster::Setup;
 
-use super::Mean;
-use super::driver::{KEYS, read_key};
-use super::real::{connect, emulate, load};
+use super::driver::{Driver, KEYS, Loops, Measured, delays, read_key};
+use super::grid::{N, NODES};
+use super::report::Report;
+use super::site::Site;
 use super::theory::largest_round_trip;
-use crate::cli::cluster::{Cluster, Shape};
+use super::{Mean, Step};
+use crate::lab::plot::{Axis, Figure, Line, Style};
 
-const NODES: usize = 10;
-const N: u8 = 5;
+const NAME: &str = "failures";
 /// The study's (R, W), and what it read with one and with two failed, in milliseconds.
 const STUDY: [(u8, u8, [f64; 2]); 7] = [
     (1, 1, [15.0, 13.0]),
@@ -35,216 +26,196 @@ const STUDY: [(u8, u8, [f64; 2]); 7] = [
 const FAILED: [usize; 3] = [0, 1, 2];
 /// How many points there are.
 pub(crate) const POINTS: usize = FAILED.len() * STUDY.len();
-/// So many reads for each put.
-const READS_PER_PUT: u64 = 8;
-/// Reads of each client that are not measured.
-const WARM_UP: usize = 20;
-const TIMEOUT_MS: u32 = 10_000;
-const READY_WAIT: Duration = Duration::from_secs(60);
-const LOOK: Duration = Duration::from_millis(100);
+/// Most requests are reads, whose latency is what it is about.
+const READS_OF_TEN: u64 = 9;
 /// A mean may be so many times what theory gives.
-pub(crate) const MOST: f64 = 1.3;
-
-/// What the experiment is told.
-#[derive(Clone, Debug)]
-pub(crate) struct Plan {
-    /// The path of `pixii`.
-    pub(crate) program: PathBuf,
-    /// An empty directory for the daemons.
-    pub(crate) dir: PathBuf,
-    /// The mean of the emulated delay of each message, in milliseconds.
-    pub(crate) delay_ms: f64,
-    /// Reads in each cell.
-    pub(crate) samples: u64,
-    /// Clients at a time.
-    pub(crate) clients: u64,
-    /// Keys and victims follow from it.
-    pub(crate) seed: u64,
-}
+const MOST: f64 = 1.3;
 
 /// One (R, W) with so many failed.
-#[derive(Clone, Debug)]
-pub(crate) struct Cell {
-    /// R.
-    pub(crate) r: u8,
-    /// W.
-    pub(crate) w: u8,
-    /// Daemons killed.
-    pub(crate) failed: usize,
-    /// Reads of keys with at least R live homes, in milliseconds.
-    pub(crate) reads: Vec<f64>,
-    /// Puts, in milliseconds.
-    pub(crate) puts: Vec<f64>,
+struct Cell {
+    r: u8,
+    w: u8,
+    failed: usize,
+    measured: Measured,
     /// What theory gives for a read, in milliseconds.
-    pub(crate) theory: f64,
+    theory: f64,
     /// What the study read, where it did.
-    pub(crate) study: Option<f64>,
-    /// Keys drawn with fewer than R live homes, and reads of them that were refused.
-    pub(crate) weak: u64,
-    /// See `weak`.
-    pub(crate) refused: u64,
-    /// The share of all keys with fewer than R live homes, by the ring.
-    pub(crate) weak_share: f64,
-    /// Requests that failed though they should not have, and why the first did.
-    pub(crate) faults: Vec<String>,
+    study: Option<f64>,
+    /// Keys with fewer than R live homes, and the share of all that they are, by the ring.
+    weak: Vec<u64>,
+    weak_share: f64,
+}
+
+/// Runs all cells, a message takes `delay_ms` on average; `step` is called after each.
+pub(crate) fn run(
+    site: Site<'_>,
+    delay_ms: f64,
+    report: &mut Report,
+    step: Step<'_>,
+) -> Result<(), String> {
+    let head = [
+        "r",
+        "w",
+        "failed",
+        "reads",
+        "mean_ms",
+        "confidence_ms",
+        "theory_ms",
+        "ratio",
+        "study_ms",
+        "puts",
+        "put_ms",
+        "refused_share",
+        "refused_by_the_ring",
+    ];
+    let mut table = report.table(NAME, &head)?;
+    let line = |colour: usize, name, style| Line { name, points: Vec::new(), style, colour };
+    let mut lines: Vec<Line> = STUDY
+        .into_iter()
+        .enumerate()
+        .flat_map(|(at, (r, w, _))| {
+            [
+                line(at, format!("({r},{w})"), Style::Measured),
+                line(at, format!("({r},{w}), study"), Style::Study),
+            ]
+        })
+        .collect();
+    let (mut rng, mut dead) = (Rng::new(report.seed), Vec::new());
+    let mut driver = site.found(&Setup::new(NODES, N, report.seed))?;
+    driver.load()?;
+    driver.emulate(&delays(delay_ms))?;
+    for failed in FAILED {
+        while dead.len() < failed {
+            let victim = rng.below(NODES as u64) as usize;
+            if !dead.contains(&victim) {
+                driver.kill(victim)?;
+                dead.push(victim);
+            }
+        }
+        for (nth, (r, w, study)) in STUDY.into_iter().enumerate() {
+            let cell = measure(&mut *driver, report, &dead, (r, w), delay_ms)?;
+            let study = failed.checked_sub(1).map(|at| study[at]);
+            let cell = Cell { study, ..cell };
+            let reads = Mean::of(&cell.measured.latencies(true));
+            table.row(&cell.row());
+            cell.judge(report);
+            for (kind, is_read) in [("get", true), ("put", false)] {
+                let times = cell.measured.latencies(is_read);
+                report.samples(
+                    NAME,
+                    "r,w,failed,kind",
+                    &format!("{r},{w},{failed},{kind}"),
+                    &times,
+                );
+            }
+            lines[2 * nth].points.push((failed as f64, reads.mean, reads.half));
+            lines[2 * nth + 1].points.extend(study.map(|told| (failed as f64, told, 0.0)));
+            step()?;
+        }
+    }
+    driver.stop()?;
+    report.figure(figure(lines, delay_ms, report.clients))?;
+    report.note(
+        NAME,
+        "The study has no figures without failures, so what it shows at one and two failed is mostly R; here the lines are flat, as a \
+         read asks live homes only. Reads of keys with fewer than R live homes are refused, and counted beside.",
+    );
+    report.show(table)
+}
+
+fn figure(lines: Vec<Line>, delay_ms: f64, clients: u64) -> Figure {
+    Figure {
+        name: NAME.into(),
+        title: "Reads with failed nodes, N=5 on 10 nodes (the study's figure 4)".into(),
+        caption: format!(
+            "Strict reads of keys with at least R live homes; a message takes {delay_ms} ms on average; {clients} clients in closed \
+             loops."
+        ),
+        x: "nodes that failed".into(),
+        y: "mean latency of a read (ms)".into(),
+        axis: Axis::Numbers,
+        is_log: false,
+        lines,
+    }
+}
+
+fn measure(
+    driver: &mut dyn Driver,
+    report: &Report,
+    dead: &[usize],
+    (r, w): (u8, u8),
+    delay_ms: f64,
+) -> Result<Cell, String> {
+    let live_homes = |number: &u64| {
+        let (ring, key) = (driver.ring(), read_key(*number));
+        let homes = ring.homes(ring.partition(&key)).iter();
+        homes.filter(|home| !dead.contains(&driver.place(**home))).count()
+    };
+    let weak: Vec<u64> = (0..KEYS).filter(|key| live_homes(key) < usize::from(r)).collect();
+    let weak_share = weak.len() as f64 / KEYS as f64;
+    let requests = report.samples.div_ceil(report.clients);
+    let place = (dead.len() as u64) << 32 | u64::from(r) << 16 | u64::from(w) << 8;
+    let loops = Loops {
+        r,
+        w,
+        clients: report.clients,
+        requests,
+        // Connections are made, and paces learned.
+        warm_up: (requests / 8).clamp(4, 20),
+        reads_of_ten: READS_OF_TEN,
+        seed: report.seed ^ place,
+    };
+    let theory = 2.0 * delay_ms + largest_round_trip(u32::from(r) - 1, delay_ms);
+    let (failed, measured) = (dead.len(), driver.run(&loops)?);
+    Ok(Cell { r, w, failed, measured, theory, study: None, weak, weak_share })
 }
 
 impl Cell {
-    /// Mean of the reads, and how many times the theory it is.
-    pub(crate) fn ratio(&self) -> (Mean, f64) {
-        let mean = Mean::of(&self.reads);
-        (mean, mean.mean / self.theory)
+    fn row(&self) -> [String; 13] {
+        let (reads, puts) = (self.measured.latencies(true), self.measured.latencies(false));
+        let (of_reads, of_puts) = (Mean::of(&reads), Mean::of(&puts));
+        let refused = self.measured.refused.len();
+        let all = (reads.len() + refused).max(1) as f64;
+        [
+            self.r.to_string(),
+            self.w.to_string(),
+            self.failed.to_string(),
+            reads.len().to_string(),
+            format!("{:.3}", of_reads.mean),
+            format!("{:.3}", of_reads.half),
+            format!("{:.3}", self.theory),
+            format!("{:.3}", of_reads.mean / self.theory),
+            self.study.map_or(String::new(), |study| study.to_string()),
+            puts.len().to_string(),
+            format!("{:.3}", of_puts.mean),
+            format!("{:.4}", refused as f64 / all),
+            format!("{:.4}", self.weak_share),
+        ]
     }
-}
 
-/// Runs all cells; `progress` is called after each. What was measured so far is in `cells`, also when the error says why it
-/// could not go on.
-pub(crate) async fn run(
-    plan: &Plan,
-    cells: &mut Vec<Cell>,
-    progress: &mut dyn FnMut(&Cell) -> Result<(), String>,
-) -> Result<(), String> {
-    let shape = Shape { cluster: "lab".into(), nodes: NODES, n: N, r: 3, w: 3, partitions: 64 };
-    let mut cluster = Cluster::create(plan.program.clone(), &plan.dir, &shape, None)?;
-    cluster.allow_emulation()?;
-    cluster.start_all()?;
-    cluster.ready(READY_WAIT).await?;
-    let mut rng = Rng::new(plan.seed);
-    let client = connect(&cluster).await?;
-    load(&client, N).await?;
-    let keys = Arc::new((0..KEYS).map(read_key).collect());
-    emulate(&client, plan.delay_ms).await?;
-    let mut dead: Vec<String> = Vec::new();
-    for failed in FAILED {
-        while dead.len() < failed {
-            let live = cluster.daemons().iter().filter(|daemon| daemon.is_running());
-            let live: Vec<String> = live.map(|daemon| daemon.name.clone()).collect();
-            let victim = rng.pick(&live).cloned().unwrap_or_default();
-            cluster.kill(&victim)?;
-            dead.push(victim);
+    /// Notes what is not as it should be.
+    fn judge(&self, report: &mut Report) {
+        let Cell { r, w, failed, measured, weak, .. } = self;
+        let place = format!("{NAME}, {failed} failed, (R,W) = ({r},{w})");
+        let ratio = Mean::of(&measured.latencies(true)).mean / self.theory;
+        if ratio > MOST {
+            report.fault(&format!(
+                "{place}: {ratio:.2} times what theory gives, and {MOST} is the limit"
+            ));
         }
-        await_down(&cluster, &dead).await?;
-        let client = connect(&cluster).await?;
-        for (r, w, study) in STUDY {
-            let study = failed.checked_sub(1).map(|at| study[at]);
-            let cell = measure(plan, &client, &keys, &dead, (r, w, study), rng.next_u64()).await?;
-            if let Some((name, how)) = cluster.ended().pop() {
-                return Err(format!("{name} {how}: the run is incomplete"));
-            }
-            progress(&cell)?;
-            cells.push(cell);
+        let refused = measured.refused.iter().filter(|key| weak.contains(key)).count() as u64;
+        if let Some(why) = measured.why.as_ref().filter(|_| refused < measured.failed) {
+            let others = measured.failed - refused;
+            report.fault(&format!(
+                "{place}: {others} requests failed that had enough homes; the first failure: {why}"
+            ));
         }
-    }
-    cluster.stop_all()
-}
-
-/// Waits until every daemon that runs believes the dead, and nobody else, to be down.
-async fn await_down(cluster: &Cluster, dead: &[String]) -> Result<(), String> {
-    let begun = Instant::now();
-    loop {
-        let mut well = true;
-        for daemon in cluster.daemons().iter().filter(|daemon| daemon.is_running()) {
-            let address = [daemon.address.clone()];
-            let client = Client::connect(&address, Options::default()).await;
-            let report = async { client?.status(None).await }.await.map_err(|e| e.to_string())?;
-            well &= report.peers.iter().all(|peer| {
-                let down = dead.contains(&peer.name);
-                (peer.opinion == Opinion::Down) == down && (down || peer.up)
-            });
-        }
-        if well {
-            return Ok(());
-        }
-        if begun.elapsed() > READY_WAIT {
-            return Err("the daemons do not agree on who is down".into());
-        }
-        sleep(LOOK).await;
-    }
-}
-
-fn live_homes(client: &Client, key: &Key, dead: &[NodeId]) -> usize {
-    let ring = client.ring();
-    ring.homes(ring.partition(key)).iter().filter(|home| !dead.contains(home)).count()
-}
-
-async fn measure(
-    plan: &Plan,
-    client: &Client,
-    keys: &Arc<Vec<Key>>,
-    dead: &[String],
-    (r, w, study): (u8, u8, Option<f64>),
-    seed: u64,
-) -> Result<Cell, String> {
-    let dead: Arc<Vec<NodeId>> = Arc::new(dead.iter().map(|name| NodeId::of(name)).collect());
-    let weak = keys.iter().filter(|key| live_homes(client, key, &dead) < usize::from(r)).count();
-    let hops = 2.0 * plan.delay_ms;
-    let mut cell = Cell {
-        r,
-        w,
-        failed: dead.len(),
-        reads: Vec::new(),
-        puts: Vec::new(),
-        theory: hops + largest_round_trip(u32::from(r) - 1, plan.delay_ms),
-        study,
-        weak: 0,
-        refused: 0,
-        weak_share: weak as f64 / keys.len() as f64,
-        faults: Vec::new(),
-    };
-    let mut readers = JoinSet::new();
-    for number in 0..plan.clients {
-        let (client, keys, dead) = (client.clone(), Arc::clone(keys), Arc::clone(&dead));
-        let mut part = cell.clone();
-        let samples = plan.samples.div_ceil(plan.clients);
-        let mut rng = Rng::new(seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        readers.spawn(async move {
-            // Connections are made, and paces learned.
-            for key in keys.iter().take(WARM_UP) {
-                let _ = client.get(key, Some(part.r), TIMEOUT_MS).await;
-            }
-            for turn in 0..samples {
-                let Some(key) = rng.pick(&keys) else { break };
-                let strong = live_homes(&client, key, &dead) >= usize::from(part.r);
-                one(&client, key, strong, turn % READS_PER_PUT == 0, &mut part).await;
-            }
-            part
-        });
-    }
-    while let Some(part) = readers.join_next().await {
-        let part = part.map_err(|error| format!("a client ended: {error}"))?;
-        cell.reads.extend(part.reads);
-        cell.puts.extend(part.puts);
-        cell.weak += part.weak;
-        cell.refused += part.refused;
-        cell.faults.extend(part.faults);
-    }
-    Ok(cell)
-}
-
-/// One read, and now and then a put.
-async fn one(client: &Client, key: &Key, strong: bool, write: bool, cell: &mut Cell) {
-    let ms = |begun: Instant| begun.elapsed().as_secs_f64() * 1e3;
-    // Strict, so that the ring says who can answer: what earlier puts left as hints would count too.
-    let r = Quorum { replicas: Some(cell.r), strict: Some(true) };
-    let begun = Instant::now();
-    match (strong, client.get(key, r, TIMEOUT_MS).await) {
-        (true, Ok(found)) if !found.values.is_empty() => cell.reads.push(ms(begun)),
-        (true, Ok(_)) => cell.faults.push(format!("{key:?} was called absent")),
-        (true, Err(failure)) => cell.faults.push(failure.to_string()),
-        (false, answer) => {
-            cell.weak += 1;
-            cell.refused += u64::from(matches!(answer, Err(Failure::Refused(_))));
-        }
-    }
-    // A put of a weak key leaves hints, and those are copies too.
-    if write && strong {
-        let context = client.get(key, Some(1), TIMEOUT_MS).await.ok().map(|found| found.context);
-        let (value, write) = (Bytes::from_static(&[8; 100]), client.write_id());
-        let w = Quorum { replicas: Some(cell.w), strict: None };
-        let begun = Instant::now();
-        match client.put(Put { key: key.clone(), value, context, write, w }, TIMEOUT_MS).await {
-            Ok(_) => cell.puts.push(ms(begun)),
-            Err(failure) => cell.faults.push(failure.to_string()),
+        let reads = measured.samples.iter().filter(|sample| sample.is_read);
+        let answered = reads.filter(|sample| weak.contains(&sample.key)).count();
+        if answered > 0 {
+            report.fault(&format!(
+                "{place}: {answered} reads were answered by fewer than R live homes"
+            ));
         }
     }
 }

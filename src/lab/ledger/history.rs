@@ -38,6 +38,8 @@ pub(crate) struct Write {
     pub(crate) covers: Box<[WriteId]>,
     /// What became of it.
     pub(crate) fate: Fate,
+    /// True if it was sent to more than one node.
+    pub(crate) repeated: bool,
     /// When it was issued, in milliseconds since 1970.
     pub(crate) issued_ms: u64,
     /// When it was answered; zero if it was not.
@@ -133,6 +135,7 @@ impl History {
                     act: issued.act,
                     covers: issued.covers.into(),
                     fate: Fate::Unknown,
+                    repeated: false,
                     issued_ms: at_ms,
                     settled_ms: 0,
                 });
@@ -143,8 +146,9 @@ impl History {
                 let place = self.keys.get_mut(number).and_then(|(_, writes)| writes.get_mut(at));
                 let Some(place) = place else { return };
                 place.settled_ms = at_ms;
+                place.repeated = matches!(outcome, Outcome::Repeated(_));
                 place.fate = match outcome {
-                    Outcome::Acknowledged(_) => Fate::Acknowledged,
+                    Outcome::Acknowledged(_) | Outcome::Repeated(_) => Fate::Acknowledged,
                     Outcome::Refused(_) => Fate::Refused,
                     Outcome::Unknown(_) => Fate::Unknown,
                 };

@@ -4,7 +4,8 @@
 //! acknowledged put is accounted for if the read shows it, or if a chain of covering writes that were not
 //! refused leads from it to one that the read shows, or to a delete. (So an unknown put that covers it
 //! is not enough by itself: had it happened, it would be shown.) In the other direction, what an
-//! acknowledged write covers must not be shown again.
+//! acknowledged write covers must not be shown again, unless it had been sent to two nodes: the later one may have taken
+//! it for a write of its own.
 
 use std::collections::{HashMap, HashSet};
 
@@ -24,6 +25,8 @@ pub(crate) enum Fault {
     Resurrected,
     /// Shown although it was refused.
     Refused,
+    /// Shown although an acknowledged write covers it, and it had been sent to two nodes: no fault, but a sibling more.
+    Repeated,
     /// Shown, and nobody wrote it here; or not the bytes that were written.
     Foreign,
 }
@@ -75,7 +78,9 @@ pub(super) fn judge(key: &Key, writes: &[Write], shown: &[Bytes]) -> Vec<Finding
     let done = writes.iter().filter(|write| write.fate == Fate::Acknowledged);
     let replaced = closure(&graph, done.flat_map(|write| write.covers.to_vec()).collect());
     for id in there.iter().filter(|id| replaced.contains(id)) {
-        findings.push(finding(Fault::Resurrected, Some(*id)));
+        let repeated = graph.get(id).is_some_and(|write| write.repeated);
+        let fault = if repeated { Fault::Repeated } else { Fault::Resurrected };
+        findings.push(finding(fault, Some(*id)));
     }
     findings
 }
@@ -113,6 +118,7 @@ mod tests {
             act: Act::Put { bytes: 20 },
             covers: covers.iter().map(|id| WriteId(*id)).collect(),
             fate,
+            repeated: false,
             issued_ms: 1,
             settled_ms: 2,
         }
@@ -137,6 +143,15 @@ mod tests {
         let siblings = [put(1, &[], ACKED), put(2, &[], ACKED)];
         assert_eq!(faults(&siblings, &[1, 2]), []);
         assert_eq!(faults(&siblings, &[2]), [(Fault::Lost, 1)]);
+    }
+
+    #[test]
+    fn what_was_sent_to_two_nodes_may_come_again_and_is_owed_all_the_same() {
+        let twice = Write { repeated: true, ..put(1, &[], ACKED) };
+        let writes = [twice, put(2, &[1], ACKED)];
+        assert_eq!(faults(&writes, &[2]), []);
+        assert_eq!(faults(&writes, &[1, 2]), [(Fault::Repeated, 1)]);
+        assert_eq!(faults(&writes[..1], &[]), [(Fault::Lost, 1)]);
     }
 
     #[test]

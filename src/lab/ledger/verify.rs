@@ -40,6 +40,8 @@ pub(crate) struct Verdict {
     pub(crate) faults: u64,
     /// The first of them.
     pub(crate) findings: Vec<Finding>,
+    /// Values shown beside what replaced them, because their writes had been sent to two nodes: no faults.
+    pub(crate) repeated: u64,
 }
 
 impl Verdict {
@@ -50,6 +52,10 @@ impl Verdict {
 
     fn add(&mut self, findings: Vec<Finding>) {
         for finding in findings {
+            if finding.fault == Fault::Repeated {
+                self.repeated += 1;
+                continue;
+            }
             self.faults += 1;
             self.lost += u64::from(finding.fault == Fault::Lost);
             if self.findings.len() < MAX_FINDINGS {

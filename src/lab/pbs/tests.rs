@@ -112,6 +112,22 @@ fn a_home_that_coordinates_shows_its_own_writes_at_once() {
 }
 
 #[test]
+fn all_homes_asked_show_a_write_by_who_answers_first() {
+    let leg = |text: &str| Leg::Drawn(parse_delay(text).unwrap());
+    let ten = leg("fixed 10ms");
+    let wars = Wars { w: leg("fixed 50ms"), a: ten.clone(), r: ten.clone(), s: ten };
+    let told = predict(&wars, 3, Reads::Homes, 100_000, 8);
+    // The write is acknowledged by its own replica after 10 ms, and a question takes 10: others have it 30 ms later.
+    for (r, share) in [(1, 1.0 / 3.0), (2, 2.0 / 3.0), (3, 1.0)] {
+        let cell = told.cells.iter().find(|cell| (cell.r, cell.w) == (r, 1)).unwrap();
+        assert!((cell.fresh_at(0) - share).abs() < 0.01, "{r}: {}", cell.fresh_at(0));
+        assert!((cell.fresh_at(29 * MILLI) - share).abs() < 0.01, "{r}");
+        assert_eq!(cell.fresh_at(30 * MILLI + 30), 1.0, "{r}");
+    }
+    assert!(near(ms(told.reads[0].max()), 20.0, 0.001), "the own copy is asked over the network");
+}
+
+#[test]
 fn k_staleness_is_a_power() {
     for (k, fresh) in [(1, 0.3333), (2, 0.5556), (3, 0.7037), (5, 0.8683), (10, 0.9827)] {
         assert!((1.0 - misses_last(k, 3, 1, 1) - fresh).abs() < 5e-5, "{k}");

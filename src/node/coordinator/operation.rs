@@ -76,6 +76,8 @@ pub(super) struct Minted {
     pub(super) dot: Option<Dot>,
     /// The generation of the object.
     pub(super) generation: u64,
+    /// When it was made.
+    pub(super) at: Micros,
 }
 
 /// The copies that a read was answered with.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::node::words::LATE_READ;
 use crate::types::{MILLI, Micros, NodeId};
 
 /// When an answer is late.
@@ -17,7 +18,8 @@ pub(super) struct Bounds {
 }
 
 /// For a copy.
-pub(super) const READS: Bounds = Bounds { least: 5 * MILLI, most: 250 * MILLI, first: 25 * MILLI };
+pub(super) const READS: Bounds =
+    Bounds { least: LATE_READ.0, most: LATE_READ.1, first: 25 * MILLI };
 /// For a confirmation that something is synced: a disk takes its time.
 pub(super) const WRITES: Bounds =
     Bounds { least: 25 * MILLI, most: 500 * MILLI, first: 100 * MILLI };

@@ -1,11 +1,12 @@
 //! Reads: as many replicas as are needed, the fastest first, one more for each answer that is late, stand-ins when
 //! the homes do not suffice; afterwards the repair of those that were behind.
 
+use super::Coordinator;
 use super::operation::{Kind, Operation, Question};
-use super::{Coordinator, EXPLORE};
 use crate::causal::Object;
 use crate::message::Body;
 use crate::node::effects::Effects;
+use crate::node::words::EXPLORE;
 use crate::types::{Micros, NodeId};
 
 impl Coordinator {
@@ -90,7 +91,7 @@ impl Coordinator {
         let Operation { tally, kind, .. } = operation;
         let Kind::Get { key, merged } = kind else { return };
         let behind = merged.behind(|node| tally.is_home(node));
-        if self.config.read_repair && !behind.is_empty() {
+        if !self.config.experiment.no_read_repair && !behind.is_empty() {
             fx.count("reads_repaired");
             let generation = merged.generation();
             fx.send(behind, op, Body::Merge { key, object: merged.object, generation });

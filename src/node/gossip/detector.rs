@@ -61,6 +61,11 @@ impl Detector {
         }
     }
 
+    /// Time since the last sign of life.
+    pub(super) fn silence(&self, now: Micros) -> Micros {
+        self.last.map_or(0, |last| now.saturating_sub(last))
+    }
+
     /// How surprising the present silence is: -log10 of its probability, by the logistic approximation of the
     /// normal distribution.
     pub(super) fn phi(&self, now: Micros) -> f64 {

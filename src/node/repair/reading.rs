@@ -42,6 +42,12 @@ impl Reader {
         }
     }
 
+    /// From now on all partitions are read in the time `round`.
+    pub(super) fn pace(&mut self, now: Micros, round: Micros) {
+        self.pace = round / self.partitions.len().max(1) as u64;
+        self.scrub_at = self.scrub_at.map(|due| due.min(now + self.pace));
+    }
+
     /// When the next page is due, if one is to be read.
     pub(super) fn next_wake(&self) -> Option<Micros> {
         (self.token.is_none() && self.current.is_some()).then_some(self.page_at)

@@ -146,6 +146,15 @@ impl Turn<'_> {
         self.changed.insert(Some(target));
     }
 
+    /// The same for every old hint of the key. What is joined with one would be as old, and go with it.
+    pub(super) fn renounce_hints(&mut self, fx: &mut Effects) {
+        let (fresh, now) = (fx.meta().fresh.clone(), fx.generations().number(self.partition));
+        let targets: Vec<NodeId> = self.copies.hints.keys().copied().collect();
+        for target in targets {
+            self.renounce_hint(target, &fresh, now, fx);
+        }
+    }
+
     /// Puts what the other homes have in the place of a record that is damaged. It has lost its serial: the next dot
     /// is minted under a fresh one.
     pub(super) fn restore(&mut self, object: &Object, fx: &mut Effects) {

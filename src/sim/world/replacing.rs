@@ -43,6 +43,7 @@ impl Host {
             slow_until: 0,
             backup: None,
             unnoticed: false,
+            settled: None,
             is_removed: false,
             bootstraps: false,
             wake: None,
@@ -103,13 +104,14 @@ impl World {
     }
 
     /// The operator gives the command to some node that serves; again, until everybody knows: who took it may have lost its
-    /// disk before it told anybody.
+    /// disk before it told anybody, and the newcomer is nobody to those who have forgotten it.
     pub(super) fn replace(&mut self, old: usize) {
         if self.is_known(old) {
             return;
         }
         self.schedule(self.now + AGAIN, Event::Replace { old });
-        if self.hosts.iter().any(|host| host.placement().0.version() > 1) {
+        let members = &self.hosts[..self.hosts.len() - 1];
+        if members.iter().any(|host| host.placement().0.version() > 1) {
             return;
         }
         let serves = |at: &usize| self.hosts[*at].node.as_ref().is_some_and(Node::is_settled);

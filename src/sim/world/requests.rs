@@ -89,9 +89,9 @@ impl World {
             format!("client {client} asks n{}: {:?}", current.host, current.request)
         });
         let frame = wire::frame(&Call { id: current.call, body });
-        let to = self.asked(current.host);
+        let (to, kind) = (self.asked(current.host), current.request.kind());
         // A connection carries a call once or breaks.
-        match self.net.verdict(self.now, client_id(client), self.hosts[to].id) {
+        match self.net.verdict(self.now, client_id(client), self.hosts[to].id, kind) {
             Verdict::Deliver(delays) => {
                 let delay = delays.first().copied().unwrap_or_default();
                 self.schedule(self.now + delay, Event::ToHost { client, to, frame });
@@ -128,6 +128,7 @@ impl World {
             _ => Ok(()),
         };
         self.broken = self.broken.take().or(verdict.err());
+        self.judge_refusal(client, response);
     }
 
     /// What each host would have of a key after a power cut now.

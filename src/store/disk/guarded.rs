@@ -316,9 +316,13 @@ impl Sled {
         Ok(true)
     }
 
-    /// Bytes that the directory takes on disk.
+    /// Bytes that the directory takes on disk. Where it cannot be looked at, for want of descriptors say, the store itself
+    /// has not failed.
     pub(super) fn disk_bytes(&self) -> Result<u64, Fault> {
-        self.run(|_| Ok(allocated(&self.dir)? + allocated(&self.dir.join("blobs"))?))
+        if let Some(fault) = self.fault.get() {
+            return Err(fault.clone());
+        }
+        Ok(allocated(&self.dir)? + allocated(&self.dir.join("blobs"))?)
     }
 
     /// Syncs everything and lets go of the directory.

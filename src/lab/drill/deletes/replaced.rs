@@ -32,6 +32,7 @@ impl Course<'_> {
         let client = self.ground.client().await?;
         let first = self.present(&client, true).await?;
         let (read, calm) = (seconds(begun), self.await_calm(begun).await?);
+        self.ground.recovered(Duration::from_secs_f64(calm), "nobody tells of a deleted key");
         self.note("collected_s", calm);
         (self.say)(&format!(
             "{NEW} has the places of {victim}: {read} s later {first} of the keys were present; nobody tells of them after \

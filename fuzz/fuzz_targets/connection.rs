@@ -1,0 +1,9 @@
+//! What a connection says from its first byte on.
+
+#![no_main]
+
+#[allow(dead_code)]
+#[path = "../../tests/fuzz/targets.rs"]
+mod targets;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| targets::connection(bytes));

@@ -1,0 +1,95 @@
+//! A node that its operator takes out before maintenance: it finishes what runs, delivers what it keeps for others, and lets
+//! go of its peers, who then do without it.
+
+use std::time::{Duration, Instant};
+
+use tracing::info;
+
+use super::Engine;
+use crate::members::Opinion;
+use crate::message::{DrainOrder, DrainReport, DrainState, KeptHints};
+use crate::node::Input;
+use crate::types::MAX_TIMEOUT_MS;
+
+/// How far a drain is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Drain {
+    /// There is none.
+    No,
+    /// It takes no requests, and waits until what it has to do is done, or for this moment.
+    Until(Instant),
+    /// It has no links any more.
+    Done,
+}
+
+impl Engine<'_> {
+    /// Carries an order out, and tells how far the drain is.
+    pub(super) fn order_drain(&mut self, order: DrainOrder) -> Result<DrainReport, String> {
+        let name = &self.config.name;
+        match order {
+            DrainOrder::Show => {}
+            DrainOrder::Begin { timeout_ms } => {
+                if timeout_ms > MAX_TIMEOUT_MS {
+                    return Err(format!(
+                        "timeout = {timeout_ms} ms: a drain takes at most {MAX_TIMEOUT_MS} ms"
+                    ));
+                }
+                if self.finish_by.is_some() {
+                    return Err(format!("node {name} is stopping"));
+                }
+                if self.drain == Drain::No {
+                    info!("node {name} is drained: it takes no requests from now on");
+                    let patience = Duration::from_millis(timeout_ms.into());
+                    self.drain = Drain::Until(Instant::now() + patience);
+                    self.input(Input::Drain(true));
+                }
+            }
+            DrainOrder::End => {
+                if self.drain != Drain::No && self.finish_by.is_none() {
+                    info!("node {name} takes requests again");
+                    self.drain = Drain::No;
+                    self.hub.set_apart(false);
+                    self.input(Input::Drain(false));
+                }
+            }
+        }
+        self.manager.look_again();
+        Ok(self.drain_report())
+    }
+
+    /// Lets go of the peers when a drain has done what it could.
+    pub(super) fn go_on_draining(&mut self) {
+        let Drain::Until(end) = self.drain else { return };
+        let report = self.drain_report();
+        let deliverable = report.hints.iter().any(|hints| hints.reachable);
+        if Instant::now() < end && (report.requests > 0 || deliverable) {
+            return;
+        }
+        self.drain = Drain::Done;
+        self.manager.look_again();
+        self.hub.set_apart(true);
+        let left: u64 = report.hints.iter().map(|hints| hints.count).sum();
+        info!("node {} is drained: {left} hints stay with it, its links are closed", report.name);
+    }
+
+    /// How far the drain is, and what is left to do.
+    pub(super) fn drain_report(&self) -> DrainReport {
+        let now = self.now();
+        let kept = self.hub.peers.values().filter_map(|peer| {
+            let view = self.node.peer_view(now, peer.id);
+            let reachable = peer.outbox.is_open() && view.opinion != Opinion::Down;
+            let (count, bytes) = (view.hints.count, view.hints.bytes);
+            (count > 0).then(|| KeptHints { name: peer.name.clone(), count, bytes, reachable })
+        });
+        DrainReport {
+            name: self.config.name.clone(),
+            state: match self.drain {
+                Drain::No => DrainState::Serving,
+                Drain::Until(_) => DrainState::Draining,
+                Drain::Done => DrainState::Drained,
+            },
+            requests: self.node.requests() as u64,
+            hints: kept.collect(),
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! The service manager, if there is one: it is told when the daemon is ready, what it does, and that it gets on.
+
+use std::env;
+use std::fs;
+use std::io;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant};
+
+use sd_notify::NotifyState;
+
+/// How often the condition of the daemon is looked at.
+const LOOK: Duration = Duration::from_millis(500);
+/// A daemon that waits for members that do not answer is ready after this time: they may need it to be.
+const READY_AT_LATEST: Duration = Duration::from_secs(10);
+/// The watchdog is fed so many times in its interval.
+const FEEDS: u32 = 4;
+/// How often it is seen whether a start or a stop gets on,
+const LOOK_AT_BYTES: Duration = Duration::from_secs(5);
+/// how many bytes it must have read or written since,
+const MOVED_BYTES: u64 = 64 << 10;
+/// and how much more time it is given then.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Tells the service manager, if one waits for that. A manager that cannot be told changes nothing here.
+pub(super) fn notify(state: NotifyState<'_>) {
+    let _ = sd_notify::notify(&[state]);
+}
+
+/// What the manager has been told in this life.
+#[derive(Debug)]
+pub(super) struct Manager {
+    listens: bool,
+    watchdog: Option<Duration>,
+    begun: Instant,
+    fed: Option<Instant>,
+    looked: Option<Instant>,
+    said: String,
+    patience: Option<Patience>,
+}
+
+impl Manager {
+    /// Nothing has been told yet. Until the daemon is ready, a start that gets on is given more time.
+    pub(super) fn new(patience: Patience) -> Self {
+        Manager {
+            listens: listens(),
+            watchdog: sd_notify::watchdog_enabled(),
+            begun: Instant::now(),
+            fed: None,
+            looked: None,
+            said: String::new(),
+            patience: Some(patience),
+        }
+    }
+
+    /// Feeds the watchdog when that is due; not while the writer of the store has been at one thing for `writing`, and
+    /// that is too long.
+    pub(super) fn feed(&mut self, now: Instant, writing: Duration) {
+        let Some(interval) = self.watchdog else { return };
+        if is_fed(interval, self.fed.map(|fed| now.saturating_duration_since(fed)), writing) {
+            self.fed = Some(now);
+            notify(NotifyState::Watchdog);
+        }
+    }
+
+    /// True when the condition of the daemon is to be told with [`Manager::tell`].
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        let rested = |looked| now.saturating_duration_since(looked) >= LOOK;
+        self.listens && self.looked.is_none_or(rested)
+    }
+
+    /// The condition may have changed: it is looked at soon.
+    pub(super) fn look_again(&mut self) {
+        self.looked = None;
+    }
+
+    /// Tells the condition if it is another one, and once that the daemon is ready: when it `serves`, or waits in vain.
+    pub(super) fn tell(&mut self, now: Instant, serves: bool, condition: String) {
+        self.looked = Some(now);
+        let waited = now.saturating_duration_since(self.begun) >= READY_AT_LATEST;
+        if (serves || waited) && self.patience.take().is_some() {
+            notify(NotifyState::Ready);
+        }
+        if condition != self.said {
+            notify(NotifyState::Status(&condition));
+            self.said = condition;
+        }
+    }
+}
+
+fn listens() -> bool {
+    env::var_os("NOTIFY_SOCKET").is_some()
+}
+
+/// Whether a watchdog of this interval is fed now, `since` after the last time. The writer may be at one thing for half
+/// of the interval: with that, one that takes less than all of it is never taken for stuck.
+fn is_fed(interval: Duration, since: Option<Duration>, writing: Duration) -> bool {
+    since.is_none_or(|since| since >= interval / FEEDS) && writing < interval / 2
+}
+
+/// While it lives, the manager is asked for more time as long as this process reads or writes.
+#[derive(Debug)]
+pub(super) struct Patience {
+    end: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Patience {
+    /// Begins to watch; without a manager it does nothing.
+    pub(super) fn begin() -> io::Result<Self> {
+        if !listens() {
+            return Ok(Patience { end: None, thread: None });
+        }
+        let (end, ended) = channel();
+        let mut before = moved_bytes();
+        let thread = Builder::new().name("patience".to_owned()).spawn(move || {
+            while ended.recv_timeout(LOOK_AT_BYTES) == Err(RecvTimeoutError::Timeout) {
+                let now = moved_bytes();
+                if now.saturating_sub(before) >= MOVED_BYTES {
+                    notify(NotifyState::ExtendTimeoutUsec(PATIENCE.as_micros() as u32));
+                }
+                before = now;
+            }
+        })?;
+        Ok(Patience { end: Some(end), thread: Some(thread) })
+    }
+}
+
+impl Drop for Patience {
+    fn drop(&mut self) {
+        drop(self.end.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Bytes that this process has read and written; 0 where the system does not say.
+fn moved_bytes() -> u64 {
+    sum_moved(&fs::read_to_string("/proc/self/io").unwrap_or_default())
+}
+
+fn sum_moved(account: &str) -> u64 {
+    let counts = account.lines().filter_map(|line| line.split_once(": "));
+    let moved = counts.filter(|(name, _)| ["rchar", "wchar"].contains(name));
+    moved.filter_map(|(_, count)| count.parse::<u64>().ok()).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_watchdog_is_fed_in_time_unless_the_writer_is_stuck() {
+        let fed = |since: Option<u32>, writing: u32| {
+            is_fed(60 * SECOND, since.map(|since| since * SECOND), writing * SECOND)
+        };
+        assert!(fed(None, 0), "at once");
+        assert!(!fed(Some(14), 0), "not more often than that");
+        assert!(fed(Some(15), 0), "an idle writer is not stuck");
+        assert!(fed(Some(15), 29), "a slow one is not either");
+        assert!(!fed(Some(15), 30), "a stuck one is");
+        assert!(!fed(Some(600), 600), "and remains it");
+    }
+
+    #[test]
+    fn what_a_process_moves_is_read_from_its_account() {
+        let account =
+            "rchar: 100\nwchar: 23\nsyscr: 7\nread_bytes: 4096\ncancelled_write_bytes: 0\n";
+        assert_eq!(sum_moved(account), 123);
+        assert_eq!(sum_moved(""), 0);
+    }
+}

@@ -1,0 +1,185 @@
+//! A configuration that was read again: what is taken over at once, and what only another start takes over.
+
+use tracing::{info, warn};
+
+use super::Engine;
+use crate::config::{Config, ConfigError};
+use crate::node::{Input, Limits};
+use crate::secret::Secrets;
+use crate::types::MILLI;
+
+/// What can change while the daemon runs, as it is in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Settings {
+    /// What is logged; whoever reads the configuration again has seen to it.
+    pub(super) log: String,
+    /// Most hints that are kept for other members, in MiB.
+    pub(super) hint_limit_mib: u64,
+    /// A hint of this age is also offered to the other home replicas, in milliseconds.
+    pub(super) hint_age_ms: u64,
+    /// Each partition is compared with every other home of it about as often as this, in milliseconds.
+    pub(super) repair_interval_ms: u64,
+    /// All that is on disk is read once in this time, in milliseconds.
+    pub(super) scrub_interval_ms: u64,
+}
+
+impl Settings {
+    /// What a configuration says.
+    pub(super) fn of(config: &Config) -> Self {
+        Settings {
+            log: config.log.clone(),
+            hint_limit_mib: config.hint_limit_mib,
+            hint_age_ms: config.hint_age_ms,
+            repair_interval_ms: config.repair_interval_ms,
+            scrub_interval_ms: config.scrub_interval_ms,
+        }
+    }
+
+    /// What the machine has to know of them.
+    pub(super) fn limits(&self) -> Limits {
+        Limits {
+            hint_limit_bytes: self.hint_limit_mib << 20,
+            hint_age: self.hint_age_ms * MILLI,
+            repair_interval: self.repair_interval_ms * MILLI,
+            scrub_interval: self.scrub_interval_ms * MILLI,
+        }
+    }
+
+    /// Each setting as a configuration has it.
+    fn lines(&self) -> [String; 5] {
+        let Settings { log, hint_limit_mib, hint_age_ms, repair_interval_ms, scrub_interval_ms } =
+            self;
+        [
+            format!("log = \"{log}\""),
+            format!("hint_limit_mib = {hint_limit_mib}"),
+            format!("hint_age_ms = {hint_age_ms}"),
+            format!("repair_interval_ms = {repair_interval_ms}"),
+            format!("scrub_interval_ms = {scrub_interval_ms}"),
+        ]
+    }
+}
+
+impl Engine<'_> {
+    /// Takes over what can change, and logs that, and which keys need another start.
+    pub(super) fn reload(&mut self, read: Result<Box<Config>, ConfigError>) {
+        let name = &self.config.name;
+        let config = match read {
+            Ok(config) => config,
+            Err(why) => return warn!("node {name} goes on as it is configured: {why}"),
+        };
+        let new = Settings::of(&config);
+        let (before, after) = (self.settings.lines(), new.lines());
+        let changed = after.into_iter().zip(before).filter(|(after, before)| after != before);
+        let changed: Vec<String> = changed.map(|(after, _)| after).collect();
+        let fixed = fixed(self.config, &config);
+        if !changed.is_empty() {
+            info!("node {name} goes on with {}", changed.join(", "));
+        }
+        if !fixed.is_empty() {
+            warn!("node {name} has to be started again for {}", fixed.join(", "));
+        }
+        // Which is another one is nobody's business: they are taken over in any case.
+        let secrets = config.secrets.get().filter(|_| self.config.secrets.get().is_some());
+        if let Some(secrets) = &secrets {
+            self.config.secrets.set(Some(Secrets::clone(secrets)));
+            info!("node {name} goes on with the secrets that its files hold now");
+        }
+        if changed.is_empty() && fixed.is_empty() && secrets.is_none() {
+            info!("node {name} finds nothing new in its configuration");
+        }
+        *self.settings = new;
+        self.input(Input::Limits(self.settings.limits()));
+    }
+}
+
+/// The keys that differ, and that only a start takes over.
+fn fixed(old: &Config, new: &Config) -> Vec<&'static str> {
+    // All fields by name: a new one has to be thought of here.
+    let Config {
+        name,
+        cluster,
+        data_dir,
+        listen,
+        secret_files,
+        secrets: _,
+        max_connections_per_address,
+        http_listen,
+        r,
+        w,
+        strict,
+        gossip_interval_ms,
+        gossip_timeout_ms,
+        hint_limit_mib: _,
+        hint_age_ms: _,
+        repair_interval_ms: _,
+        scrub_interval_ms: _,
+        bootstrap: _,
+        rejoin_empty: _,
+        cache_mib,
+        disk_reserve_mib,
+        allow_emulation,
+        emulation,
+        emulation_seed,
+        experiment,
+        log: _,
+        log_json,
+        members,
+        ring,
+    } = old;
+    let differs = [
+        ("name", *name != new.name),
+        ("cluster", *cluster != new.cluster),
+        ("data_dir", *data_dir != new.data_dir),
+        ("listen", *listen != new.listen),
+        ("secret_file", secret_files.is_some() != new.secret_files.is_some()),
+        (
+            "max_connections_per_address",
+            *max_connections_per_address != new.max_connections_per_address,
+        ),
+        ("http_listen", *http_listen != new.http_listen),
+        ("log_format", *log_json != new.log_json),
+        ("n", ring.n() != new.ring.n()),
+        ("r", *r != new.r),
+        ("w", *w != new.w),
+        ("strict", *strict != new.strict),
+        ("gossip_interval_ms", *gossip_interval_ms != new.gossip_interval_ms),
+        ("gossip_timeout_ms", *gossip_timeout_ms != new.gossip_timeout_ms),
+        ("partitions", ring.partitions() != new.ring.partitions()),
+        ("cache_mib", *cache_mib != new.cache_mib),
+        ("disk_reserve_mib", *disk_reserve_mib != new.disk_reserve_mib),
+        ("allow_emulation", *allow_emulation != new.allow_emulation),
+        ("emulation", *emulation != new.emulation),
+        ("emulation_seed", *emulation_seed != new.emulation_seed),
+        ("experiment", *experiment != new.experiment),
+        ("members", *members != new.members),
+    ];
+    differs.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn config(more: &str) -> Config {
+        let text = format!(
+            "name = \"n1\"\ncluster = \"test\"\ndata_dir = \"d\"\nn = 1\n{more}\n\
+             [[members]]\nname = \"n1\"\naddress = \"127.0.0.1:1\"\n"
+        );
+        Config::parse(&text, Path::new("test.toml")).unwrap()
+    }
+
+    #[test]
+    fn what_needs_a_start_is_named_and_what_does_not_is_not() {
+        let old = config("");
+        assert_eq!(fixed(&old, &old), Vec::<&str>::new());
+        let changes = "log = \"debug\"\nhint_limit_mib = 1\nrepair_interval_ms = 2000";
+        let new = config(changes);
+        assert_eq!(fixed(&old, &new), Vec::<&str>::new());
+        let lines = Settings::of(&new).lines();
+        assert!(changes.lines().all(|line| lines.contains(&line.to_owned())), "{lines:?}");
+        let new = config("partitions = 8\nlisten = \"127.0.0.1:2\"\ncache_mib = 1");
+        assert_eq!(fixed(&old, &new), ["listen", "partitions", "cache_mib"]);
+    }
+}

@@ -1,0 +1,156 @@
+//! The course of a drill: what was done to the daemons and when, in which phase clients were, and how each of their
+//! operations ended.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::super::ledger::Counts;
+use super::super::workload::trace::Trace;
+
+/// Most events that are kept; beyond it they are counted.
+const MAX_EVENTS: usize = 10_000;
+
+/// What clients live through. Between two rounds there is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// All is well.
+    Before,
+    /// From the fault until all is well again.
+    During,
+    /// All is well again.
+    After,
+}
+
+impl Phase {
+    /// All of them, in their order.
+    pub(crate) const ALL: [Phase; 3] = [Phase::Before, Phase::During, Phase::After];
+
+    /// Its name.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Phase::Before => "before",
+            Phase::During => "during",
+            Phase::After => "after",
+        }
+    }
+}
+
+/// What an event is in the course of things.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mark {
+    /// The fault, or a further one.
+    Fault,
+    /// It ends: from here the time to recover is counted.
+    Heal,
+    /// All is well again.
+    Recovered,
+    /// Anything else.
+    Step,
+}
+
+impl Mark {
+    /// Its name.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Mark::Fault => "fault",
+            Mark::Heal => "heal",
+            Mark::Recovered => "recovered",
+            Mark::Step => "step",
+        }
+    }
+}
+
+/// Something that happened.
+#[derive(Clone, Debug)]
+pub(crate) struct Event {
+    /// When, from the beginning of the drill.
+    pub(crate) at: Duration,
+    /// What it is.
+    pub(crate) mark: Mark,
+    /// What happened, in a few words.
+    pub(crate) what: String,
+}
+
+/// All that was noted by a drill.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Told {
+    /// What happened, in its order.
+    pub(crate) events: Vec<Event>,
+    /// From when on clients were in which phase.
+    pub(crate) phases: Vec<(Duration, Option<Phase>)>,
+    /// How long each recovery took.
+    pub(crate) recoveries: Vec<Duration>,
+    /// What the ledger had at the last judgement, and how many acknowledged writes were lost in all; `None` without a ledger.
+    pub(crate) judged: Option<(Counts, u64)>,
+    /// The end.
+    pub(crate) ended: Duration,
+}
+
+/// A chronicle under way; clones are the same one.
+#[derive(Clone, Debug)]
+pub(crate) struct Chronicle {
+    trace: Trace,
+    told: Arc<Mutex<Told>>,
+}
+
+impl Chronicle {
+    /// An empty one, whose time begins now.
+    pub(crate) fn begin() -> Self {
+        Chronicle { trace: Trace::begin(), told: Arc::default() }
+    }
+
+    /// Where loads note their operations.
+    pub(crate) fn trace(&self) -> &Trace {
+        &self.trace
+    }
+
+    /// Notes what happened just now; gives when.
+    pub(super) fn note(&self, mark: Mark, what: &str) -> Duration {
+        let at = self.trace.elapsed();
+        let mut told = self.told();
+        if told.events.len() < MAX_EVENTS {
+            told.events.push(Event { at, mark, what: what.into() });
+        }
+        at
+    }
+
+    /// From now on clients are in this phase.
+    pub(super) fn enter(&self, phase: Option<Phase>) {
+        let now = self.trace.elapsed();
+        self.told().phases.push((now, phase));
+    }
+
+    /// Notes how long a recovery took.
+    pub(super) fn recovered(&self, took: Duration) {
+        self.told().recoveries.push(took);
+    }
+
+    /// Notes what the ledger has, and how many of its acknowledged writes were lost in all.
+    pub(super) fn judged(&self, counts: Counts, lost: u64) {
+        self.told().judged = Some((counts, lost));
+    }
+
+    /// All that was noted until now.
+    pub(crate) fn read(&self) -> Told {
+        Told { ended: self.trace.elapsed(), ..self.told().clone() }
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Told {
+    /// The phase at a time.
+    pub(crate) fn phase_at(&self, at: Duration) -> Option<Phase> {
+        let next = self.phases.partition_point(|(from, _)| *from <= at);
+        self.phases.get(next.checked_sub(1)?).and_then(|(_, phase)| *phase)
+    }
+
+    /// How long clients were in a phase, all its times together.
+    pub(crate) fn length(&self, phase: Phase) -> Duration {
+        let ends = self.phases.iter().skip(1).map(|(from, _)| *from).chain([self.ended]);
+        let spans = self.phases.iter().zip(ends).filter(|((_, of), _)| *of == Some(phase));
+        spans.map(|((from, _), to)| to.saturating_sub(*from)).sum()
+    }
+}

@@ -1,0 +1,61 @@
+//! The disks of all daemons run full under load, and there is room again.
+
+use std::fs::{self, File};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FallocateFlags, fallocate, statvfs};
+
+use super::course::{Allowed, Course};
+use super::disks::Disks;
+use super::ground::{Log, N};
+use super::{Ending, Plan, Say};
+
+/// What a daemon keeps free of its disk, in MiB.
+const RESERVE_MIB: u64 = 8;
+/// What the file that fills a disk leaves of it, in MiB.
+const LEFT_MIB: u64 = 4;
+
+/// The error says why the drill could not go on.
+pub(crate) async fn run(plan: &Plan, say: Say<'_>) -> Result<Ending, String> {
+    // Declared before the daemons, so that it outlives them on every way out.
+    let disks = Disks::make(&plan.dir.join("disks"), N.into())?;
+    let mut course = Course::prepare(plan, N.into(), say)?;
+    course.ground.cluster.configure(&format!("disk_reserve_mib = {RESERVE_MIB}"))?;
+    let names = course.ground.names();
+    for (name, mount) in names.iter().zip(disks.mounts()) {
+        let (data, link) = (mount.join("data"), course.ground.logs.join(name));
+        let made = fs::create_dir(&data).and_then(|()| symlink(&data, &link));
+        made.map_err(|error| format!("{}: {error}", data.display()))?;
+    }
+    course.open().await?;
+    course.fault(&format!("all disks are filled but for {LEFT_MIB} MiB"))?;
+    let logs: Vec<Log> = names.iter().map(|name| course.ground.log(name)).collect();
+    let fillers: Vec<PathBuf> = disks.mounts().iter().map(|mount| mount.join("filler")).collect();
+    for filler in &fillers {
+        fill(filler).map_err(|error| format!("{}: {error}", filler.display()))?;
+    }
+    course.await_said(&logs, " refuses writes: its disk has").await?;
+    course.step(&format!("all have less than {RESERVE_MIB} MiB free and refuse writes"))?;
+    course.stay().await;
+    if !course.has_failures() {
+        course.complaints.push("no put was refused while all disks were full".into());
+    }
+    let logs: Vec<Log> = names.iter().map(|name| course.ground.log(name)).collect();
+    let since = course.heal("there is room again, and nobody tells the daemons")?;
+    for filler in &fillers {
+        fs::remove_file(filler).map_err(|error| format!("{}: {error}", filler.display()))?;
+    }
+    course.await_said(&logs, " takes writes again").await?;
+    course.recovered(since, "all take writes")?;
+    course.calm().await;
+    course.end(Allowed::FailedPuts).await
+}
+
+/// Makes a file that takes nearly all that is free.
+fn fill(path: &Path) -> std::io::Result<()> {
+    let file = File::create(path)?;
+    let space = statvfs(path)?;
+    let free = space.f_bavail * space.f_frsize;
+    Ok(fallocate(&file, FallocateFlags::empty(), 0, free.saturating_sub(LEFT_MIB << 20))?)
+}

@@ -1,0 +1,335 @@
+//! A daemon's account of itself at a moment.
+
+use super::Meter;
+use super::text::{Labels, Page};
+use crate::members::Opinion;
+use crate::message::{PeerStatus, StatusReport};
+
+const MILLI: f64 = 1e3;
+const MICRO: f64 = 1e6;
+const KIB: f64 = 1_024.0;
+
+/// Counts of the machine that have a family of their own: name, family, label, help.
+const COUNTED: [(&str, &str, &str); 3] = [
+    (
+        "reads_repaired",
+        "pixii_reads_repaired",
+        "Reads that saw a home behind, which was sent what it lacked.",
+    ),
+    (
+        "stale_objects_refused",
+        "pixii_stale_objects_refused",
+        "Objects and hints of peers that were refused because they were of an older generation of their partition.",
+    ),
+    ("peer_bytes_sent", "pixii_peer_sent_bytes", "Bytes of messages to other members."),
+];
+
+/// How much is under way in a daemon.
+#[derive(Clone, Debug)]
+pub(crate) struct Load {
+    /// Clients connected.
+    pub(crate) clients: usize,
+    /// Requests of clients that the node works on.
+    pub(crate) requests: usize,
+    /// What connections have brought and the engine has not taken.
+    pub(crate) events: usize,
+    /// What the store has done and the engine has not taken.
+    pub(crate) reports: usize,
+    /// Reads that wait for the store.
+    pub(crate) reads: u64,
+    /// Reads of the background that wait for it.
+    pub(crate) scans: u64,
+    /// Bytes that are written and not synced.
+    pub(crate) unsynced_bytes: u64,
+    /// Bytes free on the disk, if it is one.
+    pub(crate) free_bytes: Option<u64>,
+    /// Bytes that it keeps in reserve.
+    pub(crate) reserve_bytes: u64,
+    /// Messages and bytes that wait to leave for each peer, in the order of the status.
+    pub(crate) unsent: Vec<(usize, usize)>,
+}
+
+/// All that a daemon tells to those who watch it.
+#[derive(Clone, Debug)]
+pub(crate) struct Account {
+    /// How the node is.
+    pub(crate) status: StatusReport,
+    /// Why it is not ready to take every request, if so.
+    pub(crate) unready: Option<String>,
+    /// What it has measured.
+    pub(crate) meter: Meter,
+    /// What is under way.
+    pub(crate) load: Load,
+}
+
+impl Account {
+    /// As OpenMetrics text.
+    pub(crate) fn metrics(&self) -> String {
+        let mut page = Page::default();
+        self.put_node(&mut page);
+        self.put_requests(&mut page);
+        self.put_store(&mut page);
+        self.put_queues(&mut page);
+        self.put_peers(&mut page);
+        self.put_repair(&mut page);
+        self.put_counts(&mut page);
+        page.end()
+    }
+
+    fn put_node(&self, page: &mut Page) {
+        let status = &self.status;
+        page.family("pixii_build", "info", "The program.");
+        let commit = option_env!("PIXII_COMMIT").unwrap_or("unknown");
+        let labels = vec![("version", status.version.as_str()), ("commit", commit)];
+        page.sample("_info", &labels, 1);
+        page.family("pixii_node", "info", "The node.");
+        let labels = vec![("cluster", status.cluster.as_str()), ("name", &status.name)];
+        page.sample("_info", &labels, 1);
+        let ready = u8::from(self.unready.is_none());
+        page.gauge(
+            "pixii_ready",
+            "1 if the node takes every request; /readyz says why not.",
+            ready,
+        );
+        let uptime = status.uptime_ms as f64 / MILLI;
+        page.gauge("pixii_uptime_seconds", "Time since this life of the node began.", uptime);
+        let help = "How often the store has been started.";
+        page.gauge("pixii_incarnation", help, status.incarnation);
+        page.gauge("pixii_partitions", "Partitions that the node is home to.", status.partitions);
+        let help = "Partitions whose absent keys do not count here until they are recovered.";
+        page.gauge("pixii_partitions_without_authority", help, status.without_authority);
+    }
+
+    fn put_requests(&self, page: &mut Page) {
+        let help = "Requests of clients, from their arrival at this node to its answer.";
+        page.family("pixii_request_duration_seconds", "histogram", help);
+        for ((kind, outcome), histogram) in &self.meter.requests {
+            page.histogram(&vec![("kind", kind), ("outcome", outcome)], histogram);
+        }
+        let help = "Requests of clients that were not carried out.";
+        page.family("pixii_requests_refused", "counter", help);
+        for ((kind, reason), count) in &self.meter.refused {
+            page.sample("_total", &vec![("kind", kind), ("reason", reason)], count);
+        }
+        page.family("pixii_get_siblings", "histogram", "Values that a get showed.");
+        page.histogram(&Vec::new(), &self.meter.siblings);
+    }
+
+    fn put_store(&self, page: &mut Page) {
+        let help = "Bytes that the store takes on disk, as of a second ago.";
+        page.gauge("pixii_store_size_bytes", help, self.status.disk_bytes);
+        if let Some(free_bytes) = self.load.free_bytes {
+            page.gauge("pixii_disk_free_bytes", "Bytes free on the store's disk.", free_bytes);
+        }
+        let help = "With less free than this, the node refuses writes.";
+        page.gauge("pixii_disk_reserve_bytes", help, self.load.reserve_bytes);
+        let help = "Batches of writes: the time to write one and sync it.";
+        page.family("pixii_store_sync_duration_seconds", "histogram", help);
+        page.histogram(&Vec::new(), &self.meter.syncs);
+        page.family("pixii_store_batch_changes", "histogram", "Changes that one sync covered.");
+        page.histogram(&Vec::new(), &self.meter.batches);
+    }
+
+    fn put_queues(&self, page: &mut Page) {
+        let load = &self.load;
+        page.gauge("pixii_clients", "Clients connected.", load.clients);
+        let help = "Requests of clients that the node works on.";
+        page.gauge("pixii_requests_under_way", help, load.requests);
+        page.family("pixii_queue_length", "gauge", "What waits, by what it waits for.");
+        for (queue, length) in [
+            ("engine_events", load.events as u64),
+            ("engine_reports", load.reports as u64),
+            ("store_reads", load.reads),
+            ("store_scans", load.scans),
+        ] {
+            page.sample("", &vec![("queue", queue)], length);
+        }
+        let help = "Bytes of writes that are not synced yet.";
+        page.gauge("pixii_store_unsynced_bytes", help, load.unsynced_bytes);
+    }
+
+    fn put_peers(&self, page: &mut Page) {
+        let peers = &self.status.peers;
+        self.per_peer(page, "pixii_peer_link_up", "1 while this node has a link to it.", |peer| {
+            Some(f64::from(u8::from(peer.up)))
+        });
+        let help = "What this node believes of a member.";
+        page.family("pixii_peer_opinion", "stateset", help);
+        for peer in peers {
+            for opinion in [Opinion::Up, Opinion::Suspect, Opinion::Down] {
+                let state = ("pixii_peer_opinion", word(opinion));
+                let labels: Labels = vec![("peer", &peer.name), state];
+                page.sample("", &labels, u8::from(peer.opinion == opinion));
+            }
+        }
+        let help = "How long a member takes to answer a read.";
+        self.per_peer(page, "pixii_peer_latency_seconds", help, |peer| {
+            peer.latency_us.map(|us| us as f64 / MICRO)
+        });
+        self.per_peer(page, "pixii_hints", "Writes kept for a member.", |peer| {
+            Some(peer.hints as f64)
+        });
+        self.per_peer(page, "pixii_hint_bytes", "Their size.", |peer| Some(peer.hint_bytes as f64));
+        let help = "For how long writes have been kept for a member without a break, in this life.";
+        self.per_peer(page, "pixii_hint_age_seconds", help, |peer| {
+            Some(peer.hint_age_ms as f64 / MILLI)
+        });
+        let help = "Most bytes of hints that the node keeps.";
+        page.gauge("pixii_hint_limit_bytes", help, self.status.hint_limit_bytes);
+        page.family("pixii_peer_messages_dropped", "counter", "For want of a link or of room.");
+        for peer in peers {
+            page.sample("_total", &vec![("peer", &peer.name)], peer.dropped);
+        }
+        page.family("pixii_peer_queue_messages", "gauge", "Messages that wait to leave.");
+        for (peer, (messages, _)) in peers.iter().zip(&self.load.unsent) {
+            page.sample("", &vec![("peer", &peer.name)], messages);
+        }
+        page.family("pixii_peer_queue_bytes", "gauge", "Their size.");
+        for (peer, (_, bytes)) in peers.iter().zip(&self.load.unsent) {
+            page.sample("", &vec![("peer", &peer.name)], bytes);
+        }
+    }
+
+    fn put_repair(&self, page: &mut Page) {
+        self.per_peer(
+            page,
+            "pixii_shared_partitions",
+            "Partitions that both are home to.",
+            |peer| Some(f64::from(peer.repair.shared)),
+        );
+        let help = "Those of them that were found equal in this life.";
+        self.per_peer(page, "pixii_equal_partitions", help, |peer| {
+            Some(f64::from(peer.repair.equal))
+        });
+        let help = "The longest time since a shared partition was last found equal; absent before all were.";
+        self.per_peer(page, "pixii_equal_age_seconds", help, |peer| {
+            peer.repair.oldest_ms.map(|ms| ms as f64 / MILLI)
+        });
+        let repair = &self.status.repair;
+        let help = "Comparisons of partitions under way or due at once.";
+        page.gauge("pixii_repair_pending", help, repair.pending);
+        let help = "Partitions and homes whose last comparison failed.";
+        page.gauge("pixii_repair_failing", help, repair.failing);
+        let help = "Partitions not read to their end since the start; they are not compared yet.";
+        page.gauge("pixii_partitions_unread", help, repair.unread);
+        let help = "Records that failed their checksum and wait to be fetched from other homes.";
+        page.gauge("pixii_damaged_records", help, repair.damaged);
+        let collection = &self.status.collection;
+        let help =
+            "Keys with tombstones, or other events without a value, that are to be collected.";
+        page.gauge("pixii_collectable_keys", help, collection.keys);
+        let help = "Partitions whose collection is held back by a member that is away.";
+        page.gauge("pixii_collection_held_back", help, collection.held_back);
+    }
+
+    fn put_counts(&self, page: &mut Page) {
+        let counters = &self.status.counters;
+        let of = |name: &str| {
+            counters.iter().find(|(counter, _)| counter == name).map_or(0, |(_, count)| *count)
+        };
+        for (name, family, help) in COUNTED {
+            page.counter(family, help, of(name));
+        }
+        for (family, help, names) in [
+            (
+                "pixii_repaired_objects",
+                "Objects that comparisons begun here have moved.",
+                ["objects_pulled", "objects_pushed"],
+            ),
+            ("pixii_repaired_bytes", "Bytes of their values.", ["bytes_pulled", "bytes_pushed"]),
+        ] {
+            page.family(family, "counter", help);
+            for (direction, name) in ["received", "sent"].into_iter().zip(names) {
+                page.sample("_total", &vec![("direction", direction)], of(name));
+            }
+        }
+        page.family("pixii_events", "counter", "All that the node counts, by its name for it.");
+        for (event, count) in counters {
+            page.sample("_total", &vec![("event", event)], count);
+        }
+    }
+
+    fn per_peer(
+        &self,
+        page: &mut Page,
+        name: &'static str,
+        help: &str,
+        value: impl Fn(&PeerStatus) -> Option<f64>,
+    ) {
+        page.family(name, "gauge", help);
+        for peer in &self.status.peers {
+            if let Some(value) = value(peer) {
+                page.sample("", &vec![("peer", &peer.name)], value);
+            }
+        }
+    }
+
+    /// In short, for people: a line for each subject.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        let Account { status, unready, meter, load } = self;
+        let ready = unready.as_ref().map_or("ready".to_owned(), |why| format!("not ready: {why}"));
+        let mut lines = vec![format!(
+            "node {} of cluster {}, incarnation {}, up for {} s: {ready}",
+            status.name,
+            status.cluster,
+            status.incarnation,
+            status.uptime_ms / 1_000,
+        )];
+        let free = load.free_bytes.map_or("unknown".to_owned(), size);
+        lines.push(format!(
+            "store: {} on disk, {free} free, {} not synced yet, {} reads and {} scans waiting",
+            size(status.disk_bytes),
+            size(load.unsynced_bytes),
+            load.reads,
+            load.scans,
+        ));
+        let requests = meter.requests.iter().map(|((kind, outcome), histogram)| {
+            let (count, sum) = histogram.totals();
+            (kind, outcome, count, sum / count.max(1) as f64 * MILLI)
+        });
+        let requests = requests.filter(|(_, _, count, _)| *count > 0);
+        let requests: Vec<String> = requests
+            .map(|(kind, outcome, count, ms)| format!("{count} {kind} {outcome} ({ms:.1} ms)"))
+            .collect();
+        lines.push(format!(
+            "clients: {} connected, {} requests under way; answered since the start: {}",
+            load.clients,
+            load.requests,
+            if requests.is_empty() { "none".to_owned() } else { requests.join(", ") },
+        ));
+        lines.extend(status.peers.iter().zip(&load.unsent).map(|(peer, unsent)| {
+            format!(
+                "peer {}: link {}, believed {}, {} hints of {} kept for it, {} messages waiting, {} of {} \
+                 partitions found equal",
+                peer.name,
+                if peer.up { "up" } else { "down" },
+                word(peer.opinion),
+                peer.hints,
+                size(peer.hint_bytes),
+                unsent.0,
+                peer.repair.equal,
+                peer.repair.shared,
+            )
+        }));
+        let (repair, collection) = (&status.repair, &status.collection);
+        lines.push(format!(
+            "repair: {} pending, {} failing, {} partitions unread, {} records damaged; {} keys to collect, held back in \
+             {} partitions",
+            repair.pending, repair.failing, repair.unread, repair.damaged, collection.keys, collection.held_back,
+        ));
+        lines
+    }
+}
+
+fn size(bytes: u64) -> String {
+    let kib = bytes as f64 / KIB;
+    if kib < KIB { format!("{kib:.1} KiB") } else { format!("{:.1} MiB", kib / KIB) }
+}
+
+fn word(opinion: Opinion) -> &'static str {
+    match opinion {
+        Opinion::Up => "up",
+        Opinion::Suspect => "suspect",
+        Opinion::Down => "down",
+    }
+}

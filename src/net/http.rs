@@ -1,0 +1,120 @@
+//! The HTTP port: a thread and an event loop of its own, so that whoever looks, however slowly, takes no turn from those
+//! who work.
+
+use std::io;
+use std::net::TcpListener as StdListener;
+use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime;
+use tokio::sync::{Semaphore, oneshot};
+use tokio::time::{sleep, timeout};
+
+use crate::wire::http::{Answer, MAX_HEAD_BYTES, request};
+
+/// Most connections at once; further ones wait in the kernel.
+const MAX_CONNECTIONS: usize = 64;
+/// A request is there in this time, and its answer is taken in this time.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// What a connection may still send before it is cut, lest that destroys the answer on its way.
+const LINGER: Duration = Duration::from_millis(500);
+const LINGER_BYTES: u64 = 64 << 10;
+/// Rest after an accept that failed, for want of descriptors mostly.
+const ACCEPT_REST: Duration = Duration::from_millis(100);
+
+/// The thread that answers; it ends with this value.
+#[derive(Debug)]
+pub(crate) struct HttpPort {
+    end: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for HttpPort {
+    fn drop(&mut self) {
+        drop(self.end.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Answers requests on `listener` with what `answer` makes of their paths, one request a connection.
+pub(crate) fn serve<F, A>(listener: StdListener, answer: F) -> io::Result<HttpPort>
+where
+    F: Fn(String) -> A + Send + Sync + 'static,
+    A: Future<Output = Answer> + Send + 'static,
+{
+    listener.set_nonblocking(true)?;
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    let (end, ended) = oneshot::channel();
+    let thread = Builder::new().name("http".to_owned()).spawn(move || {
+        runtime.block_on(async {
+            let Ok(listener) = TcpListener::from_std(listener) else { return };
+            tokio::select! {
+                () = accept(listener, Arc::new(answer)) => {}
+                _ = ended => {}
+            }
+        });
+        runtime.shutdown_background();
+    })?;
+    Ok(HttpPort { end: Some(end), thread: Some(thread) })
+}
+
+async fn accept<F, A>(listener: TcpListener, answer: Arc<F>)
+where
+    F: Fn(String) -> A + Send + Sync + 'static,
+    A: Future<Output = Answer> + Send + 'static,
+{
+    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        // The semaphore is never closed.
+        let Ok(slot) = slots.clone().acquire_owned().await else { return };
+        let Ok((stream, _)) = listener.accept().await else {
+            sleep(ACCEPT_REST).await;
+            continue;
+        };
+        let answer = answer.clone();
+        tokio::spawn(async move {
+            // A connection that breaks has nobody to be told.
+            let _ = converse(stream, &*answer).await;
+            drop(slot);
+        });
+    }
+}
+
+async fn converse<F, A>(mut stream: TcpStream, answer: &F) -> io::Result<()>
+where
+    F: Fn(String) -> A,
+    A: Future<Output = Answer>,
+{
+    let mut input = Vec::new();
+    let asked = timeout(PATIENCE, async {
+        loop {
+            match request(&input) {
+                Ok(None) => {}
+                asked => return Ok(asked),
+            }
+            let mut rest = (&mut stream).take((MAX_HEAD_BYTES + 1 - input.len()) as u64);
+            if rest.read_buf(&mut input).await? == 0 {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
+            }
+        }
+    });
+    let late = || Ok(Err(Answer::line(408, &format!("no request in {} s", PATIENCE.as_secs()))));
+    let bytes = match asked.await.unwrap_or_else(|_| late())? {
+        Ok(Some(asked)) => answer(asked.path).await.bytes(asked.head_only),
+        Ok(None) => return Ok(()),
+        Err(refusal) => refusal.bytes(false),
+    };
+    timeout(PATIENCE, async {
+        stream.write_all(&bytes).await?;
+        stream.shutdown().await
+    })
+    .await??;
+    let mut rest = stream.take(LINGER_BYTES);
+    let _ = timeout(LINGER, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
+    Ok(())
+}

@@ -1,0 +1,220 @@
+//! Nodes that are taken out before maintenance, and what a daemon tells its service manager and its operator.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::net::UnixDatagram;
+use std::process::{Child, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+
+use pixii::client::{Client, Options, Put};
+use pixii::message::Quorum;
+use pixii::types::Key;
+use tokio::runtime::Builder;
+
+use crate::harness::{DEADLINE, House, pixii, signal, until};
+
+/// Writers and readers that go on until they are told to stop.
+struct Load {
+    ends: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<Told>>,
+}
+
+/// What one of them acknowledged, and what failed.
+#[derive(Default)]
+struct Told {
+    written: Vec<String>,
+    reads: usize,
+    failed: Vec<String>,
+}
+
+impl Load {
+    fn start(house: &House, clients: usize) -> Self {
+        let ends = Arc::new(AtomicBool::new(false));
+        let daemons = house.cluster.daemons().iter();
+        let addresses: Vec<String> = daemons.map(|daemon| daemon.address.clone()).collect();
+        let client = |number: usize| {
+            let (ends, mut addresses) = (ends.clone(), addresses.clone());
+            let others = number % addresses.len();
+            addresses.rotate_left(others);
+            thread::spawn(move || {
+                let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(load(number, &addresses, &ends))
+            })
+        };
+        let threads = (0..clients).map(client).collect();
+        Load { ends, threads }
+    }
+
+    fn end(self) -> Vec<Told> {
+        self.ends.store(true, Ordering::SeqCst);
+        self.threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    }
+}
+
+async fn load(number: usize, addresses: &[String], ends: &AtomicBool) -> Told {
+    let client = Client::connect(addresses, Options::default()).await.unwrap();
+    let mut told = Told::default();
+    let sloppy = Quorum { replicas: None, strict: Some(false) };
+    while !ends.load(Ordering::SeqCst) {
+        let name = format!("key-{number}-{}", told.written.len() + told.failed.len());
+        let key = Key::new(name.clone().into_bytes()).unwrap();
+        let value = name.clone().into_bytes().into();
+        let put =
+            Put { key: key.clone(), value, context: None, write: client.write_id(), w: sloppy };
+        match client.put(put, 10_000).await {
+            Ok(_) => told.written.push(name),
+            Err(why) => told.failed.push(format!("put {name}: {why}")),
+        }
+        match client.get(&key, sloppy, 10_000).await {
+            Ok(_) => told.reads += 1,
+            Err(why) => told.failed.push(format!("get {key:?}: {why}")),
+        }
+    }
+    told
+}
+
+#[test]
+fn no_request_fails_while_each_node_is_drained_stopped_and_started() {
+    let mut house = House::start(4);
+    let load = Load::start(&house, 4);
+    for name in ["n1", "n2", "n3", "n4"] {
+        house.wait_for_puts(name, 20);
+        let told = house.run(&["node", "drain", name]);
+        let first = format!("{name} is drained: clients and peers use other nodes\n");
+        assert!(told.done().starts_with(&first), "{told:?}");
+        assert!(!house.status(name).serving);
+        signal("TERM", house.pid(name));
+        let ended = until("a stop", || house.cluster.ended().pop());
+        assert_eq!(ended, (name.to_string(), "ended: it stopped cleanly".to_string()));
+        house.start_all();
+    }
+    let told = load.end();
+    let failed: Vec<&String> = told.iter().flat_map(|told| &told.failed).collect();
+    assert!(failed.is_empty(), "{} requests failed: {:?}", failed.len(), &failed[..1]);
+    assert!(told.iter().all(|told| told.reads > 0));
+    house.wait_for_no_hints();
+    let dump = house.run(&["dump", "-r", "2"]);
+    let there: BTreeMap<&str, &str> =
+        dump.done().lines().filter_map(|line| line.split_once('\t')).collect();
+    for name in told.iter().flat_map(|told| &told.written) {
+        assert_eq!(there.get(name.as_str()), Some(&name.as_str()), "{name} was acknowledged");
+    }
+}
+
+#[test]
+fn a_drained_node_tells_what_is_left_and_takes_part_again() {
+    let mut house = House::start(4);
+    house.cluster.kill("n4").unwrap();
+    let text: String = (0..200).map(|number| format!("key-{number}\tv\n")).collect();
+    fs::write(house.path("in"), text).unwrap();
+    house.run(&["load", "in"]).done();
+    let kept = until("n1 keeps something for n4", || {
+        let status = house.status("n1");
+        let peer = status.peers.into_iter().find(|peer| peer.name == "n4").unwrap();
+        (peer.hints > 0).then_some(peer.hints)
+    });
+    let told = house.run(&["node", "drain", "n1", "--timeout", "20000", "--json"]);
+    let left = &told.json()["hints_left"][0];
+    assert_eq!((told.code, left["for"].as_str()), (0, Some("n4")), "{told:?}");
+    assert!(left["hints"].as_u64().unwrap() >= kept, "nothing more is kept, or less: {told:?}");
+    // Twice is once, and the others do without it.
+    assert!(house.run(&["node", "drain", "n1"]).done().contains("for n4"));
+    let alone = house.address("n1").to_string();
+    let told = pixii(&["get", "key-1", "--connect", &alone]).output().unwrap();
+    assert_eq!(
+        told.stdout, b"v",
+        "a client that knows only this node learns of the others from it"
+    );
+    let status = pixii(&["status", "--connect", &alone]).output().unwrap();
+    let status = String::from_utf8(status.stdout).unwrap();
+    assert!(status.contains("no: it is drained"), "{status}");
+
+    assert_eq!(house.run(&["node", "undrain", "n1"]).done(), "n1 takes part again\n");
+    house.start_all();
+    house.wait_for_no_hints();
+    assert!(house.status("n1").serving);
+    let told = house.run(&["node", "drain", "n7"]);
+    let said = "pixii: no member is called \"n7\"; the members are n1, n2, n3, n4\n";
+    assert_eq!(told.said(), (1, said));
+}
+
+/// A daemon that believes to have a service manager.
+struct Managed {
+    child: Child,
+    manager: UnixDatagram,
+    heard: Vec<String>,
+}
+
+impl Managed {
+    fn start(house: &House, name: &str, watchdog_us: u32) -> Self {
+        let socket = house.path("notify");
+        let manager = UnixDatagram::bind(&socket).unwrap();
+        manager.set_read_timeout(Some(DEADLINE)).unwrap();
+        let config = house.path(&format!("{name}.toml"));
+        let mut command = pixii(&["server", "--follow-stdin", "--config"]);
+        command.arg(config).stdin(Stdio::piped()).env("NOTIFY_SOCKET", &socket);
+        command.env("WATCHDOG_USEC", watchdog_us.to_string());
+        command.stderr(fs::File::create(house.path(&format!("{name}.log"))).unwrap());
+        Managed { child: command.spawn().unwrap(), manager, heard: Vec::new() }
+    }
+
+    /// Listens until this is said.
+    fn hear(&mut self, what: &str) {
+        let mut bytes = [0; 4_096];
+        while self.heard.last().is_none_or(|last| last != what) {
+            let count = self.manager.recv(&mut bytes).unwrap_or_else(|error| {
+                panic!("\"{what}\" is not said: {error}; {:?}", self.heard);
+            });
+            let said = String::from_utf8(bytes[..count].to_vec()).unwrap();
+            self.heard.push(said.trim_end().to_string());
+        }
+    }
+}
+
+impl Drop for Managed {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_manager_is_told_what_a_daemon_does_and_an_operator_what_it_takes_over() {
+    let house = House::create(1);
+    let mut daemon = Managed::start(&house, "n1", 200_000);
+    let pid = daemon.child.id();
+    daemon.hear("READY=1");
+    assert_eq!(daemon.heard[0], "STATUS=opening the store");
+    daemon.hear("STATUS=serving");
+    // It is fed although nothing is written.
+    for _ in 0..5 {
+        daemon.hear("WATCHDOG=1");
+        daemon.heard.clear();
+    }
+
+    signal("USR1", pid);
+    let logged = |what: &str| until(what, || house.log("n1").contains(what).then_some(()));
+    logged("node n1 of cluster test, incarnation 1, up for ");
+    logged("repair: 0 pending, 0 failing");
+    let path = house.path("n1.toml");
+    let text = fs::read_to_string(&path).unwrap();
+    let rest: Vec<&str> = text.lines().filter(|line| !line.starts_with("log")).collect();
+    let new = format!("log = \"debug\"\nhint_limit_mib = 7\nstrict = true\n{}", rest.join("\n"));
+    fs::write(&path, new).unwrap();
+    signal("HUP", pid);
+    logged("node n1 goes on with log = \"debug\", hint_limit_mib = 7\n");
+    logged("node n1 has to be started again for strict\n");
+    assert_eq!(house.status("n1").hint_limit_bytes, 7 << 20);
+    fs::write(&path, format!("nonsense = 1\n{text}")).unwrap();
+    signal("HUP", pid);
+    logged("node n1 goes on as it is configured: ");
+    logged("unknown field `nonsense`");
+
+    signal("TERM", pid);
+    daemon.hear("STOPPING=1");
+    daemon.hear("STATUS=closing the store");
+    let ended = until("the daemon ends", || daemon.child.try_wait().unwrap());
+    assert!(ended.success());
+}

@@ -1,0 +1,139 @@
+//! Data that older programs wrote, brought to today's schema.
+//!
+//! `tests/fixtures/vN.tar.gz` was written by a program that knew schemas up to N only, and holds one node's data: some keys,
+//! two of them with siblings, one long, tombstones; from schema 2 on with hints for a member that was away, from schema 3 on
+//! with generations. The numbers are what that program's own `pixii check` said.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use pixii::store::Store;
+use pixii::store::disk::{CheckReport, DiskStore, OpenError, check, migrate, schema_of};
+use tempfile::TempDir;
+
+use crate::faults::{raw, seal};
+use crate::{CACHE, open};
+
+struct Fixture {
+    schema: u32,
+    live_keys: u64,
+    tombstones: u64,
+    hints: u64,
+    digest: &'static str,
+}
+
+const FIXTURES: [Fixture; 3] = [
+    Fixture { schema: 1, live_keys: 24, tombstones: 1, hints: 0, digest: "b78b15f64d80ba17" },
+    Fixture { schema: 2, live_keys: 30, tombstones: 3, hints: 2, digest: "47ee718084a9aef6" },
+    Fixture { schema: 3, live_keys: 30, tombstones: 1, hints: 2, digest: "3d77610bef31747a" },
+];
+const NEWEST: u32 = 3;
+
+impl Fixture {
+    fn unpack(&self) -> (TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let schema = self.schema;
+        let archive = format!("{}/tests/fixtures/v{schema}.tar.gz", env!("CARGO_MANIFEST_DIR"));
+        let mut tar = Command::new("tar");
+        assert!(tar.arg("xzf").arg(archive).arg("-C").arg(dir.path()).status().unwrap().success());
+        let data = dir.path().join(format!("v{schema}"));
+        (dir, data)
+    }
+
+    /// All of it is in the store, which has today's schema.
+    fn assert_whole(&self, data: &Path, when: &str) -> CheckReport {
+        let report = check(data, CACHE, &mut |damage| panic!("{when}: {damage}")).unwrap();
+        let hints = report.hints.values().map(|total| total.count).sum::<u64>();
+        let counts = (report.live_keys, report.siblings, report.tombstones, hints);
+        assert_eq!(counts, (self.live_keys, 2, self.tombstones, self.hints), "{when}");
+        assert_eq!(format!("{:016x}", report.digest), self.digest, "{when}");
+        report
+    }
+}
+
+#[test]
+fn data_of_every_schema_is_told_migrated_and_all_there() {
+    for fixture in &FIXTURES {
+        let (_dir, data) = fixture.unpack();
+        let schema = fixture.schema;
+        let told = schema_of(&data, CACHE).unwrap();
+        assert_eq!((told.found, told.newest), (schema, NEWEST));
+        let leads: Vec<u32> = told.steps.iter().map(|(to, _)| *to).collect();
+        assert_eq!(leads, (schema + 1..=NEWEST).collect::<Vec<_>>());
+        if schema < NEWEST {
+            let refused = check(&data, CACHE, &mut |_| {}).unwrap_err().to_string();
+            let said = format!("has schema {schema} and this reads schema {NEWEST}");
+            assert!(refused.contains(&said), "{refused}");
+        }
+        assert_eq!(migrate(&data, CACHE).unwrap(), told, "being told of it has changed nothing");
+        let report = fixture.assert_whole(&data, "migrated");
+        assert!(report.meta.is_some_and(|meta| meta.clean), "no life has begun");
+        assert_eq!(report.members.is_some(), schema >= 2);
+        assert_eq!(migrate(&data, CACHE).unwrap().steps, []);
+        let store = open(&data);
+        assert_eq!(!store.generations().unwrap().is_empty(), schema >= 3);
+        assert!(store.meta().unwrap().unwrap().fresh.len() <= 1);
+        store.close().unwrap();
+    }
+}
+
+#[test]
+fn a_newer_schema_is_refused_by_name_and_left_alone() {
+    let (_dir, data) = FIXTURES[2].unpack();
+    let ours = {
+        let db = raw(&data);
+        db.insert(b"\x01schema", seal("schema", &4u32.to_be_bytes())).unwrap().unwrap().to_vec()
+    };
+    for done in [schema_of(&data, CACHE), migrate(&data, CACHE)] {
+        let error = done.unwrap_err();
+        assert!(matches!(error, OpenError::NewerSchema { found: 4, .. }), "{error}");
+        let text = error.to_string();
+        assert!(text.contains("has schema 4 and this program knows schemas up to 3"), "{text}");
+    }
+    raw(&data).insert(b"\x01schema", ours).unwrap();
+    FIXTURES[2].assert_whole(&data, "with its own schema again");
+}
+
+/// How many bytes of the log are in use.
+fn end(data: &Path) -> usize {
+    let bytes = fs::read(data.join("sled/db")).unwrap();
+    bytes.len() - bytes.iter().rev().take_while(|byte| **byte == 0).count()
+}
+
+#[test]
+fn a_power_cut_anywhere_within_a_migration_leaves_one_that_the_next_start_completes() {
+    for fixture in &FIXTURES[..2] {
+        let (dir, data) = fixture.unpack();
+        let before = end(&data);
+        migrate(&data, CACHE).unwrap();
+        let after = end(&data);
+        assert!(after > before, "a migration writes: {before} to {after}");
+        let whole = fs::read(data.join("sled/db")).unwrap();
+        let mut seen = [0; NEWEST as usize + 1];
+        for cut in (before..after).step_by(((after - before) / 60).max(1)).chain([after]) {
+            let copy = dir.path().join("copy");
+            let mut cp = Command::new("cp");
+            assert!(cp.arg("-a").arg(&data).arg(&copy).status().unwrap().success());
+            // A snapshot is written after the log that it stands for.
+            for entry in fs::read_dir(copy.join("sled")).unwrap() {
+                let path = entry.unwrap().path();
+                if path.to_string_lossy().contains("/snap.") {
+                    fs::remove_file(path).unwrap();
+                }
+            }
+            let mut bytes = whole.clone();
+            bytes[cut..].fill(0);
+            fs::write(copy.join("sled/db"), bytes).unwrap();
+            let found = schema_of(&copy, CACHE).unwrap().found;
+            assert!((fixture.schema..=NEWEST).contains(&found), "cut at {cut}: {found}");
+            seen[found as usize] += 1;
+            DiskStore::open(&copy, CACHE).unwrap().close().unwrap();
+            fixture.assert_whole(&copy, &format!("cut at {cut}, found at schema {found}"));
+            fs::remove_dir_all(&copy).unwrap();
+        }
+        println!("from schema {}: found at each schema {seen:?} times", fixture.schema);
+        let reached = &seen[fixture.schema as usize..];
+        assert!(reached.iter().all(|times| *times > 0), "a cut behind every step: {seen:?}");
+    }
+}

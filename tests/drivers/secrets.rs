@@ -229,7 +229,10 @@ fn a_downgrade_is_refused_by_name() {
 
 /// The daemon that dials this listener, when it has said its nonce: as the one that it takes us for.
 fn dialed(listener: &TcpListener) -> (Raw, [u8; 12], Nonce) {
-    let mut raw = Raw::on(listener.accept().unwrap().0);
+    listener.set_nonblocking(true).unwrap();
+    let (stream, _) = until("the daemon dials", || listener.accept().ok());
+    stream.set_nonblocking(false).unwrap();
+    let mut raw = Raw::on(stream);
     let offered = raw.first_bytes();
     let Some(Hello::Challenge(nonce)) = raw.next() else { panic!("a challenge") };
     (raw, offered, nonce)

@@ -159,9 +159,11 @@ fn spoken(links: &LinksReport, report: &StatusReport) -> String {
         }
         _ => None,
     });
-    let protocols = [links.protocol.to_string()].into_iter().chain(older);
+    let mut protocols: Vec<String> = older.collect();
+    protocols.sort_unstable();
+    protocols.insert(0, links.protocol.to_string());
     let whom = if links.secret { "with those who know the secret" } else { "with anybody" };
-    format!("{}, {whom}", protocols.collect::<Vec<_>>().join(", "))
+    format!("{}, {whom}", protocols.join(", "))
 }
 
 fn as_text(report: &StatusReport, links: Option<&LinksReport>) -> String {

@@ -264,7 +264,7 @@ fn connections_that_say_nothing_do_not_keep_others_out() {
     let late = count("no handshake within 5 s");
     assert_eq!((turned_away, gave_way + late), (144, 256), "{gave_way} gave way");
     // A machine that stood still for as long as a handshake may take shows nothing.
-    assert!(!in_time || gave_way >= 2, "{gave_way} gave way");
+    assert!(!in_time || gave_way >= 1, "nobody gave way");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use pixii::client::{Client, Failure, Options};
 use pixii::message::{Call, CallBody, PeerMessage, Reply};
-use pixii::secret::{Exchange, Keyring, Nonce, Proof, Role, Seal, SecretKey, Secrets, Vault};
+use pixii::secret::{Exchange, Keyring, Nonce, Role, Seal, SecretKey, Secrets, Vault};
 use pixii::store::memory::MemoryStore;
 use pixii::types::{Blob, Key};
 use pixii::wire::{self, Hello, Welcome};
@@ -229,7 +229,10 @@ fn a_downgrade_is_refused_by_name() {
 
 /// The daemon that dials this listener, when it has said its nonce: as the one that it takes us for.
 fn dialed(listener: &TcpListener) -> (Raw, [u8; 12], Nonce) {
-    let mut raw = Raw::on(listener.accept().unwrap().0);
+    listener.set_nonblocking(true).unwrap();
+    let (stream, _) = until("the daemon dials", || listener.accept().ok());
+    stream.set_nonblocking(false).unwrap();
+    let mut raw = Raw::on(stream);
     let offered = raw.first_bytes();
     let Some(Hello::Challenge(nonce)) = raw.next() else { panic!("a challenge") };
     (raw, offered, nonce)
@@ -255,20 +258,15 @@ fn a_listener_without_the_secret_is_no_peer_and_its_word_is_not_taken() {
     raw.send(&[&wire::MAGIC[..], &[0, 4, 0, 4], &wire::frame(&accepted)].concat());
     assert!(raw.next::<PeerMessage>().is_none());
     // The dialer's own proof is not one of the listener, nor is that of another welcome.
-    let reflected = |_: &Exchange, hello: Proof| hello;
-    let altered = |exchange: &Exchange, _| {
-        exchange.listener_proof(&SecretKey::new(PEERS, Role::Peer), b"", b"")
-    };
-    type Forge<'a> = &'a dyn Fn(&Exchange, Proof) -> Proof;
-    let proofs: [Forge<'_>; 2] = [&reflected, &altered];
-    for of in proofs {
+    for reflected in [true, false] {
         let (mut raw, offered, nonce) = dialed(&listener);
         let ours = wire::preamble(true);
         raw.send(&[&ours[..], &wire::frame(&Welcome::Challenge(MINE))].concat());
         let exchange = Exchange::new([&offered, &ours], [&nonce, &MINE]);
         let Some(Hello::Proven { proof, .. }) = raw.next() else { panic!("a proof") };
         let welcome = Blob(wire::encode(&accepted).into());
-        let answer = Welcome::Proven { welcome, proof: of(&exchange, proof) };
+        let other = exchange.listener_proof(&SecretKey::new(PEERS, Role::Peer), b"", b"");
+        let answer = Welcome::Proven { welcome, proof: if reflected { proof } else { other } };
         raw.send(&wire::frame(&answer));
         assert!(raw.next::<PeerMessage>().is_none());
     }

@@ -46,7 +46,7 @@ pub(super) async fn converge(addresses: &[String]) -> Result<Duration, String> {
 async fn ask(addresses: &[String]) -> Result<Vec<(StatusReport, RepairReport)>, Failure> {
     let mut told = Vec::new();
     for address in addresses {
-        let client = Client::connect(&[address.clone()], Options::default()).await?;
+        let client = Client::connect(std::slice::from_ref(address), Options::default()).await?;
         told.push((client.status(None).await?, client.repair(None, false, None, None).await?));
     }
     Ok(told)

@@ -258,7 +258,7 @@ mod tests {
     #[test]
     fn a_rule_about_a_kind_is_about_no_other() {
         let mut net =
-            of("* -> * delay fixed 1ms; * -> * writes delay fixed 7ms; a -> a reads drop 1");
+            of("* -> * delay fixed 1ms; * -> * writes delay fixed 7ms; * -> * reads drop 1");
         let kinds = [Kind::Write, Kind::Ack, Kind::Read, Kind::Answer, Kind::Other];
         let told = kinds.map(|kind| match net.verdict(0, node("a"), node("a"), kind) {
             Verdict::Deliver(delays) => Some(delays[0] / MILLI),

@@ -17,7 +17,7 @@ use pixii::sim::cluster::Setup;
 use pixii::types::{MILLI, Micros, NodeId};
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use self::load::Asked;
 use super::driver::{Course, Driver, Followed, Loops, Measured, Puts, Sent};
@@ -71,11 +71,17 @@ impl<'a> Real<'a> {
     /// Does something with the cluster, until it is done, somebody asks to stop, or a daemon ends by itself.
     fn watched<T>(&mut self, doing: impl Future<Output = Result<T, String>>) -> Result<T, String> {
         let Real { cluster, interrupt, runtime, .. } = self;
+        let incomplete = |(name, how)| Err(format!("{name} {how}: the run is incomplete"));
         unless_stopped(runtime, interrupt, async {
-            tokio::select! {
-                done = doing => done,
-                (name, how) = ended(cluster) => Err(format!("{name} {how}: the run is incomplete")),
-            }
+            let why = tokio::select! {
+                done = doing => match done {
+                    Ok(done) => return Ok(done),
+                    Err(why) => why,
+                },
+                of = ended(cluster) => return incomplete(of),
+            };
+            // Its connections may have told before it was looked at.
+            timeout(3 * LOOK, ended(cluster)).await.map_or(Err(why), incomplete)
         })
     }
 

@@ -48,6 +48,11 @@ impl Simulated {
         Ok(Simulated { cluster, writes: 0, series: 0, keys: Vec::new() })
     }
 
+    #[cfg(test)]
+    pub(crate) fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
     /// A put with a name of its own.
     fn put(&mut self, key: Key, w: u8) -> Request {
         self.writes += 1;

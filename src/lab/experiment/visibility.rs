@@ -297,3 +297,26 @@ pub(crate) fn validate(site: Site<'_>, report: &mut Report, step: Step<'_>) -> R
     report.note(name, &format!("{told} {exact}"));
     report.show(table)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::experiment::simulated::Simulated;
+    use crate::lab::pbs::live::Links;
+    use crate::lab::pbs::predict_links;
+
+    /// Where a write's way is like all others, what the nodes have sampled of round trips says how stale reads are.
+    #[test]
+    fn the_nodes_own_samples_predict_what_reads_see() {
+        let (reads, ways) = (Reads::Home, Ways { w_ms: 10, others_ms: 10 });
+        let mut driver = Simulated::found(&setup(reads, 7)).unwrap();
+        let counts = measure(&mut driver, ways, 2_000, 7).unwrap();
+        let cluster = driver.cluster();
+        let links = Links::new(cluster.ring(), &cluster.samples(), |id| format!("{id:?}"));
+        let told = predict_links(&links.unwrap(), reads, TRIALS, 7);
+        let points = points(&counts, &told);
+        let squares: f64 = points.iter().map(|one| (one.fresh - one.predicted).powi(2)).sum();
+        let rmse = (squares / points.len() as f64).sqrt();
+        assert!(points.len() == 27 && rmse < 0.02, "{} points, {rmse}", points.len());
+    }
+}

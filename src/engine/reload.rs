@@ -78,8 +78,8 @@ impl Engine<'_> {
         if !fixed.is_empty() {
             warn!("node {name} has to be started again for {}", fixed.join(", "));
         }
-        // Which is another one is nobody's business: they are taken over in any case.
-        let secrets = config.secrets.get().filter(|_| self.config.secrets.get().is_some());
+        // Whether they are others is nobody's business. The first ones, too: links that are open stay.
+        let secrets = config.secrets.get();
         if let Some(secrets) = &secrets {
             self.config.secrets.set(Some(Secrets::clone(secrets)));
             info!("node {name} goes on with the secrets that its files hold now");
@@ -100,8 +100,8 @@ fn fixed(old: &Config, new: &Config) -> Vec<&'static str> {
         cluster,
         data_dir,
         listen,
-        secret_files,
-        secrets: _,
+        secret_files: _,
+        secrets,
         max_connections_per_address,
         http_listen,
         r,
@@ -131,7 +131,7 @@ fn fixed(old: &Config, new: &Config) -> Vec<&'static str> {
         ("cluster", *cluster != new.cluster),
         ("data_dir", *data_dir != new.data_dir),
         ("listen", *listen != new.listen),
-        ("secret_file", secret_files.is_some() != new.secret_files.is_some()),
+        ("secret_file", secrets.get().is_some() && new.secret_files.is_none()),
         (
             "max_connections_per_address",
             *max_connections_per_address != new.max_connections_per_address,

@@ -13,7 +13,7 @@ use pixii::wire::{self, Hello, MAX_FRAME_BYTES, PREAMBLE_BYTES, Welcome};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Socket, Type};
 
-use crate::harness::{DEADLINE, House, Run, Told, pixii, until};
+use crate::harness::{DEADLINE, House, Run, Told, pixii, signal, until};
 
 const PEERS: &str = "correct horse battery staple, nodes";
 const CLIENTS: &str = "correct horse battery staple, clients";
@@ -90,6 +90,42 @@ fn a_cluster_with_secrets_serves_those_who_have_them_and_shows_them_to_nobody() 
         "what is refused is logged: {}",
         logs[0]
     );
+}
+
+#[test]
+fn a_running_cluster_is_given_secrets_and_others_later() {
+    let mut house = House::create(3);
+    house.start_all();
+    house.run(&["put", "k", "v", "-w", "3"]).done();
+    let peers = secret(&house, "peers", PEERS, 0o600);
+    let clients = secret(&house, "clients", CLIENTS, 0o600);
+    let lines = format!("secret_file = \"{peers}\"\nclient_secret_file = \"{clients}\"");
+    let reload = |times: usize| {
+        for name in ["n1", "n2", "n3"] {
+            signal("HUP", house.pid(name));
+            let said = "goes on with the secrets that its files hold now";
+            until(said, || (house.log(name).matches(said).count() == times).then_some(()));
+        }
+    };
+    house.cluster.configure(&lines).unwrap();
+    reload(1);
+    assert_eq!(house.run(&["get", "k"]).code, 1, "without a secret");
+    let with = ["--secret-file", &clients];
+    assert_eq!(house.run(&[&["get", "k", "-r", "3"], &with[..]].concat()).done(), "v");
+    // The new one is taken beside the old one, and then alone.
+    let new = "another horse, another battery";
+    let newer = secret(&house, "newer", new, 0o600);
+    secret(&house, "clients", &format!("{new}\n{CLIENTS}"), 0o600);
+    reload(2);
+    for file in [&clients, &newer] {
+        let told = house.run(&["get", "k", "-r", "3", "--secret-file", file]);
+        assert_eq!(told.done(), "v");
+    }
+    let older = secret(&house, "older", CLIENTS, 0o600);
+    secret(&house, "clients", new, 0o600);
+    reload(3);
+    assert_eq!(house.run(&["get", "k", "--secret-file", &newer]).done(), "v");
+    assert_eq!(house.run(&["get", "k", "--secret-file", &older]).code, 1);
 }
 
 #[test]

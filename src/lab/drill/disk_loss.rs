@@ -9,7 +9,7 @@ use serde_json::json;
 use tokio::time::sleep;
 
 use super::chronicle::{Mark, Phase};
-use super::ground::{Ground, PARTITIONS};
+use super::ground::{Ground, PARTITIONS, await_equal};
 use super::{Ending, Plan, Say};
 use crate::lab::workload::choice::{Choice, Sizes};
 use crate::lab::workload::{Kind, Load, Mix, Report, Spec};
@@ -28,8 +28,6 @@ const WAIT: Duration = Duration::from_secs(300);
 /// (p99 from the loss to the last record / p99 before) may be so high.
 const MOST: f64 = 2.0;
 const LOOK: Duration = Duration::from_millis(100);
-/// After the load, what is on its way arrives in this time.
-const CALM: Duration = Duration::from_secs(1);
 
 /// What became of the daemon without a disk.
 struct Refill {
@@ -79,7 +77,8 @@ pub(crate) async fn run(
     say(&told(&victim, &refill, &before, &during))?;
 
     ground.await_no_hints(WAIT).await?;
-    sleep(CALM).await;
+    // What the load's last writes left is compared now, and not within the minute that it may take.
+    await_equal(&ground.client().await?, &names, WAIT).await?;
     ground.cluster.stop_all()?;
     let (held, differ) = ground.compare()?;
     // Reads mend what they see, so the stores are compared before all keys are read.

@@ -147,7 +147,10 @@ pub fn framed(payload: &[u8]) -> Vec<u8> {
 /// False for orders that a daemon is to carry out whoever gives them.
 fn is_harmless_call(payload: &[u8]) -> bool {
     let call = wire::decode::<Call>(&Bytes::copy_from_slice(payload));
-    !matches!(call, Ok(Call { body: CallBody::Stop | CallBody::Replace { .. }, .. }))
+    !matches!(
+        call,
+        Ok(Call { body: CallBody::Stop | CallBody::Replace { .. } | CallBody::Drain(_), .. })
+    )
 }
 
 /// False for words of a peer that make a node renounce what it has, or its life: it trusts its peers.

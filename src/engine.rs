@@ -390,16 +390,13 @@ impl<'a> Engine<'a> {
                 self.ending = Ending::Removed(why);
                 self.begin_end(Duration::ZERO);
             }
-            Event::Call { client, call, held }
-                if self.emulator.is_on() && matches!(call.body, CallBody::Data { .. }) =>
-            {
-                let kind = match &call.body {
-                    CallBody::Data { request, .. } => request.kind(),
-                    _ => emulation::Kind::Other,
-                };
-                self.emulator.post(self.now(), kind, Parcel::Call { client, call, held });
-            }
-            Event::Call { client, call, held } => self.call(client, call, held),
+            Event::Call { client, call, held } => match &call.body {
+                CallBody::Data { request, .. } if self.emulator.is_on() => {
+                    let kind = request.kind();
+                    self.emulator.post(self.now(), kind, Parcel::Call { client, call, held });
+                }
+                _ => self.call(client, call, held),
+            },
         }
     }
 

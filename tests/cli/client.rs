@@ -158,9 +158,9 @@ fn silence_ends_at_the_deadline() {
     run(async {
         let client = client(&fake).await;
         fake.behave(0, Manners::Silent);
-        let error = client.put(put(&client, &key("k"), "v", None), 50).await.unwrap_err();
+        let error = client.put(put(&client, &key("k"), "v", None), 500).await.unwrap_err();
         assert!(matches!(&error, Failure::Unknown(why) if why.contains("no answer")), "{error}");
-        let error = client.get(&key("k"), None, 50).await.unwrap_err();
+        let error = client.get(&key("k"), None, 500).await.unwrap_err();
         assert!(matches!(&error, Failure::Error(why) if why.contains("no answer")), "{error}");
         fake.behave(0, Manners::Serve);
         assert_eq!(client.get(&key("k"), None, TIMEOUT_MS).await.unwrap().values.len(), 0);

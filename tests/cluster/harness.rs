@@ -137,6 +137,22 @@ pub struct House {
     runtime: Runtime,
 }
 
+impl Drop for House {
+    /// What failed may be told by the daemons' last words, which go with the directory.
+    fn drop(&mut self) {
+        if thread::panicking() {
+            for daemon in self.cluster.daemons() {
+                let log = fs::read_to_string(self.path(&format!("{}.log", daemon.name)));
+                let log = log.unwrap_or_default();
+                let told = log.lines().filter(|line| !line.contains(" TRACE ")).rev();
+                let last: Vec<&str> = told.take(20).collect();
+                let last = last.into_iter().rev().collect::<Vec<_>>().join("\n");
+                eprintln!("--- {}:\n{last}", daemon.name);
+            }
+        }
+    }
+}
+
 impl House {
     /// A running cluster with N = 3 (or as many as there are nodes), R = W = majority.
     pub fn start(nodes: usize) -> Self {

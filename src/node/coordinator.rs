@@ -274,7 +274,7 @@ impl Coordinator {
                 self.forget(op);
                 self.coordinate(now, origin, plan, left_ms, fx);
             }
-            _ => self.finish(now, op, Response::Refused(why), fx),
+            _ => self.finish(op, Response::Refused(why), fx),
         }
     }
 
@@ -344,7 +344,7 @@ impl Coordinator {
                 return self.go_elsewhere(now, op, from, why, fx);
             }
             (Kind::Forwarded { .. }, Body::Coordinated(response)) if tally.is_home(from) => {
-                return self.finish(now, op, response, fx);
+                return self.finish(op, response, fx);
             }
             (Kind::Write { minted: None, .. }, Body::Updated { object, dot, generation })
                 if from == self.config.me =>
@@ -359,7 +359,7 @@ impl Coordinator {
                 }
             }
             (Kind::Write { minted: None, .. }, Body::Failed(refusal)) if from == self.config.me => {
-                return self.finish(now, op, Response::Refused(refusal), fx);
+                return self.finish(op, Response::Refused(refusal), fx);
             }
             // What was minted here is held here; only a hint beside it can have been refused.
             (Kind::Write { minted: Some(_), .. }, Body::Failed(_)) if from == self.config.me => {
@@ -403,13 +403,13 @@ impl Coordinator {
         let Some(operation) = self.operations.get(&op) else { return };
         if operation.answered {
             if operation.is_over() {
-                self.end(now, op, fx);
+                self.end(op, fx);
             }
             return;
         }
         if operation.tally.reached() && !matches!(operation.kind, Kind::Forwarded { .. }) {
             let response = operation.success();
-            return self.finish(now, op, response, fx);
+            return self.finish(op, response, fx);
         }
         match operation.kind {
             Kind::Write { minted: None, .. } => return,
@@ -425,7 +425,7 @@ impl Coordinator {
         let (hopeful, needed) = (operation.tally.hopeful(), operation.tally.needed());
         if hopeful < needed && operation.stand_ins.is_empty() {
             let response = operation.hopeless(&self.config.members);
-            self.finish(now, op, response, fx);
+            self.finish(op, response, fx);
         }
     }
 
@@ -467,9 +467,9 @@ impl Coordinator {
             if operation.deadline <= now {
                 if !operation.answered {
                     let response = operation.failure(&self.config.members);
-                    self.finish(now, op, response, fx);
+                    self.finish(op, response, fx);
                 }
-                self.end(now, op, fx);
+                self.end(op, fx);
             } else if !self.config.experiment.no_hedges {
                 self.make_up(now, op, fx);
             }
@@ -489,7 +489,7 @@ impl Coordinator {
     }
 
     /// Answers. What still waits for replicas stays, to bring them up to date.
-    fn finish(&mut self, now: Micros, op: u64, response: Response, fx: &mut Effects) {
+    fn finish(&mut self, op: u64, response: Response, fx: &mut Effects) {
         let Some(operation) = self.operations.get_mut(&op) else { return };
         answer(operation.origin, response, fx);
         operation.answered = true;
@@ -498,14 +498,14 @@ impl Coordinator {
         self.lingering_bytes += operation.lingering_bytes;
         let full = self.lingering > MAX_LINGERING || self.lingering_bytes > MAX_LINGERING_BYTES;
         if full || operation.is_over() {
-            self.end(now, op, fx);
+            self.end(op, fx);
         }
     }
 
     /// Ends an answered operation: replicas seen to be behind get what the others had, and those that have not
     /// confirmed a write get a hint.
-    fn end(&mut self, now: Micros, op: u64, fx: &mut Effects) {
-        self.leave_hints(now, op, fx);
+    fn end(&mut self, op: u64, fx: &mut Effects) {
+        self.leave_hints(op, fx);
         let Some(operation) = self.forget(op) else { return };
         self.lingering -= 1;
         self.lingering_bytes -= operation.lingering_bytes;

@@ -386,6 +386,7 @@ impl Replica {
             }
             Kind::Keep { object, keep_for, generation } => {
                 turn.renounce_hints(fx);
+                let (object, generation) = turn.current(from, object, generation, fx);
                 let kept = fx.generations().check_hint(turn.partition, generation).and_then(|()| {
                     let join = |old: Record| Record {
                         generation: if old.object.is_empty() {

@@ -30,17 +30,24 @@ impl<E> Timeline<E> {
         self.events.insert((at.max(self.now), self.sequence), event);
     }
 
+    /// How many events have been scheduled so far.
+    pub(super) fn scheduled(&self) -> u64 {
+        self.sequence
+    }
+
+    /// The next event, at whose time it is then.
+    pub(super) fn pop(&mut self) -> Option<E> {
+        let ((at, _), event) = self.events.pop_first()?;
+        self.now = at;
+        Some(event)
+    }
+
     /// The next event that is due by `end`, at whose time it is then; with none it is `end`.
     pub(super) fn next(&mut self, end: Micros) -> Option<E> {
-        match self.events.first_entry() {
-            Some(first) if first.key().0 <= end => {
-                self.now = first.key().0;
-                Some(first.remove())
-            }
-            _ => {
-                self.now = self.now.max(end);
-                None
-            }
+        if self.events.first_key_value().is_some_and(|((at, _), _)| *at <= end) {
+            return self.pop();
         }
+        self.now = self.now.max(end);
+        None
     }
 }

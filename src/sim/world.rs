@@ -19,6 +19,7 @@ use super::Counts;
 use super::clients::Client;
 use super::judge::{Broken, Judge};
 use super::scenario::{Fault, Scenario};
+use super::timeline::Timeline;
 use crate::emulation::{Delay, Emulation};
 use crate::members::{Members, Opinion};
 use crate::message::{Reply, ReplyBody, Request};
@@ -147,9 +148,7 @@ pub(super) struct World {
     ring: Arc<Ring>,
     /// Who is replaced in this run, and by whom.
     replaced: Option<(NodeId, NodeId)>,
-    now: Micros,
-    sequence: u64,
-    events: BTreeMap<(Micros, u64), Event>,
+    time: Timeline<Event>,
     hosts: Vec<Host>,
     clients: Vec<Client>,
     issued: u32,
@@ -193,9 +192,7 @@ impl World {
         let mut world = World {
             ring: hosts[0].ring.clone(),
             replaced: None,
-            now: 0,
-            sequence: 0,
-            events: BTreeMap::new(),
+            time: Timeline::default(),
             hosts,
             clients,
             issued: 0,
@@ -245,7 +242,7 @@ impl World {
     /// Runs load and faults, then heals, then judges. Returns the first broken promise.
     pub(super) fn run(&mut self) -> Option<Broken> {
         let over = |world: &World| world.faults_ahead == 0 && world.clients_are_done();
-        self.run_until(|world| over(world) || world.now > LOAD);
+        self.run_until(|world| over(world) || world.now() > LOAD);
         if !over(self) && self.broken.is_none() {
             let (key, seconds) = (self.some_key(), LOAD / (1_000 * MILLI));
             let what = format!("load, faults and commands are not over after {seconds} s");
@@ -253,27 +250,27 @@ impl World {
         }
         // What came for a paused host meets it when it goes on.
         let awake = self.hosts.iter().map(|host| host.paused_until).max().unwrap_or(0);
-        self.run_until(|world| world.now > awake);
+        self.run_until(|world| world.now() > awake);
         self.heal();
-        let healed = self.now;
+        let healed = self.now();
         // Links that are about to come up or go down do so by then.
-        let mut look = self.now + LINGER;
-        self.run_until(|world| world.now >= look);
+        let mut look = self.now() + LINGER;
+        self.run_until(|world| world.now() >= look);
         while self.broken.is_none() && !self.has_converged() {
             look += LOOK;
-            self.run_until(|world| world.now >= look);
-            if self.now > healed + HEALING && self.broken.is_none() {
+            self.run_until(|world| world.now() >= look);
+            if self.now() > healed + HEALING && self.broken.is_none() {
                 self.broken = Some(self.unconverged());
             }
         }
         // Those that others kept hints for are told that there are none left.
         look += LINGER;
-        self.run_until(|world| world.now >= look);
+        self.run_until(|world| world.now() >= look);
         if self.broken.is_none() {
             self.ask_at_the_end();
             self.run_until(World::clients_are_done);
-            let end = self.now + LINGER;
-            self.run_until(|world| world.now >= end);
+            let end = self.now() + LINGER;
+            self.run_until(|world| world.now() >= end);
         }
         if self.broken.is_none() {
             self.judge_end();
@@ -295,9 +292,8 @@ impl World {
     fn run_until(&mut self, end: impl Fn(&World) -> bool) {
         while self.broken.is_none()
             && !end(self)
-            && let Some(((at, _), event)) = self.events.pop_first()
+            && let Some(event) = self.time.pop()
         {
-            self.now = at;
             if event.is_fault() {
                 self.faults_ahead -= 1;
             }
@@ -305,10 +301,13 @@ impl World {
         }
     }
 
+    fn now(&self) -> Micros {
+        self.time.now()
+    }
+
     fn schedule(&mut self, at: Micros, event: Event) {
-        self.sequence += 1;
         self.faults_ahead += usize::from(event.is_fault());
-        self.events.insert((at.max(self.now), self.sequence), event);
+        self.time.schedule(at, event);
     }
 
     fn count(&mut self, name: &'static str) {
@@ -317,7 +316,7 @@ impl World {
 
     fn tell(&mut self, key: &Key, line: impl FnOnce() -> String) {
         if self.watched.as_ref() == Some(key) {
-            let line = format!("{:>9} us  {}", self.now, line());
+            let line = format!("{:>9} us  {}", self.now(), line());
             self.story.push(line);
         }
     }
@@ -336,7 +335,7 @@ impl World {
         | Event::Link { at, .. }
         | Event::Wake { at, .. }
         | Event::Disk { at, .. } = &event
-            && self.hosts[*at].paused_until > self.now
+            && self.hosts[*at].paused_until > self.now()
         {
             let until = self.hosts[*at].paused_until;
             return self.schedule(until, event);
@@ -357,7 +356,7 @@ impl World {
             }
             Event::Wake { at, life } => {
                 // An earlier one may have taken its place.
-                let due = self.hosts[at].wake.is_some_and(|wake| wake <= self.now);
+                let due = self.hosts[at].wake.is_some_and(|wake| wake <= self.now());
                 if self.hosts[at].life == life && due {
                     self.hosts[at].wake = None;
                     self.input(at, Input::Tick);
@@ -402,7 +401,7 @@ impl World {
     /// excused when the node serves.
     fn notice(&mut self, at: usize, notice: Notice) {
         if matches!(notice, Notice::Settled) {
-            self.hosts[at].settled = Some(self.now);
+            self.hosts[at].settled = Some(self.now());
         }
         match notice {
             Notice::Outdated(_) => self.hosts[at].unnoticed = false,
@@ -422,7 +421,7 @@ impl World {
     /// What the host's own clock shows.
     fn clock(&self, at: usize) -> Micros {
         let (offset, rate) = self.pace(at);
-        offset + self.now * rate / 1_000
+        offset + self.now() * rate / 1_000
     }
 
     /// Gives a node one input and carries out what it wants.

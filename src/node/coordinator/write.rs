@@ -75,9 +75,19 @@ impl Coordinator {
                 return self.expect_held(now, op, node);
             }
         }
+        self.keep_here(op, home, fx);
+    }
+
+    /// Keeps the object for this home at this node, which may have it from its own record should it have grown too old.
+    fn keep_here(&mut self, op: u64, home: NodeId, fx: &mut Effects) {
+        let me = self.config.me;
+        let Some(operation) = self.operations.get_mut(&op) else { return };
+        let Kind::Write { key, minted: Some(minted), .. } = &operation.kind else { return };
         // A stand-in that coordinates keeps it for all homes already.
-        if operation.tally.is_home(self.config.me) && operation.kept_here.insert(home) {
-            fx.send(vec![self.config.me], op, keep);
+        if home != me && operation.tally.is_home(me) && operation.kept_here.insert(home) {
+            let (key, keep_for) = (key.clone(), vec![home]);
+            let Minted { object, generation, .. } = minted.clone();
+            fx.send(vec![me], op, Body::Keep { key, object, keep_for, generation });
         }
     }
 
@@ -123,8 +133,9 @@ impl Coordinator {
         }
     }
 
-    /// Ends a write that is answered: whoever has not confirmed it gets a hint, whether or not it will yet.
-    pub(super) fn leave_hints(&mut self, now: Micros, op: u64, fx: &mut Effects) {
+    /// Ends a write: for whoever has not confirmed it this node keeps a hint, whether or not it will yet. A stand-in could
+    /// refuse, and nobody would listen any more.
+    pub(super) fn leave_hints(&mut self, op: u64, fx: &mut Effects) {
         let Some(operation) = self.operations.get_mut(&op) else { return };
         let open: Vec<NodeId> = operation.open.iter().map(|question| question.to).collect();
         for node in open {
@@ -132,7 +143,7 @@ impl Coordinator {
         }
         let homes: Vec<NodeId> = operation.tally.uncovered().collect();
         for home in homes {
-            self.replace(now, op, home, fx);
+            self.keep_here(op, home, fx);
         }
     }
 }

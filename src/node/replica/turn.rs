@@ -174,6 +174,24 @@ impl Turn<'_> {
         self.set_own(new);
     }
 
+    /// What is to be kept of a write that `from` has made. If it is this node itself, a home, and the generation has changed
+    /// since, then its own record has all of that write that still counts.
+    pub(super) fn current(
+        &self,
+        from: NodeId,
+        object: Object,
+        generation: u64,
+        fx: &Effects,
+    ) -> (Object, u64) {
+        let now = fx.generations().number(self.partition);
+        match &self.copies.own {
+            Copy::Record(own) if from == fx.me() && !self.owed && generation < now => {
+                (own.object.clone(), now)
+            }
+            _ => (object, generation),
+        }
+    }
+
     /// Replaces the hints for these members by what `make` makes of each, or none of them if they would take
     /// more bytes than the node may keep. A damaged hint is replaced as if it were not there.
     pub(super) fn set_hints(

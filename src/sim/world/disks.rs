@@ -18,7 +18,7 @@ impl World {
                 self.write(at);
             }
             Work::Read { .. } | Work::List { .. } | Work::Hints { .. } | Work::Scan { .. } => {
-                let when = self.now + self.rng.below(self.slowness(at) * self.plan.mean_disk);
+                let when = self.now() + self.rng.below(self.slowness(at) * self.plan.mean_disk);
                 self.schedule(when, Event::Disk { at, life, work });
             }
         }
@@ -59,12 +59,12 @@ impl World {
         }
         let life = host.life;
         let slow = self.slowness(at) * if self.rng.chance(0.02) { 20 } else { 2 };
-        let when = self.now + 50 + self.rng.below(slow * self.plan.mean_disk);
+        let when = self.now() + 50 + self.rng.below(slow * self.plan.mean_disk);
         self.schedule(when, Event::Synced { at, life, mark: last });
     }
 
     fn slowness(&self, at: usize) -> Micros {
-        if self.hosts[at].slow_until > self.now { 100 } else { 1 }
+        if self.hosts[at].slow_until > self.now() { 100 } else { 1 }
     }
 
     /// What befalls a disk itself. The judge is told of what it forgets.
@@ -72,7 +72,7 @@ impl World {
         match fault {
             Fault::LoseDisk { host, down } if self.hosts[host].node.is_some() => {
                 self.count("lost disks");
-                self.judge.lose(self.now, host, None);
+                self.judge.lose(self.now(), host, None);
                 self.crash(host, down);
                 self.hosts[host].store = MemoryStore::default();
             }
@@ -83,7 +83,7 @@ impl World {
                 let Some(backup) = &self.hosts[host].backup else { return };
                 let backup = backup.backup();
                 self.count("rolled-back disks");
-                self.judge.lose(self.now, host, None);
+                self.judge.lose(self.now(), host, None);
                 self.crash(host, down);
                 self.hosts[host].store = backup;
                 self.hosts[host].unnoticed = true;
@@ -97,7 +97,7 @@ impl World {
             Fault::Damage { host } => {
                 if let Some(key) = self.hosts[host].store.damage(&mut self.rng) {
                     self.count("damaged records");
-                    self.judge.lose(self.now, host, Some(key));
+                    self.judge.lose(self.now(), host, Some(key));
                 }
             }
             _ => {}
@@ -113,7 +113,7 @@ impl World {
             self.hosts[at].writing = false;
         }
         let paused = self.hosts[at].paused_until;
-        if paused > self.now {
+        if paused > self.now() {
             return self.schedule(paused, Event::Synced { at, life, mark });
         }
         self.input(at, Input::Store(Done::Synced { mark }));

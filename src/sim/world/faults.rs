@@ -34,36 +34,36 @@ impl World {
                     let _ = end_life(&self.hosts[host].store, &meta);
                     self.count("clean stops");
                     self.stop(host);
-                    self.schedule(self.now + down, Event::Start { at: host });
+                    self.schedule(self.now() + down, Event::Start { at: host });
                 }
             }
             Fault::Pause { host, length } => {
                 self.count("pauses");
-                self.hosts[host].paused_until = self.now + length;
+                self.hosts[host].paused_until = self.now() + length;
             }
             Fault::Full { host, length } => {
                 self.count("full disks");
                 let (free_bytes, reserve_bytes) = (1, 2);
                 let shortage = Some(Shortage { free_bytes, reserve_bytes });
                 self.input(host, Input::Space(shortage));
-                self.schedule(self.now + length, Event::Room { at: host });
+                self.schedule(self.now() + length, Event::Room { at: host });
             }
             Fault::Slow { host, length } => {
                 self.count("slow disks");
-                self.hosts[host].slow_until = self.now + length;
+                self.hosts[host].slow_until = self.now() + length;
             }
             Fault::Cut { from, to, both, length } => {
                 self.count(if both { "cuts both ways" } else { "cuts one way" });
                 let back = both.then_some((to, from));
                 for (from, to) in [Some((from, to)), back].into_iter().flatten() {
                     self.net.cut(self.hosts[from].id, self.hosts[to].id);
-                    self.schedule(self.now + length, Event::Mend { from, to });
+                    self.schedule(self.now() + length, Event::Mend { from, to });
                 }
             }
             Fault::Flap { host, other, times, length } => {
                 self.count("links flapping");
                 for at in 0..times {
-                    let when = self.now + at * length / times;
+                    let when = self.now() + at * length / times;
                     self.schedule(when, Event::Relink { at: host, peer: other });
                     self.schedule(when, Event::Relink { at: other, peer: host });
                 }
@@ -75,7 +75,7 @@ impl World {
                 let pairs = (0..hosts).flat_map(|from| (0..hosts).map(move |to| (from, to)));
                 for (from, to) in pairs.filter(|(from, to)| in_side(*from) != in_side(*to)) {
                     self.net.cut(self.hosts[from].id, self.hosts[to].id);
-                    self.schedule(self.now + length, Event::Mend { from, to });
+                    self.schedule(self.now() + length, Event::Mend { from, to });
                 }
             }
             Fault::Replace { host, back } => self.begin_replacing(host, back),
@@ -91,7 +91,7 @@ impl World {
         let lost = self.hosts[at].store.power_cut(&mut self.rng) + self.hosts[at].writes.len();
         *self.counts.entry("unsynced batches lost").or_default() += lost as u64;
         self.stop(at);
-        self.schedule(self.now + down, Event::Start { at });
+        self.schedule(self.now() + down, Event::Start { at });
     }
 
     pub(super) fn heal(&mut self) {

@@ -27,16 +27,16 @@ impl World {
         frame: Bytes,
         make: impl Fn(u64, Bytes) -> Event,
     ) {
-        match self.net.verdict(self.now, from, to, kind) {
+        match self.net.verdict(self.now(), from, to, kind) {
             Verdict::Drop => self.count("messages dropped"),
             Verdict::Cut => self.count("messages cut"),
             Verdict::Deliver(delays) => {
                 if delays.len() > 1 {
                     self.count("messages duplicated");
                 }
-                let sent = self.sequence;
+                let sent = self.time.scheduled();
                 for delay in delays {
-                    self.schedule(self.now + delay, make(sent, frame.clone()));
+                    self.schedule(self.now() + delay, make(sent, frame.clone()));
                 }
             }
         }
@@ -46,7 +46,8 @@ impl World {
     where
         T: for<'de> bincode::BorrowDecode<'de, Bytes>,
     {
-        self.digest = hash64(&[&self.digest.to_be_bytes(), &self.now.to_be_bytes(), &frame[..12]]);
+        self.digest =
+            hash64(&[&self.digest.to_be_bytes(), &self.now().to_be_bytes(), &frame[..12]]);
         let mut bytes = BytesMut::from(&frame[..]);
         let payload = wire::take_frame(&mut bytes, wire::MAX_FRAME_BYTES).ok()??;
         wire::decode(&payload).ok()

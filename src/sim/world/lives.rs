@@ -48,7 +48,7 @@ impl World {
 
     /// Host `at` notices within about `within` whether `peer` is up.
     pub(super) fn announce(&mut self, at: usize, peer: usize, within: Micros) {
-        let when = self.now + self.rng.below(within);
+        let when = self.now() + self.rng.below(within);
         self.schedule(when, Event::Link { at, peer });
     }
 

@@ -70,10 +70,10 @@ impl World {
         let members = self.hosts[..self.hosts.len() - 1].iter().enumerate();
         if !members.filter(|(at, _)| *at != old).all(|(_, host)| founded(host)) {
             let again = Fault::Replace { host: old, back };
-            return self.schedule(self.now + AGAIN, Event::Fault(again));
+            return self.schedule(self.now() + AGAIN, Event::Fault(again));
         }
         self.count("members replaced");
-        self.judge.lose(self.now, old, None);
+        self.judge.lose(self.now(), old, None);
         if self.hosts[old].node.is_some() {
             let lost = self.hosts[old].store.power_cut(&mut self.rng);
             *self.counts.entry("unsynced batches lost").or_default() += lost as u64;
@@ -81,11 +81,11 @@ impl World {
         }
         self.hosts[old].is_removed = true;
         self.replaced = Some((self.hosts[old].id, self.newcomer()));
-        let starts = self.now + self.rng.below(2 * AGAIN);
+        let starts = self.now() + self.rng.below(2 * AGAIN);
         self.schedule(starts, Event::Start { at: self.hosts.len() - 1 });
-        let command = self.now + self.rng.below(AGAIN);
+        let command = self.now() + self.rng.below(AGAIN);
         self.schedule(command, Event::Replace { old });
-        self.schedule(self.now + back, Event::Return { at: old });
+        self.schedule(self.now() + back, Event::Return { at: old });
     }
 
     fn newcomer(&self) -> NodeId {
@@ -109,7 +109,7 @@ impl World {
         if self.is_known(old) {
             return;
         }
-        self.schedule(self.now + AGAIN, Event::Replace { old });
+        self.schedule(self.now() + AGAIN, Event::Replace { old });
         let members = &self.hosts[..self.hosts.len() - 1];
         if members.iter().any(|host| host.placement().0.version() > 1) {
             return;
@@ -160,12 +160,12 @@ impl World {
     /// The removed host starts again, with what it had, once nobody is left who does not know.
     pub(super) fn come_back(&mut self, at: usize) {
         if !self.is_known(at) {
-            return self.schedule(self.now + AGAIN, Event::Return { at });
+            return self.schedule(self.now() + AGAIN, Event::Return { at });
         }
         self.count("removed members started again");
         self.note(|| format!("n{at}, which is removed, starts with what it had"));
         self.start(at, false);
-        let when = self.now + Rng::new(self.plan.seed).below(TALKS);
+        let when = self.now() + Rng::new(self.plan.seed).below(TALKS);
         self.schedule(when, Event::Refused { at });
     }
 

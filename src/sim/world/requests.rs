@@ -35,7 +35,7 @@ impl World {
             self.last_requests.extend([(key.clone(), get), (key, list)]);
         }
         self.clients[0].is_done = false;
-        self.schedule(self.now, Event::Next { client: 0 });
+        self.schedule(self.now(), Event::Next { client: 0 });
     }
 
     /// The homes of a key whose copy counts.
@@ -65,7 +65,7 @@ impl World {
                 Request::Keys { r, .. } => *r,
             };
             let quorum = quorum.unwrap_or(self.plan.n);
-            self.clients[client].begin(request, key, (quorum, true), self.now);
+            self.clients[client].begin(request, key, (quorum, true), self.time.now());
             let body = self.clients[client].attempt(&self.plan);
             return self.send_call(client, body);
         }
@@ -74,7 +74,7 @@ impl World {
             return;
         }
         self.issued += 1;
-        let (body, write) = self.clients[client].next(&self.plan, self.now);
+        let (body, write) = self.clients[client].next(&self.plan, self.time.now());
         if let (Some(write), Some(current)) = (write, &self.clients[client].current)
             && let Some(id) = current.write
         {
@@ -91,16 +91,16 @@ impl World {
         let frame = wire::frame(&Call { id: current.call, body });
         let (to, kind) = (self.asked(current.host), current.request.kind());
         // A connection carries a call once or breaks.
-        match self.net.verdict(self.now, client_id(client), self.hosts[to].id, kind) {
+        match self.net.verdict(self.now(), client_id(client), self.hosts[to].id, kind) {
             Verdict::Deliver(delays) => {
                 let delay = delays.first().copied().unwrap_or_default();
-                self.schedule(self.now + delay, Event::ToHost { client, to, frame });
+                self.schedule(self.now() + delay, Event::ToHost { client, to, frame });
             }
             Verdict::Drop | Verdict::Cut => self.count("messages dropped"),
         }
         let patience = Micros::from(self.plan.timeout_ms) * MILLI * 3 / 2;
         let call = current.call;
-        self.schedule(self.now + patience, Event::GaveUp { client, call });
+        self.schedule(self.now() + patience, Event::GaveUp { client, call });
     }
 
     /// A node answers a client now: what it says must already be true.
@@ -114,7 +114,7 @@ impl World {
         let verdict = match (response, current.write) {
             (Response::Written { dot, context, .. }, Some(write)) => {
                 let (w, context) = (current.quorum, unseal(key, context));
-                let (since, now, strict) = (current.since, self.now, current.strict);
+                let (since, now, strict) = (current.since, self.now(), current.strict);
                 let told = Acknowledgement { since, now, w, strict, dot: *dot, context };
                 let durable = self.durable(key);
                 self.judge.acknowledge(write, told, &durable)
@@ -223,7 +223,7 @@ impl World {
 
     fn think(&mut self, client: usize) {
         self.clients[client].current = None;
-        let when = self.now + self.clients[client].think(&self.plan);
+        let when = self.now() + self.clients[client].think(&self.plan);
         self.schedule(when, Event::Next { client });
     }
 

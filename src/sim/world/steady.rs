@@ -55,7 +55,7 @@ fn over(now: Micros, length: Micros) -> Micros {
 impl World {
     /// Notes whom a fault, which begins now, puts in doubt.
     pub(super) fn doubt(&mut self, fault: Fault) {
-        let (now, hosts) = (self.now, self.hosts.len());
+        let (now, hosts) = (self.now(), self.hosts.len());
         let doubts = &mut self.doubts;
         match fault {
             Fault::Crash { host, down: length }
@@ -95,7 +95,7 @@ impl World {
     fn may_mint(&self, at: usize) -> bool {
         let Host { life, settled, .. } = &self.hosts[at];
         let uncertain = if *life == 1 { 0 } else { UNCERTAIN };
-        settled.is_some_and(|since| since + uncertain < self.now)
+        settled.is_some_and(|since| since + uncertain < self.now())
     }
 
     /// Holds a refusal of a sloppy write to the promise: with W hosts in reach of the one that was asked, itself among
@@ -108,7 +108,7 @@ impl World {
             Refusal::Hints(_) => false,
             _ => refusal.is_no_quorum() || refusal.is_about_node(),
         };
-        let (at, now) = (current.host, self.now);
+        let (at, now) = (current.host, self.now());
         if current.write.is_none() || current.strict || !lacks || !self.may_mint(at) {
             return;
         }

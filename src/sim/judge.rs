@@ -399,6 +399,17 @@ impl Judge {
         Ok(())
     }
 
+    /// An acknowledged write of which this copy does not tell, though it is not collected.
+    pub(super) fn lacking(&self, key: &Key, copy: &Object) -> Option<WriteId> {
+        let told = |dot: Dot| copy.covers(dot) || self.is_collected(key, dot);
+        let lacks = |(_, write): &(WriteId, &Write)| match &write.acknowledged {
+            Some(Acknowledged { dot: Some(dot), .. }) => !told(*dot),
+            Some(_) => write.context.dots().iter().any(|dot| !told(*dot)),
+            None => false,
+        };
+        self.on_key(key).find(lacks).map(|(id, _)| id)
+    }
+
     /// The end: the copies of a key's homes that answered the last read are the same.
     pub(super) fn check_equal(&self, key: &Key, copies: &[(NodeId, Object)]) -> Result<(), Broken> {
         let differ = |pair: &&[(NodeId, Object)]| pair[0].1 != pair[1].1;

@@ -40,6 +40,20 @@ pub(super) enum Fault {
     PowerCut { down: Micros },
 }
 
+impl Fault {
+    /// True if it makes no disk forget anything, and no node forget whom it owes something. (A start compares all.)
+    fn passes(&self) -> bool {
+        matches!(
+            self,
+            Fault::Pause { .. }
+                | Fault::Slow { .. }
+                | Fault::Cut { .. }
+                | Fault::Flap { .. }
+                | Fault::Partition { .. }
+        )
+    }
+}
+
 /// One run's circumstances.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Scenario {
@@ -67,6 +81,9 @@ pub(super) struct Scenario {
     pub(super) serial_block: u64,
     /// Each host's clock: what it shows at the beginning, and how fast it runs in thousandths.
     pub(super) clocks: Vec<(Micros, u64)>,
+    /// True if nothing is compared: failures pass, and hints alone bring every home what was acknowledged.
+    #[serde(default)]
+    pub(super) hints_alone: bool,
     pub(super) faults: Vec<(Micros, Fault)>,
 }
 
@@ -110,6 +127,10 @@ impl Scenario {
             let back = span / 4 + others.below(span) + 1_000 * MILLI;
             faults.push((others.below(span / 2), Fault::Replace { host, back }));
         }
+        let hints_alone = others.chance(0.1);
+        if hints_alone {
+            faults.retain(|(_, fault)| fault.passes());
+        }
         faults.sort_by_key(|(at, _)| *at);
         Scenario {
             seed,
@@ -121,15 +142,22 @@ impl Scenario {
             operations,
             mix,
             mean_delay,
-            drop: if rng.chance(0.5) { rng.unit() * 0.08 } else { 0.0 },
+            drop: match if rng.chance(0.5) { rng.unit() * 0.08 } else { 0.0 } {
+                _ if hints_alone => others.unit() * 0.3,
+                share => share,
+            },
             duplicate: if rng.chance(0.5) { rng.unit() * 0.08 } else { 0.0 },
             mean_disk: 100 + rng.below(10 * MILLI),
             timeout_ms: 100 + rng.below(400) as u32,
             think,
-            hint_limit: if rng.chance(0.1) { rng.below(2_000) } else { 1 << 20 },
+            hint_limit: match rng.chance(0.1).then(|| rng.below(2_000)) {
+                Some(little) if !hints_alone => little,
+                _ => 1 << 20,
+            },
             hint_age_ms: if rng.chance(0.3) { 1_000 + rng.below(2_000) } else { 3_600_000 },
             serial_block: 1 + rng.below(8),
             clocks: (0..hosts).map(|_| draw_clock(rng)).collect(),
+            hints_alone,
             faults,
         }
     }

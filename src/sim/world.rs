@@ -72,6 +72,7 @@ enum Event {
     Mend { from: usize, to: usize },
     Room { at: usize },
     Relink { at: usize, peer: usize },
+    Stop { at: usize, life: u64, down: Micros, by: Micros },
     Start { at: usize },
     Replace { old: usize },
     Return { at: usize },
@@ -89,6 +90,7 @@ impl Event {
                 | Event::Mend { .. }
                 | Event::Room { .. }
                 | Event::Relink { .. }
+                | Event::Stop { .. }
                 | Event::Start { .. }
                 | Event::Replace { .. }
                 | Event::Return { .. }
@@ -241,6 +243,9 @@ impl World {
 
     /// Runs load and faults, then heals, then judges. Returns the first broken promise.
     pub(super) fn run(&mut self) -> Option<Broken> {
+        if self.plan.hints_alone {
+            self.count("runs with hints alone");
+        }
         let over = |world: &World| world.faults_ahead == 0 && world.clients_are_done();
         self.run_until(|world| over(world) || world.now() > LOAD);
         if !over(self) && self.broken.is_none() {
@@ -334,6 +339,7 @@ impl World {
         | Event::ToHost { to: at, .. }
         | Event::Link { at, .. }
         | Event::Wake { at, .. }
+        | Event::Stop { at, .. }
         | Event::Disk { at, .. } = &event
             && self.hosts[*at].paused_until > self.now()
         {
@@ -368,6 +374,7 @@ impl World {
             Event::Mend { from, to } => self.net.mend(self.hosts[from].id, self.hosts[to].id),
             Event::Relink { at, peer } => self.relink(at, peer),
             Event::Room { at } => self.input(at, Input::Space(None)),
+            Event::Stop { at, life, down, by } => self.stop_cleanly(at, life, down, by),
             Event::Start { at } => {
                 if self.hosts[at].node.is_none() && !self.hosts[at].is_removed {
                     self.note(|| format!("n{at} starts"));

@@ -6,6 +6,11 @@ use crate::sim::scenario::Fault;
 use crate::store::{Store, end_life};
 use crate::types::{MILLI, Micros};
 
+/// A host that stops has so long to finish what it does,
+pub(super) const FINISH: Micros = 2_000 * MILLI;
+/// and it is looked so often whether it has.
+const AGAIN: Micros = 5 * MILLI;
+
 impl World {
     pub(super) fn fault(&mut self, fault: Fault) {
         self.note(|| format!("{fault:?}"));
@@ -26,16 +31,8 @@ impl World {
                 }
             }
             Fault::CleanStop { host, down } => {
-                if let Some(node) = &self.hosts[host].node {
-                    let meta = node.meta().clone();
-                    for (_, changes) in std::mem::take(&mut self.hosts[host].writes) {
-                        let _ = self.hosts[host].store.apply(&changes);
-                    }
-                    let _ = end_life(&self.hosts[host].store, &meta);
-                    self.count("clean stops");
-                    self.stop(host);
-                    self.schedule(self.now() + down, Event::Start { at: host });
-                }
+                let (life, by) = (self.hosts[host].life, self.now() + FINISH);
+                self.schedule(self.now(), Event::Stop { at: host, life, down, by });
             }
             Fault::Pause { host, length } => {
                 self.count("pauses");
@@ -85,6 +82,28 @@ impl World {
             | Fault::CopyDisk { .. }
             | Fault::Damage { .. } => self.disk_fault(fault),
         }
+    }
+
+    /// A host stops as an operator has it do: it takes no requests, and ends when it is done, or `by` then.
+    pub(super) fn stop_cleanly(&mut self, at: usize, life: u64, down: Micros, by: Micros) {
+        if self.hosts[at].life != life || self.hosts[at].node.is_none() {
+            return;
+        }
+        self.input(at, Input::Drain(true));
+        let Some(node) = &self.hosts[at].node else { return };
+        if !node.is_idle() && self.now() < by {
+            return self.schedule(self.now() + AGAIN, Event::Stop { at, life, down, by });
+        }
+        let meta = node.meta().clone();
+        for (_, changes) in std::mem::take(&mut self.hosts[at].writes) {
+            let _ = self.hosts[at].store.apply(&changes);
+        }
+        let _ = end_life(&self.hosts[at].store, &meta);
+        self.count("clean stops");
+        // It may have been paused meanwhile.
+        self.doubt(Fault::CleanStop { host: at, down });
+        self.stop(at);
+        self.schedule(self.now() + down, Event::Start { at });
     }
 
     pub(super) fn crash(&mut self, at: usize, down: Micros) {

@@ -60,7 +60,18 @@ impl World {
                 return Some(format!("n{at} has no authority for partition {}", partition.0));
             }
         }
+        if self.plan.hints_alone {
+            return self.judge.keys().find_map(|key| self.lacks(key));
+        }
         self.judge.keys().find_map(|key| self.unequal(key))
+    }
+
+    /// What was acknowledged and some home does not have.
+    fn lacks(&self, key: &Key) -> Option<String> {
+        self.copies(key).into_iter().find_map(|(host, copy)| {
+            let lacking = self.judge.lacking(key, &copy?)?;
+            Some(format!("{} has not got {lacking:?} of {key:?}", host.owner.name))
+        })
     }
 
     /// Each home of a key with its copy; `None` if that is damaged.

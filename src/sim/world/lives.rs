@@ -5,6 +5,9 @@ use crate::node::{Config, Node};
 use crate::store::{Store, begin_life};
 use crate::types::{Key, MILLI, Micros};
 
+/// Longer than a run.
+const NEVER: Micros = Micros::MAX / 4;
+
 impl World {
     /// Begins a life; `continues` if it follows another one at once.
     pub(super) fn start(&mut self, at: usize, continues: bool) {
@@ -24,7 +27,7 @@ impl World {
         let config = Config {
             hint_limit_bytes: self.plan.hint_limit,
             hint_age: self.plan.hint_age_ms * MILLI,
-            repair_interval: 2_000 * MILLI,
+            repair_interval: if self.plan.hints_alone { NEVER } else { 2_000 * MILLI },
             scrub_interval: 10_000 * MILLI,
             generation_pause: 600 * MILLI,
             hints: host.store.hint_totals(&place).unwrap_or_default(),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::faults::FINISH;
 use super::{Host, World};
 use crate::message::{Refusal, Response};
 use crate::sim::judge::Broken;
@@ -59,13 +60,13 @@ impl World {
         let doubts = &mut self.doubts;
         match fault {
             Fault::Crash { host, down: length }
-            | Fault::CleanStop { host, down: length }
             | Fault::LoseDisk { host, down: length }
             | Fault::RollBack { host, down: length }
             | Fault::CopyDisk { host, down: length, .. }
             | Fault::Pause { host, length }
             | Fault::Full { host, length }
             | Fault::Slow { host, length } => doubts.host(host, over(now, length)),
+            Fault::CleanStop { host, down } => doubts.host(host, over(now, down + FINISH)),
             // Its own copy of some key is refused until it is mended.
             Fault::Damage { host } => doubts.host(host, Micros::MAX),
             Fault::BackUp { .. } => {}

@@ -257,14 +257,18 @@ impl Shared {
     /// A client of the cluster that the command line or the environment names.
     pub(crate) async fn client(&self) -> Result<Client, Trouble> {
         let addresses = self.addresses()?;
-        let options = Options { secret: self.secret()?, ..Options::default() };
-        Client::connect(&addresses, options).await.map_err(|failure| {
+        Client::connect(&addresses, self.options()?).await.map_err(|failure| {
             Trouble::error(format!("{failure}; start a cluster with `pixii dev`"))
         })
     }
 
+    /// How a client of that cluster behaves: with the secret, if there is one.
+    pub(crate) fn options(&self) -> Result<Options, Trouble> {
+        Ok(Options { secret: self.secret()?, ..Options::default() })
+    }
+
     /// The secret in the file that the command line or the environment names, if one does.
-    pub(crate) fn secret(&self) -> Result<Option<SecretKey>, Trouble> {
+    fn secret(&self) -> Result<Option<SecretKey>, Trouble> {
         let named = std::env::var_os("PIXII_SECRET_FILE").filter(|path| !path.is_empty());
         let path = self.secret_file.clone().or(named.map(PathBuf::from));
         let read = path.map(|path| client_secret(&path)).transpose();

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, ValueEnum};
+use pixii::client::Options;
 
 use super::cluster::{Cluster, Shape};
 use super::signals::Interrupt;
@@ -199,7 +200,8 @@ impl Bench {
             let addresses = daemons.iter().map(|daemon| daemon.address.clone()).collect();
             let members = daemons.len();
             let pids = daemons.iter().filter_map(|d| Some((d.name.clone(), d.pid()?))).collect();
-            return Ok(Field { addresses, daemons: pids, members, keys, duration, seed });
+            let options = Options::default();
+            return Ok(Field { addresses, options, daemons: pids, members, keys, duration, seed });
         }
         let client = shared.client().await?;
         let members = &client.ring_report().members;
@@ -211,6 +213,7 @@ impl Bench {
             }
         }
         let members = members.iter().count();
-        Ok(Field { addresses: shared.addresses()?, daemons, members, keys, duration, seed })
+        let (addresses, options) = (shared.addresses()?, shared.options()?);
+        Ok(Field { addresses, options, daemons, members, keys, duration, seed })
     }
 }

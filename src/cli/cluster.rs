@@ -232,7 +232,7 @@ impl Cluster {
         let awake = |daemon: &&Daemon| daemon.is_running() && !daemon.frozen;
         let running = self.daemons.iter().filter(awake);
         let running = running.map(|daemon| (daemon.name.clone(), daemon.address.clone()));
-        missing(&running.collect::<Vec<_>>()).await
+        missing(&running.collect::<Vec<_>>(), &Options::default()).await
     }
 
     fn daemon(&mut self, name: &str) -> Result<&mut Daemon, String> {
@@ -244,11 +244,11 @@ impl Cluster {
 }
 
 /// What these nodes, by name and address, lack of all serving and being linked with each other, if anything.
-pub(crate) async fn missing(nodes: &[(String, String)]) -> Option<String> {
+pub(crate) async fn missing(nodes: &[(String, String)], options: &Options) -> Option<String> {
     for (name, address) in nodes {
         let addresses = [address.clone()];
         let status =
-            async { Client::connect(&addresses, Options::default()).await?.status(None).await };
+            async { Client::connect(&addresses, options.clone()).await?.status(None).await };
         let report = match status.await {
             Ok(report) => report,
             Err(failure) => return Some(format!("{name} is not ready: {failure}")),

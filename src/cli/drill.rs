@@ -78,14 +78,17 @@ impl Drill {
             told.map_err(|trouble| trouble.message)
         };
         let on_units = match self.name.on_units() {
-            Some((act, despite_use)) => Some((act, shared.addresses()?, despite_use)),
+            Some((act, despite_use)) => {
+                Some((act, shared.addresses()?, shared.options()?, despite_use))
+            }
             None => None,
         };
         let ending = block_on(async {
             let drill = async {
                 match &on_units {
-                    Some((act, addresses, despite_use)) => {
-                        units::run(&plan, *act, addresses, *despite_use, &mut say).await
+                    Some((act, addresses, options, despite_use)) => {
+                        let cluster = (&addresses[..], options);
+                        units::run(&plan, *act, cluster, *despite_use, &mut say).await
                     }
                     None => carry_out(&self.name, &plan, &mut say).await,
                 }

@@ -34,6 +34,8 @@ pub(crate) struct Case {
 pub(crate) struct Field {
     /// Where the cluster is.
     pub(crate) addresses: Vec<String>,
+    /// How its clients behave.
+    pub(crate) options: Options,
     /// Processes of the daemons on this machine, by name.
     pub(crate) daemons: BTreeMap<String, u32>,
     /// How many members the cluster has.
@@ -76,7 +78,8 @@ impl Line {
 
 /// Measures one case. Keys to be read are written first.
 pub(crate) async fn measure(field: &Field, case: Case, machine: &Machine) -> Result<Line, String> {
-    let options = Options { in_flight: case.clients.max(FILL_CLIENTS), ..Options::default() };
+    let in_flight = case.clients.max(FILL_CLIENTS);
+    let options = Options { in_flight, ..field.options.clone() };
     let client = Client::connect(&field.addresses, options).await.map_err(|f| f.to_string())?;
     let spec = spec(field, case);
     if case.kind == Kind::Get {

@@ -221,12 +221,15 @@ impl LoadArgs {
         spec: &Spec,
         reports: &mut Vec<Report>,
     ) -> Result<(), Trouble> {
-        let addresses = match &cluster {
-            Some(cluster) => cluster.daemons().iter().map(|d| d.address.clone()).collect(),
-            None => shared.addresses()?,
+        let (addresses, options) = match &cluster {
+            Some(cluster) => {
+                let daemons = cluster.daemons().iter();
+                (daemons.map(|d| d.address.clone()).collect(), Options::default())
+            }
+            None => (shared.addresses()?, shared.options()?),
         };
         let in_flight = spec.clients.max(FILL_CLIENTS);
-        let client = Client::connect(&addresses, Options { in_flight, ..Options::default() }).await;
+        let client = Client::connect(&addresses, Options { in_flight, ..options }).await;
         let client = client.map_err(|failure| Trouble::error(failure.to_string()))?;
         let n = client.ring().n();
         for (name, given) in [("r", self.r), ("w", self.w)] {

@@ -176,7 +176,7 @@ impl Ground {
     pub(super) async fn hints_for(&self, target: &str) -> Result<u64, String> {
         let running = self.cluster.daemons().iter().filter(|daemon| daemon.is_running());
         let nodes = running.map(|daemon| (daemon.name.clone(), daemon.address.clone()));
-        hints_for(&nodes.collect::<Vec<_>>(), target).await
+        hints_for(&nodes.collect::<Vec<_>>(), target, &Options::default()).await
     }
 
     /// Waits until nobody keeps anything for anybody.
@@ -314,10 +314,14 @@ impl Ground {
 }
 
 /// Hints that these nodes, by name and address, keep for `target` (empty: for anybody), together.
-pub(super) async fn hints_for(nodes: &[(String, String)], target: &str) -> Result<u64, String> {
+pub(super) async fn hints_for(
+    nodes: &[(String, String)],
+    target: &str,
+    options: &Options,
+) -> Result<u64, String> {
     let mut hints = 0;
     for (_, address) in nodes {
-        let client = Client::connect(std::slice::from_ref(address), Options::default()).await;
+        let client = Client::connect(std::slice::from_ref(address), options.clone()).await;
         let report = async { client?.status(None).await }.await.map_err(|e| e.to_string())?;
         let peers = report.peers.iter().filter(|peer| target.is_empty() || peer.name == target);
         hints += peers.map(|peer| peer.hints).sum::<u64>();

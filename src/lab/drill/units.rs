@@ -55,6 +55,7 @@ pub(crate) enum Act {
 /// A cluster of units.
 struct Units<'a> {
     client: Client,
+    options: Options,
     /// Names and addresses of the members.
     nodes: Vec<(String, String)>,
     plan: &'a Plan,
@@ -66,15 +67,15 @@ struct Units<'a> {
 pub(crate) async fn run(
     plan: &Plan,
     act: Act,
-    addresses: &[String],
+    (addresses, options): (&[String], &Options),
     despite_use: bool,
     say: Say<'_>,
 ) -> Result<Ending, String> {
-    let client = Client::connect(addresses, Options::default()).await.map_err(|e| e.to_string())?;
+    let client = Client::connect(addresses, options.clone()).await.map_err(|e| e.to_string())?;
     let ring = client.ring();
     let members = client.ring_report().members.iter().filter(|one| ring.has(one.id()));
     let nodes = members.map(|one| (one.name.clone(), one.address.clone())).collect();
-    let mut units = Units { client, nodes, plan, say };
+    let mut units = Units { client, options: options.clone(), nodes, plan, say };
     for (name, _) in &units.nodes {
         systemctl(&["is-active", "--quiet"], name).await.map_err(|_| {
             format!("the unit pixii@{name} is not active on this machine: all members have to be units here")
@@ -197,14 +198,14 @@ impl Units<'_> {
         if systemctl(&["is-active", "--quiet"], target).await.is_err() {
             return Some(format!("pixii@{target} is not active"));
         }
-        missing(&self.nodes).await
+        missing(&self.nodes, &self.options).await
     }
 
     async fn await_hints(&self, target: &str) -> Result<(), String> {
         let begun = Instant::now();
         loop {
             // One that has just been started may not answer yet.
-            let left = hints_for(&self.nodes, target).await;
+            let left = hints_for(&self.nodes, target, &self.options).await;
             match left {
                 Ok(0) => return Ok(()),
                 _ if begun.elapsed() > PATIENCE => {

@@ -159,3 +159,28 @@ fn a_write_that_a_home_has_not_confirmed_is_kept_for_it_though_the_generation_ha
         assert_eq!(kept, vec![(object, 1); 2]);
     }
 }
+
+#[test]
+fn a_new_hint_is_not_joined_with_one_that_is_too_old() {
+    let (mut bench, disk) = (Bench::new(), MemoryStore::default());
+    let key = bench.key(false);
+    let (partition, home) = (bench.ring.partition(&key), bench.homes(&key)[0]);
+    let keep = |number: u128, generation: u64| {
+        let (key, object) = (key.clone(), repair::object(number));
+        Body::Keep { key, object, keep_for: vec![home], generation }
+    };
+    let out = bench.peer(home, 80, keep(1, 0));
+    bench.carry(out, &disk);
+    for number in 1..=2 {
+        let generation = Generation { number, ..Generation::default() };
+        let out = bench.peer(home, 81, Body::Generation { partition, generation });
+        bench.carry(out, &disk);
+    }
+    let out = bench.peer(home, 82, keep(2, 2));
+    bench.carry(out, &disk);
+    let hint = disk.read_hint(home, &key).unwrap();
+    let Found::Record(Record { object, generation, .. }) = hint else { panic!("{hint:?}") };
+    assert_eq!(generation, 2, "it does not go with the old one");
+    let held = object.context();
+    assert!(repair::object(2).values().all(|(dot, _)| held.covers(dot)), "{object:?}");
+}

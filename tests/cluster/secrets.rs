@@ -63,7 +63,7 @@ fn a_cluster_with_secrets_serves_those_who_have_them_and_shows_them_to_nobody() 
         "--keys",
         "10",
         "--bytes",
-        "10",
+        "16",
         "--seconds",
         "1",
         "--warm-up",

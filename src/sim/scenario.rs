@@ -127,12 +127,8 @@ impl Scenario {
             let back = span / 4 + others.below(span) + 1_000 * MILLI;
             faults.push((others.below(span / 2), Fault::Replace { host, back }));
         }
-        let hints_alone = others.chance(0.1);
-        if hints_alone {
-            faults.retain(|(_, fault)| fault.passes());
-        }
         faults.sort_by_key(|(at, _)| *at);
-        Scenario {
+        let mut scenario = Scenario {
             seed,
             hosts,
             n,
@@ -142,24 +138,23 @@ impl Scenario {
             operations,
             mix,
             mean_delay,
-            drop: match if rng.chance(0.5) { rng.unit() * 0.08 } else { 0.0 } {
-                _ if hints_alone => others.unit() * 0.3,
-                share => share,
-            },
+            drop: if rng.chance(0.5) { rng.unit() * 0.08 } else { 0.0 },
             duplicate: if rng.chance(0.5) { rng.unit() * 0.08 } else { 0.0 },
             mean_disk: 100 + rng.below(10 * MILLI),
             timeout_ms: 100 + rng.below(400) as u32,
             think,
-            hint_limit: match rng.chance(0.1).then(|| rng.below(2_000)) {
-                Some(little) if !hints_alone => little,
-                _ => 1 << 20,
-            },
+            hint_limit: if rng.chance(0.1) { rng.below(2_000) } else { 1 << 20 },
             hint_age_ms: if rng.chance(0.3) { 1_000 + rng.below(2_000) } else { 3_600_000 },
             serial_block: 1 + rng.below(8),
             clocks: (0..hosts).map(|_| draw_clock(rng)).collect(),
-            hints_alone,
+            hints_alone: others.chance(0.1),
             faults,
+        };
+        if scenario.hints_alone {
+            scenario.faults.retain(|(_, fault)| fault.passes());
+            (scenario.drop, scenario.hint_limit) = (others.unit() * 0.3, 1 << 20);
         }
+        scenario
     }
 
     /// Says what is wrong with a scenario that was not drawn.

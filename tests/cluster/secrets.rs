@@ -57,21 +57,9 @@ fn a_cluster_with_secrets_serves_those_who_have_them_and_shows_them_to_nobody() 
     assert_eq!((links["secret"].as_bool(), links["protocol"].as_u64()), (Some(true), Some(5)));
     let status = house.run(&[&["status"], &with[..]].concat());
     assert!(status.out.contains("5, with those who know the secret"), "{}", status.out);
-    let load = [
-        "lab",
-        "load",
-        "--keys",
-        "10",
-        "--bytes",
-        "16",
-        "--seconds",
-        "1",
-        "--warm-up",
-        "0",
-        "--repetitions",
-        "1",
-    ];
-    let told = house.run(&[&load[..], &with[..]].concat());
+    let load = ["lab", "load", "--keys", "10", "--bytes", "16", "--repetitions", "1"];
+    let brief = ["--seconds", "1", "--warm-up", "0"];
+    let told = house.run(&[&load[..], &brief, &with[..]].concat());
     assert_eq!((told.code, told.err.as_str()), (0, ""), "{told:?}");
 
     let without = house.run(&["get", "k"]);

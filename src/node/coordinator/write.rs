@@ -6,7 +6,7 @@ use super::operation::{Kind, Minted, Question};
 use super::read::mark_late;
 use crate::message::Body;
 use crate::node::effects::Effects;
-use crate::types::{MILLI, Micros, NodeId};
+use crate::types::{Key, MILLI, Micros, NodeId};
 
 /// A home that is late after the client was answered gets a hint after so many times its patience,
 const STRAGGLER: u64 = 4;
@@ -64,14 +64,11 @@ impl Coordinator {
         if home == self.config.me || !operation.tally.uncovered().any(|open| open == home) {
             return;
         }
-        let (key, keep_for) = (key.clone(), vec![home]);
-        let Minted { object, generation, .. } = minted.clone();
-        let keep = Body::Keep { key, object, keep_for: keep_for.clone(), generation };
         while let Some(node) = operation.stand_ins.pop_front() {
             if self.view.can_use(node) {
                 fx.count("stand_ins_asked");
-                operation.tally.ask_stand_in(node, &keep_for);
-                fx.send(vec![node], op, keep);
+                operation.tally.ask_stand_in(node, &[home]);
+                fx.send(vec![node], op, hint(key, minted, home));
                 return self.expect_held(now, op, node);
             }
         }
@@ -85,9 +82,7 @@ impl Coordinator {
         let Kind::Write { key, minted: Some(minted), .. } = &operation.kind else { return };
         // A stand-in that coordinates keeps it for all homes already.
         if home != me && operation.tally.is_home(me) && operation.kept_here.insert(home) {
-            let (key, keep_for) = (key.clone(), vec![home]);
-            let Minted { object, generation, .. } = minted.clone();
-            fx.send(vec![me], op, Body::Keep { key, object, keep_for, generation });
+            fx.send(vec![me], op, hint(key, minted, home));
         }
     }
 
@@ -146,4 +141,10 @@ impl Coordinator {
             self.keep_here(op, home, fx);
         }
     }
+}
+
+/// The order to keep what was minted for this home.
+fn hint(key: &Key, minted: &Minted, home: NodeId) -> Body {
+    let Minted { object, generation, .. } = minted.clone();
+    Body::Keep { key: key.clone(), object, keep_for: vec![home], generation }
 }

@@ -608,6 +608,12 @@ fn a_node_that_lost_its_disk_shows_absent_keys_without_authority() {
         _ => None,
     });
     assert!(matches!(copy, Some(Body::Copy { authoritative: false, .. })), "{copy:?}");
+    // What is collected elsewhere is not known yet, so that nothing is minted; when nobody can tell, it is for long enough.
+    let refused = bench.ask(put(&bench.key(true), 1));
+    assert!(matches!(refusal(&refused), Refusal::Starting { .. }), "{refused:?}");
+    bench.tick(4_000);
+    let out = bench.ask(put(&bench.key(true), 1));
+    assert!(matches!(out[..], [Output::Store(Work::Read { .. })]), "{out:?}");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use pixii::message::Quorum;
 use pixii::types::Key;
 use tokio::runtime::Builder;
 
-use crate::harness::{DEADLINE, House, pixii, signal, until};
+use crate::harness::{DEADLINE, House, Run, pixii, signal, until};
 
 /// Writers and readers that go on until they are told to stop.
 struct Load {
@@ -138,6 +138,22 @@ fn a_drained_node_tells_what_is_left_and_takes_part_again() {
     let told = house.run(&["node", "drain", "n7"]);
     let said = "pixii: no member is called \"n7\"; the members are n1, n2, n3, n4\n";
     assert_eq!(told.said(), (1, said));
+}
+
+#[test]
+fn what_a_node_has_begun_is_finished_before_it_lets_go_of_its_peers() {
+    let mut house = House::create(3);
+    house.cluster.allow_emulation().unwrap();
+    house.start_all();
+    let key = house.key_of(["n1", "n2", "n3"]);
+    house.run(&["emulate", "set", "n2 disk delay 1s; n3 disk delay 1s"]).done();
+    let mut command = house.command(&["put", &key, "v"]);
+    command.env("PIXII_CONNECT", house.address("n1"));
+    let put = Run::start(command, b"");
+    until("n1 has begun it", || (house.drain_report("n1").requests > 0).then_some(()));
+    house.run(&["node", "drain", "n1"]).done();
+    assert_eq!(put.end().code, 0);
+    house.wait_for_puts("n1", 1);
 }
 
 /// A daemon that believes to have a service manager.

@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use pixii::client::{Client, Options};
-use pixii::message::StatusReport;
+use pixii::message::{DrainOrder, DrainReport, StatusReport};
 use pixii::types::{Key, NodeId};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -246,6 +246,15 @@ impl House {
         let address = [self.address(name).to_string()];
         self.runtime.block_on(async {
             Client::connect(&address, Options::default()).await.unwrap().status(None).await.unwrap()
+        })
+    }
+
+    /// How far a daemon's drain is, and what is left to do.
+    pub fn drain_report(&self, name: &str) -> DrainReport {
+        let address = [self.address(name).to_string()];
+        self.runtime.block_on(async {
+            let client = Client::connect(&address, Options::default()).await.unwrap();
+            client.drain(None, DrainOrder::Show).await.unwrap()
         })
     }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use pixii::client::Client;
+use pixii::message::EmulateOrder;
 use tokio::time::sleep;
 
 use super::chronicle::Phase;
@@ -13,9 +14,14 @@ use crate::lab::workload::choice::{Choice, Sizes};
 /// The share of rounds in which the daemon is also killed between exec and ready; at least 0.4 is promised.
 const EARLY_SHARE: f64 = 0.5;
 const EARLY_PROMISED: f64 = 0.4;
-/// The share of rounds in which all daemons are killed at once: what was acknowledged is then nowhere but on
-/// the disks.
-const ALL_SHARE: f64 = 0.25;
+/// In every so many rounds, the first among them, all daemons are killed at once: what was acknowledged is then nowhere but
+/// on the disks.
+const ALL_EVERY: u64 = 4;
+/// What each write takes more in the last moments before that, so that many are under way: on a quick disk nearly all are
+/// done before anybody could have told of them too early.
+const DISK_DELAY: &str = "20ms";
+/// How long these moments are.
+const SLOW: Duration = Duration::from_millis(100);
 /// How often one round tries to hit the time before ready.
 const EARLY_TRIES: u32 = 20;
 /// The load runs this long before the kill, at least and at most.
@@ -28,6 +34,7 @@ const SIZES: Sizes = Sizes { usual: 100, large: 20_000, large_share: 0.01 };
 /// says why the drill could not go on; faults of the daemons are in the score.
 pub(crate) async fn run(plan: &Plan, say: Say<'_>) -> Result<Score, String> {
     let mut ground = Ground::prepare(plan, N.into())?;
+    ground.cluster.allow_emulation()?;
     let names = ground.names();
     let Some(mut startup) = ground.open(&names).await? else {
         return ground.give_up(None).await;
@@ -67,9 +74,11 @@ async fn kill_one(
     let before = BEFORE_MS.0 + ground.rng.below(BEFORE_MS.1 - BEFORE_MS.0);
     sleep(Duration::from_millis(before)).await;
     ground.enter(Phase::During);
-    let (dead, mut told) = if ground.rng.chance(ALL_SHARE) {
+    let (dead, mut told) = if ground.score.rounds.is_multiple_of(ALL_EVERY) {
+        slow_down(client, &names).await?;
+        sleep(SLOW).await;
         ground.kill_all()?;
-        (names, format!("all killed after {before} ms of load"))
+        (names, format!("all killed, their disks slow, after {before} ms of load"))
     } else {
         ground.kill(&victim)?;
         (vec![victim.clone()], format!("{victim} killed after {before} ms of load"))
@@ -89,6 +98,16 @@ async fn kill_one(
     load.stop().await?;
     ground.enter(None);
     Ok(Some(told))
+}
+
+/// Makes the disks of daemons slow until they are killed.
+async fn slow_down(client: &Client, names: &[String]) -> Result<(), String> {
+    for name in names {
+        let rule = format!("{name} disk delay {DISK_DELAY}");
+        let told = client.emulate(name, EmulateOrder::Set(rule)).await;
+        told.map_err(|failure| failure.to_string())?;
+    }
+    Ok(())
 }
 
 /// Starts the daemon and kills it at a random moment before it is ready, or tries again. Gives the

@@ -2,21 +2,17 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::sync::Arc;
-
 use bytes::Bytes;
-use pixii::causal::{Actor, Context, Object, Version};
+use pixii::causal::Object;
 use pixii::generation::Generation;
-use pixii::members::{Beat, Cluster, Life, Member, Members};
-use pixii::message::{Body, Gossip, PeerMessage, Quorum, Refusal, Request, Response};
-use pixii::node::{Config, Done, Input, Node, Notice, Output, Work};
-use pixii::ring::Ring;
-use pixii::store::memory::MemoryStore;
-use pixii::store::{Change, Found, Kept, Meta, Owner, Record, Store};
-use pixii::types::{
-    Blob, Key, MAX_MEMBERS, MAX_SIBLINGS, MAX_VALUE_BYTES, MILLI, NodeId, SizeError, WriteId,
-};
+use pixii::members::{Beat, Cluster, Life, Member};
+use pixii::message::{Body, Gossip, Quorum, Refusal, Request, Response};
+use pixii::node::{Done, Input, Notice, Output, Work};
+use pixii::store::{Change, Found, Record};
+use pixii::types::{Blob, MAX_MEMBERS, MAX_SIBLINGS, MAX_VALUE_BYTES, MILLI, NodeId, SizeError};
 
+#[path = "machine/bench.rs"]
+mod bench;
 #[path = "machine/experiment.rs"]
 mod experiment;
 #[path = "machine/hints.rs"]
@@ -28,204 +24,7 @@ mod repair;
 #[path = "machine/trips.rs"]
 mod trips;
 
-/// A node of a cluster of four with N=3, and what it wants done.
-struct Bench {
-    node: Node,
-    ring: Arc<Ring>,
-    me: NodeId,
-    now: u64,
-}
-
-impl Bench {
-    /// A node at its start, in its `incarnation`th life.
-    fn at_start(incarnation: u64) -> Self {
-        Bench::keeping(incarnation, Kept::default())
-    }
-
-    /// The same, with these hints on its disk.
-    fn keeping(incarnation: u64, hints: Kept) -> Self {
-        Bench::configured(incarnation, |config| Config { hints, ..config })
-    }
-
-    /// A node at its start that is configured like this.
-    fn configured(incarnation: u64, configure: impl FnOnce(Config) -> Config) -> Self {
-        let ids: Vec<NodeId> = (0..4).map(|at| NodeId::of(&format!("n{at}"))).collect();
-        let ring = Arc::new(Ring::new(&ids, 3, 16).unwrap());
-        let me = ids[0];
-        let owner = Owner { cluster: "c".into(), name: "n0".into(), ring: ring.digest() };
-        let meta = Meta { incarnation, clean: false, ..Meta::new(owner, 1) };
-        let members = (0..4).map(|at| Member::configured(format!("n{at}"), "host:1"));
-        let config = Config {
-            hint_limit_bytes: 1 << 20,
-            hint_age: 3_600_000 * MILLI,
-            boot_nonce: 5,
-            serial_block: 100,
-            ..Config::new(me, ring.clone(), Members::new(members.collect()))
-        };
-        Bench { node: Node::new(configure(config), meta, 1), ring, me, now: 0 }
-    }
-
-    /// The other members.
-    fn peers(&self) -> Vec<NodeId> {
-        (1..4).map(|at| NodeId::of(&format!("n{at}"))).collect()
-    }
-
-    /// A node that serves.
-    fn new() -> Self {
-        Bench::serving(Bench::at_start(1))
-    }
-
-    /// The same, once all others have answered.
-    fn serving(mut bench: Bench) -> Self {
-        for (peer, birth) in bench.peers().iter().zip(2..) {
-            let refused = bench.ask(Request::Get { key: bench.key(true), r: None.into() });
-            assert!(matches!(refusal(&refused), Refusal::Starting { peers: 3, .. }));
-            let out = bench.give(Input::Link { peer: *peer, up: true });
-            let [Output::Send { message, .. }] = &out[..] else { panic!("{out:?}") };
-            let Body::Introduce { life, cluster: None, .. } = message.body else { panic!() };
-            assert_eq!((life.incarnation, life.nonce, message.op), (1, 5, 5));
-            let answer = Body::Known { seen: None, birth, cluster: None };
-            let out = bench.peer(*peer, 5, answer);
-            bench.disk(out, &Record::default());
-            assert!(bench.peer(*peer, 5, Body::Hints(0)).is_empty());
-        }
-        assert!(bench.node.is_settled());
-        assert_eq!(bench.node.meta().cluster.as_ref().unwrap().founders.len(), 4);
-        bench
-    }
-
-    fn give(&mut self, input: Input) -> Vec<Output> {
-        let mut out = Vec::new();
-        self.node.handle(self.now, input, &mut out);
-        // Gossip, questions about hints and comparisons go on beside everything else.
-        out.retain(|output| match output {
-            Output::Send { message, .. } => {
-                let body = &message.body;
-                let gossip = matches!(body, Body::Gossip(_) | Body::AskHints | Body::Hints(_));
-                !gossip && !matches!(body, Body::Compare { .. } | Body::Generations { .. })
-            }
-            Output::Store(Work::Scan { .. }) => false,
-            Output::Store(Work::Write { changes, .. }) => {
-                !matches!(changes[..], [Change::Members(_)])
-            }
-            Output::Notice(notice) => !matches!(notice, Notice::Opined(..)),
-            _ => true,
-        });
-        out
-    }
-
-    fn ask(&mut self, request: Request) -> Vec<Output> {
-        self.give(Input::Client { client: 7, id: 9, request, timeout_ms: 500 })
-    }
-
-    fn peer(&mut self, from: NodeId, op: u64, body: Body) -> Vec<Output> {
-        self.give(Input::Peer { from, message: PeerMessage { op, body } })
-    }
-
-    /// Lets time pass, in steps that are no pauses.
-    fn tick(&mut self, ms: u64) -> Vec<Output> {
-        let end = self.now + ms * MILLI;
-        let mut out = Vec::new();
-        while self.now < end {
-            self.now = (self.now + 100 * MILLI).min(end);
-            out.extend(self.give(Input::Tick));
-        }
-        out
-    }
-
-    /// Does everything that the node asks its store for; the disk holds `record`.
-    fn disk(&mut self, out: Vec<Output>, record: &Record) -> Vec<Output> {
-        let mut rest = Vec::new();
-        let mut todo = out;
-        while !todo.is_empty() {
-            let mut next = Vec::new();
-            for output in todo {
-                match output {
-                    Output::Store(Work::Read { token, .. }) => {
-                        let found = Found::Record(record.clone());
-                        next.extend(self.give(Input::Store(Done::Read {
-                            token,
-                            found,
-                            hints: Vec::new(),
-                        })));
-                    }
-                    Output::Store(Work::Write { mark, .. }) => {
-                        next.extend(self.give(Input::Store(Done::Synced { mark })));
-                    }
-                    other => rest.push(other),
-                }
-            }
-            todo = next;
-        }
-        rest
-    }
-
-    /// A key whose homes include this node, or do not.
-    fn key(&self, held: bool) -> Key {
-        let mut keys = (0..100).map(|at| Key::new(format!("k{at}").into_bytes()).unwrap());
-        keys.find(|key| self.homes(key).contains(&self.me) == held).unwrap()
-    }
-
-    fn homes(&self, key: &Key) -> Vec<NodeId> {
-        self.ring.homes(self.ring.partition(key)).to_vec()
-    }
-
-    /// Does everything that the node asks its store for, on a store of its own.
-    fn carry(&mut self, out: Vec<Output>, disk: &MemoryStore) -> Vec<Output> {
-        let mut rest = Vec::new();
-        let mut todo = out;
-        while !todo.is_empty() {
-            let mut next = Vec::new();
-            for output in todo {
-                let done = match output {
-                    Output::Store(Work::Read { token, partition, key, hints_for }) => {
-                        let hint = |target| (target, disk.read_hint(target, &key).unwrap());
-                        let hints = hints_for.into_iter().map(hint).collect();
-                        Done::Read { token, found: disk.read(partition, &key).unwrap(), hints }
-                    }
-                    Output::Store(Work::Hints { token, target, after, limit_bytes }) => {
-                        let page = disk.list_hints(target, after.as_ref(), limit_bytes).unwrap();
-                        Done::Hints { token, page }
-                    }
-                    Output::Store(Work::Write { mark, changes }) => {
-                        disk.apply(&changes).unwrap();
-                        disk.sync().unwrap();
-                        Done::Synced { mark }
-                    }
-                    other => {
-                        rest.push(other);
-                        continue;
-                    }
-                };
-                next.extend(self.give(Input::Store(done)));
-            }
-            todo = next;
-        }
-        rest
-    }
-
-    /// The one node that is no home of the key.
-    fn stand_in(&self, key: &Key) -> NodeId {
-        let homes = self.homes(key);
-        self.ring.members().iter().map(|m| m.id).find(|id| !homes.contains(id)).unwrap()
-    }
-
-    fn others(&self, key: &Key) -> Vec<NodeId> {
-        self.homes(key).into_iter().filter(|home| *home != self.me).collect()
-    }
-}
-
-fn put(key: &Key, write: u128) -> Request {
-    let value = Blob(Bytes::from_static(b"v"));
-    Request::Put { key: key.clone(), value, context: None, write: WriteId(write), w: None.into() }
-}
-
-fn refusal(out: &[Output]) -> &Refusal {
-    match out {
-        [Output::Reply { client: 7, id: 9, response: Response::Refused(refusal) }] => refusal,
-        other => panic!("not one refusal: {other:?}"),
-    }
-}
+use bench::{Bench, object, put, refusal};
 
 #[test]
 fn a_put_sends_before_its_sync_and_acknowledges_after_it() {
@@ -631,8 +430,7 @@ fn objects_of_other_generations_and_forged_ones_are_refused_by_name() {
         };
         out.iter().find_map(of)
     };
-    let merge =
-        |generation| Body::Merge { key: key.clone(), object: repair::object(1), generation };
+    let merge = |generation| Body::Merge { key: key.clone(), object: object(1), generation };
     for given in [1, 2, u64::MAX] {
         let refused = answer(&mut bench, 70, merge(given));
         assert_eq!(refused, Some(Body::Failed(Refusal::Generation { given, own: 0 })));

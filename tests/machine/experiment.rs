@@ -1,8 +1,10 @@
 //! What a node does otherwise for a measurement.
 
-use pixii::node::Experiment;
+use pixii::message::{Body, Quorum, Request};
+use pixii::node::{Config, Experiment, Output};
+use pixii::types::NodeId;
 
-use super::*;
+use super::bench::Bench;
 
 fn bench(experiment: Experiment) -> Bench {
     Bench::serving(Bench::configured(1, |config| Config { experiment, ..config }))

@@ -1,6 +1,15 @@
 //! What is kept for homes that are out of reach or late.
 
-use super::*;
+use bytes::Bytes;
+use pixii::causal::{Actor, Context, Object, Version};
+use pixii::generation::Generation;
+use pixii::message::{Body, Refusal, Response};
+use pixii::node::{Input, Output};
+use pixii::store::memory::MemoryStore;
+use pixii::store::{Found, Record, Store};
+use pixii::types::{Blob, NodeId, WriteId};
+
+use super::bench::{Bench, object, put};
 
 #[test]
 fn a_stand_in_takes_the_place_of_a_home_that_is_gone_or_late_and_is_one_slot_with_it() {
@@ -166,7 +175,7 @@ fn a_new_hint_is_not_joined_with_one_that_is_too_old() {
     let key = bench.key(false);
     let (partition, home) = (bench.ring.partition(&key), bench.homes(&key)[0]);
     let keep = |number: u128, generation: u64| {
-        let (key, object) = (key.clone(), repair::object(number));
+        let (key, object) = (key.clone(), object(number));
         Body::Keep { key, object, keep_for: vec![home], generation }
     };
     let out = bench.peer(home, 80, keep(1, 0));
@@ -179,8 +188,8 @@ fn a_new_hint_is_not_joined_with_one_that_is_too_old() {
     let out = bench.peer(home, 82, keep(2, 2));
     bench.carry(out, &disk);
     let hint = disk.read_hint(home, &key).unwrap();
-    let Found::Record(Record { object, generation, .. }) = hint else { panic!("{hint:?}") };
+    let Found::Record(Record { object: kept, generation, .. }) = hint else { panic!("{hint:?}") };
     assert_eq!(generation, 2, "it does not go with the old one");
-    let held = object.context();
-    assert!(repair::object(2).values().all(|(dot, _)| held.covers(dot)), "{object:?}");
+    let held = kept.context();
+    assert!(object(2).values().all(|(dot, _)| held.covers(dot)), "{kept:?}");
 }

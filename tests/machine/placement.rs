@@ -1,8 +1,16 @@
 //! Later rings, strangers, and what is kept for a member that was removed.
 
-use pixii::members::Standing;
+use bytes::Bytes;
+use pixii::causal::{Actor, Context, Object, Version};
+use pixii::members::{Life, Member, Members, Standing};
+use pixii::message::Body;
+use pixii::node::{Done, Input, Notice, Output, Work};
+use pixii::ring::Ring;
+use pixii::store::memory::MemoryStore;
+use pixii::store::{Change, Found, Kept, Record, Store};
+use pixii::types::{Blob, NodeId, WriteId};
 
-use super::*;
+use super::bench::Bench;
 
 fn fresh() -> Member {
     Member::configured("n9".to_string(), "host:9")

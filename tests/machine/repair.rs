@@ -1,14 +1,13 @@
 //! Anti-entropy under bad input, on both ends of a comparison: what is refused, what ends one, and that it is tried again.
 
-use pixii::causal::{Actor, Context, Object, Version};
 use pixii::merkle::{Digest, LEAVES, SHAPE, leaf_of};
 use pixii::message::{Body, Item, PeerMessage, Refusal};
 use pixii::node::{Done, Input, Output, PairView, Work};
 use pixii::store::memory::MemoryStore;
 use pixii::store::{Found, Store};
-use pixii::types::{Blob, Key, MILLI, NodeId, Partition, WriteId};
+use pixii::types::{Blob, Key, MILLI, NodeId, Partition};
 
-use super::Bench;
+use super::bench::{Bench, object};
 
 type Sent = Vec<(NodeId, u64, Body)>;
 
@@ -20,12 +19,6 @@ struct Bout {
     key: Key,
     partition: Partition,
     peer: NodeId,
-}
-
-pub(crate) fn object(write: u128) -> Object {
-    let version = Version { write: WriteId(write), value: Blob(bytes::Bytes::from_static(b"v")) };
-    let actor = Actor { store: write as u64, serial: 1 };
-    Object::default().update(&Context::default(), actor, version).0
 }
 
 impl Bout {

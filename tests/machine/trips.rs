@@ -5,7 +5,7 @@ use pixii::message::{Body, RecentTrips, Request};
 use pixii::node::{Done, Input, Output, Work};
 use pixii::store::{Found, Record};
 
-use super::{Bench, put};
+use super::bench::{Bench, put};
 
 #[test]
 fn round_trips_are_kept_by_replica_and_kind_the_own_disk_among_them() {

@@ -258,7 +258,10 @@ impl Shared {
     pub(crate) async fn client(&self) -> Result<Client, Trouble> {
         let addresses = self.addresses()?;
         Client::connect(&addresses, self.options()?).await.map_err(|failure| {
-            Trouble::error(format!("{failure}; start a cluster with `pixii dev`"))
+            let said = failure.to_string();
+            let nobody = said.ends_with("connection refused");
+            let hint = if nobody { "; start a cluster with `pixii dev`" } else { "" };
+            Trouble::error(said + hint)
         })
     }
 

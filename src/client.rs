@@ -163,7 +163,7 @@ impl Client {
                 Err(why) => faults.push(format!("{address}: {why}")),
             }
         }
-        Err(Failure::Error(format!("no node answers at {}", faults.join(", nor at "))))
+        Err(Failure::Error(format!("cannot connect to {}", faults.join(", nor to "))))
     }
 
     async fn connect_to(address: &str, options: &Options) -> Result<Self, String> {
@@ -206,6 +206,11 @@ impl Client {
     /// The members and settings that the ring was made from.
     pub fn ring_report(&self) -> &RingReport {
         &self.0.report
+    }
+
+    /// The members that have places, in the order of the list; not those that were removed.
+    pub fn members(&self) -> impl Iterator<Item = &Member> {
+        self.0.report.members.iter().filter(|member| self.0.report.ring.has(member.id()))
     }
 
     /// A fresh id for a put: 128 bits that nobody else draws, from the system's randomness.

@@ -17,7 +17,7 @@ use crate::node::Experiment;
 use crate::ring::{Ring, RingError};
 use crate::secret::{SecretKey, Secrets, Vault};
 use crate::types::{MAX_MEMBERS, MAX_N, MAX_PARTITIONS, NodeId};
-use secrets::SecretFiles;
+pub(crate) use secrets::SecretFiles;
 
 /// Where a node listens unless it is told otherwise.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:7432";
@@ -218,9 +218,9 @@ fn check(keys: Keys) -> Result<Config, String> {
     let n = number("n", keys.n.unwrap_or(3), 1..=i64::from(MAX_N))? as u8;
     let partitions =
         number("partitions", keys.partitions.unwrap_or(256), 1..=i64::from(MAX_PARTITIONS))? as u16;
-    let quorum = i64::from(n.min(2));
-    let r = number("r", keys.r.unwrap_or(quorum), 1..=i64::from(n))? as u8;
-    let w = number("w", keys.w.unwrap_or(quorum), 1..=i64::from(n))? as u8;
+    let majority = i64::from(n / 2 + 1);
+    let r = number("r", keys.r.unwrap_or(majority), 1..=i64::from(n))? as u8;
+    let w = number("w", keys.w.unwrap_or(majority), 1..=i64::from(n))? as u8;
     let interval = keys.gossip_interval_ms.unwrap_or(500);
     let gossip_interval_ms = number("gossip_interval_ms", interval, GOSSIP_INTERVAL_MS)? as u64;
     let patience = keys.gossip_timeout_ms.unwrap_or((10 * interval).min(*GOSSIP_TIMEOUT_MS.end()));

@@ -136,13 +136,13 @@ pub fn serve(
 
 fn open_and_run(config: &Config, orders: Receiver<Order>) -> Result<(), ServeError> {
     let patience = || Patience::begin().map_err(|error| ServeError::System("thread", error));
-    manager::notify(NotifyState::Status("opening the store"));
+    manager::notify(&NotifyState::Status("opening the store"));
     let watchers = Watchers::start(config)?;
     let opening = patience()?;
     let store = Arc::new(quarantine::open(config)?);
     drop(opening);
     let served = run_watched(config, store.clone(), orders, &watchers);
-    manager::notify(NotifyState::Status("closing the store"));
+    manager::notify(&NotifyState::Status("closing the store"));
     let _closing = patience()?;
     // Only a thread that is stuck in a failed store still has it then, and the process ends anyway.
     let closed = Arc::into_inner(store).map_or(Ok(()), DiskStore::close);
@@ -264,7 +264,7 @@ impl<'a> Engine<'a> {
             let link = peers::keep_link(self.hub.clone(), peer.clone(), rng.next_u64());
             tokio::spawn(link);
         }
-        info!("node {} is ready on {}", self.config.name, self.config.listen);
+        info!("node {} listens on {}", self.config.name, self.config.listen);
         self.set_rules(self.config.emulation.clone());
         while !self.is_finished() {
             let wake = self.wake_at();
@@ -274,10 +274,11 @@ impl<'a> Engine<'a> {
             tokio::select! {
                 biased;
                 Some(order) = orders.recv() => self.order(order),
+                // Before the work, which may never leave a moment: a node that has very much to do is alive. Ten a second at
+                // most; who has asked may have gone.
+                Some(question) = questions.recv() => drop(question.send(self.account())),
                 Some(report) = self.reports.recv() => self.report(report)?,
                 Some(event) = self.events.recv() => self.event(event),
-                // Who has asked may have gone.
-                Some(question) = questions.recv() => drop(question.send(self.account())),
                 () = self.alarm.rings(), if self.emulator.is_on() => {}
                 () = sleep_until(wake.into()) => {}
             }

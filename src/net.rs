@@ -7,14 +7,16 @@ pub(crate) mod frames;
 pub(crate) mod handshake;
 pub(crate) mod http;
 pub(crate) mod listener;
+mod news;
 pub(crate) mod peers;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
@@ -29,19 +31,20 @@ use crate::types::NodeId;
 use crate::wire::PROTOCOL;
 use doors::Doors;
 use frames::{Held, Limits, Outbox};
+use news::News;
 
 /// Most clients connected at once.
 pub(crate) const MAX_CLIENTS: usize = 1_024;
 /// A handshake, the connection's making included, is done in this time.
 const HANDSHAKE: Duration = Duration::from_secs(5);
-/// Most connections that are told why they are refused before their handshake; further ones may be cut before they know.
+/// Most connections whose handshake is under way.
+const MAX_HANDSHAKES: usize = 256;
+/// Most connections that are waited for while they read why they are refused; further ones may be cut before they know.
 const MAX_TURNED_AWAY: usize = 256;
 /// Bytes of large frames that are read or worked on, for all clients and for all peers.
 const MAX_INFLOW_BYTES: usize = 256 << 20;
 /// Events that wait for the engine; the connections stop reading beyond it.
 const MAX_EVENTS: usize = 1_024;
-/// Whose refusals are remembered, so as to log each reason once.
-const MAX_REMEMBERED: usize = 1_024;
 /// An outgoing queue of one peer.
 const PEER_LIMITS: Limits = Limits { messages: 8_192, bytes: 64 << 20, total_bytes: 512 << 20 };
 /// The unsent replies of one client.
@@ -95,10 +98,10 @@ pub(crate) struct Identity {
 pub(crate) struct Access {
     /// What peers and clients have to prove.
     pub(crate) secrets: Vault,
-    /// Most connections of one address.
+    /// Most clients of one address.
     pub(crate) per_address: usize,
-    /// Of the system's randomness, for the nonces of this life.
-    pub(crate) nonce_seed: [u8; 32],
+    /// The nonces of this life.
+    pub(crate) nonces: Nonces,
 }
 
 /// Another member, as the connections to and from it share it.
@@ -115,8 +118,18 @@ pub(crate) struct Peer {
     hurry: Notify,
     /// The task that reads its connection to us.
     inbound: Mutex<Option<AbortHandle>>,
+    runs: Mutex<Runs>,
     /// The version of the protocol on the link to it, or on the last one; 0 before there was one.
     protocol: AtomicU16,
+}
+
+/// The runs of a peer's daemon that connected, by the nonces of their boots.
+#[derive(Debug, Default)]
+struct Runs {
+    /// The newest, and where it connected from.
+    newest: Option<(u64, SocketAddr)>,
+    /// The one before it.
+    older: Option<u64>,
 }
 
 /// Where a peer may be. A node is its id: it may come back elsewhere.
@@ -155,6 +168,26 @@ impl Peer {
         }
     }
 
+    /// Notes the run that connects from `from`. The error says that it is one before the newest, which is still connected:
+    /// two daemons have the same name, and only one of them is heard, lest they take each other's place for ever.
+    fn meet(&self, boot_nonce: u64, from: SocketAddr) -> Result<(), String> {
+        let mut runs = locked(&self.runs);
+        let listening = locked(&self.inbound).as_ref().is_some_and(|task| !task.is_finished());
+        match runs.newest {
+            Some((newest, _)) if newest == boot_nonce => return Ok(()),
+            Some((_, other)) if listening && runs.older == Some(boot_nonce) => {
+                return Err(format!(
+                    "another daemon says that it is node {}, has connected since, from {other}, and is heard: a name is one node's",
+                    self.name
+                ));
+            }
+            _ => {}
+        }
+        runs.older = runs.newest.map(|(nonce, _)| nonce);
+        runs.newest = Some((boot_nonce, from));
+        Ok(())
+    }
+
     /// Where to dial it at the `attempt`th attempt, counted from 0.
     fn dial_at(&self, attempt: u32) -> String {
         let mut addresses = locked(&self.addresses);
@@ -178,11 +211,11 @@ pub(crate) struct Hub {
     secrets: Vault,
     nonces: Nonces,
     doors: Arc<Doors>,
-    turned_away: Arc<Semaphore>,
+    turned_away: Semaphore,
     peer_inflow: Arc<Semaphore>,
     client_inflow: Arc<Semaphore>,
     client_unsent: Arc<AtomicUsize>,
-    refusals: Mutex<HashMap<String, String>>,
+    refusals: Mutex<News>,
     /// True while this node has no links, because it is drained or ends.
     apart: watch::Sender<bool>,
 }
@@ -211,6 +244,7 @@ impl Hub {
                 outbox: Outbox::new(PEER_LIMITS, unsent.clone()),
                 hurry: Notify::new(),
                 inbound: Mutex::new(None),
+                runs: Mutex::default(),
                 protocol: AtomicU16::new(0),
             };
             (peer.id, Arc::new(peer))
@@ -222,13 +256,13 @@ impl Hub {
             clients: Arc::new(Semaphore::new(MAX_CLIENTS)),
             next_client: AtomicU64::new(1),
             secrets: access.secrets,
-            nonces: Nonces::new(access.nonce_seed),
-            doors: Doors::new(access.per_address),
-            turned_away: Arc::new(Semaphore::new(MAX_TURNED_AWAY)),
+            nonces: access.nonces,
+            doors: Doors::new(MAX_HANDSHAKES, access.per_address),
+            turned_away: Semaphore::new(MAX_TURNED_AWAY),
             peer_inflow: Arc::new(Semaphore::new(MAX_INFLOW_BYTES)),
             client_inflow: Arc::new(Semaphore::new(MAX_INFLOW_BYTES)),
             client_unsent: Arc::new(AtomicUsize::new(0)),
-            refusals: Mutex::new(HashMap::new()),
+            refusals: Mutex::default(),
             apart: watch::Sender::new(false),
         };
         (Arc::new(hub), receiver)
@@ -261,22 +295,14 @@ impl Hub {
         let _ = self.apart.subscribe().wait_for(|apart| !apart).await;
     }
 
-    /// True unless `reason` is what was refused to `who` the last time: to be logged, then.
+    /// True if `reason`, for which `who` was refused, is to be logged.
     fn is_news(&self, who: &str, reason: &str) -> bool {
-        let mut refusals = locked(&self.refusals);
-        if refusals.get(who).is_some_and(|last| last == reason) {
-            return false;
-        }
-        if refusals.len() >= MAX_REMEMBERED {
-            refusals.clear();
-        }
-        refusals.insert(who.to_owned(), reason.to_owned());
-        true
+        locked(&self.refusals).tells(Instant::now(), who, reason)
     }
 
     /// Forgets what was refused to `who`, which has been accepted.
     fn forget_refusal(&self, who: &str) {
-        locked(&self.refusals).remove(who);
+        locked(&self.refusals).forget(who);
     }
 }
 

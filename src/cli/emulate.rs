@@ -68,7 +68,7 @@ impl Emulate {
         let told = block_on(async {
             let client = shared.client().await?;
             let order = self.order(&client)?;
-            let members = client.ring_report().members.iter().map(|member| member.name.clone());
+            let members = client.members().map(|member| member.name.clone());
             let names = self.node.map_or_else(|| members.collect(), |name| vec![name]);
             let mut told: Vec<Told> = Vec::new();
             for name in names {

@@ -77,7 +77,7 @@ impl Hints {
 /// silent one costs its own timeout and no more.
 async fn ask(shared: &Shared, node: Option<String>) -> Result<Vec<Told>, Trouble> {
     let client = shared.client().await?;
-    let members = client.ring_report().members.iter().map(|member| member.name.clone());
+    let members = client.members().map(|member| member.name.clone());
     let names: Vec<String> = node.map_or_else(|| members.collect(), |name| vec![name]);
     let mut calls = JoinSet::new();
     for (place, name) in names.into_iter().enumerate() {
@@ -158,7 +158,10 @@ fn as_text(told: &[Told], answered: usize) -> String {
         return match told {
             [(name, _)] => format!("no hints are kept by {name}\n"),
             _ if answered < told.len() => {
-                format!("no hints are kept by the {}\n", count(answered as u64, "other member"))
+                format!(
+                    "no hints are kept by the {} that answered\n",
+                    count(answered as u64, "member")
+                )
             }
             _ => "no hints are kept\n".into(),
         };

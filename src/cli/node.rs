@@ -189,7 +189,9 @@ fn replace(old: &str, new: &str, yes: bool, shared: &Shared) -> Outcome {
          {new} ({address}) {takes} its places in {places} of {partitions} partitions: ring version {version}\n\
          {hints} that the asked node keeps for {old} go to the other homes\n{}",
         match yes {
-            true => format!("{new} fills itself from the other homes: see `pixii status {new}`\n"),
+            true => format!(
+                "{new} fills itself from the other homes: see `pixii status --node {new}`\n"
+            ),
             false => "nothing was changed: add --yes to do it\n".to_owned(),
         }
     ))?;

@@ -27,6 +27,12 @@ pub(crate) struct SecretFiles {
 }
 
 impl SecretFiles {
+    /// True if systemd keeps them: it copies them when it starts the unit.
+    pub(crate) fn are_credentials(&self) -> bool {
+        let kept = |path: &PathBuf| credentials().is_some_and(|kept| place(path).starts_with(kept));
+        kept(&self.peers) || kept(&self.clients)
+    }
+
     /// Both or neither.
     pub(super) fn new(
         peers: Option<PathBuf>,
@@ -57,6 +63,11 @@ impl SecretFiles {
     }
 }
 
+/// Where systemd puts credentials, if this process has any.
+fn credentials() -> Option<PathBuf> {
+    env::var_os(CREDENTIALS).map(PathBuf::from)
+}
+
 /// The keys of a client, of the file that its user names.
 pub(super) fn client(path: &Path) -> Result<Keyring, String> {
     read(path).map(|secrets| ring(Role::Client, &secrets))
@@ -64,8 +75,8 @@ pub(super) fn client(path: &Path) -> Result<Keyring, String> {
 
 /// A relative path is the name of a credential, where there are any.
 fn place(path: &Path) -> PathBuf {
-    match env::var_os(CREDENTIALS) {
-        Some(directory) if path.is_relative() => Path::new(&directory).join(path),
+    match credentials() {
+        Some(directory) if path.is_relative() => directory.join(path),
         _ => path.to_owned(),
     }
 }

@@ -224,7 +224,7 @@ fn simple(kind: Option<&str>, words: &mut Words) -> Result<Delay, String> {
             let scale = duration("pareto", words.next())?;
             Ok(Delay::Pareto { scale, shape: number("the shape of pareto", words.next(), SHAPES)? })
         }
-        other => Err(odd("behind delay", other, "fixed, exponential, pareto or mix")),
+        other => Err(odd("the kind of delay", other, "fixed, exponential, pareto or mix")),
     }
 }
 
@@ -410,7 +410,10 @@ mod tests {
             ("n1 -> n2 delay pareto 1ms 0", "the shape of pareto = 0: the shape of pareto is a"),
             ("n1 -> n2 delay mix 0 fixed 1ms", "a weight of mix = 0: a weight of mix is a number"),
             ("n1 -> n2 delay mix 1 fixed 1ms +", "a weight of mix is missing"),
-            ("n1 -> n2 delay soon", "behind delay is \"soon\", where fixed, exponential, pareto"),
+            (
+                "n1 -> n2 delay soon",
+                "the kind of delay is \"soon\", where fixed, exponential, pareto",
+            ),
             ("n1 -> n2 delay fixed 1ms lifo", "behind the delay is \"lifo\", where offset, fifo"),
             ("n1 -> n9 cut", "no member is called \"n9\"; FROM and TO are a member's name, * or"),
             ("n1 -> n2 lag 5ms", "behind TO is \"lag\", where delay, drop, cut or pass is"),

@@ -70,7 +70,7 @@ impl Engine<'_> {
             store: self.node.meta().store,
             incarnation: self.node.meta().incarnation,
             recovered: self.recovered,
-            serving: self.node.is_settled() && self.drain == Drain::No,
+            serving: self.node.refusal(self.now(), true).is_none() && self.drain == Drain::No,
             without_authority: self.node.meta().without_authority.len() as u32,
             uptime_ms: self.start.elapsed().as_millis() as u64,
             partitions: self.ring.share(self.config.me()) as u32,
@@ -104,6 +104,8 @@ impl Engine<'_> {
         }
         let mut condition = if self.short.is_some() {
             "serving reads only: its disk is nearly full"
+        } else if self.node.refusal(self.now(), true).is_some() {
+            "serving reads only: what others have collected is not known yet"
         } else {
             "serving"
         }

@@ -37,7 +37,7 @@ impl Engine<'_> {
     pub(super) fn stop(&mut self, why: &str) {
         if self.may_stop() {
             info!("node {} stops: {why}", self.config.name);
-            manager::notify(NotifyState::Stopping);
+            manager::notify(&NotifyState::Stopping);
             self.manager.look_again();
             self.ending = Ending::Stop;
             self.begin_end(FINISH);

@@ -103,28 +103,26 @@ impl Board {
         }
     }
 
+    /// The newest account, in the time that the engine is given: whoever waits for another one's turn has that time too.
     async fn account(&self) -> Result<Arc<Account>, Missing> {
+        timeout(self.patience, self.newest()).await.unwrap_or(Err(Missing::Stuck))
+    }
+
+    async fn newest(&self) -> Result<Arc<Account>, Missing> {
         let mut last = self.last.lock().await;
         if let Some((_, account)) = last.as_ref().filter(|(at, _)| at.elapsed() < FRESH) {
             return Ok(account.clone());
         }
         *last = None;
         let engine = self.engine()?;
-        let ask = async {
-            let (question, answer) = oneshot::channel();
-            engine.send(question).await.ok()?;
-            answer.await.ok()
-        };
-        match timeout(self.patience, ask).await {
-            Ok(Some(account)) => {
-                let account = Arc::new(account);
-                *last = Some((Instant::now(), account.clone()));
-                Ok(account)
-            }
-            // The life ended meanwhile.
-            Ok(None) => Err(Missing::Without("between two lives")),
-            Err(_) => Err(Missing::Stuck),
-        }
+        // The life may end meanwhile.
+        let ended = Missing::Without("between two lives");
+        let (question, answer) = oneshot::channel();
+        let Ok(()) = engine.send(question).await else { return Err(ended) };
+        let Ok(account) = answer.await else { return Err(ended) };
+        let account = Arc::new(account);
+        *last = Some((Instant::now(), account.clone()));
+        Ok(account)
     }
 
     async fn answer(&self, path: &str) -> Answer {

@@ -48,8 +48,8 @@ pub(super) fn tell(notice: Notice, config: &Config, members: &Members) {
         }
         Notice::Reborn => warn!(
             event = "disk_lost",
-            "the cluster knows node {name} with another store: its disk was lost, and what it does \
-             not find does not count"
+            "the cluster does not know this store of node {name}: it is a new member's, or the disk was lost; what it \
+             does not find does not count until it has all from the other homes"
         ),
         Notice::Alone => {
             warn!(event = "alone", "no peer answers: node {name} serves under a new store id");
@@ -65,7 +65,8 @@ pub(super) fn tell(notice: Notice, config: &Config, members: &Members) {
             "a record of partition {} fails its checksum: it is fetched from the other homes",
             partition.0
         ),
-        Notice::Outdated(peer)
+        Notice::Awaited(peer)
+        | Notice::Outdated(peer)
         | Notice::Copied(peer)
         | Notice::Foreign(peer)
         | Notice::Opined(peer, ..)
@@ -82,6 +83,12 @@ pub(super) fn tell(notice: Notice, config: &Config, members: &Members) {
 fn tell_of_peer(notice: Notice, peer: &str, config: &Config) {
     let name = &config.name;
     match notice {
+        Notice::Awaited(_) => warn!(
+            event = "awaited",
+            peer,
+            "node {name} waits for {peer}: a new cluster is founded when all of its members have answered, or, by \
+             `pixii server --bootstrap`, by those that have"
+        ),
         Notice::Outdated(_) => warn!(
             event = "disk_rolled_back",
             peer,

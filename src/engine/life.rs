@@ -21,6 +21,7 @@ use crate::members::{Member, Members};
 use crate::net::{Access, random};
 use crate::node::{self, Limits, Node};
 use crate::ring::Ring;
+use crate::secret::Nonces;
 use crate::store::{LifeError, Owner, Store, begin_life, end_life};
 use crate::types::{Key, MILLI};
 
@@ -67,7 +68,7 @@ fn live(
     let access = Access {
         secrets: config.secrets.clone(),
         per_address: config.max_connections_per_address,
-        nonce_seed: random().map_err(system("random bits"))?,
+        nonces: Nonces::new(random().map_err(system("random bits"))?),
     };
     let runtime =
         Builder::new_current_thread().enable_all().build().map_err(system("event loop"))?;
@@ -102,7 +103,7 @@ fn live(
         let partition = ring.partition(key);
         (partition, !ring.homes(partition).contains(&config.me()))
     };
-    manager::notify(NotifyState::Status("counting what is kept for other members"));
+    manager::notify(&NotifyState::Status("counting what is kept for other members"));
     let (remembered, hints) = (store.members()?, store.hint_totals(&place)?);
     let members = members(config, incarnation, ring.version() > 1, remembered);
     let generations = store.generations()?;

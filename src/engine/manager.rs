@@ -1,14 +1,20 @@
 //! The service manager, if there is one: it is told when the daemon is ready, what it does, and that it gets on.
 
 use std::env;
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 
+/// Where the manager says that it listens.
+const SOCKET: &str = "NOTIFY_SOCKET";
 /// How often the condition of the daemon is looked at.
 const LOOK: Duration = Duration::from_millis(500);
 /// A daemon that waits for members that do not answer is ready after this time: they may need it to be.
@@ -22,9 +28,21 @@ const MOVED_BYTES: u64 = 64 << 10;
 /// and how much more time it is given then.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Tells the service manager, if one waits for that. A manager that cannot be told changes nothing here.
-pub(super) fn notify(state: NotifyState<'_>) {
-    let _ = sd_notify::notify(&[state]);
+/// Tells the service manager, if one waits for that, and gives whether that went well. A manager that cannot be told, or
+/// that takes nothing for a while, changes nothing here.
+pub(super) fn notify(state: &NotifyState<'_>) -> bool {
+    env::var_os(SOCKET).is_none_or(|socket| tell(&socket, &state.to_string()).is_ok())
+}
+
+/// The library's own would wait for a manager that hangs, and the engine with it.
+fn tell(socket: &OsStr, text: &str) -> io::Result<()> {
+    let address = match socket.as_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
+        path => SocketAddr::from_pathname(OsStr::from_bytes(path))?,
+    };
+    let from = UnixDatagram::unbound()?;
+    from.set_nonblocking(true)?;
+    from.send_to_addr(text.as_bytes(), &address).map(drop)
 }
 
 /// What the manager has been told in this life.
@@ -57,9 +75,9 @@ impl Manager {
     /// that is too long.
     pub(super) fn feed(&mut self, now: Instant, writing: Duration) {
         let Some(interval) = self.watchdog else { return };
-        if is_fed(interval, self.fed.map(|fed| now.saturating_duration_since(fed)), writing) {
+        let since = self.fed.map(|fed| now.saturating_duration_since(fed));
+        if is_fed(interval, since, writing) && notify(&NotifyState::Watchdog) {
             self.fed = Some(now);
-            notify(NotifyState::Watchdog);
         }
     }
 
@@ -78,18 +96,17 @@ impl Manager {
     pub(super) fn tell(&mut self, now: Instant, serves: bool, condition: String) {
         self.looked = Some(now);
         let waited = now.saturating_duration_since(self.begun) >= READY_AT_LATEST;
-        if (serves || waited) && self.patience.take().is_some() {
-            notify(NotifyState::Ready);
+        if (serves || waited) && self.patience.is_some() && notify(&NotifyState::Ready) {
+            self.patience = None;
         }
-        if condition != self.said {
-            notify(NotifyState::Status(&condition));
+        if condition != self.said && notify(&NotifyState::Status(&condition)) {
             self.said = condition;
         }
     }
 }
 
 fn listens() -> bool {
-    env::var_os("NOTIFY_SOCKET").is_some()
+    env::var_os(SOCKET).is_some()
 }
 
 /// Whether a watchdog of this interval is fed now, `since` after the last time. The writer may be at one thing for half
@@ -117,7 +134,7 @@ impl Patience {
             while ended.recv_timeout(LOOK_AT_BYTES) == Err(RecvTimeoutError::Timeout) {
                 let now = moved_bytes();
                 if now.saturating_sub(before) >= MOVED_BYTES {
-                    notify(NotifyState::ExtendTimeoutUsec(PATIENCE.as_micros() as u32));
+                    notify(&NotifyState::ExtendTimeoutUsec(PATIENCE.as_micros() as u32));
                 }
                 before = now;
             }
@@ -163,6 +180,18 @@ mod tests {
         assert!(fed(Some(15), 29), "a slow one is not either");
         assert!(!fed(Some(15), 30), "a stuck one is");
         assert!(!fed(Some(600), 600), "and remains it");
+    }
+
+    #[test]
+    fn a_manager_that_takes_nothing_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        assert!(tell(path.as_os_str(), "READY=1").is_err(), "nobody is there");
+        let manager = UnixDatagram::bind(&path).unwrap();
+        let told = (0..100_000).take_while(|_| tell(path.as_os_str(), "WATCHDOG=1").is_ok());
+        assert!((1..100_000).contains(&told.count()));
+        manager.recv(&mut [0; 64]).unwrap();
+        assert!(tell(path.as_os_str(), "READY=1").is_ok(), "there is room again");
     }
 
     #[test]

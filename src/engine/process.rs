@@ -66,6 +66,10 @@ pub(super) fn watch_signals(
         let mut stops = false;
         for signal in signals.forever() {
             let name = low_level::signal_name(signal).unwrap_or("a signal");
+            if matches!(signal, SIGHUP | SIGUSR1) && orders.capacity() <= PLACES_FOR_STOPS {
+                warn!("{name} is ignored: too many orders wait");
+                continue;
+            }
             let order = match signal {
                 SIGHUP => Order::Reload(read().map(Box::new)),
                 SIGUSR1 => Order::Account,
@@ -75,10 +79,6 @@ pub(super) fn watch_signals(
                     name.into()
                 }
             };
-            if !matches!(order, Order::Stop(_)) && orders.capacity() <= PLACES_FOR_STOPS {
-                warn!("{name} is ignored: too many orders wait");
-                continue;
-            }
             let _ = orders.try_send(order);
         }
     })?;

@@ -1,13 +1,16 @@
 //! A store that does not open: set aside for damage only, and only when somebody else has what it held.
 
+use std::slice;
 use std::time::Duration;
 
 use tokio::runtime::Builder;
+use tokio::task::JoinSet;
 use tracing::warn;
 
 use super::ServeError;
 use crate::client::{Client, Options};
 use crate::config::Config;
+use crate::members::Member;
 use crate::ring::Ring;
 use crate::store::Store;
 use crate::store::disk::{DiskStore, OpenError};
@@ -56,13 +59,16 @@ fn unwitnessed(config: &Config) -> Result<Option<Partition>, ServeError> {
         .enable_all()
         .build()
         .map_err(|error| ServeError::System("event loop", error))?;
-    let (mut witnesses, mut rings): (Vec<NodeId>, Vec<Ring>) = (Vec::new(), Vec::new());
-    for member in config.members.iter().filter(|member| member.id() != config.me()) {
-        if let Some(ring) = runtime.block_on(witness(config, &member.name, &member.address)) {
-            witnesses.push(member.id());
-            rings.push(ring);
+    // All at once: a start has no time for many that are silent one after the other.
+    let answers = runtime.block_on(async {
+        let mut asked = JoinSet::new();
+        for member in config.members.iter().filter(|member| member.id() != config.me()) {
+            let (config, member) = (config.clone(), member.clone());
+            asked.spawn(async move { Some((member.id(), witness(&config, &member).await?)) });
         }
-    }
+        asked.join_all().await
+    });
+    let (witnesses, rings): (Vec<NodeId>, Vec<Ring>) = answers.into_iter().flatten().unzip();
     let ring = Ring::latest(config.ring.clone(), rings);
     let own = |p: &Partition| ring.homes(*p).contains(&config.me());
     let bare = |p: &Partition| !ring.homes(*p).iter().any(|home| witnesses.contains(home));
@@ -70,14 +76,14 @@ fn unwitnessed(config: &Config) -> Result<Option<Partition>, ServeError> {
 }
 
 /// The ring of a member that answers, serves, and has lost nothing itself.
-async fn witness(config: &Config, name: &str, address: &str) -> Option<Ring> {
+async fn witness(config: &Config, member: &Member) -> Option<Ring> {
     let connect_timeout_ms = PATIENCE.as_millis() as u32;
     let secret = config.secrets.get().map(|secrets| secrets.clients.first().clone());
     let options = Options { connect_timeout_ms, secret, ..Options::default() };
     let ask = async {
-        let client = Client::connect(&[address.to_owned()], options).await.ok()?;
+        let client = Client::connect(slice::from_ref(&member.address), options).await.ok()?;
         let status = client.status(None).await.ok()?;
-        let same = client.cluster() == config.cluster && status.name == name;
+        let same = client.cluster() == config.cluster && status.name == member.name;
         let whole = status.serving && status.without_authority == 0;
         (same && whole).then(|| client.ring().clone())
     };

@@ -3,7 +3,7 @@
 use tracing::{info, warn};
 
 use super::Engine;
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, SecretFiles};
 use crate::node::{Input, Limits};
 use crate::secret::Secrets;
 use crate::types::MILLI;
@@ -78,17 +78,29 @@ impl Engine<'_> {
         if !fixed.is_empty() {
             warn!("node {name} has to be started again for {}", fixed.join(", "));
         }
-        // Whether they are others is nobody's business. The first ones, too: links that are open stay.
-        let secrets = config.secrets.get();
-        if let Some(secrets) = &secrets {
-            self.config.secrets.set(Some(Secrets::clone(secrets)));
-            info!("node {name} goes on with the secrets that its files hold now");
-        }
-        if changed.is_empty() && fixed.is_empty() && secrets.is_none() {
+        let others = self.take_secrets(&config);
+        if changed.is_empty() && fixed.is_empty() && !others {
             info!("node {name} finds nothing new in its configuration");
         }
         *self.settings = new;
         self.input(Input::Limits(self.settings.limits()));
+    }
+
+    /// Takes over the secrets that were read; true if they are others, or the first ones. Links that are open stay.
+    fn take_secrets(&mut self, config: &Config) -> bool {
+        let name = &self.config.name;
+        let Some(new) = config.secrets.get() else { return false };
+        let others = self.config.secrets.get().is_none_or(|old| old != new);
+        if others {
+            self.config.secrets.set(Some(Secrets::clone(&new)));
+            info!("node {name} goes on with other secrets, those that its files hold now");
+        } else if config.secret_files.as_ref().is_some_and(SecretFiles::are_credentials) {
+            info!(
+                "the secrets of node {name} are the same: they are credentials, which systemd copies when a unit starts, \
+                 so that changed ones take a restart"
+            );
+        }
+        others
     }
 }
 

@@ -25,7 +25,7 @@ pub struct StatusReport {
     pub incarnation: u64,
     /// True when the last stop was not a clean one.
     pub recovered: bool,
-    /// False until the node has learned from its peers whether its disk is the newest.
+    /// True while it takes requests, writes among them: not before it has learned from its peers whether its disk is the newest.
     pub serving: bool,
     /// Partitions whose absent keys do not count here.
     pub without_authority: u32,

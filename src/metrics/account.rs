@@ -3,7 +3,7 @@
 use super::Meter;
 use super::text::{Labels, Page};
 use crate::members::Opinion;
-use crate::message::{PeerStatus, StatusReport};
+use crate::message::{DRAINED, PeerStatus, StatusReport};
 
 const MILLI: f64 = 1e3;
 const MICRO: f64 = 1e6;
@@ -91,6 +91,8 @@ impl Account {
             "1 if the node takes every request; /readyz says why not.",
             ready,
         );
+        let drained = u8::from(status.is_drained());
+        page.gauge("pixii_drained", "1 while the node is taken out by its operator.", drained);
         let uptime = status.uptime_ms as f64 / MILLI;
         page.gauge("pixii_uptime_seconds", "Time since this life of the node began.", uptime);
         let help = "How often the store has been started.";
@@ -244,7 +246,7 @@ impl Account {
             }
         }
         page.family("pixii_events", "counter", "All that the node counts, by its name for it.");
-        for (event, count) in counters {
+        for (event, count) in counters.iter().filter(|(event, _)| event != DRAINED) {
             page.sample("_total", &vec![("event", event)], count);
         }
     }

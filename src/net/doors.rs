@@ -8,33 +8,40 @@ use tokio::sync::Notify;
 
 use super::locked;
 
-/// Most connections whose handshake is under way.
-pub(super) const MAX_HANDSHAKES: usize = 256;
 /// The part of an IPv6 address that one household has.
 const PREFIX_MASK: u128 = !(u64::MAX as u128);
 
-/// The connections that are counted: handshakes under way, and clients. A peer is let in once, and not counted.
+/// The connections that are counted: those that have not said yet who they are, and clients. A peer is let in once, and not
+/// counted, so that no number of clients keeps one out.
 #[derive(Debug)]
 pub(super) struct Doors {
+    waiting: usize,
     per_address: usize,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    open: HashMap<IpAddr, usize>,
-    /// Handshakes under way, the oldest first.
+    clients: HashMap<IpAddr, usize>,
+    /// Who has not been let in yet, the oldest first.
     waiting: BTreeMap<u64, (IpAddr, Arc<Notify>)>,
     next: u64,
 }
 
-/// A connection's place. Dropped, it is free.
+/// The place of a connection that waits to be let in. Dropped, it is free.
 #[derive(Debug)]
 pub(super) struct Pass {
     doors: Arc<Doors>,
     at: IpAddr,
     number: u64,
     give_way: Arc<Notify>,
+}
+
+/// The place of a client. Dropped, it is free.
+#[derive(Debug)]
+pub(super) struct Seat {
+    doors: Arc<Doors>,
+    at: IpAddr,
 }
 
 /// Addresses that are one party: an IPv6 network of 64 bits, or an IPv4 address however it is written.
@@ -48,79 +55,78 @@ fn party(address: IpAddr) -> IpAddr {
 }
 
 impl Doors {
-    /// Lets so many connections of one address in.
-    pub(super) fn new(per_address: usize) -> Arc<Self> {
-        Arc::new(Doors { per_address, state: Mutex::default() })
+    /// So many connections may be `waiting` at a time, and so many clients of one address be in.
+    pub(super) fn new(waiting: usize, per_address: usize) -> Arc<Self> {
+        Arc::new(Doors { waiting, per_address, state: Mutex::default() })
     }
 
-    /// A place for a connection from `address`, or why there is none. When too many handshakes are under way, the oldest
-    /// one of the address that has most of them is told to give way, unless that is this address.
-    pub(super) fn enter(self: &Arc<Self>, address: IpAddr) -> Result<Pass, String> {
+    /// A place for a connection from `address`. When too many wait, the oldest one of the address that has most of them is
+    /// told to give way: what is done in a moment gets its moment, however many wait for nothing.
+    pub(super) fn enter(self: &Arc<Self>, address: IpAddr) -> Pass {
         let at = party(address);
         let mut state = locked(&self.state);
-        let open = state.open.get(&at).copied().unwrap_or(0);
-        if open >= self.per_address {
-            return Err(format!(
-                "{open} connections from {at} are open: max_connections_per_address is {}",
-                self.per_address
-            ));
-        }
-        if state.waiting.len() >= MAX_HANDSHAKES && !state.make_room(at) {
-            return Err(format!(
-                "{MAX_HANDSHAKES} handshakes are under way, the limit of this node, most of them from {at}"
-            ));
+        if state.waiting.len() >= self.waiting {
+            state.make_room();
         }
         let (number, give_way) = (state.next, Arc::new(Notify::new()));
         state.next += 1;
         state.waiting.insert(number, (at, give_way.clone()));
-        *state.open.entry(at).or_default() += 1;
         drop(state);
-        Ok(Pass { doors: self.clone(), at, number, give_way })
+        Pass { doors: self.clone(), at, number, give_way }
     }
 }
 
 impl State {
-    /// Ends the oldest handshake of the address that has most, if it has more than `newcomer`.
-    fn make_room(&mut self, newcomer: IpAddr) -> bool {
+    /// Ends the wait of the oldest one of the address that has most.
+    fn make_room(&mut self) {
         let mut counts: HashMap<IpAddr, usize> = HashMap::new();
         for (at, _) in self.waiting.values() {
             *counts.entry(*at).or_default() += 1;
         }
-        let own = counts.get(&newcomer).copied().unwrap_or(0);
-        let most = counts.values().copied().max().unwrap_or(0);
-        if own >= most {
-            return false;
-        }
+        let most = counts.values().max();
         // The oldest one of all that have as many: which address that is must not depend on a hash.
-        let oldest = self.waiting.iter().find(|(_, (at, _))| counts.get(at) == Some(&most));
-        let Some(number) = oldest.map(|(number, _)| *number) else { return false };
+        let oldest = self.waiting.iter().find(|(_, (at, _))| counts.get(at) == most);
+        let Some(number) = oldest.map(|(number, _)| *number) else { return };
         if let Some((_, give_way)) = self.waiting.remove(&number) {
             give_way.notify_one();
         }
-        true
     }
 }
 
 impl Pass {
-    /// Returns when this handshake has to give way to another one.
+    /// Returns when this connection has to give way to another one.
     pub(super) async fn called(&self) {
         self.give_way.notified().await;
     }
 
-    /// The handshake is over.
-    pub(super) fn settle(&self) {
-        locked(&self.doors.state).waiting.remove(&self.number);
+    /// A place for the client that this connection proved to be, or why there is none.
+    pub(super) fn seat(&self) -> Result<Seat, String> {
+        let (at, most) = (self.at, self.doors.per_address);
+        let mut state = locked(&self.doors.state);
+        let open = state.clients.entry(at).or_default();
+        if *open >= most {
+            return Err(format!(
+                "{open} clients from {at} are connected: max_connections_per_address is {most}"
+            ));
+        }
+        *open += 1;
+        Ok(Seat { doors: self.doors.clone(), at })
     }
 }
 
 impl Drop for Pass {
     fn drop(&mut self) {
+        locked(&self.doors.state).waiting.remove(&self.number);
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
         let mut state = locked(&self.doors.state);
-        state.waiting.remove(&self.number);
-        if let Some(open) = state.open.get_mut(&self.at) {
+        if let Some(open) = state.clients.get_mut(&self.at) {
             *open -= 1;
             if *open == 0 {
-                state.open.remove(&self.at);
+                state.clients.remove(&self.at);
             }
         }
     }
@@ -135,40 +141,42 @@ mod tests {
     }
 
     #[test]
-    fn one_address_has_so_many_connections_and_no_more() {
-        let doors = Doors::new(2);
-        let one = doors.enter(at("10.0.0.1")).unwrap();
-        one.settle();
-        let _two = doors.enter(at("::ffff:10.0.0.1")).unwrap();
-        let why = doors.enter(at("10.0.0.1")).unwrap_err();
-        assert_eq!(why, "2 connections from 10.0.0.1 are open: max_connections_per_address is 2");
-        let others = ["10.0.0.2", "::1", "fd00::1", "fd00:0:0:1::1"];
-        let others = others.map(|other| doors.enter(at(other)).unwrap());
-        let _second = doors.enter(at("fd00::2")).unwrap();
-        assert!(doors.enter(at("fd00::3")).unwrap_err().contains("from fd00:: are open"));
+    fn one_address_has_so_many_clients_and_no_more() {
+        let doors = Doors::new(256, 2);
+        let seat = |address: &str| doors.enter(at(address)).seat();
+        let one = seat("10.0.0.1").unwrap();
+        let _two = seat("::ffff:10.0.0.1").unwrap();
+        let why = seat("10.0.0.1").unwrap_err();
+        assert_eq!(why, "2 clients from 10.0.0.1 are connected: max_connections_per_address is 2");
+        let others =
+            ["10.0.0.2", "::1", "fd00::1", "fd00:0:0:1::1"].map(|other| seat(other).unwrap());
+        let _second = seat("fd00::2").unwrap();
+        assert!(seat("fd00::3").unwrap_err().contains("from fd00:: are connected"));
+        // A peer is no client: it gets its handshake.
+        drop(doors.enter(at("10.0.0.1")));
         drop(one);
-        drop(doors.enter(at("10.0.0.1")).unwrap());
+        drop(seat("10.0.0.1").unwrap());
         drop(others);
-        assert_eq!(locked(&doors.state).open.len(), 2, "what is free is forgotten");
+        let state = locked(&doors.state);
+        assert_eq!((state.clients.len(), state.waiting.len()), (2, 0), "what is free is forgotten");
     }
 
     #[test]
-    fn whoever_has_most_handshakes_gives_way() {
-        let doors = Doors::new(1_000);
-        let few: Vec<Pass> = (0..10).map(|_| doors.enter(at("10.0.0.1")).unwrap()).collect();
-        let many: Vec<Pass> =
-            (10..MAX_HANDSHAKES).map(|_| doors.enter(at("10.0.0.2")).unwrap()).collect();
-        let why = doors.enter(at("10.0.0.2")).unwrap_err();
-        assert!(why.starts_with("256 handshakes are under way, the limit of this node"), "{why}");
-        let newcomers = ["10.0.0.1", "10.0.0.3"].map(|new| doors.enter(at(new)).unwrap());
+    fn whoever_has_most_waiting_gives_way_the_oldest_first() {
+        let doors = Doors::new(256, 1_000);
+        let few: Vec<Pass> = (0..10).map(|_| doors.enter(at("10.0.0.1"))).collect();
+        let many: Vec<Pass> = (10..256).map(|_| doors.enter(at("10.0.0.2"))).collect();
+        let newcomers = ["10.0.0.2", "10.0.0.1", "10.0.0.3"].map(|new| doors.enter(at(new)));
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
-            many[0].called().await;
-            many[1].called().await;
+            for gone in &many[..3] {
+                gone.called().await;
+            }
         });
         let state = locked(&doors.state);
-        assert!(!state.waiting.contains_key(&many[0].number));
-        assert!(newcomers.iter().chain(&few).all(|pass| state.waiting.contains_key(&pass.number)));
+        assert!(many[..3].iter().all(|pass| !state.waiting.contains_key(&pass.number)));
+        let rest = newcomers.iter().chain(&few).chain(&many[3..]);
+        assert!(rest.into_iter().all(|pass| state.waiting.contains_key(&pass.number)));
         drop(state);
     }
 }

@@ -10,12 +10,14 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
+use super::doors::Doors;
 use crate::wire::http::{Answer, MAX_HEAD_BYTES, request};
 
-/// Most connections at once; further ones wait in the kernel.
+/// Most connections at once. A further one takes the place of the oldest of the address that has most of them: who asks and
+/// takes the answer is done by then.
 const MAX_CONNECTIONS: usize = 64;
 /// A request is there in this time, and its answer is taken in this time.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -68,19 +70,19 @@ where
     F: Fn(String) -> A + Send + Sync + 'static,
     A: Future<Output = Answer> + Send + 'static,
 {
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let doors = Doors::new(MAX_CONNECTIONS, 0);
     loop {
-        // The semaphore is never closed.
-        let Ok(slot) = slots.clone().acquire_owned().await else { return };
-        let Ok((stream, _)) = listener.accept().await else {
+        let Ok((stream, from)) = listener.accept().await else {
             sleep(ACCEPT_REST).await;
             continue;
         };
-        let answer = answer.clone();
+        let (answer, pass) = (answer.clone(), doors.enter(from.ip()));
         tokio::spawn(async move {
-            // A connection that breaks has nobody to be told.
-            let _ = converse(stream, &*answer).await;
-            drop(slot);
+            tokio::select! {
+                // A connection that breaks has nobody to be told.
+                _ = converse(stream, &*answer) => {}
+                () = pass.called() => {}
+            }
         });
     }
 }

@@ -14,12 +14,12 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
-use super::doors::Pass;
+use super::doors::{Pass, Seat};
 use super::frames::{FrameReader, Outbox, ReadError};
 use super::handshake::{Reception, Unheard};
 use super::{
-    CLIENT_LIMITS, CLIENT_TIMEOUT, Event, HANDSHAKE, Hub, MAX_CLIENTS, PEER_TIMEOUT, Peer, locked,
-    prepare,
+    CLIENT_LIMITS, CLIENT_TIMEOUT, Event, HANDSHAKE, Hub, MAX_CLIENTS, MAX_HANDSHAKES,
+    PEER_TIMEOUT, Peer, locked, prepare,
 };
 use crate::members::{Member, Standing};
 use crate::message::{Call, PeerMessage};
@@ -47,7 +47,7 @@ struct Connection {
 /// Who has been let in.
 enum Admitted {
     Peer(Arc<Peer>),
-    Client(OwnedSemaphorePermit),
+    Client(Seat, OwnedSemaphorePermit),
 }
 
 /// Why a connection was not let in.
@@ -72,13 +72,11 @@ impl<E: Into<ReadError>> From<E> for Rejected {
 pub(crate) async fn accept(listener: TcpListener, hub: Arc<Hub>) {
     loop {
         match listener.accept().await {
-            Ok((stream, from)) => match hub.doors.enter(from.ip()) {
-                Ok(pass) => {
-                    let connection = Connection::new(&hub, stream, from);
-                    tokio::spawn(admit(hub.clone(), connection, pass));
-                }
-                Err(why) => turn_away(&hub, stream, from, why),
-            },
+            Ok((stream, from)) => {
+                let pass = hub.doors.enter(from.ip());
+                let connection = Connection::new(&hub, stream, from);
+                tokio::spawn(admit(hub.clone(), connection, pass));
+            }
             Err(error) => {
                 if hub.is_news("accept", &error.to_string()) {
                     warn!("cannot accept a connection: {error}");
@@ -97,51 +95,31 @@ impl Connection {
     }
 }
 
-/// Refuses a connection without a handshake. Of many at once some are cut before they have read why.
-fn turn_away(hub: &Arc<Hub>, stream: TcpStream, from: SocketAddr, why: String) {
-    // What is still open differs from one to the next: the address is the news.
-    if hub.is_news("doors", &from.ip().to_string()) {
-        warn!("refused a connection from {from}: {why}");
-    }
-    let answer = Reception::new(hub.secrets.get()).answer(&Welcome::Refused(why));
-    match hub.turned_away.clone().try_acquire_owned() {
-        Ok(place) => {
-            let connection = Connection::new(hub, stream, from);
-            tokio::spawn(async move {
-                let _ = timeout(LINGER, refuse(connection, answer)).await;
-                drop(place);
-            });
-        }
-        Err(_) => drop(stream.try_write(&answer)),
-    }
-}
-
 async fn admit(hub: Arc<Hub>, mut connection: Connection, pass: Pass) {
     let from = connection.from;
     let mut reception = Reception::new(hub.secrets.get());
     let admitted = tokio::select! {
-        admitted = timeout(HANDSHAKE, shake_hands(&hub, &mut connection, &mut reception)) => {
+        admitted = timeout(HANDSHAKE, shake_hands(&hub, &mut connection, &mut reception, &pass)) => {
             admitted.unwrap_or_else(|_| {
                 let late = format!("no handshake within {} s", HANDSHAKE.as_secs());
                 Err(Rejected::Refused(from.ip().to_string(), late))
             })
         }
         () = pass.called() => {
-            let why = "too many handshakes are under way, and most of them from this address";
-            Err(Rejected::Refused(from.ip().to_string(), why.to_owned()))
+            Err(Rejected::Refused(from.ip().to_string(), gives_way()))
         }
     };
-    pass.settle();
+    drop(pass);
     let (who, why, welcome) = match admitted {
         Ok(Admitted::Peer(peer)) => {
             // Nothing leaves on this connection, so there is nothing to seal.
             reception.seal(&mut connection.reader);
             return receive_from(hub, connection, peer);
         }
-        Ok(Admitted::Client(slot)) => {
+        Ok(Admitted::Client(seat, slot)) => {
             let seal = reception.seal(&mut connection.reader);
             serve_client(&hub, connection, seal).await;
-            return drop(slot);
+            return drop((seat, slot));
         }
         Err(Rejected::Silent) => return,
         Err(Rejected::Broken(error)) => {
@@ -154,9 +132,21 @@ async fn admit(hub: Arc<Hub>, mut connection: Connection, pass: Pass) {
         Err(Rejected::Removed(who, why)) => (who, why.clone(), Welcome::Removed(why)),
     };
     if hub.is_news(&who, &why) {
-        warn!("refused a connection from {from}, which is {who}: {why}");
+        let name = if who == from.ip().to_string() { String::new() } else { format!(", {who}") };
+        warn!("refused a connection from {from}{name}: {why}");
     }
-    let _ = timeout(LINGER, refuse(connection, reception.answer(&welcome))).await;
+    let answer = reception.answer(&welcome);
+    match hub.turned_away.try_acquire() {
+        Ok(_place) => drop(timeout(LINGER, refuse(connection, answer)).await),
+        // Of very many at once some are cut before they have read why.
+        Err(_) => drop(connection.write.try_write(&answer)),
+    }
+}
+
+fn gives_way() -> String {
+    format!(
+        "too many handshakes are under way, {MAX_HANDSHAKES} at most: this is the oldest of the address that has most of them"
+    )
 }
 
 async fn refuse(mut connection: Connection, answer: BytesMut) -> io::Result<()> {
@@ -170,6 +160,7 @@ async fn shake_hands(
     hub: &Hub,
     connection: &mut Connection,
     reception: &mut Reception,
+    pass: &Pass,
 ) -> Result<Admitted, Rejected> {
     let Connection { from, reader, write } = connection;
     let refused = |why: String| Rejected::Refused(from.ip().to_string(), why);
@@ -179,10 +170,12 @@ async fn shake_hands(
         Unheard::Refused(why) => refused(why),
     })?;
     let admitted = match hello {
-        Hello::Peer { cluster, ring, node, to, .. } => {
+        Hello::Peer { cluster, ring, node, to, boot_nonce, .. } => {
             prepare(reader.half().as_ref(), PEER_TIMEOUT)?;
             reader.allow(MAX_FRAME_BYTES, hub.peer_inflow.clone());
-            let who = hub.identity.members.name(node);
+            // Names that nobody has are as many as a stranger likes.
+            let member = hub.identity.members.get(node);
+            let who = member.map_or_else(|| from.ip().to_string(), |member| member.name.clone());
             check_standing(hub, &cluster, node)?;
             if hub.is_apart() {
                 let name = &hub.identity.name;
@@ -190,17 +183,22 @@ async fn shake_hands(
                 return Err(Rejected::Refused(who, why));
             }
             let peer = check_peer(hub, &cluster, ring, node, to);
-            let peer = peer.map_err(|why| Rejected::Refused(who.clone(), why))?;
+            let met = peer.and_then(|peer| peer.meet(boot_nonce, *from).map(|()| peer));
+            let peer = met.map_err(|why| Rejected::Refused(who.clone(), why))?;
             hub.forget_refusal(&who);
             Admitted::Peer(peer)
         }
         _ => {
             prepare(reader.half().as_ref(), CLIENT_TIMEOUT)?;
             reader.allow(MAX_CALL_BYTES, hub.client_inflow.clone());
+            let seat = pass.seat().map_err(refused)?;
             let slot = hub.clients.clone().try_acquire_owned();
-            Admitted::Client(slot.map_err(|_| {
-                refused(format!("{MAX_CLIENTS} clients are connected, the limit of this node"))
-            })?)
+            Admitted::Client(
+                seat,
+                slot.map_err(|_| {
+                    refused(format!("{MAX_CLIENTS} clients are connected, the limit of this node"))
+                })?,
+            )
         }
     };
     let (cluster, name) = (hub.identity.cluster.clone(), hub.identity.name.clone());

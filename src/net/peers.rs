@@ -139,7 +139,7 @@ mod tests {
     use super::*;
     use crate::members::{Member, Members};
     use crate::net::{Access, Identity};
-    use crate::secret::Vault;
+    use crate::secret::{Nonces, Vault};
     use crate::types::NodeId;
     use crate::wire;
 
@@ -176,7 +176,8 @@ mod tests {
             incarnation: 1,
             boot_nonce: 1,
         };
-        let access = Access { secrets: Vault::default(), per_address: 8, nonce_seed: [7; 32] };
+        let access =
+            Access { secrets: Vault::default(), per_address: 8, nonces: Nonces::new([7; 32]) };
         let (hub, mut events) = Hub::new(identity, &members, access);
         let peer = hub.peers[&NodeId::of("n2")].clone();
         let mut up = async |expected: bool| {

@@ -20,6 +20,9 @@ const GRACE: Micros = 1_000 * MILLI;
 /// Time for any peer to answer.
 const ALONE: Micros = 3_000 * MILLI;
 
+/// Who has not answered for so long is told of: the founding of a cluster waits for all.
+const LONG: Micros = 10_000 * MILLI;
+
 /// What is known of this node's place.
 #[derive(Clone, Debug)]
 pub(super) struct Identity {
@@ -31,6 +34,8 @@ pub(super) struct Identity {
     bootstrap: bool,
     nonce: u64,
     started: Option<Micros>,
+    /// True once it was told whom the founding waits for.
+    complained: bool,
     next_round: Option<Micros>,
     links: BTreeSet<NodeId>,
     /// What each peer has answered in this life.
@@ -64,6 +69,7 @@ impl Identity {
             bootstrap: config.bootstrap,
             nonce: config.boot_nonce,
             started: None,
+            complained: false,
             next_round: Some(0),
             links: BTreeSet::new(),
             heard: BTreeMap::new(),
@@ -319,6 +325,9 @@ impl Identity {
             let cluster = Cluster::found(&fx.meta().owner.cluster, founders);
             fx.change_meta(|meta| meta.cluster = Some(cluster));
             fx.notice(Notice::Founded);
+        } else if passed >= LONG && !std::mem::replace(&mut self.complained, true) {
+            let silent = self.peers().filter(|peer| !self.heard.contains_key(peer));
+            silent.for_each(|peer| fx.notice(Notice::Awaited(peer)));
         }
     }
 

@@ -333,7 +333,9 @@ pub enum Output {
 pub enum Notice {
     /// The cluster was founded, this node among its founders.
     Founded,
-    /// The node joined a cluster that knew it with another store: it has lost its disk.
+    /// A cluster is founded when all members have answered, and for so long this one has not.
+    Awaited(NodeId),
+    /// The node joined a cluster that did not know its store: it is new there, or has lost its disk.
     Reborn,
     /// A peer has seen a later life of this store: its disk was rolled back, or copied.
     Outdated(NodeId),

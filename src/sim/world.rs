@@ -483,6 +483,7 @@ fn client_id(client: usize) -> NodeId {
 fn notice_name(notice: Notice) -> &'static str {
     match notice {
         Notice::Founded => "clusters founded",
+        Notice::Awaited(_) => "members awaited by a founder",
         Notice::Reborn => "nodes reborn",
         Notice::Outdated(_) => "outdated lives noticed",
         Notice::Copied(_) => "copies noticed",

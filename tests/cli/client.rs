@@ -263,7 +263,7 @@ fn addresses_are_tried_in_turn_and_strangers_are_told_apart() {
         let addresses = [nobody.clone(), fake.address(1)];
         assert_eq!(connect(&addresses).await.unwrap(), "fake");
         let error = connect(&[nobody.clone(), noisy.clone()]).await.unwrap_err().to_string();
-        let begin = format!("no node answers at {nobody}: connection refused, nor at {noisy}: ");
+        let begin = format!("cannot connect to {nobody}: connection refused, nor to {noisy}: ");
         assert!(error.starts_with(&begin), "{error}");
         assert!(error.contains("not a Pixii connection"), "{error}");
     });

@@ -149,7 +149,7 @@ fn refusals_unknown_outcomes_and_dead_ends_have_codes_of_their_own() {
     let address = fake.address(0);
     fake.kill(0);
     let said = format!(
-        "pixii: no node answers at {address}: connection refused; start a cluster with `pixii dev`\n"
+        "pixii: cannot connect to {address}: connection refused; start a cluster with `pixii dev`\n"
     );
     assert_eq!(run(&fake, &["get", "k"]), (1, String::new(), said));
     let both = format!("{address},{}", fake.address(1));
@@ -377,7 +377,7 @@ n3         2        15     4.1 KiB   1 min 5 s
     assert_eq!((code, &json["kept"]), (0, &kept));
     assert_eq!(json["unreachable"][0]["name"], "n2");
     fake.keeps(0, "n3", [0, 0, 0]);
-    assert_eq!(run(&fake, &["hints"]).1, "no hints are kept by the 2 other members\n");
+    assert_eq!(run(&fake, &["hints"]).1, "no hints are kept by the 2 members that answered\n");
     let (code, out, err) = run(&fake, &["hints", "--node", "n2"]);
     assert_eq!((code, out.as_str(), err.lines().count()), (1, "", 1), "{err}");
 }

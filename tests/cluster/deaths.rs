@@ -32,6 +32,8 @@ fn failed(house: &House, told: &Told) -> BTreeSet<String> {
 #[test]
 fn two_of_five_killed_during_a_load() {
     const COUNT: usize = 6_000;
+    /// Lines that a load has under way, unless it is told otherwise.
+    const IN_FLIGHT: usize = 64;
     let mut house = House::start(5);
     let first = file(&house, "first", "one", COUNT);
     let second = file(&house, "second", "two", COUNT);
@@ -73,20 +75,25 @@ fn two_of_five_killed_during_a_load() {
     house.wait_for_no_hints();
     let dump = house.run(&["dump", "-r", "2"]);
     let there = lines(dump.done());
+    let beside = |line: &str| {
+        let beside = format!("{line}\tsibling ");
+        there.range(&*beside..).next().is_some_and(|one| one.starts_with(&beside))
+    };
     for line in first.lines().filter(|line| !lost.contains(*line)) {
         let key = line.split('\t').next().unwrap();
         // Alone or, if a write before it was unknown, as a sibling; or replaced by the second load.
-        let held = |line: &str| {
-            there.iter().any(|one| *one == line) || {
-                let beside = format!("{line}\tsibling ");
-                there.range(&*beside..).next().is_some_and(|one| one.starts_with(&beside))
-            }
-        };
-        assert!(!weak.contains(key) || held(line), "{line} was acknowledged and is lost");
+        let held = there.contains(line) || beside(line);
+        assert!(!weak.contains(key) || held, "{line} was acknowledged and is lost");
     }
+    // A put of the first load that was under way at the deaths may have been sent to two nodes: the trace that a dead one
+    // kept of it stands beside what replaced it.
+    let mut repeated = 0;
     for line in second.lines().filter(|line| !refused.contains(*line)) {
-        assert!(there.contains(line), "{line} was acknowledged and is not all that is there");
+        repeated += usize::from(beside(line));
+        let held = there.contains(line) || beside(line);
+        assert!(held, "{line} was acknowledged and is lost");
     }
+    assert!(repeated <= IN_FLIGHT, "{repeated} keys have what was replaced beside what is there");
 }
 
 #[test]

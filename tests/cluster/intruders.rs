@@ -173,7 +173,7 @@ fn a_daemon_that_cannot_start_says_why_and_touches_nothing() {
     let said = refuses_to_start(&house, &with(&data, foreign.to_str().unwrap()), 2);
     assert!(
         said.ends_with(
-            "holds \"letter.txt\" and no FORMAT file: it is not a data directory; name an empty one"
+            "holds \"letter.txt\" and no FORMAT file: it is not a data directory, and would be made in an empty one only"
         ),
         "{said}"
     );
@@ -195,6 +195,28 @@ fn a_daemon_that_cannot_start_says_why_and_touches_nothing() {
     house.start_all();
     assert_eq!(house.run(&["get", "k"]).done(), "v", "nothing is lost");
     assert!(!house.status("n1").recovered, "a start that failed is not a life");
+}
+
+#[test]
+fn two_daemons_of_one_name_are_told_apart_and_the_right_one_is_back_when_the_other_ends() {
+    let mut house = House::start(2);
+    let (text, dir) = (fs::read_to_string(house.path("n1.toml")).unwrap(), house.dir.path());
+    let listen = format!("listen = \"{}\"", house.address("n1"));
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let copy = text.replacen(&listen, &format!("listen = \"{port}\""), 1);
+    let copy = copy.replacen("/n1\"", "/copy\"", 1);
+    assert!(copy.contains(&port.to_string()) && copy.contains("/copy\""), "{copy}");
+    fs::write(dir.join("copy.toml"), copy).unwrap();
+    let path = house.path("copy.toml");
+    let other = Run::start(pixii(&["server", "--config", path.to_str().unwrap()]), b"");
+    let said = "another daemon says that it is node n1, has connected since, from 127.0.0.1:";
+    for name in ["n1", "n2"] {
+        until("both ends tell of it", || house.log(name).contains(said).then_some(()));
+    }
+    drop(other);
+    until("n1 is heard again", || house.status("n1").peers[0].up.then_some(()));
+    house.start_all();
+    house.run(&["put", "k", "v", "-w", "2"]).done();
 }
 
 #[test]

@@ -13,7 +13,7 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use daemon::{Daemon, Faulty, config_text, free_port, get, key, put, until};
 use openmetrics::Samples;
@@ -243,8 +243,11 @@ fn odd_requests_are_answered_and_slow_ones_hold_up_nobody() {
     let expected = "Content-Length: 6\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n";
     assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && head.ends_with(expected), "{head}");
 
-    let slow: Vec<TcpStream> = (0..60).map(|_| watched.say(b"GET /metr")).collect();
+    // More than the port has places for, and all of one address.
+    let slow: Vec<TcpStream> = (0..200).map(|_| watched.say(b"GET /metr")).collect();
+    let begun = Instant::now();
     assert_eq!(watched.look("/readyz").0, 200);
+    assert!(begun.elapsed() < Duration::from_secs(5), "it waited until they were late");
     drop(slow);
 }
 

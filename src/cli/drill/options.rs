@@ -21,7 +21,7 @@ const EXERCISE_SECONDS: u64 = 10;
 pub(super) enum Name {
     /// Say what drills there are, what each proves, and what it needs
     List,
-    /// kill -9 of a random daemon at a random moment, often before it is ready
+    /// kill -9 of a daemon, or of all on slow disks, at a random moment, often before it is ready
     Kill(Kill),
     /// The power of all disks cut at once (root)
     PowerCut(PowerCut),

@@ -35,7 +35,7 @@ pub(super) const PARTITIONS: u16 = 64;
 /// How often a daemon is started before its store counts as shut.
 const STARTS: u64 = 3;
 /// What a daemon's log says when it serves.
-const READY: &str = " is ready on ";
+const READY: &str = " listens on ";
 /// Ports outside of the range that the kernel takes for outgoing connections: one of those could get a
 /// daemon's port while it is down.
 const PORTS: std::ops::Range<u64> = 10_000..30_000;

@@ -72,9 +72,7 @@ pub(crate) async fn run(
     say: Say<'_>,
 ) -> Result<Ending, String> {
     let client = Client::connect(addresses, options.clone()).await.map_err(|e| e.to_string())?;
-    let ring = client.ring();
-    let members = client.ring_report().members.iter().filter(|one| ring.has(one.id()));
-    let nodes = members.map(|one| (one.name.clone(), one.address.clone())).collect();
+    let nodes = client.members().map(|one| (one.name.clone(), one.address.clone())).collect();
     let mut units = Units { client, options: options.clone(), nodes, plan, say };
     for (name, _) in &units.nodes {
         systemctl(&["is-active", "--quiet"], name).await.map_err(|_| {

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use pixii::client::Client;
-use pixii::members::{Member, Standing};
+use pixii::members::Member;
 use pixii::types::Micros;
 use serde_json::{Value, json};
 
@@ -44,8 +44,7 @@ pub(super) fn fetch(shared: &Shared) -> Result<Live, Trouble> {
     block_on(async {
         let client = shared.client().await?;
         let mut reports = Vec::new();
-        let members = client.ring_report().members.iter();
-        for Member { name, .. } in members.filter(|one| one.standing != Standing::Removed) {
+        for Member { name, .. } in client.members() {
             reports.push(client.samples(name).await?);
         }
         let name = |id| client.ring_report().members.name(id);

@@ -23,6 +23,7 @@ pub(crate) mod report;
 pub(crate) mod restart;
 pub(crate) mod slow_disk;
 pub(crate) mod units;
+mod unsynced;
 
 use std::path::PathBuf;
 use std::time::Duration;

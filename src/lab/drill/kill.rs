@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use pixii::client::Client;
-use pixii::message::EmulateOrder;
 use tokio::time::sleep;
 
 use super::chronicle::Phase;
 use super::ground::{Ground, N};
+use super::unsynced::begin_unsynced;
 use super::{Plan, Say, Score};
 use crate::lab::workload::choice::{Choice, Sizes};
 
@@ -17,11 +17,6 @@ const EARLY_PROMISED: f64 = 0.4;
 /// In every so many rounds, the first among them, all daemons are killed at once: what was acknowledged is then nowhere but
 /// on the disks.
 const ALL_EVERY: u64 = 4;
-/// What each write takes more in the last moments before that, so that many are under way: on a quick disk nearly all are
-/// done before anybody could have told of them too early.
-const DISK_DELAY: &str = "20ms";
-/// How long these moments are.
-const SLOW: Duration = Duration::from_millis(100);
 /// How often one round tries to hit the time before ready.
 const EARLY_TRIES: u32 = 20;
 /// The load runs this long before the kill, at least and at most.
@@ -75,9 +70,9 @@ async fn kill_one(
     sleep(Duration::from_millis(before)).await;
     ground.enter(Phase::During);
     let (dead, mut told) = if ground.score.rounds.is_multiple_of(ALL_EVERY) {
-        slow_down(client, &names).await?;
-        sleep(SLOW).await;
+        let hot = begin_unsynced(ground, client).await?;
         ground.kill_all()?;
+        hot.stop().await?;
         (names, format!("all killed, their disks slow, after {before} ms of load"))
     } else {
         ground.kill(&victim)?;
@@ -98,16 +93,6 @@ async fn kill_one(
     load.stop().await?;
     ground.enter(None);
     Ok(Some(told))
-}
-
-/// Makes the disks of daemons slow until they are killed.
-async fn slow_down(client: &Client, names: &[String]) -> Result<(), String> {
-    for name in names {
-        let rule = format!("{name} disk delay {DISK_DELAY}");
-        let told = client.emulate(name, EmulateOrder::Set(rule)).await;
-        told.map_err(|failure| failure.to_string())?;
-    }
-    Ok(())
 }
 
 /// Starts the daemon and kills it at a random moment before it is ready, or tries again. Gives the

@@ -9,6 +9,7 @@ use tokio::time::sleep;
 use super::chronicle::{Mark, Phase};
 use super::disks::Disks;
 use super::ground::{Ground, N};
+use super::unsynced::begin_unsynced;
 use super::{Plan, Say, Score};
 use crate::lab::workload::choice::{Choice, Sizes};
 use crate::lab::workload::{Kind, Mix, Spec};
@@ -26,6 +27,7 @@ pub(crate) async fn run(plan: &Plan, say: Say<'_>) -> Result<Score, String> {
     // Declared before the daemons, so that it outlives them on every way out.
     let disks = Disks::make(&plan.dir.join("disks"), N.into())?;
     let mut ground = Ground::prepare(plan, N.into())?;
+    ground.cluster.allow_emulation()?;
     let names = ground.names();
     for (name, mount) in names.iter().zip(disks.mounts()) {
         let data = plan.dir.join("cluster").join(name);
@@ -86,10 +88,12 @@ async fn cut_all(
         }
         sleep(POLL).await;
     }
+    let hot = begin_unsynced(ground, client).await?;
     disks.cut()?;
     ground.enter(Phase::During);
     ground.chronicle.note(Mark::Fault, "the power of all disks is cut");
     ground.kill_all()?;
+    hot.stop().await?;
     let report = load.stop().await?;
     ground.enter(None);
     let puts = report.kind(Kind::Put).map_or(0, |tally| tally.done());

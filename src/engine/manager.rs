@@ -75,9 +75,10 @@ impl Manager {
     /// that is too long.
     pub(super) fn feed(&mut self, now: Instant, writing: Duration) {
         let Some(interval) = self.watchdog else { return };
-        let since = self.fed.map(|fed| now.saturating_duration_since(fed));
-        if is_fed(interval, since, writing) && notify(&NotifyState::Watchdog) {
+        if is_fed(interval, self.fed.map(|fed| now.saturating_duration_since(fed)), writing) {
             self.fed = Some(now);
+            // One that is lost is followed by others in time.
+            notify(&NotifyState::Watchdog);
         }
     }
 

@@ -35,9 +35,11 @@ pub(super) async fn begin_unsynced(ground: &mut Ground, client: &Client) -> Resu
     while load.begun() < WARM {
         sleep(POLL).await;
     }
+    // The load's client leaves a daemon alone that it has just met dead.
+    let orders = ground.client().await?;
     for name in ground.names() {
         let rule = format!("{name} disk delay {DISK_DELAY}");
-        let told = client.emulate(&name, EmulateOrder::Set(rule)).await;
+        let told = orders.emulate(&name, EmulateOrder::Set(rule)).await;
         told.map_err(|failure| failure.to_string())?;
     }
     sleep(SLOW).await;

@@ -34,8 +34,8 @@ pub(super) const CACHE_BYTES: u64 = 64 << 20;
 pub(super) const PARTITIONS: u16 = 64;
 /// How often a daemon is started before its store counts as shut.
 const STARTS: u64 = 3;
-/// What a daemon's log says when it serves.
-const READY: &str = " listens on ";
+/// What a daemon's log says when it serves, and what it said in the programs before that an upgrade may begin with.
+const READY: [&str; 2] = [" listens on ", " is ready on "];
 /// Ports outside of the range that the kernel takes for outgoing connections: one of those could get a
 /// daemon's port while it is down.
 const PORTS: std::ops::Range<u64> = 10_000..30_000;
@@ -366,7 +366,7 @@ pub(super) struct Log {
 impl Log {
     /// Whether the daemon has said that it serves.
     pub(super) fn says_ready(&self) -> bool {
-        self.says(READY)
+        READY.iter().any(|said| self.says(said))
     }
 
     /// Whether the daemon has said this.

@@ -70,7 +70,7 @@ impl Engine<'_> {
             store: self.node.meta().store,
             incarnation: self.node.meta().incarnation,
             recovered: self.recovered,
-            serving: self.node.refusal(self.now(), true).is_none() && self.drain == Drain::No,
+            serving: self.node.refusal(self.now(), true).is_none(),
             without_authority: self.node.meta().without_authority.len() as u32,
             uptime_ms: self.start.elapsed().as_millis() as u64,
             partitions: self.ring.share(self.config.me()) as u32,

@@ -1,6 +1,7 @@
 //! A store that does not open: set aside for damage only, and only when somebody else has what it held.
 
 use std::slice;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Builder;
@@ -60,10 +61,11 @@ fn unwitnessed(config: &Config) -> Result<Option<Partition>, ServeError> {
         .build()
         .map_err(|error| ServeError::System("event loop", error))?;
     // All at once: a start has no time for many that are silent one after the other.
+    let shared = Arc::new(config.clone());
     let answers = runtime.block_on(async {
         let mut asked = JoinSet::new();
         for member in config.members.iter().filter(|member| member.id() != config.me()) {
-            let (config, member) = (config.clone(), member.clone());
+            let (config, member) = (shared.clone(), member.clone());
             asked.spawn(async move { Some((member.id(), witness(&config, &member).await?)) });
         }
         asked.join_all().await

@@ -21,6 +21,8 @@ use pixii::store::{
 use pixii::types::{Blob, Key, MAX_VALUE_BYTES, NodeId, Partition, WriteId};
 use tempfile::TempDir;
 
+#[path = "store/comparisons.rs"]
+mod comparisons;
 #[path = "store/faults.rs"]
 mod faults;
 #[path = "store/migrations.rs"]

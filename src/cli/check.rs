@@ -24,7 +24,8 @@ output names each damaged key; then come the counts. The digest covers keys, clo
 nodes that hold the same keys have the same digest, they hold the same.
 
 With the configuration of one of the nodes, it also says which partitions differ between their homes, as far as \
-these are among the DIRs.
+these are among the DIRs. Tombstones that are being collected make no difference: homes take them out one after the \
+other, and those that were stopped meanwhile go on when they start.
 
 No record is changed and no life of the node begins. But sled writes to its own files when it opens them \
 (after a kill it recovers its log, and clears what it finds torn), and torn snapshot files are removed, \

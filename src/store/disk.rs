@@ -35,7 +35,7 @@ use crate::members::Members;
 use crate::ring::Ring;
 use crate::types::{Key, NodeId, Partition};
 
-pub use self::check::{CheckReport, Damage, Difference, check, differences};
+pub use self::check::{CheckReport, Content, Damage, Difference, Holding, check, differences};
 pub use self::error::OpenError;
 pub(super) use self::guarded::{Batch, Fault, Sled};
 pub(super) use self::layout::{SCHEMA, meta_key, seal, unseal};

@@ -213,9 +213,8 @@ impl Ground {
     /// homes.
     pub(super) fn compare(&self) -> Result<(u64, usize), String> {
         let stores = self.check_all()?;
-        let keys = |report: &CheckReport| report.by_partition.values().map(|(keys, _)| keys).sum();
-        let held: Vec<u64> = stores.iter().map(|(_, report)| keys(report)).collect();
-        Ok((held.iter().sum(), self.differing(&stores)))
+        let records = |(_, report): &(NodeId, CheckReport)| report.live_keys + report.tombstones;
+        Ok((stores.iter().map(records).sum(), self.differing(&stores)))
     }
 
     /// A client that knows all daemons.

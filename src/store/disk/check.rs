@@ -10,7 +10,9 @@ use bytes::Bytes;
 
 use super::files::Directory;
 use super::layout::{self, At, CHUNKS, HINTS, Head, Place, Value};
-use super::{DiskStore, Fault, OpenError, life, members, ring};
+use super::{DiskStore, Fault, OpenError, generations, life, members, ring};
+use crate::causal::{Context, Object};
+use crate::generation::Generation;
 use crate::members::Members;
 use crate::merkle::Digest;
 use crate::ring::Ring;
@@ -47,12 +49,50 @@ pub struct CheckReport {
     pub disk_bytes: u64,
     /// Of all keys, clocks and values, without hints: equal where two stores hold the same.
     pub digest: u64,
-    /// The same by partition: how many keys, and a digest of what they hold; without those that hold none.
-    pub by_partition: BTreeMap<Partition, (u64, u64)>,
+    /// The same by partition, without those of the first generation that hold nothing.
+    pub by_partition: BTreeMap<Partition, Holding>,
     /// Damaged places.
     pub damages: u64,
     /// False when damage hid the places behind it.
     pub complete: bool,
+}
+
+/// What a store holds of a partition, less what is collected. Homes go from one generation to the next one after the other,
+/// and then take out at their own pace what is collected: when they are stopped meanwhile, they still hold the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Holding {
+    /// The partition's generation there.
+    pub generation: u64,
+    /// What is held.
+    pub content: Content,
+    /// What will be held when the next generation has begun: less what is condemned.
+    pub next: Content,
+}
+
+/// Keys and what they hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Content {
+    /// How many keys.
+    pub keys: u64,
+    /// A sum over the digests of all: it depends on nothing else that the store holds.
+    pub digest: u64,
+}
+
+impl Content {
+    fn add(&mut self, digest: Digest) {
+        self.keys += u64::from(digest != Digest::default());
+        self.digest = self.digest.wrapping_add(digest.0 as u64);
+    }
+}
+
+impl Holding {
+    /// True if a home that holds `later`, of this generation or the one behind it, holds the same.
+    fn is_same(&self, later: &Holding) -> bool {
+        match self.generation + 1 == later.generation {
+            true => self.next == later.content,
+            false => self.content == later.content,
+        }
+    }
 }
 
 /// One damaged place. The text of `Display` is a sentence that begins with the place.
@@ -88,16 +128,22 @@ pub fn check(
 ) -> Result<CheckReport, OpenError> {
     let store =
         DiskStore::open_claimed(Directory::claim_existing(dir)?, dir, cache_bytes, schema::verify)?;
+    let fault = |fault| OpenError::from_fault(dir, fault);
     let mut reader = Reader {
         store: &store,
         visit,
         report: CheckReport::default(),
+        generations: generations(&store.sled).map_err(fault)?.into_iter().collect(),
         heads: HashMap::new(),
         digest: Hasher::new(),
         hints: Kept::default(),
         last: None,
     };
-    let fault = |fault| OpenError::from_fault(dir, fault);
+    for (partition, generation) in &reader.generations {
+        let number = generation.number;
+        let holding = Holding { generation: number, ..Holding::default() };
+        reader.report.by_partition.insert(*partition, holding);
+    }
     reader.report.meta = life(&store.sled).map_err(fault)?;
     reader.report.disk_bytes = store.sled.disk_bytes().map_err(fault)?;
     reader.report.members = members(&store.sled).map_err(fault)?;
@@ -128,17 +174,20 @@ pub struct Difference {
 }
 
 /// The partitions of `ring` whose homes, as far as their stores are among `stores`, do not all hold the same keys,
-/// clocks and values.
+/// clocks and values, less what is collected.
 pub fn differences(ring: &Ring, stores: &[(NodeId, CheckReport)]) -> Vec<Difference> {
     let of = |home: &NodeId| stores.iter().find(|(node, _)| node == home);
     let mut found = Vec::new();
     for partition in (0..ring.partitions()).map(Partition) {
-        let sums = ring.homes(partition).iter().filter_map(of).map(|(node, report)| {
+        let held = ring.homes(partition).iter().filter_map(of).map(|(node, report)| {
             (*node, report.by_partition.get(&partition).copied().unwrap_or_default())
         });
-        let sums: Vec<(NodeId, (u64, u64))> = sums.collect();
-        if let Some(pair) = sums.windows(2).find(|pair| pair[0].1 != pair[1].1) {
-            let homes = [(pair[0].0, pair[0].1.0), (pair[1].0, pair[1].1.0)];
+        let held: Vec<(NodeId, Holding)> = held.collect();
+        let Some(latest) = held.iter().max_by_key(|(_, holding)| holding.generation) else {
+            continue;
+        };
+        if let Some(other) = held.iter().find(|(_, holding)| !holding.is_same(&latest.1)) {
+            let homes = [latest, other].map(|(node, holding)| (*node, holding.content.keys));
             found.push(Difference { partition, homes });
         }
     }
@@ -149,6 +198,7 @@ struct Reader<'a> {
     store: &'a DiskStore,
     visit: &'a mut dyn FnMut(Damage),
     report: CheckReport,
+    generations: BTreeMap<Partition, Generation>,
     /// How many chunks each write has.
     heads: HashMap<u64, u32>,
     digest: Hasher,
@@ -242,10 +292,15 @@ impl Reader<'_> {
             self.digest.update(&(part.len() as u64).to_be_bytes());
             self.digest.update(part);
         }
-        let (keys, sum) = report.by_partition.entry(partition).or_default();
-        *keys += 1;
-        // A sum does not depend on what else the store holds.
-        *sum = sum.wrapping_add(Digest::of(key, object).0 as u64);
+        let generation = self.generations.get(&partition);
+        let less = |object: &Object, graves: Option<&Context>| {
+            graves.map_or_else(|| object.clone(), |graves| object.forget(graves))
+        };
+        let kept = less(object, generation.and_then(|known| known.collected_of(key)));
+        let next = less(&kept, generation.and_then(|known| known.condemned_of(key)));
+        let holding = report.by_partition.entry(partition).or_default();
+        holding.content.add(Digest::of(key, &kept));
+        holding.next.add(Digest::of(key, &next));
     }
 
     /// sled could not read on.

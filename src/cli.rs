@@ -183,7 +183,7 @@ pub(crate) fn run() -> ExitCode {
         Verb::Server(_) | Verb::Dev(_) | Verb::Demo(_)
             if shared.json || !shared.connect.is_empty() || shared.secret_file.is_some() =>
         {
-            let why = "this verb runs daemons of its own: it takes none of --connect, --secret-file and --json";
+            let why = "server, dev and demo ask no cluster that runs: they take none of --connect, --secret-file and --json";
             Err(Trouble::usage(why))
         }
         Verb::Server(verb) => verb.run(),
@@ -282,11 +282,11 @@ impl Shared {
     pub(crate) fn addresses(&self) -> Result<Vec<String>, Trouble> {
         let mut addresses = self.connect.clone();
         if addresses.is_empty() {
-            let given = std::env::var("PIXII_CONNECT").unwrap_or_default();
-            addresses = given.split(',').filter(|a| !a.is_empty()).map(String::from).collect();
-        }
-        if addresses.is_empty() {
-            addresses.push(DEFAULT_CONNECT.into());
+            // Whatever it says: another cluster than the one that is meant must not be asked.
+            let given = std::env::var_os("PIXII_CONNECT").filter(|given| !given.is_empty());
+            let given =
+                given.map_or(DEFAULT_CONNECT.into(), |given| given.to_string_lossy().into_owned());
+            addresses = given.split(',').map(String::from).collect();
         }
         for address in &addresses {
             let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty());
@@ -346,16 +346,30 @@ impl KeyArgument {
 pub(crate) fn parse_key(argument: &OsString, hex: bool) -> Result<Key, Trouble> {
     let bytes = if hex {
         text::unhex(argument.as_bytes())
-            .ok_or_else(|| Trouble::usage("the key is not an even number of hexadecimal digits"))?
+            .ok_or_else(|| Trouble::usage(hex_fault("key", argument.as_bytes())))?
     } else {
         argument.as_bytes().to_vec()
     };
     Key::new(bytes).map_err(|error| Trouble::error(error.to_string()))
 }
 
+/// Why what was given for hexadecimal digits is none.
+fn hex_fault(what: &str, given: &[u8]) -> String {
+    match given.iter().position(|byte| !byte.is_ascii_hexdigit()) {
+        Some(at) => format!(
+            "the {what} has \"{}\" where a hexadecimal digit is due",
+            given[at..=at].escape_ascii()
+        ),
+        None => format!(
+            "the {what} has {} hexadecimal digits; there are two for each byte",
+            given.len()
+        ),
+    }
+}
+
 /// A context as an argument, in hexadecimal.
 pub(crate) fn parse_context(hex: &str) -> Result<bytes::Bytes, Trouble> {
     text::unhex(hex.as_bytes())
         .map(bytes::Bytes::from)
-        .ok_or_else(|| Trouble::usage("the context is not an even number of hexadecimal digits"))
+        .ok_or_else(|| Trouble::usage(hex_fault("context", hex.as_bytes())))
 }

@@ -335,7 +335,7 @@ impl Client {
     pub async fn emulate(&self, name: &str, order: EmulateOrder) -> Result<Vec<String>, Failure> {
         match self.control(Some(name), CallBody::Emulate(order)).await? {
             ReplyBody::Emulated(told) => {
-                told.map_err(|why| Failure::Error(format!("{name} does not: {why}")))
+                told.map_err(|why| Failure::Error(format!("{name} emulates nothing new: {why}")))
             }
             _ => Err(unfitting()),
         }
@@ -381,8 +381,7 @@ impl Client {
     fn member(&self, name: Option<&str>) -> Result<&Node, Failure> {
         let id = name.map_or(self.0.entry, NodeId::of);
         self.0.nodes.get(&id).ok_or_else(|| {
-            let members = self.0.report.members.iter();
-            let names: Vec<&str> = members.map(|member| member.name.as_str()).collect();
+            let names: Vec<&str> = self.members().map(|member| member.name.as_str()).collect();
             Failure::Error(format!(
                 "no member is called \"{}\"; the members are {}",
                 name.unwrap_or_default().escape_debug(),

@@ -7,9 +7,11 @@ use std::io::Read;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::emulation::{self, Rule};
 use crate::members::{Member, Members, check_name};
@@ -238,9 +240,7 @@ fn check(keys: Keys) -> Result<Config, String> {
     let cache_mib = number("cache_mib", keys.cache_mib.unwrap_or(32), CACHE_MIB)? as u64;
     let reserve = keys.disk_reserve_mib.unwrap_or(256);
     let disk_reserve_mib = number("disk_reserve_mib", reserve, RESERVE_MIB)? as u64;
-    EnvFilter::try_new(&keys.log).map_err(|error| {
-        format!("log = \"{}\": not a level or filter: {error}", keys.log.escape_debug())
-    })?;
+    check_log(&keys.log)?;
     let log_json = match keys.log_format.as_deref() {
         None | Some("text") => false,
         Some("json") => true,
@@ -249,8 +249,11 @@ fn check(keys: Keys) -> Result<Config, String> {
             return Err(format!("log_format = \"{shown}\": log_format is \"text\" or \"json\""));
         }
     };
-    if let Some(listen) = &keys.http_listen {
-        check_http(listen, keys.http_beyond_loopback)?;
+    if let Some(http) = &keys.http_listen {
+        check_http(http, keys.http_beyond_loopback)?;
+        if *http == keys.listen {
+            return Err(format!("http_listen = \"{http}\": that is the port of listen already"));
+        }
     }
     let members = check_members(keys.members)?;
     if members.get(NodeId::of(&keys.name)).is_none() {
@@ -295,6 +298,22 @@ fn check(keys: Keys) -> Result<Config, String> {
         members,
         ring,
     })
+}
+
+/// Bare words that are no level would name a target, of which nothing is ever logged.
+fn check_log(log: &str) -> Result<(), String> {
+    let is_level = |word: &str| !word.is_empty() && LevelFilter::from_str(word).is_ok();
+    let odd = log.split(',').find(|part| !part.contains('=') && !is_level(part));
+    let why = match (odd, EnvFilter::try_new(log)) {
+        (Some(word), _) => format!("\"{}\" is no level", word.escape_debug()),
+        (None, Err(_)) => "that is no filter".to_owned(),
+        (None, Ok(_)) => return Ok(()),
+    };
+    let shown = log.escape_debug();
+    Err(format!(
+        "log = \"{shown}\": {why}; it is error, warn, info, debug, trace or off, or such levels by target, as in \
+         \"info,pixii::net=debug\""
+    ))
 }
 
 fn number(key: &str, given: i64, bounds: RangeInclusive<i64>) -> Result<i64, String> {

@@ -47,7 +47,6 @@ use crate::store::disk::{DiskStore, OpenError};
 use crate::store::{LifeError, Meta, StoreError};
 use crate::types::{Micros, NodeId};
 use crate::wire;
-use drain::Drain;
 use emulated::{Alarm, Emulator, Parcel};
 use ending::Ending;
 use health::{Question, Watchers};
@@ -188,7 +187,6 @@ struct Engine<'a> {
     alarm: Alarm,
     /// Why the node refuses writes for want of space, if it does.
     short: Option<Shortage>,
-    drain: Drain,
     manager: Manager,
     /// The task that accepts connections.
     accepting: Option<AbortHandle>,
@@ -240,7 +238,6 @@ impl<'a> Engine<'a> {
             emulator,
             alarm,
             short: None,
-            drain: Drain::No,
             manager,
             accepting: None,
             finish_by: None,
@@ -266,6 +263,7 @@ impl<'a> Engine<'a> {
         }
         info!("node {} listens on {}", self.config.name, self.config.listen);
         self.set_rules(self.config.emulation.clone());
+        self.take_up_drain();
         while !self.is_finished() {
             let wake = self.wake_at();
             if let Some(due) = self.emulator.next_wake() {

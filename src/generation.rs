@@ -13,6 +13,11 @@ use crate::types::Key;
 
 /// Most keys that are condemned at a time.
 pub const MAX_GRAVES: usize = 1_000;
+/// Whoever proposes condemns no more than about so many bytes at a time: a generation is one value on disk, and written
+/// anew with each proposal.
+pub const GRAVES_BYTES: usize = 64 << 10;
+/// About what an event takes.
+const DOT_BYTES: usize = 24;
 /// A number that is so far ahead is forged: generations last seconds.
 const MAX_AHEAD: u64 = 1 << 32;
 
@@ -38,7 +43,19 @@ pub struct Generation {
     pub collected: Vec<Grave>,
 }
 
+impl Grave {
+    /// About how many bytes it takes.
+    pub fn bytes(&self) -> usize {
+        self.key.as_bytes().len() + DOT_BYTES * self.dead.dots().len()
+    }
+}
+
 impl Generation {
+    /// About how many bytes it takes.
+    pub fn bytes(&self) -> usize {
+        self.condemned.iter().chain(&self.collected).map(Grave::bytes).sum()
+    }
+
     /// True if a node at generation `own` may take this one over from a peer: what it lists is in order and bounded, and its
     /// number is one that can have been reached.
     pub fn is_sound(&self, own: u64) -> bool {

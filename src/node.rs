@@ -423,6 +423,11 @@ impl Node {
         self.effects.meta()
     }
 
+    /// True while a later ring is on its way to the disk.
+    pub fn is_changing_ring(&self) -> bool {
+        self.placement.is_changing()
+    }
+
     /// True once the node serves.
     pub fn is_settled(&self) -> bool {
         self.effects.is_settled()

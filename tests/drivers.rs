@@ -78,7 +78,7 @@ fn mistakes_in_a_configuration_are_named_in_one_sentence() {
         ("partitions = 16", "partitions = 5000", "partitions = 5000: partitions is 1 to 4096"),
         ("partitions = 16", "cache_mib = 0", "cache_mib = 0: cache_mib is 1 to 1048576"),
         ("partitions = 16", "disk_reserve_mib = -1", "disk_reserve_mib is 0 to 1048576"),
-        ("partitions = 16", "log = \"a=b=c\"", "log = \"a=b=c\": not a level or filter"),
+        ("partitions = 16", "log = \"a=b=c\"", "log = \"a=b=c\": that is no filter"),
         (
             "listen = \"127.0.0.1:1\"",
             "listen = \"0.0.0.0:1\"",

@@ -7,7 +7,7 @@ use pixii::config::Config;
 use pixii::ring::Ring;
 use pixii::store::Meta;
 use pixii::store::disk::{CheckReport, Damage, Difference, check, differences};
-use pixii::types::NodeId;
+use pixii::types::{NodeId, Partition};
 use serde_json::{Value, json};
 
 use super::{Exit, Outcome, Shared, Trouble, emit, emit_json, text};
@@ -24,7 +24,7 @@ output names each damaged key; then come the counts. The digest covers keys, clo
 nodes that hold the same keys have the same digest, they hold the same.
 
 With the configuration of one of the nodes, it also says which partitions differ between their homes, as far as \
-these are among the DIRs. Tombstones that are being collected make no difference: homes take them out one after the \
+these are among the DIRs; a partition with fewer than two is not compared. Tombstones that are being collected make no difference: homes take them out one after the \
 other, and those that were stopped meanwhile go on when they start.
 
 No record is changed and no life of the node begins. But sled writes to its own files when it opens them \
@@ -49,8 +49,8 @@ pub(crate) struct Check {
 impl Check {
     /// Reads, reports, and compares.
     pub(crate) fn run(self, shared: &Shared) -> Outcome {
-        let ring = match &self.config {
-            Some(file) => Some(Config::load(file).map_err(|e| Trouble::usage(e.to_string()))?.ring),
+        let config = match &self.config {
+            Some(file) => Some(Config::load(file).map_err(|e| Trouble::usage(e.to_string()))?),
             None if self.dirs.len() > 1 => {
                 return Err(Trouble::usage("several directories are compared with --config FILE"));
             }
@@ -61,23 +61,22 @@ impl Check {
         for dir in &self.dirs {
             let (report, json) = read(dir, shared.json())?;
             told.push(json);
-            if let Some(meta) = &report.meta {
-                stores.push((meta.owner.node(), report));
-            }
-        }
-        let stored = stores.iter().filter_map(|(_, report)| report.ring.clone());
-        let ring = ring.map(|configured| Ring::latest(configured, stored));
-        for (node, report) in &stores {
-            if let (Some(ring), Some(meta)) = (&ring, &report.meta)
-                && !ring.has(*node)
-            {
-                let name = &meta.owner.name;
+            if config.is_some() && report.meta.is_none() {
+                let dir = dir.display();
                 return Err(Trouble::error(format!(
-                    "{name}, whose data one DIR holds, is no member of that configuration's ring, version {}",
-                    ring.version()
+                    "{dir} is the store of no node yet: it cannot be compared"
                 )));
             }
+            if let Some(meta) = &report.meta {
+                let node = meta.owner.node();
+                if stores.iter().any(|(other, _)| *other == node) {
+                    let name = &meta.owner.name;
+                    return Err(Trouble::error(format!("two of the DIRs hold data of {name}")));
+                }
+                stores.push((node, report));
+            }
         }
+        let ring = config.map(|config| common_ring(&config, &stores)).transpose()?;
         let damaged = stores.iter().any(|(_, report)| report.damages > 0);
         let Some(ring) = ring else {
             if shared.json() {
@@ -86,6 +85,9 @@ impl Check {
             return Ok(if damaged { Exit::Error } else { Exit::Done });
         };
         let differences = differences(&ring, &stores);
+        let given = |home: &&NodeId| stores.iter().any(|(node, _)| node == *home);
+        let homes = |partition| ring.homes(Partition(partition)).iter().filter(given).count();
+        let compared = (0..ring.partitions()).filter(|partition| homes(*partition) > 1).count();
         let name = |node: NodeId| stores.iter().find(|(id, _)| *id == node);
         let name = |node| name(node).and_then(|(_, report)| report.meta.as_ref()).map(owner);
         let differing: Vec<String> = differences
@@ -98,17 +100,49 @@ impl Check {
             })
             .collect();
         if shared.json() {
-            emit_json(
-                &json!({ "stores": told, "partitions": ring.partitions(), "differ": differing }),
-            )?;
+            emit_json(&json!({
+                "stores": told,
+                "partitions": ring.partitions(),
+                "compared": compared,
+                "differ": differing,
+            }))?;
         } else {
             let lines: String = differing.iter().map(|line| format!("differs: {line}\n")).collect();
-            let equal = usize::from(ring.partitions()) - differing.len();
+            let equal = compared - differing.len();
             let all = ring.partitions();
-            emit(format!("{lines}{equal} of {all} partitions are equal at their homes\n"))?;
+            let alone = match usize::from(all) - compared {
+                0 => String::new(),
+                alone => format!(
+                    "; {alone} have fewer than two homes among the DIRs, and are not compared"
+                ),
+            };
+            emit(format!("{lines}{equal} of {all} partitions are equal at their homes{alone}\n"))?;
         }
         Ok(if damaged || !differing.is_empty() { Exit::Error } else { Exit::Done })
     }
+}
+
+/// The latest ring that the configuration and these stores know, if they are all of one cluster and have places in it.
+fn common_ring(config: &Config, stores: &[(NodeId, CheckReport)]) -> Result<Ring, Trouble> {
+    let stored = stores.iter().filter_map(|(_, report)| report.ring.clone());
+    let ring = Ring::latest(config.ring.clone(), stored);
+    for (node, report) in stores {
+        let Some(Meta { owner, .. }) = &report.meta else { continue };
+        let (name, cluster) = (&owner.name, &owner.cluster);
+        if *cluster != config.cluster {
+            return Err(Trouble::error(format!(
+                "one DIR holds data of {name} of cluster {cluster}, and the configuration is of cluster {}",
+                config.cluster
+            )));
+        }
+        if !ring.has(*node) {
+            return Err(Trouble::error(format!(
+                "{name}, whose data one DIR holds, is no member of that configuration's ring, version {}",
+                ring.version()
+            )));
+        }
+    }
+    Ok(ring)
 }
 
 fn owner(meta: &Meta) -> String {

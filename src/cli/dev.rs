@@ -160,7 +160,7 @@ impl Dev {
         let stopped = cluster.stop_all();
         told?;
         stopped.map_err(Trouble::error)?;
-        emit(format!("all daemons stopped cleanly; the data stays in {}\n", self.dir.display()))?;
+        emit(format!("all daemons have stopped; the data stays in {}\n", self.dir.display()))?;
         Ok(Exit::Done)
     }
 
@@ -180,14 +180,15 @@ impl Dev {
             None => String::new(),
         };
         format!(
-            "{0} daemons are up after {1:.1} s; configurations, logs and data are in {2}\n\n{3}\n\
+            "{0} {4} up after {1:.1} s; configurations, logs and data are in {2}\n\n{3}\n\
              Try in another terminal:\n{connect}  pixii put greeting hello\n  pixii get greeting\n  \
              pixii ring greeting\n  pixii status\n  pixii dev kill n{0}{dir}\n  pixii hints\n\n\
              Orders here: {ORDERS}. Ctrl-C stops all.\n",
             self.nodes,
             spent.as_secs_f64(),
             self.dir.display(),
-            table(&rows)
+            table(&rows),
+            if self.nodes == 1 { "daemon is" } else { "daemons are" }
         )
     }
 }

@@ -265,7 +265,7 @@ impl Printer<'_> {
             line.push(b'\t');
             self.column(value, &mut line);
             if count > 1 {
-                line.extend(format!("\tsibling {}/{count}", at + 1).bytes());
+                line.extend(format!("\t{}{}/{count}", text::SIBLING, at + 1).bytes());
             }
             self.line(&line)?;
         }

@@ -101,7 +101,7 @@ impl Load {
             let client = shared.client().await?;
             let lines = lines::read(input, begun.start(), self.raw);
             let mut pour = Pour::new(client, plan, self.in_flight.into(), begun.clone());
-            pour.failed = failed;
+            pour.failed = self.failed.clone().zip(failed);
             pour.kept = kept.clone().filter(|_| self.resume);
             pour.bar = bar(&self.file, from_stdin, shared.json());
             pour.run(lines, &interrupt).await;

@@ -53,7 +53,7 @@ pub(crate) struct Put {
     /// Deadline in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 5_000, value_parser = deadline())]
     timeout: u32,
-    /// Print the new context in hexadecimal
+    /// Print the new context in hexadecimal: of what --context had and, unless a sibling stands beside it, of this value
     #[arg(long)]
     print_context: bool,
 }

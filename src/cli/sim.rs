@@ -13,7 +13,7 @@ use pixii::sim::detection::{End, Noticed, Trial, detect};
 use pixii::sim::{Batch, Failure, replay, run_batch};
 use serde_json::json;
 
-use super::{Exit, Outcome, Shared, Trouble, complain};
+use super::{Exit, Outcome, Shared, Trouble, complain, text};
 
 const MAX_RUNS: u64 = 100_000_000;
 const MAX_OPERATIONS: u32 = 1_000_000;
@@ -187,7 +187,11 @@ impl Sim {
         let (runs, first) = (batch.runs, self.seed);
         let last = first + runs.saturating_sub(1);
         writeln!(out, "digest {:016x}: the same seeds give it again", batch.digest)?;
-        writeln!(out, "{runs} runs (seeds {first} to {last}) in {seconds:.1} s: every promise held")
+        writeln!(
+            out,
+            "{} (seeds {first} to {last}) in {seconds:.1} s: every promise held",
+            text::count(runs, "run")
+        )
     }
 }
 

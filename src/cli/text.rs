@@ -2,6 +2,9 @@
 
 use serde_json::{Value, json};
 
+/// Begins the third column of a value of several, where values are a line each.
+pub(crate) const SIBLING: &str = "sibling ";
+
 /// Appends `bytes` with backslash, tab, newline and carriage return as `\\`, `\t`, `\n` and `\r`.
 pub(crate) fn escape(bytes: &[u8], out: &mut Vec<u8>) {
     for byte in bytes {

@@ -178,7 +178,7 @@ fn disk(node: End, words: &mut Words) -> Result<Rule, String> {
 
 fn odd(place: &str, found: Option<&str>, expected: &str) -> String {
     match found {
-        None => format!("{place} nothing is left, where {expected} is expected"),
+        None => format!("{place} is nothing more, where {expected} is expected"),
         Some(word) => format!("{place} is \"{}\", where {expected} is expected", shown(word)),
     }
 }
@@ -418,11 +418,11 @@ mod tests {
             ("n1 -> n9 cut", "no member is called \"n9\"; FROM and TO are a member's name, * or"),
             ("n1 -> n2 lag 5ms", "behind TO is \"lag\", where delay, drop, cut or pass is"),
             ("n1 n2 cut", "behind FROM is \"n2\", where -> or <-> is expected"),
-            ("n1 -> n2", "behind TO nothing is left, where delay, drop, cut or pass is expected"),
+            ("n1 -> n2", "behind TO is nothing more, where delay, drop, cut or pass is expected"),
             ("n1 ->", "it lacks an end; a rule is FROM -> TO, then delay, drop, cut or pass"),
             ("n1 -> n2 cut now", "at its end is \"now\", where nothing is expected"),
             ("n1 -> n1 cut", "no link leads from n1 to n1"),
-            ("n1 disk", "behind disk nothing is left, where delay is expected"),
+            ("n1 disk", "behind disk is nothing more, where delay is expected"),
             ("n1 disk delay", "disk delay lacks its time: a delay is 0 to 600 s"),
             ("n1 disk delay 11s", "disk delay 11s: a disk takes at most 10s more"),
             ("n1 disk delay 1s fifo", "at its end is \"fifo\", where nothing is expected"),

@@ -55,7 +55,7 @@ impl Engine<'_> {
         counters.push(("calls_refused_busy".to_owned(), self.busy));
         let sent = self.hub.peers.values().map(|peer| peer.outbox.bytes_taken()).sum();
         counters.push(("peer_bytes_sent".to_owned(), sent));
-        if self.drain != Drain::No {
+        if self.settings.drain != Drain::No {
             counters.push((DRAINED.to_owned(), 1));
         }
         let of = |(kind, bytes): (&Kind, &u64)| (format!("peer_bytes_of_{}", kind.name()), *bytes);
@@ -94,7 +94,7 @@ impl Engine<'_> {
             let (heard, peers) = self.node.heard();
             return format!("meeting members: {heard} of {peers} have answered");
         }
-        match self.drain {
+        match self.settings.drain {
             Drain::Until(_) => {
                 let hints: u64 = self.drain_report().hints.iter().map(|hints| hints.count).sum();
                 return format!("draining: {requests} requests and {hints} hints left");

@@ -37,17 +37,17 @@ impl Engine<'_> {
                 if self.finish_by.is_some() {
                     return Err(format!("node {name} is stopping"));
                 }
-                if self.drain == Drain::No {
+                if self.settings.drain == Drain::No {
                     info!("node {name} is drained: it takes no requests from now on");
                     let patience = Duration::from_millis(timeout_ms.into());
-                    self.drain = Drain::Until(Instant::now() + patience);
+                    self.settings.drain = Drain::Until(Instant::now() + patience);
                     self.input(Input::Drain(true));
                 }
             }
             DrainOrder::End => {
-                if self.drain != Drain::No && self.finish_by.is_none() {
+                if self.settings.drain != Drain::No && self.finish_by.is_none() {
                     info!("node {name} takes requests again");
-                    self.drain = Drain::No;
+                    self.settings.drain = Drain::No;
                     self.hub.set_apart(false);
                     self.input(Input::Drain(false));
                 }
@@ -57,15 +57,23 @@ impl Engine<'_> {
         Ok(self.drain_report())
     }
 
+    /// A drain goes on that an earlier life of this process had begun.
+    pub(super) fn take_up_drain(&mut self) {
+        if self.settings.drain != Drain::No {
+            self.hub.set_apart(self.settings.drain == Drain::Done);
+            self.input(Input::Drain(true));
+        }
+    }
+
     /// Lets go of the peers when a drain has done what it could.
     pub(super) fn go_on_draining(&mut self) {
-        let Drain::Until(end) = self.drain else { return };
+        let Drain::Until(end) = self.settings.drain else { return };
         let report = self.drain_report();
         let deliverable = report.hints.iter().any(|hints| hints.reachable);
         if Instant::now() < end && (report.requests > 0 || deliverable) {
             return;
         }
-        self.drain = Drain::Done;
+        self.settings.drain = Drain::Done;
         self.manager.look_again();
         self.hub.set_apart(true);
         let left: u64 = report.hints.iter().map(|hints| hints.count).sum();
@@ -83,7 +91,7 @@ impl Engine<'_> {
         });
         DrainReport {
             name: self.config.name.clone(),
-            state: match self.drain {
+            state: match self.settings.drain {
                 Drain::No => DrainState::Serving,
                 Drain::Until(_) => DrainState::Draining,
                 Drain::Done => DrainState::Drained,

@@ -232,8 +232,7 @@ impl Engine<'_> {
     pub(super) fn emulate(&mut self, order: EmulateOrder) -> Result<Vec<String>, String> {
         if !self.config.allow_emulation {
             return Err(format!(
-                "the configuration of {} does not say allow_emulation = true, so its network stays as \
-                 it is",
+                "the configuration of {} does not say allow_emulation = true, so nothing is emulated there",
                 self.config.name
             ));
         }

@@ -186,7 +186,7 @@ impl Engine<'_> {
         if self.finish_by.is_some() {
             return Some("stopping".to_owned());
         }
-        if self.drain != Drain::No {
+        if self.settings.drain != Drain::No {
             return Some("drained by its operator".to_owned());
         }
         if let Some(refusal) = self.node.refusal(self.now(), true) {

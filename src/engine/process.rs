@@ -1,6 +1,7 @@
 //! What a daemon has of its process: signals, standard input, randomness.
 
 use std::io;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{Builder, JoinHandle};
 
 use rustix::process::{
@@ -62,27 +63,51 @@ pub(super) fn watch_signals(
 ) -> io::Result<SignalWatch> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])?;
     let handle = signals.handle();
+    let reloads = watch_reloads(orders.clone(), read)?;
     let thread = Builder::new().name("signals".to_owned()).spawn(move || {
         let mut stops = false;
         for signal in signals.forever() {
             let name = low_level::signal_name(signal).unwrap_or("a signal");
-            if matches!(signal, SIGHUP | SIGUSR1) && orders.capacity() <= PLACES_FOR_STOPS {
-                warn!("{name} is ignored: too many orders wait");
-                continue;
-            }
-            let order = match signal {
-                SIGHUP => Order::Reload(read().map(Box::new)),
-                SIGUSR1 => Order::Account,
-                _ if stops => low_level::exit(EXIT_BY_SIGNAL + signal),
-                _ => {
-                    stops = true;
-                    name.into()
+            let stop: Order = match signal {
+                // One that waits already has not read anything yet.
+                SIGHUP => {
+                    let _ = reloads.try_send(());
+                    continue;
                 }
+                SIGUSR1 => {
+                    order(&orders, name, Order::Account);
+                    continue;
+                }
+                _ if stops => low_level::exit(EXIT_BY_SIGNAL + signal),
+                _ => name.into(),
             };
-            let _ = orders.try_send(order);
+            stops = true;
+            let _ = orders.try_send(stop);
         }
     })?;
     Ok(SignalWatch { handle, thread: Some(thread) })
+}
+
+/// Reads the configuration each time it is asked to, in a thread of its own, which nobody waits for: a file on a disk that
+/// hangs must not keep a signal to stop from being heard.
+fn watch_reloads(
+    orders: Sender<Order>,
+    read: impl Fn() -> Result<Config, ConfigError> + Send + 'static,
+) -> io::Result<SyncSender<()>> {
+    let (ask, asked) = sync_channel(1);
+    Builder::new().name("reloads".to_owned()).spawn(move || {
+        for () in asked {
+            order(&orders, "SIGHUP", Order::Reload(read().map(Box::new)));
+        }
+    })?;
+    Ok(ask)
+}
+
+/// Passes on what is no order to stop, unless many wait.
+fn order(orders: &Sender<Order>, name: &str, order: Order) {
+    if orders.capacity() <= PLACES_FOR_STOPS || orders.try_send(order).is_err() {
+        warn!("{name} is ignored: too many orders wait");
+    }
 }
 
 /// Has `orders` stop the daemon when standard input ends.

@@ -25,7 +25,12 @@ const PATIENCE: Duration = Duration::from_millis(2_000);
 pub(super) fn open(config: &Config) -> Result<DiskStore, ServeError> {
     let open = || DiskStore::open(&config.data_dir, config.cache_mib << 20);
     if config.rejoin_empty && config.data_dir.exists() {
-        leave_behind(config, open()?)?;
+        match open() {
+            Ok(store) => leave_behind(config, store)?,
+            // As one is that a kill has left half set aside: whose it was matters no more.
+            Err(OpenError::Damaged { .. }) => {}
+            Err(other) => return Err(other.into()),
+        }
     }
     let damage = match open() {
         Err(damage @ OpenError::Damaged { .. }) => damage,

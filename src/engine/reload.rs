@@ -3,6 +3,7 @@
 use tracing::{info, warn};
 
 use super::Engine;
+use super::drain::Drain;
 use crate::config::{Config, ConfigError, SecretFiles};
 use crate::node::{Input, Limits};
 use crate::secret::Secrets;
@@ -21,6 +22,8 @@ pub(super) struct Settings {
     pub(super) repair_interval_ms: u64,
     /// All that is on disk is read once in this time, in milliseconds.
     pub(super) scrub_interval_ms: u64,
+    /// How far a drain is: by an operator's order, and nothing of the configuration. It outlasts a life, as all of these.
+    pub(super) drain: Drain,
 }
 
 impl Settings {
@@ -32,6 +35,7 @@ impl Settings {
             hint_age_ms: config.hint_age_ms,
             repair_interval_ms: config.repair_interval_ms,
             scrub_interval_ms: config.scrub_interval_ms,
+            drain: Drain::No,
         }
     }
 
@@ -47,8 +51,14 @@ impl Settings {
 
     /// Each setting as a configuration has it.
     fn lines(&self) -> [String; 5] {
-        let Settings { log, hint_limit_mib, hint_age_ms, repair_interval_ms, scrub_interval_ms } =
-            self;
+        let Settings {
+            log,
+            hint_limit_mib,
+            hint_age_ms,
+            repair_interval_ms,
+            scrub_interval_ms,
+            drain: _,
+        } = self;
         [
             format!("log = \"{log}\""),
             format!("hint_limit_mib = {hint_limit_mib}"),
@@ -82,7 +92,7 @@ impl Engine<'_> {
         if changed.is_empty() && fixed.is_empty() && !others {
             info!("node {name} finds nothing new in its configuration");
         }
-        *self.settings = new;
+        *self.settings = Settings { drain: self.settings.drain, ..new };
         self.input(Input::Limits(self.settings.limits()));
     }
 

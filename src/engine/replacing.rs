@@ -41,7 +41,8 @@ impl Engine<'_> {
         check_name("the new member", new)?;
         check_address("the new member's address", address)?;
         let me = &self.config.name;
-        if self.replacing.is_some() || self.finish_by.is_some() {
+        let changes = self.replacing.is_some() || self.node.is_changing_ring();
+        if changes || self.finish_by.is_some() {
             return Err(format!("node {me} changes its ring just now: try again"));
         }
         if !self.node.is_settled() {
@@ -49,7 +50,8 @@ impl Engine<'_> {
         }
         let members = self.node.members();
         let Some(gone) = members.iter().find(|member| member.name == old) else {
-            let names: Vec<&str> = members.iter().map(|member| &*member.name).collect();
+            let present = members.iter().filter(|member| self.ring.has(member.id()));
+            let names: Vec<&str> = present.map(|member| &*member.name).collect();
             let old = old.escape_debug();
             return Err(format!(
                 "no member is called \"{old}\"; the members are {}",

@@ -329,11 +329,8 @@ fn size(change: &Change) -> usize {
         Change::Hint { key, record, .. } => {
             record.as_ref().map_or(0, |record| hint_bytes(key, record) as usize)
         }
-        Change::Meta(_)
-        | Change::Members(_)
-        | Change::Ring(_)
-        | Change::Forget { .. }
-        | Change::Generation { .. } => 0,
+        Change::Generation { generation, .. } => generation.bytes(),
+        Change::Meta(_) | Change::Members(_) | Change::Ring(_) | Change::Forget { .. } => 0,
     }
 }
 

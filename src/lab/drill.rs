@@ -16,6 +16,7 @@ pub(crate) mod freeze;
 pub(crate) mod ground;
 pub(crate) mod handoff;
 pub(crate) mod kill;
+mod met;
 pub(crate) mod page;
 pub(crate) mod partition;
 pub(crate) mod power_cut;

@@ -364,6 +364,11 @@ impl Report {
         self.kinds.get(&kind)
     }
 
+    /// Reads that showed no value.
+    pub(crate) fn absent(&self) -> u64 {
+        self.kind(Kind::Get).map_or(0, |tally| tally.absent)
+    }
+
     /// The time in which this share of the operations of all kinds was done, in microseconds.
     pub(crate) fn quantile(&self, share: f64) -> u64 {
         let mut all = Tally::new().latency;

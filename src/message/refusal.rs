@@ -71,7 +71,7 @@ pub enum Refusal {
         timeout_ms: u32,
     },
     /// R or W is outside 1..=N.
-    #[error("{name} = {given}: this cluster keeps {n} replicas, so {name} is 1 to {n}")]
+    #[error("{name} = {given}: n is {n} in this cluster, so {name} is 1 to {n}")]
     Quorum {
         /// "r" or "w".
         name: String,

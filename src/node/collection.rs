@@ -11,7 +11,7 @@ use self::chores::{Chores, Ended, Purpose};
 use super::Config;
 use super::effects::Effects;
 use super::reach::Reach;
-use crate::generation::{Generation, Grave, MAX_GRAVES};
+use crate::generation::{GRAVES_BYTES, Generation, Grave, MAX_GRAVES};
 use crate::members::{Opinion, Standing};
 use crate::message::Body;
 use crate::ring::Ring;
@@ -291,8 +291,8 @@ impl Collection {
         graves.extend(
             dead.map(|Scanned { key, dead, .. }| Grave { key: key.clone(), dead: dead.clone() }),
         );
-        graves.truncate(MAX_GRAVES);
-        match page.next.clone().filter(|_| graves.len() < MAX_GRAVES) {
+        let is_full = bound(&mut graves);
+        match page.next.clone().filter(|_| !is_full) {
             Some(after) => {
                 let span = Span { after: Some(after), limit_bytes: PAGE_BYTES, ..Span::default() };
                 let token = fx.scan(partition, span);
@@ -532,8 +532,46 @@ fn known(fx: &Effects, may_ask: bool) -> Body {
     Body::Generations { digest, certain, ask: may_ask && !certain }
 }
 
+/// Leaves no more than may be condemned at a time, one at least; true if that is all there is room for.
+fn bound(graves: &mut Vec<Grave>) -> bool {
+    let mut bytes = 0;
+    let mut fits = |grave: &Grave| {
+        let first = bytes == 0;
+        bytes += grave.bytes();
+        first || bytes <= GRAVES_BYTES
+    };
+    let fitting = graves.iter().take(MAX_GRAVES).take_while(|grave| fits(grave)).count();
+    let is_full = fitting < graves.len() || fitting == MAX_GRAVES;
+    graves.truncate(fitting);
+    is_full
+}
+
 /// All members but this one and those that are removed.
 fn others(me: NodeId, fx: &Effects) -> Vec<NodeId> {
     let members = fx.members().iter().filter(|member| member.standing != Standing::Removed);
     members.map(|member| member.id()).filter(|id| *id != me).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::causal::{Actor, Context, Dot};
+
+    #[test]
+    fn as_many_are_condemned_as_fit_and_always_one() {
+        let graves = |count: usize, key_bytes: usize, dots: u64| -> Vec<Grave> {
+            let dot = |serial| Dot { actor: Actor { store: 1, serial }, counter: 1 };
+            let dead = Context::new((0..dots).map(dot).collect());
+            let key = |number: usize| Key::new(format!("{number:0key_bytes$}").into_bytes());
+            (0..count).map(|n| Grave { key: key(n).unwrap(), dead: dead.clone() }).collect()
+        };
+        let left = |mut graves: Vec<Grave>| {
+            let is_full = bound(&mut graves);
+            (graves.len(), is_full)
+        };
+        assert_eq!(left(graves(10, 10, 1)), (10, false));
+        assert_eq!(left(graves(MAX_GRAVES + 1, 10, 1)), (MAX_GRAVES, true));
+        assert_eq!(left(graves(100, 1_000, 1)), (GRAVES_BYTES / 1_024, true));
+        assert_eq!(left(graves(3, 1_000, 5_000)), (1, true));
+    }
 }

@@ -65,6 +65,11 @@ impl Placement {
         self.take(ring, members, fx);
     }
 
+    /// True while a later ring is on its way to the disk.
+    pub(super) fn is_changing(&self) -> bool {
+        self.taking.is_some()
+    }
+
     /// The operator gives the places of `old` to `new`; `old` is removed for good.
     pub(super) fn replace(
         &mut self,

@@ -65,11 +65,7 @@ impl DiskStore {
         let (directory, fresh) = Directory::claim(dir)?;
         let io = |doing| move |error| OpenError::from_io(dir, doing, &error);
         let fault = |fault| OpenError::from_fault(dir, fault);
-        if let Some(noted) = Sled::noted_damage(&directory.data()) {
-            let reason =
-                format!("{noted} (met while the store was open, and noted in sled/DAMAGED)");
-            return Err(OpenError::Damaged { dir: dir.to_path_buf(), reason });
-        }
+        refuse_noted(&directory, dir)?;
         if fresh {
             let scratch = directory.scratch().map_err(io("removing an unfinished store"))?;
             let sled = Sled::open(&scratch, cache_bytes).map_err(fault)?;
@@ -296,6 +292,19 @@ fn life(sled: &Sled) -> Result<Option<Meta>, Fault> {
     let Some(bytes) = sled.get(&meta_key(LIFE))? else { return Ok(None) };
     let damage = || Fault::Corrupt("what the store knows of itself is not readable".into());
     layout::unseal_life(&bytes).map(Some).ok_or_else(|| sled.fail(damage()))
+}
+
+/// What was met while the store was open last, and noted because the next opening might not see it; `None` if nothing was.
+fn noted_damage(directory: &Directory) -> Option<String> {
+    let noted = Sled::noted_damage(&directory.data())?;
+    Some(format!("{noted} (met while the store was open, and noted in sled/DAMAGED)"))
+}
+
+fn refuse_noted(directory: &Directory, dir: &Path) -> Result<(), OpenError> {
+    match noted_damage(directory) {
+        Some(reason) => Err(OpenError::Damaged { dir: dir.to_path_buf(), reason }),
+        None => Ok(()),
+    }
 }
 
 fn members(sled: &Sled) -> Result<Option<Members>, Fault> {

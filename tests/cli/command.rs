@@ -506,3 +506,91 @@ fn a_check_needs_a_store_that_is_there() {
     let json: Value = serde_json::from_str(&out).unwrap();
     assert_eq!((code, &json["clean"], &json["damaged"]), (0, &true.into(), &serde_json::json!([])));
 }
+
+/// A store of a node, with nothing in it.
+fn store_of(dir: &std::path::Path, cluster: &str, name: &str) {
+    let store = pixii::store::disk::DiskStore::open(dir, 1 << 20).unwrap();
+    let (cluster, name) = (cluster.to_owned(), name.to_owned());
+    pixii::store::begin_life(&store, &pixii::store::Owner { cluster, name, ring: 0 }, 1).unwrap();
+    store.close().unwrap();
+}
+
+#[test]
+fn only_replicas_of_one_cluster_are_compared_and_only_where_there_are_two() {
+    let dir = tempfile::tempdir().unwrap();
+    let members: String = (1..=4)
+        .map(|at| format!("[[members]]\nname = \"n{at}\"\naddress = \"127.0.0.1:{at}\"\n"))
+        .collect();
+    let config =
+        format!("name = \"n1\"\ncluster = \"c\"\ndata_dir = \"d\"\npartitions = 16\n{members}");
+    std::fs::write(dir.path().join("n1.toml"), config).unwrap();
+    for (place, cluster, name) in
+        [("one", "c", "n1"), ("two", "c", "n2"), ("other", "d", "n3"), ("strange", "c", "n9")]
+    {
+        store_of(&dir.path().join(place), cluster, name);
+    }
+    drop(pixii::store::disk::DiskStore::open(&dir.path().join("new"), 1 << 20).unwrap());
+    let check = |dirs: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pixii"));
+        command.current_dir(dir.path()).arg("check").args(dirs).args(["--config", "n1.toml"]);
+        let (code, out, err) = told(&command.output().unwrap());
+        (code, out.lines().last().unwrap_or_default().to_owned(), err)
+    };
+    let (code, last, err) = check(&["one", "two"]);
+    assert_eq!((code, err.as_str()), (0, ""));
+    let (equal, alone) = last.split_once(" of 16 partitions are equal at their homes; ").unwrap();
+    let (equal, alone): (u32, u32) =
+        (equal.parse().unwrap(), alone.split(' ').next().unwrap().parse().unwrap());
+    assert!(equal > 0 && alone > 0 && equal + alone == 16, "{last}");
+    let none = "0 of 16 partitions are equal at their homes; 16 have fewer than two homes among the DIRs, and are not compared";
+    assert_eq!(check(&["one"]), (0, none.to_owned(), String::new()));
+    for (dirs, said) in [
+        (["one", "one"], "two of the DIRs hold data of n1"),
+        (
+            ["one", "other"],
+            "one DIR holds data of n3 of cluster d, and the configuration is of cluster c",
+        ),
+        (
+            ["one", "strange"],
+            "n9, whose data one DIR holds, is no member of that configuration's ring, version 1",
+        ),
+        (["one", "new"], "new is the store of no node yet: it cannot be compared"),
+    ] {
+        let (code, _, err) = check(&dirs);
+        assert_eq!((code, err), (1, format!("pixii: {said}\n")));
+    }
+}
+
+#[test]
+fn damage_that_a_daemon_has_noted_is_told_by_whoever_looks_at_the_stopped_store() {
+    let dir = tempfile::tempdir().unwrap();
+    store_of(dir.path(), "c", "n1");
+    std::fs::write(dir.path().join("sled").join("DAMAGED"), "a page was torn").unwrap();
+    let noted = "a page was torn (met while the store was open, and noted in sled/DAMAGED)";
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pixii"));
+        told(&command.args(arguments).arg(dir.path()).output().unwrap())
+    };
+    let (code, out, _) = run(&["check"]);
+    let first = format!("damaged: the store as a whole: {noted}; a daemon does not serve it\n");
+    assert!(code == 1 && out.starts_with(&first), "{out}");
+    let (code, _, err) = run(&["migrate", "--check"]);
+    assert!(code == 1 && err.contains(noted) && err.lines().count() == 1, "{err}");
+}
+
+#[test]
+fn the_environment_names_the_cluster_that_is_asked_or_nobody_is_asked() {
+    use std::os::unix::ffi::OsStrExt;
+    for (given, shown) in [
+        (&b"127.0.0.1:1\xff"[..], "127.0.0.1:1\u{fffd}"),
+        (&b","[..], ""),
+        (&b"127.0.0.1:1,nobody"[..], "nobody"),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pixii"));
+        command.arg("ring").env("PIXII_CONNECT", std::ffi::OsStr::from_bytes(given));
+        let (code, _, err) = told(&command.output().unwrap());
+        let said =
+            format!("pixii: the address \"{shown}\" is not HOST:PORT, as in 127.0.0.1:7432\n");
+        assert_eq!((code, err), (2, said));
+    }
+}

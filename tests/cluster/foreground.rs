@@ -118,13 +118,13 @@ fn dev_obeys_orders_and_has_its_data_back_the_next_time() {
     dev.hears("pixii: n1 ended: killed by signal 9; type `start n1` to start it again");
     dev.order(b"start n1\nquit\n");
     dev.hears("n1 is up after ");
-    dev.hears("all daemons stopped cleanly; the data stays in ");
+    dev.hears("all daemons have stopped; the data stays in ");
     assert_eq!(dev.ends(), Some(0));
 
     let mut dev = Dev::start(&home);
     assert_eq!(dev.run(&["get", "k"]).done(), "v");
     signal("INT", dev.child.id());
-    dev.hears("all daemons stopped cleanly");
+    dev.hears("all daemons have stopped");
     assert_eq!(dev.ends(), Some(0));
 }
 
@@ -209,7 +209,7 @@ fn dev_obeys_orders_from_another_terminal() {
     dev.hears("pixii: n1 ended: killed by signal 9; type `start n1` to start it again");
     assert_eq!(order("freeze", "n3").done(), "n3 is frozen\n");
     dev.order(b"quit\n");
-    dev.hears("all daemons stopped cleanly; the data stays in ");
+    dev.hears("all daemons have stopped; the data stays in ");
     assert_eq!(dev.ends(), Some(0));
     assert_eq!(order("start", "n1").said(), (1, &*nobody(&home)));
 }
@@ -256,7 +256,7 @@ fn nothing_is_in_the_way_of_orders() {
     let mut dev = Dev::start(dir.path());
     assert_eq!(order("kill", "n1").done(), "n1 is killed\n");
     signal("TERM", dev.child.id());
-    dev.hears("all daemons stopped cleanly");
+    dev.hears("all daemons have stopped");
     assert_eq!(dev.ends(), Some(0));
     assert!(!dir.path().join("dev.sock").exists());
 }

@@ -105,10 +105,10 @@ fn bad_requests_are_refused_with_the_limit() {
         (&["put", long, "x"], key),
         (&["get", long], key),
         (&["get", ""], "the key has 0 bytes; a key has 1 to 1024"),
-        (&["put", "k", "x", "-w", "4"], "w = 4: this cluster keeps 3 replicas, so w is 1 to 3"),
-        (&["get", "k", "-r", "4"], "r = 4: this cluster keeps 3 replicas, so r is 1 to 3"),
-        (&["get", "k", "-r", "0"], "r = 0: this cluster keeps 3 replicas, so r is 1 to 3"),
-        (&["delete", "k", "-w", "9"], "w = 9: this cluster keeps 3 replicas, so w is 1 to 3"),
+        (&["put", "k", "x", "-w", "4"], "w = 4: n is 3 in this cluster, so w is 1 to 3"),
+        (&["get", "k", "-r", "4"], "r = 4: n is 3 in this cluster, so r is 1 to 3"),
+        (&["get", "k", "-r", "0"], "r = 0: n is 3 in this cluster, so r is 1 to 3"),
+        (&["delete", "k", "-w", "9"], "w = 9: n is 3 in this cluster, so w is 1 to 3"),
     ];
     for (arguments, sentence) in refused {
         let told = house.run(arguments);
@@ -173,7 +173,7 @@ fn a_daemon_that_cannot_start_says_why_and_touches_nothing() {
     let said = refuses_to_start(&house, &with(&data, foreign.to_str().unwrap()), 2);
     assert!(
         said.ends_with(
-            "holds \"letter.txt\" and no FORMAT file: it is not a data directory, and would be made in an empty one only"
+            "holds \"letter.txt\" and no FORMAT file: it is no data directory, and a new one is made only where there is nothing"
         ),
         "{said}"
     );

@@ -64,8 +64,7 @@ fn mistakes_and_members_that_do_not_allow_it_are_told_by_name() {
     let (code, err) = told.said();
     let lines: Vec<&str> = err.lines().collect();
     assert_eq!((code, lines.len()), (1, 2), "{err}");
-    let said =
-        "pixii: n2 does not: the configuration of n2 does not say allow_emulation = true, so";
+    let said = "pixii: n2 emulates nothing new: the configuration of n2 does not say allow_emulation = true, so";
     assert!(lines[1].starts_with(said), "{err}");
     // A mistake is found before anybody is told.
     let told = house.run(&["emulate", "set", "* -> * drop 0.5", "n1 -> n7 cut"]);

@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use pixii::message::DrainState;
+
 use crate::harness::{House, Run, until};
 
 const COUNT: usize = 400;
@@ -83,12 +85,56 @@ fn a_dead_member_is_replaced_and_does_not_come_back() {
     assert!(told.code == 2 && told.err.contains("n3"), "{told:?}");
     let anew = Run::start(house.command(&[&arguments[..], &["--rejoin-empty"]].concat()), b"");
     until("the old data is set aside", || {
-        house.path("n3").join("removed-1").join("sled").exists().then_some(())
+        let aside = house.path("n3").join("removed-1").join("FORMAT");
+        (aside.exists() && house.path("n3").join("sled").exists()).then_some(())
     });
     drop(anew);
+    // A kill may leave it half set aside.
+    let format = house.path("n3").join("removed-1").join("FORMAT");
+    fs::copy(format, house.path("n3").join("FORMAT")).unwrap();
+    fs::remove_dir_all(house.path("n3").join("sled")).unwrap();
+    let again = Run::start(house.command(&[&arguments[..], &["--rejoin-empty"]].concat()), b"");
+    until("it begins anew all the same", || {
+        house.path("n3").join("damaged-1").join("FORMAT").exists().then_some(())
+    });
+    drop(again);
 
     // All that remember the later ring begin with it.
     house.cluster.retire("n3").unwrap();
     house.restart(false);
     expect_all(&house, "two");
+}
+
+#[test]
+fn a_drain_goes_on_when_another_member_is_replaced_meanwhile() {
+    let mut house = House::create(4);
+    house.cluster.allow_emulation().unwrap();
+    house.start_all();
+    let keys: Vec<String> = (0..COUNT).map(|number| format!("key-{number}")).collect();
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    let homes = house.homes(&keys);
+    let fits = |homes: &&Vec<String>| !homes.contains(&"n4".to_owned());
+    let key = keys[homes.iter().position(|homes| fits(&homes)).unwrap()];
+    let (n1, n2) = (house.address("n1").to_owned(), house.address("n2").to_owned());
+    house.run(&["emulate", "set", "n3 disk delay 10s"]).done();
+    let put = ["--connect", &n1, "put", key, "v", "-w", "3", "--strict", "--timeout", "60000"];
+    let put = Run::start(house.command(&put), b"");
+    until("n1 has begun it", || (house.drain_report("n1").requests > 0).then_some(()));
+    let drain = Run::start(house.command(&["node", "drain", "n1", "--timeout", "60000"]), b"");
+    let state = |house: &House| house.drain_report("n1").state;
+    until("n1 is drained", || (state(&house) == DrainState::Draining).then_some(()));
+
+    let place = format!("n5@{}", house.cluster.add("n5", "n4").unwrap());
+    house.cluster.kill("n4").unwrap();
+    until("n4 is replaced", || {
+        let told = house.run(&["--connect", &n2, "node", "replace", "n4", &place, "--yes"]);
+        (told.code == 0).then_some(())
+    });
+    until("n1 lives anew", || house.log("n1").contains("begins another life").then_some(()));
+    until("n1 serves in its next life", || {
+        let told = house.run(&["--connect", &n1, "status", "--json"]);
+        (told.code == 0 && told.json()["serving"] == false).then_some(())
+    });
+    assert_ne!(state(&house), DrainState::Serving);
+    drop((put, drain));
 }

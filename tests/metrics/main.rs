@@ -261,11 +261,19 @@ fn a_port_beyond_loopback_is_a_decision_and_a_taken_one_a_sentence() {
     };
     assert_eq!(parse("").unwrap().http_listen, None);
     assert!(!parse("").unwrap().log_json);
+    assert!(parse("log = \"warn,pixii::net=debug\"").is_ok());
     assert!(parse("http_listen = \"[::1]:7480\"\nlog_format = \"json\"").unwrap().log_json);
     assert!(parse("http_listen = \"0.0.0.0:7480\"\nhttp_beyond_loopback = true").is_ok());
     for (lines, said) in [
         ("http_listen = \"0.0.0.0:7480\"", "unless http_beyond_loopback = true says"),
         ("http_listen = \"7480\"", "http_listen = \"7480\": an address is host:port"),
+        ("http_listen = \"127.0.0.1:1\"", "that is the port of listen already"),
+        (
+            "log = \"warning\"",
+            "log = \"warning\": \"warning\" is no level; it is error, warn, info,",
+        ),
+        ("log = \"\"", "log = \"\": \"\" is no level"),
+        ("log = \"info,pixii::net=loud\"", "log = \"info,pixii::net=loud\": that is no filter"),
         ("log_format = \"xml\"", "log_format = \"xml\": log_format is \"text\" or \"json\""),
     ] {
         let error = parse(lines).unwrap_err();

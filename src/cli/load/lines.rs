@@ -149,8 +149,7 @@ impl<R: Read> Reader<R> {
 fn parse(line: &Bytes, raw: bool) -> Result<(Key, Bytes), String> {
     let mut tabs = line.iter().enumerate().filter(|(_, byte)| **byte == b'\t').map(|(at, _)| at);
     let (Some(tab), None) = (tabs.next(), tabs.next()) else {
-        let found = line.iter().filter(|byte| **byte == b'\t').count();
-        return Err(format!("{found} tabs; a line has one, between key and value"));
+        return Err(misfit(line));
     };
     let column = |bytes: Bytes| {
         if raw || !bytes.contains(&b'\\') {
@@ -161,6 +160,19 @@ fn parse(line: &Bytes, raw: bool) -> Result<(Key, Bytes), String> {
     };
     let key = Key::new(column(line.slice(..tab))?).map_err(|error| error.to_string())?;
     Ok((key, column(line.slice(tab + 1..))?))
+}
+
+/// What is wrong with a line that has not one tab.
+fn misfit(line: &[u8]) -> String {
+    let columns: Vec<&[u8]> = line.split(|byte| *byte == b'\t').collect();
+    match columns[..] {
+        [key, _, third] if third.starts_with(text::SIBLING.as_bytes()) => format!(
+            "\"{}\" has several values in the file ({}); a file cannot tell what replaces what, so put one of them",
+            key.escape_ascii(),
+            third.escape_ascii()
+        ),
+        _ => format!("{} tabs; a line has one, between key and value", columns.len() - 1),
+    }
 }
 
 #[cfg(test)]
@@ -198,6 +210,14 @@ mod tests {
         assert_eq!(faults[3], "the key has 0 bytes; a key has 1 to 1024");
         assert_eq!(found[6], Ok(("\"last\"".into(), vec![])));
         assert_eq!(contents(b"q\\z\t\\t\n", true)[0], Ok(("\"q\\\\z\"".into(), b"\\t".to_vec())));
+    }
+
+    #[test]
+    fn a_sibling_of_a_dump_is_refused_by_name() {
+        let found = contents(b"s\tone\tsibling 1/2\ns\ttwo\tother\n", false);
+        let told = "\"s\" has several values in the file (sibling 1/2); a file cannot tell what replaces what, so put one of them";
+        assert_eq!(found[0], Err(told.to_owned()));
+        assert_eq!(found[1], Err("2 tabs; a line has one, between key and value".to_owned()));
     }
 
     #[test]

@@ -25,7 +25,7 @@ const TICK: Duration = Duration::from_millis(100);
 const SAVE: Duration = Duration::from_secs(1);
 /// Most lines settled ahead of an unsettled one.
 const MAX_AHEAD: usize = 65_536;
-/// Malformed lines that are named one by one.
+/// Lines that are named one by one, for what is wrong with them.
 const MAX_NAMED: u64 = 10;
 
 /// Why a run ended before its input did.
@@ -52,7 +52,7 @@ struct Sent {
 /// A run of lines into the cluster.
 pub(crate) struct Pour {
     /// Gets the lines that were not acknowledged, as they stood.
-    pub(crate) failed: Option<File>,
+    pub(crate) failed: Option<(PathBuf, File)>,
     /// Where the counts are saved about once a second.
     pub(crate) kept: Option<PathBuf>,
     /// Shows how far the run is, in bytes.
@@ -65,7 +65,7 @@ pub(crate) struct Pour {
     ledger: Ledger,
     tasks: JoinSet<Sent>,
     busy: HashSet<Key>,
-    malformed: u64,
+    named: u64,
     carriage_return: bool,
     saved: Instant,
 }
@@ -84,7 +84,7 @@ impl Pour {
             ledger: Ledger::new(counts),
             tasks: JoinSet::new(),
             busy: HashSet::new(),
-            malformed: 0,
+            named: 0,
             carriage_return: false,
             saved: Instant::now(),
         }
@@ -123,8 +123,8 @@ impl Pour {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
-        if let Some(Err(error)) = self.failed.as_ref().map(File::sync_all) {
-            self.stop_for(Stop::Fault(format!("the file of failed lines: {error}")));
+        if let Some(Err(why)) = self.failed.as_ref().map(synced) {
+            self.stop_for(Stop::Fault(why));
         }
     }
 
@@ -159,10 +159,7 @@ impl Pour {
                     });
                 }
                 Err(why) => {
-                    self.malformed += 1;
-                    if self.malformed <= MAX_NAMED {
-                        self.say(&format!("line {number}: {why}"));
-                    }
+                    self.name(number, &why);
                     let reason = "not a line of key, tab and value".to_string();
                     self.settle(number, check, &raw, Fate::Refused { reason, no_quorum: false });
                 }
@@ -173,7 +170,12 @@ impl Pour {
     fn landed(&mut self, sent: Sent) {
         self.busy.remove(&sent.key);
         match sent.fate {
-            Ok(fate) => self.settle(sent.number, sent.check, &sent.raw, fate),
+            Ok(fate) => {
+                if let Fate::Refused { reason, no_quorum: false } = &fate {
+                    self.name(sent.number, reason);
+                }
+                self.settle(sent.number, sent.check, &sent.raw, fate);
+            }
             Err(why) => self.stop_for(Stop::Fault(why)),
         }
         if let Some(bar) = &self.bar {
@@ -182,11 +184,12 @@ impl Pour {
     }
 
     fn settle(&mut self, number: u64, check: u64, raw: &Bytes, fate: Fate) {
-        if let (Some(file), true) = (&mut self.failed, fate != Fate::Loaded)
+        if let (Some((path, file)), true) = (&mut self.failed, fate != Fate::Loaded)
             && let Err(error) = file.write_all(&[raw, &b"\n"[..]].concat())
         {
             // Unsettled: the next run takes the line again.
-            return self.stop_for(Stop::Fault(format!("the file of failed lines: {error}")));
+            let why = format!("{}: {error}", path.display());
+            return self.stop_for(Stop::Fault(why));
         }
         self.ledger.settle(number, check, fate);
     }
@@ -203,8 +206,8 @@ impl Pour {
         }
         if let Some(path) = self.kept.as_ref().filter(|_| self.saved.elapsed() >= SAVE) {
             // The lines that the counts call failed must be on disk before the counts are.
-            let synced = self.failed.as_ref().map_or(Ok(()), File::sync_all);
-            let saved = synced.map_err(|error| error.to_string()).and_then(|()| counts.save(path));
+            let synced = self.failed.as_ref().map_or(Ok(()), synced);
+            let saved = synced.and_then(|()| counts.save(path));
             self.saved = Instant::now();
             if let Err(why) = saved {
                 self.stop_for(Stop::Fault(why));
@@ -219,10 +222,23 @@ impl Pour {
         }
     }
 
+    /// Says what is wrong with a line, of the first ones.
+    fn name(&mut self, number: u64, why: &str) {
+        self.named += 1;
+        if self.named <= MAX_NAMED {
+            self.say(&format!("line {number}: {why}"));
+        }
+    }
+
     fn say(&self, message: &str) {
         match &self.bar {
             Some(bar) => bar.suspend(|| complain(message)),
             None => complain(message),
         }
     }
+}
+
+/// Brings the file of failed lines to the disk; the error names it.
+fn synced((path, file): &(PathBuf, File)) -> Result<(), String> {
+    file.sync_all().map_err(|error| format!("{}: {error}", path.display()))
 }

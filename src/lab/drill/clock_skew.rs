@@ -3,7 +3,8 @@
 use std::fs;
 
 use super::catalog::faketime;
-use super::course::{Allowed, Course};
+use super::course::Course;
+use super::met::Allowed;
 use super::{Ending, Plan, Say};
 
 const NODES: usize = 5;

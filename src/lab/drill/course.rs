@@ -10,10 +10,10 @@ use tokio::time::sleep;
 
 use super::chronicle::{Mark, Phase};
 use super::ground::{Ground, Log, PARTITIONS, await_equal};
+use super::met::{Allowed, Met, told_of_differing};
 use super::{Ending, Plan, Say};
 use crate::cli::cluster::STOPPED;
 use crate::lab::workload::choice::{Choice, Sizes};
-use crate::lab::workload::trace::{End, Sample};
 use crate::lab::workload::{Load, Mix, Spec};
 
 /// Requests under way at a time.
@@ -26,17 +26,6 @@ const WARM_UP: Duration = Duration::from_millis(500);
 const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(20);
 const VALUE_BYTES: usize = 100;
-
-/// What clients may have to bear.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Allowed {
-    /// Every request is carried out.
-    Nothing,
-    /// Puts may be refused and left unknown, but every read is answered.
-    FailedPuts,
-    /// Requests may fail; nothing that was acknowledged is lost all the same.
-    Failures,
-}
 
 /// A drill under way. Dropping it kills the daemons.
 pub(super) struct Course<'a> {
@@ -199,11 +188,11 @@ impl<'a> Course<'a> {
 
     /// Whether any request has failed so far.
     pub(super) fn has_failures(&self) -> bool {
-        self.samples().iter().any(|sample| sample.end != End::Done)
+        self.met().refused + self.met().unknown > 0
     }
 
-    fn samples(&self) -> Vec<Sample> {
-        self.ground.chronicle.trace().samples()
+    fn met(&self) -> Met {
+        Met::of(self.ground.chronicle.trace())
     }
 
     /// Ends the load; waits until all replicas are the same, compares the stopped stores, reads every key from all of its
@@ -231,32 +220,14 @@ impl<'a> Course<'a> {
     }
 
     fn ending(mut self, allowed: Allowed, differ: usize) -> Ending {
-        let samples = self.samples();
-        let count = |end: End| samples.iter().filter(|sample| sample.end == end).count();
-        let (done, refused, unknown) = (count(End::Done), count(End::Refused), count(End::Unknown));
-        let absent = samples.iter().filter(|sample| sample.is_absent).count();
-        let failed_gets: u64 = {
-            let whys = self.ground.chronicle.trace().whys();
-            whys.iter().filter(|(kind, _)| kind.starts_with("get ")).map(|(_, why)| why.times).sum()
-        };
+        let met = self.met();
+        let Met { done, refused, unknown, absent, .. } = met;
         let score = &self.ground.score;
         if !score.is_clean() {
             self.complaints.extend(score.complaints());
         }
-        if allowed == Allowed::Nothing && refused + unknown > 0 {
-            self.complaints.push(format!("{refused} requests failed, and {unknown} are unknown"));
-        }
-        if allowed == Allowed::FailedPuts && failed_gets > 0 {
-            self.complaints.push(format!("{failed_gets} reads failed"));
-        }
-        if absent > 0 {
-            self.complaints.push(format!("{absent} reads of keys that have a value showed none"));
-        }
-        if differ > 0 {
-            let all = PARTITIONS;
-            self.complaints
-                .push(format!("{differ} of {all} partitions differ between their homes"));
-        }
+        self.complaints.extend(met.complaints(allowed));
+        self.complaints.extend(told_of_differing(differ, PARTITIONS));
         let summary = format!(
             "{done} requests done, {refused} refused or not answered, {unknown} unknown; {} writes acknowledged, {} lost, \
              {differ} of {PARTITIONS} partitions differ between their homes",

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
-use super::course::{Allowed, Course};
+use super::course::Course;
 use super::disks::Disks;
 use super::ground::{Log, N};
+use super::met::Allowed;
 use super::{Ending, Plan, Say};
 
 /// What a daemon keeps free of its disk, in MiB.

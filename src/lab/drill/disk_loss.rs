@@ -10,6 +10,7 @@ use tokio::time::sleep;
 
 use super::chronicle::{Mark, Phase};
 use super::ground::{Ground, PARTITIONS, await_equal};
+use super::met::{told_of_absent, told_of_differing};
 use super::{Ending, Plan, Say};
 use crate::lab::workload::choice::{Choice, Sizes};
 use crate::lab::workload::{Kind, Load, Mix, Report, Spec};
@@ -72,7 +73,7 @@ pub(crate) async fn run(
     ground.recovered(refill.took, &format!("{victim} has all again"));
     let during = beside.end().await?;
     ground.enter(Phase::After);
-    load(&mut ground, plan, sizes, clients, Some(AFTER)).await?.end().await?;
+    let after = load(&mut ground, plan, sizes, clients, Some(AFTER)).await?.end().await?;
     ground.enter(None);
     say(&told(&victim, &refill, &before, &during))?;
 
@@ -85,7 +86,7 @@ pub(crate) async fn run(
     ground.open(&names).await?;
     ground.judge(&ground.client().await?, false).await?;
     ground.cluster.stop_all()?;
-    Ok(ending(ground, plan, &victim, &refill, [&before, &during], (held, differ)))
+    Ok(ending(ground, plan, &victim, &refill, [&before, &during, &after], (held, differ)))
 }
 
 fn ending(
@@ -93,12 +94,13 @@ fn ending(
     plan: &Plan,
     victim: &str,
     refill: &Refill,
-    [before, during]: [&Report; 2],
+    [before, during, after]: [&Report; 3],
     (held, differ): (u64, usize),
 ) -> Ending {
     let score = &ground.score;
     let mut complaints = if score.is_clean() { Vec::new() } else { score.complaints() };
-    let (took, absent) = (refill.took.as_secs_f64(), absent(before) + absent(during));
+    let (took, absent) =
+        (refill.took.as_secs_f64(), before.absent() + during.absent() + after.absent());
     let p99 = [before, during].map(|report| report.quantile(0.99));
     let ratio = p99[1] as f64 / p99[0].max(1) as f64;
     if refill.took > REFILLED_WITHIN {
@@ -108,12 +110,9 @@ fn ending(
     if ratio > MOST && refill.took >= BEFORE {
         complaints.push(format!("p99 grew {ratio:.2} times, and {MOST} is the limit"));
     }
-    if absent > 0 {
-        complaints.push(format!("{absent} reads of keys that have a value showed none"));
-    }
-    if differ > 0 {
-        complaints.push(format!("{differ} of {PARTITIONS} partitions differ between their homes"));
-    }
+    // Every key has a value, and nobody deletes any.
+    complaints.extend(told_of_absent(absent));
+    complaints.extend(told_of_differing(differ, PARTITIONS));
     let summary = format!(
         "{} keys: {victim} lost its disk and had all again {took:.1} s after its start; p99 {ratio:.2} times that before (at \
          most {MOST}); {absent} false absents, {} acknowledged writes lost, {differ} of {PARTITIONS} partitions differ \
@@ -190,11 +189,6 @@ fn told(victim: &str, refill: &Refill, before: &Report, during: &Report) -> Stri
         before.quantile(0.99) as f64 / 1e3,
         during.quantile(0.99) as f64 / 1e3,
     )
-}
-
-/// Every key has a value, and nobody deletes any.
-fn absent(report: &Report) -> u64 {
-    report.kind(Kind::Get).map_or(0, |tally| tally.absent)
 }
 
 /// Clients under way, each with connections of its own.

@@ -14,7 +14,8 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use super::chronicle::{Mark, Phase};
-use super::ground::Ground;
+use super::ground::{Ground, PARTITIONS, await_equal};
+use super::met::{told_of_absent, told_of_differing};
 use super::{Ending, Plan, Say};
 use crate::lab::workload::choice::{Choice, Sizes};
 use crate::lab::workload::{Kind, Load, Mix, Report, Spec};
@@ -60,11 +61,11 @@ pub(crate) async fn run(plan: &Plan, how: How, say: Say<'_>) -> Result<Ending, S
     let client = ground.client().await?;
     ground.fill(&client, plan.keys, SIZES).await?;
     let (mut rounds, mut ratios) = (Vec::new(), Vec::new());
-    let (mut refused, mut unknown) = (0, 0);
+    let (mut refused, mut unknown, mut absent) = (0, 0, 0);
     for round in 1..=plan.rounds {
         // A load that is not measured warms up what the last round left cold.
         window(&mut ground, plan, Duration::from_secs(1), None).await?;
-        let (before, _) = window(&mut ground, plan, WINDOW, None).await?;
+        let (before, calm) = window(&mut ground, plan, WINDOW, None).await?;
         let victim = ground.rng.pick(&names).cloned().unwrap_or_default();
         let (around, report) = window(&mut ground, plan, WINDOW, Some((&victim, how))).await?;
         let healed = Instant::now();
@@ -77,6 +78,7 @@ pub(crate) async fn run(plan: &Plan, how: How, say: Say<'_>) -> Result<Ending, S
         let ratio = around.both as f64 / before.both.max(1) as f64;
         let (no, maybe) = failures(&report);
         (refused, unknown) = (refused + no, unknown + maybe);
+        absent += calm.absent() + report.absent();
         say(&format!(
             "round {round}: {victim}: p99 of gets {}, of puts {}, of both {} ({ratio:.2} times), of a bare fdatasync {}; {no} \
              refused or failed, {maybe} unknown",
@@ -94,7 +96,12 @@ pub(crate) async fn run(plan: &Plan, how: How, say: Say<'_>) -> Result<Ending, S
         rounds.push(figures(&victim, before, around, ratio, no, maybe));
         ratios.push(ratio);
     }
-    ground.judge(&client, false).await?;
+    await_equal(&client, &names, HINTS_WAIT).await?;
+    ground.cluster.stop_all()?;
+    let (_, differ) = ground.compare()?;
+    // Reads mend what they see, so the stores are compared before all keys are read.
+    ground.open(&names).await?;
+    ground.judge(&ground.client().await?, false).await?;
     ground.cluster.stop_all()?;
     ratios.sort_by(f64::total_cmp);
     let median = (ratios[(ratios.len() - 1) / 2] + ratios[ratios.len() / 2]) / 2.0;
@@ -105,6 +112,8 @@ pub(crate) async fn run(plan: &Plan, how: How, say: Say<'_>) -> Result<Ending, S
         plan.rounds, score.counts.acknowledged, score.lost
     );
     let mut complaints = if score.is_clean() { Vec::new() } else { score.complaints() };
+    complaints.extend(told_of_absent(absent));
+    complaints.extend(told_of_differing(differ, PARTITIONS));
     if refused > 0 {
         complaints.push(format!("{refused} requests were refused or failed"));
     }
@@ -117,6 +126,7 @@ pub(crate) async fn run(plan: &Plan, how: How, say: Say<'_>) -> Result<Ending, S
     }
     let figures = json!({
         "rounds": rounds, "median_ratio": median, "refused": refused, "unknown": unknown, "lost": score.lost,
+        "absent": absent, "partitions_differ": differ,
     });
     Ok(Ending { summary, complaints, figures })
 }

@@ -1,6 +1,7 @@
 //! A daemon hangs: it is there, holds its connections, and does nothing.
 
-use super::course::{Allowed, Course};
+use super::course::Course;
+use super::met::Allowed;
 use super::{Ending, Plan, Say};
 
 const NODES: usize = 5;

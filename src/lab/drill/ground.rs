@@ -1,5 +1,6 @@
 //! What all drills stand on: some daemons, a client, the ledger, and how daemons are started again.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -61,6 +62,8 @@ pub(super) struct Ground {
     pub(super) logs: PathBuf,
     /// What happens.
     pub(super) chronicle: Chronicle,
+    /// Stores that were set aside, and are counted.
+    aside: BTreeSet<PathBuf>,
 }
 
 impl Ground {
@@ -85,7 +88,8 @@ impl Ground {
         let ring = Ring::new(&ids.collect::<Vec<_>>(), N, PARTITIONS);
         let ring = ring.map_err(|error| error.to_string())?;
         let (score, chronicle) = (Score::default(), plan.chronicle.clone());
-        Ok(Ground { cluster, ring, ledger, rng, score, logs, chronicle })
+        let aside = BTreeSet::new();
+        Ok(Ground { cluster, ring, ledger, rng, score, logs, chronicle, aside })
     }
 
     /// The daemons' names.
@@ -120,8 +124,36 @@ impl Ground {
             slowest = slowest.max(begun.elapsed());
         }
         self.cluster.ready(READY_WAIT).await?;
+        self.count_set_aside()?;
         self.chronicle.note(Mark::Step, &format!("{} serve", names.join(", ")));
         Ok((self.score.shut == 0).then_some(slowest))
+    }
+
+    /// Counts the stores that daemons have found damaged and set aside. What others have comes back by itself, so that nothing
+    /// else would tell that a disk has lost what was synced on it.
+    fn count_set_aside(&mut self) -> Result<(), String> {
+        for name in self.names() {
+            let dir = self.logs.join(&name);
+            // One that was never started has none.
+            if !dir.exists() {
+                continue;
+            }
+            let fault = |error: std::io::Error| format!("{}: {error}", dir.display());
+            for entry in fs::read_dir(&dir).map_err(fault)? {
+                let entry = entry.map_err(fault)?;
+                let folder = entry.file_name();
+                if folder.to_string_lossy().starts_with("damaged-")
+                    && self.aside.insert(entry.path())
+                {
+                    self.score.shut += 1;
+                    let folder = folder.display();
+                    let note =
+                        format!("{name} found its store damaged, and set it aside: {folder}");
+                    self.score.notes.push(note);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The end of a drill in which a store stays shut: what the others still have is judged all the same.
@@ -159,7 +191,10 @@ impl Ground {
 
     /// Ends a daemon with SIGKILL and counts it.
     pub(super) fn kill(&mut self, name: &str) -> Result<(), String> {
-        self.cluster.kill(name)?;
+        match self.cluster.end_of(name) {
+            Some(how) => self.score.notes.push(format!("{name}, which was to be killed, {how}")),
+            None => self.cluster.kill(name)?,
+        }
         self.score.kills += 1;
         self.chronicle.note(Mark::Fault, &format!("{name} is killed"));
         Ok(())
@@ -167,6 +202,9 @@ impl Ground {
 
     /// Ends all daemons that run with SIGKILL and counts them.
     pub(super) fn kill_all(&mut self) -> Result<(), String> {
+        for (name, how) in self.cluster.ended() {
+            self.score.notes.push(format!("{name}, which was to be killed, {how}"));
+        }
         self.score.kills += self.cluster.kill_all()?;
         self.chronicle.note(Mark::Fault, "all are killed");
         Ok(())
@@ -291,6 +329,7 @@ impl Ground {
     }
 
     async fn judge_at(&mut self, client: &Client, recent: bool, r: u8) -> Result<String, String> {
+        self.count_set_aside()?;
         let verdict = if recent {
             verify_recent(client, &self.ledger, r).await?
         } else {

@@ -10,6 +10,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{interval, sleep};
 
 use super::ground::{Ground, PARTITIONS};
+use super::met::told_of_differing;
 use super::{Ending, Plan, Say};
 use crate::lab::workload::choice::{Choice, Sizes};
 use crate::lab::workload::{Kind, Load, Mix, Report, Spec};
@@ -42,18 +43,24 @@ pub(crate) async fn run(plan: &Plan, say: Say<'_>) -> Result<Ending, String> {
     }
     ground.cluster.stop_all()?;
     let (held, differ) = ground.compare()?;
-    if differ > 0 {
-        complaints.push(format!("{differ} of {PARTITIONS} partitions differ between their homes"));
+    complaints.extend(told_of_differing(differ, PARTITIONS));
+    // Reads mend what they see, so the stores are compared before all keys are read.
+    ground.open(&ground.names()).await?;
+    ground.judge(&ground.client().await?, false).await?;
+    ground.cluster.stop_all()?;
+    let score = &ground.score;
+    if !score.is_clean() {
+        complaints.extend(score.complaints());
     }
     let summary = format!(
-        "{} puts twice while a daemon was away: all delivered after {} s, and {} s while polled; {differ} of {PARTITIONS} \
-         partitions differ between their homes ({held} records in all)",
-        plan.keys, figures[0]["all_s"], figures[1]["all_s"]
+        "{} puts twice while a daemon was away: all delivered after {} s, and {} s while polled; {} writes acknowledged, {} \
+         lost, {differ} of {PARTITIONS} partitions differ between their homes ({held} records in all)",
+        plan.keys, figures[0]["all_s"], figures[1]["all_s"], score.counts.acknowledged, score.lost
     );
     Ok(Ending {
         summary,
         complaints,
-        figures: json!({ "runs": figures, "partitions_differ": differ }),
+        figures: json!({ "runs": figures, "partitions_differ": differ, "lost": score.lost }),
     })
 }
 
@@ -75,7 +82,7 @@ async fn once(
         operations: Some(plan.keys),
         ..ground.spec(plan.keys, Choice::Sweep, SIZES)
     };
-    let loaded = Load::start(&client, spec, None).finish().await?;
+    let loaded = Load::start(&client, spec, Some(&ground.ledger)).finish().await?;
     let done = loaded.kind(Kind::Blind).map_or(0, crate::lab::workload::Tally::done);
     if done < plan.keys {
         complaints.push(format!(
@@ -93,7 +100,7 @@ async fn once(
         prefix: "beside/".into(),
         ..ground.spec(10_000, Choice::Uniform, SIZES)
     };
-    let load = Load::start(&client, spec, None);
+    let load = Load::start(&client, spec, Some(&ground.ledger));
     let watch = if watched { Some(watch(ground).await?) } else { None };
     let logs: Vec<(String, usize)> =
         names.iter().map(|name| (name.clone(), text(&ground.logs, name).len())).collect();

@@ -2,7 +2,8 @@
 
 use pixii::message::EmulateOrder;
 
-use super::course::{Allowed, Course};
+use super::course::Course;
+use super::met::Allowed;
 use super::{Ending, Plan, Say};
 
 const NODES: usize = 5;

@@ -4,7 +4,8 @@
 use std::path::Path;
 use std::process::Command;
 
-use super::course::{Allowed, Course};
+use super::course::Course;
+use super::met::Allowed;
 use super::{Ending, Plan, Say};
 
 const NODES: usize = 5;

@@ -12,6 +12,7 @@ use tokio::time::sleep;
 
 use super::chronicle::{Mark, Phase};
 use super::ground::{await_equal, hints_for};
+use super::met::{Allowed, Met};
 use super::{Ending, Plan, Say, Score};
 use crate::cli::cluster::missing;
 use crate::lab::ledger::{Ledger, verify};
@@ -83,10 +84,17 @@ pub(crate) async fn run(
         units.refuse_use().await?;
     }
     let ledger = Ledger::open(&plan.dir.join("ledger"))?;
+    let restarts = units.restarts().await?;
     let score = units.exercise(act, &ledger).await?;
+    let mut complaints = if score.is_clean() { Vec::new() } else { score.complaints() };
+    complaints.extend(units.unasked(act, &restarts).await?);
+    let allowed = if act == Act::Kill { Allowed::Failures } else { Allowed::Nothing };
+    let met = Met::of(plan.chronicle.trace());
+    complaints.extend(met.complaints(allowed));
     units.clear().await?;
+    let Met { refused, unknown, absent, .. } = met;
     let summary = format!(
-        "{} of the units of cluster {}: {} writes acknowledged, {} lost",
+        "{} of the units of cluster {}: {} writes acknowledged, {} lost; {refused} refused or not answered, {unknown} unknown",
         match act {
             Act::Restart => "a restart of one",
             Act::RollingRestart => "a restart of all",
@@ -96,8 +104,10 @@ pub(crate) async fn run(
         score.counts.acknowledged,
         score.lost
     );
-    let complaints = if score.is_clean() { Vec::new() } else { score.complaints() };
-    Ok(Ending { summary, complaints, figures: json!({ "lost": score.lost, "systemd": true }) })
+    let figures = json!({
+        "lost": score.lost, "refused": refused, "unknown": unknown, "absent": absent, "systemd": true,
+    });
+    Ok(Ending { summary, complaints, figures })
 }
 
 impl Units<'_> {
@@ -190,6 +200,30 @@ impl Units<'_> {
         let at = self.mark(Mark::Recovered, &well)?;
         self.plan.chronicle.recovered(at.saturating_sub(since));
         Ok(())
+    }
+
+    /// How often systemd has started each unit by itself since somebody last did.
+    async fn restarts(&self) -> Result<Vec<u64>, String> {
+        let mut all = Vec::new();
+        for (name, _) in &self.nodes {
+            let told = systemctl(&["show", "--property=NRestarts", "--value"], name).await?;
+            let number = told.trim().parse();
+            all.push(
+                number
+                    .map_err(|_| format!("pixii@{name} was restarted \"{}\" times", told.trim()))?,
+            );
+        }
+        Ok(all)
+    }
+
+    /// The units that have ended by themselves since systemd had started them so often, a sentence each.
+    async fn unasked(&self, act: Act, before: &[u64]) -> Result<Vec<String>, String> {
+        // A kill is followed by one start; a start by hand begins to count anew.
+        let asked = u64::from(act == Act::Kill);
+        let now = self.restarts().await?;
+        let all = self.nodes.iter().zip(before.iter().zip(now));
+        let odd = all.filter(|(_, (before, now))| *now > **before + asked);
+        Ok(odd.map(|((name, _), _)| format!("pixii@{name} has ended by itself")).collect())
     }
 
     async fn unwell(&self, target: &str) -> Option<String> {
@@ -291,14 +325,14 @@ fn is_ours(key: &Key) -> bool {
     key.as_bytes().starts_with(PREFIX.as_bytes())
 }
 
-/// Has systemd do something to the unit of a member, while the clients go on.
-async fn systemctl(words: &[&str], name: &str) -> Result<(), String> {
+/// Has systemd do something to the unit of a member, while the clients go on; gives what it says.
+async fn systemctl(words: &[&str], name: &str) -> Result<String, String> {
     let fault = |why: &str| format!("systemctl {} pixii@{name}: {why}", words.join(" "));
     let mut child = Command::new("systemctl")
         .args(words)
         .arg(format!("pixii@{name}"))
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .map_err(|error| fault(&error.to_string()))?;
@@ -307,7 +341,7 @@ async fn systemctl(words: &[&str], name: &str) -> Result<(), String> {
     }
     let ended = child.wait_with_output().map_err(|error| fault(&error.to_string()))?;
     if ended.status.success() {
-        return Ok(());
+        return Ok(String::from_utf8_lossy(&ended.stdout).into_owned());
     }
     let said = String::from_utf8_lossy(&ended.stderr);
     Err(fault(said.lines().next().unwrap_or("it failed without a word")))

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::files::Directory;
 use super::layout::{self, At, CHUNKS, HINTS, Head, Place, Value};
-use super::{DiskStore, Fault, OpenError, generations, life, members, ring};
+use super::{DiskStore, Fault, OpenError, generations, life, members, noted_damage, ring};
 use crate::causal::{Context, Object};
 use crate::generation::Generation;
 use crate::members::Members;
@@ -126,8 +126,9 @@ pub fn check(
     cache_bytes: u64,
     visit: &mut dyn FnMut(Damage),
 ) -> Result<CheckReport, OpenError> {
-    let store =
-        DiskStore::open_claimed(Directory::claim_existing(dir)?, dir, cache_bytes, schema::verify)?;
+    let directory = Directory::claim_existing(dir)?;
+    let noted = noted_damage(&directory);
+    let store = DiskStore::open_claimed(directory, dir, cache_bytes, schema::verify)?;
     let fault = |fault| OpenError::from_fault(dir, fault);
     let mut reader = Reader {
         store: &store,
@@ -143,6 +144,9 @@ pub fn check(
         let number = generation.number;
         let holding = Holding { generation: number, ..Holding::default() };
         reader.report.by_partition.insert(*partition, holding);
+    }
+    if let Some(noted) = noted {
+        reader.damage(None, format!("the store as a whole: {noted}; a daemon does not serve it"));
     }
     reader.report.meta = life(&store.sled).map_err(fault)?;
     reader.report.disk_bytes = store.sled.disk_bytes().map_err(fault)?;

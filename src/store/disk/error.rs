@@ -33,8 +33,8 @@ pub enum OpenError {
     },
     /// Something else lives there. Nothing was touched.
     #[error(
-        "the directory {} holds \"{entry}\" and no FORMAT file: it is not a data \
-         directory, and would be made in an empty one only",
+        "the directory {} holds \"{entry}\" and no FORMAT file: it is no data directory, and a new one is made only where \
+         there is nothing",
         dir.display()
     )]
     Foreign {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::files::Directory;
-use super::{DiskStore, OpenError, open_sled};
+use super::{DiskStore, OpenError, open_sled, refuse_noted};
 use crate::store::{StoreError, schema};
 
 /// Which schema a stopped store has, and the way to today's.
@@ -18,9 +18,10 @@ pub struct SchemaReport {
 }
 
 /// Which schema the store in `dir` has, which no daemon may have. No record is changed. A schema that this program does not
-/// know is an error, as at a daemon's start.
+/// know is an error, as at a daemon's start, and so is damage that was noted.
 pub fn schema_of(dir: &Path, cache_bytes: u64) -> Result<SchemaReport, OpenError> {
     let directory = Directory::claim_existing(dir)?;
+    refuse_noted(&directory, dir)?;
     let sled = open_sled(&directory, dir, cache_bytes)?;
     let found = schema::found(&sled).map_err(|error| OpenError::from_schema(dir, error))?;
     sled.close().map_err(|fault| OpenError::from_fault(dir, fault))?;

@@ -189,10 +189,16 @@ impl Ground {
         Log { path, from }
     }
 
+    /// Notes the daemons that have ended by themselves: no drill but one that takes their disks away wants that.
+    pub(super) fn note_ended(&mut self) {
+        let ended = self.cluster.ended();
+        self.score.notes.extend(ended.into_iter().map(|(name, how)| format!("{name} {how}")));
+    }
+
     /// Ends a daemon with SIGKILL and counts it.
     pub(super) fn kill(&mut self, name: &str) -> Result<(), String> {
         match self.cluster.end_of(name) {
-            Some(how) => self.score.notes.push(format!("{name}, which was to be killed, {how}")),
+            Some(how) => self.score.notes.push(format!("{name} {how}")),
             None => self.cluster.kill(name)?,
         }
         self.score.kills += 1;
@@ -202,9 +208,6 @@ impl Ground {
 
     /// Ends all daemons that run with SIGKILL and counts them.
     pub(super) fn kill_all(&mut self) -> Result<(), String> {
-        for (name, how) in self.cluster.ended() {
-            self.score.notes.push(format!("{name}, which was to be killed, {how}"));
-        }
         self.score.kills += self.cluster.kill_all()?;
         self.chronicle.note(Mark::Fault, "all are killed");
         Ok(())

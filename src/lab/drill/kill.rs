@@ -71,6 +71,7 @@ async fn kill_one(
     ground.enter(Phase::During);
     let (dead, mut told) = if ground.score.rounds.is_multiple_of(ALL_EVERY) {
         let hot = begin_unsynced(ground, client).await?;
+        ground.note_ended();
         ground.kill_all()?;
         hot.stop().await?;
         (names, format!("all killed, their disks slow, after {before} ms of load"))

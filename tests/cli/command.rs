@@ -594,3 +594,21 @@ fn the_environment_names_the_cluster_that_is_asked_or_nobody_is_asked() {
         assert_eq!((code, err), (2, said));
     }
 }
+
+#[test]
+fn what_is_no_hexadecimal_is_said() {
+    for (arguments, said) in [
+        (&["get", "--hex-key", "zz"][..], "the key has \"z\" where a hexadecimal digit is due"),
+        (
+            &["get", "--hex-key", "abc"],
+            "the key has 3 hexadecimal digits; there are two for each byte",
+        ),
+        (
+            &["put", "k", "v", "--context", "0 "],
+            "the context has \" \" where a hexadecimal digit is due",
+        ),
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_pixii")).args(arguments).output().unwrap();
+        assert_eq!(told(&output), (2, String::new(), format!("pixii: {said}\n")));
+    }
+}

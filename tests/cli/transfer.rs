@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use pixii::message::{Refusal, Roll};
+use pixii::types::SizeError;
 use serde_json::Value;
 
 use crate::command::{fed, pixii, run, told};
@@ -103,6 +104,13 @@ fn lines_that_are_not_loaded_are_named_counted_and_kept() {
     assert!(err.contains("pixii: line 3: unknown escape \"\\e\""), "{err}");
     assert!(out.contains("refused 2: not a line of key, tab and value\n"), "{out}");
     assert_eq!(run(&fake, &["load", input_path, "--failed", input_path]).0, 2);
+
+    let refused = Refusal::Size(SizeError::Value(2_000_000));
+    (0..3).for_each(|node| fake.behave(node, Manners::Refuse(refused.clone())));
+    let (code, _, err) = told(&fed(&fake, &["load", "-"], b"one\t1\n"));
+    let said = "pixii: line 1: the value has 2000000 bytes; a value has at most 1048576\n";
+    assert_eq!((code, err.as_str()), (1, said));
+    (0..3).for_each(|node| fake.behave(node, Manners::Serve));
 
     let folder = dir.path().to_str().unwrap();
     let said = format!("pixii: {folder}: Is a directory (os error 21)\n");

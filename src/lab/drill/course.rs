@@ -9,8 +9,8 @@ use serde_json::{Map, Value, json};
 use tokio::time::sleep;
 
 use super::chronicle::{Mark, Phase};
-use super::ground::{Ground, Log, PARTITIONS, await_equal};
-use super::met::{Allowed, Met, told_of_differing};
+use super::ground::{Ground, Log, PARTITIONS, await_equal, told_of_differing};
+use super::met::{Allowed, Met};
 use super::{Ending, Plan, Say};
 use crate::cli::cluster::STOPPED;
 use crate::lab::workload::choice::{Choice, Sizes};
@@ -202,9 +202,7 @@ impl<'a> Course<'a> {
         load.stop().await?;
         self.ground.chronicle.enter(None);
         self.step("the clients stop")?;
-        if let Some((name, how)) = self.ground.cluster.ended().pop() {
-            self.complaints.push(format!("{name} {how}"));
-        }
+        self.ground.note_ended();
         self.ground.await_no_hints(PATIENCE).await?;
         await_equal(&client, &self.ground.names(), PATIENCE).await?;
         self.ground.cluster.stop_all()?;
@@ -227,7 +225,7 @@ impl<'a> Course<'a> {
             self.complaints.extend(score.complaints());
         }
         self.complaints.extend(met.complaints(allowed));
-        self.complaints.extend(told_of_differing(differ, PARTITIONS));
+        self.complaints.extend(told_of_differing(differ));
         let summary = format!(
             "{done} requests done, {refused} refused or not answered, {unknown} unknown; {} writes acknowledged, {} lost, \
              {differ} of {PARTITIONS} partitions differ between their homes",

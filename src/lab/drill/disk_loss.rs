@@ -9,8 +9,8 @@ use serde_json::json;
 use tokio::time::sleep;
 
 use super::chronicle::{Mark, Phase};
-use super::ground::{Ground, PARTITIONS, await_equal};
-use super::met::{told_of_absent, told_of_differing};
+use super::ground::{Ground, PARTITIONS, await_equal, told_of_differing};
+use super::met::told_of_absent;
 use super::{Ending, Plan, Say};
 use crate::lab::workload::choice::{Choice, Sizes};
 use crate::lab::workload::{Kind, Load, Mix, Report, Spec};
@@ -112,7 +112,7 @@ fn ending(
     }
     // Every key has a value, and nobody deletes any.
     complaints.extend(told_of_absent(absent));
-    complaints.extend(told_of_differing(differ, PARTITIONS));
+    complaints.extend(told_of_differing(differ));
     let summary = format!(
         "{} keys: {victim} lost its disk and had all again {took:.1} s after its start; p99 {ratio:.2} times that before (at \
          most {MOST}); {absent} false absents, {} acknowledged writes lost, {differ} of {PARTITIONS} partitions differ \

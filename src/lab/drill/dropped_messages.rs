@@ -8,7 +8,7 @@ use serde_json::json;
 use tokio::time::sleep;
 
 use super::chronicle::{Mark, Phase};
-use super::ground::{Ground, PARTITIONS};
+use super::ground::{Ground, PARTITIONS, told_of_differing};
 use super::{Ending, Plan, Say};
 use crate::lab::workload::choice::{Choice, Sizes};
 use crate::lab::workload::{Mix, Spec};
@@ -69,9 +69,7 @@ pub(crate) async fn run(plan: &Plan, say: Say<'_>) -> Result<Ending, String> {
 
     let score = &ground.score;
     let mut complaints = if score.is_clean() { Vec::new() } else { score.complaints() };
-    if differ > 0 {
-        complaints.push(format!("{differ} of {PARTITIONS} partitions differ between their homes"));
-    }
+    complaints.extend(told_of_differing(differ));
     let exchanges = after.exchanges - before.exchanges;
     let summary = format!(
         "{} puts under loss: all replicas were found equal {took:.1} s after the last message was lost, in {exchanges} \

@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use super::chronicle::{Mark, Phase};
-use super::ground::{Ground, PARTITIONS, await_equal};
-use super::met::{told_of_absent, told_of_differing};
+use super::ground::{Ground, await_equal, told_of_differing};
+use super::met::told_of_absent;
 use super::{Ending, Plan, Say};
 use crate::lab::workload::choice::{Choice, Sizes};
 use crate::lab::workload::{Kind, Load, Mix, Report, Spec};
@@ -113,7 +113,7 @@ pub(crate) async fn run(plan: &Plan, how: How, say: Say<'_>) -> Result<Ending, S
     );
     let mut complaints = if score.is_clean() { Vec::new() } else { score.complaints() };
     complaints.extend(told_of_absent(absent));
-    complaints.extend(told_of_differing(differ, PARTITIONS));
+    complaints.extend(told_of_differing(differ));
     if refused > 0 {
         complaints.push(format!("{refused} requests were refused or failed"));
     }

@@ -354,6 +354,11 @@ impl Ground {
     }
 }
 
+/// What is to be said of so many partitions that differ between their homes.
+pub(super) fn told_of_differing(differ: usize) -> Option<String> {
+    (differ > 0).then(|| format!("{differ} of {PARTITIONS} partitions differ between their homes"))
+}
+
 /// Hints that these nodes, by name and address, keep for `target` (empty: for anybody), together.
 pub(super) async fn hints_for(
     nodes: &[(String, String)],

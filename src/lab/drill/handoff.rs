@@ -9,8 +9,7 @@ use serde_json::{Value, json};
 use tokio::task::AbortHandle;
 use tokio::time::{interval, sleep};
 
-use super::ground::{Ground, PARTITIONS};
-use super::met::told_of_differing;
+use super::ground::{Ground, PARTITIONS, told_of_differing};
 use super::{Ending, Plan, Say};
 use crate::lab::workload::choice::{Choice, Sizes};
 use crate::lab::workload::{Kind, Load, Mix, Report, Spec};
@@ -43,7 +42,7 @@ pub(crate) async fn run(plan: &Plan, say: Say<'_>) -> Result<Ending, String> {
     }
     ground.cluster.stop_all()?;
     let (held, differ) = ground.compare()?;
-    complaints.extend(told_of_differing(differ, PARTITIONS));
+    complaints.extend(told_of_differing(differ));
     // Reads mend what they see, so the stores are compared before all keys are read.
     ground.open(&ground.names()).await?;
     ground.judge(&ground.client().await?, false).await?;

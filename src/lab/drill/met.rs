@@ -63,8 +63,3 @@ impl Met {
 pub(super) fn told_of_absent(absent: u64) -> Option<String> {
     (absent > 0).then(|| format!("{absent} reads of keys that have a value showed none"))
 }
-
-/// What is to be said of partitions that differ between their homes, of so many.
-pub(super) fn told_of_differing(differ: usize, all: u16) -> Option<String> {
-    (differ > 0).then(|| format!("{differ} of {all} partitions differ between their homes"))
-}

@@ -1,6 +1,7 @@
 //! A stopped store, read whole: every record, checksum, chunk and head, and what is kept beside them. No
 //! record is written and no life of the store begins.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::Path;
@@ -11,7 +12,6 @@ use bytes::Bytes;
 use super::files::Directory;
 use super::layout::{self, At, CHUNKS, HINTS, Head, Place, Value};
 use super::{DiskStore, Fault, OpenError, generations, life, members, noted_damage, ring};
-use crate::causal::{Context, Object};
 use crate::generation::Generation;
 use crate::members::Members;
 use crate::merkle::Digest;
@@ -297,14 +297,16 @@ impl Reader<'_> {
             self.digest.update(part);
         }
         let generation = self.generations.get(&partition);
-        let less = |object: &Object, graves: Option<&Context>| {
-            graves.map_or_else(|| object.clone(), |graves| object.forget(graves))
-        };
-        let kept = less(object, generation.and_then(|known| known.collected_of(key)));
-        let next = less(&kept, generation.and_then(|known| known.condemned_of(key)));
+        let collected = generation.and_then(|known| known.collected_of(key));
+        let kept =
+            collected.map_or(Cow::Borrowed(object), |graves| Cow::Owned(object.forget(graves)));
+        let digest = Digest::of(key, &kept);
+        // Few keys are condemned at a time; the others are hashed once.
+        let condemned = generation.and_then(|known| known.condemned_of(key));
+        let next = condemned.map_or(digest, |graves| Digest::of(key, &kept.forget(graves)));
         let holding = report.by_partition.entry(partition).or_default();
-        holding.content.add(Digest::of(key, &kept));
-        holding.next.add(Digest::of(key, &next));
+        holding.content.add(digest);
+        holding.next.add(next);
     }
 
     /// sled could not read on.

@@ -25,6 +25,22 @@ pub struct Actor {
     pub serial: u64,
 }
 
+impl Actor {
+    /// Set in the serial of an actor that stands for a write; no store gets that far.
+    const WRITE: u64 = 1 << 63;
+
+    /// The actor of a put that was sent to more than one node: its one event has the same dot, whichever node
+    /// issues it.
+    pub fn of_write(write: WriteId) -> Self {
+        Actor { store: (write.0 >> 64) as u64, serial: write.0 as u64 | Actor::WRITE }
+    }
+
+    /// True for an actor that stands for a write.
+    pub fn is_of_write(self) -> bool {
+        self.serial & Actor::WRITE != 0
+    }
+}
+
 /// One event: the `counter`-th of its actor on one key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]

@@ -425,6 +425,10 @@ impl<'a> Engine<'a> {
             CallBody::Ring => self.reply(client, id, ReplyBody::Ring(self.ring())),
             CallBody::Status => self.reply(client, id, ReplyBody::Status(self.status())),
             CallBody::Links => self.reply(client, id, ReplyBody::Links(self.hub.links())),
+            CallBody::AcceptLoss => {
+                let told = Err("no acknowledged write is known to be lost".to_owned());
+                self.reply(client, id, ReplyBody::LossAccepted(told));
+            }
             CallBody::Emulate(order) => {
                 let told = self.emulate(order);
                 self.reply(client, id, ReplyBody::Emulated(told));

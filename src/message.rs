@@ -83,12 +83,49 @@ pub enum Request {
         /// Replicas that must answer.
         r: Option<u8>,
     },
+    /// A put that was sent to another node before, which may have carried it out or may do so yet: its dot follows
+    /// from its write id, so that all repetitions are one event ([`Actor::of_write`](crate::causal::Actor::of_write)).
+    /// Since protocol 6.
+    PutAgain {
+        /// The key.
+        key: Key,
+        /// Its new value.
+        value: Blob,
+        /// A sealed context, or nothing when the client has read nothing.
+        context: Option<Blob>,
+        /// The write id of the first attempt.
+        write: WriteId,
+        /// Replicas that must hold it.
+        w: Quorum,
+    },
 }
 
 impl Request {
     /// True for what changes something.
     pub fn is_write(&self) -> bool {
-        matches!(self, Request::Put { .. } | Request::Delete { .. })
+        matches!(self, Request::Put { .. } | Request::Delete { .. } | Request::PutAgain { .. })
+    }
+
+    /// The same put, marked as a repetition; any other request as it is.
+    #[must_use]
+    pub fn again(self) -> Self {
+        match self {
+            Request::Put { key, value, context, write, w } => {
+                Request::PutAgain { key, value, context, write, w }
+            }
+            other => other,
+        }
+    }
+
+    /// The request as a node understands it that speaks no later version than `protocol`.
+    #[must_use]
+    pub fn for_protocol(self, protocol: u16) -> Self {
+        match self {
+            Request::PutAgain { key, value, context, write, w } if protocol < 6 => {
+                Request::Put { key, value, context, write, w }
+            }
+            other => other,
+        }
     }
 }
 
@@ -147,6 +184,13 @@ pub enum Change {
     },
     /// Forget what the context covers; mints nothing.
     Delete,
+    /// As `Put`, for a put that another node may have carried out, or may yet.
+    PutAgain {
+        /// The client's id of the write.
+        write: WriteId,
+        /// The value.
+        value: Blob,
+    },
 }
 
 /// A message between two nodes (or a node and itself) about the sender's or receiver's operation `op`.
@@ -390,6 +434,28 @@ pub enum Body {
         /// All members, those that are removed too.
         members: Members,
     },
+    /// From a node to itself: nobody waits any more for the write of this operation, which is not carried out if it
+    /// has not been yet.
+    Withdraw {
+        /// The key.
+        key: Key,
+    },
+    /// May I change the ring? Answered by `RingGranted` or `RingDenied`. Since protocol 6.
+    AskRing {
+        /// Version and digest of the ring that I change.
+        ring: (u64, u64),
+        /// The member that goes.
+        old: NodeId,
+        /// The one that comes.
+        new: NodeId,
+    },
+    /// You may: until I see another ring, or for some seconds, I let nobody else. Since protocol 6.
+    RingGranted,
+    /// You may not: somebody else changes it, or our rings differ. Since protocol 6.
+    RingDenied {
+        /// Who changes it; the sender if the rings differ.
+        by: NodeId,
+    },
 }
 
 /// A key of a leaf, as replicas compare it.
@@ -496,13 +562,16 @@ pub enum CallBody {
     Samples,
     /// How are you linked with the other members?
     Links,
+    /// Acknowledged writes may have gone with your disk, and no other replica has them: answer reads all the same.
+    /// Since protocol 6.
+    AcceptLoss,
 }
 
 impl CallBody {
     /// The first version of the protocol in which a node knows this call.
     pub fn since(&self) -> u16 {
         match self {
-            CallBody::Drain(_) | CallBody::Samples | CallBody::Links => 5,
+            CallBody::AcceptLoss => 6,
             _ => OLDEST_PROTOCOL,
         }
     }
@@ -542,6 +611,8 @@ pub enum ReplyBody {
     Samples(SampleReport),
     /// To `Links`.
     Links(LinksReport),
+    /// To `AcceptLoss`: for so many partitions, or why for none.
+    LossAccepted(Result<u32, String>),
 }
 
 /// How a node is linked with the other members.

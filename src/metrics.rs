@@ -73,7 +73,7 @@ impl Meter {
 pub(crate) fn kind(request: &Request) -> Kind {
     match request {
         Request::Get { .. } => "get",
-        Request::Put { .. } => "put",
+        Request::Put { .. } | Request::PutAgain { .. } => "put",
         Request::Delete { .. } => "delete",
         Request::Keys { .. } => "keys",
     }

@@ -300,6 +300,10 @@ impl Node {
             | Body::Renounce { .. }
             | Body::Read { .. }
             | Body::List { .. } => self.replica.ask(from, op, body, fx),
+            Body::Withdraw { .. }
+            | Body::AskRing { .. }
+            | Body::RingGranted
+            | Body::RingDenied { .. } => fx.count("orders_of_others_ignored"),
         }
     }
 

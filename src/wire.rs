@@ -20,9 +20,9 @@ use crate::types::{Blob, Key, MAX_N, MAX_OBJECT_BYTES, NodeId, first_u64, hash64
 /// The first bytes of every connection.
 pub const MAGIC: [u8; 8] = *b"PIXII\r\n\x1a";
 /// The newest protocol version that this program speaks.
-pub const PROTOCOL: u16 = 5;
+pub const PROTOCOL: u16 = 6;
 /// The oldest one that it speaks, with programs from before and as long as there is no secret.
-pub const OLDEST_PROTOCOL: u16 = 4;
+pub const OLDEST_PROTOCOL: u16 = 5;
 /// The oldest one that has a handshake with a secret.
 const SECRET_PROTOCOL: u16 = 5;
 /// Length of a preamble in bytes.
@@ -93,6 +93,31 @@ pub enum Hello {
         /// That who says so has the key of that role.
         proof: Proof,
     },
+    /// What [`Hello::Peer`] says, with what tells a restart from a copy of the data directory. Since
+    /// protocol 6.
+    Member {
+        /// The cluster it belongs to.
+        cluster: String,
+        /// The version and the digest of its ring.
+        ring: (u64, u64),
+        /// Its id.
+        node: NodeId,
+        /// The node that it expects here.
+        to: NodeId,
+        /// How often its store has been started.
+        incarnation: u64,
+        /// Drawn at random at each start.
+        boot_nonce: u64,
+        /// The birth of its store.
+        birth: u64,
+        /// The address at which it can be dialed, `host:port`.
+        address: String,
+    },
+    /// Asks which daemon listens here, and nothing more. Since protocol 6.
+    Probe {
+        /// The cluster of the one that asks.
+        cluster: String,
+    },
 }
 
 /// The answer to a [`Hello`].
@@ -119,6 +144,18 @@ pub enum Welcome {
         /// That who says so has the same key.
         proof: Proof,
     },
+    /// To [`Hello::Probe`]. Since protocol 6.
+    Probed {
+        /// The name of the node.
+        name: String,
+        /// The birth of its store.
+        birth: u64,
+        /// The boot nonce of the process.
+        boot_nonce: u64,
+    },
+    /// To [`Hello::Member`]: another daemon with the same identity runs, and was probed. The dialer is a
+    /// copy and does not serve. Since protocol 6.
+    Duplicate(String),
 }
 
 fn codec<const LIMIT: usize>() -> Configuration<LittleEndian, Varint, Limit<LIMIT>> {

@@ -104,6 +104,16 @@ fn requests() -> Vec<(&'static str, Request)> {
                 r: None,
             },
         ),
+        (
+            "put-again",
+            Request::PutAgain {
+                key: key(),
+                value: blob(b"value"),
+                context: Some(blob(b"sealed")),
+                write: WriteId(1 << 100),
+                w: Quorum { replicas: Some(2), strict: None },
+            },
+        ),
     ]
 }
 
@@ -149,7 +159,7 @@ fn refusals() -> Vec<Refusal> {
         Refusal::Unread(7),
         Refusal::Generation { given: 3, own: 5 },
         Refusal::Shape(0x0101_1002),
-        Refusal::Tree { what: "level".into(), given: 3, limit: 2 },
+        Refusal::Limit { what: "level".into(), given: 3, limit: 2 },
     ]
 }
 
@@ -170,6 +180,7 @@ fn bodies() -> Vec<(&'static str, Body)> {
         ("coordinated", Body::Coordinated(responses().remove(0).1)),
         ("update-put", update(put)),
         ("update-delete", update(Change::Delete)),
+        ("update-put-again", update(Change::PutAgain { write: WriteId(3), value: blob(b"v") })),
         ("updated", Body::Updated { object: object(), dot: Some(DOT), generation: 3 }),
         ("merge", Body::Merge { key: key(), object: object(), generation: 3 }),
         ("keep", Body::Keep { key: key(), object: object(), keep_for: keep_for(), generation: 3 }),
@@ -243,6 +254,10 @@ fn bodies() -> Vec<(&'static str, Body)> {
             },
         ),
         ("placement", Body::Placement { ring: ring(), members: Members::new(vec![member()]) }),
+        ("withdraw", Body::Withdraw { key: key() }),
+        ("ask-ring", Body::AskRing { ring: (2, 3), old: NodeId(1), new: NodeId(2) }),
+        ("ring-granted", Body::RingGranted),
+        ("ring-denied", Body::RingDenied { by: NodeId(1) }),
     ]
 }
 
@@ -357,6 +372,8 @@ fn replies() -> Vec<(&'static str, ReplyBody)> {
         ("drain", ReplyBody::Drain(Ok(drain))),
         ("no-drain", ReplyBody::Drain(Err("why".into()))),
         ("links", ReplyBody::Links(links)),
+        ("loss-accepted", ReplyBody::LossAccepted(Ok(64))),
+        ("no-loss-accepted", ReplyBody::LossAccepted(Err("why".into()))),
     ]
 }
 
@@ -367,7 +384,9 @@ fn ring() -> Ring {
 /// A proof of each side, and a frame with a seal.
 fn secured(out: &mut String) {
     let key = SecretKey::new(b"0123456789abcdef", Role::Client);
-    let preamble = wire::preamble(true);
+    // As protocol 5 opens a connection: what a proof covers is the preambles that were sent.
+    let mut preamble = wire::preamble(true);
+    preamble[8..].copy_from_slice(&[0, 5, 0, 5]);
     let exchange = Exchange::new([&preamble, &preamble], [&[7; 32], &[8; 32]]);
     raw(out, "dialer-proof", &exchange.dialer_proof(&key, &[1]));
     raw(out, "listener-proof", &exchange.listener_proof(&key, &[1], b"welcome"));
@@ -398,6 +417,21 @@ fn golden_bytes() {
     golden(&mut out, "hello-proven", Hello::Proven { hello: blob(&[1]), proof: [8; 32] });
     golden(&mut out, "challenge", Welcome::Challenge([7; 32]));
     golden(&mut out, "proven", Welcome::Proven { welcome: blob(b"\x01\x03why"), proof: [8; 32] });
+    let as_member = Hello::Member {
+        cluster: "c".into(),
+        ring: (1, u64::MAX),
+        node: NodeId::of("n1"),
+        to: NodeId::of("n2"),
+        incarnation: 7,
+        boot_nonce: 8,
+        birth: 9,
+        address: "127.0.0.1:7432".into(),
+    };
+    golden(&mut out, "hello-member", as_member);
+    golden(&mut out, "hello-probe", Hello::Probe { cluster: "c".into() });
+    let probed = Welcome::Probed { name: "n1".into(), birth: 9, boot_nonce: 8 };
+    golden(&mut out, "probed", probed);
+    golden(&mut out, "duplicate", Welcome::Duplicate("why".into()));
     secured(&mut out);
     for (name, request) in requests() {
         let body = CallBody::Data { request, timeout_ms: 500 };
@@ -407,6 +441,7 @@ fn golden_bytes() {
         ("ring", CallBody::Ring),
         ("status", CallBody::Status),
         ("links", CallBody::Links),
+        ("accept-loss", CallBody::AcceptLoss),
         ("show", CallBody::Emulate(EmulateOrder::Show)),
         ("set", CallBody::Emulate(EmulateOrder::Set("drop 0.5".into()))),
         ("clear", CallBody::Emulate(EmulateOrder::Clear)),
@@ -542,40 +577,40 @@ fn preambles_name_what_is_wrong() {
     let refused = |low, high, said: &str| {
         Err(format!("protocol versions {low} to {high} are offered; this node speaks {said}"))
     };
-    assert_eq!(check(6, 9, false), refused(6, 9, "4 to 5"));
-    assert_eq!(check(1, 3, false), refused(1, 3, "4 to 5"));
-    assert_eq!(check(5, 4, false), refused(5, 4, "4 to 5"));
-    assert_eq!(check(4, 4, true), refused(4, 4, "5 to 5 with its secret"));
-    assert_eq!([check(1, 4, false), check(4, 9, false), check(5, 5, true)], [Ok(4), Ok(5), Ok(5)]);
+    assert_eq!(check(7, 9, false), refused(7, 9, "5 to 6"));
+    assert_eq!(check(1, 4, false), refused(1, 4, "5 to 6"));
+    assert_eq!(check(6, 5, false), refused(6, 5, "5 to 6"));
+    assert_eq!(check(4, 4, true), refused(4, 4, "5 to 6 with its secret"));
+    assert_eq!([check(1, 5, false), check(5, 9, false), check(6, 6, true)], [Ok(5), Ok(6), Ok(6)]);
 }
 
-/// What a program of protocol 4 sends, and its own rule about what it is sent.
+/// What a program of protocol 5 sends, and its own rule about what it is sent.
 #[test]
-fn the_words_of_protocol_4_are_what_they_were() {
+fn the_messages_of_protocol_5_are_what_they_were() {
     let hex = |text: &str| -> Vec<u8> {
         let byte = |at: usize| u8::from_str_radix(&text[2 * at..2 * at + 2], 16).unwrap();
         (0..text.len() / 2).map(byte).collect()
     };
     let frozen =
-        include_str!("golden/words-4.tsv").lines().map(|line| line.split_once('\t').unwrap());
+        include_str!("golden/words-5.tsv").lines().map(|line| line.split_once('\t').unwrap());
     let frozen: Vec<(&str, &str)> = frozen.collect();
-    assert_eq!(frozen.len(), 101, "nothing is taken away from what is frozen");
+    assert_eq!(frozen.len(), 120, "nothing is taken away from what is frozen");
     let now = include_str!("golden/words.tsv");
     for (name, bytes) in &frozen {
         let same = now.lines().any(|line| line == format!("{name}\t{bytes}"));
         assert!(
             same || *name == "preamble",
-            "{name} has changed: programs of protocol 4 cannot read it"
+            "{name} has changed: programs of protocol 5 cannot read it"
         );
     }
     let (_, preamble) = frozen[0];
     let preamble: [u8; wire::PREAMBLE_BYTES] = hex(preamble).try_into().unwrap();
-    assert_eq!(wire::check_preamble(&preamble, false), Ok(4));
+    assert_eq!(wire::check_preamble(&preamble, false), Ok(5));
     let ours = wire::preamble(false);
     let (low, high) =
         (u16::from_be_bytes([ours[8], ours[9]]), u16::from_be_bytes([ours[10], ours[11]]));
     assert!(
-        (low..=high).contains(&4) && ours[..8] == preamble[..8],
+        (low..=high).contains(&5) && ours[..8] == preamble[..8],
         "it takes us for one of its own"
     );
 }

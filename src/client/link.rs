@@ -69,7 +69,10 @@ impl Link {
         let (cluster, name) = match welcome {
             Welcome::Accepted { cluster, name } => (cluster, name),
             Welcome::Refused(why) | Welcome::Removed(why) => return Err(shown(&why)),
-            Welcome::Challenge(_) | Welcome::Proven { .. } => return Err(ODD_ANSWER.into()),
+            Welcome::Challenge(_)
+            | Welcome::Proven { .. }
+            | Welcome::Probed { .. }
+            | Welcome::Duplicate(_) => return Err(ODD_ANSWER.into()),
         };
         let (calls, queue) = mpsc::channel(in_flight.max(1));
         tokio::spawn(drive(opened, queue, in_flight));

@@ -107,7 +107,8 @@ fn call_bytes(body: &CallBody) -> usize {
     let context = |blob: &Option<crate::types::Blob>| blob.as_ref().map_or(0, |blob| blob.0.len());
     match body {
         CallBody::Data { request, .. } => match request {
-            Request::Put { key, value, context: seen, .. } => {
+            Request::Put { key, value, context: seen, .. }
+            | Request::PutAgain { key, value, context: seen, .. } => {
                 key.as_bytes().len() + value.0.len() + context(seen)
             }
             Request::Delete { key, context: seen, .. } => key.as_bytes().len() + context(seen),

@@ -164,10 +164,11 @@ pub enum Refusal {
     /// A peer compares another kind of tree.
     #[error("a Merkle tree of shape {0:#x}: this node has {SHAPE:#x}")]
     Shape(u32),
-    /// A question about a tree that no tree answers.
+    /// A number beyond its limit: of a question about a tree that no tree answers, or of a key that would outgrow
+    /// what every node can handle.
     #[error("{what} = {given}: the limit is {limit}")]
-    Tree {
-        /// "level", "node", "nodes", "leaf" or "width".
+    Limit {
+        /// What is counted, in words.
         what: String,
         /// What was asked.
         given: u64,

@@ -159,6 +159,9 @@ impl Reception {
                 self.check(heard(reader).await?, exchange, &secrets)
             }
             (Hello::Proven { .. }, _) => refused("a proof that was not asked for"),
+            (Hello::Member { .. } | Hello::Probe { .. }, _) => {
+                refused("this node does not take that introduction")
+            }
         }
     }
 

@@ -112,7 +112,10 @@ async fn dial(hub: &Hub, peer: &Peer, address: &str) -> Result<Link, String> {
             let _ = hub.events.send(Event::Removed { why: why.clone() }).await;
             Err(format!("it refuses: {why}"))
         }
-        Welcome::Challenge(_) | Welcome::Proven { .. } => Err(ODD_ANSWER.to_owned()),
+        Welcome::Challenge(_)
+        | Welcome::Proven { .. }
+        | Welcome::Probed { .. }
+        | Welcome::Duplicate(_) => Err(ODD_ANSWER.to_owned()),
     }
 }
 

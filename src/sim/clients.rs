@@ -143,7 +143,9 @@ impl Client {
 /// What the judge is to know of a write. An altered context is refused, so what it covers is nothing.
 fn describe(request: &Request) -> Write {
     let (key, sealed, is_delete) = match request {
-        Request::Put { key, context, .. } => (key, context, false),
+        Request::Put { key, context, .. } | Request::PutAgain { key, context, .. } => {
+            (key, context, false)
+        }
         Request::Delete { key, context, .. } => (key, context, true),
         Request::Get { .. } | Request::Keys { .. } => unreachable!("not a write"),
     };
@@ -159,7 +161,9 @@ fn describe(request: &Request) -> Write {
 
 fn sends_context(request: &Request) -> bool {
     match request {
-        Request::Put { context, .. } | Request::Delete { context, .. } => context.is_some(),
+        Request::Put { context, .. }
+        | Request::PutAgain { context, .. }
+        | Request::Delete { context, .. } => context.is_some(),
         Request::Get { .. } | Request::Keys { .. } => false,
     }
 }

@@ -203,7 +203,7 @@ fn questions_about_trees_that_make_no_sense_are_refused_by_name_and_limit() {
     let all: Vec<Partition> = (0..16).map(Partition).collect();
     let foreign = *all.iter().find(|of| !homes(**of).contains(&bout.bench.me)).unwrap();
     let unshared = *all.iter().find(|of| !homes(**of).contains(&peer)).unwrap();
-    let tree = |what: &str, given, limit| Refusal::Tree { what: what.into(), given, limit };
+    let tree = |what: &str, given, limit| Refusal::Limit { what: what.into(), given, limit };
     let refused = [
         (compare(partition, SHAPE + 1, 2), Refusal::Shape(SHAPE + 1)),
         (compare(Partition(16), SHAPE, 2), Refusal::Partition(16, 16)),

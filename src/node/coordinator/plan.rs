@@ -41,7 +41,8 @@ impl Coordinator {
                 let kind = Kind::Get { key: key.clone(), merged: Merged::default() };
                 self.outline(partition(key), "r", *asked, r, kind)?
             }
-            Request::Put { key, value, context, write, w: asked } => {
+            Request::Put { key, value, context, write, w: asked }
+            | Request::PutAgain { key, value, context, write, w: asked } => {
                 if value.0.len() > MAX_VALUE_BYTES {
                     return Err(Refusal::Size(SizeError::Value(value.0.len() as u64)));
                 }

@@ -138,5 +138,5 @@ fn within(what: &str, given: impl Into<u64>, least: u64, limit: u64) -> Result<(
     if (least..=limit).contains(&given) {
         return Ok(());
     }
-    Err(Refusal::Tree { what: what.into(), given, limit })
+    Err(Refusal::Limit { what: what.into(), given, limit })
 }

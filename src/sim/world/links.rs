@@ -87,9 +87,10 @@ impl World {
 
     pub(super) fn partition(&self, request: &Request) -> Partition {
         match request {
-            Request::Get { key, .. } | Request::Put { key, .. } | Request::Delete { key, .. } => {
-                self.ring.partition(key)
-            }
+            Request::Get { key, .. }
+            | Request::Put { key, .. }
+            | Request::PutAgain { key, .. }
+            | Request::Delete { key, .. } => self.ring.partition(key),
             Request::Keys { partition, .. } => *partition,
         }
     }

@@ -61,6 +61,7 @@ impl World {
             let quorum = match &request {
                 Request::Get { r: quorum, .. }
                 | Request::Put { w: quorum, .. }
+                | Request::PutAgain { w: quorum, .. }
                 | Request::Delete { w: quorum, .. } => quorum.replicas,
                 Request::Keys { r, .. } => *r,
             };

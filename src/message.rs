@@ -106,6 +106,17 @@ impl Request {
         matches!(self, Request::Put { .. } | Request::Delete { .. } | Request::PutAgain { .. })
     }
 
+    /// The key, if it is about one.
+    pub fn key(&self) -> Option<&Key> {
+        match self {
+            Request::Get { key, .. }
+            | Request::Put { key, .. }
+            | Request::Delete { key, .. }
+            | Request::PutAgain { key, .. } => Some(key),
+            Request::Keys { .. } => None,
+        }
+    }
+
     /// The same put, marked as a repetition; any other request as it is.
     #[must_use]
     pub fn again(self) -> Self {

@@ -35,10 +35,11 @@ pub use words::{
     PeerView, Shortage, Work,
 };
 
+use crate::generation::Grave;
 use crate::members::Members;
 use crate::message::{Body, PeerMessage, RecentTrips, Refusal, Request};
 use crate::store::{HintTotal, Meta};
-use crate::types::{MILLI, Micros, NodeId, Partition};
+use crate::types::{Key, MILLI, Micros, NodeId, Partition};
 
 /// A node: its roles, and what they want done. No role sees another's state.
 #[derive(Clone, Debug)]
@@ -74,7 +75,7 @@ impl Node {
     /// A node at the start of a life of its store (`store::begin_life`).
     pub fn new(config: Config, meta: Meta, seed: u64) -> Self {
         Node {
-            replica: Replica::new(config.ring.clone(), &meta, config.serial_block),
+            replica: Replica::new(config.ring.clone()),
             identity: Identity::new(&config),
             placement: Placement::new(&config),
             gossip: Gossip::new(&config, seed),
@@ -143,7 +144,7 @@ impl Node {
             }
             Input::Store(Done::Synced { mark }) => {
                 fx.release(mark);
-                self.replica.synced(mark, fx);
+                self.replica.synced(mark);
                 self.identity.synced(fx);
                 self.placement.synced(fx);
                 self.collection.settled(now, fx);
@@ -225,6 +226,14 @@ impl Node {
         if !own && !self.identity.is_foreign(from) {
             self.gossip.heard(now, from, fx);
         }
+        if let Body::Propose { condemned, .. } = &body
+            && !self.identity.is_foreign(from)
+            && self.may_issue_again(condemned)
+        {
+            let why = "a put that was sent to several nodes waits here".into();
+            return self.effects.send(vec![from], op, Body::NotYet(why));
+        }
+        let fx = &mut self.effects;
         match body {
             Body::Introduce { ring, cluster, .. } => {
                 match self.placement.meet(from, op, ring, cluster, fx) {
@@ -283,6 +292,7 @@ impl Node {
             | Body::Bury(_)
             | Body::Collect { .. }
             | Body::Renounce { .. }
+            | Body::Withdraw { .. }
                 if !own =>
             {
                 fx.count("orders_of_others_ignored");
@@ -298,13 +308,20 @@ impl Node {
             | Body::Bury(_)
             | Body::Collect { .. }
             | Body::Renounce { .. }
+            | Body::Withdraw { .. }
             | Body::Read { .. }
             | Body::List { .. } => self.replica.ask(from, op, body, fx),
-            Body::Withdraw { .. }
-            | Body::AskRing { .. }
-            | Body::RingGranted
-            | Body::RingDenied { .. } => fx.count("orders_of_others_ignored"),
+            Body::AskRing { .. } | Body::RingGranted | Body::RingDenied { .. } => {
+                fx.count("orders_of_others_ignored")
+            }
         }
+    }
+
+    /// True if a repetition of a write whose event is to be purged may yet be carried out here.
+    fn may_issue_again(&self, condemned: &[Grave]) -> bool {
+        let repeated = |grave: &&Grave| grave.dead.dots().iter().any(|dot| dot.actor.is_of_write());
+        let waits = |key: &Key| self.replica.has_updates(key) || self.coordinator.has_writes(key);
+        condemned.iter().filter(repeated).any(|grave| waits(&grave.key))
     }
 
     /// Gives a request to the coordinator, once the node may mint and answer.

@@ -31,7 +31,7 @@ const CHECKSUM_BYTES: usize = 8;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Record {
     /// The serial with which this store may continue its own entry in the object's clock. Void when it
-    /// is below [`Meta::serial_floor`].
+    /// is below [`Meta::serial_floor`], or the clock has no event of it under the store's present id.
     pub own_serial: Option<u64>,
     /// What replicas exchange.
     pub object: Object,
@@ -66,14 +66,15 @@ pub struct Meta {
     pub owner: Owner,
     /// 64 random bits, drawn when the store was created and kept for good.
     pub birth: u64,
-    /// 64 random bits, half of every actor that it mints with: as many as `birth` at first, and drawn
-    /// anew when the disk may not be the newest.
+    /// 64 random bits, half of every actor that it issues dots with: as many as `birth` in the first process
+    /// that has the store open, and drawn anew by each later one. No two runs of a process issue the same dot,
+    /// whatever copies of the disk were put back between them.
     pub store: u64,
     /// One higher at every start.
     pub incarnation: u64,
-    /// Serials below this are void: they were issued before an unclean start.
+    /// Serials below this are void: they were issued by an earlier process.
     pub serial_floor: u64,
-    /// Serials below this are reserved; the next ones start here after a restart.
+    /// The next serial; written at a clean end, for the next incarnation in the same process.
     pub serial_end: u64,
     /// True from a clean stop to the next start, and only then.
     pub clean: bool,
@@ -83,17 +84,23 @@ pub struct Meta {
     pub without_authority: Vec<Partition>,
     /// The last life of each other member that introduced itself here.
     pub lives: Vec<(NodeId, Life)>,
-    /// The ids that this store has minted with since it last knew that it was as new as the others: should it turn out to be
-    /// an old copy of a disk, what they minted is not old.
+    /// The ids that this store has issued dots with since it last knew that it was as new as the others: should it turn
+    /// out to be an old copy of a disk, what they issued is not old.
     pub fresh: Vec<u64>,
 }
 
 impl Meta {
     /// Goes on under another id, with every serial void.
-    pub fn draw(&mut self, id: u64) {
+    fn draw(&mut self, id: u64) {
         self.store = id;
         self.serial_floor = self.serial_end;
-        self.fresh.push(id);
+    }
+
+    /// Notes that the disk may not be the newest: what this process issues is not old, whatever else is.
+    pub fn suspect(&mut self) {
+        if !self.fresh.contains(&self.store) {
+            self.fresh.push(self.store);
+        }
     }
 
     /// What a store knows of itself before its first life; `store` is its id.
@@ -398,10 +405,26 @@ pub trait Store: Send + Sync {
     }
 }
 
-/// Begins a life of the store: consumes the clean-stop marker, and voids store id and serials if there was
-/// none. Synced before it returns, so before the node's first input. `fresh_id` is drawn at random.
-pub fn begin_life(store: &dyn Store, owner: &Owner, fresh_id: u64) -> Result<Meta, LifeError> {
-    let mut meta = store.meta()?.unwrap_or_else(|| Meta::new(owner.clone(), fresh_id));
+/// Who begins an incarnation of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Process {
+    /// One that has just opened the store: it issues dots under this id, drawn at random.
+    New(u64),
+    /// The one that ended the incarnation before, and never let go of the store.
+    Same,
+}
+
+/// Begins a life of the store: consumes the clean-stop marker, and draws the id that this process issues dots with.
+/// Synced before it returns, so before the node's first input. Waits for nobody.
+pub fn begin_life(store: &dyn Store, owner: &Owner, process: Process) -> Result<Meta, LifeError> {
+    let known = store.meta()?;
+    let mut meta = match (known, process) {
+        (Some(known), _) => known,
+        (None, Process::New(id)) => Meta::new(owner.clone(), id),
+        (None, Process::Same) => {
+            return Err(StoreError("its own record is gone while it was open".into()).into());
+        }
+    };
     if (&meta.owner.name, &meta.owner.cluster) != (&owner.name, &owner.cluster) {
         let (theirs, ours) = (meta.owner, owner.clone());
         return Err(LifeError::Owner(theirs.name, theirs.cluster, ours.name, ours.cluster));
@@ -410,10 +433,13 @@ pub fn begin_life(store: &dyn Store, owner: &Owner, fresh_id: u64) -> Result<Met
     if store.ring()?.is_none() && meta.owner.ring != owner.ring {
         return Err(LifeError::Ring);
     }
-    // After an unclean stop the disk may have forgotten dots that peers know, and may even be a copy
-    // that was made while the node ran: it goes on as somebody else.
-    if !meta.clean {
-        meta.draw(fresh_id);
+    if let Process::New(id) = process {
+        meta.draw(id);
+        // After an unclean stop the disk may have forgotten what peers know, and may even be a copy that was made
+        // while the node ran. A clean one that was in doubt before still is.
+        if !meta.clean || !meta.fresh.is_empty() {
+            meta.suspect();
+        }
     }
     meta.clean = false;
     meta.incarnation += 1;

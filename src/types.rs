@@ -20,6 +20,9 @@ pub const MAX_KEY_BYTES: usize = 1_024;
 pub const MAX_VALUE_BYTES: usize = 1 << 20;
 /// Most siblings that one key may have where a write is accepted.
 pub const MAX_SIBLINGS: usize = 32;
+/// Most entries that the clock of one key may have where a write is accepted: each process run that has issued a dot of
+/// the key has one, and each put that was sent to several nodes, until tombstone GC removes it.
+pub const MAX_CLOCK_ENTRIES: usize = 1_024;
 /// Largest object (clock and all siblings, encoded), in bytes, where a write is accepted.
 pub const MAX_OBJECT_BYTES: usize = 8 << 20;
 /// Largest replication factor N. Bounds what a merge of replicas can grow to, and so the frames.

@@ -22,7 +22,7 @@ use crate::net::{Access, random};
 use crate::node::{self, Limits, Node};
 use crate::ring::Ring;
 use crate::secret::Nonces;
-use crate::store::{LifeError, Owner, Store, begin_life, end_life};
+use crate::store::{LifeError, Owner, Process, Store, begin_life, end_life};
 use crate::types::{Key, MILLI};
 
 /// Runs a daemon on a store that is open already, until `orders` receives one to stop.
@@ -79,7 +79,8 @@ fn live(
     let owner = Owner { cluster, name, ring: config.ring.digest() };
     let last = store.meta().map_err(|error| unusable(error.into()))?;
     let recovered = last.is_some_and(|meta| !meta.clean);
-    let meta = begin_life(&**store, &owner, fresh_id).map_err(unusable)?;
+    let process = if continues { Process::Same } else { Process::New(fresh_id) };
+    let meta = begin_life(&**store, &owner, process).map_err(unusable)?;
     let incarnation = meta.incarnation;
     info!(
         "node {} of cluster {} starts: incarnation {incarnation}, {}, with ring version {}",

@@ -3,11 +3,13 @@
 //! that is away holds this back for as long as it is a member.
 
 mod chores;
+mod repeats;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use self::chores::{Chores, Ended, Purpose};
+use self::repeats::Repeats;
 use super::Config;
 use super::effects::Effects;
 use super::reach::Reach;
@@ -57,6 +59,8 @@ pub(super) struct Collection {
     agreeing: (u64, BTreeSet<NodeId>),
     /// False until what was collected before the start is known to be gone.
     has_begun: bool,
+    /// Dead events of puts that were sent to several nodes, in the partitions that this node proposes for.
+    repeats: Repeats,
 }
 
 /// A generation that is to end.
@@ -87,6 +91,7 @@ impl Collection {
             settled_at: None,
             agreeing: (0, BTreeSet::new()),
             has_begun: false,
+            repeats: Repeats::new(config.repeat_window),
         }
     }
 
@@ -103,8 +108,11 @@ impl Collection {
         }
     }
 
-    /// The node serves from now on: whoever can be reached is asked at once whether its disk is the newest.
+    /// Something is durable. Once the node serves, whoever can be reached is asked at once whether its disk is the newest.
     pub(super) fn settled(&mut self, now: Micros, fx: &mut Effects) {
+        for partition in self.chores.waiting() {
+            self.work(partition, fx);
+        }
         if self.settled_at.is_none() && fx.is_settled() {
             self.settled_at = Some(now);
             if others(self.me, fx).is_empty() && !fx.meta().fresh.is_empty() {
@@ -286,17 +294,23 @@ impl Collection {
         };
         let going: BTreeSet<&Key> =
             fx.generations().of(partition).condemned.iter().map(|grave| &grave.key).collect();
-        let dead = page.items.iter().filter(|item| !item.dead.is_empty());
-        let dead = dead.filter(|item| !going.contains(&item.key));
-        graves.extend(
-            dead.map(|Scanned { key, dead, .. }| Grave { key: key.clone(), dead: dead.clone() }),
-        );
+        let dead = page.items.iter().filter(|item| !going.contains(&item.key));
+        for Scanned { key, dead, .. } in dead {
+            let dead = self.repeats.purgeable(now, key, dead);
+            if !dead.is_empty() {
+                graves.push(Grave { key: key.clone(), dead });
+            }
+        }
         let is_full = bound(&mut graves);
         match page.next.clone().filter(|_| !is_full) {
             Some(after) => {
                 let span = Span { after: Some(after), limit_bytes: PAGE_BYTES, ..Span::default() };
                 let token = fx.scan(partition, span);
                 self.rounds.insert(partition, Round::Choosing { token, graves });
+            }
+            None if graves.is_empty() && going.is_empty() => {
+                // All that is dead there is kept for a while yet.
+                self.rest.insert(partition, now + self.pause);
             }
             None => self.propose(now, partition, graves, fx),
         }
@@ -318,7 +332,8 @@ impl Collection {
                 if let Err(why) = judged {
                     return fx.send(vec![from], op, Body::NotYet(why));
                 }
-                self.chores.begin(partition, Purpose::Agree { to: from, op }, condemned);
+                let purpose = Purpose::Agree { to: from, op };
+                self.chores.begin(partition, purpose, condemned, fx.last_mark());
                 self.work(partition, fx);
             }
             Body::Agreed => self.agreed(now, from, op, fx),
@@ -437,7 +452,7 @@ impl Collection {
         self.rest.insert(partition, now + self.pause);
         let condemned = generation.condemned.clone();
         let purpose = Purpose::Adopt { generation, renounce: false, tell: true };
-        self.chores.begin(partition, purpose, condemned);
+        self.chores.begin(partition, purpose, condemned, fx.last_mark());
         self.work(partition, fx);
     }
 
@@ -466,11 +481,11 @@ impl Collection {
         }
         let condemned = generation.condemned.clone();
         let renounce = is_home && is_outdated;
-        self.chores.begin(
-            partition,
-            Purpose::Adopt { generation, renounce, tell: false },
-            condemned,
-        );
+        if renounce {
+            fx.begin_adopting(partition, generation.number);
+        }
+        let purpose = Purpose::Adopt { generation, renounce, tell: false };
+        self.chores.begin(partition, purpose, condemned, fx.last_mark());
         self.work(partition, fx);
     }
 
@@ -478,7 +493,7 @@ impl Collection {
     fn clear(&mut self, partition: Partition, fx: &mut Effects) {
         let collected = fx.generations().of(partition).collected.clone();
         if !collected.is_empty() && self.ring.homes(partition).contains(&self.me) {
-            self.chores.begin(partition, Purpose::Clear, collected);
+            self.chores.begin(partition, Purpose::Clear, collected, fx.last_mark());
             self.work(partition, fx);
         }
     }

@@ -23,7 +23,7 @@ use crate::message::{Body, RecentTrips, Refusal, Request, Response};
 use crate::rng::Rng;
 use crate::store::Listing;
 use crate::tally::Tally;
-use crate::types::{MAX_TIMEOUT_MS, MILLI, Micros, NodeId};
+use crate::types::{Key, MAX_TIMEOUT_MS, MILLI, Micros, NodeId};
 
 /// Most requests under way.
 const MAX_OPERATIONS: usize = 4_096;
@@ -465,6 +465,8 @@ impl Coordinator {
             self.timers.pop_first();
             let Some(operation) = self.operations.get(&op) else { continue };
             if operation.deadline <= now {
+                self.withdraw(op, fx);
+                let Some(operation) = self.operations.get(&op) else { continue };
                 if !operation.answered {
                     let response = operation.failure(&self.config.members);
                     self.finish(op, response, fx);
@@ -474,6 +476,25 @@ impl Coordinator {
                 self.make_up(now, op, fx);
             }
         }
+    }
+
+    /// Voids the update of a write that has not been carried out by its deadline: nobody waits for it any more.
+    fn withdraw(&self, op: u64, fx: &mut Effects) {
+        if let Some(Kind::Write { key, minted: None, .. }) =
+            self.operations.get(&op).map(|operation| &operation.kind)
+        {
+            fx.count("writes_withdrawn");
+            fx.send(vec![self.config.me], op, Body::Withdraw { key: key.clone() });
+        }
+    }
+
+    /// True if a write of the key is in flight here that may not have been carried out yet.
+    pub(super) fn has_writes(&self, key: &Key) -> bool {
+        self.operations.values().any(|operation| match &operation.kind {
+            Kind::Write { key: of, minted, .. } => of == key && minted.is_none(),
+            Kind::Forwarded { request, writes: true, .. } => request.key() == Some(key),
+            _ => false,
+        })
     }
 
     /// Others are asked beside those that are late.

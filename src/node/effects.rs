@@ -6,14 +6,17 @@ use std::collections::{BTreeMap, VecDeque};
 use super::forest::{Forest, own_partitions};
 use super::generations::Generations;
 use super::{ClientId, Config, Notice, Output, Work};
+use crate::causal::Actor;
 use crate::emulation::Kind;
 use crate::generation::Generation;
 use crate::members::{Member, Members, Opinion};
-use crate::message::{Body, PeerMessage, Response};
+use crate::message::{Body, PeerMessage, Refusal, Response};
 use crate::ring::Ring;
 use crate::store::{Change, HintTotal, Kept, Meta, Record, Span, hint_bytes};
 use crate::types::{Key, MILLI, Micros, NodeId, Partition};
 
+/// Most ids whose dots are not old, whatever the disk is.
+const MAX_FRESH: usize = 1_024;
 /// Clients that were there so lately are likely to come again.
 const BUSY: Micros = 1_000 * MILLI;
 
@@ -215,6 +218,11 @@ impl Effects {
         self.generations.agree(partition);
     }
 
+    /// A much later generation is about to be taken over: see [`Generations::begin_adopting`].
+    pub(super) fn begin_adopting(&mut self, partition: Partition, number: u64) {
+        self.generations.begin_adopting(partition, number);
+    }
+
     /// The partition's next generation begins here; the mark tells when that is durable.
     pub(super) fn begin_generation(&mut self, partition: Partition, generation: Generation) -> u64 {
         self.generations.set(partition, generation.clone());
@@ -252,6 +260,28 @@ impl Effects {
     pub(super) fn change_meta(&mut self, change: impl FnOnce(&mut Meta)) -> u64 {
         change(&mut self.meta);
         self.write(vec![Change::Meta(self.meta.clone())])
+    }
+
+    /// Notes that a store's actor has issued a dot: its serial is not given out again in this process.
+    pub(super) fn use_serial(&mut self, actor: Actor) {
+        if actor.store == self.meta.store {
+            self.meta.serial_end = self.meta.serial_end.max(actor.serial + 1);
+        }
+    }
+
+    /// Notes that an actor which stands for a write is about to issue its dot here: should this disk turn out to be an
+    /// old one, that dot is not old.
+    pub(super) fn vouch_for(&mut self, actor: Actor) -> Result<(), Refusal> {
+        if self.meta.fresh.is_empty() || self.meta.fresh.contains(&actor.store) {
+            return Ok(());
+        }
+        if self.meta.fresh.len() >= MAX_FRESH {
+            let what =
+                "repeated puts before a peer has confirmed that this disk is the newest".into();
+            return Err(Refusal::Busy { what, limit: MAX_FRESH as u32 });
+        }
+        self.change_meta(|meta| meta.fresh.push(actor.store));
+        Ok(())
     }
 
     /// From now on the node may mint.

@@ -10,8 +10,7 @@ use super::{Config, Notice};
 use crate::members::{Cluster, Life};
 use crate::message::{Body, Refusal};
 use crate::ring::Ring;
-use crate::rng::Rng;
-use crate::types::{MILLI, Micros, NodeId, hash64};
+use crate::types::{MILLI, Micros, NodeId};
 
 /// A peer that has not answered is asked again after this time.
 const ROUND: Micros = 200 * MILLI;
@@ -223,7 +222,7 @@ impl Identity {
         {
             self.doubted = true;
             fx.notice(Notice::Copied(from));
-            self.renew(true, seen.incarnation + 1, fx);
+            self.suspect(true, seen.incarnation + 1, fx);
             self.introduce(self.links.iter().copied().collect(), fx);
         }
     }
@@ -285,15 +284,15 @@ impl Identity {
         let mark = match latest {
             Some((seen, witness)) => {
                 fx.notice(Notice::Outdated(witness));
-                self.renew(true, seen.incarnation + 1, fx)
+                self.suspect(true, seen.incarnation + 1, fx)
             }
-            // Every life that minted was first seen by a peer; one that is silent may be the only one that
+            // Every life that issued dots was first seen by a peer; one that is silent may be the only one that
             // saw it. A first life cannot follow another, and a single node has no witness at all.
             None if life.incarnation > 1 && (!all || self.heard.is_empty()) => {
                 if self.heard.is_empty() && !all {
                     fx.notice(Notice::Alone);
                 }
-                self.renew(false, life.incarnation, fx)
+                self.suspect(false, life.incarnation, fx)
             }
             None => fx.last_mark(),
         };
@@ -315,8 +314,8 @@ impl Identity {
                 meta.cluster = Some(cluster);
                 meta.without_authority = lost;
                 // It does not know what the others have collected; what it mints meanwhile is not old.
-                if !founder && !meta.fresh.contains(&meta.store) {
-                    meta.fresh.push(meta.store);
+                if !founder {
+                    meta.suspect();
                 }
             });
         } else if (all && self.is_first()) || (self.bootstrap && passed >= GRACE) {
@@ -336,14 +335,11 @@ impl Identity {
         self.ring.members().first().is_some_and(|member| member.id == self.me)
     }
 
-    /// Goes on under a new store id, with every serial void: no dot of an unknown life is used again.
-    /// A disk that was rolled back has also lost its authority.
-    fn renew(&mut self, rolled_back: bool, incarnation: u64, fx: &mut Effects) -> u64 {
-        let nonce = self.nonce;
-        let drawn = hash64(&[b"store", &fx.meta().store.to_be_bytes(), &nonce.to_be_bytes()]);
+    /// Notes that the disk may not be the newest. One that was rolled back has also lost its authority.
+    fn suspect(&mut self, rolled_back: bool, incarnation: u64, fx: &mut Effects) -> u64 {
         let lost = if rolled_back { own_partitions(&self.ring, self.me) } else { Vec::new() };
         fx.change_meta(|meta| {
-            meta.draw(Rng::new(drawn).next_u64());
+            meta.suspect();
             meta.incarnation = incarnation;
             if rolled_back {
                 meta.without_authority = lost;

@@ -56,8 +56,9 @@ pub struct Config {
     /// True if the operator says that this is a new cluster: it is founded by the members that answer,
     /// not only by all.
     pub bootstrap: bool,
-    /// Serials reserved at a time, at least 1: a crash wastes at most this many of 2^64.
-    pub serial_block: u64,
+    /// Events of a put that was sent to several nodes are kept in the clocks for this time after they are known to be dead,
+    /// twice that at most: a copy of the put may be on its way for as long as connections keep what nobody acknowledges.
+    pub repeat_window: Micros,
     /// What it does otherwise for a measurement.
     pub experiment: Experiment,
 }
@@ -114,7 +115,7 @@ impl Config {
             boot_nonce: 0,
             continues: false,
             bootstrap: false,
-            serial_block: 1 << 16,
+            repeat_window: 20_000 * MILLI,
             experiment: Experiment::default(),
         }
     }

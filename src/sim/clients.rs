@@ -118,7 +118,10 @@ impl Client {
         current.call = self.next_call;
         current.attempts += 1;
         current.host = self.rng.below(plan.hosts as u64) as usize;
-        CallBody::Data { request: current.request.clone(), timeout_ms: plan.timeout_ms }
+        // Only the first attempt may have been carried out by a node that knows of no other.
+        let request = current.request.clone();
+        let request = if current.attempts == 1 { request } else { request.again() };
+        CallBody::Data { request, timeout_ms: plan.timeout_ms }
     }
 
     /// True if the client tries an uncertain write again.

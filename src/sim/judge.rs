@@ -180,6 +180,14 @@ impl Judge {
         }
     }
 
+    /// The client has given up an attempt: an acknowledgement of it that is on its way is not heard. Whether the write
+    /// counts is decided by the attempts that follow.
+    pub(super) fn unheard(&mut self, id: WriteId) {
+        if let Some(write) = self.writes.get_mut(&id) {
+            write.acknowledged = None;
+        }
+    }
+
     fn on_key<'a>(&'a self, key: &Key) -> impl Iterator<Item = (WriteId, &'a Write)> {
         let ids = self.by_key.get(key).map_or(&[][..], Vec::as_slice);
         ids.iter().filter_map(|id| self.writes.get(id).map(|write| (*id, write)))
@@ -356,10 +364,7 @@ impl Judge {
             if unseen {
                 return broken(format!("a read with R={r} misses {id:?}, acknowledged with W={w}"));
             }
-            // One that was repeated at another replica may live on there.
-            let covered = |dots: &Vec<Dot>| dots.iter().all(|dot| write.context.covers(*dot));
-            let replaced = |id: &&WriteId| self.dots_of.get(*id).is_some_and(covered);
-            if let Some(back) = read.iter().find(replaced) {
+            if let Some(back) = read.iter().find(|id| self.has_replaced(write, **id)) {
                 return broken(format!("a read shows {back:?}, which {id:?} had replaced"));
             }
             if let Some(dot) = dot
@@ -372,6 +377,18 @@ impl Judge {
             }
         }
         Ok(())
+    }
+
+    /// True if `write` had seen all of the other one, so that no value of that may be shown any more. One that was sent to
+    /// several nodes is known by the dot of its own actor: whoever has seen only the copy that the first node issued has
+    /// not seen the others. (A read that does not miss the put once it is acknowledged sees that dot.)
+    fn has_replaced(&self, write: &Write, other: WriteId) -> bool {
+        let Some(dots) = self.dots_of.get(&other) else { return false };
+        let own = Dot { actor: Actor::of_write(other), counter: 1 };
+        match dots.contains(&own) {
+            true => write.context.covers(own),
+            false => dots.iter().all(|dot| write.context.covers(*dot)),
+        }
     }
 
     /// A listing of the key's partition with quorum `r` of `n`, after healing: a key that was put is in it.
@@ -412,7 +429,13 @@ impl Judge {
 
     /// The end: the copies of a key's homes that answered the last read are the same.
     pub(super) fn check_equal(&self, key: &Key, copies: &[(NodeId, Object)]) -> Result<(), Broken> {
-        let differ = |pair: &&[(NodeId, Object)]| pair[0].1 != pair[1].1;
+        // Homes take out what is collected one after the other: they differ by that and by nothing else.
+        let known = self.collected.get(key).into_iter().flatten();
+        let collected = Context::new(
+            known.map(|(actor, counter)| Dot { actor: *actor, counter: *counter }).collect(),
+        );
+        let kept = |copy: &Object| copy.forget(&collected);
+        let differ = |pair: &&[(NodeId, Object)]| kept(&pair[0].1) != kept(&pair[1].1);
         match copies.windows(2).find(differ) {
             Some([(one, _), (other, _)]) => {
                 let what = format!("after a read of all, {one:?} and {other:?} still differ");
@@ -440,7 +463,11 @@ impl Judge {
             {
                 return broken(format!("{id:?} was acknowledged as {dot:?} and is lost"));
             }
-            if let Some((dot, _)) = live.iter().find(|(dot, _)| write.context.covers(**dot)) {
+            let covered = |(dot, other): &(&Dot, &WriteId)| {
+                write.context.covers(**dot)
+                    || write.context.covers(Dot { actor: Actor::of_write(**other), counter: 1 })
+            };
+            if let Some((dot, _)) = live.iter().find(covered) {
                 return broken(format!("{dot:?} was overwritten by {id:?} and is alive"));
             }
         }

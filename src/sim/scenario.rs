@@ -78,12 +78,14 @@ pub(super) struct Scenario {
     pub(super) hint_limit: u64,
     /// The age after which hints are offered to other homes, in milliseconds.
     pub(super) hint_age_ms: u64,
-    pub(super) serial_block: u64,
     /// Each host's clock: what it shows at the beginning, and how fast it runs in thousandths.
     pub(super) clocks: Vec<(Micros, u64)>,
     /// True if nothing is compared: failures pass, and hints alone bring every home what was acknowledged.
     #[serde(default)]
     pub(super) hints_alone: bool,
+    /// True if clients send a write to a second node soon, while the first one may yet carry it out.
+    #[serde(default)]
+    pub(super) hedges: bool,
     pub(super) faults: Vec<(Micros, Fault)>,
 }
 
@@ -145,9 +147,9 @@ impl Scenario {
             think,
             hint_limit: if rng.chance(0.1) { rng.below(2_000) } else { 1 << 20 },
             hint_age_ms: if rng.chance(0.3) { 1_000 + rng.below(2_000) } else { 3_600_000 },
-            serial_block: 1 + rng.below(8),
             clocks: (0..hosts).map(|_| draw_clock(rng)).collect(),
             hints_alone: others.chance(0.1),
+            hedges: others.chance(0.3),
             faults,
         };
         if scenario.hints_alone {
@@ -182,7 +184,6 @@ impl Scenario {
             && (1..=1_000).contains(&self.clients)
             && self.keys > 0
             && (1..=4_096).contains(&self.partitions)
-            && self.serial_block > 0
             && self.timeout_ms > 0;
         let replaced = |(_, fault): &&(Micros, Fault)| matches!(fault, Fault::Replace { .. });
         let sound = sound && self.faults.iter().filter(replaced).count() < 2;

@@ -62,7 +62,7 @@ struct Host {
 #[derive(Clone, Debug)]
 enum Event {
     Peer { from: usize, to: usize, life: u64, sent: u64, frame: Bytes },
-    ToHost { client: usize, to: usize, frame: Bytes },
+    ToHost { client: usize, to: usize, life: u64, frame: Bytes },
     ToClient { client: usize, frame: Bytes },
     Link { at: usize, peer: usize },
     Wake { at: usize, life: u64 },
@@ -353,7 +353,11 @@ impl World {
                     self.deliver(from, to, sent, &frame);
                 }
             }
-            Event::ToHost { client, to, frame } => self.take_call(client, to, &frame),
+            Event::ToHost { client, to, life, frame } => {
+                if self.hosts[to].life == life {
+                    self.take_call(client, to, &frame);
+                }
+            }
             Event::ToClient { client, frame } => self.take_reply(client, &frame),
             Event::Link { at, peer } => {
                 let up = self.hosts[peer].node.is_some();

@@ -47,7 +47,11 @@ impl Coordinator {
                     return Err(Refusal::Size(SizeError::Value(value.0.len() as u64)));
                 }
                 let seen = unseal(key, context)?.unwrap_or_default();
-                let change = Change::Put { write: *write, value: value.clone() };
+                let (write, value) = (*write, value.clone());
+                let change = match request {
+                    Request::PutAgain { .. } => Change::PutAgain { write, value },
+                    _ => Change::Put { write, value },
+                };
                 self.outline_write(key, *asked, w, seen, change)?
             }
             Request::Delete { key, context, w: asked } => {

@@ -6,7 +6,7 @@ use super::super::scenario::Fault;
 use super::{Event, World};
 use crate::node::{Done, Input, Work};
 use crate::store::memory::MemoryStore;
-use crate::store::{Change, Store, begin_life};
+use crate::store::{Change, Process, Store, begin_life};
 use crate::types::Micros;
 
 impl World {
@@ -91,7 +91,7 @@ impl World {
             Fault::CopyDisk { host, from, down } if self.hosts[host].node.is_some() => {
                 self.crash(host, down);
                 let copy = self.hosts[from].store.backup();
-                let refused = begin_life(&copy, &self.hosts[host].owner, 0).is_err();
+                let refused = begin_life(&copy, &self.hosts[host].owner, Process::New(0)).is_err();
                 self.count(if refused { "copied disks refused" } else { "copied disks taken" });
             }
             Fault::Damage { host } => {

@@ -95,11 +95,15 @@ impl World {
         match self.net.verdict(self.now(), client_id(client), self.hosts[to].id, kind) {
             Verdict::Deliver(delays) => {
                 let delay = delays.first().copied().unwrap_or_default();
-                self.schedule(self.now() + delay, Event::ToHost { client, to, frame });
+                let life = self.hosts[to].life;
+                self.schedule(self.now() + delay, Event::ToHost { client, to, life, frame });
             }
             Verdict::Drop | Verdict::Cut => self.count("messages dropped"),
         }
-        let patience = Micros::from(self.plan.timeout_ms) * MILLI * 3 / 2;
+        let timeout = Micros::from(self.plan.timeout_ms) * MILLI;
+        // A client that hedges sends the put to another node while the first one may yet carry it out.
+        let hedges = self.plan.hedges && current.write.is_some() && current.attempts == 1;
+        let patience = if hedges { timeout / 8 } else { timeout * 3 / 2 };
         let call = current.call;
         self.schedule(self.now() + patience, Event::GaveUp { client, call });
     }
@@ -207,6 +211,9 @@ impl World {
             && current.write.is_some()
         {
             current.uncertain = true;
+            if let Some(write) = current.write {
+                self.judge.unheard(write);
+            }
             self.count("writes unknown");
         }
         if self.healed

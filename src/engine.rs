@@ -46,7 +46,7 @@ use crate::rng::Rng;
 use crate::store::disk::{DiskStore, OpenError};
 use crate::store::{LifeError, Meta, StoreError};
 use crate::types::{Micros, NodeId};
-use crate::wire;
+use crate::wire::{self, PROTOCOL};
 use emulated::{Alarm, Emulator, Parcel};
 use ending::Ending;
 use health::{Question, Watchers};
@@ -502,7 +502,12 @@ impl<'a> Engine<'a> {
                 Output::Send { to, message } => {
                     let (frame, kind) = (wire::frame(&message), message.body.kind());
                     for peer in to.iter().filter_map(|id| self.hub.peers.get(id)) {
-                        let frame = frame.clone();
+                        let protocol = peer.protocol().unwrap_or(PROTOCOL);
+                        let frame = match message.for_protocol(protocol) {
+                            _ if protocol == PROTOCOL => frame.clone(),
+                            Some(message) => wire::frame(&message),
+                            None => continue,
+                        };
                         *self.sent.entry(kind).or_default() += frame.len() as u64;
                         if self.emulator.is_on() && peer.outbox.is_open() {
                             let (peer, connection) = (peer.clone(), peer.outbox.connection());

@@ -214,6 +214,24 @@ pub struct PeerMessage {
     pub body: Body,
 }
 
+impl PeerMessage {
+    /// The message as a node understands it that speaks no later version than `protocol`; `None` if it knows nothing of
+    /// the kind.
+    pub fn for_protocol(&self, protocol: u16) -> Option<PeerMessage> {
+        let body = match &self.body {
+            Body::Coordinate { request, timeout_ms } => Body::Coordinate {
+                request: request.clone().for_protocol(protocol),
+                timeout_ms: *timeout_ms,
+            },
+            Body::AskRing { .. } | Body::RingGranted | Body::RingDenied { .. } if protocol < 6 => {
+                return None;
+            }
+            body => body.clone(),
+        };
+        Some(PeerMessage { op: self.op, body })
+    }
+}
+
 /// The content of a [`PeerMessage`].
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]

@@ -404,6 +404,11 @@ impl Node {
         self.repair.view(now)
     }
 
+    /// The number of the generation of a partition that this node is in.
+    pub fn generation(&self, partition: Partition) -> u64 {
+        self.effects.generations().number(partition)
+    }
+
     /// Keys here whose clock tells of events that have no value any more.
     pub fn dead_keys(&self) -> u64 {
         self.effects.dead_keys()

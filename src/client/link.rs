@@ -81,6 +81,11 @@ impl Link {
         Ok(Link { name, cluster, protocol, calls, permits, in_flight, silent })
     }
 
+    /// The version of the protocol that both sides speak.
+    pub(super) fn protocol(&self) -> u16 {
+        self.protocol
+    }
+
     /// False once the connection has ended or has left a call without an answer.
     pub(super) fn is_good(&self) -> bool {
         !self.calls.is_closed() && !self.silent.load(Ordering::Relaxed)

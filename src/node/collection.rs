@@ -49,6 +49,8 @@ pub(super) struct Collection {
     reach: Reach,
     rounds: BTreeMap<Partition, Round>,
     chores: Chores,
+    /// Generations that have been written and are not durable yet.
+    beginning: BTreeMap<Partition, Beginning>,
     rest: BTreeMap<Partition, Micros>,
     holding: BTreeMap<Partition, String>,
     next_op: u64,
@@ -70,6 +72,14 @@ enum Round {
     Asking { op: u64, waiting: BTreeSet<NodeId>, condemned: Vec<Grave>, due: Micros },
 }
 
+/// A generation that begins when its write is durable; all are told of it then, if this node has proposed it.
+#[derive(Clone, Debug)]
+struct Beginning {
+    mark: u64,
+    generation: Generation,
+    tell: bool,
+}
+
 impl Collection {
     /// Operation ids begin at a random place, so that answers to a former life are not taken for this one's.
     pub(super) fn new(config: &Config, seed: u64) -> Self {
@@ -83,6 +93,7 @@ impl Collection {
             reach: Reach::default(),
             rounds: BTreeMap::new(),
             chores: Chores::default(),
+            beginning: BTreeMap::new(),
             rest: BTreeMap::new(),
             holding: BTreeMap::new(),
             next_op,
@@ -110,6 +121,7 @@ impl Collection {
 
     /// Something is durable. Once the node serves, whoever can be reached is asked at once whether its disk is the newest.
     pub(super) fn settled(&mut self, now: Micros, fx: &mut Effects) {
+        self.begin_durable(fx);
         for partition in self.chores.waiting() {
             self.work(partition, fx);
         }
@@ -247,7 +259,7 @@ impl Collection {
             return Some("this node has not got back all that it lost".into());
         }
         let unread = fx.forest().tree(partition).is_none();
-        (unread || self.chores.has(partition)).then(|| "this node is still reading".into())
+        (unread || self.is_at_work(partition)).then(|| "this node is still reading".into())
     }
 
     fn propose(
@@ -359,7 +371,7 @@ impl Collection {
                 let later = |(partition, number): &&(Partition, u64)| {
                     partition.0 < self.ring.partitions()
                         && *number > fx.generations().number(*partition)
-                        && !self.chores.is_adopting(*partition)
+                        && !self.is_adopting(*partition)
                 };
                 let later: Vec<Partition> =
                     numbers.iter().filter(later).map(|(partition, _)| *partition).collect();
@@ -406,7 +418,7 @@ impl Collection {
         if members != fx.members().digest() {
             return Err("it knows other members".into());
         }
-        if self.chores.has(partition) {
+        if self.is_at_work(partition) {
             return Err("it is not done with what was collected before".into());
         }
         match fx.hints().older(partition, own) {
@@ -462,7 +474,7 @@ impl Collection {
         let own = fx.generations().number(partition);
         if partition.0 >= self.ring.partitions()
             || generation.number <= own
-            || self.chores.is_adopting(partition)
+            || self.is_adopting(partition)
         {
             return;
         }
@@ -523,20 +535,42 @@ impl Collection {
             }
             Ended::Refused { to, op, why } => fx.send(vec![to], op, Body::NotYet(why)),
             Ended::Adopted { generation, tell } => {
-                fx.count("generations_adopted");
-                let mark = fx.begin_generation(partition, generation.clone());
+                let mark = fx.write_generation(partition, generation.clone());
                 self.rounds.remove(&partition);
-                let op = self.op();
-                // Nobody must hear of it before it is certain that there will be no other of this number.
-                for member in others(self.me, fx).into_iter().filter(|_| tell) {
-                    let generation = generation.clone();
-                    let word = Body::Generation { partition, generation };
-                    fx.send_synced(Some(mark), member, op, word);
-                }
-                self.clear(partition, fx);
+                self.beginning.insert(partition, Beginning { mark, generation, tell });
             }
             Ended::Nothing => {}
         }
+    }
+
+    /// Begins the generations that are durable by now. Nobody must hear of one before, and no object be stamped with it: a
+    /// crash could undo it, and another one of the same number follow.
+    fn begin_durable(&mut self, fx: &mut Effects) {
+        let durable = |(_, beginning): &(&Partition, &Beginning)| fx.is_durable(beginning.mark);
+        let durable: Vec<Partition> =
+            self.beginning.iter().filter(durable).map(|(partition, _)| *partition).collect();
+        for partition in durable {
+            let Some(Beginning { generation, tell, .. }) = self.beginning.remove(&partition) else {
+                continue;
+            };
+            fx.count("generations_adopted");
+            fx.begin_generation(partition, generation.clone());
+            let op = self.op();
+            for member in others(self.me, fx).into_iter().filter(|_| tell) {
+                let generation = generation.clone();
+                fx.send(vec![member], op, Body::Generation { partition, generation });
+            }
+            self.clear(partition, fx);
+        }
+    }
+
+    /// True if something is being done to the records of a partition, or its next generation is about to begin.
+    fn is_at_work(&self, partition: Partition) -> bool {
+        self.chores.has(partition) || self.beginning.contains_key(&partition)
+    }
+
+    fn is_adopting(&self, partition: Partition) -> bool {
+        self.chores.is_adopting(partition) || self.beginning.contains_key(&partition)
     }
 }
 

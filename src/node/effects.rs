@@ -223,10 +223,14 @@ impl Effects {
         self.generations.begin_adopting(partition, number);
     }
 
-    /// The partition's next generation begins here; the mark tells when that is durable.
-    pub(super) fn begin_generation(&mut self, partition: Partition, generation: Generation) -> u64 {
-        self.generations.set(partition, generation.clone());
+    /// Writes the partition's next generation; the mark tells when it is durable, and may begin.
+    pub(super) fn write_generation(&mut self, partition: Partition, generation: Generation) -> u64 {
         self.write(vec![Change::Generation { partition, generation }])
+    }
+
+    /// The partition's next generation, which is durable, begins here.
+    pub(super) fn begin_generation(&mut self, partition: Partition, generation: Generation) {
+        self.generations.set(partition, generation);
     }
 
     /// The own record of a key is damaged.

@@ -4,6 +4,7 @@ use super::super::judge::Broken;
 use super::super::looked_up;
 use super::super::scenario::Fault;
 use super::{Event, World};
+use crate::generation::Generation;
 use crate::node::{Done, Input, Work};
 use crate::store::memory::MemoryStore;
 use crate::store::{Change, Process, Store, begin_life};
@@ -14,12 +15,33 @@ impl World {
         let life = self.hosts[at].life;
         match work {
             Work::Write { mark, changes } => {
+                self.check_purged(at, &changes);
                 self.hosts[at].writes.push_back((mark, changes));
                 self.write(at);
             }
             Work::Read { .. } | Work::List { .. } | Work::Hints { .. } | Work::Scan { .. } => {
                 let when = self.now() + self.rng.below(self.slowness(at) * self.plan.mean_disk);
                 self.schedule(when, Event::Disk { at, life, work });
+            }
+        }
+    }
+
+    /// What is collected in the generation that a host is in is in none of the records that it writes from then on. (One
+    /// that is written and not durable has not begun yet.)
+    fn check_purged(&mut self, at: usize, changes: &[Change]) {
+        let host = &self.hosts[at];
+        let generations = host.store.generations().unwrap_or_default();
+        for change in changes {
+            let Change::Record { partition, key, record } = change else { continue };
+            let begun = |own: &Generation| {
+                let node = host.node.as_ref();
+                node.is_some_and(|node| node.generation(*partition) == own.number)
+            };
+            let own = generations.iter().find(|(of, own)| of == partition && begun(own));
+            let collected = own.and_then(|(_, own)| own.collected_of(key));
+            if collected.is_some_and(|them| record.object.forget(them) != record.object) {
+                let what = format!("n{at} takes back what is collected");
+                self.broken = self.broken.take().or(Some(Broken { key: key.clone(), what }));
             }
         }
     }
@@ -44,16 +66,6 @@ impl World {
                 {
                     let verdict = self.judge.check_object(key, &record.object);
                     self.broken = self.broken.take().or(verdict.err());
-                }
-                if let Change::Record { partition, key, record } = change {
-                    let generations = host.store.generations().unwrap_or_default();
-                    let own = generations.iter().find(|(of, _)| of == partition);
-                    let collected = own.and_then(|(_, own)| own.collected_of(key));
-                    if collected.is_some_and(|them| record.object.forget(them) != record.object) {
-                        let what = format!("n{at} takes back what is collected");
-                        let broken = Broken { key: key.clone(), what };
-                        self.broken = self.broken.take().or(Some(broken));
-                    }
                 }
             }
         }

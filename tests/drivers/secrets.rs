@@ -137,8 +137,8 @@ fn nodes_and_clients_that_know_the_secrets_are_let_in_and_nobody_else() {
             }
         }
         let links = client.links(Some("n1")).await.unwrap();
-        assert_eq!((links.secret, links.protocol), (true, 5));
-        assert!(links.peers.iter().all(|(_, protocol)| *protocol == Some(5)), "{links:?}");
+        assert_eq!((links.secret, links.protocol), (true, 6));
+        assert!(links.peers.iter().all(|(_, protocol)| *protocol == Some(6)), "{links:?}");
     });
     let told = |secret: Option<SecretKey>| ask(ports[0], secret).unwrap_err();
     let none = told(None);

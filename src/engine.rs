@@ -226,6 +226,7 @@ impl<'a> Engine<'a> {
             me: config.me(),
             members: configured(node.members(), &config.members),
             ring: ring.id(),
+            shape: (ring.n(), ring.partitions()),
             incarnation: node.meta().incarnation,
             boot_nonce,
             birth: node.meta().birth,

@@ -91,6 +91,8 @@ pub(crate) struct Identity {
     pub(crate) members: Members,
     /// The version and the digest of the ring.
     pub(crate) ring: (u64, u64),
+    /// The number of replicas and of partitions.
+    pub(crate) shape: (u8, u16),
     /// How often the store has been started.
     pub(crate) incarnation: u64,
     /// Drawn at random at this start.

@@ -23,7 +23,7 @@ use crate::net::{Access, random};
 use crate::node::{self, Limits, Node};
 use crate::ring::Ring;
 use crate::secret::Nonces;
-use crate::store::{LifeError, Owner, Store, begin_anew, begin_life, end_life};
+use crate::store::{Change, LifeError, Owner, Store, begin_anew, begin_life, end_life};
 use crate::types::{Key, MILLI};
 
 /// Runs a daemon on a store that is open already, until `orders` receives one to stop.
@@ -126,6 +126,9 @@ fn live(
         remembered => remembered,
     };
     let members = members(config, incarnation, ring.version() > 1, remembered);
+    // What tells a copy of this directory that it is one: where this node is to be found. It is durable with whatever is
+    // synced next, so before anything is acknowledged.
+    store.apply(&[Change::Members(members.clone())])?;
     let generations = store.generations()?;
     let (reports, reported) = unbounded_channel();
     let reserve_bytes = config.disk_reserve_mib << 20;

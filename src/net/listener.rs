@@ -39,6 +39,9 @@ const ACCEPT_REST: Duration = Duration::from_millis(100);
 const LINGER: Duration = Duration::from_millis(500);
 const LINGER_BYTES: u64 = 64 << 10;
 
+/// The names of members are listed up to so many bytes.
+const MAX_LISTED_BYTES: usize = 400;
+
 /// One side of a connection that was accepted, and the other.
 struct Connection {
     from: SocketAddr,
@@ -314,10 +317,21 @@ fn check_peer(
     if ring.0 == 1 && ours.ring.0 == 1 && ring.1 != ours.ring.1 {
         let theirs = &peer.name;
         return Err(format!(
-            "members, n or partitions differ between the configurations of {name} and {theirs}"
+            "members, n or partitions differ between the configurations of {name} and {theirs}: {name} has {}",
+            shape(ours)
         ));
     }
     Ok(peer.clone())
+}
+
+/// What makes the ring of this node, in words that fit in a frame of a handshake. The other side's ring is known by its
+/// digest alone.
+fn shape(ours: &Identity) -> String {
+    let names: Vec<&str> = ours.members.iter().map(|member| &*member.name).collect();
+    let (count, names) = (names.len(), names.join(", "));
+    let (n, partitions) = ours.shape;
+    let named = if names.len() <= MAX_LISTED_BYTES { format!(": {names}") } else { String::new() };
+    format!("n = {n}, {partitions} partitions and {count} members{named}")
 }
 
 /// Reads a peer's messages in a task of its own, in the place of an older connection of that peer.

@@ -30,12 +30,10 @@ pub(crate) async fn keep_link(hub: Arc<Hub>, peer: Arc<Peer>, seed: u64) {
     loop {
         hub.together().await;
         let address = peer.dial_at(attempt);
-        let dialed = tokio::select! {
-            dialed = timeout(HANDSHAKE, dial(&hub, &peer, &address)) => dialed,
-            () = peer.elsewhere.notified() => {
-                (backoff, attempt) = (FIRST_BACKOFF, 0);
-                continue;
-            }
+        let dialing = timeout(HANDSHAKE, dial(&hub, &peer, &address));
+        let Some(dialed) = unless_moved(&peer, &address, dialing).await else {
+            (backoff, attempt) = (FIRST_BACKOFF, 0);
+            continue;
         };
         let late = || Err(Fault::Unreachable(format!("no answer in {} s", HANDSHAKE.as_secs())));
         match dialed.unwrap_or_else(|_| late()) {
@@ -76,6 +74,24 @@ pub(crate) async fn keep_link(hub: Arc<Hub>, peer: Arc<Peer>, seed: u64) {
             () = sleep(rest) => {}
             () = peer.hurry.notified() => (backoff, attempt) = (FIRST_BACKOFF, 0),
             () = peer.elsewhere.notified() => (backoff, attempt) = (FIRST_BACKOFF, 0),
+        }
+    }
+}
+
+/// What `dialing` comes to, or nothing once the peer is said to be elsewhere than at `address`.
+async fn unless_moved<T>(
+    peer: &Peer,
+    address: &str,
+    dialing: impl Future<Output = T>,
+) -> Option<T> {
+    tokio::pin!(dialing);
+    loop {
+        tokio::select! {
+            dialed = &mut dialing => return Some(dialed),
+            // What was rung before this attempt leads here.
+            () = peer.elsewhere.notified() => if locked(&peer.addresses).heard != address {
+                return None;
+            },
         }
     }
 }
@@ -220,6 +236,7 @@ mod tests {
             me: NodeId::of("n1"),
             members: members.clone(),
             ring: (1, 1),
+            shape: (1, 1),
             incarnation: 1,
             boot_nonce: 1,
             birth: 1,

@@ -130,11 +130,13 @@ pub(super) async fn admit(hub: &Hub, peer: &Peer, newcomer: &Run) -> Result<Entr
     Err(duplicate(&peer.name, "an address that changes", newcomer))
 }
 
+/// One sentence that fits in a frame of a handshake, whatever the addresses are.
 fn duplicate(name: &str, address: &str, newcomer: &Run) -> String {
-    let own = newcomer.address.as_deref().unwrap_or_default().escape_debug();
+    let shown = |address: &str| address.escape_debug().take(100).collect::<String>();
+    let own = shown(newcomer.address.as_deref().unwrap_or_default());
     format!(
-        "node {name} runs at {address} and answers there, so the daemon that says that it is {name} at {own} is a copy of it, \
-         or has its name: stop the one at {address} for good, or start the copy with `pixii server --new-identity`, as a \
-         node of a cluster of its own"
+        "node {name} runs at {} and answers there: the daemon at {own} is a copy of it, or has its name; stop one of the two \
+         for good, or start the copy with `pixii server --new-identity`, as a node of a cluster of its own",
+        shown(address)
     )
 }

@@ -43,7 +43,11 @@ impl Played {
                     return;
                 }
                 let mut raw = Raw::on(stream);
-                raw.preamble();
+                // An attempt may be given up.
+                let mut preamble = [0; wire::PREAMBLE_BYTES];
+                if std::io::Read::read_exact(&mut raw.stream, &mut preamble).is_err() {
+                    continue;
+                }
                 let Some(hello) = raw.next::<Hello>() else { continue };
                 let boot_nonce = run.load(Ordering::SeqCst);
                 let welcome = match &hello {
@@ -204,7 +208,7 @@ fn a_peer_that_speaks_protocol_5_is_dialed_with_what_it_knows() {
     let daemon = Daemon::start(&ports, 0, Arc::new(MemoryStore::default()));
     let mut preamble = wire::preamble(false);
     preamble[8..].copy_from_slice(&[0, 4, 0, 5]);
-    let mut answer = |welcome: Welcome| {
+    let answer = |welcome: Welcome| {
         let mut raw = Raw::on(listener.accept().unwrap().0);
         raw.preamble();
         let hello: Hello = raw.next().unwrap();
@@ -218,6 +222,24 @@ fn a_peer_that_speaks_protocol_5_is_dialed_with_what_it_knows() {
     wait_for_link(&daemon, "n1", true);
     // And it is heard, by the rule that it knows.
     accepted(ports[0], &peer_hello(&ports, "n1", "n0"));
+}
+
+#[test]
+fn of_two_that_speak_protocol_5_the_later_one_is_heard_and_they_do_not_take_turns() {
+    let ports = [free_port(), free_port()];
+    let _daemon = Daemon::start(&ports, 0, Arc::new(MemoryStore::default()));
+    let run = |nonce: u64| {
+        let mut hello = peer_hello(&ports, "n1", "n0");
+        if let Hello::Peer { boot_nonce, .. } = &mut hello {
+            *boot_nonce = nonce;
+        }
+        hello
+    };
+    let _earlier = accepted(ports[0], &run(1));
+    let mut later = accepted(ports[0], &run(2));
+    let (welcome, _) = greet(ports[0], &run(1));
+    let Welcome::Refused(why) = welcome else { panic!("{welcome:?}") };
+    assert!(why.contains("has connected since") && is_open(&mut later), "{why}");
 }
 
 #[test]
@@ -247,7 +269,9 @@ fn remembering(ports: &[u16], own: &str, other: &str) -> Arc<MemoryStore> {
 }
 
 fn conflict(daemon: Daemon) -> Conflict {
-    match daemon.ended() {
+    let (sender, ended) = std::sync::mpsc::channel();
+    thread::spawn(move || sender.send(daemon.ended()));
+    match ended.recv_timeout(Duration::from_secs(30)).expect("the daemon ends by itself") {
         Err(error @ ServeError::Conflict(_)) => {
             assert!(error.needs_operator());
             let ServeError::Conflict(conflict) = error else { unreachable!() };

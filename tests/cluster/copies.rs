@@ -2,11 +2,14 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::harness::{House, Run, Told, pixii, until};
 
 const KEYS: usize = 30;
+
+static PUTS: AtomicUsize = AtomicUsize::new(0);
 
 fn fill(house: &House) {
     let text: String = (0..KEYS).map(|number| format!("key-{number}\tv{number}\n")).collect();
@@ -18,7 +21,9 @@ fn expect_untouched(house: &House) {
     for number in 0..KEYS {
         let key = format!("key-{number}");
         assert_eq!(house.run(&["get", &key]).done(), format!("v{number}"), "{key}");
-        house.run(&["put", "other", "value"]).done();
+        // Each has a key of its own, or they would be siblings.
+        let other = format!("other-{}", PUTS.fetch_add(1, Ordering::Relaxed));
+        house.run(&["put", &other, "value"]).done();
     }
 }
 
@@ -52,6 +57,11 @@ fn refused(house: &House, file: &str, more: &[&str]) -> String {
 
 /// Waits until one node is linked with another one at this address.
 fn wait_for_link(house: &House, node: &str, peer: &str, address: &str) {
+    let answers = || {
+        let told = house.run(&["--connect", house.address(node), "status"]);
+        (told.code == 0).then_some(())
+    };
+    until("it listens", answers);
     until(&format!("{node} finds {peer} at {address}"), || {
         let status = house.status(node);
         let found = status.peers.iter().find(|other| other.name == peer)?;

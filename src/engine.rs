@@ -97,10 +97,16 @@ pub enum ServeError {
     Removed(String, PathBuf),
     /// Another daemon is this node, or may be; nothing was changed.
     #[error(transparent)]
-    Conflict(#[from] Conflict),
+    Conflict(Box<Conflict>),
     /// The system has no randomness, threads or descriptors to give.
     #[error("the system gave no {0}: {1}")]
     System(&'static str, io::Error),
+}
+
+impl From<Conflict> for ServeError {
+    fn from(conflict: Conflict) -> Self {
+        ServeError::Conflict(Box::new(conflict))
+    }
 }
 
 impl ServeError {

@@ -275,7 +275,7 @@ fn conflict(daemon: Daemon) -> Conflict {
         Err(error @ ServeError::Conflict(_)) => {
             assert!(error.needs_operator());
             let ServeError::Conflict(conflict) = error else { unreachable!() };
-            conflict
+            *conflict
         }
         other => panic!("{other:?}"),
     }

@@ -10,6 +10,7 @@ mod journal;
 mod levels;
 mod life;
 mod manager;
+mod origin;
 mod process;
 mod quarantine;
 mod reload;
@@ -29,7 +30,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, channel};
 use tokio::task::{AbortHandle, yield_now};
 use tokio::time::sleep_until;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::config::{Config, ConfigError, check_address};
 use crate::emulation;
@@ -53,6 +54,7 @@ use health::{Question, Watchers};
 pub use life::run;
 use life::run_watched;
 use manager::{Manager, Patience};
+pub use origin::Conflict;
 pub use process::Order;
 use reload::Settings;
 use storage::{Report, Storage};
@@ -93,9 +95,18 @@ pub enum ServeError {
         "{0}; {1} is left as it is, and `pixii server --rejoin-empty` begins anew beside it, under another name"
     )]
     Removed(String, PathBuf),
+    /// Another daemon is this node, or may be; nothing was changed.
+    #[error(transparent)]
+    Conflict(Box<Conflict>),
     /// The system has no randomness, threads or descriptors to give.
     #[error("the system gave no {0}: {1}")]
     System(&'static str, io::Error),
+}
+
+impl From<Conflict> for ServeError {
+    fn from(conflict: Conflict) -> Self {
+        ServeError::Conflict(Box::new(conflict))
+    }
 }
 
 impl ServeError {
@@ -108,8 +119,16 @@ impl ServeError {
                 error,
                 Directory { .. } | Foreign { .. } | Format { .. } | NewerSchema { .. }
             ),
-            ServeError::Removed(..) => true,
-            ServeError::Life(_, error) => matches!(error, LifeError::Owner(..) | LifeError::Ring),
+            ServeError::Removed(..) | ServeError::Conflict(_) => true,
+            ServeError::Life(_, error) => {
+                matches!(
+                    error,
+                    LifeError::Owner(..)
+                        | LifeError::Ring
+                        | LifeError::Nothing(_)
+                        | LifeError::Unplaced(_)
+                )
+            }
             _ => false,
         }
     }
@@ -213,8 +232,11 @@ impl<'a> Engine<'a> {
             me: config.me(),
             members: configured(node.members(), &config.members),
             ring: ring.id(),
+            shape: (ring.n(), ring.partitions()),
             incarnation: node.meta().incarnation,
             boot_nonce,
+            birth: node.meta().birth,
+            address: own_address(config),
         };
         let (hub, events) = Hub::new(identity, node.members(), access);
         let emulator = Emulator::off(config.me(), config.emulation_seed.unwrap_or(seed));
@@ -389,6 +411,14 @@ impl<'a> Engine<'a> {
                 self.ending = Ending::Removed(why);
                 self.begin_end(Duration::ZERO);
             }
+            // One that has served is no newcomer: a copy must not be able to end it.
+            Event::Duplicate { why } if !self.node.is_settled() => {
+                self.ending = Ending::Duplicate(why);
+                self.begin_end(Duration::ZERO);
+            }
+            Event::Duplicate { why } => {
+                error!(event = "copy_heard", "node {} is refused: {why}", self.config.name);
+            }
             Event::Call { client, call, held } => match &call.body {
                 CallBody::Data { request, .. } if self.emulator.is_on() => {
                     let kind = request.kind();
@@ -545,6 +575,12 @@ impl<'a> Engine<'a> {
             Err(why) => warn!("peer {} cannot be reached where it says it is: {why}", peer.name),
         }
     }
+}
+
+/// Where this node is configured to be dialed.
+fn own_address(config: &Config) -> String {
+    let own = config.members.get(config.me());
+    own.map_or_else(|| config.listen.clone(), |own| own.address.clone())
 }
 
 /// All members, where they are configured to be if they are configured.

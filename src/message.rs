@@ -19,7 +19,7 @@ pub use drain::{DrainOrder, DrainReport, DrainState, KeptHints};
 pub use refusal::{Refusal, Roll};
 pub use status::{
     CollectionStatus, DRAINED, PairStatus, PeerRepair, PeerStatus, RecentTrips, RepairCounts,
-    RepairReport, RepairStatus, SampleReport, StatusReport,
+    RepairReport, RepairStatus, SampleReport, StatusReport, TROUBLE,
 };
 
 /// How many replicas must take part in a request, and which.

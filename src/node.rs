@@ -209,9 +209,12 @@ impl Node {
 
     /// A peer says who it is, or who it knows this node to be.
     fn identify(&mut self, now: Micros, from: NodeId, op: u64, body: Body) {
+        let was_foreign = self.identity.is_foreign(from);
         self.identity.hear(now, from, op, body, &mut self.effects);
         if self.identity.is_foreign(from) {
             self.link(now, from, false);
+        } else if was_foreign && self.identity.is_linked(from) {
+            self.link(now, from, true);
         }
     }
 
@@ -377,6 +380,11 @@ impl Node {
     /// How many of the other members have told what they know of this node, and how many there are.
     pub fn heard(&self) -> (u32, u32) {
         self.identity.heard()
+    }
+
+    /// The peers that belong to another cluster of the same name, and its id.
+    pub fn foreign(&self) -> &BTreeMap<NodeId, u64> {
+        self.identity.foreign()
     }
 
     /// What this node makes of another member.

@@ -16,7 +16,7 @@ use bytes::Bytes;
 
 use crate::causal::{Context, Object};
 use crate::generation::Generation;
-use crate::members::{Cluster, Life, Members};
+use crate::members::{Cluster, Life, Member, Members, Standing};
 use crate::merkle::{Digest, LeafSet, leaf_of};
 use crate::ring::Ring;
 use crate::types::{Key, NodeId, Partition, hash64};
@@ -340,6 +340,14 @@ pub enum LifeError {
          fixed when a cluster is created"
     )]
     Ring,
+    /// There is no data that could be of another node.
+    #[error("there is no data of node {0}: only a copy of a node's data gets a new identity")]
+    Nothing(String),
+    /// A member of the ring in force is not configured.
+    #[error(
+        "member {0} is not configured, and was in the cluster that this is a copy of: say where the copy has it"
+    )]
+    Unplaced(String),
 }
 
 /// A durable map of records. Calls come from one writer and any number of readers.
@@ -446,6 +454,44 @@ pub fn begin_life(store: &dyn Store, owner: &Owner, process: Process) -> Result<
     store.apply(&[Change::Meta(meta.clone())])?;
     store.sync()?;
     Ok(meta)
+}
+
+/// Makes a copied store one of a new cluster, which has not been founded yet: under a new birth, `fresh_id`, and knowing
+/// the members where `configured` says they are. What it holds, and what of it counts, stays. Synced before it returns.
+pub fn begin_anew(
+    store: &dyn Store,
+    owner: &Owner,
+    configured: &Members,
+    fresh_id: u64,
+) -> Result<(), LifeError> {
+    let nothing = || LifeError::Nothing(owner.name.clone());
+    let mut meta = store.meta()?.ok_or_else(nothing)?;
+    let placed = store.ring()?;
+    if meta.owner.name != owner.name {
+        let (theirs, ours) = (meta.owner, owner.clone());
+        return Err(LifeError::Owner(theirs.name, theirs.cluster, ours.name, ours.cluster));
+    }
+    if placed.is_none() && meta.owner.ring != owner.ring {
+        return Err(LifeError::Ring);
+    }
+    let mut members = Vec::new();
+    for member in store.members()?.iter().flat_map(Members::iter) {
+        let address = match configured.get(member.id()) {
+            Some(configured) => configured.address.clone(),
+            None if member.standing == Standing::Removed => member.address.clone(),
+            None => return Err(LifeError::Unplaced(member.name.clone())),
+        };
+        members.push(Member { address, ..member.clone() });
+    }
+    meta.draw(fresh_id);
+    meta.suspect();
+    meta.birth = fresh_id;
+    meta.owner.cluster.clone_from(&owner.cluster);
+    meta.cluster = None;
+    meta.lives.clear();
+    store.apply(&[Change::Meta(meta), Change::Members(Members::new(members))])?;
+    store.sync()?;
+    Ok(())
 }
 
 /// Ends a life cleanly: everything applied is synced first, the marker after it.

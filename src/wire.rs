@@ -120,6 +120,16 @@ pub enum Hello {
     },
 }
 
+impl Hello {
+    /// The first version of the protocol in which a listener knows this introduction.
+    pub fn since(&self) -> u16 {
+        match self {
+            Hello::Member { .. } | Hello::Probe { .. } => 6,
+            _ => OLDEST_PROTOCOL,
+        }
+    }
+}
+
 /// The answer to a [`Hello`].
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]

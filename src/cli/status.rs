@@ -4,6 +4,7 @@ use clap::Args;
 use pixii::members::Opinion;
 use pixii::message::{
     CollectionStatus, LinksReport, PairStatus, PeerRepair, PeerStatus, RepairReport, StatusReport,
+    TROUBLE,
 };
 use pixii::types::NodeId;
 use serde_json::{Value, json};
@@ -107,8 +108,9 @@ fn as_json(report: &StatusReport) -> Value {
             "failing_partitions": peer.repair.failing,
         })
     };
+    let counted = report.counters.iter().filter(|(name, _)| !name.starts_with(TROUBLE));
     let counters: serde_json::Map<String, serde_json::Value> =
-        report.counters.iter().map(|(name, value)| (name.clone(), (*value).into())).collect();
+        counted.map(|(name, value)| (name.clone(), (*value).into())).collect();
     let example = report.repair.example.as_ref().map(|(partition, peer, why)| {
         json!({ "partition": partition.0, "peer": name(report, *peer), "why": why })
     });
@@ -141,6 +143,7 @@ fn as_json(report: &StatusReport) -> Value {
             "failing_example": example,
         },
         "emulated": report.emulated,
+        "troubles": report.troubles().collect::<Vec<_>>(),
         "counters": counters,
     })
 }
@@ -178,6 +181,9 @@ fn as_text(report: &StatusReport, links: Option<&LinksReport>) -> String {
     if !report.emulated.is_empty() {
         out += &format!("THE NETWORK IS EMULATED here: {}\n", report.emulated.join("; "));
     }
+    for trouble in report.troubles() {
+        out += &format!("TO BE SEEN TO: {trouble}\n");
+    }
     let home_to = match report.without_authority {
         0 => count(report.partitions.into(), "partition"),
         lost => format!(
@@ -207,7 +213,8 @@ fn as_text(report: &StatusReport, links: Option<&LinksReport>) -> String {
         out += &format!("\n{}", peers(report));
     }
     let mut counters = vec![row(["counter", "since the start"])];
-    counters.extend(report.counters.iter().map(|(name, value)| row([name, &value.to_string()])));
+    let counted = report.counters.iter().filter(|(name, _)| !name.starts_with(TROUBLE));
+    counters.extend(counted.map(|(name, value)| row([name, &value.to_string()])));
     if counters.len() > 1 {
         out += "\n";
         out += &table(&counters);

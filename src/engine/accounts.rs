@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use super::Engine;
 use super::drain::Drain;
+use super::{Engine, journal};
 use crate::config::Config;
 use crate::emulation::Kind;
 use crate::members::{Members, Opinion};
 use crate::message::{
     CollectionStatus, DRAINED, PairStatus, PeerRepair, PeerStatus, RepairCounts, RepairReport,
-    RepairStatus, RingReport, StatusReport,
+    RepairStatus, RingReport, StatusReport, TROUBLE,
 };
 use crate::node::{Input, PairView};
 use crate::ring::Ring;
@@ -60,6 +60,7 @@ impl Engine<'_> {
         }
         let of = |(kind, bytes): (&Kind, &u64)| (format!("peer_bytes_of_{}", kind.name()), *bytes);
         counters.extend(self.sent.iter().map(of));
+        counters.extend(self.troubles().map(|trouble| (format!("{TROUBLE}{trouble}"), 1)));
         if self.config.allow_emulation {
             counters.extend(self.emulator.counters());
         }
@@ -84,6 +85,19 @@ impl Engine<'_> {
         }
     }
 
+    /// What an operator has to see to: peers that refuse this node, and those of another cluster.
+    fn troubles(&self) -> impl Iterator<Item = String> {
+        let own = self.node.meta().cluster.as_ref().map_or(0, |cluster| cluster.id);
+        let foreign = self.node.foreign().iter().map(move |(peer, theirs)| {
+            journal::foreign(&self.name(*peer), &self.config.cluster, own, *theirs)
+        });
+        let refusing = self.hub.peers.values().filter_map(|peer| {
+            let why = peer.refusal()?;
+            Some(format!("peer {} refuses this node: {why}", peer.name))
+        });
+        refusing.chain(foreign)
+    }
+
     /// What the daemon does, for those who look at it from outside.
     pub(super) fn condition(&self) -> String {
         let requests = self.node.requests();
@@ -92,7 +106,11 @@ impl Engine<'_> {
         }
         if !self.node.is_settled() {
             let (heard, peers) = self.node.heard();
-            return format!("meeting members: {heard} of {peers} have answered");
+            let mut condition = format!("meeting members: {heard} of {peers} have answered");
+            for trouble in self.troubles().take(1) {
+                condition.push_str(&format!("; {trouble}"));
+            }
+            return condition;
         }
         match self.settings.drain {
             Drain::Until(_) => {

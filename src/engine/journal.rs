@@ -68,7 +68,7 @@ pub(super) fn tell(notice: Notice, config: &Config, members: &Members) {
         Notice::Awaited(peer)
         | Notice::Outdated(peer)
         | Notice::Copied(peer)
-        | Notice::Foreign(peer)
+        | Notice::Foreign(peer, _)
         | Notice::Opined(peer, ..)
         | Notice::HandoffBegun(peer, _)
         | Notice::HandoffDone(peer)
@@ -101,11 +101,11 @@ fn tell_of_peer(notice: Notice, peer: &str, config: &Config) {
             "peer {peer} has seen a later life of node {name}: its disk was rolled back, or a copy of it \
              runs elsewhere; it goes on under a new store id, and what it does not find does not count"
         ),
-        Notice::Foreign(_) => error!(
+        Notice::Foreign(_, [ours, theirs]) => error!(
             event = "foreign_peer",
             peer,
-            "peer {peer} belongs to another cluster {}: nothing is exchanged with it",
-            config.cluster
+            "{}: nothing is exchanged with it",
+            foreign(peer, &config.cluster, ours, theirs)
         ),
         Notice::Opined(_, opinion, silence) => tell_opinion(peer, opinion, silence),
         Notice::HandoffBegun(_, hints) => info!(
@@ -142,6 +142,15 @@ fn tell_of_peer(notice: Notice, peer: &str, config: &Config) {
         ),
         _ => {}
     }
+}
+
+/// What is to be said of a peer of another cluster of the same name.
+pub(super) fn foreign(peer: &str, cluster: &str, ours: u64, theirs: u64) -> String {
+    format!(
+        "peer {peer} belongs to another cluster called {cluster}, which was founded apart from this one (its id is \
+         {theirs:016x}, this one's {ours:016x}), by `pixii server --bootstrap` for example: only one of them can stay, and \
+         the nodes of the other one begin anew with empty data directories"
+    )
 }
 
 fn tell_opinion(peer: &str, opinion: Opinion, silence: Micros) {

@@ -49,7 +49,16 @@ pub struct StatusReport {
     pub collection: CollectionStatus,
 }
 
+/// The beginning of the name of a counter that is no counter but a sentence: something that an operator has to see to, and
+/// that has no field of its own.
+pub const TROUBLE: &str = "trouble: ";
+
 impl StatusReport {
+    /// What an operator has to see to, a sentence each.
+    pub fn troubles(&self) -> impl Iterator<Item = &str> {
+        self.counters.iter().filter_map(|(name, _)| name.strip_prefix(TROUBLE))
+    }
+
     /// True if an operator has taken the node out.
     pub fn is_drained(&self) -> bool {
         self.counters.iter().any(|(name, _)| name == DRAINED)

@@ -41,7 +41,8 @@ pub(super) struct Identity {
     heard: BTreeMap<NodeId, Heard>,
     /// The cluster that somebody was met in, while this node is in none.
     met: Option<Cluster>,
-    foreign: BTreeSet<NodeId>,
+    /// Peers of another cluster, and its id.
+    foreign: BTreeMap<NodeId, u64>,
     /// A later life of this node that somebody was told of, before this one has settled.
     rumour: Option<(Life, NodeId)>,
     /// True once a peer told of a later life after this one had settled.
@@ -73,7 +74,7 @@ impl Identity {
             links: BTreeSet::new(),
             heard: BTreeMap::new(),
             met: None,
-            foreign: BTreeSet::new(),
+            foreign: BTreeMap::new(),
             rumour: None,
             doubted: false,
             decided: None,
@@ -82,7 +83,12 @@ impl Identity {
 
     /// True if the peer is of another cluster: what it says is not listened to.
     pub(super) fn is_foreign(&self, peer: NodeId) -> bool {
-        self.foreign.contains(&peer)
+        self.foreign.contains_key(&peer)
+    }
+
+    /// The peers of another cluster, and its id.
+    pub(super) fn foreign(&self) -> &BTreeMap<NodeId, u64> {
+        &self.foreign
     }
 
     /// Why the node does not serve yet, if it does not.
@@ -99,6 +105,11 @@ impl Identity {
     /// How many peers have answered, and how many there are.
     pub(super) fn heard(&self) -> (u32, u32) {
         (self.heard.len() as u32, self.peers().count() as u32)
+    }
+
+    /// True while the link to the peer is up.
+    pub(super) fn is_linked(&self, peer: NodeId) -> bool {
+        self.links.contains(&peer)
     }
 
     /// When the next round of introductions is due.
@@ -248,11 +259,14 @@ impl Identity {
 
     fn judge_cluster(&mut self, peer: NodeId, theirs: Option<u64>, fx: &mut Effects) {
         let ours = fx.meta().cluster.as_ref().map(|cluster| cluster.id);
-        if let (Some(ours), Some(theirs)) = (ours, theirs)
-            && ours != theirs
-            && self.foreign.insert(peer)
-        {
-            fx.notice(Notice::Foreign(peer));
+        match (ours, theirs) {
+            (Some(ours), Some(theirs)) if ours != theirs => {
+                if self.foreign.insert(peer, theirs).is_none() {
+                    fx.notice(Notice::Foreign(peer, [ours, theirs]));
+                }
+            }
+            // It has begun anew, with an empty disk.
+            _ => drop(self.foreign.remove(&peer)),
         }
     }
 

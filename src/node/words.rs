@@ -345,8 +345,9 @@ pub enum Notice {
     Copied(NodeId),
     /// No peer could say whether the disk is the newest: the store goes on under a new id.
     Alone,
-    /// A peer belongs to another cluster of the same name; nothing is exchanged with it.
-    Foreign(NodeId),
+    /// A peer belongs to another cluster of the same name; nothing is exchanged with it. The id of this node's cluster, and
+    /// that of the peer's.
+    Foreign(NodeId, [u64; 2]),
     /// The node serves.
     Settled,
     /// The node's opinion of a member has changed, after so long a silence of it.

@@ -492,7 +492,7 @@ fn notice_name(notice: Notice) -> &'static str {
         Notice::Outdated(_) => "outdated lives noticed",
         Notice::Copied(_) => "copies noticed",
         Notice::Alone => "starts without a witness",
-        Notice::Foreign(_) => "foreign peers met",
+        Notice::Foreign(..) => "foreign peers met",
         Notice::Settled => "nodes settled",
         Notice::Opined(_, Opinion::Up, _) => "members back up",
         Notice::Opined(_, Opinion::Suspect, _) => "members suspected",

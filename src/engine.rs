@@ -39,7 +39,7 @@ use crate::message::{
 };
 use crate::metrics::{Kind, Meter, kind};
 use crate::net::frames::{Held, Outbox};
-use crate::net::{Access, CLIENT_LIMITS, Event, Hub, Identity, listener, peers};
+use crate::net::{Access, CLIENT_LIMITS, Event, Hub, Identity, Peer, listener, peers};
 use crate::node::{ClientId, Done, Input, Node, Output, Shortage};
 use crate::ring::Ring;
 use crate::rng::Rng;
@@ -501,7 +501,10 @@ impl<'a> Engine<'a> {
             match output {
                 Output::Send { to, message } => {
                     let (frame, kind) = (wire::frame(&message), message.body.kind());
-                    for peer in to.iter().filter_map(|id| self.hub.peers.get(id)) {
+                    let since = message.body.since();
+                    let knows = |peer: &&Arc<Peer>| peer.protocol().is_none_or(|own| own >= since);
+                    let peers = to.iter().filter_map(|id| self.hub.peers.get(id));
+                    for peer in peers.filter(knows) {
                         let frame = frame.clone();
                         *self.sent.entry(kind).or_default() += frame.len() as u64;
                         if self.emulator.is_on() && peer.outbox.is_open() {
@@ -522,6 +525,7 @@ impl<'a> Engine<'a> {
                 Output::Store(work) => works.push(work),
                 Output::Address { peer, address } => self.moved(peer, &address),
                 Output::Relive => self.relive(),
+                Output::NotReplaced(why) => self.not_replaced(&why),
                 Output::Notice(notice) => {
                     self.manager.look_again();
                     journal::tell(notice, self.config, self.node.members());

@@ -458,6 +458,16 @@ pub enum Body {
     },
 }
 
+impl Body {
+    /// The first version of the protocol in which a node knows this message.
+    pub fn since(&self) -> u16 {
+        match self {
+            Body::AskRing { .. } | Body::RingGranted | Body::RingDenied { .. } => 6,
+            _ => OLDEST_PROTOCOL,
+        }
+    }
+}
+
 /// A key of a leaf, as replicas compare it.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]

@@ -40,6 +40,14 @@ impl World {
             if node.is_awaiting() {
                 return Some(format!("n{at} waits for hints"));
             }
+            let (ring, _) = host.placement();
+            if ring.id() != self.ring.id() {
+                return Some(format!(
+                    "n{at} lives with ring {}, not {}",
+                    ring.version(),
+                    self.ring.version()
+                ));
+            }
             if members != Some(node.members()) {
                 return Some(format!("n{at} knows other members than n0"));
             }

@@ -113,6 +113,7 @@ impl Node {
             Input::Link { peer, .. } if !self.placement.has(peer) => {}
             Input::Link { peer, up } => {
                 self.identity.link(now, peer, up, fx);
+                self.placement.link(peer, up);
                 let usable = up && !self.identity.is_foreign(peer);
                 self.link(now, peer, usable);
             }

@@ -8,7 +8,11 @@ use crate::config::check_address;
 use crate::members::{Member, Opinion, Standing, check_name};
 use crate::message::{Replacement, ReplyBody};
 use crate::node::{ClientId, Hindrance, Input, RingChange};
+use crate::ring::RingMember;
 use crate::types::{MAX_MEMBERS, NodeId};
+
+/// The first version of the protocol in which members agree to a change of the ring.
+const GRANTS_SINCE: u16 = 6;
 
 impl Engine<'_> {
     /// Answers what the replacement of a member comes to; with `apply`, when it is durable here.
@@ -117,6 +121,17 @@ impl Engine<'_> {
         if 2 * near <= all {
             return Err(format!(
                 "{near} of {all} members can be reached: a ring changes only with more than half of them"
+            ));
+        }
+        let votes = |m: &&RingMember| {
+            let peer = self.hub.peers.get(&m.id).and_then(|peer| peer.protocol());
+            m.id == self.config.me() || peer.is_some_and(|spoken| spoken >= GRANTS_SINCE)
+        };
+        let able = self.ring.members().iter().filter(votes).count();
+        if 2 * able <= all {
+            return Err(format!(
+                "{able} of {all} members run a program that can agree to a change of the ring, and it takes more than half \
+                 of them: finish the upgrade first"
             ));
         }
         Ok(())

@@ -241,6 +241,9 @@ fn check_peer(
         ));
     }
     let Some(peer) = hub.peers.get(&node) else {
+        if ring.0 > ours.ring.0 && to == ours.me {
+            return Ok(hub.stranger(node));
+        }
         return Err(format!(
             "{node:?} is not among the members that node {name} is configured with"
         ));

@@ -83,6 +83,13 @@ impl Placement {
         theirs.cmp(&self.id)
     }
 
+    /// A link came up or went down: nothing is known of the ring of a peer without one.
+    pub(super) fn link(&mut self, peer: NodeId, up: bool) {
+        if !up {
+            self.others.remove(&peer);
+        }
+    }
+
     /// Tells these of the ring, once it is known to be durable.
     fn tell(&self, to: Vec<NodeId>, op: u64, fx: &mut Effects) {
         let mark = fx.last_mark();

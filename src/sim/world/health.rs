@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::super::judge::Broken;
 use super::{Host, World};
 use crate::causal::Object;
-use crate::members::Opinion;
+use crate::members::{Member, Opinion, Standing};
 use crate::node::Node;
 use crate::store::{Found, Store};
 use crate::types::{Key, Partition};
@@ -47,6 +47,11 @@ impl World {
                     ring.version(),
                     self.ring.version()
                 ));
+            }
+            let removed = |member: &&Member| member.standing == Standing::Removed;
+            let mut owners = node.members().iter().filter(removed);
+            if let Some(owner) = owners.find(|member| ring.has(member.id())) {
+                return Some(format!("{}, which is removed, has places at n{at}", owner.name));
             }
             if members != Some(node.members()) {
                 return Some(format!("n{at} knows other members than n0"));

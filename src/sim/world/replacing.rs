@@ -238,14 +238,20 @@ impl World {
         self.start(at, true);
     }
 
-    /// A removed member owns nothing: no node lives with a ring in which one that it knows to be removed has places.
+    /// A removed member owns nothing: no node lives with a ring that has places for one that was removed with this ring or
+    /// an earlier one. (That a later one has removed another may be heard before that ring is.)
     pub(super) fn judge_ring(&mut self, at: usize) {
         let (ring, members) = self.hosts[at].placement();
-        let removed = |member: &&Member| member.standing == Standing::Removed;
-        let mut owners = members.iter().filter(removed).filter(|member| ring.has(member.id()));
-        if let Some(owner) = owners.next() {
+        let owns = |member: &&Member| {
+            member.standing == Standing::Removed
+                && member.version <= ring.version()
+                && ring.has(member.id())
+        };
+        let owner = members.iter().find(owns);
+        if let Some(owner) = owner.filter(|_| !self.hosts[at].is_removed) {
             let what = format!(
-                "n{at} lives with a ring in which {}, which is removed, has places",
+                "n{at} lives with ring version {}, in which {} has places, which is removed",
+                ring.version(),
                 owner.name
             );
             let key = self.some_key();

@@ -70,10 +70,10 @@ impl Change<'_> {
     async fn order(&self, shared: &Shared) -> Result<Replacement, Trouble> {
         let Change { old, new, address } = *self;
         let last = Instant::now() + PERSIST;
-        let mut known = None;
+        let (mut known, mut first) = (None, None);
         loop {
             let client = connect(shared).await?;
-            let before = client.ring().id();
+            let before = *first.get_or_insert(client.ring().id());
             let why = match client.replace(old, new, address, false).await {
                 Ok(plan) => {
                     known = Some(plan);
@@ -89,9 +89,12 @@ impl Change<'_> {
             if let (Some(plan), true) = (&known, self.holds(client.ring())) {
                 return Ok(plan.clone());
             }
-            let changes = client.ring().id() != before
+            let ring = client.ring();
+            let possible = ring.has(NodeId::of(old)) && !ring.has(NodeId::of(new));
+            // A node that has taken another change is in a new incarnation, and has yet to find the dead member dead.
+            let changes = ring.id() != before
                 || client.status(None).await.is_ok_and(|report| report.is_changing_ring());
-            if !changes || Instant::now() >= last {
+            if !possible || !changes || Instant::now() >= last {
                 return Err(why.into());
             }
             sleep(AGAIN).await;

@@ -281,7 +281,10 @@ pub fn reconcile(one: (&Ring, &Members), other: (&Ring, &Members)) -> (Ring, Mem
         _ => members.adopt(earlier.1),
     }
     let (latest, earlier) = (latest.0, earlier.0);
-    let at_once = latest.version() == earlier.version() && latest.version() > 1;
+    // Of a ring that led to the latest, nobody has lost its place but by being removed.
+    let lost_place = |id: NodeId| !latest.has(id) && !is_removed(&members, id);
+    let at_once =
+        earlier.version() > 1 && earlier.members().iter().any(|member| lost_place(member.id));
     let joined = match at_once || removed_owners(latest, &members) > 0 {
         true => earlier.joined(latest, latest.version(), |id| is_removed(&members, id)),
         false => Some(latest.clone()),

@@ -158,7 +158,8 @@ fn replace_at_once(round: usize) -> [i32; 2] {
         });
     }
     let order = |which: usize| {
-        let order = ["--connect", &at[which], "node", "replace", olds[which], &places[which], "--yes"];
+        let order =
+            ["--connect", &at[which], "node", "replace", olds[which], &places[which], "--yes"];
         Run::start(house.command(&order), b"")
     };
     let runs = [order(0), order(1)];

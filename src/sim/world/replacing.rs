@@ -191,7 +191,8 @@ impl World {
     /// All know whose the places are: a newcomer that was promised them in vain is taken away, with what it had.
     fn dismiss(&mut self, old: usize) {
         let has_place = |at: &usize| self.ring.has(self.hosts[*at].id);
-        let in_vain: Vec<usize> = self.newcomers(old).filter(|at| !has_place(at)).collect();
+        let in_vain = |at: &usize| !has_place(at) && !self.hosts[*at].is_removed;
+        let in_vain: Vec<usize> = self.newcomers(old).filter(in_vain).collect();
         for at in in_vain {
             self.judge.lose(self.now(), at, None);
             self.hosts[at].is_removed = true;

@@ -557,6 +557,7 @@ impl<'a> Engine<'a> {
                 Output::Store(work) => works.push(work),
                 Output::Address { peer, address } => self.moved(peer, &address),
                 Output::Relive => self.relive(),
+                Output::NotReplaced(why) => self.not_replaced(&why),
                 Output::Notice(notice) => {
                     self.manager.look_again();
                     journal::tell(notice, self.config, self.node.members());

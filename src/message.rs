@@ -18,8 +18,8 @@ use crate::wire::OLDEST_PROTOCOL;
 pub use drain::{DrainOrder, DrainReport, DrainState, KeptHints};
 pub use refusal::{Refusal, Roll};
 pub use status::{
-    CollectionStatus, DRAINED, PairStatus, PeerRepair, PeerStatus, RecentTrips, RepairCounts,
-    RepairReport, RepairStatus, SampleReport, StatusReport, TROUBLE,
+    CHANGING_RING, CollectionStatus, DRAINED, PairStatus, PeerRepair, PeerStatus, RING_VERSION_OF,
+    RecentTrips, RepairCounts, RepairReport, RepairStatus, SampleReport, StatusReport, TROUBLE,
 };
 
 /// How many replicas must take part in a request, and which.
@@ -223,9 +223,7 @@ impl PeerMessage {
                 request: request.clone().for_protocol(protocol),
                 timeout_ms: *timeout_ms,
             },
-            Body::AskRing { .. } | Body::RingGranted | Body::RingDenied { .. } if protocol < 6 => {
-                return None;
-            }
+            body if body.since() > protocol => return None,
             body => body.clone(),
         };
         Some(PeerMessage { op: self.op, body })
@@ -485,6 +483,16 @@ pub enum Body {
         /// Who changes it; the sender if the rings differ.
         by: NodeId,
     },
+}
+
+impl Body {
+    /// The first version of the protocol in which a node knows this message.
+    pub fn since(&self) -> u16 {
+        match self {
+            Body::AskRing { .. } | Body::RingGranted | Body::RingDenied { .. } => 6,
+            _ => OLDEST_PROTOCOL,
+        }
+    }
 }
 
 /// A key of a leaf, as replicas compare it.

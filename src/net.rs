@@ -39,6 +39,8 @@ use runs::Runs;
 pub(crate) const MAX_CLIENTS: usize = 1_024;
 /// A handshake, the connection's making included, is done in this time.
 const HANDSHAKE: Duration = Duration::from_secs(5);
+/// Most nodes without a place that are listened to.
+const MAX_STRANGERS: usize = 16;
 /// Most connections whose handshake is under way.
 const MAX_HANDSHAKES: usize = 256;
 /// Most connections that are waited for while they read why they are refused; further ones may be cut before they know.
@@ -148,6 +150,28 @@ struct Addresses {
 }
 
 impl Peer {
+    fn new(
+        id: NodeId,
+        name: String,
+        (configured, heard): (&str, &str),
+        unsent: Arc<AtomicUsize>,
+    ) -> Self {
+        let (configured, heard) = (configured.to_owned(), heard.to_owned());
+        let dialed = heard.clone();
+        Peer {
+            id,
+            name,
+            addresses: Mutex::new(Addresses { configured, heard, dialed }),
+            outbox: Outbox::new(PEER_LIMITS, unsent),
+            hurry: Notify::new(),
+            elsewhere: Notify::new(),
+            inbound: Mutex::new(None),
+            runs: Mutex::default(),
+            protocol: AtomicU16::new(0),
+            refusal: Mutex::default(),
+        }
+    }
+
     /// Where it listens, `host:port`: where the link leads while there is one, else where it was last heard
     /// to be.
     pub(crate) fn address(&self) -> String {
@@ -205,6 +229,8 @@ pub(crate) struct Hub {
     pub(crate) identity: Identity,
     /// Every other member.
     pub(crate) peers: BTreeMap<NodeId, Arc<Peer>>,
+    /// Nodes without a place here that have a later ring: they are listened to, and never dialed.
+    strangers: Mutex<BTreeMap<NodeId, Arc<Peer>>>,
     events: mpsc::Sender<Event>,
     clients: Arc<Semaphore>,
     next_client: AtomicU64,
@@ -235,24 +261,14 @@ impl Hub {
             .iter()
             .filter(|member| member.id() != identity.me && member.standing != Standing::Removed);
         let peers = others.map(|member| {
-            let heard = known.get(member.id()).unwrap_or(member).address.clone();
-            let (configured, dialed) = (member.address.clone(), heard.clone());
-            let peer = Peer {
-                id: member.id(),
-                name: member.name.clone(),
-                addresses: Mutex::new(Addresses { configured, heard, dialed }),
-                outbox: Outbox::new(PEER_LIMITS, unsent.clone()),
-                hurry: Notify::new(),
-                elsewhere: Notify::new(),
-                inbound: Mutex::new(None),
-                runs: Mutex::default(),
-                protocol: AtomicU16::new(0),
-                refusal: Mutex::default(),
-            };
-            (peer.id, Arc::new(peer))
+            let heard = &known.get(member.id()).unwrap_or(member).address;
+            let (id, name) = (member.id(), member.name.clone());
+            let peer = Peer::new(id, name, (&member.address, heard), unsent.clone());
+            (id, Arc::new(peer))
         });
         let hub = Hub {
             peers: peers.collect(),
+            strangers: Mutex::default(),
             identity,
             events,
             clients: Arc::new(Semaphore::new(MAX_CLIENTS)),
@@ -273,12 +289,29 @@ impl Hub {
     /// Closes the links to and from all peers and lets in none, or does so no more. What is queued for them still leaves.
     pub(crate) fn set_apart(&self, apart: bool) {
         self.apart.send_replace(apart);
-        for peer in self.peers.values().filter(|_| apart) {
+        let strangers = locked(&self.strangers);
+        for peer in self.peers.values().chain(strangers.values()).filter(|_| apart) {
             peer.outbox.finish();
             if let Some(inbound) = locked(&peer.inbound).take() {
                 inbound.abort();
             }
         }
+    }
+
+    /// A node of this cluster that has no place here and a later ring, of which it may tell: this node may have lost its disk
+    /// and begun with its configuration. With very many of them, those from before have to connect again.
+    fn stranger(&self, node: NodeId) -> Arc<Peer> {
+        let mut strangers = locked(&self.strangers);
+        if strangers.len() >= MAX_STRANGERS && !strangers.contains_key(&node) {
+            for peer in std::mem::take(&mut *strangers).into_values() {
+                if let Some(inbound) = locked(&peer.inbound).take() {
+                    inbound.abort();
+                }
+            }
+        }
+        let name = format!("{node:?}");
+        let make = || Arc::new(Peer::new(node, name, ("", ""), Arc::default()));
+        strangers.entry(node).or_insert_with(make).clone()
     }
 
     fn is_apart(&self) -> bool {

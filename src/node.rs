@@ -26,13 +26,14 @@ use gossip::Gossip;
 use handoff::Handoff;
 use identity::Identity;
 use placement::Placement;
+pub use placement::reconcile;
 pub use repair::PairView;
 use repair::Repair;
 use replica::Replica;
 use returning::Returning;
 pub use words::{
-    ClientId, Config, Done, EXPLORE, Experiment, Input, LATE_READ, Limits, Notice, Output,
-    PeerView, Shortage, Work,
+    ClientId, Config, Done, EXPLORE, Experiment, Hindrance, Input, LATE_READ, Limits, Notice,
+    Output, PeerView, RingChange, Shortage, Work,
 };
 
 use crate::generation::Grave;
@@ -98,7 +99,10 @@ impl Node {
         let fx = &mut self.effects;
         match input {
             Input::Tick => {
-                self.identity.tick(now, fx);
+                if let Some(silent) = self.identity.tick(now, fx) {
+                    self.placement.tell_silent(now, silent, fx);
+                }
+                self.placement.tick(now, fx);
                 self.coordinator.tick(now, fx);
                 self.gossip.tick(now, fx);
                 self.returning.tick(now, fx);
@@ -110,6 +114,7 @@ impl Node {
             Input::Link { peer, .. } if !self.placement.has(peer) => {}
             Input::Link { peer, up } => {
                 self.identity.link(now, peer, up, fx);
+                self.placement.link(peer, up);
                 let usable = up && !self.identity.is_foreign(peer);
                 self.link(now, peer, usable);
             }
@@ -119,9 +124,7 @@ impl Node {
             }
             Input::Repair { partition, peer } => self.repair.order(now, partition, peer),
             Input::Replace { old, new } => {
-                if self.placement.replace(old, new, fx).is_err() {
-                    fx.count("replacements_refused");
-                }
+                self.placement.replace(now, old, new, fx);
             }
             Input::Space(shortage) => self.replica.space(shortage),
             Input::Drain(drained) => self.drained = drained,
@@ -224,7 +227,7 @@ impl Node {
         let fx = &mut self.effects;
         let own = from == fx.me();
         if !own && !self.placement.has(from) {
-            return fx.count("messages_of_strangers_ignored");
+            return self.placement.hear_stranger(from, body, fx);
         }
         if !own && !self.identity.is_foreign(from) {
             self.gossip.heard(now, from, fx);
@@ -315,7 +318,7 @@ impl Node {
             | Body::Read { .. }
             | Body::List { .. } => self.replica.ask(from, op, body, fx),
             Body::AskRing { .. } | Body::RingGranted | Body::RingDenied { .. } => {
-                fx.count("orders_of_others_ignored")
+                self.placement.vote(now, from, op, body, fx);
             }
         }
     }
@@ -358,6 +361,7 @@ impl Node {
         let wakes = [
             self.coordinator.next_wake(),
             self.identity.next_wake(),
+            self.placement.next_wake(),
             self.gossip.next_wake(),
             self.returning.next_wake(),
             self.handoff.next_wake(),
@@ -460,6 +464,16 @@ impl Node {
     /// True while a later ring is on its way to the disk.
     pub fn is_changing_ring(&self) -> bool {
         self.placement.is_changing()
+    }
+
+    /// The change of the ring that this node was ordered to make, or has granted to another member.
+    pub fn ring_change(&self) -> Option<RingChange> {
+        self.placement.under_way()
+    }
+
+    /// The members that live with another ring, each with its version, as they introduced themselves.
+    pub fn other_rings(&self) -> impl Iterator<Item = (NodeId, u64)> {
+        self.placement.with_other_rings()
     }
 
     /// True once the node serves.

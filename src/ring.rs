@@ -25,6 +25,7 @@
 //! them back. A change of a weight or a zone moves what it takes, and then all loads are exact.
 
 mod flow;
+mod join;
 mod plan;
 mod shares;
 mod table;

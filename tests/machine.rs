@@ -11,6 +11,8 @@ use pixii::node::{Done, Input, Notice, Output, Work};
 use pixii::store::{Change, Found, Record};
 use pixii::types::{Blob, MAX_MEMBERS, MAX_SIBLINGS, MAX_VALUE_BYTES, MILLI, NodeId, SizeError};
 
+#[path = "machine/ballot.rs"]
+mod ballot;
 #[path = "machine/bench.rs"]
 mod bench;
 #[path = "machine/experiment.rs"]

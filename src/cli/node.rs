@@ -1,9 +1,11 @@
 //! `pixii node`.
 
+mod replace;
+
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use pixii::message::{DrainOrder, DrainReport, DrainState, KeptHints, Replacement};
+use pixii::message::{DrainOrder, DrainReport, DrainState, KeptHints};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
@@ -65,6 +67,11 @@ Without --yes it only shows what would happen. OLD has to be down, and most memb
 cluster never had. Its configuration names the same n and partitions, itself, and the members that live; it may \
 be started before or after, and it fills itself from the other homes.
 
+A change needs the agreement of more than half of the members, so of two replacements at once one is made first, and the \
+other one is tried again for a while. The command ends with 0 when every member that is not down lives with the change, \
+with 1 when it was refused or another replacement took its place, and with 5 (\"unfinished\") when that could not be \
+confirmed within 30 s.
+
 OLD is removed: its name does not return, and what its disk holds is never taken again. Started all the same, its \
 daemon says so and ends with exit code 2; `pixii server --rejoin-empty`, under another name, begins anew beside \
 the old data.
@@ -91,7 +98,7 @@ impl Node {
             Order::Stop { name } => stop(&name, shared),
             Order::Drain { name, timeout } => drain(name.as_deref(), timeout, shared),
             Order::Undrain { name } => undrain(name.as_deref(), shared),
-            Order::Replace { old, new, yes } => replace(&old, &new, yes, shared),
+            Order::Replace { old, new, yes } => replace::replace(&old, &new, yes, shared),
         }
     }
 }
@@ -156,44 +163,5 @@ fn undrain(name: Option<&str>, shared: &Shared) -> Outcome {
     } else {
         emit(format!("{name} takes part again\n"))?;
     }
-    Ok(Exit::Done)
-}
-
-fn replace(old: &str, new: &str, yes: bool, shared: &Shared) -> Outcome {
-    let Some((new, address)) = new.split_once('@') else {
-        let new = new.escape_debug();
-        return Err(Trouble::usage(format!(
-            "\"{new}\": the new member is given as NAME@HOST:PORT"
-        )));
-    };
-    let plan =
-        block_on(async { Ok(shared.client().await?.replace(old, new, address, yes).await?) })?;
-    let Replacement { old_address, version, places, partitions, hints } = &plan;
-    if shared.json() {
-        emit_json(&json!({
-            "removed": old,
-            "new": new,
-            "address": address,
-            "ring_version": version,
-            "partitions_moved": places,
-            "partitions": partitions,
-            "hints": hints,
-            "applied": yes,
-        }))?;
-        return Ok(Exit::Done);
-    }
-    let (is, takes) = if yes { ("is", "takes") } else { ("would be", "would take") };
-    let hints = count(*hints, "hint");
-    emit(format!(
-        "{old} ({old_address}) {is} removed for good: its name does not return, and its data is never taken again\n\
-         {new} ({address}) {takes} its places in {places} of {partitions} partitions: ring version {version}\n\
-         {hints} that the asked node keeps for {old} go to the other homes\n{}",
-        match yes {
-            true => format!(
-                "{new} fills itself from the other homes: see `pixii status --node {new}`\n"
-            ),
-            false => "nothing was changed: add --yes to do it\n".to_owned(),
-        }
-    ))?;
     Ok(Exit::Done)
 }

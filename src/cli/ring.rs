@@ -34,11 +34,16 @@ impl Ring {
     /// Asks and prints.
     pub(crate) fn run(self, shared: &Shared) -> Outcome {
         let key = self.key.as_ref().map(|key| parse_key(key, self.hex_key)).transpose()?;
-        let client = block_on(shared.client())?;
+        let tells = key.is_none() && !self.stdin;
+        let (client, unfinished) = block_on(async {
+            let client = shared.client().await?;
+            let status = if tells { client.status(None).await.ok() } else { None };
+            Ok((client, status.map(|report| report.unfinished_ring()).unwrap_or_default()))
+        })?;
         match key {
             Some(key) => place(&client, &key, shared.json())?,
             None if self.stdin => place_all(&client, shared.json())?,
-            None => members(&client, shared.json())?,
+            None => members(&client, &unfinished, shared.json())?,
         }
         Ok(Exit::Done)
     }
@@ -48,7 +53,7 @@ fn names(client: &Client, ids: &[NodeId]) -> Vec<String> {
     ids.iter().map(|id| client.ring_report().members.name(*id)).collect()
 }
 
-fn members(client: &Client, as_json: bool) -> Result<(), Trouble> {
+fn members(client: &Client, unfinished: &[String], as_json: bool) -> Result<(), Trouble> {
     let (report, ring) = (client.ring_report(), client.ring());
     let total = f64::from(ring.partitions()) * f64::from(ring.n());
     let members = report.members.iter().map(|member| (member, ring.share(member.id())));
@@ -63,20 +68,25 @@ fn members(client: &Client, as_json: bool) -> Result<(), Trouble> {
             "w": report.w,
             "partitions": ring.partitions(),
             "members": members.map(member).collect::<Vec<_>>(),
+            "unfinished": unfinished,
         }));
     }
     let mut rows = vec![row(["member", "address", "partitions", "share"])];
     for (member, share) in members {
         let percent = format!("{:.1} %", 100.0 * share as f64 / total);
         let share = share.to_string();
-        let (share, percent) = match removed(member) {
-            true => ("-", "removed"),
-            false => (&*share, &*percent),
+        let (share, percent) = match (removed(member), ring.has(member.id())) {
+            (true, false) => ("-", "removed"),
+            (true, true) => (&*share, "removed, and still has places: replace it again"),
+            (false, _) => (&*share, &*percent),
         };
         rows.push(row([&member.name, &member.address, share, percent]));
     }
+    let unfinished: String =
+        unfinished.iter().map(|what| format!("unfinished: {what}\n")).collect();
+    let unfinished = if unfinished.is_empty() { unfinished } else { format!("\n{unfinished}") };
     emit(format!(
-        "cluster {}: {} partitions, n = {}, r = {}, w = {}{}\n\n{}",
+        "cluster {}: {} partitions, n = {}, r = {}, w = {}{}\n\n{}{unfinished}",
         client.cluster(),
         ring.partitions(),
         ring.n(),

@@ -205,6 +205,9 @@ fn as_text(report: &StatusReport, links: Option<&LinksReport>) -> String {
         row(["compared", &compared(report)]),
         row(["deleted", &deleted(&report.collection)]),
     ];
+    for unfinished in report.unfinished_ring() {
+        rows.push(row(["ring", &unfinished]));
+    }
     if let Some(links) = links {
         rows.push(row(["protocol", &spoken(links, report)]));
     }

@@ -8,8 +8,8 @@ use crate::config::Config;
 use crate::emulation::Kind;
 use crate::members::{Members, Opinion};
 use crate::message::{
-    CollectionStatus, DRAINED, PairStatus, PeerRepair, PeerStatus, RepairCounts, RepairReport,
-    RepairStatus, RingReport, StatusReport, TROUBLE,
+    CHANGING_RING, CollectionStatus, DRAINED, PairStatus, PeerRepair, PeerStatus, RING_VERSION_OF,
+    RepairCounts, RepairReport, RepairStatus, RingReport, StatusReport, TROUBLE,
 };
 use crate::node::{Input, PairView};
 use crate::ring::Ring;
@@ -58,6 +58,13 @@ impl Engine<'_> {
         if self.settings.drain != Drain::No {
             counters.push((DRAINED.to_owned(), 1));
         }
+        if self.node.is_changing_ring() || self.node.ring_change().is_some() {
+            counters.push((CHANGING_RING.to_owned(), 1));
+        }
+        let other = |(member, version)| {
+            (format!("{RING_VERSION_OF}{}", self.node.members().name(member)), version)
+        };
+        counters.extend(self.node.other_rings().map(other));
         let of = |(kind, bytes): (&Kind, &u64)| (format!("peer_bytes_of_{}", kind.name()), *bytes);
         counters.extend(self.sent.iter().map(of));
         counters.extend(self.troubles().map(|trouble| (format!("{TROUBLE}{trouble}"), 1)));

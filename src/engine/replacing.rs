@@ -7,8 +7,12 @@ use super::ending::{Ending, FINISH_BEFORE_NEXT};
 use crate::config::check_address;
 use crate::members::{Member, Opinion, Standing, check_name};
 use crate::message::{Replacement, ReplyBody};
-use crate::node::{ClientId, Input};
+use crate::node::{ClientId, Hindrance, Input, RingChange};
+use crate::ring::RingMember;
 use crate::types::{MAX_MEMBERS, NodeId};
+
+/// The first version of the protocol in which members agree to a change of the ring.
+const GRANTS_SINCE: u16 = 6;
 
 impl Engine<'_> {
     /// Answers what the replacement of a member comes to; with `apply`, when it is durable here.
@@ -44,6 +48,9 @@ impl Engine<'_> {
         let changes = self.replacing.is_some() || self.node.is_changing_ring();
         if changes || self.finish_by.is_some() {
             return Err(format!("node {me} changes its ring just now: try again"));
+        }
+        if let Some(change) = self.node.ring_change() {
+            return Err(self.hindrance(&Hindrance::Other(Some(change), change.by)));
         }
         if !self.node.is_settled() {
             return Err(format!("node {me} does not serve yet, and changes no ring"));
@@ -116,7 +123,51 @@ impl Engine<'_> {
                 "{near} of {all} members can be reached: a ring changes only with more than half of them"
             ));
         }
+        let votes = |m: &&RingMember| {
+            let peer = self.hub.peers.get(&m.id).and_then(|peer| peer.protocol());
+            m.id == self.config.me() || peer.is_some_and(|spoken| spoken >= GRANTS_SINCE)
+        };
+        let able = self.ring.members().iter().filter(votes).count();
+        if 2 * able <= all {
+            return Err(format!(
+                "{able} of {all} members run a program that can agree to a change of the ring, and it takes more than half \
+                 of them: finish the upgrade first"
+            ));
+        }
         Ok(())
+    }
+
+    /// The replacement that was ordered is not made: who gave the order is told why.
+    pub(super) fn not_replaced(&mut self, why: &Hindrance) {
+        let why = self.hindrance(why);
+        warn!("node {} replaces nobody: {why}", self.config.name);
+        if let Some((client, id, _)) = self.replacing.take() {
+            self.reply(client, id, ReplyBody::Replace(Err(why)));
+        }
+    }
+
+    /// What stands in the way of a replacement, in one sentence.
+    fn hindrance(&self, why: &Hindrance) -> String {
+        match why {
+            Hindrance::Other(None, by) => {
+                format!(
+                    "another replacement is under way, ordered at {}: try again",
+                    self.name(*by)
+                )
+            }
+            Hindrance::Other(Some(RingChange { old, new, .. }), by) => {
+                let new = self.node.members().get(*new).map_or("a new member", |new| &new.name);
+                format!(
+                    "another replacement is under way: {} by {new}, ordered at {}; try again",
+                    self.name(*old),
+                    self.name(*by)
+                )
+            }
+            Hindrance::Grants { granted, members } => format!(
+                "{granted} of {members} members agreed to it in time, and it takes more than half of them: nothing was changed"
+            ),
+            Hindrance::Ring(why) => why.to_string(),
+        }
     }
 
     /// A later ring is durable: this life ends.

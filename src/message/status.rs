@@ -9,6 +9,12 @@ use crate::types::{NodeId, Partition};
 /// The counter that says that the node is drained: it is there then, and only then.
 pub const DRAINED: &str = "drained";
 
+/// The counter that says that a change of the ring is under way at the node, or granted by it: it is there then, and only then.
+pub const CHANGING_RING: &str = "ring_changes_under_way";
+/// The counters of the members that live with another ring than the node begin with this, and end with the member's name;
+/// they count the version of its ring.
+pub const RING_VERSION_OF: &str = "ring_version_of_";
+
 /// A node's account of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
@@ -62,6 +68,29 @@ impl StatusReport {
     /// True if an operator has taken the node out.
     pub fn is_drained(&self) -> bool {
         self.counters.iter().any(|(name, _)| name == DRAINED)
+    }
+
+    /// True while a change of the ring is under way at the node, or granted by it to another one.
+    pub fn is_changing_ring(&self) -> bool {
+        self.counters.iter().any(|(name, _)| name == CHANGING_RING)
+    }
+
+    /// The members that live with another ring than the node, as it knows, each with the version of its ring.
+    pub fn other_rings(&self) -> impl Iterator<Item = (&str, u64)> {
+        let counters = self.counters.iter();
+        counters.filter_map(|(name, version)| Some((name.strip_prefix(RING_VERSION_OF)?, *version)))
+    }
+
+    /// What is unfinished about the ring, a sentence each.
+    pub fn unfinished_ring(&self) -> Vec<String> {
+        let other = |(member, version)| {
+            format!("{member} lives with another ring, version {version}, and is told")
+        };
+        let mut all: Vec<String> = self.other_rings().map(other).collect();
+        if self.is_changing_ring() {
+            all.push("a replacement is under way".to_owned());
+        }
+        all
     }
 }
 

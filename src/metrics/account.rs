@@ -3,7 +3,7 @@
 use super::Meter;
 use super::text::{Labels, Page};
 use crate::members::Opinion;
-use crate::message::{DRAINED, PeerStatus, StatusReport};
+use crate::message::{CHANGING_RING, DRAINED, PeerStatus, RING_VERSION_OF, StatusReport};
 
 const MILLI: f64 = 1e3;
 const MICRO: f64 = 1e6;
@@ -246,7 +246,10 @@ impl Account {
             }
         }
         page.family("pixii_events", "counter", "All that the node counts, by its name for it.");
-        for (event, count) in counters.iter().filter(|(event, _)| event != DRAINED) {
+        let is_event = |event: &str| {
+            event != DRAINED && event != CHANGING_RING && !event.starts_with(RING_VERSION_OF)
+        };
+        for (event, count) in counters.iter().filter(|(event, _)| is_event(event)) {
             page.sample("_total", &vec![("event", event)], count);
         }
     }

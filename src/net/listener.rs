@@ -299,6 +299,9 @@ fn check_peer(
         ));
     }
     let Some(peer) = hub.peers.get(&node) else {
+        if ring.0 > ours.ring.0 && to == ours.me {
+            return Ok(hub.stranger(node));
+        }
         let who = match address {
             None => format!("{node:?}"),
             Some(address) => {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::forest::{Forest, own_partitions};
 use super::generations::Generations;
-use super::{ClientId, Config, Notice, Output, Work};
+use super::{ClientId, Config, Hindrance, Notice, Output, Work};
 use crate::causal::Actor;
 use crate::emulation::Kind;
 use crate::generation::Generation;
@@ -129,6 +129,12 @@ impl Effects {
     /// This life is to end: the next one begins with what the store has.
     pub(super) fn end_life(&mut self) {
         self.out.push(Output::Relive);
+    }
+
+    /// The replacement that was ordered is not made.
+    pub(super) fn not_replaced(&mut self, why: Hindrance) {
+        self.count("replacements_refused");
+        self.out.push(Output::NotReplaced(why));
     }
 
     /// From now on this member is to be reached there.

@@ -37,6 +37,8 @@ pub(super) struct Identity {
     complained: bool,
     next_round: Option<Micros>,
     links: BTreeSet<NodeId>,
+    /// Those of them that have not answered since their link came up.
+    unanswered: BTreeSet<NodeId>,
     /// What each peer has answered in this life.
     heard: BTreeMap<NodeId, Heard>,
     /// The cluster that somebody was met in, while this node is in none.
@@ -72,6 +74,7 @@ impl Identity {
             complained: false,
             next_round: Some(0),
             links: BTreeSet::new(),
+            unanswered: BTreeSet::new(),
             heard: BTreeMap::new(),
             met: None,
             foreign: BTreeMap::new(),
@@ -125,29 +128,37 @@ impl Identity {
     pub(super) fn link(&mut self, now: Micros, peer: NodeId, up: bool, fx: &mut Effects) {
         if up {
             self.links.insert(peer);
+            self.unanswered.insert(peer);
             self.introduce(vec![peer], fx);
             self.next_round.get_or_insert(now + ROUND);
         } else {
             self.links.remove(&peer);
+            self.unanswered.remove(&peer);
         }
         self.decide(now, fx);
     }
 
-    /// Asks again where no answer came, and decides with those that are there when time is up.
-    pub(super) fn tick(&mut self, now: Micros, fx: &mut Effects) {
+    /// Asks again where no answer came, and decides with those that are there when time is up. Gives those that can be
+    /// reached and have not answered yet, when they are asked again.
+    pub(super) fn tick(&mut self, now: Micros, fx: &mut Effects) -> Option<Vec<NodeId>> {
         if self.next_round.is_none_or(|due| due > now) {
-            return;
+            return None;
         }
         let lost = fx.meta().cluster.is_none();
         let satisfied = |heard: &Heard| !lost || heard.member;
-        let wanting =
-            |peer: &NodeId| !self.is_foreign(*peer) && !self.heard.get(peer).is_some_and(satisfied);
+        let wanting = |peer: &NodeId| {
+            let satisfied = self.heard.get(peer).is_some_and(satisfied);
+            !self.is_foreign(*peer) && (!satisfied || self.unanswered.contains(peer))
+        };
         let wanting: Vec<NodeId> = self.links.iter().copied().filter(wanting).collect();
         // A link that comes up begins the rounds anew.
         let done = wanting.is_empty() && fx.is_settled();
         self.next_round = (!done).then_some(now + ROUND);
+        let silent = self.unanswered.iter().copied().filter(|peer| !self.is_foreign(*peer));
+        let silent: Vec<NodeId> = silent.collect();
         self.introduce(wanting, fx);
         self.decide(now, fx);
+        (!silent.is_empty()).then_some(silent)
     }
 
     /// This life; its number is higher than it began with once a later one was heard of.
@@ -184,6 +195,7 @@ impl Identity {
             }
             // The answer to an introduction of an earlier life says nothing about this one.
             Body::Known { seen, birth, cluster } if op == self.nonce => {
+                self.unanswered.remove(&from);
                 self.judge_cluster(from, cluster.as_ref().map(|cluster| cluster.id), fx);
                 if self.is_foreign(from) {
                     return;

@@ -1,16 +1,25 @@
 //! The placement of keys: a node lives with one ring. A later one, by an operator's command or from a peer that has it,
 //! is made durable and ends this life; the next one begins with it. A peer with an older ring is told.
 
+mod ballot;
+
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::effects::Effects;
 use super::forest::own_partitions;
+use super::words::{Hindrance, RingChange};
 use super::{Config, Notice};
 use crate::members::{Member, Members, Standing};
 use crate::message::Body;
-use crate::ring::{Ring, RingError};
-use crate::types::NodeId;
+use crate::ring::Ring;
+use crate::types::{MAX_MEMBERS, MILLI, Micros, NodeId};
+use ballot::Ballot;
+
+/// A member that has not answered this node's introductions is told of the ring so often: it may take this node for a
+/// stranger.
+const TELL: Micros = 1_000 * MILLI;
 
 /// The ring of this life, and the one that is to follow.
 #[derive(Clone, Debug)]
@@ -19,14 +28,31 @@ pub(super) struct Placement {
     ring: Arc<Ring>,
     /// Version and digest of the ring: of two, the higher one is in force.
     id: (u64, u64),
+    members: Vec<NodeId>,
     /// A later ring has been written: it takes effect when this mark is durable.
     taking: Option<u64>,
+    ballot: Ballot,
+    /// The rings of those that live with another one, as they introduced themselves.
+    others: BTreeMap<NodeId, (u64, u64)>,
+    /// Nodes without a place that introduced themselves with a later ring, and their clusters.
+    strangers: BTreeMap<NodeId, ((u64, u64), Option<u64>)>,
+    /// When those that do not answer are told of the ring again.
+    next_tell: Micros,
 }
 
 impl Placement {
     pub(super) fn new(config: &Config) -> Self {
-        let (ring, id) = (config.ring.clone(), config.ring.id());
-        Placement { me: config.me, ring, id, taking: None }
+        Placement {
+            me: config.me,
+            ring: config.ring.clone(),
+            id: config.ring.id(),
+            members: config.ring.members().iter().map(|member| member.id).collect(),
+            taking: None,
+            ballot: Ballot::default(),
+            others: BTreeMap::new(),
+            strangers: BTreeMap::new(),
+            next_tell: 0,
+        }
     }
 
     /// False for a node that has no place in the ring: one that is removed, or is to come. It is no peer.
@@ -37,7 +63,7 @@ impl Placement {
     /// A peer has introduced itself, with a ring that is earlier than this life's, equal, or later. Whoever has the earlier
     /// one is told of the later one, and is about to begin another life; this one says nothing about that.
     pub(super) fn meet(
-        &self,
+        &mut self,
         from: NodeId,
         op: u64,
         theirs: (u64, u64),
@@ -47,22 +73,89 @@ impl Placement {
         let own = fx.meta().cluster.as_ref().map(|cluster| cluster.id);
         let same_cluster = own.is_some() && (cluster.is_none() || cluster == own);
         if theirs < self.id && self.id.0 > 1 && same_cluster {
-            let (ring, members) = ((*self.ring).clone(), fx.members().clone());
-            let mark = fx.last_mark();
-            fx.send_synced(Some(mark), from, op, Body::Placement { ring, members });
+            self.tell(vec![from], op, fx);
+        }
+        if theirs == self.id {
+            self.others.remove(&from);
+        } else {
+            self.others.insert(from, theirs);
         }
         theirs.cmp(&self.id)
     }
 
-    /// A peer tells of a later ring.
+    /// A link came up or went down: nothing is known of the ring of a peer without one.
+    pub(super) fn link(&mut self, peer: NodeId, up: bool) {
+        if !up {
+            self.others.remove(&peer);
+        }
+    }
+
+    /// Tells these of the ring, once it is known to be durable.
+    fn tell(&self, to: Vec<NodeId>, op: u64, fx: &mut Effects) {
+        let mark = fx.last_mark();
+        for peer in to {
+            let (ring, members) = ((*self.ring).clone(), fx.members().clone());
+            fx.send_synced(Some(mark), peer, op, Body::Placement { ring, members });
+        }
+    }
+
+    /// Tells those that have not answered of a later ring than the configured one: a node that lost its disk begins with
+    /// what is configured, and may take this one for a stranger, whom it cannot answer.
+    pub(super) fn tell_silent(&mut self, now: Micros, silent: Vec<NodeId>, fx: &mut Effects) {
+        if self.id.0 == 1 || fx.meta().cluster.is_none() || now < self.next_tell {
+            return;
+        }
+        self.next_tell = now + TELL;
+        self.tell(silent, 0, fx);
+    }
+
+    /// A node without a place in the ring speaks. It is heard only when it has a later ring of the same cluster, or of a
+    /// cluster that this node, which is in none, belongs to by its configuration.
+    pub(super) fn hear_stranger(&mut self, from: NodeId, body: Body, fx: &mut Effects) {
+        let standing = fx.members().get(from).map(|member| member.standing);
+        let is_removed = standing == Some(Standing::Removed);
+        match body {
+            Body::Introduce { ring, cluster, .. } if ring.0 > self.id.0 && !is_removed => {
+                if self.strangers.len() >= MAX_MEMBERS {
+                    self.strangers.clear();
+                }
+                self.strangers.insert(from, (ring, cluster));
+            }
+            Body::Placement { ring, members } if !is_removed && ring.has(from) => {
+                let known = self.strangers.get(&from).filter(|(id, _)| *id == ring.id());
+                let own = fx.meta().cluster.as_ref().map(|cluster| cluster.id);
+                let fits = |(_, cluster): &&((u64, u64), Option<u64>)| {
+                    cluster.is_some() && (own.is_none() || *cluster == own)
+                };
+                if known.filter(fits).is_some() {
+                    fx.count("rings_of_strangers_taken");
+                    self.hear(from, ring, &members, fx);
+                }
+            }
+            _ => fx.count("messages_of_strangers_ignored"),
+        }
+    }
+
+    /// A peer tells of another ring. The later one is taken; what two commands made of one ring at once is reconciled.
     pub(super) fn hear(&mut self, from: NodeId, ring: Ring, members: &Members, fx: &mut Effects) {
-        if self.taking.is_some() || ring.id() <= self.id || !ring.has(self.me) {
+        if self.taking.is_some() || ring.id() == self.id {
             return;
         }
         if (ring.n(), ring.partitions()) != (self.ring.n(), self.ring.partitions()) {
-            return fx.notice(Notice::Misplaced(from));
+            if ring.id() > self.id && ring.has(self.me) {
+                fx.notice(Notice::Misplaced(from));
+            }
+            return;
         }
-        self.take(ring, members, fx);
+        let (ring, members) = reconcile((&self.ring, fx.members()), (&ring, members));
+        if ring.id() <= self.id || !ring.has(self.me) {
+            return;
+        }
+        // Another change came first, unless this is what was ordered here.
+        if self.ballot.own().is_some_and(|(old, new)| ring.has(old) || !ring.has(new)) {
+            self.ballot.fail(Hindrance::Other(None, from), fx);
+        }
+        self.take(ring, &members, fx);
     }
 
     /// True while a later ring is on its way to the disk.
@@ -70,17 +163,72 @@ impl Placement {
         self.taking.is_some()
     }
 
-    /// The operator gives the places of `old` to `new`; `old` is removed for good.
-    pub(super) fn replace(
-        &mut self,
-        old: NodeId,
-        new: Member,
-        fx: &mut Effects,
-    ) -> Result<(), RingError> {
+    /// The change of the ring that this node was ordered to make, or has granted to another one.
+    pub(super) fn under_way(&self) -> Option<RingChange> {
+        self.ballot.under_way(self.me)
+    }
+
+    /// The members that introduced themselves with another ring, each with its version.
+    pub(super) fn with_other_rings(&self) -> impl Iterator<Item = (NodeId, u64)> {
+        self.others.iter().map(|(node, (version, _))| (*node, *version))
+    }
+
+    /// The operator gives the places of `old` to `new`; `old` is removed for good. That is done when more than half of the
+    /// members have granted it.
+    pub(super) fn replace(&mut self, now: Micros, old: NodeId, new: Member, fx: &mut Effects) {
+        self.ballot.expire(now);
         if self.taking.is_some() {
-            return Ok(());
+            return fx.not_replaced(Hindrance::Other(None, self.me));
         }
-        let ring = self.ring.replace(old, new.id())?;
+        if let Some(other) = self.under_way() {
+            return fx.not_replaced(Hindrance::Other(Some(other), other.by));
+        }
+        if let Err(why) = self.ring.replace(old, new.id()) {
+            return fx.not_replaced(Hindrance::Ring(why));
+        }
+        self.ballot.propose(now, (old, new), (self.id, &self.members), fx);
+    }
+
+    /// Another member asks whether it may change the ring, answers that question, or gives a grant back.
+    pub(super) fn vote(
+        &mut self,
+        now: Micros,
+        from: NodeId,
+        op: u64,
+        body: Body,
+        fx: &mut Effects,
+    ) {
+        match body {
+            Body::AskRing { ring, old, new } => {
+                let changes = ring != self.id || self.taking.is_some();
+                self.ballot.asked(now, op, RingChange { old, new, by: from }, changes, fx);
+            }
+            Body::RingGranted if self.taking.is_none() => {
+                if let Some((old, new)) = self.ballot.granted(from, op, &self.members, fx) {
+                    self.carry_out(old, new, fx);
+                }
+            }
+            Body::RingDenied { by } => self.ballot.denied(from, op, by),
+            _ => {}
+        }
+    }
+
+    /// Asks again, and gives up what was not granted in time.
+    pub(super) fn tick(&mut self, now: Micros, fx: &mut Effects) {
+        self.ballot.tick(now, &self.members, fx);
+        self.ballot.ask(now, (self.id, &self.members), fx);
+    }
+
+    /// When the next tick is due.
+    pub(super) fn next_wake(&self) -> Option<Micros> {
+        self.ballot.next_wake()
+    }
+
+    fn carry_out(&mut self, old: NodeId, new: Member, fx: &mut Effects) {
+        let ring = match self.ring.replace(old, new.id()) {
+            Ok(ring) => ring,
+            Err(why) => return fx.not_replaced(Hindrance::Ring(why)),
+        };
         let version = ring.version();
         let removed = fx.members().get(old).cloned();
         let removed = removed.map(|old| Member { standing: Standing::Removed, version, ..old });
@@ -88,13 +236,16 @@ impl Placement {
         let mut members = fx.members().clone();
         members.adopt(&Members::new(removed.into_iter().chain([new]).collect()));
         self.take(ring, &members, fx);
-        Ok(())
     }
 
     fn take(&mut self, ring: Ring, members: &Members, fx: &mut Effects) {
         let own = own_partitions(&self.ring, self.me);
         let mut gained = own_partitions(&ring, self.me);
         gained.retain(|partition| !own.contains(partition));
+        if removed_owners(&ring, members) > 0 {
+            // Two commands gave the places of two members to the same newcomer: one of them has to be replaced again.
+            fx.count("rings_with_places_of_removed_members");
+        }
         self.taking = Some(fx.place(ring, members, gained));
     }
 
@@ -105,4 +256,54 @@ impl Placement {
             fx.end_life();
         }
     }
+}
+
+fn is_removed(members: &Members, id: NodeId) -> bool {
+    members.get(id).is_some_and(|member| member.standing == Standing::Removed)
+}
+
+/// How many of those that have a place in the ring are removed.
+fn removed_owners(ring: &Ring, members: &Members) -> usize {
+    ring.members().iter().filter(|member| is_removed(members, member.id)).count()
+}
+
+/// What two rings and their lists of members come to, whichever node asks and in whatever order rings meet.
+///
+/// The later one, mostly. Two that were made at once, or a later one that has places of a member which the earlier one's
+/// command removed, are joined ([`Ring::joined`]). A newcomer that has no place in the result is removed: it may have
+/// lived with its ring. The version tells how many members were removed, so that what holds more changes is later.
+pub fn reconcile(one: (&Ring, &Members), other: (&Ring, &Members)) -> (Ring, Members) {
+    let (latest, earlier) = if other.0.supersedes(one.0) { (other, one) } else { (one, other) };
+    let mut members = latest.1.clone();
+    match earlier.0.version() {
+        // What is configured may name nodes that no command made members.
+        1 => drop(members.merge(earlier.1.iter())),
+        _ => members.adopt(earlier.1),
+    }
+    let (latest, earlier) = (latest.0, earlier.0);
+    // Of a ring that led to the latest, nobody has lost its place but by being removed.
+    let lost_place = |id: NodeId| !latest.has(id) && !is_removed(&members, id);
+    let at_once =
+        earlier.version() > 1 && earlier.members().iter().any(|member| lost_place(member.id));
+    let joined = match at_once || removed_owners(latest, &members) > 0 {
+        true => earlier.joined(latest, latest.version(), |id| is_removed(&members, id)),
+        false => Some(latest.clone()),
+    };
+    let Some(joined) = joined else { return (latest.clone(), members) };
+    debug_assert_eq!(removed_owners(&joined, &members), 0, "a removed member owns nothing");
+    let had_place = |id: NodeId| latest.has(id) || (earlier.version() > 1 && earlier.has(id));
+    let lost = |member: &&Member| {
+        let id = member.id();
+        member.standing != Standing::Removed && had_place(id) && !joined.has(id)
+    };
+    let lost: Vec<Member> = members.iter().filter(lost).cloned().collect();
+    if lost.is_empty() && joined.places_like(latest) {
+        return (latest.clone(), members);
+    }
+    let removed = members.iter().filter(|member| member.standing == Standing::Removed).count();
+    let version = (1 + removed + lost.len()).max(latest.version() as usize + 1) as u64;
+    let remove = |member: Member| Member { standing: Standing::Removed, version, ..member };
+    let gone = lost.into_iter().map(remove).collect();
+    members.adopt(&Members::new(gone));
+    (joined.of_version(version), members)
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::generation::Generation;
 use crate::members::{Member, Members, Opinion};
 use crate::message::{PeerMessage, Request, Response};
-use crate::ring::Ring;
+use crate::ring::{Ring, RingError};
 use crate::store::{Change, Found, HintPage, HintTotal, Kept, Listing, ScanPage, Span};
 use crate::types::{Key, MILLI, Micros, NodeId, Partition};
 
@@ -164,7 +164,7 @@ pub enum Input {
         peer: Option<NodeId>,
     },
     /// The operator gives the places of a member to a new one, which is checked to be a name and an address that no member
-    /// has; [`Output::Relive`] follows.
+    /// has; [`Output::Relive`] or [`Output::NotReplaced`] follows, within about 3 s.
     Replace {
         /// The member that goes for good.
         old: NodeId,
@@ -177,6 +177,33 @@ pub enum Input {
     Drain(bool),
     /// These limits hold from now on.
     Limits(Limits),
+}
+
+/// A change of the ring that is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RingChange {
+    /// The member that goes.
+    pub old: NodeId,
+    /// The one that comes.
+    pub new: NodeId,
+    /// The node that was ordered to make the change.
+    pub by: NodeId,
+}
+
+/// Why a replacement was not made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hindrance {
+    /// Another change is under way, if it is known which, at this node.
+    Other(Option<RingChange>, NodeId),
+    /// Not more than half of the members granted it in time.
+    Grants {
+        /// How many did, this node among them.
+        granted: usize,
+        /// How many there are.
+        members: usize,
+    },
+    /// There is no such ring.
+    Ring(RingError),
 }
 
 /// What of a node's configuration can change in a life.
@@ -325,6 +352,8 @@ pub enum Output {
     },
     /// A later ring is durable: end this life as at a clean stop, and begin the next one at once, with what the store has.
     Relive,
+    /// The replacement that was ordered is not made, and nothing has happened.
+    NotReplaced(Hindrance),
     /// Tell the operator.
     Notice(Notice),
 }

@@ -127,7 +127,9 @@ impl Scenario {
         if others.chance(0.1) {
             let host = others.below(hosts as u64) as usize;
             let back = span / 4 + others.below(span) + 1_000 * MILLI;
-            faults.push((others.below(span / 2), Fault::Replace { host, back }));
+            let when = others.below(span / 2);
+            faults.push((when, Fault::Replace { host, back }));
+            faults.extend(second_replacement(seed, hosts, host, back).map(|second| (when, second)));
         }
         faults.sort_by_key(|(at, _)| *at);
         let mut scenario = Scenario {
@@ -185,8 +187,22 @@ impl Scenario {
             && self.keys > 0
             && (1..=4_096).contains(&self.partitions)
             && self.timeout_ms > 0;
-        let replaced = |(_, fault): &&(Micros, Fault)| matches!(fault, Fault::Replace { .. });
-        let sound = sound && self.faults.iter().filter(replaced).count() < 2;
+        let replaced: Vec<usize> = self
+            .faults
+            .iter()
+            .filter_map(|(_, fault)| match fault {
+                Fault::Replace { host, .. } => Some(*host),
+                _ => None,
+            })
+            .collect();
+        // More than half of the members have to agree.
+        let sound = sound
+            && match replaced[..] {
+                [] => true,
+                [_] => self.hosts > 2,
+                [one, other] => self.hosts > if one == other { 2 } else { 4 },
+                _ => false,
+            };
         if !sound || !clocks || named.into_iter().any(|host| host >= self.hosts) {
             return Err("the schedule's numbers do not fit each other".into());
         }
@@ -234,6 +250,18 @@ impl Scenario {
         lines.extend(self.faults.iter().map(|(at, fault)| format!("fault at {at} us: {fault:?}")));
         lines
     }
+}
+
+/// A second replacement, which another operator orders at the same time: of another member if the cluster can be without
+/// two, or of the same member by another newcomer. Drawn apart, so that all else is the same with and without it.
+fn second_replacement(seed: u64, hosts: usize, first: usize, back: Micros) -> Option<Fault> {
+    let rng = &mut Rng::new(seed ^ 0x7b1c);
+    if !rng.chance(0.3) {
+        return None;
+    }
+    let other = (first + 1 + rng.below(hosts as u64 - 1) as usize) % hosts;
+    let host = if hosts > 4 && rng.chance(0.7) { other } else { first };
+    Some(Fault::Replace { host, back })
 }
 
 /// A clock that may be days off and run fast or slow.

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use self::replacing::{Replacing, planned};
 use self::steady::Doubts;
 use super::Counts;
 use super::clients::Client;
@@ -23,7 +24,7 @@ use super::timeline::Timeline;
 use crate::emulation::{Delay, Emulation};
 use crate::members::{Members, Opinion};
 use crate::message::{Reply, ReplyBody, Request};
-use crate::node::{Input, Node, Notice, Output, Work};
+use crate::node::{Hindrance, Input, Node, Notice, Output, Work};
 use crate::ring::Ring;
 use crate::rng::Rng;
 use crate::store::memory::MemoryStore;
@@ -56,6 +57,8 @@ struct Host {
     is_removed: bool,
     /// It founds a cluster by itself if it is in none.
     bootstraps: bool,
+    /// The life in which it was to do so.
+    bootstrapped: Option<u64>,
     wake: Option<Micros>,
 }
 
@@ -74,7 +77,7 @@ enum Event {
     Relink { at: usize, peer: usize },
     Stop { at: usize, life: u64, down: Micros, by: Micros },
     Start { at: usize },
-    Replace { old: usize },
+    Replace { which: usize },
     Return { at: usize },
     Refused { at: usize },
     Next { client: usize },
@@ -114,6 +117,9 @@ const WATCHED: &[&str] = &[
     "trees_read_anew",
     "trees_wrong",
     "comparisons_refused",
+    "ring_changes_granted",
+    "rings_of_strangers_taken",
+    "rings_with_places_of_removed_members",
     "forged_lives_refused",
     "generations_adopted",
     "generations_begun",
@@ -149,7 +155,7 @@ pub(super) struct World {
     /// The newest ring that somebody lives with.
     ring: Arc<Ring>,
     /// Who is replaced in this run, and by whom.
-    replaced: Option<(NodeId, NodeId)>,
+    replacing: Vec<Replacing>,
     time: Timeline<Event>,
     hosts: Vec<Host>,
     clients: Vec<Client>,
@@ -180,20 +186,17 @@ impl World {
         let (n, q) = (plan.n, plan.partitions);
         let mut hosts: Vec<Host> =
             (0..plan.hosts).map(|at| Host::new(at, 0..plan.hosts, n, q)).collect();
-        let gone = plan.faults.iter().find_map(|(_, fault)| match fault {
-            Fault::Replace { host, .. } => Some(*host),
-            _ => None,
-        });
-        if let Some(gone) = gone {
-            let at = plan.hosts;
-            hosts.push(Host::new(at, (0..=at).filter(|other| *other != gone), n, q));
+        let replacing = planned(&plan.faults, plan.hosts);
+        for Replacing { old, new, .. } in replacing.iter().copied() {
+            let others = (0..plan.hosts).filter(|other| *other != old);
+            hosts.push(Host::new(new, others.chain([new]), n, q));
         }
         let clients = (0..plan.clients).map(|_| Client::new(rng.next_u64())).collect();
         let delay = Delay::Exponential(plan.mean_delay);
         let net = Emulation::new(delay, plan.drop, plan.duplicate, rng.next_u64());
         let mut world = World {
             ring: hosts[0].ring.clone(),
-            replaced: None,
+            replacing,
             time: Timeline::default(),
             hosts,
             clients,
@@ -386,7 +389,7 @@ impl World {
                     self.start(at, false);
                 }
             }
-            Event::Replace { old } => self.replace(old),
+            Event::Replace { which } => self.replace(which),
             Event::Return { at } => self.come_back(at),
             Event::Refused { at } => self.refuse(at),
             Event::Next { client } => self.next_request(client),
@@ -458,6 +461,10 @@ impl World {
                 Output::Store(work) => self.submit(at, work),
                 Output::Address { .. } => self.count("addresses learnt"),
                 Output::Relive => relives = true,
+                Output::NotReplaced(why) => {
+                    self.count(hindrance_name(&why));
+                    self.note(|| format!("n{at} replaces nobody: {why:?}"));
+                }
                 Output::Notice(notice) => {
                     self.count(notice_name(notice));
                     self.notice(at, notice);
@@ -482,6 +489,14 @@ impl World {
 /// A client's place in the emulated network.
 fn client_id(client: usize) -> NodeId {
     NodeId(client as u64)
+}
+
+fn hindrance_name(why: &Hindrance) -> &'static str {
+    match why {
+        Hindrance::Other(..) => "replacements refused for another one",
+        Hindrance::Grants { .. } => "replacements without enough grants",
+        Hindrance::Ring(_) => "replacements that make no ring",
+    }
 }
 
 fn notice_name(notice: Notice) -> &'static str {

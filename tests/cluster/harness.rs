@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use pixii::client::{Client, Options};
 use pixii::message::{DrainOrder, DrainReport, StatusReport};
+use pixii::ring::Ring;
 use pixii::types::{Key, NodeId};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -258,6 +259,14 @@ impl House {
         let address = [self.address(name).to_string()];
         self.runtime.block_on(async {
             Client::connect(&address, Options::default()).await.unwrap().status(None).await.unwrap()
+        })
+    }
+
+    /// The ring that a daemon lives with.
+    pub fn ring(&self, name: &str) -> Ring {
+        let address = [self.address(name).to_string()];
+        self.runtime.block_on(async {
+            Client::connect(&address, Options::default()).await.unwrap().ring().clone()
         })
     }
 

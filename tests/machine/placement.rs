@@ -4,7 +4,7 @@ use bytes::Bytes;
 use pixii::causal::{Actor, Context, Object, Version};
 use pixii::members::{Life, Member, Members, Standing};
 use pixii::message::Body;
-use pixii::node::{Done, Input, Notice, Output, Work};
+use pixii::node::{Done, Hindrance, Input, Notice, Output, Work};
 use pixii::ring::Ring;
 use pixii::store::memory::MemoryStore;
 use pixii::store::{Change, Found, Kept, Record, Store};
@@ -12,14 +12,23 @@ use pixii::types::{Blob, NodeId, WriteId};
 
 use super::bench::Bench;
 
-fn fresh() -> Member {
+pub(crate) fn fresh() -> Member {
     Member::configured("n9".to_string(), "host:9")
 }
 
-/// What a peer tells of a ring.
-fn told(ring: &Ring) -> Body {
+/// The members as those that live with this ring know them: who has no place in it is removed.
+pub(crate) fn members_of(ring: &Ring) -> Members {
     let names = (0..4).map(|at| Member::configured(format!("n{at}"), "host:1"));
-    Body::Placement { ring: ring.clone(), members: Members::new(names.chain([fresh()]).collect()) }
+    let member = |member: Member| match ring.has(member.id()) {
+        true => member,
+        false => Member { standing: Standing::Removed, version: ring.version(), ..member },
+    };
+    Members::new(names.map(member).chain([fresh()]).collect())
+}
+
+/// What a peer tells of a ring.
+pub(crate) fn told(ring: &Ring) -> Body {
+    Body::Placement { ring: ring.clone(), members: members_of(ring) }
 }
 
 #[test]
@@ -70,11 +79,15 @@ fn places_that_a_later_ring_brings_come_without_authority() {
 #[test]
 fn the_operators_replacement_is_durable_with_both_members_standing() {
     let mut bench = Bench::new();
-    let [_, two, three] = bench.peers()[..] else { panic!() };
-    assert!(bench.give(Input::Replace { old: fresh().id(), new: fresh() }).is_empty());
-    let two = bench.node.members().get(two).unwrap().clone();
-    assert!(bench.give(Input::Replace { old: three, new: two }).is_empty(), "a member already");
+    let [one, two, three] = bench.peers()[..] else { panic!() };
+    let no_ring = |out: Vec<Output>| matches!(out[..], [Output::NotReplaced(Hindrance::Ring(_))]);
+    assert!(no_ring(bench.give(Input::Replace { old: fresh().id(), new: fresh() })));
+    let member = bench.node.members().get(two).unwrap().clone();
+    assert!(no_ring(bench.give(Input::Replace { old: three, new: member })), "a member already");
     let out = bench.give(Input::Replace { old: three, new: fresh() });
+    let [Output::Send { message, .. }] = &out[..] else { panic!("{out:?}") };
+    bench.peer(one, message.op, Body::RingGranted);
+    let out = bench.peer(two, message.op, Body::RingGranted);
     let [Output::Store(Work::Write { changes, .. })] = &out[..] else { panic!("{out:?}") };
     let Change::Members(members) = &changes[1] else { panic!("{changes:?}") };
     let standing = |id| members.get(id).map(|member| (member.standing, member.version));

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::super::judge::Broken;
 use super::{Host, World};
 use crate::causal::Object;
-use crate::members::Opinion;
+use crate::members::{Member, Opinion, Standing};
 use crate::node::Node;
 use crate::store::{Found, Store};
 use crate::types::{Key, Partition};
@@ -39,6 +39,19 @@ impl World {
             }
             if node.is_awaiting() {
                 return Some(format!("n{at} waits for hints"));
+            }
+            let (ring, _) = host.placement();
+            if ring.id() != self.ring.id() {
+                return Some(format!(
+                    "n{at} lives with ring {}, not {}",
+                    ring.version(),
+                    self.ring.version()
+                ));
+            }
+            let removed = |member: &&Member| member.standing == Standing::Removed;
+            let mut owners = node.members().iter().filter(removed);
+            if let Some(owner) = owners.find(|member| ring.has(member.id())) {
+                return Some(format!("{}, which is removed, has places at n{at}", owner.name));
             }
             if members != Some(node.members()) {
                 return Some(format!("n{at} knows other members than n0"));

@@ -1,0 +1,58 @@
+//! What two tables come to that were made of one table by two commands at once.
+
+use super::{NodeId, Ring, RingMember};
+
+impl Ring {
+    /// The table of this version in which the changes of both tables hold, whichever is asked for the other one.
+    ///
+    /// Position by position the node that is not `removed` has the place. Where both are not, two commands gave the
+    /// places of one member to two newcomers: the newcomer with the higher id has all of them. `None` if the two have
+    /// different sizes, or if that gives a partition less than n distinct nodes that are not removed.
+    pub fn joined(
+        &self,
+        other: &Ring,
+        version: u64,
+        removed: impl Fn(NodeId) -> bool,
+    ) -> Option<Ring> {
+        if (self.n, self.homes.len()) != (other.n, other.homes.len()) {
+            return None;
+        }
+        let better = |(one, two): (&NodeId, &NodeId)| match (removed(*one), removed(*two)) {
+            (true, false) => *two,
+            (false, true) => *one,
+            _ => *one.max(two),
+        };
+        let pairs = self.homes.iter().zip(&other.homes);
+        let homes: Vec<Vec<NodeId>> =
+            pairs.map(|(one, two)| one.iter().zip(two).map(better).collect()).collect();
+        let sound = |homes: &Vec<NodeId>| {
+            let mut distinct = homes.clone();
+            distinct.sort_unstable();
+            distinct.dedup();
+            distinct.len() == homes.len() && !homes.iter().any(|home| removed(*home))
+        };
+        if !homes.iter().all(sound) {
+            return None;
+        }
+        let has_places = |id: NodeId| homes.iter().flatten().any(|home| *home == id);
+        let had_places = |id: NodeId| self.share(id) + other.share(id) > 0;
+        let mut members: Vec<RingMember> = [&self.members[..], &other.members].concat();
+        members.retain(|member| {
+            !removed(member.id) && (has_places(member.id) || !had_places(member.id))
+        });
+        members.sort_unstable();
+        members.dedup_by_key(|member| member.id);
+        Some(Ring { version, members, homes, n: self.n })
+    }
+
+    /// The same table under another version.
+    #[must_use]
+    pub fn of_version(self, version: u64) -> Self {
+        Ring { version, ..self }
+    }
+
+    /// True if the two tables have the same members and homes, whatever their versions.
+    pub fn places_like(&self, other: &Ring) -> bool {
+        (&self.members, &self.homes, self.n) == (&other.members, &other.homes, other.n)
+    }
+}

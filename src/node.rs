@@ -31,7 +31,7 @@ use repair::Repair;
 use replica::Replica;
 use returning::Returning;
 pub use words::{
-    ClientId, Config, Done, EXPLORE, Experiment, Input, LATE_READ, Limits, Notice, Output,
+    ClientId, Config, Done, EXPLORE, Experiment, Input, LATE_READ, Limits, Notice, Output, Oversize,
     PeerView, Shortage, Work,
 };
 
@@ -74,7 +74,7 @@ impl Node {
     /// A node at the start of a life of its store (`store::begin_life`).
     pub fn new(config: Config, meta: Meta, seed: u64) -> Self {
         Node {
-            replica: Replica::new(config.ring.clone(), &meta, config.serial_block),
+            replica: Replica::new(&config, &meta),
             identity: Identity::new(&config),
             placement: Placement::new(&config),
             gossip: Gossip::new(&config, seed),
@@ -117,6 +117,7 @@ impl Node {
                 self.request(now, Origin::Client { client, id }, request, timeout_ms);
             }
             Input::Repair { partition, peer } => self.repair.order(now, partition, peer),
+            Input::AcceptLoss => self.repair.accept_loss(fx),
             Input::Replace { old, new } => {
                 if self.placement.replace(old, new, fx).is_err() {
                     fx.count("replacements_refused");
@@ -146,6 +147,7 @@ impl Node {
                 self.replica.synced(mark, fx);
                 self.identity.synced(fx);
                 self.placement.synced(fx);
+                self.repair.synced(fx);
                 self.collection.settled(now, fx);
             }
         }
@@ -392,9 +394,20 @@ impl Node {
         self.effects.dead_keys()
     }
 
+    /// Keys here whose object is over the limit of what a write may make of one: merges made them.
+    pub fn oversized_keys(&self) -> u64 {
+        self.effects.oversized_keys()
+    }
+
     /// Partitions of this node whose tombstones cannot be collected now, and why.
     pub fn collection_held_back(&self) -> &BTreeMap<Partition, String> {
         self.collection.holding()
+    }
+
+    /// Partitions of which this node is the only owner, and that may lack acknowledged writes since it lost its disk:
+    /// their reads are refused until [`Input::AcceptLoss`].
+    pub fn lost(&self) -> Vec<Partition> {
+        self.repair.lost(&self.effects)
     }
 
     /// Own records that are known to be damaged, and wait to be fetched again.

@@ -227,13 +227,16 @@ pub struct Scanned {
     pub digest: Digest,
     /// The events of actors that have no live value.
     pub dead: Context,
+    /// Encoded bytes of the object.
+    pub bytes: usize,
 }
 
 impl Scanned {
     /// What is to be told of this object.
     pub fn of(key: Key, object: &Object) -> Self {
         let digest = Digest::of(&key, object);
-        Scanned { key, context: object.context(), digest, dead: object.dead() }
+        let bytes = wire::encoded_len(object);
+        Scanned { key, context: object.context(), digest, dead: object.dead(), bytes }
     }
 }
 

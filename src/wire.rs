@@ -15,7 +15,9 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::causal::Context;
 use crate::secret::{Nonce, Proof, Seal};
-use crate::types::{Blob, Key, MAX_N, MAX_OBJECT_BYTES, NodeId, first_u64, hash64};
+use crate::types::{
+    Blob, Key, MAX_KEY_BYTES, MAX_MERGED_BYTES, MAX_N, MAX_OBJECT_BYTES, NodeId, first_u64, hash64,
+};
 
 /// The first bytes of every connection.
 pub const MAGIC: [u8; 8] = *b"PIXII\r\n\x1a";
@@ -29,8 +31,12 @@ const SECRET_PROTOCOL: u16 = 5;
 pub const PREAMBLE_BYTES: usize = 12;
 /// Largest frame before the handshake is done, in bytes.
 pub const MAX_HELLO_BYTES: usize = 1_024;
-/// Largest frame, in bytes: a merge of N objects that each reached the limit, and its envelope.
+/// Largest frame, in bytes. Objects that are written today fit it several times; versions before
+/// protocol 6 wrote records of up to 7 times [`MAX_OBJECT_BYTES`], which have to pass as well.
 pub const MAX_FRAME_BYTES: usize = MAX_N as usize * MAX_OBJECT_BYTES + (8 << 20);
+
+/// A fallback that was an owner before answers with its own record and with what it keeps for others.
+const _: () = assert!(2 * MAX_MERGED_BYTES + MAX_KEY_BYTES + (1 << 20) < MAX_FRAME_BYTES);
 
 const FRAME_HEAD_BYTES: usize = 12;
 const CONTEXT_VERSION: u8 = 1;
@@ -217,10 +223,15 @@ pub fn frame<T: Encode>(message: &T) -> Bytes {
 
 /// The length of the message as a frame, without making it.
 pub fn frame_len<T: Encode>(message: &T) -> usize {
+    FRAME_HEAD_BYTES + encoded_len(message)
+}
+
+/// How many bytes [`encode`] makes of a message, without making them.
+pub fn encoded_len<T: Encode>(message: &T) -> usize {
     let config = bincode::config::standard();
     let mut encoder = EncoderImpl::new(SizeWriter::default(), config);
     let encoded = message.encode(&mut encoder).map(|()| encoder.into_writer().bytes_written);
-    FRAME_HEAD_BYTES + encoded.unwrap_or_default()
+    encoded.unwrap_or_default()
 }
 
 /// Takes the next frame's payload off `input`; `None` when it is not complete yet. A length over

@@ -408,7 +408,11 @@ impl Coordinator {
             return;
         }
         if operation.tally.reached() && !matches!(operation.kind, Kind::Forwarded { .. }) {
-            let response = operation.success();
+            let limit = self.config.object_limits.merged;
+            if operation.is_cut_short(limit) {
+                fx.count("reads_cut_short");
+            }
+            let response = operation.success(limit);
             return self.finish(op, response, fx);
         }
         match operation.kind {

@@ -7,15 +7,16 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use self::turn::Turn;
-use super::Shortage;
 use super::effects::Effects;
 use super::forest::Held;
+use super::{Config, Oversize, Shortage, handoff};
 use crate::causal::{Actor, Context, Dot, Object, Version};
 use crate::generation::Grave;
 use crate::message::{self, Body, Refusal};
 use crate::ring::Ring;
 use crate::store::{Change, Found, Listing, Meta, Record};
-use crate::types::{Key, MAX_OBJECT_BYTES, MAX_SIBLINGS, NodeId, Partition, WriteId};
+use crate::types::{Key, MAX_SIBLINGS, NodeId, ObjectLimits, Partition, WriteId};
+use crate::wire;
 
 /// Most operations waiting for one key.
 const MAX_KEY_QUEUE: usize = 128;
@@ -31,6 +32,7 @@ const MAX_LIST_BYTES: u32 = 1 << 20;
 #[derive(Clone, Debug)]
 pub(super) struct Replica {
     ring: Arc<Ring>,
+    limits: ObjectLimits,
     serials: Serials,
     keys: HashMap<Key, KeyState>,
     reads: HashMap<u64, Key>,
@@ -91,7 +93,7 @@ struct Work {
 #[derive(Clone, Debug)]
 enum Kind {
     Update { context: Context, change: message::Change, keep_for: Vec<NodeId> },
-    Merge { object: Object, generation: u64 },
+    Merge { object: Object, generation: u64, hint: bool },
     Keep { object: Object, keep_for: Vec<NodeId>, generation: u64 },
     Discharge { target: NodeId, object: Object },
     Restore(Object),
@@ -138,11 +140,13 @@ enum Updated {
 
 impl Replica {
     /// The replica at the start of a life; serials begin where the last reservation ended.
-    pub(super) fn new(ring: Arc<Ring>, meta: &Meta, block: u64) -> Self {
+    pub(super) fn new(config: &Config, meta: &Meta) -> Self {
+        let (ring, block) = (config.ring.clone(), config.serial_block);
         let (next, usable_end) = (meta.serial_end, meta.serial_end);
         let serials = Serials { next, usable_end, block, pending: None };
         Replica {
             ring,
+            limits: config.object_limits,
             serials,
             keys: HashMap::new(),
             reads: HashMap::new(),
@@ -161,7 +165,10 @@ impl Replica {
             Body::Update { key, context, change, keep_for } => {
                 (key, Kind::Update { context, change, keep_for })
             }
-            Body::Merge { key, object, generation } => (key, Kind::Merge { object, generation }),
+            Body::Merge { key, object, generation } => {
+                let hint = op & handoff::TAG != 0;
+                (key, Kind::Merge { object, generation, hint })
+            }
             Body::Keep { key, object, keep_for, generation } => {
                 (key, Kind::Keep { object, keep_for, generation })
             }
@@ -304,8 +311,9 @@ impl Replica {
         let (before, changed, answers) = (None, BTreeSet::new(), Vec::new());
         let collected = fx.generations().of(partition).collected_of(key).cloned();
         let store = fx.meta().store;
+        let limits = self.limits;
         let mut turn =
-            Turn { key, partition, owed, copies, collected, store, before, changed, answers };
+            Turn { key, partition, owed, limits, copies, collected, store, before, changed, answers };
         while let Some(Work { from, op, kind }) = work.pop_front() {
             if let Err(kind) = self.take(&mut turn, from, op, kind, fx) {
                 work.push_front(Work { from, op, kind });
@@ -358,10 +366,12 @@ impl Replica {
                     Made::Starved => return Err(Kind::Update { context, change, keep_for }),
                 }
             }
-            Kind::Merge { object, generation } => match merge(turn, object, generation, fx) {
-                Ok(()) => Answer::Synced(Body::Held),
-                Err(refusal) => Answer::Now(Body::Failed(refusal)),
-            },
+            Kind::Merge { object, generation, hint } => {
+                match merge(turn, &object, generation, hint, fx) {
+                    Ok(()) => Answer::Synced(Body::Held),
+                    Err(refusal) => Answer::Now(Body::Failed(refusal)),
+                }
+            }
             Kind::Bury(dead) => match turn.bury(&dead) {
                 true => Answer::Synced(Body::Held),
                 false => Answer::Now(Body::Failed(Refusal::Damaged)),
@@ -380,10 +390,10 @@ impl Replica {
                 turn.renounce_hint(target, &fresh, now, fx);
                 Answer::Synced(Body::Held)
             }
-            Kind::Restore(object) => {
-                turn.restore(&object, fx);
-                Answer::Synced(Body::Held)
-            }
+            Kind::Restore(object) => match turn.restore(&object, fx) {
+                Ok(()) => Answer::Synced(Body::Held),
+                Err(refusal) => Answer::Now(Body::Failed(refusal)),
+            },
             Kind::Keep { object, keep_for, generation } => {
                 turn.renounce_hints(fx);
                 let (object, generation) = turn.current(from, object, generation, fx);
@@ -447,6 +457,13 @@ impl Replica {
             Updated::Refused(refusal) => return Made::Refused(refusal),
             Updated::Starved => return Made::Starved,
         };
+        // A delete under a context of many events, where nothing is: the other limits are for puts.
+        let merged = self.limits.merged;
+        if dot.is_none()
+            && let Some(bytes) = outgrows(merged, Some(&record.object), &new.object)
+        {
+            return Made::Refused(Refusal::Object(bytes as u64));
+        }
         let object = new.object.clone();
         if keep_for.is_empty() {
             turn.set_own(new);
@@ -491,8 +508,7 @@ impl Replica {
         if siblings > MAX_SIBLINGS && siblings > record.object.len() {
             return Updated::Refused(Refusal::Siblings(record.object.len() as u32));
         }
-        let bytes = object_bytes(&object);
-        if bytes > MAX_OBJECT_BYTES && bytes > object_bytes(&record.object) {
+        if let Some(bytes) = outgrows(self.limits.accepted, Some(&record.object), &object) {
             return Updated::Refused(Refusal::Object(bytes as u64));
         }
         if continued.is_none() {
@@ -519,16 +535,24 @@ impl Serials {
     }
 }
 
-/// Merges what a peer has into the own record.
+/// Merges what a peer has into the own record: a hint up to the limit of writes, so that an owner
+/// takes by hints no more than it would have taken itself, and all else up to the limit of merges.
 fn merge(
     turn: &mut Turn<'_>,
-    object: Object,
+    object: &Object,
     generation: u64,
+    hint: bool,
     fx: &mut Effects,
 ) -> Result<(), Refusal> {
     fx.generations().check(turn.partition, generation)?;
     let Copy::Record(record) = &turn.copies.own else { return Err(Refusal::Damaged) };
-    let object = record.object.sync(&object);
+    let limit = if hint { turn.limits.accepted } else { turn.limits.merged };
+    let joined = record.object.sync(object);
+    if let Some(bytes) = outgrows(limit, Some(&record.object), &joined) {
+        let key = turn.key.clone();
+        return Err(fx.decline(Oversize { key, hint, bytes, limit }));
+    }
+    let object = joined;
     turn.set_own(Record { own_serial: record.own_serial, object, generation: 0 });
     Ok(())
 }
@@ -556,6 +580,14 @@ fn with_repetitions(object: &Object, seen: &Context) -> Context {
         }
     }
     Context::new(dots)
+}
+
+/// The encoded bytes of an object, if it is over the limit and larger than it was; `None` for what was
+/// there if nothing could be read.
+fn outgrows(limit: usize, before: Option<&Object>, after: &Object) -> Option<usize> {
+    let bytes = wire::encoded_len(after);
+    let grows = || before.is_none_or(|before| bytes > wire::encoded_len(before));
+    (bytes > limit && grows()).then_some(bytes)
 }
 
 /// About how many bytes a change of a key takes.

@@ -406,7 +406,7 @@ impl World {
 
     /// A rollback that nobody can notice (to a backup of the same life, or with the witness away) is
     /// excused when the node serves.
-    fn notice(&mut self, at: usize, notice: Notice) {
+    fn notice(&mut self, at: usize, notice: &Notice) {
         if matches!(notice, Notice::Settled) {
             self.hosts[at].settled = Some(self.now());
         }
@@ -455,8 +455,8 @@ impl World {
                 Output::Address { .. } => self.count("addresses learnt"),
                 Output::Relive => relives = true,
                 Output::Notice(notice) => {
-                    self.count(notice_name(notice));
-                    self.notice(at, notice);
+                    self.count(notice_name(&notice));
+                    self.notice(at, &notice);
                     self.note(|| format!("n{at} says {notice:?}"));
                 }
             }
@@ -480,7 +480,7 @@ fn client_id(client: usize) -> NodeId {
     NodeId(client as u64)
 }
 
-fn notice_name(notice: Notice) -> &'static str {
+fn notice_name(notice: &Notice) -> &'static str {
     match notice {
         Notice::Founded => "clusters founded",
         Notice::Awaited(_) => "members awaited by a founder",
@@ -501,5 +501,8 @@ fn notice_name(notice: Notice) -> &'static str {
         Notice::HandoffDone(_) => "handoffs done",
         Notice::Misplaced(_) => "rings of other sizes refused",
         Notice::Forged(_) => "forged lives refused",
+        Notice::Declined(_) => "oversized keys told of",
+        Notice::Lost(_) => "losses told of",
+        Notice::LossAccepted(_) => "losses accepted",
     }
 }

@@ -18,7 +18,7 @@ use crate::wire::OLDEST_PROTOCOL;
 pub use drain::{DrainOrder, DrainReport, DrainState, KeptHints};
 pub use refusal::{Refusal, Roll};
 pub use status::{
-    CollectionStatus, DRAINED, PairStatus, PeerRepair, PeerStatus, RecentTrips, RepairCounts,
+    CollectionStatus, DRAINED, LEVELS, OVERSIZED_KEYS, PARTITIONS_LOST, PairStatus, PeerRepair, PeerStatus, RecentTrips, RepairCounts,
     RepairReport, RepairStatus, SampleReport, StatusReport,
 };
 

@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::emulation::Kind;
 use crate::members::{Members, Opinion};
 use crate::message::{
-    CollectionStatus, DRAINED, PairStatus, PeerRepair, PeerStatus, RepairCounts, RepairReport,
+    CollectionStatus, DRAINED, OVERSIZED_KEYS, PARTITIONS_LOST, PairStatus, PeerRepair, PeerStatus, RepairCounts, RepairReport,
     RepairStatus, RingReport, StatusReport,
 };
 use crate::node::{Input, PairView};
@@ -58,6 +58,12 @@ impl Engine<'_> {
         if self.settings.drain != Drain::No {
             counters.push((DRAINED.to_owned(), 1));
         }
+        let levels = [
+            (OVERSIZED_KEYS, self.node.oversized_keys()),
+            (PARTITIONS_LOST, self.node.lost().len() as u64),
+        ];
+        let some = levels.into_iter().filter(|(_, level)| *level > 0);
+        counters.extend(some.map(|(name, level)| (name.to_owned(), level)));
         let of = |(kind, bytes): (&Kind, &u64)| (format!("peer_bytes_of_{}", kind.name()), *bytes);
         counters.extend(self.sent.iter().map(of));
         if self.config.allow_emulation {
@@ -114,7 +120,13 @@ impl Engine<'_> {
         if unread > 0 {
             condition.push_str(&format!("; reading trees: {unread} of {all} partitions left"));
         }
-        let lacking = self.node.meta().without_authority.len();
+        let lost = self.node.lost().len();
+        if lost > 0 {
+            condition.push_str(&format!(
+                "; its disk was lost: acknowledged writes of {lost} partitions may be missing"
+            ));
+        }
+        let lacking = self.node.meta().without_authority.len() - lost;
         if lacking > 0 {
             condition.push_str(&format!("; being filled: {lacking} partitions left"));
         }

@@ -9,6 +9,17 @@ use crate::types::{NodeId, Partition};
 /// The counter that says that the node is drained: it is there then, and only then.
 pub const DRAINED: &str = "drained";
 
+/// The counter that says how many keys of the node are over the limit of what a write may make of one: a level, which
+/// is there only while it is not 0.
+pub const OVERSIZED_KEYS: &str = "oversized_keys";
+
+/// The counter that says in how many partitions acknowledged writes may be missing that no other node has, until an
+/// operator accepts it: a level, which is there only while it is not 0.
+pub const PARTITIONS_LOST: &str = "partitions_lost";
+
+/// Those among the counters that are no counts of events.
+pub const LEVELS: [&str; 3] = [DRAINED, OVERSIZED_KEYS, PARTITIONS_LOST];
+
 /// A node's account of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
@@ -52,7 +63,12 @@ pub struct StatusReport {
 impl StatusReport {
     /// True if an operator has taken the node out.
     pub fn is_drained(&self) -> bool {
-        self.counters.iter().any(|(name, _)| name == DRAINED)
+        self.level(DRAINED) > 0
+    }
+
+    /// One of the [`LEVELS`], or a counter; 0 if it is not there.
+    pub fn level(&self, name: &str) -> u64 {
+        self.counters.iter().find(|(counter, _)| counter == name).map_or(0, |(_, level)| *level)
     }
 }
 

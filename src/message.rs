@@ -18,8 +18,8 @@ use crate::wire::OLDEST_PROTOCOL;
 pub use drain::{DrainOrder, DrainReport, DrainState, KeptHints};
 pub use refusal::{Refusal, Roll};
 pub use status::{
-    CollectionStatus, DRAINED, LEVELS, OVERSIZED_KEYS, PARTITIONS_LOST, PairStatus, PeerRepair, PeerStatus, RecentTrips, RepairCounts,
-    RepairReport, RepairStatus, SampleReport, StatusReport,
+    CollectionStatus, DRAINED, LEVELS, OVERSIZED_KEYS, PARTITIONS_LOST, PairStatus, PeerRepair,
+    PeerStatus, RecentTrips, RepairCounts, RepairReport, RepairStatus, SampleReport, StatusReport,
 };
 
 /// How many replicas must take part in a request, and which.

@@ -31,8 +31,8 @@ use repair::Repair;
 use replica::Replica;
 use returning::Returning;
 pub use words::{
-    ClientId, Config, Done, EXPLORE, Experiment, Input, LATE_READ, Limits, Notice, Output, Oversize,
-    PeerView, Shortage, Work,
+    ClientId, Config, Done, EXPLORE, Experiment, Input, LATE_READ, Limits, Notice, Output,
+    Oversize, PeerView, Shortage, Work,
 };
 
 use crate::members::Members;

@@ -9,7 +9,8 @@ pub mod http;
 
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 use bincode::enc::EncoderImpl;
-use bincode::enc::write::SizeWriter;
+use bincode::enc::write::{SizeWriter, Writer};
+use bincode::error::EncodeError;
 use bincode::{BorrowDecode, Encode};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
@@ -170,7 +171,28 @@ fn codec<const LIMIT: usize>() -> Configuration<LittleEndian, Varint, Limit<LIMI
 
 /// A message's bytes. Encoding into memory cannot fail for the types of this crate.
 pub fn encode<T: Encode>(message: &T) -> Vec<u8> {
-    bincode::encode_to_vec(message, bincode::config::standard()).unwrap_or_default()
+    encode_behind(Vec::new(), message, 0)
+}
+
+/// The same behind `head`, with room for `tail` bytes more. The space is taken at once: one that grows would be copied, and
+/// take twice what is needed.
+pub fn encode_behind<T: Encode>(mut head: Vec<u8>, message: &T, tail: usize) -> Vec<u8> {
+    let length = encoded_len(message);
+    head.reserve_exact(length + tail);
+    let mut encoder = EncoderImpl::new(Appended(head), bincode::config::standard());
+    // Appending cannot fail, and neither can the encoding of the types of this crate.
+    let _ = message.encode(&mut encoder);
+    encoder.into_writer().0
+}
+
+/// Appends what is encoded.
+struct Appended(Vec<u8>);
+
+impl Writer for Appended {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), EncodeError> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
 }
 
 /// The message in `bytes`, all of them; values keep borrowing them. The error says what is wrong.
@@ -216,9 +238,12 @@ pub fn sealed(frame: &Bytes, seal: &mut Seal) -> [Bytes; 2] {
 
 /// The message as a frame of its own, to be shared by several connections.
 pub fn frame<T: Encode>(message: &T) -> Bytes {
-    let mut out = BytesMut::new();
-    put_frame(&mut out, message, None);
-    out.freeze()
+    let mut bytes = encode_behind(vec![0; FRAME_HEAD_BYTES], message, 0);
+    let (head, payload) = bytes.split_at_mut(FRAME_HEAD_BYTES);
+    let mut out = BytesMut::with_capacity(FRAME_HEAD_BYTES);
+    put_head(&mut out, payload, None);
+    head.copy_from_slice(&out);
+    bytes.into()
 }
 
 /// The length of the message as a frame, without making it.

@@ -75,9 +75,11 @@ impl Dump {
         });
         printer.out.flush()?;
         let lines = text::count(printer.lines, "line");
-        outcome.and_then(Missing::verdict).map(|()| Exit::Done).map_err(|trouble| match trouble.message.as_str() {
-            "" => trouble,
-            why => Trouble { message: format!("{why}; {lines} printed"), ..trouble },
+        outcome.and_then(Missing::verdict).map(|()| Exit::Done).map_err(|trouble| {
+            match trouble.message.as_str() {
+                "" => trouble,
+                why => Trouble { message: format!("{why}; {lines} printed"), ..trouble },
+            }
         })
     }
 }

@@ -3,7 +3,8 @@
 use clap::Args;
 use pixii::members::Opinion;
 use pixii::message::{
-    CollectionStatus, LinksReport, OVERSIZED_KEYS, PARTITIONS_LOST, PairStatus, PeerRepair, PeerStatus, RepairReport, StatusReport,
+    CollectionStatus, LinksReport, OVERSIZED_KEYS, PARTITIONS_LOST, PairStatus, PeerRepair,
+    PeerStatus, RepairReport, StatusReport,
 };
 use pixii::types::NodeId;
 use serde_json::{Value, json};
@@ -210,7 +211,8 @@ fn as_text(report: &StatusReport, links: Option<&LinksReport>) -> String {
         rows.push(row(["LOST", &text]));
     }
     if let keys @ 1.. = report.level(OVERSIZED_KEYS) {
-        let text = format!("{}: read them, and write or delete with the context", count(keys, "key"));
+        let text =
+            format!("{}: read them, and write or delete with the context", count(keys, "key"));
         rows.push(row(["over the limit", &text]));
     }
     if let Some(links) = links {

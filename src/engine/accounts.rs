@@ -8,8 +8,8 @@ use crate::config::Config;
 use crate::emulation::Kind;
 use crate::members::{Members, Opinion};
 use crate::message::{
-    CollectionStatus, DRAINED, OVERSIZED_KEYS, PARTITIONS_LOST, PairStatus, PeerRepair, PeerStatus, RepairCounts, RepairReport,
-    RepairStatus, RingReport, StatusReport,
+    CollectionStatus, DRAINED, OVERSIZED_KEYS, PARTITIONS_LOST, PairStatus, PeerRepair, PeerStatus,
+    RepairCounts, RepairReport, RepairStatus, RingReport, StatusReport,
 };
 use crate::node::{Input, PairView};
 use crate::ring::Ring;

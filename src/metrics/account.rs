@@ -130,7 +130,8 @@ impl Account {
     }
 
     fn put_store(&self, page: &mut Page) {
-        let help = "Own keys whose siblings together are over the limit of what a write may make of one.";
+        let help =
+            "Own keys whose siblings together are over the limit of what a write may make of one.";
         page.gauge("pixii_oversized_keys", help, self.status.level(OVERSIZED_KEYS));
         let help = "Bytes that the store takes on disk, as of a second ago.";
         page.gauge("pixii_store_size_bytes", help, self.status.disk_bytes);
@@ -260,7 +261,8 @@ impl Account {
             }
         }
         page.family("pixii_events", "counter", "All that the node counts, by its name for it.");
-        for (event, count) in counters.iter().filter(|(event, _)| !LEVELS.contains(&event.as_str())) {
+        for (event, count) in counters.iter().filter(|(event, _)| !LEVELS.contains(&event.as_str()))
+        {
             page.sample("_total", &vec![("event", event)], count);
         }
     }

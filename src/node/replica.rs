@@ -312,8 +312,18 @@ impl Replica {
         let collected = fx.generations().of(partition).collected_of(key).cloned();
         let store = fx.meta().store;
         let limits = self.limits;
-        let mut turn =
-            Turn { key, partition, owed, limits, copies, collected, store, before, changed, answers };
+        let mut turn = Turn {
+            key,
+            partition,
+            owed,
+            limits,
+            copies,
+            collected,
+            store,
+            before,
+            changed,
+            answers,
+        };
         while let Some(Work { from, op, kind }) = work.pop_front() {
             if let Err(kind) = self.take(&mut turn, from, op, kind, fx) {
                 work.push_front(Work { from, op, kind });
@@ -535,8 +545,8 @@ impl Serials {
     }
 }
 
-/// Merges what a peer has into the own record: a hint up to the limit of writes, so that an owner
-/// takes by hints no more than it would have taken itself, and all else up to the limit of merges.
+/// Merges what a peer has into the own record: a hint beside other values up to the limit of writes, so
+/// that an owner takes by hints no more than it would have taken itself, and all else up to the limit of merges.
 fn merge(
     turn: &mut Turn<'_>,
     object: &Object,
@@ -546,8 +556,11 @@ fn merge(
 ) -> Result<(), Refusal> {
     fx.generations().check(turn.partition, generation)?;
     let Copy::Record(record) = &turn.copies.own else { return Err(Refusal::Damaged) };
-    let limit = if hint { turn.limits.accepted } else { turn.limits.merged };
     let joined = record.object.sync(object);
+    // Where nothing but the hint's own values is alive, it is taken as any other merge is: with what is dead of the key beside
+    // it, a hint that its keeper took at the limit would never be delivered, and hold back the collection of the dead.
+    let beside = joined.values().any(|(dot, _)| !object.covers(dot));
+    let limit = if hint && beside { turn.limits.accepted } else { turn.limits.merged };
     if let Some(bytes) = outgrows(limit, Some(&record.object), &joined) {
         let key = turn.key.clone();
         return Err(fx.decline(Oversize { key, hint, bytes, limit }));

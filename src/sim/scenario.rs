@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::rng::Rng;
-use crate::types::{MILLI, Micros};
+use crate::types::{MILLI, Micros, ObjectLimits};
 
 /// A fault and its effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,6 +84,10 @@ pub(super) struct Scenario {
     /// True if nothing is compared: failures pass, and hints alone bring every home what was acknowledged.
     #[serde(default)]
     pub(super) hints_alone: bool,
+    /// How many encoded bytes a client's write may make of an object, where that is scaled down so that merges and hints make
+    /// objects beyond every limit; N times that, or twice, is the limit of merges.
+    #[serde(default)]
+    pub(super) object_limit: Option<usize>,
     pub(super) faults: Vec<(Micros, Fault)>,
 }
 
@@ -148,13 +152,29 @@ impl Scenario {
             serial_block: 1 + rng.below(8),
             clocks: (0..hosts).map(|_| draw_clock(rng)).collect(),
             hints_alone: others.chance(0.1),
+            object_limit: None,
             faults,
         };
         if scenario.hints_alone {
             scenario.faults.retain(|(_, fault)| fault.passes());
             (scenario.drop, scenario.hint_limit) = (others.unit() * 0.3, 1 << 20);
+        } else if others.chance(0.15) {
+            scenario.object_limit = Some(150 + others.below(250) as usize);
+            scenario.keys = scenario.keys.min(2);
+            scenario.mix = [0.15, 0.05, 0.75];
+            let host = others.below(hosts as u64) as usize;
+            let down = others.below(longest.max(span / 4)) + MILLI;
+            scenario.faults.push((others.below(span), Fault::CleanStop { host, down }));
+            scenario.faults.sort_by_key(|(at, _)| *at);
         }
         scenario
+    }
+
+    /// The limits of the run's nodes.
+    pub(super) fn object_limits(&self) -> ObjectLimits {
+        let scaled =
+            |accepted| ObjectLimits { accepted, merged: accepted * usize::from(self.n.max(2)) };
+        self.object_limit.map_or(ObjectLimits::of(self.n), scaled)
     }
 
     /// Says what is wrong with a scenario that was not drawn.

@@ -237,7 +237,9 @@ impl Turn<'_> {
             return Err(Refusal::Hints(limit));
         }
         let limit = self.limits.merged;
-        if let Some(bytes) = self.kept_outgrows(limit, news.iter().map(|(target, new, ..)| (target, new))) {
+        if let Some(bytes) =
+            self.kept_outgrows(limit, news.iter().map(|(target, new, ..)| (target, new)))
+        {
             let key = self.key.clone();
             return Err(fx.decline(Oversize { key, hint: false, bytes, limit }));
         }

@@ -241,7 +241,10 @@ impl Attempts {
                 if self.writes && self.unknown.is_some() {
                     self.reason = Some(why.clone());
                 }
-                if another_may_accept(&why) {
+                let no_quorum = |refused: &Refusal| refused.is_no_quorum();
+                if !self.writes && no_quorum(&why) && self.refused.as_ref().is_some_and(no_quorum) {
+                    // Owners are asked first, and know best why their own answer does not count.
+                } else if another_may_accept(&why) {
                     self.refused = Some(why);
                 } else if !self.writes || (self.unknown.is_none() && self.under_way.is_empty()) {
                     return Err(why.into());

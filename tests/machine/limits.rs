@@ -49,7 +49,7 @@ fn count(bench: &Bench, name: &str) -> u64 {
 fn an_owner_declines_what_a_key_would_outgrow_and_takes_what_settles_it() {
     let (mut bench, disk) = (bench(), MemoryStore::default());
     let (key, peer) = (bench.key(true), bench.peers()[0]);
-    let mut merge = |bench: &mut Bench, op: u64, object: Object| {
+    let merge = |bench: &mut Bench, op: u64, object: Object| {
         let merge = Body::Merge { key: key.clone(), object, generation: 0 };
         let out = bench.peer(peer, op, merge);
         let out = bench.carry(out, &disk);
@@ -141,7 +141,7 @@ fn what_is_kept_of_one_key_has_a_limit_for_all_its_owners_together() {
     let (mut bench, disk) = (bench(), MemoryStore::default());
     let key = bench.key(false);
     let homes = bench.homes(&key);
-    let mut keep = |bench: &mut Bench, write: u128, target: usize| {
+    let keep = |bench: &mut Bench, write: u128, target: usize| {
         let (key, keep_for) = (key.clone(), vec![homes[target]]);
         let body = Body::Keep { key, object: large(write, 1_900), keep_for, generation: 0 };
         let out = bench.peer(homes[0], 80, body);

@@ -278,6 +278,48 @@ impl<V: Clone + PartialEq + Written> Clock<V> {
         Clock(self.0.iter().filter(kept).cloned().collect())
     }
 
+    /// A part of the live values, and a context that covers these and no other: of each actor the
+    /// oldest ones, for as long as `fits` says yes. A context has no gaps, so behind a value that does
+    /// not fit, none of the same actor is shown. What is dead is always covered.
+    pub fn shown(&self, mut fits: impl FnMut(&V) -> bool) -> (Vec<&V>, Context) {
+        let (mut values, mut dots) = (Vec::new(), Vec::with_capacity(self.0.len()));
+        for entry in &self.0 {
+            let mut counter = entry.dead();
+            for value in entry.values.iter().rev() {
+                if !fits(value) {
+                    break;
+                }
+                values.push(value);
+                counter += 1;
+            }
+            if counter > 0 {
+                dots.push(Dot { actor: entry.actor, counter });
+            }
+        }
+        (values, Context(dots))
+    }
+
+    /// The same clock, with the values of `other` where both have them: what it had in memory of its
+    /// own can go.
+    #[must_use]
+    pub fn share(mut self, other: &Self) -> Self {
+        for entry in &mut self.0 {
+            let Ok(at) = other.0.binary_search_by_key(&entry.actor, |entry| entry.actor) else {
+                continue;
+            };
+            let (mine, theirs) = (entry.counter, &other.0[at]);
+            for (place, value) in entry.values.iter_mut().enumerate() {
+                // Newest first, from each clock's own counter down.
+                let back = theirs.counter.checked_sub(mine.saturating_sub(place as u64));
+                let known = back.and_then(|back| theirs.values.get(usize::try_from(back).ok()?));
+                if let Some(known) = known.filter(|known| *known == value) {
+                    *value = known.clone();
+                }
+            }
+        }
+        self
+    }
+
     /// A write by a client that has seen `seen`: the values it covers go, `value` comes with the next
     /// dot of `actor`. The caller answers for the actor being its own and for this key.
     pub fn update(&self, seen: &Context, actor: Actor, value: V) -> (Self, Dot) {

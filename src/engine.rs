@@ -41,7 +41,7 @@ use crate::message::{
 use crate::metrics::{Kind, Meter, kind};
 use crate::net::frames::{Held, Outbox};
 use crate::net::{Access, CLIENT_LIMITS, Event, Hub, Identity, listener, peers};
-use crate::node::{ClientId, Done, Input, Node, Output, Shortage};
+use crate::node::{ClientId, Done, Input, Node, Notice, Output, Shortage};
 use crate::ring::Ring;
 use crate::rng::Rng;
 use crate::store::disk::{DiskStore, OpenError};
@@ -211,6 +211,8 @@ struct Engine<'a> {
     accepting: Option<AbortHandle>,
     /// When a stop that has begun no longer waits for the requests under way.
     finish_by: Option<Instant>,
+    /// Who waits for the acceptance of a loss to be durable.
+    accepting_loss: Vec<(ClientId, u64)>,
     /// Who waits for the replacement of a member to be durable, and what it comes to.
     replacing: Option<(ClientId, u64, Replacement)>,
     ending: Ending,
@@ -263,6 +265,7 @@ impl<'a> Engine<'a> {
             manager,
             accepting: None,
             finish_by: None,
+            accepting_loss: Vec::new(),
             replacing: None,
             ending: Ending::Stop,
         }
@@ -455,10 +458,7 @@ impl<'a> Engine<'a> {
             CallBody::Ring => self.reply(client, id, ReplyBody::Ring(self.ring())),
             CallBody::Status => self.reply(client, id, ReplyBody::Status(self.status())),
             CallBody::Links => self.reply(client, id, ReplyBody::Links(self.hub.links())),
-            CallBody::AcceptLoss => {
-                let told = Err("no acknowledged write is known to be lost".to_owned());
-                self.reply(client, id, ReplyBody::LossAccepted(told));
-            }
+            CallBody::AcceptLoss => self.accept_loss(client, id),
             CallBody::Emulate(order) => {
                 let told = self.emulate(order);
                 self.reply(client, id, ReplyBody::Emulated(told));
@@ -560,12 +560,33 @@ impl<'a> Engine<'a> {
                 Output::NotReplaced(why) => self.not_replaced(&why),
                 Output::Notice(notice) => {
                     self.manager.look_again();
+                    if let Notice::LossAccepted(partitions) = notice {
+                        self.loss_accepted(partitions);
+                    }
                     journal::tell(notice, self.config, self.node.members());
                 }
             }
         }
         self.storage.submit(works.into_iter());
         own.into_iter().for_each(|message| self.tell_self(message));
+    }
+
+    /// The operator accepts that acknowledged writes are gone where no other node has them.
+    fn accept_loss(&mut self, client: ClientId, id: u64) {
+        if self.node.lost().is_empty() {
+            let name = &self.config.name;
+            let why = format!("no acknowledged write of {name} is known to be lost");
+            return self.reply(client, id, ReplyBody::LossAccepted(Err(why)));
+        }
+        self.accepting_loss.push((client, id));
+        self.input(Input::AcceptLoss);
+    }
+
+    /// That is durable, for so many partitions.
+    fn loss_accepted(&mut self, partitions: u32) {
+        for (client, id) in std::mem::take(&mut self.accepting_loss) {
+            self.reply(client, id, ReplyBody::LossAccepted(Ok(partitions)));
+        }
     }
 
     /// A peer is to be reached elsewhere, as others say.

@@ -18,8 +18,9 @@ use crate::wire::OLDEST_PROTOCOL;
 pub use drain::{DrainOrder, DrainReport, DrainState, KeptHints};
 pub use refusal::{Refusal, Roll};
 pub use status::{
-    CHANGING_RING, CollectionStatus, DRAINED, PairStatus, PeerRepair, PeerStatus, RING_VERSION_OF,
-    RecentTrips, RepairCounts, RepairReport, RepairStatus, SampleReport, StatusReport, TROUBLE,
+    CHANGING_RING, CollectionStatus, DRAINED, LEVELS, OVERSIZED_KEYS, PARTITIONS_LOST, PairStatus,
+    PeerRepair, PeerStatus, RING_VERSION_OF, RecentTrips, RepairCounts, RepairReport, RepairStatus,
+    SampleReport, StatusReport, TROUBLE,
 };
 
 /// How many replicas must take part in a request, and which.

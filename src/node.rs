@@ -33,7 +33,7 @@ use replica::Replica;
 use returning::Returning;
 pub use words::{
     ClientId, Config, Done, EXPLORE, Experiment, Hindrance, Input, LATE_READ, Limits, Notice,
-    Output, PeerView, RingChange, Shortage, Work,
+    Output, Oversize, PeerView, RingChange, Shortage, Work,
 };
 
 use crate::generation::Grave;
@@ -76,7 +76,7 @@ impl Node {
     /// A node at the start of a life of its store (`store::begin_life`).
     pub fn new(config: Config, meta: Meta, seed: u64) -> Self {
         Node {
-            replica: Replica::new(config.ring.clone()),
+            replica: Replica::new(&config),
             identity: Identity::new(&config),
             placement: Placement::new(&config),
             gossip: Gossip::new(&config, seed),
@@ -123,6 +123,7 @@ impl Node {
                 self.request(now, Origin::Client { client, id }, request, timeout_ms);
             }
             Input::Repair { partition, peer } => self.repair.order(now, partition, peer),
+            Input::AcceptLoss => self.repair.accept_loss(fx),
             Input::Replace { old, new } => {
                 self.placement.replace(now, old, new, fx);
             }
@@ -150,6 +151,7 @@ impl Node {
                 self.replica.synced(mark);
                 self.identity.synced(fx);
                 self.placement.synced(fx);
+                self.repair.synced(fx);
                 self.collection.settled(now, fx);
             }
         }
@@ -426,9 +428,20 @@ impl Node {
         self.effects.dead_keys()
     }
 
+    /// Keys here whose object is over the limit of what a write may make of one: merges made them.
+    pub fn oversized_keys(&self) -> u64 {
+        self.effects.oversized_keys()
+    }
+
     /// Partitions of this node whose tombstones cannot be collected now, and why.
     pub fn collection_held_back(&self) -> &BTreeMap<Partition, String> {
         self.collection.holding()
+    }
+
+    /// Partitions of which this node is the only owner, and that may lack acknowledged writes since it lost its disk:
+    /// their reads are refused until [`Input::AcceptLoss`].
+    pub fn lost(&self) -> Vec<Partition> {
+        self.repair.lost(&self.effects)
     }
 
     /// Own records that are known to be damaged, and wait to be fetched again.

@@ -234,13 +234,16 @@ pub struct Scanned {
     pub digest: Digest,
     /// The events of actors that have no live value.
     pub dead: Context,
+    /// Encoded bytes of the object.
+    pub bytes: usize,
 }
 
 impl Scanned {
     /// What is to be told of this object.
     pub fn of(key: Key, object: &Object) -> Self {
         let digest = Digest::of(&key, object);
-        Scanned { key, context: object.context(), digest, dead: object.dead() }
+        let bytes = wire::encoded_len(object);
+        Scanned { key, context: object.context(), digest, dead: object.dead(), bytes }
     }
 }
 
@@ -503,8 +506,7 @@ pub fn end_life(store: &dyn Store, meta: &Meta) -> Result<(), StoreError> {
 
 /// A record's bytes on disk: a version byte, the content, and a checksum that also covers its place.
 pub fn encode_record(partition: Partition, key: &Key, record: &Record) -> Vec<u8> {
-    let mut bytes = vec![RECORD_VERSION];
-    bytes.extend(wire::encode(record));
+    let mut bytes = wire::encode_behind(vec![RECORD_VERSION], record, CHECKSUM_BYTES + 1);
     let checksum = record_checksum(partition, key, &bytes);
     bytes.extend(checksum);
     bytes
@@ -520,8 +522,8 @@ pub fn decode_record(partition: Partition, key: &Key, bytes: Bytes) -> Found {
 
 /// A hint's bytes on disk: as a record's, with the generation in front, and bound to the member that it is for.
 pub fn encode_hint(target: NodeId, key: &Key, record: &Record) -> Vec<u8> {
-    let mut bytes = vec![HINT_VERSION];
-    bytes.extend(wire::encode(&(record.generation, record)));
+    let sealed = CHECKSUM_BYTES + 1;
+    let mut bytes = wire::encode_behind(vec![HINT_VERSION], &(record.generation, record), sealed);
     let checksum = hint_checksum(target, key, &bytes);
     bytes.extend(checksum);
     bytes

@@ -19,6 +19,8 @@ mod bench;
 mod experiment;
 #[path = "machine/hints.rs"]
 mod hints;
+#[path = "machine/limits.rs"]
+mod limits;
 #[path = "machine/placement.rs"]
 mod placement;
 #[path = "machine/repair.rs"]

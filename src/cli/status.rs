@@ -3,8 +3,8 @@
 use clap::Args;
 use pixii::members::Opinion;
 use pixii::message::{
-    CollectionStatus, LinksReport, PairStatus, PeerRepair, PeerStatus, RepairReport, StatusReport,
-    TROUBLE,
+    CollectionStatus, LinksReport, OVERSIZED_KEYS, PARTITIONS_LOST, PairStatus, PeerRepair,
+    PeerStatus, RepairReport, StatusReport, TROUBLE,
 };
 use pixii::types::NodeId;
 use serde_json::{Value, json};
@@ -123,6 +123,8 @@ fn as_json(report: &StatusReport) -> Value {
         "recovered": report.recovered,
         "serving": report.serving,
         "without_authority": report.without_authority,
+        "partitions_lost": report.level(PARTITIONS_LOST),
+        "oversized_keys": report.level(OVERSIZED_KEYS),
         "uptime_ms": report.uptime_ms,
         "partitions": report.partitions,
         "disk_bytes": report.disk_bytes,
@@ -207,6 +209,19 @@ fn as_text(report: &StatusReport, links: Option<&LinksReport>) -> String {
     ];
     for unfinished in report.unfinished_ring() {
         rows.push(row(["ring", &unfinished]));
+    }
+    if let lost @ 1.. = report.level(PARTITIONS_LOST) {
+        let (lost, name) = (count(lost, "partition"), &report.name);
+        let text = format!(
+            "acknowledged writes of {lost} may be missing: the disk was lost, and no other node has them; \
+             reads are refused until `pixii repair --node {name} --accept-loss`"
+        );
+        rows.push(row(["LOST", &text]));
+    }
+    if let keys @ 1.. = report.level(OVERSIZED_KEYS) {
+        let text =
+            format!("{}: read them, and write or delete with the context", count(keys, "key"));
+        rows.push(row(["over the limit", &text]));
     }
     if let Some(links) = links {
         rows.push(row(["protocol", &spoken(links, report)]));

@@ -55,6 +55,9 @@ struct Attempts {
     refused: Option<Refusal>,
     /// Why it may have happened without an answer that says so.
     unknown: Option<String>,
+    /// What a node said that refused a further attempt at a write that may have happened.
+    reason: Option<Refusal>,
+    since: Instant,
     /// True if a node asks to be asked again.
     again: bool,
     faults: Vec<String>,
@@ -89,6 +92,8 @@ impl Client {
             writes,
             refused: None,
             unknown: None,
+            reason: None,
+            since: Instant::now(),
             again: false,
             faults: Vec::new(),
             left_alone: 0,
@@ -272,7 +277,13 @@ impl Attempts {
         match outcome {
             Ok(ReplyBody::Data(Response::Refused(why))) => {
                 self.again |= matches!(why, Refusal::Paused(_));
-                if another_may_accept(&why) {
+                if self.writes && self.unknown.is_some() {
+                    self.reason = Some(why.clone());
+                }
+                let no_quorum = |refused: &Refusal| refused.is_no_quorum();
+                if !self.writes && no_quorum(&why) && self.refused.as_ref().is_some_and(no_quorum) {
+                    // Owners are asked first, and know best why their own answer does not count.
+                } else if another_may_accept(&why) {
                     self.refused = Some(why);
                 } else if !self.writes || (self.unknown.is_none() && self.under_way.is_empty()) {
                     return Err(why.into());
@@ -281,9 +292,11 @@ impl Attempts {
                     self.refused = Some(why);
                 }
             }
-            Ok(ReplyBody::Data(Response::Unknown { acknowledged, needed, timeout_ms })) => {
-                let told = format!("{acknowledged} of {needed} replicas confirmed it");
-                self.unknown = Some(format!("{told} in {timeout_ms} ms"));
+            Ok(ReplyBody::Data(Response::Unknown { acknowledged, needed, .. })) => {
+                // The time of all attempts together, which the node does not know.
+                let ms = self.since.elapsed().as_millis();
+                let told = format!("{acknowledged} of {needed} replicas confirmed it in {ms} ms");
+                self.unknown = Some(told);
             }
             Ok(ReplyBody::Data(response)) => return Ok(Some(response)),
             Ok(_) if self.writes => self.unknown = Some(ODD_ANSWER.into()),
@@ -297,7 +310,10 @@ impl Attempts {
     /// What to tell when no node has carried it out: the worst that may have happened.
     fn failure(self, timeout_ms: u32) -> Failure {
         match (self.unknown, self.refused) {
-            (Some(why), _) => Failure::Unknown(why),
+            (Some(why), _) => Failure::Unknown(match self.reason {
+                Some(reason) => format!("{why}; a further attempt was refused: {reason}"),
+                None => why,
+            }),
             (None, Some(refusal)) => refusal.into(),
             (None, None) if self.faults.is_empty() => {
                 Failure::Error(format!("no node could be reached in {timeout_ms} ms"))

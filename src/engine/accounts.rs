@@ -8,8 +8,9 @@ use crate::config::Config;
 use crate::emulation::Kind;
 use crate::members::{Members, Opinion};
 use crate::message::{
-    CHANGING_RING, CollectionStatus, DRAINED, PairStatus, PeerRepair, PeerStatus, RING_VERSION_OF,
-    RepairCounts, RepairReport, RepairStatus, RingReport, StatusReport, TROUBLE,
+    CHANGING_RING, CollectionStatus, DRAINED, OVERSIZED_KEYS, PARTITIONS_LOST, PairStatus,
+    PeerRepair, PeerStatus, RING_VERSION_OF, RepairCounts, RepairReport, RepairStatus, RingReport,
+    StatusReport, TROUBLE,
 };
 use crate::node::{Input, PairView};
 use crate::ring::Ring;
@@ -65,6 +66,12 @@ impl Engine<'_> {
             (format!("{RING_VERSION_OF}{}", self.node.members().name(member)), version)
         };
         counters.extend(self.node.other_rings().map(other));
+        let levels = [
+            (OVERSIZED_KEYS, self.node.oversized_keys()),
+            (PARTITIONS_LOST, self.node.lost().len() as u64),
+        ];
+        let some = levels.into_iter().filter(|(_, level)| *level > 0);
+        counters.extend(some.map(|(name, level)| (name.to_owned(), level)));
         let of = |(kind, bytes): (&Kind, &u64)| (format!("peer_bytes_of_{}", kind.name()), *bytes);
         counters.extend(self.sent.iter().map(of));
         counters.extend(self.troubles().map(|trouble| (format!("{TROUBLE}{trouble}"), 1)));
@@ -139,7 +146,13 @@ impl Engine<'_> {
         if unread > 0 {
             condition.push_str(&format!("; reading trees: {unread} of {all} partitions left"));
         }
-        let lacking = self.node.meta().without_authority.len();
+        let lost = self.node.lost().len();
+        if lost > 0 {
+            condition.push_str(&format!(
+                "; its disk was lost: acknowledged writes of {lost} partitions may be missing"
+            ));
+        }
+        let lacking = self.node.meta().without_authority.len() - lost;
         if lacking > 0 {
             condition.push_str(&format!("; being filled: {lacking} partitions left"));
         }

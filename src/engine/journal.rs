@@ -7,7 +7,7 @@ use tracing::{error, info, warn};
 use crate::config::Config;
 use crate::members::{Members, Opinion};
 use crate::metrics::Account;
-use crate::node::{Notice, Shortage};
+use crate::node::{Notice, Oversize, Shortage};
 use crate::types::{MILLI, Micros};
 
 /// A sync that takes longer than this is told of: clients wait for it.
@@ -65,6 +65,20 @@ pub(super) fn tell(notice: Notice, config: &Config, members: &Members) {
             "a record of partition {} fails its checksum: it is fetched from the other homes",
             partition.0
         ),
+        Notice::Declined(oversize) => tell_declined(&oversize),
+        Notice::Lost(partitions) => warn!(
+            event = "writes_lost",
+            partitions,
+            "node {name} has lost its disk, and is the only owner of {partitions} partitions: writes that were \
+             acknowledged may be missing, and no other node has them; reads of these partitions are refused until \
+             `pixii repair --node {name} --accept-loss`"
+        ),
+        Notice::LossAccepted(partitions) => warn!(
+            event = "loss_accepted",
+            partitions,
+            "an operator has accepted that acknowledged writes of {partitions} partitions are gone: node {name} answers \
+             reads of them with what it has"
+        ),
         Notice::Awaited(peer)
         | Notice::Outdated(peer)
         | Notice::Copied(peer)
@@ -77,6 +91,20 @@ pub(super) fn tell(notice: Notice, config: &Config, members: &Members) {
         | Notice::Misplaced(peer)
         | Notice::Forged(peer) => tell_of_peer(notice, &members.name(peer), config),
     }
+}
+
+/// Logs that a key would have outgrown a limit.
+fn tell_declined(Oversize { key, hint, bytes, limit }: &Oversize) {
+    let what = if *hint { "a hint" } else { "a merge" };
+    let rest = if *hint { "; the node that keeps it goes on keeping it" } else { "" };
+    warn!(
+        event = "oversized_key",
+        key = %key.as_bytes().escape_ascii(),
+        bytes,
+        limit,
+        "{what} of the key {key:?} was declined: it would have {bytes} bytes in all its siblings, and the limit is \
+         {limit}{rest}; read the key and write it with the context of the read, or delete it"
+    );
 }
 
 /// Logs what concerns a `peer`.

@@ -19,7 +19,7 @@ use self::view::View;
 use super::effects::Effects;
 use super::{ClientId, Config};
 use crate::members::Opinion;
-use crate::message::{Body, RecentTrips, Refusal, Request, Response};
+use crate::message::{Body, RecentTrips, Refusal, Request, Response, Roll};
 use crate::rng::Rng;
 use crate::store::Listing;
 use crate::tally::Tally;
@@ -136,7 +136,7 @@ impl Coordinator {
         fx: &mut Effects,
     ) {
         let planned = self.admit(timeout_ms).and_then(|()| self.plan(&request));
-        let routed = planned.and_then(|plan| Ok((self.route(origin, &plan)?, plan)));
+        let routed = planned.and_then(|plan| Ok((self.route(now, origin, &plan)?, plan)));
         match routed {
             Ok((Route::Here, plan)) => self.coordinate(now, origin, plan, timeout_ms, fx),
             Ok((Route::Forward(to), plan)) => {
@@ -377,7 +377,12 @@ impl Coordinator {
                     pages.push(Listing { keys, more });
                 }
             }
-            (_, Body::Failed(_)) => return self.lose(now, op, from, fx),
+            (_, Body::Failed(refusal)) => {
+                if let Refusal::Hints(limit) = refusal {
+                    self.view.note_full(now, from, limit);
+                }
+                return self.lose(now, op, from, fx);
+            }
             _ => return,
         }
         self.advance(now, op, fx);
@@ -408,7 +413,11 @@ impl Coordinator {
             return;
         }
         if operation.tally.reached() && !matches!(operation.kind, Kind::Forwarded { .. }) {
-            let response = operation.success();
+            let limit = self.config.object_limits.merged;
+            if operation.is_cut_short(limit) {
+                fx.count("reads_cut_short");
+            }
+            let response = operation.success(limit);
             return self.finish(op, response, fx);
         }
         match operation.kind {
@@ -425,7 +434,43 @@ impl Coordinator {
         let (hopeful, needed) = (operation.tally.hopeful(), operation.tally.needed());
         if hopeful < needed && operation.stand_ins.is_empty() {
             let response = operation.hopeless(&self.config.members);
+            let response = self.explain_loss(operation, response, fx);
             self.finish(op, response, fx);
+        }
+    }
+
+    /// Says in a refusal why this node's own answer does not count, if it has lost its disk and nobody else has what was on it.
+    fn explain_loss(&self, operation: &Operation, response: Response, fx: &Effects) -> Response {
+        let partition = match &operation.kind {
+            Kind::Get { key, .. } => self.config.ring.partition(key),
+            Kind::Keys { partition, .. } => *partition,
+            Kind::Write { .. } | Kind::Forwarded { .. } => return response,
+        };
+        let me = self.config.me;
+        let alone = *self.config.ring.homes(partition) == [me];
+        if !alone || fx.meta().without_authority.binary_search(&partition).is_err() {
+            return response;
+        }
+        let name = self.config.members.name(me);
+        let explained = |mut roll: Roll| {
+            for uncounted in roll.uncounted.iter_mut().filter(|uncounted| **uncounted == name) {
+                uncounted.push_str(&format!(
+                    ", whose disk was lost: acknowledged writes may be missing, and no other node has them; \
+                     `pixii repair --node {name} --accept-loss` has it answer with what it has"
+                ));
+            }
+            roll
+        };
+        match response {
+            Response::Refused(Refusal::Unreachable { reachable, needed, roll }) => {
+                let roll = explained(roll);
+                Response::Refused(Refusal::Unreachable { reachable, needed, roll })
+            }
+            Response::Refused(Refusal::NoQuorum { answered, roll, needed, timeout_ms }) => {
+                let roll = explained(roll);
+                Response::Refused(Refusal::NoQuorum { answered, roll, needed, timeout_ms })
+            }
+            other => other,
         }
     }
 
@@ -469,6 +514,7 @@ impl Coordinator {
                 let Some(operation) = self.operations.get(&op) else { continue };
                 if !operation.answered {
                     let response = operation.failure(&self.config.members);
+                    let response = self.explain_loss(operation, response, fx);
                     self.finish(op, response, fx);
                 }
                 self.end(op, fx);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::forest::{Forest, own_partitions};
 use super::generations::Generations;
-use super::{ClientId, Config, Hindrance, Notice, Output, Work};
+use super::{ClientId, Config, Hindrance, Notice, Output, Oversize, Work};
 use crate::causal::Actor;
 use crate::emulation::Kind;
 use crate::generation::Generation;
@@ -19,6 +19,11 @@ use crate::types::{Key, MILLI, Micros, NodeId, Partition};
 const MAX_FRESH: usize = 1_024;
 /// Clients that were there so lately are likely to come again.
 const BUSY: Micros = 1_000 * MILLI;
+
+/// A key that a merge or hint was declined of is told of once in this time, and so many keys are
+/// remembered; of others nothing is told meanwhile.
+const DECLINE_NOTICE: Micros = 60_000 * MILLI;
+const MAX_DECLINED_KEYS: usize = 256;
 
 /// The outputs of one node under construction. Messages to itself stay inside; messages that tell of
 /// unsynced records are held back.
@@ -52,6 +57,8 @@ pub(super) struct Effects {
     synced: u64,
     last_token: u64,
     counters: BTreeMap<&'static str, u64>,
+    /// Keys that were told of lately to be over a limit, and when.
+    declined: BTreeMap<Key, Micros>,
 }
 
 impl Effects {
@@ -63,7 +70,10 @@ impl Effects {
             members: config.members.clone(),
             now: 0,
             hints: HintLedger::new(&config.hints, config.hint_limit_bytes),
-            forest: Forest::new(own_partitions(&config.ring, config.me).into_iter()),
+            forest: Forest::new(
+                own_partitions(&config.ring, config.me).into_iter(),
+                config.object_limits.accepted,
+            ),
             generations: Generations::new(&config.generations),
             damaged: VecDeque::new(),
             opinions: VecDeque::new(),
@@ -80,7 +90,21 @@ impl Effects {
             synced: 0,
             last_token: 0,
             counters: BTreeMap::new(),
+            declined: BTreeMap::new(),
         }
+    }
+
+    /// Counts a merge or a hint that is declined, tells the operator now and then, and gives the refusal.
+    pub(super) fn decline(&mut self, oversize: Oversize) -> Refusal {
+        self.count(if oversize.hint { "hints_declined" } else { "merges_declined" });
+        let (bytes, limit) = (oversize.bytes as u64, oversize.limit as u64);
+        let now = self.now;
+        self.declined.retain(|_, at| now.saturating_sub(*at) < DECLINE_NOTICE);
+        if self.declined.len() < MAX_DECLINED_KEYS && !self.declined.contains_key(&oversize.key) {
+            self.declined.insert(oversize.key.clone(), now);
+            self.notice(Notice::Declined(oversize));
+        }
+        Refusal::Limit { what: "bytes of the key's siblings".into(), given: bytes, limit }
     }
 
     /// The node itself.
@@ -212,6 +236,11 @@ impl Effects {
     /// Own keys whose clock tells of events without a value.
     pub(super) fn dead_keys(&self) -> u64 {
         self.forest.all_dead()
+    }
+
+    /// Own keys whose object is over the limit of what a write may make of one.
+    pub(super) fn oversized_keys(&self) -> u64 {
+        self.forest.all_oversized()
     }
 
     /// The generations of all partitions.

@@ -7,17 +7,18 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use self::turn::Turn;
-use super::Shortage;
 use super::effects::Effects;
 use super::forest::Held;
+use super::{Config, Oversize, Shortage, handoff};
 use crate::causal::{Actor, Context, Dot, Object, Version};
 use crate::generation::Grave;
 use crate::message::{self, Body, Refusal};
 use crate::ring::Ring;
 use crate::store::{Change, Found, Listing, Record};
 use crate::types::{
-    Key, MAX_CLOCK_ENTRIES, MAX_OBJECT_BYTES, MAX_SIBLINGS, NodeId, Partition, WriteId,
+    Key, MAX_CLOCK_ENTRIES, MAX_SIBLINGS, NodeId, ObjectLimits, Partition, WriteId,
 };
+use crate::wire;
 
 /// Most operations waiting for one key.
 const MAX_KEY_QUEUE: usize = 128;
@@ -33,6 +34,7 @@ const MAX_LIST_BYTES: u32 = 1 << 20;
 #[derive(Clone, Debug)]
 pub(super) struct Replica {
     ring: Arc<Ring>,
+    limits: ObjectLimits,
     keys: HashMap<Key, KeyState>,
     reads: HashMap<u64, Key>,
     lists: HashMap<u64, (NodeId, u64, Partition)>,
@@ -98,6 +100,7 @@ enum Kind {
     Merge {
         object: Object,
         generation: u64,
+        hint: bool,
     },
     Keep {
         object: Object,
@@ -134,9 +137,10 @@ enum Made {
 
 impl Replica {
     /// The replica at the start of a life.
-    pub(super) fn new(ring: Arc<Ring>) -> Self {
+    pub(super) fn new(config: &Config) -> Self {
         Replica {
-            ring,
+            ring: config.ring.clone(),
+            limits: config.object_limits,
             keys: HashMap::new(),
             reads: HashMap::new(),
             lists: HashMap::new(),
@@ -153,7 +157,10 @@ impl Replica {
             Body::Update { key, context, change, keep_for } => {
                 (key, Kind::Update { context, change, keep_for })
             }
-            Body::Merge { key, object, generation } => (key, Kind::Merge { object, generation }),
+            Body::Merge { key, object, generation } => {
+                let hint = op & handoff::TAG != 0;
+                (key, Kind::Merge { object, generation, hint })
+            }
             Body::Keep { key, object, keep_for, generation } => {
                 (key, Kind::Keep { object, keep_for, generation })
             }
@@ -306,8 +313,19 @@ impl Replica {
         let (before, changed, answers) = (None, BTreeSet::new(), Vec::new());
         let collected = fx.generations().of(partition).collected_of(key).cloned();
         let store = fx.meta().store;
-        let mut turn =
-            Turn { key, partition, owed, copies, collected, store, before, changed, answers };
+        let limits = self.limits;
+        let mut turn = Turn {
+            key,
+            partition,
+            owed,
+            limits,
+            copies,
+            collected,
+            store,
+            before,
+            changed,
+            answers,
+        };
         while let Some(Work { from, op, kind }) = work.pop_front() {
             self.take(&mut turn, from, op, kind, fx);
         }
@@ -346,10 +364,12 @@ impl Replica {
                     Made::Refused(refusal) => Answer::Now(Body::Failed(refusal)),
                 }
             }
-            Kind::Merge { object, generation } => match merge(turn, object, generation, fx) {
-                Ok(()) => Answer::Synced(Body::Held),
-                Err(refusal) => Answer::Now(Body::Failed(refusal)),
-            },
+            Kind::Merge { object, generation, hint } => {
+                match merge(turn, &object, generation, hint, fx) {
+                    Ok(()) => Answer::Synced(Body::Held),
+                    Err(refusal) => Answer::Now(Body::Failed(refusal)),
+                }
+            }
             Kind::Bury(dead) => match turn.bury(&dead) {
                 true => Answer::Synced(Body::Held),
                 false => Answer::Now(Body::Failed(Refusal::Damaged)),
@@ -368,10 +388,10 @@ impl Replica {
                 turn.renounce_hint(target, &fresh, now, fx);
                 Answer::Synced(Body::Held)
             }
-            Kind::Restore(object) => {
-                turn.restore(&object, fx);
-                Answer::Synced(Body::Held)
-            }
+            Kind::Restore(object) => match turn.restore(&object, fx) {
+                Ok(()) => Answer::Synced(Body::Held),
+                Err(refusal) => Answer::Now(Body::Failed(refusal)),
+            },
             Kind::Keep { object, keep_for, generation } => {
                 turn.renounce_hints(fx);
                 let (object, generation) = turn.current(from, object, generation, fx);
@@ -429,10 +449,16 @@ fn make(
         (Copy::Record(own), None) if keep_for.is_empty() => own,
         _ => return Made::Refused(Refusal::Damaged),
     };
-    let (new, dot) = match update(record, context, change, fx) {
+    let (new, dot) = match update(record, context, change, turn.limits, fx) {
         Ok(updated) => updated,
         Err(refusal) => return Made::Refused(refusal),
     };
+    // A delete under a context of many events, where nothing is: the other limits are for puts.
+    if dot.is_none()
+        && let Some(bytes) = outgrows(turn.limits.merged, Some(&record.object), &new.object)
+    {
+        return Made::Refused(Refusal::Object(bytes as u64));
+    }
     let object = new.object.clone();
     if keep_for.is_empty() {
         turn.set_own(new);
@@ -452,6 +478,7 @@ fn update(
     record: &Record,
     context: &Context,
     change: &message::Change,
+    limits: ObjectLimits,
     fx: &mut Effects,
 ) -> Result<(Record, Option<Dot>), Refusal> {
     let context = &with_repetitions(&record.object, context);
@@ -480,7 +507,7 @@ fn update(
     };
     let version = Version { write, value: value.clone() };
     let (object, dot) = record.object.update(context, actor, version);
-    check_limits(&record.object, &object)?;
+    check_limits(limits, &record.object, &object)?;
     // An actor is one key's, and used up once it is its key's no more.
     fx.use_serial(actor);
     Ok((Record { own_serial, object, ..*record }, Some(dot)))
@@ -506,12 +533,11 @@ fn may_continue(object: &Object, actor: Actor, seen: &Context) -> bool {
 }
 
 /// Refuses what would take a key over its limits, unless it was over them before and does not grow.
-fn check_limits(before: &Object, after: &Object) -> Result<(), Refusal> {
+fn check_limits(limits: ObjectLimits, before: &Object, after: &Object) -> Result<(), Refusal> {
     if after.len() > MAX_SIBLINGS && after.len() > before.len() {
         return Err(Refusal::Siblings(before.len() as u32));
     }
-    let bytes = object_bytes(after);
-    if bytes > MAX_OBJECT_BYTES && bytes > object_bytes(before) {
+    if let Some(bytes) = outgrows(limits.accepted, Some(before), after) {
         return Err(Refusal::Object(bytes as u64));
     }
     let entries = after.entries().len();
@@ -523,16 +549,27 @@ fn check_limits(before: &Object, after: &Object) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Merges what a peer has into the own record.
+/// Merges what a peer has into the own record: a hint beside other values up to the limit of writes, so
+/// that an owner takes by hints no more than it would have taken itself, and all else up to the limit of merges.
 fn merge(
     turn: &mut Turn<'_>,
-    object: Object,
+    object: &Object,
     generation: u64,
+    hint: bool,
     fx: &mut Effects,
 ) -> Result<(), Refusal> {
     fx.generations().check(turn.partition, generation)?;
     let Copy::Record(record) = &turn.copies.own else { return Err(Refusal::Damaged) };
-    let object = record.object.sync(&object);
+    let joined = record.object.sync(object);
+    // Where nothing but the hint's own values is alive, it is taken as any other merge is: with what is dead of the key beside
+    // it, a hint that its keeper took at the limit would never be delivered, and hold back the collection of the dead.
+    let beside = joined.values().any(|(dot, _)| !object.covers(dot));
+    let limit = if hint && beside { turn.limits.accepted } else { turn.limits.merged };
+    if let Some(bytes) = outgrows(limit, Some(&record.object), &joined) {
+        let key = turn.key.clone();
+        return Err(fx.decline(Oversize { key, hint, bytes, limit }));
+    }
+    let object = joined;
     turn.set_own(Record { own_serial: record.own_serial, object, generation: 0 });
     Ok(())
 }
@@ -560,6 +597,14 @@ fn with_repetitions(object: &Object, seen: &Context) -> Context {
         }
     }
     Context::new(dots)
+}
+
+/// The encoded bytes of an object, if it is over the limit and larger than it was; `None` for what was
+/// there if nothing could be read.
+fn outgrows(limit: usize, before: Option<&Object>, after: &Object) -> Option<usize> {
+    let bytes = wire::encoded_len(after);
+    let grows = || before.is_none_or(|before| bytes > wire::encoded_len(before));
+    (bytes > limit && grows()).then_some(bytes)
 }
 
 /// About how many bytes a change of a key takes.

@@ -9,6 +9,10 @@ use crate::node::{Done, Input, Work};
 use crate::store::memory::MemoryStore;
 use crate::store::{Change, Process, Store, begin_life};
 use crate::types::Micros;
+use crate::wire;
+
+/// A store takes records of so many bytes more than a merge may make: what is dead of a key is noted without a limit of bytes.
+const RECORD_SLACK_BYTES: usize = 400;
 
 impl World {
     pub(super) fn submit(&mut self, at: usize, work: Work) {
@@ -48,6 +52,7 @@ impl World {
 
     /// One batch at a time, of everything that is queued: group commit.
     fn write(&mut self, at: usize) {
+        let most = self.plan.object_limits().merged + RECORD_SLACK_BYTES;
         let host = &mut self.hosts[at];
         if host.writing || host.writes.is_empty() {
             return;
@@ -66,6 +71,14 @@ impl World {
                 {
                     let verdict = self.judge.check_object(key, &record.object);
                     self.broken = self.broken.take().or(verdict.err());
+                    let (bytes, limit) = (wire::encoded_len(&record.object), most);
+                    if bytes > limit {
+                        let what = format!(
+                            "the store of n{at} fails: a record of {bytes} bytes; the limit is {limit}"
+                        );
+                        self.broken =
+                            self.broken.take().or(Some(Broken { key: key.clone(), what }));
+                    }
                 }
             }
         }

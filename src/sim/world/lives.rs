@@ -26,6 +26,7 @@ impl World {
         };
         let config = Config {
             hint_limit_bytes: self.plan.hint_limit,
+            object_limits: self.plan.object_limits(),
             hint_age: self.plan.hint_age_ms * MILLI,
             repair_interval: if self.plan.hints_alone { NEVER } else { 2_000 * MILLI },
             scrub_interval: 10_000 * MILLI,

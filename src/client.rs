@@ -89,8 +89,8 @@ pub struct Written {
     pub context: Bytes,
     /// Values that the key has now where the write was made.
     pub siblings: u32,
-    /// True if it was sent to more than one node. Then one that was slow may yet take it for a write of its own, beside
-    /// what has replaced it meanwhile.
+    /// True if it was sent to more than one node. A copy that one of them issues late is the same write: it goes with the
+    /// value once that is replaced by somebody who has seen it acknowledged.
     pub repeated: bool,
 }
 
@@ -103,7 +103,7 @@ pub struct KeyPage {
     pub more: bool,
 }
 
-/// A write to be made. Sent again with the same `write` id, it still happens once.
+/// A write to be made. Sent again with the same `write` id ([`Client::put_again`]), it still happens once.
 #[derive(Clone, Debug)]
 pub struct Put {
     /// The key.
@@ -237,8 +237,18 @@ impl Client {
         }
     }
 
-    /// Carries out a write within `timeout_ms`.
+    /// Carries out a write within `timeout_ms`. One whose outcome was unknown is repeated by [`Client::put_again`].
     pub async fn put(&self, put: Put, timeout_ms: u32) -> Result<Written, Failure> {
+        self.send_put(put, false, timeout_ms).await
+    }
+
+    /// Repeats a write whose outcome is unknown, with its write id, within `timeout_ms`: it is still one write, and
+    /// once this has succeeded and its value was replaced, no copy of an earlier attempt brings that back.
+    pub async fn put_again(&self, put: Put, timeout_ms: u32) -> Result<Written, Failure> {
+        self.send_put(put, true, timeout_ms).await
+    }
+
+    async fn send_put(&self, put: Put, again: bool, timeout_ms: u32) -> Result<Written, Failure> {
         let Put { key, value, context, write, w } = put;
         if value.len() > MAX_VALUE_BYTES {
             return Err(Refusal::Size(SizeError::Value(value.len() as u64)).into());
@@ -246,6 +256,7 @@ impl Client {
         let partition = self.ring().partition(&key);
         let context = context.map(Blob);
         let request = Request::Put { key, value: Blob(value), context, write, w };
+        let request = if again { request.again() } else { request };
         written(self.data(request, partition, timeout_ms).await?)
     }
 

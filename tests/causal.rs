@@ -9,14 +9,14 @@ use proptest::prelude::*;
 #[derive(Clone, Debug, Default, PartialEq)]
 struct History {
     seen: BTreeSet<Dot>,
-    live: BTreeMap<Dot, u32>,
+    live: BTreeMap<Dot, u64>,
 }
 
 impl History {
     fn sync(&self, other: &Self) -> Self {
         let seen: BTreeSet<Dot> = self.seen.union(&other.seen).copied().collect();
         let dead = |copy: &Self, dot: &Dot| copy.seen.contains(dot) && !copy.live.contains_key(dot);
-        let mut live: BTreeMap<Dot, u32> = self.live.clone();
+        let mut live: BTreeMap<Dot, u64> = self.live.clone();
         live.extend(&other.live);
         live.retain(|dot, _| !dead(self, dot) && !dead(other, dot));
         History { seen, live }
@@ -86,7 +86,7 @@ proptest! {
         let mut actors: Vec<Actor> =
             (0..REPLICAS).map(|at| Actor { store: at as u64, serial: 1 }).collect();
         let mut contexts = vec![Context::default()];
-        for (value, step) in (0u32..).zip(steps) {
+        for (value, step) in (0u64..).zip(steps) {
             match step {
                 Step::Put { at, context } => {
                     let seen = context.map(|index| index.get(&contexts).clone());
@@ -119,7 +119,7 @@ proptest! {
                 Step::NewActor { at } => actors[at].serial += 1,
             }
             for (clock, history) in &copies {
-                let live: BTreeMap<Dot, u32> = clock.values().map(|(d, v)| (d, *v)).collect();
+                let live: BTreeMap<Dot, u64> = clock.values().map(|(d, v)| (d, *v)).collect();
                 prop_assert_eq!(&live, &history.live);
                 prop_assert_eq!(&expand(&clock.context()), &history.seen);
                 prop_assert_eq!(clock.len(), live.len());

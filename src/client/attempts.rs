@@ -100,7 +100,7 @@ impl Client {
             others_left: OTHERS,
             under_way: JoinSet::new(),
             open: 0,
-            repeats: false,
+            repeats: matches!(request, Request::PutAgain { .. }),
             alone: None,
         };
         let mut candidates = self.candidates(partition);

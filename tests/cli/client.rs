@@ -147,7 +147,7 @@ fn a_client_that_does_not_retry_says_unknown_and_the_write_may_be_repeated_later
         let write = put(&client, &key, "v", None);
         let error = client.put(write.clone(), TIMEOUT_MS).await.unwrap_err();
         assert!(matches!(error, Failure::Unknown(_)), "{error}");
-        client.put(write, TIMEOUT_MS).await.unwrap();
+        client.put_again(write, TIMEOUT_MS).await.unwrap();
         assert_eq!(fake.repeats(), [2]);
     });
 }

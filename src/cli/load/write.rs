@@ -65,7 +65,7 @@ pub(crate) async fn write(
     let mut unknown = false;
     let mut left = plan.timeout_ms;
     loop {
-        let failure = match attempts.once(left, deadline).await {
+        let failure = match attempts.once(left, unknown, deadline).await {
             Ok(siblings) => {
                 return Ok(Settled { fate: Fate::Loaded, is_sibling: siblings > 1 });
             }
@@ -96,8 +96,8 @@ pub(crate) async fn write(
 }
 
 impl Attempts<'_> {
-    /// One attempt; how many values the key has after it.
-    async fn once(&mut self, left: u32, deadline: Instant) -> Result<u32, Failure> {
+    /// One attempt, which repeats an earlier one if that may have happened; how many values the key has after it.
+    async fn once(&mut self, left: u32, repeats: bool, deadline: Instant) -> Result<u32, Failure> {
         let mut left = left;
         if !self.plan.blind && self.context.is_none() {
             self.context = Some(self.client.get(&self.key, self.plan.r, left).await?.context);
@@ -110,7 +110,11 @@ impl Attempts<'_> {
             write: self.write,
             w: self.plan.w,
         };
-        self.client.put(put, left).await.map(|written| written.siblings)
+        let written = match repeats {
+            true => self.client.put_again(put, left).await,
+            false => self.client.put(put, left).await,
+        };
+        written.map(|written| written.siblings)
     }
 }
 

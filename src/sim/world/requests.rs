@@ -77,7 +77,7 @@ impl World {
         }
         let large = |key: &&Key| {
             let copies = self.copies(key).into_iter().filter_map(|(_, copy)| copy);
-            let mut copies = copies.filter(|copy| copy.len() > 0);
+            let mut copies = copies.filter(|copy| copy.values().next().is_some());
             let pairs = || self.hosts.iter().flat_map(|a| self.hosts.iter().map(move |b| (a, b)));
             let is_kept = || pairs().any(|(host, target)| self.kept(host, target).contains(key));
             copies.any(|copy| wire::encoded_len(&copy) > limit || is_kept())

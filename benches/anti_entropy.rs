@@ -20,7 +20,7 @@ use pixii::message::{Body, PeerMessage, Request};
 use pixii::node::{Config, Done, Input, Node, Output, Work};
 use pixii::ring::Ring;
 use pixii::store::memory::MemoryStore;
-use pixii::store::{Change, Meta, Owner, Record, Store, begin_life};
+use pixii::store::{Change, Meta, Owner, Process, Record, Store, begin_life};
 use pixii::types::{Blob, Key, MILLI, Micros, NodeId, WriteId};
 use pixii::wire;
 
@@ -85,7 +85,7 @@ impl Pair {
                 store.sync().unwrap();
             }
             let owner = Owner { cluster: "c".into(), name: name.into(), ring: ring.digest() };
-            let meta: Meta = begin_life(&store, &owner, NodeId::of(name).0).unwrap();
+            let meta: Meta = begin_life(&store, &owner, Process::New(NodeId::of(name).0)).unwrap();
             let members =
                 Members::new(["a", "b"].map(|name| Member::configured(name, "h:1")).to_vec());
             // What is measured is begun by the measurement alone.

@@ -6,6 +6,10 @@
 //!
 //! The actor rules that keep dots unique are the replica's (`node/replica.rs`); here a clock is only
 //! a value.
+//!
+//! A put that was sent to several nodes may be issued by each of them. Its repetitions share one dot, that
+//! of [`Actor::of_write`]: wherever a clock knows that event, the same write has no value under another
+//! dot, so a copy that is issued or delivered late cannot outlive the one that was replaced.
 
 use bincode::de::BorrowDecoder;
 use bincode::error::DecodeError;
@@ -123,13 +127,32 @@ pub struct Version {
 /// All that a replica knows of a key, less what is local to its store.
 pub type Object = Clock<Version>;
 
+/// A value that knows which write it came with.
+pub trait Written {
+    /// The id of the write; `None` for values that are never sent to several nodes.
+    fn write(&self) -> Option<WriteId>;
+}
+
+impl Written for Version {
+    fn write(&self) -> Option<WriteId> {
+        Some(self.write)
+    }
+}
+
+/// Numbers stand for values in models and benchmarks.
+impl Written for u64 {
+    fn write(&self) -> Option<WriteId> {
+        None
+    }
+}
+
 impl<V> Default for Clock<V> {
     fn default() -> Self {
         Clock(Vec::new())
     }
 }
 
-impl<V: Clone + PartialEq> Clock<V> {
+impl<V: Clone + PartialEq + Written> Clock<V> {
     /// Its entries, sorted by actor.
     pub fn entries(&self) -> &[Entry<V>] {
         &self.0
@@ -173,6 +196,31 @@ impl<V: Clone + PartialEq> Clock<V> {
     /// The join of two copies: what either knows, less what either knows to be overwritten.
     /// Idempotent, commutative and associative.
     pub fn sync(&self, other: &Self) -> Self {
+        self.join(other).unify()
+    }
+
+    /// The clock without second copies of writes that it knows under their own actor. Of an actor with several
+    /// values only the oldest can go, because an entry has no gaps; a store issues none beside an older one
+    /// (`node/replica.rs`).
+    fn unify(mut self) -> Self {
+        let repeated: Vec<Actor> =
+            self.0.iter().map(|entry| entry.actor).filter(|actor| actor.is_of_write()).collect();
+        if repeated.is_empty() {
+            return self;
+        }
+        let known = |value: &V| {
+            let actor = value.write().map(Actor::of_write);
+            actor.is_some_and(|actor| repeated.binary_search(&actor).is_ok())
+        };
+        for entry in self.0.iter_mut().filter(|entry| !entry.actor.is_of_write()) {
+            while entry.values.last().is_some_and(known) {
+                entry.values.pop();
+            }
+        }
+        self
+    }
+
+    fn join(&self, other: &Self) -> Self {
         let (mut left, mut right) = (self.0.iter().peekable(), other.0.iter().peekable());
         let mut joined = Vec::with_capacity(self.0.len().max(other.0.len()));
         loop {
@@ -230,6 +278,48 @@ impl<V: Clone + PartialEq> Clock<V> {
         Clock(self.0.iter().filter(kept).cloned().collect())
     }
 
+    /// A part of the live values, and a context that covers these and no other: of each actor the
+    /// oldest ones, for as long as `fits` says yes. A context has no gaps, so behind a value that does
+    /// not fit, none of the same actor is shown. What is dead is always covered.
+    pub fn shown(&self, mut fits: impl FnMut(&V) -> bool) -> (Vec<&V>, Context) {
+        let (mut values, mut dots) = (Vec::new(), Vec::with_capacity(self.0.len()));
+        for entry in &self.0 {
+            let mut counter = entry.dead();
+            for value in entry.values.iter().rev() {
+                if !fits(value) {
+                    break;
+                }
+                values.push(value);
+                counter += 1;
+            }
+            if counter > 0 {
+                dots.push(Dot { actor: entry.actor, counter });
+            }
+        }
+        (values, Context(dots))
+    }
+
+    /// The same clock, with the values of `other` where both have them: what it had in memory of its
+    /// own can go.
+    #[must_use]
+    pub fn share(mut self, other: &Self) -> Self {
+        for entry in &mut self.0 {
+            let Ok(at) = other.0.binary_search_by_key(&entry.actor, |entry| entry.actor) else {
+                continue;
+            };
+            let (mine, theirs) = (entry.counter, &other.0[at]);
+            for (place, value) in entry.values.iter_mut().enumerate() {
+                // Newest first, from each clock's own counter down.
+                let back = theirs.counter.checked_sub(mine.saturating_sub(place as u64));
+                let known = back.and_then(|back| theirs.values.get(usize::try_from(back).ok()?));
+                if let Some(known) = known.filter(|known| *known == value) {
+                    *value = known.clone();
+                }
+            }
+        }
+        self
+    }
+
     /// A write by a client that has seen `seen`: the values it covers go, `value` comes with the next
     /// dot of `actor`. The caller answers for the actor being its own and for this key.
     pub fn update(&self, seen: &Context, actor: Actor, value: V) -> (Self, Dot) {
@@ -245,7 +335,7 @@ impl<V: Clone + PartialEq> Clock<V> {
         entry.counter += 1;
         entry.values.insert(0, value);
         let dot = Dot { actor, counter: entry.counter };
-        (clock, dot)
+        (clock.unify(), dot)
     }
 
     /// What the writer of `dot`, who had seen `seen`, may claim to have seen now: `seen` and its own
@@ -312,6 +402,18 @@ mod tests {
         Dot { actor, counter }
     }
 
+    impl Written for &'static str {
+        fn write(&self) -> Option<WriteId> {
+            None
+        }
+    }
+
+    impl Written for u8 {
+        fn write(&self) -> Option<WriteId> {
+            None
+        }
+    }
+
     fn clock(entries: &[(Actor, u64, &[&'static str])]) -> Clock<&'static str> {
         let entry = |&(actor, counter, values): &(Actor, u64, &[&'static str])| Entry {
             actor,
@@ -375,6 +477,26 @@ mod tests {
         assert_eq!(two.context_of_writer(&seen(&[d1]), d2), seen(&[d2]));
         let (other, d) = one.update(&empty, B, "w");
         assert_eq!(other.context_of_writer(&empty, d), seen(&[d]), "A's sibling stays out");
+    }
+
+    #[test]
+    fn a_repeated_write_has_one_value_and_dies_under_every_dot() {
+        let write = WriteId(7 << 64 | 3);
+        let version = || Version { write, value: Blob(Bytes::from_static(b"v")) };
+        let own = Actor::of_write(write);
+        assert!(own.is_of_write() && !A.is_of_write());
+        let (first, first_dot) = Object::default().update(&Context::default(), A, version());
+        let (again, again_dot) = Object::default().update(&Context::default(), own, version());
+        let both = first.sync(&again);
+        assert_eq!(both, again.sync(&first));
+        assert_eq!(both.values().map(|(dot, _)| dot).collect::<Vec<_>>(), [again_dot]);
+        assert!(both.covers(first_dot));
+        // Whoever has replaced the repetition has replaced the late copy.
+        let replaced = again.discard(&again.context());
+        assert_eq!(replaced.sync(&first).len(), 0);
+        assert_eq!(first.sync(&replaced).sync(&both).len(), 0);
+        // A node that knows of it issues nothing beside it.
+        assert_eq!(again.update(&Context::default(), A, version()).0.len(), 1);
     }
 
     #[test]

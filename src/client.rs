@@ -356,6 +356,15 @@ impl Client {
         }
     }
 
+    /// Has a member that has lost its disk answer reads with what it has, where it is the only owner: acknowledged writes may
+    /// be missing then. Says for how many partitions, once that is durable.
+    pub async fn accept_loss(&self, name: Option<&str>) -> Result<u32, Failure> {
+        match self.control(name, CallBody::AcceptLoss).await? {
+            ReplyBody::LossAccepted(told) => told.map_err(Failure::Error),
+            _ => Err(unfitting()),
+        }
+    }
+
     /// What the latest reads and writes of a member took at each replica.
     pub async fn samples(&self, name: &str) -> Result<SampleReport, Failure> {
         match self.control(Some(name), CallBody::Samples).await? {

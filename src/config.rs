@@ -80,6 +80,8 @@ pub struct Config {
     pub bootstrap: bool,
     /// True if a store of another name is to be set aside: that of a member that was removed. Not in the file.
     pub rejoin_empty: bool,
+    /// True if the store is a copy that is to be a node of a cluster of its own. Not in the file: it is said once.
+    pub new_identity: bool,
     /// Memory for the store's cache, in MiB.
     pub cache_mib: u64,
     /// With less free space on its disk than this, in MiB, the node refuses writes.
@@ -286,6 +288,7 @@ fn check(keys: Keys) -> Result<Config, String> {
         scrub_interval_ms,
         bootstrap,
         rejoin_empty: false,
+        new_identity: false,
         cache_mib,
         disk_reserve_mib,
         allow_emulation,

@@ -10,6 +10,7 @@ mod journal;
 mod levels;
 mod life;
 mod manager;
+mod origin;
 mod process;
 mod quarantine;
 mod reload;
@@ -29,7 +30,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, channel};
 use tokio::task::{AbortHandle, yield_now};
 use tokio::time::sleep_until;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::config::{Config, ConfigError, check_address};
 use crate::emulation;
@@ -39,20 +40,21 @@ use crate::message::{
 };
 use crate::metrics::{Kind, Meter, kind};
 use crate::net::frames::{Held, Outbox};
-use crate::net::{Access, CLIENT_LIMITS, Event, Hub, Identity, Peer, listener, peers};
-use crate::node::{ClientId, Done, Input, Node, Output, Shortage};
+use crate::net::{Access, CLIENT_LIMITS, Event, Hub, Identity, listener, peers};
+use crate::node::{ClientId, Done, Input, Node, Notice, Output, Shortage};
 use crate::ring::Ring;
 use crate::rng::Rng;
 use crate::store::disk::{DiskStore, OpenError};
 use crate::store::{LifeError, Meta, StoreError};
 use crate::types::{Micros, NodeId};
-use crate::wire;
+use crate::wire::{self, PROTOCOL};
 use emulated::{Alarm, Emulator, Parcel};
 use ending::Ending;
 use health::{Question, Watchers};
 pub use life::run;
 use life::run_watched;
 use manager::{Manager, Patience};
+pub use origin::Conflict;
 pub use process::Order;
 use reload::Settings;
 use storage::{Report, Storage};
@@ -93,9 +95,18 @@ pub enum ServeError {
         "{0}; {1} is left as it is, and `pixii server --rejoin-empty` begins anew beside it, under another name"
     )]
     Removed(String, PathBuf),
+    /// Another daemon is this node, or may be; nothing was changed.
+    #[error(transparent)]
+    Conflict(Box<Conflict>),
     /// The system has no randomness, threads or descriptors to give.
     #[error("the system gave no {0}: {1}")]
     System(&'static str, io::Error),
+}
+
+impl From<Conflict> for ServeError {
+    fn from(conflict: Conflict) -> Self {
+        ServeError::Conflict(Box::new(conflict))
+    }
 }
 
 impl ServeError {
@@ -108,8 +119,16 @@ impl ServeError {
                 error,
                 Directory { .. } | Foreign { .. } | Format { .. } | NewerSchema { .. }
             ),
-            ServeError::Removed(..) => true,
-            ServeError::Life(_, error) => matches!(error, LifeError::Owner(..) | LifeError::Ring),
+            ServeError::Removed(..) | ServeError::Conflict(_) => true,
+            ServeError::Life(_, error) => {
+                matches!(
+                    error,
+                    LifeError::Owner(..)
+                        | LifeError::Ring
+                        | LifeError::Nothing(_)
+                        | LifeError::Unplaced(_)
+                )
+            }
             _ => false,
         }
     }
@@ -192,6 +211,8 @@ struct Engine<'a> {
     accepting: Option<AbortHandle>,
     /// When a stop that has begun no longer waits for the requests under way.
     finish_by: Option<Instant>,
+    /// Who waits for the acceptance of a loss to be durable.
+    accepting_loss: Vec<(ClientId, u64)>,
     /// Who waits for the replacement of a member to be durable, and what it comes to.
     replacing: Option<(ClientId, u64, Replacement)>,
     ending: Ending,
@@ -213,8 +234,11 @@ impl<'a> Engine<'a> {
             me: config.me(),
             members: configured(node.members(), &config.members),
             ring: ring.id(),
+            shape: (ring.n(), ring.partitions()),
             incarnation: node.meta().incarnation,
             boot_nonce,
+            birth: node.meta().birth,
+            address: own_address(config),
         };
         let (hub, events) = Hub::new(identity, node.members(), access);
         let emulator = Emulator::off(config.me(), config.emulation_seed.unwrap_or(seed));
@@ -241,6 +265,7 @@ impl<'a> Engine<'a> {
             manager,
             accepting: None,
             finish_by: None,
+            accepting_loss: Vec::new(),
             replacing: None,
             ending: Ending::Stop,
         }
@@ -389,6 +414,14 @@ impl<'a> Engine<'a> {
                 self.ending = Ending::Removed(why);
                 self.begin_end(Duration::ZERO);
             }
+            // One that has served is no newcomer: a copy must not be able to end it.
+            Event::Duplicate { why } if !self.node.is_settled() => {
+                self.ending = Ending::Duplicate(why);
+                self.begin_end(Duration::ZERO);
+            }
+            Event::Duplicate { why } => {
+                error!(event = "copy_heard", "node {} is refused: {why}", self.config.name);
+            }
             Event::Call { client, call, held } => match &call.body {
                 CallBody::Data { request, .. } if self.emulator.is_on() => {
                     let kind = request.kind();
@@ -425,10 +458,7 @@ impl<'a> Engine<'a> {
             CallBody::Ring => self.reply(client, id, ReplyBody::Ring(self.ring())),
             CallBody::Status => self.reply(client, id, ReplyBody::Status(self.status())),
             CallBody::Links => self.reply(client, id, ReplyBody::Links(self.hub.links())),
-            CallBody::AcceptLoss => {
-                let told = Err("no acknowledged write is known to be lost".to_owned());
-                self.reply(client, id, ReplyBody::LossAccepted(told));
-            }
+            CallBody::AcceptLoss => self.accept_loss(client, id),
             CallBody::Emulate(order) => {
                 let told = self.emulate(order);
                 self.reply(client, id, ReplyBody::Emulated(told));
@@ -501,11 +531,13 @@ impl<'a> Engine<'a> {
             match output {
                 Output::Send { to, message } => {
                     let (frame, kind) = (wire::frame(&message), message.body.kind());
-                    let since = message.body.since();
-                    let knows = |peer: &&Arc<Peer>| peer.protocol().is_none_or(|own| own >= since);
-                    let peers = to.iter().filter_map(|id| self.hub.peers.get(id));
-                    for peer in peers.filter(knows) {
-                        let frame = frame.clone();
+                    for peer in to.iter().filter_map(|id| self.hub.peers.get(id)) {
+                        let protocol = peer.protocol().unwrap_or(PROTOCOL);
+                        let frame = match message.for_protocol(protocol) {
+                            _ if protocol == PROTOCOL => frame.clone(),
+                            Some(message) => wire::frame(&message),
+                            None => continue,
+                        };
                         *self.sent.entry(kind).or_default() += frame.len() as u64;
                         if self.emulator.is_on() && peer.outbox.is_open() {
                             let (peer, connection) = (peer.clone(), peer.outbox.connection());
@@ -528,12 +560,33 @@ impl<'a> Engine<'a> {
                 Output::NotReplaced(why) => self.not_replaced(&why),
                 Output::Notice(notice) => {
                     self.manager.look_again();
+                    if let Notice::LossAccepted(partitions) = notice {
+                        self.loss_accepted(partitions);
+                    }
                     journal::tell(notice, self.config, self.node.members());
                 }
             }
         }
         self.storage.submit(works.into_iter());
         own.into_iter().for_each(|message| self.tell_self(message));
+    }
+
+    /// The operator accepts that acknowledged writes are gone where no other node has them.
+    fn accept_loss(&mut self, client: ClientId, id: u64) {
+        if self.node.lost().is_empty() {
+            let name = &self.config.name;
+            let why = format!("no acknowledged write of {name} is known to be lost");
+            return self.reply(client, id, ReplyBody::LossAccepted(Err(why)));
+        }
+        self.accepting_loss.push((client, id));
+        self.input(Input::AcceptLoss);
+    }
+
+    /// That is durable, for so many partitions.
+    fn loss_accepted(&mut self, partitions: u32) {
+        for (client, id) in std::mem::take(&mut self.accepting_loss) {
+            self.reply(client, id, ReplyBody::LossAccepted(Ok(partitions)));
+        }
     }
 
     /// A peer is to be reached elsewhere, as others say.
@@ -544,6 +597,12 @@ impl<'a> Engine<'a> {
             Err(why) => warn!("peer {} cannot be reached where it says it is: {why}", peer.name),
         }
     }
+}
+
+/// Where this node is configured to be dialed.
+fn own_address(config: &Config) -> String {
+    let own = config.members.get(config.me());
+    own.map_or_else(|| config.listen.clone(), |own| own.address.clone())
 }
 
 /// All members, where they are configured to be if they are configured.

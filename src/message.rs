@@ -18,8 +18,9 @@ use crate::wire::OLDEST_PROTOCOL;
 pub use drain::{DrainOrder, DrainReport, DrainState, KeptHints};
 pub use refusal::{Refusal, Roll};
 pub use status::{
-    CHANGING_RING, CollectionStatus, DRAINED, PairStatus, PeerRepair, PeerStatus, RING_VERSION_OF,
-    RecentTrips, RepairCounts, RepairReport, RepairStatus, SampleReport, StatusReport,
+    CHANGING_RING, CollectionStatus, DRAINED, LEVELS, OVERSIZED_KEYS, PARTITIONS_LOST, PairStatus,
+    PeerRepair, PeerStatus, RING_VERSION_OF, RecentTrips, RepairCounts, RepairReport, RepairStatus,
+    SampleReport, StatusReport, TROUBLE,
 };
 
 /// How many replicas must take part in a request, and which.
@@ -104,6 +105,17 @@ impl Request {
     /// True for what changes something.
     pub fn is_write(&self) -> bool {
         matches!(self, Request::Put { .. } | Request::Delete { .. } | Request::PutAgain { .. })
+    }
+
+    /// The key, if it is about one.
+    pub fn key(&self) -> Option<&Key> {
+        match self {
+            Request::Get { key, .. }
+            | Request::Put { key, .. }
+            | Request::Delete { key, .. }
+            | Request::PutAgain { key, .. } => Some(key),
+            Request::Keys { .. } => None,
+        }
     }
 
     /// The same put, marked as a repetition; any other request as it is.
@@ -201,6 +213,22 @@ pub struct PeerMessage {
     pub op: u64,
     /// What is asked or answered.
     pub body: Body,
+}
+
+impl PeerMessage {
+    /// The message as a node understands it that speaks no later version than `protocol`; `None` if it knows nothing of
+    /// the kind.
+    pub fn for_protocol(&self, protocol: u16) -> Option<PeerMessage> {
+        let body = match &self.body {
+            Body::Coordinate { request, timeout_ms } => Body::Coordinate {
+                request: request.clone().for_protocol(protocol),
+                timeout_ms: *timeout_ms,
+            },
+            body if body.since() > protocol => return None,
+            body => body.clone(),
+        };
+        Some(PeerMessage { op: self.op, body })
+    }
 }
 
 /// The content of a [`PeerMessage`].

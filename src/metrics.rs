@@ -98,7 +98,7 @@ fn reason(refusal: &Refusal) -> &'static str {
         Refusal::Starting { .. } => "starting",
         Refusal::Stopping => "stopping",
         Refusal::Paused(_) => "paused",
-        Refusal::Siblings(_) | Refusal::Object(_) => "siblings",
+        Refusal::Siblings(_) | Refusal::Object(_) | Refusal::Limit { .. } => "siblings",
         refusal if refusal.is_about_node() => "node",
         _ => "request",
     }

@@ -9,11 +9,12 @@ pub(crate) mod http;
 pub(crate) mod listener;
 mod news;
 pub(crate) mod peers;
+pub(crate) mod probe;
+mod runs;
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -32,6 +33,7 @@ use crate::wire::PROTOCOL;
 use doors::Doors;
 use frames::{Held, Limits, Outbox};
 use news::News;
+use runs::Runs;
 
 /// Most clients connected at once.
 pub(crate) const MAX_CLIENTS: usize = 1_024;
@@ -74,6 +76,8 @@ pub(crate) enum Event {
     Left { client: ClientId },
     /// A peer says that an operator has removed this node, in these words.
     Removed { why: String },
+    /// A peer says that another daemon of this node's name runs, in these words.
+    Duplicate { why: String },
 }
 
 /// Who this node is, as its handshakes say it.
@@ -89,10 +93,16 @@ pub(crate) struct Identity {
     pub(crate) members: Members,
     /// The version and the digest of the ring.
     pub(crate) ring: (u64, u64),
+    /// The number of replicas and of partitions.
+    pub(crate) shape: (u8, u16),
     /// How often the store has been started.
     pub(crate) incarnation: u64,
     /// Drawn at random at this start.
     pub(crate) boot_nonce: u64,
+    /// The birth of the store.
+    pub(crate) birth: u64,
+    /// Where this node is configured to be dialed, `host:port`.
+    pub(crate) address: String,
 }
 
 /// Who is let in, and how often.
@@ -116,22 +126,17 @@ pub(crate) struct Peer {
     addresses: Mutex<Addresses>,
     /// What waits to be sent to it.
     pub(crate) outbox: Outbox,
-    /// Rung when it connects to us or has another address: it is back, so dial it now.
+    /// Rung when it connects to us: it is back, so dial it now.
     hurry: Notify,
+    /// Rung when it has another address: an attempt that is under way leads nowhere.
+    elsewhere: Notify,
     /// The task that reads its connection to us.
     inbound: Mutex<Option<AbortHandle>>,
     runs: Mutex<Runs>,
     /// The version of the protocol on the link to it, or on the last one; 0 before there was one.
     protocol: AtomicU16,
-}
-
-/// The runs of a peer's daemon that connected, by the nonces of their boots.
-#[derive(Debug, Default)]
-struct Runs {
-    /// The newest, and where it connected from.
-    newest: Option<(u64, SocketAddr)>,
-    /// The one before it.
-    older: Option<u64>,
+    /// Why it refuses this node, as long as it does.
+    refusal: Mutex<Option<String>>,
 }
 
 /// Where a peer may be. A node is its id: it may come back elsewhere.
@@ -159,9 +164,11 @@ impl Peer {
             addresses: Mutex::new(Addresses { configured, heard, dialed }),
             outbox: Outbox::new(PEER_LIMITS, unsent),
             hurry: Notify::new(),
+            elsewhere: Notify::new(),
             inbound: Mutex::new(None),
             runs: Mutex::default(),
             protocol: AtomicU16::new(0),
+            refusal: Mutex::default(),
         }
     }
 
@@ -186,28 +193,23 @@ impl Peer {
         if addresses.heard != address {
             address.clone_into(&mut addresses.heard);
             drop(addresses);
-            self.hurry.notify_one();
+            self.elsewhere.notify_one();
         }
     }
 
-    /// Notes the run that connects from `from`. The error says that it is one before the newest, which is still connected:
-    /// two daemons have the same name, and only one of them is heard, lest they take each other's place for ever.
-    fn meet(&self, boot_nonce: u64, from: SocketAddr) -> Result<(), String> {
-        let mut runs = locked(&self.runs);
-        let listening = locked(&self.inbound).as_ref().is_some_and(|task| !task.is_finished());
-        match runs.newest {
-            Some((newest, _)) if newest == boot_nonce => return Ok(()),
-            Some((_, other)) if listening && runs.older == Some(boot_nonce) => {
-                return Err(format!(
-                    "another daemon says that it is node {}, has connected since, from {other}, and is heard: a name is one node's",
-                    self.name
-                ));
-            }
-            _ => {}
+    /// The run that is heard is at `address`. A link to where another run was leads nowhere; one of an ordinary restart
+    /// ends by itself.
+    fn moved_for_good(&self, address: &str) {
+        let astray = locked(&self.addresses).dialed != address && self.outbox.is_open();
+        self.moved(address);
+        if astray {
+            self.outbox.shut();
         }
-        runs.older = runs.newest.map(|(nonce, _)| nonce);
-        runs.newest = Some((boot_nonce, from));
-        Ok(())
+    }
+
+    /// Why it refuses this node, if it does.
+    pub(crate) fn refusal(&self) -> Option<String> {
+        locked(&self.refusal).clone()
     }
 
     /// Where to dial it at the `attempt`th attempt, counted from 0.

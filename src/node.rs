@@ -33,13 +33,14 @@ use replica::Replica;
 use returning::Returning;
 pub use words::{
     ClientId, Config, Done, EXPLORE, Experiment, Hindrance, Input, LATE_READ, Limits, Notice,
-    Output, PeerView, RingChange, Shortage, Work,
+    Output, Oversize, PeerView, RingChange, Shortage, Work,
 };
 
+use crate::generation::Grave;
 use crate::members::Members;
 use crate::message::{Body, PeerMessage, RecentTrips, Refusal, Request};
 use crate::store::{HintTotal, Meta};
-use crate::types::{MILLI, Micros, NodeId, Partition};
+use crate::types::{Key, MILLI, Micros, NodeId, Partition};
 
 /// A node: its roles, and what they want done. No role sees another's state.
 #[derive(Clone, Debug)]
@@ -75,7 +76,7 @@ impl Node {
     /// A node at the start of a life of its store (`store::begin_life`).
     pub fn new(config: Config, meta: Meta, seed: u64) -> Self {
         Node {
-            replica: Replica::new(config.ring.clone(), &meta, config.serial_block),
+            replica: Replica::new(&config),
             identity: Identity::new(&config),
             placement: Placement::new(&config),
             gossip: Gossip::new(&config, seed),
@@ -122,6 +123,7 @@ impl Node {
                 self.request(now, Origin::Client { client, id }, request, timeout_ms);
             }
             Input::Repair { partition, peer } => self.repair.order(now, partition, peer),
+            Input::AcceptLoss => self.repair.accept_loss(fx),
             Input::Replace { old, new } => {
                 self.placement.replace(now, old, new, fx);
             }
@@ -146,9 +148,10 @@ impl Node {
             }
             Input::Store(Done::Synced { mark }) => {
                 fx.release(mark);
-                self.replica.synced(mark, fx);
+                self.replica.synced(mark);
                 self.identity.synced(fx);
                 self.placement.synced(fx);
+                self.repair.synced(fx);
                 self.collection.settled(now, fx);
             }
         }
@@ -211,9 +214,12 @@ impl Node {
 
     /// A peer says who it is, or who it knows this node to be.
     fn identify(&mut self, now: Micros, from: NodeId, op: u64, body: Body) {
+        let was_foreign = self.identity.is_foreign(from);
         self.identity.hear(now, from, op, body, &mut self.effects);
         if self.identity.is_foreign(from) {
             self.link(now, from, false);
+        } else if was_foreign && self.identity.is_linked(from) {
+            self.link(now, from, true);
         }
     }
 
@@ -228,6 +234,14 @@ impl Node {
         if !own && !self.identity.is_foreign(from) {
             self.gossip.heard(now, from, fx);
         }
+        if let Body::Propose { condemned, .. } = &body
+            && !self.identity.is_foreign(from)
+            && self.may_issue_again(condemned)
+        {
+            let why = "a put that was sent to several nodes waits here".into();
+            return self.effects.send(vec![from], op, Body::NotYet(why));
+        }
+        let fx = &mut self.effects;
         match body {
             Body::Introduce { ring, cluster, .. } => {
                 match self.placement.meet(from, op, ring, cluster, fx) {
@@ -286,6 +300,7 @@ impl Node {
             | Body::Bury(_)
             | Body::Collect { .. }
             | Body::Renounce { .. }
+            | Body::Withdraw { .. }
                 if !own =>
             {
                 fx.count("orders_of_others_ignored");
@@ -301,13 +316,20 @@ impl Node {
             | Body::Bury(_)
             | Body::Collect { .. }
             | Body::Renounce { .. }
+            | Body::Withdraw { .. }
             | Body::Read { .. }
             | Body::List { .. } => self.replica.ask(from, op, body, fx),
             Body::AskRing { .. } | Body::RingGranted | Body::RingDenied { .. } => {
                 self.placement.vote(now, from, op, body, fx);
             }
-            Body::Withdraw { .. } => fx.count("orders_of_others_ignored"),
         }
+    }
+
+    /// True if a repetition of a write whose event is to be purged may yet be carried out here.
+    fn may_issue_again(&self, condemned: &[Grave]) -> bool {
+        let repeated = |grave: &&Grave| grave.dead.dots().iter().any(|dot| dot.actor.is_of_write());
+        let waits = |key: &Key| self.replica.has_updates(key) || self.coordinator.has_writes(key);
+        condemned.iter().filter(repeated).any(|grave| waits(&grave.key))
     }
 
     /// Gives a request to the coordinator, once the node may mint and answer.
@@ -366,6 +388,11 @@ impl Node {
         self.identity.heard()
     }
 
+    /// The peers that belong to another cluster of the same name, and its id.
+    pub fn foreign(&self) -> &BTreeMap<NodeId, u64> {
+        self.identity.foreign()
+    }
+
     /// What this node makes of another member.
     pub fn peer_view(&self, now: Micros, peer: NodeId) -> PeerView {
         let (opinion, phi) = self.gossip.opinion(now, peer);
@@ -391,14 +418,30 @@ impl Node {
         self.repair.view(now)
     }
 
+    /// The number of the generation of a partition that this node is in.
+    pub fn generation(&self, partition: Partition) -> u64 {
+        self.effects.generations().number(partition)
+    }
+
     /// Keys here whose clock tells of events that have no value any more.
     pub fn dead_keys(&self) -> u64 {
         self.effects.dead_keys()
     }
 
+    /// Keys here whose object is over the limit of what a write may make of one: merges made them.
+    pub fn oversized_keys(&self) -> u64 {
+        self.effects.oversized_keys()
+    }
+
     /// Partitions of this node whose tombstones cannot be collected now, and why.
     pub fn collection_held_back(&self) -> &BTreeMap<Partition, String> {
         self.collection.holding()
+    }
+
+    /// Partitions of which this node is the only owner, and that may lack acknowledged writes since it lost its disk:
+    /// their reads are refused until [`Input::AcceptLoss`].
+    pub fn lost(&self) -> Vec<Partition> {
+        self.repair.lost(&self.effects)
     }
 
     /// Own records that are known to be damaged, and wait to be fetched again.

@@ -16,7 +16,7 @@ use bytes::Bytes;
 
 use crate::causal::{Context, Object};
 use crate::generation::Generation;
-use crate::members::{Cluster, Life, Members};
+use crate::members::{Cluster, Life, Member, Members, Standing};
 use crate::merkle::{Digest, LeafSet, leaf_of};
 use crate::ring::Ring;
 use crate::types::{Key, NodeId, Partition, hash64};
@@ -31,7 +31,7 @@ const CHECKSUM_BYTES: usize = 8;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Record {
     /// The serial with which this store may continue its own entry in the object's clock. Void when it
-    /// is below [`Meta::serial_floor`].
+    /// is below [`Meta::serial_floor`], or the clock has no event of it under the store's present id.
     pub own_serial: Option<u64>,
     /// What replicas exchange.
     pub object: Object,
@@ -66,14 +66,15 @@ pub struct Meta {
     pub owner: Owner,
     /// 64 random bits, drawn when the store was created and kept for good.
     pub birth: u64,
-    /// 64 random bits, half of every actor that it mints with: as many as `birth` at first, and drawn
-    /// anew when the disk may not be the newest.
+    /// 64 random bits, half of every actor that it issues dots with: as many as `birth` in the first process
+    /// that has the store open, and drawn anew by each later one. No two runs of a process issue the same dot,
+    /// whatever copies of the disk were put back between them.
     pub store: u64,
     /// One higher at every start.
     pub incarnation: u64,
-    /// Serials below this are void: they were issued before an unclean start.
+    /// Serials below this are void: they were issued by an earlier process.
     pub serial_floor: u64,
-    /// Serials below this are reserved; the next ones start here after a restart.
+    /// The next serial; written at a clean end, for the next incarnation in the same process.
     pub serial_end: u64,
     /// True from a clean stop to the next start, and only then.
     pub clean: bool,
@@ -83,17 +84,23 @@ pub struct Meta {
     pub without_authority: Vec<Partition>,
     /// The last life of each other member that introduced itself here.
     pub lives: Vec<(NodeId, Life)>,
-    /// The ids that this store has minted with since it last knew that it was as new as the others: should it turn out to be
-    /// an old copy of a disk, what they minted is not old.
+    /// The ids that this store has issued dots with since it last knew that it was as new as the others: should it turn
+    /// out to be an old copy of a disk, what they issued is not old.
     pub fresh: Vec<u64>,
 }
 
 impl Meta {
     /// Goes on under another id, with every serial void.
-    pub fn draw(&mut self, id: u64) {
+    fn draw(&mut self, id: u64) {
         self.store = id;
         self.serial_floor = self.serial_end;
-        self.fresh.push(id);
+    }
+
+    /// Notes that the disk may not be the newest: what this process issues is not old, whatever else is.
+    pub fn suspect(&mut self) {
+        if !self.fresh.contains(&self.store) {
+            self.fresh.push(self.store);
+        }
     }
 
     /// What a store knows of itself before its first life; `store` is its id.
@@ -227,13 +234,16 @@ pub struct Scanned {
     pub digest: Digest,
     /// The events of actors that have no live value.
     pub dead: Context,
+    /// Encoded bytes of the object.
+    pub bytes: usize,
 }
 
 impl Scanned {
     /// What is to be told of this object.
     pub fn of(key: Key, object: &Object) -> Self {
         let digest = Digest::of(&key, object);
-        Scanned { key, context: object.context(), digest, dead: object.dead() }
+        let bytes = wire::encoded_len(object);
+        Scanned { key, context: object.context(), digest, dead: object.dead(), bytes }
     }
 }
 
@@ -333,6 +343,14 @@ pub enum LifeError {
          fixed when a cluster is created"
     )]
     Ring,
+    /// There is no data that could be of another node.
+    #[error("there is no data of node {0}: only a copy of a node's data gets a new identity")]
+    Nothing(String),
+    /// A member of the ring in force is not configured.
+    #[error(
+        "member {0} is not configured, and was in the cluster that this is a copy of: say where the copy has it"
+    )]
+    Unplaced(String),
 }
 
 /// A durable map of records. Calls come from one writer and any number of readers.
@@ -398,10 +416,26 @@ pub trait Store: Send + Sync {
     }
 }
 
-/// Begins a life of the store: consumes the clean-stop marker, and voids store id and serials if there was
-/// none. Synced before it returns, so before the node's first input. `fresh_id` is drawn at random.
-pub fn begin_life(store: &dyn Store, owner: &Owner, fresh_id: u64) -> Result<Meta, LifeError> {
-    let mut meta = store.meta()?.unwrap_or_else(|| Meta::new(owner.clone(), fresh_id));
+/// Who begins an incarnation of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Process {
+    /// One that has just opened the store: it issues dots under this id, drawn at random.
+    New(u64),
+    /// The one that ended the incarnation before, and never let go of the store.
+    Same,
+}
+
+/// Begins a life of the store: consumes the clean-stop marker, and draws the id that this process issues dots with.
+/// Synced before it returns, so before the node's first input. Waits for nobody.
+pub fn begin_life(store: &dyn Store, owner: &Owner, process: Process) -> Result<Meta, LifeError> {
+    let known = store.meta()?;
+    let mut meta = match (known, process) {
+        (Some(known), _) => known,
+        (None, Process::New(id)) => Meta::new(owner.clone(), id),
+        (None, Process::Same) => {
+            return Err(StoreError("its own record is gone while it was open".into()).into());
+        }
+    };
     if (&meta.owner.name, &meta.owner.cluster) != (&owner.name, &owner.cluster) {
         let (theirs, ours) = (meta.owner, owner.clone());
         return Err(LifeError::Owner(theirs.name, theirs.cluster, ours.name, ours.cluster));
@@ -410,16 +444,57 @@ pub fn begin_life(store: &dyn Store, owner: &Owner, fresh_id: u64) -> Result<Met
     if store.ring()?.is_none() && meta.owner.ring != owner.ring {
         return Err(LifeError::Ring);
     }
-    // After an unclean stop the disk may have forgotten dots that peers know, and may even be a copy
-    // that was made while the node ran: it goes on as somebody else.
-    if !meta.clean {
-        meta.draw(fresh_id);
+    if let Process::New(id) = process {
+        meta.draw(id);
+        // After an unclean stop the disk may have forgotten what peers know, and may even be a copy that was made
+        // while the node ran. A clean one that was in doubt before still is.
+        if !meta.clean || !meta.fresh.is_empty() {
+            meta.suspect();
+        }
     }
     meta.clean = false;
     meta.incarnation += 1;
     store.apply(&[Change::Meta(meta.clone())])?;
     store.sync()?;
     Ok(meta)
+}
+
+/// Makes a copied store one of a new cluster, which has not been founded yet: under a new birth, `fresh_id`, and knowing
+/// the members where `configured` says they are. What it holds, and what of it counts, stays. Synced before it returns.
+pub fn begin_anew(
+    store: &dyn Store,
+    owner: &Owner,
+    configured: &Members,
+    fresh_id: u64,
+) -> Result<(), LifeError> {
+    let nothing = || LifeError::Nothing(owner.name.clone());
+    let mut meta = store.meta()?.ok_or_else(nothing)?;
+    let placed = store.ring()?;
+    if meta.owner.name != owner.name {
+        let (theirs, ours) = (meta.owner, owner.clone());
+        return Err(LifeError::Owner(theirs.name, theirs.cluster, ours.name, ours.cluster));
+    }
+    if placed.is_none() && meta.owner.ring != owner.ring {
+        return Err(LifeError::Ring);
+    }
+    let mut members = Vec::new();
+    for member in store.members()?.iter().flat_map(Members::iter) {
+        let address = match configured.get(member.id()) {
+            Some(configured) => configured.address.clone(),
+            None if member.standing == Standing::Removed => member.address.clone(),
+            None => return Err(LifeError::Unplaced(member.name.clone())),
+        };
+        members.push(Member { address, ..member.clone() });
+    }
+    meta.draw(fresh_id);
+    meta.suspect();
+    meta.birth = fresh_id;
+    meta.owner.cluster.clone_from(&owner.cluster);
+    meta.cluster = None;
+    meta.lives.clear();
+    store.apply(&[Change::Meta(meta), Change::Members(Members::new(members))])?;
+    store.sync()?;
+    Ok(())
 }
 
 /// Ends a life cleanly: everything applied is synced first, the marker after it.
@@ -431,8 +506,7 @@ pub fn end_life(store: &dyn Store, meta: &Meta) -> Result<(), StoreError> {
 
 /// A record's bytes on disk: a version byte, the content, and a checksum that also covers its place.
 pub fn encode_record(partition: Partition, key: &Key, record: &Record) -> Vec<u8> {
-    let mut bytes = vec![RECORD_VERSION];
-    bytes.extend(wire::encode(record));
+    let mut bytes = wire::encode_behind(vec![RECORD_VERSION], record, CHECKSUM_BYTES + 1);
     let checksum = record_checksum(partition, key, &bytes);
     bytes.extend(checksum);
     bytes
@@ -448,8 +522,8 @@ pub fn decode_record(partition: Partition, key: &Key, bytes: Bytes) -> Found {
 
 /// A hint's bytes on disk: as a record's, with the generation in front, and bound to the member that it is for.
 pub fn encode_hint(target: NodeId, key: &Key, record: &Record) -> Vec<u8> {
-    let mut bytes = vec![HINT_VERSION];
-    bytes.extend(wire::encode(&(record.generation, record)));
+    let sealed = CHECKSUM_BYTES + 1;
+    let mut bytes = wire::encode_behind(vec![HINT_VERSION], &(record.generation, record), sealed);
     let checksum = hint_checksum(target, key, &bytes);
     bytes.extend(checksum);
     bytes

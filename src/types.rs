@@ -20,9 +20,16 @@ pub const MAX_KEY_BYTES: usize = 1_024;
 pub const MAX_VALUE_BYTES: usize = 1 << 20;
 /// Most siblings that one key may have where a write is accepted.
 pub const MAX_SIBLINGS: usize = 32;
-/// Largest object (clock and all siblings, encoded), in bytes, where a write is accepted.
+/// Most entries that the clock of one key may have where a write is accepted: each process run that has issued a dot of
+/// the key has one, and each put that was sent to several nodes, until tombstone GC removes it.
+pub const MAX_CLOCK_ENTRIES: usize = 1_024;
+/// Largest object (clock and all siblings, encoded) that a write may make, in bytes, whatever N is;
+/// [`ObjectLimits::of`] has the limit of a cluster.
 pub const MAX_OBJECT_BYTES: usize = 8 << 20;
-/// Largest replication factor N. Bounds what a merge of replicas can grow to, and so the frames.
+/// Largest object that a merge between nodes may make, in bytes: N owners that each accepted writes
+/// up to their limit, apart from each other, merge to no more than this.
+pub const MAX_MERGED_BYTES: usize = 16 << 20;
+/// Largest replication factor N.
 pub const MAX_N: u8 = 7;
 /// Most members of a cluster.
 pub const MAX_MEMBERS: usize = 1_000;
@@ -32,6 +39,44 @@ pub const MAX_PARTITIONS: u16 = 4_096;
 pub const MAX_NAME_BYTES: usize = 64;
 /// Longest deadline that a request may carry, in milliseconds.
 pub const MAX_TIMEOUT_MS: u32 = 600_000;
+
+/// How large the object of one key may become in a cluster, in encoded bytes. `docs/limits.md` has
+/// the whole table.
+///
+/// An object that is over a limit already (an older version wrote it, or a limit was passed by merges
+/// that each stayed within it) may change and shrink, but not grow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ObjectLimits {
+    /// What a client's write may make of an object, and up to which an owner takes hints.
+    pub accepted: usize,
+    /// What any other merge between nodes may make of an object, what a fallback keeps of one key, and
+    /// what a read answers with at once.
+    pub merged: usize,
+}
+
+impl ObjectLimits {
+    /// The limits of a cluster with this replication factor, 1 to [`MAX_N`].
+    pub const fn of(n: u8) -> Self {
+        let n = if n == 0 { 1 } else { n as usize };
+        let share = MAX_MERGED_BYTES / n;
+        let accepted = if share < MAX_OBJECT_BYTES { share } else { MAX_OBJECT_BYTES };
+        ObjectLimits { accepted, merged: MAX_MERGED_BYTES }
+    }
+}
+
+/// A write of the largest value under the largest key always fits an empty object, for every N, and
+/// what N owners accepted apart from each other always merges.
+const _: () = {
+    let mut n = 1;
+    while n <= MAX_N {
+        let limits = ObjectLimits::of(n);
+        assert!(limits.accepted > MAX_VALUE_BYTES + MAX_KEY_BYTES + (64 << 10));
+        assert!(n as usize * limits.accepted <= limits.merged);
+        // What a keeper took up to its limit fits beside what is dead of the key at an owner.
+        assert!(2 * limits.accepted <= limits.merged);
+        n += 1;
+    }
+};
 
 /// A node's identity: the hash of its name, so that a node may come back under another address.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, BorrowDecode)]
@@ -106,7 +151,7 @@ impl fmt::Debug for Key {
 }
 
 /// A value's bytes. Decoding borrows them from the frame they came in: nothing is copied.
-/// The size limit is enforced where a write is accepted, so that a merge is never refused.
+/// The size limit is enforced where a write is accepted, and not where replicas merge.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Blob(pub Bytes);
 

@@ -9,13 +9,16 @@ pub mod http;
 
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 use bincode::enc::EncoderImpl;
-use bincode::enc::write::SizeWriter;
+use bincode::enc::write::{SizeWriter, Writer};
+use bincode::error::EncodeError;
 use bincode::{BorrowDecode, Encode};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::causal::Context;
 use crate::secret::{Nonce, Proof, Seal};
-use crate::types::{Blob, Key, MAX_N, MAX_OBJECT_BYTES, NodeId, first_u64, hash64};
+use crate::types::{
+    Blob, Key, MAX_KEY_BYTES, MAX_MERGED_BYTES, MAX_N, MAX_OBJECT_BYTES, NodeId, first_u64, hash64,
+};
 
 /// The first bytes of every connection.
 pub const MAGIC: [u8; 8] = *b"PIXII\r\n\x1a";
@@ -29,8 +32,12 @@ const SECRET_PROTOCOL: u16 = 5;
 pub const PREAMBLE_BYTES: usize = 12;
 /// Largest frame before the handshake is done, in bytes.
 pub const MAX_HELLO_BYTES: usize = 1_024;
-/// Largest frame, in bytes: a merge of N objects that each reached the limit, and its envelope.
+/// Largest frame, in bytes. Objects that are written today fit it several times; versions before
+/// protocol 6 wrote records of up to 7 times [`MAX_OBJECT_BYTES`], which have to pass as well.
 pub const MAX_FRAME_BYTES: usize = MAX_N as usize * MAX_OBJECT_BYTES + (8 << 20);
+
+/// A fallback that was an owner before answers with its own record and with what it keeps for others.
+const _: () = assert!(2 * MAX_MERGED_BYTES + MAX_KEY_BYTES + (1 << 20) < MAX_FRAME_BYTES);
 
 const FRAME_HEAD_BYTES: usize = 12;
 const CONTEXT_VERSION: u8 = 1;
@@ -120,6 +127,16 @@ pub enum Hello {
     },
 }
 
+impl Hello {
+    /// The first version of the protocol in which a listener knows this introduction.
+    pub fn since(&self) -> u16 {
+        match self {
+            Hello::Member { .. } | Hello::Probe { .. } => 6,
+            _ => OLDEST_PROTOCOL,
+        }
+    }
+}
+
 /// The answer to a [`Hello`].
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
@@ -164,7 +181,28 @@ fn codec<const LIMIT: usize>() -> Configuration<LittleEndian, Varint, Limit<LIMI
 
 /// A message's bytes. Encoding into memory cannot fail for the types of this crate.
 pub fn encode<T: Encode>(message: &T) -> Vec<u8> {
-    bincode::encode_to_vec(message, bincode::config::standard()).unwrap_or_default()
+    encode_behind(Vec::new(), message, 0)
+}
+
+/// The same behind `head`, with room for `tail` bytes more. The space is taken at once: one that grows would be copied, and
+/// take twice what is needed.
+pub fn encode_behind<T: Encode>(mut head: Vec<u8>, message: &T, tail: usize) -> Vec<u8> {
+    let length = encoded_len(message);
+    head.reserve_exact(length + tail);
+    let mut encoder = EncoderImpl::new(Appended(head), bincode::config::standard());
+    // Appending cannot fail, and neither can the encoding of the types of this crate.
+    let _ = message.encode(&mut encoder);
+    encoder.into_writer().0
+}
+
+/// Appends what is encoded.
+struct Appended(Vec<u8>);
+
+impl Writer for Appended {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), EncodeError> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
 }
 
 /// The message in `bytes`, all of them; values keep borrowing them. The error says what is wrong.
@@ -210,17 +248,25 @@ pub fn sealed(frame: &Bytes, seal: &mut Seal) -> [Bytes; 2] {
 
 /// The message as a frame of its own, to be shared by several connections.
 pub fn frame<T: Encode>(message: &T) -> Bytes {
-    let mut out = BytesMut::new();
-    put_frame(&mut out, message, None);
-    out.freeze()
+    let mut bytes = encode_behind(vec![0; FRAME_HEAD_BYTES], message, 0);
+    let (head, payload) = bytes.split_at_mut(FRAME_HEAD_BYTES);
+    let mut out = BytesMut::with_capacity(FRAME_HEAD_BYTES);
+    put_head(&mut out, payload, None);
+    head.copy_from_slice(&out);
+    bytes.into()
 }
 
 /// The length of the message as a frame, without making it.
 pub fn frame_len<T: Encode>(message: &T) -> usize {
+    FRAME_HEAD_BYTES + encoded_len(message)
+}
+
+/// How many bytes [`encode`] makes of a message, without making them.
+pub fn encoded_len<T: Encode>(message: &T) -> usize {
     let config = bincode::config::standard();
     let mut encoder = EncoderImpl::new(SizeWriter::default(), config);
     let encoded = message.encode(&mut encoder).map(|()| encoder.into_writer().bytes_written);
-    FRAME_HEAD_BYTES + encoded.unwrap_or_default()
+    encoded.unwrap_or_default()
 }
 
 /// Takes the next frame's payload off `input`; `None` when it is not complete yet. A length over

@@ -82,7 +82,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
     #[test]
     fn sets_agree_with_explicit_histories(steps in prop::collection::vec(step(), 1..60)) {
-        let mut copies = vec![(Clock::<u32>::default(), History::default()); REPLICAS];
+        let mut copies = vec![(Clock::<u64>::default(), History::default()); REPLICAS];
         let mut actors: Vec<Actor> =
             (0..REPLICAS).map(|at| Actor { store: at as u64, serial: 1 }).collect();
         let mut contexts = vec![Context::default()];

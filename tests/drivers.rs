@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod daemon;
+#[path = "drivers/identity.rs"]
+mod identity;
 #[path = "drivers/secrets.rs"]
 mod secrets;
 
@@ -413,7 +415,7 @@ fn accept_as(listener: &TcpListener, name: &str) -> Raw {
     let mut raw = Raw::on(listener.accept().unwrap().0);
     raw.preamble();
     let hello: Hello = raw.next().unwrap();
-    assert!(matches!(hello, Hello::Peer { to, .. } if to == NodeId::of(name)));
+    assert!(matches!(hello, Hello::Member { to, .. } if to == NodeId::of(name)));
     let welcome = Welcome::Accepted { cluster: "test".into(), name: name.into() };
     raw.send(&[&wire::preamble(false)[..], &wire::frame(&welcome)].concat());
     raw

@@ -188,7 +188,7 @@ fn a_member_is_dialed_where_the_store_remembers_it() {
     let mut raw = Raw::on(listener.accept().unwrap().0);
     raw.preamble();
     let hello: Hello = raw.next().unwrap();
-    assert!(matches!(hello, Hello::Peer { to, .. } if to == NodeId::of("n1")));
+    assert!(matches!(hello, Hello::Member { to, .. } if to == NodeId::of("n1")));
     let welcome = Welcome::Accepted { cluster: "test".into(), name: "n1".into() };
     raw.send(&[&wire::preamble(false)[..], &wire::frame(&welcome)].concat());
     let mut client = daemon.client();

@@ -15,8 +15,8 @@ use pixii::rng::Rng;
 use pixii::store::disk::DiskStore;
 use pixii::store::memory::MemoryStore;
 use pixii::store::{
-    Change, Found, HintTotal, LifeError, Meta, Owner, Record, Scanned, Span, Store, begin_life,
-    end_life, hint_bytes,
+    Change, Found, HintTotal, LifeError, Meta, Owner, Process, Record, Scanned, Span, Store,
+    begin_life, end_life, hint_bytes,
 };
 use pixii::types::{Blob, Key, MAX_VALUE_BYTES, NodeId, Partition, WriteId};
 use tempfile::TempDir;
@@ -287,23 +287,33 @@ fn the_last_change_of_a_batch_counts<B: Bench>() {
 fn lives_begin_and_end<B: Bench>() {
     let bench = B::new();
     assert_eq!(bench.store().meta().unwrap(), None);
-    let mut meta = begin_life(bench.store(), &owner("n1"), 42).unwrap();
+    let begin = |store: &dyn Store, process| begin_life(store, &owner("n1"), process);
+    let mut meta = begin(bench.store(), Process::New(42)).unwrap();
     assert_eq!((meta.store, meta.incarnation, meta.serial_floor), (42, 1, 1));
     meta.serial_end = 100;
     end_life(bench.store(), &meta).unwrap();
+    let meta = begin(bench.store(), Process::Same).unwrap();
+    assert_eq!((meta.store, meta.incarnation), (42, 2), "one id for a process");
+    assert_eq!((meta.serial_floor, meta.serial_end), (1, 100), "and serials that go on");
+    end_life(bench.store(), &meta).unwrap();
     let bench = bench.reopen();
-    let mut meta = begin_life(bench.store(), &owner("n1"), 43).unwrap();
-    assert_eq!((meta.store, meta.incarnation), (42, 2), "the id is drawn once");
-    assert_eq!((meta.serial_floor, meta.serial_end), (1, 100), "a clean stop voids nothing");
+    let mut meta = begin(bench.store(), Process::New(43)).unwrap();
+    assert_eq!((meta.birth, meta.store, meta.incarnation), (42, 43, 3), "and another for the next");
+    assert_eq!(
+        (meta.serial_floor, &meta.fresh[..]),
+        (100, &[][..]),
+        "a clean stop leaves no doubt"
+    );
     meta.serial_end = 200;
     bench.store().apply(&[Change::Meta(meta)]).unwrap();
     bench.store().sync().unwrap();
     let bench = bench.reopen();
-    let meta = begin_life(bench.store(), &owner("n1"), 44).unwrap();
-    assert_eq!((meta.incarnation, meta.serial_floor), (3, 200), "an unclean start voids serials");
-    let stranger = begin_life(bench.store(), &owner("n2"), 45);
+    let meta = begin(bench.store(), Process::New(44)).unwrap();
+    assert_eq!((meta.store, meta.incarnation, meta.serial_floor), (44, 4, 200));
+    assert_eq!(meta.fresh, [44], "after an unclean stop the disk may not be the newest");
+    let stranger = begin_life(bench.store(), &owner("n2"), Process::New(45));
     assert!(matches!(stranger, Err(LifeError::Owner(..))), "{stranger:?}");
-    let moved = begin_life(bench.store(), &Owner { ring: 8, ..owner("n1") }, 45);
+    let moved = begin_life(bench.store(), &Owner { ring: 8, ..owner("n1") }, Process::New(45));
     assert_eq!(moved, Err(LifeError::Ring));
 }
 

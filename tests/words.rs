@@ -566,7 +566,7 @@ fn frames_are_bounded_checked_and_waited_for() {
 #[test]
 fn preambles_name_what_is_wrong() {
     let good = wire::preamble(false);
-    assert_eq!(wire::check_preamble(&good, false), Ok(5));
+    assert_eq!(wire::check_preamble(&good, false), Ok(6));
     let error = wire::check_preamble(b"GET / HTTP/1", false).unwrap_err();
     assert_eq!(error.to_string(), "not a Pixii connection: it begins with \"GET / HT\"");
     let check = |low: u8, high: u8, secret| {

@@ -29,6 +29,7 @@ const STOP_WAIT: Duration = Duration::from_secs(15);
 pub(crate) struct Cluster {
     program: PathBuf,
     daemons: Vec<Daemon>,
+    last_exit: Option<i32>,
     /// The directory, locked: another cluster would write its own addresses over ours.
     _lock: File,
 }
@@ -72,7 +73,7 @@ impl Cluster {
             config.write(&daemon.config)?;
             daemons.push(daemon);
         }
-        Ok(Cluster { program, daemons, _lock: lock })
+        Ok(Cluster { program, daemons, last_exit: None, _lock: lock })
     }
 
     /// Lets the network of all daemons be emulated, from their next start.
@@ -200,15 +201,23 @@ impl Cluster {
 
     /// The daemons that have ended by themselves since this was last asked: a name, and how it ended.
     pub(crate) fn ended(&mut self) -> Vec<(String, String)> {
-        self.daemons
-            .iter_mut()
-            .filter_map(|daemon| Some((daemon.name.clone(), daemon.end()?)))
-            .collect()
+        let mut ended = Vec::new();
+        for daemon in &mut self.daemons {
+            let Some((code, how)) = daemon.end() else { continue };
+            self.last_exit = code;
+            ended.push((daemon.name.clone(), how));
+        }
+        ended
+    }
+
+    /// The exit code of the daemon that was last seen to have ended by itself; `None` if a signal ended it.
+    pub(crate) fn last_exit(&self) -> Option<i32> {
+        self.last_exit
     }
 
     /// How this daemon ended by itself, the first time that is seen.
     pub(crate) fn end_of(&mut self, name: &str) -> Option<String> {
-        self.daemons.iter_mut().find(|daemon| daemon.name == name)?.end()
+        self.daemons.iter_mut().find(|daemon| daemon.name == name)?.end().map(|(_, how)| how)
     }
 
     /// Returns when every running daemon answers and has links to all the others that run, frozen ones

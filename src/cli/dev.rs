@@ -148,6 +148,11 @@ impl Dev {
                 () = interrupt.wait() => Ok(false),
             }
         });
+        // What no later start can help is told as a daemon tells it.
+        let ready = ready.map_err(|trouble| match cluster.last_exit() {
+            Some(2) => Trouble::usage(trouble.message),
+            _ => trouble,
+        });
         let told = match ready {
             Ok(true) => emit(self.welcome(&cluster, begun.elapsed()))
                 .and_then(|()| attend(&mut cluster, &interrupt, &orders)),

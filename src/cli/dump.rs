@@ -1,7 +1,7 @@
 //! `pixii dump`: every value of the cluster in the order of the keys, in bounded memory.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::io::{self, BufWriter, StdoutLock, Write};
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,8 +33,10 @@ const PAUSE: Duration = Duration::from_millis(50);
 #[command(after_help = "\
 A line is a key, a tab and a value; in both, a backslash is written \\\\, a tab \\t, a newline \\n and a \
 carriage return \\r, as `pixii load` reads them. A key with siblings has a line for each, with a third \
-column such as `sibling 1/2`. Deleted keys are left out. A read that is refused ends the dump, with the \
-number of lines that are complete, and exit code 4 for want of replicas.
+column such as `sibling 1/2`. Deleted keys are left out.
+
+Where too few replicas can answer, all other partitions are printed; those that are missing are named at the end, and \
+the exit code is 4. Any other failure ends the dump, with the number of lines that are complete.
 
 Examples:
   pixii dump > backup.tsv
@@ -73,9 +75,11 @@ impl Dump {
         });
         printer.out.flush()?;
         let lines = text::count(printer.lines, "line");
-        outcome.map(|()| Exit::Done).map_err(|trouble| match trouble.message.as_str() {
-            "" => trouble,
-            why => Trouble { message: format!("{why}; {lines} printed before it"), ..trouble },
+        outcome.and_then(Missing::verdict).map(|()| Exit::Done).map_err(|trouble| {
+            match trouble.message.as_str() {
+                "" => trouble,
+                why => Trouble { message: format!("{why}; {lines} printed"), ..trouble },
+            }
         })
     }
 }
@@ -121,7 +125,43 @@ impl Source {
     }
 }
 
-async fn dump(source: &Source, printer: &mut Printer<'_>) -> Result<(), Trouble> {
+/// Partitions that could not be read for want of replicas, each with the reason.
+#[derive(Default)]
+struct Missing(BTreeMap<Partition, String>);
+
+/// Partitions that a sentence names; it counts the others.
+const MAX_NAMED: usize = 8;
+
+impl Missing {
+    /// Takes note of a partition that too few replicas answer for; gives back any other failure.
+    fn note(&mut self, partition: Partition, failure: Failure) -> Result<(), Trouble> {
+        match failure {
+            Failure::Refused(why) if why.is_no_quorum() => {
+                self.0.entry(partition).or_insert_with(|| why.to_string());
+                Ok(())
+            }
+            other => Err(other.into()),
+        }
+    }
+
+    /// An error if anything is missing: a dump that is not whole must not be taken for one.
+    fn verdict(self) -> Result<(), Trouble> {
+        let Some(why) = self.0.values().next() else { return Ok(()) };
+        let numbers: Vec<String> =
+            self.0.keys().take(MAX_NAMED).map(|partition| partition.0.to_string()).collect();
+        let others = match self.0.len() - numbers.len() {
+            0 => String::new(),
+            others => format!(" and {}", text::count(others as u64, "other")),
+        };
+        let (all, numbers) = (text::count(self.0.len() as u64, "partition"), numbers.join(", "));
+        Err(Trouble {
+            message: format!("{all} could not be read or not wholly ({numbers}{others}): {why}"),
+            exit: Exit::NoQuorum,
+        })
+    }
+}
+
+async fn dump(source: &Source, printer: &mut Printer<'_>) -> Result<Missing, Trouble> {
     let mut keys = Merge::begin(source).await?;
     let mut window: VecDeque<JoinHandle<(Key, Result<Found, Failure>)>> = VecDeque::new();
     let (mut more, mut largest) = (true, 0);
@@ -138,9 +178,16 @@ async fn dump(source: &Source, printer: &mut Printer<'_>) -> Result<(), Trouble>
                 (key, found)
             }));
         }
-        let Some(read) = window.pop_front() else { return Ok(()) };
+        let Some(read) = window.pop_front() else { return Ok(keys.missing) };
         let (key, found) = joined(read).await?;
-        let found = found?;
+        let found = match found {
+            Ok(found) => found,
+            Err(failure) => {
+                let partition = source.client.ring().partition(&key);
+                keys.missing.note(partition, failure)?;
+                continue;
+            }
+        };
         largest = largest.max(found.values.iter().map(|value| value.len()).sum());
         printer.print(&key, &found)?;
     }
@@ -157,6 +204,7 @@ struct Merge<'a> {
     limit_bytes: u32,
     partitions: Vec<Pages>,
     heads: BinaryHeap<Reverse<(Key, usize)>>,
+    missing: Missing,
 }
 
 /// One partition: the page in use, and the next one, which is being fetched.
@@ -175,6 +223,7 @@ impl<'a> Merge<'a> {
             limit_bytes: (PAGES_BYTES / u32::from(count).max(1)).clamp(low, high),
             partitions: Vec::new(),
             heads: BinaryHeap::new(),
+            missing: Missing::default(),
         };
         for number in 0..count {
             let next = Some(merge.fetch(Partition(number), None));
@@ -198,7 +247,10 @@ impl<'a> Merge<'a> {
         if pages.page.is_empty()
             && let Some(next) = pages.next.take()
         {
-            let page = joined(next).await??;
+            let page = match joined(next).await? {
+                Ok(page) => page,
+                Err(failure) => return self.missing.note(Partition(at as u16), failure),
+            };
             let last = page.keys.last().cloned();
             pages.page = page.keys.into();
             if page.more {

@@ -28,7 +28,8 @@ use write::Plan;
 #[command(after_help = "\
 A line is a key, one tab, and a value; in both, a backslash is written \\\\, a tab \\t, a newline \\n and a \
 carriage return \\r. Each key is read first and its values replaced, so that a file can be loaded twice; \
---blind adds without reading, which is faster and leaves siblings beside what is there.
+--blind adds without reading, which is faster and leaves siblings beside what is there; the last line of \
+the report counts them. A byte order mark at the beginning of the file is left out of the first key.
 
 A put with an unknown outcome is sent again with the same write id until its deadline. Exit code 0 means \
 that every line was acknowledged; 4 that lines were refused for want of replicas; 5 that the outcome of \
@@ -144,12 +145,21 @@ impl Load {
                 "refused": counts.all_refused(),
                 "refused_by_reason": counts.refused,
                 "unknown": counts.unknown,
+                "siblings": pour.siblings,
                 "seconds": (seconds * 1_000.0).round() / 1_000.0,
                 "rate": rate.round(),
                 "complete": pour.stop.is_none(),
             }))?;
         } else if counts.lines > 0 || !matches!(pour.stop, Some(Stop::Input(_))) {
-            emit(as_text(counts, seconds, rate))?;
+            let mut text = as_text(counts, seconds, rate);
+            if pour.siblings > 0 {
+                let lines = count(pour.siblings, "line");
+                text += &format!(
+                    "{lines} became siblings, beside other values of the same key: `pixii get KEY` shows \
+                     them, and a put or delete with its context settles them\n"
+                );
+            }
+            emit(text)?;
         }
         let lost = counts.all_refused() + counts.unknown;
         if let (Some(path), true) = (&self.failed, lost > 0) {

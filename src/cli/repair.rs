@@ -36,7 +36,10 @@ Exit codes: 0 all are equal, 1 some could not be compared for 30 seconds, or a p
 Examples:
   pixii repair                       the node that --connect names, with all others
   pixii repair --node n3 --peer n1   what n3 has in common with n1
-  pixii repair --partition 7         one partition (`pixii ring KEY` tells a key's)")]
+  pixii repair --partition 7         one partition (`pixii ring KEY` tells a key's)
+  pixii repair --node n3 --accept-loss
+                                     n3 has lost its disk, and no other node has what was on it (n = 1): \
+answer reads all the same")]
 pub(crate) struct Repair {
     /// Only this partition
     #[arg(long, value_name = "NUMBER")]
@@ -47,6 +50,9 @@ pub(crate) struct Repair {
     /// Ask this member instead
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
+    /// Accept that acknowledged writes are gone where the node has lost its disk and is the only owner; compares nothing
+    #[arg(long, conflicts_with_all = ["partition", "peer"])]
+    accept_loss: bool,
 }
 
 type Pair = (Partition, NodeId);
@@ -64,6 +70,9 @@ struct Watch {
 impl Repair {
     /// Has the node begin, watches it, and tells what came of it.
     pub(crate) fn run(self, shared: &Shared) -> Outcome {
+        if self.accept_loss {
+            return self.accept_loss(shared);
+        }
         let (client, watch) = block_on(async {
             let client = shared.client().await?;
             let watch = self.watch(&client, !shared.json()).await?;
@@ -78,6 +87,22 @@ impl Repair {
         }
         troubles.iter().for_each(|sentence| complain(sentence));
         Ok(if troubles.is_empty() { Exit::Done } else { Exit::Error })
+    }
+
+    fn accept_loss(&self, shared: &Shared) -> Outcome {
+        let node = self.node.as_deref();
+        let (name, partitions) = block_on(async {
+            let client = shared.client().await?;
+            let partitions = client.accept_loss(node).await?;
+            Ok((client.status(node).await?.name, partitions))
+        })?;
+        if shared.json() {
+            emit_json(&json!({ "node": name, "accepted_partitions": partitions }))?;
+        } else {
+            let partitions = count(partitions.into(), "partition");
+            emit(format!("{name} answers reads of {partitions} with what it has\n"))?;
+        }
+        Ok(Exit::Done)
     }
 
     async fn watch(&self, client: &Client, shown: bool) -> Result<Watch, Trouble> {

@@ -22,7 +22,8 @@ It logs to standard error, its last line says why it ended. Under systemd it tel
 
 Exit codes: 0 stopped as it was told to; 1 something failed (the store, the port, the system), and starting \
 it again may help; 2 starting it again cannot help: a mistake in the command line or the configuration, or \
-a data directory of another node, of another format, or without permission.
+a data directory of another node, of another format, or without permission, or a copy of the data of a node \
+that runs elsewhere.
 
 Examples:
   pixii server --config /etc/pixii/n1.toml")]
@@ -38,6 +39,10 @@ pub(crate) struct Server {
     /// unchanged, and begin anew. Without effect once that is done
     #[arg(long)]
     rejoin_empty: bool,
+    /// What the data directory holds is a copy of that of a node which goes on elsewhere: make of it a node of a new cluster,
+    /// with the same data. Said once, at the first start of every node of the copy
+    #[arg(long, conflicts_with_all = ["bootstrap", "rejoin_empty"])]
+    new_identity: bool,
     /// Stop when standard input ends, so that a daemon never outlives its parent
     #[arg(long, hide = true)]
     follow_stdin: bool,
@@ -59,6 +64,7 @@ impl Server {
             Config::load(&self.config).map_err(|error| Trouble::usage(error.to_string()))?;
         config.bootstrap = self.bootstrap;
         config.rejoin_empty = self.rejoin_empty;
+        config.new_identity = self.new_identity;
         let logged = log(&config);
         let read = move || {
             let config = Config::load(&self.config)?;

@@ -3,7 +3,8 @@
 use clap::Args;
 use pixii::members::Opinion;
 use pixii::message::{
-    CollectionStatus, LinksReport, PairStatus, PeerRepair, PeerStatus, RepairReport, StatusReport,
+    CollectionStatus, LinksReport, OVERSIZED_KEYS, PARTITIONS_LOST, PairStatus, PeerRepair,
+    PeerStatus, RepairReport, StatusReport, TROUBLE,
 };
 use pixii::types::NodeId;
 use serde_json::{Value, json};
@@ -107,8 +108,9 @@ fn as_json(report: &StatusReport) -> Value {
             "failing_partitions": peer.repair.failing,
         })
     };
+    let counted = report.counters.iter().filter(|(name, _)| !name.starts_with(TROUBLE));
     let counters: serde_json::Map<String, serde_json::Value> =
-        report.counters.iter().map(|(name, value)| (name.clone(), (*value).into())).collect();
+        counted.map(|(name, value)| (name.clone(), (*value).into())).collect();
     let example = report.repair.example.as_ref().map(|(partition, peer, why)| {
         json!({ "partition": partition.0, "peer": name(report, *peer), "why": why })
     });
@@ -121,6 +123,8 @@ fn as_json(report: &StatusReport) -> Value {
         "recovered": report.recovered,
         "serving": report.serving,
         "without_authority": report.without_authority,
+        "partitions_lost": report.level(PARTITIONS_LOST),
+        "oversized_keys": report.level(OVERSIZED_KEYS),
         "uptime_ms": report.uptime_ms,
         "partitions": report.partitions,
         "disk_bytes": report.disk_bytes,
@@ -141,6 +145,7 @@ fn as_json(report: &StatusReport) -> Value {
             "failing_example": example,
         },
         "emulated": report.emulated,
+        "troubles": report.troubles().collect::<Vec<_>>(),
         "counters": counters,
     })
 }
@@ -178,6 +183,9 @@ fn as_text(report: &StatusReport, links: Option<&LinksReport>) -> String {
     if !report.emulated.is_empty() {
         out += &format!("THE NETWORK IS EMULATED here: {}\n", report.emulated.join("; "));
     }
+    for trouble in report.troubles() {
+        out += &format!("TO BE SEEN TO: {trouble}\n");
+    }
     let home_to = match report.without_authority {
         0 => count(report.partitions.into(), "partition"),
         lost => format!(
@@ -202,6 +210,19 @@ fn as_text(report: &StatusReport, links: Option<&LinksReport>) -> String {
     for unfinished in report.unfinished_ring() {
         rows.push(row(["ring", &unfinished]));
     }
+    if let lost @ 1.. = report.level(PARTITIONS_LOST) {
+        let (lost, name) = (count(lost, "partition"), &report.name);
+        let text = format!(
+            "acknowledged writes of {lost} may be missing: the disk was lost, and no other node has them; \
+             reads are refused until `pixii repair --node {name} --accept-loss`"
+        );
+        rows.push(row(["LOST", &text]));
+    }
+    if let keys @ 1.. = report.level(OVERSIZED_KEYS) {
+        let text =
+            format!("{}: read them, and write or delete with the context", count(keys, "key"));
+        rows.push(row(["over the limit", &text]));
+    }
     if let Some(links) = links {
         rows.push(row(["protocol", &spoken(links, report)]));
     }
@@ -210,7 +231,8 @@ fn as_text(report: &StatusReport, links: Option<&LinksReport>) -> String {
         out += &format!("\n{}", peers(report));
     }
     let mut counters = vec![row(["counter", "since the start"])];
-    counters.extend(report.counters.iter().map(|(name, value)| row([name, &value.to_string()])));
+    let counted = report.counters.iter().filter(|(name, _)| !name.starts_with(TROUBLE));
+    counters.extend(counted.map(|(name, value)| row([name, &value.to_string()])));
     if counters.len() > 1 {
         out += "\n";
         out += &table(&counters);

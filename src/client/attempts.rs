@@ -38,6 +38,9 @@ pub(super) struct Done {
 
 /// What one node made of a request.
 struct Answered {
+    id: NodeId,
+    /// True if it was told that it is not the only one that has the put.
+    again: bool,
     /// The node, for people.
     place: String,
     outcome: Result<ReplyBody, Lost>,
@@ -52,6 +55,9 @@ struct Attempts {
     refused: Option<Refusal>,
     /// Why it may have happened without an answer that says so.
     unknown: Option<String>,
+    /// What a node said that refused a further attempt at a write that may have happened.
+    reason: Option<Refusal>,
+    since: Instant,
     /// True if a node asks to be asked again.
     again: bool,
     faults: Vec<String>,
@@ -60,6 +66,12 @@ struct Attempts {
     /// Nodes that are no homes and may still be asked once a home has refused.
     others_left: u32,
     under_way: JoinSet<Answered>,
+    /// Attempts that may have carried it out, or may yet.
+    open: u32,
+    /// True once a put was sent to a second node while the first one might have it.
+    repeats: bool,
+    /// The answer of a node that carried out a put and knows of no other attempt.
+    alone: Option<Response>,
 }
 
 impl Client {
@@ -73,18 +85,23 @@ impl Client {
         if timeout_ms == 0 || timeout_ms > MAX_TIMEOUT_MS {
             return Err(Refusal::Timeout(timeout_ms).into());
         }
-        let writes = matches!(request, Request::Put { .. } | Request::Delete { .. });
+        let writes = request.is_write();
         let patience = if writes { WRITE_PATIENCE } else { READ_PATIENCE };
         let deadline = Instant::now() + Duration::from_millis(timeout_ms.into());
         let mut attempts = Attempts {
             writes,
             refused: None,
             unknown: None,
+            reason: None,
+            since: Instant::now(),
             again: false,
             faults: Vec::new(),
             left_alone: 0,
             others_left: OTHERS,
             under_way: JoinSet::new(),
+            open: 0,
+            repeats: false,
+            alone: None,
         };
         let mut candidates = self.candidates(partition);
         let mut insists = false;
@@ -92,7 +109,8 @@ impl Client {
             let in_time = Instant::now() < deadline;
             let asked = attempts.next(&mut candidates).filter(|_| in_time);
             if let Some(id) = asked {
-                let (client, request) = (self.clone(), request.clone());
+                let request = attempts.send(&request);
+                let client = self.clone();
                 attempts
                     .under_way
                     .spawn(async move { client.attempt(id, request, deadline, insists).await });
@@ -103,6 +121,9 @@ impl Client {
                     candidates = self.candidates(partition);
                     attempts.faults.clear();
                     continue;
+                }
+                if let (false, Some(response)) = (in_time, attempts.alone.take()) {
+                    return Ok(Done { response, repeated: true });
                 }
                 let unknown = attempts.unknown.is_some() && self.0.options.retry_unknown;
                 if !in_time || !(unknown || attempts.again) {
@@ -125,7 +146,14 @@ impl Client {
                 }
             };
             let Ok(answered) = next else { continue };
+            let (id, again) = (answered.id, answered.again);
             if let Some(response) = attempts.take(answered)? {
+                if attempts.repeats && !again && matches!(response, Response::Written { .. }) {
+                    // Another node may yet carry it out under a dot of its own, and this one does not know: it is told.
+                    attempts.alone = Some(response);
+                    candidates.push_front((id, true));
+                    continue;
+                }
                 let repeated = attempts.unknown.is_some() || !attempts.under_way.is_empty();
                 return Ok(Done { response, repeated });
             }
@@ -143,7 +171,10 @@ impl Client {
         deadline: Instant,
         insists: bool,
     ) -> Answered {
+        let again = matches!(request, Request::PutAgain { .. });
         let unsent = |place: String, why: String, is_left_alone: bool| Answered {
+            id,
+            again,
             place,
             outcome: Err(Lost::Unsent(why)),
             is_left_alone,
@@ -162,12 +193,13 @@ impl Client {
         };
         let left = deadline.saturating_duration_since(Instant::now());
         let timeout_ms = (left.as_millis() as u32).max(1);
+        let request = request.for_protocol(link.protocol());
         let body = CallBody::Data { request, timeout_ms };
         let outcome = link.call(body, left + GRACE).await;
         if matches!(outcome, Ok(ReplyBody::Data(Response::Refused(Refusal::Stopping)))) {
             self.avoid(node);
         }
-        Answered { place, outcome, is_left_alone: false }
+        Answered { id, again, place, outcome, is_left_alone: false }
     }
 
     /// For a moment, this node is asked last.
@@ -214,6 +246,14 @@ impl Client {
 }
 
 impl Attempts {
+    /// The request as the next node gets it: a put that another one may have carried out, or may yet, says so.
+    fn send(&mut self, request: &Request) -> Request {
+        self.repeats |= self.writes && self.open > 0;
+        self.open += 1;
+        let request = request.clone();
+        if self.repeats { request.again() } else { request }
+    }
+
     /// The next node to ask. Once a home has refused, only so many others are: they ask the homes again, or stand in.
     fn next(&mut self, candidates: &mut VecDeque<(NodeId, bool)>) -> Option<NodeId> {
         let others = self.refused.is_none() || self.others_left > 0;
@@ -227,13 +267,23 @@ impl Attempts {
 
     /// Takes an answer: the end if it says what has become of the request.
     fn take(&mut self, answered: Answered) -> Result<Option<Response>, Failure> {
-        let Answered { place, outcome, is_left_alone } = answered;
+        let Answered { place, outcome, is_left_alone, .. } = answered;
+        // What was refused, or never sent, was carried out by nobody.
+        if matches!(outcome, Ok(ReplyBody::Data(Response::Refused(_))) | Err(Lost::Unsent(_))) {
+            self.open -= 1;
+        }
         self.left_alone += u32::from(is_left_alone);
         let named = |why: String| if place.is_empty() { why } else { format!("{place}: {why}") };
         match outcome {
             Ok(ReplyBody::Data(Response::Refused(why))) => {
                 self.again |= matches!(why, Refusal::Paused(_));
-                if another_may_accept(&why) {
+                if self.writes && self.unknown.is_some() {
+                    self.reason = Some(why.clone());
+                }
+                let no_quorum = |refused: &Refusal| refused.is_no_quorum();
+                if !self.writes && no_quorum(&why) && self.refused.as_ref().is_some_and(no_quorum) {
+                    // Owners are asked first, and know best why their own answer does not count.
+                } else if another_may_accept(&why) {
                     self.refused = Some(why);
                 } else if !self.writes || (self.unknown.is_none() && self.under_way.is_empty()) {
                     return Err(why.into());
@@ -242,9 +292,11 @@ impl Attempts {
                     self.refused = Some(why);
                 }
             }
-            Ok(ReplyBody::Data(Response::Unknown { acknowledged, needed, timeout_ms })) => {
-                let told = format!("{acknowledged} of {needed} replicas confirmed it");
-                self.unknown = Some(format!("{told} in {timeout_ms} ms"));
+            Ok(ReplyBody::Data(Response::Unknown { acknowledged, needed, .. })) => {
+                // The time of all attempts together, which the node does not know.
+                let ms = self.since.elapsed().as_millis();
+                let told = format!("{acknowledged} of {needed} replicas confirmed it in {ms} ms");
+                self.unknown = Some(told);
             }
             Ok(ReplyBody::Data(response)) => return Ok(Some(response)),
             Ok(_) if self.writes => self.unknown = Some(ODD_ANSWER.into()),
@@ -258,7 +310,10 @@ impl Attempts {
     /// What to tell when no node has carried it out: the worst that may have happened.
     fn failure(self, timeout_ms: u32) -> Failure {
         match (self.unknown, self.refused) {
-            (Some(why), _) => Failure::Unknown(why),
+            (Some(why), _) => Failure::Unknown(match self.reason {
+                Some(reason) => format!("{why}; a further attempt was refused: {reason}"),
+                None => why,
+            }),
             (None, Some(refusal)) => refusal.into(),
             (None, None) if self.faults.is_empty() => {
                 Failure::Error(format!("no node could be reached in {timeout_ms} ms"))

@@ -81,6 +81,11 @@ impl Link {
         Ok(Link { name, cluster, protocol, calls, permits, in_flight, silent })
     }
 
+    /// The version of the protocol that both sides speak.
+    pub(super) fn protocol(&self) -> u16 {
+        self.protocol
+    }
+
     /// False once the connection has ended or has left a call without an answer.
     pub(super) fn is_good(&self) -> bool {
         !self.calls.is_closed() && !self.silent.load(Ordering::Relaxed)
@@ -146,7 +151,8 @@ async fn handshake(
     // No frame of a handshake is so large that it would take its size from the budget.
     let mut reader = FrameReader::new(read, MAX_HELLO_BYTES, Arc::new(Semaphore::new(0)));
     let secret = secret.as_ref().map(|(key, nonce)| (key, *nonce));
-    let (welcome, agreed) = introduce(&mut reader, &mut write, &Hello::Client, secret).await?;
+    let introduced = introduce(&mut reader, &mut write, &Hello::Client, secret).await;
+    let (welcome, agreed) = introduced.map_err(|error| error.to_string())?;
     let (read, input, expected) = reader.into_rest();
     let opened = Opened { read, write, input, expected, seal: agreed.seal };
     Ok((opened, agreed.protocol, welcome))

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use super::Engine;
 use super::drain::Drain;
+use super::{Engine, journal};
 use crate::config::Config;
 use crate::emulation::Kind;
 use crate::members::{Members, Opinion};
 use crate::message::{
-    CHANGING_RING, CollectionStatus, DRAINED, PairStatus, PeerRepair, PeerStatus, RING_VERSION_OF,
-    RepairCounts, RepairReport, RepairStatus, RingReport, StatusReport,
+    CHANGING_RING, CollectionStatus, DRAINED, OVERSIZED_KEYS, PARTITIONS_LOST, PairStatus,
+    PeerRepair, PeerStatus, RING_VERSION_OF, RepairCounts, RepairReport, RepairStatus, RingReport,
+    StatusReport, TROUBLE,
 };
 use crate::node::{Input, PairView};
 use crate::ring::Ring;
@@ -65,8 +66,15 @@ impl Engine<'_> {
             (format!("{RING_VERSION_OF}{}", self.node.members().name(member)), version)
         };
         counters.extend(self.node.other_rings().map(other));
+        let levels = [
+            (OVERSIZED_KEYS, self.node.oversized_keys()),
+            (PARTITIONS_LOST, self.node.lost().len() as u64),
+        ];
+        let some = levels.into_iter().filter(|(_, level)| *level > 0);
+        counters.extend(some.map(|(name, level)| (name.to_owned(), level)));
         let of = |(kind, bytes): (&Kind, &u64)| (format!("peer_bytes_of_{}", kind.name()), *bytes);
         counters.extend(self.sent.iter().map(of));
+        counters.extend(self.troubles().map(|trouble| (format!("{TROUBLE}{trouble}"), 1)));
         if self.config.allow_emulation {
             counters.extend(self.emulator.counters());
         }
@@ -91,6 +99,19 @@ impl Engine<'_> {
         }
     }
 
+    /// What an operator has to see to: peers that refuse this node, and those of another cluster.
+    fn troubles(&self) -> impl Iterator<Item = String> {
+        let own = self.node.meta().cluster.as_ref().map_or(0, |cluster| cluster.id);
+        let foreign = self.node.foreign().iter().map(move |(peer, theirs)| {
+            journal::foreign(&self.name(*peer), &self.config.cluster, own, *theirs)
+        });
+        let refusing = self.hub.peers.values().filter_map(|peer| {
+            let why = peer.refusal()?;
+            Some(format!("peer {} refuses this node: {why}", peer.name))
+        });
+        refusing.chain(foreign)
+    }
+
     /// What the daemon does, for those who look at it from outside.
     pub(super) fn condition(&self) -> String {
         let requests = self.node.requests();
@@ -99,7 +120,11 @@ impl Engine<'_> {
         }
         if !self.node.is_settled() {
             let (heard, peers) = self.node.heard();
-            return format!("meeting members: {heard} of {peers} have answered");
+            let mut condition = format!("meeting members: {heard} of {peers} have answered");
+            for trouble in self.troubles().take(1) {
+                condition.push_str(&format!("; {trouble}"));
+            }
+            return condition;
         }
         match self.settings.drain {
             Drain::Until(_) => {
@@ -121,7 +146,13 @@ impl Engine<'_> {
         if unread > 0 {
             condition.push_str(&format!("; reading trees: {unread} of {all} partitions left"));
         }
-        let lacking = self.node.meta().without_authority.len();
+        let lost = self.node.lost().len();
+        if lost > 0 {
+            condition.push_str(&format!(
+                "; its disk was lost: acknowledged writes of {lost} partitions may be missing"
+            ));
+        }
+        let lacking = self.node.meta().without_authority.len() - lost;
         if lacking > 0 {
             condition.push_str(&format!("; being filled: {lacking} partitions left"));
         }

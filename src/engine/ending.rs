@@ -26,6 +26,8 @@ pub(super) enum Ending {
     Relive,
     /// An operator has removed the node, as a peer says.
     Removed(String),
+    /// Another daemon is this node, as a peer says.
+    Duplicate(String),
 }
 
 impl Engine<'_> {

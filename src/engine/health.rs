@@ -201,6 +201,14 @@ impl Engine<'_> {
             let alone = "no other member has answered since the start: it counts in no read before";
             return Some(alone.to_owned());
         }
+        let lost = self.node.lost().len();
+        if lost > 0 {
+            let name = &self.config.name;
+            return Some(format!(
+                "its disk was lost, and acknowledged writes of {lost} partitions may be missing: \
+                 `pixii repair --node {name} --accept-loss`"
+            ));
+        }
         let lacking = self.node.meta().without_authority.len();
         if lacking > 0 {
             return Some(format!(

@@ -7,7 +7,7 @@ use tracing::{error, info, warn};
 use crate::config::Config;
 use crate::members::{Members, Opinion};
 use crate::metrics::Account;
-use crate::node::{Notice, Shortage};
+use crate::node::{Notice, Oversize, Shortage};
 use crate::types::{MILLI, Micros};
 
 /// A sync that takes longer than this is told of: clients wait for it.
@@ -65,10 +65,24 @@ pub(super) fn tell(notice: Notice, config: &Config, members: &Members) {
             "a record of partition {} fails its checksum: it is fetched from the other homes",
             partition.0
         ),
+        Notice::Declined(oversize) => tell_declined(&oversize),
+        Notice::Lost(partitions) => warn!(
+            event = "writes_lost",
+            partitions,
+            "node {name} has lost its disk, and is the only owner of {partitions} partitions: writes that were \
+             acknowledged may be missing, and no other node has them; reads of these partitions are refused until \
+             `pixii repair --node {name} --accept-loss`"
+        ),
+        Notice::LossAccepted(partitions) => warn!(
+            event = "loss_accepted",
+            partitions,
+            "an operator has accepted that acknowledged writes of {partitions} partitions are gone: node {name} answers \
+             reads of them with what it has"
+        ),
         Notice::Awaited(peer)
         | Notice::Outdated(peer)
         | Notice::Copied(peer)
-        | Notice::Foreign(peer)
+        | Notice::Foreign(peer, _)
         | Notice::Opined(peer, ..)
         | Notice::HandoffBegun(peer, _)
         | Notice::HandoffDone(peer)
@@ -77,6 +91,20 @@ pub(super) fn tell(notice: Notice, config: &Config, members: &Members) {
         | Notice::Misplaced(peer)
         | Notice::Forged(peer) => tell_of_peer(notice, &members.name(peer), config),
     }
+}
+
+/// Logs that a key would have outgrown a limit.
+fn tell_declined(Oversize { key, hint, bytes, limit }: &Oversize) {
+    let what = if *hint { "a hint" } else { "a merge" };
+    let rest = if *hint { "; the node that keeps it goes on keeping it" } else { "" };
+    warn!(
+        event = "oversized_key",
+        key = %key.as_bytes().escape_ascii(),
+        bytes,
+        limit,
+        "{what} of the key {key:?} was declined: it would have {bytes} bytes in all its siblings, and the limit is \
+         {limit}{rest}; read the key and write it with the context of the read, or delete it"
+    );
 }
 
 /// Logs what concerns a `peer`.
@@ -101,11 +129,11 @@ fn tell_of_peer(notice: Notice, peer: &str, config: &Config) {
             "peer {peer} has seen a later life of node {name}: its disk was rolled back, or a copy of it \
              runs elsewhere; it goes on under a new store id, and what it does not find does not count"
         ),
-        Notice::Foreign(_) => error!(
+        Notice::Foreign(_, [ours, theirs]) => error!(
             event = "foreign_peer",
             peer,
-            "peer {peer} belongs to another cluster {}: nothing is exchanged with it",
-            config.cluster
+            "{}: nothing is exchanged with it",
+            foreign(peer, &config.cluster, ours, theirs)
         ),
         Notice::Opined(_, opinion, silence) => tell_opinion(peer, opinion, silence),
         Notice::HandoffBegun(_, hints) => info!(
@@ -142,6 +170,15 @@ fn tell_of_peer(notice: Notice, peer: &str, config: &Config) {
         ),
         _ => {}
     }
+}
+
+/// What is to be said of a peer of another cluster of the same name.
+pub(super) fn foreign(peer: &str, cluster: &str, ours: u64, theirs: u64) -> String {
+    format!(
+        "peer {peer} belongs to another cluster called {cluster}, which was founded apart from this one (its id is \
+         {theirs:016x}, this one's {ours:016x}), by `pixii server --bootstrap` for example: only one of them can stay, and \
+         the nodes of the other one begin anew with empty data directories"
+    )
 }
 
 fn tell_opinion(peer: &str, opinion: Opinion, silence: Micros) {

@@ -6,23 +6,24 @@ use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 use tokio::sync::mpsc::{Receiver, unbounded_channel};
-use tracing::info;
+use tracing::{info, warn};
 
 use super::emulated::Alarm;
 use super::ending::Ending;
 use super::health::Watchers;
 use super::levels::Levels;
 use super::manager::{self, Manager, Patience};
+use super::origin::{self, Conflict, Remembered};
 use super::reload::Settings;
 use super::storage::Storage;
-use super::{Engine, Order, ServeError};
+use super::{Engine, Order, ServeError, configured};
 use crate::config::Config;
 use crate::members::{Member, Members};
 use crate::net::{Access, random};
 use crate::node::{self, Limits, Node};
 use crate::ring::Ring;
 use crate::secret::Nonces;
-use crate::store::{LifeError, Owner, Store, begin_life, end_life};
+use crate::store::{Change, LifeError, Owner, Process, Store, begin_anew, begin_life, end_life};
 use crate::types::{Key, MILLI};
 
 /// Runs a daemon on a store that is open already, until `orders` receives one to stop.
@@ -48,6 +49,7 @@ pub(super) fn run_watched(
         match ended? {
             Ending::Relive => continues = true,
             Ending::Stop => return Ok(()),
+            Ending::Duplicate(why) => return Err(Conflict::Duplicate(why).into()),
             Ending::Removed(why) => return Err(ServeError::Removed(why, config.data_dir.clone())),
         }
     }
@@ -77,9 +79,24 @@ fn live(
     let ring = Arc::new(ring_in_force(config, &**store).map_err(unusable)?);
     let (cluster, name) = (config.cluster.clone(), config.name.clone());
     let owner = Owner { cluster, name, ring: config.ring.digest() };
+    let mut is_moved = false;
+    if !continues {
+        let sought = Arc::new(Nonces::new(random().map_err(system("random bits"))?));
+        if config.new_identity {
+            runtime.block_on(judge_anew(config, &**store, &sought))?;
+            let identity = number()?;
+            begin_anew(&**store, &owner, &config.members, identity).map_err(unusable)?;
+            warn!(
+                "the data of node {} has a new identity: it is of a cluster that is to be founded anew",
+                config.name
+            );
+        }
+        is_moved = runtime.block_on(judge(config, &**store, &owner, &sought))?;
+    }
     let last = store.meta().map_err(|error| unusable(error.into()))?;
     let recovered = last.is_some_and(|meta| !meta.clean);
-    let meta = begin_life(&**store, &owner, fresh_id).map_err(unusable)?;
+    let process = if continues { Process::Same } else { Process::New(fresh_id) };
+    let meta = begin_life(&**store, &owner, process).map_err(unusable)?;
     let incarnation = meta.incarnation;
     info!(
         "node {} of cluster {} starts: incarnation {incarnation}, {}, with ring version {}",
@@ -105,7 +122,14 @@ fn live(
     };
     manager::notify(&NotifyState::Status("counting what is kept for other members"));
     let (remembered, hints) = (store.members()?, store.hint_totals(&place)?);
+    let remembered = match remembered {
+        Some(remembered) if is_moved => Some(configured(&remembered, &config.members)),
+        remembered => remembered,
+    };
     let members = members(config, incarnation, ring.version() > 1, remembered);
+    // What tells a copy of this directory that it is one: where this node is to be found. It is durable with whatever is
+    // synced next, so before anything is acknowledged.
+    store.apply(&[Change::Members(members.clone())])?;
     let generations = store.generations()?;
     let (reports, reported) = unbounded_channel();
     let reserve_bytes = config.disk_reserve_mib << 20;
@@ -139,6 +163,33 @@ fn live(
         _ => info!("node {} has stopped", config.name),
     }
     Ok(ending)
+}
+
+/// True if this node has moved; an error if the data is a copy of what another daemon runs on. Data of another owner is
+/// refused later.
+async fn judge(
+    config: &Config,
+    store: &dyn Store,
+    owner: &Owner,
+    nonces: &Arc<Nonces>,
+) -> Result<bool, ServeError> {
+    let Some(meta) = store.meta()? else { return Ok(false) };
+    if (&meta.owner.cluster, &meta.owner.name) != (&owner.cluster, &owner.name) {
+        return Ok(false);
+    }
+    let members = store.members()?.unwrap_or_default();
+    Ok(origin::check(config, Remembered { meta: &meta, members: &members }, nonces).await?)
+}
+
+/// An error if what is to be a cluster of its own would meet the one that it was copied from.
+async fn judge_anew(
+    config: &Config,
+    store: &dyn Store,
+    nonces: &Arc<Nonces>,
+) -> Result<(), ServeError> {
+    let Some(meta) = store.meta()? else { return Ok(()) };
+    let members = store.members()?.unwrap_or_default();
+    Ok(origin::check_anew(config, Remembered { meta: &meta, members: &members }, nonces).await?)
 }
 
 /// The ring that the store has, if it has one, which is a later one; else the one that the configured members make.

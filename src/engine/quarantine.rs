@@ -1,8 +1,8 @@
 //! A store that does not open: set aside for damage only, and only when somebody else has what it held.
 
-use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
+use std::{fs, slice};
 
 use tokio::runtime::Builder;
 use tokio::task::JoinSet;
@@ -13,8 +13,8 @@ use crate::client::{Client, Options};
 use crate::config::Config;
 use crate::members::Member;
 use crate::ring::Ring;
-use crate::store::Store;
 use crate::store::disk::{DiskStore, OpenError};
+use crate::store::{LifeError, Store};
 use crate::types::{NodeId, Partition};
 
 /// How long a peer may take to answer.
@@ -24,6 +24,15 @@ const PATIENCE: Duration = Duration::from_millis(2_000);
 /// its partitions has another replica that can be reached and has its authority; else it stays as it is.
 pub(super) fn open(config: &Config) -> Result<DiskStore, ServeError> {
     let open = || DiskStore::open(&config.data_dir, config.cache_mib << 20);
+    if config.new_identity {
+        let mut entries = fs::read_dir(&config.data_dir).into_iter().flatten();
+        if entries.next().is_none() {
+            let nothing = LifeError::Nothing(config.name.clone());
+            return Err(ServeError::Life(config.data_dir.clone(), nothing));
+        }
+        // Set aside, there would be nothing left to give one to.
+        return Ok(open()?);
+    }
     if config.rejoin_empty && config.data_dir.exists() {
         match open() {
             Ok(store) => leave_behind(config, store)?,

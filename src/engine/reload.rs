@@ -137,6 +137,7 @@ fn fixed(old: &Config, new: &Config) -> Vec<&'static str> {
         scrub_interval_ms: _,
         bootstrap: _,
         rejoin_empty: _,
+        new_identity: _,
         cache_mib,
         disk_reserve_mib,
         allow_emulation,

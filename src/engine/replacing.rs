@@ -36,7 +36,7 @@ impl Engine<'_> {
         self.input(Input::Replace { old, new: Member::configured(new, address) });
     }
 
-    fn name(&self, id: NodeId) -> String {
+    pub(super) fn name(&self, id: NodeId) -> String {
         self.node.members().name(id)
     }
 

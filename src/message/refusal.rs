@@ -6,7 +6,9 @@ use bincode::{BorrowDecode, Encode};
 use bytes::Bytes;
 
 use crate::merkle::SHAPE;
-use crate::types::{MAX_OBJECT_BYTES, MAX_SIBLINGS, MAX_TIMEOUT_MS, NodeId, SizeError};
+use crate::types::{
+    MAX_MERGED_BYTES, MAX_OBJECT_BYTES, MAX_SIBLINGS, MAX_TIMEOUT_MS, NodeId, SizeError,
+};
 
 /// Who took part in a request and who did not, by name, sorted: the same nodes make the same sentence.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, BorrowDecode)]
@@ -97,8 +99,9 @@ pub enum Refusal {
     Siblings(u32),
     /// The object would pass its limit.
     #[error(
-        "the key would have {0} bytes in all its siblings and the limit is {MAX_OBJECT_BYTES}: read \
-         first, then put with the context that the read gave"
+        "the key would have {0} bytes in all its siblings; the limit is {MAX_OBJECT_BYTES}, or \
+         {MAX_MERGED_BYTES} / n if that is less: read first, then put with the context that the \
+         read gave"
     )]
     Object(u64),
     /// Too much is under way already.

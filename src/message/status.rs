@@ -16,6 +16,17 @@ pub const CHANGING_RING: &str = "ring_changes_under_way";
 /// with the member's name; they count the version of its ring.
 pub const RING_VERSION_OF: &str = "ring_version_of_";
 
+/// The counter that says how many keys of the node are over the limit of what a write may make of one: a level, which
+/// is there only while it is not 0.
+pub const OVERSIZED_KEYS: &str = "oversized_keys";
+
+/// The counter that says in how many partitions acknowledged writes may be missing that no other node has, until an
+/// operator accepts it: a level, which is there only while it is not 0.
+pub const PARTITIONS_LOST: &str = "partitions_lost";
+
+/// Those among the counters that are no counts of events.
+pub const LEVELS: [&str; 4] = [DRAINED, CHANGING_RING, OVERSIZED_KEYS, PARTITIONS_LOST];
+
 /// A node's account of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
@@ -56,10 +67,24 @@ pub struct StatusReport {
     pub collection: CollectionStatus,
 }
 
+/// The beginning of the name of a counter that is no counter but a sentence: something that an operator has to see to, and
+/// that has no field of its own.
+pub const TROUBLE: &str = "trouble: ";
+
 impl StatusReport {
+    /// What an operator has to see to, a sentence each.
+    pub fn troubles(&self) -> impl Iterator<Item = &str> {
+        self.counters.iter().filter_map(|(name, _)| name.strip_prefix(TROUBLE))
+    }
+
     /// True if an operator has taken the node out.
     pub fn is_drained(&self) -> bool {
-        self.counters.iter().any(|(name, _)| name == DRAINED)
+        self.level(DRAINED) > 0
+    }
+
+    /// One of the [`LEVELS`], or a counter; 0 if it is not there.
+    pub fn level(&self, name: &str) -> u64 {
+        self.counters.iter().find(|(counter, _)| counter == name).map_or(0, |(_, level)| *level)
     }
 
     /// True while a change of the ring is under way at the node, or granted by it to another one.

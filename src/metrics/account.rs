@@ -3,14 +3,26 @@
 use super::Meter;
 use super::text::{Labels, Page};
 use crate::members::Opinion;
-use crate::message::{CHANGING_RING, DRAINED, PeerStatus, RING_VERSION_OF, StatusReport};
+use crate::message::{
+    LEVELS, OVERSIZED_KEYS, PARTITIONS_LOST, PeerStatus, RING_VERSION_OF, StatusReport, TROUBLE,
+};
 
 const MILLI: f64 = 1e3;
 const MICRO: f64 = 1e6;
 const KIB: f64 = 1_024.0;
 
 /// Counts of the machine that have a family of their own: name, family, label, help.
-const COUNTED: [(&str, &str, &str); 3] = [
+const COUNTED: [(&str, &str, &str); 5] = [
+    (
+        "merges_declined",
+        "pixii_merges_declined",
+        "Merges between nodes that were declined because the key would have outgrown a limit.",
+    ),
+    (
+        "hints_declined",
+        "pixii_hints_declined",
+        "Hints that this node declined because the key would have outgrown a limit; their keepers keep them.",
+    ),
     (
         "reads_repaired",
         "pixii_reads_repaired",
@@ -100,6 +112,8 @@ impl Account {
         page.gauge("pixii_partitions", "Partitions that the node is home to.", status.partitions);
         let help = "Partitions whose absent keys do not count here until they are recovered.";
         page.gauge("pixii_partitions_without_authority", help, status.without_authority);
+        let help = "Partitions without another owner where acknowledged writes may be missing, not accepted yet.";
+        page.gauge("pixii_partitions_lost", help, status.level(PARTITIONS_LOST));
     }
 
     fn put_requests(&self, page: &mut Page) {
@@ -118,6 +132,9 @@ impl Account {
     }
 
     fn put_store(&self, page: &mut Page) {
+        let help =
+            "Own keys whose siblings together are over the limit of what a write may make of one.";
+        page.gauge("pixii_oversized_keys", help, self.status.level(OVERSIZED_KEYS));
         let help = "Bytes that the store takes on disk, as of a second ago.";
         page.gauge("pixii_store_size_bytes", help, self.status.disk_bytes);
         if let Some(free_bytes) = self.load.free_bytes {
@@ -247,7 +264,8 @@ impl Account {
         }
         page.family("pixii_events", "counter", "All that the node counts, by its name for it.");
         let is_event = |event: &str| {
-            event != DRAINED && event != CHANGING_RING && !event.starts_with(RING_VERSION_OF)
+            let sentence = event.starts_with(RING_VERSION_OF) || event.starts_with(TROUBLE);
+            !LEVELS.contains(&event) && !sentence
         };
         for (event, count) in counters.iter().filter(|(event, _)| is_event(event)) {
             page.sample("_total", &vec![("event", event)], count);

@@ -22,6 +22,23 @@ pub(crate) struct Agreed {
     pub(crate) seal: Option<Seal>,
 }
 
+/// Why an introduction has no answer that can be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NoWelcome {
+    /// No common version of the protocol knows the introduction.
+    #[error("it speaks protocol {0}, which does not know this introduction")]
+    Older(u16),
+    /// Anything else, in words for the operator.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<String> for NoWelcome {
+    fn from(why: String) -> Self {
+        NoWelcome::Failed(why)
+    }
+}
+
 /// The dialing side: introduces itself with `hello`, which it proves if it has a key, and gives the answer. With a key,
 /// the answer is of somebody who has it too. The error is why the connection cannot be used.
 pub(crate) async fn introduce<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
@@ -29,18 +46,21 @@ pub(crate) async fn introduce<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     write: &mut W,
     hello: &Hello,
     secret: Option<(&SecretKey, Nonce)>,
-) -> Result<(Welcome, Agreed), String> {
+) -> Result<(Welcome, Agreed), NoWelcome> {
     let ours = wire::preamble(secret.is_some());
     let opening = secret.map(|(_, nonce)| Hello::Challenge(nonce));
     send(write, &ours, opening.as_ref().unwrap_or(hello)).await?;
     let gone = || "it closed the connection in the handshake".to_owned();
     let theirs = reader.preamble().await.map_err(|error| error.to_string())?.ok_or_else(gone)?;
     let protocol = wire::check_preamble(&theirs, secret.is_some()).map_err(|e| e.to_string())?;
+    if protocol < hello.since() {
+        return Err(NoWelcome::Older(protocol));
+    }
     let first = next(reader).await?;
     let Some((key, nonce)) = secret else { return Ok((first, Agreed { protocol, seal: None })) };
     let theirs = match first {
         Welcome::Challenge(their_nonce) => Exchange::new([&ours, &theirs], [&nonce, &their_nonce]),
-        other => return Err(unproven(other)),
+        other => return Err(unproven(other).into()),
     };
     let hello = Blob(wire::encode(hello).into());
     let proof = theirs.dialer_proof(key, &hello.0);
@@ -54,14 +74,16 @@ pub(crate) async fn introduce<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
             let welcome = wire::decode(&welcome.0).map_err(|error| error.to_string())?;
             Ok((welcome, Agreed { protocol, seal: Some(seal) }))
         }
-        other => Err(unproven(other)),
+        other => Err(unproven(other).into()),
     }
 }
 
 /// Why an answer that nobody has proved is none. Not even a refusal is taken at its word: it is only shown.
 fn unproven(welcome: Welcome) -> String {
     match welcome {
-        Welcome::Refused(why) | Welcome::Removed(why) => format!("it refuses: {}", shown(&why)),
+        Welcome::Refused(why) | Welcome::Removed(why) | Welcome::Duplicate(why) => {
+            format!("it refuses: {}", shown(&why))
+        }
         _ => "it does not prove that it knows the secret".to_owned(),
     }
 }
@@ -129,7 +151,7 @@ impl Reception {
         Reception { secrets, greeted: false, proven: None }
     }
 
-    /// Who is there: a `Peer` or a `Client`, nothing else. With secrets, one that has proved it.
+    /// Who is there: a `Peer`, a `Member`, a `Probe` or a `Client`, nothing else. With secrets, one that has proved it.
     pub(super) async fn hear<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
         &mut self,
         reader: &mut FrameReader<R>,
@@ -141,8 +163,17 @@ impl Reception {
         wire::check_preamble(&theirs, secrets.is_some())
             .map_err(|error| Unheard::Refused(error.to_string()))?;
         match (heard(reader).await?, secrets) {
-            (hello @ (Hello::Peer { .. } | Hello::Client), None) => Ok(hello),
-            (Hello::Peer { .. } | Hello::Client, Some(_)) => refused(
+            (
+                hello @ (Hello::Peer { .. }
+                | Hello::Member { .. }
+                | Hello::Probe { .. }
+                | Hello::Client),
+                None,
+            ) => Ok(hello),
+            (
+                Hello::Peer { .. } | Hello::Member { .. } | Hello::Probe { .. } | Hello::Client,
+                Some(_),
+            ) => refused(
                 "this node has a secret, and takes nobody who does not prove to know it: nodes have \
                  secret_file, clients --secret-file or PIXII_SECRET_FILE",
             ),
@@ -159,9 +190,6 @@ impl Reception {
                 self.check(heard(reader).await?, exchange, &secrets)
             }
             (Hello::Proven { .. }, _) => refused("a proof that was not asked for"),
-            (Hello::Member { .. } | Hello::Probe { .. }, _) => {
-                refused("this node does not take that introduction")
-            }
         }
     }
 
@@ -177,7 +205,9 @@ impl Reception {
         };
         let said = wire::decode(&hello.0).map_err(|error| Unheard::Refused(error.to_string()))?;
         let (keys, whose) = match said {
-            Hello::Peer { .. } => (&secrets.peers, "nodes (secret_file)"),
+            Hello::Peer { .. } | Hello::Member { .. } | Hello::Probe { .. } => {
+                (&secrets.peers, "nodes (secret_file)")
+            }
             Hello::Client => (&secrets.clients, "clients (client_secret_file)"),
             _ => return refused("a proof of something that is nobody"),
         };

@@ -17,10 +17,12 @@ use tracing::{debug, warn};
 use super::doors::{Pass, Seat};
 use super::frames::{FrameReader, Outbox, ReadError};
 use super::handshake::{Reception, Unheard};
+use super::runs::{self, Entry, Run};
 use super::{
-    CLIENT_LIMITS, CLIENT_TIMEOUT, Event, HANDSHAKE, Hub, MAX_CLIENTS, MAX_HANDSHAKES,
+    CLIENT_LIMITS, CLIENT_TIMEOUT, Event, HANDSHAKE, Hub, Identity, MAX_CLIENTS, MAX_HANDSHAKES,
     PEER_TIMEOUT, Peer, locked, prepare,
 };
+use crate::config::check_address;
 use crate::members::{Member, Standing};
 use crate::message::{Call, PeerMessage};
 use crate::secret::Seal;
@@ -37,6 +39,9 @@ const ACCEPT_REST: Duration = Duration::from_millis(100);
 const LINGER: Duration = Duration::from_millis(500);
 const LINGER_BYTES: u64 = 64 << 10;
 
+/// The names of members are listed up to so many bytes.
+const MAX_LISTED_BYTES: usize = 400;
+
 /// One side of a connection that was accepted, and the other.
 struct Connection {
     from: SocketAddr,
@@ -48,6 +53,8 @@ struct Connection {
 enum Admitted {
     Peer(Arc<Peer>),
     Client(Seat, OwnedSemaphorePermit),
+    /// It has been answered, and that is all.
+    Probe,
 }
 
 /// Why a connection was not let in.
@@ -60,6 +67,8 @@ enum Rejected {
     Refused(String, String),
     /// The same, of a node that was removed.
     Removed(String, String),
+    /// The same, of a copy of a node that runs.
+    Duplicate(String, String),
 }
 
 impl<E: Into<ReadError>> From<E> for Rejected {
@@ -121,6 +130,7 @@ async fn admit(hub: Arc<Hub>, mut connection: Connection, pass: Pass) {
             serve_client(&hub, connection, seal).await;
             return drop((seat, slot));
         }
+        Ok(Admitted::Probe) => return,
         Err(Rejected::Silent) => return,
         Err(Rejected::Broken(error)) => {
             if hub.is_news(&from.ip().to_string(), &error.to_string()) {
@@ -130,6 +140,7 @@ async fn admit(hub: Arc<Hub>, mut connection: Connection, pass: Pass) {
         }
         Err(Rejected::Refused(who, why)) => (who, why.clone(), Welcome::Refused(why)),
         Err(Rejected::Removed(who, why)) => (who, why.clone(), Welcome::Removed(why)),
+        Err(Rejected::Duplicate(who, why)) => (who, why.clone(), Welcome::Duplicate(why)),
     };
     if hub.is_news(&who, &why) {
         let name = if who == from.ip().to_string() { String::new() } else { format!(", {who}") };
@@ -169,41 +180,91 @@ async fn shake_hands(
         Unheard::Broken(error) => Rejected::Broken(error),
         Unheard::Refused(why) => refused(why),
     })?;
-    let admitted = match hello {
+    let accepted = || {
+        let (cluster, name) = (hub.identity.cluster.clone(), hub.identity.name.clone());
+        Welcome::Accepted { cluster, name }
+    };
+    let (admitted, welcome) = match hello {
         Hello::Peer { cluster, ring, node, to, boot_nonce, .. } => {
             prepare(reader.half().as_ref(), PEER_TIMEOUT)?;
             reader.allow(MAX_FRAME_BYTES, hub.peer_inflow.clone());
-            // Names that nobody has are as many as a stranger likes.
-            let member = hub.identity.members.get(node);
-            let who = member.map_or_else(|| from.ip().to_string(), |member| member.name.clone());
-            check_standing(hub, &cluster, node)?;
-            if hub.is_apart() {
-                let name = &hub.identity.name;
-                let why = format!("node {name} is drained or stopping, and has no links");
-                return Err(Rejected::Refused(who, why));
-            }
-            let peer = check_peer(hub, &cluster, ring, node, to);
-            let met = peer.and_then(|peer| peer.meet(boot_nonce, *from).map(|()| peer));
-            let peer = met.map_err(|why| Rejected::Refused(who.clone(), why))?;
-            hub.forget_refusal(&who);
-            Admitted::Peer(peer)
+            let run = Run { nonce: boot_nonce, from: *from, address: None };
+            let peer = let_in(hub, Newcomer { cluster, ring, node, to, run }).await?;
+            (Admitted::Peer(peer), accepted())
+        }
+        Hello::Member { cluster, ring, node, to, boot_nonce, address, .. } => {
+            prepare(reader.half().as_ref(), PEER_TIMEOUT)?;
+            reader.allow(MAX_FRAME_BYTES, hub.peer_inflow.clone());
+            let run = Run { nonce: boot_nonce, from: *from, address: Some(address) };
+            let peer = let_in(hub, Newcomer { cluster, ring, node, to, run }).await?;
+            (Admitted::Peer(peer), accepted())
+        }
+        Hello::Probe { cluster } => {
+            check_cluster(hub, &cluster).map_err(refused)?;
+            let Identity { name, birth, boot_nonce, .. } = &hub.identity;
+            let (name, birth, boot_nonce) = (name.clone(), *birth, *boot_nonce);
+            (Admitted::Probe, Welcome::Probed { name, birth, boot_nonce })
         }
         _ => {
             prepare(reader.half().as_ref(), CLIENT_TIMEOUT)?;
             reader.allow(MAX_CALL_BYTES, hub.client_inflow.clone());
             let seat = pass.seat().map_err(refused)?;
             let slot = hub.clients.clone().try_acquire_owned();
-            Admitted::Client(
-                seat,
-                slot.map_err(|_| {
-                    refused(format!("{MAX_CLIENTS} clients are connected, the limit of this node"))
-                })?,
-            )
+            let slot = slot.map_err(|_| {
+                refused(format!("{MAX_CLIENTS} clients are connected, the limit of this node"))
+            })?;
+            (Admitted::Client(seat, slot), accepted())
         }
     };
-    let (cluster, name) = (hub.identity.cluster.clone(), hub.identity.name.clone());
-    write.write_all(&reception.answer(&Welcome::Accepted { cluster, name })).await?;
+    write.write_all(&reception.answer(&welcome)).await?;
     Ok(admitted)
+}
+
+/// A node that wants to be heard as a peer.
+struct Newcomer {
+    cluster: String,
+    ring: (u64, u64),
+    node: NodeId,
+    to: NodeId,
+    run: Run,
+}
+
+/// The peer that the newcomer is, once nothing speaks against it: from then on it is dialed where it says that it is.
+async fn let_in(hub: &Hub, newcomer: Newcomer) -> Result<Arc<Peer>, Rejected> {
+    let Newcomer { cluster, ring, node, to, run } = newcomer;
+    // Names that nobody has are as many as a stranger likes.
+    let member = hub.identity.members.get(node);
+    let who = member.map_or_else(|| run.from.ip().to_string(), |member| member.name.clone());
+    let refused = |why: String| Rejected::Refused(who.clone(), why);
+    check_standing(hub, &cluster, node)?;
+    if hub.is_apart() {
+        let name = &hub.identity.name;
+        return Err(refused(format!("node {name} is drained or stopping, and has no links")));
+    }
+    let peer = check_peer(hub, &cluster, ring, (node, run.address.as_deref()), to);
+    let peer = peer.map_err(refused)?;
+    match &run.address {
+        None => peer.meet(&run).map_err(refused)?,
+        Some(address) => {
+            check_address("address", address).map_err(refused)?;
+            let entry = runs::admit(hub, &peer, &run).await;
+            match entry.map_err(|why| Rejected::Duplicate(who.clone(), why))? {
+                Entry::Known => peer.moved(address),
+                Entry::Displaced => peer.moved_for_good(address),
+            }
+        }
+    }
+    hub.forget_refusal(&who);
+    Ok(peer)
+}
+
+fn check_cluster(hub: &Hub, cluster: &str) -> Result<(), String> {
+    let ours = &hub.identity;
+    if cluster == ours.cluster {
+        return Ok(());
+    }
+    let shown: String = cluster.escape_debug().take(64).collect();
+    Err(format!("node {} is of cluster \"{}\", not \"{shown}\"", ours.name, ours.cluster))
 }
 
 /// Refuses a node that an operator has removed.
@@ -226,15 +287,12 @@ fn check_peer(
     hub: &Hub,
     cluster: &str,
     ring: (u64, u64),
-    node: NodeId,
+    (node, address): (NodeId, Option<&str>),
     to: NodeId,
 ) -> Result<Arc<Peer>, String> {
     let ours = &hub.identity;
     let name = &ours.name;
-    if cluster != ours.cluster {
-        let shown: String = cluster.escape_debug().take(64).collect();
-        return Err(format!("node {name} is of cluster \"{}\", not \"{shown}\"", ours.cluster));
-    }
+    check_cluster(hub, cluster)?;
     if node == ours.me {
         return Err(format!(
             "node {name} was dialed by its own name: is a member's address wrong?"
@@ -244,9 +302,14 @@ fn check_peer(
         if ring.0 > ours.ring.0 && to == ours.me {
             return Ok(hub.stranger(node));
         }
-        return Err(format!(
-            "{node:?} is not among the members that node {name} is configured with"
-        ));
+        let who = match address {
+            None => format!("{node:?}"),
+            Some(address) => {
+                let address: String = address.escape_debug().take(64).collect();
+                format!("the node that says that it is at {address} (id {node:?})")
+            }
+        };
+        return Err(format!("{who} is not among the members that node {name} is configured with"));
     };
     if to != ours.me {
         return Err(format!(
@@ -257,10 +320,21 @@ fn check_peer(
     if ring.0 == 1 && ours.ring.0 == 1 && ring.1 != ours.ring.1 {
         let theirs = &peer.name;
         return Err(format!(
-            "members, n or partitions differ between the configurations of {name} and {theirs}"
+            "members, n or partitions differ between the configurations of {name} and {theirs}: {name} has {}",
+            shape(ours)
         ));
     }
     Ok(peer.clone())
+}
+
+/// What makes the ring of this node, in words that fit in a frame of a handshake. The other side's ring is known by its
+/// digest alone.
+fn shape(ours: &Identity) -> String {
+    let names: Vec<&str> = ours.members.iter().map(|member| &*member.name).collect();
+    let (count, names) = (names.len(), names.join(", "));
+    let (n, partitions) = ours.shape;
+    let named = if names.len() <= MAX_LISTED_BYTES { format!(": {names}") } else { String::new() };
+    format!("n = {n}, {partitions} partitions and {count} members{named}")
 }
 
 /// Reads a peer's messages in a task of its own, in the place of an older connection of that peer.

@@ -11,8 +11,8 @@ use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use super::frames::FrameReader;
-use super::handshake::{ODD_ANSWER, introduce, shown};
-use super::{Event, HANDSHAKE, Hub, PEER_TIMEOUT, Peer, prepare};
+use super::handshake::{NoWelcome, ODD_ANSWER, introduce, shown};
+use super::{Event, HANDSHAKE, Hub, PEER_TIMEOUT, Peer, locked, prepare};
 use crate::rng::Rng;
 use crate::secret::Seal;
 use crate::wire::{Hello, MAX_HELLO_BYTES, Welcome};
@@ -30,13 +30,18 @@ pub(crate) async fn keep_link(hub: Arc<Hub>, peer: Arc<Peer>, seed: u64) {
     loop {
         hub.together().await;
         let address = peer.dial_at(attempt);
-        let dialed = timeout(HANDSHAKE, dial(&hub, &peer, &address)).await;
-        let late = || Err(format!("no answer in {} s", HANDSHAKE.as_secs()));
+        let dialing = timeout(HANDSHAKE, dial(&hub, &peer, &address));
+        let Some(dialed) = unless_moved(&peer, &address, dialing).await else {
+            (backoff, attempt) = (FIRST_BACKOFF, 0);
+            continue;
+        };
+        let late = || Err(Fault::Unreachable(format!("no answer in {} s", HANDSHAKE.as_secs())));
         match dialed.unwrap_or_else(|_| late()) {
             // The connection goes as it came.
             Ok(_) if hub.is_apart() => {}
             Ok(link) => {
                 info!(event = "link_up", peer = name, "peer {name} is up at {address}");
+                *locked(&peer.refusal) = None;
                 peer.outbox.open();
                 let _ = hub.events.send(Event::Link { peer: peer.id, up: true }).await;
                 let ended = carry(&peer, link).await;
@@ -53,6 +58,7 @@ pub(crate) async fn keep_link(hub: Arc<Hub>, peer: Arc<Peer>, seed: u64) {
                 (backoff, last_faults) = (FIRST_BACKOFF, Default::default());
             }
             Err(fault) => {
+                *locked(&peer.refusal) = fault.refusal();
                 let fault = format!("cannot reach peer {name} at {address}, trying on: {fault}");
                 // With two addresses, each has its turn and its fault.
                 if !last_faults.contains(&fault) {
@@ -67,6 +73,25 @@ pub(crate) async fn keep_link(hub: Arc<Hub>, peer: Arc<Peer>, seed: u64) {
         tokio::select! {
             () = sleep(rest) => {}
             () = peer.hurry.notified() => (backoff, attempt) = (FIRST_BACKOFF, 0),
+            () = peer.elsewhere.notified() => (backoff, attempt) = (FIRST_BACKOFF, 0),
+        }
+    }
+}
+
+/// What `dialing` comes to, or nothing once the peer is said to be elsewhere than at `address`.
+async fn unless_moved<T>(
+    peer: &Peer,
+    address: &str,
+    dialing: impl Future<Output = T>,
+) -> Option<T> {
+    tokio::pin!(dialing);
+    loop {
+        tokio::select! {
+            dialed = &mut dialing => return Some(dialed),
+            // What was rung before this attempt leads here.
+            () = peer.elsewhere.notified() => if locked(&peer.addresses).heard != address {
+                return None;
+            },
         }
     }
 }
@@ -78,45 +103,80 @@ struct Link {
     seal: Option<Seal>,
 }
 
-/// Connects and shakes hands; the error is what to tell the operator.
-async fn dial(hub: &Hub, peer: &Peer, address: &str) -> Result<Link, String> {
-    let said = |error: std::io::Error| error.to_string();
-    let stream = TcpStream::connect(address).await.map_err(said)?;
-    prepare(&stream, PEER_TIMEOUT).map_err(said)?;
-    let (mut read, mut write) = stream.into_split();
+/// Why a peer cannot be used.
+#[derive(Debug, thiserror::Error)]
+enum Fault {
+    /// Nobody answers, or not as a peer does.
+    #[error("{0}")]
+    Unreachable(String),
+    /// It answers, and takes nothing of this node.
+    #[error("it refuses: {0}")]
+    Refused(String),
+}
+
+impl Fault {
+    fn refusal(&self) -> Option<String> {
+        match self {
+            Fault::Unreachable(_) => None,
+            Fault::Refused(why) => Some(why.clone()),
+        }
+    }
+}
+
+/// Connects and shakes hands; the error is what to tell the operator. A peer that speaks protocol 5 is dialed again with
+/// the introduction that it knows.
+async fn dial(hub: &Hub, peer: &Peer, address: &str) -> Result<Link, Fault> {
     let ours = &hub.identity;
-    let hello = Hello::Peer {
-        cluster: ours.cluster.clone(),
-        ring: ours.ring,
-        node: ours.me,
-        to: peer.id,
-        incarnation: ours.incarnation,
-        boot_nonce: ours.boot_nonce,
+    let (cluster, ring, node, to) = (ours.cluster.clone(), ours.ring, ours.me, peer.id);
+    let (incarnation, boot_nonce) = (ours.incarnation, ours.boot_nonce);
+    let older = Hello::Peer { cluster: cluster.clone(), ring, node, to, incarnation, boot_nonce };
+    let (birth, own) = (ours.birth, ours.address.clone());
+    let hello =
+        Hello::Member { cluster, ring, node, to, incarnation, boot_nonce, birth, address: own };
+    let welcomed = match greet(hub, address, &hello).await {
+        Err(NoWelcome::Older(_)) => greet(hub, address, &older).await,
+        welcomed => welcomed,
     };
-    let mut reader = FrameReader::new(&mut read, MAX_HELLO_BYTES, hub.peer_inflow.clone());
-    let secrets = hub.secrets.get();
-    let secret = secrets.as_ref().map(|secrets| (secrets.peers.first(), hub.nonces.fresh()));
-    let (welcome, agreed) = introduce(&mut reader, &mut write, &hello, secret).await?;
+    let (welcome, protocol, link) =
+        welcomed.map_err(|fault| Fault::Unreachable(fault.to_string()))?;
     match welcome {
         Welcome::Accepted { cluster, name } if (&cluster, &name) == (&ours.cluster, &peer.name) => {
-            peer.protocol.store(agreed.protocol, Ordering::Relaxed);
-            Ok(Link { read, write, seal: agreed.seal })
+            peer.protocol.store(protocol, Ordering::Relaxed);
+            Ok(link)
         }
         Welcome::Accepted { cluster, name } => {
             let (cluster, name) = (cluster.escape_debug(), name.escape_debug());
-            Err(format!("node \"{name}\" of cluster \"{cluster}\" answers there"))
+            let who = format!("node \"{name}\" of cluster \"{cluster}\" answers there");
+            Err(Fault::Unreachable(who))
         }
-        Welcome::Refused(why) => Err(format!("it refuses: {}", shown(&why))),
+        Welcome::Refused(why) => Err(Fault::Refused(shown(&why))),
         Welcome::Removed(why) => {
             let why = shown(&why);
             let _ = hub.events.send(Event::Removed { why: why.clone() }).await;
-            Err(format!("it refuses: {why}"))
+            Err(Fault::Refused(why))
         }
-        Welcome::Challenge(_)
-        | Welcome::Proven { .. }
-        | Welcome::Probed { .. }
-        | Welcome::Duplicate(_) => Err(ODD_ANSWER.to_owned()),
+        Welcome::Duplicate(why) => {
+            let why = shown(&why);
+            let _ = hub.events.send(Event::Duplicate { why: why.clone() }).await;
+            Err(Fault::Refused(why))
+        }
+        Welcome::Challenge(_) | Welcome::Proven { .. } | Welcome::Probed { .. } => {
+            Err(Fault::Unreachable(ODD_ANSWER.to_owned()))
+        }
     }
+}
+
+/// Connects and introduces this node: the answer, the version of the protocol, and the connection.
+async fn greet(hub: &Hub, address: &str, hello: &Hello) -> Result<(Welcome, u16, Link), NoWelcome> {
+    let said = |error: std::io::Error| NoWelcome::Failed(error.to_string());
+    let stream = TcpStream::connect(address).await.map_err(said)?;
+    prepare(&stream, PEER_TIMEOUT).map_err(said)?;
+    let (mut read, mut write) = stream.into_split();
+    let mut reader = FrameReader::new(&mut read, MAX_HELLO_BYTES, hub.peer_inflow.clone());
+    let secrets = hub.secrets.get();
+    let secret = secrets.as_ref().map(|secrets| (secrets.peers.first(), hub.nonces.fresh()));
+    let (welcome, agreed) = introduce(&mut reader, &mut write, hello, secret).await?;
+    Ok((welcome, agreed.protocol, Link { read, write, seal: agreed.seal }))
 }
 
 /// Sends what the outbox has. Ok when the outbox was finished, and else why the link broke.
@@ -176,8 +236,11 @@ mod tests {
             me: NodeId::of("n1"),
             members: members.clone(),
             ring: (1, 1),
+            shape: (1, 1),
             incarnation: 1,
             boot_nonce: 1,
+            birth: 1,
+            address: "127.0.0.1:1".into(),
         };
         let access =
             Access { secrets: Vault::default(), per_address: 8, nonces: Nonces::new([7; 32]) };

@@ -3,11 +3,13 @@
 //! that is away holds this back for as long as it is a member.
 
 mod chores;
+mod repeats;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use self::chores::{Chores, Ended, Purpose};
+use self::repeats::Repeats;
 use super::Config;
 use super::effects::Effects;
 use super::reach::Reach;
@@ -47,6 +49,8 @@ pub(super) struct Collection {
     reach: Reach,
     rounds: BTreeMap<Partition, Round>,
     chores: Chores,
+    /// Generations that have been written and are not durable yet.
+    beginning: BTreeMap<Partition, Beginning>,
     rest: BTreeMap<Partition, Micros>,
     holding: BTreeMap<Partition, String>,
     next_op: u64,
@@ -57,6 +61,8 @@ pub(super) struct Collection {
     agreeing: (u64, BTreeSet<NodeId>),
     /// False until what was collected before the start is known to be gone.
     has_begun: bool,
+    /// Dead events of puts that were sent to several nodes, in the partitions that this node proposes for.
+    repeats: Repeats,
 }
 
 /// A generation that is to end.
@@ -64,6 +70,14 @@ pub(super) struct Collection {
 enum Round {
     Choosing { token: u64, graves: Vec<Grave> },
     Asking { op: u64, waiting: BTreeSet<NodeId>, condemned: Vec<Grave>, due: Micros },
+}
+
+/// A generation that begins when its write is durable; all are told of it then, if this node has proposed it.
+#[derive(Clone, Debug)]
+struct Beginning {
+    mark: u64,
+    generation: Generation,
+    tell: bool,
 }
 
 impl Collection {
@@ -79,6 +93,7 @@ impl Collection {
             reach: Reach::default(),
             rounds: BTreeMap::new(),
             chores: Chores::default(),
+            beginning: BTreeMap::new(),
             rest: BTreeMap::new(),
             holding: BTreeMap::new(),
             next_op,
@@ -87,6 +102,7 @@ impl Collection {
             settled_at: None,
             agreeing: (0, BTreeSet::new()),
             has_begun: false,
+            repeats: Repeats::new(config.repeat_window),
         }
     }
 
@@ -103,8 +119,12 @@ impl Collection {
         }
     }
 
-    /// The node serves from now on: whoever can be reached is asked at once whether its disk is the newest.
+    /// Something is durable. Once the node serves, whoever can be reached is asked at once whether its disk is the newest.
     pub(super) fn settled(&mut self, now: Micros, fx: &mut Effects) {
+        self.begin_durable(fx);
+        for partition in self.chores.waiting() {
+            self.work(partition, fx);
+        }
         if self.settled_at.is_none() && fx.is_settled() {
             self.settled_at = Some(now);
             if others(self.me, fx).is_empty() && !fx.meta().fresh.is_empty() {
@@ -239,7 +259,7 @@ impl Collection {
             return Some("this node has not got back all that it lost".into());
         }
         let unread = fx.forest().tree(partition).is_none();
-        (unread || self.chores.has(partition)).then(|| "this node is still reading".into())
+        (unread || self.is_at_work(partition)).then(|| "this node is still reading".into())
     }
 
     fn propose(
@@ -286,17 +306,23 @@ impl Collection {
         };
         let going: BTreeSet<&Key> =
             fx.generations().of(partition).condemned.iter().map(|grave| &grave.key).collect();
-        let dead = page.items.iter().filter(|item| !item.dead.is_empty());
-        let dead = dead.filter(|item| !going.contains(&item.key));
-        graves.extend(
-            dead.map(|Scanned { key, dead, .. }| Grave { key: key.clone(), dead: dead.clone() }),
-        );
+        let dead = page.items.iter().filter(|item| !going.contains(&item.key));
+        for Scanned { key, dead, .. } in dead {
+            let dead = self.repeats.purgeable(now, key, dead);
+            if !dead.is_empty() {
+                graves.push(Grave { key: key.clone(), dead });
+            }
+        }
         let is_full = bound(&mut graves);
         match page.next.clone().filter(|_| !is_full) {
             Some(after) => {
                 let span = Span { after: Some(after), limit_bytes: PAGE_BYTES, ..Span::default() };
                 let token = fx.scan(partition, span);
                 self.rounds.insert(partition, Round::Choosing { token, graves });
+            }
+            None if graves.is_empty() && going.is_empty() => {
+                // All that is dead there is kept for a while yet.
+                self.rest.insert(partition, now + self.pause);
             }
             None => self.propose(now, partition, graves, fx),
         }
@@ -318,7 +344,8 @@ impl Collection {
                 if let Err(why) = judged {
                     return fx.send(vec![from], op, Body::NotYet(why));
                 }
-                self.chores.begin(partition, Purpose::Agree { to: from, op }, condemned);
+                let purpose = Purpose::Agree { to: from, op };
+                self.chores.begin(partition, purpose, condemned, fx.last_mark());
                 self.work(partition, fx);
             }
             Body::Agreed => self.agreed(now, from, op, fx),
@@ -344,7 +371,7 @@ impl Collection {
                 let later = |(partition, number): &&(Partition, u64)| {
                     partition.0 < self.ring.partitions()
                         && *number > fx.generations().number(*partition)
-                        && !self.chores.is_adopting(*partition)
+                        && !self.is_adopting(*partition)
                 };
                 let later: Vec<Partition> =
                     numbers.iter().filter(later).map(|(partition, _)| *partition).collect();
@@ -391,7 +418,7 @@ impl Collection {
         if members != fx.members().digest() {
             return Err("it knows other members".into());
         }
-        if self.chores.has(partition) {
+        if self.is_at_work(partition) {
             return Err("it is not done with what was collected before".into());
         }
         match fx.hints().older(partition, own) {
@@ -437,7 +464,7 @@ impl Collection {
         self.rest.insert(partition, now + self.pause);
         let condemned = generation.condemned.clone();
         let purpose = Purpose::Adopt { generation, renounce: false, tell: true };
-        self.chores.begin(partition, purpose, condemned);
+        self.chores.begin(partition, purpose, condemned, fx.last_mark());
         self.work(partition, fx);
     }
 
@@ -447,7 +474,7 @@ impl Collection {
         let own = fx.generations().number(partition);
         if partition.0 >= self.ring.partitions()
             || generation.number <= own
-            || self.chores.is_adopting(partition)
+            || self.is_adopting(partition)
         {
             return;
         }
@@ -466,11 +493,11 @@ impl Collection {
         }
         let condemned = generation.condemned.clone();
         let renounce = is_home && is_outdated;
-        self.chores.begin(
-            partition,
-            Purpose::Adopt { generation, renounce, tell: false },
-            condemned,
-        );
+        if renounce {
+            fx.begin_adopting(partition, generation.number);
+        }
+        let purpose = Purpose::Adopt { generation, renounce, tell: false };
+        self.chores.begin(partition, purpose, condemned, fx.last_mark());
         self.work(partition, fx);
     }
 
@@ -478,7 +505,7 @@ impl Collection {
     fn clear(&mut self, partition: Partition, fx: &mut Effects) {
         let collected = fx.generations().of(partition).collected.clone();
         if !collected.is_empty() && self.ring.homes(partition).contains(&self.me) {
-            self.chores.begin(partition, Purpose::Clear, collected);
+            self.chores.begin(partition, Purpose::Clear, collected, fx.last_mark());
             self.work(partition, fx);
         }
     }
@@ -508,20 +535,42 @@ impl Collection {
             }
             Ended::Refused { to, op, why } => fx.send(vec![to], op, Body::NotYet(why)),
             Ended::Adopted { generation, tell } => {
-                fx.count("generations_adopted");
-                let mark = fx.begin_generation(partition, generation.clone());
+                let mark = fx.write_generation(partition, generation.clone());
                 self.rounds.remove(&partition);
-                let op = self.op();
-                // Nobody must hear of it before it is certain that there will be no other of this number.
-                for member in others(self.me, fx).into_iter().filter(|_| tell) {
-                    let generation = generation.clone();
-                    let word = Body::Generation { partition, generation };
-                    fx.send_synced(Some(mark), member, op, word);
-                }
-                self.clear(partition, fx);
+                self.beginning.insert(partition, Beginning { mark, generation, tell });
             }
             Ended::Nothing => {}
         }
+    }
+
+    /// Begins the generations that are durable by now. Nobody must hear of one before, and no object be stamped with it: a
+    /// crash could undo it, and another one of the same number follow.
+    fn begin_durable(&mut self, fx: &mut Effects) {
+        let durable = |(_, beginning): &(&Partition, &Beginning)| fx.is_durable(beginning.mark);
+        let durable: Vec<Partition> =
+            self.beginning.iter().filter(durable).map(|(partition, _)| *partition).collect();
+        for partition in durable {
+            let Some(Beginning { generation, tell, .. }) = self.beginning.remove(&partition) else {
+                continue;
+            };
+            fx.count("generations_adopted");
+            fx.begin_generation(partition, generation.clone());
+            let op = self.op();
+            for member in others(self.me, fx).into_iter().filter(|_| tell) {
+                let generation = generation.clone();
+                fx.send(vec![member], op, Body::Generation { partition, generation });
+            }
+            self.clear(partition, fx);
+        }
+    }
+
+    /// True if something is being done to the records of a partition, or its next generation is about to begin.
+    fn is_at_work(&self, partition: Partition) -> bool {
+        self.chores.has(partition) || self.beginning.contains_key(&partition)
+    }
+
+    fn is_adopting(&self, partition: Partition) -> bool {
+        self.chores.is_adopting(partition) || self.beginning.contains_key(&partition)
     }
 }
 

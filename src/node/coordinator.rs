@@ -19,11 +19,11 @@ use self::view::View;
 use super::effects::Effects;
 use super::{ClientId, Config};
 use crate::members::Opinion;
-use crate::message::{Body, RecentTrips, Refusal, Request, Response};
+use crate::message::{Body, RecentTrips, Refusal, Request, Response, Roll};
 use crate::rng::Rng;
 use crate::store::Listing;
 use crate::tally::Tally;
-use crate::types::{MAX_TIMEOUT_MS, MILLI, Micros, NodeId};
+use crate::types::{Key, MAX_TIMEOUT_MS, MILLI, Micros, NodeId};
 
 /// Most requests under way.
 const MAX_OPERATIONS: usize = 4_096;
@@ -136,7 +136,7 @@ impl Coordinator {
         fx: &mut Effects,
     ) {
         let planned = self.admit(timeout_ms).and_then(|()| self.plan(&request));
-        let routed = planned.and_then(|plan| Ok((self.route(origin, &plan)?, plan)));
+        let routed = planned.and_then(|plan| Ok((self.route(now, origin, &plan)?, plan)));
         match routed {
             Ok((Route::Here, plan)) => self.coordinate(now, origin, plan, timeout_ms, fx),
             Ok((Route::Forward(to), plan)) => {
@@ -377,7 +377,12 @@ impl Coordinator {
                     pages.push(Listing { keys, more });
                 }
             }
-            (_, Body::Failed(_)) => return self.lose(now, op, from, fx),
+            (_, Body::Failed(refusal)) => {
+                if let Refusal::Hints(limit) = refusal {
+                    self.view.note_full(now, from, limit);
+                }
+                return self.lose(now, op, from, fx);
+            }
             _ => return,
         }
         self.advance(now, op, fx);
@@ -408,7 +413,11 @@ impl Coordinator {
             return;
         }
         if operation.tally.reached() && !matches!(operation.kind, Kind::Forwarded { .. }) {
-            let response = operation.success();
+            let limit = self.config.object_limits.merged;
+            if operation.is_cut_short(limit) {
+                fx.count("reads_cut_short");
+            }
+            let response = operation.success(limit);
             return self.finish(op, response, fx);
         }
         match operation.kind {
@@ -425,7 +434,43 @@ impl Coordinator {
         let (hopeful, needed) = (operation.tally.hopeful(), operation.tally.needed());
         if hopeful < needed && operation.stand_ins.is_empty() {
             let response = operation.hopeless(&self.config.members);
+            let response = self.explain_loss(operation, response, fx);
             self.finish(op, response, fx);
+        }
+    }
+
+    /// Says in a refusal why this node's own answer does not count, if it has lost its disk and nobody else has what was on it.
+    fn explain_loss(&self, operation: &Operation, response: Response, fx: &Effects) -> Response {
+        let partition = match &operation.kind {
+            Kind::Get { key, .. } => self.config.ring.partition(key),
+            Kind::Keys { partition, .. } => *partition,
+            Kind::Write { .. } | Kind::Forwarded { .. } => return response,
+        };
+        let me = self.config.me;
+        let alone = *self.config.ring.homes(partition) == [me];
+        if !alone || fx.meta().without_authority.binary_search(&partition).is_err() {
+            return response;
+        }
+        let name = self.config.members.name(me);
+        let explained = |mut roll: Roll| {
+            for uncounted in roll.uncounted.iter_mut().filter(|uncounted| **uncounted == name) {
+                uncounted.push_str(&format!(
+                    ", whose disk was lost: acknowledged writes may be missing, and no other node has them; \
+                     `pixii repair --node {name} --accept-loss` has it answer with what it has"
+                ));
+            }
+            roll
+        };
+        match response {
+            Response::Refused(Refusal::Unreachable { reachable, needed, roll }) => {
+                let roll = explained(roll);
+                Response::Refused(Refusal::Unreachable { reachable, needed, roll })
+            }
+            Response::Refused(Refusal::NoQuorum { answered, roll, needed, timeout_ms }) => {
+                let roll = explained(roll);
+                Response::Refused(Refusal::NoQuorum { answered, roll, needed, timeout_ms })
+            }
+            other => other,
         }
     }
 
@@ -465,8 +510,11 @@ impl Coordinator {
             self.timers.pop_first();
             let Some(operation) = self.operations.get(&op) else { continue };
             if operation.deadline <= now {
+                self.withdraw(op, fx);
+                let Some(operation) = self.operations.get(&op) else { continue };
                 if !operation.answered {
                     let response = operation.failure(&self.config.members);
+                    let response = self.explain_loss(operation, response, fx);
                     self.finish(op, response, fx);
                 }
                 self.end(op, fx);
@@ -474,6 +522,25 @@ impl Coordinator {
                 self.make_up(now, op, fx);
             }
         }
+    }
+
+    /// Voids the update of a write that has not been carried out by its deadline: nobody waits for it any more.
+    fn withdraw(&self, op: u64, fx: &mut Effects) {
+        if let Some(Kind::Write { key, minted: None, .. }) =
+            self.operations.get(&op).map(|operation| &operation.kind)
+        {
+            fx.count("writes_withdrawn");
+            fx.send(vec![self.config.me], op, Body::Withdraw { key: key.clone() });
+        }
+    }
+
+    /// True if a write of the key is in flight here that may not have been carried out yet.
+    pub(super) fn has_writes(&self, key: &Key) -> bool {
+        self.operations.values().any(|operation| match &operation.kind {
+            Kind::Write { key: of, minted, .. } => of == key && minted.is_none(),
+            Kind::Forwarded { request, writes: true, .. } => request.key() == Some(key),
+            _ => false,
+        })
     }
 
     /// Others are asked beside those that are late.

@@ -5,17 +5,25 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::forest::{Forest, own_partitions};
 use super::generations::Generations;
-use super::{ClientId, Config, Hindrance, Notice, Output, Work};
+use super::{ClientId, Config, Hindrance, Notice, Output, Oversize, Work};
+use crate::causal::Actor;
 use crate::emulation::Kind;
 use crate::generation::Generation;
 use crate::members::{Member, Members, Opinion};
-use crate::message::{Body, PeerMessage, Response};
+use crate::message::{Body, PeerMessage, Refusal, Response};
 use crate::ring::Ring;
 use crate::store::{Change, HintTotal, Kept, Meta, Record, Span, hint_bytes};
 use crate::types::{Key, MILLI, Micros, NodeId, Partition};
 
+/// Most ids whose dots are not old, whatever the disk is.
+const MAX_FRESH: usize = 1_024;
 /// Clients that were there so lately are likely to come again.
 const BUSY: Micros = 1_000 * MILLI;
+
+/// A key that a merge or hint was declined of is told of once in this time, and so many keys are
+/// remembered; of others nothing is told meanwhile.
+const DECLINE_NOTICE: Micros = 60_000 * MILLI;
+const MAX_DECLINED_KEYS: usize = 256;
 
 /// The outputs of one node under construction. Messages to itself stay inside; messages that tell of
 /// unsynced records are held back.
@@ -49,6 +57,8 @@ pub(super) struct Effects {
     synced: u64,
     last_token: u64,
     counters: BTreeMap<&'static str, u64>,
+    /// Keys that were told of lately to be over a limit, and when.
+    declined: BTreeMap<Key, Micros>,
 }
 
 impl Effects {
@@ -60,7 +70,10 @@ impl Effects {
             members: config.members.clone(),
             now: 0,
             hints: HintLedger::new(&config.hints, config.hint_limit_bytes),
-            forest: Forest::new(own_partitions(&config.ring, config.me).into_iter()),
+            forest: Forest::new(
+                own_partitions(&config.ring, config.me).into_iter(),
+                config.object_limits.accepted,
+            ),
             generations: Generations::new(&config.generations),
             damaged: VecDeque::new(),
             opinions: VecDeque::new(),
@@ -77,7 +90,21 @@ impl Effects {
             synced: 0,
             last_token: 0,
             counters: BTreeMap::new(),
+            declined: BTreeMap::new(),
         }
+    }
+
+    /// Counts a merge or a hint that is declined, tells the operator now and then, and gives the refusal.
+    pub(super) fn decline(&mut self, oversize: Oversize) -> Refusal {
+        self.count(if oversize.hint { "hints_declined" } else { "merges_declined" });
+        let (bytes, limit) = (oversize.bytes as u64, oversize.limit as u64);
+        let now = self.now;
+        self.declined.retain(|_, at| now.saturating_sub(*at) < DECLINE_NOTICE);
+        if self.declined.len() < MAX_DECLINED_KEYS && !self.declined.contains_key(&oversize.key) {
+            self.declined.insert(oversize.key.clone(), now);
+            self.notice(Notice::Declined(oversize));
+        }
+        Refusal::Limit { what: "bytes of the key's siblings".into(), given: bytes, limit }
     }
 
     /// The node itself.
@@ -211,6 +238,11 @@ impl Effects {
         self.forest.all_dead()
     }
 
+    /// Own keys whose object is over the limit of what a write may make of one.
+    pub(super) fn oversized_keys(&self) -> u64 {
+        self.forest.all_oversized()
+    }
+
     /// The generations of all partitions.
     pub(super) fn generations(&self) -> &Generations {
         &self.generations
@@ -221,10 +253,19 @@ impl Effects {
         self.generations.agree(partition);
     }
 
-    /// The partition's next generation begins here; the mark tells when that is durable.
-    pub(super) fn begin_generation(&mut self, partition: Partition, generation: Generation) -> u64 {
-        self.generations.set(partition, generation.clone());
+    /// A much later generation is about to be taken over: see [`Generations::begin_adopting`].
+    pub(super) fn begin_adopting(&mut self, partition: Partition, number: u64) {
+        self.generations.begin_adopting(partition, number);
+    }
+
+    /// Writes the partition's next generation; the mark tells when it is durable, and may begin.
+    pub(super) fn write_generation(&mut self, partition: Partition, generation: Generation) -> u64 {
         self.write(vec![Change::Generation { partition, generation }])
+    }
+
+    /// The partition's next generation, which is durable, begins here.
+    pub(super) fn begin_generation(&mut self, partition: Partition, generation: Generation) {
+        self.generations.set(partition, generation);
     }
 
     /// The own record of a key is damaged.
@@ -258,6 +299,28 @@ impl Effects {
     pub(super) fn change_meta(&mut self, change: impl FnOnce(&mut Meta)) -> u64 {
         change(&mut self.meta);
         self.write(vec![Change::Meta(self.meta.clone())])
+    }
+
+    /// Notes that a store's actor has issued a dot: its serial is not given out again in this process.
+    pub(super) fn use_serial(&mut self, actor: Actor) {
+        if actor.store == self.meta.store {
+            self.meta.serial_end = self.meta.serial_end.max(actor.serial + 1);
+        }
+    }
+
+    /// Notes that an actor which stands for a write is about to issue its dot here: should this disk turn out to be an
+    /// old one, that dot is not old.
+    pub(super) fn vouch_for(&mut self, actor: Actor) -> Result<(), Refusal> {
+        if self.meta.fresh.is_empty() || self.meta.fresh.contains(&actor.store) {
+            return Ok(());
+        }
+        if self.meta.fresh.len() >= MAX_FRESH {
+            let what =
+                "repeated puts before a peer has confirmed that this disk is the newest".into();
+            return Err(Refusal::Busy { what, limit: MAX_FRESH as u32 });
+        }
+        self.change_meta(|meta| meta.fresh.push(actor.store));
+        Ok(())
     }
 
     /// From now on the node may mint.

@@ -8,19 +8,22 @@ use crate::merkle::{Digest, Tree, leaf_of};
 use crate::ring::Ring;
 use crate::store::ScanPage;
 use crate::types::{Key, NodeId, Partition};
+use crate::wire;
 
 /// What a tree and its counts need to know of a record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Held {
     digest: Digest,
     has_dead: bool,
+    /// Encoded bytes of the object.
+    bytes: usize,
 }
 
 impl Held {
     /// What is held of a key.
     pub(super) fn of(key: &Key, object: &Object) -> Self {
         let has_dead = object.entries().iter().any(|entry| entry.values.is_empty());
-        Held { digest: Digest::of(key, object), has_dead }
+        Held { digest: Digest::of(key, object), has_dead, bytes: wire::encoded_len(object) }
     }
 }
 
@@ -31,6 +34,8 @@ pub(super) struct Forest {
     /// Changes that are not synced yet: a scan that begins now need not see them.
     recent: VecDeque<(u64, Partition, Key, Held)>,
     synced: u64,
+    /// Objects over so many encoded bytes are counted.
+    limit: usize,
 }
 
 /// The tree of one partition.
@@ -45,15 +50,18 @@ struct Stand {
     is_doubtful: bool,
 }
 
-/// A tree, and how many of its keys have events without a value.
+/// A tree, how many of its keys have events without a value, and how many are over the limit.
 #[derive(Clone, Debug, Default)]
 struct Crop {
     tree: Tree,
     dead: u64,
+    oversized: u64,
 }
 
 impl Crop {
-    fn replace(&mut self, key: &Key, old: Held, new: Held) {
+    fn replace(&mut self, key: &Key, old: Held, new: Held, limit: usize) {
+        let over = |held: Held| u64::from(held.bytes > limit);
+        self.oversized = (self.oversized + over(new)).saturating_sub(over(old));
         self.tree.replace(leaf_of(key), old.digest, new.digest);
         self.dead = (self.dead + u64::from(new.has_dead)).saturating_sub(u64::from(old.has_dead));
     }
@@ -84,9 +92,9 @@ pub(super) enum Verdict {
 
 impl Forest {
     /// The trees of the partitions that `me` is home to, none of them read yet.
-    pub(super) fn new(homes: impl Iterator<Item = Partition>) -> Self {
+    pub(super) fn new(homes: impl Iterator<Item = Partition>, limit: usize) -> Self {
         let stands = homes.map(|partition| (partition, Stand::default())).collect();
-        Forest { stands, ..Forest::default() }
+        Forest { stands, limit, ..Forest::default() }
     }
 
     /// The partition's tree, once it is built.
@@ -108,6 +116,11 @@ impl Forest {
     /// Keys of all partitions that know of events without a value.
     pub(super) fn all_dead(&self) -> u64 {
         self.stands.values().map(|stand| stand.crop.dead).sum()
+    }
+
+    /// Keys of all partitions whose object is over the limit.
+    pub(super) fn all_oversized(&self) -> u64 {
+        self.stands.values().map(|stand| stand.crop.oversized).sum()
     }
 
     /// Partitions that are not read to the end.
@@ -142,11 +155,11 @@ impl Forest {
         stand.is_doubtful |= before.is_none();
         let before = before.unwrap_or_default();
         if stand.is_built {
-            stand.crop.replace(key, before, after);
+            stand.crop.replace(key, before, after, self.limit);
         }
         if let Some(reading) = &mut stand.reading {
             if reading.read_to.as_ref().is_some_and(|read| key <= read) {
-                reading.crop.replace(key, before, after);
+                reading.crop.replace(key, before, after, self.limit);
             } else {
                 reading.flux.insert(key.clone(), (mark, after));
             }
@@ -184,15 +197,16 @@ impl Forest {
         let reading = stand.reading.as_mut()?;
         reading.is_doubted |= !page.damaged.is_empty();
         for item in &page.items {
-            let found = Held { digest: item.digest, has_dead: !item.dead.is_empty() };
+            let (digest, has_dead) = (item.digest, !item.dead.is_empty());
+            let found = Held { digest, has_dead, bytes: item.bytes };
             let held = reading.flux.remove(&item.key).map_or(found, |(_, newer)| newer);
-            reading.crop.replace(&item.key, Held::default(), held);
+            reading.crop.replace(&item.key, Held::default(), held, self.limit);
         }
         let is_read = |key: &Key| page.next.as_ref().is_none_or(|end| key <= end);
         let missed: Vec<Key> = reading.flux.keys().filter(|key| is_read(key)).cloned().collect();
         for key in missed {
             if let Some((_, held)) = reading.flux.remove(&key) {
-                reading.crop.replace(&key, Held::default(), held);
+                reading.crop.replace(&key, Held::default(), held, self.limit);
             }
         }
         if page.next.is_some() {

@@ -13,6 +13,8 @@ pub(super) struct Generations {
     first: Generation,
     /// The generation in which this life has agreed to the next one: it is as new as everybody's.
     agreed: BTreeMap<Partition, u64>,
+    /// The later generation that is being taken over, where this disk turned out to be an old one.
+    adopting: BTreeMap<Partition, u64>,
 }
 
 impl Generations {
@@ -33,7 +35,15 @@ impl Generations {
 
     /// Replaces it.
     pub(super) fn set(&mut self, partition: Partition, generation: Generation) {
+        self.adopting.remove(&partition);
         self.known.insert(partition, generation);
+    }
+
+    /// A much later generation is about to be taken over, and what is old here renounced: objects that would be refused
+    /// under it are refused from now on, or one could come behind the reading of the records.
+    pub(super) fn begin_adopting(&mut self, partition: Partition, number: u64) {
+        let known = self.adopting.entry(partition).or_default();
+        *known = number.max(*known);
     }
 
     /// This node has agreed that the partition's generation ends.
@@ -46,6 +56,10 @@ impl Generations {
     /// learn the generation first.
     pub(super) fn check(&self, partition: Partition, given: u64) -> Result<(), Refusal> {
         let own = self.of(partition);
+        let floor = self.adopting.get(&partition).copied().unwrap_or_default();
+        if given + 1 < floor {
+            return Err(Refusal::Generation { given, own: floor });
+        }
         let follows = given == own.number + 1 && self.agreed.get(&partition) == Some(&own.number);
         if own.takes(given) || follows {
             return Ok(());

@@ -33,6 +33,9 @@ const MAX_STUCK: usize = 10_000;
 /// A hint that is not confirmed after this time is sent again, in a later pass: confirmations are lost where the link back comes
 /// up later than the one there.
 const TIMEOUT: Micros = 2_000 * MILLI;
+/// A hint that its target declined, because the key would outgrow a limit there, is offered again after
+/// this time, then after twice it, and so on up to the second: only a client that settles the key helps.
+const DECLINED: (Micros, Micros) = (5_000 * MILLI, 40_000 * MILLI);
 /// Rest after a pass that removed nothing, and after a refusal.
 const REST: Micros = 1_000 * MILLI;
 
@@ -54,10 +57,22 @@ pub(super) struct Handoff {
     fetches: BTreeMap<u64, Fetch>,
     timeouts: VecDeque<(Micros, u64)>,
     next_op: u64,
-    /// Hints that their target refused because its own copy is damaged: that copy counts for nothing anyway.
-    stuck: BTreeMap<NodeId, BTreeSet<Key>>,
+    /// Hints that their target refused because its own copy is damaged, which counts for nothing anyway, or because
+    /// the key would outgrow a limit there.
+    stuck: BTreeMap<NodeId, BTreeMap<Key, Stuck>>,
     /// When a member that rests is tried again.
     next_look: Option<Micros>,
+}
+
+/// A hint that is of no use to its target now.
+#[derive(Clone, Copy, Debug, Default)]
+struct Stuck {
+    /// It is not offered before this time.
+    until: Micros,
+    /// How often in a row it was declined.
+    declined: u32,
+    /// True if it may have filled the target's slot: the keeper is no owner of the key.
+    owed: bool,
 }
 
 /// One way through all hints for a member.
@@ -167,10 +182,24 @@ impl Handoff {
 
     /// Answers a member that asks how many hints it is owed; that there are none is told when it is synced.
     pub(super) fn tell(&self, from: NodeId, op: u64, fx: &mut Effects) {
-        let stuck = self.stuck.get(&from).map_or(0, |keys| keys.len() as u64);
-        let count = fx.hints().owed(from).saturating_sub(stuck);
+        let count = self.owed(from, fx);
         let mark = fx.last_mark();
         fx.send_synced(Some(mark), from, op, Body::Hints(count));
+    }
+
+    /// How many hints a member is owed that are of use to it now.
+    fn owed(&self, target: NodeId, fx: &Effects) -> u64 {
+        let stuck = self.stuck.get(&target);
+        let stuck = stuck.map_or(0, |keys| keys.values().filter(|stuck| stuck.owed).count() as u64);
+        fx.hints().owed(target).saturating_sub(stuck)
+    }
+
+    /// True if all that is kept for a member was declined, and none of it is to be offered again yet.
+    fn all_wait(&self, now: Micros, target: NodeId, fx: &Effects) -> bool {
+        let count = fx.hints().of(target).map_or(0, |(total, _)| total.count);
+        let waits = |stuck: &&Stuck| stuck.until > now;
+        let waiting = self.stuck.get(&target).map_or(0, |keys| keys.values().filter(waits).count());
+        waiting as u64 >= count
     }
 
     /// Begins passes for members that something is kept for, and goes on with those under way.
@@ -186,8 +215,9 @@ impl Handoff {
             if !self.passes.contains_key(&target) && reachable {
                 fx.count("handoffs_begun");
                 if self.absent.remove(&target) {
-                    if total.owed > 0 {
-                        fx.send(vec![target], 0, Body::Hints(total.owed));
+                    let owed = self.owed(target, fx);
+                    if owed > 0 {
+                        fx.send(vec![target], 0, Body::Hints(owed));
                     }
                     fx.notice(Notice::HandoffBegun(target, total.count));
                     self.announced.insert(target);
@@ -221,7 +251,7 @@ impl Handoff {
             self.timeouts.pop_front();
             self.fetches.remove(&op);
             if let Some(flight) = self.flights.remove(&op) {
-                self.land(now, &flight, false, fx);
+                self.land(now, &flight, (false, true), fx);
             }
         }
         if self.next_look.is_some_and(|due| due <= now) {
@@ -241,9 +271,15 @@ impl Handoff {
         };
         while now >= pass.rest_until && pass.flights < window && pass.bytes < MAX_FLIGHT_BYTES {
             let Some((key, hint)) = pass.page.pop_front() else { break };
+            let stuck = self.stuck.get(&target).and_then(|keys| keys.get(&key));
+            if stuck.is_some_and(|stuck| stuck.until > now) {
+                continue;
+            }
             self.send(now, target, &mut pass, key, hint, fx);
         }
-        if pass.page.is_empty() && !pass.ended && !pass.listing && now >= pass.rest_until {
+        let begins = pass.after.is_none() && pass.flights == 0;
+        let rests = now < pass.rest_until || (begins && self.all_wait(now, target, fx));
+        if pass.page.is_empty() && !pass.ended && !pass.listing && !rests {
             pass.listing = true;
             let token = fx.list_hints(target, pass.after.clone(), PAGE_BYTES);
             self.lists.insert(token, target);
@@ -257,7 +293,7 @@ impl Handoff {
             };
             let aged = pass.aged;
             pass = Pass { aged, rest_until: now + rest, ..Pass::default() };
-            if rest == 0 && fx.hints().of(target).is_some() {
+            if rest == 0 && !self.all_wait(now, target, fx) {
                 pass.listing = true;
                 let token = fx.list_hints(target, None, PAGE_BYTES);
                 self.lists.insert(token, target);
@@ -396,25 +432,57 @@ impl Handoff {
         if held {
             flight.needed -= 1;
         }
-        let homes = self.ring.homes(self.ring.partition(&flight.key));
-        if flight.to_target && !homes.contains(&self.me) {
-            let stuck = self.stuck.entry(flight.target).or_default();
-            if refused != Some(Refusal::Damaged) {
-                stuck.remove(&flight.key);
-            } else if stuck.len() < MAX_STUCK {
-                stuck.insert(flight.key.clone());
-            }
-        }
+        let (target, key, to_target) = (flight.target, flight.key.clone(), flight.to_target);
         let (done, hopeless) = (flight.needed == 0, flight.waiting.len() < flight.needed);
+        self.note_stuck(now, target, &key, to_target, refused.as_ref());
         if (done || hopeless)
             && let Some(flight) = self.flights.remove(&op)
         {
-            self.land(now, &flight, done, fx);
+            let rests = !matches!(refused, Some(Refusal::Limit { .. }));
+            self.land(now, &flight, (done, rests), fx);
+        }
+    }
+
+    /// Notes whether a hint is of use to whom it was offered now.
+    fn note_stuck(
+        &mut self,
+        now: Micros,
+        target: NodeId,
+        key: &Key,
+        to_target: bool,
+        refused: Option<&Refusal>,
+    ) {
+        let is_owner = self.ring.homes(self.ring.partition(key)).contains(&self.me);
+        let keys = self.stuck.entry(target).or_default();
+        let before = keys.get(key).map_or(0, |stuck| stuck.declined);
+        let stuck = match refused {
+            Some(Refusal::Limit { .. }) => {
+                let (first, last) = DECLINED;
+                let wait = (first << before.min(8)).min(last);
+                Stuck { until: now + wait, declined: before + 1, owed: to_target && !is_owner }
+            }
+            Some(Refusal::Damaged) if to_target && !is_owner => {
+                Stuck { owed: true, ..Stuck::default() }
+            }
+            _ => {
+                keys.remove(key);
+                return;
+            }
+        };
+        if keys.len() < MAX_STUCK || keys.contains_key(key) {
+            keys.insert(key.clone(), stuck);
         }
     }
 
     /// Ends a flight; a confirmed hint goes, if it is still the one that was sent.
-    fn land(&mut self, now: Micros, flight: &Flight, done: bool, fx: &mut Effects) {
+    /// The pass rests after one that was not taken, if `rests`.
+    fn land(
+        &mut self,
+        now: Micros,
+        flight: &Flight,
+        (done, rests): (bool, bool),
+        fx: &mut Effects,
+    ) {
         let Flight { target, key, object, bytes, to_target, .. } = flight;
         let to_target = *to_target;
         if let Some(pass) = self.passes.get_mut(target) {
@@ -422,7 +490,7 @@ impl Handoff {
             pass.bytes -= bytes;
             if done {
                 pass.removed += 1;
-            } else {
+            } else if rests {
                 pass.rest_until = now + REST;
             }
         }

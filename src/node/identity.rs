@@ -10,8 +10,7 @@ use super::{Config, Notice};
 use crate::members::{Cluster, Life};
 use crate::message::{Body, Refusal};
 use crate::ring::Ring;
-use crate::rng::Rng;
-use crate::types::{MILLI, Micros, NodeId, hash64};
+use crate::types::{MILLI, Micros, NodeId};
 
 /// A peer that has not answered is asked again after this time.
 const ROUND: Micros = 200 * MILLI;
@@ -44,7 +43,8 @@ pub(super) struct Identity {
     heard: BTreeMap<NodeId, Heard>,
     /// The cluster that somebody was met in, while this node is in none.
     met: Option<Cluster>,
-    foreign: BTreeSet<NodeId>,
+    /// Peers of another cluster, and its id.
+    foreign: BTreeMap<NodeId, u64>,
     /// A later life of this node that somebody was told of, before this one has settled.
     rumour: Option<(Life, NodeId)>,
     /// True once a peer told of a later life after this one had settled.
@@ -77,7 +77,7 @@ impl Identity {
             unanswered: BTreeSet::new(),
             heard: BTreeMap::new(),
             met: None,
-            foreign: BTreeSet::new(),
+            foreign: BTreeMap::new(),
             rumour: None,
             doubted: false,
             decided: None,
@@ -86,7 +86,12 @@ impl Identity {
 
     /// True if the peer is of another cluster: what it says is not listened to.
     pub(super) fn is_foreign(&self, peer: NodeId) -> bool {
-        self.foreign.contains(&peer)
+        self.foreign.contains_key(&peer)
+    }
+
+    /// The peers of another cluster, and its id.
+    pub(super) fn foreign(&self) -> &BTreeMap<NodeId, u64> {
+        &self.foreign
     }
 
     /// Why the node does not serve yet, if it does not.
@@ -103,6 +108,11 @@ impl Identity {
     /// How many peers have answered, and how many there are.
     pub(super) fn heard(&self) -> (u32, u32) {
         (self.heard.len() as u32, self.peers().count() as u32)
+    }
+
+    /// True while the link to the peer is up.
+    pub(super) fn is_linked(&self, peer: NodeId) -> bool {
+        self.links.contains(&peer)
     }
 
     /// When the next round of introductions is due.
@@ -235,7 +245,7 @@ impl Identity {
         {
             self.doubted = true;
             fx.notice(Notice::Copied(from));
-            self.renew(true, seen.incarnation + 1, fx);
+            self.suspect(true, seen.incarnation + 1, fx);
             self.introduce(self.links.iter().copied().collect(), fx);
         }
     }
@@ -261,11 +271,14 @@ impl Identity {
 
     fn judge_cluster(&mut self, peer: NodeId, theirs: Option<u64>, fx: &mut Effects) {
         let ours = fx.meta().cluster.as_ref().map(|cluster| cluster.id);
-        if let (Some(ours), Some(theirs)) = (ours, theirs)
-            && ours != theirs
-            && self.foreign.insert(peer)
-        {
-            fx.notice(Notice::Foreign(peer));
+        match (ours, theirs) {
+            (Some(ours), Some(theirs)) if ours != theirs => {
+                if self.foreign.insert(peer, theirs).is_none() {
+                    fx.notice(Notice::Foreign(peer, [ours, theirs]));
+                }
+            }
+            // It has begun anew, with an empty disk.
+            _ => drop(self.foreign.remove(&peer)),
         }
     }
 
@@ -297,15 +310,15 @@ impl Identity {
         let mark = match latest {
             Some((seen, witness)) => {
                 fx.notice(Notice::Outdated(witness));
-                self.renew(true, seen.incarnation + 1, fx)
+                self.suspect(true, seen.incarnation + 1, fx)
             }
-            // Every life that minted was first seen by a peer; one that is silent may be the only one that
+            // Every life that issued dots was first seen by a peer; one that is silent may be the only one that
             // saw it. A first life cannot follow another, and a single node has no witness at all.
             None if life.incarnation > 1 && (!all || self.heard.is_empty()) => {
                 if self.heard.is_empty() && !all {
                     fx.notice(Notice::Alone);
                 }
-                self.renew(false, life.incarnation, fx)
+                self.suspect(false, life.incarnation, fx)
             }
             None => fx.last_mark(),
         };
@@ -327,8 +340,8 @@ impl Identity {
                 meta.cluster = Some(cluster);
                 meta.without_authority = lost;
                 // It does not know what the others have collected; what it mints meanwhile is not old.
-                if !founder && !meta.fresh.contains(&meta.store) {
-                    meta.fresh.push(meta.store);
+                if !founder {
+                    meta.suspect();
                 }
             });
         } else if (all && self.is_first()) || (self.bootstrap && passed >= GRACE) {
@@ -348,14 +361,11 @@ impl Identity {
         self.ring.members().first().is_some_and(|member| member.id == self.me)
     }
 
-    /// Goes on under a new store id, with every serial void: no dot of an unknown life is used again.
-    /// A disk that was rolled back has also lost its authority.
-    fn renew(&mut self, rolled_back: bool, incarnation: u64, fx: &mut Effects) -> u64 {
-        let nonce = self.nonce;
-        let drawn = hash64(&[b"store", &fx.meta().store.to_be_bytes(), &nonce.to_be_bytes()]);
+    /// Notes that the disk may not be the newest. One that was rolled back has also lost its authority.
+    fn suspect(&mut self, rolled_back: bool, incarnation: u64, fx: &mut Effects) -> u64 {
         let lost = if rolled_back { own_partitions(&self.ring, self.me) } else { Vec::new() };
         fx.change_meta(|meta| {
-            meta.draw(Rng::new(drawn).next_u64());
+            meta.suspect();
             meta.incarnation = incarnation;
             if rolled_back {
                 meta.without_authority = lost;

@@ -59,6 +59,16 @@ pub(super) struct Repair {
     lacking: BTreeMap<Partition, BTreeSet<NodeId>>,
     /// The id of the store that lacks it.
     store: u64,
+    loss: Loss,
+}
+
+/// What became of partitions without authority of which this node is the only owner: nobody has what is lost.
+#[derive(Clone, Copy, Debug, Default)]
+struct Loss {
+    /// True once the operator was told.
+    told: bool,
+    /// So many were accepted; told when this mark is durable.
+    accepted: Option<(u64, u32)>,
 }
 
 /// A partition and another home of it.
@@ -150,6 +160,7 @@ impl Repair {
             healing: Healing::default(),
             lacking: BTreeMap::new(),
             store: 0,
+            loss: Loss::default(),
         }
     }
 
@@ -258,10 +269,12 @@ impl Repair {
                 }
             }
         }
+        self.tell_loss(fx);
         let ring = &self.ring;
         let full = |(partition, heard): &(&Partition, &BTreeSet<NodeId>)| {
             let homes = ring.homes(**partition);
-            homes.iter().all(|home| *home == self.me || heard.contains(home))
+            // Where there is no other owner, nobody can bring back what is lost.
+            homes.len() > 1 && homes.iter().all(|home| *home == self.me || heard.contains(home))
         };
         let regained: BTreeSet<Partition> =
             self.lacking.iter().filter(full).map(|(partition, _)| *partition).collect();
@@ -273,6 +286,47 @@ impl Repair {
         fx.change_meta(|meta| meta.without_authority.retain(|lost| !regained.contains(lost)));
         if self.lacking.is_empty() {
             fx.notice(Notice::Recovered);
+        }
+    }
+
+    /// Partitions that may lack acknowledged writes which no other node has.
+    pub(super) fn lost(&self, fx: &Effects) -> Vec<Partition> {
+        let lost = fx.meta().without_authority.iter().copied();
+        lost.filter(|partition| *self.ring.homes(*partition) == [self.me]).collect()
+    }
+
+    /// Tells the operator of such partitions, once in a life.
+    fn tell_loss(&mut self, fx: &mut Effects) {
+        if self.loss.told {
+            return;
+        }
+        let lost = self.lost(fx).len() as u32;
+        if lost > 0 {
+            self.loss.told = true;
+            fx.notice(Notice::Lost(lost));
+        }
+    }
+
+    /// The operator accepts that what they lack is gone: what is not found there counts from now on.
+    pub(super) fn accept_loss(&mut self, fx: &mut Effects) {
+        let lost: BTreeSet<Partition> = self.lost(fx).into_iter().collect();
+        if lost.is_empty() {
+            return;
+        }
+        self.lacking.retain(|partition, _| !lost.contains(partition));
+        let mark = fx.change_meta(|meta| {
+            meta.without_authority.retain(|partition| !lost.contains(partition));
+        });
+        self.loss = Loss { told: false, accepted: Some((mark, lost.len() as u32)) };
+    }
+
+    /// Something is durable: the operator hears that the loss is accepted.
+    pub(super) fn synced(&mut self, fx: &mut Effects) {
+        if let Some((mark, partitions)) = self.loss.accepted
+            && fx.is_durable(mark)
+        {
+            self.loss.accepted = None;
+            fx.notice(Notice::LossAccepted(partitions));
         }
     }
 

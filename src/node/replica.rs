@@ -7,15 +7,18 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use self::turn::Turn;
-use super::Shortage;
 use super::effects::Effects;
 use super::forest::Held;
+use super::{Config, Oversize, Shortage, handoff};
 use crate::causal::{Actor, Context, Dot, Object, Version};
 use crate::generation::Grave;
 use crate::message::{self, Body, Refusal};
 use crate::ring::Ring;
-use crate::store::{Change, Found, Listing, Meta, Record};
-use crate::types::{Key, MAX_OBJECT_BYTES, MAX_SIBLINGS, NodeId, Partition, WriteId};
+use crate::store::{Change, Found, Listing, Record};
+use crate::types::{
+    Key, MAX_CLOCK_ENTRIES, MAX_SIBLINGS, NodeId, ObjectLimits, Partition, WriteId,
+};
+use crate::wire;
 
 /// Most operations waiting for one key.
 const MAX_KEY_QUEUE: usize = 128;
@@ -31,14 +34,13 @@ const MAX_LIST_BYTES: u32 = 1 << 20;
 #[derive(Clone, Debug)]
 pub(super) struct Replica {
     ring: Arc<Ring>,
-    serials: Serials,
+    limits: ObjectLimits,
     keys: HashMap<Key, KeyState>,
     reads: HashMap<u64, Key>,
     lists: HashMap<u64, (NodeId, u64, Partition)>,
     /// Writes that are not synced: the mark, the key, and about how many bytes.
     unsynced: VecDeque<(u64, Key, usize)>,
     unsynced_bytes: usize,
-    starved: Vec<Key>,
     queued: usize,
     shortage: Option<Shortage>,
 }
@@ -90,25 +92,32 @@ struct Work {
 
 #[derive(Clone, Debug)]
 enum Kind {
-    Update { context: Context, change: message::Change, keep_for: Vec<NodeId> },
-    Merge { object: Object, generation: u64 },
-    Keep { object: Object, keep_for: Vec<NodeId>, generation: u64 },
-    Discharge { target: NodeId, object: Object },
+    Update {
+        context: Context,
+        change: message::Change,
+        keep_for: Vec<NodeId>,
+    },
+    Merge {
+        object: Object,
+        generation: u64,
+        hint: bool,
+    },
+    Keep {
+        object: Object,
+        keep_for: Vec<NodeId>,
+        generation: u64,
+    },
+    Discharge {
+        target: NodeId,
+        object: Object,
+    },
     Restore(Object),
     Bury(Context),
     Collect,
     Renounce(Option<NodeId>),
     Read,
-}
-
-/// The store's durable counter of serials, reserved in blocks that are synced before use.
-#[derive(Clone, Debug)]
-struct Serials {
-    next: u64,
-    usable_end: u64,
-    block: u64,
-    /// A reservation that is not synced yet: its mark and its end.
-    pending: Option<(u64, u64)>,
+    /// An update that nobody waits for any more.
+    Withdrawn,
 }
 
 /// When an answer leaves.
@@ -124,32 +133,19 @@ enum Made {
     /// With its generation.
     Done(Object, Option<Dot>, u64),
     Refused(Refusal),
-    /// No serial is left: wait for the next block.
-    Starved,
-}
-
-/// What an update made of a record.
-enum Updated {
-    Done(Record, Option<Dot>),
-    Refused(Refusal),
-    /// No serial is left: wait for the next block.
-    Starved,
 }
 
 impl Replica {
-    /// The replica at the start of a life; serials begin where the last reservation ended.
-    pub(super) fn new(ring: Arc<Ring>, meta: &Meta, block: u64) -> Self {
-        let (next, usable_end) = (meta.serial_end, meta.serial_end);
-        let serials = Serials { next, usable_end, block, pending: None };
+    /// The replica at the start of a life.
+    pub(super) fn new(config: &Config) -> Self {
         Replica {
-            ring,
-            serials,
+            ring: config.ring.clone(),
+            limits: config.object_limits,
             keys: HashMap::new(),
             reads: HashMap::new(),
             lists: HashMap::new(),
             unsynced: VecDeque::new(),
             unsynced_bytes: 0,
-            starved: Vec::new(),
             queued: 0,
             shortage: None,
         }
@@ -161,7 +157,10 @@ impl Replica {
             Body::Update { key, context, change, keep_for } => {
                 (key, Kind::Update { context, change, keep_for })
             }
-            Body::Merge { key, object, generation } => (key, Kind::Merge { object, generation }),
+            Body::Merge { key, object, generation } => {
+                let hint = op & handoff::TAG != 0;
+                (key, Kind::Merge { object, generation, hint })
+            }
             Body::Keep { key, object, keep_for, generation } => {
                 (key, Kind::Keep { object, keep_for, generation })
             }
@@ -177,6 +176,7 @@ impl Replica {
                 self.lists.insert(token, (from, op, partition));
                 return;
             }
+            Body::Withdraw { key } => return self.withdraw(&key, from, op),
             _ => return,
         };
         if let Err(refusal) = self.admit(&key, &kind, fx) {
@@ -200,6 +200,24 @@ impl Replica {
             let token = fx.read(partition, key.clone(), hints_for);
             self.reads.insert(token, key);
         }
+    }
+
+    /// Voids an update that has not been carried out. Its place in the queue stays: it may be what a read of the disk
+    /// waits for.
+    fn withdraw(&mut self, key: &Key, from: NodeId, op: u64) {
+        let Some(state) = self.keys.get_mut(key) else { return };
+        let its = |work: &&mut Work| {
+            work.from == from && work.op == op && matches!(work.kind, Kind::Update { .. })
+        };
+        for work in state.work.iter_mut().filter(its) {
+            work.kind = Kind::Withdrawn;
+        }
+    }
+
+    /// True if an update of the key has not been carried out yet.
+    pub(super) fn has_updates(&self, key: &Key) -> bool {
+        let updates = |work: &Work| matches!(work.kind, Kind::Update { .. });
+        self.keys.get(key).is_some_and(|state| state.work.iter().any(updates))
     }
 
     /// The disk is nearly full, or no longer: nothing is written below the reserve.
@@ -270,7 +288,7 @@ impl Replica {
     }
 
     /// Every write up to `mark` is durable: the disk is as new as the copies of those keys.
-    pub(super) fn synced(&mut self, mark: u64, fx: &mut Effects) {
+    pub(super) fn synced(&mut self, mark: u64) {
         while self.unsynced.front().is_some_and(|(written, ..)| *written <= mark) {
             let Some((_, key, bytes)) = self.unsynced.pop_front() else { return };
             self.unsynced_bytes -= bytes;
@@ -281,15 +299,6 @@ impl Replica {
                 if state.work.is_empty() {
                     self.keys.remove(&key);
                 }
-            }
-        }
-        if let Some((reserved, end)) = self.serials.pending
-            && reserved <= mark
-        {
-            self.serials.pending = None;
-            self.serials.usable_end = end;
-            for key in std::mem::take(&mut self.starved) {
-                self.run(&key, fx);
             }
         }
     }
@@ -304,16 +313,23 @@ impl Replica {
         let (before, changed, answers) = (None, BTreeSet::new(), Vec::new());
         let collected = fx.generations().of(partition).collected_of(key).cloned();
         let store = fx.meta().store;
-        let mut turn =
-            Turn { key, partition, owed, copies, collected, store, before, changed, answers };
+        let limits = self.limits;
+        let mut turn = Turn {
+            key,
+            partition,
+            owed,
+            limits,
+            copies,
+            collected,
+            store,
+            before,
+            changed,
+            answers,
+        };
         while let Some(Work { from, op, kind }) = work.pop_front() {
-            if let Err(kind) = self.take(&mut turn, from, op, kind, fx) {
-                work.push_front(Work { from, op, kind });
-                self.starved.push(key.clone());
-                break;
-            }
+            self.take(&mut turn, from, op, kind, fx);
         }
-        self.queued -= waiting - work.len();
+        self.queued -= waiting;
         let Turn { copies, before, changed, answers, .. } = turn;
         let changes: Vec<Change> =
             changed.iter().filter_map(|place| copies.change(partition, key, *place)).collect();
@@ -331,37 +347,29 @@ impl Replica {
         for (to, op, body) in answers {
             fx.send_synced(mark, to, op, body);
         }
-        if mark.is_some() || !work.is_empty() {
+        if mark.is_some() {
             self.keys.insert(key.clone(), KeyState { copies: Some(copies), mark, work });
         }
-        self.reserve_serials(fx);
     }
 
-    /// Does one thing to a key and answers. Gives it back if it has to wait for serials.
-    fn take(
-        &mut self,
-        turn: &mut Turn<'_>,
-        from: NodeId,
-        op: u64,
-        kind: Kind,
-        fx: &mut Effects,
-    ) -> Result<(), Kind> {
+    /// Does one thing to a key and answers.
+    fn take(&mut self, turn: &mut Turn<'_>, from: NodeId, op: u64, kind: Kind, fx: &mut Effects) {
         let answer = match kind {
             Kind::Update { context, change, keep_for } => {
-                let made = self.make(turn, &context, &change, &keep_for, fx);
-                match made {
+                match make(turn, &context, &change, &keep_for, fx) {
                     Made::Done(object, dot, generation) => {
                         fx.send(vec![from], op, Body::Updated { object, dot, generation });
                         Answer::Synced(Body::Held)
                     }
                     Made::Refused(refusal) => Answer::Now(Body::Failed(refusal)),
-                    Made::Starved => return Err(Kind::Update { context, change, keep_for }),
                 }
             }
-            Kind::Merge { object, generation } => match merge(turn, object, generation, fx) {
-                Ok(()) => Answer::Synced(Body::Held),
-                Err(refusal) => Answer::Now(Body::Failed(refusal)),
-            },
+            Kind::Merge { object, generation, hint } => {
+                match merge(turn, &object, generation, hint, fx) {
+                    Ok(()) => Answer::Synced(Body::Held),
+                    Err(refusal) => Answer::Now(Body::Failed(refusal)),
+                }
+            }
             Kind::Bury(dead) => match turn.bury(&dead) {
                 true => Answer::Synced(Body::Held),
                 false => Answer::Now(Body::Failed(Refusal::Damaged)),
@@ -380,10 +388,10 @@ impl Replica {
                 turn.renounce_hint(target, &fresh, now, fx);
                 Answer::Synced(Body::Held)
             }
-            Kind::Restore(object) => {
-                turn.restore(&object, fx);
-                Answer::Synced(Body::Held)
-            }
+            Kind::Restore(object) => match turn.restore(&object, fx) {
+                Ok(()) => Answer::Synced(Body::Held),
+                Err(refusal) => Answer::Now(Body::Failed(refusal)),
+            },
             Kind::Keep { object, keep_for, generation } => {
                 turn.renounce_hints(fx);
                 let (object, generation) = turn.current(from, object, generation, fx);
@@ -405,9 +413,9 @@ impl Replica {
                 }
             }
             Kind::Discharge { target, object } => {
-                turn.discharge(target, &object, fx);
-                return Ok(());
+                return turn.discharge(target, &object, fx);
             }
+            Kind::Withdrawn => return,
             Kind::Read => Answer::Synced(turn.read(self.ring.homes(turn.partition), fx)),
         };
         match answer {
@@ -419,116 +427,149 @@ impl Replica {
                 fx.send(vec![from], op, body);
             }
         }
-        Ok(())
     }
+}
 
-    /// Makes a client's change: in the own record, or at a stand-in (which keeps it for `keep_for`) in what it
-    /// keeps of the key.
-    fn make(
-        &mut self,
-        turn: &mut Turn<'_>,
-        context: &Context,
-        change: &message::Change,
-        keep_for: &[NodeId],
-        fx: &mut Effects,
-    ) -> Made {
-        let now = fx.generations().number(turn.partition);
-        if !keep_for.is_empty() {
-            turn.renounce_hints(fx);
-        }
-        let joined = if keep_for.is_empty() { None } else { turn.copies.joined(now) };
-        let record = match (&turn.copies.own, &joined) {
-            (_, Some(joined)) => joined,
-            (Copy::Record(own), None) if keep_for.is_empty() => own,
-            _ => return Made::Refused(Refusal::Damaged),
-        };
-        let (new, dot) = match self.update(record, context, change, fx.meta()) {
-            Updated::Done(new, dot) => (new, dot),
-            Updated::Refused(refusal) => return Made::Refused(refusal),
-            Updated::Starved => return Made::Starved,
-        };
-        let object = new.object.clone();
-        if keep_for.is_empty() {
-            turn.set_own(new);
-            return Made::Done(object, dot, now);
-        }
-        let generation = new.generation;
-        // In every hint of the key: one that stayed behind could lead to a used dot later.
-        let targets = keep_for.iter().chain(turn.copies.hints.keys()).copied().collect();
-        match turn.set_hints(targets, |_| new.clone(), fx) {
-            Ok(()) => Made::Done(object, dot, generation),
-            Err(refusal) => Made::Refused(refusal),
-        }
+/// Makes a client's change: in the own record, or at a stand-in (which keeps it for `keep_for`) in what it
+/// keeps of the key.
+fn make(
+    turn: &mut Turn<'_>,
+    context: &Context,
+    change: &message::Change,
+    keep_for: &[NodeId],
+    fx: &mut Effects,
+) -> Made {
+    let now = fx.generations().number(turn.partition);
+    if !keep_for.is_empty() {
+        turn.renounce_hints(fx);
     }
+    let joined = if keep_for.is_empty() { None } else { turn.copies.joined(now) };
+    let record = match (&turn.copies.own, &joined) {
+        (_, Some(joined)) => joined,
+        (Copy::Record(own), None) if keep_for.is_empty() => own,
+        _ => return Made::Refused(Refusal::Damaged),
+    };
+    let (new, dot) = match update(record, context, change, turn.limits, fx) {
+        Ok(updated) => updated,
+        Err(refusal) => return Made::Refused(refusal),
+    };
+    // A delete under a context of many events, where nothing is: the other limits are for puts.
+    if dot.is_none()
+        && let Some(bytes) = outgrows(turn.limits.merged, Some(&record.object), &new.object)
+    {
+        return Made::Refused(Refusal::Object(bytes as u64));
+    }
+    let object = new.object.clone();
+    if keep_for.is_empty() {
+        turn.set_own(new);
+        return Made::Done(object, dot, now);
+    }
+    let generation = new.generation;
+    // In every hint of the key: one that stayed behind could lead to a used dot later.
+    let targets = keep_for.iter().chain(turn.copies.hints.keys()).copied().collect();
+    match turn.set_hints(targets, |_| new.clone(), fx) {
+        Ok(()) => Made::Done(object, dot, generation),
+        Err(refusal) => Made::Refused(refusal),
+    }
+}
 
-    /// What a client's change makes of a record. Limits hold here and nowhere else.
-    fn update(
-        &mut self,
-        record: &Record,
-        context: &Context,
-        change: &message::Change,
-        meta: &Meta,
-    ) -> Updated {
-        let context = &with_repetitions(&record.object, context);
-        let message::Change::Put { write, value } = change else {
+/// What a client's change makes of a record, and the dot of a put. Limits hold here and nowhere else.
+fn update(
+    record: &Record,
+    context: &Context,
+    change: &message::Change,
+    limits: ObjectLimits,
+    fx: &mut Effects,
+) -> Result<(Record, Option<Dot>), Refusal> {
+    let context = &with_repetitions(&record.object, context);
+    let (write, value, again) = match change {
+        message::Change::Put { write, value } => (*write, value, false),
+        message::Change::PutAgain { write, value } => (*write, value, true),
+        message::Change::Delete => {
             let object = record.object.discard(context);
-            return Updated::Done(Record { object, ..record.clone() }, None);
-        };
-        let known = record.object.values().find(|(_, version)| version.write == *write);
-        if let Some((dot, _)) = known {
-            return Updated::Done(record.clone(), Some(dot));
+            return Ok((Record { object, ..record.clone() }, None));
         }
-        // A serial of before an unclean start may have minted dots that this disk has forgotten.
-        self.serials.next = self.serials.next.max(meta.serial_floor);
-        let continued = record.own_serial.filter(|serial| *serial >= meta.serial_floor);
-        let Some(serial) = continued.or_else(|| self.serials.peek()) else {
-            return Updated::Starved;
-        };
-        let actor = Actor { store: meta.store, serial };
-        let version = Version { write: *write, value: value.clone() };
-        let (object, dot) = record.object.update(context, actor, version);
-        let siblings = object.len();
-        if siblings > MAX_SIBLINGS && siblings > record.object.len() {
-            return Updated::Refused(Refusal::Siblings(record.object.len() as u32));
-        }
-        let bytes = object_bytes(&object);
-        if bytes > MAX_OBJECT_BYTES && bytes > object_bytes(&record.object) {
-            return Updated::Refused(Refusal::Object(bytes as u64));
-        }
-        if continued.is_none() {
-            self.serials.next += 1;
-        }
-        Updated::Done(Record { own_serial: Some(serial), object, ..*record }, Some(dot))
+    };
+    if let Some(dot) = issued(&record.object, write, again) {
+        return Ok((record.clone(), Some(dot)));
     }
-
-    /// Keeps half a block of serials in hand.
-    fn reserve_serials(&mut self, fx: &mut Effects) {
-        let left = self.serials.usable_end.saturating_sub(self.serials.next);
-        if self.serials.pending.is_none() && left <= self.serials.block / 2 {
-            let end = self.serials.usable_end + self.serials.block;
-            let mark = fx.change_meta(|meta| meta.serial_end = end);
-            self.serials.pending = Some((mark, end));
-        }
-    }
+    let store = fx.meta().store;
+    let (actor, own_serial) = if again {
+        fx.vouch_for(Actor::of_write(write))?;
+        (Actor::of_write(write), record.own_serial)
+    } else {
+        let continued = record.own_serial.filter(|serial| {
+            *serial >= fx.meta().serial_floor
+                && may_continue(&record.object, Actor { store, serial: *serial }, context)
+        });
+        let serial = continued.unwrap_or(fx.meta().serial_end);
+        (Actor { store, serial }, Some(serial))
+    };
+    let version = Version { write, value: value.clone() };
+    let (object, dot) = record.object.update(context, actor, version);
+    check_limits(limits, &record.object, &object)?;
+    // An actor is one key's, and used up once it is its key's no more.
+    fx.use_serial(actor);
+    Ok((Record { own_serial, object, ..*record }, Some(dot)))
 }
 
-impl Serials {
-    /// The next serial, if one is reserved and synced.
-    fn peek(&self) -> Option<u64> {
-        (self.next < self.usable_end).then_some(self.next)
+/// The dot under which this copy knows the write already. A put that was sent to several nodes is known by the dot of its
+/// own actor, and by no other.
+fn issued(object: &Object, write: WriteId, again: bool) -> Option<Dot> {
+    let own = Dot { actor: Actor::of_write(write), counter: 1 };
+    if object.covers(own) {
+        return Some(own);
     }
+    let live = object.values().find(|(_, version)| version.write == write);
+    live.map(|(dot, _)| dot).filter(|_| !again)
 }
 
-/// Merges what a peer has into the own record.
+/// True if this actor may issue the next dot of the key: the clock has events of it, and no value that `seen` leaves alive.
+/// A second one beside it could not go before it (an entry has no gaps), and whoever wrote it could not be given a context
+/// that covers it alone.
+fn may_continue(object: &Object, actor: Actor, seen: &Context) -> bool {
+    let alive = |(dot, _): (Dot, &Version)| dot.actor == actor && !seen.covers(dot);
+    object.counter(actor) > 0 && !object.values().any(alive)
+}
+
+/// Refuses what would take a key over its limits, unless it was over them before and does not grow.
+fn check_limits(limits: ObjectLimits, before: &Object, after: &Object) -> Result<(), Refusal> {
+    if after.len() > MAX_SIBLINGS && after.len() > before.len() {
+        return Err(Refusal::Siblings(before.len() as u32));
+    }
+    if let Some(bytes) = outgrows(limits.accepted, Some(before), after) {
+        return Err(Refusal::Object(bytes as u64));
+    }
+    let entries = after.entries().len();
+    if entries > MAX_CLOCK_ENTRIES && entries > before.entries().len() {
+        let what = "entries of the key's clock".into();
+        let limit = MAX_CLOCK_ENTRIES as u64;
+        return Err(Refusal::Limit { what, given: entries as u64, limit });
+    }
+    Ok(())
+}
+
+/// Merges what a peer has into the own record: a hint beside other values up to the limit of writes, so
+/// that an owner takes by hints no more than it would have taken itself, and all else up to the limit of merges.
 fn merge(
     turn: &mut Turn<'_>,
-    object: Object,
+    object: &Object,
     generation: u64,
+    hint: bool,
     fx: &mut Effects,
 ) -> Result<(), Refusal> {
     fx.generations().check(turn.partition, generation)?;
     let Copy::Record(record) = &turn.copies.own else { return Err(Refusal::Damaged) };
-    let object = record.object.sync(&object);
+    let joined = record.object.sync(object);
+    // Where nothing but the hint's own values is alive, it is taken as any other merge is: with what is dead of the key beside
+    // it, a hint that its keeper took at the limit would never be delivered, and hold back the collection of the dead.
+    let beside = joined.values().any(|(dot, _)| !object.covers(dot));
+    let limit = if hint && beside { turn.limits.accepted } else { turn.limits.merged };
+    if let Some(bytes) = outgrows(limit, Some(&record.object), &joined) {
+        let key = turn.key.clone();
+        return Err(fx.decline(Oversize { key, hint, bytes, limit }));
+    }
+    let object = joined;
     turn.set_own(Record { own_serial: record.own_serial, object, generation: 0 });
     Ok(())
 }
@@ -556,6 +597,14 @@ fn with_repetitions(object: &Object, seen: &Context) -> Context {
         }
     }
     Context::new(dots)
+}
+
+/// The encoded bytes of an object, if it is over the limit and larger than it was; `None` for what was
+/// there if nothing could be read.
+fn outgrows(limit: usize, before: Option<&Object>, after: &Object) -> Option<usize> {
+    let bytes = wire::encoded_len(after);
+    let grows = || before.is_none_or(|before| bytes > wire::encoded_len(before));
+    (bytes > limit && grows()).then_some(bytes)
 }
 
 /// About how many bytes a change of a key takes.

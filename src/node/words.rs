@@ -7,7 +7,7 @@ use crate::members::{Member, Members, Opinion};
 use crate::message::{PeerMessage, Request, Response};
 use crate::ring::{Ring, RingError};
 use crate::store::{Change, Found, HintPage, HintTotal, Kept, Listing, ScanPage, Span};
-use crate::types::{Key, MILLI, Micros, NodeId, Partition};
+use crate::types::{Key, MILLI, Micros, NodeId, ObjectLimits, Partition};
 
 /// An answer to a read is late after the mean of its replica's and four mean deviations, but not before the first of these times, and
 /// after the second at the latest: another replica is asked then.
@@ -36,6 +36,9 @@ pub struct Config {
     pub gossip_timeout: Micros,
     /// Most bytes of hints that are kept for other members.
     pub hint_limit_bytes: u64,
+    /// How large the object of one key may become. Only tests have others than
+    /// [`ObjectLimits::of`] the ring's N; all nodes of a cluster have the same.
+    pub object_limits: ObjectLimits,
     /// A hint of this age is also offered to the other home replicas.
     pub hint_age: Micros,
     /// Each partition is compared with every other home of it about as often as this.
@@ -56,8 +59,9 @@ pub struct Config {
     /// True if the operator says that this is a new cluster: it is founded by the members that answer,
     /// not only by all.
     pub bootstrap: bool,
-    /// Serials reserved at a time, at least 1: a crash wastes at most this many of 2^64.
-    pub serial_block: u64,
+    /// Events of a put that was sent to several nodes are kept in the clocks for this time after they are known to be dead,
+    /// twice that at most: a copy of the put may be on its way for as long as connections keep what nobody acknowledges.
+    pub repeat_window: Micros,
     /// What it does otherwise for a measurement.
     pub experiment: Experiment,
 }
@@ -96,6 +100,7 @@ impl Config {
     pub fn new(me: NodeId, ring: Arc<Ring>, members: Members) -> Self {
         let majority = ring.n() / 2 + 1;
         Config {
+            object_limits: ObjectLimits::of(ring.n()),
             me,
             ring,
             r: majority,
@@ -114,7 +119,7 @@ impl Config {
             boot_nonce: 0,
             continues: false,
             bootstrap: false,
-            serial_block: 1 << 16,
+            repeat_window: 20_000 * MILLI,
             experiment: Experiment::default(),
         }
     }
@@ -162,6 +167,9 @@ pub enum Input {
         /// The other home.
         peer: Option<NodeId>,
     },
+    /// The operator accepts that acknowledged writes are gone where this node is the only owner and has
+    /// lost its disk; [`Notice::LossAccepted`] follows when that is durable, if there are any.
+    AcceptLoss,
     /// The operator gives the places of a member to a new one, which is checked to be a name and an address that no member
     /// has; [`Output::Relive`] or [`Output::NotReplaced`] follows, within about 3 s.
     Replace {
@@ -358,7 +366,7 @@ pub enum Output {
 }
 
 /// What an operator would ask about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
     /// The cluster was founded, this node among its founders.
     Founded,
@@ -373,8 +381,9 @@ pub enum Notice {
     Copied(NodeId),
     /// No peer could say whether the disk is the newest: the store goes on under a new id.
     Alone,
-    /// A peer belongs to another cluster of the same name; nothing is exchanged with it.
-    Foreign(NodeId),
+    /// A peer belongs to another cluster of the same name; nothing is exchanged with it. The id of this node's cluster, and
+    /// that of the peer's.
+    Foreign(NodeId, [u64; 2]),
     /// The node serves.
     Settled,
     /// The node's opinion of a member has changed, after so long a silence of it.
@@ -395,6 +404,27 @@ pub enum Notice {
     Misplaced(NodeId),
     /// A member told of a later life of this node, with so high a number that it cannot be: not believed.
     Forged(NodeId),
+    /// A merge or a hint was declined, because the key would have outgrown a limit. Once per key and
+    /// minute at most.
+    Declined(Oversize),
+    /// So many partitions, of which this node is the only owner, may lack acknowledged writes: their
+    /// reads are refused until an operator accepts the loss.
+    Lost(u32),
+    /// An operator has accepted the loss of so many partitions, and that is durable.
+    LossAccepted(u32),
+}
+
+/// A key that would have outgrown a limit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Oversize {
+    /// The key.
+    pub key: Key,
+    /// True if a hint was to be delivered: its keeper goes on keeping it.
+    pub hint: bool,
+    /// What the object would have had, in encoded bytes.
+    pub bytes: usize,
+    /// The limit, in the same.
+    pub limit: usize,
 }
 
 /// A member as this node sees it.

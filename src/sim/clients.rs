@@ -79,7 +79,7 @@ impl Client {
                 sealed.or_else(|| rng.chance(0.5).then(|| wire::seal(&key, &Context::default())));
             (Request::Delete { key: key.clone(), context, w: asked }, Some(id))
         };
-        let described = write.map(|_| describe(&request));
+        let described = describe(&request);
         self.begin(request, key, (quorum, strict), now);
         if let (Some(current), Some(write)) = (&mut self.current, write) {
             current.write = Some(write);
@@ -118,7 +118,10 @@ impl Client {
         current.call = self.next_call;
         current.attempts += 1;
         current.host = self.rng.below(plan.hosts as u64) as usize;
-        CallBody::Data { request: current.request.clone(), timeout_ms: plan.timeout_ms }
+        // Only the first attempt may have been carried out by a node that knows of no other.
+        let request = current.request.clone();
+        let request = if current.attempts == 1 { request } else { request.again() };
+        CallBody::Data { request, timeout_ms: plan.timeout_ms }
     }
 
     /// True if the client tries an uncertain write again.
@@ -134,29 +137,34 @@ impl Client {
         }
     }
 
+    /// The context that was given with the last read or write of a key that it remembers.
+    pub(super) fn context(&self, key: &Key) -> Option<Blob> {
+        self.contexts.get(key).cloned()
+    }
+
     /// How long the client thinks before its next request.
     pub(super) fn think(&mut self, plan: &Scenario) -> Micros {
         self.rng.below(plan.think.max(1))
     }
 }
 
-/// What the judge is to know of a write. An altered context is refused, so what it covers is nothing.
-fn describe(request: &Request) -> Write {
+/// What the judge is to know of a request, if it is a write. An altered context is refused, so what it covers is nothing.
+pub(super) fn describe(request: &Request) -> Option<Write> {
     let (key, sealed, is_delete) = match request {
         Request::Put { key, context, .. } | Request::PutAgain { key, context, .. } => {
             (key, context, false)
         }
         Request::Delete { key, context, .. } => (key, context, true),
-        Request::Get { .. } | Request::Keys { .. } => unreachable!("not a write"),
+        Request::Get { .. } | Request::Keys { .. } => return None,
     };
     let context = sealed.as_ref().and_then(|sealed| wire::unseal(key, sealed));
-    Write {
+    Some(Write {
         key: key.clone(),
         context: context.unwrap_or_default(),
         is_delete,
         possible: true,
         acknowledged: None,
-    }
+    })
 }
 
 fn sends_context(request: &Request) -> bool {

@@ -13,7 +13,7 @@ use crate::node::{Config, Done, Experiment, Input, Node, Output, Work};
 use crate::ring::Ring;
 use crate::rng::Rng;
 use crate::store::memory::MemoryStore;
-use crate::store::{Found, LifeError, Owner, Store, begin_life};
+use crate::store::{Found, LifeError, Owner, Process, Store, begin_life};
 use crate::types::{Key, MILLI, Micros, NodeId};
 use crate::wire;
 
@@ -155,7 +155,7 @@ impl Cluster {
         let (me, store, setup) = (self.ids[at], &self.stores[at], &self.setup);
         let name = self.members.name(me);
         let owner = Owner { cluster: "lab".into(), name, ring: self.ring.digest() };
-        let begun = begin_life(store, &owner, self.rng.next_u64());
+        let begun = begin_life(store, &owner, Process::New(self.rng.next_u64()));
         let meta = begun.map_err(|error: LifeError| error.to_string())?;
         let ring = &self.ring;
         let place = |key: &Key| {

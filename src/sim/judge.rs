@@ -132,6 +132,8 @@ pub(super) struct Judge {
     /// Every dot that a write was seen to have: more than one if it was repeated at another replica.
     dots_of: BTreeMap<WriteId, Vec<Dot>>,
     losses: Vec<Loss>,
+    /// A read that shows at least so many values may leave out others; its context does not cover them.
+    cut_from: Option<usize>,
     /// Events of each key that no clock need tell of any more.
     collected: BTreeMap<Key, BTreeMap<Actor, u64>>,
 }
@@ -157,6 +159,11 @@ impl Judge {
         }
     }
 
+    /// From so many values on, a read need not show all.
+    pub(super) fn cut_reads_from(&mut self, values: usize) {
+        self.cut_from = Some(values);
+    }
+
     fn is_collected(&self, key: &Key, dot: Dot) -> bool {
         let counter = self.collected.get(key).and_then(|known| known.get(&dot.actor));
         counter.is_some_and(|counter| *counter >= dot.counter)
@@ -177,6 +184,14 @@ impl Judge {
     pub(super) fn refuse(&mut self, id: WriteId) {
         if let Some(write) = self.writes.get_mut(&id) {
             write.possible = false;
+        }
+    }
+
+    /// The client has given up an attempt: an acknowledgement of it that is on its way is not heard. Whether the write
+    /// counts is decided by the attempts that follow.
+    pub(super) fn unheard(&mut self, id: WriteId) {
+        if let Some(write) = self.writes.get_mut(&id) {
+            write.acknowledged = None;
         }
     }
 
@@ -353,13 +368,13 @@ impl Judge {
                 Some(dot) => unseen(dot),
                 None => write.context.dots().iter().any(|dot| unseen(*dot)),
             };
+            if unseen && self.cut_from.is_some_and(|limit| values.len() + 1 >= limit) {
+                continue;
+            }
             if unseen {
                 return broken(format!("a read with R={r} misses {id:?}, acknowledged with W={w}"));
             }
-            // One that was repeated at another replica may live on there.
-            let covered = |dots: &Vec<Dot>| dots.iter().all(|dot| write.context.covers(*dot));
-            let replaced = |id: &&WriteId| self.dots_of.get(*id).is_some_and(covered);
-            if let Some(back) = read.iter().find(replaced) {
+            if let Some(back) = read.iter().find(|id| self.has_replaced(write, **id)) {
                 return broken(format!("a read shows {back:?}, which {id:?} had replaced"));
             }
             if let Some(dot) = dot
@@ -372,6 +387,18 @@ impl Judge {
             }
         }
         Ok(())
+    }
+
+    /// True if `write` had seen all of the other one, so that no value of that may be shown any more. One that was sent to
+    /// several nodes is known by the dot of its own actor: whoever has seen only the copy that the first node issued has
+    /// not seen the others. (A read that does not miss the put once it is acknowledged sees that dot.)
+    fn has_replaced(&self, write: &Write, other: WriteId) -> bool {
+        let Some(dots) = self.dots_of.get(&other) else { return false };
+        let own = Dot { actor: Actor::of_write(other), counter: 1 };
+        match dots.contains(&own) {
+            true => write.context.covers(own),
+            false => dots.iter().all(|dot| write.context.covers(*dot)),
+        }
     }
 
     /// A listing of the key's partition with quorum `r` of `n`, after healing: a key that was put is in it.
@@ -412,7 +439,13 @@ impl Judge {
 
     /// The end: the copies of a key's homes that answered the last read are the same.
     pub(super) fn check_equal(&self, key: &Key, copies: &[(NodeId, Object)]) -> Result<(), Broken> {
-        let differ = |pair: &&[(NodeId, Object)]| pair[0].1 != pair[1].1;
+        // Homes take out what is collected one after the other: they differ by that and by nothing else.
+        let known = self.collected.get(key).into_iter().flatten();
+        let collected = Context::new(
+            known.map(|(actor, counter)| Dot { actor: *actor, counter: *counter }).collect(),
+        );
+        let kept = |copy: &Object| copy.forget(&collected);
+        let differ = |pair: &&[(NodeId, Object)]| kept(&pair[0].1) != kept(&pair[1].1);
         match copies.windows(2).find(differ) {
             Some([(one, _), (other, _)]) => {
                 let what = format!("after a read of all, {one:?} and {other:?} still differ");
@@ -440,7 +473,11 @@ impl Judge {
             {
                 return broken(format!("{id:?} was acknowledged as {dot:?} and is lost"));
             }
-            if let Some((dot, _)) = live.iter().find(|(dot, _)| write.context.covers(**dot)) {
+            let covered = |(dot, other): &(&Dot, &WriteId)| {
+                write.context.covers(**dot)
+                    || write.context.covers(Dot { actor: Actor::of_write(**other), counter: 1 })
+            };
+            if let Some((dot, _)) = live.iter().find(covered) {
                 return broken(format!("{dot:?} was overwritten by {id:?} and is alive"));
             }
         }

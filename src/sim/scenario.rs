@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::rng::Rng;
-use crate::types::{MILLI, Micros};
+use crate::types::{MILLI, Micros, ObjectLimits};
 
 /// A fault and its effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,12 +78,18 @@ pub(super) struct Scenario {
     pub(super) hint_limit: u64,
     /// The age after which hints are offered to other homes, in milliseconds.
     pub(super) hint_age_ms: u64,
-    pub(super) serial_block: u64,
     /// Each host's clock: what it shows at the beginning, and how fast it runs in thousandths.
     pub(super) clocks: Vec<(Micros, u64)>,
     /// True if nothing is compared: failures pass, and hints alone bring every home what was acknowledged.
     #[serde(default)]
     pub(super) hints_alone: bool,
+    /// True if clients send a write to a second node soon, while the first one may yet carry it out.
+    #[serde(default)]
+    pub(super) hedges: bool,
+    /// How many encoded bytes a client's write may make of an object, where that is scaled down so that merges and hints make
+    /// objects beyond every limit; N times that, or twice, is the limit of merges.
+    #[serde(default)]
+    pub(super) object_limit: Option<usize>,
     pub(super) faults: Vec<(Micros, Fault)>,
 }
 
@@ -147,16 +153,32 @@ impl Scenario {
             think,
             hint_limit: if rng.chance(0.1) { rng.below(2_000) } else { 1 << 20 },
             hint_age_ms: if rng.chance(0.3) { 1_000 + rng.below(2_000) } else { 3_600_000 },
-            serial_block: 1 + rng.below(8),
             clocks: (0..hosts).map(|_| draw_clock(rng)).collect(),
             hints_alone: others.chance(0.1),
+            hedges: others.chance(0.3),
+            object_limit: None,
             faults,
         };
         if scenario.hints_alone {
             scenario.faults.retain(|(_, fault)| fault.passes());
             (scenario.drop, scenario.hint_limit) = (others.unit() * 0.3, 1 << 20);
+        } else if others.chance(0.15) {
+            scenario.object_limit = Some(150 + others.below(250) as usize);
+            scenario.keys = scenario.keys.min(2);
+            scenario.mix = [0.15, 0.05, 0.75];
+            let host = others.below(hosts as u64) as usize;
+            let down = others.below(longest.max(span / 4)) + MILLI;
+            scenario.faults.push((others.below(span), Fault::CleanStop { host, down }));
+            scenario.faults.sort_by_key(|(at, _)| *at);
         }
         scenario
+    }
+
+    /// The limits of the run's nodes.
+    pub(super) fn object_limits(&self) -> ObjectLimits {
+        let scaled =
+            |accepted| ObjectLimits { accepted, merged: accepted * usize::from(self.n.max(2)) };
+        self.object_limit.map_or(ObjectLimits::of(self.n), scaled)
     }
 
     /// Says what is wrong with a scenario that was not drawn.
@@ -184,7 +206,6 @@ impl Scenario {
             && (1..=1_000).contains(&self.clients)
             && self.keys > 0
             && (1..=4_096).contains(&self.partitions)
-            && self.serial_block > 0
             && self.timeout_ms > 0;
         let replaced: Vec<usize> = self
             .faults

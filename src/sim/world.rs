@@ -65,7 +65,7 @@ struct Host {
 #[derive(Clone, Debug)]
 enum Event {
     Peer { from: usize, to: usize, life: u64, sent: u64, frame: Bytes },
-    ToHost { client: usize, to: usize, frame: Bytes },
+    ToHost { client: usize, to: usize, life: u64, frame: Bytes },
     ToClient { client: usize, frame: Bytes },
     Link { at: usize, peer: usize },
     Wake { at: usize, life: u64 },
@@ -126,6 +126,9 @@ const WATCHED: &[&str] = &[
     "keys_collected",
     "old_disks_renounced",
     "outlived_hints_dropped",
+    "hints_declined",
+    "merges_declined",
+    "reads_cut_short",
     "hints_changed_in_flight",
     "hints_discharged",
     "hints_kept",
@@ -146,6 +149,9 @@ const LOOK: Micros = 250 * MILLI;
 const LOAD: Micros = 600_000 * MILLI;
 /// All must be well again in this time: hints delivered, opinions up, members agreed on.
 const HEALING: Micros = 60_000 * MILLI;
+/// The same where keys that have outgrown their limits have to be settled by a client, one after the other, and hints that
+/// were declined wait before they are offered again.
+const SETTLING: Micros = 240_000 * MILLI;
 /// Time for links after healing, and for repairs after the last answer.
 const LINGER: Micros = 3_000 * MILLI;
 
@@ -162,6 +168,8 @@ pub(super) struct World {
     issued: u32,
     /// What is asked after healing, and must be answered.
     last_requests: VecDeque<(Key, Request)>,
+    /// What a client settles after the faults, and whether it has read it.
+    settling: Option<(Key, bool)>,
     healed: bool,
     /// True from the end of the faults on: no client begins anything by itself.
     healing: bool,
@@ -202,6 +210,7 @@ impl World {
             clients,
             issued: 0,
             last_requests: VecDeque::new(),
+            settling: None,
             healed: false,
             healing: false,
             faults_ahead: 0,
@@ -266,8 +275,11 @@ impl World {
         self.run_until(|world| world.now() >= look);
         while self.broken.is_none() && !self.has_converged() {
             look += LOOK;
+            self.accept_losses();
+            self.settle_a_key();
             self.run_until(|world| world.now() >= look);
-            if self.now() > healed + HEALING && self.broken.is_none() {
+            let patience = if self.plan.object_limit.is_some() { SETTLING } else { HEALING };
+            if self.now() > healed + patience && self.broken.is_none() {
                 self.broken = Some(self.unconverged());
             }
         }
@@ -356,7 +368,11 @@ impl World {
                     self.deliver(from, to, sent, &frame);
                 }
             }
-            Event::ToHost { client, to, frame } => self.take_call(client, to, &frame),
+            Event::ToHost { client, to, life, frame } => {
+                if self.hosts[to].life == life {
+                    self.take_call(client, to, &frame);
+                }
+            }
             Event::ToClient { client, frame } => self.take_reply(client, &frame),
             Event::Link { at, peer } => {
                 let up = self.hosts[peer].node.is_some();
@@ -409,7 +425,7 @@ impl World {
 
     /// A rollback that nobody can notice (to a backup of the same life, or with the witness away) is
     /// excused when the node serves.
-    fn notice(&mut self, at: usize, notice: Notice) {
+    fn notice(&mut self, at: usize, notice: &Notice) {
         if matches!(notice, Notice::Settled) {
             self.hosts[at].settled = Some(self.now());
         }
@@ -462,8 +478,8 @@ impl World {
                     self.note(|| format!("n{at} replaces nobody: {why:?}"));
                 }
                 Output::Notice(notice) => {
-                    self.count(notice_name(notice));
-                    self.notice(at, notice);
+                    self.count(notice_name(&notice));
+                    self.notice(at, &notice);
                     self.note(|| format!("n{at} says {notice:?}"));
                 }
             }
@@ -495,7 +511,7 @@ fn hindrance_name(why: &Hindrance) -> &'static str {
     }
 }
 
-fn notice_name(notice: Notice) -> &'static str {
+fn notice_name(notice: &Notice) -> &'static str {
     match notice {
         Notice::Founded => "clusters founded",
         Notice::Awaited(_) => "members awaited by a founder",
@@ -503,7 +519,7 @@ fn notice_name(notice: Notice) -> &'static str {
         Notice::Outdated(_) => "outdated lives noticed",
         Notice::Copied(_) => "copies noticed",
         Notice::Alone => "starts without a witness",
-        Notice::Foreign(_) => "foreign peers met",
+        Notice::Foreign(..) => "foreign peers met",
         Notice::Settled => "nodes settled",
         Notice::Opined(_, Opinion::Up, _) => "members back up",
         Notice::Opined(_, Opinion::Suspect, _) => "members suspected",
@@ -516,5 +532,8 @@ fn notice_name(notice: Notice) -> &'static str {
         Notice::HandoffDone(_) => "handoffs done",
         Notice::Misplaced(_) => "rings of other sizes refused",
         Notice::Forged(_) => "forged lives refused",
+        Notice::Declined(_) => "oversized keys told of",
+        Notice::Lost(_) => "losses told of",
+        Notice::LossAccepted(_) => "losses accepted",
     }
 }

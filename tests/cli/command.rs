@@ -511,7 +511,8 @@ fn a_check_needs_a_store_that_is_there() {
 fn store_of(dir: &std::path::Path, cluster: &str, name: &str) {
     let store = pixii::store::disk::DiskStore::open(dir, 1 << 20).unwrap();
     let (cluster, name) = (cluster.to_owned(), name.to_owned());
-    pixii::store::begin_life(&store, &pixii::store::Owner { cluster, name, ring: 0 }, 1).unwrap();
+    let owner = pixii::store::Owner { cluster, name, ring: 0 };
+    pixii::store::begin_life(&store, &owner, pixii::store::Process::New(1)).unwrap();
     store.close().unwrap();
 }
 

@@ -164,14 +164,26 @@ impl House {
 
     /// The same, before any daemon is started.
     pub fn create(nodes: usize) -> Self {
+        House::found(tempfile::tempdir().unwrap(), nodes)
+    }
+
+    fn found(dir: TempDir, nodes: usize) -> Self {
         let n = nodes.min(3) as u8;
         let (r, w) = (n / 2 + 1, n / 2 + 1);
         let shape = Shape { cluster: "test".into(), nodes, n, r, w, partitions: 64 };
-        let dir = tempfile::tempdir().unwrap();
         let program = env!("CARGO_BIN_EXE_pixii").into();
         let cluster = Cluster::create(program, dir.path(), &shape, None).unwrap();
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         House { cluster, dir, runtime }
+    }
+
+    /// A copy of its directory, configured at other addresses; nothing of it is started.
+    pub fn copied(&self) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let all = format!("{}/.", self.dir.path().display());
+        let copied = Command::new("cp").args(["-r", &all]).arg(dir.path()).status().unwrap();
+        assert!(copied.success());
+        House::found(dir, self.cluster.daemons().len())
     }
 
     /// Starts what does not run, and waits until all are linked.

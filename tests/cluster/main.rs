@@ -8,6 +8,8 @@ mod causes;
 #[path = "../../src/cli/cluster.rs"]
 mod cluster;
 #[cfg(test)]
+mod copies;
+#[cfg(test)]
 mod data;
 #[cfg(test)]
 mod deaths;

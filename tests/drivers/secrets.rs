@@ -137,8 +137,8 @@ fn nodes_and_clients_that_know_the_secrets_are_let_in_and_nobody_else() {
             }
         }
         let links = client.links(Some("n1")).await.unwrap();
-        assert_eq!((links.secret, links.protocol), (true, 5));
-        assert!(links.peers.iter().all(|(_, protocol)| *protocol == Some(5)), "{links:?}");
+        assert_eq!((links.secret, links.protocol), (true, 6));
+        assert!(links.peers.iter().all(|(_, protocol)| *protocol == Some(6)), "{links:?}");
     });
     let told = |secret: Option<SecretKey>| ask(ports[0], secret).unwrap_err();
     let none = told(None);
@@ -211,7 +211,7 @@ fn a_downgrade_is_refused_by_name() {
         raw.first_bytes();
         refused(&mut raw)
     };
-    let older = "protocol versions 4 to 4 are offered; this node speaks 5 to 5 with its secret";
+    let older = "protocol versions 4 to 4 are offered; this node speaks 5 to 6 with its secret";
     let unproved = "this node has a secret, and takes nobody who does not prove to know it: nodes have secret_file, \
                     clients --secret-file or PIXII_SECRET_FILE";
     for hello in [&hello, &Hello::Client] {
@@ -245,7 +245,7 @@ fn a_listener_without_the_secret_is_no_peer_and_its_word_is_not_taken() {
     let (daemon, _) = start(&ports, 0);
     // What a removed node is told would end the daemon, if it were proved.
     let (mut raw, offered, _) = dialed(&listener);
-    assert_eq!(offered[8..], [0, 5, 0, 5], "nothing older is offered");
+    assert_eq!(offered[8..], [0, 5, 0, 6], "nothing older is offered");
     let removed = Welcome::Removed("you are not needed any more".into());
     raw.send(&[&wire::preamble(true)[..], &wire::frame(&removed)].concat());
     // One that is let in without being asked for anything is not among friends.

@@ -64,7 +64,6 @@ impl Machine {
         let config = Config {
             hint_limit_bytes: 1 << 20,
             boot_nonce: NONCE,
-            serial_block: 100,
             ..Config::new(ids[0], ring, Members::new(members.collect()))
         };
         let node = Node::new(config, Meta { incarnation: 1, ..Meta::new(owner, 1) }, 1);

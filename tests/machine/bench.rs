@@ -43,7 +43,6 @@ impl Bench {
             hint_limit_bytes: 1 << 20,
             hint_age: 3_600_000 * MILLI,
             boot_nonce: 5,
-            serial_block: 100,
             ..Config::new(me, ring.clone(), Members::new(members.collect()))
         };
         Bench { node: Node::new(configure(config), meta, 1), ring, me, now: 0 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use pixii::rng::Rng;
 use pixii::store::disk::{CheckReport, DiskStore, OpenError, check};
-use pixii::store::{Change, Found, Record, Store, StoreError, begin_life};
+use pixii::store::{Change, Found, Process, Record, Store, StoreError, begin_life};
 use pixii::types::{Key, Partition, hash64};
 use tempfile::TempDir;
 
@@ -40,7 +40,7 @@ fn filled() -> (TempDir, Model) {
         store.apply(&[put(0, &key(format!("{n}")), &record)]).unwrap();
         model.insert((Partition(0), key(format!("{n}"))), record);
     }
-    begin_life(&store, &owner("n1"), 1).unwrap();
+    begin_life(&store, &owner("n1"), Process::New(1)).unwrap();
     store.close().unwrap();
     (dir, model)
 }

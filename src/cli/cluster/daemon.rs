@@ -138,11 +138,11 @@ impl Daemon {
         Ok(())
     }
 
-    /// How the daemon ended, the first time that is seen.
-    pub(super) fn end(&mut self) -> Option<String> {
+    /// How the daemon ended, the first time that is seen: its exit code, if it has one, and in words.
+    pub(super) fn end(&mut self) -> Option<(Option<i32>, String)> {
         let status = self.child.as_mut()?.try_wait().ok()??;
         self.child = None;
-        Some(self.told(status))
+        Some((status.code(), self.told(status)))
     }
 
     fn told(&self, status: ExitStatus) -> String {

@@ -17,7 +17,7 @@ use super::story::Story;
 use crate::cli::cluster::Cluster;
 use crate::cli::load::ledger::{Counts, Fate};
 use crate::cli::load::lines::{self, Start};
-use crate::cli::load::write::{Plan, write};
+use crate::cli::load::write::{Plan, Settled, write};
 use crate::cli::load::{Pour, Stop};
 use crate::cli::signals::Interrupt;
 use crate::cli::text::count;
@@ -300,11 +300,11 @@ async fn keep_writing(client: Client, writer: u64, stop: Arc<AtomicBool>) -> Res
         let fate = write(&client, plan, key.clone(), value.clone()).await;
         work.slowest = work.slowest.max(begun.elapsed());
         match fate {
-            Ok(Fate::Loaded) => {
+            Ok(Settled { fate: Fate::Loaded, .. }) => {
                 work.written.insert(key, value);
                 work.when.push(Instant::now());
             }
-            Ok(Fate::Refused { .. } | Fate::Unknown) => work.lost += 1,
+            Ok(_) => work.lost += 1,
             Err(why) => return Err(Trouble::error(why)),
         }
     }

@@ -16,6 +16,9 @@ const BATCH_BYTES: usize = 64 << 10;
 /// Batches that wait to be taken.
 const BATCHES: usize = 2;
 
+/// The mark of UTF-8 that some programs put at the beginning of a file. It is no part of the first key.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// One line.
 #[derive(Debug)]
 pub(crate) struct Line {
@@ -25,8 +28,10 @@ pub(crate) struct Line {
     pub(crate) check: u64,
     /// Where it ends in the file, in bytes.
     pub(crate) end: u64,
-    /// The line as it stands, without its newline; cut short if it is too long.
+    /// The line as it stands, without its newline and a byte order mark; cut short if it is too long.
     pub(crate) raw: Bytes,
+    /// True for a first line whose byte order mark was left out of the key.
+    pub(crate) is_marked: bool,
     /// Key and value, or what is wrong with the line.
     pub(crate) content: Result<(Key, Bytes), String>,
 }
@@ -105,13 +110,15 @@ impl<R: Read> Reader<R> {
         let (mut batch, begun) = (Vec::new(), self.end);
         while self.end - begun < BATCH_BYTES as u64 {
             let Some((raw, length)) = self.take()? else { break };
+            let marked = self.number == 1 && raw.starts_with(BYTE_ORDER_MARK);
+            let text = if marked { raw.slice(BYTE_ORDER_MARK.len()..) } else { raw.clone() };
             let content = if length > MAX_LINE_BYTES as u64 {
                 Err(format!("{length} bytes; a line has at most {MAX_LINE_BYTES}"))
             } else {
-                parse(&raw, self.raw)
+                parse(&text, self.raw)
             };
             let (number, check, end) = (self.number, self.check, self.end);
-            batch.push(Line { number, check, end, raw, content });
+            batch.push(Line { number, check, end, raw: text, is_marked: marked, content });
         }
         Ok(batch)
     }

@@ -15,7 +15,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::ledger::{Counts, Fate, Ledger};
 use super::lines::{Line, Lines};
-use super::write::{Plan, write};
+use super::write::{Plan, Settled, write};
 use crate::cli::complain;
 use crate::cli::signals::Interrupt;
 
@@ -46,7 +46,7 @@ struct Sent {
     end: u64,
     raw: Bytes,
     key: Key,
-    fate: Result<Fate, String>,
+    fate: Result<Settled, String>,
 }
 
 /// A run of lines into the cluster.
@@ -67,6 +67,8 @@ pub(crate) struct Pour {
     busy: HashSet<Key>,
     named: u64,
     carriage_return: bool,
+    /// Lines of this run whose key had other values beside theirs when they were acknowledged.
+    pub(crate) siblings: u64,
     saved: Instant,
 }
 
@@ -86,6 +88,7 @@ impl Pour {
             busy: HashSet::new(),
             named: 0,
             carriage_return: false,
+            siblings: 0,
             saved: Instant::now(),
         }
     }
@@ -141,7 +144,10 @@ impl Pour {
                 return;
             }
             let Some(line) = queue.pop_front() else { return };
-            let Line { number, check, end, raw, content } = line;
+            let Line { number, check, end, raw, is_marked, content } = line;
+            if is_marked {
+                self.say("the file begins with a byte order mark (UTF-8), which is left out of the first key");
+            }
             match content {
                 Ok((key, value)) => {
                     if raw.ends_with(b"\r") && !self.carriage_return {
@@ -170,7 +176,8 @@ impl Pour {
     fn landed(&mut self, sent: Sent) {
         self.busy.remove(&sent.key);
         match sent.fate {
-            Ok(fate) => {
+            Ok(Settled { fate, is_sibling }) => {
+                self.siblings += u64::from(is_sibling);
                 if let Fate::Refused { reason, no_quorum: false } = &fate {
                     self.name(sent.number, reason);
                 }

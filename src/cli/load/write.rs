@@ -38,6 +38,19 @@ struct Attempts<'a> {
     context: Option<Bytes>,
 }
 
+/// A line that is in the cluster.
+pub(crate) struct Settled {
+    pub(crate) fate: Fate,
+    /// True if the key has other values beside it now.
+    pub(crate) is_sibling: bool,
+}
+
+impl From<Fate> for Settled {
+    fn from(fate: Fate) -> Self {
+        Settled { fate, is_sibling: false }
+    }
+}
+
 /// Puts a value in the place of what is there. The error says that no node can be reached; then
 /// nothing was written, and no other line will fare better.
 pub(crate) async fn write(
@@ -45,7 +58,7 @@ pub(crate) async fn write(
     plan: Plan,
     key: Key,
     value: Bytes,
-) -> Result<Fate, String> {
+) -> Result<Settled, String> {
     let deadline = Instant::now() + Duration::from_millis(plan.timeout_ms.into());
     let write = client.write_id();
     let mut attempts = Attempts { client, plan, key, value, write, context: None };
@@ -53,7 +66,9 @@ pub(crate) async fn write(
     let mut left = plan.timeout_ms;
     loop {
         let failure = match attempts.once(left, deadline).await {
-            Ok(()) => return Ok(Fate::Loaded),
+            Ok(siblings) => {
+                return Ok(Settled { fate: Fate::Loaded, is_sibling: siblings > 1 });
+            }
             Err(failure) => failure,
         };
         unknown |= matches!(failure, Failure::Unknown(_));
@@ -70,10 +85,10 @@ pub(crate) async fn write(
             continue;
         }
         return match failure {
-            _ if unknown => Ok(Fate::Unknown),
+            _ if unknown => Ok(Fate::Unknown.into()),
             Failure::Refused(why) => {
                 let no_quorum = why.is_no_quorum();
-                Ok(Fate::Refused { reason: why.to_string(), no_quorum })
+                Ok(Fate::Refused { reason: why.to_string(), no_quorum }.into())
             }
             Failure::Error(why) | Failure::Unknown(why) => Err(why),
         };
@@ -81,7 +96,8 @@ pub(crate) async fn write(
 }
 
 impl Attempts<'_> {
-    async fn once(&mut self, left: u32, deadline: Instant) -> Result<(), Failure> {
+    /// One attempt; how many values the key has after it.
+    async fn once(&mut self, left: u32, deadline: Instant) -> Result<u32, Failure> {
         let mut left = left;
         if !self.plan.blind && self.context.is_none() {
             self.context = Some(self.client.get(&self.key, self.plan.r, left).await?.context);
@@ -94,7 +110,7 @@ impl Attempts<'_> {
             write: self.write,
             w: self.plan.w,
         };
-        self.client.put(put, left).await.map(|_| ())
+        self.client.put(put, left).await.map(|written| written.siblings)
     }
 }
 

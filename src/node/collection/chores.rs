@@ -51,6 +51,8 @@ struct Chore {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Reading {
+    /// From the beginning, once this write is durable: what was taken before the chore began is on the disk then.
+    After(u64),
     /// Behind this key.
     Next(Option<Key>),
     Under(u64),
@@ -69,15 +71,27 @@ impl Chores {
         chore.is_some_and(|chore| matches!(chore.purpose, Purpose::Adopt { .. }))
     }
 
-    /// Begins a chore, in the place of another one of the partition.
-    pub(super) fn begin(&mut self, partition: Partition, purpose: Purpose, graves: Vec<Grave>) {
+    /// Begins a chore, in the place of another one of the partition; `mark` is the newest write.
+    pub(super) fn begin(
+        &mut self,
+        partition: Partition,
+        purpose: Purpose,
+        graves: Vec<Grave>,
+        mark: u64,
+    ) {
         let reading = match purpose {
-            Purpose::Adopt { renounce: true, .. } => Reading::Next(None),
+            Purpose::Adopt { renounce: true, .. } => Reading::After(mark),
             _ => Reading::Over,
         };
         let (graves, old, open) = (graves.into(), VecDeque::new(), BTreeSet::new());
         let chore = Chore { purpose, graves, old, reading, open, failed: None };
         self.all.insert(partition, chore);
+    }
+
+    /// The partitions whose chore waits for a write to be durable.
+    pub(super) fn waiting(&self) -> Vec<Partition> {
+        let waits = |chore: &Chore| matches!(chore.reading, Reading::After(_));
+        self.all.iter().filter(|(_, chore)| waits(chore)).map(|(partition, _)| *partition).collect()
     }
 
     /// The partition that a scan was for.
@@ -123,6 +137,12 @@ impl Chores {
             chore.graves.clear();
             chore.old.clear();
             chore.reading = Reading::Over;
+        }
+        if let Reading::After(mark) = chore.reading {
+            if !fx.is_durable(mark) {
+                return None;
+            }
+            chore.reading = Reading::Next(None);
         }
         while chore.open.len() < MAX_OPEN
             && let Some(body) = chore.next()

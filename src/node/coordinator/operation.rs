@@ -101,6 +101,8 @@ impl Merged {
         if self.copies.iter().any(|copy| copy.node == node) {
             return;
         }
+        // Replicas mostly have the same values: each is kept in memory once.
+        let object = object.share(&self.object);
         self.copies.push(Copied { node, object, generation });
         self.object = self.current().fold(Object::default(), |all, copy| all.sync(&copy.object));
     }
@@ -152,8 +154,16 @@ impl Operation {
         object.values().map(|(_, version)| version.value.0.len()).sum()
     }
 
-    /// The answer once the quorum is reached.
-    pub(super) fn success(&self) -> Response {
+    /// True for a read whose answer shows as many siblings as fit, and not all.
+    pub(super) fn is_cut_short(&self, limit_bytes: usize) -> bool {
+        match &self.kind {
+            Kind::Get { merged, .. } => wire::encoded_len(&merged.object) > limit_bytes,
+            _ => false,
+        }
+    }
+
+    /// The answer once the quorum is reached; one to a read shows not many more bytes than `limit_bytes`.
+    pub(super) fn success(&self, limit_bytes: usize) -> Response {
         match &self.kind {
             Kind::Write { key, seen, minted } => {
                 let Minted { object, dot, .. } = minted.clone().unwrap_or_default();
@@ -164,11 +174,11 @@ impl Operation {
                 let siblings = live_values(&object).len() as u32;
                 Response::Written { dot, context: wire::seal(key, &context), siblings }
             }
-            Kind::Get { key, merged, .. } => Response::Found {
-                values: live_values(&merged.object),
-                context: wire::seal(key, &merged.object.context()),
-                answered: self.tally.counted(),
-            },
+            Kind::Get { key, merged, .. } => {
+                let (values, context) = shown(&merged.object, limit_bytes);
+                let (context, answered) = (wire::seal(key, &context), self.tally.counted());
+                Response::Found { values, context, answered }
+            }
             Kind::Keys { pages, .. } => {
                 let Listing { keys, more } = merge_pages(pages);
                 Response::Keys { keys, more }
@@ -223,6 +233,30 @@ impl Operation {
         roll.sort();
         roll
     }
+}
+
+/// What a reader is shown of an object, and a context that covers just that: everything, or, of an object
+/// over the limit, as many siblings as fit, and one at least. The others are shown once these are settled.
+fn shown(object: &Object, limit_bytes: usize) -> (Vec<Blob>, Context) {
+    if wire::encoded_len(object) <= limit_bytes {
+        return (live_values(object), object.context());
+    }
+    let (mut writes, mut bytes) = (BTreeSet::new(), 0);
+    let (values, context) = object.shown(|version| {
+        // A write that was repeated at two replicas is shown once.
+        if writes.contains(&version.write) {
+            return true;
+        }
+        let size = wire::encoded_len(version);
+        if bytes + size > limit_bytes && bytes > 0 {
+            return false;
+        }
+        bytes += size;
+        writes.insert(version.write)
+    });
+    let mut writes = BTreeSet::new();
+    let firsts = values.into_iter().filter(|version| writes.insert(version.write));
+    (firsts.map(|version| version.value.clone()).collect(), context)
 }
 
 /// The siblings of an object; a write that was repeated at two replicas is still one write.

@@ -4,7 +4,7 @@ use super::operation::{Kind, Merged};
 use super::{Coordinator, Origin};
 use crate::causal::Context;
 use crate::message::{Body, Change, Quorum, Refusal, Request, Roll};
-use crate::types::{Blob, Key, MAX_VALUE_BYTES, NodeId, Partition, SizeError};
+use crate::types::{Blob, Key, MAX_VALUE_BYTES, Micros, NodeId, Partition, SizeError};
 use crate::wire;
 
 /// So many times N nodes beyond the homes are asked to stand in.
@@ -47,7 +47,11 @@ impl Coordinator {
                     return Err(Refusal::Size(SizeError::Value(value.0.len() as u64)));
                 }
                 let seen = unseal(key, context)?.unwrap_or_default();
-                let change = Change::Put { write: *write, value: value.clone() };
+                let (write, value) = (*write, value.clone());
+                let change = match request {
+                    Request::PutAgain { .. } => Change::PutAgain { write, value },
+                    _ => Change::Put { write, value },
+                };
                 self.outline_write(key, *asked, w, seen, change)?
             }
             Request::Delete { key, context, w: asked } => {
@@ -116,7 +120,7 @@ impl Coordinator {
 
     /// Says where a request is carried out, or refuses it before anything is sent, so that the refusal is the
     /// truth.
-    pub(super) fn route(&self, origin: Origin, plan: &Plan) -> Result<Route, Refusal> {
+    pub(super) fn route(&self, now: Micros, origin: Origin, plan: &Plan) -> Result<Route, Refusal> {
         let homes = || plan.homes.iter().copied().filter(|home| self.view.can_use(*home));
         let here = plan.homes.contains(&self.config.me);
         let reachable = self.reachable(plan);
@@ -125,6 +129,7 @@ impl Coordinator {
             return Err(Refusal::Unreachable { reachable, needed: plan.needed, roll });
         }
         if here {
+            self.check_room(now, plan)?;
             return Ok(Route::Here);
         }
         let mut to: Vec<NodeId> = homes().collect();
@@ -133,6 +138,21 @@ impl Coordinator {
             Origin::Client { .. } if to.is_empty() => Ok(Route::Here),
             Origin::Client { .. } => Ok(Route::Forward(to)),
             Origin::Peer { .. } => Err(Refusal::NotHome),
+        }
+    }
+
+    /// Refuses a write that counts on fallbacks which have just refused hints for want of room: it would be done in part, and
+    /// nobody could say what became of it.
+    fn check_room(&self, now: Micros, plan: &Plan) -> Result<(), Refusal> {
+        if plan.update.is_none() || plan.strict {
+            return Ok(());
+        }
+        let homes = plan.homes.iter().filter(|home| self.view.can_use(**home)).count();
+        let full = |node: &NodeId| self.view.full(now, *node);
+        let room = plan.stand_ins.iter().filter(|node| full(node).is_none()).count();
+        match plan.stand_ins.iter().find_map(full) {
+            Some(limit) if homes + room < usize::from(plan.needed) => Err(Refusal::Hints(limit)),
+            _ => Ok(()),
         }
     }
 

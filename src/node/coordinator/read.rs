@@ -8,6 +8,7 @@ use crate::message::Body;
 use crate::node::effects::Effects;
 use crate::node::words::EXPLORE;
 use crate::types::{Micros, NodeId};
+use crate::wire;
 
 impl Coordinator {
     /// Puts a read's question to up to `count` further replicas: homes, and when they are used up, all
@@ -90,6 +91,10 @@ impl Coordinator {
     pub(super) fn repair(&mut self, op: u64, operation: Operation, fx: &mut Effects) {
         let Operation { tally, kind, .. } = operation;
         let Kind::Get { key, merged } = kind else { return };
+        // Everybody who lacks some of it would decline it.
+        if wire::encoded_len(&merged.object) > self.config.object_limits.merged {
+            return;
+        }
         let behind = merged.behind(|node| tally.is_home(node));
         if !self.config.experiment.no_read_repair && !behind.is_empty() {
             fx.count("reads_repaired");

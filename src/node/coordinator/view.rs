@@ -1,10 +1,10 @@
 //! Which nodes a coordinator can use now: linked, and not believed to be down.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::members::Opinion;
 use crate::node::reach::Reach;
-use crate::types::NodeId;
+use crate::types::{MILLI, Micros, NodeId};
 
 /// The other members as the coordinator may use them.
 #[derive(Clone, Debug)]
@@ -12,12 +12,17 @@ pub(super) struct View {
     me: NodeId,
     reach: Reach,
     suspect: BTreeSet<NodeId>,
+    /// Those that refused a hint for want of room, until when that is believed, and their limit.
+    full: BTreeMap<NodeId, (Micros, u64)>,
 }
+
+/// A node that keeps as many hints as it may is not asked to keep more for this time.
+const FULL: Micros = 1_000 * MILLI;
 
 impl View {
     /// Nobody is linked at first, and nobody is suspected.
     pub(super) fn new(me: NodeId) -> Self {
-        View { me, reach: Reach::default(), suspect: BTreeSet::new() }
+        View { me, reach: Reach::default(), suspect: BTreeSet::new(), full: BTreeMap::new() }
     }
 
     /// A link came up or went down.
@@ -33,6 +38,17 @@ impl View {
         } else {
             self.suspect.remove(&peer);
         }
+    }
+
+    /// A node has refused a hint, because it keeps as many bytes as its limit says.
+    pub(super) fn note_full(&mut self, now: Micros, node: NodeId, limit: u64) {
+        self.full.insert(node, (now + FULL, limit));
+    }
+
+    /// The limit of hints of a node that has refused one lately.
+    pub(super) fn full(&self, now: Micros, node: NodeId) -> Option<u64> {
+        let (until, limit) = self.full.get(&node)?;
+        (*until > now).then_some(*limit)
     }
 
     /// True if something can be sent to this node with a hope for an answer.

@@ -1,14 +1,16 @@
 //! One turn of a key: what it has, what changes, and who is to be told when that is synced.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Copies, Copy};
+use super::{Copies, Copy, outgrows};
 use crate::causal::{Actor, Context, Object};
 use crate::message::{Body, Refusal};
+use crate::node::Oversize;
 use crate::node::effects::{Effects, HintSize};
 use crate::node::forest::Held;
 use crate::store::{Change, Record};
-use crate::types::{Key, NodeId, Partition};
+use crate::types::{Key, NodeId, ObjectLimits, Partition};
+use crate::wire;
 
 /// Everything that happens to a key at once.
 pub(super) struct Turn<'a> {
@@ -16,6 +18,7 @@ pub(super) struct Turn<'a> {
     pub(super) partition: Partition,
     /// True if this node is no home of the key: what it keeps for others may have filled their slots.
     pub(super) owed: bool,
+    pub(super) limits: ObjectLimits,
     pub(super) copies: Copies,
     /// What is collected of the key: whoever tells of it, the last home to collect it or a client's context, it is not
     /// taken back.
@@ -157,21 +160,29 @@ impl Turn<'_> {
 
     /// Puts what the other homes have in the place of a record that is damaged. It has lost its serial: the next dot
     /// is minted under a fresh one.
-    pub(super) fn restore(&mut self, object: &Object, fx: &mut Effects) {
+    pub(super) fn restore(&mut self, object: &Object, fx: &mut Effects) -> Result<(), Refusal> {
         // Every home has confirmed that what is condemned is dead; a copy may have been read before.
         let generation = fx.generations().of(self.partition);
         let object = &match generation.condemned_of(self.key) {
             Some(condemned) => object.discard(condemned),
             None => object.clone(),
         };
-        let new = match &self.copies.own {
-            Copy::Damaged => {
-                fx.count("damaged_records_restored");
-                Record { object: object.clone(), ..Record::default() }
+        let (before, new) = match &self.copies.own {
+            Copy::Damaged => (None, Record { object: object.clone(), ..Record::default() }),
+            Copy::Record(old) => {
+                (Some(&old.object), Record { object: old.object.sync(object), ..old.clone() })
             }
-            Copy::Record(old) => Record { object: old.object.sync(object), ..old.clone() },
         };
+        let limit = self.limits.merged;
+        if let Some(bytes) = outgrows(limit, before, &new.object) {
+            let key = self.key.clone();
+            return Err(fx.decline(Oversize { key, hint: false, bytes, limit }));
+        }
+        if before.is_none() {
+            fx.count("damaged_records_restored");
+        }
         self.set_own(new);
+        Ok(())
     }
 
     /// What is to be kept of a write that `from` has made. If it is this node itself, a home, and the generation has changed
@@ -225,6 +236,13 @@ impl Turn<'_> {
             fx.count("hints_refused");
             return Err(Refusal::Hints(limit));
         }
+        let limit = self.limits.merged;
+        if let Some(bytes) =
+            self.kept_outgrows(limit, news.iter().map(|(target, new, ..)| (target, new)))
+        {
+            let key = self.key.clone();
+            return Err(fx.decline(Oversize { key, hint: false, bytes, limit }));
+        }
         for (target, new, before, after) in news {
             fx.account_hint(target, (self.partition, self.owed), before, Some(after));
             fx.count("hints_kept");
@@ -232,6 +250,31 @@ impl Turn<'_> {
             self.changed.insert(Some(target));
         }
         Ok(())
+    }
+
+    /// The encoded bytes of all that would be kept of the key, joined, if that is over the limit and
+    /// more than now: a read is answered with the join, and a write here begins with it.
+    fn kept_outgrows<'a>(
+        &'a self,
+        limit: usize,
+        news: impl Iterator<Item = (&'a NodeId, &'a Record)>,
+    ) -> Option<usize> {
+        let kept = self.copies.hints.iter().filter_map(|(target, hint)| match hint {
+            Copy::Record(record) => Some((target, record)),
+            Copy::Damaged => None,
+        });
+        let mut all: BTreeMap<&NodeId, &Record> = kept.collect();
+        let join = |all: &BTreeMap<&NodeId, &Record>| {
+            let objects = all.values().map(|record| &record.object);
+            objects.fold(Object::default(), |joined, object| joined.sync(object))
+        };
+        let before = all.clone();
+        all.extend(news);
+        // Usually all of it together is far from the limit.
+        if all.values().map(|record| wire::encoded_len(&record.object)).sum::<usize>() <= limit {
+            return None;
+        }
+        outgrows(limit, Some(&join(&before)), &join(&all))
     }
 
     /// Removes a hint that equals what its target has synced; one that changed meanwhile stays.

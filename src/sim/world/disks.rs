@@ -4,16 +4,22 @@ use super::super::judge::Broken;
 use super::super::looked_up;
 use super::super::scenario::Fault;
 use super::{Event, World};
+use crate::generation::Generation;
 use crate::node::{Done, Input, Work};
 use crate::store::memory::MemoryStore;
-use crate::store::{Change, Store, begin_life};
+use crate::store::{Change, Process, Store, begin_life};
 use crate::types::Micros;
+use crate::wire;
+
+/// A store takes records of so many bytes more than a merge may make: what is dead of a key is noted without a limit of bytes.
+const RECORD_SLACK_BYTES: usize = 400;
 
 impl World {
     pub(super) fn submit(&mut self, at: usize, work: Work) {
         let life = self.hosts[at].life;
         match work {
             Work::Write { mark, changes } => {
+                self.check_purged(at, &changes);
                 self.hosts[at].writes.push_back((mark, changes));
                 self.write(at);
             }
@@ -24,8 +30,29 @@ impl World {
         }
     }
 
+    /// What is collected in the generation that a host is in is in none of the records that it writes from then on. (One
+    /// that is written and not durable has not begun yet.)
+    fn check_purged(&mut self, at: usize, changes: &[Change]) {
+        let host = &self.hosts[at];
+        let generations = host.store.generations().unwrap_or_default();
+        for change in changes {
+            let Change::Record { partition, key, record } = change else { continue };
+            let begun = |own: &Generation| {
+                let node = host.node.as_ref();
+                node.is_some_and(|node| node.generation(*partition) == own.number)
+            };
+            let own = generations.iter().find(|(of, own)| of == partition && begun(own));
+            let collected = own.and_then(|(_, own)| own.collected_of(key));
+            if collected.is_some_and(|them| record.object.forget(them) != record.object) {
+                let what = format!("n{at} takes back what is collected");
+                self.broken = self.broken.take().or(Some(Broken { key: key.clone(), what }));
+            }
+        }
+    }
+
     /// One batch at a time, of everything that is queued: group commit.
     fn write(&mut self, at: usize) {
+        let most = self.plan.object_limits().merged + RECORD_SLACK_BYTES;
         let host = &mut self.hosts[at];
         if host.writing || host.writes.is_empty() {
             return;
@@ -44,15 +71,13 @@ impl World {
                 {
                     let verdict = self.judge.check_object(key, &record.object);
                     self.broken = self.broken.take().or(verdict.err());
-                }
-                if let Change::Record { partition, key, record } = change {
-                    let generations = host.store.generations().unwrap_or_default();
-                    let own = generations.iter().find(|(of, _)| of == partition);
-                    let collected = own.and_then(|(_, own)| own.collected_of(key));
-                    if collected.is_some_and(|them| record.object.forget(them) != record.object) {
-                        let what = format!("n{at} takes back what is collected");
-                        let broken = Broken { key: key.clone(), what };
-                        self.broken = self.broken.take().or(Some(broken));
+                    let (bytes, limit) = (wire::encoded_len(&record.object), most);
+                    if bytes > limit {
+                        let what = format!(
+                            "the store of n{at} fails: a record of {bytes} bytes; the limit is {limit}"
+                        );
+                        self.broken =
+                            self.broken.take().or(Some(Broken { key: key.clone(), what }));
                     }
                 }
             }
@@ -91,7 +116,7 @@ impl World {
             Fault::CopyDisk { host, from, down } if self.hosts[host].node.is_some() => {
                 self.crash(host, down);
                 let copy = self.hosts[from].store.backup();
-                let refused = begin_life(&copy, &self.hosts[host].owner, 0).is_err();
+                let refused = begin_life(&copy, &self.hosts[host].owner, Process::New(0)).is_err();
                 self.count(if refused { "copied disks refused" } else { "copied disks taken" });
             }
             Fault::Damage { host } => {

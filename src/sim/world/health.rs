@@ -88,7 +88,7 @@ impl World {
     }
 
     /// Each home of a key with its copy; `None` if that is damaged.
-    fn copies(&self, key: &Key) -> Vec<(&Host, Option<Object>)> {
+    pub(super) fn copies(&self, key: &Key) -> Vec<(&Host, Option<Object>)> {
         let partition = self.ring.partition(key);
         let home = |host: &&Host| self.ring.homes(partition).contains(&host.id);
         let found = |host: &Host| match host.store.read(partition, key) {

@@ -2,7 +2,7 @@
 
 use super::{Event, World};
 use crate::node::{Config, Node};
-use crate::store::{Store, begin_life};
+use crate::store::{Process, Store, begin_life};
 use crate::types::{Key, MILLI, Micros};
 
 /// Longer than a run.
@@ -13,11 +13,11 @@ impl World {
     pub(super) fn start(&mut self, at: usize, continues: bool) {
         let fresh = self.rng.next_u64();
         let (seed, boot_nonce) = (self.rng.next_u64(), self.rng.next_u64());
+        let process = if continues { Process::Same } else { Process::New(fresh) };
         let host = &mut self.hosts[at];
-        let Ok(meta) = begin_life(&host.store, &host.owner, fresh) else {
+        let Ok(meta) = begin_life(&host.store, &host.owner, process) else {
             unreachable!("the twin does not fail and knows its owner")
         };
-        let serial_block = self.plan.serial_block;
         let (ring, members) = host.placement();
         let (placed, me) = (ring.clone(), host.id);
         let place = |key: &Key| {
@@ -26,6 +26,7 @@ impl World {
         };
         let config = Config {
             hint_limit_bytes: self.plan.hint_limit,
+            object_limits: self.plan.object_limits(),
             hint_age: self.plan.hint_age_ms * MILLI,
             repair_interval: if self.plan.hints_alone { NEVER } else { 2_000 * MILLI },
             scrub_interval: 10_000 * MILLI,
@@ -35,7 +36,7 @@ impl World {
             boot_nonce,
             continues,
             bootstrap: host.bootstraps,
-            serial_block,
+            repeat_window: 3_000 * MILLI,
             ..Config::new(host.id, ring, members)
         };
         host.node = Some(Node::new(config, meta, seed));

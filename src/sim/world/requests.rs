@@ -1,5 +1,6 @@
 //! Clients in the world: what they ask, what they are told, and when it is judged.
 
+use super::super::clients::describe;
 use super::super::judge::{Acknowledgement, Broken, Image};
 use super::{Event, Host, World, client_id};
 use bytes::Bytes;
@@ -7,12 +8,14 @@ use bytes::Bytes;
 use crate::causal::{Context, Object};
 use crate::emulation::Verdict;
 use crate::message::{Call, CallBody, Quorum, Refusal, Reply, ReplyBody, Request, Response};
-use crate::node::Node;
+use crate::node::{Input, Node};
 use crate::ring::Ring;
 use crate::store::{Found, Store};
-use crate::types::{Blob, Key, MILLI, Micros, NodeId};
+use crate::types::{Blob, Key, MILLI, Micros, NodeId, WriteId};
 use crate::wire;
 
+/// At most so many bytes is a write in an encoded object, value and all.
+const VERSION_BYTES: usize = 36;
 /// A deadline that only a broken promise misses.
 const AMPLE_MS: u32 = 10_000;
 
@@ -56,7 +59,69 @@ impl World {
         })
     }
 
+    /// The operator accepts what is lost where no other host has it.
+    pub(super) fn accept_losses(&mut self) {
+        for at in 0..self.hosts.len() {
+            let lost = self.hosts[at].node.as_ref().is_some_and(|node| !node.lost().is_empty());
+            if lost {
+                self.input(at, Input::AcceptLoss);
+            }
+        }
+    }
+
+    /// Has a client settle a key that has outgrown its limits, or hints of which are kept: nobody else can.
+    pub(super) fn settle_a_key(&mut self) {
+        let Some(limit) = self.plan.object_limit else { return };
+        if self.settling.is_some() || !self.clients[0].is_done {
+            return;
+        }
+        let large = |key: &&Key| {
+            let copies = self.copies(key).into_iter().filter_map(|(_, copy)| copy);
+            let mut copies = copies.filter(|copy| copy.len() > 0);
+            let pairs = || self.hosts.iter().flat_map(|a| self.hosts.iter().map(move |b| (a, b)));
+            let is_kept = || pairs().any(|(host, target)| self.kept(host, target).contains(key));
+            copies.any(|copy| wire::encoded_len(&copy) > limit || is_kept())
+        };
+        let Some(key) = self.judge.keys().find(large).cloned() else { return };
+        self.count("oversized keys settled");
+        self.settling = Some((key, false));
+        self.clients[0].is_done = false;
+        self.schedule(self.now(), Event::Next { client: 0 });
+    }
+
+    /// Reads a key that is to be settled from all its homes, or deletes what was read.
+    fn settle(&mut self, client: usize, (key, read): (Key, bool)) {
+        let n = self.plan.n;
+        let all = Quorum { replicas: Some(n), strict: Some(true) };
+        let context = self.clients[client].context(&key);
+        let request = match context {
+            Some(context) if read => {
+                Request::Delete { key: key.clone(), context: Some(context), w: all }
+            }
+            _ => {
+                self.settling = Some((key.clone(), true));
+                Request::Get { key: key.clone(), r: all }
+            }
+        };
+        let id = WriteId(self.rng.next_u128());
+        if let Some(write) = describe(&request) {
+            self.judge.issue(id, write);
+        }
+        let is_write = request.is_write();
+        self.clients[client].begin(request, key, (n, true), self.time.now());
+        if let (true, Some(current)) = (is_write, &mut self.clients[client].current) {
+            current.write = Some(id);
+        }
+        let body = self.clients[client].attempt(&self.plan);
+        self.send_call(client, body);
+    }
+
     pub(super) fn next_request(&mut self, client: usize) {
+        if client == 0
+            && let Some(key) = self.settling.take()
+        {
+            return self.settle(client, key);
+        }
         if let Some((key, request)) = self.last_requests.pop_front() {
             let quorum = match &request {
                 Request::Get { r: quorum, .. }
@@ -95,11 +160,15 @@ impl World {
         match self.net.verdict(self.now(), client_id(client), self.hosts[to].id, kind) {
             Verdict::Deliver(delays) => {
                 let delay = delays.first().copied().unwrap_or_default();
-                self.schedule(self.now() + delay, Event::ToHost { client, to, frame });
+                let life = self.hosts[to].life;
+                self.schedule(self.now() + delay, Event::ToHost { client, to, life, frame });
             }
             Verdict::Drop | Verdict::Cut => self.count("messages dropped"),
         }
-        let patience = Micros::from(self.plan.timeout_ms) * MILLI * 3 / 2;
+        let timeout = Micros::from(self.plan.timeout_ms) * MILLI;
+        // A client that hedges sends the put to another node while the first one may yet carry it out.
+        let hedges = self.plan.hedges && current.write.is_some() && current.attempts == 1;
+        let patience = if hedges { timeout / 8 } else { timeout * 3 / 2 };
         let call = current.call;
         self.schedule(self.now() + patience, Event::GaveUp { client, call });
     }
@@ -124,6 +193,8 @@ impl World {
                 let (seen, durable) = (unseal(key, context), self.durable(key));
                 let values: Vec<Vec<u8>> = values.iter().map(|value| value.0.to_vec()).collect();
                 let quorums = (current.quorum, n, current.strict);
+                let limit = self.plan.object_limits().merged;
+                self.judge.cut_reads_from(limit / VERSION_BYTES);
                 self.judge.check_read(key, current.since, quorums, &values, &seen, &durable)
             }
             _ => Ok(()),
@@ -207,6 +278,9 @@ impl World {
             && current.write.is_some()
         {
             current.uncertain = true;
+            if let Some(write) = current.write {
+                self.judge.unheard(write);
+            }
             self.count("writes unknown");
         }
         if self.healed

@@ -20,6 +20,9 @@ const LONG: Micros = 1_500 * MILLI;
 /// A node that has been started again mints so long after it has settled, whoever can tell it what is collected.
 const UNCERTAIN: Micros = 4_500 * MILLI;
 
+/// The longest sync of a slow disk, in mean times of a disk (`disks.rs`): a key's queue is full before it is over.
+const SLOWEST_SYNC: u64 = 2_000;
+
 /// Until when hosts and ways between two of them are in doubt. A fault is noted when it begins.
 #[derive(Debug, Default)]
 pub(super) struct Doubts {
@@ -64,8 +67,11 @@ impl World {
             | Fault::RollBack { host, down: length }
             | Fault::CopyDisk { host, down: length, .. }
             | Fault::Pause { host, length }
-            | Fault::Full { host, length }
-            | Fault::Slow { host, length } => doubts.host(host, over(now, length)),
+            | Fault::Full { host, length } => doubts.host(host, over(now, length)),
+            // A sync that begins in the last moment takes its time as well.
+            Fault::Slow { host, length } => {
+                doubts.host(host, over(now, length + SLOWEST_SYNC * self.plan.mean_disk));
+            }
             Fault::CleanStop { host, down } => doubts.host(host, over(now, down + FINISH)),
             // Its own copy of some key is refused until it is mended.
             Fault::Damage { host } => doubts.host(host, Micros::MAX),

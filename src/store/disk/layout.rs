@@ -7,13 +7,16 @@ use crate::generation::Generation;
 use crate::members::Members;
 use crate::ring::Ring;
 use crate::store::{Found, Meta, Record, decode_hint, decode_record, encode_hint, encode_record};
-use crate::types::{Key, NodeId, Partition, hash64};
+use crate::types::{Key, MAX_MERGED_BYTES, NodeId, Partition, hash64};
 use crate::wire::{self, MAX_FRAME_BYTES};
 
 /// Largest value given to sled, in bytes, less a tag. [`super::guarded::SEGMENT_BYTES`] says why.
 pub(super) const CHUNK_BYTES: usize = 32 << 10;
 /// Largest encoded record, in bytes: what could still be decoded, and its envelope.
 pub(super) const MAX_RECORD_BYTES: usize = MAX_FRAME_BYTES + 64;
+
+/// What a node at its limits hands to the store is far from what the store takes.
+const _: () = assert!(2 * MAX_MERGED_BYTES < MAX_RECORD_BYTES);
 
 /// Where the store keeps what it knows of itself.
 pub(super) const LIFE: &str = "life";

@@ -1,0 +1,52 @@
+//! The question which daemon listens at an address. It changes nothing at either side.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use super::frames::FrameReader;
+use super::handshake::introduce;
+use crate::secret::{Nonces, Vault};
+use crate::wire::{Hello, MAX_HELLO_BYTES, Welcome};
+
+/// A daemon that is there answers in this time. A connection that is refused takes none of it.
+pub(crate) const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The daemon that listens at an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Found {
+    /// The name of the node.
+    pub(crate) name: String,
+    /// The birth of its store.
+    pub(crate) birth: u64,
+    /// Drawn at random at its start.
+    pub(crate) boot_nonce: u64,
+}
+
+/// The daemon of `cluster` that listens at `address`, if one answers in time and, with secrets, proves to be of the
+/// cluster. A daemon that speaks no later protocol than 5 does not know the question.
+pub(crate) async fn probe(
+    address: &str,
+    cluster: &str,
+    secrets: &Vault,
+    nonces: &Nonces,
+) -> Option<Found> {
+    let ask = async {
+        let (read, mut write) = TcpStream::connect(address).await.ok()?.into_split();
+        // No frame of a handshake is so large that it would take its size from the budget.
+        let mut reader = FrameReader::new(read, MAX_HELLO_BYTES, Arc::new(Semaphore::new(0)));
+        let secrets = secrets.get();
+        let secret = secrets.as_ref().map(|secrets| (secrets.peers.first(), nonces.fresh()));
+        let hello = Hello::Probe { cluster: cluster.to_owned() };
+        match introduce(&mut reader, &mut write, &hello, secret).await.ok()? {
+            (Welcome::Probed { name, birth, boot_nonce }, _) => {
+                Some(Found { name, birth, boot_nonce })
+            }
+            _ => None,
+        }
+    };
+    timeout(PROBE_TIMEOUT, ask).await.ok().flatten()
+}

@@ -298,8 +298,9 @@ impl Hub {
         }
     }
 
-    /// A node of this cluster that has no place here and a later ring, of which it may tell: this node may have lost its disk
-    /// and begun with its configuration. With very many of them, those from before have to connect again.
+    /// A node of this cluster that has no place here and a later ring, of which it may tell: this
+    /// node may have lost its disk and begun with its configuration. With very many of them, those
+    /// from before have to connect again.
     fn stranger(&self, node: NodeId) -> Arc<Peer> {
         let mut strangers = locked(&self.strangers);
         if strangers.len() >= MAX_STRANGERS && !strangers.contains_key(&node) {

@@ -484,7 +484,8 @@ impl Node {
         self.placement.under_way()
     }
 
-    /// The members that live with another ring, each with its version, as they introduced themselves.
+    /// The members that live with another ring, each with its version, as they introduced
+    /// themselves.
     pub fn other_rings(&self) -> impl Iterator<Item = (NodeId, u64)> {
         self.placement.with_other_rings()
     }

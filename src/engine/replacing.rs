@@ -130,8 +130,8 @@ impl Engine<'_> {
         let able = self.ring.members().iter().filter(votes).count();
         if 2 * able <= all {
             return Err(format!(
-                "{able} of {all} members run a program that can agree to a change of the ring, and it takes more than half \
-                 of them: finish the upgrade first"
+                "{able} of {all} members run a program that can agree to a change of the ring, and \
+                 it takes more than half of them: finish the upgrade first"
             ));
         }
         Ok(())
@@ -164,7 +164,8 @@ impl Engine<'_> {
                 )
             }
             Hindrance::Grants { granted, members } => format!(
-                "{granted} of {members} members agreed to it in time, and it takes more than half of them: nothing was changed"
+                "{granted} of {members} members agreed to it in time, and it takes more than half of \
+                 them: nothing was changed"
             ),
             Hindrance::Ring(why) => why.to_string(),
         }

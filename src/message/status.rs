@@ -9,10 +9,11 @@ use crate::types::{NodeId, Partition};
 /// The counter that says that the node is drained: it is there then, and only then.
 pub const DRAINED: &str = "drained";
 
-/// The counter that says that a change of the ring is under way at the node, or granted by it: it is there then, and only then.
+/// The counter that says that a change of the ring is under way at the node, or granted by it: it
+/// is there then, and only then.
 pub const CHANGING_RING: &str = "ring_changes_under_way";
-/// The counters of the members that live with another ring than the node begin with this, and end with the member's name;
-/// they count the version of its ring.
+/// The counters of the members that live with another ring than the node begin with this, and end
+/// with the member's name; they count the version of its ring.
 pub const RING_VERSION_OF: &str = "ring_version_of_";
 
 /// The counter that says how many keys of the node are over the limit of what a write may make of one: a level, which
@@ -91,7 +92,8 @@ impl StatusReport {
         self.counters.iter().any(|(name, _)| name == CHANGING_RING)
     }
 
-    /// The members that live with another ring than the node, as it knows, each with the version of its ring.
+    /// The members that live with another ring than the node, as it knows, each with the version of
+    /// its ring.
     pub fn other_rings(&self) -> impl Iterator<Item = (&str, u64)> {
         let counters = self.counters.iter();
         counters.filter_map(|(name, version)| Some((name.strip_prefix(RING_VERSION_OF)?, *version)))

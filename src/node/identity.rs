@@ -138,8 +138,8 @@ impl Identity {
         self.decide(now, fx);
     }
 
-    /// Asks again where no answer came, and decides with those that are there when time is up. Gives those that can be
-    /// reached and have not answered yet, when they are asked again.
+    /// Asks again where no answer came, and decides with those that are there when time is up.
+    /// Gives those that can be reached and have not answered yet, when they are asked again.
     pub(super) fn tick(&mut self, now: Micros, fx: &mut Effects) -> Option<Vec<NodeId>> {
         if self.next_round.is_none_or(|due| due > now) {
             return None;

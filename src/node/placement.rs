@@ -17,8 +17,8 @@ use crate::ring::Ring;
 use crate::types::{MAX_MEMBERS, MILLI, Micros, NodeId};
 use ballot::Ballot;
 
-/// A member that has not answered this node's introductions is told of the ring so often: it may take this node for a
-/// stranger.
+/// A member that has not answered this node's introductions is told of the ring so often: it may
+/// take this node for a stranger.
 const TELL: Micros = 1_000 * MILLI;
 
 /// The ring of this life, and the one that is to follow.
@@ -99,8 +99,9 @@ impl Placement {
         }
     }
 
-    /// Tells those that have not answered of a later ring than the configured one: a node that lost its disk begins with
-    /// what is configured, and may take this one for a stranger, whom it cannot answer.
+    /// Tells those that have not answered of a later ring than the configured one: a node that lost
+    /// its disk begins with what is configured, and may take this one for a stranger, whom it
+    /// cannot answer.
     pub(super) fn tell_silent(&mut self, now: Micros, silent: Vec<NodeId>, fx: &mut Effects) {
         if self.id.0 == 1 || fx.meta().cluster.is_none() || now < self.next_tell {
             return;
@@ -109,8 +110,9 @@ impl Placement {
         self.tell(silent, 0, fx);
     }
 
-    /// A node without a place in the ring speaks. It is heard only when it has a later ring of the same cluster, or of a
-    /// cluster that this node, which is in none, belongs to by its configuration.
+    /// A node without a place in the ring speaks. It is heard only when it has a later ring of the
+    /// same cluster, or of a cluster that this node, which is in none, belongs to by its
+    /// configuration.
     pub(super) fn hear_stranger(&mut self, from: NodeId, body: Body, fx: &mut Effects) {
         let standing = fx.members().get(from).map(|member| member.standing);
         let is_removed = standing == Some(Standing::Removed);
@@ -136,7 +138,8 @@ impl Placement {
         }
     }
 
-    /// A peer tells of another ring. The later one is taken; what two commands made of one ring at once is reconciled.
+    /// A peer tells of another ring. The later one is taken; what two commands made of one ring at
+    /// once is reconciled.
     pub(super) fn hear(&mut self, from: NodeId, ring: Ring, members: &Members, fx: &mut Effects) {
         if self.taking.is_some() || ring.id() == self.id {
             return;
@@ -173,8 +176,8 @@ impl Placement {
         self.others.iter().map(|(node, (version, _))| (*node, *version))
     }
 
-    /// The operator gives the places of `old` to `new`; `old` is removed for good. That is done when more than half of the
-    /// members have granted it.
+    /// The operator gives the places of `old` to `new`; `old` is removed for good. That is done
+    /// when more than half of the members have granted it.
     pub(super) fn replace(&mut self, now: Micros, old: NodeId, new: Member, fx: &mut Effects) {
         self.ballot.expire(now);
         if self.taking.is_some() {
@@ -189,7 +192,8 @@ impl Placement {
         self.ballot.propose(now, (old, new), (self.id, &self.members), fx);
     }
 
-    /// Another member asks whether it may change the ring, answers that question, or gives a grant back.
+    /// Another member asks whether it may change the ring, answers that question, or gives a grant
+    /// back.
     pub(super) fn vote(
         &mut self,
         now: Micros,
@@ -243,7 +247,8 @@ impl Placement {
         let mut gained = own_partitions(&ring, self.me);
         gained.retain(|partition| !own.contains(partition));
         if removed_owners(&ring, members) > 0 {
-            // Two commands gave the places of two members to the same newcomer: one of them has to be replaced again.
+            // Two commands gave the places of two members to the same newcomer: one of them has to
+            // be replaced again.
             fx.count("rings_with_places_of_removed_members");
         }
         self.taking = Some(fx.place(ring, members, gained));
@@ -267,11 +272,13 @@ fn removed_owners(ring: &Ring, members: &Members) -> usize {
     ring.members().iter().filter(|member| is_removed(members, member.id)).count()
 }
 
-/// What two rings and their lists of members come to, whichever node asks and in whatever order rings meet.
+/// What two rings and their lists of members come to, whichever node asks and in whatever order
+/// rings meet.
 ///
-/// The later one, mostly. Two that were made at once, or a later one that has places of a member which the earlier one's
-/// command removed, are joined ([`Ring::joined`]). A newcomer that has no place in the result is removed: it may have
-/// lived with its ring. The version tells how many members were removed, so that what holds more changes is later.
+/// The later one, mostly. Two that were made at once, or a later one that has places of a member
+/// which the earlier one's command removed, are joined ([`Ring::joined`]). A newcomer that has no
+/// place in the result is removed: it may have lived with its ring. The version tells how many
+/// members were removed, so that what holds more changes is later.
 pub fn reconcile(one: (&Ring, &Members), other: (&Ring, &Members)) -> (Ring, Members) {
     let (latest, earlier) = if other.0.supersedes(one.0) { (other, one) } else { (one, other) };
     let mut members = latest.1.clone();

@@ -3,11 +3,13 @@
 use super::{NodeId, Ring, RingMember};
 
 impl Ring {
-    /// The table of this version in which the changes of both tables hold, whichever is asked for the other one.
+    /// The table of this version in which the changes of both tables hold, whichever is asked for
+    /// the other one.
     ///
-    /// Position by position the node that is not `removed` has the place. Where both are not, two commands gave the
-    /// places of one member to two newcomers: the newcomer with the higher id has all of them. `None` if the two have
-    /// different sizes, or if that gives a partition less than n distinct nodes that are not removed.
+    /// Position by position the node that is not `removed` has the place. Where both are not, two
+    /// commands gave the places of one member to two newcomers: the newcomer with the higher id has
+    /// all of them. `None` if the two have different sizes, or if that gives a partition less than
+    /// n distinct nodes that are not removed.
     pub fn joined(
         &self,
         other: &Ring,

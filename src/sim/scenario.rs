@@ -272,8 +272,9 @@ impl Scenario {
     }
 }
 
-/// A second replacement, which another operator orders at the same time: of another member if the cluster can be without
-/// two, or of the same member by another newcomer. Drawn apart, so that all else is the same with and without it.
+/// A second replacement, which another operator orders at the same time: of another member if the
+/// cluster can be without two, or of the same member by another newcomer. Drawn apart, so that all
+/// else is the same with and without it.
 fn second_replacement(seed: u64, hosts: usize, first: usize, back: Micros) -> Option<Fault> {
     let rng = &mut Rng::new(seed ^ 0x7b1c);
     if !rng.chance(0.3) {

@@ -141,6 +141,37 @@ fn a_drain_goes_on_when_another_member_is_replaced_meanwhile() {
     drop((put, drain));
 }
 
+#[test]
+fn members_that_lose_their_disks_are_told_of_the_ring_by_a_newcomer_they_do_not_know() {
+    let mut house = House::start(3);
+    let (n1, place) = (
+        house.address("n1").to_owned(),
+        house.cluster.add("n4", "n3").map(|at| format!("n4@{at}")),
+    );
+    let place = place.unwrap();
+    put_all(&house, "one");
+    house.cluster.kill("n3").unwrap();
+    until("n3 is replaced", || {
+        let told = house.run(&["--connect", &n1, "node", "replace", "n3", &place, "--yes"]);
+        (told.code == 0).then_some(())
+    });
+    house.start_all_but("n3");
+    expect_all(&house, "one");
+    house.wait_for_no_hints();
+    // Their configurations name n1, n2 and n3, which is dead: only n4 knows better, and they do not
+    // know n4.
+    for name in ["n1", "n2"] {
+        house.cluster.kill(name).unwrap();
+        fs::remove_dir_all(house.path(name)).unwrap();
+    }
+    house.start_all_but("n3");
+    for name in ["n1", "n2"] {
+        assert!(house.ring(name).has(NodeId::of("n4")) && !house.ring(name).has(NodeId::of("n3")));
+    }
+    expect_all(&house, "one");
+    assert_eq!(house.run(&["ring", "--json"]).json()["unfinished"], serde_json::json!([]));
+}
+
 /// Two dead members, two newcomers, two operators: gives how both commands ended.
 fn replace_at_once(round: usize) -> [i32; 2] {
     let mut house = House::start(5);
@@ -178,7 +209,8 @@ fn replace_at_once(round: usize) -> [i32; 2] {
 fn of_two_replacements_at_once_none_that_says_done_is_undone() {
     for round in 0..3 {
         let codes = replace_at_once(round);
-        // Of two members both are replaced, one after the other; of one member only one newcomer has the places.
+        // Of two members both are replaced, one after the other; of one member only one newcomer
+        // has the places.
         let done = codes.iter().filter(|code| **code == 0).count();
         assert_eq!(done, if round % 3 == 2 { 1 } else { 2 }, "{codes:?}");
     }

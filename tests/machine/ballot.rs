@@ -101,7 +101,10 @@ fn a_member_grants_one_change_at_a_time() {
     assert_eq!(bench.node.ring_change(), Some(change));
     let out = bench.give(Input::Replace { old: three, new: fresh() });
     assert!(
-        matches!(out[..], [Output::NotReplaced(Hindrance::Other(Some(other), by))] if (other, by) == (change, one)),
+        matches!(
+            out[..],
+            [Output::NotReplaced(Hindrance::Other(Some(other), by))] if (other, by) == (change, one)
+        ),
         "{out:?}"
     );
     // It is given back by the one that has it, and by nobody else.
@@ -173,6 +176,10 @@ fn meet(one: &State, other: &State) -> State {
     met
 }
 
+/// Rings made of one ring at once; what they come to: the version, and who has places and who has
+/// none.
+type Case = (Vec<State>, u64, &'static [&'static str], &'static [&'static str]);
+
 /// All orders of these numbers.
 fn orders(numbers: &[usize]) -> Vec<Vec<usize>> {
     let [] = numbers else {
@@ -189,7 +196,7 @@ fn orders(numbers: &[usize]) -> Vec<Vec<usize>> {
 fn rings_that_were_made_at_once_come_to_the_same_in_whatever_order_they_meet() {
     let base = base();
     let of = |old, new| replaced(&base, old, new);
-    let cases: [(Vec<State>, u64, &[&str], &[&str]); 4] = [
+    let cases: [Case; 4] = [
         (vec![of("n0", "a"), of("n1", "b")], 3, &["a", "b"], &["n0", "n1"]),
         (
             vec![of("n0", "a"), of("n1", "b"), of("n2", "c"), of("n3", "d")],

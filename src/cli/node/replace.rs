@@ -91,7 +91,8 @@ impl Change<'_> {
             }
             let ring = client.ring();
             let possible = ring.has(NodeId::of(old)) && !ring.has(NodeId::of(new));
-            // A node that has taken another change is in a new incarnation, and has yet to find the dead member dead.
+            // A node that has taken another change is in a new incarnation, and has yet to find the
+            // dead member dead.
             let changes = ring.id() != before
                 || client.status(None).await.is_ok_and(|report| report.is_changing_ring());
             if !possible || !changes || Instant::now() >= last {
@@ -106,8 +107,8 @@ impl Change<'_> {
         ring.has(NodeId::of(self.new)) && !ring.has(NodeId::of(self.old))
     }
 
-    /// Returns when every member that is not down lives with the change, with what is worth knowing; the error is that
-    /// another one took its place, or that it is unfinished.
+    /// Returns when every member that is not down lives with the change, with what is worth
+    /// knowing; the error is that another one took its place, or that it is unfinished.
     async fn confirm(&self, shared: &Shared) -> Result<String, Trouble> {
         let Change { old, new, .. } = *self;
         let last = Instant::now() + CONFIRM;
@@ -123,8 +124,8 @@ impl Change<'_> {
                 }
                 if first.version() > 1 {
                     return Err(Trouble::error(format!(
-                        "another replacement took the place of this one: {new} has no places, and {old} {} in ring \
-                         version {}",
+                        "another replacement took the place of this one: {new} has no places, and \
+                         {old} {} in ring version {}",
                         if first.has(NodeId::of(old)) { "keeps its own" } else { "has none" },
                         first.version()
                     )));
@@ -136,7 +137,8 @@ impl Change<'_> {
                     Err(why) => why.message,
                 };
                 let message = format!(
-                    "unfinished after {} s: the replacement of {old} by {new} was ordered, and {waits}; see `pixii ring`",
+                    "unfinished after {} s: the replacement of {old} by {new} was ordered, and \
+                     {waits}; see `pixii ring`",
                     CONFIRM.as_secs()
                 );
                 return Err(Trouble { exit: Exit::Unknown, message });
@@ -195,12 +197,15 @@ impl Change<'_> {
         let (is, takes) = if yes { ("is", "takes") } else { ("would be", "would take") };
         let hints = count(*hints, "hint");
         emit(format!(
-            "{old} ({old_address}) {is} removed for good: its name does not return, and its data is never taken again\n\
-             {new} ({address}) {takes} its places in {places} of {partitions} partitions: ring version {version}\n\
+            "{old} ({old_address}) {is} removed for good: its name does not return, and its data is \
+             never taken again\n\
+             {new} ({address}) {takes} its places in {places} of {partitions} partitions: ring \
+             version {version}\n\
              {hints} that the asked node keeps for {old} go to the other homes\n{}",
             match yes {
                 true => format!(
-                    "{note}{new} fills itself from the other homes: see `pixii status --node {new}`\n"
+                    "{note}{new} fills itself from the other homes: see `pixii status --node \
+                     {new}`\n"
                 ),
                 false => "nothing was changed: add --yes to do it\n".to_owned(),
             }

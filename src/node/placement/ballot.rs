@@ -1,5 +1,6 @@
-//! Who may change the ring: a node that is ordered to asks all members for a grant first, and changes it with the grants
-//! of more than half of them. A member has one grant to give at a time, so of two changes at once at most one is made.
+//! Who may change the ring: a node that is ordered to asks all members for a grant first, and
+//! changes it with the grants of more than half of them. A member has one grant to give at a time,
+//! so of two changes at once at most one is made.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,10 +14,12 @@ use crate::types::{MILLI, Micros, NodeId};
 const PATIENCE: Micros = 3_000 * MILLI;
 /// Who has not granted it is asked again after this time.
 const AGAIN: Micros = 200 * MILLI;
-/// A grant that is not given back ends after this time. Longer than a change waits for its grants, by any two clocks.
+/// A grant that is not given back ends after this time. Longer than a change waits for its grants,
+/// by any two clocks.
 const GRANT: Micros = 10_000 * MILLI;
 
-/// The change that this node was ordered to make, or the one that it has granted to another node: never both.
+/// The change that this node was ordered to make, or the one that it has granted to another node:
+/// never both.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Ballot {
     proposal: Option<Proposal>,
@@ -89,7 +92,8 @@ impl Ballot {
         fx.send(wanting, own.op, Body::AskRing { ring, old: own.old, new: own.new.id() });
     }
 
-    /// Another node asks for a grant. `changes` if this node is about to take another ring than that node has, or has one.
+    /// Another node asks for a grant. `changes` if this node is about to take another ring than
+    /// that node has, or has one.
     pub(super) fn asked(
         &mut self,
         now: Micros,
@@ -169,7 +173,8 @@ impl Ballot {
         self.fail(why, fx);
     }
 
-    /// Gives the own change up, if there is one: nothing has happened, and what was granted is given back.
+    /// Gives the own change up, if there is one: nothing has happened, and what was granted is
+    /// given back.
     pub(super) fn fail(&mut self, why: Hindrance, fx: &mut Effects) {
         let Some(own) = self.proposal.take() else { return };
         let by = fx.me();

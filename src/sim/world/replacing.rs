@@ -61,7 +61,8 @@ impl Host {
     }
 }
 
-/// One replacement of this run: a host dies for good, and the operator gives its places to another one.
+/// One replacement of this run: a host dies for good, and the operator gives its places to another
+/// one.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Replacing {
     /// Whose places are given,
@@ -96,7 +97,8 @@ impl World {
         (0..self.plan.hosts).filter(|at| !self.hosts[*at].is_removed)
     }
 
-    /// The host dies for good, and an operator is about to give its places to a newcomer. Another operator may do the same.
+    /// The host dies for good, and an operator is about to give its places to a newcomer. Another
+    /// operator may do the same.
     pub(super) fn begin_replacing(&mut self, old: usize, back: Micros) {
         // A cluster is founded by all its members: before, there is nobody to give the command to.
         let runs_founded = |at: usize| self.hosts[at].node.is_some() && self.founded(at);
@@ -149,8 +151,8 @@ impl World {
         self.replacing.iter().filter(move |one| one.old == old).map(|one| one.new)
     }
 
-    /// True once nobody is left who lives with a ring in which the host has places, itself and newcomers apart that have
-    /// none themselves.
+    /// True once nobody is left who lives with a ring in which the host has places, itself and
+    /// newcomers apart that have none themselves.
     fn is_known(&self, old: usize) -> bool {
         let has_place = |at: &usize| self.ring.has(self.hosts[*at].id);
         let newcomers = self.newcomers(old).filter(has_place);
@@ -188,7 +190,8 @@ impl World {
         }
     }
 
-    /// All know whose the places are: a newcomer that was promised them in vain is taken away, with what it had.
+    /// All know whose the places are: a newcomer that was promised them in vain is taken away, with
+    /// what it had.
     fn dismiss(&mut self, old: usize) {
         let has_place = |at: &usize| self.ring.has(self.hosts[*at].id);
         let in_vain = |at: &usize| !has_place(at) && !self.hosts[*at].is_removed;
@@ -201,8 +204,8 @@ impl World {
         }
     }
 
-    /// All others were set back to before the cluster was founded, and some are dead: the operator has one of them found it
-    /// anew, and waits.
+    /// All others were set back to before the cluster was founded, and some are dead: the operator
+    /// has one of them found it anew, and waits.
     fn bootstrap(&mut self) {
         let runs = |at: &usize| self.hosts[*at].node.is_some();
         let Some(at) = self.living().find(runs) else { return };
@@ -239,8 +242,9 @@ impl World {
         self.start(at, true);
     }
 
-    /// A removed member owns nothing: no node lives with a ring that has places for one that was removed with this ring or
-    /// an earlier one. (That a later one has removed another may be heard before that ring is.)
+    /// A removed member owns nothing: no node lives with a ring that has places for one that was
+    /// removed with this ring or an earlier one. (That a later one has removed another may be heard
+    /// before that ring is.)
     pub(super) fn judge_ring(&mut self, at: usize) {
         let (ring, members) = self.hosts[at].placement();
         let owns = |member: &&Member| {

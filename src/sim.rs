@@ -24,6 +24,8 @@ use world::World;
 /// What has to happen at least once in a long enough batch of runs, or the batch proves little.
 const EXPECTED: &[&str] = &[
     "clean stops",
+    "clusters restored from copies",
+    "clusters stopped",
     "copied disks refused",
     "cuts both ways",
     "cuts one way",
@@ -85,6 +87,7 @@ const EXPECTED: &[&str] = &[
     "writes unknown",
     "writes_coordinated_by_a_stand_in",
     "writes_hedged",
+    "writes_withdrawn",
 ];
 
 /// Runs that are spent on making a failure shorter.

@@ -57,10 +57,11 @@ impl Generations {
     pub(super) fn check(&self, partition: Partition, given: u64) -> Result<(), Refusal> {
         let own = self.of(partition);
         let floor = self.adopting.get(&partition).copied().unwrap_or_default();
-        if given + 1 < floor {
+        if given.saturating_add(1) < floor {
             return Err(Refusal::Generation { given, own: floor });
         }
-        let follows = given == own.number + 1 && self.agreed.get(&partition) == Some(&own.number);
+        let follows = own.number.checked_add(1) == Some(given)
+            && self.agreed.get(&partition) == Some(&own.number);
         if own.takes(given) || follows {
             return Ok(());
         }

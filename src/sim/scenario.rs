@@ -38,6 +38,12 @@ pub(super) enum Fault {
     Replace { host: usize, back: Micros },
     /// Every host loses its power at the same instant.
     PowerCut { down: Micros },
+    /// Every host is stopped cleanly at the same instant, and started again.
+    StopAll { down: Micros },
+    /// A copy is made of every disk, as after a clean stop at this instant.
+    CopyAll,
+    /// Every host crashes, and every disk is as it was when the copies were made.
+    RestoreAll { down: Micros },
 }
 
 impl Fault {
@@ -135,6 +141,8 @@ impl Scenario {
             faults.push((when, Fault::Replace { host, back }));
             faults.extend(second_replacement(seed, hosts, host, back).map(|second| (when, second)));
         }
+        let replaces = faults.iter().any(|(_, fault)| matches!(fault, Fault::Replace { .. }));
+        faults.extend(whole_cluster(seed, span, replaces));
         faults.sort_by_key(|(at, _)| *at);
         let mut scenario = Scenario {
             seed,
@@ -184,7 +192,11 @@ impl Scenario {
     /// Says what is wrong with a scenario that was not drawn.
     pub(super) fn check(&self) -> Result<(), String> {
         let hosts = |fault: &Fault| match *fault {
-            Fault::PowerCut { .. } | Fault::Partition { .. } => vec![],
+            Fault::PowerCut { .. }
+            | Fault::StopAll { .. }
+            | Fault::CopyAll
+            | Fault::RestoreAll { .. }
+            | Fault::Partition { .. } => vec![],
             Fault::Cut { from, to, .. } => vec![from, to],
             Fault::Flap { host, other, .. } => vec![host, other],
             Fault::CopyDisk { host, from, .. } => vec![host, from],
@@ -270,6 +282,24 @@ impl Scenario {
         lines.extend(self.faults.iter().map(|(at, fault)| format!("fault at {at} us: {fault:?}")));
         lines
     }
+}
+
+/// What befalls all hosts at once: clean restarts, one after the other, or disks that are all put back to copies of
+/// themselves, once or twice to the same. Drawn apart, so that all else is the same with and without it. A copy of a
+/// cluster whose members have changed since is another matter.
+fn whole_cluster(seed: u64, span: Micros, replaces: bool) -> Vec<(Micros, Fault)> {
+    let rng = &mut Rng::new(seed ^ 0x0a11);
+    let (restarts, restores) = (rng.chance(0.08), rng.chance(0.08) && !replaces);
+    let mut down = || rng.below(200 * MILLI) + MILLI;
+    let mut faults = Vec::new();
+    if restarts {
+        faults.extend((1..=3).map(|at| (at * span / 4, Fault::StopAll { down: down() })));
+    }
+    if restores {
+        faults.push((span / 4, Fault::CopyAll));
+        faults.extend((2..=3).map(|at| (at * span / 4, Fault::RestoreAll { down: down() })));
+    }
+    faults
 }
 
 /// A second replacement, which another operator orders at the same time: of another member if the

@@ -49,6 +49,8 @@ struct Host {
     /// Its disk is slow until then.
     slow_until: Micros,
     backup: Option<MemoryStore>,
+    /// What its disk had when all were copied.
+    copy: Option<MemoryStore>,
     /// True from a rollback until a peer has noticed it.
     unnoticed: bool,
     /// Since when this life's node serves.
@@ -141,6 +143,7 @@ const WATCHED: &[&str] = &[
     "stand_ins_asked",
     "writes_coordinated_by_a_stand_in",
     "writes_hedged",
+    "writes_withdrawn",
 ];
 
 /// How often it is looked whether all is well again after healing.

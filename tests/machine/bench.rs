@@ -10,7 +10,7 @@ use pixii::node::{Config, Done, Input, Node, Notice, Output, Work};
 use pixii::ring::Ring;
 use pixii::store::memory::MemoryStore;
 use pixii::store::{Change, Found, Kept, Meta, Owner, Record, Store};
-use pixii::types::{Blob, Key, MILLI, NodeId, WriteId};
+use pixii::types::{Blob, Key, MILLI, NodeId, Partition, WriteId};
 
 /// A node of a cluster of four with N=3, and what it wants done.
 pub(crate) struct Bench {
@@ -147,6 +147,12 @@ impl Bench {
     pub(crate) fn key(&self, held: bool) -> Key {
         let mut keys = (0..100).map(|at| Key::new(format!("k{at}").into_bytes()).unwrap());
         keys.find(|key| self.homes(key).contains(&self.me) == held).unwrap()
+    }
+
+    /// Another key of the partition.
+    pub(crate) fn keys_of(&self, partition: Partition, other: &Key) -> Key {
+        let mut keys = (0..1_000).map(|at| Key::new(format!("o{at}").into_bytes()).unwrap());
+        keys.find(|key| self.ring.partition(key) == partition && key != other).unwrap()
     }
 
     pub(crate) fn homes(&self, key: &Key) -> Vec<NodeId> {

@@ -17,8 +17,6 @@ fn round_trips_are_kept_by_replica_and_kind_the_own_disk_among_them() {
     let [Output::Store(Work::Read { token, .. })] = out[..] else { panic!("{out:?}") };
     let found = Found::Nothing;
     let out = bench.give(Input::Store(Done::Read { token, found, hints: Vec::new() }));
-    let [Output::Store(Work::Write { mark, .. })] = &out[..] else { panic!("{out:?}") };
-    let out = bench.give(Input::Store(Done::Synced { mark: *mark }));
     let [Output::Store(Work::Write { mark, .. }), Output::Send { message, .. }] = &out[..] else {
         panic!("{out:?}")
     };

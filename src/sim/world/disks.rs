@@ -7,7 +7,7 @@ use super::{Event, World};
 use crate::generation::Generation;
 use crate::node::{Done, Input, Work};
 use crate::store::memory::MemoryStore;
-use crate::store::{Change, Process, Store, begin_life};
+use crate::store::{Change, Process, Store, begin_life, end_life};
 use crate::types::Micros;
 use crate::wire;
 
@@ -92,6 +92,17 @@ impl World {
         if self.hosts[at].slow_until > self.now() { 100 } else { 1 }
     }
 
+    /// A host crashes, and its disk is as it was when a copy of all was made: nobody is left to notice.
+    fn restore(&mut self, at: usize, down: Micros) {
+        let Some(copy) = self.hosts[at].copy.as_ref().map(MemoryStore::backup) else { return };
+        self.judge.lose(self.now(), at, None);
+        if self.hosts[at].node.is_some() {
+            self.crash(at, down);
+        }
+        self.hosts[at].store = copy;
+        self.hosts[at].unnoticed = true;
+    }
+
     /// What befalls a disk itself. The judge is told of what it forgets.
     pub(super) fn disk_fault(&mut self, fault: Fault) {
         match fault {
@@ -103,6 +114,21 @@ impl World {
             }
             Fault::BackUp { host } => {
                 self.hosts[host].backup = Some(self.hosts[host].store.backup());
+            }
+            Fault::CopyAll => {
+                for host in self.hosts.iter_mut() {
+                    let copy = host.store.backup();
+                    if let Some(node) = &host.node {
+                        let _ = end_life(&copy, node.meta());
+                    }
+                    host.copy = Some(copy);
+                }
+            }
+            Fault::RestoreAll { down } => {
+                self.count("clusters restored from copies");
+                for at in 0..self.hosts.len() {
+                    self.restore(at, down);
+                }
             }
             Fault::RollBack { host, down } if self.hosts[host].node.is_some() => {
                 let Some(backup) = &self.hosts[host].backup else { return };

@@ -75,8 +75,16 @@ impl World {
                     self.schedule(self.now() + length, Event::Mend { from, to });
                 }
             }
+            Fault::StopAll { down } => {
+                self.count("clusters stopped");
+                for host in 0..self.hosts.len() {
+                    self.fault(Fault::CleanStop { host, down });
+                }
+            }
             Fault::Replace { host, back } => self.begin_replacing(host, back),
-            Fault::LoseDisk { .. }
+            Fault::CopyAll
+            | Fault::RestoreAll { .. }
+            | Fault::LoseDisk { .. }
             | Fault::BackUp { .. }
             | Fault::RollBack { .. }
             | Fault::CopyDisk { .. }

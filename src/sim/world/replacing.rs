@@ -43,6 +43,7 @@ impl Host {
             paused_until: 0,
             slow_until: 0,
             backup: None,
+            copy: None,
             unnoticed: false,
             settled: None,
             is_removed: false,

@@ -75,8 +75,9 @@ impl World {
             Fault::CleanStop { host, down } => doubts.host(host, over(now, down + FINISH)),
             // Its own copy of some key is refused until it is mended.
             Fault::Damage { host } => doubts.host(host, Micros::MAX),
-            Fault::BackUp { .. } => {}
-            Fault::PowerCut { down } => {
+            // Its stops are faults of their own.
+            Fault::BackUp { .. } | Fault::CopyAll | Fault::StopAll { .. } => {}
+            Fault::PowerCut { down } | Fault::RestoreAll { down } => {
                 (0..hosts).for_each(|host| doubts.host(host, over(now, down)));
             }
             Fault::Cut { from, to, length, .. } => doubts.way(from, to, over(now, length)),

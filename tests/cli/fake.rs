@@ -214,6 +214,7 @@ fn converse(world: &World, at: usize, mut stream: TcpStream) -> Option<()> {
             CallBody::Emulate(_) => ReplyBody::Emulated(Err("this node is a fake".into())),
             CallBody::Replace { .. } => ReplyBody::Replace(Err("this node is a fake".into())),
             CallBody::Drain(_) => ReplyBody::Drain(Err("this node is a fake".into())),
+            CallBody::AcceptLoss => ReplyBody::LossAccepted(Err("this node is a fake".into())),
             CallBody::Repair { begin, partition, peer } => {
                 ReplyBody::Repair(repair(world, at, begin, partition, peer))
             }
@@ -281,7 +282,8 @@ fn serve(world: &World, request: Request) -> Response {
             let context = wire::seal(&key, &object.context());
             Response::Found { values, context, answered: 1 }
         }
-        Request::Put { key, value, context, write, .. } => {
+        Request::Put { key, value, context, write, .. }
+        | Request::PutAgain { key, value, context, write, .. } => {
             let Some(seen) = seen(&key, &context) else {
                 return Response::Refused(Refusal::BadContext);
             };

@@ -20,6 +20,8 @@ const RECONNECT: Duration = Duration::from_secs(2);
 const PERSIST: Duration = Duration::from_secs(20);
 /// Time for the members to live with the change.
 const CONFIRM: Duration = Duration::from_secs(30);
+/// So many milliseconds after it has begun an incarnation a node knows which members are down.
+const SETTLING_MS: u64 = 10_000;
 /// Time between two attempts, and between two looks at the members.
 const AGAIN: Duration = Duration::from_millis(250);
 /// Time for connecting to one member, in milliseconds.
@@ -91,10 +93,14 @@ impl Change<'_> {
             }
             let ring = client.ring();
             let possible = ring.has(NodeId::of(old)) && !ring.has(NodeId::of(new));
-            // A node that has taken another change is in a new incarnation, and has yet to find the
-            // dead member dead.
             let changes = ring.id() != before
-                || client.status(None).await.is_ok_and(|report| report.is_changing_ring());
+                || match client.status(None).await {
+                    // It has just taken another change, and has yet to find the dead member dead.
+                    Ok(report) if ring.version() > 1 && report.uptime_ms < SETTLING_MS => true,
+                    Ok(report) => report.is_changing_ring(),
+                    // It is about to begin its next incarnation.
+                    Err(_) => true,
+                };
             if !possible || !changes || Instant::now() >= last {
                 return Err(why.into());
             }

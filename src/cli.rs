@@ -31,6 +31,7 @@ use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::builder::RangedI64ValueParser;
 use clap::{Args, Parser, Subcommand};
@@ -372,4 +373,10 @@ pub(crate) fn parse_context(hex: &str) -> Result<bytes::Bytes, Trouble> {
     text::unhex(hex.as_bytes())
         .map(bytes::Bytes::from)
         .ok_or_else(|| Trouble::usage(hex_fault("context", hex.as_bytes())))
+}
+
+/// A seed drawn from the clock: seeds that nobody has run. It is printed, so that the run can be repeated.
+pub(crate) fn drawn_seed() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(1, |since| since.as_micros() as u64)
 }

@@ -5,14 +5,14 @@ mod tables;
 use std::collections::BTreeMap;
 use std::net::ToSocketAddrs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use pixii::client::Options;
 
 use super::cluster::{Cluster, Shape};
 use super::signals::Interrupt;
-use super::{Exit, Outcome, Shared, Trouble, block_on, complain, emit, emit_json};
+use super::{Exit, Outcome, Shared, Trouble, block_on, complain, drawn_seed, emit, emit_json};
 use crate::lab::bench::account::{Machine, listener};
 use crate::lab::bench::{Case, Field, echo, limits, measure};
 use crate::lab::workload::Kind;
@@ -191,8 +191,7 @@ impl Bench {
         shared: &Shared,
         cluster: Option<&mut Cluster>,
     ) -> Result<Field, Trouble> {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH);
-        let seed = since.map_or(1, |since| since.as_nanos() as u64);
+        let seed = drawn_seed();
         let (keys, duration) = (self.keys, Duration::from_secs(self.seconds));
         if let Some(cluster) = cluster {
             cluster.ready(READY_WAIT).await.map_err(Trouble::error)?;

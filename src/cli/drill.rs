@@ -4,7 +4,6 @@ mod options;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use serde_json::json;
@@ -12,7 +11,7 @@ use serde_json::json;
 use self::options::{DiskLoss, Name, Place};
 use super::signals::Interrupt;
 use super::text::{row, table};
-use super::{Exit, Outcome, Shared, Trouble, block_on, complain, emit, emit_json};
+use super::{Exit, Outcome, Shared, Trouble, block_on, complain, drawn_seed, emit, emit_json};
 use crate::lab::drill::catalog::{DRILLS, Drill as Listed, drill};
 use crate::lab::drill::chronicle::Chronicle;
 use crate::lab::drill::page::page;
@@ -68,7 +67,7 @@ impl Drill {
             Some(dir) => empty(dir)?,
             None => scratch.path().to_path_buf(),
         };
-        let seed = place.seed.unwrap_or_else(drawn);
+        let seed = place.seed.unwrap_or_else(drawn_seed);
         let options::Effort { rounds, keys, length } = effort;
         let chronicle = Chronicle::begin();
         let plan = Plan { program, dir, rounds, keys, seed, length, chronicle };
@@ -127,12 +126,6 @@ async fn carry_out(name: &Name, plan: &Plan, say: Say<'_>) -> Result<Ending, Str
         Name::Deletes(of) => deletes::run(plan, of.value_bytes as usize, of.fate, say).await,
         Name::Detection(of) => detection::run(plan, of.nodes as usize, say).await,
     }
-}
-
-/// A seed that differs from run to run.
-fn drawn() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(1, |since| u64::from(since.subsec_nanos()))
 }
 
 fn empty(dir: &PathBuf) -> Result<PathBuf, Trouble> {

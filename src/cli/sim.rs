@@ -13,14 +13,14 @@ use pixii::sim::detection::{End, Noticed, Trial, detect};
 use pixii::sim::{Batch, Failure, replay, run_batch};
 use serde_json::json;
 
-use super::{Exit, Outcome, Shared, Trouble, complain, text};
+use super::{Exit, Outcome, Shared, Trouble, complain, drawn_seed, text};
 
 const MAX_RUNS: u64 = 100_000_000;
 const MAX_OPERATIONS: u32 = 1_000_000;
 
 const EXAMPLES: &str = "\
 Examples:
-  pixii sim                           1,000 clusters, each through its own faults
+  pixii sim                           1,000 clusters, each through its own faults, on fresh seeds
   pixii sim --seed 4711 --runs 1      the run with this seed again, byte for byte
   pixii sim --runs 10000 --json       a long batch, its counts as JSON
   pixii sim --detection 100           how soon 100 nodes notice that one died
@@ -42,9 +42,9 @@ fn share(text: &str) -> Result<f64, String> {
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Sim {
-    /// The first seed; the runs take this one and those that follow
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
+    /// The first seed; the runs take this one and those that follow [default: drawn from the clock]
+    #[arg(long)]
+    seed: Option<u64>,
     /// How many runs
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=MAX_RUNS))]
     runs: u64,
@@ -76,8 +76,10 @@ impl Sim {
         if !self.replay.is_empty() {
             return self.replay_all();
         }
-        if self.seed.checked_add(self.runs).is_none() {
-            let (seed, runs) = (self.seed, self.runs);
+        // What holds on seeds that have been run before says little.
+        let first = self.seed.unwrap_or_else(drawn_seed);
+        if first.checked_add(self.runs).is_none() {
+            let (seed, runs) = (first, self.runs);
             let most = u64::MAX;
             return Err(Trouble::usage(format!("seed {seed} + {runs} runs is over {most}")));
         }
@@ -85,14 +87,14 @@ impl Sim {
         let threads = available_parallelism().map_or(1, usize::from);
         let start = Instant::now();
         let progress = |done| bar.set_position(done);
-        let batch = run_batch(self.seed, self.runs, self.operations, threads, &progress);
+        let batch = run_batch(first, self.runs, self.operations, threads, &progress);
         bar.finish_and_clear();
         let seconds = start.elapsed().as_secs_f64();
         let out = &mut io::stdout().lock();
         if shared.json() {
-            print_json(out, &batch, seconds)?;
+            print_json(out, &batch, first, seconds)?;
         } else {
-            self.print(out, &batch, seconds)?;
+            self.print(out, &batch, first, seconds)?;
         }
         if let (Some(dir), Some(failure)) = (&self.save, &batch.failure) {
             save(dir, failure)?;
@@ -103,7 +105,7 @@ impl Sim {
 
     /// Measures how long an end of a node goes unnoticed, and what gossip costs.
     fn detect(&self, nodes: usize, shared: &Shared) -> Outcome {
-        let (quiet_ms, loss, seed) = (self.quiet * 1_000, self.loss, self.seed);
+        let (quiet_ms, loss, seed) = (self.quiet * 1_000, self.loss, self.seed.unwrap_or(1));
         let (interval_ms, timeout_ms) = (500, 5_000);
         let out = &mut io::stdout().lock();
         let trial = Trial { nodes, quiet_ms, loss, interval_ms, timeout_ms, seed };
@@ -168,7 +170,13 @@ impl Sim {
         Ok(exit)
     }
 
-    fn print(&self, out: &mut impl Write, batch: &Batch, seconds: f64) -> io::Result<()> {
+    fn print(
+        &self,
+        out: &mut impl Write,
+        batch: &Batch,
+        first: u64,
+        seconds: f64,
+    ) -> io::Result<()> {
         if let Some(failure) = &batch.failure {
             for line in &failure.story {
                 writeln!(out, "{line}")?;
@@ -184,7 +192,7 @@ impl Sim {
         for name in &batch.missing {
             writeln!(out, "{:>12}  {name}: never happened, so these runs prove too little", 0)?;
         }
-        let (runs, first) = (batch.runs, self.seed);
+        let runs = batch.runs;
         let last = first + runs.saturating_sub(1);
         writeln!(out, "digest {:016x}: the same seeds give it again", batch.digest)?;
         writeln!(
@@ -204,11 +212,12 @@ fn save(dir: &Path, failure: &Failure) -> Result<(), Trouble> {
     Ok(())
 }
 
-fn print_json(out: &mut impl Write, batch: &Batch, seconds: f64) -> io::Result<()> {
+fn print_json(out: &mut impl Write, batch: &Batch, first: u64, seconds: f64) -> io::Result<()> {
     let failure = batch.failure.as_ref().map(
         |failure| json!({ "seed": failure.seed, "what": failure.what, "story": failure.story }),
     );
     let report = json!({
+        "first_seed": first,
         "runs": batch.runs,
         "seconds": seconds,
         "digest": format!("{:016x}", batch.digest),

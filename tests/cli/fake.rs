@@ -215,7 +215,6 @@ fn converse(world: &World, at: usize, mut stream: TcpStream) -> Option<()> {
             CallBody::Replace { .. } => ReplyBody::Replace(Err("this node is a fake".into())),
             CallBody::AcceptLoss => ReplyBody::LossAccepted(Err("this node is a fake".into())),
             CallBody::Drain(_) => ReplyBody::Drain(Err("this node is a fake".into())),
-            CallBody::AcceptLoss => ReplyBody::LossAccepted(Err("this node is a fake".into())),
             CallBody::Repair { begin, partition, peer } => {
                 ReplyBody::Repair(repair(world, at, begin, partition, peer))
             }

@@ -3,7 +3,7 @@
 mod tables;
 
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use pixii::client::{Client, Options};
@@ -12,7 +12,9 @@ use pixii::types::MAX_VALUE_BYTES;
 use super::check_out;
 use crate::cli::cluster::{Cluster, Shape};
 use crate::cli::signals::Interrupt;
-use crate::cli::{Exit, Outcome, Shared, Trouble, block_on, complain, deadline, emit, emit_json};
+use crate::cli::{
+    Exit, Outcome, Shared, Trouble, block_on, complain, deadline, drawn_seed, emit, emit_json,
+};
 use crate::lab::workload::arrivals::{Arrivals, Burst, RATES};
 use crate::lab::workload::choice::{Choice, Sizes};
 use crate::lab::workload::repeated::{FILL_CLIENTS, fill, repeat};
@@ -168,8 +170,7 @@ impl LoadArgs {
     }
 
     fn spec(&self) -> Spec {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH);
-        let drawn = since.map_or(1, |since| since.as_nanos() as u64);
+        let drawn = drawn_seed();
         let arrivals = self.rate.map(|rate| {
             let (is_random, burst) = (!self.even, self.burst);
             Arrivals { rate, is_random, burst }

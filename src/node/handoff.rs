@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::effects::Effects;
 use super::reach::Reach;
+use super::words::HINT_TAG;
 use super::{Config, Notice};
 use crate::causal::Object;
 use crate::members::Opinion;
@@ -15,7 +16,7 @@ use crate::store::{Found, HintPage, Record};
 use crate::types::{Key, MILLI, Micros, NodeId};
 
 /// Set in the ids of this role's operations, and in those of no other role.
-pub(super) const TAG: u64 = 1 << 63;
+pub(super) const TAG: u64 = HINT_TAG;
 /// Hints in flight to one member while no client waits for this node.
 const MAX_FLIGHTS: usize = 256;
 /// And while clients do: what is left of the disks and links is theirs.

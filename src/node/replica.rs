@@ -9,7 +9,8 @@ use std::sync::Arc;
 use self::turn::Turn;
 use super::effects::Effects;
 use super::forest::Held;
-use super::{Config, Oversize, Shortage, handoff};
+use super::words::HINT_TAG;
+use super::{Config, Oversize, Shortage};
 use crate::causal::{Actor, Context, Dot, Object, Version};
 use crate::generation::Grave;
 use crate::message::{self, Body, Refusal};
@@ -158,7 +159,7 @@ impl Replica {
                 (key, Kind::Update { context, change, keep_for })
             }
             Body::Merge { key, object, generation } => {
-                let hint = op & handoff::TAG != 0;
+                let hint = op & HINT_TAG != 0;
                 (key, Kind::Merge { object, generation, hint })
             }
             Body::Keep { key, object, keep_for, generation } => {

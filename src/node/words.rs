@@ -15,6 +15,9 @@ pub const LATE_READ: (Micros, Micros) = (5 * MILLI, 250 * MILLI);
 /// One read in so many asks in the order of the ring and not the quickest first, so that nobody's pace is judged by old answers alone.
 pub const EXPLORE: u64 = 64;
 
+/// Set in the ids of operations that deliver a hint, and in no others: an owner holds what they bring to another limit.
+pub(super) const HINT_TAG: u64 = 1 << 63;
+
 /// What a node is told when it starts.
 #[derive(Clone, Debug)]
 pub struct Config {

@@ -131,11 +131,17 @@ fn refusals_unknown_outcomes_and_dead_ends_have_codes_of_their_own() {
         timeout_ms: 500,
     }));
     let sentence = "pixii: no quorum: 1 of 2 replicas answered in 500 ms\n".to_string();
-    for arguments in [&["get", "k"][..], &["put", "k", "v"], &["delete", "k"], &["dump"]] {
+    for arguments in [&["get", "k"][..], &["put", "k", "v"], &["delete", "k"]] {
         let (code, out, err) = run(&fake, arguments);
         assert_eq!((code, out.as_str()), (4, ""), "{arguments:?}");
         assert!(err.starts_with(sentence.trim_end()), "{err}");
     }
+    let (code, out, err) = run(&fake, &["dump"]);
+    assert_eq!((code, out.as_str()), (4, ""));
+    assert!(
+        err.starts_with("pixii: 16 partitions could not be read or not wholly (0, 1,"),
+        "{err}"
+    );
     fake.all_behave(&Manners::Unknown);
     let (code, _, err) = run(&fake, &["put", "k", "v"]);
     assert_eq!(code, 5);
@@ -505,6 +511,19 @@ fn a_check_needs_a_store_that_is_there() {
     let (code, out, _) = check(&["--json"]);
     let json: Value = serde_json::from_str(&out).unwrap();
     assert_eq!((code, &json["clean"], &json["damaged"]), (0, &true.into(), &serde_json::json!([])));
+}
+
+#[test]
+fn a_node_that_does_not_know_what_it_is_asked_for_yet_is_named() {
+    let fake = Fake::start(3, 2);
+    fake.behave(0, Manners::Old);
+    let (code, _, err) = run(&fake, &["repair", "--accept-loss"]);
+    let said = format!(
+        "pixii: n1 ({}): it speaks protocol 5, and this can be asked from protocol 6 on: its program \
+         is an older one\n",
+        fake.address(0)
+    );
+    assert_eq!((code, err), (1, said));
 }
 
 /// A store of a node, with nothing in it.

@@ -198,7 +198,7 @@ fn converse(world: &World, at: usize, mut stream: TcpStream) -> Option<()> {
     wire::check_preamble(&preamble, false).ok()?;
     let mut offered = wire::preamble(false);
     if matches!(*world.nodes[at].manners.lock().unwrap(), Manners::Old) {
-        offered[PREAMBLE_BYTES - 2..].copy_from_slice(&4_u16.to_be_bytes());
+        offered[PREAMBLE_BYTES - 2..].copy_from_slice(&wire::OLDEST_PROTOCOL.to_be_bytes());
     }
     stream.write_all(&offered).ok()?;
     let mut input = BytesMut::new();

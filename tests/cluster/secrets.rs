@@ -54,9 +54,9 @@ fn a_cluster_with_secrets_serves_those_who_have_them_and_shows_them_to_nobody() 
     command.env("PIXII_SECRET_FILE", &clients);
     let status = Run::start(command, b"").end();
     let links = &status.json()["links"];
-    assert_eq!((links["secret"].as_bool(), links["protocol"].as_u64()), (Some(true), Some(5)));
+    assert_eq!((links["secret"].as_bool(), links["protocol"].as_u64()), (Some(true), Some(6)));
     let status = house.run(&[&["status"], &with[..]].concat());
-    assert!(status.out.contains("5, with those who know the secret"), "{}", status.out);
+    assert!(status.out.contains("6, with those who know the secret"), "{}", status.out);
     let load = ["lab", "load", "--keys", "10", "--bytes", "16", "--repetitions", "1"];
     let brief = ["--seconds", "1", "--warm-up", "0"];
     let told = house.run(&[&load[..], &brief, &with[..]].concat());

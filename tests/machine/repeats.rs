@@ -29,11 +29,11 @@ fn records(out: &[Output]) -> Vec<&Record> {
         Output::Store(Work::Write { changes, .. }) => Some(changes),
         _ => None,
     });
-    let record = |change| match change {
-        &Change::Record { ref record, .. } => Some(record),
+    let records = changes.flatten().filter_map(|change| match change {
+        Change::Record { record, .. } => Some(record),
         _ => None,
-    };
-    changes.flatten().filter_map(record).collect()
+    });
+    records.collect()
 }
 
 #[test]

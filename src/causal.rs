@@ -7,9 +7,10 @@
 //! The actor rules that keep dots unique are the replica's (`node/replica.rs`); here a clock is only
 //! a value.
 //!
-//! A put that was sent to several nodes may be issued by each of them. Its repetitions share one dot, that
-//! of [`Actor::of_write`]: wherever a clock knows that event, the same write has no value under another
-//! dot, so a copy that is issued or delivered late cannot outlive the one that was replaced.
+//! A put that was sent to several nodes may be issued by each of them. Its repetitions share one
+//! dot, that of [`Actor::of_write`]: wherever a clock knows that event, the same write has no value
+//! under another dot, so a copy that is issued or delivered late cannot outlive the one that was
+//! replaced.
 
 use bincode::de::BorrowDecoder;
 use bincode::error::DecodeError;
@@ -33,8 +34,8 @@ impl Actor {
     /// Set in the serial of an actor that stands for a write; no store gets that far.
     const WRITE: u64 = 1 << 63;
 
-    /// The actor of a put that was sent to more than one node: its one event has the same dot, whichever node
-    /// issues it.
+    /// The actor of a put that was sent to more than one node: its one event has the same dot,
+    /// whichever node issues it.
     pub fn of_write(write: WriteId) -> Self {
         Actor { store: (write.0 >> 64) as u64, serial: write.0 as u64 | Actor::WRITE }
     }
@@ -199,9 +200,9 @@ impl<V: Clone + PartialEq + Written> Clock<V> {
         self.join(other).unify()
     }
 
-    /// The clock without second copies of writes that it knows under their own actor. Of an actor with several
-    /// values only the oldest can go, because an entry has no gaps; a store issues none beside an older one
-    /// (`node/replica.rs`).
+    /// The clock without second copies of writes that it knows under their own actor. Of an actor
+    /// with several values only the oldest can go, because an entry has no gaps; a store issues
+    /// none beside an older one (`node/replica.rs`).
     fn unify(mut self) -> Self {
         let repeated: Vec<Actor> =
             self.0.iter().map(|entry| entry.actor).filter(|actor| actor.is_of_write()).collect();
@@ -279,8 +280,8 @@ impl<V: Clone + PartialEq + Written> Clock<V> {
     }
 
     /// A part of the live values, and a context that covers these and no other: of each actor the
-    /// oldest ones, for as long as `fits` says yes. A context has no gaps, so behind a value that does
-    /// not fit, none of the same actor is shown. What is dead is always covered.
+    /// oldest ones, for as long as `fits` says yes. A context has no gaps, so behind a value that
+    /// does not fit, none of the same actor is shown. What is dead is always covered.
     pub fn shown(&self, mut fits: impl FnMut(&V) -> bool) -> (Vec<&V>, Context) {
         let (mut values, mut dots) = (Vec::new(), Vec::with_capacity(self.0.len()));
         for entry in &self.0 {
@@ -299,8 +300,8 @@ impl<V: Clone + PartialEq + Written> Clock<V> {
         (values, Context(dots))
     }
 
-    /// The same clock, with the values of `other` where both have them: what it had in memory of its
-    /// own can go.
+    /// The same clock, with the values of `other` where both have them: what it had in memory of
+    /// its own can go.
     #[must_use]
     pub fn share(mut self, other: &Self) -> Self {
         for entry in &mut self.0 {

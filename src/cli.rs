@@ -375,7 +375,8 @@ pub(crate) fn parse_context(hex: &str) -> Result<bytes::Bytes, Trouble> {
         .ok_or_else(|| Trouble::usage(hex_fault("context", hex.as_bytes())))
 }
 
-/// A seed drawn from the clock: seeds that nobody has run. It is printed, so that the run can be repeated.
+/// A seed drawn from the clock: seeds that nobody has run. It is printed, so that the run can be
+/// repeated.
 pub(crate) fn drawn_seed() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(1, |since| since.as_micros() as u64)

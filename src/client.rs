@@ -89,8 +89,9 @@ pub struct Written {
     pub context: Bytes,
     /// Values that the key has now where the write was made.
     pub siblings: u32,
-    /// True if it was sent to more than one node. A copy that one of them issues late is the same write: it goes with the
-    /// value once that is replaced by somebody who has seen it acknowledged.
+    /// True if it was sent to more than one node. A copy that one of them issues late is the same
+    /// write: it goes with the value once that is replaced by somebody who has seen it
+    /// acknowledged.
     pub repeated: bool,
 }
 
@@ -103,7 +104,8 @@ pub struct KeyPage {
     pub more: bool,
 }
 
-/// A write to be made. Sent again with the same `write` id ([`Client::put_again`]), it still happens once.
+/// A write to be made. Sent again with the same `write` id ([`Client::put_again`]), it still
+/// happens once.
 #[derive(Clone, Debug)]
 pub struct Put {
     /// The key.
@@ -237,13 +239,15 @@ impl Client {
         }
     }
 
-    /// Carries out a write within `timeout_ms`. One whose outcome was unknown is repeated by [`Client::put_again`].
+    /// Carries out a write within `timeout_ms`. One whose outcome was unknown is repeated by
+    /// [`Client::put_again`].
     pub async fn put(&self, put: Put, timeout_ms: u32) -> Result<Written, Failure> {
         self.send_put(put, false, timeout_ms).await
     }
 
-    /// Repeats a write whose outcome is unknown, with its write id, within `timeout_ms`: it is still one write, and
-    /// once this has succeeded and its value was replaced, no copy of an earlier attempt brings that back.
+    /// Repeats a write whose outcome is unknown, with its write id, within `timeout_ms`: it is
+    /// still one write, and once this has succeeded and its value was replaced, no copy of an
+    /// earlier attempt brings that back.
     pub async fn put_again(&self, put: Put, timeout_ms: u32) -> Result<Written, Failure> {
         self.send_put(put, true, timeout_ms).await
     }
@@ -367,8 +371,9 @@ impl Client {
         }
     }
 
-    /// Has a member that has lost its disk answer reads with what it has, where it is the only owner: acknowledged writes may
-    /// be missing then. Says for how many partitions, once that is durable.
+    /// Has a member that has lost its disk answer reads with what it has, where it is the only
+    /// owner: acknowledged writes may be missing then. Says for how many partitions, once that is
+    /// durable.
     pub async fn accept_loss(&self, name: Option<&str>) -> Result<u32, Failure> {
         match self.control(name, CallBody::AcceptLoss).await? {
             ReplyBody::LossAccepted(told) => told.map_err(Failure::Error),

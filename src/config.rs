@@ -80,7 +80,8 @@ pub struct Config {
     pub bootstrap: bool,
     /// True if a store of another name is to be set aside: that of a member that was removed. Not in the file.
     pub rejoin_empty: bool,
-    /// True if the store is a copy that is to be a node of a cluster of its own. Not in the file: it is said once.
+    /// True if the store is a copy that is to be a node of a cluster of its own. Not in the file:
+    /// it is said once.
     pub new_identity: bool,
     /// Memory for the store's cache, in MiB.
     pub cache_mib: u64,

@@ -84,9 +84,9 @@ pub enum Request {
         /// Replicas that must answer.
         r: Option<u8>,
     },
-    /// A put that was sent to another node before, which may have carried it out or may do so yet: its dot follows
-    /// from its write id, so that all repetitions are one event ([`Actor::of_write`](crate::causal::Actor::of_write)).
-    /// Since protocol 6.
+    /// A put that was sent to another node before, which may have carried it out or may do so yet:
+    /// its dot follows from its write id, so that all repetitions are one event
+    /// ([`Actor::of_write`](crate::causal::Actor::of_write)). Since protocol 6.
     PutAgain {
         /// The key.
         key: Key,
@@ -216,8 +216,8 @@ pub struct PeerMessage {
 }
 
 impl PeerMessage {
-    /// The message as a node understands it that speaks no later version than `protocol`; `None` if it knows nothing of
-    /// the kind.
+    /// The message as a node understands it that speaks no later version than `protocol`; `None` if
+    /// it knows nothing of the kind.
     pub fn for_protocol(&self, protocol: u16) -> Option<PeerMessage> {
         let body = match &self.body {
             Body::Coordinate { request, timeout_ms } => Body::Coordinate {
@@ -462,8 +462,8 @@ pub enum Body {
         /// All members, those that are removed too.
         members: Members,
     },
-    /// From a node to itself: nobody waits any more for the write of this operation, which is not carried out if it
-    /// has not been yet.
+    /// From a node to itself: nobody waits any more for the write of this operation, which is not
+    /// carried out if it has not been yet.
     Withdraw {
         /// The key.
         key: Key,
@@ -600,8 +600,8 @@ pub enum CallBody {
     Samples,
     /// How are you linked with the other members?
     Links,
-    /// Acknowledged writes may have gone with your disk, and no other replica has them: answer reads all the same.
-    /// Since protocol 6.
+    /// Acknowledged writes may have gone with your disk, and no other replica has them: answer
+    /// reads all the same. Since protocol 6.
     AcceptLoss,
 }
 

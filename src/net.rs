@@ -197,8 +197,8 @@ impl Peer {
         }
     }
 
-    /// The run that is heard is at `address`. A link to where another run was leads nowhere; one of an ordinary restart
-    /// ends by itself.
+    /// The run that is heard is at `address`. A link to where another run was leads nowhere; one of
+    /// an ordinary restart ends by itself.
     fn moved_for_good(&self, address: &str) {
         let astray = locked(&self.addresses).dialed != address && self.outbox.is_open();
         self.moved(address);

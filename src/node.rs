@@ -438,8 +438,8 @@ impl Node {
         self.collection.holding()
     }
 
-    /// Partitions of which this node is the only owner, and that may lack acknowledged writes since it lost its disk:
-    /// their reads are refused until [`Input::AcceptLoss`].
+    /// Partitions of which this node is the only owner, and that may lack acknowledged writes since
+    /// it lost its disk: their reads are refused until [`Input::AcceptLoss`].
     pub fn lost(&self) -> Vec<Partition> {
         self.repair.lost(&self.effects)
     }

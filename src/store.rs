@@ -31,7 +31,8 @@ const CHECKSUM_BYTES: usize = 8;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Record {
     /// The serial with which this store may continue its own entry in the object's clock. Void when it
-    /// is below [`Meta::serial_floor`], or the clock has no event of it under the store's present id.
+    /// is below [`Meta::serial_floor`], or the clock has no event of it under the store's present
+    /// id.
     pub own_serial: Option<u64>,
     /// What replicas exchange.
     pub object: Object,
@@ -66,9 +67,9 @@ pub struct Meta {
     pub owner: Owner,
     /// 64 random bits, drawn when the store was created and kept for good.
     pub birth: u64,
-    /// 64 random bits, half of every actor that it issues dots with: as many as `birth` in the first process
-    /// that has the store open, and drawn anew by each later one. No two runs of a process issue the same dot,
-    /// whatever copies of the disk were put back between them.
+    /// 64 random bits, half of every actor that it issues dots with: as many as `birth` in the
+    /// first process that has the store open, and drawn anew by each later one. No two runs of a
+    /// process issue the same dot, whatever copies of the disk were put back between them.
     pub store: u64,
     /// One higher at every start.
     pub incarnation: u64,
@@ -84,8 +85,8 @@ pub struct Meta {
     pub without_authority: Vec<Partition>,
     /// The last life of each other member that introduced itself here.
     pub lives: Vec<(NodeId, Life)>,
-    /// The ids that this store has issued dots with since it last knew that it was as new as the others: should it turn
-    /// out to be an old copy of a disk, what they issued is not old.
+    /// The ids that this store has issued dots with since it last knew that it was as new as the
+    /// others: should it turn out to be an old copy of a disk, what they issued is not old.
     pub fresh: Vec<u64>,
 }
 
@@ -96,7 +97,8 @@ impl Meta {
         self.serial_floor = self.serial_end;
     }
 
-    /// Notes that the disk may not be the newest: what this process issues is not old, whatever else is.
+    /// Notes that the disk may not be the newest: what this process issues is not old, whatever
+    /// else is.
     pub fn suspect(&mut self) {
         if !self.fresh.contains(&self.store) {
             self.fresh.push(self.store);
@@ -425,8 +427,8 @@ pub enum Process {
     Same,
 }
 
-/// Begins a life of the store: consumes the clean-stop marker, and draws the id that this process issues dots with.
-/// Synced before it returns, so before the node's first input. Waits for nobody.
+/// Begins a life of the store: consumes the clean-stop marker, and draws the id that this process
+/// issues dots with. Synced before it returns, so before the node's first input. Waits for nobody.
 pub fn begin_life(store: &dyn Store, owner: &Owner, process: Process) -> Result<Meta, LifeError> {
     let known = store.meta()?;
     let mut meta = match (known, process) {
@@ -446,8 +448,8 @@ pub fn begin_life(store: &dyn Store, owner: &Owner, process: Process) -> Result<
     }
     if let Process::New(id) = process {
         meta.draw(id);
-        // After an unclean stop the disk may have forgotten what peers know, and may even be a copy that was made
-        // while the node ran. A clean one that was in doubt before still is.
+        // After an unclean stop the disk may have forgotten what peers know, and may even be a copy
+        // that was made while the node ran. A clean one that was in doubt before still is.
         if !meta.clean || !meta.fresh.is_empty() {
             meta.suspect();
         }
@@ -459,8 +461,9 @@ pub fn begin_life(store: &dyn Store, owner: &Owner, process: Process) -> Result<
     Ok(meta)
 }
 
-/// Makes a copied store one of a new cluster, which has not been founded yet: under a new birth, `fresh_id`, and knowing
-/// the members where `configured` says they are. What it holds, and what of it counts, stays. Synced before it returns.
+/// Makes a copied store one of a new cluster, which has not been founded yet: under a new birth,
+/// `fresh_id`, and knowing the members where `configured` says they are. What it holds, and what of
+/// it counts, stays. Synced before it returns.
 pub fn begin_anew(
     store: &dyn Store,
     owner: &Owner,

@@ -20,8 +20,9 @@ pub const MAX_KEY_BYTES: usize = 1_024;
 pub const MAX_VALUE_BYTES: usize = 1 << 20;
 /// Most siblings that one key may have where a write is accepted.
 pub const MAX_SIBLINGS: usize = 32;
-/// Most entries that the clock of one key may have where a write is accepted: each process run that has issued a dot of
-/// the key has one, and each put that was sent to several nodes, until tombstone GC removes it.
+/// Most entries that the clock of one key may have where a write is accepted: each process run that
+/// has issued a dot of the key has one, and each put that was sent to several nodes, until
+/// tombstone GC removes it.
 pub const MAX_CLOCK_ENTRIES: usize = 1_024;
 /// Largest object (clock and all siblings, encoded) that a write may make, in bytes, whatever N is;
 /// [`ObjectLimits::of`] has the limit of a cluster.
@@ -43,14 +44,14 @@ pub const MAX_TIMEOUT_MS: u32 = 600_000;
 /// How large the object of one key may become in a cluster, in encoded bytes. `docs/limits.md` has
 /// the whole table.
 ///
-/// An object that is over a limit already (an older version wrote it, or a limit was passed by merges
-/// that each stayed within it) may change and shrink, but not grow.
+/// An object that is over a limit already (an older version wrote it, or a limit was passed by
+/// merges that each stayed within it) may change and shrink, but not grow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ObjectLimits {
     /// What a client's write may make of an object, and up to which an owner takes hints.
     pub accepted: usize,
-    /// What any other merge between nodes may make of an object, what a fallback keeps of one key, and
-    /// what a read answers with at once.
+    /// What any other merge between nodes may make of an object, what a fallback keeps of one key,
+    /// and what a read answers with at once.
     pub merged: usize,
 }
 

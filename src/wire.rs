@@ -36,7 +36,8 @@ pub const MAX_HELLO_BYTES: usize = 1_024;
 /// protocol 6 wrote records of up to 7 times [`MAX_OBJECT_BYTES`], which have to pass as well.
 pub const MAX_FRAME_BYTES: usize = MAX_N as usize * MAX_OBJECT_BYTES + (8 << 20);
 
-/// A fallback that was an owner before answers with its own record and with what it keeps for others.
+/// A fallback that was an owner before answers with its own record and with what it keeps for
+/// others.
 const _: () = assert!(2 * MAX_MERGED_BYTES + MAX_KEY_BYTES + (1 << 20) < MAX_FRAME_BYTES);
 
 const FRAME_HEAD_BYTES: usize = 12;
@@ -100,8 +101,8 @@ pub enum Hello {
         /// That who says so has the key of that role.
         proof: Proof,
     },
-    /// What [`Hello::Peer`] says, with what tells a restart from a copy of the data directory. Since
-    /// protocol 6.
+    /// What [`Hello::Peer`] says, with what tells a restart from a copy of the data directory.
+    /// Since protocol 6.
     Member {
         /// The cluster it belongs to.
         cluster: String,
@@ -170,8 +171,8 @@ pub enum Welcome {
         /// The boot nonce of the process.
         boot_nonce: u64,
     },
-    /// To [`Hello::Member`]: another daemon with the same identity runs, and was probed. The dialer is a
-    /// copy and does not serve. Since protocol 6.
+    /// To [`Hello::Member`]: another daemon with the same identity runs, and was probed. The dialer
+    /// is a copy and does not serve. Since protocol 6.
     Duplicate(String),
 }
 
@@ -184,8 +185,8 @@ pub fn encode<T: Encode>(message: &T) -> Vec<u8> {
     encode_behind(Vec::new(), message, 0)
 }
 
-/// The same behind `head`, with room for `tail` bytes more. The space is taken at once: one that grows would be copied, and
-/// take twice what is needed.
+/// The same behind `head`, with room for `tail` bytes more. The space is taken at once: one that
+/// grows would be copied, and take twice what is needed.
 pub fn encode_behind<T: Encode>(mut head: Vec<u8>, message: &T, tail: usize) -> Vec<u8> {
     let length = encoded_len(message);
     head.reserve_exact(length + tail);

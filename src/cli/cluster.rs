@@ -210,7 +210,8 @@ impl Cluster {
         ended
     }
 
-    /// The exit code of the daemon that was last seen to have ended by itself; `None` if a signal ended it.
+    /// The exit code of the daemon that was last seen to have ended by itself; `None` if a signal
+    /// ended it.
     pub(crate) fn last_exit(&self) -> Option<i32> {
         self.last_exit
     }

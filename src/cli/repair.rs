@@ -50,7 +50,8 @@ pub(crate) struct Repair {
     /// Ask this member instead
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
-    /// Accept that acknowledged writes are gone where the node has lost its disk and is the only owner; compares nothing
+    /// Accept that acknowledged writes are gone where the node has lost its disk and is the only
+    /// owner; compares nothing
     #[arg(long, conflicts_with_all = ["partition", "peer"])]
     accept_loss: bool,
 }

@@ -39,8 +39,9 @@ pub(crate) struct Server {
     /// unchanged, and begin anew. Without effect once that is done
     #[arg(long)]
     rejoin_empty: bool,
-    /// What the data directory holds is a copy of that of a node which goes on elsewhere: make of it a node of a new cluster,
-    /// with the same data. Said once, at the first start of every node of the copy
+    /// What the data directory holds is a copy of that of a node which goes on elsewhere: make of
+    /// it a node of a new cluster, with the same data. Said once, at the first start of every node
+    /// of the copy
     #[arg(long, conflicts_with_all = ["bootstrap", "rejoin_empty"])]
     new_identity: bool,
     /// Stop when standard input ends, so that a daemon never outlives its parent

@@ -149,7 +149,8 @@ impl Client {
             let (id, again) = (answered.id, answered.again);
             if let Some(response) = attempts.take(answered)? {
                 if attempts.repeats && !again && matches!(response, Response::Written { .. }) {
-                    // Another node may yet carry it out under a dot of its own, and this one does not know: it is told.
+                    // Another node may yet carry it out under a dot of its own, and this one does
+                    // not know: it is told.
                     attempts.alone = Some(response);
                     candidates.push_front((id, true));
                     continue;
@@ -246,7 +247,8 @@ impl Client {
 }
 
 impl Attempts {
-    /// The request as the next node gets it: a put that another one may have carried out, or may yet, says so.
+    /// The request as the next node gets it: a put that another one may have carried out, or may
+    /// yet, says so.
     fn send(&mut self, request: &Request) -> Request {
         self.repeats |= self.writes && self.open > 0;
         self.open += 1;

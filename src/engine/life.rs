@@ -127,8 +127,8 @@ fn live(
         remembered => remembered,
     };
     let members = members(config, incarnation, ring.version() > 1, remembered);
-    // What tells a copy of this directory that it is one: where this node is to be found. It is durable with whatever is
-    // synced next, so before anything is acknowledged.
+    // What tells a copy of this directory that it is one: where this node is to be found. It is
+    // durable with whatever is synced next, so before anything is acknowledged.
     store.apply(&[Change::Members(members.clone())])?;
     let generations = store.generations()?;
     let (reports, reported) = unbounded_channel();
@@ -165,8 +165,8 @@ fn live(
     Ok(ending)
 }
 
-/// True if this node has moved; an error if the data is a copy of what another daemon runs on. Data of another owner is
-/// refused later.
+/// True if this node has moved; an error if the data is a copy of what another daemon runs on. Data
+/// of another owner is refused later.
 async fn judge(
     config: &Config,
     store: &dyn Store,

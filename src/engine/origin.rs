@@ -1,5 +1,5 @@
-//! Before a store's life begins: whether its data is a copy of what another daemon runs on, and whom to believe about
-//! where the members are. Only probes leave, and nothing is written.
+//! Before a store's life begins: whether its data is a copy of what another daemon runs on, and
+//! whom to believe about where the members are. Only probes leave, and nothing is written.
 
 use std::sync::Arc;
 
@@ -47,7 +47,8 @@ pub enum Conflict {
         /// Where it answers.
         found: String,
     },
-    /// A copy that is to be a cluster of its own is configured with a node of the cluster that it was copied from.
+    /// A copy that is to be a cluster of its own is configured with a node of the cluster that it
+    /// was copied from.
     #[error(
         "member {member} is configured at {address}, where the {member} runs whose cluster this is a copy of: configure the \
          members of the new cluster where they are to run"
@@ -91,8 +92,9 @@ impl Remembered<'_> {
     }
 }
 
-/// True if the node is configured elsewhere than it was, so that the configuration is to be believed about the others as
-/// well. The error says that the data is a copy of what another daemon runs on, or may be one.
+/// True if the node is configured elsewhere than it was, so that the configuration is to be
+/// believed about the others as well. The error says that the data is a copy of what another daemon
+/// runs on, or may be one.
 pub(super) async fn check(
     config: &Config,
     remembered: Remembered<'_>,
@@ -134,7 +136,8 @@ pub(super) async fn check(
     Ok(true)
 }
 
-/// The error says that a copy which is to be a cluster of its own would meet the cluster that it was copied from.
+/// The error says that a copy which is to be a cluster of its own would meet the cluster that it
+/// was copied from.
 pub(super) async fn check_anew(
     config: &Config,
     remembered: Remembered<'_>,

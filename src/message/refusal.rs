@@ -167,8 +167,8 @@ pub enum Refusal {
     /// A peer compares another kind of tree.
     #[error("a Merkle tree of shape {0:#x}: this node has {SHAPE:#x}")]
     Shape(u32),
-    /// A number beyond its limit: of a question about a tree that no tree answers, or of a key that would outgrow
-    /// what every node can handle.
+    /// A number beyond its limit: of a question about a tree that no tree answers, or of a key that
+    /// would outgrow what every node can handle.
     #[error("{what} = {given}: the limit is {limit}")]
     Limit {
         /// What is counted, in words.

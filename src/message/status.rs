@@ -16,12 +16,12 @@ pub const CHANGING_RING: &str = "ring_changes_under_way";
 /// with the member's name; they count the version of its ring.
 pub const RING_VERSION_OF: &str = "ring_version_of_";
 
-/// The counter that says how many keys of the node are over the limit of what a write may make of one: a level, which
-/// is there only while it is not 0.
+/// The counter that says how many keys of the node are over the limit of what a write may make of
+/// one: a level, which is there only while it is not 0.
 pub const OVERSIZED_KEYS: &str = "oversized_keys";
 
-/// The counter that says in how many partitions acknowledged writes may be missing that no other node has, until an
-/// operator accepts it: a level, which is there only while it is not 0.
+/// The counter that says in how many partitions acknowledged writes may be missing that no other
+/// node has, until an operator accepts it: a level, which is there only while it is not 0.
 pub const PARTITIONS_LOST: &str = "partitions_lost";
 
 /// Those among the counters that are no counts of events.
@@ -67,8 +67,8 @@ pub struct StatusReport {
     pub collection: CollectionStatus,
 }
 
-/// The beginning of the name of a counter that is no counter but a sentence: something that an operator has to see to, and
-/// that has no field of its own.
+/// The beginning of the name of a counter that is no counter but a sentence: something that an
+/// operator has to see to, and that has no field of its own.
 pub const TROUBLE: &str = "trouble: ";
 
 impl StatusReport {

@@ -151,7 +151,8 @@ impl Reception {
         Reception { secrets, greeted: false, proven: None }
     }
 
-    /// Who is there: a `Peer`, a `Member`, a `Probe` or a `Client`, nothing else. With secrets, one that has proved it.
+    /// Who is there: a `Peer`, a `Member`, a `Probe` or a `Client`, nothing else. With secrets, one
+    /// that has proved it.
     pub(super) async fn hear<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
         &mut self,
         reader: &mut FrameReader<R>,

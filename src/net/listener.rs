@@ -229,7 +229,8 @@ struct Newcomer {
     run: Run,
 }
 
-/// The peer that the newcomer is, once nothing speaks against it: from then on it is dialed where it says that it is.
+/// The peer that the newcomer is, once nothing speaks against it: from then on it is dialed where
+/// it says that it is.
 async fn let_in(hub: &Hub, newcomer: Newcomer) -> Result<Arc<Peer>, Rejected> {
     let Newcomer { cluster, ring, node, to, run } = newcomer;
     // Names that nobody has are as many as a stranger likes.
@@ -327,8 +328,8 @@ fn check_peer(
     Ok(peer.clone())
 }
 
-/// What makes the ring of this node, in words that fit in a frame of a handshake. The other side's ring is known by its
-/// digest alone.
+/// What makes the ring of this node, in words that fit in a frame of a handshake. The other side's
+/// ring is known by its digest alone.
 fn shape(ours: &Identity) -> String {
     let names: Vec<&str> = ours.members.iter().map(|member| &*member.name).collect();
     let (count, names) = (names.len(), names.join(", "));

@@ -123,8 +123,8 @@ impl Fault {
     }
 }
 
-/// Connects and shakes hands; the error is what to tell the operator. A peer that speaks protocol 5 is dialed again with
-/// the introduction that it knows.
+/// Connects and shakes hands; the error is what to tell the operator. A peer that speaks protocol 5
+/// is dialed again with the introduction that it knows.
 async fn dial(hub: &Hub, peer: &Peer, address: &str) -> Result<Link, Fault> {
     let ours = &hub.identity;
     let (cluster, ring, node, to) = (ours.cluster.clone(), ours.ring, ours.me, peer.id);

@@ -26,8 +26,9 @@ pub(crate) struct Found {
     pub(crate) boot_nonce: u64,
 }
 
-/// The daemon of `cluster` that listens at `address`, if one answers in time and, with secrets, proves to be of the
-/// cluster. A daemon that speaks no later protocol than 5 does not know the question.
+/// The daemon of `cluster` that listens at `address`, if one answers in time and, with secrets,
+/// proves to be of the cluster. A daemon that speaks no later protocol than 5 does not know the
+/// question.
 pub(crate) async fn probe(
     address: &str,
     cluster: &str,

@@ -1,5 +1,5 @@
-//! The runs of a peer's daemon, told apart by the nonces of their boots, and which of them is heard: a copy of a data
-//! directory takes the place of no daemon that runs.
+//! The runs of a peer's daemon, told apart by the nonces of their boots, and which of them is
+//! heard: a copy of a data directory takes the place of no daemon that runs.
 
 use std::net::SocketAddr;
 
@@ -49,15 +49,17 @@ struct Incumbent {
 /// How a newcomer was let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Entry {
-    /// As the run that was heard already, as the first one, or as one that listens where the peer was last known to be.
+    /// As the run that was heard already, as the first one, or as one that listens where the peer
+    /// was last known to be.
     Known,
     /// In the place of a run that is gone from where it was.
     Displaced,
 }
 
 impl Peer {
-    /// A newcomer of protocol 5, which does not say where it can be dialed: the later connection wins, and of two runs
-    /// that take turns the earlier one is refused, lest they take each other's place for ever.
+    /// A newcomer of protocol 5, which does not say where it can be dialed: the later connection
+    /// wins, and of two runs that take turns the earlier one is refused, lest they take each
+    /// other's place for ever.
     pub(super) fn meet(&self, run: &Run) -> Result<(), String> {
         let mut runs = locked(&self.runs);
         let listening = locked(&self.inbound).as_ref().is_some_and(|task| !task.is_finished());
@@ -99,7 +101,8 @@ impl Peer {
         }
     }
 
-    /// Takes the newcomer in the place of a run that is gone; false if another one has come in between.
+    /// Takes the newcomer in the place of a run that is gone; false if another one has come in
+    /// between.
     fn displace(&self, newcomer: &Run, gone: Option<u64>) -> bool {
         let mut runs = locked(&self.runs);
         let same = runs.heard.as_ref().map(|heard| heard.nonce) == gone;
@@ -110,8 +113,8 @@ impl Peer {
     }
 }
 
-/// Lets a newcomer be the run of `peer` that is heard, unless another one answers where the peer was last known to be. The
-/// error says so: the newcomer is a copy.
+/// Lets a newcomer be the run of `peer` that is heard, unless another one answers where the peer
+/// was last known to be. The error says so: the newcomer is a copy.
 pub(super) async fn admit(hub: &Hub, peer: &Peer, newcomer: &Run) -> Result<Entry, String> {
     for _ in 0..ROUNDS {
         let Err(incumbent) = peer.take_or_name(newcomer) else { return Ok(Entry::Known) };

@@ -61,7 +61,8 @@ pub(super) struct Collection {
     agreeing: (u64, BTreeSet<NodeId>),
     /// False until what was collected before the start is known to be gone.
     has_begun: bool,
-    /// Dead events of puts that were sent to several nodes, in the partitions that this node proposes for.
+    /// Dead events of puts that were sent to several nodes, in the partitions that this node
+    /// proposes for.
     repeats: Repeats,
 }
 
@@ -72,7 +73,8 @@ enum Round {
     Asking { op: u64, waiting: BTreeSet<NodeId>, condemned: Vec<Grave>, due: Micros },
 }
 
-/// A generation that begins when its write is durable; all are told of it then, if this node has proposed it.
+/// A generation that begins when its write is durable; all are told of it then, if this node has
+/// proposed it.
 #[derive(Clone, Debug)]
 struct Beginning {
     mark: u64,
@@ -119,7 +121,8 @@ impl Collection {
         }
     }
 
-    /// Something is durable. Once the node serves, whoever can be reached is asked at once whether its disk is the newest.
+    /// Something is durable. Once the node serves, whoever can be reached is asked at once whether
+    /// its disk is the newest.
     pub(super) fn settled(&mut self, now: Micros, fx: &mut Effects) {
         self.begin_durable(fx);
         for partition in self.chores.waiting() {
@@ -543,8 +546,8 @@ impl Collection {
         }
     }
 
-    /// Begins the generations that are durable by now. Nobody must hear of one before, and no object be stamped with it: a
-    /// crash could undo it, and another one of the same number follow.
+    /// Begins the generations that are durable by now. Nobody must hear of one before, and no
+    /// object be stamped with it: a crash could undo it, and another one of the same number follow.
     fn begin_durable(&mut self, fx: &mut Effects) {
         let durable = |(_, beginning): &(&Partition, &Beginning)| fx.is_durable(beginning.mark);
         let durable: Vec<Partition> =
@@ -564,7 +567,8 @@ impl Collection {
         }
     }
 
-    /// True if something is being done to the records of a partition, or its next generation is about to begin.
+    /// True if something is being done to the records of a partition, or its next generation is
+    /// about to begin.
     fn is_at_work(&self, partition: Partition) -> bool {
         self.chores.has(partition) || self.beginning.contains_key(&partition)
     }

@@ -439,7 +439,8 @@ impl Coordinator {
         }
     }
 
-    /// Says in a refusal why this node's own answer does not count, if it has lost its disk and nobody else has what was on it.
+    /// Says in a refusal why this node's own answer does not count, if it has lost its disk and
+    /// nobody else has what was on it.
     fn explain_loss(&self, operation: &Operation, response: Response, fx: &Effects) -> Response {
         let partition = match &operation.kind {
             Kind::Get { key, .. } => self.config.ring.partition(key),
@@ -524,7 +525,8 @@ impl Coordinator {
         }
     }
 
-    /// Voids the update of a write that has not been carried out by its deadline: nobody waits for it any more.
+    /// Voids the update of a write that has not been carried out by its deadline: nobody waits for
+    /// it any more.
     fn withdraw(&self, op: u64, fx: &mut Effects) {
         if let Some(Kind::Write { key, minted: None, .. }) =
             self.operations.get(&op).map(|operation| &operation.kind)

@@ -94,7 +94,8 @@ impl Effects {
         }
     }
 
-    /// Counts a merge or a hint that is declined, tells the operator now and then, and gives the refusal.
+    /// Counts a merge or a hint that is declined, tells the operator now and then, and gives the
+    /// refusal.
     pub(super) fn decline(&mut self, oversize: Oversize) -> Refusal {
         self.count(if oversize.hint { "hints_declined" } else { "merges_declined" });
         let (bytes, limit) = (oversize.bytes as u64, oversize.limit as u64);
@@ -301,15 +302,16 @@ impl Effects {
         self.write(vec![Change::Meta(self.meta.clone())])
     }
 
-    /// Notes that a store's actor has issued a dot: its serial is not given out again in this process.
+    /// Notes that a store's actor has issued a dot: its serial is not given out again in this
+    /// process.
     pub(super) fn use_serial(&mut self, actor: Actor) {
         if actor.store == self.meta.store {
             self.meta.serial_end = self.meta.serial_end.max(actor.serial + 1);
         }
     }
 
-    /// Notes that an actor which stands for a write is about to issue its dot here: should this disk turn out to be an
-    /// old one, that dot is not old.
+    /// Notes that an actor which stands for a write is about to issue its dot here: should this
+    /// disk turn out to be an old one, that dot is not old.
     pub(super) fn vouch_for(&mut self, actor: Actor) -> Result<(), Refusal> {
         if self.meta.fresh.is_empty() || self.meta.fresh.contains(&actor.store) {
             return Ok(());

@@ -39,8 +39,9 @@ impl Generations {
         self.known.insert(partition, generation);
     }
 
-    /// A much later generation is about to be taken over, and what is old here renounced: objects that would be refused
-    /// under it are refused from now on, or one could come behind the reading of the records.
+    /// A much later generation is about to be taken over, and what is old here renounced: objects
+    /// that would be refused under it are refused from now on, or one could come behind the reading
+    /// of the records.
     pub(super) fn begin_adopting(&mut self, partition: Partition, number: u64) {
         let known = self.adopting.entry(partition).or_default();
         *known = number.max(*known);

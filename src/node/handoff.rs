@@ -34,8 +34,9 @@ const MAX_STUCK: usize = 10_000;
 /// A hint that is not confirmed after this time is sent again, in a later pass: confirmations are lost where the link back comes
 /// up later than the one there.
 const TIMEOUT: Micros = 2_000 * MILLI;
-/// A hint that its target declined, because the key would outgrow a limit there, is offered again after
-/// this time, then after twice it, and so on up to the second: only a client that settles the key helps.
+/// A hint that its target declined, because the key would outgrow a limit there, is offered again
+/// after this time, then after twice it, and so on up to the second: only a client that settles the
+/// key helps.
 const DECLINED: (Micros, Micros) = (5_000 * MILLI, 40_000 * MILLI);
 /// Rest after a pass that removed nothing, and after a refusal.
 const REST: Micros = 1_000 * MILLI;
@@ -58,8 +59,8 @@ pub(super) struct Handoff {
     fetches: BTreeMap<u64, Fetch>,
     timeouts: VecDeque<(Micros, u64)>,
     next_op: u64,
-    /// Hints that their target refused because its own copy is damaged, which counts for nothing anyway, or because
-    /// the key would outgrow a limit there.
+    /// Hints that their target refused because its own copy is damaged, which counts for nothing
+    /// anyway, or because the key would outgrow a limit there.
     stuck: BTreeMap<NodeId, BTreeMap<Key, Stuck>>,
     /// When a member that rests is tried again.
     next_look: Option<Micros>,
@@ -195,7 +196,8 @@ impl Handoff {
         fx.hints().owed(target).saturating_sub(stuck)
     }
 
-    /// True if all that is kept for a member was declined, and none of it is to be offered again yet.
+    /// True if all that is kept for a member was declined, and none of it is to be offered again
+    /// yet.
     fn all_wait(&self, now: Micros, target: NodeId, fx: &Effects) -> bool {
         let count = fx.hints().of(target).map_or(0, |(total, _)| total.count);
         let waits = |stuck: &&Stuck| stuck.until > now;

@@ -312,7 +312,8 @@ impl Identity {
                 fx.notice(Notice::Outdated(witness));
                 self.suspect(true, seen.incarnation + 1, fx)
             }
-            // Every life that issued dots was first seen by a peer; one that is silent may be the only one that
+            // Every life that issued dots was first seen by a peer; one that is silent may be the
+            // only one that
             // saw it. A first life cannot follow another, and a single node has no witness at all.
             None if life.incarnation > 1 && (!all || self.heard.is_empty()) => {
                 if self.heard.is_empty() && !all {
@@ -361,7 +362,8 @@ impl Identity {
         self.ring.members().first().is_some_and(|member| member.id == self.me)
     }
 
-    /// Notes that the disk may not be the newest. One that was rolled back has also lost its authority.
+    /// Notes that the disk may not be the newest. One that was rolled back has also lost its
+    /// authority.
     fn suspect(&mut self, rolled_back: bool, incarnation: u64, fx: &mut Effects) -> u64 {
         let lost = if rolled_back { own_partitions(&self.ring, self.me) } else { Vec::new() };
         fx.change_meta(|meta| {

@@ -62,7 +62,8 @@ pub(super) struct Repair {
     loss: Loss,
 }
 
-/// What became of partitions without authority of which this node is the only owner: nobody has what is lost.
+/// What became of partitions without authority of which this node is the only owner: nobody has
+/// what is lost.
 #[derive(Clone, Copy, Debug, Default)]
 struct Loss {
     /// True once the operator was told.
@@ -307,7 +308,8 @@ impl Repair {
         }
     }
 
-    /// The operator accepts that what they lack is gone: what is not found there counts from now on.
+    /// The operator accepts that what they lack is gone: what is not found there counts from now
+    /// on.
     pub(super) fn accept_loss(&mut self, fx: &mut Effects) {
         let lost: BTreeSet<Partition> = self.lost(fx).into_iter().collect();
         if lost.is_empty() {

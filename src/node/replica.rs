@@ -203,8 +203,8 @@ impl Replica {
         }
     }
 
-    /// Voids an update that has not been carried out. Its place in the queue stays: it may be what a read of the disk
-    /// waits for.
+    /// Voids an update that has not been carried out. Its place in the queue stays: it may be what
+    /// a read of the disk waits for.
     fn withdraw(&mut self, key: &Key, from: NodeId, op: u64) {
         let Some(state) = self.keys.get_mut(key) else { return };
         let its = |work: &&mut Work| {
@@ -431,8 +431,8 @@ impl Replica {
     }
 }
 
-/// Makes a client's change: in the own record, or at a stand-in (which keeps it for `keep_for`) in what it
-/// keeps of the key.
+/// Makes a client's change: in the own record, or at a stand-in (which keeps it for `keep_for`) in
+/// what it keeps of the key.
 fn make(
     turn: &mut Turn<'_>,
     context: &Context,
@@ -474,7 +474,8 @@ fn make(
     }
 }
 
-/// What a client's change makes of a record, and the dot of a put. Limits hold here and nowhere else.
+/// What a client's change makes of a record, and the dot of a put. Limits hold here and nowhere
+/// else.
 fn update(
     record: &Record,
     context: &Context,
@@ -514,8 +515,8 @@ fn update(
     Ok((Record { own_serial, object, ..*record }, Some(dot)))
 }
 
-/// The dot under which this copy knows the write already. A put that was sent to several nodes is known by the dot of its
-/// own actor, and by no other.
+/// The dot under which this copy knows the write already. A put that was sent to several nodes is
+/// known by the dot of its own actor, and by no other.
 fn issued(object: &Object, write: WriteId, again: bool) -> Option<Dot> {
     let own = Dot { actor: Actor::of_write(write), counter: 1 };
     if object.covers(own) {
@@ -525,9 +526,9 @@ fn issued(object: &Object, write: WriteId, again: bool) -> Option<Dot> {
     live.map(|(dot, _)| dot).filter(|_| !again)
 }
 
-/// True if this actor may issue the next dot of the key: the clock has events of it, and no value that `seen` leaves alive.
-/// A second one beside it could not go before it (an entry has no gaps), and whoever wrote it could not be given a context
-/// that covers it alone.
+/// True if this actor may issue the next dot of the key: the clock has events of it, and no value
+/// that `seen` leaves alive. A second one beside it could not go before it (an entry has no gaps),
+/// and whoever wrote it could not be given a context that covers it alone.
 fn may_continue(object: &Object, actor: Actor, seen: &Context) -> bool {
     let alive = |(dot, _): (Dot, &Version)| dot.actor == actor && !seen.covers(dot);
     object.counter(actor) > 0 && !object.values().any(alive)
@@ -550,8 +551,9 @@ fn check_limits(limits: ObjectLimits, before: &Object, after: &Object) -> Result
     Ok(())
 }
 
-/// Merges what a peer has into the own record: a hint beside other values up to the limit of writes, so
-/// that an owner takes by hints no more than it would have taken itself, and all else up to the limit of merges.
+/// Merges what a peer has into the own record: a hint beside other values up to the limit of
+/// writes, so that an owner takes by hints no more than it would have taken itself, and all else up
+/// to the limit of merges.
 fn merge(
     turn: &mut Turn<'_>,
     object: &Object,
@@ -562,8 +564,9 @@ fn merge(
     fx.generations().check(turn.partition, generation)?;
     let Copy::Record(record) = &turn.copies.own else { return Err(Refusal::Damaged) };
     let joined = record.object.sync(object);
-    // Where nothing but the hint's own values is alive, it is taken as any other merge is: with what is dead of the key beside
-    // it, a hint that its keeper took at the limit would never be delivered, and hold back the collection of the dead.
+    // Where nothing but the hint's own values is alive, it is taken as any other merge is: with
+    // what is dead of the key beside it, a hint that its keeper took at the limit would never be
+    // delivered, and hold back the collection of the dead.
     let beside = joined.values().any(|(dot, _)| !object.covers(dot));
     let limit = if hint && beside { turn.limits.accepted } else { turn.limits.merged };
     if let Some(bytes) = outgrows(limit, Some(&record.object), &joined) {
@@ -600,8 +603,8 @@ fn with_repetitions(object: &Object, seen: &Context) -> Context {
     Context::new(dots)
 }
 
-/// The encoded bytes of an object, if it is over the limit and larger than it was; `None` for what was
-/// there if nothing could be read.
+/// The encoded bytes of an object, if it is over the limit and larger than it was; `None` for what
+/// was there if nothing could be read.
 fn outgrows(limit: usize, before: Option<&Object>, after: &Object) -> Option<usize> {
     let bytes = wire::encoded_len(after);
     let grows = || before.is_none_or(|before| bytes > wire::encoded_len(before));

@@ -15,7 +15,8 @@ pub const LATE_READ: (Micros, Micros) = (5 * MILLI, 250 * MILLI);
 /// One read in so many asks in the order of the ring and not the quickest first, so that nobody's pace is judged by old answers alone.
 pub const EXPLORE: u64 = 64;
 
-/// Set in the ids of operations that deliver a hint, and in no others: an owner holds what they bring to another limit.
+/// Set in the ids of operations that deliver a hint, and in no others: an owner holds what they
+/// bring to another limit.
 pub(super) const HINT_TAG: u64 = 1 << 63;
 
 /// What a node is told when it starts.
@@ -62,8 +63,9 @@ pub struct Config {
     /// True if the operator says that this is a new cluster: it is founded by the members that answer,
     /// not only by all.
     pub bootstrap: bool,
-    /// Events of a put that was sent to several nodes are kept in the clocks for this time after they are known to be dead,
-    /// twice that at most: a copy of the put may be on its way for as long as connections keep what nobody acknowledges.
+    /// Events of a put that was sent to several nodes are kept in the clocks for this time after
+    /// they are known to be dead, twice that at most: a copy of the put may be on its way for as
+    /// long as connections keep what nobody acknowledges.
     pub repeat_window: Micros,
     /// What it does otherwise for a measurement.
     pub experiment: Experiment,
@@ -170,8 +172,8 @@ pub enum Input {
         /// The other home.
         peer: Option<NodeId>,
     },
-    /// The operator accepts that acknowledged writes are gone where this node is the only owner and has
-    /// lost its disk; [`Notice::LossAccepted`] follows when that is durable, if there are any.
+    /// The operator accepts that acknowledged writes are gone where this node is the only owner and
+    /// has lost its disk; [`Notice::LossAccepted`] follows when that is durable, if there are any.
     AcceptLoss,
     /// The operator gives the places of a member to a new one, which is checked to be a name and an address that no member
     /// has; [`Output::Relive`] or [`Output::NotReplaced`] follows, within about 3 s.
@@ -384,8 +386,8 @@ pub enum Notice {
     Copied(NodeId),
     /// No peer could say whether the disk is the newest: the store goes on under a new id.
     Alone,
-    /// A peer belongs to another cluster of the same name; nothing is exchanged with it. The id of this node's cluster, and
-    /// that of the peer's.
+    /// A peer belongs to another cluster of the same name; nothing is exchanged with it. The id of
+    /// this node's cluster, and that of the peer's.
     Foreign(NodeId, [u64; 2]),
     /// The node serves.
     Settled,
@@ -407,11 +409,11 @@ pub enum Notice {
     Misplaced(NodeId),
     /// A member told of a later life of this node, with so high a number that it cannot be: not believed.
     Forged(NodeId),
-    /// A merge or a hint was declined, because the key would have outgrown a limit. Once per key and
-    /// minute at most.
+    /// A merge or a hint was declined, because the key would have outgrown a limit. Once per key
+    /// and minute at most.
     Declined(Oversize),
-    /// So many partitions, of which this node is the only owner, may lack acknowledged writes: their
-    /// reads are refused until an operator accepts the loss.
+    /// So many partitions, of which this node is the only owner, may lack acknowledged writes:
+    /// their reads are refused until an operator accepts the loss.
     Lost(u32),
     /// An operator has accepted the loss of so many partitions, and that is durable.
     LossAccepted(u32),

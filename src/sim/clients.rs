@@ -148,7 +148,8 @@ impl Client {
     }
 }
 
-/// What the judge is to know of a request, if it is a write. An altered context is refused, so what it covers is nothing.
+/// What the judge is to know of a request, if it is a write. An altered context is refused, so what
+/// it covers is nothing.
 pub(super) fn describe(request: &Request) -> Option<Write> {
     let (key, sealed, is_delete) = match request {
         Request::Put { key, context, .. } | Request::PutAgain { key, context, .. } => {

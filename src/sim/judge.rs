@@ -132,7 +132,8 @@ pub(super) struct Judge {
     /// Every dot that a write was seen to have: more than one if it was repeated at another replica.
     dots_of: BTreeMap<WriteId, Vec<Dot>>,
     losses: Vec<Loss>,
-    /// A read that shows at least so many values may leave out others; its context does not cover them.
+    /// A read that shows at least so many values may leave out others; its context does not cover
+    /// them.
     cut_from: Option<usize>,
     /// Events of each key that no clock need tell of any more.
     collected: BTreeMap<Key, BTreeMap<Actor, u64>>,
@@ -187,8 +188,8 @@ impl Judge {
         }
     }
 
-    /// The client has given up an attempt: an acknowledgement of it that is on its way is not heard. Whether the write
-    /// counts is decided by the attempts that follow.
+    /// The client has given up an attempt: an acknowledgement of it that is on its way is not
+    /// heard. Whether the write counts is decided by the attempts that follow.
     pub(super) fn unheard(&mut self, id: WriteId) {
         if let Some(write) = self.writes.get_mut(&id) {
             write.acknowledged = None;
@@ -389,9 +390,10 @@ impl Judge {
         Ok(())
     }
 
-    /// True if `write` had seen all of the other one, so that no value of that may be shown any more. One that was sent to
-    /// several nodes is known by the dot of its own actor: whoever has seen only the copy that the first node issued has
-    /// not seen the others. (A read that does not miss the put once it is acknowledged sees that dot.)
+    /// True if `write` had seen all of the other one, so that no value of that may be shown any
+    /// more. One that was sent to several nodes is known by the dot of its own actor: whoever has
+    /// seen only the copy that the first node issued has not seen the others. (A read that does not
+    /// miss the put once it is acknowledged sees that dot.)
     fn has_replaced(&self, write: &Write, other: WriteId) -> bool {
         let Some(dots) = self.dots_of.get(&other) else { return false };
         let own = Dot { actor: Actor::of_write(other), counter: 1 };
@@ -439,7 +441,8 @@ impl Judge {
 
     /// The end: the copies of a key's homes that answered the last read are the same.
     pub(super) fn check_equal(&self, key: &Key, copies: &[(NodeId, Object)]) -> Result<(), Broken> {
-        // Homes take out what is collected one after the other: they differ by that and by nothing else.
+        // Homes take out what is collected one after the other: they differ by that and by nothing
+        // else.
         let known = self.collected.get(key).into_iter().flatten();
         let collected = Context::new(
             known.map(|(actor, counter)| Dot { actor: *actor, counter: *counter }).collect(),

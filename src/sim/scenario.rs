@@ -89,11 +89,13 @@ pub(super) struct Scenario {
     /// True if nothing is compared: failures pass, and hints alone bring every home what was acknowledged.
     #[serde(default)]
     pub(super) hints_alone: bool,
-    /// True if clients send a write to a second node soon, while the first one may yet carry it out.
+    /// True if clients send a write to a second node soon, while the first one may yet carry it
+    /// out.
     #[serde(default)]
     pub(super) hedges: bool,
-    /// How many encoded bytes a client's write may make of an object, where that is scaled down so that merges and hints make
-    /// objects beyond every limit; N times that, or twice, is the limit of merges.
+    /// How many encoded bytes a client's write may make of an object, where that is scaled down so
+    /// that merges and hints make objects beyond every limit; N times that, or twice, is the limit
+    /// of merges.
     #[serde(default)]
     pub(super) object_limit: Option<usize>,
     pub(super) faults: Vec<(Micros, Fault)>,
@@ -284,9 +286,10 @@ impl Scenario {
     }
 }
 
-/// What befalls all hosts at once: clean restarts, one after the other, or disks that are all put back to copies of
-/// themselves, once or twice to the same. Drawn apart, so that all else is the same with and without it. A copy of a
-/// cluster whose members have changed since is another matter.
+/// What befalls all hosts at once: clean restarts, one after the other, or disks that are all put
+/// back to copies of themselves, once or twice to the same. Drawn apart, so that all else is the
+/// same with and without it. A copy of a cluster whose members have changed since is another
+/// matter.
 fn whole_cluster(seed: u64, span: Micros, replaces: bool) -> Vec<(Micros, Fault)> {
     let rng = &mut Rng::new(seed ^ 0x0a11);
     let (restarts, restores) = (rng.chance(0.08), rng.chance(0.08) && !replaces);

@@ -152,8 +152,8 @@ const LOOK: Micros = 250 * MILLI;
 const LOAD: Micros = 600_000 * MILLI;
 /// All must be well again in this time: hints delivered, opinions up, members agreed on.
 const HEALING: Micros = 60_000 * MILLI;
-/// The same where keys that have outgrown their limits have to be settled by a client, one after the other, and hints that
-/// were declined wait before they are offered again.
+/// The same where keys that have outgrown their limits have to be settled by a client, one after
+/// the other, and hints that were declined wait before they are offered again.
 const SETTLING: Micros = 240_000 * MILLI;
 /// Time for links after healing, and for repairs after the last answer.
 const LINGER: Micros = 3_000 * MILLI;

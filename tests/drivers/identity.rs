@@ -1,4 +1,5 @@
-//! Which daemon of a name is heard, where it is dialed, and what a copy of a data directory may do: nothing.
+//! Which daemon of a name is heard, where it is dialed, and what a copy of a data directory may do:
+//! nothing.
 
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,4 +1,5 @@
-//! Puts that were sent to several nodes, and what is late: none of it brings back a value that was replaced.
+//! Puts that were sent to several nodes, and what is late: none of it brings back a value that was
+//! replaced.
 
 use pixii::causal::{Actor, Context, Dot, Object, Version};
 use pixii::generation::{Generation, Grave};

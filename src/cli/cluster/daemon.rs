@@ -138,7 +138,8 @@ impl Daemon {
         Ok(())
     }
 
-    /// How the daemon ended, the first time that is seen: its exit code, if it has one, and in words.
+    /// How the daemon ended, the first time that is seen: its exit code, if it has one, and in
+    /// words.
     pub(super) fn end(&mut self) -> Option<(Option<i32>, String)> {
         let status = self.child.as_mut()?.try_wait().ok()??;
         self.child = None;

@@ -16,7 +16,8 @@ const BATCH_BYTES: usize = 64 << 10;
 /// Batches that wait to be taken.
 const BATCHES: usize = 2;
 
-/// The mark of UTF-8 that some programs put at the beginning of a file. It is no part of the first key.
+/// The mark of UTF-8 that some programs put at the beginning of a file. It is no part of the first
+/// key.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// One line.
@@ -28,7 +29,8 @@ pub(crate) struct Line {
     pub(crate) check: u64,
     /// Where it ends in the file, in bytes.
     pub(crate) end: u64,
-    /// The line as it stands, without its newline and a byte order mark; cut short if it is too long.
+    /// The line as it stands, without its newline and a byte order mark; cut short if it is too
+    /// long.
     pub(crate) raw: Bytes,
     /// True for a first line whose byte order mark was left out of the key.
     pub(crate) is_marked: bool,

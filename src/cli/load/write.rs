@@ -96,7 +96,8 @@ pub(crate) async fn write(
 }
 
 impl Attempts<'_> {
-    /// One attempt, which repeats an earlier one if that may have happened; how many values the key has after it.
+    /// One attempt, which repeats an earlier one if that may have happened; how many values the key
+    /// has after it.
     async fn once(&mut self, left: u32, repeats: bool, deadline: Instant) -> Result<u32, Failure> {
         let mut left = left;
         if !self.plan.blind && self.context.is_none() {

@@ -51,7 +51,8 @@ struct Chore {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Reading {
-    /// From the beginning, once this write is durable: what was taken before the chore began is on the disk then.
+    /// From the beginning, once this write is durable: what was taken before the chore began is on
+    /// the disk then.
     After(u64),
     /// Behind this key.
     Next(Option<Key>),

@@ -1,8 +1,10 @@
-//! Puts that were sent to several nodes: for how long their events stay in the clocks after they are dead.
+//! Puts that were sent to several nodes: for how long their events stay in the clocks after they
+//! are dead.
 //!
-//! Such an event is what kills a copy of the put that is issued late. No member may have the put in its queues when the
-//! event is condemned (see `Node::dispatch`), and what is on its way to a member by then is given up by its connection
-//! within the window: a client's and a peer's connection ends when nothing is acknowledged for ten seconds.
+//! Such an event is what kills a copy of the put that is issued late. No member may have the put in
+//! its queues when the event is condemned (see `Node::dispatch`), and what is on its way to a
+//! member by then is given up by its connection within the window: a client's and a peer's
+//! connection ends when nothing is acknowledged for ten seconds.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +14,8 @@ use crate::types::{Key, Micros};
 /// Most events that are waited for at a time, of each of the three ages. Further ones stay longer.
 const MAX_WAITING: usize = 16_384;
 
-/// The dead events that were met in the present window, in the one before, and in the one before that.
+/// The dead events that were met in the present window, in the one before, and in the one before
+/// that.
 #[derive(Clone, Debug)]
 pub(super) struct Repeats {
     window: Micros,

@@ -162,7 +162,8 @@ impl Operation {
         }
     }
 
-    /// The answer once the quorum is reached; one to a read shows not many more bytes than `limit_bytes`.
+    /// The answer once the quorum is reached; one to a read shows not many more bytes than
+    /// `limit_bytes`.
     pub(super) fn success(&self, limit_bytes: usize) -> Response {
         match &self.kind {
             Kind::Write { key, seen, minted } => {
@@ -235,8 +236,9 @@ impl Operation {
     }
 }
 
-/// What a reader is shown of an object, and a context that covers just that: everything, or, of an object
-/// over the limit, as many siblings as fit, and one at least. The others are shown once these are settled.
+/// What a reader is shown of an object, and a context that covers just that: everything, or, of an
+/// object over the limit, as many siblings as fit, and one at least. The others are shown once
+/// these are settled.
 fn shown(object: &Object, limit_bytes: usize) -> (Vec<Blob>, Context) {
     if wire::encoded_len(object) <= limit_bytes {
         return (live_values(object), object.context());

@@ -141,8 +141,8 @@ impl Coordinator {
         }
     }
 
-    /// Refuses a write that counts on fallbacks which have just refused hints for want of room: it would be done in part, and
-    /// nobody could say what became of it.
+    /// Refuses a write that counts on fallbacks which have just refused hints for want of room: it
+    /// would be done in part, and nobody could say what became of it.
     fn check_room(&self, now: Micros, plan: &Plan) -> Result<(), Refusal> {
         if plan.update.is_none() || plan.strict {
             return Ok(());

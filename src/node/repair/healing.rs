@@ -107,8 +107,8 @@ impl Healing {
             // It is restored; or a full disk, say, forbids it.
             match body {
                 Body::Held => drop(self.fetches.remove(&op)),
-                // Too large to be taken: it is found again when it is read, and until its key is settled
-                // elsewhere there is no use in trying.
+                // Too large to be taken: it is found again when it is read, and until its key is
+                // settled elsewhere there is no use in trying.
                 Body::Failed(Refusal::Limit { .. }) => drop(self.fetches.remove(&op)),
                 _ => self.fail(now, op),
             }

@@ -252,8 +252,8 @@ impl Turn<'_> {
         Ok(())
     }
 
-    /// The encoded bytes of all that would be kept of the key, joined, if that is over the limit and
-    /// more than now: a read is answered with the join, and a write here begins with it.
+    /// The encoded bytes of all that would be kept of the key, joined, if that is over the limit
+    /// and more than now: a read is answered with the join, and a write here begins with it.
     fn kept_outgrows<'a>(
         &'a self,
         limit: usize,

@@ -11,7 +11,8 @@ use crate::store::{Change, Process, Store, begin_life, end_life};
 use crate::types::Micros;
 use crate::wire;
 
-/// A store takes records of so many bytes more than a merge may make: what is dead of a key is noted without a limit of bytes.
+/// A store takes records of so many bytes more than a merge may make: what is dead of a key is
+/// noted without a limit of bytes.
 const RECORD_SLACK_BYTES: usize = 400;
 
 impl World {
@@ -30,8 +31,8 @@ impl World {
         }
     }
 
-    /// What is collected in the generation that a host is in is in none of the records that it writes from then on. (One
-    /// that is written and not durable has not begun yet.)
+    /// What is collected in the generation that a host is in is in none of the records that it
+    /// writes from then on. (One that is written and not durable has not begun yet.)
     fn check_purged(&mut self, at: usize, changes: &[Change]) {
         let host = &self.hosts[at];
         let generations = host.store.generations().unwrap_or_default();
@@ -92,7 +93,8 @@ impl World {
         if self.hosts[at].slow_until > self.now() { 100 } else { 1 }
     }
 
-    /// A host crashes, and its disk is as it was when a copy of all was made: nobody is left to notice.
+    /// A host crashes, and its disk is as it was when a copy of all was made: nobody is left to
+    /// notice.
     fn restore(&mut self, at: usize, down: Micros) {
         let Some(copy) = self.hosts[at].copy.as_ref().map(MemoryStore::backup) else { return };
         self.judge.lose(self.now(), at, None);

@@ -69,7 +69,8 @@ impl World {
         }
     }
 
-    /// Has a client settle a key that has outgrown its limits, or hints of which are kept: nobody else can.
+    /// Has a client settle a key that has outgrown its limits, or hints of which are kept: nobody
+    /// else can.
     pub(super) fn settle_a_key(&mut self) {
         let Some(limit) = self.plan.object_limit else { return };
         if self.settling.is_some() || !self.clients[0].is_done {
@@ -166,7 +167,8 @@ impl World {
             Verdict::Drop | Verdict::Cut => self.count("messages dropped"),
         }
         let timeout = Micros::from(self.plan.timeout_ms) * MILLI;
-        // A client that hedges sends the put to another node while the first one may yet carry it out.
+        // A client that hedges sends the put to another node while the first one may yet carry it
+        // out.
         let hedges = self.plan.hedges && current.write.is_some() && current.attempts == 1;
         let patience = if hedges { timeout / 8 } else { timeout * 3 / 2 };
         let call = current.call;

@@ -20,7 +20,8 @@ const LONG: Micros = 1_500 * MILLI;
 /// A node that has been started again mints so long after it has settled, whoever can tell it what is collected.
 const UNCERTAIN: Micros = 4_500 * MILLI;
 
-/// The longest sync of a slow disk, in mean times of a disk (`disks.rs`): a key's queue is full before it is over.
+/// The longest sync of a slow disk, in mean times of a disk (`disks.rs`): a key's queue is full
+/// before it is over.
 const SLOWEST_SYNC: u64 = 2_000;
 
 /// Until when hosts and ways between two of them are in doubt. A fault is noted when it begins.

@@ -76,15 +76,16 @@ impl Change<'_> {
         loop {
             let client = connect(shared).await?;
             let before = *first.get_or_insert(client.ring().id());
-            let why = match client.replace(old, new, address, false).await {
+            // What could be done and was refused all the same met another change, wherever that is.
+            let (why, met_another) = match client.replace(old, new, address, false).await {
                 Ok(plan) => {
                     known = Some(plan);
                     match client.replace(old, new, address, true).await {
                         Ok(plan) => return Ok(plan),
-                        Err(why) => why,
+                        Err(why) => (why, true),
                     }
                 }
-                Err(why) => why,
+                Err(why) => (why, false),
             };
             let client = connect(shared).await?;
             // The answer may have been lost.
@@ -93,7 +94,8 @@ impl Change<'_> {
             }
             let ring = client.ring();
             let possible = ring.has(NodeId::of(old)) && !ring.has(NodeId::of(new));
-            let changes = ring.id() != before
+            let changes = met_another
+                || ring.id() != before
                 || match client.status(None).await {
                     // It has just taken another change, and has yet to find the dead member dead.
                     Ok(report) if ring.version() > 1 && report.uptime_ms < SETTLING_MS => true,

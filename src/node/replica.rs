@@ -564,11 +564,15 @@ fn merge(
     fx.generations().check(turn.partition, generation)?;
     let Copy::Record(record) = &turn.copies.own else { return Err(Refusal::Damaged) };
     let joined = record.object.sync(object);
-    // Where nothing but the hint's own values is alive, it is taken as any other merge is: with
-    // what is dead of the key beside it, a hint that its keeper took at the limit would never be
-    // delivered, and hold back the collection of the dead.
+    // Where nothing but the hint's own values is alive, what is dead of the key beside it does not
+    // count: a hint that its keeper took at the limit would never be delivered, and hold back the
+    // collection of the dead. Its keeper held the hint to the limit of merges.
     let beside = joined.values().any(|(dot, _)| !object.covers(dot));
-    let limit = if hint && beside { turn.limits.accepted } else { turn.limits.merged };
+    let limit = match (hint, beside) {
+        (true, true) => turn.limits.accepted,
+        (true, false) => 2 * turn.limits.merged,
+        (false, _) => turn.limits.merged,
+    };
     if let Some(bytes) = outgrows(limit, Some(&record.object), &joined) {
         let key = turn.key.clone();
         return Err(fx.decline(Oversize { key, hint, bytes, limit }));

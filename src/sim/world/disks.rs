@@ -53,7 +53,7 @@ impl World {
 
     /// One batch at a time, of everything that is queued: group commit.
     fn write(&mut self, at: usize) {
-        let most = self.plan.object_limits().merged + RECORD_SLACK_BYTES;
+        let most = 2 * self.plan.object_limits().merged + RECORD_SLACK_BYTES;
         let host = &mut self.hosts[at];
         if host.writing || host.writes.is_empty() {
             return;

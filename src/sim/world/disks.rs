@@ -103,6 +103,9 @@ impl World {
         }
         self.hosts[at].store = copy;
         self.hosts[at].unnoticed = true;
+        // Backups of single nodes that were made since are of a history that has ended: a
+        // generation's number may mean something else in it. ARCHITECTURE.md forbids their use.
+        self.hosts[at].backup = None;
     }
 
     /// What befalls a disk itself. The judge is told of what it forgets.

@@ -90,18 +90,22 @@ impl World {
         self.schedule(self.now(), Event::Next { client: 0 });
     }
 
-    /// Reads a key that is to be settled from all its homes, or deletes what was read.
+    /// Reads a key that is to be settled from all its homes, or from one: a home that has lost its
+    /// disk, and cannot take the key over, counts in no read. Or deletes what was read.
     fn settle(&mut self, client: usize, (key, read): (Key, bool)) {
         let n = self.plan.n;
         let all = Quorum { replicas: Some(n), strict: Some(true) };
         let context = self.clients[client].context(&key);
+        let mut quorum = n;
         let request = match context {
             Some(context) if read => {
                 Request::Delete { key: key.clone(), context: Some(context), w: all }
             }
             _ => {
                 self.settling = Some((key.clone(), true));
-                Request::Get { key: key.clone(), r: all }
+                quorum = if self.rng.chance(0.5) { n } else { 1 };
+                let r = Quorum { replicas: Some(quorum), strict: Some(true) };
+                Request::Get { key: key.clone(), r }
             }
         };
         let id = WriteId(self.rng.next_u128());
@@ -109,7 +113,7 @@ impl World {
             self.judge.issue(id, write);
         }
         let is_write = request.is_write();
-        self.clients[client].begin(request, key, (n, true), self.time.now());
+        self.clients[client].begin(request, key, (quorum, true), self.time.now());
         if let (true, Some(current)) = (is_write, &mut self.clients[client].current) {
             current.write = Some(id);
         }

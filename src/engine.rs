@@ -15,6 +15,7 @@ mod process;
 mod quarantine;
 mod reload;
 mod replacing;
+mod scrub;
 mod space;
 mod storage;
 
@@ -22,6 +23,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -52,11 +54,12 @@ use emulated::{Alarm, Emulator, Parcel};
 use ending::Ending;
 use health::{Question, Watchers};
 pub use life::run;
-use life::run_watched;
+use life::{Ended, run_watched};
 use manager::{Manager, Patience};
 pub use origin::Conflict;
 pub use process::Order;
 use reload::Settings;
+use scrub::Scrubber;
 use storage::{Report, Storage};
 
 /// Most calls under way on one client's connection.
@@ -69,6 +72,8 @@ const LARGE_REPLY_BYTES: usize = 64 << 10;
 const RESERVE_BYTES: usize = 8 << 20;
 /// Inputs handled before their outputs are carried out and connections get their turn.
 const MAX_INPUTS: usize = 1_024;
+/// Threads of a store that has failed are waited for so long.
+const LETTING_GO: Duration = Duration::from_secs(2);
 /// The longest sleep without a reason to wake.
 const LONG: Duration = Duration::from_secs(3_600);
 
@@ -152,20 +157,60 @@ pub fn serve(
     open_and_run(config, orders)
 }
 
-fn open_and_run(config: &Config, orders: Receiver<Order>) -> Result<(), ServeError> {
+fn open_and_run(config: &Config, mut orders: Receiver<Order>) -> Result<(), ServeError> {
     let patience = || Patience::begin().map_err(|error| ServeError::System("thread", error));
     manager::notify(&NotifyState::Status("opening the store"));
     let watchers = Watchers::start(config)?;
     let opening = patience()?;
-    let store = Arc::new(quarantine::open(config)?);
+    let Some(mut store) = quarantine::open(config, &mut orders)? else { return Ok(()) };
     drop(opening);
-    let served = run_watched(config, store.clone(), orders, &watchers);
-    manager::notify(&NotifyState::Status("closing the store"));
-    let _closing = patience()?;
-    // Only a thread that is stuck in a failed store still has it then, and the process ends anyway.
-    let closed = Arc::into_inner(store).map_or(Ok(()), DiskStore::close);
-    served?;
-    Ok(closed?)
+    loop {
+        let shared = Arc::new(store);
+        let served = run_watched(config, shared.clone(), &mut orders, &watchers);
+        manager::notify(&NotifyState::Status("closing the store"));
+        let _closing = patience()?;
+        let own = own_again(shared);
+        let failed = matches!(served, Err(ServeError::Store(_)));
+        store = match (served, own) {
+            (Ok(Ended::Rebuild), Some(own)) => rebuilt(config, own)?,
+            (Err(error), Some(own)) if failed && own.is_damaged() => {
+                error!(event = "store_damaged", "{error}");
+                rebuilt(config, own)?
+            }
+            // Only a thread that is stuck in a failed store still has it otherwise.
+            (served, own) => {
+                let closed = own.map_or(Ok(()), DiskStore::close);
+                served?;
+                return Ok(closed?);
+            }
+        };
+    }
+}
+
+/// The store, once the threads that had it have ended.
+fn own_again(mut shared: Arc<DiskStore>) -> Option<DiskStore> {
+    let deadline = Instant::now() + LETTING_GO;
+    loop {
+        match Arc::try_unwrap(shared) {
+            Ok(own) => return Some(own),
+            Err(_) if Instant::now() >= deadline => return None,
+            Err(still) => shared = still,
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A store that takes the place of a damaged one; the damaged one if none can be made now.
+fn rebuilt(config: &Config, damaged: DiskStore) -> Result<DiskStore, ServeError> {
+    let failed = damaged.is_damaged();
+    match quarantine::rebuild(config, damaged)? {
+        (_, Some(why)) if failed => Err(why.into()),
+        (store, Some(why)) => {
+            warn!(event = "store_kept", "no new store was made, and the old one goes on: {why}");
+            Ok(store)
+        }
+        (store, None) => Ok(store),
+    }
 }
 
 /// A client's connection.
@@ -207,10 +252,16 @@ struct Engine<'a> {
     /// Why the node refuses writes for want of space, if it does.
     short: Option<Shortage>,
     manager: Manager,
+    /// Reads the store off the disk.
+    scrubber: Scrubber,
     /// The task that accepts connections.
     accepting: Option<AbortHandle>,
     /// When a stop that has begun no longer waits for the requests under way.
     finish_by: Option<Instant>,
+    /// Since when the store is known to be damaged on its disk.
+    damaged: Option<Instant>,
+    /// Parts of the store that were read off the disk in this life.
+    scrubbed: u64,
     /// Who waits for the acceptance of a loss to be durable.
     accepting_loss: Vec<(ClientId, u64)>,
     /// Who waits for the replacement of a member to be durable, and what it comes to.
@@ -226,7 +277,7 @@ impl<'a> Engine<'a> {
         ((boot_nonce, seed), access): ((u64, u64), Access),
         node: Node,
         (storage, reports): (Storage, UnboundedReceiver<Report>),
-        (manager, alarm): (Manager, Alarm),
+        (manager, alarm, scrubber): (Manager, Alarm, Scrubber),
     ) -> Self {
         let identity = Identity {
             cluster: config.cluster.clone(),
@@ -263,8 +314,11 @@ impl<'a> Engine<'a> {
             alarm,
             short: None,
             manager,
+            scrubber,
             accepting: None,
             finish_by: None,
+            damaged: None,
+            scrubbed: 0,
             accepting_loss: Vec::new(),
             replacing: None,
             ending: Ending::Stop,
@@ -312,6 +366,7 @@ impl<'a> Engine<'a> {
                 self.carry_out();
             }
             self.go_on_draining();
+            self.consider_rebuilding();
             self.tell_manager();
             yield_now().await;
         }
@@ -382,6 +437,8 @@ impl<'a> Engine<'a> {
                 self.input(Input::Store(Done::Synced { mark }));
             }
             Report::Space(shortage) => self.space(shortage),
+            Report::Scrubbed => self.scrubbed += 1,
+            Report::Damaged(what) => self.damaged(&what),
             Report::Failed(error) => return Err(error),
         }
         Ok(())

@@ -22,6 +22,7 @@ use std::collections::BTreeMap;
 use collection::Collection;
 use coordinator::{Coordinator, Origin};
 use effects::Effects;
+pub(crate) use forest::own_partitions;
 use gossip::Gossip;
 use handoff::Handoff;
 use identity::Identity;

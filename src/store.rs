@@ -407,6 +407,14 @@ pub trait Store: Send + Sync {
     /// Returns when all that was applied survives a power cut.
     fn sync(&self) -> Result<(), StoreError>;
 
+    /// Reads a part of what is on the device, whatever is in memory of it, and says whether it is
+    /// as it was written: the `part`-th, counted on beyond the last one from the first again.
+    /// Harms nothing that goes on meanwhile.
+    fn scrub(&self, part: u64) -> Result<Scrubbed, StoreError> {
+        let _ = part;
+        Ok(Scrubbed { parts: 0, damage: None })
+    }
+
     /// Bytes taken on disk.
     fn disk_bytes(&self) -> Result<u64, StoreError>;
 
@@ -416,6 +424,15 @@ pub trait Store: Send + Sync {
         let _ = coming_bytes;
         Ok(None)
     }
+}
+
+/// What a part of a store is like on the device.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Scrubbed {
+    /// How many parts the store has; none where there is no device.
+    pub parts: u64,
+    /// What is damaged there, in a few words.
+    pub damage: Option<String>,
 }
 
 /// Who begins an incarnation of a store.

@@ -6,7 +6,7 @@ use sd_notify::NotifyState;
 use tokio::time::timeout_at;
 use tracing::info;
 
-use super::{Engine, manager};
+use super::{Engine, journal, manager};
 use crate::net::Event;
 use crate::node::Input;
 
@@ -14,6 +14,10 @@ use crate::node::Input;
 const FINISH: Duration = Duration::from_secs(5);
 /// Where another life follows they have this long: their clients try again elsewhere.
 pub(super) const FINISH_BEFORE_NEXT: Duration = Duration::from_millis(300);
+/// A node that is to make its store anew waits so long for each one before it in the ring,
+const TURN: Duration = Duration::from_millis(1_500);
+/// and so long for members that are away.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Then their replies have this long to leave.
 const FLUSH: Duration = Duration::from_secs(1);
 
@@ -24,6 +28,8 @@ pub(super) enum Ending {
     Stop,
     /// Another life follows, with a later ring.
     Relive,
+    /// The store is to be made anew.
+    Rebuild,
     /// An operator has removed the node, as a peer says.
     Removed(String),
     /// Another daemon is this node, as a peer says.
@@ -32,7 +38,7 @@ pub(super) enum Ending {
 
 impl Engine<'_> {
     pub(super) fn may_stop(&self) -> bool {
-        self.finish_by.is_none() || matches!(self.ending, Ending::Relive)
+        self.finish_by.is_none() || matches!(self.ending, Ending::Relive | Ending::Rebuild)
     }
 
     /// The daemon is to stop.
@@ -43,6 +49,28 @@ impl Engine<'_> {
             self.manager.look_again();
             self.ending = Ending::Stop;
             self.begin_end(FINISH);
+        }
+    }
+
+    /// What is on the disk is not what was written there.
+    pub(super) fn damaged(&mut self, what: &str) {
+        journal::tell_damage(&self.config.name, what);
+        self.damaged.get_or_insert_with(Instant::now);
+        self.manager.look_again();
+    }
+
+    /// Ends this life for a store that is to be made anew, when the other members can be reached:
+    /// one node at a time, as far as they find it at different times. A member that is away is not
+    /// waited for for ever.
+    pub(super) fn consider_rebuilding(&mut self) {
+        let Some(since) = self.damaged.filter(|_| self.finish_by.is_none()) else { return };
+        let place = self.ring.members().iter().position(|member| member.id == self.config.me());
+        let turn = TURN * place.unwrap_or(0) as u32;
+        let all_linked = self.hub.peers.values().all(|peer| peer.outbox.is_open());
+        let waited = since.elapsed();
+        if (waited >= turn && all_linked) || waited >= turn + PATIENCE {
+            self.ending = Ending::Rebuild;
+            self.begin_end(FINISH_BEFORE_NEXT);
         }
     }
 

@@ -8,6 +8,7 @@ use crate::config::Config;
 use crate::members::{Members, Opinion};
 use crate::metrics::Account;
 use crate::node::{Notice, Oversize, Shortage};
+use crate::store::disk::Salvage;
 use crate::types::{MILLI, Micros};
 
 /// A sync that takes longer than this is told of: clients wait for it.
@@ -37,6 +38,39 @@ pub(super) fn tell_space(name: &str, shortage: Option<Shortage>) {
             info!(event = "disk_room", "node {name} takes writes again: its disk has room");
         }
     }
+}
+
+/// Logs that the store was found to be damaged while it is open.
+pub(super) fn tell_damage(name: &str, what: &str) {
+    error!(
+        event = "store_damaged",
+        "the store of node {name} is damaged on its disk: {what}; a new one is made of what can be \
+         read, when the other members can be reached"
+    );
+}
+
+/// Logs what a store was made anew from.
+pub(super) fn tell_salvage(name: &str, Salvage { copied, lost, aside, .. }: &Salvage) {
+    let kept = aside.as_ref().map(|aside| format!("the damaged one is in {}", aside.display()));
+    let kept = kept.unwrap_or_else(|| "the damaged one is removed".to_owned());
+    if lost.count == 0 {
+        info!(
+            event = "store_made_anew",
+            copied, "node {name} has made its store anew of all that was in it; {kept}"
+        );
+        return;
+    }
+    for range in &lost.ranges {
+        warn!(event = "records_unreadable", "damaged and not readable: {range}");
+    }
+    warn!(
+        event = "store_made_anew",
+        copied,
+        ranges = lost.count,
+        "node {name} has made its store anew without {} ranges that could not be read: the other \
+         owners have what was in them; {kept}",
+        lost.count
+    );
 }
 
 /// Logs what the node decided.

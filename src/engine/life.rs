@@ -15,6 +15,7 @@ use super::levels::Levels;
 use super::manager::{self, Manager, Patience};
 use super::origin::{self, Conflict, Remembered};
 use super::reload::Settings;
+use super::scrub::Scrubber;
 use super::storage::Storage;
 use super::{Engine, Order, ServeError, configured};
 use crate::config::Config;
@@ -30,25 +31,35 @@ use crate::types::{Key, MILLI};
 pub fn run(
     config: &Config,
     store: Arc<dyn Store>,
-    orders: Receiver<Order>,
+    mut orders: Receiver<Order>,
 ) -> Result<(), ServeError> {
-    run_watched(config, store, orders, &Watchers::start(config)?)
+    run_watched(config, store, &mut orders, &Watchers::start(config)?).map(drop)
+}
+
+/// Why a daemon lets go of its store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// It stops.
+    Stop,
+    /// The store is to be made anew.
+    Rebuild,
 }
 
 /// The same, for watchers that were there before the store.
 pub(super) fn run_watched(
     config: &Config,
     store: Arc<dyn Store>,
-    mut orders: Receiver<Order>,
+    orders: &mut Receiver<Order>,
     watchers: &Watchers,
-) -> Result<(), ServeError> {
+) -> Result<Ended, ServeError> {
     let (mut continues, mut settings) = (false, Settings::of(config));
     loop {
-        let ended = live((config, &mut settings), &store, &mut orders, watchers, continues);
+        let ended = live((config, &mut settings), &store, orders, watchers, continues);
         watchers.end();
         match ended? {
             Ending::Relive => continues = true,
-            Ending::Stop => return Ok(()),
+            Ending::Stop => return Ok(Ended::Stop),
+            Ending::Rebuild => return Ok(Ended::Rebuild),
             Ending::Duplicate(why) => return Err(Conflict::Duplicate(why).into()),
             Ending::Removed(why) => return Err(ServeError::Removed(why, config.data_dir.clone())),
         }
@@ -135,7 +146,9 @@ fn live(
     let reserve_bytes = config.disk_reserve_mib << 20;
     let levels = Levels::measure(&**store)?;
     let storage =
-        Storage::start(store, levels, reserve_bytes, reports).map_err(system("threads"))?;
+        Storage::start(store, levels, reserve_bytes, reports.clone()).map_err(system("threads"))?;
+    let scrubber = Scrubber::start(store.clone(), settings.scrub_interval_ms, reports);
+    let scrubber = scrubber.map_err(system("thread"))?;
     let served = runtime.block_on(async {
         let config_of_node = node::Config {
             boot_nonce,
@@ -148,7 +161,7 @@ fn live(
         let drawn = (boot_nonce, seed);
         let alarm = Alarm::new().map_err(system("timer"))?;
         let stored = (storage, reported);
-        let (drawn, told) = ((drawn, access), (manager, alarm));
+        let (drawn, told) = ((drawn, access), (manager, alarm, scrubber));
         let engine = Engine::new((config, settings), ring, recovered, drawn, node, stored, told);
         Ok::<_, ServeError>(engine.run(listener, seed, orders, watchers.begin()).await?)
     });

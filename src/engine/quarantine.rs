@@ -1,28 +1,42 @@
-//! A store that does not open: set aside for damage only, and only when somebody else has what it held.
+//! A damaged store: what can be read of it goes on, as that of an old disk. Where too little can be,
+//! it is set aside, once somebody else has what it held.
 
 use std::sync::Arc;
-use std::time::Duration;
-use std::{fs, slice};
+use std::time::{Duration, Instant};
+use std::{fs, slice, thread};
 
+use sd_notify::NotifyState;
 use tokio::runtime::Builder;
+use tokio::sync::mpsc::Receiver;
 use tokio::task::JoinSet;
-use tracing::warn;
+use tracing::{info, warn};
 
-use super::ServeError;
+use super::{Order, ServeError, journal, manager};
 use crate::client::{Client, Options};
 use crate::config::Config;
 use crate::members::Member;
+use crate::node::own_partitions;
 use crate::ring::Ring;
-use crate::store::disk::{DiskStore, OpenError};
-use crate::store::{LifeError, Store};
+use crate::store::disk::{DiskStore, Lost, OpenError};
+use crate::store::{LifeError, Meta, Store};
 use crate::types::{NodeId, Partition};
 
 /// How long a peer may take to answer.
 const PATIENCE: Duration = Duration::from_millis(2_000);
+/// Who is waited for is asked so often,
+const PAUSE: Duration = Duration::from_secs(1);
+/// and the log says it again after this time.
+const REMIND: Duration = Duration::from_secs(60);
 
-/// Opens the node's store. A damaged one is set aside, kept, and replaced by an empty one, if every one of
-/// its partitions has another replica that can be reached and has its authority; else it stays as it is.
-pub(super) fn open(config: &Config) -> Result<DiskStore, ServeError> {
+/// Opens the node's store. Of a damaged one all that can be read is kept, and it counts as an old
+/// disk: it has no authority before it has heard from the other owners. One that shows too little
+/// is set aside, kept, and replaced by an empty one, once every one of its partitions has another
+/// replica that can be reached and has its authority; the daemon waits for that. `None` if it was
+/// stopped meanwhile.
+pub(super) fn open(
+    config: &Config,
+    orders: &mut Receiver<Order>,
+) -> Result<Option<DiskStore>, ServeError> {
     let open = || DiskStore::open(&config.data_dir, config.cache_mib << 20);
     if config.new_identity {
         let mut entries = fs::read_dir(&config.data_dir).into_iter().flatten();
@@ -31,7 +45,7 @@ pub(super) fn open(config: &Config) -> Result<DiskStore, ServeError> {
             return Err(ServeError::Life(config.data_dir.clone(), nothing));
         }
         // Set aside, there would be nothing left to give one to.
-        return Ok(open()?);
+        return Ok(Some(open()?));
     }
     if config.rejoin_empty && config.data_dir.exists() {
         match open() {
@@ -43,10 +57,30 @@ pub(super) fn open(config: &Config) -> Result<DiskStore, ServeError> {
     }
     let damage = match open() {
         Err(damage @ OpenError::Damaged { .. }) => damage,
-        opened => return Ok(opened?),
+        opened => return Ok(Some(opened?)),
     };
-    if let Some(partition) = unwitnessed(config)? {
-        return Err(ServeError::Shut(damage, partition.0));
+    manager::notify(&NotifyState::Status("making a new store of what a damaged one still shows"));
+    let as_old = |meta: &mut Meta, ring: Option<&Ring>, _: &Lost| {
+        // What this process issues is not old, whatever else is.
+        meta.clean = false;
+        meta.without_authority = own_partitions(ring.unwrap_or(&config.ring), config.me());
+    };
+    match DiskStore::salvage(&config.data_dir, config.cache_mib << 20, &as_old) {
+        Ok((store, salvage)) => {
+            warn!(
+                event = "store_rebuilt",
+                "{damage}; node {} goes on as with an old disk", config.name
+            );
+            journal::tell_salvage(&config.name, &salvage);
+            return Ok(Some(store));
+        }
+        Err(OpenError::Damaged { reason, .. }) => {
+            warn!(event = "store_unreadable", "no new store can be made of it: {reason}");
+        }
+        Err(other) => return Err(other.into()),
+    }
+    if !await_witnesses(config, &damage, orders)? {
+        return Ok(None);
     }
     let aside = DiskStore::set_aside(&config.data_dir, false)?;
     warn!(
@@ -54,7 +88,62 @@ pub(super) fn open(config: &Config) -> Result<DiskStore, ServeError> {
         aside.display(),
         config.name
     );
-    Ok(open()?)
+    Ok(Some(open()?))
+}
+
+/// Waits until another replica has each partition; false if the daemon is to stop.
+fn await_witnesses(
+    config: &Config,
+    damage: &OpenError,
+    orders: &mut Receiver<Order>,
+) -> Result<bool, ServeError> {
+    let mut said = None;
+    while let Some(partition) = unwitnessed(config)? {
+        if config.ring.n() == 1 {
+            return Err(ServeError::Shut(damage.clone(), partition.0));
+        }
+        let condition = format!(
+            "its store is damaged: waits for a replica of partition {} that serves",
+            partition.0
+        );
+        manager::notify(&NotifyState::Status(&condition));
+        manager::notify(&NotifyState::ExtendTimeoutUsec(2 * REMIND.as_micros() as u32));
+        if said.is_none_or(|said: Instant| said.elapsed() >= REMIND) {
+            said = Some(Instant::now());
+            warn!(event = "witness_awaited", "{damage}; node {} {condition}", config.name);
+        }
+        thread::sleep(PAUSE);
+        while let Ok(order) = orders.try_recv() {
+            if let Order::Stop(why) = order {
+                info!("node {} stops: {why}", config.name);
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// Makes a store anew that was found to be damaged while it was open. Where a new one cannot be
+/// made, the old one is given back, with the reason.
+pub(super) fn rebuild(
+    config: &Config,
+    store: DiskStore,
+) -> Result<(DiskStore, Option<OpenError>), ServeError> {
+    let lacking = |meta: &mut Meta, ring: Option<&Ring>, lost: &Lost| {
+        let own = own_partitions(ring.unwrap_or(&config.ring), config.me());
+        let is_lost = |partition: &Partition| lost.partitions.binary_search(partition).is_ok();
+        meta.without_authority.extend(own.into_iter().filter(is_lost));
+        meta.without_authority.sort_unstable();
+        meta.without_authority.dedup();
+    };
+    let cache_bytes = config.cache_mib << 20;
+    let prepared = match store.prepare(cache_bytes, &lacking) {
+        Ok(prepared) => prepared,
+        Err(error) => return Ok((store, Some(error))),
+    };
+    let (store, salvage) = store.exchange(prepared, cache_bytes)?;
+    journal::tell_salvage(&config.name, &salvage);
+    Ok((store, None))
 }
 
 /// Sets aside a store that is of another name than the configured one.

@@ -93,6 +93,7 @@ impl Engine<'_> {
             info!("node {name} finds nothing new in its configuration");
         }
         *self.settings = Settings { drain: self.settings.drain, ..new };
+        self.scrubber.set_interval(self.settings.scrub_interval_ms);
         self.input(Input::Limits(self.settings.limits()));
     }
 

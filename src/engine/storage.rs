@@ -40,6 +40,10 @@ pub(super) enum Report {
     Synced { mark: u64, changes: usize, took: Duration },
     /// The free space went below the reserve, changed while below, or there is room again.
     Space(Option<Shortage>),
+    /// A part of the store was read off the disk, and is as it was written.
+    Scrubbed,
+    /// What is on the disk is damaged, in a few words.
+    Damaged(String),
     /// The store failed; the thread that saw it has ended.
     Failed(StoreError),
 }

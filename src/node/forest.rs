@@ -226,7 +226,7 @@ impl Forest {
 }
 
 /// The partitions that a node is home to.
-pub(super) fn own_partitions(ring: &Ring, me: NodeId) -> Vec<Partition> {
+pub(crate) fn own_partitions(ring: &Ring, me: NodeId) -> Vec<Partition> {
     let all = (0..ring.partitions()).map(Partition);
     all.filter(|partition| ring.homes(*partition).contains(&me)).collect()
 }

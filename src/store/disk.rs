@@ -12,7 +12,10 @@ mod error;
 mod files;
 mod guarded;
 mod layout;
+mod log;
 mod migrating;
+mod rebuild;
+mod scrub;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -28,7 +31,8 @@ use self::layout::{
 };
 use super::schema::{self, SchemaError};
 use super::{
-    Change, Found, HintPage, Kept, Listing, Meta, Record, ScanPage, Span, Store, StoreError,
+    Change, Found, HintPage, Kept, Listing, Meta, Record, ScanPage, Scrubbed, Span, Store,
+    StoreError,
 };
 use crate::generation::Generation;
 use crate::members::Members;
@@ -40,6 +44,7 @@ pub use self::error::OpenError;
 pub(super) use self::guarded::{Batch, Fault, Sled};
 pub(super) use self::layout::{SCHEMA, meta_key, seal, unseal};
 pub use self::migrating::{SchemaReport, migrate, schema_of};
+pub use self::rebuild::{Amend, Lost, Prepared, Salvage};
 
 /// About how many bytes of hints are in memory at once while all are read.
 const SCAN_BYTES: usize = 1 << 20;
@@ -53,6 +58,8 @@ pub struct DiskStore {
     /// Before the directory, so that it is let go of first.
     sled: Sled,
     directory: Directory,
+    /// The number of the last write before it was opened.
+    opened_at: u64,
     /// The number of the last write: every batch and every chunked record takes one. Held by whoever
     /// changes records.
     last_write: Mutex<u64>,
@@ -86,6 +93,9 @@ impl DiskStore {
         let fault = |fault| OpenError::from_fault(dir, fault);
         let damaged = |reason| OpenError::Damaged { dir: dir.to_path_buf(), reason };
         let sled = open_sled(&directory, dir, cache_bytes)?;
+        if let Some(damage) = &sled.survey().damage {
+            return Err(damaged(damage.clone()));
+        }
         prepare(&sled).map_err(|error| OpenError::from_schema(dir, error))?;
         let (last_write, mark) = (last_write(&sled).map_err(fault)?, directory.mark());
         if last_write < mark {
@@ -95,7 +105,7 @@ impl DiskStore {
         members(&sled).map_err(fault)?;
         ring(&sled).map_err(fault)?;
         generations(&sled).map_err(|error| fault(sled.fail(error)))?;
-        Ok(DiskStore { sled, directory, last_write: Mutex::new(last_write) })
+        Ok(DiskStore { sled, directory, opened_at: last_write, last_write: Mutex::new(last_write) })
     }
 
     /// Moves a store that does not open to a folder of its own within its directory, whose next opening
@@ -105,6 +115,11 @@ impl DiskStore {
         let directory = Directory::claim_existing(dir)?;
         let io = |error| OpenError::from_io(dir, "setting the store aside", &error);
         directory.set_aside(WHYS[usize::from(removed)]).map_err(io)
+    }
+
+    /// True if a call has met damage: nothing more is read or written then.
+    pub fn is_damaged(&self) -> bool {
+        self.sled.is_damaged()
     }
 
     /// Syncs everything and lets go of the directory. After an error nothing more is written, and the
@@ -277,6 +292,7 @@ fn open_sled(directory: &Directory, dir: &Path, cache_bytes: u64) -> Result<Sled
         let reason = "there is a FORMAT file and no data beside it".into();
         return Err(OpenError::Damaged { dir: dir.to_path_buf(), reason });
     }
+    directory.remove_replaced().map_err(io("removing a store that was replaced"))?;
     directory.remove_torn_files().map_err(io("looking for torn files"))?;
     Sled::open(&directory.data(), cache_bytes).map_err(|fault| OpenError::from_fault(dir, fault))
 }
@@ -477,6 +493,10 @@ impl Store for DiskStore {
 
     fn disk_bytes(&self) -> Result<u64, StoreError> {
         Ok(self.sled.disk_bytes()?)
+    }
+
+    fn scrub(&self, part: u64) -> Result<Scrubbed, StoreError> {
+        Ok(self.scrub_part(part)?)
     }
 
     fn free_bytes(&self, coming_bytes: u64) -> Result<Option<u64>, StoreError> {

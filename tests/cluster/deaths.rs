@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::harness::{House, Run, Told, lines, signal, until};
 
-fn file(house: &House, name: &str, value: &str, count: usize) -> String {
+pub fn file(house: &House, name: &str, value: &str, count: usize) -> String {
     let text: String = (0..count).map(|number| format!("key-{number}\t{value}\n")).collect();
     fs::write(house.path(name), &text).unwrap();
     text
@@ -153,57 +153,6 @@ fn a_second_sigterm_ends_a_daemon_at_once() {
     told.retain(|c| c != '\n');
     assert!(["oldnew", "newold"].contains(&&*told), "{told}");
     house.cluster.stop("n1").unwrap();
-}
-
-/// Damages the log of a stopped node's store so that it does not open.
-fn damage(house: &House, name: &str) {
-    let log = house.path(name).join("sled/db");
-    let mut bytes = fs::read(&log).unwrap();
-    for at in (1_000..bytes.len().min(200_000)).step_by(50) {
-        bytes[at] ^= 0x55;
-    }
-    fs::write(&log, bytes).unwrap();
-}
-
-#[test]
-fn a_damaged_store_is_set_aside_only_when_others_have_what_it_held() {
-    let mut house = House::start(3);
-    file(&house, "data", "value", 500);
-    house.run(&["load", "data", "-w", "3"]).done();
-    house.cluster.stop("n2").unwrap();
-    damage(&house, "n2");
-    house.start_all();
-    assert!(house.status("n2").incarnation > 1);
-    assert!(house.path("n2").join("damaged-1/sled/db").exists());
-    assert!(house.log("n2").contains("it was set aside in"), "{}", house.log("n2"));
-    // It takes over what the others hold, and counts again.
-    until("n2 has all again", || (house.status("n2").without_authority == 0).then_some(()));
-    assert_eq!(house.run(&["dump", "-r", "3"]).done().lines().count(), 500);
-
-    // Without n3, n2 cannot know what is missing: what it does not have does not count.
-    for name in ["n2", "n3"] {
-        house.cluster.stop(name).unwrap();
-    }
-    damage(&house, "n2");
-    house.cluster.start("n2").unwrap();
-    until("n2 serves", || {
-        let told = house.run(&["status", "--node", "n2", "--json"]);
-        (told.code == 0 && told.json()["serving"] == true).then_some(())
-    });
-    assert_eq!(house.status("n2").without_authority, 64);
-    assert!(house.path("n2").join("damaged-2/sled/db").exists());
-    let told = house.run(&["get", "key-1", "-r", "2"]);
-    let roll = "(counted: n1; without a word that counts: n2; silent or unreachable: n3)";
-    let sentence = format!("pixii: no quorum: 1 of 2 replicas can answer {roll}\n");
-    assert_eq!(told.said(), (4, &*sentence));
-
-    // n1 is now the only one with authority for what n3 held: without it, n3 stays down and keeps its files.
-    house.cluster.stop("n1").unwrap();
-    damage(&house, "n3");
-    house.cluster.start("n3").unwrap();
-    until("n3 has given up", || house.cluster.ended().pop());
-    assert!(house.log("n3").contains("it was not set aside, because no other replica"));
-    assert!(!house.path("n3").join("damaged-1").exists());
 }
 
 fn copy(from: &Path, to: &Path) {

@@ -216,22 +216,3 @@ fn two_daemons_of_one_name_are_told_apart_and_the_one_that_runs_is_heard() {
     house.run(&["put", "k", "v", "-w", "2"]).done();
     assert!(!house.log("n1").contains("peer n2 is down"), "{}", house.log("n1"));
 }
-
-#[test]
-fn damaged_data_is_one_sentence_and_is_left_in_place() {
-    let mut house = House::start(1);
-    let text: String = (0..500).map(|number| format!("{number}\tvalue\n")).collect();
-    house.fed(&["load", "-"], text.as_bytes()).done();
-    house.cluster.stop("n1").unwrap();
-    let log = house.path("n1").join("sled").join("db");
-    // Behind what was written, the file is zeros.
-    let bytes = fs::read(&log).unwrap();
-    let used = bytes.iter().rposition(|byte| *byte != 0).unwrap();
-    let file = File::options().write(true).open(&log).unwrap();
-    file.write_all_at(&vec![0x5a; used / 2], used as u64 / 4).unwrap();
-    let good = fs::read_to_string(house.path("n1.toml")).unwrap();
-    let said = refuses_to_start(&house, &good, 1);
-    let data = fs::canonicalize(house.path("n1")).unwrap().display().to_string();
-    assert!(said.starts_with(&format!("the data in {data} is damaged: ")), "{said}");
-    assert!(fs::metadata(&log).unwrap().len() > 0 && house.path("n1/FORMAT").exists());
-}

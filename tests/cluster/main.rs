@@ -10,6 +10,8 @@ mod cluster;
 #[cfg(test)]
 mod copies;
 #[cfg(test)]
+mod damage;
+#[cfg(test)]
 mod data;
 #[cfg(test)]
 mod deaths;

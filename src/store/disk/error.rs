@@ -10,7 +10,7 @@ use crate::store::StoreError;
 use crate::store::schema::{self, SchemaError};
 
 /// Why a data directory was not opened.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another process has it. Nothing was touched.
     #[error("the data directory {} is in use by {}", dir.display(), Holder(*holder))]

@@ -19,8 +19,11 @@ const FORMAT_TEMPORARY: &str = "FORMAT.new";
 const LOCK_FILE: &str = "LOCK";
 const MARK_FILE: &str = "MARK";
 const CREATING: &str = "creating";
+/// A store that another one has taken the place of, on its way out.
+const REPLACED: &str = "replaced";
 /// What a directory without `FORMAT` may hold: an unfinished creation, and what a fresh ext4 has.
-const HARMLESS: [&str; 5] = [FORMAT_TEMPORARY, LOCK_FILE, MARK_FILE, CREATING, "lost+found"];
+const HARMLESS: [&str; 6] =
+    [FORMAT_TEMPORARY, LOCK_FILE, MARK_FILE, CREATING, REPLACED, "lost+found"];
 
 /// Stores are set aside in folders whose name tells why: one of these, a dash, and a number.
 pub(super) const WHYS: [&str; 2] = ["damaged", "removed"];
@@ -78,6 +81,11 @@ impl Directory {
         if sound { u64::from_be_bytes(number) } else { 0 }
     }
 
+    /// The directory itself.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Where sled is.
     pub(super) fn data(&self) -> PathBuf {
         self.path.join("sled")
@@ -109,12 +117,12 @@ impl Directory {
     /// Moves everything of the store to a new folder. `FORMAT` goes last: a kill before it leaves a
     /// directory that counts as damaged, and is set aside again.
     pub(super) fn set_aside(&self, why: &str) -> io::Result<PathBuf> {
-        let numbers = 1..=MAX_SET_ASIDE;
-        let mut folders = numbers.map(|number| self.path.join(format!("{why}-{number}")));
-        let Some(folder) = folders.find(|folder| !folder.exists()) else {
+        let Some(folder) = self.folder(why) else {
             let what = format!("{MAX_SET_ASIDE} {why} stores are kept already; remove some");
             return Err(io::Error::other(what));
         };
+        // What an attempt to make it anew has left would be taken for the store.
+        self.scratch()?;
         fs::create_dir(&folder)?;
         for name in ["sled", MARK_FILE, FORMAT_FILE] {
             match fs::rename(self.path.join(name), folder.join(name)) {
@@ -124,6 +132,48 @@ impl Directory {
         }
         sync_path(&self.path)?;
         Ok(folder)
+    }
+
+    /// Puts the store in the scratch place, which is whole and synced, in the place of the present
+    /// one. That is kept in a folder of its own, which is returned, if `keep` is set and there is
+    /// room for one more; else it is removed. Safe to kill at any instant.
+    pub(super) fn exchange(&self, keep: bool) -> io::Result<Option<PathBuf>> {
+        for entry in fs::read_dir(self.path.join(CREATING))? {
+            sync_path(&entry?.path())?;
+        }
+        sync_path(&self.path.join(CREATING))?;
+        let folder = if keep { self.folder(WHYS[0]) } else { None };
+        let (old, replaced) = (self.data(), self.path.join(REPLACED));
+        match &folder {
+            Some(folder) => {
+                fs::create_dir(folder)?;
+                fs::rename(&old, folder.join("sled"))?;
+                sync_path(folder)?;
+            }
+            None => {
+                self.remove_replaced()?;
+                fs::rename(&old, &replaced)?;
+            }
+        }
+        sync_path(&self.path)?;
+        self.finish()?;
+        self.remove_replaced()?;
+        Ok(folder)
+    }
+
+    /// Removes a store that another one has taken the place of.
+    pub(super) fn remove_replaced(&self) -> io::Result<()> {
+        match fs::remove_dir_all(self.path.join(REPLACED)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// A folder that is not there yet, for a store that is set aside.
+    fn folder(&self, why: &str) -> Option<PathBuf> {
+        let numbers = 1..=MAX_SET_ASIDE;
+        let mut folders = numbers.map(|number| self.path.join(format!("{why}-{number}")));
+        folders.find(|folder| !folder.exists())
     }
 
     /// Puts a store that was made whole in its place; false if there is neither.

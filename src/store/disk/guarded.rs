@@ -9,7 +9,7 @@ use std::cell::Cell;
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::ops::Bound;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
@@ -25,6 +25,7 @@ use rustix::io::Errno;
 pub(in crate::store) use sled::Batch;
 
 use super::files::{lock_within, sync_path};
+use super::log::Survey;
 use super::watch::Watch;
 
 /// Size of a segment of sled's log, in bytes.
@@ -119,6 +120,8 @@ pub(in crate::store) struct Sled {
     db: Option<sled::Db>,
     /// Our own descriptor of the one file that holds the data.
     file: File,
+    /// How the log was before sled saw it.
+    survey: Survey,
     /// Files in `blobs/` that have been fsynced.
     blobs: Mutex<HashSet<OsString>>,
     fault: OnceLock<Fault>,
@@ -132,7 +135,7 @@ impl Sled {
         hook_panics();
         let _opening = Counted::new(&OPENING);
         await_release(&dir.join("db"))?;
-        read_through(&dir.join("db"))?;
+        let survey = survey(&dir.join("db"))?;
         let config = sled::Config::new()
             .path(dir)
             .cache_capacity(cache_bytes)
@@ -153,7 +156,7 @@ impl Sled {
             let _ = inside(|| Ok(forgotten.flush()?));
         })?;
         let (dir, watch, db) = (dir.to_path_buf(), Some(watch), Some(db));
-        Ok(Sled { dir, watch, db, file, blobs, fault, _open })
+        Ok(Sled { dir, watch, db, file, survey, blobs, fault, _open })
     }
 
     /// Runs `work` unless something has failed before; its failure is the last thing that happens.
@@ -176,6 +179,11 @@ impl Sled {
             fault.clone()
         };
         self.fault.get_or_init(note).clone()
+    }
+
+    /// True if what has failed is that the files contradict themselves.
+    pub(super) fn is_damaged(&self) -> bool {
+        matches!(self.fault.get(), Some(Fault::Corrupt(_)))
     }
 
     /// The damage that was noted when the store in `dir` was open last.
@@ -206,6 +214,34 @@ impl Sled {
             }
             Ok(())
         })
+    }
+
+    /// The same for what a damaged store still shows: a fault ends this call and nothing else.
+    pub(super) fn try_range(
+        &self,
+        from: &[u8],
+        mut visit: impl FnMut(&[u8], Bytes) -> Result<bool, Fault>,
+    ) -> Result<(), Fault> {
+        let Some(db) = &self.db else { return Err(Fault::Io("the store is closed".into())) };
+        inside(|| {
+            for entry in db.range::<&[u8], _>((Bound::Included(from), Bound::Unbounded)) {
+                let (place, value) = entry?;
+                if !visit(&place, Bytes::from_owner(value))? {
+                    break;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// How the log was when the store was opened, before sled saw it.
+    pub(super) fn survey(&self) -> &Survey {
+        &self.survey
+    }
+
+    /// The file that holds the log.
+    pub(super) fn log(&self) -> &File {
+        &self.file
     }
 
     /// Applies all of the batch or nothing; durable after the next [`Sled::sync`].
@@ -342,7 +378,7 @@ impl Drop for Sled {
     fn drop(&mut self) {
         let watch = self.watch.take();
         let Some(db) = self.db.take() else { return };
-        if self.fault.get().is_some() {
+        if matches!(self.fault.get(), Some(Fault::Io(_) | Fault::Locked)) {
             // Dropping it would flush and fsync again, after a failure. The process is about to end.
             mem::forget((watch, db));
         } else {
@@ -421,16 +457,13 @@ fn await_release(file: &Path) -> Result<(), Fault> {
     Ok(file.unlock()?)
 }
 
-/// Reads the file to its end. An error of the disk has to be found here: a segment that sled cannot read it
-/// takes for torn, and overwrites it with zeros.
-fn read_through(file: &Path) -> Result<(), Fault> {
-    let mut file = match File::open(file) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        file => file?,
-    };
-    let mut piece = vec![0; 1 << 20];
-    while file.read(&mut piece)? > 0 {}
-    Ok(())
+/// Reads the log to its end. An error of the disk has to be found here: a segment that sled cannot
+/// read it takes for torn, and overwrites it with zeros.
+fn survey(file: &Path) -> Result<Survey, Fault> {
+    match File::open(file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Survey::default()),
+        file => Ok(Survey::of(&file?)?),
+    }
 }
 
 /// Bytes allocated to the files of a directory, not looking further down.

@@ -33,6 +33,8 @@ const META_SPACE: u8 = 1;
 const DATA_SPACE: u8 = 2;
 const CHUNK_SPACE: u8 = 3;
 const HINT_SPACE: u8 = 4;
+/// The first place of the records.
+pub(super) const DATA: [u8; 1] = [DATA_SPACE];
 /// The first place of the chunks.
 pub(super) const CHUNKS: [u8; 1] = [CHUNK_SPACE];
 /// The first place of the hints, and the end of the chunks.
@@ -68,6 +70,25 @@ pub(super) fn data_end(partition: Partition) -> Vec<u8> {
         Some(next) => data_key(Partition(next), &[]),
         None => vec![DATA_SPACE + 1],
     }
+}
+
+/// The partitions that have places from `begin` to before `end` (to the last one without it).
+pub(super) fn partitions_between(begin: &[u8], end: Option<&[u8]>) -> Vec<Partition> {
+    let number = |place: &[u8]| {
+        let byte = |at: usize| place.get(at).copied().unwrap_or(0);
+        u16::from_be_bytes([byte(1), byte(2)])
+    };
+    let first = match begin.first() {
+        Some(space) if *space > DATA_SPACE => return Vec::new(),
+        Some(&DATA_SPACE) => number(begin),
+        _ => 0,
+    };
+    let last = match end.and_then(|end| Some((end, end.first()?))) {
+        Some((_, space)) if *space < DATA_SPACE => return Vec::new(),
+        Some((end, &DATA_SPACE)) => number(end),
+        _ => u16::MAX,
+    };
+    (first..=last).map(Partition).collect()
 }
 
 /// The place of a hint or its head. Byte order is (target, key) order.

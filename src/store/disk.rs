@@ -13,6 +13,7 @@ mod files;
 mod guarded;
 mod layout;
 mod log;
+mod mend;
 mod migrating;
 mod rebuild;
 mod scrub;
@@ -93,9 +94,6 @@ impl DiskStore {
         let fault = |fault| OpenError::from_fault(dir, fault);
         let damaged = |reason| OpenError::Damaged { dir: dir.to_path_buf(), reason };
         let sled = open_sled(&directory, dir, cache_bytes)?;
-        if let Some(damage) = &sled.survey().damage {
-            return Err(damaged(damage.clone()));
-        }
         prepare(&sled).map_err(|error| OpenError::from_schema(dir, error))?;
         let (last_write, mark) = (last_write(&sled).map_err(fault)?, directory.mark());
         if last_write < mark {
@@ -293,8 +291,14 @@ fn open_sled(directory: &Directory, dir: &Path, cache_bytes: u64) -> Result<Sled
         return Err(OpenError::Damaged { dir: dir.to_path_buf(), reason });
     }
     directory.remove_replaced().map_err(io("removing a store that was replaced"))?;
+    let fault = |fault| OpenError::from_fault(dir, fault);
+    // Before sled sees it: it clears what it finds behind a damaged message.
+    let survey = Sled::survey_of(&directory.data(), directory.mark()).map_err(fault)?;
+    if let Some(reason) = survey.damage {
+        return Err(OpenError::Damaged { dir: dir.to_path_buf(), reason });
+    }
     directory.remove_torn_files().map_err(io("looking for torn files"))?;
-    Sled::open(&directory.data(), cache_bytes).map_err(|fault| OpenError::from_fault(dir, fault))
+    Sled::open_surveyed(&directory.data(), cache_bytes, survey).map_err(fault)
 }
 
 fn last_write(sled: &Sled) -> Result<u64, Fault> {

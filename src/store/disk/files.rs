@@ -19,11 +19,13 @@ const FORMAT_TEMPORARY: &str = "FORMAT.new";
 const LOCK_FILE: &str = "LOCK";
 const MARK_FILE: &str = "MARK";
 const CREATING: &str = "creating";
+/// A copy of a damaged store, while it is read.
+const COPY: &str = "mending";
 /// A store that another one has taken the place of, on its way out.
 const REPLACED: &str = "replaced";
 /// What a directory without `FORMAT` may hold: an unfinished creation, and what a fresh ext4 has.
-const HARMLESS: [&str; 6] =
-    [FORMAT_TEMPORARY, LOCK_FILE, MARK_FILE, CREATING, REPLACED, "lost+found"];
+const HARMLESS: [&str; 7] =
+    [FORMAT_TEMPORARY, LOCK_FILE, MARK_FILE, CREATING, COPY, REPLACED, "lost+found"];
 
 /// Stores are set aside in folders whose name tells why: one of these, a dash, and a number.
 pub(super) const WHYS: [&str; 2] = ["damaged", "removed"];
@@ -161,6 +163,33 @@ impl Directory {
         Ok(folder)
     }
 
+    /// Copies the present store, to be tried to read: it is a damaged one, and stays as it is.
+    pub(super) fn copy(&self) -> io::Result<PathBuf> {
+        self.remove_copy()?;
+        let (from, to) = (self.data(), self.path.join(COPY));
+        let files = |dir: &Path| match fs::read_dir(dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            entries => entries?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>(),
+        };
+        for within in ["", "blobs"] {
+            fs::create_dir(to.join(within))?;
+            for file in files(&from.join(within))?.into_iter().filter(|file| file.is_file()) {
+                let name = file.file_name().unwrap_or_default();
+                fs::copy(&file, to.join(within).join(name))?;
+            }
+        }
+        remove_torn_files(&to)?;
+        Ok(to)
+    }
+
+    /// Removes what [`Directory::copy`] has made.
+    pub(super) fn remove_copy(&self) -> io::Result<()> {
+        match fs::remove_dir_all(self.path.join(COPY)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// Removes a store that another one has taken the place of.
     pub(super) fn remove_replaced(&self) -> io::Result<()> {
         match fs::remove_dir_all(self.path.join(REPLACED)) {
@@ -189,26 +218,31 @@ impl Directory {
         Ok(true)
     }
 
-    /// Removes files that sled would read and fail on for ever, and can make anew. Snapshots: half-written
-    /// ones (a kill during an open leaves them) and damaged ones; they only repeat what the log says. A torn
-    /// `conf`: it holds nothing but sled's version and the settings that are fixed with our `FORMAT`. With
-    /// the good ones left in place, a store that does not open has a damaged log.
+    /// See [`remove_torn_files`].
     pub(super) fn remove_torn_files(&self) -> io::Result<()> {
-        for entry in fs::read_dir(self.data())? {
-            let path = entry?.path();
-            let name = path.file_name().unwrap_or_default().as_encoded_bytes();
-            let half = name.ends_with(b".generating");
-            let torn = match name {
-                b"conf" => !conf_is_whole(&fs::read(&path)?),
-                name if name.starts_with(b"snap.") => half || !snapshot_is_whole(&fs::read(&path)?),
-                _ => false,
-            };
-            if torn {
-                fs::remove_file(&path)?;
-            }
-        }
-        sync_path(&self.data())
+        remove_torn_files(&self.data())
     }
+}
+
+/// Removes files that sled would read and fail on for ever, and can make anew. Snapshots: half-written
+/// ones (a kill during an open leaves them) and damaged ones; they only repeat what the log says. A torn
+/// `conf`: it holds nothing but sled's version and the settings that are fixed with our `FORMAT`. With
+/// the good ones left in place, a store that does not open has a damaged log.
+fn remove_torn_files(data: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(data)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+        let half = name.ends_with(b".generating");
+        let torn = match name {
+            b"conf" => !conf_is_whole(&fs::read(&path)?),
+            name if name.starts_with(b"snap.") => half || !snapshot_is_whole(&fs::read(&path)?),
+            _ => false,
+        };
+        if torn {
+            fs::remove_file(&path)?;
+        }
+    }
+    sync_path(data)
 }
 
 /// True when the snapshot's trailer (length, then CRC-32, both little-endian) fits its content.

@@ -132,10 +132,29 @@ impl Sled {
     /// Opens the directory, or makes it if it is not there. The page cache takes about `cache_bytes`
     /// bytes; measured was up to 2.4 times as much.
     pub(in crate::store) fn open(dir: &Path, cache_bytes: u64) -> Result<Self, Fault> {
+        let survey = Sled::survey_of(dir, 0)?;
+        Sled::open_surveyed(dir, cache_bytes, survey)
+    }
+
+    /// Reads the log of a store that is not open to its end, which must hold the write `mark`. An
+    /// error of the disk has to be found here: a segment that sled cannot read it takes for torn,
+    /// and overwrites it with zeros.
+    pub(super) fn survey_of(dir: &Path, mark: u64) -> Result<Survey, Fault> {
+        await_release(&dir.join("db"))?;
+        match File::open(dir.join("db")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Survey::default()),
+            file => Ok(Survey::of(&file?, mark)?),
+        }
+    }
+
+    /// Opens a directory whose log was read.
+    pub(super) fn open_surveyed(
+        dir: &Path,
+        cache_bytes: u64,
+        survey: Survey,
+    ) -> Result<Self, Fault> {
         hook_panics();
         let _opening = Counted::new(&OPENING);
-        await_release(&dir.join("db"))?;
-        let survey = survey(&dir.join("db"))?;
         let config = sled::Config::new()
             .path(dir)
             .cache_capacity(cache_bytes)
@@ -455,15 +474,6 @@ fn await_release(file: &Path) -> Result<(), Fault> {
         return Err(Fault::Locked);
     }
     Ok(file.unlock()?)
-}
-
-/// Reads the log to its end. An error of the disk has to be found here: a segment that sled cannot
-/// read it takes for torn, and overwrites it with zeros.
-fn survey(file: &Path) -> Result<Survey, Fault> {
-    match File::open(file) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Survey::default()),
-        file => Ok(Survey::of(&file?)?),
-    }
 }
 
 /// Bytes allocated to the files of a directory, not looking further down.

@@ -15,19 +15,24 @@ use std::io;
 use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 
+use bytes::Bytes;
 use rustix::fs::Advice;
 
 use super::guarded::SEGMENT_BYTES;
+use super::layout::{LAST_WRITE, unseal_u64};
 
-const HEADER_BYTES: usize = 20;
+/// Bytes of the header of a segment.
+pub(super) const HEADER_BYTES: usize = 20;
 /// sled begins no message with less room than this before the end of a segment.
-const LONGEST_HEAD_BYTES: usize = 32;
+pub(super) const LONGEST_HEAD_BYTES: usize = 32;
 /// sled stores a position as its exclusive or with this.
 const MASK: u64 = 0x7fff_ffff_ffff_ffff;
 /// The kind of a message that fills the rest of its segment.
 const CAP: u8 = 2;
 /// The kind of a message that says where a batch ends.
 const MANIFEST: u8 = 3;
+/// Bytes of the sealed number of a write.
+const NUMBER_BYTES: usize = 17;
 /// The highest kind that there is.
 const LAST_KIND: u8 = 11;
 
@@ -145,11 +150,20 @@ impl Segment {
         }
     }
 
-    /// True if one of its messages holds these bytes.
-    pub(super) fn holds(&self, wanted: &[u8]) -> bool {
+    /// True if one of its messages holds the number of a write, this one or a later one.
+    pub(super) fn reaches(&self, write: u64) -> bool {
         let messages = self.bytes.get(HEADER_BYTES..self.end).unwrap_or_default();
-        messages.windows(wanted.len()).any(|window| window == wanted)
+        messages.windows(NUMBER_BYTES).any(|window| number_of_write(window, write))
     }
+}
+
+/// True for the sealed number of a write that is `write` or a later one. The numbers that a store
+/// counts to are near each other: others are not worth their checksum.
+fn number_of_write(window: &[u8], write: u64) -> bool {
+    let number = window.get(1..9).and_then(|bytes| bytes.first_chunk::<8>());
+    let number = number.map_or(0, |number| u64::from_be_bytes(*number));
+    (write..write.saturating_add(1 << 32)).contains(&number)
+        && unseal_u64(LAST_WRITE, &Bytes::copy_from_slice(window)).is_some()
 }
 
 /// The header of a segment, without the rest.
@@ -175,19 +189,32 @@ pub(super) struct Survey {
 }
 
 impl Survey {
-    /// Reads the whole log.
-    pub(super) fn of(file: &File) -> io::Result<Self> {
+    /// Reads the whole log, up to and beyond the write `mark`, which was synced.
+    pub(super) fn of(file: &File, mark: u64) -> io::Result<Self> {
         let mut survey = Survey::default();
-        let newest = positions(file)?.last_key_value().map(|(position, _)| *position);
-        for number in 0..segments(file.metadata()?.len()) {
+        let positions = positions(file)?;
+        let newest = positions.last_key_value().map(|(position, _)| *position);
+        let all = 0..segments(file.metadata()?.len());
+        let known: Vec<u64> = positions.values().rev().copied().collect();
+        let others = all.filter(|number| !known.contains(number));
+        let mut last = None;
+        let mut reaches = mark == 0;
+        for number in known.iter().copied().chain(others) {
             let segment = Segment::read(file, number)?;
+            reaches = reaches || segment.reaches(mark);
             if segment.is_whole(newest) {
+                last.get_or_insert_with(|| segment.what_is_wrong(number));
                 continue;
             }
             survey.excused.insert(number, (segment.header, segment.end));
             if !segment.is_filled_again() {
                 survey.damage.get_or_insert_with(|| segment.what_is_wrong(number));
             }
+        }
+        if !reaches {
+            let what = last.unwrap_or_else(|| "sled/db has no readable segment".to_owned());
+            let behind = format!("{what}: the write {mark}, which was synced, is behind it");
+            survey.damage.get_or_insert(behind);
         }
         Ok(survey)
     }
@@ -220,13 +247,14 @@ fn forget(file: &File, from: u64, length: u64) -> io::Result<()> {
     Ok(rustix::fs::fadvise(file, from, length, Advice::DontNeed)?)
 }
 
-fn header(bytes: &[u8]) -> Header {
+/// The header that these bytes begin with.
+pub(super) fn header(bytes: &[u8]) -> Header {
     let Some(header) = bytes.first_chunk::<HEADER_BYTES>() else { return Header::Blank };
     if header.iter().all(|byte| *byte == 0) {
         return Header::Blank;
     }
     let (checksum, content) = header.split_at(4);
-    if !is_sum_of(checksum, &[content]) {
+    if checksum != sum(&[content]) {
         return Header::Broken;
     }
     let position = content.first_chunk::<8>().copied().unwrap_or_default();
@@ -236,35 +264,92 @@ fn header(bytes: &[u8]) -> Header {
     }
 }
 
+/// The header of a segment at this position of the log. What it says of the log before it is as
+/// little as can be.
+pub(super) fn sealed(position: u64) -> [u8; HEADER_BYTES] {
+    let mut header = [0; HEADER_BYTES];
+    header[4..12].copy_from_slice(&(position ^ MASK).to_le_bytes());
+    header[12..].copy_from_slice(&MASK.to_le_bytes());
+    let checksum = sum(&[&header[4..]]);
+    header[..4].copy_from_slice(&checksum);
+    header
+}
+
 /// sled stores the complement of a CRC-32.
-fn is_sum_of(checksum: &[u8], parts: &[&[u8]]) -> bool {
+fn sum(parts: &[&[u8]]) -> [u8; 4] {
     let mut hasher = crc32fast::Hasher::new();
     parts.iter().for_each(|part| hasher.update(part));
-    checksum == (!hasher.finalize()).to_le_bytes()
+    (!hasher.finalize()).to_le_bytes()
+}
+
+/// The head of a message: whether that is whole is another matter.
+pub(super) struct Head {
+    pub(super) kind: u8,
+    /// The number of the segment in the log.
+    pub(super) segment: u64,
+    /// Bytes of the head itself.
+    bytes: usize,
+    /// Bytes of the message, the head among them.
+    pub(super) length: usize,
+}
+
+impl Head {
+    /// The head that these bytes begin with.
+    pub(super) fn of(bytes: &[u8]) -> Option<Self> {
+        let mut rest = bytes.get(4..)?;
+        let kind = rest.split_off_first().copied()?;
+        let (body, segment, _page) = (number(&mut rest)?, number(&mut rest)?, number(&mut rest)?);
+        let head = bytes.len() - rest.len();
+        let length = head.checked_add(usize::try_from(body).ok()?)?;
+        // A kind of 0 is what sled clears with.
+        let fits = (1..=LAST_KIND).contains(&kind) && length <= bytes.len();
+        fits.then_some(Head { kind, segment, bytes: head, length })
+    }
+
+    /// The head of a message of no page, with so many bytes behind it, without its checksum.
+    pub(super) fn write(kind: u8, body: u64, segment: u64) -> Vec<u8> {
+        let mut head = vec![0, 0, 0, 0, kind];
+        for part in [body, segment, u64::MAX] {
+            write_number(part, &mut head);
+        }
+        head
+    }
+}
+
+/// The checksum that the message should have which these bytes are.
+pub(super) fn check_sum(bytes: &[u8]) -> Option<[u8; 4]> {
+    let head = Head::of(bytes)?;
+    Some(sum(&[bytes.get(head.bytes..head.length)?, bytes.get(4..head.bytes)?]))
 }
 
 /// A message that is whole.
-struct Message<'a> {
+pub(super) struct Message<'a> {
     kind: u8,
     /// The number of the segment in the log.
-    segment: u64,
+    pub(super) segment: u64,
     body: &'a [u8],
     /// All of its bytes.
-    length: usize,
+    pub(super) length: usize,
 }
 
 impl<'a> Message<'a> {
     /// The message that these bytes begin with.
-    fn of(bytes: &'a [u8]) -> Option<Self> {
-        let (checksum, mut rest) = bytes.split_at_checked(4)?;
-        let kind = rest.split_off_first().copied()?;
-        let (length, segment, _page) = (number(&mut rest)?, number(&mut rest)?, number(&mut rest)?);
-        let head = &bytes[4..bytes.len() - rest.len()];
-        let body = rest.get(..usize::try_from(length).ok()?)?;
-        let length = 4 + head.len() + body.len();
-        // A kind of 0 is what sled clears with.
-        let whole = kind != 0 && is_sum_of(checksum, &[body, head]);
+    pub(super) fn of(bytes: &'a [u8]) -> Option<Self> {
+        let Head { kind, segment, bytes: head, length } = Head::of(bytes)?;
+        let body = bytes.get(head..length)?;
+        let whole = check_sum(bytes).is_some_and(|sum| bytes.starts_with(&sum));
         whole.then_some(Message { kind, segment, body, length })
+    }
+}
+
+/// The number as sled writes it: in nine bytes, or in one.
+fn write_number(number: u64, to: &mut Vec<u8>) {
+    match u8::try_from(number) {
+        Ok(byte) if byte <= 240 => to.push(byte),
+        _ => {
+            to.push(255);
+            to.extend(number.to_le_bytes());
+        }
     }
 }
 
@@ -290,6 +375,7 @@ fn number(rest: &mut &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::super::guarded::{Batch, Sled};
+    use super::super::layout::seal;
     use super::*;
 
     fn filled(dir: &std::path::Path, keys: u32) -> Sled {
@@ -297,7 +383,8 @@ mod tests {
         for key in 0..keys {
             let mut batch = Batch::default();
             batch.insert(&key.to_be_bytes(), vec![key as u8; 20_000]);
-            batch.insert(b"number", key.to_string().as_bytes());
+            let number = seal(LAST_WRITE, &u64::from(key + 1).to_be_bytes());
+            batch.insert(b"number", number);
             sled.apply(batch).unwrap();
         }
         sled.sync().unwrap();
@@ -328,7 +415,7 @@ mod tests {
             assert!(segment.is_full || position(segment) == newest, "ends at {}", segment.end);
         }
         let tail = before.iter().find(|segment| position(segment) == newest).unwrap();
-        assert!(tail.holds(b"number"));
+        assert!(tail.reaches(1_200) && tail.reaches(1_100) && !tail.reaches(1_201));
         assert!(tail.batch_to <= newest + tail.end as u64, "{} {newest}", tail.batch_to);
         println!("the last batch ends at {} of {}", tail.batch_to - newest, tail.end);
 

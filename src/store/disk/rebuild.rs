@@ -14,7 +14,7 @@ use super::files::Directory;
 use super::guarded::{Batch, Fault, Sled};
 use super::layout::{self, LIFE, Place};
 use super::log::Survey;
-use super::{DiskStore, OpenError, last_write, life, meta_key, open_sled, ring, schema};
+use super::{DiskStore, OpenError, last_write, life, mend, meta_key, ring, schema};
 use crate::ring::Ring;
 use crate::store::Meta;
 use crate::types::Partition;
@@ -89,12 +89,39 @@ impl DiskStore {
         amend: Amend,
     ) -> Result<(Self, Salvage), OpenError> {
         let directory = Directory::claim_existing(dir)?;
-        let sled = open_sled(&directory, dir, cache_bytes)?;
-        schema::migrate(&sled).map_err(|error| OpenError::from_schema(dir, error))?;
-        let salvage = make(&directory, &sled, cache_bytes, amend)?;
-        drop(sled);
+        let io = |doing| move |error| OpenError::from_io(dir, doing, &error);
+        directory.finish().map_err(io("moving the new store in place"))?;
+        // sled may take a mended log no better than one that ends early.
+        let salvage = match read_copy(&directory, true, cache_bytes, amend) {
+            Err(OpenError::Damaged { .. }) => read_copy(&directory, false, cache_bytes, amend)?,
+            read => read?,
+        };
         install(directory, salvage, true, cache_bytes)
     }
+}
+
+/// Makes a store in the scratch place of what a copy of the present one shows.
+fn read_copy(
+    directory: &Directory,
+    is_mended: bool,
+    cache_bytes: u64,
+    amend: Amend,
+) -> Result<Salvage, OpenError> {
+    let dir = directory.path();
+    let io = |doing| move |error| OpenError::from_io(dir, doing, &error);
+    let copy = directory.copy().map_err(io("copying the damaged store"))?;
+    if is_mended {
+        mend::mend(&copy.join("db")).map_err(io("mending a copy of the damaged store"))?;
+    }
+    let read = || {
+        let sled = Sled::open(&copy, cache_bytes);
+        let sled = sled.map_err(|fault| OpenError::from_fault(dir, fault))?;
+        schema::migrate(&sled).map_err(|error| OpenError::from_schema(dir, error))?;
+        make(directory, &sled, cache_bytes, amend)
+    };
+    let salvage = read();
+    directory.remove_copy().map_err(io("removing the copy"))?;
+    salvage
 }
 
 fn install(
@@ -143,7 +170,7 @@ fn make(
         new.apply(batch).map_err(fault)?;
     }
     new.close().map_err(fault)?;
-    let log = File::open(scratch.join("db")).and_then(|log| Survey::of(&log));
+    let log = File::open(scratch.join("db")).and_then(|log| Survey::of(&log, last_write));
     match log.map_err(io("reading the new store"))?.damage {
         Some(reason) => Err(OpenError::Io { dir: scratch, reason }),
         None => Ok(Salvage { copied, lost, last_write, aside: None }),

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use super::DiskStore;
 use super::guarded::{Fault, SEGMENT_BYTES};
-use super::layout::{LAST_WRITE, seal};
 use super::log::{Header, Segment, positions, segments};
 use crate::store::Scrubbed;
 
@@ -51,15 +50,14 @@ impl DiskStore {
         if segment.lacks_the_end_of_a_batch() {
             return Ok(Some((shape, segment.what_is_wrong(number))));
         }
-        let mark = seal(LAST_WRITE, &synced.to_be_bytes());
-        if synced <= self.opened_at || segment.holds(&mark) {
+        if synced <= self.opened_at || segment.reaches(synced) {
             return Ok(None);
         }
         // The rest of its batch may fill this segment from the beginning.
         let previous = position.checked_sub(SEGMENT_BYTES as u64);
         let previous = previous.and_then(|position| positions.get(&position));
         if let Some(previous) = previous
-            && Segment::read(self.sled.log(), *previous)?.holds(&mark)
+            && Segment::read(self.sled.log(), *previous)?.reaches(synced)
         {
             return Ok(None);
         }

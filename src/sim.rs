@@ -82,6 +82,7 @@ const EXPECTED: &[&str] = &[
     "restarts",
     "retries acknowledged",
     "rolled-back disks",
+    "stores made anew",
     "slow disks",
     "unsynced batches lost",
     "writes unknown",

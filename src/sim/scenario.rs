@@ -34,6 +34,8 @@ pub(super) enum Fault {
     CopyDisk { host: usize, from: usize, down: Micros },
     /// A bit flips in some record.
     Damage { host: usize },
+    /// A crash after which a new store has the place of a damaged one, with what that still shows.
+    LosePages { host: usize, down: Micros },
     /// A host dies for good, and a new one gets its places; after this long it starts again with what it had.
     Replace { host: usize, back: Micros },
     /// Every host loses its power at the same instant.
@@ -145,6 +147,7 @@ impl Scenario {
         }
         let replaces = faults.iter().any(|(_, fault)| matches!(fault, Fault::Replace { .. }));
         faults.extend(whole_cluster(seed, span, replaces));
+        faults.extend(lost_pages(seed, span, hosts).filter(|_| !replaces));
         faults.sort_by_key(|(at, _)| *at);
         let mut scenario = Scenario {
             seed,
@@ -208,6 +211,7 @@ impl Scenario {
             | Fault::Full { host, .. }
             | Fault::Slow { host, .. }
             | Fault::LoseDisk { host, .. }
+            | Fault::LosePages { host, .. }
             | Fault::BackUp { host }
             | Fault::RollBack { host, .. }
             | Fault::Replace { host, .. }
@@ -303,6 +307,24 @@ fn whole_cluster(seed: u64, span: Micros, replaces: bool) -> Vec<(Micros, Fault)
         faults.extend((2..=3).map(|at| (at * span / 4, Fault::RestoreAll { down: down() })));
     }
     faults
+}
+
+/// Stores that are made anew of what damaged ones still show, some of them at once. Drawn apart, so
+/// that all else is the same with and without them.
+fn lost_pages(
+    seed: u64,
+    span: Micros,
+    hosts: usize,
+) -> impl Iterator<Item = (Micros, Fault)> + use<> {
+    let rng = &mut Rng::new(seed ^ 0xba6e);
+    let (happens, when) = (rng.chance(0.08), rng.below(span));
+    let mut damaged = Vec::new();
+    for host in (0..hosts).filter(|_| happens) {
+        if rng.chance(0.4) {
+            damaged.push((when, Fault::LosePages { host, down: rng.below(300 * MILLI) + MILLI }));
+        }
+    }
+    damaged.into_iter()
 }
 
 /// A second replacement, which another operator orders at the same time: of another member if the

@@ -134,6 +134,29 @@ impl MemoryStore {
         Some(key)
     }
 
+    /// Takes some of the records and hints, as a store that is made anew of what a damaged one still
+    /// shows: where records are missing it has no authority.
+    pub fn lose_some(&self, rng: &mut Rng) {
+        let state = &mut *self.state();
+        let image = &mut state.durable;
+        let mut lost = Vec::new();
+        for (partition, records) in &mut image.records {
+            let before = records.len();
+            records.retain(|_, _| rng.chance(0.7));
+            if records.len() < before {
+                lost.push(*partition);
+            }
+        }
+        image.hints.values_mut().for_each(|hints| hints.retain(|_, _| rng.chance(0.7)));
+        if let Some(meta) = &mut image.meta {
+            meta.without_authority.extend(lost);
+            meta.without_authority.sort_unstable();
+            meta.without_authority.dedup();
+        }
+        state.live = state.durable.clone();
+        state.unsynced.clear();
+    }
+
     /// What a read would find after a power cut now that loses everything unsynced.
     pub fn read_durable(&self, partition: Partition, key: &Key) -> Found {
         self.state().durable.read(partition, key)

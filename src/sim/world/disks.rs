@@ -117,6 +117,12 @@ impl World {
                 self.crash(host, down);
                 self.hosts[host].store = MemoryStore::default();
             }
+            Fault::LosePages { host, down } if self.hosts[host].node.is_some() => {
+                self.count("stores made anew");
+                self.judge.lose(self.now(), host, None);
+                self.crash(host, down);
+                self.hosts[host].store.lose_some(&mut self.rng);
+            }
             Fault::BackUp { host } => {
                 self.hosts[host].backup = Some(self.hosts[host].store.backup());
             }

@@ -85,6 +85,7 @@ impl World {
             Fault::CopyAll
             | Fault::RestoreAll { .. }
             | Fault::LoseDisk { .. }
+            | Fault::LosePages { .. }
             | Fault::BackUp { .. }
             | Fault::RollBack { .. }
             | Fault::CopyDisk { .. }

@@ -65,6 +65,7 @@ impl World {
         match fault {
             Fault::Crash { host, down: length }
             | Fault::LoseDisk { host, down: length }
+            | Fault::LosePages { host, down: length }
             | Fault::RollBack { host, down: length }
             | Fault::CopyDisk { host, down: length, .. }
             | Fault::Pause { host, length }

@@ -87,6 +87,14 @@ pub enum ServeError {
     /// The store failed: nothing has been acknowledged since.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The same, of the store in this directory.
+    #[error("{error} (data in {})", dir.display())]
+    StoreIn {
+        /// The data directory.
+        dir: PathBuf,
+        /// What failed.
+        error: StoreError,
+    },
     /// The port is taken, or the address is not one of this machine.
     #[error("cannot listen on {0}: {1}")]
     Listen(String, io::Error),
@@ -139,7 +147,7 @@ impl ServeError {
 pub fn serve(
     config: &Config,
     follow_stdin: bool,
-    read: impl Fn() -> Result<Config, ConfigError> + Send + 'static,
+    read: impl Fn() -> Result<Config, ConfigError> + Send + Sync + 'static,
 ) -> Result<(), ServeError> {
     let (sender, orders) = channel(process::MAX_ORDERS);
     let watch = process::watch_signals(sender.clone(), read);
@@ -164,8 +172,12 @@ fn open_and_run(config: &Config, orders: Receiver<Order>) -> Result<(), ServeErr
     let _closing = patience()?;
     // Only a thread that is stuck in a failed store still has it then, and the process ends anyway.
     let closed = Arc::into_inner(store).map_or(Ok(()), DiskStore::close);
-    served?;
-    Ok(closed?)
+    let within = |error| ServeError::StoreIn { dir: config.data_dir.clone(), error };
+    match served {
+        Err(ServeError::Store(error)) => Err(within(error)),
+        Err(error) => Err(error),
+        Ok(()) => closed.map_err(within),
+    }
 }
 
 /// A client's connection.

@@ -9,6 +9,7 @@ use tokio::time::timeout;
 use tracing::info;
 
 use super::drain::Drain;
+use super::ending::Ending;
 use super::{Engine, ServeError};
 use crate::config::Config;
 use crate::metrics::{Account, CONTENT_TYPE, Load};
@@ -84,10 +85,19 @@ impl Watchers {
         asked
     }
 
-    /// The life has ended; another one may follow.
-    pub(super) fn end(&self) {
-        self.board
-            .set(Stage::Without("a life of the node has ended, and another one has not begun"));
+    /// The engine has ended, for this reason; what it has left is written and synced.
+    pub(super) fn end(&self, ending: &Ending) {
+        self.board.set(Stage::Without(match ending {
+            Ending::Relive => "between two lives: the node takes up a later ring",
+            Ending::Stop => "stopping: what was written is synced, and the store is closed",
+            Ending::Removed(_) => "stopping: the node was removed from its cluster",
+            Ending::Duplicate(_) => "stopping: another daemon is this node",
+        }));
+    }
+
+    /// The node has failed.
+    pub(super) fn fail(&self) {
+        self.board.set(Stage::Without("stopping: the node has failed, see its log"));
     }
 }
 
@@ -116,7 +126,7 @@ impl Board {
         *last = None;
         let engine = self.engine()?;
         // The life may end meanwhile.
-        let ended = Missing::Without("between two lives");
+        let ended = Missing::Without("the engine has just ended");
         let (question, answer) = oneshot::channel();
         let Ok(()) = engine.send(question).await else { return Err(ended) };
         let Ok(account) = answer.await else { return Err(ended) };

@@ -45,7 +45,9 @@ pub(super) fn run_watched(
     let (mut continues, mut settings) = (false, Settings::of(config));
     loop {
         let ended = live((config, &mut settings), &store, &mut orders, watchers, continues);
-        watchers.end();
+        if ended.is_err() {
+            watchers.fail();
+        }
         match ended? {
             Ending::Relive => continues = true,
             Ending::Stop => return Ok(()),
@@ -155,6 +157,7 @@ fn live(
     // A look-up of a peer's host name may still be waiting for an answer.
     runtime.shutdown_background();
     let (ending, storage, meta) = served?;
+    watchers.end(&ending);
     let _writing = Patience::begin().map_err(system("thread"))?;
     storage.finish()?;
     end_life(&**store, &meta)?;

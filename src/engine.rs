@@ -51,6 +51,7 @@ use crate::wire::{self, PROTOCOL};
 use emulated::{Alarm, Emulator, Parcel};
 use ending::Ending;
 use health::{Question, Watchers};
+use journal::Comparisons;
 pub use life::run;
 use life::run_watched;
 use manager::{Manager, Patience};
@@ -184,6 +185,18 @@ fn open_and_run(config: &Config, orders: Receiver<Order>) -> Result<(), ServeErr
 struct Client {
     outbox: Arc<Outbox>,
     under_way: HashSet<u64>,
+    /// Calls that have come and are not answered yet, those that an emulated network delays included.
+    owed: u64,
+    /// True when it makes no more calls: its connection ends with the last reply.
+    is_silent: bool,
+}
+
+impl Client {
+    fn finish_if_answered(&self) {
+        if self.is_silent && self.owed == 0 {
+            self.outbox.finish();
+        }
+    }
 }
 
 /// A request that the node works on.
@@ -216,6 +229,8 @@ struct Engine<'a> {
     sent: BTreeMap<emulation::Kind, u64>,
     emulator: Emulator,
     alarm: Alarm,
+    /// Comparisons with other owners that are to be logged together.
+    comparisons: Comparisons,
     /// Why the node refuses writes for want of space, if it does.
     short: Option<Shortage>,
     manager: Manager,
@@ -273,6 +288,7 @@ impl<'a> Engine<'a> {
             sent: BTreeMap::new(),
             emulator,
             alarm,
+            comparisons: Comparisons::default(),
             short: None,
             manager,
             accepting: None,
@@ -325,8 +341,10 @@ impl<'a> Engine<'a> {
             }
             self.go_on_draining();
             self.tell_manager();
+            self.comparisons.tell(Instant::now(), self.node.members());
             yield_now().await;
         }
+        self.comparisons.tell_all(self.node.members());
         self.end_emulation();
         self.flush().await;
         Ok((self.ending, self.storage, self.node.meta().clone()))
@@ -417,7 +435,14 @@ impl<'a> Engine<'a> {
                 drop(held);
             }
             Event::Joined { client, outbox } => {
-                self.clients.insert(client, Client { outbox, under_way: HashSet::new() });
+                let (under_way, owed, is_silent) = (HashSet::new(), 0, false);
+                self.clients.insert(client, Client { outbox, under_way, owed, is_silent });
+            }
+            Event::Silent { client } => {
+                if let Some(caller) = self.clients.get_mut(&client) {
+                    caller.is_silent = true;
+                    caller.finish_if_answered();
+                }
             }
             Event::Left { client } => {
                 self.clients.remove(&client);
@@ -434,13 +459,18 @@ impl<'a> Engine<'a> {
             Event::Duplicate { why } => {
                 error!(event = "copy_heard", "node {} is refused: {why}", self.config.name);
             }
-            Event::Call { client, call, held } => match &call.body {
-                CallBody::Data { request, .. } if self.emulator.is_on() => {
-                    let kind = request.kind();
-                    self.emulator.post(self.now(), kind, Parcel::Call { client, call, held });
+            Event::Call { client, call, held } => {
+                if let Some(caller) = self.clients.get_mut(&client) {
+                    caller.owed += 1;
                 }
-                _ => self.call(client, call, held),
-            },
+                match &call.body {
+                    CallBody::Data { request, .. } if self.emulator.is_on() => {
+                        let kind = request.kind();
+                        self.emulator.post(self.now(), kind, Parcel::Call { client, call, held });
+                    }
+                    _ => self.call(client, call, held),
+                }
+            }
         }
     }
 
@@ -532,9 +562,11 @@ impl<'a> Engine<'a> {
     /// Lets a frame leave that answers a client's call of this id.
     fn answer(&mut self, client: ClientId, frame: Bytes) {
         let Some(caller) = self.clients.get_mut(&client) else { return };
+        caller.owed = caller.owed.saturating_sub(1);
         if !caller.outbox.push(frame) {
             caller.outbox.shut();
         }
+        caller.finish_if_answered();
     }
 
     fn carry_out(&mut self) {
@@ -575,6 +607,7 @@ impl<'a> Engine<'a> {
                     if let Notice::LossAccepted(partitions) = notice {
                         self.loss_accepted(partitions);
                     }
+                    self.comparisons.note(&notice, Instant::now());
                     journal::tell(notice, self.config, self.node.members());
                 }
             }

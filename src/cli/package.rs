@@ -29,12 +29,12 @@ impl Package {
 fn write(dir: &Path) -> io::Result<()> {
     let pages = dir.join("man");
     fs::create_dir_all(&pages)?;
+    // A page for each verb; their global options are on the first one.
+    clap_mangen::generate_to(Arguments::command().disable_help_subcommand(true), &pages)?;
     for page in fs::read_dir(&pages)? {
         let page = page?.path();
         fs::write(&page, keep_examples(&fs::read_to_string(&page)?))?;
     }
-    // A page for each verb; their global options are on the first one.
-    clap_mangen::generate_to(Arguments::command().disable_help_subcommand(true), &pages)?;
     for (shell, name) in
         [(Shell::Bash, "pixii.bash"), (Shell::Zsh, "_pixii"), (Shell::Fish, "pixii.fish")]
     {

@@ -12,10 +12,10 @@ use super::drain::Drain;
 use super::ending::Ending;
 use super::{Engine, ServeError};
 use crate::config::Config;
-use crate::metrics::{Account, CONTENT_TYPE, Load};
+use crate::metrics::{Account, Load};
 use crate::net::http::{self, HttpPort};
 use crate::node::Shortage;
-use crate::wire::http::Answer;
+use crate::wire::http::{Answer, Request};
 
 /// An engine that does not answer within this time makes no progress: it turns at least ten times a second.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -68,9 +68,9 @@ impl Watchers {
         let listen = |error| ServeError::Listen(address.clone(), error);
         let listener = TcpListener::bind(address).map_err(listen)?;
         let told = board.clone();
-        let answer = move |path: String| {
+        let answer = move |request: Request| {
             let board = told.clone();
-            async move { board.answer(&path).await }
+            async move { board.answer(&request.path, request.openmetrics).await }
         };
         let port = http::serve(listener, answer);
         let port = port.map_err(|error| ServeError::System("thread", error))?;
@@ -135,7 +135,7 @@ impl Board {
         Ok(account)
     }
 
-    async fn answer(&self, path: &str) -> Answer {
+    async fn answer(&self, path: &str, openmetrics: bool) -> Answer {
         let shown = ["/", "/metrics", "/livez", "/readyz"];
         if !shown.contains(&path) {
             return Answer::line(404, "there are /, /metrics, /livez and /readyz");
@@ -157,7 +157,8 @@ impl Board {
         };
         match (path, &account.unready) {
             ("/metrics", _) => {
-                Answer { status: 200, content_type: CONTENT_TYPE, body: account.metrics() }
+                let (content_type, body) = account.metrics(openmetrics);
+                Answer { status: 200, content_type, body }
             }
             ("/livez", _) => Answer::line(200, "alive"),
             ("/readyz", None) => Answer::line(200, "ready"),
@@ -240,9 +241,10 @@ mod tests {
     fn a_daemon_without_an_engine_is_alive_and_one_whose_engine_is_stuck_is_not() {
         let stage = Mutex::new(Stage::Without("opening the store"));
         let board = Board { stage, patience: Duration::from_millis(20), last: Turn::default() };
+        let watchers = Watchers { board: Arc::new(board), _port: None };
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         let told = |path: &str| {
-            let answer = runtime.block_on(board.answer(path));
+            let answer = runtime.block_on(watchers.board.answer(path, false));
             (answer.status, answer.body)
         };
         assert_eq!(told("/livez"), (200, "alive: opening the store\n".into()));
@@ -250,10 +252,17 @@ mod tests {
         assert_eq!([told("/readyz"), told("/metrics"), told("/")], [not.clone(), not.clone(), not]);
 
         let (questions, asked) = mpsc::channel(1);
-        board.set(Stage::Engine(questions));
+        watchers.board.set(Stage::Engine(questions));
         let stuck = (503, "the engine has not answered for 20 ms\n".into());
         assert_eq!([told("/livez"), told("/readyz")], [stuck.clone(), stuck]);
         drop(asked);
-        assert_eq!(told("/readyz"), (503, "not ready: between two lives\n".into()));
+        assert_eq!(told("/readyz"), (503, "not ready: the engine has just ended\n".into()));
+        // A disk that hangs keeps a stopping node here.
+        watchers.end(&Ending::Stop);
+        let stopping = "stopping: what was written is synced, and the store is closed\n";
+        assert_eq!(told("/readyz"), (503, format!("not ready: {stopping}")));
+        assert_eq!(told("/livez"), (200, format!("alive: {stopping}")));
+        watchers.end(&Ending::Relive);
+        assert!(told("/readyz").1.contains("between two lives"));
     }
 }

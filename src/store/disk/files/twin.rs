@@ -101,7 +101,7 @@ pub(super) fn is_damaged(found: &[u8], ours: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::files::FORMAT;
+    use super::super::FORMAT;
     use super::*;
 
     #[test]

@@ -2,6 +2,7 @@
 //! store's threads and the real clock.
 
 mod accounts;
+mod binding;
 mod drain;
 mod emulated;
 mod ending;
@@ -161,10 +162,10 @@ pub fn serve(
     open_and_run(config, orders)
 }
 
-fn open_and_run(config: &Config, orders: Receiver<Order>) -> Result<(), ServeError> {
+fn open_and_run(config: &Config, mut orders: Receiver<Order>) -> Result<(), ServeError> {
     let patience = || Patience::begin().map_err(|error| ServeError::System("thread", error));
     manager::notify(&NotifyState::Status("opening the store"));
-    let watchers = Watchers::start(config)?;
+    let Some(watchers) = Watchers::start(config, &mut orders)? else { return Ok(()) };
     let opening = patience()?;
     let store = Arc::new(quarantine::open(config)?);
     drop(opening);

@@ -1,16 +1,16 @@
 //! What a daemon tells to those who only look: its HTTP port, and the lines of its account in the log.
 
-use std::net::TcpListener;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::runtime::Builder;
 use tokio::sync::{Mutex as Turn, mpsc, oneshot};
 use tokio::time::timeout;
 use tracing::info;
 
 use super::drain::Drain;
 use super::ending::Ending;
-use super::{Engine, ServeError};
+use super::{Engine, Order, ServeError, binding};
 use crate::config::Config;
 use crate::metrics::{Account, Load};
 use crate::net::http::{self, HttpPort};
@@ -59,14 +59,30 @@ pub(super) struct Watchers {
 }
 
 impl Watchers {
-    /// Opens the port, if the configuration names one.
-    pub(super) fn start(config: &Config) -> Result<Self, ServeError> {
+    /// Opens the port, if the configuration names one, and waits for its address if that is not there yet;
+    /// `None` when an order to stop comes first.
+    pub(super) fn start(
+        config: &Config,
+        orders: &mut mpsc::Receiver<Order>,
+    ) -> Result<Option<Self>, ServeError> {
         let stage = Mutex::new(Stage::Without("opening the store"));
         let board = Board { stage, patience: PATIENCE, last: Turn::default() };
         let board = Arc::new(board);
-        let Some(address) = &config.http_listen else { return Ok(Watchers { board, _port: None }) };
+        let Some(address) = &config.http_listen else {
+            return Ok(Some(Watchers { board, _port: None }));
+        };
         let listen = |error| ServeError::Listen(address.clone(), error);
-        let listener = TcpListener::bind(address).map_err(listen)?;
+        let runtime = Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| ServeError::System("event loop", error))?;
+        let bound = runtime.block_on(async {
+            Ok(match binding::bind(address, orders).await? {
+                Some(listener) => Some(listener.into_std()?),
+                None => None,
+            })
+        });
+        // A look-up may still hang.
+        runtime.shutdown_background();
+        let Some(listener) = bound.map_err(listen)? else { return Ok(None) };
         let told = board.clone();
         let answer = move |request: Request| {
             let board = told.clone();
@@ -75,7 +91,7 @@ impl Watchers {
         let port = http::serve(listener, answer);
         let port = port.map_err(|error| ServeError::System("thread", error))?;
         info!("metrics are on http://{address}/metrics");
-        Ok(Watchers { board, _port: Some(port) })
+        Ok(Some(Watchers { board, _port: Some(port) }))
     }
 
     /// A life begins: what is asked comes out of the end that this gives.
@@ -233,8 +249,6 @@ impl Engine<'_> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::runtime::Builder;
-
     use super::*;
 
     #[test]

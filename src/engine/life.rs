@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use sd_notify::NotifyState;
-use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 use tokio::sync::mpsc::{Receiver, unbounded_channel};
 use tracing::{info, warn};
 
+use super::binding;
 use super::emulated::Alarm;
 use super::ending::Ending;
 use super::health::Watchers;
@@ -30,9 +30,12 @@ use crate::types::{Key, MILLI};
 pub fn run(
     config: &Config,
     store: Arc<dyn Store>,
-    orders: Receiver<Order>,
+    mut orders: Receiver<Order>,
 ) -> Result<(), ServeError> {
-    run_watched(config, store, orders, &Watchers::start(config)?)
+    match Watchers::start(config, &mut orders)? {
+        Some(watchers) => run_watched(config, store, orders, &watchers),
+        None => Ok(()),
+    }
 }
 
 /// The same, for watchers that were there before the store.
@@ -111,11 +114,14 @@ fn live(
         },
         ring.version(),
     );
-    let listener = match runtime.block_on(TcpListener::bind(&config.listen)) {
-        Ok(listener) => listener,
-        Err(error) => {
+    let listener = match runtime.block_on(binding::bind(&config.listen, orders)) {
+        Ok(Some(listener)) => listener,
+        without => {
+            // A look-up may still hang.
+            runtime.shutdown_background();
             end_life(&**store, &meta)?;
-            return Err(ServeError::Listen(config.listen.clone(), error));
+            let failed = |error| ServeError::Listen(config.listen.clone(), error);
+            return without.map(|_| Ending::Stop).map_err(failed);
         }
     };
     let place = |key: &Key| {

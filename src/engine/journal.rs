@@ -283,3 +283,29 @@ pub(super) fn tell_account(account: &Account) {
         info!(event = "account", "{line}");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::Partition;
+
+    #[test]
+    fn comparisons_of_many_partitions_are_one_entry_for_each_peer() {
+        let (mut comparisons, now) = (Comparisons::default(), Instant::now());
+        let peers = [NodeId::of("n2"), NodeId::of("n3")];
+        for partition in (0..256).map(Partition) {
+            comparisons.note(&Notice::Repaired(partition, peers[0], 3, 1), now);
+            comparisons.note(&Notice::RepairFailed(partition, peers[1]), now);
+        }
+        comparisons.note(&Notice::Settled, now);
+        let sum = Compared { differed: 256, pulled: 768, pushed: 256, failed: 0 };
+        assert_eq!(comparisons.peers.get(&peers[0]), Some(&sum));
+        let sum = Compared { failed: 256, ..Compared::default() };
+        assert_eq!(comparisons.peers.get(&peers[1]), Some(&sum));
+        let members = Members::default();
+        comparisons.tell(now + TOGETHER / 2, &members);
+        assert_eq!(comparisons.peers.len(), 2, "it is told later");
+        comparisons.tell(now + TOGETHER, &members);
+        assert!(comparisons.peers.is_empty() && comparisons.since.is_none());
+    }
+}

@@ -48,8 +48,8 @@ pub struct Config {
     pub name: String,
     /// The cluster's name.
     pub cluster: String,
-    /// The directory of its data. In the file it may be relative to the directory of the file, which
-    /// [`Config::load`] resolves.
+    /// The directory of its data. In the file it may be relative to the directory of the file,
+    /// which [`Config::load`] resolves.
     pub data_dir: PathBuf,
     /// Where it listens, `host:port`; loopback, unless it has secrets or the network is trusted.
     pub listen: String,
@@ -187,8 +187,8 @@ impl Config {
         Ok(config)
     }
 
-    /// The same, of the file that a running daemon reads again. A pipe is refused: it may never end, and
-    /// what was in it is gone.
+    /// The same, of the file that a running daemon reads again. A pipe is refused: it may never
+    /// end, and what was in it is gone.
     pub fn reload(path: &Path) -> Result<Self, ConfigError> {
         match fs::metadata(path) {
             Ok(about) if !about.is_file() => Err(ConfigError(format!(
@@ -240,8 +240,9 @@ fn plain(message: &str) -> String {
     terms.iter().fold(message.to_owned(), |text, (rust, toml)| text.replace(rust, toml))
 }
 
-/// The data directory in full: a relative one begins at the directory of the configuration, wherever the
-/// daemon is started. Where data of a program is that began it at the working directory, that is refused.
+/// The data directory in full: a relative one begins at the directory of the configuration,
+/// wherever the daemon is started. Where data of a program is that began it at the working
+/// directory, that is refused.
 fn absolute(data_dir: &Path, config: &Path) -> Result<PathBuf, String> {
     let failed = |error: std::io::Error| format!("data_dir = {data_dir:?}: {error}");
     let beside = config.parent().unwrap_or(Path::new("")).join(data_dir);
@@ -249,8 +250,8 @@ fn absolute(data_dir: &Path, config: &Path) -> Result<PathBuf, String> {
     let here = std::path::absolute(data_dir).map_err(failed)?;
     if here != beside && here.join("FORMAT").exists() && !beside.join("FORMAT").exists() {
         return Err(format!(
-            "data_dir = {data_dir:?}: a relative directory begins at that of the configuration, which makes \
-             it {}, where there is no data; but there is some in {}: write the directory in full",
+            "data_dir = {data_dir:?}: a relative directory begins at that of the configuration, \
+             which makes it {}, where there is no data; but there is some in {}: write the directory in full",
             beside.display(),
             here.display()
         ));
@@ -447,13 +448,14 @@ pub(crate) fn check_address<'a>(key: &str, address: &'a str) -> Result<&'a str, 
     Ok(host)
 }
 
-/// The same, of an address that somebody has just written: an IPv6 address has brackets, lest its last
-/// part be taken for a port.
+/// The same, of an address that somebody has just written: an IPv6 address has brackets, lest its
+/// last part be taken for a port.
 pub(crate) fn check_written<'a>(key: &str, address: &'a str) -> Result<&'a str, String> {
     if address.matches(':').count() > 1 && !address.starts_with('[') {
         let shown: String = address.chars().take(80).collect();
         return Err(format!(
-            "{key} = \"{}\": an IPv6 address is in brackets, with the port behind them, as in [fd00::2]:7432",
+            "{key} = \"{}\": an IPv6 address is in brackets, with the port behind them, \
+             as in [fd00::2]:7432",
             shown.escape_debug()
         ));
     }

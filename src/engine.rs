@@ -186,7 +186,8 @@ fn open_and_run(config: &Config, mut orders: Receiver<Order>) -> Result<(), Serv
 struct Client {
     outbox: Arc<Outbox>,
     under_way: HashSet<u64>,
-    /// Calls that have come and are not answered yet, those that an emulated network delays included.
+    /// Calls that have come and are not answered yet, those that an emulated network delays
+    /// included.
     owed: u64,
     /// True when it makes no more calls: its connection ends with the last reply.
     is_silent: bool,

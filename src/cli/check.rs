@@ -28,9 +28,10 @@ With the configuration of one of the nodes, it also says which partitions differ
 these are among the DIRs; a partition with fewer than two is not compared. Tombstones that are being collected make no difference: homes take them out one after the \
 other, and those that were stopped meanwhile go on when they start.
 
-Nothing in a DIR is changed, so that it may be a read-only mount: a private copy is read, and removed \
-afterwards. The copy takes as much space as the data, or none where the file system shares blocks (btrfs, \
-XFS) and --scratch names a place on the same one. A daemon may be started once the copy is made.
+Nothing in a DIR is changed, so that it may be a read-only mount: a private copy is read, and \
+removed afterwards. The copy takes as much space as the data, or none where the file system shares \
+blocks (btrfs, XFS) and --scratch names a place on the same one. A daemon may be started once the \
+copy is made.
 
 Exit codes: 0 clean and equal, 1 damaged, different, or not readable at all.
 

@@ -39,8 +39,8 @@ impl Shell {
     }
 }
 
-/// The command without its hidden verbs and options, which the generators would offer. Only names, help
-/// and arguments are taken over: completions need no more.
+/// The command without its hidden verbs and options, which the generators would offer. Only names,
+/// help and arguments are taken over: completions need no more.
 fn visible(command: &Command) -> Command {
     // Names of a command have to live as long as the program, which prints completions once.
     let name: &'static str = command.get_name().to_owned().leak();

@@ -19,8 +19,8 @@ upgrade what the new program would do, and after one whether a program that is o
 not, once a step has been done. A migration only goes forward, and may be killed at any instant: the next one completes it. \
 To go back, restore a copy that was made before.
 
-It is refused while a daemon has the data. With --check nothing in a DIR is changed: a private copy is read, \
-and removed afterwards. It takes as much space as the data, unless the file system can share blocks.
+It is refused while a daemon has the data. With --check nothing in a DIR is changed: a private \
+copy is read, and removed afterwards. It takes as much space as the data, unless the file system can share blocks.
 
 Exit codes: 0 every DIR is at this schema, or with --check can be brought to it, 1 one is not.
 

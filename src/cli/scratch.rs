@@ -26,19 +26,20 @@ pub(crate) struct ScratchArgs {
 }
 
 impl ScratchArgs {
-    /// Makes a folder for copies. It is removed when the result is dropped, and on SIGINT and SIGTERM,
-    /// which end the process.
+    /// Makes a folder for copies. It is removed when the result is dropped, and on SIGINT and
+    /// SIGTERM, which end the process.
     pub(crate) fn folder(&self) -> Result<Scratch, Trouble> {
+        // Before there is a folder that a signal would leave behind.
+        let interrupt = Interrupt::listen(false)?;
         let within = self.scratch.clone().unwrap_or_else(default_place);
         let folder = tempfile::Builder::new().prefix("pixii-check-").tempdir_in(&within);
         let folder = folder.map_err(|error| {
             let within = within.display();
             Trouble::error(format!(
-                "cannot make a folder for a private copy in {within}: {error}; name another place with \
-                 --scratch DIR"
+                "cannot make a folder for a private copy in {within}: {error}; name another \
+                 place with --scratch DIR"
             ))
         })?;
-        let interrupt = Interrupt::listen(false)?;
         let path = folder.path().to_path_buf();
         thread::spawn(move || {
             while !interrupt.asked() {

@@ -111,7 +111,8 @@ fn read(path: &Path) -> Result<Vec<Vec<u8>>, String> {
 }
 
 fn parse(bytes: &[u8]) -> Result<Vec<Vec<u8>>, String> {
-    // Left out silently, it would make another secret than the same file makes in the version before.
+    // Left out silently, it would make another secret than the same file makes in the version
+    // before.
     if bytes.starts_with(BYTE_ORDER_MARK) {
         return Err(
             "it begins with a byte order mark, which would be a part of the secret: write the \

@@ -1,5 +1,6 @@
-//! The addresses that a daemon listens on. One that is not there yet, as of a VPN that comes up later or a
-//! name that cannot be looked up yet, is waited for; a port that somebody else has is not.
+//! The addresses that a daemon listens on. One that is not there yet, as of a VPN that comes up
+//! later or a name that cannot be looked up yet, is waited for; a port that somebody else has is
+//! not.
 
 use std::io;
 use std::time::Duration;
@@ -27,7 +28,8 @@ enum Fault {
     Other(io::Error),
 }
 
-/// Listens on `address`, and waits for it if it is not there yet; `None` when an order to stop comes first.
+/// Listens on `address`, and waits for it if it is not there yet; `None` when an order to stop
+/// comes first.
 pub(super) async fn bind(
     address: &str,
     orders: &mut Receiver<Order>,

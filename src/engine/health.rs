@@ -59,8 +59,8 @@ pub(super) struct Watchers {
 }
 
 impl Watchers {
-    /// Opens the port, if the configuration names one, and waits for its address if that is not there yet;
-    /// `None` when an order to stop comes first.
+    /// Opens the port, if the configuration names one, and waits for its address if that is not
+    /// there yet; `None` when an order to stop comes first.
     pub(super) fn start(
         config: &Config,
         orders: &mut mpsc::Receiver<Order>,

@@ -12,8 +12,8 @@ use crate::metrics::Account;
 use crate::node::{Notice, Oversize, Shortage};
 use crate::types::{MILLI, Micros, NodeId};
 
-/// Comparisons that moved something or failed are told of together, so long after the first one: after a
-/// recovery there are as many as partitions and peers.
+/// Comparisons that moved something or failed are told of together, so long after the first one:
+/// after a recovery there are as many as partitions and peers.
 const TOGETHER: Duration = Duration::from_secs(2);
 
 /// Comparisons with other owners that are still to be told of, by peer.
@@ -78,7 +78,8 @@ impl Comparisons {
                     event = "repair_failed",
                     peer,
                     failed,
-                    "{failed} partitions could not be compared with peer {peer}: they are tried again"
+                    "{failed} partitions could not be compared with peer {peer}: they are tried \
+                     again"
                 );
             }
         }

@@ -95,8 +95,9 @@ pub(super) fn watch_signals(
     Ok(SignalWatch { handle, thread: Some(thread) })
 }
 
-/// Reads the configuration each time it is asked to, in a thread of its own, which nobody waits for: a file
-/// on a disk that hangs must not keep a signal to stop from being heard. That it hangs is logged.
+/// Reads the configuration each time it is asked to, in a thread of its own, which nobody waits
+/// for: a file on a disk that hangs must not keep a signal to stop from being heard. That it hangs
+/// is logged.
 fn watch_reloads(
     orders: Sender<Order>,
     read: impl Fn() -> Result<Config, ConfigError> + Send + Sync + 'static,
@@ -121,7 +122,8 @@ fn watch_reloads(
     Ok(ask)
 }
 
-/// What was read; says at longer and longer intervals that it is not there yet. `None` if the reader died.
+/// What was read; says at longer and longer intervals that it is not there yet. `None` if the
+/// reader died.
 fn await_reload<T>(outcome: &Receiver<T>) -> Option<T> {
     let (mut patience, mut waited) = (RELOAD_PATIENCE, Duration::ZERO);
     loop {

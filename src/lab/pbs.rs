@@ -67,8 +67,8 @@ pub(crate) struct Wars {
     pub(crate) r: Leg,
     /// Its answer.
     pub(crate) s: Leg,
-    /// What every way takes besides, except those to one replica, which is near: the coordinator's own, or
-    /// one drawn for the write and one for the read. `None`: all are near.
+    /// What every way takes besides, except those to one replica, which is near: the coordinator's
+    /// own, or one drawn for the write and one for the read. `None`: all are near.
     pub(crate) wan: Option<Leg>,
 }
 

@@ -7,8 +7,8 @@ pub(super) const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.
 /// The same of the text of Prometheus.
 pub(super) const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// OpenMetrics text as the older text of Prometheus, with the same samples. There, a family has the name of
-/// its samples, and neither units nor the kinds `info` and `stateset`.
+/// OpenMetrics text as the older text of Prometheus, with the same samples. There, a family has the
+/// name of its samples, and neither units nor the kinds `info` and `stateset`.
 pub(super) fn prometheus(openmetrics: &str) -> String {
     let mut text = String::new();
     let mut suffix = "";

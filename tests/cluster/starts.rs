@@ -9,7 +9,8 @@ use crate::harness::{House, Run, pixii, signal, until};
 /// A configuration of the node `n1` alone.
 fn alone(data_dir: &str, listen: &str) -> String {
     format!(
-        "name = \"n1\"\ncluster = \"test\"\ndata_dir = \"{data_dir}\"\nlisten = \"{listen}\"\nn = 1\n\
+        "name = \"n1\"\ncluster = \"test\"\ndata_dir = \"{data_dir}\"\nlisten = \"{listen}\"\n\
+         n = 1\n\
          partitions = 8\ncache_mib = 8\ntrusted_network = true\n[[members]]\nname = \"n1\"\n\
          address = \"{listen}\"\n"
     )

@@ -4,6 +4,8 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use pixii::store::{Process, Store, begin_life};
 use tempfile::TempDir;
@@ -138,4 +140,27 @@ fn a_file_that_cannot_be_read_is_named() {
     fs::create_dir(&torn).unwrap();
     let error = pixii::store::disk::DiskStore::open(dir.path(), crate::CACHE).unwrap_err();
     assert!(error.to_string().contains(torn.to_str().unwrap()), "{error}");
+}
+
+#[test]
+fn an_interrupted_check_removes_its_copy() {
+    let (dir, scratch) = (killed(), tempfile::tempdir().unwrap());
+    // Long enough to be met while it is copied; on a quick disk it may be done before the signal.
+    let long = fs::File::create(dir.path().join("sled/blobs/long")).unwrap();
+    long.set_len(400 << 20).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pixii"));
+    command.arg("check").arg(dir.path()).arg("--scratch").arg(scratch.path());
+    let mut check = command.spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while fs::read_dir(scratch.path()).unwrap().count() == 0 {
+        let ended = check.try_wait().unwrap();
+        assert!(ended.is_some() || Instant::now() < deadline, "no copy is made");
+        if ended.is_some() {
+            break;
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+    let _ = Command::new("kill").args(["-TERM", &check.id().to_string()]).status();
+    check.wait().unwrap();
+    assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0, "the copy is removed");
 }

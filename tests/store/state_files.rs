@@ -1,5 +1,5 @@
-//! The small files of a data directory: a flipped bit, a torn file or a lost one is healed at the next
-//! opening, and nothing else is taken for one.
+//! The small files of a data directory: a flipped bit, a torn file or a lost one is healed at the
+//! next opening, and nothing else is taken for one.
 
 use std::fs;
 use std::path::Path;

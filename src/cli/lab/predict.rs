@@ -82,8 +82,8 @@ pub(super) struct Predict {
     /// Its answer
     #[arg(long, value_name = "DISTRIBUTION")]
     s: Option<String>,
-    /// What every way takes besides, except those to one replica, drawn at random for each operation: the
-    /// others are in other datacentres
+    /// What every way takes besides, except those to one replica, drawn at random for each
+    /// operation: the others are in other datacentres
     #[arg(long, value_name = "DISTRIBUTION", conflicts_with = "live")]
     wan: Option<String>,
     /// Replicas of each key; Pixii has at most 7

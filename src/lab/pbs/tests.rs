@@ -149,8 +149,9 @@ fn one_replica_is_near_and_the_others_are_a_wan_away() {
     let wars = Wars { w: one.clone(), a: one.clone(), r: one.clone(), s: one, wan };
     for n in [3u8, 10] {
         let told = predict(&wars, n, Reads::All, 200_000, 5);
-        // The write is committed after 2 ms by the near replica, and at the others after 76 ms. A read from
-        // another place, (n-1)/n of all, asks its own near one, which it reaches after 1 ms.
+        // The write is committed after 2 ms by the near replica, and at the others after 76 ms. A
+        // read from another place, (n-1)/n of all, asks its own near one, which it reaches after 1
+        // ms.
         let [read, write, time, fresh] = figures(&told, 1, 1);
         assert_eq!((read.round(), write.round(), time.round()), (2.0, 2.0, 73.0), "N={n}");
         assert!((fresh - 100.0 / f64::from(n)).abs() <= 0.5, "N={n}: {fresh}");

@@ -1,5 +1,5 @@
-//! A stopped store, read whole: every record, checksum, chunk and head, and what is kept beside them.
-//! Nothing of it is changed: what is read is a private copy.
+//! A stopped store, read whole: every record, checksum, chunk and head, and what is kept beside
+//! them. Nothing of it is changed: what is read is a private copy.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -119,10 +119,10 @@ impl fmt::Display for Damage {
     }
 }
 
-/// Reads the whole store in `dir`, which no daemon may have, and shows each damage to `visit`. Nothing in
-/// `dir` is changed: a private copy within `scratch` is read. Memory is bounded by the page cache of
-/// `cache_bytes` bytes and 12 bytes for each chunked record or hint. The error says that the store could
-/// not be opened or the disk failed.
+/// Reads the whole store in `dir`, which no daemon may have, and shows each damage to `visit`.
+/// Nothing in `dir` is changed: a private copy within `scratch` is read. Memory is bounded by the
+/// page cache of `cache_bytes` bytes and 12 bytes for each chunked record or hint. The error says
+/// that the store could not be opened or the disk failed.
 pub fn check(
     dir: &Path,
     scratch: &Path,

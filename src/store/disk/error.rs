@@ -87,8 +87,8 @@ pub enum OpenError {
     },
     /// It is read in a private copy, and there is no place for that. Nothing was touched.
     #[error(
-        "the data in {} is read in a private copy, which cannot be made in {}: {reason}; name another \
-         place with --scratch DIR",
+        "the data in {} is read in a private copy, which cannot be made in {}: {reason}; name \
+         another place with --scratch DIR",
         dir.display(), scratch.display()
     )]
     Scratch {

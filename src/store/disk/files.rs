@@ -1,7 +1,7 @@
-//! The data directory around sled: `FORMAT` says what it is, `LOCK` says who has it, `MARK` says up to
-//! which write the data was synced, `sled/` is the data, `creating/` is a store on its way to become
-//! `sled/`. `MARK` also holds its own second copy and that of `FORMAT`, see [`twin`].
-//! `LOCK` has none: its text is for people, and it is written anew at each start.
+//! The data directory around sled: `FORMAT` says what it is, `LOCK` says who has it, `MARK` says up
+//! to which write the data was synced, `sled/` is the data, `creating/` is a store on its way to
+//! become `sled/`. `MARK` also holds its own second copy and that of `FORMAT`, see [`twin`]. `LOCK`
+//! has none: its text is for people, and it is written anew at each start.
 
 pub(super) mod copy;
 mod twin;
@@ -394,8 +394,8 @@ fn lock_shared(path: &Path) -> Result<Option<File>, OpenError> {
 /// Who has the directory, by what its `LOCK` says.
 fn in_use(path: &Path, lock: File) -> OpenError {
     let mut text = String::new();
-    // A holder that has not written its number yet stays unnamed, and so does one that only reads: the
-    // number is that of the daemon before it.
+    // A holder that has not written its number yet stays unnamed, and so does one that only reads:
+    // the number is that of the daemon before it.
     let _ = lock.take(20).read_to_string(&mut text);
     let holder = text.trim().parse().ok();
     let holder = holder.filter(|holder| Path::new(&format!("/proc/{holder}")).exists());

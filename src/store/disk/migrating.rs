@@ -18,9 +18,9 @@ pub struct SchemaReport {
     pub steps: Vec<(u32, &'static str)>,
 }
 
-/// Which schema the store in `dir` has, which no daemon may have. Nothing in `dir` is changed: a private
-/// copy within `scratch` is read. A schema that this program does not know is an error, as at a daemon's
-/// start, and so is damage that was noted.
+/// Which schema the store in `dir` has, which no daemon may have. Nothing in `dir` is changed: a
+/// private copy within `scratch` is read. A schema that this program does not know is an error, as
+/// at a daemon's start, and so is damage that was noted.
 pub fn schema_of(dir: &Path, scratch: &Path, cache_bytes: u64) -> Result<SchemaReport, OpenError> {
     let copy = PrivateCopy::of(dir, scratch)?;
     report(Directory::claim_existing(copy.path())?, dir, cache_bytes)

@@ -1,9 +1,10 @@
 //! A stopped store, read without a change to it: its files are copied, and the copy is opened.
 //!
-//! sled writes at every opening: it fills the rest of a segment, clears what it finds torn, and makes a
-//! snapshot. It has no mode in which it only reads. Hard links would share the bytes that it writes, and
-//! an overlay copies the whole log at its first write. So the files are copied: on a file system that can
-//! share blocks (btrfs, XFS) within moments and without space, elsewhere byte by byte.
+//! sled writes at every opening: it fills the rest of a segment, clears what it finds torn, and
+//! makes a snapshot. It has no mode in which it only reads. Hard links would share the bytes that
+//! it writes, and an overlay copies the whole log at its first write. So the files are copied: on a
+//! file system that can share blocks (btrfs, XFS) within moments and without space, elsewhere byte
+//! by byte.
 
 use std::fs::{self, File};
 use std::io;
@@ -37,8 +38,9 @@ struct Source {
 }
 
 impl PrivateCopy {
-    /// Copies the store in `dir`, which no daemon may have, to a new folder within `scratch`. Nothing in
-    /// `dir` is written, its owners and times included. A daemon may start when this has returned.
+    /// Copies the store in `dir`, which no daemon may have, to a new folder within `scratch`.
+    /// Nothing in `dir` is written, its owners and times included. A daemon may start when this has
+    /// returned.
     pub(in crate::store::disk) fn of(dir: &Path, scratch: &Path) -> Result<Self, OpenError> {
         let reading = Reading::claim(dir)?;
         let failed = |reason: String| OpenError::Scratch {

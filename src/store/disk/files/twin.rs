@@ -6,9 +6,10 @@
 //! | 64 | the mark again |
 //! | 128 | the text of `FORMAT`, and its checksum |
 //!
-//! Not in files of their own: the version before refuses a directory with files that it does not know
-//! where the store was set aside, and it leaves alone what follows the first 16 bytes of `MARK`. All is
-//! in one block of the file system, so a full disk is no obstacle to writing it again.
+//! Not in files of their own: the version before refuses a directory with files that it does not
+//! know where the store was set aside, and it leaves alone what follows the first 16 bytes of
+//! `MARK`. All is in one block of the file system, so a full disk is no obstacle to writing it
+//! again.
 
 use std::fs::File;
 use std::io;
@@ -46,7 +47,8 @@ pub(super) fn set_mark(file: &File, number: u64) -> io::Result<()> {
 /// What the marks say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Marks {
-    /// The highest number that a sound mark has; 0 without one. Each mark was true when it was written.
+    /// The highest number that a sound mark has; 0 without one. Each mark was true when it was
+    /// written.
     pub(super) number: u64,
     /// How many of those that hold something have a wrong checksum.
     pub(super) damaged: usize,
@@ -85,8 +87,9 @@ pub(super) fn set_format(file: &File, text: &str) -> io::Result<()> {
     file.sync_all()
 }
 
-/// True if `found` can be what damage made of `ours`: bits have changed, or the file is torn. A file that
-/// names another version of the format is not damaged, unless one bit is all that differs.
+/// True if `found` can be what damage made of `ours`: bits have changed, or the file is torn. A
+/// file that names another version of the format is not damaged, unless one bit is all that
+/// differs.
 pub(super) fn is_damaged(found: &[u8], ours: &[u8]) -> bool {
     if found.len() != ours.len() {
         return ours.starts_with(found) || found.iter().all(|byte| *byte == 0);

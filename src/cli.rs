@@ -20,6 +20,7 @@ mod package;
 mod put;
 mod repair;
 mod ring;
+mod scratch;
 mod server;
 pub(crate) mod signals;
 mod sim;

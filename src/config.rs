@@ -2,7 +2,7 @@
 
 mod secrets;
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Read;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -48,7 +48,8 @@ pub struct Config {
     pub name: String,
     /// The cluster's name.
     pub cluster: String,
-    /// The directory of its data; relative to the working directory.
+    /// The directory of its data. In the file it may be relative to the directory of the file,
+    /// which [`Config::load`] resolves.
     pub data_dir: PathBuf,
     /// Where it listens, `host:port`; loopback, unless it has secrets or the network is trusted.
     pub listen: String,
@@ -180,9 +181,22 @@ impl Config {
         if read.map_err(|error| fault(error.to_string()))? as u64 > MAX_FILE_BYTES {
             return Err(fault(format!("a configuration has at most {MAX_FILE_BYTES} bytes")));
         }
-        let config = Config::parse(&text, path)?;
+        let mut config = Config::parse(&text, path)?;
+        config.data_dir = absolute(&config.data_dir, path).map_err(fault)?;
         config.secrets.set(config.read_secrets().map_err(|ConfigError(what)| fault(what))?);
         Ok(config)
+    }
+
+    /// The same, of the file that a running daemon reads again. A pipe is refused: it may never
+    /// end, and what was in it is gone.
+    pub fn reload(path: &Path) -> Result<Self, ConfigError> {
+        match fs::metadata(path) {
+            Ok(about) if !about.is_file() => Err(ConfigError(format!(
+                "{}: a configuration that is read again is a file, and this is none",
+                path.display()
+            ))),
+            _ => Config::load(path),
+        }
     }
 
     /// Reads the files of the secrets, which may have changed since; `None` if it names none.
@@ -195,6 +209,7 @@ impl Config {
         let keys = toml::from_str::<Keys>(text).map_err(|error| {
             let line = error.span().map_or(1, |span| line_of(text, span.start));
             let what = error.message().lines().collect::<Vec<_>>().join(" ");
+            let what = plain(&what);
             ConfigError(format!("{}, line {line}: {what}", path.display()))
         })?;
         check(keys).map_err(|what| ConfigError(format!("{}: {what}", path.display())))
@@ -210,11 +225,51 @@ fn line_of(text: &str, at: usize) -> usize {
     text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1
 }
 
+/// A message of the parser in the terms of TOML rather than in those of Rust.
+fn plain(message: &str) -> String {
+    let terms = [
+        ("expected i64", "expected an integer"),
+        ("expected u64", "expected an integer"),
+        ("expected path string", "expected a string"),
+        ("expected a sequence", "expected a list"),
+        ("expected struct Keys", "expected a table"),
+        ("expected struct MemberKeys", "expected a table with name and address"),
+        ("invalid type: map", "invalid type: a table"),
+        ("invalid type: sequence", "invalid type: a list"),
+    ];
+    terms.iter().fold(message.to_owned(), |text, (rust, toml)| text.replace(rust, toml))
+}
+
+/// The data directory in full: a relative one begins at the directory of the configuration,
+/// wherever the daemon is started. Where data of a program is that began it at the working
+/// directory, that is refused.
+fn absolute(data_dir: &Path, config: &Path) -> Result<PathBuf, String> {
+    let failed = |error: std::io::Error| format!("data_dir = {data_dir:?}: {error}");
+    let beside = config.parent().unwrap_or(Path::new("")).join(data_dir);
+    let beside = std::path::absolute(beside).map_err(failed)?;
+    let here = std::path::absolute(data_dir).map_err(failed)?;
+    if here != beside && here.join("FORMAT").exists() && !beside.join("FORMAT").exists() {
+        return Err(format!(
+            "data_dir = {data_dir:?}: a relative directory begins at that of the configuration, \
+             which makes it {}, where there is no data; but there is some in {}: write the directory in full",
+            beside.display(),
+            here.display()
+        ));
+    }
+    Ok(beside)
+}
+
 fn check(keys: Keys) -> Result<Config, String> {
     check_name("name", &keys.name)?;
     check_name("cluster", &keys.cluster)?;
     if keys.data_dir.as_os_str().is_empty() {
         return Err("data_dir = \"\": the directory of the data has a name".to_owned());
+    }
+    if keys.data_dir.as_os_str().as_encoded_bytes().starts_with(b"~") {
+        return Err(format!(
+            "data_dir = {:?}: no shell replaces the ~ here: write the directory in full",
+            keys.data_dir
+        ));
     }
     let secret_files = SecretFiles::new(keys.secret_file, keys.client_secret_file)?;
     check_listen(&keys.listen, keys.trusted_network || secret_files.is_some())?;
@@ -334,7 +389,7 @@ fn check_members(entries: Vec<MemberKeys>) -> Result<Members, String> {
     let mut members: Vec<Member> = Vec::new();
     for MemberKeys { name, address } in entries {
         check_name("members.name", &name)?;
-        check_address("members.address", &address)?;
+        check_written("members.address", &address)?;
         let id = NodeId::of(&name);
         if members.iter().any(|other| other.id() == id) {
             return Err(format!("members: \"{name}\" is there twice"));
@@ -393,8 +448,22 @@ pub(crate) fn check_address<'a>(key: &str, address: &'a str) -> Result<&'a str, 
     Ok(host)
 }
 
+/// The same, of an address that somebody has just written: an IPv6 address has brackets, lest its
+/// last part be taken for a port.
+pub(crate) fn check_written<'a>(key: &str, address: &'a str) -> Result<&'a str, String> {
+    if address.matches(':').count() > 1 && !address.starts_with('[') {
+        let shown: String = address.chars().take(80).collect();
+        return Err(format!(
+            "{key} = \"{}\": an IPv6 address is in brackets, with the port behind them, \
+             as in [fd00::2]:7432",
+            shown.escape_debug()
+        ));
+    }
+    check_address(key, address)
+}
+
 fn is_loopback(key: &str, listen: &str) -> Result<bool, String> {
-    let host = check_address(key, listen)?;
+    let host = check_written(key, listen)?;
     let address = listen.parse::<SocketAddr>();
     Ok(address.map_or(host == "localhost", |at| at.ip().is_loopback()))
 }

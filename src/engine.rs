@@ -2,6 +2,7 @@
 //! store's threads and the real clock.
 
 mod accounts;
+mod binding;
 mod drain;
 mod emulated;
 mod ending;
@@ -53,6 +54,7 @@ use crate::wire::{self, PROTOCOL};
 use emulated::{Alarm, Emulator, Parcel};
 use ending::Ending;
 use health::{Question, Watchers};
+use journal::Comparisons;
 pub use life::run;
 use life::{Ended, run_watched};
 use manager::{Manager, Patience};
@@ -92,6 +94,14 @@ pub enum ServeError {
     /// The store failed: nothing has been acknowledged since.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The same, of the store in this directory.
+    #[error("{error} (data in {})", dir.display())]
+    StoreIn {
+        /// The data directory.
+        dir: PathBuf,
+        /// What failed.
+        error: StoreError,
+    },
     /// The port is taken, or the address is not one of this machine.
     #[error("cannot listen on {0}: {1}")]
     Listen(String, io::Error),
@@ -144,7 +154,7 @@ impl ServeError {
 pub fn serve(
     config: &Config,
     follow_stdin: bool,
-    read: impl Fn() -> Result<Config, ConfigError> + Send + 'static,
+    read: impl Fn() -> Result<Config, ConfigError> + Send + Sync + 'static,
 ) -> Result<(), ServeError> {
     let (sender, orders) = channel(process::MAX_ORDERS);
     let watch = process::watch_signals(sender.clone(), read);
@@ -160,10 +170,11 @@ pub fn serve(
 fn open_and_run(config: &Config, mut orders: Receiver<Order>) -> Result<(), ServeError> {
     let patience = || Patience::begin().map_err(|error| ServeError::System("thread", error));
     manager::notify(&NotifyState::Status("opening the store"));
-    let watchers = Watchers::start(config)?;
+    let Some(watchers) = Watchers::start(config, &mut orders)? else { return Ok(()) };
     let opening = patience()?;
     let Some(mut store) = quarantine::open(config, &mut orders)? else { return Ok(()) };
     drop(opening);
+    let within = |error| ServeError::StoreIn { dir: config.data_dir.clone(), error };
     loop {
         let shared = Arc::new(store);
         let served = run_watched(config, shared.clone(), &mut orders, &watchers);
@@ -180,8 +191,11 @@ fn open_and_run(config: &Config, mut orders: Receiver<Order>) -> Result<(), Serv
             // Only a thread that is stuck in a failed store still has it otherwise.
             (served, own) => {
                 let closed = own.map_or(Ok(()), DiskStore::close);
-                served?;
-                return Ok(closed?);
+                return match served {
+                    Err(ServeError::Store(error)) => Err(within(error)),
+                    Err(error) => Err(error),
+                    Ok(_) => closed.map_err(within),
+                };
             }
         };
     }
@@ -217,6 +231,19 @@ fn rebuilt(config: &Config, damaged: DiskStore) -> Result<DiskStore, ServeError>
 struct Client {
     outbox: Arc<Outbox>,
     under_way: HashSet<u64>,
+    /// Calls that have come and are not answered yet, those that an emulated network delays
+    /// included.
+    owed: u64,
+    /// True when it makes no more calls: its connection ends with the last reply.
+    is_silent: bool,
+}
+
+impl Client {
+    fn finish_if_answered(&self) {
+        if self.is_silent && self.owed == 0 {
+            self.outbox.finish();
+        }
+    }
 }
 
 /// A request that the node works on.
@@ -249,6 +276,8 @@ struct Engine<'a> {
     sent: BTreeMap<emulation::Kind, u64>,
     emulator: Emulator,
     alarm: Alarm,
+    /// Comparisons with other owners that are to be logged together.
+    comparisons: Comparisons,
     /// Why the node refuses writes for want of space, if it does.
     short: Option<Shortage>,
     manager: Manager,
@@ -312,6 +341,7 @@ impl<'a> Engine<'a> {
             sent: BTreeMap::new(),
             emulator,
             alarm,
+            comparisons: Comparisons::default(),
             short: None,
             manager,
             scrubber,
@@ -368,8 +398,10 @@ impl<'a> Engine<'a> {
             self.go_on_draining();
             self.consider_rebuilding();
             self.tell_manager();
+            self.comparisons.tell(Instant::now(), self.node.members());
             yield_now().await;
         }
+        self.comparisons.tell_all(self.node.members());
         self.end_emulation();
         self.flush().await;
         Ok((self.ending, self.storage, self.node.meta().clone()))
@@ -462,7 +494,14 @@ impl<'a> Engine<'a> {
                 drop(held);
             }
             Event::Joined { client, outbox } => {
-                self.clients.insert(client, Client { outbox, under_way: HashSet::new() });
+                let (under_way, owed, is_silent) = (HashSet::new(), 0, false);
+                self.clients.insert(client, Client { outbox, under_way, owed, is_silent });
+            }
+            Event::Silent { client } => {
+                if let Some(caller) = self.clients.get_mut(&client) {
+                    caller.is_silent = true;
+                    caller.finish_if_answered();
+                }
             }
             Event::Left { client } => {
                 self.clients.remove(&client);
@@ -479,13 +518,18 @@ impl<'a> Engine<'a> {
             Event::Duplicate { why } => {
                 error!(event = "copy_heard", "node {} is refused: {why}", self.config.name);
             }
-            Event::Call { client, call, held } => match &call.body {
-                CallBody::Data { request, .. } if self.emulator.is_on() => {
-                    let kind = request.kind();
-                    self.emulator.post(self.now(), kind, Parcel::Call { client, call, held });
+            Event::Call { client, call, held } => {
+                if let Some(caller) = self.clients.get_mut(&client) {
+                    caller.owed += 1;
                 }
-                _ => self.call(client, call, held),
-            },
+                match &call.body {
+                    CallBody::Data { request, .. } if self.emulator.is_on() => {
+                        let kind = request.kind();
+                        self.emulator.post(self.now(), kind, Parcel::Call { client, call, held });
+                    }
+                    _ => self.call(client, call, held),
+                }
+            }
         }
     }
 
@@ -577,9 +621,11 @@ impl<'a> Engine<'a> {
     /// Lets a frame leave that answers a client's call of this id.
     fn answer(&mut self, client: ClientId, frame: Bytes) {
         let Some(caller) = self.clients.get_mut(&client) else { return };
+        caller.owed = caller.owed.saturating_sub(1);
         if !caller.outbox.push(frame) {
             caller.outbox.shut();
         }
+        caller.finish_if_answered();
     }
 
     fn carry_out(&mut self) {
@@ -620,6 +666,7 @@ impl<'a> Engine<'a> {
                     if let Notice::LossAccepted(partitions) = notice {
                         self.loss_accepted(partitions);
                     }
+                    self.comparisons.note(&notice, Instant::now());
                     journal::tell(notice, self.config, self.node.members());
                 }
             }

@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 pub(crate) use account::{Account, Load};
-pub(crate) use text::CONTENT_TYPE;
 use text::Histogram;
 
 use crate::message::{Refusal, Request, Response};

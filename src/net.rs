@@ -72,6 +72,8 @@ pub(crate) enum Event {
     Joined { client: ClientId, outbox: Arc<Outbox> },
     /// A client made a call.
     Call { client: ClientId, call: Call, held: Held },
+    /// A client makes no more calls, and may still read replies.
+    Silent { client: ClientId },
     /// A client is gone.
     Left { client: ClientId },
     /// A peer says that an operator has removed this node, in these words.

@@ -512,3 +512,19 @@ fn three_nodes_serve_with_one_down_and_take_it_back() {
     assert_eq!(values(c.client().ask(get("k"))).len(), 1);
     assert_eq!(c.status().incarnation, 2);
 }
+
+#[test]
+fn a_client_that_closes_its_sending_half_still_gets_its_answers() {
+    let daemon = Daemon::alone(Arc::new(MemoryStore::default()));
+    let mut client = daemon.client();
+    let ids: Vec<u64> = (0..20).map(|n| client.data(put(&format!("k{n}"), b"v"))).collect();
+    client.close_sending();
+    let mut answered: Vec<u64> = ids.iter().map(|_| client.reply().expect("a reply").id).collect();
+    answered.sort_unstable();
+    assert_eq!(answered, ids);
+    assert!(client.reply().is_none(), "and then the connection ends");
+    // One that asks nothing more and waits for nothing is let go of at once.
+    let mut idle = daemon.client();
+    idle.close_sending();
+    assert!(idle.reply().is_none());
+}

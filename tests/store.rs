@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -27,6 +27,10 @@ mod comparisons;
 mod faults;
 #[path = "store/migrations.rs"]
 mod migrations;
+#[path = "store/reading.rs"]
+mod reading;
+#[path = "store/state_files.rs"]
+mod state_files;
 
 const CACHE: u64 = 16 << 20;
 const KILO: usize = 1 << 10;
@@ -108,6 +112,11 @@ impl Bench for Disk {
 
 fn open(dir: &Path) -> DiskStore {
     DiskStore::open(dir, CACHE).unwrap()
+}
+
+/// Where checks make their private copies.
+fn scratch() -> PathBuf {
+    std::env::temp_dir()
 }
 
 macro_rules! conformance {

@@ -10,6 +10,7 @@ use pixii::store::disk::{CheckReport, Damage, Difference, check, differences};
 use pixii::types::{NodeId, Partition};
 use serde_json::{Value, json};
 
+use super::scratch::ScratchArgs;
 use super::{Exit, Outcome, Shared, Trouble, emit, emit_json, text};
 
 /// Damages that `--json` lists; all are counted.
@@ -27,9 +28,10 @@ With the configuration of one of the nodes, it also says which partitions differ
 these are among the DIRs; a partition with fewer than two is not compared. Tombstones that are being collected make no difference: homes take them out one after the \
 other, and those that were stopped meanwhile go on when they start.
 
-No record is changed and no life of the node begins. But sled writes to its own files when it opens them \
-(after a kill it recovers its log, and clears what it finds torn), and torn snapshot files are removed, \
-both as at a daemon's start: to keep the evidence of damage, check a copy of DIR.
+Nothing in a DIR is changed, so that it may be a read-only mount: a private copy is read, and \
+removed afterwards. The copy takes as much space as the data, or none where the file system shares \
+blocks (btrfs, XFS) and --scratch names a place on the same one. A daemon may be started once the \
+copy is made.
 
 Exit codes: 0 clean and equal, 1 damaged, different, or not readable at all.
 
@@ -44,6 +46,8 @@ pub(crate) struct Check {
     /// Compare the DIRs as the replicas of this configuration's ring, or of a later one that they have
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    #[command(flatten)]
+    scratch: ScratchArgs,
 }
 
 impl Check {
@@ -58,8 +62,9 @@ impl Check {
         };
         let mut stores = Vec::new();
         let mut told = Vec::new();
+        let scratch = self.scratch.folder()?;
         for dir in &self.dirs {
-            let (report, json) = read(dir, shared.json())?;
+            let (report, json) = read(dir, scratch.path(), shared.json())?;
             told.push(json);
             if config.is_some() && report.meta.is_none() {
                 let dir = dir.display();
@@ -150,10 +155,10 @@ fn owner(meta: &Meta) -> String {
 }
 
 /// Reads one store and, unless it is told as JSON at the end, tells what it is like.
-fn read(dir: &Path, json: bool) -> Result<(CheckReport, Value), Trouble> {
+fn read(dir: &Path, scratch: &Path, json: bool) -> Result<(CheckReport, Value), Trouble> {
     let mut listed = Vec::new();
     let mut silent: Outcome = Ok(Exit::Done);
-    let report = check(dir, CACHE_BYTES, &mut |damage| {
+    let report = check(dir, scratch, CACHE_BYTES, &mut |damage| {
         if !json && silent.is_ok() {
             silent = emit(format!("damaged: {damage}\n")).map(|()| Exit::Done);
         } else if listed.len() < MAX_LISTED {

@@ -1,6 +1,6 @@
 //! `pixii completions`: what a shell needs to complete the command line.
 
-use clap::{Args, CommandFactory, ValueEnum};
+use clap::{Args, Command, CommandFactory, ValueEnum};
 
 use super::{Arguments, Exit, Outcome, emit};
 
@@ -33,8 +33,27 @@ impl Shell {
             Shell::Fish => clap_complete::Shell::Fish,
         };
         let mut script = Vec::new();
-        clap_complete::generate(shell, &mut Arguments::command(), "pixii", &mut script);
+        let mut command = visible(&Arguments::command());
+        clap_complete::generate(shell, &mut command, "pixii", &mut script);
         script
+    }
+}
+
+/// The command without its hidden verbs and options, which the generators would offer. Only names,
+/// help and arguments are taken over: completions need no more.
+fn visible(command: &Command) -> Command {
+    // Names of a command have to live as long as the program, which prints completions once.
+    let name: &'static str = command.get_name().to_owned().leak();
+    let arguments = command.get_arguments().filter(|argument| !argument.is_hide_set());
+    let verbs = command.get_subcommands().filter(|verb| !verb.is_hide_set());
+    let shown = Command::new(name).args(arguments.cloned()).subcommands(verbs.map(visible));
+    let shown = match command.get_version() {
+        Some(version) => shown.version(&*version.to_owned().leak()),
+        None => shown,
+    };
+    match command.get_about() {
+        Some(about) => shown.about(about.clone()),
+        None => shown,
     }
 }
 
@@ -43,5 +62,25 @@ impl Completions {
     pub(crate) fn run(self) -> Outcome {
         emit(self.shell.completions())?;
         Ok(Exit::Done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_shell_offers_what_is_hidden() {
+        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+            let script = String::from_utf8(shell.completions()).unwrap();
+            for hidden in ["package", crate::lab::bench::echo::VERB, "follow-stdin"] {
+                let offers = |line: &&str| {
+                    line.split(|c: char| !(c.is_alphanumeric() || c == '-'))
+                        .any(|word| word.trim_start_matches('-') == hidden)
+                };
+                assert_eq!(script.lines().find(offers), None, "{hidden}");
+            }
+            assert!(script.contains("migrate") && script.contains("scratch"));
+        }
     }
 }

@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
+use super::signals::Interrupt;
 use super::{Exit, Outcome, Shared, Trouble, block_on, deadline, get, text};
 
 /// Memory for the pages of all partitions together, twice: one page in use and the next one.
@@ -36,7 +37,8 @@ carriage return \\r, as `pixii load` reads them. A key with siblings has a line 
 column such as `sibling 1/2`. Deleted keys are left out.
 
 Where too few replicas can answer, all other partitions are printed; those that are missing are named at the end, and \
-the exit code is 4. Any other failure ends the dump, with the number of lines that are complete.
+the exit code is 4. Any other failure ends the dump, and so does \
+Ctrl-C: the number of lines that are printed and whole is said.
 
 Examples:
   pixii dump > backup.tsv
@@ -68,10 +70,19 @@ impl Dump {
             raw: self.raw,
             json: shared.json(),
         };
+        let interrupt = Interrupt::listen(true)?;
         let outcome = block_on(async {
-            let client = shared.client().await?;
-            let source = Source { client, r: self.r, timeout_ms: self.timeout };
-            dump(&source, &mut printer).await
+            let work = async {
+                let client = shared.client().await?;
+                let source = Source { client, r: self.r, timeout_ms: self.timeout };
+                dump(&source, &mut printer).await
+            };
+            // It ends between two lines, never within one.
+            tokio::select! {
+                biased;
+                outcome = work => outcome,
+                () = interrupt.wait() => Err(Trouble::error("interrupted")),
+            }
         });
         printer.out.flush()?;
         let lines = text::count(printer.lines, "line");

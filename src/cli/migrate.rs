@@ -6,6 +6,7 @@ use clap::Args;
 use pixii::store::disk::{OpenError, SchemaReport, migrate, schema_of};
 use serde_json::json;
 
+use super::scratch::ScratchArgs;
 use super::{Exit, Outcome, Shared, complain, emit, emit_json};
 
 const CACHE_BYTES: u64 = 64 << 20;
@@ -18,8 +19,8 @@ upgrade what the new program would do, and after one whether a program that is o
 not, once a step has been done. A migration only goes forward, and may be killed at any instant: the next one completes it. \
 To go back, restore a copy that was made before.
 
-It is refused while a daemon has the data. With --check no record is changed; but sled writes to its own files when it \
-opens them, as at a daemon's start.
+It is refused while a daemon has the data. With --check nothing in a DIR is changed: a private \
+copy is read, and removed afterwards. It takes as much space as the data, unless the file system can share blocks.
 
 Exit codes: 0 every DIR is at this schema, or with --check can be brought to it, 1 one is not.
 
@@ -34,14 +35,20 @@ pub(crate) struct Migrate {
     /// Only say what would be done
     #[arg(long)]
     check: bool,
+    #[command(flatten)]
+    scratch: ScratchArgs,
 }
 
 impl Migrate {
     /// Sees to every directory, and tells of each.
     pub(crate) fn run(self, shared: &Shared) -> Outcome {
         let mut exit = Exit::Done;
+        let scratch = self.check.then(|| self.scratch.folder()).transpose()?;
         for dir in &self.dirs {
-            let done = if self.check { schema_of } else { migrate }(dir, CACHE_BYTES);
+            let done = match &scratch {
+                Some(scratch) => schema_of(dir, scratch.path(), CACHE_BYTES),
+                None => migrate(dir, CACHE_BYTES),
+            };
             match &done {
                 _ if shared.json() => emit_json(&self.json(dir, &done))?,
                 Ok(report) => {

@@ -1,12 +1,15 @@
 //! `pixii server`.
 
+use std::env;
+use std::ffi::OsStr;
 use std::io::{self, IsTerminal};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use pixii::config::Config;
 use pixii::engine::serve;
 use sd_notify::NotifyState;
+use tracing::info;
 use tracing_subscriber::fmt::format::debug_fn;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::reload::Handle;
@@ -67,8 +70,9 @@ impl Server {
         config.rejoin_empty = self.rejoin_empty;
         config.new_identity = self.new_identity;
         let logged = log(&config);
+        say_start(&config, &self.config);
         let read = move || {
-            let config = Config::load(&self.config)?;
+            let config = Config::reload(&self.config)?;
             // It fails only when there is no logging any more.
             let _ = logged.reload(EnvFilter::new(&config.log));
             Ok(config)
@@ -79,6 +83,27 @@ impl Server {
         })?;
         Ok(Exit::Done)
     }
+}
+
+/// The first line of the log: which program this is, and what it works with.
+fn say_start(config: &Config, file: &Path) {
+    let http = config.http_listen.as_ref().map(|http| format!(", HTTP on {http}"));
+    info!(
+        "pixii {} begins with {}: node {} of cluster {}, data in {}, address {}{}",
+        env!("CARGO_PKG_VERSION"),
+        file.display(),
+        config.name,
+        config.cluster,
+        config.data_dir.display(),
+        config.listen,
+        http.unwrap_or_default()
+    );
+}
+
+/// Whether what is logged has colours: on a terminal that can show them, unless the user wants none
+/// (<https://no-color.org>).
+fn has_colours(terminal: bool, no_color: Option<&OsStr>, term: Option<&OsStr>) -> bool {
+    terminal && no_color.is_none_or(OsStr::is_empty) && term != Some(OsStr::new("dumb"))
 }
 
 /// From now on, what happens is logged: as sentences, or as a JSON object a line, which also has their parts.
@@ -97,6 +122,24 @@ fn log(config: &Config) -> Handle<EnvFilter, Registry> {
         "message" => write!(writer, "{value:?}"),
         _ => Ok(()),
     });
-    registry.with(lines.with_ansi(io::stderr().is_terminal()).fmt_fields(sentence)).init();
+    let (no_color, term) = (env::var_os("NO_COLOR"), env::var_os("TERM"));
+    let colours = has_colours(io::stderr().is_terminal(), no_color.as_deref(), term.as_deref());
+    registry.with(lines.with_ansi(colours).fmt_fields(sentence)).init();
     logged
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colours_are_for_terminals_that_want_them() {
+        let on = |terminal, no_color: Option<&str>, term: Option<&str>| {
+            has_colours(terminal, no_color.map(OsStr::new), term.map(OsStr::new))
+        };
+        assert!(on(true, None, Some("xterm")) && on(true, Some(""), None));
+        assert!(!on(false, None, Some("xterm")), "a file");
+        assert!(!on(true, Some("1"), Some("xterm")), "NO_COLOR");
+        assert!(!on(true, None, Some("dumb")), "TERM=dumb");
+    }
 }

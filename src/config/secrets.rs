@@ -12,6 +12,8 @@ use crate::secret::{Keyring, Role, Secrets};
 /// Bytes of one secret, without the space around it.
 const SECRET_BYTES: RangeInclusive<usize> = 16..=1_024;
 const MAX_FILE_BYTES: u64 = 4_096;
+/// What some editors put at the beginning of a file in UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// Everybody else's permissions, and the group's to write.
 const TOO_OPEN: u32 = 0o027;
 /// Where systemd puts what `LoadCredential=` names.
@@ -109,6 +111,15 @@ fn read(path: &Path) -> Result<Vec<Vec<u8>>, String> {
 }
 
 fn parse(bytes: &[u8]) -> Result<Vec<Vec<u8>>, String> {
+    // Left out silently, it would make another secret than the same file makes in the version
+    // before.
+    if bytes.starts_with(BYTE_ORDER_MARK) {
+        return Err(
+            "it begins with a byte order mark, which would be a part of the secret: write the \
+                    file without one"
+                .to_owned(),
+        );
+    }
     let lines = bytes.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
     let secrets: Vec<Vec<u8>> = lines.filter(|line| !line.is_empty()).map(<[u8]>::to_vec).collect();
     if secrets.is_empty() || secrets.len() > 2 {
@@ -139,6 +150,8 @@ mod tests {
         let both = parse(b"0123456789abcdef\nfedcba9876543210\n").unwrap();
         assert_eq!(both, [first.to_vec(), b"fedcba9876543210".to_vec()]);
         let long = vec![b'x'; 1_025];
+        let marked = parse(b"\xef\xbb\xbf0123456789abcdef\n").unwrap_err();
+        assert!(marked.starts_with("it begins with a byte order mark"), "{marked}");
         let wrong: [(&[u8], &str); 4] = [
             (b" \n", "it holds 0 secrets: it is one line, or two while a secret is changed"),
             (b"a\nb\nc\n", "it holds 3 secrets: it is one line, or two while a secret is changed"),

@@ -1,20 +1,21 @@
 //! What a daemon tells to those who only look: its HTTP port, and the lines of its account in the log.
 
-use std::net::TcpListener;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::runtime::Builder;
 use tokio::sync::{Mutex as Turn, mpsc, oneshot};
 use tokio::time::timeout;
 use tracing::info;
 
 use super::drain::Drain;
-use super::{Engine, ServeError};
+use super::ending::Ending;
+use super::{Engine, Order, ServeError, binding};
 use crate::config::Config;
-use crate::metrics::{Account, CONTENT_TYPE, Load};
+use crate::metrics::{Account, Load};
 use crate::net::http::{self, HttpPort};
 use crate::node::Shortage;
-use crate::wire::http::Answer;
+use crate::wire::http::{Answer, Request};
 
 /// An engine that does not answer within this time makes no progress: it turns at least ten times a second.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -58,23 +59,39 @@ pub(super) struct Watchers {
 }
 
 impl Watchers {
-    /// Opens the port, if the configuration names one.
-    pub(super) fn start(config: &Config) -> Result<Self, ServeError> {
+    /// Opens the port, if the configuration names one, and waits for its address if that is not
+    /// there yet; `None` when an order to stop comes first.
+    pub(super) fn start(
+        config: &Config,
+        orders: &mut mpsc::Receiver<Order>,
+    ) -> Result<Option<Self>, ServeError> {
         let stage = Mutex::new(Stage::Without("opening the store"));
         let board = Board { stage, patience: PATIENCE, last: Turn::default() };
         let board = Arc::new(board);
-        let Some(address) = &config.http_listen else { return Ok(Watchers { board, _port: None }) };
+        let Some(address) = &config.http_listen else {
+            return Ok(Some(Watchers { board, _port: None }));
+        };
         let listen = |error| ServeError::Listen(address.clone(), error);
-        let listener = TcpListener::bind(address).map_err(listen)?;
+        let runtime = Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| ServeError::System("event loop", error))?;
+        let bound = runtime.block_on(async {
+            Ok(match binding::bind(address, orders).await? {
+                Some(listener) => Some(listener.into_std()?),
+                None => None,
+            })
+        });
+        // A look-up may still hang.
+        runtime.shutdown_background();
+        let Some(listener) = bound.map_err(listen)? else { return Ok(None) };
         let told = board.clone();
-        let answer = move |path: String| {
+        let answer = move |request: Request| {
             let board = told.clone();
-            async move { board.answer(&path).await }
+            async move { board.answer(&request.path, request.openmetrics).await }
         };
         let port = http::serve(listener, answer);
         let port = port.map_err(|error| ServeError::System("thread", error))?;
         info!("metrics are on http://{address}/metrics");
-        Ok(Watchers { board, _port: Some(port) })
+        Ok(Some(Watchers { board, _port: Some(port) }))
     }
 
     /// A life begins: what is asked comes out of the end that this gives.
@@ -84,10 +101,20 @@ impl Watchers {
         asked
     }
 
-    /// The life has ended; another one may follow.
-    pub(super) fn end(&self) {
-        self.board
-            .set(Stage::Without("a life of the node has ended, and another one has not begun"));
+    /// The engine has ended, for this reason; what it has left is written and synced.
+    pub(super) fn end(&self, ending: &Ending) {
+        self.board.set(Stage::Without(match ending {
+            Ending::Relive => "between two lives: the node takes up a later ring",
+            Ending::Rebuild => "its store is damaged, and is made anew of what can be read",
+            Ending::Stop => "stopping: what was written is synced, and the store is closed",
+            Ending::Removed(_) => "stopping: the node was removed from its cluster",
+            Ending::Duplicate(_) => "stopping: another daemon is this node",
+        }));
+    }
+
+    /// The node has failed.
+    pub(super) fn fail(&self) {
+        self.board.set(Stage::Without("stopping: the node has failed, see its log"));
     }
 }
 
@@ -116,7 +143,7 @@ impl Board {
         *last = None;
         let engine = self.engine()?;
         // The life may end meanwhile.
-        let ended = Missing::Without("between two lives");
+        let ended = Missing::Without("the engine has just ended");
         let (question, answer) = oneshot::channel();
         let Ok(()) = engine.send(question).await else { return Err(ended) };
         let Ok(account) = answer.await else { return Err(ended) };
@@ -125,7 +152,7 @@ impl Board {
         Ok(account)
     }
 
-    async fn answer(&self, path: &str) -> Answer {
+    async fn answer(&self, path: &str, openmetrics: bool) -> Answer {
         let shown = ["/", "/metrics", "/livez", "/readyz"];
         if !shown.contains(&path) {
             return Answer::line(404, "there are /, /metrics, /livez and /readyz");
@@ -147,7 +174,8 @@ impl Board {
         };
         match (path, &account.unready) {
             ("/metrics", _) => {
-                Answer { status: 200, content_type: CONTENT_TYPE, body: account.metrics() }
+                let (content_type, body) = account.metrics(openmetrics);
+                Answer { status: 200, content_type, body }
             }
             ("/livez", _) => Answer::line(200, "alive"),
             ("/readyz", None) => Answer::line(200, "ready"),
@@ -222,17 +250,16 @@ impl Engine<'_> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::runtime::Builder;
-
     use super::*;
 
     #[test]
     fn a_daemon_without_an_engine_is_alive_and_one_whose_engine_is_stuck_is_not() {
         let stage = Mutex::new(Stage::Without("opening the store"));
         let board = Board { stage, patience: Duration::from_millis(20), last: Turn::default() };
+        let watchers = Watchers { board: Arc::new(board), _port: None };
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         let told = |path: &str| {
-            let answer = runtime.block_on(board.answer(path));
+            let answer = runtime.block_on(watchers.board.answer(path, false));
             (answer.status, answer.body)
         };
         assert_eq!(told("/livez"), (200, "alive: opening the store\n".into()));
@@ -240,10 +267,17 @@ mod tests {
         assert_eq!([told("/readyz"), told("/metrics"), told("/")], [not.clone(), not.clone(), not]);
 
         let (questions, asked) = mpsc::channel(1);
-        board.set(Stage::Engine(questions));
+        watchers.board.set(Stage::Engine(questions));
         let stuck = (503, "the engine has not answered for 20 ms\n".into());
         assert_eq!([told("/livez"), told("/readyz")], [stuck.clone(), stuck]);
         drop(asked);
-        assert_eq!(told("/readyz"), (503, "not ready: between two lives\n".into()));
+        assert_eq!(told("/readyz"), (503, "not ready: the engine has just ended\n".into()));
+        // A disk that hangs keeps a stopping node here.
+        watchers.end(&Ending::Stop);
+        let stopping = "stopping: what was written is synced, and the store is closed\n";
+        assert_eq!(told("/readyz"), (503, format!("not ready: {stopping}")));
+        assert_eq!(told("/livez"), (200, format!("alive: {stopping}")));
+        watchers.end(&Ending::Relive);
+        assert!(told("/readyz").1.contains("between two lives"));
     }
 }

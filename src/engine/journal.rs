@@ -1,15 +1,91 @@
 //! What an operator would ask about: a line per decision, in words, with the same as fields for machines.
 
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::mem;
+use std::time::{Duration, Instant};
 
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::config::Config;
 use crate::members::{Members, Opinion};
 use crate::metrics::Account;
 use crate::node::{Notice, Oversize, Shortage};
 use crate::store::disk::Salvage;
-use crate::types::{MILLI, Micros};
+use crate::types::{MILLI, Micros, NodeId};
+
+/// Comparisons that moved something or failed are told of together, so long after the first one:
+/// after a recovery there are as many as partitions and peers.
+const TOGETHER: Duration = Duration::from_secs(2);
+
+/// Comparisons with other owners that are still to be told of, by peer.
+#[derive(Debug, Default)]
+pub(super) struct Comparisons {
+    since: Option<Instant>,
+    peers: BTreeMap<NodeId, Compared>,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Compared {
+    differed: u64,
+    pulled: u64,
+    pushed: u64,
+    failed: u64,
+}
+
+impl Comparisons {
+    /// Takes note of a comparison, if the notice is of one.
+    pub(super) fn note(&mut self, notice: &Notice, now: Instant) {
+        let (peer, compared) = match notice {
+            Notice::Repaired(_, peer, pulled, pushed) => {
+                (peer, Compared { differed: 1, pulled: *pulled, pushed: *pushed, failed: 0 })
+            }
+            Notice::RepairFailed(_, peer) => (peer, Compared { failed: 1, ..Compared::default() }),
+            _ => return,
+        };
+        self.since.get_or_insert(now);
+        let sum = self.peers.entry(*peer).or_default();
+        sum.differed += compared.differed;
+        sum.pulled += compared.pulled;
+        sum.pushed += compared.pushed;
+        sum.failed += compared.failed;
+    }
+
+    /// Logs one line for each peer when that is due.
+    pub(super) fn tell(&mut self, now: Instant, members: &Members) {
+        if self.since.is_some_and(|since| now.saturating_duration_since(since) >= TOGETHER) {
+            self.tell_all(members);
+        }
+    }
+
+    /// The same at once.
+    pub(super) fn tell_all(&mut self, members: &Members) {
+        self.since = None;
+        for (peer, compared) in mem::take(&mut self.peers) {
+            let peer = members.name(peer);
+            let Compared { differed, pulled, pushed, failed } = compared;
+            if differed > 0 {
+                info!(
+                    event = "repaired",
+                    peer,
+                    differed,
+                    pulled,
+                    pushed,
+                    "{differed} comparisons of a partition with peer {peer} found differences: \
+                     {pulled} objects came, {pushed} went"
+                );
+            }
+            if failed > 0 {
+                info!(
+                    event = "repair_failed",
+                    peer,
+                    failed,
+                    "{failed} partitions could not be compared with peer {peer}: they are tried \
+                     again"
+                );
+            }
+        }
+    }
+}
 
 /// A sync that takes longer than this is told of: clients wait for it.
 const SLOW: Duration = Duration::from_secs(1);
@@ -177,7 +253,7 @@ fn tell_of_peer(notice: Notice, peer: &str, config: &Config) {
         Notice::HandoffDone(_) => {
             info!(event = "handoff_done", peer, "peer {peer} has all that was kept for it");
         }
-        Notice::Repaired(partition, _, pulled, pushed) => info!(
+        Notice::Repaired(partition, _, pulled, pushed) => debug!(
             event = "repaired",
             peer,
             partition = partition.0,
@@ -186,7 +262,7 @@ fn tell_of_peer(notice: Notice, peer: &str, config: &Config) {
             "partition {} differed from that of peer {peer}: {pulled} objects came, {pushed} went",
             partition.0
         ),
-        Notice::RepairFailed(partition, _) => info!(
+        Notice::RepairFailed(partition, _) => debug!(
             event = "repair_failed",
             peer,
             partition = partition.0,
@@ -240,5 +316,31 @@ fn tell_opinion(peer: &str, opinion: Opinion, silence: Micros) {
 pub(super) fn tell_account(account: &Account) {
     for line in account.lines() {
         info!(event = "account", "{line}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::Partition;
+
+    #[test]
+    fn comparisons_of_many_partitions_are_one_entry_for_each_peer() {
+        let (mut comparisons, now) = (Comparisons::default(), Instant::now());
+        let peers = [NodeId::of("n2"), NodeId::of("n3")];
+        for partition in (0..256).map(Partition) {
+            comparisons.note(&Notice::Repaired(partition, peers[0], 3, 1), now);
+            comparisons.note(&Notice::RepairFailed(partition, peers[1]), now);
+        }
+        comparisons.note(&Notice::Settled, now);
+        let sum = Compared { differed: 256, pulled: 768, pushed: 256, failed: 0 };
+        assert_eq!(comparisons.peers.get(&peers[0]), Some(&sum));
+        let sum = Compared { failed: 256, ..Compared::default() };
+        assert_eq!(comparisons.peers.get(&peers[1]), Some(&sum));
+        let members = Members::default();
+        comparisons.tell(now + TOGETHER / 2, &members);
+        assert_eq!(comparisons.peers.len(), 2, "it is told later");
+        comparisons.tell(now + TOGETHER, &members);
+        assert!(comparisons.peers.is_empty() && comparisons.since.is_none());
     }
 }

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use sd_notify::NotifyState;
-use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 use tokio::sync::mpsc::{Receiver, unbounded_channel};
 use tracing::{info, warn};
 
+use super::binding;
 use super::emulated::Alarm;
 use super::ending::Ending;
 use super::health::Watchers;
@@ -33,7 +33,10 @@ pub fn run(
     store: Arc<dyn Store>,
     mut orders: Receiver<Order>,
 ) -> Result<(), ServeError> {
-    run_watched(config, store, &mut orders, &Watchers::start(config)?).map(drop)
+    match Watchers::start(config, &mut orders)? {
+        Some(watchers) => run_watched(config, store, &mut orders, &watchers).map(drop),
+        None => Ok(()),
+    }
 }
 
 /// Why a daemon lets go of its store.
@@ -55,7 +58,9 @@ pub(super) fn run_watched(
     let (mut continues, mut settings) = (false, Settings::of(config));
     loop {
         let ended = live((config, &mut settings), &store, orders, watchers, continues);
-        watchers.end();
+        if ended.is_err() {
+            watchers.fail();
+        }
         match ended? {
             Ending::Relive => continues = true,
             Ending::Stop => return Ok(Ended::Stop),
@@ -120,11 +125,14 @@ fn live(
         },
         ring.version(),
     );
-    let listener = match runtime.block_on(TcpListener::bind(&config.listen)) {
-        Ok(listener) => listener,
-        Err(error) => {
+    let listener = match runtime.block_on(binding::bind(&config.listen, orders)) {
+        Ok(Some(listener)) => listener,
+        without => {
+            // A look-up may still hang.
+            runtime.shutdown_background();
             end_life(&**store, &meta)?;
-            return Err(ServeError::Listen(config.listen.clone(), error));
+            let failed = |error| ServeError::Listen(config.listen.clone(), error);
+            return without.map(|_| Ending::Stop).map_err(failed);
         }
     };
     let place = |key: &Key| {
@@ -168,6 +176,7 @@ fn live(
     // A look-up of a peer's host name may still be waiting for an answer.
     runtime.shutdown_background();
     let (ending, storage, meta) = served?;
+    watchers.end(&ending);
     let _writing = Patience::begin().map_err(system("thread"))?;
     storage.finish()?;
     end_life(&**store, &meta)?;

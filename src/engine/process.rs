@@ -1,8 +1,10 @@
 //! What a daemon has of its process: signals, standard input, randomness.
 
 use std::io;
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
 
 use rustix::process::{
     Resource, Rlimit, Signal, getrlimit, set_parent_process_death_signal, setrlimit,
@@ -11,7 +13,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::{Handle, Signals};
 use signal_hook::low_level;
 use tokio::sync::mpsc::Sender;
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::config::{Config, ConfigError};
 
@@ -20,6 +22,9 @@ const EXIT_BY_SIGNAL: i32 = 128;
 /// Orders that may wait: no other order takes the last places, so that there is always room for one to stop.
 pub(super) const MAX_ORDERS: usize = 8;
 const PLACES_FOR_STOPS: usize = 4;
+
+/// How long a configuration may take to be read before that is logged.
+const RELOAD_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a daemon is told from outside of its connections.
 #[derive(Debug)]
@@ -59,7 +64,7 @@ impl Drop for SignalWatch {
 /// would.
 pub(super) fn watch_signals(
     orders: Sender<Order>,
-    read: impl Fn() -> Result<Config, ConfigError> + Send + 'static,
+    read: impl Fn() -> Result<Config, ConfigError> + Send + Sync + 'static,
 ) -> io::Result<SignalWatch> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])?;
     let handle = signals.handle();
@@ -69,9 +74,11 @@ pub(super) fn watch_signals(
         for signal in signals.forever() {
             let name = low_level::signal_name(signal).unwrap_or("a signal");
             let stop: Order = match signal {
-                // One that waits already has not read anything yet.
                 SIGHUP => {
-                    let _ = reloads.try_send(());
+                    // One that waits already has not read anything yet.
+                    if reloads.try_send(()).is_err() {
+                        info!("SIGHUP: the configuration is still to be read for one before");
+                    }
                     continue;
                 }
                 SIGUSR1 => {
@@ -88,19 +95,49 @@ pub(super) fn watch_signals(
     Ok(SignalWatch { handle, thread: Some(thread) })
 }
 
-/// Reads the configuration each time it is asked to, in a thread of its own, which nobody waits for: a file on a disk that
-/// hangs must not keep a signal to stop from being heard.
+/// Reads the configuration each time it is asked to, in a thread of its own, which nobody waits
+/// for: a file on a disk that hangs must not keep a signal to stop from being heard. That it hangs
+/// is logged.
 fn watch_reloads(
     orders: Sender<Order>,
-    read: impl Fn() -> Result<Config, ConfigError> + Send + 'static,
+    read: impl Fn() -> Result<Config, ConfigError> + Send + Sync + 'static,
 ) -> io::Result<SyncSender<()>> {
     let (ask, asked) = sync_channel(1);
+    let read = Arc::new(read);
     Builder::new().name("reloads".to_owned()).spawn(move || {
         for () in asked {
-            order(&orders, "SIGHUP", Order::Reload(read().map(Box::new)));
+            let (done, outcome) = sync_channel(1);
+            let read = read.clone();
+            let reader = move || drop(done.send(read()));
+            if let Err(error) = Builder::new().name("reload".to_owned()).spawn(reader) {
+                warn!("SIGHUP: the configuration is not read: {error}");
+                continue;
+            }
+            match await_reload(&outcome) {
+                Some(read) => order(&orders, "SIGHUP", Order::Reload(read.map(Box::new))),
+                None => warn!("SIGHUP: the configuration could not be read"),
+            }
         }
     })?;
     Ok(ask)
+}
+
+/// What was read; says at longer and longer intervals that it is not there yet. `None` if the
+/// reader died.
+fn await_reload<T>(outcome: &Receiver<T>) -> Option<T> {
+    let (mut patience, mut waited) = (RELOAD_PATIENCE, Duration::ZERO);
+    loop {
+        match outcome.recv_timeout(patience) {
+            Ok(read) => return Some(read),
+            Err(RecvTimeoutError::Disconnected) => return None,
+            Err(RecvTimeoutError::Timeout) => {
+                waited += patience;
+                let seconds = waited.as_secs();
+                warn!("SIGHUP: the configuration has not been read in {seconds} s: its disk hangs");
+                patience *= 2;
+            }
+        }
+    }
 }
 
 /// Passes on what is no order to stop, unless many wait.

@@ -4,7 +4,7 @@ use tracing::warn;
 
 use super::Engine;
 use super::ending::{Ending, FINISH_BEFORE_NEXT};
-use crate::config::check_address;
+use crate::config::check_written;
 use crate::members::{Member, Opinion, Standing, check_name};
 use crate::message::{Replacement, ReplyBody};
 use crate::node::{ClientId, Hindrance, Input, RingChange};
@@ -43,7 +43,7 @@ impl Engine<'_> {
     /// What would happen, or in one sentence why it does not.
     fn plan(&self, old: &str, new: &str, address: &str) -> Result<(NodeId, Replacement), String> {
         check_name("the new member", new)?;
-        check_address("the new member's address", address)?;
+        check_written("the new member's address", address)?;
         let me = &self.config.name;
         let changes = self.replacing.is_some() || self.node.is_changing_ring();
         if changes || self.finish_by.is_some() {

@@ -67,6 +67,9 @@ pub(crate) struct Wars {
     pub(crate) r: Leg,
     /// Its answer.
     pub(crate) s: Leg,
+    /// What every way takes besides, except those to one replica, which is near: the coordinator's
+    /// own, or one drawn for the write and one for the read. `None`: all are near.
+    pub(crate) wan: Option<Leg>,
 }
 
 impl Wars {
@@ -79,7 +82,7 @@ impl Wars {
         };
         let other = Leg::Drawn(parse_delay(others)?);
         let w = Leg::Drawn(parse_delay(w)?);
-        Ok(Wars { w, a: other.clone(), r: other.clone(), s: other })
+        Ok(Wars { w, a: other.clone(), r: other.clone(), s: other, wan: None })
     }
 }
 

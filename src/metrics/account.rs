@@ -1,7 +1,7 @@
 //! A daemon's account of itself at a moment.
 
 use super::Meter;
-use super::text::{Labels, Page};
+use super::text::{self, Labels, Page};
 use crate::members::Opinion;
 use crate::message::{
     LEVELS, OVERSIZED_KEYS, PARTITIONS_LOST, PeerStatus, RING_VERSION_OF, StatusReport, TROUBLE,
@@ -75,8 +75,9 @@ pub(crate) struct Account {
 }
 
 impl Account {
-    /// As OpenMetrics text.
-    pub(crate) fn metrics(&self) -> String {
+    /// The metrics and the type of their text: OpenMetrics for those who read it, else the text of
+    /// Prometheus, which every tool for either reads.
+    pub(crate) fn metrics(&self, openmetrics: bool) -> (&'static str, String) {
         let mut page = Page::default();
         self.put_node(&mut page);
         self.put_requests(&mut page);
@@ -85,7 +86,10 @@ impl Account {
         self.put_peers(&mut page);
         self.put_repair(&mut page);
         self.put_counts(&mut page);
-        page.end()
+        match openmetrics {
+            true => (text::OPENMETRICS, page.end()),
+            false => (text::PROMETHEUS, text::prometheus(&page.end())),
+        }
     }
 
     fn put_node(&self, page: &mut Page) {

@@ -2,8 +2,41 @@
 
 use std::fmt::{Display, Write};
 
-/// How a scraper is told what the text is.
-pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// How a scraper is told that the text is OpenMetrics.
+pub(super) const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// The same of the text of Prometheus.
+pub(super) const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// OpenMetrics text as the older text of Prometheus, with the same samples. There, a family has the
+/// name of its samples, and neither units nor the kinds `info` and `stateset`.
+pub(super) fn prometheus(openmetrics: &str) -> String {
+    let mut text = String::new();
+    let mut suffix = "";
+    for line in openmetrics.lines() {
+        let words: Vec<&str> = line.splitn(4, ' ').collect();
+        match words[..] {
+            ["#", "TYPE", name, kind] => {
+                let (shown, of) = match kind {
+                    "info" => ("gauge", "_info"),
+                    "counter" => ("counter", "_total"),
+                    "stateset" => ("gauge", ""),
+                    "unknown" => ("untyped", ""),
+                    kind => (kind, ""),
+                };
+                suffix = of;
+                let _ = writeln!(text, "# TYPE {name}{suffix} {shown}");
+            }
+            ["#", "HELP", name, help] => {
+                let _ = writeln!(text, "# HELP {name}{suffix} {help}");
+            }
+            ["#", ..] => {}
+            _ => {
+                let _ = writeln!(text, "{line}");
+            }
+        }
+    }
+    text
+}
 
 /// The labels of a sample, in order.
 pub(super) type Labels<'a> = Vec<(&'static str, &'a str)>;
@@ -144,5 +177,25 @@ c_total 3
 # EOF
 "#;
         assert_eq!(page.end(), expected);
+    }
+
+    #[test]
+    fn prometheus_has_no_units_and_names_families_by_their_samples() {
+        let mut page = Page::default();
+        page.family("build", "info", "The program.");
+        page.sample("_info", &vec![("version", "1 # 2")], 1);
+        page.gauge("a_bytes", "Bytes.", 7);
+        page.counter("c", "Counts.", 3);
+        let expected = r#"# TYPE build_info gauge
+# HELP build_info The program.
+build_info{version="1 # 2"} 1
+# TYPE a_bytes gauge
+# HELP a_bytes Bytes.
+a_bytes 7
+# TYPE c_total counter
+# HELP c_total Counts.
+c_total 3
+"#;
+        assert_eq!(prometheus(&page.end()), expected);
     }
 }

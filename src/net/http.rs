@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
 use super::doors::Doors;
-use crate::wire::http::{Answer, MAX_HEAD_BYTES, request};
+use crate::wire::http::{Answer, MAX_HEAD_BYTES, Request, request};
 
 /// Most connections at once. A further one takes the place of the oldest of the address that has most of them: who asks and
 /// takes the answer is done by then.
@@ -43,10 +43,10 @@ impl Drop for HttpPort {
     }
 }
 
-/// Answers requests on `listener` with what `answer` makes of their paths, one request a connection.
+/// Answers requests on `listener` with what `answer` makes of them, one request a connection.
 pub(crate) fn serve<F, A>(listener: StdListener, answer: F) -> io::Result<HttpPort>
 where
-    F: Fn(String) -> A + Send + Sync + 'static,
+    F: Fn(Request) -> A + Send + Sync + 'static,
     A: Future<Output = Answer> + Send + 'static,
 {
     listener.set_nonblocking(true)?;
@@ -67,7 +67,7 @@ where
 
 async fn accept<F, A>(listener: TcpListener, answer: Arc<F>)
 where
-    F: Fn(String) -> A + Send + Sync + 'static,
+    F: Fn(Request) -> A + Send + Sync + 'static,
     A: Future<Output = Answer> + Send + 'static,
 {
     let doors = Doors::new(MAX_CONNECTIONS, 0);
@@ -89,7 +89,7 @@ where
 
 async fn converse<F, A>(mut stream: TcpStream, answer: &F) -> io::Result<()>
 where
-    F: Fn(String) -> A,
+    F: Fn(Request) -> A,
     A: Future<Output = Answer>,
 {
     let mut input = Vec::new();
@@ -107,7 +107,10 @@ where
     });
     let late = || Ok(Err(Answer::line(408, &format!("no request in {} s", PATIENCE.as_secs()))));
     let bytes = match asked.await.unwrap_or_else(|_| late())? {
-        Ok(Some(asked)) => answer(asked.path).await.bytes(asked.head_only),
+        Ok(Some(asked)) => {
+            let head_only = asked.head_only;
+            answer(asked).await.bytes(head_only)
+        }
         Ok(None) => return Ok(()),
         Err(refusal) => refusal.bytes(false),
     };

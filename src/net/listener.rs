@@ -383,6 +383,7 @@ async fn serve_client(hub: &Hub, connection: Connection, seal: Option<Seal>) {
     if hub.events.send(joined).await.is_err() {
         return;
     }
+    // True when the client has said all that it wants, and its connection is whole.
     let calls = async {
         loop {
             // A client that does not take its replies may not ask for more.
@@ -390,22 +391,34 @@ async fn serve_client(hub: &Hub, connection: Connection, seal: Option<Seal>) {
             match reader.next::<Call>().await {
                 Ok(Some((call, held))) => {
                     let event = Event::Call { client, call, held };
-                    if hub.events.send(event).await.is_err() {
-                        return;
+                    if hub.events.send(event).await.is_ok() {
+                        continue;
                     }
                 }
-                Ok(None) => return,
-                Err(error @ ReadError::Io(_)) => return debug!("lost client {from}: {error}"),
-                Err(error) => return warn!("closed the connection of client {from}: {error}"),
+                Ok(None) => return true,
+                Err(error @ ReadError::Io(_)) => debug!("lost client {from}: {error}"),
+                Err(error) => warn!("closed the connection of client {from}: {error}"),
             }
+            return false;
         }
     };
-    tokio::pin!(calls);
+    let replies = outbox.write_to(&mut write, seal);
+    tokio::pin!(calls, replies);
+    let told = |written| {
+        if let Err(error) = written {
+            debug!("lost client {from}: {error}");
+        }
+    };
     tokio::select! {
-        () = &mut calls => {}
-        written = outbox.write_to(&mut write, seal) => match written {
+        is_silent = &mut calls => {
+            // It may have closed its sending half only: what it has asked for is answered.
+            if is_silent && hub.events.send(Event::Silent { client }).await.is_ok() {
+                told(replies.await);
+            }
+        }
+        written = &mut replies => match written {
             Ok(()) => drop(timeout(LINGER, calls).await),
-            Err(error) => debug!("lost client {from}: {error}"),
+            Err(error) => told(Err(error)),
         },
     }
     outbox.shut();

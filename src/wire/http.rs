@@ -13,6 +13,8 @@ pub struct Request {
     pub path: String,
     /// True if only the head of the answer is wanted.
     pub head_only: bool,
+    /// True if whoever asks says that they read OpenMetrics text.
+    pub openmetrics: bool,
 }
 
 /// An answer.
@@ -70,9 +72,9 @@ pub fn request(input: &[u8]) -> Result<Option<Request>, Answer> {
     if let Some(odd) = line.iter().find(|byte| !(b' '..=b'~').contains(byte) && **byte != b'\r') {
         return Err(bad(&format!("a request line has printable ASCII only, not byte {odd:#04x}")));
     }
-    let complete = within.windows(END.len()).any(|bytes| bytes == END);
-    match line_end {
-        Some(_) if complete => asked(line).map(Some),
+    let end = within.windows(END.len()).position(|bytes| bytes == END);
+    match (line_end, end) {
+        (Some(_), Some(end)) => asked(line, &within[..end]).map(Some),
         _ if within.len() < input.len() || within.len() == MAX_HEAD_BYTES => {
             let limit = format!("the head of a request has at most {MAX_HEAD_BYTES} bytes");
             Err(Answer::line(431, &limit))
@@ -81,7 +83,15 @@ pub fn request(input: &[u8]) -> Result<Option<Request>, Answer> {
     }
 }
 
-fn asked(line: &[u8]) -> Result<Request, Answer> {
+/// True if the head has an `Accept` that names OpenMetrics text.
+fn takes_openmetrics(head: &[u8]) -> bool {
+    let head = String::from_utf8_lossy(head);
+    let fields = head.split("\r\n").filter_map(|line| line.split_once(':'));
+    let mut accepted = fields.filter(|(name, _)| name.eq_ignore_ascii_case("accept"));
+    accepted.any(|(_, types)| types.to_ascii_lowercase().contains("application/openmetrics-text"))
+}
+
+fn asked(line: &[u8], head: &[u8]) -> Result<Request, Answer> {
     let line = String::from_utf8_lossy(line);
     let parts: Vec<&str> = line.split(' ').collect();
     let [method, target, version] = parts[..] else {
@@ -100,7 +110,7 @@ fn asked(line: &[u8]) -> Result<Request, Answer> {
         return Err(bad("a path begins with a slash"));
     }
     let path = target.split('?').next().unwrap_or(target).to_owned();
-    Ok(Request { path, head_only: method == "HEAD" })
+    Ok(Request { path, head_only: method == "HEAD", openmetrics: takes_openmetrics(head) })
 }
 
 fn bad(why: &str) -> Answer {

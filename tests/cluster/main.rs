@@ -32,4 +32,6 @@ mod replacing;
 #[cfg(test)]
 mod secrets;
 #[cfg(test)]
+mod starts;
+#[cfg(test)]
 mod transfer;

@@ -218,6 +218,11 @@ impl Client {
         self.send(CallBody::Data { request, timeout_ms: TIMEOUT_MS })
     }
 
+    /// Says that no more calls follow, as `shutdown(SHUT_WR)` does.
+    pub fn close_sending(&self) {
+        self.raw.stream.shutdown(std::net::Shutdown::Write).unwrap();
+    }
+
     pub fn reply(&mut self) -> Option<Reply> {
         self.raw.next()
     }

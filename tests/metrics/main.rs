@@ -64,7 +64,8 @@ impl Watched {
 
     /// The status and the body.
     fn look(&self, path: &str) -> (u16, String) {
-        let answer = self.answer(format!("GET {path} HTTP/1.1\r\nHost: here\r\n\r\n").as_bytes());
+        let answer =
+            self.answer(format!("GET {path} HTTP/1.1\r\nHost: here\r\n{ACCEPT}\r\n").as_bytes());
         let (head, body) = answer.split_once("\r\n\r\n").expect(&answer);
         let length = format!("Content-Length: {}\r\n", body.len());
         assert!(head.contains(&length) && head.contains("Connection: close"), "{head}");
@@ -83,8 +84,25 @@ impl Watched {
     }
 }
 
+/// What Prometheus says that it reads.
+const ACCEPT: &str = "ACCEPT: application/openmetrics-text;version=1.0.0,text/plain;q=0.5\r\n";
+
 fn requests(kind: &str, outcome: &str) -> String {
     format!("pixii_request_duration_seconds_count{{kind={kind:?},outcome={outcome:?}}}")
+}
+
+#[test]
+fn who_does_not_ask_for_openmetrics_gets_the_text_of_prometheus() {
+    let watched = Watched::alone(Arc::new(Faulty::default()));
+    for accept in ["", "Accept: */*\r\n", "Accept: text/plain;version=0.0.4\r\n"] {
+        let answer = watched.answer(format!("GET /metrics HTTP/1.1\r\n{accept}\r\n").as_bytes());
+        let (head, body) = answer.split_once("\r\n\r\n").expect(&answer);
+        assert!(head.contains("Content-Type: text/plain; version=0.0.4; charset=utf-8"), "{head}");
+        assert!(body.contains("# TYPE pixii_build_info gauge\n"), "{body}");
+        assert!(!body.contains("# EOF") && !body.contains("# UNIT"), "{body}");
+        let counter = "# TYPE pixii_peer_messages_dropped_total counter\n";
+        assert!(body.contains(counter), "{body}");
+    }
 }
 
 #[test]
@@ -92,7 +110,7 @@ fn the_metrics_are_well_formed_and_move_with_requests() {
     let store = Arc::new(Faulty::default());
     store.has_free(300 << 20);
     let watched = Watched::alone(store);
-    let answer = watched.answer(b"GET /metrics?x HTTP/1.1\r\n\r\n");
+    let answer = watched.answer(format!("GET /metrics?x HTTP/1.1\r\n{ACCEPT}\r\n").as_bytes());
     let kind = "Content-Type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n";
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.contains(kind), "{answer}");
     let before = watched.samples();

@@ -8,7 +8,7 @@ use pixii::store::{Change, Record, Store};
 use pixii::types::{Blob, Key, NodeId, Partition, WriteId};
 use tempfile::TempDir;
 
-use crate::{CACHE, key, open, put};
+use crate::{CACHE, key, open, put, scratch};
 
 const NAMES: [&str; 3] = ["n1", "n2", "n3"];
 const PARTITION: u16 = 0;
@@ -50,7 +50,8 @@ impl Homes {
     fn differing(&self) -> Vec<(Partition, [u64; 2])> {
         let ids = NAMES.map(NodeId::of);
         let ring = Ring::new(&ids, 3, 8).unwrap();
-        let reports = self.0.iter().map(|dir| check(dir.path(), CACHE, &mut |_| {}).unwrap());
+        let reports =
+            self.0.iter().map(|dir| check(dir.path(), &scratch(), CACHE, &mut |_| {}).unwrap());
         let stores: Vec<(NodeId, CheckReport)> = ids.into_iter().zip(reports).collect();
         let found = differences(&ring, &stores);
         found.iter().map(|found| (found.partition, found.homes.map(|(_, keys)| keys))).collect()

@@ -14,7 +14,7 @@ use pixii::store::{Change, Found, Process, Record, Store, StoreError, begin_life
 use pixii::types::{Key, Partition, hash64};
 use tempfile::TempDir;
 
-use crate::{CACHE, KILO, Model, assert_holds, key, open, owner, put, record};
+use crate::{CACHE, KILO, Model, assert_holds, key, open, owner, put, record, scratch};
 
 /// sled without the store around it, as the store configures it.
 pub(super) fn raw(dir: &Path) -> sled::Db {
@@ -73,7 +73,18 @@ fn another_format_and_a_foreign_directory_are_left_alone() {
     let format = dir.path().join("FORMAT");
     let ours = fs::read(&format).unwrap();
     assert_eq!(ours, b"pixii data 1, sled 0.34\n");
-    for other in [&b"pixii data 2, sled 1\n"[..], b"", &[0xff; 5_000]] {
+    let next: &[u8] = b"pixii data 2, sled 0.34\n";
+    for other in [b"pixii data 2, sled 1\n", next, b"rocks 9\n", &[0xff; 5_000]] {
+        fs::write(&format, other).unwrap();
+        let (error, text) = refusal(dir.path());
+        assert!(matches!(error, OpenError::Format { .. }), "{text}");
+        assert_eq!(fs::read(&format).unwrap(), other, "nothing was touched");
+    }
+    fs::write(&format, &ours).unwrap();
+    assert_holds(&open(dir.path()), &model);
+    // Without a second copy, what is no FORMAT of ours is foreign.
+    fs::remove_file(dir.path().join("MARK")).unwrap();
+    for other in [&b"pixih data 1, sled 0.34\n"[..], b""] {
         fs::write(&format, other).unwrap();
         let (error, text) = refusal(dir.path());
         assert!(matches!(error, OpenError::Format { .. }), "{text}");
@@ -480,7 +491,8 @@ fn a_store_creates_the_directories_above_it() {
 /// What a check says of each damaged place, and its report.
 fn checked(dir: &Path) -> (CheckReport, Vec<String>) {
     let mut said = Vec::new();
-    let report = check(dir, CACHE, &mut |damage| said.push(damage.to_string())).unwrap();
+    let report =
+        check(dir, &scratch(), CACHE, &mut |damage| said.push(damage.to_string())).unwrap();
     assert_eq!(report.damages as usize, said.len());
     (report, said)
 }
@@ -536,7 +548,7 @@ fn a_check_counts_everything_names_every_damage_and_changes_nothing() {
 
 #[test]
 fn a_check_takes_only_a_store_that_nobody_has() {
-    let refusal = |dir: &Path| check(dir, CACHE, &mut |_| {}).unwrap_err().to_string();
+    let refusal = |dir: &Path| check(dir, &scratch(), CACHE, &mut |_| {}).unwrap_err().to_string();
     let (dir, _) = filled();
     let store = open(dir.path());
     let text = refusal(dir.path());

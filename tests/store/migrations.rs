@@ -13,7 +13,7 @@ use pixii::store::disk::{CheckReport, DiskStore, OpenError, check, migrate, sche
 use tempfile::TempDir;
 
 use crate::faults::{raw, seal};
-use crate::{CACHE, open};
+use crate::{CACHE, open, scratch};
 
 struct Fixture {
     schema: u32,
@@ -43,7 +43,8 @@ impl Fixture {
 
     /// All of it is in the store, which has today's schema.
     fn assert_whole(&self, data: &Path, when: &str) -> CheckReport {
-        let report = check(data, CACHE, &mut |damage| panic!("{when}: {damage}")).unwrap();
+        let report =
+            check(data, &scratch(), CACHE, &mut |damage| panic!("{when}: {damage}")).unwrap();
         let hints = report.hints.values().map(|total| total.count).sum::<u64>();
         let counts = (report.live_keys, report.siblings, report.tombstones, hints);
         assert_eq!(counts, (self.live_keys, 2, self.tombstones, self.hints), "{when}");
@@ -57,12 +58,12 @@ fn data_of_every_schema_is_told_migrated_and_all_there() {
     for fixture in &FIXTURES {
         let (_dir, data) = fixture.unpack();
         let schema = fixture.schema;
-        let told = schema_of(&data, CACHE).unwrap();
+        let told = schema_of(&data, &scratch(), CACHE).unwrap();
         assert_eq!((told.found, told.newest), (schema, NEWEST));
         let leads: Vec<u32> = told.steps.iter().map(|(to, _)| *to).collect();
         assert_eq!(leads, (schema + 1..=NEWEST).collect::<Vec<_>>());
         if schema < NEWEST {
-            let refused = check(&data, CACHE, &mut |_| {}).unwrap_err().to_string();
+            let refused = check(&data, &scratch(), CACHE, &mut |_| {}).unwrap_err().to_string();
             let said = format!("has schema {schema} and this reads schema {NEWEST}");
             assert!(refused.contains(&said), "{refused}");
         }
@@ -85,7 +86,7 @@ fn a_newer_schema_is_refused_by_name_and_left_alone() {
         let db = raw(&data);
         db.insert(b"\x01schema", seal("schema", &4u32.to_be_bytes())).unwrap().unwrap().to_vec()
     };
-    for done in [schema_of(&data, CACHE), migrate(&data, CACHE)] {
+    for done in [schema_of(&data, &scratch(), CACHE), migrate(&data, CACHE)] {
         let error = done.unwrap_err();
         assert!(matches!(error, OpenError::NewerSchema { found: 4, .. }), "{error}");
         let text = error.to_string();
@@ -125,7 +126,7 @@ fn a_power_cut_anywhere_within_a_migration_leaves_one_that_the_next_start_comple
             let mut bytes = whole.clone();
             bytes[cut..].fill(0);
             fs::write(copy.join("sled/db"), bytes).unwrap();
-            let found = schema_of(&copy, CACHE).unwrap().found;
+            let found = schema_of(&copy, &scratch(), CACHE).unwrap().found;
             assert!((fixture.schema..=NEWEST).contains(&found), "cut at {cut}: {found}");
             seen[found as usize] += 1;
             DiskStore::open(&copy, CACHE).unwrap().close().unwrap();

@@ -55,6 +55,7 @@ values than this. Clients' own ways, stand-ins and failures are not in it.
 
 Examples:
   pixii lab predict --fit LNKD-DISK --reads all
+  pixii lab predict --fit LNKD-DISK --reads all --wan \"fixed 75ms\"     the paper's WAN
   pixii lab predict --way \"exponential 5ms\" --n 5
   pixii lab predict --way @one-way.txt --fresh 99.9 --within 10 --read-p99 5
   pixii lab predict --live --connect 127.0.0.1:7432 --fresh 99.9 --within 10 --read-p99 5
@@ -81,8 +82,12 @@ pub(super) struct Predict {
     /// Its answer
     #[arg(long, value_name = "DISTRIBUTION")]
     s: Option<String>,
-    /// Replicas of each key
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=7))]
+    /// What every way takes besides, except those to one replica, drawn at random for each
+    /// operation: the others are in other datacentres
+    #[arg(long, value_name = "DISTRIBUTION", conflicts_with = "live")]
+    wan: Option<String>,
+    /// Replicas of each key; Pixii has at most 7
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=16))]
     n: u8,
     /// Whom a read asks [default: hedged with --live, else home]
     #[arg(long, value_enum)]
@@ -181,12 +186,13 @@ impl Predict {
     }
 
     fn wars(&self) -> Result<Wars, Trouble> {
+        let wan = self.wan.as_deref().map(leg).transpose()?;
         if let Some(fit) = &self.fit {
-            return Wars::fit(fit).map_err(Trouble::usage);
+            return Wars::fit(fit).map(|wars| Wars { wan, ..wars }).map_err(Trouble::usage);
         }
         let way = self.way.clone().unwrap_or_default();
         let of = |own: &Option<String>| leg(own.as_ref().unwrap_or(&way));
-        Ok(Wars { w: of(&self.w)?, a: of(&self.a)?, r: of(&self.r)?, s: of(&self.s)? })
+        Ok(Wars { w: of(&self.w)?, a: of(&self.a)?, r: of(&self.r)?, s: of(&self.s)?, wan })
     }
 
     /// True if this (R, W) is what is wished for.
@@ -246,6 +252,10 @@ impl Predict {
             (Some(live), _, _) => format!("cluster {} as it was measured", live.cluster),
             (None, Some(fit), _) => format!("fit {fit}"),
             (None, None, way) => format!("every way {}", way.clone().unwrap_or_default()),
+        };
+        let ways = match &self.wan {
+            Some(wan) => format!("{ways}, and {wan} more to all replicas but one"),
+            None => ways,
         };
         let verdict = self.verdict(told).trim_end().replace('\n', ". ");
         Figure {

@@ -239,7 +239,7 @@ impl Ground {
     pub(super) fn check_all(&self) -> Result<Vec<(NodeId, CheckReport)>, String> {
         let mut stores = Vec::new();
         for name in self.names() {
-            let report = check(&self.logs.join(&name), CACHE_BYTES, &mut |_| {});
+            let report = check(&self.logs.join(&name), &self.logs, CACHE_BYTES, &mut |_| {});
             stores.push((NodeId::of(&name), report.map_err(|error| error.to_string())?));
         }
         Ok(stores)

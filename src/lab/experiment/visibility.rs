@@ -86,7 +86,8 @@ impl Ways {
             parse_delay(&format!("exponential {mean_ms}ms"))
         };
         let (w, other) = (exponential(self.w_ms)?, Leg::Drawn(exponential(self.others_ms)?));
-        let wars = Wars { w: Leg::Drawn(w), a: other.clone(), r: other.clone(), s: other };
+        let wars =
+            Wars { w: Leg::Drawn(w), a: other.clone(), r: other.clone(), s: other, wan: None };
         Ok(predict(&wars, N, reads, TRIALS, seed))
     }
 }

@@ -238,7 +238,7 @@ mod tests {
         for way in ["exponential 5ms", "fixed 4ms"] {
             let links = links(&reports(way, 0, 20_000)).unwrap();
             let leg = Leg::Drawn(parse_delay(way).unwrap());
-            let wars = Wars { w: leg.clone(), a: leg.clone(), r: leg.clone(), s: leg };
+            let wars = Wars { w: leg.clone(), a: leg.clone(), r: leg.clone(), s: leg, wan: None };
             for reads in [Reads::All, Reads::Hedged] {
                 let found = predict_links(&links, reads, 200_000, 1);
                 // All are alike, and the first of others is the one with the least mean.

@@ -53,7 +53,10 @@ pub(super) fn patience_of(wars: &Wars, reads: Reads) -> Micros {
         return Micros::MAX;
     }
     let mut rng = Rng::new(0);
-    let trips = (0..PACE_DRAWS).map(|_| wars.r.sample(&mut rng) + wars.s.sample(&mut rng));
+    // Those asked first are near only where all are.
+    let mut far = |rng: &mut Rng| wars.wan.as_ref().map_or(0, |wan| wan.sample(rng));
+    let trips = (0..PACE_DRAWS)
+        .map(|_| wars.r.sample(&mut rng) + wars.s.sample(&mut rng) + far(&mut rng) + far(&mut rng));
     patience(&trips.collect::<Vec<_>>())
 }
 
@@ -86,12 +89,22 @@ impl Trial {
         let writer = (reads != Reads::All).then(|| rng.below(n as u64) as usize);
         let reads_own = matches!(reads, Reads::Home | Reads::Hedged);
         let reader = reads_own.then(|| rng.below(n as u64) as usize);
+        // Nothing is drawn for replicas that are all near.
+        let mut near = |own: Option<usize>| {
+            wars.wan.as_ref().map(|_| own.unwrap_or_else(|| rng.below(n as u64) as usize))
+        };
+        let (near_writer, near_reader) = (near(writer), near(reader));
         self.clear();
         for at in 0..n {
             let (writes, asks) = (Some(at) == writer, Some(at) == reader);
-            let mut leg = |leg: &Leg, own: bool| if own { 0 } else { leg.sample(rng) };
-            let (w, a) = (leg(&wars.w, writes), leg(&wars.a, writes && reads_own));
-            let (r, s) = (leg(&wars.r, asks), leg(&wars.s, asks));
+            let mut leg = |leg: &Leg, own: bool, near: Option<usize>| match &wars.wan {
+                _ if own => 0,
+                Some(wan) if near != Some(at) => leg.sample(rng) + wan.sample(rng),
+                _ => leg.sample(rng),
+            };
+            let w = leg(&wars.w, writes, near_writer);
+            let a = leg(&wars.a, writes && reads_own, near_writer);
+            let (r, s) = (leg(&wars.r, asks, near_reader), leg(&wars.s, asks, near_reader));
             self.there.push(w);
             self.acks.push(w + a);
             let (answer, chance) = (r + s, rng.next_u64());

@@ -1,5 +1,5 @@
-//! A stopped store, read whole: every record, checksum, chunk and head, and what is kept beside them. No
-//! record is written and no life of the store begins.
+//! A stopped store, read whole: every record, checksum, chunk and head, and what is kept beside
+//! them. Nothing of it is changed: what is read is a private copy.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -10,6 +10,7 @@ use blake3::Hasher;
 use bytes::Bytes;
 
 use super::files::Directory;
+use super::files::copy::PrivateCopy;
 use super::layout::{self, At, CHUNKS, HINTS, Head, Place, Value};
 use super::{DiskStore, Fault, OpenError, generations, life, members, noted_damage, ring};
 use crate::generation::Generation;
@@ -118,15 +119,19 @@ impl fmt::Display for Damage {
     }
 }
 
-/// Reads the whole store in `dir`, which no daemon may have, and shows each damage to `visit`. Memory is
-/// bounded by the page cache of `cache_bytes` bytes and 12 bytes for each chunked record or hint. The error says
+/// Reads the whole store in `dir`, which no daemon may have, and shows each damage to `visit`.
+/// Nothing in `dir` is changed: a private copy within `scratch` is read. Memory is bounded by the
+/// page cache of `cache_bytes` bytes and 12 bytes for each chunked record or hint. The error says
 /// that the store could not be opened or the disk failed.
 pub fn check(
     dir: &Path,
+    scratch: &Path,
     cache_bytes: u64,
     visit: &mut dyn FnMut(Damage),
 ) -> Result<CheckReport, OpenError> {
-    let directory = Directory::claim_existing(dir)?;
+    // Before the store in it, so that it is removed last.
+    let copy = PrivateCopy::of(dir, scratch)?;
+    let directory = Directory::claim_existing(copy.path())?;
     let noted = noted_damage(&directory);
     let store = DiskStore::open_claimed(directory, dir, cache_bytes, schema::verify)?;
     let fault = |fault| OpenError::from_fault(dir, fault);
@@ -145,11 +150,14 @@ pub fn check(
         let holding = Holding { generation: number, ..Holding::default() };
         reader.report.by_partition.insert(*partition, holding);
     }
+    for damage in &copy.damages {
+        reader.damage(None, damage);
+    }
     if let Some(noted) = noted {
         reader.damage(None, format!("the store as a whole: {noted}; a daemon does not serve it"));
     }
     reader.report.meta = life(&store.sled).map_err(fault)?;
-    reader.report.disk_bytes = store.sled.disk_bytes().map_err(fault)?;
+    reader.report.disk_bytes = copy.disk_bytes;
     reader.report.members = members(&store.sled).map_err(fault)?;
     reader.report.ring = ring(&store.sled).map_err(fault)?;
     // Chunks last: by then all that have any are known.

@@ -85,6 +85,20 @@ pub enum OpenError {
         /// What does not fit.
         reason: String,
     },
+    /// It is read in a private copy, and there is no place for that. Nothing was touched.
+    #[error(
+        "the data in {} is read in a private copy, which cannot be made in {}: {reason}; name \
+         another place with --scratch DIR",
+        dir.display(), scratch.display()
+    )]
+    Scratch {
+        /// The directory.
+        dir: PathBuf,
+        /// Where the copy was to be.
+        scratch: PathBuf,
+        /// What failed.
+        reason: String,
+    },
     /// The operating system failed (space, memory, a device). What was synced is still there.
     #[error("opening the data in {} failed: {reason}", dir.display())]
     Io {

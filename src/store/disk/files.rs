@@ -1,15 +1,19 @@
-//! The data directory around sled: `FORMAT` says what it is, `LOCK` says who has it, `MARK` says up to
-//! which write the data was synced, `sled/` is the data, `creating/` is a store on its way to become `sled/`.
+//! The data directory around sled: `FORMAT` says what it is, `LOCK` says who has it, `MARK` says up
+//! to which write the data was synced, `sled/` is the data, `creating/` is a store on its way to
+//! become `sled/`. `MARK` also holds its own second copy and that of `FORMAT`, see [`twin`]. `LOCK`
+//! has none: its text is for people, and it is written anew at each start.
+
+pub(super) mod copy;
+mod twin;
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::OpenError;
-use crate::types::hash64;
 
 /// The one line in `FORMAT`.
 pub(super) const FORMAT: &str = "pixii data 1, sled 0.34";
@@ -26,6 +30,9 @@ const REPLACED: &str = "replaced";
 /// What a directory without `FORMAT` may hold: an unfinished creation, and what a fresh ext4 has.
 const HARMLESS: [&str; 7] =
     [FORMAT_TEMPORARY, LOCK_FILE, MARK_FILE, CREATING, COPY, REPLACED, "lost+found"];
+
+/// What belongs to a store: all that a copy of it needs.
+pub(super) const STORE: [&str; 4] = ["sled", CREATING, MARK_FILE, FORMAT_FILE];
 
 /// Stores are set aside in folders whose name tells why: one of these, a dash, and a number.
 pub(super) const WHYS: [&str; 2] = ["damaged", "removed"];
@@ -51,36 +58,42 @@ impl Directory {
         // it, because somebody may just have created the store.
         check_format(path)?;
         let lock = lock(path)?;
-        let fresh = !check_format(path)?;
+        let format = check_format(path)?;
         let mark = open_or_create(&path.join(MARK_FILE))
             .map_err(|error| OpenError::from_io(path, "opening MARK", &error))?;
-        Ok((Directory { path: path.to_path_buf(), mark, _lock: lock }, fresh))
+        let directory = Directory { path: path.to_path_buf(), mark, _lock: lock };
+        if let Format::Damaged(what) = &format {
+            directory.heal_format(what)?;
+        }
+        if format != Format::Nothing && !twin::has_format(&directory.mark, &format_line()) {
+            // A start must not fail for want of the second copy; the next one tries again.
+            let _ = twin::set_format(&directory.mark, &format_line());
+        }
+        Ok((directory, format == Format::Nothing))
     }
 
     /// Takes a directory that holds a store already, and makes nothing.
     pub(super) fn claim_existing(path: &Path) -> Result<Self, OpenError> {
-        if !check_format(path)? {
-            let reason = "there is no store in it".to_owned();
-            return Err(OpenError::Directory { dir: path.to_path_buf(), reason });
-        }
+        expect_store(path)?;
         Directory::claim(path).map(|(directory, _)| directory)
+    }
+
+    fn heal_format(&self, what: &str) -> Result<(), OpenError> {
+        let failed = |error| OpenError::from_io(&self.path, "healing FORMAT", &error);
+        self.replace_format().map_err(failed)?;
+        tracing::warn!("FORMAT in {} {what}: written anew", self.path.display());
+        Ok(())
     }
 
     /// Notes that everything up to the write `number` is synced. Not fsynced itself: a power cut may leave
     /// an older mark or none, never one that promises too much.
     pub(super) fn set_mark(&self, number: u64) -> io::Result<()> {
-        let number = number.to_be_bytes();
-        let checksum = hash64(&[b"mark", &number]).to_be_bytes();
-        self.mark.write_all_at(&[number, checksum].concat(), 0)
+        twin::set_mark(&self.mark, number)
     }
 
     /// The write up to which the data must reach; 0 when there is no readable mark.
     pub(super) fn mark(&self) -> u64 {
-        let (mut number, mut checksum) = ([0; 8], [0; 8]);
-        let read = self.mark.read_exact_at(&mut number, 0);
-        let read = read.and_then(|()| self.mark.read_exact_at(&mut checksum, 8));
-        let sound = read.is_ok() && hash64(&[b"mark", &number]).to_be_bytes() == checksum;
-        if sound { u64::from_be_bytes(number) } else { 0 }
+        twin::marks(&self.mark).number
     }
 
     /// The directory itself.
@@ -108,9 +121,15 @@ impl Directory {
             sync_path(&entry?.path())?;
         }
         sync_path(&self.path.join(CREATING))?;
+        self.replace_format()?;
+        // Behind FORMAT: where there is a second copy, FORMAT was there once.
+        twin::set_format(&self.mark, &format_line())
+    }
+
+    fn replace_format(&self) -> io::Result<()> {
         let temporary = self.path.join(FORMAT_TEMPORARY);
         let mut file = File::create(&temporary)?;
-        writeln!(file, "{FORMAT}")?;
+        file.write_all(format_line().as_bytes())?;
         file.sync_all()?;
         fs::rename(&temporary, self.path.join(FORMAT_FILE))?;
         sync_path(&self.path)
@@ -224,22 +243,66 @@ impl Directory {
     }
 }
 
+/// Puts the path in front of what the operating system says of it.
+fn named(path: &Path) -> impl Fn(io::Error) -> io::Error {
+    move |error| io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+/// A data directory that no daemon has while this is there, and in which nothing is written.
+#[derive(Debug)]
+pub(super) struct Reading {
+    path: PathBuf,
+    format: Format,
+    /// Shared with others that only read. None where no daemon has ever made the file.
+    _lock: Option<File>,
+}
+
+impl Reading {
+    /// Takes a directory that holds a store already.
+    pub(super) fn claim(path: &Path) -> Result<Self, OpenError> {
+        let lock = lock_shared(path)?;
+        expect_store(path)?;
+        let format = check_format(path)?;
+        Ok(Reading { path: path.to_path_buf(), format, _lock: lock })
+    }
+
+    /// What is wrong with the small files; each is healed at the next start of a daemon.
+    pub(super) fn damages(&self) -> Vec<String> {
+        let mut damages = Vec::new();
+        if let Format::Damaged(what) = &self.format {
+            damages.push(format!("the file FORMAT {what}; the next start writes it anew"));
+        }
+        let marks = File::open(self.path.join(MARK_FILE)).map(|file| twin::marks(&file));
+        match marks.map_or(0, |marks| marks.damaged) {
+            0 => {}
+            1 => damages.push("the file MARK: 1 of its 2 marks is damaged".into()),
+            _ => damages.push(
+                "the file MARK: both of its marks are damaged, so it is not known up to which \
+                 write the data must reach"
+                    .into(),
+            ),
+        }
+        damages
+    }
+}
+
 /// Removes files that sled would read and fail on for ever, and can make anew. Snapshots: half-written
 /// ones (a kill during an open leaves them) and damaged ones; they only repeat what the log says. A torn
 /// `conf`: it holds nothing but sled's version and the settings that are fixed with our `FORMAT`. With
 /// the good ones left in place, a store that does not open has a damaged log.
 fn remove_torn_files(data: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(data)? {
-        let path = entry?.path();
+    for entry in fs::read_dir(data).map_err(named(data))? {
+        let path = entry.map_err(named(data))?.path();
+        let read = || fs::read(&path).map_err(named(&path));
         let name = path.file_name().unwrap_or_default().as_encoded_bytes();
         let half = name.ends_with(b".generating");
         let torn = match name {
-            b"conf" => !conf_is_whole(&fs::read(&path)?),
-            name if name.starts_with(b"snap.") => half || !snapshot_is_whole(&fs::read(&path)?),
+            b"conf" => !conf_is_whole(&read()?),
+            name if name.starts_with(b"snap.") => half || !snapshot_is_whole(&read()?),
             _ => false,
         };
         if torn {
-            fs::remove_file(&path)?;
+            fs::remove_file(&path).map_err(named(&path))?;
         }
     }
     sync_path(data)
@@ -267,7 +330,7 @@ fn crc32(bytes: &[u8]) -> u32 {
 
 /// Fsyncs a file or a directory.
 pub(super) fn sync_path(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
+    File::open(path).and_then(|file| file.sync_all()).map_err(named(path))
 }
 
 /// Makes the directory and those above it, each of them durable in the one above.
@@ -289,24 +352,63 @@ fn make_directory(path: &Path) -> io::Result<()> {
     }
 }
 
-/// True if the directory holds our format, false if it holds nothing.
-fn check_format(path: &Path) -> Result<bool, OpenError> {
+/// The content of `FORMAT`.
+fn format_line() -> String {
+    format!("{FORMAT}\n")
+}
+
+/// What a directory is by its `FORMAT`.
+#[derive(Debug, PartialEq, Eq)]
+enum Format {
+    /// Empty, or on its way to a first store.
+    Nothing,
+    /// Ours.
+    Ours,
+    /// Ours by the second copy, which is sound; the file itself is as this says.
+    Damaged(String),
+}
+
+/// Refuses a directory without a store.
+fn expect_store(path: &Path) -> Result<(), OpenError> {
+    match check_format(path)? {
+        Format::Nothing => {
+            let reason = "there is no store in it".to_owned();
+            Err(OpenError::Directory { dir: path.to_path_buf(), reason })
+        }
+        Format::Ours | Format::Damaged(_) => Ok(()),
+    }
+}
+
+/// Refuses a directory that is not ours. Writes nothing.
+fn check_format(path: &Path) -> Result<Format, OpenError> {
     let fault = |error: &io::Error| OpenError::from_io(path, "reading FORMAT", error);
+    let ours = format_line();
+    let twin = || {
+        let mark = File::open(path.join(MARK_FILE));
+        mark.is_ok_and(|mark| twin::has_format(&mark, &ours))
+    };
     let mut found = Vec::new();
     match File::open(path.join(FORMAT_FILE)) {
         Ok(file) => {
             file.take(40).read_to_end(&mut found).map_err(|error| fault(&error))?;
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return check_empty(path).map(|()| false);
+            let data = ["sled", CREATING].iter().any(|name| path.join(name).exists());
+            if data && twin() {
+                return Ok(Format::Damaged("was missing".into()));
+            }
+            return check_empty(path).map(|()| Format::Nothing);
         }
         Err(error) => return Err(fault(&error)),
     }
-    if found != format!("{FORMAT}\n").as_bytes() {
-        let found = found.trim_ascii_end().escape_ascii().to_string();
-        return Err(OpenError::Format { dir: path.to_path_buf(), found });
+    if found == ours.as_bytes() {
+        return Ok(Format::Ours);
     }
-    Ok(true)
+    let text = found.trim_ascii_end().escape_ascii().to_string();
+    if twin() && twin::is_damaged(&found, ours.as_bytes()) {
+        return Ok(Format::Damaged(format!("was damaged, \"{text}\"")));
+    }
+    Err(OpenError::Format { dir: path.to_path_buf(), found: text })
 }
 
 fn check_empty(path: &Path) -> Result<(), OpenError> {
@@ -341,18 +443,46 @@ fn open_or_create(path: &Path) -> io::Result<File> {
 }
 
 fn lock(path: &Path) -> Result<File, OpenError> {
-    let fault = |error: io::Error| OpenError::from_io(path, "locking it", &error);
+    let fault = |error: io::Error| OpenError::from_io(path, "locking LOCK", &error);
     let mut file = open_or_create(&path.join(LOCK_FILE)).map_err(fault)?;
     if !lock_within(&file, PATIENCE).map_err(fault)? {
-        let mut text = String::new();
-        // A holder that has not written its number yet stays unnamed.
-        let _ = file.take(20).read_to_string(&mut text);
-        let holder = text.trim().parse().ok();
-        return Err(OpenError::InUse { dir: path.to_path_buf(), holder });
+        return Err(in_use(path, file));
     }
     file.set_len(0).map_err(fault)?;
     writeln!(file, "{}", std::process::id()).map_err(fault)?;
     Ok(file)
+}
+
+/// The lock of one who reads only: it keeps a daemon out, and writes nothing.
+fn lock_shared(path: &Path) -> Result<Option<File>, OpenError> {
+    let fault = |error: io::Error| OpenError::from_io(path, "locking LOCK", &error);
+    let file = match File::open(path.join(LOCK_FILE)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound && path.is_dir() => return Ok(None),
+        Err(error) => return Err(fault(error)),
+    };
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match file.try_lock_shared() {
+            Ok(()) => return Ok(Some(file)),
+            Err(TryLockError::Error(error)) => return Err(fault(error)),
+            Err(TryLockError::WouldBlock) if Instant::now() > deadline => {
+                return Err(in_use(path, file));
+            }
+            Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_millis(1)),
+        }
+    }
+}
+
+/// Who has the directory, by what its `LOCK` says.
+fn in_use(path: &Path, lock: File) -> OpenError {
+    let mut text = String::new();
+    // A holder that has not written its number yet stays unnamed, and so does one that only reads:
+    // the number is that of the daemon before it.
+    let _ = lock.take(20).read_to_string(&mut text);
+    let holder = text.trim().parse().ok();
+    let holder = holder.filter(|holder| Path::new(&format!("/proc/{holder}")).exists());
+    OpenError::InUse { dir: path.to_path_buf(), holder }
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::files::Directory;
+use super::files::copy::PrivateCopy;
 use super::{DiskStore, OpenError, open_sled, refuse_noted};
 use crate::store::{StoreError, schema};
 
@@ -17,10 +18,16 @@ pub struct SchemaReport {
     pub steps: Vec<(u32, &'static str)>,
 }
 
-/// Which schema the store in `dir` has, which no daemon may have. No record is changed. A schema that this program does not
-/// know is an error, as at a daemon's start, and so is damage that was noted.
-pub fn schema_of(dir: &Path, cache_bytes: u64) -> Result<SchemaReport, OpenError> {
-    let directory = Directory::claim_existing(dir)?;
+/// Which schema the store in `dir` has, which no daemon may have. Nothing in `dir` is changed: a
+/// private copy within `scratch` is read. A schema that this program does not know is an error, as
+/// at a daemon's start, and so is damage that was noted.
+pub fn schema_of(dir: &Path, scratch: &Path, cache_bytes: u64) -> Result<SchemaReport, OpenError> {
+    let copy = PrivateCopy::of(dir, scratch)?;
+    report(Directory::claim_existing(copy.path())?, dir, cache_bytes)
+}
+
+/// The schema of a store that may be opened; `dir` names it in errors.
+fn report(directory: Directory, dir: &Path, cache_bytes: u64) -> Result<SchemaReport, OpenError> {
     refuse_noted(&directory, dir)?;
     let sled = open_sled(&directory, dir, cache_bytes)?;
     let found = schema::found(&sled).map_err(|error| OpenError::from_schema(dir, error))?;
@@ -31,7 +38,7 @@ pub fn schema_of(dir: &Path, cache_bytes: u64) -> Result<SchemaReport, OpenError
 /// Brings the store in `dir`, which no daemon may have, to today's schema, synced, as a daemon's start does, and tells what
 /// there was to do. Ended in between, the next time completes it.
 pub fn migrate(dir: &Path, cache_bytes: u64) -> Result<SchemaReport, OpenError> {
-    let report = schema_of(dir, cache_bytes)?;
+    let report = report(Directory::claim_existing(dir)?, dir, cache_bytes)?;
     let claimed = Directory::claim_existing(dir)?;
     let store = DiskStore::open_claimed(claimed, dir, cache_bytes, schema::migrate)?;
     let failed = |error: StoreError| OpenError::Io { dir: dir.to_path_buf(), reason: error.0 };

@@ -99,5 +99,6 @@ impl Course<'_> {
 }
 
 fn on_disk(dir: PathBuf) -> Result<CheckReport, String> {
-    check(&dir, CACHE_BYTES, &mut |_| {}).map_err(|error| error.to_string())
+    let beside = dir.parent().unwrap_or(&dir);
+    check(&dir, beside, CACHE_BYTES, &mut |_| {}).map_err(|error| error.to_string())
 }

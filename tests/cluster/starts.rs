@@ -1,0 +1,147 @@
+//! How a daemon begins, what it says of that, and what it makes of a configuration.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Command, Stdio};
+
+use crate::harness::{House, Run, pixii, signal, until};
+
+/// A configuration of the node `n1` alone.
+fn alone(data_dir: &str, listen: &str) -> String {
+    format!(
+        "name = \"n1\"\ncluster = \"test\"\ndata_dir = \"{data_dir}\"\nlisten = \"{listen}\"\n\
+         n = 1\n\
+         partitions = 8\ncache_mib = 8\ntrusted_network = true\n[[members]]\nname = \"n1\"\n\
+         address = \"{listen}\"\n"
+    )
+}
+
+#[test]
+fn the_first_line_names_program_cluster_data_and_addresses() {
+    let house = House::start(1);
+    let log = house.log("n1");
+    let first = log.lines().next().unwrap();
+    let version = format!("pixii {} begins with ", env!("CARGO_PKG_VERSION"));
+    let data = fs::canonicalize(house.path("n1")).unwrap();
+    for what in [&version, "node n1 of cluster test", house.address("n1"), data.to_str().unwrap()] {
+        assert!(first.contains(what), "{what}: {first}");
+    }
+}
+
+#[test]
+fn a_relative_data_directory_begins_at_that_of_the_configuration() {
+    let house = House::create(1);
+    let elsewhere = tempfile::tempdir().unwrap();
+    fs::write(house.path("rel.toml"), alone("data", house.address("n1"))).unwrap();
+    let config = house.path("rel.toml");
+    let start = || {
+        let mut command = pixii(&["server", "--config", config.to_str().unwrap()]);
+        command.current_dir(elsewhere.path());
+        Run::start(command, b"")
+    };
+    let daemon = start();
+    until("a store beside the configuration", || house.path("data/FORMAT").exists().then_some(()));
+    drop(daemon);
+    assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0);
+
+    // Data that the version before has made at its working directory is not left behind silently.
+    fs::rename(house.path("data"), elsewhere.path().join("data")).unwrap();
+    let told = start().end();
+    assert_eq!(told.code, 2, "{}", told.err);
+    assert!(told.err.contains("write the directory in full"), "{}", told.err);
+    assert!(!house.path("data").exists());
+}
+
+#[test]
+fn what_no_configuration_can_mean_is_refused_in_the_terms_of_toml() {
+    let house = House::create(1);
+    let good = alone("/nonexistent/data", "127.0.0.1:7432");
+    let cases = [
+        ("\"/nonexistent/data\"", "\"~/x\"", "no shell replaces the ~ here"),
+        ("address = \"127.0.0.1:7432\"", "address = \"fd00::2\"", "an IPv6 address is in brackets"),
+        ("listen = \"127.0.0.1:7432\"", "listen = \"::1:7432\"", "as in [fd00::2]:7432"),
+        ("n = 1\n", "n = \"three\"\n", "expected an integer"),
+        ("n = 1\n", "n = { a = 1 }\n", "invalid type: a table, expected an integer"),
+    ];
+    for (from, to, said) in cases {
+        assert!(good.contains(from), "{from}");
+        fs::write(house.path("try.toml"), good.replace(from, to)).unwrap();
+        let path = house.path("try.toml");
+        let told = Run::start(pixii(&["server", "--config", path.to_str().unwrap()]), b"").end();
+        assert_eq!(told.code, 2, "{to}: {}", told.err);
+        assert!(told.err.contains(said), "{to}: {}", told.err);
+        assert!(!told.err.contains("i64") && !told.err.contains(" map"), "{}", told.err);
+    }
+}
+
+#[test]
+fn a_reload_of_a_pipe_is_refused_and_the_next_one_works() {
+    let house = House::start(1);
+    let (config, kept) = (house.path("n1.toml"), house.path("kept.toml"));
+    fs::rename(&config, &kept).unwrap();
+    assert!(Command::new("mkfifo").arg(&config).status().unwrap().success());
+    signal("HUP", house.pid("n1"));
+    until("the pipe is refused", || {
+        house.log("n1").contains("read again is a file, and this is none").then_some(())
+    });
+    fs::rename(&kept, &config).unwrap();
+    signal("HUP", house.pid("n1"));
+    until("the file is read", || {
+        house.log("n1").contains("finds nothing new in its configuration").then_some(())
+    });
+}
+
+#[test]
+fn an_interrupted_dump_ends_with_a_whole_line_and_says_how_many_there_are() {
+    let house = House::start(1);
+    let value = "v".repeat(200);
+    let text: String = (0..5_000).map(|number| format!("key-{number}\t{value}\n")).collect();
+    house.fed(&["load", "-"], text.as_bytes()).done();
+    let mut command = house.command(&["dump"]);
+    let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut dump = command.spawn().unwrap();
+    let mut out = BufReader::new(dump.stdout.take().unwrap());
+    let mut first = String::new();
+    out.read_line(&mut first).unwrap();
+    // Its output is more than a pipe takes, so that it waits here.
+    signal("INT", dump.id());
+    let (mut rest, mut said) = (String::new(), String::new());
+    out.read_to_string(&mut rest).unwrap();
+    dump.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!(dump.wait().unwrap().code(), Some(1), "{said}");
+    let lines = 1 + rest.lines().count();
+    assert!(rest.is_empty() || rest.ends_with('\n'), "the last line is whole");
+    assert!(lines < 5_000, "it was interrupted");
+    assert!(said.contains(&format!("interrupted; {lines} lines printed")), "{lines}: {said}");
+}
+
+#[test]
+fn an_address_that_comes_later_is_waited_for() {
+    let works = Command::new("unshare").args(["-rn", "ip", "link", "set", "lo", "up"]).status();
+    if !works.is_ok_and(|status| status.success()) {
+        println!("skipped: no network name space can be made here");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (config, log) = (dir.path().join("n1.toml"), dir.path().join("log"));
+    let data = dir.path().join("data");
+    fs::write(&config, alone(data.to_str().unwrap(), "10.77.0.1:7432")).unwrap();
+    // The address appears when the daemon has said that it waits for it.
+    let script = format!(
+        "ip link set lo up; (for _ in $(seq 400); do sleep 0.05; \
+         grep -q 'is not there yet' {1} && break; done; ip addr add 10.77.0.1/32 dev lo) & exec {2} server --config {0}",
+        config.display(),
+        log.display(),
+        env!("CARGO_BIN_EXE_pixii")
+    );
+    let mut command = Command::new("unshare");
+    command.args(["-rn", "sh", "-c", &script]);
+    let mut daemon = command.stderr(File::create(&log).unwrap()).spawn().unwrap();
+    let said = || fs::read_to_string(&log).unwrap();
+    let heard = std::panic::catch_unwind(|| {
+        until("it listens", || said().contains(" listens on 10.77.0.1:7432").then_some(()));
+    });
+    signal("TERM", daemon.id());
+    daemon.wait().unwrap();
+    assert!(heard.is_ok(), "{}", said());
+}

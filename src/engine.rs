@@ -30,7 +30,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, channel};
 use tokio::task::{AbortHandle, yield_now};
 use tokio::time::sleep_until;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::config::{Config, ConfigError, check_address};
 use crate::emulation;
@@ -39,8 +39,9 @@ use crate::message::{
     Call, CallBody, Refusal, Replacement, Reply, ReplyBody, Response, SampleReport,
 };
 use crate::metrics::{Kind, Meter, kind};
-use crate::net::frames::{Held, Outbox};
-use crate::net::{Access, CLIENT_LIMITS, Event, Hub, Identity, listener, peers};
+use crate::net::frames::{Held, LARGE_REPLY_BYTES, Outbox};
+use crate::net::throttle::limited;
+use crate::net::{Access, CLIENT_LIMITS, Event, Hub, Identity, listener, peers, reachable};
 use crate::node::{ClientId, Done, Input, Node, Notice, Output, Shortage};
 use crate::ring::Ring;
 use crate::rng::Rng;
@@ -63,8 +64,6 @@ use storage::{Report, Storage};
 pub const MAX_CALLS: usize = 1_024;
 /// Most calls under way for all clients, those that have gone included.
 const MAX_ALL_CALLS: usize = 16_384;
-/// A reply over this many bytes is refused when too much is unsent already; smaller ones always leave.
-const LARGE_REPLY_BYTES: usize = 64 << 10;
 /// Room that large replies leave for small ones.
 const RESERVE_BYTES: usize = 8 << 20;
 /// Inputs handled before their outputs are carried out and connections get their turn.
@@ -240,7 +239,7 @@ impl<'a> Engine<'a> {
             birth: node.meta().birth,
             address: own_address(config),
         };
-        let (hub, events) = Hub::new(identity, node.members(), access);
+        let (hub, events) = Hub::new(identity, node.members(), access, process::places(config));
         let emulator = Emulator::off(config.me(), config.emulation_seed.unwrap_or(seed));
         Engine {
             config,
@@ -286,7 +285,14 @@ impl<'a> Engine<'a> {
             let link = peers::keep_link(self.hub.clone(), peer.clone(), rng.next_u64());
             tokio::spawn(link);
         }
-        info!("node {} listens on {}", self.config.name, self.config.listen);
+        tokio::spawn(reachable::watch(self.hub.clone()));
+        let (Config { name, listen, .. }, places) = (self.config, self.hub.places);
+        info!("node {name} listens on {listen}, for {places}");
+        if !places.fit(process::peers(self.config)) {
+            warn!(
+                "node {name} has too few descriptors for its members: raise the limit (ulimit -n, LimitNOFILE)"
+            );
+        }
         self.set_rules(self.config.emulation.clone());
         self.take_up_drain();
         while !self.is_finished() {
@@ -330,6 +336,7 @@ impl<'a> Engine<'a> {
 
     fn tell_manager(&mut self) {
         let now = Instant::now();
+        self.hub.log.sweep();
         self.manager.feed(now, self.storage.writing_for(now));
         if self.manager.is_due(now) {
             let (serves, condition) = (self.node.is_settled(), self.condition());
@@ -420,7 +427,8 @@ impl<'a> Engine<'a> {
                 self.begin_end(Duration::ZERO);
             }
             Event::Duplicate { why } => {
-                error!(event = "copy_heard", "node {} is refused: {why}", self.config.name);
+                let (permit, name) = (self.hub.log.once("copy_heard", "", &why), &self.config.name);
+                limited!(permit, error, [event = "copy_heard",], "node {name} is refused: {why}");
             }
             Event::Call { client, call, held } => match &call.body {
                 CallBody::Data { request, .. } if self.emulator.is_on() => {
@@ -436,7 +444,13 @@ impl<'a> Engine<'a> {
         let Call { id, body } = call;
         let Some(caller) = self.clients.get_mut(&client) else { return };
         if !caller.under_way.insert(id) {
-            warn!("closed the connection of a client: call {id} is under way and was made again");
+            let permit = self.hub.log.several("call_repeated", "");
+            limited!(
+                permit,
+                warn,
+                [],
+                "closed the connection of a client: call {id} is under way and was made again"
+            );
             return caller.outbox.shut();
         }
         let full = [
@@ -501,7 +515,7 @@ impl<'a> Engine<'a> {
             _ => emulation::Kind::Other,
         };
         let mut frame = wire::frame(&Reply { id, body });
-        if frame.len() > LARGE_REPLY_BYTES && !caller.outbox.fits(frame.len() + RESERVE_BYTES) {
+        if frame.len() > LARGE_REPLY_BYTES && !caller.outbox.fits(frame.len(), RESERVE_BYTES) {
             self.busy += 1;
             if wrote {
                 // It was done, so it cannot be refused: with the connection gone, its outcome is unknown.
@@ -563,7 +577,7 @@ impl<'a> Engine<'a> {
                     if let Notice::LossAccepted(partitions) = notice {
                         self.loss_accepted(partitions);
                     }
-                    journal::tell(notice, self.config, self.node.members());
+                    journal::tell(notice, self.config, self.node.members(), &self.hub.log);
                 }
             }
         }
@@ -594,7 +608,16 @@ impl<'a> Engine<'a> {
         let Some(peer) = self.hub.peers.get(&peer) else { return };
         match check_address("address", address) {
             Ok(_) => peer.moved(address),
-            Err(why) => warn!("peer {} cannot be reached where it says it is: {why}", peer.name),
+            Err(why) => {
+                let (name, log) = (&peer.name, &self.hub.log);
+                let permit = log.once("odd_address", name, &why);
+                limited!(
+                    permit,
+                    warn,
+                    [],
+                    "peer {name} cannot be reached where it says it is: {why}"
+                );
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use tracing::info;
 
 use super::drain::Drain;
-use super::{Engine, ServeError};
+use super::{Engine, ServeError, process};
 use crate::config::Config;
 use crate::metrics::{Account, CONTENT_TYPE, Load};
 use crate::net::http::{self, HttpPort};
@@ -71,7 +71,7 @@ impl Watchers {
             let board = told.clone();
             async move { board.answer(&path).await }
         };
-        let port = http::serve(listener, answer);
+        let port = http::serve(listener, process::places(config).http, answer);
         let port = port.map_err(|error| ServeError::System("thread", error))?;
         info!("metrics are on http://{address}/metrics");
         Ok(Watchers { board, _port: Some(port) })
@@ -177,6 +177,11 @@ impl Engine<'_> {
                 free_bytes: levels.free_bytes(),
                 reserve_bytes: self.config.disk_reserve_mib << 20,
                 unsent,
+                client_places: self.hub.places.clients,
+                frame_memory: [
+                    ("clients", self.hub.client_inflow.usage()),
+                    ("peers", self.hub.peer_inflow.usage()),
+                ],
             },
         }
     }

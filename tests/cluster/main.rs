@@ -16,6 +16,8 @@ mod deaths;
 #[cfg(test)]
 mod draining;
 #[cfg(test)]
+mod exhaustion;
+#[cfg(test)]
 mod foreground;
 #[cfg(test)]
 mod harness;

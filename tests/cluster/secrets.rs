@@ -186,7 +186,7 @@ fn a_daemon_whose_secrets_are_not_as_they_should_be_does_not_start() {
 // --- floods ---
 
 /// A connection to n1 from this address.
-fn connect(house: &House, from: &str) -> TcpStream {
+pub fn connect(house: &House, from: &str) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     let from: IpAddr = from.parse().unwrap();
     socket.bind(&SocketAddr::new(from, 0).into()).unwrap();
@@ -198,13 +198,13 @@ fn connect(house: &House, from: &str) -> TcpStream {
 }
 
 /// What is said to a connection that introduces itself as a client; `None` if it is cut before.
-fn greeted(stream: &mut TcpStream) -> Option<Welcome> {
+pub fn greeted(stream: &mut TcpStream) -> Option<Welcome> {
     stream.write_all(&[&wire::preamble(false)[..], &wire::frame(&Hello::Client)].concat()).ok();
     next(stream, PREAMBLE_BYTES)
 }
 
 /// The next frame's message, behind so many bytes.
-fn next<T: for<'de> bincode::BorrowDecode<'de, bytes::Bytes>>(
+pub fn next<T: for<'de> bincode::BorrowDecode<'de, bytes::Bytes>>(
     stream: &mut TcpStream,
     skipped: usize,
 ) -> Option<T> {
@@ -220,13 +220,13 @@ fn next<T: for<'de> bincode::BorrowDecode<'de, bytes::Bytes>>(
     }
 }
 
-fn is_served(stream: &mut TcpStream) -> bool {
+pub fn is_served(stream: &mut TcpStream) -> bool {
     let call = Call { id: 1, body: CallBody::Ring };
     stream.write_all(&wire::frame(&call)).unwrap();
     next::<Reply>(stream, 0).is_some_and(|reply| reply.id == 1)
 }
 
-fn raise_descriptors() {
+pub fn raise_descriptors() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
     assert!(

@@ -25,11 +25,10 @@ const READ_BYTES: usize = 16 << 10;
 /// The length that a frame begins with.
 const LENGTH_BYTES: usize = 4;
 const MIN_SPARE_BYTES: usize = 2 << 10;
-/// The rest of a frame may be this late after its last byte.
+/// The rest of a frame may be this late after its last byte, and a frame this much later than it
+/// would be at the least pace.
 const STALL: Duration = Duration::from_secs(10);
-/// A frame may be slower than the least pace for so long.
-const READ_GRACE: Duration = Duration::from_secs(10);
-/// And so may a client be that reads replies; it may be suspended for a moment.
+/// The same for a client that reads replies; it may be suspended for a moment.
 const WRITE_GRACE: Duration = Duration::from_secs(30);
 /// The same while less than half of the memory for replies is left.
 const SHORT_WRITE_GRACE: Duration = Duration::from_secs(5);
@@ -80,7 +79,7 @@ pub(crate) struct FrameReader<R> {
 impl<R: AsyncRead + Unpin> FrameReader<R> {
     /// Reads frames of at most `limit` bytes from `half`, as those of a handshake are.
     pub(crate) fn new(half: R, limit: usize) -> Self {
-        let (buffer, pace) = (BytesMut::new(), Pace::new(READ_GRACE, STALL));
+        let (buffer, pace) = (BytesMut::new(), Pace::new(STALL));
         FrameReader { half, buffer, limit, source: None, held: None, pace, seal: None }
     }
 
@@ -404,7 +403,7 @@ impl Outbox {
         mut seal: Option<Seal>,
     ) -> io::Result<()> {
         let mut batch = VecDeque::new();
-        let mut pace = self.limits.address_bytes.map(|_| Pace::new(WRITE_GRACE, WRITE_GRACE));
+        let mut pace = self.limits.address_bytes.map(|_| Pace::new(WRITE_GRACE));
         while self.take(&mut batch, pace.as_mut()).await {
             let (messages, bytes) = (batch.len(), batch.iter().map(Bytes::len).sum());
             if let Some(seal) = &mut seal {
@@ -482,7 +481,7 @@ impl Outbox {
         let Some(pace) = pace else { return half.write_vectored(slices).await };
         loop {
             let grace = if self.is_short() { SHORT_WRITE_GRACE } else { WRITE_GRACE };
-            let allowance = pace.allowance().min(pace.allowance_within(grace));
+            let allowance = pace.allowance_within(grace);
             if allowance.is_zero() {
                 let sec = pace.waited().as_secs();
                 let why = format!(

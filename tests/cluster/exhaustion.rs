@@ -32,7 +32,7 @@ fn limited(limit: u32) -> (House, u16) {
 }
 
 /// Gives n1 an HTTP port that the kernel chooses.
-fn with_http(house: &House) -> u16 {
+pub fn with_http(house: &House) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let http = listener.local_addr().unwrap().port();
     let path = house.path("n1.toml");
@@ -246,4 +246,68 @@ fn clients_that_read_a_byte_at_a_time_stop_nobody_and_are_closed() {
     }
     let lines = house.log("n1").matches("it read too little in").count();
     assert!((1..=8).contains(&lines), "{}", house.log("n1"));
+}
+
+#[test]
+fn idle_clients_of_an_address_do_not_shut_out_commands_of_its_operator() {
+    let mut house = House::create(1);
+    house.cluster.configure("max_connections_per_address = 20").unwrap();
+    house.start_all();
+    let idle: Vec<TcpStream> = (0..40)
+        .filter_map(|_| {
+            let mut stream = connect(&house, "127.0.0.1");
+            matches!(greeted(&mut stream), Some(Welcome::Accepted { .. })).then_some(stream)
+        })
+        .collect();
+    assert!((20..=24).contains(&idle.len()), "{} are in", idle.len());
+    until("the operator is let in", || (house.run(&["status"]).code == 0).then_some(()));
+    // A place of the operator is no place more for clients.
+    let told = until("it is let in", || {
+        let told = house.run(&["put", "k", "v"]);
+        (!told.err.contains("cannot connect")).then_some(told)
+    });
+    let said = "busy: clients from 127.0.0.1 (this is a place for commands of the operator) is at its limit of 20";
+    assert!(told.code == 1 && told.err.contains(said), "{told:?}");
+    drop(idle);
+    until("clients are let in", || (house.run(&["put", "k", "v"]).code == 0).then_some(()));
+}
+
+#[test]
+fn http_clients_that_say_nothing_or_read_nothing_keep_nobody_out() {
+    let mut house = House::create(1);
+    let http = with_http(&house);
+    house.start_all();
+    let mut slow = Vec::new();
+    for number in 0..200 {
+        let mut stream = TcpStream::connect(("127.0.0.1", http)).unwrap();
+        let said: &[u8] =
+            if number % 2 == 0 { b"GET /met" } else { b"GET /metrics HTTP/1.1\r\n\r\n" };
+        // The oldest ones are closed meanwhile.
+        let _ = stream.write_all(said);
+        slow.push(stream);
+    }
+    for _ in 0..10 {
+        assert_eq!(look(http, "/readyz").as_deref(), Some("ready\n"));
+    }
+    house.run(&["put", "k", "v"]).done();
+}
+
+#[test]
+fn what_a_client_sends_or_orders_fills_no_log() {
+    let house = House::start(1);
+    let lines = |house: &House, what: &str| house.log("n1").matches(what).count();
+    for _ in 0..300 {
+        let mut stream = connect(&house, "127.0.0.1");
+        assert!(matches!(greeted(&mut stream), Some(Welcome::Accepted { .. })));
+        stream.write_all(&[b"garbage, ".as_slice(); 10].concat()).unwrap();
+    }
+    until("it is closed", || (lines(&house, "closed the connection of client") > 0).then_some(()));
+    for _ in 0..20 {
+        house.run(&["node", "drain", "n1", "--timeout", "1"]);
+        house.run(&["node", "undrain", "n1"]);
+    }
+    let of_garbage = lines(&house, "closed the connection of client");
+    assert!((1..=3).contains(&of_garbage), "{of_garbage} lines for 300 connections");
+    let of_orders = lines(&house, "takes requests again") + lines(&house, "is drained");
+    assert!((1..=15).contains(&of_orders), "{of_orders} lines for 40 orders");
 }

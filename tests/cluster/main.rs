@@ -26,6 +26,8 @@ mod intruders;
 #[cfg(test)]
 mod laboratory;
 #[cfg(test)]
+mod mistakes;
+#[cfg(test)]
 mod network;
 #[cfg(test)]
 mod replacing;

@@ -457,7 +457,7 @@ async fn serve_client(hub: &Hub, connection: Connection, seal: Option<Seal>, pla
 /// The connection of a client is closed because of what it sent, or how slowly it reads.
 fn closed(hub: &Hub, from: SocketAddr, why: &str) {
     hub.closed_clients.fetch_add(1, Ordering::Relaxed);
-    let permit = hub.log.once("client_closed", &from.ip().to_string(), why);
+    let permit = hub.log.several("client_closed", &from.ip().to_string());
     limited!(permit, warn, [], "closed the connection of client {from}: {why}");
 }
 

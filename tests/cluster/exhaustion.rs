@@ -110,7 +110,7 @@ fn survives_idle_clients(limit: u32) {
     let log = house.log("n1");
     assert!(!log.contains("store failed"), "{log}");
     let lines = log.matches("cannot accept a connection").count();
-    assert!(lines <= 1, "{lines} lines about descriptors");
+    assert_eq!(lines, 0, "what is accepted stays below the limit");
     let said = format!("{limit} descriptors");
     assert!(log.contains(&said), "the start says what follows from the limit: {log}");
 
@@ -172,9 +172,8 @@ fn slow_senders(house: &House, count: usize, bytes: usize) -> Vec<TcpStream> {
 
 #[test]
 fn clients_that_send_a_byte_at_a_time_stop_no_large_put() {
-    let mut house = House::create(3);
-    with_http(&house);
-    house.start_all();
+    // Of several nodes another one would take the put.
+    let house = House::start(1);
     for count in [32, 64, 256] {
         let mut slow = slow_senders(&house, count, 1);
         let begun = Instant::now();

@@ -86,6 +86,8 @@ fn survives_idle_clients(limit: u32) {
     let http_connections: Vec<TcpStream> =
         (0..150).filter_map(|_| TcpStream::connect(("127.0.0.1", http)).ok()).collect();
     let idle = idle_clients(&house, 1_000);
+    let log = house.log("n1");
+    assert!(!log.contains("cannot accept a connection"), "more was accepted than fits: {log}");
 
     // The store: every write needs its sync.
     let large = vec![b'x'; 100 << 10];
@@ -109,8 +111,6 @@ fn survives_idle_clients(limit: u32) {
     assert!(!['X', 'Z'].contains(&state(pid)), "n1 goes on: {}", house.log("n1"));
     let log = house.log("n1");
     assert!(!log.contains("store failed"), "{log}");
-    let lines = log.matches("cannot accept a connection").count();
-    assert_eq!(lines, 0, "what is accepted stays below the limit");
     let said = format!("{limit} descriptors");
     assert!(log.contains(&said), "the start says what follows from the limit: {log}");
 

@@ -63,7 +63,7 @@ pub(crate) const CLIENT_LIMITS: Limits = Limits {
     messages: 4_096,
     bytes: 64 << 20,
     total_bytes: 512 << 20,
-    address_bytes: Some(128 << 20),
+    address_bytes: Some(112 << 20),
 };
 /// A silent connection is probed after this time.
 const KEEPALIVE: Duration = Duration::from_secs(5);

@@ -266,18 +266,13 @@ impl Outbox {
         self.of_address.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// Bytes that large frames may still take, of all or of this address, and how many there are.
+    /// Bytes that large frames may still take: of all clients or peers, and of this address.
     fn left(&self) -> (usize, usize) {
         let left =
             |limit: usize, used: &AtomicUsize| limit.saturating_sub(used.load(Ordering::Relaxed));
         let of_all = left(self.limits.total_bytes, &self.total);
-        match self.limits.address_bytes {
-            None => (of_all, self.limits.total_bytes),
-            Some(limit) => {
-                let own = left(limit, &self.of_address);
-                if own < of_all { (own, limit) } else { (of_all, self.limits.total_bytes) }
-            }
-        }
+        let own = self.limits.address_bytes.map(|limit| left(limit, &self.of_address));
+        (of_all, own.unwrap_or(of_all))
     }
 
     /// A connection is there.
@@ -346,18 +341,19 @@ impl Outbox {
     /// for the next one.
     pub(crate) fn fits(&self, bytes: usize, reserve: usize) -> bool {
         let queue = locked(&self.queue);
-        let (left, _) = self.left();
+        let (of_all, own) = self.left();
+        let sum = queue.bytes + bytes;
         queue.messages < self.limits.messages
-            && bytes <= left / 8
+            && (bytes <= of_all / 8 && bytes <= own / 2)
             && (queue.bytes == 0
-                || (queue.bytes + bytes + reserve <= self.limits.bytes
-                    && queue.bytes + bytes <= left / 4))
+                || (sum + reserve <= self.limits.bytes && sum <= of_all / 4 && sum <= own))
     }
 
     /// True while less than half of the memory for large frames is left.
     fn is_short(&self) -> bool {
-        let (left, all) = self.left();
-        left < all / 2
+        let (of_all, own) = self.left();
+        let address_bytes = self.limits.address_bytes.unwrap_or(self.limits.total_bytes);
+        of_all < self.limits.total_bytes / 2 || own < address_bytes / 2
     }
 
     fn has_room(&self, queue: &Queue, bytes: usize) -> bool {
@@ -571,7 +567,7 @@ mod tests {
             messages: 99,
             bytes: 64 << 20,
             total_bytes: 512 << 20,
-            address_bytes: Some(128 << 20),
+            address_bytes: Some(112 << 20),
         };
         let reply = || Bytes::from(vec![0; 1 << 20]);
         let of = |address: &Arc<AtomicUsize>| {
@@ -583,10 +579,10 @@ mod tests {
         let deaf: Vec<Outbox> = (0..200).map(|_| of(&one)).collect();
         for (number, outbox) in deaf.iter().enumerate() {
             while outbox.fits(1 << 20, 8 << 20) && outbox.push(reply()) {}
-            assert!(number > 8 || of(&one).fits(1 << 20, 8 << 20), "{number} of the same address");
+            assert!(number > 4 || of(&one).fits(1 << 20, 8 << 20), "{number} of the same address");
         }
-        assert!(one.load(Ordering::Relaxed) <= 128 << 20, "an address has its share");
-        assert!(of(&other).fits(15 << 20, 8 << 20), "and another one has its own");
+        assert!(one.load(Ordering::Relaxed) <= 112 << 20, "an address has its share");
+        assert!(of(&other).fits(17 << 20, 8 << 20), "and another one has its own");
         assert!(deaf[0].is_short() && !of(&other).is_short());
         deaf.iter().for_each(Outbox::shut);
         assert_eq!([&one, &total].map(|sum| sum.load(Ordering::Relaxed)), [0, 0]);

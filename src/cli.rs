@@ -32,7 +32,7 @@ use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::builder::RangedI64ValueParser;
 use clap::{Args, Parser, Subcommand};
@@ -41,6 +41,7 @@ use pixii::config::client_secret;
 use pixii::message::Quorum;
 use pixii::secret::SecretKey;
 use pixii::types::{Key, MAX_TIMEOUT_MS};
+use tokio::time::timeout;
 
 const DEFAULT_CONNECT: &str = "127.0.0.1:7432";
 
@@ -241,13 +242,35 @@ pub(crate) fn emit_json(value: &serde_json::Value) -> Result<(), Trouble> {
     emit(format!("{value}\n"))
 }
 
-/// Runs a verb's work on an asynchronous runtime of its own.
+/// Runs a verb's work on an asynchronous runtime of its own. When the work is done, nothing else is
+/// waited for: a look-up of a host name may hang for as long as a name server likes.
 pub(crate) fn block_on<T>(work: impl Future<Output = Result<T, Trouble>>) -> Result<T, Trouble> {
-    tokio::runtime::Builder::new_current_thread()
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| Trouble::error(format!("no runtime: {error}")))?
-        .block_on(work)
+        .map_err(|error| Trouble::error(format!("no runtime: {error}")))?;
+    let outcome = runtime.block_on(work);
+    runtime.shutdown_background();
+    outcome
+}
+
+/// When a command that has a deadline is to end, from its first connection on.
+pub(crate) struct Deadline {
+    begun: Instant,
+    timeout_ms: u32,
+}
+
+impl Deadline {
+    /// In so many milliseconds.
+    pub(crate) fn after(timeout_ms: u32) -> Self {
+        Deadline { begun: Instant::now(), timeout_ms }
+    }
+
+    /// What is left, in milliseconds, at least one.
+    pub(crate) fn left_ms(&self) -> u32 {
+        let passed = u32::try_from(self.begun.elapsed().as_millis()).unwrap_or(u32::MAX);
+        self.timeout_ms.saturating_sub(passed).max(1)
+    }
 }
 
 impl Shared {
@@ -258,13 +281,22 @@ impl Shared {
 
     /// A client of the cluster that the command line or the environment names.
     pub(crate) async fn client(&self) -> Result<Client, Trouble> {
-        let addresses = self.addresses()?;
-        Client::connect(&addresses, self.options()?).await.map_err(|failure| {
-            let said = failure.to_string();
-            let nobody = said.ends_with("connection refused");
-            let hint = if nobody { "; start a cluster with `pixii dev`" } else { "" };
-            Trouble::error(said + hint)
-        })
+        connect(&self.addresses()?, self.options()?).await
+    }
+
+    /// The same, before the deadline. Each of several addresses has its part of the time.
+    pub(crate) async fn client_within(&self, deadline: &Deadline) -> Result<Client, Trouble> {
+        let (addresses, options) = (self.addresses()?, self.options()?);
+        let most = deadline.left_ms();
+        let each = most / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
+        let connect_timeout_ms = options.connect_timeout_ms.min(each).max(1);
+        let options = Options { connect_timeout_ms, ..options };
+        let connecting = connect(&addresses, options);
+        let late = |_| {
+            let all = addresses.join(", nor to ");
+            Trouble::error(format!("cannot connect to {all}: no answer in {most} ms"))
+        };
+        timeout(Duration::from_millis(most.into()), connecting).await.map_err(late)?
     }
 
     /// How a client of that cluster behaves: with the secret, if there is one.
@@ -301,6 +333,15 @@ impl Shared {
         }
         Ok(addresses)
     }
+}
+
+async fn connect(addresses: &[String], options: Options) -> Result<Client, Trouble> {
+    Client::connect(addresses, options).await.map_err(|failure| {
+        let said = failure.to_string();
+        let nobody = said.ends_with("connection refused");
+        let hint = if nobody { "; start a cluster with `pixii dev`" } else { "" };
+        Trouble::error(said + hint)
+    })
 }
 
 /// Which replicas count.
@@ -381,4 +422,24 @@ pub(crate) fn parse_context(hex: &str) -> Result<bytes::Bytes, Trouble> {
 pub(crate) fn drawn_seed() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(1, |since| since.as_micros() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread::sleep;
+
+    use super::*;
+
+    #[test]
+    fn a_command_that_has_its_answer_waits_for_no_look_up() {
+        let begun = Instant::now();
+        let outcome = block_on(async {
+            // As getaddrinfo does, where the name server says nothing.
+            let look_up = tokio::task::spawn_blocking(|| sleep(Duration::from_secs(4)));
+            let late = timeout(Duration::from_millis(100), look_up).await.is_err();
+            if late { Ok(()) } else { Err(Trouble::error("it came back")) }
+        });
+        assert!(outcome.is_ok());
+        assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    }
 }

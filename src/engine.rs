@@ -42,8 +42,9 @@ use crate::message::{
     Call, CallBody, Refusal, Replacement, Reply, ReplyBody, Response, SampleReport,
 };
 use crate::metrics::{Kind, Meter, kind};
-use crate::net::frames::{Held, Outbox};
-use crate::net::{Access, CLIENT_LIMITS, Event, Hub, Identity, listener, peers};
+use crate::net::frames::{Held, LARGE_REPLY_BYTES, Outbox};
+use crate::net::throttle::limited;
+use crate::net::{Access, CLIENT_LIMITS, Event, Hub, Identity, listener, peers, reachable};
 use crate::node::{ClientId, Done, Input, Node, Notice, Output, Shortage};
 use crate::ring::Ring;
 use crate::rng::Rng;
@@ -68,8 +69,6 @@ use storage::{Report, Storage};
 pub const MAX_CALLS: usize = 1_024;
 /// Most calls under way for all clients, those that have gone included.
 const MAX_ALL_CALLS: usize = 16_384;
-/// A reply over this many bytes is refused when too much is unsent already; smaller ones always leave.
-const LARGE_REPLY_BYTES: usize = 64 << 10;
 /// Room that large replies leave for small ones.
 const RESERVE_BYTES: usize = 8 << 20;
 /// Inputs handled before their outputs are carried out and connections get their turn.
@@ -320,7 +319,7 @@ impl<'a> Engine<'a> {
             birth: node.meta().birth,
             address: own_address(config),
         };
-        let (hub, events) = Hub::new(identity, node.members(), access);
+        let (hub, events) = Hub::new(identity, node.members(), access, process::places(config));
         let emulator = Emulator::off(config.me(), config.emulation_seed.unwrap_or(seed));
         Engine {
             config,
@@ -370,7 +369,14 @@ impl<'a> Engine<'a> {
             let link = peers::keep_link(self.hub.clone(), peer.clone(), rng.next_u64());
             tokio::spawn(link);
         }
-        info!("node {} listens on {}", self.config.name, self.config.listen);
+        tokio::spawn(reachable::watch(self.hub.clone()));
+        let (Config { name, listen, .. }, places) = (self.config, self.hub.places);
+        info!("node {name} listens on {listen}, for {places}");
+        if !places.fit(process::peers(self.config)) {
+            warn!(
+                "node {name} has too few descriptors for its members: raise the limit (ulimit -n, LimitNOFILE)"
+            );
+        }
         self.set_rules(self.config.emulation.clone());
         self.take_up_drain();
         while !self.is_finished() {
@@ -417,6 +423,7 @@ impl<'a> Engine<'a> {
 
     fn tell_manager(&mut self) {
         let now = Instant::now();
+        self.hub.log.sweep();
         self.manager.feed(now, self.storage.writing_for(now));
         if self.manager.is_due(now) {
             let (serves, condition) = (self.node.is_settled(), self.condition());
@@ -516,7 +523,8 @@ impl<'a> Engine<'a> {
                 self.begin_end(Duration::ZERO);
             }
             Event::Duplicate { why } => {
-                error!(event = "copy_heard", "node {} is refused: {why}", self.config.name);
+                let (permit, name) = (self.hub.log.once("copy_heard", "", &why), &self.config.name);
+                limited!(permit, error, [event = "copy_heard",], "node {name} is refused: {why}");
             }
             Event::Call { client, call, held } => {
                 if let Some(caller) = self.clients.get_mut(&client) {
@@ -537,7 +545,13 @@ impl<'a> Engine<'a> {
         let Call { id, body } = call;
         let Some(caller) = self.clients.get_mut(&client) else { return };
         if !caller.under_way.insert(id) {
-            warn!("closed the connection of a client: call {id} is under way and was made again");
+            let permit = self.hub.log.several("call_repeated", "");
+            limited!(
+                permit,
+                warn,
+                [],
+                "closed the connection of a client: call {id} is under way and was made again"
+            );
             return caller.outbox.shut();
         }
         let full = [
@@ -602,7 +616,7 @@ impl<'a> Engine<'a> {
             _ => emulation::Kind::Other,
         };
         let mut frame = wire::frame(&Reply { id, body });
-        if frame.len() > LARGE_REPLY_BYTES && !caller.outbox.fits(frame.len() + RESERVE_BYTES) {
+        if frame.len() > LARGE_REPLY_BYTES && !caller.outbox.fits(frame.len(), RESERVE_BYTES) {
             self.busy += 1;
             if wrote {
                 // It was done, so it cannot be refused: with the connection gone, its outcome is unknown.
@@ -667,7 +681,7 @@ impl<'a> Engine<'a> {
                         self.loss_accepted(partitions);
                     }
                     self.comparisons.note(&notice, Instant::now());
-                    journal::tell(notice, self.config, self.node.members());
+                    journal::tell(notice, self.config, self.node.members(), &self.hub.log);
                 }
             }
         }
@@ -698,7 +712,16 @@ impl<'a> Engine<'a> {
         let Some(peer) = self.hub.peers.get(&peer) else { return };
         match check_address("address", address) {
             Ok(_) => peer.moved(address),
-            Err(why) => warn!("peer {} cannot be reached where it says it is: {why}", peer.name),
+            Err(why) => {
+                let (name, log) = (&peer.name, &self.hub.log);
+                let permit = log.once("odd_address", name, &why);
+                limited!(
+                    permit,
+                    warn,
+                    [],
+                    "peer {name} cannot be reached where it says it is: {why}"
+                );
+            }
         }
     }
 }

@@ -6,18 +6,24 @@ mod doors;
 pub(crate) mod frames;
 pub(crate) mod handshake;
 pub(crate) mod http;
+pub(crate) mod inflow;
 pub(crate) mod listener;
-mod news;
+mod lookup;
+mod operators;
+mod pace;
 pub(crate) mod peers;
+pub(crate) mod places;
 pub(crate) mod probe;
+pub(crate) mod reachable;
 mod runs;
+pub(crate) mod throttle;
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
@@ -28,32 +34,37 @@ use crate::members::{Members, Standing};
 use crate::message::{Call, LinksReport, PeerMessage};
 use crate::node::ClientId;
 use crate::secret::{Nonces, Vault};
-use crate::types::NodeId;
-use crate::wire::PROTOCOL;
+use crate::types::{MAX_OBJECT_BYTES, NodeId};
+use crate::wire::{MAX_FRAME_BYTES, PROTOCOL};
 use doors::Doors;
 use frames::{Held, Limits, Outbox};
-use news::News;
+use inflow::{Inflow, Sizes};
+use lookup::Lookups;
+use operators::Operators;
+use places::Places;
 use runs::Runs;
+use throttle::LogThrottle;
 
-/// Most clients connected at once.
-pub(crate) const MAX_CLIENTS: usize = 1_024;
 /// A handshake, the connection's making included, is done in this time.
 const HANDSHAKE: Duration = Duration::from_secs(5);
-/// Most nodes without a place that are listened to.
-const MAX_STRANGERS: usize = 16;
-/// Most connections whose handshake is under way.
-const MAX_HANDSHAKES: usize = 256;
-/// Most connections that are waited for while they read why they are refused; further ones may be cut before they know.
-const MAX_TURNED_AWAY: usize = 256;
-/// Bytes of large frames that are read or worked on, for all clients and for all peers.
-const MAX_INFLOW_BYTES: usize = 256 << 20;
+/// Memory for large frames that arrive or are worked on: of all clients, and of all peers.
+const CLIENT_INFLOW: Sizes = Sizes { total: 256 << 20, share: 64 << 20, frame: MAX_CALL_BYTES + 4 };
+const PEER_INFLOW: Sizes = Sizes { total: 256 << 20, share: 160 << 20, frame: MAX_FRAME_BYTES + 4 };
+/// Largest frame of a client: well over what a call may carry, so that a value over its limit is
+/// refused by name.
+const MAX_CALL_BYTES: usize = MAX_OBJECT_BYTES;
 /// Events that wait for the engine; the connections stop reading beyond it.
 const MAX_EVENTS: usize = 1_024;
 /// An outgoing queue of one peer.
-const PEER_LIMITS: Limits = Limits { messages: 8_192, bytes: 64 << 20, total_bytes: 512 << 20 };
+const PEER_LIMITS: Limits =
+    Limits { messages: 8_192, bytes: 64 << 20, total_bytes: 512 << 20, address_bytes: None };
 /// The unsent replies of one client.
-pub(crate) const CLIENT_LIMITS: Limits =
-    Limits { messages: 4_096, bytes: 64 << 20, total_bytes: 512 << 20 };
+pub(crate) const CLIENT_LIMITS: Limits = Limits {
+    messages: 4_096,
+    bytes: 64 << 20,
+    total_bytes: 512 << 20,
+    address_bytes: Some(112 << 20),
+};
 /// A silent connection is probed after this time.
 const KEEPALIVE: Duration = Duration::from_secs(5);
 /// A peer that takes nothing for so long is gone.
@@ -135,6 +146,10 @@ pub(crate) struct Peer {
     /// The task that reads its connection to us.
     inbound: Mutex<Option<AbortHandle>>,
     runs: Mutex<Runs>,
+    /// Look-ups of the names in its addresses.
+    lookups: Lookups,
+    /// Held while a newcomer of its name is weighed: one probe at a time.
+    probing: tokio::sync::Mutex<()>,
     /// The version of the protocol on the link to it, or on the last one; 0 before there was one.
     protocol: AtomicU16,
     /// Why it refuses this node, as long as it does.
@@ -169,6 +184,8 @@ impl Peer {
             elsewhere: Notify::new(),
             inbound: Mutex::new(None),
             runs: Mutex::default(),
+            lookups: Lookups::default(),
+            probing: tokio::sync::Mutex::default(),
             protocol: AtomicU16::new(0),
             refusal: Mutex::default(),
         }
@@ -239,11 +256,24 @@ pub(crate) struct Hub {
     secrets: Vault,
     nonces: Nonces,
     doors: Arc<Doors>,
+    /// Places of connections that read why they are refused; further ones may be cut before.
     turned_away: Semaphore,
-    peer_inflow: Arc<Semaphore>,
-    client_inflow: Arc<Semaphore>,
+    /// All sockets that were accepted.
+    sockets: Arc<Semaphore>,
+    operators: Arc<Operators>,
+    /// How many connections of each kind there may be.
+    pub(crate) places: Places,
+    /// Memory for large frames of peers.
+    pub(crate) peer_inflow: Arc<Inflow>,
+    /// Memory for large frames of clients.
+    pub(crate) client_inflow: Arc<Inflow>,
     client_unsent: Arc<AtomicUsize>,
-    refusals: Mutex<News>,
+    /// Clients whose connection was closed because of what they sent, or how slowly.
+    pub(crate) closed_clients: AtomicU64,
+    /// Limits the lines of the log that others can cause.
+    pub(crate) log: Arc<LogThrottle>,
+    /// Why this node cannot be dialed where it is configured to be, if it cannot.
+    undialable: Mutex<Option<String>>,
     /// True while this node has no links, because it is drained or ends.
     apart: watch::Sender<bool>,
 }
@@ -255,8 +285,10 @@ impl Hub {
         identity: Identity,
         known: &Members,
         access: Access,
+        places: Places,
     ) -> (Arc<Self>, mpsc::Receiver<Event>) {
         let (events, receiver) = mpsc::channel(MAX_EVENTS);
+        let log = Arc::<LogThrottle>::default();
         let unsent = Arc::new(AtomicUsize::new(0));
         let others = identity
             .members
@@ -273,16 +305,21 @@ impl Hub {
             strangers: Mutex::default(),
             identity,
             events,
-            clients: Arc::new(Semaphore::new(MAX_CLIENTS)),
+            clients: Arc::new(Semaphore::new(places.clients)),
             next_client: AtomicU64::new(1),
             secrets: access.secrets,
             nonces: access.nonces,
-            doors: Doors::new(MAX_HANDSHAKES, access.per_address),
-            turned_away: Semaphore::new(MAX_TURNED_AWAY),
-            peer_inflow: Arc::new(Semaphore::new(MAX_INFLOW_BYTES)),
-            client_inflow: Arc::new(Semaphore::new(MAX_INFLOW_BYTES)),
+            doors: Doors::new(places.handshakes, access.per_address),
+            turned_away: Semaphore::new(places.refusals),
+            sockets: Arc::new(Semaphore::new(places.sockets)),
+            operators: Operators::new(places.operators),
+            places,
+            peer_inflow: Inflow::new("peers", PEER_INFLOW, log.clone()),
+            client_inflow: Inflow::new("clients", CLIENT_INFLOW, log.clone()),
             client_unsent: Arc::new(AtomicUsize::new(0)),
-            refusals: Mutex::default(),
+            closed_clients: AtomicU64::new(0),
+            log,
+            undialable: Mutex::default(),
             apart: watch::Sender::new(false),
         };
         (Arc::new(hub), receiver)
@@ -305,7 +342,7 @@ impl Hub {
     /// from before have to connect again.
     fn stranger(&self, node: NodeId) -> Arc<Peer> {
         let mut strangers = locked(&self.strangers);
-        if strangers.len() >= MAX_STRANGERS && !strangers.contains_key(&node) {
+        if strangers.len() >= self.places.strangers && !strangers.contains_key(&node) {
             for peer in std::mem::take(&mut *strangers).into_values() {
                 if let Some(inbound) = locked(&peer.inbound).take() {
                     inbound.abort();
@@ -333,14 +370,9 @@ impl Hub {
         let _ = self.apart.subscribe().wait_for(|apart| !apart).await;
     }
 
-    /// True if `reason`, for which `who` was refused, is to be logged.
-    fn is_news(&self, who: &str, reason: &str) -> bool {
-        locked(&self.refusals).tells(Instant::now(), who, reason)
-    }
-
-    /// Forgets what was refused to `who`, which has been accepted.
-    fn forget_refusal(&self, who: &str) {
-        locked(&self.refusals).forget(who);
+    /// Why nobody can dial this node where it is configured to be, if that is so.
+    pub(crate) fn undialable(&self) -> Option<String> {
+        locked(&self.undialable).clone()
     }
 }
 

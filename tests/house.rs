@@ -154,3 +154,46 @@ fn no_role_sees_another() {
         }
     }
 }
+
+/// Files of the daemon whose lines of the log no peer and no client can cause, and why.
+const UNLIMITED: [(&str, &str); 9] = [
+    ("engine/ending.rs", "once for each stop"),
+    ("engine/health.rs", "once for each start"),
+    ("engine/life.rs", "at the start and the end"),
+    ("engine/manager.rs", "of the service manager"),
+    ("engine/process.rs", "by signals"),
+    ("engine/quarantine.rs", "at the start"),
+    ("engine/reload.rs", "by SIGHUP"),
+    ("engine/space.rs", "of the node's own disk"),
+    ("engine/storage.rs", "of the node's own disk"),
+];
+/// Files with lines of both kinds: how many are not limited, which happen once in a life, are of
+/// the node's own disk, or are asked for by a signal.
+const PARTLY_LIMITED: [(&str, usize); 2] = [("engine.rs", 2), ("engine/journal.rs", 11)];
+
+#[test]
+fn lines_of_the_log_that_others_can_cause_are_limited() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    let mut limited = 0;
+    for file in files {
+        let name = file.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
+        let text = fs::read_to_string(&file).unwrap();
+        limited += text.matches("limited!(").count();
+        let above = ["cli", "lab", "main.rs"].iter().any(|above| name.starts_with(above));
+        if above || name == "net/throttle.rs" || UNLIMITED.iter().any(|(file, _)| *file == name) {
+            continue;
+        }
+        let direct: usize =
+            ["info!(", "warn!(", "error!("].iter().map(|level| text.matches(level).count()).sum();
+        let known = PARTLY_LIMITED.iter().find(|(file, _)| *file == name);
+        let known = known.map_or(0, |(_, count)| *count);
+        assert!(
+            direct <= known,
+            "{name} has {direct} lines of the log beside the throttle, {known} are known: use \
+             limited!() for what a peer or a client can cause"
+        );
+    }
+    assert!(limited > 30, "{limited} lines are limited");
+}

@@ -3,7 +3,8 @@
 use clap::Args;
 
 use super::{
-    Exit, KeyArgument, Outcome, Shared, Strictness, Trouble, block_on, deadline, parse_context, put,
+    Deadline, Exit, KeyArgument, Outcome, Shared, Strictness, Trouble, block_on, deadline,
+    parse_context, put,
 };
 
 /// Delete a key
@@ -43,12 +44,14 @@ impl Delete {
         let key = self.key.key()?;
         let given = self.context.as_deref().map(parse_context).transpose()?;
         let written = block_on(async {
-            let client = shared.client().await?;
+            let deadline = Deadline::after(self.timeout);
+            let client = shared.client_within(&deadline).await?;
             let context = match given {
                 Some(context) => context,
                 None => {
-                    let found =
-                        client.get(&key, self.strictness.quorum(self.r), self.timeout).await?;
+                    let found = client
+                        .get(&key, self.strictness.quorum(self.r), deadline.left_ms())
+                        .await?;
                     if found.values.is_empty() {
                         let message = format!("no value under {key:?}");
                         return Err(Trouble { exit: Exit::Absent, message });
@@ -57,7 +60,7 @@ impl Delete {
                 }
             };
             Ok(client
-                .delete(&key, Some(context), self.strictness.quorum(self.w), self.timeout)
+                .delete(&key, Some(context), self.strictness.quorum(self.w), deadline.left_ms())
                 .await?)
         })?;
         put::report(&key, &written, shared, self.print_context)

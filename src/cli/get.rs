@@ -6,8 +6,8 @@ use pixii::types::Key;
 use serde_json::json;
 
 use super::{
-    Exit, KeyArgument, Outcome, Shared, Strictness, Trouble, block_on, deadline, emit, emit_json,
-    text,
+    Deadline, Exit, KeyArgument, Outcome, Shared, Strictness, Trouble, block_on, deadline, emit,
+    emit_json, text,
 };
 
 /// Print the value of a key
@@ -48,8 +48,11 @@ impl Get {
     pub(crate) fn run(self, shared: &Shared) -> Outcome {
         let key = self.key.key()?;
         let asked = self.strictness.quorum(self.r);
-        let found =
-            block_on(async { Ok(shared.client().await?.get(&key, asked, self.timeout).await?) })?;
+        let found = block_on(async {
+            let deadline = Deadline::after(self.timeout);
+            let client = shared.client_within(&deadline).await?;
+            Ok(client.get(&key, asked, deadline.left_ms()).await?)
+        })?;
         if shared.json() {
             emit_json(&found_json(&key, &found))?;
         } else if self.print_context {

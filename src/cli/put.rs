@@ -13,8 +13,8 @@ use pixii::types::{Key, MAX_VALUE_BYTES};
 use serde_json::json;
 
 use super::{
-    Exit, KeyArgument, Outcome, Shared, Strictness, Trouble, block_on, complain, deadline, emit,
-    emit_json, parse_context, text,
+    Deadline, Exit, KeyArgument, Outcome, Shared, Strictness, Trouble, block_on, complain,
+    deadline, emit, emit_json, parse_context, text,
 };
 
 /// Write a value
@@ -72,7 +72,8 @@ impl Put {
             _ => read_value(io::stdin().lock(), "standard input")?,
         };
         let written = block_on(async {
-            let client = shared.client().await?;
+            let deadline = Deadline::after(self.timeout);
+            let client = shared.client_within(&deadline).await?;
             let write = client.write_id();
             let put = client::Put {
                 key: key.clone(),
@@ -81,7 +82,7 @@ impl Put {
                 write,
                 w: self.strictness.quorum(self.w),
             };
-            Ok(client.put(put, self.timeout).await?)
+            Ok(client.put(put, deadline.left_ms()).await?)
         })?;
         if written.siblings > 1 && !shared.json() {
             complain(&format!(

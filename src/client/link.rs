@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -148,8 +147,7 @@ async fn handshake(
     let stream = TcpStream::connect(address).await.map_err(io)?;
     stream.set_nodelay(true).map_err(io)?;
     let (read, mut write) = stream.into_split();
-    // No frame of a handshake is so large that it would take its size from the budget.
-    let mut reader = FrameReader::new(read, MAX_HELLO_BYTES, Arc::new(Semaphore::new(0)));
+    let mut reader = FrameReader::new(read, MAX_HELLO_BYTES);
     let secret = secret.as_ref().map(|(key, nonce)| (key, *nonce));
     let introduced = introduce(&mut reader, &mut write, &Hello::Client, secret).await;
     let (welcome, agreed) = introduced.map_err(|error| error.to_string())?;

@@ -1,6 +1,7 @@
 //! What a daemon tells of itself.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 
 use super::drain::Drain;
 use super::{Engine, journal};
@@ -54,6 +55,8 @@ impl Engine<'_> {
         });
         let mut counters = self.node.counters();
         counters.push(("calls_refused_busy".to_owned(), self.busy));
+        let closed = self.hub.closed_clients.load(Ordering::Relaxed);
+        counters.push(("client_connections_closed".to_owned(), closed));
         let sent = self.hub.peers.values().map(|peer| peer.outbox.bytes_taken()).sum();
         counters.push(("peer_bytes_sent".to_owned(), sent));
         if self.settings.drain != Drain::No {
@@ -109,7 +112,7 @@ impl Engine<'_> {
             let why = peer.refusal()?;
             Some(format!("peer {} refuses this node: {why}", peer.name))
         });
-        refusing.chain(foreign)
+        refusing.chain(foreign).chain(self.hub.undialable())
     }
 
     /// What the daemon does, for those who look at it from outside.

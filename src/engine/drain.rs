@@ -3,11 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use tracing::info;
-
 use super::Engine;
 use crate::members::Opinion;
 use crate::message::{DrainOrder, DrainReport, DrainState, KeptHints};
+use crate::net::throttle::limited;
 use crate::node::Input;
 use crate::types::MAX_TIMEOUT_MS;
 
@@ -38,7 +37,13 @@ impl Engine<'_> {
                     return Err(format!("node {name} is stopping"));
                 }
                 if self.settings.drain == Drain::No {
-                    info!("node {name} is drained: it takes no requests from now on");
+                    let permit = self.hub.log.several("drain", "");
+                    limited!(
+                        permit,
+                        info,
+                        [],
+                        "node {name} is drained: it takes no requests from now on"
+                    );
                     let patience = Duration::from_millis(timeout_ms.into());
                     self.settings.drain = Drain::Until(Instant::now() + patience);
                     self.input(Input::Drain(true));
@@ -46,7 +51,8 @@ impl Engine<'_> {
             }
             DrainOrder::End => {
                 if self.settings.drain != Drain::No && self.finish_by.is_none() {
-                    info!("node {name} takes requests again");
+                    let permit = self.hub.log.several("drain", "");
+                    limited!(permit, info, [], "node {name} takes requests again");
                     self.settings.drain = Drain::No;
                     self.hub.set_apart(false);
                     self.input(Input::Drain(false));
@@ -77,7 +83,13 @@ impl Engine<'_> {
         self.manager.look_again();
         self.hub.set_apart(true);
         let left: u64 = report.hints.iter().map(|hints| hints.count).sum();
-        info!("node {} is drained: {left} hints stay with it, its links are closed", report.name);
+        let (permit, name) = (self.hub.log.several("drain", ""), report.name);
+        limited!(
+            permit,
+            info,
+            [],
+            "node {name} is drained: {left} hints stay with it, its links are closed"
+        );
     }
 
     /// How far the drain is, and what is left to do.

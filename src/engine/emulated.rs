@@ -14,13 +14,13 @@ use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
 };
 use tokio::net::unix::pipe;
-use tracing::warn;
 
 use super::Engine;
 use crate::emulation::{self, Emulation, Kind, Place, Rule, Verdict};
 use crate::message::{Call, CallBody, EmulateOrder, PeerMessage, Request};
 use crate::net::Peer;
 use crate::net::frames::Held;
+use crate::net::throttle::limited;
 use crate::node::{ClientId, Input};
 use crate::types::{MILLI, Micros, NodeId};
 use crate::wire;
@@ -260,12 +260,16 @@ impl Engine<'_> {
         if self.emulator.is_on() {
             self.warn_of_emulation("from now on");
         } else if was_on {
-            warn!("node {}: the network is no longer emulated", self.config.name);
+            let (permit, name) = (self.hub.log.several("emulation", ""), &self.config.name);
+            limited!(permit, warn, [], "node {name}: the network is no longer emulated");
         }
     }
 
     fn warn_of_emulation(&self, since: &str) {
-        warn!(
+        limited!(
+            self.hub.log.several("emulation", since),
+            warn,
+            [],
             "node {}: the network is EMULATED {since}: {}",
             self.config.name,
             self.emulator.lines().join("; ")

@@ -10,7 +10,7 @@ use tracing::info;
 
 use super::drain::Drain;
 use super::ending::Ending;
-use super::{Engine, Order, ServeError, binding};
+use super::{Engine, Order, ServeError, binding, process};
 use crate::config::Config;
 use crate::metrics::{Account, Load};
 use crate::net::http::{self, HttpPort};
@@ -88,7 +88,7 @@ impl Watchers {
             let board = told.clone();
             async move { board.answer(&request.path, request.openmetrics).await }
         };
-        let port = http::serve(listener, answer);
+        let port = http::serve(listener, process::places(config).http, answer);
         let port = port.map_err(|error| ServeError::System("thread", error))?;
         info!("metrics are on http://{address}/metrics");
         Ok(Some(Watchers { board, _port: Some(port) }))
@@ -205,6 +205,11 @@ impl Engine<'_> {
                 free_bytes: levels.free_bytes(),
                 reserve_bytes: self.config.disk_reserve_mib << 20,
                 unsent,
+                client_places: self.hub.places.clients,
+                frame_memory: [
+                    ("clients", self.hub.client_inflow.usage()),
+                    ("peers", self.hub.peer_inflow.usage()),
+                ],
             },
         }
     }

@@ -9,6 +9,7 @@ use tracing::{debug, error, info, warn};
 use crate::config::Config;
 use crate::members::{Members, Opinion};
 use crate::metrics::Account;
+use crate::net::throttle::{LogThrottle, limited};
 use crate::node::{Notice, Oversize, Shortage};
 use crate::store::disk::Salvage;
 use crate::types::{MILLI, Micros, NodeId};
@@ -150,7 +151,7 @@ pub(super) fn tell_salvage(name: &str, Salvage { copied, lost, aside, .. }: &Sal
 }
 
 /// Logs what the node decided.
-pub(super) fn tell(notice: Notice, config: &Config, members: &Members) {
+pub(super) fn tell(notice: Notice, config: &Config, members: &Members, log: &LogThrottle) {
     let name = &config.name;
     match notice {
         Notice::Founded => {
@@ -169,13 +170,14 @@ pub(super) fn tell(notice: Notice, config: &Config, members: &Members) {
             event = "recovered",
             "node {name} has all that it had lost: what it does not find counts again"
         ),
-        Notice::Damaged(partition) => warn!(
-            event = "record_damaged",
-            partition = partition.0,
+        Notice::Damaged(partition) => limited!(
+            log.several("record_damaged", ""),
+            warn,
+            [event = "record_damaged", partition = partition.0,],
             "a record of partition {} fails its checksum: it is fetched from the other homes",
             partition.0
         ),
-        Notice::Declined(oversize) => tell_declined(&oversize),
+        Notice::Declined(oversize) => tell_declined(&oversize, log),
         Notice::Lost(partitions) => warn!(
             event = "writes_lost",
             partitions,
@@ -199,59 +201,69 @@ pub(super) fn tell(notice: Notice, config: &Config, members: &Members) {
         | Notice::Repaired(_, peer, ..)
         | Notice::RepairFailed(_, peer)
         | Notice::Misplaced(peer)
-        | Notice::Forged(peer) => tell_of_peer(notice, &members.name(peer), config),
+        | Notice::Forged(peer) => tell_of_peer(notice, &members.name(peer), config, log),
     }
 }
 
 /// Logs that a key would have outgrown a limit.
-fn tell_declined(Oversize { key, hint, bytes, limit }: &Oversize) {
+fn tell_declined(Oversize { key, hint, bytes, limit }: &Oversize, log: &LogThrottle) {
     let what = if *hint { "a hint" } else { "a merge" };
     let rest = if *hint { "; the node that keeps it goes on keeping it" } else { "" };
-    warn!(
-        event = "oversized_key",
-        key = %key.as_bytes().escape_ascii(),
-        bytes,
-        limit,
+    limited!(
+        log.several("oversized_key", ""),
+        warn,
+        [event = "oversized_key", key = %key.as_bytes().escape_ascii(), bytes, limit,],
         "{what} of the key {key:?} was declined: it would have {bytes} bytes in all its siblings, and the limit is \
          {limit}{rest}; read the key and write it with the context of the read, or delete it"
     );
 }
 
 /// Logs what concerns a `peer`.
-fn tell_of_peer(notice: Notice, peer: &str, config: &Config) {
+fn tell_of_peer(notice: Notice, peer: &str, config: &Config, log: &LogThrottle) {
     let name = &config.name;
     match notice {
-        Notice::Awaited(_) => warn!(
-            event = "awaited",
-            peer,
+        Notice::Awaited(_) => limited!(
+            log.several("awaited", peer),
+            warn,
+            [event = "awaited", peer,],
             "node {name} waits for {peer}: a new cluster is founded when all of its members have answered, or, by \
              `pixii server --bootstrap`, by those that have"
         ),
-        Notice::Outdated(_) => warn!(
-            event = "disk_rolled_back",
-            peer,
+        Notice::Outdated(_) => limited!(
+            log.several("disk_rolled_back", peer),
+            warn,
+            [event = "disk_rolled_back", peer,],
             "peer {peer} has seen a later life of this store: the disk was rolled back or copied; node \
              {name} goes on under a new store id, and what it does not find does not count"
         ),
-        Notice::Copied(_) => error!(
-            event = "disk_copied",
-            peer,
+        Notice::Copied(_) => limited!(
+            log.several("disk_copied", peer),
+            error,
+            [event = "disk_copied", peer,],
             "peer {peer} has seen a later life of node {name}: its disk was rolled back, or a copy of it \
              runs elsewhere; it goes on under a new store id, and what it does not find does not count"
         ),
-        Notice::Foreign(_, [ours, theirs]) => error!(
-            event = "foreign_peer",
-            peer,
+        Notice::Foreign(_, [ours, theirs]) => limited!(
+            log.several("foreign_peer", peer),
+            error,
+            [event = "foreign_peer", peer,],
             "{}: nothing is exchanged with it",
             foreign(peer, &config.cluster, ours, theirs)
         ),
-        Notice::Opined(_, opinion, silence) => tell_opinion(peer, opinion, silence),
-        Notice::HandoffBegun(_, hints) => info!(
-            event = "handoff_begun",
-            peer, hints, "peer {peer} is back: it is offered {hints} hints"
+        Notice::Opined(_, opinion, silence) => tell_opinion(peer, opinion, silence, log),
+        Notice::HandoffBegun(_, hints) => limited!(
+            log.several("handoff_begun", peer),
+            info,
+            [event = "handoff_begun", peer, hints,],
+            "peer {peer} is back: it is offered {hints} hints"
         ),
         Notice::HandoffDone(_) => {
-            info!(event = "handoff_done", peer, "peer {peer} has all that was kept for it");
+            limited!(
+                log.several("handoff_done", peer),
+                info,
+                [event = "handoff_done", peer,],
+                "peer {peer} has all that was kept for it"
+            );
         }
         Notice::Repaired(partition, _, pulled, pushed) => debug!(
             event = "repaired",
@@ -269,14 +281,17 @@ fn tell_of_peer(notice: Notice, peer: &str, config: &Config) {
             "partition {} could not be compared with that of peer {peer}: it is tried again",
             partition.0
         ),
-        Notice::Misplaced(_) => error!(
-            event = "ring_refused",
-            peer,
+        Notice::Misplaced(_) => limited!(
+            log.several("ring_refused", peer),
+            error,
+            [event = "ring_refused", peer,],
             "peer {peer} tells of a later ring with another n or other partitions: node {name} does not take it",
         ),
-        Notice::Forged(_) => error!(
-            event = "life_refused",
-            peer, "peer {peer} tells of a life of node {name} that cannot have been: not believed"
+        Notice::Forged(_) => limited!(
+            log.several("life_refused", peer),
+            error,
+            [event = "life_refused", peer,],
+            "peer {peer} tells of a life of node {name} that cannot have been: not believed"
         ),
         _ => {}
     }
@@ -291,22 +306,26 @@ pub(super) fn foreign(peer: &str, cluster: &str, ours: u64, theirs: u64) -> Stri
     )
 }
 
-fn tell_opinion(peer: &str, opinion: Opinion, silence: Micros) {
+fn tell_opinion(peer: &str, opinion: Opinion, silence: Micros, log: &LogThrottle) {
     let silent_ms = silence / MILLI;
     let seconds = silence as f64 / 1e6;
     match opinion {
-        Opinion::Up => info!(
-            event = "peer_up",
-            peer, silent_ms, "peer {peer} is heard again after {seconds:.1} s"
+        Opinion::Up => limited!(
+            log.several("peer_up", peer),
+            info,
+            [event = "peer_up", peer, silent_ms,],
+            "peer {peer} is heard again after {seconds:.1} s"
         ),
-        Opinion::Suspect => info!(
-            event = "peer_suspect",
-            peer, silent_ms, "peer {peer} has been silent for surprisingly long: {seconds:.1} s"
+        Opinion::Suspect => limited!(
+            log.several("peer_suspect", peer),
+            info,
+            [event = "peer_suspect", peer, silent_ms,],
+            "peer {peer} has been silent for surprisingly long: {seconds:.1} s"
         ),
-        Opinion::Down => warn!(
-            event = "peer_down",
-            peer,
-            silent_ms,
+        Opinion::Down => limited!(
+            log.several("peer_down", peer),
+            warn,
+            [event = "peer_down", peer, silent_ms,],
             "peer {peer} has been silent for {seconds:.1} s and is believed to be down: stand-ins take its place"
         ),
     }

@@ -16,12 +16,15 @@ use tokio::sync::mpsc::Sender;
 use tracing::{info, warn};
 
 use crate::config::{Config, ConfigError};
+use crate::net::places::Places;
 
 /// Added to a signal's number, this is the exit code of a process that it ended.
 const EXIT_BY_SIGNAL: i32 = 128;
 /// Orders that may wait: no other order takes the last places, so that there is always room for one to stop.
 pub(super) const MAX_ORDERS: usize = 8;
 const PLACES_FOR_STOPS: usize = 4;
+/// What counts as the limit of descriptors where there is none, or a larger one.
+const MAX_DESCRIPTORS: usize = 1 << 20;
 
 /// How long a configuration may take to be read before that is logged.
 const RELOAD_PATIENCE: Duration = Duration::from_secs(5);
@@ -159,9 +162,22 @@ pub(super) fn watch_stdin(orders: Sender<Order>) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes as many descriptors as it may have: a login allows 1,024, and as many clients may be connected.
+/// Raises the limit of descriptors as far as this process may: a login has 1,024.
 pub(super) fn raise_descriptors() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    // With fewer of them, connections wait.
+    // A limit that stays lower has fewer places for clients.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+}
+
+/// The connections that a node with this configuration may have, by the limit of descriptors.
+pub(super) fn places(config: &Config) -> Places {
+    let limit = getrlimit(Resource::Nofile)
+        .current
+        .map_or(MAX_DESCRIPTORS, |limit| usize::try_from(limit).unwrap_or(MAX_DESCRIPTORS));
+    Places::of(limit.min(MAX_DESCRIPTORS), peers(config))
+}
+
+/// Members that a node with this configuration has a link to.
+pub(super) fn peers(config: &Config) -> usize {
+    config.members.iter().count().saturating_sub(1)
 }

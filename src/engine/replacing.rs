@@ -1,12 +1,11 @@
 //! The operator's command that gives a dead member's places to a new one.
 
-use tracing::warn;
-
 use super::Engine;
 use super::ending::{Ending, FINISH_BEFORE_NEXT};
 use crate::config::check_written;
 use crate::members::{Member, Opinion, Standing, check_name};
 use crate::message::{Replacement, ReplyBody};
+use crate::net::throttle::limited;
 use crate::node::{ClientId, Hindrance, Input, RingChange};
 use crate::ring::RingMember;
 use crate::types::{MAX_MEMBERS, NodeId};
@@ -31,7 +30,13 @@ impl Engine<'_> {
                 return self.reply(client, id, ReplyBody::Replace(told));
             }
         };
-        warn!("by an operator's command {new} at {address} takes the places of {}", self.name(old));
+        let (permit, old_name) = (self.hub.log.several("replace", ""), self.name(old));
+        limited!(
+            permit,
+            warn,
+            [],
+            "by an operator's command {new} at {address} takes the places of {old_name}"
+        );
         self.replacing = Some((client, id, plan));
         self.input(Input::Replace { old, new: Member::configured(new, address) });
     }
@@ -140,7 +145,8 @@ impl Engine<'_> {
     /// The replacement that was ordered is not made: who gave the order is told why.
     pub(super) fn not_replaced(&mut self, why: &Hindrance) {
         let why = self.hindrance(why);
-        warn!("node {} replaces nobody: {why}", self.config.name);
+        let (permit, name) = (self.hub.log.once("not_replaced", "", &why), &self.config.name);
+        limited!(permit, warn, [], "node {name} replaces nobody: {why}");
         if let Some((client, id, _)) = self.replacing.take() {
             self.reply(client, id, ReplyBody::Replace(Err(why)));
         }

@@ -6,6 +6,7 @@ use crate::members::Opinion;
 use crate::message::{
     LEVELS, OVERSIZED_KEYS, PARTITIONS_LOST, PeerStatus, RING_VERSION_OF, StatusReport, TROUBLE,
 };
+use crate::net::inflow::Usage;
 
 const MILLI: f64 = 1e3;
 const MICRO: f64 = 1e6;
@@ -59,6 +60,10 @@ pub(crate) struct Load {
     pub(crate) reserve_bytes: u64,
     /// Messages and bytes that wait to leave for each peer, in the order of the status.
     pub(crate) unsent: Vec<(usize, usize)>,
+    /// Most clients that may be connected.
+    pub(crate) client_places: usize,
+    /// Memory for large frames, by what they come from.
+    pub(crate) frame_memory: [(&'static str, Usage); 2],
 }
 
 /// All that a daemon tells to those who watch it.
@@ -156,6 +161,22 @@ impl Account {
     fn put_queues(&self, page: &mut Page) {
         let load = &self.load;
         page.gauge("pixii_clients", "Clients connected.", load.clients);
+        let help = "Most clients that may be connected, by the limit of descriptors.";
+        page.gauge("pixii_client_limit", help, load.client_places);
+        let help = "Bytes held by large frames that arrive or are worked on.";
+        page.family("pixii_frame_memory_bytes", "gauge", help);
+        for (from, usage) in &load.frame_memory {
+            page.sample("", &vec![("from", from)], usage.held);
+        }
+        page.family("pixii_frame_memory_limit_bytes", "gauge", "Most of them.");
+        for (from, usage) in &load.frame_memory {
+            page.sample("", &vec![("from", from)], usage.total);
+        }
+        let help = "Large frames that waited more than a second for memory.";
+        page.family("pixii_frame_memory_waits", "counter", help);
+        for (from, usage) in &load.frame_memory {
+            page.sample("_total", &vec![("from", from)], usage.waits);
+        }
         let help = "Requests of clients that the node works on.";
         page.gauge("pixii_requests_under_way", help, load.requests);
         page.family("pixii_queue_length", "gauge", "What waits, by what it waits for.");

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::Notify;
@@ -22,10 +23,18 @@ pub(super) struct Doors {
 
 #[derive(Debug, Default)]
 struct State {
-    clients: HashMap<IpAddr, usize>,
+    clients: HashMap<IpAddr, Clients>,
     /// Who has not been let in yet, the oldest first.
     waiting: BTreeMap<u64, (IpAddr, Arc<Notify>)>,
     next: u64,
+}
+
+/// The clients of an address.
+#[derive(Debug, Default)]
+struct Clients {
+    connected: usize,
+    /// Bytes of replies that they have not read.
+    unsent: Arc<AtomicUsize>,
 }
 
 /// The place of a connection that waits to be let in. Dropped, it is free.
@@ -42,6 +51,18 @@ pub(super) struct Pass {
 pub(super) struct Seat {
     doors: Arc<Doors>,
     at: IpAddr,
+    /// Bytes of replies that clients of its address have not read.
+    pub(super) unsent: Arc<AtomicUsize>,
+}
+
+/// An address has as many clients as it may have.
+#[derive(Debug, thiserror::Error)]
+#[error("{most} clients from {at} are connected: max_connections_per_address is {most}")]
+pub(super) struct Full {
+    /// The address, or the network.
+    pub(super) at: IpAddr,
+    /// Its limit.
+    pub(super) most: usize,
 }
 
 /// Addresses that are one party: an IPv6 network of 64 bits, or an IPv4 address however it is written.
@@ -99,18 +120,21 @@ impl Pass {
         self.give_way.notified().await;
     }
 
+    /// The address, or the network, that the connection is from.
+    pub(super) fn address(&self) -> IpAddr {
+        self.at
+    }
+
     /// A place for the client that this connection proved to be, or why there is none.
-    pub(super) fn seat(&self) -> Result<Seat, String> {
+    pub(super) fn seat(&self) -> Result<Seat, Full> {
         let (at, most) = (self.at, self.doors.per_address);
         let mut state = locked(&self.doors.state);
         let open = state.clients.entry(at).or_default();
-        if *open >= most {
-            return Err(format!(
-                "{open} clients from {at} are connected: max_connections_per_address is {most}"
-            ));
+        if open.connected >= most {
+            return Err(Full { at, most });
         }
-        *open += 1;
-        Ok(Seat { doors: self.doors.clone(), at })
+        open.connected += 1;
+        Ok(Seat { doors: self.doors.clone(), at, unsent: open.unsent.clone() })
     }
 }
 
@@ -124,8 +148,8 @@ impl Drop for Seat {
     fn drop(&mut self) {
         let mut state = locked(&self.doors.state);
         if let Some(open) = state.clients.get_mut(&self.at) {
-            *open -= 1;
-            if *open == 0 {
+            open.connected -= 1;
+            if open.connected == 0 {
                 state.clients.remove(&self.at);
             }
         }
@@ -146,12 +170,13 @@ mod tests {
         let seat = |address: &str| doors.enter(at(address)).seat();
         let one = seat("10.0.0.1").unwrap();
         let _two = seat("::ffff:10.0.0.1").unwrap();
-        let why = seat("10.0.0.1").unwrap_err();
+        let why = seat("10.0.0.1").unwrap_err().to_string();
         assert_eq!(why, "2 clients from 10.0.0.1 are connected: max_connections_per_address is 2");
         let others =
             ["10.0.0.2", "::1", "fd00::1", "fd00:0:0:1::1"].map(|other| seat(other).unwrap());
         let _second = seat("fd00::2").unwrap();
-        assert!(seat("fd00::3").unwrap_err().contains("from fd00:: are connected"));
+        let why = seat("fd00::3").unwrap_err().to_string();
+        assert!(why.contains("from fd00:: are connected"));
         // A peer is no client: it gets its handshake.
         drop(doors.enter(at("10.0.0.1")));
         drop(one);

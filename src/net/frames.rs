@@ -5,29 +5,43 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bincode::BorrowDecode;
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Notify;
+use tokio::time::timeout;
 
+use super::inflow::{Holder, Inflow, Memory};
 use super::locked;
+use super::pace::{LEAST_RATE, Pace};
 use crate::secret::Seal;
 use crate::wire::{self, PREAMBLE_BYTES, WireError};
 
-/// A frame beyond this many bytes takes its size from the shared budget.
+/// A frame beyond this many bytes claims memory as it arrives.
 const SMALL_BYTES: usize = 16 << 10;
 const READ_BYTES: usize = 16 << 10;
+/// The length that a frame begins with.
+const LENGTH_BYTES: usize = 4;
 const MIN_SPARE_BYTES: usize = 2 << 10;
-/// The rest of a frame may be this late after its last byte.
+/// The rest of a frame may be this late after its last byte, and a frame this much later than it
+/// would be at the least pace.
 const STALL: Duration = Duration::from_secs(10);
+/// The same for a client that reads replies; it may be suspended for a moment.
+const WRITE_GRACE: Duration = Duration::from_secs(30);
+/// The same while less than half of the memory for replies is left.
+const SHORT_WRITE_GRACE: Duration = Duration::from_secs(5);
+/// How often a write that waits looks at how long it may.
+const WRITE_SLICE: Duration = Duration::from_secs(1);
+/// A reply to a client over this many bytes is a large one.
+pub(crate) const LARGE_REPLY_BYTES: usize = 64 << 10;
 /// One write takes at most this many frames, and no more once it has this many bytes.
 const BATCH_FRAMES: usize = 256;
 const BATCH_BYTES: usize = 1 << 20;
 
-/// A large frame's part of the budget, given back when the frame has been dealt with.
-pub(crate) type Held = Option<OwnedSemaphorePermit>;
+/// The memory of a large frame, given back when the frame has been dealt with.
+pub(crate) type Held = Option<Memory>;
 
 /// Why no more frames come from a connection.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +58,9 @@ pub(crate) enum ReadError {
     /// Nothing came for too long inside a frame.
     #[error("it stopped inside a frame, after {0} bytes of it, for {sec} s", sec = STALL.as_secs())]
     Stalled(usize),
+    /// A frame comes so slowly that its memory is held for too long.
+    #[error("it sent {0} bytes of a frame in {sec} s, and {LEAST_RATE} a second are the least", sec = .1.as_secs())]
+    Slow(usize, Duration),
 }
 
 /// Takes messages off one side of a connection.
@@ -52,15 +69,18 @@ pub(crate) struct FrameReader<R> {
     half: R,
     buffer: BytesMut,
     limit: usize,
-    budget: Arc<Semaphore>,
+    /// What memory large frames take, and who holds it.
+    source: Option<(Arc<Inflow>, Holder)>,
     held: Held,
+    pace: Pace,
     seal: Option<Seal>,
 }
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
-    /// Reads frames of at most `limit` bytes from `half`, large ones as `budget` (bytes) has room.
-    pub(crate) fn new(half: R, limit: usize, budget: Arc<Semaphore>) -> Self {
-        FrameReader { half, buffer: BytesMut::new(), limit, budget, held: None, seal: None }
+    /// Reads frames of at most `limit` bytes from `half`, as those of a handshake are.
+    pub(crate) fn new(half: R, limit: usize) -> Self {
+        let (buffer, pace) = (BytesMut::new(), Pace::new(STALL));
+        FrameReader { half, buffer, limit, source: None, held: None, pace, seal: None }
     }
 
     /// From now on, every frame has the next one of these seals.
@@ -73,9 +93,9 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         (self.half, self.buffer, self.seal)
     }
 
-    /// From now on, frames of at most `limit` bytes, large ones as `budget` (bytes) has room.
-    pub(crate) fn allow(&mut self, limit: usize, budget: Arc<Semaphore>) {
-        (self.limit, self.budget) = (limit, budget);
+    /// From now on, frames of at most `limit` bytes, with memory of `inflow` that `holder` holds.
+    pub(crate) fn allow(&mut self, limit: usize, inflow: Arc<Inflow>, holder: Holder) {
+        (self.limit, self.source) = (limit, Some((inflow, holder)));
     }
 
     /// The socket's half.
@@ -113,7 +133,10 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         loop {
             let seal = self.seal.as_mut();
             if let Some(payload) = wire::take_sealed(&mut self.buffer, self.limit, seal)? {
-                return Ok(Some((wire::decode(&payload)?, self.held.take())));
+                self.pace.reset();
+                let held = self.held.take();
+                held.iter().for_each(Memory::complete);
+                return Ok(Some((wire::decode(&payload)?, held)));
             }
             self.claim().await;
             if self.read().await? == 0 {
@@ -125,28 +148,46 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         }
     }
 
-    /// Waits for a share of the budget if the frame that has begun is a large one.
+    /// Makes room for what is to arrive. A large frame gets at most as much again as has arrived,
+    /// when there is memory for it: a length that is only announced claims nothing.
     async fn claim(&mut self) {
-        let Some(head) = self.buffer.first_chunk::<4>() else { return };
-        let length = u32::from_be_bytes(*head);
-        if length as usize > SMALL_BYTES && self.held.is_none() {
-            // The budget is never closed, and it is larger than any frame.
-            self.held = self.budget.clone().acquire_many_owned(length).await.ok();
+        let arrived = self.buffer.len();
+        if self.buffer.capacity() - arrived >= MIN_SPARE_BYTES {
+            return;
         }
+        let room = arrived.max(READ_BYTES);
+        let length = self.buffer.first_chunk().map_or(0, |head| u32::from_be_bytes(*head) as usize);
+        if length > SMALL_BYTES
+            && arrived >= MIN_SPARE_BYTES
+            && let Some((inflow, holder)) = &self.source
+        {
+            let wanted = (length + LENGTH_BYTES).min(arrived + room);
+            let memory = self.held.get_or_insert_with(|| inflow.begin(*holder));
+            memory.grow(wanted).await;
+        }
+        self.buffer.reserve(room);
     }
 
     async fn read(&mut self) -> Result<usize, ReadError> {
         let arrived = self.buffer.len();
         if self.buffer.capacity() - arrived < MIN_SPARE_BYTES {
-            // At most doubled: a length field alone never makes it large.
-            self.buffer.reserve(arrived.max(READ_BYTES));
+            self.buffer.reserve(READ_BYTES);
         }
         let read = self.half.read_buf(&mut self.buffer);
         if arrived == 0 {
+            self.pace.reset();
             return Ok(read.await?);
         }
-        let read = tokio::time::timeout(STALL, read).await;
-        Ok(read.map_err(|_| ReadError::Stalled(arrived))??)
+        let (begun, allowance) = (Instant::now(), self.pace.allowance());
+        let Ok(read) = timeout(allowance, read).await else {
+            return Err(match allowance == STALL {
+                true => ReadError::Stalled(arrived),
+                false => ReadError::Slow(arrived, self.pace.waited() + allowance),
+            });
+        };
+        let read = read?;
+        self.pace.moved(read, begun.elapsed());
+        Ok(read)
     }
 }
 
@@ -159,6 +200,9 @@ pub(crate) struct Limits {
     pub(crate) bytes: usize,
     /// Bytes of all the outboxes that share a total.
     pub(crate) total_bytes: usize,
+    /// Where the other side is a client: most bytes of large frames for all clients of its
+    /// address. It has to read at the least pace, and its large frames stay within the total.
+    pub(crate) address_bytes: Option<usize>,
 }
 
 /// Frames that wait to leave on one connection.
@@ -166,7 +210,9 @@ pub(crate) struct Limits {
 pub(crate) struct Outbox {
     queue: Mutex<Queue>,
     limits: Limits,
+    /// Bytes of all outboxes, and of those of its address.
     total: Arc<AtomicUsize>,
+    of_address: Arc<AtomicUsize>,
     ready: Notify,
     sent: Notify,
 }
@@ -197,8 +243,36 @@ enum State {
 impl Outbox {
     /// An outbox without a connection, whose bytes also count in `total`.
     pub(crate) fn new(limits: Limits, total: Arc<AtomicUsize>) -> Self {
+        Self::of_address(limits, total, Arc::default())
+    }
+
+    /// The same, whose bytes also count in those of an address.
+    pub(crate) fn of_address(
+        limits: Limits,
+        total: Arc<AtomicUsize>,
+        of_address: Arc<AtomicUsize>,
+    ) -> Self {
         let queue = Mutex::default();
-        Outbox { queue, limits, total, ready: Notify::new(), sent: Notify::new() }
+        Outbox { queue, limits, total, of_address, ready: Notify::new(), sent: Notify::new() }
+    }
+
+    fn count(&self, bytes: usize) {
+        self.total.fetch_add(bytes, Ordering::Relaxed);
+        self.of_address.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn discount(&self, bytes: usize) {
+        self.total.fetch_sub(bytes, Ordering::Relaxed);
+        self.of_address.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes that large frames may still take: of all clients or peers, and of this address.
+    fn left(&self) -> (usize, usize) {
+        let left =
+            |limit: usize, used: &AtomicUsize| limit.saturating_sub(used.load(Ordering::Relaxed));
+        let of_all = left(self.limits.total_bytes, &self.total);
+        let own = self.limits.address_bytes.map(|limit| left(limit, &self.of_address));
+        (of_all, own.unwrap_or(of_all))
     }
 
     /// A connection is there.
@@ -223,7 +297,7 @@ impl Outbox {
         let mut queue = locked(&self.queue);
         queue.state = State::Down;
         queue.dropped += queue.messages as u64;
-        self.total.fetch_sub(queue.bytes, Ordering::Relaxed);
+        self.discount(queue.bytes);
         queue.frames.clear();
         (queue.messages, queue.bytes) = (0, 0);
         drop(queue);
@@ -262,17 +336,35 @@ impl Outbox {
         locked(&self.queue).dropped
     }
 
-    /// True when a frame of so many bytes would be within the limits.
-    pub(crate) fn fits(&self, bytes: usize) -> bool {
-        self.has_room(&locked(&self.queue), bytes)
+    /// True when a large frame of so many bytes has room, and `reserve` is left for small ones.
+    /// The less is left, the less of it one outbox takes: outboxes that nobody reads leave room
+    /// for the next one.
+    pub(crate) fn fits(&self, bytes: usize, reserve: usize) -> bool {
+        let queue = locked(&self.queue);
+        let (of_all, own) = self.left();
+        let sum = queue.bytes + bytes;
+        queue.messages < self.limits.messages
+            && (bytes <= of_all / 8 && bytes <= own / 2)
+            && (queue.bytes == 0
+                || (sum + reserve <= self.limits.bytes && sum <= of_all / 4 && sum <= own))
+    }
+
+    /// True while less than half of the memory for large frames is left.
+    fn is_short(&self) -> bool {
+        let (of_all, own) = self.left();
+        let address_bytes = self.limits.address_bytes.unwrap_or(self.limits.total_bytes);
+        of_all < self.limits.total_bytes / 2 || own < address_bytes / 2
     }
 
     fn has_room(&self, queue: &Queue, bytes: usize) -> bool {
-        // A frame that is alone always fits: the largest one has to leave somehow.
+        // A frame that is alone fits, as long as the memory of all is bounded: there are as many
+        // peers as members, and so many clients that only small frames may pass the total.
         let alone = queue.bytes == 0;
+        let for_peer = self.limits.address_bytes.is_none();
+        let exempt = alone && (for_peer || bytes <= LARGE_REPLY_BYTES);
         queue.messages < self.limits.messages
             && (alone || queue.bytes + bytes <= self.limits.bytes)
-            && (alone || self.total.load(Ordering::Relaxed) + bytes <= self.limits.total_bytes)
+            && (exempt || self.total.load(Ordering::Relaxed) + bytes <= self.limits.total_bytes)
     }
 
     /// Queues a frame; false, and a count, when it was dropped because there is no room or connection.
@@ -285,7 +377,7 @@ impl Outbox {
         queue.messages += 1;
         queue.bytes += frame.len();
         queue.taken += frame.len() as u64;
-        self.total.fetch_add(frame.len(), Ordering::Relaxed);
+        self.count(frame.len());
         queue.frames.push_back(frame);
         drop(queue);
         self.ready.notify_one();
@@ -307,18 +399,19 @@ impl Outbox {
         mut seal: Option<Seal>,
     ) -> io::Result<()> {
         let mut batch = VecDeque::new();
-        while self.take(&mut batch).await {
+        let mut pace = self.limits.address_bytes.map(|_| Pace::new(WRITE_GRACE));
+        while self.take(&mut batch, pace.as_mut()).await {
             let (messages, bytes) = (batch.len(), batch.iter().map(Bytes::len).sum());
             if let Some(seal) = &mut seal {
                 batch = batch.iter().flat_map(|frame| wire::sealed(frame, seal)).collect();
             }
-            write_all(half, &mut batch).await?;
+            self.write_all(half, &mut batch, pace.as_mut()).await?;
             let mut queue = locked(&self.queue);
             queue.messages = queue.messages.saturating_sub(messages);
             // Shutting it has taken the bytes off the total already.
             let bytes = queue.bytes.min(bytes);
             queue.bytes -= bytes;
-            self.total.fetch_sub(bytes, Ordering::Relaxed);
+            self.discount(bytes);
             drop(queue);
             self.sent.notify_one();
         }
@@ -326,7 +419,7 @@ impl Outbox {
     }
 
     /// Moves the frames of one write to `batch`; false when no more will come.
-    async fn take(&self, batch: &mut VecDeque<Bytes>) -> bool {
+    async fn take(&self, batch: &mut VecDeque<Bytes>, mut pace: Option<&mut Pace>) -> bool {
         loop {
             {
                 let mut queue = locked(&self.queue);
@@ -344,37 +437,76 @@ impl Outbox {
                 }
             }
             self.ready.notified().await;
-        }
-    }
-}
-
-async fn write_all(
-    half: &mut (impl AsyncWrite + Unpin),
-    batch: &mut VecDeque<Bytes>,
-) -> io::Result<()> {
-    while !batch.is_empty() {
-        let slices: Vec<IoSlice> = batch.iter().map(|frame| IoSlice::new(frame)).collect();
-        let mut written = half.write_vectored(&slices).await?;
-        if written == 0 {
-            return Err(io::ErrorKind::WriteZero.into());
-        }
-        while let Some(front) = batch.front_mut() {
-            if written < front.len() {
-                front.advance(written);
-                break;
+            // All that was there has been read: the next frames have their own time.
+            if let Some(pace) = pace.as_deref_mut() {
+                pace.reset();
             }
-            written -= front.len();
-            batch.pop_front();
         }
     }
-    Ok(())
+    async fn write_all(
+        &self,
+        half: &mut (impl AsyncWrite + Unpin),
+        batch: &mut VecDeque<Bytes>,
+        mut pace: Option<&mut Pace>,
+    ) -> io::Result<()> {
+        while !batch.is_empty() {
+            let slices: Vec<IoSlice> = batch.iter().map(|frame| IoSlice::new(frame)).collect();
+            let mut written = self.write_in_time(half, &slices, pace.as_deref_mut()).await?;
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            while let Some(front) = batch.front_mut() {
+                if written < front.len() {
+                    front.advance(written);
+                    break;
+                }
+                written -= front.len();
+                batch.pop_front();
+            }
+        }
+        Ok(())
+    }
+
+    /// A write that is done in time. Without a pace, the socket's own timeout is the limit.
+    async fn write_in_time(
+        &self,
+        half: &mut (impl AsyncWrite + Unpin),
+        slices: &[IoSlice<'_>],
+        pace: Option<&mut Pace>,
+    ) -> io::Result<usize> {
+        let Some(pace) = pace else { return half.write_vectored(slices).await };
+        loop {
+            let grace = if self.is_short() { SHORT_WRITE_GRACE } else { WRITE_GRACE };
+            let allowance = pace.allowance_within(grace);
+            if allowance.is_zero() {
+                let sec = pace.waited().as_secs();
+                let why = format!(
+                    "it read too little in {sec} s: {LEAST_RATE} bytes a second are the least"
+                );
+                return Err(io::Error::new(io::ErrorKind::TimedOut, why));
+            }
+            let begun = Instant::now();
+            // A write that is given up has written nothing.
+            let written = timeout(allowance.min(WRITE_SLICE), half.write_vectored(slices)).await;
+            match written {
+                Ok(written) => {
+                    let written = written?;
+                    pace.moved(written, begun.elapsed());
+                    return Ok(written);
+                }
+                Err(_) => pace.moved(0, begun.elapsed()),
+            }
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::inflow::Sizes;
 
-    const LIMITS: Limits = Limits { messages: 8, bytes: 1_000, total_bytes: 1_500 };
+    const LIMITS: Limits =
+        Limits { messages: 8, bytes: 1_000, total_bytes: 1_500, address_bytes: None };
 
     fn outbox(total: &Arc<AtomicUsize>) -> Outbox {
         Outbox::new(LIMITS, total.clone())
@@ -402,7 +534,7 @@ mod tests {
         assert!(!a.push(vec![0; 1].into()));
         assert!(b.push(vec![0; 200].into()));
         assert!(!b.push(vec![0; 200].into()), "the total of both is 1,500");
-        assert!(b.fits(100));
+        assert!(b.push(vec![0; 100].into()));
     }
 
     #[test]
@@ -429,20 +561,59 @@ mod tests {
     }
 
     #[test]
+    fn clients_that_read_nothing_leave_room_for_the_large_replies_of_others() {
+        let total = Arc::new(AtomicUsize::new(0));
+        let limits = Limits {
+            messages: 99,
+            bytes: 64 << 20,
+            total_bytes: 512 << 20,
+            address_bytes: Some(112 << 20),
+        };
+        let reply = || Bytes::from(vec![0; 1 << 20]);
+        let of = |address: &Arc<AtomicUsize>| {
+            let outbox = Outbox::of_address(limits, total.clone(), address.clone());
+            outbox.open();
+            outbox
+        };
+        let (one, other) = (Arc::default(), Arc::default());
+        let deaf: Vec<Outbox> = (0..200).map(|_| of(&one)).collect();
+        for (number, outbox) in deaf.iter().enumerate() {
+            while outbox.fits(1 << 20, 8 << 20) && outbox.push(reply()) {}
+            assert!(number > 4 || of(&one).fits(1 << 20, 8 << 20), "{number} of the same address");
+        }
+        assert!(one.load(Ordering::Relaxed) <= 112 << 20, "an address has its share");
+        assert!(of(&other).fits(17 << 20, 8 << 20), "and another one has its own");
+        assert!(deaf[0].is_short() && !of(&other).is_short());
+        deaf.iter().for_each(Outbox::shut);
+        assert_eq!([&one, &total].map(|sum| sum.load(Ordering::Relaxed)), [0, 0]);
+    }
+
+    #[test]
     fn memory_grows_with_what_has_arrived() {
         run(async {
+            let sizes = Sizes { total: 256 << 20, share: 128 << 20, frame: 64 << 20 };
+            let inflow = Inflow::new("clients", sizes, Arc::default());
+            let holder = Holder::Clients([127, 0, 0, 1].into());
             let (mut near, far) = tokio::io::duplex(1 << 20);
+            let mut reader = FrameReader::new(far, 64 << 20);
+            reader.allow(64 << 20, inflow.clone(), holder);
             near.write_all(&(32u32 << 20).to_be_bytes()).await.unwrap();
             near.write_all(&[0; 100]).await.unwrap();
+            let read = tokio::time::timeout(
+                Duration::from_millis(50),
+                reader.next::<crate::message::Call>(),
+            );
+            assert!(read.await.is_err());
+            assert_eq!(inflow.usage().held, 0, "a length that is announced claims nothing");
+            near.write_all(&[0; 100_000]).await.unwrap();
             drop(near);
-            let budget = Arc::new(Semaphore::new(64 << 20));
-            let mut reader = FrameReader::new(far, 64 << 20, budget.clone());
             let read = reader.next::<crate::message::Call>().await;
-            assert!(matches!(read, Err(ReadError::Truncated(104))), "{read:?}");
-            assert!(reader.buffer.capacity() <= 2 * READ_BYTES, "{}", reader.buffer.capacity());
-            assert_eq!(budget.available_permits(), 32 << 20, "the claim is accounted for");
+            assert!(matches!(read, Err(ReadError::Truncated(100_104))), "{read:?}");
+            let (held, capacity) = (inflow.usage().held, reader.buffer.capacity());
+            assert!((100_104..=250_000).contains(&held), "{held}");
+            assert!(capacity <= held, "{capacity} bytes, {held} of them claimed");
             drop(reader);
-            assert_eq!(budget.available_permits(), 64 << 20);
+            assert_eq!(inflow.usage().held, 0);
         });
     }
 }

@@ -13,6 +13,9 @@ use crate::wire::{self, Hello, PREAMBLE_BYTES, Welcome};
 /// What is said of an answer that belongs to another question.
 pub(crate) const ODD_ANSWER: &str = "it answers another question in the handshake";
 
+/// What is said of an HTTP server, which a node's own status port is.
+const HTTP_ANSWERS: &str = "an HTTP server answers there, as at http_listen of a node: clients and nodes connect to listen";
+
 /// What a handshake has come to on the dialing side.
 #[derive(Debug)]
 pub(crate) struct Agreed {
@@ -52,6 +55,9 @@ pub(crate) async fn introduce<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     send(write, &ours, opening.as_ref().unwrap_or(hello)).await?;
     let gone = || "it closed the connection in the handshake".to_owned();
     let theirs = reader.preamble().await.map_err(|error| error.to_string())?.ok_or_else(gone)?;
+    if theirs.starts_with(b"HTTP/") {
+        return Err(HTTP_ANSWERS.to_owned().into());
+    }
     let protocol = wire::check_preamble(&theirs, secret.is_some()).map_err(|e| e.to_string())?;
     if protocol < hello.since() {
         return Err(NoWelcome::Older(protocol));

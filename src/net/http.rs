@@ -10,15 +10,12 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{sleep, timeout};
 
 use super::doors::Doors;
 use crate::wire::http::{Answer, MAX_HEAD_BYTES, Request, request};
 
-/// Most connections at once. A further one takes the place of the oldest of the address that has most of them: who asks and
-/// takes the answer is done by then.
-const MAX_CONNECTIONS: usize = 64;
 /// A request is there in this time, and its answer is taken in this time.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// What a connection may still send before it is cut, lest that destroys the answer on its way.
@@ -44,7 +41,9 @@ impl Drop for HttpPort {
 }
 
 /// Answers requests on `listener` with what `answer` makes of them, one request a connection.
-pub(crate) fn serve<F, A>(listener: StdListener, answer: F) -> io::Result<HttpPort>
+/// At most `places` connections are open at a time: a further one takes the place of the oldest of
+/// the address that has most of them. A client that asks and reads the answer is done by then.
+pub(crate) fn serve<F, A>(listener: StdListener, places: usize, answer: F) -> io::Result<HttpPort>
 where
     F: Fn(Request) -> A + Send + Sync + 'static,
     A: Future<Output = Answer> + Send + 'static,
@@ -56,7 +55,7 @@ where
         runtime.block_on(async {
             let Ok(listener) = TcpListener::from_std(listener) else { return };
             tokio::select! {
-                () = accept(listener, Arc::new(answer)) => {}
+                () = accept(listener, places, Arc::new(answer)) => {}
                 _ = ended => {}
             }
         });
@@ -65,13 +64,17 @@ where
     Ok(HttpPort { end: Some(end), thread: Some(thread) })
 }
 
-async fn accept<F, A>(listener: TcpListener, answer: Arc<F>)
+async fn accept<F, A>(listener: TcpListener, places: usize, answer: Arc<F>)
 where
     F: Fn(Request) -> A + Send + Sync + 'static,
     A: Future<Output = Answer> + Send + 'static,
 {
-    let doors = Doors::new(MAX_CONNECTIONS, 0);
+    // The newcomer is open before the oldest one has gone.
+    let doors = Doors::new(places.saturating_sub(1).max(1), 0);
+    let sockets = Arc::new(Semaphore::new(places));
     loop {
+        // The semaphore is never closed.
+        let Ok(socket) = sockets.clone().acquire_owned().await else { return };
         let Ok((stream, from)) = listener.accept().await else {
             sleep(ACCEPT_REST).await;
             continue;
@@ -83,6 +86,7 @@ where
                 _ = converse(stream, &*answer) => {}
                 () = pass.called() => {}
             }
+            drop(socket);
         });
     }
 }

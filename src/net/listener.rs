@@ -12,26 +12,26 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{sleep, timeout};
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::doors::{Pass, Seat};
 use super::frames::{FrameReader, Outbox, ReadError};
 use super::handshake::{Reception, Unheard};
+use super::inflow::Holder;
+use super::operators::OperatorPlace;
 use super::runs::{self, Entry, Run};
+use super::throttle::limited;
 use super::{
-    CLIENT_LIMITS, CLIENT_TIMEOUT, Event, HANDSHAKE, Hub, Identity, MAX_CLIENTS, MAX_HANDSHAKES,
-    PEER_TIMEOUT, Peer, locked, prepare,
+    CLIENT_LIMITS, CLIENT_TIMEOUT, Event, HANDSHAKE, Hub, Identity, MAX_CALL_BYTES, PEER_TIMEOUT,
+    Peer, locked, prepare,
 };
 use crate::config::check_address;
 use crate::members::{Member, Standing};
-use crate::message::{Call, PeerMessage};
+use crate::message::{Call, CallBody, PeerMessage, Refusal, Reply, ReplyBody, Response};
 use crate::secret::Seal;
-use crate::types::{MAX_OBJECT_BYTES, NodeId};
-use crate::wire::{Hello, MAX_FRAME_BYTES, MAX_HELLO_BYTES, Welcome};
+use crate::types::NodeId;
+use crate::wire::{self, Hello, MAX_FRAME_BYTES, MAX_HELLO_BYTES, Welcome};
 
-/// Largest frame of a client: well over what a call may carry, so that a value over its limit is
-/// refused by name.
-const MAX_CALL_BYTES: usize = MAX_OBJECT_BYTES;
 /// Rest after an accept that failed, for want of descriptors mostly.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
 /// What a connection may still send before it is cut: bytes left unread when a socket is closed would
@@ -39,6 +39,8 @@ const ACCEPT_REST: Duration = Duration::from_millis(100);
 const LINGER: Duration = Duration::from_millis(500);
 const LINGER_BYTES: u64 = 64 << 10;
 
+/// The kind of log lines about refused connections.
+const REFUSED: &str = "refused";
 /// The names of members are listed up to so many bytes.
 const MAX_LISTED_BYTES: usize = 400;
 
@@ -47,14 +49,30 @@ struct Connection {
     from: SocketAddr,
     reader: FrameReader<OwnedReadHalf>,
     write: OwnedWriteHalf,
+    /// Its place among all sockets that are accepted; free when it is closed.
+    socket: OwnedSemaphorePermit,
 }
 
 /// Who has been let in.
 enum Admitted {
     Peer(Arc<Peer>),
-    Client(Seat, OwnedSemaphorePermit),
+    Client(Place),
     /// It has been answered, and that is all.
     Probe,
+}
+
+/// The place of a client.
+enum Place {
+    /// Among the clients of its address, and of all.
+    Client { seat: Seat, _slot: OwnedSemaphorePermit },
+    /// For the operator: no requests for data, because of these limits.
+    Operator(OperatorPlace, Busy),
+}
+
+/// A limit that a client met.
+struct Busy {
+    what: String,
+    limit: usize,
 }
 
 /// Why a connection was not let in.
@@ -77,19 +95,22 @@ impl<E: Into<ReadError>> From<E> for Rejected {
     }
 }
 
-/// Accepts connections for ever.
+/// Accepts connections for ever. Without a place for one more socket it waits: the kernel keeps
+/// those that come, and each connection that gives way makes room.
 pub(crate) async fn accept(listener: TcpListener, hub: Arc<Hub>) {
     loop {
+        // The semaphore is never closed.
+        let Ok(socket) = hub.sockets.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, from)) => {
                 let pass = hub.doors.enter(from.ip());
-                let connection = Connection::new(&hub, stream, from);
+                let connection = Connection::new(stream, from, socket);
                 tokio::spawn(admit(hub.clone(), connection, pass));
             }
             Err(error) => {
-                if hub.is_news("accept", &error.to_string()) {
-                    warn!("cannot accept a connection: {error}");
-                }
+                let permit = hub.log.once("accept", "", &error.to_string());
+                limited!(permit, warn, [], "cannot accept a connection: {error}");
+                drop(socket);
                 sleep(ACCEPT_REST).await;
             }
         }
@@ -97,10 +118,10 @@ pub(crate) async fn accept(listener: TcpListener, hub: Arc<Hub>) {
 }
 
 impl Connection {
-    fn new(hub: &Hub, stream: TcpStream, from: SocketAddr) -> Self {
+    fn new(stream: TcpStream, from: SocketAddr, socket: OwnedSemaphorePermit) -> Self {
         let (read, write) = stream.into_split();
-        let reader = FrameReader::new(read, MAX_HELLO_BYTES, hub.client_inflow.clone());
-        Connection { from, reader, write }
+        let reader = FrameReader::new(read, MAX_HELLO_BYTES);
+        Connection { from, reader, write, socket }
     }
 }
 
@@ -115,7 +136,7 @@ async fn admit(hub: Arc<Hub>, mut connection: Connection, pass: Pass) {
             })
         }
         () = pass.called() => {
-            Err(Rejected::Refused(from.ip().to_string(), gives_way()))
+            Err(Rejected::Refused(from.ip().to_string(), gives_way(&hub)))
         }
     };
     drop(pass);
@@ -125,27 +146,24 @@ async fn admit(hub: Arc<Hub>, mut connection: Connection, pass: Pass) {
             reception.seal(&mut connection.reader);
             return receive_from(hub, connection, peer);
         }
-        Ok(Admitted::Client(seat, slot)) => {
+        Ok(Admitted::Client(place)) => {
             let seal = reception.seal(&mut connection.reader);
-            serve_client(&hub, connection, seal).await;
-            return drop((seat, slot));
+            return serve_client(&hub, connection, seal, place).await;
         }
         Ok(Admitted::Probe) => return,
         Err(Rejected::Silent) => return,
         Err(Rejected::Broken(error)) => {
-            if hub.is_news(&from.ip().to_string(), &error.to_string()) {
-                warn!("closed a connection from {from} in its handshake: {error}");
-            }
+            let permit = hub.log.once("handshake", &from.ip().to_string(), &error.to_string());
+            limited!(permit, warn, [], "closed a connection from {from} in its handshake: {error}");
             return;
         }
         Err(Rejected::Refused(who, why)) => (who, why.clone(), Welcome::Refused(why)),
         Err(Rejected::Removed(who, why)) => (who, why.clone(), Welcome::Removed(why)),
         Err(Rejected::Duplicate(who, why)) => (who, why.clone(), Welcome::Duplicate(why)),
     };
-    if hub.is_news(&who, &why) {
-        let name = if who == from.ip().to_string() { String::new() } else { format!(", {who}") };
-        warn!("refused a connection from {from}{name}: {why}");
-    }
+    let name = if who == from.ip().to_string() { String::new() } else { format!(", {who}") };
+    let permit = hub.log.once(REFUSED, &who, &why);
+    limited!(permit, warn, [], "refused a connection from {from}{name}: {why}");
     let answer = reception.answer(&welcome);
     match hub.turned_away.try_acquire() {
         Ok(_place) => drop(timeout(LINGER, refuse(connection, answer)).await),
@@ -154,9 +172,10 @@ async fn admit(hub: Arc<Hub>, mut connection: Connection, pass: Pass) {
     }
 }
 
-fn gives_way() -> String {
+fn gives_way(hub: &Hub) -> String {
+    let most = hub.places.handshakes;
     format!(
-        "too many handshakes are under way, {MAX_HANDSHAKES} at most: this is the oldest of the address that has most of them"
+        "too many handshakes are under way, {most} at most: this is the oldest of the address that has most of them"
     )
 }
 
@@ -173,7 +192,7 @@ async fn shake_hands(
     reception: &mut Reception,
     pass: &Pass,
 ) -> Result<Admitted, Rejected> {
-    let Connection { from, reader, write } = connection;
+    let Connection { from, reader, write, .. } = connection;
     let refused = |why: String| Rejected::Refused(from.ip().to_string(), why);
     let hello = reception.hear(reader, write, &hub.nonces).await.map_err(|fault| match fault {
         Unheard::Silent => Rejected::Silent,
@@ -187,14 +206,14 @@ async fn shake_hands(
     let (admitted, welcome) = match hello {
         Hello::Peer { cluster, ring, node, to, boot_nonce, .. } => {
             prepare(reader.half().as_ref(), PEER_TIMEOUT)?;
-            reader.allow(MAX_FRAME_BYTES, hub.peer_inflow.clone());
+            reader.allow(MAX_FRAME_BYTES, hub.peer_inflow.clone(), Holder::Peer(node));
             let run = Run { nonce: boot_nonce, from: *from, address: None };
             let peer = let_in(hub, Newcomer { cluster, ring, node, to, run }).await?;
             (Admitted::Peer(peer), accepted())
         }
         Hello::Member { cluster, ring, node, to, boot_nonce, address, .. } => {
             prepare(reader.half().as_ref(), PEER_TIMEOUT)?;
-            reader.allow(MAX_FRAME_BYTES, hub.peer_inflow.clone());
+            reader.allow(MAX_FRAME_BYTES, hub.peer_inflow.clone(), Holder::Peer(node));
             let run = Run { nonce: boot_nonce, from: *from, address: Some(address) };
             let peer = let_in(hub, Newcomer { cluster, ring, node, to, run }).await?;
             (Admitted::Peer(peer), accepted())
@@ -207,17 +226,32 @@ async fn shake_hands(
         }
         _ => {
             prepare(reader.half().as_ref(), CLIENT_TIMEOUT)?;
-            reader.allow(MAX_CALL_BYTES, hub.client_inflow.clone());
-            let seat = pass.seat().map_err(refused)?;
-            let slot = hub.clients.clone().try_acquire_owned();
-            let slot = slot.map_err(|_| {
-                refused(format!("{MAX_CLIENTS} clients are connected, the limit of this node"))
-            })?;
-            (Admitted::Client(seat, slot), accepted())
+            let holder = Holder::Clients(pass.address());
+            reader.allow(MAX_CALL_BYTES, hub.client_inflow.clone(), holder);
+            (Admitted::Client(place(hub, pass).map_err(refused)?), accepted())
         }
     };
     write.write_all(&reception.answer(&welcome)).await?;
     Ok(admitted)
+}
+
+/// A place for a client: an ordinary one, else one of the operator's, or why there is none.
+fn place(hub: &Hub, pass: &Pass) -> Result<Place, String> {
+    let (why, busy) = match pass.seat() {
+        Ok(seat) => match hub.clients.clone().try_acquire_owned() {
+            Ok(_slot) => return Ok(Place::Client { seat, _slot }),
+            Err(_) => {
+                let limit = hub.places.clients;
+                let why = format!("{limit} clients are connected, the limit of this node");
+                (why, Busy { what: "clients of this node".to_owned(), limit })
+            }
+        },
+        Err(full) => {
+            (full.to_string(), Busy { what: format!("clients from {}", full.at), limit: full.most })
+        }
+    };
+    let operator = hub.operators.enter().map(|place| Place::Operator(place, busy));
+    operator.ok_or(why)
 }
 
 /// A node that wants to be heard as a peer.
@@ -255,7 +289,7 @@ async fn let_in(hub: &Hub, newcomer: Newcomer) -> Result<Arc<Peer>, Rejected> {
             }
         }
     }
-    hub.forget_refusal(&who);
+    hub.log.forget(REFUSED, &who);
     Ok(peer)
 }
 
@@ -347,7 +381,7 @@ fn receive_from(hub: Arc<Hub>, connection: Connection, peer: Arc<Peer>) {
     let task = tokio::spawn(async move {
         let peer = reading;
         // Nothing is written, but the half must live: its end would tell the peer that we are gone.
-        let Connection { mut reader, write: _write, .. } = connection;
+        let Connection { mut reader, write: _write, socket: _socket, .. } = connection;
         loop {
             match reader.next::<PeerMessage>().await {
                 Ok(Some((message, held))) => {
@@ -361,7 +395,9 @@ fn receive_from(hub: Arc<Hub>, connection: Connection, peer: Arc<Peer>) {
                     return debug!("lost the connection from {}: {error}", peer.name);
                 }
                 Err(error) => {
-                    return warn!("closed the connection from {}: {error}", peer.name);
+                    let permit = hub.log.once("peer_closed", &peer.name, &error.to_string());
+                    limited!(permit, warn, [], "closed the connection from {}: {error}", peer.name);
+                    return;
                 }
             }
         }
@@ -374,10 +410,10 @@ fn receive_from(hub: Arc<Hub>, connection: Connection, peer: Arc<Peer>) {
     }
 }
 
-async fn serve_client(hub: &Hub, connection: Connection, seal: Option<Seal>) {
-    let Connection { from, mut reader, mut write } = connection;
+async fn serve_client(hub: &Hub, connection: Connection, seal: Option<Seal>, place: Place) {
+    let Connection { from, mut reader, mut write, socket: _socket } = connection;
     let client = hub.next_client.fetch_add(1, Ordering::Relaxed);
-    let outbox = Arc::new(Outbox::new(CLIENT_LIMITS, hub.client_unsent.clone()));
+    let outbox = Arc::new(place.outbox(hub));
     outbox.open();
     let joined = Event::Joined { client, outbox: outbox.clone() };
     if hub.events.send(joined).await.is_err() {
@@ -390,6 +426,10 @@ async fn serve_client(hub: &Hub, connection: Connection, seal: Option<Seal>) {
             outbox.room().await;
             match reader.next::<Call>().await {
                 Ok(Some((call, held))) => {
+                    if let Some(refusal) = place.refuses(&call) {
+                        outbox.push(wire::frame(&refusal));
+                        continue;
+                    }
                     let event = Event::Call { client, call, held };
                     if hub.events.send(event).await.is_ok() {
                         continue;
@@ -397,7 +437,7 @@ async fn serve_client(hub: &Hub, connection: Connection, seal: Option<Seal>) {
                 }
                 Ok(None) => return true,
                 Err(error @ ReadError::Io(_)) => debug!("lost client {from}: {error}"),
-                Err(error) => warn!("closed the connection of client {from}: {error}"),
+                Err(error) => closed(hub, from, &error.to_string()),
             }
             return false;
         }
@@ -418,9 +458,48 @@ async fn serve_client(hub: &Hub, connection: Connection, seal: Option<Seal>) {
         }
         written = &mut replies => match written {
             Ok(()) => drop(timeout(LINGER, calls).await),
+            Err(error) if error.get_ref().is_some() => closed(hub, from, &error.to_string()),
             Err(error) => told(Err(error)),
         },
+        () = place.gives_way() => debug!("client {from} gives its place to another operator"),
     }
     outbox.shut();
     let _ = hub.events.send(Event::Left { client }).await;
+}
+
+/// The connection of a client is closed because of what it sent, or how slowly it reads.
+fn closed(hub: &Hub, from: SocketAddr, why: &str) {
+    hub.closed_clients.fetch_add(1, Ordering::Relaxed);
+    let permit = hub.log.several("client_closed", &from.ip().to_string());
+    limited!(permit, warn, [], "closed the connection of client {from}: {why}");
+}
+
+impl Place {
+    fn outbox(&self, hub: &Hub) -> Outbox {
+        let of_address = match self {
+            Place::Client { seat, .. } => seat.unsent.clone(),
+            Place::Operator(..) => Arc::default(),
+        };
+        Outbox::of_address(CLIENT_LIMITS, hub.client_unsent.clone(), of_address)
+    }
+
+    /// The answer to a call that this place does not serve.
+    fn refuses(&self, call: &Call) -> Option<Reply> {
+        let Place::Operator(place, Busy { what, limit }) = self else { return None };
+        place.called();
+        if !matches!(call.body, CallBody::Data { .. }) {
+            return None;
+        }
+        let what = format!("{what} (this is a place for commands of the operator)");
+        let refusal = Refusal::Busy { what, limit: u32::try_from(*limit).unwrap_or(u32::MAX) };
+        Some(Reply { id: call.id, body: ReplyBody::Data(Response::Refused(refusal)) })
+    }
+
+    /// Returns when this connection has to give way to another one; an ordinary client never has.
+    async fn gives_way(&self) {
+        match self {
+            Place::Client { .. } => std::future::pending().await,
+            Place::Operator(place, _) => place.gives_way().await,
+        }
+    }
 }

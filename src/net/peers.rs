@@ -5,13 +5,12 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::{sleep, timeout};
-use tracing::{info, warn};
 
 use super::frames::FrameReader;
 use super::handshake::{NoWelcome, ODD_ANSWER, introduce, shown};
+use super::throttle::limited;
 use super::{Event, HANDSHAKE, Hub, PEER_TIMEOUT, Peer, locked, prepare};
 use crate::rng::Rng;
 use crate::secret::Seal;
@@ -40,7 +39,12 @@ pub(crate) async fn keep_link(hub: Arc<Hub>, peer: Arc<Peer>, seed: u64) {
             // The connection goes as it came.
             Ok(_) if hub.is_apart() => {}
             Ok(link) => {
-                info!(event = "link_up", peer = name, "peer {name} is up at {address}");
+                limited!(
+                    hub.log.several("link_up", name),
+                    info,
+                    [event = "link_up", peer = name,],
+                    "peer {name} is up at {address}"
+                );
                 *locked(&peer.refusal) = None;
                 peer.outbox.open();
                 let _ = hub.events.send(Event::Link { peer: peer.id, up: true }).await;
@@ -48,12 +52,18 @@ pub(crate) async fn keep_link(hub: Arc<Hub>, peer: Arc<Peer>, seed: u64) {
                 peer.outbox.shut();
                 let _ = hub.events.send(Event::Link { peer: peer.id, up: false }).await;
                 match ended {
-                    Ok(()) => {
-                        info!(event = "link_closed", peer = name, "closed the link to peer {name}")
-                    }
-                    Err(fault) => {
-                        warn!(event = "link_down", peer = name, "peer {name} is down: {fault}");
-                    }
+                    Ok(()) => limited!(
+                        hub.log.several("link_closed", name),
+                        info,
+                        [event = "link_closed", peer = name,],
+                        "closed the link to peer {name}"
+                    ),
+                    Err(fault) => limited!(
+                        hub.log.several("link_down", name),
+                        warn,
+                        [event = "link_down", peer = name,],
+                        "peer {name} is down: {fault}"
+                    ),
                 }
                 (backoff, last_faults) = (FIRST_BACKOFF, Default::default());
             }
@@ -62,7 +72,8 @@ pub(crate) async fn keep_link(hub: Arc<Hub>, peer: Arc<Peer>, seed: u64) {
                 let fault = format!("cannot reach peer {name} at {address}, trying on: {fault}");
                 // With two addresses, each has its turn and its fault.
                 if !last_faults.contains(&fault) {
-                    warn!(event = "unreachable", peer = name, "{fault}");
+                    let permit = hub.log.several("unreachable", name);
+                    limited!(permit, warn, [event = "unreachable", peer = name,], "{fault}");
                     last_faults[attempt as usize % 2] = fault;
                 }
                 attempt = attempt.wrapping_add(1);
@@ -133,8 +144,8 @@ async fn dial(hub: &Hub, peer: &Peer, address: &str) -> Result<Link, Fault> {
     let (birth, own) = (ours.birth, ours.address.clone());
     let hello =
         Hello::Member { cluster, ring, node, to, incarnation, boot_nonce, birth, address: own };
-    let welcomed = match greet(hub, address, &hello).await {
-        Err(NoWelcome::Older(_)) => greet(hub, address, &older).await,
+    let welcomed = match greet(hub, peer, address, &hello).await {
+        Err(NoWelcome::Older(_)) => greet(hub, peer, address, &older).await,
         welcomed => welcomed,
     };
     let (welcome, protocol, link) =
@@ -167,12 +178,17 @@ async fn dial(hub: &Hub, peer: &Peer, address: &str) -> Result<Link, Fault> {
 }
 
 /// Connects and introduces this node: the answer, the version of the protocol, and the connection.
-async fn greet(hub: &Hub, address: &str, hello: &Hello) -> Result<(Welcome, u16, Link), NoWelcome> {
+async fn greet(
+    hub: &Hub,
+    peer: &Peer,
+    address: &str,
+    hello: &Hello,
+) -> Result<(Welcome, u16, Link), NoWelcome> {
     let said = |error: std::io::Error| NoWelcome::Failed(error.to_string());
-    let stream = TcpStream::connect(address).await.map_err(said)?;
+    let stream = peer.lookups.connect(address).await.map_err(said)?;
     prepare(&stream, PEER_TIMEOUT).map_err(said)?;
     let (mut read, mut write) = stream.into_split();
-    let mut reader = FrameReader::new(&mut read, MAX_HELLO_BYTES, hub.peer_inflow.clone());
+    let mut reader = FrameReader::new(&mut read, MAX_HELLO_BYTES);
     let secrets = hub.secrets.get();
     let secret = secrets.as_ref().map(|secrets| (secrets.peers.first(), hub.nonces.fresh()));
     let (welcome, agreed) = introduce(&mut reader, &mut write, hello, secret).await?;
@@ -197,10 +213,11 @@ async fn carry(peer: &Peer, link: Link) -> Result<(), String> {
 mod tests {
     use bytes::BytesMut;
     use tokio::io::AsyncWriteExt;
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
     use crate::members::{Member, Members};
+    use crate::net::places::Places;
     use crate::net::{Access, Identity};
     use crate::secret::{Nonces, Vault};
     use crate::types::NodeId;
@@ -244,7 +261,8 @@ mod tests {
         };
         let access =
             Access { secrets: Vault::default(), per_address: 8, nonces: Nonces::new([7; 32]) };
-        let (hub, mut events) = Hub::new(identity, &members, access);
+        let places = Places::of(1_024, 1);
+        let (hub, mut events) = Hub::new(identity, &members, access, places);
         let peer = hub.peers[&NodeId::of("n2")].clone();
         let mut up = async |expected: bool| {
             let event = timeout(PATIENCE, events.recv()).await.unwrap();

@@ -1,10 +1,8 @@
 //! The question which daemon listens at an address. It changes nothing at either side.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::frames::FrameReader;
@@ -37,8 +35,7 @@ pub(crate) async fn probe(
 ) -> Option<Found> {
     let ask = async {
         let (read, mut write) = TcpStream::connect(address).await.ok()?.into_split();
-        // No frame of a handshake is so large that it would take its size from the budget.
-        let mut reader = FrameReader::new(read, MAX_HELLO_BYTES, Arc::new(Semaphore::new(0)));
+        let mut reader = FrameReader::new(read, MAX_HELLO_BYTES);
         let secrets = secrets.get();
         let secret = secrets.as_ref().map(|secrets| (secrets.peers.first(), nonces.fresh()));
         let hello = Hello::Probe { cluster: cluster.to_owned() };

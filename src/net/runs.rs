@@ -116,6 +116,8 @@ impl Peer {
 /// Lets a newcomer be the run of `peer` that is heard, unless another one answers where the peer
 /// was last known to be. The error says so: the newcomer is a copy.
 pub(super) async fn admit(hub: &Hub, peer: &Peer, newcomer: &Run) -> Result<Entry, String> {
+    // A probe takes a descriptor: each name has one at a time.
+    let _probing = peer.probing.lock().await;
     for _ in 0..ROUNDS {
         let Err(incumbent) = peer.take_or_name(newcomer) else { return Ok(Entry::Known) };
         let cluster = &hub.identity.cluster;

@@ -73,8 +73,10 @@ pub fn request(input: &[u8]) -> Result<Option<Request>, Answer> {
         return Err(bad(&format!("a request line has printable ASCII only, not byte {odd:#04x}")));
     }
     let end = within.windows(END.len()).position(|bytes| bytes == END);
-    match (line_end, end) {
-        (Some(_), Some(end)) => asked(line, &within[..end]).map(Some),
+    // What is no request is refused at its first line: a Pixii client sends no more than that.
+    let request = line_end.map(|_| asked(line, &within[..end.unwrap_or(0)])).transpose()?;
+    match request {
+        Some(request) if end.is_some() => Ok(Some(request)),
         _ if within.len() < input.len() || within.len() == MAX_HEAD_BYTES => {
             let limit = format!("the head of a request has at most {MAX_HEAD_BYTES} bytes");
             Err(Answer::line(431, &limit))

@@ -18,6 +18,8 @@ mod deaths;
 #[cfg(test)]
 mod draining;
 #[cfg(test)]
+mod exhaustion;
+#[cfg(test)]
 mod foreground;
 #[cfg(test)]
 mod harness;
@@ -25,6 +27,8 @@ mod harness;
 mod intruders;
 #[cfg(test)]
 mod laboratory;
+#[cfg(test)]
+mod mistakes;
 #[cfg(test)]
 mod network;
 #[cfg(test)]

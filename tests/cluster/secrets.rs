@@ -186,7 +186,7 @@ fn a_daemon_whose_secrets_are_not_as_they_should_be_does_not_start() {
 // --- floods ---
 
 /// A connection to n1 from this address.
-fn connect(house: &House, from: &str) -> TcpStream {
+pub fn connect(house: &House, from: &str) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     let from: IpAddr = from.parse().unwrap();
     socket.bind(&SocketAddr::new(from, 0).into()).unwrap();
@@ -198,13 +198,13 @@ fn connect(house: &House, from: &str) -> TcpStream {
 }
 
 /// What is said to a connection that introduces itself as a client; `None` if it is cut before.
-fn greeted(stream: &mut TcpStream) -> Option<Welcome> {
+pub fn greeted(stream: &mut TcpStream) -> Option<Welcome> {
     stream.write_all(&[&wire::preamble(false)[..], &wire::frame(&Hello::Client)].concat()).ok();
     next(stream, PREAMBLE_BYTES)
 }
 
 /// The next frame's message, behind so many bytes.
-fn next<T: for<'de> bincode::BorrowDecode<'de, bytes::Bytes>>(
+pub fn next<T: for<'de> bincode::BorrowDecode<'de, bytes::Bytes>>(
     stream: &mut TcpStream,
     skipped: usize,
 ) -> Option<T> {
@@ -220,13 +220,15 @@ fn next<T: for<'de> bincode::BorrowDecode<'de, bytes::Bytes>>(
     }
 }
 
-fn is_served(stream: &mut TcpStream) -> bool {
+pub fn is_served(stream: &mut TcpStream) -> bool {
     let call = Call { id: 1, body: CallBody::Ring };
-    stream.write_all(&wire::frame(&call)).unwrap();
+    if stream.write_all(&wire::frame(&call)).is_err() {
+        return false;
+    }
     next::<Reply>(stream, 0).is_some_and(|reply| reply.id == 1)
 }
 
-fn raise_descriptors() {
+pub fn raise_descriptors() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
     assert!(
@@ -268,10 +270,11 @@ fn of_ten_thousand_connections_of_one_address_some_are_served_and_the_others_tol
         }
     }
     assert_eq!(served.len() + refused + cut, 10_000);
+    // Four more are let in at a time, in places for the operator, from which they are sent away.
+    served.retain_mut(is_served);
     // Commands that ran before may not have left entirely, and one connection is enough for them.
-    assert!((250..=256).contains(&served.len()), "{} are served", served.len());
+    assert!((250..=260).contains(&served.len()), "{} are served", served.len());
     assert!(cut <= 10, "{cut} of {refused} were cut before they knew why");
-    assert!(served.iter_mut().all(is_served), "those who are in are served");
     drop(served);
     until("room again", || (house.run(&["get", "k"]).code == 0).then_some(()));
     let warned = house.log("n1").matches("refused a connection from").count();
@@ -317,8 +320,9 @@ fn no_number_of_clients_keeps_a_peer_of_their_address_out() {
         let told = greeted(&mut stream);
         matches!(told, Some(Welcome::Accepted { .. })).then_some(stream)
     };
-    let clients: Vec<TcpStream> = std::iter::from_fn(|| enter(&house)).collect();
-    assert!((1..=8).contains(&clients.len()), "{} are in", clients.len());
+    let mut clients: Vec<TcpStream> = std::iter::from_fn(|| enter(&house)).collect();
+    // Eight, and four in places for the operator.
+    assert!((1..=12).contains(&clients.len()), "{} are in", clients.len());
     house.cluster.kill("n2").unwrap();
     house.cluster.start("n2").unwrap();
     until("n2 is heard by n1", || {
@@ -327,7 +331,7 @@ fn no_number_of_clients_keeps_a_peer_of_their_address_out() {
         let told = Run::start(command, b"").end();
         (told.code == 0 && told.json()["peers"][0]["up"] == true).then_some(())
     });
-    assert!(enter(&house).is_none(), "the clients are still there");
+    assert!(is_served(&mut clients[0]), "the clients are still there");
 }
 
 #[test]

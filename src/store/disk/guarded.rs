@@ -7,20 +7,22 @@
 use std::any::Any;
 use std::cell::Cell;
 use std::collections::HashSet;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io;
 use std::ops::Bound;
+use std::os::fd::BorrowedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, Once, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{mem, thread};
 
 use bytes::Bytes;
-use rustix::fs::FallocateFlags;
+use rustix::fs::{Dir, FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
 pub(in crate::store) use sled::Batch;
 
@@ -49,6 +51,10 @@ const DAMAGED: &str = "DAMAGED";
 
 /// How long a directory may stay locked by the background threads of a store closed before.
 const RELEASE: Duration = Duration::from_secs(5);
+
+/// How long a sync waits for a free descriptor, and how often it looks.
+const NO_DESCRIPTOR_TIMEOUT: Duration = Duration::from_secs(60);
+const NO_DESCRIPTOR_BACKOFF: Duration = Duration::from_millis(20);
 
 /// What went wrong below, in one sentence.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,6 +116,33 @@ impl Drop for Counted {
     }
 }
 
+/// The directory `blobs/`, open, and the files in it that have been fsynced.
+#[derive(Debug)]
+struct Blobs {
+    dir: Dir,
+    synced: HashSet<OsString>,
+}
+
+impl Blobs {
+    fn open(path: &Path) -> io::Result<Self> {
+        Ok(Blobs { dir: Dir::new(File::open(path)?)?, synced: HashSet::new() })
+    }
+}
+
+/// Opens a file of a directory. Without a free descriptor it waits for one: a shortage of the
+/// process or of the machine is no failure of the store.
+fn open_patiently(dir: BorrowedFd<'_>, name: &OsStr) -> Result<File, Errno> {
+    let deadline = Instant::now() + NO_DESCRIPTOR_TIMEOUT;
+    loop {
+        match rustix::fs::openat(dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+            Err(Errno::MFILE | Errno::NFILE) if Instant::now() < deadline => {
+                thread::sleep(NO_DESCRIPTOR_BACKOFF);
+            }
+            opened => return opened.map(File::from),
+        }
+    }
+}
+
 /// An open sled directory.
 #[derive(Debug)]
 pub(in crate::store) struct Sled {
@@ -122,8 +155,7 @@ pub(in crate::store) struct Sled {
     file: File,
     /// How the log was before sled saw it.
     survey: Survey,
-    /// Files in `blobs/` that have been fsynced.
-    blobs: Mutex<HashSet<OsString>>,
+    blobs: Mutex<Blobs>,
     fault: OnceLock<Fault>,
     _open: Counted,
 }
@@ -168,7 +200,7 @@ impl Sled {
             sync_path(&path)?;
         }
         let _open = Counted::new(&OPEN);
-        let (blobs, fault) = (Mutex::default(), OnceLock::new());
+        let (blobs, fault) = (Mutex::new(Blobs::open(&dir.join("blobs"))?), OnceLock::new());
         let forgotten = db.clone();
         let watch = Watch::start(move || {
             // Whoever waits gets the error, too.
@@ -285,27 +317,38 @@ impl Sled {
         }
     }
 
+    /// Makes files in `blobs/` durable that have come since the last call. The directory stays
+    /// open: a sync must not fail because the process has no descriptor left.
     fn sync_blobs(&self) -> Result<(), Fault> {
-        let dir = self.dir.join("blobs");
-        let mut known = self.blobs.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut blobs = self.blobs.lock().unwrap_or_else(PoisonError::into_inner);
+        let Blobs { dir, synced } = &mut *blobs;
+        dir.rewind();
         let mut found = HashSet::new();
-        let mut grown = false;
-        for entry in fs::read_dir(&dir)? {
-            let name = entry?.file_name();
-            if !known.contains(&name) {
-                match sync_path(&dir.join(&name)) {
-                    // sled has replaced it in the meantime.
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                    outcome => outcome?,
-                }
-                grown = true;
+        for entry in &mut *dir {
+            let entry = entry.map_err(io::Error::from)?;
+            let name = OsStr::from_bytes(entry.file_name().to_bytes()).to_owned();
+            if name != "." && name != ".." {
+                found.insert(name);
             }
-            found.insert(name);
+        }
+        let dir = dir.fd().map_err(io::Error::from)?;
+        synced.retain(|name| found.contains(name));
+        let mut grown = false;
+        for name in found {
+            if synced.contains(&name) {
+                continue;
+            }
+            match open_patiently(dir, &name) {
+                // sled has replaced it in the meantime.
+                Err(Errno::NOENT) => continue,
+                file => file.map_err(io::Error::from)?.sync_all()?,
+            }
+            grown = true;
+            synced.insert(name);
         }
         if grown {
-            sync_path(&dir)?;
+            rustix::fs::fsync(dir).map_err(io::Error::from)?;
         }
-        *known = found;
         Ok(())
     }
 
@@ -498,7 +541,7 @@ mod tests {
     fn what_comes_to_lie_in_blobs_is_synced_and_forgotten() {
         let dir = tempfile::tempdir().unwrap();
         let sled = Sled::open(dir.path(), 1 << 20).unwrap();
-        let known = || sled.blobs.lock().unwrap().len();
+        let known = || sled.blobs.lock().unwrap().synced.len();
         let put = |value: Vec<u8>| {
             let mut batch = Batch::default();
             batch.insert(b"key", value);

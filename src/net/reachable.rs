@@ -1,0 +1,40 @@
+//! Whether this node can be dialed where its configuration says that it is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::probe::probe;
+use super::throttle::limited;
+use super::{Hub, locked};
+
+/// The first look, and the next ones until it can be dialed.
+const FIRST: Duration = Duration::from_secs(1);
+const INTERVAL: Duration = Duration::from_secs(30);
+
+/// Dials this node's own address until it answers there itself, and logs what is wrong meanwhile:
+/// a wrong port in its own entry is seen by nobody else.
+pub(crate) async fn watch(hub: Arc<Hub>) {
+    let identity = &hub.identity;
+    let (name, address) = (&identity.name, &identity.address);
+    let mut rest = FIRST;
+    loop {
+        sleep(rest).await;
+        rest = INTERVAL;
+        let found = probe(address, &identity.cluster, &hub.secrets, &hub.nonces).await;
+        let why = match found {
+            Some(found) if found.boot_nonce == identity.boot_nonce => break,
+            Some(found) => format!("another daemon answers there, node {}", found.name),
+            None => "no node of this cluster answers there".to_owned(),
+        };
+        let why = format!(
+            "node {name} cannot be dialed at {address}, its address among the members: {why}; \
+             peers that do not find it elsewhere have no link to it"
+        );
+        *locked(&hub.undialable) = Some(why.clone());
+        let permit = hub.log.once("undialable", "", &why);
+        limited!(permit, warn, [event = "undialable",], "{why}");
+    }
+    *locked(&hub.undialable) = None;
+}

@@ -16,6 +16,7 @@ mod quarantine;
 mod reload;
 mod replacing;
 mod space;
+mod stall;
 mod storage;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -57,6 +58,7 @@ use manager::{Manager, Patience};
 pub use origin::Conflict;
 pub use process::Order;
 use reload::Settings;
+use stall::Watch;
 use storage::{Report, Storage};
 
 /// Most calls under way on one client's connection.
@@ -206,6 +208,8 @@ struct Engine<'a> {
     alarm: Alarm,
     /// Why the node refuses writes for want of space, if it does.
     short: Option<Shortage>,
+    /// Whether the store gets on.
+    watch: Watch,
     manager: Manager,
     /// The task that accepts connections.
     accepting: Option<AbortHandle>,
@@ -262,6 +266,7 @@ impl<'a> Engine<'a> {
             emulator,
             alarm,
             short: None,
+            watch: Watch::default(),
             manager,
             accepting: None,
             finish_by: None,
@@ -312,6 +317,7 @@ impl<'a> Engine<'a> {
                 self.carry_out();
             }
             self.go_on_draining();
+            self.watch_store();
             self.tell_manager();
             yield_now().await;
         }
@@ -330,7 +336,7 @@ impl<'a> Engine<'a> {
 
     fn tell_manager(&mut self) {
         let now = Instant::now();
-        self.manager.feed(now, self.storage.writing_for(now));
+        self.manager.feed(now);
         if self.manager.is_due(now) {
             let (serves, condition) = (self.node.is_settled(), self.condition());
             self.manager.tell(now, serves, condition);
@@ -395,6 +401,16 @@ impl<'a> Engine<'a> {
         self.short = shortage;
         self.manager.look_again();
         self.input(Input::Space(shortage));
+    }
+
+    /// Notices whether the store gets on. A node wakes at least ten times a second.
+    fn watch_store(&mut self) {
+        let news = self.watch.look(Instant::now(), self.storage.progress());
+        if let Some((stall, lasts)) = news {
+            journal::tell_stall(&self.config.name, stall, lasts);
+            self.manager.look_again();
+            self.input(Input::Stalled(stall));
+        }
     }
 
     fn event(&mut self, event: Event) {

@@ -33,7 +33,7 @@ use replica::Replica;
 use returning::Returning;
 pub use words::{
     ClientId, Config, Done, EXPLORE, Experiment, Hindrance, Input, LATE_READ, Limits, Notice,
-    Output, Oversize, PeerView, RingChange, Shortage, Work,
+    Output, Oversize, PeerView, RingChange, Shortage, Stall, Work,
 };
 
 use crate::generation::Grave;
@@ -128,6 +128,10 @@ impl Node {
                 self.placement.replace(now, old, new, fx);
             }
             Input::Space(shortage) => self.replica.space(shortage),
+            Input::Stalled(stall) => {
+                fx.set_stall(stall);
+                self.replica.stalled(fx);
+            }
             Input::Drain(drained) => self.drained = drained,
             Input::Limits(limits) => {
                 fx.limit_hints(limits.hint_limit_bytes);

@@ -407,6 +407,12 @@ pub trait Store: Send + Sync {
     /// Returns when all that was applied survives a power cut.
     fn sync(&self) -> Result<(), StoreError>;
 
+    /// Writes a little to the disk and waits until it is there. A disk that hangs shows nowhere
+    /// else while nothing is written.
+    fn probe(&self) -> Result<(), StoreError> {
+        self.sync()
+    }
+
     /// Bytes taken on disk.
     fn disk_bytes(&self) -> Result<u64, StoreError>;
 

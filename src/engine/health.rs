@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use tracing::info;
 
 use super::drain::Drain;
-use super::{Engine, ServeError};
+use super::{Engine, ServeError, stall};
 use crate::config::Config;
 use crate::metrics::{Account, CONTENT_TYPE, Load};
 use crate::net::http::{self, HttpPort};
@@ -176,6 +176,7 @@ impl Engine<'_> {
                 unsynced_bytes: levels.unsynced_bytes.get(),
                 free_bytes: levels.free_bytes(),
                 reserve_bytes: self.config.disk_reserve_mib << 20,
+                stalled: self.watch.lasts(Instant::now()).unwrap_or_default(),
                 unsent,
             },
         }
@@ -191,6 +192,10 @@ impl Engine<'_> {
         }
         if let Some(refusal) = self.node.refusal(self.now(), true) {
             return Some(refusal.to_string());
+        }
+        if let Some(lasts) = self.watch.lasts(Instant::now()) {
+            let lasts = stall::about(lasts);
+            return Some(format!("its disk has made no progress for {lasts}: others serve"));
         }
         if let Some(Shortage { free_bytes, reserve_bytes }) = self.short {
             return Some(format!(

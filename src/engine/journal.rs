@@ -7,7 +7,7 @@ use tracing::{error, info, warn};
 use crate::config::Config;
 use crate::members::{Members, Opinion};
 use crate::metrics::Account;
-use crate::node::{Notice, Oversize, Shortage};
+use crate::node::{Notice, Oversize, Shortage, Stall};
 use crate::types::{MILLI, Micros};
 
 /// A sync that takes longer than this is told of: clients wait for it.
@@ -37,6 +37,28 @@ pub(super) fn tell_space(name: &str, shortage: Option<Shortage>) {
             info!(event = "disk_room", "node {name} takes writes again: its disk has room");
         }
     }
+}
+
+/// Logs that the disk of a node makes no progress, or does again after so long.
+pub(super) fn tell_stall(name: &str, stall: Option<Stall>, lasts: Duration) {
+    let ms = lasts.as_millis() as u64;
+    let Some(stall) = stall else {
+        info!(
+            event = "disk_resumed",
+            ms, "the disk of node {name} works again: it made no progress for {ms} ms"
+        );
+        return;
+    };
+    let what = match stall {
+        Stall::Writes => "writes and listings",
+        Stall::All => "every request that needs it",
+    };
+    warn!(
+        event = "disk_stalled",
+        ms,
+        "the disk of node {name} has made no progress for {ms} ms: the node refuses {what}, and other \
+         nodes take its place, until the disk works again"
+    );
 }
 
 /// Logs what the node decided.

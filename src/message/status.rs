@@ -24,8 +24,13 @@ pub const OVERSIZED_KEYS: &str = "oversized_keys";
 /// node has, until an operator accepts it: a level, which is there only while it is not 0.
 pub const PARTITIONS_LOST: &str = "partitions_lost";
 
+/// The counter that says for how many seconds the node's store has made no progress: a level, which
+/// is there only while it makes none.
+pub const STORE_STALLED: &str = "store_stalled_seconds";
+
 /// Those among the counters that are no counts of events.
-pub const LEVELS: [&str; 4] = [DRAINED, CHANGING_RING, OVERSIZED_KEYS, PARTITIONS_LOST];
+pub const LEVELS: [&str; 5] =
+    [DRAINED, CHANGING_RING, OVERSIZED_KEYS, PARTITIONS_LOST, STORE_STALLED];
 
 /// A node's account of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]

@@ -1,5 +1,7 @@
 //! A daemon's account of itself at a moment.
 
+use std::time::Duration;
+
 use super::Meter;
 use super::text::{Labels, Page};
 use crate::members::Opinion;
@@ -57,6 +59,8 @@ pub(crate) struct Load {
     pub(crate) free_bytes: Option<u64>,
     /// Bytes that it keeps in reserve.
     pub(crate) reserve_bytes: u64,
+    /// For how long the store has made no progress; nothing while it does.
+    pub(crate) stalled: Duration,
     /// Messages and bytes that wait to leave for each peer, in the order of the status.
     pub(crate) unsent: Vec<(usize, usize)>,
 }
@@ -142,6 +146,8 @@ impl Account {
         }
         let help = "With less free than this, the node refuses writes.";
         page.gauge("pixii_disk_reserve_bytes", help, self.load.reserve_bytes);
+        let help = "For how long the store has made no progress: its disk hangs; 0 while it does.";
+        page.gauge("pixii_store_stalled_seconds", help, self.load.stalled.as_secs_f64());
         let help = "Batches of writes: the time to write one and sync it.";
         page.family("pixii_store_sync_duration_seconds", "histogram", help);
         page.histogram(&Vec::new(), &self.meter.syncs);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::forest::{Forest, own_partitions};
 use super::generations::Generations;
-use super::{ClientId, Config, Hindrance, Notice, Output, Oversize, Work};
+use super::{ClientId, Config, Hindrance, Notice, Output, Oversize, Stall, Work};
 use crate::causal::Actor;
 use crate::emulation::Kind;
 use crate::generation::Generation;
@@ -45,6 +45,8 @@ pub(super) struct Effects {
     own_lives: VecDeque<(NodeId, u64)>,
     /// Until when clients count as being there, since they were.
     busy_until: Micros,
+    /// What the store holds up, if it makes no progress.
+    stall: Option<Stall>,
     awaiting: bool,
     settled: bool,
     witnessed: bool,
@@ -79,6 +81,7 @@ impl Effects {
             opinions: VecDeque::new(),
             own_lives: VecDeque::new(),
             busy_until: 0,
+            stall: None,
             awaiting: false,
             settled: false,
             witnessed: false,
@@ -196,6 +199,16 @@ impl Effects {
     /// True while clients use this node: between two requests of a few clients there is often none under way.
     pub(super) fn is_busy(&self) -> bool {
         self.now < self.busy_until
+    }
+
+    /// The store makes no progress, or does again.
+    pub(super) fn set_stall(&mut self, stall: Option<Stall>) {
+        self.stall = stall;
+    }
+
+    /// What the store holds up, if it makes no progress.
+    pub(super) fn stall(&self) -> Option<Stall> {
+        self.stall
     }
 
     /// Whether some peer may still have hints for this node: what is not found here does not count then.

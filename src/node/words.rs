@@ -185,6 +185,8 @@ pub enum Input {
     },
     /// The disk's free space went below the reserve, or there is room again.
     Space(Option<Shortage>),
+    /// The store makes no progress, or does again: until then nobody is to wait for it.
+    Stalled(Option<Stall>),
     /// From now on, or no more, every request is refused, and nothing more is kept for other members: others do that.
     Drain(bool),
     /// These limits hold from now on.
@@ -238,6 +240,15 @@ pub struct Shortage {
     pub free_bytes: u64,
     /// The configured reserve.
     pub reserve_bytes: u64,
+}
+
+/// What a store that makes no progress holds up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stall {
+    /// Writes, listings, and reads of what is not synced yet.
+    Writes,
+    /// Reads as well.
+    All,
 }
 
 /// Work for the store. Writes are carried out in order; reads and lists at any time.

@@ -475,6 +475,10 @@ impl Store for DiskStore {
         Ok(self.directory.set_mark(synced).map_err(|error| self.sled.fail(error.into()))?)
     }
 
+    fn probe(&self) -> Result<(), StoreError> {
+        Ok(self.directory.probe().map_err(|error| self.sled.fail(error.into()))?)
+    }
+
     fn disk_bytes(&self) -> Result<u64, StoreError> {
         Ok(self.sled.disk_bytes()?)
     }

@@ -7,6 +7,7 @@
 #[path = "../daemon/mod.rs"]
 mod daemon;
 mod openmetrics;
+mod stalls;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;

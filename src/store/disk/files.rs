@@ -69,6 +69,20 @@ impl Directory {
         self.mark.write_all_at(&[number, checksum].concat(), 0)
     }
 
+    /// Writes the mark again as it is, and waits until the disk has it.
+    pub(super) fn probe(&self) -> io::Result<()> {
+        let mut mark = [0; 16];
+        match self.mark.read_exact_at(&mut mark, 0) {
+            // Nothing was synced yet.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
+            read => {
+                read?;
+                self.mark.write_all_at(&mark, 0)?;
+            }
+        }
+        self.mark.sync_data()
+    }
+
     /// The write up to which the data must reach; 0 when there is no readable mark.
     pub(super) fn mark(&self) -> u64 {
         let (mut number, mut checksum) = ([0; 8], [0; 8]);

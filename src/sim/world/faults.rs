@@ -49,6 +49,10 @@ impl World {
                 self.count("slow disks");
                 self.hosts[host].slow_until = self.now() + length;
             }
+            Fault::Hang { host, length } => {
+                self.count("hung disks");
+                self.hang(host, length);
+            }
             Fault::Cut { from, to, both, length } => {
                 self.count(if both { "cuts both ways" } else { "cuts one way" });
                 let back = both.then_some((to, from));
@@ -127,6 +131,8 @@ impl World {
         for at in 0..self.hosts.len() {
             self.hosts[at].paused_until = 0;
             self.hosts[at].slow_until = 0;
+            self.hosts[at].hung_until = 0;
+            self.resume(at);
             if self.hosts[at].node.is_none() && !self.hosts[at].is_removed {
                 self.start(at, false);
             }

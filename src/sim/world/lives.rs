@@ -41,7 +41,8 @@ impl World {
         };
         host.node = Some(Node::new(config, meta, seed));
         host.life += 1;
-        host.settled = None;
+        (host.settled, host.stalled) = (None, None);
+        self.expect_stall(at);
         for peer in (0..self.hosts.len()).filter(|peer| *peer != at) {
             if self.hosts[peer].node.is_some() {
                 self.announce(at, peer, 10 * MILLI);
@@ -64,6 +65,7 @@ impl World {
         host.writing = false;
         host.wake = None;
         host.paused_until = 0;
+        host.stalled = None;
         host.life += 1;
         for peer in (0..self.hosts.len()).filter(|peer| *peer != at) {
             // Some deaths are noticed late: a half-open connection.

@@ -468,6 +468,12 @@ impl Node {
         self.effects.is_awaiting()
     }
 
+    /// Own partitions that cannot be read and written with the configured R and W, because too few
+    /// other nodes can be reached. Whether this node itself takes requests is another question.
+    pub fn unservable(&self) -> usize {
+        self.coordinator.unservable(self.effects.own_partitions())
+    }
+
     /// The members as this node knows them now.
     pub fn members(&self) -> &Members {
         self.effects.members()

@@ -4,7 +4,7 @@ use clap::Args;
 use pixii::members::Opinion;
 use pixii::message::{
     CollectionStatus, LinksReport, OVERSIZED_KEYS, PARTITIONS_LOST, PairStatus, PeerRepair,
-    PeerStatus, RepairReport, STORE_STALLED, StatusReport, TROUBLE,
+    PeerStatus, RepairReport, STORE_STALLED, StatusReport, TROUBLE, UNSERVABLE,
 };
 use pixii::types::NodeId;
 use serde_json::{Value, json};
@@ -125,6 +125,7 @@ fn as_json(report: &StatusReport) -> Value {
         "without_authority": report.without_authority,
         "partitions_lost": report.level(PARTITIONS_LOST),
         "oversized_keys": report.level(OVERSIZED_KEYS),
+        "unservable_partitions": report.level(UNSERVABLE),
         "store_stalled_seconds": report.level(STORE_STALLED),
         "uptime_ms": report.uptime_ms,
         "partitions": report.partitions,
@@ -202,6 +203,7 @@ fn as_text(report: &StatusReport, links: Option<&LinksReport>) -> String {
     };
     let mut rows = vec![
         row(["serving", serving]),
+        row(["cluster", report.unservable().as_deref().unwrap_or("enough other owners are up")]),
         row(["store", &format!("{:016x}", report.store)]),
         row(["incarnation", &format!("{}, after {last_stop}", report.incarnation)]),
         row(["home to", &home_to]),

@@ -11,7 +11,7 @@ use crate::members::{Members, Opinion};
 use crate::message::{
     CHANGING_RING, CollectionStatus, DRAINED, OVERSIZED_KEYS, PARTITIONS_LOST, PairStatus,
     PeerRepair, PeerStatus, RING_VERSION_OF, RepairCounts, RepairReport, RepairStatus, RingReport,
-    STORE_STALLED, StatusReport, TROUBLE,
+    STORE_STALLED, StatusReport, TROUBLE, UNSERVABLE,
 };
 use crate::node::{Input, PairView};
 use crate::ring::Ring;
@@ -70,6 +70,7 @@ impl Engine<'_> {
         let stalled = self.watch.lasts(Instant::now());
         let levels = [
             (STORE_STALLED, stalled.map_or(0, |lasts| lasts.as_secs().max(1))),
+            (UNSERVABLE, self.node.unservable() as u64),
             (OVERSIZED_KEYS, self.node.oversized_keys()),
             (PARTITIONS_LOST, self.node.lost().len() as u64),
         ];
@@ -152,6 +153,11 @@ impl Engine<'_> {
         let (unread, all) = (self.node.unread(), self.ring.share(self.config.me()));
         if unread > 0 {
             condition.push_str(&format!("; reading trees: {unread} of {all} partitions left"));
+        }
+        let unservable = self.node.unservable();
+        if unservable > 0 {
+            let rest = "cannot be read and written, too few other owners are up";
+            condition.push_str(&format!("; cluster: {unservable} of {all} partitions {rest}"));
         }
         let lost = self.node.lost().len();
         if lost > 0 {

@@ -145,13 +145,16 @@ impl Board {
                 return Answer::line(503, &why);
             }
         };
+        // Whether the node takes requests is one answer, whether enough others are up another one.
+        let cluster = account.status.unservable();
+        let cluster = cluster.map_or(String::new(), |what| format!("\ncluster: {what}"));
         match (path, &account.unready) {
             ("/metrics", _) => {
                 Answer { status: 200, content_type: CONTENT_TYPE, body: account.metrics() }
             }
             ("/livez", _) => Answer::line(200, "alive"),
-            ("/readyz", None) => Answer::line(200, "ready"),
-            ("/readyz", Some(why)) => Answer::line(503, &format!("not ready: {why}")),
+            ("/readyz", None) => Answer::line(200, &format!("ready{cluster}")),
+            ("/readyz", Some(why)) => Answer::line(503, &format!("not ready: {why}{cluster}")),
             _ => Answer::line(200, &account.lines().join("\n")),
         }
     }

@@ -7,6 +7,7 @@ use super::text::{Labels, Page};
 use crate::members::Opinion;
 use crate::message::{
     LEVELS, OVERSIZED_KEYS, PARTITIONS_LOST, PeerStatus, RING_VERSION_OF, StatusReport, TROUBLE,
+    UNSERVABLE,
 };
 
 const MILLI: f64 = 1e3;
@@ -102,11 +103,7 @@ impl Account {
         let labels = vec![("cluster", status.cluster.as_str()), ("name", &status.name)];
         page.sample("_info", &labels, 1);
         let ready = u8::from(self.unready.is_none());
-        page.gauge(
-            "pixii_ready",
-            "1 if the node takes every request; /readyz says why not.",
-            ready,
-        );
+        page.gauge("pixii_ready", "1 if the node takes requests; /readyz says why not.", ready);
         let drained = u8::from(status.is_drained());
         page.gauge("pixii_drained", "1 while the node is taken out by its operator.", drained);
         let uptime = status.uptime_ms as f64 / MILLI;
@@ -114,6 +111,8 @@ impl Account {
         let help = "How often the store has been started.";
         page.gauge("pixii_incarnation", help, status.incarnation);
         page.gauge("pixii_partitions", "Partitions that the node is home to.", status.partitions);
+        let help = "Partitions of the node that cannot be read and written: too few of their other owners are up.";
+        page.gauge("pixii_cluster_unservable_partitions", help, status.level(UNSERVABLE));
         let help = "Partitions whose absent keys do not count here until they are recovered.";
         page.gauge("pixii_partitions_without_authority", help, status.without_authority);
         let help = "Partitions without another owner where acknowledged writes may be missing, not accepted yet.";
@@ -304,6 +303,7 @@ impl Account {
             status.incarnation,
             status.uptime_ms / 1_000,
         )];
+        lines.extend(status.unservable().map(|what| format!("cluster: {what}")));
         let free = load.free_bytes.map_or("unknown".to_owned(), size);
         lines.push(format!(
             "store: {} on disk, {free} free, {} not synced yet, {} reads and {} scans waiting",

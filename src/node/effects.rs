@@ -242,6 +242,11 @@ impl Effects {
         &mut self.forest
     }
 
+    /// The partitions that this node is an owner of.
+    pub(super) fn own_partitions(&self) -> impl Iterator<Item = Partition> {
+        self.forest.partitions()
+    }
+
     /// Own partitions that have not been read to their end.
     pub(super) fn unread(&self) -> usize {
         self.forest.unbuilt()

@@ -97,6 +97,11 @@ impl Forest {
         Forest { stands, limit, ..Forest::default() }
     }
 
+    /// The partitions that have a tree, or will.
+    pub(super) fn partitions(&self) -> impl Iterator<Item = Partition> {
+        self.stands.keys().copied()
+    }
+
     /// The partition's tree, once it is built.
     pub(super) fn tree(&self, partition: Partition) -> Option<&Tree> {
         let stand = self.stands.get(&partition)?;

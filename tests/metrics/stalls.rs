@@ -1,4 +1,5 @@
-//! A disk that hangs: the node says so wherever an operator looks, and nobody waits for it.
+//! A disk that hangs, and owners that are down: the node says so wherever an operator looks, and
+//! nobody waits for it.
 
 use std::sync::Arc;
 use std::thread;
@@ -100,4 +101,33 @@ fn an_idle_node_notices_that_its_disk_hangs() {
     until("readiness", || (watched.look("/readyz").0 == 503).then_some(()));
     store.hang(false);
     until("the end of it", || (watched.look("/readyz").0 == 200).then_some(()));
+}
+
+#[test]
+fn readiness_of_a_node_and_health_of_the_cluster_are_two_answers() {
+    let ports: Vec<u16> = (0..3).map(|_| free_port()).collect();
+    let start = |at: usize| Daemon::start(&ports, at, Arc::new(Faulty::default()));
+    let watched = Watched::on(&ports);
+    let others = [start(1), start(2)];
+    let line = "cluster: 16 of 16 partitions of this node cannot be read and written";
+    until("a cluster that serves", || {
+        (watched.look("/readyz") == (200, "ready\n".into())).then_some(())
+    });
+    assert_eq!(watched.samples().of("pixii_cluster_unservable_partitions"), 0.0);
+    let [one, other] = others;
+    drop(one);
+    until("one link that is down", || {
+        (watched.samples().of("pixii_peer_link_up{peer=\"n1\"}") == 0.0).then_some(())
+    });
+    assert_eq!(watched.look("/readyz"), (200, "ready\n".into()), "two of three are enough");
+    drop(other);
+    until("health", || {
+        let (status, body) = watched.look("/readyz");
+        (status == 200 && body.starts_with("ready\n") && body.contains(line)).then_some(())
+    });
+    let unservable = watched.samples().of("pixii_cluster_unservable_partitions");
+    assert_eq!((unservable, watched.samples().of("pixii_ready")), (16.0, 1.0));
+    assert!(watched.look("/").1.contains(line));
+    let refused = watched.daemon.client().ask(put("k", b"v"));
+    assert!(matches!(refused, Response::Refused(Refusal::Unreachable { .. })), "{refused:?}");
 }

@@ -18,6 +18,7 @@ mod replacing;
 mod space;
 mod stall;
 mod storage;
+mod trees;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
@@ -36,6 +37,7 @@ use tracing::{error, info, warn};
 use crate::config::{Config, ConfigError, check_address};
 use crate::emulation;
 use crate::members::{Member, Members};
+use crate::merkle::KeptTree;
 use crate::message::{
     Call, CallBody, Refusal, Replacement, Reply, ReplyBody, Response, SampleReport,
 };
@@ -170,6 +172,16 @@ fn open_and_run(config: &Config, orders: Receiver<Order>) -> Result<(), ServeErr
     Ok(closed?)
 }
 
+/// What is left of an engine.
+struct Ended {
+    ending: Ending,
+    storage: Storage,
+    /// What the store is to know.
+    meta: Meta,
+    /// What is kept for the next start.
+    trees: Vec<KeptTree>,
+}
+
 /// A client's connection.
 struct Client {
     outbox: Arc<Outbox>,
@@ -283,7 +295,7 @@ impl<'a> Engine<'a> {
         seed: u64,
         orders: &mut Receiver<Order>,
         mut questions: Receiver<Question>,
-    ) -> Result<(Ending, Storage, Meta), StoreError> {
+    ) -> Result<Ended, StoreError> {
         let accepting = tokio::spawn(listener::accept(listener, self.hub.clone()));
         self.accepting = Some(accepting.abort_handle());
         let mut rng = Rng::new(seed);
@@ -323,7 +335,8 @@ impl<'a> Engine<'a> {
         }
         self.end_emulation();
         self.flush().await;
-        Ok((self.ending, self.storage, self.node.meta().clone()))
+        let (meta, trees) = (self.node.meta().clone(), self.node.kept_trees());
+        Ok(Ended { ending: self.ending, storage: self.storage, meta, trees })
     }
 
     fn order(&mut self, order: Order) {

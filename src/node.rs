@@ -38,6 +38,7 @@ pub use words::{
 
 use crate::generation::Grave;
 use crate::members::Members;
+use crate::merkle::KeptTree;
 use crate::message::{Body, PeerMessage, RecentTrips, Refusal, Request};
 use crate::store::{HintTotal, Meta};
 use crate::types::{Key, MILLI, Micros, NodeId, Partition};
@@ -472,6 +473,12 @@ impl Node {
     /// other nodes can be reached. Whether this node itself takes requests is another question.
     pub fn unservable(&self) -> usize {
         self.coordinator.unservable(self.effects.own_partitions())
+    }
+
+    /// The trees for the next start, if this node stops now and all that it wanted written is; none
+    /// while records are known to be damaged: the next start is to find them.
+    pub fn kept_trees(&self) -> Vec<KeptTree> {
+        if self.damaged() > 0 { Vec::new() } else { self.effects.kept_trees() }
     }
 
     /// The members as this node knows them now.

@@ -324,6 +324,17 @@ pub fn hint_bytes(key: &Key, record: &Record) -> u64 {
     (key.as_bytes().len() + values.sum::<usize>() + entries + 32) as u64
 }
 
+/// What a store had kept for the next start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// Nothing was kept.
+    Nothing,
+    /// This, and nothing was written since.
+    Whole(Vec<u8>),
+    /// Something that must not be used, and why.
+    Unusable(String),
+}
+
 /// The disk failed. What was synced is there; nothing more may be acknowledged, and the process must
 /// end. An fsync is never tried again.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -415,6 +426,18 @@ pub trait Store: Send + Sync {
 
     /// Bytes taken on disk.
     fn disk_bytes(&self) -> Result<u64, StoreError>;
+
+    /// Keeps these bytes for the next start: they hold until something is applied.
+    fn keep_trees(&self, trees: &[u8]) -> Result<(), StoreError> {
+        let _ = trees;
+        Ok(())
+    }
+
+    /// Takes what was kept. When this returns, it is gone from the disk for good: whatever happens
+    /// to the store from then on, an older state of it is never taken again.
+    fn take_trees(&self) -> Result<Taken, StoreError> {
+        Ok(Taken::Nothing)
+    }
 
     /// Bytes that the disk has left beside what this store needs for itself and for `coming_bytes` more
     /// bytes of records; `None` where nothing limits it.

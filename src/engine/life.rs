@@ -16,7 +16,7 @@ use super::manager::{self, Manager, Patience};
 use super::origin::{self, Conflict, Remembered};
 use super::reload::Settings;
 use super::storage::Storage;
-use super::{Engine, Order, ServeError, configured};
+use super::{Ended, Engine, Order, ServeError, configured, trees};
 use crate::config::Config;
 use crate::members::{Member, Members};
 use crate::net::{Access, random};
@@ -94,6 +94,11 @@ fn live(
         is_moved = runtime.block_on(judge(config, &**store, &owner, &sought))?;
     }
     let last = store.meta().map_err(|error| unusable(error.into()))?;
+    // Before anything is written.
+    let trees = match (continues, &last) {
+        (false, Some(last)) => trees::take(&**store, last, (config, &ring))?,
+        _ => Vec::new(),
+    };
     let recovered = last.is_some_and(|meta| !meta.clean);
     let process = if continues { Process::Same } else { Process::New(fresh_id) };
     let meta = begin_life(&**store, &owner, process).map_err(unusable)?;
@@ -136,11 +141,13 @@ fn live(
     let levels = Levels::measure(&**store)?;
     let storage =
         Storage::start(store, levels, reserve_bytes, reports).map_err(system("threads"))?;
+    let kept_ring = ring.clone();
     let served = runtime.block_on(async {
         let config_of_node = node::Config {
             boot_nonce,
             hints,
             generations,
+            trees,
             continues,
             ..machine_config((config, settings), ring.clone(), members)
         };
@@ -154,10 +161,14 @@ fn live(
     });
     // A look-up of a peer's host name may still be waiting for an answer.
     runtime.shutdown_background();
-    let (ending, storage, meta) = served?;
+    let Ended { ending, storage, meta, trees } = served?;
     let _writing = Patience::begin().map_err(system("thread"))?;
     storage.finish()?;
     end_life(&**store, &meta)?;
+    // The next life of this process has another ring.
+    if !matches!(ending, Ending::Relive) {
+        trees::keep(&**store, &meta, (config, &kept_ring), trees)?;
+    }
     match &ending {
         Ending::Relive => info!("node {} has a later ring, and begins another life", config.name),
         _ => info!("node {} has stopped", config.name),

@@ -10,6 +10,7 @@ use crate::causal::Actor;
 use crate::emulation::Kind;
 use crate::generation::Generation;
 use crate::members::{Member, Members, Opinion};
+use crate::merkle::KeptTree;
 use crate::message::{Body, PeerMessage, Refusal, Response};
 use crate::ring::Ring;
 use crate::store::{Change, HintTotal, Kept, Meta, Record, Span, hint_bytes};
@@ -65,6 +66,9 @@ pub(super) struct Effects {
 
 impl Effects {
     pub(super) fn new(config: &Config, meta: Meta) -> Self {
+        let own = own_partitions(&config.ring, config.me).into_iter();
+        let mut forest = Forest::new(own, config.object_limits.accepted);
+        forest.take_over(&config.trees);
         Effects {
             me: config.me,
             own_link: config.experiment.own_link,
@@ -72,10 +76,7 @@ impl Effects {
             members: config.members.clone(),
             now: 0,
             hints: HintLedger::new(&config.hints, config.hint_limit_bytes),
-            forest: Forest::new(
-                own_partitions(&config.ring, config.me).into_iter(),
-                config.object_limits.accepted,
-            ),
+            forest,
             generations: Generations::new(&config.generations),
             damaged: VecDeque::new(),
             opinions: VecDeque::new(),
@@ -240,6 +241,11 @@ impl Effects {
     /// The trees of the own records.
     pub(super) fn forest(&mut self) -> &mut Forest {
         &mut self.forest
+    }
+
+    /// The trees that are known to be right, for the next start.
+    pub(super) fn kept_trees(&self) -> Vec<KeptTree> {
+        self.forest.kept()
     }
 
     /// The partitions that this node is an owner of.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::generation::Generation;
 use crate::members::{Member, Members, Opinion};
+use crate::merkle::KeptTree;
 use crate::message::{PeerMessage, Request, Response};
 use crate::ring::{Ring, RingError};
 use crate::store::{Change, Found, HintPage, HintTotal, Kept, Listing, ScanPage, Span};
@@ -55,6 +56,8 @@ pub struct Config {
     pub hints: Kept,
     /// The generations of partitions that the store knows at the start.
     pub generations: Vec<(Partition, Generation)>,
+    /// The trees of a clean stop, if nothing was written since.
+    pub trees: Vec<KeptTree>,
     /// Drawn at random at each start.
     pub boot_nonce: u64,
     /// True if this life follows another one of the same process, which never let go of the store: its disk is known to be
@@ -121,6 +124,7 @@ impl Config {
             generation_pause: 2_000 * MILLI,
             hints: Kept::default(),
             generations: Vec::new(),
+            trees: Vec::new(),
             boot_nonce: 0,
             continues: false,
             bootstrap: false,

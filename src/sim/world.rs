@@ -123,6 +123,8 @@ const WATCHED: &[&str] = &[
     "objects_pulled",
     "objects_pushed",
     "trees_confirmed",
+    "trees_taken_over",
+    "exchanges_put_off",
     "trees_read_anew",
     "trees_wrong",
     "comparisons_refused",

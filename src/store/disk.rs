@@ -13,6 +13,7 @@ mod files;
 mod guarded;
 mod layout;
 mod migrating;
+mod trees;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -28,7 +29,7 @@ use self::layout::{
 };
 use super::schema::{self, SchemaError};
 use super::{
-    Change, Found, HintPage, Kept, Listing, Meta, Record, ScanPage, Span, Store, StoreError,
+    Change, Found, HintPage, Kept, Listing, Meta, Record, ScanPage, Span, Store, StoreError, Taken,
 };
 use crate::generation::Generation;
 use crate::members::Members;
@@ -477,6 +478,16 @@ impl Store for DiskStore {
 
     fn probe(&self) -> Result<(), StoreError> {
         Ok(self.directory.probe().map_err(|error| self.sled.fail(error.into()))?)
+    }
+
+    fn keep_trees(&self, trees: &[u8]) -> Result<(), StoreError> {
+        let kept = trees::keep(&self.directory.data(), *self.writer(), trees);
+        Ok(kept.map_err(|error| self.sled.fail(error.into()))?)
+    }
+
+    fn take_trees(&self) -> Result<Taken, StoreError> {
+        let taken = trees::take(&self.directory.data(), *self.writer());
+        Ok(taken.map_err(|error| self.sled.fail(error.into()))?)
     }
 
     fn disk_bytes(&self) -> Result<u64, StoreError> {

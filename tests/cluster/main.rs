@@ -31,3 +31,5 @@ mod replacing;
 mod secrets;
 #[cfg(test)]
 mod transfer;
+#[cfg(test)]
+mod trees;

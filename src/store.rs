@@ -216,6 +216,8 @@ pub struct Span {
     pub leaves: Option<LeafSet>,
     /// Stop after about this many bytes of records, whether they are wanted or not.
     pub limit_bytes: usize,
+    /// True if nobody asks for the contexts: the reading of a tree does not, and reads everything.
+    pub without_contexts: bool,
 }
 
 impl Span {
@@ -230,7 +232,7 @@ impl Span {
 pub struct Scanned {
     /// The key.
     pub key: Key,
-    /// Every event that its object knows of.
+    /// Every event that its object knows of; empty in a [`Span`] without contexts.
     pub context: Context,
     /// The object's digest.
     pub digest: Digest,
@@ -242,10 +244,11 @@ pub struct Scanned {
 
 impl Scanned {
     /// What is to be told of this object.
-    pub fn of(key: Key, object: &Object) -> Self {
+    pub fn of(key: Key, object: &Object, span: &Span) -> Self {
         let digest = Digest::of(&key, object);
         let bytes = wire::encoded_len(object);
-        Scanned { key, context: object.context(), digest, dead: object.dead(), bytes }
+        let context = if span.without_contexts { Context::default() } else { object.context() };
+        Scanned { key, context, digest, dead: object.dead(), bytes }
     }
 }
 
@@ -262,9 +265,9 @@ pub struct ScanPage {
 
 impl ScanPage {
     /// Adds what was found at a key.
-    pub fn add(&mut self, key: Key, found: Found) {
+    pub fn add(&mut self, key: Key, found: Found, span: &Span) {
         match found {
-            Found::Record(record) => self.items.push(Scanned::of(key, &record.object)),
+            Found::Record(record) => self.items.push(Scanned::of(key, &record.object, span)),
             Found::Damaged => self.damaged.push(key),
             Found::Nothing => {}
         }

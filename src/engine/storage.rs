@@ -544,7 +544,7 @@ mod tests {
         };
         assert!(took(slow, &|| storage.submit(std::iter::once(read()))) >= slow);
         let scan = || {
-            let span = Span { after: None, until: None, leaves: None, limit_bytes: 1 };
+            let span = Span { limit_bytes: 1, ..Span::default() };
             Work::Scan { token: 1, partition: Partition(1), span }
         };
         assert!(took(slow, &|| storage.submit(std::iter::once(scan()))) >= slow);

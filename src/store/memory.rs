@@ -192,7 +192,7 @@ impl Store for MemoryStore {
                 break;
             }
             if span.wants(key) {
-                page.add(key.clone(), decode_record(partition, key, stored.clone()));
+                page.add(key.clone(), decode_record(partition, key, stored.clone()), span);
             }
             bytes += stored.len();
             if bytes >= span.limit_bytes {

@@ -111,7 +111,7 @@ impl Answers {
                     return Err(Refusal::Busy { what, limit: MAX_SCANS as u32 });
                 }
                 let leaves = leaves.map(LeafSet::new);
-                let span = Span { after, until: None, leaves, limit_bytes: PAGE_BYTES };
+                let span = Span { after, leaves, limit_bytes: PAGE_BYTES, ..Span::default() };
                 self.scans.insert(fx.scan(partition, span), (from, op));
                 Ok(None)
             }

@@ -297,6 +297,7 @@ impl Exchange {
             until: next.clone(),
             leaves,
             limit_bytes: PAGE_BYTES,
+            ..Span::default()
         };
         self.stage = Stage::Mine { theirs, next, mine: Vec::new() };
         self.patience = now + PATIENCE;
@@ -318,8 +319,9 @@ impl Exchange {
             let leaves = self.leaves.as_ref().map(|leaves| LeafSet::new(leaves.iter().copied()));
             let (after, until) = (page.next, next.clone());
             self.patience = now + PATIENCE;
-            self.question =
-                fx.scan(self.partition, Span { after, until, leaves, limit_bytes: PAGE_BYTES });
+            let limit_bytes = PAGE_BYTES;
+            let span = Span { after, until, leaves, limit_bytes, ..Span::default() };
+            self.question = fx.scan(self.partition, span);
             return GO_ON;
         }
         let (theirs, mine, next) =

@@ -72,7 +72,7 @@ impl Reader {
         let Some(partition) = self.current else { return };
         let after = fx.forest().begin_page(partition);
         let limit_bytes = if fx.is_busy() { PAGE_BYTES_BESIDE_CLIENTS } else { PAGE_BYTES };
-        let span = Span { after, limit_bytes, ..Span::default() };
+        let span = Span { after, limit_bytes, without_contexts: true, ..Span::default() };
         self.asked_at = now;
         self.token = Some(fx.scan(partition, span));
     }

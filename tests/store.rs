@@ -488,7 +488,7 @@ fn scan_by_pages(
         for item in page.items {
             let found = model.read(partition, &item.key).unwrap();
             let Found::Record(record) = found else { panic!("{item:?}") };
-            assert_eq!(item, Scanned::of(item.key.clone(), &record.object));
+            assert_eq!(item, Scanned::of(item.key.clone(), &record.object, &Span::default()));
         }
         match page.next {
             Some(next) => span.after = Some(next),

@@ -476,7 +476,7 @@ fn waits_for_disk(kind: &Kind) -> bool {
 }
 
 /// Why nothing is asked of a disk that does not answer: in words that every protocol has.
-fn stalled() -> Refusal {
+pub(super) fn stalled() -> Refusal {
     let what = "the time in ms that the node's disk takes to answer".into();
     Refusal::Busy { what, limit: STALLED_AFTER_MS }
 }

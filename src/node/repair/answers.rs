@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use crate::merkle::{FANOUT, LEAVES, LEVELS, LeafSet, SHAPE, width_of};
 use crate::message::{Body, Item, Refusal};
 use crate::node::effects::Effects;
+use crate::node::replica::stalled;
 use crate::ring::Ring;
 use crate::store::{ScanPage, Scanned, Span};
 use crate::types::{Blob, NodeId, Partition};
@@ -68,6 +69,10 @@ impl Answers {
         let homes = ring.homes(partition);
         if !homes.contains(&fx.me()) || !homes.contains(&from) {
             return Err(Refusal::NotHome);
+        }
+        // An answer could wait for what is not synced.
+        if fx.stall().is_some() {
+            return Err(stalled());
         }
         let own_generation = fx.generations().number(partition);
         let Some(tree) = fx.forest().tree(partition) else {

@@ -18,7 +18,9 @@ mod reload;
 mod replacing;
 mod scrub;
 mod space;
+mod stall;
 mod storage;
+mod trees;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
@@ -38,6 +40,7 @@ use tracing::{error, info, warn};
 use crate::config::{Config, ConfigError, check_address};
 use crate::emulation;
 use crate::members::{Member, Members};
+use crate::merkle::KeptTree;
 use crate::message::{
     Call, CallBody, Refusal, Replacement, Reply, ReplyBody, Response, SampleReport,
 };
@@ -57,12 +60,13 @@ use ending::Ending;
 use health::{Question, Watchers};
 use journal::Comparisons;
 pub use life::run;
-use life::{Ended, run_watched};
+use life::{Outcome, run_watched};
 use manager::{Manager, Patience};
 pub use origin::Conflict;
 pub use process::Order;
 use reload::Settings;
 use scrub::Scrubber;
+use stall::Watch;
 use storage::{Report, Storage};
 
 /// Most calls under way on one client's connection.
@@ -182,7 +186,7 @@ fn open_and_run(config: &Config, mut orders: Receiver<Order>) -> Result<(), Serv
         let own = own_again(shared);
         let failed = matches!(served, Err(ServeError::Store(_)));
         store = match (served, own) {
-            (Ok(Ended::Rebuild), Some(own)) => rebuilt(config, own)?,
+            (Ok(Outcome::Rebuild), Some(own)) => rebuilt(config, own)?,
             (Err(error), Some(own)) if failed && own.is_damaged() => {
                 error!(event = "store_damaged", "{error}");
                 rebuilt(config, own)?
@@ -224,6 +228,16 @@ fn rebuilt(config: &Config, damaged: DiskStore) -> Result<DiskStore, ServeError>
         }
         (store, None) => Ok(store),
     }
+}
+
+/// What is left of an engine.
+struct Ended {
+    ending: Ending,
+    storage: Storage,
+    /// What the store is to know.
+    meta: Meta,
+    /// What is kept for the next start.
+    trees: Vec<KeptTree>,
 }
 
 /// A client's connection.
@@ -279,6 +293,8 @@ struct Engine<'a> {
     comparisons: Comparisons,
     /// Why the node refuses writes for want of space, if it does.
     short: Option<Shortage>,
+    /// Whether the store gets on.
+    watch: Watch,
     manager: Manager,
     /// Reads the store off the disk.
     scrubber: Scrubber,
@@ -342,6 +358,7 @@ impl<'a> Engine<'a> {
             alarm,
             comparisons: Comparisons::default(),
             short: None,
+            watch: Watch::default(),
             manager,
             scrubber,
             accepting: None,
@@ -361,7 +378,7 @@ impl<'a> Engine<'a> {
         seed: u64,
         orders: &mut Receiver<Order>,
         mut questions: Receiver<Question>,
-    ) -> Result<(Ending, Storage, Meta), StoreError> {
+    ) -> Result<Ended, StoreError> {
         let accepting = tokio::spawn(listener::accept(listener, self.hub.clone()));
         self.accepting = Some(accepting.abort_handle());
         let mut rng = Rng::new(seed);
@@ -403,6 +420,7 @@ impl<'a> Engine<'a> {
             }
             self.go_on_draining();
             self.consider_rebuilding();
+            self.watch_store();
             self.tell_manager();
             self.comparisons.tell(Instant::now(), self.node.members());
             yield_now().await;
@@ -410,7 +428,8 @@ impl<'a> Engine<'a> {
         self.comparisons.tell_all(self.node.members());
         self.end_emulation();
         self.flush().await;
-        Ok((self.ending, self.storage, self.node.meta().clone()))
+        let (meta, trees) = (self.node.meta().clone(), self.node.kept_trees());
+        Ok(Ended { ending: self.ending, storage: self.storage, meta, trees })
     }
 
     fn order(&mut self, order: Order) {
@@ -424,7 +443,7 @@ impl<'a> Engine<'a> {
     fn tell_manager(&mut self) {
         let now = Instant::now();
         self.hub.log.sweep();
-        self.manager.feed(now, self.storage.writing_for(now));
+        self.manager.feed(now);
         if self.manager.is_due(now) {
             let (serves, condition) = (self.node.is_settled(), self.condition());
             self.manager.tell(now, serves, condition);
@@ -491,6 +510,16 @@ impl<'a> Engine<'a> {
         self.short = shortage;
         self.manager.look_again();
         self.input(Input::Space(shortage));
+    }
+
+    /// Notices whether the store gets on. A node wakes at least ten times a second.
+    fn watch_store(&mut self) {
+        let news = self.watch.look(Instant::now(), self.storage.progress());
+        if let Some((stall, lasts)) = news {
+            journal::tell_stall(&self.config.name, stall, lasts);
+            self.manager.look_again();
+            self.input(Input::Stalled(stall));
+        }
     }
 
     fn event(&mut self, event: Event) {

@@ -9,11 +9,15 @@
 //!
 //! An inner node is the sum of its children, so every level costs one addition for each write.
 
+mod kept;
+
 use bincode::{BorrowDecode, Encode};
 use bytes::Bytes;
 
 use crate::causal::Object;
 use crate::types::{Key, hash64};
+
+pub use self::kept::{Binding, KeptTree, KeptTrees};
 
 /// Children of each inner node.
 pub const FANOUT: usize = 16;
@@ -134,6 +138,12 @@ impl Tree {
     pub fn node(&self, level: u8, at: u16) -> Digest {
         let first: usize = (0..level).map(width_of).sum();
         self.nodes.get(first + usize::from(at)).copied().unwrap_or_default()
+    }
+
+    /// The leaves that are not zero, each with its place.
+    pub fn leaves(&self) -> impl Iterator<Item = (u16, Digest)> {
+        let all = (0..LEAVES as u16).map(|leaf| (leaf, self.node(LEVELS, leaf)));
+        all.filter(|(_, digest)| *digest != Digest(0))
     }
 
     /// The children of node `at` of a level above the leaves.

@@ -20,7 +20,7 @@ pub use refusal::{Refusal, Roll};
 pub use status::{
     CHANGING_RING, CollectionStatus, DRAINED, LEVELS, OVERSIZED_KEYS, PARTITIONS_LOST, PairStatus,
     PeerRepair, PeerStatus, RING_VERSION_OF, RecentTrips, RepairCounts, RepairReport, RepairStatus,
-    SampleReport, StatusReport, TROUBLE,
+    STORE_STALLED, SampleReport, StatusReport, TROUBLE, UNSERVABLE,
 };
 
 /// How many replicas must take part in a request, and which.

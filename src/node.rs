@@ -34,11 +34,12 @@ use replica::Replica;
 use returning::Returning;
 pub use words::{
     ClientId, Config, Done, EXPLORE, Experiment, Hindrance, Input, LATE_READ, Limits, Notice,
-    Output, Oversize, PeerView, RingChange, Shortage, Work,
+    Output, Oversize, PeerView, RingChange, Shortage, Stall, Work,
 };
 
 use crate::generation::Grave;
 use crate::members::Members;
+use crate::merkle::KeptTree;
 use crate::message::{Body, PeerMessage, RecentTrips, Refusal, Request};
 use crate::store::{HintTotal, Meta};
 use crate::types::{Key, MILLI, Micros, NodeId, Partition};
@@ -129,6 +130,10 @@ impl Node {
                 self.placement.replace(now, old, new, fx);
             }
             Input::Space(shortage) => self.replica.space(shortage),
+            Input::Stalled(stall) => {
+                fx.set_stall(stall);
+                self.replica.stalled(fx);
+            }
             Input::Drain(drained) => self.drained = drained,
             Input::Limits(limits) => {
                 fx.limit_hints(limits.hint_limit_bytes);
@@ -463,6 +468,18 @@ impl Node {
     /// True while others may still keep something for this node: what it does not find does not count.
     pub fn is_awaiting(&self) -> bool {
         self.effects.is_awaiting()
+    }
+
+    /// Own partitions that cannot be read and written with the configured R and W, because too few
+    /// other nodes can be reached. Whether this node itself takes requests is another question.
+    pub fn unservable(&self) -> usize {
+        self.coordinator.unservable(self.effects.own_partitions())
+    }
+
+    /// The trees for the next start, if this node stops now and all that it wanted written is; none
+    /// while records are known to be damaged: the next start is to find them.
+    pub fn kept_trees(&self) -> Vec<KeptTree> {
+        if self.damaged() > 0 { Vec::new() } else { self.effects.kept_trees() }
     }
 
     /// The members as this node knows them now.

@@ -216,6 +216,8 @@ pub struct Span {
     pub leaves: Option<LeafSet>,
     /// Stop after about this many bytes of records, whether they are wanted or not.
     pub limit_bytes: usize,
+    /// True if nobody asks for the contexts: the reading of a tree does not, and reads everything.
+    pub without_contexts: bool,
 }
 
 impl Span {
@@ -230,7 +232,7 @@ impl Span {
 pub struct Scanned {
     /// The key.
     pub key: Key,
-    /// Every event that its object knows of.
+    /// Every event that its object knows of; empty in a [`Span`] without contexts.
     pub context: Context,
     /// The object's digest.
     pub digest: Digest,
@@ -242,10 +244,11 @@ pub struct Scanned {
 
 impl Scanned {
     /// What is to be told of this object.
-    pub fn of(key: Key, object: &Object) -> Self {
+    pub fn of(key: Key, object: &Object, span: &Span) -> Self {
         let digest = Digest::of(&key, object);
         let bytes = wire::encoded_len(object);
-        Scanned { key, context: object.context(), digest, dead: object.dead(), bytes }
+        let context = if span.without_contexts { Context::default() } else { object.context() };
+        Scanned { key, context, digest, dead: object.dead(), bytes }
     }
 }
 
@@ -262,9 +265,9 @@ pub struct ScanPage {
 
 impl ScanPage {
     /// Adds what was found at a key.
-    pub fn add(&mut self, key: Key, found: Found) {
+    pub fn add(&mut self, key: Key, found: Found, span: &Span) {
         match found {
-            Found::Record(record) => self.items.push(Scanned::of(key, &record.object)),
+            Found::Record(record) => self.items.push(Scanned::of(key, &record.object, span)),
             Found::Damaged => self.damaged.push(key),
             Found::Nothing => {}
         }
@@ -322,6 +325,17 @@ pub fn hint_bytes(key: &Key, record: &Record) -> u64 {
     let values = record.object.values().map(|(_, version)| version.value.0.len() + 20);
     let entries = record.object.entries().len() * 24;
     (key.as_bytes().len() + values.sum::<usize>() + entries + 32) as u64
+}
+
+/// What a store had kept for the next start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// Nothing was kept.
+    Nothing,
+    /// This, and nothing was written since.
+    Whole(Vec<u8>),
+    /// Something that must not be used, and why.
+    Unusable(String),
 }
 
 /// The disk failed. What was synced is there; nothing more may be acknowledged, and the process must
@@ -415,8 +429,26 @@ pub trait Store: Send + Sync {
         Ok(Scrubbed { parts: 0, damage: None })
     }
 
+    /// Writes a little to the disk and waits until it is there. A disk that hangs shows nowhere
+    /// else while nothing is written.
+    fn probe(&self) -> Result<(), StoreError> {
+        self.sync()
+    }
+
     /// Bytes taken on disk.
     fn disk_bytes(&self) -> Result<u64, StoreError>;
+
+    /// Keeps these bytes for the next start: they hold until something is applied.
+    fn keep_trees(&self, trees: &[u8]) -> Result<(), StoreError> {
+        let _ = trees;
+        Ok(())
+    }
+
+    /// Takes what was kept. When this returns, it is gone from the disk for good: whatever happens
+    /// to the store from then on, an older state of it is never taken again.
+    fn take_trees(&self) -> Result<Taken, StoreError> {
+        Ok(Taken::Nothing)
+    }
 
     /// Bytes that the disk has left beside what this store needs for itself and for `coming_bytes` more
     /// bytes of records; `None` where nothing limits it.

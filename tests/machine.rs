@@ -27,6 +27,8 @@ mod placement;
 mod repair;
 #[path = "machine/repeats.rs"]
 mod repeats;
+#[path = "machine/stalls.rs"]
+mod stalls;
 #[path = "machine/trips.rs"]
 mod trips;
 

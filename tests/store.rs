@@ -466,7 +466,13 @@ fn a_scan_shows_what_is_there_and_what_is_forgotten_is_not() {
     for partition in [Partition(0), Partition(1)] {
         for leaves in [None, Some(even.clone())] {
             for (until, limit_bytes) in [(None, 1_000), (Some(key("k050")), 1)] {
-                let all = Span { after: None, until, leaves: leaves.clone(), limit_bytes };
+                let all = Span {
+                    after: None,
+                    until,
+                    leaves: leaves.clone(),
+                    limit_bytes,
+                    without_contexts: false,
+                };
                 assert_eq!(scan_by_pages(&store, &model, partition, all.clone()), {
                     let whole = Span { limit_bytes: usize::MAX, ..all };
                     model.scan(partition, &whole).unwrap().items.len()
@@ -491,7 +497,7 @@ fn scan_by_pages(
         for item in page.items {
             let found = model.read(partition, &item.key).unwrap();
             let Found::Record(record) = found else { panic!("{item:?}") };
-            assert_eq!(item, Scanned::of(item.key.clone(), &record.object));
+            assert_eq!(item, Scanned::of(item.key.clone(), &record.object, &Span::default()));
         }
         match page.next {
             Some(next) => span.after = Some(next),

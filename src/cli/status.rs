@@ -4,7 +4,7 @@ use clap::Args;
 use pixii::members::Opinion;
 use pixii::message::{
     CollectionStatus, LinksReport, OVERSIZED_KEYS, PARTITIONS_LOST, PairStatus, PeerRepair,
-    PeerStatus, RepairReport, StatusReport, TROUBLE,
+    PeerStatus, RepairReport, STORE_STALLED, StatusReport, TROUBLE, UNSERVABLE,
 };
 use pixii::types::NodeId;
 use serde_json::{Value, json};
@@ -125,6 +125,8 @@ fn as_json(report: &StatusReport) -> Value {
         "without_authority": report.without_authority,
         "partitions_lost": report.level(PARTITIONS_LOST),
         "oversized_keys": report.level(OVERSIZED_KEYS),
+        "unservable_partitions": report.level(UNSERVABLE),
+        "store_stalled_seconds": report.level(STORE_STALLED),
         "uptime_ms": report.uptime_ms,
         "partitions": report.partitions,
         "disk_bytes": report.disk_bytes,
@@ -195,11 +197,13 @@ fn as_text(report: &StatusReport, links: Option<&LinksReport>) -> String {
     };
     let serving = match (report.serving, report.is_drained()) {
         (true, _) => "yes",
+        (false, _) if report.level(STORE_STALLED) > 0 => "no: its disk hangs",
         (false, false) => "not yet: it waits for its peers",
         (false, true) => "no: it is drained, until `pixii node undrain` or a start",
     };
     let mut rows = vec![
         row(["serving", serving]),
+        row(["cluster", report.unservable().as_deref().unwrap_or("enough other owners are up")]),
         row(["store", &format!("{:016x}", report.store)]),
         row(["incarnation", &format!("{}, after {last_stop}", report.incarnation)]),
         row(["home to", &home_to]),
@@ -207,6 +211,13 @@ fn as_text(report: &StatusReport, links: Option<&LinksReport>) -> String {
         row(["compared", &compared(report)]),
         row(["deleted", &deleted(&report.collection)]),
     ];
+    if let seconds @ 1.. = report.level(STORE_STALLED) {
+        let text = format!(
+            "its disk has made no progress for {}: what needs it is refused, and other nodes serve",
+            duration(1_000 * seconds)
+        );
+        rows.push(row(["STALLED", &text]));
+    }
     for unfinished in report.unfinished_ring() {
         rows.push(row(["ring", &unfinished]));
     }

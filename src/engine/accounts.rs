@@ -2,16 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use super::drain::Drain;
-use super::{Engine, journal};
+use super::{Engine, journal, stall};
 use crate::config::Config;
 use crate::emulation::Kind;
 use crate::members::{Members, Opinion};
 use crate::message::{
     CHANGING_RING, CollectionStatus, DRAINED, OVERSIZED_KEYS, PARTITIONS_LOST, PairStatus,
     PeerRepair, PeerStatus, RING_VERSION_OF, RepairCounts, RepairReport, RepairStatus, RingReport,
-    StatusReport, TROUBLE,
+    STORE_STALLED, StatusReport, TROUBLE, UNSERVABLE,
 };
 use crate::node::{Input, PairView};
 use crate::ring::Ring;
@@ -69,7 +70,10 @@ impl Engine<'_> {
             (format!("{RING_VERSION_OF}{}", self.node.members().name(member)), version)
         };
         counters.extend(self.node.other_rings().map(other));
+        let stalled = self.watch.lasts(Instant::now());
         let levels = [
+            (STORE_STALLED, stalled.map_or(0, |lasts| lasts.as_secs().max(1))),
+            (UNSERVABLE, self.node.unservable() as u64),
             (OVERSIZED_KEYS, self.node.oversized_keys()),
             (PARTITIONS_LOST, self.node.lost().len() as u64),
         ];
@@ -88,7 +92,7 @@ impl Engine<'_> {
             store: self.node.meta().store,
             incarnation: self.node.meta().incarnation,
             recovered: self.recovered,
-            serving: self.node.refusal(self.now(), true).is_none(),
+            serving: stalled.is_none() && self.node.refusal(self.now(), true).is_none(),
             without_authority: self.node.meta().without_authority.len() as u32,
             uptime_ms: self.start.elapsed().as_millis() as u64,
             partitions: self.ring.share(self.config.me()) as u32,
@@ -137,6 +141,10 @@ impl Engine<'_> {
             Drain::Done => return "drained: other nodes do its work".to_owned(),
             Drain::No => {}
         }
+        if let Some(lasts) = self.watch.lasts(Instant::now()) {
+            let lasts = stall::about(lasts);
+            return format!("not serving: its disk has made no progress for {lasts}");
+        }
         let mut condition = if self.short.is_some() {
             "serving reads only: its disk is nearly full"
         } else if self.node.refusal(self.now(), true).is_some() {
@@ -148,6 +156,11 @@ impl Engine<'_> {
         let (unread, all) = (self.node.unread(), self.ring.share(self.config.me()));
         if unread > 0 {
             condition.push_str(&format!("; reading trees: {unread} of {all} partitions left"));
+        }
+        let unservable = self.node.unservable();
+        if unservable > 0 {
+            let rest = "cannot be read and written, too few other owners are up";
+            condition.push_str(&format!("; cluster: {unservable} of {all} partitions {rest}"));
         }
         let lost = self.node.lost().len();
         if lost > 0 {

@@ -10,7 +10,7 @@ use tracing::info;
 
 use super::drain::Drain;
 use super::ending::Ending;
-use super::{Engine, Order, ServeError, binding, process};
+use super::{Engine, Order, ServeError, binding, process, stall};
 use crate::config::Config;
 use crate::metrics::{Account, Load};
 use crate::net::http::{self, HttpPort};
@@ -172,14 +172,17 @@ impl Board {
                 return Answer::line(503, &why);
             }
         };
+        // Whether the node takes requests is one answer, whether enough others are up another one.
+        let cluster = account.status.unservable();
+        let cluster = cluster.map_or(String::new(), |what| format!("\ncluster: {what}"));
         match (path, &account.unready) {
             ("/metrics", _) => {
                 let (content_type, body) = account.metrics(openmetrics);
                 Answer { status: 200, content_type, body }
             }
             ("/livez", _) => Answer::line(200, "alive"),
-            ("/readyz", None) => Answer::line(200, "ready"),
-            ("/readyz", Some(why)) => Answer::line(503, &format!("not ready: {why}")),
+            ("/readyz", None) => Answer::line(200, &format!("ready{cluster}")),
+            ("/readyz", Some(why)) => Answer::line(503, &format!("not ready: {why}{cluster}")),
             _ => Answer::line(200, &account.lines().join("\n")),
         }
     }
@@ -204,6 +207,7 @@ impl Engine<'_> {
                 unsynced_bytes: levels.unsynced_bytes.get(),
                 free_bytes: levels.free_bytes(),
                 reserve_bytes: self.config.disk_reserve_mib << 20,
+                stalled: self.watch.lasts(Instant::now()).unwrap_or_default(),
                 unsent,
                 client_places: self.hub.places.clients,
                 frame_memory: [
@@ -224,6 +228,10 @@ impl Engine<'_> {
         }
         if let Some(refusal) = self.node.refusal(self.now(), true) {
             return Some(refusal.to_string());
+        }
+        if let Some(lasts) = self.watch.lasts(Instant::now()) {
+            let lasts = stall::about(lasts);
+            return Some(format!("its disk has made no progress for {lasts}: others serve"));
         }
         if let Some(Shortage { free_bytes, reserve_bytes }) = self.short {
             return Some(format!(

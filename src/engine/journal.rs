@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::members::{Members, Opinion};
 use crate::metrics::Account;
 use crate::net::throttle::{LogThrottle, limited};
-use crate::node::{Notice, Oversize, Shortage};
+use crate::node::{Notice, Oversize, Shortage, Stall};
 use crate::store::disk::Salvage;
 use crate::types::{MILLI, Micros, NodeId};
 
@@ -147,6 +147,28 @@ pub(super) fn tell_salvage(name: &str, Salvage { copied, lost, aside, .. }: &Sal
         "node {name} has made its store anew without {} ranges that could not be read: the other \
          owners have what was in them; {kept}",
         lost.count
+    );
+}
+
+/// Logs that the disk of a node makes no progress, or does again after so long.
+pub(super) fn tell_stall(name: &str, stall: Option<Stall>, lasts: Duration) {
+    let ms = lasts.as_millis() as u64;
+    let Some(stall) = stall else {
+        info!(
+            event = "disk_resumed",
+            ms, "the disk of node {name} works again: it made no progress for {ms} ms"
+        );
+        return;
+    };
+    let what = match stall {
+        Stall::Writes => "writes and listings",
+        Stall::All => "every request that needs it",
+    };
+    warn!(
+        event = "disk_stalled",
+        ms,
+        "the disk of node {name} has made no progress for {ms} ms: the node refuses {what}, and other \
+         nodes take its place, until the disk works again"
     );
 }
 

@@ -17,7 +17,7 @@ use super::origin::{self, Conflict, Remembered};
 use super::reload::Settings;
 use super::scrub::Scrubber;
 use super::storage::Storage;
-use super::{Engine, Order, ServeError, configured};
+use super::{Ended, Engine, Order, ServeError, configured, trees};
 use crate::config::Config;
 use crate::members::{Member, Members};
 use crate::net::{Access, random};
@@ -41,7 +41,7 @@ pub fn run(
 
 /// Why a daemon lets go of its store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ended {
+pub(super) enum Outcome {
     /// It stops.
     Stop,
     /// The store is to be made anew.
@@ -54,7 +54,7 @@ pub(super) fn run_watched(
     store: Arc<dyn Store>,
     orders: &mut Receiver<Order>,
     watchers: &Watchers,
-) -> Result<Ended, ServeError> {
+) -> Result<Outcome, ServeError> {
     let (mut continues, mut settings) = (false, Settings::of(config));
     loop {
         let ended = live((config, &mut settings), &store, orders, watchers, continues);
@@ -63,8 +63,8 @@ pub(super) fn run_watched(
         }
         match ended? {
             Ending::Relive => continues = true,
-            Ending::Stop => return Ok(Ended::Stop),
-            Ending::Rebuild => return Ok(Ended::Rebuild),
+            Ending::Stop => return Ok(Outcome::Stop),
+            Ending::Rebuild => return Ok(Outcome::Rebuild),
             Ending::Duplicate(why) => return Err(Conflict::Duplicate(why).into()),
             Ending::Removed(why) => return Err(ServeError::Removed(why, config.data_dir.clone())),
         }
@@ -110,6 +110,11 @@ fn live(
         is_moved = runtime.block_on(judge(config, &**store, &owner, &sought))?;
     }
     let last = store.meta().map_err(|error| unusable(error.into()))?;
+    // Before anything is written.
+    let trees = match (continues, &last) {
+        (false, Some(last)) => trees::take(&**store, last, (config, &ring))?,
+        _ => Vec::new(),
+    };
     let recovered = last.is_some_and(|meta| !meta.clean);
     let process = if continues { Process::Same } else { Process::New(fresh_id) };
     let meta = begin_life(&**store, &owner, process).map_err(unusable)?;
@@ -157,11 +162,13 @@ fn live(
         Storage::start(store, levels, reserve_bytes, reports.clone()).map_err(system("threads"))?;
     let scrubber = Scrubber::start(store.clone(), settings.scrub_interval_ms, reports);
     let scrubber = scrubber.map_err(system("thread"))?;
+    let kept_ring = ring.clone();
     let served = runtime.block_on(async {
         let config_of_node = node::Config {
             boot_nonce,
             hints,
             generations,
+            trees,
             continues,
             ..machine_config((config, settings), ring.clone(), members)
         };
@@ -175,11 +182,15 @@ fn live(
     });
     // A look-up of a peer's host name may still be waiting for an answer.
     runtime.shutdown_background();
-    let (ending, storage, meta) = served?;
+    let Ended { ending, storage, meta, trees } = served?;
     watchers.end(&ending);
     let _writing = Patience::begin().map_err(system("thread"))?;
     storage.finish()?;
     end_life(&**store, &meta)?;
+    // The next incarnation has another ring, or another store, of which all is read.
+    if !matches!(ending, Ending::Relive | Ending::Rebuild) {
+        trees::keep(&**store, &meta, (config, &kept_ring), trees)?;
+    }
     match &ending {
         Ending::Relive => info!("node {} has a later ring, and begins another life", config.name),
         _ => info!("node {} has stopped", config.name),

@@ -4,9 +4,9 @@
 use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex};
 use std::thread::{self, Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::levels::Levels;
 use super::space::Space;
-use crate::net::locked;
+use super::stall::Progress;
 use crate::node::{Done, Shortage, Work};
 use crate::store::{Change, Span, Store, StoreError, hint_bytes};
 use crate::types::{Key, Micros, NodeId, Partition};
@@ -22,9 +22,10 @@ use crate::types::{Key, Micros, NodeId, Partition};
 /// A batch takes no more once it has this many changes or bytes: beyond it, sled gains little.
 const BATCH_CHANGES: usize = 128;
 const BATCH_BYTES: u64 = 1 << 20;
-/// How often an idle writer looks for free space while there is too little, and while there is enough.
+/// How often an idle writer looks for free space and whether the disk takes anything: while
+/// something is wrong, and while nothing is.
 const LOOK: Duration = Duration::from_millis(500);
-const CALM_LOOK: Duration = Duration::from_secs(5);
+const CALM_LOOK: Duration = Duration::from_secs(2);
 /// How often the store is measured.
 const MEASURE: Duration = Duration::from_secs(1);
 
@@ -47,9 +48,6 @@ pub(super) enum Report {
     /// The store failed; the thread that saw it has ended.
     Failed(StoreError),
 }
-
-/// Since when the writer has been at one thing; `None` while it waits for work.
-type Stretch = Mutex<Option<Instant>>;
 
 /// A scan that waits for its thread: token, partition and span.
 type Scan = (u64, Partition, Span);
@@ -85,7 +83,9 @@ pub(super) struct Storage {
     lookups: Sender<Lookup>,
     scans: Sender<Scan>,
     levels: Arc<Levels>,
-    writing: Arc<Stretch>,
+    /// What the writer and the reader are at.
+    writing: Arc<Progress>,
+    reading: Arc<Progress>,
     /// By how much every piece of work is slowed, in microseconds.
     delay: Arc<AtomicU64>,
     threads: Vec<JoinHandle<Result<(), StoreError>>>,
@@ -107,8 +107,10 @@ impl Storage {
         let (told, scanned) = (reports.clone(), reports.clone());
         let levels = Arc::new(levels);
         let (of_writer, of_reader, of_scanner) = (levels.clone(), levels.clone(), levels.clone());
-        let (writing, delay) = (Arc::new(Stretch::default()), Arc::new(AtomicU64::new(0)));
-        let (begun, slows) = (writing.clone(), [delay.clone(), delay.clone(), delay.clone()]);
+        let (writing, reading) = (Arc::<Progress>::default(), Arc::<Progress>::default());
+        let (begun, looked_up, delay) =
+            (writing.clone(), reading.clone(), Arc::new(AtomicU64::new(0)));
+        let slows = [delay.clone(), delay.clone(), delay.clone()];
         let [slows_writes, slows_reads, slows_scans] = slows;
         let writer = spawn("store-writer", reports, move |reports| {
             let (space, ahead) = (Space::new(reserve_bytes), Vec::new().into_iter());
@@ -116,13 +118,13 @@ impl Storage {
             Writer { store, queued, ahead, levels, writing, delay, space, reports }.run()
         })?;
         let reader = spawn("store-reader", told, move |out| {
-            read(&*to_read, &wanted, (&of_reader, &slows_reads), out)
+            read(&*to_read, &wanted, (&of_reader, &looked_up, &slows_reads), out)
         })?;
         let scanner = spawn("store-scanner", scanned, move |out| {
             scan(&*to_scan, &spans, (&of_scanner, &slows_scans), out)
         })?;
         let threads = vec![writer, reader, scanner];
-        Ok(Storage { jobs, lookups, scans, levels, writing, delay, threads })
+        Ok(Storage { jobs, lookups, scans, levels, writing, reading, delay, threads })
     }
 
     /// From now on every batch, look-up and scan takes so much longer, in microseconds: a slow disk, emulated.
@@ -172,10 +174,9 @@ impl Storage {
         &self.levels
     }
 
-    /// For how long the writer has been at what it does now; nothing while it waits for work.
-    pub(super) fn writing_for(&self, now: Instant) -> Duration {
-        let since = *locked(&self.writing);
-        since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    /// What the threads that write and read are at.
+    pub(super) fn progress(&self) -> (&Progress, &Progress) {
+        (&self.writing, &self.reading)
     }
 
     /// Returns when all that was submitted is done and the threads have ended.
@@ -222,7 +223,7 @@ struct Writer<'a> {
     /// Taken from the queue, and not done.
     ahead: std::vec::IntoIter<Job>,
     levels: Arc<Levels>,
-    writing: &'a Stretch,
+    writing: &'a Progress,
     delay: Arc<AtomicU64>,
     space: Space,
     reports: &'a Reports,
@@ -233,7 +234,7 @@ impl Writer<'_> {
     fn run(mut self) -> Result<(), StoreError> {
         self.look()?;
         while let Some(first) = self.first()? {
-            self.begin(true);
+            self.writing.begin();
             let (mut batch, mut lists) = (Batch::default(), Vec::new());
             let mut next = Some(first);
             while let Some(job) = next {
@@ -254,6 +255,7 @@ impl Writer<'_> {
                 let _ = self.reports.send(Report::Synced { mark, changes, took });
             }
             for List { token, partition, after, limit_bytes } in lists {
+                self.writing.begin();
                 let listing = self.store.list(partition, after.as_ref(), limit_bytes)?;
                 let _ = self.reports.send(Report::Done(Done::List { token, listing }));
             }
@@ -267,22 +269,20 @@ impl Writer<'_> {
             if let Some(job) = self.ahead.next() {
                 return Ok(Some(job));
             }
-            self.begin(false);
-            let patience = if self.space.is_short() { LOOK } else { CALM_LOOK };
+            self.writing.end();
+            let calm = !self.space.is_short() && !self.writing.was_slow();
+            let patience = if calm { CALM_LOOK } else { LOOK };
             match self.queued.recv_timeout(patience) {
                 Ok(jobs) => self.ahead = jobs.into_iter(),
                 Err(RecvTimeoutError::Timeout) => {
-                    self.begin(true);
+                    self.writing.begin();
+                    linger(&self.delay);
+                    self.store.probe()?;
                     self.look()?;
                 }
                 Err(RecvTimeoutError::Disconnected) => return Ok(None),
             }
         }
-    }
-
-    /// Notes that something begins, or that nothing is to be done.
-    fn begin(&self, something: bool) {
-        *locked(self.writing) = something.then(Instant::now);
     }
 
     /// A job that is there already.
@@ -349,10 +349,11 @@ fn linger(delay: &AtomicU64) {
 fn read(
     store: &dyn Store,
     wanted: &Receiver<Lookup>,
-    (levels, delay): (&Levels, &AtomicU64),
+    (levels, progress, delay): (&Levels, &Progress, &AtomicU64),
     reports: &Reports,
 ) -> Result<(), StoreError> {
     while let Ok(lookup) = wanted.recv() {
+        progress.begin();
         let mut reads = 1;
         linger(delay);
         let report = match lookup {
@@ -373,6 +374,7 @@ fn read(
                 Report::Done(Done::Hints { token, page })
             }
         };
+        progress.end();
         levels.reads.less(reads);
         let _ = reports.send(report);
     }
@@ -546,7 +548,7 @@ mod tests {
         };
         assert!(took(slow, &|| storage.submit(std::iter::once(read()))) >= slow);
         let scan = || {
-            let span = Span { after: None, until: None, leaves: None, limit_bytes: 1 };
+            let span = Span { limit_bytes: 1, ..Span::default() };
             Work::Scan { token: 1, partition: Partition(1), span }
         };
         assert!(took(slow, &|| storage.submit(std::iter::once(scan()))) >= slow);

@@ -24,8 +24,17 @@ pub const OVERSIZED_KEYS: &str = "oversized_keys";
 /// node has, until an operator accepts it: a level, which is there only while it is not 0.
 pub const PARTITIONS_LOST: &str = "partitions_lost";
 
+/// The counter that says for how many seconds the node's store has made no progress: a level, which
+/// is there only while it makes none.
+pub const STORE_STALLED: &str = "store_stalled_seconds";
+
+/// The counter that says how many partitions of the node cannot be served with the configured R and
+/// W, because too few other nodes can be reached: a level, which is there only while it is not 0.
+pub const UNSERVABLE: &str = "unservable_partitions";
+
 /// Those among the counters that are no counts of events.
-pub const LEVELS: [&str; 4] = [DRAINED, CHANGING_RING, OVERSIZED_KEYS, PARTITIONS_LOST];
+pub const LEVELS: [&str; 6] =
+    [DRAINED, CHANGING_RING, OVERSIZED_KEYS, PARTITIONS_LOST, STORE_STALLED, UNSERVABLE];
 
 /// A node's account of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
@@ -85,6 +94,16 @@ impl StatusReport {
     /// One of the [`LEVELS`], or a counter; 0 if it is not there.
     pub fn level(&self, name: &str) -> u64 {
         self.counters.iter().find(|(counter, _)| counter == name).map_or(0, |(_, level)| *level)
+    }
+
+    /// What cannot be served for want of other nodes, in words; `None` if everything can.
+    pub fn unservable(&self) -> Option<String> {
+        let (unservable, all) = (self.level(UNSERVABLE), self.partitions);
+        let text = format!(
+            "{unservable} of {all} partitions of this node cannot be read and written: too few of \
+             their other owners are up"
+        );
+        (unservable > 0).then_some(text)
     }
 
     /// True while a change of the ring is under way at the node, or granted by it to another one.

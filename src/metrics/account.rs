@@ -1,10 +1,13 @@
 //! A daemon's account of itself at a moment.
 
+use std::time::Duration;
+
 use super::Meter;
 use super::text::{self, Labels, Page};
 use crate::members::Opinion;
 use crate::message::{
     LEVELS, OVERSIZED_KEYS, PARTITIONS_LOST, PeerStatus, RING_VERSION_OF, StatusReport, TROUBLE,
+    UNSERVABLE,
 };
 use crate::net::inflow::Usage;
 
@@ -58,6 +61,8 @@ pub(crate) struct Load {
     pub(crate) free_bytes: Option<u64>,
     /// Bytes that it keeps in reserve.
     pub(crate) reserve_bytes: u64,
+    /// For how long the store has made no progress; nothing while it does.
+    pub(crate) stalled: Duration,
     /// Messages and bytes that wait to leave for each peer, in the order of the status.
     pub(crate) unsent: Vec<(usize, usize)>,
     /// Most clients that may be connected.
@@ -107,11 +112,7 @@ impl Account {
         let labels = vec![("cluster", status.cluster.as_str()), ("name", &status.name)];
         page.sample("_info", &labels, 1);
         let ready = u8::from(self.unready.is_none());
-        page.gauge(
-            "pixii_ready",
-            "1 if the node takes every request; /readyz says why not.",
-            ready,
-        );
+        page.gauge("pixii_ready", "1 if the node takes requests; /readyz says why not.", ready);
         let drained = u8::from(status.is_drained());
         page.gauge("pixii_drained", "1 while the node is taken out by its operator.", drained);
         let uptime = status.uptime_ms as f64 / MILLI;
@@ -119,6 +120,8 @@ impl Account {
         let help = "How often the store has been started.";
         page.gauge("pixii_incarnation", help, status.incarnation);
         page.gauge("pixii_partitions", "Partitions that the node is home to.", status.partitions);
+        let help = "Partitions of the node that cannot be read and written: too few of their other owners are up.";
+        page.gauge("pixii_cluster_unservable_partitions", help, status.level(UNSERVABLE));
         let help = "Partitions whose absent keys do not count here until they are recovered.";
         page.gauge("pixii_partitions_without_authority", help, status.without_authority);
         let help = "Partitions without another owner where acknowledged writes may be missing, not accepted yet.";
@@ -151,6 +154,8 @@ impl Account {
         }
         let help = "With less free than this, the node refuses writes.";
         page.gauge("pixii_disk_reserve_bytes", help, self.load.reserve_bytes);
+        let help = "For how long the store has made no progress: its disk hangs; 0 while it does.";
+        page.gauge("pixii_store_stalled_seconds", help, self.load.stalled.as_secs_f64());
         let help = "Batches of writes: the time to write one and sync it.";
         page.family("pixii_store_sync_duration_seconds", "histogram", help);
         page.histogram(&Vec::new(), &self.meter.syncs);
@@ -323,6 +328,7 @@ impl Account {
             status.incarnation,
             status.uptime_ms / 1_000,
         )];
+        lines.extend(status.unservable().map(|what| format!("cluster: {what}")));
         let free = load.free_bytes.map_or("unknown".to_owned(), size);
         lines.push(format!(
             "store: {} on disk, {free} free, {} not synced yet, {} reads and {} scans waiting",

@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::forest::{Forest, own_partitions};
 use super::generations::Generations;
-use super::{ClientId, Config, Hindrance, Notice, Output, Oversize, Work};
+use super::{ClientId, Config, Hindrance, Notice, Output, Oversize, Stall, Work};
 use crate::causal::Actor;
 use crate::emulation::Kind;
 use crate::generation::Generation;
 use crate::members::{Member, Members, Opinion};
+use crate::merkle::KeptTree;
 use crate::message::{Body, PeerMessage, Refusal, Response};
 use crate::ring::Ring;
 use crate::store::{Change, HintTotal, Kept, Meta, Record, Span, hint_bytes};
@@ -45,6 +46,8 @@ pub(super) struct Effects {
     own_lives: VecDeque<(NodeId, u64)>,
     /// Until when clients count as being there, since they were.
     busy_until: Micros,
+    /// What the store holds up, if it makes no progress.
+    stall: Option<Stall>,
     awaiting: bool,
     settled: bool,
     witnessed: bool,
@@ -63,6 +66,9 @@ pub(super) struct Effects {
 
 impl Effects {
     pub(super) fn new(config: &Config, meta: Meta) -> Self {
+        let own = own_partitions(&config.ring, config.me).into_iter();
+        let mut forest = Forest::new(own, config.object_limits.accepted);
+        forest.take_over(&config.trees);
         Effects {
             me: config.me,
             own_link: config.experiment.own_link,
@@ -70,15 +76,13 @@ impl Effects {
             members: config.members.clone(),
             now: 0,
             hints: HintLedger::new(&config.hints, config.hint_limit_bytes),
-            forest: Forest::new(
-                own_partitions(&config.ring, config.me).into_iter(),
-                config.object_limits.accepted,
-            ),
+            forest,
             generations: Generations::new(&config.generations),
             damaged: VecDeque::new(),
             opinions: VecDeque::new(),
             own_lives: VecDeque::new(),
             busy_until: 0,
+            stall: None,
             awaiting: false,
             settled: false,
             witnessed: false,
@@ -198,6 +202,16 @@ impl Effects {
         self.now < self.busy_until
     }
 
+    /// The store makes no progress, or does again.
+    pub(super) fn set_stall(&mut self, stall: Option<Stall>) {
+        self.stall = stall;
+    }
+
+    /// What the store holds up, if it makes no progress.
+    pub(super) fn stall(&self) -> Option<Stall> {
+        self.stall
+    }
+
     /// Whether some peer may still have hints for this node: what is not found here does not count then.
     pub(super) fn set_awaiting(&mut self, awaiting: bool) {
         self.awaiting = awaiting;
@@ -227,6 +241,16 @@ impl Effects {
     /// The trees of the own records.
     pub(super) fn forest(&mut self) -> &mut Forest {
         &mut self.forest
+    }
+
+    /// The trees that are known to be right, for the next start.
+    pub(super) fn kept_trees(&self) -> Vec<KeptTree> {
+        self.forest.kept()
+    }
+
+    /// The partitions that this node is an owner of.
+    pub(super) fn own_partitions(&self) -> impl Iterator<Item = Partition> {
+        self.forest.partitions()
     }
 
     /// Own partitions that have not been read to their end.

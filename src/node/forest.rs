@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::causal::Object;
-use crate::merkle::{Digest, Tree, leaf_of};
+use crate::merkle::{Digest, KeptTree, Tree, leaf_of};
 use crate::ring::Ring;
 use crate::store::ScanPage;
 use crate::types::{Key, NodeId, Partition};
@@ -95,6 +95,35 @@ impl Forest {
     pub(super) fn new(homes: impl Iterator<Item = Partition>, limit: usize) -> Self {
         let stands = homes.map(|partition| (partition, Stand::default())).collect();
         Forest { stands, limit, ..Forest::default() }
+    }
+
+    /// Takes over the trees of a clean stop: they need not be built.
+    pub(super) fn take_over(&mut self, kept: &[KeptTree]) {
+        for KeptTree { partition, dead, oversized, tree } in kept {
+            if let Some(stand) = self.stands.get_mut(partition) {
+                let (dead, oversized) = (*dead, *oversized);
+                stand.crop = Crop { tree: tree.clone(), dead, oversized };
+                stand.is_built = true;
+            }
+        }
+    }
+
+    /// The trees that are known to be right, for the next start.
+    pub(super) fn kept(&self) -> Vec<KeptTree> {
+        let doubted = |stand: &Stand| {
+            stand.is_doubtful || stand.reading.as_ref().is_some_and(|reading| reading.is_doubted)
+        };
+        let right = self.stands.iter().filter(|(_, stand)| stand.is_built && !doubted(stand));
+        let kept = right.map(|(partition, stand)| {
+            let Crop { tree, dead, oversized } = stand.crop.clone();
+            KeptTree { partition: *partition, dead, oversized, tree }
+        });
+        kept.collect()
+    }
+
+    /// The partitions that have a tree, or will.
+    pub(super) fn partitions(&self) -> impl Iterator<Item = Partition> {
+        self.stands.keys().copied()
     }
 
     /// The partition's tree, once it is built.

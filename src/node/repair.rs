@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use self::answers::Answers;
-use self::exchange::{Exchange, Moved, Step, Way};
+use self::exchange::{Exchange, Moved, Step, Stop, Way};
 use self::healing::Healing;
 use self::reading::Reader;
 use super::effects::Effects;
@@ -37,6 +37,10 @@ const MAX_EXCHANGES_BESIDE_CLIENTS: usize = 2;
 const AGAIN: Micros = 1_000 * MILLI;
 /// What is due is looked for so often; it is no matter of less.
 const LOOK: Micros = 100 * MILLI;
+/// While clients wait for this node, an exchange that has read records is followed by a pause of so
+/// many times what it took, and of this at most.
+const REST_PER_EXCHANGE: Micros = 3;
+const MOST_REST: Micros = 2_000 * MILLI;
 /// Exchanges with a peer that is back begin within this time.
 const SPREAD: Micros = 500 * MILLI;
 
@@ -51,6 +55,8 @@ pub(super) struct Repair {
     pairs: BTreeMap<(Partition, NodeId), Pair>,
     exchanges: Vec<Exchange>,
     look_at: Micros,
+    /// No exchange begins beside clients before.
+    rest_until: Micros,
     lane: Lane,
     answers: Answers,
     reader: Reader,
@@ -155,6 +161,7 @@ impl Repair {
             pairs,
             exchanges: Vec::new(),
             look_at: 0,
+            rest_until: 0,
             lane: Lane { next_op, flights: BTreeMap::new() },
             answers: Answers::default(),
             reader: Reader::new(own, config.scrub_interval),
@@ -350,8 +357,10 @@ impl Repair {
             })
             .collect();
         due.sort_unstable();
+        // What authority depends on does not rest: reads are refused meanwhile.
+        let rests = fx.is_busy() && now < self.rest_until;
         for (has_authority, _, partition, peer) in due {
-            if self.exchanges.len() >= most {
+            if self.exchanges.len() >= most || (rests && has_authority) {
                 break;
             }
             // One sender at a time for what may be missing.
@@ -452,8 +461,23 @@ impl Repair {
         };
         let exchange = self.exchanges.swap_remove(at);
         let proves = exchange.proves(fx);
-        let Exchange { peer, partition, moved, .. } = exchange;
+        let Exchange { peer, partition, moved, begun, has_read, .. } = exchange;
         self.lane.flights.retain(|_, f| f.peer != peer || f.partition != partition);
+        if has_read {
+            let rest = REST_PER_EXCHANGE * now.saturating_sub(begun);
+            self.rest_until = now + rest.min(MOST_REST);
+        }
+        let ended = match ended {
+            Err(Stop::NotYet) => {
+                fx.count("exchanges_put_off");
+                if let Some(pair) = self.pairs.get_mut(&(partition, peer)) {
+                    pair.due = Some(now + 2 * AGAIN);
+                }
+                return true;
+            }
+            Err(Stop::Failed(why)) => Err(why),
+            Ok(()) => Ok(()),
+        };
         let (interval, half) = (self.interval, self.rng.below(self.interval / 2 + 1));
         let initiates = self.initiates(partition, peer);
         let Some(pair) = self.pairs.get_mut(&(partition, peer)) else { return true };

@@ -10,7 +10,7 @@ use self::turn::Turn;
 use super::effects::Effects;
 use super::forest::Held;
 use super::words::HINT_TAG;
-use super::{Config, Oversize, Shortage};
+use super::{Config, Oversize, Shortage, Stall};
 use crate::causal::{Actor, Context, Dot, Object, Version};
 use crate::generation::Grave;
 use crate::message::{self, Body, Refusal};
@@ -30,6 +30,8 @@ const MAX_UNSYNCED: usize = 32_768;
 const MAX_UNSYNCED_BYTES: usize = 128 << 20;
 /// Largest page of keys, in bytes.
 const MAX_LIST_BYTES: u32 = 1 << 20;
+/// A store that has made no progress for so long is stalled, as the driver measures it.
+const STALLED_AFTER_MS: u32 = 2_000;
 
 /// The copies of one store and the operations on them.
 #[derive(Clone, Debug)]
@@ -172,6 +174,9 @@ impl Replica {
             Body::Restore { key, object } => (key, Kind::Restore(object)),
             Body::Read { key } => (key, Kind::Read),
             Body::List { partition, after, limit_bytes } => {
+                if fx.stall().is_some() {
+                    return refuse(from, op, stalled(), fx);
+                }
                 let limit_bytes = limit_bytes.min(MAX_LIST_BYTES) as usize;
                 let token = fx.list(partition, after, limit_bytes);
                 self.lists.insert(token, (from, op, partition));
@@ -181,9 +186,7 @@ impl Replica {
             _ => return,
         };
         if let Err(refusal) = self.admit(&key, &kind, fx) {
-            fx.count("replica_operations_refused");
-            fx.send(vec![from], op, Body::Failed(refusal));
-            return;
+            return refuse(from, op, refusal, fx);
         }
         self.queued += 1;
         let state = self.keys.entry(key.clone()).or_default();
@@ -226,6 +229,31 @@ impl Replica {
         self.shortage = shortage;
     }
 
+    /// The store has stalled, or gets on again: who waits for it here is told to ask elsewhere.
+    /// What was written and waits for its sync may yet become durable, so nothing is said of that.
+    pub(super) fn stalled(&mut self, fx: &mut Effects) {
+        let Some(stall) = fx.stall() else { return };
+        // In an order that is the same in every run, whatever it is in memory.
+        let mut lists: Vec<_> = std::mem::take(&mut self.lists).into_iter().collect();
+        lists.sort_unstable();
+        for (_, (to, op, _)) in lists {
+            refuse(to, op, stalled(), fx);
+        }
+        if stall != Stall::All {
+            return;
+        }
+        let mut keys: Vec<Key> = self.reads.values().cloned().collect();
+        keys.sort_unstable();
+        for key in keys {
+            let Some(state) = self.keys.get_mut(&key) else { continue };
+            for work in state.work.iter_mut().filter(|work| waits_for_disk(&work.kind)) {
+                // Its place stays: the read that it waits for is still to come.
+                work.kind = Kind::Withdrawn;
+                refuse(work.from, work.op, stalled(), fx);
+            }
+        }
+    }
+
     fn admit(&self, key: &Key, kind: &Kind, fx: &Effects) -> Result<(), Refusal> {
         if let Kind::Update { keep_for, .. } | Kind::Keep { keep_for, .. } = kind {
             let homes = self.ring.homes(self.ring.partition(key));
@@ -235,6 +263,16 @@ impl Replica {
             }
         }
         let writes = matches!(kind, Kind::Update { .. } | Kind::Merge { .. } | Kind::Keep { .. });
+        // A read of what is not synced waits for the sync.
+        let unsynced = || self.keys.get(key).is_some_and(|state| state.mark.is_some());
+        let held_up = match fx.stall() {
+            None => false,
+            Some(Stall::Writes) => writes || matches!(kind, Kind::Read) && unsynced(),
+            Some(Stall::All) => waits_for_disk(kind),
+        };
+        if held_up {
+            return Err(stalled());
+        }
         if let (Some(shortage), true) = (self.shortage, writes) {
             let Shortage { free_bytes, reserve_bytes } = shortage;
             return Err(Refusal::NoSpace { free_bytes, reserve_bytes });
@@ -429,6 +467,23 @@ impl Replica {
             }
         }
     }
+}
+
+/// True for what a coordinator waits for: it asks elsewhere when it is refused. What the node does
+/// to its own records has nowhere else to go.
+fn waits_for_disk(kind: &Kind) -> bool {
+    matches!(kind, Kind::Update { .. } | Kind::Merge { .. } | Kind::Keep { .. } | Kind::Read)
+}
+
+/// Why nothing is asked of a disk that does not answer: in words that every protocol has.
+pub(super) fn stalled() -> Refusal {
+    let what = "the time in ms that the node's disk takes to answer".into();
+    Refusal::Busy { what, limit: STALLED_AFTER_MS }
+}
+
+fn refuse(to: NodeId, op: u64, refusal: Refusal, fx: &mut Effects) {
+    fx.count("replica_operations_refused");
+    fx.send(vec![to], op, Body::Failed(refusal));
 }
 
 /// Makes a client's change: in the own record, or at a stand-in (which keeps it for `keep_for`) in

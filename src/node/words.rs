@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::generation::Generation;
 use crate::members::{Member, Members, Opinion};
+use crate::merkle::KeptTree;
 use crate::message::{PeerMessage, Request, Response};
 use crate::ring::{Ring, RingError};
 use crate::store::{Change, Found, HintPage, HintTotal, Kept, Listing, ScanPage, Span};
@@ -55,6 +56,8 @@ pub struct Config {
     pub hints: Kept,
     /// The generations of partitions that the store knows at the start.
     pub generations: Vec<(Partition, Generation)>,
+    /// The trees of a clean stop, if nothing was written since.
+    pub trees: Vec<KeptTree>,
     /// Drawn at random at each start.
     pub boot_nonce: u64,
     /// True if this life follows another one of the same process, which never let go of the store: its disk is known to be
@@ -121,6 +124,7 @@ impl Config {
             generation_pause: 2_000 * MILLI,
             hints: Kept::default(),
             generations: Vec::new(),
+            trees: Vec::new(),
             boot_nonce: 0,
             continues: false,
             bootstrap: false,
@@ -185,6 +189,8 @@ pub enum Input {
     },
     /// The disk's free space went below the reserve, or there is room again.
     Space(Option<Shortage>),
+    /// The store makes no progress, or does again: until then nobody is to wait for it.
+    Stalled(Option<Stall>),
     /// From now on, or no more, every request is refused, and nothing more is kept for other members: others do that.
     Drain(bool),
     /// These limits hold from now on.
@@ -238,6 +244,15 @@ pub struct Shortage {
     pub free_bytes: u64,
     /// The configured reserve.
     pub reserve_bytes: u64,
+}
+
+/// What a store that makes no progress holds up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stall {
+    /// Writes, listings, and reads of what is not synced yet.
+    Writes,
+    /// Reads as well.
+    All,
 }
 
 /// Work for the store. Writes are carried out in order; reads and lists at any time.

@@ -5,6 +5,10 @@ use serde::{Deserialize, Serialize};
 use crate::rng::Rng;
 use crate::types::{MILLI, Micros, ObjectLimits};
 
+/// A disk that hangs is noticed after this time: sooner than by a daemon, as all times of a run are
+/// shorter.
+pub(super) const NOTICED_AFTER: Micros = 300 * MILLI;
+
 /// A fault and its effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Fault {
@@ -18,6 +22,8 @@ pub(super) enum Fault {
     Full { host: usize, length: Micros },
     /// The disk takes a hundred times as long for a while.
     Slow { host: usize, length: Micros },
+    /// The disk answers nothing for a while, and fails nothing.
+    Hang { host: usize, length: Micros },
     /// Nothing passes from one host to another for a while, or between the two.
     Cut { from: usize, to: usize, both: bool, length: Micros },
     /// The link between two hosts breaks and comes up again, so many times.
@@ -148,6 +154,7 @@ impl Scenario {
         let replaces = faults.iter().any(|(_, fault)| matches!(fault, Fault::Replace { .. }));
         faults.extend(whole_cluster(seed, span, replaces));
         faults.extend(lost_pages(seed, span, hosts).filter(|_| !replaces));
+        faults.extend(hang(seed, hosts, span));
         faults.sort_by_key(|(at, _)| *at);
         let mut scenario = Scenario {
             seed,
@@ -210,6 +217,7 @@ impl Scenario {
             | Fault::Pause { host, .. }
             | Fault::Full { host, .. }
             | Fault::Slow { host, .. }
+            | Fault::Hang { host, .. }
             | Fault::LoseDisk { host, .. }
             | Fault::LosePages { host, .. }
             | Fault::BackUp { host }
@@ -325,6 +333,16 @@ fn lost_pages(
         }
     }
     damaged.into_iter()
+}
+
+/// A disk that hangs, longer than it takes to notice. Drawn apart, so that all else is the same with
+/// and without it.
+fn hang(seed: u64, hosts: usize, span: Micros) -> Option<(Micros, Fault)> {
+    let rng = &mut Rng::new(seed ^ 0x4a06);
+    let drawn = rng.chance(0.2);
+    let host = rng.below(hosts as u64) as usize;
+    let length = NOTICED_AFTER + MILLI + rng.below((span / 2).max(2 * NOTICED_AFTER));
+    drawn.then(|| (rng.below(span), Fault::Hang { host, length }))
 }
 
 /// A second replacement, which another operator orders at the same time: of another member if the

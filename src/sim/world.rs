@@ -48,6 +48,10 @@ struct Host {
     paused_until: Micros,
     /// Its disk is slow until then.
     slow_until: Micros,
+    /// Its disk hangs until then,
+    hung_until: Micros,
+    /// and its node has known that since then.
+    stalled: Option<Micros>,
     backup: Option<MemoryStore>,
     /// What its disk had when all were copied.
     copy: Option<MemoryStore>,
@@ -76,6 +80,8 @@ enum Event {
     Fault(Fault),
     Mend { from: usize, to: usize },
     Room { at: usize },
+    Stall { at: usize, life: u64 },
+    Resume { at: usize },
     Relink { at: usize, peer: usize },
     Stop { at: usize, life: u64, down: Micros, by: Micros },
     Start { at: usize },
@@ -94,6 +100,7 @@ impl Event {
             Event::Fault(_)
                 | Event::Mend { .. }
                 | Event::Room { .. }
+                | Event::Resume { .. }
                 | Event::Relink { .. }
                 | Event::Stop { .. }
                 | Event::Start { .. }
@@ -116,6 +123,8 @@ const WATCHED: &[&str] = &[
     "objects_pulled",
     "objects_pushed",
     "trees_confirmed",
+    "trees_taken_over",
+    "exchanges_put_off",
     "trees_read_anew",
     "trees_wrong",
     "comparisons_refused",
@@ -357,6 +366,8 @@ impl World {
         | Event::ToHost { to: at, .. }
         | Event::Link { at, .. }
         | Event::Wake { at, .. }
+        | Event::Stall { at, .. }
+        | Event::Resume { at }
         | Event::Stop { at, .. }
         | Event::Disk { at, .. } = &event
             && self.hosts[*at].paused_until > self.now()
@@ -395,6 +406,8 @@ impl World {
             Event::Fault(fault) => self.fault(fault),
             Event::Mend { from, to } => self.net.mend(self.hosts[from].id, self.hosts[to].id),
             Event::Relink { at, peer } => self.relink(at, peer),
+            Event::Stall { at, life } => self.stall(at, life),
+            Event::Resume { at } => self.resume(at),
             Event::Room { at } => self.input(at, Input::Space(None)),
             Event::Stop { at, life, down, by } => self.stop_cleanly(at, life, down, by),
             Event::Start { at } => {

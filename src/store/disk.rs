@@ -17,6 +17,7 @@ mod mend;
 mod migrating;
 mod rebuild;
 mod scrub;
+mod trees;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -33,7 +34,7 @@ use self::layout::{
 use super::schema::{self, SchemaError};
 use super::{
     Change, Found, HintPage, Kept, Listing, Meta, Record, ScanPage, Scrubbed, Span, Store,
-    StoreError,
+    StoreError, Taken,
 };
 use crate::generation::Generation;
 use crate::members::Members;
@@ -196,7 +197,9 @@ impl DiskStore {
             // The first place behind a key.
             from.push(0);
         }
-        let (mut shown, mut next, mut bytes) = (Vec::new(), None, 0);
+        // Each record is let go of as soon as it is told in short; those that take more than one
+        // read are read later, and put in their places.
+        let (mut page, mut later, mut next, mut bytes) = (ScanPage::default(), Vec::new(), None, 0);
         self.sled.range(&from, Some(&layout::data_end(partition)), |place, value| {
             let Some(key) = layout::key_of(place) else { return Ok(true) };
             if span.until.as_ref().is_some_and(|until| key > *until) {
@@ -212,18 +215,21 @@ impl DiskStore {
             };
             bytes += length;
             next = (bytes >= span.limit_bytes).then(|| key.clone());
-            if span.wants(&key) {
-                shown.push((key, found));
+            match (span.wants(&key), found) {
+                (true, Found::Damaged) => later.push(key),
+                (true, found) => page.add(key, found, span),
+                (false, _) => {}
             }
             Ok(next.is_none())
         })?;
-        let mut page = ScanPage { next, ..ScanPage::default() };
-        for (key, found) in shown {
-            let found = match found {
-                Found::Damaged => self.read_at(At::Data(partition, &key))?,
-                found => found,
-            };
-            page.add(key, found);
+        page.next = next;
+        let is_ordered = later.is_empty();
+        for key in later {
+            let found = self.read_at(At::Data(partition, &key))?;
+            page.add(key, found, span);
+        }
+        if !is_ordered {
+            page.items.sort_unstable_by(|one, other| one.key.cmp(&other.key));
         }
         Ok(page)
     }
@@ -493,6 +499,20 @@ impl Store for DiskStore {
         let synced = *self.writer();
         self.sled.sync()?;
         Ok(self.directory.set_mark(synced).map_err(|error| self.sled.fail(error.into()))?)
+    }
+
+    fn probe(&self) -> Result<(), StoreError> {
+        Ok(self.directory.probe().map_err(|error| self.sled.fail(error.into()))?)
+    }
+
+    fn keep_trees(&self, trees: &[u8]) -> Result<(), StoreError> {
+        let kept = trees::keep(&self.directory.data(), *self.writer(), trees);
+        Ok(kept.map_err(|error| self.sled.fail(error.into()))?)
+    }
+
+    fn take_trees(&self) -> Result<Taken, StoreError> {
+        let taken = trees::take(&self.directory.data(), *self.writer());
+        Ok(taken.map_err(|error| self.sled.fail(error.into()))?)
     }
 
     fn disk_bytes(&self) -> Result<u64, StoreError> {

@@ -7,8 +7,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 
 use super::{
-    Change, Found, HintPage, Kept, Listing, Meta, ScanPage, Span, Store, StoreError, decode_hint,
-    decode_record, encode_hint, encode_record,
+    Change, Found, HintPage, Kept, Listing, Meta, ScanPage, Span, Store, StoreError, Taken,
+    decode_hint, decode_record, encode_hint, encode_record,
 };
 use crate::generation::Generation;
 use crate::members::Members;
@@ -35,6 +35,8 @@ struct State {
     live: Image,
     durable: Image,
     unsynced: Vec<Vec<Stored>>,
+    /// What is kept for the next start; nothing once something is applied.
+    trees: Option<Vec<u8>>,
 }
 
 #[derive(Clone, Debug)]
@@ -110,7 +112,7 @@ impl MemoryStore {
     /// A copy of what would survive a power cut: what a backup of the disk has.
     pub fn backup(&self) -> MemoryStore {
         let durable = self.state().durable.clone();
-        let state = State { live: durable.clone(), durable, unsynced: Vec::new() };
+        let state = State { live: durable.clone(), durable, ..State::default() };
         MemoryStore(Mutex::new(state))
     }
 
@@ -213,7 +215,7 @@ impl Store for MemoryStore {
                 break;
             }
             if span.wants(key) {
-                page.add(key.clone(), decode_record(partition, key, stored.clone()));
+                page.add(key.clone(), decode_record(partition, key, stored.clone()), span);
             }
             bytes += stored.len();
             if bytes >= span.limit_bytes {
@@ -296,6 +298,7 @@ impl Store for MemoryStore {
         let state = &mut *self.state();
         state.live.apply(&batch);
         state.unsynced.push(batch);
+        state.trees = None;
         Ok(())
     }
 
@@ -305,6 +308,15 @@ impl Store for MemoryStore {
             state.durable.apply(&batch);
         }
         Ok(())
+    }
+
+    fn keep_trees(&self, trees: &[u8]) -> Result<(), StoreError> {
+        self.state().trees = Some(trees.to_vec());
+        Ok(())
+    }
+
+    fn take_trees(&self) -> Result<Taken, StoreError> {
+        Ok(self.state().trees.take().map_or(Taken::Nothing, Taken::Whole))
     }
 
     fn disk_bytes(&self) -> Result<u64, StoreError> {

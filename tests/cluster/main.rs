@@ -39,3 +39,5 @@ mod secrets;
 mod starts;
 #[cfg(test)]
 mod transfer;
+#[cfg(test)]
+mod trees;

@@ -278,6 +278,8 @@ pub struct Faulty {
     pub fail: AtomicBool,
     held: Mutex<bool>,
     released: Condvar,
+    hung: Mutex<bool>,
+    thawed: Condvar,
     free_bytes: Mutex<Option<u64>>,
 }
 
@@ -285,6 +287,17 @@ impl Faulty {
     pub fn hold(&self, held: bool) {
         *self.held.lock().unwrap() = held;
         self.released.notify_all();
+    }
+
+    /// Whether everything that writes hangs from now on, as on a frozen file system.
+    pub fn hang(&self, hung: bool) {
+        *self.hung.lock().unwrap() = hung;
+        self.thawed.notify_all();
+    }
+
+    fn wait_for_thaw(&self) {
+        let hung = self.hung.lock().unwrap();
+        drop(self.thawed.wait_while(hung, |hung| *hung).unwrap());
     }
 
     pub fn has_free(&self, bytes: u64) {
@@ -326,9 +339,11 @@ impl Store for Faulty {
         self.inner.hint_totals(place)
     }
     fn apply(&self, changes: &[Change]) -> Result<(), StoreError> {
+        self.wait_for_thaw();
         self.inner.apply(changes)
     }
     fn sync(&self) -> Result<(), StoreError> {
+        self.wait_for_thaw();
         if self.fail.load(Ordering::SeqCst) {
             return Err(StoreError("fdatasync: Input/output error".into()));
         }

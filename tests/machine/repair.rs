@@ -2,7 +2,7 @@
 
 use pixii::merkle::{Digest, LEAVES, SHAPE, leaf_of};
 use pixii::message::{Body, Item, PeerMessage, Refusal};
-use pixii::node::{Done, Input, Output, PairView, Work};
+use pixii::node::{Config, Done, Input, Output, PairView, Work};
 use pixii::store::memory::MemoryStore;
 use pixii::store::{Found, Store};
 use pixii::types::{Blob, Key, MILLI, NodeId, Partition};
@@ -246,7 +246,7 @@ fn answers_that_make_no_sense_end_a_comparison_and_the_next_one_begins_two_secon
     let none = Body::Items { items: Vec::new(), next: None };
     let copy =
         Body::Copy { object: object(2), authoritative: true, kept_for: Vec::new(), generation: 0 };
-    let failed = Body::Failed(Refusal::Unread(3));
+    let failed = Body::Failed(Refusal::NotHome);
     for (answer, why) in [
         (summaries(0), "0 bytes of summaries where 32 are due"),
         (summaries(31), "31 bytes of summaries where 32 are due"),
@@ -254,7 +254,7 @@ fn answers_that_make_no_sense_end_a_comparison_and_the_next_one_begins_two_secon
         (none, "a list of keys in answer to a question for summaries"),
         (Body::Held, "a word of another kind in answer to a question for summaries"),
         (copy, "a word of another kind in answer to a question for summaries"),
-        (failed, "partition 3 is still being read: its tree is not ready"),
+        (failed, "this node does not hold the key, and a request is forwarded only once"),
     ] {
         let mut bout = Bout::new();
         let op = bout.begin();
@@ -374,4 +374,104 @@ fn an_object_that_cannot_be_had_fails_its_comparison_and_the_others_arrive() {
     assert_eq!(bout.disk.read(bout.partition, &keys[0]).unwrap(), Found::Nothing);
     assert_eq!(bout.view().moved, (1, 0, 1));
     bout.fails_and_recovers("1 objects");
+}
+
+#[test]
+fn a_peer_that_reads_the_partition_or_is_busy_is_asked_again_and_nothing_has_failed() {
+    let busy = Refusal::Busy { what: "lists of keys read for peers".into(), limit: 8 };
+    for refusal in [Refusal::Unread(3), busy] {
+        let mut bout = Bout::new();
+        let op = bout.begin();
+        for again in 0..3 {
+            let peer = bout.peer;
+            let op = if again == 0 { op } else { bout.asked_in(2_000) };
+            assert!(bout.hear(peer, op, Body::Failed(refusal.clone())).is_empty());
+            assert_eq!(bout.view().failing, None, "{refusal:?}");
+        }
+        let (peer, op) = (bout.peer, bout.asked_in(2_000));
+        assert!(bout.hear(peer, op, Body::Equal).is_empty());
+        assert_eq!(bout.view().equal_for, Some(0));
+        let counters = bout.bench.node.counters();
+        let count = |name: &str| counters.iter().find(|(of, _)| of == name).map(|(_, n)| *n);
+        assert_eq!((count("exchanges_failed"), count("exchanges_put_off")), (None, Some(3)));
+    }
+}
+
+/// When the node asks for the next page after one that took 20 ms.
+fn rest_after_a_page(clients: bool) -> u64 {
+    let mut bench = Bench::new();
+    let scan = |out: &[Output]| {
+        out.iter().find_map(|output| match output {
+            Output::Store(Work::Scan { token, span, .. }) => Some((*token, span.limit_bytes)),
+            _ => None,
+        })
+    };
+    let give = |bench: &mut Bench, input: Input| {
+        let mut out = Vec::new();
+        bench.node.handle(bench.now, input, &mut out);
+        out
+    };
+    let key = bench.key(true);
+    let get = pixii::message::Request::Get { key: key.clone(), r: None.into() };
+    let ask = |bench: &mut Bench, id: u64| {
+        let request = get.clone();
+        give(bench, Input::Client { client: 7, id, request, timeout_ms: 500 })
+    };
+    if clients {
+        ask(&mut bench, 1);
+    }
+    bench.now += 100 * MILLI;
+    let (token, _) = scan(&give(&mut bench, Input::Tick)).expect("the first page");
+    bench.now += 20 * MILLI;
+    let page = pixii::store::ScanPage { next: Some(key), ..Default::default() };
+    let mut out = give(&mut bench, Input::Store(Done::Scan { token, page }));
+    for rested in 0..1_000 {
+        if let Some((_, limit_bytes)) = scan(&out) {
+            assert_eq!(limit_bytes, if clients { 64 << 10 } else { 256 << 10 });
+            return rested;
+        }
+        bench.now += MILLI;
+        out = give(&mut bench, Input::Tick);
+        if clients && rested % 100 == 0 {
+            ask(&mut bench, 2 + rested);
+        }
+    }
+    panic!("it is read on");
+}
+
+#[test]
+fn reading_after_a_start_rests_beside_clients_in_proportion_to_what_a_page_takes() {
+    assert_eq!(rest_after_a_page(false), 0);
+    assert!((170..=190).contains(&rest_after_a_page(true)), "nine times as long");
+}
+
+#[test]
+fn trees_of_a_clean_stop_are_not_read_again_and_are_those_that_would_be_read() {
+    let mut bout = Bout::new();
+    let kept = bout.bench.node.kept_trees();
+    let homes = |bench: &Bench| {
+        (0..16).map(Partition).filter(|of| bench.ring.homes(*of).contains(&bench.me)).count()
+    };
+    assert_eq!(kept.len(), homes(&bout.bench));
+    let tree = kept.iter().find(|tree| tree.partition == bout.partition).unwrap();
+    assert_eq!(tree.tree.root(), Digest::of(&bout.key, &object(1)));
+    // A write changes what is kept.
+    let other = bout.bench.keys_of(bout.partition, &bout.key);
+    let merge = Body::Merge { key: other.clone(), object: object(2), generation: 0 };
+    let peer = bout.peer;
+    assert_eq!(bout.hear(peer, 1, merge), [(peer, 1, Body::Held)]);
+    let kept = bout.bench.node.kept_trees();
+    let tree = kept.iter().find(|tree| tree.partition == bout.partition).unwrap();
+    let both = Digest::of(&bout.key, &object(1)).0.wrapping_add(Digest::of(&other, &object(2)).0);
+    assert_eq!(tree.tree.root(), Digest(both));
+
+    let trees = kept.clone();
+    let mut next = Bench::serving(Bench::configured(1, |config| Config { trees, ..config }));
+    assert_eq!(next.node.unread(), 0);
+    next.tick(1_000);
+    let counters = next.node.counters();
+    let count = |name: &str| counters.iter().find(|(of, _)| of == name).map(|(_, n)| *n);
+    let taken = Some(kept.len() as u64);
+    assert_eq!((count("partitions_read_at_start"), count("trees_taken_over")), (Some(0), taken));
+    assert_eq!(next.node.kept_trees(), kept);
 }

@@ -7,6 +7,7 @@
 #[path = "../daemon/mod.rs"]
 mod daemon;
 mod openmetrics;
+mod stalls;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -31,11 +32,18 @@ struct Watched {
 impl Watched {
     fn start(nodes: usize, lines: &str, bootstrap: bool, store: Arc<dyn Store>) -> Self {
         let ports: Vec<u16> = (0..nodes).map(|_| free_port()).collect();
+        Watched::with(&ports, lines, bootstrap, store)
+    }
+
+    /// The first of the members on these ports.
+    fn on(ports: &[u16]) -> Self {
+        Watched::with(ports, "", false, Arc::new(MemoryStore::default()))
+    }
+
+    fn with(ports: &[u16], lines: &str, bootstrap: bool, store: Arc<dyn Store>) -> Self {
         let http = free_port();
-        let text = format!(
-            "http_listen = \"127.0.0.1:{http}\"\n{lines}\n{}",
-            config_text("n0", &ports, 0)
-        );
+        let text =
+            format!("http_listen = \"127.0.0.1:{http}\"\n{lines}\n{}", config_text("n0", ports, 0));
         let mut config = Config::parse(&text, Path::new("test.toml")).unwrap();
         config.bootstrap = bootstrap;
         Watched { daemon: Daemon::with(config, ports[0], store), http }
@@ -184,16 +192,19 @@ fn what_is_kept_for_a_member_that_is_away_shows_and_it_is_not_believed_to_be_up(
 fn readiness_says_why_not() {
     // Two members, one of which never answers, and no founding without it.
     let watched = Watched::start(2, "", false, Arc::new(MemoryStore::default()));
-    let why = "not ready: the node is starting: it has heard from 0 of 1 other members\n";
-    until("a node that starts", || (watched.look("/readyz") == (503, why.into())).then_some(()));
+    let cluster = "\ncluster: 16 of 16 partitions of this node cannot be read and written: too few of \
+                   their other owners are up\n";
+    let with_cluster = |why: &str| format!("not ready: {why}{cluster}");
+    let why = with_cluster("the node is starting: it has heard from 0 of 1 other members");
+    until("a node that starts", || (watched.look("/readyz") == (503, why.clone())).then_some(()));
     assert_eq!(watched.look("/livez"), (200, "alive\n".into()));
     assert_eq!(watched.samples().of("pixii_ready"), 0.0);
 
     // Founded without the other one, it takes writes, and nobody can say whether its disk is the newest.
     let watched = Watched::start(2, "", true, Arc::new(MemoryStore::default()));
     let why =
-        "not ready: no other member has answered since the start: it counts in no read before\n";
-    until("a node on its own", || (watched.look("/readyz") == (503, why.into())).then_some(()));
+        with_cluster("no other member has answered since the start: it counts in no read before");
+    until("a node on its own", || (watched.look("/readyz") == (503, why.clone())).then_some(()));
 
     let store = Arc::new(Faulty::default());
     store.has_free(1 << 40);

@@ -163,6 +163,21 @@ impl Coordinator {
         (homes + stand_ins).min(plan.homes.len()) as u8
     }
 
+    /// How many of these partitions no request with the configured R and W can be carried out for,
+    /// because too few of the nodes that would take part can be reached.
+    pub(in crate::node) fn unservable(&self, partitions: impl Iterator<Item = Partition>) -> usize {
+        let needed = usize::from(self.config.r.max(self.config.w));
+        let served = |partition: Partition| {
+            let homes = self.config.ring.homes(partition);
+            let up = homes.iter().filter(|home| self.view.can_use(**home)).count();
+            // The longer list is made only where it matters.
+            up >= needed
+                || !self.config.strict
+                    && up + self.stand_ins(partition, homes.len()).len() >= needed
+        };
+        partitions.filter(|partition| !served(*partition)).count()
+    }
+
     /// True if this node, which is no home, can carry out what the homes have refused to.
     pub(super) fn can_stand_in(&self, plan: &Plan) -> bool {
         let mints = plan.update.is_some();

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use crate::merkle::{FANOUT, LEAVES, LEVELS, LeafSet, SHAPE, width_of};
 use crate::message::{Body, Item, Refusal};
 use crate::node::effects::Effects;
+use crate::node::replica::stalled;
 use crate::ring::Ring;
 use crate::store::{ScanPage, Scanned, Span};
 use crate::types::{Blob, NodeId, Partition};
@@ -69,6 +70,10 @@ impl Answers {
         if !homes.contains(&fx.me()) || !homes.contains(&from) {
             return Err(Refusal::NotHome);
         }
+        // An answer could wait for what is not synced.
+        if fx.stall().is_some() {
+            return Err(stalled());
+        }
         let own_generation = fx.generations().number(partition);
         let Some(tree) = fx.forest().tree(partition) else {
             return Err(Refusal::Unread(partition.0));
@@ -111,7 +116,7 @@ impl Answers {
                     return Err(Refusal::Busy { what, limit: MAX_SCANS as u32 });
                 }
                 let leaves = leaves.map(LeafSet::new);
-                let span = Span { after, until: None, leaves, limit_bytes: PAGE_BYTES };
+                let span = Span { after, leaves, limit_bytes: PAGE_BYTES, ..Span::default() };
                 self.scans.insert(fx.scan(partition, span), (from, op));
                 Ok(None)
             }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use super::Lane;
 use crate::causal::{Context, Object};
 use crate::merkle::{FANOUT, LEVELS, LeafSet, SHAPE, leaf_of};
-use crate::message::{Body, Item};
+use crate::message::{Body, Item, Refusal};
 use crate::node::effects::Effects;
 use crate::store::{ScanPage, Scanned, Span};
 use crate::types::{Blob, Key, MILLI, Micros, NodeId, Partition};
@@ -36,6 +36,9 @@ pub(super) struct Exchange {
     /// The store's id and the partition's generation when it began: under others it proves nothing.
     store: u64,
     generation: u64,
+    /// When it began, and whether records were read for it.
+    pub(super) begun: Micros,
+    pub(super) has_read: bool,
     width: u8,
     /// Changes that the partition had seen when it began.
     changes: u64,
@@ -106,7 +109,22 @@ pub(super) enum Way {
 }
 
 /// How an exchange goes on.
-pub(super) type Step = Result<Option<()>, String>;
+pub(super) type Step = Result<Option<()>, Stop>;
+
+/// Why an exchange ends before it is done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// The peer cannot answer yet: it reads the partition, or has too much to do. Nothing has failed.
+    NotYet,
+    /// It failed, and why.
+    Failed(String),
+}
+
+impl From<String> for Stop {
+    fn from(why: String) -> Self {
+        Stop::Failed(why)
+    }
+}
 const GO_ON: Step = Ok(None);
 const DONE: Step = Ok(Some(()));
 
@@ -128,6 +146,8 @@ impl Exchange {
             store: fx.meta().store,
             moved: Moved::default(),
             generation,
+            begun: now,
+            has_read: false,
             width,
             changes: fx.forest().changes(partition),
             stage: Stage::Descending(0, vec![0]),
@@ -183,9 +203,11 @@ impl Exchange {
                 self.descend(now, level, &nodes, &bytes, lane, fx)
             }
             (Stage::Theirs, Body::Items { items, next }) => self.compare(now, items, next, fx),
-            (_, Body::Failed(refusal)) => Err(refusal.to_string()),
+            (_, Body::Failed(Refusal::Unread(_) | Refusal::Busy { .. })) => Err(Stop::NotYet),
+            (_, Body::Failed(refusal)) => Err(refusal.to_string().into()),
             (stage, body) => {
-                Err(format!("a {} in answer to a question for {}", name(&body), wanted(stage)))
+                Err(format!("a {} in answer to a question for {}", name(&body), wanted(stage))
+                    .into())
             }
         }
     }
@@ -202,10 +224,11 @@ impl Exchange {
         let (width, salt) = (usize::from(self.width), self.question);
         let expected = nodes.len() * FANOUT * width;
         if bytes.len() != expected {
-            return Err(format!("{} bytes of summaries where {expected} are due", bytes.len()));
+            let why = format!("{} bytes of summaries where {expected} are due", bytes.len());
+            return Err(why.into());
         }
         let Some(tree) = fx.forest().tree(self.partition) else {
-            return Err("the own tree is gone".into());
+            return Err("the own tree is gone".to_owned().into());
         };
         // A node that has nothing asks for everything.
         if tree.root() == Default::default() {
@@ -241,6 +264,7 @@ impl Exchange {
     /// Asks for the next keys of the leaves that differ.
     fn list(&mut self, now: Micros, lane: &mut Lane, fx: &mut Effects) -> Step {
         self.stage = Stage::Theirs;
+        self.has_read = true;
         // What was moved before is no sign that writes go on.
         self.changes = fx.forest().changes(self.partition);
         let (partition, leaves, after) = (self.partition, self.leaves.clone(), self.after.clone());
@@ -266,13 +290,14 @@ impl Exchange {
         });
         let asked = |item: &Item| leaves.as_ref().is_none_or(|set| set.has(leaf_of(&item.key)));
         if !ascending || !within || !theirs.iter().all(asked) {
-            return Err("keys that were not asked for, or out of order".into());
+            return Err("keys that were not asked for, or out of order".to_owned().into());
         }
         let span = Span {
             after: self.after.clone(),
             until: next.clone(),
             leaves,
             limit_bytes: PAGE_BYTES,
+            ..Span::default()
         };
         self.stage = Stage::Mine { theirs, next, mine: Vec::new() };
         self.patience = now + PATIENCE;
@@ -294,8 +319,9 @@ impl Exchange {
             let leaves = self.leaves.as_ref().map(|leaves| LeafSet::new(leaves.iter().copied()));
             let (after, until) = (page.next, next.clone());
             self.patience = now + PATIENCE;
-            self.question =
-                fx.scan(self.partition, Span { after, until, leaves, limit_bytes: PAGE_BYTES });
+            let limit_bytes = PAGE_BYTES;
+            let span = Span { after, until, leaves, limit_bytes, ..Span::default() };
+            self.question = fx.scan(self.partition, span);
             return GO_ON;
         }
         let (theirs, mine, next) =
@@ -323,7 +349,11 @@ impl Exchange {
         match self.stage {
             Stage::Resting(until) if until <= now => self.list(now, lane, fx),
             Stage::Resting(_) => GO_ON,
-            _ if self.patience <= now => Err(format!("no answer in {} ms", PATIENCE / MILLI)),
+            // The own disk answers when it can, and others read from it, too.
+            Stage::Mine { .. } => GO_ON,
+            _ if self.patience <= now => {
+                Err(format!("no answer in {} ms", PATIENCE / MILLI).into())
+            }
             _ => GO_ON,
         }
     }

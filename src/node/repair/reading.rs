@@ -5,11 +5,18 @@ use crate::node::effects::Effects;
 use crate::store::{ScanPage, Span};
 use crate::types::{Key, MILLI, Micros, Partition};
 
-/// Bytes of records read at a time.
+/// Bytes of records read at a time, while no client waits for this node and while some do: a page
+/// takes the thread that answers them, too.
 const PAGE_BYTES: usize = 256 << 10;
-/// Pause between two pages while clients wait for this node, and in a scrub.
-const BESIDE_CLIENTS: Micros = 5 * MILLI;
+const PAGE_BYTES_BESIDE_CLIENTS: usize = 64 << 10;
+/// Pause between two pages in a scrub.
 const IN_SCRUB: Micros = 50 * MILLI;
+/// While clients wait, a page is followed by a pause of so many times what it took: reading has a
+/// tenth of one core then, whatever a page costs,
+const REST_PER_READING: Micros = 9;
+/// within these bounds.
+const LEAST_REST: Micros = 5 * MILLI;
+const MOST_REST: Micros = 500 * MILLI;
 
 /// One partition after the other.
 #[derive(Clone, Debug)]
@@ -24,6 +31,8 @@ pub(super) struct Reader {
     scrub_at: Option<Micros>,
     current: Option<Partition>,
     token: Option<u64>,
+    /// When the page that is being read was asked for.
+    asked_at: Micros,
     page_at: Micros,
 }
 
@@ -38,6 +47,7 @@ impl Reader {
             scrub_at: None,
             current: None,
             token: None,
+            asked_at: 0,
             page_at: 0,
         }
     }
@@ -61,18 +71,26 @@ impl Reader {
         self.current = self.current.or_else(|| self.choose(now, fx));
         let Some(partition) = self.current else { return };
         let after = fx.forest().begin_page(partition);
-        let span = Span { after, limit_bytes: PAGE_BYTES, ..Span::default() };
+        let limit_bytes = if fx.is_busy() { PAGE_BYTES_BESIDE_CLIENTS } else { PAGE_BYTES };
+        let span = Span { after, limit_bytes, without_contexts: true, ..Span::default() };
+        self.asked_at = now;
         self.token = Some(fx.scan(partition, span));
     }
 
     fn choose(&mut self, now: Micros, fx: &mut Effects) -> Option<Partition> {
         if self.is_first {
-            if let Some(partition) = self.partitions.get(self.next) {
+            while let Some(partition) = self.partitions.get(self.next) {
                 self.next += 1;
-                return Some(*partition);
+                // Trees of a clean stop need not be built.
+                if fx.forest().tree(*partition).is_none() {
+                    return Some(*partition);
+                }
+                fx.count("trees_taken_over");
             }
             self.is_first = false;
             fx.count("trees_built");
+            // Shown even if it is 0.
+            fx.count_many("partitions_read_at_start", 0);
         }
         if let Some(doubtful) = fx.forest().doubtful() {
             return Some(doubtful);
@@ -98,14 +116,17 @@ impl Reader {
         self.token = None;
         self.page_at = match (self.is_first, fx.is_busy()) {
             (true, false) => now,
-            (true, true) => now + BESIDE_CLIENTS,
+            (true, true) => {
+                let took = now.saturating_sub(self.asked_at);
+                now + (REST_PER_READING * took).clamp(LEAST_REST, MOST_REST)
+            }
             (false, _) => now + IN_SCRUB,
         };
         fx.count_many("records_scrubbed", (page.items.len() + page.damaged.len()) as u64);
         if let Some(verdict) = fx.forest().page(partition, page) {
             self.current = None;
             match verdict {
-                Verdict::Built => {}
+                Verdict::Built => fx.count("partitions_read_at_start"),
                 Verdict::Confirmed => fx.count("trees_confirmed"),
                 Verdict::Corrected { known: true } => fx.count("trees_read_anew"),
                 Verdict::Corrected { known: false } => fx.count("trees_wrong"),

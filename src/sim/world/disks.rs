@@ -2,10 +2,10 @@
 
 use super::super::judge::Broken;
 use super::super::looked_up;
-use super::super::scenario::Fault;
+use super::super::scenario::{Fault, NOTICED_AFTER};
 use super::{Event, World};
 use crate::generation::Generation;
-use crate::node::{Done, Input, Work};
+use crate::node::{Done, Input, Stall, Work};
 use crate::store::memory::MemoryStore;
 use crate::store::{Change, Process, Store, begin_life, end_life};
 use crate::types::Micros;
@@ -93,6 +93,39 @@ impl World {
         if self.hosts[at].slow_until > self.now() { 100 } else { 1 }
     }
 
+    /// A host's disk hangs. Its node, and one that starts meanwhile, notices after a while.
+    pub(super) fn hang(&mut self, at: usize, length: Micros) {
+        let until = self.now() + length;
+        self.hosts[at].hung_until = until.max(self.hosts[at].hung_until);
+        self.schedule(until, Event::Resume { at });
+        self.expect_stall(at);
+    }
+
+    /// The node of a host is going to notice that its disk hangs, if it does.
+    pub(super) fn expect_stall(&mut self, at: usize) {
+        let (life, when) = (self.hosts[at].life, self.now() + NOTICED_AFTER);
+        if self.hosts[at].hung_until > when {
+            self.schedule(when, Event::Stall { at, life });
+        }
+    }
+
+    pub(super) fn stall(&mut self, at: usize, life: u64) {
+        let now = self.now();
+        let host = &mut self.hosts[at];
+        if host.life == life && host.hung_until > now && host.stalled.is_none() {
+            host.stalled = Some(now);
+            self.count("stalls noticed");
+            self.input(at, Input::Stalled(Some(Stall::All)));
+        }
+    }
+
+    /// A disk answers again, unless it hangs anew.
+    pub(super) fn resume(&mut self, at: usize) {
+        if self.hosts[at].hung_until <= self.now() && self.hosts[at].stalled.take().is_some() {
+            self.input(at, Input::Stalled(None));
+        }
+    }
+
     /// A host crashes, and its disk is as it was when a copy of all was made: nobody is left to
     /// notice.
     fn restore(&mut self, at: usize, down: Micros) {
@@ -170,6 +203,10 @@ impl World {
         if self.hosts[at].life != life {
             return;
         }
+        let hung = self.hosts[at].hung_until;
+        if hung > self.now() {
+            return self.schedule(hung, Event::Synced { at, life, mark });
+        }
         if self.hosts[at].writing {
             let _ = self.hosts[at].store.sync();
             self.hosts[at].writing = false;
@@ -186,6 +223,10 @@ impl World {
         let host = &self.hosts[at];
         if host.life != life {
             return;
+        }
+        let hung = host.hung_until;
+        if hung > self.now() {
+            return self.schedule(hung, Event::Disk { at, life, work });
         }
         if let Some(done) = looked_up(&host.store, work) {
             self.input(at, Input::Store(done));

@@ -1,6 +1,7 @@
 //! What goes wrong in the world, and its end.
 
 use super::{Event, World};
+use crate::merkle::{Binding, KeptTrees};
 use crate::node::{Input, Shortage};
 use crate::sim::scenario::Fault;
 use crate::store::{Store, end_life};
@@ -48,6 +49,10 @@ impl World {
             Fault::Slow { host, length } => {
                 self.count("slow disks");
                 self.hosts[host].slow_until = self.now() + length;
+            }
+            Fault::Hang { host, length } => {
+                self.count("hung disks");
+                self.hang(host, length);
             }
             Fault::Cut { from, to, both, length } => {
                 self.count(if both { "cuts both ways" } else { "cuts one way" });
@@ -103,11 +108,15 @@ impl World {
         if !node.is_idle() && self.now() < by {
             return self.schedule(self.now() + AGAIN, Event::Stop { at, life, down, by });
         }
-        let meta = node.meta().clone();
+        let (meta, trees) = (node.meta().clone(), node.kept_trees());
         for (_, changes) in std::mem::take(&mut self.hosts[at].writes) {
             let _ = self.hosts[at].store.apply(&changes);
         }
-        let _ = end_life(&self.hosts[at].store, &meta);
+        let host = &self.hosts[at];
+        let _ = end_life(&host.store, &meta);
+        let (store, incarnation) = (meta.store, meta.incarnation);
+        let binding = Binding { store, incarnation, ring: host.placement().0.id(), limit: 0 };
+        let _ = host.store.keep_trees(&KeptTrees { binding, trees }.encode());
         self.count("clean stops");
         // It may have been paused meanwhile.
         self.doubt(Fault::CleanStop { host: at, down });
@@ -128,6 +137,8 @@ impl World {
         for at in 0..self.hosts.len() {
             self.hosts[at].paused_until = 0;
             self.hosts[at].slow_until = 0;
+            self.hosts[at].hung_until = 0;
+            self.resume(at);
             if self.hosts[at].node.is_none() && !self.hosts[at].is_removed {
                 self.start(at, false);
             }

@@ -1,8 +1,9 @@
 //! Beginnings and ends of nodes, and who notices them.
 
 use super::{Event, World};
+use crate::merkle::{Binding, KeptTrees};
 use crate::node::{Config, Node};
-use crate::store::{Process, Store, begin_life};
+use crate::store::{Meta, Process, Store, Taken, begin_life};
 use crate::types::{Key, MILLI, Micros};
 
 /// Longer than a run.
@@ -15,6 +16,19 @@ impl World {
         let (seed, boot_nonce) = (self.rng.next_u64(), self.rng.next_u64());
         let process = if continues { Process::Same } else { Process::New(fresh) };
         let host = &mut self.hosts[at];
+        let binding = |meta: &Meta| Binding {
+            store: meta.store,
+            incarnation: meta.incarnation,
+            ring: host.placement().0.id(),
+            limit: 0,
+        };
+        let last = host.store.meta().ok().flatten();
+        let trees = match (continues, host.store.take_trees(), last) {
+            (false, Ok(Taken::Whole(bytes)), Some(last)) => {
+                KeptTrees::decode(&bytes, binding(&last)).map_or(Vec::new(), |kept| kept.trees)
+            }
+            _ => Vec::new(),
+        };
         let Ok(meta) = begin_life(&host.store, &host.owner, process) else {
             unreachable!("the twin does not fail and knows its owner")
         };
@@ -33,6 +47,7 @@ impl World {
             generation_pause: 600 * MILLI,
             hints: host.store.hint_totals(&place).unwrap_or_default(),
             generations: host.store.generations().unwrap_or_default(),
+            trees,
             boot_nonce,
             continues,
             bootstrap: host.bootstraps,
@@ -41,7 +56,8 @@ impl World {
         };
         host.node = Some(Node::new(config, meta, seed));
         host.life += 1;
-        host.settled = None;
+        (host.settled, host.stalled) = (None, None);
+        self.expect_stall(at);
         for peer in (0..self.hosts.len()).filter(|peer| *peer != at) {
             if self.hosts[peer].node.is_some() {
                 self.announce(at, peer, 10 * MILLI);
@@ -64,6 +80,7 @@ impl World {
         host.writing = false;
         host.wake = None;
         host.paused_until = 0;
+        host.stalled = None;
         host.life += 1;
         for peer in (0..self.hosts.len()).filter(|peer| *peer != at) {
             // Some deaths are noticed late: a half-open connection.

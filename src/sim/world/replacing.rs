@@ -42,6 +42,8 @@ impl Host {
             writing: false,
             paused_until: 0,
             slow_until: 0,
+            hung_until: 0,
+            stalled: None,
             backup: None,
             copy: None,
             unnoticed: false,

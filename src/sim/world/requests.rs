@@ -207,6 +207,7 @@ impl World {
         };
         self.broken = self.broken.take().or(verdict.err());
         self.judge_refusal(client, response);
+        self.judge_unknown(client, response);
     }
 
     /// What each host would have of a key after a power cut now.

@@ -71,7 +71,7 @@ impl World {
             | Fault::Pause { host, length }
             | Fault::Full { host, length } => doubts.host(host, over(now, length)),
             // A sync that begins in the last moment takes its time as well.
-            Fault::Slow { host, length } => {
+            Fault::Slow { host, length } | Fault::Hang { host, length } => {
                 doubts.host(host, over(now, length + SLOWEST_SYNC * self.plan.mean_disk));
             }
             Fault::CleanStop { host, down } => doubts.host(host, over(now, down + FINISH)),
@@ -106,6 +106,23 @@ impl World {
         let Host { life, settled, .. } = &self.hosts[at];
         let uncertain = if *life == 1 { 0 } else { UNCERTAIN };
         settled.is_some_and(|since| since + uncertain < self.now())
+    }
+
+    /// Holds an owner that knows that its disk hangs to the promise that nobody waits for it: it
+    /// refuses a write at once, and so the outcome is known.
+    pub(super) fn judge_unknown(&mut self, client: usize, response: &Response) {
+        let Response::Unknown { .. } = response else { return };
+        let Some(current) = &self.clients[client].current else { return };
+        let host = &self.hosts[current.host];
+        let owner = self.ring.homes(self.ring.partition(&current.key)).contains(&host.id);
+        if owner && host.stalled.is_some_and(|since| since < current.since) {
+            let (key, since) = (current.key.clone(), current.since);
+            let what = format!(
+                "n{} takes a write, asked at {since} us, that its disk, which hangs, cannot do",
+                current.host
+            );
+            self.broken = self.broken.take().or(Some(Broken { key, what }));
+        }
     }
 
     /// Holds a refusal of a sloppy write to the promise: with W hosts in reach of the one that was asked, itself among

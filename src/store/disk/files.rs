@@ -8,7 +8,7 @@ mod twin;
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -89,6 +89,20 @@ impl Directory {
     /// an older mark or none, never one that promises too much.
     pub(super) fn set_mark(&self, number: u64) -> io::Result<()> {
         twin::set_mark(&self.mark, number)
+    }
+
+    /// Writes the mark again as it is, and waits until the disk has it.
+    pub(super) fn probe(&self) -> io::Result<()> {
+        let mut mark = [0; 16];
+        match self.mark.read_exact_at(&mut mark, 0) {
+            // Nothing was synced yet.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
+            read => {
+                read?;
+                self.mark.write_all_at(&mark, 0)?;
+            }
+        }
+        self.mark.sync_data()
     }
 
     /// The write up to which the data must reach; 0 when there is no readable mark.

@@ -1,0 +1,143 @@
+//! Whether the store gets on. A disk that hangs fails nothing: it only never answers, so its absence
+//! has to be noticed by a clock.
+
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use crate::net::locked;
+use crate::node::Stall;
+
+/// A thread of the store that has been at one piece of work for so long makes no progress.
+pub(super) const STALLED_AFTER: Duration = Duration::from_secs(2);
+/// Work that takes less than this is no sign of a disk that hangs.
+const QUICK: Duration = Duration::from_millis(500);
+
+/// What a thread of the store is at.
+#[derive(Debug, Default)]
+pub(super) struct Progress(Mutex<Work>);
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Work {
+    /// When the work at hand began; `None` while the thread waits for some.
+    since: Option<Instant>,
+    /// How long the work before it took.
+    last: Duration,
+}
+
+impl Progress {
+    /// A piece of work begins; the one at hand, if there is one, has ended.
+    pub(super) fn begin(&self) {
+        self.end();
+        locked(&self.0).since = Some(Instant::now());
+    }
+
+    /// The work at hand has ended.
+    pub(super) fn end(&self) {
+        let mut work = locked(&self.0);
+        if let Some(since) = work.since.take() {
+            work.last = since.elapsed();
+        }
+    }
+
+    /// True if the work before took so long that the disk is to be looked at again soon.
+    pub(super) fn was_slow(&self) -> bool {
+        locked(&self.0).last >= QUICK
+    }
+
+    /// Since when the thread has been at one piece of work, if that is as long as `limit`.
+    fn stuck(&self, now: Instant, limit: Duration) -> Option<Instant> {
+        let since = locked(&self.0).since;
+        since.filter(|since| now.saturating_duration_since(*since) >= limit)
+    }
+}
+
+/// What was last said of the store.
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    /// Since when it has made no progress, and what that holds up.
+    stalled: Option<(Instant, Stall)>,
+}
+
+impl Watch {
+    /// Looks at the threads that write and read: what is to be said now, if anything; with the end,
+    /// how long it was.
+    pub(super) fn look(
+        &mut self,
+        now: Instant,
+        (writer, reader): (&Progress, &Progress),
+    ) -> Option<(Option<Stall>, Duration)> {
+        let before = self.stalled;
+        let held_up = |stall: Stall| before.is_some_and(|(_, known)| known >= stall);
+        // A disk that takes seconds for each sync is not well in between.
+        let limit = |stall| if held_up(stall) { QUICK } else { STALLED_AFTER };
+        let slow = held_up(Stall::Writes) && writer.was_slow();
+        let writes = writer.stuck(now, limit(Stall::Writes)).or(slow.then_some(now));
+        let reads = reader.stuck(now, limit(Stall::All));
+        let stall = match (writes, reads) {
+            (_, Some(_)) => Some(Stall::All),
+            (Some(_), None) => Some(Stall::Writes),
+            (None, None) => None,
+        };
+        let begun = [writes, reads].into_iter().flatten().min().unwrap_or(now);
+        let since = before.map_or(begun, |(since, _)| since);
+        self.stalled = stall.map(|stall| (since, stall));
+        let changed = before.map(|(_, stall)| stall) != stall;
+        changed.then(|| (stall, now.saturating_duration_since(since)))
+    }
+
+    /// For how long the store has made no progress; `None` while it does.
+    pub(super) fn lasts(&self, now: Instant) -> Option<Duration> {
+        self.stalled.map(|(since, _)| now.saturating_duration_since(since))
+    }
+}
+
+/// How long it lasts, for a text that does not change all the time.
+pub(super) fn about(lasts: Duration) -> String {
+    match lasts.as_secs() {
+        seconds @ ..10 => format!("more than {} s", seconds.clamp(1, STALLED_AFTER.as_secs())),
+        seconds @ 10..60 => format!("more than {} s", seconds / 10 * 10),
+        seconds => format!("more than {} min", seconds / 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(since: Option<Instant>, last: u64) -> Progress {
+        Progress(Mutex::new(Work { since, last: Duration::from_millis(last) }))
+    }
+
+    #[test]
+    fn a_stall_begins_after_two_seconds_and_ends_when_the_disk_is_quick_again() {
+        let begun = Instant::now();
+        let later = |ms| begun + Duration::from_millis(ms);
+        let (idle, mut watch) = (at(None, 0), Watch::default());
+        let busy = at(Some(begun), 0);
+        assert_eq!(watch.look(later(1_999), (&busy, &idle)), None);
+        let two = Duration::from_secs(2);
+        assert_eq!(watch.look(later(2_000), (&busy, &idle)), Some((Some(Stall::Writes), two)));
+        assert_eq!(watch.look(later(2_500), (&busy, &idle)), None, "nothing new");
+        assert_eq!(watch.lasts(later(2_500)), Some(Duration::from_millis(2_500)));
+        // It has ended, and was slow: what follows shows whether the disk is well.
+        assert_eq!(watch.look(later(3_000), (&at(None, 3_000), &idle)), None);
+        assert_eq!(watch.look(later(3_600), (&at(Some(later(3_500)), 3_000), &idle)), None);
+        let over = watch.look(later(4_000), (&at(None, 10), &idle));
+        assert_eq!(over, Some((None, Duration::from_secs(4))));
+        assert_eq!(watch.lasts(later(4_000)), None);
+    }
+
+    #[test]
+    fn a_reader_that_hangs_holds_up_everything_until_it_has_answered() {
+        let begun = Instant::now();
+        let later = |ms| begun + Duration::from_millis(ms);
+        let (idle, mut watch) = (at(None, 0), Watch::default());
+        let reads = at(Some(begun), 0);
+        let told = watch.look(later(2_100), (&idle, &reads)).map(|(stall, _)| stall);
+        assert_eq!(told, Some(Some(Stall::All)));
+        let writes = at(Some(begun), 0);
+        let told = watch.look(later(2_200), (&writes, &at(None, 2_200)));
+        assert_eq!(told.map(|(stall, _)| stall), Some(Some(Stall::Writes)));
+        assert!(watch.look(later(2_300), (&at(None, 1), &at(None, 2_200))).is_some());
+    }
+}

@@ -1,0 +1,61 @@
+//! Merkle trees from a clean stop to the next start: nothing has to be read again then.
+
+use tracing::{info, warn};
+
+use crate::config::Config;
+use crate::merkle::{Binding, KeptTree, KeptTrees};
+use crate::ring::Ring;
+use crate::store::{Meta, Store, StoreError, Taken};
+use crate::types::ObjectLimits;
+
+fn binding(meta: &Meta, ring: &Ring) -> Binding {
+    let (store, incarnation) = (meta.store, meta.incarnation);
+    let limit = ObjectLimits::of(ring.n()).accepted as u64;
+    Binding { store, incarnation, ring: ring.id(), limit }
+}
+
+/// Keeps the trees of a life that has ended cleanly: after its last write.
+pub(super) fn keep(
+    store: &dyn Store,
+    meta: &Meta,
+    (config, ring): (&Config, &Ring),
+    trees: Vec<KeptTree>,
+) -> Result<(), StoreError> {
+    if trees.is_empty() {
+        return Ok(());
+    }
+    let all = ring.share(config.me());
+    info!("the trees of {} of {all} partitions are kept for the next start", trees.len());
+    store.keep_trees(&KeptTrees { binding: binding(meta, ring), trees }.encode())
+}
+
+/// Takes the trees of the last life, before the first write of the next one; what is not right in
+/// every respect is left out, and all is read.
+pub(super) fn take(
+    store: &dyn Store,
+    last: &Meta,
+    (config, ring): (&Config, &Ring),
+) -> Result<Vec<KeptTree>, StoreError> {
+    let decoded = match store.take_trees()? {
+        Taken::Nothing => return Ok(Vec::new()),
+        Taken::Unusable(why) => Err(why),
+        Taken::Whole(bytes) => {
+            let own = KeptTrees::decode(&bytes, binding(last, ring));
+            own.map(|kept| kept.trees).map_err(str::to_owned)
+        }
+    };
+    match decoded {
+        Ok(trees) => {
+            let (taken, all) = (trees.len(), ring.share(config.me()));
+            info!("the trees of {taken} of {all} partitions are taken over from the last stop");
+            Ok(trees)
+        }
+        Err(why) => {
+            warn!(
+                event = "trees_ignored",
+                "the Merkle trees of the last stop are not used, and every partition is read: {why}"
+            );
+            Ok(Vec::new())
+        }
+    }
+}

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[allow(dead_code)]
 mod daemon;
 #[path = "drivers/identity.rs"]
 mod identity;

@@ -421,7 +421,7 @@ fn rest_after_a_page(clients: bool) -> u64 {
         ask(&mut bench, 1);
     }
     bench.now += 100 * MILLI;
-    let (token, _) = scan(&give(&mut bench, Input::Tick)).expect("the first page");
+    let (token, _) = scan(&give(&mut bench, Input::Tick)).unwrap();
     bench.now += 20 * MILLI;
     let page = pixii::store::ScanPage { next: Some(key), ..Default::default() };
     let mut out = give(&mut bench, Input::Store(Done::Scan { token, page }));

@@ -54,7 +54,7 @@ pub(super) fn patience_of(wars: &Wars, reads: Reads) -> Micros {
     }
     let mut rng = Rng::new(0);
     // Those asked first are near only where all are.
-    let mut far = |rng: &mut Rng| wars.wan.as_ref().map_or(0, |wan| wan.sample(rng));
+    let far = |rng: &mut Rng| wars.wan.as_ref().map_or(0, |wan| wan.sample(rng));
     let trips = (0..PACE_DRAWS)
         .map(|_| wars.r.sample(&mut rng) + wars.s.sample(&mut rng) + far(&mut rng) + far(&mut rng));
     patience(&trips.collect::<Vec<_>>())

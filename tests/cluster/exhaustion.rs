@@ -193,7 +193,7 @@ fn a_frame_that_does_not_come_is_given_up_and_its_memory_is_counted_and_shared()
     let slow = slow_senders(&house, 36, 7 << 20);
     let held = || sample(http, "pixii_frame_memory_bytes{from=\"clients\"}").unwrap_or_default();
     assert!(held() > f64::from(64 << 20), "{} bytes", held());
-    assert!(held() <= f64::from(3 * 64 << 20), "each address has its share: {} bytes", held());
+    assert!(held() <= f64::from((3 * 64) << 20), "each address has its share: {} bytes", held());
     // Another address has its own, and what waits is reported.
     let mut other = connect(&house, "127.0.0.9");
     assert!(matches!(greeted(&mut other), Some(Welcome::Accepted { .. })));

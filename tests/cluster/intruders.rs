@@ -1,9 +1,8 @@
 //! Bad input from all sides: one sentence each, and the daemon goes on, or does not start.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::fs::FileExt;
 
 use bytes::BytesMut;
 use pixii::types::NodeId;

@@ -83,6 +83,8 @@ const EXPECTED: &[&str] = &[
     "retries acknowledged",
     "rolled-back disks",
     "slow disks",
+    "stalls noticed",
+    "trees_taken_over",
     "unsynced batches lost",
     "writes unknown",
     "writes_coordinated_by_a_stand_in",

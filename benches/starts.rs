@@ -2,9 +2,9 @@
 //! again, and gets and puts of 64 clients are measured while every partition is read anew.
 //! `cargo bench --bench starts [-- KEYS [SECONDS [RUNS]]]` (default 1,000,000 keys, 5 s, 3 runs).
 //!
-//! Each run measures gets and puts before, and again beside the start. The median of the ratios is to
-//! be at least 0.8, and no comparison may have failed for lateness; the process ends with 1 if not.
-//! After a clean stop no partition may be read at all.
+//! Each run measures gets and puts before, and again beside the start. The median of the ratios is
+//! to be at least 0.8, and no comparison may have failed for lateness; the process ends with 1 if
+//! not. After a clean stop no partition may be read at all.
 
 #![allow(clippy::unwrap_used)]
 

@@ -313,8 +313,8 @@ fn whole_cluster(seed: u64, span: Micros, replaces: bool) -> Vec<(Micros, Fault)
     faults
 }
 
-/// A disk that hangs, longer than it takes to notice. Drawn apart, so that all else is the same with
-/// and without it.
+/// A disk that hangs, longer than it takes to notice. Drawn apart, so that all else is the same
+/// with and without it.
 fn hang(seed: u64, hosts: usize, span: Micros) -> Option<(Micros, Fault)> {
     let rng = &mut Rng::new(seed ^ 0x4a06);
     let drawn = rng.chance(0.2);

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use self::turn::Turn;
-use super::effects::Effects;
+use super::effects::{Effects, stalled};
 use super::forest::Held;
 use super::words::HINT_TAG;
 use super::{Config, Oversize, Shortage, Stall};
@@ -30,8 +30,6 @@ const MAX_UNSYNCED: usize = 32_768;
 const MAX_UNSYNCED_BYTES: usize = 128 << 20;
 /// Largest page of keys, in bytes.
 const MAX_LIST_BYTES: u32 = 1 << 20;
-/// A store that has made no progress for so long is stalled, as the driver measures it.
-const STALLED_AFTER_MS: u32 = 2_000;
 
 /// The copies of one store and the operations on them.
 #[derive(Clone, Debug)]
@@ -473,12 +471,6 @@ impl Replica {
 /// to its own records has nowhere else to go.
 fn waits_for_disk(kind: &Kind) -> bool {
     matches!(kind, Kind::Update { .. } | Kind::Merge { .. } | Kind::Keep { .. } | Kind::Read)
-}
-
-/// Why nothing is asked of a disk that does not answer: in words that every protocol has.
-pub(super) fn stalled() -> Refusal {
-    let what = "the time in ms that the node's disk takes to answer".into();
-    Refusal::Busy { what, limit: STALLED_AFTER_MS }
 }
 
 fn refuse(to: NodeId, op: u64, refusal: Refusal, fx: &mut Effects) {

@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::merkle::{FANOUT, LEAVES, LEVELS, LeafSet, SHAPE, width_of};
 use crate::message::{Body, Item, Refusal};
-use crate::node::effects::Effects;
-use crate::node::replica::stalled;
+use crate::node::effects::{Effects, stalled};
 use crate::ring::Ring;
 use crate::store::{ScanPage, Scanned, Span};
 use crate::types::{Blob, NodeId, Partition};

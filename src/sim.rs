@@ -84,6 +84,8 @@ const EXPECTED: &[&str] = &[
     "rolled-back disks",
     "stores made anew",
     "slow disks",
+    "stalls noticed",
+    "trees_taken_over",
     "unsynced batches lost",
     "writes unknown",
     "writes_coordinated_by_a_stand_in",

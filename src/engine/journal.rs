@@ -167,8 +167,8 @@ pub(super) fn tell_stall(name: &str, stall: Option<Stall>, lasts: Duration) {
     warn!(
         event = "disk_stalled",
         ms,
-        "the disk of node {name} has made no progress for {ms} ms: the node refuses {what}, and other \
-         nodes take its place, until the disk works again"
+        "the disk of node {name} has made no progress for {ms} ms: the node refuses {what}, \
+         and other nodes take its place, until the disk works again"
     );
 }
 

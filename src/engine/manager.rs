@@ -71,8 +71,8 @@ impl Manager {
         }
     }
 
-    /// Feeds the watchdog when that is due. A store that hangs is no reason to end the daemon, which
-    /// says so and has other nodes serve: ended, it could not even be started again.
+    /// Feeds the watchdog when that is due. A store that hangs is no reason to end the daemon,
+    /// which says so and has other nodes serve: ended, it could not even be started again.
     pub(super) fn feed(&mut self, now: Instant) {
         let Some(interval) = self.watchdog else { return };
         if is_fed(interval, self.fed.map(|fed| now.saturating_duration_since(fed))) {

@@ -1,5 +1,5 @@
-//! Whether the store gets on. A disk that hangs fails nothing: it only never answers, so its absence
-//! has to be noticed by a clock.
+//! Whether the store gets on. A disk that hangs fails nothing: it only never answers, so its
+//! absence has to be noticed by a clock.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};

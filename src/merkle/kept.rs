@@ -1,10 +1,11 @@
-//! Trees as they are kept from a clean stop to the next start, so that nothing has to be read again.
+//! Trees as they are kept from a clean stop to the next start, so that nothing has to be read
+//! again.
 //!
-//! All numbers are big-endian: the shape of the trees (4 bytes), what they are bound to (the store's
-//! id, its incarnation, the version and the digest of the ring, the size in bytes from which an
-//! object counts as oversized: 8 bytes each), and how many trees there are (4). Then for each tree
-//! its partition (2), keys with dead events (8), oversized keys (8), the number of leaves that are
-//! not zero (4), and these, each with its place (2) and its digest (16).
+//! All numbers are big-endian: the shape of the trees (4 bytes), what they are bound to (the
+//! store's id, its incarnation, the version and the digest of the ring, the size in bytes from
+//! which an object counts as oversized: 8 bytes each), and how many trees there are (4). Then for
+//! each tree its partition (2), keys with dead events (8), oversized keys (8), the number of
+//! leaves that are not zero (4), and these, each with its place (2) and its digest (16).
 
 use bytes::{Buf, BufMut};
 

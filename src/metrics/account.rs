@@ -120,7 +120,7 @@ impl Account {
         let help = "How often the store has been started.";
         page.gauge("pixii_incarnation", help, status.incarnation);
         page.gauge("pixii_partitions", "Partitions that the node is home to.", status.partitions);
-        let help = "Partitions of the node that cannot be read and written: too few of their other owners are up.";
+        let help = "Partitions of the node that cannot be served: too few of their owners are up.";
         page.gauge("pixii_cluster_unservable_partitions", help, status.level(UNSERVABLE));
         let help = "Partitions whose absent keys do not count here until they are recovered.";
         page.gauge("pixii_partitions_without_authority", help, status.without_authority);

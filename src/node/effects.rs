@@ -20,6 +20,8 @@ use crate::types::{Key, MILLI, Micros, NodeId, Partition};
 const MAX_FRESH: usize = 1_024;
 /// Clients that were there so lately are likely to come again.
 const BUSY: Micros = 1_000 * MILLI;
+/// A store that has made no progress for so long is stalled, as the driver measures it.
+const STALLED_AFTER_MS: u32 = 2_000;
 
 /// A key that a merge or hint was declined of is told of once in this time, and so many keys are
 /// remembered; of others nothing is told meanwhile.
@@ -525,6 +527,12 @@ impl Effects {
     pub(super) fn drain_into(&mut self, out: &mut Vec<Output>) {
         out.append(&mut self.out);
     }
+}
+
+/// Why nothing is asked of a disk that does not answer: in words that every protocol has.
+pub(super) fn stalled() -> Refusal {
+    let what = "the time in ms that the node's disk takes to answer".into();
+    Refusal::Busy { what, limit: STALLED_AFTER_MS }
 }
 
 /// What a hint counts as.

@@ -335,8 +335,8 @@ fn lost_pages(
     damaged.into_iter()
 }
 
-/// A disk that hangs, longer than it takes to notice. Drawn apart, so that all else is the same with
-/// and without it.
+/// A disk that hangs, longer than it takes to notice. Drawn apart, so that all else is the same
+/// with and without it.
 fn hang(seed: u64, hosts: usize, span: Micros) -> Option<(Micros, Fault)> {
     let rng = &mut Rng::new(seed ^ 0x4a06);
     let drawn = rng.chance(0.2);

@@ -1,5 +1,5 @@
-//! A store that makes no progress: what needs it is refused at once, what waits for it is let go, and
-//! nothing that was handed to it is called refused.
+//! A store that makes no progress: what needs it is refused at once, what waits for it is let go,
+//! and nothing that was handed to it is called refused.
 
 use pixii::message::{Body, Quorum, Refusal, Request, Response};
 use pixii::node::{Done, Input, Output, Stall, Work};

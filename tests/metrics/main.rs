@@ -192,8 +192,8 @@ fn what_is_kept_for_a_member_that_is_away_shows_and_it_is_not_believed_to_be_up(
 fn readiness_says_why_not() {
     // Two members, one of which never answers, and no founding without it.
     let watched = Watched::start(2, "", false, Arc::new(MemoryStore::default()));
-    let cluster = "\ncluster: 16 of 16 partitions of this node cannot be read and written: too few of \
-                   their other owners are up\n";
+    let cluster = "\ncluster: 16 of 16 partitions of this node cannot be read and written: too few \
+                   of their other owners are up\n";
     let with_cluster = |why: &str| format!("not ready: {why}{cluster}");
     let why = with_cluster("the node is starting: it has heard from 0 of 1 other members");
     until("a node that starts", || (watched.look("/readyz") == (503, why.clone())).then_some(()));

@@ -114,7 +114,8 @@ pub(super) type Step = Result<Option<()>, Stop>;
 /// Why an exchange ends before it is done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Stop {
-    /// The peer cannot answer yet: it reads the partition, or has too much to do. Nothing has failed.
+    /// The peer cannot answer yet: it reads the partition, or has too much to do. Nothing has
+    /// failed.
     NotYet,
     /// It failed, and why.
     Failed(String),

@@ -1,5 +1,5 @@
-//! The file `sled/TREES`: what a clean stop leaves for the next start, and only for that one. It lies
-//! beside the data, so that it goes with it wherever that is moved.
+//! The file `sled/TREES`: what a clean stop leaves for the next start, and only for that one. It
+//! lies beside the data, so that it goes with it wherever that is moved.
 //!
 //! A line that names its version, the number of the store's last write (8 bytes, big-endian), the
 //! content, and a checksum of all that (8 bytes).

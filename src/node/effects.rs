@@ -28,15 +28,6 @@ const STALLED_AFTER_MS: u32 = 2_000;
 const DECLINE_NOTICE: Micros = 60_000 * MILLI;
 const MAX_DECLINED_KEYS: usize = 256;
 
-/// A store that has made no progress for so long is stalled, as the driver measures it.
-const STALLED_AFTER_MS: u32 = 2_000;
-
-/// Why nothing is asked of a disk that does not answer: in words that every protocol has.
-pub(super) fn stalled() -> Refusal {
-    let what = "the time in ms that the node's disk takes to answer".into();
-    Refusal::Busy { what, limit: STALLED_AFTER_MS }
-}
-
 /// The outputs of one node under construction. Messages to itself stay inside; messages that tell of
 /// unsynced records are held back.
 #[derive(Clone, Debug)]

@@ -59,6 +59,26 @@ pub(super) fn open(
         Err(damage @ OpenError::Damaged { .. }) => damage,
         opened => return Ok(Some(opened?)),
     };
+    // One that is to begin anew beside another member's store has no use for what is left of it.
+    if !config.rejoin_empty
+        && let Some(store) = salvage(config, &damage)?
+    {
+        return Ok(Some(store));
+    }
+    if !await_witnesses(config, &damage, orders)? {
+        return Ok(None);
+    }
+    let aside = DiskStore::set_aside(&config.data_dir, false)?;
+    warn!(
+        "{damage}; it was set aside in {}, and node {} begins anew",
+        aside.display(),
+        config.name
+    );
+    Ok(Some(open()?))
+}
+
+/// Makes a new store of what a damaged one still shows; `None` if that is too little.
+fn salvage(config: &Config, damage: &OpenError) -> Result<Option<DiskStore>, ServeError> {
     manager::notify(&NotifyState::Status("making a new store of what a damaged one still shows"));
     let as_old = |meta: &mut Meta, ring: Option<&Ring>, _: &Lost| {
         // What this process issues is not old, whatever else is.
@@ -72,23 +92,14 @@ pub(super) fn open(
                 "{damage}; node {} goes on as with an old disk", config.name
             );
             journal::tell_salvage(&config.name, &salvage);
-            return Ok(Some(store));
+            Ok(Some(store))
         }
         Err(OpenError::Damaged { reason, .. }) => {
             warn!(event = "store_unreadable", "no new store can be made of it: {reason}");
+            Ok(None)
         }
-        Err(other) => return Err(other.into()),
+        Err(other) => Err(other.into()),
     }
-    if !await_witnesses(config, &damage, orders)? {
-        return Ok(None);
-    }
-    let aside = DiskStore::set_aside(&config.data_dir, false)?;
-    warn!(
-        "{damage}; it was set aside in {}, and node {} begins anew",
-        aside.display(),
-        config.name
-    );
-    Ok(Some(open()?))
 }
 
 /// Waits until another replica has each partition; false if the daemon is to stop.

@@ -167,7 +167,7 @@ fn mistakes_are_one_sentence_and_leave_nothing() {
         ),
         (&["predict", "--way", "@none"], "none has no samples"),
         (&["predict", "--way", "@nowhere"], "nowhere: "),
-        (&["predict", "--way", "fixed 1ms", "--n", "9"], "invalid value '9' for '--n <N>'"),
+        (&["predict", "--way", "fixed 1ms", "--n", "17"], "invalid value '17' for '--n <N>'"),
         (&["run", "throughput", "--samples", "-4"], "'-4'"),
         (
             &["load", "--rate", "-5"],

@@ -90,7 +90,10 @@ impl DiskStore {
     ) -> Result<(Self, Salvage), OpenError> {
         let directory = Directory::claim_existing(dir)?;
         let io = |doing| move |error| OpenError::from_io(dir, doing, &error);
-        directory.finish().map_err(io("moving the new store in place"))?;
+        if !directory.finish().map_err(io("moving the new store in place"))? {
+            let reason = "there is a FORMAT file and no data beside it".into();
+            return Err(OpenError::Damaged { dir: dir.to_path_buf(), reason });
+        }
         // sled may take a mended log no better than one that ends early.
         let salvage = match read_copy(&directory, true, cache_bytes, amend) {
             Err(OpenError::Damaged { .. }) => read_copy(&directory, false, cache_bytes, amend)?,

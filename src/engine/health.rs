@@ -208,6 +208,8 @@ impl Engine<'_> {
                 free_bytes: levels.free_bytes(),
                 reserve_bytes: self.config.disk_reserve_mib << 20,
                 stalled: self.watch.lasts(Instant::now()).unwrap_or_default(),
+                segments_scrubbed: self.scrubbed,
+                is_damaged: self.damaged.is_some(),
                 unsent,
                 client_places: self.hub.places.clients,
                 frame_memory: [

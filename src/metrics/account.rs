@@ -63,6 +63,10 @@ pub(crate) struct Load {
     pub(crate) reserve_bytes: u64,
     /// For how long the store has made no progress; nothing while it does.
     pub(crate) stalled: Duration,
+    /// Segments of the store's log that were read off the device in this incarnation.
+    pub(crate) segments_scrubbed: u64,
+    /// True while the store is known to be damaged on the device.
+    pub(crate) is_damaged: bool,
     /// Messages and bytes that wait to leave for each peer, in the order of the status.
     pub(crate) unsent: Vec<(usize, usize)>,
     /// Most clients that may be connected.
@@ -156,6 +160,11 @@ impl Account {
         page.gauge("pixii_disk_reserve_bytes", help, self.load.reserve_bytes);
         let help = "For how long the store has made no progress: its disk hangs; 0 while it does.";
         page.gauge("pixii_store_stalled_seconds", help, self.load.stalled.as_secs_f64());
+        let help = "Segments of the store's log that were read off the disk, and are whole.";
+        page.family("pixii_store_segments_scrubbed", "counter", help);
+        page.sample("_total", &Vec::new(), self.load.segments_scrubbed);
+        let help = "1 while the store is damaged on its disk, and a new one is not made yet.";
+        page.gauge("pixii_store_damaged", help, u8::from(self.load.is_damaged));
         let help = "Batches of writes: the time to write one and sync it.";
         page.family("pixii_store_sync_duration_seconds", "histogram", help);
         page.histogram(&Vec::new(), &self.meter.syncs);

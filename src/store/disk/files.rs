@@ -300,10 +300,10 @@ impl Reading {
     }
 }
 
-/// Removes files that sled would read and fail on for ever, and can make anew. Snapshots: half-written
-/// ones (a kill during an open leaves them) and damaged ones; they only repeat what the log says. A torn
-/// `conf`: it holds nothing but sled's version and the settings that are fixed with our `FORMAT`. With
-/// the good ones left in place, a store that does not open has a damaged log.
+/// Removes files that sled would read and fail on for ever, and can make anew. Snapshots:
+/// half-written ones (a kill during an open leaves them) and damaged ones; they only repeat what
+/// the log says. A torn `conf`: it holds nothing but sled's version and the settings that are fixed
+/// with our `FORMAT`. With the good ones left in place, a store that does not open has a damaged log.
 fn remove_torn_files(data: &Path) -> io::Result<()> {
     for entry in fs::read_dir(data).map_err(named(data))? {
         let path = entry.map_err(named(data))?.path();

@@ -31,8 +31,6 @@ const STEP_BYTES: usize = 24;
 pub struct Lost {
     /// Partitions of which records may be missing, sorted.
     pub partitions: Vec<Partition>,
-    /// True if hints may be missing.
-    pub hints: bool,
     /// The ranges that could not be read, a few words for each of the first of them.
     pub ranges: Vec<String>,
     /// How many such ranges there are.
@@ -194,7 +192,6 @@ impl Lost {
         let mut lost = Lost { count: gaps.len() as u64, ..Lost::default() };
         for gap in gaps {
             partitions.extend(layout::partitions_between(&gap.begin, gap.end.as_deref()));
-            lost.hints |= gap.end.as_deref().is_none_or(|end| *end > layout::HINTS[..]);
         }
         lost.partitions = partitions.into_iter().collect();
         lost.ranges = gaps.iter().take(MAX_GAPS).map(Gap::text).collect();

@@ -575,3 +575,35 @@ fn a_torn_conf_is_made_anew() {
         assert_eq!(fs::read(&conf).unwrap(), whole);
     }
 }
+
+#[test]
+fn a_salvage_reads_what_lies_behind_a_damaged_message() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    for n in 0..400 {
+        store.apply(&[put(0, &key(format!("{n}")), &record(n, &[300]))]).unwrap();
+        if n % 20 == 0 {
+            store.sync().unwrap();
+        }
+    }
+    begin_life(&store, &owner("n1"), Process::New(1)).unwrap();
+    store.close().unwrap();
+    // Without a snapshot sled reads the whole log, and would stop at the first damaged message.
+    snapshots(dir.path()).iter().for_each(|path| fs::remove_file(path).unwrap());
+    let db = dir.path().join("sled/db");
+    let mut bytes = fs::read(&db).unwrap();
+    let damaged = record(100, &[300]);
+    let value = damaged.object.values().next().unwrap().1.value.0.clone();
+    let at = bytes.windows(value.len()).position(|window| window == value).unwrap();
+    bytes[at + 150] ^= 1;
+    fs::write(&db, &bytes).unwrap();
+
+    let (store, salvage) = DiskStore::salvage(dir.path(), CACHE, &|_, _, _| {}).unwrap();
+    println!("{} places copied, lost: {:?}", salvage.copied, salvage.lost);
+    let readable = (0..400).filter(|n| {
+        let wanted = Found::Record(record(*n, &[300]));
+        store.read(Partition(0), &key(format!("{n}"))).unwrap() == wanted
+    });
+    let readable = readable.count();
+    assert!(readable >= 399, "{readable} of 400");
+}

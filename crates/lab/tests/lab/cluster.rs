@@ -1,6 +1,10 @@
 //! The laboratory on a running cluster.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
 use pixii_testkit::cluster::House;
+use pixii_testkit::until;
 use serde_json::Value;
 
 #[test]
@@ -40,4 +44,27 @@ fn live_predictions_find_the_delays_that_were_emulated() {
         assert!((0.5..2.0).contains(&(modelled / measured)), "{ends:?}: {link}");
     }
     assert_eq!(told["meet"].as_array().unwrap().len(), 9, "all are fresh in the end");
+}
+
+#[test]
+fn a_load_proves_that_it_knows_the_secret() {
+    let mut house = House::create(1);
+    let file = |name: &str, secret: &str| {
+        let path = house.path(name);
+        fs::write(&path, secret).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let peers = file("peers", "the secret of the peers");
+    let clients = file("clients", "the secret of the clients");
+    let lines = format!("secret_file = \"{peers}\"\nclient_secret_file = \"{clients}\"");
+    house.cluster.configure(&lines).unwrap();
+    house.cluster.start_all().unwrap();
+    let with = ["--secret-file", &clients];
+    let absent = [&["get", "absent"], &with[..]].concat();
+    until("it serves", || (house.run(&absent).code == 3).then_some(()));
+    let load = ["lab", "load", "--keys", "10", "--bytes", "16", "--repetitions", "1"];
+    let brief = ["--seconds", "1", "--warm-up", "0"];
+    let told = house.run(&[&load[..], &brief, &with[..]].concat());
+    assert_eq!((told.code, told.err.as_str()), (0, ""), "{told:?}");
 }

@@ -55,7 +55,8 @@ pub(crate) enum Axis {
     Numbers,
     /// Names for 0, 1, 2 and so on, of sizes that grow.
     Sizes(Vec<String>),
-    /// Names for 0, 1, 2 and so on, of kinds between which there is nothing: the points are not joined.
+    /// Names for 0, 1, 2 and so on, of kinds between which there is nothing: the points are not
+    /// joined.
     Kinds(Vec<String>),
 }
 

@@ -171,7 +171,7 @@ impl Client {
 
     async fn connect_to(address: &str, options: &Options) -> Result<Self, String> {
         let wait = Duration::from_millis(options.connect_timeout_ms.into());
-        let seed = random().map_err(|error| format!("no randomness from /dev/urandom: {error}"))?;
+        let seed = random().map_err(|error| format!("no random bytes from the system: {error}"))?;
         let (nonces, options) = (Nonces::new(seed), options.clone());
         let secret = options.secret.clone().map(|key| (key, nonces.fresh()));
         let link = Link::open(address, wait, options.in_flight, secret).await?;

@@ -1,27 +1,29 @@
-//! Figures: lines over a labelled grid, as SVG and as PNG, readable by themselves.
+//! Figures: lines over a labelled grid, as SVG, readable by themselves.
 
 use std::path::Path;
-use std::sync::Once;
 
-use plotters::coord::Shift;
-use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
-use plotters::prelude::*;
-use plotters::style::register_font;
+use self::svg::{Drawing, GRID, Scale, short};
 
-const SIZE: (u32, u32) = (900, 560);
-/// The legend is right of the plot, so that it hides no line; what the axis takes is left of it.
-const LEGEND: u32 = 180;
-const MARGIN: u32 = 14;
-const AXIS: u32 = 66;
-const LEGEND_TOP: i32 = 48;
-const LEGEND_LINE: i32 = 18;
-const FONT: &str = "sans-serif";
-/// Lines of a caption, in pixels.
-const CAPTION_LINE: u32 = 16;
+pub(crate) mod svg;
+
+const SIZE: (f64, f64) = (900.0, 560.0);
+/// The legend is right of the plot, so that it hides no line.
+const RIGHT: f64 = 720.0;
+const LEFT: f64 = 80.0;
+const TOP: f64 = 44.0;
+/// Below the plot, for the labels and the name of the x axis.
+const AXIS: f64 = 56.0;
+const LEGEND_LINE: f64 = 18.0;
+/// Height of a line of the caption, in pixels, and its font's.
+const CAPTION_LINE: f64 = 16.0;
+const CAPTION_FONT: f64 = 10.0;
 /// Most characters in a line of the caption.
 const CAPTION_CHARS: usize = 165;
 /// Room above the largest value.
 const HEADROOM: f64 = 1.08;
+/// Told apart also by those who see no red or green; again from the first for the ninth line.
+const COLOURS: [&str; 8] =
+    ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#333333", "#8c564b"];
 
 /// What a line is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,13 +37,14 @@ pub(crate) enum Style {
 }
 
 impl Style {
-    /// Pixels of a dash, and between two; none for a line without.
-    fn dash(self) -> Option<(i32, i32)> {
-        match self {
-            Style::Measured => None,
-            Style::Theory => Some((5, 4)),
-            Style::Study => Some((2, 5)),
-        }
+    /// How SVG draws it.
+    fn stroke(self, colour: &str) -> String {
+        let rest = match self {
+            Style::Measured => "stroke-width=\"2\"",
+            Style::Theory => "stroke-dasharray=\"5 4\"",
+            Style::Study => "stroke-dasharray=\"2 5\"",
+        };
+        format!("stroke=\"{colour}\" {rest}")
     }
 }
 
@@ -52,7 +55,8 @@ pub(crate) enum Axis {
     Numbers,
     /// Names for 0, 1, 2 and so on, of sizes that grow.
     Sizes(Vec<String>),
-    /// Names for 0, 1, 2 and so on, of kinds between which there is nothing: the points are not joined.
+    /// Names for 0, 1, 2 and so on, of kinds between which there is nothing: the points are not
+    /// joined.
     Kinds(Vec<String>),
 }
 
@@ -67,6 +71,12 @@ pub(crate) struct Line {
     pub(crate) style: Style,
     /// Lines with the same number have the same colour.
     pub(crate) colour: usize,
+}
+
+impl Line {
+    fn colour(&self) -> &'static str {
+        COLOURS[self.colour % COLOURS.len()]
+    }
 }
 
 /// A figure.
@@ -91,25 +101,14 @@ pub(crate) struct Figure {
 }
 
 impl Figure {
-    /// Writes `NAME.svg` and `NAME.png` to a folder. The error names the file.
+    /// Writes `NAME.svg` to a folder. The error names the file.
     pub(crate) fn write(&self, dir: &Path) -> Result<(), String> {
-        static FONTS: Once = Once::new();
-        FONTS.call_once(|| {
-            let font = epaint_default_fonts::UBUNTU_LIGHT;
-            for style in [FontStyle::Normal, FontStyle::Bold] {
-                // It is a font: the crate that has it says so.
-                let _ = register_font(FONT, style, font);
-            }
-        });
-        let svg = dir.join(format!("{}.svg", self.name));
-        let png = dir.join(format!("{}.png", self.name));
-        let fault = |path: &Path, why: String| format!("{}: {why}", path.display());
-        self.draw(SVGBackend::new(&svg, SIZE).into_drawing_area()).map_err(|e| fault(&svg, e))?;
-        self.draw(BitMapBackend::new(&png, SIZE).into_drawing_area()).map_err(|e| fault(&png, e))
+        let path = dir.join(format!("{}.svg", self.name));
+        std::fs::write(&path, self.draw()).map_err(|e| format!("{}: {e}", path.display()))
     }
 
     /// The lowest and highest x, and y.
-    fn bounds(&self) -> (std::ops::Range<f64>, std::ops::Range<f64>) {
+    fn bounds(&self) -> ((f64, f64), (f64, f64)) {
         let points = || self.lines.iter().flat_map(|line| line.points.iter());
         let low = |of: &dyn Fn(&(f64, f64, f64)) -> f64| points().map(of).fold(f64::MAX, f64::min);
         let high = |of: &dyn Fn(&(f64, f64, f64)) -> f64| points().map(of).fold(f64::MIN, f64::max);
@@ -123,149 +122,112 @@ impl Figure {
             _ if right > left => (left, right),
             _ => (left, left + 1.0),
         };
-        (left..right, bottom..top.max(bottom + f64::MIN_POSITIVE.max(1e-9)))
+        ((left, right), (bottom, top.max(bottom + 1e-9)))
     }
 
-    /// Labels of the x axis: one for each place of a point, if these are few.
-    fn ticks(&self) -> usize {
+    /// Values of the x axis to label: one for each place of a point, if these are few.
+    fn ticks(&self, x: &Scale) -> Vec<f64> {
         if let Axis::Sizes(names) | Axis::Kinds(names) = &self.axis {
-            return names.len() + 1;
+            return (0..names.len()).map(|nth| nth as f64).collect();
         }
         let places = self.lines.iter().map(|line| line.points.len()).max().unwrap_or(0);
-        if places <= 10 && self.lines.iter().all(|line| evenly(&line.points)) { places } else { 10 }
+        let is_whole = places <= 10 && self.lines.iter().all(|line| evenly(&line.points));
+        x.ticks(if is_whole { places.saturating_sub(1) } else { 10 })
     }
 
-    fn draw<B: DrawingBackend>(&self, area: DrawingArea<B, Shift>) -> Result<(), String> {
-        let fault = |error: DrawingAreaErrorKind<B::ErrorType>| error.to_string();
-        area.fill(&WHITE).map_err(fault)?;
-        let caption = wrapped(&self.caption);
-        let below = CAPTION_LINE * caption.len() as u32 + 8;
-        let (upper, lower) = area.split_vertically(SIZE.1 - below);
-        for (nth, line) in caption.iter().enumerate() {
-            let at = (16, (CAPTION_LINE * nth as u32) as i32);
-            let style = (FONT, 12).into_font().color(&BLACK.mix(0.7));
-            lower.draw(&Text::new(line.as_str(), at, style)).map_err(fault)?;
-        }
-        let (x, y) = self.bounds();
-        let mut chart = ChartBuilder::on(&upper);
-        chart
-            .caption(&self.title, (FONT, 20))
-            .margin(MARGIN)
-            .margin_right(LEGEND)
-            .x_label_area_size(42)
-            .y_label_area_size(AXIS);
-        match self.is_log {
-            true => self.lines_on(chart.build_cartesian_2d(x, y.log_scale()).map_err(fault)?),
-            false => self.lines_on(chart.build_cartesian_2d(x, y).map_err(fault)?),
-        }
-        .map_err(fault)?;
-        self.legend(&upper).map_err(fault)?;
-        area.present().map_err(fault)
-    }
-
-    /// What stands at this place of the x axis.
+    /// What stands at a labelled place of the x axis.
     fn label(&self, value: f64) -> String {
         match &self.axis {
             Axis::Numbers => short(value),
             Axis::Sizes(names) | Axis::Kinds(names) => {
-                let whole = (value - value.round()).abs() < 1e-6 && value > -0.5;
-                names
-                    .get(value.round().max(0.0) as usize)
-                    .filter(|_| whole)
-                    .cloned()
-                    .unwrap_or_default()
+                names.get(value as usize).cloned().unwrap_or_default()
             }
         }
     }
 
-    fn lines_on<B, Y>(
-        &self,
-        mut chart: ChartContext<'_, B, Cartesian2d<plotters::coord::types::RangedCoordf64, Y>>,
-    ) -> Result<(), DrawingAreaErrorKind<B::ErrorType>>
-    where
-        B: DrawingBackend,
-        Y: Ranged<ValueType = f64> + ValueFormatter<f64> + AsRangedCoord<Value = f64>,
-    {
-        chart
-            .configure_mesh()
-            .x_desc(&self.x)
-            .y_desc(&self.y)
-            .axis_desc_style((FONT, 15))
-            .label_style((FONT, 13))
-            .x_labels(self.ticks())
-            .y_labels(10)
-            .x_label_formatter(&|value| self.label(*value))
-            .y_label_formatter(&|value| short(*value))
-            .max_light_lines(0)
-            .bold_line_style(BLACK.mix(0.14))
-            .draw()?;
-        let is_joined = !matches!(self.axis, Axis::Kinds(_));
-        for (nth, line) in self.lines.iter().enumerate() {
-            let colour = Palette99::pick(line.colour).to_rgba();
-            // Side by side where they are not joined.
-            let aside = (nth as f64 + 0.5) / self.lines.len() as f64 - 0.5;
-            let aside = if is_joined { 0.0 } else { 0.7 * aside };
-            let points = line.points.iter().map(|(x, y, _)| (*x + aside, *y));
-            if let Some((dash, gap)) = line.style.dash() {
-                let style = colour.mix(0.8).into();
-                chart.draw_series(DashedLineSeries::new(points, dash, gap, style))?;
-                continue;
-            }
-            if is_joined {
-                chart.draw_series(LineSeries::new(points.clone(), colour.stroke_width(2)))?;
-            }
-            let dot = |at| Circle::new(at, if is_joined { 2 } else { 4 }, colour.filled());
-            chart.draw_series(points.map(dot))?;
-            let bars = line.points.iter().filter(|(_, _, half)| *half > 0.0);
-            let bar = |(x, y, half): &(f64, f64, f64)| {
-                let low = if self.is_log { (y - half).max(y / 10.0) } else { (y - half).max(0.0) };
-                let ends = vec![(*x + aside, low), (*x + aside, y + half)];
-                PathElement::new(ends, colour.stroke_width(1))
-            };
-            chart.draw_series(bars.map(bar))?;
+    fn draw(&self) -> String {
+        let mut drawing = Drawing::new(SIZE, &self.title);
+        let caption = wrapped(&self.caption);
+        let below = SIZE.1 - CAPTION_LINE * caption.len() as f64;
+        for (nth, line) in caption.iter().enumerate() {
+            let at = (16.0, below + CAPTION_LINE * nth as f64);
+            drawing.text(at, &format!("fill=\"#444\" font-size=\"{CAPTION_FONT}\""), line);
         }
-        Ok(())
+        let (values, heights) = self.bounds();
+        let bottom = below - CAPTION_LINE - AXIS;
+        let x = Scale { values, pixels: (LEFT, RIGHT), is_log: false };
+        let y = Scale { values: heights, pixels: (bottom, TOP), is_log: self.is_log };
+        self.frame(&mut drawing, &x, &y);
+        for nth in 0..self.lines.len() {
+            self.line(&mut drawing, nth, &x, &y);
+        }
+        self.legend(&mut drawing);
+        drawing.finish()
+    }
+
+    /// The grid, and what the axes are.
+    fn frame(&self, drawing: &mut Drawing, x: &Scale, y: &Scale) {
+        let bottom = y.pixels.0;
+        drawing.rows(y, x.pixels, 10);
+        for tick in self.ticks(x) {
+            let at = x.at(tick);
+            drawing.line((at, TOP), (at, bottom), GRID, "");
+            drawing.text((at, bottom + 17.0), "text-anchor=\"middle\"", &self.label(tick));
+        }
+        for end in [(LEFT, TOP), (RIGHT, bottom)] {
+            drawing.line((LEFT, bottom), end, "stroke=\"#333\"", "");
+        }
+        let middle = f64::midpoint(LEFT, RIGHT);
+        let title = "text-anchor=\"middle\" font-size=\"16\"";
+        drawing.text((middle, TOP - 16.0), title, &self.title);
+        let name = "text-anchor=\"middle\" font-size=\"13\"";
+        drawing.text((middle, bottom + 40.0), name, &self.x);
+        let at = (20.0, f64::midpoint(TOP, bottom));
+        let turned = format!("{name} transform=\"rotate(-90 {} {})\"", at.0, at.1);
+        drawing.text(at, &turned, &self.y);
+    }
+
+    fn line(&self, drawing: &mut Drawing, nth: usize, x: &Scale, y: &Scale) {
+        let line = &self.lines[nth];
+        let colour = line.colour();
+        let is_joined = !matches!(self.axis, Axis::Kinds(_));
+        // Side by side where they are not joined.
+        let aside = (nth as f64 + 0.5) / self.lines.len() as f64 - 0.5;
+        let aside = if is_joined { 0.0 } else { 0.7 * aside };
+        let place = |(at, value, _): &(f64, f64, f64)| (x.at(at + aside), y.at(*value));
+        let points: Vec<svg::Point> = line.points.iter().map(place).collect();
+        if is_joined || line.style != Style::Measured {
+            drawing.path(&points, &line.style.stroke(colour), &line.name);
+        }
+        if line.style != Style::Measured {
+            return;
+        }
+        for at in points {
+            drawing.dot(at, if is_joined { 2.0 } else { 4.0 }, colour);
+        }
+        for (at, value, half) in line.points.iter().filter(|(_, _, half)| *half > 0.0) {
+            let low = if self.is_log { (value - half).max(value / 10.0) } else { value - half };
+            let at = x.at(at + aside);
+            let ends = [(at, y.at(low)), (at, y.at(value + half))];
+            drawing.line(ends[0], ends[1], &format!("stroke=\"{colour}\""), "");
+        }
     }
 
     /// Names the lines, right of the plot.
-    fn legend<B: DrawingBackend>(
-        &self,
-        area: &DrawingArea<B, Shift>,
-    ) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
-        let (left, mut top) = ((SIZE.0 - LEGEND + 12) as i32, LEGEND_TOP);
+    fn legend(&self, drawing: &mut Drawing) {
+        let (left, mut top) = (RIGHT + 12.0, TOP + 10.0);
         for line in &self.lines {
-            let colour = Palette99::pick(line.colour).to_rgba();
-            let (dashes, width): (&[(i32, i32)], u32) = match line.style {
-                Style::Measured => (&[(0, 14)], 3),
-                Style::Theory => (&[(0, 5), (9, 14)], 1),
-                Style::Study => (&[(0, 2), (6, 8), (12, 14)], 1),
-            };
-            for (from, to) in dashes {
-                let ends = vec![(left + from, top + 6), (left + to, top + 6)];
-                area.draw(&PathElement::new(ends, colour.stroke_width(width)))?;
-            }
-            let style = (FONT, 13).into_font().color(&BLACK);
-            area.draw(&Text::new(line.name.as_str(), (left + 20, top), style))?;
+            let stroke = line.style.stroke(line.colour());
+            drawing.line((left, top - 4.0), (left + 14.0, top - 4.0), &stroke, "");
+            drawing.text((left + 20.0, top), "font-size=\"11\"", &line.name);
             top += LEGEND_LINE;
         }
-        Ok(())
     }
 }
 
 /// True if the points are one apart.
 fn evenly(points: &[(f64, f64, f64)]) -> bool {
     points.windows(2).all(|pair| (pair[1].0 - pair[0].0 - 1.0).abs() < 1e-9)
-}
-
-/// A number without digits that say nothing.
-fn short(value: f64) -> String {
-    match value.abs() {
-        0.0 => "0".into(),
-        1_000.0.. => format!("{value:.0}"),
-        10.0.. => format!("{:.1}", value).trim_end_matches(".0").into(),
-        0.01.. => format!("{value:.2}").trim_end_matches('0').trim_end_matches('.').into(),
-        _ => format!("{value:.0e}"),
-    }
 }
 
 /// A text in lines of at most [`CAPTION_CHARS`], broken between words.

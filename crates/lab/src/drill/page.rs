@@ -6,6 +6,7 @@ use pixii_kit::text::html;
 
 use super::chronicle::{Mark, Phase};
 use super::report::{Report, Stretch};
+use crate::plot::svg::{Drawing, Scale, short};
 
 const WIDTH: f64 = 920.0;
 /// Left of the plots, for the labels of their axes.
@@ -23,19 +24,6 @@ const DECADES: std::ops::RangeInclusive<i32> = -1..=1;
 const STYLE: &str = "body{font:16px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em}svg{max-width:100%}\
 table{border-collapse:collapse;margin:1em 0}td,th{border:1px solid #ccc;padding:2px 10px;text-align:left}\
 td.n{text-align:right}.bad{color:#b00}";
-
-/// The plots' x axis: seconds from the beginning of the drill.
-struct Axis {
-    from: f64,
-    to: f64,
-}
-
-impl Axis {
-    fn x(&self, at: f64) -> f64 {
-        let share = (at - self.from) / (self.to - self.from).max(1e-9);
-        LEFT + share.clamp(0.0, 1.0) * (WIDTH - LEFT - RIGHT)
-    }
-}
 
 /// The whole page.
 pub(crate) fn page(report: &Report) -> String {
@@ -66,165 +54,104 @@ pub(crate) fn page(report: &Report) -> String {
 fn drawn(report: &Report) -> String {
     let first = report.intervals.first().map_or(0.0, |(from, _)| *from);
     let last = report.intervals.last().map_or(1.0, |(from, of)| from + of.seconds);
-    let axis = Axis { from: first, to: last };
-    let mut svg = format!(
-        "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" xmlns=\"http://www.w3.org/2000/svg\" font-family=\"sans-serif\" \
-         font-size=\"12\" role=\"img\" aria-label=\"requests per second and their latency over time\">\n"
-    );
-    svg += &shades(report, &axis);
-    svg += &rates(report, &axis);
-    svg += &times(report, &axis);
-    svg += &marks(report, &axis);
-    svg += &seconds(&axis);
-    svg + "</svg>\n"
+    let x = Scale { values: (first, last), pixels: (LEFT, WIDTH - RIGHT), is_log: false };
+    let about = "requests per second and their latency over time";
+    let mut drawing = Drawing::new((WIDTH, HEIGHT), about);
+    shades(&mut drawing, report, &x);
+    rates(&mut drawing, report, &x);
+    times(&mut drawing, report, &x);
+    marks(&mut drawing, report, &x);
+    for tick in x.ticks(16) {
+        let at = (x.at(tick), TOPS[1] + PANEL + 16.0);
+        drawing.text(at, "text-anchor=\"middle\"", &format!("{} s", short(tick)));
+    }
+    drawing.finish()
 }
 
 /// The time of the fault, shaded.
-fn shades(report: &Report, axis: &Axis) -> String {
-    let mut svg = String::new();
+fn shades(drawing: &mut Drawing, report: &Report, x: &Scale) {
     let ends = report.told.phases.iter().skip(1).map(|(from, _)| *from);
     let spans = report.told.phases.iter().zip(ends.chain([report.told.ended]));
     for ((from, phase), to) in spans.filter(|((_, phase), _)| *phase == Some(Phase::During)) {
-        let (left, right) = (axis.x(from.as_secs_f64()), axis.x(to.as_secs_f64()));
+        let (left, right) = (x.at(from.as_secs_f64()), x.at(to.as_secs_f64()));
         let name = phase.map_or("", Phase::name);
         for top in TOPS {
-            let _ = writeln!(
-                svg,
-                "<rect x=\"{left:.1}\" y=\"{top}\" width=\"{:.1}\" height=\"{PANEL}\" fill=\"#fdf0e0\"><title>{name}</title></rect>",
-                right - left
-            );
+            drawing.rect((left, top), (right - left, PANEL), "fill=\"#fdf0e0\"", name);
         }
     }
-    svg
+}
+
+/// A panel's y axis, labelled.
+fn panel(drawing: &mut Drawing, top: f64, title: &str, scale: (f64, f64), is_log: bool) -> Scale {
+    let y = Scale { values: scale, pixels: (top + PANEL, top), is_log };
+    drawing.text((LEFT, top - 6.0), "font-weight=\"bold\"", title);
+    drawing.rows(&y, (LEFT, WIDTH - RIGHT), 5);
+    y
 }
 
 /// Requests done per second, and below them those that failed.
-fn rates(report: &Report, axis: &Axis) -> String {
+fn rates(drawing: &mut Drawing, report: &Report, x: &Scale) {
     let failed = |of: &Stretch| (of.refused + of.unknown) as f64 / of.seconds.max(1e-9);
     let most = report.intervals.iter().map(|(_, of)| of.rate().max(failed(of))).fold(1.0, f64::max);
-    let y = |rate: f64| TOPS[0] + PANEL * (1.0 - rate / (most * 1.05));
-    let mut svg =
-        grid(TOPS[0], "requests per second", &[0.0, most / 2.0, most], &y, &|r| format!("{r:.0}"));
-    let mut points = String::new();
+    let y = panel(drawing, TOPS[0], "requests per second", (0.0, most * 1.05), false);
+    let mut points = Vec::new();
     for (from, of) in &report.intervals {
-        let (x, right) = (axis.x(*from), axis.x(from + of.seconds));
-        let _ = write!(points, "{x:.1},{0:.1} {right:.1},{0:.1} ", y(of.rate()));
+        let (left, right) = (x.at(*from), x.at(from + of.seconds));
+        points.extend([(left, y.at(of.rate())), (right, y.at(of.rate()))]);
         if failed(of) > 0.0 {
-            let _ = writeln!(
-                svg,
-                "<rect x=\"{x:.1}\" y=\"{0:.1}\" width=\"{1:.1}\" height=\"{2:.1}\" fill=\"#c22\"><title>{3:.0} failed per second</title></rect>",
-                y(failed(of)).min(y(0.0) - 2.0),
-                (right - x).max(1.5),
-                (y(0.0) - y(failed(of))).max(2.0),
-                failed(of)
-            );
+            // High enough to be seen.
+            let top = y.at(failed(of)).min(y.at(0.0) - 2.0);
+            let size = ((right - left).max(1.5), y.at(0.0) - top);
+            let tip = format!("{:.0} failed per second", failed(of));
+            drawing.rect((left, top), size, "fill=\"#c22\"", &tip);
         }
     }
-    let _ = writeln!(
-        svg,
-        "<polyline points=\"{points}\" fill=\"none\" stroke=\"#1565a0\" stroke-width=\"1.5\"/>"
-    );
-    svg
+    drawing.path(&points, "stroke=\"#1565a0\" stroke-width=\"1.5\"", "done");
 }
 
 /// p50 and p99 over time; each decade has the same height.
-fn times(report: &Report, axis: &Axis) -> String {
+fn times(drawing: &mut Drawing, report: &Report, x: &Scale) {
     let all = || report.intervals.iter().filter(|(_, of)| of.done > 0);
     let ms = |us: u32| f64::from(us.max(1)) / 1e3;
     let low = all().map(|(_, of)| ms(of.p50_us)).fold(f64::MAX, f64::min).log10().floor() as i32;
     let high = all().map(|(_, of)| ms(of.p99_us)).fold(0.0, f64::max).log10().ceil() as i32;
-    let (low, high) = (low.min(*DECADES.start()), high.max(*DECADES.end()));
-    let y = |ms: f64| TOPS[1] + PANEL * (f64::from(high) - ms.log10()) / f64::from(high - low);
-    let labels: Vec<f64> = (low..=high).map(|power| 10f64.powi(power)).collect();
-    let mut svg = grid(TOPS[1], "latency in ms", &labels, &y, &|ms| format!("{ms}"));
-    for (name, colour, of) in [
-        ("p99", "#a0430a", (|of| of.p99_us) as fn(&Stretch) -> u32),
-        ("p50", "#2e7d32", |of| of.p50_us),
+    let ends = [low.min(*DECADES.start()), high.max(*DECADES.end())].map(|of| 10f64.powi(of));
+    let y = panel(drawing, TOPS[1], "latency in ms", (ends[0], ends[1]), true);
+    for (at, name, colour, of) in [
+        (220.0, "p99", "#a0430a", (|of| of.p99_us) as fn(&Stretch) -> u32),
+        (260.0, "p50", "#2e7d32", |of| of.p50_us),
     ] {
         let point = |(from, stretch): &(f64, Stretch)| {
-            format!("{:.1},{:.1} ", axis.x(from + stretch.seconds / 2.0), y(ms(of(stretch))))
+            (x.at(from + stretch.seconds / 2.0), y.at(ms(of(stretch))))
         };
+        let stroke = format!("stroke=\"{colour}\" stroke-width=\"1.5\"");
         // Where nothing was done there is no time, and no line.
         for stretch in report.intervals.split(|(_, of)| of.done == 0) {
-            let points: String = stretch.iter().map(point).collect();
-            let _ = writeln!(
-                svg,
-                "<polyline points=\"{points}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.5\"><title>{name}</title></polyline>"
-            );
+            let points: Vec<_> = stretch.iter().map(point).collect();
+            drawing.path(&points, &stroke, name);
         }
+        drawing.text((at, TOPS[1] - 6.0), &format!("fill=\"{colour}\""), name);
     }
-    let y = TOPS[1] - 6.0;
-    for (at, name, colour) in [(220.0, "p99", "#a0430a"), (260.0, "p50", "#2e7d32")] {
-        let _ = writeln!(svg, "<text x=\"{at}\" y=\"{y}\" fill=\"{colour}\">{name}</text>");
-    }
-    svg
-}
-
-fn grid(
-    top: f64,
-    title: &str,
-    labels: &[f64],
-    y: &dyn Fn(f64) -> f64,
-    told: &dyn Fn(f64) -> String,
-) -> String {
-    let mut svg =
-        format!("<text x=\"{LEFT}\" y=\"{}\" font-weight=\"bold\">{title}</text>\n", top - 6.0);
-    for label in labels {
-        let (at, right) = (y(*label), WIDTH - RIGHT);
-        let _ = writeln!(
-            svg,
-            "<line x1=\"{LEFT}\" x2=\"{right}\" y1=\"{at:.1}\" y2=\"{at:.1}\" stroke=\"#ddd\"/>\
-             <text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
-            LEFT - 6.0,
-            at + 4.0,
-            told(*label)
-        );
-    }
-    svg
 }
 
 /// A line for each event, with its number in the table below.
-fn marks(report: &Report, axis: &Axis) -> String {
+fn marks(drawing: &mut Drawing, report: &Report, x: &Scale) {
     let events = &report.told.events;
-    let mut svg = String::new();
     let mut free = LEFT;
-    let drawn = |at: f64| (axis.from..=axis.to).contains(&at);
+    let drawn = |at: f64| (x.values.0..=x.values.1).contains(&at);
     for (number, event) in (1..).zip(events).filter(|(_, event)| drawn(event.at.as_secs_f64())) {
-        let x = axis.x(event.at.as_secs_f64());
+        let at = x.at(event.at.as_secs_f64());
         let colour = colour(event.mark);
-        let _ = writeln!(
-            svg,
-            "<line x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{}\" y2=\"{}\" stroke=\"{colour}\" stroke-dasharray=\"3 3\">\
-             <title>{}</title></line>",
-            TOPS[0],
-            TOPS[1] + PANEL,
-            html(&event.what)
-        );
+        let stroke = format!("stroke=\"{colour}\" stroke-dasharray=\"3 3\"");
+        drawing.line((at, TOPS[0]), (at, TOPS[1] + PANEL), &stroke, &event.what);
         if events.len() <= MAX_NUMBERED {
             // Numbers of events that are close stand beside each other.
-            let at = x.max(free);
+            let at = at.max(free);
             free = at + 18.0;
-            let _ = writeln!(
-                svg,
-                "<text x=\"{at:.1}\" y=\"14\" text-anchor=\"middle\" fill=\"{colour}\">{number}</text>"
-            );
+            let centred = format!("text-anchor=\"middle\" fill=\"{colour}\"");
+            drawing.text((at, 14.0), &centred, &format!("{number}"));
         }
     }
-    svg
-}
-
-fn seconds(axis: &Axis) -> String {
-    let length = axis.to - axis.from;
-    let step = [0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0];
-    let step = step.into_iter().find(|step| length / step <= 16.0).unwrap_or(1_800.0);
-    let mut svg = String::new();
-    let mut at = (axis.from / step).ceil() * step;
-    while at <= axis.to {
-        let (x, y) = (axis.x(at), TOPS[1] + PANEL + 16.0);
-        let _ = writeln!(svg, "<text x=\"{x:.1}\" y=\"{y}\" text-anchor=\"middle\">{at} s</text>");
-        at += step;
-    }
-    svg
 }
 
 fn colour(mark: Mark) -> &'static str {

@@ -58,7 +58,7 @@ Examples:
   pixii lab predict --way \"exponential 5ms\" --n 5
   pixii lab predict --way @one-way.txt --fresh 99.9 --within 10 --read-p99 5
   pixii lab predict --live --connect 127.0.0.1:7432 --fresh 99.9 --within 10 --read-p99 5
-  pixii lab predict --fit YMMR --out ymmr              predict.csv, predict.svg and predict.png")]
+  pixii lab predict --fit YMMR --out ymmr              predict.csv and predict.svg")]
 pub(super) struct Predict {
     /// A fit of the paper: LNKD-SSD, LNKD-DISK or YMMR
     #[arg(long, conflicts_with_all = ["way", "w", "a", "r", "s"])]

@@ -13,7 +13,7 @@ use pixii_core::emulation::{self, Rule};
 use pixii_core::members::{Member, Members, check_name};
 use pixii_core::node::Experiment;
 use pixii_core::ring::{Ring, RingError};
-use pixii_core::secret::{SecretKey, Secrets, Vault};
+use pixii_core::secret::{Secrets, Vault};
 use pixii_core::types::{MAX_MEMBERS, MAX_N, MAX_PARTITIONS, NodeId};
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;

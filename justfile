@@ -54,6 +54,7 @@ fuzz SECONDS="10":
 docs: build
     docs/generate {{pixii}}
     docs/check
+    docs/transcripts {{pixii}}
 
 # Read the documentation in a browser; needs mdbook.
 book:

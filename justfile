@@ -48,7 +48,8 @@ mutants *NAMES:
 
 # Hostile bytes, seconds for each target.
 fuzz SECONDS="10":
-    PIXII_FUZZ_SECONDS={{SECONDS}} cargo test --locked --release --test fuzz -- --nocapture --test-threads 2
+    PIXII_FUZZ_SECONDS={{SECONDS}} \
+        cargo test --locked --release --test fuzz -- --nocapture --test-threads 2
 
 # Write the reference pages that follow from the program; check all pages.
 docs: build

@@ -6,11 +6,11 @@ use std::hint::black_box;
 
 use bytes::{Bytes, BytesMut};
 use criterion::{BenchmarkId, Criterion, Throughput};
-use pixii::causal::{Actor, Context, Object, Version};
-use pixii::message::{Body, PeerMessage};
-use pixii::secret::{Exchange, Role, Seal, SecretKey};
-use pixii::types::{Blob, Key, WriteId, hash64};
-use pixii::wire::{self, MAX_FRAME_BYTES};
+use pixii_core::causal::{Actor, Context, Object, Version};
+use pixii_core::message::{Body, PeerMessage};
+use pixii_core::secret::{Exchange, Role, Seal, SecretKey};
+use pixii_core::types::{Blob, Key, WriteId, hash64};
+use pixii_core::wire::{self, MAX_FRAME_BYTES};
 
 /// The message that carries a value of `bytes` bytes to another replica.
 fn merge(bytes: usize) -> PeerMessage {

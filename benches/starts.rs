@@ -8,19 +8,14 @@
 
 #![allow(clippy::unwrap_used)]
 
-// The daemons' files and processes, as `pixii dev` has them; not all of it is needed here.
-#[allow(dead_code, unused_imports)]
-#[path = "../src/cli/cluster.rs"]
-mod cluster;
-
 use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use cluster::{Cluster, Shape};
-use pixii::client::{Client, Options, Put};
-use pixii::message::StatusReport;
-use pixii::types::Key;
+use pixii_client::{Client, Options, Put};
+use pixii_core::message::StatusReport;
+use pixii_core::types::Key;
+use pixii_kit::cluster::{Cluster, Shape};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput};
-use pixii::causal::{Actor, Context, Object, Version};
-use pixii::store::disk::DiskStore;
-use pixii::store::{Change, Record, Store};
-use pixii::types::{Blob, Key, Partition, WriteId};
+use pixii::disk::DiskStore;
+use pixii_core::causal::{Actor, Context, Object, Version};
+use pixii_core::store::{Change, Record, Store};
+use pixii_core::types::{Blob, Key, Partition, WriteId};
 
 const KEYS: u32 = 10_000;
 

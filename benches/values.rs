@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion};
-use pixii::causal::{Actor, Clock, Context};
+use pixii_core::causal::{Actor, Clock, Context};
 
 /// A clock that `actors` stores have written, a live value of each.
 fn siblings(actors: u64) -> Clock<u64> {

@@ -21,8 +21,7 @@ pub(super) fn migrate(_: &Sled) -> Result<Batch, Fault> {
 mod tests {
     use bincode::Encode;
     use bytes::Bytes;
-
-    use crate::store;
+    use pixii_core::store;
 
     #[derive(Encode)]
     struct Record {
@@ -157,8 +156,8 @@ mod tests {
             "0101070201fb2c010902fe00000000000000000000000010000000036e65770200fd00\
              00000000000010fb2c01fc7011010000c1500b1fe753818e"
         );
-        let key = crate::types::Key::new("key").unwrap();
-        let partition = crate::types::Partition(0x0102);
+        let key = pixii_core::types::Key::new("key").unwrap();
+        let partition = pixii_core::types::Partition(0x0102);
         let found = store::decode_record(partition, &key, Bytes::from(golden.clone()));
         let store::Found::Record(today) = found else { panic!("{found:?}") };
         assert_eq!(today.own_serial, Some(7));
@@ -166,7 +165,7 @@ mod tests {
         assert_eq!(store::encode_record(partition, &key, &today), golden);
         let target = [0, 0, 0, 0, 0, 0, 3, 4];
         let hint = stored(&[b"hint", &target, b"key"], &encode(&record()));
-        let node = crate::types::NodeId(0x0304);
+        let node = pixii_core::types::NodeId(0x0304);
         assert_eq!(hint[..hint.len() - 8], golden[..golden.len() - 8]);
         assert_eq!(hex(&hint[hint.len() - 8..]), "4d7b65beea3e82c6");
         let found = store::decode_hint(node, &key, Bytes::from(hint));
@@ -181,11 +180,11 @@ mod tests {
         assert_eq!(hex(&golden), bytes);
         // Schema 3 has a list behind it.
         let golden = [golden, vec![0]].concat();
-        let today: store::Meta = crate::wire::decode(&Bytes::from(golden.clone())).unwrap();
+        let today: store::Meta = pixii_core::wire::decode(&Bytes::from(golden.clone())).unwrap();
         assert_eq!((today.owner.name.as_str(), today.serial_end), ("n1", 70_000));
-        assert_eq!(crate::wire::encode(&today), golden);
+        assert_eq!(pixii_core::wire::encode(&today), golden);
         let sealed = stored(&[b"meta", b"life"], &golden);
-        assert_eq!(store::disk::seal("life", &golden), sealed);
+        assert_eq!(crate::disk::layout::seal("life", &golden), sealed);
         let member = |name: &str, standing| Member {
             name: name.into(),
             address: "h:1".into(),
@@ -195,9 +194,9 @@ mod tests {
         };
         let golden = encode(&Members(vec![member("a", 1), member("b", 3)]));
         assert_eq!(hex(&golden), "02016103683a31fb2c010104016203683a31fb2c010304");
-        let today: crate::members::Members =
-            crate::wire::decode(&Bytes::from(golden.clone())).unwrap();
+        let today: pixii_core::members::Members =
+            pixii_core::wire::decode(&Bytes::from(golden.clone())).unwrap();
         assert_eq!(today.iter().map(|member| member.incarnation).sum::<u64>(), 600);
-        assert_eq!(crate::wire::encode(&today), golden);
+        assert_eq!(pixii_core::wire::encode(&today), golden);
     }
 }

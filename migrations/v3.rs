@@ -27,9 +27,8 @@ pub(super) fn migrate(sled: &Sled) -> Result<Batch, Fault> {
 mod tests {
     use bincode::Encode;
     use bytes::Bytes;
-
-    use crate::store;
-    use crate::types::{Key, NodeId};
+    use pixii_core::store;
+    use pixii_core::types::{Key, NodeId};
 
     #[derive(Encode)]
     struct Generation {
@@ -75,10 +74,10 @@ mod tests {
             "fb2c0102016101fd000000000001000007fb2c01016201fd000000000001000007fb2c01\
              01016301fd000000000001000007fb2c01"
         );
-        let today: crate::generation::Generation =
-            crate::wire::decode(&Bytes::from(golden.clone())).unwrap();
+        let today: pixii_core::generation::Generation =
+            pixii_core::wire::decode(&Bytes::from(golden.clone())).unwrap();
         assert_eq!(today.number, 300);
-        assert_eq!(crate::wire::encode(&today), golden);
+        assert_eq!(pixii_core::wire::encode(&today), golden);
         let key = Key::new("key").unwrap();
         let hint = store::Record { own_serial: Some(7), generation: 300, ..Default::default() };
         let bytes = store::encode_hint(NodeId(0x0304), &key, &hint);

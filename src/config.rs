@@ -9,16 +9,16 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use pixii_core::emulation::{self, Rule};
+use pixii_core::members::{Member, Members, check_name};
+use pixii_core::node::Experiment;
+use pixii_core::ring::{Ring, RingError};
+use pixii_core::secret::{SecretKey, Secrets, Vault};
+use pixii_core::types::{MAX_MEMBERS, MAX_N, MAX_PARTITIONS, NodeId};
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
-use crate::emulation::{self, Rule};
-use crate::members::{Member, Members, check_name};
-use crate::node::Experiment;
-use crate::ring::{Ring, RingError};
-use crate::secret::{SecretKey, Secrets, Vault};
-use crate::types::{MAX_MEMBERS, MAX_N, MAX_PARTITIONS, NodeId};
 pub(crate) use secrets::SecretFiles;
 
 /// Where a node listens unless it is told otherwise.
@@ -156,11 +156,6 @@ struct Keys {
 struct MemberKeys {
     name: String,
     address: String,
-}
-
-/// What a client proves itself with, from the file at `path`: its first secret, if there are two.
-pub fn client_secret(path: &Path) -> Result<SecretKey, ConfigError> {
-    secrets::client(path).map(|keys| keys.first().clone()).map_err(ConfigError)
 }
 
 fn default_listen() -> String {

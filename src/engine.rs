@@ -30,6 +30,20 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use pixii_core::emulation;
+use pixii_core::members::{Member, Members};
+use pixii_core::merkle::KeptTree;
+use pixii_core::message::{
+    Call, CallBody, Refusal, Replacement, Reply, ReplyBody, Response, SampleReport,
+};
+use pixii_core::node::{ClientId, Done, Input, Node, Notice, Output, Shortage};
+use pixii_core::ring::Ring;
+use pixii_core::rng::Rng;
+use pixii_core::store::{LifeError, Meta, StoreError};
+use pixii_core::types::{Micros, NodeId};
+use pixii_core::wire::{self, PROTOCOL};
+use pixii_transport::frames::{Held, LARGE_REPLY_BYTES, Outbox};
+use pixii_transport::limited;
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, channel};
@@ -38,23 +52,9 @@ use tokio::time::sleep_until;
 use tracing::{error, info, warn};
 
 use crate::config::{Config, ConfigError, check_address};
-use crate::emulation;
-use crate::members::{Member, Members};
-use crate::merkle::KeptTree;
-use crate::message::{
-    Call, CallBody, Refusal, Replacement, Reply, ReplyBody, Response, SampleReport,
-};
+use crate::disk::{DiskStore, OpenError};
 use crate::metrics::{Kind, Meter, kind};
-use crate::net::frames::{Held, LARGE_REPLY_BYTES, Outbox};
-use crate::net::throttle::limited;
 use crate::net::{Access, CLIENT_LIMITS, Event, Hub, Identity, listener, peers, reachable};
-use crate::node::{ClientId, Done, Input, Node, Notice, Output, Shortage};
-use crate::ring::Ring;
-use crate::rng::Rng;
-use crate::store::disk::{DiskStore, OpenError};
-use crate::store::{LifeError, Meta, StoreError};
-use crate::types::{Micros, NodeId};
-use crate::wire::{self, PROTOCOL};
 use emulated::{Alarm, Emulator, Parcel};
 use ending::Ending;
 use health::{Question, Watchers};

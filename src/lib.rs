@@ -1,29 +1,23 @@
-//! Pixii: a Dynamo-style key-value store. ARCHITECTURE.md is the map of this crate.
+//! The daemon of Pixii, a Dynamo-style key-value store: the drivers of the machine in `pixii-core`.
+//! They own sockets, disks, threads and the clock. ARCHITECTURE.md is the map.
 
-// Floor 0: values. No IO, no clock, no randomness of their own.
-pub mod causal;
-pub mod emulation;
-pub mod generation;
-pub mod members;
-pub mod merkle;
-pub mod ring;
-pub mod rng;
-pub mod secret;
-pub mod tally;
-pub mod types;
-
-// Floor 1: words. Messages, their bytes, and what a store is.
-pub mod message;
-pub mod store;
-pub mod wire;
-
-// Floor 2: the machine. Inputs in, outputs out.
-pub mod node;
-
-// Floor 3: drivers. They own sockets, disks, threads and the clock, real or simulated.
-pub mod client;
 pub mod config;
+pub mod disk;
 pub mod engine;
+pub mod http;
 mod metrics;
 mod net;
-pub mod sim;
+
+use std::sync::LazyLock;
+
+/// The version of this program: its number, the commit that it was built from where that is known,
+/// and the versions of what it sends and of what it stores.
+pub static VERSION: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "{} (commit {}, protocol {}, schema {})",
+        env!("CARGO_PKG_VERSION"),
+        option_env!("PIXII_COMMIT").unwrap_or("unknown"),
+        pixii_core::wire::PROTOCOL,
+        disk::schema::NEWEST,
+    )
+});

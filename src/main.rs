@@ -1,7 +1,6 @@
 //! The command `pixii`.
 
 mod cli;
-mod lab;
 
 use std::process::ExitCode;
 

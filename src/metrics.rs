@@ -6,10 +6,10 @@ mod text;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use pixii_core::message::{Refusal, Request, Response};
+
 pub(crate) use account::{Account, Load};
 use text::Histogram;
-
-use crate::message::{Refusal, Request, Response};
 
 /// Bounds of latencies, in seconds.
 const LATENCIES: [f64; 16] = [

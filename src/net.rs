@@ -3,47 +3,42 @@
 //! Everything here runs on one thread; the locks only satisfy the types and are never waited for.
 
 mod doors;
-pub(crate) mod frames;
-pub(crate) mod handshake;
 pub(crate) mod http;
-pub(crate) mod inflow;
 pub(crate) mod listener;
 mod lookup;
 mod operators;
-mod pace;
 pub(crate) mod peers;
 pub(crate) mod places;
 pub(crate) mod probe;
 pub(crate) mod reachable;
 mod runs;
-pub(crate) mod throttle;
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::sync::atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use pixii_core::members::{Members, Standing};
+use pixii_core::message::{Call, LinksReport, PeerMessage};
+use pixii_core::node::ClientId;
+use pixii_core::secret::{Nonces, Vault};
+use pixii_core::types::{MAX_OBJECT_BYTES, NodeId};
+use pixii_core::wire::{MAX_FRAME_BYTES, PROTOCOL};
+use pixii_transport::frames::{Held, Limits, Outbox};
+use pixii_transport::inflow::{Inflow, Sizes};
+use pixii_transport::locked;
+use pixii_transport::throttle::LogThrottle;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::AbortHandle;
 
-use crate::members::{Members, Standing};
-use crate::message::{Call, LinksReport, PeerMessage};
-use crate::node::ClientId;
-use crate::secret::{Nonces, Vault};
-use crate::types::{MAX_OBJECT_BYTES, NodeId};
-use crate::wire::{MAX_FRAME_BYTES, PROTOCOL};
 use doors::Doors;
-use frames::{Held, Limits, Outbox};
-use inflow::{Inflow, Sizes};
 use lookup::Lookups;
 use operators::Operators;
 use places::Places;
 use runs::Runs;
-use throttle::LogThrottle;
 
 /// A handshake, the connection's making included, is done in this time.
 const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -374,18 +369,6 @@ impl Hub {
     pub(crate) fn undialable(&self) -> Option<String> {
         locked(&self.undialable).clone()
     }
-}
-
-/// Random bytes of the system.
-pub(crate) fn random<const BYTES: usize>() -> io::Result<[u8; BYTES]> {
-    let mut bytes = [0; BYTES];
-    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(bytes)
-}
-
-/// The content of a mutex, whether or not a thread panicked with it.
-pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Sends small frames at once, and notices within about `timeout` that the other side lost its power,

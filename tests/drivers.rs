@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-#[allow(dead_code)]
-mod daemon;
 #[path = "drivers/identity.rs"]
 mod identity;
 #[path = "drivers/secrets.rs"]
@@ -16,14 +14,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use daemon::{Daemon, Faulty, Raw, config, config_text, free_port, get, put, until, values};
 use pixii::config::Config;
 use pixii::engine::{self, ServeError};
-use pixii::message::{Call, CallBody, Refusal, Reply, ReplyBody, Response, RingReport};
-use pixii::store::Store;
-use pixii::store::memory::MemoryStore;
-use pixii::types::{Blob, NodeId};
-use pixii::wire::{self, Hello, Welcome};
+use pixii_core::message::{Call, CallBody, Refusal, Reply, ReplyBody, Response, RingReport};
+use pixii_core::store::Store;
+use pixii_core::store::memory::MemoryStore;
+use pixii_core::types::{Blob, NodeId};
+use pixii_core::wire::{self, Hello, Welcome};
+use pixii_testkit::daemon::{Daemon, Faulty, Raw, config, config_text, get, put, values};
+use pixii_testkit::{free_port, until};
 
 // --- configuration ---
 
@@ -385,7 +384,7 @@ fn noise_closes_its_connection_and_nothing_else() {
     let oversize = [&u32::MAX.to_be_bytes()[..], &[0; 64]].concat();
     let tiny = [&1u32.to_be_bytes()[..], &[0; 64]].concat();
     let nonsense = wire::frame(&(255u8, 255u8, 255u8)).to_vec();
-    let mut rng = pixii::rng::Rng::new(11);
+    let mut rng = pixii_core::rng::Rng::new(11);
     let random: Vec<u8> = (0..4_096).map(|_| rng.next_u64() as u8).collect();
     let mut hellos = vec![Hello::Client, peer_hello(&ports, "n1", "n0")];
     for hello in hellos.drain(..) {

@@ -2,25 +2,22 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-// Daemons and hand-made connections, as `drivers` has them; not all of it is needed here.
-#[allow(dead_code)]
-mod daemon;
-
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use daemon::{Client, Daemon, Raw, config_text, free_port, get, put, until, values};
 use pixii::config::Config;
 use pixii::engine::MAX_CALLS;
-use pixii::members::{Member, Members};
-use pixii::message::{CallBody, EmulateOrder, ReplyBody};
-use pixii::node::Experiment;
-use pixii::store::memory::MemoryStore;
-use pixii::store::{Change, Store};
-use pixii::types::NodeId;
-use pixii::wire::{self, Hello, Welcome};
+use pixii_core::members::{Member, Members};
+use pixii_core::message::{CallBody, EmulateOrder, ReplyBody};
+use pixii_core::node::Experiment;
+use pixii_core::store::memory::MemoryStore;
+use pixii_core::store::{Change, Store};
+use pixii_core::types::NodeId;
+use pixii_core::wire::{self, Hello, Welcome};
+use pixii_testkit::daemon::{Client, Daemon, Raw, config_text, get, put, values};
+use pixii_testkit::{free_port, until};
 
 const ALLOWED: &str = "allow_emulation = true\n";
 

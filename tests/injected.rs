@@ -3,18 +3,16 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-#[allow(dead_code, unused_imports)]
-mod daemon;
-
 use std::fs;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use daemon::{Client, config_text, free_port, get, put, until, values};
-use pixii::message::{CallBody, Response};
-use pixii::types::Blob;
+use pixii_core::message::{CallBody, Response};
+use pixii_core::types::Blob;
+use pixii_testkit::daemon::{Client, config_text, get, put, values};
+use pixii_testkit::{free_port, until};
 use tempfile::TempDir;
 
 /// True when this machine lets strace trace.
@@ -116,7 +114,7 @@ fn write(client: &mut Client, from: usize, count: usize) -> usize {
             None => return n,
             Some(reply) => {
                 let text = format!("{reply:?}");
-                let pixii::message::ReplyBody::Data(response) = reply.body else {
+                let pixii_core::message::ReplyBody::Data(response) = reply.body else {
                     panic!("{text}")
                 };
                 assert!(matches!(response, Response::Written { .. }), "{text}");

@@ -7,18 +7,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use bytes::Bytes;
-use pixii::causal::{Actor, Context, Dot, Object, Version};
-use pixii::generation::{Generation, Grave};
-use pixii::members::{Member, Members};
-use pixii::merkle::LeafSet;
-use pixii::rng::Rng;
-use pixii::store::disk::DiskStore;
-use pixii::store::memory::MemoryStore;
-use pixii::store::{
+use pixii::disk::DiskStore;
+use pixii_core::causal::{Actor, Context, Dot, Object, Version};
+use pixii_core::generation::{Generation, Grave};
+use pixii_core::members::{Member, Members};
+use pixii_core::merkle::LeafSet;
+use pixii_core::rng::Rng;
+use pixii_core::store::memory::MemoryStore;
+use pixii_core::store::{
     Change, Found, HintTotal, LifeError, Meta, Owner, Process, Record, Scanned, Span, Store,
     begin_life, end_life, hint_bytes,
 };
-use pixii::types::{Blob, Key, MAX_VALUE_BYTES, NodeId, Partition, WriteId};
+use pixii_core::types::{Blob, Key, MAX_VALUE_BYTES, NodeId, Partition, WriteId};
 use tempfile::TempDir;
 
 #[path = "store/comparisons.rs"]

@@ -4,14 +4,16 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use pixii::config::Config;
-use pixii::ring::Ring;
-use pixii::store::Meta;
-use pixii::store::disk::{CheckReport, Damage, Difference, check, differences};
-use pixii::types::{NodeId, Partition};
+use pixii::disk::{CheckReport, Damage, Difference, check, differences};
+use pixii_core::ring::Ring;
+use pixii_core::store::Meta;
+use pixii_core::types::{NodeId, Partition};
+use pixii_kit::arguments::Shared;
+use pixii_kit::outcome::{Exit, Outcome, Trouble, emit, emit_json};
+use pixii_kit::text;
 use serde_json::{Value, json};
 
 use super::scratch::ScratchArgs;
-use super::{Exit, Outcome, Shared, Trouble, emit, emit_json, text};
 
 /// Damages that `--json` lists; all are counted.
 const MAX_LISTED: usize = 1_000;

@@ -1,11 +1,10 @@
 //! `pixii delete`.
 
 use clap::Args;
+use pixii_kit::arguments::{Deadline, KeyArgument, Shared, Strictness, deadline, parse_context};
+use pixii_kit::outcome::{Exit, Outcome, Trouble, block_on};
 
-use super::{
-    Deadline, Exit, KeyArgument, Outcome, Shared, Strictness, Trouble, block_on, deadline,
-    parse_context, put,
-};
+use super::put;
 
 /// Delete a key
 #[derive(Args)]

@@ -8,10 +8,10 @@ use std::io::{Cursor, Read};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use pixii_kit::cluster::{Cluster, Shape};
+use pixii_kit::outcome::{Exit, Outcome, Trouble, block_on, emit};
+use pixii_kit::signals::Interrupt;
 
-use super::cluster::{Cluster, Shape};
-use super::signals::Interrupt;
-use super::{Exit, Outcome, Trouble, block_on, emit};
 use acts::Acts;
 use story::Story;
 

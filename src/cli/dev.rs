@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
-use pixii::members::check_name;
+use pixii_core::members::check_name;
+use pixii_kit::arguments::DEFAULT_CONNECT;
+use pixii_kit::cluster::{Cluster, Shape};
+use pixii_kit::outcome::{Exit, Outcome, Trouble, block_on, complain, emit};
+use pixii_kit::signals::Interrupt;
+use pixii_kit::text::{row, table};
 
 use self::orders::Orders;
-use super::cluster::{Cluster, Shape};
-use super::signals::Interrupt;
-use super::text::{row, table};
-use super::{DEFAULT_CONNECT, Exit, Outcome, Trouble, block_on, complain, emit};
 
 /// How long a daemon may take until it answers.
 const READY_WAIT: Duration = Duration::from_secs(60);

@@ -7,15 +7,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use pixii::client::{Client, Failure, Found, KeyPage};
-use pixii::message::Refusal;
-use pixii::types::{Key, Partition};
+use pixii_client::{Client, Failure, Found, KeyPage};
+use pixii_core::message::Refusal;
+use pixii_core::types::{Key, Partition};
+use pixii_kit::arguments::{Shared, deadline};
+use pixii_kit::outcome::{Exit, Outcome, Trouble, block_on};
+use pixii_kit::signals::Interrupt;
+use pixii_kit::text;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-use super::signals::Interrupt;
-use super::{Exit, Outcome, Shared, Trouble, block_on, deadline, get, text};
+use super::get;
 
 /// Memory for the pages of all partitions together, twice: one page in use and the next one.
 const PAGES_BYTES: u32 = 8 << 20;

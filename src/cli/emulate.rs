@@ -1,13 +1,13 @@
 //! `pixii emulate`.
 
 use clap::{Args, Subcommand};
-use pixii::client::{Client, Failure};
-use pixii::emulation;
-use pixii::message::EmulateOrder;
+use pixii_client::{Client, Failure};
+use pixii_core::emulation;
+use pixii_core::message::EmulateOrder;
+use pixii_kit::arguments::Shared;
+use pixii_kit::outcome::{Exit, Outcome, Trouble, block_on, complain, emit, emit_json};
+use pixii_kit::text::count;
 use serde_json::{Value, json};
-
-use super::text::count;
-use super::{Exit, Outcome, Shared, Trouble, block_on, complain, emit, emit_json};
 
 /// Emulate a slow, lossy or cut network between running nodes, or a slow disk
 #[derive(Args)]

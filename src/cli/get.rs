@@ -1,14 +1,12 @@
 //! `pixii get`.
 
 use clap::Args;
-use pixii::client::Found;
-use pixii::types::Key;
+use pixii_client::Found;
+use pixii_core::types::Key;
+use pixii_kit::arguments::{Deadline, KeyArgument, Shared, Strictness, deadline};
+use pixii_kit::outcome::{Exit, Outcome, Trouble, block_on, emit, emit_json};
+use pixii_kit::text;
 use serde_json::json;
-
-use super::{
-    Deadline, Exit, KeyArgument, Outcome, Shared, Strictness, Trouble, block_on, deadline, emit,
-    emit_json, text,
-};
 
 /// Print the value of a key
 #[derive(Args)]

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use clap::Args;
-use pixii::client::Failure;
-use pixii::message::StatusReport;
+use pixii_client::Failure;
+use pixii_core::message::StatusReport;
+use pixii_kit::arguments::Shared;
+use pixii_kit::outcome::{Exit, Outcome, Trouble, block_on, complain, emit, emit_json};
+use pixii_kit::text::{bytes, count, duration, row, table};
 use serde_json::json;
 use tokio::task::JoinSet;
-
-use super::text::{bytes, count, duration, row, table};
-use super::{Exit, Outcome, Shared, Trouble, block_on, complain, emit, emit_json};
 
 /// Show what is kept for members that were not there
 #[derive(Args)]

@@ -1,81 +1,54 @@
-//! `pixii lab`: experiments, beside what theory and the study say.
+//! `pixii sim`, `bench`, `drill` and `lab`: what puts Pixii to the test is a program of its own,
+//! `pixii-lab`, so that the daemon carries none of it.
 
-mod load;
-mod predict;
-mod run;
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
 
-use std::path::PathBuf;
+use clap::Args;
+use pixii_kit::outcome::{Outcome, Trouble};
 
-use clap::{Args, Subcommand};
-use serde_json::json;
+/// The program, in the directory of this one: drills run as root, so it is never one from PATH.
+const PROGRAM: &str = "pixii-lab";
 
-use super::text::{row, table};
-use super::{Exit, Outcome, Shared, Trouble, emit, emit_json};
-use run::{EXPERIMENTS, Experiment};
-
-/// Measure what delays and failures do, beside theory and the study that Pixii starts from
+/// What `pixii-lab` reads.
 #[derive(Args)]
-#[command(after_help = "\
-What the study that Pixii starts from measured, measured on Pixii, beside theory and the study's own numbers; and how stale a \
-read can be, by model and as it is.
-
-On an emulated network each message between nodes, and to and from clients, takes an exponentially distributed time with \
-the mean d, independently. Theory: a request at a live home costs two ways of the client, 2d, and the largest of R-1 round trips \
-of two messages each, E[max] = integral of 1 - (1 - (1 + t/d) exp(-t/d))^(R-1) dt.
-
-Examples:
-  pixii lab list
-  pixii lab run all --quick
-  pixii lab load --nodes 3 --workload B --rate 500
-  pixii lab predict --way \"exponential 5ms\"")]
-pub(crate) struct Lab {
-    #[command(subcommand)]
-    order: Order,
+#[command(disable_help_flag = true)]
+pub(crate) struct Arguments {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    _arguments: Vec<OsString>,
 }
 
-#[derive(Subcommand)]
-enum Order {
-    /// Say what experiments there are
-    List,
-    /// Run one
-    Run(run::Run),
-    /// Put a cluster under load: YCSB's workloads, in a closed loop or at a rate
-    Load(load::LoadArgs),
-    /// Say how stale reads can be, by model, for every (R, W)
-    Predict(predict::Predict),
+/// Becomes `pixii-lab`, with the whole command line of this process: its exit code and its signals
+/// are those of this command.
+pub(crate) fn run() -> Outcome {
+    let own = std::env::current_exe().map_err(|error| Trouble::error(error.to_string()))?;
+    let program = own.with_file_name(PROGRAM);
+    check(&program)?;
+    let error = Command::new(&program).args(std::env::args_os().skip(1)).exec();
+    Err(Trouble::error(format!("{}: {error}", program.display())))
 }
 
-impl Lab {
-    /// Lists or runs.
-    pub(crate) fn run(self, shared: &Shared) -> Outcome {
-        match self.order {
-            Order::List => list(shared),
-            Order::Run(run) => run.run(shared),
-            Order::Load(load) => load.run(shared),
-            Order::Predict(predict) => predict.run(shared),
-        }
+/// Refuses a program of another build: a drill judges the daemons of this one.
+fn check(program: &Path) -> Result<(), Trouble> {
+    if !program.exists() {
+        return Err(Trouble::error(format!(
+            "there is no {}, which runs sim, bench, drill and lab: `cargo build --release` builds \
+             it, and the package pixii-lab installs it",
+            program.display()
+        )));
     }
-}
-
-/// Refuses a folder that exists, unless it is to be written into.
-fn check_out(out: &Option<PathBuf>, force: bool) -> Result<(), Trouble> {
-    match out {
-        Some(out) if out.exists() && !force => {
-            let out = out.display();
-            Err(Trouble::usage(format!("{out} exists: name another, or say --force")))
-        }
-        _ => Ok(()),
+    let asked = Command::new(program).arg("--version").output();
+    let asked = asked.map_err(|error| Trouble::error(format!("{}: {error}", program.display())))?;
+    let said = String::from_utf8_lossy(&asked.stdout);
+    let version = said.trim().strip_prefix(PROGRAM).unwrap_or(&said).trim();
+    let wanted = pixii::VERSION.as_str();
+    if version != wanted {
+        return Err(Trouble::error(format!(
+            "{} is {version}, and this is pixii {wanted}: `cargo build --release` builds both",
+            program.display()
+        )));
     }
-}
-
-fn list(shared: &Shared) -> Outcome {
-    if shared.json() {
-        let one =
-            |Experiment { name, what, .. }: &Experiment| json!({ "name": name, "what": what });
-        emit_json(&EXPERIMENTS.iter().map(one).collect())?;
-    } else {
-        let one = |Experiment { name, what, .. }: &Experiment| row([name, what]);
-        emit(table(&EXPERIMENTS.iter().map(one).collect::<Vec<_>>()))?;
-    }
-    Ok(Exit::Done)
+    Ok(())
 }

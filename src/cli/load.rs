@@ -12,13 +12,12 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
+use pixii_kit::arguments::{Shared, Strictness, deadline};
+use pixii_kit::outcome::{Exit, Outcome, Trouble, block_on, complain, emit, emit_json};
+use pixii_kit::signals::Interrupt;
+use pixii_kit::text::count;
 use serde_json::json;
 
-use super::signals::Interrupt;
-use super::text::count;
-use super::{
-    Exit, Outcome, Shared, Strictness, Trouble, block_on, complain, deadline, emit, emit_json,
-};
 use ledger::Counts;
 pub(crate) use pour::{Pour, Stop};
 use write::Plan;

@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use pixii::store::disk::{OpenError, SchemaReport, migrate, schema_of};
+use pixii::disk::{OpenError, SchemaReport, migrate, schema_of};
+use pixii_kit::arguments::Shared;
+use pixii_kit::outcome::{Exit, Outcome, complain, emit, emit_json};
 use serde_json::json;
 
 use super::scratch::ScratchArgs;
-use super::{Exit, Outcome, Shared, complain, emit, emit_json};
 
 const CACHE_BYTES: u64 = 64 << 20;
 

@@ -5,12 +5,12 @@ mod replace;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use pixii::message::{DrainOrder, DrainReport, DrainState, KeptHints};
+use pixii_core::message::{DrainOrder, DrainReport, DrainState, KeptHints};
+use pixii_kit::arguments::{Shared, deadline};
+use pixii_kit::outcome::{Exit, Outcome, Trouble, block_on, emit, emit_json};
+use pixii_kit::text::{bytes, count};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
-
-use super::text::{bytes, count};
-use super::{Exit, Outcome, Shared, Trouble, block_on, deadline, emit, emit_json};
 
 /// How often a node is asked how far its drain is,
 const POLL: Duration = Duration::from_millis(100);

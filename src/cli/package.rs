@@ -5,9 +5,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, CommandFactory};
+use pixii_kit::outcome::{Exit, Outcome, Trouble};
 
+use super::Arguments;
 use super::completions::Shell;
-use super::{Arguments, Exit, Outcome, Trouble};
 
 /// Write the man pages and the completions of all shells into a directory
 #[derive(Args)]

@@ -8,14 +8,12 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use clap::{ArgGroup, Args};
-use pixii::client::{self, Written};
-use pixii::types::{Key, MAX_VALUE_BYTES};
+use pixii_client::Written;
+use pixii_core::types::{Key, MAX_VALUE_BYTES};
+use pixii_kit::arguments::{Deadline, KeyArgument, Shared, Strictness, deadline, parse_context};
+use pixii_kit::outcome::{Exit, Outcome, Trouble, block_on, complain, emit, emit_json};
+use pixii_kit::text;
 use serde_json::json;
-
-use super::{
-    Deadline, Exit, KeyArgument, Outcome, Shared, Strictness, Trouble, block_on, complain,
-    deadline, emit, emit_json, parse_context, text,
-};
 
 /// Write a value
 #[derive(Args)]
@@ -75,7 +73,7 @@ impl Put {
             let deadline = Deadline::after(self.timeout);
             let client = shared.client_within(&deadline).await?;
             let write = client.write_id();
-            let put = client::Put {
+            let put = pixii_client::Put {
                 key: key.clone(),
                 value,
                 context,

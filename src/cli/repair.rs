@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use pixii::client::Client;
-use pixii::message::{PairStatus, RepairCounts, RepairReport};
-use pixii::types::{NodeId, Partition};
+use pixii_client::Client;
+use pixii_core::message::{PairStatus, RepairCounts, RepairReport};
+use pixii_core::types::{NodeId, Partition};
+use pixii_kit::arguments::Shared;
+use pixii_kit::outcome::{Exit, Outcome, Trouble, block_on, complain, emit, emit_json};
+use pixii_kit::text::{bytes, count, row, table};
 use serde_json::{Value, json};
 use tokio::time::sleep;
-
-use super::text::{bytes, count, row, table};
-use super::{Exit, Outcome, Shared, Trouble, block_on, complain, emit, emit_json};
 
 /// How often the node is asked how far it is.
 const POLL: Duration = Duration::from_millis(200);

@@ -4,13 +4,13 @@ use std::ffi::OsString;
 use std::io::{self, BufRead, BufWriter, Read, Write};
 
 use clap::Args;
-use pixii::client::Client;
-use pixii::members::{Member, Standing};
-use pixii::types::{Key, MAX_KEY_BYTES, NodeId};
+use pixii_client::Client;
+use pixii_core::members::{Member, Standing};
+use pixii_core::types::{Key, MAX_KEY_BYTES, NodeId};
+use pixii_kit::arguments::{Shared, parse_key};
+use pixii_kit::outcome::{Exit, Outcome, Trouble, block_on, emit, emit_json};
+use pixii_kit::text::{self, row, table};
 use serde_json::json;
-
-use super::text::{self, row, table};
-use super::{Exit, Outcome, Shared, Trouble, block_on, emit, emit_json, parse_key};
 
 /// Show the members, or where keys live
 #[derive(Args)]

@@ -7,10 +7,9 @@ use std::thread;
 use std::time::Duration;
 
 use clap::Args;
+use pixii_kit::outcome::{Exit, Trouble};
+use pixii_kit::signals::Interrupt;
 use tempfile::TempDir;
-
-use super::signals::Interrupt;
-use super::{Exit, Trouble};
 
 /// How often a signal is looked for.
 const POLL: Duration = Duration::from_millis(50);

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use pixii::config::Config;
 use pixii::engine::serve;
+use pixii_kit::outcome::{Exit, Outcome, Trouble};
 use sd_notify::NotifyState;
 use tracing::info;
 use tracing_subscriber::fmt::format::debug_fn;
@@ -15,8 +16,6 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::reload::Handle;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
-
-use super::{Exit, Outcome, Trouble};
 
 /// Run a node: the daemon
 #[derive(Args)]

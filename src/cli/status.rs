@@ -1,17 +1,18 @@
 //! `pixii status`.
 
 use clap::Args;
-use pixii::members::Opinion;
-use pixii::message::{
+use pixii_core::members::Opinion;
+use pixii_core::message::{
     CollectionStatus, LinksReport, OVERSIZED_KEYS, PARTITIONS_LOST, PairStatus, PeerRepair,
     PeerStatus, RepairReport, STORE_STALLED, StatusReport, TROUBLE, UNSERVABLE,
 };
-use pixii::types::NodeId;
+use pixii_core::types::NodeId;
+use pixii_kit::arguments::Shared;
+use pixii_kit::outcome::{Exit, Outcome, block_on, emit, emit_json};
+use pixii_kit::text::{bytes, count, duration, row, table};
 use serde_json::{Value, json};
 
 use super::repair::pair_json;
-use super::text::{bytes, count, duration, row, table};
-use super::{Exit, Outcome, Shared, block_on, emit, emit_json};
 
 /// Show how a node is
 #[derive(Args)]

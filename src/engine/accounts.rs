@@ -4,19 +4,20 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use super::drain::Drain;
-use super::{Engine, journal, stall};
-use crate::config::Config;
-use crate::emulation::Kind;
-use crate::members::{Members, Opinion};
-use crate::message::{
+use pixii_core::emulation::Kind;
+use pixii_core::members::{Members, Opinion};
+use pixii_core::message::{
     CHANGING_RING, CollectionStatus, DRAINED, OVERSIZED_KEYS, PARTITIONS_LOST, PairStatus,
     PeerRepair, PeerStatus, RING_VERSION_OF, RepairCounts, RepairReport, RepairStatus, RingReport,
     STORE_STALLED, StatusReport, TROUBLE, UNSERVABLE,
 };
-use crate::node::{Input, PairView};
-use crate::ring::Ring;
-use crate::types::{MILLI, NodeId, Partition};
+use pixii_core::node::{Input, PairView};
+use pixii_core::ring::Ring;
+use pixii_core::types::{MILLI, NodeId, Partition};
+
+use super::drain::Drain;
+use super::{Engine, journal, stall};
+use crate::config::Config;
 
 impl Engine<'_> {
     /// Who the members are, and how keys are placed.
@@ -326,8 +327,9 @@ fn check(
 
 #[cfg(test)]
 mod tests {
+    use pixii_core::members::Member;
+
     use super::*;
-    use crate::members::Member;
 
     #[test]
     fn a_peer_is_as_old_as_its_oldest_pair_and_without_age_before_all_were_compared() {

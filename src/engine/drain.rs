@@ -3,12 +3,13 @@
 
 use std::time::{Duration, Instant};
 
+use pixii_core::members::Opinion;
+use pixii_core::message::{DrainOrder, DrainReport, DrainState, KeptHints};
+use pixii_core::node::Input;
+use pixii_core::types::MAX_TIMEOUT_MS;
+use pixii_transport::limited;
+
 use super::Engine;
-use crate::members::Opinion;
-use crate::message::{DrainOrder, DrainReport, DrainState, KeptHints};
-use crate::net::throttle::limited;
-use crate::node::Input;
-use crate::types::MAX_TIMEOUT_MS;
 
 /// How far a drain is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

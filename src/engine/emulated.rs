@@ -9,6 +9,13 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use pixii_core::emulation::{self, Emulation, Kind, Place, Rule, Verdict};
+use pixii_core::message::{Call, CallBody, EmulateOrder, PeerMessage, Request};
+use pixii_core::node::{ClientId, Input};
+use pixii_core::types::{MILLI, Micros, NodeId};
+use pixii_core::wire;
+use pixii_transport::frames::Held;
+use pixii_transport::limited;
 use rustix::fs::Timespec;
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
@@ -16,14 +23,7 @@ use rustix::time::{
 use tokio::net::unix::pipe;
 
 use super::Engine;
-use crate::emulation::{self, Emulation, Kind, Place, Rule, Verdict};
-use crate::message::{Call, CallBody, EmulateOrder, PeerMessage, Request};
 use crate::net::Peer;
-use crate::net::frames::Held;
-use crate::net::throttle::limited;
-use crate::node::{ClientId, Input};
-use crate::types::{MILLI, Micros, NodeId};
-use crate::wire;
 
 /// What waits at most; beyond it messages are dropped and counted.
 const MAX_WAITING: usize = 100_000;
@@ -104,7 +104,8 @@ impl Parcel {
 }
 
 fn call_bytes(body: &CallBody) -> usize {
-    let context = |blob: &Option<crate::types::Blob>| blob.as_ref().map_or(0, |blob| blob.0.len());
+    let context =
+        |blob: &Option<pixii_core::types::Blob>| blob.as_ref().map_or(0, |blob| blob.0.len());
     match body {
         CallBody::Data { request, .. } => match request {
             Request::Put { key, value, context: seen, .. }
@@ -331,8 +332,9 @@ impl Engine<'_> {
 
 #[cfg(test)]
 mod tests {
+    use pixii_core::members::{Member, Members};
+
     use super::*;
-    use crate::members::{Member, Members};
 
     const ME: &str = "n1";
 

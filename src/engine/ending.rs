@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use pixii_core::node::Input;
 use sd_notify::NotifyState;
 use tokio::time::timeout_at;
 use tracing::info;
 
 use super::{Engine, journal, manager};
 use crate::net::Event;
-use crate::node::Input;
 
 /// At a stop, requests under way have this long to finish.
 const FINISH: Duration = Duration::from_secs(5);

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use pixii_core::node::Shortage;
 use tokio::runtime::Builder;
 use tokio::sync::{Mutex as Turn, mpsc, oneshot};
 use tokio::time::timeout;
@@ -12,10 +13,9 @@ use super::drain::Drain;
 use super::ending::Ending;
 use super::{Engine, Order, ServeError, binding, process, stall};
 use crate::config::Config;
+use crate::http::{Answer, Request};
 use crate::metrics::{Account, Load};
 use crate::net::http::{self, HttpPort};
-use crate::node::Shortage;
-use crate::wire::http::{Answer, Request};
 
 /// An engine that does not answer within this time makes no progress: it turns at least ten times a second.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 use std::mem;
 use std::time::{Duration, Instant};
 
+use pixii_core::members::{Members, Opinion};
+use pixii_core::node::{Notice, Oversize, Shortage, Stall};
+use pixii_core::types::{MILLI, Micros, NodeId};
+use pixii_transport::limited;
+use pixii_transport::throttle::LogThrottle;
 use tracing::{debug, error, info, warn};
 
 use crate::config::Config;
-use crate::members::{Members, Opinion};
+use crate::disk::Salvage;
 use crate::metrics::Account;
-use crate::net::throttle::{LogThrottle, limited};
-use crate::node::{Notice, Oversize, Shortage, Stall};
-use crate::store::disk::Salvage;
-use crate::types::{MILLI, Micros, NodeId};
 
 /// Comparisons that moved something or failed are told of together, so long after the first one:
 /// after a recovery there are as many as partitions and peers.
@@ -362,8 +363,9 @@ pub(super) fn tell_account(account: &Account) {
 
 #[cfg(test)]
 mod tests {
+    use pixii_core::types::Partition;
+
     use super::*;
-    use crate::types::Partition;
 
     #[test]
     fn comparisons_of_many_partitions_are_one_entry_for_each_peer() {

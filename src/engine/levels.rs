@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::store::{Store, StoreError};
+use pixii_core::store::{Store, StoreError};
 
 /// Stands for free space that is not known.
 const UNKNOWN: u64 = u64::MAX;

@@ -2,6 +2,15 @@
 
 use std::sync::Arc;
 
+use pixii_core::members::{Member, Members};
+use pixii_core::node::{self, Limits, Node};
+use pixii_core::ring::Ring;
+use pixii_core::secret::Nonces;
+use pixii_core::store::{
+    Change, LifeError, Owner, Process, Store, begin_anew, begin_life, end_life,
+};
+use pixii_core::types::{Key, MILLI};
+use pixii_transport::random;
 use sd_notify::NotifyState;
 use tokio::runtime::Builder;
 use tokio::sync::mpsc::{Receiver, unbounded_channel};
@@ -19,13 +28,7 @@ use super::scrub::Scrubber;
 use super::storage::Storage;
 use super::{Ended, Engine, Order, ServeError, configured, trees};
 use crate::config::Config;
-use crate::members::{Member, Members};
-use crate::net::{Access, random};
-use crate::node::{self, Limits, Node};
-use crate::ring::Ring;
-use crate::secret::Nonces;
-use crate::store::{Change, LifeError, Owner, Process, Store, begin_anew, begin_life, end_life};
-use crate::types::{Key, MILLI};
+use crate::net::Access;
 
 /// Runs a daemon on a store that is open already, until `orders` receives one to stop.
 pub fn run(

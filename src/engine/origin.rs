@@ -3,15 +3,15 @@
 
 use std::sync::Arc;
 
+use pixii_core::members::{Member, Members, Standing};
+use pixii_core::secret::Nonces;
+use pixii_core::store::Meta;
+use pixii_core::types::NodeId;
 use tokio::task::JoinSet;
 
 use super::own_address;
 use crate::config::Config;
-use crate::members::{Member, Members, Standing};
 use crate::net::probe::{Found, probe};
-use crate::secret::Nonces;
-use crate::store::Meta;
-use crate::types::NodeId;
 
 /// Why a daemon does not serve: another one is this node, or the configuration cannot be right.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

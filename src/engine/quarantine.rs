@@ -5,6 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{fs, slice, thread};
 
+use pixii_client::{Client, Options};
+use pixii_core::members::Member;
+use pixii_core::node::own_partitions;
+use pixii_core::ring::Ring;
+use pixii_core::store::{LifeError, Meta, Store};
+use pixii_core::types::{NodeId, Partition};
 use sd_notify::NotifyState;
 use tokio::runtime::Builder;
 use tokio::sync::mpsc::Receiver;
@@ -12,14 +18,8 @@ use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use super::{Order, ServeError, journal, manager};
-use crate::client::{Client, Options};
 use crate::config::Config;
-use crate::members::Member;
-use crate::node::own_partitions;
-use crate::ring::Ring;
-use crate::store::disk::{DiskStore, Lost, OpenError};
-use crate::store::{LifeError, Meta, Store};
-use crate::types::{NodeId, Partition};
+use crate::disk::{DiskStore, Lost, OpenError};
 
 /// How long a peer may take to answer.
 const PATIENCE: Duration = Duration::from_millis(2_000);

@@ -1,13 +1,13 @@
 //! A configuration that was read again: what is taken over at once, and what only another start takes over.
 
+use pixii_core::node::{Input, Limits};
+use pixii_core::secret::Secrets;
+use pixii_core::types::MILLI;
 use tracing::{info, warn};
 
 use super::Engine;
 use super::drain::Drain;
 use crate::config::{Config, ConfigError, SecretFiles};
-use crate::node::{Input, Limits};
-use crate::secret::Secrets;
-use crate::types::MILLI;
 
 /// What can change while the daemon runs, as it is in force.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,14 +1,15 @@
 //! The operator's command that gives a dead member's places to a new one.
 
+use pixii_core::members::{Member, Opinion, Standing, check_name};
+use pixii_core::message::{Replacement, ReplyBody};
+use pixii_core::node::{ClientId, Hindrance, Input, RingChange};
+use pixii_core::ring::RingMember;
+use pixii_core::types::{MAX_MEMBERS, NodeId};
+use pixii_transport::limited;
+
 use super::Engine;
 use super::ending::{Ending, FINISH_BEFORE_NEXT};
 use crate::config::check_written;
-use crate::members::{Member, Opinion, Standing, check_name};
-use crate::message::{Replacement, ReplyBody};
-use crate::net::throttle::limited;
-use crate::node::{ClientId, Hindrance, Input, RingChange};
-use crate::ring::RingMember;
-use crate::types::{MAX_MEMBERS, NodeId};
 
 /// The first version of the protocol in which members agree to a change of the ring.
 const GRANTS_SINCE: u16 = 6;

@@ -7,10 +7,10 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
+use pixii_core::store::Store;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::storage::Report;
-use crate::store::Store;
 
 /// No part is read sooner than this after another one.
 const SHORTEST: Duration = Duration::from_millis(50);

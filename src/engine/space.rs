@@ -1,6 +1,6 @@
 //! The disk's reserve: when free space counts as too little, and when as enough again.
 
-use crate::node::Shortage;
+use pixii_core::node::Shortage;
 
 /// There is room again with this part of the reserve, one in so many, on top of it: a node at the edge
 /// does not change its mind with every write.

@@ -4,8 +4,8 @@
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use crate::net::locked;
-use crate::node::Stall;
+use pixii_core::node::Stall;
+use pixii_transport::locked;
 
 /// A thread of the store that has been at one piece of work for so long makes no progress.
 pub(super) const STALLED_AFTER: Duration = Duration::from_secs(2);

@@ -10,14 +10,14 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{self, Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
+use pixii_core::node::{Done, Shortage, Work};
+use pixii_core::store::{Change, Span, Store, StoreError, hint_bytes};
+use pixii_core::types::{Key, Micros, NodeId, Partition};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::levels::Levels;
 use super::space::Space;
 use super::stall::Progress;
-use crate::node::{Done, Shortage, Work};
-use crate::store::{Change, Span, Store, StoreError, hint_bytes};
-use crate::types::{Key, Micros, NodeId, Partition};
 
 /// A batch takes no more once it has this many changes or bytes: beyond it, sled gains little.
 const BATCH_CHANGES: usize = 128;
@@ -415,13 +415,13 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Instant;
 
+    use pixii_core::generation::Generation;
+    use pixii_core::members::Members;
+    use pixii_core::store::memory::MemoryStore;
+    use pixii_core::store::{Found, HintPage, Kept, Listing, Meta, Record, ScanPage};
     use tokio::sync::mpsc::unbounded_channel;
 
     use super::*;
-    use crate::generation::Generation;
-    use crate::members::Members;
-    use crate::store::memory::MemoryStore;
-    use crate::store::{Found, HintPage, Kept, Listing, Meta, Record, ScanPage};
 
     /// A store that fails or panics at its n-th sync and counts its batches.
     #[derive(Default)]
@@ -433,7 +433,7 @@ mod tests {
     }
 
     impl Store for Faulty {
-        fn ring(&self) -> Result<Option<crate::ring::Ring>, StoreError> {
+        fn ring(&self) -> Result<Option<pixii_core::ring::Ring>, StoreError> {
             self.inner.ring()
         }
 

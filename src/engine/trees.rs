@@ -1,12 +1,12 @@
 //! Merkle trees from a clean stop to the next start: nothing has to be read again then.
 
+use pixii_core::merkle::{Binding, KeptTree, KeptTrees};
+use pixii_core::ring::Ring;
+use pixii_core::store::{Meta, Store, StoreError, Taken};
+use pixii_core::types::ObjectLimits;
 use tracing::{info, warn};
 
 use crate::config::Config;
-use crate::merkle::{Binding, KeptTree, KeptTrees};
-use crate::ring::Ring;
-use crate::store::{Meta, Store, StoreError, Taken};
-use crate::types::ObjectLimits;
 
 fn binding(meta: &Meta, ring: &Ring) -> Binding {
     let (store, incarnation) = (meta.store, meta.incarnation);

@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use super::Meter;
-use super::text::{self, Labels, Page};
-use crate::members::Opinion;
-use crate::message::{
+use pixii_core::members::Opinion;
+use pixii_core::message::{
     LEVELS, OVERSIZED_KEYS, PARTITIONS_LOST, PeerStatus, RING_VERSION_OF, StatusReport, TROUBLE,
     UNSERVABLE,
 };
-use crate::net::inflow::Usage;
+use pixii_transport::inflow::Usage;
+
+use super::Meter;
+use super::text::{self, Labels, Page};
 
 const MILLI: f64 = 1e3;
 const MICRO: f64 = 1e6;

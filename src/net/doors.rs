@@ -5,9 +5,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 
+use pixii_transport::locked;
 use tokio::sync::Notify;
-
-use super::locked;
 
 /// The part of an IPv6 address that one household has.
 const PREFIX_MASK: u128 = !(u64::MAX as u128);

@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{sleep, timeout};
 
 use super::doors::Doors;
-use crate::wire::http::{Answer, MAX_HEAD_BYTES, Request, request};
+use crate::http::{Answer, MAX_HEAD_BYTES, Request, request};
 
 /// A request is there in this time, and its answer is taken in this time.
 const PATIENCE: Duration = Duration::from_secs(5);

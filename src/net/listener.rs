@@ -7,6 +7,15 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use pixii_core::members::{Member, Standing};
+use pixii_core::message::{Call, CallBody, PeerMessage, Refusal, Reply, ReplyBody, Response};
+use pixii_core::secret::Seal;
+use pixii_core::types::NodeId;
+use pixii_core::wire::{self, Hello, MAX_FRAME_BYTES, MAX_HELLO_BYTES, Welcome};
+use pixii_transport::frames::{FrameReader, Outbox, ReadError};
+use pixii_transport::handshake::{Reception, Unheard};
+use pixii_transport::inflow::Holder;
+use pixii_transport::{limited, locked};
 use tokio::io::AsyncWriteExt;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
@@ -15,22 +24,13 @@ use tokio::time::{sleep, timeout};
 use tracing::debug;
 
 use super::doors::{Pass, Seat};
-use super::frames::{FrameReader, Outbox, ReadError};
-use super::handshake::{Reception, Unheard};
-use super::inflow::Holder;
 use super::operators::OperatorPlace;
 use super::runs::{self, Entry, Run};
-use super::throttle::limited;
 use super::{
     CLIENT_LIMITS, CLIENT_TIMEOUT, Event, HANDSHAKE, Hub, Identity, MAX_CALL_BYTES, PEER_TIMEOUT,
-    Peer, locked, prepare,
+    Peer, prepare,
 };
 use crate::config::check_address;
-use crate::members::{Member, Standing};
-use crate::message::{Call, CallBody, PeerMessage, Refusal, Reply, ReplyBody, Response};
-use crate::secret::Seal;
-use crate::types::NodeId;
-use crate::wire::{self, Hello, MAX_FRAME_BYTES, MAX_HELLO_BYTES, Welcome};
 
 /// Rest after an accept that failed, for want of descriptors mostly.
 const ACCEPT_REST: Duration = Duration::from_millis(100);

@@ -7,10 +7,9 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Mutex;
 use std::thread;
 
+use pixii_transport::locked;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot::{self, Receiver};
-
-use super::locked;
 
 /// Most look-ups of a peer's names that have not come back.
 const MAX_PENDING: usize = 2;

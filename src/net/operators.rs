@@ -4,9 +4,8 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use pixii_transport::locked;
 use tokio::sync::Notify;
-
-use super::locked;
 
 /// A connection in such a place that made no call for this time gives way to a newcomer.
 const IDLE: Duration = Duration::from_secs(1);

@@ -4,17 +4,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use pixii_core::rng::Rng;
+use pixii_core::secret::Seal;
+use pixii_core::wire::{Hello, MAX_HELLO_BYTES, Welcome};
+use pixii_transport::frames::FrameReader;
+use pixii_transport::handshake::{NoWelcome, ODD_ANSWER, introduce, shown};
+use pixii_transport::{limited, locked};
 use tokio::io::AsyncReadExt;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::{sleep, timeout};
 
-use super::frames::FrameReader;
-use super::handshake::{NoWelcome, ODD_ANSWER, introduce, shown};
-use super::throttle::limited;
-use super::{Event, HANDSHAKE, Hub, PEER_TIMEOUT, Peer, locked, prepare};
-use crate::rng::Rng;
-use crate::secret::Seal;
-use crate::wire::{Hello, MAX_HELLO_BYTES, Welcome};
+use super::{Event, HANDSHAKE, Hub, PEER_TIMEOUT, Peer, prepare};
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 const LAST_BACKOFF: Duration = Duration::from_secs(1);
@@ -212,16 +212,16 @@ async fn carry(peer: &Peer, link: Link) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use bytes::BytesMut;
+    use pixii_core::members::{Member, Members};
+    use pixii_core::secret::{Nonces, Vault};
+    use pixii_core::types::NodeId;
+    use pixii_core::wire;
     use tokio::io::AsyncWriteExt;
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
-    use crate::members::{Member, Members};
     use crate::net::places::Places;
     use crate::net::{Access, Identity};
-    use crate::secret::{Nonces, Vault};
-    use crate::types::NodeId;
-    use crate::wire;
 
     const PATIENCE: Duration = Duration::from_secs(30);
 

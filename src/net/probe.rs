@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
+use pixii_core::secret::{Nonces, Vault};
+use pixii_core::wire::{Hello, MAX_HELLO_BYTES, Welcome};
+use pixii_transport::frames::FrameReader;
+use pixii_transport::handshake::introduce;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-
-use super::frames::FrameReader;
-use super::handshake::introduce;
-use crate::secret::{Nonces, Vault};
-use crate::wire::{Hello, MAX_HELLO_BYTES, Welcome};
 
 /// A daemon that is there answers in this time. A connection that is refused takes none of it.
 pub(crate) const PROBE_TIMEOUT: Duration = Duration::from_secs(1);

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use pixii_transport::{limited, locked};
 use tokio::time::sleep;
 
+use super::Hub;
 use super::probe::probe;
-use super::throttle::limited;
-use super::{Hub, locked};
 
 /// The first look, and the next ones until it can be dialed.
 const FIRST: Duration = Duration::from_secs(1);

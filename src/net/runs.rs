@@ -3,8 +3,10 @@
 
 use std::net::SocketAddr;
 
+use pixii_transport::locked;
+
 use super::probe::probe;
-use super::{Hub, Peer, locked};
+use super::{Hub, Peer};
 
 /// How often a newcomer is weighed while others come in between.
 const ROUNDS: u32 = 3;

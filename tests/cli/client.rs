@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use crate::fake::{Fake, Manners};
 use bytes::Bytes;
-use pixii::client::{Client, Failure, Options, Put};
-use pixii::message::{Refusal, Roll};
-use pixii::types::{Key, MAX_VALUE_BYTES, NodeId, Partition};
+use pixii_client::{Client, Failure, Options, Put};
+use pixii_core::message::{Refusal, Roll};
+use pixii_core::types::{Key, MAX_VALUE_BYTES, NodeId, Partition};
+use pixii_testkit::fake::{Fake, Manners};
 
 const TIMEOUT_MS: u32 = 5_000;
 

@@ -3,23 +3,17 @@
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
-use pixii::message::{Refusal, Roll};
-use pixii::types::Key;
+use pixii_core::message::{Refusal, Roll};
+use pixii_core::types::Key;
+use pixii_testkit::fake::{Fake, Manners};
+use pixii_testkit::told;
 use serde_json::Value;
-
-use crate::fake::{Fake, Manners};
 
 /// The command, talking to the fake cluster.
 pub fn pixii(fake: &Fake, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pixii"));
     command.args(arguments).env("PIXII_CONNECT", fake.address(0)).stdin(Stdio::null());
     command
-}
-
-/// Exit code, standard output and standard error.
-pub fn told(output: &Output) -> (i32, String, String) {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
 }
 
 /// Runs the command to its end.
@@ -500,7 +494,7 @@ fn a_check_needs_a_store_that_is_there() {
         dir.path().display()
     );
     assert_eq!(check(&[]), (1, String::new(), said));
-    let store = pixii::store::disk::DiskStore::open(dir.path(), 1 << 20).unwrap();
+    let store = pixii::disk::DiskStore::open(dir.path(), 1 << 20).unwrap();
     let (code, out, err) = check(&["--json"]);
     let holder = format!("is in use by process {}\n", std::process::id());
     assert!(code == 1 && out.is_empty() && err.ends_with(&holder), "{err}");
@@ -528,10 +522,10 @@ fn a_node_that_does_not_know_what_it_is_asked_for_yet_is_named() {
 
 /// A store of a node, with nothing in it.
 fn store_of(dir: &std::path::Path, cluster: &str, name: &str) {
-    let store = pixii::store::disk::DiskStore::open(dir, 1 << 20).unwrap();
+    let store = pixii::disk::DiskStore::open(dir, 1 << 20).unwrap();
     let (cluster, name) = (cluster.to_owned(), name.to_owned());
-    let owner = pixii::store::Owner { cluster, name, ring: 0 };
-    pixii::store::begin_life(&store, &owner, pixii::store::Process::New(1)).unwrap();
+    let owner = pixii_core::store::Owner { cluster, name, ring: 0 };
+    pixii_core::store::begin_life(&store, &owner, pixii_core::store::Process::New(1)).unwrap();
     store.close().unwrap();
 }
 
@@ -549,7 +543,7 @@ fn only_replicas_of_one_cluster_are_compared_and_only_where_there_are_two() {
     {
         store_of(&dir.path().join(place), cluster, name);
     }
-    drop(pixii::store::disk::DiskStore::open(&dir.path().join("new"), 1 << 20).unwrap());
+    drop(pixii::disk::DiskStore::open(&dir.path().join("new"), 1 << 20).unwrap());
     let check = |dirs: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pixii"));
         command.current_dir(dir.path()).arg("check").args(dirs).args(["--config", "n1.toml"]);

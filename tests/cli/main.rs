@@ -1,12 +1,6 @@
 //! The client and the command against fake nodes: what needs no daemon.
+#![cfg(test)]
 
-#[cfg(test)]
 mod client;
-#[cfg(test)]
 mod command;
-#[cfg(test)]
-mod fake;
-#[cfg(test)]
-mod lab;
-#[cfg(test)]
 mod transfer;

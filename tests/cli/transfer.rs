@@ -4,12 +4,13 @@ use std::fs;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use pixii::message::{Refusal, Roll};
-use pixii::types::SizeError;
+use pixii_core::message::{Refusal, Roll};
+use pixii_core::types::SizeError;
+use pixii_testkit::fake::{Fake, Manners};
+use pixii_testkit::told;
 use serde_json::Value;
 
-use crate::command::{fed, pixii, run, told};
-use crate::fake::{Fake, Manners};
+use crate::command::{fed, pixii, run};
 
 /// A few hundred lines, not in order, with everything that needs an escape.
 fn lines() -> Vec<String> {
@@ -74,7 +75,7 @@ fn lines_that_are_not_loaded_are_named_counted_and_kept() {
     let refused =
         Refusal::NoQuorum { answered: 0, roll: Roll::default(), needed: 1, timeout_ms: 9 };
     fake.behave(1, Manners::Refuse(refused));
-    let key = |number: u64| pixii::types::Key::new(format!("k{number}").into_bytes()).unwrap();
+    let key = |number: u64| pixii_core::types::Key::new(format!("k{number}").into_bytes()).unwrap();
     let lost: Vec<u64> = (0..100).filter(|number| fake.homes(&key(*number)) == [1]).collect();
     let good: String = (0..100).map(|number| format!("k{number}\tv\n")).collect();
     fs::write(&input, &good).unwrap();

@@ -1,8 +1,7 @@
 //! Exit codes and JSON, for scripts.
 
+use pixii_testkit::cluster::{House, Run, pixii, signal};
 use serde_json::Value;
-
-use crate::harness::{House, Run, pixii, signal};
 
 #[test]
 fn every_way_to_end_has_its_code() {

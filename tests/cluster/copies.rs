@@ -1,11 +1,11 @@
 //! Copies of data directories do not serve, and nodes that move are found.
 
 use std::fs;
-use std::net::TcpListener;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::harness::{House, Run, Told, pixii, until};
+use pixii_testkit::cluster::{House, Run, Told, pixii};
+use pixii_testkit::{free_address, until};
 
 const KEYS: usize = 30;
 
@@ -25,10 +25,6 @@ fn expect_untouched(house: &House) {
         let other = format!("other-{}", PUTS.fetch_add(1, Ordering::Relaxed));
         house.run(&["put", &other, "value"]).done();
     }
-}
-
-fn free_address() -> String {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
 
 /// Gives the configuration of a node other addresses, each for one that it has.
@@ -142,7 +138,7 @@ fn a_clone_gets_a_new_identity_and_an_empty_directory_gets_none() {
     copy.run(&["delete", "key-1", "-w", "3"]).done();
     expect_untouched(&house);
     for run in runs {
-        crate::harness::signal("TERM", run.pid());
+        pixii_testkit::cluster::signal("TERM", run.pid());
         assert_eq!(run.end().code, 0);
     }
     copy.start_all();

@@ -3,8 +3,10 @@
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 
+use pixii_testkit::cluster::House;
+use pixii_testkit::until;
+
 use crate::deaths::file;
-use crate::harness::{House, until};
 
 /// Flips a bit of `text` in the log of a node, wherever the node has it first.
 fn flip(house: &House, name: &str, text: &str) {

@@ -1,8 +1,7 @@
 //! Values and keys at their limits, and siblings.
 
+use pixii_testkit::cluster::{House, Told};
 use serde_json::json;
-
-use crate::harness::{House, Told};
 
 /// Bytes that no text has, different for each seed.
 fn noise(size: usize, seed: usize) -> Vec<u8> {

@@ -5,9 +5,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use pixii_testkit::cluster::{House, Run, Told, lines, signal};
+use pixii_testkit::until;
 use serde_json::Value;
-
-use crate::harness::{House, Run, Told, lines, signal, until};
 
 pub fn file(house: &House, name: &str, value: &str, count: usize) -> String {
     let text: String = (0..count).map(|number| format!("key-{number}\t{value}\n")).collect();

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
-use pixii::client::{Client, Options, Put};
-use pixii::message::Quorum;
-use pixii::types::Key;
+use pixii_client::{Client, Options, Put};
+use pixii_core::message::Quorum;
+use pixii_core::types::Key;
+use pixii_testkit::cluster::{House, Run, pixii, signal};
+use pixii_testkit::{DEADLINE, until};
 use tokio::runtime::Builder;
-
-use crate::harness::{DEADLINE, House, Run, pixii, signal, until};
 
 /// Writers and readers that go on until they are told to stop.
 struct Load {

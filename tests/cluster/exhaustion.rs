@@ -8,11 +8,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use pixii::message::{Call, CallBody, Request};
-use pixii::types::Key;
-use pixii::wire::{self, Welcome};
+use pixii_core::message::{Call, CallBody, Request};
+use pixii_core::types::Key;
+use pixii_core::wire::{self, Welcome};
+use pixii_testkit::cluster::{House, Run, Told, state};
+use pixii_testkit::{DEADLINE, until};
 
-use crate::harness::{DEADLINE, House, Run, Told, state, until};
 use crate::secrets::{connect, greeted, raise_descriptors};
 
 /// Three daemons, of which n1 may have `limit` descriptors; with the HTTP port of n1.
@@ -197,12 +198,12 @@ fn a_frame_that_does_not_come_is_given_up_and_its_memory_is_counted_and_shared()
     // Another address has its own, and what waits is reported.
     let mut other = connect(&house, "127.0.0.9");
     assert!(matches!(greeted(&mut other), Some(Welcome::Accepted { .. })));
-    let value = pixii::types::Blob(vec![b'x'; 100 << 10].into());
-    let (key, write) = (Key::new(&b"k"[..]).unwrap(), pixii::types::WriteId(1));
+    let value = pixii_core::types::Blob(vec![b'x'; 100 << 10].into());
+    let (key, write) = (Key::new(&b"k"[..]).unwrap(), pixii_core::types::WriteId(1));
     let request = Request::Put { key, value, context: None, write, w: None.into() };
     let body = CallBody::Data { request, timeout_ms: 5_000 };
     other.write_all(&wire::frame(&Call { id: 1, body })).unwrap();
-    let reply = crate::secrets::next::<pixii::message::Reply>(&mut other, 0);
+    let reply = crate::secrets::next::<pixii_core::message::Reply>(&mut other, 0);
     assert!(format!("{reply:?}").contains("Written"), "{reply:?}");
     let waits = "pixii_frame_memory_waits_total{from=\"clients\"}";
     until("frames that wait are counted", || sample(http, waits).filter(|waits| *waits > 0.0));

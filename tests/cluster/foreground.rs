@@ -9,7 +9,8 @@ use std::process::{Child, ChildStdin, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
-use crate::harness::{DEADLINE, Run, Told, pixii, signal, state, until, wait_for_end};
+use pixii_testkit::cluster::{Run, Told, pixii, signal, state, wait_for_end};
+use pixii_testkit::{DEADLINE, until};
 
 /// A `pixii dev` whose orders are written to a pipe. Dropped, it is killed, and its daemons with it.
 struct Dev {

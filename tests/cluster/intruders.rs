@@ -5,10 +5,10 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 
 use bytes::BytesMut;
-use pixii::types::NodeId;
-use pixii::wire::{self, Hello, MAX_FRAME_BYTES, PREAMBLE_BYTES, Welcome};
-
-use crate::harness::{DEADLINE, House, Run, Told, pixii, until};
+use pixii_core::types::NodeId;
+use pixii_core::wire::{self, Hello, MAX_FRAME_BYTES, PREAMBLE_BYTES, Welcome};
+use pixii_testkit::cluster::{House, Run, Told, pixii};
+use pixii_testkit::{DEADLINE, until};
 
 /// What a daemon answers to these first bytes; `None` when it closes without an answer.
 fn welcome(house: &House, bytes: &[u8]) -> Option<Welcome> {
@@ -76,7 +76,7 @@ fn noise_on_the_port_is_refused_or_cut_off_and_the_daemon_goes_on() {
         assert!(matches!(answer, Some(Welcome::Accepted { .. })), "{answer:?}");
         until(sentence, || house.log("n1").contains(sentence).then_some(()));
     }
-    let mut random = pixii::rng::Rng::new(4_711);
+    let mut random = pixii_core::rng::Rng::new(4_711);
     for _ in 0..50 {
         let noise: Vec<u8> = (0..40).flat_map(|_| random.next_u64().to_be_bytes()).collect();
         assert!(matches!(welcome(&house, &noise), Some(Welcome::Refused(_))), "seed 4711");

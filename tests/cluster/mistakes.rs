@@ -3,8 +3,10 @@
 use std::fs;
 use std::net::TcpListener;
 
+use pixii_testkit::cluster::House;
+use pixii_testkit::until;
+
 use crate::exhaustion::with_http;
-use crate::harness::{House, until};
 
 #[test]
 fn a_command_that_is_given_the_http_port_names_what_answers_there() {

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::harness::{House, until};
+use pixii_testkit::cluster::House;
+use pixii_testkit::until;
 
 fn counter(house: &House, node: &str, name: &str) -> u64 {
     let counters = house.status(node).counters;

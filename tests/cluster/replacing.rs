@@ -2,11 +2,11 @@
 
 use std::fs;
 
-use pixii::message::DrainState;
-use pixii::ring::Ring;
-use pixii::types::NodeId;
-
-use crate::harness::{House, Run, until};
+use pixii_core::message::DrainState;
+use pixii_core::ring::Ring;
+use pixii_core::types::NodeId;
+use pixii_testkit::cluster::{House, Run};
+use pixii_testkit::until;
 
 const COUNT: usize = 400;
 

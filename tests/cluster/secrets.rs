@@ -7,13 +7,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use pixii::message::{Call, CallBody, Reply, Request};
-use pixii::types::Key;
-use pixii::wire::{self, Hello, MAX_FRAME_BYTES, PREAMBLE_BYTES, Welcome};
+use pixii_core::message::{Call, CallBody, Reply, Request};
+use pixii_core::types::Key;
+use pixii_core::wire::{self, Hello, MAX_FRAME_BYTES, PREAMBLE_BYTES, Welcome};
+use pixii_testkit::cluster::{House, Run, Told, pixii, signal};
+use pixii_testkit::{DEADLINE, until};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Socket, Type};
-
-use crate::harness::{DEADLINE, House, Run, Told, pixii, signal, until};
 
 const PEERS: &str = "correct horse battery staple, nodes";
 const CLIENTS: &str = "correct horse battery staple, clients";

@@ -6,7 +6,8 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use crate::harness::{House, Run, pixii, signal, until};
+use pixii_testkit::cluster::{House, Run, pixii, signal};
+use pixii_testkit::until;
 
 /// A configuration of the node `n1` alone.
 fn alone(data_dir: &str, listen: &str) -> String {

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::harness::{House, Run, lines, signal};
+use pixii_testkit::cluster::{House, Run, lines, signal};
 
 /// Lines of the Unicode Character Database.
 const REAL: &str = include_str!("../../src/cli/demo.tsv");

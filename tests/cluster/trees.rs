@@ -2,7 +2,8 @@
 
 use std::fs;
 
-use crate::harness::{House, until};
+use pixii_testkit::cluster::House;
+use pixii_testkit::until;
 
 const KEYS: usize = 300;
 

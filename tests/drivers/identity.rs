@@ -8,15 +8,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use pixii::engine::{Conflict, ServeError};
-use pixii::members::{Member, Members};
-use pixii::secret::{Keyring, Role, Secrets};
-use pixii::store::memory::MemoryStore;
-use pixii::store::{Change, Meta, Owner, Store};
-use pixii::types::NodeId;
-use pixii::wire::{self, Hello, Welcome};
+use pixii_core::members::{Member, Members};
+use pixii_core::secret::{Keyring, Role, Secrets};
+use pixii_core::store::memory::MemoryStore;
+use pixii_core::store::{Change, Meta, Owner, Store};
+use pixii_core::types::NodeId;
+use pixii_core::wire::{self, Hello, Welcome};
+use pixii_testkit::daemon::{Daemon, Raw, config, get, put, values};
+use pixii_testkit::{free_port, until};
 
 use super::{peer_hello, wait_for_link};
-use crate::daemon::{Daemon, Raw, config, free_port, get, put, until, values};
 
 const BIRTH: u64 = 77;
 

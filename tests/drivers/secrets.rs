@@ -4,15 +4,16 @@ use std::net::TcpListener;
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use pixii::client::{Client, Failure, Options};
-use pixii::message::{Call, CallBody, PeerMessage, Reply};
-use pixii::secret::{Exchange, Keyring, Nonce, Role, Seal, SecretKey, Secrets, Vault};
-use pixii::store::memory::MemoryStore;
-use pixii::types::{Blob, Key};
-use pixii::wire::{self, Hello, Welcome};
+use pixii_client::{Client, Failure, Options};
+use pixii_core::message::{Call, CallBody, PeerMessage, Reply};
+use pixii_core::secret::{Exchange, Keyring, Nonce, Role, Seal, SecretKey, Secrets, Vault};
+use pixii_core::store::memory::MemoryStore;
+use pixii_core::types::{Blob, Key};
+use pixii_core::wire::{self, Hello, Welcome};
+use pixii_testkit::daemon::{Daemon, Raw, config};
+use pixii_testkit::{free_port, until};
 
 use super::peer_hello;
-use crate::daemon::{Daemon, Raw, config, free_port, until};
 
 const PEERS: &[u8] = b"what the nodes of this cluster know";
 const CLIENTS: &[u8] = b"what its clients know, another thing";
@@ -115,7 +116,7 @@ fn nodes_and_clients_that_know_the_secrets_are_let_in_and_nobody_else() {
             let key = Key::new(format!("k{number}").into_bytes()).unwrap();
             let value = bytes::Bytes::from(vec![7; 100_000]);
             loop {
-                let put = pixii::client::Put {
+                let put = pixii_client::Put {
                     key: key.clone(),
                     value: value.clone(),
                     context: None,

@@ -1,6 +1,6 @@
 //! Good bytes, and what chance makes of them.
 
-use pixii::rng::Rng;
+use pixii_core::rng::Rng;
 
 /// The bytes of one message of each kind, from the file of golden bytes, by name.
 pub fn words() -> Vec<(&'static str, Vec<u8>)> {
@@ -8,7 +8,7 @@ pub fn words() -> Vec<(&'static str, Vec<u8>)> {
         let pairs = hex.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).unwrap());
         pairs.map(|pair| u8::from_str_radix(pair, 16).unwrap()).collect()
     };
-    let lines = include_str!("../golden/words.tsv").lines();
+    let lines = include_str!("../../crates/core/tests/golden/words.tsv").lines();
     lines
         .map(|line| line.split_once('\t').unwrap())
         .map(|(name, hex)| (name, digits(hex)))

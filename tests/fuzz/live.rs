@@ -10,15 +10,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pixii::config::Config;
-use pixii::message::{Body, Call, CallBody, Gossip, PeerMessage, Response};
-use pixii::rng::Rng;
-use pixii::types::NodeId;
-use pixii::wire::{self, Hello};
+use pixii_core::message::{Body, Call, CallBody, Gossip, PeerMessage, Response};
+use pixii_core::rng::Rng;
+use pixii_core::types::NodeId;
+use pixii_core::wire::{self, Hello};
+use pixii_testkit::daemon::{Client, config_text, get, put, values};
+use pixii_testkit::{free_port, until};
 use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
 use crate::corpus::{self, mutate, noise};
-use crate::daemon::{Client, config_text, free_port, get, put, until, values};
 use crate::{Effort, changed};
 
 /// What a daemon may grow by, in KiB, once it has seen some of everything. Its cache of 8 MiB takes up to 2.4 times as

@@ -4,14 +4,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use pixii::members::{Member, Members};
-use pixii::message::{Body, Call, CallBody, PeerMessage};
-use pixii::node::{Config, Done, Input, Node, Output, Work};
-use pixii::ring::Ring;
-use pixii::store::memory::MemoryStore;
-use pixii::store::{Meta, Owner, Store};
-use pixii::types::{MILLI, NodeId};
-use pixii::wire;
+use pixii_core::members::{Member, Members};
+use pixii_core::message::{Body, Call, CallBody, PeerMessage};
+use pixii_core::node::{Config, Done, Input, Node, Output, Work};
+use pixii_core::ring::Ring;
+use pixii_core::store::memory::MemoryStore;
+use pixii_core::store::{Meta, Owner, Store};
+use pixii_core::types::{MILLI, NodeId};
+use pixii_core::wire;
 
 /// Operations of the node that may be answered.
 const MAX_OPEN: usize = 64;

@@ -4,10 +4,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod corpus;
-// Daemons and hand-made connections, as `drivers` has them; not all of it is needed here.
-#[allow(dead_code)]
-#[path = "../daemon/mod.rs"]
-mod daemon;
 mod live;
 mod machine;
 mod targets;
@@ -16,7 +12,7 @@ use std::env;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::{Duration, Instant};
 
-use pixii::rng::Rng;
+use pixii_core::rng::Rng;
 
 /// How long a test goes on, and with which chances.
 pub struct Effort {
@@ -112,7 +108,7 @@ fn http_requests_are_answered_whatever_they_are() {
 fn a_connection_of_hostile_bytes_is_read_to_its_end() {
     let words = all_words();
     let draw = |rng: &mut Rng| {
-        let mut bytes = pixii::wire::preamble(false).to_vec();
+        let mut bytes = pixii_core::wire::preamble(false).to_vec();
         for _ in 0..=rng.below(4) {
             bytes.extend(live::framed(&changed(rng, &words)));
         }

@@ -4,16 +4,17 @@ use std::fmt::Debug;
 
 use bincode::{BorrowDecode, Encode};
 use bytes::{Buf, Bytes, BytesMut};
-use pixii::causal::Context;
 use pixii::config::Config;
-use pixii::emulation;
-use pixii::generation::Generation;
-use pixii::members::{Member, Members};
-use pixii::message::{Call, PeerMessage, Refusal, Reply, Response};
-use pixii::ring::Ring;
-use pixii::store::{self, Meta, Record};
-use pixii::types::{Blob, Key, NodeId, Partition};
-use pixii::wire::{self, Hello, MAX_FRAME_BYTES, MAX_HELLO_BYTES, Welcome, http};
+use pixii::http;
+use pixii_core::causal::Context;
+use pixii_core::emulation;
+use pixii_core::generation::Generation;
+use pixii_core::members::{Member, Members};
+use pixii_core::message::{Call, PeerMessage, Refusal, Reply, Response};
+use pixii_core::ring::Ring;
+use pixii_core::store::{self, Meta, Record};
+use pixii_core::types::{Blob, Key, NodeId, Partition};
+use pixii_core::wire::{self, Hello, MAX_FRAME_BYTES, MAX_HELLO_BYTES, Welcome};
 
 /// The decoders of every type that is sent or stored: what they take has bytes of its own that mean the same.
 pub fn decoders(bytes: &[u8]) {

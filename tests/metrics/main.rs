@@ -2,10 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-// Daemons and hand-made connections, as `drivers` has them; not all of it is needed here.
-#[allow(dead_code)]
-#[path = "../daemon/mod.rs"]
-mod daemon;
 mod openmetrics;
 mod stalls;
 
@@ -16,12 +12,14 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use daemon::{Daemon, Faulty, config_text, free_port, get, key, put, until};
-use openmetrics::Samples;
 use pixii::config::Config;
-use pixii::message::Request;
-use pixii::store::Store;
-use pixii::store::memory::MemoryStore;
+use pixii_core::message::Request;
+use pixii_core::store::Store;
+use pixii_core::store::memory::MemoryStore;
+use pixii_testkit::daemon::{Daemon, Faulty, config_text, get, key, put};
+use pixii_testkit::{free_port, until};
+
+use openmetrics::Samples;
 
 /// A daemon with an HTTP port; the other members of `nodes` are not there.
 struct Watched {

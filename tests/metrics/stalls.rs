@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use pixii::message::{Refusal, Request, Response};
-use pixii::types::{Blob, WriteId};
+use pixii_core::message::{Refusal, Request, Response};
+use pixii_core::types::{Blob, WriteId};
+use pixii_testkit::daemon::{Daemon, Faulty, get, key, put};
+use pixii_testkit::{free_port, until};
 
 use super::Watched;
-use crate::daemon::{Daemon, Faulty, free_port, get, key, put, until};
 
 /// Long enough for a node to notice, and short beside a client's deadline (20 s).
 const SOON: Duration = Duration::from_secs(5);

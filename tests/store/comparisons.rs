@@ -1,11 +1,11 @@
 //! What homes hold of a partition, compared on their stopped disks.
 
-use pixii::causal::{Actor, Context, Object, Version};
-use pixii::generation::{Generation, Grave};
-use pixii::ring::Ring;
-use pixii::store::disk::{CheckReport, check, differences};
-use pixii::store::{Change, Record, Store};
-use pixii::types::{Blob, Key, NodeId, Partition, WriteId};
+use pixii::disk::{CheckReport, check, differences};
+use pixii_core::causal::{Actor, Context, Object, Version};
+use pixii_core::generation::{Generation, Grave};
+use pixii_core::ring::Ring;
+use pixii_core::store::{Change, Record, Store};
+use pixii_core::types::{Blob, Key, NodeId, Partition, WriteId};
 use tempfile::TempDir;
 
 use crate::{CACHE, key, open, put, scratch};

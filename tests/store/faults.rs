@@ -8,10 +8,10 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use pixii::rng::Rng;
-use pixii::store::disk::{CheckReport, DiskStore, OpenError, check};
-use pixii::store::{Change, Found, Process, Record, Store, StoreError, begin_life};
-use pixii::types::{Key, Partition, hash64};
+use pixii::disk::{CheckReport, DiskStore, OpenError, check};
+use pixii_core::rng::Rng;
+use pixii_core::store::{Change, Found, Process, Record, Store, StoreError, begin_life};
+use pixii_core::types::{Key, Partition, hash64};
 use tempfile::TempDir;
 
 use crate::{CACHE, KILO, Model, assert_holds, key, open, owner, put, record, scratch};

@@ -8,8 +8,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use pixii::store::Store;
-use pixii::store::disk::{CheckReport, DiskStore, OpenError, check, migrate, schema_of};
+use pixii::disk::{CheckReport, DiskStore, OpenError, check, migrate, schema_of};
+use pixii_core::store::Store;
 use tempfile::TempDir;
 
 use crate::faults::{raw, seal};

@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use pixii::store::{Process, Store, begin_life};
+use pixii_core::store::{Process, Store, begin_life};
 use tempfile::TempDir;
 
 use crate::{key, open, owner, put, record};
@@ -138,7 +138,7 @@ fn a_file_that_cannot_be_read_is_named() {
     let torn = dir.path().join("sled/snap.0000000000000001");
     // A directory in its place fails for root, too.
     fs::create_dir(&torn).unwrap();
-    let error = pixii::store::disk::DiskStore::open(dir.path(), crate::CACHE).unwrap_err();
+    let error = pixii::disk::DiskStore::open(dir.path(), crate::CACHE).unwrap_err();
     assert!(error.to_string().contains(torn.to_str().unwrap()), "{error}");
 }
 

@@ -4,9 +4,9 @@
 use std::fs;
 use std::path::Path;
 
-use pixii::store::disk::{DiskStore, OpenError, check};
-use pixii::store::{Process, Store, begin_life};
-use pixii::types::Partition;
+use pixii::disk::{DiskStore, OpenError, check};
+use pixii_core::store::{Process, Store, begin_life};
+use pixii_core::types::Partition;
 use tempfile::TempDir;
 
 use crate::{CACHE, Model, assert_holds, key, open, owner, put, record, scratch};
@@ -101,7 +101,7 @@ fn a_damaged_mark_still_tells_that_synced_writes_are_missing() {
     let store = open(dir.path());
     for ((partition, key), record) in &model {
         let found = store.read(*partition, key).unwrap();
-        assert_eq!(found, pixii::store::Found::Record(record.clone()));
+        assert_eq!(found, pixii_core::store::Found::Record(record.clone()));
     }
 }
 

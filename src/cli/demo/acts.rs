@@ -7,21 +7,22 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use pixii::client::{Client, Options, Put};
-use pixii::message::Quorum;
-use pixii::types::{Key, NodeId};
+use pixii_client::{Client, Options, Put};
+use pixii_core::message::Quorum;
+use pixii_core::types::{Key, NodeId};
+use pixii_kit::arguments::parse_key;
+use pixii_kit::cluster::Cluster;
+use pixii_kit::outcome::Trouble;
+use pixii_kit::signals::Interrupt;
+use pixii_kit::text::count;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::story::Story;
-use crate::cli::cluster::Cluster;
 use crate::cli::load::ledger::{Counts, Fate};
 use crate::cli::load::lines::{self, Start};
 use crate::cli::load::write::{Plan, Settled, write};
 use crate::cli::load::{Pour, Stop};
-use crate::cli::signals::Interrupt;
-use crate::cli::text::count;
-use crate::cli::{Trouble, parse_key};
 
 /// How long a daemon may take until it answers.
 const READY_WAIT: Duration = Duration::from_secs(30);

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::cli::text::{row, table};
-use crate::cli::{Trouble, emit};
+use pixii_kit::outcome::{Trouble, emit};
+use pixii_kit::text::{row, table};
 
 /// The story so far.
 pub(super) struct Story {

@@ -12,7 +12,7 @@ use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::cli::complain;
+use pixii_kit::outcome::complain;
 
 /// Longest order. Of a longer line of standard input, the rest is the next one.
 const MAX_ORDER_BYTES: usize = 1_024;

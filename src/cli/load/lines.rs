@@ -4,10 +4,9 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::thread;
 
 use bytes::Bytes;
-use pixii::types::{Key, MAX_KEY_BYTES, MAX_VALUE_BYTES, hash64};
+use pixii_core::types::{Key, MAX_KEY_BYTES, MAX_VALUE_BYTES, hash64};
+use pixii_kit::text;
 use tokio::sync::mpsc;
-
-use crate::cli::text;
 
 /// Longest line: every byte of the longest key and value may be an escape of two.
 const MAX_LINE_BYTES: usize = 2 * (MAX_KEY_BYTES + MAX_VALUE_BYTES) + 1;

@@ -8,16 +8,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use indicatif::ProgressBar;
-use pixii::client::Client;
-use pixii::types::Key;
+use pixii_client::Client;
+use pixii_core::types::Key;
+use pixii_kit::outcome::complain;
+use pixii_kit::signals::Interrupt;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::ledger::{Counts, Fate, Ledger};
 use super::lines::{Line, Lines};
 use super::write::{Plan, Settled, write};
-use crate::cli::complain;
-use crate::cli::signals::Interrupt;
 
 /// How often signals are looked for and the bar is moved.
 const TICK: Duration = Duration::from_millis(100);

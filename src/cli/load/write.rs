@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use pixii::client::{Client, Failure, Put};
-use pixii::message::Quorum;
-use pixii::message::Refusal;
-use pixii::types::{Key, WriteId};
+use pixii_client::{Client, Failure, Put};
+use pixii_core::message::Quorum;
+use pixii_core::message::Refusal;
+use pixii_core::types::{Key, WriteId};
 use tokio::time::{Instant, sleep};
 
 use super::ledger::Fate;

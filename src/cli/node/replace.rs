@@ -2,17 +2,17 @@
 
 use std::time::Duration;
 
-use pixii::client::{Client, Options};
-use pixii::members::Opinion;
-use pixii::message::Replacement;
-use pixii::ring::Ring;
-use pixii::types::NodeId;
+use pixii_client::{Client, Options};
+use pixii_core::members::Opinion;
+use pixii_core::message::Replacement;
+use pixii_core::ring::Ring;
+use pixii_core::types::NodeId;
+use pixii_kit::arguments::Shared;
+use pixii_kit::outcome::{Exit, Outcome, Trouble, block_on, emit, emit_json};
+use pixii_kit::text::count;
 use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
-
-use super::super::text::count;
-use super::super::{Exit, Outcome, Shared, Trouble, block_on, emit, emit_json};
 
 /// A node that begins its next incarnation does not listen for a moment.
 const RECONNECT: Duration = Duration::from_secs(2);

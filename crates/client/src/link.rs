@@ -1,0 +1,232 @@
+//! One connection of a client to one node: calls go out, replies come in, matched by id.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use pixii_core::message::{Call, CallBody, Reply, ReplyBody};
+use pixii_core::secret::{Nonce, Seal, SecretKey};
+use pixii_core::wire::{self, Hello, MAX_FRAME_BYTES, MAX_HELLO_BYTES, Welcome};
+use pixii_transport::frames::FrameReader;
+use pixii_transport::handshake::{ODD_ANSWER, introduce, shown};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::{Instant, timeout, timeout_at};
+
+/// No more calls are taken while this many bytes wait for the socket.
+const BACKLOG_BYTES: usize = 1 << 20;
+/// Room made for each read from the socket.
+const READ_BYTES: usize = 64 << 10;
+
+/// A call without a reply.
+#[derive(Debug)]
+pub(super) enum Lost {
+    /// It never left: the node cannot have seen it.
+    Unsent(String),
+    /// It was on its way: the node may have carried it out.
+    Sent(String),
+}
+
+type Answer = Result<ReplyBody, Lost>;
+
+struct Outgoing {
+    body: CallBody,
+    answer: oneshot::Sender<Answer>,
+}
+
+/// An open connection. Dropping it closes the socket.
+pub(super) struct Link {
+    /// The name that the node gave.
+    pub(super) name: String,
+    /// The cluster that it belongs to.
+    pub(super) cluster: String,
+    /// The version of the protocol that both sides speak.
+    protocol: u16,
+    calls: mpsc::Sender<Outgoing>,
+    permits: Semaphore,
+    in_flight: usize,
+    silent: AtomicBool,
+}
+
+impl Link {
+    /// Connects to `address` (`host:port`) and shakes hands, both within `wait`, with a secret if there is one. At most
+    /// `in_flight` calls are under way at a time. The error is the reason alone, without the address.
+    pub(super) async fn open(
+        address: &str,
+        wait: Duration,
+        in_flight: usize,
+        secret: Option<(SecretKey, Nonce)>,
+    ) -> Result<Self, String> {
+        let (opened, protocol, welcome) = timeout(wait, handshake(address, secret))
+            .await
+            .map_err(|_| format!("no answer in {} ms", wait.as_millis()))??;
+        let (cluster, name) = match welcome {
+            Welcome::Accepted { cluster, name } => (cluster, name),
+            Welcome::Refused(why) | Welcome::Removed(why) => return Err(shown(&why)),
+            Welcome::Challenge(_)
+            | Welcome::Proven { .. }
+            | Welcome::Probed { .. }
+            | Welcome::Duplicate(_) => return Err(ODD_ANSWER.into()),
+        };
+        let (calls, queue) = mpsc::channel(in_flight.max(1));
+        tokio::spawn(drive(opened, queue, in_flight));
+        let permits = Semaphore::new(in_flight.max(1));
+        let silent = AtomicBool::new(false);
+        Ok(Link { name, cluster, protocol, calls, permits, in_flight, silent })
+    }
+
+    /// The version of the protocol that both sides speak.
+    pub(super) fn protocol(&self) -> u16 {
+        self.protocol
+    }
+
+    /// False once the connection has ended or has left a call without an answer.
+    pub(super) fn is_good(&self) -> bool {
+        !self.calls.is_closed() && !self.silent.load(Ordering::Relaxed)
+    }
+
+    /// Sends a call and waits for its reply, `wait` in all.
+    pub(super) async fn call(&self, body: CallBody, wait: Duration) -> Answer {
+        let needed = body.since();
+        if needed > self.protocol {
+            let spoken = self.protocol;
+            return Err(Lost::Unsent(format!(
+                "it speaks protocol {spoken}, and this can be asked from protocol {needed} on: its program is an older one"
+            )));
+        }
+        let deadline = Instant::now() + wait;
+        let Ok(Ok(_permit)) = timeout_at(deadline, self.permits.acquire()).await else {
+            return Err(Lost::Unsent(format!("{} calls are under way already", self.in_flight)));
+        };
+        let (answer, reply) = oneshot::channel();
+        match timeout_at(deadline, self.calls.send(Outgoing { body, answer })).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Err(Lost::Unsent("the connection has ended".into())),
+            Err(_) => return Err(Lost::Unsent("the connection is stuck".into())),
+        }
+        match timeout_at(deadline, reply).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(Lost::Sent("the connection has ended".into())),
+            Err(_) => {
+                self.silent.store(true, Ordering::Relaxed);
+                Err(Lost::Sent(format!("no answer in {} ms", wait.as_millis())))
+            }
+        }
+    }
+}
+
+/// An IO error in plain words, without the number.
+pub(super) fn plain(error: &io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    let mut chars = text.chars();
+    chars
+        .next()
+        .map_or_else(String::new, |first| first.to_lowercase().collect::<String>() + chars.as_str())
+}
+
+/// A connection after its handshake: what was read already, and the seals of both directions, with a secret.
+struct Opened {
+    read: OwnedReadHalf,
+    write: OwnedWriteHalf,
+    input: BytesMut,
+    expected: Option<Seal>,
+    seal: Option<Seal>,
+}
+
+async fn handshake(
+    address: &str,
+    secret: Option<(SecretKey, Nonce)>,
+) -> Result<(Opened, u16, Welcome), String> {
+    let io = |error: io::Error| plain(&error);
+    let stream = TcpStream::connect(address).await.map_err(io)?;
+    stream.set_nodelay(true).map_err(io)?;
+    let (read, mut write) = stream.into_split();
+    let mut reader = FrameReader::new(read, MAX_HELLO_BYTES);
+    let secret = secret.as_ref().map(|(key, nonce)| (key, *nonce));
+    let introduced = introduce(&mut reader, &mut write, &Hello::Client, secret).await;
+    let (welcome, agreed) = introduced.map_err(|error| error.to_string())?;
+    let (read, input, expected) = reader.into_rest();
+    let opened = Opened { read, write, input, expected, seal: agreed.seal };
+    Ok((opened, agreed.protocol, welcome))
+}
+
+/// Carries calls and replies until either side is done, then tells everyone who still waits.
+async fn drive(opened: Opened, mut queue: mpsc::Receiver<Outgoing>, in_flight: usize) {
+    let mut waiting = Waiting { answers: HashMap::new(), next_id: 0, in_flight };
+    let Err(why) = pump(opened, &mut queue, &mut waiting).await else { return };
+    queue.close();
+    while let Ok(call) = queue.try_recv() {
+        let _ = call.answer.send(Err(Lost::Unsent(why.clone())));
+    }
+    for (_, answer) in waiting.answers {
+        let _ = answer.send(Err(Lost::Sent(why.clone())));
+    }
+}
+
+/// The calls that have been sent, or are about to be.
+struct Waiting {
+    answers: HashMap<u64, oneshot::Sender<Answer>>,
+    next_id: u64,
+    in_flight: usize,
+}
+
+impl Waiting {
+    fn add(&mut self, call: Outgoing, out: &mut BytesMut, seal: Option<&mut Seal>) {
+        // Callers that gave up hold no permit any more, so their entries are only swept now and then.
+        if self.answers.len() > 2 * self.in_flight {
+            self.answers.retain(|_, answer| !answer.is_closed());
+        }
+        self.next_id += 1;
+        wire::put_frame(out, &Call { id: self.next_id, body: call.body }, seal);
+        self.answers.insert(self.next_id, call.answer);
+    }
+
+    fn take(&mut self, frame: &Bytes) -> Result<(), String> {
+        let reply: Reply = wire::decode(frame).map_err(|error| error.to_string())?;
+        if let Some(answer) = self.answers.remove(&reply.id) {
+            let _ = answer.send(Ok(reply.body));
+        }
+        Ok(())
+    }
+}
+
+/// Ends well when the client has dropped the link, and with the reason when the connection fails.
+async fn pump(
+    opened: Opened,
+    queue: &mut mpsc::Receiver<Outgoing>,
+    waiting: &mut Waiting,
+) -> Result<(), String> {
+    let Opened { read: mut reader, write: mut writer, mut input, mut expected, mut seal } = opened;
+    let mut out = BytesMut::new();
+    loop {
+        while let Some(frame) = wire::take_sealed(&mut input, MAX_FRAME_BYTES, expected.as_mut())
+            .map_err(|error| error.to_string())?
+        {
+            waiting.take(&frame)?;
+        }
+        input.reserve(READ_BYTES);
+        tokio::select! {
+            call = queue.recv(), if out.len() < BACKLOG_BYTES => {
+                let Some(call) = call else { return Ok(()) };
+                waiting.add(call, &mut out, seal.as_mut());
+                while out.len() < BACKLOG_BYTES && let Ok(call) = queue.try_recv() {
+                    waiting.add(call, &mut out, seal.as_mut());
+                }
+            }
+            read = reader.read_buf(&mut input) => match read {
+                Ok(0) => return Err("the node closed the connection".into()),
+                Ok(_) => {}
+                Err(error) => return Err(plain(&error)),
+            },
+            written = writer.write(&out), if !out.is_empty() => match written {
+                Ok(count) => out.advance(count),
+                Err(error) => return Err(plain(&error)),
+            },
+        }
+    }
+}

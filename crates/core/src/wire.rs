@@ -1,0 +1,352 @@
+//! Bytes: how messages become frames, and how bytes that are not ours are told apart. No sockets.
+//!
+//! A connection begins with a preamble of 12 bytes each way (magic, lowest and highest protocol
+//! version, big-endian), then a frame with a [`Hello`] and one with a [`Welcome`]; with a secret, two of each. A frame is
+//! `length: u32 | checksum: u64 | payload`, big-endian; the length counts what follows it, the checksum
+//! is the first 64 bits of the payload's blake3 hash, or a [`Seal`] after a handshake with a secret.
+
+use bincode::config::{Configuration, Limit, LittleEndian, Varint};
+use bincode::enc::EncoderImpl;
+use bincode::enc::write::{SizeWriter, Writer};
+use bincode::error::EncodeError;
+use bincode::{BorrowDecode, Encode};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+use crate::causal::Context;
+use crate::secret::{Nonce, Proof, Seal};
+use crate::types::{
+    Blob, Key, MAX_KEY_BYTES, MAX_MERGED_BYTES, MAX_N, MAX_OBJECT_BYTES, NodeId, first_u64, hash64,
+};
+
+/// The first bytes of every connection.
+pub const MAGIC: [u8; 8] = *b"PIXII\r\n\x1a";
+/// The newest protocol version that this program speaks.
+pub const PROTOCOL: u16 = 6;
+/// The oldest one that it speaks, with programs from before and as long as there is no secret.
+pub const OLDEST_PROTOCOL: u16 = 5;
+/// The oldest one that has a handshake with a secret.
+const SECRET_PROTOCOL: u16 = 5;
+/// Length of a preamble in bytes.
+pub const PREAMBLE_BYTES: usize = 12;
+/// Largest frame before the handshake is done, in bytes.
+pub const MAX_HELLO_BYTES: usize = 1_024;
+/// Largest frame, in bytes. Objects that are written today fit it several times; versions before
+/// protocol 6 wrote records of up to 7 times [`MAX_OBJECT_BYTES`], which have to pass as well.
+pub const MAX_FRAME_BYTES: usize = MAX_N as usize * MAX_OBJECT_BYTES + (8 << 20);
+
+/// A fallback that was an owner before answers with its own record and with what it keeps for
+/// others.
+const _: () = assert!(2 * MAX_MERGED_BYTES + MAX_KEY_BYTES + (1 << 20) < MAX_FRAME_BYTES);
+
+const FRAME_HEAD_BYTES: usize = 12;
+const CONTEXT_VERSION: u8 = 1;
+const SEAL_BYTES: usize = 8;
+
+/// Bytes that a connection cannot go on with: it is closed, and nothing else happens.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WireError {
+    /// Another protocol, or noise.
+    #[error("not a Pixii connection: it begins with \"{0}\"")]
+    Magic(String),
+    /// No version in common.
+    #[error(
+        "protocol versions {0} to {1} are offered; this node speaks {lowest} to {PROTOCOL}{with}",
+        lowest = lowest(*.2),
+        with = if *.2 { " with its secret" } else { "" }
+    )]
+    Version(u16, u16, bool),
+    /// A frame over the limit.
+    #[error("a frame of {0} bytes; the limit here is {1}")]
+    FrameLength(usize, usize),
+    /// A frame whose checksum does not fit.
+    #[error("a frame of {0} bytes fails its checksum")]
+    Checksum(usize),
+    /// A frame that does not come from who has proved itself, or not in its place.
+    #[error("a frame of {0} bytes does not carry the seal of this connection")]
+    Seal(usize),
+    /// A frame that is no message of the kind expected.
+    #[error("a frame of {0} bytes is not a message: {1}")]
+    Message(usize, String),
+}
+
+/// Who opens a connection, and to whom.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub enum Hello {
+    /// A node that will send messages on this connection.
+    Peer {
+        /// The cluster it belongs to.
+        cluster: String,
+        /// The version and the digest of its ring.
+        ring: (u64, u64),
+        /// Its id.
+        node: NodeId,
+        /// Whom it expects here.
+        to: NodeId,
+        /// How often its store has been started.
+        incarnation: u64,
+        /// Drawn at random at each start.
+        boot_nonce: u64,
+    },
+    /// A client that will send calls.
+    Client,
+    /// Somebody who is to prove itself, and wants a proof: to be answered with [`Welcome::Challenge`].
+    Challenge(Nonce),
+    /// The answer to that.
+    Proven {
+        /// The encoded `Peer` or `Client`.
+        hello: Blob,
+        /// That who says so has the key of that role.
+        proof: Proof,
+    },
+    /// What [`Hello::Peer`] says, with what tells a restart from a copy of the data directory.
+    /// Since protocol 6.
+    Member {
+        /// The cluster it belongs to.
+        cluster: String,
+        /// The version and the digest of its ring.
+        ring: (u64, u64),
+        /// Its id.
+        node: NodeId,
+        /// The node that it expects here.
+        to: NodeId,
+        /// How often its store has been started.
+        incarnation: u64,
+        /// Drawn at random at each start.
+        boot_nonce: u64,
+        /// The birth of its store.
+        birth: u64,
+        /// The address at which it can be dialed, `host:port`.
+        address: String,
+    },
+    /// Asks which daemon listens here, and nothing more. Since protocol 6.
+    Probe {
+        /// The cluster of the one that asks.
+        cluster: String,
+    },
+}
+
+impl Hello {
+    /// The first version of the protocol in which a listener knows this introduction.
+    pub fn since(&self) -> u16 {
+        match self {
+            Hello::Member { .. } | Hello::Probe { .. } => 6,
+            _ => OLDEST_PROTOCOL,
+        }
+    }
+}
+
+/// The answer to a [`Hello`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub enum Welcome {
+    /// Go on.
+    Accepted {
+        /// The cluster.
+        cluster: String,
+        /// The name of the node that answers.
+        name: String,
+    },
+    /// No, and why: the connection is closed after this.
+    Refused(String),
+    /// No, and never again: an operator has removed the node that dials. What it has is not taken.
+    Removed(String),
+    /// To [`Hello::Challenge`]: prove yourself.
+    Challenge(Nonce),
+    /// To [`Hello::Proven`].
+    Proven {
+        /// The encoded `Accepted`, `Refused` or `Removed`.
+        welcome: Blob,
+        /// That who says so has the same key.
+        proof: Proof,
+    },
+    /// To [`Hello::Probe`]. Since protocol 6.
+    Probed {
+        /// The name of the node.
+        name: String,
+        /// The birth of its store.
+        birth: u64,
+        /// The boot nonce of the process.
+        boot_nonce: u64,
+    },
+    /// To [`Hello::Member`]: another daemon with the same identity runs, and was probed. The dialer
+    /// is a copy and does not serve. Since protocol 6.
+    Duplicate(String),
+}
+
+fn codec<const LIMIT: usize>() -> Configuration<LittleEndian, Varint, Limit<LIMIT>> {
+    bincode::config::standard().with_limit::<LIMIT>()
+}
+
+/// A message's bytes. Encoding into memory cannot fail for the types of this crate.
+pub fn encode<T: Encode>(message: &T) -> Vec<u8> {
+    encode_behind(Vec::new(), message, 0)
+}
+
+/// The same behind `head`, with room for `tail` bytes more. The space is taken at once: one that
+/// grows would be copied, and take twice what is needed.
+pub fn encode_behind<T: Encode>(mut head: Vec<u8>, message: &T, tail: usize) -> Vec<u8> {
+    let length = encoded_len(message);
+    head.reserve_exact(length + tail);
+    let mut encoder = EncoderImpl::new(Appended(head), bincode::config::standard());
+    // Appending cannot fail, and neither can the encoding of the types of this crate.
+    let _ = message.encode(&mut encoder);
+    encoder.into_writer().0
+}
+
+/// Appends what is encoded.
+struct Appended(Vec<u8>);
+
+impl Writer for Appended {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), EncodeError> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+}
+
+/// The message in `bytes`, all of them; values keep borrowing them. The error says what is wrong.
+pub fn decode<T: for<'de> BorrowDecode<'de, Bytes>>(bytes: &Bytes) -> Result<T, WireError> {
+    let fault = |what: String| WireError::Message(bytes.len(), what);
+    let config = codec::<MAX_FRAME_BYTES>();
+    let (message, used) =
+        bincode::borrow_decode_from_slice_with_context(bytes, config, bytes.clone())
+            .map_err(|error| fault(error.to_string()))?;
+    if used != bytes.len() {
+        return Err(fault(format!("{} bytes too many", bytes.len() - used)));
+    }
+    Ok(message)
+}
+
+/// Appends the message as a frame to `out`, with the next seal of the connection if it has one.
+pub fn put_frame<T: Encode>(out: &mut BytesMut, message: &T, seal: Option<&mut Seal>) {
+    let payload = encode(message);
+    out.reserve(FRAME_HEAD_BYTES + payload.len());
+    put_head(out, &payload, seal);
+    out.put_slice(&payload);
+}
+
+fn put_head(out: &mut BytesMut, payload: &[u8], seal: Option<&mut Seal>) {
+    out.put_u32((payload.len() + FRAME_HEAD_BYTES - 4) as u32);
+    out.put_u64(check_of(payload, seal));
+}
+
+fn check_of(payload: &[u8], seal: Option<&mut Seal>) -> u64 {
+    match seal {
+        Some(seal) => seal.next(payload),
+        None => first_u64(blake3::hash(payload).as_bytes()),
+    }
+}
+
+/// A frame that [`frame`] made, in two parts, with the next seal of a connection. Its payload is not copied.
+pub fn sealed(frame: &Bytes, seal: &mut Seal) -> [Bytes; 2] {
+    let payload = frame.slice(FRAME_HEAD_BYTES.min(frame.len())..);
+    let mut head = BytesMut::with_capacity(FRAME_HEAD_BYTES);
+    put_head(&mut head, &payload, Some(seal));
+    [head.freeze(), payload]
+}
+
+/// The message as a frame of its own, to be shared by several connections.
+pub fn frame<T: Encode>(message: &T) -> Bytes {
+    let mut bytes = encode_behind(vec![0; FRAME_HEAD_BYTES], message, 0);
+    let (head, payload) = bytes.split_at_mut(FRAME_HEAD_BYTES);
+    let mut out = BytesMut::with_capacity(FRAME_HEAD_BYTES);
+    put_head(&mut out, payload, None);
+    head.copy_from_slice(&out);
+    bytes.into()
+}
+
+/// The length of the message as a frame, without making it.
+pub fn frame_len<T: Encode>(message: &T) -> usize {
+    FRAME_HEAD_BYTES + encoded_len(message)
+}
+
+/// How many bytes [`encode`] makes of a message, without making them.
+pub fn encoded_len<T: Encode>(message: &T) -> usize {
+    let config = bincode::config::standard();
+    let mut encoder = EncoderImpl::new(SizeWriter::default(), config);
+    let encoded = message.encode(&mut encoder).map(|()| encoder.into_writer().bytes_written);
+    encoded.unwrap_or_default()
+}
+
+/// Takes the next frame's payload off `input`; `None` when it is not complete yet. A length over
+/// `limit` bytes is refused before it is waited for.
+pub fn take_frame(input: &mut BytesMut, limit: usize) -> Result<Option<Bytes>, WireError> {
+    take_sealed(input, limit, None)
+}
+
+/// The same from a connection whose frames are sealed, if this is one.
+pub fn take_sealed(
+    input: &mut BytesMut,
+    limit: usize,
+    seal: Option<&mut Seal>,
+) -> Result<Option<Bytes>, WireError> {
+    let Some(head) = input.first_chunk::<4>() else { return Ok(None) };
+    let length = u32::from_be_bytes(*head) as usize;
+    if length > limit || length < FRAME_HEAD_BYTES - 4 {
+        return Err(WireError::FrameLength(length, limit));
+    }
+    if input.len() < 4 + length {
+        return Ok(None);
+    }
+    input.advance(4);
+    let mut frame = input.split_to(length).freeze();
+    let fault = if seal.is_some() { WireError::Seal } else { WireError::Checksum };
+    let checksum = frame.get_u64();
+    if checksum != check_of(&frame, seal) {
+        return Err(fault(length));
+    }
+    Ok(Some(frame))
+}
+
+/// The lowest version that is spoken with a secret, or without one.
+fn lowest(secret: bool) -> u16 {
+    if secret { SECRET_PROTOCOL } else { OLDEST_PROTOCOL }
+}
+
+/// The bytes that open a connection, each way, of a side that has a secret or not.
+pub fn preamble(secret: bool) -> [u8; PREAMBLE_BYTES] {
+    let mut bytes = [0; PREAMBLE_BYTES];
+    let mut out = &mut bytes[..];
+    out.put_slice(&MAGIC);
+    out.put_u16(lowest(secret));
+    out.put_u16(PROTOCOL);
+    bytes
+}
+
+/// Checks the other side's preamble. Both sides go on with the highest common version, which it gives.
+pub fn check_preamble(bytes: &[u8; PREAMBLE_BYTES], secret: bool) -> Result<u16, WireError> {
+    let (magic, mut versions) = bytes.split_at(MAGIC.len());
+    if magic != MAGIC {
+        return Err(WireError::Magic(magic.escape_ascii().to_string()));
+    }
+    let (low, high) = (versions.get_u16(), versions.get_u16());
+    let common = high.min(PROTOCOL);
+    if low > high || common < low.max(lowest(secret)) {
+        return Err(WireError::Version(low, high, secret));
+    }
+    Ok(common)
+}
+
+/// A context as clients carry it: version, content, and a seal over the content and the key, so that a
+/// context that was altered or belongs to another key is noticed. Not a secret: it guards against
+/// accidents.
+pub fn seal(key: &Key, context: &Context) -> Blob {
+    let mut bytes = vec![CONTEXT_VERSION];
+    bytes.extend(encode(context));
+    let seal = hash64(&[b"context", key.as_bytes(), &bytes]);
+    bytes.extend(seal.to_be_bytes());
+    Blob(bytes.into())
+}
+
+/// The context inside a sealed one, or `None` if it is not one of this key.
+pub fn unseal(key: &Key, sealed: &Blob) -> Option<Context> {
+    let split = sealed.0.len().checked_sub(SEAL_BYTES)?;
+    let (body, seal) = (sealed.0.slice(..split), sealed.0.slice(split..));
+    if hash64(&[b"context", key.as_bytes(), &body]).to_be_bytes() != *seal {
+        return None;
+    }
+    if body.first() != Some(&CONTEXT_VERSION) {
+        return None;
+    }
+    decode(&body.slice(1..)).ok()
+}

@@ -1,0 +1,323 @@
+//! How large a key may become: what is declined, who keeps it, and what a read shows of it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use pixii_core::causal::{Actor, Context, Dot, Object, Version};
+use pixii_core::members::Cluster;
+use pixii_core::message::{Body, PeerMessage, Quorum, Refusal, Request, Response};
+use pixii_core::node::{Config, Input, Notice, Output};
+use pixii_core::ring::Ring;
+use pixii_core::rng::Rng;
+use pixii_core::store::memory::MemoryStore;
+use pixii_core::store::{Change, Found, Record, Store};
+use pixii_core::types::{Blob, Key, ObjectLimits, WriteId};
+use pixii_core::wire;
+
+use super::bench::{Bench, put, refusal};
+
+/// Set in the ids of handoff's messages.
+const HINT: u64 = 1 << 63;
+const LIMITS: ObjectLimits = ObjectLimits { accepted: 2_000, merged: 6_000 };
+
+fn bench() -> Bench {
+    Bench::serving(Bench::configured(1, |config| Config { object_limits: LIMITS, ..config }))
+}
+
+/// An object with one value of `bytes` bytes, made by a store of its own.
+fn large(write: u128, bytes: usize) -> Object {
+    let version = Version { write: WriteId(write), value: Blob(Bytes::from(vec![7; bytes])) };
+    let actor = Actor { store: write as u64, serial: 1 };
+    Object::default().update(&Context::default(), actor, version).0
+}
+
+fn sent(out: &[Output]) -> Vec<&Body> {
+    let bodies = out.iter().filter_map(|output| match output {
+        Output::Send { message, .. } => Some(&message.body),
+        _ => None,
+    });
+    bodies.collect()
+}
+
+fn count(bench: &Bench, name: &str) -> u64 {
+    let counters = bench.node.counters();
+    counters.into_iter().find(|(counter, _)| counter == name).map_or(0, |(_, count)| count)
+}
+
+#[test]
+fn an_owner_declines_what_a_key_would_outgrow_and_takes_what_settles_it() {
+    let (mut bench, disk) = (bench(), MemoryStore::default());
+    let (key, peer) = (bench.key(true), bench.peers()[0]);
+    let merge = |bench: &mut Bench, op: u64, object: Object| {
+        let merge = Body::Merge { key: key.clone(), object, generation: 0 };
+        let out = bench.peer(peer, op, merge);
+        let out = bench.carry(out, &disk);
+        let told = out.iter().any(|output| matches!(output, Output::Notice(Notice::Declined(_))));
+        (sent(&out)[0].clone(), told)
+    };
+    let declined = |(body, told): (Body, bool), over: u64| match body {
+        Body::Failed(Refusal::Limit { what, given, limit }) => {
+            assert_eq!((what.as_str(), limit), ("bytes of the key's siblings", over));
+            assert!(given > limit);
+            told
+        }
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(merge(&mut bench, HINT | 1, large(1, 1_500)), (Body::Held, false));
+    let told = declined(merge(&mut bench, HINT | 2, large(2, 1_500)), 2_000);
+    assert!(told, "the log names the key");
+    assert_eq!(merge(&mut bench, HINT | 3, large(1, 1_500)), (Body::Held, false), "nothing new");
+    for write in 2..=3 {
+        assert_eq!(merge(&mut bench, write, large(write.into(), 1_900)), (Body::Held, false));
+    }
+    let told = declined(merge(&mut bench, 4, large(4, 1_500)), 6_000);
+    assert!(!told, "once in a minute");
+    assert_eq!((count(&bench, "hints_declined"), count(&bench, "merges_declined")), (1, 1));
+    let settled = [1, 2, 3].map(|store| Dot { actor: Actor { store, serial: 1 }, counter: 1 });
+    let gone = large(1, 1_500).discard(&Context::new(settled.to_vec()));
+    assert_eq!(merge(&mut bench, 5, gone), (Body::Held, false));
+    // Where nothing else is alive, a hint is taken with what is dead beside it.
+    assert_eq!(merge(&mut bench, HINT | 6, large(6, 1_980)), (Body::Held, false));
+}
+
+#[test]
+fn a_declined_hint_stays_waits_and_holds_up_no_other_one() {
+    let (mut bench, disk) = (bench(), MemoryStore::default());
+    let key = bench.key(false);
+    let (partition, target) = (bench.ring.partition(&key), bench.homes(&key)[0]);
+    bench.give(Input::Link { peer: target, up: false });
+    let keep = |key: &Key, object: Object| Body::Keep {
+        key: key.clone(),
+        object,
+        keep_for: vec![target],
+        generation: 0,
+    };
+    let out = bench.peer(bench.homes(&key)[1], 80, keep(&key, large(1, 500)));
+    assert_eq!(sent(&bench.carry(out, &disk)), [&Body::Held]);
+    let out = bench.give(Input::Link { peer: target, up: true });
+    let out = bench.carry(out, &disk);
+    let offered = |out: &[Output]| {
+        let hint = |output: &Output| match output {
+            Output::Send { message, .. } if message.op & HINT != 0 => Some(message.op),
+            _ => None,
+        };
+        out.iter().find_map(hint)
+    };
+    let op = offered(&out).expect("the hint is offered");
+    let what = "bytes of the key's siblings".to_owned();
+    let limit = Refusal::Limit { what, given: 2_100, limit: 2_000 };
+    let out = bench.peer(target, op, Body::Failed(limit));
+    bench.carry(out, &disk);
+    assert!(matches!(disk.read_hint(target, &key).unwrap(), Found::Record(_)), "it stays");
+    // What the target can do nothing with now is not owed to it.
+    let (mut out, ask) = (Vec::new(), PeerMessage { op: 9, body: Body::AskHints });
+    bench.node.handle(bench.now, Input::Peer { from: target, message: ask }, &mut out);
+    assert_eq!(sent(&out), [&Body::Hints(0)]);
+    // Another hint passes it.
+    let mut keys = (0..1_000).map(|at| Key::new(format!("other{at}").into_bytes()).unwrap());
+    let same = |other: &Key| bench.ring.partition(other) == partition;
+    let other = keys.find(same).unwrap();
+    let out = bench.peer(bench.homes(&key)[1], 81, keep(&other, large(2, 10)));
+    bench.carry(out, &disk);
+    let out = bench.tick(1_500);
+    let out = bench.carry(out, &disk);
+    let passed = sent(&out).into_iter().filter_map(|body| match body {
+        Body::Merge { key, .. } => Some(key.clone()),
+        _ => None,
+    });
+    assert_eq!(passed.collect::<Vec<_>>(), [other]);
+    let op = offered(&out).unwrap();
+    let out = bench.peer(target, op, Body::Held);
+    bench.carry(out, &disk);
+    let out = bench.tick(3_000);
+    assert_eq!(offered(&bench.carry(out, &disk)), None, "five seconds");
+    let out = bench.tick(2_000);
+    assert!(offered(&bench.carry(out, &disk)).is_some(), "then it is offered again");
+}
+
+#[test]
+fn what_is_kept_of_one_key_has_a_limit_for_all_its_owners_together() {
+    let (mut bench, disk) = (bench(), MemoryStore::default());
+    let key = bench.key(false);
+    let homes = bench.homes(&key);
+    let keep = |bench: &mut Bench, write: u128, target: usize| {
+        let (key, keep_for) = (key.clone(), vec![homes[target]]);
+        let body = Body::Keep { key, object: large(write, 1_900), keep_for, generation: 0 };
+        let out = bench.peer(homes[0], 80, body);
+        sent(&bench.carry(out, &disk))[0].clone()
+    };
+    for (write, target) in [(1, 0), (2, 1), (3, 2), (3, 0)] {
+        assert_eq!(keep(&mut bench, write, target), Body::Held);
+    }
+    let refused = keep(&mut bench, 4, 1);
+    assert!(matches!(refused, Body::Failed(Refusal::Limit { limit: 6_000, .. })), "{refused:?}");
+}
+
+#[test]
+fn a_put_is_held_to_the_limit_of_the_cluster_and_a_delete_of_nothing_too() {
+    let (mut bench, disk) = (bench(), MemoryStore::default());
+    let key = bench.key(true);
+    let (partition, record) =
+        (bench.ring.partition(&key), Record { object: large(1, 1_990), ..Record::default() });
+    disk.apply(&[Change::Record { partition, key: key.clone(), record }]).unwrap();
+    let out = bench.ask(put(&key, 2));
+    let out = bench.carry(out, &disk);
+    assert!(matches!(refusal(&out), Refusal::Object(2_000..)), "{out:?}");
+    let dots = (0..3_000).map(|store| Dot { actor: Actor { store, serial: 1 }, counter: 1 });
+    let context = Some(wire::seal(&key, &Context::new(dots.collect())));
+    let out = bench.ask(Request::Delete { key: key.clone(), context, w: None.into() });
+    let out = bench.carry(out, &disk);
+    assert!(matches!(refusal(&out), Refusal::Object(6_000..)));
+}
+
+/// An object whose values were written by a few actors, some of them dead.
+fn random(rng: &mut Rng) -> Object {
+    let mut object = Object::default();
+    for write in 0..1 + rng.below(24) {
+        let value = Blob(Bytes::from(vec![1; rng.below(400) as usize]));
+        // Some writes were repeated at another replica.
+        let write = WriteId(u128::from(if rng.chance(0.1) { write / 2 } else { write }));
+        let actor = Actor { store: rng.below(5), serial: 1 };
+        let seen = match rng.chance(0.2) {
+            true => object.values().next().map(|(dot, _)| dot).into_iter().collect(),
+            false => Vec::new(),
+        };
+        object = object.update(&Context::new(seen), actor, Version { write, value }).0;
+    }
+    object
+}
+
+#[test]
+fn a_context_covers_exactly_what_is_shown_and_what_is_dead() {
+    let rng = &mut Rng::new(77);
+    for _ in 0..2_000 {
+        let object = random(rng);
+        let mut room = rng.below(3_000) as i64;
+        let (shown, context) = object.shown(|version| {
+            room -= version.value.0.len() as i64;
+            room >= 0
+        });
+        let shown: Vec<*const Version> =
+            shown.into_iter().map(|version| &raw const *version).collect();
+        for (dot, version) in object.values() {
+            assert_eq!(context.covers(dot), shown.contains(&&raw const *version));
+        }
+        for dot in object.dead().dots() {
+            assert!(context.covers(*dot));
+        }
+        assert!(context.dots().iter().all(|dot| object.covers(*dot) && dot.counter > 0));
+        let copy = wire::decode::<Object>(&wire::encode(&object).into()).unwrap();
+        assert_eq!(copy.share(&object), object);
+    }
+}
+
+#[test]
+fn a_key_over_the_limit_is_read_and_settled_in_parts() {
+    let (mut bench, disk) = (bench(), MemoryStore::default());
+    let key = bench.key(true);
+    let partition = bench.ring.partition(&key);
+    // As an older version may have left it.
+    let all = (1..=20).fold(Object::default(), |all, write| all.sync(&large(write, 900)));
+    let record = Record { object: all, ..Record::default() };
+    disk.apply(&[Change::Record { partition, key: key.clone(), record }]).unwrap();
+    let (mut seen, mut rounds) = (0, 0);
+    loop {
+        let one = Quorum { replicas: Some(1), strict: Some(true) };
+        let out = bench.ask(Request::Get { key: key.clone(), r: one });
+        let out = bench.carry(out, &disk);
+        let found = out.iter().find_map(|output| match output {
+            Output::Reply { response: Response::Found { values, context, .. }, .. } => {
+                Some((values.clone(), context.clone()))
+            }
+            _ => None,
+        });
+        let Some((values, context)) = found else { panic!("{out:?}") };
+        if values.is_empty() {
+            break;
+        }
+        let bytes: usize = values.iter().map(|value| value.0.len()).sum();
+        assert!(bytes <= LIMITS.merged, "{bytes}");
+        (seen, rounds) = (seen + values.len(), rounds + 1);
+        let context = Some(context);
+        let out = bench.ask(Request::Delete { key: key.clone(), context, w: one });
+        bench.carry(out, &disk);
+        let out = bench.tick(500);
+        bench.carry(out, &disk);
+    }
+    assert_eq!(seen, 20, "every sibling was shown before it went");
+    assert_eq!(rounds, 4);
+    assert_eq!(count(&bench, "reads_cut_short"), 3);
+}
+
+#[test]
+fn a_sole_owner_that_lost_its_disk_says_so_until_an_operator_accepts_it() {
+    let mut ring = None;
+    let mut bench = Bench::configured(1, |config| {
+        let ids: Vec<_> = config.ring.members().iter().map(|member| member.id).collect();
+        let alone = Arc::new(Ring::new(&ids, 1, 16).unwrap());
+        ring = Some(alone.clone());
+        Config { ring: alone, r: 1, w: 1, ..config }
+    });
+    bench.ring = ring.unwrap();
+    let disk = MemoryStore::default();
+    let founders = bench.peers().into_iter().zip(2..).chain([(bench.me, 99)]).collect();
+    let cluster = Cluster::found("c", founders);
+    let mut notices = Vec::new();
+    for (peer, birth) in bench.peers().into_iter().zip(2..) {
+        bench.give(Input::Link { peer, up: true });
+        let known = Body::Known { seen: None, birth, cluster: Some(cluster.clone()) };
+        let out = bench.peer(peer, 5, known);
+        notices.extend(bench.carry(out, &disk));
+        bench.peer(peer, 5, Body::Hints(0));
+    }
+    let out = bench.tick(5_000);
+    notices.extend(bench.carry(out, &disk));
+    let share = bench.ring.share(bench.me);
+    let lost = |notices: &[Output]| {
+        let told = notices.iter().filter_map(|output| match output {
+            Output::Notice(Notice::Lost(partitions)) => Some(*partitions as usize),
+            Output::Notice(Notice::Recovered) => panic!("nobody has what is lost"),
+            _ => None,
+        });
+        told.collect::<Vec<_>>()
+    };
+    assert_eq!(lost(&notices), [share], "it is said once");
+    assert_eq!(
+        (bench.node.lost().len(), bench.node.meta().without_authority.len()),
+        (share, share)
+    );
+    let key = bench.key(true);
+    let strict = Quorum { replicas: Some(1), strict: Some(true) };
+    let get = || Request::Get { key: key.clone(), r: strict };
+    let out = bench.ask(get());
+    let out = bench.carry(out, &disk);
+    let why = refusal(&out).to_string();
+    assert!(why.contains("whose disk was lost") && why.contains("--accept-loss"), "{why}");
+    let out = bench.ask(put(&key, 1));
+    let out = bench.carry(out, &disk);
+    let written = |output: &Output| {
+        matches!(output, Output::Reply { response: Response::Written { .. }, .. })
+    };
+    assert!(out.iter().any(written), "writes go on: {out:?}");
+    let out = bench.give(Input::AcceptLoss);
+    assert!(
+        !out.iter().any(|output| matches!(output, Output::Notice(_))),
+        "not before it is synced"
+    );
+    let out = bench.carry(out, &disk);
+    let accepted = Notice::LossAccepted(share as u32);
+    assert!(
+        out.iter().any(|output| matches!(output, Output::Notice(n) if *n == accepted)),
+        "{out:?}"
+    );
+    let of_disk = disk.meta().unwrap().unwrap();
+    assert_eq!(of_disk.without_authority, []);
+    let out = bench.ask(get());
+    let out = bench.carry(out, &disk);
+    let found =
+        |output: &Output| matches!(output, Output::Reply { response: Response::Found { .. }, .. });
+    assert!(out.iter().any(found), "{out:?}");
+    let all: BTreeSet<_> = bench.node.lost().into_iter().collect();
+    assert!(all.is_empty());
+}

@@ -1,0 +1,122 @@
+//! How a command ends, and what it writes.
+
+use std::io::{self, Write};
+
+use pixii_client::Failure;
+
+/// How a command ends when nothing went wrong. The numbers are the exit codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Everything asked for was done.
+    Done = 0,
+    /// Something else went wrong.
+    Error = 1,
+    /// The command line makes no sense.
+    Usage = 2,
+    /// The key has no value.
+    Absent = 3,
+    /// Too few replicas.
+    NoQuorum = 4,
+    /// A write that may or may not have happened.
+    Unknown = 5,
+    /// The key has several values.
+    Siblings = 6,
+}
+
+/// Why a command ends early: its exit code, and one sentence for people (none: say nothing).
+#[derive(Debug)]
+pub struct Trouble {
+    /// The exit code.
+    pub exit: Exit,
+    /// The sentence, without "pixii: ".
+    pub message: String,
+}
+
+impl Trouble {
+    /// An error (exit code 1).
+    pub fn error(message: impl Into<String>) -> Self {
+        Trouble { exit: Exit::Error, message: message.into() }
+    }
+
+    /// A command line that makes no sense (exit code 2).
+    pub fn usage(message: impl Into<String>) -> Self {
+        Trouble { exit: Exit::Usage, message: message.into() }
+    }
+}
+
+impl From<Failure> for Trouble {
+    fn from(failure: Failure) -> Self {
+        let exit = match &failure {
+            Failure::Refused(refusal) if refusal.is_no_quorum() => Exit::NoQuorum,
+            Failure::Unknown(_) => Exit::Unknown,
+            Failure::Refused(_) | Failure::Error(_) => Exit::Error,
+        };
+        Trouble { exit, message: failure.to_string() }
+    }
+}
+
+/// Trouble with standard output. A reader that has gone away needs no sentence.
+impl From<io::Error> for Trouble {
+    fn from(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            return Trouble::error("");
+        }
+        Trouble::error(format!("standard output: {error}"))
+    }
+}
+
+/// The result of a verb.
+pub type Outcome = Result<Exit, Trouble>;
+
+/// One sentence to standard error.
+pub fn complain(message: &str) {
+    // Nobody is left to be told when standard error is closed.
+    let _ = writeln!(io::stderr(), "pixii: {message}");
+}
+
+/// Bytes to standard output.
+pub fn emit(bytes: impl AsRef<[u8]>) -> Result<(), Trouble> {
+    let mut out = io::stdout().lock();
+    out.write_all(bytes.as_ref())?;
+    Ok(out.flush()?)
+}
+
+/// A JSON value on a line of its own to standard output.
+pub fn emit_json(value: &serde_json::Value) -> Result<(), Trouble> {
+    emit(format!("{value}\n"))
+}
+
+/// Runs a verb's work on an asynchronous runtime of its own. When the work is done, nothing else is
+/// waited for: a look-up of a host name may hang for as long as a name server likes.
+pub fn block_on<T>(work: impl Future<Output = Result<T, Trouble>>) -> Result<T, Trouble> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Trouble::error(format!("no runtime: {error}")))?;
+    let outcome = runtime.block_on(work);
+    runtime.shutdown_background();
+    outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread::sleep;
+    use std::time::{Duration, Instant};
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[test]
+    fn a_command_that_has_its_answer_waits_for_no_look_up() {
+        let begun = Instant::now();
+        let outcome = block_on(async {
+            // As getaddrinfo does, where the name server says nothing.
+            let look_up = tokio::task::spawn_blocking(|| sleep(Duration::from_secs(4)));
+            let late = timeout(Duration::from_millis(100), look_up).await.is_err();
+            if late { Ok(()) } else { Err(Trouble::error("it came back")) }
+        });
+        assert!(outcome.is_ok());
+        assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    }
+}

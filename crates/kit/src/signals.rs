@@ -1,0 +1,49 @@
+//! Ctrl-C and SIGTERM as a question: has anyone asked us to stop?
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
+
+use crate::outcome::Trouble;
+
+/// How often a waiting task asks.
+const POLL: Duration = Duration::from_millis(50);
+
+/// True from the first SIGINT or SIGTERM on.
+#[derive(Clone)]
+pub struct Interrupt(Arc<AtomicBool>);
+
+impl Interrupt {
+    /// Listens from now on. With `twice`, a second signal ends the process at once.
+    pub fn listen(twice: bool) -> Result<Self, Trouble> {
+        let asked = Arc::new(AtomicBool::new(false));
+        let register = || -> io::Result<()> {
+            for signal in [SIGINT, SIGTERM] {
+                if twice {
+                    // Registered first, so that the first signal finds the flag still down.
+                    flag::register_conditional_shutdown(signal, 1, Arc::clone(&asked))?;
+                }
+                flag::register(signal, Arc::clone(&asked))?;
+            }
+            Ok(())
+        };
+        register().map_err(|error| Trouble::error(format!("no signal handler: {error}")))?;
+        Ok(Interrupt(asked))
+    }
+
+    /// Whether to stop.
+    pub fn asked(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Returns when asked to stop.
+    pub async fn wait(&self) {
+        while !self.asked() {
+            tokio::time::sleep(POLL).await;
+        }
+    }
+}

@@ -1,0 +1,370 @@
+//! Keys are deleted while a daemon is away, and it comes back, or is replaced first: nothing returns, in the end no disk tells
+//! of them, and what is put under the same keys is not hidden by what was known of the old ones.
+
+mod replaced;
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use clap::ValueEnum;
+use pixii::disk::CheckReport;
+use pixii_client::{Client, Failure, Options, Put};
+use pixii_core::message::StatusReport;
+use pixii_core::types::Key;
+use serde_json::{Map, Value};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use super::ground::{Ground, N, PARTITIONS};
+use super::{Ending, Plan, Say};
+
+const NODES: usize = 5;
+/// Requests at a time.
+const LANES: usize = 64;
+const TIMEOUT_MS: u32 = 10_000;
+/// Tombstones are gone in this time after the daemon is started.
+const WAIT: Duration = Duration::from_secs(120);
+/// The collection has had time to begin if nothing holds it back.
+const HELD: Duration = Duration::from_secs(8);
+const LOOK: Duration = Duration::from_millis(200);
+/// What the values of a round consist of.
+const OLD: u8 = 1;
+const NEW: u8 = 2;
+
+/// What becomes of the daemon that was away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Fate {
+    /// It comes back
+    Return,
+    /// It is replaced for good, and started again all the same
+    Replaced,
+}
+
+/// A drill under way.
+struct Course<'a> {
+    ground: Ground,
+    keys: u64,
+    value_bytes: usize,
+    say: Say<'a>,
+    complaints: Vec<String>,
+    figures: Map<String, Value>,
+}
+
+/// What one daemon tells of its tombstones.
+struct Told {
+    name: String,
+    /// Keys that tell of what is gone.
+    keys: u64,
+    /// Partitions whose collection is held back, and by what.
+    held_back: u32,
+    why: Option<String>,
+    hints: u64,
+    /// Partitions that it has yet to read after its start.
+    unread: u64,
+}
+
+/// Fills, deletes with a daemon away, brings it back, waits, checks, and puts again. The error says why the drill could not go
+/// on.
+pub(crate) async fn run(
+    plan: &Plan,
+    value_bytes: usize,
+    fate: Fate,
+    say: Say<'_>,
+) -> Result<Ending, String> {
+    let mut ground = Ground::prepare(plan, NODES)?;
+    let names = ground.names();
+    if ground.open(&names).await?.is_none() {
+        return Ok(ground.give_up(None).await?.into());
+    }
+    let victim = ground.rng.pick(&names).cloned().unwrap_or_default();
+    let (complaints, figures) = (Vec::new(), Map::new());
+    let mut course = Course { ground, keys: plan.keys, value_bytes, say, complaints, figures };
+    course.note("victim", victim.clone());
+    course.put().await?;
+    let contexts = course.delete_without(&victim).await?;
+    course.see_it_held(&victim).await?;
+    match fate {
+        Fate::Return => course.bring_back(&victim).await?,
+        Fate::Replaced => course.replace(&victim).await?,
+    }
+    course.ground.cluster.stop_all()?;
+    course.check_disks()?;
+    course.ground.open(&course.ground.names()).await?;
+    course.put_again(contexts).await?;
+    course.ground.cluster.stop_all()?;
+
+    let Course { complaints, figures, .. } = course;
+    let summary = format!(
+        "{} keys deleted with {victim} away: {} came back, {} tombstones left on the disks {} s after its {}, {} of \
+         {PARTITIONS} partitions differ; put again, {} reads were not as they should be",
+        plan.keys,
+        figures["came_back"],
+        figures["tombstones"],
+        figures["collected_s"],
+        if fate == Fate::Return { "start" } else { "replacement" },
+        figures["partitions_differ"],
+        figures["hidden"]
+    );
+    Ok(Ending { summary, complaints, figures: figures.into() })
+}
+
+impl Course<'_> {
+    fn note(&mut self, name: &str, value: impl Into<Value>) {
+        self.figures.insert(name.into(), value.into());
+    }
+
+    /// Notes what should be zero.
+    fn expect_none(&mut self, name: &str, count: u64, what: &str) {
+        self.note(name, count);
+        if count > 0 {
+            self.complaints.push(format!("{count} {what}"));
+        }
+    }
+
+    async fn put(&mut self) -> Result<(), String> {
+        let (client, begun) = (self.ground.client().await?, Instant::now());
+        put_all(&client, vec![None; self.keys as usize], vec![OLD; self.value_bytes]).await?;
+        (self.say)(&format!(
+            "{} keys are put at all their homes in {} s",
+            self.keys,
+            seconds(begun)
+        ))
+    }
+
+    /// Kills a daemon, reads all keys and deletes them. Gives the contexts of the reads.
+    async fn delete_without(&mut self, victim: &str) -> Result<Vec<Option<Bytes>>, String> {
+        self.ground.kill(victim)?;
+        let (client, begun) = (self.ground.client().await?, Instant::now());
+        let old = Bytes::from(vec![OLD; self.value_bytes]);
+        let read = all(&client, vec![(); self.keys as usize], |client, key, ()| async move {
+            let found = client.get(&key, None, TIMEOUT_MS).await.map_err(|f| f.to_string())?;
+            Ok((found.values, found.context))
+        });
+        let (values, contexts): (Vec<_>, Vec<_>) = read.await?.into_iter().unzip();
+        let unseen = values.iter().filter(|values| **values != [old.clone()]).count();
+        self.expect_none(
+            "unseen",
+            unseen as u64,
+            "keys did not show their value before the delete",
+        );
+        delete_all(&client, contexts.clone()).await?;
+        let took = seconds(begun);
+        (self.say)(&format!("{victim} is killed; all keys are read and deleted in {took} s"))?;
+        Ok(contexts.into_iter().map(Some).collect())
+    }
+
+    /// Nothing is collected while a daemon is away, and the others name it.
+    async fn see_it_held(&mut self, victim: &str) -> Result<(), String> {
+        sleep(HELD).await;
+        let told = look(&self.ground).await?;
+        let (mut keys, mut naming) = (0, 0);
+        for Told { name, keys: held, held_back, why, .. } in told {
+            keys += held;
+            let names_it = why.as_ref().is_some_and(|why| why.contains(victim));
+            naming += u64::from(names_it);
+            let why = why.unwrap_or_else(|| "nothing".into());
+            (self.say)(&format!(
+                "{} s later {name} has {held} keys that tell of it; {held_back} partitions are held back: {why}",
+                HELD.as_secs()
+            ))?;
+            if held_back > 0 && !names_it {
+                self.complaints.push(format!("{name} says that {why}, and it is {victim}"));
+            }
+        }
+        self.note("held", keys);
+        self.note("naming", naming);
+        // At least all homes but one of each key.
+        if keys < u64::from(N - 1) * self.keys {
+            self.complaints
+                .push(format!("only {keys} copies tell of it although {victim} is away"));
+        }
+        if naming == 0 {
+            self.complaints.push(format!("nobody says that {victim} holds the collection back"));
+        }
+        Ok(())
+    }
+
+    /// Starts the daemon, and waits until nobody tells of what was deleted.
+    async fn bring_back(&mut self, victim: &str) -> Result<(), String> {
+        let begun = Instant::now();
+        self.ground.open(&[victim.to_string()]).await?;
+        let client = self.ground.client().await?;
+        // It may still be owed hints.
+        let first = self.present(&client, true).await?;
+        let (read, calm) = (seconds(begun), self.await_calm(begun).await?);
+        self.ground.recovered(Duration::from_secs_f64(calm), "nobody tells of a deleted key");
+        let last = self.present(&client, false).await?;
+        self.note("collected_s", calm);
+        self.expect_none("came_back", first + last, "deleted keys came back");
+        (self.say)(&format!(
+            "{victim} is started: {read} s later {first} of the keys were present; nobody tells of them after {calm} s, and \
+             {last} are present"
+        ))
+    }
+
+    /// Waits until no daemon has tombstones, hints or something to read; how many seconds that was from `begun`. It is noted
+    /// if it takes too long.
+    async fn await_calm(&mut self, begun: Instant) -> Result<f64, String> {
+        let deadline = Instant::now() + WAIT;
+        loop {
+            let told = look(&self.ground).await?;
+            let sum = |of: fn(&Told) -> u64| told.iter().map(of).sum::<u64>();
+            let [keys, hints, unread] = [sum(|t| t.keys), sum(|t| t.hints), sum(|t| t.unread)];
+            if keys + hints + unread == 0 {
+                return Ok(seconds(begun));
+            }
+            if Instant::now() > deadline {
+                let why: Vec<String> = told.into_iter().filter_map(|told| told.why).collect();
+                self.complaints.push(format!(
+                    "after {} s {keys} copies still tell of what is gone, with {hints} hints and {unread} partitions to be \
+                     read: {}",
+                    WAIT.as_secs(),
+                    why.join("; ")
+                ));
+                return Ok(seconds(begun));
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    /// How many of the keys have a value at any home.
+    async fn present(&self, client: &Client, yielding: bool) -> Result<u64, String> {
+        let found = read_all(client, self.keys, yielding).await?;
+        Ok(found.iter().filter(|values| !values.is_empty()).count() as u64)
+    }
+
+    /// Nothing is on the stopped disks.
+    fn check_disks(&mut self) -> Result<(), String> {
+        let begun = Instant::now();
+        let stores = self.ground.check_all()?;
+        let differ = self.ground.differing(&stores) as u64;
+        let sum = |of: fn(&CheckReport) -> u64| stores.iter().map(|(_, r)| of(r)).sum::<u64>();
+        let tombstones = sum(|report| report.tombstones);
+        let values = sum(|report| report.values);
+        let hints = sum(|report| report.hints.values().map(|total| total.count).sum());
+        let damages = sum(|report| report.damages + u64::from(!report.complete));
+        self.expect_none("tombstones", tombstones, "tombstones are on the disks");
+        self.expect_none("values", values, "values are on the disks");
+        self.expect_none("hints", hints, "hints are on the disks");
+        self.expect_none("damages", damages, "places of the disks are damaged");
+        self.expect_none("partitions_differ", differ, "partitions differ between their homes");
+        (self.say)(&format!(
+            "all are stopped: {tombstones} tombstones, {values} values and {hints} hints are on the {} disks, {differ} of \
+             {PARTITIONS} partitions differ (checked in {} s)",
+            stores.len(),
+            seconds(begun)
+        ))
+    }
+
+    /// Puts the same keys under new values, every other one with the context of the old value; then deletes all with these
+    /// contexts, which cover nothing new. What they bring back is collected again.
+    async fn put_again(&mut self, contexts: Vec<Option<Bytes>>) -> Result<(), String> {
+        let (client, begun) = (self.ground.client().await?, Instant::now());
+        let every_other = contexts.iter().enumerate();
+        let every_other = every_other.map(|(at, old)| old.clone().filter(|_| at % 2 == 1));
+        put_all(&client, every_other.collect(), vec![NEW; self.value_bytes]).await?;
+        delete_all(&client, contexts.into_iter().flatten().collect()).await?;
+        let hidden = self.hidden(&client).await?;
+        let (read, calm) = (seconds(begun), self.await_calm(begun).await?);
+        let hidden_later = self.hidden(&client).await?;
+        self.note("collected_again_s", calm);
+        let what = "reads of keys that were put again did not show the new value and no other";
+        self.expect_none("hidden", hidden + hidden_later, what);
+        (self.say)(&format!(
+            "all keys are put again, half of them with old contexts, and deleted with old contexts: {read} s later {hidden} are \
+             not as they should be; nobody tells of old events after {calm} s, and {hidden_later} are not as they should be"
+        ))
+    }
+
+    /// How many keys show anything but the new value.
+    async fn hidden(&self, client: &Client) -> Result<u64, String> {
+        let new = Bytes::from(vec![NEW; self.value_bytes]);
+        let found = read_all(client, self.keys, false).await?;
+        Ok(found.iter().filter(|values| **values != [new.clone()]).count() as u64)
+    }
+}
+
+fn seconds(since: Instant) -> f64 {
+    (since.elapsed().as_secs_f64() * 10.0).round() / 10.0
+}
+
+/// Does something with each key, several at a time, and what is given for it; gives what came of them, in order.
+async fn all<I, O, F>(
+    client: &Client,
+    given: Vec<I>,
+    each: impl Fn(Client, Key, I) -> F,
+) -> Result<Vec<O>, String>
+where
+    F: Future<Output = Result<O, String>> + Send + 'static,
+    O: Send + 'static,
+{
+    let (mut lanes, mut done) = (JoinSet::new(), Vec::with_capacity(given.len()));
+    for (number, given) in given.into_iter().enumerate() {
+        if lanes.len() >= LANES
+            && let Some(one) = lanes.join_next().await
+        {
+            done.push(one.map_err(|error| error.to_string())?);
+        }
+        let key = Key::new(format!("deletes/{number:08}")).map_err(|error| error.to_string())?;
+        let doing = each(client.clone(), key, given);
+        lanes.spawn(async move { (number, doing.await) });
+    }
+    while let Some(one) = lanes.join_next().await {
+        done.push(one.map_err(|error| error.to_string())?);
+    }
+    done.sort_by_key(|(number, _)| *number);
+    done.into_iter().map(|(_, came)| came).collect()
+}
+
+async fn put_all(client: &Client, given: Vec<Option<Bytes>>, value: Vec<u8>) -> Result<(), String> {
+    let value = Bytes::from(value);
+    all(client, given, |client, key, context| {
+        let put =
+            Put { key, value: value.clone(), context, write: client.write_id(), w: Some(N).into() };
+        async move { client.put(put, TIMEOUT_MS).await.map_err(|failure| failure.to_string()) }
+    })
+    .await
+    .map(drop)
+}
+
+async fn delete_all(client: &Client, contexts: Vec<Bytes>) -> Result<(), String> {
+    all(client, contexts, |client, key, context| async move {
+        let deleted = client.delete(&key, Some(context), None, TIMEOUT_MS).await;
+        deleted.map_err(|failure| failure.to_string())
+    })
+    .await
+    .map(drop)
+}
+
+/// The values of all keys, from all homes; from as many as usual where `yielding` and one of them has no say yet.
+async fn read_all(client: &Client, keys: u64, yielding: bool) -> Result<Vec<Vec<Bytes>>, String> {
+    all(client, vec![(); keys as usize], move |client, key, ()| async move {
+        let mut found = client.get(&key, Some(N), TIMEOUT_MS).await;
+        if yielding && matches!(&found, Err(Failure::Refused(why)) if why.is_no_quorum()) {
+            found = client.get(&key, None, TIMEOUT_MS).await;
+        }
+        found.map(|found| found.values).map_err(|failure| failure.to_string())
+    })
+    .await
+}
+
+/// What the daemons that run tell of their tombstones.
+async fn look(ground: &Ground) -> Result<Vec<Told>, String> {
+    let mut told = Vec::new();
+    for daemon in ground.cluster.daemons().iter().filter(|daemon| daemon.is_running()) {
+        let address = [daemon.address.clone()];
+        let client = Client::connect(&address, Options::default()).await;
+        let report = async { client?.status(None).await }.await;
+        let StatusReport { collection, peers, repair, .. } =
+            report.map_err(|failure| failure.to_string())?;
+        told.push(Told {
+            name: daemon.name.clone(),
+            keys: collection.keys,
+            held_back: collection.held_back,
+            why: collection.example.map(|(_, why)| why),
+            hints: peers.iter().map(|peer| peer.hints).sum(),
+            unread: repair.unread.into(),
+        });
+    }
+    Ok(told)
+}

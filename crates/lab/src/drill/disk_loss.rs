@@ -1,0 +1,229 @@
+//! A daemon loses its disk under load: how soon it holds all again, by itself, and what clients notice.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use pixii_client::{Client, Options};
+use pixii_core::message::StatusReport;
+use serde_json::json;
+use tokio::time::sleep;
+
+use super::chronicle::{Mark, Phase};
+use super::ground::{Ground, PARTITIONS, await_equal, told_of_differing};
+use super::met::told_of_absent;
+use super::{Ending, Plan, Say};
+use crate::workload::choice::{Choice, Sizes};
+use crate::workload::{Kind, Load, Mix, Report, Spec};
+
+const NODES: usize = 5;
+/// A load that is not measured warms up what the filling left cold.
+const WARM_UP: Duration = Duration::from_secs(1);
+/// What clients get before the loss is measured for this time.
+const BEFORE: Duration = Duration::from_secs(5);
+/// And after the loss for this.
+const AFTER: Duration = Duration::from_secs(3);
+/// The disk is full again in this time.
+const REFILLED_WITHIN: Duration = Duration::from_secs(60);
+/// How long is waited for it at most.
+const WAIT: Duration = Duration::from_secs(300);
+/// (p99 from the loss to the last record / p99 before) may be so high.
+const MOST: f64 = 2.0;
+const LOOK: Duration = Duration::from_millis(100);
+
+/// What became of the daemon without a disk.
+struct Refill {
+    took: Duration,
+    /// From its start until it served, as far as it was looked at.
+    served: Duration,
+    status: StatusReport,
+}
+
+/// Fills, measures, takes a disk away, waits, compares. The error says why the drill could not go on.
+pub(crate) async fn run(
+    plan: &Plan,
+    value_bytes: usize,
+    clients: usize,
+    say: Say<'_>,
+) -> Result<Ending, String> {
+    let mut ground = Ground::prepare(plan, NODES)?;
+    let names = ground.names();
+    if ground.open(&names).await?.is_none() {
+        return Ok(ground.give_up(None).await?.into());
+    }
+    let (client, sizes) = (ground.client().await?, Sizes::fixed(value_bytes));
+    let begun = Instant::now();
+    ground.fill(&client, plan.keys, sizes).await?;
+    say(&format!(
+        "{} keys with values of {value_bytes} bytes are loaded in {:.1} s",
+        plan.keys,
+        begun.elapsed().as_secs_f64()
+    ))?;
+    load(&mut ground, plan, sizes, clients, Some(WARM_UP)).await?.end().await?;
+    ground.enter(Phase::Before);
+    let before = load(&mut ground, plan, sizes, clients, Some(BEFORE)).await?.end().await?;
+
+    let beside = load(&mut ground, plan, sizes, clients, None).await?;
+    let victim = ground.rng.pick(&names).cloned().unwrap_or_default();
+    ground.enter(Phase::During);
+    ground.kill(&victim)?;
+    let dir = ground.logs.join(&victim);
+    fs::remove_dir_all(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+    ground.chronicle.note(Mark::Fault, &format!("the disk of {victim} is empty"));
+    let refill = refill(&mut ground, &victim).await?;
+    ground.recovered(refill.took, &format!("{victim} has all again"));
+    let during = beside.end().await?;
+    ground.enter(Phase::After);
+    let after = load(&mut ground, plan, sizes, clients, Some(AFTER)).await?.end().await?;
+    ground.enter(None);
+    say(&told(&victim, &refill, &before, &during))?;
+
+    ground.await_no_hints(WAIT).await?;
+    // What the load's last writes left is compared now, and not within the minute that it may take.
+    await_equal(&ground.client().await?, &names, WAIT).await?;
+    ground.cluster.stop_all()?;
+    let (held, differ) = ground.compare()?;
+    // Reads mend what they see, so the stores are compared before all keys are read.
+    ground.open(&names).await?;
+    ground.judge(&ground.client().await?, false).await?;
+    ground.cluster.stop_all()?;
+    Ok(ending(ground, plan, &victim, &refill, [&before, &during, &after], (held, differ)))
+}
+
+fn ending(
+    ground: Ground,
+    plan: &Plan,
+    victim: &str,
+    refill: &Refill,
+    [before, during, after]: [&Report; 3],
+    (held, differ): (u64, usize),
+) -> Ending {
+    let score = &ground.score;
+    let mut complaints = if score.is_clean() { Vec::new() } else { score.complaints() };
+    let (took, absent) =
+        (refill.took.as_secs_f64(), before.absent() + during.absent() + after.absent());
+    let p99 = [before, during].map(|report| report.quantile(0.99));
+    let ratio = p99[1] as f64 / p99[0].max(1) as f64;
+    if refill.took > REFILLED_WITHIN {
+        complaints.push(format!("{victim} had all again after {took:.1} s"));
+    }
+    // What little was asked meanwhile says little about one in a hundred.
+    if ratio > MOST && refill.took >= BEFORE {
+        complaints.push(format!("p99 grew {ratio:.2} times, and {MOST} is the limit"));
+    }
+    // Every key has a value, and nobody deletes any.
+    complaints.extend(told_of_absent(absent));
+    complaints.extend(told_of_differing(differ));
+    let summary = format!(
+        "{} keys: {victim} lost its disk and had all again {took:.1} s after its start; p99 {ratio:.2} times that before (at \
+         most {MOST}); {absent} false absents, {} acknowledged writes lost, {differ} of {PARTITIONS} partitions differ \
+         between their homes ({held} records in all)",
+        plan.keys, score.lost
+    );
+    let figures = json!({
+        "victim": victim, "refilled_s": took, "served_s": refill.served.as_secs_f64(),
+        "p99_us_before": p99[0], "p99_us_during": p99[1], "ratio": ratio, "absent": absent, "lost": score.lost,
+        "partitions_differ": differ, "records": held,
+    });
+    Ending { summary, complaints, figures }
+}
+
+/// Starts the daemon with an empty disk; waits until it has authority for all of its partitions and each was found to be the
+/// same as at every other home, since the start.
+async fn refill(ground: &mut Ground, victim: &str) -> Result<Refill, String> {
+    let begun = Instant::now();
+    ground.chronicle.note(Mark::Heal, &format!("{victim} is started"));
+    ground.cluster.start(victim)?;
+    let daemon = ground.cluster.daemons().iter().find(|daemon| daemon.name == victim);
+    let address = [daemon.map(|daemon| daemon.address.clone()).unwrap_or_default()];
+    let mut served = None;
+    loop {
+        let report =
+            async { Client::connect(&address, Options::default()).await?.status(None).await };
+        // Before it listens, it does not answer.
+        if let Ok(status) = report.await
+            && status.serving
+        {
+            let served = *served.get_or_insert(begun.elapsed());
+            if is_full(&status) {
+                return Ok(Refill { took: begun.elapsed(), served, status });
+            }
+        }
+        if let Some(how) = ground.cluster.end_of(victim) {
+            return Err(format!("{victim} {how}"));
+        }
+        if begun.elapsed() > WAIT {
+            return Err(format!("{victim} did not have all again in {} s", WAIT.as_secs()));
+        }
+        sleep(LOOK).await;
+    }
+}
+
+fn is_full(status: &StatusReport) -> bool {
+    let same = status.peers.iter().all(|peer| peer.repair.equal == peer.repair.shared);
+    status.without_authority == 0 && status.repair.unread == 0 && same
+}
+
+fn told(victim: &str, refill: &Refill, before: &Report, during: &Report) -> String {
+    let count = |name: &str| {
+        let mut counters = refill.status.counters.iter();
+        counters.find(|(of, _)| of == name).map_or(0, |(_, count)| *count)
+    };
+    let share = |kind| {
+        let of = |report: &Report| {
+            let done = report.kind(kind).map_or(0, crate::workload::Tally::done);
+            done as f64 / report.spent.as_secs_f64()
+        };
+        format!("{:.0} -> {:.0}/s", of(before), of(during))
+    };
+    let failed: u64 = during.kinds.values().map(|tally| tally.refused + tally.unknown).sum();
+    format!(
+        "{victim} serves {:.1} s after its start with an empty disk, and has all again after {:.1} s: {} objects fetched in {} \
+         comparisons of its own, {} of them failed; beside it gets {}, puts {}, {failed} refused, failed or unknown, p99 {:.1} -> {:.1} ms",
+        refill.served.as_secs_f64(),
+        refill.took.as_secs_f64(),
+        count("objects_pulled"),
+        count("exchanges"),
+        count("exchanges_failed"),
+        share(Kind::Get),
+        share(Kind::Put),
+        before.quantile(0.99) as f64 / 1e3,
+        during.quantile(0.99) as f64 / 1e3,
+    )
+}
+
+/// Clients under way, each with connections of its own.
+struct Clients {
+    loads: Vec<Load>,
+    /// True if they end by themselves.
+    timed: bool,
+}
+
+impl Clients {
+    /// Ends them, or waits until they end; what all of them did.
+    async fn end(self) -> Result<Report, String> {
+        let mut report = Report::default();
+        for load in self.loads {
+            report.add(if self.timed { load.finish().await? } else { load.stop().await? });
+        }
+        Ok(report)
+    }
+}
+
+async fn load(
+    ground: &mut Ground,
+    plan: &Plan,
+    sizes: Sizes,
+    clients: usize,
+    duration: Option<Duration>,
+) -> Result<Clients, String> {
+    let mix = Mix { get: 0.5, put: 0.5, ..Mix::default() };
+    let mut connected = Vec::new();
+    for _ in 0..clients {
+        let spec = ground.spec(plan.keys, Choice::Uniform, sizes);
+        let spec = Spec { clients: 1, mix, duration, ..spec };
+        connected.push((ground.client().await?, spec));
+    }
+    let start = |(client, spec): (Client, Spec)| ground.load(&client, spec);
+    let loads = connected.into_iter().map(start).collect();
+    Ok(Clients { loads, timed: duration.is_some() })
+}

@@ -1,0 +1,269 @@
+//! A cluster in virtual time as a driver of experiments.
+
+use std::collections::{BTreeMap, HashMap};
+
+use pixii_core::message::{Request, Response};
+use pixii_core::ring::Ring;
+use pixii_core::rng::Rng;
+use pixii_core::types::{Key, MILLI, Micros, NodeId, WriteId};
+use pixii_sim::cluster::{Cluster, Setup};
+
+use super::driver::{
+    Course, Driver, Followed, KEYS, Loops, Measured, Puts, Read, Reading, Sample, Seen, Sent,
+    TIMEOUT_MS, followed_key, fresh_key, put, quorum, read_key,
+};
+
+/// Everything asked is answered in this time, or never.
+const PATIENCE: Micros = 3_600_000 * MILLI;
+/// All believe by then that who died is down.
+const NOTICE: Micros = 10_000 * MILLI;
+/// How exactly it is told when replicas are the same, and when that is given up.
+const LOOK: Micros = 20 * MILLI;
+const GIVEN_UP: Micros = 600_000 * MILLI;
+
+/// A cluster in virtual time.
+pub(crate) struct Simulated {
+    cluster: Cluster,
+    writes: u64,
+    series: u64,
+    /// Keys that loops have put.
+    keys: Vec<Key>,
+}
+
+/// Puts and reads of [`Simulated::follow`] under way.
+#[derive(Default)]
+struct UnderWay {
+    /// Puts by their call.
+    writing: HashMap<u64, (u64, Vec<Read>)>,
+    /// Reads by their call.
+    reading: HashMap<u64, Reading>,
+    /// Reads that are to come.
+    due: BTreeMap<(Micros, u64, usize), Read>,
+}
+
+impl Simulated {
+    /// Founds the cluster.
+    pub(crate) fn found(setup: &Setup) -> Result<Self, String> {
+        let cluster = Cluster::found(setup)?;
+        Ok(Simulated { cluster, writes: 0, series: 0, keys: Vec::new() })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// A put with a name of its own.
+    fn put(&mut self, key: Key, w: u8) -> Request {
+        self.writes += 1;
+        put(key, w, WriteId(u128::from(self.writes)))
+    }
+
+    /// Asks the first home of the key that lives, as a client does that can reach it.
+    fn ask(&mut self, client: u64, key: &Key, request: Request) -> u64 {
+        let ring = self.cluster.ring();
+        let homes = ring.homes(ring.partition(key)).iter().map(|home| self.place(*home));
+        let home = homes.into_iter().find(|home| self.cluster.is_alive(*home)).unwrap_or(0);
+        self.cluster.ask(client, home, request, TIMEOUT_MS)
+    }
+
+    /// The place of the home of a key with this number, counted round.
+    fn home(&self, key: &Key, number: usize) -> usize {
+        let ring = self.cluster.ring();
+        let homes = ring.homes(ring.partition(key));
+        self.place(homes[number % homes.len()])
+    }
+
+    /// The next answer: of which call, and how long it took.
+    fn answer(&mut self) -> Result<(u64, Response, Micros), String> {
+        let until = self.cluster.now() + PATIENCE;
+        let answer = self.cluster.next(until).ok_or("a request was never answered")?;
+        Ok((answer.call, answer.response, answer.ended - answer.begun))
+    }
+
+    /// Asks what this client asks in this turn: the call, and the key's number if it reads.
+    fn turn(&mut self, loops: &Loops, client: u64, turn: u64, rng: &mut Rng) -> (u64, Option<u64>) {
+        let (number, key, request);
+        if rng.below(10) < loops.reads_of_ten {
+            number = Some(rng.below(KEYS));
+            key = read_key(number.unwrap_or_default());
+            request = Request::Get { key: key.clone(), r: quorum(loops.r, true) };
+        } else {
+            number = None;
+            key = fresh_key(loops, client, turn);
+            self.keys.push(key.clone());
+            request = self.put(key.clone(), loops.w);
+        }
+        (self.ask(client, &key, request), number)
+    }
+
+    /// Takes an answer to something that follows.
+    fn take(&mut self, under_way: &mut UnderWay, followed: &mut Followed, until: Micros) -> bool {
+        let Some(answer) = self.cluster.next(until) else { return false };
+        if let Some((nth, reads)) = under_way.writing.remove(&answer.call) {
+            if matches!(answer.response, Response::Written { .. }) {
+                followed.acknowledged.push(nth);
+                let reads = reads.into_iter().enumerate();
+                let due =
+                    reads.map(|(which, read)| ((answer.ended + read.after, nth, which), read));
+                under_way.due.extend(due);
+            }
+        } else if let Some(reading) = under_way.reading.remove(&answer.call) {
+            let seen = match answer.response {
+                Response::Found { values, .. } if values.is_empty() => Seen::Missed,
+                Response::Found { .. } => Seen::Shown,
+                _ => Seen::Refused,
+            };
+            followed.reads.push(Reading { seen, ..reading });
+        }
+        true
+    }
+}
+
+impl Driver for Simulated {
+    fn tolerance(&self) -> (f64, f64) {
+        (0.1, 0.0)
+    }
+
+    fn ring(&self) -> &Ring {
+        self.cluster.ring()
+    }
+
+    fn place(&self, node: NodeId) -> usize {
+        self.cluster.place(node).unwrap_or(0)
+    }
+
+    fn load(&mut self) -> Result<(), String> {
+        let n = self.cluster.ring().n();
+        for number in 0..KEYS {
+            let key = read_key(number);
+            let request = self.put(key.clone(), n);
+            self.ask(number, &key, request);
+        }
+        for _ in 0..KEYS {
+            match self.answer()?.1 {
+                Response::Written { .. } => {}
+                other => return Err(format!("a key is not put: {other:?}")),
+            }
+        }
+        Ok(())
+    }
+
+    fn emulate(&mut self, rules: &str) -> Result<(), String> {
+        self.cluster.emulate(rules)
+    }
+
+    fn run(&mut self, loops: &Loops) -> Result<Measured, String> {
+        let (mut measured, mut rng) = (Measured::default(), Rng::new(loops.seed));
+        let mut flying = HashMap::new();
+        let turns = loops.warm_up + loops.requests;
+        for client in 0..loops.clients {
+            let (call, read) = self.turn(loops, client, 0, &mut rng);
+            flying.insert(call, (client, 0, read));
+        }
+        let mut first = None;
+        while !flying.is_empty() {
+            let (call, response, took) = self.answer()?;
+            let Some((client, turn, read)) = flying.remove(&call) else { continue };
+            if turn >= loops.warm_up {
+                first.get_or_insert(self.cluster.now() - took);
+                let absent =
+                    matches!(&response, Response::Found { values, .. } if values.is_empty());
+                match response {
+                    Response::Found { .. } | Response::Written { .. } if !absent => {
+                        let (is_read, key) = (read.is_some(), read.unwrap_or_default());
+                        measured.samples.push(Sample { is_read, key, took });
+                    }
+                    other => measured.fail(read, format!("{other:?}")),
+                }
+            }
+            if turn + 1 < turns {
+                let (call, read) = self.turn(loops, client, turn + 1, &mut rng);
+                flying.insert(call, (client, turn + 1, read));
+            }
+        }
+        measured.spent = self.cluster.now() - first.unwrap_or(self.cluster.now());
+        Ok(measured)
+    }
+
+    fn follow(
+        &mut self,
+        puts: &Puts,
+        course: &mut dyn FnMut(u64) -> Course,
+    ) -> Result<Followed, String> {
+        let (mut followed, mut under_way) = (Followed::default(), UnderWay::default());
+        let (begun, mut issued) = (self.cluster.now(), 0);
+        self.series += 1;
+        loop {
+            let next_put = (issued < puts.count).then_some(begun + issued * puts.pace);
+            let next_read = under_way.due.first_key_value().map(|((at, ..), _)| *at);
+            let next = [next_put, next_read].into_iter().flatten().min();
+            let open = under_way.writing.len() + under_way.reading.len();
+            if next.is_none() && open == 0 {
+                return Ok(followed);
+            }
+            let until = next.unwrap_or(self.cluster.now() + PATIENCE);
+            if self.take(&mut under_way, &mut followed, until) {
+                continue;
+            }
+            if next_put == Some(until) {
+                let Course { home, w, reads } = course(issued);
+                let key = followed_key(self.series, issued);
+                let (home, request) = (self.home(&key, home), self.put(key, w));
+                let call = self.cluster.ask(0, home, request, puts.timeout_ms);
+                under_way.writing.insert(call, (issued, reads));
+                issued += 1;
+            } else if let Some(((_, put, which), Read { after, home, r })) =
+                under_way.due.pop_first()
+            {
+                let key = followed_key(self.series, put);
+                let home = self.home(&key, home);
+                let request = Request::Get { key, r: quorum(r, true) };
+                let call = self.cluster.ask(1, home, request, puts.timeout_ms);
+                let reading = Reading { put, which, after, seen: Seen::Refused };
+                under_way.reading.insert(call, reading);
+            } else {
+                return Err("a request was never answered".into());
+            }
+        }
+    }
+
+    fn kill(&mut self, at: usize) -> Result<(), String> {
+        self.cluster.kill(at);
+        self.wait(NOTICE)
+    }
+
+    fn restart(&mut self, at: usize, lost: bool) -> Result<(), String> {
+        self.cluster.restart(at, lost)
+    }
+
+    fn wait(&mut self, time: Micros) -> Result<(), String> {
+        self.cluster.run_to(self.cluster.now() + time);
+        Ok(())
+    }
+
+    fn sent(&mut self) -> Result<Sent, String> {
+        Ok(self.cluster.sent().clone())
+    }
+
+    fn converge(&mut self) -> Result<Micros, String> {
+        let begun = self.cluster.now();
+        let keys = std::mem::take(&mut self.keys);
+        // Those that were found to be the same stay so: nothing is put any more.
+        let mut left = keys.iter().peekable();
+        while left.peek().is_some() {
+            while left.next_if(|key| self.cluster.is_same(key)).is_some() {}
+            if self.cluster.now() > begun + GIVEN_UP {
+                return Err(format!("replicas still differ after {} s", GIVEN_UP / 1_000_000));
+            }
+            if left.peek().is_some() {
+                self.wait(LOOK)?;
+            }
+        }
+        Ok(self.cluster.now() - begun)
+    }
+
+    fn stop(self: Box<Self>) -> Result<(), String> {
+        Ok(())
+    }
+}

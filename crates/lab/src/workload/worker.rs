@@ -1,0 +1,326 @@
+//! One client of a load: what it does, and what it remembers of the keys that it has seen.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use pixii_client::{Failure, Put, Written};
+use pixii_core::rng::Rng;
+use pixii_core::types::{Blob, Key, WriteId};
+use pixii_core::wire;
+use tokio::time::sleep;
+
+use super::Kind;
+use super::Shared;
+use super::choice::{Choice, Drawer};
+use crate::ledger::value::{value_of, write_of};
+use crate::ledger::{Act, Issued, Outcome};
+
+/// Most keys whose context a client remembers; the oldest is forgotten.
+const MAX_REMEMBERED: usize = 4_096;
+/// Most keys of a listing.
+const MAX_LISTED: u64 = 100;
+/// Rest after a request that was not carried out, so that a cluster that is down is not hammered.
+const REST: Duration = Duration::from_millis(5);
+
+/// What a client was shown of a key.
+#[derive(Clone, Debug)]
+struct Seen {
+    context: Bytes,
+    /// The writes that the context covers: with what those cover in turn, all of them.
+    covers: Vec<WriteId>,
+}
+
+/// A client.
+pub(super) struct Worker {
+    shared: Arc<Shared>,
+    number: u64,
+    rng: Rng,
+    /// By key number; `None` where a read is needed to know.
+    seen: HashMap<u64, Option<Seen>>,
+    order: VecDeque<u64>,
+    drawer: Drawer,
+    /// When the operation under way was due, and how long it waited.
+    due: Instant,
+    lag: Duration,
+}
+
+impl Worker {
+    /// The client with this number.
+    pub(super) fn new(shared: Arc<Shared>, number: u64) -> Self {
+        let rng = Rng::new(shared.spec.seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let (seen, order) = (HashMap::new(), VecDeque::new());
+        let (due, lag) = (Instant::now(), Duration::ZERO);
+        Worker { shared, number, rng, seen, order, drawer: Drawer::default(), due, lag }
+    }
+
+    /// Works in a closed loop until the load ends. The error is the ledger's.
+    pub(super) async fn run(mut self) -> Result<(), String> {
+        loop {
+            let now = Instant::now();
+            if !self.shared.begin(now) {
+                return Ok(());
+            }
+            if !self.operate(now).await? {
+                sleep(REST).await;
+            }
+        }
+    }
+
+    /// One operation, which is due at `due`; false if it was not done. The error is the ledger's.
+    pub(super) async fn operate(&mut self, due: Instant) -> Result<bool, String> {
+        (self.due, self.lag) = (due, due.elapsed());
+        let kind = self.kind();
+        let index = match kind {
+            Kind::Insert => self.shared.population.begin(),
+            _ => self.choose(),
+        };
+        let key = Key::new(format!("{}{index:08}", self.shared.spec.prefix).into_bytes())
+            .map_err(|error| error.to_string())?;
+        match kind {
+            Kind::Get => Ok(self.get(index, &key).await),
+            Kind::List => Ok(self.list(&key).await),
+            Kind::Modify => self.modify(index, &key).await,
+            Kind::Blind => self.put(Kind::Blind, &key, None, index).await,
+            Kind::Insert => {
+                let done = self.put(Kind::Insert, &key, None, index).await;
+                self.shared.population.end(index);
+                done
+            }
+            Kind::Put => match self.context(index, &key).await {
+                Some(seen) => self.put(Kind::Put, &key, seen, index).await,
+                None => Ok(false),
+            },
+            Kind::Delete => match self.context(index, &key).await {
+                Some(Some(seen)) if !seen.covers.is_empty() => self.delete(&key, seen, index).await,
+                // Nothing is known to be there to be deleted.
+                Some(_) => Ok(true),
+                None => Ok(false),
+            },
+        }
+    }
+
+    fn choose(&mut self) -> u64 {
+        let (choice, clients) = (self.shared.spec.choice, self.shared.spec.clients.max(1) as u64);
+        let count = self.shared.population.count().max(1);
+        match choice {
+            Choice::Sweep => self.shared.swept.fetch_add(1, Ordering::Relaxed) % count,
+            Choice::Own => {
+                let own = (count / clients).clamp(1, MAX_REMEMBERED as u64);
+                self.rng.below(own) * clients + self.number
+            }
+            drawn => self.drawer.draw(drawn, count, &mut self.rng),
+        }
+    }
+
+    fn kind(&mut self) -> Kind {
+        let mix = self.shared.spec.mix;
+        let shares = [
+            (Kind::Get, mix.get),
+            (Kind::Put, mix.put),
+            (Kind::Blind, mix.blind),
+            (Kind::Delete, mix.delete),
+            (Kind::Insert, mix.insert),
+            (Kind::Modify, mix.modify),
+            (Kind::List, mix.list),
+        ];
+        let mut at = self.rng.unit() * shares.iter().map(|(_, share)| share).sum::<f64>();
+        for (kind, share) in shares {
+            if at < share {
+                return kind;
+            }
+            at -= share;
+        }
+        Kind::Get
+    }
+
+    async fn get(&mut self, index: u64, key: &Key) -> bool {
+        let begun = Instant::now();
+        let read = self.read(index, key).await;
+        let took = begun.elapsed();
+        if read == Ok(false) && self.due >= self.shared.counted_from {
+            self.shared.report().tally(Kind::Get).absent += 1;
+        }
+        self.note_read(Kind::Get, took, read)
+    }
+
+    /// Reads, and remembers; whether something was there.
+    async fn read(&mut self, index: u64, key: &Key) -> Result<bool, Failure> {
+        let spec = &self.shared.spec;
+        let found = self.shared.client.get(key, spec.r, spec.timeout_ms).await?;
+        let covers = found.values.iter().filter_map(|value| write_of(value)).collect();
+        self.remember(index, Seen { context: found.context, covers });
+        Ok(!found.values.is_empty())
+    }
+
+    /// Reads, and replaces what that showed, as one operation.
+    async fn modify(&mut self, index: u64, key: &Key) -> Result<bool, String> {
+        let begun = Instant::now();
+        let read = self.read(index, key).await;
+        let reading = begun.elapsed();
+        let (took, done) = match read {
+            Ok(_) => {
+                let seen = self.seen.get(&index).cloned().flatten();
+                self.write(key, seen, index).await?
+            }
+            Err(failure) => (Duration::ZERO, Err(failure)),
+        };
+        Ok(self.note(Kind::Modify, reading + took, done))
+    }
+
+    /// Lists some keys behind this one in its partition.
+    async fn list(&mut self, key: &Key) -> bool {
+        let (spec, client) = (&self.shared.spec, &self.shared.client);
+        let bytes = (1 + self.rng.below(MAX_LISTED)) as usize * key.as_bytes().len();
+        let (begun, partition) = (Instant::now(), client.ring().partition(key));
+        let after = Some(key.clone());
+        let listed = client.keys(partition, after, bytes as u32, spec.r, spec.timeout_ms).await;
+        self.note(Kind::List, begun.elapsed(), listed.map(drop))
+    }
+
+    /// What a write of the key is to replace: what is remembered, or else what a read shows. `None` if
+    /// the read failed; nothing inside where nobody else writes and nothing was written.
+    async fn context(&mut self, index: u64, key: &Key) -> Option<Option<Seen>> {
+        match self.seen.get(&index) {
+            Some(Some(seen)) => return Some(Some(seen.clone())),
+            None if self.shared.spec.choice == Choice::Own => return Some(None),
+            _ => {}
+        }
+        if !self.get(index, key).await {
+            return None;
+        }
+        Some(self.seen.get(&index).cloned().flatten())
+    }
+
+    async fn put(
+        &mut self,
+        kind: Kind,
+        key: &Key,
+        seen: Option<Seen>,
+        index: u64,
+    ) -> Result<bool, String> {
+        let (took, done) = self.write(key, seen, index).await?;
+        Ok(self.note(kind, took, done))
+    }
+
+    /// Puts, and remembers; how long the answer took, without the ledger, whose the outer error is.
+    async fn write(
+        &mut self,
+        key: &Key,
+        seen: Option<Seen>,
+        index: u64,
+    ) -> Result<(Duration, Result<(), Failure>), String> {
+        let write = self.shared.client.write_id();
+        let bytes = self.shared.spec.sizes.draw(&mut self.rng);
+        let value = value_of(write, bytes);
+        let covers = seen.as_ref().map_or_else(Vec::new, |seen| seen.covers.clone());
+        let act = Act::Put { bytes: value.len() as u32 };
+        self.issue(Issued { write, key: key.clone(), act, covers: covers.clone() }).await?;
+        let context = seen.map(|seen| seen.context);
+        let put = Put { key: key.clone(), value, context, write, w: self.shared.spec.w.into() };
+        let begun = Instant::now();
+        let answer = self.shared.client.put(put, self.shared.spec.timeout_ms).await;
+        let took = begun.elapsed();
+        self.settle(write, &answer).await?;
+        let done = match answer {
+            Ok(written) => {
+                // Where a sibling is in the way, the new context covers the old one and not the write.
+                let sealed = Blob(written.context.clone());
+                let own = wire::unseal(key, &sealed)
+                    .zip(written.dot)
+                    .is_some_and(|(context, dot)| context.covers(dot));
+                let covers = if own { vec![write] } else { covers };
+                self.remember(index, Seen { context: written.context, covers });
+                Ok(())
+            }
+            Err(failure) => {
+                self.forget(index);
+                Err(failure)
+            }
+        };
+        Ok((took, done))
+    }
+
+    async fn delete(&mut self, key: &Key, seen: Seen, index: u64) -> Result<bool, String> {
+        let write = self.shared.client.write_id();
+        let (spec, covers) = (&self.shared.spec, seen.covers);
+        self.issue(Issued { write, key: key.clone(), act: Act::Delete, covers }).await?;
+        let begun = Instant::now();
+        let client = &self.shared.client;
+        let answer = client.delete(key, Some(seen.context), spec.w, spec.timeout_ms).await;
+        let took = begun.elapsed();
+        self.settle(write, &answer).await?;
+        let done = match answer {
+            Ok(written) => {
+                self.remember(index, Seen { context: written.context, covers: vec![write] });
+                Ok(())
+            }
+            Err(failure) => {
+                self.forget(index);
+                Err(failure)
+            }
+        };
+        Ok(self.note(Kind::Delete, took, done))
+    }
+
+    async fn issue(&self, issued: Issued) -> Result<(), String> {
+        match &self.shared.ledger {
+            Some(ledger) => ledger.issue(issued).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn settle(
+        &self,
+        write: WriteId,
+        answer: &Result<Written, Failure>,
+    ) -> Result<(), String> {
+        let Some(ledger) = &self.shared.ledger else { return Ok(()) };
+        let outcome = match answer {
+            Ok(written) if written.repeated => Outcome::Repeated(written.dot),
+            Ok(written) => Outcome::Acknowledged(written.dot),
+            Err(Failure::Unknown(why)) => Outcome::Unknown(why.clone()),
+            Err(failure) => Outcome::Refused(failure.to_string()),
+        };
+        ledger.settle(write, outcome).await
+    }
+
+    fn remember(&mut self, index: u64, seen: Seen) {
+        self.keep(index, Some(seen));
+    }
+
+    /// What a write may or may not have done has to be read.
+    fn forget(&mut self, index: u64) {
+        self.keep(index, None);
+    }
+
+    fn keep(&mut self, index: u64, seen: Option<Seen>) {
+        if self.seen.insert(index, seen).is_none() {
+            self.order.push_back(index);
+        }
+        while self.order.len() > MAX_REMEMBERED {
+            if let Some(oldest) = self.order.pop_front() {
+                self.seen.remove(&oldest);
+            }
+        }
+    }
+
+    /// Notes how a request ended that took so long; true if it was done. What its operation had waited counts as well.
+    fn note(&self, kind: Kind, took: Duration, done: Result<(), Failure>) -> bool {
+        self.note_read(kind, took, done.map(|()| true))
+    }
+
+    /// The same of one that, if it was done, showed something or nothing.
+    fn note_read(&self, kind: Kind, took: Duration, shown: Result<bool, Failure>) -> bool {
+        let took = took + self.lag;
+        match (&self.shared.trace, &shown) {
+            (Some(trace), Ok(shown)) => trace.done(took, !shown),
+            (Some(trace), Err(failure)) => trace.failed(kind, took, failure),
+            (None, _) => {}
+        }
+        self.shared.note(kind, self.due, took, shown.as_ref().map(|_| ()));
+        shown.is_ok()
+    }
+}

@@ -1,0 +1,376 @@
+//! A cluster in virtual time for measurements: real nodes, stores in memory that answer at once, an emulated network, and
+//! clients that ask when they are told to. The same seed gives the same, to the microsecond.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+
+use pixii_core::emulation::{Emulation, Kind, Place, Rule, Verdict, parse};
+use pixii_core::members::{Member, Members};
+use pixii_core::message::{PeerMessage, Request, Response, SampleReport};
+use pixii_core::node::{Config, Done, Experiment, Input, Node, Output, Work};
+use pixii_core::ring::Ring;
+use pixii_core::rng::Rng;
+use pixii_core::store::memory::MemoryStore;
+use pixii_core::store::{Found, LifeError, Owner, Process, Store, begin_life};
+use pixii_core::types::{Key, MILLI, Micros, NodeId};
+use pixii_core::wire;
+
+use super::looked_up;
+use super::timeline::Timeline;
+
+/// All nodes serve after this time, or never will.
+const FOUNDING: Micros = 60_000 * MILLI;
+/// How often it is looked whether they do.
+const LOOK: Micros = 100 * MILLI;
+
+/// What a cluster is like.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup {
+    /// How many nodes.
+    pub nodes: usize,
+    /// Replicas of each key.
+    pub n: u8,
+    /// Partitions of the ring.
+    pub partitions: u16,
+    /// Most bytes of hints; none are kept at 0.
+    pub hint_limit_bytes: u64,
+    /// How often replicas compare a partition.
+    pub repair_interval: Micros,
+    /// What nodes do otherwise for the measurement.
+    pub experiment: Experiment,
+    /// Everything random follows from it.
+    pub seed: u64,
+}
+
+impl Setup {
+    /// A cluster that heals as a daemon's default has it: 64 partitions, 1 GiB of hints, a comparison a minute.
+    pub fn new(nodes: usize, n: u8, seed: u64) -> Self {
+        Setup {
+            nodes,
+            n,
+            partitions: 64,
+            hint_limit_bytes: 1 << 30,
+            repair_interval: 60_000 * MILLI,
+            experiment: Experiment::default(),
+            seed,
+        }
+    }
+
+    /// The same without anything that heals: no hints, no comparisons, no read repair.
+    pub fn without_healing(self) -> Self {
+        let experiment = Experiment { no_read_repair: true, ..self.experiment };
+        Setup { hint_limit_bytes: 0, repair_interval: Micros::MAX / 4, experiment, ..self }
+    }
+}
+
+/// What a request came to.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The call, as [`Cluster::ask`] named it.
+    pub call: u64,
+    /// When it was asked and when the answer was there, in microseconds of virtual time.
+    pub begun: Micros,
+    /// See `begun`.
+    pub ended: Micros,
+    /// The answer.
+    pub response: Response,
+}
+
+enum Event {
+    Wake(usize),
+    Message { from: usize, to: usize, message: Arc<PeerMessage> },
+    Call { client: u64, call: u64, to: usize, request: Request, timeout_ms: u32 },
+    Reply { call: u64, response: Response },
+}
+
+/// Nodes that serve, their stores and their network.
+pub struct Cluster {
+    setup: Setup,
+    nodes: Vec<Node>,
+    stores: Vec<MemoryStore>,
+    /// False for those that are dead.
+    alive: Vec<bool>,
+    ids: Vec<NodeId>,
+    members: Members,
+    places: HashMap<NodeId, usize>,
+    ring: Arc<Ring>,
+    wakes: Vec<Option<Micros>>,
+    time: Timeline<Event>,
+    net: Emulation,
+    rng: Rng,
+    calls: HashMap<u64, Micros>,
+    next_call: u64,
+    answers: VecDeque<Answer>,
+    sent: BTreeMap<Kind, u64>,
+}
+
+impl Cluster {
+    /// A cluster whose nodes serve, on a network that carries everything at once. The error says why there is none.
+    pub fn found(setup: &Setup) -> Result<Self, String> {
+        let name = |at: usize| format!("n{}", at + 1);
+        let members = (0..setup.nodes).map(|at| Member::configured(name(at), "sim:1"));
+        let members = Members::new(members.collect());
+        let ids: Vec<NodeId> = (0..setup.nodes).map(|at| NodeId::of(&name(at))).collect();
+        let ring = Ring::new(&ids, setup.n, setup.partitions).map_err(|error| error.to_string())?;
+        let ring = Arc::new(ring);
+        let mut rng = Rng::new(setup.seed);
+        let count = setup.nodes;
+        let mut cluster = Cluster {
+            setup: *setup,
+            nodes: Vec::new(),
+            stores: (0..count).map(|_| MemoryStore::default()).collect(),
+            alive: vec![true; count],
+            places: ids.iter().copied().zip(0..).collect(),
+            ids,
+            members,
+            ring,
+            wakes: vec![None; count],
+            time: Timeline::default(),
+            net: Emulation::of_rules(Vec::new(), rng.next_u64()),
+            rng,
+            calls: HashMap::new(),
+            next_call: 0,
+            answers: VecDeque::new(),
+            sent: BTreeMap::new(),
+        };
+        for at in 0..count {
+            let node = cluster.life(at)?;
+            cluster.nodes.push(node);
+        }
+        for at in 0..count {
+            for peer in (0..count).filter(|peer| *peer != at) {
+                cluster.input(at, Input::Link { peer: cluster.ids[peer], up: true });
+            }
+        }
+        while !cluster.nodes.iter().all(Node::is_settled) {
+            if cluster.time.now() > FOUNDING {
+                return Err(format!("{count} nodes found no cluster"));
+            }
+            cluster.run_to(cluster.time.now() + LOOK);
+        }
+        Ok(cluster)
+    }
+
+    /// The next life of a node, on what its store has.
+    fn life(&mut self, at: usize) -> Result<Node, String> {
+        let (me, store, setup) = (self.ids[at], &self.stores[at], &self.setup);
+        let name = self.members.name(me);
+        let owner = Owner { cluster: "lab".into(), name, ring: self.ring.digest() };
+        let begun = begin_life(store, &owner, Process::New(self.rng.next_u64()));
+        let meta = begun.map_err(|error: LifeError| error.to_string())?;
+        let ring = &self.ring;
+        let place = |key: &Key| {
+            let partition = ring.partition(key);
+            (partition, !ring.homes(partition).contains(&me))
+        };
+        let config = Config {
+            hint_limit_bytes: setup.hint_limit_bytes,
+            repair_interval: setup.repair_interval,
+            // A store in memory is not damaged.
+            scrub_interval: Micros::MAX / 4,
+            hints: store.hint_totals(&place).unwrap_or_default(),
+            generations: store.generations().unwrap_or_default(),
+            boot_nonce: self.rng.next_u64(),
+            experiment: setup.experiment,
+            ..Config::new(me, ring.clone(), self.members.clone())
+        };
+        Ok(Node::new(config, meta, self.rng.next_u64()))
+    }
+
+    /// Where the keys are.
+    pub fn ring(&self) -> &Ring {
+        &self.ring
+    }
+
+    /// What the latest round trips of each node took.
+    pub fn samples(&self) -> Vec<SampleReport> {
+        let name = |id: NodeId| self.members.name(id);
+        let nodes = self.ids.iter().zip(&self.nodes);
+        nodes
+            .map(|(id, node)| SampleReport { name: name(*id), trips: node.recent_trips() })
+            .collect()
+    }
+
+    /// A node's place by its id: what [`Cluster::ask`] takes.
+    pub fn place(&self, node: NodeId) -> Option<usize> {
+        self.places.get(&node).copied()
+    }
+
+    /// The virtual time, in microseconds.
+    pub fn now(&self) -> Micros {
+        self.time.now()
+    }
+
+    /// Bytes of messages between nodes so far, framed, by what they are about.
+    pub fn sent(&self) -> &BTreeMap<Kind, u64> {
+        &self.sent
+    }
+
+    /// False for a node that is dead.
+    pub fn is_alive(&self, at: usize) -> bool {
+        self.alive[at]
+    }
+
+    /// Lets the network behave by these rules from now on, in the language of `pixii emulate`. The error is a sentence about the
+    /// first mistake.
+    pub fn emulate(&mut self, rules: &str) -> Result<(), String> {
+        let rules: Vec<Rule> = parse(rules, &self.members)?;
+        self.net = Emulation::of_rules(rules, self.rng.next_u64());
+        Ok(())
+    }
+
+    /// A node dies; links to it break.
+    pub fn kill(&mut self, at: usize) {
+        self.alive[at] = false;
+        for other in (0..self.nodes.len()).filter(|other| *other != at) {
+            self.input(other, Input::Link { peer: self.ids[at], up: false });
+        }
+    }
+
+    /// A dead node starts again, with an empty disk if it `lost` its own; links to those that live come up. The error says why it
+    /// does not start.
+    pub fn restart(&mut self, at: usize, lost: bool) -> Result<(), String> {
+        if lost {
+            self.stores[at] = MemoryStore::default();
+        }
+        self.nodes[at] = self.life(at)?;
+        (self.alive[at], self.wakes[at]) = (true, None);
+        for other in (0..self.nodes.len()).filter(|other| *other != at) {
+            if self.alive[other] {
+                self.input(at, Input::Link { peer: self.ids[other], up: true });
+                self.input(other, Input::Link { peer: self.ids[at], up: true });
+            }
+        }
+        Ok(())
+    }
+
+    /// True if all homes of a key hold the same of it.
+    pub fn is_same(&self, key: &Key) -> bool {
+        let partition = self.ring.partition(key);
+        let homes = self.ring.homes(partition).iter().filter_map(|home| self.place(*home));
+        let mut held = homes.map(|at| match self.stores[at].read(partition, key) {
+            Ok(Found::Record(record)) => Some(record.object),
+            _ => None,
+        });
+        let first = held.next().flatten();
+        held.all(|other| other == first)
+    }
+
+    /// A client sends a request to a node. Gives the call's name.
+    pub fn ask(&mut self, client: u64, to: usize, request: Request, timeout_ms: u32) -> u64 {
+        self.next_call += 1;
+        let call = self.next_call;
+        self.calls.insert(call, self.time.now());
+        let (now, kind) = (self.time.now(), request.kind());
+        let verdict = self.net.verdict(now, Place::Client(client), self.ids[to], kind);
+        if let Verdict::Deliver(delays) = verdict {
+            // A connection carries a call once or breaks.
+            let after = delays.first().copied().unwrap_or(0);
+            let event = Event::Call { client, call, to, request, timeout_ms };
+            self.time.schedule(now + after, event);
+        }
+        call
+    }
+
+    /// The next answer that a client gets; `None` when the time is `until` before there is one.
+    pub fn next(&mut self, until: Micros) -> Option<Answer> {
+        while self.answers.is_empty() {
+            let event = self.time.next(until)?;
+            self.step(event);
+        }
+        self.answers.pop_front()
+    }
+
+    /// Lets time pass; answers stay for [`Cluster::next`].
+    pub fn run_to(&mut self, end: Micros) {
+        while let Some(event) = self.time.next(end) {
+            self.step(event);
+        }
+    }
+
+    fn step(&mut self, event: Event) {
+        match event {
+            // An earlier one may have taken its place.
+            Event::Wake(node) if self.wakes[node] == Some(self.time.now()) => {
+                self.wakes[node] = None;
+                self.input(node, Input::Tick);
+            }
+            Event::Wake(_) => {}
+            Event::Message { from, to, message } => {
+                let message = Arc::unwrap_or_clone(message);
+                self.input(to, Input::Peer { from: self.ids[from], message });
+            }
+            Event::Call { client, call, to, request, timeout_ms } => {
+                self.input(to, Input::Client { client, id: call, request, timeout_ms });
+            }
+            Event::Reply { call, response } => {
+                if let Some(begun) = self.calls.remove(&call) {
+                    let ended = self.time.now();
+                    self.answers.push_back(Answer { call, begun, ended, response });
+                }
+            }
+        }
+    }
+
+    fn input(&mut self, at: usize, input: Input) {
+        if !self.alive[at] {
+            return;
+        }
+        let mut todo = VecDeque::from([input]);
+        while let Some(input) = todo.pop_front() {
+            let mut out = Vec::new();
+            self.nodes[at].handle(self.time.now(), input, &mut out);
+            for output in out {
+                match output {
+                    Output::Send { to, message } => self.send(at, &to, message),
+                    Output::Store(work) => todo.push_back(Input::Store(self.carry(at, work))),
+                    Output::Reply { client, id, response } => {
+                        let (now, kind) = (self.time.now(), response.kind());
+                        let to = Place::Client(client);
+                        let verdict = self.net.verdict(now, self.ids[at], to, kind);
+                        if let Verdict::Deliver(delays) = verdict {
+                            let after = delays.first().copied().unwrap_or(0);
+                            self.time.schedule(now + after, Event::Reply { call: id, response });
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        }
+        if let Some(wake) = self.nodes[at].next_wake()
+            && self.wakes[at].is_none_or(|known| wake < known)
+        {
+            let wake = wake.max(self.time.now());
+            self.wakes[at] = Some(wake);
+            self.time.schedule(wake, Event::Wake(at));
+        }
+    }
+
+    fn carry(&mut self, at: usize, work: Work) -> Done {
+        let store = &self.stores[at];
+        if let Work::Write { mark, changes } = work {
+            // A store in memory does not fail.
+            let _ = store.apply(&changes);
+            let _ = store.sync();
+            return Done::Synced { mark };
+        }
+        looked_up(store, work).unwrap_or_else(|| unreachable!("a write was carried out"))
+    }
+
+    fn send(&mut self, from: usize, to: &[NodeId], message: PeerMessage) {
+        let kind = message.body.kind();
+        let others = to.iter().filter(|id| **id != self.ids[from]).count();
+        *self.sent.entry(kind).or_default() += (wire::frame_len(&message) * others) as u64;
+        let message = Arc::new(message);
+        for id in to {
+            let Some(to) = self.places.get(id).copied() else { continue };
+            let now = self.time.now();
+            if let Verdict::Deliver(delays) = self.net.verdict(now, self.ids[from], *id, kind) {
+                for delay in delays {
+                    let message = message.clone();
+                    self.time.schedule(now + delay, Event::Message { from, to, message });
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,494 @@
+//! The judge: remembers what every client was told and holds the store to it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use pixii_core::causal::{Actor, Context, Dot, Object};
+use pixii_core::generation::Generation;
+use pixii_core::types::{Key, Micros, NodeId, WriteId};
+
+/// A promise that was broken, and the key concerned.
+#[derive(Clone, Debug)]
+pub(super) struct Broken {
+    pub(super) key: Key,
+    pub(super) what: String,
+}
+
+/// A write as its client knows it. Deletes have an id here too, drawn like a put's.
+#[derive(Clone, Debug)]
+pub(super) struct Write {
+    pub(super) key: Key,
+    pub(super) context: Context,
+    pub(super) is_delete: bool,
+    /// False once it is certain that it was never carried out.
+    pub(super) possible: bool,
+    pub(super) acknowledged: Option<Acknowledged>,
+}
+
+/// What a host would have of a key after a power cut now.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Image {
+    /// Its place among the home replicas, if it is one.
+    pub(super) home: Option<usize>,
+    /// Its own record.
+    pub(super) own: Object,
+    /// What it keeps for home replicas, by their place.
+    pub(super) hints: Vec<(usize, Object)>,
+}
+
+impl Image {
+    /// All of it.
+    pub(super) fn joined(&self) -> Object {
+        self.hints.iter().fold(self.own.clone(), |all, (_, hint)| all.sync(hint))
+    }
+}
+
+/// The slots that hold something: homes by themselves, and others by what they keep for a home, each host for
+/// one slot.
+fn slots(images: &[Image], strict: bool, holds: &impl Fn(&Object) -> bool) -> usize {
+    let mut filled: BTreeMap<usize, Option<usize>> = BTreeMap::new();
+    for image in images {
+        if let Some(home) = image.home
+            && holds(&image.own)
+        {
+            filled.insert(home, None);
+        }
+    }
+    let others = images.iter().enumerate().filter(|(_, image)| image.home.is_none() && !strict);
+    for (host, _) in others {
+        place(host, images, holds, &mut filled, &mut BTreeSet::new());
+    }
+    filled.len()
+}
+
+fn place(
+    host: usize,
+    images: &[Image],
+    holds: &impl Fn(&Object) -> bool,
+    filled: &mut BTreeMap<usize, Option<usize>>,
+    tried: &mut BTreeSet<usize>,
+) -> bool {
+    for (slot, hint) in &images[host].hints {
+        if !holds(hint) || !tried.insert(*slot) {
+            continue;
+        }
+        let free = match filled.get(slot).copied() {
+            None => true,
+            Some(None) => false,
+            Some(Some(other)) => place(other, images, holds, filled, tried),
+        };
+        if free {
+            filled.insert(*slot, Some(host));
+            return true;
+        }
+    }
+    false
+}
+
+/// What is known of a write since it was acknowledged.
+#[derive(Clone, Debug)]
+pub(super) struct Acknowledged {
+    since: Micros,
+    at: Micros,
+    w: u8,
+    strict: bool,
+    dot: Option<Dot>,
+    /// The hosts whose disks held it then, or may have before they forgot it.
+    holders: Vec<usize>,
+}
+
+/// A disk that forgot something: all of it, or one key.
+#[derive(Debug)]
+struct Loss {
+    at: Micros,
+    host: usize,
+    key: Option<Key>,
+    /// True if nobody could notice: its word counts although it forgot.
+    silent: bool,
+}
+
+impl Loss {
+    fn concerns(&self, key: &Key) -> bool {
+        self.key.as_ref().is_none_or(|lost| lost == key)
+    }
+}
+
+/// What a client is told of a write.
+pub(super) struct Acknowledgement {
+    /// When the client asked, and when it is told.
+    pub(super) since: Micros,
+    pub(super) now: Micros,
+    pub(super) w: u8,
+    pub(super) strict: bool,
+    pub(super) dot: Option<Dot>,
+    pub(super) context: Context,
+}
+
+/// Everything that was written and read.
+#[derive(Debug, Default)]
+pub(super) struct Judge {
+    writes: BTreeMap<WriteId, Write>,
+    by_key: BTreeMap<Key, Vec<WriteId>>,
+    dots: BTreeMap<(Key, Dot), WriteId>,
+    /// Every dot that a write was seen to have: more than one if it was repeated at another replica.
+    dots_of: BTreeMap<WriteId, Vec<Dot>>,
+    losses: Vec<Loss>,
+    /// A read that shows at least so many values may leave out others; its context does not cover
+    /// them.
+    cut_from: Option<usize>,
+    /// Events of each key that no clock need tell of any more.
+    collected: BTreeMap<Key, BTreeMap<Actor, u64>>,
+}
+
+/// The value that the simulator writes for a write id.
+pub(super) fn value_of(write: WriteId) -> Vec<u8> {
+    write.0.to_be_bytes().to_vec()
+}
+
+fn write_of(value: &[u8]) -> Option<WriteId> {
+    value.try_into().ok().map(|bytes| WriteId(u128::from_be_bytes(bytes)))
+}
+
+impl Judge {
+    /// A host begins a generation: what is collected in it need not be told of any more.
+    pub(super) fn begin_generation(&mut self, generation: &Generation) {
+        for grave in &generation.collected {
+            let known = self.collected.entry(grave.key.clone()).or_default();
+            for dot in grave.dead.dots() {
+                let counter = known.entry(dot.actor).or_default();
+                *counter = dot.counter.max(*counter);
+            }
+        }
+    }
+
+    /// From so many values on, a read need not show all.
+    pub(super) fn cut_reads_from(&mut self, values: usize) {
+        self.cut_from = Some(values);
+    }
+
+    fn is_collected(&self, key: &Key, dot: Dot) -> bool {
+        let counter = self.collected.get(key).and_then(|known| known.get(&dot.actor));
+        counter.is_some_and(|counter| *counter >= dot.counter)
+    }
+
+    /// Every key that was written to.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &Key> {
+        self.by_key.keys()
+    }
+
+    /// A client is about to send a write.
+    pub(super) fn issue(&mut self, id: WriteId, write: Write) {
+        self.by_key.entry(write.key.clone()).or_default().push(id);
+        self.writes.insert(id, write);
+    }
+
+    /// The client was told that its write was refused, at every attempt.
+    pub(super) fn refuse(&mut self, id: WriteId) {
+        if let Some(write) = self.writes.get_mut(&id) {
+            write.possible = false;
+        }
+    }
+
+    /// The client has given up an attempt: an acknowledgement of it that is on its way is not
+    /// heard. Whether the write counts is decided by the attempts that follow.
+    pub(super) fn unheard(&mut self, id: WriteId) {
+        if let Some(write) = self.writes.get_mut(&id) {
+            write.acknowledged = None;
+        }
+    }
+
+    fn on_key<'a>(&'a self, key: &Key) -> impl Iterator<Item = (WriteId, &'a Write)> {
+        let ids = self.by_key.get(key).map_or(&[][..], Vec::as_slice);
+        ids.iter().filter_map(|id| self.writes.get(id).map(|write| (*id, write)))
+    }
+
+    /// A write is acknowledged now: W of the `durable` images of its key must hold it, and the context
+    /// given must cover nothing that its client was not shown.
+    pub(super) fn acknowledge(
+        &mut self,
+        id: WriteId,
+        Acknowledgement { since, now, w, strict, dot, context }: Acknowledgement,
+        durable: &[Image],
+    ) -> Result<(), Broken> {
+        let Some(write) = self.writes.get(&id) else { return Ok(()) };
+        let (key, is_delete, seen) = (write.key.clone(), write.is_delete, write.context.clone());
+        let told = |object: &Object, dot: Dot| object.covers(dot) || self.is_collected(&key, dot);
+        let holds = |object: &Object| match dot {
+            Some(dot) => told(object, dot),
+            None => seen.dots().iter().all(|dot| told(object, *dot)),
+        };
+        let hosts = durable.iter().enumerate().filter(|(_, image)| holds(&image.joined()));
+        let mut holders: Vec<usize> = hosts.map(|(host, _)| host).collect();
+        let held = slots(durable, strict, &holds);
+        // What a stand-in holds will be its home's alone.
+        let kept =
+            durable.iter().filter(|image| image.home.is_none()).flat_map(|image| &image.hints);
+        let heirs: BTreeSet<usize> =
+            kept.filter(|(_, hint)| holds(hint)).map(|(home, _)| *home).collect();
+        let heirs = |(_, image): &(usize, &Image)| image.home.is_some_and(|at| heirs.contains(&at));
+        holders.extend(durable.iter().enumerate().filter(heirs).map(|(host, _)| host));
+        let lost = self.losses.iter().filter(|loss| loss.at >= since && loss.concerns(&key));
+        holders.extend(lost.map(|loss| loss.host));
+        holders.sort_unstable();
+        holders.dedup();
+        let acknowledged = Acknowledged { since, at: now, w, strict, dot, holders };
+        if let Some(write) = self.writes.get_mut(&id) {
+            write.acknowledged = Some(acknowledged);
+        }
+        let broken = |what: String| Err(Broken { key: key.clone(), what });
+        if dot.is_some() == is_delete {
+            return broken(format!("{id:?} was acknowledged with the dot {dot:?}"));
+        }
+        if held < usize::from(w) && !self.lost_since(since, &key) {
+            return broken(format!("{id:?} was acknowledged with W={w}, and {held} slots hold it"));
+        }
+        if let Some(dot) = dot {
+            self.claim(&key, dot, id)?;
+        }
+        for (other, theirs) in self.on_key(&key).filter(|(other, _)| *other != id) {
+            if let Some(Acknowledged { dot: Some(dot), .. }) = theirs.acknowledged
+                && context.covers(dot)
+                && !seen.covers(dot)
+                && !self.superseded(&key, other, dot)
+            {
+                return broken(format!("the context given for {id:?} covers {other:?}, not shown"));
+            }
+        }
+        durable.iter().try_for_each(|image| self.check_object(&key, &image.joined()))
+    }
+
+    /// A host's disk forgot everything, or one key.
+    pub(super) fn lose(&mut self, at: Micros, host: usize, key: Option<Key>) {
+        self.losses.push(Loss { at, host, key, silent: false });
+    }
+
+    /// The host's last loss was not noticed, and could not be.
+    pub(super) fn excuse(&mut self, host: usize) {
+        if let Some(loss) = self.losses.iter_mut().rev().find(|loss| loss.host == host) {
+            loss.silent = true;
+        }
+    }
+
+    /// True if a disk that held the write may have forgotten it unnoticed: a read may miss it there.
+    fn is_excused(&self, Acknowledged { since, holders, .. }: &Acknowledged) -> bool {
+        let mut silent = self.losses.iter().filter(|loss| loss.silent && loss.at >= *since);
+        silent.any(|loss| holders.contains(&loss.host))
+    }
+
+    /// True if some disk has forgotten the key since then: what it had confirmed before may be gone.
+    fn lost_since(&self, since: Micros, key: &Key) -> bool {
+        self.losses.iter().any(|loss| loss.at >= since && loss.concerns(key))
+    }
+
+    /// True if W or more of the disks that held the write have forgotten it: nothing is promised any more.
+    fn is_void(&self, key: &Key, Acknowledged { since, w, holders, .. }: &Acknowledged) -> bool {
+        let forgot = |host: &&usize| {
+            let mut losses = self.losses.iter().filter(|loss| loss.host == **host);
+            losses.any(|loss| loss.at >= *since && loss.concerns(key))
+        };
+        holders.iter().filter(forgot).count() >= usize::from(*w)
+    }
+
+    /// A dot names one write for ever.
+    fn claim(&mut self, key: &Key, dot: Dot, id: WriteId) -> Result<(), Broken> {
+        let owner = *self.dots.entry((key.clone(), dot)).or_insert_with(|| {
+            self.dots_of.entry(id).or_default().push(dot);
+            id
+        });
+        if owner != id {
+            let what = format!("{dot:?} names two writes, {owner:?} and {id:?}");
+            return Err(Broken { key: key.clone(), what });
+        }
+        Ok(())
+    }
+
+    /// A host writes this object: what it shows of dots holds for ever.
+    pub(super) fn check_object(&mut self, key: &Key, object: &Object) -> Result<(), Broken> {
+        let mut minted = BTreeSet::new();
+        for (dot, version) in object.values() {
+            self.claim(key, dot, version.write)?;
+            if !minted.insert((version.write, dot.actor)) {
+                let what = format!("{:?} happened twice at {:?}", version.write, dot.actor);
+                return Err(Broken { key: key.clone(), what });
+            }
+        }
+        Ok(())
+    }
+
+    /// True if some write that may have happened, other than `id`, had seen `dot` or another dot of `id`.
+    fn superseded(&self, key: &Key, id: WriteId, dot: Dot) -> bool {
+        let dots = self.dots_of.get(&id).into_iter().flatten().copied();
+        let dots: Vec<Dot> = dots.chain([dot]).collect();
+        let saw = |write: &Write| dots.iter().any(|dot| write.context.covers(*dot));
+        self.on_key(key).any(|(other, write)| other != id && write.possible && saw(write))
+    }
+
+    /// A read that began at `since` with quorum `r` of `n` returns these values now: some disk holds
+    /// each, and everything that was acknowledged before and intersects is among them, or superseded.
+    pub(super) fn check_read(
+        &self,
+        key: &Key,
+        since: Micros,
+        (r, n, strict): (u8, u8, bool),
+        values: &[Vec<u8>],
+        context: &Context,
+        durable: &[Image],
+    ) -> Result<(), Broken> {
+        let broken = |what: String| Err(Broken { key: key.clone(), what });
+        let held = |dot: &&Dot| durable.iter().any(|image| image.joined().covers(**dot));
+        let held = |dot: &&Dot| held(dot) || self.is_collected(key, **dot);
+        if let Some(dot) = context.dots().iter().find(|dot| !held(dot))
+            && !self.lost_since(since, key)
+        {
+            return broken(format!("a read shows {dot:?}, which no disk holds yet"));
+        }
+        let mut read = BTreeSet::new();
+        for value in values {
+            let write = write_of(value).and_then(|id| Some((id, self.writes.get(&id)?)));
+            match write {
+                Some((id, write)) if write.key == *key && write.possible => {
+                    if !read.insert(id) {
+                        return broken(format!("a read shows {id:?} twice"));
+                    }
+                }
+                _ => return broken(format!("a read shows {value:?}, which nobody wrote")),
+            }
+        }
+        for (id, write) in self.on_key(key) {
+            let Some(told) = &write.acknowledged else { continue };
+            let Acknowledged { at, w, dot, .. } = *told;
+            // What stand-ins took counts for a read once their hints have arrived. But a stand-in counts only with what
+            // it keeps: where a read shows nothing, not even a tombstone, R homes have said so.
+            let stood_in = !strict && !context.is_empty();
+            let sloppy = stood_in || !told.strict;
+            let void = sloppy || self.is_void(key, told) || self.is_excused(told);
+            if at >= since || w + r <= n || void {
+                continue;
+            }
+            let unseen = |dot: Dot| !context.covers(dot) && !self.is_collected(key, dot);
+            let unseen = match dot {
+                Some(dot) => unseen(dot),
+                None => write.context.dots().iter().any(|dot| unseen(*dot)),
+            };
+            if unseen && self.cut_from.is_some_and(|limit| values.len() + 1 >= limit) {
+                continue;
+            }
+            if unseen {
+                return broken(format!("a read with R={r} misses {id:?}, acknowledged with W={w}"));
+            }
+            if let Some(back) = read.iter().find(|id| self.has_replaced(write, **id)) {
+                return broken(format!("a read shows {back:?}, which {id:?} had replaced"));
+            }
+            if let Some(dot) = dot
+                && !read.contains(&id)
+                && !self.superseded(key, id, dot)
+            {
+                return broken(format!(
+                    "{id:?} was acknowledged, and a read knows it only as gone"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// True if `write` had seen all of the other one, so that no value of that may be shown any
+    /// more. One that was sent to several nodes is known by the dot of its own actor: whoever has
+    /// seen only the copy that the first node issued has not seen the others. (A read that does not
+    /// miss the put once it is acknowledged sees that dot.)
+    fn has_replaced(&self, write: &Write, other: WriteId) -> bool {
+        let Some(dots) = self.dots_of.get(&other) else { return false };
+        let own = Dot { actor: Actor::of_write(other), counter: 1 };
+        match dots.contains(&own) {
+            true => write.context.covers(own),
+            false => dots.iter().all(|dot| write.context.covers(*dot)),
+        }
+    }
+
+    /// A listing of the key's partition with quorum `r` of `n`, after healing: a key that was put is in it.
+    pub(super) fn check_listing(
+        &self,
+        key: &Key,
+        (r, n): (u8, u8),
+        listed: &[Key],
+    ) -> Result<(), Broken> {
+        let put = |(_, write): (WriteId, &Write)| {
+            let told = write.acknowledged.as_ref();
+            let owed = |told: &Acknowledged| {
+                // What a stand-in took may have gone with its disk before it was delivered.
+                let kept = told.strict || !self.lost_since(told.since, key);
+                told.w + r > n && kept && !self.is_void(key, told) && !self.is_excused(told)
+            };
+            let gone =
+                told.and_then(|told| told.dot).is_some_and(|dot| self.is_collected(key, dot));
+            !write.is_delete && !gone && told.is_some_and(owed)
+        };
+        if self.on_key(key).any(put) && !listed.contains(key) {
+            let what = "a listing misses an acknowledged key".into();
+            return Err(Broken { key: key.clone(), what });
+        }
+        Ok(())
+    }
+
+    /// An acknowledged write of which this copy does not tell, though it is not collected.
+    pub(super) fn lacking(&self, key: &Key, copy: &Object) -> Option<WriteId> {
+        let told = |dot: Dot| copy.covers(dot) || self.is_collected(key, dot);
+        let lacks = |(_, write): &(WriteId, &Write)| match &write.acknowledged {
+            Some(Acknowledged { dot: Some(dot), .. }) => !told(*dot),
+            Some(_) => write.context.dots().iter().any(|dot| !told(*dot)),
+            None => false,
+        };
+        self.on_key(key).find(lacks).map(|(id, _)| id)
+    }
+
+    /// The end: the copies of a key's homes that answered the last read are the same.
+    pub(super) fn check_equal(&self, key: &Key, copies: &[(NodeId, Object)]) -> Result<(), Broken> {
+        // Homes take out what is collected one after the other: they differ by that and by nothing
+        // else.
+        let known = self.collected.get(key).into_iter().flatten();
+        let collected = Context::new(
+            known.map(|(actor, counter)| Dot { actor: *actor, counter: *counter }).collect(),
+        );
+        let kept = |copy: &Object| copy.forget(&collected);
+        let differ = |pair: &&[(NodeId, Object)]| kept(&pair[0].1) != kept(&pair[1].1);
+        match copies.windows(2).find(differ) {
+            Some([(one, _), (other, _)]) => {
+                let what = format!("after a read of all, {one:?} and {other:?} still differ");
+                Err(Broken { key: key.clone(), what })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The end: `merged` is the join of every disk's copy of the key.
+    pub(super) fn check_end(&mut self, key: &Key, merged: &Object) -> Result<(), Broken> {
+        self.check_object(key, merged)?;
+        let broken = |what: String| Err(Broken { key: key.clone(), what });
+        let live: BTreeMap<Dot, WriteId> =
+            merged.values().map(|(dot, version)| (dot, version.write)).collect();
+        for (id, write) in self.on_key(key) {
+            let Some(told) = &write.acknowledged else { continue };
+            if self.is_void(key, told) {
+                continue;
+            }
+            if let Some(dot) = told.dot
+                && live.get(&dot) != Some(&id)
+                && !((merged.covers(dot) || self.is_collected(key, dot))
+                    && self.superseded(key, id, dot))
+            {
+                return broken(format!("{id:?} was acknowledged as {dot:?} and is lost"));
+            }
+            let covered = |(dot, other): &(&Dot, &WriteId)| {
+                write.context.covers(**dot)
+                    || write.context.covers(Dot { actor: Actor::of_write(**other), counter: 1 })
+            };
+            if let Some((dot, _)) = live.iter().find(covered) {
+                return broken(format!("{dot:?} was overwritten by {id:?} and is alive"));
+            }
+        }
+        for id in live.values() {
+            if self.writes.get(id).is_none_or(|write| !write.possible) {
+                return broken(format!("{id:?} was refused, and is there"));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,555 @@
+//! The simulated world: hosts with disks, links between them, time that passes when nothing else can.
+
+mod disks;
+mod faults;
+mod health;
+mod links;
+mod lives;
+mod replacing;
+mod requests;
+mod steady;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use pixii_core::emulation::{Delay, Emulation};
+use pixii_core::members::{Members, Opinion};
+use pixii_core::message::{Reply, ReplyBody, Request};
+use pixii_core::node::{Hindrance, Input, Node, Notice, Output, Work};
+use pixii_core::ring::Ring;
+use pixii_core::rng::Rng;
+use pixii_core::store::memory::MemoryStore;
+use pixii_core::store::{Change, Owner};
+use pixii_core::types::{Key, MILLI, Micros, NodeId};
+use pixii_core::wire;
+
+use self::replacing::{Replacing, planned};
+use self::steady::Doubts;
+use super::Counts;
+use super::clients::Client;
+use super::judge::{Broken, Judge};
+use super::scenario::{Fault, Scenario};
+use super::timeline::Timeline;
+
+/// A machine: its disk outlives its node.
+struct Host {
+    id: NodeId,
+    owner: Owner,
+    /// What its configuration makes of the ring and the members.
+    ring: Arc<Ring>,
+    members: Members,
+    store: MemoryStore,
+    node: Option<Node>,
+    /// Counts the node's lives: what was meant for an earlier one is not for this one.
+    life: u64,
+    writes: VecDeque<(u64, Vec<Change>)>,
+    writing: bool,
+    paused_until: Micros,
+    /// Its disk is slow until then.
+    slow_until: Micros,
+    /// Its disk hangs until then,
+    hung_until: Micros,
+    /// and its node has known that since then.
+    stalled: Option<Micros>,
+    backup: Option<MemoryStore>,
+    /// What its disk had when all were copied.
+    copy: Option<MemoryStore>,
+    /// True from a rollback until a peer has noticed it.
+    unnoticed: bool,
+    /// Since when this life's node serves.
+    settled: Option<Micros>,
+    /// True once it is to be replaced: it comes back only to be refused.
+    is_removed: bool,
+    /// It founds a cluster by itself if it is in none.
+    bootstraps: bool,
+    /// The life in which it was to do so.
+    bootstrapped: Option<u64>,
+    wake: Option<Micros>,
+}
+
+#[derive(Clone, Debug)]
+enum Event {
+    Peer { from: usize, to: usize, life: u64, sent: u64, frame: Bytes },
+    ToHost { client: usize, to: usize, life: u64, frame: Bytes },
+    ToClient { client: usize, frame: Bytes },
+    Link { at: usize, peer: usize },
+    Wake { at: usize, life: u64 },
+    Disk { at: usize, life: u64, work: Work },
+    Synced { at: usize, life: u64, mark: u64 },
+    Fault(Fault),
+    Mend { from: usize, to: usize },
+    Room { at: usize },
+    Stall { at: usize, life: u64 },
+    Resume { at: usize },
+    Relink { at: usize, peer: usize },
+    Stop { at: usize, life: u64, down: Micros, by: Micros },
+    Start { at: usize },
+    Replace { which: usize },
+    Return { at: usize },
+    Refused { at: usize },
+    Next { client: usize },
+    GaveUp { client: usize, call: u64 },
+}
+
+impl Event {
+    /// True for what the load phase must not end before.
+    fn is_fault(&self) -> bool {
+        matches!(
+            self,
+            Event::Fault(_)
+                | Event::Mend { .. }
+                | Event::Room { .. }
+                | Event::Resume { .. }
+                | Event::Relink { .. }
+                | Event::Stop { .. }
+                | Event::Start { .. }
+                | Event::Replace { .. }
+                | Event::Return { .. }
+                | Event::Refused { .. }
+        )
+    }
+}
+
+/// What the nodes count and a batch is told of.
+const WATCHED: &[&str] = &[
+    "aged_hints_offered",
+    "authority_regained",
+    "damaged_records_found",
+    "damaged_records_restored",
+    "differences_unexplained",
+    "exchanges",
+    "exchanges_failed",
+    "objects_pulled",
+    "objects_pushed",
+    "trees_confirmed",
+    "trees_taken_over",
+    "exchanges_put_off",
+    "trees_read_anew",
+    "trees_wrong",
+    "comparisons_refused",
+    "ring_changes_granted",
+    "rings_of_strangers_taken",
+    "rings_with_places_of_removed_members",
+    "forged_lives_refused",
+    "generations_adopted",
+    "generations_begun",
+    "keys_collected",
+    "old_disks_renounced",
+    "outlived_hints_dropped",
+    "hints_declined",
+    "merges_declined",
+    "reads_cut_short",
+    "hints_changed_in_flight",
+    "hints_discharged",
+    "hints_kept",
+    "hints_refused",
+    "own_life_raised",
+    "own_pauses_noticed",
+    "reads_hedged",
+    "reads_of_stand_ins",
+    "reads_repaired",
+    "stand_ins_asked",
+    "writes_coordinated_by_a_stand_in",
+    "writes_hedged",
+    "writes_withdrawn",
+];
+
+/// How often it is looked whether all is well again after healing.
+const LOOK: Micros = 250 * MILLI;
+/// Load, faults and an operator's commands are over in this time.
+const LOAD: Micros = 600_000 * MILLI;
+/// All must be well again in this time: hints delivered, opinions up, members agreed on.
+const HEALING: Micros = 60_000 * MILLI;
+/// The same where keys that have outgrown their limits have to be settled by a client, one after
+/// the other, and hints that were declined wait before they are offered again.
+const SETTLING: Micros = 240_000 * MILLI;
+/// Time for links after healing, and for repairs after the last answer.
+const LINGER: Micros = 3_000 * MILLI;
+
+/// One run.
+pub(super) struct World {
+    plan: Scenario,
+    /// The newest ring that somebody lives with.
+    ring: Arc<Ring>,
+    /// Who is replaced in this run, and by whom.
+    replacing: Vec<Replacing>,
+    time: Timeline<Event>,
+    hosts: Vec<Host>,
+    clients: Vec<Client>,
+    issued: u32,
+    /// What is asked after healing, and must be answered.
+    last_requests: VecDeque<(Key, Request)>,
+    /// What a client settles after the faults, and whether it has read it.
+    settling: Option<(Key, bool)>,
+    healed: bool,
+    /// True from the end of the faults on: no client begins anything by itself.
+    healing: bool,
+    /// Faults and ends of faults that are still to come.
+    faults_ahead: usize,
+    net: Emulation,
+    rng: Rng,
+    judge: Judge,
+    counts: Counts,
+    digest: u64,
+    newest: BTreeMap<(usize, usize), u64>,
+    doubts: Doubts,
+    watched: Option<Key>,
+    story: Vec<String>,
+    broken: Option<Broken>,
+}
+
+impl World {
+    /// The world of a scenario; with `watched`, what happens to that key is written down.
+    pub(super) fn new(plan: Scenario, watched: Option<Key>) -> Self {
+        let mut rng = Rng::new(plan.seed ^ 0x5eed);
+        let (n, q) = (plan.n, plan.partitions);
+        let mut hosts: Vec<Host> =
+            (0..plan.hosts).map(|at| Host::new(at, 0..plan.hosts, n, q)).collect();
+        let replacing = planned(&plan.faults, plan.hosts);
+        for Replacing { old, new, .. } in replacing.iter().copied() {
+            let others = (0..plan.hosts).filter(|other| *other != old);
+            hosts.push(Host::new(new, others.chain([new]), n, q));
+        }
+        let clients = (0..plan.clients).map(|_| Client::new(rng.next_u64())).collect();
+        let delay = Delay::Exponential(plan.mean_delay);
+        let net = Emulation::new(delay, plan.drop, plan.duplicate, rng.next_u64());
+        let mut world = World {
+            ring: hosts[0].ring.clone(),
+            replacing,
+            time: Timeline::default(),
+            hosts,
+            clients,
+            issued: 0,
+            last_requests: VecDeque::new(),
+            settling: None,
+            healed: false,
+            healing: false,
+            faults_ahead: 0,
+            net,
+            rng,
+            judge: Judge::default(),
+            counts: Counts::new(),
+            digest: 0,
+            newest: BTreeMap::new(),
+            doubts: Doubts::default(),
+            watched,
+            story: Vec::new(),
+            broken: None,
+            plan,
+        };
+        for at in 0..world.plan.hosts {
+            world.start(at, false);
+        }
+        for (at, fault) in world.plan.faults.clone() {
+            world.schedule(at, Event::Fault(fault));
+        }
+        for client in 0..world.clients.len() {
+            world.schedule(100 * MILLI, Event::Next { client });
+        }
+        world
+    }
+
+    /// How often each thing happened.
+    pub(super) fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// A digest of all deliveries.
+    pub(super) fn digest(&self) -> u64 {
+        self.digest
+    }
+
+    /// What happened to the watched key.
+    pub(super) fn take_story(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.story)
+    }
+
+    /// Runs load and faults, then heals, then judges. Returns the first broken promise.
+    pub(super) fn run(&mut self) -> Option<Broken> {
+        if self.plan.hints_alone {
+            self.count("runs with hints alone");
+        }
+        let over = |world: &World| world.faults_ahead == 0 && world.clients_are_done();
+        self.run_until(|world| over(world) || world.now() > LOAD);
+        if !over(self) && self.broken.is_none() {
+            let (key, seconds) = (self.some_key(), LOAD / (1_000 * MILLI));
+            let what = format!("load, faults and commands are not over after {seconds} s");
+            self.broken = Some(Broken { key, what });
+        }
+        // What came for a paused host meets it when it goes on.
+        let awake = self.hosts.iter().map(|host| host.paused_until).max().unwrap_or(0);
+        self.run_until(|world| world.now() > awake);
+        self.heal();
+        let healed = self.now();
+        // Links that are about to come up or go down do so by then.
+        let mut look = self.now() + LINGER;
+        self.run_until(|world| world.now() >= look);
+        while self.broken.is_none() && !self.has_converged() {
+            look += LOOK;
+            self.accept_losses();
+            self.settle_a_key();
+            self.run_until(|world| world.now() >= look);
+            let patience = if self.plan.object_limit.is_some() { SETTLING } else { HEALING };
+            if self.now() > healed + patience && self.broken.is_none() {
+                self.broken = Some(self.unconverged());
+            }
+        }
+        // Those that others kept hints for are told that there are none left.
+        look += LINGER;
+        self.run_until(|world| world.now() >= look);
+        if self.broken.is_none() {
+            self.ask_at_the_end();
+            self.run_until(World::clients_are_done);
+            let end = self.now() + LINGER;
+            self.run_until(|world| world.now() >= end);
+        }
+        if self.broken.is_none() {
+            self.judge_end();
+        }
+        for at in 0..self.hosts.len() {
+            self.gather(at);
+        }
+        if self.broken.is_none() && self.counts.contains_key("trees_wrong") {
+            let key = self.some_key();
+            self.broken = Some(Broken { key, what: "a tree was not what is on disk".into() });
+        }
+        self.broken.take()
+    }
+
+    fn clients_are_done(&self) -> bool {
+        self.clients.iter().all(|client| client.is_done)
+    }
+
+    fn run_until(&mut self, end: impl Fn(&World) -> bool) {
+        while self.broken.is_none()
+            && !end(self)
+            && let Some(event) = self.time.pop()
+        {
+            if event.is_fault() {
+                self.faults_ahead -= 1;
+            }
+            self.step(event);
+        }
+    }
+
+    fn now(&self) -> Micros {
+        self.time.now()
+    }
+
+    fn schedule(&mut self, at: Micros, event: Event) {
+        self.faults_ahead += usize::from(event.is_fault());
+        self.time.schedule(at, event);
+    }
+
+    fn count(&mut self, name: &'static str) {
+        *self.counts.entry(name).or_default() += 1;
+    }
+
+    fn tell(&mut self, key: &Key, line: impl FnOnce() -> String) {
+        if self.watched.as_ref() == Some(key) {
+            let line = format!("{:>9} us  {}", self.now(), line());
+            self.story.push(line);
+        }
+    }
+
+    /// Writes down what concerns every key.
+    fn note(&mut self, line: impl FnOnce() -> String) {
+        if let Some(key) = self.watched.clone() {
+            self.tell(&key, line);
+        }
+    }
+
+    fn step(&mut self, event: Event) {
+        // A paused host takes no event; its disk goes on.
+        if let Event::Peer { to: at, .. }
+        | Event::ToHost { to: at, .. }
+        | Event::Link { at, .. }
+        | Event::Wake { at, .. }
+        | Event::Stall { at, .. }
+        | Event::Resume { at }
+        | Event::Stop { at, .. }
+        | Event::Disk { at, .. } = &event
+            && self.hosts[*at].paused_until > self.now()
+        {
+            let until = self.hosts[*at].paused_until;
+            return self.schedule(until, event);
+        }
+        match event {
+            // A connection ends with the process: what was on its way to an earlier life is lost.
+            Event::Peer { from, to, life, sent, frame } => {
+                if self.hosts[to].life == life {
+                    self.deliver(from, to, sent, &frame);
+                }
+            }
+            Event::ToHost { client, to, life, frame } => {
+                if self.hosts[to].life == life {
+                    self.take_call(client, to, &frame);
+                }
+            }
+            Event::ToClient { client, frame } => self.take_reply(client, &frame),
+            Event::Link { at, peer } => {
+                let up = self.hosts[peer].node.is_some();
+                self.note(|| format!("n{at} has its link to n{peer} up: {up}"));
+                self.input(at, Input::Link { peer: self.hosts[peer].id, up });
+            }
+            Event::Wake { at, life } => {
+                // An earlier one may have taken its place.
+                let due = self.hosts[at].wake.is_some_and(|wake| wake <= self.now());
+                if self.hosts[at].life == life && due {
+                    self.hosts[at].wake = None;
+                    self.input(at, Input::Tick);
+                }
+            }
+            Event::Disk { at, life, work } => self.disk(at, life, work),
+            Event::Synced { at, life, mark } => self.synced(at, life, mark),
+            Event::Fault(fault) => self.fault(fault),
+            Event::Mend { from, to } => self.net.mend(self.hosts[from].id, self.hosts[to].id),
+            Event::Relink { at, peer } => self.relink(at, peer),
+            Event::Stall { at, life } => self.stall(at, life),
+            Event::Resume { at } => self.resume(at),
+            Event::Room { at } => self.input(at, Input::Space(None)),
+            Event::Stop { at, life, down, by } => self.stop_cleanly(at, life, down, by),
+            Event::Start { at } => {
+                if self.hosts[at].node.is_none() && !self.hosts[at].is_removed {
+                    self.note(|| format!("n{at} starts"));
+                    self.count("restarts");
+                    self.start(at, false);
+                }
+            }
+            Event::Replace { which } => self.replace(which),
+            Event::Return { at } => self.come_back(at),
+            Event::Refused { at } => self.refuse(at),
+            Event::Next { client } => self.next_request(client),
+            Event::GaveUp { client, call } => {
+                if self.clients[client].current.as_ref().is_some_and(|c| c.call == call) {
+                    self.uncertain(client);
+                }
+            }
+        }
+    }
+
+    /// Takes over what a node has counted.
+    fn gather(&mut self, at: usize) {
+        let Some(node) = &self.hosts[at].node else { return };
+        for (name, count) in node.counters() {
+            if let Some(watched) = WATCHED.iter().find(|watched| **watched == name) {
+                *self.counts.entry(watched).or_default() += count;
+            }
+        }
+    }
+
+    /// A rollback that nobody can notice (to a backup of the same life, or with the witness away) is
+    /// excused when the node serves.
+    fn notice(&mut self, at: usize, notice: &Notice) {
+        if matches!(notice, Notice::Settled) {
+            self.hosts[at].settled = Some(self.now());
+        }
+        match notice {
+            Notice::Outdated(_) => self.hosts[at].unnoticed = false,
+            Notice::Settled if self.hosts[at].unnoticed => {
+                self.count("rolled-back disks unnoticed");
+                self.judge.excuse(at);
+            }
+            _ => {}
+        }
+    }
+
+    /// What the host's clock shows at the beginning, and how fast it runs in thousandths.
+    fn pace(&self, at: usize) -> (Micros, u64) {
+        self.plan.clocks.get(at).copied().unwrap_or((0, 1_000))
+    }
+
+    /// What the host's own clock shows.
+    fn clock(&self, at: usize) -> Micros {
+        let (offset, rate) = self.pace(at);
+        offset + self.now() * rate / 1_000
+    }
+
+    /// Gives a node one input and carries out what it wants.
+    fn input(&mut self, at: usize, input: Input) {
+        let now = self.clock(at);
+        let (offset, rate) = self.pace(at);
+        let Some(node) = &mut self.hosts[at].node else { return };
+        let (mut out, mut relives) = (Vec::new(), false);
+        node.handle(now, input, &mut out);
+        // Rounded up, so that the host's clock has come that far.
+        let wake = node.next_wake();
+        let wake = wake.map(|wake| (wake.saturating_sub(offset) * 1_000).div_ceil(rate));
+        for output in out {
+            match output {
+                Output::Send { to, message } => self.send(at, &to, &message),
+                Output::Reply { client, id, response } => {
+                    let client = client as usize;
+                    self.judge_reply(client, id, &response);
+                    let (ends, kind) = ((self.hosts[at].id, client_id(client)), response.kind());
+                    let frame = wire::frame(&Reply { id, body: ReplyBody::Data(response) });
+                    self.carry(ends, kind, frame, |_, frame| Event::ToClient { client, frame });
+                }
+                Output::Store(work) => self.submit(at, work),
+                Output::Address { .. } => self.count("addresses learnt"),
+                Output::Relive => relives = true,
+                Output::NotReplaced(why) => {
+                    self.count(hindrance_name(&why));
+                    self.note(|| format!("n{at} replaces nobody: {why:?}"));
+                }
+                Output::Notice(notice) => {
+                    self.count(notice_name(&notice));
+                    self.notice(at, &notice);
+                    self.note(|| format!("n{at} says {notice:?}"));
+                }
+            }
+        }
+        let host = &mut self.hosts[at];
+        if let Some(wake) = wake
+            && host.wake.is_none_or(|known| wake < known)
+        {
+            host.wake = Some(wake);
+            let life = host.life;
+            self.schedule(wake, Event::Wake { at, life });
+        }
+        if relives {
+            self.relive(at);
+        }
+    }
+}
+
+/// A client's place in the emulated network.
+fn client_id(client: usize) -> NodeId {
+    NodeId(client as u64)
+}
+
+fn hindrance_name(why: &Hindrance) -> &'static str {
+    match why {
+        Hindrance::Other(..) => "replacements refused for another one",
+        Hindrance::Grants { .. } => "replacements without enough grants",
+        Hindrance::Ring(_) => "replacements that make no ring",
+    }
+}
+
+fn notice_name(notice: &Notice) -> &'static str {
+    match notice {
+        Notice::Founded => "clusters founded",
+        Notice::Awaited(_) => "members awaited by a founder",
+        Notice::Reborn => "nodes reborn",
+        Notice::Outdated(_) => "outdated lives noticed",
+        Notice::Copied(_) => "copies noticed",
+        Notice::Alone => "starts without a witness",
+        Notice::Foreign(..) => "foreign peers met",
+        Notice::Settled => "nodes settled",
+        Notice::Opined(_, Opinion::Up, _) => "members back up",
+        Notice::Opined(_, Opinion::Suspect, _) => "members suspected",
+        Notice::Opined(_, Opinion::Down, _) => "members believed down",
+        Notice::Repaired(..) => "comparisons that moved something",
+        Notice::RepairFailed(..) => "comparisons that began to fail",
+        Notice::Recovered => "nodes whole again",
+        Notice::Damaged(_) => "records seen to be damaged",
+        Notice::HandoffBegun(..) => "handoffs to a member that is back",
+        Notice::HandoffDone(_) => "handoffs done",
+        Notice::Misplaced(_) => "rings of other sizes refused",
+        Notice::Forged(_) => "forged lives refused",
+        Notice::Declined(_) => "oversized keys told of",
+        Notice::Lost(_) => "losses told of",
+        Notice::LossAccepted(_) => "losses accepted",
+    }
+}

@@ -1,0 +1,236 @@
+//! The hosts' disks: writes one batch at a time, reads beside them, all of them late.
+
+use pixii_core::generation::Generation;
+use pixii_core::node::{Done, Input, Stall, Work};
+use pixii_core::store::memory::MemoryStore;
+use pixii_core::store::{Change, Process, Store, begin_life, end_life};
+use pixii_core::types::Micros;
+use pixii_core::wire;
+
+use super::super::judge::Broken;
+use super::super::looked_up;
+use super::super::scenario::{Fault, NOTICED_AFTER};
+use super::{Event, World};
+
+/// A store takes records of so many bytes more than a merge may make: what is dead of a key is
+/// noted without a limit of bytes.
+const RECORD_SLACK_BYTES: usize = 400;
+
+impl World {
+    pub(super) fn submit(&mut self, at: usize, work: Work) {
+        let life = self.hosts[at].life;
+        match work {
+            Work::Write { mark, changes } => {
+                self.check_purged(at, &changes);
+                self.hosts[at].writes.push_back((mark, changes));
+                self.write(at);
+            }
+            Work::Read { .. } | Work::List { .. } | Work::Hints { .. } | Work::Scan { .. } => {
+                let when = self.now() + self.rng.below(self.slowness(at) * self.plan.mean_disk);
+                self.schedule(when, Event::Disk { at, life, work });
+            }
+        }
+    }
+
+    /// What is collected in the generation that a host is in is in none of the records that it
+    /// writes from then on. (One that is written and not durable has not begun yet.)
+    fn check_purged(&mut self, at: usize, changes: &[Change]) {
+        let host = &self.hosts[at];
+        let generations = host.store.generations().unwrap_or_default();
+        for change in changes {
+            let Change::Record { partition, key, record } = change else { continue };
+            let begun = |own: &Generation| {
+                let node = host.node.as_ref();
+                node.is_some_and(|node| node.generation(*partition) == own.number)
+            };
+            let own = generations.iter().find(|(of, own)| of == partition && begun(own));
+            let collected = own.and_then(|(_, own)| own.collected_of(key));
+            if collected.is_some_and(|them| record.object.forget(them) != record.object) {
+                let what = format!("n{at} takes back what is collected");
+                self.broken = self.broken.take().or(Some(Broken { key: key.clone(), what }));
+            }
+        }
+    }
+
+    /// One batch at a time, of everything that is queued: group commit.
+    fn write(&mut self, at: usize) {
+        let most = 2 * self.plan.object_limits().merged + RECORD_SLACK_BYTES;
+        let host = &mut self.hosts[at];
+        if host.writing || host.writes.is_empty() {
+            return;
+        }
+        host.writing = true;
+        let mut last = 0;
+        for (mark, changes) in host.writes.drain(..) {
+            let _ = host.store.apply(&changes);
+            last = mark;
+            for change in &changes {
+                if let Change::Generation { generation, .. } = change {
+                    self.judge.begin_generation(generation);
+                }
+                if let Change::Record { key, record, .. }
+                | Change::Hint { key, record: Some(record), .. } = change
+                {
+                    let verdict = self.judge.check_object(key, &record.object);
+                    self.broken = self.broken.take().or(verdict.err());
+                    let (bytes, limit) = (wire::encoded_len(&record.object), most);
+                    if bytes > limit {
+                        let what = format!(
+                            "the store of n{at} fails: a record of {bytes} bytes; the limit is {limit}"
+                        );
+                        self.broken =
+                            self.broken.take().or(Some(Broken { key: key.clone(), what }));
+                    }
+                }
+            }
+        }
+        let life = host.life;
+        let slow = self.slowness(at) * if self.rng.chance(0.02) { 20 } else { 2 };
+        let when = self.now() + 50 + self.rng.below(slow * self.plan.mean_disk);
+        self.schedule(when, Event::Synced { at, life, mark: last });
+    }
+
+    fn slowness(&self, at: usize) -> Micros {
+        if self.hosts[at].slow_until > self.now() { 100 } else { 1 }
+    }
+
+    /// A host's disk hangs. Its node, and one that starts meanwhile, notices after a while.
+    pub(super) fn hang(&mut self, at: usize, length: Micros) {
+        let until = self.now() + length;
+        self.hosts[at].hung_until = until.max(self.hosts[at].hung_until);
+        self.schedule(until, Event::Resume { at });
+        self.expect_stall(at);
+    }
+
+    /// The node of a host is going to notice that its disk hangs, if it does.
+    pub(super) fn expect_stall(&mut self, at: usize) {
+        let (life, when) = (self.hosts[at].life, self.now() + NOTICED_AFTER);
+        if self.hosts[at].hung_until > when {
+            self.schedule(when, Event::Stall { at, life });
+        }
+    }
+
+    pub(super) fn stall(&mut self, at: usize, life: u64) {
+        let now = self.now();
+        let host = &mut self.hosts[at];
+        if host.life == life && host.hung_until > now && host.stalled.is_none() {
+            host.stalled = Some(now);
+            self.count("stalls noticed");
+            self.input(at, Input::Stalled(Some(Stall::All)));
+        }
+    }
+
+    /// A disk answers again, unless it hangs anew.
+    pub(super) fn resume(&mut self, at: usize) {
+        if self.hosts[at].hung_until <= self.now() && self.hosts[at].stalled.take().is_some() {
+            self.input(at, Input::Stalled(None));
+        }
+    }
+
+    /// A host crashes, and its disk is as it was when a copy of all was made: nobody is left to
+    /// notice.
+    fn restore(&mut self, at: usize, down: Micros) {
+        let Some(copy) = self.hosts[at].copy.as_ref().map(MemoryStore::backup) else { return };
+        self.judge.lose(self.now(), at, None);
+        if self.hosts[at].node.is_some() {
+            self.crash(at, down);
+        }
+        self.hosts[at].store = copy;
+        self.hosts[at].unnoticed = true;
+        // Backups of single nodes that were made since are of a history that has ended: a
+        // generation's number may mean something else in it (docs/internals/decisions.md).
+        self.hosts[at].backup = None;
+    }
+
+    /// What befalls a disk itself. The judge is told of what it forgets.
+    pub(super) fn disk_fault(&mut self, fault: Fault) {
+        match fault {
+            Fault::LoseDisk { host, down } if self.hosts[host].node.is_some() => {
+                self.count("lost disks");
+                self.judge.lose(self.now(), host, None);
+                self.crash(host, down);
+                self.hosts[host].store = MemoryStore::default();
+            }
+            Fault::LosePages { host, down } if self.hosts[host].node.is_some() => {
+                self.count("stores made anew");
+                self.judge.lose(self.now(), host, None);
+                self.crash(host, down);
+                self.hosts[host].store.lose_some(&mut self.rng);
+            }
+            Fault::BackUp { host } => {
+                self.hosts[host].backup = Some(self.hosts[host].store.backup());
+            }
+            Fault::CopyAll => {
+                for host in self.hosts.iter_mut() {
+                    let copy = host.store.backup();
+                    if let Some(node) = &host.node {
+                        let _ = end_life(&copy, node.meta());
+                    }
+                    host.copy = Some(copy);
+                }
+            }
+            Fault::RestoreAll { down } => {
+                self.count("clusters restored from copies");
+                for at in 0..self.hosts.len() {
+                    self.restore(at, down);
+                }
+            }
+            Fault::RollBack { host, down } if self.hosts[host].node.is_some() => {
+                let Some(backup) = &self.hosts[host].backup else { return };
+                let backup = backup.backup();
+                self.count("rolled-back disks");
+                self.judge.lose(self.now(), host, None);
+                self.crash(host, down);
+                self.hosts[host].store = backup;
+                self.hosts[host].unnoticed = true;
+            }
+            Fault::CopyDisk { host, from, down } if self.hosts[host].node.is_some() => {
+                self.crash(host, down);
+                let copy = self.hosts[from].store.backup();
+                let refused = begin_life(&copy, &self.hosts[host].owner, Process::New(0)).is_err();
+                self.count(if refused { "copied disks refused" } else { "copied disks taken" });
+            }
+            Fault::Damage { host } => {
+                if let Some(key) = self.hosts[host].store.damage(&mut self.rng) {
+                    self.count("damaged records");
+                    self.judge.lose(self.now(), host, Some(key));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn synced(&mut self, at: usize, life: u64, mark: u64) {
+        if self.hosts[at].life != life {
+            return;
+        }
+        let hung = self.hosts[at].hung_until;
+        if hung > self.now() {
+            return self.schedule(hung, Event::Synced { at, life, mark });
+        }
+        if self.hosts[at].writing {
+            let _ = self.hosts[at].store.sync();
+            self.hosts[at].writing = false;
+        }
+        let paused = self.hosts[at].paused_until;
+        if paused > self.now() {
+            return self.schedule(paused, Event::Synced { at, life, mark });
+        }
+        self.input(at, Input::Store(Done::Synced { mark }));
+        self.write(at);
+    }
+
+    pub(super) fn disk(&mut self, at: usize, life: u64, work: Work) {
+        let host = &self.hosts[at];
+        if host.life != life {
+            return;
+        }
+        let hung = host.hung_until;
+        if hung > self.now() {
+            return self.schedule(hung, Event::Disk { at, life, work });
+        }
+        if let Some(done) = looked_up(&host.store, work) {
+            self.input(at, Input::Store(done));
+        }
+    }
+}

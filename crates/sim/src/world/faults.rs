@@ -1,0 +1,154 @@
+//! What goes wrong in the world, and its end.
+
+use pixii_core::merkle::{Binding, KeptTrees};
+use pixii_core::node::{Input, Shortage};
+use pixii_core::store::{Store, end_life};
+use pixii_core::types::{MILLI, Micros};
+
+use super::{Event, World};
+use crate::scenario::Fault;
+
+/// A host that stops has so long to finish what it does,
+pub(super) const FINISH: Micros = 2_000 * MILLI;
+/// and it is looked so often whether it has.
+const AGAIN: Micros = 5 * MILLI;
+
+impl World {
+    pub(super) fn fault(&mut self, fault: Fault) {
+        self.note(|| format!("{fault:?}"));
+        self.doubt(fault);
+        match fault {
+            Fault::Crash { host, down } => {
+                if self.hosts[host].node.is_some() {
+                    self.count("crashes");
+                    self.crash(host, down);
+                }
+            }
+            Fault::PowerCut { down } => {
+                self.count("power cuts");
+                for host in 0..self.hosts.len() {
+                    if self.hosts[host].node.is_some() {
+                        self.crash(host, down);
+                    }
+                }
+            }
+            Fault::CleanStop { host, down } => {
+                let (life, by) = (self.hosts[host].life, self.now() + FINISH);
+                self.schedule(self.now(), Event::Stop { at: host, life, down, by });
+            }
+            Fault::Pause { host, length } => {
+                self.count("pauses");
+                self.hosts[host].paused_until = self.now() + length;
+            }
+            Fault::Full { host, length } => {
+                self.count("full disks");
+                let (free_bytes, reserve_bytes) = (1, 2);
+                let shortage = Some(Shortage { free_bytes, reserve_bytes });
+                self.input(host, Input::Space(shortage));
+                self.schedule(self.now() + length, Event::Room { at: host });
+            }
+            Fault::Slow { host, length } => {
+                self.count("slow disks");
+                self.hosts[host].slow_until = self.now() + length;
+            }
+            Fault::Hang { host, length } => {
+                self.count("hung disks");
+                self.hang(host, length);
+            }
+            Fault::Cut { from, to, both, length } => {
+                self.count(if both { "cuts both ways" } else { "cuts one way" });
+                let back = both.then_some((to, from));
+                for (from, to) in [Some((from, to)), back].into_iter().flatten() {
+                    self.net.cut(self.hosts[from].id, self.hosts[to].id);
+                    self.schedule(self.now() + length, Event::Mend { from, to });
+                }
+            }
+            Fault::Flap { host, other, times, length } => {
+                self.count("links flapping");
+                for at in 0..times {
+                    let when = self.now() + at * length / times;
+                    self.schedule(when, Event::Relink { at: host, peer: other });
+                    self.schedule(when, Event::Relink { at: other, peer: host });
+                }
+            }
+            Fault::Partition { side, length } => {
+                self.count("partitions");
+                let in_side = |host: usize| side >> host & 1 == 1;
+                let hosts = self.hosts.len();
+                let pairs = (0..hosts).flat_map(|from| (0..hosts).map(move |to| (from, to)));
+                for (from, to) in pairs.filter(|(from, to)| in_side(*from) != in_side(*to)) {
+                    self.net.cut(self.hosts[from].id, self.hosts[to].id);
+                    self.schedule(self.now() + length, Event::Mend { from, to });
+                }
+            }
+            Fault::StopAll { down } => {
+                self.count("clusters stopped");
+                for host in 0..self.hosts.len() {
+                    self.fault(Fault::CleanStop { host, down });
+                }
+            }
+            Fault::Replace { host, back } => self.begin_replacing(host, back),
+            Fault::CopyAll
+            | Fault::RestoreAll { .. }
+            | Fault::LoseDisk { .. }
+            | Fault::LosePages { .. }
+            | Fault::BackUp { .. }
+            | Fault::RollBack { .. }
+            | Fault::CopyDisk { .. }
+            | Fault::Damage { .. } => self.disk_fault(fault),
+        }
+    }
+
+    /// A host stops as an operator has it do: it takes no requests, and ends when it is done, or `by` then.
+    pub(super) fn stop_cleanly(&mut self, at: usize, life: u64, down: Micros, by: Micros) {
+        if self.hosts[at].life != life || self.hosts[at].node.is_none() {
+            return;
+        }
+        self.input(at, Input::Drain(true));
+        let Some(node) = &self.hosts[at].node else { return };
+        if !node.is_idle() && self.now() < by {
+            return self.schedule(self.now() + AGAIN, Event::Stop { at, life, down, by });
+        }
+        let (meta, trees) = (node.meta().clone(), node.kept_trees());
+        for (_, changes) in std::mem::take(&mut self.hosts[at].writes) {
+            let _ = self.hosts[at].store.apply(&changes);
+        }
+        let host = &self.hosts[at];
+        let _ = end_life(&host.store, &meta);
+        let (store, incarnation) = (meta.store, meta.incarnation);
+        let binding = Binding { store, incarnation, ring: host.placement().0.id(), limit: 0 };
+        let _ = host.store.keep_trees(&KeptTrees { binding, trees }.encode());
+        self.count("clean stops");
+        // It may have been paused meanwhile.
+        self.doubt(Fault::CleanStop { host: at, down });
+        self.stop(at);
+        self.schedule(self.now() + down, Event::Start { at });
+    }
+
+    pub(super) fn crash(&mut self, at: usize, down: Micros) {
+        let lost = self.hosts[at].store.power_cut(&mut self.rng) + self.hosts[at].writes.len();
+        *self.counts.entry("unsynced batches lost").or_default() += lost as u64;
+        self.stop(at);
+        self.schedule(self.now() + down, Event::Start { at });
+    }
+
+    pub(super) fn heal(&mut self) {
+        self.healing = true;
+        self.net.heal();
+        for at in 0..self.hosts.len() {
+            self.hosts[at].paused_until = 0;
+            self.hosts[at].slow_until = 0;
+            self.hosts[at].hung_until = 0;
+            self.resume(at);
+            if self.hosts[at].node.is_none() && !self.hosts[at].is_removed {
+                self.start(at, false);
+            }
+        }
+    }
+
+    /// A link breaks at one end and is up again soon.
+    pub(super) fn relink(&mut self, at: usize, peer: usize) {
+        self.input(at, Input::Link { peer: self.hosts[peer].id, up: false });
+        self.announce(at, peer, 50 * MILLI);
+    }
+}

@@ -1,0 +1,141 @@
+//! What has to be well again some time after healing, with no read and no command.
+
+use std::collections::BTreeMap;
+
+use pixii_core::causal::Object;
+use pixii_core::members::{Member, Opinion, Standing};
+use pixii_core::node::Node;
+use pixii_core::store::{Found, Store};
+use pixii_core::types::{Key, Partition};
+
+use super::super::judge::Broken;
+use super::{Host, World};
+
+impl World {
+    /// True when everybody serves, believes everybody to be up, agrees on the members, and keeps nothing for
+    /// others any more.
+    pub(super) fn has_converged(&self) -> bool {
+        self.unwell().is_none()
+    }
+
+    pub(super) fn unconverged(&self) -> Broken {
+        let what = self.unwell().unwrap_or_else(|| "nothing is wrong".into());
+        Broken { key: self.some_key(), what: format!("a minute after healing {what}") }
+    }
+
+    /// A key for the story of what concerns none or all.
+    pub(super) fn some_key(&self) -> Key {
+        Key::new("key0").unwrap_or_else(|_| unreachable!("a short name is a key"))
+    }
+
+    /// What is not well yet.
+    fn unwell(&self) -> Option<String> {
+        let all = || self.hosts.iter().enumerate().filter(|(_, host)| !host.is_removed);
+        let first = all().next();
+        let members = first.and_then(|(_, host)| host.node.as_ref()).map(Node::members);
+        for (at, host) in all() {
+            let Some(node) = &host.node else { return Some(format!("n{at} is down")) };
+            if !node.is_settled() {
+                return Some(format!("n{at} does not serve"));
+            }
+            if node.is_awaiting() {
+                return Some(format!("n{at} waits for hints"));
+            }
+            let (ring, _) = host.placement();
+            if ring.id() != self.ring.id() {
+                return Some(format!(
+                    "n{at} lives with ring {}, not {}",
+                    ring.version(),
+                    self.ring.version()
+                ));
+            }
+            let removed = |member: &&Member| member.standing == Standing::Removed;
+            let mut owners = node.members().iter().filter(removed);
+            if let Some(owner) = owners.find(|member| ring.has(member.id())) {
+                return Some(format!("{}, which is removed, has places at n{at}", owner.name));
+            }
+            if members != Some(node.members()) {
+                return Some(format!("n{at} knows other members than n0"));
+            }
+            for peer in self.hosts.iter().filter(|peer| peer.id != host.id) {
+                let view = node.peer_view(self.clock(at), peer.id);
+                if view.opinion != Opinion::Up && !peer.is_removed {
+                    return Some(format!("n{at} sees {}: {view:?}", peer.owner.name));
+                }
+                let kept = self.kept(host, peer);
+                // Where every copy is damaged there is nothing to mend them with, and nothing is taken for them.
+                let beyond_help = |key: &Key| self.copies(key).iter().all(|copy| copy.1.is_none());
+                if let Some(key) = kept.iter().find(|key| !beyond_help(key)) {
+                    return Some(format!("n{at} keeps {key:?} for {}", peer.owner.name));
+                }
+            }
+            let lacking = &node.meta().without_authority;
+            if let Some(partition) = lacking.first() {
+                return Some(format!("n{at} has no authority for partition {}", partition.0));
+            }
+        }
+        if self.plan.hints_alone {
+            return self.judge.keys().find_map(|key| self.lacks(key));
+        }
+        self.judge.keys().find_map(|key| self.unequal(key))
+    }
+
+    /// What was acknowledged and some home does not have.
+    fn lacks(&self, key: &Key) -> Option<String> {
+        self.copies(key).into_iter().find_map(|(host, copy)| {
+            let lacking = self.judge.lacking(key, &copy?)?;
+            Some(format!("{} has not got {lacking:?} of {key:?}", host.owner.name))
+        })
+    }
+
+    /// Each home of a key with its copy; `None` if that is damaged.
+    pub(super) fn copies(&self, key: &Key) -> Vec<(&Host, Option<Object>)> {
+        let partition = self.ring.partition(key);
+        let home = |host: &&Host| self.ring.homes(partition).contains(&host.id);
+        let found = |host: &Host| match host.store.read(partition, key) {
+            Ok(Found::Record(record)) => Some(record.object),
+            Ok(Found::Nothing) => Some(Object::default()),
+            _ => None,
+        };
+        self.hosts.iter().filter(home).map(|host| (host, found(host))).collect()
+    }
+
+    /// What is not the same at two homes of a key, or damaged: anti-entropy has yet to mend it.
+    fn unequal(&self, key: &Key) -> Option<String> {
+        let copies = self.copies(key);
+        if copies.iter().all(|(_, copy)| copy.is_none()) {
+            return None;
+        }
+        let tells = |(_, copy): &&(&Host, Option<Object>)| {
+            copy.as_ref().is_some_and(|copy| !copy.dead().is_empty())
+        };
+        // Hints for a key that is beyond help stay, and hold back what else is in the partition.
+        let mut beyond_help = self.judge.keys().filter(|other| {
+            self.ring.partition(other) == self.ring.partition(key)
+                && self.copies(other).iter().all(|(_, copy)| copy.is_none())
+        });
+        if let Some((host, _)) = copies.iter().find(tells)
+            && beyond_help.next().is_none()
+        {
+            let held_back: Vec<&BTreeMap<Partition, String>> = self
+                .hosts
+                .iter()
+                .filter_map(|host| host.node.as_ref())
+                .map(Node::collection_held_back)
+                .filter(|held_back| !held_back.is_empty())
+                .collect();
+            let name = &host.owner.name;
+            return Some(format!("{name} tells of what is gone of {key:?}: {held_back:?}"));
+        }
+        let (first, one) = copies.first()?;
+        let (other, _) = copies.iter().find(|(_, copy)| copy.is_none() || copy != one)?;
+        let (first, other) = (&first.owner.name, &other.owner.name);
+        Some(format!("{first} and {other} do not hold the same of {key:?}"))
+    }
+
+    /// The keys that a host keeps hints of for another one.
+    pub(super) fn kept(&self, host: &Host, target: &Host) -> Vec<Key> {
+        let page = host.store.list_hints(target.id, None, usize::MAX).unwrap_or_default();
+        page.hints.into_iter().map(|(key, _)| key).collect()
+    }
+}

@@ -1,0 +1,307 @@
+//! A member that is replaced for good, and comes back all the same with what it had.
+
+use std::sync::Arc;
+
+use pixii_core::members::{Member, Members, Standing};
+use pixii_core::node::{Input, Node};
+use pixii_core::ring::Ring;
+use pixii_core::rng::Rng;
+use pixii_core::store::memory::MemoryStore;
+use pixii_core::store::{Owner, Store, end_life};
+use pixii_core::types::{MILLI, Micros, NodeId};
+
+use super::{Event, Host, World};
+use crate::judge::Broken;
+use crate::scenario::Fault;
+
+/// The command is given again after this time, until it has been carried out.
+const AGAIN: Micros = 1_000 * MILLI;
+/// A removed node talks for so long before it hears that it is removed.
+const TALKS: Micros = 500 * MILLI;
+
+pub(super) fn name(at: usize) -> String {
+    format!("n{at}")
+}
+
+impl Host {
+    /// A machine whose configuration names these hosts; an empty disk.
+    pub(super) fn new(at: usize, members: impl Iterator<Item = usize>, n: u8, q: u16) -> Self {
+        let members =
+            Members::new(members.map(|at| Member::configured(name(at), "sim:1")).collect());
+        let Ok(ring) = Ring::new(&members.ids(), n, q) else {
+            unreachable!("a scenario has at least as many hosts as replicas")
+        };
+        Host {
+            id: NodeId::of(&name(at)),
+            owner: Owner { cluster: "sim".into(), name: name(at), ring: ring.digest() },
+            ring: Arc::new(ring),
+            members,
+            store: MemoryStore::default(),
+            node: None,
+            life: 0,
+            writes: Default::default(),
+            writing: false,
+            paused_until: 0,
+            slow_until: 0,
+            hung_until: 0,
+            stalled: None,
+            backup: None,
+            copy: None,
+            unnoticed: false,
+            settled: None,
+            is_removed: false,
+            bootstraps: false,
+            bootstrapped: None,
+            wake: None,
+        }
+    }
+
+    /// The ring that its next life begins with, and the members.
+    pub(super) fn placement(&self) -> (Arc<Ring>, Members) {
+        match (self.store.ring(), self.store.members()) {
+            (Ok(Some(ring)), Ok(Some(members))) => (Arc::new(ring), members),
+            _ => (self.ring.clone(), self.members.clone()),
+        }
+    }
+}
+
+/// One replacement of this run: a host dies for good, and the operator gives its places to another
+/// one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Replacing {
+    /// Whose places are given,
+    pub(super) old: usize,
+    /// and to whom.
+    pub(super) new: usize,
+    /// When the operator gives the command for the first time; `None` before the host dies.
+    begun: Option<Micros>,
+}
+
+/// The replacements that are to come, each with a newcomer behind the `hosts` of the beginning.
+pub(super) fn planned(faults: &[(Micros, Fault)], hosts: usize) -> Vec<Replacing> {
+    let olds = faults.iter().filter_map(|(_, fault)| match fault {
+        Fault::Replace { host, .. } => Some(*host),
+        _ => None,
+    });
+    olds.zip(hosts..).map(|(old, new)| Replacing { old, new, begun: None }).collect()
+}
+
+impl World {
+    /// A host that is in a cluster, as its node or its disk knows.
+    fn founded(&self, at: usize) -> bool {
+        let host = &self.hosts[at];
+        match &host.node {
+            Some(node) => node.meta().cluster.is_some(),
+            None => matches!(host.store.meta(), Ok(Some(meta)) if meta.cluster.is_some()),
+        }
+    }
+
+    /// The hosts that are there from the beginning and are not dead for good.
+    fn living(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.plan.hosts).filter(|at| !self.hosts[*at].is_removed)
+    }
+
+    /// The host dies for good, and an operator is about to give its places to a newcomer. Another
+    /// operator may do the same.
+    pub(super) fn begin_replacing(&mut self, old: usize, back: Micros) {
+        // A cluster is founded by all its members: before, there is nobody to give the command to.
+        let runs_founded = |at: usize| self.hosts[at].node.is_some() && self.founded(at);
+        if !self.living().filter(|at| *at != old).all(runs_founded) {
+            let again = Fault::Replace { host: old, back };
+            return self.schedule(self.now() + AGAIN, Event::Fault(again));
+        }
+        let this = |one: &Replacing| one.old == old && one.begun.is_none();
+        let Some(which) = self.replacing.iter().position(this) else { return };
+        let twice = self.hosts[old].is_removed;
+        if !twice {
+            self.count("members replaced");
+            self.judge.lose(self.now(), old, None);
+            if self.hosts[old].node.is_some() {
+                let lost = self.hosts[old].store.power_cut(&mut self.rng);
+                *self.counts.entry("unsynced batches lost").or_default() += lost as u64;
+                self.stop(old);
+            }
+            self.hosts[old].is_removed = true;
+        }
+        let starts = self.now() + self.rng.below(2 * AGAIN);
+        self.schedule(starts, Event::Start { at: self.replacing[which].new });
+        // Of two operators, the second gives the command when the first does, more or less.
+        let others = self.replacing.iter().filter_map(|one| one.begun);
+        let command = match others.filter(|begun| *begun > self.now()).max() {
+            Some(begun) => begun + self.rng.below(2 * self.plan.mean_delay),
+            None => self.now() + self.rng.below(AGAIN),
+        };
+        self.replacing[which].begun = Some(command);
+        if which > 0 {
+            self.count(if twice {
+                "members replaced twice at once"
+            } else {
+                "pairs replaced at once"
+            });
+        }
+        self.schedule(command, Event::Replace { which });
+        if !twice {
+            self.schedule(self.now() + back, Event::Return { at: old });
+        }
+    }
+
+    /// True once some host lives with a ring in which others have the places of this one.
+    fn is_replaced(&self, old: usize) -> bool {
+        self.ring.version() > 1 && !self.ring.has(self.hosts[old].id)
+    }
+
+    /// Newcomers that were to have the places of this host.
+    fn newcomers(&self, old: usize) -> impl Iterator<Item = usize> + '_ {
+        self.replacing.iter().filter(move |one| one.old == old).map(|one| one.new)
+    }
+
+    /// True once nobody is left who lives with a ring in which the host has places, itself and
+    /// newcomers apart that have none themselves.
+    fn is_known(&self, old: usize) -> bool {
+        let has_place = |at: &usize| self.ring.has(self.hosts[*at].id);
+        let newcomers = self.newcomers(old).filter(has_place);
+        self.is_replaced(old)
+            && self.living().chain(newcomers).all(|at| {
+                let (ring, _) = self.hosts[at].placement();
+                ring.version() > 1 && !ring.has(self.hosts[old].id)
+            })
+    }
+
+    /// The operator gives the command to some node that serves; again, until everybody knows: who took it may have lost its
+    /// disk before it told anybody, and the newcomer is nobody to those who have forgotten it.
+    pub(super) fn replace(&mut self, which: usize) {
+        let Replacing { old, new, .. } = self.replacing[which];
+        if self.is_known(old) {
+            return self.dismiss(old);
+        }
+        self.schedule(self.now() + AGAIN, Event::Replace { which });
+        let taken = |at: usize| {
+            let (ring, _) = self.hosts[at].placement();
+            ring.version() > 1 && !ring.has(self.hosts[old].id)
+        };
+        if self.living().any(taken) {
+            return;
+        }
+        let serves = |at: &usize| self.hosts[*at].node.as_ref().is_some_and(Node::is_settled);
+        let ready: Vec<usize> = self.living().filter(serves).collect();
+        if ready.is_empty() && !(0..self.hosts.len()).any(|at| at != old && self.founded(at)) {
+            return self.bootstrap();
+        }
+        if let Some(at) = self.rng.pick(&ready).copied() {
+            let new = Member::configured(name(new), "sim:1");
+            self.note(|| format!("n{at} is told to give n{old}'s places to {}", new.name));
+            self.input(at, Input::Replace { old: self.hosts[old].id, new });
+        }
+    }
+
+    /// All know whose the places are: a newcomer that was promised them in vain is taken away, with
+    /// what it had.
+    fn dismiss(&mut self, old: usize) {
+        let has_place = |at: &usize| self.ring.has(self.hosts[*at].id);
+        let in_vain = |at: &usize| !has_place(at) && !self.hosts[*at].is_removed;
+        let in_vain: Vec<usize> = self.newcomers(old).filter(in_vain).collect();
+        for at in in_vain {
+            self.judge.lose(self.now(), at, None);
+            self.hosts[at].is_removed = true;
+            self.refuse(at);
+            self.count("newcomers in vain");
+        }
+    }
+
+    /// All others were set back to before the cluster was founded, and some are dead: the operator
+    /// has one of them found it anew, and waits.
+    fn bootstrap(&mut self) {
+        let runs = |at: &usize| self.hosts[*at].node.is_some();
+        let Some(at) = self.living().find(runs) else { return };
+        if self.hosts[at].bootstrapped == Some(self.hosts[at].life) {
+            return;
+        }
+        self.note(|| format!("n{at} is to found the cluster anew"));
+        self.stop(at);
+        self.hosts[at].bootstraps = true;
+        self.start(at, false);
+        self.hosts[at].bootstraps = false;
+        self.hosts[at].bootstrapped = Some(self.hosts[at].life);
+    }
+
+    /// A node has a later ring: it ends its life, and begins another one at once.
+    pub(super) fn relive(&mut self, at: usize) {
+        let Some(meta) = self.hosts[at].node.as_ref().map(|node| node.meta().clone()) else {
+            return;
+        };
+        for (_, changes) in std::mem::take(&mut self.hosts[at].writes) {
+            let _ = self.hosts[at].store.apply(&changes);
+        }
+        let _ = end_life(&self.hosts[at].store, &meta);
+        self.count("lives ended by a later ring");
+        let (ring, _) = self.hosts[at].placement();
+        if ring.version() == self.ring.version() && ring.id() != self.ring.id() {
+            self.count("rings made at once");
+        }
+        if ring.supersedes(&self.ring) {
+            self.ring = ring;
+        }
+        self.judge_ring(at);
+        self.stop(at);
+        self.start(at, true);
+    }
+
+    /// A removed member owns nothing: no node lives with a ring that has places for one that was
+    /// removed with this ring or an earlier one. (That a later one has removed another may be heard
+    /// before that ring is.)
+    pub(super) fn judge_ring(&mut self, at: usize) {
+        let (ring, members) = self.hosts[at].placement();
+        let owns = |member: &&Member| {
+            member.standing == Standing::Removed
+                && member.version <= ring.version()
+                && ring.has(member.id())
+        };
+        let owner = members.iter().find(owns);
+        if let Some(owner) = owner.filter(|_| !self.hosts[at].is_removed) {
+            let what = format!(
+                "n{at} lives with ring version {}, in which {} has places, which is removed",
+                ring.version(),
+                owner.name
+            );
+            let key = self.some_key();
+            self.broken = self.broken.take().or(Some(Broken { key, what }));
+        }
+    }
+
+    /// The removed host starts again, with what it had, once nobody is left who does not know.
+    pub(super) fn come_back(&mut self, at: usize) {
+        if !self.is_known(at) {
+            return self.schedule(self.now() + AGAIN, Event::Return { at });
+        }
+        self.count("removed members started again");
+        self.note(|| format!("n{at}, which is removed, starts with what it had"));
+        self.start(at, false);
+        let when = self.now() + Rng::new(self.plan.seed).below(TALKS);
+        self.schedule(when, Event::Refused { at });
+    }
+
+    /// It hears that it is removed, and ends; its disk stays as it is.
+    pub(super) fn refuse(&mut self, at: usize) {
+        if self.hosts[at].node.is_some() {
+            self.stop(at);
+        }
+    }
+
+    /// Whose place the node has now, or would have had.
+    pub(super) fn successor(&self, id: NodeId) -> NodeId {
+        let gone = self.replacing.iter().find(|one| self.hosts[one.old].id == id);
+        let heir = gone.filter(|one| self.is_replaced(one.old)).and_then(|one| self.heir(one.old));
+        heir.map_or(id, |heir| self.hosts[heir].id)
+    }
+
+    /// Who has the places of this host.
+    fn heir(&self, old: usize) -> Option<usize> {
+        self.newcomers(old).find(|at| self.ring.has(self.hosts[*at].id))
+    }
+
+    /// Who is asked in the place of this host.
+    pub(super) fn asked(&self, at: usize) -> usize {
+        let gone = self.hosts[at].is_removed && self.is_replaced(at);
+        gone.then(|| self.heir(at)).flatten().unwrap_or(at)
+    }
+}

@@ -1,0 +1,360 @@
+//! Clients in the world: what they ask, what they are told, and when it is judged.
+
+use bytes::Bytes;
+use pixii_core::causal::{Context, Object};
+use pixii_core::emulation::Verdict;
+use pixii_core::message::{Call, CallBody, Quorum, Refusal, Reply, ReplyBody, Request, Response};
+use pixii_core::node::{Input, Node};
+use pixii_core::ring::Ring;
+use pixii_core::store::{Found, Store};
+use pixii_core::types::{Blob, Key, MILLI, Micros, NodeId, WriteId};
+use pixii_core::wire;
+
+use super::super::clients::describe;
+use super::super::judge::{Acknowledgement, Broken, Image};
+use super::{Event, Host, World, client_id};
+
+/// At most so many bytes is a write in an encoded object, value and all.
+const VERSION_BYTES: usize = 36;
+/// A deadline that only a broken promise misses.
+const AMPLE_MS: u32 = 10_000;
+
+impl World {
+    /// After healing, everything is read once more from every home that has its authority.
+    pub(super) fn ask_at_the_end(&mut self) {
+        self.healed = true;
+        self.plan.timeout_ms = AMPLE_MS;
+        for at in 0..self.plan.keys {
+            let Ok(key) = Key::new(format!("key{at}").into_bytes()) else { continue };
+            let partition = self.ring.partition(&key);
+            let r = self.sound_homes(&key).count() as u8;
+            if r == 0 {
+                self.count("keys without an authoritative home");
+                continue;
+            }
+            let asked = Quorum { replicas: Some(r), strict: Some(true) };
+            let get = Request::Get { key: key.clone(), r: asked };
+            let list = Request::Keys { partition, after: None, limit_bytes: 1 << 20, r: Some(r) };
+            self.last_requests.extend([(key.clone(), get), (key, list)]);
+        }
+        self.clients[0].is_done = false;
+        self.schedule(self.now(), Event::Next { client: 0 });
+    }
+
+    /// The homes of a key whose copy counts.
+    fn sound_homes<'a>(&'a self, key: &'a Key) -> impl Iterator<Item = &'a Host> {
+        let partition = self.ring.partition(key);
+        self.hosts.iter().filter(move |host| {
+            let meta = host.node.as_ref().map(Node::meta);
+            let awaited = || self.hosts.iter().any(|other| !self.kept(other, host).is_empty());
+            let sound = match host.store.read(partition, key) {
+                Ok(Found::Record(_)) => true,
+                // What it has not counts for nothing while others keep hints for it.
+                Ok(Found::Nothing) => !awaited(),
+                _ => false,
+            };
+            self.ring.homes(partition).contains(&host.id)
+                && meta.is_some_and(|meta| !meta.without_authority.contains(&partition))
+                && sound
+        })
+    }
+
+    /// The operator accepts what is lost where no other host has it.
+    pub(super) fn accept_losses(&mut self) {
+        for at in 0..self.hosts.len() {
+            let lost = self.hosts[at].node.as_ref().is_some_and(|node| !node.lost().is_empty());
+            if lost {
+                self.input(at, Input::AcceptLoss);
+            }
+        }
+    }
+
+    /// Has a client settle a key that has outgrown its limits, or hints of which are kept: nobody
+    /// else can.
+    pub(super) fn settle_a_key(&mut self) {
+        let Some(limit) = self.plan.object_limit else { return };
+        if self.settling.is_some() || !self.clients[0].is_done {
+            return;
+        }
+        let large = |key: &&Key| {
+            let copies = self.copies(key).into_iter().filter_map(|(_, copy)| copy);
+            let mut copies = copies.filter(|copy| copy.values().next().is_some());
+            let pairs = || self.hosts.iter().flat_map(|a| self.hosts.iter().map(move |b| (a, b)));
+            let is_kept = || pairs().any(|(host, target)| self.kept(host, target).contains(key));
+            copies.any(|copy| wire::encoded_len(&copy) > limit || is_kept())
+        };
+        let Some(key) = self.judge.keys().find(large).cloned() else { return };
+        self.count("oversized keys settled");
+        self.settling = Some((key, false));
+        self.clients[0].is_done = false;
+        self.schedule(self.now(), Event::Next { client: 0 });
+    }
+
+    /// Reads a key that is to be settled from all its homes, or from one: a home that has lost its
+    /// disk, and cannot take the key over, counts in no read. Or deletes what was read.
+    fn settle(&mut self, client: usize, (key, read): (Key, bool)) {
+        let n = self.plan.n;
+        let all = Quorum { replicas: Some(n), strict: Some(true) };
+        let context = self.clients[client].context(&key);
+        let mut quorum = n;
+        let request = match context {
+            Some(context) if read => {
+                Request::Delete { key: key.clone(), context: Some(context), w: all }
+            }
+            _ => {
+                self.settling = Some((key.clone(), true));
+                quorum = if self.rng.chance(0.5) { n } else { 1 };
+                let r = Quorum { replicas: Some(quorum), strict: Some(true) };
+                Request::Get { key: key.clone(), r }
+            }
+        };
+        let id = WriteId(self.rng.next_u128());
+        if let Some(write) = describe(&request) {
+            self.judge.issue(id, write);
+        }
+        let is_write = request.is_write();
+        self.clients[client].begin(request, key, (quorum, true), self.time.now());
+        if let (true, Some(current)) = (is_write, &mut self.clients[client].current) {
+            current.write = Some(id);
+        }
+        let body = self.clients[client].attempt(&self.plan);
+        self.send_call(client, body);
+    }
+
+    pub(super) fn next_request(&mut self, client: usize) {
+        if client == 0
+            && let Some(key) = self.settling.take()
+        {
+            return self.settle(client, key);
+        }
+        if let Some((key, request)) = self.last_requests.pop_front() {
+            let quorum = match &request {
+                Request::Get { r: quorum, .. }
+                | Request::Put { w: quorum, .. }
+                | Request::PutAgain { w: quorum, .. }
+                | Request::Delete { w: quorum, .. } => quorum.replicas,
+                Request::Keys { r, .. } => *r,
+            };
+            let quorum = quorum.unwrap_or(self.plan.n);
+            self.clients[client].begin(request, key, (quorum, true), self.time.now());
+            let body = self.clients[client].attempt(&self.plan);
+            return self.send_call(client, body);
+        }
+        if self.issued >= self.plan.operations || self.healing {
+            self.clients[client].is_done = true;
+            return;
+        }
+        self.issued += 1;
+        let (body, write) = self.clients[client].next(&self.plan, self.time.now());
+        if let (Some(write), Some(current)) = (write, &self.clients[client].current)
+            && let Some(id) = current.write
+        {
+            self.judge.issue(id, write);
+        }
+        self.send_call(client, body);
+    }
+
+    fn send_call(&mut self, client: usize, body: CallBody) {
+        let Some(current) = self.clients[client].current.clone() else { return };
+        self.tell(&current.key, || {
+            format!("client {client} asks n{}: {:?}", current.host, current.request)
+        });
+        let frame = wire::frame(&Call { id: current.call, body });
+        let (to, kind) = (self.asked(current.host), current.request.kind());
+        // A connection carries a call once or breaks.
+        match self.net.verdict(self.now(), client_id(client), self.hosts[to].id, kind) {
+            Verdict::Deliver(delays) => {
+                let delay = delays.first().copied().unwrap_or_default();
+                let life = self.hosts[to].life;
+                self.schedule(self.now() + delay, Event::ToHost { client, to, life, frame });
+            }
+            Verdict::Drop | Verdict::Cut => self.count("messages dropped"),
+        }
+        let timeout = Micros::from(self.plan.timeout_ms) * MILLI;
+        // A client that hedges sends the put to another node while the first one may yet carry it
+        // out.
+        let hedges = self.plan.hedges && current.write.is_some() && current.attempts == 1;
+        let patience = if hedges { timeout / 8 } else { timeout * 3 / 2 };
+        let call = current.call;
+        self.schedule(self.now() + patience, Event::GaveUp { client, call });
+    }
+
+    /// A node answers a client now: what it says must already be true.
+    pub(super) fn judge_reply(&mut self, client: usize, id: u64, response: &Response) {
+        let Some(current) = self.clients[client].current.clone() else { return };
+        self.tell(&current.key, || format!("client {client} is answered: {response:?}"));
+        if current.call != id {
+            return;
+        }
+        let (key, n) = (&current.key, self.plan.n);
+        let verdict = match (response, current.write) {
+            (Response::Written { dot, context, .. }, Some(write)) => {
+                let (w, context) = (current.quorum, unseal(key, context));
+                let (since, now, strict) = (current.since, self.now(), current.strict);
+                let told = Acknowledgement { since, now, w, strict, dot: *dot, context };
+                let durable = self.durable(key);
+                self.judge.acknowledge(write, told, &durable)
+            }
+            (Response::Found { values, context, .. }, None) => {
+                let (seen, durable) = (unseal(key, context), self.durable(key));
+                let values: Vec<Vec<u8>> = values.iter().map(|value| value.0.to_vec()).collect();
+                let quorums = (current.quorum, n, current.strict);
+                let limit = self.plan.object_limits().merged;
+                self.judge.cut_reads_from(limit / VERSION_BYTES);
+                self.judge.check_read(key, current.since, quorums, &values, &seen, &durable)
+            }
+            _ => Ok(()),
+        };
+        self.broken = self.broken.take().or(verdict.err());
+        self.judge_refusal(client, response);
+        self.judge_unknown(client, response);
+    }
+
+    /// What each host would have of a key after a power cut now.
+    fn durable(&self, key: &Key) -> Vec<Image> {
+        let homes = self.ring.homes(self.ring.partition(key));
+        let image = |host: &Host| {
+            if host.is_removed {
+                return Image { home: None, own: Object::default(), hints: Vec::new() };
+            }
+            let place = |id: NodeId| homes.iter().position(|home| *home == self.successor(id));
+            let hint = |(target, found)| match found {
+                Found::Record(record) => Some((place(target)?, record.object)),
+                Found::Nothing | Found::Damaged => None,
+            };
+            let hints = host.store.hints_durable(key).into_iter().filter_map(hint).collect();
+            Image { home: place(host.id), own: image(host, &self.ring, key), hints }
+        };
+        self.hosts.iter().map(image).collect()
+    }
+
+    pub(super) fn take_reply(&mut self, client: usize, frame: &Bytes) {
+        let Some(Reply { id, body: ReplyBody::Data(response) }) = self.open(frame) else {
+            unreachable!("a node's own words are read back")
+        };
+        let Some(current) = self.clients[client].current.clone() else { return };
+        if current.call != id {
+            return;
+        }
+        match response {
+            Response::Unknown { .. } => return self.uncertain(client),
+            Response::Refused(refusal) if self.healed => {
+                let what = format!("after healing a read is refused: {refusal}");
+                self.broken = Some(Broken { key: current.key.clone(), what });
+            }
+            Response::Refused(refusal) => {
+                self.count(refusal_name(&refusal));
+                if let (Some(write), false) = (current.write, current.uncertain) {
+                    self.judge.refuse(write);
+                }
+            }
+            Response::Found { values, context, .. } => {
+                self.count("gets answered");
+                match values.len() {
+                    0 => self.count("gets finding nothing"),
+                    1 => {}
+                    _ => self.count("gets finding siblings"),
+                }
+                self.clients[client].learn(&current.key, context);
+            }
+            Response::Written { .. } if current.altered => {
+                let what = "an altered context was taken".into();
+                self.broken = Some(Broken { key: current.key.clone(), what });
+            }
+            Response::Written { dot, context, .. } => {
+                let put = dot.is_some();
+                self.count(if put { "puts acknowledged" } else { "deletes acknowledged" });
+                if current.uncertain {
+                    self.count("retries acknowledged");
+                }
+                self.clients[client].learn(&current.key, context);
+            }
+            Response::Keys { keys, .. } => {
+                self.count("listings answered");
+                let verdict =
+                    self.judge.check_listing(&current.key, (current.quorum, self.plan.n), &keys);
+                self.broken = self.broken.take().or(verdict.err());
+            }
+        }
+        self.think(client);
+    }
+
+    /// The client does not know what became of its request.
+    pub(super) fn uncertain(&mut self, client: usize) {
+        if let Some(current) = &mut self.clients[client].current
+            && current.write.is_some()
+        {
+            current.uncertain = true;
+            if let Some(write) = current.write {
+                self.judge.unheard(write);
+            }
+            self.count("writes unknown");
+        }
+        if self.healed
+            && let Some(current) = &self.clients[client].current
+        {
+            let what = "after healing a read is not answered".into();
+            self.broken = Some(Broken { key: current.key.clone(), what });
+        }
+        if self.clients[client].wants_retry() {
+            let body = self.clients[client].attempt(&self.plan);
+            return self.send_call(client, body);
+        }
+        self.think(client);
+    }
+
+    fn think(&mut self, client: usize) {
+        self.clients[client].current = None;
+        let when = self.now() + self.clients[client].think(&self.plan);
+        self.schedule(when, Event::Next { client });
+    }
+
+    pub(super) fn judge_end(&mut self) {
+        for at in 0..self.plan.keys {
+            let Ok(key) = Key::new(format!("key{at}").into_bytes()) else { continue };
+            let images = self.durable(&key);
+            let merged = images.iter().fold(Object::default(), |all, one| all.sync(&one.joined()));
+            self.tell(&key, || format!("at the end, all disks merged: {merged:?}"));
+            // The last read asked all of them, so it has repaired those that were behind.
+            let copies =
+                self.sound_homes(&key).map(|host| (host.id, image(host, &self.ring, &key)));
+            let copies: Vec<(NodeId, Object)> = copies.collect();
+            let verdict = self.judge.check_end(&key, &merged);
+            let verdict = verdict.and_then(|()| self.judge.check_equal(&key, &copies));
+            if let Err(broken) = verdict {
+                self.broken = Some(broken);
+                return;
+            }
+        }
+    }
+}
+
+/// The record that a host would have of a key after a power cut now.
+fn image(host: &Host, ring: &Ring, key: &Key) -> Object {
+    match host.store.read_durable(ring.partition(key), key) {
+        Found::Record(record) => record.object,
+        Found::Nothing | Found::Damaged => Object::default(),
+    }
+}
+
+fn unseal(key: &Key, sealed: &Blob) -> Context {
+    let Some(context) = wire::unseal(key, sealed) else {
+        unreachable!("a node seals contexts for their key")
+    };
+    context
+}
+
+fn refusal_name(refusal: &Refusal) -> &'static str {
+    match refusal {
+        Refusal::Unreachable { .. } => "refused: no quorum reachable",
+        Refusal::NoQuorum { .. } => "refused: no quorum answered",
+        Refusal::Siblings(_) => "refused: sibling limit",
+        Refusal::BadContext => "refused: altered context",
+        Refusal::NoContext => "refused: delete without context",
+        Refusal::NoSpace { .. } => "refused: full disk",
+        Refusal::Starting { .. } => "refused: starting",
+        Refusal::Damaged => "refused: damaged copy",
+        Refusal::Busy { .. } => "refused: busy",
+        _ => "refused: other",
+    }
+}

@@ -1,0 +1,334 @@
+//! Daemons in this process, and connections whose bytes the test writes itself.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::{self, JoinHandle};
+
+use bytes::BytesMut;
+use pixii::config::Config;
+use pixii::engine::{self, Order, ServeError};
+use pixii_core::generation::Generation;
+use pixii_core::members::Members;
+use pixii_core::message::{Call, CallBody, Reply, ReplyBody, Request, Response, StatusReport};
+use pixii_core::ring::Ring;
+use pixii_core::secret::Seal;
+use pixii_core::store::memory::MemoryStore;
+use pixii_core::store::{
+    Change, Found, HintPage, Kept, Listing, Meta, ScanPage, Span, Store, StoreError,
+};
+use pixii_core::types::{Blob, Key, NodeId, Partition, WriteId};
+use pixii_core::wire::{self, Hello, MAX_FRAME_BYTES, Welcome};
+use tokio::sync::mpsc;
+
+use crate::{DEADLINE, free_port, until};
+
+const TIMEOUT_MS: u32 = 20_000;
+
+pub fn config_text(name: &str, ports: &[u16], own: usize) -> String {
+    let n = ports.len().min(3);
+    let mut text = format!(
+        "name = \"{name}\"\ncluster = \"test\"\ndata_dir = \"unused\"\nn = {n}\npartitions = 16\n\
+         listen = \"127.0.0.1:{}\"\n",
+        ports[own]
+    );
+    for (at, port) in ports.iter().enumerate() {
+        let member = format!("[[members]]\nname = \"n{at}\"\naddress = \"127.0.0.1:{port}\"\n");
+        text.push_str(&member);
+    }
+    text
+}
+
+pub fn config(ports: &[u16], own: usize) -> Config {
+    Config::parse(&config_text(&format!("n{own}"), ports, own), Path::new("test.toml")).unwrap()
+}
+
+pub struct Daemon {
+    pub port: u16,
+    orders: mpsc::Sender<Order>,
+    thread: Option<JoinHandle<Result<(), ServeError>>>,
+}
+
+impl Daemon {
+    pub fn start(ports: &[u16], own: usize, store: Arc<dyn Store>) -> Self {
+        Daemon::with(config(ports, own), ports[own], store)
+    }
+
+    /// A daemon with a configuration of its own, which listens on `port`.
+    pub fn with(config: Config, port: u16, store: Arc<dyn Store>) -> Self {
+        let (orders, ordered) = mpsc::channel(1);
+        let thread = thread::spawn(move || engine::run(&config, store, ordered));
+        Daemon { port, orders, thread: Some(thread) }
+    }
+
+    pub fn alone(store: Arc<dyn Store>) -> Self {
+        let daemon = Daemon::start(&[free_port()], 0, store);
+        until("a node that serves", || daemon.status().serving.then_some(()));
+        daemon
+    }
+
+    pub fn ask_to_stop(&self) {
+        let _ = self.orders.try_send("the test".into());
+    }
+
+    pub fn ended(mut self) -> Result<(), ServeError> {
+        self.thread.take().unwrap().join().unwrap()
+    }
+
+    pub fn client(&self) -> Client {
+        Client::connect(self.port)
+    }
+
+    pub fn status(&self) -> StatusReport {
+        self.client().status()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.ask_to_stop();
+        // A test that fails may hold its store for ever: what it says must be seen.
+        if let Some(thread) = self.thread.take().filter(|_| !thread::panicking()) {
+            let _ = thread.join();
+        }
+    }
+}
+
+// --- the wire, spoken by hand ---
+
+/// A connection whose bytes this test writes itself.
+#[derive(Debug)]
+pub struct Raw {
+    pub stream: TcpStream,
+    buffer: BytesMut,
+}
+
+impl Raw {
+    pub fn connect(port: u16) -> Self {
+        let stream = until("a connection", || TcpStream::connect(("127.0.0.1", port)).ok());
+        Raw::on(stream)
+    }
+
+    pub fn on(stream: TcpStream) -> Self {
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Raw { stream, buffer: BytesMut::new() }
+    }
+
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).unwrap();
+    }
+
+    pub fn greet(&mut self, hello: &Hello) {
+        self.send(&[&wire::preamble(false)[..], &wire::frame(hello)].concat());
+    }
+
+    pub fn first_bytes(&mut self) -> [u8; wire::PREAMBLE_BYTES] {
+        let mut bytes = [0; wire::PREAMBLE_BYTES];
+        self.stream.read_exact(&mut bytes).unwrap();
+        bytes
+    }
+
+    pub fn preamble(&mut self) {
+        wire::check_preamble(&self.first_bytes(), false).unwrap();
+    }
+
+    /// The next frame's message; `None` when the connection is closed or cut.
+    pub fn next<T>(&mut self) -> Option<T>
+    where
+        T: for<'de> bincode::BorrowDecode<'de, bytes::Bytes>,
+    {
+        self.next_sealed(None)
+    }
+
+    /// The same, with the next of these seals.
+    pub fn next_sealed<T>(&mut self, mut seal: Option<&mut Seal>) -> Option<T>
+    where
+        T: for<'de> bincode::BorrowDecode<'de, bytes::Bytes>,
+    {
+        loop {
+            let seal = seal.as_deref_mut();
+            if let Some(frame) = wire::take_sealed(&mut self.buffer, MAX_FRAME_BYTES, seal).unwrap()
+            {
+                return Some(wire::decode(&frame).unwrap());
+            }
+            let mut chunk = [0; 65_536];
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return None,
+                Ok(read) => self.buffer.extend_from_slice(&chunk[..read]),
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return None,
+                Err(error) => panic!("nothing came: {error}"),
+            }
+        }
+    }
+
+    pub fn welcome(&mut self) -> Welcome {
+        self.preamble();
+        self.next().expect("a welcome")
+    }
+}
+
+pub struct Client {
+    raw: Raw,
+    pub last: u64,
+}
+
+impl Client {
+    pub fn connect(port: u16) -> Self {
+        let mut raw = Raw::connect(port);
+        raw.greet(&Hello::Client);
+        let welcome = raw.welcome();
+        assert!(matches!(welcome, Welcome::Accepted { .. }), "{welcome:?}");
+        Client { raw, last: 0 }
+    }
+
+    pub fn send(&mut self, body: CallBody) -> u64 {
+        self.last += 1;
+        self.raw.send(&wire::frame(&Call { id: self.last, body }));
+        self.last
+    }
+
+    pub fn data(&mut self, request: Request) -> u64 {
+        self.send(CallBody::Data { request, timeout_ms: TIMEOUT_MS })
+    }
+
+    /// Says that no more calls follow, as `shutdown(SHUT_WR)` does.
+    pub fn close_sending(&self) {
+        self.raw.stream.shutdown(std::net::Shutdown::Write).unwrap();
+    }
+
+    pub fn reply(&mut self) -> Option<Reply> {
+        self.raw.next()
+    }
+
+    pub fn call(&mut self, body: CallBody) -> ReplyBody {
+        let id = self.send(body);
+        let reply = self.reply().expect("a reply");
+        assert_eq!(reply.id, id);
+        reply.body
+    }
+
+    pub fn ask(&mut self, request: Request) -> Response {
+        match self.call(CallBody::Data { request, timeout_ms: TIMEOUT_MS }) {
+            ReplyBody::Data(response) => response,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn status(&mut self) -> StatusReport {
+        match self.call(CallBody::Status) {
+            ReplyBody::Status(status) => status,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+pub fn key(name: &str) -> Key {
+    Key::new(name.as_bytes().to_vec()).unwrap()
+}
+
+pub fn get(name: &str) -> Request {
+    Request::Get { key: key(name), r: None.into() }
+}
+
+pub fn put(name: &str, value: &[u8]) -> Request {
+    let value = Blob(value.to_vec().into());
+    Request::Put { key: key(name), value, context: None, write: WriteId(7), w: None.into() }
+}
+
+pub fn values(response: Response) -> Vec<Blob> {
+    match response {
+        Response::Found { values, .. } => values,
+        other => panic!("{other:?}"),
+    }
+}
+
+// --- a store with faults ---
+
+/// A store in memory that can be told to fail its syncs, to hold its reads, and how much room it has.
+#[derive(Default)]
+pub struct Faulty {
+    inner: MemoryStore,
+    pub fail: AtomicBool,
+    held: Mutex<bool>,
+    released: Condvar,
+    hung: Mutex<bool>,
+    thawed: Condvar,
+    free_bytes: Mutex<Option<u64>>,
+}
+
+impl Faulty {
+    pub fn hold(&self, held: bool) {
+        *self.held.lock().unwrap() = held;
+        self.released.notify_all();
+    }
+
+    /// Whether everything that writes hangs from now on, as on a frozen file system.
+    pub fn hang(&self, hung: bool) {
+        *self.hung.lock().unwrap() = hung;
+        self.thawed.notify_all();
+    }
+
+    fn wait_for_thaw(&self) {
+        let hung = self.hung.lock().unwrap();
+        drop(self.thawed.wait_while(hung, |hung| *hung).unwrap());
+    }
+
+    pub fn has_free(&self, bytes: u64) {
+        *self.free_bytes.lock().unwrap() = Some(bytes);
+    }
+}
+
+impl Store for Faulty {
+    fn ring(&self) -> Result<Option<Ring>, StoreError> {
+        self.inner.ring()
+    }
+    fn meta(&self) -> Result<Option<Meta>, StoreError> {
+        self.inner.meta()
+    }
+    fn read(&self, partition: Partition, key: &Key) -> Result<Found, StoreError> {
+        let held = self.held.lock().unwrap();
+        drop(self.released.wait_while(held, |held| *held).unwrap());
+        self.inner.read(partition, key)
+    }
+    fn list(&self, p: Partition, after: Option<&Key>, l: usize) -> Result<Listing, StoreError> {
+        self.inner.list(p, after, l)
+    }
+    fn members(&self) -> Result<Option<Members>, StoreError> {
+        self.inner.members()
+    }
+    fn read_hint(&self, target: NodeId, key: &Key) -> Result<Found, StoreError> {
+        self.inner.read_hint(target, key)
+    }
+    fn list_hints(&self, t: NodeId, a: Option<&Key>, l: usize) -> Result<HintPage, StoreError> {
+        self.inner.list_hints(t, a, l)
+    }
+    fn scan(&self, partition: Partition, span: &Span) -> Result<ScanPage, StoreError> {
+        self.inner.scan(partition, span)
+    }
+    fn generations(&self) -> Result<Vec<(Partition, Generation)>, StoreError> {
+        self.inner.generations()
+    }
+    fn hint_totals(&self, place: &dyn Fn(&Key) -> (Partition, bool)) -> Result<Kept, StoreError> {
+        self.inner.hint_totals(place)
+    }
+    fn apply(&self, changes: &[Change]) -> Result<(), StoreError> {
+        self.wait_for_thaw();
+        self.inner.apply(changes)
+    }
+    fn sync(&self) -> Result<(), StoreError> {
+        self.wait_for_thaw();
+        if self.fail.load(Ordering::SeqCst) {
+            return Err(StoreError("fdatasync: Input/output error".into()));
+        }
+        self.inner.sync()
+    }
+    fn disk_bytes(&self) -> Result<u64, StoreError> {
+        Ok(4_711)
+    }
+    fn free_bytes(&self, _: u64) -> Result<Option<u64>, StoreError> {
+        Ok(*self.free_bytes.lock().unwrap())
+    }
+}

@@ -1,0 +1,430 @@
+//! A cluster of fake nodes in this process: the real wire, the real clocks, one map for all nodes.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use pixii_core::causal::{Actor, Context, Object, Version};
+use pixii_core::members::{Member, Members, Opinion};
+use pixii_core::message::{
+    Call, CallBody, CollectionStatus, LinksReport, PairStatus, PeerRepair, PeerStatus, Refusal,
+    RepairCounts, RepairReport, RepairStatus, Reply, ReplyBody, Request, Response, RingReport,
+    SampleReport, StatusReport,
+};
+use pixii_core::ring::Ring;
+use pixii_core::types::{Key, NodeId, Partition, WriteId};
+use pixii_core::wire::{self, Hello, MAX_FRAME_BYTES, PREAMBLE_BYTES, Welcome};
+
+/// What a node does with a request for data.
+#[derive(Clone, Debug)]
+pub enum Manners {
+    /// What it is asked.
+    Serve,
+    /// The same, with a program that speaks protocol 4 only.
+    Old,
+    /// Refuses.
+    Refuse(Refusal),
+    /// Closes the connection at the next request, which it carries out if true; then it serves.
+    CutOnce(bool),
+    /// Says nothing.
+    Silent,
+    /// Says that the outcome is unknown.
+    Unknown,
+    /// Answers nobody for so long from the request with this number on, counted from 1; then it serves.
+    StallAt(u64, Duration),
+}
+
+struct Node {
+    name: String,
+    manners: Mutex<Manners>,
+    asked: AtomicU64,
+    stopped: AtomicBool,
+    kept: Mutex<BTreeMap<String, [u64; 3]>>,
+    compared: AtomicU64,
+    open: Mutex<Vec<TcpStream>>,
+}
+
+struct World {
+    ring: Ring,
+    report: RingReport,
+    nodes: Vec<Node>,
+    data: Mutex<BTreeMap<Key, Object>>,
+    writes: Mutex<HashMap<WriteId, u64>>,
+    serial: AtomicU64,
+}
+
+/// The cluster; it ends when dropped.
+pub struct Fake {
+    world: Arc<World>,
+    doors: Mutex<Vec<Option<JoinHandle<()>>>>,
+}
+
+impl Fake {
+    /// `count` nodes n1, n2, ... with `n` replicas and 16 partitions.
+    pub fn start(count: usize, n: u8) -> Self {
+        let listeners: Vec<TcpListener> =
+            (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let address = |listener: &TcpListener| listener.local_addr().unwrap().to_string();
+        let members: Vec<Member> = (1..)
+            .zip(&listeners)
+            .map(|(number, l)| Member::configured(format!("n{number}"), address(l)))
+            .collect();
+        let node = |member: &Member| Node {
+            name: member.name.clone(),
+            manners: Mutex::new(Manners::Serve),
+            asked: AtomicU64::new(0),
+            stopped: AtomicBool::new(false),
+            kept: Mutex::default(),
+            compared: AtomicU64::new(0),
+            open: Mutex::new(Vec::new()),
+        };
+        let nodes = members.iter().map(node).collect();
+        let members = Members::new(members);
+        let ring = Ring::new(&members.ids(), n, 16).unwrap();
+        let world = Arc::new(World {
+            ring: ring.clone(),
+            report: RingReport { members, ring, r: 1, w: 1, strict: false, avoided: Vec::new() },
+            nodes,
+            data: Mutex::default(),
+            writes: Mutex::default(),
+            serial: AtomicU64::new(1),
+        });
+        let doors = listeners
+            .into_iter()
+            .enumerate()
+            .map(|(at, listener)| {
+                let world = Arc::clone(&world);
+                Some(thread::spawn(move || accept(&world, at, &listener)))
+            })
+            .collect();
+        Fake { world, doors: Mutex::new(doors) }
+    }
+
+    /// Where node `at` (from 0) listens.
+    pub fn address(&self, at: usize) -> String {
+        self.world.report.members.iter().nth(at).unwrap().address.clone()
+    }
+
+    /// How node `at` behaves from now on.
+    pub fn behave(&self, at: usize, manners: Manners) {
+        *self.world.nodes[at].manners.lock().unwrap() = manners;
+    }
+
+    /// How all nodes behave from now on.
+    pub fn all_behave(&self, manners: &Manners) {
+        (0..self.world.nodes.len()).for_each(|at| self.behave(at, manners.clone()));
+    }
+
+    /// Node `at` says that it keeps hints for a member: how many, how many bytes, for how many milliseconds.
+    pub fn keeps(&self, at: usize, target: &str, amounts: [u64; 3]) {
+        self.world.nodes[at].kept.lock().unwrap().insert(target.into(), amounts);
+    }
+
+    /// Node `at` closes its port and its connections.
+    pub fn kill(&self, at: usize) {
+        let node = &self.world.nodes[at];
+        node.stopped.store(true, Ordering::SeqCst);
+        let _ = TcpStream::connect(self.address(at));
+        // Once its thread has ended, the port is closed.
+        if let Some(door) = self.doors.lock().unwrap()[at].take() {
+            door.join().unwrap();
+        }
+        for stream in node.open.lock().unwrap().drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// A killed node `at` listens again where it did.
+    pub fn revive(&self, at: usize) {
+        self.world.nodes[at].stopped.store(false, Ordering::SeqCst);
+        let listener = TcpListener::bind(self.address(at)).unwrap();
+        let world = Arc::clone(&self.world);
+        let door = thread::spawn(move || accept(&world, at, &listener));
+        self.doors.lock().unwrap()[at] = Some(door);
+    }
+
+    /// Whether node `at` has been told to stop.
+    pub fn is_stopped(&self, at: usize) -> bool {
+        self.world.nodes[at].stopped.load(Ordering::SeqCst)
+    }
+
+    /// How many requests for data node `at` has had.
+    pub fn asked(&self, at: usize) -> u64 {
+        self.world.nodes[at].asked.load(Ordering::SeqCst)
+    }
+
+    /// The places in the list of nodes of a key's homes, in their order.
+    pub fn homes(&self, key: &Key) -> Vec<usize> {
+        let ids = self.world.report.members.ids();
+        let place = |home: &NodeId| ids.iter().position(|id| id == home).unwrap();
+        self.world.ring.homes(self.world.ring.partition(key)).iter().map(place).collect()
+    }
+
+    /// How often each put was carried out, over all write ids.
+    pub fn repeats(&self) -> Vec<u64> {
+        self.world.writes.lock().unwrap().values().copied().collect()
+    }
+}
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        (0..self.world.nodes.len()).for_each(|at| self.kill(at));
+    }
+}
+
+fn accept(world: &Arc<World>, at: usize, listener: &TcpListener) {
+    for stream in listener.incoming() {
+        let node = &world.nodes[at];
+        let mut open = node.open.lock().unwrap();
+        if node.stopped.load(Ordering::SeqCst) {
+            return;
+        }
+        let stream = stream.unwrap();
+        open.push(stream.try_clone().unwrap());
+        let world = Arc::clone(world);
+        thread::spawn(move || converse(&world, at, stream));
+    }
+}
+
+/// Ends when either side closes the connection.
+fn converse(world: &World, at: usize, mut stream: TcpStream) -> Option<()> {
+    let mut preamble = [0; PREAMBLE_BYTES];
+    stream.read_exact(&mut preamble).ok()?;
+    wire::check_preamble(&preamble, false).ok()?;
+    let mut offered = wire::preamble(false);
+    if matches!(*world.nodes[at].manners.lock().unwrap(), Manners::Old) {
+        offered[PREAMBLE_BYTES - 2..].copy_from_slice(&wire::OLDEST_PROTOCOL.to_be_bytes());
+    }
+    stream.write_all(&offered).ok()?;
+    let mut input = BytesMut::new();
+    assert_eq!(wire::decode::<Hello>(&next(&mut stream, &mut input)?).unwrap(), Hello::Client);
+    let name = world.nodes[at].name.clone();
+    stream.write_all(&wire::frame(&Welcome::Accepted { cluster: "fake".into(), name })).ok()?;
+    loop {
+        let call: Call = wire::decode(&next(&mut stream, &mut input)?).unwrap();
+        let body = match call.body {
+            CallBody::Ring => ReplyBody::Ring(world.report.clone()),
+            CallBody::Status => ReplyBody::Status(status(world, at)),
+            CallBody::Links => ReplyBody::Links(links(world, at)),
+            CallBody::Emulate(_) => ReplyBody::Emulated(Err("this node is a fake".into())),
+            CallBody::Replace { .. } => ReplyBody::Replace(Err("this node is a fake".into())),
+            CallBody::AcceptLoss => ReplyBody::LossAccepted(Err("this node is a fake".into())),
+            CallBody::Drain(_) => ReplyBody::Drain(Err("this node is a fake".into())),
+            CallBody::Repair { begin, partition, peer } => {
+                ReplyBody::Repair(repair(world, at, begin, partition, peer))
+            }
+            CallBody::Samples => {
+                let name = world.nodes[at].name.clone();
+                ReplyBody::Samples(SampleReport { name, trips: Vec::new() })
+            }
+            CallBody::Stop => {
+                world.nodes[at].stopped.store(true, Ordering::SeqCst);
+                ReplyBody::Stopping
+            }
+            CallBody::Data { request, .. } => {
+                let asked = 1 + world.nodes[at].asked.fetch_add(1, Ordering::SeqCst);
+                let manners = world.nodes[at].manners.lock().unwrap().clone();
+                ReplyBody::Data(match manners {
+                    Manners::StallAt(nth, time) => {
+                        if asked == nth {
+                            thread::sleep(time);
+                        }
+                        serve(world, request)
+                    }
+                    Manners::Serve | Manners::Old => serve(world, request),
+                    Manners::Refuse(refusal) => Response::Refused(refusal),
+                    Manners::Silent => continue,
+                    Manners::Unknown => {
+                        Response::Unknown { acknowledged: 0, needed: 1, timeout_ms: 1 }
+                    }
+                    Manners::CutOnce(done) => {
+                        *world.nodes[at].manners.lock().unwrap() = Manners::Serve;
+                        if done {
+                            serve(world, request);
+                        }
+                        let _ = stream.shutdown(Shutdown::Both);
+                        return None;
+                    }
+                })
+            }
+        };
+        stream.write_all(&wire::frame(&Reply { id: call.id, body })).ok()?;
+    }
+}
+
+fn next(stream: &mut TcpStream, input: &mut BytesMut) -> Option<bytes::Bytes> {
+    loop {
+        if let Some(frame) = wire::take_frame(input, MAX_FRAME_BYTES).unwrap() {
+            return Some(frame);
+        }
+        let mut bytes = [0; 65_536];
+        match stream.read(&mut bytes) {
+            Ok(count) if count > 0 => input.extend_from_slice(&bytes[..count]),
+            _ => return None,
+        }
+    }
+}
+
+fn serve(world: &World, request: Request) -> Response {
+    let mut data = world.data.lock().unwrap();
+    let seen = |key: &Key, context: &Option<_>| {
+        context.as_ref().map_or(Some(Context::default()), |sealed| wire::unseal(key, sealed))
+    };
+    match request {
+        Request::Get { key, .. } => {
+            let object = data.get(&key).cloned().unwrap_or_default();
+            let values = object.values().map(|(_, version)| version.value.clone()).collect();
+            let context = wire::seal(&key, &object.context());
+            Response::Found { values, context, answered: 1 }
+        }
+        Request::Put { key, value, context, write, .. }
+        | Request::PutAgain { key, value, context, write, .. } => {
+            let Some(seen) = seen(&key, &context) else {
+                return Response::Refused(Refusal::BadContext);
+            };
+            *world.writes.lock().unwrap().entry(write).or_default() += 1;
+            let object = data.entry(key.clone()).or_default();
+            let same = object.values().find(|(_, v)| v.write == write).map(|(dot, _)| dot);
+            let dot = same.unwrap_or_else(|| {
+                let serial = world.serial.fetch_add(1, Ordering::SeqCst);
+                let (next, dot) =
+                    object.update(&seen, Actor { store: 1, serial }, Version { write, value });
+                *object = next;
+                dot
+            });
+            let context = wire::seal(&key, &object.context_of_writer(&seen, dot));
+            Response::Written { dot: Some(dot), context, siblings: object.len() as u32 }
+        }
+        Request::Delete { key, context, .. } => {
+            let Some(seen) = seen(&key, &context) else {
+                return Response::Refused(Refusal::BadContext);
+            };
+            let object = data.entry(key.clone()).or_default();
+            *object = object.discard(&seen);
+            let (context, siblings) = (wire::seal(&key, &seen), object.len() as u32);
+            Response::Written { dot: None, context, siblings }
+        }
+        Request::Keys { partition, after, .. } => {
+            // Two keys a page, so that every listing needs many.
+            let wanted = |key: &&Key| {
+                world.ring.partition(key) == partition && after.as_ref().is_none_or(|a| *key > a)
+            };
+            let mut keys: Vec<Key> = data.keys().filter(wanted).take(3).cloned().collect();
+            let more = keys.len() == 3;
+            keys.truncate(2);
+            Response::Keys { keys, more }
+        }
+    }
+}
+
+/// Two more partitions are equal at each look, and each brought an object; a member that is stopped is out of reach.
+fn repair(
+    world: &World,
+    at: usize,
+    begin: bool,
+    partition: Option<Partition>,
+    peer: Option<NodeId>,
+) -> Result<RepairReport, String> {
+    let (me, members) = (&world.nodes[at], &world.report.members);
+    if let Some(Partition(given @ 16..)) = partition {
+        return Err(format!("partition = {given}: this cluster has 16"));
+    }
+    let stopped = |id: NodeId| {
+        let node = world.nodes.iter().find(|node| NodeId::of(&node.name) == id).unwrap();
+        node.stopped.load(Ordering::SeqCst)
+    };
+    let before = if begin { 0 } else { me.compared.load(Ordering::SeqCst) };
+    let mut pairs = Vec::new();
+    for partition in (0..16).map(Partition).filter(|one| partition.is_none_or(|p| p == *one)) {
+        let homes = world.ring.homes(partition);
+        let own = NodeId::of(&me.name);
+        let others = homes.iter().filter(|home| homes.contains(&own) && **home != own);
+        for peer in others.filter(|home| peer.is_none_or(|peer| peer == **home)) {
+            let equal = !stopped(*peer) && (pairs.len() as u64) < before;
+            pairs.push(PairStatus {
+                partition,
+                peer: *peer,
+                equal_ms: equal.then_some(1_200),
+                pending: !equal,
+                failing: None,
+                pulled: 1,
+                pushed: 0,
+                bytes: 100,
+            });
+        }
+    }
+    me.compared.store(before + 2, Ordering::SeqCst);
+    let done = before.min(pairs.len() as u64);
+    let counts =
+        RepairCounts { objects_pulled: done, bytes_pulled: 100 * done, ..RepairCounts::default() };
+    let unreachable = members.ids().into_iter().filter(|id| stopped(*id)).collect();
+    Ok(RepairReport { name: me.name.clone(), pairs, unreachable, unread: 0, damaged: 0, counts })
+}
+
+fn links(world: &World, at: usize) -> LinksReport {
+    let others = world.report.members.iter().filter(|other| other.name != world.nodes[at].name);
+    let peers = others.map(|other| (other.id(), Some(wire::OLDEST_PROTOCOL))).collect();
+    LinksReport { secret: false, protocol: wire::PROTOCOL, peers }
+}
+
+fn status(world: &World, at: usize) -> StatusReport {
+    let me = &world.nodes[at].name;
+    let peers = world.report.members.iter().filter(|member| member.name != *me);
+    let kept = world.nodes[at].kept.lock().unwrap();
+    let peer = |member: &Member| {
+        let [hints, hint_bytes, hint_age_ms] = kept.get(&member.name).copied().unwrap_or_default();
+        PeerStatus {
+            id: member.id(),
+            name: member.name.clone(),
+            address: member.address.clone(),
+            up: true,
+            opinion: Opinion::Up,
+            phi_hundredths: 12,
+            latency_us: Some(1_500),
+            hints,
+            hint_bytes,
+            hint_age_ms,
+            dropped: 0,
+            repair: PeerRepair {
+                shared: 8,
+                equal: 8,
+                oldest_ms: Some(42_000),
+                ..PeerRepair::default()
+            },
+        }
+    };
+    StatusReport {
+        cluster: "fake".into(),
+        name: me.clone(),
+        version: "0.0.0".into(),
+        store: 7,
+        incarnation: 1,
+        recovered: false,
+        serving: true,
+        without_authority: 0,
+        uptime_ms: 1_234,
+        partitions: 16,
+        disk_bytes: 4_096,
+        peers: peers.map(peer).collect(),
+        hint_limit_bytes: 1 << 30,
+        emulated: Vec::new(),
+        counters: vec![("puts".into(), 3)],
+        repair: RepairStatus {
+            unread: 1,
+            damaged: 2,
+            pending: 3,
+            failing: 4,
+            example: Some((Partition(7), NodeId::of("n2"), "no answer in 10000 ms".into())),
+        },
+        collection: CollectionStatus {
+            keys: 5,
+            held_back: 1,
+            example: Some((Partition(7), "n2 is away".into())),
+        },
+    }
+}

@@ -1,0 +1,619 @@
+//! Frames in and out of a socket: a reader whose memory grows with what has arrived, and a bounded
+//! queue of what is to leave.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bincode::BorrowDecode;
+use bytes::{Buf, Bytes, BytesMut};
+use pixii_core::secret::Seal;
+use pixii_core::wire::{self, PREAMBLE_BYTES, WireError};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use super::inflow::{Holder, Inflow, Memory};
+use super::locked;
+use super::pace::{LEAST_RATE, Pace};
+
+/// A frame beyond this many bytes claims memory as it arrives.
+const SMALL_BYTES: usize = 16 << 10;
+const READ_BYTES: usize = 16 << 10;
+/// The length that a frame begins with.
+const LENGTH_BYTES: usize = 4;
+const MIN_SPARE_BYTES: usize = 2 << 10;
+/// The rest of a frame may be this late after its last byte, and a frame this much later than it
+/// would be at the least pace.
+const STALL: Duration = Duration::from_secs(10);
+/// The same for a client that reads replies; it may be suspended for a moment.
+const WRITE_GRACE: Duration = Duration::from_secs(30);
+/// The same while less than half of the memory for replies is left.
+const SHORT_WRITE_GRACE: Duration = Duration::from_secs(5);
+/// How often a write that waits looks at how long it may.
+const WRITE_SLICE: Duration = Duration::from_secs(1);
+/// A reply to a client over this many bytes is a large one.
+pub const LARGE_REPLY_BYTES: usize = 64 << 10;
+/// One write takes at most this many frames, and no more once it has this many bytes.
+const BATCH_FRAMES: usize = 256;
+const BATCH_BYTES: usize = 1 << 20;
+
+/// The memory of a large frame, given back when the frame has been dealt with.
+pub type Held = Option<Memory>;
+
+/// Why no more frames come from a connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The socket failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// Bytes that are no frame or no message.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    /// The connection ended inside a frame.
+    #[error("it ended inside a frame, after {0} bytes of it")]
+    Truncated(usize),
+    /// Nothing came for too long inside a frame.
+    #[error("it stopped inside a frame, after {0} bytes of it, for {sec} s", sec = STALL.as_secs())]
+    Stalled(usize),
+    /// A frame comes so slowly that its memory is held for too long.
+    #[error("it sent {0} bytes of a frame in {sec} s, and {LEAST_RATE} a second are the least", sec = .1.as_secs())]
+    Slow(usize, Duration),
+}
+
+/// Takes messages off one side of a connection.
+#[derive(Debug)]
+pub struct FrameReader<R> {
+    half: R,
+    buffer: BytesMut,
+    limit: usize,
+    /// What memory large frames take, and who holds it.
+    source: Option<(Arc<Inflow>, Holder)>,
+    held: Held,
+    pace: Pace,
+    seal: Option<Seal>,
+}
+
+impl<R: AsyncRead + Unpin> FrameReader<R> {
+    /// Reads frames of at most `limit` bytes from `half`, as those of a handshake are.
+    pub fn new(half: R, limit: usize) -> Self {
+        let (buffer, pace) = (BytesMut::new(), Pace::new(STALL));
+        FrameReader { half, buffer, limit, source: None, held: None, pace, seal: None }
+    }
+
+    /// From now on, every frame has the next one of these seals.
+    pub fn expect(&mut self, seal: Seal) {
+        self.seal = Some(seal);
+    }
+
+    /// What has been read and not taken, and the seal that the next frame has.
+    pub fn into_rest(self) -> (R, BytesMut, Option<Seal>) {
+        (self.half, self.buffer, self.seal)
+    }
+
+    /// From now on, frames of at most `limit` bytes, with memory of `inflow` that `holder` holds.
+    pub fn allow(&mut self, limit: usize, inflow: Arc<Inflow>, holder: Holder) {
+        (self.limit, self.source) = (limit, Some((inflow, holder)));
+    }
+
+    /// The socket's half.
+    pub fn half(&self) -> &R {
+        &self.half
+    }
+
+    /// The bytes that open a connection, or `None` when it is closed without a byte.
+    pub async fn preamble(&mut self) -> Result<Option<[u8; PREAMBLE_BYTES]>, ReadError> {
+        loop {
+            if let Some(preamble) = self.buffer.first_chunk().copied() {
+                self.buffer.advance(PREAMBLE_BYTES);
+                return Ok(Some(preamble));
+            }
+            if self.read().await? == 0 {
+                return match self.buffer.len() {
+                    0 => Ok(None),
+                    some => Err(ReadError::Truncated(some)),
+                };
+            }
+        }
+    }
+
+    /// Reads and forgets at most `bytes` bytes, until the other side closes the connection.
+    pub async fn drain(&mut self, bytes: u64) {
+        let mut rest = (&mut self.half).take(bytes);
+        let _ = tokio::io::copy(&mut rest, &mut tokio::io::sink()).await;
+    }
+
+    /// The next message, or `None` when the other side has closed the connection between two frames.
+    pub async fn next<T>(&mut self) -> Result<Option<(T, Held)>, ReadError>
+    where
+        T: for<'de> BorrowDecode<'de, Bytes>,
+    {
+        loop {
+            let seal = self.seal.as_mut();
+            if let Some(payload) = wire::take_sealed(&mut self.buffer, self.limit, seal)? {
+                self.pace.reset();
+                let held = self.held.take();
+                held.iter().for_each(Memory::complete);
+                return Ok(Some((wire::decode(&payload)?, held)));
+            }
+            self.claim().await;
+            if self.read().await? == 0 {
+                return match self.buffer.len() {
+                    0 => Ok(None),
+                    some => Err(ReadError::Truncated(some)),
+                };
+            }
+        }
+    }
+
+    /// Makes room for what is to arrive. A large frame gets at most as much again as has arrived,
+    /// when there is memory for it: a length that is only announced claims nothing.
+    async fn claim(&mut self) {
+        let arrived = self.buffer.len();
+        if self.buffer.capacity() - arrived >= MIN_SPARE_BYTES {
+            return;
+        }
+        let room = arrived.max(READ_BYTES);
+        let length = self.buffer.first_chunk().map_or(0, |head| u32::from_be_bytes(*head) as usize);
+        if length > SMALL_BYTES
+            && arrived >= MIN_SPARE_BYTES
+            && let Some((inflow, holder)) = &self.source
+        {
+            let wanted = (length + LENGTH_BYTES).min(arrived + room);
+            let memory = self.held.get_or_insert_with(|| inflow.begin(*holder));
+            memory.grow(wanted).await;
+        }
+        self.buffer.reserve(room);
+    }
+
+    async fn read(&mut self) -> Result<usize, ReadError> {
+        let arrived = self.buffer.len();
+        if self.buffer.capacity() - arrived < MIN_SPARE_BYTES {
+            self.buffer.reserve(READ_BYTES);
+        }
+        let read = self.half.read_buf(&mut self.buffer);
+        if arrived == 0 {
+            self.pace.reset();
+            return Ok(read.await?);
+        }
+        let (begun, allowance) = (Instant::now(), self.pace.allowance());
+        let Ok(read) = timeout(allowance, read).await else {
+            return Err(match allowance == STALL {
+                true => ReadError::Stalled(arrived),
+                false => ReadError::Slow(arrived, self.pace.waited() + allowance),
+            });
+        };
+        let read = read?;
+        self.pace.moved(read, begun.elapsed());
+        Ok(read)
+    }
+}
+
+/// How much an [`Outbox`] holds.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Frames.
+    pub messages: usize,
+    /// Bytes.
+    pub bytes: usize,
+    /// Bytes of all the outboxes that share a total.
+    pub total_bytes: usize,
+    /// Where the other side is a client: most bytes of large frames for all clients of its
+    /// address. It has to read at the least pace, and its large frames stay within the total.
+    pub address_bytes: Option<usize>,
+}
+
+/// Frames that wait to leave on one connection.
+#[derive(Debug)]
+pub struct Outbox {
+    queue: Mutex<Queue>,
+    limits: Limits,
+    /// Bytes of all outboxes, and of those of its address.
+    total: Arc<AtomicUsize>,
+    of_address: Arc<AtomicUsize>,
+    ready: Notify,
+    sent: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    frames: VecDeque<Bytes>,
+    /// Frames and bytes that have not left, those in the writer's hands included.
+    messages: usize,
+    bytes: usize,
+    state: State,
+    connections: u64,
+    dropped: u64,
+    /// Bytes that were queued since the start.
+    taken: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum State {
+    /// There is no connection: everything is dropped.
+    #[default]
+    Down,
+    Up,
+    /// What is queued still leaves, and then the connection ends.
+    Finishing,
+}
+
+impl Outbox {
+    /// An outbox without a connection, whose bytes also count in `total`.
+    pub fn new(limits: Limits, total: Arc<AtomicUsize>) -> Self {
+        Self::of_address(limits, total, Arc::default())
+    }
+
+    /// The same, whose bytes also count in those of an address.
+    pub fn of_address(
+        limits: Limits,
+        total: Arc<AtomicUsize>,
+        of_address: Arc<AtomicUsize>,
+    ) -> Self {
+        let queue = Mutex::default();
+        Outbox { queue, limits, total, of_address, ready: Notify::new(), sent: Notify::new() }
+    }
+
+    fn count(&self, bytes: usize) {
+        self.total.fetch_add(bytes, Ordering::Relaxed);
+        self.of_address.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn discount(&self, bytes: usize) {
+        self.total.fetch_sub(bytes, Ordering::Relaxed);
+        self.of_address.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes that large frames may still take: of all clients or peers, and of this address.
+    fn left(&self) -> (usize, usize) {
+        let left =
+            |limit: usize, used: &AtomicUsize| limit.saturating_sub(used.load(Ordering::Relaxed));
+        let of_all = left(self.limits.total_bytes, &self.total);
+        let own = self.limits.address_bytes.map(|limit| left(limit, &self.of_address));
+        (of_all, own.unwrap_or(of_all))
+    }
+
+    /// A connection is there.
+    pub fn open(&self) {
+        let mut queue = locked(&self.queue);
+        queue.state = State::Up;
+        queue.connections += 1;
+    }
+
+    /// Which connection is there, or was last: counted from the start.
+    pub fn connection(&self) -> u64 {
+        locked(&self.queue).connections
+    }
+
+    /// Counts a frame that was dropped on its way here.
+    pub fn lose(&self) {
+        locked(&self.queue).dropped += 1;
+    }
+
+    /// The connection is gone: what has not left is dropped and counted, and so is all that comes.
+    pub fn shut(&self) {
+        let mut queue = locked(&self.queue);
+        queue.state = State::Down;
+        queue.dropped += queue.messages as u64;
+        self.discount(queue.bytes);
+        queue.frames.clear();
+        (queue.messages, queue.bytes) = (0, 0);
+        drop(queue);
+        self.ready.notify_one();
+        self.sent.notify_one();
+    }
+
+    /// Takes nothing more; the connection ends when all has left.
+    pub fn finish(&self) {
+        let mut queue = locked(&self.queue);
+        if queue.state == State::Up {
+            queue.state = State::Finishing;
+        }
+        drop(queue);
+        self.ready.notify_one();
+    }
+
+    /// True while there is a connection.
+    pub fn is_open(&self) -> bool {
+        locked(&self.queue).state != State::Down
+    }
+
+    /// Bytes taken to be sent since the start.
+    pub fn bytes_taken(&self) -> u64 {
+        locked(&self.queue).taken
+    }
+
+    /// Frames and bytes that have not left.
+    pub fn waiting(&self) -> (usize, usize) {
+        let queue = locked(&self.queue);
+        (queue.messages, queue.bytes)
+    }
+
+    /// Frames dropped since the start.
+    pub fn dropped(&self) -> u64 {
+        locked(&self.queue).dropped
+    }
+
+    /// True when a large frame of so many bytes has room, and `reserve` is left for small ones.
+    /// The less is left, the less of it one outbox takes: outboxes that nobody reads leave room
+    /// for the next one.
+    pub fn fits(&self, bytes: usize, reserve: usize) -> bool {
+        let queue = locked(&self.queue);
+        let (of_all, own) = self.left();
+        let sum = queue.bytes + bytes;
+        queue.messages < self.limits.messages
+            && (bytes <= of_all / 8 && bytes <= own / 2)
+            && (queue.bytes == 0
+                || (sum + reserve <= self.limits.bytes && sum <= of_all / 4 && sum <= own))
+    }
+
+    /// True while less than half of the memory for large frames is left.
+    fn is_short(&self) -> bool {
+        let (of_all, own) = self.left();
+        let address_bytes = self.limits.address_bytes.unwrap_or(self.limits.total_bytes);
+        of_all < self.limits.total_bytes / 2 || own < address_bytes / 2
+    }
+
+    fn has_room(&self, queue: &Queue, bytes: usize) -> bool {
+        // A frame that is alone fits, as long as the memory of all is bounded: there are as many
+        // peers as members, and so many clients that only small frames may pass the total.
+        let alone = queue.bytes == 0;
+        let for_peer = self.limits.address_bytes.is_none();
+        let exempt = alone && (for_peer || bytes <= LARGE_REPLY_BYTES);
+        queue.messages < self.limits.messages
+            && (alone || queue.bytes + bytes <= self.limits.bytes)
+            && (exempt || self.total.load(Ordering::Relaxed) + bytes <= self.limits.total_bytes)
+    }
+
+    /// Queues a frame; false, and a count, when it was dropped because there is no room or connection.
+    pub fn push(&self, frame: Bytes) -> bool {
+        let mut queue = locked(&self.queue);
+        if queue.state != State::Up || !self.has_room(&queue, frame.len()) {
+            queue.dropped += 1;
+            return false;
+        }
+        queue.messages += 1;
+        queue.bytes += frame.len();
+        queue.taken += frame.len() as u64;
+        self.count(frame.len());
+        queue.frames.push_back(frame);
+        drop(queue);
+        self.ready.notify_one();
+        true
+    }
+
+    /// Returns when at most a quarter of the frames it may hold are waiting.
+    pub async fn room(&self) {
+        while locked(&self.queue).messages > self.limits.messages / 4 {
+            self.sent.notified().await;
+        }
+    }
+
+    /// Writes what is queued, and what will be, until the outbox is finished or shut; each frame with the next seal, if
+    /// the connection has one.
+    pub async fn write_to(
+        &self,
+        half: &mut (impl AsyncWrite + Unpin),
+        mut seal: Option<Seal>,
+    ) -> io::Result<()> {
+        let mut batch = VecDeque::new();
+        let mut pace = self.limits.address_bytes.map(|_| Pace::new(WRITE_GRACE));
+        while self.take(&mut batch, pace.as_mut()).await {
+            let (messages, bytes) = (batch.len(), batch.iter().map(Bytes::len).sum());
+            if let Some(seal) = &mut seal {
+                batch = batch.iter().flat_map(|frame| wire::sealed(frame, seal)).collect();
+            }
+            self.write_all(half, &mut batch, pace.as_mut()).await?;
+            let mut queue = locked(&self.queue);
+            queue.messages = queue.messages.saturating_sub(messages);
+            // Shutting it has taken the bytes off the total already.
+            let bytes = queue.bytes.min(bytes);
+            queue.bytes -= bytes;
+            self.discount(bytes);
+            drop(queue);
+            self.sent.notify_one();
+        }
+        half.shutdown().await
+    }
+
+    /// Moves the frames of one write to `batch`; false when no more will come.
+    async fn take(&self, batch: &mut VecDeque<Bytes>, mut pace: Option<&mut Pace>) -> bool {
+        loop {
+            {
+                let mut queue = locked(&self.queue);
+                let mut bytes = 0;
+                while batch.len() < BATCH_FRAMES && bytes < BATCH_BYTES {
+                    let Some(frame) = queue.frames.pop_front() else { break };
+                    bytes += frame.len();
+                    batch.push_back(frame);
+                }
+                if !batch.is_empty() {
+                    return true;
+                }
+                if queue.state != State::Up {
+                    return false;
+                }
+            }
+            self.ready.notified().await;
+            // All that was there has been read: the next frames have their own time.
+            if let Some(pace) = pace.as_deref_mut() {
+                pace.reset();
+            }
+        }
+    }
+    async fn write_all(
+        &self,
+        half: &mut (impl AsyncWrite + Unpin),
+        batch: &mut VecDeque<Bytes>,
+        mut pace: Option<&mut Pace>,
+    ) -> io::Result<()> {
+        while !batch.is_empty() {
+            let slices: Vec<IoSlice> = batch.iter().map(|frame| IoSlice::new(frame)).collect();
+            let mut written = self.write_in_time(half, &slices, pace.as_deref_mut()).await?;
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            while let Some(front) = batch.front_mut() {
+                if written < front.len() {
+                    front.advance(written);
+                    break;
+                }
+                written -= front.len();
+                batch.pop_front();
+            }
+        }
+        Ok(())
+    }
+
+    /// A write that is done in time. Without a pace, the socket's own timeout is the limit.
+    async fn write_in_time(
+        &self,
+        half: &mut (impl AsyncWrite + Unpin),
+        slices: &[IoSlice<'_>],
+        pace: Option<&mut Pace>,
+    ) -> io::Result<usize> {
+        let Some(pace) = pace else { return half.write_vectored(slices).await };
+        loop {
+            let grace = if self.is_short() { SHORT_WRITE_GRACE } else { WRITE_GRACE };
+            let allowance = pace.allowance_within(grace);
+            if allowance.is_zero() {
+                let sec = pace.waited().as_secs();
+                let why = format!(
+                    "it read too little in {sec} s: {LEAST_RATE} bytes a second are the least"
+                );
+                return Err(io::Error::new(io::ErrorKind::TimedOut, why));
+            }
+            let begun = Instant::now();
+            // A write that is given up has written nothing.
+            let written = timeout(allowance.min(WRITE_SLICE), half.write_vectored(slices)).await;
+            match written {
+                Ok(written) => {
+                    let written = written?;
+                    pace.moved(written, begun.elapsed());
+                    return Ok(written);
+                }
+                Err(_) => pace.moved(0, begun.elapsed()),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inflow::Sizes;
+
+    const LIMITS: Limits =
+        Limits { messages: 8, bytes: 1_000, total_bytes: 1_500, address_bytes: None };
+
+    fn outbox(total: &Arc<AtomicUsize>) -> Outbox {
+        Outbox::new(LIMITS, total.clone())
+    }
+
+    fn run<T>(future: impl Future<Output = T>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(future)
+    }
+
+    #[test]
+    fn a_full_or_closed_outbox_drops_and_counts() {
+        let total = Arc::new(AtomicUsize::new(0));
+        let (a, b) = (outbox(&total), outbox(&total));
+        assert!(!a.push(Bytes::from_static(b"nobody is there")));
+        a.open();
+        b.open();
+        assert!((0..8).all(|_| a.push(Bytes::from_static(b"x"))));
+        assert!(!a.push(Bytes::from_static(b"x")), "8 messages are the limit");
+        assert_eq!(a.dropped(), 2);
+        a.shut();
+        assert_eq!((a.dropped(), total.load(Ordering::Relaxed)), (10, 0));
+        a.open();
+        assert!(a.push(vec![0; 1_200].into()), "alone, a frame may pass the limit");
+        assert!(!a.push(vec![0; 1].into()));
+        assert!(b.push(vec![0; 200].into()));
+        assert!(!b.push(vec![0; 200].into()), "the total of both is 1,500");
+        assert!(b.push(vec![0; 100].into()));
+    }
+
+    #[test]
+    fn frames_leave_in_order_and_make_room() {
+        run(async {
+            let total = Arc::new(AtomicUsize::new(0));
+            let outbox = outbox(&total);
+            outbox.open();
+            for i in 0..8u8 {
+                assert!(outbox.push(vec![i; 100].into()));
+            }
+            outbox.finish();
+            assert!(!outbox.push(Bytes::from_static(b"late")));
+            // The pipe is smaller than a frame, so every write is a partial one.
+            let (mut near, mut far) = tokio::io::duplex(64);
+            let mut all = Vec::new();
+            let (wrote, read) =
+                tokio::join!(outbox.write_to(&mut near, None), far.read_to_end(&mut all));
+            assert_eq!((wrote.unwrap(), read.unwrap()), ((), 800));
+            assert!(all.chunks(100).enumerate().all(|(i, c)| c.iter().all(|b| *b == i as u8)));
+            outbox.room().await;
+            assert_eq!(total.load(Ordering::Relaxed), 0);
+        });
+    }
+
+    #[test]
+    fn clients_that_read_nothing_leave_room_for_the_large_replies_of_others() {
+        let total = Arc::new(AtomicUsize::new(0));
+        let limits = Limits {
+            messages: 99,
+            bytes: 64 << 20,
+            total_bytes: 512 << 20,
+            address_bytes: Some(112 << 20),
+        };
+        let reply = || Bytes::from(vec![0; 1 << 20]);
+        let of = |address: &Arc<AtomicUsize>| {
+            let outbox = Outbox::of_address(limits, total.clone(), address.clone());
+            outbox.open();
+            outbox
+        };
+        let (one, other) = (Arc::default(), Arc::default());
+        let deaf: Vec<Outbox> = (0..200).map(|_| of(&one)).collect();
+        for (number, outbox) in deaf.iter().enumerate() {
+            while outbox.fits(1 << 20, 8 << 20) && outbox.push(reply()) {}
+            assert!(number > 4 || of(&one).fits(1 << 20, 8 << 20), "{number} of the same address");
+        }
+        assert!(one.load(Ordering::Relaxed) <= 112 << 20, "an address has its share");
+        assert!(of(&other).fits(17 << 20, 8 << 20), "and another one has its own");
+        assert!(deaf[0].is_short() && !of(&other).is_short());
+        deaf.iter().for_each(Outbox::shut);
+        assert_eq!([&one, &total].map(|sum| sum.load(Ordering::Relaxed)), [0, 0]);
+    }
+
+    #[test]
+    fn memory_grows_with_what_has_arrived() {
+        run(async {
+            let sizes = Sizes { total: 256 << 20, share: 128 << 20, frame: 64 << 20 };
+            let inflow = Inflow::new("clients", sizes, Arc::default());
+            let holder = Holder::Clients([127, 0, 0, 1].into());
+            let (mut near, far) = tokio::io::duplex(1 << 20);
+            let mut reader = FrameReader::new(far, 64 << 20);
+            reader.allow(64 << 20, inflow.clone(), holder);
+            near.write_all(&(32u32 << 20).to_be_bytes()).await.unwrap();
+            near.write_all(&[0; 100]).await.unwrap();
+            let read = tokio::time::timeout(
+                Duration::from_millis(50),
+                reader.next::<pixii_core::message::Call>(),
+            );
+            assert!(read.await.is_err());
+            assert_eq!(inflow.usage().held, 0, "a length that is announced claims nothing");
+            near.write_all(&[0; 100_000]).await.unwrap();
+            drop(near);
+            let read = reader.next::<pixii_core::message::Call>().await;
+            assert!(matches!(read, Err(ReadError::Truncated(100_104))), "{read:?}");
+            let (held, capacity) = (inflow.usage().held, reader.buffer.capacity());
+            assert!((100_104..=250_000).contains(&held), "{held}");
+            assert!(capacity <= held, "{capacity} bytes, {held} of them claimed");
+            drop(reader);
+            assert_eq!(inflow.usage().held, 0);
+        });
+    }
+}

@@ -1,0 +1,528 @@
+//! The store on a real disk: records in one sled tree, chunked where they are long, behind a directory
+//! that says what it is and who has it.
+//!
+//! Readers take no lock of ours. A chunked record is read in several steps, so a writer may come between;
+//! what looks damaged is therefore read once more with writers held off before it is called so.
+//!
+//! sled takes a log that was cut or damaged near its end for the trace of a crash, and opens with the writes
+//! behind that point gone. So every batch carries a number, and the highest synced one is noted outside.
+
+mod check;
+mod error;
+mod files;
+mod guarded;
+mod layout;
+mod log;
+mod mend;
+mod migrating;
+mod rebuild;
+pub mod schema;
+mod scrub;
+mod trees;
+mod watch;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use pixii_core::generation::Generation;
+use pixii_core::members::Members;
+use pixii_core::ring::Ring;
+use pixii_core::store::{
+    Change, Found, HintPage, Kept, Listing, Meta, Record, ScanPage, Scrubbed, Span, Store,
+    StoreError, Taken,
+};
+use pixii_core::types::{Key, NodeId, Partition};
+
+pub use self::check::{CheckReport, Content, Damage, Difference, Holding, check, differences};
+pub use self::error::OpenError;
+use self::files::{Directory, WHYS};
+use self::guarded::{Batch, Fault, Sled};
+use self::layout::{
+    At, CHUNK_BYTES, HINTS, HINTS_END, Head, LAST_WRITE, LIFE, MAX_RECORD_BYTES, MEMBERS, Place,
+    RING, Value, meta_key, seal,
+};
+pub use self::migrating::{SchemaReport, migrate, schema_of};
+pub use self::rebuild::{Amend, Lost, Prepared, Salvage};
+use self::schema::SchemaError;
+
+/// About how many bytes of hints are in memory at once while all are read.
+const SCAN_BYTES: usize = 1 << 20;
+
+/// For whom, of which key, and what.
+type Hint = (NodeId, Key, Found);
+
+/// A durable store in a directory of its own. After the first error every call returns that error.
+#[derive(Debug)]
+pub struct DiskStore {
+    /// Before the directory, so that it is let go of first.
+    sled: Sled,
+    directory: Directory,
+    /// The number of the last write before it was opened.
+    opened_at: u64,
+    /// The number of the last write: every batch and every chunked record takes one. Held by whoever
+    /// changes records.
+    last_write: Mutex<u64>,
+}
+
+impl DiskStore {
+    /// Opens the store in `dir`, creating it where there is nothing. `cache_bytes` is the size of the page
+    /// cache; up to 2.4 times as much memory was measured, so a third of the budget is a good choice.
+    pub fn open(dir: &Path, cache_bytes: u64) -> Result<Self, OpenError> {
+        let (directory, fresh) = Directory::claim(dir)?;
+        let io = |doing| move |error| OpenError::from_io(dir, doing, &error);
+        let fault = |fault| OpenError::from_fault(dir, fault);
+        refuse_noted(&directory, dir)?;
+        if fresh {
+            let scratch = directory.scratch().map_err(io("removing an unfinished store"))?;
+            let sled = Sled::open(&scratch, cache_bytes).map_err(fault)?;
+            schema::create(&sled).map_err(fault)?;
+            sled.close().map_err(fault)?;
+            directory.write_format().map_err(io("writing FORMAT"))?;
+        }
+        DiskStore::open_claimed(directory, dir, cache_bytes, schema::migrate)
+    }
+
+    /// Opens the store in a directory that is claimed; `prepare` sees to its schema.
+    fn open_claimed(
+        directory: Directory,
+        dir: &Path,
+        cache_bytes: u64,
+        prepare: impl Fn(&Sled) -> Result<(), SchemaError>,
+    ) -> Result<Self, OpenError> {
+        let fault = |fault| OpenError::from_fault(dir, fault);
+        let damaged = |reason| OpenError::Damaged { dir: dir.to_path_buf(), reason };
+        let sled = open_sled(&directory, dir, cache_bytes)?;
+        prepare(&sled).map_err(|error| OpenError::from_schema(dir, error))?;
+        let (last_write, mark) = (last_write(&sled).map_err(fault)?, directory.mark());
+        if last_write < mark {
+            return Err(damaged(format!("it ends at write {last_write}, and {mark} was synced")));
+        }
+        life(&sled).map_err(fault)?;
+        members(&sled).map_err(fault)?;
+        ring(&sled).map_err(fault)?;
+        generations(&sled).map_err(|error| fault(sled.fail(error)))?;
+        Ok(DiskStore { sled, directory, opened_at: last_write, last_write: Mutex::new(last_write) })
+    }
+
+    /// Moves a store that does not open to a folder of its own within its directory, whose next opening
+    /// makes an empty one; `removed` if it is whole, and of a member that is gone. Returns the folder, `damaged-N` or
+    /// `removed-N`. Nothing is removed; safe to kill at any instant.
+    pub fn set_aside(dir: &Path, removed: bool) -> Result<PathBuf, OpenError> {
+        let directory = Directory::claim_existing(dir)?;
+        let io = |error| OpenError::from_io(dir, "setting the store aside", &error);
+        directory.set_aside(WHYS[usize::from(removed)]).map_err(io)
+    }
+
+    /// True if a call has met damage: nothing more is read or written then.
+    pub fn is_damaged(&self) -> bool {
+        self.sled.is_damaged()
+    }
+
+    /// Syncs everything and lets go of the directory. After an error nothing more is written, and the
+    /// directory stays locked until the process ends.
+    pub fn close(self) -> Result<(), StoreError> {
+        self.sync()?;
+        Ok(self.sled.close()?)
+    }
+
+    fn writer(&self) -> MutexGuard<'_, u64> {
+        self.last_write.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read_at(&self, at: At<'_>) -> Result<Found, Fault> {
+        match self.read_once(at)? {
+            Found::Damaged => {
+                let _writer = self.writer();
+                self.read_once(at)
+            }
+            found => Ok(found),
+        }
+    }
+
+    fn read_once(&self, at: At<'_>) -> Result<Found, Fault> {
+        let Some(bytes) = self.sled.get(&at.place())? else { return Ok(Found::Nothing) };
+        Ok(at.decode(match Value::decode(at, &bytes) {
+            Value::Inline(record) => Some(record),
+            Value::Chunked(head) => self.read_chunks(head)?,
+            Value::Damaged => None,
+        }))
+    }
+
+    /// Hints from the place `from` to before `to`: not many more than `limit_bytes` bytes of them, and the
+    /// place to go on from if there are more. sled is not asked for a chunk while it shows a range.
+    fn hints(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        limit_bytes: usize,
+    ) -> Result<(Vec<Hint>, Option<Vec<u8>>), Fault> {
+        let (mut shown, mut next, mut bytes) = (Vec::new(), None, 0);
+        self.sled.range(from, Some(to), |place, value| {
+            let Some(Place::Hint(target, key)) = Place::decode(place) else { return Ok(true) };
+            if bytes >= limit_bytes && !shown.is_empty() {
+                next = Some(place.to_vec());
+                return Ok(false);
+            }
+            let at = At::Hint(target, &key);
+            let (length, found) = match Value::decode(at, &value) {
+                Value::Inline(record) => (record.len(), at.decode(Some(record))),
+                Value::Chunked(head) => (head.total, Found::Damaged),
+                Value::Damaged => (value.len(), Found::Damaged),
+            };
+            bytes += length;
+            shown.push((target, key, found));
+            Ok(true)
+        })?;
+        let mut hints = Vec::with_capacity(shown.len());
+        for (target, key, found) in shown {
+            let found = match found {
+                Found::Damaged => self.read_at(At::Hint(target, &key))?,
+                found => found,
+            };
+            // Of the long ones some may be gone meanwhile.
+            if found != Found::Nothing {
+                hints.push((target, key, found));
+            }
+        }
+        Ok((hints, next))
+    }
+
+    /// What a span of a partition holds. sled is not asked for a chunk while it shows a range.
+    fn span(&self, partition: Partition, span: &Span) -> Result<ScanPage, Fault> {
+        let mut from = layout::data_key(partition, span.after.as_ref().map_or(&[], Key::as_bytes));
+        if span.after.is_some() {
+            // The first place behind a key.
+            from.push(0);
+        }
+        // Each record is let go of as soon as it is told in short; those that take more than one
+        // read are read later, and put in their places.
+        let (mut page, mut later, mut next, mut bytes) = (ScanPage::default(), Vec::new(), None, 0);
+        self.sled.range(&from, Some(&layout::data_end(partition)), |place, value| {
+            let Some(key) = layout::key_of(place) else { return Ok(true) };
+            if span.until.as_ref().is_some_and(|until| key > *until) {
+                return Ok(false);
+            }
+            let at = At::Data(partition, &key);
+            let (length, found) = match Value::decode(at, &value) {
+                Value::Inline(record) if span.wants(&key) => {
+                    (record.len(), at.decode(Some(record)))
+                }
+                Value::Chunked(head) => (head.total, Found::Damaged),
+                Value::Inline(_) | Value::Damaged => (value.len(), Found::Damaged),
+            };
+            bytes += length;
+            next = (bytes >= span.limit_bytes).then(|| key.clone());
+            match (span.wants(&key), found) {
+                (true, Found::Damaged) => later.push(key),
+                (true, found) => page.add(key, found, span),
+                (false, _) => {}
+            }
+            Ok(next.is_none())
+        })?;
+        page.next = next;
+        let is_ordered = later.is_empty();
+        for key in later {
+            let found = self.read_at(At::Data(partition, &key))?;
+            page.add(key, found, span);
+        }
+        if !is_ordered {
+            page.items.sort_unstable_by(|one, other| one.key.cmp(&other.key));
+        }
+        Ok(page)
+    }
+
+    /// The chunks in one piece, or `None` if they do not fit the head.
+    fn read_chunks(&self, head: Head) -> Result<Option<Bytes>, Fault> {
+        let mut bytes = Vec::with_capacity(head.total);
+        for index in 0..head.chunks {
+            match self.sled.get(&layout::chunk_key(head.id, index))? {
+                Some(chunk) if bytes.len() + chunk.len() <= head.total => {
+                    bytes.extend_from_slice(&chunk);
+                }
+                _ => return Ok(None),
+            }
+        }
+        Ok((bytes.len() == head.total).then(|| bytes.into()))
+    }
+
+    /// Adds to `batch` the removal of the chunks that the present record has. Those of a damaged
+    /// head cannot be found and stay behind.
+    fn remove_chunks(&self, at: At<'_>, batch: &mut Batch) -> Result<(), Fault> {
+        let Some(bytes) = self.sled.get(&at.place())? else { return Ok(()) };
+        if let Value::Chunked(head) = Value::decode(at, &bytes) {
+            for index in 0..head.chunks {
+                batch.remove(layout::chunk_key(head.id, index));
+            }
+        }
+        Ok(())
+    }
+
+    fn put(
+        &self,
+        at: At<'_>,
+        record: &Record,
+        last_write: &mut u64,
+        batch: &mut Batch,
+    ) -> Result<(), Fault> {
+        let bytes = at.encode(record);
+        if bytes.len() <= CHUNK_BYTES {
+            batch.insert(at.place(), layout::inline(bytes));
+            return Ok(());
+        }
+        if bytes.len() > MAX_RECORD_BYTES {
+            let length = bytes.len();
+            let text = format!("a record of {length} bytes; the limit is {MAX_RECORD_BYTES}");
+            return Err(self.sled.fail(Fault::Io(text)));
+        }
+        *last_write += 1;
+        let chunks = (0u32..).zip(bytes.chunks(CHUNK_BYTES));
+        for (index, chunk) in chunks {
+            batch.insert(layout::chunk_key(*last_write, index), chunk);
+        }
+        let chunks = bytes.len().div_ceil(CHUNK_BYTES) as u32;
+        let head = Head { id: *last_write, total: bytes.len(), chunks };
+        batch.insert(at.place(), head.encode(at));
+        Ok(())
+    }
+}
+
+/// The files of a store in a directory that is claimed, whatever schema they have.
+fn open_sled(directory: &Directory, dir: &Path, cache_bytes: u64) -> Result<Sled, OpenError> {
+    let io = |doing| move |error| OpenError::from_io(dir, doing, &error);
+    if !directory.finish().map_err(io("moving the new store in place"))? {
+        let reason = "there is a FORMAT file and no data beside it".into();
+        return Err(OpenError::Damaged { dir: dir.to_path_buf(), reason });
+    }
+    directory.remove_replaced().map_err(io("removing a store that was replaced"))?;
+    let fault = |fault| OpenError::from_fault(dir, fault);
+    // Before sled sees it: it clears what it finds behind a damaged message.
+    let survey = Sled::survey_of(&directory.data(), directory.mark()).map_err(fault)?;
+    if let Some(reason) = survey.damage {
+        return Err(OpenError::Damaged { dir: dir.to_path_buf(), reason });
+    }
+    directory.remove_torn_files().map_err(io("looking for torn files"))?;
+    Sled::open_surveyed(&directory.data(), cache_bytes, survey).map_err(fault)
+}
+
+fn last_write(sled: &Sled) -> Result<u64, Fault> {
+    let bytes = sled.get(&meta_key(LAST_WRITE))?;
+    let number = bytes.and_then(|bytes| layout::unseal_u64(LAST_WRITE, &bytes));
+    let damage = || Fault::Corrupt("the number of the last write is not readable".into());
+    number.ok_or_else(|| sled.fail(damage()))
+}
+
+fn life(sled: &Sled) -> Result<Option<Meta>, Fault> {
+    let Some(bytes) = sled.get(&meta_key(LIFE))? else { return Ok(None) };
+    let damage = || Fault::Corrupt("what the store knows of itself is not readable".into());
+    layout::unseal_life(&bytes).map(Some).ok_or_else(|| sled.fail(damage()))
+}
+
+/// What was met while the store was open last, and noted because the next opening might not see it; `None` if nothing was.
+fn noted_damage(directory: &Directory) -> Option<String> {
+    let noted = Sled::noted_damage(&directory.data())?;
+    Some(format!("{noted} (met while the store was open, and noted in sled/DAMAGED)"))
+}
+
+fn refuse_noted(directory: &Directory, dir: &Path) -> Result<(), OpenError> {
+    match noted_damage(directory) {
+        Some(reason) => Err(OpenError::Damaged { dir: dir.to_path_buf(), reason }),
+        None => Ok(()),
+    }
+}
+
+fn members(sled: &Sled) -> Result<Option<Members>, Fault> {
+    let Some(bytes) = sled.get(&meta_key(MEMBERS))? else { return Ok(None) };
+    let damage = || Fault::Corrupt("what the store knows of the members is not readable".into());
+    layout::unseal_members(&bytes).map(Some).ok_or_else(|| sled.fail(damage()))
+}
+
+fn ring(sled: &Sled) -> Result<Option<Ring>, Fault> {
+    let Some(bytes) = sled.get(&meta_key(RING))? else { return Ok(None) };
+    let damage = || Fault::Corrupt("what the store knows of the ring is not readable".into());
+    layout::unseal_ring(&bytes).map(Some).ok_or_else(|| sled.fail(damage()))
+}
+
+fn generations(sled: &Sled) -> Result<Vec<(Partition, Generation)>, Fault> {
+    let (from, to) = layout::generations();
+    let mut all = Vec::new();
+    sled.range(&from, Some(&to), |place, bytes| {
+        let found = match Place::decode(place) {
+            Some(Place::Meta(name)) => layout::partition_of(&name).and_then(|partition| {
+                Some((partition, layout::unseal_generation(partition, &bytes)?))
+            }),
+            _ => None,
+        };
+        let damage = || Fault::Corrupt("the generation of a partition is not readable".into());
+        all.push(found.ok_or_else(damage)?);
+        Ok(true)
+    })?;
+    Ok(all)
+}
+
+impl Store for DiskStore {
+    fn meta(&self) -> Result<Option<Meta>, StoreError> {
+        Ok(life(&self.sled)?)
+    }
+
+    fn read(&self, partition: Partition, key: &Key) -> Result<Found, StoreError> {
+        Ok(self.read_at(At::Data(partition, key))?)
+    }
+
+    fn list(
+        &self,
+        partition: Partition,
+        after: Option<&Key>,
+        limit_bytes: usize,
+    ) -> Result<Listing, StoreError> {
+        let mut from = layout::data_key(partition, after.map_or(&[], Key::as_bytes));
+        if after.is_some() {
+            // The first place behind a key.
+            from.push(0);
+        }
+        let mut listing = Listing::default();
+        let mut bytes = 0;
+        self.sled.range(&from, Some(&layout::data_end(partition)), |place, _| {
+            if bytes >= limit_bytes && !listing.keys.is_empty() {
+                listing.more = true;
+                return Ok(false);
+            }
+            if let Some(key) = layout::key_of(place) {
+                bytes += key.as_bytes().len();
+                listing.keys.push(key);
+            }
+            Ok(true)
+        })?;
+        Ok(listing)
+    }
+
+    fn scan(&self, partition: Partition, span: &Span) -> Result<ScanPage, StoreError> {
+        Ok(self.span(partition, span)?)
+    }
+
+    fn members(&self) -> Result<Option<Members>, StoreError> {
+        Ok(members(&self.sled)?)
+    }
+
+    fn ring(&self) -> Result<Option<Ring>, StoreError> {
+        Ok(ring(&self.sled)?)
+    }
+
+    fn read_hint(&self, target: NodeId, key: &Key) -> Result<Found, StoreError> {
+        Ok(self.read_at(At::Hint(target, key))?)
+    }
+
+    fn list_hints(
+        &self,
+        target: NodeId,
+        after: Option<&Key>,
+        limit_bytes: usize,
+    ) -> Result<HintPage, StoreError> {
+        let mut from = layout::hint_key(target, after.map_or(&[], Key::as_bytes));
+        if after.is_some() {
+            // The first place behind a key.
+            from.push(0);
+        }
+        let to = layout::hint_end(target);
+        loop {
+            let (hints, next) = self.hints(&from, &to, limit_bytes)?;
+            match next {
+                // All of these are gone meanwhile: at least one is owed if there is one.
+                Some(next) if hints.is_empty() => from = next,
+                next => {
+                    let hints = hints.into_iter().map(|(_, key, found)| (key, found)).collect();
+                    return Ok(HintPage { hints, more: next.is_some() });
+                }
+            }
+        }
+    }
+
+    fn generations(&self) -> Result<Vec<(Partition, Generation)>, StoreError> {
+        Ok(generations(&self.sled).map_err(|fault| self.sled.fail(fault))?)
+    }
+
+    fn hint_totals(&self, place: &dyn Fn(&Key) -> (Partition, bool)) -> Result<Kept, StoreError> {
+        let mut kept = Kept::default();
+        let mut from = Some(HINTS.to_vec());
+        while let Some(begin) = from {
+            let (hints, next) = self.hints(&begin, &HINTS_END, SCAN_BYTES)?;
+            for (target, key, found) in hints {
+                kept.add(target, &key, &found, place(&key));
+            }
+            from = next;
+        }
+        Ok(kept)
+    }
+
+    fn apply(&self, changes: &[Change]) -> Result<(), StoreError> {
+        // Of several changes to one place the last counts: the chunks of the others never get written.
+        let mut records: BTreeMap<At<'_>, Option<&Record>> = BTreeMap::new();
+        let mut batch = Batch::default();
+        for change in changes {
+            match change {
+                Change::Record { partition, key, record } => {
+                    records.insert(At::Data(*partition, key), Some(record));
+                }
+                Change::Hint { target, key, record } => {
+                    records.insert(At::Hint(*target, key), record.as_ref());
+                }
+                Change::Meta(meta) => batch.insert(meta_key(LIFE), layout::seal_life(meta)),
+                Change::Members(members) => {
+                    batch.insert(meta_key(MEMBERS), layout::seal_members(members));
+                }
+                Change::Ring(ring) => batch.insert(meta_key(RING), layout::seal_ring(ring)),
+                Change::Forget { partition, key } => {
+                    records.insert(At::Data(*partition, key), None);
+                }
+                Change::Generation { partition, generation } => batch.insert(
+                    meta_key(&layout::generation_name(*partition)),
+                    layout::seal_generation(*partition, generation),
+                ),
+            }
+        }
+        let mut last_write = self.writer();
+        for (at, record) in records {
+            self.remove_chunks(at, &mut batch)?;
+            match record {
+                Some(record) => self.put(at, record, &mut last_write, &mut batch)?,
+                None => batch.remove(at.place()),
+            }
+        }
+        *last_write += 1;
+        batch.insert(meta_key(LAST_WRITE), seal(LAST_WRITE, &last_write.to_be_bytes()));
+        Ok(self.sled.apply(batch)?)
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        let synced = *self.writer();
+        self.sled.sync()?;
+        Ok(self.directory.set_mark(synced).map_err(|error| self.sled.fail(error.into()))?)
+    }
+
+    fn probe(&self) -> Result<(), StoreError> {
+        Ok(self.directory.probe().map_err(|error| self.sled.fail(error.into()))?)
+    }
+
+    fn keep_trees(&self, trees: &[u8]) -> Result<(), StoreError> {
+        let kept = trees::keep(&self.directory.data(), *self.writer(), trees);
+        Ok(kept.map_err(|error| self.sled.fail(error.into()))?)
+    }
+
+    fn take_trees(&self) -> Result<Taken, StoreError> {
+        let taken = trees::take(&self.directory.data(), *self.writer());
+        Ok(taken.map_err(|error| self.sled.fail(error.into()))?)
+    }
+
+    fn disk_bytes(&self) -> Result<u64, StoreError> {
+        Ok(self.sled.disk_bytes()?)
+    }
+
+    fn scrub(&self, part: u64) -> Result<Scrubbed, StoreError> {
+        Ok(self.scrub_part(part)?)
+    }
+
+    fn free_bytes(&self, coming_bytes: u64) -> Result<Option<u64>, StoreError> {
+        Ok(Some(self.sled.free_beside(coming_bytes)?))
+    }
+}

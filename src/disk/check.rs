@@ -1,0 +1,328 @@
+//! A stopped store, read whole: every record, checksum, chunk and head, and what is kept beside
+//! them. Nothing of it is changed: what is read is a private copy.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::path::Path;
+
+use blake3::Hasher;
+use bytes::Bytes;
+use pixii_core::generation::Generation;
+use pixii_core::members::Members;
+use pixii_core::merkle::Digest;
+use pixii_core::ring::Ring;
+use pixii_core::store::{Found, HintTotal, Kept, Meta, Record};
+use pixii_core::types::{Key, NodeId, Partition, first_u64};
+use pixii_core::wire;
+
+use super::files::Directory;
+use super::files::copy::PrivateCopy;
+use super::layout::{self, At, CHUNKS, HINTS, Head, Place, Value};
+use super::{DiskStore, Fault, OpenError, generations, life, members, noted_damage, ring, schema};
+
+/// What a check has read, and how much of it is damaged.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CheckReport {
+    /// What the store knows of itself; `None` before its first life.
+    pub meta: Option<Meta>,
+    /// What it knows of the members; `None` before it was told.
+    pub members: Option<Members>,
+    /// The ring, where it is a later one than what the configuration makes.
+    pub ring: Option<Ring>,
+    /// Keys with a value.
+    pub live_keys: u64,
+    /// Keys with more than one value.
+    pub siblings: u64,
+    /// Values of all keys.
+    pub values: u64,
+    /// Keys without a value: deleted ones.
+    pub tombstones: u64,
+    /// Entries of all clocks.
+    pub clock_entries: u64,
+    /// What is kept for each other member; damaged hints are counted, at no size.
+    pub hints: BTreeMap<NodeId, HintTotal>,
+    /// Records and hints kept in chunks.
+    pub chunked: u64,
+    /// Chunks, orphans among them.
+    pub chunks: u64,
+    /// Bytes that the store takes on disk.
+    pub disk_bytes: u64,
+    /// Of all keys, clocks and values, without hints: equal where two stores hold the same.
+    pub digest: u64,
+    /// The same by partition, without those of the first generation that hold nothing.
+    pub by_partition: BTreeMap<Partition, Holding>,
+    /// Damaged places.
+    pub damages: u64,
+    /// False when damage hid the places behind it.
+    pub complete: bool,
+}
+
+/// What a store holds of a partition, less what is collected. Homes go from one generation to the next one after the other,
+/// and then take out at their own pace what is collected: when they are stopped meanwhile, they still hold the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Holding {
+    /// The partition's generation there.
+    pub generation: u64,
+    /// What is held.
+    pub content: Content,
+    /// What will be held when the next generation has begun: less what is condemned.
+    pub next: Content,
+}
+
+/// Keys and what they hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Content {
+    /// How many keys.
+    pub keys: u64,
+    /// A sum over the digests of all: it depends on nothing else that the store holds.
+    pub digest: u64,
+}
+
+impl Content {
+    fn add(&mut self, digest: Digest) {
+        self.keys += u64::from(digest != Digest::default());
+        self.digest = self.digest.wrapping_add(digest.0 as u64);
+    }
+}
+
+impl Holding {
+    /// True if a home that holds `later`, of this generation or the one behind it, holds the same.
+    fn is_same(&self, later: &Holding) -> bool {
+        match self.generation + 1 == later.generation {
+            true => self.next == later.content,
+            false => self.content == later.content,
+        }
+    }
+}
+
+/// One damaged place. The text of `Display` is a sentence that begins with the place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// Whose record it is, where it is one's.
+    pub key: Option<(Partition, Key)>,
+    /// Whose hint it is, of which key, where it is one's.
+    pub hint: Option<(NodeId, Key)>,
+    /// What is wrong.
+    pub what: String,
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        if let Some((partition, key)) = &self.key {
+            write!(f, "key {key:?} (partition {}): ", partition.0)?;
+        }
+        if let Some((target, key)) = &self.hint {
+            write!(f, "hint for {target:?} of key {key:?}: ")?;
+        }
+        f.write_str(&self.what)
+    }
+}
+
+/// Reads the whole store in `dir`, which no daemon may have, and shows each damage to `visit`.
+/// Nothing in `dir` is changed: a private copy within `scratch` is read. Memory is bounded by the
+/// page cache of `cache_bytes` bytes and 12 bytes for each chunked record or hint. The error says
+/// that the store could not be opened or the disk failed.
+pub fn check(
+    dir: &Path,
+    scratch: &Path,
+    cache_bytes: u64,
+    visit: &mut dyn FnMut(Damage),
+) -> Result<CheckReport, OpenError> {
+    // Before the store in it, so that it is removed last.
+    let copy = PrivateCopy::of(dir, scratch)?;
+    let directory = Directory::claim_existing(copy.path())?;
+    let noted = noted_damage(&directory);
+    let store = DiskStore::open_claimed(directory, dir, cache_bytes, schema::verify)?;
+    let fault = |fault| OpenError::from_fault(dir, fault);
+    let mut reader = Reader {
+        store: &store,
+        visit,
+        report: CheckReport::default(),
+        generations: generations(&store.sled).map_err(fault)?.into_iter().collect(),
+        heads: HashMap::new(),
+        digest: Hasher::new(),
+        hints: Kept::default(),
+        last: None,
+    };
+    for (partition, generation) in &reader.generations {
+        let number = generation.number;
+        let holding = Holding { generation: number, ..Holding::default() };
+        reader.report.by_partition.insert(*partition, holding);
+    }
+    for damage in &copy.damages {
+        reader.damage(None, damage);
+    }
+    if let Some(noted) = noted {
+        reader.damage(None, format!("the store as a whole: {noted}; a daemon does not serve it"));
+    }
+    reader.report.meta = life(&store.sled).map_err(fault)?;
+    reader.report.disk_bytes = copy.disk_bytes;
+    reader.report.members = members(&store.sled).map_err(fault)?;
+    reader.report.ring = ring(&store.sled).map_err(fault)?;
+    // Chunks last: by then all that have any are known.
+    let parts = [(&[][..], Some(&CHUNKS[..])), (&HINTS, None), (&CHUNKS, Some(&HINTS))];
+    let read = parts.into_iter().try_for_each(|(from, to)| {
+        store.sled.range(from, to, |place, value| reader.entry(place, value).map(|()| true))
+    });
+    match read {
+        Ok(()) => reader.report.complete = true,
+        Err(Fault::Corrupt(reason)) => reader.hidden(&reason),
+        Err(other) => return Err(fault(other)),
+    }
+    let Reader { mut report, digest, hints, .. } = reader;
+    report.hints = hints.totals;
+    report.digest = first_u64(digest.finalize().as_bytes());
+    Ok(report)
+}
+
+/// Two stores that should hold the same of a partition, and do not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// The partition.
+    pub partition: Partition,
+    /// Each of two of its homes, and how many keys it holds there.
+    pub homes: [(NodeId, u64); 2],
+}
+
+/// The partitions of `ring` whose homes, as far as their stores are among `stores`, do not all hold the same keys,
+/// clocks and values, less what is collected.
+pub fn differences(ring: &Ring, stores: &[(NodeId, CheckReport)]) -> Vec<Difference> {
+    let of = |home: &NodeId| stores.iter().find(|(node, _)| node == home);
+    let mut found = Vec::new();
+    for partition in (0..ring.partitions()).map(Partition) {
+        let held = ring.homes(partition).iter().filter_map(of).map(|(node, report)| {
+            (*node, report.by_partition.get(&partition).copied().unwrap_or_default())
+        });
+        let held: Vec<(NodeId, Holding)> = held.collect();
+        let Some(latest) = held.iter().max_by_key(|(_, holding)| holding.generation) else {
+            continue;
+        };
+        if let Some(other) = held.iter().find(|(_, holding)| !holding.is_same(&latest.1)) {
+            let homes = [latest, other].map(|(node, holding)| (*node, holding.content.keys));
+            found.push(Difference { partition, homes });
+        }
+    }
+    found
+}
+
+struct Reader<'a> {
+    store: &'a DiskStore,
+    visit: &'a mut dyn FnMut(Damage),
+    report: CheckReport,
+    generations: BTreeMap<Partition, Generation>,
+    /// How many chunks each write has.
+    heads: HashMap<u64, u32>,
+    digest: Hasher,
+    hints: Kept,
+    /// The last key that could be read.
+    last: Option<Key>,
+}
+
+impl Reader<'_> {
+    fn damage(&mut self, at: Option<At<'_>>, what: impl Into<String>) {
+        self.report.damages += 1;
+        let (mut key, mut hint) = (None, None);
+        match at {
+            Some(At::Data(partition, of)) => key = Some((partition, of.clone())),
+            Some(At::Hint(target, of)) => hint = Some((target, of.clone())),
+            None => {}
+        }
+        (self.visit)(Damage { key, hint, what: what.into() });
+    }
+
+    fn entry(&mut self, place: &[u8], bytes: Bytes) -> Result<(), Fault> {
+        match Place::decode(place) {
+            Some(Place::Meta(name)) => {
+                if layout::unseal(&name, &bytes).is_none() {
+                    let what = format!("the store's own record \"{name}\": its checksum fails");
+                    self.damage(None, what);
+                }
+            }
+            Some(Place::Data(partition, key)) => {
+                if let Some(record) = self.record(At::Data(partition, &key), &bytes)? {
+                    self.count(partition, &key, &record);
+                }
+                self.last = Some(key);
+            }
+            Some(Place::Hint(target, key)) => {
+                let hint = self.record(At::Hint(target, &key), &bytes)?;
+                let found = hint.map_or(Found::Damaged, Found::Record);
+                self.hints.add(target, &key, &found, (Partition(0), false));
+            }
+            Some(Place::Chunk(id, index)) => {
+                self.report.chunks += 1;
+                if self.heads.get(&id).is_none_or(|chunks| index >= *chunks) {
+                    let what = format!("chunk {index} of write {id}: no record has it");
+                    self.damage(None, what);
+                }
+            }
+            Some(Place::Filler) if bytes.is_empty() => {}
+            Some(Place::Filler) | None => self
+                .damage(None, format!("the place {}: nothing belongs there", place.escape_ascii())),
+        }
+        Ok(())
+    }
+
+    /// The record or hint of these bytes, or `None` if it is damaged, which is said.
+    fn record(&mut self, at: At<'_>, bytes: &Bytes) -> Result<Option<Record>, Fault> {
+        let (what, record) = match Value::decode(at, bytes) {
+            Value::Inline(record) => ("the checksum of its record fails", Some(record)),
+            Value::Chunked(head) => {
+                self.report.chunked += 1;
+                self.heads.insert(head.id, head.chunks);
+                self.chunks(head)?
+            }
+            Value::Damaged => ("it has neither a record nor a head", None),
+        };
+        Ok(match at.decode(record) {
+            Found::Record(record) => Some(record),
+            Found::Nothing | Found::Damaged => {
+                self.damage(Some(at), what);
+                None
+            }
+        })
+    }
+
+    fn chunks(&self, head: Head) -> Result<(&'static str, Option<Bytes>), Fault> {
+        Ok(match self.store.read_chunks(head)? {
+            Some(record) => ("the checksum over its chunks fails", Some(record)),
+            None => ("its chunks do not fit its head", None),
+        })
+    }
+
+    fn count(&mut self, partition: Partition, key: &Key, record: &Record) {
+        let (report, object) = (&mut self.report, &record.object);
+        let values = object.len() as u64;
+        report.live_keys += u64::from(values > 0);
+        report.tombstones += u64::from(values == 0);
+        report.siblings += u64::from(values > 1);
+        report.values += values;
+        report.clock_entries += object.entries().len() as u64;
+        let (place, bytes) = (partition.0.to_be_bytes(), wire::encode(object));
+        for part in [&place[..], key.as_bytes(), &bytes] {
+            self.digest.update(&(part.len() as u64).to_be_bytes());
+            self.digest.update(part);
+        }
+        let generation = self.generations.get(&partition);
+        let collected = generation.and_then(|known| known.collected_of(key));
+        let kept =
+            collected.map_or(Cow::Borrowed(object), |graves| Cow::Owned(object.forget(graves)));
+        let digest = Digest::of(key, &kept);
+        // Few keys are condemned at a time; the others are hashed once.
+        let condemned = generation.and_then(|known| known.condemned_of(key));
+        let next = condemned.map_or(digest, |graves| Digest::of(key, &kept.forget(graves)));
+        let holding = report.by_partition.entry(partition).or_default();
+        holding.content.add(digest);
+        holding.next.add(next);
+    }
+
+    /// sled could not read on.
+    fn hidden(&mut self, reason: &str) {
+        let behind = match &self.last {
+            Some(key) => format!("behind the key {key:?}"),
+            None => "from the first key on".into(),
+        };
+        self.damage(None, format!("{behind}: {reason}; nothing more could be read"));
+    }
+}

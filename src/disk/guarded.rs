@@ -1,0 +1,597 @@
+//! sled 0.34.7 with its edges covered: panics become faults, a flush becomes durable, the first fault
+//! ends everything. Nothing outside this file calls sled.
+//!
+//! Left alone on purpose: `flush_async`, transactions, more than one tree, reverse iteration, and the
+//! background flusher (it would fsync behind our back and swallow the error).
+
+use std::any::Any;
+use std::cell::Cell;
+use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::io;
+use std::ops::Bound;
+use std::os::fd::BorrowedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, Once, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+use std::{mem, thread};
+
+use bytes::Bytes;
+use rustix::fs::{Dir, FallocateFlags, Mode, OFlags};
+use rustix::io::Errno;
+pub(in crate::disk) use sled::Batch;
+
+use super::files::{lock_within, sync_path};
+use super::log::Survey;
+use super::watch::Watch;
+
+/// Size of a segment of sled's log, in bytes.
+///
+/// sled moves whatever is longer than a quarter of a segment to a file of its own in `blobs/`, which it
+/// never fsyncs. That includes whole pages: a leaf of 17 values is rewritten as one item, so with the
+/// default of 512 KiB sixteen values of 8 KiB are enough, and so are 256 keys of 1 KiB in an index page.
+/// With 8 MiB the limit is 2 MiB: 62 values of 32 KiB, where a leaf splits above 16. Merges of emptied
+/// leaves can in theory pile up more, so [`Sled::sync`] also fsyncs what it finds in `blobs/`.
+pub(super) const SEGMENT_BYTES: usize = 8 << 20;
+
+/// Log space that is taken from the file system ahead of what is known to come, in bytes. Requests that
+/// were under way when the space ran out end up here.
+const AHEAD_BYTES: u64 = SEGMENT_BYTES as u64 / 2;
+/// Log bytes for each byte of a record, pages that are rewritten included; 5.5 was measured for records of
+/// 500 bytes.
+const LOG_PER_BYTE: u64 = 6;
+
+/// The name of the note of damage within the data.
+const DAMAGED: &str = "DAMAGED";
+
+/// How long a directory may stay locked by the background threads of a store closed before.
+const RELEASE: Duration = Duration::from_secs(5);
+
+/// How long a sync waits for a free descriptor, and how often it looks.
+const NO_DESCRIPTOR_TIMEOUT: Duration = Duration::from_secs(60);
+const NO_DESCRIPTOR_BACKOFF: Duration = Duration::from_millis(20);
+
+/// What went wrong below, in one sentence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::disk) enum Fault {
+    /// The files contradict themselves, or sled panicked.
+    Corrupt(String),
+    /// The operating system said no.
+    Io(String),
+    /// Somebody else has sled's file locked.
+    Locked,
+}
+
+impl From<io::Error> for Fault {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => Fault::Corrupt("a file ends too early".into()),
+            _ => Fault::Io(line(&error.to_string())),
+        }
+    }
+}
+
+impl From<sled::Error> for Fault {
+    fn from(error: sled::Error) -> Self {
+        match error {
+            sled::Error::Io(error) => error.into(),
+            sled::Error::Corruption { .. } => Fault::Corrupt("a checksum of sled fails".into()),
+            error => Fault::Corrupt(line(&error.to_string())),
+        }
+    }
+}
+
+thread_local! {
+    /// True while this thread is inside sled: its panics are caught, so they are not printed.
+    static INSIDE: Cell<bool> = const { Cell::new(false) };
+}
+static OPENING: AtomicUsize = AtomicUsize::new(0);
+static OPEN: AtomicUsize = AtomicUsize::new(0);
+
+/// One more in a counter, for as long as it lives.
+#[derive(Debug)]
+struct Counted(&'static AtomicUsize);
+
+impl Counted {
+    fn new(counter: &'static AtomicUsize) -> Self {
+        counter.fetch_add(1, Ordering::SeqCst);
+        Counted(counter)
+    }
+}
+
+fn write_note(dir: &Path, reason: &str) -> io::Result<()> {
+    fs::write(dir.join(DAMAGED), reason)?;
+    sync_path(&dir.join(DAMAGED))?;
+    sync_path(dir)
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// The directory `blobs/`, open, and the files in it that have been fsynced.
+#[derive(Debug)]
+struct Blobs {
+    dir: Dir,
+    synced: HashSet<OsString>,
+}
+
+impl Blobs {
+    fn open(path: &Path) -> io::Result<Self> {
+        Ok(Blobs { dir: Dir::new(File::open(path)?)?, synced: HashSet::new() })
+    }
+}
+
+/// Opens a file of a directory. Without a free descriptor it waits for one: a shortage of the
+/// process or of the machine is no failure of the store.
+fn open_patiently(dir: BorrowedFd<'_>, name: &OsStr) -> Result<File, Errno> {
+    let deadline = Instant::now() + NO_DESCRIPTOR_TIMEOUT;
+    loop {
+        match rustix::fs::openat(dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+            Err(Errno::MFILE | Errno::NFILE) if Instant::now() < deadline => {
+                thread::sleep(NO_DESCRIPTOR_BACKOFF);
+            }
+            opened => return opened.map(File::from),
+        }
+    }
+}
+
+/// An open sled directory.
+#[derive(Debug)]
+pub(in crate::disk) struct Sled {
+    dir: PathBuf,
+    /// Over whoever writes; before the database, a handle of which it has. `None` only while it is closed.
+    watch: Option<Watch>,
+    /// `None` only while it is closed.
+    db: Option<sled::Db>,
+    /// Our own descriptor of the one file that holds the data.
+    file: File,
+    /// How the log was before sled saw it.
+    survey: Survey,
+    blobs: Mutex<Blobs>,
+    fault: OnceLock<Fault>,
+    _open: Counted,
+}
+
+impl Sled {
+    /// Opens the directory, or makes it if it is not there. The page cache takes about `cache_bytes`
+    /// bytes; measured was up to 2.4 times as much.
+    pub(in crate::disk) fn open(dir: &Path, cache_bytes: u64) -> Result<Self, Fault> {
+        let survey = Sled::survey_of(dir, 0)?;
+        Sled::open_surveyed(dir, cache_bytes, survey)
+    }
+
+    /// Reads the log of a store that is not open to its end, which must hold the write `mark`. An
+    /// error of the disk has to be found here: a segment that sled cannot read it takes for torn,
+    /// and overwrites it with zeros.
+    pub(super) fn survey_of(dir: &Path, mark: u64) -> Result<Survey, Fault> {
+        await_release(&dir.join("db"))?;
+        match File::open(dir.join("db")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Survey::default()),
+            file => Ok(Survey::of(&file?, mark)?),
+        }
+    }
+
+    /// Opens a directory whose log was read.
+    pub(super) fn open_surveyed(
+        dir: &Path,
+        cache_bytes: u64,
+        survey: Survey,
+    ) -> Result<Self, Fault> {
+        hook_panics();
+        let _opening = Counted::new(&OPENING);
+        let config = sled::Config::new()
+            .path(dir)
+            .cache_capacity(cache_bytes)
+            .segment_size(SEGMENT_BYTES)
+            .flush_every_ms(None);
+        let db = inside(|| Ok(config.open()?))?;
+        let file = File::options().read(true).write(true).open(dir.join("db"))?;
+        // sled fsyncs none of these, and may just have made them (or a lost `conf`) anew.
+        file.sync_all()?;
+        for path in [dir.join("conf"), dir.join("blobs"), dir.to_path_buf()] {
+            sync_path(&path)?;
+        }
+        let _open = Counted::new(&OPEN);
+        let (blobs, fault) = (Mutex::new(Blobs::open(&dir.join("blobs"))?), OnceLock::new());
+        let forgotten = db.clone();
+        let watch = Watch::start(move || {
+            // Whoever waits gets the error, too.
+            let _ = inside(|| Ok(forgotten.flush()?));
+        })?;
+        let (dir, watch, db) = (dir.to_path_buf(), Some(watch), Some(db));
+        Ok(Sled { dir, watch, db, file, survey, blobs, fault, _open })
+    }
+
+    /// Runs `work` unless something has failed before; its failure is the last thing that happens.
+    fn run<T>(&self, work: impl FnOnce(&sled::Db) -> Result<T, Fault>) -> Result<T, Fault> {
+        if let Some(fault) = self.fault.get() {
+            return Err(fault.clone());
+        }
+        let Some(db) = &self.db else { return Err(Fault::Io("the store is closed".into())) };
+        inside(|| work(db)).map_err(|fault| self.fail(fault))
+    }
+
+    /// Makes `fault` the last thing that happened here. Damage is noted beside the data: a page that is read only now and
+    /// then must not end the daemon at every start anew, but have the store set aside.
+    pub(super) fn fail(&self, fault: Fault) -> Fault {
+        let note = || {
+            if let Fault::Corrupt(reason) = &fault {
+                // Without the note the next start finds the same damage, or none.
+                let _ = write_note(&self.dir, reason);
+            }
+            fault.clone()
+        };
+        self.fault.get_or_init(note).clone()
+    }
+
+    /// True if what has failed is that the files contradict themselves.
+    pub(super) fn is_damaged(&self) -> bool {
+        matches!(self.fault.get(), Some(Fault::Corrupt(_)))
+    }
+
+    /// The damage that was noted when the store in `dir` was open last.
+    pub(super) fn noted_damage(dir: &Path) -> Option<String> {
+        fs::read_to_string(dir.join(DAMAGED)).ok()
+    }
+
+    /// The value at a key, shared with sled's cache.
+    pub(in crate::disk) fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Fault> {
+        self.run(|db| Ok(db.get(key)?.map(Bytes::from_owner)))
+    }
+
+    /// Shows `visit` the places from `from` to before `to` (to the end without one) with their values, in
+    /// order, until it says false; the first fault ends it.
+    pub(super) fn range(
+        &self,
+        from: &[u8],
+        to: Option<&[u8]>,
+        mut visit: impl FnMut(&[u8], Bytes) -> Result<bool, Fault>,
+    ) -> Result<(), Fault> {
+        let to = to.map_or(Bound::Unbounded, Bound::Excluded);
+        self.run(|db| {
+            for entry in db.range::<&[u8], _>((Bound::Included(from), to)) {
+                let (place, value) = entry?;
+                if !visit(&place, Bytes::from_owner(value))? {
+                    break;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// The same for what a damaged store still shows: a fault ends this call and nothing else.
+    pub(super) fn try_range(
+        &self,
+        from: &[u8],
+        mut visit: impl FnMut(&[u8], Bytes) -> Result<bool, Fault>,
+    ) -> Result<(), Fault> {
+        let Some(db) = &self.db else { return Err(Fault::Io("the store is closed".into())) };
+        inside(|| {
+            for entry in db.range::<&[u8], _>((Bound::Included(from), Bound::Unbounded)) {
+                let (place, value) = entry?;
+                if !visit(&place, Bytes::from_owner(value))? {
+                    break;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// How the log was when the store was opened, before sled saw it.
+    pub(super) fn survey(&self) -> &Survey {
+        &self.survey
+    }
+
+    /// The file that holds the log.
+    pub(super) fn log(&self) -> &File {
+        &self.file
+    }
+
+    /// Applies all of the batch or nothing; durable after the next [`Sled::sync`].
+    pub(in crate::disk) fn apply(&self, batch: Batch) -> Result<(), Fault> {
+        self.watched(|| self.run(|db| Ok(db.apply_batch(batch)?)))
+    }
+
+    /// Makes everything applied durable. sled's flush writes and calls `sync_file_range`, which is not
+    /// durable: the fsync is ours.
+    pub(in crate::disk) fn sync(&self) -> Result<(), Fault> {
+        self.watched(|| self.run(|db| Ok(db.flush()?)))?;
+        self.run(|_| {
+            self.sync_blobs()?;
+            Ok(self.file.sync_data()?)
+        })
+    }
+
+    fn watched<T>(&self, call: impl FnOnce() -> T) -> T {
+        match &self.watch {
+            Some(watch) => watch.over(call),
+            None => call(),
+        }
+    }
+
+    /// Makes files in `blobs/` durable that have come since the last call. The directory stays
+    /// open: a sync must not fail because the process has no descriptor left.
+    fn sync_blobs(&self) -> Result<(), Fault> {
+        let mut blobs = self.blobs.lock().unwrap_or_else(PoisonError::into_inner);
+        let Blobs { dir, synced } = &mut *blobs;
+        dir.rewind();
+        let mut found = HashSet::new();
+        for entry in &mut *dir {
+            let entry = entry.map_err(io::Error::from)?;
+            let name = OsStr::from_bytes(entry.file_name().to_bytes()).to_owned();
+            if name != "." && name != ".." {
+                found.insert(name);
+            }
+        }
+        let dir = dir.fd().map_err(io::Error::from)?;
+        synced.retain(|name| found.contains(name));
+        let mut grown = false;
+        for name in found {
+            if synced.contains(&name) {
+                continue;
+            }
+            match open_patiently(dir, &name) {
+                // sled has replaced it in the meantime.
+                Err(Errno::NOENT) => continue,
+                file => file.map_err(io::Error::from)?.sync_all()?,
+            }
+            grown = true;
+            synced.insert(name);
+        }
+        if grown {
+            rustix::fs::fsync(dir).map_err(io::Error::from)?;
+        }
+        Ok(())
+    }
+
+    /// Bytes that this process may still take on the file system, beside what is taken here for the rest of
+    /// the log's segment and for `coming_bytes` more bytes of records; 0 when there is too little for that.
+    ///
+    /// At every open sled fills the rest of the segment with zeros, up to 8 MiB: a disk may be full, but a
+    /// segment that has been begun must never want space, or the store could not be opened again.
+    pub(super) fn free_beside(&self, coming_bytes: u64) -> Result<u64, Fault> {
+        self.run(|_| {
+            let length = self.file.metadata()?.len();
+            let ahead = AHEAD_BYTES.saturating_add(coming_bytes.saturating_mul(LOG_PER_BYTE));
+            let enough = self.take_space(length.saturating_add(ahead))?
+                // Those zeros may be the room that is wanted.
+                || (self.take_space(length)? && self.ends_with_zeros(length, ahead)?);
+            Ok(if enough { self.free()? } else { 0 })
+        })
+    }
+
+    /// Takes the space for all segments up to the one with this byte; false when there is not enough.
+    fn take_space(&self, up_to: u64) -> io::Result<bool> {
+        let segment = SEGMENT_BYTES as u64;
+        let end = up_to.div_ceil(segment).saturating_mul(segment).min(i64::MAX as u64);
+        // Looked at each time: where sled cuts the file, the space behind goes back.
+        let missing = end.saturating_sub(self.file.metadata()?.blocks() * 512);
+        if missing == 0 {
+            return Ok(true);
+        }
+        // Asked first: ext4 keeps what it found before it fails.
+        if missing > self.free()? {
+            return Ok(false);
+        }
+        match rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, 0, end) {
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(true),
+            Err(Errno::NOSPC | Errno::DQUOT | Errno::FBIG) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn free(&self) -> io::Result<u64> {
+        let disk = rustix::fs::fstatvfs(&self.file)?;
+        Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+    }
+
+    /// Whether the last `wanted` bytes of the log's last segment are zeros: nothing was written there yet.
+    fn ends_with_zeros(&self, length: u64, wanted: u64) -> io::Result<bool> {
+        const PIECE: u64 = 64 << 10;
+        let begin = match length.checked_sub(wanted) {
+            Some(begin) if wanted <= SEGMENT_BYTES as u64 => begin,
+            _ => return Ok(false),
+        };
+        let mut piece = vec![0; PIECE as usize];
+        let mut end = length;
+        while end > begin {
+            let from = end.saturating_sub(PIECE).max(begin);
+            let bytes = &mut piece[..(end - from) as usize];
+            self.file.read_exact_at(bytes, from)?;
+            if bytes.iter().any(|byte| *byte != 0) {
+                return Ok(false);
+            }
+            end = from;
+        }
+        Ok(true)
+    }
+
+    /// Bytes that the directory takes on disk. Where it cannot be looked at, for want of descriptors say, the store itself
+    /// has not failed.
+    pub(super) fn disk_bytes(&self) -> Result<u64, Fault> {
+        if let Some(fault) = self.fault.get() {
+            return Err(fault.clone());
+        }
+        Ok(allocated(&self.dir)? + allocated(&self.dir.join("blobs"))?)
+    }
+
+    /// Syncs everything and lets go of the directory.
+    pub(super) fn close(mut self) -> Result<(), Fault> {
+        self.sync()?;
+        self.watch = None;
+        let db = self.db.take();
+        inside(|| {
+            drop(db);
+            Ok(())
+        })?;
+        Ok(self.file.sync_data()?)
+    }
+}
+
+impl Drop for Sled {
+    fn drop(&mut self) {
+        let watch = self.watch.take();
+        let Some(db) = self.db.take() else { return };
+        if matches!(self.fault.get(), Some(Fault::Io(_) | Fault::Locked)) {
+            // Dropping it would flush and fsync again, after a failure. The process is about to end.
+            mem::forget((watch, db));
+        } else {
+            drop(watch);
+            // An error here loses nothing that was promised: what matters was synced.
+            let _ = inside(|| {
+                drop(db);
+                Ok(())
+            });
+        }
+    }
+}
+
+/// Runs `work`, and turns a panic into a fault.
+fn inside<T>(work: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
+    let before = INSIDE.replace(true);
+    let outcome = panic::catch_unwind(AssertUnwindSafe(work));
+    INSIDE.set(before);
+    outcome.unwrap_or_else(|payload| {
+        let text = message(&*payload);
+        let fault = format!("sled panicked: {}", line(text));
+        // sled unwraps errors of the operating system in places: those are no damage.
+        let io = text.contains("Os {") || text.contains("IO error");
+        Err(if io { Fault::Io(fault) } else { Fault::Corrupt(fault) })
+    })
+}
+
+/// What a panic said.
+fn message(payload: &dyn Any) -> &str {
+    let text = payload.downcast_ref::<String>().map(String::as_str);
+    text.or(payload.downcast_ref::<&str>().copied()).unwrap_or("no message")
+}
+
+/// The first line, at most 200 characters of it: sled's messages may show whole pages. Of an error of the
+/// operating system that sled shows as a structure, its message.
+fn line(text: &str) -> String {
+    let line = text.lines().next().unwrap_or_default();
+    let message = line.split_once("message: \"").and_then(|(_, rest)| rest.split_once('"'));
+    message.map_or(line, |(message, _)| message).chars().take(200).collect()
+}
+
+/// Keeps caught panics quiet, and ends the process when one of sled's IO threads panics under an open
+/// store: what it was to write is lost, and whoever waits for it would wait for ever.
+fn hook_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let others = panic::take_hook();
+        panic::set_hook(Box::new(move |info| match &thread::current() {
+            _ if INSIDE.get() => {}
+            thread if thread.name().is_some_and(|name| name.starts_with("sled-io-")) => {
+                background_panic(info);
+            }
+            _ => others(info),
+        }));
+    });
+}
+
+/// While a store is being opened, the opening thread notices by itself and reports.
+fn background_panic(info: &PanicHookInfo) {
+    if OPENING.load(Ordering::SeqCst) == 0 && OPEN.load(Ordering::SeqCst) > 0 {
+        let what = line(message(info.payload()));
+        eprintln!("the store failed: sled panicked in the background: {what}");
+        std::process::exit(1);
+    }
+}
+
+/// sled's threads may hold its file for a moment after a store in this process was closed.
+fn await_release(file: &Path) -> Result<(), Fault> {
+    let file = match File::open(file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        file => file?,
+    };
+    if !lock_within(&file, RELEASE)? {
+        return Err(Fault::Locked);
+    }
+    Ok(file.unlock()?)
+}
+
+/// Bytes allocated to the files of a directory, not looking further down.
+fn allocated(dir: &Path) -> io::Result<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(dir)? {
+        match entry?.metadata() {
+            Ok(file) => bytes += file.blocks() * 512,
+            // sled removes old snapshots and blobs at any time.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_to_lie_in_blobs_is_synced_and_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let sled = Sled::open(dir.path(), 1 << 20).unwrap();
+        let known = || sled.blobs.lock().unwrap().synced.len();
+        let put = |value: Vec<u8>| {
+            let mut batch = Batch::default();
+            batch.insert(b"key", value);
+            sled.apply(batch).unwrap();
+            sled.sync().unwrap();
+        };
+        put(vec![7; SEGMENT_BYTES / 4 - 100]);
+        assert_eq!(known(), 0, "just below the limit");
+        put(vec![7; SEGMENT_BYTES / 4]);
+        assert_eq!(known(), 1, "just above");
+        let blob = fs::read_dir(dir.path().join("blobs")).unwrap().next().unwrap().unwrap();
+        fs::remove_file(blob.path()).unwrap();
+        sled.sync().unwrap();
+        assert_eq!(known(), 0);
+    }
+
+    #[test]
+    fn the_log_has_its_space_before_it_needs_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let sled = Sled::open(dir.path(), 1 << 20).unwrap();
+        let (segment, db) = (SEGMENT_BYTES as u64, dir.path().join("db"));
+        let taken = || fs::metadata(&db).unwrap().blocks() * 512 / segment;
+        let length = fs::metadata(&db).unwrap().len();
+        assert!(sled.free_beside(0).unwrap() > 0);
+        assert_eq!(taken(), 1);
+        assert!(sled.free_beside(segment).unwrap() > 0);
+        assert_eq!(taken(), 7, "six for what comes");
+        assert_eq!(sled.free_beside(u64::MAX), Ok(0), "no disk has that much");
+        assert_eq!(fs::metadata(&db).unwrap().len(), length, "sled sees nothing of it");
+
+        // Opened again, it has a segment of zeros behind the little that was written.
+        sled.close().unwrap();
+        let sled = Sled::open(dir.path(), 1 << 20).unwrap();
+        let length = fs::metadata(&db).unwrap().len();
+        assert_eq!(length.next_multiple_of(segment), segment);
+        assert!(sled.ends_with_zeros(length, AHEAD_BYTES).unwrap());
+        assert!(!sled.ends_with_zeros(length, segment).unwrap());
+        assert!(!sled.ends_with_zeros(length, segment + 1).unwrap());
+    }
+
+    #[test]
+    fn panics_become_faults_and_the_first_one_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let sled = Sled::open(dir.path(), 1 << 20).unwrap();
+        let fault = sled.run::<()>(|_| panic!("first {}\nand a page", 1)).unwrap_err();
+        assert_eq!(fault, Fault::Corrupt("sled panicked: first 1".into()));
+        assert_eq!(sled.get(b"k"), Err(fault.clone()));
+        assert_eq!(sled.sync(), Err(fault.clone()));
+        assert_eq!(sled.close(), Err(fault));
+        let full = inside::<()>(|| panic!("{:?}", io::Error::from_raw_os_error(28)));
+        assert_eq!(full, Err(Fault::Io("sled panicked: No space left on device".into())));
+    }
+}

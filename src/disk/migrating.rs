@@ -1,0 +1,48 @@
+//! The schema of a stopped store, told and brought up to date.
+
+use std::path::Path;
+
+use pixii_core::store::StoreError;
+
+use super::files::Directory;
+use super::files::copy::PrivateCopy;
+use super::{DiskStore, OpenError, open_sled, refuse_noted, schema};
+
+/// Which schema a stopped store has, and the way to today's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SchemaReport {
+    /// The schema that it has.
+    pub found: u32,
+    /// The schema that this program reads and writes.
+    pub newest: u32,
+    /// The steps between them: the schema that each leads to, and what it is about.
+    pub steps: Vec<(u32, &'static str)>,
+}
+
+/// Which schema the store in `dir` has, which no daemon may have. Nothing in `dir` is changed: a
+/// private copy within `scratch` is read. A schema that this program does not know is an error, as
+/// at a daemon's start, and so is damage that was noted.
+pub fn schema_of(dir: &Path, scratch: &Path, cache_bytes: u64) -> Result<SchemaReport, OpenError> {
+    let copy = PrivateCopy::of(dir, scratch)?;
+    report(Directory::claim_existing(copy.path())?, dir, cache_bytes)
+}
+
+/// The schema of a store that may be opened; `dir` names it in errors.
+fn report(directory: Directory, dir: &Path, cache_bytes: u64) -> Result<SchemaReport, OpenError> {
+    refuse_noted(&directory, dir)?;
+    let sled = open_sled(&directory, dir, cache_bytes)?;
+    let found = schema::found(&sled).map_err(|error| OpenError::from_schema(dir, error))?;
+    sled.close().map_err(|fault| OpenError::from_fault(dir, fault))?;
+    Ok(SchemaReport { found, newest: schema::NEWEST, steps: schema::steps(found) })
+}
+
+/// Brings the store in `dir`, which no daemon may have, to today's schema, synced, as a daemon's start does, and tells what
+/// there was to do. Ended in between, the next time completes it.
+pub fn migrate(dir: &Path, cache_bytes: u64) -> Result<SchemaReport, OpenError> {
+    let report = report(Directory::claim_existing(dir)?, dir, cache_bytes)?;
+    let claimed = Directory::claim_existing(dir)?;
+    let store = DiskStore::open_claimed(claimed, dir, cache_bytes, schema::migrate)?;
+    let failed = |error: StoreError| OpenError::Io { dir: dir.to_path_buf(), reason: error.0 };
+    store.close().map_err(failed)?;
+    Ok(report)
+}

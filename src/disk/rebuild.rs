@@ -1,0 +1,315 @@
+//! A store made anew from what a damaged one still shows.
+//!
+//! sled cannot mend a page: a later change is appended to the damaged one, and a log that is
+//! damaged anywhere may open as an older one. So everything that can be read is copied to a new
+//! store, which is opened and read from the device before it takes the place of the old one. What
+//! cannot be read is missing in it, and the replica says so: where records may be missing it has
+//! no authority until it has heard from the other owners (`node::repair`), as after a lost disk.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use pixii_core::ring::Ring;
+use pixii_core::store::Meta;
+use pixii_core::types::Partition;
+
+use super::files::Directory;
+use super::guarded::{Batch, Fault, Sled};
+use super::layout::{self, LIFE, Place};
+use super::log::Survey;
+use super::{DiskStore, OpenError, last_write, life, mend, meta_key, ring, schema};
+
+/// Bytes that are copied in one batch.
+const BATCH_BYTES: usize = 1 << 20;
+/// Damage that is described one by one.
+const MAX_GAPS: usize = 20;
+/// Of a place, the bytes that tell how far a damaged page goes.
+const STEP_BYTES: usize = 24;
+
+/// What of a damaged store could not be read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lost {
+    /// Partitions of which records may be missing, sorted.
+    pub partitions: Vec<Partition>,
+    /// The ranges that could not be read, a few words for each of the first of them.
+    pub ranges: Vec<String>,
+    /// How many such ranges there are.
+    pub count: u64,
+}
+
+/// What a store was made anew from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Salvage {
+    /// Places that were copied.
+    pub copied: u64,
+    /// What could not be.
+    pub lost: Lost,
+    /// The number of the last write that it has.
+    last_write: u64,
+    /// The folder in which the damaged store is kept, if it is.
+    pub aside: Option<PathBuf>,
+}
+
+/// What the new store is to know of itself, given the ring of the old one and what is missing.
+pub type Amend<'a> = &'a dyn Fn(&mut Meta, Option<&Ring>, &Lost);
+
+/// A store that was made anew, and is not in its place yet.
+#[derive(Debug)]
+pub struct Prepared {
+    salvage: Salvage,
+}
+
+impl DiskStore {
+    /// Makes the store anew beside this one, which stays as it is. Nothing may write meanwhile.
+    pub fn prepare(&self, cache_bytes: u64, amend: Amend) -> Result<Prepared, OpenError> {
+        let salvage = make(&self.directory, &self.sled, cache_bytes, amend)?;
+        Ok(Prepared { salvage })
+    }
+
+    /// Puts the new store in the place of this one, and opens it. The damaged one is kept if
+    /// something of it could not be read.
+    pub fn exchange(
+        self,
+        prepared: Prepared,
+        cache_bytes: u64,
+    ) -> Result<(Self, Salvage), OpenError> {
+        let DiskStore { sled, directory, .. } = self;
+        drop(sled);
+        let keep = prepared.salvage.lost.count > 0;
+        install(directory, prepared.salvage, keep, cache_bytes)
+    }
+
+    /// Opens a store in `dir` that is damaged: what can be read of it is all there is, and the
+    /// damaged one is kept. Damage that leaves too little is an error, and nothing was changed.
+    pub fn salvage(
+        dir: &Path,
+        cache_bytes: u64,
+        amend: Amend,
+    ) -> Result<(Self, Salvage), OpenError> {
+        let directory = Directory::claim_existing(dir)?;
+        let io = |doing| move |error| OpenError::from_io(dir, doing, &error);
+        if !directory.finish().map_err(io("moving the new store in place"))? {
+            let reason = "there is a FORMAT file and no data beside it".into();
+            return Err(OpenError::Damaged { dir: dir.to_path_buf(), reason });
+        }
+        // sled may take a mended log no better than one that ends early.
+        let salvage = match read_copy(&directory, true, cache_bytes, amend) {
+            Err(OpenError::Damaged { .. }) => read_copy(&directory, false, cache_bytes, amend)?,
+            read => read?,
+        };
+        install(directory, salvage, true, cache_bytes)
+    }
+}
+
+/// Makes a store in the scratch place of what a copy of the present one shows.
+fn read_copy(
+    directory: &Directory,
+    is_mended: bool,
+    cache_bytes: u64,
+    amend: Amend,
+) -> Result<Salvage, OpenError> {
+    let dir = directory.path();
+    let io = |doing| move |error| OpenError::from_io(dir, doing, &error);
+    let copy = directory.copy().map_err(io("copying the damaged store"))?;
+    if is_mended {
+        mend::mend(&copy.join("db")).map_err(io("mending a copy of the damaged store"))?;
+    }
+    let read = || {
+        let sled = Sled::open(&copy, cache_bytes);
+        let sled = sled.map_err(|fault| OpenError::from_fault(dir, fault))?;
+        schema::migrate(&sled).map_err(|error| OpenError::from_schema(dir, error))?;
+        make(directory, &sled, cache_bytes, amend)
+    };
+    let salvage = read();
+    directory.remove_copy().map_err(io("removing the copy"))?;
+    salvage
+}
+
+fn install(
+    directory: Directory,
+    mut salvage: Salvage,
+    keep: bool,
+    cache_bytes: u64,
+) -> Result<(DiskStore, Salvage), OpenError> {
+    let dir = directory.path().to_path_buf();
+    let io = |doing| {
+        let dir = dir.clone();
+        move |error| OpenError::from_io(&dir, doing, &error)
+    };
+    salvage.aside = directory.exchange(keep).map_err(io("putting the new store in its place"))?;
+    // A log that ended too early has lost what the mark still promises.
+    directory.set_mark(salvage.last_write).map_err(io("writing MARK"))?;
+    let store = DiskStore::open_claimed(directory, &dir, cache_bytes, schema::verify)?;
+    Ok((store, salvage))
+}
+
+/// Makes a store in the scratch place of all that can be read of `old`: whole and synced.
+fn make(
+    directory: &Directory,
+    old: &Sled,
+    cache_bytes: u64,
+    amend: Amend,
+) -> Result<Salvage, OpenError> {
+    let dir = directory.path();
+    let io = |doing| move |error| OpenError::from_io(dir, doing, &error);
+    let fault = |fault| OpenError::from_fault(dir, fault);
+    let scratch = directory.scratch().map_err(io("removing an unfinished store"))?;
+    let new = Sled::open(&scratch, cache_bytes / 4).map_err(fault)?;
+    let mut copy = Copy::new(old, &new);
+    copy.all().map_err(fault)?;
+    let (copied, lost) = (copy.copied, Lost::of(&copy.gaps));
+    if copy.gaps.iter().any(|gap| *gap.begin < layout::DATA[..]) {
+        let reason = "what the store knows of itself is not readable".to_owned();
+        return Err(OpenError::Damaged { dir: dir.to_path_buf(), reason });
+    }
+    schema::verify(&new).map_err(|error| OpenError::from_schema(dir, error))?;
+    let last_write = last_write(&new).map_err(fault)?;
+    if let Some(mut meta) = life(&new).map_err(fault)? {
+        amend(&mut meta, ring(&new).map_err(fault)?.as_ref(), &lost);
+        let mut batch = Batch::default();
+        batch.insert(meta_key(LIFE), layout::seal_life(&meta));
+        new.apply(batch).map_err(fault)?;
+    }
+    new.close().map_err(fault)?;
+    let log = File::open(scratch.join("db")).and_then(|log| Survey::of(&log, last_write));
+    match log.map_err(io("reading the new store"))?.damage {
+        Some(reason) => Err(OpenError::Io { dir: scratch, reason }),
+        None => Ok(Salvage { copied, lost, last_write, aside: None }),
+    }
+}
+
+/// A range of places that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Gap {
+    begin: Vec<u8>,
+    /// Where it can be read again; `None` if nowhere.
+    end: Option<Vec<u8>>,
+}
+
+impl Lost {
+    fn of(gaps: &[Gap]) -> Self {
+        let mut partitions = BTreeSet::new();
+        let mut lost = Lost { count: gaps.len() as u64, ..Lost::default() };
+        for gap in gaps {
+            partitions.extend(layout::partitions_between(&gap.begin, gap.end.as_deref()));
+        }
+        lost.partitions = partitions.into_iter().collect();
+        lost.ranges = gaps.iter().take(MAX_GAPS).map(Gap::text).collect();
+        lost
+    }
+}
+
+impl Gap {
+    fn text(&self) -> String {
+        let place = |place: &[u8]| match Place::decode(place) {
+            Some(Place::Data(partition, key)) => format!("partition {}, key {key:?}", partition.0),
+            Some(Place::Hint(target, key)) => format!("the hint for {target:?} of key {key:?}"),
+            _ => format!("the place {}", place.escape_ascii()),
+        };
+        let end = self.end.as_deref().map_or_else(|| "the end".to_owned(), place);
+        format!("from {} to {end}", place(&self.begin))
+    }
+}
+
+/// The way of everything from one store to another one.
+struct Copy<'a> {
+    old: &'a Sled,
+    new: &'a Sled,
+    batch: Batch,
+    bytes: usize,
+    copied: u64,
+    gaps: Vec<Gap>,
+}
+
+impl<'a> Copy<'a> {
+    fn new(old: &'a Sled, new: &'a Sled) -> Self {
+        Copy { old, new, batch: Batch::default(), bytes: 0, copied: 0, gaps: Vec::new() }
+    }
+
+    fn all(&mut self) -> Result<(), Fault> {
+        let mut from = Vec::new();
+        loop {
+            let (mut last, mut failed) = (None, None);
+            let old = self.old;
+            let read = old.try_range(&from, |place, value| {
+                let added = self.add(place, &value);
+                last = Some(place.to_vec());
+                failed = added.err();
+                Ok(failed.is_none())
+            });
+            match (failed, read) {
+                (Some(fault), _) | (_, Err(fault @ (Fault::Io(_) | Fault::Locked))) => {
+                    return Err(fault);
+                }
+                (None, Ok(())) => return self.flush(),
+                (None, Err(Fault::Corrupt(_))) => {}
+            }
+            if let Some(mut last) = last {
+                // The first place behind it.
+                last.push(0);
+                from = last;
+            }
+            let end = self.behind(&from)?;
+            self.gaps.push(Gap { begin: from, end: end.clone() });
+            match end {
+                Some(end) => from = end,
+                None => return self.flush(),
+            }
+        }
+    }
+
+    fn add(&mut self, place: &[u8], value: &[u8]) -> Result<(), Fault> {
+        self.batch.insert(place, value);
+        self.copied += 1;
+        self.bytes += place.len() + value.len();
+        if self.bytes >= BATCH_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<(), Fault> {
+        self.bytes = 0;
+        self.new.apply(std::mem::take(&mut self.batch))
+    }
+
+    /// Where it can be read again behind a place that cannot: sled says of no page where it ends,
+    /// so ever farther places are tried, and then those between.
+    fn behind(&self, begin: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
+        let readable = |place: &[u8]| match self.old.try_range(place, |_, _| Ok(false)) {
+            Err(Fault::Corrupt(_)) => Ok(false),
+            read => read.map(|()| true),
+        };
+        let mut low = [0; STEP_BYTES];
+        let length = begin.len().min(STEP_BYTES);
+        low[..length].copy_from_slice(&begin[..length]);
+        let base = low;
+        for bit in 0..8 * STEP_BYTES {
+            let Some(high) = plus(base, bit) else { return Ok(None) };
+            if !readable(&high)? {
+                low = high;
+                continue;
+            }
+            for bit in (0..bit.saturating_sub(1)).rev() {
+                match plus(low, bit) {
+                    Some(between) if !readable(&between)? => low = between,
+                    _ => {}
+                }
+            }
+            return Ok(plus(low, 0).map(Vec::from));
+        }
+        Ok(None)
+    }
+}
+
+/// The place that is 2 to the power of `bit` behind this one, both taken for numbers.
+fn plus(mut place: [u8; STEP_BYTES], bit: usize) -> Option<[u8; STEP_BYTES]> {
+    let mut add = 1u8 << (bit % 8);
+    for byte in place.iter_mut().rev().skip(bit / 8) {
+        let carries;
+        (*byte, carries) = byte.overflowing_add(add);
+        if !carries {
+            return Some(place);
+        }
+        add = 1;
+    }
+    None
+}

@@ -1,0 +1,157 @@
+//! Which layout the data has, and the way from every older one to today's: forward only, at open, before
+//! anything is served. Each step's last batch carries the new version, so that a kill at any instant
+//! leaves either the old schema or the new one.
+
+use bytes::Bytes;
+
+use super::guarded::{Batch, Fault, Sled};
+use super::layout::{SCHEMA, meta_key, seal, unseal};
+
+#[path = "../../migrations/v1.rs"]
+mod v1;
+#[path = "../../migrations/v2.rs"]
+mod v2;
+#[path = "../../migrations/v3.rs"]
+mod v3;
+
+/// One step, from the schema before to its own. Whatever it applies by itself must be harmless to the
+/// schema before and to a second run; what it returns is applied together with the new version.
+type Migration = fn(&Sled) -> Result<Batch, Fault>;
+
+/// The step to schema N is at N-1.
+const MIGRATIONS: [Migration; 3] = [v1::migrate, v2::migrate, v3::migrate];
+
+/// What each step is about: the one to schema N is at N-1.
+const ABOUT: [&str; MIGRATIONS.len()] =
+    ["an empty store", "hints and the list of members", "generations of partitions"];
+
+/// The schema that this program reads and writes.
+pub const NEWEST: u32 = MIGRATIONS.len() as u32;
+
+/// Why the data is not at the newest schema.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum SchemaError {
+    /// It is at a newer one; nothing was changed.
+    Newer(u32),
+    /// It is at an older one, which was not to be changed.
+    Older(u32),
+    /// It has none; nothing was changed.
+    Lost,
+    /// A step failed; the steps before it are done.
+    Fault(Fault),
+}
+
+impl From<Fault> for SchemaError {
+    fn from(fault: Fault) -> Self {
+        SchemaError::Fault(fault)
+    }
+}
+
+/// Brings an empty store to the newest schema, synced.
+pub(super) fn create(sled: &Sled) -> Result<(), Fault> {
+    run(sled, &MIGRATIONS, 0)
+}
+
+/// Brings the store from its schema to the newest, synced.
+pub(super) fn migrate(sled: &Sled) -> Result<(), SchemaError> {
+    migrate_with(sled, &MIGRATIONS)
+}
+
+/// Says which schema the store has, if this program knows it, and changes nothing.
+pub(super) fn found(sled: &Sled) -> Result<u32, SchemaError> {
+    match version(sled)? {
+        newer if newer > NEWEST => Err(SchemaError::Newer(newer)),
+        known => Ok(known),
+    }
+}
+
+/// What is to be done to a store of this schema, a few words for each step with the schema that it leads to.
+pub(super) fn steps(from: u32) -> Vec<(u32, &'static str)> {
+    (1..).zip(ABOUT).filter(|(to, _)| *to > from).collect()
+}
+
+/// Says whether the store is at the newest schema, and changes nothing.
+pub(super) fn verify(sled: &Sled) -> Result<(), SchemaError> {
+    match version(sled)? {
+        NEWEST => Ok(()),
+        newer @ NEWEST.. => Err(SchemaError::Newer(newer)),
+        older => Err(SchemaError::Older(older)),
+    }
+}
+
+fn migrate_with(sled: &Sled, migrations: &[Migration]) -> Result<(), SchemaError> {
+    let version = version(sled)?;
+    if version as usize > migrations.len() {
+        return Err(SchemaError::Newer(version));
+    }
+    Ok(run(sled, migrations, version)?)
+}
+
+fn version(sled: &Sled) -> Result<u32, SchemaError> {
+    let bytes = sled.get(&meta_key(SCHEMA))?.ok_or(SchemaError::Lost)?;
+    decode(&bytes).filter(|version| *version > 0).ok_or(SchemaError::Lost)
+}
+
+fn decode(bytes: &Bytes) -> Option<u32> {
+    Some(u32::from_be_bytes(unseal(SCHEMA, bytes)?.as_ref().try_into().ok()?))
+}
+
+fn run(sled: &Sled, migrations: &[Migration], done: u32) -> Result<(), Fault> {
+    for (version, migration) in (1u32..).zip(migrations).skip(done as usize) {
+        let mut batch = migration(sled)?;
+        batch.insert(meta_key(SCHEMA), seal(SCHEMA, &version.to_be_bytes()));
+        sled.apply(batch)?;
+        sled.sync()?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fourth(_: &Sled) -> Result<Batch, Fault> {
+        let mut batch = Batch::default();
+        batch.insert(meta_key("fourth"), &b"done"[..]);
+        Ok(batch)
+    }
+
+    fn killed(sled: &Sled) -> Result<Batch, Fault> {
+        let mut batch = Batch::default();
+        batch.insert(meta_key("half"), &b"done"[..]);
+        sled.apply(batch)?;
+        Err(Fault::Io("killed".into()))
+    }
+
+    #[test]
+    fn steps_run_once_in_order_and_an_interrupted_one_runs_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let sled = Sled::open(dir.path(), 1 << 20).unwrap();
+        assert_eq!(migrate(&sled), Err(SchemaError::Lost), "an empty store is not an old one");
+        create(&sled).unwrap();
+        let version = || decode(&sled.get(&meta_key(SCHEMA)).unwrap().unwrap());
+        assert_eq!(version(), Some(3));
+        let stopped = migrate_with(&sled, &[v1::migrate, v2::migrate, v3::migrate, killed]);
+        assert_eq!(stopped, Err(SchemaError::Fault(Fault::Io("killed".into()))));
+        assert_eq!(version(), Some(3), "the half-done step does not count");
+        migrate_with(&sled, &[killed, killed, killed, fourth]).unwrap();
+        assert_eq!(version(), Some(4));
+        assert_eq!(sled.get(&meta_key("fourth")).unwrap().unwrap(), "done");
+        migrate_with(&sled, &[killed, killed, killed, killed]).unwrap();
+        assert_eq!(migrate(&sled), Err(SchemaError::Newer(4)));
+    }
+
+    #[test]
+    fn a_store_of_schema_1_becomes_the_newest_or_stays_what_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let sled = Sled::open(dir.path(), 1 << 20).unwrap();
+        run(&sled, &[v1::migrate], 0).unwrap();
+        assert_eq!(verify(&sled), Err(SchemaError::Older(1)));
+        assert!(migrate_with(&sled, &[killed, killed]).is_err());
+        assert_eq!(verify(&sled), Err(SchemaError::Older(1)));
+        migrate(&sled).unwrap();
+        assert_eq!(verify(&sled), Ok(()));
+        migrate_with(&sled, &[killed, killed, killed]).unwrap();
+        assert_eq!(migrate_with(&sled, &[v1::migrate]), Err(SchemaError::Newer(3)));
+    }
+}

@@ -1,0 +1,68 @@
+//! Reading an open store off the device, a segment of sled's log at a time.
+
+use std::thread;
+use std::time::Duration;
+
+use pixii_core::store::Scrubbed;
+
+use super::DiskStore;
+use super::guarded::{Fault, SEGMENT_BYTES};
+use super::log::{Header, Segment, positions, segments};
+
+/// What looks damaged may be on its way to the disk: it is read so often before it is called so.
+const LOOKS: usize = 4;
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// What is wrong with a segment that looks like this.
+type Finding = ((Header, usize), String);
+
+impl DiskStore {
+    /// Reads a segment of the log.
+    pub(super) fn scrub_part(&self, part: u64) -> Result<Scrubbed, Fault> {
+        let parts = segments(self.sled.log().metadata()?.len()).max(1);
+        // All up to here must be there from now on.
+        let synced = self.directory.mark();
+        let mut before: Option<Finding> = None;
+        for _ in 0..LOOKS {
+            let found = self.look(part % parts, synced)?;
+            let is_written = matches!((&before, &found), (Some(old), Some(new)) if old.0 != new.0);
+            if found.is_none() || is_written {
+                return Ok(Scrubbed { parts, damage: None });
+            }
+            before = found;
+            thread::sleep(PAUSE);
+        }
+        Ok(Scrubbed { parts, damage: before.map(|(_, what)| what) })
+    }
+
+    fn look(&self, number: u64, synced: u64) -> Result<Option<Finding>, Fault> {
+        let positions = positions(self.sled.log())?;
+        let newest = positions.last_key_value().map(|(position, _)| *position);
+        let segment = Segment::read(self.sled.log(), number)?;
+        let shape = (segment.header, segment.end);
+        if !segment.is_whole(newest) {
+            let excused = self.sled.survey().excuses(number, &segment);
+            return Ok((!excused).then(|| (shape, segment.what_is_wrong(number))));
+        }
+        let Header::At(position) = segment.header else { return Ok(None) };
+        if newest != Some(position) {
+            return Ok(None);
+        }
+        if segment.lacks_the_end_of_a_batch() {
+            return Ok(Some((shape, segment.what_is_wrong(number))));
+        }
+        if synced <= self.opened_at || segment.reaches(synced) {
+            return Ok(None);
+        }
+        // The rest of its batch may fill this segment from the beginning.
+        let previous = position.checked_sub(SEGMENT_BYTES as u64);
+        let previous = previous.and_then(|position| positions.get(&position));
+        if let Some(previous) = previous
+            && Segment::read(self.sled.log(), *previous)?.reaches(synced)
+        {
+            return Ok(None);
+        }
+        let what = segment.what_is_wrong(number);
+        Ok(Some((shape, format!("{what}: the write {synced}, which was synced, is behind it"))))
+    }
+}

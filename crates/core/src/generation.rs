@@ -3,7 +3,7 @@
 //! Every object on its way is stamped with the generation at which it was minted or read, and a node at generation g takes
 //! those of g and g - 1 only. To advance from g to g + 1, every member confirms from synced state that it keeps no hint of
 //! before g, and every home that it holds the events that are condemned next as dead. What was condemned before is then
-//! collected: at g + 1 no copy, hint or message that is still taken shows it alive. ARCHITECTURE.md has the argument.
+//! collected: at g + 1 no copy, hint or message that is still taken shows it alive (docs/internals/tombstone-gc.md).
 
 use bincode::{BorrowDecode, Encode};
 use bytes::Bytes;

@@ -41,7 +41,7 @@ pub const MAX_NAME_BYTES: usize = 64;
 /// Longest deadline that a request may carry, in milliseconds.
 pub const MAX_TIMEOUT_MS: u32 = 600_000;
 
-/// How large the object of one key may become in a cluster, in encoded bytes. `docs/limits.md` has
+/// How large the object of one key may become in a cluster, in encoded bytes. `docs/reference/limits.md` has
 /// the whole table.
 ///
 /// An object that is over a limit already (an older version wrote it, or a limit was passed by

@@ -138,7 +138,7 @@ impl World {
         self.hosts[at].store = copy;
         self.hosts[at].unnoticed = true;
         // Backups of single nodes that were made since are of a history that has ended: a
-        // generation's number may mean something else in it. ARCHITECTURE.md forbids their use.
+        // generation's number may mean something else in it (docs/internals/decisions.md).
         self.hosts[at].backup = None;
     }
 

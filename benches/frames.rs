@@ -26,7 +26,7 @@ fn merge(bytes: usize) -> PeerMessage {
 /// What the frames of one direction of a connection with a secret are sealed with.
 fn seal() -> Seal {
     let key = SecretKey::new(b"0123456789abcdef", Role::Peer);
-    let preamble = wire::preamble(true);
+    let preamble = wire::preamble();
     let [seal, _] =
         Exchange::new([&preamble, &preamble], [&[1; 32], &[2; 32]]).seals(&key, b"hello");
     seal

@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use pixii_client::{Client, Options, Put};
-use pixii_core::message::StatusReport;
+use pixii_core::message::{Counter, StatusReport};
 use pixii_core::types::Key;
 use pixii_kit::cluster::{Cluster, Shape};
 use tokio::runtime::{Builder, Runtime};
@@ -148,7 +148,7 @@ impl Bench {
         let beside = KINDS.map(|kind| self.rate(kind));
         let left = self.unread();
         self.wait_for_trees();
-        let (took, failed) = (begun.elapsed(), self.sum(|s| s.level("exchanges_failed")));
+        let (took, failed) = (begun.elapsed(), self.sum(|s| s.count(Counter::ExchangesFailed)));
         println!(
             "before: {:.0} gets/s, {:.0} puts/s; beside the start: {:.0} gets/s, {:.0} puts/s; \
              {unread} partitions unread before that and {left} after it, all read after {:.1} s; \
@@ -184,7 +184,7 @@ fn main() {
     }
     bench.cluster.stop_all().unwrap();
     bench.start();
-    let read = bench.sum(|status| status.level("partitions_read_at_start"));
+    let read = bench.sum(|status| status.count(Counter::PartitionsReadAtStart));
     println!("after a clean stop: {read} partitions read, {} unread", bench.unread());
     let medians = ratios.map(|mut all| {
         all.sort_by(f64::total_cmp);

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use pixii_core::emulation::{self, Rule};
-use pixii_core::members::{Member, Members, check_name};
+use pixii_core::members::{Member, Members, check_name, check_written};
 use pixii_core::node::Experiment;
 use pixii_core::ring::{Ring, RingError};
 use pixii_core::secret::{Secrets, Vault};
@@ -25,7 +25,6 @@ pub(crate) use secrets::SecretFiles;
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:7432";
 
 const MAX_FILE_BYTES: u64 = 1 << 20;
-const MAX_ADDRESS_BYTES: usize = 261;
 const CACHE_MIB: RangeInclusive<i64> = 1..=1_048_576;
 const GOSSIP_INTERVAL_MS: RangeInclusive<i64> = 10..=60_000;
 const GOSSIP_TIMEOUT_MS: RangeInclusive<i64> = 40..=3_600_000;
@@ -426,35 +425,6 @@ fn check_experiment(words: &[String], allowed: bool) -> Result<Experiment, Strin
         *experiment.switch(word).ok_or_else(unknown)? = true;
     }
     Ok(experiment)
-}
-
-/// The host of `host:port`, or what is wrong with it.
-pub(crate) fn check_address<'a>(key: &str, address: &'a str) -> Result<&'a str, String> {
-    let fault = || {
-        let shown: String = address.chars().take(80).collect();
-        format!("{key} = \"{}\": an address is host:port, port 1 to 65535", shown.escape_debug())
-    };
-    let (host, port) = address.rsplit_once(':').ok_or_else(fault)?;
-    let port: u16 = port.parse().map_err(|_| fault())?;
-    let odd = |c: char| c.is_whitespace() || c.is_control();
-    if port == 0 || host.is_empty() || host.contains(odd) || address.len() > MAX_ADDRESS_BYTES {
-        return Err(fault());
-    }
-    Ok(host)
-}
-
-/// The same, of an address that somebody has just written: an IPv6 address has brackets, lest its
-/// last part be taken for a port.
-pub(crate) fn check_written<'a>(key: &str, address: &'a str) -> Result<&'a str, String> {
-    if address.matches(':').count() > 1 && !address.starts_with('[') {
-        let shown: String = address.chars().take(80).collect();
-        return Err(format!(
-            "{key} = \"{}\": an IPv6 address is in brackets, with the port behind them, \
-             as in [fd00::2]:7432",
-            shown.escape_debug()
-        ));
-    }
-    check_address(key, address)
 }
 
 fn is_loopback(key: &str, listen: &str) -> Result<bool, String> {

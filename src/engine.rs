@@ -31,17 +31,18 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use pixii_core::emulation;
-use pixii_core::members::{Member, Members};
+use pixii_core::members::{Member, Members, check_address};
 use pixii_core::merkle::KeptTree;
 use pixii_core::message::{
-    Call, CallBody, Refusal, Replacement, Reply, ReplyBody, Response, SampleReport,
+    Call, CallBody, LossRefusal, Refusal, Replacement, Reply, ReplyBody, Resource, Response,
+    SampleReport,
 };
 use pixii_core::node::{ClientId, Done, Input, Node, Notice, Output, Shortage};
 use pixii_core::ring::Ring;
 use pixii_core::rng::Rng;
 use pixii_core::store::{LifeError, Meta, StoreError};
 use pixii_core::types::{Micros, NodeId};
-use pixii_core::wire::{self, PROTOCOL};
+use pixii_core::wire::PROTOCOL;
 use pixii_transport::frames::{Held, LARGE_REPLY_BYTES, Outbox};
 use pixii_transport::limited;
 use sd_notify::NotifyState;
@@ -51,7 +52,7 @@ use tokio::task::{AbortHandle, yield_now};
 use tokio::time::sleep_until;
 use tracing::{error, info, warn};
 
-use crate::config::{Config, ConfigError, check_address};
+use crate::config::{Config, ConfigError};
 use crate::disk::{DiskStore, OpenError};
 use crate::metrics::{Kind, Meter, kind};
 use crate::net::{Access, CLIENT_LIMITS, Event, Hub, Identity, listener, peers, reachable};
@@ -242,6 +243,8 @@ struct Ended {
 
 /// A client's connection.
 struct Client {
+    /// The version of the protocol that is spoken with it.
+    protocol: u16,
     outbox: Arc<Outbox>,
     under_way: HashSet<u64>,
     /// Calls that have come and are not answered yet, those that an emulated network delays
@@ -529,9 +532,10 @@ impl<'a> Engine<'a> {
                 self.input(Input::Peer { from, message });
                 drop(held);
             }
-            Event::Joined { client, outbox } => {
+            Event::Joined { client, protocol, outbox } => {
                 let (under_way, owed, is_silent) = (HashSet::new(), 0, false);
-                self.clients.insert(client, Client { outbox, under_way, owed, is_silent });
+                let caller = Client { protocol, outbox, under_way, owed, is_silent };
+                self.clients.insert(client, caller);
             }
             Event::Silent { client } => {
                 if let Some(caller) = self.clients.get_mut(&client) {
@@ -584,8 +588,8 @@ impl<'a> Engine<'a> {
             return caller.outbox.shut();
         }
         let full = [
-            ("calls under way on this connection", caller.under_way.len(), MAX_CALLS),
-            ("calls under way on this node", self.requests.len() + 1, MAX_ALL_CALLS),
+            (Resource::ConnectionCalls, caller.under_way.len(), MAX_CALLS),
+            (Resource::NodeCalls, self.requests.len() + 1, MAX_ALL_CALLS),
         ];
         if let CallBody::Data { request, .. } = &body {
             let under_way = UnderWay { _held: held, kind: kind(request), since: Instant::now() };
@@ -600,7 +604,7 @@ impl<'a> Engine<'a> {
                 self.input(Input::Client { client, id, request, timeout_ms });
             }
             CallBody::Ring => self.reply(client, id, ReplyBody::Ring(self.ring())),
-            CallBody::Status => self.reply(client, id, ReplyBody::Status(self.status())),
+            CallBody::Status => self.reply(client, id, ReplyBody::Status(self.status().into())),
             CallBody::Links => self.reply(client, id, ReplyBody::Links(self.hub.links())),
             CallBody::AcceptLoss => self.accept_loss(client, id),
             CallBody::Emulate(order) => {
@@ -644,15 +648,16 @@ impl<'a> Engine<'a> {
             ReplyBody::Data(response) => response.kind(),
             _ => emulation::Kind::Other,
         };
-        let mut frame = wire::frame(&Reply { id, body });
+        let protocol = caller.protocol;
+        let mut frame = Reply { id, body }.frame(protocol);
         if frame.len() > LARGE_REPLY_BYTES && !caller.outbox.fits(frame.len(), RESERVE_BYTES) {
             self.busy += 1;
             if wrote {
                 // It was done, so it cannot be refused: with the connection gone, its outcome is unknown.
                 return caller.outbox.shut();
             }
-            let body = busy("bytes of replies that have not been read", CLIENT_LIMITS.bytes);
-            frame = wire::frame(&Reply { id, body });
+            let body = busy(Resource::UnreadReplies, CLIENT_LIMITS.bytes);
+            frame = Reply { id, body }.frame(protocol);
         }
         if emulated {
             self.emulator.post(self.now(), kind, Parcel::Reply { client, frame });
@@ -676,14 +681,14 @@ impl<'a> Engine<'a> {
         for output in std::mem::take(&mut self.out) {
             match output {
                 Output::Send { to, message } => {
-                    let (frame, kind) = (wire::frame(&message), message.body.kind());
+                    let kind = message.body.kind();
+                    // Encoded once for all that speak the same version.
+                    let mut frames: BTreeMap<u16, Bytes> = BTreeMap::new();
                     for peer in to.iter().filter_map(|id| self.hub.peers.get(id)) {
                         let protocol = peer.protocol().unwrap_or(PROTOCOL);
-                        let frame = match message.for_protocol(protocol) {
-                            _ if protocol == PROTOCOL => frame.clone(),
-                            Some(message) => wire::frame(&message),
-                            None => continue,
-                        };
+                        let frame =
+                            frames.entry(protocol).or_insert_with(|| message.frame(protocol));
+                        let frame = frame.clone();
                         *self.sent.entry(kind).or_default() += frame.len() as u64;
                         if self.emulator.is_on() && peer.outbox.is_open() {
                             let (peer, connection) = (peer.clone(), peer.outbox.connection());
@@ -721,8 +726,7 @@ impl<'a> Engine<'a> {
     /// The operator accepts that acknowledged writes are gone where no other node has them.
     fn accept_loss(&mut self, client: ClientId, id: u64) {
         if self.node.lost().is_empty() {
-            let name = &self.config.name;
-            let why = format!("no acknowledged write of {name} is known to be lost");
+            let why = LossRefusal::NothingLost { node: self.config.name.clone() };
             return self.reply(client, id, ReplyBody::LossAccepted(Err(why)));
         }
         self.accepting_loss.push((client, id));
@@ -770,7 +774,7 @@ fn configured(members: &Members, configured: &Members) -> Members {
     Members::new(members.iter().map(place).collect())
 }
 
-fn busy(what: &str, limit: usize) -> ReplyBody {
-    let refusal = Refusal::Busy { what: what.to_owned(), limit: limit as u32 };
+fn busy(what: Resource, limit: usize) -> ReplyBody {
+    let refusal = Refusal::Busy { what, limit: limit as u32 };
     ReplyBody::Data(Response::Refused(refusal))
 }

@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use pixii_core::members::{Members, Standing};
-use pixii_core::message::{Call, LinksReport, PeerMessage};
+use pixii_core::message::{Call, LinksReport, PeerMessage, Trouble};
 use pixii_core::node::ClientId;
 use pixii_core::secret::{Nonces, Vault};
 use pixii_core::types::{MAX_OBJECT_BYTES, NodeId};
@@ -74,8 +74,9 @@ pub(crate) enum Event {
     Link { peer: NodeId, up: bool },
     /// A peer sent a message.
     Message { from: NodeId, message: PeerMessage, held: Held },
-    /// A client is there; its replies go in the outbox.
-    Joined { client: ClientId, outbox: Arc<Outbox> },
+    /// A client is there, with which this version of the protocol is spoken; its replies go in the
+    /// outbox.
+    Joined { client: ClientId, protocol: u16, outbox: Arc<Outbox> },
     /// A client made a call.
     Call { client: ClientId, call: Call, held: Held },
     /// A client makes no more calls, and may still read replies.
@@ -268,7 +269,7 @@ pub(crate) struct Hub {
     /// Limits the lines of the log that others can cause.
     pub(crate) log: Arc<LogThrottle>,
     /// Why this node cannot be dialed where it is configured to be, if it cannot.
-    undialable: Mutex<Option<String>>,
+    undialable: Mutex<Option<Trouble>>,
     /// True while this node has no links, because it is drained or ends.
     apart: watch::Sender<bool>,
 }
@@ -366,7 +367,7 @@ impl Hub {
     }
 
     /// Why nobody can dial this node where it is configured to be, if that is so.
-    pub(crate) fn undialable(&self) -> Option<String> {
+    pub(crate) fn undialable(&self) -> Option<Trouble> {
         locked(&self.undialable).clone()
     }
 }

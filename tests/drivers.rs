@@ -16,7 +16,9 @@ use std::time::Duration;
 
 use pixii::config::Config;
 use pixii::engine::{self, ServeError};
-use pixii_core::message::{Call, CallBody, Refusal, Reply, ReplyBody, Response, RingReport};
+use pixii_core::message::{
+    Call, CallBody, Counter, Refusal, Reply, ReplyBody, Resource, Response, RingReport,
+};
 use pixii_core::store::Store;
 use pixii_core::store::memory::MemoryStore;
 use pixii_core::types::{Blob, NodeId};
@@ -258,7 +260,7 @@ fn calls_under_way_are_bounded_per_connection() {
     for i in 0..=engine::MAX_CALLS {
         client.data(get(&format!("k{i}")));
     }
-    let busy = Refusal::Busy { what: "calls under way on this connection".into(), limit: 1_024 };
+    let busy = Refusal::Busy { what: Resource::ConnectionCalls, limit: 1_024 };
     let reply = client.reply().unwrap();
     assert_eq!(reply.body, ReplyBody::Data(Response::Refused(busy)));
     assert_eq!(reply.id, 1_025);
@@ -266,8 +268,7 @@ fn calls_under_way_are_bounded_per_connection() {
     for _ in 0..engine::MAX_CALLS {
         assert!(matches!(client.reply().unwrap().body, ReplyBody::Data(Response::Found { .. })));
     }
-    let count = ("calls_refused_busy".to_owned(), 1);
-    assert!(client.status().counters.contains(&count));
+    assert_eq!(client.status().count(Counter::CallsRefusedBusy), 1);
 }
 
 #[test]
@@ -279,10 +280,7 @@ fn replies_that_nobody_reads_are_bounded() {
         client.data(get("large"));
     }
     // Nothing is read before another client sees that the first one has been refused.
-    until("a refusal", || {
-        let counters = daemon.status().counters;
-        counters.iter().any(|(name, n)| name == "calls_refused_busy" && *n > 0).then_some(())
-    });
+    until("a refusal", || (daemon.status().count(Counter::CallsRefusedBusy) > 0).then_some(()));
     let (mut found, mut refused) = (0, 0);
     for _ in 0..100 {
         match client.reply().unwrap().body {
@@ -315,13 +313,17 @@ fn a_call_id_that_is_under_way_is_not_taken_twice() {
 // --- strangers and noise ---
 
 fn peer_hello(ports: &[u16], as_name: &str, to: &str) -> Hello {
-    Hello::Peer {
+    let at = as_name.trim_start_matches('n').parse::<usize>().ok();
+    let port = at.and_then(|at| ports.get(at)).copied().unwrap_or(9);
+    Hello::Member {
         cluster: "test".into(),
         ring: (1, config(ports, 0).ring.digest()),
         node: NodeId::of(as_name),
         to: NodeId::of(to),
         incarnation: 1,
         boot_nonce: 1,
+        birth: 1,
+        address: format!("127.0.0.1:{port}"),
     }
 }
 
@@ -343,20 +345,20 @@ fn handshakes_that_do_not_fit_are_refused_with_a_reason() {
     let daemon = Daemon::start(&ports, 0, Arc::new(MemoryStore::default()));
     let port = ports[0];
     let hello = peer_hello(&ports, "n1", "n0");
-    let greeting = |hello: &Hello| [&wire::preamble(false)[..], &wire::frame(hello)].concat();
+    let greeting = |hello: &Hello| [&wire::preamble()[..], &wire::frame(hello)].concat();
     let changed = |change: fn(&mut String, &mut (u64, u64), &mut NodeId)| {
         let mut hello = hello.clone();
-        if let Hello::Peer { cluster, ring, node, .. } = &mut hello {
+        if let Hello::Member { cluster, ring, node, .. } = &mut hello {
             change(cluster, ring, node);
         }
         refusal(port, &greeting(&hello))
     };
     let http = refusal(port, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n");
     assert!(http.contains("not a Pixii connection: it begins with \"GET / HT\""), "{http}");
-    let mut future = wire::preamble(false);
-    future[8..].copy_from_slice(&[0, 7, 0, 9]);
+    let mut future = wire::preamble();
+    future[8..].copy_from_slice(&[0, 8, 0, 9]);
     let future = refusal(port, &[&future[..], &wire::frame(&hello)].concat());
-    assert!(future.contains("protocol versions 7 to 9 are offered"), "{future}");
+    assert!(future.contains("protocol versions 8 to 9 are offered"), "{future}");
     let cluster = changed(|cluster, _, _| *cluster = "o\n".repeat(300));
     assert!(cluster.contains("node n0 is of cluster \"test\", not \"o\\no\\n"), "{cluster}");
     let ring = changed(|_, ring, _| ring.1 += 1);
@@ -368,7 +370,7 @@ fn handshakes_that_do_not_fit_are_refused_with_a_reason() {
     let other = refusal(port, &greeting(&peer_hello(&ports, "n1", "n2")));
     assert!(other.contains("this is node n0, not the one dialed"), "{other}");
     let long = (2_000u32).to_be_bytes();
-    let long = refusal(port, &[&wire::preamble(false)[..], &long].concat());
+    let long = refusal(port, &[&wire::preamble()[..], &long].concat());
     assert!(long.contains("a frame of 2000 bytes; the limit here is 1024"), "{long}");
     assert_eq!(daemon.status().name, "n0");
 }
@@ -402,7 +404,7 @@ fn noise_closes_its_connection_and_nothing_else() {
         raw.send(&call[..call.len() / 2]);
         drop(raw);
     }
-    Raw::connect(ports[0]).send(&wire::preamble(false)[..7]);
+    Raw::connect(ports[0]).send(&wire::preamble()[..7]);
     drop(Raw::connect(ports[0]));
     assert_eq!(bystander.status().name, "n0", "a client from before is served on");
     assert_eq!(daemon.status().name, "n0", "and so is a new one");
@@ -417,7 +419,7 @@ fn accept_as(listener: &TcpListener, name: &str) -> Raw {
     let hello: Hello = raw.next().unwrap();
     assert!(matches!(hello, Hello::Member { to, .. } if to == NodeId::of(name)));
     let welcome = Welcome::Accepted { cluster: "test".into(), name: name.into() };
-    raw.send(&[&wire::preamble(false)[..], &wire::frame(&welcome)].concat());
+    raw.send(&[&wire::preamble()[..], &wire::frame(&welcome)].concat());
     raw
 }
 
@@ -458,7 +460,7 @@ fn accept_as_other(listener: &TcpListener) {
     raw.preamble();
     raw.next::<Hello>().unwrap();
     let welcome = Welcome::Accepted { cluster: "test".into(), name: "n7".into() };
-    raw.send(&[&wire::preamble(false)[..], &wire::frame(&welcome)].concat());
+    raw.send(&[&wire::preamble()[..], &wire::frame(&welcome)].concat());
     assert!(raw.next::<Welcome>().is_none(), "it goes away");
 }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use pixii::config::Config;
 use pixii::engine::MAX_CALLS;
 use pixii_core::members::{Member, Members};
-use pixii_core::message::{CallBody, EmulateOrder, ReplyBody};
+use pixii_core::message::{CallBody, Counter, EmulateOrder, ReplyBody};
 use pixii_core::node::Experiment;
 use pixii_core::store::memory::MemoryStore;
 use pixii_core::store::{Change, Store};
@@ -36,14 +36,13 @@ fn alone(lines: &str) -> Daemon {
 
 fn order(client: &mut Client, order: EmulateOrder) -> Result<Vec<String>, String> {
     match client.call(CallBody::Emulate(order)) {
-        ReplyBody::Emulated(told) => told,
+        ReplyBody::Emulated(told) => told.map_err(|why| why.to_string()),
         other => panic!("{other:?}"),
     }
 }
 
-fn counter(client: &mut Client, name: &str) -> u64 {
-    let counters = client.status().counters;
-    counters.iter().find(|(counter, _)| counter == name).map_or(0, |(_, count)| *count)
+fn counter(client: &mut Client, counter: Counter) -> u64 {
+    client.status().count(counter)
 }
 
 #[test]
@@ -111,7 +110,7 @@ fn a_lost_answer_takes_no_slot_and_orders_always_get_through() {
         client.data(get(&format!("k{nth}")));
         if nth % 512 == 511 {
             until("answers are lost", || {
-                (counter(&mut client, "emulated_dropped") == nth + 1).then_some(())
+                (counter(&mut client, Counter::EmulatedDropped) == nth + 1).then_some(())
             });
         }
     }
@@ -121,10 +120,10 @@ fn a_lost_answer_takes_no_slot_and_orders_always_get_through() {
     for _ in 0..10 {
         client.data(put("cut", b"v"));
     }
-    until("calls are cut", || (counter(&mut client, "emulated_cut") == 10).then_some(()));
+    until("calls are cut", || (counter(&mut client, Counter::EmulatedCut) == 10).then_some(()));
     assert_eq!(order(&mut client, EmulateOrder::Clear), Ok(vec![]));
     assert!(values(client.ask(get("cut"))).is_empty(), "no call that was cut has arrived");
-    assert_eq!(counter(&mut client, "calls_refused_busy"), 0);
+    assert_eq!(counter(&mut client, Counter::CallsRefusedBusy), 0);
 }
 
 #[test]
@@ -137,17 +136,17 @@ fn calls_and_answers_are_late_and_arrive_at_a_stop() {
     client.ask(put("k", b"v"));
     let taken = begun.elapsed();
     assert!(taken >= Duration::from_millis(49), "{taken:?}");
-    assert_eq!(counter(&mut client, "emulated_delayed"), 2);
+    assert_eq!(counter(&mut client, Counter::EmulatedDelayed), 2);
     // What waits when the rules go arrives; so does what waits when the node stops.
     order(&mut client, EmulateOrder::Set("n0 -> client delay fixed 600s".into())).unwrap();
     let waiting = client.data(get("k"));
-    until("it waits", || (counter(&mut client, "emulated_delayed") == 3).then_some(()));
+    until("it waits", || (counter(&mut client, Counter::EmulatedDelayed) == 3).then_some(()));
     client.send(CallBody::Emulate(EmulateOrder::Clear));
     assert_eq!(client.reply().unwrap().id, waiting);
     assert_eq!(client.reply().unwrap().body, ReplyBody::Emulated(Ok(vec![])));
     order(&mut client, EmulateOrder::Set("n0 -> client delay fixed 600s".into())).unwrap();
     let waiting = client.data(get("k"));
-    until("it waits", || (counter(&mut client, "emulated_delayed") == 4).then_some(()));
+    until("it waits", || (counter(&mut client, Counter::EmulatedDelayed) == 4).then_some(()));
     daemon.ask_to_stop();
     assert_eq!(client.reply().unwrap().id, waiting);
     daemon.ended().unwrap();
@@ -162,7 +161,9 @@ fn a_rule_about_a_kind_leaves_others_and_the_own_link_is_emulated_if_told_to() {
     // The own confirmation is lost: that it is held never comes to the coordinator.
     let mut writer = daemon.client();
     writer.data(put("k", b"v"));
-    until("the confirmation is cut", || (counter(&mut client, "emulated_cut") > 0).then_some(()));
+    until("the confirmation is cut", || {
+        (counter(&mut client, Counter::EmulatedCut) > 0).then_some(())
+    });
     let rules = EmulateOrder::Set("* -> * acks cut; * -> * answers delay fixed 20ms".into());
     order(&mut client, rules).unwrap();
     let begun = Instant::now();
@@ -187,7 +188,7 @@ fn a_member_is_dialed_where_the_store_remembers_it() {
     let hello: Hello = raw.next().unwrap();
     assert!(matches!(hello, Hello::Member { to, .. } if to == NodeId::of("n1")));
     let welcome = Welcome::Accepted { cluster: "test".into(), name: "n1".into() };
-    raw.send(&[&wire::preamble(false)[..], &wire::frame(&welcome)].concat());
+    raw.send(&[&wire::preamble()[..], &wire::frame(&welcome)].concat());
     let mut client = daemon.client();
     let peer = until("the link", || client.status().peers.into_iter().find(|peer| peer.up));
     assert_eq!(peer.address, moved_to);

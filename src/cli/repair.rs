@@ -195,13 +195,14 @@ impl Watch {
 
     /// Why some pairs were given up: a sentence for each peer and reason.
     fn troubles(&self, name: &dyn Fn(NodeId) -> String) -> Vec<String> {
-        let mut reasons: BTreeMap<(NodeId, Option<&str>), Vec<Partition>> = BTreeMap::new();
+        let mut reasons: BTreeMap<(NodeId, Option<String>), Vec<Partition>> = BTreeMap::new();
         for pair in self.report.pairs.iter().filter(|pair| !is_equal(pair)) {
-            let why = pair.failing.as_deref().filter(|_| !self.is_lost(pair.peer));
+            let why = pair.failing.as_ref().filter(|_| !self.is_lost(pair.peer));
+            let why = why.map(ToString::to_string);
             reasons.entry((pair.peer, why)).or_default().push(pair.partition);
         }
         let own = &self.report.name;
-        let sentence = |((peer, why), partitions): ((NodeId, Option<&str>), Vec<Partition>)| {
+        let sentence = |((peer, why), partitions): ((NodeId, Option<String>), Vec<Partition>)| {
             let (peer, what) = (name(peer), named(&partitions));
             match why {
                 Some(why) => format!("{own} could not compare {what} with {peer}: {why}"),
@@ -291,7 +292,7 @@ pub(super) fn pair_json(pair: &PairStatus, name: &dyn Fn(NodeId) -> String) -> V
         "peer": name(pair.peer),
         "equal_ms": pair.equal_ms,
         "pending": pair.pending,
-        "failing": pair.failing,
+        "failing": pair.failing.as_ref().map(ToString::to_string),
         "pulled": pair.pulled,
         "pushed": pair.pushed,
         "bytes": pair.bytes,

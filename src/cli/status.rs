@@ -3,8 +3,7 @@
 use clap::Args;
 use pixii_core::members::Opinion;
 use pixii_core::message::{
-    CollectionStatus, LinksReport, OVERSIZED_KEYS, PARTITIONS_LOST, PairStatus, PeerRepair,
-    PeerStatus, RepairReport, STORE_STALLED, StatusReport, TROUBLE, UNSERVABLE,
+    CollectionStatus, LinksReport, PairStatus, PeerRepair, PeerStatus, RepairReport, StatusReport,
 };
 use pixii_core::types::NodeId;
 use pixii_kit::arguments::Shared;
@@ -109,11 +108,16 @@ fn as_json(report: &StatusReport) -> Value {
             "failing_partitions": peer.repair.failing,
         })
     };
-    let counted = report.counters.iter().filter(|(name, _)| !name.starts_with(TROUBLE));
-    let counters: serde_json::Map<String, serde_json::Value> =
-        counted.map(|(name, value)| (name.clone(), (*value).into())).collect();
+    let counted = report.counters.iter();
+    let counters: serde_json::Map<String, Value> =
+        counted.map(|(counter, count)| (counter.name().to_owned(), (*count).into())).collect();
+    let rings = report.other_rings.iter();
+    let rings: serde_json::Map<String, Value> =
+        rings.map(|(name, version)| (name.clone(), (*version).into())).collect();
+    let levels = &report.levels;
+    let troubles: Vec<String> = report.troubles.iter().map(ToString::to_string).collect();
     let example = report.repair.example.as_ref().map(|(partition, peer, why)| {
-        json!({ "partition": partition.0, "peer": name(report, *peer), "why": why })
+        json!({ "partition": partition.0, "peer": name(report, *peer), "why": why.to_string() })
     });
     json!({
         "cluster": report.cluster,
@@ -124,10 +128,13 @@ fn as_json(report: &StatusReport) -> Value {
         "recovered": report.recovered,
         "serving": report.serving,
         "without_authority": report.without_authority,
-        "partitions_lost": report.level(PARTITIONS_LOST),
-        "oversized_keys": report.level(OVERSIZED_KEYS),
-        "unservable_partitions": report.level(UNSERVABLE),
-        "store_stalled_seconds": report.level(STORE_STALLED),
+        "drained": levels.drained,
+        "changing_ring": levels.changing_ring,
+        "other_rings": rings,
+        "partitions_lost": levels.partitions_lost,
+        "oversized_keys": levels.oversized_keys,
+        "unservable_partitions": levels.unservable_partitions,
+        "store_stalled_seconds": levels.store_stalled_seconds,
         "uptime_ms": report.uptime_ms,
         "partitions": report.partitions,
         "disk_bytes": report.disk_bytes,
@@ -137,7 +144,7 @@ fn as_json(report: &StatusReport) -> Value {
             "keys": report.collection.keys,
             "held_back_partitions": report.collection.held_back,
             "example": report.collection.example.as_ref().map(|(partition, why)| {
-                json!({ "partition": partition.0, "why": why })
+                json!({ "partition": partition.0, "why": why.to_string() })
             }),
         },
         "repair": {
@@ -148,7 +155,7 @@ fn as_json(report: &StatusReport) -> Value {
             "failing_example": example,
         },
         "emulated": report.emulated,
-        "troubles": report.troubles().collect::<Vec<_>>(),
+        "troubles": troubles,
         "counters": counters,
     })
 }
@@ -186,7 +193,7 @@ fn as_text(report: &StatusReport, links: Option<&LinksReport>) -> String {
     if !report.emulated.is_empty() {
         out += &format!("THE NETWORK IS EMULATED here: {}\n", report.emulated.join("; "));
     }
-    for trouble in report.troubles() {
+    for trouble in &report.troubles {
         out += &format!("TO BE SEEN TO: {trouble}\n");
     }
     let home_to = match report.without_authority {
@@ -196,9 +203,10 @@ fn as_text(report: &StatusReport, links: Option<&LinksReport>) -> String {
             count(report.partitions.into(), "partition")
         ),
     };
-    let serving = match (report.serving, report.is_drained()) {
+    let levels = &report.levels;
+    let serving = match (report.serving, levels.drained) {
         (true, _) => "yes",
-        (false, _) if report.level(STORE_STALLED) > 0 => "no: its disk hangs",
+        (false, _) if levels.store_stalled_seconds > 0 => "no: its disk hangs",
         (false, false) => "not yet: it waits for its peers",
         (false, true) => "no: it is drained, until `pixii node undrain` or a start",
     };
@@ -212,7 +220,7 @@ fn as_text(report: &StatusReport, links: Option<&LinksReport>) -> String {
         row(["compared", &compared(report)]),
         row(["deleted", &deleted(&report.collection)]),
     ];
-    if let seconds @ 1.. = report.level(STORE_STALLED) {
+    if let seconds @ 1.. = levels.store_stalled_seconds {
         let text = format!(
             "its disk has made no progress for {}: what needs it is refused, and other nodes serve",
             duration(1_000 * seconds)
@@ -222,7 +230,7 @@ fn as_text(report: &StatusReport, links: Option<&LinksReport>) -> String {
     for unfinished in report.unfinished_ring() {
         rows.push(row(["ring", &unfinished]));
     }
-    if let lost @ 1.. = report.level(PARTITIONS_LOST) {
+    if let lost @ 1.. = levels.partitions_lost {
         let (lost, name) = (count(lost, "partition"), &report.name);
         let text = format!(
             "acknowledged writes of {lost} may be missing: the disk was lost, and no other node has them; \
@@ -230,7 +238,7 @@ fn as_text(report: &StatusReport, links: Option<&LinksReport>) -> String {
         );
         rows.push(row(["LOST", &text]));
     }
-    if let keys @ 1.. = report.level(OVERSIZED_KEYS) {
+    if let keys @ 1.. = levels.oversized_keys {
         let text =
             format!("{}: read them, and write or delete with the context", count(keys, "key"));
         rows.push(row(["over the limit", &text]));
@@ -243,8 +251,8 @@ fn as_text(report: &StatusReport, links: Option<&LinksReport>) -> String {
         out += &format!("\n{}", peers(report));
     }
     let mut counters = vec![row(["counter", "since the start"])];
-    let counted = report.counters.iter().filter(|(name, _)| !name.starts_with(TROUBLE));
-    counters.extend(counted.map(|(name, value)| row([name, &value.to_string()])));
+    let counted = report.counters.iter();
+    counters.extend(counted.map(|(counter, count)| row([counter.name(), &count.to_string()])));
     if counters.len() > 1 {
         out += "\n";
         out += &table(&counters);

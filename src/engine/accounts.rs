@@ -7,16 +7,15 @@ use std::time::Instant;
 use pixii_core::emulation::Kind;
 use pixii_core::members::{Members, Opinion};
 use pixii_core::message::{
-    CHANGING_RING, CollectionStatus, DRAINED, OVERSIZED_KEYS, PARTITIONS_LOST, PairStatus,
-    PeerRepair, PeerStatus, RING_VERSION_OF, RepairCounts, RepairReport, RepairStatus, RingReport,
-    STORE_STALLED, StatusReport, TROUBLE, UNSERVABLE,
+    CollectionStatus, Counter, Levels, PairStatus, PeerRepair, PeerStatus, RepairCounts,
+    RepairRefusal, RepairReport, RepairStatus, RingReport, StatusReport, Trouble,
 };
 use pixii_core::node::{Input, PairView};
 use pixii_core::ring::Ring;
 use pixii_core::types::{MILLI, NodeId, Partition};
 
 use super::drain::Drain;
-use super::{Engine, journal, stall};
+use super::{Engine, stall};
 use crate::config::Config;
 
 impl Engine<'_> {
@@ -55,37 +54,7 @@ impl Engine<'_> {
                 repair: compared.remove(&peer.id).unwrap_or_default(),
             }
         });
-        let mut counters = self.node.counters();
-        counters.push(("calls_refused_busy".to_owned(), self.busy));
-        let closed = self.hub.closed_clients.load(Ordering::Relaxed);
-        counters.push(("client_connections_closed".to_owned(), closed));
-        let sent = self.hub.peers.values().map(|peer| peer.outbox.bytes_taken()).sum();
-        counters.push(("peer_bytes_sent".to_owned(), sent));
-        if self.settings.drain != Drain::No {
-            counters.push((DRAINED.to_owned(), 1));
-        }
-        if self.node.is_changing_ring() || self.node.ring_change().is_some() {
-            counters.push((CHANGING_RING.to_owned(), 1));
-        }
-        let other = |(member, version)| {
-            (format!("{RING_VERSION_OF}{}", self.node.members().name(member)), version)
-        };
-        counters.extend(self.node.other_rings().map(other));
-        let stalled = self.watch.lasts(Instant::now());
-        let levels = [
-            (STORE_STALLED, stalled.map_or(0, |lasts| lasts.as_secs().max(1))),
-            (UNSERVABLE, self.node.unservable() as u64),
-            (OVERSIZED_KEYS, self.node.oversized_keys()),
-            (PARTITIONS_LOST, self.node.lost().len() as u64),
-        ];
-        let some = levels.into_iter().filter(|(_, level)| *level > 0);
-        counters.extend(some.map(|(name, level)| (name.to_owned(), level)));
-        let of = |(kind, bytes): (&Kind, &u64)| (format!("peer_bytes_of_{}", kind.name()), *bytes);
-        counters.extend(self.sent.iter().map(of));
-        counters.extend(self.troubles().map(|trouble| (format!("{TROUBLE}{trouble}"), 1)));
-        if self.config.allow_emulation {
-            counters.extend(self.emulator.counters());
-        }
+        let levels = self.levels();
         StatusReport {
             cluster: self.config.cluster.clone(),
             name: self.config.name.clone(),
@@ -93,7 +62,8 @@ impl Engine<'_> {
             store: self.node.meta().store,
             incarnation: self.node.meta().incarnation,
             recovered: self.recovered,
-            serving: stalled.is_none() && self.node.refusal(self.now(), true).is_none(),
+            serving: levels.store_stalled_seconds == 0
+                && self.node.refusal(self.now(), true).is_none(),
             without_authority: self.node.meta().without_authority.len() as u32,
             uptime_ms: self.start.elapsed().as_millis() as u64,
             partitions: self.ring.share(self.config.me()) as u32,
@@ -101,21 +71,60 @@ impl Engine<'_> {
             peers: peers.collect(),
             hint_limit_bytes: self.settings.hint_limit_mib << 20,
             emulated: self.emulator.lines(),
-            counters,
+            counters: self.counters(),
             repair: self.summary(&pairs),
             collection: self.collection(),
+            levels,
+            other_rings: self
+                .node
+                .other_rings()
+                .map(|(id, version)| (self.name(id), version))
+                .collect(),
+            troubles: self.troubles().collect(),
+        }
+    }
+
+    /// What the node and the daemon around it have counted.
+    fn counters(&self) -> Vec<(Counter, u64)> {
+        let closed = self.hub.closed_clients.load(Ordering::Relaxed);
+        let sent = self.hub.peers.values().map(|peer| peer.outbox.bytes_taken()).sum();
+        let mut counters = self.node.counters();
+        counters.extend([
+            (Counter::CallsRefusedBusy, self.busy),
+            (Counter::ClientConnectionsClosed, closed),
+            (Counter::PeerBytesSent, sent),
+        ]);
+        let of = |(kind, bytes): (&Kind, &u64)| (Counter::peer_bytes_of(*kind), *bytes);
+        counters.extend(self.sent.iter().map(of));
+        if self.config.allow_emulation {
+            counters.extend(self.emulator.counters());
+        }
+        counters
+    }
+
+    /// What holds now.
+    fn levels(&self) -> Levels {
+        let stalled = self.watch.lasts(Instant::now());
+        Levels {
+            drained: self.settings.drain != Drain::No,
+            changing_ring: self.node.is_changing_ring() || self.node.ring_change().is_some(),
+            oversized_keys: self.node.oversized_keys(),
+            partitions_lost: self.node.lost().len() as u64,
+            store_stalled_seconds: stalled.map_or(0, |lasts| lasts.as_secs().max(1)),
+            unservable_partitions: self.node.unservable() as u64,
         }
     }
 
     /// What an operator has to see to: peers that refuse this node, and those of another cluster.
-    fn troubles(&self) -> impl Iterator<Item = String> {
-        let own = self.node.meta().cluster.as_ref().map_or(0, |cluster| cluster.id);
+    fn troubles(&self) -> impl Iterator<Item = Trouble> {
+        let ours = self.node.meta().cluster.as_ref().map_or(0, |cluster| cluster.id);
         let foreign = self.node.foreign().iter().map(move |(peer, theirs)| {
-            journal::foreign(&self.name(*peer), &self.config.cluster, own, *theirs)
+            let (peer, cluster) = (self.name(*peer), self.config.cluster.clone());
+            Trouble::Foreign { peer, cluster, ours, theirs: *theirs }
         });
         let refusing = self.hub.peers.values().filter_map(|peer| {
             let why = peer.refusal()?;
-            Some(format!("peer {} refuses this node: {why}", peer.name))
+            Some(Trouble::Refused { peer: peer.name.clone(), why })
         });
         refusing.chain(foreign).chain(self.hub.undialable())
     }
@@ -202,7 +211,7 @@ impl Engine<'_> {
         begin: bool,
         partition: Option<Partition>,
         peer: Option<NodeId>,
-    ) -> Result<RepairReport, String> {
+    ) -> Result<RepairReport, RepairRefusal> {
         check(&self.ring, self.node.members(), self.config.me(), partition, peer)?;
         if begin {
             self.input(Input::Repair { partition, peer });
@@ -266,32 +275,34 @@ fn pair(view: PairView) -> PairStatus {
     }
 }
 
-fn counts(counters: &[(String, u64)]) -> RepairCounts {
-    let of = |name: &str| counters.iter().find(|(of, _)| of == name).map_or(0, |(_, count)| *count);
+fn counts(counters: &[(Counter, u64)]) -> RepairCounts {
+    let of = |counter: Counter| {
+        counters.iter().find(|(of, _)| *of == counter).map_or(0, |(_, count)| *count)
+    };
     RepairCounts {
-        exchanges: of("exchanges"),
-        exchanges_failed: of("exchanges_failed"),
-        objects_pulled: of("objects_pulled"),
-        objects_pushed: of("objects_pushed"),
-        bytes_pulled: of("bytes_pulled"),
-        bytes_pushed: of("bytes_pushed"),
+        exchanges: of(Counter::Exchanges),
+        exchanges_failed: of(Counter::ExchangesFailed),
+        objects_pulled: of(Counter::ObjectsPulled),
+        objects_pushed: of(Counter::ObjectsPushed),
+        bytes_pulled: of(Counter::BytesPulled),
+        bytes_pushed: of(Counter::BytesPushed),
     }
 }
 
-/// Says in one sentence why there is nothing that `me` could compare, if so.
+/// Says why there is nothing that `me` could compare, if so.
 fn check(
     ring: &Ring,
     members: &Members,
     me: NodeId,
     partition: Option<Partition>,
     peer: Option<NodeId>,
-) -> Result<(), String> {
+) -> Result<(), RepairRefusal> {
     let name = |id: NodeId| members.name(id);
-    if let Some(stranger) = peer.filter(|peer| members.get(*peer).is_none()) {
-        return Err(format!("peer = {stranger:?}: no member of the cluster has this id"));
+    if let Some(peer) = peer.filter(|peer| members.get(*peer).is_none()) {
+        return Err(RepairRefusal::NoMember { peer });
     }
     if peer == Some(me) {
-        return Err(format!("peer = {}: this node compares with others only", name(me)));
+        return Err(RepairRefusal::Itself { node: name(me) });
     }
     let Some(partition) = partition else {
         let shares = |peer: NodeId| {
@@ -299,27 +310,19 @@ fn check(
             all.any(|one| ring.homes(one).contains(&me) && ring.homes(one).contains(&peer))
         };
         return match peer.filter(|peer| !shares(*peer)) {
-            Some(peer) => Err(format!(
-                "peer = {0}: no partition is kept by both {1} and {0}",
-                name(peer),
-                name(me)
-            )),
+            Some(peer) => Err(RepairRefusal::NothingShared { node: name(me), peer: name(peer) }),
             None => Ok(()),
         };
     };
-    let (given, count) = (partition.0, ring.partitions());
-    if given >= count {
-        let last = count - 1;
-        return Err(format!(
-            "partition = {given}: this cluster has {count}, so a partition is 0 to {last}"
-        ));
+    let (given, partitions) = (partition.0, ring.partitions());
+    if given >= partitions {
+        return Err(RepairRefusal::Partition { given, partitions });
     }
     let homes = ring.homes(partition);
     match [Some(me), peer].into_iter().flatten().find(|node| !homes.contains(node)) {
         Some(other) => {
-            let homes: Vec<String> = homes.iter().map(|home| name(*home)).collect();
-            let (other, homes) = (name(other), homes.join(", "));
-            Err(format!("partition = {given}: {other} is no home of it; its homes are {homes}"))
+            let owners = homes.iter().map(|home| name(*home)).collect();
+            Err(RepairRefusal::NotOwner { partition: given, node: name(other), owners })
         }
         None => Ok(()),
     }
@@ -328,17 +331,18 @@ fn check(
 #[cfg(test)]
 mod tests {
     use pixii_core::members::Member;
+    use pixii_core::message::ComparisonFault;
 
     use super::*;
 
     #[test]
     fn a_peer_is_as_old_as_its_oldest_pair_and_without_age_before_all_were_compared() {
-        let view = |partition, equal_for, failing: Option<&str>| PairView {
+        let view = |partition, equal_for, failing: Option<ComparisonFault>| PairView {
             partition: Partition(partition),
             peer: NodeId(7),
             equal_for,
             is_pending: failing.is_some(),
-            failing: failing.map(String::from),
+            failing,
             moved: (0, 0, 0),
         };
         let (old, new) = (view(0, Some(9_000), None), view(1, Some(2_000), None));
@@ -346,7 +350,7 @@ mod tests {
         let expected =
             PeerRepair { shared: 2, equal: 2, oldest_ms: Some(9), ..PeerRepair::default() };
         assert_eq!(all[&NodeId(7)], expected);
-        let some = by_peer(&[old, new, view(2, None, Some("late"))]);
+        let some = by_peer(&[old, new, view(2, None, Some(ComparisonFault::NoTree))]);
         let expected = PeerRepair { shared: 3, equal: 2, oldest_ms: None, pending: 1, failing: 1 };
         assert_eq!(some[&NodeId(7)], expected);
     }
@@ -359,7 +363,7 @@ mod tests {
         let ids: Vec<NodeId> = names.iter().map(|name| NodeId::of(name)).collect();
         let ring = Ring::new(&ids, 2, 16).unwrap();
         let says = |partition: Option<u16>, peer: Option<NodeId>| {
-            check(&ring, &members, ids[0], partition.map(Partition), peer).unwrap_err()
+            check(&ring, &members, ids[0], partition.map(Partition), peer).unwrap_err().to_string()
         };
         let told = says(Some(16), None);
         assert_eq!(told, "partition = 16: this cluster has 16, so a partition is 0 to 15");
@@ -385,7 +389,7 @@ mod tests {
         assert_eq!(told, "peer = n1: this node compares with others only");
         let apart = Ring::new(&ids, 1, 16).unwrap();
         let told = check(&apart, &members, ids[0], None, Some(ids[1])).unwrap_err();
-        assert_eq!(told, "peer = n2: no partition is kept by both n1 and n2");
+        assert_eq!(told.to_string(), "peer = n2: no partition is kept by both n1 and n2");
         assert_eq!(check(&ring, &members, ids[0], Some(Partition(own)), None), Ok(()));
     }
 }

@@ -10,7 +10,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use pixii_core::emulation::{self, Emulation, Kind, Place, Rule, Verdict};
-use pixii_core::message::{Call, CallBody, EmulateOrder, PeerMessage, Request};
+use pixii_core::message::{
+    Call, CallBody, Counter, EmulateOrder, EmulateRefusal, PeerMessage, Request,
+};
 use pixii_core::node::{ClientId, Input};
 use pixii_core::types::{MILLI, Micros, NodeId};
 use pixii_core::wire;
@@ -217,33 +219,30 @@ impl Emulator {
         due.map(|on| on.remind_at = now + REMIND).is_some()
     }
 
-    /// What became of messages since the start, by name.
-    pub(super) fn counters(&self) -> [(String, u64); 4] {
+    /// What became of messages since the start.
+    pub(super) fn counters(&self) -> [(Counter, u64); 4] {
         [
-            ("emulated_cut", self.cut),
-            ("emulated_delayed", self.delayed),
-            ("emulated_dropped", self.dropped),
-            ("emulated_overflowed", self.overflowed),
+            (Counter::EmulatedCut, self.cut),
+            (Counter::EmulatedDelayed, self.delayed),
+            (Counter::EmulatedDropped, self.dropped),
+            (Counter::EmulatedOverflowed, self.overflowed),
         ]
-        .map(|(name, count)| (name.to_owned(), count))
     }
 }
 
 impl Engine<'_> {
     /// Carries out an order; gives the rules that hold then, or why nothing was done.
-    pub(super) fn emulate(&mut self, order: EmulateOrder) -> Result<Vec<String>, String> {
+    pub(super) fn emulate(&mut self, order: EmulateOrder) -> Result<Vec<String>, EmulateRefusal> {
         if !self.config.allow_emulation {
-            return Err(format!(
-                "the configuration of {} does not say allow_emulation = true, so nothing is emulated there",
-                self.config.name
-            ));
+            return Err(EmulateRefusal::NotAllowed { node: self.config.name.clone() });
         }
         match order {
             EmulateOrder::Show => {}
             EmulateOrder::Set(text) => {
-                let rules = emulation::parse(&text, &self.config.members)?;
+                let rules = emulation::parse(&text, &self.config.members)
+                    .map_err(|fault| EmulateRefusal::Rules { fault })?;
                 if rules.is_empty() {
-                    return Err("no rule was given; clear ends the emulation".to_owned());
+                    return Err(EmulateRefusal::NoRule);
                 }
                 self.set_rules(rules);
             }
@@ -359,8 +358,8 @@ mod tests {
         std::iter::from_fn(|| emulator.arrived(now)).map(id).collect()
     }
 
-    fn count(emulator: &Emulator, name: &str) -> u64 {
-        emulator.counters().iter().find(|(counter, _)| counter == name).unwrap().1
+    fn count(emulator: &Emulator, counter: Counter) -> u64 {
+        emulator.counters().iter().find(|(of, _)| *of == counter).unwrap().1
     }
 
     #[test]
@@ -377,17 +376,17 @@ mod tests {
         emulator.post(REMIND, Kind::Other, reply(7, 10));
         assert_eq!(emulator.set(REMIND, Vec::new()).len(), 1, "what was under way is not lost");
         assert_eq!((emulator.next_wake(), emulator.is_on()), (None, false));
-        assert_eq!(count(&emulator, "emulated_delayed"), 4);
+        assert_eq!(count(&emulator, Counter::EmulatedDelayed), 4);
     }
 
     #[test]
     fn what_waits_is_bounded_in_number_and_bytes() {
         let mut emulator = emulator("n1 -> client delay fixed 600s");
         (0..MAX_WAITING as u64 + 7).for_each(|id| emulator.post(0, Kind::Other, reply(id, 1)));
-        assert_eq!(count(&emulator, "emulated_overflowed"), 7);
+        assert_eq!(count(&emulator, Counter::EmulatedOverflowed), 7);
         assert_eq!(arrived(&mut emulator, 600_000 * MILLI).len(), MAX_WAITING);
         (0..300).for_each(|id| emulator.post(0, Kind::Other, reply(id, (1 << 20) - 8)));
-        assert_eq!(count(&emulator, "emulated_overflowed"), 7 + 44, "256 MiB are the limit");
+        assert_eq!(count(&emulator, Counter::EmulatedOverflowed), 7 + 44, "256 MiB are the limit");
         assert_eq!(arrived(&mut emulator, 600_000 * MILLI).len(), 256);
     }
 
@@ -399,7 +398,7 @@ mod tests {
         emulator.post(0, Kind::Other, Parcel::Call { client: 1, call, held: None });
         assert!(emulator.arrived(REMIND).is_none());
         assert_eq!(
-            (count(&emulator, "emulated_dropped"), count(&emulator, "emulated_cut")),
+            (count(&emulator, Counter::EmulatedDropped), count(&emulator, Counter::EmulatedCut)),
             (1, 1)
         );
     }

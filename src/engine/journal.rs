@@ -5,6 +5,7 @@ use std::mem;
 use std::time::{Duration, Instant};
 
 use pixii_core::members::{Members, Opinion};
+use pixii_core::message::Trouble;
 use pixii_core::node::{Notice, Oversize, Shortage, Stall};
 use pixii_core::types::{MILLI, Micros, NodeId};
 use pixii_transport::limited;
@@ -271,7 +272,12 @@ fn tell_of_peer(notice: Notice, peer: &str, config: &Config, log: &LogThrottle) 
             error,
             [event = "foreign_peer", peer,],
             "{}: nothing is exchanged with it",
-            foreign(peer, &config.cluster, ours, theirs)
+            Trouble::Foreign {
+                peer: peer.to_owned(),
+                cluster: config.cluster.clone(),
+                ours,
+                theirs
+            }
         ),
         Notice::Opined(_, opinion, silence) => tell_opinion(peer, opinion, silence, log),
         Notice::HandoffBegun(_, hints) => limited!(
@@ -318,15 +324,6 @@ fn tell_of_peer(notice: Notice, peer: &str, config: &Config, log: &LogThrottle) 
         ),
         _ => {}
     }
-}
-
-/// What is to be said of a peer of another cluster of the same name.
-pub(super) fn foreign(peer: &str, cluster: &str, ours: u64, theirs: u64) -> String {
-    format!(
-        "peer {peer} belongs to another cluster called {cluster}, which was founded apart from this one (its id is \
-         {theirs:016x}, this one's {ours:016x}), by `pixii server --bootstrap` for example: only one of them can stay, and \
-         the nodes of the other one begin anew with empty data directories"
-    )
 }
 
 fn tell_opinion(peer: &str, opinion: Opinion, silence: Micros, log: &LogThrottle) {

@@ -1,18 +1,13 @@
 //! The operator's command that gives a dead member's places to a new one.
 
-use pixii_core::members::{Member, Opinion, Standing, check_name};
-use pixii_core::message::{Replacement, ReplyBody};
+use pixii_core::members::{Member, Opinion, Standing, check_name, check_written};
+use pixii_core::message::{ReplaceRefusal, Replacement, ReplyBody};
 use pixii_core::node::{ClientId, Hindrance, Input, RingChange};
-use pixii_core::ring::RingMember;
 use pixii_core::types::{MAX_MEMBERS, NodeId};
 use pixii_transport::limited;
 
 use super::Engine;
 use super::ending::{Ending, FINISH_BEFORE_NEXT};
-use crate::config::check_written;
-
-/// The first version of the protocol in which members agree to a change of the ring.
-const GRANTS_SINCE: u16 = 6;
 
 impl Engine<'_> {
     /// Answers what the replacement of a member comes to; with `apply`, when it is durable here.
@@ -46,56 +41,61 @@ impl Engine<'_> {
         self.node.members().name(id)
     }
 
-    /// What would happen, or in one sentence why it does not.
-    fn plan(&self, old: &str, new: &str, address: &str) -> Result<(NodeId, Replacement), String> {
-        check_name("the new member", new)?;
-        check_written("the new member's address", address)?;
-        let me = &self.config.name;
+    /// What would happen, or why it does not.
+    fn plan(
+        &self,
+        old: &str,
+        new: &str,
+        address: &str,
+    ) -> Result<(NodeId, Replacement), ReplaceRefusal> {
+        let (old, new, address) = (old.to_owned(), new.to_owned(), address.to_owned());
+        if check_name("", &new).is_err() {
+            return Err(ReplaceRefusal::Name { name: new });
+        }
+        if check_written("", &address).is_err() {
+            return Err(ReplaceRefusal::Address { address });
+        }
+        let node = self.config.name.clone();
         let changes = self.replacing.is_some() || self.node.is_changing_ring();
         if changes || self.finish_by.is_some() {
-            return Err(format!("node {me} changes its ring just now: try again"));
+            return Err(ReplaceRefusal::Changing { node });
         }
         if let Some(change) = self.node.ring_change() {
             return Err(self.hindrance(&Hindrance::Other(Some(change), change.by)));
         }
         if !self.node.is_settled() {
-            return Err(format!("node {me} does not serve yet, and changes no ring"));
+            return Err(ReplaceRefusal::Starting { node });
         }
         let members = self.node.members();
         let Some(gone) = members.iter().find(|member| member.name == old) else {
             let present = members.iter().filter(|member| self.ring.has(member.id()));
-            let names: Vec<&str> = present.map(|member| &*member.name).collect();
-            let old = old.escape_debug();
-            return Err(format!(
-                "no member is called \"{old}\"; the members are {}",
-                names.join(", ")
-            ));
+            let members = present.map(|member| member.name.clone()).collect();
+            return Err(ReplaceRefusal::NoMember { old, members });
         };
         if !self.ring.has(gone.id()) {
-            return Err(format!("{old} was removed, and has no places to give"));
+            return Err(ReplaceRefusal::NoPlaces { old });
         }
-        if old == me {
-            return Err(format!("{old} is the node that was asked: ask another one"));
+        if old == node {
+            return Err(ReplaceRefusal::Itself { old });
         }
-        if let Some(known) = members.get(NodeId::of(new)) {
+        if let Some(known) = members.get(NodeId::of(&new)) {
             return Err(match known.standing {
-                Standing::Removed => format!("{new} was removed: such a name does not return"),
-                _ => format!("{new} is a member already"),
+                Standing::Removed => ReplaceRefusal::Removed { new },
+                _ => ReplaceRefusal::Member { new },
             });
         }
         let here = |member: &&Member| {
             member.address == address && member.standing != Standing::Removed && member.name != old
         };
         if let Some(other) = members.iter().find(here) {
-            return Err(format!("{} is at {address} already", other.name));
+            let member = other.name.clone();
+            return Err(ReplaceRefusal::AddressTaken { member, address });
         }
         if members.iter().count() >= MAX_MEMBERS {
-            return Err(format!(
-                "the list of members, removed ones included, is full: {MAX_MEMBERS}"
-            ));
+            return Err(ReplaceRefusal::Full);
         }
         self.check_reach(gone)?;
-        let ring = self.ring.replace(gone.id(), NodeId::of(new)).map_err(|why| why.to_string())?;
+        let ring = self.ring.replace(gone.id(), NodeId::of(&new))?;
         let plan = Replacement {
             old_address: gone.address.clone(),
             version: ring.version(),
@@ -107,38 +107,23 @@ impl Engine<'_> {
     }
 
     /// The one that goes must be down, and most members in reach: of two halves of a cluster at most one changes its ring.
-    fn check_reach(&self, gone: &Member) -> Result<(), String> {
+    fn check_reach(&self, gone: &Member) -> Result<(), ReplaceRefusal> {
         let now = self.now();
         let open = |id: &NodeId| self.hub.peers.get(id).is_some_and(|peer| peer.outbox.is_open());
-        let old = &gone.name;
+        let old = gone.name.clone();
         if open(&gone.id()) {
-            return Err(format!("{old} answers: stop it first with `pixii node stop {old}`"));
+            return Err(ReplaceRefusal::Answers { old });
         }
         let known = self.hub.peers.contains_key(&gone.id());
         if known && self.node.peer_view(now, gone.id()).opinion != Opinion::Down {
-            let timeout = self.config.gossip_timeout_ms;
-            return Err(format!(
-                "{old} is not believed to be down yet: it takes {timeout} ms of silence"
-            ));
+            let timeout_ms = self.config.gossip_timeout_ms;
+            return Err(ReplaceRefusal::NotDown { old, timeout_ms });
         }
         let all = self.ring.members().len();
         let near = self.ring.members().iter().filter(|m| m.id == self.config.me() || open(&m.id));
         let near = near.count();
         if 2 * near <= all {
-            return Err(format!(
-                "{near} of {all} members can be reached: a ring changes only with more than half of them"
-            ));
-        }
-        let votes = |m: &&RingMember| {
-            let peer = self.hub.peers.get(&m.id).and_then(|peer| peer.protocol());
-            m.id == self.config.me() || peer.is_some_and(|spoken| spoken >= GRANTS_SINCE)
-        };
-        let able = self.ring.members().iter().filter(votes).count();
-        if 2 * able <= all {
-            return Err(format!(
-                "{able} of {all} members run a program that can agree to a change of the ring, and \
-                 it takes more than half of them: finish the upgrade first"
-            ));
+            return Err(ReplaceRefusal::Reach { near: near as u64, all: all as u64 });
         }
         Ok(())
     }
@@ -146,35 +131,26 @@ impl Engine<'_> {
     /// The replacement that was ordered is not made: who gave the order is told why.
     pub(super) fn not_replaced(&mut self, why: &Hindrance) {
         let why = self.hindrance(why);
-        let (permit, name) = (self.hub.log.once("not_replaced", "", &why), &self.config.name);
+        let (permit, name) =
+            (self.hub.log.once("not_replaced", "", &why.to_string()), &self.config.name);
         limited!(permit, warn, [], "node {name} replaces nobody: {why}");
         if let Some((client, id, _)) = self.replacing.take() {
             self.reply(client, id, ReplyBody::Replace(Err(why)));
         }
     }
 
-    /// What stands in the way of a replacement, in one sentence.
-    fn hindrance(&self, why: &Hindrance) -> String {
+    /// What stands in the way of a replacement.
+    fn hindrance(&self, why: &Hindrance) -> ReplaceRefusal {
         match why {
-            Hindrance::Other(None, by) => {
-                format!(
-                    "another replacement is under way, ordered at {}: try again",
-                    self.name(*by)
-                )
-            }
+            Hindrance::Other(None, by) => ReplaceRefusal::AnotherUnknown { at: self.name(*by) },
             Hindrance::Other(Some(RingChange { old, new, .. }), by) => {
-                let new = self.node.members().get(*new).map_or("a new member", |new| &new.name);
-                format!(
-                    "another replacement is under way: {} by {new}, ordered at {}; try again",
-                    self.name(*old),
-                    self.name(*by)
-                )
+                let new = self.node.members().get(*new).map(|new| new.name.clone());
+                ReplaceRefusal::Another { old: self.name(*old), new, at: self.name(*by) }
             }
-            Hindrance::Grants { granted, members } => format!(
-                "{granted} of {members} members agreed to it in time, and it takes more than half of \
-                 them: nothing was changed"
-            ),
-            Hindrance::Ring(why) => why.to_string(),
+            Hindrance::Grants { granted, members } => {
+                ReplaceRefusal::Grants { granted: *granted as u64, members: *members as u64 }
+            }
+            Hindrance::Ring(why) => why.clone().into(),
         }
     }
 

@@ -3,10 +3,7 @@
 use std::time::Duration;
 
 use pixii_core::members::Opinion;
-use pixii_core::message::{
-    LEVELS, OVERSIZED_KEYS, PARTITIONS_LOST, PeerStatus, RING_VERSION_OF, StatusReport, TROUBLE,
-    UNSERVABLE,
-};
+use pixii_core::message::{Counter, PeerStatus, StatusReport};
 use pixii_transport::inflow::Usage;
 
 use super::Meter;
@@ -16,29 +13,29 @@ const MILLI: f64 = 1e3;
 const MICRO: f64 = 1e6;
 const KIB: f64 = 1_024.0;
 
-/// Counts of the machine that have a family of their own: name, family, label, help.
-const COUNTED: [(&str, &str, &str); 5] = [
+/// Counts that have a family of their own: which, its name, help.
+const COUNTED: [(Counter, &str, &str); 5] = [
     (
-        "merges_declined",
+        Counter::MergesDeclined,
         "pixii_merges_declined",
         "Merges between nodes that were declined because the key would have outgrown a limit.",
     ),
     (
-        "hints_declined",
+        Counter::HintsDeclined,
         "pixii_hints_declined",
         "Hints that this node declined because the key would have outgrown a limit; their keepers keep them.",
     ),
     (
-        "reads_repaired",
+        Counter::ReadsRepaired,
         "pixii_reads_repaired",
         "Reads that saw a home behind, which was sent what it lacked.",
     ),
     (
-        "stale_objects_refused",
+        Counter::StaleObjectsRefused,
         "pixii_stale_objects_refused",
         "Objects and hints of peers that were refused because they were of an older generation of their partition.",
     ),
-    ("peer_bytes_sent", "pixii_peer_sent_bytes", "Bytes of messages to other members."),
+    (Counter::PeerBytesSent, "pixii_peer_sent_bytes", "Bytes of messages to other members."),
 ];
 
 /// How much is under way in a daemon.
@@ -118,7 +115,7 @@ impl Account {
         page.sample("_info", &labels, 1);
         let ready = u8::from(self.unready.is_none());
         page.gauge("pixii_ready", "1 if the node takes requests; /readyz says why not.", ready);
-        let drained = u8::from(status.is_drained());
+        let drained = u8::from(status.levels.drained);
         page.gauge("pixii_drained", "1 while the node is taken out by its operator.", drained);
         let uptime = status.uptime_ms as f64 / MILLI;
         page.gauge("pixii_uptime_seconds", "Time since this life of the node began.", uptime);
@@ -126,11 +123,15 @@ impl Account {
         page.gauge("pixii_incarnation", help, status.incarnation);
         page.gauge("pixii_partitions", "Partitions that the node is home to.", status.partitions);
         let help = "Partitions of the node that cannot be served: too few of their owners are up.";
-        page.gauge("pixii_cluster_unservable_partitions", help, status.level(UNSERVABLE));
+        page.gauge(
+            "pixii_cluster_unservable_partitions",
+            help,
+            status.levels.unservable_partitions,
+        );
         let help = "Partitions whose absent keys do not count here until they are recovered.";
         page.gauge("pixii_partitions_without_authority", help, status.without_authority);
         let help = "Partitions without another owner where acknowledged writes may be missing, not accepted yet.";
-        page.gauge("pixii_partitions_lost", help, status.level(PARTITIONS_LOST));
+        page.gauge("pixii_partitions_lost", help, status.levels.partitions_lost);
     }
 
     fn put_requests(&self, page: &mut Page) {
@@ -151,7 +152,7 @@ impl Account {
     fn put_store(&self, page: &mut Page) {
         let help =
             "Own keys whose siblings together are over the limit of what a write may make of one.";
-        page.gauge("pixii_oversized_keys", help, self.status.level(OVERSIZED_KEYS));
+        page.gauge("pixii_oversized_keys", help, self.status.levels.oversized_keys);
         let help = "Bytes that the store takes on disk, as of a second ago.";
         page.gauge("pixii_store_size_bytes", help, self.status.disk_bytes);
         if let Some(free_bytes) = self.load.free_bytes {
@@ -282,33 +283,30 @@ impl Account {
     }
 
     fn put_counts(&self, page: &mut Page) {
-        let counters = &self.status.counters;
-        let of = |name: &str| {
-            counters.iter().find(|(counter, _)| counter == name).map_or(0, |(_, count)| *count)
-        };
-        for (name, family, help) in COUNTED {
-            page.counter(family, help, of(name));
+        let status = &self.status;
+        for (counter, family, help) in COUNTED {
+            page.counter(family, help, status.count(counter));
         }
-        for (family, help, names) in [
+        for (family, help, counters) in [
             (
                 "pixii_repaired_objects",
                 "Objects that comparisons begun here have moved.",
-                ["objects_pulled", "objects_pushed"],
+                [Counter::ObjectsPulled, Counter::ObjectsPushed],
             ),
-            ("pixii_repaired_bytes", "Bytes of their values.", ["bytes_pulled", "bytes_pushed"]),
+            (
+                "pixii_repaired_bytes",
+                "Bytes of their values.",
+                [Counter::BytesPulled, Counter::BytesPushed],
+            ),
         ] {
             page.family(family, "counter", help);
-            for (direction, name) in ["received", "sent"].into_iter().zip(names) {
-                page.sample("_total", &vec![("direction", direction)], of(name));
+            for (direction, counter) in ["received", "sent"].into_iter().zip(counters) {
+                page.sample("_total", &vec![("direction", direction)], status.count(counter));
             }
         }
         page.family("pixii_events", "counter", "All that the node counts, by its name for it.");
-        let is_event = |event: &str| {
-            let sentence = event.starts_with(RING_VERSION_OF) || event.starts_with(TROUBLE);
-            !LEVELS.contains(&event) && !sentence
-        };
-        for (event, count) in counters.iter().filter(|(event, _)| is_event(event)) {
-            page.sample("_total", &vec![("event", event)], count);
+        for (event, count) in &status.counters {
+            page.sample("_total", &vec![("event", event.name())], count);
         }
     }
 

@@ -7,12 +7,15 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use pixii_core::members::{Member, Standing};
-use pixii_core::message::{Call, CallBody, PeerMessage, Refusal, Reply, ReplyBody, Response};
+use pixii_core::members::{Member, Standing, check_address};
+use pixii_core::message::before::Before;
+use pixii_core::message::{
+    Call, CallBody, PeerMessage, Refusal, Reply, ReplyBody, Resource, Response,
+};
 use pixii_core::secret::Seal;
 use pixii_core::types::NodeId;
-use pixii_core::wire::{self, Hello, MAX_FRAME_BYTES, MAX_HELLO_BYTES, Welcome};
-use pixii_transport::frames::{FrameReader, Outbox, ReadError};
+use pixii_core::wire::{Hello, MAX_FRAME_BYTES, MAX_HELLO_BYTES, PROTOCOL, Welcome};
+use pixii_transport::frames::{FrameReader, Held, Outbox, ReadError};
 use pixii_transport::handshake::{Reception, Unheard};
 use pixii_transport::inflow::Holder;
 use pixii_transport::{limited, locked};
@@ -30,7 +33,6 @@ use super::{
     CLIENT_LIMITS, CLIENT_TIMEOUT, Event, HANDSHAKE, Hub, Identity, MAX_CALL_BYTES, PEER_TIMEOUT,
     Peer, prepare,
 };
-use crate::config::check_address;
 
 /// Rest after an accept that failed, for want of descriptors mostly.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
@@ -71,7 +73,7 @@ enum Place {
 
 /// A limit that a client met.
 struct Busy {
-    what: String,
+    what: Resource,
     limit: usize,
 }
 
@@ -142,13 +144,15 @@ async fn admit(hub: Arc<Hub>, mut connection: Connection, pass: Pass) {
     drop(pass);
     let (who, why, welcome) = match admitted {
         Ok(Admitted::Peer(peer)) => {
+            let protocol = reception.protocol();
             // Nothing leaves on this connection, so there is nothing to seal.
             reception.seal(&mut connection.reader);
-            return receive_from(hub, connection, peer);
+            return receive_from(hub, connection, peer, protocol);
         }
         Ok(Admitted::Client(place)) => {
+            let protocol = reception.protocol();
             let seal = reception.seal(&mut connection.reader);
-            return serve_client(&hub, connection, seal, place).await;
+            return serve_client(&hub, connection, (protocol, seal), place).await;
         }
         Ok(Admitted::Probe) => return,
         Err(Rejected::Silent) => return,
@@ -204,17 +208,10 @@ async fn shake_hands(
         Welcome::Accepted { cluster, name }
     };
     let (admitted, welcome) = match hello {
-        Hello::Peer { cluster, ring, node, to, boot_nonce, .. } => {
-            prepare(reader.half().as_ref(), PEER_TIMEOUT)?;
-            reader.allow(MAX_FRAME_BYTES, hub.peer_inflow.clone(), Holder::Peer(node));
-            let run = Run { nonce: boot_nonce, from: *from, address: None };
-            let peer = let_in(hub, Newcomer { cluster, ring, node, to, run }).await?;
-            (Admitted::Peer(peer), accepted())
-        }
         Hello::Member { cluster, ring, node, to, boot_nonce, address, .. } => {
             prepare(reader.half().as_ref(), PEER_TIMEOUT)?;
             reader.allow(MAX_FRAME_BYTES, hub.peer_inflow.clone(), Holder::Peer(node));
-            let run = Run { nonce: boot_nonce, from: *from, address: Some(address) };
+            let run = Run { nonce: boot_nonce, from: *from, address };
             let peer = let_in(hub, Newcomer { cluster, ring, node, to, run }).await?;
             (Admitted::Peer(peer), accepted())
         }
@@ -243,11 +240,12 @@ fn place(hub: &Hub, pass: &Pass) -> Result<Place, String> {
             Err(_) => {
                 let limit = hub.places.clients;
                 let why = format!("{limit} clients are connected, the limit of this node");
-                (why, Busy { what: "clients of this node".to_owned(), limit })
+                (why, Busy { what: Resource::Clients, limit })
             }
         },
         Err(full) => {
-            (full.to_string(), Busy { what: format!("clients from {}", full.at), limit: full.most })
+            let what = Resource::AddressClients { address: full.at.to_string() };
+            (full.to_string(), Busy { what, limit: full.most })
         }
     };
     let operator = hub.operators.enter().map(|place| Place::Operator(place, busy));
@@ -276,18 +274,13 @@ async fn let_in(hub: &Hub, newcomer: Newcomer) -> Result<Arc<Peer>, Rejected> {
         let name = &hub.identity.name;
         return Err(refused(format!("node {name} is drained or stopping, and has no links")));
     }
-    let peer = check_peer(hub, &cluster, ring, (node, run.address.as_deref()), to);
+    let peer = check_peer(hub, &cluster, ring, (node, &run.address), to);
     let peer = peer.map_err(refused)?;
-    match &run.address {
-        None => peer.meet(&run).map_err(refused)?,
-        Some(address) => {
-            check_address("address", address).map_err(refused)?;
-            let entry = runs::admit(hub, &peer, &run).await;
-            match entry.map_err(|why| Rejected::Duplicate(who.clone(), why))? {
-                Entry::Known => peer.moved(address),
-                Entry::Displaced => peer.moved_for_good(address),
-            }
-        }
+    check_address("address", &run.address).map_err(refused)?;
+    let entry = runs::admit(hub, &peer, &run).await;
+    match entry.map_err(|why| Rejected::Duplicate(who.clone(), why))? {
+        Entry::Known => peer.moved(&run.address),
+        Entry::Displaced => peer.moved_for_good(&run.address),
     }
     hub.log.forget(REFUSED, &who);
     Ok(peer)
@@ -322,7 +315,7 @@ fn check_peer(
     hub: &Hub,
     cluster: &str,
     ring: (u64, u64),
-    (node, address): (NodeId, Option<&str>),
+    (node, address): (NodeId, &str),
     to: NodeId,
 ) -> Result<Arc<Peer>, String> {
     let ours = &hub.identity;
@@ -337,14 +330,11 @@ fn check_peer(
         if ring.0 > ours.ring.0 && to == ours.me {
             return Ok(hub.stranger(node));
         }
-        let who = match address {
-            None => format!("{node:?}"),
-            Some(address) => {
-                let address: String = address.escape_debug().take(64).collect();
-                format!("the node that says that it is at {address} (id {node:?})")
-            }
-        };
-        return Err(format!("{who} is not among the members that node {name} is configured with"));
+        let address: String = address.escape_debug().take(64).collect();
+        return Err(format!(
+            "the node that says that it is at {address} (id {node:?}) is not among the members \
+             that node {name} is configured with"
+        ));
     };
     if to != ours.me {
         return Err(format!(
@@ -373,7 +363,7 @@ fn shape(ours: &Identity) -> String {
 }
 
 /// Reads a peer's messages in a task of its own, in the place of an older connection of that peer.
-fn receive_from(hub: Arc<Hub>, connection: Connection, peer: Arc<Peer>) {
+fn receive_from(hub: Arc<Hub>, connection: Connection, peer: Arc<Peer>, protocol: u16) {
     if hub.is_apart() {
         return;
     }
@@ -383,7 +373,7 @@ fn receive_from(hub: Arc<Hub>, connection: Connection, peer: Arc<Peer>) {
         // Nothing is written, but the half must live: its end would tell the peer that we are gone.
         let Connection { mut reader, write: _write, socket: _socket, .. } = connection;
         loop {
-            match reader.next::<PeerMessage>().await {
+            match next_message(&mut reader, protocol).await {
                 Ok(Some((message, held))) => {
                     let event = Event::Message { from: peer.id, message, held };
                     if hub.events.send(event).await.is_err() {
@@ -410,12 +400,28 @@ fn receive_from(hub: Arc<Hub>, connection: Connection, peer: Arc<Peer>) {
     }
 }
 
-async fn serve_client(hub: &Hub, connection: Connection, seal: Option<Seal>, place: Place) {
+/// The next message of a peer with which `protocol` is spoken.
+async fn next_message(
+    reader: &mut FrameReader<OwnedReadHalf>,
+    protocol: u16,
+) -> Result<Option<(PeerMessage, Held)>, ReadError> {
+    match protocol {
+        PROTOCOL.. => reader.next().await,
+        _ => Ok(reader.next().await?.map(|(Before(message), held)| (message, held))),
+    }
+}
+
+async fn serve_client(
+    hub: &Hub,
+    connection: Connection,
+    (protocol, seal): (u16, Option<Seal>),
+    place: Place,
+) {
     let Connection { from, mut reader, mut write, socket: _socket } = connection;
     let client = hub.next_client.fetch_add(1, Ordering::Relaxed);
     let outbox = Arc::new(place.outbox(hub));
     outbox.open();
-    let joined = Event::Joined { client, outbox: outbox.clone() };
+    let joined = Event::Joined { client, protocol, outbox: outbox.clone() };
     if hub.events.send(joined).await.is_err() {
         return;
     }
@@ -427,7 +433,7 @@ async fn serve_client(hub: &Hub, connection: Connection, seal: Option<Seal>, pla
             match reader.next::<Call>().await {
                 Ok(Some((call, held))) => {
                     if let Some(refusal) = place.refuses(&call) {
-                        outbox.push(wire::frame(&refusal));
+                        outbox.push(refusal.frame(protocol));
                         continue;
                     }
                     let event = Event::Call { client, call, held };
@@ -490,8 +496,8 @@ impl Place {
         if !matches!(call.body, CallBody::Data { .. }) {
             return None;
         }
-        let what = format!("{what} (this is a place for commands of the operator)");
-        let refusal = Refusal::Busy { what, limit: u32::try_from(*limit).unwrap_or(u32::MAX) };
+        let limit = u32::try_from(*limit).unwrap_or(u32::MAX);
+        let refusal = Refusal::Busy { what: what.clone(), limit };
         Some(Reply { id: call.id, body: ReplyBody::Data(Response::Refused(refusal)) })
     }
 

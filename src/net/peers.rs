@@ -8,7 +8,7 @@ use pixii_core::rng::Rng;
 use pixii_core::secret::Seal;
 use pixii_core::wire::{Hello, MAX_HELLO_BYTES, Welcome};
 use pixii_transport::frames::FrameReader;
-use pixii_transport::handshake::{NoWelcome, ODD_ANSWER, introduce, shown};
+use pixii_transport::handshake::{ODD_ANSWER, introduce, shown};
 use pixii_transport::{limited, locked};
 use tokio::io::AsyncReadExt;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -134,22 +134,16 @@ impl Fault {
     }
 }
 
-/// Connects and shakes hands; the error is what to tell the operator. A peer that speaks protocol 5
-/// is dialed again with the introduction that it knows.
+/// Connects and shakes hands; the error is what to tell the operator.
 async fn dial(hub: &Hub, peer: &Peer, address: &str) -> Result<Link, Fault> {
     let ours = &hub.identity;
     let (cluster, ring, node, to) = (ours.cluster.clone(), ours.ring, ours.me, peer.id);
     let (incarnation, boot_nonce) = (ours.incarnation, ours.boot_nonce);
-    let older = Hello::Peer { cluster: cluster.clone(), ring, node, to, incarnation, boot_nonce };
     let (birth, own) = (ours.birth, ours.address.clone());
     let hello =
         Hello::Member { cluster, ring, node, to, incarnation, boot_nonce, birth, address: own };
-    let welcomed = match greet(hub, peer, address, &hello).await {
-        Err(NoWelcome::Older(_)) => greet(hub, peer, address, &older).await,
-        welcomed => welcomed,
-    };
-    let (welcome, protocol, link) =
-        welcomed.map_err(|fault| Fault::Unreachable(fault.to_string()))?;
+    let welcomed = greet(hub, peer, address, &hello).await;
+    let (welcome, protocol, link) = welcomed.map_err(Fault::Unreachable)?;
     match welcome {
         Welcome::Accepted { cluster, name } if (&cluster, &name) == (&ours.cluster, &peer.name) => {
             peer.protocol.store(protocol, Ordering::Relaxed);
@@ -183,8 +177,8 @@ async fn greet(
     peer: &Peer,
     address: &str,
     hello: &Hello,
-) -> Result<(Welcome, u16, Link), NoWelcome> {
-    let said = |error: std::io::Error| NoWelcome::Failed(error.to_string());
+) -> Result<(Welcome, u16, Link), String> {
+    let said = |error: std::io::Error| error.to_string();
     let stream = peer.lookups.connect(address).await.map_err(said)?;
     prepare(&stream, PEER_TIMEOUT).map_err(said)?;
     let (mut read, mut write) = stream.into_split();
@@ -236,7 +230,7 @@ mod tests {
         let accepted = timeout(PATIENCE, listener.accept()).await.unwrap();
         let (mut stream, _) = accepted.unwrap();
         let welcome = Welcome::Accepted { cluster: "test".into(), name: "n2".into() };
-        let mut bytes = BytesMut::from(&wire::preamble(false)[..]);
+        let mut bytes = BytesMut::from(&wire::preamble()[..]);
         wire::put_frame(&mut bytes, &welcome, None);
         stream.write_all(&bytes).await.unwrap();
         stream

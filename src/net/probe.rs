@@ -24,8 +24,7 @@ pub(crate) struct Found {
 }
 
 /// The daemon of `cluster` that listens at `address`, if one answers in time and, with secrets,
-/// proves to be of the cluster. A daemon that speaks no later protocol than 5 does not know the
-/// question.
+/// proves to be of the cluster.
 pub(crate) async fn probe(
     address: &str,
     cluster: &str,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use pixii_core::message::Trouble;
 use pixii_transport::{limited, locked};
 use tokio::time::sleep;
 
@@ -23,16 +24,14 @@ pub(crate) async fn watch(hub: Arc<Hub>) {
         sleep(rest).await;
         rest = INTERVAL;
         let found = probe(address, &identity.cluster, &hub.secrets, &hub.nonces).await;
-        let why = match found {
+        let found = match found {
             Some(found) if found.boot_nonce == identity.boot_nonce => break,
-            Some(found) => format!("another daemon answers there, node {}", found.name),
-            None => "no node of this cluster answers there".to_owned(),
+            found => found.map(|found| found.name),
         };
-        let why = format!(
-            "node {name} cannot be dialed at {address}, its address among the members: {why}; \
-             peers that do not find it elsewhere have no link to it"
-        );
-        *locked(&hub.undialable) = Some(why.clone());
+        let (node, address) = (name.clone(), address.clone());
+        let trouble = Trouble::Undialable { node, address, found };
+        let why = trouble.to_string();
+        *locked(&hub.undialable) = Some(trouble);
         let permit = hub.log.once("undialable", "", &why);
         limited!(permit, warn, [event = "undialable",], "{why}");
     }

@@ -18,8 +18,8 @@ pub(crate) struct Run {
     pub(crate) nonce: u64,
     /// Where it connected from.
     pub(crate) from: SocketAddr,
-    /// Where it says that it can be dialed; protocol 5 does not say.
-    pub(crate) address: Option<String>,
+    /// Where it says that it can be dialed.
+    pub(crate) address: String,
 }
 
 /// The runs that connected.
@@ -27,15 +27,10 @@ pub(crate) struct Run {
 pub(super) struct Runs {
     /// The one that is heard.
     heard: Option<Run>,
-    /// The nonce of the one before it.
-    before: Option<u64>,
 }
 
 impl Runs {
     fn take(&mut self, run: &Run) {
-        if self.heard.as_ref().is_none_or(|heard| heard.nonce != run.nonce) {
-            self.before = self.heard.as_ref().map(|heard| heard.nonce);
-        }
         self.heard = Some(run.clone());
     }
 }
@@ -59,39 +54,17 @@ pub(super) enum Entry {
 }
 
 impl Peer {
-    /// A newcomer of protocol 5, which does not say where it can be dialed: the later connection
-    /// wins, and of two runs that take turns the earlier one is refused, lest they take each
-    /// other's place for ever.
-    pub(super) fn meet(&self, run: &Run) -> Result<(), String> {
-        let mut runs = locked(&self.runs);
-        let listening = locked(&self.inbound).as_ref().is_some_and(|task| !task.is_finished());
-        match &runs.heard {
-            Some(heard)
-                if listening && runs.before == Some(run.nonce) && heard.nonce != run.nonce =>
-            {
-                return Err(format!(
-                    "another daemon says that it is node {}, has connected since, from {}, and is heard: a name is one node's",
-                    self.name, heard.from
-                ));
-            }
-            _ => {}
-        }
-        runs.take(run);
-        Ok(())
-    }
-
     /// Takes the newcomer if nobody stands in its way; else says who does.
     fn take_or_name(&self, newcomer: &Run) -> Result<(), Incumbent> {
         let mut runs = locked(&self.runs);
         let last_known = locked(&self.addresses).heard.clone();
         let incumbent = match &runs.heard {
             Some(heard) if heard.nonce == newcomer.nonce => None,
-            Some(heard) => Some(Incumbent {
-                nonce: Some(heard.nonce),
-                address: heard.address.clone().unwrap_or(last_known),
-            }),
+            Some(heard) => {
+                Some(Incumbent { nonce: Some(heard.nonce), address: heard.address.clone() })
+            }
             // The first run that connects: one that is elsewhere may not have come yet.
-            None if newcomer.address.as_ref() == Some(&last_known) => None,
+            None if newcomer.address == last_known => None,
             None => Some(Incumbent { nonce: None, address: last_known }),
         };
         match incumbent {
@@ -140,7 +113,7 @@ pub(super) async fn admit(hub: &Hub, peer: &Peer, newcomer: &Run) -> Result<Entr
 /// One sentence that fits in a frame of a handshake, whatever the addresses are.
 fn duplicate(name: &str, address: &str, newcomer: &Run) -> String {
     let shown = |address: &str| address.escape_debug().take(100).collect::<String>();
-    let own = shown(newcomer.address.as_deref().unwrap_or_default());
+    let own = shown(&newcomer.address);
     format!(
         "node {name} runs at {} and answers there: the daemon at {own} is a copy of it, or has its name; stop one of the two \
          for good, or start the copy with `pixii server --new-identity`, as a node of a cluster of its own",

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use pixii_core::message::Counter;
 use pixii_testkit::cluster::{House, Run, Told, lines, signal};
 use pixii_testkit::until;
 use serde_json::Value;
@@ -180,8 +181,9 @@ fn a_rolled_back_or_copied_disk_loses_no_write_of_others() {
     house.start_all();
     assert_ne!(house.status("n1").store, before, "it mints under another name");
     // It has lost its word for every partition, and gets it back, which may be done by now.
-    let regained = ("authority_regained".to_owned(), 64);
-    until("its authority", || house.status("n1").counters.contains(&regained).then_some(()));
+    until("its authority", || {
+        (house.status("n1").count(Counter::AuthorityRegained) == 64).then_some(())
+    });
     assert!(house.log("n1").contains("the disk was rolled back or copied"));
     let dump = |house: &House| {
         let mut lines: Vec<String> =

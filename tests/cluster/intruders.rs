@@ -32,7 +32,7 @@ fn refusal(house: &House, bytes: &[u8]) -> String {
 }
 
 fn opening(hello: &Hello) -> Vec<u8> {
-    [&wire::preamble(false)[..], &wire::frame(hello)].concat()
+    [&wire::preamble()[..], &wire::frame(hello)].concat()
 }
 
 #[test]
@@ -43,18 +43,20 @@ fn noise_on_the_port_is_refused_or_cut_off_and_the_daemon_goes_on() {
 
     let http = refusal(&house, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
     assert_eq!(http, "not a Pixii connection: it begins with \"GET / HT\"");
-    let future = [&wire::MAGIC[..], &[0, 7, 0, 9], &wire::frame(&Hello::Client)].concat();
-    let sentence = "protocol versions 7 to 9 are offered; this node speaks 5 to 6";
+    let future = [&wire::MAGIC[..], &[0, 8, 0, 9], &wire::frame(&Hello::Client)].concat();
+    let sentence = "protocol versions 8 to 9 are offered; this node speaks 6 to 7";
     assert_eq!(refusal(&house, &future), sentence);
-    let huge = [&wire::preamble(false)[..], &u32::MAX.to_be_bytes()].concat();
+    let huge = [&wire::preamble()[..], &u32::MAX.to_be_bytes()].concat();
     assert_eq!(refusal(&house, &huge), "a frame of 4294967295 bytes; the limit here is 1024");
-    let peer = |cluster: &str| Hello::Peer {
+    let peer = |cluster: &str| Hello::Member {
         cluster: cluster.into(),
         ring: (1, 1),
         node: NodeId::of("n2"),
         to: NodeId::of("n1"),
         incarnation: 1,
         boot_nonce: 1,
+        birth: 1,
+        address: "127.0.0.1:9".into(),
     };
     let sentence = "node n1 is of cluster \"test\", not \"other\"";
     assert_eq!(refusal(&house, &opening(&peer("other"))), sentence);

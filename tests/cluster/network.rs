@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use pixii_core::message::Counter;
 use pixii_testkit::cluster::House;
 use pixii_testkit::until;
 
-fn counter(house: &House, node: &str, name: &str) -> u64 {
-    let counters = house.status(node).counters;
-    counters.iter().find(|(counter, _)| counter == name).unwrap().1
+fn counter(house: &House, node: &str, counter: Counter) -> u64 {
+    house.status(node).count(counter)
 }
 
 #[test]
@@ -17,7 +17,7 @@ fn a_network_is_made_late_cut_and_whole_again_while_nodes_run() {
     house.start_all();
     let key = &*house.key_of(["n1", "n2", "n3"]);
     house.run(&["put", key, "one", "-w", "3"]).done();
-    assert_eq!(counter(&house, "n1", "emulated_delayed"), 0);
+    assert_eq!(counter(&house, "n1", Counter::EmulatedDelayed), 0);
 
     // Late: the second replica hears and is heard 50 ms later.
     let told = house.run(&["emulate", "set", "n1 <-> n2 delay fixed 50ms"]);
@@ -27,8 +27,8 @@ fn a_network_is_made_late_cut_and_whole_again_while_nodes_run() {
     let told = house.run(&["put", key, "two", "-w", "3"]);
     assert_eq!(told.code, 0, "{told:?}");
     assert!(begun.elapsed() >= Duration::from_millis(99), "{:?}", begun.elapsed());
-    assert!(counter(&house, "n1", "emulated_delayed") > 0);
-    assert!(counter(&house, "n2", "emulated_delayed") > 0);
+    assert!(counter(&house, "n1", Counter::EmulatedDelayed) > 0);
+    assert!(counter(&house, "n2", Counter::EmulatedDelayed) > 0);
     assert!(house.log("n1").contains("the network is EMULATED from now on: n1 <-> n2 delay"));
 
     // Cut: nobody hears n1 and n1 hears nobody, though all links are up.
@@ -42,7 +42,7 @@ fn a_network_is_made_late_cut_and_whole_again_while_nodes_run() {
     assert_eq!(told.code, 4, "{told:?}");
     let told = house.run(&["put", key, "three", "-w", "3", "--timeout", "500"]);
     assert!([4, 5].contains(&told.code), "{told:?}");
-    assert!(counter(&house, "n1", "emulated_cut") > 0);
+    assert!(counter(&house, "n1", Counter::EmulatedCut) > 0);
 
     // One member's alone, and whole again.
     house.run(&["emulate", "clear", "--node", "n2"]).done();

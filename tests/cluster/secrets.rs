@@ -197,7 +197,7 @@ pub fn connect(house: &House, from: &str) -> TcpStream {
 
 /// What is said to a connection that introduces itself as a client; `None` if it is cut before.
 pub fn greeted(stream: &mut TcpStream) -> Option<Welcome> {
-    stream.write_all(&[&wire::preamble(false)[..], &wire::frame(&Hello::Client)].concat()).ok();
+    stream.write_all(&[&wire::preamble()[..], &wire::frame(&Hello::Client)].concat()).ok();
     next(stream, PREAMBLE_BYTES)
 }
 

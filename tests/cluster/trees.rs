@@ -2,21 +2,23 @@
 
 use std::fs;
 
+use pixii_core::message::Counter;
 use pixii_testkit::cluster::House;
 use pixii_testkit::until;
 
 const KEYS: usize = 300;
 
-fn count(house: &House, name: &str) -> u64 {
-    house.status("n1").level(name)
+fn count(house: &House, counter: Counter) -> u64 {
+    house.status("n1").count(counter)
 }
 
 /// Waits until every partition has a tree; how many were read for it.
 fn read_at_start(house: &House) -> u64 {
     until("all trees are there", || {
         let status = house.status("n1");
-        let built = status.counters.iter().any(|(name, _)| name == "partitions_read_at_start");
-        (built && status.repair.unread == 0).then(|| status.level("partitions_read_at_start"))
+        let built = status.counters.iter().any(|(of, _)| *of == Counter::PartitionsReadAtStart);
+        let unread = !built || status.repair.unread > 0;
+        (!unread).then(|| status.count(Counter::PartitionsReadAtStart))
     })
 }
 
@@ -28,7 +30,7 @@ fn after_a_clean_stop_nothing_is_read_again_and_after_any_other_everything_is() 
     assert_eq!(read_at_start(&house), 64);
     house.restart(true);
     assert_eq!(read_at_start(&house), 0);
-    assert_eq!(count(&house, "trees_taken_over"), 64);
+    assert_eq!(count(&house, Counter::TreesTakenOver), 64);
     assert_eq!(house.run(&["dump", "--keys"]).done().lines().count(), KEYS);
 
     // What is taken over is gone: an end that is not clean leaves no trees, old ones least of all.

@@ -9,10 +9,15 @@ use std::time::{Duration, Instant};
 
 use pixii::engine::{Conflict, ServeError};
 use pixii_core::members::{Member, Members};
+use pixii_core::message::before::Before;
+use pixii_core::message::{
+    Body, Call, CallBody, Counter, NotYet, PeerMessage, QuorumName, Refusal, Reply, ReplyBody,
+    Request, Resource, Response,
+};
 use pixii_core::secret::{Keyring, Role, Secrets};
 use pixii_core::store::memory::MemoryStore;
 use pixii_core::store::{Change, Meta, Owner, Store};
-use pixii_core::types::NodeId;
+use pixii_core::types::{Key, NodeId, Partition};
 use pixii_core::wire::{self, Hello, Welcome};
 use pixii_testkit::daemon::{Daemon, Raw, config, get, put, values};
 use pixii_testkit::{free_port, until};
@@ -60,7 +65,7 @@ impl Played {
                 };
                 let is_silent = matches!(hello, Hello::Probe { .. }) && boot_nonce == 0;
                 if !is_silent {
-                    raw.send(&[&wire::preamble(false)[..], &wire::frame(&welcome)].concat());
+                    raw.send(&[&wire::preamble()[..], &wire::frame(&welcome)].concat());
                 }
                 seen.lock().unwrap().push(hello);
                 held.push(raw);
@@ -204,44 +209,81 @@ fn the_first_that_comes_is_not_heard_while_the_peer_answers_where_it_was() {
 }
 
 #[test]
-fn a_peer_that_speaks_protocol_5_is_dialed_with_what_it_knows() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let ports = [free_port(), listener.local_addr().unwrap().port()];
-    let daemon = Daemon::start(&ports, 0, Arc::new(MemoryStore::default()));
-    let mut preamble = wire::preamble(false);
-    preamble[8..].copy_from_slice(&[0, 4, 0, 5]);
-    let answer = |welcome: Welcome| {
-        let mut raw = Raw::on(listener.accept().unwrap().0);
-        raw.preamble();
-        let hello: Hello = raw.next().unwrap();
-        raw.send(&[&preamble[..], &wire::frame(&welcome)].concat());
-        (hello, raw)
+fn the_introduction_of_protocol_5_is_refused_in_one_sentence() {
+    let ports = [free_port(), free_port()];
+    let _daemon = Daemon::start(&ports, 0, Arc::new(MemoryStore::default()));
+    let hello = Hello::Peer {
+        cluster: "test".into(),
+        ring: (1, config(&ports, 0).ring.digest()),
+        node: NodeId::of("n1"),
+        to: NodeId::of("n0"),
+        incarnation: 1,
+        boot_nonce: 1,
     };
-    let (hello, _refused) = answer(Welcome::Refused("not a message".into()));
-    assert!(matches!(hello, Hello::Member { .. }), "{hello:?}");
-    let (hello, _link) = answer(Welcome::Accepted { cluster: "test".into(), name: "n1".into() });
-    assert!(matches!(hello, Hello::Peer { .. }), "{hello:?}");
-    wait_for_link(&daemon, "n1", true);
-    // And it is heard, by the rule that it knows.
-    accepted(ports[0], &peer_hello(&ports, "n1", "n0"));
+    let (welcome, _) = greet(ports[0], &hello);
+    let why = "an introduction of protocol 5, which this node does not speak";
+    assert_eq!(welcome, Welcome::Refused(why.into()));
+}
+
+/// The preamble of a program of protocol 6.
+fn preamble_of_6() -> [u8; wire::PREAMBLE_BYTES] {
+    let mut preamble = wire::preamble();
+    preamble[8..].copy_from_slice(&[0, 5, 0, 6]);
+    preamble
 }
 
 #[test]
-fn of_two_that_speak_protocol_5_the_later_one_is_heard_and_they_do_not_take_turns() {
-    let ports = [free_port(), free_port()];
-    let _daemon = Daemon::start(&ports, 0, Arc::new(MemoryStore::default()));
-    let run = |nonce: u64| {
-        let mut hello = peer_hello(&ports, "n1", "n0");
-        if let Hello::Peer { boot_nonce, .. } = &mut hello {
-            *boot_nonce = nonce;
-        }
-        hello
+fn a_peer_of_protocol_6_is_sent_words_and_understood() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let ports = [free_port(), listener.local_addr().unwrap().port()];
+    let daemon = Daemon::start(&ports, 0, Arc::new(MemoryStore::default()));
+    let mut link = Raw::on(listener.accept().unwrap().0);
+    link.preamble();
+    assert!(matches!(link.next(), Some(Hello::Member { .. })));
+    let welcome = Welcome::Accepted { cluster: "test".into(), name: "n1".into() };
+    link.send(&[&preamble_of_6()[..], &wire::frame(&welcome)].concat());
+    wait_for_link(&daemon, "n1", true);
+
+    let mut own = Raw::connect(ports[0]);
+    own.send(&[&preamble_of_6()[..], &wire::frame(&peer_hello(&ports, "n1", "n0"))].concat());
+    assert!(matches!(own.welcome(), Welcome::Accepted { .. }));
+    let said = |body| wire::frame(&Before(PeerMessage { op: 77, body }));
+    let propose = Body::Propose {
+        partition: Partition(999),
+        generation: 0,
+        members: 0,
+        condemned: Vec::new(),
     };
-    let _earlier = accepted(ports[0], &run(1));
-    let mut later = accepted(ports[0], &run(2));
-    let (welcome, _) = greet(ports[0], &run(1));
-    let Welcome::Refused(why) = welcome else { panic!("{welcome:?}") };
-    assert!(why.contains("has connected since") && is_open(&mut later), "{why}");
+    // What only protocol 6 says is no fault: the connection goes on, and the next is answered.
+    own.send(&said(Body::NotYet(NotYet::Words("no".into()))));
+    own.send(&said(Body::Failed(Refusal::Busy { what: Resource::Words("it".into()), limit: 1 })));
+    own.send(&said(propose));
+    let answer = loop {
+        let Before(message): Before<PeerMessage> = link.next().expect("the link stays");
+        if message.op == 77 {
+            break message.body;
+        }
+    };
+    let why = "it is not up to that node to propose for partition 999";
+    assert_eq!(answer, Body::NotYet(NotYet::Words(why.into())));
+}
+
+#[test]
+fn a_client_of_protocol_6_is_answered_in_words() {
+    let daemon = Daemon::alone(Arc::new(MemoryStore::default()));
+    let mut client = Raw::connect(daemon.port);
+    client.send(&[&preamble_of_6()[..], &wire::frame(&Hello::Client)].concat());
+    assert!(matches!(client.welcome(), Welcome::Accepted { .. }));
+    let request = Request::Get { key: Key::new(&b"k"[..]).unwrap(), r: Some(9).into() };
+    client.send(&wire::frame(&Call { id: 1, body: CallBody::Data { request, timeout_ms: 1_000 } }));
+    let Some(Before(Reply { id: 1, body })) = client.next() else { panic!("no reply") };
+    let refusal = Refusal::Quorum { name: QuorumName::Words("r".into()), given: 9, n: 1 };
+    assert_eq!(body, ReplyBody::Data(Response::Refused(refusal)));
+    client.send(&wire::frame(&Call { id: 2, body: CallBody::Status }));
+    let Some(Before(Reply { body: ReplyBody::Status(status), .. })) = client.next() else {
+        panic!("no status")
+    };
+    assert_eq!(status.count(Counter::RequestsRefused), 1);
 }
 
 #[test]
@@ -331,7 +373,7 @@ fn a_daemon_that_is_told_of_another_one_ends_before_it_serves_and_not_after() {
         raw.preamble();
         raw.next::<Hello>().unwrap();
         let welcome = Welcome::Duplicate("n0 runs elsewhere".into());
-        raw.send(&[&wire::preamble(false)[..], &wire::frame(&welcome)].concat());
+        raw.send(&[&wire::preamble()[..], &wire::frame(&welcome)].concat());
     };
     let daemon = Daemon::start(&ports, 0, Arc::new(MemoryStore::default()));
     tell(&listener);
@@ -350,7 +392,7 @@ fn a_daemon_that_is_told_of_another_one_ends_before_it_serves_and_not_after() {
     tell(&listener);
     let told = until("it says so", || {
         let status = daemon.status();
-        let trouble = status.troubles().next().map(String::from);
+        let trouble = status.troubles.first().map(ToString::to_string);
         trouble.filter(|_| status.serving)
     });
     assert_eq!(told, "peer n1 refuses this node: n0 runs elsewhere");

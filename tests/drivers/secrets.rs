@@ -71,7 +71,7 @@ fn challenged_as(port: u16, offered: [u8; 12], claimed: [u8; 12]) -> (Raw, Excha
 }
 
 fn challenged(port: u16) -> (Raw, Exchange) {
-    challenged_as(port, wire::preamble(true), wire::preamble(true))
+    challenged_as(port, wire::preamble(), wire::preamble())
 }
 
 fn proven(hello: &Hello, exchange: &Exchange, key: &SecretKey) -> (Blob, Hello) {
@@ -138,8 +138,8 @@ fn nodes_and_clients_that_know_the_secrets_are_let_in_and_nobody_else() {
             }
         }
         let links = client.links(Some("n1")).await.unwrap();
-        assert_eq!((links.secret, links.protocol), (true, 6));
-        assert!(links.peers.iter().all(|(_, protocol)| *protocol == Some(6)), "{links:?}");
+        assert_eq!((links.secret, links.protocol), (true, 7));
+        assert!(links.peers.iter().all(|(_, protocol)| *protocol == Some(7)), "{links:?}");
     });
     let told = |secret: Option<SecretKey>| ask(ports[0], secret).unwrap_err();
     let none = told(None);
@@ -195,7 +195,7 @@ fn a_handshake_that_was_overheard_is_worth_nothing() {
     assert_eq!(why, "the secret is not the one of this cluster's nodes (secret_file)");
     // A proof that nobody asked for.
     let mut early = Raw::connect(ports[0]);
-    early.send(&[&wire::preamble(true)[..], &wire::frame(&proof)].concat());
+    early.send(&[&wire::preamble()[..], &wire::frame(&proof)].concat());
     early.first_bytes();
     assert_eq!(refused(&mut early), "a proof that was not asked for");
 }
@@ -212,17 +212,17 @@ fn a_downgrade_is_refused_by_name() {
         raw.first_bytes();
         refused(&mut raw)
     };
-    let older = "protocol versions 4 to 4 are offered; this node speaks 5 to 6 with its secret";
+    let older = "protocol versions 5 to 5 are offered; this node speaks 6 to 7";
     let unproved = "this node has a secret, and takes nobody who does not prove to know it: nodes have secret_file, \
                     clients --secret-file or PIXII_SECRET_FILE";
     for hello in [&hello, &Hello::Client] {
-        assert_eq!(plain([0, 4, 0, 4], hello), older);
-        assert_eq!(plain([0, 4, 0, 5], hello), unproved);
+        assert_eq!(plain([0, 5, 0, 5], hello), older);
+        assert_eq!(plain([0, 5, 0, 6], hello), unproved);
     }
     // Somebody between the two who makes both believe that the other speaks less than it does.
-    let mut offered = wire::preamble(true);
+    let mut offered = wire::preamble();
     offered[11] = 9;
-    let (mut raw, exchange) = challenged_as(ports[0], wire::preamble(true), offered);
+    let (mut raw, exchange) = challenged_as(ports[0], wire::preamble(), offered);
     let key = SecretKey::new(PEERS, Role::Peer);
     raw.send(&wire::frame(&proven(&hello, &exchange, &key).1));
     assert!(refused(&mut raw).starts_with("the secret is not the one of"));
@@ -246,22 +246,22 @@ fn a_listener_without_the_secret_is_no_peer_and_its_word_is_not_taken() {
     let (daemon, _) = start(&ports, 0);
     // What a removed node is told would end the daemon, if it were proved.
     let (mut raw, offered, _) = dialed(&listener);
-    assert_eq!(offered[8..], [0, 5, 0, 6], "nothing older is offered");
+    assert_eq!(offered[8..], [0, 6, 0, 7], "nothing older is offered");
     let removed = Welcome::Removed("you are not needed any more".into());
-    raw.send(&[&wire::preamble(true)[..], &wire::frame(&removed)].concat());
+    raw.send(&[&wire::preamble()[..], &wire::frame(&removed)].concat());
     // One that is let in without being asked for anything is not among friends.
     let (mut raw, ..) = dialed(&listener);
     let accepted = Welcome::Accepted { cluster: "test".into(), name: "n1".into() };
-    raw.send(&[&wire::preamble(true)[..], &wire::frame(&accepted)].concat());
+    raw.send(&[&wire::preamble()[..], &wire::frame(&accepted)].concat());
     assert!(raw.next::<PeerMessage>().is_none());
     // One that speaks an older protocol, neither.
     let (mut raw, ..) = dialed(&listener);
-    raw.send(&[&wire::MAGIC[..], &[0, 4, 0, 4], &wire::frame(&accepted)].concat());
+    raw.send(&[&wire::MAGIC[..], &[0, 5, 0, 5], &wire::frame(&accepted)].concat());
     assert!(raw.next::<PeerMessage>().is_none());
     // The dialer's own proof is not one of the listener, nor is that of another welcome.
     for reflected in [true, false] {
         let (mut raw, offered, nonce) = dialed(&listener);
-        let ours = wire::preamble(true);
+        let ours = wire::preamble();
         raw.send(&[&ours[..], &wire::frame(&Welcome::Challenge(MINE))].concat());
         let exchange = Exchange::new([&offered, &ours], [&nonce, &MINE]);
         let Some(Hello::Proven { proof, .. }) = raw.next() else { panic!("a proof") };

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pixii::config::Config;
-use pixii_core::message::{Body, Call, CallBody, Gossip, PeerMessage, Response};
+use pixii_core::message::{Body, Call, CallBody, Counter, Gossip, PeerMessage, Response};
 use pixii_core::rng::Rng;
 use pixii_core::types::NodeId;
 use pixii_core::wire::{self, Hello};
@@ -68,13 +68,15 @@ impl Target {
             .stderr(log)
             .spawn()
             .unwrap();
-        let hello = Hello::Peer {
+        let hello = Hello::Member {
             cluster: config.cluster.clone(),
             ring: config.ring.id(),
             node: NodeId::of("n1"),
             to: config.me(),
             incarnation: 1,
             boot_nonce: 1,
+            birth: 1,
+            address: "127.0.0.1:9".into(),
         };
         let target = Target {
             child,
@@ -177,7 +179,7 @@ fn conversation(
     good: &[Vec<u8>],
     is_harmless: fn(&[u8]) -> bool,
 ) -> Vec<u8> {
-    let mut bytes = [&wire::preamble(false)[..], &wire::frame(hello)].concat();
+    let mut bytes = [&wire::preamble()[..], &wire::frame(hello)].concat();
     for _ in 0..MESSAGES {
         let message = changed(rng, good);
         // What cannot be decoded ends the connection; most of it is left to others.
@@ -195,7 +197,7 @@ fn conversation(
 
 /// A round: one connection. `calls` and `peers` are good messages of clients and of other members.
 fn round(target: &Target, rng: &mut Rng, calls: &[Vec<u8>], peers: &[Vec<u8>]) {
-    let greeting = |hello: &Hello| [&wire::preamble(false)[..], &wire::frame(hello)].concat();
+    let greeting = |hello: &Hello| [&wire::preamble()[..], &wire::frame(hello)].concat();
     match rng.below(6) {
         0 => {
             let requests = corpus::REQUESTS.map(|text| text.as_bytes().to_vec());
@@ -248,7 +250,7 @@ fn attack(what: &str, members: usize) {
     }
     target.serves(0);
     let counters = Client::connect(target.node).status().counters;
-    let kept = counters.iter().any(|(name, _)| name == "hints_kept");
+    let kept = counters.iter().any(|(counter, _)| *counter == Counter::HintsKept);
     assert!(kept || target.alone, "the peer was heard: {counters:?}");
     let (rounds, now) = (effort.rounds(), target.resident_kib());
     println!(

@@ -108,7 +108,7 @@ fn http_requests_are_answered_whatever_they_are() {
 fn a_connection_of_hostile_bytes_is_read_to_its_end() {
     let words = all_words();
     let draw = |rng: &mut Rng| {
-        let mut bytes = pixii_core::wire::preamble(false).to_vec();
+        let mut bytes = pixii_core::wire::preamble().to_vec();
         for _ in 0..=rng.below(4) {
             bytes.extend(live::framed(&changed(rng, &words)));
         }

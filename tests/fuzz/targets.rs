@@ -10,6 +10,7 @@ use pixii_core::causal::Context;
 use pixii_core::emulation;
 use pixii_core::generation::Generation;
 use pixii_core::members::{Member, Members};
+use pixii_core::message::before::Before;
 use pixii_core::message::{Call, PeerMessage, Refusal, Reply, Response};
 use pixii_core::ring::Ring;
 use pixii_core::store::{self, Meta, Record};
@@ -26,6 +27,8 @@ pub fn decoders(bytes: &[u8]) {
     again::<Response>(&bytes);
     again::<Refusal>(&bytes);
     again::<PeerMessage>(&bytes);
+    again::<Before<Reply>>(&bytes);
+    again::<Before<PeerMessage>>(&bytes);
     again::<Members>(&bytes);
     again::<Meta>(&bytes);
     again::<Ring>(&bytes);
@@ -80,7 +83,7 @@ pub fn connection(bytes: &[u8]) {
     let mut input = BytesMut::from(bytes);
     let Some(preamble) = input.first_chunk().copied() else { return };
     input.advance(preamble.len());
-    if wire::check_preamble(&preamble, false).is_err() {
+    if wire::check_preamble(&preamble).is_err() {
         return;
     }
     let Ok(Some(hello)) = wire::take_frame(&mut input, MAX_HELLO_BYTES) else { return };

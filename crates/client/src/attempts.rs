@@ -194,7 +194,6 @@ impl Client {
         };
         let left = deadline.saturating_duration_since(Instant::now());
         let timeout_ms = (left.as_millis() as u32).max(1);
-        let request = request.for_protocol(link.protocol());
         let body = CallBody::Data { request, timeout_ms };
         let outcome = link.call(body, left + GRACE).await;
         if matches!(outcome, Ok(ReplyBody::Data(Response::Refused(Refusal::Stopping)))) {

@@ -297,7 +297,7 @@ impl Client {
     /// The account that a member gives of itself; without a name, the node first connected to.
     pub async fn status(&self, name: Option<&str>) -> Result<StatusReport, Failure> {
         match self.control(name, CallBody::Status).await? {
-            ReplyBody::Status(report) => Ok(report),
+            ReplyBody::Status(report) => Ok(*report),
             _ => Err(unfitting()),
         }
     }
@@ -325,7 +325,7 @@ impl Client {
         order: DrainOrder,
     ) -> Result<DrainReport, Failure> {
         match self.control(name, CallBody::Drain(order)).await? {
-            ReplyBody::Drain(told) => told.map_err(Failure::Error),
+            ReplyBody::Drain(told) => told.map_err(|why| Failure::Error(why.to_string())),
             _ => Err(unfitting()),
         }
     }
@@ -341,7 +341,7 @@ impl Client {
     ) -> Result<Replacement, Failure> {
         let (old, new, address) = (old.to_owned(), new.to_owned(), address.to_owned());
         match self.control(None, CallBody::Replace { old, new, address, apply }).await? {
-            ReplyBody::Replace(told) => told.map_err(Failure::Error),
+            ReplyBody::Replace(told) => told.map_err(|why| Failure::Error(why.to_string())),
             _ => Err(unfitting()),
         }
     }
@@ -367,7 +367,7 @@ impl Client {
         peer: Option<NodeId>,
     ) -> Result<RepairReport, Failure> {
         match self.control(name, CallBody::Repair { begin, partition, peer }).await? {
-            ReplyBody::Repair(told) => told.map_err(Failure::Error),
+            ReplyBody::Repair(told) => told.map_err(|why| Failure::Error(why.to_string())),
             _ => Err(unfitting()),
         }
     }
@@ -377,7 +377,7 @@ impl Client {
     /// durable.
     pub async fn accept_loss(&self, name: Option<&str>) -> Result<u32, Failure> {
         match self.control(name, CallBody::AcceptLoss).await? {
-            ReplyBody::LossAccepted(told) => told.map_err(Failure::Error),
+            ReplyBody::LossAccepted(told) => told.map_err(|why| Failure::Error(why.to_string())),
             _ => Err(unfitting()),
         }
     }

@@ -44,8 +44,6 @@ pub(super) struct Link {
     pub(super) name: String,
     /// The cluster that it belongs to.
     pub(super) cluster: String,
-    /// The version of the protocol that both sides speak.
-    protocol: u16,
     calls: mpsc::Sender<Outgoing>,
     permits: Semaphore,
     in_flight: usize,
@@ -73,15 +71,10 @@ impl Link {
             | Welcome::Duplicate(_) => return Err(ODD_ANSWER.into()),
         };
         let (calls, queue) = mpsc::channel(in_flight.max(1));
-        tokio::spawn(drive(opened, queue, in_flight));
+        tokio::spawn(drive(opened, protocol, queue, in_flight));
         let permits = Semaphore::new(in_flight.max(1));
         let silent = AtomicBool::new(false);
-        Ok(Link { name, cluster, protocol, calls, permits, in_flight, silent })
-    }
-
-    /// The version of the protocol that both sides speak.
-    pub(super) fn protocol(&self) -> u16 {
-        self.protocol
+        Ok(Link { name, cluster, calls, permits, in_flight, silent })
     }
 
     /// False once the connection has ended or has left a call without an answer.
@@ -91,13 +84,6 @@ impl Link {
 
     /// Sends a call and waits for its reply, `wait` in all.
     pub(super) async fn call(&self, body: CallBody, wait: Duration) -> Answer {
-        let needed = body.since();
-        if needed > self.protocol {
-            let spoken = self.protocol;
-            return Err(Lost::Unsent(format!(
-                "it speaks protocol {spoken}, and this can be asked from protocol {needed} on: its program is an older one"
-            )));
-        }
         let deadline = Instant::now() + wait;
         let Ok(Ok(_permit)) = timeout_at(deadline, self.permits.acquire()).await else {
             return Err(Lost::Unsent(format!("{} calls are under way already", self.in_flight)));
@@ -149,15 +135,20 @@ async fn handshake(
     let mut reader = FrameReader::new(read, MAX_HELLO_BYTES);
     let secret = secret.as_ref().map(|(key, nonce)| (key, *nonce));
     let introduced = introduce(&mut reader, &mut write, &Hello::Client, secret).await;
-    let (welcome, agreed) = introduced.map_err(|error| error.to_string())?;
+    let (welcome, agreed) = introduced?;
     let (read, input, expected) = reader.into_rest();
     let opened = Opened { read, write, input, expected, seal: agreed.seal };
     Ok((opened, agreed.protocol, welcome))
 }
 
 /// Carries calls and replies until either side is done, then tells everyone who still waits.
-async fn drive(opened: Opened, mut queue: mpsc::Receiver<Outgoing>, in_flight: usize) {
-    let mut waiting = Waiting { answers: HashMap::new(), next_id: 0, in_flight };
+async fn drive(
+    opened: Opened,
+    protocol: u16,
+    mut queue: mpsc::Receiver<Outgoing>,
+    in_flight: usize,
+) {
+    let mut waiting = Waiting { protocol, answers: HashMap::new(), next_id: 0, in_flight };
     let Err(why) = pump(opened, &mut queue, &mut waiting).await else { return };
     queue.close();
     while let Ok(call) = queue.try_recv() {
@@ -170,6 +161,8 @@ async fn drive(opened: Opened, mut queue: mpsc::Receiver<Outgoing>, in_flight: u
 
 /// The calls that have been sent, or are about to be.
 struct Waiting {
+    /// The version of the protocol that both sides speak.
+    protocol: u16,
     answers: HashMap<u64, oneshot::Sender<Answer>>,
     next_id: u64,
     in_flight: usize,
@@ -187,7 +180,7 @@ impl Waiting {
     }
 
     fn take(&mut self, frame: &Bytes) -> Result<(), String> {
-        let reply: Reply = wire::decode(frame).map_err(|error| error.to_string())?;
+        let reply = Reply::decode(frame, self.protocol).map_err(|error| error.to_string())?;
         if let Some(answer) = self.answers.remove(&reply.id) {
             let _ = answer.send(Ok(reply.body));
         }

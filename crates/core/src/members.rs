@@ -11,6 +11,8 @@ use bytes::Bytes;
 
 use crate::types::{MAX_NAME_BYTES, NodeId, hash64};
 
+const MAX_ADDRESS_BYTES: usize = 261;
+
 /// One member of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
@@ -249,4 +251,33 @@ pub fn check_name(what: &str, name: &str) -> Result<(), String> {
         ));
     }
     Ok(())
+}
+
+/// The host of `host:port`, or what is wrong with it.
+pub fn check_address<'a>(key: &str, address: &'a str) -> Result<&'a str, String> {
+    let fault = || {
+        let shown: String = address.chars().take(80).collect();
+        format!("{key} = \"{}\": an address is host:port, port 1 to 65535", shown.escape_debug())
+    };
+    let (host, port) = address.rsplit_once(':').ok_or_else(fault)?;
+    let port: u16 = port.parse().map_err(|_| fault())?;
+    let odd = |c: char| c.is_whitespace() || c.is_control();
+    if port == 0 || host.is_empty() || host.contains(odd) || address.len() > MAX_ADDRESS_BYTES {
+        return Err(fault());
+    }
+    Ok(host)
+}
+
+/// The same, of an address that somebody has just written: an IPv6 address has brackets, lest its
+/// last part be taken for a port.
+pub fn check_written<'a>(key: &str, address: &'a str) -> Result<&'a str, String> {
+    if address.matches(':').count() > 1 && !address.starts_with('[') {
+        let shown: String = address.chars().take(80).collect();
+        return Err(format!(
+            "{key} = \"{}\": an IPv6 address is in brackets, with the port behind them, \
+             as in [fd00::2]:7432",
+            shown.escape_debug()
+        ));
+    }
+    check_address(key, address)
 }

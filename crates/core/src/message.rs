@@ -1,7 +1,12 @@
 //! The words of Pixii: what clients ask, what nodes answer, what replicas say to each other.
 
+pub mod before;
+mod codes;
+mod counter;
 mod drain;
 mod kind;
+mod orders;
+mod reasons;
 mod refusal;
 mod status;
 
@@ -14,13 +19,18 @@ use crate::members::{Beat, Cluster, Life, Member, Members};
 use crate::merkle::Digest;
 use crate::ring::Ring;
 use crate::types::{Blob, Key, NodeId, Partition, WriteId};
-use crate::wire::OLDEST_PROTOCOL;
+use crate::wire::{self, PROTOCOL, WireError};
+use before::Before;
+pub use counter::Counter;
 pub use drain::{DrainOrder, DrainReport, DrainState, KeptHints};
+pub use orders::{DrainRefusal, EmulateRefusal, LossRefusal, RepairRefusal, ReplaceRefusal};
+pub use reasons::{
+    ComparisonFault, HeldBack, Measure, NotYet, QuorumName, Resource, TreeAnswer, TreeQuestion,
+};
 pub use refusal::{Refusal, Roll};
 pub use status::{
-    CHANGING_RING, CollectionStatus, DRAINED, LEVELS, OVERSIZED_KEYS, PARTITIONS_LOST, PairStatus,
-    PeerRepair, PeerStatus, RING_VERSION_OF, RecentTrips, RepairCounts, RepairReport, RepairStatus,
-    STORE_STALLED, SampleReport, StatusReport, TROUBLE, UNSERVABLE,
+    CollectionStatus, Levels, PairStatus, PeerRepair, PeerStatus, RecentTrips, RepairCounts,
+    RepairReport, RepairStatus, SampleReport, StatusReport, Trouble,
 };
 
 /// How many replicas must take part in a request, and which.
@@ -86,7 +96,7 @@ pub enum Request {
     },
     /// A put that was sent to another node before, which may have carried it out or may do so yet:
     /// its dot follows from its write id, so that all repetitions are one event
-    /// ([`Actor::of_write`](crate::causal::Actor::of_write)). Since protocol 6.
+    /// ([`Actor::of_write`](crate::causal::Actor::of_write)).
     PutAgain {
         /// The key.
         key: Key,
@@ -124,17 +134,6 @@ impl Request {
         match self {
             Request::Put { key, value, context, write, w } => {
                 Request::PutAgain { key, value, context, write, w }
-            }
-            other => other,
-        }
-    }
-
-    /// The request as a node understands it that speaks no later version than `protocol`.
-    #[must_use]
-    pub fn for_protocol(self, protocol: u16) -> Self {
-        match self {
-            Request::PutAgain { key, value, context, write, w } if protocol < 6 => {
-                Request::Put { key, value, context, write, w }
             }
             other => other,
         }
@@ -216,18 +215,12 @@ pub struct PeerMessage {
 }
 
 impl PeerMessage {
-    /// The message as a node understands it that speaks no later version than `protocol`; `None` if
-    /// it knows nothing of the kind.
-    pub fn for_protocol(&self, protocol: u16) -> Option<PeerMessage> {
-        let body = match &self.body {
-            Body::Coordinate { request, timeout_ms } => Body::Coordinate {
-                request: request.clone().for_protocol(protocol),
-                timeout_ms: *timeout_ms,
-            },
-            body if body.since() > protocol => return None,
-            body => body.clone(),
-        };
-        Some(PeerMessage { op: self.op, body })
+    /// The message as a frame for a node with which `protocol` is spoken.
+    pub fn frame(&self, protocol: u16) -> Bytes {
+        match protocol {
+            PROTOCOL.. => wire::frame(self),
+            _ => wire::frame(&Before(self.clone())),
+        }
     }
 }
 
@@ -434,7 +427,7 @@ pub enum Body {
     /// As far as I am concerned, it may: I keep no hint of an older generation, and what is condemned is dead here, synced.
     Agreed,
     /// Not yet.
-    NotYet(String),
+    NotYet(NotYet),
     /// The generations that I know of all partitions.
     Generations {
         /// The digest of their numbers.
@@ -468,7 +461,7 @@ pub enum Body {
         /// The key.
         key: Key,
     },
-    /// May I change the ring? Answered by `RingGranted` or `RingDenied`. Since protocol 6.
+    /// May I change the ring? Answered by `RingGranted` or `RingDenied`.
     AskRing {
         /// Version and digest of the ring that I change.
         ring: (u64, u64),
@@ -477,23 +470,13 @@ pub enum Body {
         /// The one that comes.
         new: NodeId,
     },
-    /// You may: until I see another ring, or for some seconds, I let nobody else. Since protocol 6.
+    /// You may: until I see another ring, or for some seconds, I let nobody else.
     RingGranted,
-    /// You may not: somebody else changes it, or our rings differ. Since protocol 6.
+    /// You may not: somebody else changes it, or our rings differ.
     RingDenied {
         /// Who changes it; the sender if the rings differ.
         by: NodeId,
     },
-}
-
-impl Body {
-    /// The first version of the protocol in which a node knows this message.
-    pub fn since(&self) -> u16 {
-        match self {
-            Body::AskRing { .. } | Body::RingGranted | Body::RingDenied { .. } => 6,
-            _ => OLDEST_PROTOCOL,
-        }
-    }
 }
 
 /// A key of a leaf, as replicas compare it.
@@ -601,18 +584,8 @@ pub enum CallBody {
     /// How are you linked with the other members?
     Links,
     /// Acknowledged writes may have gone with your disk, and no other replica has them: answer
-    /// reads all the same. Since protocol 6.
+    /// reads all the same.
     AcceptLoss,
-}
-
-impl CallBody {
-    /// The first version of the protocol in which a node knows this call.
-    pub fn since(&self) -> u16 {
-        match self {
-            CallBody::AcceptLoss => 6,
-            _ => OLDEST_PROTOCOL,
-        }
-    }
 }
 
 /// What a node sends to a client.
@@ -625,6 +598,24 @@ pub struct Reply {
     pub body: ReplyBody,
 }
 
+impl Reply {
+    /// The reply as a frame for a client with which `protocol` is spoken.
+    pub fn frame(self, protocol: u16) -> Bytes {
+        match protocol {
+            PROTOCOL.. => wire::frame(&self),
+            _ => wire::frame(&Before(self)),
+        }
+    }
+
+    /// The reply in the payload of a frame of a node with which `protocol` is spoken.
+    pub fn decode(payload: &Bytes, protocol: u16) -> Result<Self, WireError> {
+        match protocol {
+            PROTOCOL.. => wire::decode(payload),
+            _ => wire::decode(payload).map(|Before(reply)| reply),
+        }
+    }
+}
+
 /// The content of a [`Reply`].
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
@@ -634,23 +625,23 @@ pub enum ReplyBody {
     /// To `Ring`.
     Ring(RingReport),
     /// To `Status`.
-    Status(StatusReport),
+    Status(Box<StatusReport>),
     /// To `Emulate`: the rules that hold now, a line each, or why they do not.
-    Emulated(Result<Vec<String>, String>),
+    Emulated(Result<Vec<String>, EmulateRefusal>),
     /// To `Stop`: the node stops now.
     Stopping,
     /// To `Repair`: what is known, or why nothing is compared.
-    Repair(Result<RepairReport, String>),
+    Repair(Result<RepairReport, RepairRefusal>),
     /// To `Replace`: what is to happen, or has, or why it does not.
-    Replace(Result<Replacement, String>),
+    Replace(Result<Replacement, ReplaceRefusal>),
     /// To `Drain`: how far it is, or why nothing was done.
-    Drain(Result<DrainReport, String>),
+    Drain(Result<DrainReport, DrainRefusal>),
     /// To `Samples`.
     Samples(SampleReport),
     /// To `Links`.
     Links(LinksReport),
     /// To `AcceptLoss`: for so many partitions, or why for none.
-    LossAccepted(Result<u32, String>),
+    LossAccepted(Result<u32, LossRefusal>),
 }
 
 /// How a node is linked with the other members.

@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 use crate::generation::Grave;
 use crate::members::Members;
 use crate::merkle::KeptTree;
-use crate::message::{Body, PeerMessage, RecentTrips, Refusal, Request};
+use crate::message::{Body, Counter, HeldBack, NotYet, PeerMessage, RecentTrips, Refusal, Request};
 use crate::store::{HintTotal, Meta};
 use crate::types::{Key, MILLI, Micros, NodeId, Partition};
 use collection::Collection;
@@ -170,7 +170,7 @@ impl Node {
         let gap = now.saturating_sub(self.last_input.unwrap_or(now));
         self.last_input = Some(now);
         if gap > PAUSE {
-            self.effects.count("own_pauses_noticed");
+            self.effects.count(Counter::OwnPausesNoticed);
             self.stale = (now + STALE, gap);
         }
         if gap > 2 * self.interval {
@@ -243,8 +243,7 @@ impl Node {
             && !self.identity.is_foreign(from)
             && self.may_issue_again(condemned)
         {
-            let why = "a put that was sent to several nodes waits here".into();
-            return self.effects.send(vec![from], op, Body::NotYet(why));
+            return self.effects.send(vec![from], op, Body::NotYet(NotYet::RepeatedPut));
         }
         let fx = &mut self.effects;
         match body {
@@ -308,7 +307,7 @@ impl Node {
             | Body::Withdraw { .. }
                 if !own =>
             {
-                fx.count("orders_of_others_ignored");
+                fx.count(Counter::OrdersOfOthersIgnored);
             }
             Body::Keep { .. } if self.drained && !own => {
                 fx.send(vec![from], op, Body::Failed(Refusal::Stopping));
@@ -439,7 +438,7 @@ impl Node {
     }
 
     /// Partitions of this node whose tombstones cannot be collected now, and why.
-    pub fn collection_held_back(&self) -> &BTreeMap<Partition, String> {
+    pub fn collection_held_back(&self) -> &BTreeMap<Partition, HeldBack> {
         self.collection.holding()
     }
 
@@ -512,8 +511,8 @@ impl Node {
         self.effects.is_settled()
     }
 
-    /// Counts since the start, by name, sorted.
-    pub fn counters(&self) -> Vec<(String, u64)> {
+    /// Counts since the start, in the order of their names; none that is 0.
+    pub fn counters(&self) -> Vec<(Counter, u64)> {
         self.effects.counters()
     }
 }

@@ -21,11 +21,9 @@ use crate::types::{
 /// The first bytes of every connection.
 pub const MAGIC: [u8; 8] = *b"PIXII\r\n\x1a";
 /// The newest protocol version that this program speaks.
-pub const PROTOCOL: u16 = 6;
-/// The oldest one that it speaks, with programs from before and as long as there is no secret.
-pub const OLDEST_PROTOCOL: u16 = 5;
-/// The oldest one that has a handshake with a secret.
-const SECRET_PROTOCOL: u16 = 5;
+pub const PROTOCOL: u16 = 7;
+/// The oldest one that it speaks: what that says otherwise is in [`crate::message::before`].
+pub const OLDEST_PROTOCOL: u16 = 6;
 /// Length of a preamble in bytes.
 pub const PREAMBLE_BYTES: usize = 12;
 /// Largest frame before the handshake is done, in bytes.
@@ -50,11 +48,10 @@ pub enum WireError {
     Magic(String),
     /// No version in common.
     #[error(
-        "protocol versions {0} to {1} are offered; this node speaks {lowest} to {PROTOCOL}{with}",
-        lowest = lowest(*.2),
-        with = if *.2 { " with its secret" } else { "" }
+        "protocol versions {0} to {1} are offered; this node speaks {OLDEST_PROTOCOL} to \
+         {PROTOCOL}"
     )]
-    Version(u16, u16, bool),
+    Version(u16, u16),
     /// A frame over the limit.
     #[error("a frame of {0} bytes; the limit here is {1}")]
     FrameLength(usize, usize),
@@ -73,7 +70,7 @@ pub enum WireError {
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub enum Hello {
-    /// A node that will send messages on this connection.
+    /// The introduction of protocol 5, which is not spoken any more: refused.
     Peer {
         /// The cluster it belongs to.
         cluster: String,
@@ -94,13 +91,12 @@ pub enum Hello {
     Challenge(Nonce),
     /// The answer to that.
     Proven {
-        /// The encoded `Peer` or `Client`.
+        /// The encoded `Member`, `Probe` or `Client`.
         hello: Blob,
         /// That who says so has the key of that role.
         proof: Proof,
     },
-    /// What [`Hello::Peer`] says, with what tells a restart from a copy of the data directory.
-    /// Since protocol 6.
+    /// A node that will send messages on this connection.
     Member {
         /// The cluster it belongs to.
         cluster: String,
@@ -119,24 +115,15 @@ pub enum Hello {
         /// The address at which it can be dialed, `host:port`.
         address: String,
     },
-    /// Asks which daemon listens here, and nothing more. Since protocol 6.
+    /// Asks which daemon listens here, and nothing more.
     Probe {
         /// The cluster of the one that asks.
         cluster: String,
     },
 }
 
-impl Hello {
-    /// The first version of the protocol in which a listener knows this introduction.
-    pub fn since(&self) -> u16 {
-        match self {
-            Hello::Member { .. } | Hello::Probe { .. } => 6,
-            _ => OLDEST_PROTOCOL,
-        }
-    }
-}
-
-/// The answer to a [`Hello`].
+/// The answer to a [`Hello`]. A refusal is in words, not a code: whoever reads it may be of any
+/// version, also of one that has none in common with this program.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub enum Welcome {
@@ -160,7 +147,7 @@ pub enum Welcome {
         /// That who says so has the same key.
         proof: Proof,
     },
-    /// To [`Hello::Probe`]. Since protocol 6.
+    /// To [`Hello::Probe`].
     Probed {
         /// The name of the node.
         name: String,
@@ -170,7 +157,7 @@ pub enum Welcome {
         boot_nonce: u64,
     },
     /// To [`Hello::Member`]: another daemon with the same identity runs, and was probed. The dialer
-    /// is a copy and does not serve. Since protocol 6.
+    /// is a copy and does not serve.
     Duplicate(String),
 }
 
@@ -178,7 +165,16 @@ fn codec<const LIMIT: usize>() -> Configuration<LittleEndian, Varint, Limit<LIMI
     bincode::config::standard().with_limit::<LIMIT>()
 }
 
-/// A message's bytes. Encoding into memory cannot fail for the types of this crate.
+/// Nothing that is appended to memory can fail, and no type of this crate has a value without an
+/// encoding. Were it otherwise, a record or a message cut short would do harm: it is a panic.
+fn whole(encoded: Result<(), EncodeError>) {
+    if let Err(error) = encoded {
+        panic!("a message or a record cannot be encoded: {error}");
+    }
+}
+
+/// A message's bytes. Panics if the type has a value that cannot be encoded, which none of this
+/// crate has.
 pub fn encode<T: Encode>(message: &T) -> Vec<u8> {
     encode_behind(Vec::new(), message, 0)
 }
@@ -189,8 +185,7 @@ pub fn encode_behind<T: Encode>(mut head: Vec<u8>, message: &T, tail: usize) -> 
     let length = encoded_len(message);
     head.reserve_exact(length + tail);
     let mut encoder = EncoderImpl::new(Appended(head), bincode::config::standard());
-    // Appending cannot fail, and neither can the encoding of the types of this crate.
-    let _ = message.encode(&mut encoder);
+    whole(message.encode(&mut encoder));
     encoder.into_writer().0
 }
 
@@ -264,8 +259,8 @@ pub fn frame_len<T: Encode>(message: &T) -> usize {
 pub fn encoded_len<T: Encode>(message: &T) -> usize {
     let config = bincode::config::standard();
     let mut encoder = EncoderImpl::new(SizeWriter::default(), config);
-    let encoded = message.encode(&mut encoder).map(|()| encoder.into_writer().bytes_written);
-    encoded.unwrap_or_default()
+    whole(message.encode(&mut encoder));
+    encoder.into_writer().bytes_written
 }
 
 /// Takes the next frame's payload off `input`; `None` when it is not complete yet. A length over
@@ -298,31 +293,26 @@ pub fn take_sealed(
     Ok(Some(frame))
 }
 
-/// The lowest version that is spoken with a secret, or without one.
-fn lowest(secret: bool) -> u16 {
-    if secret { SECRET_PROTOCOL } else { OLDEST_PROTOCOL }
-}
-
-/// The bytes that open a connection, each way, of a side that has a secret or not.
-pub fn preamble(secret: bool) -> [u8; PREAMBLE_BYTES] {
+/// The bytes that open a connection, each way.
+pub fn preamble() -> [u8; PREAMBLE_BYTES] {
     let mut bytes = [0; PREAMBLE_BYTES];
     let mut out = &mut bytes[..];
     out.put_slice(&MAGIC);
-    out.put_u16(lowest(secret));
+    out.put_u16(OLDEST_PROTOCOL);
     out.put_u16(PROTOCOL);
     bytes
 }
 
 /// Checks the other side's preamble. Both sides go on with the highest common version, which it gives.
-pub fn check_preamble(bytes: &[u8; PREAMBLE_BYTES], secret: bool) -> Result<u16, WireError> {
+pub fn check_preamble(bytes: &[u8; PREAMBLE_BYTES]) -> Result<u16, WireError> {
     let (magic, mut versions) = bytes.split_at(MAGIC.len());
     if magic != MAGIC {
         return Err(WireError::Magic(magic.escape_ascii().to_string()));
     }
     let (low, high) = (versions.get_u16(), versions.get_u16());
     let common = high.min(PROTOCOL);
-    if low > high || common < low.max(lowest(secret)) {
-        return Err(WireError::Version(low, high, secret));
+    if low > high || common < low.max(OLDEST_PROTOCOL) {
+        return Err(WireError::Version(low, high));
     }
     Ok(common)
 }

@@ -8,12 +8,14 @@
 use std::fmt::{Debug, Write as _};
 use std::path::Path;
 
+use bincode::error::EncodeError;
 use bincode::{BorrowDecode, Encode};
 use bytes::{BufMut, Bytes, BytesMut};
 use pixii_core::causal::{Actor, Clock, Context, Dot, Object, Version};
 use pixii_core::generation::{Generation, Grave};
 use pixii_core::members::{Beat, Cluster, Life, Member, Members, Opinion, Standing};
 use pixii_core::merkle::{Digest, SHAPE};
+use pixii_core::message::before::Before;
 use pixii_core::message::*;
 use pixii_core::ring::Ring;
 use pixii_core::rng::Rng;
@@ -22,6 +24,11 @@ use pixii_core::store::{self, Found, Meta, Owner, Record};
 use pixii_core::types::*;
 use pixii_core::wire::{self, Hello, Welcome, WireError};
 use proptest::prelude::*;
+
+#[path = "words/before.rs"]
+mod before;
+#[path = "words/codes.rs"]
+mod codes;
 
 const DOT: Dot = Dot { actor: Actor { store: 0x1122_3344_5566_7788, serial: 5 }, counter: 300 };
 
@@ -138,14 +145,14 @@ fn refusals() -> Vec<Refusal> {
     vec![
         Refusal::Unreachable { reachable: 1, needed: 2, roll: roll() },
         Refusal::NoQuorum { answered: 1, roll: Roll::default(), needed: 2, timeout_ms: 500 },
-        Refusal::Quorum { name: "r".into(), given: 4, n: 3 },
+        Refusal::Quorum { name: QuorumName::Read, given: 4, n: 3 },
         Refusal::Size(SizeError::Key(1_025)),
         Refusal::Size(SizeError::Value(1_048_577)),
         Refusal::BadContext,
         Refusal::NoContext,
         Refusal::Siblings(32),
         Refusal::Object(8_388_609),
-        Refusal::Busy { what: "the key's queue".into(), limit: 128 },
+        Refusal::Busy { what: Resource::KeyQueue, limit: 128 },
         Refusal::Timeout(0),
         Refusal::Partition(256, 256),
         Refusal::NotHome,
@@ -159,8 +166,20 @@ fn refusals() -> Vec<Refusal> {
         Refusal::Unread(7),
         Refusal::Generation { given: 3, own: 5 },
         Refusal::Shape(0x0101_1002),
-        Refusal::Limit { what: "level".into(), given: 3, limit: 2 },
+        Refusal::Limit { what: Measure::Level, given: 3, limit: 2 },
     ]
+}
+
+fn troubles() -> Vec<Trouble> {
+    vec![
+        Trouble::Refused { peer: "n2".into(), why: "why".into() },
+        Trouble::Foreign { peer: "n2".into(), cluster: "c".into(), ours: 5, theirs: 6 },
+        Trouble::Undialable { node: "n1".into(), address: "h:1".into(), found: Some("n2".into()) },
+    ]
+}
+
+fn loss_refusals() -> Vec<LossRefusal> {
+    vec![LossRefusal::NothingLost { node: "n1".into() }]
 }
 
 fn bodies() -> Vec<(&'static str, Body)> {
@@ -238,7 +257,7 @@ fn bodies() -> Vec<(&'static str, Body)> {
             Body::Propose { partition, generation: 3, members: 5, condemned: vec![grave()] },
         ),
         ("agreed", Body::Agreed),
-        ("not-yet", Body::NotYet("why".into())),
+        ("not-yet", Body::NotYet(NotYet::Generation { own: 3, proposed: 4 })),
         ("generations", Body::Generations { digest: 5, certain: true, ask: false }),
         ("generation-numbers", Body::GenerationNumbers(vec![(partition, 3)])),
         ("ask-generation", Body::AskGeneration(partition)),
@@ -300,26 +319,36 @@ fn replies() -> Vec<(&'static str, ReplyBody)> {
         peers: vec![peer],
         hint_limit_bytes: 1 << 30,
         emulated: vec!["drop 0.5".into()],
-        counters: vec![("gets_answered".into(), 6)],
+        counters: vec![(Counter::GetsAnswered, 6)],
         repair: RepairStatus {
             unread: 1,
             damaged: 2,
             pending: 3,
             failing: 1,
-            example: Some((Partition(300), NodeId(8), "why".into())),
+            example: Some((Partition(300), NodeId(8), ComparisonFault::OddKeys)),
         },
         collection: CollectionStatus {
             keys: 5,
             held_back: 1,
-            example: Some((Partition(300), "why".into())),
+            example: Some((Partition(300), HeldBack::Away { member: "n2".into() })),
         },
+        levels: Levels {
+            drained: true,
+            changing_ring: true,
+            oversized_keys: 300,
+            partitions_lost: 4,
+            store_stalled_seconds: 5,
+            unservable_partitions: 6,
+        },
+        other_rings: vec![("n2".into(), 7)],
+        troubles: troubles(),
     };
     let pair = PairStatus {
         partition: Partition(300),
         peer: NodeId(8),
         equal_ms: Some(60_000),
         pending: true,
-        failing: Some("why".into()),
+        failing: Some(ComparisonFault::NoAnswer { ms: 10_000 }),
         pulled: 1,
         pushed: 2,
         bytes: 300,
@@ -360,20 +389,20 @@ fn replies() -> Vec<(&'static str, ReplyBody)> {
     vec![
         ("samples", ReplyBody::Samples(SampleReport { name: "n1".into(), trips: vec![trips] })),
         ("replace", ReplyBody::Replace(Ok(replacement))),
-        ("no-replace", ReplyBody::Replace(Err("why".into()))),
+        ("no-replace", ReplyBody::Replace(Err(ReplaceRefusal::Full))),
         ("data", ReplyBody::Data(responses().remove(1).1)),
         ("ring", ReplyBody::Ring(ring)),
-        ("status", ReplyBody::Status(status)),
+        ("status", ReplyBody::Status(status.into())),
         ("emulated", ReplyBody::Emulated(Ok(vec!["drop 0.5".into()]))),
-        ("not-emulated", ReplyBody::Emulated(Err("why".into()))),
+        ("not-emulated", ReplyBody::Emulated(Err(EmulateRefusal::NoRule))),
         ("stopping", ReplyBody::Stopping),
         ("repair", ReplyBody::Repair(Ok(repair))),
-        ("no-repair", ReplyBody::Repair(Err("why".into()))),
+        ("no-repair", ReplyBody::Repair(Err(RepairRefusal::Itself { node: "n1".into() }))),
         ("drain", ReplyBody::Drain(Ok(drain))),
-        ("no-drain", ReplyBody::Drain(Err("why".into()))),
+        ("no-drain", ReplyBody::Drain(Err(DrainRefusal::Timeout { timeout_ms: 500 }))),
         ("links", ReplyBody::Links(links)),
         ("loss-accepted", ReplyBody::LossAccepted(Ok(64))),
-        ("no-loss-accepted", ReplyBody::LossAccepted(Err("why".into()))),
+        ("no-loss-accepted", ReplyBody::LossAccepted(Err(loss_refusals().remove(0)))),
     ]
 }
 
@@ -384,8 +413,8 @@ fn ring() -> Ring {
 /// A proof of each side, and a frame with a seal.
 fn secured(out: &mut String) {
     let key = SecretKey::new(b"0123456789abcdef", Role::Client);
-    // As protocol 5 opens a connection: what a proof covers is the preambles that were sent.
-    let mut preamble = wire::preamble(true);
+    // What a proof covers is the preambles that were sent; these are of protocol 5.
+    let mut preamble = wire::preamble();
     preamble[8..].copy_from_slice(&[0, 5, 0, 5]);
     let exchange = Exchange::new([&preamble, &preamble], [&[7; 32], &[8; 32]]);
     raw(out, "dialer-proof", &exchange.dialer_proof(&key, &[1]));
@@ -399,7 +428,7 @@ fn secured(out: &mut String) {
 #[test]
 fn golden_bytes() {
     let mut out = String::new();
-    raw(&mut out, "preamble", &wire::preamble(false));
+    raw(&mut out, "preamble", &wire::preamble());
     let peer = Hello::Peer {
         cluster: "c".into(),
         ring: (1, u64::MAX),
@@ -483,6 +512,7 @@ fn golden_bytes() {
     for (name, body) in bodies() {
         golden(&mut out, &format!("peer-{name}"), PeerMessage { op: 77, body });
     }
+    codes::write(&mut out);
     raw(&mut out, "frame-held", &wire::frame(&PeerMessage { op: 77, body: Body::Held }));
     raw(&mut out, "context", &wire::seal(&key(), &Context::new(vec![DOT])).0);
     let record = Record { own_serial: Some(5), object: object(), generation: 0 };
@@ -565,54 +595,44 @@ fn frames_are_bounded_checked_and_waited_for() {
 
 #[test]
 fn preambles_name_what_is_wrong() {
-    let good = wire::preamble(false);
-    assert_eq!(wire::check_preamble(&good, false), Ok(6));
-    let error = wire::check_preamble(b"GET / HTTP/1", false).unwrap_err();
+    let good = wire::preamble();
+    assert_eq!(wire::check_preamble(&good), Ok(7));
+    let error = wire::check_preamble(b"GET / HTTP/1").unwrap_err();
     assert_eq!(error.to_string(), "not a Pixii connection: it begins with \"GET / HT\"");
-    let check = |low: u8, high: u8, secret| {
+    let check = |low: u8, high: u8| {
         let mut offered = good;
         offered[8..].copy_from_slice(&[0, low, 0, high]);
-        wire::check_preamble(&offered, secret).map_err(|error| error.to_string())
+        wire::check_preamble(&offered).map_err(|error| error.to_string())
     };
     let refused = |low, high, said: &str| {
         Err(format!("protocol versions {low} to {high} are offered; this node speaks {said}"))
     };
-    assert_eq!(check(7, 9, false), refused(7, 9, "5 to 6"));
-    assert_eq!(check(1, 4, false), refused(1, 4, "5 to 6"));
-    assert_eq!(check(6, 5, false), refused(6, 5, "5 to 6"));
-    assert_eq!(check(4, 4, true), refused(4, 4, "5 to 6 with its secret"));
-    assert_eq!([check(1, 5, false), check(5, 9, false), check(6, 6, true)], [Ok(5), Ok(6), Ok(6)]);
+    assert_eq!(check(8, 9), refused(8, 9, "6 to 7"));
+    assert_eq!(check(1, 5), refused(1, 5, "6 to 7"));
+    assert_eq!(check(7, 6), refused(7, 6, "6 to 7"));
+    assert_eq!(check(5, 5), refused(5, 5, "6 to 7"));
+    assert_eq!([check(1, 6), check(6, 9), check(7, 7)], [Ok(6), Ok(7), Ok(7)]);
 }
 
-/// What a program of protocol 5 sends, and its own rule about what it is sent.
-#[test]
-fn the_messages_of_protocol_5_are_what_they_were() {
-    let hex = |text: &str| -> Vec<u8> {
-        let byte = |at: usize| u8::from_str_radix(&text[2 * at..2 * at + 2], 16).unwrap();
-        (0..text.len() / 2).map(byte).collect()
-    };
-    let frozen =
-        include_str!("golden/words-5.tsv").lines().map(|line| line.split_once('\t').unwrap());
-    let frozen: Vec<(&str, &str)> = frozen.collect();
-    assert_eq!(frozen.len(), 120, "nothing is taken away from what is frozen");
-    let now = include_str!("golden/words.tsv");
-    for (name, bytes) in &frozen {
-        let same = now.lines().any(|line| line == format!("{name}\t{bytes}"));
-        assert!(
-            same || *name == "preamble",
-            "{name} has changed: programs of protocol 5 cannot read it"
-        );
+/// A type with a value that has no encoding.
+struct Odd;
+
+impl Encode for Odd {
+    fn encode<E: bincode::enc::Encoder>(&self, _: &mut E) -> Result<(), EncodeError> {
+        Err(EncodeError::Other("there is none"))
     }
-    let (_, preamble) = frozen[0];
-    let preamble: [u8; wire::PREAMBLE_BYTES] = hex(preamble).try_into().unwrap();
-    assert_eq!(wire::check_preamble(&preamble, false), Ok(5));
-    let ours = wire::preamble(false);
-    let (low, high) =
-        (u16::from_be_bytes([ours[8], ours[9]]), u16::from_be_bytes([ours[10], ours[11]]));
-    assert!(
-        (low..=high).contains(&5) && ours[..8] == preamble[..8],
-        "it takes us for one of its own"
-    );
+}
+
+#[test]
+#[should_panic(expected = "a message or a record cannot be encoded")]
+fn what_cannot_be_encoded_makes_no_empty_record() {
+    wire::encode_behind(vec![1], &Odd, 8);
+}
+
+#[test]
+#[should_panic(expected = "a message or a record cannot be encoded")]
+fn what_cannot_be_encoded_has_no_length() {
+    wire::encoded_len(&Odd);
 }
 
 #[test]
@@ -705,6 +725,8 @@ proptest! {
         let _ = wire::decode::<PeerMessage>(&bytes);
         let _ = wire::decode::<Call>(&bytes);
         let _ = wire::decode::<Reply>(&bytes);
+        let _ = wire::decode::<Before<PeerMessage>>(&bytes);
+        let _ = wire::decode::<Before<Reply>>(&bytes);
         let _ = wire::decode::<Hello>(&bytes);
         let _ = wire::decode::<Welcome>(&bytes);
         let _ = wire::unseal(&key(), &Blob(bytes.clone()));

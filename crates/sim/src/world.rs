@@ -15,7 +15,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use pixii_core::emulation::{Delay, Emulation};
 use pixii_core::members::{Members, Opinion};
-use pixii_core::message::{Reply, ReplyBody, Request};
+use pixii_core::message::{Counter, Reply, ReplyBody, Request};
 use pixii_core::node::{Hindrance, Input, Node, Notice, Output, Work};
 use pixii_core::ring::Ring;
 use pixii_core::rng::Rng;
@@ -112,47 +112,47 @@ impl Event {
 }
 
 /// What the nodes count and a batch is told of.
-const WATCHED: &[&str] = &[
-    "aged_hints_offered",
-    "authority_regained",
-    "damaged_records_found",
-    "damaged_records_restored",
-    "differences_unexplained",
-    "exchanges",
-    "exchanges_failed",
-    "objects_pulled",
-    "objects_pushed",
-    "trees_confirmed",
-    "trees_taken_over",
-    "exchanges_put_off",
-    "trees_read_anew",
-    "trees_wrong",
-    "comparisons_refused",
-    "ring_changes_granted",
-    "rings_of_strangers_taken",
-    "rings_with_places_of_removed_members",
-    "forged_lives_refused",
-    "generations_adopted",
-    "generations_begun",
-    "keys_collected",
-    "old_disks_renounced",
-    "outlived_hints_dropped",
-    "hints_declined",
-    "merges_declined",
-    "reads_cut_short",
-    "hints_changed_in_flight",
-    "hints_discharged",
-    "hints_kept",
-    "hints_refused",
-    "own_life_raised",
-    "own_pauses_noticed",
-    "reads_hedged",
-    "reads_of_stand_ins",
-    "reads_repaired",
-    "stand_ins_asked",
-    "writes_coordinated_by_a_stand_in",
-    "writes_hedged",
-    "writes_withdrawn",
+const WATCHED: &[Counter] = &[
+    Counter::AgedHintsOffered,
+    Counter::AuthorityRegained,
+    Counter::DamagedRecordsFound,
+    Counter::DamagedRecordsRestored,
+    Counter::DifferencesUnexplained,
+    Counter::Exchanges,
+    Counter::ExchangesFailed,
+    Counter::ObjectsPulled,
+    Counter::ObjectsPushed,
+    Counter::TreesConfirmed,
+    Counter::TreesTakenOver,
+    Counter::ExchangesPutOff,
+    Counter::TreesReadAnew,
+    Counter::TreesWrong,
+    Counter::ComparisonsRefused,
+    Counter::RingChangesGranted,
+    Counter::RingsOfStrangersTaken,
+    Counter::RingsWithPlacesOfRemovedMembers,
+    Counter::ForgedLivesRefused,
+    Counter::GenerationsAdopted,
+    Counter::GenerationsBegun,
+    Counter::KeysCollected,
+    Counter::OldDisksRenounced,
+    Counter::OutlivedHintsDropped,
+    Counter::HintsDeclined,
+    Counter::MergesDeclined,
+    Counter::ReadsCutShort,
+    Counter::HintsChangedInFlight,
+    Counter::HintsDischarged,
+    Counter::HintsKept,
+    Counter::HintsRefused,
+    Counter::OwnLifeRaised,
+    Counter::OwnPausesNoticed,
+    Counter::ReadsHedged,
+    Counter::ReadsOfStandIns,
+    Counter::ReadsRepaired,
+    Counter::StandInsAsked,
+    Counter::WritesCoordinatedByAStandIn,
+    Counter::WritesHedged,
+    Counter::WritesWithdrawn,
 ];
 
 /// How often it is looked whether all is well again after healing.
@@ -432,9 +432,9 @@ impl World {
     /// Takes over what a node has counted.
     fn gather(&mut self, at: usize) {
         let Some(node) = &self.hosts[at].node else { return };
-        for (name, count) in node.counters() {
-            if let Some(watched) = WATCHED.iter().find(|watched| **watched == name) {
-                *self.counts.entry(watched).or_default() += count;
+        for (counter, count) in node.counters() {
+            if WATCHED.contains(&counter) {
+                *self.counts.entry(counter.name()).or_default() += count;
             }
         }
     }

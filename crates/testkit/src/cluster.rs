@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread::{self, JoinHandle};
 
 use pixii_client::{Client, Options};
-use pixii_core::message::{DrainOrder, DrainReport, StatusReport};
+use pixii_core::message::{Counter, DrainOrder, DrainReport, StatusReport};
 use pixii_core::ring::Ring;
 use pixii_core::types::{Key, NodeId};
 use pixii_kit::cluster::{Cluster, Shape};
@@ -265,11 +265,8 @@ impl House {
 
     /// Waits until a daemon has acknowledged so many puts since its start.
     pub fn wait_for_puts(&self, name: &str, count: u64) {
-        let acknowledged = || {
-            let counters = self.status(name).counters;
-            let found = counters.iter().find(|(counter, _)| counter == "puts_acknowledged");
-            found.filter(|(_, puts)| *puts >= count).map(|_| ())
-        };
+        let acknowledged =
+            || (self.status(name).count(Counter::PutsAcknowledged) >= count).then_some(());
         until("puts are acknowledged", acknowledged);
     }
 

@@ -122,7 +122,7 @@ impl Raw {
     }
 
     pub fn greet(&mut self, hello: &Hello) {
-        self.send(&[&wire::preamble(false)[..], &wire::frame(hello)].concat());
+        self.send(&[&wire::preamble()[..], &wire::frame(hello)].concat());
     }
 
     pub fn first_bytes(&mut self) -> [u8; wire::PREAMBLE_BYTES] {
@@ -132,7 +132,7 @@ impl Raw {
     }
 
     pub fn preamble(&mut self) {
-        wire::check_preamble(&self.first_bytes(), false).unwrap();
+        wire::check_preamble(&self.first_bytes()).unwrap();
     }
 
     /// The next frame's message; `None` when the connection is closed or cut.
@@ -219,7 +219,7 @@ impl Client {
 
     pub fn status(&mut self) -> StatusReport {
         match self.call(CallBody::Status) {
-            ReplyBody::Status(status) => status,
+            ReplyBody::Status(status) => *status,
             other => panic!("{other:?}"),
         }
     }

@@ -12,9 +12,10 @@ use bytes::BytesMut;
 use pixii_core::causal::{Actor, Context, Object, Version};
 use pixii_core::members::{Member, Members, Opinion};
 use pixii_core::message::{
-    Call, CallBody, CollectionStatus, LinksReport, PairStatus, PeerRepair, PeerStatus, Refusal,
-    RepairCounts, RepairReport, RepairStatus, Reply, ReplyBody, Request, Response, RingReport,
-    SampleReport, StatusReport,
+    Call, CallBody, CollectionStatus, ComparisonFault, Counter, DrainRefusal, EmulateRefusal,
+    HeldBack, Levels, LinksReport, LossRefusal, PairStatus, PeerRepair, PeerStatus, Refusal,
+    RepairCounts, RepairRefusal, RepairReport, RepairStatus, ReplaceRefusal, Reply, ReplyBody,
+    Request, Response, RingReport, SampleReport, StatusReport,
 };
 use pixii_core::ring::Ring;
 use pixii_core::types::{Key, NodeId, Partition, WriteId};
@@ -195,10 +196,11 @@ fn accept(world: &Arc<World>, at: usize, listener: &TcpListener) {
 fn converse(world: &World, at: usize, mut stream: TcpStream) -> Option<()> {
     let mut preamble = [0; PREAMBLE_BYTES];
     stream.read_exact(&mut preamble).ok()?;
-    wire::check_preamble(&preamble, false).ok()?;
-    let mut offered = wire::preamble(false);
+    let mut protocol = wire::check_preamble(&preamble).ok()?;
+    let mut offered = wire::preamble();
     if matches!(*world.nodes[at].manners.lock().unwrap(), Manners::Old) {
-        offered[PREAMBLE_BYTES - 2..].copy_from_slice(&wire::OLDEST_PROTOCOL.to_be_bytes());
+        protocol = wire::OLDEST_PROTOCOL;
+        offered[PREAMBLE_BYTES - 2..].copy_from_slice(&protocol.to_be_bytes());
     }
     stream.write_all(&offered).ok()?;
     let mut input = BytesMut::new();
@@ -209,12 +211,20 @@ fn converse(world: &World, at: usize, mut stream: TcpStream) -> Option<()> {
         let call: Call = wire::decode(&next(&mut stream, &mut input)?).unwrap();
         let body = match call.body {
             CallBody::Ring => ReplyBody::Ring(world.report.clone()),
-            CallBody::Status => ReplyBody::Status(status(world, at)),
+            CallBody::Status => ReplyBody::Status(status(world, at).into()),
             CallBody::Links => ReplyBody::Links(links(world, at)),
-            CallBody::Emulate(_) => ReplyBody::Emulated(Err("this node is a fake".into())),
-            CallBody::Replace { .. } => ReplyBody::Replace(Err("this node is a fake".into())),
-            CallBody::AcceptLoss => ReplyBody::LossAccepted(Err("this node is a fake".into())),
-            CallBody::Drain(_) => ReplyBody::Drain(Err("this node is a fake".into())),
+            CallBody::Emulate(_) => {
+                ReplyBody::Emulated(Err(EmulateRefusal::Words("this node is a fake".into())))
+            }
+            CallBody::Replace { .. } => {
+                ReplyBody::Replace(Err(ReplaceRefusal::Words("this node is a fake".into())))
+            }
+            CallBody::AcceptLoss => {
+                ReplyBody::LossAccepted(Err(LossRefusal::Words("this node is a fake".into())))
+            }
+            CallBody::Drain(_) => {
+                ReplyBody::Drain(Err(DrainRefusal::Words("this node is a fake".into())))
+            }
             CallBody::Repair { begin, partition, peer } => {
                 ReplyBody::Repair(repair(world, at, begin, partition, peer))
             }
@@ -253,7 +263,7 @@ fn converse(world: &World, at: usize, mut stream: TcpStream) -> Option<()> {
                 })
             }
         };
-        stream.write_all(&wire::frame(&Reply { id: call.id, body })).ok()?;
+        stream.write_all(&Reply { id: call.id, body }.frame(protocol)).ok()?;
     }
 }
 
@@ -329,10 +339,10 @@ fn repair(
     begin: bool,
     partition: Option<Partition>,
     peer: Option<NodeId>,
-) -> Result<RepairReport, String> {
+) -> Result<RepairReport, RepairRefusal> {
     let (me, members) = (&world.nodes[at], &world.report.members);
     if let Some(Partition(given @ 16..)) = partition {
-        return Err(format!("partition = {given}: this cluster has 16"));
+        return Err(RepairRefusal::Partition { given, partitions: 16 });
     }
     let stopped = |id: NodeId| {
         let node = world.nodes.iter().find(|node| NodeId::of(&node.name) == id).unwrap();
@@ -413,18 +423,25 @@ fn status(world: &World, at: usize) -> StatusReport {
         peers: peers.map(peer).collect(),
         hint_limit_bytes: 1 << 30,
         emulated: Vec::new(),
-        counters: vec![("puts".into(), 3)],
+        counters: vec![(Counter::PutsAcknowledged, 3)],
         repair: RepairStatus {
             unread: 1,
             damaged: 2,
             pending: 3,
             failing: 4,
-            example: Some((Partition(7), NodeId::of("n2"), "no answer in 10000 ms".into())),
+            example: Some((
+                Partition(7),
+                NodeId::of("n2"),
+                ComparisonFault::NoAnswer { ms: 10_000 },
+            )),
         },
         collection: CollectionStatus {
             keys: 5,
             held_back: 1,
-            example: Some((Partition(7), "n2 is away".into())),
+            example: Some((Partition(7), HeldBack::Away { member: "n2".into() })),
         },
+        levels: Levels::default(),
+        other_rings: Vec::new(),
+        troubles: Vec::new(),
     }
 }

@@ -5,13 +5,16 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use pixii_core::secret::{Exchange, Nonce, Nonces, Seal, SecretKey, Secrets, fits};
 use pixii_core::types::Blob;
-use pixii_core::wire::{self, Hello, PREAMBLE_BYTES, Welcome};
+use pixii_core::wire::{self, Hello, PREAMBLE_BYTES, PROTOCOL, Welcome};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use super::frames::{FrameReader, ReadError};
 
 /// What is said of an answer that belongs to another question.
 pub const ODD_ANSWER: &str = "it answers another question in the handshake";
+
+/// What is said of the introduction of protocol 5, in whatever version it comes.
+const PEER_OF_BEFORE: &str = "an introduction of protocol 5, which this node does not speak";
 
 /// What is said of an HTTP server, which a node's own status port is.
 const HTTP_ANSWERS: &str = "an HTTP server answers there, as at http_listen of a node: clients and nodes connect to listen";
@@ -25,23 +28,6 @@ pub struct Agreed {
     pub seal: Option<Seal>,
 }
 
-/// Why an introduction has no answer that can be used.
-#[derive(Debug, thiserror::Error)]
-pub enum NoWelcome {
-    /// No common version of the protocol knows the introduction.
-    #[error("it speaks protocol {0}, which does not know this introduction")]
-    Older(u16),
-    /// Anything else, in words for the operator.
-    #[error("{0}")]
-    Failed(String),
-}
-
-impl From<String> for NoWelcome {
-    fn from(why: String) -> Self {
-        NoWelcome::Failed(why)
-    }
-}
-
 /// The dialing side: introduces itself with `hello`, which it proves if it has a key, and gives the answer. With a key,
 /// the answer is of somebody who has it too. The error is why the connection cannot be used.
 pub async fn introduce<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
@@ -49,24 +35,21 @@ pub async fn introduce<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     write: &mut W,
     hello: &Hello,
     secret: Option<(&SecretKey, Nonce)>,
-) -> Result<(Welcome, Agreed), NoWelcome> {
-    let ours = wire::preamble(secret.is_some());
+) -> Result<(Welcome, Agreed), String> {
+    let ours = wire::preamble();
     let opening = secret.map(|(_, nonce)| Hello::Challenge(nonce));
     send(write, &ours, opening.as_ref().unwrap_or(hello)).await?;
     let gone = || "it closed the connection in the handshake".to_owned();
     let theirs = reader.preamble().await.map_err(|error| error.to_string())?.ok_or_else(gone)?;
     if theirs.starts_with(b"HTTP/") {
-        return Err(HTTP_ANSWERS.to_owned().into());
+        return Err(HTTP_ANSWERS.to_owned());
     }
-    let protocol = wire::check_preamble(&theirs, secret.is_some()).map_err(|e| e.to_string())?;
-    if protocol < hello.since() {
-        return Err(NoWelcome::Older(protocol));
-    }
+    let protocol = wire::check_preamble(&theirs).map_err(|e| e.to_string())?;
     let first = next(reader).await?;
     let Some((key, nonce)) = secret else { return Ok((first, Agreed { protocol, seal: None })) };
     let theirs = match first {
         Welcome::Challenge(their_nonce) => Exchange::new([&ours, &theirs], [&nonce, &their_nonce]),
-        other => return Err(unproven(other).into()),
+        other => return Err(unproven(other)),
     };
     let hello = Blob(wire::encode(hello).into());
     let proof = theirs.dialer_proof(key, &hello.0);
@@ -80,7 +63,7 @@ pub async fn introduce<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
             let welcome = wire::decode(&welcome.0).map_err(|error| error.to_string())?;
             Ok((welcome, Agreed { protocol, seal: Some(seal) }))
         }
-        other => Err(unproven(other).into()),
+        other => Err(unproven(other)),
     }
 }
 
@@ -140,6 +123,7 @@ fn refused<T>(why: impl Into<String>) -> Result<T, Unheard> {
 #[derive(Debug)]
 pub struct Reception {
     secrets: Option<Arc<Secrets>>,
+    protocol: u16,
     greeted: bool,
     proven: Option<Proven>,
 }
@@ -154,10 +138,15 @@ struct Proven {
 impl Reception {
     /// Of a node that has these secrets, or none.
     pub fn new(secrets: Option<Arc<Secrets>>) -> Self {
-        Reception { secrets, greeted: false, proven: None }
+        Reception { secrets, protocol: PROTOCOL, greeted: false, proven: None }
     }
 
-    /// Who is there: a `Peer`, a `Member`, a `Probe` or a `Client`, nothing else. With secrets, one
+    /// The version of the protocol that both sides speak, once it was heard who is there.
+    pub fn protocol(&self) -> u16 {
+        self.protocol
+    }
+
+    /// Who is there: a `Member`, a `Probe` or a `Client`, nothing else. With secrets, one
     /// that has proved it.
     pub async fn hear<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
         &mut self,
@@ -167,20 +156,14 @@ impl Reception {
     ) -> Result<Hello, Unheard> {
         let secrets = self.secrets.clone();
         let theirs = reader.preamble().await?.ok_or(Unheard::Silent)?;
-        wire::check_preamble(&theirs, secrets.is_some())
-            .map_err(|error| Unheard::Refused(error.to_string()))?;
+        self.protocol =
+            wire::check_preamble(&theirs).map_err(|error| Unheard::Refused(error.to_string()))?;
         match (heard(reader).await?, secrets) {
-            (
-                hello @ (Hello::Peer { .. }
-                | Hello::Member { .. }
-                | Hello::Probe { .. }
-                | Hello::Client),
-                None,
-            ) => Ok(hello),
-            (
-                Hello::Peer { .. } | Hello::Member { .. } | Hello::Probe { .. } | Hello::Client,
-                Some(_),
-            ) => refused(
+            (Hello::Peer { .. }, _) => refused(PEER_OF_BEFORE),
+            (hello @ (Hello::Member { .. } | Hello::Probe { .. } | Hello::Client), None) => {
+                Ok(hello)
+            }
+            (Hello::Member { .. } | Hello::Probe { .. } | Hello::Client, Some(_)) => refused(
                 "this node has a secret, and takes nobody who does not prove to know it: nodes have \
                  secret_file, clients --secret-file or PIXII_SECRET_FILE",
             ),
@@ -192,7 +175,7 @@ impl Reception {
                 let answer = self.answer(&Welcome::Challenge(challenge));
                 write.write_all(&answer).await?;
                 self.greeted = true;
-                let ours = wire::preamble(true);
+                let ours = wire::preamble();
                 let exchange = Exchange::new([&theirs, &ours], [&nonce, &challenge]);
                 self.check(heard(reader).await?, exchange, &secrets)
             }
@@ -212,9 +195,7 @@ impl Reception {
         };
         let said = wire::decode(&hello.0).map_err(|error| Unheard::Refused(error.to_string()))?;
         let (keys, whose) = match said {
-            Hello::Peer { .. } | Hello::Member { .. } | Hello::Probe { .. } => {
-                (&secrets.peers, "nodes (secret_file)")
-            }
+            Hello::Member { .. } | Hello::Probe { .. } => (&secrets.peers, "nodes (secret_file)"),
             Hello::Client => (&secrets.clients, "clients (client_secret_file)"),
             _ => return refused("a proof of something that is nobody"),
         };
@@ -229,7 +210,7 @@ impl Reception {
 
     /// The bytes of the answer, proved if who is there has proved itself.
     pub fn answer(&self, welcome: &Welcome) -> BytesMut {
-        let preamble: [u8; PREAMBLE_BYTES] = wire::preamble(self.secrets.is_some());
+        let preamble: [u8; PREAMBLE_BYTES] = wire::preamble();
         let mut bytes = BytesMut::from(if self.greeted { &[] } else { &preamble[..] });
         match &self.proven {
             None => wire::put_frame(&mut bytes, welcome, None),

@@ -99,7 +99,7 @@ impl Change<'_> {
                 || match client.status(None).await {
                     // It has just taken another change, and has yet to find the dead member dead.
                     Ok(report) if ring.version() > 1 && report.uptime_ms < SETTLING_MS => true,
-                    Ok(report) => report.is_changing_ring(),
+                    Ok(report) => report.levels.changing_ring,
                     // It is about to begin its next incarnation.
                     Err(_) => true,
                 };

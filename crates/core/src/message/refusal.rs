@@ -5,6 +5,7 @@ use std::fmt;
 use bincode::{BorrowDecode, Encode};
 use bytes::Bytes;
 
+use super::{Measure, QuorumName, Resource};
 use crate::merkle::SHAPE;
 use crate::types::{
     MAX_MERGED_BYTES, MAX_OBJECT_BYTES, MAX_SIBLINGS, MAX_TIMEOUT_MS, NodeId, SizeError,
@@ -75,8 +76,8 @@ pub enum Refusal {
     /// R or W is outside 1..=N.
     #[error("{name} = {given}: n is {n} in this cluster, so {name} is 1 to {n}")]
     Quorum {
-        /// "r" or "w".
-        name: String,
+        /// Which of the two.
+        name: QuorumName,
         /// What was asked for.
         given: u8,
         /// The replication factor.
@@ -108,7 +109,7 @@ pub enum Refusal {
     #[error("busy: {what} is at its limit of {limit}; try again")]
     Busy {
         /// What is full.
-        what: String,
+        what: Resource,
         /// Its limit.
         limit: u32,
     },
@@ -171,8 +172,8 @@ pub enum Refusal {
     /// would outgrow what every node can handle.
     #[error("{what} = {given}: the limit is {limit}")]
     Limit {
-        /// What is counted, in words.
-        what: String,
+        /// What is counted.
+        what: Measure,
         /// What was asked.
         given: u64,
         /// The limit.

@@ -3,38 +3,10 @@
 use bincode::{BorrowDecode, Encode};
 use bytes::Bytes;
 
+use super::codes::codes;
+use super::{ComparisonFault, Counter, HeldBack};
 use crate::members::Opinion;
 use crate::types::{NodeId, Partition};
-
-/// The counter that says that the node is drained: it is there then, and only then.
-pub const DRAINED: &str = "drained";
-
-/// The counter that says that a change of the ring is under way at the node, or granted by it: it
-/// is there then, and only then.
-pub const CHANGING_RING: &str = "ring_changes_under_way";
-/// The counters of the members that live with another ring than the node begin with this, and end
-/// with the member's name; they count the version of its ring.
-pub const RING_VERSION_OF: &str = "ring_version_of_";
-
-/// The counter that says how many keys of the node are over the limit of what a write may make of
-/// one: a level, which is there only while it is not 0.
-pub const OVERSIZED_KEYS: &str = "oversized_keys";
-
-/// The counter that says in how many partitions acknowledged writes may be missing that no other
-/// node has, until an operator accepts it: a level, which is there only while it is not 0.
-pub const PARTITIONS_LOST: &str = "partitions_lost";
-
-/// The counter that says for how many seconds the node's store has made no progress: a level, which
-/// is there only while it makes none.
-pub const STORE_STALLED: &str = "store_stalled_seconds";
-
-/// The counter that says how many partitions of the node cannot be served with the configured R and
-/// W, because too few other nodes can be reached: a level, which is there only while it is not 0.
-pub const UNSERVABLE: &str = "unservable_partitions";
-
-/// Those among the counters that are no counts of events.
-pub const LEVELS: [&str; 6] =
-    [DRAINED, CHANGING_RING, OVERSIZED_KEYS, PARTITIONS_LOST, STORE_STALLED, UNSERVABLE];
 
 /// A node's account of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
@@ -68,37 +40,102 @@ pub struct StatusReport {
     pub hint_limit_bytes: u64,
     /// The rules of the emulated network, a line each; none when the network is as it is.
     pub emulated: Vec<String>,
-    /// Counts since the start, by name.
-    pub counters: Vec<(String, u64)>,
+    /// Counts since the start.
+    pub counters: Vec<(Counter, u64)>,
     /// How its partitions compare with their other homes.
     pub repair: RepairStatus,
     /// What is to be collected.
     pub collection: CollectionStatus,
+    /// What holds now.
+    pub levels: Levels,
+    /// The names of the members that live with another ring than the node, as it knows, each with
+    /// the version of its ring.
+    pub other_rings: Vec<(String, u64)>,
+    /// What an operator has to see to.
+    pub troubles: Vec<Trouble>,
 }
 
-/// The beginning of the name of a counter that is no counter but a sentence: something that an
-/// operator has to see to, and that has no field of its own.
-pub const TROUBLE: &str = "trouble: ";
+/// What holds at a node now, in numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub struct Levels {
+    /// True while an operator has taken the node out.
+    pub drained: bool,
+    /// True while a change of the ring is in flight at the node, or granted by it to another one.
+    pub changing_ring: bool,
+    /// Keys of the node that are over the limit of what a write may make of one.
+    pub oversized_keys: u64,
+    /// Partitions in which acknowledged writes may be missing that no other node has, until an
+    /// operator accepts it.
+    pub partitions_lost: u64,
+    /// For so many seconds the node's store has made no progress, 1 at least; 0 while it does.
+    pub store_stalled_seconds: u64,
+    /// Partitions of the node that cannot be served with the configured R and W, because too few
+    /// other nodes can be reached.
+    pub unservable_partitions: u64,
+}
+
+codes! {
+    /// What an operator has to see to.
+    pub enum Trouble {
+        /// A peer does not let this node in.
+        #[error("peer {peer} refuses this node: {why}")]
+        Refused {
+            /// The peer.
+            peer: String,
+            /// What it says: refusals of a handshake are in words ([`crate::wire::Welcome`]).
+            why: String,
+        } = 1,
+        /// A peer belongs to another cluster of the same name.
+        #[error(
+            "peer {peer} belongs to another cluster called {cluster}, which was founded apart from \
+             this one (its id is {theirs:016x}, this one's {ours:016x}), by `pixii server \
+             --bootstrap` for example: only one of them can stay, and the nodes of the other one \
+             begin anew with empty data directories"
+        )]
+        Foreign {
+            /// The peer.
+            peer: String,
+            /// The name of both clusters.
+            cluster: String,
+            /// The id of the node's cluster.
+            ours: u64,
+            /// The id of the peer's cluster.
+            theirs: u64,
+        } = 2,
+        /// The node's own address does not lead to it.
+        #[error(
+            "node {node} cannot be dialed at {address}, its address among the members: {}; peers \
+             that do not find it elsewhere have no link to it",
+            found_there(.found)
+        )]
+        Undialable {
+            /// The node.
+            node: String,
+            /// Where it is configured to be, `host:port`.
+            address: String,
+            /// The node of the cluster that answers there instead, if one does.
+            found: Option<String>,
+        } = 3,
+    }
+}
+
+fn found_there(found: &Option<String>) -> String {
+    match found {
+        Some(node) => format!("another daemon answers there, node {node}"),
+        None => "no node of this cluster answers there".to_owned(),
+    }
+}
 
 impl StatusReport {
-    /// What an operator has to see to, a sentence each.
-    pub fn troubles(&self) -> impl Iterator<Item = &str> {
-        self.counters.iter().filter_map(|(name, _)| name.strip_prefix(TROUBLE))
-    }
-
-    /// True if an operator has taken the node out.
-    pub fn is_drained(&self) -> bool {
-        self.level(DRAINED) > 0
-    }
-
-    /// One of the [`LEVELS`], or a counter; 0 if it is not there.
-    pub fn level(&self, name: &str) -> u64 {
-        self.counters.iter().find(|(counter, _)| counter == name).map_or(0, |(_, level)| *level)
+    /// A count; 0 if the node does not have it.
+    pub fn count(&self, counter: Counter) -> u64 {
+        self.counters.iter().find(|(of, _)| *of == counter).map_or(0, |(_, count)| *count)
     }
 
     /// What cannot be served for want of other nodes, in words; `None` if everything can.
     pub fn unservable(&self) -> Option<String> {
-        let (unservable, all) = (self.level(UNSERVABLE), self.partitions);
+        let (unservable, all) = (self.levels.unservable_partitions, self.partitions);
         let text = format!(
             "{unservable} of {all} partitions of this node cannot be read and written: too few of \
              their other owners are up"
@@ -106,25 +143,13 @@ impl StatusReport {
         (unservable > 0).then_some(text)
     }
 
-    /// True while a change of the ring is under way at the node, or granted by it to another one.
-    pub fn is_changing_ring(&self) -> bool {
-        self.counters.iter().any(|(name, _)| name == CHANGING_RING)
-    }
-
-    /// The members that live with another ring than the node, as it knows, each with the version of
-    /// its ring.
-    pub fn other_rings(&self) -> impl Iterator<Item = (&str, u64)> {
-        let counters = self.counters.iter();
-        counters.filter_map(|(name, version)| Some((name.strip_prefix(RING_VERSION_OF)?, *version)))
-    }
-
     /// What is unfinished about the ring, a sentence each.
     pub fn unfinished_ring(&self) -> Vec<String> {
-        let other = |(member, version)| {
+        let other = |(member, version): &(String, u64)| {
             format!("{member} lives with another ring, version {version}, and is told")
         };
-        let mut all: Vec<String> = self.other_rings().map(other).collect();
-        if self.is_changing_ring() {
+        let mut all: Vec<String> = self.other_rings.iter().map(other).collect();
+        if self.levels.changing_ring {
             all.push("a replacement is under way".to_owned());
         }
         all
@@ -174,7 +199,7 @@ pub struct RepairStatus {
     /// Pairs whose last comparison failed.
     pub failing: u32,
     /// One of these: the partition, the other home, and why.
-    pub example: Option<(Partition, NodeId, String)>,
+    pub example: Option<(Partition, NodeId, ComparisonFault)>,
 }
 
 /// Tombstones, and other events without a value, at a node.
@@ -186,7 +211,7 @@ pub struct CollectionStatus {
     /// Partitions that this node is home to whose collection is known to be held back.
     pub held_back: u32,
     /// One of these, and by what.
-    pub example: Option<(Partition, String)>,
+    pub example: Option<(Partition, HeldBack)>,
 }
 
 /// Anti-entropy with one peer, in short.
@@ -256,7 +281,7 @@ pub struct PairStatus {
     /// True while they are being compared, or are to be at once.
     pub pending: bool,
     /// Why the last comparison failed.
-    pub failing: Option<String>,
+    pub failing: Option<ComparisonFault>,
     /// Objects that the last comparison with a difference brought here.
     pub pulled: u64,
     /// Objects that it took there.

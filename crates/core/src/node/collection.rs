@@ -15,7 +15,7 @@ use super::effects::Effects;
 use super::reach::Reach;
 use crate::generation::{GRAVES_BYTES, Generation, Grave, MAX_GRAVES};
 use crate::members::{Opinion, Standing};
-use crate::message::Body;
+use crate::message::{Body, Counter, HeldBack, NotYet};
 use crate::ring::Ring;
 use crate::rng::Rng;
 use crate::store::{ScanPage, Scanned, Span};
@@ -52,7 +52,7 @@ pub(super) struct Collection {
     /// Generations that have been written and are not durable yet.
     beginning: BTreeMap<Partition, Beginning>,
     rest: BTreeMap<Partition, Micros>,
-    holding: BTreeMap<Partition, String>,
+    holding: BTreeMap<Partition, HeldBack>,
     next_op: u64,
     tell_at: Micros,
     look_at: Micros,
@@ -162,7 +162,7 @@ impl Collection {
     }
 
     /// The partitions whose collection is held back, and by what.
-    pub(super) fn holding(&self) -> &BTreeMap<Partition, String> {
+    pub(super) fn holding(&self) -> &BTreeMap<Partition, HeldBack> {
         &self.holding
     }
 
@@ -188,9 +188,8 @@ impl Collection {
             self.rounds.iter().filter(|(_, round)| late(round)).map(|(p, _)| *p).collect();
         for partition in late {
             if let Some(Round::Asking { waiting, .. }) = self.rounds.get(&partition) {
-                let names: Vec<String> =
-                    waiting.iter().map(|node| fx.members().name(*node)).collect();
-                self.put_off(now, partition, format!("no answer from {}", names.join(", ")));
+                let members = waiting.iter().map(|node| fx.members().name(*node)).collect();
+                self.put_off(now, partition, HeldBack::NoAnswer { members });
             }
         }
         if fx.is_settled() && now >= self.look_at {
@@ -199,7 +198,7 @@ impl Collection {
         }
     }
 
-    fn put_off(&mut self, now: Micros, partition: Partition, why: String) {
+    fn put_off(&mut self, now: Micros, partition: Partition, why: HeldBack) {
         self.rounds.remove(&partition);
         self.holding.insert(partition, why);
         self.rest.insert(partition, now + self.pause / 2 + self.rng.below(self.pause));
@@ -245,24 +244,24 @@ impl Collection {
         let away = self.ring.homes(partition).first().filter(away);
         match away.filter(|_| fx.forest().dead(partition) > 0) {
             Some(first) => {
-                let why = format!("{} is away, and is to propose it", fx.members().name(*first));
-                self.holding.insert(partition, why);
+                let member = fx.members().name(*first);
+                self.holding.insert(partition, HeldBack::ProposerAway { member });
             }
             None => drop(self.holding.remove(&partition)),
         }
     }
 
     /// What stands in the way of a proposal.
-    fn obstacle(&self, partition: Partition, fx: &mut Effects) -> Option<String> {
+    fn obstacle(&self, partition: Partition, fx: &mut Effects) -> Option<HeldBack> {
         let away = others(self.me, fx).into_iter().find(|member| !self.reach.has(*member));
         if let Some(member) = away {
-            return Some(format!("{} is away", fx.members().name(member)));
+            return Some(HeldBack::Away { member: fx.members().name(member) });
         }
         if !fx.is_authoritative(partition) {
-            return Some("this node has not got back all that it lost".into());
+            return Some(HeldBack::NotRecovered);
         }
         let unread = fx.forest().tree(partition).is_none();
-        (unread || self.is_at_work(partition)).then(|| "this node is still reading".into())
+        (unread || self.is_at_work(partition)).then_some(HeldBack::Reading)
     }
 
     fn propose(
@@ -357,7 +356,8 @@ impl Collection {
                     |round: &Round| matches!(round, Round::Asking { op: of, .. } if *of == op);
                 let found = self.rounds.iter().find(|(_, round)| asked(round));
                 if let Some(partition) = found.map(|(partition, _)| *partition) {
-                    self.put_off(now, partition, format!("{}: {why}", fx.members().name(from)));
+                    let member = fx.members().name(from);
+                    self.put_off(now, partition, HeldBack::NotYet { member, why });
                 }
             }
             Body::Generations { digest, certain, ask } => {
@@ -403,30 +403,27 @@ impl Collection {
         members: u64,
         condemned: &[Grave],
         fx: &mut Effects,
-    ) -> Result<(), String> {
+    ) -> Result<(), NotYet> {
         let outside = partition.0 >= self.ring.partitions();
         if outside || self.ring.homes(partition).first() != Some(&from) {
-            return Err(format!(
-                "it is not up to that node to propose for partition {}",
-                partition.0
-            ));
+            return Err(NotYet::NotProposer { partition: partition.0 });
         }
         if condemned.len() > MAX_GRAVES {
-            return Err(format!("{} keys at a time: the limit is {MAX_GRAVES}", condemned.len()));
+            return Err(NotYet::TooManyKeys { keys: condemned.len() as u64 });
         }
         let own = fx.generations().number(partition);
         if generation != own {
-            return Err(format!("it is at generation {own}, not at {generation}"));
+            return Err(NotYet::Generation { own, proposed: generation });
         }
         if members != fx.members().digest() {
-            return Err("it knows other members".into());
+            return Err(NotYet::Members);
         }
         if self.is_at_work(partition) {
-            return Err("it is not done with what was collected before".into());
+            return Err(NotYet::AtWork);
         }
         match fx.hints().older(partition, own) {
             0 => Ok(()),
-            older => Err(format!("it keeps {older} hints of an older generation")),
+            older => Err(NotYet::OldHints { hints: older }),
         }
     }
 
@@ -461,8 +458,8 @@ impl Collection {
         let Some(partition) = done else { return };
         let Some(Round::Asking { condemned, .. }) = self.rounds.remove(&partition) else { return };
         let generation = fx.generations().of(partition).next(condemned);
-        fx.count("generations_begun");
-        fx.count_many("keys_collected", generation.collected.len() as u64);
+        fx.count(Counter::GenerationsBegun);
+        fx.count_many(Counter::KeysCollected, generation.collected.len() as u64);
         self.holding.remove(&partition);
         self.rest.insert(partition, now + self.pause);
         let condemned = generation.condemned.clone();
@@ -482,13 +479,13 @@ impl Collection {
             return;
         }
         if !generation.is_sound(own) {
-            return fx.count("forged_generations_refused");
+            return fx.count(Counter::ForgedGenerationsRefused);
         }
         let is_home = self.ring.homes(partition).contains(&self.me);
         let is_outdated = generation.number > own + 1;
         if is_home && is_outdated && fx.meta().without_authority.binary_search(&partition).is_err()
         {
-            fx.count("old_disks_renounced");
+            fx.count(Counter::OldDisksRenounced);
             fx.change_meta(|meta| {
                 meta.without_authority.push(partition);
                 meta.without_authority.sort_unstable();
@@ -556,7 +553,7 @@ impl Collection {
             let Some(Beginning { generation, tell, .. }) = self.beginning.remove(&partition) else {
                 continue;
             };
-            fx.count("generations_adopted");
+            fx.count(Counter::GenerationsAdopted);
             fx.begin_generation(partition, generation.clone());
             let op = self.op();
             for member in others(self.me, fx).into_iter().filter(|_| tell) {

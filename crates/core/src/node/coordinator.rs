@@ -19,7 +19,7 @@ use self::view::View;
 use super::effects::Effects;
 use super::{ClientId, Config};
 use crate::members::Opinion;
-use crate::message::{Body, RecentTrips, Refusal, Request, Response, Roll};
+use crate::message::{Body, Counter, RecentTrips, Refusal, Request, Resource, Response, Roll};
 use crate::rng::Rng;
 use crate::store::Listing;
 use crate::tally::Tally;
@@ -166,7 +166,7 @@ impl Coordinator {
             return Err(Refusal::Timeout(timeout_ms));
         }
         if self.load() >= MAX_OPERATIONS {
-            let what = "requests under way at this node".into();
+            let what = Resource::Requests;
             return Err(Refusal::Busy { what, limit: MAX_OPERATIONS as u32 });
         }
         Ok(())
@@ -203,7 +203,7 @@ impl Coordinator {
             tally.ask(me);
             Vec::new()
         } else {
-            fx.count("writes_coordinated_by_a_stand_in");
+            fx.count(Counter::WritesCoordinatedByAStandIn);
             stand_ins.retain(|node| *node != me);
             tally.ask_stand_in(me, &homes[..1]);
             homes
@@ -224,7 +224,7 @@ impl Coordinator {
         timeout_ms: u32,
         fx: &mut Effects,
     ) {
-        fx.count("requests_forwarded");
+        fx.count(Counter::RequestsForwarded);
         let writes = plan.update.is_some();
         let (to, others) = if writes { to.split_at(1) } else { (to, &[][..]) };
         let tally = Tally::new(to, 1, true);
@@ -270,7 +270,7 @@ impl Coordinator {
         let left_ms = (operation.deadline.saturating_sub(now) / MILLI).max(1) as u32;
         match self.plan(&request) {
             Ok(plan) if self.can_stand_in(&plan) => {
-                fx.count("requests_taken_over");
+                fx.count(Counter::RequestsTakenOver);
                 self.forget(op);
                 self.coordinate(now, origin, plan, left_ms, fx);
             }
@@ -415,7 +415,7 @@ impl Coordinator {
         if operation.tally.reached() && !matches!(operation.kind, Kind::Forwarded { .. }) {
             let limit = self.config.object_limits.merged;
             if operation.is_cut_short(limit) {
-                fx.count("reads_cut_short");
+                fx.count(Counter::ReadsCutShort);
             }
             let response = operation.success(limit);
             return self.finish(op, response, fx);
@@ -531,7 +531,7 @@ impl Coordinator {
         if let Some(Kind::Write { key, minted: None, .. }) =
             self.operations.get(&op).map(|operation| &operation.kind)
         {
-            fx.count("writes_withdrawn");
+            fx.count(Counter::WritesWithdrawn);
             fx.send(vec![self.config.me], op, Body::Withdraw { key: key.clone() });
         }
     }
@@ -607,17 +607,17 @@ fn answer(origin: Origin, response: Response, fx: &mut Effects) {
     match origin {
         Origin::Client { client, id } => {
             fx.count(match &response {
-                Response::Found { .. } => "gets_answered",
-                Response::Written { dot: Some(_), .. } => "puts_acknowledged",
-                Response::Written { dot: None, .. } => "deletes_acknowledged",
-                Response::Keys { .. } => "listings_answered",
-                Response::Refused(_) => "requests_refused",
-                Response::Unknown { .. } => "writes_unknown",
+                Response::Found { .. } => Counter::GetsAnswered,
+                Response::Written { dot: Some(_), .. } => Counter::PutsAcknowledged,
+                Response::Written { dot: None, .. } => Counter::DeletesAcknowledged,
+                Response::Keys { .. } => Counter::ListingsAnswered,
+                Response::Refused(_) => Counter::RequestsRefused,
+                Response::Unknown { .. } => Counter::WritesUnknown,
             });
             fx.reply(client, id, response);
         }
         Origin::Peer { node, op } => {
-            fx.count("requests_coordinated_for_peers");
+            fx.count(Counter::RequestsCoordinatedForPeers);
             fx.send(vec![node], op, Body::Coordinated(response));
         }
     }

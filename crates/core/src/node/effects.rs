@@ -11,7 +11,7 @@ use crate::emulation::Kind;
 use crate::generation::Generation;
 use crate::members::{Member, Members, Opinion};
 use crate::merkle::KeptTree;
-use crate::message::{Body, PeerMessage, Refusal, Response};
+use crate::message::{Body, Counter, Measure, PeerMessage, Refusal, Resource, Response};
 use crate::ring::Ring;
 use crate::store::{Change, HintTotal, Kept, Meta, Record, Span, hint_bytes};
 use crate::types::{Key, MILLI, Micros, NodeId, Partition};
@@ -61,7 +61,7 @@ pub(super) struct Effects {
     last_mark: u64,
     synced: u64,
     last_token: u64,
-    counters: BTreeMap<&'static str, u64>,
+    counters: BTreeMap<Counter, u64>,
     /// Keys that were told of lately to be over a limit, and when.
     declined: BTreeMap<Key, Micros>,
 }
@@ -103,7 +103,7 @@ impl Effects {
     /// Counts a merge or a hint that is declined, tells the operator now and then, and gives the
     /// refusal.
     pub(super) fn decline(&mut self, oversize: Oversize) -> Refusal {
-        self.count(if oversize.hint { "hints_declined" } else { "merges_declined" });
+        self.count(if oversize.hint { Counter::HintsDeclined } else { Counter::MergesDeclined });
         let (bytes, limit) = (oversize.bytes as u64, oversize.limit as u64);
         let now = self.now;
         self.declined.retain(|_, at| now.saturating_sub(*at) < DECLINE_NOTICE);
@@ -111,7 +111,7 @@ impl Effects {
             self.declined.insert(oversize.key.clone(), now);
             self.notice(Notice::Declined(oversize));
         }
-        Refusal::Limit { what: "bytes of the key's siblings".into(), given: bytes, limit }
+        Refusal::Limit { what: Measure::SiblingBytes, given: bytes, limit }
     }
 
     /// The node itself.
@@ -164,7 +164,7 @@ impl Effects {
 
     /// The replacement that was ordered is not made.
     pub(super) fn not_replaced(&mut self, why: Hindrance) {
-        self.count("replacements_refused");
+        self.count(Counter::ReplacementsRefused);
         self.out.push(Output::NotReplaced(why));
     }
 
@@ -343,8 +343,7 @@ impl Effects {
             return Ok(());
         }
         if self.meta.fresh.len() >= MAX_FRESH {
-            let what =
-                "repeated puts before a peer has confirmed that this disk is the newest".into();
+            let what = Resource::UnwitnessedPuts;
             return Err(Refusal::Busy { what, limit: MAX_FRESH as u32 });
         }
         self.change_meta(|meta| meta.fresh.push(actor.store));
@@ -495,18 +494,18 @@ impl Effects {
     }
 
     /// Counts an event.
-    pub(super) fn count(&mut self, name: &'static str) {
-        self.count_many(name, 1);
+    pub(super) fn count(&mut self, counter: Counter) {
+        self.count_many(counter, 1);
     }
 
     /// Counts so many of an event.
-    pub(super) fn count_many(&mut self, name: &'static str, more: u64) {
-        *self.counters.entry(name).or_default() += more;
+    pub(super) fn count_many(&mut self, counter: Counter, more: u64) {
+        *self.counters.entry(counter).or_default() += more;
     }
 
-    /// All counts, by name, sorted.
-    pub(super) fn counters(&self) -> Vec<(String, u64)> {
-        self.counters.iter().map(|(name, count)| ((*name).to_string(), *count)).collect()
+    /// All counts, in the order of their names.
+    pub(super) fn counters(&self) -> Vec<(Counter, u64)> {
+        self.counters.iter().map(|(counter, count)| (*counter, *count)).collect()
     }
 
     /// The next message of the node to itself.
@@ -520,10 +519,9 @@ impl Effects {
     }
 }
 
-/// Why nothing is asked of a disk that does not answer: in words that every protocol has.
+/// Why nothing is asked of a disk that does not answer.
 pub(super) fn stalled() -> Refusal {
-    let what = "the time in ms that the node's disk takes to answer".into();
-    Refusal::Busy { what, limit: STALLED_AFTER_MS }
+    Refusal::Busy { what: Resource::DiskTime, limit: STALLED_AFTER_MS }
 }
 
 /// What a hint counts as.

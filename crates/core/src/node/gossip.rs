@@ -7,7 +7,7 @@ use self::detector::Detector;
 use super::effects::Effects;
 use super::{Config, Notice};
 use crate::members::{Beat, Member, Members, Opinion};
-use crate::message::{Body, Gossip as Word};
+use crate::message::{Body, Counter, Gossip as Word};
 use crate::rng::Rng;
 use crate::types::{MAX_MEMBERS, Micros, NodeId};
 
@@ -160,7 +160,7 @@ impl Gossip {
             return;
         }
         let beats = self.beats(fx);
-        fx.count("gossip_rounds");
+        fx.count(Counter::GossipRounds);
         fx.send(to, DIGEST, Body::Gossip(Word::Digest { beats, members: self.digest }));
     }
 
@@ -209,13 +209,13 @@ impl Gossip {
         match word {
             Word::Digest { beats, members } => {
                 if beats.len() > MAX_MEMBERS {
-                    return fx.count("gossip_over_the_limit");
+                    return fx.count(Counter::GossipOverTheLimit);
                 }
                 self.answer(from, beats, members, fx);
             }
             Word::News { beats, members, digest, wanted } => {
                 if beats.len().max(members.len()).max(wanted.len()) > MAX_MEMBERS {
-                    return fx.count("gossip_over_the_limit");
+                    return fx.count(Counter::GossipOverTheLimit);
                 }
                 self.learn_members(&members, fx);
                 self.learn_beats(now, from, beats, fx);
@@ -301,12 +301,12 @@ impl Gossip {
                 continue;
             }
             let Some(peer) = self.peer_mut(id) else {
-                fx.count("gossip_of_strangers");
+                fx.count(Counter::GossipOfStrangers);
                 continue;
             };
             let known = peer.beat;
             if !is_credible(beat, known.incarnation) {
-                fx.count("forged_lives_refused");
+                fx.count(Counter::ForgedLivesRefused);
                 continue;
             }
             if beat > known {
@@ -325,7 +325,7 @@ impl Gossip {
             return;
         }
         if !is_credible(beat, own.incarnation) {
-            fx.count("forged_lives_refused");
+            fx.count(Counter::ForgedLivesRefused);
             return fx.notice(Notice::Forged(from));
         }
         if beat.incarnation > own.incarnation {
@@ -350,7 +350,7 @@ impl Gossip {
             let id = member.id();
             let known = before.get(id);
             if known.is_none() {
-                fx.count("gossip_of_strangers");
+                fx.count(Counter::GossipOfStrangers);
             }
             let beat = Beat { incarnation: member.incarnation, count: 0 };
             let credible = is_credible(beat, known.map_or(0, |known| known.incarnation));

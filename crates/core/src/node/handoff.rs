@@ -10,7 +10,7 @@ use super::words::HINT_TAG;
 use super::{Config, Notice};
 use crate::causal::Object;
 use crate::members::Opinion;
-use crate::message::{Body, Refusal};
+use crate::message::{Body, Counter, Refusal};
 use crate::ring::Ring;
 use crate::store::{Found, HintPage, Record};
 use crate::types::{Key, MILLI, Micros, NodeId};
@@ -216,7 +216,7 @@ impl Handoff {
                 continue;
             }
             if !self.passes.contains_key(&target) && reachable {
-                fx.count("handoffs_begun");
+                fx.count(Counter::HandoffsBegun);
                 if self.absent.remove(&target) {
                     let owed = self.owed(target, fx);
                     if owed > 0 {
@@ -336,7 +336,7 @@ impl Handoff {
         let op = TAG | self.next_op;
         let bytes = key.as_bytes().len()
             + object.values().map(|(_, version)| version.value.0.len()).sum::<usize>();
-        fx.count(if pass.aged { "aged_hints_offered" } else { "hints_sent" });
+        fx.count(if pass.aged { Counter::AgedHintsOffered } else { Counter::HintsSent });
         let merge = Body::Merge { key: key.clone(), object: object.clone(), generation };
         fx.send(waiting.clone(), op, merge);
         let flight = Flight { target, key, object, generation, bytes, waiting, needed, to_target };
@@ -369,7 +369,7 @@ impl Handoff {
 
     /// Asks the other homes for what a damaged hint may have held: all of them, or it has to wait.
     fn fetch(&mut self, now: Micros, target: NodeId, key: Key, fx: &mut Effects) {
-        fx.count("damaged_hints_read");
+        fx.count(Counter::DamagedHintsRead);
         let known = self.fetches.values().any(|fetch| fetch.target == target && fetch.key == key);
         let homes = self.ring.homes(self.ring.partition(&key)).iter().copied();
         let waiting: Vec<NodeId> = homes.filter(|home| *home != target).collect();
@@ -405,7 +405,7 @@ impl Handoff {
             self.fetches.remove(&op)
         {
             let keep_for = vec![target];
-            fx.count("damaged_hints_made_anew");
+            fx.count(Counter::DamagedHintsMadeAnew);
             fx.send(vec![self.me], 0, Body::Keep { key, object, keep_for, generation });
         }
     }

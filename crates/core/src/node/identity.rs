@@ -8,7 +8,7 @@ use super::effects::Effects;
 use super::forest::own_partitions;
 use super::{Config, Notice};
 use crate::members::{Cluster, Life};
-use crate::message::{Body, Refusal};
+use crate::message::{Body, Counter, Refusal};
 use crate::ring::Ring;
 use crate::types::{MILLI, Micros, NodeId};
 
@@ -221,7 +221,7 @@ impl Identity {
         if !self.life(fx).is_outdated_by(seen) {
             return;
         }
-        fx.count("own_life_raised");
+        fx.count(Counter::OwnLifeRaised);
         if !fx.is_settled() {
             let later = |(known, _): &(Life, NodeId)| known.incarnation >= incarnation;
             if !self.rumour.as_ref().is_some_and(later) {

@@ -12,7 +12,7 @@ use super::forest::own_partitions;
 use super::words::{Hindrance, RingChange};
 use super::{Config, Notice};
 use crate::members::{Member, Members, Standing};
-use crate::message::Body;
+use crate::message::{Body, Counter};
 use crate::ring::Ring;
 use crate::types::{MAX_MEMBERS, MILLI, Micros, NodeId};
 use ballot::Ballot;
@@ -130,11 +130,11 @@ impl Placement {
                     cluster.is_some() && (own.is_none() || *cluster == own)
                 };
                 if known.filter(fits).is_some() {
-                    fx.count("rings_of_strangers_taken");
+                    fx.count(Counter::RingsOfStrangersTaken);
                     self.hear(from, ring, &members, fx);
                 }
             }
-            _ => fx.count("messages_of_strangers_ignored"),
+            _ => fx.count(Counter::MessagesOfStrangersIgnored),
         }
     }
 
@@ -249,7 +249,7 @@ impl Placement {
         if removed_owners(&ring, members) > 0 {
             // Two commands gave the places of two members to the same newcomer: one of them has to
             // be replaced again.
-            fx.count("rings_with_places_of_removed_members");
+            fx.count(Counter::RingsWithPlacesOfRemovedMembers);
         }
         self.taking = Some(fx.place(ring, members, gained));
     }

@@ -21,7 +21,7 @@ use super::forest::own_partitions;
 use super::reach::Reach;
 use super::{Config, Notice};
 use crate::members::Opinion;
-use crate::message::Body;
+use crate::message::{Body, ComparisonFault, Counter};
 use crate::ring::Ring;
 use crate::rng::Rng;
 use crate::store::ScanPage;
@@ -85,7 +85,7 @@ struct Pair {
     due: Option<Micros>,
     equal_at: Option<Micros>,
     /// Why the last exchange failed, and how many have in a row.
-    failing: Option<(String, u32)>,
+    failing: Option<(ComparisonFault, u32)>,
     moved: Moved,
 }
 
@@ -130,7 +130,7 @@ pub struct PairView {
     /// True while they are being compared, or are to be at once.
     pub is_pending: bool,
     /// Why the last exchange failed.
-    pub failing: Option<String>,
+    pub failing: Option<ComparisonFault>,
     /// Objects that the last exchange with a difference brought here, took there, and the bytes of their values.
     pub moved: (u64, u64, u64),
 }
@@ -290,7 +290,7 @@ impl Repair {
             return;
         }
         self.lacking.retain(|partition, _| !regained.contains(partition));
-        fx.count_many("authority_regained", regained.len() as u64);
+        fx.count_many(Counter::AuthorityRegained, regained.len() as u64);
         fx.change_meta(|meta| meta.without_authority.retain(|lost| !regained.contains(lost)));
         if self.lacking.is_empty() {
             fx.notice(Notice::Recovered);
@@ -469,7 +469,7 @@ impl Repair {
         }
         let ended = match ended {
             Err(Stop::NotYet) => {
-                fx.count("exchanges_put_off");
+                fx.count(Counter::ExchangesPutOff);
                 if let Some(pair) = self.pairs.get_mut(&(partition, peer)) {
                     pair.due = Some(now + 2 * AGAIN);
                 }
@@ -482,17 +482,18 @@ impl Repair {
         let initiates = self.initiates(partition, peer);
         let Some(pair) = self.pairs.get_mut(&(partition, peer)) else { return true };
         let failed = moved.failed > 0;
-        let why = ended.err().or_else(|| failed.then(|| format!("{} objects", moved.failed)));
-        fx.count("exchanges");
-        fx.count_many("objects_pulled", moved.pulled);
-        fx.count_many("objects_pushed", moved.pushed);
+        let objects = ComparisonFault::Objects { objects: moved.failed };
+        let why = ended.err().or_else(|| failed.then_some(objects));
+        fx.count(Counter::Exchanges);
+        fx.count_many(Counter::ObjectsPulled, moved.pulled);
+        fx.count_many(Counter::ObjectsPushed, moved.pushed);
         if moved.pulled + moved.pushed > 0 {
             pair.moved = moved;
             fx.notice(Notice::Repaired(partition, peer, moved.pulled, moved.pushed));
         }
         match why {
             Some(why) => {
-                fx.count("exchanges_failed");
+                fx.count(Counter::ExchangesFailed);
                 if pair.failing.is_none() {
                     fx.notice(Notice::RepairFailed(partition, peer));
                 }
@@ -510,7 +511,7 @@ impl Repair {
                 let moved_something = moved.pulled + moved.pushed > 0;
                 if !moved_something && moved.left == 0 {
                     // The leaves differ and their keys do not: one of the two trees is wrong.
-                    fx.count("differences_unexplained");
+                    fx.count(Counter::DifferencesUnexplained);
                     fx.forest().doubt(partition);
                 }
                 pair.due = Some(now + if moved_something { AGAIN } else { 2 * AGAIN });

@@ -13,7 +13,7 @@ use super::words::HINT_TAG;
 use super::{Config, Oversize, Shortage, Stall};
 use crate::causal::{Actor, Context, Dot, Object, Version};
 use crate::generation::Grave;
-use crate::message::{self, Body, Refusal};
+use crate::message::{self, Body, Counter, Measure, Refusal, Resource};
 use crate::ring::Ring;
 use crate::store::{Change, Found, Listing, Record};
 use crate::types::{
@@ -76,7 +76,7 @@ impl Copy {
             Found::Nothing => None,
             Found::Record(record) => Some(Copy::Record(record)),
             Found::Damaged => {
-                fx.count("damaged_records_read");
+                fx.count(Counter::DamagedRecordsRead);
                 Some(Copy::Damaged)
             }
         }
@@ -275,19 +275,18 @@ impl Replica {
             let Shortage { free_bytes, reserve_bytes } = shortage;
             return Err(Refusal::NoSpace { free_bytes, reserve_bytes });
         }
-        let busy =
-            |what: &str, limit: usize| Refusal::Busy { what: what.into(), limit: limit as u32 };
+        let busy = |what: Resource, limit: usize| Refusal::Busy { what, limit: limit as u32 };
         if writes && self.unsynced.len() >= MAX_UNSYNCED {
-            return Err(busy("what waits for the node's disk", MAX_UNSYNCED));
+            return Err(busy(Resource::UnsyncedWrites, MAX_UNSYNCED));
         }
         if writes && self.unsynced_bytes >= MAX_UNSYNCED_BYTES {
-            return Err(busy("bytes that wait for the node's disk", MAX_UNSYNCED_BYTES));
+            return Err(busy(Resource::UnsyncedBytes, MAX_UNSYNCED_BYTES));
         }
         if self.queued >= MAX_QUEUE {
-            return Err(busy("the node's queue", MAX_QUEUE));
+            return Err(busy(Resource::NodeQueue, MAX_QUEUE));
         }
         if self.keys.get(key).is_some_and(|state| state.work.len() >= MAX_KEY_QUEUE) {
-            return Err(busy("the key's queue", MAX_KEY_QUEUE));
+            return Err(busy(Resource::KeyQueue, MAX_KEY_QUEUE));
         }
         Ok(())
     }
@@ -459,7 +458,7 @@ impl Replica {
             Answer::Synced(body) => turn.answer(from, op, body),
             Answer::Now(body) => {
                 if matches!(body, Body::Failed(Refusal::Generation { .. })) {
-                    fx.count("stale_objects_refused");
+                    fx.count(Counter::StaleObjectsRefused);
                 }
                 fx.send(vec![from], op, body);
             }
@@ -474,7 +473,7 @@ fn waits_for_disk(kind: &Kind) -> bool {
 }
 
 fn refuse(to: NodeId, op: u64, refusal: Refusal, fx: &mut Effects) {
-    fx.count("replica_operations_refused");
+    fx.count(Counter::ReplicaOperationsRefused);
     fx.send(vec![to], op, Body::Failed(refusal));
 }
 
@@ -591,8 +590,7 @@ fn check_limits(limits: ObjectLimits, before: &Object, after: &Object) -> Result
     }
     let entries = after.entries().len();
     if entries > MAX_CLOCK_ENTRIES && entries > before.entries().len() {
-        let what = "entries of the key's clock".into();
-        let limit = MAX_CLOCK_ENTRIES as u64;
+        let (what, limit) = (Measure::ClockEntries, MAX_CLOCK_ENTRIES as u64);
         return Err(Refusal::Limit { what, given: entries as u64, limit });
     }
     Ok(())

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use pixii_core::causal::{Actor, Context, Dot, Object, Version};
 use pixii_core::members::Cluster;
-use pixii_core::message::{Body, PeerMessage, Quorum, Refusal, Request, Response};
+use pixii_core::message::{
+    Body, Counter, Measure, PeerMessage, Quorum, Refusal, Request, Response,
+};
 use pixii_core::node::{Config, Input, Notice, Output};
 use pixii_core::ring::Ring;
 use pixii_core::rng::Rng;
@@ -40,9 +42,9 @@ fn sent(out: &[Output]) -> Vec<&Body> {
     bodies.collect()
 }
 
-fn count(bench: &Bench, name: &str) -> u64 {
+fn count(bench: &Bench, counter: Counter) -> u64 {
     let counters = bench.node.counters();
-    counters.into_iter().find(|(counter, _)| counter == name).map_or(0, |(_, count)| count)
+    counters.into_iter().find(|(of, _)| *of == counter).map_or(0, |(_, count)| count)
 }
 
 #[test]
@@ -58,7 +60,7 @@ fn an_owner_declines_what_a_key_would_outgrow_and_takes_what_settles_it() {
     };
     let declined = |(body, told): (Body, bool), over: u64| match body {
         Body::Failed(Refusal::Limit { what, given, limit }) => {
-            assert_eq!((what.as_str(), limit), ("bytes of the key's siblings", over));
+            assert_eq!((what, limit), (Measure::SiblingBytes, over));
             assert!(given > limit);
             told
         }
@@ -73,7 +75,10 @@ fn an_owner_declines_what_a_key_would_outgrow_and_takes_what_settles_it() {
     }
     let told = declined(merge(&mut bench, 4, large(4, 1_500)), 6_000);
     assert!(!told, "once in a minute");
-    assert_eq!((count(&bench, "hints_declined"), count(&bench, "merges_declined")), (1, 1));
+    assert_eq!(
+        (count(&bench, Counter::HintsDeclined), count(&bench, Counter::MergesDeclined)),
+        (1, 1)
+    );
     let settled = [1, 2, 3].map(|store| Dot { actor: Actor { store, serial: 1 }, counter: 1 });
     let gone = large(1, 1_500).discard(&Context::new(settled.to_vec()));
     assert_eq!(merge(&mut bench, 5, gone), (Body::Held, false));
@@ -105,8 +110,7 @@ fn a_declined_hint_stays_waits_and_holds_up_no_other_one() {
         out.iter().find_map(hint)
     };
     let op = offered(&out).expect("the hint is offered");
-    let what = "bytes of the key's siblings".to_owned();
-    let limit = Refusal::Limit { what, given: 2_100, limit: 2_000 };
+    let limit = Refusal::Limit { what: Measure::SiblingBytes, given: 2_100, limit: 2_000 };
     let out = bench.peer(target, op, Body::Failed(limit));
     bench.carry(out, &disk);
     assert!(matches!(disk.read_hint(target, &key).unwrap(), Found::Record(_)), "it stays");
@@ -247,7 +251,7 @@ fn a_key_over_the_limit_is_read_and_settled_in_parts() {
     }
     assert_eq!(seen, 20, "every sibling was shown before it went");
     assert_eq!(rounds, 4);
-    assert_eq!(count(&bench, "reads_cut_short"), 3);
+    assert_eq!(count(&bench, Counter::ReadsCutShort), 3);
 }
 
 #[test]

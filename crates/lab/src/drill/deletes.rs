@@ -361,7 +361,7 @@ async fn look(ground: &Ground) -> Result<Vec<Told>, String> {
             name: daemon.name.clone(),
             keys: collection.keys,
             held_back: collection.held_back,
-            why: collection.example.map(|(_, why)| why),
+            why: collection.example.map(|(_, why)| why.to_string()),
             hints: peers.iter().map(|peer| peer.hints).sum(),
             unread: repair.unread.into(),
         });

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use pixii_client::{Client, Options};
 use pixii_core::members::Opinion;
-use pixii_core::message::EmulateOrder;
+use pixii_core::message::{Counter, EmulateOrder};
 use serde_json::json;
 use tokio::time::sleep;
 
@@ -92,8 +92,7 @@ async fn gossip_bytes(watched: &[Watched]) -> Result<f64, String> {
     for (at, sum) in sums.iter_mut().enumerate() {
         for one in watched {
             let report = one.client.status(None).await.map_err(|error| error.to_string())?;
-            let sent = report.counters.iter().find(|(name, _)| name == "peer_bytes_sent");
-            *sum += sent.map_or(0, |(_, bytes)| *bytes);
+            *sum += report.count(Counter::PeerBytesSent);
         }
         if at == 0 {
             sleep(WEIGH).await;

@@ -4,7 +4,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use pixii_client::{Client, Options};
-use pixii_core::message::StatusReport;
+use pixii_core::message::{Counter, StatusReport};
 use serde_json::json;
 use tokio::time::sleep;
 
@@ -164,10 +164,7 @@ fn is_full(status: &StatusReport) -> bool {
 }
 
 fn told(victim: &str, refill: &Refill, before: &Report, during: &Report) -> String {
-    let count = |name: &str| {
-        let mut counters = refill.status.counters.iter();
-        counters.find(|(of, _)| of == name).map_or(0, |(_, count)| *count)
-    };
+    let count = |counter| refill.status.count(counter);
     let share = |kind| {
         let of = |report: &Report| {
             let done = report.kind(kind).map_or(0, crate::workload::Tally::done);
@@ -181,9 +178,9 @@ fn told(victim: &str, refill: &Refill, before: &Report, during: &Report) -> Stri
          comparisons of its own, {} of them failed; beside it gets {}, puts {}, {failed} refused, failed or unknown, p99 {:.1} -> {:.1} ms",
         refill.served.as_secs_f64(),
         refill.took.as_secs_f64(),
-        count("objects_pulled"),
-        count("exchanges"),
-        count("exchanges_failed"),
+        count(Counter::ObjectsPulled),
+        count(Counter::Exchanges),
+        count(Counter::ExchangesFailed),
         share(Kind::Get),
         share(Kind::Put),
         before.quantile(0.99) as f64 / 1e3,

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use pixii_client::Client;
-use pixii_core::message::EmulateOrder;
+use pixii_core::message::{Counter, EmulateOrder};
 use serde_json::json;
 use tokio::time::sleep;
 
@@ -117,8 +117,7 @@ async fn dropped(client: &Client, names: &[String]) -> Result<u64, String> {
     let mut sum = 0;
     for name in names {
         let report = client.status(Some(name)).await.map_err(|failure| failure.to_string())?;
-        let dropped = report.counters.iter().find(|(name, _)| name == "emulated_dropped");
-        sum += dropped.map_or(0, |(_, count)| *count);
+        sum += report.count(Counter::EmulatedDropped);
     }
     Ok(sum)
 }

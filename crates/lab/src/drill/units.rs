@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use pixii_client::{Client, Options};
+use pixii_core::message::Counter;
 use pixii_core::rng::Rng;
 use pixii_core::types::{Key, Partition};
 use pixii_kit::cluster::missing;
@@ -24,13 +25,13 @@ const PREFIX: &str = "pixii-drill/";
 /// A cluster that nobody asks for anything in this time has no other clients.
 const QUIET: Duration = Duration::from_secs(1);
 /// What daemons count of clients' requests.
-const REQUESTS: [&str; 6] = [
-    "gets_answered",
-    "puts_acknowledged",
-    "deletes_acknowledged",
-    "listings_answered",
-    "requests_refused",
-    "writes_unknown",
+const REQUESTS: [Counter; 6] = [
+    Counter::GetsAnswered,
+    Counter::PutsAcknowledged,
+    Counter::DeletesAcknowledged,
+    Counter::ListingsAnswered,
+    Counter::RequestsRefused,
+    Counter::WritesUnknown,
 ];
 /// Keys that may be looked at to find one with a value; with more, the cluster counts as in use.
 const MAX_LOOKS: u32 = 1_000;
@@ -300,8 +301,7 @@ impl Units<'_> {
         let mut sum = 0;
         for (name, _) in &self.nodes {
             let report = self.client.status(Some(name)).await.map_err(|e| e.to_string())?;
-            let counted = report.counters.iter().filter(|(of, _)| REQUESTS.contains(&of.as_str()));
-            sum += counted.map(|(_, count)| count).sum::<u64>();
+            sum += REQUESTS.iter().map(|counter| report.count(*counter)).sum::<u64>();
         }
         Ok(sum)
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use pixii_client::{Client, Failure, Options};
 use pixii_core::emulation::Kind;
 use pixii_core::members::Opinion;
-use pixii_core::message::{EmulateOrder, StatusReport};
+use pixii_core::message::{Counter, EmulateOrder, StatusReport};
 use pixii_core::node::Experiment;
 use pixii_core::ring::Ring;
 use pixii_core::types::{MILLI, Micros, NodeId};
@@ -256,9 +256,8 @@ impl Driver for Real<'_> {
             for address in &addresses {
                 let report = status(address).await.map_err(|failure| failure.to_string())?;
                 for kind in Kind::ALL {
-                    let name = format!("peer_bytes_of_{}", kind.name());
-                    let counted = report.counters.iter().find(|(counter, _)| *counter == name);
-                    *sent.entry(kind).or_default() += counted.map_or(0, |(_, bytes)| *bytes);
+                    let bytes = report.count(Counter::peer_bytes_of(kind));
+                    *sent.entry(kind).or_default() += bytes;
                 }
             }
             Ok(sent)

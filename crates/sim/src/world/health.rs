@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use pixii_core::causal::Object;
 use pixii_core::members::{Member, Opinion, Standing};
+use pixii_core::message::HeldBack;
 use pixii_core::node::Node;
 use pixii_core::store::{Found, Store};
 use pixii_core::types::{Key, Partition};
@@ -117,7 +118,7 @@ impl World {
         if let Some((host, _)) = copies.iter().find(tells)
             && beyond_help.next().is_none()
         {
-            let held_back: Vec<&BTreeMap<Partition, String>> = self
+            let held_back: Vec<&BTreeMap<Partition, HeldBack>> = self
                 .hosts
                 .iter()
                 .filter_map(|host| host.node.as_ref())

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::generation::{Generation, Grave};
-use crate::message::{Body, Refusal};
+use crate::message::{Body, NotYet, Refusal};
 use crate::node::effects::Effects;
 use crate::store::Span;
 use crate::types::{Key, NodeId, Partition};
@@ -27,7 +27,7 @@ pub(super) enum Purpose {
 /// How a chore has ended.
 pub(super) enum Ended {
     Agreed { to: NodeId, op: u64 },
-    Refused { to: NodeId, op: u64, why: String },
+    Refused { to: NodeId, op: u64, why: NotYet },
     Adopted { generation: Generation, tell: bool },
     Nothing,
 }
@@ -46,7 +46,7 @@ struct Chore {
     old: VecDeque<Key>,
     reading: Reading,
     open: BTreeSet<u64>,
-    failed: Option<String>,
+    failed: Option<Refusal>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,7 +118,7 @@ impl Chores {
         let adopting = matches!(chore.purpose, Purpose::Adopt { .. });
         match body {
             Body::Failed(Refusal::Damaged) if adopting => {}
-            Body::Failed(refusal) => chore.failed = Some(refusal.to_string()),
+            Body::Failed(refusal) => chore.failed = Some(refusal.clone()),
             _ => {}
         }
         Some(*partition)
@@ -163,7 +163,9 @@ impl Chores {
         let Chore { purpose, failed, .. } = self.all.remove(&partition)?;
         Some(match (purpose, failed) {
             (Purpose::Agree { to, op }, None) => Ended::Agreed { to, op },
-            (Purpose::Agree { to, op }, Some(why)) => Ended::Refused { to, op, why },
+            (Purpose::Agree { to, op }, Some(refusal)) => {
+                Ended::Refused { to, op, why: NotYet::Refused { refusal } }
+            }
             (Purpose::Adopt { generation, tell, .. }, None) => Ended::Adopted { generation, tell },
             // It is met again when somebody tells of the generation.
             (Purpose::Adopt { .. }, Some(_)) | (Purpose::Clear, _) => Ended::Nothing,

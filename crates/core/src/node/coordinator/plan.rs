@@ -3,7 +3,7 @@
 use super::operation::{Kind, Merged};
 use super::{Coordinator, Origin};
 use crate::causal::Context;
-use crate::message::{Body, Change, Quorum, Refusal, Request, Roll};
+use crate::message::{Body, Change, Quorum, QuorumName, Refusal, Request, Roll};
 use crate::types::{Blob, Key, MAX_VALUE_BYTES, Micros, NodeId, Partition, SizeError};
 use crate::wire;
 
@@ -39,7 +39,7 @@ impl Coordinator {
         let plan = match request {
             Request::Get { key, r: asked } => {
                 let kind = Kind::Get { key: key.clone(), merged: Merged::default() };
-                self.outline(partition(key), "r", *asked, r, kind)?
+                self.outline(partition(key), QuorumName::Read, *asked, r, kind)?
             }
             Request::Put { key, value, context, write, w: asked }
             | Request::PutAgain { key, value, context, write, w: asked } => {
@@ -67,7 +67,7 @@ impl Coordinator {
                     Kind::Keys { partition: *partition, after, limit_bytes, pages: Vec::new() };
                 // Nobody lists the keys of his hints.
                 let quorum = Quorum { replicas: *asked, strict: Some(true) };
-                self.outline(*partition, "r", quorum, r, kind)?
+                self.outline(*partition, QuorumName::Read, quorum, r, kind)?
             }
         };
         Ok(plan)
@@ -83,14 +83,14 @@ impl Coordinator {
     ) -> Result<Plan, Refusal> {
         let kind = Kind::Write { key: key.clone(), seen: seen.clone(), minted: None };
         let partition = self.config.ring.partition(key);
-        let plan = self.outline(partition, "w", asked, default, kind)?;
+        let plan = self.outline(partition, QuorumName::Write, asked, default, kind)?;
         Ok(Plan { update: Some((key.clone(), seen, change)), ..plan })
     }
 
     fn outline(
         &self,
         partition: Partition,
-        name: &str,
+        name: QuorumName,
         asked: Quorum,
         default: u8,
         kind: Kind,
@@ -98,7 +98,7 @@ impl Coordinator {
         let n = self.config.ring.n();
         let needed = match asked.replicas.unwrap_or(default) {
             given if (1..=n).contains(&given) => given,
-            given => return Err(Refusal::Quorum { name: name.into(), given, n }),
+            given => return Err(Refusal::Quorum { name, given, n }),
         };
         let strict = asked.strict.unwrap_or(self.config.strict);
         let homes = self.config.ring.homes(partition).to_vec();

@@ -4,7 +4,7 @@
 use super::Coordinator;
 use super::operation::{Kind, Operation, Question};
 use crate::causal::Object;
-use crate::message::Body;
+use crate::message::{Body, Counter};
 use crate::node::effects::Effects;
 use crate::node::words::EXPLORE;
 use crate::types::{Micros, NodeId};
@@ -40,7 +40,7 @@ impl Coordinator {
         }
         if missing > 0 && !operation.stand_ins.is_empty() {
             let homes: Vec<NodeId> = operation.tally.homes().collect();
-            fx.count("reads_of_stand_ins");
+            fx.count(Counter::ReadsOfStandIns);
             for node in std::mem::take(&mut operation.stand_ins) {
                 if !self.view.can_use(node) {
                     continue;
@@ -64,7 +64,7 @@ impl Coordinator {
         let late = mark_late(operation, now).len();
         let more = operation.tally.unasked().next().is_some() || !operation.stand_ins.is_empty();
         if late > 0 && !operation.answered && more {
-            fx.count("reads_hedged");
+            fx.count(Counter::ReadsHedged);
             self.ask_more(now, op, late as u8, fx);
         }
     }
@@ -97,7 +97,7 @@ impl Coordinator {
         }
         let behind = merged.behind(|node| tally.is_home(node));
         if !self.config.experiment.no_read_repair && !behind.is_empty() {
-            fx.count("reads_repaired");
+            fx.count(Counter::ReadsRepaired);
             let generation = merged.generation();
             fx.send(behind, op, Body::Merge { key, object: merged.object, generation });
         }

@@ -4,7 +4,7 @@
 use super::Coordinator;
 use super::operation::{Kind, Minted, Question};
 use super::read::mark_late;
-use crate::message::Body;
+use crate::message::{Body, Counter};
 use crate::node::effects::Effects;
 use crate::types::{Key, MILLI, Micros, NodeId};
 
@@ -66,7 +66,7 @@ impl Coordinator {
         }
         while let Some(node) = operation.stand_ins.pop_front() {
             if self.view.can_use(node) {
-                fx.count("stand_ins_asked");
+                fx.count(Counter::StandInsAsked);
                 operation.tally.ask_stand_in(node, &[home]);
                 fx.send(vec![node], op, hint(key, minted, home));
                 return self.expect_held(now, op, node);
@@ -113,7 +113,7 @@ impl Coordinator {
                 }
             }
         } else if !replaced.is_empty() {
-            fx.count("writes_hedged");
+            fx.count(Counter::WritesHedged);
         }
         for node in replaced {
             self.pass_over(now, op, node, fx);

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::super::effects::Effects;
 use super::super::words::{Hindrance, RingChange};
 use crate::members::Member;
-use crate::message::Body;
+use crate::message::{Body, Counter};
 use crate::types::{MILLI, Micros, NodeId};
 
 /// Time for more than half of the members to grant a change.
@@ -117,7 +117,7 @@ impl Ballot {
         }
         let op = self.grant.map_or(op, |grant| op.max(grant.op));
         self.grant = Some(Grant { op, change, until: now + GRANT });
-        fx.count("ring_changes_granted");
+        fx.count(Counter::RingChangesGranted);
         fx.send(vec![from], op, Body::RingGranted);
     }
 

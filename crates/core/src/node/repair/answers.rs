@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::merkle::{FANOUT, LEAVES, LEVELS, LeafSet, SHAPE, width_of};
-use crate::message::{Body, Item, Refusal};
+use crate::message::{Body, Counter, Item, Measure, Refusal, Resource};
 use crate::node::effects::{Effects, stalled};
 use crate::ring::Ring;
 use crate::store::{ScanPage, Scanned, Span};
@@ -45,7 +45,7 @@ impl Answers {
                 fx.send_synced(Some(mark), from, op, answer);
             }
             Err(refusal) => {
-                fx.count("comparisons_refused");
+                fx.count(Counter::ComparisonsRefused);
                 fx.send(vec![from], op, Body::Failed(refusal));
                 return None;
             }
@@ -87,7 +87,7 @@ impl Answers {
         };
         match body {
             Body::Compare { shape, width, root, generation, .. } => {
-                within("width", width, 1, 8)?;
+                within(Measure::Width, width, 1, 8)?;
                 if generation != own_generation {
                     return Err(Refusal::Generation { given: generation, own: own_generation });
                 }
@@ -98,20 +98,20 @@ impl Answers {
                 }
             }
             Body::Descend { width, level, nodes, .. } => {
-                within("width", width, 1, 8)?;
-                within("level", level, 0, u64::from(LEVELS) - 1)?;
-                within("nodes", nodes.len() as u64, 1, width_of(level) as u64)?;
+                within(Measure::Width, width, 1, 8)?;
+                within(Measure::Level, level, 0, u64::from(LEVELS) - 1)?;
+                within(Measure::Nodes, nodes.len() as u64, 1, width_of(level) as u64)?;
                 for node in &nodes {
-                    within("node", *node, 0, width_of(level) as u64 - 1)?;
+                    within(Measure::Node, *node, 0, width_of(level) as u64 - 1)?;
                 }
                 Ok(Some(children(level, &nodes, width)))
             }
             Body::Leaves { leaves, after, .. } => {
                 for leaf in leaves.iter().flatten() {
-                    within("leaf", *leaf, 0, LEAVES as u64 - 1)?;
+                    within(Measure::Leaf, *leaf, 0, LEAVES as u64 - 1)?;
                 }
                 if self.scans.len() >= MAX_SCANS {
-                    let what = "lists of keys read for peers".into();
+                    let what = Resource::PeerLists;
                     return Err(Refusal::Busy { what, limit: MAX_SCANS as u32 });
                 }
                 let leaves = leaves.map(LeafSet::new);
@@ -137,10 +137,10 @@ impl Answers {
     }
 }
 
-fn within(what: &str, given: impl Into<u64>, least: u64, limit: u64) -> Result<(), Refusal> {
+fn within(what: Measure, given: impl Into<u64>, least: u64, limit: u64) -> Result<(), Refusal> {
     let given = given.into();
     if (least..=limit).contains(&given) {
         return Ok(());
     }
-    Err(Refusal::Limit { what: what.into(), given, limit })
+    Err(Refusal::Limit { what, given, limit })
 }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use super::Lane;
 use crate::causal::{Context, Object};
 use crate::merkle::{FANOUT, LEVELS, LeafSet, SHAPE, leaf_of};
-use crate::message::{Body, Item, Refusal};
+use crate::message::{Body, ComparisonFault, Counter, Item, Refusal, TreeAnswer, TreeQuestion};
 use crate::node::effects::Effects;
 use crate::store::{ScanPage, Scanned, Span};
 use crate::types::{Blob, Key, MILLI, Micros, NodeId, Partition};
@@ -118,11 +118,11 @@ pub(super) enum Stop {
     /// failed.
     NotYet,
     /// It failed, and why.
-    Failed(String),
+    Failed(ComparisonFault),
 }
 
-impl From<String> for Stop {
-    fn from(why: String) -> Self {
+impl From<ComparisonFault> for Stop {
+    fn from(why: ComparisonFault) -> Self {
         Stop::Failed(why)
     }
 }
@@ -205,10 +205,10 @@ impl Exchange {
             }
             (Stage::Theirs, Body::Items { items, next }) => self.compare(now, items, next, fx),
             (_, Body::Failed(Refusal::Unread(_) | Refusal::Busy { .. })) => Err(Stop::NotYet),
-            (_, Body::Failed(refusal)) => Err(refusal.to_string().into()),
+            (_, Body::Failed(refusal)) => Err(ComparisonFault::Refused { refusal }.into()),
             (stage, body) => {
-                Err(format!("a {} in answer to a question for {}", name(&body), wanted(stage))
-                    .into())
+                let (answer, question) = (kind(&body), wanted(stage));
+                Err(ComparisonFault::OddAnswer { answer, question }.into())
             }
         }
     }
@@ -225,11 +225,11 @@ impl Exchange {
         let (width, salt) = (usize::from(self.width), self.question);
         let expected = nodes.len() * FANOUT * width;
         if bytes.len() != expected {
-            let why = format!("{} bytes of summaries where {expected} are due", bytes.len());
-            return Err(why.into());
+            let (given, expected) = (bytes.len() as u64, expected as u64);
+            return Err(ComparisonFault::Summaries { given, expected }.into());
         }
         let Some(tree) = fx.forest().tree(self.partition) else {
-            return Err("the own tree is gone".to_owned().into());
+            return Err(ComparisonFault::NoTree.into());
         };
         // A node that has nothing asks for everything.
         if tree.root() == Default::default() {
@@ -291,7 +291,7 @@ impl Exchange {
         });
         let asked = |item: &Item| leaves.as_ref().is_none_or(|set| set.has(leaf_of(&item.key)));
         if !ascending || !within || !theirs.iter().all(asked) {
-            return Err("keys that were not asked for, or out of order".to_owned().into());
+            return Err(ComparisonFault::OddKeys.into());
         }
         let span = Span {
             after: self.after.clone(),
@@ -353,7 +353,7 @@ impl Exchange {
             // The own disk answers when it can, and others read from it, too.
             Stage::Mine { .. } => GO_ON,
             _ if self.patience <= now => {
-                Err(format!("no answer in {} ms", PATIENCE / MILLI).into())
+                Err(ComparisonFault::NoAnswer { ms: PATIENCE / MILLI }.into())
             }
             _ => GO_ON,
         }
@@ -404,11 +404,11 @@ impl Exchange {
         self.moved.bytes += bytes as u64;
         let to = if way == Way::Push {
             self.moved.pushed += 1;
-            fx.count_many("bytes_pushed", bytes as u64);
+            fx.count_many(Counter::BytesPushed, bytes as u64);
             self.peer
         } else {
             self.moved.pulled += 1;
-            fx.count_many("bytes_pulled", bytes as u64);
+            fx.count_many(Counter::BytesPulled, bytes as u64);
             fx.me()
         };
         fx.send(vec![to], op, Body::Merge { key: key.clone(), object, generation });
@@ -456,19 +456,19 @@ fn way(pair: Pair) -> Way {
     }
 }
 
-fn name(body: &Body) -> &'static str {
+fn kind(body: &Body) -> TreeAnswer {
     match body {
-        Body::Equal => "yes",
-        Body::Summaries(_) => "list of summaries",
-        Body::Items { .. } => "list of keys",
-        _ => "word of another kind",
+        Body::Equal => TreeAnswer::Equal,
+        Body::Summaries(_) => TreeAnswer::Summaries,
+        Body::Items { .. } => TreeAnswer::Items,
+        _ => TreeAnswer::Else,
     }
 }
 
-fn wanted(stage: &Stage) -> &'static str {
+fn wanted(stage: &Stage) -> TreeQuestion {
     match stage {
-        Stage::Descending(..) => "summaries",
-        Stage::Theirs => "keys",
-        Stage::Mine { .. } | Stage::Resting(_) | Stage::Moving { .. } => "nothing",
+        Stage::Descending(..) => TreeQuestion::Summaries,
+        Stage::Theirs => TreeQuestion::Items,
+        Stage::Mine { .. } | Stage::Resting(_) | Stage::Moving { .. } => TreeQuestion::Nothing,
     }
 }

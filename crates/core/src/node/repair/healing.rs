@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Lane;
 use crate::causal::Object;
-use crate::message::{Body, Refusal};
+use crate::message::{Body, Counter, Refusal};
 use crate::node::Notice;
 use crate::node::effects::Effects;
 use crate::types::{Key, MILLI, Micros, NodeId, Partition};
@@ -46,7 +46,7 @@ impl Healing {
     pub(super) fn find(&mut self, partition: Partition, key: Key, fx: &mut Effects) {
         let known = self.fetches.values().any(|fetch| fetch.key == key);
         if !known && self.known() < MAX_KNOWN && self.waiting.insert((partition, key)) {
-            fx.count("damaged_records_found");
+            fx.count(Counter::DamagedRecordsFound);
             fx.notice(Notice::Damaged(partition));
         }
     }

@@ -1,6 +1,7 @@
 //! Reading what is on disk: once after a start, to build the trees, and over and over, slowly, to compare them with it.
 
 use super::super::forest::Verdict;
+use crate::message::Counter;
 use crate::node::effects::Effects;
 use crate::store::{ScanPage, Span};
 use crate::types::{Key, MILLI, Micros, Partition};
@@ -85,12 +86,12 @@ impl Reader {
                 if fx.forest().tree(*partition).is_none() {
                     return Some(*partition);
                 }
-                fx.count("trees_taken_over");
+                fx.count(Counter::TreesTakenOver);
             }
             self.is_first = false;
-            fx.count("trees_built");
+            fx.count(Counter::TreesBuilt);
             // Shown even if it is 0.
-            fx.count_many("partitions_read_at_start", 0);
+            fx.count_many(Counter::PartitionsReadAtStart, 0);
         }
         if let Some(doubtful) = fx.forest().doubtful() {
             return Some(doubtful);
@@ -122,14 +123,14 @@ impl Reader {
             }
             (false, _) => now + IN_SCRUB,
         };
-        fx.count_many("records_scrubbed", (page.items.len() + page.damaged.len()) as u64);
+        fx.count_many(Counter::RecordsScrubbed, (page.items.len() + page.damaged.len()) as u64);
         if let Some(verdict) = fx.forest().page(partition, page) {
             self.current = None;
             match verdict {
-                Verdict::Built => fx.count("partitions_read_at_start"),
-                Verdict::Confirmed => fx.count("trees_confirmed"),
-                Verdict::Corrected { known: true } => fx.count("trees_read_anew"),
-                Verdict::Corrected { known: false } => fx.count("trees_wrong"),
+                Verdict::Built => fx.count(Counter::PartitionsReadAtStart),
+                Verdict::Confirmed => fx.count(Counter::TreesConfirmed),
+                Verdict::Corrected { known: true } => fx.count(Counter::TreesReadAnew),
+                Verdict::Corrected { known: false } => fx.count(Counter::TreesWrong),
             }
         }
         self.tick(now, fx);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Copies, Copy, outgrows};
 use crate::causal::{Actor, Context, Object};
-use crate::message::{Body, Refusal};
+use crate::message::{Body, Counter, Refusal};
 use crate::node::Oversize;
 use crate::node::effects::{Effects, HintSize};
 use crate::node::forest::Held;
@@ -138,7 +138,7 @@ impl Turn<'_> {
         let object = old.object.renounce(fresh);
         if object.values().next().is_none() {
             let object = old.object.clone();
-            fx.count("outlived_hints_dropped");
+            fx.count(Counter::OutlivedHintsDropped);
             return self.discharge(target, &object, fx);
         }
         let new = Record { object, generation: now, ..old.clone() };
@@ -179,7 +179,7 @@ impl Turn<'_> {
             return Err(fx.decline(Oversize { key, hint: false, bytes, limit }));
         }
         if before.is_none() {
-            fx.count("damaged_records_restored");
+            fx.count(Counter::DamagedRecordsRestored);
         }
         self.set_own(new);
         Ok(())
@@ -233,7 +233,7 @@ impl Turn<'_> {
         if more_bytes > 0
             && let Some(limit) = fx.hints().refuses(more_bytes)
         {
-            fx.count("hints_refused");
+            fx.count(Counter::HintsRefused);
             return Err(Refusal::Hints(limit));
         }
         let limit = self.limits.merged;
@@ -245,7 +245,7 @@ impl Turn<'_> {
         }
         for (target, new, before, after) in news {
             fx.account_hint(target, (self.partition, self.owed), before, Some(after));
-            fx.count("hints_kept");
+            fx.count(Counter::HintsKept);
             self.copies.hints.insert(target, Copy::Record(new));
             self.changed.insert(Some(target));
         }
@@ -283,11 +283,11 @@ impl Turn<'_> {
             Some(Copy::Record(hint)) if hint.object == *object => {
                 let size = HintSize::of(self.key, Some(hint));
                 fx.account_hint(target, (self.partition, self.owed), Some(size), None);
-                fx.count("hints_discharged");
+                fx.count(Counter::HintsDischarged);
                 self.copies.hints.remove(&target);
                 self.changed.insert(Some(target));
             }
-            Some(_) => fx.count("hints_changed_in_flight"),
+            Some(_) => fx.count(Counter::HintsChangedInFlight),
             None => {}
         }
     }

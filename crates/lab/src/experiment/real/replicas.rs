@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use pixii_client::{Client, Failure, Options};
-use pixii_core::message::{RepairReport, StatusReport};
+use pixii_core::message::{Counter, RepairReport, StatusReport};
 use pixii_core::types::{NodeId, Partition};
 use tokio::time::sleep;
 
@@ -13,7 +13,8 @@ use super::LOOK;
 /// It is given up after this time.
 const PATIENCE: Duration = Duration::from_secs(600);
 /// What daemons count when they bring something to others, or others to them.
-const MOVES: [&str; 3] = ["hints_discharged", "objects_pulled", "objects_pushed"];
+const MOVES: [Counter; 3] =
+    [Counter::HintsDischarged, Counter::ObjectsPulled, Counter::ObjectsPushed];
 
 /// Two homes of a partition.
 type Pair = (Partition, NodeId, NodeId);
@@ -53,10 +54,7 @@ async fn ask(addresses: &[String]) -> Result<Vec<(StatusReport, RepairReport)>, 
 }
 
 fn counts(status: &StatusReport) -> impl Iterator<Item = u64> {
-    MOVES.iter().map(|name| {
-        let counted = status.counters.iter().find(|(counter, _)| counter == name);
-        counted.map_or(0, |(_, count)| *count)
-    })
+    MOVES.iter().map(|counter| status.count(*counter))
 }
 
 /// The longest time since two homes were last found equal; `None` if two never were.

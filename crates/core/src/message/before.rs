@@ -1,0 +1,492 @@
+//! What protocol 6 says otherwise: English sentences where there are codes now, and the levels,
+//! troubles and rings of a status as counters. A node that speaks protocol 7 with one of protocol 6
+//! sends [`Before`] and takes what it gets as [`Before`].
+//!
+//! A code becomes the sentence that it stands for, and a sentence `Words`. All of this goes when
+//! protocol 6 is no longer spoken.
+
+use bincode::de::BorrowDecoder;
+use bincode::de::read::Reader;
+use bincode::enc::Encoder;
+use bincode::error::{DecodeError, EncodeError};
+use bincode::{BorrowDecode, Encode};
+use bytes::Bytes;
+
+use super::{
+    Body, CollectionStatus, ComparisonFault, Counter, DrainRefusal, DrainReport, EmulateRefusal,
+    HeldBack, Levels, LossRefusal, Measure, NotYet, PairStatus, PeerMessage, PeerStatus,
+    QuorumName, Refusal, RepairCounts, RepairRefusal, RepairReport, RepairStatus, ReplaceRefusal,
+    Replacement, Reply, ReplyBody, Resource, Response, StatusReport, Trouble,
+};
+use crate::types::{NodeId, Partition};
+
+/// A message as protocol 6 has it on the wire.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Before<T>(pub T);
+
+/// The numbers of the variants that have changed.
+mod variant {
+    pub(super) const BODY_COORDINATED: u32 = 1;
+    pub(super) const BODY_FAILED: u32 = 18;
+    pub(super) const BODY_NOT_YET: u32 = 30;
+    pub(super) const RESPONSE_REFUSED: u32 = 3;
+    pub(super) const REFUSAL_QUORUM: u32 = 2;
+    pub(super) const REFUSAL_BUSY: u32 = 8;
+    pub(super) const REFUSAL_LIMIT: u32 = 22;
+    pub(super) const REPLY_DATA: u32 = 0;
+    pub(super) const REPLY_STATUS: u32 = 2;
+    pub(super) const REPLY_EMULATED: u32 = 3;
+    pub(super) const REPLY_REPAIR: u32 = 5;
+    pub(super) const REPLY_REPLACE: u32 = 6;
+    pub(super) const REPLY_DRAIN: u32 = 7;
+    pub(super) const REPLY_LOSS_ACCEPTED: u32 = 10;
+}
+
+/// The number of the variant that comes next, which stays to be read. Those of all enums here take
+/// one byte; what is written with more of them, no program has written.
+fn next_variant<'de, D: BorrowDecoder<'de>>(decoder: &mut D) -> Result<u32, DecodeError> {
+    match decoder.reader().peek_read(1) {
+        Some([byte @ ..251]) => Ok((*byte).into()),
+        _ => Err(DecodeError::Other("no variant of protocol 6")),
+    }
+}
+
+/// What is behind the number of a variant.
+fn behind<'de, D, T>(decoder: &mut D) -> Result<T, DecodeError>
+where
+    D: BorrowDecoder<'de, Context = Bytes>,
+    T: BorrowDecode<'de, Bytes>,
+{
+    u32::borrow_decode(decoder)?;
+    T::borrow_decode(decoder)
+}
+
+macro_rules! decoded {
+    ($type:ty) => {
+        impl<'de> BorrowDecode<'de, Bytes> for Before<$type> {
+            fn borrow_decode<D: BorrowDecoder<'de, Context = Bytes>>(
+                decoder: &mut D,
+            ) -> Result<Self, DecodeError> {
+                <$type as Changed>::decode(decoder).map(Before)
+            }
+        }
+
+        impl Encode for Before<$type> {
+            fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
+                Changed::encode(&self.0, encoder)
+            }
+        }
+    };
+}
+
+/// A type that protocol 6 has otherwise.
+trait Changed: Sized {
+    fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError>;
+
+    fn decode<'de, D: BorrowDecoder<'de, Context = Bytes>>(
+        decoder: &mut D,
+    ) -> Result<Self, DecodeError>;
+}
+
+decoded!(PeerMessage);
+decoded!(Reply);
+decoded!(Body);
+decoded!(ReplyBody);
+decoded!(Response);
+decoded!(Refusal);
+
+impl Changed for PeerMessage {
+    fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
+        self.op.encode(encoder)?;
+        Changed::encode(&self.body, encoder)
+    }
+
+    fn decode<'de, D: BorrowDecoder<'de, Context = Bytes>>(
+        decoder: &mut D,
+    ) -> Result<Self, DecodeError> {
+        let op = u64::borrow_decode(decoder)?;
+        Ok(PeerMessage { op, body: Changed::decode(decoder)? })
+    }
+}
+
+impl Changed for Reply {
+    fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
+        self.id.encode(encoder)?;
+        Changed::encode(&self.body, encoder)
+    }
+
+    fn decode<'de, D: BorrowDecoder<'de, Context = Bytes>>(
+        decoder: &mut D,
+    ) -> Result<Self, DecodeError> {
+        let id = u64::borrow_decode(decoder)?;
+        Ok(Reply { id, body: Changed::decode(decoder)? })
+    }
+}
+
+impl Changed for Body {
+    fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
+        match self {
+            Body::Coordinated(response) => {
+                variant::BODY_COORDINATED.encode(encoder)?;
+                Changed::encode(response, encoder)
+            }
+            Body::Failed(refusal) => {
+                variant::BODY_FAILED.encode(encoder)?;
+                Changed::encode(refusal, encoder)
+            }
+            Body::NotYet(why) => (variant::BODY_NOT_YET, why.to_string()).encode(encoder),
+            same => Encode::encode(same, encoder),
+        }
+    }
+
+    fn decode<'de, D: BorrowDecoder<'de, Context = Bytes>>(
+        decoder: &mut D,
+    ) -> Result<Self, DecodeError> {
+        match next_variant(decoder)? {
+            variant::BODY_COORDINATED => {
+                behind(decoder).map(|Before(response)| Body::Coordinated(response))
+            }
+            variant::BODY_FAILED => behind(decoder).map(|Before(refusal)| Body::Failed(refusal)),
+            variant::BODY_NOT_YET => behind(decoder).map(|text| Body::NotYet(NotYet::Words(text))),
+            _ => Body::borrow_decode(decoder),
+        }
+    }
+}
+
+impl Changed for Response {
+    fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
+        match self {
+            Response::Refused(refusal) => {
+                variant::RESPONSE_REFUSED.encode(encoder)?;
+                Changed::encode(refusal, encoder)
+            }
+            same => Encode::encode(same, encoder),
+        }
+    }
+
+    fn decode<'de, D: BorrowDecoder<'de, Context = Bytes>>(
+        decoder: &mut D,
+    ) -> Result<Self, DecodeError> {
+        match next_variant(decoder)? {
+            variant::RESPONSE_REFUSED => {
+                behind(decoder).map(|Before(refusal)| Response::Refused(refusal))
+            }
+            _ => Response::borrow_decode(decoder),
+        }
+    }
+}
+
+impl Changed for Refusal {
+    fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
+        match self {
+            Refusal::Quorum { name, given, n } => {
+                (variant::REFUSAL_QUORUM, name.to_string(), given, n).encode(encoder)
+            }
+            Refusal::Busy { what, limit } => {
+                (variant::REFUSAL_BUSY, what.to_string(), limit).encode(encoder)
+            }
+            Refusal::Limit { what, given, limit } => {
+                (variant::REFUSAL_LIMIT, what.to_string(), given, limit).encode(encoder)
+            }
+            same => Encode::encode(same, encoder),
+        }
+    }
+
+    fn decode<'de, D: BorrowDecoder<'de, Context = Bytes>>(
+        decoder: &mut D,
+    ) -> Result<Self, DecodeError> {
+        match next_variant(decoder)? {
+            variant::REFUSAL_QUORUM => behind(decoder).map(|(name, given, n)| Refusal::Quorum {
+                name: QuorumName::Words(name),
+                given,
+                n,
+            }),
+            variant::REFUSAL_BUSY => behind(decoder)
+                .map(|(what, limit)| Refusal::Busy { what: Resource::Words(what), limit }),
+            variant::REFUSAL_LIMIT => behind(decoder).map(|(what, given, limit)| Refusal::Limit {
+                what: Measure::Words(what),
+                given,
+                limit,
+            }),
+            _ => Refusal::borrow_decode(decoder),
+        }
+    }
+}
+
+/// What was not done, with the reason in words.
+fn worded<T: Clone, E: ToString>(done: &Result<T, E>) -> Result<T, String> {
+    match done {
+        Ok(done) => Ok(done.clone()),
+        Err(why) => Err(why.to_string()),
+    }
+}
+
+impl Changed for ReplyBody {
+    fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
+        match self {
+            ReplyBody::Data(response) => {
+                variant::REPLY_DATA.encode(encoder)?;
+                Changed::encode(response, encoder)
+            }
+            ReplyBody::Status(report) => {
+                (variant::REPLY_STATUS, Status::from(StatusReport::clone(report))).encode(encoder)
+            }
+            ReplyBody::Emulated(done) => (variant::REPLY_EMULATED, worded(done)).encode(encoder),
+            ReplyBody::Repair(done) => {
+                let done = worded(done).map(Repair::from);
+                (variant::REPLY_REPAIR, done).encode(encoder)
+            }
+            ReplyBody::Replace(done) => (variant::REPLY_REPLACE, worded(done)).encode(encoder),
+            ReplyBody::Drain(done) => (variant::REPLY_DRAIN, worded(done)).encode(encoder),
+            ReplyBody::LossAccepted(done) => {
+                (variant::REPLY_LOSS_ACCEPTED, worded(done)).encode(encoder)
+            }
+            same => Encode::encode(same, encoder),
+        }
+    }
+
+    fn decode<'de, D: BorrowDecoder<'de, Context = Bytes>>(
+        decoder: &mut D,
+    ) -> Result<Self, DecodeError> {
+        match next_variant(decoder)? {
+            variant::REPLY_DATA => {
+                behind(decoder).map(|Before(response)| ReplyBody::Data(response))
+            }
+            variant::REPLY_STATUS => behind::<D, Status>(decoder)
+                .map(|report| ReplyBody::Status(Box::new(report.into()))),
+            variant::REPLY_EMULATED => {
+                let done: Result<Vec<String>, String> = behind(decoder)?;
+                Ok(ReplyBody::Emulated(done.map_err(EmulateRefusal::Words)))
+            }
+            variant::REPLY_REPAIR => {
+                let done: Result<Repair, String> = behind(decoder)?;
+                let done = done.map(RepairReport::from).map_err(RepairRefusal::Words);
+                Ok(ReplyBody::Repair(done))
+            }
+            variant::REPLY_REPLACE => {
+                let done: Result<Replacement, String> = behind(decoder)?;
+                Ok(ReplyBody::Replace(done.map_err(ReplaceRefusal::Words)))
+            }
+            variant::REPLY_DRAIN => {
+                let done: Result<DrainReport, String> = behind(decoder)?;
+                Ok(ReplyBody::Drain(done.map_err(DrainRefusal::Words)))
+            }
+            variant::REPLY_LOSS_ACCEPTED => {
+                let done: Result<u32, String> = behind(decoder)?;
+                Ok(ReplyBody::LossAccepted(done.map_err(LossRefusal::Words)))
+            }
+            _ => ReplyBody::borrow_decode(decoder),
+        }
+    }
+}
+
+/// A [`StatusReport`] of protocol 6.
+#[derive(Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+struct Status {
+    cluster: String,
+    name: String,
+    version: String,
+    store: u64,
+    incarnation: u64,
+    recovered: bool,
+    serving: bool,
+    without_authority: u32,
+    uptime_ms: u64,
+    partitions: u32,
+    disk_bytes: u64,
+    peers: Vec<PeerStatus>,
+    hint_limit_bytes: u64,
+    emulated: Vec<String>,
+    /// Levels, troubles and rings among them, under names of their own.
+    counters: Vec<(String, u64)>,
+    repair: Failing,
+    collection: Collected,
+}
+
+/// A [`RepairStatus`] of protocol 6.
+#[derive(Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+struct Failing {
+    unread: u32,
+    damaged: u64,
+    pending: u32,
+    failing: u32,
+    example: Option<(Partition, NodeId, String)>,
+}
+
+/// A [`CollectionStatus`] of protocol 6.
+#[derive(Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+struct Collected {
+    keys: u64,
+    held_back: u32,
+    example: Option<(Partition, String)>,
+}
+
+/// The names of levels among the counters of protocol 6. Each is there only while it is not 0.
+const DRAINED: &str = "drained";
+const CHANGING_RING: &str = "ring_changes_under_way";
+const OVERSIZED_KEYS: &str = "oversized_keys";
+const PARTITIONS_LOST: &str = "partitions_lost";
+const STORE_STALLED: &str = "store_stalled_seconds";
+const UNSERVABLE: &str = "unservable_partitions";
+/// What the names of members begin with that live with another ring: its version is the count.
+const RING_VERSION_OF: &str = "ring_version_of_";
+/// What a sentence for the operator begins with.
+const TROUBLE: &str = "trouble: ";
+
+impl From<StatusReport> for Status {
+    fn from(report: StatusReport) -> Self {
+        let levels = &report.levels;
+        let named = [
+            (DRAINED, levels.drained.into()),
+            (CHANGING_RING, levels.changing_ring.into()),
+            (OVERSIZED_KEYS, levels.oversized_keys),
+            (PARTITIONS_LOST, levels.partitions_lost),
+            (STORE_STALLED, levels.store_stalled_seconds),
+            (UNSERVABLE, levels.unservable_partitions),
+        ];
+        let levels = named.into_iter().filter(|(_, level)| *level > 0);
+        let named = |counter: &Counter| !matches!(counter, Counter::Other(_));
+        let counts = report.counters.iter().filter(|(counter, _)| named(counter));
+        let counts = counts.map(|(counter, count)| (counter.name(), *count));
+        let mut counters: Vec<(String, u64)> =
+            counts.chain(levels).map(|(name, count)| (name.to_owned(), count)).collect();
+        let rings = report.other_rings.iter();
+        counters
+            .extend(rings.map(|(name, version)| (format!("{RING_VERSION_OF}{name}"), *version)));
+        counters.extend(report.troubles.iter().map(|what| (format!("{TROUBLE}{what}"), 1)));
+        let RepairStatus { unread, damaged, pending, failing, example } = report.repair;
+        let example = example.map(|(partition, peer, why)| (partition, peer, why.to_string()));
+        let repair = Failing { unread, damaged, pending, failing, example };
+        let CollectionStatus { keys, held_back, example } = report.collection;
+        let example = example.map(|(partition, why)| (partition, why.to_string()));
+        Status {
+            cluster: report.cluster,
+            name: report.name,
+            version: report.version,
+            store: report.store,
+            incarnation: report.incarnation,
+            recovered: report.recovered,
+            serving: report.serving,
+            without_authority: report.without_authority,
+            uptime_ms: report.uptime_ms,
+            partitions: report.partitions,
+            disk_bytes: report.disk_bytes,
+            peers: report.peers,
+            hint_limit_bytes: report.hint_limit_bytes,
+            emulated: report.emulated,
+            counters,
+            repair,
+            collection: Collected { keys, held_back, example },
+        }
+    }
+}
+
+/// Counts that this program has no name for are left out.
+impl From<Status> for StatusReport {
+    fn from(before: Status) -> Self {
+        let mut levels = Levels::default();
+        let (mut counters, mut other_rings, mut troubles) = (Vec::new(), Vec::new(), Vec::new());
+        for (name, count) in before.counters {
+            match name.as_str() {
+                DRAINED => levels.drained = count > 0,
+                CHANGING_RING => levels.changing_ring = count > 0,
+                OVERSIZED_KEYS => levels.oversized_keys = count,
+                PARTITIONS_LOST => levels.partitions_lost = count,
+                STORE_STALLED => levels.store_stalled_seconds = count,
+                UNSERVABLE => levels.unservable_partitions = count,
+                name => {
+                    if let Some(member) = name.strip_prefix(RING_VERSION_OF) {
+                        other_rings.push((member.to_owned(), count));
+                    } else if let Some(what) = name.strip_prefix(TROUBLE) {
+                        troubles.push(Trouble::Words(what.to_owned()));
+                    } else {
+                        counters.extend(Counter::named(name).map(|counter| (counter, count)));
+                    }
+                }
+            }
+        }
+        let Failing { unread, damaged, pending, failing, example } = before.repair;
+        let words = |(partition, peer, why)| (partition, peer, ComparisonFault::Words(why));
+        let repair =
+            RepairStatus { unread, damaged, pending, failing, example: example.map(words) };
+        let Collected { keys, held_back, example } = before.collection;
+        let example = example.map(|(partition, why)| (partition, HeldBack::Words(why)));
+        StatusReport {
+            cluster: before.cluster,
+            name: before.name,
+            version: before.version,
+            store: before.store,
+            incarnation: before.incarnation,
+            recovered: before.recovered,
+            serving: before.serving,
+            without_authority: before.without_authority,
+            uptime_ms: before.uptime_ms,
+            partitions: before.partitions,
+            disk_bytes: before.disk_bytes,
+            peers: before.peers,
+            hint_limit_bytes: before.hint_limit_bytes,
+            emulated: before.emulated,
+            counters,
+            repair,
+            collection: CollectionStatus { keys, held_back, example },
+            levels,
+            other_rings,
+            troubles,
+        }
+    }
+}
+
+/// A [`RepairReport`] of protocol 6.
+#[derive(Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+struct Repair {
+    name: String,
+    pairs: Vec<Pair>,
+    unreachable: Vec<NodeId>,
+    unread: u32,
+    damaged: u64,
+    counts: RepairCounts,
+}
+
+/// A [`PairStatus`] of protocol 6.
+#[derive(Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+struct Pair {
+    partition: Partition,
+    peer: NodeId,
+    equal_ms: Option<u64>,
+    pending: bool,
+    failing: Option<String>,
+    pulled: u64,
+    pushed: u64,
+    bytes: u64,
+}
+
+impl From<RepairReport> for Repair {
+    fn from(report: RepairReport) -> Self {
+        let RepairReport { name, pairs, unreachable, unread, damaged, counts } = report;
+        let pair = |pair: PairStatus| {
+            let PairStatus { partition, peer, equal_ms, pending, pulled, pushed, bytes, .. } = pair;
+            let failing = pair.failing.map(|why| why.to_string());
+            Pair { partition, peer, equal_ms, pending, failing, pulled, pushed, bytes }
+        };
+        let pairs = pairs.into_iter().map(pair).collect();
+        Repair { name, pairs, unreachable, unread, damaged, counts }
+    }
+}
+
+impl From<Repair> for RepairReport {
+    fn from(before: Repair) -> Self {
+        let Repair { name, pairs, unreachable, unread, damaged, counts } = before;
+        let pair = |pair: Pair| {
+            let Pair { partition, peer, equal_ms, pending, failing, pulled, pushed, bytes } = pair;
+            let failing = failing.map(ComparisonFault::Words);
+            PairStatus { partition, peer, equal_ms, pending, failing, pulled, pushed, bytes }
+        };
+        let pairs = pairs.into_iter().map(pair).collect();
+        RepairReport { name, pairs, unreachable, unread, damaged, counts }
+    }
+}

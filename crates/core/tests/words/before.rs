@@ -1,0 +1,182 @@
+//! What protocol 6 says, and what becomes of it.
+
+use std::fmt::Debug;
+
+use bincode::{BorrowDecode, Encode};
+use bytes::Bytes;
+use pixii_core::message::before::Before;
+use pixii_core::message::*;
+use pixii_core::wire;
+
+use super::{refusals, replies};
+
+/// The bytes of a line of a golden file.
+fn unhex(text: &str) -> Vec<u8> {
+    let byte = |at: usize| u8::from_str_radix(&text[2 * at..2 * at + 2], 16).unwrap();
+    (0..text.len() / 2).map(byte).collect()
+}
+
+/// The message is what these bytes of protocol 6 mean, and its own bytes in that protocol.
+fn frozen<T>(name: &str, bytes: &Bytes, message: T)
+where
+    Before<T>: Encode + for<'de> BorrowDecode<'de, Bytes> + Debug + PartialEq,
+    T: Debug + PartialEq,
+{
+    let message = Before(message);
+    assert_eq!(wire::decode::<Before<T>>(bytes).as_ref(), Ok(&message), "{name}");
+    assert_eq!(wire::encode(&message), bytes.to_vec(), "{name}");
+}
+
+/// A status of which protocol 6 says `why` where there is a code.
+fn status_in_words() -> StatusReport {
+    let replies = replies();
+    let Some((_, ReplyBody::Status(status))) = replies.into_iter().find(|(n, _)| *n == "status")
+    else {
+        panic!("there is a status")
+    };
+    let (mut repair, mut collection) = (status.repair.clone(), status.collection.clone());
+    let why = ComparisonFault::Words("why".into());
+    repair.example = repair.example.map(|(partition, peer, _)| (partition, peer, why));
+    let why = HeldBack::Words("why".into());
+    collection.example = collection.example.map(|(partition, _)| (partition, why));
+    let (other_rings, troubles) = (Vec::new(), Vec::new());
+    let levels = Levels::default();
+    StatusReport { repair, collection, levels, other_rings, troubles, ..*status }
+}
+
+/// What protocol 6 says in words, each under its name in the golden file.
+fn said_in_words(name: &str, bytes: &Bytes) -> bool {
+    let why = || String::from("why");
+    let reply = |body| frozen(name, bytes, Reply { id: 1, body });
+    match name {
+        "reply-status" => reply(ReplyBody::Status(status_in_words().into())),
+        "reply-not-emulated" => reply(ReplyBody::Emulated(Err(EmulateRefusal::Words(why())))),
+        "reply-no-replace" => reply(ReplyBody::Replace(Err(ReplaceRefusal::Words(why())))),
+        "reply-no-repair" => reply(ReplyBody::Repair(Err(RepairRefusal::Words(why())))),
+        "reply-no-drain" => reply(ReplyBody::Drain(Err(DrainRefusal::Words(why())))),
+        "reply-no-loss-accepted" => reply(ReplyBody::LossAccepted(Err(LossRefusal::Words(why())))),
+        "reply-repair" => {
+            let replies = replies();
+            let report = replies.into_iter().find_map(|(_, body)| match body {
+                ReplyBody::Repair(Ok(report)) => Some(report),
+                _ => None,
+            });
+            let mut report = report.unwrap();
+            report.pairs[0].failing = Some(ComparisonFault::Words(why()));
+            reply(ReplyBody::Repair(Ok(report)));
+        }
+        "peer-not-yet" => {
+            let body = Body::NotYet(NotYet::Words(why()));
+            frozen(name, bytes, PeerMessage { op: 77, body });
+        }
+        "refusal-2" => {
+            let name_in_words = QuorumName::Words("r".into());
+            frozen(name, bytes, Refusal::Quorum { name: name_in_words, given: 4, n: 3 });
+        }
+        "refusal-9" => {
+            let what = Resource::Words("the key's queue".into());
+            frozen(name, bytes, Refusal::Busy { what, limit: 128 });
+        }
+        "refusal-23" => {
+            let what = Measure::Words("level".into());
+            frozen(name, bytes, Refusal::Limit { what, given: 3, limit: 2 });
+        }
+        _ => return false,
+    }
+    true
+}
+
+/// What a program of protocol 6 sends, and its own rule about what it is sent.
+#[test]
+fn the_messages_of_protocol_6_are_what_they_were() {
+    let lines = include_str!("../golden/words-6.tsv").lines();
+    let kept: Vec<(&str, &str)> = lines.map(|line| line.split_once('\t').unwrap()).collect();
+    assert_eq!(kept.len(), 133, "nothing is taken away from what is frozen");
+    let now = include_str!("../golden/words.tsv");
+    let mut in_words = 0;
+    for (name, hex) in &kept[1..] {
+        let bytes = Bytes::from(unhex(hex));
+        if said_in_words(name, &bytes) {
+            in_words += 1;
+            continue;
+        }
+        let same = now.lines().any(|line| line == format!("{name}\t{hex}"));
+        assert!(same, "{name} has changed: programs of protocol 6 cannot read it");
+        match name.split('-').next().unwrap() {
+            "reply" => frozen(name, &bytes, wire::decode::<Reply>(&bytes).unwrap()),
+            "response" => frozen(name, &bytes, wire::decode::<Response>(&bytes).unwrap()),
+            "refusal" => frozen(name, &bytes, wire::decode::<Refusal>(&bytes).unwrap()),
+            "peer" => frozen(name, &bytes, wire::decode::<PeerMessage>(&bytes).unwrap()),
+            _ => {}
+        }
+    }
+    assert_eq!(in_words, 11);
+    let (_, preamble) = kept[0];
+    let preamble: [u8; wire::PREAMBLE_BYTES] = unhex(preamble).try_into().unwrap();
+    assert_eq!(wire::check_preamble(&preamble), Ok(6));
+    let ours = wire::preamble();
+    let (low, high) =
+        (u16::from_be_bytes([ours[8], ours[9]]), u16::from_be_bytes([ours[10], ours[11]]));
+    assert!(
+        (low..=high).contains(&6) && ours[..8] == preamble[..8],
+        "it takes us for one of its own"
+    );
+}
+
+/// A program of protocol 6 is told in words what a code stands for, and shows the same text.
+#[test]
+fn codes_are_the_sentences_of_protocol_6() {
+    for refusal in refusals() {
+        let bytes = Bytes::from(wire::encode(&Before(refusal.clone())));
+        let Before(told) = wire::decode::<Before<Refusal>>(&bytes).unwrap();
+        assert_eq!(told.to_string(), refusal.to_string());
+        let response = Response::Refused(refusal.clone());
+        for body in [Body::Failed(refusal.clone()), Body::Coordinated(response.clone())] {
+            let message = PeerMessage { op: 1, body };
+            let payload = message.frame(6).slice(12..);
+            let Before(told) = wire::decode::<Before<PeerMessage>>(&payload).unwrap();
+            let told = match told.body {
+                Body::Failed(told) | Body::Coordinated(Response::Refused(told)) => told,
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(told.to_string(), refusal.to_string());
+        }
+    }
+    for (name, body) in replies() {
+        let reply = Reply { id: 1, body };
+        let told = Reply::decode(&reply.clone().frame(6).slice(12..), 6).unwrap();
+        match (reply.body, told.body) {
+            (ReplyBody::Status(said), ReplyBody::Status(told)) => {
+                assert_eq!((said.levels, &said.other_rings), (told.levels, &told.other_rings));
+                let text = |report: &StatusReport| {
+                    let example = report.repair.example.as_ref().unwrap().2.to_string();
+                    let held = report.collection.example.as_ref().unwrap().1.to_string();
+                    let troubles: Vec<String> =
+                        report.troubles.iter().map(ToString::to_string).collect();
+                    (example, held, troubles, report.counters.clone())
+                };
+                assert_eq!(text(&said), text(&told));
+            }
+            (ReplyBody::Repair(Ok(said)), ReplyBody::Repair(Ok(told))) => {
+                let why = |report: &RepairReport| report.pairs[0].failing.clone().unwrap();
+                assert_eq!(why(&said).to_string(), why(&told).to_string());
+            }
+            (ReplyBody::Emulated(Err(said)), ReplyBody::Emulated(Err(told))) => {
+                assert_eq!(said.to_string(), told.to_string());
+            }
+            (ReplyBody::Replace(Err(said)), ReplyBody::Replace(Err(told))) => {
+                assert_eq!(said.to_string(), told.to_string());
+            }
+            (ReplyBody::Repair(Err(said)), ReplyBody::Repair(Err(told))) => {
+                assert_eq!(said.to_string(), told.to_string());
+            }
+            (ReplyBody::Drain(Err(said)), ReplyBody::Drain(Err(told))) => {
+                assert_eq!(said.to_string(), told.to_string());
+            }
+            (ReplyBody::LossAccepted(Err(said)), ReplyBody::LossAccepted(Err(told))) => {
+                assert_eq!(said.to_string(), told.to_string());
+            }
+            (said, told) => assert_eq!(said, told, "{name}"),
+        }
+    }
+}

@@ -16,7 +16,7 @@ mod log;
 mod mend;
 mod migrating;
 mod rebuild;
-pub mod schema;
+mod schema;
 mod scrub;
 mod trees;
 mod watch;
@@ -39,6 +39,7 @@ pub use self::check::{CheckReport, Content, Damage, Difference, Holding, check, 
 pub use self::error::OpenError;
 use self::files::{Directory, WHYS};
 use self::guarded::{Batch, Fault, Sled};
+pub use self::layout::NEWEST;
 use self::layout::{
     At, CHUNK_BYTES, HINTS, HINTS_END, Head, LAST_WRITE, LIFE, MAX_RECORD_BYTES, MEMBERS, Place,
     RING, Value, meta_key, seal,

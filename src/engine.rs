@@ -3,14 +3,17 @@
 
 mod accounts;
 mod binding;
+mod calls;
 mod drain;
 mod emulated;
 mod ending;
+mod error;
 mod health;
 mod journal;
 mod levels;
 mod life;
 mod manager;
+mod opening;
 mod origin;
 mod process;
 mod quarantine;
@@ -23,46 +26,39 @@ mod storage;
 mod trees;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use pixii_core::emulation;
 use pixii_core::members::{Member, Members, check_address};
 use pixii_core::merkle::KeptTree;
-use pixii_core::message::{
-    Call, CallBody, LossRefusal, Refusal, Replacement, Reply, ReplyBody, Resource, Response,
-    SampleReport,
-};
+use pixii_core::message::{self, CallBody, Replacement, ReplyBody};
 use pixii_core::node::{ClientId, Done, Input, Node, Notice, Output, Shortage};
 use pixii_core::ring::Ring;
 use pixii_core::rng::Rng;
-use pixii_core::store::{LifeError, Meta, StoreError};
+use pixii_core::store::{Meta, StoreError};
 use pixii_core::types::{Micros, NodeId};
 use pixii_core::wire::PROTOCOL;
-use pixii_transport::frames::{Held, LARGE_REPLY_BYTES, Outbox};
 use pixii_transport::limited;
-use sd_notify::NotifyState;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc::{Receiver, UnboundedReceiver, channel};
+use tokio::sync::mpsc::{Receiver, UnboundedReceiver};
 use tokio::task::{AbortHandle, yield_now};
 use tokio::time::sleep_until;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
-use crate::config::{Config, ConfigError};
-use crate::disk::{DiskStore, OpenError};
-use crate::metrics::{Kind, Meter, kind};
-use crate::net::{Access, CLIENT_LIMITS, Event, Hub, Identity, listener, peers, reachable};
+use crate::config::Config;
+use crate::metrics::Meter;
+use crate::net::{Access, Event, Hub, Identity, listener, peers, reachable};
+pub use calls::MAX_CALLS;
+use calls::{Client, UnderWay};
 use emulated::{Alarm, Emulator, Parcel};
 use ending::Ending;
-use health::{Question, Watchers};
+pub use error::ServeError;
+use health::Question;
 use journal::Comparisons;
 pub use life::run;
-use life::{Outcome, run_watched};
-use manager::{Manager, Patience};
+use manager::Manager;
+pub use opening::serve;
 pub use origin::Conflict;
 pub use process::Order;
 use reload::Settings;
@@ -70,166 +66,10 @@ use scrub::Scrubber;
 use stall::Watch;
 use storage::{Report, Storage};
 
-/// Most calls under way on one client's connection.
-pub const MAX_CALLS: usize = 1_024;
-/// Most calls under way for all clients, those that have gone included.
-const MAX_ALL_CALLS: usize = 16_384;
-/// Room that large replies leave for small ones.
-const RESERVE_BYTES: usize = 8 << 20;
 /// Inputs handled before their outputs are carried out and connections get their turn.
 const MAX_INPUTS: usize = 1_024;
-/// Threads of a store that has failed are waited for so long.
-const LETTING_GO: Duration = Duration::from_secs(2);
 /// The longest sleep without a reason to wake.
 const LONG: Duration = Duration::from_secs(3_600);
-
-/// Why a daemon could not start, or stopped by itself. What was acknowledged is on the disk.
-#[derive(Debug, thiserror::Error)]
-pub enum ServeError {
-    /// The data directory could not be opened.
-    #[error(transparent)]
-    Open(#[from] OpenError),
-    /// The data is damaged, and it may be the only copy of this partition: it stays where it is.
-    #[error("{0}; it was not set aside, because no other replica of partition {1} answers for it")]
-    Shut(OpenError, u16),
-    /// The store belongs to another node, or failed at the start.
-    #[error("the data in {0} cannot be used: {1}")]
-    Life(PathBuf, LifeError),
-    /// The store failed: nothing has been acknowledged since.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The same, of the store in this directory.
-    #[error("{error} (data in {})", dir.display())]
-    StoreIn {
-        /// The data directory.
-        dir: PathBuf,
-        /// What failed.
-        error: StoreError,
-    },
-    /// The port is taken, or the address is not one of this machine.
-    #[error("cannot listen on {0}: {1}")]
-    Listen(String, io::Error),
-    /// The operator has removed this node from its cluster; nothing was changed.
-    #[error(
-        "{0}; {1} is left as it is, and `pixii server --rejoin-empty` begins anew beside it, under another name"
-    )]
-    Removed(String, PathBuf),
-    /// Another daemon is this node, or may be; nothing was changed.
-    #[error(transparent)]
-    Conflict(Box<Conflict>),
-    /// The system has no randomness, threads or descriptors to give.
-    #[error("the system gave no {0}: {1}")]
-    System(&'static str, io::Error),
-}
-
-impl From<Conflict> for ServeError {
-    fn from(conflict: Conflict) -> Self {
-        ServeError::Conflict(Box::new(conflict))
-    }
-}
-
-impl ServeError {
-    /// True when what was configured does not fit what is there, so that starting again cannot help before
-    /// somebody has changed one of them.
-    pub fn needs_operator(&self) -> bool {
-        use OpenError::{Directory, Foreign, Format, NewerSchema};
-        match self {
-            ServeError::Open(error) => matches!(
-                error,
-                Directory { .. } | Foreign { .. } | Format { .. } | NewerSchema { .. }
-            ),
-            ServeError::Removed(..) | ServeError::Conflict(_) => true,
-            ServeError::Life(_, error) => {
-                matches!(
-                    error,
-                    LifeError::Owner(..)
-                        | LifeError::Ring
-                        | LifeError::Nothing(_)
-                        | LifeError::Unplaced(_)
-                )
-            }
-            _ => false,
-        }
-    }
-}
-
-/// Runs a daemon until a signal, a client, or with `follow_stdin` the end of standard input, stops it. At a SIGHUP
-/// `read` reads the configuration again, and sees to what is logged. Returns when the store is closed.
-pub fn serve(
-    config: &Config,
-    follow_stdin: bool,
-    read: impl Fn() -> Result<Config, ConfigError> + Send + Sync + 'static,
-) -> Result<(), ServeError> {
-    let (sender, orders) = channel(process::MAX_ORDERS);
-    let watch = process::watch_signals(sender.clone(), read);
-    let _watch = watch.map_err(|error| ServeError::System("signal handlers", error))?;
-    if follow_stdin {
-        process::watch_stdin(sender.clone())
-            .map_err(|error| ServeError::System("thread", error))?;
-    }
-    process::raise_descriptors();
-    open_and_run(config, orders)
-}
-
-fn open_and_run(config: &Config, mut orders: Receiver<Order>) -> Result<(), ServeError> {
-    let patience = || Patience::begin().map_err(|error| ServeError::System("thread", error));
-    manager::notify(&NotifyState::Status("opening the store"));
-    let Some(watchers) = Watchers::start(config, &mut orders)? else { return Ok(()) };
-    let opening = patience()?;
-    let Some(mut store) = quarantine::open(config, &mut orders)? else { return Ok(()) };
-    drop(opening);
-    let within = |error| ServeError::StoreIn { dir: config.data_dir.clone(), error };
-    loop {
-        let shared = Arc::new(store);
-        let served = run_watched(config, shared.clone(), &mut orders, &watchers);
-        manager::notify(&NotifyState::Status("closing the store"));
-        let _closing = patience()?;
-        let own = own_again(shared);
-        let failed = matches!(served, Err(ServeError::Store(_)));
-        store = match (served, own) {
-            (Ok(Outcome::Rebuild), Some(own)) => rebuilt(config, own)?,
-            (Err(error), Some(own)) if failed && own.is_damaged() => {
-                error!(event = "store_damaged", "{error}");
-                rebuilt(config, own)?
-            }
-            // Only a thread that is stuck in a failed store still has it otherwise.
-            (served, own) => {
-                let closed = own.map_or(Ok(()), DiskStore::close);
-                return match served {
-                    Err(ServeError::Store(error)) => Err(within(error)),
-                    Err(error) => Err(error),
-                    Ok(_) => closed.map_err(within),
-                };
-            }
-        };
-    }
-}
-
-/// The store, once the threads that had it have ended.
-fn own_again(mut shared: Arc<DiskStore>) -> Option<DiskStore> {
-    let deadline = Instant::now() + LETTING_GO;
-    loop {
-        match Arc::try_unwrap(shared) {
-            Ok(own) => return Some(own),
-            Err(_) if Instant::now() >= deadline => return None,
-            Err(still) => shared = still,
-        }
-        thread::sleep(Duration::from_millis(10));
-    }
-}
-
-/// A store that takes the place of a damaged one; the damaged one if none can be made now.
-fn rebuilt(config: &Config, damaged: DiskStore) -> Result<DiskStore, ServeError> {
-    let failed = damaged.is_damaged();
-    match quarantine::rebuild(config, damaged)? {
-        (_, Some(why)) if failed => Err(why.into()),
-        (store, Some(why)) => {
-            warn!(event = "store_kept", "no new store was made, and the old one goes on: {why}");
-            Ok(store)
-        }
-        (store, None) => Ok(store),
-    }
-}
 
 /// What is left of an engine.
 struct Ended {
@@ -239,35 +79,6 @@ struct Ended {
     meta: Meta,
     /// What is kept for the next start.
     trees: Vec<KeptTree>,
-}
-
-/// A client's connection.
-struct Client {
-    /// The version of the protocol that is spoken with it.
-    protocol: u16,
-    outbox: Arc<Outbox>,
-    under_way: HashSet<u64>,
-    /// Calls that have come and are not answered yet, those that an emulated network delays
-    /// included.
-    owed: u64,
-    /// True when it makes no more calls: its connection ends with the last reply.
-    is_silent: bool,
-}
-
-impl Client {
-    fn finish_if_answered(&self) {
-        if self.is_silent && self.owed == 0 {
-            self.outbox.finish();
-        }
-    }
-}
-
-/// A request that the node works on.
-struct UnderWay {
-    /// What its frame takes of the budget for large ones.
-    _held: Held,
-    kind: Kind,
-    since: Instant,
 }
 
 struct Engine<'a> {
@@ -289,7 +100,7 @@ struct Engine<'a> {
     busy: u64,
     meter: Meter,
     /// Bytes that were to be sent to peers, by what they were about.
-    sent: BTreeMap<emulation::Kind, u64>,
+    sent: BTreeMap<message::Kind, u64>,
     emulator: Emulator,
     alarm: Alarm,
     /// Comparisons with other owners that are to be logged together.
@@ -316,16 +127,28 @@ struct Engine<'a> {
     ending: Ending,
 }
 
+/// What an engine is made of.
+struct EngineParts<'a> {
+    config: &'a Config,
+    settings: &'a mut Settings,
+    ring: Arc<Ring>,
+    recovered: bool,
+    /// Both drawn at random at each start.
+    boot_nonce: u64,
+    seed: u64,
+    access: Access,
+    node: Node,
+    storage: Storage,
+    reports: UnboundedReceiver<Report>,
+    manager: Manager,
+    alarm: Alarm,
+    scrubber: Scrubber,
+}
+
 impl<'a> Engine<'a> {
-    fn new(
-        (config, settings): (&'a Config, &'a mut Settings),
-        ring: Arc<Ring>,
-        recovered: bool,
-        ((boot_nonce, seed), access): ((u64, u64), Access),
-        node: Node,
-        (storage, reports): (Storage, UnboundedReceiver<Report>),
-        (manager, alarm, scrubber): (Manager, Alarm, Scrubber),
-    ) -> Self {
+    fn new(parts: EngineParts<'a>) -> Self {
+        let EngineParts { config, settings, ring, recovered, boot_nonce, seed, .. } = parts;
+        let EngineParts { access, node, storage, reports, manager, alarm, scrubber, .. } = parts;
         let identity = Identity {
             cluster: config.cluster.clone(),
             name: config.name.clone(),
@@ -574,108 +397,6 @@ impl<'a> Engine<'a> {
         }
     }
 
-    fn call(&mut self, client: ClientId, call: Call, held: Held) {
-        let Call { id, body } = call;
-        let Some(caller) = self.clients.get_mut(&client) else { return };
-        if !caller.under_way.insert(id) {
-            let permit = self.hub.log.several("call_repeated", "");
-            limited!(
-                permit,
-                warn,
-                [],
-                "closed the connection of a client: call {id} is under way and was made again"
-            );
-            return caller.outbox.shut();
-        }
-        let full = [
-            (Resource::ConnectionCalls, caller.under_way.len(), MAX_CALLS),
-            (Resource::NodeCalls, self.requests.len() + 1, MAX_ALL_CALLS),
-        ];
-        if let CallBody::Data { request, .. } = &body {
-            let under_way = UnderWay { _held: held, kind: kind(request), since: Instant::now() };
-            self.requests.insert((client, id), under_way);
-        }
-        if let Some((what, _, limit)) = full.into_iter().find(|(_, count, limit)| count > limit) {
-            self.busy += 1;
-            return self.reply(client, id, busy(what, limit));
-        }
-        match body {
-            CallBody::Data { request, timeout_ms } => {
-                self.input(Input::Client { client, id, request, timeout_ms });
-            }
-            CallBody::Ring => self.reply(client, id, ReplyBody::Ring(self.ring())),
-            CallBody::Status => self.reply(client, id, ReplyBody::Status(self.status().into())),
-            CallBody::Links => self.reply(client, id, ReplyBody::Links(self.hub.links())),
-            CallBody::AcceptLoss => self.accept_loss(client, id),
-            CallBody::Emulate(order) => {
-                let told = self.emulate(order);
-                self.reply(client, id, ReplyBody::Emulated(told));
-            }
-            CallBody::Repair { begin, partition, peer } => {
-                let told = self.repair(begin, partition, peer);
-                self.reply(client, id, ReplyBody::Repair(told));
-            }
-            CallBody::Samples => {
-                let (name, trips) = (self.config.name.clone(), self.node.recent_trips());
-                self.reply(client, id, ReplyBody::Samples(SampleReport { name, trips }));
-            }
-            CallBody::Stop => {
-                self.reply(client, id, ReplyBody::Stopping);
-                self.stop("a client's request");
-            }
-            CallBody::Replace { old, new, address, apply } => {
-                self.replace(client, id, (&old, &new, address), apply);
-            }
-            CallBody::Drain(order) => {
-                let told = self.order_drain(order);
-                self.reply(client, id, ReplyBody::Drain(told));
-            }
-        }
-    }
-
-    /// Answers a call; nothing happens when the client has gone.
-    fn reply(&mut self, client: ClientId, id: u64, body: ReplyBody) {
-        if let Some(UnderWay { kind, since, .. }) = self.requests.remove(&(client, id))
-            && let ReplyBody::Data(response) = &body
-        {
-            self.meter.answered(kind, response, since.elapsed());
-        }
-        let Some(caller) = self.clients.get_mut(&client) else { return };
-        caller.under_way.remove(&id);
-        let emulated = self.emulator.is_on() && matches!(body, ReplyBody::Data(_));
-        let wrote = matches!(body, ReplyBody::Data(Response::Written { .. }));
-        let kind = match &body {
-            ReplyBody::Data(response) => response.kind(),
-            _ => emulation::Kind::Other,
-        };
-        let protocol = caller.protocol;
-        let mut frame = Reply { id, body }.frame(protocol);
-        if frame.len() > LARGE_REPLY_BYTES && !caller.outbox.fits(frame.len(), RESERVE_BYTES) {
-            self.busy += 1;
-            if wrote {
-                // It was done, so it cannot be refused: with the connection gone, its outcome is unknown.
-                return caller.outbox.shut();
-            }
-            let body = busy(Resource::UnreadReplies, CLIENT_LIMITS.bytes);
-            frame = Reply { id, body }.frame(protocol);
-        }
-        if emulated {
-            self.emulator.post(self.now(), kind, Parcel::Reply { client, frame });
-        } else {
-            self.answer(client, frame);
-        }
-    }
-
-    /// Lets a frame leave that answers a client's call of this id.
-    fn answer(&mut self, client: ClientId, frame: Bytes) {
-        let Some(caller) = self.clients.get_mut(&client) else { return };
-        caller.owed = caller.owed.saturating_sub(1);
-        if !caller.outbox.push(frame) {
-            caller.outbox.shut();
-        }
-        caller.finish_if_answered();
-    }
-
     fn carry_out(&mut self) {
         let (mut works, mut own) = (Vec::new(), Vec::new());
         for output in std::mem::take(&mut self.out) {
@@ -723,23 +444,6 @@ impl<'a> Engine<'a> {
         own.into_iter().for_each(|message| self.tell_self(message));
     }
 
-    /// The operator accepts that acknowledged writes are gone where no other node has them.
-    fn accept_loss(&mut self, client: ClientId, id: u64) {
-        if self.node.lost().is_empty() {
-            let why = LossRefusal::NothingLost { node: self.config.name.clone() };
-            return self.reply(client, id, ReplyBody::LossAccepted(Err(why)));
-        }
-        self.accepting_loss.push((client, id));
-        self.input(Input::AcceptLoss);
-    }
-
-    /// That is durable, for so many partitions.
-    fn loss_accepted(&mut self, partitions: u32) {
-        for (client, id) in std::mem::take(&mut self.accepting_loss) {
-            self.reply(client, id, ReplyBody::LossAccepted(Ok(partitions)));
-        }
-    }
-
     /// A peer is to be reached elsewhere, as others say.
     fn moved(&self, peer: NodeId, address: &str) {
         let Some(peer) = self.hub.peers.get(&peer) else { return };
@@ -772,9 +476,4 @@ fn configured(members: &Members, configured: &Members) -> Members {
         None => member.clone(),
     };
     Members::new(members.iter().map(place).collect())
-}
-
-fn busy(what: Resource, limit: usize) -> ReplyBody {
-    let refusal = Refusal::Busy { what, limit: limit as u32 };
-    ReplyBody::Data(Response::Refused(refusal))
 }

@@ -18,6 +18,6 @@ pub static VERSION: LazyLock<String> = LazyLock::new(|| {
         env!("CARGO_PKG_VERSION"),
         option_env!("PIXII_COMMIT").unwrap_or("unknown"),
         pixii_core::wire::PROTOCOL,
-        disk::schema::NEWEST,
+        disk::NEWEST,
     )
 });

@@ -1,14 +1,14 @@
 //! Why a data directory is not opened, and what its operator is told.
 
-use std::fmt;
-use std::io;
 use std::path::{Path, PathBuf};
+use std::{fmt, io};
 
 use pixii_core::store::StoreError;
 
 use super::files;
 use super::guarded::Fault;
-use super::schema::{self, SchemaError};
+use super::layout::NEWEST;
+use super::schema::SchemaError;
 
 /// Why a data directory was not opened.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -48,7 +48,7 @@ pub enum OpenError {
     #[error(
         "the data in {} has schema {found} and this program knows schemas up to {}: start a newer \
          program",
-        dir.display(), schema::NEWEST
+        dir.display(), NEWEST
     )]
     NewerSchema {
         /// The directory.
@@ -60,7 +60,7 @@ pub enum OpenError {
     #[error(
         "the data in {} has schema {found} and this reads schema {}: start the daemon once, which \
          brings it up to date",
-        dir.display(), schema::NEWEST
+        dir.display(), NEWEST
     )]
     OlderSchema {
         /// The directory.

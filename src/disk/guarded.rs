@@ -24,7 +24,7 @@ use std::{mem, thread};
 use bytes::Bytes;
 use rustix::fs::{Dir, FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
-pub(in crate::disk) use sled::Batch;
+pub(super) use sled::Batch;
 
 use super::files::{lock_within, sync_path};
 use super::log::Survey;
@@ -58,7 +58,7 @@ const NO_DESCRIPTOR_BACKOFF: Duration = Duration::from_millis(20);
 
 /// What went wrong below, in one sentence.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::disk) enum Fault {
+pub(super) enum Fault {
     /// The files contradict themselves, or sled panicked.
     Corrupt(String),
     /// The operating system said no.
@@ -145,7 +145,7 @@ fn open_patiently(dir: BorrowedFd<'_>, name: &OsStr) -> Result<File, Errno> {
 
 /// An open sled directory.
 #[derive(Debug)]
-pub(in crate::disk) struct Sled {
+pub(super) struct Sled {
     dir: PathBuf,
     /// Over whoever writes; before the database, a handle of which it has. `None` only while it is closed.
     watch: Option<Watch>,
@@ -163,7 +163,7 @@ pub(in crate::disk) struct Sled {
 impl Sled {
     /// Opens the directory, or makes it if it is not there. The page cache takes about `cache_bytes`
     /// bytes; measured was up to 2.4 times as much.
-    pub(in crate::disk) fn open(dir: &Path, cache_bytes: u64) -> Result<Self, Fault> {
+    pub(super) fn open(dir: &Path, cache_bytes: u64) -> Result<Self, Fault> {
         let survey = Sled::survey_of(dir, 0)?;
         Sled::open_surveyed(dir, cache_bytes, survey)
     }
@@ -243,7 +243,7 @@ impl Sled {
     }
 
     /// The value at a key, shared with sled's cache.
-    pub(in crate::disk) fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Fault> {
+    pub(super) fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Fault> {
         self.run(|db| Ok(db.get(key)?.map(Bytes::from_owner)))
     }
 
@@ -296,13 +296,13 @@ impl Sled {
     }
 
     /// Applies all of the batch or nothing; durable after the next [`Sled::sync`].
-    pub(in crate::disk) fn apply(&self, batch: Batch) -> Result<(), Fault> {
+    pub(super) fn apply(&self, batch: Batch) -> Result<(), Fault> {
         self.watched(|| self.run(|db| Ok(db.apply_batch(batch)?)))
     }
 
     /// Makes everything applied durable. sled's flush writes and calls `sync_file_range`, which is not
     /// durable: the fsync is ours.
-    pub(in crate::disk) fn sync(&self) -> Result<(), Fault> {
+    pub(super) fn sync(&self) -> Result<(), Fault> {
         self.watched(|| self.run(|db| Ok(db.flush()?)))?;
         self.run(|_| {
             self.sync_blobs()?;

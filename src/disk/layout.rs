@@ -27,8 +27,10 @@ pub(super) const MEMBERS: &str = "members";
 pub(super) const RING: &str = "ring";
 /// Where the store keeps the number of its last write.
 pub(super) const LAST_WRITE: &str = "write";
+/// The schema that this program reads and writes: as many steps lead to it (see `schema`).
+pub const NEWEST: u32 = 3;
 /// Where the schema's version is.
-pub(in crate::disk) const SCHEMA: &str = "schema";
+pub(super) const SCHEMA: &str = "schema";
 
 const META_SPACE: u8 = 1;
 const DATA_SPACE: u8 = 2;
@@ -56,7 +58,7 @@ const INLINE: u8 = 0;
 const CHUNKED: u8 = 1;
 
 /// The place of a small record in the meta space.
-pub(in crate::disk) fn meta_key(name: &str) -> Vec<u8> {
+pub(super) fn meta_key(name: &str) -> Vec<u8> {
     [&[META_SPACE], name.as_bytes()].concat()
 }
 
@@ -262,14 +264,14 @@ impl Head {
 }
 
 /// A small record of the meta space: a version byte, the content, and a checksum that covers its name.
-pub(in crate::disk) fn seal(name: &str, content: &[u8]) -> Vec<u8> {
+pub(super) fn seal(name: &str, content: &[u8]) -> Vec<u8> {
     let mut bytes = [&[META_VERSION], content].concat();
     bytes.put_u64(hash64(&[b"meta", name.as_bytes(), &bytes]));
     bytes
 }
 
 /// The content of a small record, or `None` if it is damaged.
-pub(in crate::disk) fn unseal(name: &str, bytes: &Bytes) -> Option<Bytes> {
+pub(super) fn unseal(name: &str, bytes: &Bytes) -> Option<Bytes> {
     let split = bytes.len().checked_sub(CHECKSUM_BYTES)?;
     let (body, mut checksum) = (bytes.slice(..split), bytes.slice(split..));
     let sound = checksum.get_u64() == hash64(&[b"meta", name.as_bytes(), &body]);

@@ -6,6 +6,7 @@ use pixii_core::store::StoreError;
 
 use super::files::Directory;
 use super::files::copy::PrivateCopy;
+use super::layout::NEWEST;
 use super::{DiskStore, OpenError, open_sled, refuse_noted, schema};
 
 /// Which schema a stopped store has, and the way to today's.
@@ -33,7 +34,7 @@ fn report(directory: Directory, dir: &Path, cache_bytes: u64) -> Result<SchemaRe
     let sled = open_sled(&directory, dir, cache_bytes)?;
     let found = schema::found(&sled).map_err(|error| OpenError::from_schema(dir, error))?;
     sled.close().map_err(|fault| OpenError::from_fault(dir, fault))?;
-    Ok(SchemaReport { found, newest: schema::NEWEST, steps: schema::steps(found) })
+    Ok(SchemaReport { found, newest: NEWEST, steps: schema::steps(found) })
 }
 
 /// Brings the store in `dir`, which no daemon may have, to today's schema, synced, as a daemon's start does, and tells what

@@ -5,7 +5,7 @@
 use bytes::Bytes;
 
 use super::guarded::{Batch, Fault, Sled};
-use super::layout::{SCHEMA, meta_key, seal, unseal};
+use super::layout::{NEWEST, SCHEMA, meta_key, seal, unseal};
 
 #[path = "../../migrations/v1.rs"]
 mod v1;
@@ -19,14 +19,11 @@ mod v3;
 type Migration = fn(&Sled) -> Result<Batch, Fault>;
 
 /// The step to schema N is at N-1.
-const MIGRATIONS: [Migration; 3] = [v1::migrate, v2::migrate, v3::migrate];
+const MIGRATIONS: [Migration; NEWEST as usize] = [v1::migrate, v2::migrate, v3::migrate];
 
 /// What each step is about: the one to schema N is at N-1.
 const ABOUT: [&str; MIGRATIONS.len()] =
     ["an empty store", "hints and the list of members", "generations of partitions"];
-
-/// The schema that this program reads and writes.
-pub const NEWEST: u32 = MIGRATIONS.len() as u32;
 
 /// Why the data is not at the newest schema.
 #[derive(Debug, PartialEq, Eq)]

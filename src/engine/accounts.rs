@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use pixii_core::emulation::Kind;
 use pixii_core::members::{Members, Opinion};
 use pixii_core::message::{
-    CollectionStatus, Counter, Levels, PairStatus, PeerRepair, PeerStatus, RepairCounts,
+    CollectionStatus, Counter, Kind, Levels, PairStatus, PeerRepair, PeerStatus, RepairCounts,
     RepairRefusal, RepairReport, RepairStatus, RingReport, StatusReport, Trouble,
 };
 use pixii_core::node::{Input, PairView};

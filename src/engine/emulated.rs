@@ -9,9 +9,9 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use pixii_core::emulation::{self, Emulation, Kind, Place, Rule, Verdict};
+use pixii_core::emulation::{self, Emulation, Place, Rule, Verdict};
 use pixii_core::message::{
-    Call, CallBody, Counter, EmulateOrder, EmulateRefusal, PeerMessage, Request,
+    Call, CallBody, Counter, EmulateOrder, EmulateRefusal, Kind, PeerMessage, Request,
 };
 use pixii_core::node::{ClientId, Input};
 use pixii_core::types::{MILLI, Micros, NodeId};

@@ -1,13 +1,16 @@
-//! The lives of a daemon: mostly one. A later ring ends a life and begins the next one in the same process.
+//! The lives of a daemon: mostly one. A later ring ends a life and begins the next one in the same
+//! process.
 
 use std::sync::Arc;
 
 use pixii_core::members::{Member, Members};
+use pixii_core::merkle::KeptTree;
 use pixii_core::node::{self, Limits, Node};
 use pixii_core::ring::Ring;
 use pixii_core::secret::Nonces;
 use pixii_core::store::{
-    Change, LifeError, Owner, Process, Store, begin_anew, begin_life, end_life,
+    Change, Kept, LifeError, Meta, Owner, Process, Store, StoreError, begin_anew, begin_life,
+    end_life,
 };
 use pixii_core::types::{Key, MILLI};
 use pixii_transport::random;
@@ -26,7 +29,7 @@ use super::origin::{self, Conflict, Remembered};
 use super::reload::Settings;
 use super::scrub::Scrubber;
 use super::storage::Storage;
-use super::{Ended, Engine, Order, ServeError, configured, trees};
+use super::{Ended, Engine, EngineParts, Order, ServeError, configured, trees};
 use crate::config::Config;
 use crate::net::Access;
 
@@ -60,7 +63,7 @@ pub(super) fn run_watched(
 ) -> Result<Outcome, ServeError> {
     let (mut continues, mut settings) = (false, Settings::of(config));
     loop {
-        let ended = live((config, &mut settings), &store, orders, watchers, continues);
+        let ended = live(config, &mut settings, &store, orders, watchers, continues);
         if ended.is_err() {
             watchers.fail();
         }
@@ -76,7 +79,8 @@ pub(super) fn run_watched(
 
 /// One life. `continues` if it follows another one of this process.
 fn live(
-    (config, settings): (&Config, &mut Settings),
+    config: &Config,
+    settings: &mut Settings,
     store: &Arc<dyn Store>,
     orders: &mut Receiver<Order>,
     watchers: &Watchers,
@@ -86,11 +90,7 @@ fn live(
     let manager = Manager::new(Patience::begin().map_err(system("thread"))?);
     let number = || random().map(u64::from_be_bytes).map_err(system("random bits"));
     let (fresh_id, boot_nonce, seed) = (number()?, number()?, number()?);
-    let access = Access {
-        secrets: config.secrets.clone(),
-        per_address: config.max_connections_per_address,
-        nonces: Nonces::new(random().map_err(system("random bits"))?),
-    };
+    let nonces = Nonces::new(random().map_err(system("random bits"))?);
     let runtime =
         Builder::new_current_thread().enable_all().build().map_err(system("event loop"))?;
 
@@ -98,41 +98,9 @@ fn live(
     let ring = Arc::new(ring_in_force(config, &**store).map_err(unusable)?);
     let (cluster, name) = (config.cluster.clone(), config.name.clone());
     let owner = Owner { cluster, name, ring: config.ring.digest() };
-    let mut is_moved = false;
-    if !continues {
-        let sought = Arc::new(Nonces::new(random().map_err(system("random bits"))?));
-        if config.new_identity {
-            runtime.block_on(judge_anew(config, &**store, &sought))?;
-            let identity = number()?;
-            begin_anew(&**store, &owner, &config.members, identity).map_err(unusable)?;
-            warn!(
-                "the data of node {} has a new identity: it is of a cluster that is to be founded anew",
-                config.name
-            );
-        }
-        is_moved = runtime.block_on(judge(config, &**store, &owner, &sought))?;
-    }
-    let last = store.meta().map_err(|error| unusable(error.into()))?;
-    // Before anything is written.
-    let trees = match (continues, &last) {
-        (false, Some(last)) => trees::take(&**store, last, (config, &ring))?,
-        _ => Vec::new(),
-    };
-    let recovered = last.is_some_and(|meta| !meta.clean);
+    let is_moved = !continues && runtime.block_on(judge(config, &**store, &owner, number()?))?;
     let process = if continues { Process::Same } else { Process::New(fresh_id) };
-    let meta = begin_life(&**store, &owner, process).map_err(unusable)?;
-    let incarnation = meta.incarnation;
-    info!(
-        "node {} of cluster {} starts: incarnation {incarnation}, {}, with ring version {}",
-        config.name,
-        config.cluster,
-        match (continues, recovered) {
-            (true, _) => "continued",
-            (_, true) => "recovered from an unclean stop",
-            _ => "after a clean stop or new",
-        },
-        ring.version(),
-    );
+    let Begun { meta, recovered, trees } = begin(config, &**store, &ring, &owner, process)?;
     let listener = match runtime.block_on(binding::bind(&config.listen, orders)) {
         Ok(Some(listener)) => listener,
         without => {
@@ -143,17 +111,9 @@ fn live(
             return without.map(|_| Ending::Stop).map_err(failed);
         }
     };
-    let place = |key: &Key| {
-        let partition = ring.partition(key);
-        (partition, !ring.homes(partition).contains(&config.me()))
-    };
     manager::notify(&NotifyState::Status("counting what is kept for other members"));
-    let (remembered, hints) = (store.members()?, store.hint_totals(&place)?);
-    let remembered = match remembered {
-        Some(remembered) if is_moved => Some(configured(&remembered, &config.members)),
-        remembered => remembered,
-    };
-    let members = members(config, incarnation, ring.version() > 1, remembered);
+    let hints = kept_hints(config, &**store, &ring)?;
+    let members = remembered_members(config, &**store, &ring, meta.incarnation, is_moved)?;
     // What tells a copy of this directory that it is one: where this node is to be found. It is
     // durable with whatever is synced next, so before anything is acknowledged.
     store.apply(&[Change::Members(members.clone())])?;
@@ -161,8 +121,8 @@ fn live(
     let (reports, reported) = unbounded_channel();
     let reserve_bytes = config.disk_reserve_mib << 20;
     let levels = Levels::measure(&**store)?;
-    let storage =
-        Storage::start(store, levels, reserve_bytes, reports.clone()).map_err(system("threads"))?;
+    let storage = Storage::start(store, levels, reserve_bytes, reports.clone());
+    let storage = storage.map_err(system("threads"))?;
     let scrubber = Scrubber::start(store.clone(), settings.scrub_interval_ms, reports);
     let scrubber = scrubber.map_err(system("thread"))?;
     let kept_ring = ring.clone();
@@ -173,26 +133,55 @@ fn live(
             generations,
             trees,
             continues,
-            ..machine_config((config, settings), ring.clone(), members)
+            ..machine_config(config, settings, ring.clone(), members)
         };
-        let node = Node::new(config_of_node, meta, seed);
-        let drawn = (boot_nonce, seed);
+        let node = Node::new(config_of_node, meta, seed).with_experiment(config.experiment);
         let alarm = Alarm::new().map_err(system("timer"))?;
-        let stored = (storage, reported);
-        let (drawn, told) = ((drawn, access), (manager, alarm, scrubber));
-        let engine = Engine::new((config, settings), ring, recovered, drawn, node, stored, told);
+        let engine = Engine::new(EngineParts {
+            config,
+            settings,
+            ring,
+            recovered,
+            boot_nonce,
+            seed,
+            access: access(config, nonces),
+            node,
+            storage,
+            reports: reported,
+            manager,
+            alarm,
+            scrubber,
+        });
         Ok::<_, ServeError>(engine.run(listener, seed, orders, watchers.begin()).await?)
     });
     // A look-up of a peer's host name may still be waiting for an answer.
     runtime.shutdown_background();
-    let Ended { ending, storage, meta, trees } = served?;
+    end(config, &**store, &kept_ring, watchers, served?)
+}
+
+/// Who may connect.
+fn access(config: &Config, nonces: Nonces) -> Access {
+    let (secrets, per_address) = (config.secrets.clone(), config.max_connections_per_address);
+    Access { secrets, per_address, nonces }
+}
+
+/// Closes an incarnation: nothing is written after it.
+fn end(
+    config: &Config,
+    store: &dyn Store,
+    ring: &Ring,
+    watchers: &Watchers,
+    ended: Ended,
+) -> Result<Ending, ServeError> {
+    let system = |error| ServeError::System("thread", error);
+    let Ended { ending, storage, meta, trees } = ended;
     watchers.end(&ending);
-    let _writing = Patience::begin().map_err(system("thread"))?;
+    let _writing = Patience::begin().map_err(system)?;
     storage.finish()?;
-    end_life(&**store, &meta)?;
+    end_life(store, &meta)?;
     // The next incarnation has another ring, or another store, of which all is read.
     if !matches!(ending, Ending::Relive | Ending::Rebuild) {
-        trees::keep(&**store, &meta, (config, &kept_ring), trees)?;
+        trees::keep(store, &meta, config, ring, trees)?;
     }
     match &ending {
         Ending::Relive => info!("node {} has a later ring, and begins another life", config.name),
@@ -201,14 +190,92 @@ fn live(
     Ok(ending)
 }
 
+/// How an incarnation has begun.
+struct Begun {
+    meta: Meta,
+    /// True if the stop before it was not a clean one.
+    recovered: bool,
+    /// The trees of a clean stop.
+    trees: Vec<KeptTree>,
+}
+
+fn begin(
+    config: &Config,
+    store: &dyn Store,
+    ring: &Ring,
+    owner: &Owner,
+    process: Process,
+) -> Result<Begun, ServeError> {
+    let unusable = |error| ServeError::Life(config.data_dir.clone(), error);
+    let continues = process == Process::Same;
+    let last = store.meta().map_err(|error| unusable(error.into()))?;
+    // Before anything is written.
+    let trees = match (continues, &last) {
+        (false, Some(last)) => trees::take(store, last, config, ring)?,
+        _ => Vec::new(),
+    };
+    let recovered = last.is_some_and(|meta| !meta.clean);
+    let meta = begin_life(store, owner, process).map_err(unusable)?;
+    info!(
+        "node {} of cluster {} starts: incarnation {}, {}, with ring version {}",
+        config.name,
+        config.cluster,
+        meta.incarnation,
+        match (continues, recovered) {
+            (true, _) => "continued",
+            (_, true) => "recovered from an unclean stop",
+            _ => "after a clean stop or new",
+        },
+        ring.version(),
+    );
+    Ok(Begun { meta, recovered, trees })
+}
+
+/// What is kept for other members.
+fn kept_hints(config: &Config, store: &dyn Store, ring: &Ring) -> Result<Kept, StoreError> {
+    let place = |key: &Key| {
+        let partition = ring.partition(key);
+        (partition, !ring.homes(partition).contains(&config.me()))
+    };
+    store.hint_totals(&place)
+}
+
+/// The members: as the store remembers them, unless this node has moved; where it says nothing, as
+/// they are configured.
+fn remembered_members(
+    config: &Config,
+    store: &dyn Store,
+    ring: &Ring,
+    incarnation: u64,
+    is_moved: bool,
+) -> Result<Members, StoreError> {
+    let remembered = match store.members()? {
+        Some(remembered) if is_moved => Some(configured(&remembered, &config.members)),
+        remembered => remembered,
+    };
+    Ok(members(config, incarnation, ring.version() > 1, remembered))
+}
+
 /// True if this node has moved; an error if the data is a copy of what another daemon runs on. Data
-/// of another owner is refused later.
+/// of another owner is refused later. A copy that is to be a cluster of its own gets this
+/// `identity` first.
 async fn judge(
     config: &Config,
     store: &dyn Store,
     owner: &Owner,
-    nonces: &Arc<Nonces>,
+    identity: u64,
 ) -> Result<bool, ServeError> {
+    let nonces = random().map_err(|error| ServeError::System("random bits", error))?;
+    let nonces = &Arc::new(Nonces::new(nonces));
+    if config.new_identity {
+        judge_anew(config, store, nonces).await?;
+        let unusable = |error| ServeError::Life(config.data_dir.clone(), error);
+        begin_anew(store, owner, &config.members, identity).map_err(unusable)?;
+        warn!(
+            "the data of node {} has a new identity: it is of a cluster that is to be founded anew",
+            config.name
+        );
+    }
     let Some(meta) = store.meta()? else { return Ok(false) };
     if (&meta.owner.cluster, &meta.owner.name) != (&owner.cluster, &owner.name) {
         return Ok(false);
@@ -228,7 +295,8 @@ async fn judge_anew(
     Ok(origin::check_anew(config, Remembered { meta: &meta, members: &members }, nonces).await?)
 }
 
-/// The ring that the store has, if it has one, which is a later one; else the one that the configured members make.
+/// The ring that the store has, if it has one, which is a later one; else the one that the
+/// configured members make.
 fn ring_in_force(config: &Config, store: &dyn Store) -> Result<Ring, LifeError> {
     let configured = &config.ring;
     match store.ring()? {
@@ -242,7 +310,8 @@ fn ring_in_force(config: &Config, store: &dyn Store) -> Result<Ring, LifeError> 
     }
 }
 
-/// The members: what is configured, and what the store remembers better; with a later ring, that alone.
+/// The members: what is configured, and what the store remembers better; with a later ring, that
+/// alone.
 fn members(
     config: &Config,
     incarnation: u64,
@@ -271,7 +340,8 @@ fn members(
 
 /// What the configuration tells the machine; what its store knows is added.
 fn machine_config(
-    (config, settings): (&Config, &Settings),
+    config: &Config,
+    settings: &Settings,
     ring: Arc<Ring>,
     members: Members,
 ) -> node::Config {
@@ -287,7 +357,6 @@ fn machine_config(
         repair_interval,
         scrub_interval,
         bootstrap: config.bootstrap,
-        experiment: config.experiment,
         ..node::Config::new(config.me(), ring, members)
     }
 }

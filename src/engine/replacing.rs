@@ -15,7 +15,9 @@ impl Engine<'_> {
         &mut self,
         client: ClientId,
         id: u64,
-        (old, new, address): (&str, &str, String),
+        old: &str,
+        new: &str,
+        address: String,
         apply: bool,
     ) {
         let plan = self.plan(old, new, &address);

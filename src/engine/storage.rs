@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{self, Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use pixii_core::node::{Done, Shortage, Work};
+use pixii_core::node::{Done, ScanToken, Shortage, Work};
 use pixii_core::store::{Change, Span, Store, StoreError, hint_bytes};
 use pixii_core::types::{Key, Micros, NodeId, Partition};
 use tokio::sync::mpsc::UnboundedSender;
@@ -50,7 +50,7 @@ pub(super) enum Report {
 }
 
 /// A scan that waits for its thread: token, partition and span.
-type Scan = (u64, Partition, Span);
+type Scan = (ScanToken, Partition, Span);
 
 enum Lookup {
     Records(Vec<Wanted>),
@@ -549,7 +549,7 @@ mod tests {
         assert!(took(slow, &|| storage.submit(std::iter::once(read()))) >= slow);
         let scan = || {
             let span = Span { limit_bytes: 1, ..Span::default() };
-            Work::Scan { token: 1, partition: Partition(1), span }
+            Work::Scan { token: ScanToken::default(), partition: Partition(1), span }
         };
         assert!(took(slow, &|| storage.submit(std::iter::once(scan()))) >= slow);
         took(Duration::ZERO, &|| storage.submit(std::iter::once(put(2, "b"))));

@@ -18,7 +18,8 @@ fn binding(meta: &Meta, ring: &Ring) -> Binding {
 pub(super) fn keep(
     store: &dyn Store,
     meta: &Meta,
-    (config, ring): (&Config, &Ring),
+    config: &Config,
+    ring: &Ring,
     trees: Vec<KeptTree>,
 ) -> Result<(), StoreError> {
     if trees.is_empty() {
@@ -34,7 +35,8 @@ pub(super) fn keep(
 pub(super) fn take(
     store: &dyn Store,
     last: &Meta,
-    (config, ring): (&Config, &Ring),
+    config: &Config,
+    ring: &Ring,
 ) -> Result<Vec<KeptTree>, StoreError> {
     let decoded = match store.take_trees()? {
         Taken::Nothing => return Ok(Vec::new()),

@@ -7,6 +7,7 @@ mod rules;
 
 use std::collections::HashMap;
 
+use crate::message::Kind;
 use crate::rng::Rng;
 use crate::types::{Micros, NodeId};
 pub use delay::Delay;
@@ -29,44 +30,6 @@ pub enum Place {
 impl From<NodeId> for Place {
     fn from(node: NodeId) -> Self {
         Place::Node(node)
-    }
-}
-
-/// What a message is about, as far as rules tell messages apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
-    /// What is to be stored, from a client or for a replica.
-    Write,
-    /// That it is.
-    Ack,
-    /// The question of a read.
-    Read,
-    /// What is there.
-    Answer,
-    /// Who is alive, and who belongs to the cluster.
-    Gossip,
-    /// The comparison of replicas.
-    Repair,
-    /// Anything else.
-    Other,
-}
-
-impl Kind {
-    /// All of them.
-    pub const ALL: [Kind; 7] =
-        [Kind::Write, Kind::Ack, Kind::Read, Kind::Answer, Kind::Gossip, Kind::Repair, Kind::Other];
-
-    /// Its name, in rules and accounts.
-    pub fn name(self) -> &'static str {
-        match self {
-            Kind::Write => "writes",
-            Kind::Ack => "acks",
-            Kind::Read => "reads",
-            Kind::Answer => "answers",
-            Kind::Gossip => "gossip",
-            Kind::Repair => "repair",
-            Kind::Other => "others",
-        }
     }
 }
 

@@ -23,6 +23,7 @@ use crate::wire::{self, PROTOCOL, WireError};
 use before::Before;
 pub use counter::Counter;
 pub use drain::{DrainOrder, DrainReport, DrainState, KeptHints};
+pub use kind::Kind;
 pub use orders::{DrainRefusal, EmulateRefusal, LossRefusal, RepairRefusal, ReplaceRefusal};
 pub use reasons::{
     ComparisonFault, HeldBack, Measure, NotYet, QuorumName, Resource, TreeAnswer, TreeQuestion,

@@ -1,14 +1,19 @@
-//! The machine: a node as a state machine without sockets, disk, clock or threads. A driver gives it
-//! inputs and the time, and carries out its outputs.
+//! The machine: a node as a state machine without sockets, disk, clock or threads. A driver gives
+//! it inputs and the time, and carries out its outputs.
 
 mod collection;
 mod coordinator;
 mod effects;
+mod experiment;
 mod forest;
 mod generations;
 mod gossip;
 mod handoff;
+mod hints;
 mod identity;
+mod ids;
+mod local;
+mod outbox;
 mod placement;
 mod reach;
 mod repair;
@@ -23,15 +28,19 @@ use crate::generation::Grave;
 use crate::members::Members;
 use crate::merkle::KeptTree;
 use crate::message::{Body, Counter, HeldBack, NotYet, PeerMessage, RecentTrips, Refusal, Request};
-use crate::store::{HintTotal, Meta};
+use crate::store::{HintTotal, Meta, ScanPage};
 use crate::types::{Key, MILLI, Micros, NodeId, Partition};
 use collection::Collection;
 use coordinator::{Coordinator, Origin};
 use effects::Effects;
+pub use experiment::Experiment;
 pub use forest::own_partitions;
+use generations::Stamped;
 use gossip::Gossip;
 use handoff::Handoff;
 use identity::Identity;
+pub use ids::ScanToken;
+use ids::{RequestId, Role, ScanPurpose};
 use placement::Placement;
 pub use placement::reconcile;
 pub use repair::PairView;
@@ -39,8 +48,8 @@ use repair::Repair;
 use replica::Replica;
 use returning::Returning;
 pub use words::{
-    ClientId, Config, Done, EXPLORE, Experiment, Hindrance, Input, LATE_READ, Limits, Notice,
-    Output, Oversize, PeerView, RingChange, Shortage, Stall, Work,
+    ClientId, Config, Done, EXPLORE, Hindrance, Input, LATE_READ, Limits, Notice, Output, Oversize,
+    PeerView, RingChange, Shortage, Stall, Work,
 };
 
 /// A node: its roles, and what they want done. No role sees another's state.
@@ -65,10 +74,11 @@ pub struct Node {
     drained: bool,
 }
 
-/// A node wants to be woken at least as often as this, so that it notices that its process did not run.
+/// A node wants to be woken at least as often as this, so that it notices that its process did not
+/// run.
 const PULSE: Micros = 100 * MILLI;
-/// A gap between inputs of this length is a pause. Shorter than any patience of clients: what they asked before it
-/// they may have asked elsewhere since.
+/// A gap between inputs of this length is a pause. Shorter than any patience of clients: what they
+/// asked before it they may have asked elsewhere since.
 const PAUSE: Micros = 250 * MILLI;
 /// What reached a paused process has been read by this time after the pause.
 const STALE: Micros = 1_000 * MILLI;
@@ -92,6 +102,14 @@ impl Node {
             drained: false,
             coordinator: Coordinator::new(config, seed),
         }
+    }
+
+    /// The same node, as an experiment wants it. Before its first input.
+    pub fn with_experiment(mut self, experiment: Experiment) -> Self {
+        debug_assert!(self.last_input.is_none(), "an experiment is of a whole life");
+        self.effects.out.carry_own(experiment.own_link);
+        self.coordinator.experiment(experiment);
+        self
     }
 
     /// Takes one input at the time `now` and appends what is to be done to `out`.
@@ -130,12 +148,12 @@ impl Node {
             }
             Input::Space(shortage) => self.replica.space(shortage),
             Input::Stalled(stall) => {
-                fx.set_stall(stall);
+                fx.local.set_stall(stall);
                 self.replica.stalled(fx);
             }
             Input::Drain(drained) => self.drained = drained,
             Input::Limits(limits) => {
-                fx.limit_hints(limits.hint_limit_bytes);
+                fx.local.hints.set_limit(limits.hint_limit_bytes);
                 self.handoff.limit_age(limits.hint_age);
                 self.repair.pace(now, limits.repair_interval, limits.scrub_interval);
             }
@@ -144,9 +162,7 @@ impl Node {
             }
             Input::Store(Done::Hints { token, page }) => self.handoff.listed(now, token, page, fx),
             Input::Store(Done::Scan { token, page }) => {
-                if !self.collection.scanned(now, token, &page, fx) {
-                    self.repair.scanned(now, token, page, fx);
-                }
+                self.scanned(now, token, page);
             }
             Input::Store(Done::List { token, listing }) => {
                 self.replica.list_done(token, listing, fx);
@@ -161,16 +177,16 @@ impl Node {
             }
         }
         self.settle(now);
-        self.effects.drain_into(out);
+        self.effects.out.drain_into(out);
     }
 
     /// Notices when this process did not run for a while: what it believes of others is stale.
     fn begin(&mut self, now: Micros) {
-        self.effects.begin(now);
+        self.effects.local.begin(now);
         let gap = now.saturating_sub(self.last_input.unwrap_or(now));
         self.last_input = Some(now);
         if gap > PAUSE {
-            self.effects.count(Counter::OwnPausesNoticed);
+            self.effects.out.count(Counter::OwnPausesNoticed);
             self.stale = (now + STALE, gap);
         }
         if gap > 2 * self.interval {
@@ -183,27 +199,26 @@ impl Node {
     fn settle(&mut self, now: Micros) {
         loop {
             if !self.coordinator.is_idle() {
-                self.effects.set_busy();
+                self.effects.local.set_busy();
             }
-            if let Some(message) = self.effects.next_local() {
-                self.dispatch(now, self.effects.me(), message);
-            } else if let Some((peer, opinion)) = self.effects.next_opinion() {
+            if let Some(message) = self.effects.out.next_local() {
+                self.dispatch(now, self.effects.local.me(), message);
+            } else if let Some((peer, opinion)) = self.effects.out.next_opinion() {
                 let fx = &mut self.effects;
                 self.coordinator.opine(now, peer, opinion, fx);
                 self.returning.opine(now, peer, opinion, fx);
                 self.handoff.opine(now, peer, opinion, fx);
                 self.repair.opine(now, peer, opinion);
                 self.collection.opine(peer, opinion);
-            } else if let Some((partition, key)) = self.effects.next_damaged() {
+            } else if let Some((partition, key)) = self.effects.out.next_damaged() {
                 self.repair.find_damaged(partition, key, &mut self.effects);
-            } else if let Some((from, incarnation)) = self.effects.next_own_life() {
+            } else if let Some((from, incarnation)) = self.effects.out.next_own_life() {
                 self.identity.hear_of_own_life(from, incarnation, &mut self.effects);
             } else {
                 break;
             }
         }
         self.handoff.notice_changes(now, &mut self.effects);
-        self.effects.tell_drained();
     }
 
     /// A peer can be sent to from now on, or no more.
@@ -218,7 +233,7 @@ impl Node {
     }
 
     /// A peer says who it is, or who it knows this node to be.
-    fn identify(&mut self, now: Micros, from: NodeId, op: u64, body: Body) {
+    fn identify(&mut self, now: Micros, from: NodeId, op: RequestId, body: Body) {
         let was_foreign = self.identity.is_foreign(from);
         self.identity.hear(now, from, op, body, &mut self.effects);
         if self.identity.is_foreign(from) {
@@ -231,8 +246,9 @@ impl Node {
     /// Gives a message to the role that it is for.
     fn dispatch(&mut self, now: Micros, from: NodeId, message: PeerMessage) {
         let PeerMessage { op, body } = message;
+        let op = RequestId::of_wire(op);
         let fx = &mut self.effects;
-        let own = from == fx.me();
+        let own = from == fx.local.me();
         if !own && !self.placement.has(from) {
             return self.placement.hear_stranger(from, body, fx);
         }
@@ -243,7 +259,7 @@ impl Node {
             && !self.identity.is_foreign(from)
             && self.may_issue_again(condemned)
         {
-            return self.effects.send(vec![from], op, Body::NotYet(NotYet::RepeatedPut));
+            return self.effects.out.send(vec![from], op, Body::NotYet(NotYet::RepeatedPut));
         }
         let fx = &mut self.effects;
         match body {
@@ -260,21 +276,21 @@ impl Node {
                 self.placement.hear(from, ring, &members, fx);
             }
             _ if self.identity.is_foreign(from) => {}
+            body => self.deliver(now, from, op, body),
+        }
+    }
+
+    /// Gives a message of a peer of the same cluster, or of the node itself, to the role that it is
+    /// for.
+    fn deliver(&mut self, now: Micros, from: NodeId, op: RequestId, body: Body) {
+        let fx = &mut self.effects;
+        let own = from == fx.local.me();
+        match body {
+            Body::Introduce { .. } | Body::Known { .. } | Body::Placement { .. } => {
+                debug_assert!(false, "who a peer is has been heard before what it says");
+            }
             Body::Coordinate { request, timeout_ms } => {
                 self.request(now, Origin::Peer { node: from, op }, request, timeout_ms);
-            }
-            Body::Held if op & handoff::TAG != 0 => self.handoff.answer(now, op, from, None, fx),
-            Body::Failed(why) if op & handoff::TAG != 0 => {
-                self.handoff.answer(now, op, from, Some(why), fx);
-            }
-            Body::Copy { object, generation, .. } if op & handoff::TAG != 0 => {
-                self.handoff.fetched(op, from, (&object, generation), fx);
-            }
-            Body::Held | Body::Failed(_) | Body::Copy { .. } if op & repair::TAG != 0 => {
-                self.repair.hear(now, from, op, body, fx);
-            }
-            Body::Held | Body::Failed(_) if op & collection::TAG != 0 && own => {
-                self.collection.done(op, &body, fx);
             }
             Body::Propose { .. }
             | Body::Agreed
@@ -294,7 +310,7 @@ impl Node {
             | Body::Held
             | Body::Copy { .. }
             | Body::Listed { .. }
-            | Body::Failed(_) => self.coordinator.answer(now, op, from, body, fx),
+            | Body::Failed(_) => self.answer(now, op, from, body),
             Body::AskHints => self.handoff.tell(from, op, fx),
             Body::Hints(count) => self.returning.hear(now, from, op, count, fx),
             Body::Gossip(word) => self.gossip.hear(now, from, op, word, fx),
@@ -304,28 +320,56 @@ impl Node {
             | Body::Bury(_)
             | Body::Collect { .. }
             | Body::Renounce { .. }
-            | Body::Withdraw { .. }
-                if !own =>
-            {
-                fx.count(Counter::OrdersOfOthersIgnored);
+            | Body::Withdraw { .. } => match own {
+                true => self.replica.ask(from, op, body, fx),
+                false => fx.out.count(Counter::OrdersOfOthersIgnored),
+            },
+            Body::Keep { .. } => match self.drained && !own {
+                true => fx.out.send(vec![from], op, Body::Failed(Refusal::Stopping)),
+                false => self.replica.ask(from, op, body, fx),
+            },
+            Body::Update { .. } | Body::Merge { .. } | Body::Read { .. } | Body::List { .. } => {
+                self.replica.ask(from, op, body, fx);
             }
-            Body::Keep { .. } if self.drained && !own => {
-                fx.send(vec![from], op, Body::Failed(Refusal::Stopping));
-            }
-            Body::Update { .. }
-            | Body::Merge { .. }
-            | Body::Keep { .. }
-            | Body::Discharge { .. }
-            | Body::Restore { .. }
-            | Body::Bury(_)
-            | Body::Collect { .. }
-            | Body::Renounce { .. }
-            | Body::Withdraw { .. }
-            | Body::Read { .. }
-            | Body::List { .. } => self.replica.ask(from, op, body, fx),
             Body::AskRing { .. } | Body::RingGranted | Body::RingDenied { .. } => {
                 self.placement.vote(now, from, op, body, fx);
             }
+        }
+    }
+
+    /// Gives an answer to the role that has asked.
+    fn answer(&mut self, now: Micros, op: RequestId, from: NodeId, body: Body) {
+        let fx = &mut self.effects;
+        match (op.role(), body) {
+            (Role::Coordinator, body) => self.coordinator.answer(now, op, from, body, fx),
+            (Role::Handoff, Body::Held) => self.handoff.answer(now, op, from, None, fx),
+            (Role::Handoff, Body::Failed(why)) => {
+                self.handoff.answer(now, op, from, Some(why), fx);
+            }
+            (Role::Handoff, Body::Copy { object, generation, .. }) => {
+                self.handoff.fetched(op, from, Stamped { object, generation }, fx);
+            }
+            (Role::Repair, body @ (Body::Held | Body::Failed(_) | Body::Copy { .. })) => {
+                self.repair.hear(now, from, op, body, fx);
+            }
+            // It asks the own replica only.
+            (Role::Collection, body @ (Body::Held | Body::Failed(_))) if from == fx.local.me() => {
+                self.collection.done(op, &body, fx);
+            }
+            // An answer to a question that the role does not put.
+            (Role::Handoff | Role::Repair | Role::Collection, _) => {}
+        }
+    }
+
+    /// Gives what was read to whom it was read for.
+    fn scanned(&mut self, now: Micros, token: ScanToken, page: ScanPage) {
+        let fx = &mut self.effects;
+        match token.purpose() {
+            ScanPurpose::Trees => self.repair.trees_scanned(now, token, &page, fx),
+            ScanPurpose::Exchange => self.repair.exchange_scanned(now, token, page, fx),
+            ScanPurpose::PeerList => self.repair.peer_list_scanned(token, &page, fx),
+            ScanPurpose::Graves => self.collection.graves_scanned(now, token, &page, fx),
+            ScanPurpose::Chore => self.collection.chore_scanned(token, &page, fx),
         }
     }
 
@@ -352,8 +396,8 @@ impl Node {
         }
     }
 
-    /// Why this node carries out no request now, or no write if `writes`, because it is starting or drained; `None` while it
-    /// serves.
+    /// Why this node carries out no request now, or no write if `writes`, because it is starting or
+    /// drained; `None` while it serves.
     pub fn refusal(&self, now: Micros, writes: bool) -> Option<Refusal> {
         let fx = &self.effects;
         let unsure = || writes && !self.collection.is_ready(now, fx);
@@ -379,7 +423,7 @@ impl Node {
 
     /// True when nothing that a client waits for is under way and every write is synced.
     pub fn is_idle(&self) -> bool {
-        self.coordinator.is_idle() && self.effects.is_synced()
+        self.coordinator.is_idle() && self.effects.out.is_synced()
     }
 
     /// Requests that somebody waits for.
@@ -400,7 +444,8 @@ impl Node {
     /// What this node makes of another member.
     pub fn peer_view(&self, now: Micros, peer: NodeId) -> PeerView {
         let (opinion, phi) = self.gossip.opinion(now, peer);
-        let (hints, since) = self.effects.hints().of(peer).unwrap_or((HintTotal::default(), now));
+        let (hints, since) =
+            self.effects.local.hints.of(peer).unwrap_or((HintTotal::default(), now));
         let (latency, hint_age) = (self.coordinator.latency(peer), now.saturating_sub(since));
         PeerView { opinion, phi, latency, hints, hint_age }
     }
@@ -413,28 +458,29 @@ impl Node {
     /// The members that cannot be used now: unreachable, silent or believed to be down.
     pub fn avoided(&self, now: Micros) -> Vec<NodeId> {
         let mut others = self.members().ids();
-        others.retain(|id| *id != self.effects.me() && self.placement.has(*id));
+        others.retain(|id| *id != self.effects.local.me() && self.placement.has(*id));
         others.into_iter().filter(|peer| self.coordinator.avoids(now, *peer)).collect()
     }
 
-    /// Every partition of this node with each other home of it: when they were last known to hold the same.
+    /// Every partition of this node with each other home of it: when they were last known to hold
+    /// the same.
     pub fn pairs(&self, now: Micros) -> Vec<PairView> {
         self.repair.view(now)
     }
 
     /// The number of the generation of a partition that this node is in.
     pub fn generation(&self, partition: Partition) -> u64 {
-        self.effects.generations().number(partition)
+        self.effects.local.generations.number(partition)
     }
 
     /// Keys here whose clock tells of events that have no value any more.
     pub fn dead_keys(&self) -> u64 {
-        self.effects.dead_keys()
+        self.effects.local.forest.all_dead()
     }
 
     /// Keys here whose object is over the limit of what a write may make of one: merges made them.
     pub fn oversized_keys(&self) -> u64 {
-        self.effects.oversized_keys()
+        self.effects.local.forest.all_oversized()
     }
 
     /// Partitions of this node whose tombstones cannot be collected now, and why.
@@ -453,41 +499,43 @@ impl Node {
         self.repair.damaged()
     }
 
-    /// Own partitions that have not been read to their end since the start, and are not compared before.
+    /// Own partitions that have not been read to their end since the start, and are not compared
+    /// before.
     pub fn unread(&self) -> usize {
-        self.effects.unread()
+        self.effects.local.forest.unbuilt()
     }
 
     /// True once a peer has said what it knows of this store: before, this node counts in no read.
     pub fn is_witnessed(&self) -> bool {
-        self.effects.is_witnessed()
+        self.effects.local.is_witnessed()
     }
 
-    /// True while others may still keep something for this node: what it does not find does not count.
+    /// True while others may still keep something for this node: what it does not find does not
+    /// count.
     pub fn is_awaiting(&self) -> bool {
-        self.effects.is_awaiting()
+        self.effects.local.is_awaiting()
     }
 
     /// Own partitions that cannot be read and written with the configured R and W, because too few
     /// other nodes can be reached. Whether this node itself takes requests is another question.
     pub fn unservable(&self) -> usize {
-        self.coordinator.unservable(self.effects.own_partitions())
+        self.coordinator.unservable(self.effects.local.forest.partitions())
     }
 
     /// The trees for the next start, if this node stops now and all that it wanted written is; none
     /// while records are known to be damaged: the next start is to find them.
     pub fn kept_trees(&self) -> Vec<KeptTree> {
-        if self.damaged() > 0 { Vec::new() } else { self.effects.kept_trees() }
+        if self.damaged() > 0 { Vec::new() } else { self.effects.local.forest.kept() }
     }
 
     /// The members as this node knows them now.
     pub fn members(&self) -> &Members {
-        self.effects.members()
+        self.effects.local.members()
     }
 
     /// What the store is to know at a clean stop (`store::end_life`).
     pub fn meta(&self) -> &Meta {
-        self.effects.meta()
+        self.effects.local.meta()
     }
 
     /// True while a later ring is on its way to the disk.
@@ -508,11 +556,11 @@ impl Node {
 
     /// True once the node serves.
     pub fn is_settled(&self) -> bool {
-        self.effects.is_settled()
+        self.effects.local.is_settled()
     }
 
     /// Counts since the start, in the order of their names; none that is 0.
     pub fn counters(&self) -> Vec<(Counter, u64)> {
-        self.effects.counters()
+        self.effects.out.counters()
     }
 }

@@ -1,6 +1,8 @@
 //! What the machine needs of a disk: the trait, the records, and the start and stop of a store's life.
-//! [`memory`] is the in-memory twin; the daemon's store on sled keeps the same promises on a real disk.
+//! [`memory`] is the in-memory twin; the daemon's store on sled keeps the same promises on a real
+//! disk.
 
+mod life;
 pub mod memory;
 
 use std::collections::BTreeMap;
@@ -11,9 +13,10 @@ use bincode::error::{DecodeError, EncodeError};
 use bincode::{BorrowDecode, Encode};
 use bytes::Bytes;
 
+pub use self::life::{LifeError, Process, begin_anew, begin_life, end_life};
 use crate::causal::{Context, Object};
 use crate::generation::Generation;
-use crate::members::{Cluster, Life, Member, Members, Standing};
+use crate::members::{Cluster, Life, Members};
 use crate::merkle::{Digest, LeafSet, leaf_of};
 use crate::ring::Ring;
 use crate::types::{Key, NodeId, Partition, hash64};
@@ -341,31 +344,6 @@ pub enum Taken {
 #[error("the store failed: {0}")]
 pub struct StoreError(pub String);
 
-/// Why a store cannot be used by this node. The store is as it was.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum LifeError {
-    /// The disk failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// It belongs to another node or cluster.
-    #[error("the data belongs to node {0} of cluster {1}, not to node {2} of cluster {3}")]
-    Owner(String, String, String, String),
-    /// It was written under another placement.
-    #[error(
-        "the data was placed by other members, n or partitions than the configuration has; they are \
-         fixed when a cluster is created"
-    )]
-    Ring,
-    /// There is no data that could be of another node.
-    #[error("there is no data of node {0}: only a copy of a node's data gets a new identity")]
-    Nothing(String),
-    /// A member of the ring in force is not configured.
-    #[error(
-        "member {0} is not configured, and was in the cluster that this is a copy of: say where the copy has it"
-    )]
-    Unplaced(String),
-}
-
 /// A durable map of records. Calls come from one writer and any number of readers.
 pub trait Store: Send + Sync {
     /// What the store knows of itself; `None` before its first life.
@@ -462,95 +440,6 @@ pub struct Scrubbed {
     pub parts: u64,
     /// What is damaged there, in a few words.
     pub damage: Option<String>,
-}
-
-/// Who begins an incarnation of a store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Process {
-    /// One that has just opened the store: it issues dots under this id, drawn at random.
-    New(u64),
-    /// The one that ended the incarnation before, and never let go of the store.
-    Same,
-}
-
-/// Begins a life of the store: consumes the clean-stop marker, and draws the id that this process
-/// issues dots with. Synced before it returns, so before the node's first input. Waits for nobody.
-pub fn begin_life(store: &dyn Store, owner: &Owner, process: Process) -> Result<Meta, LifeError> {
-    let known = store.meta()?;
-    let mut meta = match (known, process) {
-        (Some(known), _) => known,
-        (None, Process::New(id)) => Meta::new(owner.clone(), id),
-        (None, Process::Same) => {
-            return Err(StoreError("its own record is gone while it was open".into()).into());
-        }
-    };
-    if (&meta.owner.name, &meta.owner.cluster) != (&owner.name, &owner.cluster) {
-        let (theirs, ours) = (meta.owner, owner.clone());
-        return Err(LifeError::Owner(theirs.name, theirs.cluster, ours.name, ours.cluster));
-    }
-    // A later table has taken the place of the one that the configuration makes.
-    if store.ring()?.is_none() && meta.owner.ring != owner.ring {
-        return Err(LifeError::Ring);
-    }
-    if let Process::New(id) = process {
-        meta.draw(id);
-        // After an unclean stop the disk may have forgotten what peers know, and may even be a copy
-        // that was made while the node ran. A clean one that was in doubt before still is.
-        if !meta.clean || !meta.fresh.is_empty() {
-            meta.suspect();
-        }
-    }
-    meta.clean = false;
-    meta.incarnation += 1;
-    store.apply(&[Change::Meta(meta.clone())])?;
-    store.sync()?;
-    Ok(meta)
-}
-
-/// Makes a copied store one of a new cluster, which has not been founded yet: under a new birth,
-/// `fresh_id`, and knowing the members where `configured` says they are. What it holds, and what of
-/// it counts, stays. Synced before it returns.
-pub fn begin_anew(
-    store: &dyn Store,
-    owner: &Owner,
-    configured: &Members,
-    fresh_id: u64,
-) -> Result<(), LifeError> {
-    let nothing = || LifeError::Nothing(owner.name.clone());
-    let mut meta = store.meta()?.ok_or_else(nothing)?;
-    let placed = store.ring()?;
-    if meta.owner.name != owner.name {
-        let (theirs, ours) = (meta.owner, owner.clone());
-        return Err(LifeError::Owner(theirs.name, theirs.cluster, ours.name, ours.cluster));
-    }
-    if placed.is_none() && meta.owner.ring != owner.ring {
-        return Err(LifeError::Ring);
-    }
-    let mut members = Vec::new();
-    for member in store.members()?.iter().flat_map(Members::iter) {
-        let address = match configured.get(member.id()) {
-            Some(configured) => configured.address.clone(),
-            None if member.standing == Standing::Removed => member.address.clone(),
-            None => return Err(LifeError::Unplaced(member.name.clone())),
-        };
-        members.push(Member { address, ..member.clone() });
-    }
-    meta.draw(fresh_id);
-    meta.suspect();
-    meta.birth = fresh_id;
-    meta.owner.cluster.clone_from(&owner.cluster);
-    meta.cluster = None;
-    meta.lives.clear();
-    store.apply(&[Change::Meta(meta), Change::Members(Members::new(members))])?;
-    store.sync()?;
-    Ok(())
-}
-
-/// Ends a life cleanly: everything applied is synced first, the marker after it.
-pub fn end_life(store: &dyn Store, meta: &Meta) -> Result<(), StoreError> {
-    store.sync()?;
-    store.apply(&[Change::Meta(Meta { clean: true, ..meta.clone() })])?;
-    store.sync()
 }
 
 /// A record's bytes on disk: a version byte, the content, and a checksum that also covers its place.

@@ -47,11 +47,13 @@ impl Tally {
 
     /// Notes that a home has been asked.
     pub fn ask(&mut self, home: NodeId) {
+        debug_assert!(self.is_home(home), "only an owner is asked as one");
         self.set(home, Answer::Asked);
     }
 
     /// Notes that `node`, which is no home, has been asked in the place of these homes.
     pub fn ask_stand_in(&mut self, node: NodeId, homes: &[NodeId]) {
+        debug_assert!(!self.is_home(node), "an owner stands in for nobody");
         let slots = self.slots(homes);
         self.stand_ins.push(StandIn { node, answer: Answer::Asked, slots });
     }

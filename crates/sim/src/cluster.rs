@@ -4,9 +4,9 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
-use pixii_core::emulation::{Emulation, Kind, Place, Rule, Verdict, parse};
+use pixii_core::emulation::{Emulation, Place, Rule, Verdict, parse};
 use pixii_core::members::{Member, Members};
-use pixii_core::message::{PeerMessage, Request, Response, SampleReport};
+use pixii_core::message::{Kind, PeerMessage, Request, Response, SampleReport};
 use pixii_core::node::{Config, Done, Experiment, Input, Node, Output, Work};
 use pixii_core::ring::Ring;
 use pixii_core::rng::Rng;
@@ -171,10 +171,10 @@ impl Cluster {
             hints: store.hint_totals(&place).unwrap_or_default(),
             generations: store.generations().unwrap_or_default(),
             boot_nonce: self.rng.next_u64(),
-            experiment: setup.experiment,
             ..Config::new(me, ring.clone(), self.members.clone())
         };
-        Ok(Node::new(config, meta, self.rng.next_u64()))
+        let experiment = setup.experiment;
+        Ok(Node::new(config, meta, self.rng.next_u64()).with_experiment(experiment))
     }
 
     /// Where the keys are.

@@ -14,9 +14,10 @@
 use std::fmt;
 use std::ops::RangeInclusive;
 
+use super::Place;
 use super::delay::{Delay, Latency, MAX_DELAY};
-use super::{Kind, Place};
 use crate::members::Members;
+use crate::message::Kind;
 use crate::types::{MILLI, Micros, NodeId};
 
 const MAX_RULES: usize = 100;

@@ -6,7 +6,7 @@ use bincode::error::{DecodeError, EncodeError};
 use bincode::{BorrowDecode, Encode};
 use bytes::Bytes;
 
-use crate::emulation::Kind;
+use super::Kind;
 
 macro_rules! counters {
     ($($code:literal $variant:ident $name:literal,)+) => {

@@ -1,7 +1,44 @@
 //! What messages are about, as an emulated network and accounts of traffic tell them apart.
 
 use super::{Body, Request, Response};
-use crate::emulation::Kind;
+
+/// What a message is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// What is to be stored, from a client or for a replica.
+    Write,
+    /// That it is.
+    Ack,
+    /// The question of a read.
+    Read,
+    /// What is there.
+    Answer,
+    /// Who is alive, and who belongs to the cluster.
+    Gossip,
+    /// The comparison of replicas.
+    Repair,
+    /// Anything else.
+    Other,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Kind; 7] =
+        [Kind::Write, Kind::Ack, Kind::Read, Kind::Answer, Kind::Gossip, Kind::Repair, Kind::Other];
+
+    /// Its name, in rules and accounts.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Write => "writes",
+            Kind::Ack => "acks",
+            Kind::Read => "reads",
+            Kind::Answer => "answers",
+            Kind::Gossip => "gossip",
+            Kind::Repair => "repair",
+            Kind::Other => "others",
+        }
+    }
+}
 
 impl Request {
     /// A write or a read.

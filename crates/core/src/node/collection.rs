@@ -1,17 +1,20 @@
-//! Collection of tombstones, and of all events without a value, by generations (see `generation`). The first home of a
-//! partition proposes what is to go; every member agrees from what is synced there; then the next generation begins. A member
-//! that is away holds this back for as long as it is a member.
+//! Collection of tombstones, and of all events without a value, by generations (see `generation`).
+//! The first home of a partition proposes what is to go; every member agrees from what is synced
+//! there; then the next generation begins. A member that is away holds this back for as long as it
+//! is a member.
 
 mod chores;
 mod repeats;
+mod steps;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use self::chores::{Chores, Ended, Purpose};
+use self::chores::{Chores, Purpose};
 use self::repeats::Repeats;
 use super::Config;
 use super::effects::Effects;
+use super::ids::{RequestId, RequestIds, Role, ScanPurpose, ScanToken};
 use super::reach::Reach;
 use crate::generation::{GRAVES_BYTES, Generation, Grave, MAX_GRAVES};
 use crate::members::{Opinion, Standing};
@@ -21,8 +24,6 @@ use crate::rng::Rng;
 use crate::store::{ScanPage, Scanned, Span};
 use crate::types::{Key, MILLI, Micros, NodeId, Partition};
 
-/// Set in the ids of this role's operations, and in those of no other role.
-pub(super) const TAG: u64 = 1 << 61;
 /// Generations that this node is about to end at a time, and while clients wait for it.
 const MAX_ROUNDS: usize = 4;
 const MAX_ROUNDS_BESIDE_CLIENTS: usize = 1;
@@ -53,7 +54,7 @@ pub(super) struct Collection {
     beginning: BTreeMap<Partition, Beginning>,
     rest: BTreeMap<Partition, Micros>,
     holding: BTreeMap<Partition, HeldBack>,
-    next_op: u64,
+    ids: RequestIds,
     tell_at: Micros,
     look_at: Micros,
     settled_at: Option<Micros>,
@@ -69,8 +70,8 @@ pub(super) struct Collection {
 /// A generation that is to end.
 #[derive(Clone, Debug)]
 enum Round {
-    Choosing { token: u64, graves: Vec<Grave> },
-    Asking { op: u64, waiting: BTreeSet<NodeId>, condemned: Vec<Grave>, due: Micros },
+    Choosing { token: ScanToken, graves: Vec<Grave> },
+    Asking { op: RequestId, waiting: BTreeSet<NodeId>, condemned: Vec<Grave>, due: Micros },
 }
 
 /// A generation that begins when its write is durable; all are told of it then, if this node has
@@ -83,10 +84,10 @@ struct Beginning {
 }
 
 impl Collection {
-    /// Operation ids begin at a random place, so that answers to a former life are not taken for this one's.
+    /// Nothing is under way at first.
     pub(super) fn new(config: &Config, seed: u64) -> Self {
-        let mut rng = Rng::new(seed ^ TAG);
-        let next_op = rng.next_u64() >> 3;
+        let mut rng = Rng::new(seed ^ Role::Collection.tag());
+        let ids = RequestIds::new(Role::Collection, rng.next_u64());
         Collection {
             me: config.me,
             ring: config.ring.clone(),
@@ -98,7 +99,7 @@ impl Collection {
             beginning: BTreeMap::new(),
             rest: BTreeMap::new(),
             holding: BTreeMap::new(),
-            next_op,
+            ids,
             tell_at: 0,
             look_at: 0,
             settled_at: None,
@@ -106,11 +107,6 @@ impl Collection {
             has_begun: false,
             repeats: Repeats::new(config.repeat_window),
         }
-    }
-
-    fn op(&mut self) -> u64 {
-        self.next_op += 1;
-        TAG | self.next_op
     }
 
     /// A link came up or went down: each end asks the other what generations it knows.
@@ -128,9 +124,9 @@ impl Collection {
         for partition in self.chores.waiting() {
             self.work(partition, fx);
         }
-        if self.settled_at.is_none() && fx.is_settled() {
+        if self.settled_at.is_none() && fx.local.is_settled() {
             self.settled_at = Some(now);
-            if others(self.me, fx).is_empty() && !fx.meta().fresh.is_empty() {
+            if others(self.me, fx).is_empty() && !fx.local.meta().fresh.is_empty() {
                 fx.change_meta(|meta| meta.fresh.clear());
             }
             self.ask_all(fx);
@@ -138,22 +134,22 @@ impl Collection {
     }
 
     fn ask_all(&mut self, fx: &mut Effects) {
-        if !fx.meta().fresh.is_empty() {
+        if !fx.local.meta().fresh.is_empty() {
             self.tell(self.reach.all(), fx);
         }
     }
 
-    /// True once nothing on this disk can be older than what others have collected, or nobody can tell: before that nothing
-    /// is minted, or a backup made meanwhile would keep it for ever.
+    /// True once nothing on this disk can be older than what others have collected, or nobody can
+    /// tell: before that nothing is minted, or a backup made meanwhile would keep it for ever.
     pub(super) fn is_ready(&self, now: Micros, fx: &Effects) -> bool {
         let waited = self.settled_at.is_some_and(|since| now >= since + GRACE);
-        fx.meta().fresh.is_empty() || waited
+        fx.local.meta().fresh.is_empty() || waited
     }
 
     /// Says what is known here; who is not certain that its disk is the newest asks for the same.
     fn tell(&mut self, to: Vec<NodeId>, fx: &mut Effects) {
-        let (op, word) = (self.op(), known(fx, true));
-        fx.send(to, op, word);
+        let (op, word) = (self.ids.next(), known(fx, true));
+        fx.out.send(to, op, word);
     }
 
     /// This node's opinion of a peer has changed.
@@ -171,11 +167,11 @@ impl Collection {
         self.settled(now, fx);
         if !self.has_begun {
             self.has_begun = true;
-            for (partition, _) in fx.generations().numbers() {
+            for (partition, _) in fx.local.generations.numbers() {
                 self.clear(partition, fx);
             }
         }
-        if !self.is_ready(now, fx) && fx.is_settled() {
+        if !self.is_ready(now, fx) && fx.local.is_settled() {
             self.ask_all(fx);
         }
         if now >= self.tell_at {
@@ -188,11 +184,11 @@ impl Collection {
             self.rounds.iter().filter(|(_, round)| late(round)).map(|(p, _)| *p).collect();
         for partition in late {
             if let Some(Round::Asking { waiting, .. }) = self.rounds.get(&partition) {
-                let members = waiting.iter().map(|node| fx.members().name(*node)).collect();
+                let members = waiting.iter().map(|node| fx.local.members().name(*node)).collect();
                 self.put_off(now, partition, HeldBack::NoAnswer { members });
             }
         }
-        if fx.is_settled() && now >= self.look_at {
+        if fx.local.is_settled() && now >= self.look_at {
             self.look_at = now + LOOK;
             self.begin_rounds(now, fx);
         }
@@ -206,7 +202,7 @@ impl Collection {
 
     /// Looks at the partitions that this node is the first home of.
     fn begin_rounds(&mut self, now: Micros, fx: &mut Effects) {
-        let most = if fx.is_busy() { MAX_ROUNDS_BESIDE_CLIENTS } else { MAX_ROUNDS };
+        let most = if fx.local.is_busy() { MAX_ROUNDS_BESIDE_CLIENTS } else { MAX_ROUNDS };
         for partition in (0..self.ring.partitions()).map(Partition) {
             if self.rounds.len() >= most {
                 return;
@@ -220,8 +216,8 @@ impl Collection {
             if !first || rests || self.rounds.contains_key(&partition) {
                 continue;
             }
-            let dead = fx.forest().dead(partition);
-            let is_pending = !fx.generations().of(partition).condemned.is_empty();
+            let dead = fx.local.forest.dead(partition);
+            let is_pending = !fx.local.generations.of(partition).condemned.is_empty();
             if dead == 0 && !is_pending {
                 self.holding.remove(&partition);
                 continue;
@@ -230,7 +226,8 @@ impl Collection {
                 self.put_off(now, partition, why);
             } else if dead > 0 {
                 let span = Span { limit_bytes: PAGE_BYTES, ..Span::default() };
-                let (token, graves) = (fx.scan(partition, span), Vec::new());
+                let (token, graves) =
+                    (fx.out.scan(ScanPurpose::Graves, partition, span), Vec::new());
                 self.rounds.insert(partition, Round::Choosing { token, graves });
             } else {
                 self.propose(now, partition, Vec::new(), fx);
@@ -242,9 +239,9 @@ impl Collection {
     fn watch(&mut self, partition: Partition, fx: &mut Effects) {
         let away = |first: &&NodeId| !self.reach.has(**first);
         let away = self.ring.homes(partition).first().filter(away);
-        match away.filter(|_| fx.forest().dead(partition) > 0) {
+        match away.filter(|_| fx.local.forest.dead(partition) > 0) {
             Some(first) => {
-                let member = fx.members().name(*first);
+                let member = fx.local.members().name(*first);
                 self.holding.insert(partition, HeldBack::ProposerAway { member });
             }
             None => drop(self.holding.remove(&partition)),
@@ -255,12 +252,12 @@ impl Collection {
     fn obstacle(&self, partition: Partition, fx: &mut Effects) -> Option<HeldBack> {
         let away = others(self.me, fx).into_iter().find(|member| !self.reach.has(*member));
         if let Some(member) = away {
-            return Some(HeldBack::Away { member: fx.members().name(member) });
+            return Some(HeldBack::Away { member: fx.local.members().name(member) });
         }
-        if !fx.is_authoritative(partition) {
+        if !fx.local.is_authoritative(partition) {
             return Some(HeldBack::NotRecovered);
         }
-        let unread = fx.forest().tree(partition).is_none();
+        let unread = fx.local.forest.tree(partition).is_none();
         (unread || self.is_at_work(partition)).then_some(HeldBack::Reading)
     }
 
@@ -271,43 +268,47 @@ impl Collection {
         condemned: Vec<Grave>,
         fx: &mut Effects,
     ) {
-        let op = self.op();
+        let op = self.ids.next();
         let mut waiting: BTreeSet<NodeId> = others(self.me, fx).into_iter().collect();
         waiting.insert(self.me);
-        let generation = fx.generations().number(partition);
-        let members = fx.members().digest();
+        let generation = fx.local.generations.number(partition);
+        let members = fx.local.members().digest();
         let to = waiting.iter().copied().collect();
         let proposal =
             Body::Propose { partition, generation, members, condemned: condemned.clone() };
-        fx.send(to, op, proposal);
+        fx.out.send(to, op, proposal);
         let due = now + PATIENCE;
         self.rounds.insert(partition, Round::Asking { op, waiting, condemned, due });
     }
 
-    /// A span has been read: to choose what goes, or for a chore. False if it was for another role.
-    pub(super) fn scanned(
-        &mut self,
-        now: Micros,
-        token: u64,
-        page: &ScanPage,
-        fx: &mut Effects,
-    ) -> bool {
+    /// A page has been read for a chore, which may have been replaced meanwhile.
+    pub(super) fn chore_scanned(&mut self, token: ScanToken, page: &ScanPage, fx: &mut Effects) {
         if let Some(partition) = self.chores.reads(token) {
             let keys = page.items.iter().map(|item| item.key.clone()).collect();
             self.chores.found(partition, keys, page.next.clone());
             self.work(partition, fx);
-            return true;
         }
+    }
+
+    /// A page has been read to choose what goes, in a round that may have been given up meanwhile.
+    pub(super) fn graves_scanned(
+        &mut self,
+        now: Micros,
+        token: ScanToken,
+        page: &ScanPage,
+        fx: &mut Effects,
+    ) {
         let choosing = |(partition, round): (&Partition, &Round)| match round {
             Round::Choosing { token: of, .. } if *of == token => Some(*partition),
             _ => None,
         };
-        let Some(partition) = self.rounds.iter().find_map(choosing) else { return false };
+        let Some(partition) = self.rounds.iter().find_map(choosing) else { return };
         let Some(Round::Choosing { mut graves, .. }) = self.rounds.remove(&partition) else {
-            return true;
+            debug_assert!(false, "the round was found by its scan");
+            return;
         };
         let going: BTreeSet<&Key> =
-            fx.generations().of(partition).condemned.iter().map(|grave| &grave.key).collect();
+            fx.local.generations.of(partition).condemned.iter().map(|grave| &grave.key).collect();
         let dead = page.items.iter().filter(|item| !going.contains(&item.key));
         for Scanned { key, dead, .. } in dead {
             let dead = self.repeats.purgeable(now, key, dead);
@@ -319,7 +320,7 @@ impl Collection {
         match page.next.clone().filter(|_| !is_full) {
             Some(after) => {
                 let span = Span { after: Some(after), limit_bytes: PAGE_BYTES, ..Span::default() };
-                let token = fx.scan(partition, span);
+                let token = fx.out.scan(ScanPurpose::Graves, partition, span);
                 self.rounds.insert(partition, Round::Choosing { token, graves });
             }
             None if graves.is_empty() && going.is_empty() => {
@@ -328,7 +329,6 @@ impl Collection {
             }
             None => self.propose(now, partition, graves, fx),
         }
-        true
     }
 
     /// A member has said something about generations.
@@ -336,7 +336,7 @@ impl Collection {
         &mut self,
         now: Micros,
         from: NodeId,
-        op: u64,
+        op: RequestId,
         body: Body,
         fx: &mut Effects,
     ) {
@@ -344,10 +344,10 @@ impl Collection {
             Body::Propose { partition, generation, members, condemned } => {
                 let judged = self.judge(from, partition, generation, members, &condemned, fx);
                 if let Err(why) = judged {
-                    return fx.send(vec![from], op, Body::NotYet(why));
+                    return fx.out.send(vec![from], op, Body::NotYet(why));
                 }
                 let purpose = Purpose::Agree { to: from, op };
-                self.chores.begin(partition, purpose, condemned, fx.last_mark());
+                self.chores.begin(partition, purpose, condemned, fx.out.last_mark());
                 self.work(partition, fx);
             }
             Body::Agreed => self.agreed(now, from, op, fx),
@@ -356,36 +356,45 @@ impl Collection {
                     |round: &Round| matches!(round, Round::Asking { op: of, .. } if *of == op);
                 let found = self.rounds.iter().find(|(_, round)| asked(round));
                 if let Some(partition) = found.map(|(partition, _)| *partition) {
-                    let member = fx.members().name(from);
+                    let member = fx.local.members().name(from);
                     self.put_off(now, partition, HeldBack::NotYet { member, why });
                 }
             }
             Body::Generations { digest, certain, ask } => {
                 if ask {
-                    fx.send(vec![from], op, known(fx, false));
+                    fx.out.send(vec![from], op, known(fx, false));
                 }
-                if digest == fx.generations().digest() {
+                if digest == fx.local.generations.digest() {
                     self.agree_on_all(from, certain, fx);
                 } else {
-                    fx.send(vec![from], op, Body::GenerationNumbers(fx.generations().numbers()));
+                    fx.out.send(
+                        vec![from],
+                        op,
+                        Body::GenerationNumbers(fx.local.generations.numbers()),
+                    );
                 }
             }
             Body::GenerationNumbers(numbers) => {
                 let later = |(partition, number): &&(Partition, u64)| {
                     partition.0 < self.ring.partitions()
-                        && *number > fx.generations().number(*partition)
+                        && *number > fx.local.generations.number(*partition)
                         && !self.is_adopting(*partition)
                 };
                 let later: Vec<Partition> =
                     numbers.iter().filter(later).map(|(partition, _)| *partition).collect();
                 for partition in later.into_iter().take(MAX_QUESTIONS) {
-                    fx.send(vec![from], op, Body::AskGeneration(partition));
+                    fx.out.send(vec![from], op, Body::AskGeneration(partition));
                 }
             }
             Body::AskGeneration(partition) => {
-                let generation = fx.generations().of(partition).clone();
-                let mark = fx.last_mark();
-                fx.send_synced(Some(mark), from, op, Body::Generation { partition, generation });
+                let generation = fx.local.generations.of(partition).clone();
+                let mark = fx.out.last_mark();
+                fx.out.send_synced(
+                    Some(mark),
+                    from,
+                    op,
+                    Body::Generation { partition, generation },
+                );
             }
             Body::Generation { partition, generation } => {
                 self.adopt(partition, generation, fx);
@@ -411,41 +420,24 @@ impl Collection {
         if condemned.len() > MAX_GRAVES {
             return Err(NotYet::TooManyKeys { keys: condemned.len() as u64 });
         }
-        let own = fx.generations().number(partition);
+        let own = fx.local.generations.number(partition);
         if generation != own {
             return Err(NotYet::Generation { own, proposed: generation });
         }
-        if members != fx.members().digest() {
+        if members != fx.local.members().digest() {
             return Err(NotYet::Members);
         }
         if self.is_at_work(partition) {
             return Err(NotYet::AtWork);
         }
-        match fx.hints().older(partition, own) {
+        match fx.local.hints.older(partition, own) {
             0 => Ok(()),
             older => Err(NotYet::OldHints { hints: older }),
         }
     }
 
-    /// A member knows the same generations. If it is certain of its own, or if all others do, then nothing here is old.
-    fn agree_on_all(&mut self, from: NodeId, certain: bool, fx: &mut Effects) {
-        // It is certain already, as nearly always: with many members, counting them at each word is dear.
-        if fx.meta().fresh.is_empty() {
-            return;
-        }
-        if self.agreeing.0 != fx.generations().digest() {
-            self.agreeing = (fx.generations().digest(), BTreeSet::new());
-        }
-        self.agreeing.1.insert(from);
-        let all = others(self.me, fx).iter().all(|member| self.agreeing.1.contains(member));
-        let outlived = fx.hints().has_outlived(fx.generations());
-        if (certain || all) && fx.is_settled() && !outlived {
-            fx.change_meta(|meta| meta.fresh.clear());
-        }
-    }
-
     /// A member agrees; when all do, the next generation begins.
-    fn agreed(&mut self, now: Micros, from: NodeId, op: u64, fx: &mut Effects) {
+    fn agreed(&mut self, now: Micros, from: NodeId, op: RequestId, fx: &mut Effects) {
         let mut done = None;
         for (partition, round) in &mut self.rounds {
             if let Round::Asking { op: of, waiting, .. } = round
@@ -456,133 +448,31 @@ impl Collection {
             }
         }
         let Some(partition) = done else { return };
-        let Some(Round::Asking { condemned, .. }) = self.rounds.remove(&partition) else { return };
-        let generation = fx.generations().of(partition).next(condemned);
-        fx.count(Counter::GenerationsBegun);
-        fx.count_many(Counter::KeysCollected, generation.collected.len() as u64);
+        let Some(Round::Asking { condemned, .. }) = self.rounds.remove(&partition) else {
+            debug_assert!(false, "the round was found by its question");
+            return;
+        };
+        let generation = fx.local.generations.of(partition).next(condemned);
+        fx.out.count(Counter::GenerationsBegun);
+        fx.out.count_many(Counter::KeysCollected, generation.collected.len() as u64);
         self.holding.remove(&partition);
         self.rest.insert(partition, now + self.pause);
         let condemned = generation.condemned.clone();
         let purpose = Purpose::Adopt { generation, renounce: false, tell: true };
-        self.chores.begin(partition, purpose, condemned, fx.last_mark());
+        self.chores.begin(partition, purpose, condemned, fx.out.last_mark());
         self.work(partition, fx);
-    }
-
-    /// Takes over a later generation that somebody knows, once what it condemns is dead here. More than one ahead, this disk
-    /// is an old one: what others minted and it still has may be collected, and is renounced.
-    fn adopt(&mut self, partition: Partition, generation: Generation, fx: &mut Effects) {
-        let own = fx.generations().number(partition);
-        if partition.0 >= self.ring.partitions()
-            || generation.number <= own
-            || self.is_adopting(partition)
-        {
-            return;
-        }
-        if !generation.is_sound(own) {
-            return fx.count(Counter::ForgedGenerationsRefused);
-        }
-        let is_home = self.ring.homes(partition).contains(&self.me);
-        let is_outdated = generation.number > own + 1;
-        if is_home && is_outdated && fx.meta().without_authority.binary_search(&partition).is_err()
-        {
-            fx.count(Counter::OldDisksRenounced);
-            fx.change_meta(|meta| {
-                meta.without_authority.push(partition);
-                meta.without_authority.sort_unstable();
-            });
-        }
-        let condemned = generation.condemned.clone();
-        let renounce = is_home && is_outdated;
-        if renounce {
-            fx.begin_adopting(partition, generation.number);
-        }
-        let purpose = Purpose::Adopt { generation, renounce, tell: false };
-        self.chores.begin(partition, purpose, condemned, fx.last_mark());
-        self.work(partition, fx);
-    }
-
-    /// Takes what is collected out of the own records.
-    fn clear(&mut self, partition: Partition, fx: &mut Effects) {
-        let collected = fx.generations().of(partition).collected.clone();
-        if !collected.is_empty() && self.ring.homes(partition).contains(&self.me) {
-            self.chores.begin(partition, Purpose::Clear, collected, fx.last_mark());
-            self.work(partition, fx);
-        }
-    }
-
-    /// The own replica has done a part of a chore, or could not.
-    pub(super) fn done(&mut self, op: u64, body: &Body, fx: &mut Effects) {
-        if let Some(partition) = self.chores.done(op, body) {
-            self.work(partition, fx);
-        }
-    }
-
-    /// Goes on with a partition's chore; takes the consequences when it is over.
-    fn work(&mut self, partition: Partition, fx: &mut Effects) {
-        let is_home = self.ring.homes(partition).contains(&self.me);
-        let next_op = &mut self.next_op;
-        let mut op = || {
-            *next_op += 1;
-            TAG | *next_op
-        };
-        let Some(ended) = self.chores.go_on(partition, is_home, &mut op, fx) else { return };
-        match ended {
-            Ended::Agreed { to, op } => {
-                fx.agree(partition);
-                // All that it rests on is written by now; it is told when that is synced.
-                let mark = fx.last_mark();
-                fx.send_synced(Some(mark), to, op, Body::Agreed);
-            }
-            Ended::Refused { to, op, why } => fx.send(vec![to], op, Body::NotYet(why)),
-            Ended::Adopted { generation, tell } => {
-                let mark = fx.write_generation(partition, generation.clone());
-                self.rounds.remove(&partition);
-                self.beginning.insert(partition, Beginning { mark, generation, tell });
-            }
-            Ended::Nothing => {}
-        }
-    }
-
-    /// Begins the generations that are durable by now. Nobody must hear of one before, and no
-    /// object be stamped with it: a crash could undo it, and another one of the same number follow.
-    fn begin_durable(&mut self, fx: &mut Effects) {
-        let durable = |(_, beginning): &(&Partition, &Beginning)| fx.is_durable(beginning.mark);
-        let durable: Vec<Partition> =
-            self.beginning.iter().filter(durable).map(|(partition, _)| *partition).collect();
-        for partition in durable {
-            let Some(Beginning { generation, tell, .. }) = self.beginning.remove(&partition) else {
-                continue;
-            };
-            fx.count(Counter::GenerationsAdopted);
-            fx.begin_generation(partition, generation.clone());
-            let op = self.op();
-            for member in others(self.me, fx).into_iter().filter(|_| tell) {
-                let generation = generation.clone();
-                fx.send(vec![member], op, Body::Generation { partition, generation });
-            }
-            self.clear(partition, fx);
-        }
-    }
-
-    /// True if something is being done to the records of a partition, or its next generation is
-    /// about to begin.
-    fn is_at_work(&self, partition: Partition) -> bool {
-        self.chores.has(partition) || self.beginning.contains_key(&partition)
-    }
-
-    fn is_adopting(&self, partition: Partition) -> bool {
-        self.chores.is_adopting(partition) || self.beginning.contains_key(&partition)
     }
 }
 
 /// What is known here of the generations; whoever is not certain of it may ask for the same.
 fn known(fx: &Effects, may_ask: bool) -> Body {
-    let digest = fx.generations().digest();
-    let certain = fx.meta().fresh.is_empty() && fx.is_settled();
+    let digest = fx.local.generations.digest();
+    let certain = fx.local.meta().fresh.is_empty() && fx.local.is_settled();
     Body::Generations { digest, certain, ask: may_ask && !certain }
 }
 
-/// Leaves no more than may be condemned at a time, one at least; true if that is all there is room for.
+/// Leaves no more than may be condemned at a time, one at least; true if that is all there is room
+/// for.
 fn bound(graves: &mut Vec<Grave>) -> bool {
     let mut bytes = 0;
     let mut fits = |grave: &Grave| {
@@ -598,7 +488,7 @@ fn bound(graves: &mut Vec<Grave>) -> bool {
 
 /// All members but this one and those that are removed.
 fn others(me: NodeId, fx: &Effects) -> Vec<NodeId> {
-    let members = fx.members().iter().filter(|member| member.standing != Standing::Removed);
+    let members = fx.local.members().iter().filter(|member| member.standing != Standing::Removed);
     members.map(|member| member.id()).filter(|id| *id != me).collect()
 }
 

@@ -2,9 +2,17 @@
 
 use std::collections::BTreeMap;
 
+use crate::causal::Object;
 use crate::generation::Generation;
 use crate::message::Refusal;
 use crate::types::{Partition, hash64};
+
+/// An object, and the generation that it was minted or read in.
+#[derive(Clone, Debug)]
+pub(super) struct Stamped {
+    pub(super) object: Object,
+    pub(super) generation: u64,
+}
 
 /// The generation of each partition.
 #[derive(Clone, Debug, Default)]
@@ -35,6 +43,10 @@ impl Generations {
 
     /// Replaces it.
     pub(super) fn set(&mut self, partition: Partition, generation: Generation) {
+        debug_assert!(
+            generation.number > self.number(partition),
+            "a generation is followed by a later one only"
+        );
         self.adopting.remove(&partition);
         self.known.insert(partition, generation);
     }

@@ -5,6 +5,7 @@ mod detector;
 
 use self::detector::Detector;
 use super::effects::Effects;
+use super::ids::RequestId;
 use super::{Config, Notice};
 use crate::members::{Beat, Member, Members, Opinion};
 use crate::message::{Body, Counter, Gossip as Word};
@@ -18,9 +19,9 @@ const SEEDS: usize = 3;
 /// Digests that leave at once when this node has something new about members.
 const EAGER: u8 = 3;
 /// The steps of an exchange, told apart by the message's `op`: a digest, its answer, and what the answer asked for.
-const DIGEST: u64 = 0;
-const ANSWER: u64 = 1;
-const LAST: u64 = 2;
+const DIGEST: RequestId = RequestId::of_wire(0);
+const ANSWER: RequestId = RequestId::of_wire(1);
+const LAST: RequestId = RequestId::of_wire(2);
 /// A life that far ahead of the known one was not lived: nobody restarts a node so often unnoticed.
 const MAX_LEAP: u64 = 1 << 32;
 /// No number grows beyond this by itself.
@@ -62,7 +63,7 @@ impl Peer {
         }
         if self.opinion != Opinion::Up {
             self.opinion = Opinion::Up;
-            fx.opine(id, Opinion::Up, self.detector.silence(now));
+            fx.out.opine(id, Opinion::Up, self.detector.silence(now));
         }
     }
 }
@@ -144,15 +145,15 @@ impl Gossip {
         }
         self.next_round = now + self.interval;
         self.count += 1;
-        let known = fx.members().get(self.me).map_or(0, |own| own.incarnation);
-        if known < fx.meta().incarnation {
+        let known = fx.local.members().get(self.me).map_or(0, |own| own.incarnation);
+        if known < fx.local.meta().incarnation {
             self.announce(fx);
         }
         for (id, peer) in self.ids.iter().zip(&mut self.peers) {
             let opinion = peer.detector.opinion(now, self.timeout);
             if opinion != peer.opinion {
                 peer.opinion = opinion;
-                fx.opine(*id, opinion, peer.detector.silence(now));
+                fx.out.opine(*id, opinion, peer.detector.silence(now));
             }
         }
         let to = self.partners();
@@ -160,12 +161,12 @@ impl Gossip {
             return;
         }
         let beats = self.beats(fx);
-        fx.count(Counter::GossipRounds);
-        fx.send(to, DIGEST, Body::Gossip(Word::Digest { beats, members: self.digest }));
+        fx.out.count(Counter::GossipRounds);
+        fx.out.send(to, DIGEST, Body::Gossip(Word::Digest { beats, members: self.digest }));
     }
 
     fn own_beat(&self, fx: &Effects) -> Beat {
-        Beat { incarnation: fx.meta().incarnation, count: self.count }
+        Beat { incarnation: fx.local.meta().incarnation, count: self.count }
     }
 
     /// Every member's newest heartbeat, sorted by id.
@@ -202,20 +203,20 @@ impl Gossip {
         &mut self,
         now: Micros,
         from: NodeId,
-        op: u64,
+        op: RequestId,
         word: Word,
         fx: &mut Effects,
     ) {
         match word {
             Word::Digest { beats, members } => {
                 if beats.len() > MAX_MEMBERS {
-                    return fx.count(Counter::GossipOverTheLimit);
+                    return fx.out.count(Counter::GossipOverTheLimit);
                 }
                 self.answer(from, beats, members, fx);
             }
             Word::News { beats, members, digest, wanted } => {
                 if beats.len().max(members.len()).max(wanted.len()) > MAX_MEMBERS {
-                    return fx.count(Counter::GossipOverTheLimit);
+                    return fx.out.count(Counter::GossipOverTheLimit);
                 }
                 self.learn_members(&members, fx);
                 self.learn_beats(now, from, beats, fx);
@@ -225,7 +226,7 @@ impl Gossip {
                     let (digest, wanted) = (self.digest, Vec::new());
                     if !beats.is_empty() || !members.is_empty() {
                         let news = Word::News { beats, members, digest, wanted };
-                        fx.send(vec![from], LAST, Body::Gossip(news));
+                        fx.out.send(vec![from], LAST, Body::Gossip(news));
                     }
                 }
             }
@@ -269,7 +270,7 @@ impl Gossip {
         let beats = newer.into_iter().map(|(_, id, beat)| (id, beat)).collect();
         let members = self.members_unless(digest, fx);
         let news = Word::News { beats, members, digest: self.digest, wanted };
-        fx.send(vec![from], ANSWER, Body::Gossip(news));
+        fx.out.send(vec![from], ANSWER, Body::Gossip(news));
     }
 
     fn beats_of(&self, wanted: &[NodeId], fx: &Effects) -> Vec<(NodeId, Beat)> {
@@ -285,7 +286,7 @@ impl Gossip {
         if digest == self.digest {
             return Vec::new();
         }
-        fx.members().iter().cloned().collect()
+        fx.local.members().iter().cloned().collect()
     }
 
     fn learn_beats(
@@ -301,12 +302,12 @@ impl Gossip {
                 continue;
             }
             let Some(peer) = self.peer_mut(id) else {
-                fx.count(Counter::GossipOfStrangers);
+                fx.out.count(Counter::GossipOfStrangers);
                 continue;
             };
             let known = peer.beat;
             if !is_credible(beat, known.incarnation) {
-                fx.count(Counter::ForgedLivesRefused);
+                fx.out.count(Counter::ForgedLivesRefused);
                 continue;
             }
             if beat > known {
@@ -325,11 +326,11 @@ impl Gossip {
             return;
         }
         if !is_credible(beat, own.incarnation) {
-            fx.count(Counter::ForgedLivesRefused);
-            return fx.notice(Notice::Forged(from));
+            fx.out.count(Counter::ForgedLivesRefused);
+            return fx.out.notice(Notice::Forged(from));
         }
         if beat.incarnation > own.incarnation {
-            fx.hear_of_own_life(from, beat.incarnation);
+            fx.out.hear_of_own_life(from, beat.incarnation);
         } else {
             self.count = beat.count + 1;
         }
@@ -337,20 +338,20 @@ impl Gossip {
 
     /// Makes this node's present life known as a member's.
     fn announce(&mut self, fx: &mut Effects) {
-        let Some(own) = fx.members().get(self.me) else { return };
-        let own = Member { incarnation: fx.meta().incarnation, ..own.clone() };
+        let Some(own) = fx.local.members().get(self.me) else { return };
+        let own = Member { incarnation: fx.local.meta().incarnation, ..own.clone() };
         self.learn_members(&[own], fx);
     }
 
     fn learn_members(&mut self, news: &[Member], fx: &mut Effects) {
-        let before: Members = fx.members().clone();
-        let own = fx.meta().incarnation;
+        let before: Members = fx.local.members().clone();
+        let own = fx.local.meta().incarnation;
         let mut sound = Vec::new();
         for member in news {
             let id = member.id();
             let known = before.get(id);
             if known.is_none() {
-                fx.count(Counter::GossipOfStrangers);
+                fx.out.count(Counter::GossipOfStrangers);
             }
             let beat = Beat { incarnation: member.incarnation, count: 0 };
             let credible = is_credible(beat, known.map_or(0, |known| known.incarnation));
@@ -362,17 +363,17 @@ impl Gossip {
         if !fx.learn_members(&sound) {
             return;
         }
-        self.digest = fx.members().digest();
+        self.digest = fx.local.members().digest();
         self.eager = EAGER;
         // Lists of the same members, so in the same order.
-        let pairs = before.iter().zip(fx.members().iter());
+        let pairs = before.iter().zip(fx.local.members().iter());
         let moved: Vec<(NodeId, String)> = pairs
             .filter(|(known, member)| known.address != member.address)
             .map(|(_, member)| (member.id(), member.address.clone()))
             .filter(|(id, _)| *id != self.me)
             .collect();
         for (peer, address) in moved {
-            fx.address(peer, address);
+            fx.out.address(peer, address);
         }
     }
 }

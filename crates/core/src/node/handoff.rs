@@ -1,12 +1,14 @@
-//! Hinted handoff: what is kept for a member is offered to it the moment it can be reached, several hints in flight,
-//! in the order of their keys, and removed only when the member has synced just that.
+//! Hinted handoff: what is kept for a member is offered to it the moment it can be reached, several
+//! hints in flight, in the order of their keys, and removed only when the member has synced just
+//! that.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::effects::Effects;
+use super::generations::Stamped;
+use super::ids::{RequestId, RequestIds, Role};
 use super::reach::Reach;
-use super::words::HINT_TAG;
 use super::{Config, Notice};
 use crate::causal::Object;
 use crate::members::Opinion;
@@ -15,8 +17,6 @@ use crate::ring::Ring;
 use crate::store::{Found, HintPage, Record};
 use crate::types::{Key, MILLI, Micros, NodeId};
 
-/// Set in the ids of this role's operations, and in those of no other role.
-pub(super) const TAG: u64 = HINT_TAG;
 /// Hints in flight to one member while no client waits for this node.
 const MAX_FLIGHTS: usize = 256;
 /// And while clients do: what is left of the disks and links is theirs.
@@ -31,8 +31,8 @@ const PAGE_BYTES: usize = 256 << 10;
 const MAX_FETCHES: usize = 64;
 /// Hints to one member that are known to be of no use to it now.
 const MAX_STUCK: usize = 10_000;
-/// A hint that is not confirmed after this time is sent again, in a later pass: confirmations are lost where the link back comes
-/// up later than the one there.
+/// A hint that is not confirmed after this time is sent again, in a later pass: confirmations are
+/// lost where the link back comes up later than the one there.
 const TIMEOUT: Micros = 2_000 * MILLI;
 /// A hint that its target declined, because the key would outgrow a limit there, is offered again
 /// after this time, then after twice it, and so on up to the second: only a client that settles the
@@ -48,17 +48,17 @@ pub(super) struct Handoff {
     ring: Arc<Ring>,
     max_age: Micros,
     reach: Reach,
-    /// Members that were out of reach and have not been told what is kept for them: they need not know that they were
-    /// away. One that was only slow was not.
+    /// Members that were out of reach and have not been told what is kept for them: they need not
+    /// know that they were away. One that was only slow was not.
     absent: BTreeSet<NodeId>,
     /// Members that are back, and that the operator was told are offered hints.
     announced: BTreeSet<NodeId>,
     passes: BTreeMap<NodeId, Pass>,
     lists: BTreeMap<u64, NodeId>,
-    flights: BTreeMap<u64, Flight>,
-    fetches: BTreeMap<u64, Fetch>,
-    timeouts: VecDeque<(Micros, u64)>,
-    next_op: u64,
+    flights: BTreeMap<RequestId, Flight>,
+    fetches: BTreeMap<RequestId, Fetch>,
+    timeouts: VecDeque<(Micros, RequestId)>,
+    ids: RequestIds,
     /// Hints that their target refused because its own copy is damaged, which counts for nothing
     /// anyway, or because the key would outgrow a limit there.
     stuck: BTreeMap<NodeId, BTreeMap<Key, Stuck>>,
@@ -107,6 +107,17 @@ struct Flight {
     to_target: bool,
 }
 
+/// How a flight has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Landing {
+    /// All that it needed have confirmed it.
+    Taken,
+    /// Its target would not take it, as the key would outgrow a limit there: others may follow.
+    Declined,
+    /// It was refused otherwise, or nobody has answered: the pass rests.
+    Lost,
+}
+
 /// A damaged hint, which is made anew from what the other homes of its key have.
 #[derive(Clone, Debug)]
 struct Fetch {
@@ -119,8 +130,8 @@ struct Fetch {
 }
 
 impl Handoff {
-    /// Operation ids begin at a random place, so that answers to a former life are not taken for this one's.
-    pub(super) fn new(config: &Config, first_op: u64) -> Self {
+    /// Nothing is under way at first.
+    pub(super) fn new(config: &Config, seed: u64) -> Self {
         Handoff {
             me: config.me,
             ring: config.ring.clone(),
@@ -133,7 +144,7 @@ impl Handoff {
             flights: BTreeMap::new(),
             fetches: BTreeMap::new(),
             timeouts: VecDeque::new(),
-            next_op: first_op >> 3,
+            ids: RequestIds::new(Role::Handoff, seed),
             stuck: BTreeMap::new(),
             next_look: None,
         }
@@ -177,29 +188,30 @@ impl Handoff {
         self.announced.remove(&target);
         self.passes.remove(&target);
         self.look(now, fx);
-        if self.reach.has(target) && fx.hints().of(target).is_none() {
+        if self.reach.has(target) && fx.local.hints.of(target).is_none() {
             self.absent.remove(&target);
         }
     }
 
-    /// Answers a member that asks how many hints it is owed; that there are none is told when it is synced.
-    pub(super) fn tell(&self, from: NodeId, op: u64, fx: &mut Effects) {
+    /// Answers a member that asks how many hints it is owed; that there are none is told when it is
+    /// synced.
+    pub(super) fn tell(&self, from: NodeId, op: RequestId, fx: &mut Effects) {
         let count = self.owed(from, fx);
-        let mark = fx.last_mark();
-        fx.send_synced(Some(mark), from, op, Body::Hints(count));
+        let mark = fx.out.last_mark();
+        fx.out.send_synced(Some(mark), from, op, Body::Hints(count));
     }
 
     /// How many hints a member is owed that are of use to it now.
     fn owed(&self, target: NodeId, fx: &Effects) -> u64 {
         let stuck = self.stuck.get(&target);
         let stuck = stuck.map_or(0, |keys| keys.values().filter(|stuck| stuck.owed).count() as u64);
-        fx.hints().owed(target).saturating_sub(stuck)
+        fx.local.hints.owed(target).saturating_sub(stuck)
     }
 
     /// True if all that is kept for a member was declined, and none of it is to be offered again
     /// yet.
     fn all_wait(&self, now: Micros, target: NodeId, fx: &Effects) -> bool {
-        let count = fx.hints().of(target).map_or(0, |(total, _)| total.count);
+        let count = fx.local.hints.of(target).map_or(0, |(total, _)| total.count);
         let waits = |stuck: &&Stuck| stuck.until > now;
         let waiting = self.stuck.get(&target).map_or(0, |keys| keys.values().filter(waits).count());
         waiting as u64 >= count
@@ -207,22 +219,22 @@ impl Handoff {
 
     /// Begins passes for members that something is kept for, and goes on with those under way.
     pub(super) fn look(&mut self, now: Micros, fx: &mut Effects) {
-        let targets: Vec<NodeId> = fx.hints().targets().collect();
+        let targets: Vec<NodeId> = fx.local.hints.targets().collect();
         self.next_look = (!targets.is_empty()).then_some(now + REST);
         for target in targets {
-            let Some((total, since)) = fx.hints().of(target) else { continue };
+            let Some((total, since)) = fx.local.hints.of(target) else { continue };
             let reachable = self.reach.has(target);
             if !reachable && self.ring.has(target) && now < since + self.max_age {
                 continue;
             }
             if !self.passes.contains_key(&target) && reachable {
-                fx.count(Counter::HandoffsBegun);
+                fx.out.count(Counter::HandoffsBegun);
                 if self.absent.remove(&target) {
                     let owed = self.owed(target, fx);
                     if owed > 0 {
-                        fx.send(vec![target], 0, Body::Hints(owed));
+                        fx.out.send(vec![target], RequestId::NONE, Body::Hints(owed));
                     }
-                    fx.notice(Notice::HandoffBegun(target, total.count));
+                    fx.out.notice(Notice::HandoffBegun(target, total.count));
                     self.announced.insert(target);
                 }
             }
@@ -234,15 +246,16 @@ impl Handoff {
 
     /// Looks for hints if there were none when it looked last, and says whose are all delivered.
     pub(super) fn notice_changes(&mut self, now: Micros, fx: &mut Effects) {
-        let drained = |target: &NodeId| fx.hints().of(*target).is_none();
+        let drained = |target: &NodeId| fx.local.hints.of(*target).is_none();
         let done: Vec<NodeId> = self.announced.iter().copied().filter(drained).collect();
         for target in done {
             self.announced.remove(&target);
-            fx.notice(Notice::HandoffDone(target));
+            fx.out.notice(Notice::HandoffDone(target));
         }
-        if self.next_look.is_none() && fx.hints().targets().next().is_some() {
+        if self.next_look.is_none() && fx.local.hints.targets().next().is_some() {
             self.look(now, fx);
         }
+        tell_drained(fx);
     }
 
     /// Time has passed: what was not confirmed will be sent again.
@@ -254,7 +267,7 @@ impl Handoff {
             self.timeouts.pop_front();
             self.fetches.remove(&op);
             if let Some(flight) = self.flights.remove(&op) {
-                self.land(now, &flight, (false, true), fx);
+                self.land(now, &flight, Landing::Lost, fx);
             }
         }
         if self.next_look.is_some_and(|due| due <= now) {
@@ -267,7 +280,7 @@ impl Handoff {
         let Some(mut pass) = self.passes.remove(&target) else { return };
         // What is kept for a member that was removed is the other homes' now.
         let absent = pass.aged && self.ring.has(target);
-        let window = match (absent, fx.is_busy()) {
+        let window = match (absent, fx.local.is_busy()) {
             (true, _) => MAX_AGED_FLIGHTS,
             (false, false) => MAX_FLIGHTS,
             (false, true) => MAX_FLIGHTS_BESIDE_CLIENTS,
@@ -284,7 +297,7 @@ impl Handoff {
         let rests = now < pass.rest_until || (begins && self.all_wait(now, target, fx));
         if pass.page.is_empty() && !pass.ended && !pass.listing && !rests {
             pass.listing = true;
-            let token = fx.list_hints(target, pass.after.clone(), PAGE_BYTES);
+            let token = fx.out.list_hints(target, pass.after.clone(), PAGE_BYTES);
             self.lists.insert(token, target);
         }
         if pass.ended && pass.page.is_empty() && pass.flights == 0 {
@@ -298,11 +311,11 @@ impl Handoff {
             pass = Pass { aged, rest_until: now + rest, ..Pass::default() };
             if rest == 0 && !self.all_wait(now, target, fx) {
                 pass.listing = true;
-                let token = fx.list_hints(target, None, PAGE_BYTES);
+                let token = fx.out.list_hints(target, None, PAGE_BYTES);
                 self.lists.insert(token, target);
             }
         }
-        if fx.hints().of(target).is_some() || pass.flights > 0 {
+        if fx.local.hints.of(target).is_some() || pass.flights > 0 {
             self.passes.insert(target, pass);
         }
     }
@@ -322,7 +335,8 @@ impl Handoff {
             let homes: Vec<NodeId> = homes
                 .filter(|home| *home != target && (*home == self.me || self.reach.has(*home)))
                 .collect();
-            // What was kept for a removed member goes when all homes have it, which takes all of them.
+            // What was kept for a removed member goes when all homes have it, which takes all of
+            // them.
             let enough = if self.ring.has(target) { 1 } else { self.ring.n().into() };
             if homes.len() < enough {
                 return;
@@ -332,13 +346,12 @@ impl Handoff {
         } else {
             (vec![target], 1)
         };
-        self.next_op += 1;
-        let op = TAG | self.next_op;
+        let op = self.ids.next();
         let bytes = key.as_bytes().len()
             + object.values().map(|(_, version)| version.value.0.len()).sum::<usize>();
-        fx.count(if pass.aged { Counter::AgedHintsOffered } else { Counter::HintsSent });
+        fx.out.count(if pass.aged { Counter::AgedHintsOffered } else { Counter::HintsSent });
         let merge = Body::Merge { key: key.clone(), object: object.clone(), generation };
-        fx.send(waiting.clone(), op, merge);
+        fx.out.send(waiting.clone(), op, merge);
         let flight = Flight { target, key, object, generation, bytes, waiting, needed, to_target };
         self.flights.insert(op, flight);
         self.timeouts.push_back((now + TIMEOUT, op));
@@ -369,7 +382,7 @@ impl Handoff {
 
     /// Asks the other homes for what a damaged hint may have held: all of them, or it has to wait.
     fn fetch(&mut self, now: Micros, target: NodeId, key: Key, fx: &mut Effects) {
-        fx.count(Counter::DamagedHintsRead);
+        fx.out.count(Counter::DamagedHintsRead);
         let known = self.fetches.values().any(|fetch| fetch.target == target && fetch.key == key);
         let homes = self.ring.homes(self.ring.partition(&key)).iter().copied();
         let waiting: Vec<NodeId> = homes.filter(|home| *home != target).collect();
@@ -377,9 +390,8 @@ impl Handoff {
         if known || self.fetches.len() >= MAX_FETCHES || !waiting.iter().all(reachable) {
             return;
         }
-        self.next_op += 1;
-        let op = TAG | self.next_op;
-        fx.send(waiting.clone(), op, Body::Read { key: key.clone() });
+        let op = self.ids.next();
+        fx.out.send(waiting.clone(), op, Body::Read { key: key.clone() });
         let (merged, generation) = (Object::default(), u64::MAX);
         self.fetches.insert(op, Fetch { target, key, waiting, merged, generation });
         self.timeouts.push_back((now + TIMEOUT, op));
@@ -388,15 +400,15 @@ impl Handoff {
     /// A home has told what it has of a key whose hint is damaged.
     pub(super) fn fetched(
         &mut self,
-        op: u64,
+        op: RequestId,
         from: NodeId,
-        (object, generation): (&Object, u64),
+        Stamped { object, generation }: Stamped,
         fx: &mut Effects,
     ) {
         let Some(fetch) = self.fetches.get_mut(&op) else { return };
         let Some(at) = fetch.waiting.iter().position(|node| *node == from) else { return };
         fetch.waiting.swap_remove(at);
-        fetch.merged = fetch.merged.sync(object);
+        fetch.merged = fetch.merged.sync(&object);
         fetch.generation = fetch.generation.min(generation);
         if !fetch.waiting.is_empty() {
             return;
@@ -405,8 +417,12 @@ impl Handoff {
             self.fetches.remove(&op)
         {
             let keep_for = vec![target];
-            fx.count(Counter::DamagedHintsMadeAnew);
-            fx.send(vec![self.me], 0, Body::Keep { key, object, keep_for, generation });
+            fx.out.count(Counter::DamagedHintsMadeAnew);
+            fx.out.send(
+                vec![self.me],
+                RequestId::NONE,
+                Body::Keep { key, object, keep_for, generation },
+            );
         }
     }
 
@@ -414,17 +430,18 @@ impl Handoff {
     pub(super) fn answer(
         &mut self,
         now: Micros,
-        op: u64,
+        op: RequestId,
         from: NodeId,
         refused: Option<Refusal>,
         fx: &mut Effects,
     ) {
         let Some(flight) = self.flights.get_mut(&op) else { return };
-        // The members have agreed that no hint as old as this one is left: it is of a disk that was rolled back.
-        let own = fx.generations().number(self.ring.partition(&flight.key));
+        // The members have agreed that no hint as old as this one is left: it is of a disk that was
+        // rolled back.
+        let own = fx.local.generations.number(self.ring.partition(&flight.key));
         if flight.generation + 1 < own && matches!(refused, Some(Refusal::Generation { .. })) {
             let (key, target) = (flight.key.clone(), Some(flight.target));
-            fx.send(vec![self.me], 0, Body::Renounce { key, target });
+            fx.out.send(vec![self.me], RequestId::NONE, Body::Renounce { key, target });
         }
         let held = refused.is_none();
         let waited = flight.waiting.len();
@@ -441,8 +458,12 @@ impl Handoff {
         if (done || hopeless)
             && let Some(flight) = self.flights.remove(&op)
         {
-            let rests = !matches!(refused, Some(Refusal::Limit { .. }));
-            self.land(now, &flight, (done, rests), fx);
+            let landing = match refused {
+                _ if done => Landing::Taken,
+                Some(Refusal::Limit { .. }) => Landing::Declined,
+                _ => Landing::Lost,
+            };
+            self.land(now, &flight, landing, fx);
         }
     }
 
@@ -478,30 +499,36 @@ impl Handoff {
     }
 
     /// Ends a flight; a confirmed hint goes, if it is still the one that was sent.
-    /// The pass rests after one that was not taken, if `rests`.
-    fn land(
-        &mut self,
-        now: Micros,
-        flight: &Flight,
-        (done, rests): (bool, bool),
-        fx: &mut Effects,
-    ) {
+    fn land(&mut self, now: Micros, flight: &Flight, landing: Landing, fx: &mut Effects) {
         let Flight { target, key, object, bytes, to_target, .. } = flight;
         let to_target = *to_target;
         if let Some(pass) = self.passes.get_mut(target) {
             pass.flights -= 1;
             pass.bytes -= bytes;
-            if done {
-                pass.removed += 1;
-            } else if rests {
-                pass.rest_until = now + REST;
+            match landing {
+                Landing::Taken => pass.removed += 1,
+                Landing::Declined => {}
+                Landing::Lost => pass.rest_until = now + REST,
             }
         }
-        // One that only the other homes took stays, unless its target is gone: a write with W = N counts on it.
-        if done && (to_target || !self.ring.has(*target)) {
+        // One that only the other homes took stays, unless its target is gone: a write with W = N
+        // counts on it.
+        let is_taken = landing == Landing::Taken;
+        if is_taken && (to_target || !self.ring.has(*target)) {
             let (key, target, object) = (key.clone(), *target, object.clone());
-            fx.send(vec![self.me], 0, Body::Discharge { key, target, object });
+            fx.out.send(vec![self.me], RequestId::NONE, Body::Discharge { key, target, object });
         }
         self.go_on(now, *target, fx);
+    }
+}
+
+/// Tells each member that nothing is kept for any more, when that is synced.
+fn tell_drained(fx: &mut Effects) {
+    for target in fx.local.hints.take_drained() {
+        let life = fx.local.meta().lives.iter().find(|(node, _)| *node == target);
+        if let (Some((_, life)), 0) = (life, fx.local.hints.owed(target)) {
+            let (op, mark) = (RequestId::of_wire(life.nonce), fx.out.last_mark());
+            fx.out.send_synced(Some(mark), target, op, Body::Hints(0));
+        }
     }
 }

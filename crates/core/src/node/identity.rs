@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::effects::Effects;
 use super::forest::own_partitions;
+use super::ids::RequestId;
 use super::{Config, Notice};
 use crate::members::{Cluster, Life};
 use crate::message::{Body, Counter, Refusal};
@@ -96,7 +97,7 @@ impl Identity {
 
     /// Why the node does not serve yet, if it does not.
     pub(super) fn refusal(&self, fx: &Effects) -> Option<Refusal> {
-        (!fx.is_settled()).then(|| self.starting())
+        (!fx.local.is_settled()).then(|| self.starting())
     }
 
     /// The refusal of a node that does not serve yet.
@@ -144,7 +145,7 @@ impl Identity {
         if self.next_round.is_none_or(|due| due > now) {
             return None;
         }
-        let lost = fx.meta().cluster.is_none();
+        let lost = fx.local.meta().cluster.is_none();
         let satisfied = |heard: &Heard| !lost || heard.member;
         let wanting = |peer: &NodeId| {
             let satisfied = self.heard.get(peer).is_some_and(satisfied);
@@ -152,7 +153,7 @@ impl Identity {
         };
         let wanting: Vec<NodeId> = self.links.iter().copied().filter(wanting).collect();
         // A link that comes up begins the rounds anew.
-        let done = wanting.is_empty() && fx.is_settled();
+        let done = wanting.is_empty() && fx.local.is_settled();
         self.next_round = (!done).then_some(now + ROUND);
         let silent = self.unanswered.iter().copied().filter(|peer| !self.is_foreign(*peer));
         let silent: Vec<NodeId> = silent.collect();
@@ -163,14 +164,19 @@ impl Identity {
 
     /// This life; its number is higher than it began with once a later one was heard of.
     fn life(&self, fx: &Effects) -> Life {
-        Life { incarnation: fx.meta().incarnation, nonce: self.nonce }
+        Life { incarnation: fx.local.meta().incarnation, nonce: self.nonce }
+    }
+
+    /// Names the introductions of this life.
+    fn id(&self) -> RequestId {
+        RequestId::of_wire(self.nonce)
     }
 
     /// Tells peers of this life and its ring.
     pub(super) fn introduce(&self, to: Vec<NodeId>, fx: &mut Effects) {
-        let cluster = fx.meta().cluster.as_ref().map(|cluster| cluster.id);
+        let cluster = fx.local.meta().cluster.as_ref().map(|cluster| cluster.id);
         let (life, ring) = (self.life(fx), self.placement);
-        fx.send(to, self.nonce, Body::Introduce { life, cluster, ring });
+        fx.out.send(to, self.id(), Body::Introduce { life, cluster, ring });
     }
 
     /// Takes an introduction, or the answer to the own one.
@@ -178,7 +184,7 @@ impl Identity {
         &mut self,
         now: Micros,
         from: NodeId,
-        op: u64,
+        op: RequestId,
         body: Body,
         fx: &mut Effects,
     ) {
@@ -189,23 +195,23 @@ impl Identity {
             Body::Introduce { life, cluster, .. } => {
                 self.judge_cluster(from, cluster, fx);
                 self.answer(from, op, life, fx);
-                if cluster.is_some() && fx.meta().cluster.is_none() {
+                if cluster.is_some() && fx.local.meta().cluster.is_none() {
                     self.introduce(vec![from], fx);
                 }
             }
             // The answer to an introduction of an earlier life says nothing about this one.
-            Body::Known { seen, birth, cluster } if op == self.nonce => {
+            Body::Known { seen, birth, cluster } if op == self.id() => {
                 self.unanswered.remove(&from);
                 self.judge_cluster(from, cluster.as_ref().map(|cluster| cluster.id), fx);
                 if self.is_foreign(from) {
                     return;
                 }
-                if fx.is_settled() {
-                    fx.witness();
+                if fx.local.is_settled() {
+                    fx.local.witness();
                     self.doubt(from, seen, fx);
                 }
                 self.heard.insert(from, Heard { seen, birth, member: cluster.is_some() });
-                if fx.meta().cluster.is_none() {
+                if fx.local.meta().cluster.is_none() {
                     self.met = self.met.take().or(cluster);
                 }
                 self.decide(now, fx);
@@ -221,8 +227,8 @@ impl Identity {
         if !self.life(fx).is_outdated_by(seen) {
             return;
         }
-        fx.count(Counter::OwnLifeRaised);
-        if !fx.is_settled() {
+        fx.out.count(Counter::OwnLifeRaised);
+        if !fx.local.is_settled() {
             let later = |(known, _): &(Life, NodeId)| known.incarnation >= incarnation;
             if !self.rumour.as_ref().is_some_and(later) {
                 self.rumour = Some((seen, from));
@@ -244,37 +250,38 @@ impl Identity {
             && !self.doubted
         {
             self.doubted = true;
-            fx.notice(Notice::Copied(from));
+            fx.out.notice(Notice::Copied(from));
             self.suspect(true, seen.incarnation + 1, fx);
             self.introduce(self.links.iter().copied().collect(), fx);
         }
     }
 
     /// Says what was known of the peer, when what it says now is safely known too.
-    fn answer(&mut self, from: NodeId, op: u64, life: Life, fx: &mut Effects) {
+    fn answer(&mut self, from: NodeId, op: RequestId, life: Life, fx: &mut Effects) {
         // A node that is to found a cluster by itself must not be counted by those that wait for all.
-        if self.bootstrap && fx.meta().cluster.is_none() {
+        if self.bootstrap && fx.local.meta().cluster.is_none() {
             return;
         }
-        let seen = fx.meta().lives.iter().find(|(node, _)| *node == from).map(|(_, life)| *life);
+        let seen =
+            fx.local.meta().lives.iter().find(|(node, _)| *node == from).map(|(_, life)| *life);
         // A cluster is not told of before it is synced: there must never be a second one.
-        let mut mark = fx.meta().cluster.is_some().then(|| fx.last_mark());
+        let mut mark = fx.local.meta().cluster.is_some().then(|| fx.out.last_mark());
         if seen.is_none_or(|seen| life.incarnation > seen.incarnation) {
             mark = Some(fx.change_meta(|meta| {
                 meta.lives.retain(|(node, _)| *node != from);
                 meta.lives.push((from, life));
             }));
         }
-        let (birth, cluster) = (fx.meta().birth, fx.meta().cluster.clone());
-        fx.send_synced(mark, from, op, Body::Known { seen, birth, cluster });
+        let (birth, cluster) = (fx.local.meta().birth, fx.local.meta().cluster.clone());
+        fx.out.send_synced(mark, from, op, Body::Known { seen, birth, cluster });
     }
 
     fn judge_cluster(&mut self, peer: NodeId, theirs: Option<u64>, fx: &mut Effects) {
-        let ours = fx.meta().cluster.as_ref().map(|cluster| cluster.id);
+        let ours = fx.local.meta().cluster.as_ref().map(|cluster| cluster.id);
         match (ours, theirs) {
             (Some(ours), Some(theirs)) if ours != theirs => {
                 if self.foreign.insert(peer, theirs).is_none() {
-                    fx.notice(Notice::Foreign(peer, [ours, theirs]));
+                    fx.out.notice(Notice::Foreign(peer, [ours, theirs]));
                 }
             }
             // It has begun anew, with an empty disk.
@@ -291,16 +298,16 @@ impl Identity {
         let passed = now.saturating_sub(started);
         // Nobody else is heard.
         let all = self.heard.len() == self.peers().count();
-        if fx.meta().cluster.is_none() {
+        if fx.local.meta().cluster.is_none() {
             self.find_cluster(all, passed, fx);
         }
-        if self.continues && fx.meta().cluster.is_some() {
+        if self.continues && fx.local.meta().cluster.is_some() {
             // Nobody can know of a later life.
-            self.decided = Some(fx.last_mark());
+            self.decided = Some(fx.out.last_mark());
             return self.synced(fx);
         }
         let ready = all || (passed >= GRACE && !self.heard.is_empty()) || passed >= ALONE;
-        if fx.meta().cluster.is_none() || !ready {
+        if fx.local.meta().cluster.is_none() || !ready {
             return;
         }
         let later = self.heard.iter().filter_map(|(peer, heard)| Some((heard.seen?, *peer)));
@@ -309,7 +316,7 @@ impl Identity {
         let latest = outdated.max_by_key(|(seen, _)| seen.incarnation);
         let mark = match latest {
             Some((seen, witness)) => {
-                fx.notice(Notice::Outdated(witness));
+                fx.out.notice(Notice::Outdated(witness));
                 self.suspect(true, seen.incarnation + 1, fx)
             }
             // Every life that issued dots was first seen by a peer; one that is silent may be the
@@ -317,11 +324,11 @@ impl Identity {
             // saw it. A first life cannot follow another, and a single node has no witness at all.
             None if life.incarnation > 1 && (!all || self.heard.is_empty()) => {
                 if self.heard.is_empty() && !all {
-                    fx.notice(Notice::Alone);
+                    fx.out.notice(Notice::Alone);
                 }
                 self.suspect(false, life.incarnation, fx)
             }
-            None => fx.last_mark(),
+            None => fx.out.last_mark(),
         };
         self.decided = Some(mark);
         self.synced(fx);
@@ -330,11 +337,11 @@ impl Identity {
     /// Joins the cluster that a peer is in, or founds one when nobody is.
     fn find_cluster(&mut self, all: bool, passed: Micros, fx: &mut Effects) {
         let met = self.met.take();
-        let birth = fx.meta().birth;
+        let birth = fx.local.meta().birth;
         if let Some(cluster) = met {
             let founder = cluster.founders.contains(&(self.me, birth));
             if !founder {
-                fx.notice(Notice::Reborn);
+                fx.out.notice(Notice::Reborn);
             }
             let lost = if founder { Vec::new() } else { own_partitions(&self.ring, self.me) };
             fx.change_meta(|meta| {
@@ -348,12 +355,12 @@ impl Identity {
         } else if (all && self.is_first()) || (self.bootstrap && passed >= GRACE) {
             let peers = self.heard.iter().map(|(node, heard)| (*node, heard.birth));
             let founders = peers.chain([(self.me, birth)]).collect();
-            let cluster = Cluster::found(&fx.meta().owner.cluster, founders);
+            let cluster = Cluster::found(&fx.local.meta().owner.cluster, founders);
             fx.change_meta(|meta| meta.cluster = Some(cluster));
-            fx.notice(Notice::Founded);
+            fx.out.notice(Notice::Founded);
         } else if passed >= LONG && !std::mem::replace(&mut self.complained, true) {
             let silent = self.peers().filter(|peer| !self.heard.contains_key(peer));
-            silent.for_each(|peer| fx.notice(Notice::Awaited(peer)));
+            silent.for_each(|peer| fx.out.notice(Notice::Awaited(peer)));
         }
     }
 
@@ -378,12 +385,13 @@ impl Identity {
     /// Something is durable: settles when the decision is.
     pub(super) fn synced(&mut self, fx: &mut Effects) {
         if let Some(mark) = self.decided
-            && fx.is_durable(mark)
-            && !fx.is_settled()
+            && fx.out.is_durable(mark)
+            && !fx.local.is_settled()
         {
-            fx.settle();
+            fx.local.settle();
+            fx.out.notice(Notice::Settled);
             if !self.heard.is_empty() || self.peers().next().is_none() {
-                fx.witness();
+                fx.local.witness();
             }
             // Peers that heard of an outdated life hear of the one that goes on.
             self.introduce(self.links.iter().copied().collect(), fx);

@@ -9,13 +9,15 @@ use std::sync::Arc;
 
 use super::effects::Effects;
 use super::forest::own_partitions;
+use super::ids::RequestId;
 use super::words::{Hindrance, RingChange};
 use super::{Config, Notice};
 use crate::members::{Member, Members, Standing};
 use crate::message::{Body, Counter};
 use crate::ring::Ring;
-use crate::types::{MAX_MEMBERS, MILLI, Micros, NodeId};
-use ballot::Ballot;
+use crate::store::Change;
+use crate::types::{MAX_MEMBERS, MILLI, Micros, NodeId, Partition};
+use ballot::{Ballot, Voters};
 
 /// A member that has not answered this node's introductions is told of the ring so often: it may
 /// take this node for a stranger.
@@ -65,12 +67,12 @@ impl Placement {
     pub(super) fn meet(
         &mut self,
         from: NodeId,
-        op: u64,
+        op: RequestId,
         theirs: (u64, u64),
         cluster: Option<u64>,
         fx: &mut Effects,
     ) -> Ordering {
-        let own = fx.meta().cluster.as_ref().map(|cluster| cluster.id);
+        let own = fx.local.meta().cluster.as_ref().map(|cluster| cluster.id);
         let same_cluster = own.is_some() && (cluster.is_none() || cluster == own);
         if theirs < self.id && self.id.0 > 1 && same_cluster {
             self.tell(vec![from], op, fx);
@@ -91,11 +93,11 @@ impl Placement {
     }
 
     /// Tells these of the ring, once it is known to be durable.
-    fn tell(&self, to: Vec<NodeId>, op: u64, fx: &mut Effects) {
-        let mark = fx.last_mark();
+    fn tell(&self, to: Vec<NodeId>, op: RequestId, fx: &mut Effects) {
+        let mark = fx.out.last_mark();
         for peer in to {
-            let (ring, members) = ((*self.ring).clone(), fx.members().clone());
-            fx.send_synced(Some(mark), peer, op, Body::Placement { ring, members });
+            let (ring, members) = ((*self.ring).clone(), fx.local.members().clone());
+            fx.out.send_synced(Some(mark), peer, op, Body::Placement { ring, members });
         }
     }
 
@@ -103,18 +105,18 @@ impl Placement {
     /// its disk begins with what is configured, and may take this one for a stranger, whom it
     /// cannot answer.
     pub(super) fn tell_silent(&mut self, now: Micros, silent: Vec<NodeId>, fx: &mut Effects) {
-        if self.id.0 == 1 || fx.meta().cluster.is_none() || now < self.next_tell {
+        if self.id.0 == 1 || fx.local.meta().cluster.is_none() || now < self.next_tell {
             return;
         }
         self.next_tell = now + TELL;
-        self.tell(silent, 0, fx);
+        self.tell(silent, RequestId::NONE, fx);
     }
 
     /// A node without a place in the ring speaks. It is heard only when it has a later ring of the
     /// same cluster, or of a cluster that this node, which is in none, belongs to by its
     /// configuration.
     pub(super) fn hear_stranger(&mut self, from: NodeId, body: Body, fx: &mut Effects) {
-        let standing = fx.members().get(from).map(|member| member.standing);
+        let standing = fx.local.members().get(from).map(|member| member.standing);
         let is_removed = standing == Some(Standing::Removed);
         match body {
             Body::Introduce { ring, cluster, .. } if ring.0 > self.id.0 && !is_removed => {
@@ -125,16 +127,16 @@ impl Placement {
             }
             Body::Placement { ring, members } if !is_removed && ring.has(from) => {
                 let known = self.strangers.get(&from).filter(|(id, _)| *id == ring.id());
-                let own = fx.meta().cluster.as_ref().map(|cluster| cluster.id);
+                let own = fx.local.meta().cluster.as_ref().map(|cluster| cluster.id);
                 let fits = |(_, cluster): &&((u64, u64), Option<u64>)| {
                     cluster.is_some() && (own.is_none() || *cluster == own)
                 };
                 if known.filter(fits).is_some() {
-                    fx.count(Counter::RingsOfStrangersTaken);
+                    fx.out.count(Counter::RingsOfStrangersTaken);
                     self.hear(from, ring, &members, fx);
                 }
             }
-            _ => fx.count(Counter::MessagesOfStrangersIgnored),
+            _ => fx.out.count(Counter::MessagesOfStrangersIgnored),
         }
     }
 
@@ -146,11 +148,11 @@ impl Placement {
         }
         if (ring.n(), ring.partitions()) != (self.ring.n(), self.ring.partitions()) {
             if ring.id() > self.id && ring.has(self.me) {
-                fx.notice(Notice::Misplaced(from));
+                fx.out.notice(Notice::Misplaced(from));
             }
             return;
         }
-        let (ring, members) = reconcile((&self.ring, fx.members()), (&ring, members));
+        let (ring, members) = reconcile((&self.ring, fx.local.members()), (&ring, members));
         if ring.id() <= self.id || !ring.has(self.me) {
             return;
         }
@@ -181,15 +183,16 @@ impl Placement {
     pub(super) fn replace(&mut self, now: Micros, old: NodeId, new: Member, fx: &mut Effects) {
         self.ballot.expire(now);
         if self.taking.is_some() {
-            return fx.not_replaced(Hindrance::Other(None, self.me));
+            return fx.out.not_replaced(Hindrance::Other(None, self.me));
         }
         if let Some(other) = self.under_way() {
-            return fx.not_replaced(Hindrance::Other(Some(other), other.by));
+            return fx.out.not_replaced(Hindrance::Other(Some(other), other.by));
         }
         if let Err(why) = self.ring.replace(old, new.id()) {
-            return fx.not_replaced(Hindrance::Ring(why));
+            return fx.out.not_replaced(Hindrance::Ring(why));
         }
-        self.ballot.propose(now, (old, new), (self.id, &self.members), fx);
+        let voters = Voters { ring: self.id, members: &self.members };
+        self.ballot.propose(now, old, new, voters, fx);
     }
 
     /// Another member asks whether it may change the ring, answers that question, or gives a grant
@@ -198,7 +201,7 @@ impl Placement {
         &mut self,
         now: Micros,
         from: NodeId,
-        op: u64,
+        op: RequestId,
         body: Body,
         fx: &mut Effects,
     ) {
@@ -220,7 +223,7 @@ impl Placement {
     /// Asks again, and gives up what was not granted in time.
     pub(super) fn tick(&mut self, now: Micros, fx: &mut Effects) {
         self.ballot.tick(now, &self.members, fx);
-        self.ballot.ask(now, (self.id, &self.members), fx);
+        self.ballot.ask(now, Voters { ring: self.id, members: &self.members }, fx);
     }
 
     /// When the next tick is due.
@@ -231,36 +234,53 @@ impl Placement {
     fn carry_out(&mut self, old: NodeId, new: Member, fx: &mut Effects) {
         let ring = match self.ring.replace(old, new.id()) {
             Ok(ring) => ring,
-            Err(why) => return fx.not_replaced(Hindrance::Ring(why)),
+            Err(why) => return fx.out.not_replaced(Hindrance::Ring(why)),
         };
         let version = ring.version();
-        let removed = fx.members().get(old).cloned();
+        let removed = fx.local.members().get(old).cloned();
         let removed = removed.map(|old| Member { standing: Standing::Removed, version, ..old });
         let new = Member { standing: Standing::Member, version, ..new };
-        let mut members = fx.members().clone();
+        let mut members = fx.local.members().clone();
         members.adopt(&Members::new(removed.into_iter().chain([new]).collect()));
         self.take(ring, &members, fx);
     }
 
     fn take(&mut self, ring: Ring, members: &Members, fx: &mut Effects) {
+        debug_assert!(self.taking.is_none(), "one ring at a time is on its way to the disk");
+        debug_assert!(ring.id() > self.id, "a life is followed by one with a later ring");
         let own = own_partitions(&self.ring, self.me);
         let mut gained = own_partitions(&ring, self.me);
         gained.retain(|partition| !own.contains(partition));
         if removed_owners(&ring, members) > 0 {
             // Two commands gave the places of two members to the same newcomer: one of them has to
             // be replaced again.
-            fx.count(Counter::RingsWithPlacesOfRemovedMembers);
+            fx.out.count(Counter::RingsWithPlacesOfRemovedMembers);
         }
-        self.taking = Some(fx.place(ring, members, gained));
+        self.taking = Some(write(ring, members, gained, fx));
     }
 
     /// Something is durable: the next life may begin when the next ring is.
     pub(super) fn synced(&mut self, fx: &mut Effects) {
-        if self.taking.is_some_and(|mark| fx.is_durable(mark)) {
+        if self.taking.is_some_and(|mark| fx.out.is_durable(mark)) {
             self.taking = None;
-            fx.end_life();
+            fx.out.end_life();
         }
     }
+}
+
+/// Makes a later ring durable, with its members, and the loss of authority for the partitions that
+/// it brings here; the mark tells when it is.
+fn write(ring: Ring, members: &Members, gained: Vec<Partition>, fx: &mut Effects) -> u64 {
+    let members = fx.local.replace_members(members);
+    let meta = fx.local.change_meta(|meta| {
+        // A node that is in no cluster yet loses it when it meets one.
+        if meta.cluster.is_some() {
+            meta.without_authority.extend(gained);
+            meta.without_authority.sort_unstable();
+            meta.without_authority.dedup();
+        }
+    });
+    fx.out.write(vec![Change::Ring(ring), members, meta])
 }
 
 fn is_removed(members: &Members, id: NodeId) -> bool {

@@ -1,10 +1,14 @@
-//! Anti-entropy (DeCandia et al., "Dynamo", 2007, section 4.7): each partition is compared with every other home of it, over
-//! and over, and at once when something may be missing; what differs is moved. Here is decided when; `exchange` is one
-//! comparison, `answers` the other end of it, `reading` brings the trees from the disk, `healing` mends damaged records.
+//! Anti-entropy (DeCandia et al., "Dynamo", 2007, section 4.7): each partition is compared with
+//! every other home of it, over and over, and at once when something may be missing; what differs
+//! is moved. Here is decided when; `exchange` is one comparison, `answers` the other end of it,
+//! `reading` brings the trees from the disk, `healing` mends damaged records, `authority` says what
+//! does not count meanwhile.
 //!
-//! A node that has lost its authority for a partition regains it here: once it has taken over all that each other home has.
+//! A node that has lost its authority for a partition regains it here: once it has taken over all
+//! that each other home has.
 
 mod answers;
+mod authority;
 mod exchange;
 mod healing;
 mod reading;
@@ -13,27 +17,28 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use self::answers::Answers;
+use self::authority::Loss;
 use self::exchange::{Exchange, Moved, Step, Stop, Way};
 use self::healing::Healing;
 use self::reading::Reader;
 use super::effects::Effects;
 use super::forest::own_partitions;
+use super::generations::Stamped;
+use super::ids::{RequestId, RequestIds, Role, ScanToken};
 use super::reach::Reach;
 use super::{Config, Notice};
 use crate::members::Opinion;
-use crate::message::{Body, ComparisonFault, Counter};
+use crate::message::{Body, ComparisonFault, Counter, NotYet};
 use crate::ring::Ring;
 use crate::rng::Rng;
 use crate::store::ScanPage;
 use crate::types::{Key, MILLI, Micros, NodeId, Partition};
 
-/// Set in the ids of this role's operations, and in those of no other role.
-pub(super) const TAG: u64 = 1 << 62;
 /// Exchanges under way while no client waits for this node, and while some do.
 const MAX_EXCHANGES: usize = 8;
 const MAX_EXCHANGES_BESIDE_CLIENTS: usize = 2;
-/// An exchange that moved something is followed by another one after this time, until the roots are the same; one that failed
-/// is tried again after it, then twice it, and so on.
+/// An exchange that moved something is followed by another one after this time, until the roots are
+/// the same; one that failed is tried again after it, then twice it, and so on.
 const AGAIN: Micros = 1_000 * MILLI;
 /// What is due is looked for so often; it is no matter of less.
 const LOOK: Micros = 100 * MILLI;
@@ -61,21 +66,12 @@ pub(super) struct Repair {
     answers: Answers,
     reader: Reader,
     healing: Healing,
-    /// Partitions without authority, each with the homes that have nothing any more that is missing here.
+    /// Partitions without authority, each with the homes that have nothing any more that is missing
+    /// here.
     lacking: BTreeMap<Partition, BTreeSet<NodeId>>,
     /// The id of the store that lacks it.
     store: u64,
     loss: Loss,
-}
-
-/// What became of partitions without authority of which this node is the only owner: nobody has
-/// what is lost.
-#[derive(Clone, Copy, Debug, Default)]
-struct Loss {
-    /// True once the operator was told.
-    told: bool,
-    /// So many were accepted; told when this mark is durable.
-    accepted: Option<(u64, u32)>,
 }
 
 /// A partition and another home of it.
@@ -101,17 +97,16 @@ pub(super) struct Flight {
 /// The ids of questions, and the objects in flight.
 #[derive(Clone, Debug)]
 pub(super) struct Lane {
-    next_op: u64,
-    flights: BTreeMap<u64, Flight>,
+    ids: RequestIds,
+    flights: BTreeMap<RequestId, Flight>,
 }
 
 impl Lane {
-    fn question(&mut self) -> u64 {
-        self.next_op += 1;
-        TAG | self.next_op
+    fn question(&mut self) -> RequestId {
+        self.ids.next()
     }
 
-    fn fly(&mut self, peer: NodeId, partition: Partition, key: Key, way: Way) -> u64 {
+    fn fly(&mut self, peer: NodeId, partition: Partition, key: Key, way: Way) -> RequestId {
         let op = self.question();
         self.flights.insert(op, Flight { peer, partition, key, way });
         op
@@ -125,21 +120,23 @@ pub struct PairView {
     pub partition: Partition,
     /// The other home.
     pub peer: NodeId,
-    /// For how long nothing else is known than that they hold the same; `None` before they were compared.
+    /// For how long nothing else is known than that they hold the same; `None` before they were
+    /// compared.
     pub equal_for: Option<Micros>,
     /// True while they are being compared, or are to be at once.
     pub is_pending: bool,
     /// Why the last exchange failed.
     pub failing: Option<ComparisonFault>,
-    /// Objects that the last exchange with a difference brought here, took there, and the bytes of their values.
+    /// Objects that the last exchange with a difference brought here, took there, and the bytes of
+    /// their values.
     pub moved: (u64, u64, u64),
 }
 
 impl Repair {
-    /// Operation ids begin at a random place, so that answers to a former life are not taken for this one's.
+    /// Every pair that this node is to begin with is due.
     pub(super) fn new(config: &Config, seed: u64) -> Self {
         let me = config.me;
-        let mut rng = Rng::new(seed ^ TAG);
+        let mut rng = Rng::new(seed ^ Role::Repair.tag());
         let own = own_partitions(&config.ring, me);
         let mut pairs = BTreeMap::new();
         for partition in &own {
@@ -151,7 +148,7 @@ impl Repair {
                 pairs.insert((*partition, *peer), Pair { due, ..Pair::default() });
             }
         }
-        let next_op = rng.next_u64() >> 3;
+        let ids = RequestIds::new(Role::Repair, rng.next_u64());
         Repair {
             me,
             ring: config.ring.clone(),
@@ -162,7 +159,7 @@ impl Repair {
             exchanges: Vec::new(),
             look_at: 0,
             rest_until: 0,
-            lane: Lane { next_op, flights: BTreeMap::new() },
+            lane: Lane { ids, flights: BTreeMap::new() },
             answers: Answers::default(),
             reader: Reader::new(own, config.scrub_interval),
             healing: Healing::default(),
@@ -172,7 +169,8 @@ impl Repair {
         }
     }
 
-    /// Each pair is compared about every `interval`, and all that is on disk read once in the time `round`.
+    /// Each pair is compared about every `interval`, and all that is on disk read once in the time
+    /// `round`.
     pub(super) fn pace(&mut self, now: Micros, interval: Micros, round: Micros) {
         self.interval = interval;
         for pair in self.pairs.values_mut() {
@@ -249,7 +247,7 @@ impl Repair {
                 at += 1;
             }
         }
-        if !fx.is_settled() || now < self.look_at {
+        if !fx.local.is_settled() || now < self.look_at {
             return;
         }
         self.look_at = now + LOOK;
@@ -264,83 +262,8 @@ impl Repair {
         self.healing.tick(now, &others, &mut self.lane, fx);
     }
 
-    /// Notices which authority is lacking, and regains it where every other home has nothing that is missing.
-    fn look_after_authority(&mut self, now: Micros, fx: &mut Effects) {
-        let (store, lost) = (fx.meta().store, &fx.meta().without_authority);
-        if self.store != store || !self.lacking.keys().eq(lost) {
-            // What was taken over before counts no more.
-            self.store = store;
-            self.lacking = lost.iter().map(|partition| (*partition, BTreeSet::new())).collect();
-            for ((partition, _), pair) in &mut self.pairs {
-                if self.lacking.contains_key(partition) {
-                    pair.due = Some(now);
-                }
-            }
-        }
-        self.tell_loss(fx);
-        let ring = &self.ring;
-        let full = |(partition, heard): &(&Partition, &BTreeSet<NodeId>)| {
-            let homes = ring.homes(**partition);
-            // Where there is no other owner, nobody can bring back what is lost.
-            homes.len() > 1 && homes.iter().all(|home| *home == self.me || heard.contains(home))
-        };
-        let regained: BTreeSet<Partition> =
-            self.lacking.iter().filter(full).map(|(partition, _)| *partition).collect();
-        if regained.is_empty() {
-            return;
-        }
-        self.lacking.retain(|partition, _| !regained.contains(partition));
-        fx.count_many(Counter::AuthorityRegained, regained.len() as u64);
-        fx.change_meta(|meta| meta.without_authority.retain(|lost| !regained.contains(lost)));
-        if self.lacking.is_empty() {
-            fx.notice(Notice::Recovered);
-        }
-    }
-
-    /// Partitions that may lack acknowledged writes which no other node has.
-    pub(super) fn lost(&self, fx: &Effects) -> Vec<Partition> {
-        let lost = fx.meta().without_authority.iter().copied();
-        lost.filter(|partition| *self.ring.homes(*partition) == [self.me]).collect()
-    }
-
-    /// Tells the operator of such partitions, once in a life.
-    fn tell_loss(&mut self, fx: &mut Effects) {
-        if self.loss.told {
-            return;
-        }
-        let lost = self.lost(fx).len() as u32;
-        if lost > 0 {
-            self.loss.told = true;
-            fx.notice(Notice::Lost(lost));
-        }
-    }
-
-    /// The operator accepts that what they lack is gone: what is not found there counts from now
-    /// on.
-    pub(super) fn accept_loss(&mut self, fx: &mut Effects) {
-        let lost: BTreeSet<Partition> = self.lost(fx).into_iter().collect();
-        if lost.is_empty() {
-            return;
-        }
-        self.lacking.retain(|partition, _| !lost.contains(partition));
-        let mark = fx.change_meta(|meta| {
-            meta.without_authority.retain(|partition| !lost.contains(partition));
-        });
-        self.loss = Loss { told: false, accepted: Some((mark, lost.len() as u32)) };
-    }
-
-    /// Something is durable: the operator hears that the loss is accepted.
-    pub(super) fn synced(&mut self, fx: &mut Effects) {
-        if let Some((mark, partitions)) = self.loss.accepted
-            && fx.is_durable(mark)
-        {
-            self.loss.accepted = None;
-            fx.notice(Notice::LossAccepted(partitions));
-        }
-    }
-
     fn begin_exchanges(&mut self, now: Micros, fx: &mut Effects) {
-        let most = if fx.is_busy() { MAX_EXCHANGES_BESIDE_CLIENTS } else { MAX_EXCHANGES };
+        let most = if fx.local.is_busy() { MAX_EXCHANGES_BESIDE_CLIENTS } else { MAX_EXCHANGES };
         if self.exchanges.len() >= most {
             return;
         }
@@ -358,7 +281,7 @@ impl Repair {
             .collect();
         due.sort_unstable();
         // What authority depends on does not rest: reads are refused meanwhile.
-        let rests = fx.is_busy() && now < self.rest_until;
+        let rests = fx.local.is_busy() && now < self.rest_until;
         for (has_authority, _, partition, peer) in due {
             if self.exchanges.len() >= most || (rests && has_authority) {
                 break;
@@ -367,14 +290,21 @@ impl Repair {
             if self.exchanges.iter().any(|exchange| exchange.partition == partition) {
                 continue;
             }
-            let pair = (partition, peer);
-            let begun = Exchange::begin(now, pair, !has_authority, &mut self.lane, fx);
+            let lane = &mut self.lane;
+            let begun = Exchange::begin(now, partition, peer, !has_authority, lane, fx);
             self.exchanges.extend(begun);
         }
     }
 
     /// A peer asks about a tree.
-    pub(super) fn ask(&mut self, now: Micros, from: NodeId, op: u64, body: Body, fx: &mut Effects) {
+    pub(super) fn ask(
+        &mut self,
+        now: Micros,
+        from: NodeId,
+        op: RequestId,
+        body: Body,
+        fx: &mut Effects,
+    ) {
         if let Some(partition) = self.answers.ask(from, op, body, &self.ring, fx)
             && let Some(pair) = self.pairs.get_mut(&(partition, from))
         {
@@ -387,11 +317,11 @@ impl Repair {
         &mut self,
         now: Micros,
         from: NodeId,
-        op: u64,
+        op: RequestId,
         body: Body,
         fx: &mut Effects,
     ) {
-        if self.healing.hear(now, (op, from), &body, fx) {
+        if self.healing.hear(now, from, op, &body, fx) {
             return;
         }
         if self.lane.flights.contains_key(&op) {
@@ -405,10 +335,16 @@ impl Repair {
     }
 
     /// Something has become of an object in flight.
-    fn fly_on(&mut self, now: Micros, from: NodeId, op: u64, body: Body, fx: &mut Effects) {
-        let Some(mut flight) = self.lane.flights.remove(&op) else { return };
+    fn fly_on(&mut self, now: Micros, from: NodeId, op: RequestId, body: Body, fx: &mut Effects) {
+        let Some(mut flight) = self.lane.flights.remove(&op) else {
+            debug_assert!(false, "the flight was found by its id");
+            return;
+        };
         let belongs = |e: &Exchange| e.peer == flight.peer && e.partition == flight.partition;
-        let Some(at) = self.exchanges.iter().position(belongs) else { return };
+        let Some(at) = self.exchanges.iter().position(belongs) else {
+            debug_assert!(false, "the flights of an exchange end with it");
+            return;
+        };
         let exchange = &mut self.exchanges[at];
         let own = from == self.me;
         // From where it is read to where it goes: in a push both are the other way round.
@@ -419,11 +355,12 @@ impl Repair {
         let (over, failed) = match (body, flight.way) {
             (Body::Failed(_), _) => (true, true),
             (Body::Copy { object, generation, .. }, way) if read => {
-                (exchange.carry(op, &flight.key, way, (object, generation), fx), false)
+                let copy = Stamped { object, generation };
+                (exchange.carry(op, &flight.key, way, copy, fx), false)
             }
             (Body::Held, Way::Both) if written => {
                 flight.way = Way::Push;
-                fx.send(vec![self.me], op, Body::Read { key: flight.key.clone() });
+                fx.out.send(vec![self.me], op, Body::Read { key: flight.key.clone() });
                 (false, false)
             }
             (Body::Held, _) if written => (true, false),
@@ -438,18 +375,42 @@ impl Repair {
         self.end_if_over(now, at, step, fx);
     }
 
-    /// A span has been read from the disk.
-    pub(super) fn scanned(&mut self, now: Micros, token: u64, page: ScanPage, fx: &mut Effects) {
-        if let Some((partition, damaged)) = self.reader.scanned(now, token, &page, fx) {
+    /// A page has been read for the trees.
+    pub(super) fn trees_scanned(
+        &mut self,
+        now: Micros,
+        token: ScanToken,
+        page: &ScanPage,
+        fx: &mut Effects,
+    ) {
+        if let Some((partition, damaged)) = self.reader.scanned(now, token, page, fx) {
             for key in damaged {
                 self.healing.find(partition, key, fx);
             }
-        } else if let Some(at) = self.exchanges.iter().position(|e| e.awaits(token)) {
-            let step = self.exchanges[at].scanned(now, page, &mut self.lane, fx);
-            self.end_if_over(now, at, step, fx);
-        } else {
-            self.answers.scanned(token, &page, fx);
         }
+    }
+
+    /// A page has been read for an exchange, which may have been given up meanwhile.
+    pub(super) fn exchange_scanned(
+        &mut self,
+        now: Micros,
+        token: ScanToken,
+        page: ScanPage,
+        fx: &mut Effects,
+    ) {
+        let Some(at) = self.exchanges.iter().position(|e| e.awaits_scan(token)) else { return };
+        let step = self.exchanges[at].scanned(now, page, &mut self.lane, fx);
+        self.end_if_over(now, at, step, fx);
+    }
+
+    /// A page has been read for a peer's comparison.
+    pub(super) fn peer_list_scanned(
+        &mut self,
+        token: ScanToken,
+        page: &ScanPage,
+        fx: &mut Effects,
+    ) {
+        self.answers.scanned(token, page, fx);
     }
 
     /// Takes note of an exchange that has ended; true if it has.
@@ -469,7 +430,7 @@ impl Repair {
         }
         let ended = match ended {
             Err(Stop::NotYet) => {
-                fx.count(Counter::ExchangesPutOff);
+                fx.out.count(Counter::ExchangesPutOff);
                 if let Some(pair) = self.pairs.get_mut(&(partition, peer)) {
                     pair.due = Some(now + 2 * AGAIN);
                 }
@@ -480,22 +441,25 @@ impl Repair {
         };
         let (interval, half) = (self.interval, self.rng.below(self.interval / 2 + 1));
         let initiates = self.initiates(partition, peer);
-        let Some(pair) = self.pairs.get_mut(&(partition, peer)) else { return true };
+        let Some(pair) = self.pairs.get_mut(&(partition, peer)) else {
+            debug_assert!(false, "only pairs are compared, and none is forgotten");
+            return true;
+        };
         let failed = moved.failed > 0;
         let objects = ComparisonFault::Objects { objects: moved.failed };
         let why = ended.err().or_else(|| failed.then_some(objects));
-        fx.count(Counter::Exchanges);
-        fx.count_many(Counter::ObjectsPulled, moved.pulled);
-        fx.count_many(Counter::ObjectsPushed, moved.pushed);
+        fx.out.count(Counter::Exchanges);
+        fx.out.count_many(Counter::ObjectsPulled, moved.pulled);
+        fx.out.count_many(Counter::ObjectsPushed, moved.pushed);
         if moved.pulled + moved.pushed > 0 {
             pair.moved = moved;
-            fx.notice(Notice::Repaired(partition, peer, moved.pulled, moved.pushed));
+            fx.out.notice(Notice::Repaired(partition, peer, moved.pulled, moved.pushed));
         }
         match why {
             Some(why) => {
-                fx.count(Counter::ExchangesFailed);
+                fx.out.count(Counter::ExchangesFailed);
                 if pair.failing.is_none() {
-                    fx.notice(Notice::RepairFailed(partition, peer));
+                    fx.out.notice(Notice::RepairFailed(partition, peer));
                 }
                 let tries = pair.failing.take().map_or(0, |(_, tries)| tries) + 1;
                 pair.due = Some(now + (AGAIN << tries.min(10)).min(interval.max(AGAIN)));
@@ -511,8 +475,8 @@ impl Repair {
                 let moved_something = moved.pulled + moved.pushed > 0;
                 if !moved_something && moved.left == 0 {
                     // The leaves differ and their keys do not: one of the two trees is wrong.
-                    fx.count(Counter::DifferencesUnexplained);
-                    fx.forest().doubt(partition);
+                    fx.out.count(Counter::DifferencesUnexplained);
+                    fx.local.forest.doubt(partition);
                 }
                 pair.due = Some(now + if moved_something { AGAIN } else { 2 * AGAIN });
             }

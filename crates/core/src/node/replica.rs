@@ -2,24 +2,25 @@
 //! minted here, under the actor rules that keep them unique.
 
 mod turn;
+mod update;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use self::turn::Turn;
-use super::effects::{Effects, stalled};
+use self::update::{Made, make, merge};
+use super::effects::Effects;
 use super::forest::Held;
-use super::words::HINT_TAG;
-use super::{Config, Oversize, Shortage, Stall};
-use crate::causal::{Actor, Context, Dot, Object, Version};
+use super::generations::Stamped;
+use super::ids::{RequestId, Role};
+use super::local::stalled;
+use super::{Config, Shortage, Stall};
+use crate::causal::{Context, Object};
 use crate::generation::Grave;
-use crate::message::{self, Body, Counter, Measure, Refusal, Resource};
+use crate::message::{self, Body, Counter, Refusal, Resource};
 use crate::ring::Ring;
 use crate::store::{Change, Found, Listing, Record};
-use crate::types::{
-    Key, MAX_CLOCK_ENTRIES, MAX_SIBLINGS, NodeId, ObjectLimits, Partition, WriteId,
-};
-use crate::wire;
+use crate::types::{Key, NodeId, ObjectLimits, Partition};
 
 /// Most operations waiting for one key.
 const MAX_KEY_QUEUE: usize = 128;
@@ -38,7 +39,7 @@ pub(super) struct Replica {
     limits: ObjectLimits,
     keys: HashMap<Key, KeyState>,
     reads: HashMap<u64, Key>,
-    lists: HashMap<u64, (NodeId, u64, Partition)>,
+    lists: HashMap<u64, (NodeId, RequestId, Partition)>,
     /// Writes that are not synced: the mark, the key, and about how many bytes.
     unsynced: VecDeque<(u64, Key, usize)>,
     unsynced_bytes: usize,
@@ -76,7 +77,7 @@ impl Copy {
             Found::Nothing => None,
             Found::Record(record) => Some(Copy::Record(record)),
             Found::Damaged => {
-                fx.count(Counter::DamagedRecordsRead);
+                fx.out.count(Counter::DamagedRecordsRead);
                 Some(Copy::Damaged)
             }
         }
@@ -87,7 +88,7 @@ impl Copy {
 #[derive(Clone, Debug)]
 struct Work {
     from: NodeId,
-    op: u64,
+    op: RequestId,
     kind: Kind,
 }
 
@@ -129,13 +130,6 @@ enum Answer {
     Now(Body),
 }
 
-/// What became of a client's change.
-enum Made {
-    /// With its generation.
-    Done(Object, Option<Dot>, u64),
-    Refused(Refusal),
-}
-
 impl Replica {
     /// The replica at the start of a life.
     pub(super) fn new(config: &Config) -> Self {
@@ -153,13 +147,13 @@ impl Replica {
     }
 
     /// Takes a question of a coordinator: an update, a merge, a read or a listing.
-    pub(super) fn ask(&mut self, from: NodeId, op: u64, body: Body, fx: &mut Effects) {
+    pub(super) fn ask(&mut self, from: NodeId, op: RequestId, body: Body, fx: &mut Effects) {
         let (key, kind) = match body {
             Body::Update { key, context, change, keep_for } => {
                 (key, Kind::Update { context, change, keep_for })
             }
             Body::Merge { key, object, generation } => {
-                let hint = op & HINT_TAG != 0;
+                let hint = op.role() == Role::Handoff;
                 (key, Kind::Merge { object, generation, hint })
             }
             Body::Keep { key, object, keep_for, generation } => {
@@ -172,11 +166,11 @@ impl Replica {
             Body::Restore { key, object } => (key, Kind::Restore(object)),
             Body::Read { key } => (key, Kind::Read),
             Body::List { partition, after, limit_bytes } => {
-                if fx.stall().is_some() {
+                if fx.local.stall().is_some() {
                     return refuse(from, op, stalled(), fx);
                 }
                 let limit_bytes = limit_bytes.min(MAX_LIST_BYTES) as usize;
-                let token = fx.list(partition, after, limit_bytes);
+                let token = fx.out.list(partition, after, limit_bytes);
                 self.lists.insert(token, (from, op, partition));
                 return;
             }
@@ -194,19 +188,19 @@ impl Replica {
             self.run(&key, fx);
         } else if !reading {
             let partition = self.ring.partition(&key);
-            // Only homes are kept for, and those that were it before they were removed; where nothing is kept for anybody,
-            // there is nothing to look up.
+            // Only homes are kept for, and those that were it before they were removed; where
+            // nothing is kept for anybody, there is nothing to look up.
             let homes = self.ring.homes(partition);
             let is_due = |target: &NodeId| homes.contains(target) || !self.ring.has(*target);
-            let hints_for = fx.hints().targets().filter(is_due).collect();
-            let token = fx.read(partition, key.clone(), hints_for);
+            let hints_for = fx.local.hints.targets().filter(is_due).collect();
+            let token = fx.out.read(partition, key.clone(), hints_for);
             self.reads.insert(token, key);
         }
     }
 
     /// Voids an update that has not been carried out. Its place in the queue stays: it may be what
     /// a read of the disk waits for.
-    fn withdraw(&mut self, key: &Key, from: NodeId, op: u64) {
+    fn withdraw(&mut self, key: &Key, from: NodeId, op: RequestId) {
         let Some(state) = self.keys.get_mut(key) else { return };
         let its = |work: &&mut Work| {
             work.from == from && work.op == op && matches!(work.kind, Kind::Update { .. })
@@ -230,7 +224,7 @@ impl Replica {
     /// The store has stalled, or gets on again: who waits for it here is told to ask elsewhere.
     /// What was written and waits for its sync may yet become durable, so nothing is said of that.
     pub(super) fn stalled(&mut self, fx: &mut Effects) {
-        let Some(stall) = fx.stall() else { return };
+        let Some(stall) = fx.local.stall() else { return };
         // In an order that is the same in every run, whatever it is in memory.
         let mut lists: Vec<_> = std::mem::take(&mut self.lists).into_iter().collect();
         lists.sort_unstable();
@@ -255,7 +249,7 @@ impl Replica {
     fn admit(&self, key: &Key, kind: &Kind, fx: &Effects) -> Result<(), Refusal> {
         if let Kind::Update { keep_for, .. } | Kind::Keep { keep_for, .. } = kind {
             let homes = self.ring.homes(self.ring.partition(key));
-            let odd = |target: &&NodeId| !homes.contains(target) || **target == fx.me();
+            let odd = |target: &&NodeId| !homes.contains(target) || **target == fx.local.me();
             if let Some(stranger) = keep_for.iter().find(odd) {
                 return Err(Refusal::Stranger(*stranger));
             }
@@ -263,7 +257,7 @@ impl Replica {
         let writes = matches!(kind, Kind::Update { .. } | Kind::Merge { .. } | Kind::Keep { .. });
         // A read of what is not synced waits for the sync.
         let unsynced = || self.keys.get(key).is_some_and(|state| state.mark.is_some());
-        let held_up = match fx.stall() {
+        let held_up = match fx.local.stall() {
             None => false,
             Some(Stall::Writes) => writes || matches!(kind, Kind::Read) && unsynced(),
             Some(Stall::All) => waits_for_disk(kind),
@@ -300,10 +294,14 @@ impl Replica {
         fx: &mut Effects,
     ) {
         let Some(key) = self.reads.remove(&token) else { return };
-        let Some(state) = self.keys.get_mut(&key) else { return };
+        let Some(state) = self.keys.get_mut(&key) else {
+            debug_assert!(false, "a key that is being read is not forgotten");
+            return;
+        };
+        debug_assert!(state.copies.is_none(), "a key is read once, and then ahead of the disk");
         let partition = self.ring.partition(&key);
-        if found == Found::Damaged && self.ring.homes(partition).contains(&fx.me()) {
-            fx.find_damaged(partition, key.clone());
+        if found == Found::Damaged && self.ring.homes(partition).contains(&fx.local.me()) {
+            fx.out.find_damaged(partition, key.clone());
         }
         let own = Copy::of(found, fx).unwrap_or_else(|| Copy::Record(Record::default()));
         let hints =
@@ -317,16 +315,20 @@ impl Replica {
     pub(super) fn list_done(&mut self, token: u64, listing: Listing, fx: &mut Effects) {
         let Some((to, op, partition)) = self.lists.remove(&token) else { return };
         let Listing { keys, more } = listing;
-        // Hints that are still to come do not matter: on a full disk they could not, and nothing were listed.
-        let authoritative = fx.is_authoritative(partition);
+        // Hints that are still to come do not matter: on a full disk they could not, and nothing
+        // were listed.
+        let authoritative = fx.local.is_authoritative(partition);
         // A listing may show unsynced keys, never miss synced ones: names alone promise nothing.
-        fx.send(vec![to], op, Body::Listed { keys, more, authoritative });
+        fx.out.send(vec![to], op, Body::Listed { keys, more, authoritative });
     }
 
     /// Every write up to `mark` is durable: the disk is as new as the copies of those keys.
     pub(super) fn synced(&mut self, mark: u64) {
         while self.unsynced.front().is_some_and(|(written, ..)| *written <= mark) {
-            let Some((_, key, bytes)) = self.unsynced.pop_front() else { return };
+            let Some((_, key, bytes)) = self.unsynced.pop_front() else {
+                debug_assert!(false, "the first one was just looked at");
+                return;
+            };
             self.unsynced_bytes -= bytes;
             if let Some(state) = self.keys.get_mut(&key)
                 && state.mark.is_some_and(|newest| newest <= mark)
@@ -341,14 +343,17 @@ impl Replica {
 
     /// Does all that waits for a key whose copies are known, in order, as one write.
     fn run(&mut self, key: &Key, fx: &mut Effects) {
-        let Some(KeyState { copies, mut mark, mut work }) = self.keys.remove(key) else { return };
-        let Some(copies) = copies else { return };
+        let Some(KeyState { copies: Some(copies), mut mark, mut work }) = self.keys.remove(key)
+        else {
+            debug_assert!(false, "work is done on a key whose copies are known");
+            return;
+        };
         let waiting = work.len();
         let partition = self.ring.partition(key);
-        let owed = !self.ring.homes(partition).contains(&fx.me());
+        let owed = !self.ring.homes(partition).contains(&fx.local.me());
         let (before, changed, answers) = (None, BTreeSet::new(), Vec::new());
-        let collected = fx.generations().of(partition).collected_of(key).cloned();
-        let store = fx.meta().store;
+        let collected = fx.local.generations.of(partition).collected_of(key).cloned();
+        let store = fx.local.meta().store;
         let limits = self.limits;
         let mut turn = Turn {
             key,
@@ -371,17 +376,17 @@ impl Replica {
             changed.iter().filter_map(|place| copies.change(partition, key, *place)).collect();
         if !changes.is_empty() {
             let bytes = changes.iter().map(change_bytes).sum();
-            let written = fx.write(changes);
+            let written = fx.out.write(changes);
             if let (true, Copy::Record(own)) = (changed.contains(&None), &copies.own) {
                 let after = Held::of(key, &own.object);
-                fx.forest().changed(partition, key, before, after, written);
+                fx.local.forest.changed(partition, key, before, after, written);
             }
             self.unsynced.push_back((written, key.clone(), bytes));
             self.unsynced_bytes += bytes;
             mark = Some(written);
         }
         for (to, op, body) in answers {
-            fx.send_synced(mark, to, op, body);
+            fx.out.send_synced(mark, to, op, body);
         }
         if mark.is_some() {
             self.keys.insert(key.clone(), KeyState { copies: Some(copies), mark, work });
@@ -389,12 +394,19 @@ impl Replica {
     }
 
     /// Does one thing to a key and answers.
-    fn take(&mut self, turn: &mut Turn<'_>, from: NodeId, op: u64, kind: Kind, fx: &mut Effects) {
+    fn take(
+        &mut self,
+        turn: &mut Turn<'_>,
+        from: NodeId,
+        op: RequestId,
+        kind: Kind,
+        fx: &mut Effects,
+    ) {
         let answer = match kind {
             Kind::Update { context, change, keep_for } => {
                 match make(turn, &context, &change, &keep_for, fx) {
                     Made::Done(object, dot, generation) => {
-                        fx.send(vec![from], op, Body::Updated { object, dot, generation });
+                        fx.out.send(vec![from], op, Body::Updated { object, dot, generation });
                         Answer::Synced(Body::Held)
                     }
                     Made::Refused(refusal) => Answer::Now(Body::Failed(refusal)),
@@ -415,12 +427,12 @@ impl Replica {
                 Answer::Synced(Body::Held)
             }
             Kind::Renounce(None) => {
-                turn.renounce(&fx.meta().fresh);
+                turn.renounce(&fx.local.meta().fresh);
                 Answer::Synced(Body::Held)
             }
             Kind::Renounce(Some(target)) => {
                 let (fresh, now) =
-                    (fx.meta().fresh.clone(), fx.generations().number(turn.partition));
+                    (fx.local.meta().fresh.clone(), fx.local.generations.number(turn.partition));
                 turn.renounce_hint(target, &fresh, now, fx);
                 Answer::Synced(Body::Held)
             }
@@ -429,21 +441,7 @@ impl Replica {
                 Err(refusal) => Answer::Now(Body::Failed(refusal)),
             },
             Kind::Keep { object, keep_for, generation } => {
-                turn.renounce_hints(fx);
-                let (object, generation) = turn.current(from, object, generation, fx);
-                let kept = fx.generations().check_hint(turn.partition, generation).and_then(|()| {
-                    let join = |old: Record| Record {
-                        generation: if old.object.is_empty() {
-                            generation
-                        } else {
-                            old.generation.min(generation)
-                        },
-                        object: old.object.sync(&object),
-                        ..old
-                    };
-                    turn.set_hints(keep_for, join, fx)
-                });
-                match kept {
+                match keep(turn, from, Stamped { object, generation }, keep_for, fx) {
                     Ok(()) => Answer::Synced(Body::Held),
                     Err(refusal) => Answer::Now(Body::Failed(refusal)),
                 }
@@ -458,12 +456,31 @@ impl Replica {
             Answer::Synced(body) => turn.answer(from, op, body),
             Answer::Now(body) => {
                 if matches!(body, Body::Failed(Refusal::Generation { .. })) {
-                    fx.count(Counter::StaleObjectsRefused);
+                    fx.out.count(Counter::StaleObjectsRefused);
                 }
-                fx.send(vec![from], op, body);
+                fx.out.send(vec![from], op, body);
             }
         }
     }
+}
+
+/// Keeps what `from` has made of a key for other members.
+fn keep(
+    turn: &mut Turn<'_>,
+    from: NodeId,
+    Stamped { object, generation }: Stamped,
+    keep_for: Vec<NodeId>,
+    fx: &mut Effects,
+) -> Result<(), Refusal> {
+    turn.renounce_hints(fx);
+    let (object, generation) = turn.current(from, object, generation, fx);
+    fx.local.generations.check_hint(turn.partition, generation)?;
+    let join = |old: Record| Record {
+        generation: if old.object.is_empty() { generation } else { old.generation.min(generation) },
+        object: old.object.sync(&object),
+        ..old
+    };
+    turn.set_hints(keep_for, join, fx)
 }
 
 /// True for what a coordinator waits for: it asks elsewhere when it is refused. What the node does
@@ -472,192 +489,9 @@ fn waits_for_disk(kind: &Kind) -> bool {
     matches!(kind, Kind::Update { .. } | Kind::Merge { .. } | Kind::Keep { .. } | Kind::Read)
 }
 
-fn refuse(to: NodeId, op: u64, refusal: Refusal, fx: &mut Effects) {
-    fx.count(Counter::ReplicaOperationsRefused);
-    fx.send(vec![to], op, Body::Failed(refusal));
-}
-
-/// Makes a client's change: in the own record, or at a stand-in (which keeps it for `keep_for`) in
-/// what it keeps of the key.
-fn make(
-    turn: &mut Turn<'_>,
-    context: &Context,
-    change: &message::Change,
-    keep_for: &[NodeId],
-    fx: &mut Effects,
-) -> Made {
-    let now = fx.generations().number(turn.partition);
-    if !keep_for.is_empty() {
-        turn.renounce_hints(fx);
-    }
-    let joined = if keep_for.is_empty() { None } else { turn.copies.joined(now) };
-    let record = match (&turn.copies.own, &joined) {
-        (_, Some(joined)) => joined,
-        (Copy::Record(own), None) if keep_for.is_empty() => own,
-        _ => return Made::Refused(Refusal::Damaged),
-    };
-    let (new, dot) = match update(record, context, change, turn.limits, fx) {
-        Ok(updated) => updated,
-        Err(refusal) => return Made::Refused(refusal),
-    };
-    // A delete under a context of many events, where nothing is: the other limits are for puts.
-    if dot.is_none()
-        && let Some(bytes) = outgrows(turn.limits.merged, Some(&record.object), &new.object)
-    {
-        return Made::Refused(Refusal::Object(bytes as u64));
-    }
-    let object = new.object.clone();
-    if keep_for.is_empty() {
-        turn.set_own(new);
-        return Made::Done(object, dot, now);
-    }
-    let generation = new.generation;
-    // In every hint of the key: one that stayed behind could lead to a used dot later.
-    let targets = keep_for.iter().chain(turn.copies.hints.keys()).copied().collect();
-    match turn.set_hints(targets, |_| new.clone(), fx) {
-        Ok(()) => Made::Done(object, dot, generation),
-        Err(refusal) => Made::Refused(refusal),
-    }
-}
-
-/// What a client's change makes of a record, and the dot of a put. Limits hold here and nowhere
-/// else.
-fn update(
-    record: &Record,
-    context: &Context,
-    change: &message::Change,
-    limits: ObjectLimits,
-    fx: &mut Effects,
-) -> Result<(Record, Option<Dot>), Refusal> {
-    let context = &with_repetitions(&record.object, context);
-    let (write, value, again) = match change {
-        message::Change::Put { write, value } => (*write, value, false),
-        message::Change::PutAgain { write, value } => (*write, value, true),
-        message::Change::Delete => {
-            let object = record.object.discard(context);
-            return Ok((Record { object, ..record.clone() }, None));
-        }
-    };
-    if let Some(dot) = issued(&record.object, write, again) {
-        return Ok((record.clone(), Some(dot)));
-    }
-    let store = fx.meta().store;
-    let (actor, own_serial) = if again {
-        fx.vouch_for(Actor::of_write(write))?;
-        (Actor::of_write(write), record.own_serial)
-    } else {
-        let continued = record.own_serial.filter(|serial| {
-            *serial >= fx.meta().serial_floor
-                && may_continue(&record.object, Actor { store, serial: *serial }, context)
-        });
-        let serial = continued.unwrap_or(fx.meta().serial_end);
-        (Actor { store, serial }, Some(serial))
-    };
-    let version = Version { write, value: value.clone() };
-    let (object, dot) = record.object.update(context, actor, version);
-    check_limits(limits, &record.object, &object)?;
-    // An actor is one key's, and used up once it is its key's no more.
-    fx.use_serial(actor);
-    Ok((Record { own_serial, object, ..*record }, Some(dot)))
-}
-
-/// The dot under which this copy knows the write already. A put that was sent to several nodes is
-/// known by the dot of its own actor, and by no other.
-fn issued(object: &Object, write: WriteId, again: bool) -> Option<Dot> {
-    let own = Dot { actor: Actor::of_write(write), counter: 1 };
-    if object.covers(own) {
-        return Some(own);
-    }
-    let live = object.values().find(|(_, version)| version.write == write);
-    live.map(|(dot, _)| dot).filter(|_| !again)
-}
-
-/// True if this actor may issue the next dot of the key: the clock has events of it, and no value
-/// that `seen` leaves alive. A second one beside it could not go before it (an entry has no gaps),
-/// and whoever wrote it could not be given a context that covers it alone.
-fn may_continue(object: &Object, actor: Actor, seen: &Context) -> bool {
-    let alive = |(dot, _): (Dot, &Version)| dot.actor == actor && !seen.covers(dot);
-    object.counter(actor) > 0 && !object.values().any(alive)
-}
-
-/// Refuses what would take a key over its limits, unless it was over them before and does not grow.
-fn check_limits(limits: ObjectLimits, before: &Object, after: &Object) -> Result<(), Refusal> {
-    if after.len() > MAX_SIBLINGS && after.len() > before.len() {
-        return Err(Refusal::Siblings(before.len() as u32));
-    }
-    if let Some(bytes) = outgrows(limits.accepted, Some(before), after) {
-        return Err(Refusal::Object(bytes as u64));
-    }
-    let entries = after.entries().len();
-    if entries > MAX_CLOCK_ENTRIES && entries > before.entries().len() {
-        let (what, limit) = (Measure::ClockEntries, MAX_CLOCK_ENTRIES as u64);
-        return Err(Refusal::Limit { what, given: entries as u64, limit });
-    }
-    Ok(())
-}
-
-/// Merges what a peer has into the own record: a hint beside other values up to the limit of
-/// writes, so that an owner takes by hints no more than it would have taken itself, and all else up
-/// to the limit of merges.
-fn merge(
-    turn: &mut Turn<'_>,
-    object: &Object,
-    generation: u64,
-    hint: bool,
-    fx: &mut Effects,
-) -> Result<(), Refusal> {
-    fx.generations().check(turn.partition, generation)?;
-    let Copy::Record(record) = &turn.copies.own else { return Err(Refusal::Damaged) };
-    let joined = record.object.sync(object);
-    // Where nothing but the hint's own values is alive, what is dead of the key beside it does not
-    // count: a hint that its keeper took at the limit would never be delivered, and hold back the
-    // collection of the dead. Its keeper held the hint to the limit of merges.
-    let beside = joined.values().any(|(dot, _)| !object.covers(dot));
-    let limit = match (hint, beside) {
-        (true, true) => turn.limits.accepted,
-        (true, false) => 2 * turn.limits.merged,
-        (false, _) => turn.limits.merged,
-    };
-    if let Some(bytes) = outgrows(limit, Some(&record.object), &joined) {
-        let key = turn.key.clone();
-        return Err(fx.decline(Oversize { key, hint, bytes, limit }));
-    }
-    let object = joined;
-    turn.set_own(Record { own_serial: record.own_serial, object, generation: 0 });
-    Ok(())
-}
-
-/// What a client has seen that was shown `seen`: a write that two replicas minted is shown once, so whoever has
-/// seen one of its dots has seen them all.
-fn with_repetitions(object: &Object, seen: &Context) -> Context {
-    let shown: BTreeSet<WriteId> = object
-        .values()
-        .filter(|(dot, _)| seen.covers(*dot))
-        .map(|(_, version)| version.write)
-        .collect();
-    let repeats =
-        |(dot, version): &(Dot, &Version)| !seen.covers(*dot) && shown.contains(&version.write);
-    let mut dots = seen.dots().to_vec();
-    for (dot, _) in object.values().filter(repeats) {
-        // A context has no gaps: an older value of the same actor that was not shown keeps the repetition alive.
-        let older = |(other, version): (Dot, &Version)| {
-            other.actor == dot.actor
-                && other.counter < dot.counter
-                && !shown.contains(&version.write)
-        };
-        if !object.values().any(older) {
-            dots.push(dot);
-        }
-    }
-    Context::new(dots)
-}
-
-/// The encoded bytes of an object, if it is over the limit and larger than it was; `None` for what
-/// was there if nothing could be read.
-fn outgrows(limit: usize, before: Option<&Object>, after: &Object) -> Option<usize> {
-    let bytes = wire::encoded_len(after);
-    let grows = || before.is_none_or(|before| bytes > wire::encoded_len(before));
-    (bytes > limit && grows()).then_some(bytes)
+fn refuse(to: NodeId, op: RequestId, refusal: Refusal, fx: &mut Effects) {
+    fx.out.count(Counter::ReplicaOperationsRefused);
+    fx.out.send(vec![to], op, Body::Failed(refusal));
 }
 
 /// About how many bytes a change of a key takes.

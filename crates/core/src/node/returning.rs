@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::effects::Effects;
+use super::ids::RequestId;
 use crate::members::Opinion;
 use crate::message::Body;
 use crate::types::{MILLI, Micros, NodeId};
@@ -14,9 +15,10 @@ const ROUND: Micros = 100 * MILLI;
 const GRACE: Micros = 1_000 * MILLI;
 
 /// What each linked peer has said since it was linked.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Returning {
-    nonce: u64,
+    /// Names this life.
+    nonce: RequestId,
     peers: usize,
     linked: BTreeSet<NodeId>,
     /// Those that have been linked in this life.
@@ -41,7 +43,16 @@ enum Said {
 impl Returning {
     /// A node among `peers` others; `nonce` names its life.
     pub(super) fn new(nonce: u64, peers: usize) -> Self {
-        Returning { nonce, peers, next_round: Some(0), ..Returning::default() }
+        Returning {
+            nonce: RequestId::of_wire(nonce),
+            peers,
+            linked: BTreeSet::new(),
+            met: BTreeSet::new(),
+            links: BTreeMap::new(),
+            owed: BTreeSet::new(),
+            started: None,
+            next_round: Some(0),
+        }
     }
 
     /// When peers are asked again.
@@ -85,7 +96,7 @@ impl Returning {
         let starting = self.started.is_none_or(|started| now < started + GRACE);
         let away = self.owed.remove(&peer) || starting || self.links.is_empty();
         self.links.insert(peer, if away { Said::Nothing } else { Said::Little });
-        fx.send(vec![peer], self.nonce, Body::AskHints);
+        fx.out.send(vec![peer], self.nonce, Body::AskHints);
         self.next_round.get_or_insert(now + ROUND);
     }
 
@@ -103,7 +114,7 @@ impl Returning {
         &mut self,
         now: Micros,
         from: NodeId,
-        op: u64,
+        op: RequestId,
         hints: u64,
         fx: &mut Effects,
     ) {
@@ -126,14 +137,14 @@ impl Returning {
         let open = self.links.iter().filter(|(_, said)| **said != Said::None);
         let open: Vec<NodeId> = open.map(|(peer, _)| *peer).collect();
         self.judge(now, fx);
-        self.next_round = fx.is_awaiting().then_some(now + ROUND);
-        fx.send(open, self.nonce, Body::AskHints);
+        self.next_round = fx.local.is_awaiting().then_some(now + ROUND);
+        fx.out.send(open, self.nonce, Body::AskHints);
     }
 
     fn judge(&mut self, now: Micros, fx: &mut Effects) {
         let started = *self.started.get_or_insert(now);
         let linking = now < started + GRACE && self.met.len() < self.peers;
         let may_have = |said: &Said| matches!(said, Said::Nothing | Said::Some);
-        fx.set_awaiting(linking || self.links.values().any(may_have));
+        fx.local.set_awaiting(linking || self.links.values().any(may_have));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::ids::ScanToken;
 use crate::generation::Generation;
 use crate::members::{Member, Members, Opinion};
 use crate::merkle::KeptTree;
@@ -15,10 +16,6 @@ use crate::types::{Key, MILLI, Micros, NodeId, ObjectLimits, Partition};
 pub const LATE_READ: (Micros, Micros) = (5 * MILLI, 250 * MILLI);
 /// One read in so many asks in the order of the ring and not the quickest first, so that nobody's pace is judged by old answers alone.
 pub const EXPLORE: u64 = 64;
-
-/// Set in the ids of operations that deliver a hint, and in no others: an owner holds what they
-/// bring to another limit.
-pub(super) const HINT_TAG: u64 = 1 << 63;
 
 /// What a node is told when it starts.
 #[derive(Clone, Debug)]
@@ -70,37 +67,6 @@ pub struct Config {
     /// they are known to be dead, twice that at most: a copy of the put may be on its way for as
     /// long as connections keep what nobody acknowledges.
     pub repeat_window: Micros,
-    /// What it does otherwise for a measurement.
-    pub experiment: Experiment,
-}
-
-/// What a node does otherwise so that it can be measured what that is good for, or beside a model that lacks it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Experiment {
-    /// What a read has seen to be behind is not sent what it lacks.
-    pub no_read_repair: bool,
-    /// Nobody is asked beside one that is late.
-    pub no_hedges: bool,
-    /// A read asks all homes at once, not only as many as it needs.
-    pub ask_all: bool,
-    /// The network also carries a read's question to the own copy, its answer, and the own confirmation of a write.
-    pub own_link: bool,
-}
-
-impl Experiment {
-    /// The names of its switches.
-    pub const SWITCHES: [&str; 4] = ["no-read-repair", "no-hedges", "ask-all", "own-link"];
-
-    /// The switch of this name.
-    pub fn switch(&mut self, name: &str) -> Option<&mut bool> {
-        match name {
-            "no-read-repair" => Some(&mut self.no_read_repair),
-            "no-hedges" => Some(&mut self.no_hedges),
-            "ask-all" => Some(&mut self.ask_all),
-            "own-link" => Some(&mut self.own_link),
-            _ => None,
-        }
-    }
 }
 
 impl Config {
@@ -129,7 +95,6 @@ impl Config {
             continues: false,
             bootstrap: false,
             repeat_window: 20_000 * MILLI,
-            experiment: Experiment::default(),
         }
     }
 }
@@ -283,7 +248,7 @@ pub enum Work {
     /// Read a span of a partition, behind everything else; answered by [`Done::Scan`].
     Scan {
         /// Names this scan.
-        token: u64,
+        token: ScanToken,
         /// The partition.
         partition: Partition,
         /// Which part of it.
@@ -331,7 +296,7 @@ pub enum Done {
     /// A scan.
     Scan {
         /// The scan's name.
-        token: u64,
+        token: ScanToken,
         /// What the span holds.
         page: ScanPage,
     },

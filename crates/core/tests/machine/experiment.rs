@@ -1,13 +1,14 @@
 //! What a node does otherwise for a measurement.
 
 use pixii_core::message::{Body, Quorum, Request};
-use pixii_core::node::{Config, Experiment, Output};
+use pixii_core::node::{Experiment, Output};
 use pixii_core::types::NodeId;
 
 use super::bench::Bench;
 
 fn bench(experiment: Experiment) -> Bench {
-    Bench::serving(Bench::configured(1, |config| Config { experiment, ..config }))
+    let bench = Bench::configured(1, |config| config);
+    Bench::serving(Bench { node: bench.node.with_experiment(experiment), ..bench })
 }
 
 /// Who is asked for copies by these outputs.

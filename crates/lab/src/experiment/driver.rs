@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use pixii_core::emulation::Kind;
-use pixii_core::message::{Quorum, Request};
+use pixii_core::message::{Kind, Quorum, Request};
 use pixii_core::ring::Ring;
 use pixii_core::types::{Blob, Key, Micros, NodeId, WriteId};
 

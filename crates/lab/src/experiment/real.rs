@@ -8,9 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use pixii_client::{Client, Failure, Options};
-use pixii_core::emulation::Kind;
 use pixii_core::members::Opinion;
-use pixii_core::message::{Counter, EmulateOrder, StatusReport};
+use pixii_core::message::{Counter, EmulateOrder, Kind, StatusReport};
 use pixii_core::node::Experiment;
 use pixii_core::ring::Ring;
 use pixii_core::types::{MILLI, Micros, NodeId};

@@ -1,7 +1,7 @@
 //! From 3 to 10 real daemons, and to 1,000 nodes in virtual time: latency, balance, and what gossip and comparisons cost each
 //! node while nothing happens.
 
-use pixii_core::emulation::Kind;
+use pixii_core::message::Kind;
 use pixii_core::types::{MILLI, Micros};
 use pixii_sim::cluster::Setup;
 

@@ -1,8 +1,8 @@
 //! What is said in the world, and how it gets there.
 
 use bytes::{Bytes, BytesMut};
-use pixii_core::emulation::{Kind, Verdict};
-use pixii_core::message::{Call, CallBody, PeerMessage, Request};
+use pixii_core::emulation::Verdict;
+use pixii_core::message::{Call, CallBody, Kind, PeerMessage, Request};
 use pixii_core::node::Input;
 use pixii_core::types::{NodeId, Partition, hash64};
 use pixii_core::wire;

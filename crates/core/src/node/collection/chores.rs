@@ -1,10 +1,12 @@
-//! What a change of generation asks of the own records: key by key, by the replica, a few at a time.
+//! What a change of generation asks of the own records: key by key, by the replica, a few at a
+//! time.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::generation::{Generation, Grave};
 use crate::message::{Body, NotYet, Refusal};
 use crate::node::effects::Effects;
+use crate::node::ids::{RequestId, RequestIds, ScanPurpose, ScanToken};
 use crate::store::Span;
 use crate::types::{Key, NodeId, Partition};
 
@@ -17,8 +19,9 @@ const PAGE_BYTES: usize = 256 << 10;
 #[derive(Clone, Debug)]
 pub(super) enum Purpose {
     /// What is condemned is buried, to agree to a proposal.
-    Agree { to: NodeId, op: u64 },
-    /// The same, to take over a later generation, or to begin it and tell all; before it, an old record is renounced.
+    Agree { to: NodeId, op: RequestId },
+    /// The same, to take over a later generation, or to begin it and tell all; before it, an old
+    /// record is renounced.
     Adopt { generation: Generation, renounce: bool, tell: bool },
     /// What is collected is taken out.
     Clear,
@@ -26,8 +29,8 @@ pub(super) enum Purpose {
 
 /// How a chore has ended.
 pub(super) enum Ended {
-    Agreed { to: NodeId, op: u64 },
-    Refused { to: NodeId, op: u64, why: NotYet },
+    Agreed { to: NodeId, op: RequestId },
+    Refused { to: NodeId, op: RequestId, why: NotYet },
     Adopted { generation: Generation, tell: bool },
     Nothing,
 }
@@ -45,7 +48,7 @@ struct Chore {
     /// Keys to be renounced, and where to read on for more.
     old: VecDeque<Key>,
     reading: Reading,
-    open: BTreeSet<u64>,
+    open: BTreeSet<RequestId>,
     failed: Option<Refusal>,
 }
 
@@ -56,7 +59,7 @@ enum Reading {
     After(u64),
     /// Behind this key.
     Next(Option<Key>),
-    Under(u64),
+    Under(ScanToken),
     Over,
 }
 
@@ -96,7 +99,7 @@ impl Chores {
     }
 
     /// The partition that a scan was for.
-    pub(super) fn reads(&self, token: u64) -> Option<Partition> {
+    pub(super) fn reads(&self, token: ScanToken) -> Option<Partition> {
         let found = self.all.iter().find(|(_, chore)| chore.reading == Reading::Under(token));
         found.map(|(partition, _)| *partition)
     }
@@ -110,7 +113,7 @@ impl Chores {
     }
 
     /// The replica has done one thing, or could not. Gives the partition.
-    pub(super) fn done(&mut self, op: u64, body: &Body) -> Option<Partition> {
+    pub(super) fn done(&mut self, op: RequestId, body: &Body) -> Option<Partition> {
         let found = self.all.iter_mut().find(|(_, chore)| chore.open.contains(&op));
         let (partition, chore) = found?;
         chore.open.remove(&op);
@@ -124,13 +127,13 @@ impl Chores {
         Some(*partition)
     }
 
-    /// Gives the replica as much as it may have at a time; says how the chore has ended, if it has. Only a home has
-    /// records to see to.
+    /// Gives the replica as much as it may have at a time; says how the chore has ended, if it has.
+    /// Only a home has records to see to.
     pub(super) fn go_on(
         &mut self,
         partition: Partition,
         is_home: bool,
-        next_op: &mut dyn FnMut() -> u64,
+        ids: &mut RequestIds,
         fx: &mut Effects,
     ) -> Option<Ended> {
         let chore = self.all.get_mut(&partition)?;
@@ -140,7 +143,7 @@ impl Chores {
             chore.reading = Reading::Over;
         }
         if let Reading::After(mark) = chore.reading {
-            if !fx.is_durable(mark) {
+            if !fx.out.is_durable(mark) {
                 return None;
             }
             chore.reading = Reading::Next(None);
@@ -148,16 +151,16 @@ impl Chores {
         while chore.open.len() < MAX_OPEN
             && let Some(body) = chore.next()
         {
-            let op = next_op();
+            let op = ids.next();
             chore.open.insert(op);
-            fx.send(vec![fx.me()], op, body);
+            fx.out.send(vec![fx.local.me()], op, body);
         }
         if !chore.open.is_empty() || matches!(chore.reading, Reading::Under(_)) {
             return None;
         }
         if let Reading::Next(after) = &chore.reading {
             let span = Span { after: after.clone(), limit_bytes: PAGE_BYTES, ..Span::default() };
-            chore.reading = Reading::Under(fx.scan(partition, span));
+            chore.reading = Reading::Under(fx.out.scan(ScanPurpose::Chore, partition, span));
             return None;
         }
         let Chore { purpose, failed, .. } = self.all.remove(&partition)?;

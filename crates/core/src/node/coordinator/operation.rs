@@ -1,28 +1,38 @@
-//! A request under way: whom it waits for, and what it answers in each way that it may end.
+//! A request under way: what all kinds of it have in common, and which kind it is.
 
 use std::collections::{BTreeSet, VecDeque};
 
 use super::Origin;
-use crate::causal::{Context, Dot, Object};
+use super::env::Env;
+use super::forward::ForwardOp;
+use super::list::ListOp;
+use super::read::ReadOp;
+use super::write::WriteOp;
+use crate::causal::Object;
 use crate::members::Members;
-use crate::message::{Refusal, Request, Response, Roll};
-use crate::store::Listing;
+use crate::message::{Refusal, Response, Roll};
+use crate::node::effects::Effects;
+use crate::node::ids::RequestId;
 use crate::tally::{Answer, Tally};
-use crate::types::{Blob, Key, Micros, NodeId, Partition};
-use crate::wire;
+use crate::types::{Blob, Key, MILLI, Micros, NodeId};
 
-/// A request under way.
+/// A request under way, by what it does.
 #[derive(Clone, Debug)]
-pub(super) struct Operation {
+pub(super) enum Operation {
+    Read(ReadOp),
+    List(ListOp),
+    Write(WriteOp),
+    Forward(ForwardOp),
+}
+
+/// What every request under way has.
+#[derive(Clone, Debug)]
+pub(super) struct Common {
+    pub(super) op: RequestId,
     pub(super) origin: Origin,
     pub(super) deadline: Micros,
     pub(super) timeout_ms: u32,
     pub(super) tally: Tally,
-    pub(super) kind: Kind,
-    /// Who may stand in for a home, in order of preference; nobody if only homes count.
-    pub(super) stand_ins: VecDeque<NodeId>,
-    /// Homes that this node keeps a write for itself, for want of stand-ins.
-    pub(super) kept_here: BTreeSet<NodeId>,
     /// Who was asked and has not answered.
     pub(super) open: Vec<Question>,
     /// True once the answer has left.
@@ -42,178 +52,199 @@ pub(super) struct Question {
     pub(super) late: bool,
 }
 
-/// What is asked, and what has come of it.
-#[derive(Clone, Debug)]
-pub(super) enum Kind {
-    Write {
-        key: Key,
-        seen: Context,
-        minted: Option<Minted>,
-    },
-    Get {
-        key: Key,
-        merged: Merged,
-    },
-    Keys {
-        partition: Partition,
-        after: Option<Key>,
-        limit_bytes: u32,
-        pages: Vec<Listing>,
-    },
-    /// The homes that may coordinate it get it in turn if it reads. If it writes, only one has it at a time, and
-    /// the next of `others` only when that one has refused it.
-    Forwarded {
-        request: Request,
-        writes: bool,
-        others: VecDeque<NodeId>,
-    },
-}
-
-/// What the replica that coordinates a write has made.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Minted {
-    pub(super) object: Object,
-    pub(super) dot: Option<Dot>,
-    /// The generation of the object.
-    pub(super) generation: u64,
-    /// When it was made.
-    pub(super) at: Micros,
-}
-
-/// The copies that a read was answered with.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Merged {
-    copies: Vec<Copied>,
-    /// The join of those that are not too old.
-    pub(super) object: Object,
-}
-
-#[derive(Clone, Debug)]
-struct Copied {
-    node: NodeId,
-    object: Object,
-    generation: u64,
-}
-
-impl Merged {
-    /// Takes a copy, the first one of each node.
-    pub(super) fn add(&mut self, node: NodeId, object: Object, generation: u64) {
-        if self.copies.iter().any(|copy| copy.node == node) {
-            return;
-        }
-        // Replicas mostly have the same values: each is kept in memory once.
-        let object = object.share(&self.object);
-        self.copies.push(Copied { node, object, generation });
-        self.object = self.current().fold(Object::default(), |all, copy| all.sync(&copy.object));
-    }
-
-    /// Copies of the newest generation among them and of the one before: an older one, of a disk that was rolled back, may
-    /// show alive what is collected since.
-    fn current(&self) -> impl Iterator<Item = &Copied> {
-        let newest = self.copies.iter().map(|copy| copy.generation).max().unwrap_or(0);
-        self.copies.iter().filter(move |copy| copy.generation.saturating_add(1) >= newest)
-    }
-
-    /// The oldest generation that went into the join.
-    pub(super) fn generation(&self) -> u64 {
-        self.current().map(|copy| copy.generation).min().unwrap_or(0)
-    }
-
-    /// Those among `homes` whose copy is not the join of all.
-    pub(super) fn behind(&self, homes: impl Fn(NodeId) -> bool) -> Vec<NodeId> {
-        let behind = self.copies.iter().filter(|copy| copy.object != self.object);
-        behind.map(|copy| copy.node).filter(|node| homes(*node)).collect()
-    }
+/// What an answer is to the request that it belongs to.
+pub(super) enum Heard {
+    /// Nothing.
+    Nothing,
+    /// A step towards its quorum, or after it.
+    Progress,
+    /// The answer to the request itself.
+    Done(Response),
+    /// Its sender will not do what it was asked to.
+    Lost(Refusal),
+    /// A coordinator has done nothing, for reasons of its own: another one may.
+    Elsewhere(Refusal),
 }
 
 impl Operation {
-    /// Notes that `from` has answered or never will; the question that was open to it.
-    pub(super) fn close(&mut self, from: NodeId) -> Option<Question> {
-        let at = self.open.iter().position(|question| question.to == from)?;
-        Some(self.open.swap_remove(at))
+    pub(super) fn common(&self) -> &Common {
+        match self {
+            Operation::Read(read) => &read.common,
+            Operation::List(list) => &list.common,
+            Operation::Write(write) => &write.common,
+            Operation::Forward(forward) => &forward.common,
+        }
+    }
+
+    pub(super) fn common_mut(&mut self) -> &mut Common {
+        match self {
+            Operation::Read(read) => &mut read.common,
+            Operation::List(list) => &mut list.common,
+            Operation::Write(write) => &mut write.common,
+            Operation::Forward(forward) => &mut forward.common,
+        }
+    }
+
+    /// A node will not answer any more.
+    pub(super) fn lose(&mut self, now: Micros, node: NodeId, env: &mut Env, fx: &mut Effects) {
+        match self {
+            Operation::Write(write) => write.lose(now, node, env, fx),
+            Operation::Read(ReadOp { common, .. })
+            | Operation::List(ListOp { common, .. })
+            | Operation::Forward(ForwardOp { common, .. }) => drop(common.tally.fail(node)),
+        }
+    }
+
+    /// Asks on for what is missing of the quorum. Gives the answer once the quorum is reached, or
+    /// cannot be reached any more.
+    pub(super) fn advance(
+        &mut self,
+        now: Micros,
+        env: &mut Env,
+        fx: &mut Effects,
+    ) -> Option<Response> {
+        match self {
+            Operation::Read(read) => read.advance(now, env, fx),
+            Operation::List(list) => list.advance(now, env, fx),
+            Operation::Write(write) => write.advance(now, env, fx),
+            Operation::Forward(forward) => forward.advance(now, env, fx),
+        }
+    }
+
+    /// Asks others beside those that are late now.
+    pub(super) fn hedge(&mut self, now: Micros, env: &mut Env, fx: &mut Effects) {
+        match self {
+            Operation::Read(read) => read.hedge(now, env, fx),
+            Operation::List(list) => list.hedge(now, env, fx),
+            Operation::Write(write) => write.chase(now, env, fx),
+            Operation::Forward(forward) => forward.hedge(now, env, fx),
+        }
+    }
+
+    /// The answer at the deadline: a write that was sent may still happen.
+    pub(super) fn expire(&self, env: &Env, fx: &Effects) -> Response {
+        match self {
+            Operation::Read(read) => read.expire(env, fx),
+            Operation::List(list) => list.expire(env, fx),
+            Operation::Write(write) => write.common.unknown(),
+            Operation::Forward(forward) => forward.expire(env),
+        }
     }
 
     /// True if it waits for nothing any more, once it is answered.
     pub(super) fn is_over(&self) -> bool {
-        match &self.kind {
-            Kind::Get { .. } => self.open.is_empty(),
-            Kind::Write { minted, .. } => {
-                minted.is_none() || self.open.is_empty() || self.tally.is_full()
-            }
-            Kind::Keys { .. } | Kind::Forwarded { .. } => true,
+        match self {
+            Operation::Read(read) => read.common.open.is_empty(),
+            Operation::Write(write) => write.is_over(),
+            Operation::List(_) | Operation::Forward(_) => true,
         }
     }
 
     /// Bytes of values that it keeps in memory.
     pub(super) fn bytes(&self) -> usize {
-        let object = match &self.kind {
-            Kind::Write { minted: Some(minted), .. } => &minted.object,
-            Kind::Get { merged, .. } => &merged.object,
-            _ => return 0,
+        let object = match self {
+            Operation::Read(read) => Some(&read.merged.object),
+            Operation::Write(write) => write.minted.as_ref().map(|minted| &minted.object),
+            Operation::List(_) | Operation::Forward(_) => None,
         };
-        object.values().map(|(_, version)| version.value.0.len()).sum()
+        let values = object.into_iter().flat_map(|object| object.values());
+        values.map(|(_, version)| version.value.0.len()).sum()
     }
 
-    /// True for a read whose answer shows as many siblings as fit, and not all.
-    pub(super) fn is_cut_short(&self, limit_bytes: usize) -> bool {
-        match &self.kind {
-            Kind::Get { merged, .. } => wire::encoded_len(&merged.object) > limit_bytes,
-            _ => false,
+    /// True if it is a write of the key that may not have been carried out yet.
+    pub(super) fn may_write(&self, key: &Key) -> bool {
+        match self {
+            Operation::Write(write) => write.key == *key && write.minted.is_none(),
+            Operation::Forward(forward) => forward.writes && forward.request.key() == Some(key),
+            Operation::Read(_) | Operation::List(_) => false,
+        }
+    }
+}
+
+impl Common {
+    /// Waits for an answer until it is `due`.
+    pub(super) fn expect(&mut self, now: Micros, to: NodeId, due: Micros, env: &mut Env) {
+        self.open.push(Question { to, since: now, due, late: false });
+        env.timers.insert((due, self.op));
+    }
+
+    /// Closes the question that is open to a node, and forgets its timer.
+    pub(super) fn close(&mut self, node: NodeId, env: &mut Env) -> Option<Question> {
+        let at = self.open.iter().position(|question| question.to == node)?;
+        let question = self.open.swap_remove(at);
+        // Questions that left together share a timer, and one may fall on the deadline.
+        let shared = self.open.iter().any(|other| other.due == question.due);
+        if !shared && question.due != self.deadline {
+            env.timers.remove(&(question.due, self.op));
+        }
+        Some(question)
+    }
+
+    /// Marks the questions that are late now and were not before; whom they were put to.
+    pub(super) fn mark_late(&mut self, now: Micros) -> Vec<NodeId> {
+        let overdue = |question: &&mut Question| question.due <= now && !question.late;
+        let late = self.open.iter_mut().filter(overdue);
+        late.map(|question| {
+            question.late = true;
+            question.to
+        })
+        .collect()
+    }
+
+    /// Picks up to `count` further homes to ask, the fastest first; and how many are missing to
+    /// that.
+    pub(super) fn pick(&mut self, now: Micros, count: u8, env: &mut Env) -> (Vec<NodeId>, usize) {
+        let mut to: Vec<NodeId> = self.tally.unasked().collect();
+        env.sort(now, self.op, &mut to);
+        // Whoever is suspected is asked beside another one, not in its place.
+        to.sort_by_key(|node| env.view.doubts(*node));
+        let count = usize::from(count);
+        let doubted = to.iter().take(count).filter(|node| env.view.doubts(**node)).count();
+        let missing = count.saturating_sub(to.len() - doubted.min(to.len()));
+        to.truncate(count);
+        for node in &to {
+            self.tally.ask(*node);
+        }
+        (to, missing)
+    }
+
+    /// Notes that these are asked for a copy or a listing.
+    pub(super) fn expect_copies(&mut self, now: Micros, to: &[NodeId], env: &mut Env) {
+        for node in to {
+            env.reads.asked(now, *node);
+            self.expect(now, *node, now + env.reads.patience(*node), env);
         }
     }
 
-    /// The answer once the quorum is reached; one to a read shows not many more bytes than
-    /// `limit_bytes`.
-    pub(super) fn success(&self, limit_bytes: usize) -> Response {
-        match &self.kind {
-            Kind::Write { key, seen, minted } => {
-                let Minted { object, dot, .. } = minted.clone().unwrap_or_default();
-                let context = match dot {
-                    Some(dot) => object.context_of_writer(seen, dot),
-                    None => seen.clone(),
-                };
-                let siblings = live_values(&object).len() as u32;
-                Response::Written { dot, context: wire::seal(key, &context), siblings }
-            }
-            Kind::Get { key, merged, .. } => {
-                let (values, context) = shown(&merged.object, limit_bytes);
-                let (context, answered) = (wire::seal(key, &context), self.tally.counted());
-                Response::Found { values, context, answered }
-            }
-            Kind::Keys { pages, .. } => {
-                let Listing { keys, more } = merge_pages(pages);
-                Response::Keys { keys, more }
-            }
-            Kind::Forwarded { .. } => self.failure(&Members::default()),
-        }
+    /// The milliseconds that are left until the deadline.
+    pub(super) fn left_ms(&self, now: Micros) -> u32 {
+        (self.deadline.saturating_sub(now) / MILLI) as u32
+    }
+
+    /// True if too few are left that may answer.
+    pub(super) fn is_hopeless(&self) -> bool {
+        self.tally.hopeful() < self.tally.needed()
+    }
+
+    /// The answer to a write of which too few confirmed that they hold it: it may happen.
+    pub(super) fn unknown(&self) -> Response {
+        let (acknowledged, needed) = (self.tally.counted(), self.tally.needed());
+        Response::Unknown { acknowledged, needed, timeout_ms: self.timeout_ms }
     }
 
     /// The answer before the deadline, when too few replicas are left to answer.
-    pub(super) fn hopeless(&self, members: &Members) -> Response {
+    pub(super) fn unreachable(&self, members: &Members) -> Response {
         let (reachable, needed) = (self.tally.hopeful(), self.tally.needed());
-        match self.failure(members) {
-            Response::Refused(_) => {
-                // Who can still answer would have counted.
-                let roll = self.roll(members, true);
-                Response::Refused(Refusal::Unreachable { reachable, needed, roll })
-            }
-            unknown => unknown,
-        }
+        // Who can still answer would have counted.
+        let roll = self.roll(members, true);
+        Response::Refused(Refusal::Unreachable { reachable, needed, roll })
     }
 
-    /// The answer at the deadline: a write that was sent may still happen.
-    pub(super) fn failure(&self, members: &Members) -> Response {
-        let (counted, needed) = (self.tally.counted(), self.tally.needed());
-        let timeout_ms = self.timeout_ms;
-        match &self.kind {
-            Kind::Write { .. } | Kind::Forwarded { writes: true, .. } => {
-                Response::Unknown { acknowledged: counted, needed, timeout_ms }
-            }
-            Kind::Get { .. } | Kind::Keys { .. } | Kind::Forwarded { writes: false, .. } => {
-                let (answered, roll) = (counted, self.roll(members, false));
-                Response::Refused(Refusal::NoQuorum { answered, roll, needed, timeout_ms })
-            }
-        }
+    /// The answer at the deadline to what changes nothing.
+    pub(super) fn no_quorum(&self, members: &Members) -> Response {
+        let (answered, needed) = (self.tally.counted(), self.tally.needed());
+        let (roll, timeout_ms) = (self.roll(members, false), self.timeout_ms);
+        Response::Refused(Refusal::NoQuorum { answered, roll, needed, timeout_ms })
     }
 
     /// Who took part and who did not.
@@ -236,33 +267,8 @@ impl Operation {
     }
 }
 
-/// What a reader is shown of an object, and a context that covers just that: everything, or, of an
-/// object over the limit, as many siblings as fit, and one at least. The others are shown once
-/// these are settled.
-fn shown(object: &Object, limit_bytes: usize) -> (Vec<Blob>, Context) {
-    if wire::encoded_len(object) <= limit_bytes {
-        return (live_values(object), object.context());
-    }
-    let (mut writes, mut bytes) = (BTreeSet::new(), 0);
-    let (values, context) = object.shown(|version| {
-        // A write that was repeated at two replicas is shown once.
-        if writes.contains(&version.write) {
-            return true;
-        }
-        let size = wire::encoded_len(version);
-        if bytes + size > limit_bytes && bytes > 0 {
-            return false;
-        }
-        bytes += size;
-        writes.insert(version.write)
-    });
-    let mut writes = BTreeSet::new();
-    let firsts = values.into_iter().filter(|version| writes.insert(version.write));
-    (firsts.map(|version| version.value.clone()).collect(), context)
-}
-
 /// The siblings of an object; a write that was repeated at two replicas is still one write.
-fn live_values(object: &Object) -> Vec<Blob> {
+pub(super) fn live_values(object: &Object) -> Vec<Blob> {
     let mut writes = BTreeSet::new();
     object
         .values()
@@ -271,12 +277,5 @@ fn live_values(object: &Object) -> Vec<Blob> {
         .collect()
 }
 
-/// One page from those of several replicas: all keys up to where the shortest page ends.
-fn merge_pages(pages: &[Listing]) -> Listing {
-    let horizon = pages.iter().filter(|page| page.more).filter_map(|page| page.keys.last()).min();
-    let mut keys: Vec<Key> = pages.iter().flat_map(|page| page.keys.iter().cloned()).collect();
-    keys.retain(|key| horizon.is_none_or(|horizon| key <= horizon));
-    keys.sort_unstable();
-    keys.dedup();
-    Listing { keys, more: horizon.is_some() }
-}
+/// Who may stand in for a home, in order of preference; nobody if only homes count.
+pub(super) type StandIns = VecDeque<NodeId>;

@@ -1,5 +1,5 @@
-//! How long each replica takes to answer a read, so that the fastest are asked first and a late one is noticed
-//! by its own measure.
+//! How long each replica takes to answer a read, so that the fastest are asked first and a late one
+//! is noticed by its own measure.
 
 use std::collections::BTreeMap;
 
@@ -84,8 +84,8 @@ impl Paces {
         estimate.map_or(first, |(mean, deviation)| (mean + 4 * deviation).clamp(least, most))
     }
 
-    /// Sorts `nodes` by how soon they are expected to answer: silent ones last, and otherwise equal ones as
-    /// they are. One that has been silent for long is tried again, once.
+    /// Sorts `nodes` by how soon they are expected to answer: silent ones last, and otherwise equal
+    /// ones as they are. One that has been silent for long is tried again, once.
     pub(super) fn sort(&mut self, now: Micros, nodes: &mut [NodeId]) {
         for node in nodes.iter() {
             if let Some(pace) = self.paces.get_mut(node)

@@ -1,9 +1,10 @@
-//! From a request to what is to be done for it: everything that can be refused before anything is sent.
+//! From a request to what is to be done for it: everything that can be refused before anything is
+//! sent.
 
-use super::operation::{Kind, Merged};
-use super::{Coordinator, Origin};
+use super::Origin;
+use super::env::Env;
 use crate::causal::Context;
-use crate::message::{Body, Change, Quorum, QuorumName, Refusal, Request, Roll};
+use crate::message::{Change, Quorum, QuorumName, Refusal, Request, Roll};
 use crate::types::{Blob, Key, MAX_VALUE_BYTES, Micros, NodeId, Partition, SizeError};
 use crate::wire;
 
@@ -18,9 +19,21 @@ pub(super) struct Plan {
     pub(super) stand_ins: Vec<NodeId>,
     pub(super) needed: u8,
     pub(super) strict: bool,
-    pub(super) kind: Kind,
-    /// What to ask of the own replica, for a write.
-    pub(super) update: Option<(Key, Context, Change)>,
+    pub(super) work: Work,
+}
+
+/// What is to be done for a request.
+pub(super) enum Work {
+    Read { key: Key },
+    List { partition: Partition, after: Option<Key>, limit_bytes: u32 },
+    Write { key: Key, seen: Context, change: Change },
+}
+
+impl Work {
+    /// True if it changes something.
+    pub(super) fn is_write(&self) -> bool {
+        matches!(self, Work::Write { .. })
+    }
 }
 
 /// Where a request is carried out.
@@ -31,16 +44,19 @@ pub(super) enum Route {
     Forward(Vec<NodeId>),
 }
 
-impl Coordinator {
+impl Env {
     /// Checks a request and says what to do for it.
     pub(super) fn plan(&self, request: &Request) -> Result<Plan, Refusal> {
         let (r, w) = (self.config.r, self.config.w);
         let partition = |key: &Key| self.config.ring.partition(key);
         let plan = match request {
-            Request::Get { key, r: asked } => {
-                let kind = Kind::Get { key: key.clone(), merged: Merged::default() };
-                self.outline(partition(key), QuorumName::Read, *asked, r, kind)?
-            }
+            Request::Get { key, r: asked } => self.outline(
+                partition(key),
+                QuorumName::Read,
+                *asked,
+                r,
+                Work::Read { key: key.clone() },
+            )?,
             Request::Put { key, value, context, write, w: asked }
             | Request::PutAgain { key, value, context, write, w: asked } => {
                 if value.0.len() > MAX_VALUE_BYTES {
@@ -52,39 +68,26 @@ impl Coordinator {
                     Request::PutAgain { .. } => Change::PutAgain { write, value },
                     _ => Change::Put { write, value },
                 };
-                self.outline_write(key, *asked, w, seen, change)?
+                let work = Work::Write { key: key.clone(), seen, change };
+                self.outline(partition(key), QuorumName::Write, *asked, w, work)?
             }
             Request::Delete { key, context, w: asked } => {
                 let seen = unseal(key, context)?.ok_or(Refusal::NoContext)?;
-                self.outline_write(key, *asked, w, seen, Change::Delete)?
+                let work = Work::Write { key: key.clone(), seen, change: Change::Delete };
+                self.outline(partition(key), QuorumName::Write, *asked, w, work)?
             }
             Request::Keys { partition, after, limit_bytes, r: asked } => {
                 if partition.0 >= self.config.ring.partitions() {
                     return Err(Refusal::Partition(partition.0, self.config.ring.partitions()));
                 }
                 let (after, limit_bytes) = (after.clone(), *limit_bytes);
-                let kind =
-                    Kind::Keys { partition: *partition, after, limit_bytes, pages: Vec::new() };
+                let work = Work::List { partition: *partition, after, limit_bytes };
                 // Nobody lists the keys of his hints.
                 let quorum = Quorum { replicas: *asked, strict: Some(true) };
-                self.outline(*partition, QuorumName::Read, quorum, r, kind)?
+                self.outline(*partition, QuorumName::Read, quorum, r, work)?
             }
         };
         Ok(plan)
-    }
-
-    fn outline_write(
-        &self,
-        key: &Key,
-        asked: Quorum,
-        default: u8,
-        seen: Context,
-        change: Change,
-    ) -> Result<Plan, Refusal> {
-        let kind = Kind::Write { key: key.clone(), seen: seen.clone(), minted: None };
-        let partition = self.config.ring.partition(key);
-        let plan = self.outline(partition, QuorumName::Write, asked, default, kind)?;
-        Ok(Plan { update: Some((key.clone(), seen, change)), ..plan })
     }
 
     fn outline(
@@ -93,7 +96,7 @@ impl Coordinator {
         name: QuorumName,
         asked: Quorum,
         default: u8,
-        kind: Kind,
+        work: Work,
     ) -> Result<Plan, Refusal> {
         let n = self.config.ring.n();
         let needed = match asked.replicas.unwrap_or(default) {
@@ -103,12 +106,13 @@ impl Coordinator {
         let strict = asked.strict.unwrap_or(self.config.strict);
         let homes = self.config.ring.homes(partition).to_vec();
         // A strict write leaves hints too: they count for nothing, and heal.
-        let hints = matches!(kind, Kind::Write { .. }) || !strict;
+        let hints = work.is_write() || !strict;
         let stand_ins = if hints { self.stand_ins(partition, homes.len()) } else { Vec::new() };
-        Ok(Plan { homes, stand_ins, needed, strict, kind, update: None })
+        Ok(Plan { homes, stand_ins, needed, strict, work })
     }
 
-    /// The next live distinct nodes of the preference list behind the homes; this node first, if it is no home.
+    /// The next live distinct nodes of the preference list behind the homes; this node first, if it
+    /// is no home.
     fn stand_ins(&self, partition: Partition, homes: usize) -> Vec<NodeId> {
         let list = self.config.ring.preference_list(partition);
         let mut others: Vec<NodeId> =
@@ -118,8 +122,8 @@ impl Coordinator {
         others
     }
 
-    /// Says where a request is carried out, or refuses it before anything is sent, so that the refusal is the
-    /// truth.
+    /// Says where a request is carried out, or refuses it before anything is sent, so that the
+    /// refusal is the truth.
     pub(super) fn route(&self, now: Micros, origin: Origin, plan: &Plan) -> Result<Route, Refusal> {
         let homes = || plan.homes.iter().copied().filter(|home| self.view.can_use(*home));
         let here = plan.homes.contains(&self.config.me);
@@ -144,7 +148,7 @@ impl Coordinator {
     /// Refuses a write that counts on fallbacks which have just refused hints for want of room: it
     /// would be done in part, and nobody could say what became of it.
     fn check_room(&self, now: Micros, plan: &Plan) -> Result<(), Refusal> {
-        if plan.update.is_none() || plan.strict {
+        if !plan.work.is_write() || plan.strict {
             return Ok(());
         }
         let homes = plan.homes.iter().filter(|home| self.view.can_use(**home)).count();
@@ -165,7 +169,7 @@ impl Coordinator {
 
     /// How many of these partitions no request with the configured R and W can be carried out for,
     /// because too few of the nodes that would take part can be reached.
-    pub(in crate::node) fn unservable(&self, partitions: impl Iterator<Item = Partition>) -> usize {
+    pub(super) fn unservable(&self, partitions: impl Iterator<Item = Partition>) -> usize {
         let needed = usize::from(self.config.r.max(self.config.w));
         let served = |partition: Partition| {
             let homes = self.config.ring.homes(partition);
@@ -180,8 +184,7 @@ impl Coordinator {
 
     /// True if this node, which is no home, can carry out what the homes have refused to.
     pub(super) fn can_stand_in(&self, plan: &Plan) -> bool {
-        let mints = plan.update.is_some();
-        !(mints && plan.strict) && self.reachable(plan) >= plan.needed
+        !(plan.work.is_write() && plan.strict) && self.reachable(plan) >= plan.needed
     }
 
     fn roll_of(&self, plan: &Plan) -> Roll {
@@ -200,12 +203,4 @@ impl Coordinator {
 fn unseal(key: &Key, sealed: &Option<Blob>) -> Result<Option<Context>, Refusal> {
     let open = |sealed: &Blob| wire::unseal(key, sealed).ok_or(Refusal::BadContext);
     sealed.as_ref().map(open).transpose()
-}
-
-/// What a write asks of the replica that coordinates it.
-pub(super) fn update(
-    (key, context, change): (Key, Context, Change),
-    keep_for: Vec<NodeId>,
-) -> Body {
-    Body::Update { key, context, change, keep_for }
 }

@@ -1,116 +1,206 @@
-//! Reads: as many replicas as are needed, the fastest first, one more for each answer that is late, stand-ins when
-//! the homes do not suffice; afterwards the repair of those that were behind.
+//! Reads: as many replicas as are needed, the fastest first, one more for each answer that is late,
+//! stand-ins when the homes do not suffice; afterwards the repair of those that were behind.
 
-use super::Coordinator;
-use super::operation::{Kind, Operation, Question};
-use crate::causal::Object;
-use crate::message::{Body, Counter};
+use std::collections::BTreeSet;
+
+use super::env::Env;
+use super::operation::{Common, Heard, StandIns, live_values};
+use crate::causal::{Context, Object};
+use crate::message::{Body, Counter, Response};
 use crate::node::effects::Effects;
-use crate::node::words::EXPLORE;
-use crate::types::{Micros, NodeId};
+use crate::types::{Blob, Key, Micros, NodeId};
 use crate::wire;
 
-impl Coordinator {
-    /// Puts a read's question to up to `count` further replicas: homes, and when they are used up, all
+/// A read under way.
+#[derive(Clone, Debug)]
+pub(super) struct ReadOp {
+    pub(super) common: Common,
+    pub(super) key: Key,
+    pub(super) merged: Merged,
+    pub(super) stand_ins: StandIns,
+}
+
+/// The copies that a read was answered with.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Merged {
+    copies: Vec<Copied>,
+    /// The join of those that are not too old.
+    pub(super) object: Object,
+}
+
+#[derive(Clone, Debug)]
+struct Copied {
+    node: NodeId,
+    object: Object,
+    generation: u64,
+}
+
+impl Merged {
+    /// Takes a copy, the first one of each node.
+    fn add(&mut self, node: NodeId, object: Object, generation: u64) {
+        if self.copies.iter().any(|copy| copy.node == node) {
+            return;
+        }
+        // Replicas mostly have the same values: each is kept in memory once.
+        let object = object.share(&self.object);
+        self.copies.push(Copied { node, object, generation });
+        self.object = self.current().fold(Object::default(), |all, copy| all.sync(&copy.object));
+    }
+
+    /// Copies of the newest generation among them and of the one before: an older one, of a disk
+    /// that was rolled back, may show alive what is collected since.
+    fn current(&self) -> impl Iterator<Item = &Copied> {
+        let newest = self.copies.iter().map(|copy| copy.generation).max().unwrap_or(0);
+        self.copies.iter().filter(move |copy| copy.generation.saturating_add(1) >= newest)
+    }
+
+    /// The oldest generation that went into the join.
+    fn generation(&self) -> u64 {
+        self.current().map(|copy| copy.generation).min().unwrap_or(0)
+    }
+
+    /// Those among `homes` whose copy is not the join of all.
+    fn behind(&self, homes: impl Fn(NodeId) -> bool) -> Vec<NodeId> {
+        let behind = self.copies.iter().filter(|copy| copy.object != self.object);
+        behind.map(|copy| copy.node).filter(|node| homes(*node)).collect()
+    }
+}
+
+impl ReadOp {
+    /// Puts the question to up to `count` further replicas: homes, and when they are used up, all
     /// stand-ins.
-    pub(super) fn ask_more(&mut self, now: Micros, op: u64, count: u8, fx: &mut Effects) {
-        let Some(operation) = self.operations.get_mut(&op) else { return };
-        let body = match &operation.kind {
-            Kind::Get { key, .. } => Body::Read { key: key.clone() },
-            Kind::Keys { partition, after, limit_bytes, .. } => Body::List {
-                partition: *partition,
-                after: after.clone(),
-                limit_bytes: *limit_bytes,
-            },
-            Kind::Forwarded { .. } => return self.forward_on(now, op, fx),
-            Kind::Write { .. } => return,
-        };
-        let mut to: Vec<NodeId> = operation.tally.unasked().collect();
-        if !op.is_multiple_of(EXPLORE) {
-            self.reads.sort(now, &mut to);
-        }
-        // Whoever is suspected is asked beside another one, not in its place.
-        to.sort_by_key(|node| self.view.doubts(*node));
-        let count = usize::from(count);
-        let doubted = to.iter().take(count).filter(|node| self.view.doubts(**node)).count();
-        let missing = count.saturating_sub(to.len() - doubted.min(to.len()));
-        to.truncate(count);
-        for node in &to {
-            operation.tally.ask(*node);
-        }
-        if missing > 0 && !operation.stand_ins.is_empty() {
-            let homes: Vec<NodeId> = operation.tally.homes().collect();
-            fx.count(Counter::ReadsOfStandIns);
-            for node in std::mem::take(&mut operation.stand_ins) {
-                if !self.view.can_use(node) {
+    pub(super) fn ask_more(&mut self, now: Micros, count: u8, env: &mut Env, fx: &mut Effects) {
+        let (mut to, missing) = self.common.pick(now, count, env);
+        if missing > 0 && !self.stand_ins.is_empty() {
+            let homes: Vec<NodeId> = self.common.tally.homes().collect();
+            fx.out.count(Counter::ReadsOfStandIns);
+            for node in std::mem::take(&mut self.stand_ins) {
+                if !env.view.can_use(node) {
                     continue;
                 }
-                operation.tally.ask_stand_in(node, &homes);
+                self.common.tally.ask_stand_in(node, &homes);
                 to.push(node);
             }
         }
-        for node in &to {
-            self.reads.asked(now, *node);
-            let due = now + self.reads.patience(*node);
-            operation.open.push(Question { to: *node, since: now, due, late: false });
-            self.timers.insert((due, op));
+        self.common.expect_copies(now, &to, env);
+        fx.out.send(to, self.common.op, Body::Read { key: self.key.clone() });
+    }
+
+    /// Takes what a node has said, `took` after it was asked.
+    pub(super) fn answer(
+        &mut self,
+        from: NodeId,
+        took: Option<Micros>,
+        body: Body,
+        env: &mut Env,
+    ) -> Heard {
+        match body {
+            Body::Copy { object, authoritative, kept_for, generation } => {
+                if let Some(took) = took {
+                    env.recent.read(from, took);
+                }
+                // What a replica without authority still has is shown; that it lacks something is
+                // no word.
+                self.merged.add(from, object, generation);
+                if self.common.tally.is_home(from) {
+                    self.common.tally.answer(from, authoritative);
+                } else {
+                    self.common.tally.count_for(from, &kept_for);
+                }
+                Heard::Progress
+            }
+            Body::Failed(refusal) => Heard::Lost(refusal),
+            _ => Heard::Nothing,
         }
-        fx.send(to, op, body);
+    }
+
+    /// Answers when enough have; asks as many more as are missing.
+    pub(super) fn advance(
+        &mut self,
+        now: Micros,
+        env: &mut Env,
+        fx: &mut Effects,
+    ) -> Option<Response> {
+        if self.common.tally.reached() {
+            return Some(self.found(env.config.object_limits.merged, fx));
+        }
+        let missing = self.common.tally.missing();
+        if missing > 0 {
+            self.ask_more(now, missing, env, fx);
+        }
+        let hopeless = self.common.is_hopeless() && self.stand_ins.is_empty();
+        hopeless.then(|| {
+            let partition = env.config.ring.partition(&self.key);
+            env.explain_loss(partition, self.common.unreachable(&env.config.members), fx)
+        })
+    }
+
+    /// The answer once the quorum is reached: not many more bytes than `limit_bytes`, as many
+    /// siblings as fit if not all do.
+    fn found(&self, limit_bytes: usize, fx: &mut Effects) -> Response {
+        if wire::encoded_len(&self.merged.object) > limit_bytes {
+            fx.out.count(Counter::ReadsCutShort);
+        }
+        let (values, context) = shown(&self.merged.object, limit_bytes);
+        let context = wire::seal(&self.key, &context);
+        Response::Found { values, context, answered: self.common.tally.counted() }
     }
 
     /// Asks one replica more for each answer that is late.
-    pub(super) fn hedge(&mut self, now: Micros, op: u64, fx: &mut Effects) {
-        let Some(operation) = self.operations.get_mut(&op) else { return };
-        let late = mark_late(operation, now).len();
-        let more = operation.tally.unasked().next().is_some() || !operation.stand_ins.is_empty();
-        if late > 0 && !operation.answered && more {
-            fx.count(Counter::ReadsHedged);
-            self.ask_more(now, op, late as u8, fx);
+    pub(super) fn hedge(&mut self, now: Micros, env: &mut Env, fx: &mut Effects) {
+        let late = self.common.mark_late(now).len();
+        let unasked = self.common.tally.unasked().next().is_some();
+        let more = unasked || !self.stand_ins.is_empty();
+        if late > 0 && !self.common.answered && more {
+            fx.out.count(Counter::ReadsHedged);
+            self.ask_more(now, late as u8, env, fx);
         }
     }
 
-    /// Takes a copy; false if it changes nothing for the tally.
-    pub(super) fn take_copy(
-        operation: &mut Operation,
-        from: NodeId,
-        (object, generation): (Object, u64),
-        authoritative: bool,
-        kept_for: &[NodeId],
-    ) -> bool {
-        let Operation { tally, kind, .. } = operation;
-        let Kind::Get { merged, .. } = kind else { return false };
-        // What a replica without authority still has is shown; that it lacks something is no word.
-        merged.add(from, object, generation);
-        if !tally.is_home(from) {
-            return tally.count_for(from, kept_for);
-        }
-        tally.answer(from, authoritative)
+    /// The answer at the deadline.
+    pub(super) fn expire(&self, env: &Env, fx: &Effects) -> Response {
+        let partition = env.config.ring.partition(&self.key);
+        env.explain_loss(partition, self.common.no_quorum(&env.config.members), fx)
     }
 
-    /// Sends what the others had to the replicas that an answered read has seen to be behind.
-    pub(super) fn repair(&mut self, op: u64, operation: Operation, fx: &mut Effects) {
-        let Operation { tally, kind, .. } = operation;
-        let Kind::Get { key, merged } = kind else { return };
+    /// Sends what the others had to the replicas that it has seen to be behind, when it is over.
+    pub(super) fn repair(self, env: &Env, fx: &mut Effects) {
+        let ReadOp { common, key, merged, .. } = self;
         // Everybody who lacks some of it would decline it.
-        if wire::encoded_len(&merged.object) > self.config.object_limits.merged {
+        if wire::encoded_len(&merged.object) > env.config.object_limits.merged {
             return;
         }
-        let behind = merged.behind(|node| tally.is_home(node));
-        if !self.config.experiment.no_read_repair && !behind.is_empty() {
-            fx.count(Counter::ReadsRepaired);
+        let behind = merged.behind(|node| common.tally.is_home(node));
+        if !env.experiment.no_read_repair && !behind.is_empty() {
+            fx.out.count(Counter::ReadsRepaired);
             let generation = merged.generation();
-            fx.send(behind, op, Body::Merge { key, object: merged.object, generation });
+            let merge = Body::Merge { key, object: merged.object, generation };
+            fx.out.send(behind, common.op, merge);
         }
     }
 }
 
-/// Marks the questions that are late now and were not before; whom they were put to.
-pub(super) fn mark_late(operation: &mut Operation, now: Micros) -> Vec<NodeId> {
-    let overdue = |question: &&mut Question| question.due <= now && !question.late;
-    let late = operation.open.iter_mut().filter(overdue);
-    late.map(|question| {
-        question.late = true;
-        question.to
-    })
-    .collect()
+/// What a reader is shown of an object, and a context that covers just that: everything, or, of an
+/// object over the limit, as many siblings as fit, and one at least. The others are shown once
+/// these are settled.
+fn shown(object: &Object, limit_bytes: usize) -> (Vec<Blob>, Context) {
+    if wire::encoded_len(object) <= limit_bytes {
+        return (live_values(object), object.context());
+    }
+    let (mut writes, mut bytes) = (BTreeSet::new(), 0);
+    let (values, context) = object.shown(|version| {
+        // A write that was repeated at two replicas is shown once.
+        if writes.contains(&version.write) {
+            return true;
+        }
+        let size = wire::encoded_len(version);
+        if bytes + size > limit_bytes && bytes > 0 {
+            return false;
+        }
+        bytes += size;
+        writes.insert(version.write)
+    });
+    let mut writes = BTreeSet::new();
+    let firsts = values.into_iter().filter(|version| writes.insert(version.write));
+    (firsts.map(|version| version.value.clone()).collect(), context)
 }

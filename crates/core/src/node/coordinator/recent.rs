@@ -8,7 +8,8 @@ use crate::types::{Micros, NodeId};
 /// So many are kept of each kind and replica; a newer one takes the place of the oldest.
 const KEPT: usize = 1_024;
 
-/// Round trips as requests met them: one whose answer never came, or came when its request had ended, is not among them.
+/// Round trips as requests met them: one whose answer never came, or came when its request had
+/// ended, is not among them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Recent(BTreeMap<NodeId, (Kept, Kept)>);
 

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::effects::Effects;
+use super::super::ids::RequestId;
 use super::super::words::{Hindrance, RingChange};
 use crate::members::Member;
 use crate::message::{Body, Counter};
@@ -31,7 +32,7 @@ pub(super) struct Ballot {
 /// A change that needs grants.
 #[derive(Clone, Debug)]
 struct Proposal {
-    op: u64,
+    op: RequestId,
     old: NodeId,
     new: Member,
     granted: BTreeSet<NodeId>,
@@ -44,9 +45,17 @@ struct Proposal {
 /// What this node has promised to another one.
 #[derive(Clone, Copy, Debug)]
 struct Grant {
-    op: u64,
+    op: RequestId,
     change: RingChange,
     until: Micros,
+}
+
+/// Who grants a change of this ring.
+#[derive(Clone, Copy)]
+pub(super) struct Voters<'a> {
+    /// Its version and digest.
+    pub(super) ring: (u64, u64),
+    pub(super) members: &'a [NodeId],
 }
 
 impl Ballot {
@@ -62,34 +71,35 @@ impl Ballot {
         self.grant.take_if(|grant| grant.until <= now);
     }
 
-    /// Begins to ask `members` for a change. There is none under way.
+    /// Begins to ask for a change. There is none under way.
     pub(super) fn propose(
         &mut self,
         now: Micros,
-        (old, new): (NodeId, Member),
-        ring: ((u64, u64), &[NodeId]),
+        old: NodeId,
+        new: Member,
+        voters: Voters<'_>,
         fx: &mut Effects,
     ) {
         debug_assert!(self.proposal.is_none() && self.grant.is_none(), "one change at a time");
         self.last_op = now.max(self.last_op + 1);
-        let (op, until) = (self.last_op, now + PATIENCE);
-        let (granted, denied) = (BTreeSet::from([fx.me()]), BTreeMap::new());
+        let (op, until) = (RequestId::of_wire(self.last_op), now + PATIENCE);
+        let (granted, denied) = (BTreeSet::from([fx.local.me()]), BTreeMap::new());
         self.proposal = Some(Proposal { op, old, new, granted, denied, until, next: now });
-        self.ask(now, ring, fx);
+        self.ask(now, voters, fx);
     }
 
     /// Asks those that have not granted the change, when that is due.
     pub(super) fn ask(
         &mut self,
         now: Micros,
-        (ring, members): ((u64, u64), &[NodeId]),
+        Voters { ring, members }: Voters<'_>,
         fx: &mut Effects,
     ) {
         let Some(own) = self.proposal.as_mut().filter(|own| own.next <= now) else { return };
         own.next = now + AGAIN;
         let wanting = |id: &NodeId| *id != own.old && !own.granted.contains(id);
         let wanting: Vec<NodeId> = members.iter().copied().filter(wanting).collect();
-        fx.send(wanting, own.op, Body::AskRing { ring, old: own.old, new: own.new.id() });
+        fx.out.send(wanting, own.op, Body::AskRing { ring, old: own.old, new: own.new.id() });
     }
 
     /// Another node asks for a grant. `changes` if this node is about to take another ring than
@@ -97,42 +107,42 @@ impl Ballot {
     pub(super) fn asked(
         &mut self,
         now: Micros,
-        op: u64,
+        op: RequestId,
         change: RingChange,
         changes: bool,
         fx: &mut Effects,
     ) {
         self.expire(now);
-        let (from, me) = (change.by, fx.me());
+        let (from, me) = (change.by, fx.local.me());
         let goes_on = self.proposal.is_some() && me < from;
         if changes || goes_on {
-            return fx.send(vec![from], op, Body::RingDenied { by: me });
+            return fx.out.send(vec![from], op, Body::RingDenied { by: me });
         }
         if self.grant.is_some_and(|grant| grant.change != change) {
             let by = self.grant.map_or(me, |grant| grant.change.by);
-            return fx.send(vec![from], op, Body::RingDenied { by });
+            return fx.out.send(vec![from], op, Body::RingDenied { by });
         }
         if self.proposal.is_some() {
             self.fail(Hindrance::Other(Some(change), from), fx);
         }
         let op = self.grant.map_or(op, |grant| op.max(grant.op));
         self.grant = Some(Grant { op, change, until: now + GRANT });
-        fx.count(Counter::RingChangesGranted);
-        fx.send(vec![from], op, Body::RingGranted);
+        fx.out.count(Counter::RingChangesGranted);
+        fx.out.send(vec![from], op, Body::RingGranted);
     }
 
     /// A member grants a change; gives it when more than half of `members` have.
     pub(super) fn granted(
         &mut self,
         from: NodeId,
-        op: u64,
+        op: RequestId,
         members: &[NodeId],
         fx: &mut Effects,
     ) -> Option<(NodeId, Member)> {
         let Some(own) = self.proposal.as_mut() else {
             // The grant of a change that was given up meanwhile: it is not needed.
-            let by = fx.me();
-            fx.send(vec![from], op, Body::RingDenied { by });
+            let by = fx.local.me();
+            fx.out.send(vec![from], op, Body::RingDenied { by });
             return None;
         };
         if own.op != op || !members.contains(&from) {
@@ -147,7 +157,7 @@ impl Ballot {
     }
 
     /// A member does not grant this node's change, or gives back what this node has granted to it.
-    pub(super) fn denied(&mut self, from: NodeId, op: u64, by: NodeId) {
+    pub(super) fn denied(&mut self, from: NodeId, op: RequestId, by: NodeId) {
         match &mut self.proposal {
             Some(own) if own.op == op => {
                 own.granted.remove(&from);
@@ -177,13 +187,13 @@ impl Ballot {
     /// given back.
     pub(super) fn fail(&mut self, why: Hindrance, fx: &mut Effects) {
         let Some(own) = self.proposal.take() else { return };
-        let by = fx.me();
+        let by = fx.local.me();
         let asked = own.granted.iter().chain(own.denied.keys()).copied();
         let asked: Vec<NodeId> = asked.filter(|id| *id != by).collect();
         if !asked.is_empty() {
-            fx.send(asked, own.op, Body::RingDenied { by });
+            fx.out.send(asked, own.op, Body::RingDenied { by });
         }
-        fx.not_replaced(why);
+        fx.out.not_replaced(why);
     }
 
     /// The own change.

@@ -1,11 +1,13 @@
-//! The other end of an exchange: answers about the own trees. Nothing is remembered between two questions, so a peer that
-//! stops half way leaves nothing behind.
+//! The other end of an exchange: answers about the own trees. Nothing is remembered between two
+//! questions, so a peer that stops half way leaves nothing behind.
 
 use std::collections::BTreeMap;
 
 use crate::merkle::{FANOUT, LEAVES, LEVELS, LeafSet, SHAPE, width_of};
 use crate::message::{Body, Counter, Item, Measure, Refusal, Resource};
-use crate::node::effects::{Effects, stalled};
+use crate::node::effects::Effects;
+use crate::node::ids::{RequestId, ScanPurpose, ScanToken};
+use crate::node::local::stalled;
 use crate::ring::Ring;
 use crate::store::{ScanPage, Scanned, Span};
 use crate::types::{Blob, NodeId, Partition};
@@ -18,7 +20,7 @@ const PAGE_BYTES: usize = 1 << 20;
 /// Lists of keys under way.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Answers {
-    scans: BTreeMap<u64, (NodeId, u64)>,
+    scans: BTreeMap<ScanToken, (NodeId, RequestId)>,
 }
 
 impl Answers {
@@ -26,7 +28,7 @@ impl Answers {
     pub(super) fn ask(
         &mut self,
         from: NodeId,
-        op: u64,
+        op: RequestId,
         body: Body,
         ring: &Ring,
         fx: &mut Effects,
@@ -36,17 +38,17 @@ impl Answers {
             Body::Descend { partition, .. } | Body::Leaves { partition, .. } => (*partition, None),
             _ => return None,
         };
-        let own_root = fx.forest().tree(partition).map(|tree| tree.root());
+        let own_root = fx.local.forest.tree(partition).map(|tree| tree.root());
         match self.answer(from, op, partition, body, ring, fx) {
             Ok(None) => {}
             // What is told of the own records holds only once they are synced.
             Ok(Some(answer)) => {
-                let mark = fx.last_mark();
-                fx.send_synced(Some(mark), from, op, answer);
+                let mark = fx.out.last_mark();
+                fx.out.send_synced(Some(mark), from, op, answer);
             }
             Err(refusal) => {
-                fx.count(Counter::ComparisonsRefused);
-                fx.send(vec![from], op, Body::Failed(refusal));
+                fx.out.count(Counter::ComparisonsRefused);
+                fx.out.send(vec![from], op, Body::Failed(refusal));
                 return None;
             }
         }
@@ -56,7 +58,7 @@ impl Answers {
     fn answer(
         &mut self,
         from: NodeId,
-        op: u64,
+        op: RequestId,
         partition: Partition,
         body: Body,
         ring: &Ring,
@@ -66,22 +68,23 @@ impl Answers {
             return Err(Refusal::Partition(partition.0, ring.partitions()));
         }
         let homes = ring.homes(partition);
-        if !homes.contains(&fx.me()) || !homes.contains(&from) {
+        if !homes.contains(&fx.local.me()) || !homes.contains(&from) {
             return Err(Refusal::NotHome);
         }
         // An answer could wait for what is not synced.
-        if fx.stall().is_some() {
+        if fx.local.stall().is_some() {
             return Err(stalled());
         }
-        let own_generation = fx.generations().number(partition);
-        let Some(tree) = fx.forest().tree(partition) else {
+        let own_generation = fx.local.generations.number(partition);
+        let Some(tree) = fx.local.forest.tree(partition) else {
             return Err(Refusal::Unread(partition.0));
         };
         let children = |level: u8, nodes: &[u16], width: u8| {
             let width = usize::from(width);
             let mut bytes = Vec::with_capacity(nodes.len() * FANOUT * width);
             for child in nodes.iter().flat_map(|node| tree.children(level, *node)) {
-                bytes.extend_from_slice(&child.summary(op, width).to_be_bytes()[8 - width..]);
+                bytes
+                    .extend_from_slice(&child.summary(op.wire(), width).to_be_bytes()[8 - width..]);
             }
             Body::Summaries(Blob(bytes.into()))
         };
@@ -116,15 +119,17 @@ impl Answers {
                 }
                 let leaves = leaves.map(LeafSet::new);
                 let span = Span { after, leaves, limit_bytes: PAGE_BYTES, ..Span::default() };
-                self.scans.insert(fx.scan(partition, span), (from, op));
+                let token = fx.out.scan(ScanPurpose::PeerList, partition, span);
+                self.scans.insert(token, (from, op));
                 Ok(None)
             }
             _ => Ok(None),
         }
     }
 
-    /// A span has been read; tells the peer if it was for one. A scan shows what is not synced yet, so that waits.
-    pub(super) fn scanned(&mut self, token: u64, page: &ScanPage, fx: &mut Effects) {
+    /// A span has been read; tells the peer if it was for one. A scan shows what is not synced yet,
+    /// so that waits.
+    pub(super) fn scanned(&mut self, token: ScanToken, page: &ScanPage, fx: &mut Effects) {
         let Some((to, op)) = self.scans.remove(&token) else { return };
         let item = |Scanned { key, context, digest, .. }: &Scanned| Item {
             key: key.clone(),
@@ -132,8 +137,8 @@ impl Answers {
             check: digest.0 as u32,
         };
         let items = page.items.iter().map(item).collect();
-        let mark = fx.last_mark();
-        fx.send_synced(Some(mark), to, op, Body::Items { items, next: page.next.clone() });
+        let mark = fx.out.last_mark();
+        fx.out.send_synced(Some(mark), to, op, Body::Items { items, next: page.next.clone() });
     }
 }
 

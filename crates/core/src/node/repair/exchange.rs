@@ -1,23 +1,30 @@
-//! One exchange of Merkle anti-entropy: this node compares a partition with another home of it, from the root down to the
-//! leaves that differ, then the keys in these, and moves the objects that differ in the direction they are needed.
+//! One exchange of Merkle anti-entropy: this node compares a partition with another home of it,
+//! from the root down to the leaves that differ, then the keys in these, and moves the objects that
+//! differ in the direction they are needed.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use super::Lane;
-use crate::causal::{Context, Object};
+use crate::causal::Context;
 use crate::merkle::{FANOUT, LEVELS, LeafSet, SHAPE, leaf_of};
-use crate::message::{Body, ComparisonFault, Counter, Item, Refusal, TreeAnswer, TreeQuestion};
+use crate::message::{
+    Body, ComparisonFault, Counter, Item, NotYet, Refusal, TreeAnswer, TreeQuestion,
+};
 use crate::node::effects::Effects;
+use crate::node::generations::Stamped;
+use crate::node::ids::{RequestId, ScanPurpose, ScanToken};
 use crate::store::{ScanPage, Scanned, Span};
 use crate::types::{Blob, Key, MILLI, Micros, NodeId, Partition};
 
-/// Bytes of a summary: what one comparison overlooks, one time in 65,536, another salt shows in the next.
+/// Bytes of a summary: what one comparison overlooks, one time in 65,536, another salt shows in the
+/// next.
 const WIDTH: u8 = 2;
 /// Bytes of a summary where the outcome is to count as a proof.
 const WIDTH_OF_PROOF: u8 = 8;
 /// An exchange that the peer does not help on for so long is given up.
 const PATIENCE: Micros = 10_000 * MILLI;
-/// What differs is looked at again after this time where writes go on: what was only on its way has arrived.
+/// What differs is looked at again after this time where writes go on: what was only on its way has
+/// arrived.
 const REST: Micros = 500 * MILLI;
 /// Objects in flight while no client waits for this node, and while some do.
 const MAX_FLIGHTS: usize = 64;
@@ -43,8 +50,10 @@ pub(super) struct Exchange {
     /// Changes that the partition had seen when it began.
     changes: u64,
     stage: Stage,
-    /// The `op` of the question, or the token of the scan, that is to be answered next.
-    question: u64,
+    /// What is to be answered next; `None` before anything was asked.
+    awaited: Option<Awaited>,
+    /// The salt of the summaries that were asked for last.
+    salt: u64,
     patience: Micros,
     /// The leaves that differ; `None` for all.
     leaves: Option<Vec<u16>>,
@@ -55,6 +64,15 @@ pub(super) struct Exchange {
     flights: usize,
     /// About the largest object that was moved lately, in bytes.
     size: usize,
+}
+
+/// What an exchange waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Awaited {
+    /// The peer's answer to a question.
+    Answer(RequestId),
+    /// A scan of the own disk.
+    Scan(ScanToken),
 }
 
 #[derive(Clone, Debug)]
@@ -133,26 +151,28 @@ impl Exchange {
     /// Asks the peer to compare. `proof` if the outcome is to prove that nothing is missing here.
     pub(super) fn begin(
         now: Micros,
-        (partition, peer): (Partition, NodeId),
+        partition: Partition,
+        peer: NodeId,
         proof: bool,
         lane: &mut Lane,
         fx: &mut Effects,
     ) -> Option<Self> {
-        let root = fx.forest().tree(partition)?.root();
+        let root = fx.local.forest.tree(partition)?.root();
         let width = if proof { WIDTH_OF_PROOF } else { WIDTH };
-        let generation = fx.generations().number(partition);
+        let generation = fx.local.generations.number(partition);
         let mut exchange = Exchange {
             peer,
             partition,
-            store: fx.meta().store,
+            store: fx.local.meta().store,
             moved: Moved::default(),
             generation,
             begun: now,
             has_read: false,
             width,
-            changes: fx.forest().changes(partition),
+            changes: fx.local.forest.changes(partition),
             stage: Stage::Descending(0, vec![0]),
-            question: 0,
+            awaited: None,
+            salt: 0,
             patience: 0,
             leaves: None,
             after: None,
@@ -167,23 +187,30 @@ impl Exchange {
     }
 
     fn ask(&mut self, now: Micros, body: Body, lane: &mut Lane, fx: &mut Effects) {
-        self.question = lane.question();
+        let question = lane.question();
+        (self.awaited, self.salt) = (Some(Awaited::Answer(question)), question.wire());
         self.patience = now + PATIENCE;
-        fx.send(vec![self.peer], self.question, body);
+        fx.out.send(vec![self.peer], question, body);
     }
 
-    /// True if its outcome proves that nothing is missing here: it was begun as a proof, all that differed was moved, and
-    /// neither the own store nor the partition's generation is another one by now.
+    /// True if its outcome proves that nothing is missing here: it was begun as a proof, all that
+    /// differed was moved, and neither the own store nor the partition's generation is another one
+    /// by now.
     pub(super) fn proves(&self, fx: &Effects) -> bool {
         self.width == WIDTH_OF_PROOF
             && self.moved.is_complete()
-            && self.store == fx.meta().store
-            && self.generation == fx.generations().number(self.partition)
+            && self.store == fx.local.meta().store
+            && self.generation == fx.local.generations.number(self.partition)
     }
 
     /// True if an answer with this `op` is awaited.
-    pub(super) fn awaits(&self, op: u64) -> bool {
-        self.question == op
+    pub(super) fn awaits(&self, op: RequestId) -> bool {
+        self.awaited == Some(Awaited::Answer(op))
+    }
+
+    /// True if this scan is awaited.
+    pub(super) fn awaits_scan(&self, token: ScanToken) -> bool {
+        self.awaited == Some(Awaited::Scan(token))
     }
 
     /// The peer has answered.
@@ -222,13 +249,13 @@ impl Exchange {
         lane: &mut Lane,
         fx: &mut Effects,
     ) -> Step {
-        let (width, salt) = (usize::from(self.width), self.question);
+        let (width, salt) = (usize::from(self.width), self.salt);
         let expected = nodes.len() * FANOUT * width;
         if bytes.len() != expected {
             let (given, expected) = (bytes.len() as u64, expected as u64);
             return Err(ComparisonFault::Summaries { given, expected }.into());
         }
-        let Some(tree) = fx.forest().tree(self.partition) else {
+        let Some(tree) = fx.local.forest.tree(self.partition) else {
             return Err(ComparisonFault::NoTree.into());
         };
         // A node that has nothing asks for everything.
@@ -267,7 +294,7 @@ impl Exchange {
         self.stage = Stage::Theirs;
         self.has_read = true;
         // What was moved before is no sign that writes go on.
-        self.changes = fx.forest().changes(self.partition);
+        self.changes = fx.local.forest.changes(self.partition);
         let (partition, leaves, after) = (self.partition, self.leaves.clone(), self.after.clone());
         self.ask(now, Body::Leaves { partition, leaves, after }, lane, fx);
         GO_ON
@@ -302,7 +329,8 @@ impl Exchange {
         };
         self.stage = Stage::Mine { theirs, next, mine: Vec::new() };
         self.patience = now + PATIENCE;
-        self.question = fx.scan(self.partition, span);
+        let token = fx.out.scan(ScanPurpose::Exchange, self.partition, span);
+        self.awaited = Some(Awaited::Scan(token));
         GO_ON
     }
 
@@ -322,13 +350,14 @@ impl Exchange {
             self.patience = now + PATIENCE;
             let limit_bytes = PAGE_BYTES;
             let span = Span { after, until, leaves, limit_bytes, ..Span::default() };
-            self.question = fx.scan(self.partition, span);
+            let token = fx.out.scan(ScanPurpose::Exchange, self.partition, span);
+            self.awaited = Some(Awaited::Scan(token));
             return GO_ON;
         }
         let (theirs, mine, next) =
             (std::mem::take(theirs), std::mem::take(mine), std::mem::take(next));
         let mut differ = differences(mine, theirs);
-        let in_flux = self.changes != fx.forest().changes(self.partition);
+        let in_flux = self.changes != fx.local.forest.changes(self.partition);
         if in_flux && self.width != WIDTH_OF_PROOF && !differ.is_empty() {
             let Some(before) = self.seen.take() else {
                 self.seen = Some(differ);
@@ -361,14 +390,14 @@ impl Exchange {
 
     /// Moves as many objects as may be in flight; goes on to the next part when all have arrived.
     fn go_on(&mut self, now: Micros, lane: &mut Lane, fx: &mut Effects) -> Step {
-        let most = if fx.is_busy() { MAX_FLIGHTS_BESIDE_CLIENTS } else { MAX_FLIGHTS };
+        let most = if fx.local.is_busy() { MAX_FLIGHTS_BESIDE_CLIENTS } else { MAX_FLIGHTS };
         let window = most.min(MAX_FLIGHT_BYTES / self.size.max(1)).max(1);
         while self.flights < window
             && let Some((key, way)) = self.todo.pop_front()
         {
-            let from = if way == Way::Push { fx.me() } else { self.peer };
+            let from = if way == Way::Push { fx.local.me() } else { self.peer };
             let op = lane.fly(self.peer, self.partition, key.clone(), way);
-            fx.send(vec![from], op, Body::Read { key });
+            fx.out.send(vec![from], op, Body::Read { key });
             self.flights += 1;
             self.patience = now + PATIENCE;
         }
@@ -388,10 +417,10 @@ impl Exchange {
     /// An object was read at one end: it goes to the other one. Says whether its flight is over.
     pub(super) fn carry(
         &mut self,
-        op: u64,
+        op: RequestId,
         key: &Key,
         way: Way,
-        (object, generation): (Object, u64),
+        Stamped { object, generation }: Stamped,
         fx: &mut Effects,
     ) -> bool {
         // Gone since: a later exchange sees what that means.
@@ -404,14 +433,14 @@ impl Exchange {
         self.moved.bytes += bytes as u64;
         let to = if way == Way::Push {
             self.moved.pushed += 1;
-            fx.count_many(Counter::BytesPushed, bytes as u64);
+            fx.out.count_many(Counter::BytesPushed, bytes as u64);
             self.peer
         } else {
             self.moved.pulled += 1;
-            fx.count_many(Counter::BytesPulled, bytes as u64);
-            fx.me()
+            fx.out.count_many(Counter::BytesPulled, bytes as u64);
+            fx.local.me()
         };
-        fx.send(vec![to], op, Body::Merge { key: key.clone(), object, generation });
+        fx.out.send(vec![to], op, Body::Merge { key: key.clone(), object, generation });
         false
     }
 

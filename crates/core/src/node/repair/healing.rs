@@ -7,6 +7,7 @@ use crate::causal::Object;
 use crate::message::{Body, Counter, Refusal};
 use crate::node::Notice;
 use crate::node::effects::Effects;
+use crate::node::ids::RequestId;
 use crate::types::{Key, MILLI, Micros, NodeId, Partition};
 
 /// Damaged records that are known at a time; more are found when they are read again.
@@ -21,7 +22,7 @@ const REST: Micros = 1_000 * MILLI;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Healing {
     waiting: BTreeSet<(Partition, Key)>,
-    fetches: BTreeMap<u64, Fetch>,
+    fetches: BTreeMap<RequestId, Fetch>,
     rest_until: Micros,
 }
 
@@ -46,12 +47,13 @@ impl Healing {
     pub(super) fn find(&mut self, partition: Partition, key: Key, fx: &mut Effects) {
         let known = self.fetches.values().any(|fetch| fetch.key == key);
         if !known && self.known() < MAX_KNOWN && self.waiting.insert((partition, key)) {
-            fx.count(Counter::DamagedRecordsFound);
-            fx.notice(Notice::Damaged(partition));
+            fx.out.count(Counter::DamagedRecordsFound);
+            fx.out.notice(Notice::Damaged(partition));
         }
     }
 
-    /// Fetches what can be fetched: a record whose other homes can all be reached, for each may have what no other has.
+    /// Fetches what can be fetched: a record whose other homes can all be reached, for each may
+    /// have what no other has.
     pub(super) fn tick(
         &mut self,
         now: Micros,
@@ -59,7 +61,7 @@ impl Healing {
         lane: &mut Lane,
         fx: &mut Effects,
     ) {
-        let late: Vec<u64> =
+        let late: Vec<RequestId> =
             self.fetches.iter().filter(|(_, f)| f.due <= now).map(|(op, _)| *op).collect();
         for op in late {
             self.fail(now, op);
@@ -76,7 +78,7 @@ impl Healing {
                 continue;
             };
             let op = lane.question();
-            fx.send(asked.clone(), op, Body::Read { key: key.clone() });
+            fx.out.send(asked.clone(), op, Body::Read { key: key.clone() });
             let (merged, due) = (Object::default(), now + PATIENCE);
             self.fetches.insert(op, Fetch { partition, key, asked, merged, told: false, due });
         }
@@ -86,24 +88,25 @@ impl Healing {
         self.waiting.extend(put_off);
     }
 
-    fn fail(&mut self, now: Micros, op: u64) {
+    fn fail(&mut self, now: Micros, op: RequestId) {
         if let Some(Fetch { partition, key, .. }) = self.fetches.remove(&op) {
             self.waiting.insert((partition, key));
             self.rest_until = now + REST;
         }
     }
 
-    /// A home has told what it has, or that its copy is damaged too, or nothing; the node itself that the record is
-    /// whole again. False if this was about something else.
+    /// A home has told what it has, or that its copy is damaged too, or nothing; the node itself
+    /// that the record is whole again. False if this was about something else.
     pub(super) fn hear(
         &mut self,
         now: Micros,
-        (op, from): (u64, NodeId),
+        from: NodeId,
+        op: RequestId,
         body: &Body,
         fx: &mut Effects,
     ) -> bool {
         let Some(fetch) = self.fetches.get_mut(&op) else { return false };
-        if from == fx.me() {
+        if from == fx.local.me() {
             // It is restored; or a full disk, say, forbids it.
             match body {
                 Body::Held => drop(self.fetches.remove(&op)),
@@ -117,7 +120,7 @@ impl Healing {
         let Some(at) = fetch.asked.iter().position(|node| *node == from) else { return true };
         match body {
             Body::Copy { object, generation, .. } => {
-                if fx.generations().check(fetch.partition, *generation).is_err() {
+                if fx.local.generations.check(fetch.partition, *generation).is_err() {
                     self.fail(now, op);
                     return true;
                 }
@@ -133,7 +136,7 @@ impl Healing {
         fetch.asked.swap_remove(at);
         if fetch.asked.is_empty() && fetch.told {
             let (key, object) = (fetch.key.clone(), std::mem::take(&mut fetch.merged));
-            fx.send(vec![fx.me()], op, Body::Restore { key, object });
+            fx.out.send(vec![fx.local.me()], op, Body::Restore { key, object });
         }
         true
     }

@@ -1,8 +1,10 @@
-//! Reading what is on disk: once after a start, to build the trees, and over and over, slowly, to compare them with it.
+//! Reading what is on disk: once after a start, to build the trees, and over and over, slowly, to
+//! compare them with it.
 
 use super::super::forest::Verdict;
 use crate::message::Counter;
 use crate::node::effects::Effects;
+use crate::node::ids::{ScanPurpose, ScanToken};
 use crate::store::{ScanPage, Span};
 use crate::types::{Key, MILLI, Micros, Partition};
 
@@ -31,7 +33,7 @@ pub(super) struct Reader {
     pace: Micros,
     scrub_at: Option<Micros>,
     current: Option<Partition>,
-    token: Option<u64>,
+    token: Option<ScanToken>,
     /// When the page that is being read was asked for.
     asked_at: Micros,
     page_at: Micros,
@@ -71,11 +73,11 @@ impl Reader {
         }
         self.current = self.current.or_else(|| self.choose(now, fx));
         let Some(partition) = self.current else { return };
-        let after = fx.forest().begin_page(partition);
-        let limit_bytes = if fx.is_busy() { PAGE_BYTES_BESIDE_CLIENTS } else { PAGE_BYTES };
+        let after = fx.local.forest.begin_page(partition);
+        let limit_bytes = if fx.local.is_busy() { PAGE_BYTES_BESIDE_CLIENTS } else { PAGE_BYTES };
         let span = Span { after, limit_bytes, without_contexts: true, ..Span::default() };
         self.asked_at = now;
-        self.token = Some(fx.scan(partition, span));
+        self.token = Some(fx.out.scan(ScanPurpose::Trees, partition, span));
     }
 
     fn choose(&mut self, now: Micros, fx: &mut Effects) -> Option<Partition> {
@@ -83,17 +85,17 @@ impl Reader {
             while let Some(partition) = self.partitions.get(self.next) {
                 self.next += 1;
                 // Trees of a clean stop need not be built.
-                if fx.forest().tree(*partition).is_none() {
+                if fx.local.forest.tree(*partition).is_none() {
                     return Some(*partition);
                 }
-                fx.count(Counter::TreesTakenOver);
+                fx.out.count(Counter::TreesTakenOver);
             }
             self.is_first = false;
-            fx.count(Counter::TreesBuilt);
+            fx.out.count(Counter::TreesBuilt);
             // Shown even if it is 0.
-            fx.count_many(Counter::PartitionsReadAtStart, 0);
+            fx.out.count_many(Counter::PartitionsReadAtStart, 0);
         }
-        if let Some(doubtful) = fx.forest().doubtful() {
+        if let Some(doubtful) = fx.local.forest.doubtful() {
             return Some(doubtful);
         }
         let due = *self.scrub_at.get_or_insert(now + self.pace);
@@ -105,17 +107,18 @@ impl Reader {
         self.partitions.get(self.next).copied()
     }
 
-    /// A page has been read, if this `token` names one. Gives its partition, and the keys that are damaged.
+    /// A page has been read, if this `token` names one. Gives its partition, and the keys that are
+    /// damaged.
     pub(super) fn scanned(
         &mut self,
         now: Micros,
-        token: u64,
+        token: ScanToken,
         page: &ScanPage,
         fx: &mut Effects,
     ) -> Option<(Partition, Vec<Key>)> {
         let partition = self.current.filter(|_| self.token == Some(token))?;
         self.token = None;
-        self.page_at = match (self.is_first, fx.is_busy()) {
+        self.page_at = match (self.is_first, fx.local.is_busy()) {
             (true, false) => now,
             (true, true) => {
                 let took = now.saturating_sub(self.asked_at);
@@ -123,14 +126,14 @@ impl Reader {
             }
             (false, _) => now + IN_SCRUB,
         };
-        fx.count_many(Counter::RecordsScrubbed, (page.items.len() + page.damaged.len()) as u64);
-        if let Some(verdict) = fx.forest().page(partition, page) {
+        fx.out.count_many(Counter::RecordsScrubbed, (page.items.len() + page.damaged.len()) as u64);
+        if let Some(verdict) = fx.local.forest.page(partition, page) {
             self.current = None;
             match verdict {
-                Verdict::Built => fx.count(Counter::PartitionsReadAtStart),
-                Verdict::Confirmed => fx.count(Counter::TreesConfirmed),
-                Verdict::Corrected { known: true } => fx.count(Counter::TreesReadAnew),
-                Verdict::Corrected { known: false } => fx.count(Counter::TreesWrong),
+                Verdict::Built => fx.out.count(Counter::PartitionsReadAtStart),
+                Verdict::Confirmed => fx.out.count(Counter::TreesConfirmed),
+                Verdict::Corrected { known: true } => fx.out.count(Counter::TreesReadAnew),
+                Verdict::Corrected { known: false } => fx.out.count(Counter::TreesWrong),
             }
         }
         self.tick(now, fx);

@@ -2,12 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Copies, Copy, outgrows};
+use super::update::outgrows;
+use super::{Copies, Copy};
 use crate::causal::{Actor, Context, Object};
 use crate::message::{Body, Counter, Refusal};
 use crate::node::Oversize;
-use crate::node::effects::{Effects, HintSize};
+use crate::node::effects::Effects;
 use crate::node::forest::Held;
+use crate::node::hints::{HintPlace, HintSize};
+use crate::node::ids::RequestId;
 use crate::store::{Change, Record};
 use crate::types::{Key, NodeId, ObjectLimits, Partition};
 use crate::wire;
@@ -16,20 +19,22 @@ use crate::wire;
 pub(super) struct Turn<'a> {
     pub(super) key: &'a Key,
     pub(super) partition: Partition,
-    /// True if this node is no home of the key: what it keeps for others may have filled their slots.
+    /// True if this node is no home of the key: what it keeps for others may have filled their
+    /// slots.
     pub(super) owed: bool,
     pub(super) limits: ObjectLimits,
     pub(super) copies: Copies,
-    /// What is collected of the key: whoever tells of it, the last home to collect it or a client's context, it is not
-    /// taken back.
+    /// What is collected of the key: whoever tells of it, the last home to collect it or a client's
+    /// context, it is not taken back.
     pub(super) collected: Option<Context>,
     /// The store's id.
     pub(super) store: u64,
-    /// What the own record was before this turn; `None` while it has not changed, or if it was damaged.
+    /// What the own record was before this turn; `None` while it has not changed, or if it was
+    /// damaged.
     pub(super) before: Option<Held>,
     /// The places that have changed: the own record (`None`) or the hint for a member.
     pub(super) changed: BTreeSet<Option<NodeId>>,
-    pub(super) answers: Vec<(NodeId, u64, Body)>,
+    pub(super) answers: Vec<(NodeId, RequestId, Body)>,
 }
 
 impl Copies {
@@ -56,8 +61,8 @@ impl Copies {
         Some(Change::Hint { target, key, record })
     }
 
-    /// All that this store has of the key, its own (of generation `now`) and what it keeps for others; `None` if any of it is
-    /// damaged.
+    /// All that this store has of the key, its own (of generation `now`) and what it keeps for
+    /// others; `None` if any of it is damaged.
     pub(super) fn joined(&self, now: u64) -> Option<Record> {
         let Copy::Record(own) = &self.own else { return None };
         let own = Record { generation: now, ..own.clone() };
@@ -73,12 +78,18 @@ impl Copies {
 }
 
 impl Turn<'_> {
+    /// Where hints of the key belong.
+    fn place(&self) -> HintPlace {
+        HintPlace { partition: self.partition, owed: self.owed }
+    }
+
     /// Tells `to` when all of this turn is synced.
-    pub(super) fn answer(&mut self, to: NodeId, op: u64, body: Body) {
+    pub(super) fn answer(&mut self, to: NodeId, op: RequestId, body: Body) {
         self.answers.push((to, op, body));
     }
 
-    /// Replaces the own record, less what is collected. A store whose own events go does not go on counting them.
+    /// Replaces the own record, less what is collected. A store whose own events go does not go on
+    /// counting them.
     pub(super) fn set_own(&mut self, new: Record) {
         let Record { own_serial, object, .. } = new;
         let object = match &self.collected {
@@ -115,7 +126,8 @@ impl Turn<'_> {
         }
     }
 
-    /// Takes out of an old record what others have minted. One that is damaged has nothing to be renounced.
+    /// Takes out of an old record what others have minted. One that is damaged has nothing to be
+    /// renounced.
     pub(super) fn renounce(&mut self, fresh: &[u64]) {
         if let Copy::Record(old) = &self.copies.own {
             let object = old.object.renounce(fresh);
@@ -138,31 +150,39 @@ impl Turn<'_> {
         let object = old.object.renounce(fresh);
         if object.values().next().is_none() {
             let object = old.object.clone();
-            fx.count(Counter::OutlivedHintsDropped);
+            fx.out.count(Counter::OutlivedHintsDropped);
             return self.discharge(target, &object, fx);
         }
         let new = Record { object, generation: now, ..old.clone() };
-        let place = (self.partition, self.owed);
+        let place = self.place();
         let before = HintSize::of(self.key, Some(old));
-        fx.account_hint(target, place, Some(before), Some(HintSize::of(self.key, Some(&new))));
+        fx.local.account_hint(
+            target,
+            place,
+            Some(before),
+            Some(HintSize::of(self.key, Some(&new))),
+        );
         self.copies.hints.insert(target, Copy::Record(new));
         self.changed.insert(Some(target));
     }
 
-    /// The same for every old hint of the key. What is joined with one would be as old, and go with it.
+    /// The same for every old hint of the key. What is joined with one would be as old, and go with
+    /// it.
     pub(super) fn renounce_hints(&mut self, fx: &mut Effects) {
-        let (fresh, now) = (fx.meta().fresh.clone(), fx.generations().number(self.partition));
+        let (fresh, now) =
+            (fx.local.meta().fresh.clone(), fx.local.generations.number(self.partition));
         let targets: Vec<NodeId> = self.copies.hints.keys().copied().collect();
         for target in targets {
             self.renounce_hint(target, &fresh, now, fx);
         }
     }
 
-    /// Puts what the other homes have in the place of a record that is damaged. It has lost its serial: the next dot
-    /// is minted under a fresh one.
+    /// Puts what the other homes have in the place of a record that is damaged. It has lost its
+    /// serial: the next dot is minted under a fresh one.
     pub(super) fn restore(&mut self, object: &Object, fx: &mut Effects) -> Result<(), Refusal> {
-        // Every home has confirmed that what is condemned is dead; a copy may have been read before.
-        let generation = fx.generations().of(self.partition);
+        // Every home has confirmed that what is condemned is dead; a copy may have been read
+        // before.
+        let generation = fx.local.generations.of(self.partition);
         let object = &match generation.condemned_of(self.key) {
             Some(condemned) => object.discard(condemned),
             None => object.clone(),
@@ -179,14 +199,15 @@ impl Turn<'_> {
             return Err(fx.decline(Oversize { key, hint: false, bytes, limit }));
         }
         if before.is_none() {
-            fx.count(Counter::DamagedRecordsRestored);
+            fx.out.count(Counter::DamagedRecordsRestored);
         }
         self.set_own(new);
         Ok(())
     }
 
-    /// What is to be kept of a write that `from` has made. If it is this node itself, a home, and the generation has changed
-    /// since, then its own record has all of that write that still counts.
+    /// What is to be kept of a write that `from` has made. If it is this node itself, a home, and
+    /// the generation has changed since, then its own record has all of that write that still
+    /// counts.
     pub(super) fn current(
         &self,
         from: NodeId,
@@ -194,17 +215,18 @@ impl Turn<'_> {
         generation: u64,
         fx: &Effects,
     ) -> (Object, u64) {
-        let now = fx.generations().number(self.partition);
+        let now = fx.local.generations.number(self.partition);
         match &self.copies.own {
-            Copy::Record(own) if from == fx.me() && !self.owed && generation < now => {
+            Copy::Record(own) if from == fx.local.me() && !self.owed && generation < now => {
                 (own.object.clone(), now)
             }
             _ => (object, generation),
         }
     }
 
-    /// Replaces the hints for these members by what `make` makes of each, or none of them if they would take
-    /// more bytes than the node may keep. A damaged hint is replaced as if it were not there.
+    /// Replaces the hints for these members by what `make` makes of each, or none of them if they
+    /// would take more bytes than the node may keep. A damaged hint is replaced as if it were not
+    /// there.
     pub(super) fn set_hints(
         &mut self,
         mut targets: Vec<NodeId>,
@@ -231,9 +253,9 @@ impl Turn<'_> {
             news.push((target, new, known.then_some(before), after));
         }
         if more_bytes > 0
-            && let Some(limit) = fx.hints().refuses(more_bytes)
+            && let Some(limit) = fx.local.hints.refuses(more_bytes)
         {
-            fx.count(Counter::HintsRefused);
+            fx.out.count(Counter::HintsRefused);
             return Err(Refusal::Hints(limit));
         }
         let limit = self.limits.merged;
@@ -244,8 +266,8 @@ impl Turn<'_> {
             return Err(fx.decline(Oversize { key, hint: false, bytes, limit }));
         }
         for (target, new, before, after) in news {
-            fx.account_hint(target, (self.partition, self.owed), before, Some(after));
-            fx.count(Counter::HintsKept);
+            fx.local.account_hint(target, self.place(), before, Some(after));
+            fx.out.count(Counter::HintsKept);
             self.copies.hints.insert(target, Copy::Record(new));
             self.changed.insert(Some(target));
         }
@@ -282,26 +304,27 @@ impl Turn<'_> {
         match self.copies.hints.get(&target) {
             Some(Copy::Record(hint)) if hint.object == *object => {
                 let size = HintSize::of(self.key, Some(hint));
-                fx.account_hint(target, (self.partition, self.owed), Some(size), None);
-                fx.count(Counter::HintsDischarged);
+                fx.local.account_hint(target, self.place(), Some(size), None);
+                fx.out.count(Counter::HintsDischarged);
                 self.copies.hints.remove(&target);
                 self.changed.insert(Some(target));
             }
-            Some(_) => fx.count(Counter::HintsChangedInFlight),
+            Some(_) => fx.out.count(Counter::HintsChangedInFlight),
             None => {}
         }
     }
 
-    /// What this store knows of the key: a home tells of its record, anybody else of what it keeps for homes.
+    /// What this store knows of the key: a home tells of its record, anybody else of what it keeps
+    /// for homes.
     pub(super) fn read(&self, homes: &[NodeId], fx: &mut Effects) -> Body {
-        let mut generation = fx.generations().number(self.partition);
-        if homes.contains(&fx.me()) {
+        let mut generation = fx.local.generations.number(self.partition);
+        if homes.contains(&fx.local.me()) {
             let Copy::Record(Record { object, .. }) = &self.copies.own else {
                 return Body::Failed(Refusal::Damaged);
             };
             // What is not here may be kept elsewhere for this node.
-            let missed = fx.is_awaiting() && object.entries().is_empty();
-            let authoritative = fx.is_authoritative(self.partition) && !missed;
+            let missed = fx.local.is_awaiting() && object.entries().is_empty();
+            let authoritative = fx.local.is_authoritative(self.partition) && !missed;
             let (object, kept_for) = (object.clone(), Vec::new());
             return Body::Copy { object, authoritative, kept_for, generation };
         }

@@ -1,0 +1,139 @@
+//! What is kept for other members, counted: replicas keep hints, handoff delivers them, and
+//! generations end only when no old one is left.
+
+use std::collections::BTreeMap;
+
+use super::generations::Generations;
+use crate::store::{HintTotal, Kept, Record, hint_bytes};
+use crate::types::{Key, Micros, NodeId, Partition};
+
+/// Where a hint belongs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct HintPlace {
+    /// The key's partition.
+    pub(super) partition: Partition,
+    /// True if this node is no home of the key: the hint may have filled its target's slot.
+    pub(super) owed: bool,
+}
+
+/// What a hint counts as.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct HintSize {
+    pub(super) bytes: u64,
+    pub(super) generation: u64,
+}
+
+impl HintSize {
+    /// Of what is kept of a key; of a damaged hint nothing is known, and it may be of the first
+    /// generation.
+    pub(super) fn of(key: &Key, record: Option<&Record>) -> Self {
+        record.map_or(HintSize::default(), |record| HintSize {
+            bytes: hint_bytes(key, record),
+            generation: record.generation,
+        })
+    }
+}
+
+/// What is kept for each other member, derived from the store's hints and kept right with every
+/// change.
+#[derive(Clone, Debug)]
+pub(super) struct HintLedger {
+    totals: BTreeMap<NodeId, (HintTotal, Micros)>,
+    /// How many hints there are of each generation of a partition.
+    stamps: BTreeMap<(Partition, u64), u64>,
+    /// Members that are owed nothing any more, and that have not been told.
+    drained: Vec<NodeId>,
+    bytes: u64,
+    limit_bytes: u64,
+}
+
+impl HintLedger {
+    /// As the store has them.
+    pub(super) fn new(kept: &Kept, limit_bytes: u64) -> Self {
+        let bytes = kept.totals.values().map(|total| total.bytes).sum();
+        let totals = kept.totals.iter().filter(|(_, total)| total.count > 0);
+        let totals = totals.map(|(id, total)| (*id, (*total, 0))).collect();
+        let stamps = kept.stamps.clone();
+        HintLedger { totals, stamps, drained: Vec::new(), bytes, limit_bytes }
+    }
+
+    /// See `Local::account_hint`.
+    pub(super) fn change(
+        &mut self,
+        now: Micros,
+        target: NodeId,
+        HintPlace { partition, owed }: HintPlace,
+        before: Option<HintSize>,
+        after: Option<HintSize>,
+    ) {
+        let (total, _) = self.totals.entry(target).or_insert((HintTotal::default(), now));
+        total.count = total.count + u64::from(after.is_some()) - u64::from(before.is_some());
+        let bytes = |size: Option<HintSize>| size.map_or(0, |size| size.bytes);
+        // What a damaged hint takes is not known, so no sum may go below zero.
+        total.bytes = (total.bytes + bytes(after)).saturating_sub(bytes(before));
+        self.bytes = (self.bytes + bytes(after)).saturating_sub(bytes(before));
+        if owed {
+            total.owed = total.owed + u64::from(after.is_some()) - u64::from(before.is_some());
+            if total.owed == 0 {
+                self.drained.push(target);
+            }
+        }
+        if total.count == 0 {
+            self.totals.remove(&target);
+        }
+        if let Some(after) = after {
+            *self.stamps.entry((partition, after.generation)).or_default() += 1;
+        }
+        if let Some(before) = before {
+            let place = (partition, before.generation);
+            let left = self.stamps.get(&place).map_or(0, |count| count.saturating_sub(1));
+            if left == 0 {
+                self.stamps.remove(&place);
+            } else {
+                self.stamps.insert(place, left);
+            }
+        }
+    }
+
+    /// True if some hint is older than the generation before the present one of its partition: it
+    /// can only be of an old disk.
+    pub(super) fn has_outlived(&self, generations: &Generations) -> bool {
+        let mut stamps = self.stamps.keys();
+        stamps.any(|(partition, stamp)| stamp + 1 < generations.number(*partition))
+    }
+
+    /// How many hints of a partition are of an older generation than this one.
+    pub(super) fn older(&self, partition: Partition, generation: u64) -> u64 {
+        self.stamps.range((partition, 0)..(partition, generation)).map(|(_, count)| count).sum()
+    }
+
+    /// What is kept for a member, and since when in this life.
+    pub(super) fn of(&self, target: NodeId) -> Option<(HintTotal, Micros)> {
+        self.totals.get(&target).copied()
+    }
+
+    /// How many hints for a member may have filled its slot.
+    pub(super) fn owed(&self, target: NodeId) -> u64 {
+        self.totals.get(&target).map_or(0, |(total, _)| total.owed)
+    }
+
+    /// Everybody that something is kept for.
+    pub(super) fn targets(&self) -> impl Iterator<Item = NodeId> {
+        self.totals.keys().copied()
+    }
+
+    /// The limit, if so many bytes more would pass it.
+    pub(super) fn refuses(&self, more_bytes: u64) -> Option<u64> {
+        (self.bytes + more_bytes > self.limit_bytes).then_some(self.limit_bytes)
+    }
+
+    /// Most bytes of hints from now on; what is kept beyond it stays.
+    pub(super) fn set_limit(&mut self, limit_bytes: u64) {
+        self.limit_bytes = limit_bytes;
+    }
+
+    /// Members whose last owed hint has gone since this was asked.
+    pub(super) fn take_drained(&mut self) -> Vec<NodeId> {
+        std::mem::take(&mut self.drained)
+    }
+}

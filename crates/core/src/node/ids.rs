@@ -1,0 +1,126 @@
+//! The names of requests and of scans: each carries whom its answer is for.
+
+/// Names a request, in the message that asks and in every answer to it. On the wire it is the `op`
+/// of the message. The bits at the top say which role asked; whoever answers only gives it back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct RequestId(u64);
+
+/// Who awaits the answers to a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    Coordinator,
+    Collection,
+    Repair,
+    /// An owner holds what the requests of this role bring to another limit.
+    Handoff,
+}
+
+impl Role {
+    /// The bits at the top of its ids: at most one is set, and what follows begins below all of
+    /// them.
+    pub(super) const fn tag(self) -> u64 {
+        match self {
+            Role::Coordinator => 0,
+            Role::Collection => 1 << 61,
+            Role::Repair => 1 << 62,
+            Role::Handoff => 1 << 63,
+        }
+    }
+}
+
+impl RequestId {
+    /// Of a request whose answer nobody awaits.
+    pub(super) const NONE: RequestId = RequestId(0);
+
+    pub(super) const fn of_wire(op: u64) -> Self {
+        RequestId(op)
+    }
+
+    pub(super) const fn wire(self) -> u64 {
+        self.0
+    }
+
+    /// The role that awaits answers with this id, if it is one that this node has given out.
+    pub(super) fn role(self) -> Role {
+        match self.0.leading_zeros() {
+            0 => Role::Handoff,
+            1 => Role::Repair,
+            2 => Role::Collection,
+            _ => Role::Coordinator,
+        }
+    }
+}
+
+/// Gives out the ids of one role.
+#[derive(Clone, Debug)]
+pub(super) struct RequestIds {
+    role: Role,
+    last: u64,
+}
+
+impl RequestIds {
+    /// They begin at a `random` place, so that answers to a former life of this node are not taken
+    /// for answers to this one.
+    pub(super) fn new(role: Role, random: u64) -> Self {
+        RequestIds { role, last: random >> 3 }
+    }
+
+    pub(super) fn next(&mut self) -> RequestId {
+        self.last += 1;
+        let id = RequestId(self.role.tag() | self.last);
+        debug_assert_eq!(id.role(), self.role, "a random start leaves room for 2^61 ids");
+        id
+    }
+}
+
+/// Names a scan of the store, in the order and in its answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ScanToken {
+    number: u64,
+    purpose: ScanPurpose,
+}
+
+/// What a scan is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum ScanPurpose {
+    /// Trees are built, or compared with the disk.
+    #[default]
+    Trees,
+    /// A comparison that this node has begun.
+    Exchange,
+    /// A list of keys for a peer's comparison.
+    PeerList,
+    /// The choice of tombstones that are to be collected.
+    Graves,
+    /// Records that are to be renounced.
+    Chore,
+}
+
+impl ScanToken {
+    pub(super) fn new(number: u64, purpose: ScanPurpose) -> Self {
+        ScanToken { number, purpose }
+    }
+
+    pub(super) fn purpose(self) -> ScanPurpose {
+        self.purpose
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_finds_the_role_that_asked() {
+        for role in [Role::Coordinator, Role::Collection, Role::Repair, Role::Handoff] {
+            for random in [0, 1, u64::MAX / 2, u64::MAX - 64] {
+                let mut ids = RequestIds::new(role, random);
+                let (first, second) = (ids.next(), ids.next());
+                assert_eq!([first, second].map(RequestId::role), [role; 2]);
+                assert_eq!(RequestId::of_wire(second.wire()), second);
+                assert_ne!(first, second);
+            }
+        }
+        assert_eq!(RequestId::NONE.role(), Role::Coordinator);
+    }
+}

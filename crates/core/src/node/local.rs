@@ -1,0 +1,208 @@
+//! What a node knows of itself, and all its roles see: its store's identity, the members, the
+//! generations, the trees, what is kept for others, and whether it serves.
+
+use std::collections::BTreeMap;
+
+use super::forest::{Forest, own_partitions};
+use super::generations::Generations;
+use super::hints::{HintLedger, HintPlace, HintSize};
+use super::{Config, Stall};
+use crate::causal::Actor;
+use crate::members::{Member, Members};
+use crate::message::{Refusal, Resource};
+use crate::store::{Change, Meta};
+use crate::types::{Key, MILLI, Micros, NodeId, Partition};
+
+/// Clients that were there so lately are likely to come again.
+const BUSY: Micros = 1_000 * MILLI;
+/// A store that has made no progress for so long is stalled, as the driver measures it.
+const STALLED_AFTER_MS: u32 = 2_000;
+/// The operator is told of a key that a merge or a hint was declined of once in this time, and so
+/// many keys are remembered; of others nothing is told meanwhile.
+const DECLINE_NOTICE: Micros = 60_000 * MILLI;
+const MAX_DECLINED_KEYS: usize = 256;
+
+/// The state that the roles of one node share. What of it has to be durable changes by
+/// methods that give what is to be written.
+#[derive(Clone, Debug)]
+pub(super) struct Local {
+    me: NodeId,
+    now: Micros,
+    meta: Meta,
+    members: Members,
+    /// The trees of the own records.
+    pub(super) forest: Forest,
+    /// The generations of all partitions.
+    pub(super) generations: Generations,
+    /// What is kept for other members.
+    pub(super) hints: HintLedger,
+    /// Until when clients count as being there, since they were.
+    busy_until: Micros,
+    /// What the store holds up, if it makes no progress.
+    stall: Option<Stall>,
+    awaiting: bool,
+    settled: bool,
+    witnessed: bool,
+    /// Keys that were told of lately to be over a limit, and when.
+    declined: BTreeMap<Key, Micros>,
+}
+
+impl Local {
+    pub(super) fn new(config: &Config, meta: Meta) -> Self {
+        let own = own_partitions(&config.ring, config.me).into_iter();
+        let mut forest = Forest::new(own, config.object_limits.accepted);
+        forest.take_over(&config.trees);
+        Local {
+            me: config.me,
+            now: 0,
+            meta,
+            members: config.members.clone(),
+            forest,
+            generations: Generations::new(&config.generations),
+            hints: HintLedger::new(&config.hints, config.hint_limit_bytes),
+            busy_until: 0,
+            stall: None,
+            awaiting: false,
+            settled: false,
+            witnessed: false,
+            declined: BTreeMap::new(),
+        }
+    }
+
+    /// Sets the time of the input at hand.
+    pub(super) fn begin(&mut self, now: Micros) {
+        self.now = now;
+    }
+
+    /// The node itself.
+    pub(super) fn me(&self) -> NodeId {
+        self.me
+    }
+
+    /// What the store knows of itself.
+    pub(super) fn meta(&self) -> &Meta {
+        &self.meta
+    }
+
+    /// The members as they are known now.
+    pub(super) fn members(&self) -> &Members {
+        &self.members
+    }
+
+    /// Changes what the store knows of itself; gives what is to be written.
+    #[must_use = "what has changed has to be written"]
+    pub(super) fn change_meta(&mut self, change: impl FnOnce(&mut Meta)) -> Change {
+        change(&mut self.meta);
+        Change::Meta(self.meta.clone())
+    }
+
+    /// Takes over what is known better of the members; gives what is to be written, if anything was
+    /// new.
+    #[must_use = "what has changed has to be written"]
+    pub(super) fn learn_members(&mut self, news: &[&Member]) -> Option<Change> {
+        let learnt = self.members.merge(news.iter().copied());
+        learnt.then(|| Change::Members(self.members.clone()))
+    }
+
+    /// Takes these for the members, and what is known better of them; gives what is to be written.
+    #[must_use = "what has changed has to be written"]
+    pub(super) fn replace_members(&mut self, members: &Members) -> Change {
+        let known = std::mem::replace(&mut self.members, members.clone());
+        self.members.merge(known.iter());
+        Change::Members(self.members.clone())
+    }
+
+    /// Notes that a store's actor has issued a dot: its serial is not given out again in this
+    /// process.
+    pub(super) fn use_serial(&mut self, actor: Actor) {
+        if actor.store == self.meta.store {
+            self.meta.serial_end = self.meta.serial_end.max(actor.serial + 1);
+        }
+    }
+
+    /// Notes that what is kept for `target` of a key was so much and is so much now; `None` for no
+    /// hint.
+    pub(super) fn account_hint(
+        &mut self,
+        target: NodeId,
+        place: HintPlace,
+        before: Option<HintSize>,
+        after: Option<HintSize>,
+    ) {
+        self.hints.change(self.now, target, place, before, after);
+    }
+
+    /// True if the operator is to be told now that an object of this key was declined.
+    pub(super) fn note_declined(&mut self, key: &Key) -> bool {
+        let now = self.now;
+        self.declined.retain(|_, at| now.saturating_sub(*at) < DECLINE_NOTICE);
+        let is_news = self.declined.len() < MAX_DECLINED_KEYS && !self.declined.contains_key(key);
+        if is_news {
+            self.declined.insert(key.clone(), now);
+        }
+        is_news
+    }
+
+    /// Clients' requests are under way here: background work yields to them.
+    pub(super) fn set_busy(&mut self) {
+        self.busy_until = self.now + BUSY;
+    }
+
+    /// True while clients use this node: between two requests of a few clients there is often none
+    /// under way.
+    pub(super) fn is_busy(&self) -> bool {
+        self.now < self.busy_until
+    }
+
+    /// The store makes no progress, or does again.
+    pub(super) fn set_stall(&mut self, stall: Option<Stall>) {
+        self.stall = stall;
+    }
+
+    /// What the store holds up, if it makes no progress.
+    pub(super) fn stall(&self) -> Option<Stall> {
+        self.stall
+    }
+
+    /// Whether some peer may still have hints for this node: what is not found here does not count
+    /// then.
+    pub(super) fn set_awaiting(&mut self, awaiting: bool) {
+        self.awaiting = awaiting;
+    }
+
+    /// From now on the node may mint.
+    pub(super) fn settle(&mut self) {
+        self.settled = true;
+    }
+
+    /// A peer has said what it knows of this store: what is not found here counts from now on.
+    pub(super) fn witness(&mut self) {
+        self.witnessed = true;
+    }
+
+    /// True once that has happened.
+    pub(super) fn is_witnessed(&self) -> bool {
+        self.witnessed
+    }
+
+    /// True once the node may mint.
+    pub(super) fn is_settled(&self) -> bool {
+        self.settled
+    }
+
+    /// True if this node has all that it was ever given for a partition. What it has not, although
+    /// others may still keep it for this node, is another question: [`Local::is_awaiting`].
+    pub(super) fn is_authoritative(&self, partition: Partition) -> bool {
+        self.witnessed && self.meta.without_authority.binary_search(&partition).is_err()
+    }
+
+    /// True while some peer may still have hints for this node.
+    pub(super) fn is_awaiting(&self) -> bool {
+        self.awaiting
+    }
+}
+
+/// Why nothing is asked of a disk that does not answer.
+pub(super) fn stalled() -> Refusal {
+    Refusal::Busy { what: Resource::DiskTime, limit: STALLED_AFTER_MS }
+}

@@ -1,0 +1,249 @@
+//! What the roles want done, and the rule about the disk: what may leave now, and what may leave
+//! only when the store has synced past a mark.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::ids::{RequestId, ScanPurpose, ScanToken};
+use super::{ClientId, Config, Hindrance, Notice, Output, Work};
+use crate::members::Opinion;
+use crate::message::{Body, Counter, Kind, PeerMessage, Response};
+use crate::store::{Change, Span};
+use crate::types::{Key, Micros, NodeId, Partition};
+
+/// The outputs of one node under construction. Messages to itself stay inside, and so does what one
+/// role has for the others; messages that tell of unsynced records are held back.
+#[derive(Clone, Debug)]
+pub(super) struct Outbox {
+    me: NodeId,
+    /// True if an experiment has the network carry what the node asks itself.
+    own_link: bool,
+    out: Vec<Output>,
+    local: VecDeque<PeerMessage>,
+    opinions: VecDeque<(NodeId, Opinion)>,
+    /// Own records that were found to be damaged, and that nobody has been told of.
+    damaged: VecDeque<(Partition, Key)>,
+    /// Who told of which life of this node that is later than this one.
+    own_lives: VecDeque<(NodeId, u64)>,
+    /// What waits for a sync, by the mark that it waits for, then in the order in which it was
+    /// said.
+    held: BTreeMap<(u64, u64), (NodeId, RequestId, Body)>,
+    said: u64,
+    last_mark: u64,
+    synced: u64,
+    last_token: u64,
+    counters: BTreeMap<Counter, u64>,
+}
+
+impl Outbox {
+    pub(super) fn new(config: &Config) -> Self {
+        Outbox {
+            me: config.me,
+            own_link: false,
+            out: Vec::new(),
+            local: VecDeque::new(),
+            opinions: VecDeque::new(),
+            damaged: VecDeque::new(),
+            own_lives: VecDeque::new(),
+            held: BTreeMap::new(),
+            said: 0,
+            last_mark: 0,
+            synced: 0,
+            last_token: 0,
+            counters: BTreeMap::new(),
+        }
+    }
+
+    /// From now on the network carries what the node asks itself, as an experiment wants it.
+    pub(super) fn carry_own(&mut self, own_link: bool) {
+        self.own_link = own_link;
+    }
+
+    /// Sends a message now, the same to all; the node itself may be among them.
+    pub(super) fn send(&mut self, mut to: Vec<NodeId>, op: RequestId, body: Body) {
+        let message = PeerMessage { op: op.wire(), body };
+        let carried = || matches!(message.body.kind(), Kind::Ack | Kind::Read | Kind::Answer);
+        if !(self.own_link && carried()) {
+            let all = to.len();
+            to.retain(|node| *node != self.me);
+            if to.len() < all {
+                self.local.push_back(message.clone());
+            }
+        }
+        if !to.is_empty() {
+            self.out.push(Output::Send { to, message });
+        }
+    }
+
+    /// Sends a message when the store has synced past `mark`; at once if there is none to wait for.
+    pub(super) fn send_synced(&mut self, mark: Option<u64>, to: NodeId, op: RequestId, body: Body) {
+        match mark {
+            Some(mark) if mark > self.synced => {
+                self.said += 1;
+                self.held.insert((mark, self.said), (to, op, body));
+            }
+            _ => self.send(vec![to], op, body),
+        }
+    }
+
+    /// Notes that every write up to `mark` is durable, and lets go what waited for that.
+    pub(super) fn release(&mut self, mark: u64) {
+        self.synced = self.synced.max(mark);
+        let later = self.held.split_off(&(self.synced + 1, 0));
+        for (to, op, body) in std::mem::replace(&mut self.held, later).into_values() {
+            self.send(vec![to], op, body);
+        }
+    }
+
+    /// Writes a batch; the mark tells when it is durable.
+    pub(super) fn write(&mut self, changes: Vec<Change>) -> u64 {
+        self.last_mark += 1;
+        self.out.push(Output::Store(Work::Write { mark: self.last_mark, changes }));
+        self.last_mark
+    }
+
+    /// The mark of the newest write.
+    pub(super) fn last_mark(&self) -> u64 {
+        self.last_mark
+    }
+
+    /// True when the write with this mark is durable.
+    pub(super) fn is_durable(&self, mark: u64) -> bool {
+        mark <= self.synced
+    }
+
+    /// True when every write is durable.
+    pub(super) fn is_synced(&self) -> bool {
+        self.synced == self.last_mark
+    }
+
+    fn token(&mut self) -> u64 {
+        self.last_token += 1;
+        self.last_token
+    }
+
+    /// Reads a record; the token names the answer.
+    pub(super) fn read(&mut self, partition: Partition, key: Key, hints_for: Vec<NodeId>) -> u64 {
+        let token = self.token();
+        self.out.push(Output::Store(Work::Read { token, partition, key, hints_for }));
+        token
+    }
+
+    /// Lists the hints for a member; the token names the answer.
+    pub(super) fn list_hints(
+        &mut self,
+        target: NodeId,
+        after: Option<Key>,
+        limit_bytes: usize,
+    ) -> u64 {
+        let token = self.token();
+        self.out.push(Output::Store(Work::Hints { token, target, after, limit_bytes }));
+        token
+    }
+
+    /// Reads a span of a partition in the background; the token names the answer.
+    pub(super) fn scan(
+        &mut self,
+        purpose: ScanPurpose,
+        partition: Partition,
+        span: Span,
+    ) -> ScanToken {
+        let token = ScanToken::new(self.token(), purpose);
+        self.out.push(Output::Store(Work::Scan { token, partition, span }));
+        token
+    }
+
+    /// Lists keys; the token names the answer.
+    pub(super) fn list(
+        &mut self,
+        partition: Partition,
+        after: Option<Key>,
+        limit_bytes: usize,
+    ) -> u64 {
+        let token = self.token();
+        self.out.push(Output::Store(Work::List { token, partition, after, limit_bytes }));
+        token
+    }
+
+    /// Answers a client.
+    pub(super) fn reply(&mut self, client: ClientId, id: u64, response: Response) {
+        self.out.push(Output::Reply { client, id, response });
+    }
+
+    /// From now on this member is to be reached there.
+    pub(super) fn address(&mut self, peer: NodeId, address: String) {
+        self.out.push(Output::Address { peer, address });
+    }
+
+    /// This life is to end: the next one begins with what the store has.
+    pub(super) fn end_life(&mut self) {
+        self.out.push(Output::Relive);
+    }
+
+    /// The replacement that was ordered is not made.
+    pub(super) fn not_replaced(&mut self, why: Hindrance) {
+        self.count(Counter::ReplacementsRefused);
+        self.out.push(Output::NotReplaced(why));
+    }
+
+    /// Tells the operator.
+    pub(super) fn notice(&mut self, notice: Notice) {
+        self.out.push(Output::Notice(notice));
+    }
+
+    /// Counts an event.
+    pub(super) fn count(&mut self, counter: Counter) {
+        self.count_many(counter, 1);
+    }
+
+    /// Counts so many of an event.
+    pub(super) fn count_many(&mut self, counter: Counter, more: u64) {
+        *self.counters.entry(counter).or_default() += more;
+    }
+
+    /// All counts, by name, sorted.
+    pub(super) fn counters(&self) -> Vec<(Counter, u64)> {
+        self.counters.iter().map(|(counter, count)| (*counter, *count)).collect()
+    }
+
+    /// The next message of the node to itself.
+    pub(super) fn next_local(&mut self) -> Option<PeerMessage> {
+        self.local.pop_front()
+    }
+
+    /// This node's opinion of a member is another one now, after this `silence`; the other roles
+    /// are told.
+    pub(super) fn opine(&mut self, peer: NodeId, opinion: Opinion, silence: Micros) {
+        self.opinions.push_back((peer, opinion));
+        self.notice(Notice::Opined(peer, opinion, silence));
+    }
+
+    /// The next opinion that the other roles have not been told of.
+    pub(super) fn next_opinion(&mut self) -> Option<(NodeId, Opinion)> {
+        self.opinions.pop_front()
+    }
+
+    /// The own record of a key is damaged.
+    pub(super) fn find_damaged(&mut self, partition: Partition, key: Key) {
+        self.damaged.push_back((partition, key));
+    }
+
+    /// The next such record that has not been dealt with.
+    pub(super) fn next_damaged(&mut self) -> Option<(Partition, Key)> {
+        self.damaged.pop_front()
+    }
+
+    /// A peer tells of a later life of this node than it lives.
+    pub(super) fn hear_of_own_life(&mut self, from: NodeId, incarnation: u64) {
+        self.own_lives.push_back((from, incarnation));
+    }
+
+    /// The next such word that has not been judged.
+    pub(super) fn next_own_life(&mut self) -> Option<(NodeId, u64)> {
+        self.own_lives.pop_front()
+    }
+
+    /// Hands over what is to be done.
+    pub(super) fn drain_into(&mut self, out: &mut Vec<Output>) {
+        out.append(&mut self.out);
+    }
+}

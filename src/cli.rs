@@ -24,11 +24,8 @@ mod status;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use pixii_kit::arguments::{
-    DEFAULT_CONNECT, Deadline, KeyArgument, Shared, Strictness, deadline, parse_context, parse_key,
-};
-use pixii_kit::outcome::{Exit, Outcome, Trouble, block_on, complain, emit, emit_json};
-use pixii_kit::{cluster, signals, text};
+use pixii_kit::arguments::Shared;
+use pixii_kit::outcome::{Trouble, complain};
 
 const EXAMPLES: &str = "\
 Examples:

@@ -332,7 +332,7 @@ fn refusal(port: u16, bytes: &[u8]) -> String {
     raw.send(bytes);
     match raw.welcome() {
         Welcome::Refused(why) => {
-            assert!(raw.next::<Welcome>().is_none(), "the connection ends");
+            assert!(raw.receive::<Welcome>().is_none(), "the connection ends");
             why
         }
         welcome => panic!("{welcome:?}"),
@@ -395,7 +395,7 @@ fn noise_closes_its_connection_and_nothing_else() {
             raw.greet(&hello);
             assert!(matches!(raw.welcome(), Welcome::Accepted { .. }));
             raw.send(noise);
-            assert!(raw.next::<Reply>().is_none(), "the connection is closed");
+            assert!(raw.receive::<Reply>().is_none(), "the connection is closed");
         }
         // Cut off inside a frame, and inside the handshake.
         let mut raw = Raw::connect(ports[0]);
@@ -416,7 +416,7 @@ fn noise_closes_its_connection_and_nothing_else() {
 fn accept_as(listener: &TcpListener, name: &str) -> Raw {
     let mut raw = Raw::on(listener.accept().unwrap().0);
     raw.preamble();
-    let hello: Hello = raw.next().unwrap();
+    let hello: Hello = raw.receive().unwrap();
     assert!(matches!(hello, Hello::Member { to, .. } if to == NodeId::of(name)));
     let welcome = Welcome::Accepted { cluster: "test".into(), name: name.into() };
     raw.send(&[&wire::preamble()[..], &wire::frame(&welcome)].concat());
@@ -458,10 +458,10 @@ fn a_broken_link_is_noticed_and_made_again() {
 fn accept_as_other(listener: &TcpListener) {
     let mut raw = Raw::on(listener.accept().unwrap().0);
     raw.preamble();
-    raw.next::<Hello>().unwrap();
+    raw.receive::<Hello>().unwrap();
     let welcome = Welcome::Accepted { cluster: "test".into(), name: "n7".into() };
     raw.send(&[&wire::preamble()[..], &wire::frame(&welcome)].concat());
-    assert!(raw.next::<Welcome>().is_none(), "it goes away");
+    assert!(raw.receive::<Welcome>().is_none(), "it goes away");
 }
 
 #[test]
@@ -476,7 +476,7 @@ fn a_newer_connection_of_a_peer_replaces_the_older() {
         raw
     };
     let (mut older, mut newer) = (connect(), connect());
-    assert!(older.next::<Reply>().is_none(), "the older one is closed");
+    assert!(older.receive::<Reply>().is_none(), "the older one is closed");
     newer.stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
     let mut byte = [0];
     let kept = newer.stream.read(&mut byte).unwrap_err().kind();

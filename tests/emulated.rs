@@ -185,7 +185,7 @@ fn a_member_is_dialed_where_the_store_remembers_it() {
     let daemon = Daemon::start(&ports, 0, store);
     let mut raw = Raw::on(listener.accept().unwrap().0);
     raw.preamble();
-    let hello: Hello = raw.next().unwrap();
+    let hello: Hello = raw.receive().unwrap();
     assert!(matches!(hello, Hello::Member { to, .. } if to == NodeId::of("n1")));
     let welcome = Welcome::Accepted { cluster: "test".into(), name: "n1".into() };
     raw.send(&[&wire::preamble()[..], &wire::frame(&welcome)].concat());

@@ -55,7 +55,7 @@ impl Played {
                 if std::io::Read::read_exact(&mut raw.stream, &mut preamble).is_err() {
                     continue;
                 }
-                let Some(hello) = raw.next::<Hello>() else { continue };
+                let Some(hello) = raw.receive::<Hello>() else { continue };
                 let boot_nonce = run.load(Ordering::SeqCst);
                 let welcome = match &hello {
                     Hello::Probe { .. } => {
@@ -148,7 +148,7 @@ fn a_daemon_that_runs_is_not_displaced_and_one_that_is_gone_is() {
     let begun = Instant::now();
     let _newcomer = accepted(ports[0], &copy);
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
-    assert!(incumbent.next::<Welcome>().is_none(), "the older one is closed");
+    assert!(incumbent.receive::<Welcome>().is_none(), "the older one is closed");
     until("it is dialed where it is now", || new.is_dialed().then_some(()));
     until("the link is up", || daemon.status().peers[0].up.then_some(()));
     assert_eq!(daemon.status().peers[0].address, new.address());
@@ -239,7 +239,7 @@ fn a_peer_of_protocol_6_is_sent_words_and_understood() {
     let daemon = Daemon::start(&ports, 0, Arc::new(MemoryStore::default()));
     let mut link = Raw::on(listener.accept().unwrap().0);
     link.preamble();
-    assert!(matches!(link.next(), Some(Hello::Member { .. })));
+    assert!(matches!(link.receive(), Some(Hello::Member { .. })));
     let welcome = Welcome::Accepted { cluster: "test".into(), name: "n1".into() };
     link.send(&[&preamble_of_6()[..], &wire::frame(&welcome)].concat());
     wait_for_link(&daemon, "n1", true);
@@ -259,7 +259,7 @@ fn a_peer_of_protocol_6_is_sent_words_and_understood() {
     own.send(&said(Body::Failed(Refusal::Busy { what: Resource::Words("it".into()), limit: 1 })));
     own.send(&said(propose));
     let answer = loop {
-        let Before(message): Before<PeerMessage> = link.next().expect("the link stays");
+        let Before(message): Before<PeerMessage> = link.receive().expect("the link stays");
         if message.op == 77 {
             break message.body;
         }
@@ -276,11 +276,11 @@ fn a_client_of_protocol_6_is_answered_in_words() {
     assert!(matches!(client.welcome(), Welcome::Accepted { .. }));
     let request = Request::Get { key: Key::new(&b"k"[..]).unwrap(), r: Some(9).into() };
     client.send(&wire::frame(&Call { id: 1, body: CallBody::Data { request, timeout_ms: 1_000 } }));
-    let Some(Before(Reply { id: 1, body })) = client.next() else { panic!("no reply") };
+    let Some(Before(Reply { id: 1, body })) = client.receive() else { panic!("no reply") };
     let refusal = Refusal::Quorum { name: QuorumName::Words("r".into()), given: 9, n: 1 };
     assert_eq!(body, ReplyBody::Data(Response::Refused(refusal)));
     client.send(&wire::frame(&Call { id: 2, body: CallBody::Status }));
-    let Some(Before(Reply { body: ReplyBody::Status(status), .. })) = client.next() else {
+    let Some(Before(Reply { body: ReplyBody::Status(status), .. })) = client.receive() else {
         panic!("no status")
     };
     assert_eq!(status.count(Counter::RequestsRefused), 1);
@@ -371,7 +371,7 @@ fn a_daemon_that_is_told_of_another_one_ends_before_it_serves_and_not_after() {
     let tell = |listener: &TcpListener| {
         let mut raw = Raw::on(listener.accept().unwrap().0);
         raw.preamble();
-        raw.next::<Hello>().unwrap();
+        raw.receive::<Hello>().unwrap();
         let welcome = Welcome::Duplicate("n0 runs elsewhere".into());
         raw.send(&[&wire::preamble()[..], &wire::frame(&welcome)].concat());
     };

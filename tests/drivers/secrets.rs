@@ -54,7 +54,7 @@ fn served(port: u16, secret: &[u8]) {
 
 /// The one word that a node says when it refuses somebody who has proved nothing.
 fn refused(raw: &mut Raw) -> String {
-    match raw.next() {
+    match raw.receive() {
         Some(Welcome::Refused(why)) => why,
         other => panic!("{other:?}"),
     }
@@ -66,7 +66,7 @@ fn challenged_as(port: u16, offered: [u8; 12], claimed: [u8; 12]) -> (Raw, Excha
     let mut raw = Raw::connect(port);
     raw.send(&[&offered[..], &wire::frame(&Hello::Challenge(MINE))].concat());
     let theirs = raw.first_bytes();
-    let Some(Welcome::Challenge(nonce)) = raw.next() else { panic!("a challenge") };
+    let Some(Welcome::Challenge(nonce)) = raw.receive() else { panic!("a challenge") };
     (raw, Exchange::new([&claimed, &theirs], [&MINE, &nonce]))
 }
 
@@ -85,7 +85,7 @@ fn introduce(port: u16, hello: &Hello, key: &SecretKey) -> Result<(Raw, [Seal; 2
     let (mut raw, exchange) = challenged(port);
     let (said, hello) = proven(hello, &exchange, key);
     raw.send(&wire::frame(&hello));
-    match raw.next::<Welcome>().unwrap() {
+    match raw.receive::<Welcome>().unwrap() {
         Welcome::Proven { welcome, proof } => {
             assert_eq!(proof, exchange.listener_proof(key, &said.0, &welcome.0));
             match wire::decode(&welcome.0).unwrap() {
@@ -187,7 +187,7 @@ fn a_handshake_that_was_overheard_is_worth_nothing() {
     let (mut raw, exchange) = challenged(ports[0]);
     let (_, proof) = proven(&peer_hello(&ports, "n1", "n0"), &exchange, &key);
     raw.send(&wire::frame(&proof));
-    assert!(matches!(raw.next(), Some(Welcome::Proven { .. })));
+    assert!(matches!(raw.receive(), Some(Welcome::Proven { .. })));
     // The same bytes again, on a connection of its own.
     let (mut again, _) = challenged(ports[0]);
     again.send(&wire::frame(&proof));
@@ -235,7 +235,7 @@ fn dialed(listener: &TcpListener) -> (Raw, [u8; 12], Nonce) {
     stream.set_nonblocking(false).unwrap();
     let mut raw = Raw::on(stream);
     let offered = raw.first_bytes();
-    let Some(Hello::Challenge(nonce)) = raw.next() else { panic!("a challenge") };
+    let Some(Hello::Challenge(nonce)) = raw.receive() else { panic!("a challenge") };
     (raw, offered, nonce)
 }
 
@@ -253,23 +253,23 @@ fn a_listener_without_the_secret_is_no_peer_and_its_word_is_not_taken() {
     let (mut raw, ..) = dialed(&listener);
     let accepted = Welcome::Accepted { cluster: "test".into(), name: "n1".into() };
     raw.send(&[&wire::preamble()[..], &wire::frame(&accepted)].concat());
-    assert!(raw.next::<PeerMessage>().is_none());
+    assert!(raw.receive::<PeerMessage>().is_none());
     // One that speaks an older protocol, neither.
     let (mut raw, ..) = dialed(&listener);
     raw.send(&[&wire::MAGIC[..], &[0, 5, 0, 5], &wire::frame(&accepted)].concat());
-    assert!(raw.next::<PeerMessage>().is_none());
+    assert!(raw.receive::<PeerMessage>().is_none());
     // The dialer's own proof is not one of the listener, nor is that of another welcome.
     for reflected in [true, false] {
         let (mut raw, offered, nonce) = dialed(&listener);
         let ours = wire::preamble();
         raw.send(&[&ours[..], &wire::frame(&Welcome::Challenge(MINE))].concat());
         let exchange = Exchange::new([&offered, &ours], [&nonce, &MINE]);
-        let Some(Hello::Proven { proof, .. }) = raw.next() else { panic!("a proof") };
+        let Some(Hello::Proven { proof, .. }) = raw.receive() else { panic!("a proof") };
         let welcome = Blob(wire::encode(&accepted).into());
         let other = exchange.listener_proof(&SecretKey::new(PEERS, Role::Peer), b"", b"");
         let answer = Welcome::Proven { welcome, proof: if reflected { proof } else { other } };
         raw.send(&wire::frame(&answer));
-        assert!(raw.next::<PeerMessage>().is_none());
+        assert!(raw.receive::<PeerMessage>().is_none());
     }
     served(daemon.port, CLIENTS);
     drop(daemon);
@@ -286,11 +286,11 @@ fn a_node_s_own_words_are_not_taken_when_they_are_sent_back_to_it() {
     let mut back = Raw::connect(ports[0]);
     back.send(&[&offered[..], &wire::frame(&Hello::Challenge(nonce))].concat());
     let theirs = back.first_bytes();
-    let Some(Welcome::Challenge(nonce)) = back.next() else { panic!("a challenge") };
+    let Some(Welcome::Challenge(nonce)) = back.receive() else { panic!("a challenge") };
     out.send(&[&theirs[..], &wire::frame(&Welcome::Challenge(nonce))].concat());
-    let proof: Hello = out.next().unwrap();
+    let proof: Hello = out.receive().unwrap();
     back.send(&wire::frame(&proof));
-    let Some(Welcome::Proven { welcome, .. }) = back.next() else { panic!("an answer") };
+    let Some(Welcome::Proven { welcome, .. }) = back.receive() else { panic!("an answer") };
     let Welcome::Refused(why) = wire::decode(&welcome.0).unwrap() else { panic!("{welcome:?}") };
     assert_eq!(why, "node n0 was dialed by its own name: is a member's address wrong?");
     // With another name on it, the proof is none.
@@ -313,17 +313,17 @@ fn frames_that_do_not_come_from_who_proved_itself_end_the_connection() {
         let mut frame = BytesMut::new();
         wire::put_frame(&mut frame, &call(1), Some(&mut ours));
         raw.send(&frame);
-        let reply: Reply = raw.next_sealed(Some(&mut theirs)).unwrap();
+        let reply: Reply = raw.receive_sealed(Some(&mut theirs)).unwrap();
         assert_eq!(reply.id, 1);
         (raw, frame, ours)
     };
     // The same frame again, one without a seal, one that was altered, and one that comes before its time.
     let (mut raw, frame, _) = opened();
     raw.send(&frame);
-    assert!(raw.next::<Reply>().is_none());
+    assert!(raw.receive::<Reply>().is_none());
     let (mut raw, ..) = opened();
     raw.send(&wire::frame(&call(2)));
-    assert!(raw.next::<Reply>().is_none());
+    assert!(raw.receive::<Reply>().is_none());
     for skipped in [false, true] {
         let (mut raw, _, mut ours) = opened();
         let mut frame = BytesMut::new();
@@ -335,7 +335,7 @@ fn frames_that_do_not_come_from_who_proved_itself_end_the_connection() {
             *frame.last_mut().unwrap() ^= 1;
         }
         raw.send(&frame);
-        assert!(raw.next::<Reply>().is_none());
+        assert!(raw.receive::<Reply>().is_none());
     }
 }
 

@@ -68,7 +68,7 @@ pub fn texts(bytes: &[u8]) {
 pub fn requests(bytes: &[u8]) {
     match http::request(bytes) {
         Ok(None) => {
-            assert!(bytes.len() < http::MAX_HEAD_BYTES, "it waits for no more than the limit")
+            assert!(bytes.len() < http::MAX_HEAD_BYTES, "it waits for no more than the limit");
         }
         Ok(Some(asked)) => assert!(asked.path.starts_with('/') && !asked.path.contains(' ')),
         Err(answer) => {

@@ -27,6 +27,8 @@ use crate::{DEADLINE, free_port, until};
 
 const TIMEOUT_MS: u32 = 20_000;
 
+/// The configuration of node `own` (counted from 0) of a cluster `test` whose nodes n0, n1, ... have
+/// these ports on loopback; N is 3, or their number if that is less.
 pub fn config_text(name: &str, ports: &[u16], own: usize) -> String {
     let n = ports.len().min(3);
     let mut text = format!(
@@ -41,17 +43,21 @@ pub fn config_text(name: &str, ports: &[u16], own: usize) -> String {
     text
 }
 
+/// The same, parsed.
 pub fn config(ports: &[u16], own: usize) -> Config {
     Config::parse(&config_text(&format!("n{own}"), ports, own), Path::new("test.toml")).unwrap()
 }
 
+/// A daemon on a thread of this process. Dropped, it is asked to stop, and waited for.
 pub struct Daemon {
+    /// Where it listens on loopback.
     pub port: u16,
     orders: mpsc::Sender<Order>,
     thread: Option<JoinHandle<Result<(), ServeError>>>,
 }
 
 impl Daemon {
+    /// Starts node `own` of such a cluster on `store`.
     pub fn start(ports: &[u16], own: usize, store: Arc<dyn Store>) -> Self {
         Daemon::with(config(ports, own), ports[own], store)
     }
@@ -63,24 +69,29 @@ impl Daemon {
         Daemon { port, orders, thread: Some(thread) }
     }
 
+    /// A cluster of one node that serves.
     pub fn alone(store: Arc<dyn Store>) -> Self {
         let daemon = Daemon::start(&[free_port()], 0, store);
         until("a node that serves", || daemon.status().serving.then_some(()));
         daemon
     }
 
+    /// Orders it to stop, and does not wait.
     pub fn ask_to_stop(&self) {
         let _ = self.orders.try_send("the test".into());
     }
 
+    /// Waits for its end; gives what it ended with.
     pub fn ended(mut self) -> Result<(), ServeError> {
         self.thread.take().unwrap().join().unwrap()
     }
 
+    /// A new connection to it.
     pub fn client(&self) -> Client {
         Client::connect(self.port)
     }
 
+    /// Its status, over a new connection.
     pub fn status(&self) -> StatusReport {
         self.client().status()
     }
@@ -101,50 +112,57 @@ impl Drop for Daemon {
 /// A connection whose bytes this test writes itself.
 #[derive(Debug)]
 pub struct Raw {
+    /// The socket; it blocks, with a deadline.
     pub stream: TcpStream,
     buffer: BytesMut,
 }
 
 impl Raw {
+    /// Connects to a daemon, as soon as it listens.
     pub fn connect(port: u16) -> Self {
         let stream = until("a connection", || TcpStream::connect(("127.0.0.1", port)).ok());
         Raw::on(stream)
     }
 
+    /// Takes over a socket.
     pub fn on(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         stream.set_nodelay(true).unwrap();
         Raw { stream, buffer: BytesMut::new() }
     }
 
+    /// Writes these bytes.
     pub fn send(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).unwrap();
     }
 
+    /// Sends the preamble and a hello.
     pub fn greet(&mut self, hello: &Hello) {
         self.send(&[&wire::preamble()[..], &wire::frame(hello)].concat());
     }
 
+    /// Reads the preamble of the other side.
     pub fn first_bytes(&mut self) -> [u8; wire::PREAMBLE_BYTES] {
         let mut bytes = [0; wire::PREAMBLE_BYTES];
         self.stream.read_exact(&mut bytes).unwrap();
         bytes
     }
 
+    /// The same; panics if there is no version that both speak.
     pub fn preamble(&mut self) {
         wire::check_preamble(&self.first_bytes()).unwrap();
     }
 
     /// The next frame's message; `None` when the connection is closed or cut.
-    pub fn next<T>(&mut self) -> Option<T>
+    pub fn receive<T>(&mut self) -> Option<T>
     where
         T: for<'de> bincode::BorrowDecode<'de, bytes::Bytes>,
     {
-        self.next_sealed(None)
+        self.receive_sealed(None)
     }
 
     /// The same, with the next of these seals.
-    pub fn next_sealed<T>(&mut self, mut seal: Option<&mut Seal>) -> Option<T>
+    pub fn receive_sealed<T>(&mut self, mut seal: Option<&mut Seal>) -> Option<T>
     where
         T: for<'de> bincode::BorrowDecode<'de, bytes::Bytes>,
     {
@@ -164,18 +182,22 @@ impl Raw {
         }
     }
 
+    /// Reads the answer to a hello; panics if the connection ends instead.
     pub fn welcome(&mut self) -> Welcome {
         self.preamble();
-        self.next().expect("a welcome")
+        self.receive().expect("a welcome")
     }
 }
 
+/// A client that writes its calls by hand, one after the other.
 pub struct Client {
     raw: Raw,
+    /// The id of the latest call.
     pub last: u64,
 }
 
 impl Client {
+    /// Connects and shakes hands without a secret.
     pub fn connect(port: u16) -> Self {
         let mut raw = Raw::connect(port);
         raw.greet(&Hello::Client);
@@ -184,12 +206,14 @@ impl Client {
         Client { raw, last: 0 }
     }
 
+    /// Sends a call; gives its id.
     pub fn send(&mut self, body: CallBody) -> u64 {
         self.last += 1;
         self.raw.send(&wire::frame(&Call { id: self.last, body }));
         self.last
     }
 
+    /// Sends a request for data; gives the id of its call.
     pub fn data(&mut self, request: Request) -> u64 {
         self.send(CallBody::Data { request, timeout_ms: TIMEOUT_MS })
     }
@@ -199,10 +223,12 @@ impl Client {
         self.raw.stream.shutdown(std::net::Shutdown::Write).unwrap();
     }
 
+    /// The next reply; `None` once the connection has ended.
     pub fn reply(&mut self) -> Option<Reply> {
-        self.raw.next()
+        self.raw.receive()
     }
 
+    /// Makes a call and waits for its reply.
     pub fn call(&mut self, body: CallBody) -> ReplyBody {
         let id = self.send(body);
         let reply = self.reply().expect("a reply");
@@ -210,6 +236,7 @@ impl Client {
         reply.body
     }
 
+    /// Makes a request for data and waits for its answer.
     pub fn ask(&mut self, request: Request) -> Response {
         match self.call(CallBody::Data { request, timeout_ms: TIMEOUT_MS }) {
             ReplyBody::Data(response) => response,
@@ -217,6 +244,7 @@ impl Client {
         }
     }
 
+    /// Asks for the status.
     pub fn status(&mut self) -> StatusReport {
         match self.call(CallBody::Status) {
             ReplyBody::Status(status) => *status,
@@ -225,19 +253,23 @@ impl Client {
     }
 }
 
+/// A key of this text.
 pub fn key(name: &str) -> Key {
     Key::new(name.as_bytes().to_vec()).unwrap()
 }
 
+/// A get with the default R.
 pub fn get(name: &str) -> Request {
     Request::Get { key: key(name), r: None.into() }
 }
 
+/// A put without a context, with the default W and a write id that is always the same.
 pub fn put(name: &str, value: &[u8]) -> Request {
     let value = Blob(value.to_vec().into());
     Request::Put { key: key(name), value, context: None, write: WriteId(7), w: None.into() }
 }
 
+/// The values that a get found; panics if it found out something else.
 pub fn values(response: Response) -> Vec<Blob> {
     match response {
         Response::Found { values, .. } => values,
@@ -251,6 +283,7 @@ pub fn values(response: Response) -> Vec<Blob> {
 #[derive(Default)]
 pub struct Faulty {
     inner: MemoryStore,
+    /// True if syncs fail.
     pub fail: AtomicBool,
     held: Mutex<bool>,
     released: Condvar,
@@ -260,6 +293,7 @@ pub struct Faulty {
 }
 
 impl Faulty {
+    /// Whether reads are held from now on, until they are let go.
     pub fn hold(&self, held: bool) {
         *self.held.lock().unwrap() = held;
         self.released.notify_all();
@@ -276,6 +310,7 @@ impl Faulty {
         drop(self.thawed.wait_while(hung, |hung| *hung).unwrap());
     }
 
+    /// Says how many bytes the disk has free.
     pub fn has_free(&self, bytes: u64) {
         *self.free_bytes.lock().unwrap() = Some(bytes);
     }

@@ -28,7 +28,7 @@ use super::ids::{RequestId, RequestIds, Role, ScanToken};
 use super::reach::Reach;
 use super::{Config, Notice};
 use crate::members::Opinion;
-use crate::message::{Body, ComparisonFault, Counter, NotYet};
+use crate::message::{Body, ComparisonFault, Counter};
 use crate::ring::Ring;
 use crate::rng::Rng;
 use crate::store::ScanPage;

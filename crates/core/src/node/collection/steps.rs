@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::chores::{Ended, Purpose};
 use super::{Beginning, Collection, others};
 use crate::generation::Generation;
-use crate::message::{Body, Counter, NotYet};
+use crate::message::{Body, Counter};
 use crate::node::effects::Effects;
 use crate::node::ids::RequestId;
 use crate::store::Change;

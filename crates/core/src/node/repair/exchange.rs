@@ -7,9 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use super::Lane;
 use crate::causal::Context;
 use crate::merkle::{FANOUT, LEVELS, LeafSet, SHAPE, leaf_of};
-use crate::message::{
-    Body, ComparisonFault, Counter, Item, NotYet, Refusal, TreeAnswer, TreeQuestion,
-};
+use crate::message::{Body, ComparisonFault, Counter, Item, Refusal, TreeAnswer, TreeQuestion};
 use crate::node::effects::Effects;
 use crate::node::generations::Stamped;
 use crate::node::ids::{RequestId, ScanPurpose, ScanToken};

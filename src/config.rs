@@ -256,15 +256,7 @@ fn absolute(data_dir: &Path, config: &Path) -> Result<PathBuf, String> {
 fn check(keys: Keys) -> Result<Config, String> {
     check_name("name", &keys.name)?;
     check_name("cluster", &keys.cluster)?;
-    if keys.data_dir.as_os_str().is_empty() {
-        return Err("data_dir = \"\": the directory of the data has a name".to_owned());
-    }
-    if keys.data_dir.as_os_str().as_encoded_bytes().starts_with(b"~") {
-        return Err(format!(
-            "data_dir = {:?}: no shell replaces the ~ here: write the directory in full",
-            keys.data_dir
-        ));
-    }
+    check_data_dir(&keys.data_dir)?;
     let secret_files = SecretFiles::new(keys.secret_file, keys.client_secret_file)?;
     check_listen(&keys.listen, keys.trusted_network || secret_files.is_some())?;
     let connections = keys.max_connections_per_address.unwrap_or(256);
@@ -293,14 +285,7 @@ fn check(keys: Keys) -> Result<Config, String> {
     let reserve = keys.disk_reserve_mib.unwrap_or(256);
     let disk_reserve_mib = number("disk_reserve_mib", reserve, RESERVE_MIB)? as u64;
     check_log(&keys.log)?;
-    let log_json = match keys.log_format.as_deref() {
-        None | Some("text") => false,
-        Some("json") => true,
-        Some(other) => {
-            let shown = other.escape_debug();
-            return Err(format!("log_format = \"{shown}\": log_format is \"text\" or \"json\""));
-        }
-    };
+    let log_json = is_json(keys.log_format.as_deref())?;
     if let Some(http) = &keys.http_listen {
         check_http(http, keys.http_beyond_loopback)?;
         if *http == keys.listen {
@@ -351,6 +336,29 @@ fn check(keys: Keys) -> Result<Config, String> {
         members,
         ring,
     })
+}
+
+fn check_data_dir(dir: &Path) -> Result<(), String> {
+    if dir.as_os_str().is_empty() {
+        return Err("data_dir = \"\": the directory of the data has a name".to_owned());
+    }
+    if dir.as_os_str().as_encoded_bytes().starts_with(b"~") {
+        let why = "no shell replaces the ~ here: write the directory in full";
+        return Err(format!("data_dir = {dir:?}: {why}"));
+    }
+    Ok(())
+}
+
+/// The format of the log: text unless it says otherwise.
+fn is_json(format: Option<&str>) -> Result<bool, String> {
+    match format {
+        None | Some("text") => Ok(false),
+        Some("json") => Ok(true),
+        Some(other) => {
+            let shown = other.escape_debug();
+            Err(format!("log_format = \"{shown}\": log_format is \"text\" or \"json\""))
+        }
+    }
 }
 
 /// Bare words that are no level would name a target, of which nothing is ever logged.

@@ -28,7 +28,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use attempts::Done;
-use link::{Link, Lost};
+use link::{Link, Lost, Unopened};
 
 /// A node that could not be reached is left alone this long, and four times as long as the attempt took.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
@@ -68,6 +68,9 @@ pub enum Failure {
     /// No node could be asked, or its answer to a read was lost; nothing was written.
     #[error("{0}")]
     Error(String),
+    /// Nobody listens at any of the addresses that were given.
+    #[error("{0}")]
+    NobodyListens(String),
 }
 
 /// What a read found.
@@ -159,17 +162,21 @@ enum State {
 impl Client {
     /// Connects to the first of `addresses` (`host:port`) that answers, and learns the ring from it.
     pub async fn connect(addresses: &[String], options: Options) -> Result<Self, Failure> {
-        let mut faults = Vec::new();
+        let (mut faults, mut listening) = (Vec::new(), false);
         for address in addresses {
             match Self::connect_to(address, &options).await {
                 Ok(client) => return Ok(client),
-                Err(why) => faults.push(format!("{address}: {why}")),
+                Err(why) => {
+                    listening |= !matches!(why, Unopened::NobodyListens(_));
+                    faults.push(format!("{address}: {}", why.into_reason()));
+                }
             }
         }
-        Err(Failure::Error(format!("cannot connect to {}", faults.join(", nor to "))))
+        let why = format!("cannot connect to {}", faults.join(", nor to "));
+        Err(if listening { Failure::Error(why) } else { Failure::NobodyListens(why) })
     }
 
-    async fn connect_to(address: &str, options: &Options) -> Result<Self, String> {
+    async fn connect_to(address: &str, options: &Options) -> Result<Self, Unopened> {
         let wait = Duration::from_millis(options.connect_timeout_ms.into());
         let seed = random().map_err(|error| format!("no random bytes from the system: {error}"))?;
         let (nonces, options) = (Nonces::new(seed), options.clone());
@@ -177,8 +184,8 @@ impl Client {
         let link = Link::open(address, wait, options.in_flight, secret).await?;
         let report = match link.call(CallBody::Ring, CONTROL_WAIT).await {
             Ok(ReplyBody::Ring(report)) => report,
-            Ok(_) => return Err(ODD_ANSWER.into()),
-            Err(Lost::Sent(why) | Lost::Unsent(why)) => return Err(why),
+            Ok(_) => return Err(ODD_ANSWER.to_owned().into()),
+            Err(Lost::Sent(why) | Lost::Unsent(why)) => return Err(why.into()),
         };
         let entry = NodeId::of(&link.name);
         let mut nodes: HashMap<NodeId, Node> = report.members.iter().map(node).collect();
@@ -441,7 +448,7 @@ impl Client {
             Ok(link) if link.cluster != self.0.cluster => {
                 Err(format!("it belongs to cluster {}", link.cluster))
             }
-            other => other,
+            other => other.map_err(Unopened::into_reason),
         };
         match opened {
             Ok(link) => {

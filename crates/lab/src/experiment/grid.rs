@@ -66,6 +66,26 @@ pub(crate) fn points(which: Which) -> usize {
     DELAYS.len() * if which == Which::Throughput { STUDY_THROUGHPUT.len() } else { N.into() }
 }
 
+/// The lines of one delay: a point is R or W, the time in ms, and half its confidence interval.
+fn lines_of(
+    delay: f64,
+    colour: usize,
+    measured: Vec<(f64, f64, f64)>,
+    expected: Vec<(f64, f64, f64)>,
+    study: Option<&[f64; 5]>,
+) -> Vec<Line> {
+    let line = |name: String, points, style| Line { name, points, style, colour };
+    let mut lines = vec![
+        line(format!("{delay} ms"), measured, Style::Measured),
+        line(format!("{delay} ms, theory"), expected, Style::Theory),
+    ];
+    if let Some(figures) = study {
+        let points = (1..).zip(figures).map(|(replicas, ms)| (f64::from(replicas), *ms, 0.0));
+        lines.push(line(format!("{delay} ms, study"), points.collect(), Style::Study));
+    }
+    lines
+}
+
 /// Runs one of the figures; `step` is called after each point.
 pub(crate) fn run(
     which: Which,
@@ -131,13 +151,8 @@ fn latency(
             expected.push((f64::from(replicas), theory, 0.0));
             step()?;
         }
-        let line = |name: String, points, style| Line { name, points, style, colour };
-        lines.push(line(format!("{delay} ms"), measured, Style::Measured));
-        lines.push(line(format!("{delay} ms, theory"), expected, Style::Theory));
-        if let Some((_, told)) = studies.iter().find(|(of, _)| *of == delay) {
-            let points = (1..).zip(told).map(|(replicas, told)| (f64::from(replicas), *told, 0.0));
-            lines.push(line(format!("{delay} ms, study"), points.collect(), Style::Study));
-        }
+        let study = studies.iter().find(|(of, _)| *of == delay).map(|(_, figures)| figures);
+        lines.extend(lines_of(delay, colour, measured, expected, study));
     }
     let number = if reads { 1 } else { 2 };
     report.figure(Figure {

@@ -287,10 +287,7 @@ fn check(keys: Keys) -> Result<Config, String> {
     check_log(&keys.log)?;
     let log_json = is_json(keys.log_format.as_deref())?;
     if let Some(http) = &keys.http_listen {
-        check_http(http, keys.http_beyond_loopback)?;
-        if *http == keys.listen {
-            return Err(format!("http_listen = \"{http}\": that is the port of listen already"));
-        }
+        check_http(http, keys.http_beyond_loopback, &keys.listen)?;
     }
     let members = check_members(keys.members)?;
     if members.get(NodeId::of(&keys.name)).is_none() {
@@ -441,13 +438,16 @@ fn is_loopback(key: &str, listen: &str) -> Result<bool, String> {
     Ok(address.map_or(host == "localhost", |at| at.ip().is_loopback()))
 }
 
-fn check_http(listen: &str, beyond_loopback: bool) -> Result<(), String> {
+fn check_http(listen: &str, beyond_loopback: bool, other: &str) -> Result<(), String> {
     if !is_loopback("http_listen", listen)? && !beyond_loopback {
         return Err(format!(
             "http_listen = \"{listen}\": metrics tell the names of the members and how they are, so the port is \
              on a loopback address (127.0.0.1, [::1] or localhost) unless http_beyond_loopback = true says that \
              everybody who can reach it may know"
         ));
+    }
+    if listen == other {
+        return Err(format!("http_listen = \"{listen}\": that is the port of listen already"));
     }
     Ok(())
 }

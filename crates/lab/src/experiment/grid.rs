@@ -142,10 +142,9 @@ fn latency(
             ]);
             let (share, ms) = driver.tolerance();
             if mean.mean > theory * (1.0 + share) + ms {
-                let times = mean.mean / theory;
-                report.fault(&format!(
-                    "{name}, delay {delay} ms, {of} = {replicas}: {times:.2} times what theory gives"
-                ));
+                let (times, place) =
+                    (mean.mean / theory, format!("delay {delay} ms, {of} = {replicas}"));
+                report.fault(&format!("{name}, {place}: {times:.2} times what theory gives"));
             }
             measured.push((f64::from(replicas), mean.mean, mean.half));
             expected.push((f64::from(replicas), theory, 0.0));

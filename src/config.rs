@@ -270,8 +270,7 @@ fn check(keys: Keys) -> Result<Config, String> {
     let interval = keys.gossip_interval_ms.unwrap_or(500);
     let gossip_interval_ms = number("gossip_interval_ms", interval, GOSSIP_INTERVAL_MS)? as u64;
     let patience = keys.gossip_timeout_ms.unwrap_or((10 * interval).min(*GOSSIP_TIMEOUT_MS.end()));
-    let least = 4 * interval;
-    let bounds = least..=*GOSSIP_TIMEOUT_MS.end();
+    let bounds = 4 * interval..=*GOSSIP_TIMEOUT_MS.end();
     let gossip_timeout_ms = number("gossip_timeout_ms", patience, bounds)? as u64;
     let hint_limit = keys.hint_limit_mib.unwrap_or(1_024);
     let hint_limit_mib = number("hint_limit_mib", hint_limit, HINT_LIMIT_MIB)? as u64;

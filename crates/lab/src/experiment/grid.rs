@@ -66,6 +66,20 @@ pub(crate) fn points(which: Which) -> usize {
     DELAYS.len() * if which == Which::Throughput { STUDY_THROUGHPUT.len() } else { N.into() }
 }
 
+/// A row of the table, as its head says.
+fn row(delay: f64, replicas: u8, mean: Mean, theory: f64, study: Option<f64>) -> [String; 8] {
+    [
+        delay.to_string(),
+        replicas.to_string(),
+        mean.count.to_string(),
+        format!("{:.3}", mean.mean),
+        format!("{:.3}", mean.half),
+        format!("{theory:.3}"),
+        format!("{:.3}", mean.mean / theory),
+        study.map_or(String::new(), |study| study.to_string()),
+    ]
+}
+
 /// The lines of one delay: a point is R or W, the time in ms, and half its confidence interval.
 fn lines_of(
     delay: f64,
@@ -130,16 +144,7 @@ fn latency(
             let (mean, theory) = (Mean::of(&times), theory(reads, replicas, delay));
             let study = studies.iter().find(|(of, _)| *of == delay);
             let study = study.map(|(_, figures)| figures[usize::from(replicas) - 1]);
-            table.row(&[
-                delay.to_string(),
-                replicas.to_string(),
-                mean.count.to_string(),
-                format!("{:.3}", mean.mean),
-                format!("{:.3}", mean.half),
-                format!("{theory:.3}"),
-                format!("{:.3}", mean.mean / theory),
-                study.map_or(String::new(), |study| study.to_string()),
-            ]);
+            table.row(&row(delay, replicas, mean, theory, study));
             let (share, ms) = driver.tolerance();
             if mean.mean > theory * (1.0 + share) + ms {
                 let (times, place) =

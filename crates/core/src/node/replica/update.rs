@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::Copy;
-use super::turn::Turn;
+use super::turn::{Turn, outgrows};
 use crate::causal::{Actor, Context, Dot, Object, Version};
 use crate::message::{self, Measure, Refusal};
 use crate::node::Oversize;
@@ -195,12 +195,4 @@ fn with_repetitions(object: &Object, seen: &Context) -> Context {
         }
     }
     Context::new(dots)
-}
-
-/// The encoded bytes of an object, if it is over the limit and larger than it was; `None` for what
-/// was there if nothing could be read.
-pub(super) fn outgrows(limit: usize, before: Option<&Object>, after: &Object) -> Option<usize> {
-    let bytes = wire::encoded_len(after);
-    let grows = || before.is_none_or(|before| bytes > wire::encoded_len(before));
-    (bytes > limit && grows()).then_some(bytes)
 }

@@ -14,10 +14,8 @@ mod status;
 use bincode::{BorrowDecode, Encode};
 use bytes::Bytes;
 
-use crate::causal::{Context, Dot, Object};
-use crate::generation::{Generation, Grave};
-use crate::members::{Beat, Cluster, Life, Member, Members};
-use crate::merkle::Digest;
+use crate::causal::Dot;
+use crate::members::Members;
 use crate::ring::Ring;
 use crate::types::{Blob, Key, NodeId, Partition, WriteId};
 use crate::wire::{self, PROTOCOL, WireError};

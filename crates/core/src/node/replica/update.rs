@@ -11,7 +11,6 @@ use crate::node::Oversize;
 use crate::node::effects::Effects;
 use crate::store::Record;
 use crate::types::{MAX_CLOCK_ENTRIES, MAX_SIBLINGS, NodeId, ObjectLimits, WriteId};
-use crate::wire;
 
 /// What became of a client's change.
 pub(super) enum Made {

@@ -256,15 +256,7 @@ fn absolute(data_dir: &Path, config: &Path) -> Result<PathBuf, String> {
 fn check(keys: Keys) -> Result<Config, String> {
     check_name("name", &keys.name)?;
     check_name("cluster", &keys.cluster)?;
-    if keys.data_dir.as_os_str().is_empty() {
-        return Err("data_dir = \"\": the directory of the data has a name".to_owned());
-    }
-    if keys.data_dir.as_os_str().as_encoded_bytes().starts_with(b"~") {
-        return Err(format!(
-            "data_dir = {:?}: no shell replaces the ~ here: write the directory in full",
-            keys.data_dir
-        ));
-    }
+    check_data_dir(&keys.data_dir)?;
     let secret_files = SecretFiles::new(keys.secret_file, keys.client_secret_file)?;
     check_listen(&keys.listen, keys.trusted_network || secret_files.is_some())?;
     let connections = keys.max_connections_per_address.unwrap_or(256);
@@ -278,8 +270,7 @@ fn check(keys: Keys) -> Result<Config, String> {
     let interval = keys.gossip_interval_ms.unwrap_or(500);
     let gossip_interval_ms = number("gossip_interval_ms", interval, GOSSIP_INTERVAL_MS)? as u64;
     let patience = keys.gossip_timeout_ms.unwrap_or((10 * interval).min(*GOSSIP_TIMEOUT_MS.end()));
-    let least = 4 * interval;
-    let bounds = least..=*GOSSIP_TIMEOUT_MS.end();
+    let bounds = 4 * interval..=*GOSSIP_TIMEOUT_MS.end();
     let gossip_timeout_ms = number("gossip_timeout_ms", patience, bounds)? as u64;
     let hint_limit = keys.hint_limit_mib.unwrap_or(1_024);
     let hint_limit_mib = number("hint_limit_mib", hint_limit, HINT_LIMIT_MIB)? as u64;
@@ -293,19 +284,9 @@ fn check(keys: Keys) -> Result<Config, String> {
     let reserve = keys.disk_reserve_mib.unwrap_or(256);
     let disk_reserve_mib = number("disk_reserve_mib", reserve, RESERVE_MIB)? as u64;
     check_log(&keys.log)?;
-    let log_json = match keys.log_format.as_deref() {
-        None | Some("text") => false,
-        Some("json") => true,
-        Some(other) => {
-            let shown = other.escape_debug();
-            return Err(format!("log_format = \"{shown}\": log_format is \"text\" or \"json\""));
-        }
-    };
+    let log_json = is_json(keys.log_format.as_deref())?;
     if let Some(http) = &keys.http_listen {
-        check_http(http, keys.http_beyond_loopback)?;
-        if *http == keys.listen {
-            return Err(format!("http_listen = \"{http}\": that is the port of listen already"));
-        }
+        check_http(http, keys.http_beyond_loopback, &keys.listen)?;
     }
     let members = check_members(keys.members)?;
     if members.get(NodeId::of(&keys.name)).is_none() {
@@ -351,6 +332,29 @@ fn check(keys: Keys) -> Result<Config, String> {
         members,
         ring,
     })
+}
+
+fn check_data_dir(dir: &Path) -> Result<(), String> {
+    if dir.as_os_str().is_empty() {
+        return Err("data_dir = \"\": the directory of the data has a name".to_owned());
+    }
+    if dir.as_os_str().as_encoded_bytes().starts_with(b"~") {
+        let why = "no shell replaces the ~ here: write the directory in full";
+        return Err(format!("data_dir = {dir:?}: {why}"));
+    }
+    Ok(())
+}
+
+/// The format of the log: text unless it says otherwise.
+fn is_json(format: Option<&str>) -> Result<bool, String> {
+    match format {
+        None | Some("text") => Ok(false),
+        Some("json") => Ok(true),
+        Some(other) => {
+            let shown = other.escape_debug();
+            Err(format!("log_format = \"{shown}\": log_format is \"text\" or \"json\""))
+        }
+    }
 }
 
 /// Bare words that are no level would name a target, of which nothing is ever logged.
@@ -433,13 +437,16 @@ fn is_loopback(key: &str, listen: &str) -> Result<bool, String> {
     Ok(address.map_or(host == "localhost", |at| at.ip().is_loopback()))
 }
 
-fn check_http(listen: &str, beyond_loopback: bool) -> Result<(), String> {
+fn check_http(listen: &str, beyond_loopback: bool, other: &str) -> Result<(), String> {
     if !is_loopback("http_listen", listen)? && !beyond_loopback {
         return Err(format!(
             "http_listen = \"{listen}\": metrics tell the names of the members and how they are, so the port is \
              on a loopback address (127.0.0.1, [::1] or localhost) unless http_beyond_loopback = true says that \
              everybody who can reach it may know"
         ));
+    }
+    if listen == other {
+        return Err(format!("http_listen = \"{listen}\": that is the port of listen already"));
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use pixii_core::store::{
 use pixii_core::types::{Key, MAX_MERGED_BYTES, NodeId, Partition, hash64};
 use pixii_core::wire::{self, MAX_FRAME_BYTES};
 
-/// Largest value given to sled, in bytes, less a tag. [`super::guarded::SEGMENT_BYTES`] says why.
+/// Largest value given to sled, in bytes, less a tag. [`super::log::SEGMENT_BYTES`] says why.
 pub(super) const CHUNK_BYTES: usize = 32 << 10;
 /// Largest encoded record, in bytes: what could still be decoded, and its envelope.
 pub(super) const MAX_RECORD_BYTES: usize = MAX_FRAME_BYTES + 64;

@@ -11,9 +11,9 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::guarded::SEGMENT_BYTES;
 use super::log::{
-    HEADER_BYTES, Head, Header, LONGEST_HEAD_BYTES, Message, check_sum, header, sealed, segments,
+    HEADER_BYTES, Head, Header, LONGEST_HEAD_BYTES, Message, SEGMENT_BYTES, check_sum, header,
+    sealed, segments,
 };
 
 /// The kind of a message that sled goes over.

@@ -6,8 +6,8 @@ use std::time::Duration;
 use pixii_core::store::Scrubbed;
 
 use super::DiskStore;
-use super::guarded::{Fault, SEGMENT_BYTES};
-use super::log::{Header, Segment, positions, segments};
+use super::guarded::Fault;
+use super::log::{Header, SEGMENT_BYTES, Segment, positions, segments};
 
 /// What looks damaged may be on its way to the disk: it is read so often before it is called so.
 const LOOKS: usize = 4;

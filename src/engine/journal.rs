@@ -310,6 +310,14 @@ fn tell_of_peer(notice: Notice, peer: &str, config: &Config, log: &LogThrottle) 
             "partition {} could not be compared with that of peer {peer}: it is tried again",
             partition.0
         ),
+        notice => tell_of_refused_peer(&notice, peer, config, log),
+    }
+}
+
+/// What a peer tells of rings and incarnations and is not believed.
+fn tell_of_refused_peer(notice: &Notice, peer: &str, config: &Config, log: &LogThrottle) {
+    let name = &config.name;
+    match notice {
         Notice::Misplaced(_) => limited!(
             log.several("ring_refused", peer),
             error,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use pixii_core::message::{Call, CallBody, Reply, Request};
 use pixii_core::types::Key;
-use pixii_core::wire::{self, Hello, MAX_FRAME_BYTES, PREAMBLE_BYTES, Welcome};
+use pixii_core::wire::{self, Hello, MAX_FRAME_BYTES, PREAMBLE_BYTES, PROTOCOL, Welcome};
 use pixii_testkit::cluster::{House, Run, Told, pixii, signal};
 use pixii_testkit::{DEADLINE, until};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -54,9 +54,14 @@ fn a_cluster_with_secrets_serves_those_who_have_them_and_shows_them_to_nobody() 
     command.env("PIXII_SECRET_FILE", &clients);
     let status = Run::start(command, b"").end();
     let links = &status.json()["links"];
-    assert_eq!((links["secret"].as_bool(), links["protocol"].as_u64()), (Some(true), Some(6)));
+    let protocol = u64::from(PROTOCOL);
+    assert_eq!(
+        (links["secret"].as_bool(), links["protocol"].as_u64()),
+        (Some(true), Some(protocol))
+    );
     let status = house.run(&[&["status"], &with[..]].concat());
-    assert!(status.out.contains("6, with those who know the secret"), "{}", status.out);
+    let said = format!("{PROTOCOL}, with those who know the secret");
+    assert!(status.out.contains(&said), "{}", status.out);
     fs::write(house.path("data"), "one\t1\ntwo\t2\n").unwrap();
     house.run(&[&["load", "data"], &with[..]].concat()).done();
 

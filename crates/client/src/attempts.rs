@@ -88,21 +88,7 @@ impl Client {
         let writes = request.is_write();
         let patience = if writes { WRITE_PATIENCE } else { READ_PATIENCE };
         let deadline = Instant::now() + Duration::from_millis(timeout_ms.into());
-        let mut attempts = Attempts {
-            writes,
-            refused: None,
-            unknown: None,
-            reason: None,
-            since: Instant::now(),
-            again: false,
-            faults: Vec::new(),
-            left_alone: 0,
-            others_left: OTHERS,
-            under_way: JoinSet::new(),
-            open: 0,
-            repeats: matches!(request, Request::PutAgain { .. }),
-            alone: None,
-        };
+        let mut attempts = Attempts::new(&request);
         let mut candidates = self.candidates(partition);
         let mut insists = false;
         loop {
@@ -246,6 +232,25 @@ impl Client {
 }
 
 impl Attempts {
+    /// None has been made yet.
+    fn new(request: &Request) -> Self {
+        Attempts {
+            writes: request.is_write(),
+            refused: None,
+            unknown: None,
+            reason: None,
+            since: Instant::now(),
+            again: false,
+            faults: Vec::new(),
+            left_alone: 0,
+            others_left: OTHERS,
+            under_way: JoinSet::new(),
+            open: 0,
+            repeats: matches!(request, Request::PutAgain { .. }),
+            alone: None,
+        }
+    }
+
     /// The request as the next node gets it: a put that another one may have carried out, or may
     /// yet, says so.
     fn send(&mut self, request: &Request) -> Request {

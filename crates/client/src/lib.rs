@@ -1,8 +1,45 @@
-//! The asynchronous client: it knows the ring and sends each request straight to a home replica.
+//! The asynchronous client of Pixii, a Dynamo-style key-value store.
 //!
-//! One connection per node, opened when first needed and kept; any number of tasks may share a
-//! [`Client`]. A request that a node does not answer soon, or cannot carry out, goes to another one as well. A put
-//! that may have happened already is repeated with its write id, so that it is still one write.
+//! A [`Client`] knows the cluster's ring and sends each request straight to an owner of its key. It
+//! opens one connection per node, when it is first needed, and keeps it; any number of tasks may
+//! share a client, and clones share its connections. A request that a node does not answer soon, or
+//! cannot carry out, goes to another node as well.
+//!
+//! # Values, contexts and siblings
+//!
+//! A read gives all values of a key that no write has replaced, its *siblings*, and a *context*
+//! that covers them ([`Found`]). A write that brings this context replaces what the context covers
+//! and nothing else. Two writes that have not seen each other leave two siblings; the application
+//! merges them and writes the result with the context of its read (`examples/siblings.rs`).
+//!
+//! # The outcome of a write
+//!
+//! A write is *acknowledged* ([`Written`]: W replicas have it on their disks), *refused*
+//! ([`Failure::Refused`]: nothing happened), or *unknown* ([`Failure::Unknown`], which Jepsen calls
+//! indeterminate: it may happen, or have happened). An unknown write is made again with the same
+//! write id and is then still one write. The client does that by itself for as long as the deadline
+//! allows, unless [`Options::retry_unknown`] is false (`examples/unknown_outcome.rs`).
+//!
+//! # Example
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use pixii_client::{Client, Key, Options, Put};
+//!
+//! let client = Client::connect(&["127.0.0.1:7432".into()], Options::default()).await?;
+//! let key = Key::new("greeting")?;
+//! let found = client.get(&key, None, 2_000).await?;
+//! let put = Put {
+//!     key,
+//!     value: "hello".into(),
+//!     context: Some(found.context),
+//!     write: client.write_id(),
+//!     w: None.into(),
+//! };
+//! client.put(put, 2_000).await?;
+//! # Ok(())
+//! # }
+//! ```
 
 mod attempts;
 mod link;
@@ -21,14 +58,15 @@ use pixii_core::message::{
 };
 use pixii_core::ring::Ring;
 use pixii_core::secret::{Nonces, SecretKey};
-use pixii_core::types::{Blob, Key, MAX_VALUE_BYTES, NodeId, Partition, SizeError, WriteId};
+pub use pixii_core::types::Key;
+use pixii_core::types::{Blob, MAX_VALUE_BYTES, NodeId, Partition, SizeError, WriteId};
 use pixii_transport::random;
 pub use pixii_transport::secret_file::client_secret;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use attempts::Done;
-use link::{Link, Lost};
+use link::{Link, Lost, Unopened};
 
 /// A node that could not be reached is left alone this long, and four times as long as the attempt took.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
@@ -68,6 +106,9 @@ pub enum Failure {
     /// No node could be asked, or its answer to a read was lost; nothing was written.
     #[error("{0}")]
     Error(String),
+    /// Nobody listens at any of the addresses that were given.
+    #[error("{0}")]
+    NobodyListens(String),
 }
 
 /// What a read found.
@@ -159,17 +200,21 @@ enum State {
 impl Client {
     /// Connects to the first of `addresses` (`host:port`) that answers, and learns the ring from it.
     pub async fn connect(addresses: &[String], options: Options) -> Result<Self, Failure> {
-        let mut faults = Vec::new();
+        let (mut faults, mut listening) = (Vec::new(), false);
         for address in addresses {
             match Self::connect_to(address, &options).await {
                 Ok(client) => return Ok(client),
-                Err(why) => faults.push(format!("{address}: {why}")),
+                Err(why) => {
+                    listening |= !matches!(why, Unopened::NobodyListens(_));
+                    faults.push(format!("{address}: {}", why.into_reason()));
+                }
             }
         }
-        Err(Failure::Error(format!("cannot connect to {}", faults.join(", nor to "))))
+        let why = format!("cannot connect to {}", faults.join(", nor to "));
+        Err(if listening { Failure::Error(why) } else { Failure::NobodyListens(why) })
     }
 
-    async fn connect_to(address: &str, options: &Options) -> Result<Self, String> {
+    async fn connect_to(address: &str, options: &Options) -> Result<Self, Unopened> {
         let wait = Duration::from_millis(options.connect_timeout_ms.into());
         let seed = random().map_err(|error| format!("no random bytes from the system: {error}"))?;
         let (nonces, options) = (Nonces::new(seed), options.clone());
@@ -177,8 +222,8 @@ impl Client {
         let link = Link::open(address, wait, options.in_flight, secret).await?;
         let report = match link.call(CallBody::Ring, CONTROL_WAIT).await {
             Ok(ReplyBody::Ring(report)) => report,
-            Ok(_) => return Err(ODD_ANSWER.into()),
-            Err(Lost::Sent(why) | Lost::Unsent(why)) => return Err(why),
+            Ok(_) => return Err(ODD_ANSWER.to_owned().into()),
+            Err(Lost::Sent(why) | Lost::Unsent(why)) => return Err(why.into()),
         };
         let entry = NodeId::of(&link.name);
         let mut nodes: HashMap<NodeId, Node> = report.members.iter().map(node).collect();
@@ -441,7 +486,7 @@ impl Client {
             Ok(link) if link.cluster != self.0.cluster => {
                 Err(format!("it belongs to cluster {}", link.cluster))
             }
-            other => other,
+            other => other.map_err(Unopened::into_reason),
         };
         match opened {
             Ok(link) => {

@@ -31,6 +31,39 @@ pub(super) enum Lost {
     Sent(String),
 }
 
+/// Why there is no connection.
+#[derive(Debug)]
+pub(super) enum Unopened {
+    /// Nobody listens at the address.
+    NobodyListens(String),
+    /// The reason alone, without the address.
+    Other(String),
+}
+
+impl Unopened {
+    /// The reason alone, without the address.
+    pub(super) fn into_reason(self) -> String {
+        match self {
+            Unopened::NobodyListens(why) | Unopened::Other(why) => why,
+        }
+    }
+}
+
+impl From<String> for Unopened {
+    fn from(why: String) -> Self {
+        Unopened::Other(why)
+    }
+}
+
+impl From<io::Error> for Unopened {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused => Unopened::NobodyListens(plain(&error)),
+            _ => Unopened::Other(plain(&error)),
+        }
+    }
+}
+
 type Answer = Result<ReplyBody, Lost>;
 
 struct Outgoing {
@@ -58,17 +91,17 @@ impl Link {
         wait: Duration,
         in_flight: usize,
         secret: Option<(SecretKey, Nonce)>,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, Unopened> {
         let (opened, protocol, welcome) = timeout(wait, handshake(address, secret))
             .await
             .map_err(|_| format!("no answer in {} ms", wait.as_millis()))??;
         let (cluster, name) = match welcome {
             Welcome::Accepted { cluster, name } => (cluster, name),
-            Welcome::Refused(why) | Welcome::Removed(why) => return Err(shown(&why)),
+            Welcome::Refused(why) | Welcome::Removed(why) => return Err(shown(&why).into()),
             Welcome::Challenge(_)
             | Welcome::Proven { .. }
             | Welcome::Probed { .. }
-            | Welcome::Duplicate(_) => return Err(ODD_ANSWER.into()),
+            | Welcome::Duplicate(_) => return Err(ODD_ANSWER.to_owned().into()),
         };
         let (calls, queue) = mpsc::channel(in_flight.max(1));
         tokio::spawn(drive(opened, protocol, queue, in_flight));
@@ -127,10 +160,9 @@ struct Opened {
 async fn handshake(
     address: &str,
     secret: Option<(SecretKey, Nonce)>,
-) -> Result<(Opened, u16, Welcome), String> {
-    let io = |error: io::Error| plain(&error);
-    let stream = TcpStream::connect(address).await.map_err(io)?;
-    stream.set_nodelay(true).map_err(io)?;
+) -> Result<(Opened, u16, Welcome), Unopened> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
     let (read, mut write) = stream.into_split();
     let mut reader = FrameReader::new(read, MAX_HELLO_BYTES);
     let secret = secret.as_ref().map(|(key, nonce)| (key, *nonce));

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use clap::builder::RangedI64ValueParser;
-use pixii_client::{Client, Options, client_secret};
+use pixii_client::{Client, Failure, Options, client_secret};
 use pixii_core::message::Quorum;
 use pixii_core::secret::SecretKey;
 use pixii_core::types::{Key, MAX_TIMEOUT_MS};
@@ -122,10 +122,9 @@ impl Shared {
 
 async fn connect(addresses: &[String], options: Options) -> Result<Client, Trouble> {
     Client::connect(addresses, options).await.map_err(|failure| {
-        let said = failure.to_string();
-        let nobody = said.ends_with("connection refused");
+        let nobody = matches!(failure, Failure::NobodyListens(_));
         let hint = if nobody { "; start a cluster with `pixii dev`" } else { "" };
-        Trouble::error(said + hint)
+        Trouble::error(format!("{failure}{hint}"))
     })
 }
 

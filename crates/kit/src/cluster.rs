@@ -14,7 +14,7 @@ use pixii_client::{Client, Options};
 use daemon::Daemon;
 pub use daemon::STOPPED;
 use files::{Config, Member, check, check_old, lock};
-pub use files::{Shape, free_addresses};
+pub use files::{NoCluster, Shape, free_addresses};
 
 /// How often a process or a node is looked at while something is waited for.
 const POLL: Duration = Duration::from_millis(20);
@@ -40,7 +40,7 @@ impl Cluster {
         dir: &Path,
         shape: &Shape,
         first_port: Option<u16>,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, NoCluster> {
         check(shape)?;
         let addresses = free_addresses(shape.nodes, first_port)?;
         let fault = |error: io::Error| format!("{}: {error}", dir.display());
@@ -282,7 +282,7 @@ mod tests {
     }
 
     fn create(dir: &Path, shape: &Shape, port: Option<u16>) -> Result<Cluster, String> {
-        Cluster::create("false".into(), dir, shape, port)
+        Cluster::create("false".into(), dir, shape, port).map_err(String::from)
     }
 
     #[test]

@@ -49,7 +49,7 @@ impl From<Failure> for Trouble {
         let exit = match &failure {
             Failure::Refused(refusal) if refusal.is_no_quorum() => Exit::NoQuorum,
             Failure::Unknown(_) => Exit::Unknown,
-            Failure::Refused(_) | Failure::Error(_) => Exit::Error,
+            Failure::Refused(_) | Failure::Error(_) | Failure::NobodyListens(_) => Exit::Error,
         };
         Trouble { exit, message: failure.to_string() }
     }

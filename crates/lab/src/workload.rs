@@ -329,7 +329,9 @@ impl Tally {
                 self.unknown += 1;
                 return End::Unknown;
             }
-            Failure::Refused(_) | Failure::Error(_) => self.refused += 1,
+            Failure::Refused(_) | Failure::Error(_) | Failure::NobodyListens(_) => {
+                self.refused += 1;
+            }
         }
         if matches!(failure, Failure::Refused(refusal) if refusal.is_no_quorum()) {
             self.no_quorum += 1;

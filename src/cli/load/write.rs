@@ -77,7 +77,7 @@ pub(crate) async fn write(
                 matches!(refusal, Refusal::Busy { .. } | Refusal::Stopping)
             }
             // The write id makes it safe: the write happens once, however often it is sent.
-            Failure::Unknown(_) | Failure::Error(_) => true,
+            Failure::Unknown(_) | Failure::Error(_) | Failure::NobodyListens(_) => true,
         };
         left = left_ms(deadline.checked_duration_since(Instant::now() + PAUSE));
         if again && left > 0 {
@@ -90,7 +90,7 @@ pub(crate) async fn write(
                 let no_quorum = why.is_no_quorum();
                 Ok(Fate::Refused { reason: why.to_string(), no_quorum }.into())
             }
-            Failure::Error(why) | Failure::Unknown(why) => Err(why),
+            Failure::Error(why) | Failure::Unknown(why) | Failure::NobodyListens(why) => Err(why),
         };
     }
 }

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use super::super::OpenError;
-use super::super::guarded::SEGMENT_BYTES;
+use super::super::log::SEGMENT_BYTES;
 use super::{Reading, STORE};
 
 /// Space that sled takes when it opens the copy: the rest of a segment, and a new snapshot.

@@ -1,12 +1,14 @@
 //! Rules of an emulated network as people write them, one a line:
 //!
-//!     FROM -> TO delay fixed 5ms | exponential 5ms | pareto 1ms 2.5 | mix 0.9 fixed 1ms + 0.1 ...
-//!                      [offset 1ms] [fifo]
-//!     FROM -> TO drop 0.05
-//!     FROM -> TO cut | pass
-//!     FROM -> TO writes delay ...       of the messages of a kind: writes, acks, reads, answers, gossip,
-//!                                       repair or others
-//!     NODE disk delay 50ms
+//! ```text
+//! FROM -> TO delay fixed 5ms | exponential 5ms | pareto 1ms 2.5 | mix 0.9 fixed 1ms + 0.1 ...
+//!                  [offset 1ms] [fifo]
+//! FROM -> TO drop 0.05
+//! FROM -> TO cut | pass
+//! FROM -> TO writes delay ...       of the messages of a kind: writes, acks, reads, answers, gossip,
+//!                                   repair or others
+//! NODE disk delay 50ms
+//! ```
 //!
 //! FROM and TO are a member's name, `*` for every member, or `client` for every client; `<->` stands for
 //! both directions. NODE is a member's name or `*`. A rule's `Display` is its text.

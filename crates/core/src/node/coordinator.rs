@@ -1,6 +1,7 @@
 //! The coordinator: carries a request through the home replicas of its key, and the nodes that
 //! stand in for them, until enough of them have answered or the deadline has passed.
 
+mod common;
 mod env;
 mod forward;
 mod list;
@@ -14,10 +15,11 @@ mod write;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use self::common::{Common, Heard};
 use self::env::Env;
 use self::forward::ForwardOp;
 use self::list::ListOp;
-use self::operation::{Common, Heard, Operation};
+use self::operation::Operation;
 use self::plan::{Plan, Route, Work};
 use self::read::{Merged, ReadOp};
 use self::write::WriteOp;

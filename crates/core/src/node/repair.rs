@@ -485,15 +485,20 @@ impl Repair {
             // Authority depends on it, whoever is to begin otherwise.
             pair.due = Some(pair.due.map_or(now + AGAIN, |due| due.min(now + AGAIN)));
         }
-        if pair.failing.is_none()
-            && proves
-            && let Some(heard) = self.lacking.get_mut(&partition)
-        {
-            heard.insert(peer);
-            self.look_after_authority(now, fx);
+        if pair.failing.is_none() && proves {
+            self.count_proof(now, partition, peer, fx);
         }
         self.begin_exchanges(now, fx);
         true
+    }
+
+    /// This node has all that a peer had of a partition; it may depend on that whether absent keys
+    /// count here.
+    fn count_proof(&mut self, now: Micros, partition: Partition, peer: NodeId, fx: &mut Effects) {
+        if let Some(heard) = self.lacking.get_mut(&partition) {
+            heard.insert(peer);
+            self.look_after_authority(now, fx);
+        }
     }
 
     /// True if it is up to this node to compare a partition with another home of it.

@@ -1,5 +1,6 @@
 //! The files of a cluster of daemons, and the addresses that they name.
 
+use std::fmt::{self, Display, Formatter};
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -35,6 +36,38 @@ pub struct Shape {
 
 /// A fork of a process that has let go of a directory, and has not executed yet, holds it so long at most.
 const FORKED: Duration = Duration::from_millis(500);
+
+/// Why no cluster was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoCluster {
+    /// Somebody listens on this port; others may be free.
+    PortInUse(u16),
+    /// Another reason, in a sentence.
+    Other(String),
+}
+
+impl Display for NoCluster {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            NoCluster::PortInUse(port) => {
+                write!(f, "port {port} is in use; choose others with --port")
+            }
+            NoCluster::Other(why) => f.write_str(why),
+        }
+    }
+}
+
+impl From<String> for NoCluster {
+    fn from(why: String) -> Self {
+        NoCluster::Other(why)
+    }
+}
+
+impl From<NoCluster> for String {
+    fn from(why: NoCluster) -> Self {
+        why.to_string()
+    }
+}
 
 /// A daemon's configuration file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -143,7 +176,7 @@ pub(super) fn check_old(dir: &Path, shape: &Shape) -> Result<(), String> {
 }
 
 /// Addresses on which nobody listens. All are held until the last one is found, so that they differ.
-pub fn free_addresses(count: usize, first_port: Option<u16>) -> Result<Vec<String>, String> {
+pub fn free_addresses(count: usize, first_port: Option<u16>) -> Result<Vec<String>, NoCluster> {
     let mut held = Vec::new();
     for number in 0..count {
         let port = match first_port {
@@ -154,9 +187,9 @@ pub fn free_addresses(count: usize, first_port: Option<u16>) -> Result<Vec<Strin
         };
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map_err(|error| {
             if error.kind() == io::ErrorKind::AddrInUse {
-                format!("port {port} is in use; choose others with --port")
+                NoCluster::PortInUse(port)
             } else {
-                format!("port {port}: {error}")
+                NoCluster::Other(format!("port {port}: {error}"))
             }
         })?;
         if first_port.is_none() {
@@ -165,7 +198,8 @@ pub fn free_addresses(count: usize, first_port: Option<u16>) -> Result<Vec<Strin
         held.push(listener);
     }
     let address = |listener: &TcpListener| listener.local_addr().map(|address| address.to_string());
-    held.iter().map(address).collect::<io::Result<_>>().map_err(|error| error.to_string())
+    let addresses = held.iter().map(address).collect::<io::Result<_>>();
+    addresses.map_err(|error| NoCluster::Other(error.to_string()))
 }
 
 /// Keeps the kernel from giving the port to somebody else for a while: a connection that this side has

@@ -69,6 +69,15 @@ pub(crate) async fn run(plan: &Plan, say: Say<'_>) -> Result<Ending, String> {
     Ok(Ending { summary, complaints, figures: json!({ "rounds": figures }) })
 }
 
+/// What is asked while the nodes are down, and how many live homes a key needs for it.
+const PHASES: [(&str, Ask, usize); 5] = [
+    ("get r=1", Ask::Get { r: 1, strict: None }, 1),
+    ("get r=2", Ask::Get { r: 2, strict: None }, 2),
+    ("get r=2, strict", Ask::Get { r: 2, strict: Some(true) }, 2),
+    ("put w=2, strict", Ask::Put { w: 2, strict: true, value: "strict" }, 2),
+    ("put w=2, sloppy", Ask::Put { w: 2, strict: false, value: "sloppy" }, 0),
+];
+
 async fn one(
     ground: &mut Ground,
     plan: &Plan,
@@ -95,14 +104,7 @@ async fn one(
     let client = ground.client().await?;
     let mut table = BTreeMap::new();
     let loaded = vec![Bytes::from_static(b"loaded")];
-    let phases = [
-        ("get r=1", Ask::Get { r: 1, strict: None }, 1),
-        ("get r=2", Ask::Get { r: 2, strict: None }, 2),
-        ("get r=2, strict", Ask::Get { r: 2, strict: Some(true) }, 2),
-        ("put w=2, strict", Ask::Put { w: 2, strict: true, value: "strict" }, 2),
-        ("put w=2, sloppy", Ask::Put { w: 2, strict: false, value: "sloppy" }, 0),
-    ];
-    for (name, ask, needed) in phases {
+    for (name, ask, needed) in PHASES {
         let got = all(&client, &keys, ask).await?;
         let right = match ask {
             Ask::Get { .. } => Got::Values(loaded.clone()),

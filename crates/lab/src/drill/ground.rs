@@ -11,7 +11,7 @@ use pixii_client::{Client, Options};
 use pixii_core::ring::Ring;
 use pixii_core::rng::Rng;
 use pixii_core::types::NodeId;
-use pixii_kit::cluster::{Cluster, Shape};
+use pixii_kit::cluster::{Cluster, NoCluster, Shape};
 use tokio::time::sleep;
 
 use super::chronicle::{Chronicle, Mark, Phase};
@@ -79,7 +79,7 @@ impl Ground {
         let cluster = loop {
             let port = (PORTS.start + rng.below(PORTS.end - PORTS.start)) as u16;
             match Cluster::create(plan.program.clone(), &logs, &shape, Some(port)) {
-                Err(why) if why.contains("in use") && tries < PORT_TRIES => tries += 1,
+                Err(NoCluster::PortInUse(_)) if tries < PORT_TRIES => tries += 1,
                 made => break made?,
             }
         };

@@ -66,6 +66,40 @@ pub(crate) fn points(which: Which) -> usize {
     DELAYS.len() * if which == Which::Throughput { STUDY_THROUGHPUT.len() } else { N.into() }
 }
 
+/// A row of the table, as its head says.
+fn row(delay: f64, replicas: u8, mean: Mean, theory: f64, study: Option<f64>) -> [String; 8] {
+    [
+        delay.to_string(),
+        replicas.to_string(),
+        mean.count.to_string(),
+        format!("{:.3}", mean.mean),
+        format!("{:.3}", mean.half),
+        format!("{theory:.3}"),
+        format!("{:.3}", mean.mean / theory),
+        study.map_or(String::new(), |study| study.to_string()),
+    ]
+}
+
+/// The lines of one delay: a point is R or W, the time in ms, and half its confidence interval.
+fn lines_of(
+    delay: f64,
+    colour: usize,
+    measured: Vec<(f64, f64, f64)>,
+    expected: Vec<(f64, f64, f64)>,
+    study: Option<&[f64; 5]>,
+) -> Vec<Line> {
+    let line = |name: String, points, style| Line { name, points, style, colour };
+    let mut lines = vec![
+        line(format!("{delay} ms"), measured, Style::Measured),
+        line(format!("{delay} ms, theory"), expected, Style::Theory),
+    ];
+    if let Some(figures) = study {
+        let points = (1..).zip(figures).map(|(replicas, ms)| (f64::from(replicas), *ms, 0.0));
+        lines.push(line(format!("{delay} ms, study"), points.collect(), Style::Study));
+    }
+    lines
+}
+
 /// Runs one of the figures; `step` is called after each point.
 pub(crate) fn run(
     which: Which,
@@ -110,34 +144,19 @@ fn latency(
             let (mean, theory) = (Mean::of(&times), theory(reads, replicas, delay));
             let study = studies.iter().find(|(of, _)| *of == delay);
             let study = study.map(|(_, figures)| figures[usize::from(replicas) - 1]);
-            table.row(&[
-                delay.to_string(),
-                replicas.to_string(),
-                mean.count.to_string(),
-                format!("{:.3}", mean.mean),
-                format!("{:.3}", mean.half),
-                format!("{theory:.3}"),
-                format!("{:.3}", mean.mean / theory),
-                study.map_or(String::new(), |study| study.to_string()),
-            ]);
+            table.row(&row(delay, replicas, mean, theory, study));
             let (share, ms) = driver.tolerance();
             if mean.mean > theory * (1.0 + share) + ms {
-                let times = mean.mean / theory;
-                report.fault(&format!(
-                    "{name}, delay {delay} ms, {of} = {replicas}: {times:.2} times what theory gives"
-                ));
+                let (times, place) =
+                    (mean.mean / theory, format!("delay {delay} ms, {of} = {replicas}"));
+                report.fault(&format!("{name}, {place}: {times:.2} times what theory gives"));
             }
             measured.push((f64::from(replicas), mean.mean, mean.half));
             expected.push((f64::from(replicas), theory, 0.0));
             step()?;
         }
-        let line = |name: String, points, style| Line { name, points, style, colour };
-        lines.push(line(format!("{delay} ms"), measured, Style::Measured));
-        lines.push(line(format!("{delay} ms, theory"), expected, Style::Theory));
-        if let Some((_, told)) = studies.iter().find(|(of, _)| *of == delay) {
-            let points = (1..).zip(told).map(|(replicas, told)| (f64::from(replicas), *told, 0.0));
-            lines.push(line(format!("{delay} ms, study"), points.collect(), Style::Study));
-        }
+        let study = studies.iter().find(|(of, _)| *of == delay).map(|(_, figures)| figures);
+        lines.extend(lines_of(delay, colour, measured, expected, study));
     }
     let number = if reads { 1 } else { 2 };
     report.figure(Figure {

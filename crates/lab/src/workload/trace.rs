@@ -92,7 +92,7 @@ impl Trace {
     pub(super) fn failed(&self, kind: Kind, spent: Duration, failure: &Failure) {
         let (end, how) = match failure {
             Failure::Refused(_) => (End::Refused, "refused"),
-            Failure::Error(_) => (End::Refused, "not answered"),
+            Failure::Error(_) | Failure::NobodyListens(_) => (End::Refused, "not answered"),
             Failure::Unknown(_) => (End::Unknown, "unknown"),
         };
         let told = failure.to_string();

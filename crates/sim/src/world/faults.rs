@@ -71,16 +71,7 @@ impl World {
                     self.schedule(when, Event::Relink { at: other, peer: host });
                 }
             }
-            Fault::Partition { side, length } => {
-                self.count("partitions");
-                let in_side = |host: usize| side >> host & 1 == 1;
-                let hosts = self.hosts.len();
-                let pairs = (0..hosts).flat_map(|from| (0..hosts).map(move |to| (from, to)));
-                for (from, to) in pairs.filter(|(from, to)| in_side(*from) != in_side(*to)) {
-                    self.net.cut(self.hosts[from].id, self.hosts[to].id);
-                    self.schedule(self.now() + length, Event::Mend { from, to });
-                }
-            }
+            Fault::Partition { side, length } => self.part(side, length),
             Fault::StopAll { down } => {
                 self.count("clusters stopped");
                 for host in 0..self.hosts.len() {
@@ -96,6 +87,18 @@ impl World {
             | Fault::RollBack { .. }
             | Fault::CopyDisk { .. }
             | Fault::Damage { .. } => self.disk_fault(fault),
+        }
+    }
+
+    /// Cuts the network in two: hosts whose bit in `side` is set, and the others.
+    fn part(&mut self, side: u64, length: Micros) {
+        self.count("partitions");
+        let in_side = |host: usize| side >> host & 1 == 1;
+        let hosts = self.hosts.len();
+        let pairs = (0..hosts).flat_map(|from| (0..hosts).map(move |to| (from, to)));
+        for (from, to) in pairs.filter(|(from, to)| in_side(*from) != in_side(*to)) {
+            self.net.cut(self.hosts[from].id, self.hosts[to].id);
+            self.schedule(self.now() + length, Event::Mend { from, to });
         }
     }
 

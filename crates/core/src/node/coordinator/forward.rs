@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 
+use super::common::{Common, Heard};
 use super::env::Env;
-use super::operation::{Common, Heard};
 use crate::message::{Body, Counter, Refusal, Request, Response};
 use crate::node::effects::Effects;
 use crate::tally::Tally;

@@ -1,7 +1,7 @@
 //! Listings: pages of keys from as many homes as are needed, merged.
 
+use super::common::{Common, Heard};
 use super::env::Env;
-use super::operation::{Common, Heard};
 use crate::message::{Body, Counter, Response};
 use crate::node::effects::Effects;
 use crate::store::Listing;

@@ -3,8 +3,8 @@
 
 use std::collections::BTreeSet;
 
+use super::common::{Common, Heard, StandIns, live_values};
 use super::env::Env;
-use super::operation::{Common, Heard, StandIns, live_values};
 use crate::causal::{Context, Dot, Object};
 use crate::message::{Body, Counter, Response};
 use crate::node::effects::Effects;

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::update::outgrows;
 use super::{Copies, Copy};
 use crate::causal::{Actor, Context, Object};
 use crate::message::{Body, Counter, Refusal};
@@ -342,4 +341,12 @@ impl Turn<'_> {
         }
         Body::Copy { object, authoritative: false, kept_for, generation }
     }
+}
+
+/// The encoded bytes of an object, if it is over the limit and larger than it was; `None` for what
+/// was there if nothing could be read.
+pub(super) fn outgrows(limit: usize, before: Option<&Object>, after: &Object) -> Option<usize> {
+    let bytes = wire::encoded_len(after);
+    let grows = || before.is_none_or(|before| bytes > wire::encoded_len(before));
+    (bytes > limit && grows()).then_some(bytes)
 }

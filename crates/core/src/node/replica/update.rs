@@ -4,14 +4,13 @@
 use std::collections::BTreeSet;
 
 use super::Copy;
-use super::turn::Turn;
+use super::turn::{Turn, outgrows};
 use crate::causal::{Actor, Context, Dot, Object, Version};
 use crate::message::{self, Measure, Refusal};
 use crate::node::Oversize;
 use crate::node::effects::Effects;
 use crate::store::Record;
 use crate::types::{MAX_CLOCK_ENTRIES, MAX_SIBLINGS, NodeId, ObjectLimits, WriteId};
-use crate::wire;
 
 /// What became of a client's change.
 pub(super) enum Made {
@@ -195,12 +194,4 @@ fn with_repetitions(object: &Object, seen: &Context) -> Context {
         }
     }
     Context::new(dots)
-}
-
-/// The encoded bytes of an object, if it is over the limit and larger than it was; `None` for what
-/// was there if nothing could be read.
-pub(super) fn outgrows(limit: usize, before: Option<&Object>, after: &Object) -> Option<usize> {
-    let bytes = wire::encoded_len(after);
-    let grows = || before.is_none_or(|before| bytes > wire::encoded_len(before));
-    (bytes > limit && grows()).then_some(bytes)
 }

@@ -1,0 +1,36 @@
+//! The examples do what they say, against a daemon in this process.
+
+#![allow(clippy::unwrap_used)]
+
+use std::process::Command;
+use std::sync::Arc;
+
+use pixii_core::store::memory::MemoryStore;
+use pixii_testkit::daemon::Daemon;
+use pixii_testkit::told;
+
+fn run(name: &str) -> String {
+    let daemon = Daemon::alone(Arc::new(MemoryStore::default()));
+    let test = std::env::current_exe().unwrap();
+    let program = test.parent().unwrap().parent().unwrap().join("examples").join(name);
+    let mut command = Command::new(program);
+    let output = command.arg(format!("127.0.0.1:{}", daemon.port)).output().unwrap();
+    let (code, out, err) = told(&output);
+    assert_eq!((code, err.as_str()), (0, ""));
+    out
+}
+
+#[test]
+fn a_value_is_written_read_replaced_and_deleted() {
+    assert_eq!(run("put_get"), "read hello\nread good morning\n0 values are left\n");
+}
+
+#[test]
+fn siblings_are_merged_by_who_has_seen_both() {
+    assert_eq!(run("siblings"), "2 siblings\n1 value: bread,milk,tea\n");
+}
+
+#[test]
+fn a_write_that_is_made_again_happens_once() {
+    assert_eq!(run("unknown_outcome"), "1 value\n");
+}

@@ -1,0 +1,348 @@
+//! What nodes say to each other.
+
+use bincode::{BorrowDecode, Encode};
+use bytes::Bytes;
+
+use super::before::Before;
+use super::{NotYet, Refusal, Request, Response};
+use crate::causal::{Context, Dot, Object};
+use crate::generation::{Generation, Grave};
+use crate::members::{Beat, Cluster, Life, Member, Members};
+use crate::merkle::Digest;
+use crate::ring::Ring;
+use crate::types::{Blob, Key, NodeId, Partition, WriteId};
+use crate::wire::{self, PROTOCOL};
+
+/// What a put or delete does at the replica that coordinates it.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub enum Change {
+    /// Mint a dot for this value, unless a live value carries the same write id already.
+    Put {
+        /// The client's id of the write.
+        write: WriteId,
+        /// The value.
+        value: Blob,
+    },
+    /// Forget what the context covers; mints nothing.
+    Delete,
+    /// As `Put`, for a put that another node may have carried out, or may yet.
+    PutAgain {
+        /// The client's id of the write.
+        write: WriteId,
+        /// The value.
+        value: Blob,
+    },
+}
+
+/// A message between two nodes (or a node and itself) about the sender's or receiver's operation `op`.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub struct PeerMessage {
+    /// Chosen by the node that asked; answers repeat it.
+    pub op: u64,
+    /// What is asked or answered.
+    pub body: Body,
+}
+
+impl PeerMessage {
+    /// The message as a frame for a node with which `protocol` is spoken.
+    pub fn frame(&self, protocol: u16) -> Bytes {
+        match protocol {
+            PROTOCOL.. => wire::frame(self),
+            _ => wire::frame(&Before(self.clone())),
+        }
+    }
+}
+
+/// The content of a [`PeerMessage`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub enum Body {
+    /// Coordinate this request of a client of mine; never forwarded again.
+    Coordinate {
+        /// The client's request.
+        request: Request,
+        /// What is left of its deadline, in milliseconds.
+        timeout_ms: u32,
+    },
+    /// What became of it.
+    Coordinated(Response),
+    /// Apply a client's change to your copy.
+    Update {
+        /// The key.
+        key: Key,
+        /// What the client had seen.
+        context: Context,
+        /// What it does.
+        change: Change,
+        /// Nobody, at a home replica. At a stand-in that coordinates: the homes that it keeps the object for.
+        keep_for: Vec<NodeId>,
+    },
+    /// The object after the update. It is not synced yet: `Held` follows when it is.
+    Updated {
+        /// The whole object.
+        object: Object,
+        /// The dot of a put.
+        dot: Option<Dot>,
+        /// The generation of the partition at which it was minted, or that of the oldest part of it.
+        generation: u64,
+    },
+    /// Merge this object into your copy.
+    Merge {
+        /// The key.
+        key: Key,
+        /// The sender's copy.
+        object: Object,
+        /// The generation of the partition at which that was minted or read.
+        generation: u64,
+    },
+    /// Keep this object as a hint for these home replicas, which did not answer.
+    Keep {
+        /// The key.
+        key: Key,
+        /// The sender's copy.
+        object: Object,
+        /// Whom it is for.
+        keep_for: Vec<NodeId>,
+        /// The generation of the partition at which the object was minted or read.
+        generation: u64,
+    },
+    /// What was to be updated, merged or kept is here, synced.
+    Held,
+    /// From a node to itself: `target` holds this object, synced, so the hint that equals it can go.
+    Discharge {
+        /// The key.
+        key: Key,
+        /// Whom the hint was for.
+        target: NodeId,
+        /// What the target holds.
+        object: Object,
+    },
+    /// From a node to itself: the other homes have this of the key, whose record here is damaged.
+    Restore {
+        /// The key.
+        key: Key,
+        /// What they have, merged.
+        object: Object,
+    },
+    /// How many hints have you for me? `op` is the life's nonce.
+    AskHints,
+    /// So many; when none, that is synced.
+    Hints(u64),
+    /// Who is alive, and who is a member.
+    Gossip(Gossip),
+    /// What do you know of this key?
+    Read {
+        /// The key.
+        key: Key,
+    },
+    /// My copy, synced; empty if I never heard of the key.
+    Copy {
+        /// The copy.
+        object: Object,
+        /// False if I may have forgotten something: the answer adds to a read and counts for nothing.
+        authoritative: bool,
+        /// The homes that I, a stand-in, keep this for.
+        kept_for: Vec<NodeId>,
+        /// My generation of the partition, or that of the oldest hint in it.
+        generation: u64,
+    },
+    /// List your keys of a partition.
+    List {
+        /// The partition.
+        partition: Partition,
+        /// Start behind this key.
+        after: Option<Key>,
+        /// Stop after about this many bytes of keys.
+        limit_bytes: u32,
+    },
+    /// My keys in byte order.
+    Listed {
+        /// The keys.
+        keys: Vec<Key>,
+        /// False when the partition ends here.
+        more: bool,
+        /// False if I may have forgotten something.
+        authoritative: bool,
+    },
+    /// This is who I am: sent when a link comes up, and until it is answered. `op` is the life's nonce.
+    Introduce {
+        /// The life of the sender's store.
+        life: Life,
+        /// The id of its cluster, if it is in one.
+        cluster: Option<u64>,
+        /// Version and digest of its ring.
+        ring: (u64, u64),
+    },
+    /// This is what I know of you, and who I am.
+    Known {
+        /// The last life of yours that I had seen before this one.
+        seen: Option<Life>,
+        /// The birth of my store.
+        birth: u64,
+        /// My cluster, if I am in one.
+        cluster: Option<Cluster>,
+    },
+    /// I did not do it, and it changed nothing here.
+    Failed(Refusal),
+    /// Is what we hold of this partition the same?
+    Compare {
+        /// The partition.
+        partition: Partition,
+        /// The shape of my tree ([`crate::merkle::SHAPE`]).
+        shape: u32,
+        /// Bytes of each summary wanted, 1 to 8. The salt of all summaries is the question's `op`.
+        width: u8,
+        /// My root.
+        root: Digest,
+        /// My generation of the partition: in another one, other things are collected.
+        generation: u64,
+    },
+    /// It is: our roots are the same.
+    Equal,
+    /// What are the children of these nodes of your tree?
+    Descend {
+        /// The partition.
+        partition: Partition,
+        /// Bytes of each summary wanted, 1 to 8.
+        width: u8,
+        /// The level of these nodes; 0 is the root.
+        level: u8,
+        /// Their places on it.
+        nodes: Vec<u16>,
+    },
+    /// The summaries of the children of each node, in order; those of the root, if the roots differ.
+    Summaries(Blob),
+    /// Which keys have you in these leaves?
+    Leaves {
+        /// The partition.
+        partition: Partition,
+        /// The leaves; all if not given.
+        leaves: Option<Vec<u16>>,
+        /// Start behind this key.
+        after: Option<Key>,
+    },
+    /// These, in byte order.
+    Items {
+        /// The keys, and what is known of each.
+        items: Vec<Item>,
+        /// Go on behind this key; `None` when there are no more.
+        next: Option<Key>,
+    },
+    /// From a node to itself: these events of the key are dead at every home that confirms it.
+    Bury(Grave),
+    /// From a node to itself: some events of the key are collected.
+    Collect {
+        /// The key.
+        key: Key,
+    },
+    /// From a node to itself: the record of the key, or what is kept of it, is old, of a disk that was rolled back.
+    Renounce {
+        /// The key.
+        key: Key,
+        /// Whom the old hint is for; `None` if it is about the record.
+        target: Option<NodeId>,
+    },
+    /// May the partition's next generation begin, in which these events are condemned?
+    Propose {
+        /// The partition.
+        partition: Partition,
+        /// Its generation now.
+        generation: u64,
+        /// The digest of my list of members.
+        members: u64,
+        /// What is dead at every home once all have agreed.
+        condemned: Vec<Grave>,
+    },
+    /// As far as I am concerned, it may: I keep no hint of an older generation, and what is condemned is dead here, synced.
+    Agreed,
+    /// Not yet.
+    NotYet(NotYet),
+    /// The generations that I know of all partitions.
+    Generations {
+        /// The digest of their numbers.
+        digest: u64,
+        /// True if I know that my disk is as new as everybody's.
+        certain: bool,
+        /// True if I want to know that of you.
+        ask: bool,
+    },
+    /// The numbers of all that are not the first one.
+    GenerationNumbers(Vec<(Partition, u64)>),
+    /// Which generation has this partition?
+    AskGeneration(Partition),
+    /// This one.
+    Generation {
+        /// The partition.
+        partition: Partition,
+        /// Its generation.
+        generation: Generation,
+    },
+    /// Your ring is an older one: this is in force.
+    Placement {
+        /// The ring.
+        ring: Ring,
+        /// All members, those that are removed too.
+        members: Members,
+    },
+    /// From a node to itself: nobody waits any more for the write of this operation, which is not
+    /// carried out if it has not been yet.
+    Withdraw {
+        /// The key.
+        key: Key,
+    },
+    /// May I change the ring? Answered by `RingGranted` or `RingDenied`.
+    AskRing {
+        /// Version and digest of the ring that I change.
+        ring: (u64, u64),
+        /// The member that goes.
+        old: NodeId,
+        /// The one that comes.
+        new: NodeId,
+    },
+    /// You may: until I see another ring, or for some seconds, I let nobody else.
+    RingGranted,
+    /// You may not: somebody else changes it, or our rings differ.
+    RingDenied {
+        /// Who changes it; the sender if the rings differ.
+        by: NodeId,
+    },
+}
+
+/// A key of a leaf, as replicas compare it.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub struct Item {
+    /// The key.
+    pub key: Key,
+    /// Every event that its object knows of.
+    pub context: Context,
+    /// The last 32 bits of its digest.
+    pub check: u32,
+}
+
+/// What gossip carries: both directions of an anti-entropy of heartbeats and members (van Renesse et al.,
+/// "Efficient reconciliation and flow control for anti-entropy protocols", 2008).
+#[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
+#[bincode(decode_context = "Bytes")]
+pub enum Gossip {
+    /// What I know, in short.
+    Digest {
+        /// The newest heartbeat that I know of each member.
+        beats: Vec<(NodeId, Beat)>,
+        /// The digest of my list of members.
+        members: u64,
+    },
+    /// What you did not know.
+    News {
+        /// Newer heartbeats than yours, those furthest ahead first.
+        beats: Vec<(NodeId, Beat)>,
+        /// My list of members, if it differs.
+        members: Vec<Member>,
+        /// The digest of it.
+        digest: u64,
+        /// Members whose heartbeat you know better: tell me.
+        wanted: Vec<NodeId>,
+    },
+}

@@ -1,5 +1,7 @@
 //! The purge of dead events beside clients: it gives way to them, and goes on.
 
+use std::collections::BTreeSet;
+
 use pixii_core::causal::{Actor, Context, Dot, Object};
 use pixii_core::generation::Grave;
 use pixii_core::message::{Body, PeerMessage, Request};
@@ -21,7 +23,7 @@ struct House {
     disk: MemoryStore,
     late: Vec<(u64, Input)>,
     /// Every proposal of this node and every agreement to one of another member, and when.
-    proposed: Vec<(u64, usize)>,
+    proposed: Vec<(u64, usize, Partition)>,
     agreed: Vec<u64>,
 }
 
@@ -63,8 +65,8 @@ impl House {
                     self.late.push((self.bench.now + DISK, Input::Store(done)));
                 }
                 Output::Send { to, message: PeerMessage { op, body } } => match body {
-                    Body::Propose { condemned, .. } => {
-                        self.proposed.push((self.bench.now, condemned.len()));
+                    Body::Propose { condemned, partition, .. } => {
+                        self.proposed.push((self.bench.now, condemned.len(), partition));
                         for from in to {
                             let message = PeerMessage { op, body: Body::Agreed };
                             self.late.push((self.bench.now + AGREE, Input::Peer { from, message }));
@@ -133,28 +135,30 @@ fn dead() -> Context {
     Context::new(vec![Dot { actor: Actor { store: 9, serial: 1 }, counter: 1 }])
 }
 
-/// When the rounds were begun, in milliseconds after the first one, and of how many keys.
-fn rounds(clients: bool) -> Vec<(u64, usize)> {
+/// When the rounds were begun, in milliseconds after the first one, of how many keys, and where.
+fn rounds(clients: bool) -> Vec<(u64, usize, Partition)> {
     let mut house = House::new();
     let own = house.partitions(true);
     assert!(own.len() >= 3, "{own:?}");
     for partition in &own[..3] {
         house.kill(*partition, 300);
     }
-    house.run(1_900, clients);
+    house.run(4_900, clients);
     let first = house.proposed[0].0;
-    house.proposed.iter().map(|(at, keys)| ((at - first) / MILLI, *keys)).collect()
+    house.proposed.iter().map(|(at, keys, of)| ((at - first) / MILLI, *keys, *of)).collect()
 }
 
 #[test]
 fn a_purge_beside_clients_rests_after_each_round_and_is_bounded_and_goes_on() {
     let idle = rounds(false);
     assert!(idle[1].0 < 100 && idle[2].0 < 100, "{idle:?}");
-    assert!(idle[..3].iter().all(|(_, keys)| *keys == 300), "{idle:?}");
+    assert!(idle[..3].iter().all(|(_, keys, _)| *keys == 300), "{idle:?}");
     let busy = rounds(true);
     // A round takes 0.4 s, and is followed by a second of rest.
     assert!((1_200..1_600).contains(&busy[1].0), "{busy:?}");
-    assert!(busy.iter().all(|(_, keys)| *keys <= 128), "{busy:?}");
+    assert!(busy.iter().all(|(_, keys, _)| *keys <= 128), "{busy:?}");
+    let places: BTreeSet<Partition> = busy[..3].iter().map(|(.., of)| *of).collect();
+    assert_eq!(places.len(), 3, "each partition has its turn: {busy:?}");
 }
 
 /// How many milliseconds it takes to agree to each of three rounds of other members at once, of 64

@@ -416,6 +416,7 @@ impl Node {
             self.returning.next_wake(),
             self.handoff.next_wake(),
             self.repair.next_wake(),
+            self.collection.next_wake(),
             self.last_input.map(|last| last + PULSE),
         ];
         wakes.into_iter().flatten().min()

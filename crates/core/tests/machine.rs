@@ -17,6 +17,8 @@ use pixii_core::types::{
 mod ballot;
 #[path = "machine/bench.rs"]
 mod bench;
+#[path = "machine/collection.rs"]
+mod collection;
 #[path = "machine/experiment.rs"]
 mod experiment;
 #[path = "machine/hints.rs"]

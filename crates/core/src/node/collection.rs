@@ -3,32 +3,36 @@
 //! there; then the next generation begins. A member that is away holds this back for as long as it
 //! is a member.
 
+mod choosing;
 mod chores;
+mod pace;
 mod repeats;
 mod steps;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use self::choosing::Choosing;
 use self::chores::{Chores, Purpose};
+use self::pace::Pace;
 use self::repeats::Repeats;
 use super::Config;
 use super::effects::Effects;
-use super::ids::{RequestId, RequestIds, Role, ScanPurpose, ScanToken};
+use super::ids::{RequestId, RequestIds, Role, ScanToken};
 use super::reach::Reach;
-use crate::generation::{GRAVES_BYTES, Generation, Grave, MAX_GRAVES};
+use crate::generation::{Generation, Grave, MAX_GRAVES};
 use crate::members::{Opinion, Standing};
 use crate::message::{Body, Counter, HeldBack, NotYet};
 use crate::ring::Ring;
 use crate::rng::Rng;
-use crate::store::{ScanPage, Scanned, Span};
-use crate::types::{Key, MILLI, Micros, NodeId, Partition};
+use crate::store::ScanPage;
+use crate::types::{MILLI, Micros, NodeId, Partition};
 
 /// Generations that this node is about to end at a time, and while clients wait for it.
 const MAX_ROUNDS: usize = 4;
 const MAX_ROUNDS_BESIDE_CLIENTS: usize = 1;
-/// Bytes of records read at a time.
-const PAGE_BYTES: usize = 256 << 10;
+/// While clients wait, this node agrees to so many rounds of other members at a time.
+const MAX_AGREEING_BESIDE_CLIENTS: usize = 2;
 /// Members that have not agreed after this time are named, and asked anew later.
 const PATIENCE: Micros = 5_000 * MILLI;
 /// How often somebody is asked whether it knows later generations.
@@ -49,6 +53,9 @@ pub(super) struct Collection {
     rng: Rng,
     reach: Reach,
     rounds: BTreeMap<Partition, Round>,
+    /// The partition that is looked at first when the next round may begin: all get their turn.
+    next: u16,
+    pace: Pace,
     chores: Chores,
     /// Generations that have been written and are not durable yet.
     beginning: BTreeMap<Partition, Beginning>,
@@ -70,8 +77,8 @@ pub(super) struct Collection {
 /// A generation that is to end.
 #[derive(Clone, Debug)]
 enum Round {
-    Choosing { token: ScanToken, graves: Vec<Grave> },
-    Asking { op: RequestId, waiting: BTreeSet<NodeId>, condemned: Vec<Grave>, due: Micros },
+    Choosing(Choosing),
+    Asking { op: RequestId, waiting: BTreeSet<NodeId>, condemned: Vec<Grave>, since: Micros },
 }
 
 /// A generation that begins when its write is durable; all are told of it then, if this node has
@@ -95,6 +102,8 @@ impl Collection {
             rng,
             reach: Reach::default(),
             rounds: BTreeMap::new(),
+            next: 0,
+            pace: Pace::default(),
             chores: Chores::default(),
             beginning: BTreeMap::new(),
             rest: BTreeMap::new(),
@@ -179,7 +188,8 @@ impl Collection {
             let peer = self.rng.pick(&self.reach.all()).copied();
             self.tell(peer.into_iter().collect(), fx);
         }
-        let late = |round: &Round| matches!(round, Round::Asking { due, .. } if *due <= now);
+        let late =
+            |round: &Round| matches!(round, Round::Asking { since, .. } if since + PATIENCE <= now);
         let late: Vec<Partition> =
             self.rounds.iter().filter(|(_, round)| late(round)).map(|(p, _)| *p).collect();
         for partition in late {
@@ -188,14 +198,24 @@ impl Collection {
                 self.put_off(now, partition, HeldBack::NoAnswer { members });
             }
         }
+        self.read_on(now, fx);
         if fx.local.is_settled() && now >= self.look_at {
             self.look_at = now + LOOK;
             self.begin_rounds(now, fx);
         }
     }
 
+    /// When the next step is due, if one rests beside clients.
+    pub(super) fn next_wake(&self) -> Option<Micros> {
+        let rests = |round: &Round| matches!(round, Round::Choosing(choosing) if choosing.rests());
+        let pages = self.rounds.values().any(rests).then_some(self.pace.rest_until());
+        pages.into_iter().chain(self.chores.next_wake()).min()
+    }
+
     fn put_off(&mut self, now: Micros, partition: Partition, why: HeldBack) {
-        self.rounds.remove(&partition);
+        if let Some(Round::Asking { since, .. }) = self.rounds.remove(&partition) {
+            self.pace.worked(now, since);
+        }
         self.holding.insert(partition, why);
         self.rest.insert(partition, now + self.pause / 2 + self.rng.below(self.pause));
     }
@@ -203,17 +223,16 @@ impl Collection {
     /// Looks at the partitions that this node is the first home of.
     fn begin_rounds(&mut self, now: Micros, fx: &mut Effects) {
         let most = if fx.local.is_busy() { MAX_ROUNDS_BESIDE_CLIENTS } else { MAX_ROUNDS };
-        for partition in (0..self.ring.partitions()).map(Partition) {
-            if self.rounds.len() >= most {
-                return;
-            }
+        let count = self.ring.partitions();
+        for partition in (self.next..count).chain(0..self.next.min(count)).map(Partition) {
             let homes = self.ring.homes(partition);
             let first = homes.first() == Some(&self.me);
             if homes.iter().skip(1).any(|home| *home == self.me) {
                 self.watch(partition, fx);
             }
             let rests = self.rest.get(&partition).is_some_and(|until| *until > now);
-            if !first || rests || self.rounds.contains_key(&partition) {
+            let is_full = self.rounds.len() >= most || self.pace.rests(now, fx);
+            if !first || rests || is_full || self.rounds.contains_key(&partition) {
                 continue;
             }
             let dead = fx.local.forest.dead(partition);
@@ -224,11 +243,12 @@ impl Collection {
             }
             if let Some(why) = self.obstacle(partition, fx) {
                 self.put_off(now, partition, why);
-            } else if dead > 0 {
-                let span = Span { limit_bytes: PAGE_BYTES, ..Span::default() };
-                let (token, graves) =
-                    (fx.out.scan(ScanPurpose::Graves, partition, span), Vec::new());
-                self.rounds.insert(partition, Round::Choosing { token, graves });
+                continue;
+            }
+            self.next = partition.0 + 1;
+            if dead > 0 {
+                self.rounds.insert(partition, Round::Choosing(Choosing::default()));
+                self.read_on(now, fx);
             } else {
                 self.propose(now, partition, Vec::new(), fx);
             }
@@ -277,8 +297,8 @@ impl Collection {
         let proposal =
             Body::Propose { partition, generation, members, condemned: condemned.clone() };
         fx.out.send(to, op, proposal);
-        let due = now + PATIENCE;
-        self.rounds.insert(partition, Round::Asking { op, waiting, condemned, due });
+        let since = now;
+        self.rounds.insert(partition, Round::Asking { op, waiting, condemned, since });
     }
 
     /// A page has been read for a chore, which may have been replaced meanwhile.
@@ -287,47 +307,6 @@ impl Collection {
             let keys = page.items.iter().map(|item| item.key.clone()).collect();
             self.chores.found(partition, keys, page.next.clone());
             self.work(partition, fx);
-        }
-    }
-
-    /// A page has been read to choose what goes, in a round that may have been given up meanwhile.
-    pub(super) fn graves_scanned(
-        &mut self,
-        now: Micros,
-        token: ScanToken,
-        page: &ScanPage,
-        fx: &mut Effects,
-    ) {
-        let choosing = |(partition, round): (&Partition, &Round)| match round {
-            Round::Choosing { token: of, .. } if *of == token => Some(*partition),
-            _ => None,
-        };
-        let Some(partition) = self.rounds.iter().find_map(choosing) else { return };
-        let Some(Round::Choosing { mut graves, .. }) = self.rounds.remove(&partition) else {
-            debug_assert!(false, "the round was found by its scan");
-            return;
-        };
-        let going: BTreeSet<&Key> =
-            fx.local.generations.of(partition).condemned.iter().map(|grave| &grave.key).collect();
-        let dead = page.items.iter().filter(|item| !going.contains(&item.key));
-        for Scanned { key, dead, .. } in dead {
-            let dead = self.repeats.purgeable(now, key, dead);
-            if !dead.is_empty() {
-                graves.push(Grave { key: key.clone(), dead });
-            }
-        }
-        let is_full = bound(&mut graves);
-        match page.next.clone().filter(|_| !is_full) {
-            Some(after) => {
-                let span = Span { after: Some(after), limit_bytes: PAGE_BYTES, ..Span::default() };
-                let token = fx.out.scan(ScanPurpose::Graves, partition, span);
-                self.rounds.insert(partition, Round::Choosing { token, graves });
-            }
-            None if graves.is_empty() && going.is_empty() => {
-                // All that is dead there is kept for a while yet.
-                self.rest.insert(partition, now + self.pause);
-            }
-            None => self.propose(now, partition, graves, fx),
         }
     }
 
@@ -427,7 +406,9 @@ impl Collection {
         if members != fx.local.members().digest() {
             return Err(NotYet::Members);
         }
-        if self.is_at_work(partition) {
+        let agreeing = self.chores.agreeing_to_others(self.me);
+        let is_full = fx.local.is_busy() && agreeing >= MAX_AGREEING_BESIDE_CLIENTS;
+        if self.is_at_work(partition) || (is_full && from != self.me) {
             return Err(NotYet::AtWork);
         }
         match fx.local.hints.older(partition, own) {
@@ -448,10 +429,11 @@ impl Collection {
             }
         }
         let Some(partition) = done else { return };
-        let Some(Round::Asking { condemned, .. }) = self.rounds.remove(&partition) else {
+        let Some(Round::Asking { condemned, since, .. }) = self.rounds.remove(&partition) else {
             debug_assert!(false, "the round was found by its question");
             return;
         };
+        self.pace.worked(now, since);
         let generation = fx.local.generations.of(partition).next(condemned);
         fx.out.count(Counter::GenerationsBegun);
         fx.out.count_many(Counter::KeysCollected, generation.collected.len() as u64);
@@ -471,47 +453,8 @@ fn known(fx: &Effects, may_ask: bool) -> Body {
     Body::Generations { digest, certain, ask: may_ask && !certain }
 }
 
-/// Leaves no more than may be condemned at a time, one at least; true if that is all there is room
-/// for.
-fn bound(graves: &mut Vec<Grave>) -> bool {
-    let mut bytes = 0;
-    let mut fits = |grave: &Grave| {
-        let first = bytes == 0;
-        bytes += grave.bytes();
-        first || bytes <= GRAVES_BYTES
-    };
-    let fitting = graves.iter().take(MAX_GRAVES).take_while(|grave| fits(grave)).count();
-    let is_full = fitting < graves.len() || fitting == MAX_GRAVES;
-    graves.truncate(fitting);
-    is_full
-}
-
 /// All members but this one and those that are removed.
 fn others(me: NodeId, fx: &Effects) -> Vec<NodeId> {
     let members = fx.local.members().iter().filter(|member| member.standing != Standing::Removed);
     members.map(|member| member.id()).filter(|id| *id != me).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::causal::{Actor, Context, Dot};
-
-    #[test]
-    fn as_many_are_condemned_as_fit_and_always_one() {
-        let graves = |count: usize, key_bytes: usize, dots: u64| -> Vec<Grave> {
-            let dot = |serial| Dot { actor: Actor { store: 1, serial }, counter: 1 };
-            let dead = Context::new((0..dots).map(dot).collect());
-            let key = |number: usize| Key::new(format!("{number:0key_bytes$}").into_bytes());
-            (0..count).map(|n| Grave { key: key(n).unwrap(), dead: dead.clone() }).collect()
-        };
-        let left = |mut graves: Vec<Grave>| {
-            let is_full = bound(&mut graves);
-            (graves.len(), is_full)
-        };
-        assert_eq!(left(graves(10, 10, 1)), (10, false));
-        assert_eq!(left(graves(MAX_GRAVES + 1, 10, 1)), (MAX_GRAVES, true));
-        assert_eq!(left(graves(100, 1_000, 1)), (GRAVES_BYTES / 1_024, true));
-        assert_eq!(left(graves(3, 1_000, 5_000)), (1, true));
-    }
 }

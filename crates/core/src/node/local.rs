@@ -74,6 +74,11 @@ impl Local {
         self.now = now;
     }
 
+    /// The time of the input at hand.
+    pub(super) fn now(&self) -> Micros {
+        self.now
+    }
+
     /// The node itself.
     pub(super) fn me(&self) -> NodeId {
         self.me

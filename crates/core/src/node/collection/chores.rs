@@ -8,10 +8,17 @@ use crate::message::{Body, NotYet, Refusal};
 use crate::node::effects::Effects;
 use crate::node::ids::{RequestId, RequestIds, ScanPurpose, ScanToken};
 use crate::store::Span;
-use crate::types::{Key, NodeId, Partition};
+use crate::types::{Key, MILLI, Micros, NodeId, Partition};
 
-/// Keys at a time.
+/// Keys at a time, while no client waits for this node and while some do.
 const MAX_OPEN: usize = 32;
+const MAX_OPEN_BESIDE_CLIENTS: usize = 8;
+/// While clients wait, so many keys are followed by a pause of so many times what they took,
+const REST_PER_BATCH: Micros = 9;
+/// within these bounds: a proposer waits for all the keys of its round, and gives it up after a
+/// while.
+const LEAST_REST: Micros = 5 * MILLI;
+const MOST_REST: Micros = 25 * MILLI;
 /// Bytes of records read at a time.
 const PAGE_BYTES: usize = 256 << 10;
 
@@ -49,6 +56,10 @@ struct Chore {
     old: VecDeque<Key>,
     reading: Reading,
     open: BTreeSet<RequestId>,
+    /// When the first of the open ones was given to the replica, and when further ones may follow
+    /// beside clients.
+    since: Micros,
+    rest_until: Micros,
     failed: Option<Refusal>,
 }
 
@@ -88,13 +99,26 @@ impl Chores {
             _ => Reading::Over,
         };
         let (graves, old, open) = (graves.into(), VecDeque::new(), BTreeSet::new());
-        let chore = Chore { purpose, graves, old, reading, open, failed: None };
+        let (since, rest_until) = (0, 0);
+        let chore = Chore { purpose, graves, old, reading, open, since, rest_until, failed: None };
         self.all.insert(partition, chore);
     }
 
-    /// The partitions whose chore waits for a write to be durable.
+    /// How many proposals of other members are being prepared for.
+    pub(super) fn agreeing_to_others(&self, me: NodeId) -> usize {
+        let agrees =
+            |chore: &&Chore| matches!(chore.purpose, Purpose::Agree { to, .. } if to != me);
+        self.all.values().filter(agrees).count()
+    }
+
+    /// When the next keys are due, where a chore rests.
+    pub(super) fn next_wake(&self) -> Option<Micros> {
+        self.all.values().filter(|chore| chore.rests()).map(|chore| chore.rest_until).min()
+    }
+
+    /// The partitions whose chore waits for a write to be durable, or for its time.
     pub(super) fn waiting(&self) -> Vec<Partition> {
-        let waits = |chore: &Chore| matches!(chore.reading, Reading::After(_));
+        let waits = |chore: &Chore| matches!(chore.reading, Reading::After(_)) || chore.rests();
         self.all.iter().filter(|(_, chore)| waits(chore)).map(|(partition, _)| *partition).collect()
     }
 
@@ -113,10 +137,14 @@ impl Chores {
     }
 
     /// The replica has done one thing, or could not. Gives the partition.
-    pub(super) fn done(&mut self, op: RequestId, body: &Body) -> Option<Partition> {
+    pub(super) fn done(&mut self, now: Micros, op: RequestId, body: &Body) -> Option<Partition> {
         let found = self.all.iter_mut().find(|(_, chore)| chore.open.contains(&op));
         let (partition, chore) = found?;
         chore.open.remove(&op);
+        if chore.open.is_empty() {
+            let rest = REST_PER_BATCH * now.saturating_sub(chore.since);
+            chore.rest_until = now + rest.clamp(LEAST_REST, MOST_REST);
+        }
         // A damaged record shows nothing alive, and what replaces it is rid of what is condemned.
         let adopting = matches!(chore.purpose, Purpose::Adopt { .. });
         match body {
@@ -136,6 +164,7 @@ impl Chores {
         ids: &mut RequestIds,
         fx: &mut Effects,
     ) -> Option<Ended> {
+        let open = self.all.values().map(|chore| chore.open.len()).sum();
         let chore = self.all.get_mut(&partition)?;
         if !is_home || chore.failed.is_some() {
             chore.graves.clear();
@@ -148,7 +177,15 @@ impl Chores {
             }
             chore.reading = Reading::Next(None);
         }
-        while chore.open.len() < MAX_OPEN
+        let now = fx.local.now();
+        let most = if fx.local.is_busy() { chore.most_beside_clients(now, open) } else { MAX_OPEN };
+        if most == 0 && chore.rests() {
+            return None;
+        }
+        if chore.open.is_empty() {
+            chore.since = now;
+        }
+        while chore.open.len() < most
             && let Some(body) = chore.next()
         {
             let op = ids.next();
@@ -177,6 +214,30 @@ impl Chores {
 }
 
 impl Chore {
+    /// True if nothing is being done, and there is more to do.
+    fn rests(&self) -> bool {
+        let has_more = !self.graves.is_empty() || !self.old.is_empty();
+        let reads = matches!(self.reading, Reading::Under(_) | Reading::After(_));
+        self.open.is_empty() && has_more && !reads
+    }
+
+    /// How many keys may be open beside clients, where `open` are in all partitions.
+    fn most_beside_clients(&mut self, now: Micros, open: usize) -> usize {
+        match self.purpose {
+            // Members of two generations refuse hints of each other, so it does not rest. What it
+            // is to bury is dead here already, or this disk is an old one.
+            Purpose::Adopt { .. } => return MAX_OPEN,
+            // Nobody waits for what is cleared, and after a start all partitions are at once.
+            Purpose::Clear if open >= MAX_OPEN_BESIDE_CLIENTS && now >= self.rest_until => {
+                self.rest_until = now + MOST_REST;
+            }
+            Purpose::Clear | Purpose::Agree { .. } => {}
+        }
+        // What is open is waited for, and rested after.
+        let may_begin = self.open.is_empty() && now >= self.rest_until;
+        if may_begin { MAX_OPEN_BESIDE_CLIENTS } else { 0 }
+    }
+
     /// The next thing to be done to a key: nothing is buried before all that is old is renounced.
     fn next(&mut self) -> Option<Body> {
         if let Some(key) = self.old.pop_front() {

@@ -14,8 +14,7 @@ use crate::types::{Key, Micros};
 /// Most events that are waited for at a time, of each of the three ages. Further ones stay longer.
 const MAX_WAITING: usize = 16_384;
 
-/// The dead events that were met in the present window, in the one before, and in the one before
-/// that.
+/// The dead events that were met in the present window, in the one before, and earlier.
 #[derive(Clone, Debug)]
 pub(super) struct Repeats {
     window: Micros,
@@ -36,7 +35,12 @@ impl Repeats {
     pub(super) fn purgeable(&mut self, now: Micros, key: &Key, dead: &Context) -> Context {
         if now >= self.since + self.window {
             // Those that were met before the present window began have waited for the whole of it.
-            self.ripe = std::mem::replace(&mut self.aging, std::mem::take(&mut self.met));
+            let mut ripe = std::mem::replace(&mut self.aging, std::mem::take(&mut self.met));
+            // Beside clients it can take many windows until their partition is looked at again.
+            if self.ripe.len() + ripe.len() > MAX_WAITING {
+                self.ripe.clear();
+            }
+            self.ripe.append(&mut ripe);
             self.since = now;
         }
         let mut is_purgeable = |dot: &Dot| !dot.actor.is_of_write() || self.is_ripe(key, dot.actor);
@@ -70,5 +74,7 @@ mod tests {
         let mut purgeable = |now| repeats.purgeable(now, &key, &dead).dots().len();
         assert_eq!([100, 199, 200, 299].map(&mut purgeable), [1; 4]);
         assert_eq!(purgeable(300), 2, "it was met at 100, and a whole window has passed since 200");
+        assert_eq!(purgeable(1_000), 2, "its partition was looked at late");
+        assert_eq!(purgeable(2_000), 2);
     }
 }

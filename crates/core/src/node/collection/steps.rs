@@ -79,7 +79,7 @@ impl Collection {
 
     /// The own replica has done a part of a chore, or could not.
     pub(in crate::node) fn done(&mut self, op: RequestId, body: &Body, fx: &mut Effects) {
-        if let Some(partition) = self.chores.done(op, body) {
+        if let Some(partition) = self.chores.done(fx.local.now(), op, body) {
             self.work(partition, fx);
         }
     }

@@ -10,13 +10,16 @@ mod net;
 
 use std::sync::LazyLock;
 
+/// The commit that this program was built from, where that is known.
+pub const COMMIT: Option<&str> = option_env!("PIXII_COMMIT");
+
 /// The version of this program: its number, the commit that it was built from where that is known,
 /// and the versions of what it sends and of what it stores.
 pub static VERSION: LazyLock<String> = LazyLock::new(|| {
     format!(
         "{} (commit {}, protocol {}, schema {})",
         env!("CARGO_PKG_VERSION"),
-        option_env!("PIXII_COMMIT").unwrap_or("unknown"),
+        COMMIT.unwrap_or("unknown"),
         pixii_core::wire::PROTOCOL,
         disk::NEWEST,
     )

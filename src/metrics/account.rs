@@ -107,7 +107,7 @@ impl Account {
     fn put_node(&self, page: &mut Page) {
         let status = &self.status;
         page.family("pixii_build", "info", "The program.");
-        let commit = option_env!("PIXII_COMMIT").unwrap_or("unknown");
+        let commit = crate::COMMIT.unwrap_or("unknown");
         let labels = vec![("version", status.version.as_str()), ("commit", commit)];
         page.sample("_info", &labels, 1);
         page.family("pixii_node", "info", "The node.");

@@ -66,7 +66,7 @@ impl Report {
         let fault = |error: std::io::Error| format!("{}: {error}", dir.display());
         fs::create_dir_all(dir).map_err(fault)?;
         fs::write(dir.join(INCOMPLETE), "the run has not come to its end\n").map_err(fault)?;
-        let (version, commit) = (env!("CARGO_PKG_VERSION"), option_env!("PIXII_COMMIT"));
+        let (version, commit) = (env!("CARGO_PKG_VERSION"), pixii::COMMIT);
         let commit = commit.unwrap_or("unknown");
         let run = format!("seed {seed}, pixii {version}, commit {commit}.");
         let (figures, notes, tables, faults) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());

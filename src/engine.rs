@@ -13,6 +13,7 @@ mod journal;
 mod levels;
 mod life;
 mod manager;
+mod memory;
 mod opening;
 mod origin;
 mod process;
@@ -161,7 +162,13 @@ impl<'a> Engine<'a> {
             birth: node.meta().birth,
             address: own_address(config),
         };
-        let (hub, events) = Hub::new(identity, node.members(), access, process::places(config));
+        let (hub, events) = Hub::new(
+            identity,
+            node.members(),
+            access,
+            process::places(config),
+            process::budgets(config),
+        );
         let emulator = Emulator::off(config.me(), config.emulation_seed.unwrap_or(seed));
         Engine {
             config,
@@ -214,7 +221,14 @@ impl<'a> Engine<'a> {
         }
         tokio::spawn(reachable::watch(self.hub.clone()));
         let (Config { name, listen, .. }, places) = (self.config, self.hub.places);
-        info!("node {name} listens on {listen}, for {places}");
+        let budgets = self.hub.budgets;
+        info!("node {name} listens on {listen}, for {places}, {budgets}");
+        if let Some((limit, needed)) = budgets.lack() {
+            warn!(
+                "node {name} has a memory limit of {limit} MiB and needs {needed} MiB, with its cache, for the \
+                 largest values: raise the limit (MemoryMax) or lower cache_mib"
+            );
+        }
         if !places.fit(process::peers(self.config)) {
             warn!(
                 "node {name} has too few descriptors for its members: raise the limit (ulimit -n, LimitNOFILE)"

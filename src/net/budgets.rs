@@ -127,7 +127,8 @@ impl Display for Budgets {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "at most {} MiB for connections (frames of clients {}, of peers {}, unread replies {}, queues to peers {}) ",
+            "at most {} MiB for connections (frames of clients {}, of peers {}, unread replies {}, \
+             queues to peers {}) ",
             self.sum() / MIB,
             self.client_frames.total / MIB,
             self.peer_frames.total / MIB,

@@ -166,15 +166,24 @@ impl Drop for MemoryGroup {
     }
 }
 
+/// Keys whose values have 1 MiB.
+const LARGE_KEYS: u64 = 16;
+
 /// So many clients from four addresses that each ask 64 times for a value of 1 MiB and read nothing.
 fn slow_readers(house: &House, count: usize) -> Vec<TcpStream> {
-    let request = || Request::Get { key: Key::new(&b"large"[..]).unwrap(), r: None.into() };
+    for number in 0..LARGE_KEYS {
+        house.fed(&["put", &format!("large{number}"), "-"], &vec![b'x'; 1 << 20]).done();
+    }
+    let request = |id| {
+        let key = Key::new(format!("large{}", id % LARGE_KEYS)).unwrap();
+        Request::Get { key, r: None.into() }
+    };
     let mut slow = Vec::new();
     for number in 0..count {
         let mut stream = connect(house, &format!("127.0.0.{}", 2 + number % 4));
         assert!(matches!(greeted(&mut stream), Some(Welcome::Accepted { .. })));
         for id in 0..64 {
-            let body = CallBody::Data { request: request(), timeout_ms: 60_000 };
+            let body = CallBody::Data { request: request(id), timeout_ms: 60_000 };
             stream.write_all(&wire::frame(&Call { id, body })).unwrap();
         }
         slow.push(stream);
@@ -203,7 +212,6 @@ fn slow_clients_do_not_end_a_daemon_with_256_mib() {
     let log = house.log("n1");
     assert!(log.contains("with a memory limit of 256 MiB"), "{log}");
     assert!(!log.contains("needs"), "the defaults fit the limit: {log}");
-    house.fed(&["put", "large", "-"], &vec![b'x'; 1 << 20]).done();
     let peak = || {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
         let line = status.lines().find(|line| line.starts_with("VmHWM")).map(str::to_owned);
@@ -322,7 +330,6 @@ fn clients_that_read_a_byte_at_a_time_stop_nobody_and_are_closed() {
     let mut house = House::create(1);
     let http = with_http(&house);
     house.start_all();
-    house.fed(&["put", "large", "-"], &vec![b'x'; 1 << 20]).done();
     let mut slow = slow_readers(&house, 32);
     let closed = "pixii_events_total{event=\"client_connections_closed\"}";
     let begun = Instant::now();
@@ -332,7 +339,7 @@ fn clients_that_read_a_byte_at_a_time_stop_nobody_and_are_closed() {
         if begun.elapsed() < Duration::from_secs(2) {
             println!("32 slow readers: median of 9 puts of 100 KB {median:?}");
         }
-        assert_eq!(house.run(&["get", "large"]).done().len(), 1 << 20);
+        assert_eq!(house.run(&["get", "large0"]).done().len(), 1 << 20);
         slow.iter_mut().for_each(|stream| drop(stream.read(&mut [0])));
         assert!(begun.elapsed() < DEADLINE, "{:?}: {}", sample(http, closed), house.log("n1"));
     }

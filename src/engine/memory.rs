@@ -20,10 +20,11 @@ pub(super) fn limit() -> Option<usize> {
 
 /// By a system call: a unit that sees only processes in /proc has no /proc/meminfo.
 #[cfg(target_os = "linux")]
+#[allow(clippy::useless_conversion, reason = "the number has 32 bits on some machines")]
 fn of_machine() -> Option<u64> {
     let info = rustix::system::sysinfo();
     let unit = u64::from(info.mem_unit).max(1);
-    let bytes = u64::try_from(info.totalram).unwrap_or(u64::MAX).saturating_mul(unit);
+    let bytes = u64::from(info.totalram).saturating_mul(unit);
     Some(bytes).filter(|bytes| *bytes > 0)
 }
 

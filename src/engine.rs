@@ -13,6 +13,7 @@ mod journal;
 mod levels;
 mod life;
 mod manager;
+mod memory;
 mod opening;
 mod origin;
 mod process;
@@ -161,7 +162,13 @@ impl<'a> Engine<'a> {
             birth: node.meta().birth,
             address: own_address(config),
         };
-        let (hub, events) = Hub::new(identity, node.members(), access, process::places(config));
+        let (hub, events) = Hub::new(
+            identity,
+            node.members(),
+            access,
+            process::places(config),
+            process::budgets(config),
+        );
         let emulator = Emulator::off(config.me(), config.emulation_seed.unwrap_or(seed));
         Engine {
             config,
@@ -197,6 +204,24 @@ impl<'a> Engine<'a> {
         }
     }
 
+    /// Logs where it listens, and what its limits of descriptors and memory permit.
+    fn log_limits(&self) {
+        let (Config { name, listen, .. }, places) = (self.config, self.hub.places);
+        let budgets = self.hub.budgets;
+        info!("node {name} listens on {listen}, for {places}, {budgets}");
+        if let Some((limit, needed)) = budgets.lack() {
+            warn!(
+                "node {name} has a memory limit of {limit} MiB and needs {needed} MiB with its \
+                 cache, for the largest values: raise the limit (MemoryMax) or lower cache_mib"
+            );
+        }
+        if !places.fit(process::peers(self.config)) {
+            warn!(
+                "node {name} has too few descriptors for its members: raise the limit (ulimit -n, LimitNOFILE)"
+            );
+        }
+    }
+
     /// Serves until it is to end; gives back why, the store's threads, and what the store is to know.
     async fn run(
         mut self,
@@ -213,13 +238,7 @@ impl<'a> Engine<'a> {
             tokio::spawn(link);
         }
         tokio::spawn(reachable::watch(self.hub.clone()));
-        let (Config { name, listen, .. }, places) = (self.config, self.hub.places);
-        info!("node {name} listens on {listen}, for {places}");
-        if !places.fit(process::peers(self.config)) {
-            warn!(
-                "node {name} has too few descriptors for its members: raise the limit (ulimit -n, LimitNOFILE)"
-            );
-        }
+        self.log_limits();
         self.set_rules(self.config.emulation.clone());
         self.take_up_drain();
         while !self.is_finished() {

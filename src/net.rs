@@ -2,6 +2,7 @@
 //!
 //! Everything here runs on one thread; the locks only satisfy the types and are never waited for.
 
+pub(crate) mod budgets;
 mod doors;
 pub(crate) mod http;
 pub(crate) mod listener;
@@ -23,10 +24,10 @@ use pixii_core::members::{Members, Standing};
 use pixii_core::message::{Call, LinksReport, PeerMessage, Trouble};
 use pixii_core::node::ClientId;
 use pixii_core::secret::{Nonces, Vault};
-use pixii_core::types::{MAX_OBJECT_BYTES, NodeId};
-use pixii_core::wire::{MAX_FRAME_BYTES, PROTOCOL};
-use pixii_transport::frames::{Held, Limits, Outbox};
-use pixii_transport::inflow::{Inflow, Sizes};
+use pixii_core::types::NodeId;
+use pixii_core::wire::PROTOCOL;
+use pixii_transport::frames::{Held, Outbox};
+use pixii_transport::inflow::Inflow;
 use pixii_transport::locked;
 use pixii_transport::throttle::LogThrottle;
 use socket2::{SockRef, TcpKeepalive};
@@ -34,6 +35,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::AbortHandle;
 
+use budgets::Budgets;
 use doors::Doors;
 use lookup::Lookups;
 use operators::Operators;
@@ -42,24 +44,8 @@ use runs::Runs;
 
 /// A handshake, the connection's making included, is done in this time.
 const HANDSHAKE: Duration = Duration::from_secs(5);
-/// Memory for large frames that arrive or are worked on: of all clients, and of all peers.
-const CLIENT_INFLOW: Sizes = Sizes { total: 256 << 20, share: 64 << 20, frame: MAX_CALL_BYTES + 4 };
-const PEER_INFLOW: Sizes = Sizes { total: 256 << 20, share: 160 << 20, frame: MAX_FRAME_BYTES + 4 };
-/// Largest frame of a client: well over what a call may carry, so that a value over its limit is
-/// refused by name.
-const MAX_CALL_BYTES: usize = MAX_OBJECT_BYTES;
 /// Events that wait for the engine; the connections stop reading beyond it.
 const MAX_EVENTS: usize = 1_024;
-/// An outgoing queue of one peer.
-const PEER_LIMITS: Limits =
-    Limits { messages: 8_192, bytes: 64 << 20, total_bytes: 512 << 20, address_bytes: None };
-/// The unsent replies of one client.
-pub(crate) const CLIENT_LIMITS: Limits = Limits {
-    messages: 4_096,
-    bytes: 64 << 20,
-    total_bytes: 512 << 20,
-    address_bytes: Some(112 << 20),
-};
 /// A silent connection is probed after this time.
 const KEEPALIVE: Duration = Duration::from_secs(5);
 /// A peer that takes nothing for so long is gone.
@@ -163,19 +149,14 @@ struct Addresses {
 }
 
 impl Peer {
-    fn new(
-        id: NodeId,
-        name: String,
-        (configured, heard): (&str, &str),
-        unsent: Arc<AtomicUsize>,
-    ) -> Self {
+    fn new(id: NodeId, name: String, (configured, heard): (&str, &str), outbox: Outbox) -> Self {
         let (configured, heard) = (configured.to_owned(), heard.to_owned());
         let dialed = heard.clone();
         Peer {
             id,
             name,
             addresses: Mutex::new(Addresses { configured, heard, dialed }),
-            outbox: Outbox::new(PEER_LIMITS, unsent),
+            outbox,
             hurry: Notify::new(),
             elsewhere: Notify::new(),
             inbound: Mutex::new(None),
@@ -259,10 +240,13 @@ pub(crate) struct Hub {
     operators: Arc<Operators>,
     /// How many connections of each kind there may be.
     pub(crate) places: Places,
+    /// How much memory connections may take.
+    pub(crate) budgets: Budgets,
     /// Memory for large frames of peers.
     pub(crate) peer_inflow: Arc<Inflow>,
     /// Memory for large frames of clients.
     pub(crate) client_inflow: Arc<Inflow>,
+    /// Bytes of replies that clients have not read.
     client_unsent: Arc<AtomicUsize>,
     /// Clients whose connection was closed because of what they sent, or how slowly.
     pub(crate) closed_clients: AtomicU64,
@@ -282,6 +266,7 @@ impl Hub {
         known: &Members,
         access: Access,
         places: Places,
+        budgets: Budgets,
     ) -> (Arc<Self>, mpsc::Receiver<Event>) {
         let (events, receiver) = mpsc::channel(MAX_EVENTS);
         let log = Arc::<LogThrottle>::default();
@@ -293,7 +278,8 @@ impl Hub {
         let peers = others.map(|member| {
             let heard = &known.get(member.id()).unwrap_or(member).address;
             let (id, name) = (member.id(), member.name.clone());
-            let peer = Peer::new(id, name, (&member.address, heard), unsent.clone());
+            let outbox = Outbox::new(budgets.peer_queues, unsent.clone());
+            let peer = Peer::new(id, name, (&member.address, heard), outbox);
             (id, Arc::new(peer))
         });
         let hub = Hub {
@@ -310,8 +296,9 @@ impl Hub {
             sockets: Arc::new(Semaphore::new(places.sockets)),
             operators: Operators::new(places.operators),
             places,
-            peer_inflow: Inflow::new("peers", PEER_INFLOW, log.clone()),
-            client_inflow: Inflow::new("clients", CLIENT_INFLOW, log.clone()),
+            budgets,
+            peer_inflow: Inflow::new("peers", budgets.peer_frames, log.clone()),
+            client_inflow: Inflow::new("clients", budgets.client_frames, log.clone()),
             client_unsent: Arc::new(AtomicUsize::new(0)),
             closed_clients: AtomicU64::new(0),
             log,
@@ -346,7 +333,8 @@ impl Hub {
             }
         }
         let name = format!("{node:?}");
-        let make = || Arc::new(Peer::new(node, name, ("", ""), Arc::default()));
+        let outbox = Outbox::new(self.budgets.peer_queues, Arc::default());
+        let make = || Arc::new(Peer::new(node, name, ("", ""), outbox));
         strangers.entry(node).or_insert_with(make).clone()
     }
 
@@ -364,6 +352,11 @@ impl Hub {
     async fn together(&self) {
         // The sender lives as long as this.
         let _ = self.apart.subscribe().wait_for(|apart| !apart).await;
+    }
+
+    /// Bytes of replies that clients have not read, and most of them.
+    pub(crate) fn unread_replies(&self) -> (usize, usize) {
+        (self.client_unsent.load(Ordering::Relaxed), self.budgets.replies.total_bytes)
     }
 
     /// Why nobody can dial this node where it is configured to be, if that is so.

@@ -15,7 +15,6 @@ use pixii_transport::limited;
 use super::Engine;
 use super::emulated::Parcel;
 use crate::metrics::{Kind, kind};
-use crate::net::CLIENT_LIMITS;
 
 /// Most calls under way on one client's connection.
 pub const MAX_CALLS: usize = 1_024;
@@ -137,7 +136,7 @@ impl Engine<'_> {
                 // unknown.
                 return caller.outbox.shut();
             }
-            let body = busy(Resource::UnreadReplies, CLIENT_LIMITS.bytes);
+            let body = busy(Resource::UnreadReplies, self.hub.budgets.replies.bytes);
             frame = Reply { id, body }.frame(protocol);
         }
         if emulated {

@@ -216,6 +216,7 @@ impl Engine<'_> {
                     ("clients", self.hub.client_inflow.usage()),
                     ("peers", self.hub.peer_inflow.usage()),
                 ],
+                reply_memory: self.hub.unread_replies(),
             },
         }
     }

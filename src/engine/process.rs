@@ -15,7 +15,9 @@ use signal_hook::low_level;
 use tokio::sync::mpsc::Sender;
 use tracing::{info, warn};
 
+use super::memory;
 use crate::config::{Config, ConfigError};
+use crate::net::budgets::Budgets;
 use crate::net::places::Places;
 
 /// Added to a signal's number, this is the exit code of a process that it ended.
@@ -175,6 +177,12 @@ pub(super) fn places(config: &Config) -> Places {
         .current
         .map_or(MAX_DESCRIPTORS, |limit| usize::try_from(limit).unwrap_or(MAX_DESCRIPTORS));
     Places::of(limit.min(MAX_DESCRIPTORS), peers(config))
+}
+
+/// The memory that connections of a node with this configuration may take, by the memory limit.
+pub(super) fn budgets(config: &Config) -> Budgets {
+    let cache = usize::try_from(config.cache_mib << 20).unwrap_or(usize::MAX / 4);
+    Budgets::of(memory::limit(), cache)
 }
 
 /// Members that a node with this configuration has a link to.

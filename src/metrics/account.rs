@@ -71,6 +71,8 @@ pub(crate) struct Load {
     pub(crate) client_places: usize,
     /// Memory for large frames, by what they come from.
     pub(crate) frame_memory: [(&'static str, Usage); 2],
+    /// Bytes of replies that clients have not read, and most of them.
+    pub(crate) reply_memory: (usize, usize),
 }
 
 /// All that a daemon tells to those who watch it.
@@ -193,6 +195,9 @@ impl Account {
         for (from, usage) in &load.frame_memory {
             page.sample("_total", &vec![("from", from)], usage.waits);
         }
+        let help = "Bytes of replies that clients have not read.";
+        page.gauge("pixii_reply_memory_bytes", help, load.reply_memory.0);
+        page.gauge("pixii_reply_memory_limit_bytes", "Most of them.", load.reply_memory.1);
         let help = "Requests of clients that the node works on.";
         page.gauge("pixii_requests_under_way", help, load.requests);
         page.family("pixii_queue_length", "gauge", "What waits, by what it waits for.");

@@ -26,13 +26,11 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{sleep, timeout};
 use tracing::debug;
 
+use super::budgets::MAX_CALL_BYTES;
 use super::doors::{Pass, Seat};
 use super::operators::OperatorPlace;
 use super::runs::{self, Entry, Run};
-use super::{
-    CLIENT_LIMITS, CLIENT_TIMEOUT, Event, HANDSHAKE, Hub, Identity, MAX_CALL_BYTES, PEER_TIMEOUT,
-    Peer, prepare,
-};
+use super::{CLIENT_TIMEOUT, Event, HANDSHAKE, Hub, Identity, PEER_TIMEOUT, Peer, prepare};
 
 /// Rest after an accept that failed, for want of descriptors mostly.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
@@ -486,7 +484,7 @@ impl Place {
             Place::Client { seat, .. } => seat.unsent.clone(),
             Place::Operator(..) => Arc::default(),
         };
-        Outbox::of_address(CLIENT_LIMITS, hub.client_unsent.clone(), of_address)
+        Outbox::of_address(hub.budgets.replies, hub.client_unsent.clone(), of_address)
     }
 
     /// The answer to a call that this place does not serve.

@@ -214,6 +214,7 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
+    use crate::net::budgets::Budgets;
     use crate::net::places::Places;
     use crate::net::{Access, Identity};
 
@@ -256,7 +257,7 @@ mod tests {
         let access =
             Access { secrets: Vault::default(), per_address: 8, nonces: Nonces::new([7; 32]) };
         let places = Places::of(1_024, 1);
-        let (hub, mut events) = Hub::new(identity, &members, access, places);
+        let (hub, mut events) = Hub::new(identity, &members, access, places, Budgets::of(None, 0));
         let peer = hub.peers[&NodeId::of("n2")].clone();
         let mut up = async |expected: bool| {
             let event = timeout(PATIENCE, events.recv()).await.unwrap();

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -137,6 +138,114 @@ fn idle_clients_do_not_end_a_daemon_with_1024_descriptors() {
     survives_idle_clients(1_024);
 }
 
+/// A control group with a limit of memory, removed with its daemon.
+struct MemoryGroup {
+    path: PathBuf,
+}
+
+impl MemoryGroup {
+    /// `None` where this process may not make one: it takes root, and a memory controller.
+    fn create(mib: u64) -> Option<Self> {
+        let name = format!("pixii-test-{}", std::process::id());
+        let hierarchies =
+            [("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")];
+        hierarchies.iter().find_map(|(root, file)| {
+            let path = Path::new(root).join(&name);
+            fs::create_dir(&path).ok()?;
+            let group = MemoryGroup { path };
+            fs::write(group.path.join(file), (mib << 20).to_string()).ok()?;
+            Some(group)
+        })
+    }
+}
+
+impl Drop for MemoryGroup {
+    fn drop(&mut self) {
+        let removed = || fs::remove_dir(&self.path).is_ok().then_some(());
+        until("the control group is removed", removed);
+    }
+}
+
+/// Keys whose values have 1 MiB.
+const LARGE_KEYS: u64 = 16;
+
+/// So many clients from four addresses that each ask 64 times for a value of 1 MiB and read nothing.
+fn slow_readers(house: &House, count: usize) -> Vec<TcpStream> {
+    for number in 0..LARGE_KEYS {
+        house.fed(&["put", &format!("large{number}"), "-"], &vec![b'x'; 1 << 20]).done();
+    }
+    let request = |id| {
+        let key = Key::new(format!("large{}", id % LARGE_KEYS)).unwrap();
+        Request::Get { key, r: None.into() }
+    };
+    let mut slow = Vec::new();
+    for number in 0..count {
+        let mut stream = connect(house, &format!("127.0.0.{}", 2 + number % 4));
+        assert!(matches!(greeted(&mut stream), Some(Welcome::Accepted { .. })));
+        for id in 0..64 {
+            let body = CallBody::Data { request: request(id), timeout_ms: 60_000 };
+            stream.write_all(&wire::frame(&Call { id, body })).unwrap();
+        }
+        slow.push(stream);
+    }
+    slow
+}
+
+#[test]
+fn slow_clients_do_not_end_a_daemon_with_256_mib() {
+    let Some(group) = MemoryGroup::create(256) else {
+        return println!("skipped: no control group with a limit of memory can be made here");
+    };
+    let mut house = House::create(1);
+    let script = house.path("limited.sh");
+    let program = env!("CARGO_BIN_EXE_pixii");
+    let procs = group.path.join("cgroup.procs");
+    let procs = procs.display();
+    let text =
+        format!("#!/bin/sh\necho $$ >{procs}\nexport MALLOC_ARENA_MAX=1\nexec {program} \"$@\"\n");
+    fs::write(&script, text).unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    house.cluster.install("n1", script).unwrap();
+    let http = with_http(&house);
+    house.start_all();
+    let pid = house.pid("n1");
+    let log = house.log("n1");
+    assert!(log.contains("with a memory limit of 256 MiB"), "{log}");
+    assert!(!log.contains("needs"), "the defaults fit the limit: {log}");
+    let peak = || {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let line = status.lines().find(|line| line.starts_with("VmHWM")).map(str::to_owned);
+        line.unwrap_or_else(|| format!("ended: {}", house.log("n1")))
+    };
+    let held = |name: &str| sample(http, name).unwrap_or_default();
+    for what in ["28 senders", "20 readers"] {
+        let mut slow = match what {
+            "28 senders" => slow_senders(&house, 28, 7 << 20),
+            _ => slow_readers(&house, 20),
+        };
+        let begun = Instant::now();
+        let mut most = (0.0f64, 0.0f64);
+        while begun.elapsed() < Duration::from_secs(8) {
+            let frames = held("pixii_frame_memory_bytes{from=\"clients\"}");
+            most = (most.0.max(frames), most.1.max(held("pixii_reply_memory_bytes")));
+            println!("{what}: median of 9 puts of 100 KB {:?}", large_puts(&house));
+            for stream in &mut slow {
+                match what {
+                    "28 senders" => drop(stream.write(&[0])),
+                    _ => drop(stream.read(&mut [0])),
+                }
+            }
+        }
+        println!("{what}: {}, at most {most:?} bytes of frames and replies", peak());
+        assert!(!['X', 'Z'].contains(&state(pid)), "{what} ended it: {}", house.log("n1"));
+        assert!(most.0 + most.1 > f64::from(4 << 20), "{what} took memory: {most:?}");
+        drop(slow);
+    }
+    assert_eq!(house.pid("n1"), pid);
+    drop(house);
+    drop(group);
+}
+
 /// The head of a frame of 8 MiB, and nothing of it.
 const HEAD: [u8; 4] = (8u32 << 20).to_be_bytes();
 
@@ -221,18 +330,7 @@ fn clients_that_read_a_byte_at_a_time_stop_nobody_and_are_closed() {
     let mut house = House::create(1);
     let http = with_http(&house);
     house.start_all();
-    house.fed(&["put", "large", "-"], &vec![b'x'; 1 << 20]).done();
-    let request = || Request::Get { key: Key::new(&b"large"[..]).unwrap(), r: None.into() };
-    let mut slow = Vec::new();
-    for number in 0..32 {
-        let mut stream = connect(&house, &format!("127.0.0.{}", 2 + number % 4));
-        assert!(matches!(greeted(&mut stream), Some(Welcome::Accepted { .. })));
-        for id in 0..64 {
-            let body = CallBody::Data { request: request(), timeout_ms: 60_000 };
-            stream.write_all(&wire::frame(&Call { id, body })).unwrap();
-        }
-        slow.push(stream);
-    }
+    let mut slow = slow_readers(&house, 32);
     let closed = "pixii_events_total{event=\"client_connections_closed\"}";
     let begun = Instant::now();
     // Of some, what they do not read is all in the kernel: they hold nothing of the daemon.
@@ -241,7 +339,7 @@ fn clients_that_read_a_byte_at_a_time_stop_nobody_and_are_closed() {
         if begun.elapsed() < Duration::from_secs(2) {
             println!("32 slow readers: median of 9 puts of 100 KB {median:?}");
         }
-        assert_eq!(house.run(&["get", "large"]).done().len(), 1 << 20);
+        assert_eq!(house.run(&["get", "large0"]).done().len(), 1 << 20);
         slow.iter_mut().for_each(|stream| drop(stream.read(&mut [0])));
         assert!(begun.elapsed() < DEADLINE, "{:?}: {}", sample(http, closed), house.log("n1"));
     }

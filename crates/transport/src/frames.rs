@@ -343,8 +343,10 @@ impl Outbox {
         let queue = locked(&self.queue);
         let (of_all, own) = self.left();
         let sum = queue.bytes + bytes;
+        // However little memory there is, the largest frame can leave when nothing else waits.
+        let alone = self.total.load(Ordering::Relaxed) == 0 && bytes <= self.limits.total_bytes;
         queue.messages < self.limits.messages
-            && (bytes <= of_all / 8 && bytes <= own / 2)
+            && (alone || (bytes <= of_all / 8 && bytes <= own / 2))
             && (queue.bytes == 0
                 || (sum + reserve <= self.limits.bytes && sum <= of_all / 4 && sum <= own))
     }

@@ -1,7 +1,7 @@
 //! The memory for large frames that arrive. It is claimed as the bytes of a frame arrive, not as
 //! its length is announced, and no client address and no peer holds more than a share of it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::{self, Display, Formatter};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
@@ -17,6 +17,8 @@ use crate::limited;
 
 /// A frame that waits longer than this for memory is counted and logged.
 const LONG_WAIT: Duration = Duration::from_secs(1);
+/// A frame that is not the first leaves this many times its own memory to others, or a half of it.
+const LEFT_TO_OTHERS: usize = 16;
 
 /// The party that memory is charged to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -43,8 +45,9 @@ pub struct Sizes {
     pub total: usize,
     /// Most that one holder may have.
     pub share: usize,
-    /// The largest frame. So much is kept for the frame that began first, so that it can always be
-    /// completed, and frames that each hold a part never wait for each other for ever.
+    /// So much is kept for the frame that began first, so that it can always be completed, and
+    /// frames that each hold a part never wait for each other for ever. What a larger frame has
+    /// beyond it is not counted while it is the first: it goes over the total, one at a time.
     pub frame: usize,
 }
 
@@ -82,16 +85,29 @@ struct State {
 #[derive(Debug, Default)]
 struct Scope {
     held: usize,
-    /// Frames that have begun and are not complete, in their order.
-    incomplete: BTreeSet<u64>,
+    /// Frames that have begun and are not complete, in their order, and what they hold.
+    incomplete: BTreeMap<u64, usize>,
 }
 
 impl Scope {
-    /// True if frame `number` may have `more` bytes of `limit`.
-    fn has(&self, number: u64, more: usize, limit: usize, frame: usize) -> bool {
-        let is_first = self.incomplete.first().is_none_or(|first| *first >= number);
-        let kept = if is_first { 0 } else { frame };
-        self.held + more + kept <= limit
+    /// True if frame `number`, which has `own` bytes, may have `wanted` bytes of `limit`.
+    fn has(&self, number: u64, (own, wanted): (usize, usize), limit: usize, frame: usize) -> bool {
+        let others = self.held - own;
+        match self.incomplete.first_key_value() {
+            Some((first, begun)) if *first < number => {
+                let kept = frame.saturating_sub(*begun);
+                let left = (wanted * LEFT_TO_OTHERS).min(limit.saturating_sub(frame) / 2);
+                others + wanted + kept + left <= limit
+            }
+            _ => others + wanted.min(frame) <= limit,
+        }
+    }
+
+    fn grow(&mut self, number: u64, more: usize) {
+        self.held += more;
+        if let Some(bytes) = self.incomplete.get_mut(&number) {
+            *bytes += more;
+        }
     }
 }
 
@@ -121,8 +137,8 @@ impl Inflow {
         let mut state = locked(&self.state);
         let number = state.next;
         state.next += 1;
-        state.whole.incomplete.insert(number);
-        state.holders.entry(holder).or_default().incomplete.insert(number);
+        state.whole.incomplete.insert(number, 0);
+        state.holders.entry(holder).or_default().incomplete.insert(number, 0);
         drop(state);
         Memory { inflow: self.clone(), holder, number, bytes: 0 }
     }
@@ -173,16 +189,17 @@ impl Memory {
     }
 
     fn try_grow(&mut self, bytes: usize) -> bool {
-        let more = bytes.saturating_sub(self.bytes);
+        let Some(more) = bytes.checked_sub(self.bytes) else { return true };
         let Sizes { total, share, frame } = self.inflow.sizes;
         let mut state = locked(&self.inflow.state);
         let State { whole, holders, .. } = &mut *state;
         let own = holders.entry(self.holder).or_default();
-        let permitted =
-            whole.has(self.number, more, total, frame) && own.has(self.number, more, share, frame);
+        let sizes = (self.bytes, bytes);
+        let permitted = whole.has(self.number, sizes, total, frame)
+            && own.has(self.number, sizes, share, frame);
         if permitted {
-            whole.held += more;
-            own.held += more;
+            whole.grow(self.number, more);
+            own.grow(self.number, more);
             self.bytes += more;
         }
         permitted
@@ -224,7 +241,7 @@ impl Drop for Memory {
 mod tests {
     use super::*;
 
-    const SIZES: Sizes = Sizes { total: 100, share: 40, frame: 10 };
+    const SIZES: Sizes = Sizes { total: 1_000, share: 400, frame: 100 };
 
     fn inflow() -> Arc<Inflow> {
         Inflow::new("clients", SIZES, Arc::default())
@@ -238,21 +255,53 @@ mod tests {
     fn no_address_holds_more_than_its_share_and_all_is_given_back() {
         let inflow = inflow();
         let mut greedy: Vec<Memory> = (0..5).map(|_| inflow.begin(at(1))).collect();
-        let got = greedy.iter_mut().filter_map(|memory| memory.try_grow(10).then_some(())).count();
-        assert_eq!(got, 3, "a frame's size is kept for the oldest of them");
-        assert!(inflow.begin(at(2)).try_grow(10), "another address has its own share");
-        greedy.iter().take(3).for_each(Memory::complete);
-        assert!(greedy[3].try_grow(10), "it is the oldest one that is not complete");
-        assert!(!greedy[4].try_grow(1), "and the share is taken");
+        let got = greedy.iter_mut().filter_map(|memory| memory.try_grow(100).then_some(())).count();
+        assert_eq!(got, 2, "beside the oldest of them, they leave a half to others");
+        assert!(inflow.begin(at(2)).try_grow(100), "another address has its own share");
+        greedy.iter().take(2).for_each(Memory::complete);
+        assert!(greedy[2].try_grow(100), "it is the oldest one that is not complete");
+        assert!(!greedy[3].try_grow(60), "and of the share no more than a half is left");
         drop(greedy);
-        assert_eq!(inflow.usage(), Usage { held: 0, total: 100, waits: 0 });
+        assert_eq!(inflow.usage(), Usage { held: 0, total: 1_000, waits: 0 });
         assert!(locked(&inflow.state).holders.is_empty(), "what is free is forgotten");
+    }
+
+    #[test]
+    fn large_frames_that_do_not_come_leave_memory_to_small_ones() {
+        let inflow = inflow();
+        let mut slow: Vec<Memory> = (0..20).map(|n| inflow.begin(at(n % 4))).collect();
+        for memory in &mut slow {
+            // As much again with each step, as a frame takes it.
+            (0..7).map(|step| 1 << step).take_while(|bytes| memory.try_grow(*bytes)).for_each(drop);
+        }
+        let held = inflow.usage().held;
+        assert!(held > 400, "they have much of it: {held}");
+        assert!(inflow.begin(at(9)).try_grow(8), "a small one of another address goes on");
+        assert!(inflow.begin(at(1)).try_grow(4), "and of the same one");
+    }
+
+    #[test]
+    fn a_frame_over_the_size_that_is_kept_is_completed_when_it_is_the_first() {
+        let inflow = inflow();
+        let (mut before, mut huge) = (inflow.begin(at(1)), inflow.begin(at(2)));
+        assert!(before.try_grow(100) && huge.try_grow(10));
+        assert!(!huge.try_grow(2_000), "it waits for its turn");
+        drop(before);
+        let mut beside = inflow.begin(at(3));
+        assert!(beside.try_grow(50) && huge.try_grow(2_000), "others do not hold it up");
+        huge.complete();
+        let mut next = inflow.begin(at(4));
+        drop(beside);
+        assert!(!next.try_grow(100), "one at a time goes over the total");
+        drop(huge);
+        assert!(next.try_grow(2_000));
     }
 
     #[test]
     fn frames_that_hold_a_part_each_are_completed_one_after_the_other() {
         let inflow = inflow();
-        let mut frames: Vec<Memory> = (0..60).map(|n| inflow.begin(at(n % 6))).collect();
+        let holder = |n: u16| at((n % 6) as u8);
+        let mut frames: Vec<Memory> = (0..600).map(|n| inflow.begin(holder(n))).collect();
         // All have some, and the memory is short, before the first one is complete.
         for bytes in 1..=10 {
             frames.iter_mut().for_each(|frame| {
@@ -261,9 +310,9 @@ mod tests {
         }
         let mut rounds = 0;
         while !frames.is_empty() {
-            frames.retain_mut(|frame| !(2..=10).all(|bytes| frame.try_grow(bytes)));
+            frames.retain_mut(|frame| !frame.try_grow(100));
             rounds += 1;
-            assert!(rounds <= 60, "{} frames wait for each other", frames.len());
+            assert!(rounds <= 600, "{} frames wait for each other", frames.len());
         }
         assert_eq!(inflow.usage().held, 0);
     }

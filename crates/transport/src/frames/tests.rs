@@ -85,6 +85,27 @@ fn clients_that_read_nothing_leave_room_for_the_large_replies_of_others() {
 }
 
 #[test]
+fn the_largest_reply_leaves_alone_however_little_memory_there_is() {
+    let total = Arc::new(AtomicUsize::new(0));
+    let limits = Limits {
+        messages: 99,
+        bytes: 17 << 20,
+        total_bytes: 17 << 20,
+        address_bytes: Some(12 << 20),
+    };
+    let (one, other) = (Outbox::new(limits, total.clone()), Outbox::new(limits, total));
+    one.open();
+    other.open();
+    assert!(other.push(vec![0; 1].into()) && !one.fits(16 << 20, 8 << 20));
+    assert!(one.fits(1 << 20, 8 << 20), "what is not as large leaves beside others");
+    other.shut();
+    assert!(one.fits(16 << 20, 8 << 20) && one.push(vec![0; 16 << 20].into()));
+    other.open();
+    assert!(!other.fits(1 << 20, 8 << 20));
+    assert!(other.push(vec![0; 100].into()), "small replies go on");
+}
+
+#[test]
 fn memory_grows_with_what_has_arrived() {
     run(async {
         let sizes = Sizes { total: 256 << 20, share: 128 << 20, frame: 64 << 20 };

@@ -72,7 +72,8 @@ enum Verb {
     Demo(demo::Demo),
     /// Try Pixii's promises in simulated clusters (run by pixii-lab)
     Sim(lab::Arguments),
-    /// Measure rates, latencies and CPU of a cluster beside the limits of the machine (run by pixii-lab)
+    /// Measure rates, latencies and CPU of a cluster beside the limits of the machine (run by
+    /// pixii-lab)
     Bench(lab::Arguments),
     /// Break a local cluster on purpose, and judge what clients saw (run by pixii-lab)
     Drill(lab::Arguments),

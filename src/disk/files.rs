@@ -54,8 +54,8 @@ impl Directory {
     /// Takes the directory, made if it is not there, and says whether it is still without a store.
     pub(super) fn claim(path: &Path) -> Result<(Self, bool), OpenError> {
         make_directory(path).map_err(|error| OpenError::from_io(path, "creating it", &error))?;
-        // Before the lock, so that nothing is written to a directory that is not ours; and again with
-        // it, because somebody may just have created the store.
+        // Before the lock, so that nothing is written to a directory that is not ours; and again
+        // with it, because somebody may just have created the store.
         check_format(path)?;
         let lock = lock(path)?;
         let format = check_format(path)?;
@@ -85,8 +85,8 @@ impl Directory {
         Ok(())
     }
 
-    /// Notes that everything up to the write `number` is synced. Not fsynced itself: a power cut may leave
-    /// an older mark or none, never one that promises too much.
+    /// Notes that everything up to the write `number` is synced. Not fsynced itself: a power cut
+    /// may leave an older mark or none, never one that promises too much.
     pub(super) fn set_mark(&self, number: u64) -> io::Result<()> {
         twin::set_mark(&self.mark, number)
     }
@@ -303,7 +303,8 @@ impl Reading {
 /// Removes files that sled would read and fail on for ever, and can make anew. Snapshots:
 /// half-written ones (a kill during an open leaves them) and damaged ones; they only repeat what
 /// the log says. A torn `conf`: it holds nothing but sled's version and the settings that are fixed
-/// with our `FORMAT`. With the good ones left in place, a store that does not open has a damaged log.
+/// with our `FORMAT`. With the good ones left in place, a store that does not open has a damaged
+/// log.
 fn remove_torn_files(data: &Path) -> io::Result<()> {
     for entry in fs::read_dir(data).map_err(named(data))? {
         let path = entry.map_err(named(data))?.path();
@@ -355,7 +356,8 @@ fn make_directory(path: &Path) -> io::Result<()> {
         None => return Ok(()),
     };
     if path.try_exists()? {
-        // It may have been made a moment ago. If its parent cannot be read, whoever made it answers.
+        // It may have been made a moment ago. If its parent cannot be read, whoever made it
+        // answers.
         let _ = sync_path(parent);
         return Ok(());
     }

@@ -22,11 +22,12 @@ use super::layout::{LAST_WRITE, unseal_u64};
 
 /// Size of a segment of sled's log, in bytes.
 ///
-/// sled moves whatever is longer than a quarter of a segment to a file of its own in `blobs/`, which it
-/// never fsyncs. That includes whole pages: a leaf of 17 values is rewritten as one item, so with the
-/// default of 512 KiB sixteen values of 8 KiB are enough, and so are 256 keys of 1 KiB in an index page.
-/// With 8 MiB the limit is 2 MiB: 62 values of 32 KiB, where a leaf splits above 16. Merges of emptied
-/// leaves can in theory pile up more, so [`super::guarded::Sled::sync`] also fsyncs what it finds in `blobs/`.
+/// sled moves whatever is longer than a quarter of a segment to a file of its own in `blobs/`,
+/// which it never fsyncs. That includes whole pages: a leaf of 17 values is rewritten as one item,
+/// so with the default of 512 KiB sixteen values of 8 KiB are enough, and so are 256 keys of 1 KiB
+/// in an index page. With 8 MiB the limit is 2 MiB: 62 values of 32 KiB, where a leaf splits above
+/// 16. Merges of emptied leaves can in theory pile up more, so [`super::guarded::Sled::sync`] also
+/// fsyncs what it finds in `blobs/`.
 pub(super) const SEGMENT_BYTES: usize = 8 << 20;
 
 /// Bytes of the header of a segment.

@@ -169,7 +169,8 @@ impl Drop for MemoryGroup {
 /// Keys whose values have 1 MiB.
 const LARGE_KEYS: u64 = 16;
 
-/// So many clients from four addresses that each ask 64 times for a value of 1 MiB and read nothing.
+/// So many clients from four addresses that each ask 64 times for a value of 1 MiB and read
+/// nothing.
 fn slow_readers(house: &House, count: usize) -> Vec<TcpStream> {
     for number in 0..LARGE_KEYS {
         house.fed(&["put", &format!("large{number}"), "-"], &vec![b'x'; 1 << 20]).done();

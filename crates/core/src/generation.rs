@@ -1,9 +1,10 @@
 //! Generations of a partition: how events without a value leave the clocks by proof, not by timers.
 //!
-//! Every object on its way is stamped with the generation at which it was minted or read, and a node at generation g takes
-//! those of g and g - 1 only. To advance from g to g + 1, every member confirms from synced state that it keeps no hint of
-//! before g, and every home that it holds the events that are condemned next as dead. What was condemned before is then
-//! collected: at g + 1 no copy, hint or message that is still taken shows it alive (docs/internals/tombstone-gc.md).
+//! Every object on its way is stamped with the generation at which it was minted or read, and a
+//! node at generation g takes those of g and g - 1 only. To advance from g to g + 1, every member
+//! confirms from synced state that it keeps no hint of before g, and every home that it holds the
+//! events that are condemned next as dead. What was condemned before is then collected: at g + 1 no
+//! copy, hint or message that is still taken shows it alive (docs/internals/tombstone-gc.md).
 
 use bincode::{BorrowDecode, Encode};
 use bytes::Bytes;
@@ -13,8 +14,8 @@ use crate::types::Key;
 
 /// Most keys that are condemned at a time.
 pub const MAX_GRAVES: usize = 1_000;
-/// Whoever proposes condemns no more than about so many bytes at a time: a generation is one value on disk, and written
-/// anew with each proposal.
+/// Whoever proposes condemns no more than about so many bytes at a time: a generation is one value
+/// on disk, and written anew with each proposal.
 pub const GRAVES_BYTES: usize = 64 << 10;
 /// About what an event takes.
 const DOT_BYTES: usize = 24;
@@ -37,7 +38,8 @@ pub struct Grave {
 pub struct Generation {
     /// Its number, 0 at first.
     pub number: u64,
-    /// What every home held as dead when it began, sorted by key: collected when the next one begins.
+    /// What every home held as dead when it began, sorted by key: collected when the next one
+    /// begins.
     pub condemned: Vec<Grave>,
     /// What was condemned in the one before, sorted by key: no home keeps it any longer.
     pub collected: Vec<Grave>,
@@ -56,8 +58,8 @@ impl Generation {
         self.condemned.iter().chain(&self.collected).map(Grave::bytes).sum()
     }
 
-    /// True if a node at generation `own` may take this one over from a peer: what it lists is in order and bounded, and its
-    /// number is one that can have been reached.
+    /// True if a node at generation `own` may take this one over from a peer: what it lists is in
+    /// order and bounded, and its number is one that can have been reached.
     pub fn is_sound(&self, own: u64) -> bool {
         let sorted = |graves: &[Grave]| {
             graves.len() <= MAX_GRAVES && graves.windows(2).all(|pair| pair[0].key < pair[1].key)

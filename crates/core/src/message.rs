@@ -84,7 +84,8 @@ pub enum Request {
         /// Replicas that must hold it.
         w: Quorum,
     },
-    /// The next keys of a partition in byte order, merged from `r` home replicas; deleted keys included.
+    /// The next keys of a partition in byte order, merged from `r` home replicas; deleted keys
+    /// included.
     Keys {
         /// The partition.
         partition: Partition,

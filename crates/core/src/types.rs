@@ -8,7 +8,8 @@ use bincode::error::{DecodeError, EncodeError};
 use bincode::{BorrowDecode, Encode};
 use bytes::Bytes;
 
-/// A point in time or a span, in microseconds. The origin is the driver's; only differences mean anything.
+/// A point in time or a span, in microseconds. The origin is the driver's; only differences mean
+/// anything.
 pub type Micros = u64;
 
 /// Microseconds in a millisecond.
@@ -41,8 +42,8 @@ pub const MAX_NAME_BYTES: usize = 64;
 /// Longest deadline that a request may carry, in milliseconds.
 pub const MAX_TIMEOUT_MS: u32 = 600_000;
 
-/// How large the object of one key may become in a cluster, in encoded bytes. `docs/reference/limits.md` has
-/// the whole table.
+/// How large the object of one key may become in a cluster, in encoded bytes.
+/// `docs/reference/limits.md` has the whole table.
 ///
 /// An object that is over a limit already (an older version wrote it, or a limit was passed by
 /// merges that each stayed within it) may change and shrink, but not grow.

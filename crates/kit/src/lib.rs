@@ -1,5 +1,5 @@
-//! What the commands `pixii` and `pixii-lab` share, and the tests with them: how a command ends, the
-//! arguments that several have, tables, signals, and clusters of real daemons on this machine.
+//! What the commands `pixii` and `pixii-lab` share, and the tests with them: how a command ends,
+//! the arguments that several have, tables, signals, and clusters of real daemons on this machine.
 
 pub mod arguments;
 pub mod cluster;

@@ -1,4 +1,5 @@
-//! Experiments: measurements on clusters in virtual time or of real daemons, with an emulated network, beside what theory gives.
+//! Experiments: measurements on clusters in virtual time or of real daemons, with an emulated
+//! network, beside what theory gives.
 
 mod driver;
 pub(crate) mod failures;

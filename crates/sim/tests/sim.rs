@@ -1,4 +1,5 @@
-//! Schedules that once broke a promise, kept by `pixii sim --save crates/sim/tests/regressions`: they hold now.
+//! Schedules that once broke a promise, kept by `pixii sim --save crates/sim/tests/regressions`:
+//! they hold now.
 
 #![allow(clippy::unwrap_used)]
 

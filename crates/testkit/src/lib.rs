@@ -1,5 +1,5 @@
-//! What the tests share: daemons in the test's own process, clusters of real daemons, and fake nodes.
-//! Everything that a test starts ends with it, also when it fails.
+//! What the tests share: daemons in the test's own process, clusters of real daemons, and fake
+//! nodes. Everything that a test starts ends with it, also when it fails.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 

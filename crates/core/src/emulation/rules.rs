@@ -5,13 +5,13 @@
 //!                  [offset 1ms] [fifo]
 //! FROM -> TO drop 0.05
 //! FROM -> TO cut | pass
-//! FROM -> TO writes delay ...       of the messages of a kind: writes, acks, reads, answers, gossip,
-//!                                   repair or others
+//! FROM -> TO writes delay ...       of the messages of a kind: writes, acks, reads, answers,
+//!                                   gossip, repair or others
 //! NODE disk delay 50ms
 //! ```
 //!
-//! FROM and TO are a member's name, `*` for every member, or `client` for every client; `<->` stands for
-//! both directions. NODE is a member's name or `*`. A rule's `Display` is its text.
+//! FROM and TO are a member's name, `*` for every member, or `client` for every client; `<->`
+//! stands for both directions. NODE is a member's name or `*`. A rule's `Display` is its text.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -67,8 +67,8 @@ pub(super) enum Aspect {
     Disk(Micros),
 }
 
-/// The rules of a text, one a line or between semicolons; members are those of `members`. The error is a
-/// sentence about the first mistake.
+/// The rules of a text, one a line or between semicolons; members are those of `members`. The error
+/// is a sentence about the first mistake.
 pub fn parse(text: &str, members: &Members) -> Result<Vec<Rule>, String> {
     let lines = text.split(['\n', ';']).map(str::trim).filter(|line| !line.is_empty());
     let count = lines.clone().count();
@@ -82,8 +82,8 @@ pub fn parse(text: &str, members: &Members) -> Result<Vec<Rule>, String> {
     lines.map(rule).collect()
 }
 
-/// A distribution as a rule names it behind `delay`: "exponential 5ms", "mix 9 fixed 1ms + 1 pareto 2ms 1.5". The error is a
-/// sentence about the first mistake.
+/// A distribution as a rule names it behind `delay`: "exponential 5ms", "mix 9 fixed 1ms + 1 pareto
+/// 2ms 1.5". The error is a sentence about the first mistake.
 pub fn parse_delay(text: &str) -> Result<Delay, String> {
     let mut words = text.split_whitespace();
     let fault = |what| format!("the distribution \"{}\": {what}", shown(text));

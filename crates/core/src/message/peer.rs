@@ -35,7 +35,8 @@ pub enum Change {
     },
 }
 
-/// A message between two nodes (or a node and itself) about the sender's or receiver's operation `op`.
+/// A message between two nodes (or a node and itself) about the sender's or receiver's operation
+/// `op`.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct PeerMessage {
@@ -76,7 +77,8 @@ pub enum Body {
         context: Context,
         /// What it does.
         change: Change,
-        /// Nobody, at a home replica. At a stand-in that coordinates: the homes that it keeps the object for.
+        /// Nobody, at a home replica. At a stand-in that coordinates: the homes that it keeps the
+        /// object for.
         keep_for: Vec<NodeId>,
     },
     /// The object after the update. It is not synced yet: `Held` follows when it is.
@@ -85,7 +87,8 @@ pub enum Body {
         object: Object,
         /// The dot of a put.
         dot: Option<Dot>,
-        /// The generation of the partition at which it was minted, or that of the oldest part of it.
+        /// The generation of the partition at which it was minted, or that of the oldest part of
+        /// it.
         generation: u64,
     },
     /// Merge this object into your copy.
@@ -110,7 +113,8 @@ pub enum Body {
     },
     /// What was to be updated, merged or kept is here, synced.
     Held,
-    /// From a node to itself: `target` holds this object, synced, so the hint that equals it can go.
+    /// From a node to itself: `target` holds this object, synced, so the hint that equals it can
+    /// go.
     Discharge {
         /// The key.
         key: Key,
@@ -141,7 +145,8 @@ pub enum Body {
     Copy {
         /// The copy.
         object: Object,
-        /// False if I may have forgotten something: the answer adds to a read and counts for nothing.
+        /// False if I may have forgotten something: the answer adds to a read and counts for
+        /// nothing.
         authoritative: bool,
         /// The homes that I, a stand-in, keep this for.
         kept_for: Vec<NodeId>,
@@ -166,7 +171,8 @@ pub enum Body {
         /// False if I may have forgotten something.
         authoritative: bool,
     },
-    /// This is who I am: sent when a link comes up, and until it is answered. `op` is the life's nonce.
+    /// This is who I am: sent when a link comes up, and until it is answered. `op` is the life's
+    /// nonce.
     Introduce {
         /// The life of the sender's store.
         life: Life,
@@ -212,7 +218,8 @@ pub enum Body {
         /// Their places on it.
         nodes: Vec<u16>,
     },
-    /// The summaries of the children of each node, in order; those of the root, if the roots differ.
+    /// The summaries of the children of each node, in order; those of the root, if the roots
+    /// differ.
     Summaries(Blob),
     /// Which keys have you in these leaves?
     Leaves {
@@ -237,7 +244,8 @@ pub enum Body {
         /// The key.
         key: Key,
     },
-    /// From a node to itself: the record of the key, or what is kept of it, is old, of a disk that was rolled back.
+    /// From a node to itself: the record of the key, or what is kept of it, is old, of a disk that
+    /// was rolled back.
     Renounce {
         /// The key.
         key: Key,
@@ -255,7 +263,8 @@ pub enum Body {
         /// What is dead at every home once all have agreed.
         condemned: Vec<Grave>,
     },
-    /// As far as I am concerned, it may: I keep no hint of an older generation, and what is condemned is dead here, synced.
+    /// As far as I am concerned, it may: I keep no hint of an older generation, and what is
+    /// condemned is dead here, synced.
     Agreed,
     /// Not yet.
     NotYet(NotYet),
@@ -322,8 +331,8 @@ pub struct Item {
     pub check: u32,
 }
 
-/// What gossip carries: both directions of an anti-entropy of heartbeats and members (van Renesse et al.,
-/// "Efficient reconciliation and flow control for anti-entropy protocols", 2008).
+/// What gossip carries: both directions of an anti-entropy of heartbeats and members (van Renesse
+/// et al., "Efficient reconciliation and flow control for anti-entropy protocols", 2008).
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub enum Gossip {

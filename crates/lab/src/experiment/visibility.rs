@@ -1,5 +1,6 @@
-//! How probably a read sees a write t after its acknowledgement, for each (R, W) with R + W at most N: measured, beside what the
-//! WARS model predicts for the same distributions (`crate::pbs`); and how far the two are apart over nine of them.
+//! How probably a read sees a write t after its acknowledgement, for each (R, W) with R + W at most
+//! N: measured, beside what the WARS model predicts for the same distributions (`crate::pbs`); and
+//! how far the two are apart over nine of them.
 
 use std::collections::BTreeMap;
 
@@ -30,8 +31,8 @@ const TRIALS: u64 = 200_000;
 /// The paper's validation: means of W, and of A, R and S, in milliseconds.
 pub(crate) const MEANS: [(u64, u64); 9] =
     [(20, 10), (20, 5), (20, 2), (10, 10), (10, 5), (10, 2), (5, 10), (5, 5), (5, 2)];
-/// Most that prediction and measurement may be apart, as a root mean square over all points: in virtual time, and with the
-/// timers, disks and processors of real daemons.
+/// Most that prediction and measurement may be apart, as a root mean square over all points: in
+/// virtual time, and with the timers, disks and processors of real daemons.
 const MOST_RMSE: [f64; 2] = [0.01, 0.03];
 /// A delay that is asked for to see how long it takes, and how often.
 const PROBE_MS: f64 = 5.0;
@@ -58,7 +59,8 @@ struct Counted {
 /// For each (R, W) and each time.
 type Counts = BTreeMap<(u8, u8, u64), Counted>;
 
-/// A cluster in which nothing but writes brings values to replicas, and that asks as the model has it.
+/// A cluster in which nothing but writes brings values to replicas, and that asks as the model has
+/// it.
 fn setup(reads: Reads, seed: u64) -> Setup {
     let all = reads == Reads::Homes;
     let bare = Setup::new(usize::from(N), N, seed).without_healing();
@@ -93,7 +95,8 @@ impl Ways {
     }
 }
 
-/// So many puts of each (R, W) of new keys at a home drawn for each, and after each acknowledgement reads at homes drawn for each.
+/// So many puts of each (R, W) of new keys at a home drawn for each, and after each acknowledgement
+/// reads at homes drawn for each.
 fn measure(driver: &mut dyn Driver, ways: Ways, puts: u64, seed: u64) -> Result<Counts, String> {
     driver.emulate(&ways.rules())?;
     let mut rng = Rng::new(seed);
@@ -154,7 +157,8 @@ fn late_ms(counts: &Counts) -> f64 {
     late as f64 / MILLI as f64 / reads.max(1) as f64
 }
 
-/// How much longer than asked for a message is delayed, in milliseconds: on average, and in 99 of 100 cases at most.
+/// How much longer than asked for a message is delayed, in milliseconds: on average, and in 99 of
+/// 100 cases at most.
 fn resolution(driver: &mut dyn Driver, seed: u64) -> Result<(f64, f64), String> {
     driver.load()?;
     let (clients, warm_up, reads_of_ten) = (1, 20, 10);
@@ -307,7 +311,8 @@ mod tests {
     use crate::pbs::live::Links;
     use crate::pbs::predict_links;
 
-    /// Where a write's way is like all others, what the nodes have sampled of round trips says how stale reads are.
+    /// Where a write's way is like all others, what the nodes have sampled of round trips says how
+    /// stale reads are.
     #[test]
     fn the_nodes_own_samples_predict_what_reads_see() {
         let (reads, ways) = (Reads::Home, Ways { w_ms: 10, others_ms: 10 });

@@ -7,8 +7,8 @@ use pixii_core::types::WriteId;
 /// Bytes of a write id at the start of a value: shorter values cannot be told apart.
 pub(crate) const MIN_VALUE_BYTES: usize = 16;
 
-/// The value of a write: its id, and bytes that follow from the id, so that a reader can tell whose it is
-/// and that it is whole.
+/// The value of a write: its id, and bytes that follow from the id, so that a reader can tell whose
+/// it is and that it is whole.
 pub(crate) fn value_of(write: WriteId, bytes: usize) -> Bytes {
     let mut value = BytesMut::with_capacity(bytes + 8);
     value.put_u128(write.0);

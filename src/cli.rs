@@ -25,7 +25,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use pixii_kit::arguments::Shared;
-use pixii_kit::outcome::{Trouble, complain};
+use pixii_kit::outcome::{Trouble, finish};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -112,11 +112,5 @@ pub(crate) fn run() -> ExitCode {
         Verb::Completions(verb) => verb.run(),
         Verb::Package(verb) => verb.run(),
     };
-    let exit = outcome.unwrap_or_else(|trouble| {
-        if !trouble.message.is_empty() {
-            complain(&trouble.message);
-        }
-        trouble.exit
-    });
-    ExitCode::from(exit as u8)
+    finish(outcome)
 }

@@ -1,6 +1,7 @@
 //! How a command ends, and what it writes.
 
 use std::io::{self, Write};
+use std::process::ExitCode;
 
 use pixii_client::Failure;
 
@@ -67,6 +68,17 @@ impl From<io::Error> for Trouble {
 
 /// The result of a verb.
 pub type Outcome = Result<Exit, Trouble>;
+
+/// Ends a command: its sentence to standard error, if there is one, and its exit code.
+pub fn finish(outcome: Outcome) -> ExitCode {
+    let exit = outcome.unwrap_or_else(|trouble| {
+        if !trouble.message.is_empty() {
+            complain(&trouble.message);
+        }
+        trouble.exit
+    });
+    ExitCode::from(exit as u8)
+}
 
 /// One sentence to standard error.
 pub fn complain(message: &str) {

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use pixii_kit::arguments::Shared;
-use pixii_kit::outcome::{Exit, Trouble, complain};
+use pixii_kit::outcome::{Exit, Trouble, finish};
 
 /// What puts Pixii to the test: simulator, drills, experiments, benchmarks.
 #[derive(Parser)]
@@ -43,11 +43,5 @@ pub(crate) fn run() -> ExitCode {
         Verb::Lab(verb) => verb.run(&shared),
         Verb::EchoServer => crate::bench::echo::serve().map(|()| Exit::Done).map_err(Trouble::from),
     };
-    let exit = outcome.unwrap_or_else(|trouble| {
-        if !trouble.message.is_empty() {
-            complain(&trouble.message);
-        }
-        trouble.exit
-    });
-    ExitCode::from(exit as u8)
+    finish(outcome)
 }

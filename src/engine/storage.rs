@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{self, Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use pixii_core::node::{Done, ScanToken, Shortage, Work};
+use pixii_core::node::{Done, ReadToken, ScanToken, Shortage, SyncSeq, Work};
 use pixii_core::store::{Change, Span, Store, StoreError, hint_bytes};
 use pixii_core::types::{Key, Micros, NodeId, Partition};
 use tokio::sync::mpsc::UnboundedSender;
@@ -38,7 +38,7 @@ pub(super) enum Report {
     /// Reads that were submitted together are done together: one wake-up for all of them.
     Reads(Vec<Done>),
     /// Every write up to this mark is durable.
-    Synced { mark: u64, changes: usize, took: Duration },
+    Synced { mark: SyncSeq, changes: usize, took: Duration },
     /// The free space went below the reserve, changed while below, or there is room again.
     Space(Option<Shortage>),
     /// A part of the store was read off the disk, and is as it was written.
@@ -54,23 +54,23 @@ type Scan = (ScanToken, Partition, Span);
 
 enum Lookup {
     Records(Vec<Wanted>),
-    Hints { token: u64, target: NodeId, after: Option<Key>, limit_bytes: usize },
+    Hints { token: ReadToken, target: NodeId, after: Option<Key>, limit_bytes: usize },
 }
 
 struct Wanted {
-    token: u64,
+    token: ReadToken,
     partition: Partition,
     key: Key,
     hints_for: Vec<NodeId>,
 }
 
 enum Job {
-    Write { mark: u64, changes: Vec<Change>, bytes: u64 },
+    Write { mark: SyncSeq, changes: Vec<Change>, bytes: u64 },
     List(List),
 }
 
 struct List {
-    token: u64,
+    token: ReadToken,
     partition: Partition,
     after: Option<Key>,
     limit_bytes: usize,
@@ -307,13 +307,13 @@ impl Writer<'_> {
 
 #[derive(Default)]
 struct Batch {
-    mark: Option<u64>,
+    mark: Option<SyncSeq>,
     changes: Vec<Change>,
     bytes: u64,
 }
 
 impl Batch {
-    fn add(&mut self, mark: u64, changes: Vec<Change>, bytes: u64) {
+    fn add(&mut self, mark: SyncSeq, changes: Vec<Change>, bytes: u64) {
         self.mark = Some(mark);
         self.bytes += bytes;
         self.changes.extend(changes);
@@ -495,7 +495,7 @@ mod tests {
     fn put(mark: u64, name: &str) -> Work {
         let change =
             Change::Record { partition: Partition(1), key: key(name), record: Record::default() };
-        Work::Write { mark, changes: vec![change] }
+        Work::Write { mark: SyncSeq(mark), changes: vec![change] }
     }
 
     #[test]
@@ -505,8 +505,12 @@ mod tests {
         let (reports, mut reported) = unbounded_channel();
         let levels = Levels::measure(&*as_store).unwrap();
         let storage = Storage::start(&as_store, levels, 0, reports).unwrap();
-        let list =
-            Work::List { token: 9, partition: Partition(1), after: None, limit_bytes: 1 << 20 };
+        let list = Work::List {
+            token: ReadToken(9),
+            partition: Partition(1),
+            after: None,
+            limit_bytes: 1 << 20,
+        };
         let puts = (1..=300).map(|mark| put(mark, &format!("{mark:03}")));
         storage.submit(std::iter::once(list).chain(puts));
         assert_eq!((storage.levels().disk_bytes.get(), storage.levels().free_bytes()), (7, None));
@@ -516,8 +520,10 @@ mod tests {
         let (mut synced, mut listed) = (Vec::new(), 0);
         while let Ok(report) = reported.try_recv() {
             match report {
-                Report::Synced { mark, changes, .. } => synced.push((mark, changes)),
-                Report::Done(Done::List { token: 9, listing }) => listed = listing.keys.len(),
+                Report::Synced { mark, changes, .. } => synced.push((mark.0, changes)),
+                Report::Done(Done::List { token: ReadToken(9), listing }) => {
+                    listed = listing.keys.len()
+                }
                 other => panic!("{other:?}"),
             }
         }
@@ -541,7 +547,7 @@ mod tests {
         };
         assert!(took(slow, &|| storage.submit(std::iter::once(put(1, "a")))) >= slow);
         let read = || Work::Read {
-            token: 1,
+            token: ReadToken(1),
             partition: Partition(1),
             key: key("a"),
             hints_for: Vec::new(),
@@ -566,7 +572,7 @@ mod tests {
             let storage = Storage::start(&as_store, levels, 0, reports).unwrap();
             storage.submit((1..=300).map(|mark| put(mark, &format!("{mark:03}"))));
             assert_eq!(storage.finish(), Err(StoreError(said.to_owned())));
-            assert!(matches!(reported.try_recv(), Ok(Report::Synced { mark: 128, .. })));
+            assert!(matches!(reported.try_recv(), Ok(Report::Synced { mark: SyncSeq(128), .. })));
             let failed = reported.try_recv();
             assert!(matches!(&failed, Ok(Report::Failed(e)) if e.0 == said), "{failed:?}");
             assert!(reported.try_recv().is_err());

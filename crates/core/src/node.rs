@@ -39,7 +39,7 @@ use generations::Stamped;
 use gossip::Gossip;
 use handoff::Handoff;
 use identity::Identity;
-pub use ids::ScanToken;
+pub use ids::{ReadToken, ScanToken, SyncSeq};
 use ids::{RequestId, Role, ScanPurpose};
 use placement::Placement;
 pub use placement::reconcile;

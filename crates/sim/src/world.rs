@@ -16,7 +16,7 @@ use bytes::Bytes;
 use pixii_core::emulation::{Delay, Emulation};
 use pixii_core::members::{Members, Opinion};
 use pixii_core::message::{Counter, Reply, ReplyBody, Request};
-use pixii_core::node::{Hindrance, Input, Node, Notice, Output, Work};
+use pixii_core::node::{Hindrance, Input, Node, Notice, Output, SyncSeq, Work};
 use pixii_core::ring::Ring;
 use pixii_core::rng::Rng;
 use pixii_core::store::memory::MemoryStore;
@@ -43,7 +43,7 @@ struct Host {
     node: Option<Node>,
     /// Counts the node's lives: what was meant for an earlier one is not for this one.
     life: u64,
-    writes: VecDeque<(u64, Vec<Change>)>,
+    writes: VecDeque<(SyncSeq, Vec<Change>)>,
     writing: bool,
     paused_until: Micros,
     /// Its disk is slow until then.
@@ -76,7 +76,7 @@ enum Event {
     Link { at: usize, peer: usize },
     Wake { at: usize, life: u64 },
     Disk { at: usize, life: u64, work: Work },
-    Synced { at: usize, life: u64, mark: u64 },
+    Synced { at: usize, life: u64, mark: SyncSeq },
     Fault(Fault),
     Mend { from: usize, to: usize },
     Room { at: usize },

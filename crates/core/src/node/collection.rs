@@ -18,7 +18,7 @@ use self::pace::Pace;
 use self::repeats::Repeats;
 use super::Config;
 use super::effects::Effects;
-use super::ids::{RequestId, RequestIds, Role, ScanToken};
+use super::ids::{RequestId, RequestIds, Role, ScanToken, SyncSeq};
 use super::reach::Reach;
 use crate::generation::{Generation, Grave, MAX_GRAVES};
 use crate::members::{Opinion, Standing};
@@ -85,7 +85,7 @@ enum Round {
 /// proposed it.
 #[derive(Clone, Debug)]
 struct Beginning {
-    mark: u64,
+    mark: SyncSeq,
     generation: Generation,
     tell: bool,
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::effects::Effects;
 use super::generations::Stamped;
-use super::ids::{RequestId, RequestIds, Role};
+use super::ids::{ReadToken, RequestId, RequestIds, Role};
 use super::reach::Reach;
 use super::{Config, Notice};
 use crate::causal::Object;
@@ -54,7 +54,7 @@ pub(super) struct Handoff {
     /// Members that are back, and that the operator was told are offered hints.
     announced: BTreeSet<NodeId>,
     passes: BTreeMap<NodeId, Pass>,
-    lists: BTreeMap<u64, NodeId>,
+    lists: BTreeMap<ReadToken, NodeId>,
     flights: BTreeMap<RequestId, Flight>,
     fetches: BTreeMap<RequestId, Fetch>,
     timeouts: VecDeque<(Micros, RequestId)>,
@@ -360,7 +360,13 @@ impl Handoff {
     }
 
     /// A page of hints has been read.
-    pub(super) fn listed(&mut self, now: Micros, token: u64, page: HintPage, fx: &mut Effects) {
+    pub(super) fn listed(
+        &mut self,
+        now: Micros,
+        token: ReadToken,
+        page: HintPage,
+        fx: &mut Effects,
+    ) {
         let Some(target) = self.lists.remove(&token) else { return };
         let Some(pass) = self.passes.get_mut(&target) else { return };
         pass.listing = false;

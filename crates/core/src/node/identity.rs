@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::effects::Effects;
 use super::forest::own_partitions;
-use super::ids::RequestId;
+use super::ids::{RequestId, SyncSeq};
 use super::{Config, Notice};
 use crate::members::{Cluster, Life};
 use crate::message::{Body, Counter, Refusal};
@@ -51,7 +51,7 @@ pub(super) struct Identity {
     /// True once a peer told of a later life after this one had settled.
     doubted: bool,
     /// Set when all is decided: settled when this mark is durable.
-    decided: Option<u64>,
+    decided: Option<SyncSeq>,
 }
 
 #[derive(Clone, Debug)]
@@ -371,7 +371,7 @@ impl Identity {
 
     /// Notes that the disk may not be the newest. One that was rolled back has also lost its
     /// authority.
-    fn suspect(&mut self, rolled_back: bool, incarnation: u64, fx: &mut Effects) -> u64 {
+    fn suspect(&mut self, rolled_back: bool, incarnation: u64, fx: &mut Effects) -> SyncSeq {
         let lost = if rolled_back { own_partitions(&self.ring, self.me) } else { Vec::new() };
         fx.change_meta(|meta| {
             meta.suspect();

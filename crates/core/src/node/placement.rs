@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::effects::Effects;
 use super::forest::own_partitions;
-use super::ids::RequestId;
+use super::ids::{RequestId, SyncSeq};
 use super::words::{Hindrance, RingChange};
 use super::{Config, Notice};
 use crate::members::{Member, Members, Standing};
@@ -32,7 +32,7 @@ pub(super) struct Placement {
     id: (u64, u64),
     members: Vec<NodeId>,
     /// A later ring has been written: it takes effect when this mark is durable.
-    taking: Option<u64>,
+    taking: Option<SyncSeq>,
     ballot: Ballot,
     /// The rings of those that live with another one, as they introduced themselves.
     others: BTreeMap<NodeId, (u64, u64)>,
@@ -270,7 +270,7 @@ impl Placement {
 
 /// Makes a later ring durable, with its members, and the loss of authority for the partitions that
 /// it brings here; the mark tells when it is.
-fn write(ring: Ring, members: &Members, gained: Vec<Partition>, fx: &mut Effects) -> u64 {
+fn write(ring: Ring, members: &Members, gained: Vec<Partition>, fx: &mut Effects) -> SyncSeq {
     let members = fx.local.replace_members(members);
     let meta = fx.local.change_meta(|meta| {
         // A node that is in no cluster yet loses it when it meets one.

@@ -1,7 +1,7 @@
 //! The hosts' disks: writes one batch at a time, reads beside them, all of them late.
 
 use pixii_core::generation::Generation;
-use pixii_core::node::{Done, Input, Stall, Work};
+use pixii_core::node::{Done, Input, Stall, SyncSeq, Work};
 use pixii_core::store::memory::MemoryStore;
 use pixii_core::store::{Change, Process, Store, begin_life, end_life};
 use pixii_core::types::Micros;
@@ -60,7 +60,7 @@ impl World {
             return;
         }
         host.writing = true;
-        let mut last = 0;
+        let mut last = SyncSeq::NONE;
         for (mark, changes) in host.writes.drain(..) {
             let _ = host.store.apply(&changes);
             last = mark;
@@ -200,7 +200,7 @@ impl World {
         }
     }
 
-    pub(super) fn synced(&mut self, at: usize, life: u64, mark: u64) {
+    pub(super) fn synced(&mut self, at: usize, life: u64, mark: SyncSeq) {
         if self.hosts[at].life != life {
             return;
         }

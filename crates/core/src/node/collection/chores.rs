@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use crate::generation::{Generation, Grave};
 use crate::message::{Body, NotYet, Refusal};
 use crate::node::effects::Effects;
-use crate::node::ids::{RequestId, RequestIds, ScanPurpose, ScanToken};
+use crate::node::ids::{RequestId, RequestIds, ScanPurpose, ScanToken, SyncSeq};
 use crate::store::Span;
 use crate::types::{Key, MILLI, Micros, NodeId, Partition};
 
@@ -67,7 +67,7 @@ struct Chore {
 enum Reading {
     /// From the beginning, once this write is durable: what was taken before the chore began is on
     /// the disk then.
-    After(u64),
+    After(SyncSeq),
     /// Behind this key.
     Next(Option<Key>),
     Under(ScanToken),
@@ -92,7 +92,7 @@ impl Chores {
         partition: Partition,
         purpose: Purpose,
         graves: Vec<Grave>,
-        mark: u64,
+        mark: SyncSeq,
     ) {
         let reading = match purpose {
             Purpose::Adopt { renounce: true, .. } => Reading::After(mark),

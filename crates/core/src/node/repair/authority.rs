@@ -1,6 +1,7 @@
 //! Partitions in which what this node does not find does not count: how that ends, and what an
 //! operator has to accept where nobody else has what is lost.
 
+use crate::node::ids::SyncSeq;
 use std::collections::BTreeSet;
 
 use super::Repair;
@@ -16,7 +17,7 @@ pub(super) struct Loss {
     /// True once the operator was told.
     told: bool,
     /// So many were accepted; told when this mark is durable.
-    accepted: Option<(u64, u32)>,
+    accepted: Option<(SyncSeq, u32)>,
 }
 
 impl Repair {

@@ -127,9 +127,10 @@ impl Storage {
         Ok(Storage { jobs, lookups, scans, levels, writing, reading, delay, threads })
     }
 
-    /// From now on every batch, look-up and scan takes so much longer, in microseconds: a slow disk, emulated.
+    /// From now on every batch, look-up and scan takes so much longer: a slow
+    /// disk, emulated.
     pub(super) fn slow_down(&self, delay: Micros) {
-        self.delay.store(delay, Ordering::Relaxed);
+        self.delay.store(delay.0, Ordering::Relaxed);
     }
 
     /// Hands over what the node wants done.
@@ -522,7 +523,7 @@ mod tests {
             match report {
                 Report::Synced { mark, changes, .. } => synced.push((mark.0, changes)),
                 Report::Done(Done::List { token: ReadToken(9), listing }) => {
-                    listed = listing.keys.len()
+                    listed = listing.keys.len();
                 }
                 other => panic!("{other:?}"),
             }
@@ -539,7 +540,7 @@ mod tests {
         let storage = Storage::start(&store, levels, 0, reports).unwrap();
         let slow = Duration::from_millis(30);
         let mut took = |delay: Duration, work: &dyn Fn()| {
-            storage.slow_down(delay.as_micros() as Micros);
+            storage.slow_down(delay.into());
             let begun = Instant::now();
             work();
             assert!(reported.blocking_recv().is_some());

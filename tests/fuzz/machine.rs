@@ -10,7 +10,7 @@ use pixii_core::node::{Config, Done, Input, Node, Output, Work};
 use pixii_core::ring::Ring;
 use pixii_core::store::memory::MemoryStore;
 use pixii_core::store::{Meta, Owner, Store};
-use pixii_core::types::{MILLI, NodeId};
+use pixii_core::types::{MILLI, Micros, NodeId, Time};
 use pixii_core::wire;
 
 /// Operations of the node that may be answered.
@@ -22,7 +22,7 @@ struct Machine {
     node: Node,
     store: MemoryStore,
     peers: Vec<NodeId>,
-    now: u64,
+    now: Time,
     calls: u64,
     open: VecDeque<u64>,
     over: bool,
@@ -69,8 +69,15 @@ impl Machine {
         let node = Node::new(config, Meta { incarnation: 1, ..Meta::new(owner, 1) }, 1);
         let (store, peers) = (MemoryStore::default(), ids[1..].to_vec());
         let (calls, open) = (0, VecDeque::new());
-        let mut machine =
-            Machine { node, store, peers: peers.clone(), now: 0, calls, open, over: false };
+        let mut machine = Machine {
+            node,
+            store,
+            peers: peers.clone(),
+            now: Time::START,
+            calls,
+            open,
+            over: false,
+        };
         for (peer, birth) in peers.into_iter().zip(2..) {
             machine.give(Input::Link { peer, up: true });
             let message =
@@ -106,7 +113,7 @@ impl Machine {
         }
     }
 
-    fn pass(&mut self, time: u64) {
+    fn pass(&mut self, time: Micros) {
         self.now += time;
         self.give(Input::Tick);
     }

@@ -10,7 +10,7 @@ use super::{Config, Notice};
 use crate::members::{Beat, Member, Members, Opinion};
 use crate::message::{Body, Counter, Gossip as Word};
 use crate::rng::Rng;
-use crate::types::{MAX_MEMBERS, Micros, NodeId};
+use crate::types::{MAX_MEMBERS, Micros, NodeId, Time};
 
 /// Most heartbeats in one answer: at about 14 bytes each, well under 16 KiB. The rest follows in later rounds.
 const MAX_NEWS: usize = 1_000;
@@ -42,7 +42,7 @@ pub(super) struct Gossip {
     seeds: Vec<NodeId>,
     /// Sorted.
     links: Vec<NodeId>,
-    next_round: Micros,
+    next_round: Time,
     /// Digests that leave beside the usual one in the next round.
     eager: u8,
     digest: u64,
@@ -57,7 +57,7 @@ struct Peer {
 
 impl Peer {
     /// It has given a sign of life.
-    fn revive(&mut self, now: Micros, id: NodeId, fx: &mut Effects) {
+    fn revive(&mut self, now: Time, id: NodeId, fx: &mut Effects) {
         if self.opinion == Opinion::Down {
             self.detector.returned();
         }
@@ -89,19 +89,19 @@ impl Gossip {
             ids,
             seeds,
             links: Vec::new(),
-            next_round: 0,
+            next_round: Time::START,
             eager: EAGER,
             digest: config.members.digest(),
         }
     }
 
     /// When the next round is due.
-    pub(super) fn next_wake(&self) -> Option<Micros> {
+    pub(super) fn next_wake(&self) -> Option<Time> {
         (!self.peers.is_empty()).then_some(self.next_round)
     }
 
     /// What this node believes of a member, and how surprising its silence is.
-    pub(super) fn opinion(&self, now: Micros, peer: NodeId) -> (Opinion, f64) {
+    pub(super) fn opinion(&self, now: Time, peer: NodeId) -> (Opinion, f64) {
         let view = |peer: &Peer| (peer.opinion, peer.detector.phi(now));
         self.peer(peer).map_or((Opinion::Up, 0.0), view)
     }
@@ -131,7 +131,7 @@ impl Gossip {
     }
 
     /// A message of a peer has come, whatever it says.
-    pub(super) fn heard(&mut self, now: Micros, from: NodeId, fx: &mut Effects) {
+    pub(super) fn heard(&mut self, now: Time, from: NodeId, fx: &mut Effects) {
         if let Some(peer) = self.peer_mut(from) {
             peer.revive(now, from, fx);
             peer.detector.sign(now);
@@ -139,7 +139,7 @@ impl Gossip {
     }
 
     /// A round, when it is due: judge the silent ones, and send digests.
-    pub(super) fn tick(&mut self, now: Micros, fx: &mut Effects) {
+    pub(super) fn tick(&mut self, now: Time, fx: &mut Effects) {
         if now < self.next_round || self.peers.is_empty() {
             return;
         }
@@ -201,7 +201,7 @@ impl Gossip {
     /// Takes a digest or its answer.
     pub(super) fn hear(
         &mut self,
-        now: Micros,
+        now: Time,
         from: NodeId,
         op: RequestId,
         word: Word,
@@ -291,7 +291,7 @@ impl Gossip {
 
     fn learn_beats(
         &mut self,
-        now: Micros,
+        now: Time,
         from: NodeId,
         beats: Vec<(NodeId, Beat)>,
         fx: &mut Effects,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::generations::Generations;
 use crate::store::{HintTotal, Kept, Record, hint_bytes};
-use crate::types::{Key, Micros, NodeId, Partition};
+use crate::types::{Key, NodeId, Partition, Time};
 
 /// Where a hint belongs.
 #[derive(Clone, Copy, Debug)]
@@ -38,7 +38,7 @@ impl HintSize {
 /// change.
 #[derive(Clone, Debug)]
 pub(super) struct HintLedger {
-    totals: BTreeMap<NodeId, (HintTotal, Micros)>,
+    totals: BTreeMap<NodeId, (HintTotal, Time)>,
     /// How many hints there are of each generation of a partition.
     stamps: BTreeMap<(Partition, u64), u64>,
     /// Members that are owed nothing any more, and that have not been told.
@@ -52,7 +52,7 @@ impl HintLedger {
     pub(super) fn new(kept: &Kept, limit_bytes: u64) -> Self {
         let bytes = kept.totals.values().map(|total| total.bytes).sum();
         let totals = kept.totals.iter().filter(|(_, total)| total.count > 0);
-        let totals = totals.map(|(id, total)| (*id, (*total, 0))).collect();
+        let totals = totals.map(|(id, total)| (*id, (*total, Time::START))).collect();
         let stamps = kept.stamps.clone();
         HintLedger { totals, stamps, drained: Vec::new(), bytes, limit_bytes }
     }
@@ -60,7 +60,7 @@ impl HintLedger {
     /// See `Local::account_hint`.
     pub(super) fn change(
         &mut self,
-        now: Micros,
+        now: Time,
         target: NodeId,
         HintPlace { partition, owed }: HintPlace,
         before: Option<HintSize>,
@@ -108,7 +108,7 @@ impl HintLedger {
     }
 
     /// What is kept for a member, and since when in this life.
-    pub(super) fn of(&self, target: NodeId) -> Option<(HintTotal, Micros)> {
+    pub(super) fn of(&self, target: NodeId) -> Option<(HintTotal, Time)> {
         self.totals.get(&target).copied()
     }
 

@@ -11,17 +11,17 @@ use super::{Config, Notice};
 use crate::members::{Cluster, Life};
 use crate::message::{Body, Counter, Refusal};
 use crate::ring::Ring;
-use crate::types::{MILLI, Micros, NodeId};
+use crate::types::{Micros, NodeId, Time};
 
 /// A peer that has not answered is asked again after this time.
-const ROUND: Micros = 200 * MILLI;
+const ROUND: Micros = Micros::from_millis(200);
 /// Time for the other peers, once one has answered.
-const GRACE: Micros = 1_000 * MILLI;
+const GRACE: Micros = Micros::from_millis(1_000);
 /// Time for any peer to answer.
-const ALONE: Micros = 3_000 * MILLI;
+const ALONE: Micros = Micros::from_millis(3_000);
 
 /// Who has not answered for so long is told of: the founding of a cluster waits for all.
-const LONG: Micros = 10_000 * MILLI;
+const LONG: Micros = Micros::from_millis(10_000);
 
 /// What is known of this node's place.
 #[derive(Clone, Debug)]
@@ -33,10 +33,10 @@ pub(super) struct Identity {
     continues: bool,
     bootstrap: bool,
     nonce: u64,
-    started: Option<Micros>,
+    started: Option<Time>,
     /// True once it was told whom the founding waits for.
     complained: bool,
-    next_round: Option<Micros>,
+    next_round: Option<Time>,
     links: BTreeSet<NodeId>,
     /// Those of them that have not answered since their link came up.
     unanswered: BTreeSet<NodeId>,
@@ -73,7 +73,7 @@ impl Identity {
             nonce: config.boot_nonce,
             started: None,
             complained: false,
-            next_round: Some(0),
+            next_round: Some(Time::START),
             links: BTreeSet::new(),
             unanswered: BTreeSet::new(),
             heard: BTreeMap::new(),
@@ -117,7 +117,7 @@ impl Identity {
     }
 
     /// When the next round of introductions is due.
-    pub(super) fn next_wake(&self) -> Option<Micros> {
+    pub(super) fn next_wake(&self) -> Option<Time> {
         self.next_round
     }
 
@@ -126,7 +126,7 @@ impl Identity {
     }
 
     /// A link came up or went down: a peer is told of every life, also one that has settled.
-    pub(super) fn link(&mut self, now: Micros, peer: NodeId, up: bool, fx: &mut Effects) {
+    pub(super) fn link(&mut self, now: Time, peer: NodeId, up: bool, fx: &mut Effects) {
         if up {
             self.links.insert(peer);
             self.unanswered.insert(peer);
@@ -141,7 +141,7 @@ impl Identity {
 
     /// Asks again where no answer came, and decides with those that are there when time is up.
     /// Gives those that can be reached and have not answered yet, when they are asked again.
-    pub(super) fn tick(&mut self, now: Micros, fx: &mut Effects) -> Option<Vec<NodeId>> {
+    pub(super) fn tick(&mut self, now: Time, fx: &mut Effects) -> Option<Vec<NodeId>> {
         if self.next_round.is_none_or(|due| due > now) {
             return None;
         }
@@ -182,7 +182,7 @@ impl Identity {
     /// Takes an introduction, or the answer to the own one.
     pub(super) fn hear(
         &mut self,
-        now: Micros,
+        now: Time,
         from: NodeId,
         op: RequestId,
         body: Body,
@@ -290,12 +290,12 @@ impl Identity {
     }
 
     /// Decides what can be decided with what has been heard.
-    fn decide(&mut self, now: Micros, fx: &mut Effects) {
+    fn decide(&mut self, now: Time, fx: &mut Effects) {
         let started = *self.started.get_or_insert(now);
         if self.decided.is_some() {
             return;
         }
-        let passed = now.saturating_sub(started);
+        let passed = now.saturating_since(started);
         // Nobody else is heard.
         let all = self.heard.len() == self.peers().count();
         if fx.local.meta().cluster.is_none() {

@@ -13,7 +13,7 @@ use crate::types::{Key, MILLI, Micros, NodeId, ObjectLimits, Partition};
 
 /// An answer to a read is late after the mean of its replica's and four mean deviations, but not before the first of these times, and
 /// after the second at the latest: another replica is asked then.
-pub const LATE_READ: (Micros, Micros) = (5 * MILLI, 250 * MILLI);
+pub const LATE_READ: (Micros, Micros) = (Micros::from_millis(5), Micros::from_millis(250));
 /// One read in so many asks in the order of the ring and not the quickest first, so that nobody's pace is judged by old answers alone.
 pub const EXPLORE: u64 = 64;
 

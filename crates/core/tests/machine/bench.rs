@@ -10,14 +10,14 @@ use pixii_core::node::{Config, Done, Input, Node, Notice, Output, Work};
 use pixii_core::ring::Ring;
 use pixii_core::store::memory::MemoryStore;
 use pixii_core::store::{Change, Found, Kept, Meta, Owner, Record, Store};
-use pixii_core::types::{Blob, Key, MILLI, NodeId, Partition, WriteId};
+use pixii_core::types::{Blob, Key, MILLI, NodeId, Partition, Time, WriteId};
 
 /// A node of a cluster of four with N=3, and what it wants done.
 pub(crate) struct Bench {
     pub(crate) node: Node,
     pub(crate) ring: Arc<Ring>,
     pub(crate) me: NodeId,
-    pub(crate) now: u64,
+    pub(crate) now: Time,
 }
 
 impl Bench {
@@ -45,7 +45,7 @@ impl Bench {
             boot_nonce: 5,
             ..Config::new(me, ring.clone(), Members::new(members.collect()))
         };
-        Bench { node: Node::new(configure(config), meta, 1), ring, me, now: 0 }
+        Bench { node: Node::new(configure(config), meta, 1), ring, me, now: Time::START }
     }
 
     /// The other members.

@@ -5,7 +5,7 @@ use pixii_core::message::{Body, Counter, Item, Measure, PeerMessage, Refusal, Re
 use pixii_core::node::{Config, Done, Input, Output, PairView, Work};
 use pixii_core::store::memory::MemoryStore;
 use pixii_core::store::{Found, Store};
-use pixii_core::types::{Blob, Key, MILLI, NodeId, Partition};
+use pixii_core::types::{Blob, Key, MILLI, Micros, NodeId, Partition};
 
 use super::bench::{Bench, object};
 
@@ -182,7 +182,10 @@ impl Bout {
         let op = self.asked_in(2_000);
         assert!(self.hear(self.peer, op, Body::Equal).is_empty());
         let view = self.view();
-        assert_eq!((view.failing, view.equal_for, view.is_pending), (None, Some(0), false));
+        assert_eq!(
+            (view.failing, view.equal_for, view.is_pending),
+            (None, Some(Micros::ZERO), false)
+        );
     }
 }
 
@@ -392,7 +395,7 @@ fn a_peer_that_reads_the_partition_or_is_busy_is_asked_again_and_nothing_has_fai
         }
         let (peer, op) = (bout.peer, bout.asked_in(2_000));
         assert!(bout.hear(peer, op, Body::Equal).is_empty());
-        assert_eq!(bout.view().equal_for, Some(0));
+        assert_eq!(bout.view().equal_for, Some(Micros::ZERO));
         let counters = bout.bench.node.counters();
         let count = |counter| counters.iter().find(|(of, _)| *of == counter).map(|(_, n)| *n);
         assert_eq!(

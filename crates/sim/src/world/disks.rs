@@ -26,7 +26,7 @@ impl World {
                 self.write(at);
             }
             Work::Read { .. } | Work::List { .. } | Work::Hints { .. } | Work::Scan { .. } => {
-                let when = self.now() + self.rng.below(self.slowness(at) * self.plan.mean_disk);
+                let when = self.now() + self.rng.within(self.slowness(at) * self.plan.mean_disk);
                 self.schedule(when, Event::Disk { at, life, work });
             }
         }
@@ -86,11 +86,11 @@ impl World {
         }
         let life = host.life;
         let slow = self.slowness(at) * if self.rng.chance(0.02) { 20 } else { 2 };
-        let when = self.now() + 50 + self.rng.below(slow * self.plan.mean_disk);
+        let when = self.now() + Micros(50) + self.rng.within(slow * self.plan.mean_disk);
         self.schedule(when, Event::Synced { at, life, mark: last });
     }
 
-    fn slowness(&self, at: usize) -> Micros {
+    fn slowness(&self, at: usize) -> u64 {
         if self.hosts[at].slow_until > self.now() { 100 } else { 1 }
     }
 

@@ -8,7 +8,7 @@ use super::env::Env;
 use crate::causal::{Context, Object};
 use crate::message::{Body, Counter, Response};
 use crate::node::effects::Effects;
-use crate::types::{Blob, Key, Micros, NodeId};
+use crate::types::{Blob, Key, Micros, NodeId, Time};
 use crate::wire;
 
 /// A read under way.
@@ -69,7 +69,7 @@ impl Merged {
 impl ReadOp {
     /// Puts the question to up to `count` further replicas: homes, and when they are used up, all
     /// stand-ins.
-    pub(super) fn ask_more(&mut self, now: Micros, count: u8, env: &mut Env, fx: &mut Effects) {
+    pub(super) fn ask_more(&mut self, now: Time, count: u8, env: &mut Env, fx: &mut Effects) {
         let (mut to, missing) = self.common.pick(now, count, env);
         if missing > 0 && !self.stand_ins.is_empty() {
             let homes: Vec<NodeId> = self.common.tally.homes().collect();
@@ -117,7 +117,7 @@ impl ReadOp {
     /// Answers when enough have; asks as many more as are missing.
     pub(super) fn advance(
         &mut self,
-        now: Micros,
+        now: Time,
         env: &mut Env,
         fx: &mut Effects,
     ) -> Option<Response> {
@@ -147,7 +147,7 @@ impl ReadOp {
     }
 
     /// Asks one replica more for each answer that is late.
-    pub(super) fn hedge(&mut self, now: Micros, env: &mut Env, fx: &mut Effects) {
+    pub(super) fn hedge(&mut self, now: Time, env: &mut Env, fx: &mut Effects) {
         let late = self.common.mark_late(now).len();
         let unasked = self.common.tally.unasked().next().is_some();
         let more = unasked || !self.stand_ins.is_empty();

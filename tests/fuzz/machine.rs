@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use pixii_core::members::{Member, Members};
+use pixii_core::members::{Incarnation, Member, Members};
 use pixii_core::message::{Body, Call, CallBody, PeerMessage};
 use pixii_core::node::{Config, Done, Input, Node, Output, Work};
 use pixii_core::ring::Ring;
@@ -66,7 +66,8 @@ impl Machine {
             boot_nonce: NONCE,
             ..Config::new(ids[0], ring, Members::new(members.collect()))
         };
-        let node = Node::new(config, Meta { incarnation: 1, ..Meta::new(owner, 1) }, 1);
+        let node =
+            Node::new(config, Meta { incarnation: Incarnation(1), ..Meta::new(owner, 1) }, 1);
         let (store, peers) = (MemoryStore::default(), ids[1..].to_vec());
         let (calls, open) = (0, VecDeque::new());
         let mut machine = Machine {

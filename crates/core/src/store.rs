@@ -16,7 +16,7 @@ use bytes::Bytes;
 pub use self::life::{LifeError, Process, begin_anew, begin_life, end_life};
 use crate::causal::{Context, Object};
 use crate::generation::Generation;
-use crate::members::{Cluster, Life, Members};
+use crate::members::{Cluster, Incarnation, Life, Members};
 use crate::merkle::{Digest, LeafSet, leaf_of};
 use crate::ring::Ring;
 use crate::types::{Key, NodeId, Partition, hash64};
@@ -72,7 +72,7 @@ pub struct Meta {
     /// process issue the same dot, whatever copies of the disk were put back between them.
     pub store: u64,
     /// One higher at every start.
-    pub incarnation: u64,
+    pub incarnation: Incarnation,
     /// Serials below this are void: they were issued by an earlier process.
     pub serial_floor: u64,
     /// The next serial; written at a clean end, for the next incarnation in the same process.
@@ -111,7 +111,7 @@ impl Meta {
             owner,
             birth: store,
             store,
-            incarnation: 0,
+            incarnation: Incarnation(0),
             serial_floor: 1,
             serial_end: 1,
             clean: true,

@@ -13,7 +13,7 @@ use bincode::{BorrowDecode, Encode};
 use bytes::{BufMut, Bytes, BytesMut};
 use pixii_core::causal::{Actor, Clock, Context, Dot, Object, Version};
 use pixii_core::generation::{Generation, Grave};
-use pixii_core::members::{Beat, Cluster, Life, Member, Members, Opinion, Standing};
+use pixii_core::members::{Beat, Cluster, Incarnation, Life, Member, Members, Opinion, Standing};
 use pixii_core::merkle::{Digest, SHAPE};
 use pixii_core::message::before::Before;
 use pixii_core::message::*;
@@ -40,7 +40,7 @@ fn blob(bytes: &'static [u8]) -> Blob {
     Blob(Bytes::from_static(bytes))
 }
 
-const LIFE: Life = Life { incarnation: 3, nonce: u64::MAX };
+const LIFE: Life = Life { incarnation: Incarnation(3), nonce: u64::MAX };
 
 fn cluster() -> Cluster {
     Cluster::found("c", vec![(NodeId(2), 5), (NodeId(1), 4)])
@@ -72,7 +72,7 @@ fn member() -> Member {
     Member {
         name: "n1".into(),
         address: "127.0.0.1:7432".into(),
-        incarnation: 3,
+        incarnation: Incarnation(3),
         standing: Standing::Leaving,
         version: 2,
     }
@@ -193,7 +193,7 @@ fn bodies() -> Vec<(&'static str, Body)> {
     let partition = Partition(300);
     let leaves = |leaves, after| Body::Leaves { partition, leaves, after };
     let item = Item { key: key(), context: context.clone(), check: u32::MAX };
-    let beats = || vec![(NodeId(1), Beat { incarnation: 3, count: 300 })];
+    let beats = || vec![(NodeId(1), Beat { incarnation: Incarnation(3), count: 300 })];
     vec![
         ("coordinate", Body::Coordinate { request: requests().remove(0).1, timeout_ms: 450 }),
         ("coordinated", Body::Coordinated(responses().remove(0).1)),
@@ -309,7 +309,7 @@ fn replies() -> Vec<(&'static str, ReplyBody)> {
         name: "n1".into(),
         version: "0.1.0".into(),
         store: 1,
-        incarnation: 2,
+        incarnation: Incarnation(2),
         recovered: true,
         serving: true,
         without_authority: 6,
@@ -434,7 +434,7 @@ fn golden_bytes() {
         ring: (1, u64::MAX),
         node: NodeId::of("n1"),
         to: NodeId::of("n2"),
-        incarnation: 7,
+        incarnation: Incarnation(7),
         boot_nonce: 8,
     };
     golden(&mut out, "hello-peer", peer);
@@ -451,7 +451,7 @@ fn golden_bytes() {
         ring: (1, u64::MAX),
         node: NodeId::of("n1"),
         to: NodeId::of("n2"),
-        incarnation: 7,
+        incarnation: Incarnation(7),
         boot_nonce: 8,
         birth: 9,
         address: "127.0.0.1:7432".into(),
@@ -524,7 +524,7 @@ fn golden_bytes() {
         owner,
         birth: 10,
         store: 1,
-        incarnation: 2,
+        incarnation: Incarnation(2),
         serial_floor: 3,
         serial_end: 4_099,
         clean: true,
@@ -679,7 +679,13 @@ fn hints_are_sealed_to_their_target_and_lists_of_members_merge_in_any_order() {
         for standing in [Standing::Joining, Standing::Member, Standing::Removed] {
             for (address, version) in [("a:1", 1), ("b:1", 2), ("a:1", 2)] {
                 let (name, address) = ("n1".to_string(), address.to_string());
-                variants.push(Member { name, address, incarnation, standing, version });
+                variants.push(Member {
+                    name,
+                    address,
+                    incarnation: Incarnation(incarnation),
+                    standing,
+                    version,
+                });
             }
         }
     }

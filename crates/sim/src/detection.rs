@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use pixii_core::emulation::{Delay, Emulation, Verdict};
-use pixii_core::members::{Member, Members, Opinion};
+use pixii_core::members::{Incarnation, Member, Members, Opinion};
 use pixii_core::message::{Body, PeerMessage};
 use pixii_core::node::{Config, Done, Input, Node, Notice, Output, Work};
 use pixii_core::ring::Ring;
@@ -133,7 +133,11 @@ impl Field {
         let mut rng = Rng::new(trial.seed);
         let node = |at: usize| {
             let owner = Owner { cluster: "sim".into(), name: name(at), ring: ring.digest() };
-            let meta = Meta { incarnation: 1, clean: false, ..Meta::new(owner, at as u64 + 1) };
+            let meta = Meta {
+                incarnation: Incarnation(1),
+                clean: false,
+                ..Meta::new(owner, at as u64 + 1)
+            };
             let config = Config {
                 gossip_interval: trial.interval_ms * MILLI,
                 gossip_timeout: trial.timeout_ms * MILLI,

@@ -1,9 +1,9 @@
 //! The Merkle trees of the partitions that this node is home to: derived from the records, changed by the same step that
 //! changes a record, and read anew from the disk after a start and now and then.
 
-use super::ids::SyncSeq;
 use std::collections::{BTreeMap, VecDeque};
 
+use super::ids::SyncSeq;
 use crate::causal::Object;
 use crate::merkle::{Digest, KeptTree, Tree, leaf_of};
 use crate::ring::Ring;

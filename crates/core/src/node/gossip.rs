@@ -7,7 +7,7 @@ use self::detector::Detector;
 use super::effects::Effects;
 use super::ids::RequestId;
 use super::{Config, Notice};
-use crate::members::{Beat, Member, Members, Opinion};
+use crate::members::{Beat, Incarnation, Member, Members, Opinion};
 use crate::message::{Body, Counter, Gossip as Word};
 use crate::rng::Rng;
 use crate::types::{MAX_MEMBERS, Micros, NodeId, Time};
@@ -145,7 +145,8 @@ impl Gossip {
         }
         self.next_round = now + self.interval;
         self.count += 1;
-        let known = fx.local.members().get(self.me).map_or(0, |own| own.incarnation);
+        let known =
+            fx.local.members().get(self.me).map_or(Incarnation::NONE, |own| own.incarnation);
         if known < fx.local.meta().incarnation {
             self.announce(fx);
         }
@@ -354,7 +355,8 @@ impl Gossip {
                 fx.out.count(Counter::GossipOfStrangers);
             }
             let beat = Beat { incarnation: member.incarnation, count: 0 };
-            let credible = is_credible(beat, known.map_or(0, |known| known.incarnation));
+            let credible =
+                is_credible(beat, known.map_or(Incarnation::NONE, |known| known.incarnation));
             // What others say of this node's own address counts only as far as it said so itself.
             if credible && (id != self.me || member.incarnation <= own) {
                 sound.push(member);
@@ -379,7 +381,7 @@ impl Gossip {
 }
 
 /// False for numbers that no node came to by living.
-fn is_credible(beat: Beat, known_incarnation: u64) -> bool {
-    let latest = known_incarnation.saturating_add(MAX_LEAP).min(MAX_NUMBER);
-    beat.incarnation <= latest && beat.count <= MAX_NUMBER
+fn is_credible(beat: Beat, known: Incarnation) -> bool {
+    let latest = known.0.saturating_add(MAX_LEAP).min(MAX_NUMBER);
+    beat.incarnation.0 <= latest && beat.count <= MAX_NUMBER
 }

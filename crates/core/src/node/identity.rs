@@ -8,7 +8,7 @@ use super::effects::Effects;
 use super::forest::own_partitions;
 use super::ids::{RequestId, SyncSeq};
 use super::{Config, Notice};
-use crate::members::{Cluster, Life};
+use crate::members::{Cluster, Incarnation, Life};
 use crate::message::{Body, Counter, Refusal};
 use crate::ring::Ring;
 use crate::types::{Micros, NodeId, Time};
@@ -221,7 +221,12 @@ impl Identity {
     }
 
     /// Gossip tells of a later life of this node: as good as a peer that has seen it.
-    pub(super) fn hear_of_own_life(&mut self, from: NodeId, incarnation: u64, fx: &mut Effects) {
+    pub(super) fn hear_of_own_life(
+        &mut self,
+        from: NodeId,
+        incarnation: Incarnation,
+        fx: &mut Effects,
+    ) {
         // Of which boot it was is not told, but it was not this one.
         let seen = Life { incarnation, nonce: !self.nonce };
         if !self.life(fx).is_outdated_by(seen) {
@@ -235,7 +240,7 @@ impl Identity {
             }
         } else if self.doubted {
             // Another life of the same disk goes on: the numbers only tell who spoke last.
-            fx.change_meta(|meta| meta.incarnation = incarnation + 1);
+            fx.change_meta(|meta| meta.incarnation = incarnation.next());
             self.introduce(self.links.iter().copied().collect(), fx);
         } else {
             self.doubt(from, Some(seen), fx);
@@ -251,7 +256,7 @@ impl Identity {
         {
             self.doubted = true;
             fx.out.notice(Notice::Copied(from));
-            self.suspect(true, seen.incarnation + 1, fx);
+            self.suspect(true, seen.incarnation.next(), fx);
             self.introduce(self.links.iter().copied().collect(), fx);
         }
     }
@@ -317,12 +322,12 @@ impl Identity {
         let mark = match latest {
             Some((seen, witness)) => {
                 fx.out.notice(Notice::Outdated(witness));
-                self.suspect(true, seen.incarnation + 1, fx)
+                self.suspect(true, seen.incarnation.next(), fx)
             }
             // Every life that issued dots was first seen by a peer; one that is silent may be the
             // only one that
             // saw it. A first life cannot follow another, and a single node has no witness at all.
-            None if life.incarnation > 1 && (!all || self.heard.is_empty()) => {
+            None if life.incarnation > Incarnation(1) && (!all || self.heard.is_empty()) => {
                 if self.heard.is_empty() && !all {
                     fx.out.notice(Notice::Alone);
                 }
@@ -371,7 +376,12 @@ impl Identity {
 
     /// Notes that the disk may not be the newest. One that was rolled back has also lost its
     /// authority.
-    fn suspect(&mut self, rolled_back: bool, incarnation: u64, fx: &mut Effects) -> SyncSeq {
+    fn suspect(
+        &mut self,
+        rolled_back: bool,
+        incarnation: Incarnation,
+        fx: &mut Effects,
+    ) -> SyncSeq {
         let lost = if rolled_back { own_partitions(&self.ring, self.me) } else { Vec::new() };
         fx.change_meta(|meta| {
             meta.suspect();

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::ids::{ReadToken, RequestId, ScanPurpose, ScanToken, SyncSeq};
 use super::{ClientId, Config, Hindrance, Notice, Output, Work};
-use crate::members::Opinion;
+use crate::members::{Incarnation, Opinion};
 use crate::message::{Body, Counter, Kind, PeerMessage, Response};
 use crate::store::{Change, Span};
 use crate::types::{Key, Micros, NodeId, Partition};
@@ -23,7 +23,7 @@ pub(super) struct Outbox {
     /// Own records that were found to be damaged, and that nobody has been told of.
     damaged: VecDeque<(Partition, Key)>,
     /// Who told of which life of this node that is later than this one.
-    own_lives: VecDeque<(NodeId, u64)>,
+    own_lives: VecDeque<(NodeId, Incarnation)>,
     /// What waits for a sync, by the mark that it waits for, then in the order in which it was
     /// said.
     held: BTreeMap<(SyncSeq, u64), (NodeId, RequestId, Body)>,
@@ -244,12 +244,12 @@ impl Outbox {
     }
 
     /// A peer tells of a later life of this node than it lives.
-    pub(super) fn hear_of_own_life(&mut self, from: NodeId, incarnation: u64) {
+    pub(super) fn hear_of_own_life(&mut self, from: NodeId, incarnation: Incarnation) {
         self.own_lives.push_back((from, incarnation));
     }
 
     /// The next such word that has not been judged.
-    pub(super) fn next_own_life(&mut self) -> Option<(NodeId, u64)> {
+    pub(super) fn next_own_life(&mut self) -> Option<(NodeId, Incarnation)> {
         self.own_lives.pop_front()
     }
 

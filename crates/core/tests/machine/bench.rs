@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use pixii_core::causal::{Actor, Context, Object, Version};
-use pixii_core::members::{Member, Members};
+use pixii_core::members::{Incarnation, Member, Members};
 use pixii_core::message::{Body, PeerMessage, Refusal, Request, Response};
 use pixii_core::node::{Config, Done, Input, Node, Notice, Output, Work};
 use pixii_core::ring::Ring;
@@ -37,7 +37,8 @@ impl Bench {
         let ring = Arc::new(Ring::new(&ids, 3, 16).unwrap());
         let me = ids[0];
         let owner = Owner { cluster: "c".into(), name: "n0".into(), ring: ring.digest() };
-        let meta = Meta { incarnation, clean: false, ..Meta::new(owner, 1) };
+        let meta =
+            Meta { incarnation: Incarnation(incarnation), clean: false, ..Meta::new(owner, 1) };
         let members = (0..4).map(|at| Member::configured(format!("n{at}"), "host:1"));
         let config = Config {
             hint_limit_bytes: 1 << 20,
@@ -66,7 +67,7 @@ impl Bench {
             let out = bench.give(Input::Link { peer: *peer, up: true });
             let [Output::Send { message, .. }] = &out[..] else { panic!("{out:?}") };
             let Body::Introduce { life, cluster: None, .. } = message.body else { panic!() };
-            assert_eq!((life.incarnation, life.nonce, message.op), (1, 5, 5));
+            assert_eq!((life.incarnation, life.nonce, message.op), (Incarnation(1), 5, 5));
             let answer = Body::Known { seen: None, birth, cluster: None };
             let out = bench.peer(*peer, 5, answer);
             bench.disk(out, &Record::default());

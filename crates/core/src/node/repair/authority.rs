@@ -1,13 +1,13 @@
 //! Partitions in which what this node does not find does not count: how that ends, and what an
 //! operator has to accept where nobody else has what is lost.
 
-use crate::node::ids::SyncSeq;
 use std::collections::BTreeSet;
 
 use super::Repair;
 use crate::message::Counter;
 use crate::node::Notice;
 use crate::node::effects::Effects;
+use crate::node::ids::SyncSeq;
 use crate::types::{NodeId, Partition, Time};
 
 /// What became of partitions without authority of which this node is the only owner: nobody has

@@ -2,11 +2,11 @@
 
 mod live;
 
-use crate::pbs::MILLI;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::pbs::MILLI;
 use clap::Args;
 use pixii_core::emulation::parse_delay;
 use pixii_kit::arguments::Shared;

@@ -9,7 +9,7 @@ use std::thread;
 use bytes::Bytes;
 use pixii::disk::DiskStore;
 use pixii_core::causal::{Actor, Context, Dot, Object, Version};
-use pixii_core::generation::{Generation, Grave};
+use pixii_core::generation::{GcEpoch, Generation, Grave};
 use pixii_core::members::{Incarnation, Member, Members};
 use pixii_core::merkle::LeafSet;
 use pixii_core::rng::Rng;
@@ -53,7 +53,7 @@ fn record(seed: u64, sizes: &[usize]) -> Record {
         let actor = Actor { store: at as u64, serial: 1 };
         object = object.update(&Context::default(), actor, version).0;
     }
-    Record { own_serial: Some(seed), object, generation: 0 }
+    Record { own_serial: Some(seed), object, generation: GcEpoch::FIRST }
 }
 
 fn put(partition: u16, key: &Key, record: &Record) -> Change {
@@ -459,7 +459,7 @@ fn a_scan_shows_what_is_there_and_what_is_forgotten_is_not() {
     }
     let dead = Context::new(vec![Dot { actor: Actor { store: 1, serial: 2 }, counter: 3 }]);
     let condemned = vec![Grave { key: key("k004"), dead }];
-    let generation = Generation { number: 7, condemned, collected: Vec::new() };
+    let generation = Generation { number: GcEpoch(7), condemned, collected: Vec::new() };
     let partition = Partition(1);
     let begun = Change::Generation { partition, generation: generation.clone() };
     store.apply(&[begun]).unwrap();

@@ -24,7 +24,7 @@ mod words;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
-use crate::generation::Grave;
+use crate::generation::{GcEpoch, Grave};
 use crate::members::Members;
 use crate::merkle::KeptTree;
 use crate::message::{Body, Counter, HeldBack, NotYet, PeerMessage, RecentTrips, Refusal, Request};
@@ -470,7 +470,7 @@ impl Node {
     }
 
     /// The number of the generation of a partition that this node is in.
-    pub fn generation(&self, partition: Partition) -> u64 {
+    pub fn generation(&self, partition: Partition) -> GcEpoch {
         self.effects.local.generations.number(partition)
     }
 

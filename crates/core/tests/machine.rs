@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use pixii_core::causal::Object;
-use pixii_core::generation::Generation;
+use pixii_core::generation::{GcEpoch, Generation};
 use pixii_core::members::{Beat, Cluster, Incarnation, Life, Member};
 use pixii_core::message::{Body, Gossip, Quorum, QuorumName, Refusal, Request, Response};
 use pixii_core::node::{Done, Input, Notice, Output, Work};
@@ -130,10 +130,16 @@ fn a_drained_node_refuses_requests_and_hints_and_goes_on_as_a_replica() {
     assert_eq!(sent(out), Body::Coordinated(Response::Refused(Refusal::Stopping)));
     let object = Object::default();
     let keep_for = bench.others(&key)[..1].to_vec();
-    let keep = Body::Keep { key: key.clone(), object: object.clone(), keep_for, generation: 0 };
+    let keep = Body::Keep {
+        key: key.clone(),
+        object: object.clone(),
+        keep_for,
+        generation: GcEpoch::FIRST,
+    };
     let out = bench.peer(peer, 9, keep);
     assert_eq!(sent(out), Body::Failed(Refusal::Stopping));
-    let out = bench.peer(peer, 10, Body::Merge { key: key.clone(), object, generation: 0 });
+    let out =
+        bench.peer(peer, 10, Body::Merge { key: key.clone(), object, generation: GcEpoch::FIRST });
     let out = bench.disk(out, &Record::default());
     assert_eq!(sent(out), Body::Held);
     bench.give(Input::Drain(false));
@@ -298,7 +304,7 @@ fn a_read_asks_as_many_as_it_needs_and_one_more_when_late() {
             object: Object::default(),
             authoritative: true,
             kept_for: vec![],
-            generation: 0,
+            generation: GcEpoch::FIRST,
         },
     );
     let [Output::Reply { response: Response::Found { values, answered: 2, .. }, .. }] = &out[..]
@@ -321,7 +327,7 @@ fn a_silent_replica_costs_one_hedge_and_is_not_asked_again_at_once() {
         object: Object::default(),
         authoritative: true,
         kept_for: vec![],
-        generation: 0,
+        generation: GcEpoch::FIRST,
     };
     let out = bench.ask(get());
     let (frozen, op) = asked(&out);
@@ -347,7 +353,7 @@ fn a_replica_seen_to_be_behind_is_repaired_after_the_answer() {
     let out = bench.disk(out, &Record::default());
     let [Output::Send { message, .. }] = &out[..] else { panic!("{out:?}") };
     let Body::Merge { object, .. } = message.body.clone() else { panic!("{message:?}") };
-    let record = Record { own_serial: Some(1), object: object.clone(), generation: 0 };
+    let record = Record { own_serial: Some(1), object: object.clone(), generation: GcEpoch::FIRST };
     // All three are asked: one is late, and its copy comes after the answer.
     let out = bench.ask(Request::Get { key: key.clone(), r: None.into() });
     let [Output::Send { to, message }, ..] = &out[..] else { panic!("{out:?}") };
@@ -360,7 +366,7 @@ fn a_replica_seen_to_be_behind_is_repaired_after_the_answer() {
         object: Object::default(),
         authoritative: true,
         kept_for: vec![],
-        generation: 0,
+        generation: GcEpoch::FIRST,
     };
     let out = bench.peer(behind, op, empty());
     let [Output::Reply { response: Response::Found { values, .. }, .. }] = &out[..] else {
@@ -370,7 +376,7 @@ fn a_replica_seen_to_be_behind_is_repaired_after_the_answer() {
     let out = bench.peer(late, op, empty());
     let [Output::Send { to, message }] = &out[..] else { panic!("{out:?}") };
     assert_eq!(*to, [behind, late]);
-    assert_eq!(message.body, Body::Merge { key, object, generation: 0 });
+    assert_eq!(message.body, Body::Merge { key, object, generation: GcEpoch::FIRST });
 }
 
 #[test]
@@ -389,7 +395,7 @@ fn siblings_are_limited_where_a_write_is_accepted_and_a_retry_is_one_event() {
         };
         // Beside a sibling that its writer has not seen, a write has an actor of its own.
         assert_eq!(u128::from(dot.unwrap().actor.serial), write + 1);
-        record = Record { own_serial: Some(1), object: object.clone(), generation: 0 };
+        record = Record { own_serial: Some(1), object: object.clone(), generation: GcEpoch::FIRST };
     }
     assert_eq!(record.object.len(), MAX_SIBLINGS, "the repeated write minted nothing");
     let out = bench.ask(put(&key, 999));
@@ -462,13 +468,17 @@ fn objects_of_other_generations_and_forged_ones_are_refused_by_name() {
         out.iter().find_map(of)
     };
     let merge = |generation| Body::Merge { key: key.clone(), object: object(1), generation };
-    for given in [1, 2, u64::MAX] {
+    for given in [1, 2, u64::MAX].map(GcEpoch) {
         let refused = answer(&mut bench, 70, merge(given));
-        assert_eq!(refused, Some(Body::Failed(Refusal::Generation { given, own: 0 })));
+        assert_eq!(refused, Some(Body::Failed(Refusal::Generation { given, own: GcEpoch::FIRST })));
     }
-    assert_eq!(answer(&mut bench, 71, merge(0)), Some(Body::Held));
-    let propose =
-        |partition, condemned| Body::Propose { partition, generation: 0, members: 0, condemned };
+    assert_eq!(answer(&mut bench, 71, merge(GcEpoch::FIRST)), Some(Body::Held));
+    let propose = |partition, condemned| Body::Propose {
+        partition,
+        generation: GcEpoch::FIRST,
+        members: 0,
+        condemned,
+    };
     let first = bench.ring.homes(partition)[0];
     let stranger = bench.peers().into_iter().find(|peer| *peer != first).unwrap();
     for (partition, said) in
@@ -479,10 +489,10 @@ fn objects_of_other_generations_and_forged_ones_are_refused_by_name() {
         let Body::NotYet(why) = &message.body else { panic!("{message:?}") };
         assert!(why.to_string().contains(said), "{why}");
     }
-    let forged = Generation { number: u64::MAX, ..Generation::default() };
+    let forged = Generation { number: GcEpoch(u64::MAX), ..Generation::default() };
     let out = bench.peer(other, 73, Body::Generation { partition, generation: forged });
     assert!(out.is_empty(), "{out:?}");
-    assert_eq!(answer(&mut bench, 74, merge(0)), Some(Body::Held));
+    assert_eq!(answer(&mut bench, 74, merge(GcEpoch::FIRST)), Some(Body::Held));
 }
 
 #[test]

@@ -12,7 +12,7 @@ use bincode::error::EncodeError;
 use bincode::{BorrowDecode, Encode};
 use bytes::{BufMut, Bytes, BytesMut};
 use pixii_core::causal::{Actor, Clock, Context, Dot, Object, Version};
-use pixii_core::generation::{Generation, Grave};
+use pixii_core::generation::{GcEpoch, Generation, Grave};
 use pixii_core::members::{Beat, Cluster, Incarnation, Life, Member, Members, Opinion, Standing};
 use pixii_core::merkle::{Digest, SHAPE};
 use pixii_core::message::before::Before;
@@ -164,7 +164,7 @@ fn refusals() -> Vec<Refusal> {
         Refusal::Stopping,
         Refusal::Paused(300),
         Refusal::Unread(7),
-        Refusal::Generation { given: 3, own: 5 },
+        Refusal::Generation { given: GcEpoch(3), own: GcEpoch(5) },
         Refusal::Shape(0x0101_1002),
         Refusal::Limit { what: Measure::Level, given: 3, limit: 2 },
     ]
@@ -200,9 +200,17 @@ fn bodies() -> Vec<(&'static str, Body)> {
         ("update-put", update(put)),
         ("update-delete", update(Change::Delete)),
         ("update-put-again", update(Change::PutAgain { write: WriteId(3), value: blob(b"v") })),
-        ("updated", Body::Updated { object: object(), dot: Some(DOT), generation: 3 }),
-        ("merge", Body::Merge { key: key(), object: object(), generation: 3 }),
-        ("keep", Body::Keep { key: key(), object: object(), keep_for: keep_for(), generation: 3 }),
+        ("updated", Body::Updated { object: object(), dot: Some(DOT), generation: GcEpoch(3) }),
+        ("merge", Body::Merge { key: key(), object: object(), generation: GcEpoch(3) }),
+        (
+            "keep",
+            Body::Keep {
+                key: key(),
+                object: object(),
+                keep_for: keep_for(),
+                generation: GcEpoch(3),
+            },
+        ),
         ("held", Body::Held),
         ("discharge", Body::Discharge { key: key(), target: NodeId(1), object: object() }),
         ("ask-hints", Body::AskHints),
@@ -224,7 +232,7 @@ fn bodies() -> Vec<(&'static str, Body)> {
                 object: object(),
                 authoritative: true,
                 kept_for: keep_for(),
-                generation: 3,
+                generation: GcEpoch(3),
             },
         ),
         ("list", Body::List { partition: Partition(1), after: None, limit_bytes: 64 }),
@@ -240,7 +248,7 @@ fn bodies() -> Vec<(&'static str, Body)> {
                 shape: SHAPE,
                 width: 2,
                 root: Digest(1 << 100),
-                generation: 3,
+                generation: GcEpoch(3),
             },
         ),
         ("equal", Body::Equal),
@@ -254,19 +262,24 @@ fn bodies() -> Vec<(&'static str, Body)> {
         ("renounce", Body::Renounce { key: key(), target: Some(NodeId(1)) }),
         (
             "propose",
-            Body::Propose { partition, generation: 3, members: 5, condemned: vec![grave()] },
+            Body::Propose {
+                partition,
+                generation: GcEpoch(3),
+                members: 5,
+                condemned: vec![grave()],
+            },
         ),
         ("agreed", Body::Agreed),
-        ("not-yet", Body::NotYet(NotYet::Generation { own: 3, proposed: 4 })),
+        ("not-yet", Body::NotYet(NotYet::Generation { own: GcEpoch(3), proposed: GcEpoch(4) })),
         ("generations", Body::Generations { digest: 5, certain: true, ask: false }),
-        ("generation-numbers", Body::GenerationNumbers(vec![(partition, 3)])),
+        ("generation-numbers", Body::GenerationNumbers(vec![(partition, GcEpoch(3))])),
         ("ask-generation", Body::AskGeneration(partition)),
         (
             "generation",
             Body::Generation {
                 partition,
                 generation: Generation {
-                    number: 3,
+                    number: GcEpoch(3),
                     condemned: vec![grave()],
                     collected: vec![grave()],
                 },
@@ -515,7 +528,7 @@ fn golden_bytes() {
     codes::write(&mut out);
     raw(&mut out, "frame-held", &wire::frame(&PeerMessage { op: 77, body: Body::Held }));
     raw(&mut out, "context", &wire::seal(&key(), &Context::new(vec![DOT])).0);
-    let record = Record { own_serial: Some(5), object: object(), generation: 0 };
+    let record = Record { own_serial: Some(5), object: object(), generation: GcEpoch::FIRST };
     raw(&mut out, "record", &store::encode_record(Partition(2), &key(), &record));
     raw(&mut out, "hint", &store::encode_hint(NodeId(2), &key(), &record));
     golden(&mut out, "members", Members::new(vec![member()]));
@@ -651,7 +664,7 @@ fn contexts_are_sealed_to_their_key() {
 
 #[test]
 fn records_are_sealed_to_their_place() {
-    let record = Record { own_serial: None, object: object(), generation: 0 };
+    let record = Record { own_serial: None, object: object(), generation: GcEpoch::FIRST };
     let bytes = Bytes::from(store::encode_record(Partition(2), &key(), &record));
     let found = |p, key: &Key, bytes: Bytes| store::decode_record(Partition(p), key, bytes);
     assert_eq!(found(2, &key(), bytes.clone()), Found::Record(record));
@@ -667,7 +680,7 @@ fn records_are_sealed_to_their_place() {
 
 #[test]
 fn hints_are_sealed_to_their_target_and_lists_of_members_merge_in_any_order() {
-    let record = Record { own_serial: None, object: object(), generation: 0 };
+    let record = Record { own_serial: None, object: object(), generation: GcEpoch::FIRST };
     let bytes = Bytes::from(store::encode_hint(NodeId(2), &key(), &record));
     let found = |target, bytes: Bytes| store::decode_hint(NodeId(target), &key(), bytes);
     assert_eq!(found(2, bytes.clone()), Found::Record(record));

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use pixii_core::causal::{Actor, Object, Version};
+use pixii_core::generation::GcEpoch;
 use pixii_core::members::{Member, Members};
 use pixii_core::merkle::{Digest, Tree, leaf_of};
 use pixii_core::message::{Body, PeerMessage, Request};
@@ -78,7 +79,7 @@ impl Pair {
                 let change = |number: &u64| {
                     let key = key(*number);
                     let object = object(*number, 0, bytes);
-                    let record = Record { own_serial: None, object, generation: 0 };
+                    let record = Record { own_serial: None, object, generation: GcEpoch::FIRST };
                     Change::Record { partition: ring.partition(&key), key, record }
                 };
                 store.apply(&batch.iter().map(change).collect::<Vec<_>>()).unwrap();
@@ -189,7 +190,8 @@ impl Pair {
 
     /// An object reaches one side only.
     fn write(&mut self, at: usize, key: Key, object: Object) {
-        let message = PeerMessage { op: 1, body: Body::Merge { key, object, generation: 0 } };
+        let message =
+            PeerMessage { op: 1, body: Body::Merge { key, object, generation: GcEpoch::FIRST } };
         let from = self.sides[1 - at].id;
         self.sides[at].todo.push_back(Input::Peer { from, message });
     }

@@ -20,7 +20,7 @@ use super::Config;
 use super::effects::Effects;
 use super::ids::{RequestId, RequestIds, Role, ScanToken, SyncSeq};
 use super::reach::Reach;
-use crate::generation::{Generation, Grave, MAX_GRAVES};
+use crate::generation::{GcEpoch, Generation, Grave, MAX_GRAVES};
 use crate::members::{Opinion, Standing};
 use crate::message::{Body, Counter, HeldBack, NotYet};
 use crate::ring::Ring;
@@ -356,7 +356,7 @@ impl Collection {
                 }
             }
             Body::GenerationNumbers(numbers) => {
-                let later = |(partition, number): &&(Partition, u64)| {
+                let later = |(partition, number): &&(Partition, GcEpoch)| {
                     partition.0 < self.ring.partitions()
                         && *number > fx.local.generations.number(*partition)
                         && !self.is_adopting(*partition)
@@ -389,7 +389,7 @@ impl Collection {
         &self,
         from: NodeId,
         partition: Partition,
-        generation: u64,
+        generation: GcEpoch,
         members: u64,
         condemned: &[Grave],
         fx: &mut Effects,

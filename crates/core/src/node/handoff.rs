@@ -11,6 +11,7 @@ use super::ids::{ReadToken, RequestId, RequestIds, Role};
 use super::reach::Reach;
 use super::{Config, Notice};
 use crate::causal::Object;
+use crate::generation::GcEpoch;
 use crate::members::Opinion;
 use crate::message::{Body, Counter, Refusal};
 use crate::ring::Ring;
@@ -99,7 +100,7 @@ struct Flight {
     target: NodeId,
     key: Key,
     object: Object,
-    generation: u64,
+    generation: GcEpoch,
     bytes: usize,
     waiting: Vec<NodeId>,
     needed: usize,
@@ -126,7 +127,7 @@ struct Fetch {
     waiting: Vec<NodeId>,
     merged: Object,
     /// The oldest generation of what was merged.
-    generation: u64,
+    generation: GcEpoch,
 }
 
 impl Handoff {
@@ -392,7 +393,7 @@ impl Handoff {
         }
         let op = self.ids.next();
         fx.out.send(waiting.clone(), op, Body::Read { key: key.clone() });
-        let (merged, generation) = (Object::default(), u64::MAX);
+        let (merged, generation) = (Object::default(), GcEpoch(u64::MAX));
         self.fetches.insert(op, Fetch { target, key, waiting, merged, generation });
         self.timeouts.push_back((now + TIMEOUT, op));
     }
@@ -439,7 +440,7 @@ impl Handoff {
         // The members have agreed that no hint as old as this one is left: it is of a disk that was
         // rolled back.
         let own = fx.local.generations.number(self.ring.partition(&flight.key));
-        if flight.generation + 1 < own && matches!(refused, Some(Refusal::Generation { .. })) {
+        if flight.generation.next() < own && matches!(refused, Some(Refusal::Generation { .. })) {
             let (key, target) = (flight.key.clone(), Some(flight.target));
             fx.out.send(vec![self.me], RequestId::NONE, Body::Renounce { key, target });
         }

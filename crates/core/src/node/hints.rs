@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::generations::Generations;
+use crate::generation::GcEpoch;
 use crate::store::{HintTotal, Kept, Record, hint_bytes};
 use crate::types::{Key, NodeId, Partition, Time};
 
@@ -20,7 +21,7 @@ pub(super) struct HintPlace {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct HintSize {
     pub(super) bytes: u64,
-    pub(super) generation: u64,
+    pub(super) generation: GcEpoch,
 }
 
 impl HintSize {
@@ -40,7 +41,7 @@ impl HintSize {
 pub(super) struct HintLedger {
     totals: BTreeMap<NodeId, (HintTotal, Time)>,
     /// How many hints there are of each generation of a partition.
-    stamps: BTreeMap<(Partition, u64), u64>,
+    stamps: BTreeMap<(Partition, GcEpoch), u64>,
     /// Members that are owed nothing any more, and that have not been told.
     drained: Vec<NodeId>,
     bytes: u64,
@@ -99,12 +100,15 @@ impl HintLedger {
     /// can only be of an old disk.
     pub(super) fn has_outlived(&self, generations: &Generations) -> bool {
         let mut stamps = self.stamps.keys();
-        stamps.any(|(partition, stamp)| stamp + 1 < generations.number(*partition))
+        stamps.any(|(partition, stamp)| stamp.next() < generations.number(*partition))
     }
 
     /// How many hints of a partition are of an older generation than this one.
-    pub(super) fn older(&self, partition: Partition, generation: u64) -> u64 {
-        self.stamps.range((partition, 0)..(partition, generation)).map(|(_, count)| count).sum()
+    pub(super) fn older(&self, partition: Partition, generation: GcEpoch) -> u64 {
+        self.stamps
+            .range((partition, GcEpoch::FIRST)..(partition, generation))
+            .map(|(_, count)| count)
+            .sum()
     }
 
     /// What is kept for a member, and since when in this life.

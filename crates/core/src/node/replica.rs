@@ -16,7 +16,7 @@ use super::ids::{ReadToken, RequestId, Role, SyncSeq};
 use super::local::stalled;
 use super::{Config, Shortage, Stall};
 use crate::causal::{Context, Object};
-use crate::generation::Grave;
+use crate::generation::{GcEpoch, Grave};
 use crate::message::{self, Body, Counter, Refusal, Resource};
 use crate::ring::Ring;
 use crate::store::{Change, Found, Listing, Record};
@@ -101,13 +101,13 @@ enum Kind {
     },
     Merge {
         object: Object,
-        generation: u64,
+        generation: GcEpoch,
         hint: bool,
     },
     Keep {
         object: Object,
         keep_for: Vec<NodeId>,
-        generation: u64,
+        generation: GcEpoch,
     },
     Discharge {
         target: NodeId,

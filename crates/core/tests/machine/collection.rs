@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use pixii_core::causal::{Actor, Context, Dot, Object};
-use pixii_core::generation::Grave;
+use pixii_core::generation::{GcEpoch, Grave};
 use pixii_core::message::{Body, PeerMessage, Request};
 use pixii_core::node::{Done, Input, Output, Work};
 use pixii_core::store::Store;
@@ -118,7 +118,7 @@ impl House {
         let from = self.bench.ring.homes(partition)[1];
         for key in self.keys(partition, count) {
             let object = Object::default().discard(&dead());
-            let body = Body::Merge { key, object, generation: 0 };
+            let body = Body::Merge { key, object, generation: GcEpoch::FIRST };
             self.give(Input::Peer { from, message: PeerMessage { op: 1, body } });
         }
         // Each is read, and then written.
@@ -172,7 +172,7 @@ fn agreements(clients: bool) -> Vec<u64> {
         let grave = |key: Key| Grave { key, dead: dead() };
         let mut condemned: Vec<Grave> = house.keys(partition, 64).into_iter().map(grave).collect();
         condemned.sort_by(|one, other| one.key.cmp(&other.key));
-        let body = Body::Propose { partition, generation: 0, members, condemned };
+        let body = Body::Propose { partition, generation: GcEpoch::FIRST, members, condemned };
         let from = house.bench.ring.homes(partition)[0];
         house.give(Input::Peer { from, message: PeerMessage { op: 5, body } });
     }

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use super::common::{Common, Heard, StandIns, live_values};
 use super::env::Env;
 use crate::causal::{Context, Dot, Object};
+use crate::generation::GcEpoch;
 use crate::message::{Body, Counter, Response};
 use crate::node::effects::Effects;
 use crate::types::{Key, Micros, NodeId, Time};
@@ -35,7 +36,7 @@ pub(super) struct Minted {
     pub(super) object: Object,
     dot: Option<Dot>,
     /// The generation of the object.
-    generation: u64,
+    generation: GcEpoch,
     /// When it was made.
     at: Time,
 }

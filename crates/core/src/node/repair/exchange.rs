@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::Lane;
 use crate::causal::Context;
+use crate::generation::GcEpoch;
 use crate::merkle::{FANOUT, LEVELS, LeafSet, SHAPE, leaf_of};
 use crate::message::{Body, ComparisonFault, Counter, Item, Refusal, TreeAnswer, TreeQuestion};
 use crate::node::effects::Effects;
@@ -40,7 +41,7 @@ pub(super) struct Exchange {
     pub(super) moved: Moved,
     /// The store's id and the partition's generation when it began: under others it proves nothing.
     store: u64,
-    generation: u64,
+    generation: GcEpoch,
     /// When it began, and whether records were read for it.
     pub(super) begun: Time,
     pub(super) has_read: bool,

@@ -1,10 +1,10 @@
 //! Instants and spans of a node's own time. Only differences of instants mean anything: the driver
 //! chooses the origin, and no instant leaves the node.
 
+use core::time::Duration;
 use std::fmt;
 use std::iter::Sum;
 use std::ops::{Add, AddAssign, Div, Mul, Sub};
-use std::time::Duration;
 
 /// A span of time in whole microseconds, 0 to 2^64-1 (584,000 years). Sums and differences that
 /// leave this range are bugs and panic; the `saturating_` methods end at its bounds.

@@ -53,7 +53,7 @@ mod tests {
 
     #[derive(Encode)]
     struct Meta {
-        owner: Owner,
+        identity: StoreIdentity,
         birth: u64,
         store: u64,
         incarnation: u64,
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[derive(Encode)]
-    struct Owner {
+    struct StoreIdentity {
         cluster: String,
         name: String,
         ring: u64,
@@ -128,7 +128,7 @@ mod tests {
 
     fn meta() -> Meta {
         Meta {
-            owner: Owner { cluster: "c".into(), name: "n1".into(), ring: u64::MAX },
+            identity: StoreIdentity { cluster: "c".into(), name: "n1".into(), ring: u64::MAX },
             birth: 300,
             store: 1 << 40,
             incarnation: 3,
@@ -181,7 +181,7 @@ mod tests {
         // Schema 3 has a list behind it.
         let golden = [golden, vec![0]].concat();
         let today: store::Meta = pixii_core::wire::decode(&Bytes::from(golden.clone())).unwrap();
-        assert_eq!((today.owner.name.as_str(), today.serial_end), ("n1", 70_000));
+        assert_eq!((today.identity.name.as_str(), today.serial_end), ("n1", 70_000));
         assert_eq!(pixii_core::wire::encode(&today), golden);
         let sealed = stored(&[b"meta", b"life"], &golden);
         assert_eq!(crate::disk::layout::seal("life", &golden), sealed);

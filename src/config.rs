@@ -61,7 +61,7 @@ pub struct Config {
     pub r: u8,
     /// W of requests that name none, 1 to N.
     pub w: u8,
-    /// True if only home replicas count for requests that do not say.
+    /// True if only owners count for requests that do not say.
     pub strict: bool,
     /// Time between two rounds of gossip, in milliseconds.
     pub gossip_interval_ms: u64,
@@ -69,9 +69,9 @@ pub struct Config {
     pub gossip_timeout_ms: u64,
     /// Most hints that are kept for other members, in MiB.
     pub hint_limit_mib: u64,
-    /// A hint of this age is also offered to the other home replicas, in milliseconds.
+    /// A hint of this age is also offered to the other owners, in milliseconds.
     pub hint_age_ms: u64,
-    /// Each partition is compared with every other home of it about as often as this, in milliseconds.
+    /// Each partition is compared with every other owner of it about as often as this, in milliseconds.
     pub repair_interval_ms: u64,
     /// All that is on disk is read, and its checksums tested, once in this time, in milliseconds.
     pub scrub_interval_ms: u64,

@@ -15,8 +15,8 @@ use pixii_core::merkle::LeafSet;
 use pixii_core::rng::Rng;
 use pixii_core::store::memory::MemoryStore;
 use pixii_core::store::{
-    Change, Found, HintTotal, LifeError, Meta, Owner, Process, Record, Scanned, Span, Store,
-    begin_life, end_life, hint_bytes,
+    Change, Found, HintTotal, LifeError, Meta, Process, Record, Scanned, Span, Store,
+    StoreIdentity, begin_life, end_life, hint_bytes,
 };
 use pixii_core::types::{Blob, Key, MAX_VALUE_BYTES, NodeId, Partition, WriteId};
 use tempfile::TempDir;
@@ -61,8 +61,8 @@ fn put(partition: u16, key: &Key, record: &Record) -> Change {
     Change::Record { partition, key, record: record.clone() }
 }
 
-fn owner(name: &str) -> Owner {
-    Owner { cluster: "c".into(), name: name.into(), ring: 7 }
+fn owner(name: &str) -> StoreIdentity {
+    StoreIdentity { cluster: "c".into(), name: name.into(), ring: 7 }
 }
 
 /// A store that can be stopped and started again.
@@ -326,8 +326,9 @@ fn lives_begin_and_end<B: Bench>() {
     assert_eq!((meta.store, meta.incarnation.0, meta.serial_floor), (44, 4, 200));
     assert_eq!(meta.fresh, [44], "after an unclean stop the disk may not be the newest");
     let stranger = begin_life(bench.store(), &owner("n2"), Process::New(45));
-    assert!(matches!(stranger, Err(LifeError::Owner(..))), "{stranger:?}");
-    let moved = begin_life(bench.store(), &Owner { ring: 8, ..owner("n1") }, Process::New(45));
+    assert!(matches!(stranger, Err(LifeError::Identity(..))), "{stranger:?}");
+    let moved =
+        begin_life(bench.store(), &StoreIdentity { ring: 8, ..owner("n1") }, Process::New(45));
     assert_eq!(moved, Err(LifeError::Ring));
 }
 

@@ -26,8 +26,8 @@ Reads every record, hint, checksum, chunk and head. It is refused while a daemon
 output names each damaged key; then come the counts. The digest covers keys, clocks and values, not hints: where two \
 nodes that hold the same keys have the same digest, they hold the same.
 
-With the configuration of one of the nodes, it also says which partitions differ between their homes, as far as \
-these are among the DIRs; a partition with fewer than two is not compared. Tombstones that are being collected make no difference: homes take them out one after the \
+With the configuration of one of the nodes, it also says which partitions differ between their owners, as far as \
+these are among the DIRs; a partition with fewer than two is not compared. Tombstones that are being collected make no difference: owners take them out one after the \
 other, and those that were stopped meanwhile go on when they start.
 
 Nothing in a DIR is changed, so that it may be a read-only mount: a private copy is read, and \
@@ -75,9 +75,9 @@ impl Check {
                 )));
             }
             if let Some(meta) = &report.meta {
-                let node = meta.owner.node();
+                let node = meta.identity.node();
                 if stores.iter().any(|(other, _)| *other == node) {
-                    let name = &meta.owner.name;
+                    let name = &meta.identity.name;
                     return Err(Trouble::error(format!("two of the DIRs hold data of {name}")));
                 }
                 stores.push((node, report));
@@ -92,18 +92,18 @@ impl Check {
             return Ok(if damaged { Exit::Error } else { Exit::Done });
         };
         let differences = differences(&ring, &stores);
-        let given = |home: &&NodeId| stores.iter().any(|(node, _)| node == *home);
-        let homes = |partition| ring.homes(Partition(partition)).iter().filter(given).count();
-        let compared = (0..ring.partitions()).filter(|partition| homes(*partition) > 1).count();
+        let given = |owner: &&NodeId| stores.iter().any(|(node, _)| node == *owner);
+        let owners = |partition| ring.owners(Partition(partition)).iter().filter(given).count();
+        let compared = (0..ring.partitions()).filter(|partition| owners(*partition) > 1).count();
         let name = |node: NodeId| stores.iter().find(|(id, _)| *id == node);
-        let name = |node| name(node).and_then(|(_, report)| report.meta.as_ref()).map(owner);
+        let name = |node| name(node).and_then(|(_, report)| report.meta.as_ref()).map(identity);
         let differing: Vec<String> = differences
             .iter()
-            .map(|Difference { partition, homes }| {
-                let home = |(node, keys): (NodeId, u64)| {
+            .map(|Difference { partition, owners }| {
+                let owner = |(node, keys): (NodeId, u64)| {
                     format!("{} {}", name(node).unwrap_or_default(), text::count(keys, "key"))
                 };
-                format!("partition {}: {}", partition.0, homes.map(home).join(", "))
+                format!("partition {}: {}", partition.0, owners.map(owner).join(", "))
             })
             .collect();
         if shared.json() {
@@ -120,10 +120,10 @@ impl Check {
             let alone = match usize::from(all) - compared {
                 0 => String::new(),
                 alone => format!(
-                    "; {alone} have fewer than two homes among the DIRs, and are not compared"
+                    "; {alone} have fewer than two owners among the DIRs, and are not compared"
                 ),
             };
-            emit(format!("{lines}{equal} of {all} partitions are equal at their homes{alone}\n"))?;
+            emit(format!("{lines}{equal} of {all} partitions are equal at their owners{alone}\n"))?;
         }
         Ok(if damaged || !differing.is_empty() { Exit::Error } else { Exit::Done })
     }
@@ -134,8 +134,8 @@ fn common_ring(config: &Config, stores: &[(NodeId, CheckReport)]) -> Result<Ring
     let stored = stores.iter().filter_map(|(_, report)| report.ring.clone());
     let ring = Ring::latest(config.ring.clone(), stored);
     for (node, report) in stores {
-        let Some(Meta { owner, .. }) = &report.meta else { continue };
-        let (name, cluster) = (&owner.name, &owner.cluster);
+        let Some(Meta { identity, .. }) = &report.meta else { continue };
+        let (name, cluster) = (&identity.name, &identity.cluster);
         if *cluster != config.cluster {
             return Err(Trouble::error(format!(
                 "one DIR holds data of {name} of cluster {cluster}, and the configuration is of cluster {}",
@@ -152,8 +152,8 @@ fn common_ring(config: &Config, stores: &[(NodeId, CheckReport)]) -> Result<Ring
     Ok(ring)
 }
 
-fn owner(meta: &Meta) -> String {
-    meta.owner.name.clone()
+fn identity(meta: &Meta) -> String {
+    meta.identity.name.clone()
 }
 
 /// Reads one store and, unless it is told as JSON at the end, tells what it is like.
@@ -195,8 +195,8 @@ fn as_json(damage: &Damage) -> Value {
 fn report_json(report: &CheckReport, damaged: Vec<Value>) -> Value {
     let node = report.meta.as_ref().map(|meta| {
         json!({
-            "name": meta.owner.name,
-            "cluster": meta.owner.cluster,
+            "name": meta.identity.name,
+            "cluster": meta.identity.cluster,
             "store": format!("{:016x}", meta.store),
             "incarnation": meta.incarnation.0,
             "stopped_cleanly": meta.clean,
@@ -234,10 +234,10 @@ fn as_text(report: &CheckReport) -> String {
     let node = match &report.meta {
         Some(meta) => {
             let stop = if meta.clean { "stopped cleanly" } else { "not stopped cleanly" };
-            let (owner, incarnation) = (&meta.owner, meta.incarnation);
+            let (identity, incarnation) = (&meta.identity, meta.incarnation);
             format!(
                 "node {} of cluster {}, incarnation {incarnation}, {stop}",
-                owner.name, owner.cluster
+                identity.name, identity.cluster
             )
         }
         None => "the store of no node yet".into(),

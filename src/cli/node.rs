@@ -65,7 +65,7 @@ Examples:
     #[command(after_help = "\
 Without --yes it only shows what would happen. OLD has to be down, and most members in reach. NEW is a name that the \
 cluster never had. Its configuration names the same n and partitions, itself, and the members that live; it may \
-be started before or after, and it fills itself from the other homes.
+be started before or after, and it fills itself from the other owners.
 
 A change needs the agreement of more than half of the members, so of two replacements at once one is made first, and the \
 other one is tried again for a while. The command ends with 0 when every member that is not down lives with the change, \

@@ -24,11 +24,11 @@ const UNREACHABLE: Duration = Duration::from_secs(5);
 /// Partitions that a sentence names; it counts the others.
 const MAX_NAMED: usize = 5;
 
-/// Compare a node's partitions with their other homes now, and move what differs
+/// Compare a node's partitions with their other owners now, and move what differs
 #[derive(Args)]
 #[command(after_help = "\
 Nodes do this by themselves, each partition about every repair_interval_ms (a minute), and at once when a peer is back. \
-The command has one node do it now, and ends when each of its partitions was found equal at each other home; \
+The command has one node do it now, and ends when each of its partitions was found equal at each other owner; \
 on the way, progress is shown on a terminal. Objects and bytes are all that the node moved in that time.
 
 Exit codes: 0 all are equal, 1 some could not be compared for 30 seconds, or a peer not be reached for 5.
@@ -206,7 +206,7 @@ impl Watch {
             let (peer, what) = (name(peer), named(&partitions));
             match why {
                 Some(why) => format!("{own} could not compare {what} with {peer}: {why}"),
-                None => format!("{own} cannot reach {peer}, which is also home to {what}"),
+                None => format!("{own} cannot reach {peer}, which also owns {what}"),
             }
         };
         reasons.into_iter().map(sentence).collect()
@@ -227,7 +227,7 @@ impl Watch {
         let own = &self.report.name;
         let peers = self.by_peer(name);
         if peers.is_empty() {
-            return format!("{own} has no partition with another home: nothing to compare\n");
+            return format!("{own} has no partition with another owner: nothing to compare\n");
         }
         let mut rows = vec![row(["peer", "partitions compared", "equal"])];
         let peer = |(peer, (all, equal)): (String, (u64, u64))| {

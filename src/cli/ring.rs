@@ -17,8 +17,8 @@ use serde_json::json;
 #[command(after_help = "\
 Examples:
   pixii ring                                 members, addresses and shares
-  pixii ring greeting                        a key's partition, homes in order, and stand-ins
-  cut -f1 data.tsv | pixii ring --stdin      key<TAB>partition<TAB>home,home,home for each")]
+  pixii ring greeting                        a key's partition, owners in order, and stand-ins
+  cut -f1 data.tsv | pixii ring --stdin      key<TAB>partition<TAB>owner,owner,owner for each")]
 pub(crate) struct Ring {
     /// A key to place
     key: Option<OsString>,
@@ -107,10 +107,10 @@ fn place(client: &Client, key: &Key, as_json: bool) -> Result<(), Trouble> {
     let ring = client.ring();
     let partition = ring.partition(key);
     let list = names(client, &ring.preference_list(partition));
-    let (homes, others) = list.split_at(list.len().min(usize::from(ring.n())));
+    let (owners, others) = list.split_at(list.len().min(usize::from(ring.n())));
     emit(table(&[
         row(["partition", &format!("{} of {}", partition.0, ring.partitions())]),
-        row(["homes", &homes.join(" ")]),
+        row(["owners", &owners.join(" ")]),
         row(["stand-ins", &others.join(" ")]),
     ]))
 }
@@ -119,11 +119,11 @@ fn place_json(client: &Client, key: &Key) -> serde_json::Value {
     let ring = client.ring();
     let partition = ring.partition(key);
     let list = names(client, &ring.preference_list(partition));
-    let (homes, others) = list.split_at(list.len().min(usize::from(ring.n())));
+    let (owners, others) = list.split_at(list.len().min(usize::from(ring.n())));
     json!({
         "key": text::json_bytes(key.as_bytes()),
         "partition": partition.0,
-        "homes": homes,
+        "owners": owners,
         "stand_ins": others,
     })
 }
@@ -149,8 +149,8 @@ fn place_all(client: &Client, as_json: bool) -> Result<(), Trouble> {
         }
         let partition = client.ring().partition(&key);
         out.write_all(&line)?;
-        let homes = names(client, client.ring().homes(partition));
-        writeln!(out, "\t{}\t{}", partition.0, homes.join(","))?;
+        let owners = names(client, client.ring().owners(partition));
+        writeln!(out, "\t{}\t{}", partition.0, owners.join(","))?;
     }
     Ok(out.flush()?)
 }

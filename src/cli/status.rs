@@ -19,13 +19,13 @@ use super::repair::pair_json;
 Examples:
   pixii status                  the node that --connect names
   pixii status --node n3        another member
-  pixii status --partitions     each of its partitions, and when it was last found equal at each other home
+  pixii status --partitions     each of its partitions, and when it was last found equal at each other owner
   pixii status --json           for scripts")]
 pub(crate) struct Status {
     /// Ask this member instead
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
-    /// Show how each partition compares with its other homes
+    /// Show how each partition compares with its other owners
     #[arg(long)]
     partitions: bool,
 }
@@ -67,7 +67,7 @@ fn name(report: &StatusReport, id: NodeId) -> String {
     peer.map_or_else(|| format!("{id:?}"), |peer| peer.name.clone())
 }
 
-/// A line for each partition and other home.
+/// A line for each partition and other owner.
 fn pairs(compared: &RepairReport, name: &dyn Fn(NodeId) -> String) -> String {
     let mut rows = vec![row(["partition", "peer", "last found equal", "now", "last moved"])];
     rows.extend(compared.pairs.iter().map(|pair| {
@@ -196,7 +196,7 @@ fn as_text(report: &StatusReport, links: Option<&LinksReport>) -> String {
     for trouble in &report.troubles {
         out += &format!("TO BE SEEN TO: {trouble}\n");
     }
-    let home_to = match report.without_authority {
+    let owned = match report.without_authority {
         0 => count(report.partitions.into(), "partition"),
         lost => format!(
             "{}, {lost} of them without authority: what it does not find there does not count",
@@ -215,7 +215,7 @@ fn as_text(report: &StatusReport, links: Option<&LinksReport>) -> String {
         row(["cluster", report.unservable().as_deref().unwrap_or("enough other owners are up")]),
         row(["store", &format!("{:016x}", report.store)]),
         row(["incarnation", &format!("{}, after {last_stop}", report.incarnation)]),
-        row(["home to", &home_to]),
+        row(["owns", &owned]),
         row(["on disk", &bytes(report.disk_bytes)]),
         row(["compared", &compared(report)]),
         row(["deleted", &deleted(&report.collection)]),
@@ -260,13 +260,13 @@ fn as_text(report: &StatusReport, links: Option<&LinksReport>) -> String {
     out
 }
 
-/// How far the node's partitions are known to be the same as at their other homes, in words.
+/// How far the node's partitions are known to be the same as at their other owners, in words.
 fn compared(report: &StatusReport) -> String {
     let sum = |of: fn(&PeerRepair) -> u32| report.peers.iter().map(|peer| of(&peer.repair)).sum();
     let (shared, equal): (u32, u32) = (sum(|peer| peer.shared), sum(|peer| peer.equal));
     let repair = &report.repair;
     let mut parts =
-        vec![format!("{equal} of {} with other homes found equal", count(shared.into(), "pair"))];
+        vec![format!("{equal} of {} with other owners found equal", count(shared.into(), "pair"))];
     if repair.unread > 0 {
         parts.push(format!("{} not yet read", count(repair.unread.into(), "partition")));
     }

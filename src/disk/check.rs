@@ -58,7 +58,7 @@ pub struct CheckReport {
     pub complete: bool,
 }
 
-/// What a store holds of a partition, less what is collected. Homes go from one generation to the next one after the other,
+/// What a store holds of a partition, less what is collected. Owners go from one generation to the next one after the other,
 /// and then take out at their own pace what is collected: when they are stopped meanwhile, they still hold the same.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Holding {
@@ -87,7 +87,7 @@ impl Content {
 }
 
 impl Holding {
-    /// True if a home that holds `later`, of this generation or the one behind it, holds the same.
+    /// True if an owner that holds `later`, of this generation or the one behind it, holds the same.
     fn is_same(&self, later: &Holding) -> bool {
         match self.generation.next() == later.generation {
             true => self.next == later.content,
@@ -181,17 +181,17 @@ pub fn check(
 pub struct Difference {
     /// The partition.
     pub partition: Partition,
-    /// Each of two of its homes, and how many keys it holds there.
-    pub homes: [(NodeId, u64); 2],
+    /// Each of two of its owners, and how many keys it holds there.
+    pub owners: [(NodeId, u64); 2],
 }
 
-/// The partitions of `ring` whose homes, as far as their stores are among `stores`, do not all hold the same keys,
+/// The partitions of `ring` whose owners, as far as their stores are among `stores`, do not all hold the same keys,
 /// clocks and values, less what is collected.
 pub fn differences(ring: &Ring, stores: &[(NodeId, CheckReport)]) -> Vec<Difference> {
-    let of = |home: &NodeId| stores.iter().find(|(node, _)| node == home);
+    let of = |owner: &NodeId| stores.iter().find(|(node, _)| node == owner);
     let mut found = Vec::new();
     for partition in (0..ring.partitions()).map(Partition) {
-        let held = ring.homes(partition).iter().filter_map(of).map(|(node, report)| {
+        let held = ring.owners(partition).iter().filter_map(of).map(|(node, report)| {
             (*node, report.by_partition.get(&partition).copied().unwrap_or_default())
         });
         let held: Vec<(NodeId, Holding)> = held.collect();
@@ -199,8 +199,8 @@ pub fn differences(ring: &Ring, stores: &[(NodeId, CheckReport)]) -> Vec<Differe
             continue;
         };
         if let Some(other) = held.iter().find(|(_, holding)| !holding.is_same(&latest.1)) {
-            let homes = [latest, other].map(|(node, holding)| (*node, holding.content.keys));
-            found.push(Difference { partition, homes });
+            let owners = [latest, other].map(|(node, holding)| (*node, holding.content.keys));
+            found.push(Difference { partition, owners });
         }
     }
     found

@@ -306,7 +306,7 @@ fn check(
     let Some(partition) = partition else {
         let shares = |peer: NodeId| {
             let mut all = (0..ring.partitions()).map(Partition);
-            all.any(|one| ring.homes(one).contains(&me) && ring.homes(one).contains(&peer))
+            all.any(|one| ring.owners(one).contains(&me) && ring.owners(one).contains(&peer))
         };
         return match peer.filter(|peer| !shares(*peer)) {
             Some(peer) => Err(RepairRefusal::NothingShared { node: name(me), peer: name(peer) }),
@@ -317,10 +317,10 @@ fn check(
     if given >= partitions {
         return Err(RepairRefusal::Partition { given, partitions });
     }
-    let homes = ring.homes(partition);
-    match [Some(me), peer].into_iter().flatten().find(|node| !homes.contains(node)) {
+    let owners = ring.owners(partition);
+    match [Some(me), peer].into_iter().flatten().find(|node| !owners.contains(node)) {
         Some(other) => {
-            let owners = homes.iter().map(|home| name(*home)).collect();
+            let owners = owners.iter().map(|owner| name(*owner)).collect();
             Err(RepairRefusal::NotOwner { partition: given, node: name(other), owners })
         }
         None => Ok(()),
@@ -369,20 +369,20 @@ mod tests {
         assert_eq!(told, "partition = 16: this cluster has 16, so a partition is 0 to 15");
         let with = |own: bool| {
             let mut all = 0..16;
-            all.find(|one| ring.homes(Partition(*one)).contains(&ids[0]) == own)
+            all.find(|one| ring.owners(Partition(*one)).contains(&ids[0]) == own)
         };
         let (own, other) = (with(true).unwrap(), with(false).unwrap());
-        let homes = |of: u16| {
-            ring.homes(Partition(of)).iter().map(|id| members.name(*id)).collect::<Vec<_>>()
+        let owners = |of: u16| {
+            ring.owners(Partition(of)).iter().map(|id| members.name(*id)).collect::<Vec<_>>()
         };
         let told = says(Some(other), None);
-        let homes_of = homes(other).join(", ");
+        let owners_of = owners(other).join(", ");
         let sentence =
-            format!("partition = {other}: n1 is no home of it; its homes are {homes_of}");
+            format!("partition = {other}: n1 is no owner of it; its owners are {owners_of}");
         assert_eq!(told, sentence);
-        let stranger = names.iter().find(|name| !homes(own).contains(name)).unwrap();
+        let stranger = names.iter().find(|name| !owners(own).contains(name)).unwrap();
         let told = says(Some(own), Some(NodeId::of(stranger)));
-        assert!(told.starts_with(&format!("partition = {own}: {stranger} is no home")), "{told}");
+        assert!(told.starts_with(&format!("partition = {own}: {stranger} is no owner")), "{told}");
         let told = says(None, Some(NodeId(7)));
         assert_eq!(told, "peer = 0000000000000007: no member of the cluster has this id");
         let told = says(None, Some(ids[0]));

@@ -68,7 +68,7 @@ impl ServeError {
             ServeError::Life(_, error) => {
                 matches!(
                     error,
-                    LifeError::Owner(..)
+                    LifeError::Identity(..)
                         | LifeError::Ring
                         | LifeError::Nothing(_)
                         | LifeError::Unplaced(_)

@@ -184,7 +184,7 @@ pub(super) fn tell(notice: Notice, config: &Config, members: &Members, log: &Log
         Notice::Reborn => warn!(
             event = "disk_lost",
             "the cluster does not know this store of node {name}: it is a new member's, or the disk was lost; what it \
-             does not find does not count until it has all from the other homes"
+             does not find does not count until it has all from the other owners"
         ),
         Notice::Alone => {
             warn!(event = "alone", "no peer answers: node {name} serves under a new store id");
@@ -198,7 +198,7 @@ pub(super) fn tell(notice: Notice, config: &Config, members: &Members, log: &Log
             log.several("record_damaged", ""),
             warn,
             [event = "record_damaged", partition = partition.0,],
-            "a record of partition {} fails its checksum: it is fetched from the other homes",
+            "a record of partition {} fails its checksum: it is fetched from the other owners",
             partition.0
         ),
         Notice::Declined(oversize) => tell_declined(&oversize, log),

@@ -9,8 +9,8 @@ use pixii_core::node::{self, Limits, Node};
 use pixii_core::ring::Ring;
 use pixii_core::secret::Nonces;
 use pixii_core::store::{
-    Change, Kept, LifeError, Meta, Owner, Process, Store, StoreError, begin_anew, begin_life,
-    end_life,
+    Change, Kept, LifeError, Meta, Process, Store, StoreError, StoreIdentity, begin_anew,
+    begin_life, end_life,
 };
 use pixii_core::types::{Key, MILLI};
 use pixii_transport::random;
@@ -97,10 +97,10 @@ fn live(
     let unusable = |error| ServeError::Life(config.data_dir.clone(), error);
     let ring = Arc::new(ring_in_force(config, &**store).map_err(unusable)?);
     let (cluster, name) = (config.cluster.clone(), config.name.clone());
-    let owner = Owner { cluster, name, ring: config.ring.digest() };
-    let is_moved = !continues && runtime.block_on(judge(config, &**store, &owner, number()?))?;
+    let identity = StoreIdentity { cluster, name, ring: config.ring.digest() };
+    let is_moved = !continues && runtime.block_on(judge(config, &**store, &identity, number()?))?;
     let process = if continues { Process::Same } else { Process::New(fresh_id) };
-    let Begun { meta, recovered, trees } = begin(config, &**store, &ring, &owner, process)?;
+    let Begun { meta, recovered, trees } = begin(config, &**store, &ring, &identity, process)?;
     let listener = match runtime.block_on(binding::bind(&config.listen, orders)) {
         Ok(Some(listener)) => listener,
         without => {
@@ -203,7 +203,7 @@ fn begin(
     config: &Config,
     store: &dyn Store,
     ring: &Ring,
-    owner: &Owner,
+    identity: &StoreIdentity,
     process: Process,
 ) -> Result<Begun, ServeError> {
     let unusable = |error| ServeError::Life(config.data_dir.clone(), error);
@@ -215,7 +215,7 @@ fn begin(
         _ => Vec::new(),
     };
     let recovered = last.is_some_and(|meta| !meta.clean);
-    let meta = begin_life(store, owner, process).map_err(unusable)?;
+    let meta = begin_life(store, identity, process).map_err(unusable)?;
     info!(
         "node {} of cluster {} starts: incarnation {}, {}, with ring version {}",
         config.name,
@@ -235,7 +235,7 @@ fn begin(
 fn kept_hints(config: &Config, store: &dyn Store, ring: &Ring) -> Result<Kept, StoreError> {
     let place = |key: &Key| {
         let partition = ring.partition(key);
-        (partition, !ring.homes(partition).contains(&config.me()))
+        (partition, !ring.owners(partition).contains(&config.me()))
     };
     store.hint_totals(&place)
 }
@@ -257,27 +257,27 @@ fn remembered_members(
 }
 
 /// True if this node has moved; an error if the data is a copy of what another daemon runs on. Data
-/// of another owner is refused later. A copy that is to be a cluster of its own gets this
+/// of another identity is refused later. A copy that is to be a cluster of its own gets this
 /// `identity` first.
 async fn judge(
     config: &Config,
     store: &dyn Store,
-    owner: &Owner,
-    identity: u64,
+    identity: &StoreIdentity,
+    new_id: u64,
 ) -> Result<bool, ServeError> {
     let nonces = random().map_err(|error| ServeError::System("random bits", error))?;
     let nonces = &Arc::new(Nonces::new(nonces));
     if config.new_identity {
         judge_anew(config, store, nonces).await?;
         let unusable = |error| ServeError::Life(config.data_dir.clone(), error);
-        begin_anew(store, owner, &config.members, identity).map_err(unusable)?;
+        begin_anew(store, identity, &config.members, new_id).map_err(unusable)?;
         warn!(
             "the data of node {} has a new identity: it is of a cluster that is to be founded anew",
             config.name
         );
     }
     let Some(meta) = store.meta()? else { return Ok(false) };
-    if (&meta.owner.cluster, &meta.owner.name) != (&owner.cluster, &owner.name) {
+    if (&meta.identity.cluster, &meta.identity.name) != (&identity.cluster, &identity.name) {
         return Ok(false);
     }
     let members = store.members()?.unwrap_or_default();

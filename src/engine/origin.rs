@@ -116,7 +116,7 @@ pub(super) async fn check(
         Some(_) => remembered.members.iter().filter(moved).collect(),
     };
     let places = others.iter().map(|member| member.address.clone()).collect();
-    let search = Search { config, cluster: &remembered.meta.owner.cluster, nonces };
+    let search = Search { config, cluster: &remembered.meta.identity.cluster, nonces };
     let (own, others_found) = tokio::join!(search.at(own), search.at(places));
     let is_copied = |(_, found): &&(String, Found)| found.birth == remembered.meta.birth;
     if let Some((address, _)) = own.iter().find(is_copied) {
@@ -144,7 +144,7 @@ pub(super) async fn check_anew(
     nonces: &Arc<Nonces>,
 ) -> Result<(), Conflict> {
     let places = config.members.iter().map(|member| member.address.clone()).collect();
-    let search = Search { config, cluster: &remembered.meta.owner.cluster, nonces };
+    let search = Search { config, cluster: &remembered.meta.identity.cluster, nonces };
     for (address, found) in search.at(places).await {
         let there = |member: &&Member| {
             let own = member.id() == config.me();

@@ -159,7 +159,7 @@ pub(super) fn rebuild(
 
 /// Sets aside a store that is of another name than the configured one.
 fn leave_behind(config: &Config, store: DiskStore) -> Result<(), ServeError> {
-    let owner = store.meta()?.map(|meta| meta.owner.name);
+    let owner = store.meta()?.map(|meta| meta.identity.name);
     store.close()?;
     if let Some(owner) = owner.filter(|owner| *owner != config.name) {
         let aside = DiskStore::set_aside(&config.data_dir, true)?;
@@ -186,8 +186,8 @@ fn unwitnessed(config: &Config) -> Result<Option<Partition>, ServeError> {
     });
     let (witnesses, rings): (Vec<NodeId>, Vec<Ring>) = answers.into_iter().flatten().unzip();
     let ring = Ring::latest(config.ring.clone(), rings);
-    let own = |p: &Partition| ring.homes(*p).contains(&config.me());
-    let bare = |p: &Partition| !ring.homes(*p).iter().any(|home| witnesses.contains(home));
+    let own = |p: &Partition| ring.owners(*p).contains(&config.me());
+    let bare = |p: &Partition| !ring.owners(*p).iter().any(|owner| witnesses.contains(owner));
     Ok((0..ring.partitions()).map(Partition).filter(own).find(bare))
 }
 

@@ -16,9 +16,9 @@ pub(super) struct Settings {
     pub(super) log: String,
     /// Most hints that are kept for other members, in MiB.
     pub(super) hint_limit_mib: u64,
-    /// A hint of this age is also offered to the other home replicas, in milliseconds.
+    /// A hint of this age is also offered to the other owners, in milliseconds.
     pub(super) hint_age_ms: u64,
-    /// Each partition is compared with every other home of it about as often as this, in milliseconds.
+    /// Each partition is compared with every other owner of it about as often as this, in milliseconds.
     pub(super) repair_interval_ms: u64,
     /// All that is on disk is read once in this time, in milliseconds.
     pub(super) scrub_interval_ms: u64,

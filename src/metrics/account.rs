@@ -28,7 +28,7 @@ const COUNTED: [(Counter, &str, &str); 5] = [
     (
         Counter::ReadsRepaired,
         "pixii_reads_repaired",
-        "Reads that saw a home behind, which was sent what it lacked.",
+        "Reads that saw an owner behind, which was sent what it lacked.",
     ),
     (
         Counter::StaleObjectsRefused,
@@ -123,7 +123,7 @@ impl Account {
         page.gauge("pixii_uptime_seconds", "Time since this life of the node began.", uptime);
         let help = "How often the store has been started.";
         page.gauge("pixii_incarnation", help, status.incarnation.0);
-        page.gauge("pixii_partitions", "Partitions that the node is home to.", status.partitions);
+        page.gauge("pixii_partitions", "Partitions that the node owns.", status.partitions);
         let help = "Partitions of the node that cannot be served: too few of their owners are up.";
         page.gauge(
             "pixii_cluster_unservable_partitions",
@@ -256,12 +256,9 @@ impl Account {
     }
 
     fn put_repair(&self, page: &mut Page) {
-        self.per_peer(
-            page,
-            "pixii_shared_partitions",
-            "Partitions that both are home to.",
-            |peer| Some(f64::from(peer.repair.shared)),
-        );
+        self.per_peer(page, "pixii_shared_partitions", "Partitions that both own.", |peer| {
+            Some(f64::from(peer.repair.shared))
+        });
         let help = "Those of them that were found equal in this life.";
         self.per_peer(page, "pixii_equal_partitions", help, |peer| {
             Some(f64::from(peer.repair.equal))
@@ -273,11 +270,11 @@ impl Account {
         let repair = &self.status.repair;
         let help = "Comparisons of partitions under way or due at once.";
         page.gauge("pixii_repair_pending", help, repair.pending);
-        let help = "Partitions and homes whose last comparison failed.";
+        let help = "Partitions and owners whose last comparison failed.";
         page.gauge("pixii_repair_failing", help, repair.failing);
         let help = "Partitions not read to their end since the start; they are not compared yet.";
         page.gauge("pixii_partitions_unread", help, repair.unread);
-        let help = "Records that failed their checksum and wait to be fetched from other homes.";
+        let help = "Records that failed their checksum and wait to be fetched from other owners.";
         page.gauge("pixii_damaged_records", help, repair.damaged);
         let collection = &self.status.collection;
         let help =

@@ -236,16 +236,16 @@ fn members_and_places_are_told() {
     assert_eq!(shares.sum::<u64>(), 32);
 
     let key = Key::new(&b"k\t1"[..]).unwrap();
-    let homes: Vec<String> = fake.homes(&key).iter().map(|at| format!("n{}", at + 1)).collect();
+    let owners: Vec<String> = fake.owners(&key).iter().map(|at| format!("n{}", at + 1)).collect();
     let (_, out, _) = run(&fake, &["ring", "k\t1", "--json"]);
     let json: Value = serde_json::from_str(&out).unwrap();
-    assert_eq!(json["homes"], serde_json::json!(homes));
+    assert_eq!(json["owners"], serde_json::json!(owners));
     let (_, out, _) = run(&fake, &["ring", "k\t1"]);
-    assert!(out.contains(&format!("homes      {}\n", homes.join(" "))), "{out}");
+    assert!(out.contains(&format!("owners      {}\n", owners.join(" "))), "{out}");
     let found = told(&fed(&fake, &["ring", "--stdin", "--json"], b"k\\t1\n"));
     assert_eq!(serde_json::from_str::<Value>(&found.1).unwrap(), json);
     assert_eq!(json["stand_ins"].as_array().unwrap().len(), 1);
-    let line = format!("k\\t1\t{}\t{}\n", json["partition"], homes.join(","));
+    let line = format!("k\\t1\t{}\t{}\n", json["partition"], owners.join(","));
     assert_eq!(told(&fed(&fake, &["ring", "--stdin"], b"k\\t1\n")), done(&line));
     let (code, _, err) = told(&fed(&fake, &["ring", "--stdin"], b"fine\n\n"));
     let sentence = "pixii: standard input, line 2: the key has 0 bytes; a key has 1 to 1024\n";
@@ -262,7 +262,7 @@ fn a_node_tells_how_it_is_and_can_be_stopped() {
         out.contains("on disk      4.0 KiB\n") && out.contains("puts_acknowledged  3\n"),
         "{out}"
     );
-    let compared = "compared     16 of 16 pairs with other homes found equal, 1 partition not yet read, 3 pending, 4 failing \
+    let compared = "compared     16 of 16 pairs with other owners found equal, 1 partition not yet read, 3 pending, 4 failing \
                     (partition 7 with n2: no answer in 10000 ms), 2 damaged records to be fetched\n";
     assert!(out.contains(compared) && out.contains("  8 of 8 in 42.0 s  "), "{out}");
     let (code, out, _) = run(&fake, &["status", "--partitions"]);
@@ -326,11 +326,11 @@ in           ";
         "{out}"
     );
     let sentence =
-        "pixii: n1 cannot reach n3, which is also home to partitions 0, 1, 2, 3, 4 and 11 others\n";
+        "pixii: n1 cannot reach n3, which also owns partitions 0, 1, 2, 3, 4 and 11 others\n";
     assert_eq!(err, sentence);
     let alone = Fake::start(1, 1);
     let (code, out, _) = run(&alone, &["repair"]);
-    let nothing = "n1 has no partition with another home: nothing to compare\n";
+    let nothing = "n1 has no partition with another owner: nothing to compare\n";
     assert_eq!((code, out.as_str()), (0, nothing));
 }
 
@@ -468,7 +468,7 @@ fn a_node_of_the_protocol_before_is_understood_word_for_word() {
 fn store_of(dir: &std::path::Path, cluster: &str, name: &str) {
     let store = pixii::disk::DiskStore::open(dir, 1 << 20).unwrap();
     let (cluster, name) = (cluster.to_owned(), name.to_owned());
-    let owner = pixii_core::store::Owner { cluster, name, ring: 0 };
+    let owner = pixii_core::store::StoreIdentity { cluster, name, ring: 0 };
     pixii_core::store::begin_life(&store, &owner, pixii_core::store::Process::New(1)).unwrap();
     store.close().unwrap();
 }
@@ -496,11 +496,11 @@ fn only_replicas_of_one_cluster_are_compared_and_only_where_there_are_two() {
     };
     let (code, last, err) = check(&["one", "two"]);
     assert_eq!((code, err.as_str()), (0, ""));
-    let (equal, alone) = last.split_once(" of 16 partitions are equal at their homes; ").unwrap();
+    let (equal, alone) = last.split_once(" of 16 partitions are equal at their owners; ").unwrap();
     let (equal, alone): (u32, u32) =
         (equal.parse().unwrap(), alone.split(' ').next().unwrap().parse().unwrap());
     assert!(equal > 0 && alone > 0 && equal + alone == 16, "{last}");
-    let none = "0 of 16 partitions are equal at their homes; 16 have fewer than two homes among the DIRs, and are not compared";
+    let none = "0 of 16 partitions are equal at their owners; 16 have fewer than two owners among the DIRs, and are not compared";
     assert_eq!(check(&["one"]), (0, none.to_owned(), String::new()));
     for (dirs, said) in [
         (["one", "one"], "two of the DIRs hold data of n1"),

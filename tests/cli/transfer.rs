@@ -76,7 +76,7 @@ fn lines_that_are_not_loaded_are_named_counted_and_kept() {
         Refusal::NoQuorum { answered: 0, roll: Roll::default(), needed: 1, timeout_ms: 9 };
     fake.behave(1, Manners::Refuse(refused));
     let key = |number: u64| pixii_core::types::Key::new(format!("k{number}").into_bytes()).unwrap();
-    let lost: Vec<u64> = (0..100).filter(|number| fake.homes(&key(*number)) == [1]).collect();
+    let lost: Vec<u64> = (0..100).filter(|number| fake.owners(&key(*number)) == [1]).collect();
     let good: String = (0..100).map(|number| format!("k{number}\tv\n")).collect();
     fs::write(&input, &good).unwrap();
     let arguments = ["load", input_path, "--failed", failed_path, "--json"];

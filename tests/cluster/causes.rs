@@ -32,7 +32,7 @@ fn every_way_to_end_has_its_code() {
         code == 4 && err.starts_with("pixii: no quorum: 2 of 3 replicas answered in "),
         "{err}"
     );
-    // As the first home it costs time, and no more.
+    // As the first owner it costs time, and no more.
     house.run(&["put", other, "fine", "--timeout", "2000"]).done();
     assert_eq!(house.run(&["get", other, "--timeout", "2000"]).done(), "fine");
     house.cluster.kill("n3").unwrap();
@@ -54,8 +54,8 @@ fn json_is_json_everywhere() {
         (&["dump"], b"", &["key", "values", "context"]),
         (&["dump", "--keys"], b"", &["key"]),
         (&["ring"], b"", &["cluster", "n", "r", "w", "partitions", "members"]),
-        (&["ring", "k"], b"", &["key", "partition", "homes", "stand_ins"]),
-        (&["ring", "--stdin"], b"k\nl\n", &["key", "partition", "homes", "stand_ins"]),
+        (&["ring", "k"], b"", &["key", "partition", "owners", "stand_ins"]),
+        (&["ring", "--stdin"], b"k\nl\n", &["key", "partition", "owners", "stand_ins"]),
         (&["status"], b"", &["cluster", "name", "recovered", "peers", "counters"]),
         (&["delete", "k"], b"", &["key", "context", "siblings"]),
         (&["node", "stop", "n2"], b"", &["stopping"]),

@@ -39,12 +39,14 @@ fn two_of_five_killed_during_a_load() {
     let first = file(&house, "first", "one", COUNT);
     let second = file(&house, "second", "two", COUNT);
     let names: Vec<&str> = first.lines().map(|line| line.split('\t').next().unwrap()).collect();
-    let homes = house.homes(&names);
+    let owners = house.owners(&names);
     let dead = ["n2", "n4"];
     let weak: BTreeSet<&str> = names
         .iter()
-        .zip(&homes)
-        .filter(|(_, homes)| homes.iter().filter(|home| !dead.contains(&home.as_str())).count() < 2)
+        .zip(&owners)
+        .filter(|(_, owners)| {
+            owners.iter().filter(|owner| !dead.contains(&owner.as_str())).count() < 2
+        })
         .map(|(name, _)| *name)
         .collect();
     assert!(!weak.is_empty() && weak.len() < COUNT);
@@ -58,10 +60,10 @@ fn two_of_five_killed_during_a_load() {
     let lost = failed(&house, &told);
     let unknown = number(&told.json(), "unknown");
     let strong = lost.iter().filter(|line| !weak.contains(line.split('\t').next().unwrap()));
-    // Of a key with W live homes a put may be unknown, never refused.
+    // Of a key with W live owners a put may be unknown, never refused.
     assert!(strong.count() <= unknown, "{told:?}");
 
-    // With both known to be down, exactly the keys without W live homes are refused where only homes count,
+    // With both known to be down, exactly the keys without W live owners are refused where only owners count,
     // and none is unknown. Stand-ins take all of them.
     let told = house.run(&[&arguments("second")[..], &["--strict"]].concat());
     let refused = failed(&house, &told);

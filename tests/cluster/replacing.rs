@@ -1,4 +1,4 @@
-//! A dead member is replaced for good: its places go to a new one, its hints to the other homes, and what it held is refused.
+//! A dead member is replaced for good: its places go to a new one, its hints to the other owners, and what it held is refused.
 
 use std::fs;
 
@@ -15,14 +15,14 @@ fn put_all(house: &House, value: &str) {
     house.fed(&["load", "-", "-w", "2"], text.as_bytes()).done();
 }
 
-/// Every key with its one value, read from all three homes.
+/// Every key with its one value, read from all three owners.
 fn expect_all(house: &House, value: &str) {
     let whole = || {
         let told = house.run(&["dump", "-r", "3"]);
         let lines = told.out.lines().filter(|line| line.ends_with(&format!("\t{value}"))).count();
         (told.code == 0 && lines == COUNT && told.out.lines().count() == COUNT).then_some(())
     };
-    until("every key is at all its homes", whole);
+    until("every key is at all its owners", whole);
 }
 
 /// What the daemon says when it ends by itself.
@@ -114,9 +114,9 @@ fn a_drain_goes_on_when_another_member_is_replaced_meanwhile() {
     house.start_all();
     let keys: Vec<String> = (0..COUNT).map(|number| format!("key-{number}")).collect();
     let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-    let homes = house.homes(&keys);
-    let fits = |homes: &&Vec<String>| !homes.contains(&"n4".to_owned());
-    let key = keys[homes.iter().position(|homes| fits(&homes)).unwrap()];
+    let owners = house.owners(&keys);
+    let fits = |owners: &&Vec<String>| !owners.contains(&"n4".to_owned());
+    let key = keys[owners.iter().position(|owners| fits(&owners)).unwrap()];
     let (n1, n2) = (house.address("n1").to_owned(), house.address("n2").to_owned());
     house.run(&["emulate", "set", "n3 disk delay 10s"]).done();
     let put = ["--connect", &n1, "put", key, "v", "-w", "3", "--strict", "--timeout", "60000"];

@@ -17,7 +17,7 @@ use pixii_core::message::{
 };
 use pixii_core::secret::{Keyring, Role, Secrets};
 use pixii_core::store::memory::MemoryStore;
-use pixii_core::store::{Change, Meta, Owner, Store};
+use pixii_core::store::{Change, Meta, Store, StoreIdentity};
 use pixii_core::types::{Key, NodeId, Partition};
 use pixii_core::wire::{self, Hello, Welcome};
 use pixii_testkit::daemon::{Daemon, Raw, config, get, put, values};
@@ -303,7 +303,7 @@ fn a_probe_tells_nothing_to_who_cannot_prove_himself() {
 fn remembering(ports: &[u16], own: &str, other: &str) -> Arc<MemoryStore> {
     let store = Arc::new(MemoryStore::default());
     let ring = config(ports, 0).ring.digest();
-    let owner = Owner { cluster: "test".into(), name: "n0".into(), ring };
+    let owner = StoreIdentity { cluster: "test".into(), name: "n0".into(), ring };
     let remembered = |name: &str, address: &str| Member {
         incarnation: Incarnation(5),
         ..Member::configured(name, address)

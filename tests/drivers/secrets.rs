@@ -111,7 +111,7 @@ fn nodes_and_clients_that_know_the_secrets_are_let_in_and_nobody_else() {
         let options = Options { secret, ..Options::default() };
         let client = Client::connect(&addresses, options).await.unwrap();
         let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(30);
-        // Three homes that answer: the links between the nodes work.
+        // Three owners that answer: the links between the nodes work.
         for number in 0..50 {
             let key = Key::new(format!("k{number}").into_bytes()).unwrap();
             let value = bytes::Bytes::from(vec![7; 100_000]);
@@ -128,7 +128,7 @@ fn nodes_and_clients_that_know_the_secrets_are_let_in_and_nobody_else() {
                     Err(why) => assert!(tokio::time::Instant::now() < deadline, "{why}"),
                 }
             }
-            // A home that was late to be linked counts once it has heard that nothing is kept for it.
+            // An owner that was late to be linked counts once it has heard that nothing is kept for it.
             loop {
                 match client.get(&key, Some(3), 5_000).await {
                     Ok(found) => break assert_eq!(found.values[0], value),

@@ -9,7 +9,7 @@ use pixii_core::message::{Body, Call, CallBody, PeerMessage};
 use pixii_core::node::{Config, Done, Input, Node, Output, Work};
 use pixii_core::ring::Ring;
 use pixii_core::store::memory::MemoryStore;
-use pixii_core::store::{Meta, Owner, Store};
+use pixii_core::store::{Meta, Store, StoreIdentity};
 use pixii_core::types::{MILLI, Micros, NodeId, Time};
 use pixii_core::wire;
 
@@ -59,7 +59,7 @@ impl Machine {
     fn new() -> Self {
         let ids: Vec<NodeId> = (0..4).map(|at| NodeId::of(&format!("n{at}"))).collect();
         let ring = Arc::new(Ring::new(&ids, 3, 16).unwrap());
-        let owner = Owner { cluster: "c".into(), name: "n0".into(), ring: ring.digest() };
+        let owner = StoreIdentity { cluster: "c".into(), name: "n0".into(), ring: ring.digest() };
         let members = (0..4).map(|at| Member::configured(format!("n{at}"), "host:1"));
         let config = Config {
             hint_limit_bytes: 1 << 20,

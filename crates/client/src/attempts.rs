@@ -22,7 +22,7 @@ const CONNECT_SHARE: u32 = 4;
 /// hedges and its disk come first.
 const READ_PATIENCE: Duration = Duration::from_millis(100);
 const WRITE_PATIENCE: Duration = Duration::from_millis(500);
-/// Once a home has refused, so many others are asked at most: each would find the same homes, or stand in.
+/// Once an owner has refused, so many others are asked at most: each would find the same owners, or stand in.
 const OTHERS: u32 = 2;
 /// A node that was silent for so long is asked last for this time.
 const QUIET_MS: u64 = 1_000;
@@ -63,7 +63,7 @@ struct Attempts {
     faults: Vec<String>,
     /// Nodes that were not tried, because they could not be reached a moment ago.
     left_alone: u32,
-    /// Nodes that are no homes and may still be asked once a home has refused.
+    /// Nodes that are no owners and may still be asked once an owner has refused.
     others_left: u32,
     under_way: JoinSet<Answered>,
     /// Attempts that may have carried it out, or may yet.
@@ -75,7 +75,7 @@ struct Attempts {
 }
 
 impl Client {
-    /// Puts a request to the partition's homes in their order, then to others, which forward it or stand in.
+    /// Puts a request to the partition's owners in their order, then to others, which forward it or stand in.
     pub(super) async fn data(
         &self,
         request: Request,
@@ -214,19 +214,19 @@ impl Client {
         }
     }
 
-    /// The nodes to ask about a partition in their order, and whether each is a home: the homes, the node first
+    /// The nodes to ask about a partition in their order, and whether each is an owner: the owners, the node first
     /// connected to, all others; those that were silent a moment ago last.
     fn candidates(&self, partition: Partition) -> VecDeque<(NodeId, bool)> {
         let list = self.ring().preference_list(partition);
-        let homes = self.ring().homes(partition);
+        let owners = self.ring().owners(partition);
         let now = self.0.made.elapsed().as_millis() as u64;
         let quiet = |id: &NodeId| {
             let node = self.0.nodes.get(id);
             node.is_some_and(|node| node.quiet_until_ms.load(Ordering::Relaxed) > now)
         };
         let mut nodes: Vec<(NodeId, bool)> =
-            list.into_iter().map(|id| (id, homes.contains(&id))).collect();
-        nodes.sort_by_key(|(id, home)| (quiet(id), !home, *id != self.0.entry && !home));
+            list.into_iter().map(|id| (id, owners.contains(&id))).collect();
+        nodes.sort_by_key(|(id, owner)| (quiet(id), !owner, *id != self.0.entry && !owner));
         nodes.into()
     }
 }
@@ -260,12 +260,12 @@ impl Attempts {
         if self.repeats { request.again() } else { request }
     }
 
-    /// The next node to ask. Once a home has refused, only so many others are: they ask the homes again, or stand in.
+    /// The next node to ask. Once an owner has refused, only so many others are: they ask the owners again, or stand in.
     fn next(&mut self, candidates: &mut VecDeque<(NodeId, bool)>) -> Option<NodeId> {
         let others = self.refused.is_none() || self.others_left > 0;
-        let at = candidates.iter().position(|(_, home)| *home || others)?;
-        let (id, home) = candidates.remove(at)?;
-        if !home && self.refused.is_some() {
+        let at = candidates.iter().position(|(_, owner)| *owner || others)?;
+        let (id, owner) = candidates.remove(at)?;
+        if !owner && self.refused.is_some() {
             self.others_left -= 1;
         }
         Some(id)
@@ -333,5 +333,5 @@ impl Attempts {
 
 /// True for refusals that say something about the node rather than the request.
 fn another_may_accept(refusal: &Refusal) -> bool {
-    refusal.is_about_node() || matches!(refusal, Refusal::Unreachable { .. } | Refusal::NotHome)
+    refusal.is_about_node() || matches!(refusal, Refusal::Unreachable { .. } | Refusal::NotOwner)
 }

@@ -403,7 +403,7 @@ impl Client {
     }
 
     /// What a member, or the node first connected to, knows of this partition of its own, or of all, and of this other
-    /// home, or of all; with `begin`, it is to compare them at once. The report is made before that begins.
+    /// owner, or of all; with `begin`, it is to compare them at once. The report is made before that begins.
     pub async fn repair(
         &self,
         name: Option<&str>,

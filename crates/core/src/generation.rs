@@ -2,7 +2,7 @@
 //!
 //! Every object on its way is stamped with the generation at which it was minted or read, and a
 //! node at generation g takes those of g and g - 1 only. To advance from g to g + 1, every member
-//! confirms from synced state that it keeps no hint of before g, and every home that it holds the
+//! confirms from synced state that it keeps no hint of before g, and every owner that it holds the
 //! events that are condemned next as dead. What was condemned before is then collected: at g + 1 no
 //! copy, hint or message that is still taken shows it alive (docs/internals/tombstone-gc.md).
 
@@ -24,7 +24,7 @@ const DOT_BYTES: usize = 24;
 /// A number that is so far ahead is forged: generations last seconds.
 const MAX_AHEAD: u64 = 1 << 32;
 
-/// Events of a key that have no value any more at any home.
+/// Events of a key that have no value any more at any owner.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct Grave {
@@ -66,10 +66,10 @@ impl fmt::Display for GcEpoch {
 pub struct Generation {
     /// Its number.
     pub number: GcEpoch,
-    /// What every home held as dead when it began, sorted by key: collected when the next one
+    /// What every owner held as dead when it began, sorted by key: collected when the next one
     /// begins.
     pub condemned: Vec<Grave>,
-    /// What was condemned in the one before, sorted by key: no home keeps it any longer.
+    /// What was condemned in the one before, sorted by key: no owner keeps it any longer.
     pub collected: Vec<Grave>,
 }
 

@@ -24,7 +24,7 @@
 //! let nodes: Vec<NodeId> = ["n1", "n2", "n3", "n4"].map(NodeId::of).to_vec();
 //! let ring = Ring::new(&nodes, 3, 64)?;
 //! let key = Key::new("basket")?;
-//! assert_eq!(ring.homes(ring.partition(&key)).len(), 3);
+//! assert_eq!(ring.owners(ring.partition(&key)).len(), 3);
 //!
 //! // Two writers who have seen nothing, at two owners: both values are kept as siblings.
 //! let actor = |store| Actor { store, serial: 1 };

@@ -40,7 +40,7 @@ pub use status::{
 pub struct Quorum {
     /// R or W, 1 to N; the cluster's default if not given.
     pub replicas: Option<u8>,
-    /// True: only home replicas count. False: a stand-in counts for the home it stands in for. The
+    /// True: only owners count. False: a stand-in counts for the owner it stands in for. The
     /// cluster's default if not given.
     pub strict: Option<bool>,
 }
@@ -84,7 +84,7 @@ pub enum Request {
         /// Replicas that must hold it.
         w: Quorum,
     },
-    /// The next keys of a partition in byte order, merged from `r` home replicas; deleted keys
+    /// The next keys of a partition in byte order, merged from `r` owners; deleted keys
     /// included.
     Keys {
         /// The partition.
@@ -225,13 +225,13 @@ pub enum CallBody {
     Emulate(EmulateOrder),
     /// Finish what runs, close the store and exit.
     Stop,
-    /// What do you know of your partitions and their other homes?
+    /// What do you know of your partitions and their other owners?
     Repair {
         /// True: compare these at once, first.
         begin: bool,
         /// Only this partition.
         partition: Option<Partition>,
-        /// Only with this home.
+        /// Only with this owner.
         peer: Option<NodeId>,
     },
     /// Give the places of a member that is down to a new one, and remove it for good.
@@ -332,7 +332,7 @@ pub struct Replacement {
     pub old_address: String,
     /// The version of the ring from then on.
     pub version: u64,
-    /// Partitions whose homes change.
+    /// Partitions whose owners change.
     pub places: u32,
     /// Partitions of the cluster.
     pub partitions: u16,
@@ -352,7 +352,7 @@ pub struct RingReport {
     pub r: u8,
     /// Default W.
     pub w: u8,
-    /// True if only home replicas count unless a request says otherwise.
+    /// True if only owners count unless a request says otherwise.
     pub strict: bool,
     /// Members that this node cannot use now: unreachable, silent or believed to be down.
     pub avoided: Vec<NodeId>,

@@ -463,7 +463,7 @@ impl Node {
         others.into_iter().filter(|peer| self.coordinator.avoids(now, *peer)).collect()
     }
 
-    /// Every partition of this node with each other home of it: when they were last known to hold
+    /// Every partition of this node with each other owner of it: when they were last known to hold
     /// the same.
     pub fn pairs(&self, now: Time) -> Vec<PairView> {
         self.repair.view(now)

@@ -64,7 +64,7 @@ impl<'de> BorrowDecode<'de, Bytes> for Record {
 #[bincode(decode_context = "Bytes")]
 pub struct Meta {
     /// Whose store this is.
-    pub owner: Owner,
+    pub identity: StoreIdentity,
     /// 64 random bits, drawn when the store was created and kept for good.
     pub birth: u64,
     /// 64 random bits, half of every actor that it issues dots with: as many as `birth` in the
@@ -106,9 +106,9 @@ impl Meta {
     }
 
     /// What a store knows of itself before its first life; `store` is its id.
-    pub fn new(owner: Owner, store: u64) -> Self {
+    pub fn new(identity: StoreIdentity, store: u64) -> Self {
         Meta {
-            owner,
+            identity,
             birth: store,
             store,
             incarnation: Incarnation(0),
@@ -126,7 +126,7 @@ impl Meta {
 /// To which node of which cluster, with which placement of keys, a store belongs.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
-pub struct Owner {
+pub struct StoreIdentity {
     /// The cluster's name.
     pub cluster: String,
     /// The node's name.
@@ -135,7 +135,7 @@ pub struct Owner {
     pub ring: u64,
 }
 
-impl Owner {
+impl StoreIdentity {
     /// The node's id.
     pub fn node(&self) -> NodeId {
         NodeId::of(&self.name)
@@ -290,7 +290,7 @@ pub struct HintTotal {
     pub count: u64,
     /// The sum of their [`hint_bytes`].
     pub bytes: u64,
-    /// How many of them may have filled the member's slot: those of keys that their keeper is no home of. What a home
+    /// How many of them may have filled the member's slot: those of keys that their keeper is no owner of. What an owner
     /// keeps for another one counts for nothing beside its own copy.
     pub owed: u64,
 }

@@ -1,4 +1,4 @@
-//! Counting answers towards a quorum: a home replica and those that stand in for it are one slot, and a node
+//! Counting answers towards a quorum: an owner and those that stand in for it are one slot, and a node
 //! counts for one slot only, however many members it stands in for.
 
 use crate::types::NodeId;
@@ -6,7 +6,7 @@ use crate::types::NodeId;
 /// Who has been asked and who has answered, for the slots of one preference list.
 #[derive(Clone, Debug)]
 pub struct Tally {
-    homes: Vec<(NodeId, Answer)>,
+    owners: Vec<(NodeId, Answer)>,
     stand_ins: Vec<StandIn>,
     needed: u8,
     strict: bool,
@@ -19,7 +19,7 @@ pub enum Answer {
     Unasked,
     /// It was asked.
     Asked,
-    /// It was asked in the place of a home, and is late: others may be asked in its place.
+    /// It was asked in the place of an owner, and is late: others may be asked in its place.
     Late,
     /// Its answer counts.
     Counted,
@@ -33,34 +33,34 @@ pub enum Answer {
 struct StandIn {
     node: NodeId,
     answer: Answer,
-    /// The slots that it may count for, by their place in the list of homes.
+    /// The slots that it may count for, by their place in the list of owners.
     slots: Vec<usize>,
 }
 
 impl Tally {
-    /// A tally over `homes` that is reached when `needed` slots have counted. With `strict` only home
+    /// A tally over `owners` that is reached when `needed` slots have counted. With `strict` only owner
     /// replicas count.
-    pub fn new(homes: &[NodeId], needed: u8, strict: bool) -> Self {
-        let homes = homes.iter().map(|home| (*home, Answer::Unasked)).collect();
-        Tally { homes, stand_ins: Vec::new(), needed, strict }
+    pub fn new(owners: &[NodeId], needed: u8, strict: bool) -> Self {
+        let owners = owners.iter().map(|owner| (*owner, Answer::Unasked)).collect();
+        Tally { owners, stand_ins: Vec::new(), needed, strict }
     }
 
-    /// Notes that a home has been asked.
-    pub fn ask(&mut self, home: NodeId) {
-        debug_assert!(self.is_home(home), "only an owner is asked as one");
-        self.set(home, Answer::Asked);
+    /// Notes that an owner has been asked.
+    pub fn ask(&mut self, owner: NodeId) {
+        debug_assert!(self.is_owner(owner), "only an owner is asked as one");
+        self.set(owner, Answer::Asked);
     }
 
-    /// Notes that `node`, which is no home, has been asked in the place of these homes.
-    pub fn ask_stand_in(&mut self, node: NodeId, homes: &[NodeId]) {
-        debug_assert!(!self.is_home(node), "an owner stands in for nobody");
-        let slots = self.slots(homes);
+    /// Notes that `node`, which is no owner, has been asked in the place of these owners.
+    pub fn ask_stand_in(&mut self, node: NodeId, owners: &[NodeId]) {
+        debug_assert!(!self.is_owner(node), "an owner stands in for nobody");
+        let slots = self.slots(owners);
         self.stand_ins.push(StandIn { node, answer: Answer::Asked, slots });
     }
 
-    fn slots(&self, homes: &[NodeId]) -> Vec<usize> {
-        let slot = |home: &NodeId| self.homes.iter().position(|(known, _)| known == home);
-        homes.iter().filter_map(slot).collect()
+    fn slots(&self, owners: &[NodeId]) -> Vec<usize> {
+        let slot = |owner: &NodeId| self.owners.iter().position(|(known, _)| known == owner);
+        owners.iter().filter_map(slot).collect()
     }
 
     /// Counts an answer of `node`; true if it is the first one that this node gives to this tally.
@@ -68,9 +68,9 @@ impl Tally {
         self.set(node, Answer::Counted)
     }
 
-    /// Counts the answer of a stand-in that speaks for these homes, or for none; true if it is its first.
-    pub fn count_for(&mut self, node: NodeId, homes: &[NodeId]) -> bool {
-        let slots = self.slots(homes);
+    /// Counts the answer of a stand-in that speaks for these owners, or for none; true if it is its first.
+    pub fn count_for(&mut self, node: NodeId, owners: &[NodeId]) -> bool {
+        let slots = self.slots(owners);
         if slots.is_empty() {
             return self.answer(node, false);
         }
@@ -85,14 +85,14 @@ impl Tally {
         self.set(node, if counts { Answer::Counted } else { Answer::Uncounted })
     }
 
-    /// Notes that `node` is late: the homes, not counted yet, that somebody else may now be asked for. A late
+    /// Notes that `node` is late: the owners, not counted yet, that somebody else may now be asked for. A late
     /// answer still counts.
     pub fn pass_over(&mut self, node: NodeId) -> Vec<NodeId> {
         let Some(stand_in) = self.stand_ins.iter_mut().find(|stand_in| stand_in.node == node)
         else {
             let open =
-                |(home, state): &&(NodeId, Answer)| *home == node && *state != Answer::Counted;
-            return self.homes.iter().filter(open).map(|(home, _)| *home).collect();
+                |(owner, state): &&(NodeId, Answer)| *owner == node && *state != Answer::Counted;
+            return self.owners.iter().filter(open).map(|(owner, _)| *owner).collect();
         };
         if stand_in.answer == Answer::Counted {
             return Vec::new();
@@ -100,9 +100,9 @@ impl Tally {
         if stand_in.answer == Answer::Asked {
             stand_in.answer = Answer::Late;
         }
-        let slots = stand_in.slots.iter().map(|slot| self.homes[*slot]);
+        let slots = stand_in.slots.iter().map(|slot| self.owners[*slot]);
         let open = slots.filter(|(_, state)| *state != Answer::Counted);
-        open.map(|(home, _)| home).collect()
+        open.map(|(owner, _)| owner).collect()
     }
 
     /// Notes that `node` can no longer answer, or refused; true if it is in this tally and has not counted.
@@ -111,10 +111,10 @@ impl Tally {
     }
 
     fn set(&mut self, node: NodeId, answer: Answer) -> bool {
-        let homes = self.homes.iter_mut().map(|(home, state)| (*home, state));
+        let owners = self.owners.iter_mut().map(|(owner, state)| (*owner, state));
         let stand_ins = self.stand_ins.iter_mut();
         let stand_ins = stand_ins.map(|stand_in| (stand_in.node, &mut stand_in.answer));
-        let found = homes.chain(stand_ins).find(|(known, _)| *known == node);
+        let found = owners.chain(stand_ins).find(|(known, _)| *known == node);
         match found.map(|(_, state)| state) {
             Some(state) if *state != Answer::Counted => {
                 *state = answer;
@@ -124,29 +124,29 @@ impl Tally {
         }
     }
 
-    /// Every node of this tally and what is known of it, homes first.
+    /// Every node of this tally and what is known of it, owners first.
     pub fn nodes(&self) -> impl Iterator<Item = (NodeId, Answer)> {
         let stand_ins = self.stand_ins.iter().map(|stand_in| (stand_in.node, stand_in.answer));
-        self.homes.iter().copied().chain(stand_ins)
+        self.owners.iter().copied().chain(stand_ins)
     }
 
-    /// The homes, in order of preference.
-    pub fn homes(&self) -> impl Iterator<Item = NodeId> {
-        self.homes.iter().map(|(node, _)| *node)
+    /// The owners, in order of preference.
+    pub fn owners(&self) -> impl Iterator<Item = NodeId> {
+        self.owners.iter().map(|(node, _)| *node)
     }
 
-    /// True if the node is a home replica.
-    pub fn is_home(&self, node: NodeId) -> bool {
-        self.homes.iter().any(|(home, _)| *home == node)
+    /// True if the node is an owner.
+    pub fn is_owner(&self, node: NodeId) -> bool {
+        self.owners.iter().any(|(owner, _)| *owner == node)
     }
 
-    /// The homes that nobody has been asked for yet, in order of preference.
+    /// The owners that nobody has been asked for yet, in order of preference.
     pub fn unasked(&self) -> impl Iterator<Item = NodeId> {
-        let unasked = self.homes.iter().filter(|(_, state)| *state == Answer::Unasked);
+        let unasked = self.owners.iter().filter(|(_, state)| *state == Answer::Unasked);
         unasked.map(|(node, _)| *node)
     }
 
-    /// The homes whose word is still out, and for which no stand-in has answered or is asked.
+    /// The owners whose word is still out, and for which no stand-in has answered or is asked.
     pub fn uncovered(&self) -> impl Iterator<Item = NodeId> {
         let covers = |slot: usize| {
             let hopeful = |stand_in: &StandIn| {
@@ -158,12 +158,12 @@ impl Tally {
         let open = move |(slot, (_, state)): &(usize, &(NodeId, Answer))| {
             *state != Answer::Counted && !covers(*slot)
         };
-        self.homes.iter().enumerate().filter(open).map(|(_, (node, _))| *node)
+        self.owners.iter().enumerate().filter(open).map(|(_, (node, _))| *node)
     }
 
-    /// True when every slot has counted, by its home or by a stand-in; strict or not.
+    /// True when every slot has counted, by its owner or by a stand-in; strict or not.
     pub fn is_full(&self) -> bool {
-        self.fill(|state| state == Answer::Counted, true) == self.homes.len()
+        self.fill(|state| state == Answer::Counted, true) == self.owners.len()
     }
 
     /// How many slots counted.
@@ -194,17 +194,17 @@ impl Tally {
     }
 
     /// The most slots that can be filled by nodes in such a state, each by one node and each node filling one:
-    /// a maximum matching by augmenting paths. A home fills only its own slot, so it comes first.
+    /// a maximum matching by augmenting paths. An owner fills only its own slot, so it comes first.
     fn fill(&self, with: impl Fn(Answer) -> bool, stand_ins: bool) -> usize {
         let mut filled: Vec<Filled> = self
-            .homes
+            .owners
             .iter()
-            .map(|(_, state)| if with(*state) { Filled::Home } else { Filled::Empty })
+            .map(|(_, state)| if with(*state) { Filled::Owner } else { Filled::Empty })
             .collect();
         if stand_ins {
             for at in 0..self.stand_ins.len() {
                 if with(self.stand_ins[at].answer) {
-                    self.place(at, &mut filled, &mut vec![false; self.homes.len()]);
+                    self.place(at, &mut filled, &mut vec![false; self.owners.len()]);
                 }
             }
         }
@@ -218,7 +218,7 @@ impl Tally {
                 continue;
             }
             let free = match filled[*slot] {
-                Filled::Home => false,
+                Filled::Owner => false,
                 Filled::Empty => true,
                 Filled::By(other) => self.place(other, filled, tried),
             };
@@ -235,7 +235,7 @@ impl Tally {
 #[derive(Clone, Copy)]
 enum Filled {
     Empty,
-    Home,
+    Owner,
     /// A stand-in, by its place in the list.
     By(usize),
 }
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn a_home_and_its_stand_in_are_one_slot() {
+    fn an_owner_and_its_stand_in_are_one_slot() {
         let mut tally = Tally::new(&[A, B, C], 2, false);
         tally.ask(A);
         tally.ask_stand_in(S, &[A]);

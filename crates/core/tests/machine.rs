@@ -69,12 +69,12 @@ fn a_put_sends_before_its_sync_and_acknowledges_after_it() {
 }
 
 #[test]
-fn a_request_is_forwarded_once_to_a_home() {
+fn a_request_is_forwarded_once_to_an_owner() {
     let mut bench = Bench::new();
     let key = bench.key(false);
     let out = bench.ask(put(&key, 1));
     let [Output::Send { to, message }] = &out[..] else { panic!("{out:?}") };
-    assert_eq!(*to, bench.homes(&key)[..1]);
+    assert_eq!(*to, bench.owners(&key)[..1]);
     let Body::Coordinate { request, timeout_ms: 450 } = &message.body else {
         panic!("{message:?}")
     };
@@ -86,7 +86,7 @@ fn a_request_is_forwarded_once_to_a_home() {
     let request = put(&key, 2);
     let out = bench.peer(to[0], 5, Body::Coordinate { request, timeout_ms: 100 });
     let [Output::Send { message, .. }] = &out[..] else { panic!("{out:?}") };
-    assert_eq!(message.body, Body::Coordinated(Response::Refused(Refusal::NotHome)));
+    assert_eq!(message.body, Body::Coordinated(Response::Refused(Refusal::NotOwner)));
 }
 
 #[test]
@@ -271,7 +271,7 @@ fn a_write_whose_replicas_fall_silent_is_unknown_at_its_deadline() {
     assert!(
         matches!(&out[..], [Output::Send { message, .. }, ..]
             if matches!(message.body, Body::Keep { .. })),
-        "a stand-in is asked when the homes are late: {out:?}"
+        "a stand-in is asked when the owners are late: {out:?}"
     );
     bench.disk(out, &Record::default());
     let out = bench.tick(400);
@@ -479,7 +479,7 @@ fn objects_of_other_generations_and_forged_ones_are_refused_by_name() {
         members: 0,
         condemned,
     };
-    let first = bench.ring.homes(partition)[0];
+    let first = bench.ring.owners(partition)[0];
     let stranger = bench.peers().into_iter().find(|peer| *peer != first).unwrap();
     for (partition, said) in
         [(partition, "not up to that node"), (pixii_core::types::Partition(16), "partition 16")]

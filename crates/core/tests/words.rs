@@ -20,7 +20,7 @@ use pixii_core::message::*;
 use pixii_core::ring::Ring;
 use pixii_core::rng::Rng;
 use pixii_core::secret::{Exchange, Role, SecretKey};
-use pixii_core::store::{self, Found, Meta, Owner, Record};
+use pixii_core::store::{self, Found, Meta, Record, StoreIdentity};
 use pixii_core::types::*;
 use pixii_core::wire::{self, Hello, Welcome, WireError};
 use proptest::prelude::*;
@@ -155,7 +155,7 @@ fn refusals() -> Vec<Refusal> {
         Refusal::Busy { what: Resource::KeyQueue, limit: 128 },
         Refusal::Timeout(0),
         Refusal::Partition(256, 256),
-        Refusal::NotHome,
+        Refusal::NotOwner,
         Refusal::Damaged,
         Refusal::NoSpace { free_bytes: 1_000, reserve_bytes: 268_435_456 },
         Refusal::Hints(1 << 30),
@@ -532,9 +532,9 @@ fn golden_bytes() {
     raw(&mut out, "record", &store::encode_record(Partition(2), &key(), &record));
     raw(&mut out, "hint", &store::encode_hint(NodeId(2), &key(), &record));
     golden(&mut out, "members", Members::new(vec![member()]));
-    let owner = Owner { cluster: "c".into(), name: "n1".into(), ring: 9 };
+    let identity = StoreIdentity { cluster: "c".into(), name: "n1".into(), ring: 9 };
     let meta = Meta {
-        owner,
+        identity,
         birth: 10,
         store: 1,
         incarnation: Incarnation(2),

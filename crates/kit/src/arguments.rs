@@ -131,10 +131,10 @@ async fn connect(addresses: &[String], options: Options) -> Result<Client, Troub
 /// Which replicas count.
 #[derive(Args)]
 pub struct Strictness {
-    /// Only home replicas count [default: the cluster's]
+    /// Only owners count [default: the cluster's]
     #[arg(long, conflicts_with = "sloppy")]
     strict: bool,
-    /// A stand-in counts for the home replica that it stands in for [default: the cluster's]
+    /// A stand-in counts for the owner that it stands in for [default: the cluster's]
     #[arg(long)]
     sloppy: bool,
 }

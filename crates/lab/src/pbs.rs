@@ -91,13 +91,13 @@ impl Wars {
 /// Who coordinates, and whom a read asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Reads {
-    /// As many as are needed, the coordinator, which is a home, first: Pixii
+    /// As many as are needed, the coordinator, which is an owner, first: Pixii
     // The write and the read have coordinators of their own, each drawn, whose own copies cost no way.
-    Home,
+    Owner,
     /// The same, and one more for each answer that is late: Pixii, hedges and all
     Hedged,
-    /// All homes, and the first R answers count; the write's coordinator is a home and has it at once, all other ways are drawn
-    Homes,
+    /// All owners, and the first R answers count; the write's coordinator is an owner and has it at once, all other ways are drawn
+    Owners,
     /// All, and the first R answers count; the coordinator is no replica: the paper
     All,
 }

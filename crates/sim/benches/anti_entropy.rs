@@ -21,7 +21,7 @@ use pixii_core::message::{Body, PeerMessage, Request};
 use pixii_core::node::{Config, Done, Input, Node, Output, Work};
 use pixii_core::ring::Ring;
 use pixii_core::store::memory::MemoryStore;
-use pixii_core::store::{Change, Meta, Owner, Process, Record, Store, begin_life};
+use pixii_core::store::{Change, Meta, Process, Record, Store, StoreIdentity, begin_life};
 use pixii_core::types::{Blob, Key, MILLI, Micros, NodeId, Time, WriteId};
 use pixii_core::wire;
 
@@ -85,7 +85,8 @@ impl Pair {
                 store.apply(&batch.iter().map(change).collect::<Vec<_>>()).unwrap();
                 store.sync().unwrap();
             }
-            let owner = Owner { cluster: "c".into(), name: name.into(), ring: ring.digest() };
+            let owner =
+                StoreIdentity { cluster: "c".into(), name: name.into(), ring: ring.digest() };
             let meta: Meta = begin_life(&store, &owner, Process::New(NodeId::of(name).0)).unwrap();
             let members =
                 Members::new(["a", "b"].map(|name| Member::configured(name, "h:1")).to_vec());

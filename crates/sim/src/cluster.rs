@@ -11,7 +11,7 @@ use pixii_core::node::{Config, Done, Experiment, Input, Node, Output, Work};
 use pixii_core::ring::Ring;
 use pixii_core::rng::Rng;
 use pixii_core::store::memory::MemoryStore;
-use pixii_core::store::{Found, LifeError, Owner, Process, Store, begin_life};
+use pixii_core::store::{Found, LifeError, Process, Store, StoreIdentity, begin_life};
 use pixii_core::types::{Key, MILLI, Micros, NodeId, Time};
 use pixii_core::wire;
 
@@ -155,13 +155,13 @@ impl Cluster {
     fn life(&mut self, at: usize) -> Result<Node, String> {
         let (me, store, setup) = (self.ids[at], &self.stores[at], &self.setup);
         let name = self.members.name(me);
-        let owner = Owner { cluster: "lab".into(), name, ring: self.ring.digest() };
-        let begun = begin_life(store, &owner, Process::New(self.rng.next_u64()));
+        let identity = StoreIdentity { cluster: "lab".into(), name, ring: self.ring.digest() };
+        let begun = begin_life(store, &identity, Process::New(self.rng.next_u64()));
         let meta = begun.map_err(|error: LifeError| error.to_string())?;
         let ring = &self.ring;
         let place = |key: &Key| {
             let partition = ring.partition(key);
-            (partition, !ring.homes(partition).contains(&me))
+            (partition, !ring.owners(partition).contains(&me))
         };
         let config = Config {
             hint_limit_bytes: setup.hint_limit_bytes,
@@ -244,11 +244,11 @@ impl Cluster {
         Ok(())
     }
 
-    /// True if all homes of a key hold the same of it.
+    /// True if all owners of a key hold the same of it.
     pub fn is_same(&self, key: &Key) -> bool {
         let partition = self.ring.partition(key);
-        let homes = self.ring.homes(partition).iter().filter_map(|home| self.place(*home));
-        let mut held = homes.map(|at| match self.stores[at].read(partition, key) {
+        let owners = self.ring.owners(partition).iter().filter_map(|owner| self.place(*owner));
+        let mut held = owners.map(|at| match self.stores[at].read(partition, key) {
             Ok(Found::Record(record)) => Some(record.object),
             _ => None,
         });

@@ -10,7 +10,7 @@ use pixii_core::message::{Body, PeerMessage};
 use pixii_core::node::{Config, Done, Input, Node, Notice, Output, Work};
 use pixii_core::ring::Ring;
 use pixii_core::rng::Rng;
-use pixii_core::store::{Meta, Owner};
+use pixii_core::store::{Meta, StoreIdentity};
 use pixii_core::types::{MILLI, Micros, NodeId, Time};
 use pixii_core::wire;
 
@@ -132,11 +132,12 @@ impl Field {
         let ring = Arc::new(ring);
         let mut rng = Rng::new(trial.seed);
         let node = |at: usize| {
-            let owner = Owner { cluster: "sim".into(), name: name(at), ring: ring.digest() };
+            let identity =
+                StoreIdentity { cluster: "sim".into(), name: name(at), ring: ring.digest() };
             let meta = Meta {
                 incarnation: Incarnation(1),
                 clean: false,
-                ..Meta::new(owner, at as u64 + 1)
+                ..Meta::new(identity, at as u64 + 1)
             };
             let config = Config {
                 gossip_interval: trial.interval_ms * MILLI,

@@ -27,11 +27,11 @@ pub(super) struct Write {
 /// What a host would have of a key after a power cut now.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Image {
-    /// Its place among the home replicas, if it is one.
-    pub(super) home: Option<usize>,
+    /// Its place among the owners, if it is one.
+    pub(super) owner: Option<usize>,
     /// Its own record.
     pub(super) own: Object,
-    /// What it keeps for home replicas, by their place.
+    /// What it keeps for owners, by their place.
     pub(super) hints: Vec<(usize, Object)>,
 }
 
@@ -42,18 +42,18 @@ impl Image {
     }
 }
 
-/// The slots that hold something: homes by themselves, and others by what they keep for a home, each host for
+/// The slots that hold something: owners by themselves, and others by what they keep for an owner, each host for
 /// one slot.
 fn slots(images: &[Image], strict: bool, holds: &impl Fn(&Object) -> bool) -> usize {
     let mut filled: BTreeMap<usize, Option<usize>> = BTreeMap::new();
     for image in images {
-        if let Some(home) = image.home
+        if let Some(owner) = image.owner
             && holds(&image.own)
         {
-            filled.insert(home, None);
+            filled.insert(owner, None);
         }
     }
-    let others = images.iter().enumerate().filter(|(_, image)| image.home.is_none() && !strict);
+    let others = images.iter().enumerate().filter(|(_, image)| image.owner.is_none() && !strict);
     for (host, _) in others {
         place(host, images, holds, &mut filled, &mut BTreeSet::new());
     }
@@ -219,12 +219,13 @@ impl Judge {
         let hosts = durable.iter().enumerate().filter(|(_, image)| holds(&image.joined()));
         let mut holders: Vec<usize> = hosts.map(|(host, _)| host).collect();
         let held = slots(durable, strict, &holds);
-        // What a stand-in holds will be its home's alone.
+        // What a stand-in holds will be its owner's alone.
         let kept =
-            durable.iter().filter(|image| image.home.is_none()).flat_map(|image| &image.hints);
+            durable.iter().filter(|image| image.owner.is_none()).flat_map(|image| &image.hints);
         let heirs: BTreeSet<usize> =
-            kept.filter(|(_, hint)| holds(hint)).map(|(home, _)| *home).collect();
-        let heirs = |(_, image): &(usize, &Image)| image.home.is_some_and(|at| heirs.contains(&at));
+            kept.filter(|(_, hint)| holds(hint)).map(|(owner, _)| *owner).collect();
+        let heirs =
+            |(_, image): &(usize, &Image)| image.owner.is_some_and(|at| heirs.contains(&at));
         holders.extend(durable.iter().enumerate().filter(heirs).map(|(host, _)| host));
         let lost = self.losses.iter().filter(|loss| loss.at >= since && loss.concerns(&key));
         holders.extend(lost.map(|loss| loss.host));
@@ -357,7 +358,7 @@ impl Judge {
             let Some(told) = &write.acknowledged else { continue };
             let Acknowledged { at, w, dot, .. } = *told;
             // What stand-ins took counts for a read once their hints have arrived. But a stand-in counts only with what
-            // it keeps: where a read shows nothing, not even a tombstone, R homes have said so.
+            // it keeps: where a read shows nothing, not even a tombstone, R owners have said so.
             let stood_in = !strict && !context.is_empty();
             let sloppy = stood_in || !told.strict;
             let void = sloppy || self.is_void(key, told) || self.is_excused(told);
@@ -439,9 +440,9 @@ impl Judge {
         self.on_key(key).find(lacks).map(|(id, _)| id)
     }
 
-    /// The end: the copies of a key's homes that answered the last read are the same.
+    /// The end: the copies of a key's owners that answered the last read are the same.
     pub(super) fn check_equal(&self, key: &Key, copies: &[(NodeId, Object)]) -> Result<(), Broken> {
-        // Homes take out what is collected one after the other: they differ by that and by nothing
+        // Owners take out what is collected one after the other: they differ by that and by nothing
         // else.
         let known = self.collected.get(key).into_iter().flatten();
         let collected = Context::new(

@@ -89,11 +89,11 @@ pub(super) struct Scenario {
     pub(super) think: Micros,
     /// Most bytes of hints that a host keeps.
     pub(super) hint_limit: u64,
-    /// The age after which hints are offered to other homes, in milliseconds.
+    /// The age after which hints are offered to other owners, in milliseconds.
     pub(super) hint_age_ms: u64,
     /// Each host's clock: what it shows at the beginning, and how fast it runs in thousandths.
     pub(super) clocks: Vec<(Micros, u64)>,
-    /// True if nothing is compared: failures pass, and hints alone bring every home what was acknowledged.
+    /// True if nothing is compared: failures pass, and hints alone bring every owner what was acknowledged.
     #[serde(default)]
     pub(super) hints_alone: bool,
     /// True if clients send a write to a second node soon, while the first one may yet carry it

@@ -20,7 +20,7 @@ use pixii_core::node::{Hindrance, Input, Node, Notice, Output, SyncSeq, Work};
 use pixii_core::ring::Ring;
 use pixii_core::rng::Rng;
 use pixii_core::store::memory::MemoryStore;
-use pixii_core::store::{Change, Owner};
+use pixii_core::store::{Change, StoreIdentity};
 use pixii_core::types::{Key, MILLI, Micros, NodeId, Time};
 use pixii_core::wire;
 
@@ -35,7 +35,7 @@ use super::timeline::Timeline;
 /// A machine: its disk outlives its node.
 struct Host {
     id: NodeId,
-    owner: Owner,
+    identity: StoreIdentity,
     /// What its configuration makes of the ring and the members.
     ring: Arc<Ring>,
     members: Members,

@@ -279,28 +279,28 @@ impl House {
         });
     }
 
-    /// The homes of keys in their order, as `pixii ring --stdin` tells them. No key needs an escape.
-    pub fn homes(&self, keys: &[&str]) -> Vec<Vec<String>> {
+    /// The owners of keys in their order, as `pixii ring --stdin` tells them. No key needs an escape.
+    pub fn owners(&self, keys: &[&str]) -> Vec<Vec<String>> {
         let input: String = keys.iter().map(|key| format!("{key}\n")).collect();
         let told = self.fed(&["ring", "--stdin"], input.as_bytes());
-        let homes = |(key, line): (&&str, &str)| {
+        let owners = |(key, line): (&&str, &str)| {
             let columns: Vec<&str> = line.split('\t').collect();
             assert_eq!((columns.len(), columns[0]), (3, *key));
             columns[2].split(',').map(String::from).collect()
         };
-        keys.iter().zip(told.done().lines()).map(homes).collect()
+        keys.iter().zip(told.done().lines()).map(owners).collect()
     }
 
-    /// A key whose homes are these, in this order; for clusters of three.
-    pub fn key_of(&self, homes: [&str; 3]) -> String {
+    /// A key whose owners are these, in this order; for clusters of three.
+    pub fn key_of(&self, owners: [&str; 3]) -> String {
         self.runtime.block_on(async {
-            let address = [self.address(homes[0]).to_string()];
+            let address = [self.address(owners[0]).to_string()];
             let client = Client::connect(&address, Options::default()).await.unwrap();
             let ring = client.ring();
-            let wanted = homes.map(NodeId::of);
+            let wanted = owners.map(NodeId::of);
             let fits = |name: &String| {
                 let key = Key::new(name.clone().into_bytes()).unwrap();
-                ring.homes(ring.partition(&key)) == wanted
+                ring.owners(ring.partition(&key)) == wanted
             };
             (0..10_000).map(|number| format!("key-{number}")).find(fits).unwrap()
         })

@@ -159,11 +159,11 @@ impl Fake {
         self.world.nodes[at].asked.load(Ordering::SeqCst)
     }
 
-    /// The places in the list of nodes of a key's homes, in their order.
-    pub fn homes(&self, key: &Key) -> Vec<usize> {
+    /// The places in the list of nodes of a key's owners, in their order.
+    pub fn owners(&self, key: &Key) -> Vec<usize> {
         let ids = self.world.report.members.ids();
-        let place = |home: &NodeId| ids.iter().position(|id| id == home).unwrap();
-        self.world.ring.homes(self.world.ring.partition(key)).iter().map(place).collect()
+        let place = |owner: &NodeId| ids.iter().position(|id| id == owner).unwrap();
+        self.world.ring.owners(self.world.ring.partition(key)).iter().map(place).collect()
     }
 
     /// How often each put was carried out, over all write ids.
@@ -351,10 +351,10 @@ fn repair(
     let before = if begin { 0 } else { me.compared.load(Ordering::SeqCst) };
     let mut pairs = Vec::new();
     for partition in (0..16).map(Partition).filter(|one| partition.is_none_or(|p| p == *one)) {
-        let homes = world.ring.homes(partition);
+        let owners = world.ring.owners(partition);
         let own = NodeId::of(&me.name);
-        let others = homes.iter().filter(|home| homes.contains(&own) && **home != own);
-        for peer in others.filter(|home| peer.is_none_or(|peer| peer == **home)) {
+        let others = owners.iter().filter(|owner| owners.contains(&own) && **owner != own);
+        for peer in others.filter(|owner| peer.is_none_or(|peer| peer == **owner)) {
             let equal = !stopped(*peer) && (pairs.len() as u64) < before;
             pairs.push(PairStatus {
                 partition,

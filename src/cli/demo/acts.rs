@@ -132,9 +132,9 @@ impl Acts<'_> {
             return Err(Trouble::error("the file has no line of key, tab and value"));
         };
         let ring = client.ring();
-        let homes = ring.homes(ring.partition(key));
+        let owners = ring.owners(ring.partition(key));
         let names: Vec<String> =
-            homes.iter().map(|id| client.ring_report().members.name(*id)).collect();
+            owners.iter().map(|id| client.ring_report().members.name(*id)).collect();
         let begun = Instant::now();
         let found = client.get(key, None, TIMEOUT_MS).await?;
         let spent = begun.elapsed().as_secs_f64() * 1_000.0;
@@ -199,14 +199,14 @@ impl Acts<'_> {
         Ok((witnesses, all.written))
     }
 
-    /// Puts keys whose homes are the victim and the two others, on all three.
+    /// Puts keys whose owners are the victim and the two others, on all three.
     async fn witnesses(&mut self, client: &Client) -> Result<Expected, Trouble> {
         let trio = [VICTIM, OTHERS[0], OTHERS[1]].map(NodeId::of);
         let ring = client.ring();
         let mut expected = Expected::new();
         for number in 0.. {
             let key = parse_key(&format!("demo/witness/{number}").into(), false)?;
-            if ring.homes(ring.partition(&key)).iter().all(|home| trio.contains(home)) {
+            if ring.owners(ring.partition(&key)).iter().all(|owner| trio.contains(owner)) {
                 let value = Bytes::from(format!("held by all three, number {number}"));
                 let write = client.write_id();
                 let (key_again, value_again) = (key.clone(), value.clone());
@@ -258,7 +258,7 @@ impl Acts<'_> {
         let others = OTHERS.join(" and ");
         let total = witnesses.len();
         self.story.tell(&format!(
-            "{others}, the other homes of {total} keys, are killed: only {VICTIM} can answer for these"
+            "{others}, the other owners of {total} keys, are killed: only {VICTIM} can answer for these"
         ))?;
         let found = right(client, witnesses, Some(1)).await?;
         let told = format!("{found} of {total} keys read back from {VICTIM}, each with its value");

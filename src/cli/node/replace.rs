@@ -209,10 +209,10 @@ impl Change<'_> {
              never taken again\n\
              {new} ({address}) {takes} its places in {places} of {partitions} partitions: ring \
              version {version}\n\
-             {hints} that the asked node keeps for {old} go to the other homes\n{}",
+             {hints} that the asked node keeps for {old} go to the other owners\n{}",
             match yes {
                 true => format!(
-                    "{note}{new} fills itself from the other homes: see `pixii status --node \
+                    "{note}{new} fills itself from the other owners: see `pixii status --node \
                      {new}`\n"
                 ),
                 false => "nothing was changed: add --yes to do it\n".to_owned(),

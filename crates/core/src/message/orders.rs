@@ -66,7 +66,7 @@ codes! {
         } = 4,
         /// One of the two is no owner of the partition.
         #[error(
-            "partition = {partition}: {node} is no home of it; its homes are {}",
+            "partition = {partition}: {node} is no owner of it; its owners are {}",
             .owners.join(", ")
         )]
         NotOwner {

@@ -77,7 +77,7 @@ pub enum Body {
         context: Context,
         /// What it does.
         change: Change,
-        /// Nobody, at a home replica. At a stand-in that coordinates: the homes that it keeps the
+        /// Nobody, at an owner. At a stand-in that coordinates: the owners that it keeps the
         /// object for.
         keep_for: Vec<NodeId>,
     },
@@ -100,7 +100,7 @@ pub enum Body {
         /// The generation of the partition at which that was minted or read.
         generation: GcEpoch,
     },
-    /// Keep this object as a hint for these home replicas, which did not answer.
+    /// Keep this object as a hint for these owners, which did not answer.
     Keep {
         /// The key.
         key: Key,
@@ -123,7 +123,7 @@ pub enum Body {
         /// What the target holds.
         object: Object,
     },
-    /// From a node to itself: the other homes have this of the key, whose record here is damaged.
+    /// From a node to itself: the other owners have this of the key, whose record here is damaged.
     Restore {
         /// The key.
         key: Key,
@@ -148,7 +148,7 @@ pub enum Body {
         /// False if I may have forgotten something: the answer adds to a read and counts for
         /// nothing.
         authoritative: bool,
-        /// The homes that I, a stand-in, keep this for.
+        /// The owners that I, a stand-in, keep this for.
         kept_for: Vec<NodeId>,
         /// My generation of the partition, or that of the oldest hint in it.
         generation: GcEpoch,
@@ -237,7 +237,7 @@ pub enum Body {
         /// Go on behind this key; `None` when there are no more.
         next: Option<Key>,
     },
-    /// From a node to itself: these events of the key are dead at every home that confirms it.
+    /// From a node to itself: these events of the key are dead at every owner that confirms it.
     Bury(Grave),
     /// From a node to itself: some events of the key are collected.
     Collect {
@@ -260,7 +260,7 @@ pub enum Body {
         generation: GcEpoch,
         /// The digest of my list of members.
         members: u64,
-        /// What is dead at every home once all have agreed.
+        /// What is dead at every owner once all have agreed.
         condemned: Vec<Grave>,
     },
     /// As far as I am concerned, it may: I keep no hint of an older generation, and what is

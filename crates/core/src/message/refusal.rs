@@ -120,9 +120,9 @@ pub enum Refusal {
     /// A partition that does not exist.
     #[error("partition {0}: this cluster has {1}")]
     Partition(u16, u16),
-    /// The node that was asked to coordinate is not a home of the key: the rings differ.
+    /// The node that was asked to coordinate is not an owner of the key: the rings differ.
     #[error("this node does not hold the key, and a request is forwarded only once")]
-    NotHome,
+    NotOwner,
     /// The coordinator's own copy failed its checksum; it mints nothing.
     #[error("the coordinator's copy of the key is damaged; ask another node")]
     Damaged,
@@ -137,8 +137,8 @@ pub enum Refusal {
     /// The node keeps as many bytes of hints for other members as it is allowed to.
     #[error("the node keeps {0} bytes of hints for other members, its limit")]
     Hints(u64),
-    /// What was to be kept as a hint is for a node that is no home replica of the key.
-    #[error("node {0:?} is no home replica of the key: nothing is kept for it")]
+    /// What was to be kept as a hint is for a node that is no owner of the key.
+    #[error("node {0:?} is no owner of the key: nothing is kept for it")]
     Stranger(NodeId),
     /// The node has not yet learned from its peers whether its disk is the newest.
     #[error("the node is starting: it has heard from {heard} of {peers} other members")]

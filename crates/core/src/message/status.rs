@@ -30,7 +30,7 @@ pub struct StatusReport {
     pub without_authority: u32,
     /// Time since the start, in milliseconds.
     pub uptime_ms: u64,
-    /// Partitions that the node is home to.
+    /// Partitions that the node owns.
     pub partitions: u32,
     /// Bytes that the store takes on disk.
     pub disk_bytes: u64,
@@ -42,7 +42,7 @@ pub struct StatusReport {
     pub emulated: Vec<String>,
     /// Counts since the start.
     pub counters: Vec<(Counter, u64)>,
-    /// How its partitions compare with their other homes.
+    /// How its partitions compare with their other owners.
     pub repair: RepairStatus,
     /// What is to be collected.
     pub collection: CollectionStatus,
@@ -186,19 +186,19 @@ pub struct PeerStatus {
     pub repair: PeerRepair,
 }
 
-/// Anti-entropy at a node, in short. A pair is a partition that it is home to, and another home of it.
+/// Anti-entropy at a node, in short. A pair is a partition that it owns, and another owner of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct RepairStatus {
     /// Partitions that have not been read to their end since the start: they are not compared yet.
     pub unread: u32,
-    /// Records that fail their checksum and wait to be fetched from the other homes.
+    /// Records that fail their checksum and wait to be fetched from the other owners.
     pub damaged: u64,
     /// Pairs that are being compared, or are to be at once.
     pub pending: u32,
     /// Pairs whose last comparison failed.
     pub failing: u32,
-    /// One of these: the partition, the other home, and why.
+    /// One of these: the partition, the other owner, and why.
     pub example: Option<(Partition, NodeId, ComparisonFault)>,
 }
 
@@ -208,7 +208,7 @@ pub struct RepairStatus {
 pub struct CollectionStatus {
     /// Keys here whose clock tells of events that have no value any more.
     pub keys: u64,
-    /// Partitions that this node is home to whose collection is known to be held back.
+    /// Partitions that this node owns whose collection is known to be held back.
     pub held_back: u32,
     /// One of these, and by what.
     pub example: Option<(Partition, HeldBack)>,
@@ -218,7 +218,7 @@ pub struct CollectionStatus {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct PeerRepair {
-    /// Partitions that both are home to.
+    /// Partitions that both own.
     pub shared: u32,
     /// Those of them that were found equal since the start.
     pub equal: u32,
@@ -231,19 +231,19 @@ pub struct PeerRepair {
     pub failing: u32,
 }
 
-/// What a node knows of its partitions and their other homes, as far as it was asked.
+/// What a node knows of its partitions and their other owners, as far as it was asked.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct RepairReport {
     /// The node's name.
     pub name: String,
-    /// Each partition with each other home of it.
+    /// Each partition with each other owner of it.
     pub pairs: Vec<PairStatus>,
-    /// Those of the other homes that cannot be reached now.
+    /// Those of the other owners that cannot be reached now.
     pub unreachable: Vec<NodeId>,
     /// Partitions of the whole node that have not been read to their end since the start: they are not compared yet.
     pub unread: u32,
-    /// Records of the whole node that fail their checksum and wait to be fetched from the other homes.
+    /// Records of the whole node that fail their checksum and wait to be fetched from the other owners.
     pub damaged: u64,
     /// What the whole node has done of it.
     pub counts: RepairCounts,
@@ -267,13 +267,13 @@ pub struct RepairCounts {
     pub bytes_pushed: u64,
 }
 
-/// A partition and another home of it, as a node knows them.
+/// A partition and another owner of it, as a node knows them.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct PairStatus {
     /// The partition.
     pub partition: Partition,
-    /// The other home.
+    /// The other owner.
     pub peer: NodeId,
     /// The time since they were last found equal, in milliseconds; `None` before they were, in this life or since an
     /// order to compare them.

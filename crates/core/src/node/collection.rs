@@ -1,5 +1,5 @@
 //! Collection of tombstones, and of all events without a value, by generations (see `generation`).
-//! The first home of a partition proposes what is to go; every member agrees from what is synced
+//! The first owner of a partition proposes what is to go; every member agrees from what is synced
 //! there; then the next generation begins. A member that is away holds this back for as long as it
 //! is a member.
 
@@ -222,14 +222,14 @@ impl Collection {
         self.rest.insert(partition, now + self.pause / 2 + self.rng.within(self.pause));
     }
 
-    /// Looks at the partitions that this node is the first home of.
+    /// Looks at the partitions that this node is the first owner of.
     fn begin_rounds(&mut self, now: Time, fx: &mut Effects) {
         let most = if fx.local.is_busy() { MAX_ROUNDS_BESIDE_CLIENTS } else { MAX_ROUNDS };
         let count = self.ring.partitions();
         for partition in (self.next..count).chain(0..self.next.min(count)).map(Partition) {
-            let homes = self.ring.homes(partition);
-            let first = homes.first() == Some(&self.me);
-            if homes.iter().skip(1).any(|home| *home == self.me) {
+            let owners = self.ring.owners(partition);
+            let first = owners.first() == Some(&self.me);
+            if owners.iter().skip(1).any(|owner| *owner == self.me) {
                 self.watch(partition, fx);
             }
             let rests = self.rest.get(&partition).is_some_and(|until| *until > now);
@@ -257,10 +257,10 @@ impl Collection {
         }
     }
 
-    /// Another home is to propose: if it is away, that is what holds the collection back.
+    /// Another owner is to propose: if it is away, that is what holds the collection back.
     fn watch(&mut self, partition: Partition, fx: &mut Effects) {
         let away = |first: &&NodeId| !self.reach.has(**first);
-        let away = self.ring.homes(partition).first().filter(away);
+        let away = self.ring.owners(partition).first().filter(away);
         match away.filter(|_| fx.local.forest.dead(partition) > 0) {
             Some(first) => {
                 let member = fx.local.members().name(*first);
@@ -395,7 +395,7 @@ impl Collection {
         fx: &mut Effects,
     ) -> Result<(), NotYet> {
         let outside = partition.0 >= self.ring.partitions();
-        if outside || self.ring.homes(partition).first() != Some(&from) {
+        if outside || self.ring.owners(partition).first() != Some(&from) {
             return Err(NotYet::NotProposer { partition: partition.0 });
         }
         if condemned.len() > MAX_GRAVES {

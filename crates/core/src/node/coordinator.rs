@@ -1,4 +1,4 @@
-//! The coordinator: carries a request through the home replicas of its key, and the nodes that
+//! The coordinator: carries a request through the owners of its key, and the nodes that
 //! stand in for them, until enough of them have answered or the deadline has passed.
 
 mod common;
@@ -186,7 +186,7 @@ impl Coordinator {
         Ok(())
     }
 
-    /// Starts a request here: at a home replica of its key, or at a stand-in when no home can be
+    /// Starts a request here: at an owner of its key, or at a stand-in when no owner can be
     /// reached.
     fn coordinate(
         &mut self,
@@ -197,14 +197,14 @@ impl Coordinator {
         fx: &mut Effects,
     ) {
         let me = self.env.config.me;
-        let Plan { mut homes, stand_ins, needed, strict, work } = plan;
-        let is_home = homes.contains(&me);
+        let Plan { mut owners, stand_ins, needed, strict, work } = plan;
+        let is_owner = owners.contains(&me);
         // The own replica is asked first: it costs no message.
-        homes.sort_by_key(|home| *home != me);
-        let mut tally = Tally::new(&homes, needed, strict);
-        for home in &homes {
-            if !self.env.view.can_use(*home) {
-                tally.fail(*home);
+        owners.sort_by_key(|owner| *owner != me);
+        let mut tally = Tally::new(&owners, needed, strict);
+        for owner in &owners {
+            if !self.env.view.can_use(*owner) {
+                tally.fail(*owner);
             }
         }
         let mut stand_ins: VecDeque<NodeId> = stand_ins.into();
@@ -224,14 +224,14 @@ impl Coordinator {
                 Operation::List(list)
             }
             Work::Write { key, seen, change } => {
-                let keep_for = if is_home {
+                let keep_for = if is_owner {
                     tally.ask(me);
                     Vec::new()
                 } else {
                     fx.out.count(Counter::WritesCoordinatedByAStandIn);
                     stand_ins.retain(|node| *node != me);
-                    tally.ask_stand_in(me, &homes[..1]);
-                    homes
+                    tally.ask_stand_in(me, &owners[..1]);
+                    owners
                 };
                 let common = self.begin(now, origin, tally, timeout_ms);
                 let context = seen.clone();
@@ -253,7 +253,7 @@ impl Coordinator {
         Common { op, origin, deadline, timeout_ms, tally, open, answered, lingering_bytes }
     }
 
-    /// A home has refused a forwarded request for reasons of its own, and so did nothing: the next
+    /// An owner has refused a forwarded request for reasons of its own, and so did nothing: the next
     /// one gets it, and when there is none left, this node carries it out in their place.
     fn go_elsewhere(
         &mut self,
@@ -371,7 +371,7 @@ impl Coordinator {
             let Some(operation) = self.operations.get_mut(&op) else { continue };
             let common = operation.common_mut();
             let open = common.close(peer, &mut self.env).is_some();
-            if open || common.tally.unasked().any(|home| home == peer) {
+            if open || common.tally.unasked().any(|owner| owner == peer) {
                 self.lose(now, op, peer, fx);
             }
         }

@@ -8,7 +8,7 @@ pub struct Experiment {
     pub no_read_repair: bool,
     /// Nobody is asked beside one that is late.
     pub no_hedges: bool,
-    /// A read asks all homes at once, not only as many as it needs.
+    /// A read asks all owners at once, not only as many as it needs.
     pub ask_all: bool,
     /// The network also carries a read's question to the own copy, its answer, and the own
     /// confirmation of a write.

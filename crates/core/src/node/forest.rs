@@ -1,4 +1,4 @@
-//! The Merkle trees of the partitions that this node is home to: derived from the records, changed by the same step that
+//! The Merkle trees of the partitions that this node owns: derived from the records, changed by the same step that
 //! changes a record, and read anew from the disk after a start and now and then.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -92,9 +92,9 @@ pub(super) enum Verdict {
 }
 
 impl Forest {
-    /// The trees of the partitions that `me` is home to, none of them read yet.
-    pub(super) fn new(homes: impl Iterator<Item = Partition>, limit: usize) -> Self {
-        let stands = homes.map(|partition| (partition, Stand::default())).collect();
+    /// The trees of the partitions that `me` owns, none of them read yet.
+    pub(super) fn new(owners: impl Iterator<Item = Partition>, limit: usize) -> Self {
+        let stands = owners.map(|partition| (partition, Stand::default())).collect();
         Forest { stands, limit, ..Forest::default() }
     }
 
@@ -255,8 +255,8 @@ impl Forest {
     }
 }
 
-/// The partitions that a node is home to.
+/// The partitions that a node owns.
 pub fn own_partitions(ring: &Ring, me: NodeId) -> Vec<Partition> {
     let all = (0..ring.partitions()).map(Partition);
-    all.filter(|partition| ring.homes(*partition).contains(&me)).collect()
+    all.filter(|partition| ring.owners(*partition).contains(&me)).collect()
 }

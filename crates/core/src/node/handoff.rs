@@ -22,7 +22,7 @@ use crate::types::{Key, Micros, NodeId, Time};
 const MAX_FLIGHTS: usize = 256;
 /// And while clients do: what is left of the disks and links is theirs.
 const MAX_FLIGHTS_BESIDE_CLIENTS: usize = 48;
-/// Hints of an absent member that are in flight to the other homes.
+/// Hints of an absent member that are in flight to the other owners.
 const MAX_AGED_FLIGHTS: usize = 8;
 /// Bytes in flight to one member.
 const MAX_FLIGHT_BYTES: usize = 8 << 20;
@@ -81,7 +81,7 @@ struct Stuck {
 /// One way through all hints for a member.
 #[derive(Clone, Debug, Default)]
 struct Pass {
-    /// True if the member is absent and its aged hints are offered to the other homes.
+    /// True if the member is absent and its aged hints are offered to the other owners.
     aged: bool,
     after: Option<Key>,
     page: VecDeque<(Key, Record)>,
@@ -94,7 +94,7 @@ struct Pass {
     rest_until: Time,
 }
 
-/// A hint that was sent to its target, or, aged, to other homes.
+/// A hint that was sent to its target, or, aged, to other owners.
 #[derive(Clone, Debug)]
 struct Flight {
     target: NodeId,
@@ -104,7 +104,7 @@ struct Flight {
     bytes: usize,
     waiting: Vec<NodeId>,
     needed: usize,
-    /// False if it went to other homes because its target has been absent for long.
+    /// False if it went to other owners because its target has been absent for long.
     to_target: bool,
 }
 
@@ -119,7 +119,7 @@ enum Landing {
     Lost,
 }
 
-/// A damaged hint, which is made anew from what the other homes of its key have.
+/// A damaged hint, which is made anew from what the other owners of its key have.
 #[derive(Clone, Debug)]
 struct Fetch {
     target: NodeId,
@@ -151,7 +151,7 @@ impl Handoff {
         }
     }
 
-    /// The age from which on a hint is also offered to the other homes.
+    /// The age from which on a hint is also offered to the other owners.
     pub(super) fn limit_age(&mut self, max_age: Micros) {
         self.max_age = max_age;
     }
@@ -279,7 +279,7 @@ impl Handoff {
     /// Sends as many hints to a member as may be in flight.
     fn go_on(&mut self, now: Time, target: NodeId, fx: &mut Effects) {
         let Some(mut pass) = self.passes.remove(&target) else { return };
-        // What is kept for a member that was removed is the other homes' now.
+        // What is kept for a member that was removed is the other owners' now.
         let absent = pass.aged && self.ring.has(target);
         let window = match (absent, fx.local.is_busy()) {
             (true, _) => MAX_AGED_FLIGHTS,
@@ -332,18 +332,18 @@ impl Handoff {
     ) {
         let to_target = !pass.aged;
         let (waiting, needed) = if pass.aged {
-            let homes = self.ring.homes(self.ring.partition(&key)).iter().copied();
-            let homes: Vec<NodeId> = homes
-                .filter(|home| *home != target && (*home == self.me || self.reach.has(*home)))
+            let owners = self.ring.owners(self.ring.partition(&key)).iter().copied();
+            let owners: Vec<NodeId> = owners
+                .filter(|owner| *owner != target && (*owner == self.me || self.reach.has(*owner)))
                 .collect();
-            // What was kept for a removed member goes when all homes have it, which takes all of
+            // What was kept for a removed member goes when all owners have it, which takes all of
             // them.
             let enough = if self.ring.has(target) { 1 } else { self.ring.n().into() };
-            if homes.len() < enough {
+            if owners.len() < enough {
                 return;
             }
-            let needed = homes.len();
-            (homes, needed)
+            let needed = owners.len();
+            (owners, needed)
         } else {
             (vec![target], 1)
         };
@@ -381,13 +381,13 @@ impl Handoff {
         self.go_on(now, target, fx);
     }
 
-    /// Asks the other homes for what a damaged hint may have held: all of them, or it has to wait.
+    /// Asks the other owners for what a damaged hint may have held: all of them, or it has to wait.
     fn fetch(&mut self, now: Time, target: NodeId, key: Key, fx: &mut Effects) {
         fx.out.count(Counter::DamagedHintsRead);
         let known = self.fetches.values().any(|fetch| fetch.target == target && fetch.key == key);
-        let homes = self.ring.homes(self.ring.partition(&key)).iter().copied();
-        let waiting: Vec<NodeId> = homes.filter(|home| *home != target).collect();
-        let reachable = |home: &NodeId| *home == self.me || self.reach.has(*home);
+        let owners = self.ring.owners(self.ring.partition(&key)).iter().copied();
+        let waiting: Vec<NodeId> = owners.filter(|owner| *owner != target).collect();
+        let reachable = |owner: &NodeId| *owner == self.me || self.reach.has(*owner);
         if known || self.fetches.len() >= MAX_FETCHES || !waiting.iter().all(reachable) {
             return;
         }
@@ -398,7 +398,7 @@ impl Handoff {
         self.timeouts.push_back((now + TIMEOUT, op));
     }
 
-    /// A home has told what it has of a key whose hint is damaged.
+    /// An owner has told what it has of a key whose hint is damaged.
     pub(super) fn fetched(
         &mut self,
         op: RequestId,
@@ -427,7 +427,7 @@ impl Handoff {
         }
     }
 
-    /// A home has synced a hint, or refused it.
+    /// An owner has synced a hint, or refused it.
     pub(super) fn answer(
         &mut self,
         now: Time,
@@ -477,7 +477,7 @@ impl Handoff {
         to_target: bool,
         refused: Option<&Refusal>,
     ) {
-        let is_owner = self.ring.homes(self.ring.partition(key)).contains(&self.me);
+        let is_owner = self.ring.owners(self.ring.partition(key)).contains(&self.me);
         let keys = self.stuck.entry(target).or_default();
         let before = keys.get(key).map_or(0, |stuck| stuck.declined);
         let stuck = match refused {
@@ -512,7 +512,7 @@ impl Handoff {
                 Landing::Lost => pass.rest_until = now + REST,
             }
         }
-        // One that only the other homes took stays, unless its target is gone: a write with W = N
+        // One that only the other owners took stays, unless its target is gone: a write with W = N
         // counts on it.
         let is_taken = landing == Landing::Taken;
         if is_taken && (to_target || !self.ring.has(*target)) {

@@ -13,7 +13,7 @@ use crate::types::{Key, NodeId, Partition, Time};
 pub(super) struct HintPlace {
     /// The key's partition.
     pub(super) partition: Partition,
-    /// True if this node is no home of the key: the hint may have filled its target's slot.
+    /// True if this node is no owner of the key: the hint may have filled its target's slot.
     pub(super) owed: bool,
 }
 

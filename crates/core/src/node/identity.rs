@@ -360,7 +360,7 @@ impl Identity {
         } else if (all && self.is_first()) || (self.bootstrap && passed >= GRACE) {
             let peers = self.heard.iter().map(|(node, heard)| (*node, heard.birth));
             let founders = peers.chain([(self.me, birth)]).collect();
-            let cluster = Cluster::found(&fx.local.meta().owner.cluster, founders);
+            let cluster = Cluster::found(&fx.local.meta().identity.cluster, founders);
             fx.change_meta(|meta| meta.cluster = Some(cluster));
             fx.out.notice(Notice::Founded);
         } else if passed >= LONG && !std::mem::replace(&mut self.complained, true) {

@@ -1,11 +1,11 @@
 //! Anti-entropy (DeCandia et al., "Dynamo", 2007, section 4.7): each partition is compared with
-//! every other home of it, over and over, and at once when something may be missing; what differs
+//! every other owner of it, over and over, and at once when something may be missing; what differs
 //! is moved. Here is decided when; `exchange` is one comparison, `answers` the other end of it,
 //! `reading` brings the trees from the disk, `healing` mends damaged records, `authority` says what
 //! does not count meanwhile.
 //!
 //! A node that has lost its authority for a partition regains it here: once it has taken over all
-//! that each other home has.
+//! that each other owner has.
 
 mod answers;
 mod authority;
@@ -66,7 +66,7 @@ pub(super) struct Repair {
     answers: Answers,
     reader: Reader,
     healing: Healing,
-    /// Partitions without authority, each with the homes that have nothing any more that is missing
+    /// Partitions without authority, each with the owners that have nothing any more that is missing
     /// here.
     lacking: BTreeMap<Partition, BTreeSet<NodeId>>,
     /// The id of the store that lacks it.
@@ -74,7 +74,7 @@ pub(super) struct Repair {
     loss: Loss,
 }
 
-/// A partition and another home of it.
+/// A partition and another owner of it.
 #[derive(Clone, Debug, Default)]
 struct Pair {
     /// When they are to be compared; `None` if that is up to the other one.
@@ -113,12 +113,12 @@ impl Lane {
     }
 }
 
-/// A partition and another home of it, as this node knows them.
+/// A partition and another owner of it, as this node knows them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PairView {
     /// The partition.
     pub partition: Partition,
-    /// The other home.
+    /// The other owner.
     pub peer: NodeId,
     /// For how long nothing else is known than that they hold the same; `None` before they were
     /// compared.
@@ -140,9 +140,9 @@ impl Repair {
         let own = own_partitions(&config.ring, me);
         let mut pairs = BTreeMap::new();
         for partition in &own {
-            let homes = config.ring.homes(*partition);
-            let place = homes.iter().position(|home| *home == me);
-            for (at, peer) in homes.iter().enumerate().filter(|(_, home)| **home != me) {
+            let owners = config.ring.owners(*partition);
+            let place = owners.iter().position(|owner| *owner == me);
+            for (at, peer) in owners.iter().enumerate().filter(|(_, owner)| **owner != me) {
                 // One of the two begins.
                 let due = (Some(at) > place).then_some(Time::START);
                 pairs.insert((*partition, *peer), Pair { due, ..Pair::default() });
@@ -250,7 +250,7 @@ impl Repair {
         self.begin_exchanges(now, fx);
         let (ring, reach, me) = (&self.ring, &self.reach, self.me);
         let others = |partition: Partition| {
-            let others = ring.homes(partition).iter().copied().filter(|home| *home != me);
+            let others = ring.owners(partition).iter().copied().filter(|owner| *owner != me);
             let others: Vec<NodeId> = others.collect();
             others.iter().all(|peer| reach.has(*peer)).then_some(others)
         };
@@ -496,14 +496,14 @@ impl Repair {
         }
     }
 
-    /// True if it is up to this node to compare a partition with another home of it.
+    /// True if it is up to this node to compare a partition with another owner of it.
     fn initiates(&self, partition: Partition, peer: NodeId) -> bool {
         let first =
-            self.ring.homes(partition).iter().find(|home| **home == self.me || **home == peer);
+            self.ring.owners(partition).iter().find(|owner| **owner == self.me || **owner == peer);
         first == Some(&self.me)
     }
 
-    /// Every partition of this node with each other home of it.
+    /// Every partition of this node with each other owner of it.
     pub(super) fn view(&self, now: Time) -> Vec<PairView> {
         let view = |((partition, peer), pair): (&(Partition, NodeId), &Pair)| PairView {
             partition: *partition,

@@ -188,10 +188,10 @@ impl Replica {
             self.run(&key, fx);
         } else if !reading {
             let partition = self.ring.partition(&key);
-            // Only homes are kept for, and those that were it before they were removed; where
+            // Only owners are kept for, and those that were it before they were removed; where
             // nothing is kept for anybody, there is nothing to look up.
-            let homes = self.ring.homes(partition);
-            let is_due = |target: &NodeId| homes.contains(target) || !self.ring.has(*target);
+            let owners = self.ring.owners(partition);
+            let is_due = |target: &NodeId| owners.contains(target) || !self.ring.has(*target);
             let hints_for = fx.local.hints.targets().filter(is_due).collect();
             let token = fx.out.read(partition, key.clone(), hints_for);
             self.reads.insert(token, key);
@@ -248,8 +248,8 @@ impl Replica {
 
     fn admit(&self, key: &Key, kind: &Kind, fx: &Effects) -> Result<(), Refusal> {
         if let Kind::Update { keep_for, .. } | Kind::Keep { keep_for, .. } = kind {
-            let homes = self.ring.homes(self.ring.partition(key));
-            let odd = |target: &&NodeId| !homes.contains(target) || **target == fx.local.me();
+            let owners = self.ring.owners(self.ring.partition(key));
+            let odd = |target: &&NodeId| !owners.contains(target) || **target == fx.local.me();
             if let Some(stranger) = keep_for.iter().find(odd) {
                 return Err(Refusal::Stranger(*stranger));
             }
@@ -300,7 +300,7 @@ impl Replica {
         };
         debug_assert!(state.copies.is_none(), "a key is read once, and then ahead of the disk");
         let partition = self.ring.partition(&key);
-        if found == Found::Damaged && self.ring.homes(partition).contains(&fx.local.me()) {
+        if found == Found::Damaged && self.ring.owners(partition).contains(&fx.local.me()) {
             fx.out.find_damaged(partition, key.clone());
         }
         let own = Copy::of(found, fx).unwrap_or_else(|| Copy::Record(Record::default()));
@@ -350,7 +350,7 @@ impl Replica {
         };
         let waiting = work.len();
         let partition = self.ring.partition(key);
-        let owed = !self.ring.homes(partition).contains(&fx.local.me());
+        let owed = !self.ring.owners(partition).contains(&fx.local.me());
         let (before, changed, answers) = (None, BTreeSet::new(), Vec::new());
         let collected = fx.local.generations.of(partition).collected_of(key).cloned();
         let store = fx.local.meta().store;
@@ -450,7 +450,7 @@ impl Replica {
                 return turn.discharge(target, &object, fx);
             }
             Kind::Withdrawn => return,
-            Kind::Read => Answer::Synced(turn.read(self.ring.homes(turn.partition), fx)),
+            Kind::Read => Answer::Synced(turn.read(self.ring.owners(turn.partition), fx)),
         };
         match answer {
             Answer::Synced(body) => turn.answer(from, op, body),

@@ -28,7 +28,7 @@ pub struct Config {
     pub r: u8,
     /// W of requests that name none, 1 to N.
     pub w: u8,
-    /// True if only home replicas count for requests that do not say.
+    /// True if only owners count for requests that do not say.
     pub strict: bool,
     /// Every member, this node among them: what is configured, and what the store remembers better.
     pub members: Members,
@@ -41,9 +41,9 @@ pub struct Config {
     /// How large the object of one key may become. Only tests have others than
     /// [`ObjectLimits::of`] the ring's N; all nodes of a cluster have the same.
     pub object_limits: ObjectLimits,
-    /// A hint of this age is also offered to the other home replicas.
+    /// A hint of this age is also offered to the other owners.
     pub hint_age: Micros,
-    /// Each partition is compared with every other home of it about as often as this.
+    /// Each partition is compared with every other owner of it about as often as this.
     pub repair_interval: Micros,
     /// All that is on disk is read once in this time.
     pub scrub_interval: Micros,
@@ -134,11 +134,11 @@ pub enum Input {
     },
     /// The store has done something.
     Store(Done),
-    /// Compare at once: this partition, or all, with this home, or all.
+    /// Compare at once: this partition, or all, with this owner, or all.
     Repair {
         /// The partition.
         partition: Option<Partition>,
-        /// The other home.
+        /// The other owner.
         peer: Option<NodeId>,
     },
     /// The operator accepts that acknowledged writes are gone where this node is the only owner and
@@ -194,9 +194,9 @@ pub enum Hindrance {
 pub struct Limits {
     /// Most bytes of hints that are kept for other members.
     pub hint_limit_bytes: u64,
-    /// A hint of this age is also offered to the other home replicas.
+    /// A hint of this age is also offered to the other owners.
     pub hint_age: Micros,
-    /// Each partition is compared with every other home of it about as often as this.
+    /// Each partition is compared with every other owner of it about as often as this.
     pub repair_interval: Micros,
     /// All that is on disk is read once in this time.
     pub scrub_interval: Micros,
@@ -377,13 +377,13 @@ pub enum Notice {
     HandoffBegun(NodeId, u64),
     /// It has taken all of them.
     HandoffDone(NodeId),
-    /// A comparison of a partition with another home of it has moved so many objects here and there.
+    /// A comparison of a partition with another owner of it has moved so many objects here and there.
     Repaired(Partition, NodeId, u64, u64),
     /// A comparison failed that had not failed the last time.
     RepairFailed(Partition, NodeId),
     /// What this node does not find counts again in all of its partitions.
     Recovered,
-    /// A record of this partition here is damaged: it is fetched from the other homes.
+    /// A record of this partition here is damaged: it is fetched from the other owners.
     Damaged(Partition),
     /// A member told of a later ring with another number of replicas or partitions: not taken.
     Misplaced(NodeId),

@@ -1,6 +1,6 @@
 //! The start and the stop of a store's life.
 
-use super::{Change, Meta, Owner, Store, StoreError};
+use super::{Change, Meta, Store, StoreError, StoreIdentity};
 use crate::members::{Member, Members, Standing};
 
 /// Why a store cannot be used by this node. The store is as it was.
@@ -11,7 +11,7 @@ pub enum LifeError {
     Store(#[from] StoreError),
     /// It belongs to another node or cluster.
     #[error("the data belongs to node {0} of cluster {1}, not to node {2} of cluster {3}")]
-    Owner(String, String, String, String),
+    Identity(String, String, String, String),
     /// It was written under another placement.
     #[error(
         "the data was placed by other members, n or partitions than the configuration has; they \
@@ -40,21 +40,25 @@ pub enum Process {
 
 /// Begins a life of the store: consumes the clean-stop marker, and draws the id that this process
 /// issues dots with. Synced before it returns, so before the node's first input. Waits for nobody.
-pub fn begin_life(store: &dyn Store, owner: &Owner, process: Process) -> Result<Meta, LifeError> {
+pub fn begin_life(
+    store: &dyn Store,
+    identity: &StoreIdentity,
+    process: Process,
+) -> Result<Meta, LifeError> {
     let known = store.meta()?;
     let mut meta = match (known, process) {
         (Some(known), _) => known,
-        (None, Process::New(id)) => Meta::new(owner.clone(), id),
+        (None, Process::New(id)) => Meta::new(identity.clone(), id),
         (None, Process::Same) => {
             return Err(StoreError("its own record is gone while it was open".into()).into());
         }
     };
-    if (&meta.owner.name, &meta.owner.cluster) != (&owner.name, &owner.cluster) {
-        let (theirs, ours) = (meta.owner, owner.clone());
-        return Err(LifeError::Owner(theirs.name, theirs.cluster, ours.name, ours.cluster));
+    if (&meta.identity.name, &meta.identity.cluster) != (&identity.name, &identity.cluster) {
+        let (theirs, ours) = (meta.identity, identity.clone());
+        return Err(LifeError::Identity(theirs.name, theirs.cluster, ours.name, ours.cluster));
     }
     // A later table has taken the place of the one that the configuration makes.
-    if store.ring()?.is_none() && meta.owner.ring != owner.ring {
+    if store.ring()?.is_none() && meta.identity.ring != identity.ring {
         return Err(LifeError::Ring);
     }
     if let Process::New(id) = process {
@@ -77,18 +81,18 @@ pub fn begin_life(store: &dyn Store, owner: &Owner, process: Process) -> Result<
 /// it counts, stays. Synced before it returns.
 pub fn begin_anew(
     store: &dyn Store,
-    owner: &Owner,
+    identity: &StoreIdentity,
     configured: &Members,
     fresh_id: u64,
 ) -> Result<(), LifeError> {
-    let nothing = || LifeError::Nothing(owner.name.clone());
+    let nothing = || LifeError::Nothing(identity.name.clone());
     let mut meta = store.meta()?.ok_or_else(nothing)?;
     let placed = store.ring()?;
-    if meta.owner.name != owner.name {
-        let (theirs, ours) = (meta.owner, owner.clone());
-        return Err(LifeError::Owner(theirs.name, theirs.cluster, ours.name, ours.cluster));
+    if meta.identity.name != identity.name {
+        let (theirs, ours) = (meta.identity, identity.clone());
+        return Err(LifeError::Identity(theirs.name, theirs.cluster, ours.name, ours.cluster));
     }
-    if placed.is_none() && meta.owner.ring != owner.ring {
+    if placed.is_none() && meta.identity.ring != identity.ring {
         return Err(LifeError::Ring);
     }
     let mut members = Vec::new();
@@ -103,7 +107,7 @@ pub fn begin_anew(
     meta.draw(fresh_id);
     meta.suspect();
     meta.birth = fresh_id;
-    meta.owner.cluster.clone_from(&owner.cluster);
+    meta.identity.cluster.clone_from(&identity.cluster);
     meta.cluster = None;
     meta.lives.clear();
     store.apply(&[Change::Meta(meta), Change::Members(Members::new(members))])?;

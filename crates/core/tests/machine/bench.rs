@@ -9,7 +9,7 @@ use pixii_core::message::{Body, PeerMessage, Refusal, Request, Response};
 use pixii_core::node::{Config, Done, Input, Node, Notice, Output, Work};
 use pixii_core::ring::Ring;
 use pixii_core::store::memory::MemoryStore;
-use pixii_core::store::{Change, Found, Kept, Meta, Owner, Record, Store};
+use pixii_core::store::{Change, Found, Kept, Meta, Record, Store, StoreIdentity};
 use pixii_core::types::{Blob, Key, MILLI, NodeId, Partition, Time, WriteId};
 
 /// A node of a cluster of four with N=3, and what it wants done.
@@ -36,7 +36,7 @@ impl Bench {
         let ids: Vec<NodeId> = (0..4).map(|at| NodeId::of(&format!("n{at}"))).collect();
         let ring = Arc::new(Ring::new(&ids, 3, 16).unwrap());
         let me = ids[0];
-        let owner = Owner { cluster: "c".into(), name: "n0".into(), ring: ring.digest() };
+        let owner = StoreIdentity { cluster: "c".into(), name: "n0".into(), ring: ring.digest() };
         let meta =
             Meta { incarnation: Incarnation(incarnation), clean: false, ..Meta::new(owner, 1) };
         let members = (0..4).map(|at| Member::configured(format!("n{at}"), "host:1"));
@@ -144,10 +144,10 @@ impl Bench {
         rest
     }
 
-    /// A key whose homes include this node, or do not.
+    /// A key whose owners include this node, or do not.
     pub(crate) fn key(&self, held: bool) -> Key {
         let mut keys = (0..100).map(|at| Key::new(format!("k{at}").into_bytes()).unwrap());
-        keys.find(|key| self.homes(key).contains(&self.me) == held).unwrap()
+        keys.find(|key| self.owners(key).contains(&self.me) == held).unwrap()
     }
 
     /// Another key of the partition.
@@ -156,8 +156,8 @@ impl Bench {
         keys.find(|key| self.ring.partition(key) == partition && key != other).unwrap()
     }
 
-    pub(crate) fn homes(&self, key: &Key) -> Vec<NodeId> {
-        self.ring.homes(self.ring.partition(key)).to_vec()
+    pub(crate) fn owners(&self, key: &Key) -> Vec<NodeId> {
+        self.ring.owners(self.ring.partition(key)).to_vec()
     }
 
     /// Does everything that the node asks its store for, on a store of its own.
@@ -194,14 +194,14 @@ impl Bench {
         rest
     }
 
-    /// The one node that is no home of the key.
+    /// The one node that is no owner of the key.
     pub(crate) fn stand_in(&self, key: &Key) -> NodeId {
-        let homes = self.homes(key);
-        self.ring.members().iter().map(|m| m.id).find(|id| !homes.contains(id)).unwrap()
+        let owners = self.owners(key);
+        self.ring.members().iter().map(|m| m.id).find(|id| !owners.contains(id)).unwrap()
     }
 
     pub(crate) fn others(&self, key: &Key) -> Vec<NodeId> {
-        self.homes(key).into_iter().filter(|home| *home != self.me).collect()
+        self.owners(key).into_iter().filter(|owner| *owner != self.me).collect()
     }
 }
 

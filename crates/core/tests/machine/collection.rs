@@ -102,8 +102,8 @@ impl House {
     fn partitions(&self, proposes: bool) -> Vec<Partition> {
         let (ring, me) = (&self.bench.ring, self.bench.me);
         let is_wanted = |partition: &Partition| {
-            let homes = ring.homes(*partition);
-            homes.contains(&me) && (homes[0] == me) == proposes
+            let owners = ring.owners(*partition);
+            owners.contains(&me) && (owners[0] == me) == proposes
         };
         (0..16).map(Partition).filter(is_wanted).collect()
     }
@@ -115,7 +115,7 @@ impl House {
 
     /// So many keys of the partition have something dead.
     fn kill(&mut self, partition: Partition, count: usize) {
-        let from = self.bench.ring.homes(partition)[1];
+        let from = self.bench.ring.owners(partition)[1];
         for key in self.keys(partition, count) {
             let object = Object::default().discard(&dead());
             let body = Body::Merge { key, object, generation: GcEpoch::FIRST };
@@ -173,7 +173,7 @@ fn agreements(clients: bool) -> Vec<u64> {
         let mut condemned: Vec<Grave> = house.keys(partition, 64).into_iter().map(grave).collect();
         condemned.sort_by(|one, other| one.key.cmp(&other.key));
         let body = Body::Propose { partition, generation: GcEpoch::FIRST, members, condemned };
-        let from = house.bench.ring.homes(partition)[0];
+        let from = house.bench.ring.owners(partition)[0];
         house.give(Input::Peer { from, message: PeerMessage { op: 5, body } });
     }
     house.run(1_500, clients);

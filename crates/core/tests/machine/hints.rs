@@ -1,4 +1,4 @@
-//! What is kept for homes that are out of reach or late.
+//! What is kept for owners that are out of reach or late.
 
 use bytes::Bytes;
 use pixii_core::causal::{Actor, Context, Object, Version};
@@ -12,7 +12,7 @@ use pixii_core::types::{Blob, NodeId, WriteId};
 use super::bench::{Bench, object, put};
 
 #[test]
-fn a_stand_in_takes_the_place_of_a_home_that_is_gone_or_late_and_is_one_slot_with_it() {
+fn a_stand_in_takes_the_place_of_an_owner_that_is_gone_or_late_and_is_one_slot_with_it() {
     let mut bench = Bench::new();
     let key = bench.key(true);
     let (gone, late) = (bench.others(&key)[0], bench.others(&key)[1]);
@@ -49,8 +49,8 @@ fn a_hint_is_kept_offered_and_removed_only_if_it_is_what_its_target_has() {
     let mut bench = Bench::new();
     let key = bench.key(false);
     let disk = MemoryStore::default();
-    let homes = bench.homes(&key);
-    let (target, other) = (homes[0], homes[1]);
+    let owners = bench.owners(&key);
+    let (target, other) = (owners[0], owners[1]);
     bench.give(Input::Link { peer: target, up: false });
     let keep = |write: u128| {
         let version = Version { write: WriteId(write), value: Blob(Bytes::from_static(b"v")) };
@@ -102,10 +102,10 @@ fn a_hint_is_kept_offered_and_removed_only_if_it_is_what_its_target_has() {
 }
 
 #[test]
-fn hints_have_a_limit_and_are_for_home_replicas_only() {
+fn hints_have_a_limit_and_are_for_owners_only() {
     let mut bench = Bench::new();
     let key = bench.key(false);
-    let (other, disk) = (bench.homes(&key)[0], MemoryStore::default());
+    let (other, disk) = (bench.owners(&key)[0], MemoryStore::default());
     let refused = |bench: &mut Bench, bytes: usize, keep_for: Vec<NodeId>| {
         let version = Version { write: WriteId(1), value: Blob(vec![7; bytes].into()) };
         let actor = Actor { store: 1, serial: 1 };
@@ -130,17 +130,17 @@ fn hints_have_a_limit_and_are_for_home_replicas_only() {
 }
 
 #[test]
-fn a_write_that_a_home_has_not_confirmed_is_kept_for_it_though_the_generation_has_changed() {
+fn a_write_that_an_owner_has_not_confirmed_is_kept_for_it_though_the_generation_has_changed() {
     for stand_in_refuses in [true, false] {
         let (mut bench, disk) = (Bench::new(), MemoryStore::default());
         let key = bench.key(true);
-        let (partition, home) = (bench.ring.partition(&key), bench.others(&key)[0]);
+        let (partition, owner) = (bench.ring.partition(&key), bench.others(&key)[0]);
         let out = bench.ask(put(&key, 1));
         let out = bench.carry(out, &disk);
         let [Output::Send { message, .. }] = &out[..] else { panic!("{out:?}") };
         let op = message.op;
         let generation = Generation { number: GcEpoch(1), ..Generation::default() };
-        let out = bench.peer(home, 80, Body::Generation { partition, generation });
+        let out = bench.peer(owner, 80, Body::Generation { partition, generation });
         bench.carry(out, &disk);
         let out = bench.tick(100);
         let out = bench.carry(out, &disk);
@@ -161,8 +161,8 @@ fn a_write_that_a_home_has_not_confirmed_is_kept_for_it_though_the_generation_ha
         }
         let own = disk.read(partition, &key).unwrap();
         let Found::Record(Record { object, .. }) = own else { panic!("{own:?}") };
-        let kept = bench.others(&key).into_iter().filter_map(|home| {
-            match disk.read_hint(home, &key).unwrap() {
+        let kept = bench.others(&key).into_iter().filter_map(|owner| {
+            match disk.read_hint(owner, &key).unwrap() {
                 Found::Record(hint) => Some((hint.object, hint.generation)),
                 _ => None,
             }
@@ -176,21 +176,21 @@ fn a_write_that_a_home_has_not_confirmed_is_kept_for_it_though_the_generation_ha
 fn a_new_hint_is_not_joined_with_one_that_is_too_old() {
     let (mut bench, disk) = (Bench::new(), MemoryStore::default());
     let key = bench.key(false);
-    let (partition, home) = (bench.ring.partition(&key), bench.homes(&key)[0]);
+    let (partition, owner) = (bench.ring.partition(&key), bench.owners(&key)[0]);
     let keep = |number: u128, generation: GcEpoch| {
         let (key, object) = (key.clone(), object(number));
-        Body::Keep { key, object, keep_for: vec![home], generation }
+        Body::Keep { key, object, keep_for: vec![owner], generation }
     };
-    let out = bench.peer(home, 80, keep(1, GcEpoch::FIRST));
+    let out = bench.peer(owner, 80, keep(1, GcEpoch::FIRST));
     bench.carry(out, &disk);
     for number in [1, 2].map(GcEpoch) {
         let generation = Generation { number, ..Generation::default() };
-        let out = bench.peer(home, 81, Body::Generation { partition, generation });
+        let out = bench.peer(owner, 81, Body::Generation { partition, generation });
         bench.carry(out, &disk);
     }
-    let out = bench.peer(home, 82, keep(2, GcEpoch(2)));
+    let out = bench.peer(owner, 82, keep(2, GcEpoch(2)));
     bench.carry(out, &disk);
-    let hint = disk.read_hint(home, &key).unwrap();
+    let hint = disk.read_hint(owner, &key).unwrap();
     let Found::Record(Record { object: kept, generation, .. }) = hint else { panic!("{hint:?}") };
     assert_eq!(generation, GcEpoch(2), "it does not go with the old one");
     let held = kept.context();

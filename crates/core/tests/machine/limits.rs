@@ -91,7 +91,7 @@ fn an_owner_declines_what_a_key_would_outgrow_and_takes_what_settles_it() {
 fn a_declined_hint_stays_waits_and_holds_up_no_other_one() {
     let (mut bench, disk) = (bench(), MemoryStore::default());
     let key = bench.key(false);
-    let (partition, target) = (bench.ring.partition(&key), bench.homes(&key)[0]);
+    let (partition, target) = (bench.ring.partition(&key), bench.owners(&key)[0]);
     bench.give(Input::Link { peer: target, up: false });
     let keep = |key: &Key, object: Object| Body::Keep {
         key: key.clone(),
@@ -99,7 +99,7 @@ fn a_declined_hint_stays_waits_and_holds_up_no_other_one() {
         keep_for: vec![target],
         generation: GcEpoch::FIRST,
     };
-    let out = bench.peer(bench.homes(&key)[1], 80, keep(&key, large(1, 500)));
+    let out = bench.peer(bench.owners(&key)[1], 80, keep(&key, large(1, 500)));
     assert_eq!(sent(&bench.carry(out, &disk)), [&Body::Held]);
     let out = bench.give(Input::Link { peer: target, up: true });
     let out = bench.carry(out, &disk);
@@ -123,7 +123,7 @@ fn a_declined_hint_stays_waits_and_holds_up_no_other_one() {
     let mut keys = (0..1_000).map(|at| Key::new(format!("other{at}").into_bytes()).unwrap());
     let same = |other: &Key| bench.ring.partition(other) == partition;
     let other = keys.find(same).unwrap();
-    let out = bench.peer(bench.homes(&key)[1], 81, keep(&other, large(2, 10)));
+    let out = bench.peer(bench.owners(&key)[1], 81, keep(&other, large(2, 10)));
     bench.carry(out, &disk);
     let out = bench.tick(1_500);
     let out = bench.carry(out, &disk);
@@ -145,12 +145,12 @@ fn a_declined_hint_stays_waits_and_holds_up_no_other_one() {
 fn what_is_kept_of_one_key_has_a_limit_for_all_its_owners_together() {
     let (mut bench, disk) = (bench(), MemoryStore::default());
     let key = bench.key(false);
-    let homes = bench.homes(&key);
+    let owners = bench.owners(&key);
     let keep = |bench: &mut Bench, write: u128, target: usize| {
-        let (key, keep_for) = (key.clone(), vec![homes[target]]);
+        let (key, keep_for) = (key.clone(), vec![owners[target]]);
         let body =
             Body::Keep { key, object: large(write, 1_900), keep_for, generation: GcEpoch::FIRST };
-        let out = bench.peer(homes[0], 80, body);
+        let out = bench.peer(owners[0], 80, body);
         sent(&bench.carry(out, &disk))[0].clone()
     };
     for (write, target) in [(1, 0), (2, 1), (3, 2), (3, 0)] {

@@ -121,7 +121,7 @@ fn who_has_an_earlier_ring_is_told_and_who_has_none_of_it_is_not_heard() {
 }
 
 #[test]
-fn what_is_kept_for_a_removed_member_goes_when_all_homes_have_it() {
+fn what_is_kept_for_a_removed_member_goes_when_all_owners_have_it() {
     let key = Bench::new().key(true);
     let removed = NodeId::of("gone");
     let version = Version { write: WriteId(1), value: Blob(Bytes::from_static(b"v")) };
@@ -151,12 +151,12 @@ fn what_is_kept_for_a_removed_member_goes_when_all_homes_have_it() {
         out.extend(bench.peer(peer, 5, Body::Hints(0)));
         let out = bench.carry(out, &disk);
         linked.push(peer);
-        let all = others.iter().all(|home| linked.contains(home));
-        assert!(all || merges(&out).is_none(), "not all homes are in reach: {out:?}");
+        let all = others.iter().all(|owner| linked.contains(owner));
+        assert!(all || merges(&out).is_none(), "not all owners are in reach: {out:?}");
     }
     assert!(bench.node.is_settled());
 
-    // One home is away: what the others take is not enough.
+    // One owner is away: what the others take is not enough.
     bench.give(Input::Link { peer: others[0], up: false });
     let out = bench.tick(2_000);
     assert_eq!(merges(&bench.carry(out, &disk)), None);
@@ -164,7 +164,7 @@ fn what_is_kept_for_a_removed_member_goes_when_all_homes_have_it() {
     let mut out = bench.carry(out, &disk);
     let later = bench.tick(2_000);
     out.extend(bench.carry(later, &disk));
-    let (to, op) = merges(&out).expect("it is offered to the homes");
+    let (to, op) = merges(&out).expect("it is offered to the owners");
     assert_eq!(to, others);
     let out = bench.peer(others[1], op, Body::Held);
     bench.carry(out, &disk);

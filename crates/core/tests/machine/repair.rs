@@ -211,16 +211,16 @@ fn questions_about_trees_that_make_no_sense_are_refused_by_name_and_limit() {
         assert_eq!(bout.answer(peer, 2, question), unread);
     }
     bout.tick(1_000);
-    let homes = |of: Partition| bout.bench.ring.homes(of).to_vec();
+    let owners = |of: Partition| bout.bench.ring.owners(of).to_vec();
     let all: Vec<Partition> = (0..16).map(Partition).collect();
-    let foreign = *all.iter().find(|of| !homes(**of).contains(&bout.bench.me)).unwrap();
-    let unshared = *all.iter().find(|of| !homes(**of).contains(&peer)).unwrap();
+    let foreign = *all.iter().find(|of| !owners(**of).contains(&bout.bench.me)).unwrap();
+    let unshared = *all.iter().find(|of| !owners(**of).contains(&peer)).unwrap();
     let tree = |what, given, limit| Refusal::Limit { what, given, limit };
     let refused = [
         (compare(partition, SHAPE + 1, 2), Refusal::Shape(SHAPE + 1)),
         (compare(Partition(16), SHAPE, 2), Refusal::Partition(16, 16)),
-        (compare(foreign, SHAPE, 2), Refusal::NotHome),
-        (compare(unshared, SHAPE, 2), Refusal::NotHome),
+        (compare(foreign, SHAPE, 2), Refusal::NotOwner),
+        (compare(unshared, SHAPE, 2), Refusal::NotOwner),
         (compare(partition, SHAPE, 0), tree(Measure::Width, 0, 8)),
         (compare(partition, SHAPE, 9), tree(Measure::Width, 9, 8)),
         (descend(0, 1, vec![0]), tree(Measure::Width, 0, 8)),
@@ -262,7 +262,7 @@ fn answers_that_make_no_sense_end_a_comparison_and_the_next_one_begins_two_secon
         kept_for: Vec::new(),
         generation: GcEpoch::FIRST,
     };
-    let failed = Body::Failed(Refusal::NotHome);
+    let failed = Body::Failed(Refusal::NotOwner);
     for (answer, why) in [
         (summaries(0), "0 bytes of summaries where 32 are due"),
         (summaries(31), "31 bytes of summaries where 32 are due"),
@@ -472,10 +472,10 @@ fn reading_after_a_start_rests_beside_clients_in_proportion_to_what_a_page_takes
 fn trees_of_a_clean_stop_are_not_read_again_and_are_those_that_would_be_read() {
     let mut bout = Bout::new();
     let kept = bout.bench.node.kept_trees();
-    let homes = |bench: &Bench| {
-        (0..16).map(Partition).filter(|of| bench.ring.homes(*of).contains(&bench.me)).count()
+    let owners = |bench: &Bench| {
+        (0..16).map(Partition).filter(|of| bench.ring.owners(*of).contains(&bench.me)).count()
     };
-    assert_eq!(kept.len(), homes(&bout.bench));
+    assert_eq!(kept.len(), owners(&bout.bench));
     let tree = kept.iter().find(|tree| tree.partition == bout.partition).unwrap();
     assert_eq!(tree.tree.root(), Digest::of(&bout.key, &object(1)));
     // A write changes what is kept.

@@ -19,7 +19,7 @@ fn replaced() -> Object {
     Object::default().discard(&Context::new(vec![dot]))
 }
 
-/// A merge that the node is asked for, as a message of another home.
+/// A merge that the node is asked for, as a message of another owner.
 fn merge(key: &Key, object: Object, generation: GcEpoch) -> Body {
     Body::Merge { key: key.clone(), object, generation }
 }

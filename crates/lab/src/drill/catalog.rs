@@ -72,7 +72,7 @@ pub(crate) static DRILLS: [Drill; 17] = [
     Drill {
         name: "disk-loss",
         proves: "a daemon that loses its disk under load is filled again by itself; \"absent\" is never said",
-        recovery: "from its start with an empty disk until it has been found equal to every other home",
+        recovery: "from its start with an empty disk until it has been found equal to every other owner",
         needs: NONE,
     },
     Drill {
@@ -83,7 +83,7 @@ pub(crate) static DRILLS: [Drill; 17] = [
     },
     Drill {
         name: "partition",
-        proves: "both sides of a cut take writes, and everything is at all homes after it is healed",
+        proves: "both sides of a cut take writes, and everything is at all owners after it is healed",
         recovery: "from the end of the cut until all are linked and nobody keeps a hint",
         needs: NONE,
     },

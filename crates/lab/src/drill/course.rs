@@ -196,7 +196,7 @@ impl<'a> Course<'a> {
     }
 
     /// Ends the load; waits until all replicas are the same, compares the stopped stores, reads every key from all of its
-    /// homes and holds it to the ledger.
+    /// owners and holds it to the ledger.
     pub(super) async fn end(mut self, allowed: Allowed) -> Result<Ending, String> {
         let Some((client, load)) = self.work.take() else { return Err("no load".into()) };
         load.stop().await?;
@@ -228,7 +228,7 @@ impl<'a> Course<'a> {
         self.complaints.extend(told_of_differing(differ));
         let summary = format!(
             "{done} requests done, {refused} refused or not answered, {unknown} unknown; {} writes acknowledged, {} lost, \
-             {differ} of {PARTITIONS} partitions differ between their homes",
+             {differ} of {PARTITIONS} partitions differ between their owners",
             score.counts.acknowledged, score.lost
         );
         let summary = match score.repeated {

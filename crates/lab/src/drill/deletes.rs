@@ -125,7 +125,7 @@ impl Course<'_> {
         let (client, begun) = (self.ground.client().await?, Instant::now());
         put_all(&client, vec![None; self.keys as usize], vec![OLD; self.value_bytes]).await?;
         (self.say)(&format!(
-            "{} keys are put at all their homes in {} s",
+            "{} keys are put at all their owners in {} s",
             self.keys,
             seconds(begun)
         ))
@@ -173,7 +173,7 @@ impl Course<'_> {
         }
         self.note("held", keys);
         self.note("naming", naming);
-        // At least all homes but one of each key.
+        // At least all owners but one of each key.
         if keys < u64::from(N - 1) * self.keys {
             self.complaints
                 .push(format!("only {keys} copies tell of it although {victim} is away"));
@@ -227,7 +227,7 @@ impl Course<'_> {
         }
     }
 
-    /// How many of the keys have a value at any home.
+    /// How many of the keys have a value at any owner.
     async fn present(&self, client: &Client, yielding: bool) -> Result<u64, String> {
         let found = read_all(client, self.keys, yielding).await?;
         Ok(found.iter().filter(|values| !values.is_empty()).count() as u64)
@@ -247,7 +247,7 @@ impl Course<'_> {
         self.expect_none("values", values, "values are on the disks");
         self.expect_none("hints", hints, "hints are on the disks");
         self.expect_none("damages", damages, "places of the disks are damaged");
-        self.expect_none("partitions_differ", differ, "partitions differ between their homes");
+        self.expect_none("partitions_differ", differ, "partitions differ between their owners");
         (self.say)(&format!(
             "all are stopped: {tombstones} tombstones, {values} values and {hints} hints are on the {} disks, {differ} of \
              {PARTITIONS} partitions differ (checked in {} s)",
@@ -336,7 +336,7 @@ async fn delete_all(client: &Client, contexts: Vec<Bytes>) -> Result<(), String>
     .map(drop)
 }
 
-/// The values of all keys, from all homes; from as many as usual where `yielding` and one of them has no say yet.
+/// The values of all keys, from all owners; from as many as usual where `yielding` and one of them has no say yet.
 async fn read_all(client: &Client, keys: u64, yielding: bool) -> Result<Vec<Vec<Bytes>>, String> {
     all(client, vec![(); keys as usize], move |client, key, ()| async move {
         let mut found = client.get(&key, Some(N), TIMEOUT_MS).await;

@@ -116,7 +116,7 @@ fn ending(
     let summary = format!(
         "{} keys: {victim} lost its disk and had all again {took:.1} s after its start; p99 {ratio:.2} times that before (at \
          most {MOST}); {absent} false absents, {} acknowledged writes lost, {differ} of {PARTITIONS} partitions differ \
-         between their homes ({held} records in all)",
+         between their owners ({held} records in all)",
         plan.keys, score.lost
     );
     let figures = json!({
@@ -128,7 +128,7 @@ fn ending(
 }
 
 /// Starts the daemon with an empty disk; waits until it has authority for all of its partitions and each was found to be the
-/// same as at every other home, since the start.
+/// same as at every other owner, since the start.
 async fn refill(ground: &mut Ground, victim: &str) -> Result<Refill, String> {
     let begun = Instant::now();
     ground.chronicle.note(Mark::Heal, &format!("{victim} is started"));

@@ -74,7 +74,7 @@ pub(crate) async fn run(plan: &Plan, say: Say<'_>) -> Result<Ending, String> {
     let summary = format!(
         "{} puts under loss: all replicas were found equal {took:.1} s after the last message was lost, in {exchanges} \
          comparisons ({} failed; {} objects moved, {} while messages were lost); {} acknowledged writes lost, {differ} of \
-         {PARTITIONS} partitions differ between their homes ({held} records in all)",
+         {PARTITIONS} partitions differ between their owners ({held} records in all)",
         plan.keys,
         after.failed - before.failed,
         after.objects - before.objects,

@@ -41,7 +41,7 @@ enum Ask {
     Put { w: u8, strict: bool, value: &'static str },
 }
 
-/// Loads keys at all their homes, kills two daemons, and reads and writes every key in each way; again with other
+/// Loads keys at all their owners, kills two daemons, and reads and writes every key in each way; again with other
 /// victims for each round. The error says why the drill could not go on.
 pub(crate) async fn run(plan: &Plan, say: Say<'_>) -> Result<Ending, String> {
     let mut ground = Ground::prepare(plan, NODES)?;
@@ -69,7 +69,7 @@ pub(crate) async fn run(plan: &Plan, say: Say<'_>) -> Result<Ending, String> {
     Ok(Ending { summary, complaints, figures: json!({ "rounds": figures }) })
 }
 
-/// What is asked while the nodes are down, and how many live homes a key needs for it.
+/// What is asked while the nodes are down, and how many live owners a key needs for it.
 const PHASES: [(&str, Ask, usize); 5] = [
     ("get r=1", Ask::Get { r: 1, strict: None }, 1),
     ("get r=2", Ask::Get { r: 2, strict: None }, 2),
@@ -91,15 +91,15 @@ async fn one(
     let keys: Arc<Vec<Key>> = Arc::new(keys.collect::<Result<_, _>>().map_err(|e| e.to_string())?);
     let loaded = all(&client, &keys, Ask::Put { w: 3, strict: true, value: "loaded" }).await?;
     if let Some(odd) = loaded.iter().find(|got| **got != Got::Done) {
-        return Err(format!("a first write was not acknowledged by all homes: {odd:?}"));
+        return Err(format!("a first write was not acknowledged by all owners: {odd:?}"));
     }
-    // A home that was only slow has a hint somewhere, and a hint is a copy too.
+    // An owner that was only slow has a hint somewhere, and a hint is a copy too.
     ground.await_no_hints(HINTS_WAIT).await?;
     for name in dead {
         ground.kill(name)?;
     }
     let lost: Vec<NodeId> = dead.iter().map(|name| NodeId::of(name)).collect();
-    let live: Vec<usize> = keys.iter().map(|key| live_homes(&client, key, &lost)).collect();
+    let live: Vec<usize> = keys.iter().map(|key| live_owners(&client, key, &lost)).collect();
     let strong = live.iter().filter(|live| **live >= 2).count();
     let client = ground.client().await?;
     let mut table = BTreeMap::new();
@@ -141,7 +141,7 @@ async fn one(
     };
     let lost = got.iter().zip(&live).filter(|pair| !kept(pair)).count();
     say(&format!(
-        "round {round}: {} killed, {strong} of {} keys with two live homes; back again, {lost} keys lack a write",
+        "round {round}: {} killed, {strong} of {} keys with two live owners; back again, {lost} keys lack a write",
         dead.join(" and "),
         keys.len()
     ))?;
@@ -149,14 +149,14 @@ async fn one(
         complaints.push(format!("round {round}: {lost} keys lack an acknowledged write"));
     }
     Ok(
-        json!({ "dead": dead, "keys": keys.len(), "two_live_homes": strong, "asked": table, "lost": lost }),
+        json!({ "dead": dead, "keys": keys.len(), "two_live_owners": strong, "asked": table, "lost": lost }),
     )
 }
 
-fn live_homes(client: &Client, key: &Key, dead: &[NodeId]) -> usize {
+fn live_owners(client: &Client, key: &Key, dead: &[NodeId]) -> usize {
     let ring = client.ring();
-    let homes = ring.homes(ring.partition(key));
-    homes.iter().filter(|home| !dead.contains(home)).count()
+    let owners = ring.owners(ring.partition(key));
+    owners.iter().filter(|owner| !dead.contains(owner)).count()
 }
 
 /// Asks the same of every key; the answers in the order of the keys.

@@ -245,13 +245,13 @@ impl Ground {
         Ok(stores)
     }
 
-    /// How many partitions differ between their homes.
+    /// How many partitions differ between their owners.
     pub(super) fn differing(&self, stores: &[(NodeId, CheckReport)]) -> usize {
         differences(&self.ring, stores).len()
     }
 
     /// Reads the stores of the stopped daemons: how many records all hold, and how many partitions differ between their
-    /// homes.
+    /// owners.
     pub(super) fn compare(&self) -> Result<(u64, usize), String> {
         let stores = self.check_all()?;
         let records = |(_, report): &(NodeId, CheckReport)| report.live_keys + report.tombstones;
@@ -354,9 +354,9 @@ impl Ground {
     }
 }
 
-/// What is to be said of so many partitions that differ between their homes.
+/// What is to be said of so many partitions that differ between their owners.
 pub(super) fn told_of_differing(differ: usize) -> Option<String> {
-    (differ > 0).then(|| format!("{differ} of {PARTITIONS} partitions differ between their homes"))
+    (differ > 0).then(|| format!("{differ} of {PARTITIONS} partitions differ between their owners"))
 }
 
 /// Hints that these nodes, by name and address, keep for `target` (empty: for anybody), together.

@@ -53,7 +53,7 @@ pub(crate) async fn run(plan: &Plan, say: Say<'_>) -> Result<Ending, String> {
     }
     let summary = format!(
         "{} puts twice while a daemon was away: all delivered after {} s, and {} s while polled; {} writes acknowledged, {} \
-         lost, {differ} of {PARTITIONS} partitions differ between their homes ({held} records in all)",
+         lost, {differ} of {PARTITIONS} partitions differ between their owners ({held} records in all)",
         plan.keys, figures[0]["all_s"], figures[1]["all_s"], score.counts.acknowledged, score.lost
     );
     Ok(Ending {

@@ -155,7 +155,7 @@ impl Units<'_> {
         self.await_hints("").await?;
         await_equal(&self.client, &names, PATIENCE).await?;
         let verdict = verify(&self.client, ledger, self.client.ring().n()).await?;
-        self.mark(Mark::Step, &format!("{} keys read at all homes", verdict.keys))?;
+        self.mark(Mark::Step, &format!("{} keys read at all owners", verdict.keys))?;
         let mut score = Score::default();
         score.add(verdict);
         chronicle.judged(score.counts, score.lost);

@@ -43,7 +43,7 @@ const STUDY_THROUGHPUT: [((u8, u8), [f64; 5]); 3] = [
     ((5, 1), [0.08, 0.04, 0.02, 0.01, 0.01]),
 ];
 
-/// How long a request at a live home takes on average: two ways of the client, and the slowest of the other replicas that a read
+/// How long a request at a live owner takes on average: two ways of the client, and the slowest of the other replicas that a read
 /// asks, or the last confirmation that a put needs of all that it is sent to.
 fn theory(reads: bool, replicas: u8, delay_ms: f64) -> f64 {
     let others = u32::from(replicas) - 1;

@@ -59,19 +59,19 @@ impl Simulated {
         put(key, w, WriteId(u128::from(self.writes)))
     }
 
-    /// Asks the first home of the key that lives, as a client does that can reach it.
+    /// Asks the first owner of the key that lives, as a client does that can reach it.
     fn ask(&mut self, client: u64, key: &Key, request: Request) -> u64 {
         let ring = self.cluster.ring();
-        let homes = ring.homes(ring.partition(key)).iter().map(|home| self.place(*home));
-        let home = homes.into_iter().find(|home| self.cluster.is_alive(*home)).unwrap_or(0);
-        self.cluster.ask(client, home, request, TIMEOUT_MS)
+        let owners = ring.owners(ring.partition(key)).iter().map(|owner| self.place(*owner));
+        let owner = owners.into_iter().find(|owner| self.cluster.is_alive(*owner)).unwrap_or(0);
+        self.cluster.ask(client, owner, request, TIMEOUT_MS)
     }
 
-    /// The place of the home of a key with this number, counted round.
-    fn home(&self, key: &Key, number: usize) -> usize {
+    /// The place of the owner of a key with this number, counted round.
+    fn owner(&self, key: &Key, number: usize) -> usize {
         let ring = self.cluster.ring();
-        let homes = ring.homes(ring.partition(key));
-        self.place(homes[number % homes.len()])
+        let owners = ring.owners(ring.partition(key));
+        self.place(owners[number % owners.len()])
     }
 
     /// The next answer: of which call, and how long it took.
@@ -207,19 +207,19 @@ impl Driver for Simulated {
                 continue;
             }
             if next_put == Some(until) {
-                let Course { home, w, reads } = course(issued);
+                let Course { owner, w, reads } = course(issued);
                 let key = followed_key(self.series, issued);
-                let (home, request) = (self.home(&key, home), self.put(key, w));
-                let call = self.cluster.ask(0, home, request, puts.timeout_ms);
+                let (owner, request) = (self.owner(&key, owner), self.put(key, w));
+                let call = self.cluster.ask(0, owner, request, puts.timeout_ms);
                 under_way.writing.insert(call, (issued, reads));
                 issued += 1;
-            } else if let Some(((_, put, which), Read { after, home, r })) =
+            } else if let Some(((_, put, which), Read { after, owner, r })) =
                 under_way.due.pop_first()
             {
                 let key = followed_key(self.series, put);
-                let home = self.home(&key, home);
+                let owner = self.owner(&key, owner);
                 let request = Request::Get { key, r: quorum(r, true) };
-                let call = self.cluster.ask(1, home, request, puts.timeout_ms);
+                let call = self.cluster.ask(1, owner, request, puts.timeout_ms);
                 let reading = Reading { put, which, after, seen: Seen::Refused };
                 under_way.reading.insert(call, reading);
             } else {

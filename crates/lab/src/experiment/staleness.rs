@@ -1,4 +1,4 @@
-//! Staleness under lost messages (figure 5 of the study), N = 5 on 10 nodes: each put is followed by a read at every home. What
+//! Staleness under lost messages (figure 5 of the study), N = 5 on 10 nodes: each put is followed by a read at every owner. What
 //! a read misses of an acknowledged put, and what was never acknowledged, apart; and what each mechanism that heals removes.
 
 use pixii_core::node::Experiment;
@@ -154,7 +154,7 @@ fn figures(
 ) -> Result<(), String> {
     let caption = |later: u64| {
         format!(
-            "Each put of a new key, then {later} s after its acknowledgement one strict read at each of the 5 homes; only \
+            "Each put of a new key, then {later} s after its acknowledgement one strict read at each of the 5 owners; only \
              acknowledged puts count. Messages between nodes take {DELAY_MS} ms on average and are lost as often as is said; lines \
              of clients lose nothing."
         )
@@ -185,7 +185,7 @@ fn figures(
     report.note(
         NAME,
         "The study counts puts that never reached a coordinator as stale; here they are counted apart (not_acknowledged). What is \
-         left at R=1 are homes that a lost message has passed by, and that a hint has not reached within a second.",
+         left at R=1 are owners that a lost message has passed by, and that a hint has not reached within a second.",
     );
     report.note(
         "staleness-healing",
@@ -258,14 +258,14 @@ fn measure(
 ) -> Result<Vec<[Stale; LATER_S.len()]>, String> {
     let share = drop as f64 / 100.0;
     driver.emulate(&format!("{}; * -> * drop {share}", delays(DELAY_MS)))?;
-    let (pairs, homes) = (STUDY.len() as u64, usize::from(N));
+    let (pairs, owners) = (STUDY.len() as u64, usize::from(N));
     let puts = Puts { count: samples * pairs, pace: PACE, timeout_ms: TIMEOUT_MS };
     let mut course = |nth: u64| {
         let (r, w) = STUDY[(nth % pairs) as usize].0;
-        let read = |after_s: u64, home| Read { after: after_s * 1_000 * MILLI, home, r };
+        let read = |after_s: u64, owner| Read { after: after_s * 1_000 * MILLI, owner, r };
         let reads =
-            LATER_S.into_iter().flat_map(|later| (0..homes).map(move |home| read(later, home)));
-        Course { home: (nth / pairs) as usize, w, reads: reads.collect() }
+            LATER_S.into_iter().flat_map(|later| (0..owners).map(move |owner| read(later, owner)));
+        Course { owner: (nth / pairs) as usize, w, reads: reads.collect() }
     };
     let Followed { acknowledged, reads } = driver.follow(&puts, &mut course)?;
     let mut cells = vec![[Stale { puts: samples, ..Stale::default() }; 2]; STUDY.len()];
@@ -273,7 +273,7 @@ fn measure(
         cells[(put % pairs) as usize].iter_mut().for_each(|cell| cell.acknowledged += 1);
     }
     for reading in reads {
-        let cell = &mut cells[(reading.put % pairs) as usize][reading.which / homes];
+        let cell = &mut cells[(reading.put % pairs) as usize][reading.which / owners];
         cell.reads += u64::from(reading.seen != Seen::Refused);
         cell.stale += u64::from(reading.seen == Seen::Missed);
         cell.refused += u64::from(reading.seen == Seen::Refused);

@@ -62,7 +62,7 @@ type Counts = BTreeMap<(u8, u8, u64), Counted>;
 /// A cluster in which nothing but writes brings values to replicas, and that asks as the model has
 /// it.
 fn setup(reads: Reads, seed: u64) -> Setup {
-    let all = reads == Reads::Homes;
+    let all = reads == Reads::Owners;
     let bare = Setup::new(usize::from(N), N, seed).without_healing();
     let experiment = Experiment { no_hedges: true, ask_all: all, own_link: all, ..bare.experiment };
     Setup { experiment, ..bare }
@@ -95,8 +95,8 @@ impl Ways {
     }
 }
 
-/// So many puts of each (R, W) of new keys at a home drawn for each, and after each acknowledgement
-/// reads at homes drawn for each.
+/// So many puts of each (R, W) of new keys at an owner drawn for each, and after each acknowledgement
+/// reads at owners drawn for each.
 fn measure(driver: &mut dyn Driver, ways: Ways, puts: u64, seed: u64) -> Result<Counts, String> {
     driver.emulate(&ways.rules())?;
     let mut rng = Rng::new(seed);
@@ -104,10 +104,10 @@ fn measure(driver: &mut dyn Driver, ways: Ways, puts: u64, seed: u64) -> Result<
     let pair = |nth: u64| PAIRS[(nth % PAIRS.len() as u64) as usize];
     let mut course = |nth: u64| {
         let (r, w) = pair(nth);
-        let mut home = || rng.below(N.into()) as usize;
-        let put = home();
-        let reads = TIMES_MS.map(|t| Read { after: t * MILLI, home: home(), r });
-        Course { home: put, w, reads: reads.to_vec() }
+        let mut owner = || rng.below(N.into()) as usize;
+        let put = owner();
+        let reads = TIMES_MS.map(|t| Read { after: t * MILLI, owner: owner(), r });
+        Course { owner: put, w, reads: reads.to_vec() }
     };
     let Followed { acknowledged, reads } = driver.follow(&puts, &mut course)?;
     if (acknowledged.len() as u64) < puts.count {
@@ -117,7 +117,7 @@ fn measure(driver: &mut dyn Driver, ways: Ways, puts: u64, seed: u64) -> Result<
     let mut counts = Counts::new();
     for reading in reads {
         if reading.seen == Seen::Refused {
-            return Err("a read was refused, and all homes are there".into());
+            return Err("a read was refused, and all owners are there".into());
         }
         let (r, w) = pair(reading.put);
         let counted = counts.entry((r, w, TIMES_MS[reading.which])).or_default();
@@ -183,7 +183,7 @@ pub(crate) fn visibility(
     step: Step<'_>,
 ) -> Result<(), String> {
     let name = "visibility";
-    let (reads, ways) = (Reads::Home, Ways { w_ms: 20, others_ms: 10 });
+    let (reads, ways) = (Reads::Owner, Ways { w_ms: 20, others_ms: 10 });
     let mut driver = site.found(&setup(reads, report.seed))?;
     let counts = measure(&mut *driver, ways, report.samples, report.seed)?;
     driver.stop()?;
@@ -217,7 +217,7 @@ pub(crate) fn visibility(
         name: name.into(),
         title: "How probably a read sees a write, N=3".into(),
         caption: "Writes take 20 ms on average to a replica, all else 10 ms, exponentially distributed. Each put and each read at a \
-                  home drawn for it, whose own copy costs no way. No repair, no hints, no hedges. (R,W) with R+W > 3 always see it."
+                  owner drawn for it, whose own copy costs no way. No repair, no hints, no hedges. (R,W) with R+W > 3 always see it."
             .into(),
         x: "time from the acknowledgement to the read (ms)".into(),
         y: "reads that see the write (%)".into(),
@@ -239,7 +239,7 @@ pub(crate) fn validate(site: Site<'_>, report: &mut Report, step: Step<'_>) -> R
     let mut table = report.table(name, &head)?;
     let (mut squares, mut count, mut late) = (0.0, 0.0, 0.0);
     let mut lines = Vec::new();
-    let reads = Reads::Homes;
+    let reads = Reads::Owners;
     let mut driver = site.found(&setup(reads, report.seed))?;
     let (longer, at_most) = resolution(&mut *driver, report.seed)?;
     for (colour, (w_ms, others_ms)) in MEANS.into_iter().enumerate() {
@@ -292,7 +292,7 @@ pub(crate) fn validate(site: Site<'_>, report: &mut Report, step: Step<'_>) -> R
         name: name.into(),
         title: "How far prediction and measurement are apart, (R,W) = (1,1)".into(),
         caption: format!(
-            "{told} {exact} Reads ask all homes, the own copy too is asked over the network; no repair, no hints, no hedges."
+            "{told} {exact} Reads ask all owners, the own copy too is asked over the network; no repair, no hints, no hedges."
         ),
         x: "time from the acknowledgement to the read (ms)".into(),
         y: "difference in points (%)".into(),
@@ -315,7 +315,7 @@ mod tests {
     /// stale reads are.
     #[test]
     fn the_nodes_own_samples_predict_what_reads_see() {
-        let (reads, ways) = (Reads::Home, Ways { w_ms: 10, others_ms: 10 });
+        let (reads, ways) = (Reads::Owner, Ways { w_ms: 10, others_ms: 10 });
         let mut driver = Simulated::found(&setup(reads, 7)).unwrap();
         let counts = measure(&mut driver, ways, 2_000, 7).unwrap();
         let cluster = driver.cluster();

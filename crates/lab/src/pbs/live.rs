@@ -23,8 +23,8 @@ const MIN_SAMPLES: usize = 30;
 /// What was measured of a cluster.
 pub(crate) struct Links {
     nodes: Vec<NodeId>,
-    /// The homes of each partition, by place in `nodes`.
-    homes: Vec<Vec<usize>>,
+    /// The owners of each partition, by place in `nodes`.
+    owners: Vec<Vec<usize>>,
     /// From each node to each; none where they share no partition.
     links: Vec<Vec<Option<Link>>>,
     /// What a write takes at each node's own disk.
@@ -90,9 +90,9 @@ impl Links {
             let found = nodes.iter().position(|node| node == id);
             found.ok_or_else(|| format!("{} has told no samples", name(*id)))
         };
-        let homes = (0..ring.partitions()).map(Partition);
-        let homes = homes.map(|one| ring.homes(one).iter().map(place).collect());
-        let homes = homes.collect::<Result<Vec<Vec<usize>>, String>>()?;
+        let owners = (0..ring.partitions()).map(Partition);
+        let owners = owners.map(|one| ring.owners(one).iter().map(place).collect());
+        let owners = owners.collect::<Result<Vec<Vec<usize>>, String>>()?;
         let trips = |from: usize, to: usize| {
             let found = reports[from].trips.iter().find(|trips| trips.node == nodes[to]);
             let micros =
@@ -105,7 +105,7 @@ impl Links {
         let disks: Vec<Vec<u64>> = all().map(|at| trips(at, at).1).collect();
         let mut links = vec![vec![None; nodes.len()]; nodes.len()];
         for (from, to) in all().flat_map(|from| all().map(move |to| (from, to))) {
-            if homes.iter().any(|homes| homes.contains(&from) && homes.contains(&to)) {
+            if owners.iter().any(|owners| owners.contains(&from) && owners.contains(&to)) {
                 let link = link(trips(from, to), &disks[to], from == to);
                 let link = link.map_err(|(reads, writes)| {
                     let (from, to) = (name(nodes[from]), name(nodes[to]));
@@ -118,12 +118,12 @@ impl Links {
                 links[from][to] = Some(link);
             }
         }
-        Ok(Links { nodes, homes, links, disks })
+        Ok(Links { nodes, owners, links, disks })
     }
 
     /// Replicas of each key.
     pub(crate) fn n(&self) -> usize {
-        self.homes.first().map_or(0, Vec::len)
+        self.owners.first().map_or(0, Vec::len)
     }
 
     /// Every link that matters: from whom, to whom, what was measured, and what a write takes at the other end's disk.
@@ -138,46 +138,46 @@ impl Links {
         self.links[from][to].as_ref()
     }
 
-    /// Draws a key, homes of it that coordinate a write and a read, and what these take.
+    /// Draws a key, owners of it that coordinate a write and a read, and what these take.
     pub(super) fn draw(&self, trial: &mut Trial, reads: Reads, rng: &mut Rng) {
         trial.clear();
-        let Some(homes) = rng.pick(&self.homes) else { return };
-        let mut end = || homes[rng.below(homes.len() as u64) as usize];
+        let Some(owners) = rng.pick(&self.owners) else { return };
+        let mut end = || owners[rng.below(owners.len() as u64) as usize];
         let (writer, reader) = (end(), end());
-        for (at, home) in homes.iter().enumerate() {
-            let mut ways = |from: usize| match self.link(from, *home) {
-                Some(link) if from == *home => (0, drawn(&link.trips, rng)),
+        for (at, owner) in owners.iter().enumerate() {
+            let mut ways = |from: usize| match self.link(from, *owner) {
+                Some(link) if from == *owner => (0, drawn(&link.trips, rng)),
                 Some(link) => link.ways(rng),
                 None => (0, 0),
             };
             let ((there, back), (question, answer)) = (ways(writer), ways(reader));
-            let back = if *home == writer { 0 } else { back };
+            let back = if *owner == writer { 0 } else { back };
             trial.there.push(there);
-            trial.acks.push(there + drawn(&self.disks[*home], rng) + back);
-            let patience = self.link(reader, *home).map_or(u64::MAX, |link| link.patience);
+            trial.acks.push(there + drawn(&self.disks[*owner], rng) + back);
+            let patience = self.link(reader, *owner).map_or(u64::MAX, |link| link.patience);
             let patience = if reads == Reads::Hedged { patience } else { u64::MAX };
             let answer = question + answer;
             trial.replicas.push(Replica { answer, question, patience, chance: rng.next_u64(), at });
         }
         trial.acks.sort_unstable();
-        if matches!(reads, Reads::Homes | Reads::All) {
+        if matches!(reads, Reads::Owners | Reads::All) {
             trial.replicas.sort_unstable_by_key(|one| (one.answer, one.chance));
             return;
         }
         let explores = rng.below(EXPLORE) == 0;
         let pace = |one: &Replica| {
-            let link = self.link(reader, homes[one.at]);
+            let link = self.link(reader, owners[one.at]);
             if explores { 0.0 } else { link.map_or(0.0, |link| link.mean) }
         };
         // The own copy is the first of equals, and then as the ring has it.
         trial.replicas.sort_by(|one, other| {
-            let key = |one: &Replica| (homes[one.at] != reader, one.at);
+            let key = |one: &Replica| (owners[one.at] != reader, one.at);
             pace(one).total_cmp(&pace(other)).then(key(one).cmp(&key(other)))
         });
     }
 }
 
-/// What is known of a link, if it suffices; else how many reads and writes there are. Where reads are few, because a home is the
+/// What is known of a link, if it suffices; else how many reads and writes there are. Where reads are few, because an owner is the
 /// slowest of all, its writes tell: each without what the disk takes there half of the time.
 fn link(
     (reads, writes): (Vec<u64>, Vec<u64>),
@@ -269,7 +269,7 @@ mod tests {
     #[test]
     fn the_disk_delays_a_confirmation_and_not_the_arrival() {
         let links = links(&reports("fixed 4ms", 10_000, 100)).unwrap();
-        let told = predict_links(&links, Reads::Home, 50_000, 1);
+        let told = predict_links(&links, Reads::Owner, 50_000, 1);
         // With W = 1 the own disk confirms after 10 ms, and the object is everywhere since 4.
         assert!(told.cells.iter().all(|cell| cell.fresh_at(0) == 1.0));
         let most = told.writes.iter().map(|writes| ms(writes.max()).round() as u64);

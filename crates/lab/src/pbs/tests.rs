@@ -99,10 +99,10 @@ fn exponential_ways_and_random_replicas_meet_what_is_known_exactly() {
 }
 
 #[test]
-fn a_home_that_coordinates_shows_its_own_writes_at_once() {
+fn an_owner_that_coordinates_shows_its_own_writes_at_once() {
     let leg = Leg::Drawn(parse_delay("fixed 10ms").unwrap());
     let wars = Wars { w: leg.clone(), a: leg.clone(), r: leg.clone(), s: leg, wan: None };
-    let told = predict(&wars, 3, Reads::Home, 100_000, 7);
+    let told = predict(&wars, 3, Reads::Owner, 100_000, 7);
     // With W = 1 the write is acknowledged at once, and the reader is the writer in a third of the cases.
     assert!((told.cells[0].fresh_at(0) - 1.0 / 3.0).abs() < 0.01, "{}", told.cells[0].fresh_at(0));
     assert_eq!(told.cells[0].fresh_at(10 * MILLI + 10), 1.0);
@@ -113,11 +113,11 @@ fn a_home_that_coordinates_shows_its_own_writes_at_once() {
 }
 
 #[test]
-fn all_homes_asked_show_a_write_by_who_answers_first() {
+fn all_owners_asked_show_a_write_by_who_answers_first() {
     let leg = |text: &str| Leg::Drawn(parse_delay(text).unwrap());
     let ten = leg("fixed 10ms");
     let wars = Wars { w: leg("fixed 50ms"), a: ten.clone(), r: ten.clone(), s: ten, wan: None };
-    let told = predict(&wars, 3, Reads::Homes, 100_000, 8);
+    let told = predict(&wars, 3, Reads::Owners, 100_000, 8);
     // The write is acknowledged by its own replica after 10 ms, and a question takes 10: others have it 30 ms later.
     for (r, share) in [(1, 1.0 / 3.0), (2, 2.0 / 3.0), (3, 1.0)] {
         let cell = told.cells.iter().find(|cell| (cell.r, cell.w) == (r, 1)).unwrap();

@@ -84,9 +84,9 @@ impl Trial {
         patience: u64,
         rng: &mut Rng,
     ) {
-        // Homes that coordinate. The own confirmation takes a way only where the question to the own copy does.
+        // Owners that coordinate. The own confirmation takes a way only where the question to the own copy does.
         let writer = (reads != Reads::All).then(|| rng.below(n as u64) as usize);
-        let reads_own = matches!(reads, Reads::Home | Reads::Hedged);
+        let reads_own = matches!(reads, Reads::Owner | Reads::Hedged);
         let reader = reads_own.then(|| rng.below(n as u64) as usize);
         // Nothing is drawn for replicas that are all near.
         let mut near = |own: Option<usize>| {

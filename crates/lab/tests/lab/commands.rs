@@ -200,7 +200,7 @@ fn a_wish_is_answered_with_the_quorums_that_meet_it() {
         let told: Value = serde_json::from_str(&out).unwrap();
         (code, told["meet"].to_string())
     };
-    // Every way takes 10 ms: the other homes have a write 10 ms after it began, and its second confirmation takes 20; only
+    // Every way takes 10 ms: the other owners have a write 10 ms after it began, and its second confirmation takes 20; only
     // the own copy is read in less than 20.
     assert_eq!(ask("99.9", "0", "5"), (0, "[[1,2],[1,3]]".into()));
     assert_eq!(ask("99.9", "11", "5"), (0, "[[1,1],[1,2],[1,3]]".into()));

@@ -187,7 +187,8 @@ impl World {
             Fault::CopyDisk { host, from, down } if self.hosts[host].node.is_some() => {
                 self.crash(host, down);
                 let copy = self.hosts[from].store.backup();
-                let refused = begin_life(&copy, &self.hosts[host].owner, Process::New(0)).is_err();
+                let refused =
+                    begin_life(&copy, &self.hosts[host].identity, Process::New(0)).is_err();
                 self.count(if refused { "copied disks refused" } else { "copied disks taken" });
             }
             Fault::Damage { host } => {

@@ -61,13 +61,13 @@ impl World {
             for peer in self.hosts.iter().filter(|peer| peer.id != host.id) {
                 let view = node.peer_view(self.clock(at), peer.id);
                 if view.opinion != Opinion::Up && !peer.is_removed {
-                    return Some(format!("n{at} sees {}: {view:?}", peer.owner.name));
+                    return Some(format!("n{at} sees {}: {view:?}", peer.identity.name));
                 }
                 let kept = self.kept(host, peer);
                 // Where every copy is damaged there is nothing to mend them with, and nothing is taken for them.
                 let beyond_help = |key: &Key| self.copies(key).iter().all(|copy| copy.1.is_none());
                 if let Some(key) = kept.iter().find(|key| !beyond_help(key)) {
-                    return Some(format!("n{at} keeps {key:?} for {}", peer.owner.name));
+                    return Some(format!("n{at} keeps {key:?} for {}", peer.identity.name));
                 }
             }
             let lacking = &node.meta().without_authority;
@@ -81,27 +81,27 @@ impl World {
         self.judge.keys().find_map(|key| self.unequal(key))
     }
 
-    /// What was acknowledged and some home does not have.
+    /// What was acknowledged and some owner does not have.
     fn lacks(&self, key: &Key) -> Option<String> {
         self.copies(key).into_iter().find_map(|(host, copy)| {
             let lacking = self.judge.lacking(key, &copy?)?;
-            Some(format!("{} has not got {lacking:?} of {key:?}", host.owner.name))
+            Some(format!("{} has not got {lacking:?} of {key:?}", host.identity.name))
         })
     }
 
-    /// Each home of a key with its copy; `None` if that is damaged.
+    /// Each owner of a key with its copy; `None` if that is damaged.
     pub(super) fn copies(&self, key: &Key) -> Vec<(&Host, Option<Object>)> {
         let partition = self.ring.partition(key);
-        let home = |host: &&Host| self.ring.homes(partition).contains(&host.id);
+        let owner = |host: &&Host| self.ring.owners(partition).contains(&host.id);
         let found = |host: &Host| match host.store.read(partition, key) {
             Ok(Found::Record(record)) => Some(record.object),
             Ok(Found::Nothing) => Some(Object::default()),
             _ => None,
         };
-        self.hosts.iter().filter(home).map(|host| (host, found(host))).collect()
+        self.hosts.iter().filter(owner).map(|host| (host, found(host))).collect()
     }
 
-    /// What is not the same at two homes of a key, or damaged: anti-entropy has yet to mend it.
+    /// What is not the same at two owners of a key, or damaged: anti-entropy has yet to mend it.
     fn unequal(&self, key: &Key) -> Option<String> {
         let copies = self.copies(key);
         if copies.iter().all(|(_, copy)| copy.is_none()) {
@@ -125,12 +125,12 @@ impl World {
                 .map(Node::collection_held_back)
                 .filter(|held_back| !held_back.is_empty())
                 .collect();
-            let name = &host.owner.name;
+            let name = &host.identity.name;
             return Some(format!("{name} tells of what is gone of {key:?}: {held_back:?}"));
         }
         let (first, one) = copies.first()?;
         let (other, _) = copies.iter().find(|(_, copy)| copy.is_none() || copy != one)?;
-        let (first, other) = (&first.owner.name, &other.owner.name);
+        let (first, other) = (&first.identity.name, &other.identity.name);
         Some(format!("{first} and {other} do not hold the same of {key:?}"))
     }
 

@@ -78,7 +78,7 @@ impl World {
             unreachable!("a client's own words are read back")
         };
         if self.hosts[to].node.is_some()
-            && !self.ring.homes(self.partition(&request)).contains(&self.hosts[to].id)
+            && !self.ring.owners(self.partition(&request)).contains(&self.hosts[to].id)
         {
             self.count("requests forwarded");
         }

@@ -30,14 +30,14 @@ impl World {
             }
             _ => Vec::new(),
         };
-        let Ok(meta) = begin_life(&host.store, &host.owner, process) else {
-            unreachable!("the twin does not fail and knows its owner")
+        let Ok(meta) = begin_life(&host.store, &host.identity, process) else {
+            unreachable!("the twin does not fail and knows its identity")
         };
         let (ring, members) = host.placement();
         let (placed, me) = (ring.clone(), host.id);
         let place = |key: &Key| {
             let partition = placed.partition(key);
-            (partition, !placed.homes(partition).contains(&me))
+            (partition, !placed.owners(partition).contains(&me))
         };
         let config = Config {
             hint_limit_bytes: self.plan.hint_limit,

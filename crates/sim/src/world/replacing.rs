@@ -7,7 +7,7 @@ use pixii_core::node::{Input, Node};
 use pixii_core::ring::Ring;
 use pixii_core::rng::Rng;
 use pixii_core::store::memory::MemoryStore;
-use pixii_core::store::{Owner, Store, end_life};
+use pixii_core::store::{Store, StoreIdentity, end_life};
 use pixii_core::types::{Micros, NodeId, Time};
 
 use super::{Event, Host, World};
@@ -33,7 +33,7 @@ impl Host {
         };
         Host {
             id: NodeId::of(&name(at)),
-            owner: Owner { cluster: "sim".into(), name: name(at), ring: ring.digest() },
+            identity: StoreIdentity { cluster: "sim".into(), name: name(at), ring: ring.digest() },
             ring: Arc::new(ring),
             members,
             store: MemoryStore::default(),
@@ -256,12 +256,12 @@ impl World {
                 && member.version <= ring.version()
                 && ring.has(member.id())
         };
-        let owner = members.iter().find(owns);
-        if let Some(owner) = owner.filter(|_| !self.hosts[at].is_removed) {
+        let identity = members.iter().find(owns);
+        if let Some(identity) = identity.filter(|_| !self.hosts[at].is_removed) {
             let what = format!(
                 "n{at} lives with ring version {}, in which {} has places, which is removed",
                 ring.version(),
-                owner.name
+                identity.name
             );
             let key = self.some_key();
             self.broken = self.broken.take().or(Some(Broken { key, what }));

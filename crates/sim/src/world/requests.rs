@@ -20,16 +20,16 @@ const VERSION_BYTES: usize = 36;
 const AMPLE_MS: u32 = 10_000;
 
 impl World {
-    /// After healing, everything is read once more from every home that has its authority.
+    /// After healing, everything is read once more from every owner that has its authority.
     pub(super) fn ask_at_the_end(&mut self) {
         self.healed = true;
         self.plan.timeout_ms = AMPLE_MS;
         for at in 0..self.plan.keys {
             let Ok(key) = Key::new(format!("key{at}").into_bytes()) else { continue };
             let partition = self.ring.partition(&key);
-            let r = self.sound_homes(&key).count() as u8;
+            let r = self.sound_owners(&key).count() as u8;
             if r == 0 {
-                self.count("keys without an authoritative home");
+                self.count("keys without an authoritative owner");
                 continue;
             }
             let asked = Quorum { replicas: Some(r), strict: Some(true) };
@@ -41,8 +41,8 @@ impl World {
         self.schedule(self.now(), Event::Next { client: 0 });
     }
 
-    /// The homes of a key whose copy counts.
-    fn sound_homes<'a>(&'a self, key: &'a Key) -> impl Iterator<Item = &'a Host> {
+    /// The owners of a key whose copy counts.
+    fn sound_owners<'a>(&'a self, key: &'a Key) -> impl Iterator<Item = &'a Host> {
         let partition = self.ring.partition(key);
         self.hosts.iter().filter(move |host| {
             let meta = host.node.as_ref().map(Node::meta);
@@ -53,7 +53,7 @@ impl World {
                 Ok(Found::Nothing) => !awaited(),
                 _ => false,
             };
-            self.ring.homes(partition).contains(&host.id)
+            self.ring.owners(partition).contains(&host.id)
                 && meta.is_some_and(|meta| !meta.without_authority.contains(&partition))
                 && sound
         })
@@ -90,7 +90,7 @@ impl World {
         self.schedule(self.now(), Event::Next { client: 0 });
     }
 
-    /// Reads a key that is to be settled from all its homes, or from one: a home that has lost its
+    /// Reads a key that is to be settled from all its owners, or from one: an owner that has lost its
     /// disk, and cannot take the key over, counts in no read. Or deletes what was read.
     fn settle(&mut self, client: usize, (key, read): (Key, bool)) {
         let n = self.plan.n;
@@ -212,18 +212,18 @@ impl World {
 
     /// What each host would have of a key after a power cut now.
     fn durable(&self, key: &Key) -> Vec<Image> {
-        let homes = self.ring.homes(self.ring.partition(key));
+        let owners = self.ring.owners(self.ring.partition(key));
         let image = |host: &Host| {
             if host.is_removed {
-                return Image { home: None, own: Object::default(), hints: Vec::new() };
+                return Image { owner: None, own: Object::default(), hints: Vec::new() };
             }
-            let place = |id: NodeId| homes.iter().position(|home| *home == self.successor(id));
+            let place = |id: NodeId| owners.iter().position(|owner| *owner == self.successor(id));
             let hint = |(target, found)| match found {
                 Found::Record(record) => Some((place(target)?, record.object)),
                 Found::Nothing | Found::Damaged => None,
             };
             let hints = host.store.hints_durable(key).into_iter().filter_map(hint).collect();
-            Image { home: place(host.id), own: image(host, &self.ring, key), hints }
+            Image { owner: place(host.id), own: image(host, &self.ring, key), hints }
         };
         self.hosts.iter().map(image).collect()
     }
@@ -317,7 +317,7 @@ impl World {
             self.tell(&key, || format!("at the end, all disks merged: {merged:?}"));
             // The last read asked all of them, so it has repaired those that were behind.
             let copies =
-                self.sound_homes(&key).map(|host| (host.id, image(host, &self.ring, &key)));
+                self.sound_owners(&key).map(|host| (host.id, image(host, &self.ring, &key)));
             let copies: Vec<(NodeId, Object)> = copies.collect();
             let verdict = self.judge.check_end(&key, &merged);
             let verdict = verdict.and_then(|()| self.judge.check_equal(&key, &copies));

@@ -115,7 +115,7 @@ impl World {
         let Response::Unknown { .. } = response else { return };
         let Some(current) = &self.clients[client].current else { return };
         let host = &self.hosts[current.host];
-        let owner = self.ring.homes(self.ring.partition(&current.key)).contains(&host.id);
+        let owner = self.ring.owners(self.ring.partition(&current.key)).contains(&host.id);
         if owner && host.stalled.is_some_and(|since| since < current.since) {
             let (key, since) = (current.key.clone(), current.since);
             let what = format!(

@@ -156,17 +156,17 @@ impl Chores {
     }
 
     /// Gives the replica as much as it may have at a time; says how the chore has ended, if it has.
-    /// Only a home has records to see to.
+    /// Only an owner has records to see to.
     pub(super) fn go_on(
         &mut self,
         partition: Partition,
-        is_home: bool,
+        is_owner: bool,
         ids: &mut RequestIds,
         fx: &mut Effects,
     ) -> Option<Ended> {
         let open = self.all.values().map(|chore| chore.open.len()).sum();
         let chore = self.all.get_mut(&partition)?;
-        if !is_home || chore.failed.is_some() {
+        if !is_owner || chore.failed.is_some() {
             chore.graves.clear();
             chore.old.clear();
             chore.reading = Reading::Over;

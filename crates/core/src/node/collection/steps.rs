@@ -46,9 +46,9 @@ impl Collection {
         if !generation.is_sound(own) {
             return fx.out.count(Counter::ForgedGenerationsRefused);
         }
-        let is_home = self.ring.homes(partition).contains(&self.me);
+        let is_owner = self.ring.owners(partition).contains(&self.me);
         let is_outdated = generation.number > own.next();
-        if is_home
+        if is_owner
             && is_outdated
             && fx.local.meta().without_authority.binary_search(&partition).is_err()
         {
@@ -59,7 +59,7 @@ impl Collection {
             });
         }
         let condemned = generation.condemned.clone();
-        let renounce = is_home && is_outdated;
+        let renounce = is_owner && is_outdated;
         if renounce {
             fx.local.generations.begin_adopting(partition, generation.number);
         }
@@ -71,7 +71,7 @@ impl Collection {
     /// Takes what is collected out of the own records.
     pub(super) fn clear(&mut self, partition: Partition, fx: &mut Effects) {
         let collected = fx.local.generations.of(partition).collected.clone();
-        if !collected.is_empty() && self.ring.homes(partition).contains(&self.me) {
+        if !collected.is_empty() && self.ring.owners(partition).contains(&self.me) {
             self.chores.begin(partition, Purpose::Clear, collected, fx.out.last_mark());
             self.work(partition, fx);
         }
@@ -86,8 +86,8 @@ impl Collection {
 
     /// Goes on with a partition's chore; takes the consequences when it is over.
     pub(super) fn work(&mut self, partition: Partition, fx: &mut Effects) {
-        let is_home = self.ring.homes(partition).contains(&self.me);
-        let Some(ended) = self.chores.go_on(partition, is_home, &mut self.ids, fx) else { return };
+        let is_owner = self.ring.owners(partition).contains(&self.me);
+        let Some(ended) = self.chores.go_on(partition, is_owner, &mut self.ids, fx) else { return };
         match ended {
             Ended::Agreed { to, op } => {
                 fx.local.generations.agree(partition);

@@ -82,7 +82,7 @@ impl Common {
         .collect()
     }
 
-    /// Picks up to `count` further homes to ask, the fastest first; and how many are missing to
+    /// Picks up to `count` further owners to ask, the fastest first; and how many are missing to
     /// that.
     pub(super) fn pick(&mut self, now: Time, count: u8, env: &mut Env) -> (Vec<NodeId>, usize) {
         let mut to: Vec<NodeId> = self.tally.unasked().collect();
@@ -142,13 +142,13 @@ impl Common {
     fn roll(&self, members: &Members, early: bool) -> Roll {
         let mut roll = Roll::default();
         for (node, answer) in self.tally.nodes() {
-            let home = self.tally.is_home(node);
+            let owner = self.tally.is_owner(node);
             match answer {
                 Answer::Counted => &mut roll.counted,
-                Answer::Unasked | Answer::Asked if home && early => &mut roll.counted,
+                Answer::Unasked | Answer::Asked if owner && early => &mut roll.counted,
                 // That a stand-in has nothing is no news.
-                Answer::Uncounted if home => &mut roll.uncounted,
-                Answer::Unasked | Answer::Asked | Answer::Failed if home => &mut roll.silent,
+                Answer::Uncounted if owner => &mut roll.uncounted,
+                Answer::Unasked | Answer::Asked | Answer::Failed if owner => &mut roll.silent,
                 _ => continue,
             }
             .push(members.name(node));
@@ -168,5 +168,5 @@ pub(super) fn live_values(object: &Object) -> Vec<Blob> {
         .collect()
 }
 
-/// Who may stand in for a home, in order of preference; nobody if only homes count.
+/// Who may stand in for an owner, in order of preference; nobody if only owners count.
 pub(super) type StandIns = VecDeque<NodeId>;

@@ -56,7 +56,7 @@ impl Env {
         fx: &Effects,
     ) -> Response {
         let me = self.config.me;
-        let alone = *self.config.ring.homes(partition) == [me];
+        let alone = *self.config.ring.owners(partition) == [me];
         if !alone || fx.local.meta().without_authority.binary_search(&partition).is_err() {
             return response;
         }

@@ -1,4 +1,4 @@
-//! Forwards: a client's request goes to a home of its key, which coordinates it.
+//! Forwards: a client's request goes to an owner of its key, which coordinates it.
 
 use std::collections::VecDeque;
 
@@ -9,7 +9,7 @@ use crate::node::effects::Effects;
 use crate::tally::Tally;
 use crate::types::{NodeId, Time};
 
-/// A request that another node coordinates. The homes that may coordinate it get it in turn if it
+/// A request that another node coordinates. The owners that may coordinate it get it in turn if it
 /// reads. If it writes, only one has it at a time, and the next of `others` only when that one has
 /// refused it.
 #[derive(Clone, Debug)]
@@ -21,11 +21,11 @@ pub(super) struct ForwardOp {
 }
 
 impl ForwardOp {
-    /// Sends the request to the next home that may coordinate it.
+    /// Sends the request to the next owner that may coordinate it.
     pub(super) fn send_on(&mut self, now: Time, env: &mut Env, fx: &mut Effects) {
         let Some(to) = self.common.tally.unasked().next() else { return };
         self.common.tally.ask(to);
-        // Two messages and all that a home does lie between.
+        // Two messages and all that an owner does lie between.
         self.common.expect(now, to, now + 2 * env.reads.patience(to), env);
         // The coordinator's deadline comes first, so that its answer can still be passed on.
         let left_ms = self.common.left_ms(now);
@@ -37,7 +37,7 @@ impl ForwardOp {
     /// Takes what a node has said.
     pub(super) fn answer(&mut self, from: NodeId, body: Body) -> Heard {
         match body {
-            Body::Coordinated(response) if self.common.tally.is_home(from) => match response {
+            Body::Coordinated(response) if self.common.tally.is_owner(from) => match response {
                 Response::Refused(why) if another_may_do(&why) => Heard::Elsewhere(why),
                 response => Heard::Done(response),
             },
@@ -46,7 +46,7 @@ impl ForwardOp {
         }
     }
 
-    /// A home has refused it for reasons of its own, and so did nothing: the next one gets it.
+    /// An owner has refused it for reasons of its own, and so did nothing: the next one gets it.
     /// False if there is none left, and no other one has it.
     pub(super) fn go_on(
         &mut self,
@@ -67,7 +67,7 @@ impl ForwardOp {
         !self.common.open.is_empty()
     }
 
-    /// Sends it to another home if nobody has it who may answer.
+    /// Sends it to another owner if nobody has it who may answer.
     pub(super) fn advance(
         &mut self,
         now: Time,
@@ -83,7 +83,7 @@ impl ForwardOp {
         })
     }
 
-    /// Sends a read to another home beside one that is late.
+    /// Sends a read to another owner beside one that is late.
     pub(super) fn hedge(&mut self, now: Time, env: &mut Env, fx: &mut Effects) {
         if self.writes {
             return;
@@ -104,7 +104,7 @@ impl ForwardOp {
     }
 }
 
-/// True if a request that a home has refused like this may be carried out elsewhere.
+/// True if a request that an owner has refused like this may be carried out elsewhere.
 fn another_may_do(why: &Refusal) -> bool {
     why.is_about_node() || matches!(why, Refusal::Unreachable { .. })
 }

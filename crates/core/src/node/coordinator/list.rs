@@ -1,4 +1,4 @@
-//! Listings: pages of keys from as many homes as are needed, merged.
+//! Listings: pages of keys from as many owners as are needed, merged.
 
 use super::common::{Common, Heard};
 use super::env::Env;
@@ -7,7 +7,7 @@ use crate::node::effects::Effects;
 use crate::store::Listing;
 use crate::types::{Key, NodeId, Partition, Time};
 
-/// A listing under way. Nobody lists the keys of hints, so nobody stands in for a home.
+/// A listing under way. Nobody lists the keys of hints, so nobody stands in for an owner.
 #[derive(Clone, Debug)]
 pub(super) struct ListOp {
     pub(super) common: Common,
@@ -18,7 +18,7 @@ pub(super) struct ListOp {
 }
 
 impl ListOp {
-    /// Puts the question to up to `count` further homes.
+    /// Puts the question to up to `count` further owners.
     pub(super) fn ask_more(&mut self, now: Time, count: u8, env: &mut Env, fx: &mut Effects) {
         let (to, _) = self.common.pick(now, count, env);
         self.common.expect_copies(now, &to, env);
@@ -61,7 +61,7 @@ impl ListOp {
         })
     }
 
-    /// Asks one home more for each answer that is late.
+    /// Asks one owner more for each answer that is late.
     pub(super) fn hedge(&mut self, now: Time, env: &mut Env, fx: &mut Effects) {
         let late = self.common.mark_late(now).len();
         if late > 0 && !self.common.answered && self.common.tally.unasked().next().is_some() {

@@ -8,14 +8,14 @@ use crate::message::{Change, Quorum, QuorumName, Refusal, Request, Roll};
 use crate::types::{Blob, Key, MAX_VALUE_BYTES, NodeId, Partition, SizeError, Time};
 use crate::wire;
 
-/// So many times N nodes beyond the homes are asked to stand in.
+/// So many times N nodes beyond the owners are asked to stand in.
 const STAND_INS_PER_REPLICA: usize = 2;
 
 /// A request that has passed all checks.
 pub(super) struct Plan {
-    /// The home replicas, in order of preference.
-    pub(super) homes: Vec<NodeId>,
-    /// Who may stand in for them, in order of preference; nobody if only homes count.
+    /// The owners, in order of preference.
+    pub(super) owners: Vec<NodeId>,
+    /// Who may stand in for them, in order of preference; nobody if only owners count.
     pub(super) stand_ins: Vec<NodeId>,
     pub(super) needed: u8,
     pub(super) strict: bool,
@@ -38,9 +38,9 @@ impl Work {
 
 /// Where a request is carried out.
 pub(super) enum Route {
-    /// Here, at a home replica or a stand-in.
+    /// Here, at an owner or a stand-in.
     Here,
-    /// At one of these homes.
+    /// At one of these owners.
     Forward(Vec<NodeId>),
 }
 
@@ -104,29 +104,29 @@ impl Env {
             given => return Err(Refusal::Quorum { name, given, n }),
         };
         let strict = asked.strict.unwrap_or(self.config.strict);
-        let homes = self.config.ring.homes(partition).to_vec();
+        let owners = self.config.ring.owners(partition).to_vec();
         // A strict write leaves hints too: they count for nothing, and heal.
         let hints = work.is_write() || !strict;
-        let stand_ins = if hints { self.stand_ins(partition, homes.len()) } else { Vec::new() };
-        Ok(Plan { homes, stand_ins, needed, strict, work })
+        let stand_ins = if hints { self.stand_ins(partition, owners.len()) } else { Vec::new() };
+        Ok(Plan { owners, stand_ins, needed, strict, work })
     }
 
-    /// The next live distinct nodes of the preference list behind the homes; this node first, if it
-    /// is no home.
-    fn stand_ins(&self, partition: Partition, homes: usize) -> Vec<NodeId> {
+    /// The next live distinct nodes of the preference list behind the owners; this node first, if it
+    /// is no owner.
+    fn stand_ins(&self, partition: Partition, owners: usize) -> Vec<NodeId> {
         let list = self.config.ring.preference_list(partition);
         let mut others: Vec<NodeId> =
-            list.into_iter().skip(homes).filter(|node| self.view.can_use(*node)).collect();
+            list.into_iter().skip(owners).filter(|node| self.view.can_use(*node)).collect();
         others.sort_by_key(|node| (*node != self.config.me, self.view.doubts(*node)));
-        others.truncate(STAND_INS_PER_REPLICA * homes);
+        others.truncate(STAND_INS_PER_REPLICA * owners);
         others
     }
 
     /// Says where a request is carried out, or refuses it before anything is sent, so that the
     /// refusal is the truth.
     pub(super) fn route(&self, now: Time, origin: Origin, plan: &Plan) -> Result<Route, Refusal> {
-        let homes = || plan.homes.iter().copied().filter(|home| self.view.can_use(*home));
-        let here = plan.homes.contains(&self.config.me);
+        let owners = || plan.owners.iter().copied().filter(|owner| self.view.can_use(*owner));
+        let here = plan.owners.contains(&self.config.me);
         let reachable = self.reachable(plan);
         if reachable < plan.needed {
             let roll = self.roll_of(plan);
@@ -136,12 +136,12 @@ impl Env {
             self.check_room(now, plan)?;
             return Ok(Route::Here);
         }
-        let mut to: Vec<NodeId> = homes().collect();
-        to.sort_by_key(|home| self.view.doubts(*home));
+        let mut to: Vec<NodeId> = owners().collect();
+        to.sort_by_key(|owner| self.view.doubts(*owner));
         match origin {
             Origin::Client { .. } if to.is_empty() => Ok(Route::Here),
             Origin::Client { .. } => Ok(Route::Forward(to)),
-            Origin::Peer { .. } => Err(Refusal::NotHome),
+            Origin::Peer { .. } => Err(Refusal::NotOwner),
         }
     }
 
@@ -151,20 +151,20 @@ impl Env {
         if !plan.work.is_write() || plan.strict {
             return Ok(());
         }
-        let homes = plan.homes.iter().filter(|home| self.view.can_use(**home)).count();
+        let owners = plan.owners.iter().filter(|owner| self.view.can_use(**owner)).count();
         let full = |node: &NodeId| self.view.full(now, *node);
         let room = plan.stand_ins.iter().filter(|node| full(node).is_none()).count();
         match plan.stand_ins.iter().find_map(full) {
-            Some(limit) if homes + room < usize::from(plan.needed) => Err(Refusal::Hints(limit)),
+            Some(limit) if owners + room < usize::from(plan.needed) => Err(Refusal::Hints(limit)),
             _ => Ok(()),
         }
     }
 
     /// How many slots can be filled, as far as this node can see.
     fn reachable(&self, plan: &Plan) -> u8 {
-        let homes = plan.homes.iter().filter(|home| self.view.can_use(**home)).count();
+        let owners = plan.owners.iter().filter(|owner| self.view.can_use(**owner)).count();
         let stand_ins = if plan.strict { 0 } else { plan.stand_ins.len() };
-        (homes + stand_ins).min(plan.homes.len()) as u8
+        (owners + stand_ins).min(plan.owners.len()) as u8
     }
 
     /// How many of these partitions no request with the configured R and W can be carried out for,
@@ -172,17 +172,17 @@ impl Env {
     pub(super) fn unservable(&self, partitions: impl Iterator<Item = Partition>) -> usize {
         let needed = usize::from(self.config.r.max(self.config.w));
         let served = |partition: Partition| {
-            let homes = self.config.ring.homes(partition);
-            let up = homes.iter().filter(|home| self.view.can_use(**home)).count();
+            let owners = self.config.ring.owners(partition);
+            let up = owners.iter().filter(|owner| self.view.can_use(**owner)).count();
             // The longer list is made only where it matters.
             up >= needed
                 || !self.config.strict
-                    && up + self.stand_ins(partition, homes.len()).len() >= needed
+                    && up + self.stand_ins(partition, owners.len()).len() >= needed
         };
         partitions.filter(|partition| !served(*partition)).count()
     }
 
-    /// True if this node, which is no home, can carry out what the homes have refused to.
+    /// True if this node, which is no owner, can carry out what the owners have refused to.
     pub(super) fn can_stand_in(&self, plan: &Plan) -> bool {
         !(plan.work.is_write() && plan.strict) && self.reachable(plan) >= plan.needed
     }
@@ -190,7 +190,7 @@ impl Env {
     fn roll_of(&self, plan: &Plan) -> Roll {
         let name = |node: NodeId| self.config.members.name(node);
         let (counted, silent): (Vec<NodeId>, Vec<NodeId>) =
-            plan.homes.iter().partition(|home| self.view.can_use(**home));
+            plan.owners.iter().partition(|owner| self.view.can_use(**owner));
         let counted = counted.into_iter().map(name).collect();
         let silent = silent.into_iter().map(name).collect();
         let mut roll = Roll { counted, uncounted: Vec::new(), silent };

@@ -1,5 +1,5 @@
 //! Reads: as many replicas as are needed, the fastest first, one more for each answer that is late,
-//! stand-ins when the homes do not suffice; afterwards the repair of those that were behind.
+//! stand-ins when the owners do not suffice; afterwards the repair of those that were behind.
 
 use std::collections::BTreeSet;
 
@@ -60,26 +60,26 @@ impl Merged {
         self.current().map(|copy| copy.generation).min().unwrap_or_default()
     }
 
-    /// Those among `homes` whose copy is not the join of all.
-    fn behind(&self, homes: impl Fn(NodeId) -> bool) -> Vec<NodeId> {
+    /// Those among `owners` whose copy is not the join of all.
+    fn behind(&self, owners: impl Fn(NodeId) -> bool) -> Vec<NodeId> {
         let behind = self.copies.iter().filter(|copy| copy.object != self.object);
-        behind.map(|copy| copy.node).filter(|node| homes(*node)).collect()
+        behind.map(|copy| copy.node).filter(|node| owners(*node)).collect()
     }
 }
 
 impl ReadOp {
-    /// Puts the question to up to `count` further replicas: homes, and when they are used up, all
+    /// Puts the question to up to `count` further replicas: owners, and when they are used up, all
     /// stand-ins.
     pub(super) fn ask_more(&mut self, now: Time, count: u8, env: &mut Env, fx: &mut Effects) {
         let (mut to, missing) = self.common.pick(now, count, env);
         if missing > 0 && !self.stand_ins.is_empty() {
-            let homes: Vec<NodeId> = self.common.tally.homes().collect();
+            let owners: Vec<NodeId> = self.common.tally.owners().collect();
             fx.out.count(Counter::ReadsOfStandIns);
             for node in std::mem::take(&mut self.stand_ins) {
                 if !env.view.can_use(node) {
                     continue;
                 }
-                self.common.tally.ask_stand_in(node, &homes);
+                self.common.tally.ask_stand_in(node, &owners);
                 to.push(node);
             }
         }
@@ -103,7 +103,7 @@ impl ReadOp {
                 // What a replica without authority still has is shown; that it lacks something is
                 // no word.
                 self.merged.add(from, object, generation);
-                if self.common.tally.is_home(from) {
+                if self.common.tally.is_owner(from) {
                     self.common.tally.answer(from, authoritative);
                 } else {
                     self.common.tally.count_for(from, &kept_for);
@@ -171,7 +171,7 @@ impl ReadOp {
         if wire::encoded_len(&merged.object) > env.config.object_limits.merged {
             return;
         }
-        let behind = merged.behind(|node| common.tally.is_home(node));
+        let behind = merged.behind(|node| common.tally.is_owner(node));
         if !env.experiment.no_read_repair && !behind.is_empty() {
             fx.out.count(Counter::ReadsRepaired);
             let generation = merged.generation();

@@ -1,4 +1,4 @@
-//! Writes: from the replica that mints to all homes at once; a home that cannot be reached or is
+//! Writes: from the replica that mints to all owners at once; an owner that cannot be reached or is
 //! late is replaced by a stand-in, which keeps the object as a hint for it.
 
 use std::collections::BTreeSet;
@@ -12,7 +12,7 @@ use crate::node::effects::Effects;
 use crate::types::{Key, Micros, NodeId, Time};
 use crate::wire;
 
-/// A home that is late after the client was answered gets a hint after so many times its patience,
+/// An owner that is late after the client was answered gets a hint after so many times its patience,
 const STRAGGLER: u64 = 4;
 /// and not before this time has passed.
 const MIN_STRAGGLE: Micros = Micros::from_millis(500);
@@ -26,7 +26,7 @@ pub(super) struct WriteOp {
     /// `None` until the own replica has minted.
     pub(super) minted: Option<Minted>,
     pub(super) stand_ins: StandIns,
-    /// Homes that this node keeps the write for itself, for want of stand-ins.
+    /// Owners that this node keeps the write for itself, for want of stand-ins.
     pub(super) kept_here: BTreeSet<NodeId>,
 }
 
@@ -74,34 +74,34 @@ impl WriteOp {
         }
     }
 
-    /// The own replica has minted: the object goes to the other homes at once, and to stand-ins for
+    /// The own replica has minted: the object goes to the other owners at once, and to stand-ins for
     /// those that cannot be reached or may not answer.
     fn spread(&mut self, now: Time, made: Minted, env: &mut Env, fx: &mut Effects) {
         let (key, generation) = (self.key.clone(), made.generation);
         let merge = Body::Merge { key, object: made.object.clone(), generation };
         self.minted = Some(made);
         let tally = &mut self.common.tally;
-        let homes: Vec<NodeId> = tally.unasked().collect();
+        let owners: Vec<NodeId> = tally.unasked().collect();
         let (to, lost): (Vec<NodeId>, Vec<NodeId>) =
-            homes.into_iter().partition(|home| env.view.can_use(*home));
-        for home in lost {
-            tally.fail(home);
+            owners.into_iter().partition(|owner| env.view.can_use(*owner));
+        for owner in lost {
+            tally.fail(owner);
         }
-        let gone: Vec<NodeId> = tally.uncovered().filter(|home| !to.contains(home)).collect();
-        for home in &to {
-            tally.ask(*home);
+        let gone: Vec<NodeId> = tally.uncovered().filter(|owner| !to.contains(owner)).collect();
+        for owner in &to {
+            tally.ask(*owner);
         }
-        let quiet = |home: &NodeId| env.view.doubts(*home) || env.writes.is_silent(now, *home);
+        let quiet = |owner: &NodeId| env.view.doubts(*owner) || env.writes.is_silent(now, *owner);
         let quiet: Vec<NodeId> = to.iter().copied().filter(quiet).collect();
         let sure = tally.hopeful().saturating_sub(quiet.len() as u8);
         let short = usize::from(tally.needed().saturating_sub(sure));
         fx.out.send(to.clone(), self.common.op, merge);
-        for home in to {
-            self.expect_held(now, home, env);
+        for owner in to {
+            self.expect_held(now, owner, env);
         }
         // Those that may not answer are replaced as far as the client would have to wait for them.
-        for home in gone.into_iter().chain(quiet.into_iter().take(short)) {
-            self.replace(now, home, env, fx);
+        for owner in gone.into_iter().chain(quiet.into_iter().take(short)) {
+            self.replace(now, owner, env, fx);
         }
     }
 
@@ -111,33 +111,33 @@ impl WriteOp {
         self.common.expect(now, to, now + env.writes.patience(to), env);
     }
 
-    /// Has the next stand-in keep the object for this home. When there is none left, this node
+    /// Has the next stand-in keep the object for this owner. When there is none left, this node
     /// keeps it itself, which counts for nothing more. Nothing is kept before it is made.
-    fn replace(&mut self, now: Time, home: NodeId, env: &mut Env, fx: &mut Effects) {
+    fn replace(&mut self, now: Time, owner: NodeId, env: &mut Env, fx: &mut Effects) {
         let Some(minted) = &self.minted else { return };
-        let is_open = self.common.tally.uncovered().any(|open| open == home);
-        if home == env.config.me || !is_open {
+        let is_open = self.common.tally.uncovered().any(|open| open == owner);
+        if owner == env.config.me || !is_open {
             return;
         }
         while let Some(node) = self.stand_ins.pop_front() {
             if env.view.can_use(node) {
                 fx.out.count(Counter::StandInsAsked);
-                self.common.tally.ask_stand_in(node, &[home]);
-                fx.out.send(vec![node], self.common.op, hint(&self.key, minted, home));
+                self.common.tally.ask_stand_in(node, &[owner]);
+                fx.out.send(vec![node], self.common.op, hint(&self.key, minted, owner));
                 return self.expect_held(now, node, env);
             }
         }
-        self.keep_here(home, env, fx);
+        self.keep_here(owner, env, fx);
     }
 
-    /// Keeps the object for this home at this node, which may have it from its own record should it
+    /// Keeps the object for this owner at this node, which may have it from its own record should it
     /// have grown too old.
-    fn keep_here(&mut self, home: NodeId, env: &Env, fx: &mut Effects) {
+    fn keep_here(&mut self, owner: NodeId, env: &Env, fx: &mut Effects) {
         let me = env.config.me;
         let Some(minted) = &self.minted else { return };
-        // A stand-in that coordinates keeps it for all homes already.
-        if home != me && self.common.tally.is_home(me) && self.kept_here.insert(home) {
-            fx.out.send(vec![me], self.common.op, hint(&self.key, minted, home));
+        // A stand-in that coordinates keeps it for all owners already.
+        if owner != me && self.common.tally.is_owner(me) && self.kept_here.insert(owner) {
+            fx.out.send(vec![me], self.common.op, hint(&self.key, minted, owner));
         }
     }
 
@@ -154,9 +154,9 @@ impl WriteOp {
             return Some(self.written(minted));
         }
         let missing = usize::from(self.common.tally.missing());
-        let homes: Vec<NodeId> = self.common.tally.uncovered().take(missing).collect();
-        for home in homes {
-            self.replace(now, home, env, fx);
+        let owners: Vec<NodeId> = self.common.tally.uncovered().take(missing).collect();
+        for owner in owners {
+            self.replace(now, owner, env, fx);
         }
         let hopeless = self.common.is_hopeless() && self.stand_ins.is_empty();
         hopeless.then(|| self.common.unknown())
@@ -173,7 +173,7 @@ impl WriteOp {
         Response::Written { dot: *dot, context: wire::seal(&self.key, &context), siblings }
     }
 
-    /// Replaces the homes that are late: at once while the client waits for them, and later when
+    /// Replaces the owners that are late: at once while the client waits for them, and later when
     /// only the copies are incomplete.
     pub(super) fn chase(&mut self, now: Time, env: &mut Env, fx: &mut Effects) {
         let mut replaced = self.common.mark_late(now);
@@ -184,29 +184,29 @@ impl WriteOp {
                 if replaced.contains(&question.to) && due > now {
                     (question.due, question.late) = (due, false);
                     env.timers.insert((due, self.common.op));
-                    replaced.retain(|home| *home != question.to);
+                    replaced.retain(|owner| *owner != question.to);
                 }
             }
         } else if !replaced.is_empty() {
             fx.out.count(Counter::WritesHedged);
         }
-        // Others stand in for the home that a late node is, or for those that it stands in for.
+        // Others stand in for the owner that a late node is, or for those that it stands in for.
         for node in replaced {
-            for home in self.common.tally.pass_over(node) {
-                self.replace(now, home, env, fx);
+            for owner in self.common.tally.pass_over(node) {
+                self.replace(now, owner, env, fx);
             }
         }
     }
 
-    /// A node will not answer any more: others stand in for the home it was, or for the homes that
+    /// A node will not answer any more: others stand in for the owner it was, or for the owners that
     /// it stood in for.
     pub(super) fn lose(&mut self, now: Time, node: NodeId, env: &mut Env, fx: &mut Effects) {
         let its = self.common.tally.pass_over(node);
         self.common.tally.fail(node);
-        let lost = |home: &NodeId| its.contains(home) || !env.view.can_use(*home);
+        let lost = |owner: &NodeId| its.contains(owner) || !env.view.can_use(*owner);
         let open: Vec<NodeId> = self.common.tally.uncovered().filter(lost).collect();
-        for home in open {
-            self.replace(now, home, env, fx);
+        for owner in open {
+            self.replace(now, owner, env, fx);
         }
     }
 
@@ -231,15 +231,15 @@ impl WriteOp {
         for question in &self.common.open {
             self.common.tally.pass_over(question.to);
         }
-        let homes: Vec<NodeId> = self.common.tally.uncovered().collect();
-        for home in homes {
-            self.keep_here(home, env, fx);
+        let owners: Vec<NodeId> = self.common.tally.uncovered().collect();
+        for owner in owners {
+            self.keep_here(owner, env, fx);
         }
     }
 }
 
-/// The order to keep what was minted for this home.
-fn hint(key: &Key, minted: &Minted, home: NodeId) -> Body {
+/// The order to keep what was minted for this owner.
+fn hint(key: &Key, minted: &Minted, owner: NodeId) -> Body {
     let Minted { object, generation, .. } = minted.clone();
-    Body::Keep { key: key.clone(), object, keep_for: vec![home], generation }
+    Body::Keep { key: key.clone(), object, keep_for: vec![owner], generation }
 }

@@ -67,9 +67,9 @@ impl Answers {
         if partition.0 >= ring.partitions() {
             return Err(Refusal::Partition(partition.0, ring.partitions()));
         }
-        let homes = ring.homes(partition);
-        if !homes.contains(&fx.local.me()) || !homes.contains(&from) {
-            return Err(Refusal::NotHome);
+        let owners = ring.owners(partition);
+        if !owners.contains(&fx.local.me()) || !owners.contains(&from) {
+            return Err(Refusal::NotOwner);
         }
         // An answer could wait for what is not synced.
         if fx.local.stall().is_some() {

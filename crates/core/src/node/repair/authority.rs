@@ -21,7 +21,7 @@ pub(super) struct Loss {
 }
 
 impl Repair {
-    /// Notices which authority is lacking, and regains it where every other home has nothing that
+    /// Notices which authority is lacking, and regains it where every other owner has nothing that
     /// is missing.
     pub(super) fn look_after_authority(&mut self, now: Time, fx: &mut Effects) {
         let (store, lost) = (fx.local.meta().store, &fx.local.meta().without_authority);
@@ -38,9 +38,10 @@ impl Repair {
         self.tell_loss(fx);
         let ring = &self.ring;
         let full = |(partition, heard): &(&Partition, &BTreeSet<NodeId>)| {
-            let homes = ring.homes(**partition);
+            let owners = ring.owners(**partition);
             // Where there is no other owner, nobody can bring back what is lost.
-            homes.len() > 1 && homes.iter().all(|home| *home == self.me || heard.contains(home))
+            owners.len() > 1
+                && owners.iter().all(|owner| *owner == self.me || heard.contains(owner))
         };
         let regained: BTreeSet<Partition> =
             self.lacking.iter().filter(full).map(|(partition, _)| *partition).collect();
@@ -58,7 +59,7 @@ impl Repair {
     /// Partitions that may lack acknowledged writes which no other node has.
     pub(in crate::node) fn lost(&self, fx: &Effects) -> Vec<Partition> {
         let lost = fx.local.meta().without_authority.iter().copied();
-        lost.filter(|partition| *self.ring.homes(*partition) == [self.me]).collect()
+        lost.filter(|partition| *self.ring.owners(*partition) == [self.me]).collect()
     }
 
     /// Tells the operator of such partitions, once in a life.

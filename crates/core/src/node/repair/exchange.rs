@@ -1,4 +1,4 @@
-//! One exchange of Merkle anti-entropy: this node compares a partition with another home of it,
+//! One exchange of Merkle anti-entropy: this node compares a partition with another owner of it,
 //! from the root down to the leaves that differ, then the keys in these, and moves the objects that
 //! differ in the direction they are needed.
 

@@ -1,4 +1,4 @@
-//! Records that fail their checksum: what the other homes have is fetched and put in their place.
+//! Records that fail their checksum: what the other owners have is fetched and put in their place.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -52,7 +52,7 @@ impl Healing {
         }
     }
 
-    /// Fetches what can be fetched: a record whose other homes can all be reached, for each may
+    /// Fetches what can be fetched: a record whose other owners can all be reached, for each may
     /// have what no other has.
     pub(super) fn tick(
         &mut self,
@@ -95,7 +95,7 @@ impl Healing {
         }
     }
 
-    /// A home has told what it has, or that its copy is damaged too, or nothing; the node itself
+    /// An owner has told what it has, or that its copy is damaged too, or nothing; the node itself
     /// that the record is whole again. False if this was about something else.
     pub(super) fn hear(
         &mut self,

@@ -19,12 +19,12 @@ use crate::wire;
 pub(super) struct Turn<'a> {
     pub(super) key: &'a Key,
     pub(super) partition: Partition,
-    /// True if this node is no home of the key: what it keeps for others may have filled their
+    /// True if this node is no owner of the key: what it keeps for others may have filled their
     /// slots.
     pub(super) owed: bool,
     pub(super) limits: ObjectLimits,
     pub(super) copies: Copies,
-    /// What is collected of the key: whoever tells of it, the last home to collect it or a client's
+    /// What is collected of the key: whoever tells of it, the last owner of collect it or a client's
     /// context, it is not taken back.
     pub(super) collected: Option<Context>,
     /// The store's id.
@@ -177,10 +177,10 @@ impl Turn<'_> {
         }
     }
 
-    /// Puts what the other homes have in the place of a record that is damaged. It has lost its
+    /// Puts what the other owners have in the place of a record that is damaged. It has lost its
     /// serial: the next dot is minted under a fresh one.
     pub(super) fn restore(&mut self, object: &Object, fx: &mut Effects) -> Result<(), Refusal> {
-        // Every home has confirmed that what is condemned is dead; a copy may have been read
+        // Every owner has confirmed that what is condemned is dead; a copy may have been read
         // before.
         let generation = fx.local.generations.of(self.partition);
         let object = &match generation.condemned_of(self.key) {
@@ -205,7 +205,7 @@ impl Turn<'_> {
         Ok(())
     }
 
-    /// What is to be kept of a write that `from` has made. If it is this node itself, a home, and
+    /// What is to be kept of a write that `from` has made. If it is this node itself, an owner, and
     /// the generation has changed since, then its own record has all of that write that still
     /// counts.
     pub(super) fn current(
@@ -314,11 +314,11 @@ impl Turn<'_> {
         }
     }
 
-    /// What this store knows of the key: a home tells of its record, anybody else of what it keeps
-    /// for homes.
-    pub(super) fn read(&self, homes: &[NodeId], fx: &mut Effects) -> Body {
+    /// What this store knows of the key: an owner tells of its record, anybody else of what it keeps
+    /// for owners.
+    pub(super) fn read(&self, owners: &[NodeId], fx: &mut Effects) -> Body {
         let mut generation = fx.local.generations.number(self.partition);
-        if homes.contains(&fx.local.me()) {
+        if owners.contains(&fx.local.me()) {
             let Copy::Record(Record { object, .. }) = &self.copies.own else {
                 return Body::Failed(Refusal::Damaged);
             };
@@ -331,7 +331,7 @@ impl Turn<'_> {
         let mut object = Object::default();
         let mut kept_for = Vec::new();
         for (target, hint) in &self.copies.hints {
-            // A delete of nothing leaves nothing: that is no word for a home.
+            // A delete of nothing leaves nothing: that is no word for an owner.
             if let Copy::Record(hint) = hint
                 && !hint.object.is_empty()
             {

@@ -119,7 +119,7 @@ pub(super) struct FailedNodes {
     /// How many pairs of dead daemons are tried
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1_000))]
     rounds: u64,
-    /// Keys that are loaded at all their homes
+    /// Keys that are loaded at all their owners
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     keys: u64,
     #[command(flatten)]

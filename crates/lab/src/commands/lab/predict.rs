@@ -38,9 +38,9 @@ is fresh if one of the R replicas that it counts had the write when it was asked
 A distribution is written as in `pixii emulate`: \"exponential 5ms\", \"pareto 1ms 2.5\", \"mix 9 fixed 1ms + 1 exponential \
 20ms\"; or @FILE, with measured times in milliseconds, one a line.
 
-With --reads home it is Pixii's own way: a home coordinates, its own copy costs nothing, and a read asks as many as it needs; with \
+With --reads owner it is Pixii's own way: an owner coordinates, its own copy costs nothing, and a read asks as many as it needs; with \
 --reads hedged, one more for each answer that is later than the mean and four deviations of its replica (5 to 250 ms). With \
---reads homes a read asks all homes, the own copy too over the network, as `pixii lab run validate` has it. With --reads all it is \
+--reads owners a read asks all owners, the own copy too over the network, as `pixii lab run validate` has it. With --reads all it is \
 the paper's: the coordinator is no replica, and a read asks all.
 
 --live asks a running cluster (--connect). Each daemon keeps the latest 1024 round trips of reads and of writes to each replica, \
@@ -48,8 +48,8 @@ itself among them, as requests met them. A one-way time is half of the shortest 
 what another one took beyond that: right where a way takes a constant and an exponential time, and wrong by half the difference where \
 the two ways differ. A confirmation of a write includes the fsync, its arrival does not: a replica shows what it has received, and \
 answers once it is synced. So a write is there after one way, and confirmed after that, what writes take at that replica's own \
-disk, and the way back; the table shows what that comes to beside what was measured. Write and read are coordinated by homes drawn \
-at random, and the quickest are asked first; Pixii's own clients come to a key's first home as long as it answers, and see fresher \
+disk, and the way back; the table shows what that comes to beside what was measured. Write and read are coordinated by owners drawn \
+at random, and the quickest are asked first; Pixii's own clients come to a key's first owner as long as it answers, and see fresher \
 values than this. Clients' own ways, stand-ins and failures are not in it.
 
 Examples:
@@ -88,7 +88,7 @@ pub(super) struct Predict {
     /// Replicas of each key; Pixii has at most 7
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=16))]
     n: u8,
-    /// Whom a read asks [default: hedged with --live, else home]
+    /// Whom a read asks [default: hedged with --live, else owner]
     #[arg(long, value_enum)]
     reads: Option<Reads>,
     /// Trials
@@ -181,7 +181,7 @@ impl Predict {
     }
 
     fn reads(&self) -> Reads {
-        self.reads.unwrap_or(if self.live { Reads::Hedged } else { Reads::Home })
+        self.reads.unwrap_or(if self.live { Reads::Hedged } else { Reads::Owner })
     }
 
     fn wars(&self) -> Result<Wars, Trouble> {
@@ -205,12 +205,12 @@ impl Predict {
     /// A sentence about the wish, and one on what the figures are.
     fn verdict(&self, told: &Prediction) -> String {
         let plan = match self.reads() {
-            Reads::Home => "a home coordinates, and a read asks as many as it needs",
+            Reads::Owner => "an owner coordinates, and a read asks as many as it needs",
             Reads::Hedged => {
-                "a home coordinates, and a read asks as many as it needs and one more for each late answer"
+                "an owner coordinates, and a read asks as many as it needs and one more for each late answer"
             }
-            Reads::Homes => {
-                "a home coordinates the write, and a read asks all homes, itself over the network"
+            Reads::Owners => {
+                "an owner coordinates the write, and a read asks all owners, itself over the network"
             }
             Reads::All => "the coordinator is no replica, and a read asks all",
         };

@@ -32,12 +32,12 @@ impl Asked {
         Asked { client, dead: Arc::new(dead) }
     }
 
-    /// Asks the first home of the key that lives. The error says why it was not answered as it should be.
+    /// Asks the first owner of the key that lives. The error says why it was not answered as it should be.
     async fn first(&self, key: &Key, request: Request) -> Result<(), String> {
         let ring = self.client.ring();
-        let mut homes = ring.homes(ring.partition(key)).iter();
-        let home = homes.find(|home| !self.dead.contains(home)).ok_or("no home lives")?;
-        let name = self.client.ring_report().members.name(*home);
+        let mut owners = ring.owners(ring.partition(key)).iter();
+        let owner = owners.find(|owner| !self.dead.contains(owner)).ok_or("no owner lives")?;
+        let name = self.client.ring_report().members.name(*owner);
         match self.client.ask(&name, request, TIMEOUT_MS).await {
             Ok(Response::Found { values, .. }) if values.is_empty() => {
                 Err("a key was called absent".into())
@@ -62,7 +62,7 @@ fn ended(error: &tokio::task::JoinError) -> String {
     format!("a client ended: {error}")
 }
 
-/// Puts every key that loops read at all its homes.
+/// Puts every key that loops read at all its owners.
 pub(super) async fn fill(asked: Asked) -> Result<(), String> {
     let mut workers = JoinSet::new();
     for number in 0..WINDOW {
@@ -160,18 +160,18 @@ async fn one(
     timeout_ms: u32,
 ) -> (Option<u64>, Vec<Reading>) {
     let request = put(key.clone(), course.w, client.write_id());
-    let first = home(&client, &key, course.home);
+    let first = owner(&client, &key, course.owner);
     if !matches!(client.ask(&first, request, timeout_ms).await, Ok(Response::Written { .. })) {
         return (None, Vec::new());
     }
     let (acknowledged, mut reads) = (Instant::now(), JoinSet::new());
-    for (which, Read { after, home: at, r }) in course.reads.into_iter().enumerate() {
+    for (which, Read { after, owner: at, r }) in course.reads.into_iter().enumerate() {
         let (client, key) = (Arc::clone(&client), key.clone());
         reads.spawn(async move {
             sleep_until(acknowledged + Duration::from(after)).await;
-            let (home, r) = (home(&client, &key, at), quorum(r, true));
+            let (owner, r) = (owner(&client, &key, at), quorum(r, true));
             let after = acknowledged.elapsed().into();
-            let seen = match client.ask(&home, Request::Get { key, r }, timeout_ms).await {
+            let seen = match client.ask(&owner, Request::Get { key, r }, timeout_ms).await {
                 Ok(Response::Found { values, .. }) if values.is_empty() => Seen::Missed,
                 Ok(Response::Found { .. }) => Seen::Shown,
                 _ => Seen::Refused,
@@ -182,9 +182,9 @@ async fn one(
     (Some(nth), reads.join_all().await)
 }
 
-/// The name of the home of a key with this number, counted round.
-fn home(client: &Client, key: &Key, number: usize) -> String {
+/// The name of the owner of a key with this number, counted round.
+fn owner(client: &Client, key: &Key, number: usize) -> String {
     let ring = client.ring();
-    let homes = ring.homes(ring.partition(key));
-    client.ring_report().members.name(homes[number % homes.len()])
+    let owners = ring.owners(ring.partition(key));
+    client.ring_report().members.name(owners[number % owners.len()])
 }

@@ -16,10 +16,10 @@ const PATIENCE: Duration = Duration::from_secs(600);
 const MOVES: [Counter; 3] =
     [Counter::HintsDischarged, Counter::ObjectsPulled, Counter::ObjectsPushed];
 
-/// Two homes of a partition.
+/// Two owners of a partition.
 type Pair = (Partition, NodeId, NodeId);
 
-/// Waits until no hint is left, and every two homes of a partition have found each other equal since anything was moved; how
+/// Waits until no hint is left, and every two owners of a partition have found each other equal since anything was moved; how
 /// long that last move took to come.
 pub(super) async fn converge(addresses: &[String]) -> Result<Duration, String> {
     let begun = Instant::now();
@@ -57,7 +57,7 @@ fn counts(status: &StatusReport) -> impl Iterator<Item = u64> {
     MOVES.iter().map(|counter| status.count(*counter))
 }
 
-/// The longest time since two homes were last found equal; `None` if two never were.
+/// The longest time since two owners were last found equal; `None` if two never were.
 fn equal_for(told: &[(StatusReport, RepairReport)]) -> Option<Duration> {
     let mut pairs: BTreeMap<Pair, Option<u64>> = BTreeMap::new();
     for (status, repair) in told {

@@ -17,7 +17,7 @@ use serde_json::json;
 #[command(after_help = "\
 Examples:
   pixii ring                                 members, addresses and shares
-  pixii ring greeting                        a key's partition, owners in order, and stand-ins
+  pixii ring greeting                        a key's partition, owners in order, and fallbacks
   cut -f1 data.tsv | pixii ring --stdin      key<TAB>partition<TAB>owner,owner,owner for each")]
 pub(crate) struct Ring {
     /// A key to place
@@ -111,7 +111,7 @@ fn place(client: &Client, key: &Key, as_json: bool) -> Result<(), Trouble> {
     emit(table(&[
         row(["partition", &format!("{} of {}", partition.0, ring.partitions())]),
         row(["owners", &owners.join(" ")]),
-        row(["stand-ins", &others.join(" ")]),
+        row(["fallbacks", &others.join(" ")]),
     ]))
 }
 
@@ -124,7 +124,7 @@ fn place_json(client: &Client, key: &Key) -> serde_json::Value {
         "key": text::json_bytes(key.as_bytes()),
         "partition": partition.0,
         "owners": owners,
-        "stand_ins": others,
+        "fallbacks": others,
     })
 }
 

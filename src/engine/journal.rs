@@ -354,7 +354,7 @@ fn tell_opinion(peer: &str, opinion: Opinion, silence: Micros, log: &LogThrottle
             log.several("peer_down", peer),
             warn,
             [event = "peer_down", peer, silent_ms,],
-            "peer {peer} has been silent for {seconds:.1} s and is believed to be down: stand-ins take its place"
+            "peer {peer} has been silent for {seconds:.1} s and is believed to be down: fallbacks take its place"
         ),
     }
 }

@@ -244,7 +244,7 @@ fn members_and_places_are_told() {
     assert!(out.contains(&format!("owners      {}\n", owners.join(" "))), "{out}");
     let found = told(&fed(&fake, &["ring", "--stdin", "--json"], b"k\\t1\n"));
     assert_eq!(serde_json::from_str::<Value>(&found.1).unwrap(), json);
-    assert_eq!(json["stand_ins"].as_array().unwrap().len(), 1);
+    assert_eq!(json["fallbacks"].as_array().unwrap().len(), 1);
     let line = format!("k\\t1\t{}\t{}\n", json["partition"], owners.join(","));
     assert_eq!(told(&fed(&fake, &["ring", "--stdin"], b"k\\t1\n")), done(&line));
     let (code, _, err) = told(&fed(&fake, &["ring", "--stdin"], b"fine\n\n"));

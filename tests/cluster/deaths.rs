@@ -64,7 +64,7 @@ fn two_of_five_killed_during_a_load() {
     assert!(strong.count() <= unknown, "{told:?}");
 
     // With both known to be down, exactly the keys without W live owners are refused where only owners count,
-    // and none is unknown. Stand-ins take all of them.
+    // and none is unknown. Fallbacks take all of them.
     let told = house.run(&[&arguments("second")[..], &["--strict"]].concat());
     let refused = failed(&house, &told);
     let keys: BTreeSet<&str> =
@@ -73,7 +73,7 @@ fn two_of_five_killed_during_a_load() {
     assert_eq!(keys, weak);
     house.run(&["load", "failed", "-w", "2", "--sloppy", "--blind"]).done();
 
-    // What stand-ins took, reads are promised once it has been delivered.
+    // What fallbacks took, reads are promised once it has been delivered.
     house.start_all();
     house.wait_for_no_hints();
     let dump = house.run(&["dump", "-r", "2"]);

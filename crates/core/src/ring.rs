@@ -248,7 +248,7 @@ impl Ring {
         self.owners.get(usize::from(partition.0)).map_or(&[], Vec::as_slice)
     }
 
-    /// All members in the order in which they serve the partition: its owners, then the stand-ins.
+    /// All members in the order in which they serve the partition: its owners, then the fallbacks.
     pub fn preference_list(&self, partition: Partition) -> Vec<NodeId> {
         let owners = self.owners(partition);
         let ids = self.members.iter().map(|member| member.id);

@@ -1,5 +1,5 @@
-//! Counting answers towards a quorum: an owner and those that stand in for it are one slot, and a node
-//! counts for one slot only, however many members it stands in for.
+//! Counting answers towards a quorum: an owner and those that act as a fallback for it are one slot, and a node
+//! counts for one slot only, however many members it acts as a fallback for.
 
 use crate::types::NodeId;
 
@@ -7,7 +7,7 @@ use crate::types::NodeId;
 #[derive(Clone, Debug)]
 pub struct Tally {
     owners: Vec<(NodeId, Answer)>,
-    stand_ins: Vec<StandIn>,
+    fallbacks: Vec<Fallback>,
     needed: u8,
     strict: bool,
 }
@@ -30,7 +30,7 @@ pub enum Answer {
 }
 
 #[derive(Clone, Debug)]
-struct StandIn {
+struct Fallback {
     node: NodeId,
     answer: Answer,
     /// The slots that it may count for, by their place in the list of owners.
@@ -42,7 +42,7 @@ impl Tally {
     /// replicas count.
     pub fn new(owners: &[NodeId], needed: u8, strict: bool) -> Self {
         let owners = owners.iter().map(|owner| (*owner, Answer::Unasked)).collect();
-        Tally { owners, stand_ins: Vec::new(), needed, strict }
+        Tally { owners, fallbacks: Vec::new(), needed, strict }
     }
 
     /// Notes that an owner has been asked.
@@ -52,10 +52,10 @@ impl Tally {
     }
 
     /// Notes that `node`, which is no owner, has been asked in the place of these owners.
-    pub fn ask_stand_in(&mut self, node: NodeId, owners: &[NodeId]) {
-        debug_assert!(!self.is_owner(node), "an owner stands in for nobody");
+    pub fn ask_fallback(&mut self, node: NodeId, owners: &[NodeId]) {
+        debug_assert!(!self.is_owner(node), "an owner acts as a fallback for nobody");
         let slots = self.slots(owners);
-        self.stand_ins.push(StandIn { node, answer: Answer::Asked, slots });
+        self.fallbacks.push(Fallback { node, answer: Answer::Asked, slots });
     }
 
     fn slots(&self, owners: &[NodeId]) -> Vec<usize> {
@@ -68,14 +68,14 @@ impl Tally {
         self.set(node, Answer::Counted)
     }
 
-    /// Counts the answer of a stand-in that speaks for these owners, or for none; true if it is its first.
+    /// Counts the answer of a fallback that speaks for these owners, or for none; true if it is its first.
     pub fn count_for(&mut self, node: NodeId, owners: &[NodeId]) -> bool {
         let slots = self.slots(owners);
         if slots.is_empty() {
             return self.answer(node, false);
         }
-        if let Some(stand_in) = self.stand_ins.iter_mut().find(|stand_in| stand_in.node == node) {
-            stand_in.slots = slots;
+        if let Some(fallback) = self.fallbacks.iter_mut().find(|fallback| fallback.node == node) {
+            fallback.slots = slots;
         }
         self.count(node)
     }
@@ -88,19 +88,19 @@ impl Tally {
     /// Notes that `node` is late: the owners, not counted yet, that somebody else may now be asked for. A late
     /// answer still counts.
     pub fn pass_over(&mut self, node: NodeId) -> Vec<NodeId> {
-        let Some(stand_in) = self.stand_ins.iter_mut().find(|stand_in| stand_in.node == node)
+        let Some(fallback) = self.fallbacks.iter_mut().find(|fallback| fallback.node == node)
         else {
             let open =
                 |(owner, state): &&(NodeId, Answer)| *owner == node && *state != Answer::Counted;
             return self.owners.iter().filter(open).map(|(owner, _)| *owner).collect();
         };
-        if stand_in.answer == Answer::Counted {
+        if fallback.answer == Answer::Counted {
             return Vec::new();
         }
-        if stand_in.answer == Answer::Asked {
-            stand_in.answer = Answer::Late;
+        if fallback.answer == Answer::Asked {
+            fallback.answer = Answer::Late;
         }
-        let slots = stand_in.slots.iter().map(|slot| self.owners[*slot]);
+        let slots = fallback.slots.iter().map(|slot| self.owners[*slot]);
         let open = slots.filter(|(_, state)| *state != Answer::Counted);
         open.map(|(owner, _)| owner).collect()
     }
@@ -112,9 +112,9 @@ impl Tally {
 
     fn set(&mut self, node: NodeId, answer: Answer) -> bool {
         let owners = self.owners.iter_mut().map(|(owner, state)| (*owner, state));
-        let stand_ins = self.stand_ins.iter_mut();
-        let stand_ins = stand_ins.map(|stand_in| (stand_in.node, &mut stand_in.answer));
-        let found = owners.chain(stand_ins).find(|(known, _)| *known == node);
+        let fallbacks = self.fallbacks.iter_mut();
+        let fallbacks = fallbacks.map(|fallback| (fallback.node, &mut fallback.answer));
+        let found = owners.chain(fallbacks).find(|(known, _)| *known == node);
         match found.map(|(_, state)| state) {
             Some(state) if *state != Answer::Counted => {
                 *state = answer;
@@ -126,8 +126,8 @@ impl Tally {
 
     /// Every node of this tally and what is known of it, owners first.
     pub fn nodes(&self) -> impl Iterator<Item = (NodeId, Answer)> {
-        let stand_ins = self.stand_ins.iter().map(|stand_in| (stand_in.node, stand_in.answer));
-        self.owners.iter().copied().chain(stand_ins)
+        let fallbacks = self.fallbacks.iter().map(|fallback| (fallback.node, fallback.answer));
+        self.owners.iter().copied().chain(fallbacks)
     }
 
     /// The owners, in order of preference.
@@ -146,14 +146,14 @@ impl Tally {
         unasked.map(|(node, _)| *node)
     }
 
-    /// The owners whose word is still out, and for which no stand-in has answered or is asked.
+    /// The owners whose word is still out, and for which no fallback has answered or is asked.
     pub fn uncovered(&self) -> impl Iterator<Item = NodeId> {
         let covers = |slot: usize| {
-            let hopeful = |stand_in: &StandIn| {
-                matches!(stand_in.answer, Answer::Asked | Answer::Counted)
-                    && stand_in.slots.contains(&slot)
+            let hopeful = |fallback: &Fallback| {
+                matches!(fallback.answer, Answer::Asked | Answer::Counted)
+                    && fallback.slots.contains(&slot)
             };
-            self.stand_ins.iter().any(hopeful)
+            self.fallbacks.iter().any(hopeful)
         };
         let open = move |(slot, (_, state)): &(usize, &(NodeId, Answer))| {
             *state != Answer::Counted && !covers(*slot)
@@ -161,7 +161,7 @@ impl Tally {
         self.owners.iter().enumerate().filter(open).map(|(_, (node, _))| *node)
     }
 
-    /// True when every slot has counted, by its owner or by a stand-in; strict or not.
+    /// True when every slot has counted, by its owner or by a fallback; strict or not.
     pub fn is_full(&self) -> bool {
         self.fill(|state| state == Answer::Counted, true) == self.owners.len()
     }
@@ -195,15 +195,15 @@ impl Tally {
 
     /// The most slots that can be filled by nodes in such a state, each by one node and each node filling one:
     /// a maximum matching by augmenting paths. An owner fills only its own slot, so it comes first.
-    fn fill(&self, with: impl Fn(Answer) -> bool, stand_ins: bool) -> usize {
+    fn fill(&self, with: impl Fn(Answer) -> bool, fallbacks: bool) -> usize {
         let mut filled: Vec<Filled> = self
             .owners
             .iter()
             .map(|(_, state)| if with(*state) { Filled::Owner } else { Filled::Empty })
             .collect();
-        if stand_ins {
-            for at in 0..self.stand_ins.len() {
-                if with(self.stand_ins[at].answer) {
+        if fallbacks {
+            for at in 0..self.fallbacks.len() {
+                if with(self.fallbacks[at].answer) {
                     self.place(at, &mut filled, &mut vec![false; self.owners.len()]);
                 }
             }
@@ -211,9 +211,9 @@ impl Tally {
         filled.iter().filter(|slot| !matches!(slot, Filled::Empty)).count()
     }
 
-    /// Finds a slot for a stand-in, moving others if that helps.
+    /// Finds a slot for a fallback, moving others if that helps.
     fn place(&self, at: usize, filled: &mut [Filled], tried: &mut [bool]) -> bool {
-        for slot in &self.stand_ins[at].slots {
+        for slot in &self.fallbacks[at].slots {
             if std::mem::replace(&mut tried[*slot], true) {
                 continue;
             }
@@ -236,7 +236,7 @@ impl Tally {
 enum Filled {
     Empty,
     Owner,
-    /// A stand-in, by its place in the list.
+    /// A fallback, by its place in the list.
     By(usize),
 }
 
@@ -270,10 +270,10 @@ mod tests {
     }
 
     #[test]
-    fn an_owner_and_its_stand_in_are_one_slot() {
+    fn an_owner_and_its_fallback_are_one_slot() {
         let mut tally = Tally::new(&[A, B, C], 2, false);
         tally.ask(A);
-        tally.ask_stand_in(S, &[A]);
+        tally.ask_fallback(S, &[A]);
         assert_eq!(tally.missing(), 1);
         assert!(tally.count(S));
         assert!(tally.count(A));
@@ -281,16 +281,16 @@ mod tests {
         assert!(tally.count(B));
         assert!(tally.reached());
         assert!(!tally.is_full());
-        tally.ask_stand_in(T, &[C]);
+        tally.ask_fallback(T, &[C]);
         assert!(tally.count(T));
         assert!(tally.is_full());
     }
 
     #[test]
-    fn a_node_that_stands_in_for_several_fills_one_slot_where_it_helps() {
+    fn a_node_that_acts_as_a_fallback_for_several_fills_one_slot_where_it_helps() {
         let mut tally = Tally::new(&[A, B, C], 3, false);
         for node in [S, T] {
-            tally.ask_stand_in(node, &[A, B, C]);
+            tally.ask_fallback(node, &[A, B, C]);
         }
         assert!(tally.count_for(S, &[A, B]));
         assert_eq!(tally.counted(), 1);
@@ -301,16 +301,16 @@ mod tests {
         assert!(tally.count(C));
         assert!(tally.reached());
         let mut strict = Tally::new(&[A, B, C], 1, true);
-        strict.ask_stand_in(S, &[A]);
+        strict.ask_fallback(S, &[A]);
         assert!(strict.count_for(S, &[A]));
         assert_eq!(strict.counted(), 0);
         assert_eq!(strict.uncovered().collect::<Vec<_>>(), [B, C]);
     }
 
     #[test]
-    fn a_stand_in_that_has_nothing_says_nothing() {
+    fn a_fallback_that_has_nothing_says_nothing() {
         let mut tally = Tally::new(&[A, B], 1, false);
-        tally.ask_stand_in(S, &[A, B]);
+        tally.ask_fallback(S, &[A, B]);
         assert!(tally.count_for(S, &[]));
         assert_eq!(tally.counted(), 0);
         tally.fail(A);

@@ -109,7 +109,7 @@ fn an_unreachable_quorum_is_refused_before_anything_is_done() {
         assert_eq!((&roll.counted[..], roll.silent.len()), (&["n0".to_string()][..], 2));
     }
     // Without the fourth node, nobody can stand in either.
-    bench.give(Input::Link { peer: bench.stand_in(&key), up: false });
+    bench.give(Input::Link { peer: bench.fallback(&key), up: false });
     let out = bench.ask(blind);
     assert!(matches!(refusal(&out), Refusal::Unreachable { reachable: 1, needed: 2, .. }));
 }
@@ -271,7 +271,7 @@ fn a_write_whose_replicas_fall_silent_is_unknown_at_its_deadline() {
     assert!(
         matches!(&out[..], [Output::Send { message, .. }, ..]
             if matches!(message.body, Body::Keep { .. })),
-        "a stand-in is asked when the owners are late: {out:?}"
+        "a fallback is asked when the owners are late: {out:?}"
     );
     bench.disk(out, &Record::default());
     let out = bench.tick(400);

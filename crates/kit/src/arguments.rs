@@ -134,7 +134,7 @@ pub struct Strictness {
     /// Only owners count [default: the cluster's]
     #[arg(long, conflicts_with = "sloppy")]
     strict: bool,
-    /// A stand-in counts for the owner that it stands in for [default: the cluster's]
+    /// A fallback counts for the owner that it acts as a fallback for [default: the cluster's]
     #[arg(long)]
     sloppy: bool,
 }

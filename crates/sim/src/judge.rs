@@ -219,7 +219,7 @@ impl Judge {
         let hosts = durable.iter().enumerate().filter(|(_, image)| holds(&image.joined()));
         let mut holders: Vec<usize> = hosts.map(|(host, _)| host).collect();
         let held = slots(durable, strict, &holds);
-        // What a stand-in holds will be its owner's alone.
+        // What a fallback holds will be its owner's alone.
         let kept =
             durable.iter().filter(|image| image.owner.is_none()).flat_map(|image| &image.hints);
         let heirs: BTreeSet<usize> =
@@ -357,7 +357,7 @@ impl Judge {
         for (id, write) in self.on_key(key) {
             let Some(told) = &write.acknowledged else { continue };
             let Acknowledged { at, w, dot, .. } = *told;
-            // What stand-ins took counts for a read once their hints have arrived. But a stand-in counts only with what
+            // What fallbacks took counts for a read once their hints have arrived. But a fallback counts only with what
             // it keeps: where a read shows nothing, not even a tombstone, R owners have said so.
             let stood_in = !strict && !context.is_empty();
             let sloppy = stood_in || !told.strict;
@@ -414,7 +414,7 @@ impl Judge {
         let put = |(_, write): (WriteId, &Write)| {
             let told = write.acknowledged.as_ref();
             let owed = |told: &Acknowledged| {
-                // What a stand-in took may have gone with its disk before it was delivered.
+                // What a fallback took may have gone with its disk before it was delivered.
                 let kept = told.strict || !self.lost_since(told.since, key);
                 told.w + r > n && kept && !self.is_void(key, told) && !self.is_excused(told)
             };

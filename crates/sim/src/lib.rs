@@ -77,7 +77,7 @@ const EXPECTED: &[&str] = &[
     "refused: no quorum answered",
     "refused: no quorum reachable",
     "refused: sibling limit",
-    "reads_of_stand_ins",
+    "reads_of_fallbacks",
     "requests forwarded",
     "refused: starting",
     "restarts",
@@ -89,7 +89,7 @@ const EXPECTED: &[&str] = &[
     "trees_taken_over",
     "unsynced batches lost",
     "writes unknown",
-    "writes_coordinated_by_a_stand_in",
+    "writes_coordinated_by_a_fallback",
     "writes_hedged",
     "writes_withdrawn",
 ];

@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn each_mark_stands_in_for_the_other() {
+    fn each_mark_acts_as_a_fallback_for_the_other() {
         let file = tempfile::tempfile().unwrap();
         assert_eq!(marks(&file), Marks { number: 0, damaged: 0 });
         set_mark(&file, 7).unwrap();

@@ -77,7 +77,7 @@ pub enum Body {
         context: Context,
         /// What it does.
         change: Change,
-        /// Nobody, at an owner. At a stand-in that coordinates: the owners that it keeps the
+        /// Nobody, at an owner. At a fallback that coordinates: the owners that it keeps the
         /// object for.
         keep_for: Vec<NodeId>,
     },
@@ -148,7 +148,7 @@ pub enum Body {
         /// False if I may have forgotten something: the answer adds to a read and counts for
         /// nothing.
         authoritative: bool,
-        /// The owners that I, a stand-in, keep this for.
+        /// The owners that I, a fallback, keep this for.
         kept_for: Vec<NodeId>,
         /// My generation of the partition, or that of the oldest hint in it.
         generation: GcEpoch,

@@ -1,5 +1,5 @@
 //! The coordinator: carries a request through the owners of its key, and the nodes that
-//! stand in for them, until enough of them have answered or the deadline has passed.
+//! act as a fallback for them, until enough of them have answered or the deadline has passed.
 
 mod common;
 mod env;
@@ -186,7 +186,7 @@ impl Coordinator {
         Ok(())
     }
 
-    /// Starts a request here: at an owner of its key, or at a stand-in when no owner can be
+    /// Starts a request here: at an owner of its key, or at a fallback when no owner can be
     /// reached.
     fn coordinate(
         &mut self,
@@ -197,7 +197,7 @@ impl Coordinator {
         fx: &mut Effects,
     ) {
         let me = self.env.config.me;
-        let Plan { mut owners, stand_ins, needed, strict, work } = plan;
+        let Plan { mut owners, fallbacks, needed, strict, work } = plan;
         let is_owner = owners.contains(&me);
         // The own replica is asked first: it costs no message.
         owners.sort_by_key(|owner| *owner != me);
@@ -207,13 +207,13 @@ impl Coordinator {
                 tally.fail(*owner);
             }
         }
-        let mut stand_ins: VecDeque<NodeId> = stand_ins.into();
+        let mut fallbacks: VecDeque<NodeId> = fallbacks.into();
         let ask_all = self.env.experiment.ask_all;
         let first = if ask_all { tally.unasked().count() as u8 } else { needed };
         let operation = match work {
             Work::Read { key } => {
                 let common = self.begin(now, origin, tally, timeout_ms);
-                let mut read = ReadOp { common, key, merged: Merged::default(), stand_ins };
+                let mut read = ReadOp { common, key, merged: Merged::default(), fallbacks };
                 read.ask_more(now, first, &mut self.env, fx);
                 Operation::Read(read)
             }
@@ -229,8 +229,8 @@ impl Coordinator {
                     Vec::new()
                 } else {
                     fx.out.count(Counter::WritesCoordinatedByAStandIn);
-                    stand_ins.retain(|node| *node != me);
-                    tally.ask_stand_in(me, &owners[..1]);
+                    fallbacks.retain(|node| *node != me);
+                    tally.ask_fallback(me, &owners[..1]);
                     owners
                 };
                 let common = self.begin(now, origin, tally, timeout_ms);
@@ -238,7 +238,7 @@ impl Coordinator {
                 let update = Body::Update { key: key.clone(), context, change, keep_for };
                 fx.out.send(vec![me], common.op, update);
                 let kept_here = BTreeSet::new();
-                Operation::Write(WriteOp { common, key, seen, minted: None, stand_ins, kept_here })
+                Operation::Write(WriteOp { common, key, seen, minted: None, fallbacks, kept_here })
             }
         };
         self.operations.insert(operation.common().op, operation);
@@ -269,7 +269,7 @@ impl Coordinator {
         }
         let (origin, left_ms) = (forward.common.origin, forward.common.left_ms(now).max(1));
         match self.env.plan(&forward.request) {
-            Ok(plan) if self.env.can_stand_in(&plan) => {
+            Ok(plan) if self.env.can_fallback(&plan) => {
                 fx.out.count(Counter::RequestsTakenOver);
                 self.forget(op);
                 self.coordinate(now, origin, plan, left_ms, fx);

@@ -195,7 +195,7 @@ impl Bench {
     }
 
     /// The one node that is no owner of the key.
-    pub(crate) fn stand_in(&self, key: &Key) -> NodeId {
+    pub(crate) fn fallback(&self, key: &Key) -> NodeId {
         let owners = self.owners(key);
         self.ring.members().iter().map(|m| m.id).find(|id| !owners.contains(id)).unwrap()
     }

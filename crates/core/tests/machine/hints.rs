@@ -12,11 +12,11 @@ use pixii_core::types::{Blob, NodeId, WriteId};
 use super::bench::{Bench, object, put};
 
 #[test]
-fn a_stand_in_takes_the_place_of_an_owner_that_is_gone_or_late_and_is_one_slot_with_it() {
+fn a_fallback_takes_the_place_of_an_owner_that_is_gone_or_late_and_is_one_slot_with_it() {
     let mut bench = Bench::new();
     let key = bench.key(true);
     let (gone, late) = (bench.others(&key)[0], bench.others(&key)[1]);
-    let stand_in = bench.stand_in(&key);
+    let fallback = bench.fallback(&key);
     bench.give(Input::Link { peer: gone, up: false });
     let disk = MemoryStore::default();
     let out = bench.ask(put(&key, 1));
@@ -26,12 +26,12 @@ fn a_stand_in_takes_the_place_of_an_owner_that_is_gone_or_late_and_is_one_slot_w
     else {
         panic!("{out:?}")
     };
-    assert_eq!((merged, kept), (&vec![late], &vec![stand_in]));
+    assert_eq!((merged, kept), (&vec![late], &vec![fallback]));
     assert!(matches!(merge.body, Body::Merge { .. }));
     let Body::Keep { keep_for, .. } = &keep.body else { panic!("{keep:?}") };
     assert_eq!(*keep_for, [gone]);
     let (op, body) = (keep.op, Body::Held);
-    let out = bench.peer(stand_in, op, body);
+    let out = bench.peer(fallback, op, body);
     assert!(matches!(out[..], [Output::Reply { response: Response::Written { .. }, .. }]));
     // The late one gets its hint when it is really late: here, for want of others.
     let out = bench.tick(600);
@@ -131,7 +131,7 @@ fn hints_have_a_limit_and_are_for_owners_only() {
 
 #[test]
 fn a_write_that_an_owner_has_not_confirmed_is_kept_for_it_though_the_generation_has_changed() {
-    for stand_in_refuses in [true, false] {
+    for fallback_refuses in [true, false] {
         let (mut bench, disk) = (Bench::new(), MemoryStore::default());
         let key = bench.key(true);
         let (partition, owner) = (bench.ring.partition(&key), bench.others(&key)[0]);
@@ -146,14 +146,14 @@ fn a_write_that_an_owner_has_not_confirmed_is_kept_for_it_though_the_generation_
         let out = bench.carry(out, &disk);
         let asked = |output: &Output| match output {
             Output::Send { to, message } => {
-                matches!(message.body, Body::Keep { .. }) && *to == [bench.stand_in(&key)]
+                matches!(message.body, Body::Keep { .. }) && *to == [bench.fallback(&key)]
             }
             _ => false,
         };
         assert!(out.iter().any(asked), "{out:?}");
-        if stand_in_refuses {
+        if fallback_refuses {
             let refusal = Refusal::Generation { given: GcEpoch::FIRST, own: GcEpoch(1) };
-            let out = bench.peer(bench.stand_in(&key), op, Body::Failed(refusal));
+            let out = bench.peer(bench.fallback(&key), op, Body::Failed(refusal));
             bench.carry(out, &disk);
         } else {
             let out = bench.tick(400);

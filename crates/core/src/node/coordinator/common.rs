@@ -146,7 +146,7 @@ impl Common {
             match answer {
                 Answer::Counted => &mut roll.counted,
                 Answer::Unasked | Answer::Asked if owner && early => &mut roll.counted,
-                // That a stand-in has nothing is no news.
+                // That a fallback has nothing is no news.
                 Answer::Uncounted if owner => &mut roll.uncounted,
                 Answer::Unasked | Answer::Asked | Answer::Failed if owner => &mut roll.silent,
                 _ => continue,
@@ -168,5 +168,5 @@ pub(super) fn live_values(object: &Object) -> Vec<Blob> {
         .collect()
 }
 
-/// Who may stand in for an owner, in order of preference; nobody if only owners count.
-pub(super) type StandIns = VecDeque<NodeId>;
+/// Who may act as a fallback for an owner, in order of preference; nobody if only owners count.
+pub(super) type Fallbacks = VecDeque<NodeId>;

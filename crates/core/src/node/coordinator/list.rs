@@ -7,7 +7,7 @@ use crate::node::effects::Effects;
 use crate::store::Listing;
 use crate::types::{Key, NodeId, Partition, Time};
 
-/// A listing under way. Nobody lists the keys of hints, so nobody stands in for an owner.
+/// A listing under way. Nobody lists the keys of hints, so nobody acts as a fallback for an owner.
 #[derive(Clone, Debug)]
 pub(super) struct ListOp {
     pub(super) common: Common,

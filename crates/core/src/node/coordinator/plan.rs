@@ -9,14 +9,14 @@ use crate::types::{Blob, Key, MAX_VALUE_BYTES, NodeId, Partition, SizeError, Tim
 use crate::wire;
 
 /// So many times N nodes beyond the owners are asked to stand in.
-const STAND_INS_PER_REPLICA: usize = 2;
+const FALLBACKS_PER_REPLICA: usize = 2;
 
 /// A request that has passed all checks.
 pub(super) struct Plan {
     /// The owners, in order of preference.
     pub(super) owners: Vec<NodeId>,
-    /// Who may stand in for them, in order of preference; nobody if only owners count.
-    pub(super) stand_ins: Vec<NodeId>,
+    /// Who may act as a fallback for them, in order of preference; nobody if only owners count.
+    pub(super) fallbacks: Vec<NodeId>,
     pub(super) needed: u8,
     pub(super) strict: bool,
     pub(super) work: Work,
@@ -38,7 +38,7 @@ impl Work {
 
 /// Where a request is carried out.
 pub(super) enum Route {
-    /// Here, at an owner or a stand-in.
+    /// Here, at an owner or a fallback.
     Here,
     /// At one of these owners.
     Forward(Vec<NodeId>),
@@ -107,18 +107,18 @@ impl Env {
         let owners = self.config.ring.owners(partition).to_vec();
         // A strict write leaves hints too: they count for nothing, and heal.
         let hints = work.is_write() || !strict;
-        let stand_ins = if hints { self.stand_ins(partition, owners.len()) } else { Vec::new() };
-        Ok(Plan { owners, stand_ins, needed, strict, work })
+        let fallbacks = if hints { self.fallbacks(partition, owners.len()) } else { Vec::new() };
+        Ok(Plan { owners, fallbacks, needed, strict, work })
     }
 
     /// The next live distinct nodes of the preference list behind the owners; this node first, if it
     /// is no owner.
-    fn stand_ins(&self, partition: Partition, owners: usize) -> Vec<NodeId> {
+    fn fallbacks(&self, partition: Partition, owners: usize) -> Vec<NodeId> {
         let list = self.config.ring.preference_list(partition);
         let mut others: Vec<NodeId> =
             list.into_iter().skip(owners).filter(|node| self.view.can_use(*node)).collect();
         others.sort_by_key(|node| (*node != self.config.me, self.view.doubts(*node)));
-        others.truncate(STAND_INS_PER_REPLICA * owners);
+        others.truncate(FALLBACKS_PER_REPLICA * owners);
         others
     }
 
@@ -153,8 +153,8 @@ impl Env {
         }
         let owners = plan.owners.iter().filter(|owner| self.view.can_use(**owner)).count();
         let full = |node: &NodeId| self.view.full(now, *node);
-        let room = plan.stand_ins.iter().filter(|node| full(node).is_none()).count();
-        match plan.stand_ins.iter().find_map(full) {
+        let room = plan.fallbacks.iter().filter(|node| full(node).is_none()).count();
+        match plan.fallbacks.iter().find_map(full) {
             Some(limit) if owners + room < usize::from(plan.needed) => Err(Refusal::Hints(limit)),
             _ => Ok(()),
         }
@@ -163,8 +163,8 @@ impl Env {
     /// How many slots can be filled, as far as this node can see.
     fn reachable(&self, plan: &Plan) -> u8 {
         let owners = plan.owners.iter().filter(|owner| self.view.can_use(**owner)).count();
-        let stand_ins = if plan.strict { 0 } else { plan.stand_ins.len() };
-        (owners + stand_ins).min(plan.owners.len()) as u8
+        let fallbacks = if plan.strict { 0 } else { plan.fallbacks.len() };
+        (owners + fallbacks).min(plan.owners.len()) as u8
     }
 
     /// How many of these partitions no request with the configured R and W can be carried out for,
@@ -177,13 +177,13 @@ impl Env {
             // The longer list is made only where it matters.
             up >= needed
                 || !self.config.strict
-                    && up + self.stand_ins(partition, owners.len()).len() >= needed
+                    && up + self.fallbacks(partition, owners.len()).len() >= needed
         };
         partitions.filter(|partition| !served(*partition)).count()
     }
 
     /// True if this node, which is no owner, can carry out what the owners have refused to.
-    pub(super) fn can_stand_in(&self, plan: &Plan) -> bool {
+    pub(super) fn can_fallback(&self, plan: &Plan) -> bool {
         !(plan.work.is_write() && plan.strict) && self.reachable(plan) >= plan.needed
     }
 

@@ -1,9 +1,9 @@
 //! Reads: as many replicas as are needed, the fastest first, one more for each answer that is late,
-//! stand-ins when the owners do not suffice; afterwards the repair of those that were behind.
+//! fallbacks when the owners do not suffice; afterwards the repair of those that were behind.
 
 use std::collections::BTreeSet;
 
-use super::common::{Common, Heard, StandIns, live_values};
+use super::common::{Common, Fallbacks, Heard, live_values};
 use super::env::Env;
 use crate::causal::{Context, Object};
 use crate::generation::GcEpoch;
@@ -18,7 +18,7 @@ pub(super) struct ReadOp {
     pub(super) common: Common,
     pub(super) key: Key,
     pub(super) merged: Merged,
-    pub(super) stand_ins: StandIns,
+    pub(super) fallbacks: Fallbacks,
 }
 
 /// The copies that a read was answered with.
@@ -69,17 +69,17 @@ impl Merged {
 
 impl ReadOp {
     /// Puts the question to up to `count` further replicas: owners, and when they are used up, all
-    /// stand-ins.
+    /// fallbacks.
     pub(super) fn ask_more(&mut self, now: Time, count: u8, env: &mut Env, fx: &mut Effects) {
         let (mut to, missing) = self.common.pick(now, count, env);
-        if missing > 0 && !self.stand_ins.is_empty() {
+        if missing > 0 && !self.fallbacks.is_empty() {
             let owners: Vec<NodeId> = self.common.tally.owners().collect();
-            fx.out.count(Counter::ReadsOfStandIns);
-            for node in std::mem::take(&mut self.stand_ins) {
+            fx.out.count(Counter::ReadsOfFallbacks);
+            for node in std::mem::take(&mut self.fallbacks) {
                 if !env.view.can_use(node) {
                     continue;
                 }
-                self.common.tally.ask_stand_in(node, &owners);
+                self.common.tally.ask_fallback(node, &owners);
                 to.push(node);
             }
         }
@@ -129,7 +129,7 @@ impl ReadOp {
         if missing > 0 {
             self.ask_more(now, missing, env, fx);
         }
-        let hopeless = self.common.is_hopeless() && self.stand_ins.is_empty();
+        let hopeless = self.common.is_hopeless() && self.fallbacks.is_empty();
         hopeless.then(|| {
             let partition = env.config.ring.partition(&self.key);
             env.explain_loss(partition, self.common.unreachable(&env.config.members), fx)
@@ -151,7 +151,7 @@ impl ReadOp {
     pub(super) fn hedge(&mut self, now: Time, env: &mut Env, fx: &mut Effects) {
         let late = self.common.mark_late(now).len();
         let unasked = self.common.tally.unasked().next().is_some();
-        let more = unasked || !self.stand_ins.is_empty();
+        let more = unasked || !self.fallbacks.is_empty();
         if late > 0 && !self.common.answered && more {
             fx.out.count(Counter::ReadsHedged);
             self.ask_more(now, late as u8, env, fx);

@@ -1,9 +1,9 @@
 //! Writes: from the replica that mints to all owners at once; an owner that cannot be reached or is
-//! late is replaced by a stand-in, which keeps the object as a hint for it.
+//! late is replaced by a fallback, which keeps the object as a hint for it.
 
 use std::collections::BTreeSet;
 
-use super::common::{Common, Heard, StandIns, live_values};
+use super::common::{Common, Fallbacks, Heard, live_values};
 use super::env::Env;
 use crate::causal::{Context, Dot, Object};
 use crate::generation::GcEpoch;
@@ -25,8 +25,8 @@ pub(super) struct WriteOp {
     pub(super) seen: Context,
     /// `None` until the own replica has minted.
     pub(super) minted: Option<Minted>,
-    pub(super) stand_ins: StandIns,
-    /// Owners that this node keeps the write for itself, for want of stand-ins.
+    pub(super) fallbacks: Fallbacks,
+    /// Owners that this node keeps the write for itself, for want of fallbacks.
     pub(super) kept_here: BTreeSet<NodeId>,
 }
 
@@ -74,7 +74,7 @@ impl WriteOp {
         }
     }
 
-    /// The own replica has minted: the object goes to the other owners at once, and to stand-ins for
+    /// The own replica has minted: the object goes to the other owners at once, and to fallbacks for
     /// those that cannot be reached or may not answer.
     fn spread(&mut self, now: Time, made: Minted, env: &mut Env, fx: &mut Effects) {
         let (key, generation) = (self.key.clone(), made.generation);
@@ -111,7 +111,7 @@ impl WriteOp {
         self.common.expect(now, to, now + env.writes.patience(to), env);
     }
 
-    /// Has the next stand-in keep the object for this owner. When there is none left, this node
+    /// Has the next fallback keep the object for this owner. When there is none left, this node
     /// keeps it itself, which counts for nothing more. Nothing is kept before it is made.
     fn replace(&mut self, now: Time, owner: NodeId, env: &mut Env, fx: &mut Effects) {
         let Some(minted) = &self.minted else { return };
@@ -119,10 +119,10 @@ impl WriteOp {
         if owner == env.config.me || !is_open {
             return;
         }
-        while let Some(node) = self.stand_ins.pop_front() {
+        while let Some(node) = self.fallbacks.pop_front() {
             if env.view.can_use(node) {
-                fx.out.count(Counter::StandInsAsked);
-                self.common.tally.ask_stand_in(node, &[owner]);
+                fx.out.count(Counter::FallbacksAsked);
+                self.common.tally.ask_fallback(node, &[owner]);
                 fx.out.send(vec![node], self.common.op, hint(&self.key, minted, owner));
                 return self.expect_held(now, node, env);
             }
@@ -135,13 +135,13 @@ impl WriteOp {
     fn keep_here(&mut self, owner: NodeId, env: &Env, fx: &mut Effects) {
         let me = env.config.me;
         let Some(minted) = &self.minted else { return };
-        // A stand-in that coordinates keeps it for all owners already.
+        // A fallback that coordinates keeps it for all owners already.
         if owner != me && self.common.tally.is_owner(me) && self.kept_here.insert(owner) {
             fx.out.send(vec![me], self.common.op, hint(&self.key, minted, owner));
         }
     }
 
-    /// Answers when enough have confirmed it; asks stand-ins for as many slots as are missing,
+    /// Answers when enough have confirmed it; asks fallbacks for as many slots as are missing,
     /// should all that were asked answer.
     pub(super) fn advance(
         &mut self,
@@ -158,7 +158,7 @@ impl WriteOp {
         for owner in owners {
             self.replace(now, owner, env, fx);
         }
-        let hopeless = self.common.is_hopeless() && self.stand_ins.is_empty();
+        let hopeless = self.common.is_hopeless() && self.fallbacks.is_empty();
         hopeless.then(|| self.common.unknown())
     }
 
@@ -190,7 +190,7 @@ impl WriteOp {
         } else if !replaced.is_empty() {
             fx.out.count(Counter::WritesHedged);
         }
-        // Others stand in for the owner that a late node is, or for those that it stands in for.
+        // Others act as a fallback for the owner that a late node is, or for those that it acts as a fallback for.
         for node in replaced {
             for owner in self.common.tally.pass_over(node) {
                 self.replace(now, owner, env, fx);
@@ -198,8 +198,8 @@ impl WriteOp {
         }
     }
 
-    /// A node will not answer any more: others stand in for the owner it was, or for the owners that
-    /// it stood in for.
+    /// A node will not answer any more: others act as a fallback for the owner it was, or for the owners that
+    /// it acted as a fallback for.
     pub(super) fn lose(&mut self, now: Time, node: NodeId, env: &mut Env, fx: &mut Effects) {
         let its = self.common.tally.pass_over(node);
         self.common.tally.fail(node);
@@ -226,7 +226,7 @@ impl WriteOp {
     }
 
     /// Ends it: for whoever has not confirmed it this node keeps a hint, whether or not it will
-    /// yet. A stand-in could refuse, and nobody would listen any more.
+    /// yet. A fallback could refuse, and nobody would listen any more.
     pub(super) fn leave_hints(mut self, env: &Env, fx: &mut Effects) {
         for question in &self.common.open {
             self.common.tally.pass_over(question.to);

@@ -20,7 +20,7 @@ pub(super) enum Made {
     Refused(Refusal),
 }
 
-/// Makes a client's change: in the own record, or at a stand-in (which keeps it for `keep_for`) in
+/// Makes a client's change: in the own record, or at a fallback (which keeps it for `keep_for`) in
 /// what it keeps of the key.
 pub(super) fn make(
     turn: &mut Turn<'_>,

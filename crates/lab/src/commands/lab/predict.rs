@@ -50,7 +50,7 @@ the two ways differ. A confirmation of a write includes the fsync, its arrival d
 answers once it is synced. So a write is there after one way, and confirmed after that, what writes take at that replica's own \
 disk, and the way back; the table shows what that comes to beside what was measured. Write and read are coordinated by owners drawn \
 at random, and the quickest are asked first; Pixii's own clients come to a key's first owner as long as it answers, and see fresher \
-values than this. Clients' own ways, stand-ins and failures are not in it.
+values than this. Clients' own ways, fallbacks and failures are not in it.
 
 Examples:
   pixii lab predict --fit LNKD-DISK --reads all

@@ -61,7 +61,7 @@ mod tests {
         serial_end: u64,
         clean: bool,
         cluster: Option<Cluster>,
-        without_authority: Vec<u16>,
+        read_ineligible: Vec<u16>,
         lives: Vec<(u64, Life)>,
     }
 
@@ -136,7 +136,7 @@ mod tests {
             serial_end: 70_000,
             clean: true,
             cluster: Some(Cluster { id: 5, founders: vec![(1, 2), (3, 4)] }),
-            without_authority: vec![0, 300],
+            read_ineligible: vec![0, 300],
             lives: vec![(3, Life { incarnation: 8, nonce: 1 << 50 })],
         }
     }

@@ -127,7 +127,7 @@ fn as_json(report: &StatusReport) -> Value {
         "incarnation": report.incarnation.0,
         "recovered": report.recovered,
         "serving": report.serving,
-        "without_authority": report.without_authority,
+        "read_ineligible": report.read_ineligible,
         "drained": levels.drained,
         "changing_ring": levels.changing_ring,
         "other_rings": rings,
@@ -196,10 +196,10 @@ fn as_text(report: &StatusReport, links: Option<&LinksReport>) -> String {
     for trouble in &report.troubles {
         out += &format!("TO BE SEEN TO: {trouble}\n");
     }
-    let owned = match report.without_authority {
+    let owned = match report.read_ineligible {
         0 => count(report.partitions.into(), "partition"),
         lost => format!(
-            "{}, {lost} of them without authority: what it does not find there does not count",
+            "{}, {lost} of them read-ineligible: what it does not find there does not count",
             count(report.partitions.into(), "partition")
         ),
     };

@@ -63,7 +63,7 @@ impl Engine<'_> {
             recovered: self.recovered,
             serving: levels.store_stalled_seconds == 0
                 && self.node.refusal(self.now(), true).is_none(),
-            without_authority: self.node.meta().without_authority.len() as u32,
+            read_ineligible: self.node.meta().read_ineligible.len() as u32,
             uptime_ms: self.start.elapsed().as_millis() as u64,
             partitions: self.ring.share(self.config.me()) as u32,
             disk_bytes: self.storage.levels().disk_bytes.get(),
@@ -177,7 +177,7 @@ impl Engine<'_> {
                 "; its disk was lost: acknowledged writes of {lost} partitions may be missing"
             ));
         }
-        let lacking = self.node.meta().without_authority.len() - lost;
+        let lacking = self.node.meta().read_ineligible.len() - lost;
         if lacking > 0 {
             condition.push_str(&format!("; being filled: {lacking} partitions left"));
         }

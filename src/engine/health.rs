@@ -253,7 +253,7 @@ impl Engine<'_> {
                  `pixii repair --node {name} --accept-loss`"
             ));
         }
-        let lacking = self.node.meta().without_authority.len();
+        let lacking = self.node.meta().read_ineligible.len();
         if lacking > 0 {
             return Some(format!(
                 "recovering: what it does not find does not count in {lacking} partitions"

@@ -29,9 +29,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 const REMIND: Duration = Duration::from_secs(60);
 
 /// Opens the node's store. Of a damaged one all that can be read is kept, and it counts as an old
-/// disk: it has no authority before it has heard from the other owners. One that shows too little
+/// disk: it has no read eligibility before it has heard from the other owners. One that shows too little
 /// is set aside, kept, and replaced by an empty one, once every one of its partitions has another
-/// replica that can be reached and has its authority; the daemon waits for that. `None` if it was
+/// replica that can be reached and has its read eligibility; the daemon waits for that. `None` if it was
 /// stopped meanwhile.
 pub(super) fn open(
     config: &Config,
@@ -83,7 +83,7 @@ fn salvage(config: &Config, damage: &OpenError) -> Result<Option<DiskStore>, Ser
     let as_old = |meta: &mut Meta, ring: Option<&Ring>, _: &Lost| {
         // What this process issues is not old, whatever else is.
         meta.clean = false;
-        meta.without_authority = own_partitions(ring.unwrap_or(&config.ring), config.me());
+        meta.read_ineligible = own_partitions(ring.unwrap_or(&config.ring), config.me());
     };
     match DiskStore::salvage(&config.data_dir, config.cache_mib << 20, &as_old) {
         Ok((store, salvage)) => {
@@ -143,9 +143,9 @@ pub(super) fn rebuild(
     let lacking = |meta: &mut Meta, ring: Option<&Ring>, lost: &Lost| {
         let own = own_partitions(ring.unwrap_or(&config.ring), config.me());
         let is_lost = |partition: &Partition| lost.partitions.binary_search(partition).is_ok();
-        meta.without_authority.extend(own.into_iter().filter(is_lost));
-        meta.without_authority.sort_unstable();
-        meta.without_authority.dedup();
+        meta.read_ineligible.extend(own.into_iter().filter(is_lost));
+        meta.read_ineligible.sort_unstable();
+        meta.read_ineligible.dedup();
     };
     let cache_bytes = config.cache_mib << 20;
     let prepared = match store.prepare(cache_bytes, &lacking) {
@@ -168,7 +168,7 @@ fn leave_behind(config: &Config, store: DiskStore) -> Result<(), ServeError> {
     Ok(())
 }
 
-/// A partition of this node that no other authoritative replica answers for, if there is one.
+/// A partition of this node that no other read-eligible replica answers for, if there is one.
 fn unwitnessed(config: &Config) -> Result<Option<Partition>, ServeError> {
     let runtime = Builder::new_current_thread()
         .enable_all()
@@ -200,7 +200,7 @@ async fn witness(config: &Config, member: &Member) -> Option<Ring> {
         let client = Client::connect(slice::from_ref(&member.address), options).await.ok()?;
         let status = client.status(None).await.ok()?;
         let same = client.cluster() == config.cluster && status.name == member.name;
-        let whole = status.serving && status.without_authority == 0;
+        let whole = status.serving && status.read_ineligible == 0;
         (same && whole).then(|| client.ring().clone())
     };
     tokio::time::timeout(2 * PATIENCE, ask).await.ok().flatten()

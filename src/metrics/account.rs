@@ -131,7 +131,7 @@ impl Account {
             status.levels.unservable_partitions,
         );
         let help = "Partitions whose absent keys do not count here until they are recovered.";
-        page.gauge("pixii_partitions_without_authority", help, status.without_authority);
+        page.gauge("pixii_partitions_read_ineligible", help, status.read_ineligible);
         let help = "Partitions without another owner where acknowledged writes may be missing, not accepted yet.";
         page.gauge("pixii_partitions_lost", help, status.levels.partitions_lost);
     }

@@ -77,7 +77,7 @@ fn nodes_that_are_all_damaged_while_they_are_stopped_come_up_and_have_everything
     }
     house.start_all();
     for name in ["n1", "n2", "n3"] {
-        until("all is compared", || (house.status(name).without_authority == 0).then_some(()));
+        until("all is compared", || (house.status(name).read_ineligible == 0).then_some(()));
         let log = house.log(name);
         assert!(log.contains("goes on as with an old disk"), "{log}");
     }
@@ -106,7 +106,7 @@ fn a_store_that_shows_nothing_is_set_aside_when_others_have_what_it_held() {
     assert!(house.path("n2").join("damaged-1/sled/db").exists());
     assert!(house.log("n2").contains("it was set aside in"), "{}", house.log("n2"));
     // It takes over what the others hold, and counts again.
-    until("n2 has all again", || (house.status("n2").without_authority == 0).then_some(()));
+    until("n2 has all again", || (house.status("n2").read_ineligible == 0).then_some(()));
     assert_eq!(house.run(&["dump", "-r", "3"]).done().lines().count(), 500);
 
     // Without n3, n2 cannot know what is missing: what it does not have does not count.
@@ -119,14 +119,14 @@ fn a_store_that_shows_nothing_is_set_aside_when_others_have_what_it_held() {
         let told = house.run(&["status", "--node", "n2", "--json"]);
         (told.code == 0 && told.json()["serving"] == true).then_some(())
     });
-    assert_eq!(house.status("n2").without_authority, 64);
+    assert_eq!(house.status("n2").read_ineligible, 64);
     assert!(house.path("n2").join("damaged-2/sled/db").exists());
     let told = house.run(&["get", "key-1", "-r", "2"]);
     let roll = "(counted: n1; without a word that counts: n2; silent or unreachable: n3)";
     let sentence = format!("pixii: no quorum: 1 of 2 replicas can answer {roll}\n");
     assert_eq!(told.said(), (4, &*sentence));
 
-    // n1 is now the only one with authority for what n3 held: without it, n3 keeps its files, and
+    // n1 is now the only one read-eligible for what n3 held: without it, n3 keeps its files, and
     // waits for it as long as it takes.
     house.cluster.stop("n1").unwrap();
     damage(&house, "n3");
@@ -140,7 +140,7 @@ fn a_store_that_shows_nothing_is_set_aside_when_others_have_what_it_held() {
     for name in ["n2", "n3"] {
         until("it has all again", || {
             let told = house.run(&["status", "--node", name, "--json"]);
-            (told.code == 0 && told.json()["without_authority"] == 0).then_some(())
+            (told.code == 0 && told.json()["read_ineligible"] == 0).then_some(())
         });
     }
     assert_eq!(house.run(&["dump", "-r", "3"]).done().lines().count(), 500);

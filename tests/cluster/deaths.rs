@@ -183,8 +183,8 @@ fn a_rolled_back_or_copied_disk_loses_no_write_of_others() {
     house.start_all();
     assert_ne!(house.status("n1").store, before, "it mints under another name");
     // It has lost its word for every partition, and gets it back, which may be done by now.
-    until("its authority", || {
-        (house.status("n1").count(Counter::AuthorityRegained) == 64).then_some(())
+    until("its read eligibility", || {
+        (house.status("n1").count(Counter::ReadEligibilityRegained) == 64).then_some(())
     });
     assert!(house.log("n1").contains("the disk was rolled back or copied"));
     let dump = |house: &House| {

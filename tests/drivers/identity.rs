@@ -444,7 +444,7 @@ fn a_clone_with_new_identities_is_a_cluster_of_its_own() {
     let clone: Vec<Daemon> = (0..3).map(|at| renewed(&others, at, &copies[at])).collect();
     serve(&clone);
     assert_eq!(values(clone[1].client().ask(get("k")))[0].0, &b"original"[..]);
-    assert!(clone.iter().all(|daemon| daemon.status().without_authority == 0));
+    assert!(clone.iter().all(|daemon| daemon.status().read_ineligible == 0));
     clone[0].client().ask(put("only", b"in the clone"));
     assert_eq!(values(original[0].client().ask(get("only"))).len(), 0);
     let id = |store: &MemoryStore| store.meta().unwrap().unwrap().cluster.unwrap().id;

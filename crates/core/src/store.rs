@@ -82,7 +82,7 @@ pub struct Meta {
     /// The cluster; `None` until it is founded or met.
     pub cluster: Option<Cluster>,
     /// Partitions whose absent keys may have been here: what is not found in them does not count.
-    pub without_authority: Vec<Partition>,
+    pub read_ineligible: Vec<Partition>,
     /// The last life of each other member that introduced itself here.
     pub lives: Vec<(NodeId, Life)>,
     /// The ids that this store has issued dots with since it last knew that it was as new as the
@@ -116,7 +116,7 @@ impl Meta {
             serial_end: 1,
             clean: true,
             cluster: None,
-            without_authority: Vec::new(),
+            read_ineligible: Vec::new(),
             lives: Vec::new(),
             fresh: Vec::new(),
         }

@@ -173,7 +173,7 @@ fn gossip_of_an_older_life_raises_the_own_one_and_a_forged_one_does_nothing() {
     assert!(out.iter().any(|one| matches!(one, Output::Notice(Notice::Copied(_)))), "{out:?}");
     assert_eq!(bench.node.meta().incarnation.0, 8);
     assert_eq!(bench.node.meta().fresh, [store], "what this process issues is not old");
-    assert!(!bench.node.meta().without_authority.is_empty());
+    assert!(!bench.node.meta().read_ineligible.is_empty());
     bench.peer(peer, 1, beats(me, 3));
     assert_eq!(bench.node.meta().incarnation.0, 8);
     // Who is no member does not become one by being talked about, and a list over the limit is not read.
@@ -214,7 +214,7 @@ fn an_old_disk_is_noticed_though_gossip_speaks_before_the_peers_have_answered() 
     assert!(bench.node.is_settled());
     let meta = bench.node.meta();
     assert!(meta.incarnation.0 > 6 && meta.fresh == [meta.store], "{meta:?}");
-    assert!(!meta.without_authority.is_empty(), "{notices:?}");
+    assert!(!meta.read_ineligible.is_empty(), "{notices:?}");
 }
 
 #[test]
@@ -404,7 +404,7 @@ fn siblings_are_limited_where_a_write_is_accepted_and_a_retry_is_one_event() {
 }
 
 #[test]
-fn a_node_that_lost_its_disk_shows_absent_keys_without_authority() {
+fn a_node_that_lost_its_disk_shows_absent_keys_read_ineligible() {
     let mut bench = Bench::at_start(1);
     let founders = bench.peers().into_iter().zip(2..).chain([(bench.me, 99)]).collect();
     let cluster = Cluster::found("c", founders);

@@ -325,7 +325,7 @@ fn replies() -> Vec<(&'static str, ReplyBody)> {
         incarnation: Incarnation(2),
         recovered: true,
         serving: true,
-        without_authority: 6,
+        read_ineligible: 6,
         uptime_ms: 3,
         partitions: 256,
         disk_bytes: 5,
@@ -542,7 +542,7 @@ fn golden_bytes() {
         serial_end: 4_099,
         clean: true,
         cluster: Some(cluster()),
-        without_authority: vec![Partition(7)],
+        read_ineligible: vec![Partition(7)],
         lives: vec![(NodeId(9), LIFE)],
         fresh: vec![9],
     };

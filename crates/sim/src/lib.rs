@@ -34,7 +34,7 @@ const EXPECTED: &[&str] = &[
     "crashes",
     "deletes acknowledged",
     "aged_hints_offered",
-    "authority_regained",
+    "read_eligibility_regained",
     "damaged_records_restored",
     "full disks",
     "gets answered",

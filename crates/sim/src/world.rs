@@ -114,7 +114,7 @@ impl Event {
 /// What the nodes count and a batch is told of.
 const WATCHED: &[Counter] = &[
     Counter::AgedHintsOffered,
-    Counter::AuthorityRegained,
+    Counter::ReadEligibilityRegained,
     Counter::DamagedRecordsFound,
     Counter::DamagedRecordsRestored,
     Counter::DifferencesUnexplained,

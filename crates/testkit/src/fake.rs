@@ -416,7 +416,7 @@ fn status(world: &World, at: usize) -> StatusReport {
         incarnation: Incarnation(1),
         recovered: false,
         serving: true,
-        without_authority: 0,
+        read_ineligible: 0,
         uptime_ms: 1_234,
         partitions: 16,
         disk_bytes: 4_096,

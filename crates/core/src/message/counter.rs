@@ -55,7 +55,7 @@ macro_rules! counters {
 
 counters! {
     1 AgedHintsOffered "aged_hints_offered",
-    2 AuthorityRegained "authority_regained",
+    2 ReadEligibilityRegained "read_eligibility_regained",
     3 BytesPulled "bytes_pulled",
     4 BytesPushed "bytes_pushed",
     5 CallsRefusedBusy "calls_refused_busy",

@@ -27,7 +27,7 @@ pub struct StatusReport {
     /// True while it takes requests, writes among them: not before it has learned from its peers whether its disk is the newest.
     pub serving: bool,
     /// Partitions whose absent keys do not count here.
-    pub without_authority: u32,
+    pub read_ineligible: u32,
     /// Time since the start, in milliseconds.
     pub uptime_ms: u64,
     /// Partitions that the node owns.

@@ -351,7 +351,7 @@ impl Identity {
             let lost = if founder { Vec::new() } else { own_partitions(&self.ring, self.me) };
             fx.change_meta(|meta| {
                 meta.cluster = Some(cluster);
-                meta.without_authority = lost;
+                meta.read_ineligible = lost;
                 // It does not know what the others have collected; what it mints meanwhile is not old.
                 if !founder {
                     meta.suspect();
@@ -375,7 +375,7 @@ impl Identity {
     }
 
     /// Notes that the disk may not be the newest. One that was rolled back has also lost its
-    /// authority.
+    /// read eligibility.
     fn suspect(
         &mut self,
         rolled_back: bool,
@@ -387,7 +387,7 @@ impl Identity {
             meta.suspect();
             meta.incarnation = incarnation;
             if rolled_back {
-                meta.without_authority = lost;
+                meta.read_ineligible = lost;
             }
         })
     }

@@ -198,7 +198,7 @@ impl Local {
     /// True if this node has all that it was ever given for a partition. What it has not, although
     /// others may still keep it for this node, is another question: [`Local::is_awaiting`].
     pub(super) fn is_authoritative(&self, partition: Partition) -> bool {
-        self.witnessed && self.meta.without_authority.binary_search(&partition).is_err()
+        self.witnessed && self.meta.read_ineligible.binary_search(&partition).is_err()
     }
 
     /// True while some peer may still have hints for this node.

@@ -268,16 +268,16 @@ impl Placement {
     }
 }
 
-/// Makes a later ring durable, with its members, and the loss of authority for the partitions that
+/// Makes a later ring durable, with its members, and the loss of read eligibility for the partitions that
 /// it brings here; the mark tells when it is.
 fn write(ring: Ring, members: &Members, gained: Vec<Partition>, fx: &mut Effects) -> SyncSeq {
     let members = fx.local.replace_members(members);
     let meta = fx.local.change_meta(|meta| {
         // A node that is in no cluster yet loses it when it meets one.
         if meta.cluster.is_some() {
-            meta.without_authority.extend(gained);
-            meta.without_authority.sort_unstable();
-            meta.without_authority.dedup();
+            meta.read_ineligible.extend(gained);
+            meta.read_ineligible.sort_unstable();
+            meta.read_ineligible.dedup();
         }
     });
     fx.out.write(vec![Change::Ring(ring), members, meta])

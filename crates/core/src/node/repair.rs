@@ -1,14 +1,14 @@
 //! Anti-entropy (DeCandia et al., "Dynamo", 2007, section 4.7): each partition is compared with
 //! every other owner of it, over and over, and at once when something may be missing; what differs
 //! is moved. Here is decided when; `exchange` is one comparison, `answers` the other end of it,
-//! `reading` brings the trees from the disk, `healing` mends damaged records, `authority` says what
+//! `reading` brings the trees from the disk, `healing` mends damaged records, `read_eligible` says what
 //! does not count meanwhile.
 //!
-//! A node that has lost its authority for a partition regains it here: once it has taken over all
+//! A node that has lost its read eligibility for a partition regains it here: once it has taken over all
 //! that each other owner has.
 
 mod answers;
-mod authority;
+mod eligibility;
 mod exchange;
 mod healing;
 mod reading;
@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use self::answers::Answers;
-use self::authority::Loss;
+use self::eligibility::Loss;
 use self::exchange::{Exchange, Moved, Step, Stop, Way};
 use self::healing::Healing;
 use self::reading::Reader;
@@ -66,7 +66,7 @@ pub(super) struct Repair {
     answers: Answers,
     reader: Reader,
     healing: Healing,
-    /// Partitions without authority, each with the owners that have nothing any more that is missing
+    /// Partitions read-ineligible, each with the owners that have nothing any more that is missing
     /// here.
     lacking: BTreeMap<Partition, BTreeSet<NodeId>>,
     /// The id of the store that lacks it.
@@ -246,7 +246,7 @@ impl Repair {
             return;
         }
         self.look_at = now + LOOK;
-        self.look_after_authority(now, fx);
+        self.check_read_eligibility(now, fx);
         self.begin_exchanges(now, fx);
         let (ring, reach, me) = (&self.ring, &self.reach, self.me);
         let others = |partition: Partition| {
@@ -264,7 +264,7 @@ impl Repair {
         }
         let due =
             |(_, pair): &(&(Partition, NodeId), &Pair)| pair.due.is_some_and(|due| due <= now);
-        // Those that wait longest first, with those that authority depends on before all.
+        // Those that wait longest first, with those that read eligibility depends on before all.
         let mut due: Vec<(bool, Time, Partition, NodeId)> = self
             .pairs
             .iter()
@@ -275,10 +275,10 @@ impl Repair {
             })
             .collect();
         due.sort_unstable();
-        // What authority depends on does not rest: reads are refused meanwhile.
+        // What read eligibility depends on does not rest: reads are refused meanwhile.
         let rests = fx.local.is_busy() && now < self.rest_until;
-        for (has_authority, _, partition, peer) in due {
-            if self.exchanges.len() >= most || (rests && has_authority) {
+        for (is_read_eligible, _, partition, peer) in due {
+            if self.exchanges.len() >= most || (rests && is_read_eligible) {
                 break;
             }
             // One sender at a time for what may be missing.
@@ -286,7 +286,7 @@ impl Repair {
                 continue;
             }
             let lane = &mut self.lane;
-            let begun = Exchange::begin(now, partition, peer, !has_authority, lane, fx);
+            let begun = Exchange::begin(now, partition, peer, !is_read_eligible, lane, fx);
             self.exchanges.extend(begun);
         }
     }
@@ -477,7 +477,7 @@ impl Repair {
             }
         }
         if self.lacking.contains_key(&partition) {
-            // Authority depends on it, whoever is to begin otherwise.
+            // ReadEligibility depends on it, whoever is to begin otherwise.
             pair.due = Some(pair.due.map_or(now + AGAIN, |due| due.min(now + AGAIN)));
         }
         if pair.failing.is_none() && proves {
@@ -492,7 +492,7 @@ impl Repair {
     fn count_proof(&mut self, now: Time, partition: Partition, peer: NodeId, fx: &mut Effects) {
         if let Some(heard) = self.lacking.get_mut(&partition) {
             heard.insert(peer);
-            self.look_after_authority(now, fx);
+            self.check_read_eligibility(now, fx);
         }
     }
 

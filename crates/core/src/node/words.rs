@@ -362,7 +362,7 @@ pub enum Notice {
     /// A peer has seen a later life of this store: its disk was rolled back, or copied.
     Outdated(NodeId),
     /// A peer that was heard late has seen a later life of this store: the disk is an old one after all,
-    /// or a copy of it runs elsewhere. The store goes on under a new id, without authority.
+    /// or a copy of it runs elsewhere. The store goes on under a new id, read-ineligible.
     Copied(NodeId),
     /// No peer could say whether the disk is the newest: the store goes on under a new id.
     Alone,

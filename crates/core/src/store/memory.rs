@@ -137,7 +137,7 @@ impl MemoryStore {
     }
 
     /// Takes some of the records and hints, as a store that is made anew of what a damaged one still
-    /// shows: where records are missing it has no authority.
+    /// shows: where records are missing it has no read eligibility.
     pub fn lose_some(&self, rng: &mut Rng) {
         let state = &mut *self.state();
         let image = &mut state.durable;
@@ -151,9 +151,9 @@ impl MemoryStore {
         }
         image.hints.values_mut().for_each(|hints| hints.retain(|_, _| rng.chance(0.7)));
         if let Some(meta) = &mut image.meta {
-            meta.without_authority.extend(lost);
-            meta.without_authority.sort_unstable();
-            meta.without_authority.dedup();
+            meta.read_ineligible.extend(lost);
+            meta.read_ineligible.sort_unstable();
+            meta.read_ineligible.dedup();
         }
         state.live = state.durable.clone();
         state.unsynced.clear();

@@ -289,10 +289,7 @@ fn a_sole_owner_that_lost_its_disk_says_so_until_an_operator_accepts_it() {
         told.collect::<Vec<_>>()
     };
     assert_eq!(lost(&notices), [share], "it is said once");
-    assert_eq!(
-        (bench.node.lost().len(), bench.node.meta().without_authority.len()),
-        (share, share)
-    );
+    assert_eq!((bench.node.lost().len(), bench.node.meta().read_ineligible.len()), (share, share));
     let key = bench.key(true);
     let strict = Quorum { replicas: Some(1), strict: Some(true) };
     let get = || Request::Get { key: key.clone(), r: strict };
@@ -318,7 +315,7 @@ fn a_sole_owner_that_lost_its_disk_says_so_until_an_operator_accepts_it() {
         "{out:?}"
     );
     let of_disk = disk.meta().unwrap().unwrap();
-    assert_eq!(of_disk.without_authority, []);
+    assert_eq!(of_disk.read_ineligible, []);
     let out = bench.ask(get());
     let out = bench.carry(out, &disk);
     let found =

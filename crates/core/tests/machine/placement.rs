@@ -54,7 +54,7 @@ fn a_later_ring_ends_the_life_once_it_is_durable_and_no_other_ring_does() {
     };
     assert_eq!(*written, later);
     assert!(members.get(fresh().id()).is_some() && members.get(two).is_some());
-    assert!(meta.without_authority.is_empty(), "no place came here");
+    assert!(meta.read_ineligible.is_empty(), "no place came here");
     assert!(bench.peer(two, 1, told(&later)).is_empty(), "it is on its way");
     let earlier = bench.give(Input::Store(Done::Synced { mark: SyncSeq(mark.0 - 1) }));
     assert!(earlier.is_empty(), "another write is durable: {earlier:?}");
@@ -63,7 +63,7 @@ fn a_later_ring_ends_the_life_once_it_is_durable_and_no_other_ring_does() {
 }
 
 #[test]
-fn places_that_a_later_ring_brings_come_without_authority() {
+fn places_that_a_later_ring_brings_come_read_ineligible() {
     let mut bench = Bench::new();
     let [one, _, three] = bench.peers()[..] else { panic!() };
     let ring = (*bench.ring).clone();
@@ -72,8 +72,8 @@ fn places_that_a_later_ring_brings_come_without_authority() {
     let out = bench.peer(one, 1, told(&fewer));
     let [Output::Store(Work::Write { changes, .. })] = &out[..] else { panic!("{out:?}") };
     let Some(Change::Meta(meta)) = changes.last() else { panic!("{changes:?}") };
-    assert_eq!(meta.without_authority.len(), fewer.share(bench.me) - ring.share(bench.me));
-    assert!(!meta.without_authority.is_empty());
+    assert_eq!(meta.read_ineligible.len(), fewer.share(bench.me) - ring.share(bench.me));
+    assert!(!meta.read_ineligible.is_empty());
 }
 
 #[test]

@@ -127,7 +127,7 @@ fn ending(
     Ending { summary, complaints, figures }
 }
 
-/// Starts the daemon with an empty disk; waits until it has authority for all of its partitions and each was found to be the
+/// Starts the daemon with an empty disk; waits until it is read-eligible for all of its partitions and each was found to be the
 /// same as at every other owner, since the start.
 async fn refill(ground: &mut Ground, victim: &str) -> Result<Refill, String> {
     let begun = Instant::now();
@@ -160,7 +160,7 @@ async fn refill(ground: &mut Ground, victim: &str) -> Result<Refill, String> {
 
 fn is_full(status: &StatusReport) -> bool {
     let same = status.peers.iter().all(|peer| peer.repair.equal == peer.repair.shared);
-    status.without_authority == 0 && status.repair.unread == 0 && same
+    status.read_ineligible == 0 && status.repair.unread == 0 && same
 }
 
 fn told(victim: &str, refill: &Refill, before: &Report, during: &Report) -> String {

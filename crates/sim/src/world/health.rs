@@ -70,9 +70,12 @@ impl World {
                     return Some(format!("n{at} keeps {key:?} for {}", peer.identity.name));
                 }
             }
-            let lacking = &node.meta().without_authority;
+            let lacking = &node.meta().read_ineligible;
             if let Some(partition) = lacking.first() {
-                return Some(format!("n{at} has no authority for partition {}", partition.0));
+                return Some(format!(
+                    "n{at} has no read eligibility for partition {}",
+                    partition.0
+                ));
             }
         }
         if self.plan.hints_alone {

@@ -20,7 +20,7 @@ const VERSION_BYTES: usize = 36;
 const AMPLE_MS: u32 = 10_000;
 
 impl World {
-    /// After healing, everything is read once more from every owner that has its authority.
+    /// After healing, everything is read once more from every owner that has its read eligibility.
     pub(super) fn ask_at_the_end(&mut self) {
         self.healed = true;
         self.plan.timeout_ms = AMPLE_MS;
@@ -29,7 +29,7 @@ impl World {
             let partition = self.ring.partition(&key);
             let r = self.sound_owners(&key).count() as u8;
             if r == 0 {
-                self.count("keys without an authoritative owner");
+                self.count("keys without an read-eligible owner");
                 continue;
             }
             let asked = Quorum { replicas: Some(r), strict: Some(true) };
@@ -54,7 +54,7 @@ impl World {
                 _ => false,
             };
             self.ring.owners(partition).contains(&host.id)
-                && meta.is_some_and(|meta| !meta.without_authority.contains(&partition))
+                && meta.is_some_and(|meta| !meta.read_ineligible.contains(&partition))
                 && sound
         })
     }

@@ -50,12 +50,12 @@ impl Collection {
         let is_outdated = generation.number > own.next();
         if is_owner
             && is_outdated
-            && fx.local.meta().without_authority.binary_search(&partition).is_err()
+            && fx.local.meta().read_ineligible.binary_search(&partition).is_err()
         {
             fx.out.count(Counter::OldDisksRenounced);
             fx.change_meta(|meta| {
-                meta.without_authority.push(partition);
-                meta.without_authority.sort_unstable();
+                meta.read_ineligible.push(partition);
+                meta.read_ineligible.sort_unstable();
             });
         }
         let condemned = generation.condemned.clone();

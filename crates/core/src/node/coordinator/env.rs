@@ -57,7 +57,7 @@ impl Env {
     ) -> Response {
         let me = self.config.me;
         let alone = *self.config.ring.owners(partition) == [me];
-        if !alone || fx.local.meta().without_authority.binary_search(&partition).is_err() {
+        if !alone || fx.local.meta().read_ineligible.binary_search(&partition).is_err() {
             return response;
         }
         let name = self.config.members.name(me);

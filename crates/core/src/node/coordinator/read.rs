@@ -100,7 +100,7 @@ impl ReadOp {
                 if let Some(took) = took {
                     env.recent.read(from, took);
                 }
-                // What a replica without authority still has is shown; that it lacks something is
+                // What a replica read-ineligible still has is shown; that it lacks something is
                 // no word.
                 self.merged.add(from, object, generation);
                 if self.common.tally.is_owner(from) {

@@ -10,7 +10,7 @@ use crate::node::effects::Effects;
 use crate::node::ids::SyncSeq;
 use crate::types::{NodeId, Partition, Time};
 
-/// What became of partitions without authority of which this node is the only owner: nobody has
+/// What became of partitions read-ineligible of which this node is the only owner: nobody has
 /// what is lost.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Loss {
@@ -21,10 +21,10 @@ pub(super) struct Loss {
 }
 
 impl Repair {
-    /// Notices which authority is lacking, and regains it where every other owner has nothing that
+    /// Notices which read eligibility is lacking, and regains it where every other owner has nothing that
     /// is missing.
-    pub(super) fn look_after_authority(&mut self, now: Time, fx: &mut Effects) {
-        let (store, lost) = (fx.local.meta().store, &fx.local.meta().without_authority);
+    pub(super) fn check_read_eligibility(&mut self, now: Time, fx: &mut Effects) {
+        let (store, lost) = (fx.local.meta().store, &fx.local.meta().read_ineligible);
         if self.store != store || !self.lacking.keys().eq(lost) {
             // What was taken over before counts no more.
             self.store = store;
@@ -49,8 +49,8 @@ impl Repair {
             return;
         }
         self.lacking.retain(|partition, _| !regained.contains(partition));
-        fx.out.count_many(Counter::AuthorityRegained, regained.len() as u64);
-        fx.change_meta(|meta| meta.without_authority.retain(|lost| !regained.contains(lost)));
+        fx.out.count_many(Counter::ReadEligibilityRegained, regained.len() as u64);
+        fx.change_meta(|meta| meta.read_ineligible.retain(|lost| !regained.contains(lost)));
         if self.lacking.is_empty() {
             fx.out.notice(Notice::Recovered);
         }
@@ -58,7 +58,7 @@ impl Repair {
 
     /// Partitions that may lack acknowledged writes which no other node has.
     pub(in crate::node) fn lost(&self, fx: &Effects) -> Vec<Partition> {
-        let lost = fx.local.meta().without_authority.iter().copied();
+        let lost = fx.local.meta().read_ineligible.iter().copied();
         lost.filter(|partition| *self.ring.owners(*partition) == [self.me]).collect()
     }
 
@@ -83,7 +83,7 @@ impl Repair {
         }
         self.lacking.retain(|partition, _| !lost.contains(partition));
         let mark = fx.change_meta(|meta| {
-            meta.without_authority.retain(|partition| !lost.contains(partition));
+            meta.read_ineligible.retain(|partition| !lost.contains(partition));
         });
         self.loss = Loss { told: false, accepted: Some((mark, lost.len() as u32)) };
     }

@@ -429,7 +429,7 @@ impl Store for DiskStore {
         loop {
             let (hints, next) = self.hints(&from, &to, limit_bytes)?;
             match next {
-                // All of these are gone meanwhile: at least one is owed if there is one.
+                // All of these are gone meanwhile: at least one is pending if there is one.
                 Some(next) if hints.is_empty() => from = next,
                 next => {
                     let hints = hints.into_iter().map(|(_, key, found)| (key, found)).collect();

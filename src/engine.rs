@@ -375,8 +375,8 @@ impl<'a> Engine<'a> {
                 drop(held);
             }
             Event::Joined { client, protocol, outbox } => {
-                let (under_way, owed, is_silent) = (HashSet::new(), 0, false);
-                let caller = Client { protocol, outbox, under_way, owed, is_silent };
+                let (under_way, pending, is_silent) = (HashSet::new(), 0, false);
+                let caller = Client { protocol, outbox, under_way, pending, is_silent };
                 self.clients.insert(client, caller);
             }
             Event::Silent { client } => {
@@ -403,7 +403,7 @@ impl<'a> Engine<'a> {
             }
             Event::Call { client, call, held } => {
                 if let Some(caller) = self.clients.get_mut(&client) {
-                    caller.owed += 1;
+                    caller.pending += 1;
                 }
                 match &call.body {
                     CallBody::Data { request, .. } if self.emulator.is_on() => {

@@ -403,7 +403,7 @@ fn hints_behave_like_maps_of_their_own<B: Bench>() {
     bench.store().sync().unwrap();
     bench = bench.reopen();
     let mut totals: BTreeMap<NodeId, HintTotal> = BTreeMap::new();
-    let owed = |key: &Key| key.as_bytes().len().is_multiple_of(2);
+    let pending = |key: &Key| key.as_bytes().len().is_multiple_of(2);
     for target in (0..3).map(|number| NodeId(number << 61)) {
         let of_target = model.iter().filter(|((of, _), _)| *of == target);
         let expected: Vec<(Key, Found)> = of_target
@@ -426,10 +426,10 @@ fn hints_behave_like_maps_of_their_own<B: Bench>() {
             let total = totals.entry(target).or_default();
             total.count += 1;
             total.bytes += hint_bytes(&key, &record);
-            total.owed += u64::from(owed(&key));
+            total.pending += u64::from(pending(&key));
         }
     }
-    let told = bench.store().hint_totals(&|key| (Partition(3), owed(key))).unwrap();
+    let told = bench.store().hint_totals(&|key| (Partition(3), pending(key))).unwrap();
     assert_eq!(told.stamps.values().sum::<u64>(), totals.values().map(|t| t.count).sum::<u64>());
     assert_eq!(told.totals, totals);
     assert_eq!(bench.store().read(Partition(0), &key("k0")).unwrap(), Found::Record(own));

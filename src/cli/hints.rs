@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 /// Show what is kept for members that were not there
 #[derive(Args)]
 #[command(after_help = "\
-A member that cannot be reached when a key is written is owed that write. Another one keeps it as a hint, and \
+A member that cannot be reached when a key is written is pending that write. Another one keeps it as a hint, and \
 hands it over when the member is back. The age says for how long the keeper has had hints for the member \
 without a break.
 

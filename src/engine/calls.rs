@@ -31,14 +31,14 @@ pub(super) struct Client {
     pub(super) under_way: HashSet<u64>,
     /// Calls that have come and are not answered yet, those that an emulated network delays
     /// included.
-    pub(super) owed: u64,
+    pub(super) pending: u64,
     /// True when it makes no more calls: its connection ends with the last reply.
     pub(super) is_silent: bool,
 }
 
 impl Client {
     pub(super) fn finish_if_answered(&self) {
-        if self.is_silent && self.owed == 0 {
+        if self.is_silent && self.pending == 0 {
             self.outbox.finish();
         }
     }
@@ -149,7 +149,7 @@ impl Engine<'_> {
     /// Lets a frame leave that answers a client's call of this id.
     pub(super) fn answer(&mut self, client: ClientId, frame: Bytes) {
         let Some(caller) = self.clients.get_mut(&client) else { return };
-        caller.owed = caller.owed.saturating_sub(1);
+        caller.pending = caller.pending.saturating_sub(1);
         if !caller.outbox.push(frame) {
             caller.outbox.shut();
         }

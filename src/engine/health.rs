@@ -259,8 +259,8 @@ impl Engine<'_> {
                 "recovering: what it does not find does not count in {lacking} partitions"
             ));
         }
-        let awaiting = "recovering: others may still keep writes for it";
-        self.node.is_awaiting().then(|| awaiting.to_owned())
+        let catching_up = "recovering: others may still keep writes for it";
+        self.node.is_catching_up().then(|| catching_up.to_owned())
     }
 }
 

@@ -215,7 +215,7 @@ pub(super) fn tell(notice: Notice, config: &Config, members: &Members, log: &Log
             "an operator has accepted that acknowledged writes of {partitions} partitions are gone: node {name} answers \
              reads of them with what it has"
         ),
-        Notice::Awaited(peer)
+        Notice::WaitsFor(peer)
         | Notice::Outdated(peer)
         | Notice::Copied(peer)
         | Notice::Foreign(peer, _)
@@ -246,10 +246,10 @@ fn tell_declined(Oversize { key, hint, bytes, limit }: &Oversize, log: &LogThrot
 fn tell_of_peer(notice: Notice, peer: &str, config: &Config, log: &LogThrottle) {
     let name = &config.name;
     match notice {
-        Notice::Awaited(_) => limited!(
-            log.several("awaited", peer),
+        Notice::WaitsFor(_) => limited!(
+            log.several("waited for", peer),
             warn,
-            [event = "awaited", peer,],
+            [event = "waited for", peer,],
             "node {name} waits for {peer}: a new cluster is founded when all of its members have answered, or, by \
              `pixii server --bootstrap`, by those that have"
         ),

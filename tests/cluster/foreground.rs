@@ -168,7 +168,7 @@ fn dev_obeys_orders_from_another_terminal() {
     dev.run(&["put", "k", "v", "-w", "3"]).done();
     assert_eq!(dev.run(&["hints"]).done(), "no hints are kept\n");
 
-    // A frozen one is owed what is written, holds nobody up, and has it when it goes on.
+    // A frozen one is pending what is written, holds nobody up, and has it when it goes on.
     let frozen = dev.daemons[2].2;
     assert_eq!(order("freeze", "n3").done(), "n3 is frozen\n");
     dev.hears("n3 is frozen; type `resume n3` to let it go on");

@@ -1,6 +1,7 @@
 //! The machine: a node as a state machine without sockets, disk, clock or threads. A driver gives
 //! it inputs and the time, and carries out its outputs.
 
+mod catching_up;
 mod collection;
 mod coordinator;
 mod effects;
@@ -18,7 +19,6 @@ mod placement;
 mod reach;
 mod repair;
 mod replica;
-mod returning;
 mod words;
 
 use std::cmp::Ordering;
@@ -30,6 +30,7 @@ use crate::merkle::KeptTree;
 use crate::message::{Body, Counter, HeldBack, NotYet, PeerMessage, RecentTrips, Refusal, Request};
 use crate::store::{HintTotal, Meta, ScanPage};
 use crate::types::{Key, Micros, NodeId, Partition, Time};
+use catching_up::CatchUp;
 use collection::Collection;
 use coordinator::{Coordinator, Origin};
 use effects::Effects;
@@ -46,7 +47,6 @@ pub use placement::reconcile;
 pub use repair::PairView;
 use repair::Repair;
 use replica::Replica;
-use returning::Returning;
 pub use words::{
     ClientId, Config, Done, EXPLORE, Hindrance, Input, LATE_READ, Limits, Notice, Output, Oversize,
     PeerView, RingChange, Shortage, Stall, Work,
@@ -63,7 +63,7 @@ pub struct Node {
     handoff: Handoff,
     repair: Repair,
     collection: Collection,
-    returning: Returning,
+    catching_up: CatchUp,
     effects: Effects,
     /// Time between two rounds of gossip.
     interval: Micros,
@@ -94,7 +94,7 @@ impl Node {
             handoff: Handoff::new(&config, seed),
             repair: Repair::new(&config, seed),
             collection: Collection::new(&config, seed),
-            returning: Returning::new(config.boot_nonce, config.ring.members().len() - 1),
+            catching_up: CatchUp::new(config.boot_nonce, config.ring.members().len() - 1),
             effects: Effects::new(&config, meta),
             interval: config.gossip_interval,
             last_input: None,
@@ -124,7 +124,7 @@ impl Node {
                 self.placement.tick(now, fx);
                 self.coordinator.tick(now, fx);
                 self.gossip.tick(now, fx);
-                self.returning.tick(now, fx);
+                self.catching_up.tick(now, fx);
                 self.handoff.tick(now, fx);
                 self.repair.tick(now, fx);
                 self.collection.tick(now, fx);
@@ -191,7 +191,7 @@ impl Node {
         }
         if gap > 2 * self.interval {
             self.gossip.forgive(gap);
-            self.returning.doubt(now, &mut self.effects);
+            self.catching_up.doubt(now, &mut self.effects);
         }
     }
 
@@ -206,7 +206,7 @@ impl Node {
             } else if let Some((peer, opinion)) = self.effects.out.next_opinion() {
                 let fx = &mut self.effects;
                 self.coordinator.opine(now, peer, opinion, fx);
-                self.returning.opine(now, peer, opinion, fx);
+                self.catching_up.opine(now, peer, opinion, fx);
                 self.handoff.opine(now, peer, opinion, fx);
                 self.repair.opine(now, peer, opinion);
                 self.collection.opine(peer, opinion);
@@ -226,7 +226,7 @@ impl Node {
         let fx = &mut self.effects;
         self.coordinator.link(now, peer, usable, fx);
         self.gossip.link(peer, usable);
-        self.returning.link(now, peer, usable, fx);
+        self.catching_up.link(now, peer, usable, fx);
         self.handoff.link(now, peer, usable, fx);
         self.repair.link(now, peer, usable);
         self.collection.link(peer, usable, fx);
@@ -312,7 +312,7 @@ impl Node {
             | Body::Listed { .. }
             | Body::Failed(_) => self.answer(now, op, from, body),
             Body::AskHints => self.handoff.tell(from, op, fx),
-            Body::Hints(count) => self.returning.hear(now, from, op, count, fx),
+            Body::Hints(count) => self.catching_up.hear(now, from, op, count, fx),
             Body::Gossip(word) => self.gossip.hear(now, from, op, word, fx),
             // Only this node itself knows that a hint has arrived.
             Body::Discharge { .. }
@@ -413,7 +413,7 @@ impl Node {
             self.identity.next_wake(),
             self.placement.next_wake(),
             self.gossip.next_wake(),
-            self.returning.next_wake(),
+            self.catching_up.next_wake(),
             self.handoff.next_wake(),
             self.repair.next_wake(),
             self.collection.next_wake(),
@@ -513,8 +513,8 @@ impl Node {
 
     /// True while others may still keep something for this node: what it does not find does not
     /// count.
-    pub fn is_awaiting(&self) -> bool {
-        self.effects.local.is_awaiting()
+    pub fn is_catching_up(&self) -> bool {
+        self.effects.local.is_catching_up()
     }
 
     /// Own partitions that cannot be read and written with the configured R and W, because too few

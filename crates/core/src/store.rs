@@ -292,7 +292,7 @@ pub struct HintTotal {
     pub bytes: u64,
     /// How many of them may have filled the member's slot: those of keys that their keeper is no owner of. What an owner
     /// keeps for another one counts for nothing beside its own copy.
-    pub owed: u64,
+    pub pending: u64,
 }
 
 /// Everything that is kept for other members.
@@ -307,10 +307,10 @@ pub struct Kept {
 impl Kept {
     /// Counts one more hint; a damaged one has no size.
     pub fn add(&mut self, target: NodeId, key: &Key, found: &Found, place: (Partition, bool)) {
-        let (partition, owed) = place;
+        let (partition, pending) = place;
         let total = self.totals.entry(target).or_default();
         total.count += 1;
-        total.owed += u64::from(owed);
+        total.pending += u64::from(pending);
         let mut generation = GcEpoch::FIRST;
         if let Found::Record(record) = found {
             total.bytes += hint_bytes(key, record);

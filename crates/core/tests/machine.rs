@@ -437,19 +437,19 @@ fn whom_the_founding_of_a_cluster_waits_for_is_said_once() {
     let mut bench = Bench::at_start(1);
     let mut others = bench.peers();
     bench.give(Input::Link { peer: others[0], up: true });
-    let awaited = |out: Vec<Output>| -> Vec<NodeId> {
+    let waits_for = |out: Vec<Output>| -> Vec<NodeId> {
         let named = out.into_iter().filter_map(|output| match output {
-            Output::Notice(Notice::Awaited(peer)) => Some(peer),
+            Output::Notice(Notice::WaitsFor(peer)) => Some(peer),
             _ => None,
         });
         named.collect()
     };
-    assert_eq!(awaited(bench.tick(9_000)), []);
-    let mut named = awaited(bench.tick(3_000));
+    assert_eq!(waits_for(bench.tick(9_000)), []);
+    let mut named = waits_for(bench.tick(3_000));
     named.sort_unstable();
     others.sort_unstable();
     assert_eq!(named, others, "nobody has answered yet");
-    assert_eq!(awaited(bench.tick(30_000)), []);
+    assert_eq!(waits_for(bench.tick(30_000)), []);
 }
 
 #[test]

@@ -413,14 +413,14 @@ impl Judge {
     ) -> Result<(), Broken> {
         let put = |(_, write): (WriteId, &Write)| {
             let told = write.acknowledged.as_ref();
-            let owed = |told: &Acknowledged| {
+            let open = |told: &Acknowledged| {
                 // What a fallback took may have gone with its disk before it was delivered.
                 let kept = told.strict || !self.lost_since(told.since, key);
                 told.w + r > n && kept && !self.is_void(key, told) && !self.is_excused(told)
             };
             let gone =
                 told.and_then(|told| told.dot).is_some_and(|dot| self.is_collected(key, dot));
-            !write.is_delete && !gone && told.is_some_and(owed)
+            !write.is_delete && !gone && told.is_some_and(open)
         };
         if self.on_key(key).any(put) && !listed.contains(key) {
             let what = "a listing misses an acknowledged key".into();

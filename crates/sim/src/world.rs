@@ -531,7 +531,7 @@ fn hindrance_name(why: &Hindrance) -> &'static str {
 fn notice_name(notice: &Notice) -> &'static str {
     match notice {
         Notice::Founded => "clusters founded",
-        Notice::Awaited(_) => "members awaited by a founder",
+        Notice::WaitsFor(_) => "members that a founder waits for",
         Notice::Reborn => "nodes reborn",
         Notice::Outdated(_) => "outdated lives noticed",
         Notice::Copied(_) => "copies noticed",

@@ -75,7 +75,7 @@ struct Stuck {
     /// How often in a row it was declined.
     declined: u32,
     /// True if it may have filled the target's slot: the keeper is no owner of the key.
-    owed: bool,
+    pending: bool,
 }
 
 /// One way through all hints for a member.
@@ -194,19 +194,20 @@ impl Handoff {
         }
     }
 
-    /// Answers a member that asks how many hints it is owed; that there are none is told when it is
+    /// Answers a member that asks how many hints it is pending; that there are none is told when it is
     /// synced.
     pub(super) fn tell(&self, from: NodeId, op: RequestId, fx: &mut Effects) {
-        let count = self.owed(from, fx);
+        let count = self.pending(from, fx);
         let mark = fx.out.last_mark();
         fx.out.send_synced(Some(mark), from, op, Body::Hints(count));
     }
 
-    /// How many hints a member is owed that are of use to it now.
-    fn owed(&self, target: NodeId, fx: &Effects) -> u64 {
+    /// How many hints a member is pending that are of use to it now.
+    fn pending(&self, target: NodeId, fx: &Effects) -> u64 {
         let stuck = self.stuck.get(&target);
-        let stuck = stuck.map_or(0, |keys| keys.values().filter(|stuck| stuck.owed).count() as u64);
-        fx.local.hints.owed(target).saturating_sub(stuck)
+        let stuck =
+            stuck.map_or(0, |keys| keys.values().filter(|stuck| stuck.pending).count() as u64);
+        fx.local.hints.pending(target).saturating_sub(stuck)
     }
 
     /// True if all that is kept for a member was declined, and none of it is to be offered again
@@ -231,9 +232,9 @@ impl Handoff {
             if !self.passes.contains_key(&target) && reachable {
                 fx.out.count(Counter::HandoffsBegun);
                 if self.absent.remove(&target) {
-                    let owed = self.owed(target, fx);
-                    if owed > 0 {
-                        fx.out.send(vec![target], RequestId::NONE, Body::Hints(owed));
+                    let pending = self.pending(target, fx);
+                    if pending > 0 {
+                        fx.out.send(vec![target], RequestId::NONE, Body::Hints(pending));
                     }
                     fx.out.notice(Notice::HandoffBegun(target, total.count));
                     self.announced.insert(target);
@@ -484,10 +485,10 @@ impl Handoff {
             Some(Refusal::Limit { .. }) => {
                 let (first, last) = DECLINED;
                 let wait = (first * (1 << before.min(8))).min(last);
-                Stuck { until: now + wait, declined: before + 1, owed: to_target && !is_owner }
+                Stuck { until: now + wait, declined: before + 1, pending: to_target && !is_owner }
             }
             Some(Refusal::Damaged) if to_target && !is_owner => {
-                Stuck { owed: true, ..Stuck::default() }
+                Stuck { pending: true, ..Stuck::default() }
             }
             _ => {
                 keys.remove(key);
@@ -527,7 +528,7 @@ impl Handoff {
 fn tell_drained(fx: &mut Effects) {
     for target in fx.local.hints.take_drained() {
         let life = fx.local.meta().lives.iter().find(|(node, _)| *node == target);
-        if let (Some((_, life)), 0) = (life, fx.local.hints.owed(target)) {
+        if let (Some((_, life)), 0) = (life, fx.local.hints.pending(target)) {
             let (op, mark) = (RequestId::of_wire(life.nonce), fx.out.last_mark());
             fx.out.send_synced(Some(mark), target, op, Body::Hints(0));
         }

@@ -14,7 +14,7 @@ pub(super) struct HintPlace {
     /// The key's partition.
     pub(super) partition: Partition,
     /// True if this node is no owner of the key: the hint may have filled its target's slot.
-    pub(super) owed: bool,
+    pub(super) pending: bool,
 }
 
 /// What a hint counts as.
@@ -42,7 +42,7 @@ pub(super) struct HintLedger {
     totals: BTreeMap<NodeId, (HintTotal, Time)>,
     /// How many hints there are of each generation of a partition.
     stamps: BTreeMap<(Partition, GcEpoch), u64>,
-    /// Members that are owed nothing any more, and that have not been told.
+    /// Members that are pending nothing any more, and that have not been told.
     drained: Vec<NodeId>,
     bytes: u64,
     limit_bytes: u64,
@@ -63,7 +63,7 @@ impl HintLedger {
         &mut self,
         now: Time,
         target: NodeId,
-        HintPlace { partition, owed }: HintPlace,
+        HintPlace { partition, pending }: HintPlace,
         before: Option<HintSize>,
         after: Option<HintSize>,
     ) {
@@ -73,9 +73,10 @@ impl HintLedger {
         // What a damaged hint takes is not known, so no sum may go below zero.
         total.bytes = (total.bytes + bytes(after)).saturating_sub(bytes(before));
         self.bytes = (self.bytes + bytes(after)).saturating_sub(bytes(before));
-        if owed {
-            total.owed = total.owed + u64::from(after.is_some()) - u64::from(before.is_some());
-            if total.owed == 0 {
+        if pending {
+            total.pending =
+                total.pending + u64::from(after.is_some()) - u64::from(before.is_some());
+            if total.pending == 0 {
                 self.drained.push(target);
             }
         }
@@ -117,8 +118,8 @@ impl HintLedger {
     }
 
     /// How many hints for a member may have filled its slot.
-    pub(super) fn owed(&self, target: NodeId) -> u64 {
-        self.totals.get(&target).map_or(0, |(total, _)| total.owed)
+    pub(super) fn pending(&self, target: NodeId) -> u64 {
+        self.totals.get(&target).map_or(0, |(total, _)| total.pending)
     }
 
     /// Everybody that something is kept for.
@@ -136,7 +137,7 @@ impl HintLedger {
         self.limit_bytes = limit_bytes;
     }
 
-    /// Members whose last owed hint has gone since this was asked.
+    /// Members whose last pending hint has gone since this was asked.
     pub(super) fn take_drained(&mut self) -> Vec<NodeId> {
         std::mem::take(&mut self.drained)
     }

@@ -365,7 +365,7 @@ impl Identity {
             fx.out.notice(Notice::Founded);
         } else if passed >= LONG && !std::mem::replace(&mut self.complained, true) {
             let silent = self.peers().filter(|peer| !self.heard.contains_key(peer));
-            silent.for_each(|peer| fx.out.notice(Notice::Awaited(peer)));
+            silent.for_each(|peer| fx.out.notice(Notice::WaitsFor(peer)));
         }
     }
 

@@ -40,7 +40,7 @@ pub(super) struct Local {
     busy_until: Time,
     /// What the store holds up, if it makes no progress.
     stall: Option<Stall>,
-    awaiting: bool,
+    catching_up: bool,
     settled: bool,
     witnessed: bool,
     /// Keys that were told of lately to be over a limit, and when.
@@ -62,7 +62,7 @@ impl Local {
             hints: HintLedger::new(&config.hints, config.hint_limit_bytes),
             busy_until: Time::START,
             stall: None,
-            awaiting: false,
+            catching_up: false,
             settled: false,
             witnessed: false,
             declined: BTreeMap::new(),
@@ -171,8 +171,8 @@ impl Local {
 
     /// Whether some peer may still have hints for this node: what is not found here does not count
     /// then.
-    pub(super) fn set_awaiting(&mut self, awaiting: bool) {
-        self.awaiting = awaiting;
+    pub(super) fn set_catching_up(&mut self, catching_up: bool) {
+        self.catching_up = catching_up;
     }
 
     /// From now on the node may mint.
@@ -196,14 +196,14 @@ impl Local {
     }
 
     /// True if this node has all that it was ever given for a partition. What it has not, although
-    /// others may still keep it for this node, is another question: [`Local::is_awaiting`].
+    /// others may still keep it for this node, is another question: [`Local::is_catching_up`].
     pub(super) fn is_authoritative(&self, partition: Partition) -> bool {
         self.witnessed && self.meta.read_ineligible.binary_search(&partition).is_err()
     }
 
     /// True while some peer may still have hints for this node.
-    pub(super) fn is_awaiting(&self) -> bool {
-        self.awaiting
+    pub(super) fn is_catching_up(&self) -> bool {
+        self.catching_up
     }
 }
 

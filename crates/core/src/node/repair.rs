@@ -323,8 +323,8 @@ impl Repair {
             self.fly_on(now, from, op, body, fx);
             return;
         }
-        let awaited = |e: &Exchange| e.awaits(op) && e.peer == from;
-        let Some(at) = self.exchanges.iter().position(awaited) else { return };
+        let waited_for = |e: &Exchange| e.awaits(op) && e.peer == from;
+        let Some(at) = self.exchanges.iter().position(waited_for) else { return };
         let step = self.exchanges[at].hear(now, body, &mut self.lane, fx);
         self.end_if_over(now, at, step, fx);
     }

@@ -350,7 +350,7 @@ impl Replica {
         };
         let waiting = work.len();
         let partition = self.ring.partition(key);
-        let owed = !self.ring.owners(partition).contains(&fx.local.me());
+        let pending = !self.ring.owners(partition).contains(&fx.local.me());
         let (before, changed, answers) = (None, BTreeSet::new(), Vec::new());
         let collected = fx.local.generations.of(partition).collected_of(key).cloned();
         let store = fx.local.meta().store;
@@ -358,7 +358,7 @@ impl Replica {
         let mut turn = Turn {
             key,
             partition,
-            owed,
+            pending,
             limits,
             copies,
             collected,

@@ -356,7 +356,7 @@ pub enum Notice {
     /// The cluster was founded, this node among its founders.
     Founded,
     /// A cluster is founded when all members have answered, and for so long this one has not.
-    Awaited(NodeId),
+    WaitsFor(NodeId),
     /// The node joined a cluster that did not know its store: it is new there, or has lost its disk.
     Reborn,
     /// A peer has seen a later life of this store: its disk was rolled back, or copied.

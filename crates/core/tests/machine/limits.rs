@@ -115,7 +115,7 @@ fn a_declined_hint_stays_waits_and_holds_up_no_other_one() {
     let out = bench.peer(target, op, Body::Failed(limit));
     bench.carry(out, &disk);
     assert!(matches!(disk.read_hint(target, &key).unwrap(), Found::Record(_)), "it stays");
-    // What the target can do nothing with now is not owed to it.
+    // What the target can do nothing with now is not pending to it.
     let (mut out, ask) = (Vec::new(), PeerMessage { op: 9, body: Body::AskHints });
     bench.node.handle(bench.now, Input::Peer { from: target, message: ask }, &mut out);
     assert_eq!(sent(&out), [&Body::Hints(0)]);

@@ -189,7 +189,7 @@ impl Course<'_> {
         let begun = Instant::now();
         self.ground.open(&[victim.to_string()]).await?;
         let client = self.ground.client().await?;
-        // It may still be owed hints.
+        // It may still be pending hints.
         let first = self.present(&client, true).await?;
         let (read, calm) = (seconds(begun), self.await_calm(begun).await?);
         self.ground.recovered(Duration::from_secs_f64(calm), "nobody tells of a deleted key");

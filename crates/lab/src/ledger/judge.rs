@@ -70,8 +70,8 @@ pub(super) fn judge(key: &Key, writes: &[Write], shown: &[Bytes]) -> Vec<Finding
     let ends = there.iter().copied().chain(deletes.map(|write| write.write)).collect();
     let accounted = closure(&graph, ends);
     for write in writes {
-        let owed = write.fate == Fate::Acknowledged && write.act != Act::Delete;
-        if owed && !accounted.contains(&write.write) {
+        let open = write.fate == Fate::Acknowledged && write.act != Act::Delete;
+        if open && !accounted.contains(&write.write) {
             findings.push(finding(Fault::Lost, Some(write.write)));
         }
     }

@@ -39,7 +39,7 @@ impl World {
             if !node.is_settled() {
                 return Some(format!("n{at} does not serve"));
             }
-            if node.is_awaiting() {
+            if node.is_catching_up() {
                 return Some(format!("n{at} waits for hints"));
             }
             let (ring, _) = host.placement();

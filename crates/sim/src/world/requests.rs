@@ -46,11 +46,11 @@ impl World {
         let partition = self.ring.partition(key);
         self.hosts.iter().filter(move |host| {
             let meta = host.node.as_ref().map(Node::meta);
-            let awaited = || self.hosts.iter().any(|other| !self.kept(other, host).is_empty());
+            let waits_for = || self.hosts.iter().any(|other| !self.kept(other, host).is_empty());
             let sound = match host.store.read(partition, key) {
                 Ok(Found::Record(_)) => true,
                 // What it has not counts for nothing while others keep hints for it.
-                Ok(Found::Nothing) => !awaited(),
+                Ok(Found::Nothing) => !waits_for(),
                 _ => false,
             };
             self.ring.owners(partition).contains(&host.id)

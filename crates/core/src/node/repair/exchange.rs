@@ -50,7 +50,7 @@ pub(super) struct Exchange {
     changes: u64,
     stage: Stage,
     /// What is to be answered next; `None` before anything was asked.
-    awaited: Option<Awaited>,
+    pending: Option<Pending>,
     /// The salt of the summaries that were asked for last.
     salt: u64,
     patience: Time,
@@ -67,7 +67,7 @@ pub(super) struct Exchange {
 
 /// What an exchange waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Awaited {
+enum Pending {
     /// The peer's answer to a question.
     Answer(RequestId),
     /// A scan of the own disk.
@@ -170,7 +170,7 @@ impl Exchange {
             width,
             changes: fx.local.forest.changes(partition),
             stage: Stage::Descending(0, vec![0]),
-            awaited: None,
+            pending: None,
             salt: 0,
             patience: Time::START,
             leaves: None,
@@ -187,7 +187,7 @@ impl Exchange {
 
     fn ask(&mut self, now: Time, body: Body, lane: &mut Lane, fx: &mut Effects) {
         let question = lane.question();
-        (self.awaited, self.salt) = (Some(Awaited::Answer(question)), question.wire());
+        (self.pending, self.salt) = (Some(Pending::Answer(question)), question.wire());
         self.patience = now + PATIENCE;
         fx.out.send(vec![self.peer], question, body);
     }
@@ -202,14 +202,14 @@ impl Exchange {
             && self.generation == fx.local.generations.number(self.partition)
     }
 
-    /// True if an answer with this `op` is awaited.
+    /// True if an answer with this `op` is waited for.
     pub(super) fn awaits(&self, op: RequestId) -> bool {
-        self.awaited == Some(Awaited::Answer(op))
+        self.pending == Some(Pending::Answer(op))
     }
 
-    /// True if this scan is awaited.
+    /// True if this scan is waited for.
     pub(super) fn awaits_scan(&self, token: ScanToken) -> bool {
-        self.awaited == Some(Awaited::Scan(token))
+        self.pending == Some(Pending::Scan(token))
     }
 
     /// The peer has answered.
@@ -329,7 +329,7 @@ impl Exchange {
         self.stage = Stage::Mine { theirs, next, mine: Vec::new() };
         self.patience = now + PATIENCE;
         let token = fx.out.scan(ScanPurpose::Exchange, self.partition, span);
-        self.awaited = Some(Awaited::Scan(token));
+        self.pending = Some(Pending::Scan(token));
         GO_ON
     }
 
@@ -350,7 +350,7 @@ impl Exchange {
             let limit_bytes = PAGE_BYTES;
             let span = Span { after, until, leaves, limit_bytes, ..Span::default() };
             let token = fx.out.scan(ScanPurpose::Exchange, self.partition, span);
-            self.awaited = Some(Awaited::Scan(token));
+            self.pending = Some(Pending::Scan(token));
             return GO_ON;
         }
         let (theirs, mine, next) =

@@ -21,7 +21,7 @@ pub(super) struct Turn<'a> {
     pub(super) partition: Partition,
     /// True if this node is no owner of the key: what it keeps for others may have filled their
     /// slots.
-    pub(super) owed: bool,
+    pub(super) pending: bool,
     pub(super) limits: ObjectLimits,
     pub(super) copies: Copies,
     /// What is collected of the key: whoever tells of it, the last owner of collect it or a client's
@@ -80,7 +80,7 @@ impl Copies {
 impl Turn<'_> {
     /// Where hints of the key belong.
     fn place(&self) -> HintPlace {
-        HintPlace { partition: self.partition, owed: self.owed }
+        HintPlace { partition: self.partition, pending: self.pending }
     }
 
     /// Tells `to` when all of this turn is synced.
@@ -217,7 +217,7 @@ impl Turn<'_> {
     ) -> (Object, GcEpoch) {
         let now = fx.local.generations.number(self.partition);
         match &self.copies.own {
-            Copy::Record(own) if from == fx.local.me() && !self.owed && generation < now => {
+            Copy::Record(own) if from == fx.local.me() && !self.pending && generation < now => {
                 (own.object.clone(), now)
             }
             _ => (object, generation),
@@ -323,7 +323,7 @@ impl Turn<'_> {
                 return Body::Failed(Refusal::Damaged);
             };
             // What is not here may be kept elsewhere for this node.
-            let missed = fx.local.is_awaiting() && object.entries().is_empty();
+            let missed = fx.local.is_catching_up() && object.entries().is_empty();
             let authoritative = fx.local.is_authoritative(self.partition) && !missed;
             let (object, kept_for) = (object.clone(), Vec::new());
             return Body::Copy { object, authoritative, kept_for, generation };

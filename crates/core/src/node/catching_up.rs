@@ -16,22 +16,22 @@ const GRACE: Micros = Micros::from_millis(1_000);
 
 /// What each linked peer has said since it was linked.
 #[derive(Clone, Debug)]
-pub(super) struct Returning {
+pub(super) struct CatchUp {
     /// Names this life.
     nonce: RequestId,
     peers: usize,
     linked: BTreeSet<NodeId>,
     /// Those that have been linked in this life.
     met: BTreeSet<NodeId>,
-    links: BTreeMap<NodeId, Said>,
+    links: BTreeMap<NodeId, Heard>,
     /// Those that were out of reach when most were: whatever they kept for this node since, they may still have.
-    owed: BTreeSet<NodeId>,
+    open: BTreeSet<NodeId>,
     started: Option<Time>,
     next_round: Option<Time>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Said {
+enum Heard {
     /// Nothing yet, and it may have some: this node was away.
     Nothing,
     /// Nothing yet, but it is the other one that was away.
@@ -40,16 +40,16 @@ enum Said {
     None,
 }
 
-impl Returning {
+impl CatchUp {
     /// A node among `peers` others; `nonce` names its life.
     pub(super) fn new(nonce: u64, peers: usize) -> Self {
-        Returning {
+        CatchUp {
             nonce: RequestId::of_wire(nonce),
             peers,
             linked: BTreeSet::new(),
             met: BTreeSet::new(),
             links: BTreeMap::new(),
-            owed: BTreeSet::new(),
+            open: BTreeSet::new(),
             started: None,
             next_round: Some(Time::START),
         }
@@ -77,7 +77,7 @@ impl Returning {
     fn miss(&mut self, peer: NodeId) {
         if self.links.remove(&peer).is_some() && 2 * self.links.len() < self.peers {
             let reached = &self.links;
-            self.owed.extend(self.met.iter().filter(|met| !reached.contains_key(met)));
+            self.open.extend(self.met.iter().filter(|met| !reached.contains_key(met)));
         }
     }
 
@@ -94,16 +94,16 @@ impl Returning {
     fn ask(&mut self, now: Time, peer: NodeId, fx: &mut Effects) {
         // Where most others were linked all the time, this node was not away.
         let starting = self.started.is_none_or(|started| now < started + GRACE);
-        let away = self.owed.remove(&peer) || starting || self.links.is_empty();
-        self.links.insert(peer, if away { Said::Nothing } else { Said::Little });
+        let away = self.open.remove(&peer) || starting || self.links.is_empty();
+        self.links.insert(peer, if away { Heard::Nothing } else { Heard::Little });
         fx.out.send(vec![peer], self.nonce, Body::AskHints);
         self.next_round.get_or_insert(now + ROUND);
     }
 
     /// This process did not run for a while: everybody is asked again.
     pub(super) fn doubt(&mut self, now: Time, fx: &mut Effects) {
-        for said in self.links.values_mut() {
-            *said = Said::Nothing;
+        for heard in self.links.values_mut() {
+            *heard = Heard::Nothing;
         }
         self.next_round = Some(now);
         self.judge(now, fx);
@@ -118,10 +118,10 @@ impl Returning {
         hints: u64,
         fx: &mut Effects,
     ) {
-        if let Some(said) = self.links.get_mut(&from)
+        if let Some(heard) = self.links.get_mut(&from)
             && (op == self.nonce || hints > 0)
         {
-            *said = if hints == 0 { Said::None } else { Said::Some };
+            *heard = if hints == 0 { Heard::None } else { Heard::Some };
             if hints > 0 {
                 self.next_round.get_or_insert(now + ROUND);
             }
@@ -134,17 +134,17 @@ impl Returning {
         if self.next_round.is_none_or(|due| due > now) {
             return;
         }
-        let open = self.links.iter().filter(|(_, said)| **said != Said::None);
+        let open = self.links.iter().filter(|(_, heard)| **heard != Heard::None);
         let open: Vec<NodeId> = open.map(|(peer, _)| *peer).collect();
         self.judge(now, fx);
-        self.next_round = fx.local.is_awaiting().then_some(now + ROUND);
+        self.next_round = fx.local.is_catching_up().then_some(now + ROUND);
         fx.out.send(open, self.nonce, Body::AskHints);
     }
 
     fn judge(&mut self, now: Time, fx: &mut Effects) {
         let started = *self.started.get_or_insert(now);
         let linking = now < started + GRACE && self.met.len() < self.peers;
-        let may_have = |said: &Said| matches!(said, Said::Nothing | Said::Some);
-        fx.local.set_awaiting(linking || self.links.values().any(may_have));
+        let may_have = |heard: &Heard| matches!(heard, Heard::Nothing | Heard::Some);
+        fx.local.set_catching_up(linking || self.links.values().any(may_have));
     }
 }

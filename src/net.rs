@@ -26,7 +26,7 @@ use pixii_core::node::ClientId;
 use pixii_core::secret::{Nonces, Vault};
 use pixii_core::types::NodeId;
 use pixii_core::wire::PROTOCOL;
-use pixii_transport::frames::{Held, Outbox};
+use pixii_transport::frames::{FrameMemory, Outbox};
 use pixii_transport::inflow::Inflow;
 use pixii_transport::locked;
 use pixii_transport::throttle::LogThrottle;
@@ -59,12 +59,12 @@ pub(crate) enum Event {
     /// The link on which messages leave for a peer came up or went down.
     Link { peer: NodeId, up: bool },
     /// A peer sent a message.
-    Message { from: NodeId, message: PeerMessage, held: Held },
+    Message { from: NodeId, message: PeerMessage, held: FrameMemory },
     /// A client is there, with which this version of the protocol is spoken; its replies go in the
     /// outbox.
     Joined { client: ClientId, protocol: u16, outbox: Arc<Outbox> },
     /// A client made a call.
-    Call { client: ClientId, call: Call, held: Held },
+    Call { client: ClientId, call: Call, held: FrameMemory },
     /// A client makes no more calls, and may still read replies.
     Silent { client: ClientId },
     /// A client is gone.

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 #[derive(Args)]
 #[command(after_help = "\
 A member that cannot be reached when a key is written is pending that write. Another one keeps it as a hint, and \
-hands it over when the member is back. The age says for how long the keeper has had hints for the member \
+hands it over when the member is back. The age says for how long the fallback has had hints for the member \
 without a break.
 
 Examples:
@@ -30,7 +30,7 @@ pub(crate) struct Hints {
 
 /// What a member keeps for another one.
 struct Kept {
-    keeper: String,
+    fallback: String,
     target: String,
     hints: u64,
     bytes: u64,
@@ -40,7 +40,7 @@ struct Kept {
 /// What all of them keep for a member.
 #[derive(Default)]
 struct Total {
-    keepers: u64,
+    fallbacks: u64,
     hints: u64,
     bytes: u64,
     age_ms: u64,
@@ -92,13 +92,13 @@ async fn ask(shared: &Shared, node: Option<String>) -> Result<Vec<Told>, Trouble
     Ok(told.into_iter().map(|(_, told)| told).collect())
 }
 
-/// What is kept, by keeper and target.
+/// What is kept, by fallback and target.
 fn kept(told: &[Told]) -> Vec<Kept> {
     let mut all = Vec::new();
-    for (keeper, report) in told {
+    for (fallback, report) in told {
         let peers = report.iter().flat_map(|report| &report.peers);
         all.extend(peers.filter(|peer| peer.hints > 0).map(|peer| Kept {
-            keeper: keeper.clone(),
+            fallback: fallback.clone(),
             target: peer.name.clone(),
             hints: peer.hints,
             bytes: peer.hint_bytes,
@@ -112,7 +112,7 @@ fn totals(kept: &[Kept]) -> BTreeMap<&str, Total> {
     let mut totals: BTreeMap<&str, Total> = BTreeMap::new();
     for one in kept {
         let total = totals.entry(&one.target).or_default();
-        total.keepers += 1;
+        total.fallbacks += 1;
         total.hints += one.hints;
         total.bytes += one.bytes;
         total.age_ms = total.age_ms.max(one.age_ms);
@@ -124,7 +124,7 @@ fn as_json(told: &[Told]) -> serde_json::Value {
     let kept = kept(told);
     let one = |one: &Kept| {
         json!({
-            "keeper": one.keeper,
+            "fallback": one.fallback,
             "target": one.target,
             "hints": one.hints,
             "hint_bytes": one.bytes,
@@ -134,7 +134,7 @@ fn as_json(told: &[Told]) -> serde_json::Value {
     let total = |(target, total): (&str, Total)| {
         json!({
             "target": target,
-            "keepers": total.keepers,
+            "fallbacks": total.fallbacks,
             "hints": total.hints,
             "hint_bytes": total.bytes,
             "hint_age_ms": total.age_ms,
@@ -166,21 +166,21 @@ fn as_text(told: &[Told], answered: usize) -> String {
             _ => "no hints are kept\n".into(),
         };
     }
-    let mut rows = vec![row(["keeper", "target", "hints", "size", "age"])];
+    let mut rows = vec![row(["fallback", "target", "hints", "size", "age"])];
     rows.extend(kept.iter().map(|one| {
         row([
-            &one.keeper,
+            &one.fallback,
             &one.target,
             &one.hints.to_string(),
             &bytes(one.bytes),
             &duration(one.age_ms),
         ])
     }));
-    let mut sums = vec![row(["total for", "keepers", "hints", "size", "age"])];
+    let mut sums = vec![row(["total for", "fallbacks", "hints", "size", "age"])];
     sums.extend(totals(&kept).into_iter().map(|(target, total)| {
         row([
             target,
-            &total.keepers.to_string(),
+            &total.fallbacks.to_string(),
             &total.hints.to_string(),
             &bytes(total.bytes),
             &duration(total.age_ms),

@@ -142,7 +142,7 @@ fn as_json(report: &StatusReport) -> Value {
         "peers": report.peers.iter().map(peer).collect::<Vec<_>>(),
         "collection": {
             "keys": report.collection.keys,
-            "held_back_partitions": report.collection.held_back,
+            "blocked_partitions": report.collection.blocked,
             "example": report.collection.example.as_ref().map(|(partition, why)| {
                 json!({ "partition": partition.0, "why": why.to_string() })
             }),
@@ -293,7 +293,7 @@ fn deleted(collection: &CollectionStatus) -> String {
         keys => format!("{} with something to collect", count(keys, "key")),
     };
     if let Some((partition, why)) = &collection.example {
-        let of = count(collection.held_back.into(), "partition");
+        let of = count(collection.blocked.into(), "partition");
         text += &format!("; collection of {of} is held back (partition {}: {why})", partition.0);
     }
     text

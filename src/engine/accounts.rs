@@ -185,11 +185,11 @@ impl Engine<'_> {
     }
 
     fn collection(&self) -> CollectionStatus {
-        let held_back = self.node.collection_held_back();
+        let blocked = self.node.collection_blocked();
         CollectionStatus {
             keys: self.node.dead_keys(),
-            held_back: held_back.len() as u32,
-            example: held_back.iter().next().map(|(partition, why)| (*partition, why.clone())),
+            blocked: blocked.len() as u32,
+            example: blocked.iter().next().map(|(partition, why)| (*partition, why.clone())),
         }
     }
 

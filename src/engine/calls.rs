@@ -9,7 +9,7 @@ use pixii_core::message::{
     self, Call, CallBody, LossRefusal, Refusal, Reply, ReplyBody, Resource, Response, SampleReport,
 };
 use pixii_core::node::{ClientId, Input};
-use pixii_transport::frames::{Held, LARGE_REPLY_BYTES, Outbox};
+use pixii_transport::frames::{FrameMemory, LARGE_REPLY_BYTES, Outbox};
 use pixii_transport::limited;
 
 use super::Engine;
@@ -47,13 +47,13 @@ impl Client {
 /// A request that the node works on.
 pub(super) struct UnderWay {
     /// What its frame takes of the budget for large ones.
-    _held: Held,
+    _held: FrameMemory,
     kind: Kind,
     since: Instant,
 }
 
 impl Engine<'_> {
-    pub(super) fn call(&mut self, client: ClientId, call: Call, held: Held) {
+    pub(super) fn call(&mut self, client: ClientId, call: Call, held: FrameMemory) {
         let Call { id, body } = call;
         let Some(caller) = self.clients.get_mut(&client) else { return };
         if !caller.under_way.insert(id) {

@@ -16,7 +16,7 @@ use pixii_core::message::{
 use pixii_core::node::{ClientId, Input};
 use pixii_core::types::{Micros, NodeId, Time};
 use pixii_core::wire;
-use pixii_transport::frames::Held;
+use pixii_transport::frames::FrameMemory;
 use pixii_transport::limited;
 use rustix::fs::Timespec;
 use rustix::time::{
@@ -83,7 +83,7 @@ pub(super) enum Parcel {
     /// A frame for a client.
     Reply { client: ClientId, frame: Bytes },
     /// A client's call.
-    Call { client: ClientId, call: Call, held: Held },
+    Call { client: ClientId, call: Call, held: FrameMemory },
 }
 
 impl Parcel {

@@ -74,10 +74,10 @@ impl Watch {
         Threads { writer, reader }: Threads<'_>,
     ) -> Option<(Option<Stall>, Duration)> {
         let before = self.stalled;
-        let held_up = |stall: Stall| before.is_some_and(|(_, known)| known >= stall);
+        let blocked = |stall: Stall| before.is_some_and(|(_, known)| known >= stall);
         // A disk that takes seconds for each sync is not well in between.
-        let limit = |stall| if held_up(stall) { QUICK } else { STALLED_AFTER };
-        let slow = held_up(Stall::Writes) && writer.was_slow();
+        let limit = |stall| if blocked(stall) { QUICK } else { STALLED_AFTER };
+        let slow = blocked(Stall::Writes) && writer.was_slow();
         let writes = writer.stuck(now, limit(Stall::Writes)).or(slow.then_some(now));
         let reads = reader.stuck(now, limit(Stall::All));
         let stall = match (writes, reads) {

@@ -23,7 +23,7 @@ const COUNTED: [(Counter, &str, &str); 5] = [
     (
         Counter::HintsDeclined,
         "pixii_hints_declined",
-        "Hints that this node declined because the key would have outgrown a limit; their keepers keep them.",
+        "Hints that this node declined because the key would have outgrown a limit; their fallbacks keep them.",
     ),
     (
         Counter::ReadsRepaired,
@@ -281,7 +281,7 @@ impl Account {
             "Keys with tombstones, or other events without a value, that are to be collected.";
         page.gauge("pixii_collectable_keys", help, collection.keys);
         let help = "Partitions whose collection is held back by a member that is away.";
-        page.gauge("pixii_collection_held_back", help, collection.held_back);
+        page.gauge("pixii_collection_blocked", help, collection.blocked);
     }
 
     fn put_counts(&self, page: &mut Page) {
@@ -379,7 +379,7 @@ impl Account {
         lines.push(format!(
             "repair: {} pending, {} failing, {} partitions unread, {} records damaged; {} keys to collect, held back in \
              {} partitions",
-            repair.pending, repair.failing, repair.unread, repair.damaged, collection.keys, collection.held_back,
+            repair.pending, repair.failing, repair.unread, repair.damaged, collection.keys, collection.blocked,
         ));
         lines
     }

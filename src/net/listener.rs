@@ -15,7 +15,7 @@ use pixii_core::message::{
 use pixii_core::secret::Seal;
 use pixii_core::types::NodeId;
 use pixii_core::wire::{Hello, MAX_FRAME_BYTES, MAX_HELLO_BYTES, PROTOCOL, Welcome};
-use pixii_transport::frames::{FrameReader, Held, Outbox, ReadError};
+use pixii_transport::frames::{FrameMemory, FrameReader, Outbox, ReadError};
 use pixii_transport::handshake::{Reception, Unheard};
 use pixii_transport::inflow::Holder;
 use pixii_transport::{limited, locked};
@@ -403,7 +403,7 @@ fn receive_from(hub: Arc<Hub>, connection: Connection, peer: Arc<Peer>, protocol
 async fn next_message(
     reader: &mut FrameReader<OwnedReadHalf>,
     protocol: u16,
-) -> Result<Option<(PeerMessage, Held)>, ReadError> {
+) -> Result<Option<(PeerMessage, FrameMemory)>, ReadError> {
     match protocol {
         PROTOCOL.. => reader.next().await,
         _ => Ok(reader.next().await?.map(|(Before(message), held)| (message, held))),

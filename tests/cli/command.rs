@@ -345,12 +345,12 @@ fn what_is_kept_for_whom_is_told_over_the_whole_cluster() {
     fake.keeps(1, "n3", [3, 700, 65_000]);
     fake.keeps(1, "n1", [1, 20, 100]);
     let table = "\
-keeper  target  hints  size       age
+fallback  target  hints  size       age
 n1      n3      12     3.4 KiB    0.9 s
 n2      n1      1      20 bytes   0.1 s
 n2      n3      3      700 bytes  1 min 5 s
 
-total for  keepers  hints  size      age
+total for  fallbacks  hints  size      age
 n1         1        1      20 bytes  0.1 s
 n3         2        15     4.1 KiB   1 min 5 s
 ";
@@ -372,7 +372,7 @@ n3         2        15     4.1 KiB   1 min 5 s
     let (code, out, _) = run(&fake, &["hints", "--json"]);
     let json: Value = serde_json::from_str(&out).unwrap();
     let kept = serde_json::json!([{
-        "keeper": "n1", "target": "n3", "hints": 12, "hint_bytes": 3_482, "hint_age_ms": 900,
+        "fallback": "n1", "target": "n3", "hints": 12, "hint_bytes": 3_482, "hint_age_ms": 900,
     }]);
     assert_eq!((code, &json["kept"]), (0, &kept));
     assert_eq!(json["unreachable"][0]["name"], "n2");

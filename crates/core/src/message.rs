@@ -26,7 +26,7 @@ pub use kind::Kind;
 pub use orders::{DrainRefusal, EmulateRefusal, LossRefusal, RepairRefusal, ReplaceRefusal};
 pub use peer::{Body, Change, Gossip, Item, PeerMessage};
 pub use reasons::{
-    ComparisonFault, HeldBack, Measure, NotYet, QuorumName, Resource, TreeAnswer, TreeQuestion,
+    Blocked, ComparisonFault, Measure, NotYet, QuorumName, Resource, TreeAnswer, TreeQuestion,
 };
 pub use refusal::{Refusal, Roll};
 pub use status::{

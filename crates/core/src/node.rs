@@ -27,7 +27,7 @@ use std::collections::BTreeMap;
 use crate::generation::{GcEpoch, Grave};
 use crate::members::Members;
 use crate::merkle::KeptTree;
-use crate::message::{Body, Counter, HeldBack, NotYet, PeerMessage, RecentTrips, Refusal, Request};
+use crate::message::{Blocked, Body, Counter, NotYet, PeerMessage, RecentTrips, Refusal, Request};
 use crate::store::{HintTotal, Meta, ScanPage};
 use crate::types::{Key, Micros, NodeId, Partition, Time};
 use catching_up::CatchUp;
@@ -307,7 +307,7 @@ impl Node {
             }
             Body::Coordinated(_)
             | Body::Updated { .. }
-            | Body::Held
+            | Body::Ack
             | Body::Copy { .. }
             | Body::Listed { .. }
             | Body::Failed(_) => self.answer(now, op, from, body),
@@ -315,7 +315,7 @@ impl Node {
             Body::Hints(count) => self.catching_up.hear(now, from, op, count, fx),
             Body::Gossip(word) => self.gossip.hear(now, from, op, word, fx),
             // Only this node itself knows that a hint has arrived.
-            Body::Discharge { .. }
+            Body::DeleteHint { .. }
             | Body::Restore { .. }
             | Body::Bury(_)
             | Body::Collect { .. }
@@ -324,7 +324,7 @@ impl Node {
                 true => self.replica.ask(from, op, body, fx),
                 false => fx.out.count(Counter::OrdersOfOthersIgnored),
             },
-            Body::Keep { .. } => match self.drained && !own {
+            Body::StoreHint { .. } => match self.drained && !own {
                 true => fx.out.send(vec![from], op, Body::Failed(Refusal::Stopping)),
                 false => self.replica.ask(from, op, body, fx),
             },
@@ -342,18 +342,18 @@ impl Node {
         let fx = &mut self.effects;
         match (op.role(), body) {
             (Role::Coordinator, body) => self.coordinator.answer(now, op, from, body, fx),
-            (Role::Handoff, Body::Held) => self.handoff.answer(now, op, from, None, fx),
+            (Role::Handoff, Body::Ack) => self.handoff.answer(now, op, from, None, fx),
             (Role::Handoff, Body::Failed(why)) => {
                 self.handoff.answer(now, op, from, Some(why), fx);
             }
             (Role::Handoff, Body::Copy { object, generation, .. }) => {
                 self.handoff.fetched(op, from, Stamped { object, generation }, fx);
             }
-            (Role::Repair, body @ (Body::Held | Body::Failed(_) | Body::Copy { .. })) => {
+            (Role::Repair, body @ (Body::Ack | Body::Failed(_) | Body::Copy { .. })) => {
                 self.repair.hear(now, from, op, body, fx);
             }
             // It asks the own replica only.
-            (Role::Collection, body @ (Body::Held | Body::Failed(_))) if from == fx.local.me() => {
+            (Role::Collection, body @ (Body::Ack | Body::Failed(_))) if from == fx.local.me() => {
                 self.collection.done(op, &body, fx);
             }
             // An answer to a question that the role does not put.
@@ -485,7 +485,7 @@ impl Node {
     }
 
     /// Partitions of this node whose tombstones cannot be collected now, and why.
-    pub fn collection_held_back(&self) -> &BTreeMap<Partition, HeldBack> {
+    pub fn collection_blocked(&self) -> &BTreeMap<Partition, Blocked> {
         self.collection.holding()
     }
 

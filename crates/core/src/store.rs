@@ -290,7 +290,7 @@ pub struct HintTotal {
     pub count: u64,
     /// The sum of their [`hint_bytes`].
     pub bytes: u64,
-    /// How many of them may have filled the member's slot: those of keys that their keeper is no owner of. What an owner
+    /// How many of them may have filled the member's slot: those of keys that their fallback is no owner of. What an owner
     /// keeps for another one counts for nothing beside its own copy.
     pub pending: u64,
 }

@@ -56,8 +56,8 @@ fn a_put_sends_before_its_sync_and_acknowledges_after_it() {
     assert!(matches!(&message.body, Body::Merge { object, .. } if *object == record.object));
     let op = message.op;
     // One peer holds it; the own replica does not count before its sync.
-    assert!(bench.peer(to[0], op, Body::Held).is_empty());
-    assert!(bench.peer(to[0], op, Body::Held).is_empty(), "a replica counts once");
+    assert!(bench.peer(to[0], op, Body::Ack).is_empty());
+    assert!(bench.peer(to[0], op, Body::Ack).is_empty(), "a replica counts once");
     let out = bench.give(Input::Store(Done::Synced { mark: *mark }));
     let [Output::Reply { client: 7, id: 9, response: Response::Written { dot, siblings, .. } }] =
         &out[..]
@@ -129,11 +129,11 @@ fn a_drained_node_refuses_requests_and_hints_and_goes_on_as_a_replica() {
     let out = bench.peer(peer, 8, Body::Coordinate { request: get(), timeout_ms: 500 });
     assert_eq!(sent(out), Body::Coordinated(Response::Refused(Refusal::Stopping)));
     let object = Object::default();
-    let keep_for = bench.others(&key)[..1].to_vec();
-    let keep = Body::Keep {
+    let hint_for = bench.others(&key)[..1].to_vec();
+    let keep = Body::StoreHint {
         key: key.clone(),
         object: object.clone(),
-        keep_for,
+        hint_for,
         generation: GcEpoch::FIRST,
     };
     let out = bench.peer(peer, 9, keep);
@@ -141,7 +141,7 @@ fn a_drained_node_refuses_requests_and_hints_and_goes_on_as_a_replica() {
     let out =
         bench.peer(peer, 10, Body::Merge { key: key.clone(), object, generation: GcEpoch::FIRST });
     let out = bench.disk(out, &Record::default());
-    assert_eq!(sent(out), Body::Held);
+    assert_eq!(sent(out), Body::Ack);
     bench.give(Input::Drain(false));
     assert!(matches!(bench.ask(get())[..], [.., Output::Store(Work::Read { .. })]));
 }
@@ -270,7 +270,7 @@ fn a_write_whose_replicas_fall_silent_is_unknown_at_its_deadline() {
     let out = bench.tick(100);
     assert!(
         matches!(&out[..], [Output::Send { message, .. }, ..]
-            if matches!(message.body, Body::Keep { .. })),
+            if matches!(message.body, Body::StoreHint { .. })),
         "a fallback is asked when the owners are late: {out:?}"
     );
     bench.disk(out, &Record::default());
@@ -389,7 +389,7 @@ fn siblings_are_limited_where_a_write_is_accepted_and_a_retry_is_one_event() {
         let out = bench.disk(out, &record);
         let [Output::Send { to, message }] = &out[..] else { panic!("{out:?}") };
         let Body::Merge { object, .. } = &message.body else { panic!("{message:?}") };
-        let out = bench.peer(to[0], message.op, Body::Held);
+        let out = bench.peer(to[0], message.op, Body::Ack);
         let [Output::Reply { response: Response::Written { dot, .. }, .. }] = &out[..] else {
             panic!("{out:?}")
         };
@@ -472,7 +472,7 @@ fn objects_of_other_generations_and_forged_ones_are_refused_by_name() {
         let refused = answer(&mut bench, 70, merge(given));
         assert_eq!(refused, Some(Body::Failed(Refusal::Generation { given, own: GcEpoch::FIRST })));
     }
-    assert_eq!(answer(&mut bench, 71, merge(GcEpoch::FIRST)), Some(Body::Held));
+    assert_eq!(answer(&mut bench, 71, merge(GcEpoch::FIRST)), Some(Body::Ack));
     let propose = |partition, condemned| Body::Propose {
         partition,
         generation: GcEpoch::FIRST,
@@ -492,7 +492,7 @@ fn objects_of_other_generations_and_forged_ones_are_refused_by_name() {
     let forged = Generation { number: GcEpoch(u64::MAX), ..Generation::default() };
     let out = bench.peer(other, 73, Body::Generation { partition, generation: forged });
     assert!(out.is_empty(), "{out:?}");
-    assert_eq!(answer(&mut bench, 74, merge(GcEpoch::FIRST)), Some(Body::Held));
+    assert_eq!(answer(&mut bench, 74, merge(GcEpoch::FIRST)), Some(Body::Ack));
 }
 
 #[test]

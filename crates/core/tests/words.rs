@@ -185,10 +185,10 @@ fn loss_refusals() -> Vec<LossRefusal> {
 fn bodies() -> Vec<(&'static str, Body)> {
     let put = Change::Put { write: WriteId(3), value: blob(b"v") };
     let context = Context::new(vec![DOT]);
-    let keep_for = || vec![NodeId(1), NodeId(2)];
+    let hint_for = || vec![NodeId(1), NodeId(2)];
     let update = |change| {
         let (key, context) = (key(), context.clone());
-        Body::Update { key, context, change, keep_for: keep_for() }
+        Body::Update { key, context, change, hint_for: hint_for() }
     };
     let partition = Partition(300);
     let leaves = |leaves, after| Body::Leaves { partition, leaves, after };
@@ -204,15 +204,15 @@ fn bodies() -> Vec<(&'static str, Body)> {
         ("merge", Body::Merge { key: key(), object: object(), generation: GcEpoch(3) }),
         (
             "keep",
-            Body::Keep {
+            Body::StoreHint {
                 key: key(),
                 object: object(),
-                keep_for: keep_for(),
+                hint_for: hint_for(),
                 generation: GcEpoch(3),
             },
         ),
-        ("held", Body::Held),
-        ("discharge", Body::Discharge { key: key(), target: NodeId(1), object: object() }),
+        ("held", Body::Ack),
+        ("delete the hint", Body::DeleteHint { key: key(), target: NodeId(1), object: object() }),
         ("ask-hints", Body::AskHints),
         ("hints", Body::Hints(300)),
         ("digest", Body::Gossip(Gossip::Digest { beats: beats(), members: 5 })),
@@ -222,7 +222,7 @@ fn bodies() -> Vec<(&'static str, Body)> {
                 beats: beats(),
                 members: vec![member()],
                 digest: 6,
-                wanted: keep_for(),
+                wanted: hint_for(),
             }),
         ),
         ("read", Body::Read { key: key() }),
@@ -231,7 +231,7 @@ fn bodies() -> Vec<(&'static str, Body)> {
             Body::Copy {
                 object: object(),
                 authoritative: true,
-                kept_for: keep_for(),
+                kept_for: hint_for(),
                 generation: GcEpoch(3),
             },
         ),
@@ -342,8 +342,8 @@ fn replies() -> Vec<(&'static str, ReplyBody)> {
         },
         collection: CollectionStatus {
             keys: 5,
-            held_back: 1,
-            example: Some((Partition(300), HeldBack::Away { member: "n2".into() })),
+            blocked: 1,
+            example: Some((Partition(300), Blocked::Away { member: "n2".into() })),
         },
         levels: Levels {
             drained: true,
@@ -526,7 +526,7 @@ fn golden_bytes() {
         golden(&mut out, &format!("peer-{name}"), PeerMessage { op: 77, body });
     }
     codes::write(&mut out);
-    raw(&mut out, "frame-held", &wire::frame(&PeerMessage { op: 77, body: Body::Held }));
+    raw(&mut out, "frame-held", &wire::frame(&PeerMessage { op: 77, body: Body::Ack }));
     raw(&mut out, "context", &wire::seal(&key(), &Context::new(vec![DOT])).0);
     let record = Record { own_serial: Some(5), object: object(), generation: GcEpoch::FIRST };
     raw(&mut out, "record", &store::encode_record(Partition(2), &key(), &record));
@@ -732,7 +732,7 @@ fn keys_and_lengths_are_limited_when_decoded() {
     let mut claims = vec![4, 253];
     claims.extend((1u64 << 60).to_le_bytes());
     assert!(wire::decode::<Response>(&Bytes::from(claims)).is_err());
-    let trailing = [wire::encode(&Body::Held), vec![0]].concat();
+    let trailing = [wire::encode(&Body::Ack), vec![0]].concat();
     assert!(wire::decode::<Body>(&Bytes::from(trailing)).is_err());
 }
 

@@ -44,7 +44,7 @@ const EXPECTED: &[&str] = &[
     "hints_declined",
     "losses accepted",
     "oversized keys settled",
-    "hints_discharged",
+    "hints_deleted",
     "hints_kept",
     "hints_refused",
     "keys_collected",

@@ -141,7 +141,7 @@ const WATCHED: &[Counter] = &[
     Counter::MergesDeclined,
     Counter::ReadsCutShort,
     Counter::HintsChangedInFlight,
-    Counter::HintsDischarged,
+    Counter::HintsDeleted,
     Counter::HintsKept,
     Counter::HintsRefused,
     Counter::OwnLifeRaised,

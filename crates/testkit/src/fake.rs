@@ -12,8 +12,8 @@ use bytes::BytesMut;
 use pixii_core::causal::{Actor, Context, Object, Version};
 use pixii_core::members::{Incarnation, Member, Members, Opinion};
 use pixii_core::message::{
-    Call, CallBody, CollectionStatus, ComparisonFault, Counter, DrainRefusal, EmulateRefusal,
-    HeldBack, Levels, LinksReport, LossRefusal, PairStatus, PeerRepair, PeerStatus, Refusal,
+    Blocked, Call, CallBody, CollectionStatus, ComparisonFault, Counter, DrainRefusal,
+    EmulateRefusal, Levels, LinksReport, LossRefusal, PairStatus, PeerRepair, PeerStatus, Refusal,
     RepairCounts, RepairRefusal, RepairReport, RepairStatus, ReplaceRefusal, Reply, ReplyBody,
     Request, Response, RingReport, SampleReport, StatusReport,
 };
@@ -437,8 +437,8 @@ fn status(world: &World, at: usize) -> StatusReport {
         },
         collection: CollectionStatus {
             keys: 5,
-            held_back: 1,
-            example: Some((Partition(7), HeldBack::Away { member: "n2".into() })),
+            blocked: 1,
+            example: Some((Partition(7), Blocked::Away { member: "n2".into() })),
         },
         levels: Levels::default(),
         other_rings: Vec::new(),

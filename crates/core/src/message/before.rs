@@ -13,8 +13,8 @@ use bincode::{BorrowDecode, Encode};
 use bytes::Bytes;
 
 use super::{
-    Body, CollectionStatus, ComparisonFault, Counter, DrainRefusal, DrainReport, EmulateRefusal,
-    HeldBack, Levels, LossRefusal, Measure, NotYet, PairStatus, PeerMessage, PeerStatus,
+    Blocked, Body, CollectionStatus, ComparisonFault, Counter, DrainRefusal, DrainReport,
+    EmulateRefusal, Levels, LossRefusal, Measure, NotYet, PairStatus, PeerMessage, PeerStatus,
     QuorumName, Refusal, RepairCounts, RepairRefusal, RepairReport, RepairStatus, ReplaceRefusal,
     Replacement, Reply, ReplyBody, Resource, Response, StatusReport, Trouble,
 };
@@ -321,7 +321,7 @@ struct Failing {
 #[bincode(decode_context = "Bytes")]
 struct Collected {
     keys: u64,
-    held_back: u32,
+    blocked: u32,
     example: Option<(Partition, String)>,
 }
 
@@ -361,7 +361,7 @@ impl From<StatusReport> for Status {
         let RepairStatus { unread, damaged, pending, failing, example } = report.repair;
         let example = example.map(|(partition, peer, why)| (partition, peer, why.to_string()));
         let repair = Failing { unread, damaged, pending, failing, example };
-        let CollectionStatus { keys, held_back, example } = report.collection;
+        let CollectionStatus { keys, blocked, example } = report.collection;
         let example = example.map(|(partition, why)| (partition, why.to_string()));
         Status {
             cluster: report.cluster,
@@ -380,7 +380,7 @@ impl From<StatusReport> for Status {
             emulated: report.emulated,
             counters,
             repair,
-            collection: Collected { keys, held_back, example },
+            collection: Collected { keys, blocked, example },
         }
     }
 }
@@ -413,8 +413,8 @@ impl From<Status> for StatusReport {
         let words = |(partition, peer, why)| (partition, peer, ComparisonFault::Words(why));
         let repair =
             RepairStatus { unread, damaged, pending, failing, example: example.map(words) };
-        let Collected { keys, held_back, example } = before.collection;
-        let example = example.map(|(partition, why)| (partition, HeldBack::Words(why)));
+        let Collected { keys, blocked, example } = before.collection;
+        let example = example.map(|(partition, why)| (partition, Blocked::Words(why)));
         StatusReport {
             cluster: before.cluster,
             name: before.name,
@@ -432,7 +432,7 @@ impl From<Status> for StatusReport {
             emulated: before.emulated,
             counters,
             repair,
-            collection: CollectionStatus { keys, held_back, example },
+            collection: CollectionStatus { keys, blocked, example },
             levels,
             other_rings,
             troubles,

@@ -86,7 +86,7 @@ counters! {
     30 HandoffsBegun "handoffs_begun",
     31 HintsChangedInFlight "hints_changed_in_flight",
     32 HintsDeclined "hints_declined",
-    33 HintsDischarged "hints_discharged",
+    33 HintsDeleted "hints_deleted",
     34 HintsKept "hints_kept",
     35 HintsRefused "hints_refused",
     36 HintsSent "hints_sent",

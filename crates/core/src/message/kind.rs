@@ -62,8 +62,8 @@ impl Body {
     /// What the message is about. What a node says to itself of a write is `Other`, up to the confirmation.
     pub fn kind(&self) -> Kind {
         match self {
-            Body::Merge { .. } | Body::Keep { .. } => Kind::Write,
-            Body::Held => Kind::Ack,
+            Body::Merge { .. } | Body::StoreHint { .. } => Kind::Write,
+            Body::Ack => Kind::Ack,
             Body::Read { .. } | Body::List { .. } => Kind::Read,
             Body::Copy { .. } | Body::Listed { .. } => Kind::Answer,
             Body::Coordinate { request, .. } => request.kind(),

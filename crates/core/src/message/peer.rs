@@ -79,7 +79,7 @@ pub enum Body {
         change: Change,
         /// Nobody, at an owner. At a fallback that coordinates: the owners that it keeps the
         /// object for.
-        keep_for: Vec<NodeId>,
+        hint_for: Vec<NodeId>,
     },
     /// The object after the update. It is not synced yet: `Held` follows when it is.
     Updated {
@@ -101,21 +101,21 @@ pub enum Body {
         generation: GcEpoch,
     },
     /// Keep this object as a hint for these owners, which did not answer.
-    Keep {
+    StoreHint {
         /// The key.
         key: Key,
         /// The sender's copy.
         object: Object,
         /// Whom it is for.
-        keep_for: Vec<NodeId>,
+        hint_for: Vec<NodeId>,
         /// The generation of the partition at which the object was minted or read.
         generation: GcEpoch,
     },
     /// What was to be updated, merged or kept is here, synced.
-    Held,
+    Ack,
     /// From a node to itself: `target` holds this object, synced, so the hint that equals it can
     /// go.
-    Discharge {
+    DeleteHint {
         /// The key.
         key: Key,
         /// Whom the hint was for.

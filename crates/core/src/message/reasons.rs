@@ -140,7 +140,7 @@ codes! {
 
 codes! {
     /// What holds back the collection of a partition's tombstones. Members are named.
-    pub enum HeldBack {
+    pub enum Blocked {
         /// Members have not answered a proposal.
         #[error("no answer from {}", .members.join(", "))]
         NoAnswer {

@@ -4,7 +4,7 @@ use bincode::{BorrowDecode, Encode};
 use bytes::Bytes;
 
 use super::codes::codes;
-use super::{ComparisonFault, Counter, HeldBack};
+use super::{Blocked, ComparisonFault, Counter};
 use crate::members::{Incarnation, Opinion};
 use crate::types::{NodeId, Partition};
 
@@ -209,9 +209,9 @@ pub struct CollectionStatus {
     /// Keys here whose clock tells of events that have no value any more.
     pub keys: u64,
     /// Partitions that this node owns whose collection is known to be held back.
-    pub held_back: u32,
+    pub blocked: u32,
     /// One of these, and by what.
-    pub example: Option<(Partition, HeldBack)>,
+    pub example: Option<(Partition, Blocked)>,
 }
 
 /// Anti-entropy with one peer, in short.

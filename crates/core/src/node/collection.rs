@@ -22,7 +22,7 @@ use super::ids::{RequestId, RequestIds, Role, ScanToken, SyncSeq};
 use super::reach::Reach;
 use crate::generation::{GcEpoch, Generation, Grave, MAX_GRAVES};
 use crate::members::{Opinion, Standing};
-use crate::message::{Body, Counter, HeldBack, NotYet};
+use crate::message::{Blocked, Body, Counter, NotYet};
 use crate::ring::Ring;
 use crate::rng::Rng;
 use crate::store::ScanPage;
@@ -60,7 +60,7 @@ pub(super) struct Collection {
     /// Generations that have been written and are not durable yet.
     beginning: BTreeMap<Partition, Beginning>,
     rest: BTreeMap<Partition, Time>,
-    holding: BTreeMap<Partition, HeldBack>,
+    holding: BTreeMap<Partition, Blocked>,
     ids: RequestIds,
     tell_at: Time,
     look_at: Time,
@@ -167,7 +167,7 @@ impl Collection {
     }
 
     /// The partitions whose collection is held back, and by what.
-    pub(super) fn holding(&self) -> &BTreeMap<Partition, HeldBack> {
+    pub(super) fn holding(&self) -> &BTreeMap<Partition, Blocked> {
         &self.holding
     }
 
@@ -197,7 +197,7 @@ impl Collection {
         for partition in late {
             if let Some(Round::Asking { waiting, .. }) = self.rounds.get(&partition) {
                 let members = waiting.iter().map(|node| fx.local.members().name(*node)).collect();
-                self.put_off(now, partition, HeldBack::NoAnswer { members });
+                self.put_off(now, partition, Blocked::NoAnswer { members });
             }
         }
         self.read_on(now, fx);
@@ -214,7 +214,7 @@ impl Collection {
         pages.into_iter().chain(self.chores.next_wake()).min()
     }
 
-    fn put_off(&mut self, now: Time, partition: Partition, why: HeldBack) {
+    fn put_off(&mut self, now: Time, partition: Partition, why: Blocked) {
         if let Some(Round::Asking { since, .. }) = self.rounds.remove(&partition) {
             self.pace.worked(now, since);
         }
@@ -264,23 +264,23 @@ impl Collection {
         match away.filter(|_| fx.local.forest.dead(partition) > 0) {
             Some(first) => {
                 let member = fx.local.members().name(*first);
-                self.holding.insert(partition, HeldBack::ProposerAway { member });
+                self.holding.insert(partition, Blocked::ProposerAway { member });
             }
             None => drop(self.holding.remove(&partition)),
         }
     }
 
     /// What stands in the way of a proposal.
-    fn obstacle(&self, partition: Partition, fx: &mut Effects) -> Option<HeldBack> {
+    fn obstacle(&self, partition: Partition, fx: &mut Effects) -> Option<Blocked> {
         let away = others(self.me, fx).into_iter().find(|member| !self.reach.has(*member));
         if let Some(member) = away {
-            return Some(HeldBack::Away { member: fx.local.members().name(member) });
+            return Some(Blocked::Away { member: fx.local.members().name(member) });
         }
         if !fx.local.is_authoritative(partition) {
-            return Some(HeldBack::NotRecovered);
+            return Some(Blocked::NotRecovered);
         }
         let unread = fx.local.forest.tree(partition).is_none();
-        (unread || self.is_at_work(partition)).then_some(HeldBack::Reading)
+        (unread || self.is_at_work(partition)).then_some(Blocked::Reading)
     }
 
     fn propose(
@@ -338,7 +338,7 @@ impl Collection {
                 let found = self.rounds.iter().find(|(_, round)| asked(round));
                 if let Some(partition) = found.map(|(partition, _)| *partition) {
                     let member = fx.local.members().name(from);
-                    self.put_off(now, partition, HeldBack::NotYet { member, why });
+                    self.put_off(now, partition, Blocked::NotYet { member, why });
                 }
             }
             Body::Generations { digest, certain, ask } => {

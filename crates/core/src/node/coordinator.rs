@@ -224,7 +224,7 @@ impl Coordinator {
                 Operation::List(list)
             }
             Work::Write { key, seen, change } => {
-                let keep_for = if is_owner {
+                let hint_for = if is_owner {
                     tally.ask(me);
                     Vec::new()
                 } else {
@@ -235,7 +235,7 @@ impl Coordinator {
                 };
                 let common = self.begin(now, origin, tally, timeout_ms);
                 let context = seen.clone();
-                let update = Body::Update { key: key.clone(), context, change, keep_for };
+                let update = Body::Update { key: key.clone(), context, change, hint_for };
                 fx.out.send(vec![me], common.op, update);
                 let kept_here = BTreeSet::new();
                 Operation::Write(WriteOp { common, key, seen, minted: None, fallbacks, kept_here })

@@ -13,18 +13,18 @@ use crate::wire;
 
 /// What a tree and its counts need to know of a record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Held {
+pub(super) struct TreeEntry {
     digest: Digest,
     has_dead: bool,
     /// Encoded bytes of the object.
     bytes: usize,
 }
 
-impl Held {
+impl TreeEntry {
     /// What is held of a key.
     pub(super) fn of(key: &Key, object: &Object) -> Self {
         let has_dead = object.entries().iter().any(|entry| entry.values.is_empty());
-        Held { digest: Digest::of(key, object), has_dead, bytes: wire::encoded_len(object) }
+        TreeEntry { digest: Digest::of(key, object), has_dead, bytes: wire::encoded_len(object) }
     }
 }
 
@@ -33,7 +33,7 @@ impl Held {
 pub(super) struct Forest {
     stands: BTreeMap<Partition, Stand>,
     /// Changes that are not synced yet: a scan that begins now need not see them.
-    recent: VecDeque<(SyncSeq, Partition, Key, Held)>,
+    recent: VecDeque<(SyncSeq, Partition, Key, TreeEntry)>,
     synced: SyncSeq,
     /// Objects over so many encoded bytes are counted.
     limit: usize,
@@ -60,8 +60,8 @@ struct Crop {
 }
 
 impl Crop {
-    fn replace(&mut self, key: &Key, old: Held, new: Held, limit: usize) {
-        let over = |held: Held| u64::from(held.bytes > limit);
+    fn replace(&mut self, key: &Key, old: TreeEntry, new: TreeEntry, limit: usize) {
+        let over = |held: TreeEntry| u64::from(held.bytes > limit);
         self.oversized = (self.oversized + over(new)).saturating_sub(over(old));
         self.tree.replace(leaf_of(key), old.digest, new.digest);
         self.dead = (self.dead + u64::from(new.has_dead)).saturating_sub(u64::from(old.has_dead));
@@ -75,7 +75,7 @@ struct Reading {
     /// All keys up to this one are in the tree.
     read_to: Option<Key>,
     /// What was written behind it that the next scan need not see, with the mark of the write.
-    flux: BTreeMap<Key, (SyncSeq, Held)>,
+    flux: BTreeMap<Key, (SyncSeq, TreeEntry)>,
     /// True if the tree may be wrong for a known reason: it was doubted, or records were met that fail their checksum.
     is_doubted: bool,
 }
@@ -176,8 +176,8 @@ impl Forest {
         &mut self,
         partition: Partition,
         key: &Key,
-        before: Option<Held>,
-        after: Held,
+        before: Option<TreeEntry>,
+        after: TreeEntry,
         mark: SyncSeq,
     ) {
         let Some(stand) = self.stands.get_mut(&partition) else { return };
@@ -228,15 +228,15 @@ impl Forest {
         reading.is_doubted |= !page.damaged.is_empty();
         for item in &page.items {
             let (digest, has_dead) = (item.digest, !item.dead.is_empty());
-            let found = Held { digest, has_dead, bytes: item.bytes };
+            let found = TreeEntry { digest, has_dead, bytes: item.bytes };
             let held = reading.flux.remove(&item.key).map_or(found, |(_, newer)| newer);
-            reading.crop.replace(&item.key, Held::default(), held, self.limit);
+            reading.crop.replace(&item.key, TreeEntry::default(), held, self.limit);
         }
         let is_read = |key: &Key| page.next.as_ref().is_none_or(|end| key <= end);
         let missed: Vec<Key> = reading.flux.keys().filter(|key| is_read(key)).cloned().collect();
         for key in missed {
             if let Some((_, held)) = reading.flux.remove(&key) {
-                reading.crop.replace(&key, Held::default(), held, self.limit);
+                reading.crop.replace(&key, TreeEntry::default(), held, self.limit);
             }
         }
         if page.next.is_some() {

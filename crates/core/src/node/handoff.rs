@@ -74,7 +74,7 @@ struct Stuck {
     until: Time,
     /// How often in a row it was declined.
     declined: u32,
-    /// True if it may have filled the target's slot: the keeper is no owner of the key.
+    /// True if it may have filled the target's slot: the fallback is no owner of the key.
     pending: bool,
 }
 
@@ -418,12 +418,12 @@ impl Handoff {
         if let Some(Fetch { target, key, merged: object, generation, .. }) =
             self.fetches.remove(&op)
         {
-            let keep_for = vec![target];
+            let hint_for = vec![target];
             fx.out.count(Counter::DamagedHintsMadeAnew);
             fx.out.send(
                 vec![self.me],
                 RequestId::NONE,
-                Body::Keep { key, object, keep_for, generation },
+                Body::StoreHint { key, object, hint_for, generation },
             );
         }
     }
@@ -518,7 +518,7 @@ impl Handoff {
         let is_taken = landing == Landing::Taken;
         if is_taken && (to_target || !self.ring.has(*target)) {
             let (key, target, object) = (key.clone(), *target, object.clone());
-            fx.out.send(vec![self.me], RequestId::NONE, Body::Discharge { key, target, object });
+            fx.out.send(vec![self.me], RequestId::NONE, Body::DeleteHint { key, target, object });
         }
         self.go_on(now, *target, fx);
     }

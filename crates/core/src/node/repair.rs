@@ -353,12 +353,12 @@ impl Repair {
                 let copy = Stamped { object, generation };
                 (exchange.carry(op, &flight.key, way, copy, fx), false)
             }
-            (Body::Held, Way::Both) if written => {
+            (Body::Ack, Way::Both) if written => {
                 flight.way = Way::Push;
                 fx.out.send(vec![self.me], op, Body::Read { key: flight.key.clone() });
                 (false, false)
             }
-            (Body::Held, _) if written => (true, false),
+            (Body::Ack, _) if written => (true, false),
             // A repeated answer to an earlier step.
             _ => (false, false),
         };

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use self::turn::Turn;
 use self::update::{Made, make, merge};
 use super::effects::Effects;
-use super::forest::Held;
+use super::forest::TreeEntry;
 use super::generations::Stamped;
 use super::ids::{ReadToken, RequestId, Role, SyncSeq};
 use super::local::stalled;
@@ -97,19 +97,19 @@ enum Kind {
     Update {
         context: Context,
         change: message::Change,
-        keep_for: Vec<NodeId>,
+        hint_for: Vec<NodeId>,
     },
     Merge {
         object: Object,
         generation: GcEpoch,
         hint: bool,
     },
-    Keep {
+    StoreHint {
         object: Object,
-        keep_for: Vec<NodeId>,
+        hint_for: Vec<NodeId>,
         generation: GcEpoch,
     },
-    Discharge {
+    DeleteHint {
         target: NodeId,
         object: Object,
     },
@@ -149,20 +149,20 @@ impl Replica {
     /// Takes a question of a coordinator: an update, a merge, a read or a listing.
     pub(super) fn ask(&mut self, from: NodeId, op: RequestId, body: Body, fx: &mut Effects) {
         let (key, kind) = match body {
-            Body::Update { key, context, change, keep_for } => {
-                (key, Kind::Update { context, change, keep_for })
+            Body::Update { key, context, change, hint_for } => {
+                (key, Kind::Update { context, change, hint_for })
             }
             Body::Merge { key, object, generation } => {
                 let hint = op.role() == Role::Handoff;
                 (key, Kind::Merge { object, generation, hint })
             }
-            Body::Keep { key, object, keep_for, generation } => {
-                (key, Kind::Keep { object, keep_for, generation })
+            Body::StoreHint { key, object, hint_for, generation } => {
+                (key, Kind::StoreHint { object, hint_for, generation })
             }
             Body::Bury(Grave { key, dead }) => (key, Kind::Bury(dead)),
             Body::Collect { key } => (key, Kind::Collect),
             Body::Renounce { key, target } => (key, Kind::Renounce(target)),
-            Body::Discharge { key, target, object } => (key, Kind::Discharge { target, object }),
+            Body::DeleteHint { key, target, object } => (key, Kind::DeleteHint { target, object }),
             Body::Restore { key, object } => (key, Kind::Restore(object)),
             Body::Read { key } => (key, Kind::Read),
             Body::List { partition, after, limit_bytes } => {
@@ -247,22 +247,23 @@ impl Replica {
     }
 
     fn admit(&self, key: &Key, kind: &Kind, fx: &Effects) -> Result<(), Refusal> {
-        if let Kind::Update { keep_for, .. } | Kind::Keep { keep_for, .. } = kind {
+        if let Kind::Update { hint_for, .. } | Kind::StoreHint { hint_for, .. } = kind {
             let owners = self.ring.owners(self.ring.partition(key));
             let odd = |target: &&NodeId| !owners.contains(target) || **target == fx.local.me();
-            if let Some(stranger) = keep_for.iter().find(odd) {
+            if let Some(stranger) = hint_for.iter().find(odd) {
                 return Err(Refusal::Stranger(*stranger));
             }
         }
-        let writes = matches!(kind, Kind::Update { .. } | Kind::Merge { .. } | Kind::Keep { .. });
+        let writes =
+            matches!(kind, Kind::Update { .. } | Kind::Merge { .. } | Kind::StoreHint { .. });
         // A read of what is not synced waits for the sync.
         let unsynced = || self.keys.get(key).is_some_and(|state| state.mark.is_some());
-        let held_up = match fx.local.stall() {
+        let blocked = match fx.local.stall() {
             None => false,
             Some(Stall::Writes) => writes || matches!(kind, Kind::Read) && unsynced(),
             Some(Stall::All) => waits_for_disk(kind),
         };
-        if held_up {
+        if blocked {
             return Err(stalled());
         }
         if let (Some(shortage), true) = (self.shortage, writes) {
@@ -378,7 +379,7 @@ impl Replica {
             let bytes = changes.iter().map(change_bytes).sum();
             let written = fx.out.write(changes);
             if let (true, Copy::Record(own)) = (changed.contains(&None), &copies.own) {
-                let after = Held::of(key, &own.object);
+                let after = TreeEntry::of(key, &own.object);
                 fx.local.forest.changed(partition, key, before, after, written);
             }
             self.unsynced.push_back((written, key.clone(), bytes));
@@ -403,51 +404,51 @@ impl Replica {
         fx: &mut Effects,
     ) {
         let answer = match kind {
-            Kind::Update { context, change, keep_for } => {
-                match make(turn, &context, &change, &keep_for, fx) {
+            Kind::Update { context, change, hint_for } => {
+                match make(turn, &context, &change, &hint_for, fx) {
                     Made::Done(object, dot, generation) => {
                         fx.out.send(vec![from], op, Body::Updated { object, dot, generation });
-                        Answer::Synced(Body::Held)
+                        Answer::Synced(Body::Ack)
                     }
                     Made::Refused(refusal) => Answer::Now(Body::Failed(refusal)),
                 }
             }
             Kind::Merge { object, generation, hint } => {
                 match merge(turn, &object, generation, hint, fx) {
-                    Ok(()) => Answer::Synced(Body::Held),
+                    Ok(()) => Answer::Synced(Body::Ack),
                     Err(refusal) => Answer::Now(Body::Failed(refusal)),
                 }
             }
             Kind::Bury(dead) => match turn.bury(&dead) {
-                true => Answer::Synced(Body::Held),
+                true => Answer::Synced(Body::Ack),
                 false => Answer::Now(Body::Failed(Refusal::Damaged)),
             },
             Kind::Collect => {
                 turn.collect();
-                Answer::Synced(Body::Held)
+                Answer::Synced(Body::Ack)
             }
             Kind::Renounce(None) => {
                 turn.renounce(&fx.local.meta().fresh);
-                Answer::Synced(Body::Held)
+                Answer::Synced(Body::Ack)
             }
             Kind::Renounce(Some(target)) => {
                 let (fresh, now) =
                     (fx.local.meta().fresh.clone(), fx.local.generations.number(turn.partition));
                 turn.renounce_hint(target, &fresh, now, fx);
-                Answer::Synced(Body::Held)
+                Answer::Synced(Body::Ack)
             }
             Kind::Restore(object) => match turn.restore(&object, fx) {
-                Ok(()) => Answer::Synced(Body::Held),
+                Ok(()) => Answer::Synced(Body::Ack),
                 Err(refusal) => Answer::Now(Body::Failed(refusal)),
             },
-            Kind::Keep { object, keep_for, generation } => {
-                match keep(turn, from, Stamped { object, generation }, keep_for, fx) {
-                    Ok(()) => Answer::Synced(Body::Held),
+            Kind::StoreHint { object, hint_for, generation } => {
+                match keep(turn, from, Stamped { object, generation }, hint_for, fx) {
+                    Ok(()) => Answer::Synced(Body::Ack),
                     Err(refusal) => Answer::Now(Body::Failed(refusal)),
                 }
             }
-            Kind::Discharge { target, object } => {
-                return turn.discharge(target, &object, fx);
+            Kind::DeleteHint { target, object } => {
+                return turn.delete_hint(target, &object, fx);
             }
             Kind::Withdrawn => return,
             Kind::Read => Answer::Synced(turn.read(self.ring.owners(turn.partition), fx)),
@@ -469,7 +470,7 @@ fn keep(
     turn: &mut Turn<'_>,
     from: NodeId,
     Stamped { object, generation }: Stamped,
-    keep_for: Vec<NodeId>,
+    hint_for: Vec<NodeId>,
     fx: &mut Effects,
 ) -> Result<(), Refusal> {
     turn.renounce_hints(fx);
@@ -480,13 +481,13 @@ fn keep(
         object: old.object.sync(&object),
         ..old
     };
-    turn.set_hints(keep_for, join, fx)
+    turn.set_hints(hint_for, join, fx)
 }
 
 /// True for what a coordinator waits for: it asks elsewhere when it is refused. What the node does
 /// to its own records has nowhere else to go.
 fn waits_for_disk(kind: &Kind) -> bool {
-    matches!(kind, Kind::Update { .. } | Kind::Merge { .. } | Kind::Keep { .. } | Kind::Read)
+    matches!(kind, Kind::Update { .. } | Kind::Merge { .. } | Kind::StoreHint { .. } | Kind::Read)
 }
 
 fn refuse(to: NodeId, op: RequestId, refusal: Refusal, fx: &mut Effects) {

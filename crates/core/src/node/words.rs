@@ -404,7 +404,7 @@ pub enum Notice {
 pub struct Oversize {
     /// The key.
     pub key: Key,
-    /// True if a hint was to be delivered: its keeper goes on keeping it.
+    /// True if a hint was to be delivered: its fallback goes on keeping it.
     pub hint: bool,
     /// What the object would have had, in encoded bytes.
     pub bytes: usize,

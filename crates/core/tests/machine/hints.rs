@@ -28,9 +28,9 @@ fn a_fallback_takes_the_place_of_an_owner_that_is_gone_or_late_and_is_one_slot_w
     };
     assert_eq!((merged, kept), (&vec![late], &vec![fallback]));
     assert!(matches!(merge.body, Body::Merge { .. }));
-    let Body::Keep { keep_for, .. } = &keep.body else { panic!("{keep:?}") };
-    assert_eq!(*keep_for, [gone]);
-    let (op, body) = (keep.op, Body::Held);
+    let Body::StoreHint { hint_for, .. } = &keep.body else { panic!("{keep:?}") };
+    assert_eq!(*hint_for, [gone]);
+    let (op, body) = (keep.op, Body::Ack);
     let out = bench.peer(fallback, op, body);
     assert!(matches!(out[..], [Output::Reply { response: Response::Written { .. }, .. }]));
     // The late one gets its hint when it is really late: here, for want of others.
@@ -56,11 +56,16 @@ fn a_hint_is_kept_offered_and_removed_only_if_it_is_what_its_target_has() {
         let version = Version { write: WriteId(write), value: Blob(Bytes::from_static(b"v")) };
         let actor = Actor { store: write as u64, serial: 1 };
         let (object, _) = Object::default().update(&Context::default(), actor, version);
-        Body::Keep { key: key.clone(), object, keep_for: vec![target], generation: GcEpoch::FIRST }
+        Body::StoreHint {
+            key: key.clone(),
+            object,
+            hint_for: vec![target],
+            generation: GcEpoch::FIRST,
+        }
     };
     let out = bench.peer(other, 70, keep(1));
     let held = bench.carry(out, &disk);
-    assert!(matches!(&held[..], [Output::Send { message, .. }] if message.body == Body::Held));
+    assert!(matches!(&held[..], [Output::Send { message, .. }] if message.body == Body::Ack));
     let read = |bench: &mut Bench| {
         let out = bench.peer(other, 71, Body::Read { key: key.clone() });
         match &bench.carry(out, &disk)[..] {
@@ -83,17 +88,17 @@ fn a_hint_is_kept_offered_and_removed_only_if_it_is_what_its_target_has() {
     // It changes while it is in flight: the confirmation of the old one removes nothing.
     let out = bench.peer(other, 72, keep(2));
     bench.carry(out, &disk);
-    let out = bench.peer(target, op, Body::Held);
+    let out = bench.peer(target, op, Body::Ack);
     let out = bench.carry(out, &disk);
     assert_eq!(bench.node.peer_view(bench.now, target).hints.count, 1);
     let (op, offered) = offer(&out);
     assert!(matches!(offered, Body::Merge { object, .. } if object.len() == 2));
     // Somebody else cannot have it removed.
     let Body::Copy { object, .. } = read(&mut bench) else { panic!() };
-    let out = bench.peer(other, 73, Body::Discharge { key: key.clone(), target, object });
+    let out = bench.peer(other, 73, Body::DeleteHint { key: key.clone(), target, object });
     bench.carry(out, &disk);
     assert_eq!(bench.node.peer_view(bench.now, target).hints.count, 1);
-    let out = bench.peer(target, op, Body::Held);
+    let out = bench.peer(target, op, Body::Ack);
     bench.carry(out, &disk);
     assert_eq!(bench.node.peer_view(bench.now, target).hints.count, 0);
     assert!(disk.hints_durable(&key).is_empty());
@@ -106,14 +111,14 @@ fn hints_have_a_limit_and_are_for_owners_only() {
     let mut bench = Bench::new();
     let key = bench.key(false);
     let (other, disk) = (bench.owners(&key)[0], MemoryStore::default());
-    let refused = |bench: &mut Bench, bytes: usize, keep_for: Vec<NodeId>| {
+    let refused = |bench: &mut Bench, bytes: usize, hint_for: Vec<NodeId>| {
         let version = Version { write: WriteId(1), value: Blob(vec![7; bytes].into()) };
         let actor = Actor { store: 1, serial: 1 };
         let (object, _) = Object::default().update(&Context::default(), actor, version);
         let out = bench.peer(
             other,
             70,
-            Body::Keep { key: key.clone(), object, keep_for, generation: GcEpoch::FIRST },
+            Body::StoreHint { key: key.clone(), object, hint_for, generation: GcEpoch::FIRST },
         );
         match bench.carry(out, &disk).first() {
             Some(Output::Send { message, .. }) => message.body.clone(),
@@ -126,7 +131,7 @@ fn hints_have_a_limit_and_are_for_owners_only() {
     }
     let answer = refused(&mut bench, 1 << 20, vec![other]);
     assert_eq!(answer, Body::Failed(Refusal::Hints(1 << 20)));
-    assert_eq!(refused(&mut bench, 1 << 19, vec![other]), Body::Held);
+    assert_eq!(refused(&mut bench, 1 << 19, vec![other]), Body::Ack);
 }
 
 #[test]
@@ -146,7 +151,7 @@ fn a_write_that_an_owner_has_not_confirmed_is_kept_for_it_though_the_generation_
         let out = bench.carry(out, &disk);
         let asked = |output: &Output| match output {
             Output::Send { to, message } => {
-                matches!(message.body, Body::Keep { .. }) && *to == [bench.fallback(&key)]
+                matches!(message.body, Body::StoreHint { .. }) && *to == [bench.fallback(&key)]
             }
             _ => false,
         };
@@ -179,7 +184,7 @@ fn a_new_hint_is_not_joined_with_one_that_is_too_old() {
     let (partition, owner) = (bench.ring.partition(&key), bench.owners(&key)[0]);
     let keep = |number: u128, generation: GcEpoch| {
         let (key, object) = (key.clone(), object(number));
-        Body::Keep { key, object, keep_for: vec![owner], generation }
+        Body::StoreHint { key, object, hint_for: vec![owner], generation }
     };
     let out = bench.peer(owner, 80, keep(1, GcEpoch::FIRST));
     bench.carry(out, &disk);

@@ -67,12 +67,12 @@ fn an_owner_declines_what_a_key_would_outgrow_and_takes_what_settles_it() {
         }
         other => panic!("{other:?}"),
     };
-    assert_eq!(merge(&mut bench, HINT | 1, large(1, 1_500)), (Body::Held, false));
+    assert_eq!(merge(&mut bench, HINT | 1, large(1, 1_500)), (Body::Ack, false));
     let told = declined(merge(&mut bench, HINT | 2, large(2, 1_500)), 2_000);
     assert!(told, "the log names the key");
-    assert_eq!(merge(&mut bench, HINT | 3, large(1, 1_500)), (Body::Held, false), "nothing new");
+    assert_eq!(merge(&mut bench, HINT | 3, large(1, 1_500)), (Body::Ack, false), "nothing new");
     for write in 2..=3 {
-        assert_eq!(merge(&mut bench, write, large(write.into(), 1_900)), (Body::Held, false));
+        assert_eq!(merge(&mut bench, write, large(write.into(), 1_900)), (Body::Ack, false));
     }
     let told = declined(merge(&mut bench, 4, large(4, 1_500)), 6_000);
     assert!(!told, "once in a minute");
@@ -82,9 +82,9 @@ fn an_owner_declines_what_a_key_would_outgrow_and_takes_what_settles_it() {
     );
     let settled = [1, 2, 3].map(|store| Dot { actor: Actor { store, serial: 1 }, counter: 1 });
     let gone = large(1, 1_500).discard(&Context::new(settled.to_vec()));
-    assert_eq!(merge(&mut bench, 5, gone), (Body::Held, false));
+    assert_eq!(merge(&mut bench, 5, gone), (Body::Ack, false));
     // Where nothing else is alive, a hint is taken with what is dead beside it.
-    assert_eq!(merge(&mut bench, HINT | 6, large(6, 1_980)), (Body::Held, false));
+    assert_eq!(merge(&mut bench, HINT | 6, large(6, 1_980)), (Body::Ack, false));
 }
 
 #[test]
@@ -93,14 +93,14 @@ fn a_declined_hint_stays_waits_and_holds_up_no_other_one() {
     let key = bench.key(false);
     let (partition, target) = (bench.ring.partition(&key), bench.owners(&key)[0]);
     bench.give(Input::Link { peer: target, up: false });
-    let keep = |key: &Key, object: Object| Body::Keep {
+    let keep = |key: &Key, object: Object| Body::StoreHint {
         key: key.clone(),
         object,
-        keep_for: vec![target],
+        hint_for: vec![target],
         generation: GcEpoch::FIRST,
     };
     let out = bench.peer(bench.owners(&key)[1], 80, keep(&key, large(1, 500)));
-    assert_eq!(sent(&bench.carry(out, &disk)), [&Body::Held]);
+    assert_eq!(sent(&bench.carry(out, &disk)), [&Body::Ack]);
     let out = bench.give(Input::Link { peer: target, up: true });
     let out = bench.carry(out, &disk);
     let offered = |out: &[Output]| {
@@ -133,7 +133,7 @@ fn a_declined_hint_stays_waits_and_holds_up_no_other_one() {
     });
     assert_eq!(passed.collect::<Vec<_>>(), [other]);
     let op = offered(&out).unwrap();
-    let out = bench.peer(target, op, Body::Held);
+    let out = bench.peer(target, op, Body::Ack);
     bench.carry(out, &disk);
     let out = bench.tick(3_000);
     assert_eq!(offered(&bench.carry(out, &disk)), None, "five seconds");
@@ -147,14 +147,18 @@ fn what_is_kept_of_one_key_has_a_limit_for_all_its_owners_together() {
     let key = bench.key(false);
     let owners = bench.owners(&key);
     let keep = |bench: &mut Bench, write: u128, target: usize| {
-        let (key, keep_for) = (key.clone(), vec![owners[target]]);
-        let body =
-            Body::Keep { key, object: large(write, 1_900), keep_for, generation: GcEpoch::FIRST };
+        let (key, hint_for) = (key.clone(), vec![owners[target]]);
+        let body = Body::StoreHint {
+            key,
+            object: large(write, 1_900),
+            hint_for,
+            generation: GcEpoch::FIRST,
+        };
         let out = bench.peer(owners[0], 80, body);
         sent(&bench.carry(out, &disk))[0].clone()
     };
     for (write, target) in [(1, 0), (2, 1), (3, 2), (3, 0)] {
-        assert_eq!(keep(&mut bench, write, target), Body::Held);
+        assert_eq!(keep(&mut bench, write, target), Body::Ack);
     }
     let refused = keep(&mut bench, 4, 1);
     assert!(matches!(refused, Body::Failed(Refusal::Limit { limit: 6_000, .. })), "{refused:?}");

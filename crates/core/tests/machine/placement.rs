@@ -166,10 +166,10 @@ fn what_is_kept_for_a_removed_member_goes_when_all_owners_have_it() {
     out.extend(bench.carry(later, &disk));
     let (to, op) = merges(&out).expect("it is offered to the owners");
     assert_eq!(to, others);
-    let out = bench.peer(others[1], op, Body::Held);
+    let out = bench.peer(others[1], op, Body::Ack);
     bench.carry(out, &disk);
     assert_eq!(bench.node.peer_view(bench.now, removed).hints.count, 1);
-    let out = bench.peer(others[0], op, Body::Held);
+    let out = bench.peer(others[0], op, Body::Ack);
     bench.carry(out, &disk);
     assert_eq!(bench.node.peer_view(bench.now, removed).hints.count, 0);
     let held = disk.read(partition, &key).unwrap();

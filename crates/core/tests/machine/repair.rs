@@ -32,7 +32,7 @@ impl Bout {
         let body =
             Body::Merge { key: bout.key.clone(), object: object(1), generation: GcEpoch::FIRST };
         let told = bout.hear(peer, 1, body);
-        assert_eq!(told, [(peer, 1, Body::Held)]);
+        assert_eq!(told, [(peer, 1, Body::Ack)]);
         bout
     }
 
@@ -268,7 +268,7 @@ fn answers_that_make_no_sense_end_a_comparison_and_the_next_one_begins_two_secon
         (summaries(31), "31 bytes of summaries where 32 are due"),
         (summaries(1 << 20), "1048576 bytes of summaries where 32 are due"),
         (none, "a list of keys in answer to a question for summaries"),
-        (Body::Held, "a word of another kind in answer to a question for summaries"),
+        (Body::Ack, "a word of another kind in answer to a question for summaries"),
         (copy, "a word of another kind in answer to a question for summaries"),
         (failed, "this node does not hold the key, and a request is forwarded only once"),
     ] {
@@ -482,7 +482,7 @@ fn trees_of_a_clean_stop_are_not_read_again_and_are_those_that_would_be_read() {
     let other = bout.bench.keys_of(bout.partition, &bout.key);
     let merge = Body::Merge { key: other.clone(), object: object(2), generation: GcEpoch::FIRST };
     let peer = bout.peer;
-    assert_eq!(bout.hear(peer, 1, merge), [(peer, 1, Body::Held)]);
+    assert_eq!(bout.hear(peer, 1, merge), [(peer, 1, Body::Ack)]);
     let kept = bout.bench.node.kept_trees();
     let tree = kept.iter().find(|tree| tree.partition == bout.partition).unwrap();
     let both = Digest::of(&bout.key, &object(1)).0.wrapping_add(Digest::of(&other, &object(2)).0);

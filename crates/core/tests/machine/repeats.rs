@@ -48,7 +48,7 @@ fn a_late_attempt_of_a_put_that_was_replaced_issues_nothing_and_is_acknowledged(
         let [Output::Send { to, message }] = &out[..] else { panic!("{out:?}") };
         let Body::Merge { object, .. } = &message.body else { panic!("{message:?}") };
         assert_eq!(object.len(), 0, "the value stays dead");
-        let out = bench.peer(to[0], message.op, Body::Held);
+        let out = bench.peer(to[0], message.op, Body::Ack);
         let [Output::Reply { response: Response::Written { dot, .. }, .. }] = &out[..] else {
             panic!("{out:?}")
         };
@@ -125,7 +125,7 @@ fn a_writer_that_chains_on_its_own_context_leaves_no_siblings_behind() {
         let [Output::Send { to, message }] = &out[..] else { panic!("{out:?}") };
         let Body::Merge { object, .. } = message.body.clone() else { panic!("{message:?}") };
         assert_eq!(object.len(), 2, "its own newest value and the unread one");
-        let out = bench.peer(to[0], message.op, Body::Held);
+        let out = bench.peer(to[0], message.op, Body::Ack);
         let [Output::Reply { response: Response::Written { dot, context: sealed, .. }, .. }] =
             &out[..]
         else {

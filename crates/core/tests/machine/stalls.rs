@@ -35,7 +35,7 @@ fn an_owner_whose_store_is_stalled_refuses_what_needs_it_and_serves_again_after_
     }
     let out = bench.peer(peer, 4, merge());
     let out = bench.carry(out, &disk);
-    assert!(matches!(&out[..], [Output::Send { message, .. }] if message.body == Body::Held));
+    assert!(matches!(&out[..], [Output::Send { message, .. }] if message.body == Body::Ack));
 }
 
 #[test]

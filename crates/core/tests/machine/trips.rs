@@ -26,12 +26,12 @@ fn round_trips_are_kept_by_replica_and_kind_the_own_disk_among_them() {
     for (after, from) in [(2_000, Some(near)), (7_000, None), (9_000, Some(far))] {
         bench.now = begun + Micros(after);
         match from {
-            Some(from) => drop(bench.peer(from, message.op, Body::Held)),
+            Some(from) => drop(bench.peer(from, message.op, Body::Ack)),
             None => drop(bench.give(Input::Store(Done::Synced { mark: *mark }))),
         }
     }
     // Its second word is no round trip.
-    bench.peer(near, message.op, Body::Held);
+    bench.peer(near, message.op, Body::Ack);
 
     let out = bench.ask(Request::Get { key: key.clone(), r: Some(3).into() });
     let op = out.iter().find_map(|output| match output {

@@ -37,7 +37,7 @@ fn status_in_words() -> StatusReport {
     let (mut repair, mut collection) = (status.repair.clone(), status.collection.clone());
     let why = ComparisonFault::Words("why".into());
     repair.example = repair.example.map(|(partition, peer, _)| (partition, peer, why));
-    let why = HeldBack::Words("why".into());
+    let why = Blocked::Words("why".into());
     collection.example = collection.example.map(|(partition, _)| (partition, why));
     let (other_rings, troubles) = (Vec::new(), Vec::new());
     let levels = Levels::default();

@@ -85,15 +85,15 @@ fn collection_and_repair(out: &mut String) {
         NotYet::Refused { refusal: Refusal::Stopping },
     ];
     golden_codes!(out, "why-not-yet", NotYet, not_yet);
-    let held_back = vec![
-        HeldBack::NoAnswer { members: vec![node(), n2()] },
-        HeldBack::ProposerAway { member: n2() },
-        HeldBack::Away { member: n2() },
-        HeldBack::NotRecovered,
-        HeldBack::Reading,
-        HeldBack::NotYet { member: n2(), why: NotYet::Members },
+    let blocked = vec![
+        Blocked::NoAnswer { members: vec![node(), n2()] },
+        Blocked::ProposerAway { member: n2() },
+        Blocked::Away { member: n2() },
+        Blocked::NotRecovered,
+        Blocked::Reading,
+        Blocked::NotYet { member: n2(), why: NotYet::Members },
     ];
-    golden_codes!(out, "held-back", HeldBack, held_back);
+    golden_codes!(out, "held-back", Blocked, blocked);
     let answers =
         vec![TreeAnswer::Equal, TreeAnswer::Summaries, TreeAnswer::Items, TreeAnswer::Else];
     golden_codes!(out, "tree-answer", TreeAnswer, answers);

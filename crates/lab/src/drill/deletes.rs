@@ -56,7 +56,7 @@ struct Told {
     /// Keys that tell of what is gone.
     keys: u64,
     /// Partitions whose collection is held back, and by what.
-    held_back: u32,
+    blocked: u32,
     why: Option<String>,
     hints: u64,
     /// Partitions that it has yet to read after its start.
@@ -158,16 +158,16 @@ impl Course<'_> {
         sleep(HELD).await;
         let told = look(&self.ground).await?;
         let (mut keys, mut naming) = (0, 0);
-        for Told { name, keys: held, held_back, why, .. } in told {
+        for Told { name, keys: held, blocked, why, .. } in told {
             keys += held;
             let names_it = why.as_ref().is_some_and(|why| why.contains(victim));
             naming += u64::from(names_it);
             let why = why.unwrap_or_else(|| "nothing".into());
             (self.say)(&format!(
-                "{} s later {name} has {held} keys that tell of it; {held_back} partitions are held back: {why}",
+                "{} s later {name} has {held} keys that tell of it; {blocked} partitions are held back: {why}",
                 HELD.as_secs()
             ))?;
-            if held_back > 0 && !names_it {
+            if blocked > 0 && !names_it {
                 self.complaints.push(format!("{name} says that {why}, and it is {victim}"));
             }
         }
@@ -360,7 +360,7 @@ async fn look(ground: &Ground) -> Result<Vec<Told>, String> {
         told.push(Told {
             name: daemon.name.clone(),
             keys: collection.keys,
-            held_back: collection.held_back,
+            blocked: collection.blocked,
             why: collection.example.map(|(_, why)| why.to_string()),
             hints: peers.iter().map(|peer| peer.hints).sum(),
             unread: repair.unread.into(),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use pixii_core::causal::Object;
 use pixii_core::members::{Member, Opinion, Standing};
-use pixii_core::message::HeldBack;
+use pixii_core::message::Blocked;
 use pixii_core::node::Node;
 use pixii_core::store::{Found, Store};
 use pixii_core::types::{Key, Partition};
@@ -121,15 +121,15 @@ impl World {
         if let Some((host, _)) = copies.iter().find(tells)
             && beyond_help.next().is_none()
         {
-            let held_back: Vec<&BTreeMap<Partition, HeldBack>> = self
+            let blocked: Vec<&BTreeMap<Partition, Blocked>> = self
                 .hosts
                 .iter()
                 .filter_map(|host| host.node.as_ref())
-                .map(Node::collection_held_back)
-                .filter(|held_back| !held_back.is_empty())
+                .map(Node::collection_blocked)
+                .filter(|blocked| !blocked.is_empty())
                 .collect();
             let name = &host.identity.name;
-            return Some(format!("{name} tells of what is gone of {key:?}: {held_back:?}"));
+            return Some(format!("{name} tells of what is gone of {key:?}: {blocked:?}"));
         }
         let (first, one) = copies.first()?;
         let (other, _) = copies.iter().find(|(_, copy)| copy.is_none() || copy != one)?;

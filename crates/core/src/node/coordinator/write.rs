@@ -59,7 +59,7 @@ impl WriteOp {
                 Heard::Progress
             }
             (None, Body::Failed(refusal)) if own => Heard::Done(Response::Refused(refusal)),
-            (Some(minted), Body::Held) => {
+            (Some(minted), Body::Ack) => {
                 let is_first = self.common.tally.count(from);
                 let own = own && is_first;
                 if let Some(took) = took.or(own.then(|| now.saturating_since(minted.at))) {
@@ -241,5 +241,5 @@ impl WriteOp {
 /// The order to keep what was minted for this owner.
 fn hint(key: &Key, minted: &Minted, owner: NodeId) -> Body {
     let Minted { object, generation, .. } = minted.clone();
-    Body::Keep { key: key.clone(), object, keep_for: vec![owner], generation }
+    Body::StoreHint { key: key.clone(), object, hint_for: vec![owner], generation }
 }

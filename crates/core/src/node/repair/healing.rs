@@ -109,7 +109,7 @@ impl Healing {
         if from == fx.local.me() {
             // It is restored; or a full disk, say, forbids it.
             match body {
-                Body::Held => drop(self.fetches.remove(&op)),
+                Body::Ack => drop(self.fetches.remove(&op)),
                 // Too large to be taken: it is found again when it is read, and until its key is
                 // settled elsewhere there is no use in trying.
                 Body::Failed(Refusal::Limit { .. }) => drop(self.fetches.remove(&op)),

@@ -8,7 +8,7 @@ use crate::generation::GcEpoch;
 use crate::message::{Body, Counter, Refusal};
 use crate::node::Oversize;
 use crate::node::effects::Effects;
-use crate::node::forest::Held;
+use crate::node::forest::TreeEntry;
 use crate::node::hints::{HintPlace, HintSize};
 use crate::node::ids::RequestId;
 use crate::store::{Change, Record};
@@ -31,7 +31,7 @@ pub(super) struct Turn<'a> {
     pub(super) store: u64,
     /// What the own record was before this turn; `None` while it has not changed, or if it was
     /// damaged.
-    pub(super) before: Option<Held>,
+    pub(super) before: Option<TreeEntry>,
     /// The places that have changed: the own record (`None`) or the hint for a member.
     pub(super) changed: BTreeSet<Option<NodeId>>,
     pub(super) answers: Vec<(NodeId, RequestId, Body)>,
@@ -104,7 +104,7 @@ impl Turn<'_> {
                 return;
             }
             if !self.changed.contains(&None) {
-                self.before = Some(Held::of(self.key, &old.object));
+                self.before = Some(TreeEntry::of(self.key, &old.object));
             }
         }
         self.copies.own = Copy::Record(new);
@@ -151,7 +151,7 @@ impl Turn<'_> {
         if object.values().next().is_none() {
             let object = old.object.clone();
             fx.out.count(Counter::OutlivedHintsDropped);
-            return self.discharge(target, &object, fx);
+            return self.delete_hint(target, &object, fx);
         }
         let new = Record { object, generation: now, ..old.clone() };
         let place = self.place();
@@ -300,12 +300,12 @@ impl Turn<'_> {
     }
 
     /// Removes a hint that equals what its target has synced; one that changed meanwhile stays.
-    pub(super) fn discharge(&mut self, target: NodeId, object: &Object, fx: &mut Effects) {
+    pub(super) fn delete_hint(&mut self, target: NodeId, object: &Object, fx: &mut Effects) {
         match self.copies.hints.get(&target) {
             Some(Copy::Record(hint)) if hint.object == *object => {
                 let size = HintSize::of(self.key, Some(hint));
                 fx.local.account_hint(target, self.place(), Some(size), None);
-                fx.out.count(Counter::HintsDischarged);
+                fx.out.count(Counter::HintsDeleted);
                 self.copies.hints.remove(&target);
                 self.changed.insert(Some(target));
             }

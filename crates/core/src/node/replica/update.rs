@@ -20,23 +20,23 @@ pub(super) enum Made {
     Refused(Refusal),
 }
 
-/// Makes a client's change: in the own record, or at a fallback (which keeps it for `keep_for`) in
+/// Makes a client's change: in the own record, or at a fallback (which keeps it for `hint_for`) in
 /// what it keeps of the key.
 pub(super) fn make(
     turn: &mut Turn<'_>,
     context: &Context,
     change: &message::Change,
-    keep_for: &[NodeId],
+    hint_for: &[NodeId],
     fx: &mut Effects,
 ) -> Made {
     let now = fx.local.generations.number(turn.partition);
-    if !keep_for.is_empty() {
+    if !hint_for.is_empty() {
         turn.renounce_hints(fx);
     }
-    let joined = if keep_for.is_empty() { None } else { turn.copies.joined(now) };
+    let joined = if hint_for.is_empty() { None } else { turn.copies.joined(now) };
     let record = match (&turn.copies.own, &joined) {
         (_, Some(joined)) => joined,
-        (Copy::Record(own), None) if keep_for.is_empty() => own,
+        (Copy::Record(own), None) if hint_for.is_empty() => own,
         _ => return Made::Refused(Refusal::Damaged),
     };
     let (new, dot) = match update(record, context, change, turn.limits, fx) {
@@ -50,13 +50,13 @@ pub(super) fn make(
         return Made::Refused(Refusal::Object(bytes as u64));
     }
     let object = new.object.clone();
-    if keep_for.is_empty() {
+    if hint_for.is_empty() {
         turn.set_own(new);
         return Made::Done(object, dot, now);
     }
     let generation = new.generation;
     // In every hint of the key: one that stayed behind could lead to a used dot later.
-    let targets = keep_for.iter().chain(turn.copies.hints.keys()).copied().collect();
+    let targets = hint_for.iter().chain(turn.copies.hints.keys()).copied().collect();
     match turn.set_hints(targets, |_| new.clone(), fx) {
         Ok(()) => Made::Done(object, dot, generation),
         Err(refusal) => Made::Refused(refusal),
@@ -154,8 +154,8 @@ pub(super) fn merge(
     let Copy::Record(record) = &turn.copies.own else { return Err(Refusal::Damaged) };
     let joined = record.object.sync(object);
     // Where nothing but the hint's own values is alive, what is dead of the key beside it does not
-    // count: a hint that its keeper took at the limit would never be delivered, and hold back the
-    // collection of the dead. Its keeper held the hint to the limit of merges.
+    // count: a hint that its fallback took at the limit would never be delivered, and hold back the
+    // collection of the dead. Its fallback held the hint to the limit of merges.
     let beside = joined.values().any(|(dot, _)| !object.covers(dot));
     let limit = match (hint, beside) {
         (true, true) => turn.limits.accepted,

@@ -13,8 +13,7 @@ use super::LOOK;
 /// It is given up after this time.
 const PATIENCE: Duration = Duration::from_secs(600);
 /// What daemons count when they bring something to others, or others to them.
-const MOVES: [Counter; 3] =
-    [Counter::HintsDischarged, Counter::ObjectsPulled, Counter::ObjectsPushed];
+const MOVES: [Counter; 3] = [Counter::HintsDeleted, Counter::ObjectsPulled, Counter::ObjectsPushed];
 
 /// Two owners of a partition.
 type Pair = (Partition, NodeId, NodeId);

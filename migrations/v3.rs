@@ -33,12 +33,12 @@ mod tests {
     #[derive(Encode)]
     struct Generation {
         number: u64,
-        condemned: Vec<Grave>,
-        collected: Vec<Grave>,
+        purgeable: Vec<PurgeableKey>,
+        purged: Vec<PurgeableKey>,
     }
 
     #[derive(Encode)]
-    struct Grave {
+    struct PurgeableKey {
         key: Vec<u8>,
         dead: Vec<Dot>,
     }
@@ -60,14 +60,14 @@ mod tests {
 
     #[test]
     fn generations_and_hints_have_the_bytes_of_schema_3() {
-        let grave = |key: &[u8]| Grave {
+        let purgeable_key = |key: &[u8]| PurgeableKey {
             key: key.to_vec(),
             dead: vec![Dot { store: 1 << 40, serial: 7, counter: 300 }],
         };
         let golden = encode(&Generation {
             number: 300,
-            condemned: vec![grave(b"a"), grave(b"b")],
-            collected: vec![grave(b"c")],
+            purgeable: vec![purgeable_key(b"a"), purgeable_key(b"b")],
+            purged: vec![purgeable_key(b"c")],
         });
         assert_eq!(
             hex(&golden),

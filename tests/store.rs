@@ -9,7 +9,7 @@ use std::thread;
 use bytes::Bytes;
 use pixii::disk::DiskStore;
 use pixii_core::causal::{Actor, Context, Dot, Object, Version};
-use pixii_core::generation::{GcEpoch, Generation, Grave};
+use pixii_core::generation::{GcEpoch, Generation, PurgeableKey};
 use pixii_core::members::{Incarnation, Member, Members};
 use pixii_core::merkle::LeafSet;
 use pixii_core::rng::Rng;
@@ -459,8 +459,8 @@ fn a_scan_shows_what_is_there_and_what_is_forgotten_is_not() {
         model.apply(&[change]).unwrap();
     }
     let dead = Context::new(vec![Dot { actor: Actor { store: 1, serial: 2 }, counter: 3 }]);
-    let condemned = vec![Grave { key: key("k004"), dead }];
-    let generation = Generation { number: GcEpoch(7), condemned, collected: Vec::new() };
+    let purgeable = vec![PurgeableKey { key: key("k004"), dead }];
+    let generation = Generation { number: GcEpoch(7), purgeable, purged: Vec::new() };
     let partition = Partition(1);
     let begun = Change::Generation { partition, generation: generation.clone() };
     store.apply(&[begun]).unwrap();

@@ -27,7 +27,7 @@ output names each damaged key; then come the counts. The digest covers keys, clo
 nodes that hold the same keys have the same digest, they hold the same.
 
 With the configuration of one of the nodes, it also says which partitions differ between their owners, as far as \
-these are among the DIRs; a partition with fewer than two is not compared. Tombstones that are being collected make no difference: owners take them out one after the \
+these are among the DIRs; a partition with fewer than two is not compared. Tombstones that are being purged make no difference: owners take them out one after the \
 other, and those that were stopped meanwhile go on when they start.
 
 Nothing in a DIR is changed, so that it may be a read-only mount: a private copy is read, and \

@@ -3,7 +3,7 @@
 use clap::Args;
 use pixii_core::members::Opinion;
 use pixii_core::message::{
-    CollectionStatus, LinksReport, PairStatus, PeerRepair, PeerStatus, RepairReport, StatusReport,
+    LinksReport, PairStatus, PeerRepair, PeerStatus, RepairReport, StatusReport, TombstoneGcStatus,
 };
 use pixii_core::types::NodeId;
 use pixii_kit::arguments::Shared;
@@ -141,9 +141,9 @@ fn as_json(report: &StatusReport) -> Value {
         "hint_limit_bytes": report.hint_limit_bytes,
         "peers": report.peers.iter().map(peer).collect::<Vec<_>>(),
         "collection": {
-            "keys": report.collection.keys,
-            "blocked_partitions": report.collection.blocked,
-            "example": report.collection.example.as_ref().map(|(partition, why)| {
+            "keys": report.tombstone_gc.keys,
+            "blocked_partitions": report.tombstone_gc.blocked,
+            "example": report.tombstone_gc.example.as_ref().map(|(partition, why)| {
                 json!({ "partition": partition.0, "why": why.to_string() })
             }),
         },
@@ -218,7 +218,7 @@ fn as_text(report: &StatusReport, links: Option<&LinksReport>) -> String {
         row(["owns", &owned]),
         row(["on disk", &bytes(report.disk_bytes)]),
         row(["compared", &compared(report)]),
-        row(["deleted", &deleted(&report.collection)]),
+        row(["deleted", &deleted(&report.tombstone_gc)]),
     ];
     if let seconds @ 1.. = levels.store_stalled_seconds {
         let text = format!(
@@ -287,13 +287,13 @@ fn compared(report: &StatusReport) -> String {
 }
 
 /// What is left of what was deleted or overwritten, in words.
-fn deleted(collection: &CollectionStatus) -> String {
-    let mut text = match collection.keys {
+fn deleted(tombstone_gc: &TombstoneGcStatus) -> String {
+    let mut text = match tombstone_gc.keys {
         0 => "nothing is left to collect".to_owned(),
         keys => format!("{} with something to collect", count(keys, "key")),
     };
-    if let Some((partition, why)) = &collection.example {
-        let of = count(collection.blocked.into(), "partition");
+    if let Some((partition, why)) = &tombstone_gc.example {
+        let of = count(tombstone_gc.blocked.into(), "partition");
         text += &format!("; collection of {of} is held back (partition {}: {why})", partition.0);
     }
     text

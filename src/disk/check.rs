@@ -58,15 +58,15 @@ pub struct CheckReport {
     pub complete: bool,
 }
 
-/// What a store holds of a partition, less what is collected. Owners go from one generation to the next one after the other,
-/// and then take out at their own pace what is collected: when they are stopped meanwhile, they still hold the same.
+/// What a store holds of a partition, less what is purged. Owners go from one generation to the next one after the other,
+/// and then take out at their own pace what is purged: when they are stopped meanwhile, they still hold the same.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Holding {
     /// The partition's generation there.
     pub generation: GcEpoch,
     /// What is held.
     pub content: Content,
-    /// What will be held when the next generation has begun: less what is condemned.
+    /// What will be held when the next generation has begun: less what is purgeable.
     pub next: Content,
 }
 
@@ -186,7 +186,7 @@ pub struct Difference {
 }
 
 /// The partitions of `ring` whose owners, as far as their stores are among `stores`, do not all hold the same keys,
-/// clocks and values, less what is collected.
+/// clocks and values, less what is purged.
 pub fn differences(ring: &Ring, stores: &[(NodeId, CheckReport)]) -> Vec<Difference> {
     let of = |owner: &NodeId| stores.iter().find(|(node, _)| node == owner);
     let mut found = Vec::new();
@@ -305,13 +305,15 @@ impl Reader<'_> {
             self.digest.update(part);
         }
         let generation = self.generations.get(&partition);
-        let collected = generation.and_then(|known| known.collected_of(key));
-        let kept =
-            collected.map_or(Cow::Borrowed(object), |graves| Cow::Owned(object.forget(graves)));
+        let purged = generation.and_then(|known| known.purged_of(key));
+        let kept = purged.map_or(Cow::Borrowed(object), |purgeable_keys| {
+            Cow::Owned(object.forget(purgeable_keys))
+        });
         let digest = Digest::of(key, &kept);
-        // Few keys are condemned at a time; the others are hashed once.
-        let condemned = generation.and_then(|known| known.condemned_of(key));
-        let next = condemned.map_or(digest, |graves| Digest::of(key, &kept.forget(graves)));
+        // Few keys are purgeable at a time; the others are hashed once.
+        let purgeable = generation.and_then(|known| known.purgeable_of(key));
+        let next = purgeable
+            .map_or(digest, |purgeable_keys| Digest::of(key, &kept.forget(purgeable_keys)));
         let holding = report.by_partition.entry(partition).or_default();
         holding.content.add(digest);
         holding.next.add(next);

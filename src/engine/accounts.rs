@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use pixii_core::members::{Members, Opinion};
 use pixii_core::message::{
-    CollectionStatus, Counter, Kind, Levels, PairStatus, PeerRepair, PeerStatus, RepairCounts,
-    RepairRefusal, RepairReport, RepairStatus, RingReport, StatusReport, Trouble,
+    Counter, Kind, Levels, PairStatus, PeerRepair, PeerStatus, RepairCounts, RepairRefusal,
+    RepairReport, RepairStatus, RingReport, StatusReport, TombstoneGcStatus, Trouble,
 };
 use pixii_core::node::{Input, PairView};
 use pixii_core::ring::Ring;
@@ -72,7 +72,7 @@ impl Engine<'_> {
             emulated: self.emulator.lines(),
             counters: self.counters(),
             repair: self.summary(&pairs),
-            collection: self.collection(),
+            tombstone_gc: self.tombstone_gc(),
             levels,
             other_rings: self
                 .node
@@ -157,7 +157,7 @@ impl Engine<'_> {
         let mut condition = if self.short.is_some() {
             "serving reads only: its disk is nearly full"
         } else if self.node.refusal(self.now(), true).is_some() {
-            "serving reads only: what others have collected is not known yet"
+            "serving reads only: what others have purged is not known yet"
         } else {
             "serving"
         }
@@ -184,9 +184,9 @@ impl Engine<'_> {
         condition
     }
 
-    fn collection(&self) -> CollectionStatus {
-        let blocked = self.node.collection_blocked();
-        CollectionStatus {
+    fn tombstone_gc(&self) -> TombstoneGcStatus {
+        let blocked = self.node.tombstone_gc_blocked();
+        TombstoneGcStatus {
             keys: self.node.dead_keys(),
             blocked: blocked.len() as u32,
             example: blocked.iter().next().map(|(partition, why)| (*partition, why.clone())),

@@ -276,12 +276,11 @@ impl Account {
         page.gauge("pixii_partitions_unread", help, repair.unread);
         let help = "Records that failed their checksum and wait to be fetched from other owners.";
         page.gauge("pixii_damaged_records", help, repair.damaged);
-        let collection = &self.status.collection;
-        let help =
-            "Keys with tombstones, or other events without a value, that are to be collected.";
-        page.gauge("pixii_collectable_keys", help, collection.keys);
+        let tombstone_gc = &self.status.tombstone_gc;
+        let help = "Keys with tombstones, or other events without a value, that are to be purged.";
+        page.gauge("pixii_tombstones_pending", help, tombstone_gc.keys);
         let help = "Partitions whose collection is held back by a member that is away.";
-        page.gauge("pixii_collection_blocked", help, collection.blocked);
+        page.gauge("pixii_tombstone_gc_blocked", help, tombstone_gc.blocked);
     }
 
     fn put_counts(&self, page: &mut Page) {
@@ -375,11 +374,11 @@ impl Account {
                 peer.repair.shared,
             )
         }));
-        let (repair, collection) = (&status.repair, &status.collection);
+        let (repair, tombstone_gc) = (&status.repair, &status.tombstone_gc);
         lines.push(format!(
             "repair: {} pending, {} failing, {} partitions unread, {} records damaged; {} keys to collect, held back in \
              {} partitions",
-            repair.pending, repair.failing, repair.unread, repair.damaged, collection.keys, collection.blocked,
+            repair.pending, repair.failing, repair.unread, repair.damaged, tombstone_gc.keys, tombstone_gc.blocked,
         ));
         lines
     }

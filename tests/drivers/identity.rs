@@ -253,7 +253,7 @@ fn a_peer_of_protocol_6_is_sent_words_and_understood() {
         partition: Partition(999),
         generation: GcEpoch::FIRST,
         members: 0,
-        condemned: Vec::new(),
+        purgeable: Vec::new(),
     };
     // What only protocol 6 says is no fault: the connection goes on, and the next is answered.
     own.send(&said(Body::NotYet(NotYet::Words("no".into()))));

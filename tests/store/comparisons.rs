@@ -2,7 +2,7 @@
 
 use pixii::disk::{CheckReport, check, differences};
 use pixii_core::causal::{Actor, Context, Object, Version};
-use pixii_core::generation::{GcEpoch, Generation, Grave};
+use pixii_core::generation::{GcEpoch, Generation, PurgeableKey};
 use pixii_core::ring::Ring;
 use pixii_core::store::{Change, Record, Store};
 use pixii_core::types::{Blob, Key, NodeId, Partition, WriteId};
@@ -64,9 +64,10 @@ fn owners_that_are_stopped_in_the_midst_of_a_collection_hold_the_same() {
     let (deleted, replaced) = (key("deleted"), key("replaced"));
     let tombstone = written(0, [1]).discard(&written(0, [1]).context());
     let overwritten = written(2, [1, 2]);
-    let grave = |key: &Key, object: &Object| Grave { key: key.clone(), dead: object.dead() };
-    let first = Generation::default().next(vec![grave(&deleted, &tombstone)]);
-    let second = first.next(vec![grave(&replaced, &overwritten)]);
+    let purgeable_key =
+        |key: &Key, object: &Object| PurgeableKey { key: key.clone(), dead: object.dead() };
+    let first = Generation::default().next(vec![purgeable_key(&deleted, &tombstone)]);
+    let second = first.next(vec![purgeable_key(&replaced, &overwritten)]);
     let third = second.next(Vec::new());
     for owner in 0..3 {
         owners.hold(owner, &deleted, tombstone.clone());
@@ -92,7 +93,7 @@ fn owners_that_are_stopped_in_the_midst_of_a_collection_hold_the_same() {
     owners.apply(2, &[Change::Forget { partition: Partition(PARTITION), key: key("alone") }]);
     assert_eq!(owners.differing(), []);
 
-    // Two behind: what it has of the collected key is no longer told by anybody.
+    // Two behind: what it has of the purged key is no longer told by anybody.
     owners.begin(0, &third);
     owners.begin(1, &third);
     assert_eq!(owners.differing(), [(Partition(PARTITION), [1, 2])]);

@@ -262,18 +262,18 @@ impl<V: Clone + PartialEq + Written> Clock<V> {
         Context(dead.map(|entry| Dot { actor: entry.actor, counter: entry.counter }).collect())
     }
 
-    /// The clock without the actors that have no value, and no event that `collected` does not cover. Sound only where no
+    /// The clock without the actors that have no value, and no event that `purged` does not cover. Sound only where no
     /// copy can come that shows one of these events alive (`generation`).
-    pub fn forget(&self, collected: &Context) -> Self {
+    pub fn forget(&self, purged: &Context) -> Self {
         let gone = |entry: &Entry<V>| {
-            entry.values.is_empty() && collected.counter(entry.actor) >= entry.counter
+            entry.values.is_empty() && purged.counter(entry.actor) >= entry.counter
         };
         Clock(self.0.iter().filter(|entry| !gone(entry)).cloned().collect())
     }
 
     /// The clock without the values that other stores than `stores` have minted: what an old copy of a disk may still
     /// tell. That an event is dead is true for ever.
-    pub fn renounce(&self, stores: &[u64]) -> Self {
+    pub fn discard_others(&self, stores: &[u64]) -> Self {
         let kept =
             |entry: &&Entry<V>| stores.contains(&entry.actor.store) || entry.values.is_empty();
         Clock(self.0.iter().filter(kept).cloned().collect())
@@ -429,11 +429,11 @@ mod tests {
     }
 
     #[test]
-    fn an_old_disk_renounces_all_values_but_those_that_it_minted_since() {
+    fn an_old_disk_discards_all_values_but_those_that_it_minted_since() {
         let c = Actor { store: 3, serial: 1 };
         let old = clock(&[(A, 2, &["v2"]), (B, 1, &["v3"]), (c, 4, &[])]);
-        assert_eq!(old.renounce(&[2]), clock(&[(B, 1, &["v3"]), (c, 4, &[])]));
-        assert_eq!(old.renounce(&[]), clock(&[(c, 4, &[])]));
+        assert_eq!(old.discard_others(&[2]), clock(&[(B, 1, &["v3"]), (c, 4, &[])]));
+        assert_eq!(old.discard_others(&[]), clock(&[(c, 4, &[])]));
     }
 
     #[test]

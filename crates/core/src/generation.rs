@@ -3,7 +3,7 @@
 //! Every object on its way is stamped with the generation at which it was minted or read, and a
 //! node at generation g takes those of g and g - 1 only. To advance from g to g + 1, every member
 //! confirms from synced state that it keeps no hint of before g, and every owner that it holds the
-//! events that are condemned next as dead. What was condemned before is then collected: at g + 1 no
+//! events that are purgeable next as dead. What was purgeable before is then purged: at g + 1 no
 //! copy, hint or message that is still taken shows it alive (docs/internals/tombstone-gc.md).
 
 use std::fmt;
@@ -14,11 +14,11 @@ use bytes::Bytes;
 use crate::causal::Context;
 use crate::types::Key;
 
-/// Most keys that are condemned at a time.
-pub const MAX_GRAVES: usize = 1_000;
-/// Whoever proposes condemns no more than about so many bytes at a time: a generation is one value
+/// Most keys that are purgeable at a time.
+pub const MAX_PURGEABLE_KEYS: usize = 1_000;
+/// Whoever proposes marks purgeable no more than about so many bytes at a time: a generation is one value
 /// on disk, and written anew with each proposal.
-pub const GRAVES_BYTES: usize = 64 << 10;
+pub const PURGEABLE_KEYS_BYTES: usize = 64 << 10;
 /// About what an event takes.
 const DOT_BYTES: usize = 24;
 /// A number that is so far ahead is forged: generations last seconds.
@@ -27,7 +27,7 @@ const MAX_AHEAD: u64 = 1 << 32;
 /// Events of a key that have no value any more at any owner.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
-pub struct Grave {
+pub struct PurgeableKey {
     /// The key.
     pub key: Key,
     /// The events: all of each actor up to a counter.
@@ -66,14 +66,14 @@ impl fmt::Display for GcEpoch {
 pub struct Generation {
     /// Its number.
     pub number: GcEpoch,
-    /// What every owner held as dead when it began, sorted by key: collected when the next one
+    /// What every owner held as dead when it began, sorted by key: purged when the next one
     /// begins.
-    pub condemned: Vec<Grave>,
-    /// What was condemned in the one before, sorted by key: no owner keeps it any longer.
-    pub collected: Vec<Grave>,
+    pub purgeable: Vec<PurgeableKey>,
+    /// What was purgeable in the one before, sorted by key: no owner keeps it any longer.
+    pub purged: Vec<PurgeableKey>,
 }
 
-impl Grave {
+impl PurgeableKey {
     /// About how many bytes it takes.
     pub fn bytes(&self) -> usize {
         self.key.as_bytes().len() + DOT_BYTES * self.dead.dots().len()
@@ -83,24 +83,25 @@ impl Grave {
 impl Generation {
     /// About how many bytes it takes.
     pub fn bytes(&self) -> usize {
-        self.condemned.iter().chain(&self.collected).map(Grave::bytes).sum()
+        self.purgeable.iter().chain(&self.purged).map(PurgeableKey::bytes).sum()
     }
 
     /// True if a node at generation `own` may take this one over from a peer: what it lists is in
     /// order and bounded, and its number is one that can have been reached.
     pub fn is_sound(&self, own: GcEpoch) -> bool {
-        let sorted = |graves: &[Grave]| {
-            graves.len() <= MAX_GRAVES && graves.windows(2).all(|pair| pair[0].key < pair[1].key)
+        let sorted = |purgeable_keys: &[PurgeableKey]| {
+            purgeable_keys.len() <= MAX_PURGEABLE_KEYS
+                && purgeable_keys.windows(2).all(|pair| pair[0].key < pair[1].key)
         };
         self.number.0 <= own.0.saturating_add(MAX_AHEAD)
-            && sorted(&self.condemned)
-            && sorted(&self.collected)
+            && sorted(&self.purgeable)
+            && sorted(&self.purged)
     }
 
-    /// The one that follows when every member has confirmed that `condemned` is dead.
-    pub fn next(&self, mut condemned: Vec<Grave>) -> Self {
-        condemned.sort_by(|a, b| a.key.cmp(&b.key));
-        Generation { number: self.number.next(), condemned, collected: self.condemned.clone() }
+    /// The one that follows when every member has confirmed that `purgeable` is dead.
+    pub fn next(&self, mut purgeable: Vec<PurgeableKey>) -> Self {
+        purgeable.sort_by(|a, b| a.key.cmp(&b.key));
+        Generation { number: self.number.next(), purgeable, purged: self.purgeable.clone() }
     }
 
     /// True if an object with this stamp is of this generation or the one before.
@@ -108,20 +109,20 @@ impl Generation {
         stamp <= self.number && stamp.next() >= self.number
     }
 
-    /// What is collected of a key.
-    pub fn collected_of(&self, key: &Key) -> Option<&Context> {
-        of(&self.collected, key)
+    /// What is purged of a key.
+    pub fn purged_of(&self, key: &Key) -> Option<&Context> {
+        of(&self.purged, key)
     }
 
-    /// What is condemned of a key.
-    pub fn condemned_of(&self, key: &Key) -> Option<&Context> {
-        of(&self.condemned, key)
+    /// What is purgeable of a key.
+    pub fn purgeable_of(&self, key: &Key) -> Option<&Context> {
+        of(&self.purgeable, key)
     }
 }
 
-fn of<'a>(graves: &'a [Grave], key: &Key) -> Option<&'a Context> {
-    let at = graves.binary_search_by(|grave| grave.key.cmp(key)).ok()?;
-    graves.get(at).map(|grave| &grave.dead)
+fn of<'a>(purgeable_keys: &'a [PurgeableKey], key: &Key) -> Option<&'a Context> {
+    let at = purgeable_keys.binary_search_by(|purgeable_key| purgeable_key.key.cmp(key)).ok()?;
+    purgeable_keys.get(at).map(|purgeable_key| &purgeable_key.dead)
 }
 
 #[cfg(test)]
@@ -129,21 +130,24 @@ mod tests {
     use super::*;
     use crate::causal::{Actor, Dot};
 
-    fn grave(key: &str, counter: u64) -> Grave {
+    fn purgeable_key(key: &str, counter: u64) -> PurgeableKey {
         let actor = Actor { store: 1, serial: 2 };
         let key = Key::new(key.as_bytes().to_vec()).unwrap();
-        Grave { key, dead: Context::new(vec![Dot { actor, counter }]) }
+        PurgeableKey { key, dead: Context::new(vec![Dot { actor, counter }]) }
     }
 
     #[test]
-    fn what_is_condemned_is_collected_next_and_only_two_generations_are_taken() {
+    fn what_is_purgeable_is_purged_next_and_only_two_generations_are_taken() {
         let first = Generation::default();
-        let second = first.next(vec![grave("b", 1), grave("a", 2)]);
-        assert_eq!(second.condemned_of(&grave("a", 0).key), Some(&grave("a", 2).dead));
-        assert_eq!(second.collected_of(&grave("a", 0).key), None);
+        let second = first.next(vec![purgeable_key("b", 1), purgeable_key("a", 2)]);
+        assert_eq!(
+            second.purgeable_of(&purgeable_key("a", 0).key),
+            Some(&purgeable_key("a", 2).dead)
+        );
+        assert_eq!(second.purged_of(&purgeable_key("a", 0).key), None);
         let third = second.next(Vec::new());
-        assert_eq!(third.collected_of(&grave("b", 0).key), Some(&grave("b", 1).dead));
-        assert_eq!((third.number.0, third.condemned.len()), (2, 0));
+        assert_eq!(third.purged_of(&purgeable_key("b", 0).key), Some(&purgeable_key("b", 1).dead));
+        assert_eq!((third.number.0, third.purgeable.len()), (2, 0));
         let taken: Vec<u64> = (0..5).filter(|stamp| third.takes(GcEpoch(*stamp))).collect();
         assert_eq!(taken, [1, 2]);
         assert!(third.is_sound(GcEpoch::FIRST) && !third.takes(GcEpoch(u64::MAX)));
@@ -151,13 +155,14 @@ mod tests {
 
     #[test]
     fn a_forged_generation_is_not_sound() {
-        let sound = Generation::default().next(vec![grave("a", 1), grave("b", 1)]);
-        let swapped = vec![grave("b", 1), grave("a", 1)];
-        let many = (0..=MAX_GRAVES).map(|at| grave(&format!("{at:05}"), 1)).collect();
+        let sound = Generation::default().next(vec![purgeable_key("a", 1), purgeable_key("b", 1)]);
+        let swapped = vec![purgeable_key("b", 1), purgeable_key("a", 1)];
+        let many =
+            (0..=MAX_PURGEABLE_KEYS).map(|at| purgeable_key(&format!("{at:05}"), 1)).collect();
         for forged in [
             Generation { number: GcEpoch(u64::MAX), ..sound.clone() },
-            Generation { condemned: swapped, ..sound.clone() },
-            Generation { collected: many, ..sound },
+            Generation { purgeable: swapped, ..sound.clone() },
+            Generation { purged: many, ..sound },
         ] {
             assert!(!forged.is_sound(GcEpoch(1)), "{}", forged.number);
         }

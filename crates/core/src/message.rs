@@ -30,8 +30,8 @@ pub use reasons::{
 };
 pub use refusal::{Refusal, Roll};
 pub use status::{
-    CollectionStatus, Levels, PairStatus, PeerRepair, PeerStatus, RecentTrips, RepairCounts,
-    RepairReport, RepairStatus, SampleReport, StatusReport, Trouble,
+    Levels, PairStatus, PeerRepair, PeerStatus, RecentTrips, RepairCounts, RepairReport,
+    RepairStatus, SampleReport, StatusReport, TombstoneGcStatus, Trouble,
 };
 
 /// How many replicas must take part in a request, and which.

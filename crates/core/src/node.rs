@@ -2,7 +2,6 @@
 //! it inputs and the time, and carries out its outputs.
 
 mod catching_up;
-mod collection;
 mod coordinator;
 mod effects;
 mod experiment;
@@ -19,19 +18,19 @@ mod placement;
 mod reach;
 mod repair;
 mod replica;
+mod tombstone_gc;
 mod words;
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
-use crate::generation::{GcEpoch, Grave};
+use crate::generation::{GcEpoch, PurgeableKey};
 use crate::members::Members;
 use crate::merkle::KeptTree;
 use crate::message::{Blocked, Body, Counter, NotYet, PeerMessage, RecentTrips, Refusal, Request};
 use crate::store::{HintTotal, Meta, ScanPage};
 use crate::types::{Key, Micros, NodeId, Partition, Time};
 use catching_up::CatchUp;
-use collection::Collection;
 use coordinator::{Coordinator, Origin};
 use effects::Effects;
 pub use experiment::Experiment;
@@ -47,6 +46,7 @@ pub use placement::reconcile;
 pub use repair::PairView;
 use repair::Repair;
 use replica::Replica;
+use tombstone_gc::TombstoneGc;
 pub use words::{
     ClientId, Config, Done, EXPLORE, Hindrance, Input, LATE_READ, Limits, Notice, Output, Oversize,
     PeerView, RingChange, Shortage, Stall, Work,
@@ -62,7 +62,7 @@ pub struct Node {
     gossip: Gossip,
     handoff: Handoff,
     repair: Repair,
-    collection: Collection,
+    tombstone_gc: TombstoneGc,
     catching_up: CatchUp,
     effects: Effects,
     /// Time between two rounds of gossip.
@@ -93,7 +93,7 @@ impl Node {
             gossip: Gossip::new(&config, seed),
             handoff: Handoff::new(&config, seed),
             repair: Repair::new(&config, seed),
-            collection: Collection::new(&config, seed),
+            tombstone_gc: TombstoneGc::new(&config, seed),
             catching_up: CatchUp::new(config.boot_nonce, config.ring.members().len() - 1),
             effects: Effects::new(&config, meta),
             interval: config.gossip_interval,
@@ -127,7 +127,7 @@ impl Node {
                 self.catching_up.tick(now, fx);
                 self.handoff.tick(now, fx);
                 self.repair.tick(now, fx);
-                self.collection.tick(now, fx);
+                self.tombstone_gc.tick(now, fx);
             }
             // One that has no place in the ring is no peer.
             Input::Link { peer, .. } if !self.placement.has(peer) => {}
@@ -173,7 +173,7 @@ impl Node {
                 self.identity.synced(fx);
                 self.placement.synced(fx);
                 self.repair.synced(fx);
-                self.collection.settled(now, fx);
+                self.tombstone_gc.settled(now, fx);
             }
         }
         self.settle(now);
@@ -209,7 +209,7 @@ impl Node {
                 self.catching_up.opine(now, peer, opinion, fx);
                 self.handoff.opine(now, peer, opinion, fx);
                 self.repair.opine(now, peer, opinion);
-                self.collection.opine(peer, opinion);
+                self.tombstone_gc.opine(peer, opinion);
             } else if let Some((partition, key)) = self.effects.out.next_damaged() {
                 self.repair.find_damaged(partition, key, &mut self.effects);
             } else if let Some((from, incarnation)) = self.effects.out.next_own_life() {
@@ -229,7 +229,7 @@ impl Node {
         self.catching_up.link(now, peer, usable, fx);
         self.handoff.link(now, peer, usable, fx);
         self.repair.link(now, peer, usable);
-        self.collection.link(peer, usable, fx);
+        self.tombstone_gc.link(peer, usable, fx);
     }
 
     /// A peer says who it is, or who it knows this node to be.
@@ -255,9 +255,9 @@ impl Node {
         if !own && !self.identity.is_foreign(from) {
             self.gossip.heard(now, from, fx);
         }
-        if let Body::Propose { condemned, .. } = &body
+        if let Body::Propose { purgeable, .. } = &body
             && !self.identity.is_foreign(from)
-            && self.may_issue_again(condemned)
+            && self.may_issue_again(purgeable)
         {
             return self.effects.out.send(vec![from], op, Body::NotYet(NotYet::RepeatedPut));
         }
@@ -298,7 +298,7 @@ impl Node {
             | Body::Generations { .. }
             | Body::GenerationNumbers(_)
             | Body::AskGeneration(_)
-            | Body::Generation { .. } => self.collection.hear(now, from, op, body, fx),
+            | Body::Generation { .. } => self.tombstone_gc.hear(now, from, op, body, fx),
             Body::Equal | Body::Summaries(_) | Body::Items { .. } => {
                 self.repair.hear(now, from, op, body, fx);
             }
@@ -317,9 +317,9 @@ impl Node {
             // Only this node itself knows that a hint has arrived.
             Body::DeleteHint { .. }
             | Body::Restore { .. }
-            | Body::Bury(_)
-            | Body::Collect { .. }
-            | Body::Renounce { .. }
+            | Body::MarkDead(_)
+            | Body::Purge { .. }
+            | Body::Discard { .. }
             | Body::Withdraw { .. } => match own {
                 true => self.replica.ask(from, op, body, fx),
                 false => fx.out.count(Counter::OrdersOfOthersIgnored),
@@ -353,11 +353,11 @@ impl Node {
                 self.repair.hear(now, from, op, body, fx);
             }
             // It asks the own replica only.
-            (Role::Collection, body @ (Body::Ack | Body::Failed(_))) if from == fx.local.me() => {
-                self.collection.done(op, &body, fx);
+            (Role::TombstoneGc, body @ (Body::Ack | Body::Failed(_))) if from == fx.local.me() => {
+                self.tombstone_gc.done(op, &body, fx);
             }
             // An answer to a question that the role does not put.
-            (Role::Handoff | Role::Repair | Role::Collection, _) => {}
+            (Role::Handoff | Role::Repair | Role::TombstoneGc, _) => {}
         }
     }
 
@@ -368,16 +368,20 @@ impl Node {
             ScanPurpose::Trees => self.repair.trees_scanned(now, token, &page, fx),
             ScanPurpose::Exchange => self.repair.exchange_scanned(now, token, page, fx),
             ScanPurpose::PeerList => self.repair.peer_list_scanned(token, &page, fx),
-            ScanPurpose::Graves => self.collection.graves_scanned(now, token, &page, fx),
-            ScanPurpose::Chore => self.collection.chore_scanned(token, &page, fx),
+            ScanPurpose::PurgeableKeys => {
+                self.tombstone_gc.purgeable_keys_scanned(now, token, &page, fx)
+            }
+            ScanPurpose::Task => self.tombstone_gc.task_scanned(token, &page, fx),
         }
     }
 
     /// True if a repetition of a write whose event is to be purged may yet be carried out here.
-    fn may_issue_again(&self, condemned: &[Grave]) -> bool {
-        let repeated = |grave: &&Grave| grave.dead.dots().iter().any(|dot| dot.actor.is_of_write());
+    fn may_issue_again(&self, purgeable: &[PurgeableKey]) -> bool {
+        let repeated = |purgeable_key: &&PurgeableKey| {
+            purgeable_key.dead.dots().iter().any(|dot| dot.actor.is_of_write())
+        };
         let waits = |key: &Key| self.replica.has_updates(key) || self.coordinator.has_writes(key);
-        condemned.iter().filter(repeated).any(|grave| waits(&grave.key))
+        purgeable.iter().filter(repeated).any(|purgeable_key| waits(&purgeable_key.key))
     }
 
     /// Gives a request to the coordinator, once the node may mint and answer.
@@ -400,7 +404,7 @@ impl Node {
     /// drained; `None` while it serves.
     pub fn refusal(&self, now: Time, writes: bool) -> Option<Refusal> {
         let fx = &self.effects;
-        let unsure = || writes && !self.collection.is_ready(now, fx);
+        let unsure = || writes && !self.tombstone_gc.is_ready(now, fx);
         let refusal = self.drained.then_some(Refusal::Stopping);
         let refusal = refusal.or_else(|| self.identity.refusal(fx));
         refusal.or_else(|| unsure().then(|| self.identity.starting()))
@@ -416,7 +420,7 @@ impl Node {
             self.catching_up.next_wake(),
             self.handoff.next_wake(),
             self.repair.next_wake(),
-            self.collection.next_wake(),
+            self.tombstone_gc.next_wake(),
             self.last_input.map(|last| last + PULSE),
         ];
         wakes.into_iter().flatten().min()
@@ -484,9 +488,9 @@ impl Node {
         self.effects.local.forest.all_oversized()
     }
 
-    /// Partitions of this node whose tombstones cannot be collected now, and why.
-    pub fn collection_blocked(&self) -> &BTreeMap<Partition, Blocked> {
-        self.collection.holding()
+    /// Partitions of this node whose tombstones cannot be purged now, and why.
+    pub fn tombstone_gc_blocked(&self) -> &BTreeMap<Partition, Blocked> {
+        self.tombstone_gc.holding()
     }
 
     /// Partitions of which this node is the only owner, and that may lack acknowledged writes since

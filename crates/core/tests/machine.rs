@@ -17,8 +17,6 @@ use pixii_core::types::{
 mod ballot;
 #[path = "machine/bench.rs"]
 mod bench;
-#[path = "machine/collection.rs"]
-mod collection;
 #[path = "machine/experiment.rs"]
 mod experiment;
 #[path = "machine/hints.rs"]
@@ -33,6 +31,8 @@ mod repair;
 mod repeats;
 #[path = "machine/stalls.rs"]
 mod stalls;
+#[path = "machine/tombstone_gc.rs"]
+mod tombstone_gc;
 #[path = "machine/trips.rs"]
 mod trips;
 
@@ -424,7 +424,7 @@ fn a_node_that_lost_its_disk_shows_absent_keys_read_ineligible() {
         _ => None,
     });
     assert!(matches!(copy, Some(Body::Copy { authoritative: false, .. })), "{copy:?}");
-    // What is collected elsewhere is not known yet, so that nothing is minted; when nobody can tell, it is for long enough.
+    // What is purged elsewhere is not known yet, so that nothing is minted; when nobody can tell, it is for long enough.
     let refused = bench.ask(put(&bench.key(true), 1));
     assert!(matches!(refusal(&refused), Refusal::Starting { .. }), "{refused:?}");
     bench.tick(4_000);
@@ -473,11 +473,11 @@ fn objects_of_other_generations_and_forged_ones_are_refused_by_name() {
         assert_eq!(refused, Some(Body::Failed(Refusal::Generation { given, own: GcEpoch::FIRST })));
     }
     assert_eq!(answer(&mut bench, 71, merge(GcEpoch::FIRST)), Some(Body::Ack));
-    let propose = |partition, condemned| Body::Propose {
+    let propose = |partition, purgeable| Body::Propose {
         partition,
         generation: GcEpoch::FIRST,
         members: 0,
-        condemned,
+        purgeable,
     };
     let first = bench.ring.owners(partition)[0];
     let stranger = bench.peers().into_iter().find(|peer| *peer != first).unwrap();

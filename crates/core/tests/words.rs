@@ -12,7 +12,7 @@ use bincode::error::EncodeError;
 use bincode::{BorrowDecode, Encode};
 use bytes::{BufMut, Bytes, BytesMut};
 use pixii_core::causal::{Actor, Clock, Context, Dot, Object, Version};
-use pixii_core::generation::{GcEpoch, Generation, Grave};
+use pixii_core::generation::{GcEpoch, Generation, PurgeableKey};
 use pixii_core::members::{Beat, Cluster, Incarnation, Life, Member, Members, Opinion, Standing};
 use pixii_core::merkle::{Digest, SHAPE};
 use pixii_core::message::before::Before;
@@ -78,8 +78,8 @@ fn member() -> Member {
     }
 }
 
-fn grave() -> Grave {
-    Grave { key: key(), dead: Context::new(vec![DOT]) }
+fn purgeable_key() -> PurgeableKey {
+    PurgeableKey { key: key(), dead: Context::new(vec![DOT]) }
 }
 
 fn roll() -> Roll {
@@ -257,16 +257,16 @@ fn bodies() -> Vec<(&'static str, Body)> {
         ("leaves", leaves(Some(vec![0, 4_095]), Some(key()))),
         ("all-leaves", leaves(None, None)),
         ("items", Body::Items { items: vec![item], next: Some(key()) }),
-        ("bury", Body::Bury(grave())),
-        ("collect", Body::Collect { key: key() }),
-        ("renounce", Body::Renounce { key: key(), target: Some(NodeId(1)) }),
+        ("marks dead", Body::MarkDead(purgeable_key())),
+        ("collect", Body::Purge { key: key() }),
+        ("discard", Body::Discard { key: key(), target: Some(NodeId(1)) }),
         (
             "propose",
             Body::Propose {
                 partition,
                 generation: GcEpoch(3),
                 members: 5,
-                condemned: vec![grave()],
+                purgeable: vec![purgeable_key()],
             },
         ),
         ("agreed", Body::Agreed),
@@ -280,8 +280,8 @@ fn bodies() -> Vec<(&'static str, Body)> {
                 partition,
                 generation: Generation {
                     number: GcEpoch(3),
-                    condemned: vec![grave()],
-                    collected: vec![grave()],
+                    purgeable: vec![purgeable_key()],
+                    purged: vec![purgeable_key()],
                 },
             },
         ),
@@ -340,7 +340,7 @@ fn replies() -> Vec<(&'static str, ReplyBody)> {
             failing: 1,
             example: Some((Partition(300), NodeId(8), ComparisonFault::OddKeys)),
         },
-        collection: CollectionStatus {
+        tombstone_gc: TombstoneGcStatus {
             keys: 5,
             blocked: 1,
             example: Some((Partition(300), Blocked::Away { member: "n2".into() })),

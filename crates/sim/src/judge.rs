@@ -136,7 +136,7 @@ pub(super) struct Judge {
     /// them.
     cut_from: Option<usize>,
     /// Events of each key that no clock need tell of any more.
-    collected: BTreeMap<Key, BTreeMap<Actor, u64>>,
+    purged: BTreeMap<Key, BTreeMap<Actor, u64>>,
 }
 
 /// The value that the simulator writes for a write id.
@@ -151,9 +151,9 @@ fn write_of(value: &[u8]) -> Option<WriteId> {
 impl Judge {
     /// A host begins a generation: what is collected in it need not be told of any more.
     pub(super) fn begin_generation(&mut self, generation: &Generation) {
-        for grave in &generation.collected {
-            let known = self.collected.entry(grave.key.clone()).or_default();
-            for dot in grave.dead.dots() {
+        for purgeable_key in &generation.purged {
+            let known = self.purged.entry(purgeable_key.key.clone()).or_default();
+            for dot in purgeable_key.dead.dots() {
                 let counter = known.entry(dot.actor).or_default();
                 *counter = dot.counter.max(*counter);
             }
@@ -165,8 +165,8 @@ impl Judge {
         self.cut_from = Some(values);
     }
 
-    fn is_collected(&self, key: &Key, dot: Dot) -> bool {
-        let counter = self.collected.get(key).and_then(|known| known.get(&dot.actor));
+    fn is_purged(&self, key: &Key, dot: Dot) -> bool {
+        let counter = self.purged.get(key).and_then(|known| known.get(&dot.actor));
         counter.is_some_and(|counter| *counter >= dot.counter)
     }
 
@@ -211,7 +211,7 @@ impl Judge {
     ) -> Result<(), Broken> {
         let Some(write) = self.writes.get(&id) else { return Ok(()) };
         let (key, is_delete, seen) = (write.key.clone(), write.is_delete, write.context.clone());
-        let told = |object: &Object, dot: Dot| object.covers(dot) || self.is_collected(&key, dot);
+        let told = |object: &Object, dot: Dot| object.covers(dot) || self.is_purged(&key, dot);
         let holds = |object: &Object| match dot {
             Some(dot) => told(object, dot),
             None => seen.dots().iter().all(|dot| told(object, *dot)),
@@ -336,7 +336,7 @@ impl Judge {
     ) -> Result<(), Broken> {
         let broken = |what: String| Err(Broken { key: key.clone(), what });
         let held = |dot: &&Dot| durable.iter().any(|image| image.joined().covers(**dot));
-        let held = |dot: &&Dot| held(dot) || self.is_collected(key, **dot);
+        let held = |dot: &&Dot| held(dot) || self.is_purged(key, **dot);
         if let Some(dot) = context.dots().iter().find(|dot| !held(dot))
             && !self.lost_since(since, key)
         {
@@ -365,7 +365,7 @@ impl Judge {
             if at >= since || w + r <= n || void {
                 continue;
             }
-            let unseen = |dot: Dot| !context.covers(dot) && !self.is_collected(key, dot);
+            let unseen = |dot: Dot| !context.covers(dot) && !self.is_purged(key, dot);
             let unseen = match dot {
                 Some(dot) => unseen(dot),
                 None => write.context.dots().iter().any(|dot| unseen(*dot)),
@@ -418,8 +418,7 @@ impl Judge {
                 let kept = told.strict || !self.lost_since(told.since, key);
                 told.w + r > n && kept && !self.is_void(key, told) && !self.is_excused(told)
             };
-            let gone =
-                told.and_then(|told| told.dot).is_some_and(|dot| self.is_collected(key, dot));
+            let gone = told.and_then(|told| told.dot).is_some_and(|dot| self.is_purged(key, dot));
             !write.is_delete && !gone && told.is_some_and(open)
         };
         if self.on_key(key).any(put) && !listed.contains(key) {
@@ -429,9 +428,9 @@ impl Judge {
         Ok(())
     }
 
-    /// An acknowledged write of which this copy does not tell, though it is not collected.
+    /// An acknowledged write of which this copy does not tell, though it is not purged.
     pub(super) fn lacking(&self, key: &Key, copy: &Object) -> Option<WriteId> {
-        let told = |dot: Dot| copy.covers(dot) || self.is_collected(key, dot);
+        let told = |dot: Dot| copy.covers(dot) || self.is_purged(key, dot);
         let lacks = |(_, write): &(WriteId, &Write)| match &write.acknowledged {
             Some(Acknowledged { dot: Some(dot), .. }) => !told(*dot),
             Some(_) => write.context.dots().iter().any(|dot| !told(*dot)),
@@ -442,13 +441,13 @@ impl Judge {
 
     /// The end: the copies of a key's owners that answered the last read are the same.
     pub(super) fn check_equal(&self, key: &Key, copies: &[(NodeId, Object)]) -> Result<(), Broken> {
-        // Owners take out what is collected one after the other: they differ by that and by nothing
+        // Owners take out what is purged one after the other: they differ by that and by nothing
         // else.
-        let known = self.collected.get(key).into_iter().flatten();
-        let collected = Context::new(
+        let known = self.purged.get(key).into_iter().flatten();
+        let purged = Context::new(
             known.map(|(actor, counter)| Dot { actor: *actor, counter: *counter }).collect(),
         );
-        let kept = |copy: &Object| copy.forget(&collected);
+        let kept = |copy: &Object| copy.forget(&purged);
         let differ = |pair: &&[(NodeId, Object)]| kept(&pair[0].1) != kept(&pair[1].1);
         match copies.windows(2).find(differ) {
             Some([(one, _), (other, _)]) => {
@@ -472,7 +471,7 @@ impl Judge {
             }
             if let Some(dot) = told.dot
                 && live.get(&dot) != Some(&id)
-                && !((merged.covers(dot) || self.is_collected(key, dot))
+                && !((merged.covers(dot) || self.is_purged(key, dot))
                     && self.superseded(key, id, dot))
             {
                 return broken(format!("{id:?} was acknowledged as {dot:?} and is lost"));

@@ -12,10 +12,10 @@ use bytes::BytesMut;
 use pixii_core::causal::{Actor, Context, Object, Version};
 use pixii_core::members::{Incarnation, Member, Members, Opinion};
 use pixii_core::message::{
-    Blocked, Call, CallBody, CollectionStatus, ComparisonFault, Counter, DrainRefusal,
-    EmulateRefusal, Levels, LinksReport, LossRefusal, PairStatus, PeerRepair, PeerStatus, Refusal,
-    RepairCounts, RepairRefusal, RepairReport, RepairStatus, ReplaceRefusal, Reply, ReplyBody,
-    Request, Response, RingReport, SampleReport, StatusReport,
+    Blocked, Call, CallBody, ComparisonFault, Counter, DrainRefusal, EmulateRefusal, Levels,
+    LinksReport, LossRefusal, PairStatus, PeerRepair, PeerStatus, Refusal, RepairCounts,
+    RepairRefusal, RepairReport, RepairStatus, ReplaceRefusal, Reply, ReplyBody, Request, Response,
+    RingReport, SampleReport, StatusReport, TombstoneGcStatus,
 };
 use pixii_core::ring::Ring;
 use pixii_core::types::{Key, NodeId, Partition, WriteId};
@@ -435,7 +435,7 @@ fn status(world: &World, at: usize) -> StatusReport {
                 ComparisonFault::NoAnswer { ms: 10_000 },
             )),
         },
-        collection: CollectionStatus {
+        tombstone_gc: TombstoneGcStatus {
             keys: 5,
             blocked: 1,
             example: Some((Partition(7), Blocked::Away { member: "n2".into() })),

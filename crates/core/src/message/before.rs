@@ -13,10 +13,10 @@ use bincode::{BorrowDecode, Encode};
 use bytes::Bytes;
 
 use super::{
-    Blocked, Body, CollectionStatus, ComparisonFault, Counter, DrainRefusal, DrainReport,
-    EmulateRefusal, Levels, LossRefusal, Measure, NotYet, PairStatus, PeerMessage, PeerStatus,
-    QuorumName, Refusal, RepairCounts, RepairRefusal, RepairReport, RepairStatus, ReplaceRefusal,
-    Replacement, Reply, ReplyBody, Resource, Response, StatusReport, Trouble,
+    Blocked, Body, ComparisonFault, Counter, DrainRefusal, DrainReport, EmulateRefusal, Levels,
+    LossRefusal, Measure, NotYet, PairStatus, PeerMessage, PeerStatus, QuorumName, Refusal,
+    RepairCounts, RepairRefusal, RepairReport, RepairStatus, ReplaceRefusal, Replacement, Reply,
+    ReplyBody, Resource, Response, StatusReport, TombstoneGcStatus, Trouble,
 };
 use crate::members::Incarnation;
 use crate::types::{NodeId, Partition};
@@ -302,7 +302,7 @@ struct Status {
     /// Levels, troubles and rings among them, under names of their own.
     counters: Vec<(String, u64)>,
     repair: Failing,
-    collection: Collected,
+    tombstone_gc: Purged,
 }
 
 /// A [`RepairStatus`] of protocol 6.
@@ -316,10 +316,10 @@ struct Failing {
     example: Option<(Partition, NodeId, String)>,
 }
 
-/// A [`CollectionStatus`] of protocol 6.
+/// A [`TombstoneGcStatus`] of protocol 6.
 #[derive(Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
-struct Collected {
+struct Purged {
     keys: u64,
     blocked: u32,
     example: Option<(Partition, String)>,
@@ -361,7 +361,7 @@ impl From<StatusReport> for Status {
         let RepairStatus { unread, damaged, pending, failing, example } = report.repair;
         let example = example.map(|(partition, peer, why)| (partition, peer, why.to_string()));
         let repair = Failing { unread, damaged, pending, failing, example };
-        let CollectionStatus { keys, blocked, example } = report.collection;
+        let TombstoneGcStatus { keys, blocked, example } = report.tombstone_gc;
         let example = example.map(|(partition, why)| (partition, why.to_string()));
         Status {
             cluster: report.cluster,
@@ -380,7 +380,7 @@ impl From<StatusReport> for Status {
             emulated: report.emulated,
             counters,
             repair,
-            collection: Collected { keys, blocked, example },
+            tombstone_gc: Purged { keys, blocked, example },
         }
     }
 }
@@ -413,7 +413,7 @@ impl From<Status> for StatusReport {
         let words = |(partition, peer, why)| (partition, peer, ComparisonFault::Words(why));
         let repair =
             RepairStatus { unread, damaged, pending, failing, example: example.map(words) };
-        let Collected { keys, blocked, example } = before.collection;
+        let Purged { keys, blocked, example } = before.tombstone_gc;
         let example = example.map(|(partition, why)| (partition, Blocked::Words(why)));
         StatusReport {
             cluster: before.cluster,
@@ -432,7 +432,7 @@ impl From<Status> for StatusReport {
             emulated: before.emulated,
             counters,
             repair,
-            collection: CollectionStatus { keys, blocked, example },
+            tombstone_gc: TombstoneGcStatus { keys, blocked, example },
             levels,
             other_rings,
             troubles,

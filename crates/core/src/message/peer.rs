@@ -6,7 +6,7 @@ use bytes::Bytes;
 use super::before::Before;
 use super::{NotYet, Refusal, Request, Response};
 use crate::causal::{Context, Dot, Object};
-use crate::generation::{GcEpoch, Generation, Grave};
+use crate::generation::{GcEpoch, Generation, PurgeableKey};
 use crate::members::{Beat, Cluster, Life, Member, Members};
 use crate::merkle::Digest;
 use crate::ring::Ring;
@@ -202,7 +202,7 @@ pub enum Body {
         width: u8,
         /// My root.
         root: Digest,
-        /// My generation of the partition: in another one, other things are collected.
+        /// My generation of the partition: in another one, other things are purged.
         generation: GcEpoch,
     },
     /// It is: our roots are the same.
@@ -238,21 +238,21 @@ pub enum Body {
         next: Option<Key>,
     },
     /// From a node to itself: these events of the key are dead at every owner that confirms it.
-    Bury(Grave),
-    /// From a node to itself: some events of the key are collected.
-    Collect {
+    MarkDead(PurgeableKey),
+    /// From a node to itself: some events of the key are purged.
+    Purge {
         /// The key.
         key: Key,
     },
     /// From a node to itself: the record of the key, or what is kept of it, is old, of a disk that
     /// was rolled back.
-    Renounce {
+    Discard {
         /// The key.
         key: Key,
         /// Whom the old hint is for; `None` if it is about the record.
         target: Option<NodeId>,
     },
-    /// May the partition's next generation begin, in which these events are condemned?
+    /// May the partition's next generation begin, in which these events are purgeable?
     Propose {
         /// The partition.
         partition: Partition,
@@ -261,10 +261,10 @@ pub enum Body {
         /// The digest of my list of members.
         members: u64,
         /// What is dead at every owner once all have agreed.
-        condemned: Vec<Grave>,
+        purgeable: Vec<PurgeableKey>,
     },
     /// As far as I am concerned, it may: I keep no hint of an older generation, and what is
-    /// condemned is dead here, synced.
+    /// purgeable is dead here, synced.
     Agreed,
     /// Not yet.
     NotYet(NotYet),

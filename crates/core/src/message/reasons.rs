@@ -2,7 +2,7 @@
 
 use super::Refusal;
 use super::codes::codes;
-use crate::generation::{GcEpoch, MAX_GRAVES};
+use crate::generation::{GcEpoch, MAX_PURGEABLE_KEYS};
 
 codes! {
     /// What has a limit that [`Refusal::Busy`] tells of.
@@ -100,8 +100,8 @@ codes! {
             /// The partition.
             partition: u16,
         } = 1,
-        /// Too many keys are to be condemned.
-        #[error("{keys} keys at a time: the limit is {MAX_GRAVES}")]
+        /// Too many keys are to be purgeable.
+        #[error("{keys} keys at a time: the limit is {MAX_PURGEABLE_KEYS}")]
         TooManyKeys {
             /// So many.
             keys: u64,
@@ -118,7 +118,7 @@ codes! {
         #[error("it knows other members")]
         Members = 4,
         /// The generation before is not ended there.
-        #[error("it is not done with what was collected before")]
+        #[error("it is not done with what was purged before")]
         AtWork = 5,
         /// It keeps hints that are older than the generation.
         #[error("it keeps {hints} hints of an older generation")]
@@ -126,10 +126,10 @@ codes! {
             /// So many.
             hints: u64,
         } = 6,
-        /// A put in its queues may issue again what is to be condemned.
+        /// A put in its queues may issue again what is to be purgeable.
         #[error("a put that was sent to several nodes waits here")]
         RepeatedPut = 7,
-        /// Its replica could not note what is condemned.
+        /// Its replica could not note what is purgeable.
         #[error("{refusal}")]
         Refused {
             /// Why.

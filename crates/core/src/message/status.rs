@@ -44,8 +44,8 @@ pub struct StatusReport {
     pub counters: Vec<(Counter, u64)>,
     /// How its partitions compare with their other owners.
     pub repair: RepairStatus,
-    /// What is to be collected.
-    pub collection: CollectionStatus,
+    /// What is to be purged.
+    pub tombstone_gc: TombstoneGcStatus,
     /// What holds now.
     pub levels: Levels,
     /// The names of the members that live with another ring than the node, as it knows, each with
@@ -205,7 +205,7 @@ pub struct RepairStatus {
 /// Tombstones, and other events without a value, at a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
-pub struct CollectionStatus {
+pub struct TombstoneGcStatus {
     /// Keys here whose clock tells of events that have no value any more.
     pub keys: u64,
     /// Partitions that this node owns whose collection is known to be held back.

@@ -51,7 +51,7 @@ impl Generations {
         self.known.insert(partition, generation);
     }
 
-    /// A much later generation is about to be taken over, and what is old here renounced: objects
+    /// A much later generation is about to be taken over, and what is old here discarded: objects
     /// that would be refused under it are refused from now on, or one could come behind the reading
     /// of the records.
     pub(super) fn begin_adopting(&mut self, partition: Partition, number: GcEpoch) {
@@ -64,7 +64,7 @@ impl Generations {
         self.agreed.insert(partition, self.number(partition));
     }
 
-    /// Refuses an object that is older than the generation before this one: what it shows alive may be collected. One of a
+    /// Refuses an object that is older than the generation before this one: what it shows alive may be purged. One of a
     /// later generation is taken only if this node has agreed to that; otherwise its disk may be an old one, and it has to
     /// learn the generation first.
     pub(super) fn check(&self, partition: Partition, given: GcEpoch) -> Result<(), Refusal> {

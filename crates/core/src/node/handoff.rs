@@ -443,7 +443,7 @@ impl Handoff {
         let own = fx.local.generations.number(self.ring.partition(&flight.key));
         if flight.generation.next() < own && matches!(refused, Some(Refusal::Generation { .. })) {
             let (key, target) = (flight.key.clone(), Some(flight.target));
-            fx.out.send(vec![self.me], RequestId::NONE, Body::Renounce { key, target });
+            fx.out.send(vec![self.me], RequestId::NONE, Body::Discard { key, target });
         }
         let held = refused.is_none();
         let waited = flight.waiting.len();

@@ -352,7 +352,7 @@ impl Identity {
             fx.change_meta(|meta| {
                 meta.cluster = Some(cluster);
                 meta.read_ineligible = lost;
-                // It does not know what the others have collected; what it mints meanwhile is not old.
+                // It does not know what the others have purged; what it mints meanwhile is not old.
                 if !founder {
                     meta.suspect();
                 }

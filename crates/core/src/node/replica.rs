@@ -16,7 +16,7 @@ use super::ids::{ReadToken, RequestId, Role, SyncSeq};
 use super::local::stalled;
 use super::{Config, Shortage, Stall};
 use crate::causal::{Context, Object};
-use crate::generation::{GcEpoch, Grave};
+use crate::generation::{GcEpoch, PurgeableKey};
 use crate::message::{self, Body, Counter, Refusal, Resource};
 use crate::ring::Ring;
 use crate::store::{Change, Found, Listing, Record};
@@ -114,9 +114,9 @@ enum Kind {
         object: Object,
     },
     Restore(Object),
-    Bury(Context),
-    Collect,
-    Renounce(Option<NodeId>),
+    MarkDead(Context),
+    Purge,
+    Discard(Option<NodeId>),
     Read,
     /// An update that nobody waits for any more.
     Withdrawn,
@@ -159,9 +159,9 @@ impl Replica {
             Body::StoreHint { key, object, hint_for, generation } => {
                 (key, Kind::StoreHint { object, hint_for, generation })
             }
-            Body::Bury(Grave { key, dead }) => (key, Kind::Bury(dead)),
-            Body::Collect { key } => (key, Kind::Collect),
-            Body::Renounce { key, target } => (key, Kind::Renounce(target)),
+            Body::MarkDead(PurgeableKey { key, dead }) => (key, Kind::MarkDead(dead)),
+            Body::Purge { key } => (key, Kind::Purge),
+            Body::Discard { key, target } => (key, Kind::Discard(target)),
             Body::DeleteHint { key, target, object } => (key, Kind::DeleteHint { target, object }),
             Body::Restore { key, object } => (key, Kind::Restore(object)),
             Body::Read { key } => (key, Kind::Read),
@@ -353,7 +353,7 @@ impl Replica {
         let partition = self.ring.partition(key);
         let pending = !self.ring.owners(partition).contains(&fx.local.me());
         let (before, changed, answers) = (None, BTreeSet::new(), Vec::new());
-        let collected = fx.local.generations.of(partition).collected_of(key).cloned();
+        let purged = fx.local.generations.of(partition).purged_of(key).cloned();
         let store = fx.local.meta().store;
         let limits = self.limits;
         let mut turn = Turn {
@@ -362,7 +362,7 @@ impl Replica {
             pending,
             limits,
             copies,
-            collected,
+            purged,
             store,
             before,
             changed,
@@ -419,22 +419,22 @@ impl Replica {
                     Err(refusal) => Answer::Now(Body::Failed(refusal)),
                 }
             }
-            Kind::Bury(dead) => match turn.bury(&dead) {
+            Kind::MarkDead(dead) => match turn.mark_dead(&dead) {
                 true => Answer::Synced(Body::Ack),
                 false => Answer::Now(Body::Failed(Refusal::Damaged)),
             },
-            Kind::Collect => {
+            Kind::Purge => {
                 turn.collect();
                 Answer::Synced(Body::Ack)
             }
-            Kind::Renounce(None) => {
-                turn.renounce(&fx.local.meta().fresh);
+            Kind::Discard(None) => {
+                turn.discard(&fx.local.meta().fresh);
                 Answer::Synced(Body::Ack)
             }
-            Kind::Renounce(Some(target)) => {
+            Kind::Discard(Some(target)) => {
                 let (fresh, now) =
                     (fx.local.meta().fresh.clone(), fx.local.generations.number(turn.partition));
-                turn.renounce_hint(target, &fresh, now, fx);
+                turn.discard_hint(target, &fresh, now, fx);
                 Answer::Synced(Body::Ack)
             }
             Kind::Restore(object) => match turn.restore(&object, fx) {
@@ -473,7 +473,7 @@ fn keep(
     hint_for: Vec<NodeId>,
     fx: &mut Effects,
 ) -> Result<(), Refusal> {
-    turn.renounce_hints(fx);
+    turn.discard_hints(fx);
     let (object, generation) = turn.current(from, object, generation, fx);
     fx.local.generations.check_hint(turn.partition, generation)?;
     let join = |old: Record| Record {

@@ -2,7 +2,7 @@
 //! replaced.
 
 use pixii_core::causal::{Actor, Context, Dot, Object, Version};
-use pixii_core::generation::{GcEpoch, Generation, Grave};
+use pixii_core::generation::{GcEpoch, Generation, PurgeableKey};
 use pixii_core::members::Cluster;
 use pixii_core::message::{Body, Refusal, Request, Response};
 use pixii_core::node::{Done, Input, Output, Work};
@@ -192,10 +192,10 @@ fn a_generation_begins_when_it_is_durable_and_stamps_nothing_before() {
     let partition = bench.ring.partition(&key);
     let from = bench.others(&key)[0];
     let dead = Context::new(vec![Dot { actor: Actor { store: 9, serial: 1 }, counter: 1 }]);
-    let condemned = vec![Grave { key: bench.keys_of(partition, &key), dead }];
-    let generation = Generation { number: GcEpoch(1), condemned, ..Generation::default() };
+    let purgeable = vec![PurgeableKey { key: bench.keys_of(partition, &key), dead }];
+    let generation = Generation { number: GcEpoch(1), purgeable, ..Generation::default() };
     let out = bench.peer(from, 71, Body::Generation { partition, generation });
-    // What is condemned is noted as dead first, then the generation is written.
+    // What is purgeable is noted as dead first, then the generation is written.
     let [Output::Store(Work::Read { token, .. })] = out[..] else { panic!("{out:?}") };
     let found = Found::Nothing;
     let out = bench.give(Input::Store(Done::Read { token, found, hints: Vec::new() }));

@@ -34,14 +34,14 @@ fn status_in_words() -> StatusReport {
     else {
         panic!("there is a status")
     };
-    let (mut repair, mut collection) = (status.repair.clone(), status.collection.clone());
+    let (mut repair, mut tombstone_gc) = (status.repair.clone(), status.tombstone_gc.clone());
     let why = ComparisonFault::Words("why".into());
     repair.example = repair.example.map(|(partition, peer, _)| (partition, peer, why));
     let why = Blocked::Words("why".into());
-    collection.example = collection.example.map(|(partition, _)| (partition, why));
+    tombstone_gc.example = tombstone_gc.example.map(|(partition, _)| (partition, why));
     let (other_rings, troubles) = (Vec::new(), Vec::new());
     let levels = Levels::default();
-    StatusReport { repair, collection, levels, other_rings, troubles, ..*status }
+    StatusReport { repair, tombstone_gc, levels, other_rings, troubles, ..*status }
 }
 
 /// What protocol 6 says in words, each under its name in the golden file.
@@ -150,7 +150,7 @@ fn codes_are_the_sentences_of_protocol_6() {
                 assert_eq!((said.levels, &said.other_rings), (told.levels, &told.other_rings));
                 let text = |report: &StatusReport| {
                     let example = report.repair.example.as_ref().unwrap().2.to_string();
-                    let held = report.collection.example.as_ref().unwrap().1.to_string();
+                    let held = report.tombstone_gc.example.as_ref().unwrap().1.to_string();
                     let troubles: Vec<String> =
                         report.troubles.iter().map(ToString::to_string).collect();
                     (example, held, troubles, report.counters.clone())

@@ -24,7 +24,7 @@ macro_rules! golden_codes {
 
 pub fn write(out: &mut String) {
     refusals(out);
-    collection_and_repair(out);
+    tombstone_gc_and_repair(out);
     orders(out);
     golden_codes!(out, "trouble", Trouble, troubles());
     for counter in Counter::ALL {
@@ -73,7 +73,7 @@ fn refusals(out: &mut String) {
     golden_codes!(out, "quorum-name", QuorumName, vec![QuorumName::Read, QuorumName::Write]);
 }
 
-fn collection_and_repair(out: &mut String) {
+fn tombstone_gc_and_repair(out: &mut String) {
     let not_yet = vec![
         NotYet::NotProposer { partition: 300 },
         NotYet::TooManyKeys { keys: 1_001 },

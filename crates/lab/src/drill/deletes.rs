@@ -153,7 +153,7 @@ impl Course<'_> {
         Ok(contexts.into_iter().map(Some).collect())
     }
 
-    /// Nothing is collected while a daemon is away, and the others name it.
+    /// Nothing is purged while a daemon is away, and the others name it.
     async fn see_it_held(&mut self, victim: &str) -> Result<(), String> {
         sleep(HELD).await;
         let told = look(&self.ground).await?;
@@ -179,7 +179,7 @@ impl Course<'_> {
                 .push(format!("only {keys} copies tell of it although {victim} is away"));
         }
         if naming == 0 {
-            self.complaints.push(format!("nobody says that {victim} holds the collection back"));
+            self.complaints.push(format!("nobody says that {victim} holds the tombstone GC back"));
         }
         Ok(())
     }
@@ -257,7 +257,7 @@ impl Course<'_> {
     }
 
     /// Puts the same keys under new values, every other one with the context of the old value; then deletes all with these
-    /// contexts, which cover nothing new. What they bring back is collected again.
+    /// contexts, which cover nothing new. What they bring back is purged again.
     async fn put_again(&mut self, contexts: Vec<Option<Bytes>>) -> Result<(), String> {
         let (client, begun) = (self.ground.client().await?, Instant::now());
         let every_other = contexts.iter().enumerate();
@@ -355,13 +355,13 @@ async fn look(ground: &Ground) -> Result<Vec<Told>, String> {
         let address = [daemon.address.clone()];
         let client = Client::connect(&address, Options::default()).await;
         let report = async { client?.status(None).await }.await;
-        let StatusReport { collection, peers, repair, .. } =
+        let StatusReport { tombstone_gc, peers, repair, .. } =
             report.map_err(|failure| failure.to_string())?;
         told.push(Told {
             name: daemon.name.clone(),
-            keys: collection.keys,
-            blocked: collection.blocked,
-            why: collection.example.map(|(_, why)| why.to_string()),
+            keys: tombstone_gc.keys,
+            blocked: tombstone_gc.blocked,
+            why: tombstone_gc.example.map(|(_, why)| why.to_string()),
             hints: peers.iter().map(|peer| peer.hints).sum(),
             unread: repair.unread.into(),
         });

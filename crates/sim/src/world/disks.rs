@@ -44,9 +44,9 @@ impl World {
                 node.is_some_and(|node| node.generation(*partition) == own.number)
             };
             let own = generations.iter().find(|(of, own)| of == partition && begun(own));
-            let collected = own.and_then(|(_, own)| own.collected_of(key));
-            if collected.is_some_and(|them| record.object.forget(them) != record.object) {
-                let what = format!("n{at} takes back what is collected");
+            let purged = own.and_then(|(_, own)| own.purged_of(key));
+            if purged.is_some_and(|them| record.object.forget(them) != record.object) {
+                let what = format!("n{at} takes back what is purged");
                 self.broken = self.broken.take().or(Some(Broken { key: key.clone(), what }));
             }
         }

@@ -125,7 +125,7 @@ impl World {
                 .hosts
                 .iter()
                 .filter_map(|host| host.node.as_ref())
-                .map(Node::collection_blocked)
+                .map(Node::tombstone_gc_blocked)
                 .filter(|blocked| !blocked.is_empty())
                 .collect();
             let name = &host.identity.name;

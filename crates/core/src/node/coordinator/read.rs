@@ -49,7 +49,7 @@ impl Merged {
     }
 
     /// Copies of the newest generation among them and of the one before: an older one, of a disk
-    /// that was rolled back, may show alive what is collected since.
+    /// that was rolled back, may show alive what is purged since.
     fn current(&self) -> impl Iterator<Item = &Copied> {
         let newest = self.copies.iter().map(|copy| copy.generation).max().unwrap_or_default();
         self.copies.iter().filter(move |copy| copy.generation.next() >= newest)

@@ -24,9 +24,9 @@ pub(super) struct Turn<'a> {
     pub(super) pending: bool,
     pub(super) limits: ObjectLimits,
     pub(super) copies: Copies,
-    /// What is collected of the key: whoever tells of it, the last owner of collect it or a client's
+    /// What is purged of the key: whoever tells of it, the last owner of collect it or a client's
     /// context, it is not taken back.
-    pub(super) collected: Option<Context>,
+    pub(super) purged: Option<Context>,
     /// The store's id.
     pub(super) store: u64,
     /// What the own record was before this turn; `None` while it has not changed, or if it was
@@ -88,12 +88,12 @@ impl Turn<'_> {
         self.answers.push((to, op, body));
     }
 
-    /// Replaces the own record, less what is collected. A store whose own events go does not go on
+    /// Replaces the own record, less what is purged. A store whose own events go does not go on
     /// counting them.
     pub(super) fn set_own(&mut self, new: Record) {
         let Record { own_serial, object, .. } = new;
-        let object = match &self.collected {
-            Some(collected) => object.forget(collected),
+        let object = match &self.purged {
+            Some(purged) => object.forget(purged),
             None => object,
         };
         let actor = |serial: u64| Actor { store: self.store, serial };
@@ -112,14 +112,14 @@ impl Turn<'_> {
     }
 
     /// Notes that these events of the key are dead; false if the record is damaged.
-    pub(super) fn bury(&mut self, dead: &Context) -> bool {
+    pub(super) fn mark_dead(&mut self, dead: &Context) -> bool {
         let Copy::Record(old) = &self.copies.own else { return false };
         let object = old.object.discard(dead);
         self.set_own(Record { object, ..old.clone() });
         true
     }
 
-    /// Takes events that are collected out of the clock.
+    /// Takes events that are purged out of the clock.
     pub(super) fn collect(&mut self) {
         if let Copy::Record(old) = &self.copies.own {
             self.set_own(old.clone());
@@ -127,16 +127,16 @@ impl Turn<'_> {
     }
 
     /// Takes out of an old record what others have minted. One that is damaged has nothing to be
-    /// renounced.
-    pub(super) fn renounce(&mut self, fresh: &[u64]) {
+    /// discarded.
+    pub(super) fn discard(&mut self, fresh: &[u64]) {
         if let Copy::Record(old) = &self.copies.own {
-            let object = old.object.renounce(fresh);
+            let object = old.object.discard_others(fresh);
             self.set_own(Record { object, ..old.clone() });
         }
     }
 
     /// The same for an old hint, which is of the generation `now` then, or goes.
-    pub(super) fn renounce_hint(
+    pub(super) fn discard_hint(
         &mut self,
         target: NodeId,
         fresh: &[u64],
@@ -147,7 +147,7 @@ impl Turn<'_> {
         if old.generation.next() >= now {
             return;
         }
-        let object = old.object.renounce(fresh);
+        let object = old.object.discard_others(fresh);
         if object.values().next().is_none() {
             let object = old.object.clone();
             fx.out.count(Counter::OutlivedHintsDropped);
@@ -168,23 +168,23 @@ impl Turn<'_> {
 
     /// The same for every old hint of the key. What is joined with one would be as old, and go with
     /// it.
-    pub(super) fn renounce_hints(&mut self, fx: &mut Effects) {
+    pub(super) fn discard_hints(&mut self, fx: &mut Effects) {
         let (fresh, now) =
             (fx.local.meta().fresh.clone(), fx.local.generations.number(self.partition));
         let targets: Vec<NodeId> = self.copies.hints.keys().copied().collect();
         for target in targets {
-            self.renounce_hint(target, &fresh, now, fx);
+            self.discard_hint(target, &fresh, now, fx);
         }
     }
 
     /// Puts what the other owners have in the place of a record that is damaged. It has lost its
     /// serial: the next dot is minted under a fresh one.
     pub(super) fn restore(&mut self, object: &Object, fx: &mut Effects) -> Result<(), Refusal> {
-        // Every owner has confirmed that what is condemned is dead; a copy may have been read
+        // Every owner has confirmed that what is purgeable is dead; a copy may have been read
         // before.
         let generation = fx.local.generations.of(self.partition);
-        let object = &match generation.condemned_of(self.key) {
-            Some(condemned) => object.discard(condemned),
+        let object = &match generation.purgeable_of(self.key) {
+            Some(purgeable) => object.discard(purgeable),
             None => object.clone(),
         };
         let (before, new) = match &self.copies.own {

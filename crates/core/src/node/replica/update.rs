@@ -31,7 +31,7 @@ pub(super) fn make(
 ) -> Made {
     let now = fx.local.generations.number(turn.partition);
     if !hint_for.is_empty() {
-        turn.renounce_hints(fx);
+        turn.discard_hints(fx);
     }
     let joined = if hint_for.is_empty() { None } else { turn.copies.joined(now) };
     let record = match (&turn.copies.own, &joined) {
@@ -155,7 +155,7 @@ pub(super) fn merge(
     let joined = record.object.sync(object);
     // Where nothing but the hint's own values is alive, what is dead of the key beside it does not
     // count: a hint that its fallback took at the limit would never be delivered, and hold back the
-    // collection of the dead. Its fallback held the hint to the limit of merges.
+    // tombstone GC. Its fallback held the hint to the limit of merges.
     let beside = joined.values().any(|(dot, _)| !object.covers(dot));
     let limit = match (hint, beside) {
         (true, true) => turn.limits.accepted,

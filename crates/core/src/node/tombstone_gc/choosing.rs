@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::{Collection, Round};
-use crate::generation::{GRAVES_BYTES, Grave, MAX_GRAVES};
+use super::{Round, TombstoneGc};
+use crate::generation::{MAX_PURGEABLE_KEYS, PURGEABLE_KEYS_BYTES, PurgeableKey};
 use crate::node::effects::Effects;
 use crate::node::ids::{ScanPurpose, ScanToken};
 use crate::store::{ScanPage, Scanned, Span};
@@ -14,7 +14,7 @@ const PAGE_BYTES: usize = 256 << 10;
 const PAGE_BYTES_BESIDE_CLIENTS: usize = 64 << 10;
 /// Keys of one round while clients wait: every owner of the partition reads and writes each of them
 /// twice.
-const MAX_GRAVES_BESIDE_CLIENTS: usize = 128;
+const MAX_PURGEABLE_KEYS_BESIDE_CLIENTS: usize = 128;
 
 /// The pages that are read for a round.
 #[derive(Clone, Debug, Default)]
@@ -23,7 +23,7 @@ pub(super) struct Choosing {
     page: Option<(ScanToken, Time)>,
     /// The last key that has been read.
     after: Option<Key>,
-    graves: Vec<Grave>,
+    purgeable_keys: Vec<PurgeableKey>,
 }
 
 impl Choosing {
@@ -33,7 +33,7 @@ impl Choosing {
     }
 }
 
-impl Collection {
+impl TombstoneGc {
     /// Asks for the next page of each round that has none, unless clients come first.
     pub(super) fn read_on(&mut self, now: Time, fx: &mut Effects) {
         for (partition, round) in &mut self.rounds {
@@ -43,14 +43,14 @@ impl Collection {
                 let limit_bytes = if is_busy { PAGE_BYTES_BESIDE_CLIENTS } else { PAGE_BYTES };
                 let after = choosing.after.clone();
                 let span = Span { after, limit_bytes, without_contexts: true, ..Span::default() };
-                let token = fx.out.scan(ScanPurpose::Graves, *partition, span);
+                let token = fx.out.scan(ScanPurpose::PurgeableKeys, *partition, span);
                 choosing.page = Some((token, now));
             }
         }
     }
 
     /// A page has been read to choose what goes, in a round that may have been given up meanwhile.
-    pub(in crate::node) fn graves_scanned(
+    pub(in crate::node) fn purgeable_keys_scanned(
         &mut self,
         now: Time,
         token: ScanToken,
@@ -68,23 +68,30 @@ impl Collection {
         self.pace.worked(now, since);
         choosing.page = None;
         choosing.after.clone_from(&page.next);
-        let going: BTreeSet<&Key> =
-            fx.local.generations.of(partition).condemned.iter().map(|grave| &grave.key).collect();
+        let going: BTreeSet<&Key> = fx
+            .local
+            .generations
+            .of(partition)
+            .purgeable
+            .iter()
+            .map(|purgeable_key| &purgeable_key.key)
+            .collect();
         for Scanned { key, dead, .. } in page.items.iter().filter(|item| !going.contains(&item.key))
         {
             let dead = self.repeats.purgeable(now, key, dead);
             if !dead.is_empty() {
-                choosing.graves.push(Grave { key: key.clone(), dead });
+                choosing.purgeable_keys.push(PurgeableKey { key: key.clone(), dead });
             }
         }
-        let most = if fx.local.is_busy() { MAX_GRAVES_BESIDE_CLIENTS } else { MAX_GRAVES };
-        let is_full = bound(&mut choosing.graves, most);
+        let most =
+            if fx.local.is_busy() { MAX_PURGEABLE_KEYS_BESIDE_CLIENTS } else { MAX_PURGEABLE_KEYS };
+        let is_full = bound(&mut choosing.purgeable_keys, most);
         if page.next.is_some() && !is_full {
             return self.read_on(now, fx);
         }
-        let graves = std::mem::take(&mut choosing.graves);
+        let purgeable_keys = std::mem::take(&mut choosing.purgeable_keys);
         self.rounds.remove(&partition);
-        self.chosen(now, partition, graves, going.is_empty(), fx);
+        self.chosen(now, partition, purgeable_keys, going.is_empty(), fx);
     }
 
     /// All that a round proposes has been found.
@@ -92,31 +99,32 @@ impl Collection {
         &mut self,
         now: Time,
         partition: Partition,
-        graves: Vec<Grave>,
+        purgeable_keys: Vec<PurgeableKey>,
         is_first: bool,
         fx: &mut Effects,
     ) {
-        if graves.is_empty() && is_first {
+        if purgeable_keys.is_empty() && is_first {
             // All that is dead there is kept for a while yet.
             self.rest.insert(partition, now + self.pause);
         } else {
-            self.propose(now, partition, graves, fx);
+            self.propose(now, partition, purgeable_keys, fx);
         }
     }
 }
 
-/// Leaves no more than `most` keys, and no more than may be condemned at a time, one at least; true
+/// Leaves no more than `most` keys, and no more than may be purgeable at a time, one at least; true
 /// if that is all there is room for.
-fn bound(graves: &mut Vec<Grave>, most: usize) -> bool {
+fn bound(purgeable_keys: &mut Vec<PurgeableKey>, most: usize) -> bool {
     let mut bytes = 0;
-    let mut fits = |grave: &Grave| {
+    let mut fits = |purgeable_key: &PurgeableKey| {
         let first = bytes == 0;
-        bytes += grave.bytes();
-        first || bytes <= GRAVES_BYTES
+        bytes += purgeable_key.bytes();
+        first || bytes <= PURGEABLE_KEYS_BYTES
     };
-    let fitting = graves.iter().take(most).take_while(|grave| fits(grave)).count();
-    let is_full = fitting < graves.len() || fitting == most;
-    graves.truncate(fitting);
+    let fitting =
+        purgeable_keys.iter().take(most).take_while(|purgeable_key| fits(purgeable_key)).count();
+    let is_full = fitting < purgeable_keys.len() || fitting == most;
+    purgeable_keys.truncate(fitting);
     is_full
 }
 
@@ -126,21 +134,27 @@ mod tests {
     use crate::causal::{Actor, Context, Dot};
 
     #[test]
-    fn as_many_are_condemned_as_fit_and_always_one() {
-        let graves = |count: usize, key_bytes: usize, dots: u64| -> Vec<Grave> {
+    fn as_many_are_purgeable_as_fit_and_always_one() {
+        let purgeable_keys = |count: usize, key_bytes: usize, dots: u64| -> Vec<PurgeableKey> {
             let dot = |serial| Dot { actor: Actor { store: 1, serial }, counter: 1 };
             let dead = Context::new((0..dots).map(dot).collect());
             let key = |number: usize| Key::new(format!("{number:0key_bytes$}").into_bytes());
-            (0..count).map(|n| Grave { key: key(n).unwrap(), dead: dead.clone() }).collect()
+            (0..count).map(|n| PurgeableKey { key: key(n).unwrap(), dead: dead.clone() }).collect()
         };
-        let left = |mut graves: Vec<Grave>, most: usize| {
-            let is_full = bound(&mut graves, most);
-            (graves.len(), is_full)
+        let left = |mut purgeable_keys: Vec<PurgeableKey>, most: usize| {
+            let is_full = bound(&mut purgeable_keys, most);
+            (purgeable_keys.len(), is_full)
         };
-        assert_eq!(left(graves(10, 10, 1), MAX_GRAVES), (10, false));
-        assert_eq!(left(graves(10, 10, 1), 9), (9, true));
-        assert_eq!(left(graves(MAX_GRAVES + 1, 10, 1), MAX_GRAVES), (MAX_GRAVES, true));
-        assert_eq!(left(graves(100, 1_000, 1), MAX_GRAVES), (GRAVES_BYTES / 1_024, true));
-        assert_eq!(left(graves(3, 1_000, 5_000), MAX_GRAVES), (1, true));
+        assert_eq!(left(purgeable_keys(10, 10, 1), MAX_PURGEABLE_KEYS), (10, false));
+        assert_eq!(left(purgeable_keys(10, 10, 1), 9), (9, true));
+        assert_eq!(
+            left(purgeable_keys(MAX_PURGEABLE_KEYS + 1, 10, 1), MAX_PURGEABLE_KEYS),
+            (MAX_PURGEABLE_KEYS, true)
+        );
+        assert_eq!(
+            left(purgeable_keys(100, 1_000, 1), MAX_PURGEABLE_KEYS),
+            (PURGEABLE_KEYS_BYTES / 1_024, true)
+        );
+        assert_eq!(left(purgeable_keys(3, 1_000, 5_000), MAX_PURGEABLE_KEYS), (1, true));
     }
 }

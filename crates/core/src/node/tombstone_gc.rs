@@ -4,23 +4,23 @@
 //! is a member.
 
 mod choosing;
-mod chores;
 mod pace;
 mod repeats;
 mod steps;
+mod tasks;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use self::choosing::Choosing;
-use self::chores::{Chores, Purpose};
 use self::pace::Pace;
 use self::repeats::Repeats;
+use self::tasks::{Purpose, Tasks};
 use super::Config;
 use super::effects::Effects;
 use super::ids::{RequestId, RequestIds, Role, ScanToken, SyncSeq};
 use super::reach::Reach;
-use crate::generation::{GcEpoch, Generation, Grave, MAX_GRAVES};
+use crate::generation::{GcEpoch, Generation, MAX_PURGEABLE_KEYS, PurgeableKey};
 use crate::members::{Opinion, Standing};
 use crate::message::{Blocked, Body, Counter, NotYet};
 use crate::ring::Ring;
@@ -37,7 +37,7 @@ const MAX_AGREEING_BESIDE_CLIENTS: usize = 2;
 const PATIENCE: Micros = Micros::from_millis(5_000);
 /// How often somebody is asked whether it knows later generations.
 const TELL: Micros = Micros::from_millis(1_000);
-/// What may be collected is looked for so often; it is no matter of less.
+/// What may be purged is looked for so often; it is no matter of less.
 const LOOK: Micros = Micros::from_millis(100);
 /// Where nobody can tell, a node that serves waits so long before it mints.
 const GRACE: Micros = Micros::from_millis(3_000);
@@ -46,7 +46,7 @@ const MAX_QUESTIONS: usize = 256;
 
 /// What is under way, and what holds it back.
 #[derive(Clone, Debug)]
-pub(super) struct Collection {
+pub(super) struct TombstoneGc {
     me: NodeId,
     ring: Arc<Ring>,
     pause: Micros,
@@ -56,7 +56,7 @@ pub(super) struct Collection {
     /// The partition that is looked at first when the next round may begin: all get their turn.
     next: u16,
     pace: Pace,
-    chores: Chores,
+    tasks: Tasks,
     /// Generations that have been written and are not durable yet.
     beginning: BTreeMap<Partition, Beginning>,
     rest: BTreeMap<Partition, Time>,
@@ -67,7 +67,7 @@ pub(super) struct Collection {
     settled_at: Option<Time>,
     /// Those that know the same generations as this node, of this digest.
     agreeing: (u64, BTreeSet<NodeId>),
-    /// False until what was collected before the start is known to be gone.
+    /// False until what was purged before the start is known to be gone.
     has_begun: bool,
     /// Dead events of puts that were sent to several nodes, in the partitions that this node
     /// proposes for.
@@ -78,7 +78,7 @@ pub(super) struct Collection {
 #[derive(Clone, Debug)]
 enum Round {
     Choosing(Choosing),
-    Asking { op: RequestId, waiting: BTreeSet<NodeId>, condemned: Vec<Grave>, since: Time },
+    Asking { op: RequestId, waiting: BTreeSet<NodeId>, purgeable: Vec<PurgeableKey>, since: Time },
 }
 
 /// A generation that begins when its write is durable; all are told of it then, if this node has
@@ -90,12 +90,12 @@ struct Beginning {
     tell: bool,
 }
 
-impl Collection {
+impl TombstoneGc {
     /// Nothing is under way at first.
     pub(super) fn new(config: &Config, seed: u64) -> Self {
-        let mut rng = Rng::new(seed ^ Role::Collection.tag());
-        let ids = RequestIds::new(Role::Collection, rng.next_u64());
-        Collection {
+        let mut rng = Rng::new(seed ^ Role::TombstoneGc.tag());
+        let ids = RequestIds::new(Role::TombstoneGc, rng.next_u64());
+        TombstoneGc {
             me: config.me,
             ring: config.ring.clone(),
             pause: config.generation_pause,
@@ -104,7 +104,7 @@ impl Collection {
             rounds: BTreeMap::new(),
             next: 0,
             pace: Pace::default(),
-            chores: Chores::default(),
+            tasks: Tasks::default(),
             beginning: BTreeMap::new(),
             rest: BTreeMap::new(),
             holding: BTreeMap::new(),
@@ -130,7 +130,7 @@ impl Collection {
     /// its disk is the newest.
     pub(super) fn settled(&mut self, now: Time, fx: &mut Effects) {
         self.begin_durable(fx);
-        for partition in self.chores.waiting() {
+        for partition in self.tasks.waiting() {
             self.work(partition, fx);
         }
         if self.settled_at.is_none() && fx.local.is_settled() {
@@ -148,7 +148,7 @@ impl Collection {
         }
     }
 
-    /// True once nothing on this disk can be older than what others have collected, or nobody can
+    /// True once nothing on this disk can be older than what others have purged, or nobody can
     /// tell: before that nothing is minted, or a backup made meanwhile would keep it for ever.
     pub(super) fn is_ready(&self, now: Time, fx: &Effects) -> bool {
         let waited = self.settled_at.is_some_and(|since| now >= since + GRACE);
@@ -211,7 +211,7 @@ impl Collection {
     pub(super) fn next_wake(&self) -> Option<Time> {
         let rests = |round: &Round| matches!(round, Round::Choosing(choosing) if choosing.rests());
         let pages = self.rounds.values().any(rests).then_some(self.pace.rest_until());
-        pages.into_iter().chain(self.chores.next_wake()).min()
+        pages.into_iter().chain(self.tasks.next_wake()).min()
     }
 
     fn put_off(&mut self, now: Time, partition: Partition, why: Blocked) {
@@ -238,7 +238,7 @@ impl Collection {
                 continue;
             }
             let dead = fx.local.forest.dead(partition);
-            let is_pending = !fx.local.generations.of(partition).condemned.is_empty();
+            let is_pending = !fx.local.generations.of(partition).purgeable.is_empty();
             if dead == 0 && !is_pending {
                 self.holding.remove(&partition);
                 continue;
@@ -257,7 +257,7 @@ impl Collection {
         }
     }
 
-    /// Another owner is to propose: if it is away, that is what holds the collection back.
+    /// Another owner is to propose: if it is away, that is what holds the tombstone GC back.
     fn watch(&mut self, partition: Partition, fx: &mut Effects) {
         let away = |first: &&NodeId| !self.reach.has(**first);
         let away = self.ring.owners(partition).first().filter(away);
@@ -287,7 +287,7 @@ impl Collection {
         &mut self,
         now: Time,
         partition: Partition,
-        condemned: Vec<Grave>,
+        purgeable: Vec<PurgeableKey>,
         fx: &mut Effects,
     ) {
         let op = self.ids.next();
@@ -297,17 +297,17 @@ impl Collection {
         let members = fx.local.members().digest();
         let to = waiting.iter().copied().collect();
         let proposal =
-            Body::Propose { partition, generation, members, condemned: condemned.clone() };
+            Body::Propose { partition, generation, members, purgeable: purgeable.clone() };
         fx.out.send(to, op, proposal);
         let since = now;
-        self.rounds.insert(partition, Round::Asking { op, waiting, condemned, since });
+        self.rounds.insert(partition, Round::Asking { op, waiting, purgeable, since });
     }
 
-    /// A page has been read for a chore, which may have been replaced meanwhile.
-    pub(super) fn chore_scanned(&mut self, token: ScanToken, page: &ScanPage, fx: &mut Effects) {
-        if let Some(partition) = self.chores.reads(token) {
+    /// A page has been read for a task, which may have been replaced meanwhile.
+    pub(super) fn task_scanned(&mut self, token: ScanToken, page: &ScanPage, fx: &mut Effects) {
+        if let Some(partition) = self.tasks.reads(token) {
             let keys = page.items.iter().map(|item| item.key.clone()).collect();
-            self.chores.found(partition, keys, page.next.clone());
+            self.tasks.found(partition, keys, page.next.clone());
             self.work(partition, fx);
         }
     }
@@ -322,13 +322,13 @@ impl Collection {
         fx: &mut Effects,
     ) {
         match body {
-            Body::Propose { partition, generation, members, condemned } => {
-                let judged = self.judge(from, partition, generation, members, &condemned, fx);
+            Body::Propose { partition, generation, members, purgeable } => {
+                let judged = self.judge(from, partition, generation, members, &purgeable, fx);
                 if let Err(why) = judged {
                     return fx.out.send(vec![from], op, Body::NotYet(why));
                 }
                 let purpose = Purpose::Agree { to: from, op };
-                self.chores.begin(partition, purpose, condemned, fx.out.last_mark());
+                self.tasks.begin(partition, purpose, purgeable, fx.out.last_mark());
                 self.work(partition, fx);
             }
             Body::Agreed => self.agreed(now, from, op, fx),
@@ -391,15 +391,15 @@ impl Collection {
         partition: Partition,
         generation: GcEpoch,
         members: u64,
-        condemned: &[Grave],
+        purgeable: &[PurgeableKey],
         fx: &mut Effects,
     ) -> Result<(), NotYet> {
         let outside = partition.0 >= self.ring.partitions();
         if outside || self.ring.owners(partition).first() != Some(&from) {
             return Err(NotYet::NotProposer { partition: partition.0 });
         }
-        if condemned.len() > MAX_GRAVES {
-            return Err(NotYet::TooManyKeys { keys: condemned.len() as u64 });
+        if purgeable.len() > MAX_PURGEABLE_KEYS {
+            return Err(NotYet::TooManyKeys { keys: purgeable.len() as u64 });
         }
         let own = fx.local.generations.number(partition);
         if generation != own {
@@ -408,7 +408,7 @@ impl Collection {
         if members != fx.local.members().digest() {
             return Err(NotYet::Members);
         }
-        let agreeing = self.chores.agreeing_to_others(self.me);
+        let agreeing = self.tasks.agreeing_to_others(self.me);
         let is_full = fx.local.is_busy() && agreeing >= MAX_AGREEING_BESIDE_CLIENTS;
         if self.is_at_work(partition) || (is_full && from != self.me) {
             return Err(NotYet::AtWork);
@@ -431,19 +431,19 @@ impl Collection {
             }
         }
         let Some(partition) = done else { return };
-        let Some(Round::Asking { condemned, since, .. }) = self.rounds.remove(&partition) else {
+        let Some(Round::Asking { purgeable, since, .. }) = self.rounds.remove(&partition) else {
             debug_assert!(false, "the round was found by its question");
             return;
         };
         self.pace.worked(now, since);
-        let generation = fx.local.generations.of(partition).next(condemned);
+        let generation = fx.local.generations.of(partition).next(purgeable);
         fx.out.count(Counter::GenerationsBegun);
-        fx.out.count_many(Counter::KeysCollected, generation.collected.len() as u64);
+        fx.out.count_many(Counter::KeysPurged, generation.purged.len() as u64);
         self.holding.remove(&partition);
         self.rest.insert(partition, now + self.pause);
-        let condemned = generation.condemned.clone();
-        let purpose = Purpose::Adopt { generation, renounce: false, tell: true };
-        self.chores.begin(partition, purpose, condemned, fx.out.last_mark());
+        let purgeable = generation.purgeable.clone();
+        let purpose = Purpose::Adopt { generation, discard: false, tell: true };
+        self.tasks.begin(partition, purpose, purgeable, fx.out.last_mark());
         self.work(partition, fx);
     }
 }

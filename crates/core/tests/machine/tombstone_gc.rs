@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use pixii_core::causal::{Actor, Context, Dot, Object};
-use pixii_core::generation::{GcEpoch, Grave};
+use pixii_core::generation::{GcEpoch, PurgeableKey};
 use pixii_core::message::{Body, PeerMessage, Request};
 use pixii_core::node::{Done, Input, Output, Work};
 use pixii_core::store::Store;
@@ -65,8 +65,8 @@ impl House {
                     self.late.push((self.bench.now + DISK, Input::Store(done)));
                 }
                 Output::Send { to, message: PeerMessage { op, body } } => match body {
-                    Body::Propose { condemned, partition, .. } => {
-                        self.proposed.push((self.bench.now, condemned.len(), partition));
+                    Body::Propose { purgeable, partition, .. } => {
+                        self.proposed.push((self.bench.now, purgeable.len(), partition));
                         for from in to {
                             let message = PeerMessage { op, body: Body::Agreed };
                             self.late.push((self.bench.now + AGREE, Input::Peer { from, message }));
@@ -169,10 +169,11 @@ fn agreements(clients: bool) -> Vec<u64> {
     let members = house.bench.node.members().digest();
     let begun = house.bench.now;
     for partition in house.partitions(false).into_iter().take(3) {
-        let grave = |key: Key| Grave { key, dead: dead() };
-        let mut condemned: Vec<Grave> = house.keys(partition, 64).into_iter().map(grave).collect();
-        condemned.sort_by(|one, other| one.key.cmp(&other.key));
-        let body = Body::Propose { partition, generation: GcEpoch::FIRST, members, condemned };
+        let purgeable_key = |key: Key| PurgeableKey { key, dead: dead() };
+        let mut purgeable: Vec<PurgeableKey> =
+            house.keys(partition, 64).into_iter().map(purgeable_key).collect();
+        purgeable.sort_by(|one, other| one.key.cmp(&other.key));
+        let body = Body::Propose { partition, generation: GcEpoch::FIRST, members, purgeable };
         let from = house.bench.ring.owners(partition)[0];
         house.give(Input::Peer { from, message: PeerMessage { op: 5, body } });
     }

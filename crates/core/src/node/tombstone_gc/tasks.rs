@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use crate::generation::{Generation, Grave};
+use crate::generation::{Generation, PurgeableKey};
 use crate::message::{Body, NotYet, Refusal};
 use crate::node::effects::Effects;
 use crate::node::ids::{RequestId, RequestIds, ScanPurpose, ScanToken, SyncSeq};
@@ -22,19 +22,19 @@ const MOST_REST: Micros = Micros::from_millis(25);
 /// Bytes of records read at a time.
 const PAGE_BYTES: usize = 256 << 10;
 
-/// What a chore is for.
+/// What a task is for.
 #[derive(Clone, Debug)]
 pub(super) enum Purpose {
-    /// What is condemned is buried, to agree to a proposal.
+    /// What is purgeable is marked dead, to agree to a proposal.
     Agree { to: NodeId, op: RequestId },
     /// The same, to take over a later generation, or to begin it and tell all; before it, an old
-    /// record is renounced.
-    Adopt { generation: Generation, renounce: bool, tell: bool },
-    /// What is collected is taken out.
+    /// record is discarded.
+    Adopt { generation: Generation, discard: bool, tell: bool },
+    /// What is purged is taken out.
     Clear,
 }
 
-/// How a chore has ended.
+/// How a task has ended.
 pub(super) enum Ended {
     Agreed { to: NodeId, op: RequestId },
     Refused { to: NodeId, op: RequestId, why: NotYet },
@@ -42,17 +42,17 @@ pub(super) enum Ended {
     Nothing,
 }
 
-/// At most one chore for each partition.
+/// At most one task for each partition.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Chores {
-    all: BTreeMap<Partition, Chore>,
+pub(super) struct Tasks {
+    all: BTreeMap<Partition, Task>,
 }
 
 #[derive(Clone, Debug)]
-struct Chore {
+struct Task {
     purpose: Purpose,
-    graves: VecDeque<Grave>,
-    /// Keys to be renounced, and where to read on for more.
+    purgeable_keys: VecDeque<PurgeableKey>,
+    /// Keys to be discarded, and where to read on for more.
     old: VecDeque<Key>,
     reading: Reading,
     open: BTreeSet<RequestId>,
@@ -65,7 +65,7 @@ struct Chore {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Reading {
-    /// From the beginning, once this write is durable: what was taken before the chore began is on
+    /// From the beginning, once this write is durable: what was taken before the task began is on
     /// the disk then.
     After(SyncSeq),
     /// Behind this key.
@@ -74,7 +74,7 @@ enum Reading {
     Over,
 }
 
-impl Chores {
+impl Tasks {
     /// True if a partition has one.
     pub(super) fn has(&self, partition: Partition) -> bool {
         self.all.contains_key(&partition)
@@ -82,80 +82,80 @@ impl Chores {
 
     /// True if a later generation is being taken over.
     pub(super) fn is_adopting(&self, partition: Partition) -> bool {
-        let chore = self.all.get(&partition);
-        chore.is_some_and(|chore| matches!(chore.purpose, Purpose::Adopt { .. }))
+        let task = self.all.get(&partition);
+        task.is_some_and(|task| matches!(task.purpose, Purpose::Adopt { .. }))
     }
 
-    /// Begins a chore, in the place of another one of the partition; `mark` is the newest write.
+    /// Begins a task, in the place of another one of the partition; `mark` is the newest write.
     pub(super) fn begin(
         &mut self,
         partition: Partition,
         purpose: Purpose,
-        graves: Vec<Grave>,
+        purgeable_keys: Vec<PurgeableKey>,
         mark: SyncSeq,
     ) {
         let reading = match purpose {
-            Purpose::Adopt { renounce: true, .. } => Reading::After(mark),
+            Purpose::Adopt { discard: true, .. } => Reading::After(mark),
             _ => Reading::Over,
         };
-        let (graves, old, open) = (graves.into(), VecDeque::new(), BTreeSet::new());
+        let (purgeable_keys, old, open) = (purgeable_keys.into(), VecDeque::new(), BTreeSet::new());
         let (since, rest_until) = (Time::START, Time::START);
-        let chore = Chore { purpose, graves, old, reading, open, since, rest_until, failed: None };
-        self.all.insert(partition, chore);
+        let task =
+            Task { purpose, purgeable_keys, old, reading, open, since, rest_until, failed: None };
+        self.all.insert(partition, task);
     }
 
     /// How many proposals of other members are being prepared for.
     pub(super) fn agreeing_to_others(&self, me: NodeId) -> usize {
-        let agrees =
-            |chore: &&Chore| matches!(chore.purpose, Purpose::Agree { to, .. } if to != me);
+        let agrees = |task: &&Task| matches!(task.purpose, Purpose::Agree { to, .. } if to != me);
         self.all.values().filter(agrees).count()
     }
 
-    /// When the next keys are due, where a chore rests.
+    /// When the next keys are due, where a task rests.
     pub(super) fn next_wake(&self) -> Option<Time> {
-        self.all.values().filter(|chore| chore.rests()).map(|chore| chore.rest_until).min()
+        self.all.values().filter(|task| task.rests()).map(|task| task.rest_until).min()
     }
 
-    /// The partitions whose chore waits for a write to be durable, or for its time.
+    /// The partitions whose task waits for a write to be durable, or for its time.
     pub(super) fn waiting(&self) -> Vec<Partition> {
-        let waits = |chore: &Chore| matches!(chore.reading, Reading::After(_)) || chore.rests();
-        self.all.iter().filter(|(_, chore)| waits(chore)).map(|(partition, _)| *partition).collect()
+        let waits = |task: &Task| matches!(task.reading, Reading::After(_)) || task.rests();
+        self.all.iter().filter(|(_, task)| waits(task)).map(|(partition, _)| *partition).collect()
     }
 
     /// The partition that a scan was for.
     pub(super) fn reads(&self, token: ScanToken) -> Option<Partition> {
-        let found = self.all.iter().find(|(_, chore)| chore.reading == Reading::Under(token));
+        let found = self.all.iter().find(|(_, task)| task.reading == Reading::Under(token));
         found.map(|(partition, _)| *partition)
     }
 
-    /// The keys of a part of a partition that is to be renounced.
+    /// The keys of a part of a partition that is to be discarded.
     pub(super) fn found(&mut self, partition: Partition, keys: VecDeque<Key>, next: Option<Key>) {
-        if let Some(chore) = self.all.get_mut(&partition) {
-            chore.old = keys;
-            chore.reading = next.map_or(Reading::Over, |next| Reading::Next(Some(next)));
+        if let Some(task) = self.all.get_mut(&partition) {
+            task.old = keys;
+            task.reading = next.map_or(Reading::Over, |next| Reading::Next(Some(next)));
         }
     }
 
     /// The replica has done one thing, or could not. Gives the partition.
     pub(super) fn done(&mut self, now: Time, op: RequestId, body: &Body) -> Option<Partition> {
-        let found = self.all.iter_mut().find(|(_, chore)| chore.open.contains(&op));
-        let (partition, chore) = found?;
-        chore.open.remove(&op);
-        if chore.open.is_empty() {
-            let rest = REST_PER_BATCH * now.saturating_since(chore.since);
-            chore.rest_until = now + rest.clamp(LEAST_REST, MOST_REST);
+        let found = self.all.iter_mut().find(|(_, task)| task.open.contains(&op));
+        let (partition, task) = found?;
+        task.open.remove(&op);
+        if task.open.is_empty() {
+            let rest = REST_PER_BATCH * now.saturating_since(task.since);
+            task.rest_until = now + rest.clamp(LEAST_REST, MOST_REST);
         }
-        // A damaged record shows nothing alive, and what replaces it is rid of what is condemned.
-        let adopting = matches!(chore.purpose, Purpose::Adopt { .. });
+        // A damaged record shows nothing alive, and what replaces it is rid of what is purgeable.
+        let adopting = matches!(task.purpose, Purpose::Adopt { .. });
         match body {
             Body::Failed(Refusal::Damaged) if adopting => {}
-            Body::Failed(refusal) => chore.failed = Some(refusal.clone()),
+            Body::Failed(refusal) => task.failed = Some(refusal.clone()),
             _ => {}
         }
         Some(*partition)
     }
 
-    /// Gives the replica as much as it may have at a time; says how the chore has ended, if it has.
+    /// Gives the replica as much as it may have at a time; says how the task has ended, if it has.
     /// Only an owner has records to see to.
     pub(super) fn go_on(
         &mut self,
@@ -164,43 +164,43 @@ impl Chores {
         ids: &mut RequestIds,
         fx: &mut Effects,
     ) -> Option<Ended> {
-        let open = self.all.values().map(|chore| chore.open.len()).sum();
-        let chore = self.all.get_mut(&partition)?;
-        if !is_owner || chore.failed.is_some() {
-            chore.graves.clear();
-            chore.old.clear();
-            chore.reading = Reading::Over;
+        let open = self.all.values().map(|task| task.open.len()).sum();
+        let task = self.all.get_mut(&partition)?;
+        if !is_owner || task.failed.is_some() {
+            task.purgeable_keys.clear();
+            task.old.clear();
+            task.reading = Reading::Over;
         }
-        if let Reading::After(mark) = chore.reading {
+        if let Reading::After(mark) = task.reading {
             if !fx.out.is_durable(mark) {
                 return None;
             }
-            chore.reading = Reading::Next(None);
+            task.reading = Reading::Next(None);
         }
         let now = fx.local.now();
-        let most = if fx.local.is_busy() { chore.most_beside_clients(now, open) } else { MAX_OPEN };
-        if most == 0 && chore.rests() {
+        let most = if fx.local.is_busy() { task.most_beside_clients(now, open) } else { MAX_OPEN };
+        if most == 0 && task.rests() {
             return None;
         }
-        if chore.open.is_empty() {
-            chore.since = now;
+        if task.open.is_empty() {
+            task.since = now;
         }
-        while chore.open.len() < most
-            && let Some(body) = chore.next()
+        while task.open.len() < most
+            && let Some(body) = task.next()
         {
             let op = ids.next();
-            chore.open.insert(op);
+            task.open.insert(op);
             fx.out.send(vec![fx.local.me()], op, body);
         }
-        if !chore.open.is_empty() || matches!(chore.reading, Reading::Under(_)) {
+        if !task.open.is_empty() || matches!(task.reading, Reading::Under(_)) {
             return None;
         }
-        if let Reading::Next(after) = &chore.reading {
+        if let Reading::Next(after) = &task.reading {
             let span = Span { after: after.clone(), limit_bytes: PAGE_BYTES, ..Span::default() };
-            chore.reading = Reading::Under(fx.out.scan(ScanPurpose::Chore, partition, span));
+            task.reading = Reading::Under(fx.out.scan(ScanPurpose::Task, partition, span));
             return None;
         }
-        let Chore { purpose, failed, .. } = self.all.remove(&partition)?;
+        let Task { purpose, failed, .. } = self.all.remove(&partition)?;
         Some(match (purpose, failed) {
             (Purpose::Agree { to, op }, None) => Ended::Agreed { to, op },
             (Purpose::Agree { to, op }, Some(refusal)) => {
@@ -213,10 +213,10 @@ impl Chores {
     }
 }
 
-impl Chore {
+impl Task {
     /// True if nothing is being done, and there is more to do.
     fn rests(&self) -> bool {
-        let has_more = !self.graves.is_empty() || !self.old.is_empty();
+        let has_more = !self.purgeable_keys.is_empty() || !self.old.is_empty();
         let reads = matches!(self.reading, Reading::Under(_) | Reading::After(_));
         self.open.is_empty() && has_more && !reads
     }
@@ -225,7 +225,7 @@ impl Chore {
     fn most_beside_clients(&mut self, now: Time, open: usize) -> usize {
         match self.purpose {
             // Members of two generations refuse hints of each other, so it does not rest. What it
-            // is to bury is dead here already, or this disk is an old one.
+            // is to marks dead is dead here already, or this disk is an old one.
             Purpose::Adopt { .. } => return MAX_OPEN,
             // Nobody waits for what is cleared, and after a start all partitions are at once.
             Purpose::Clear if open >= MAX_OPEN_BESIDE_CLIENTS && now >= self.rest_until => {
@@ -238,18 +238,18 @@ impl Chore {
         if may_begin { MAX_OPEN_BESIDE_CLIENTS } else { 0 }
     }
 
-    /// The next thing to be done to a key: nothing is buried before all that is old is renounced.
+    /// The next thing to be done to a key: nothing is marked dead before all that is old is discarded.
     fn next(&mut self) -> Option<Body> {
         if let Some(key) = self.old.pop_front() {
-            return Some(Body::Renounce { key, target: None });
+            return Some(Body::Discard { key, target: None });
         }
         if self.reading != Reading::Over {
             return None;
         }
-        let grave = self.graves.pop_front()?;
+        let purgeable_key = self.purgeable_keys.pop_front()?;
         Some(match self.purpose {
-            Purpose::Clear => Body::Collect { key: grave.key },
-            _ => Body::Bury(grave),
+            Purpose::Clear => Body::Purge { key: purgeable_key.key },
+            _ => Body::MarkDead(purgeable_key),
         })
     }
 }

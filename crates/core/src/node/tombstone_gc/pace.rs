@@ -1,4 +1,4 @@
-//! How much of the node's time the collection has while clients wait for it.
+//! How much of the node's time the tombstone GC has while clients wait for it.
 
 use crate::node::effects::Effects;
 use crate::types::{Micros, Time};

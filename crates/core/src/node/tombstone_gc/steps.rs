@@ -3,8 +3,8 @@
 
 use std::collections::BTreeSet;
 
-use super::chores::{Ended, Purpose};
-use super::{Beginning, Collection, others};
+use super::tasks::{Ended, Purpose};
+use super::{Beginning, TombstoneGc, others};
 use crate::generation::Generation;
 use crate::message::{Body, Counter};
 use crate::node::effects::Effects;
@@ -12,7 +12,7 @@ use crate::node::ids::RequestId;
 use crate::store::Change;
 use crate::types::{NodeId, Partition};
 
-impl Collection {
+impl TombstoneGc {
     /// A member knows the same generations. If it is certain of its own, or if all others do, then
     /// nothing here is old.
     pub(super) fn agree_on_all(&mut self, from: NodeId, certain: bool, fx: &mut Effects) {
@@ -32,9 +32,9 @@ impl Collection {
         }
     }
 
-    /// Takes over a later generation that somebody knows, once what it condemns is dead here. More
+    /// Takes over a later generation that somebody knows, once what it marks purgeable is dead here. More
     /// than one ahead, this disk is an old one: what others minted and it still has may be
-    /// collected, and is renounced.
+    /// purged, and is discarded.
     pub(super) fn adopt(&mut self, partition: Partition, generation: Generation, fx: &mut Effects) {
         let own = fx.local.generations.number(partition);
         if partition.0 >= self.ring.partitions()
@@ -52,42 +52,42 @@ impl Collection {
             && is_outdated
             && fx.local.meta().read_ineligible.binary_search(&partition).is_err()
         {
-            fx.out.count(Counter::OldDisksRenounced);
+            fx.out.count(Counter::OldDisksDiscarded);
             fx.change_meta(|meta| {
                 meta.read_ineligible.push(partition);
                 meta.read_ineligible.sort_unstable();
             });
         }
-        let condemned = generation.condemned.clone();
-        let renounce = is_owner && is_outdated;
-        if renounce {
+        let purgeable = generation.purgeable.clone();
+        let discard = is_owner && is_outdated;
+        if discard {
             fx.local.generations.begin_adopting(partition, generation.number);
         }
-        let purpose = Purpose::Adopt { generation, renounce, tell: false };
-        self.chores.begin(partition, purpose, condemned, fx.out.last_mark());
+        let purpose = Purpose::Adopt { generation, discard, tell: false };
+        self.tasks.begin(partition, purpose, purgeable, fx.out.last_mark());
         self.work(partition, fx);
     }
 
-    /// Takes what is collected out of the own records.
+    /// Takes what is purged out of the own records.
     pub(super) fn clear(&mut self, partition: Partition, fx: &mut Effects) {
-        let collected = fx.local.generations.of(partition).collected.clone();
-        if !collected.is_empty() && self.ring.owners(partition).contains(&self.me) {
-            self.chores.begin(partition, Purpose::Clear, collected, fx.out.last_mark());
+        let purged = fx.local.generations.of(partition).purged.clone();
+        if !purged.is_empty() && self.ring.owners(partition).contains(&self.me) {
+            self.tasks.begin(partition, Purpose::Clear, purged, fx.out.last_mark());
             self.work(partition, fx);
         }
     }
 
-    /// The own replica has done a part of a chore, or could not.
+    /// The own replica has done a part of a task, or could not.
     pub(in crate::node) fn done(&mut self, op: RequestId, body: &Body, fx: &mut Effects) {
-        if let Some(partition) = self.chores.done(fx.local.now(), op, body) {
+        if let Some(partition) = self.tasks.done(fx.local.now(), op, body) {
             self.work(partition, fx);
         }
     }
 
-    /// Goes on with a partition's chore; takes the consequences when it is over.
+    /// Goes on with a partition's task; takes the consequences when it is over.
     pub(super) fn work(&mut self, partition: Partition, fx: &mut Effects) {
         let is_owner = self.ring.owners(partition).contains(&self.me);
-        let Some(ended) = self.chores.go_on(partition, is_owner, &mut self.ids, fx) else { return };
+        let Some(ended) = self.tasks.go_on(partition, is_owner, &mut self.ids, fx) else { return };
         match ended {
             Ended::Agreed { to, op } => {
                 fx.local.generations.agree(partition);
@@ -131,10 +131,10 @@ impl Collection {
     /// True if something is being done to the records of a partition, or its next generation is
     /// about to begin.
     pub(super) fn is_at_work(&self, partition: Partition) -> bool {
-        self.chores.has(partition) || self.beginning.contains_key(&partition)
+        self.tasks.has(partition) || self.beginning.contains_key(&partition)
     }
 
     pub(super) fn is_adopting(&self, partition: Partition) -> bool {
-        self.chores.is_adopting(partition) || self.beginning.contains_key(&partition)
+        self.tasks.is_adopting(partition) || self.beginning.contains_key(&partition)
     }
 }

@@ -181,7 +181,7 @@ fn a_rolled_back_or_copied_disk_loses_no_write_of_others() {
     house.cluster.stop("n1").unwrap();
     copy(&backup, &house.path("n1"));
     house.start_all();
-    assert_ne!(house.status("n1").store, before, "it mints under another name");
+    assert_ne!(house.status("n1").store, before, "it issues under another name");
     // It has lost its word for every partition, and gets it back, which may be done by now.
     until("its read eligibility", || {
         (house.status("n1").count(Counter::ReadEligibilityRegained) == 64).then_some(())

@@ -271,7 +271,7 @@ impl<V: Clone + PartialEq + Written> Clock<V> {
         Clock(self.0.iter().filter(|entry| !gone(entry)).cloned().collect())
     }
 
-    /// The clock without the values that other stores than `stores` have minted: what an old copy of a disk may still
+    /// The clock without the values that other stores than `stores` have issued: what an old copy of a disk may still
     /// tell. That an event is dead is true for ever.
     pub fn discard_others(&self, stores: &[u64]) -> Self {
         let kept =
@@ -429,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_disk_discards_all_values_but_those_that_it_minted_since() {
+    fn an_old_disk_discards_all_values_but_those_that_it_issued_since() {
         let c = Actor { store: 3, serial: 1 };
         let old = clock(&[(A, 2, &["v2"]), (B, 1, &["v3"]), (c, 4, &[])]);
         assert_eq!(old.discard_others(&[2]), clock(&[(B, 1, &["v3"]), (c, 4, &[])]));

@@ -1,6 +1,6 @@
 //! Generations of a partition: how events without a value leave the clocks by proof, not by timers.
 //!
-//! Every object on its way is stamped with the generation at which it was minted or read, and a
+//! Every object on its way is stamped with the generation at which it was issued or read, and a
 //! node at generation g takes those of g and g - 1 only. To advance from g to g + 1, every member
 //! confirms from synced state that it keeps no hint of before g, and every owner that it holds the
 //! events that are purgeable next as dead. What was purgeable before is then purged: at g + 1 no
@@ -34,7 +34,7 @@ pub struct PurgeableKey {
     pub dead: Context,
 }
 
-/// The number of a generation of one partition, from 0; also the stamp of what was minted or read
+/// The number of a generation of one partition, from 0; also the stamp of what was issued or read
 /// in it. It is the same at all members once they have heard of it, and never falls on one disk.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, BorrowDecode,

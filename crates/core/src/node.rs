@@ -384,7 +384,7 @@ impl Node {
         purgeable.iter().filter(repeated).any(|purgeable_key| waits(&purgeable_key.key))
     }
 
-    /// Gives a request to the coordinator, once the node may mint and answer.
+    /// Gives a request to the coordinator, once the node may issue and answer.
     fn request(&mut self, now: Time, origin: Origin, request: Request, timeout_ms: u32) {
         if !self.coordinator.is_first(origin) {
             return;

@@ -36,7 +36,7 @@ pub struct Record {
     pub own_serial: Option<u64>,
     /// What replicas exchange.
     pub object: Object,
-    /// Of a hint: the generation of its partition at which the object was minted or read. 0 in an own record, which is of
+    /// Of a hint: the generation of its partition at which the object was issued or read. 0 in an own record, which is of
     /// the partition's present one.
     pub generation: GcEpoch,
 }

@@ -397,7 +397,7 @@ fn siblings_are_limited_where_a_write_is_accepted_and_a_retry_is_one_event() {
         assert_eq!(u128::from(dot.unwrap().actor.serial), write + 1);
         record = Record { own_serial: Some(1), object: object.clone(), generation: GcEpoch::FIRST };
     }
-    assert_eq!(record.object.len(), MAX_SIBLINGS, "the repeated write minted nothing");
+    assert_eq!(record.object.len(), MAX_SIBLINGS, "the repeated write issued nothing");
     let out = bench.ask(put(&key, 999));
     let out = bench.disk(out, &record);
     assert_eq!(*refusal(&out), Refusal::Siblings(MAX_SIBLINGS as u32));
@@ -424,7 +424,7 @@ fn a_node_that_lost_its_disk_shows_absent_keys_read_ineligible() {
         _ => None,
     });
     assert!(matches!(copy, Some(Body::Copy { authoritative: false, .. })), "{copy:?}");
-    // What is purged elsewhere is not known yet, so that nothing is minted; when nobody can tell, it is for long enough.
+    // What is purged elsewhere is not known yet, so that nothing is issued; when nobody can tell, it is for long enough.
     let refused = bench.ask(put(&bench.key(true), 1));
     assert!(matches!(refusal(&refused), Refusal::Starting { .. }), "{refused:?}");
     bench.tick(4_000);

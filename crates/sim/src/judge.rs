@@ -304,10 +304,10 @@ impl Judge {
 
     /// A host writes this object: what it shows of dots holds for ever.
     pub(super) fn check_object(&mut self, key: &Key, object: &Object) -> Result<(), Broken> {
-        let mut minted = BTreeSet::new();
+        let mut issued = BTreeSet::new();
         for (dot, version) in object.values() {
             self.claim(key, dot, version.write)?;
-            if !minted.insert((version.write, dot.actor)) {
+            if !issued.insert((version.write, dot.actor)) {
                 let what = format!("{:?} happened twice at {:?}", version.write, dot.actor);
                 return Err(Broken { key: key.clone(), what });
             }

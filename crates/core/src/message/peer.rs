@@ -17,14 +17,14 @@ use crate::wire::{self, PROTOCOL};
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub enum Change {
-    /// Mint a dot for this value, unless a live value carries the same write id already.
+    /// Issue a dot for this value, unless a live value carries the same write id already.
     Put {
         /// The client's id of the write.
         write: WriteId,
         /// The value.
         value: Blob,
     },
-    /// Forget what the context covers; mints nothing.
+    /// Forget what the context covers; issues nothing.
     Delete,
     /// As `Put`, for a put that another node may have carried out, or may yet.
     PutAgain {
@@ -87,7 +87,7 @@ pub enum Body {
         object: Object,
         /// The dot of a put.
         dot: Option<Dot>,
-        /// The generation of the partition at which it was minted, or that of the oldest part of
+        /// The generation of the partition at which it was issued, or that of the oldest part of
         /// it.
         generation: GcEpoch,
     },
@@ -97,7 +97,7 @@ pub enum Body {
         key: Key,
         /// The sender's copy.
         object: Object,
-        /// The generation of the partition at which that was minted or read.
+        /// The generation of the partition at which that was issued or read.
         generation: GcEpoch,
     },
     /// Keep this object as a hint for these owners, which did not answer.
@@ -108,7 +108,7 @@ pub enum Body {
         object: Object,
         /// Whom it is for.
         hint_for: Vec<NodeId>,
-        /// The generation of the partition at which the object was minted or read.
+        /// The generation of the partition at which the object was issued or read.
         generation: GcEpoch,
     },
     /// What was to be updated, merged or kept is here, synced.

@@ -123,7 +123,7 @@ pub enum Refusal {
     /// The node that was asked to coordinate is not an owner of the key: the rings differ.
     #[error("this node does not hold the key, and a request is forwarded only once")]
     NotOwner,
-    /// The coordinator's own copy failed its checksum; it mints nothing.
+    /// The coordinator's own copy failed its checksum; it issues nothing.
     #[error("the coordinator's copy of the key is damaged; ask another node")]
     Damaged,
     /// The node's disk is nearly full; it takes writes again by itself when there is room.

@@ -238,7 +238,7 @@ impl Coordinator {
                 let update = Body::Update { key: key.clone(), context, change, hint_for };
                 fx.out.send(vec![me], common.op, update);
                 let kept_here = BTreeSet::new();
-                Operation::Write(WriteOp { common, key, seen, minted: None, fallbacks, kept_here })
+                Operation::Write(WriteOp { common, key, seen, issued: None, fallbacks, kept_here })
             }
         };
         self.operations.insert(operation.common().op, operation);

@@ -7,7 +7,7 @@ use crate::generation::{GcEpoch, Generation};
 use crate::message::Refusal;
 use crate::types::{Partition, hash64};
 
-/// An object, and the generation that it was minted or read in.
+/// An object, and the generation that it was issued or read in.
 #[derive(Clone, Debug)]
 pub(super) struct Stamped {
     pub(super) object: Object,
@@ -36,7 +36,7 @@ impl Generations {
         self.known.get(&partition).unwrap_or(&self.first)
     }
 
-    /// Its number: the stamp of what is minted or read now.
+    /// Its number: the stamp of what is issued or read now.
     pub(super) fn number(&self, partition: Partition) -> GcEpoch {
         self.of(partition).number
     }

@@ -1,5 +1,5 @@
 //! Who this node is: a founder of a new cluster, a member that comes back, or one that has lost its disk
-//! or had it rolled back. Until its peers have told, it mints nothing and answers no client.
+//! or had it rolled back. Until its peers have told, it issues nothing and answers no client.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -352,7 +352,7 @@ impl Identity {
             fx.change_meta(|meta| {
                 meta.cluster = Some(cluster);
                 meta.read_ineligible = lost;
-                // It does not know what the others have purged; what it mints meanwhile is not old.
+                // It does not know what the others have purged; what it issues meanwhile is not old.
                 if !founder {
                     meta.suspect();
                 }

@@ -175,7 +175,7 @@ impl Local {
         self.catching_up = catching_up;
     }
 
-    /// From now on the node may mint.
+    /// From now on the node may issue.
     pub(super) fn settle(&mut self) {
         self.settled = true;
     }
@@ -190,7 +190,7 @@ impl Local {
         self.witnessed
     }
 
-    /// True once the node may mint.
+    /// True once the node may issue.
     pub(super) fn is_settled(&self) -> bool {
         self.settled
     }

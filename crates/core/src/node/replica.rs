@@ -1,5 +1,5 @@
 //! The replica: one store's copies. Everything that happens to one key is serialised here; dots are
-//! minted here, under the actor rules that keep them unique.
+//! issued here, under the actor rules that keep them unique.
 
 mod turn;
 mod update;

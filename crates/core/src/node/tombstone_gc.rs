@@ -39,7 +39,7 @@ const PATIENCE: Micros = Micros::from_millis(5_000);
 const TELL: Micros = Micros::from_millis(1_000);
 /// What may be purged is looked for so often; it is no matter of less.
 const LOOK: Micros = Micros::from_millis(100);
-/// Where nobody can tell, a node that serves waits so long before it mints.
+/// Where nobody can tell, a node that serves waits so long before it issues.
 const GRACE: Micros = Micros::from_millis(3_000);
 /// Generations that are asked for at a time.
 const MAX_QUESTIONS: usize = 256;
@@ -149,7 +149,7 @@ impl TombstoneGc {
     }
 
     /// True once nothing on this disk can be older than what others have purged, or nobody can
-    /// tell: before that nothing is minted, or a backup made meanwhile would keep it for ever.
+    /// tell: before that nothing is issued, or a backup made meanwhile would keep it for ever.
     pub(super) fn is_ready(&self, now: Time, fx: &Effects) -> bool {
         let waited = self.settled_at.is_some_and(|since| now >= since + GRACE);
         fx.local.meta().fresh.is_empty() || waited

@@ -18,7 +18,7 @@ const AFTER_LONG: Micros = Micros::from_millis(10_000);
 /// What is longer is a long time: half of the silence after which a member is believed to be down, for a fast clock.
 const LONG: Micros = Micros::from_millis(1_500);
 
-/// A node that has been started again mints so long after it has settled, whoever can tell it what is purged.
+/// A node that has been started again issues so long after it has settled, whoever can tell it what is purged.
 const UNCERTAIN: Micros = Micros::from_millis(4_500);
 
 /// The longest sync of a slow disk, in mean times of a disk (`disks.rs`): a key's queue is full
@@ -103,7 +103,7 @@ impl World {
     }
 
     /// True if the node of a host is done with its start beyond doubt.
-    fn may_mint(&self, at: usize) -> bool {
+    fn may_issue(&self, at: usize) -> bool {
         let Host { life, settled, .. } = &self.hosts[at];
         let uncertain = if *life == 1 { Micros::ZERO } else { UNCERTAIN };
         settled.is_some_and(|since| since + uncertain < self.now())
@@ -137,7 +137,7 @@ impl World {
             _ => refusal.is_no_quorum() || refusal.is_about_node(),
         };
         let (at, now) = (current.host, self.now());
-        if current.write.is_none() || current.strict || !lacks || !self.may_mint(at) {
+        if current.write.is_none() || current.strict || !lacks || !self.may_issue(at) {
             return;
         }
         let here = |host: usize| {

@@ -97,7 +97,7 @@ impl Operation {
     pub(super) fn bytes(&self) -> usize {
         let object = match self {
             Operation::Read(read) => Some(&read.merged.object),
-            Operation::Write(write) => write.minted.as_ref().map(|minted| &minted.object),
+            Operation::Write(write) => write.issued.as_ref().map(|issued| &issued.object),
             Operation::List(_) | Operation::Forward(_) => None,
         };
         let values = object.into_iter().flat_map(|object| object.values());
@@ -107,7 +107,7 @@ impl Operation {
     /// True if it is a write of the key that may not have been carried out yet.
     pub(super) fn may_write(&self, key: &Key) -> bool {
         match self {
-            Operation::Write(write) => write.key == *key && write.minted.is_none(),
+            Operation::Write(write) => write.key == *key && write.issued.is_none(),
             Operation::Forward(forward) => forward.writes && forward.request.key() == Some(key),
             Operation::Read(_) | Operation::List(_) => false,
         }

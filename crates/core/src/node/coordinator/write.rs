@@ -1,4 +1,4 @@
-//! Writes: from the replica that mints to all owners at once; an owner that cannot be reached or is
+//! Writes: from the replica that issues to all owners at once; an owner that cannot be reached or is
 //! late is replaced by a fallback, which keeps the object as a hint for it.
 
 use std::collections::BTreeSet;
@@ -23,8 +23,8 @@ pub(super) struct WriteOp {
     pub(super) common: Common,
     pub(super) key: Key,
     pub(super) seen: Context,
-    /// `None` until the own replica has minted.
-    pub(super) minted: Option<Minted>,
+    /// `None` until the own replica has issued.
+    pub(super) issued: Option<Issued>,
     pub(super) fallbacks: Fallbacks,
     /// Owners that this node keeps the write for itself, for want of fallbacks.
     pub(super) kept_here: BTreeSet<NodeId>,
@@ -32,7 +32,7 @@ pub(super) struct WriteOp {
 
 /// What the replica that coordinates a write has made.
 #[derive(Clone, Debug)]
-pub(super) struct Minted {
+pub(super) struct Issued {
     pub(super) object: Object,
     dot: Option<Dot>,
     /// The generation of the object.
@@ -53,33 +53,33 @@ impl WriteOp {
         fx: &mut Effects,
     ) -> Heard {
         let own = from == env.config.me;
-        match (&self.minted, body) {
+        match (&self.issued, body) {
             (None, Body::Updated { object, dot, generation }) if own => {
-                self.spread(now, Minted { object, dot, generation, at: now }, env, fx);
+                self.spread(now, Issued { object, dot, generation, at: now }, env, fx);
                 Heard::Progress
             }
             (None, Body::Failed(refusal)) if own => Heard::Done(Response::Refused(refusal)),
-            (Some(minted), Body::Ack) => {
+            (Some(issued), Body::Ack) => {
                 let is_first = self.common.tally.count(from);
                 let own = own && is_first;
-                if let Some(took) = took.or(own.then(|| now.saturating_since(minted.at))) {
+                if let Some(took) = took.or(own.then(|| now.saturating_since(issued.at))) {
                     env.recent.wrote(from, took);
                 }
                 Heard::Progress
             }
-            // What was minted here is held here; only a hint beside it can have been refused.
+            // What was issued here is held here; only a hint beside it can have been refused.
             (Some(_), Body::Failed(_)) if own => Heard::Nothing,
             (_, Body::Failed(refusal)) => Heard::Lost(refusal),
             _ => Heard::Nothing,
         }
     }
 
-    /// The own replica has minted: the object goes to the other owners at once, and to fallbacks for
+    /// The own replica has issued: the object goes to the other owners at once, and to fallbacks for
     /// those that cannot be reached or may not answer.
-    fn spread(&mut self, now: Time, made: Minted, env: &mut Env, fx: &mut Effects) {
+    fn spread(&mut self, now: Time, made: Issued, env: &mut Env, fx: &mut Effects) {
         let (key, generation) = (self.key.clone(), made.generation);
         let merge = Body::Merge { key, object: made.object.clone(), generation };
-        self.minted = Some(made);
+        self.issued = Some(made);
         let tally = &mut self.common.tally;
         let owners: Vec<NodeId> = tally.unasked().collect();
         let (to, lost): (Vec<NodeId>, Vec<NodeId>) =
@@ -114,7 +114,7 @@ impl WriteOp {
     /// Has the next fallback keep the object for this owner. When there is none left, this node
     /// keeps it itself, which counts for nothing more. Nothing is kept before it is made.
     fn replace(&mut self, now: Time, owner: NodeId, env: &mut Env, fx: &mut Effects) {
-        let Some(minted) = &self.minted else { return };
+        let Some(issued) = &self.issued else { return };
         let is_open = self.common.tally.uncovered().any(|open| open == owner);
         if owner == env.config.me || !is_open {
             return;
@@ -123,7 +123,7 @@ impl WriteOp {
             if env.view.can_use(node) {
                 fx.out.count(Counter::FallbacksAsked);
                 self.common.tally.ask_fallback(node, &[owner]);
-                fx.out.send(vec![node], self.common.op, hint(&self.key, minted, owner));
+                fx.out.send(vec![node], self.common.op, hint(&self.key, issued, owner));
                 return self.expect_held(now, node, env);
             }
         }
@@ -134,10 +134,10 @@ impl WriteOp {
     /// have grown too old.
     fn keep_here(&mut self, owner: NodeId, env: &Env, fx: &mut Effects) {
         let me = env.config.me;
-        let Some(minted) = &self.minted else { return };
+        let Some(issued) = &self.issued else { return };
         // A fallback that coordinates keeps it for all owners already.
         if owner != me && self.common.tally.is_owner(me) && self.kept_here.insert(owner) {
-            fx.out.send(vec![me], self.common.op, hint(&self.key, minted, owner));
+            fx.out.send(vec![me], self.common.op, hint(&self.key, issued, owner));
         }
     }
 
@@ -149,9 +149,9 @@ impl WriteOp {
         env: &mut Env,
         fx: &mut Effects,
     ) -> Option<Response> {
-        let minted = self.minted.as_ref()?;
+        let issued = self.issued.as_ref()?;
         if self.common.tally.reached() {
-            return Some(self.written(minted));
+            return Some(self.written(issued));
         }
         let missing = usize::from(self.common.tally.missing());
         let owners: Vec<NodeId> = self.common.tally.uncovered().take(missing).collect();
@@ -163,8 +163,8 @@ impl WriteOp {
     }
 
     /// The answer once the quorum is reached.
-    fn written(&self, minted: &Minted) -> Response {
-        let Minted { object, dot, .. } = minted;
+    fn written(&self, issued: &Issued) -> Response {
+        let Issued { object, dot, .. } = issued;
         let context = match *dot {
             Some(dot) => object.context_of_writer(&self.seen, dot),
             None => self.seen.clone(),
@@ -212,13 +212,13 @@ impl WriteOp {
 
     /// True if it waits for nothing any more, once it is answered.
     pub(super) fn is_over(&self) -> bool {
-        self.minted.is_none() || self.common.open.is_empty() || self.common.tally.is_full()
+        self.issued.is_none() || self.common.open.is_empty() || self.common.tally.is_full()
     }
 
     /// Voids its update if that has not been carried out by the deadline: nobody waits for it any
     /// more.
     pub(super) fn withdraw(&self, env: &Env, fx: &mut Effects) {
-        if self.minted.is_none() {
+        if self.issued.is_none() {
             fx.out.count(Counter::WritesWithdrawn);
             let withdraw = Body::Withdraw { key: self.key.clone() };
             fx.out.send(vec![env.config.me], self.common.op, withdraw);
@@ -238,8 +238,8 @@ impl WriteOp {
     }
 }
 
-/// The order to keep what was minted for this owner.
-fn hint(key: &Key, minted: &Minted, owner: NodeId) -> Body {
-    let Minted { object, generation, .. } = minted.clone();
+/// The order to keep what was issued for this owner.
+fn hint(key: &Key, issued: &Issued, owner: NodeId) -> Body {
+    let Issued { object, generation, .. } = issued.clone();
     Body::StoreHint { key: key.clone(), object, hint_for: vec![owner], generation }
 }

@@ -126,7 +126,7 @@ impl Turn<'_> {
         }
     }
 
-    /// Takes out of an old record what others have minted. One that is damaged has nothing to be
+    /// Takes out of an old record what others have issued. One that is damaged has nothing to be
     /// discarded.
     pub(super) fn discard(&mut self, fresh: &[u64]) {
         if let Copy::Record(old) = &self.copies.own {
@@ -178,7 +178,7 @@ impl Turn<'_> {
     }
 
     /// Puts what the other owners have in the place of a record that is damaged. It has lost its
-    /// serial: the next dot is minted under a fresh one.
+    /// serial: the next dot is issued under a fresh one.
     pub(super) fn restore(&mut self, object: &Object, fx: &mut Effects) -> Result<(), Refusal> {
         // Every owner has confirmed that what is purgeable is dead; a copy may have been read
         // before.

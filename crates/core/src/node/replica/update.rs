@@ -171,7 +171,7 @@ pub(super) fn merge(
     Ok(())
 }
 
-/// What a client has seen that was shown `seen`: a write that two replicas minted is shown once, so
+/// What a client has seen that was shown `seen`: a write that two replicas issued is shown once, so
 /// whoever has seen one of its dots has seen them all.
 fn with_repetitions(object: &Object, seen: &Context) -> Context {
     let shown: BTreeSet<WriteId> = object

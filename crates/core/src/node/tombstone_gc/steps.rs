@@ -33,7 +33,7 @@ impl TombstoneGc {
     }
 
     /// Takes over a later generation that somebody knows, once what it marks purgeable is dead here. More
-    /// than one ahead, this disk is an old one: what others minted and it still has may be
+    /// than one ahead, this disk is an old one: what others issued and it still has may be
     /// purged, and is discarded.
     pub(super) fn adopt(&mut self, partition: Partition, generation: Generation, fx: &mut Effects) {
         let own = fx.local.generations.number(partition);

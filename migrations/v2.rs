@@ -92,7 +92,7 @@ mod tests {
         name: String,
         address: String,
         incarnation: u64,
-        standing: u32,
+        membership: u32,
         version: u64,
     }
 
@@ -185,11 +185,11 @@ mod tests {
         assert_eq!(pixii_core::wire::encode(&today), golden);
         let sealed = stored(&[b"meta", b"life"], &golden);
         assert_eq!(crate::disk::layout::seal("life", &golden), sealed);
-        let member = |name: &str, standing| Member {
+        let member = |name: &str, membership| Member {
             name: name.into(),
             address: "h:1".into(),
             incarnation: 300,
-            standing,
+            membership,
             version: 4,
         };
         let golden = encode(&Members(vec![member("a", 1), member("b", 3)]));

@@ -65,7 +65,7 @@ pub struct Config {
     pub strict: bool,
     /// Time between two rounds of gossip, in milliseconds.
     pub gossip_interval_ms: u64,
-    /// A member that was silent for so long may be believed to be down, in milliseconds.
+    /// A member that was silent for so long may be marked down, in milliseconds.
     pub gossip_timeout_ms: u64,
     /// Most hints that are kept for other members, in MiB.
     pub hint_limit_mib: u64,

@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use pixii_core::members::{Incarnation, Members, Standing};
+use pixii_core::members::{Incarnation, Members, MembershipStatus};
 use pixii_core::message::{Call, LinksReport, PeerMessage, Trouble};
 use pixii_core::node::ClientId;
 use pixii_core::secret::{Nonces, Vault};
@@ -271,10 +271,9 @@ impl Hub {
         let (events, receiver) = mpsc::channel(MAX_EVENTS);
         let log = Arc::<LogThrottle>::default();
         let unsent = Arc::new(AtomicUsize::new(0));
-        let others = identity
-            .members
-            .iter()
-            .filter(|member| member.id() != identity.me && member.standing != Standing::Removed);
+        let others = identity.members.iter().filter(|member| {
+            member.id() != identity.me && member.membership != MembershipStatus::Removed
+        });
         let peers = others.map(|member| {
             let heard = &known.get(member.id()).unwrap_or(member).address;
             let (id, name) = (member.id(), member.name.clone());

@@ -5,7 +5,7 @@ use std::io::{self, BufRead, BufWriter, Read, Write};
 
 use clap::Args;
 use pixii_client::Client;
-use pixii_core::members::{Member, Standing};
+use pixii_core::members::{Member, MembershipStatus};
 use pixii_core::types::{Key, MAX_KEY_BYTES, NodeId};
 use pixii_kit::arguments::{Shared, parse_key};
 use pixii_kit::outcome::{Exit, Outcome, Trouble, block_on, emit, emit_json};
@@ -57,7 +57,7 @@ fn members(client: &Client, unfinished: &[String], as_json: bool) -> Result<(), 
     let (report, ring) = (client.ring_report(), client.ring());
     let total = f64::from(ring.partitions()) * f64::from(ring.n());
     let members = report.members.iter().map(|member| (member, ring.share(member.id())));
-    let removed = |member: &Member| member.standing == Standing::Removed;
+    let removed = |member: &Member| member.membership == MembershipStatus::Removed;
     if as_json {
         let member = |(member, share): (&Member, usize)| json!({ "name": member.name, "address": member.address, "partitions": share, "removed": removed(member) });
         return emit_json(&json!({

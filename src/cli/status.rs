@@ -1,7 +1,7 @@
 //! `pixii status`.
 
 use clap::Args;
-use pixii_core::members::Opinion;
+use pixii_core::members::Liveness;
 use pixii_core::message::{
     LinksReport, PairStatus, PeerRepair, PeerStatus, RepairReport, StatusReport, TombstoneGcStatus,
 };
@@ -94,7 +94,7 @@ fn as_json(report: &StatusReport) -> Value {
             "name": peer.name,
             "address": peer.address,
             "up": peer.up,
-            "opinion": opinion(peer.opinion),
+            "liveness": liveness(peer.liveness),
             "phi": f64::from(peer.phi_hundredths) / 100.0,
             "latency_us": peer.latency_us,
             "hints": peer.hints,
@@ -313,7 +313,7 @@ fn peers(report: &StatusReport) -> String {
         "peer",
         "address",
         "link",
-        "opinion",
+        "liveness",
         "phi",
         "latency",
         "hints",
@@ -327,7 +327,7 @@ fn peers(report: &StatusReport) -> String {
             &peer.name,
             &peer.address,
             link,
-            opinion(peer.opinion),
+            liveness(peer.liveness),
             &format!("{:.1}", f64::from(peer.phi_hundredths) / 100.0),
             &latency,
             &hints(peer),
@@ -346,10 +346,10 @@ fn hints(peer: &PeerStatus) -> String {
     format!("{}, {}, for {}", peer.hints, bytes(peer.hint_bytes), duration(peer.hint_age_ms))
 }
 
-fn opinion(opinion: Opinion) -> &'static str {
-    match opinion {
-        Opinion::Up => "up",
-        Opinion::Suspect => "suspect",
-        Opinion::Down => "down",
+fn liveness(liveness: Liveness) -> &'static str {
+    match liveness {
+        Liveness::Up => "up",
+        Liveness::Suspect => "suspect",
+        Liveness::Down => "down",
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use pixii_core::members::{Members, Opinion};
+use pixii_core::members::{Liveness, Members};
 use pixii_core::message::{
     Counter, Kind, Levels, PairStatus, PeerRepair, PeerStatus, RepairCounts, RepairRefusal,
     RepairReport, RepairStatus, RingReport, StatusReport, TombstoneGcStatus, Trouble,
@@ -43,7 +43,7 @@ impl Engine<'_> {
                 name: peer.name.clone(),
                 address: peer.address(),
                 up: peer.outbox.is_open(),
-                opinion: view.opinion,
+                liveness: view.liveness,
                 phi_hundredths: (view.phi * 100.0) as u32,
                 latency_us: view.latency.map(|latency| latency.0),
                 hints: view.hints.count,
@@ -225,7 +225,7 @@ impl Engine<'_> {
         // As the node sees it: a link is up, and it does not believe the peer to be down.
         let reached = |peer: NodeId| {
             let open = self.hub.peers.get(&peer).is_some_and(|peer| peer.outbox.is_open());
-            open && self.node.peer_view(now, peer).opinion != Opinion::Down
+            open && self.node.peer_view(now, peer).liveness != Liveness::Down
         };
         let mut unreachable: Vec<NodeId> = pairs.iter().map(|pair| pair.peer).collect();
         unreachable.sort_unstable();

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use pixii_core::members::Opinion;
+use pixii_core::members::Liveness;
 use pixii_core::message::{DrainOrder, DrainRefusal, DrainReport, DrainState, KeptHints};
 use pixii_core::node::Input;
 use pixii_core::types::MAX_TIMEOUT_MS;
@@ -96,7 +96,7 @@ impl Engine<'_> {
         let now = self.now();
         let kept = self.hub.peers.values().filter_map(|peer| {
             let view = self.node.peer_view(now, peer.id);
-            let reachable = peer.outbox.is_open() && view.opinion != Opinion::Down;
+            let reachable = peer.outbox.is_open() && view.liveness != Liveness::Down;
             let (count, bytes) = (view.hints.count, view.hints.bytes);
             (count > 0).then(|| KeptHints { name: peer.name.clone(), count, bytes, reachable })
         });

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::mem;
 use std::time::{Duration, Instant};
 
-use pixii_core::members::{Members, Opinion};
+use pixii_core::members::{Liveness, Members};
 use pixii_core::message::Trouble;
 use pixii_core::node::{Notice, Oversize, Shortage, Stall};
 use pixii_core::types::{Micros, NodeId};
@@ -219,7 +219,7 @@ pub(super) fn tell(notice: Notice, config: &Config, members: &Members, log: &Log
         | Notice::Outdated(peer)
         | Notice::Copied(peer)
         | Notice::Foreign(peer, _)
-        | Notice::Opined(peer, ..)
+        | Notice::LivenessChanged(peer, ..)
         | Notice::HandoffBegun(peer, _)
         | Notice::HandoffDone(peer)
         | Notice::Repaired(_, peer, ..)
@@ -279,7 +279,9 @@ fn tell_of_peer(notice: Notice, peer: &str, config: &Config, log: &LogThrottle) 
                 theirs
             }
         ),
-        Notice::Opined(_, opinion, silence) => tell_opinion(peer, opinion, silence, log),
+        Notice::LivenessChanged(_, liveness, silence) => {
+            tell_liveness(peer, liveness, silence, log)
+        }
         Notice::HandoffBegun(_, hints) => limited!(
             log.several("handoff_begun", peer),
             info,
@@ -334,27 +336,27 @@ fn tell_of_refused_peer(notice: &Notice, peer: &str, config: &Config, log: &LogT
     }
 }
 
-fn tell_opinion(peer: &str, opinion: Opinion, silence: Micros, log: &LogThrottle) {
+fn tell_liveness(peer: &str, liveness: Liveness, silence: Micros, log: &LogThrottle) {
     let silent_ms = silence.as_millis();
     let seconds = silence.as_f64() / 1e6;
-    match opinion {
-        Opinion::Up => limited!(
+    match liveness {
+        Liveness::Up => limited!(
             log.several("peer_up", peer),
             info,
             [event = "peer_up", peer, silent_ms,],
             "peer {peer} is heard again after {seconds:.1} s"
         ),
-        Opinion::Suspect => limited!(
+        Liveness::Suspect => limited!(
             log.several("peer_suspect", peer),
             info,
             [event = "peer_suspect", peer, silent_ms,],
             "peer {peer} has been silent for surprisingly long: {seconds:.1} s"
         ),
-        Opinion::Down => limited!(
+        Liveness::Down => limited!(
             log.several("peer_down", peer),
             warn,
             [event = "peer_down", peer, silent_ms,],
-            "peer {peer} has been silent for {seconds:.1} s and is believed to be down: fallbacks take its place"
+            "peer {peer} has been silent for {seconds:.1} s and is marked down: fallbacks take its place"
         ),
     }
 }

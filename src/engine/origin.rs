@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use pixii_core::members::{Member, Members, Standing};
+use pixii_core::members::{Member, Members, MembershipStatus};
 use pixii_core::secret::Nonces;
 use pixii_core::store::Meta;
 use pixii_core::types::NodeId;
@@ -108,7 +108,7 @@ pub(super) async fn check(
     let moved = |member: &&Member| {
         let place = config.members.get(member.id());
         member.id() != config.me()
-            && member.standing != Standing::Removed
+            && member.membership != MembershipStatus::Removed
             && place.is_some_and(|place| place.address != member.address)
     };
     let others: Vec<&Member> = match before {

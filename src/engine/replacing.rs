@@ -1,6 +1,6 @@
 //! The operator's command that gives a dead member's places to a new one.
 
-use pixii_core::members::{Member, Opinion, Standing, check_name, check_written};
+use pixii_core::members::{Liveness, Member, MembershipStatus, check_name, check_written};
 use pixii_core::message::{ReplaceRefusal, Replacement, ReplyBody};
 use pixii_core::node::{ClientId, Hindrance, Input, RingChange};
 use pixii_core::types::{MAX_MEMBERS, NodeId};
@@ -81,13 +81,15 @@ impl Engine<'_> {
             return Err(ReplaceRefusal::Itself { old });
         }
         if let Some(known) = members.get(NodeId::of(&new)) {
-            return Err(match known.standing {
-                Standing::Removed => ReplaceRefusal::Removed { new },
+            return Err(match known.membership {
+                MembershipStatus::Removed => ReplaceRefusal::Removed { new },
                 _ => ReplaceRefusal::Member { new },
             });
         }
         let here = |member: &&Member| {
-            member.address == address && member.standing != Standing::Removed && member.name != old
+            member.address == address
+                && member.membership != MembershipStatus::Removed
+                && member.name != old
         };
         if let Some(other) = members.iter().find(here) {
             let member = other.name.clone();
@@ -117,7 +119,7 @@ impl Engine<'_> {
             return Err(ReplaceRefusal::Answers { old });
         }
         let known = self.hub.peers.contains_key(&gone.id());
-        if known && self.node.peer_view(now, gone.id()).opinion != Opinion::Down {
+        if known && self.node.peer_view(now, gone.id()).liveness != Liveness::Down {
             let timeout_ms = self.config.gossip_timeout_ms;
             return Err(ReplaceRefusal::NotDown { old, timeout_ms });
         }

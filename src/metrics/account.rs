@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pixii_core::members::Opinion;
+use pixii_core::members::Liveness;
 use pixii_core::message::{Counter, PeerStatus, StatusReport};
 use pixii_transport::inflow::Usage;
 
@@ -219,12 +219,12 @@ impl Account {
             Some(f64::from(u8::from(peer.up)))
         });
         let help = "What this node believes of a member.";
-        page.family("pixii_peer_opinion", "stateset", help);
+        page.family("pixii_peer_liveness", "stateset", help);
         for peer in peers {
-            for opinion in [Opinion::Up, Opinion::Suspect, Opinion::Down] {
-                let state = ("pixii_peer_opinion", word(opinion));
+            for liveness in [Liveness::Up, Liveness::Suspect, Liveness::Down] {
+                let state = ("pixii_peer_liveness", word(liveness));
                 let labels: Labels = vec![("peer", &peer.name), state];
-                page.sample("", &labels, u8::from(peer.opinion == opinion));
+                page.sample("", &labels, u8::from(peer.liveness == liveness));
             }
         }
         let help = "How long a member takes to answer a read.";
@@ -366,7 +366,7 @@ impl Account {
                  partitions found equal",
                 peer.name,
                 if peer.up { "up" } else { "down" },
-                word(peer.opinion),
+                word(peer.liveness),
                 peer.hints,
                 size(peer.hint_bytes),
                 unsent.0,
@@ -389,10 +389,10 @@ fn size(bytes: u64) -> String {
     if kib < KIB { format!("{kib:.1} KiB") } else { format!("{:.1} MiB", kib / KIB) }
 }
 
-fn word(opinion: Opinion) -> &'static str {
-    match opinion {
-        Opinion::Up => "up",
-        Opinion::Suspect => "suspect",
-        Opinion::Down => "down",
+fn word(liveness: Liveness) -> &'static str {
+    match liveness {
+        Liveness::Up => "up",
+        Liveness::Suspect => "suspect",
+        Liveness::Down => "down",
     }
 }

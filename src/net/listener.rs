@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use pixii_core::members::{Member, Standing, check_address};
+use pixii_core::members::{Member, MembershipStatus, check_address};
 use pixii_core::message::before::Before;
 use pixii_core::message::{
     Call, CallBody, PeerMessage, Refusal, Reply, ReplyBody, Resource, Response,
@@ -267,7 +267,7 @@ async fn let_in(hub: &Hub, newcomer: Newcomer) -> Result<Arc<Peer>, Rejected> {
     let member = hub.identity.members.get(node);
     let who = member.map_or_else(|| run.from.ip().to_string(), |member| member.name.clone());
     let refused = |why: String| Rejected::Refused(who.clone(), why);
-    check_standing(hub, &cluster, node)?;
+    check_membership(hub, &cluster, node)?;
     if hub.is_apart() {
         let name = &hub.identity.name;
         return Err(refused(format!("node {name} is drained or stopping, and has no links")));
@@ -294,9 +294,10 @@ fn check_cluster(hub: &Hub, cluster: &str) -> Result<(), String> {
 }
 
 /// Refuses a node that an operator has removed.
-fn check_standing(hub: &Hub, cluster: &str, node: NodeId) -> Result<(), Rejected> {
+fn check_membership(hub: &Hub, cluster: &str, node: NodeId) -> Result<(), Rejected> {
     let ours = &hub.identity;
-    let member = ours.members.get(node).filter(|member| member.standing == Standing::Removed);
+    let member =
+        ours.members.get(node).filter(|member| member.membership == MembershipStatus::Removed);
     match member.filter(|_| cluster == ours.cluster) {
         None => Ok(()),
         Some(Member { name, .. }) => Err(Rejected::Removed(

@@ -55,7 +55,7 @@ fn a_dead_member_is_replaced_and_does_not_come_back() {
 
     house.cluster.kill("n3").unwrap();
     put_all(&house, "two");
-    let plan = until("n3 is believed to be down", || {
+    let plan = until("n3 is marked down", || {
         let told = house.run(&["--connect", &n1, "node", "replace", "n3", &place]);
         (told.code == 0).then_some(told.out)
     });
@@ -183,7 +183,7 @@ fn replace_at_once(round: usize) -> [i32; 2] {
     // The same member twice in every third round.
     let olds = if round % 3 == 2 { ["n3", "n3"] } else { ["n3", "n4"] };
     for (at, (old, place)) in at.iter().zip(olds.iter().zip(&places)) {
-        until("the old one is believed to be down", || {
+        until("the old one is marked down", || {
             let told = house.run(&["--connect", at, "node", "replace", old, place]);
             (told.code == 0).then_some(())
         });

@@ -160,7 +160,7 @@ fn the_metrics_are_well_formed_and_move_with_requests() {
 }
 
 #[test]
-fn what_is_kept_for_a_member_that_is_away_shows_and_it_is_not_believed_to_be_up() {
+fn what_is_kept_for_a_member_that_is_away_shows_and_it_is_not_marked_up() {
     let store = Arc::new(MemoryStore::default());
     let lines = "w = 1\nr = 1\ngossip_interval_ms = 10";
     let watched = Watched::start(2, lines, true, store);
@@ -170,7 +170,7 @@ fn what_is_kept_for_a_member_that_is_away_shows_and_it_is_not_believed_to_be_up(
         client.ask(put(&format!("k{number}"), b"some bytes"));
     }
     let of_n1 = |name: &str| format!("{name}{{peer=\"n1\"}}");
-    let down = "pixii_peer_opinion{peer=\"n1\",pixii_peer_opinion=\"down\"}";
+    let down = "pixii_peer_liveness{peer=\"n1\",pixii_peer_liveness=\"down\"}";
     let now = watched.wait("hints for n1, which is down", |now| {
         now.of(&of_n1("pixii_hints")) == 10.0 && now.of(down) == 1.0
     });
@@ -183,7 +183,7 @@ fn what_is_kept_for_a_member_that_is_away_shows_and_it_is_not_believed_to_be_up(
     let first = now.of(&older);
     watched.wait("hints get older", |now| now.of(&older) > first);
     let (_, text) = watched.look("/");
-    assert!(text.contains("peer n1: link down, believed down, 10 hints of "), "{text}");
+    assert!(text.contains("peer n1: link down, marked down, 10 hints of "), "{text}");
 }
 
 #[test]

@@ -25,7 +25,7 @@ pub struct Member {
     /// The life that said so; 0 in the configured list.
     pub incarnation: Incarnation,
     /// Where it stands.
-    pub standing: Standing,
+    pub membership: MembershipStatus,
     /// The number of the operator's command that put it there; 0 in the configured list.
     pub version: u64,
 }
@@ -33,7 +33,7 @@ pub struct Member {
 /// Where a member stands, by an operator's command. `Removed` absorbs: such an id never returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
-pub enum Standing {
+pub enum MembershipStatus {
     /// On its way in: it has no partitions yet.
     Joining,
     /// A member.
@@ -44,10 +44,10 @@ pub enum Standing {
     Removed,
 }
 
-/// What a node believes of another one: its own opinion, never passed on as a fact.
+/// What a node believes of another one: its own liveness, never passed on as a fact.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
-pub enum Opinion {
+pub enum Liveness {
     /// It is heard.
     #[default]
     Up,
@@ -88,7 +88,7 @@ impl fmt::Display for Incarnation {
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, BorrowDecode,
 )]
 #[bincode(decode_context = "Bytes")]
-pub struct Beat {
+pub struct Heartbeat {
     /// The life.
     pub incarnation: Incarnation,
     /// Counts up in that life.
@@ -98,8 +98,8 @@ pub struct Beat {
 impl Member {
     /// A member as the configuration names it.
     pub fn configured(name: impl Into<String>, address: impl Into<String>) -> Self {
-        let (incarnation, standing, version) = (Incarnation::NONE, Standing::Member, 0);
-        Member { name: name.into(), address: address.into(), incarnation, standing, version }
+        let (incarnation, membership, version) = (Incarnation::NONE, MembershipStatus::Member, 0);
+        Member { name: name.into(), address: address.into(), incarnation, membership, version }
     }
 
     /// Takes over what `other`, the same member elsewhere, knows better. The newest life decides the address,
@@ -110,7 +110,7 @@ impl Member {
             self.address.clone_from(&other.address);
         }
         if other.rank() > self.rank() {
-            (self.standing, self.version) = (other.standing, other.version);
+            (self.membership, self.version) = (other.membership, other.version);
         }
     }
 
@@ -123,8 +123,8 @@ impl Member {
         (self.incarnation, &self.address)
     }
 
-    fn rank(&self) -> (bool, u64, Standing) {
-        (self.standing == Standing::Removed, self.version, self.standing)
+    fn rank(&self) -> (bool, u64, MembershipStatus) {
+        (self.membership == MembershipStatus::Removed, self.version, self.membership)
     }
 
     /// The member's identity.
@@ -254,9 +254,9 @@ impl Members {
     /// A digest of all that the list says: equal for equal lists.
     pub fn digest(&self) -> u64 {
         let mut parts: Vec<Vec<u8>> = vec![b"members".to_vec()];
-        for Member { name, address, incarnation, standing, version } in self.list.iter() {
+        for Member { name, address, incarnation, membership, version } in self.list.iter() {
             parts.push([name.as_bytes(), &[0], address.as_bytes()].concat());
-            let numbers = [incarnation.0, *version, *standing as u64];
+            let numbers = [incarnation.0, *version, *membership as u64];
             parts.push(numbers.into_iter().flat_map(u64::to_be_bytes).collect());
         }
         hash64(&parts.iter().map(Vec::as_slice).collect::<Vec<_>>())

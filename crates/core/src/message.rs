@@ -354,6 +354,6 @@ pub struct RingReport {
     pub w: u8,
     /// True if only owners count unless a request says otherwise.
     pub strict: bool,
-    /// Members that this node cannot use now: unreachable, silent or believed to be down.
+    /// Members that this node cannot use now: unreachable, silent or marked down.
     pub avoided: Vec<NodeId>,
 }

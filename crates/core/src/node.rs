@@ -203,13 +203,13 @@ impl Node {
             }
             if let Some(message) = self.effects.out.next_local() {
                 self.dispatch(now, self.effects.local.me(), message);
-            } else if let Some((peer, opinion)) = self.effects.out.next_opinion() {
+            } else if let Some((peer, liveness)) = self.effects.out.next_liveness() {
                 let fx = &mut self.effects;
-                self.coordinator.opine(now, peer, opinion, fx);
-                self.catching_up.opine(now, peer, opinion, fx);
-                self.handoff.opine(now, peer, opinion, fx);
-                self.repair.opine(now, peer, opinion);
-                self.tombstone_gc.opine(peer, opinion);
+                self.coordinator.set_liveness(now, peer, liveness, fx);
+                self.catching_up.set_liveness(now, peer, liveness, fx);
+                self.handoff.set_liveness(now, peer, liveness, fx);
+                self.repair.set_liveness(now, peer, liveness);
+                self.tombstone_gc.set_liveness(peer, liveness);
             } else if let Some((partition, key)) = self.effects.out.next_damaged() {
                 self.repair.find_damaged(partition, key, &mut self.effects);
             } else if let Some((from, incarnation)) = self.effects.out.next_own_life() {
@@ -448,11 +448,11 @@ impl Node {
 
     /// What this node makes of another member.
     pub fn peer_view(&self, now: Time, peer: NodeId) -> PeerView {
-        let (opinion, phi) = self.gossip.opinion(now, peer);
+        let (liveness, phi) = self.gossip.liveness(now, peer);
         let (hints, since) =
             self.effects.local.hints.of(peer).unwrap_or((HintTotal::default(), now));
         let (latency, hint_age) = (self.coordinator.latency(peer), now.saturating_since(since));
-        PeerView { opinion, phi, latency, hints, hint_age }
+        PeerView { liveness, phi, latency, hints, hint_age }
     }
 
     /// What the latest reads and writes took at each replica, this node itself among them.
@@ -460,7 +460,7 @@ impl Node {
         self.coordinator.recent()
     }
 
-    /// The members that cannot be used now: unreachable, silent or believed to be down.
+    /// The members that cannot be used now: unreachable, silent or marked down.
     pub fn avoided(&self, now: Time) -> Vec<NodeId> {
         let mut others = self.members().ids();
         others.retain(|id| *id != self.effects.local.me() && self.placement.has(*id));

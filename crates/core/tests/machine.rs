@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use pixii_core::causal::Object;
 use pixii_core::generation::{GcEpoch, Generation};
-use pixii_core::members::{Beat, Cluster, Incarnation, Life, Member};
+use pixii_core::members::{Cluster, Heartbeat, Incarnation, Life, Member};
 use pixii_core::message::{Body, Gossip, Quorum, QuorumName, Refusal, Request, Response};
 use pixii_core::node::{Done, Input, Notice, Output, Work};
 use pixii_core::store::{Change, Found, Record};
@@ -150,36 +150,36 @@ fn a_drained_node_refuses_requests_and_hints_and_goes_on_as_a_replica() {
 fn gossip_of_an_older_life_raises_the_own_one_and_a_forged_one_does_nothing() {
     let mut bench = Bench::new();
     let (peer, me) = (bench.others(&bench.key(true))[0], bench.me);
-    let beats = |node: NodeId, incarnation: u64| {
+    let heartbeats = |node: NodeId, incarnation: u64| {
         let incarnation = Incarnation(incarnation);
-        let beats = vec![(node, Beat { incarnation, count: 9 })];
+        let heartbeats = vec![(node, Heartbeat { incarnation, count: 9 })];
         let members = vec![Member { incarnation, ..Member::configured("n1", "elsewhere:1") }];
-        Body::Gossip(Gossip::News { beats, members, digest: 0, wanted: Vec::new() })
+        Body::Gossip(Gossip::News { heartbeats, members, digest: 0, wanted: Vec::new() })
     };
     for absurd in [1 << 40, u64::MAX] {
-        bench.peer(peer, 1, beats(me, absurd));
+        bench.peer(peer, 1, heartbeats(me, absurd));
         assert_eq!(bench.node.meta().incarnation.0, 1, "nobody lives so often");
-        bench.peer(peer, 1, beats(peer, absurd));
-        bench.peer(peer, 1, beats(peer, 3));
+        bench.peer(peer, 1, heartbeats(peer, absurd));
+        bench.peer(peer, 1, heartbeats(peer, 3));
     }
-    let endless = vec![(me, Beat { incarnation: Incarnation(1), count: u64::MAX })];
+    let endless = vec![(me, Heartbeat { incarnation: Incarnation(1), count: u64::MAX })];
     let (members, wanted) = (Vec::new(), Vec::new());
-    let endless = Gossip::News { beats: endless, members, digest: 0, wanted };
+    let endless = Gossip::News { heartbeats: endless, members, digest: 0, wanted };
     bench.peer(peer, 1, Body::Gossip(endless));
     bench.tick(1_000);
     // A life that others have seen and this disk has not: it is an old one, as when a peer says so itself.
     let store = bench.node.meta().store;
-    let out = bench.peer(peer, 1, beats(me, 7));
+    let out = bench.peer(peer, 1, heartbeats(me, 7));
     assert!(out.iter().any(|one| matches!(one, Output::Notice(Notice::Copied(_)))), "{out:?}");
     assert_eq!(bench.node.meta().incarnation.0, 8);
     assert_eq!(bench.node.meta().fresh, [store], "what this process issues is not old");
     assert!(!bench.node.meta().read_ineligible.is_empty());
-    bench.peer(peer, 1, beats(me, 3));
+    bench.peer(peer, 1, heartbeats(me, 3));
     assert_eq!(bench.node.meta().incarnation.0, 8);
     // Who is no member does not become one by being talked about, and a list over the limit is not read.
-    bench.peer(peer, 1, beats(NodeId(77), 3));
+    bench.peer(peer, 1, heartbeats(NodeId(77), 3));
     let members = vec![Member::configured("n1", "elsewhere:2"); MAX_MEMBERS + 1];
-    let long = Gossip::News { beats: Vec::new(), members, digest: 0, wanted: Vec::new() };
+    let long = Gossip::News { heartbeats: Vec::new(), members, digest: 0, wanted: Vec::new() };
     bench.peer(peer, 1, Body::Gossip(long));
     let counters: Vec<&str> =
         bench.node.counters().into_iter().map(|(counter, _)| counter.name()).collect();
@@ -199,9 +199,9 @@ fn an_old_disk_is_noticed_though_gossip_speaks_before_the_peers_have_answered() 
     for peer in &peers {
         bench.give(Input::Link { peer: *peer, up: true });
     }
-    let beats = vec![(bench.me, Beat { incarnation: Incarnation(6), count: 9 })];
+    let heartbeats = vec![(bench.me, Heartbeat { incarnation: Incarnation(6), count: 9 })];
     let (members, wanted) = (Vec::new(), Vec::new());
-    bench.peer(peers[0], 1, Body::Gossip(Gossip::News { beats, members, digest: 0, wanted }));
+    bench.peer(peers[0], 1, Body::Gossip(Gossip::News { heartbeats, members, digest: 0, wanted }));
     let founders = peers.iter().chain([&bench.me]).zip(1..).map(|(id, birth)| (*id, birth));
     let cluster = Cluster::found("c", founders.collect());
     let mut notices = Vec::new();

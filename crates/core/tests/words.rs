@@ -13,7 +13,9 @@ use bincode::{BorrowDecode, Encode};
 use bytes::{BufMut, Bytes, BytesMut};
 use pixii_core::causal::{Actor, Clock, Context, Dot, Object, Version};
 use pixii_core::generation::{GcEpoch, Generation, PurgeableKey};
-use pixii_core::members::{Beat, Cluster, Incarnation, Life, Member, Members, Opinion, Standing};
+use pixii_core::members::{
+    Cluster, Heartbeat, Incarnation, Life, Liveness, Member, Members, MembershipStatus,
+};
 use pixii_core::merkle::{Digest, SHAPE};
 use pixii_core::message::before::Before;
 use pixii_core::message::*;
@@ -73,7 +75,7 @@ fn member() -> Member {
         name: "n1".into(),
         address: "127.0.0.1:7432".into(),
         incarnation: Incarnation(3),
-        standing: Standing::Leaving,
+        membership: MembershipStatus::Leaving,
         version: 2,
     }
 }
@@ -193,7 +195,7 @@ fn bodies() -> Vec<(&'static str, Body)> {
     let partition = Partition(300);
     let leaves = |leaves, after| Body::Leaves { partition, leaves, after };
     let item = Item { key: key(), context: context.clone(), check: u32::MAX };
-    let beats = || vec![(NodeId(1), Beat { incarnation: Incarnation(3), count: 300 })];
+    let heartbeats = || vec![(NodeId(1), Heartbeat { incarnation: Incarnation(3), count: 300 })];
     vec![
         ("coordinate", Body::Coordinate { request: requests().remove(0).1, timeout_ms: 450 }),
         ("coordinated", Body::Coordinated(responses().remove(0).1)),
@@ -215,11 +217,11 @@ fn bodies() -> Vec<(&'static str, Body)> {
         ("delete the hint", Body::DeleteHint { key: key(), target: NodeId(1), object: object() }),
         ("ask-hints", Body::AskHints),
         ("hints", Body::Hints(300)),
-        ("digest", Body::Gossip(Gossip::Digest { beats: beats(), members: 5 })),
+        ("digest", Body::Gossip(Gossip::Digest { heartbeats: heartbeats(), members: 5 })),
         (
             "news",
             Body::Gossip(Gossip::News {
-                beats: beats(),
+                heartbeats: heartbeats(),
                 members: vec![member()],
                 digest: 6,
                 wanted: hint_for(),
@@ -300,7 +302,7 @@ fn replies() -> Vec<(&'static str, ReplyBody)> {
         name: "n1".into(),
         address: member.address.clone(),
         up: true,
-        opinion: Opinion::Suspect,
+        liveness: Liveness::Suspect,
         phi_hundredths: 250,
         latency_us: Some(1_500),
         hints: 7,
@@ -689,14 +691,16 @@ fn hints_are_sealed_to_their_target_and_lists_of_members_merge_in_any_order() {
 
     let mut variants = Vec::new();
     for incarnation in 0..3 {
-        for standing in [Standing::Joining, Standing::Member, Standing::Removed] {
+        for membership in
+            [MembershipStatus::Joining, MembershipStatus::Member, MembershipStatus::Removed]
+        {
             for (address, version) in [("a:1", 1), ("b:1", 2), ("a:1", 2)] {
                 let (name, address) = ("n1".to_string(), address.to_string());
                 variants.push(Member {
                     name,
                     address,
                     incarnation: Incarnation(incarnation),
-                    standing,
+                    membership,
                     version,
                 });
             }
@@ -714,8 +718,12 @@ fn hints_are_sealed_to_their_target_and_lists_of_members_merge_in_any_order() {
             for c in &variants {
                 assert_eq!(merged(&merged(a, b), c), merged(a, &merged(b, c)));
             }
-            let removed = [a, b].iter().any(|one| one.standing == Standing::Removed);
-            assert_eq!(merged(a, b).standing == Standing::Removed, removed, "removed absorbs");
+            let removed = [a, b].iter().any(|one| one.membership == MembershipStatus::Removed);
+            assert_eq!(
+                merged(a, b).membership == MembershipStatus::Removed,
+                removed,
+                "removed absorbs"
+            );
         }
     }
 }

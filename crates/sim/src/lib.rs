@@ -51,7 +51,7 @@ const EXPECTED: &[&str] = &[
     "links flapping",
     "lives ended by a later ring",
     "listings answered",
-    "members believed down",
+    "members marked down",
     "members replaced",
     "members suspected",
     "lost disks",

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use pixii_core::emulation::{Delay, Emulation};
-use pixii_core::members::{Members, Opinion};
+use pixii_core::members::{Liveness, Members};
 use pixii_core::message::{Counter, Reply, ReplyBody, Request};
 use pixii_core::node::{Hindrance, Input, Node, Notice, Output, SyncSeq, Work};
 use pixii_core::ring::Ring;
@@ -159,7 +159,7 @@ const WATCHED: &[Counter] = &[
 const LOOK: Micros = Micros::from_millis(250);
 /// Load, faults and an operator's commands are over in this time.
 const LOAD: Micros = Micros::from_millis(600_000);
-/// All must be well again in this time: hints delivered, opinions up, members agreed on.
+/// All must be well again in this time: hints delivered, liveness up, members agreed on.
 const HEALING: Micros = Micros::from_millis(60_000);
 /// The same where keys that have outgrown their limits have to be settled by a client, one after
 /// the other, and hints that were declined wait before they are offered again.
@@ -538,9 +538,9 @@ fn notice_name(notice: &Notice) -> &'static str {
         Notice::Alone => "starts without a witness",
         Notice::Foreign(..) => "foreign peers met",
         Notice::Settled => "nodes settled",
-        Notice::Opined(_, Opinion::Up, _) => "members back up",
-        Notice::Opined(_, Opinion::Suspect, _) => "members suspected",
-        Notice::Opined(_, Opinion::Down, _) => "members believed down",
+        Notice::LivenessChanged(_, Liveness::Up, _) => "members back up",
+        Notice::LivenessChanged(_, Liveness::Suspect, _) => "members suspected",
+        Notice::LivenessChanged(_, Liveness::Down, _) => "members marked down",
         Notice::Repaired(..) => "comparisons that moved something",
         Notice::RepairFailed(..) => "comparisons that began to fail",
         Notice::Recovered => "nodes whole again",

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use pixii_core::causal::{Actor, Context, Object, Version};
-use pixii_core::members::{Incarnation, Member, Members, Opinion};
+use pixii_core::members::{Incarnation, Liveness, Member, Members};
 use pixii_core::message::{
     Blocked, Call, CallBody, ComparisonFault, Counter, DrainRefusal, EmulateRefusal, Levels,
     LinksReport, LossRefusal, PairStatus, PeerRepair, PeerStatus, Refusal, RepairCounts,
@@ -393,7 +393,7 @@ fn status(world: &World, at: usize) -> StatusReport {
             name: member.name.clone(),
             address: member.address.clone(),
             up: true,
-            opinion: Opinion::Up,
+            liveness: Liveness::Up,
             phi_hundredths: 12,
             latency_us: Some(1_500),
             hints,

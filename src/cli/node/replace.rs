@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pixii_client::{Client, Options};
-use pixii_core::members::Opinion;
+use pixii_core::members::Liveness;
 use pixii_core::message::Replacement;
 use pixii_core::ring::Ring;
 use pixii_core::types::NodeId;
@@ -171,7 +171,7 @@ impl Change<'_> {
         let mut looked = Looked::default();
         looked.rings.push((status.name.clone(), client.ring().clone()));
         while let Some(Ok((name, answer))) = asked.join_next().await {
-            let down = |opinion| opinion == Opinion::Down;
+            let down = |liveness| liveness == Liveness::Down;
             let peer = status.peers.iter().find(|peer| peer.name == name);
             match answer {
                 Ok(ring) => looked.rings.push((name, ring)),
@@ -179,7 +179,7 @@ impl Change<'_> {
                     looked.note = format!("{name} cannot be reached yet: start it\n");
                 }
                 // What it missed it is told when it is back.
-                Err(_) if peer.is_some_and(|peer| down(peer.opinion)) => {}
+                Err(_) if peer.is_some_and(|peer| down(peer.liveness)) => {}
                 Err(why) => looked.waits.push(format!("{name} does not answer ({why})")),
             }
         }

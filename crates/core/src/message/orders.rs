@@ -161,7 +161,7 @@ codes! {
             old: String,
         } = 12,
         /// It is not down for the node.
-        #[error("{old} is not believed to be down yet: it takes {timeout_ms} ms of silence")]
+        #[error("{old} is not marked down yet: it takes {timeout_ms} ms of silence")]
         NotDown {
             /// The member.
             old: String,

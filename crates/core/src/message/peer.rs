@@ -7,7 +7,7 @@ use super::before::Before;
 use super::{NotYet, Refusal, Request, Response};
 use crate::causal::{Context, Dot, Object};
 use crate::generation::{GcEpoch, Generation, PurgeableKey};
-use crate::members::{Beat, Cluster, Life, Member, Members};
+use crate::members::{Cluster, Heartbeat, Life, Member, Members};
 use crate::merkle::Digest;
 use crate::ring::Ring;
 use crate::types::{Blob, Key, NodeId, Partition, WriteId};
@@ -339,14 +339,14 @@ pub enum Gossip {
     /// What I know, in short.
     Digest {
         /// The newest heartbeat that I know of each member.
-        beats: Vec<(NodeId, Beat)>,
+        heartbeats: Vec<(NodeId, Heartbeat)>,
         /// The digest of my list of members.
         members: u64,
     },
     /// What you did not know.
     News {
         /// Newer heartbeats than yours, those furthest ahead first.
-        beats: Vec<(NodeId, Beat)>,
+        heartbeats: Vec<(NodeId, Heartbeat)>,
         /// My list of members, if it differs.
         members: Vec<Member>,
         /// The digest of it.

@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 use super::codes::codes;
 use super::{Blocked, ComparisonFault, Counter};
-use crate::members::{Incarnation, Opinion};
+use crate::members::{Incarnation, Liveness};
 use crate::types::{NodeId, Partition};
 
 /// A node's account of itself.
@@ -169,7 +169,7 @@ pub struct PeerStatus {
     /// True while the link to it is up.
     pub up: bool,
     /// What this node believes of it.
-    pub opinion: Opinion,
+    pub liveness: Liveness,
     /// How surprising its silence is, in hundredths of the phi of the failure detector.
     pub phi_hundredths: u32,
     /// How long it takes to answer a read, in microseconds; `None` before it ever did.

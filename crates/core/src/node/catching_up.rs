@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::effects::Effects;
 use super::ids::RequestId;
-use crate::members::Opinion;
+use crate::members::Liveness;
 use crate::message::Body;
 use crate::types::{Micros, NodeId, Time};
 
@@ -81,9 +81,15 @@ impl CatchUp {
         }
     }
 
-    /// This node's opinion of a peer has changed: one that is down is not waited for.
-    pub(super) fn opine(&mut self, now: Time, peer: NodeId, opinion: Opinion, fx: &mut Effects) {
-        if opinion == Opinion::Down {
+    /// This node's liveness of a peer has changed: one that is down is not waited for.
+    pub(super) fn set_liveness(
+        &mut self,
+        now: Time,
+        peer: NodeId,
+        liveness: Liveness,
+        fx: &mut Effects,
+    ) {
+        if liveness == Liveness::Down {
             self.miss(peer);
         } else if self.linked.contains(&peer) && !self.links.contains_key(&peer) {
             self.ask(now, peer, fx);

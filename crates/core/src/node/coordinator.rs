@@ -26,7 +26,7 @@ use self::write::WriteOp;
 use super::effects::Effects;
 use super::ids::{RequestId, RequestIds, Role};
 use super::{ClientId, Config, Experiment};
-use crate::members::Opinion;
+use crate::members::Liveness;
 use crate::message::{Body, Counter, RecentTrips, Refusal, Request, Resource, Response};
 use crate::rng::Rng;
 use crate::tally::Tally;
@@ -357,10 +357,16 @@ impl Coordinator {
         }
     }
 
-    /// This node's opinion of a peer has changed: nobody waits for one that is down.
-    pub(super) fn opine(&mut self, now: Time, peer: NodeId, opinion: Opinion, fx: &mut Effects) {
-        self.env.view.opine(peer, opinion);
-        if opinion == Opinion::Down {
+    /// This node's liveness of a peer has changed: nobody waits for one that is down.
+    pub(super) fn set_liveness(
+        &mut self,
+        now: Time,
+        peer: NodeId,
+        liveness: Liveness,
+        fx: &mut Effects,
+    ) {
+        self.env.view.set_liveness(peer, liveness);
+        if liveness == Liveness::Down {
             self.stop_waiting(now, peer, fx);
         }
     }

@@ -1,5 +1,5 @@
 //! Gossip: who is alive and who is a member. Heartbeats and the list of members spread by anti-entropy between
-//! random pairs; whether another node is up is this node's own opinion.
+//! random pairs; whether another node is up is this node's own liveness.
 
 mod detector;
 
@@ -7,7 +7,7 @@ use self::detector::Detector;
 use super::effects::Effects;
 use super::ids::RequestId;
 use super::{Config, Notice};
-use crate::members::{Beat, Incarnation, Member, Members, Opinion};
+use crate::members::{Heartbeat, Incarnation, Liveness, Member, Members};
 use crate::message::{Body, Counter, Gossip as Word};
 use crate::rng::Rng;
 use crate::types::{MAX_MEMBERS, Micros, NodeId, Time};
@@ -50,20 +50,20 @@ pub(super) struct Gossip {
 
 #[derive(Clone, Debug)]
 struct Peer {
-    beat: Beat,
+    heartbeat: Heartbeat,
     detector: Detector,
-    opinion: Opinion,
+    liveness: Liveness,
 }
 
 impl Peer {
     /// It has given a sign of life.
     fn revive(&mut self, now: Time, id: NodeId, fx: &mut Effects) {
-        if self.opinion == Opinion::Down {
+        if self.liveness == Liveness::Down {
             self.detector.returned();
         }
-        if self.opinion != Opinion::Up {
-            self.opinion = Opinion::Up;
-            fx.out.opine(id, Opinion::Up, self.detector.silence(now));
+        if self.liveness != Liveness::Up {
+            self.liveness = Liveness::Up;
+            fx.out.set_liveness(id, Liveness::Up, self.detector.silence(now));
         }
     }
 }
@@ -78,7 +78,7 @@ impl Gossip {
         ids.sort_unstable();
         ids.dedup();
         let detector = Detector::new(config.gossip_interval);
-        let peer = Peer { beat: Beat::default(), detector, opinion: Opinion::Up };
+        let peer = Peer { heartbeat: Heartbeat::default(), detector, liveness: Liveness::Up };
         Gossip {
             me: config.me,
             interval: config.gossip_interval,
@@ -101,9 +101,9 @@ impl Gossip {
     }
 
     /// What this node believes of a member, and how surprising its silence is.
-    pub(super) fn opinion(&self, now: Time, peer: NodeId) -> (Opinion, f64) {
-        let view = |peer: &Peer| (peer.opinion, peer.detector.phi(now));
-        self.peer(peer).map_or((Opinion::Up, 0.0), view)
+    pub(super) fn liveness(&self, now: Time, peer: NodeId) -> (Liveness, f64) {
+        let view = |peer: &Peer| (peer.liveness, peer.detector.phi(now));
+        self.peer(peer).map_or((Liveness::Up, 0.0), view)
     }
 
     fn peer(&self, id: NodeId) -> Option<&Peer> {
@@ -151,32 +151,33 @@ impl Gossip {
             self.announce(fx);
         }
         for (id, peer) in self.ids.iter().zip(&mut self.peers) {
-            let opinion = peer.detector.opinion(now, self.timeout);
-            if opinion != peer.opinion {
-                peer.opinion = opinion;
-                fx.out.opine(*id, opinion, peer.detector.silence(now));
+            let liveness = peer.detector.liveness(now, self.timeout);
+            if liveness != peer.liveness {
+                peer.liveness = liveness;
+                fx.out.set_liveness(*id, liveness, peer.detector.silence(now));
             }
         }
         let to = self.partners();
         if to.is_empty() {
             return;
         }
-        let beats = self.beats(fx);
+        let heartbeats = self.heartbeats(fx);
         fx.out.count(Counter::GossipRounds);
-        fx.out.send(to, DIGEST, Body::Gossip(Word::Digest { beats, members: self.digest }));
+        fx.out.send(to, DIGEST, Body::Gossip(Word::Digest { heartbeats, members: self.digest }));
     }
 
-    fn own_beat(&self, fx: &Effects) -> Beat {
-        Beat { incarnation: fx.local.meta().incarnation, count: self.count }
+    fn own_heartbeat(&self, fx: &Effects) -> Heartbeat {
+        Heartbeat { incarnation: fx.local.meta().incarnation, count: self.count }
     }
 
     /// Every member's newest heartbeat, sorted by id.
-    fn beats(&self, fx: &Effects) -> Vec<(NodeId, Beat)> {
-        let mut beats = Vec::with_capacity(self.ids.len() + 1);
-        beats.extend(self.ids.iter().copied().zip(self.peers.iter().map(|peer| peer.beat)));
+    fn heartbeats(&self, fx: &Effects) -> Vec<(NodeId, Heartbeat)> {
+        let mut heartbeats = Vec::with_capacity(self.ids.len() + 1);
+        heartbeats
+            .extend(self.ids.iter().copied().zip(self.peers.iter().map(|peer| peer.heartbeat)));
         let place = self.ids.partition_point(|id| *id < self.me);
-        beats.insert(place, (self.me, self.own_beat(fx)));
-        beats
+        heartbeats.insert(place, (self.me, self.own_heartbeat(fx)));
+        heartbeats
     }
 
     /// A random linked peer; a seed with a probability that gives each seed a few digests a round; more when
@@ -209,24 +210,24 @@ impl Gossip {
         fx: &mut Effects,
     ) {
         match word {
-            Word::Digest { beats, members } => {
-                if beats.len() > MAX_MEMBERS {
+            Word::Digest { heartbeats, members } => {
+                if heartbeats.len() > MAX_MEMBERS {
                     return fx.out.count(Counter::GossipOverTheLimit);
                 }
-                self.answer(from, beats, members, fx);
+                self.answer(from, heartbeats, members, fx);
             }
-            Word::News { beats, members, digest, wanted } => {
-                if beats.len().max(members.len()).max(wanted.len()) > MAX_MEMBERS {
+            Word::News { heartbeats, members, digest, wanted } => {
+                if heartbeats.len().max(members.len()).max(wanted.len()) > MAX_MEMBERS {
                     return fx.out.count(Counter::GossipOverTheLimit);
                 }
                 self.learn_members(&members, fx);
-                self.learn_beats(now, from, beats, fx);
+                self.learn_heartbeats(now, from, heartbeats, fx);
                 if op == ANSWER && (!wanted.is_empty() || digest != self.digest) {
-                    let beats = self.beats_of(&wanted, fx);
+                    let heartbeats = self.heartbeats_of(&wanted, fx);
                     let members = self.members_unless(digest, fx);
                     let (digest, wanted) = (self.digest, Vec::new());
-                    if !beats.is_empty() || !members.is_empty() {
-                        let news = Word::News { beats, members, digest, wanted };
+                    if !heartbeats.is_empty() || !members.is_empty() {
+                        let news = Word::News { heartbeats, members, digest, wanted };
                         fx.out.send(vec![from], LAST, Body::Gossip(news));
                     }
                 }
@@ -238,7 +239,7 @@ impl Gossip {
     fn answer(
         &mut self,
         from: NodeId,
-        mut theirs: Vec<(NodeId, Beat)>,
+        mut theirs: Vec<(NodeId, Heartbeat)>,
         digest: u64,
         fx: &mut Effects,
     ) {
@@ -246,21 +247,21 @@ impl Gossip {
         theirs.sort_by_key(|(id, _)| *id);
         let mut theirs = theirs.into_iter().peekable();
         let (mut newer, mut wanted) = (Vec::new(), Vec::new());
-        for (id, beat) in self.beats(fx) {
-            let mut known = Beat::default();
-            while let Some((other, beat)) = theirs.next_if(|(other, _)| *other <= id) {
+        for (id, heartbeat) in self.heartbeats(fx) {
+            let mut known = Heartbeat::default();
+            while let Some((other, heartbeat)) = theirs.next_if(|(other, _)| *other <= id) {
                 if other == id {
-                    known = beat;
+                    known = heartbeat;
                 }
             }
-            if beat > known {
-                let lag = if beat.incarnation > known.incarnation {
+            if heartbeat > known {
+                let lag = if heartbeat.incarnation > known.incarnation {
                     u64::MAX
                 } else {
-                    beat.count - known.count
+                    heartbeat.count - known.count
                 };
-                newer.push((lag, id, beat));
-            } else if known > beat {
+                newer.push((lag, id, heartbeat));
+            } else if known > heartbeat {
                 wanted.push(id);
             }
         }
@@ -268,18 +269,18 @@ impl Gossip {
         newer.sort_unstable_by_key(|(lag, id, _)| (u64::MAX - lag, *id));
         newer.truncate(MAX_NEWS);
         wanted.truncate(MAX_NEWS);
-        let beats = newer.into_iter().map(|(_, id, beat)| (id, beat)).collect();
+        let heartbeats = newer.into_iter().map(|(_, id, heartbeat)| (id, heartbeat)).collect();
         let members = self.members_unless(digest, fx);
-        let news = Word::News { beats, members, digest: self.digest, wanted };
+        let news = Word::News { heartbeats, members, digest: self.digest, wanted };
         fx.out.send(vec![from], ANSWER, Body::Gossip(news));
     }
 
-    fn beats_of(&self, wanted: &[NodeId], fx: &Effects) -> Vec<(NodeId, Beat)> {
-        let beat = |id: &NodeId| match self.peer(*id) {
-            Some(peer) => Some((*id, peer.beat)),
-            None => (*id == self.me).then(|| (self.me, self.own_beat(fx))),
+    fn heartbeats_of(&self, wanted: &[NodeId], fx: &Effects) -> Vec<(NodeId, Heartbeat)> {
+        let heartbeat = |id: &NodeId| match self.peer(*id) {
+            Some(peer) => Some((*id, peer.heartbeat)),
+            None => (*id == self.me).then(|| (self.me, self.own_heartbeat(fx))),
         };
-        wanted.iter().filter_map(beat).collect()
+        wanted.iter().filter_map(heartbeat).collect()
     }
 
     /// The list of members, for one whose list is not the same.
@@ -290,50 +291,50 @@ impl Gossip {
         fx.local.members().iter().cloned().collect()
     }
 
-    fn learn_beats(
+    fn learn_heartbeats(
         &mut self,
         now: Time,
         from: NodeId,
-        beats: Vec<(NodeId, Beat)>,
+        heartbeats: Vec<(NodeId, Heartbeat)>,
         fx: &mut Effects,
     ) {
-        for (id, beat) in beats {
+        for (id, heartbeat) in heartbeats {
             if id == self.me {
-                self.hear_of_myself(from, beat, fx);
+                self.hear_of_myself(from, heartbeat, fx);
                 continue;
             }
             let Some(peer) = self.peer_mut(id) else {
                 fx.out.count(Counter::GossipOfStrangers);
                 continue;
             };
-            let known = peer.beat;
-            if !is_credible(beat, known.incarnation) {
+            let known = peer.heartbeat;
+            if !is_credible(heartbeat, known.incarnation) {
                 fx.out.count(Counter::ForgedLivesRefused);
                 continue;
             }
-            if beat > known {
-                peer.beat = beat;
+            if heartbeat > known {
+                peer.heartbeat = heartbeat;
                 peer.revive(now, id, fx);
-                peer.detector.beat(now);
+                peer.detector.heartbeat(now);
             }
         }
     }
 
     /// Others may know of a later life of this node than it lives: its disk forgot some. What that means is not
     /// this role's to say.
-    fn hear_of_myself(&mut self, from: NodeId, beat: Beat, fx: &mut Effects) {
-        let own = self.own_beat(fx);
-        if beat <= own {
+    fn hear_of_myself(&mut self, from: NodeId, heartbeat: Heartbeat, fx: &mut Effects) {
+        let own = self.own_heartbeat(fx);
+        if heartbeat <= own {
             return;
         }
-        if !is_credible(beat, own.incarnation) {
+        if !is_credible(heartbeat, own.incarnation) {
             fx.out.count(Counter::ForgedLivesRefused);
             return fx.out.notice(Notice::Forged(from));
         }
-        if beat.incarnation > own.incarnation {
-            fx.out.hear_of_own_life(from, beat.incarnation);
+        if heartbeat.incarnation > own.incarnation {
+            fx.out.hear_of_own_life(from, heartbeat.incarnation);
         } else {
-            self.count = beat.count + 1;
+            self.count = heartbeat.count + 1;
         }
     }
 
@@ -354,9 +355,9 @@ impl Gossip {
             if known.is_none() {
                 fx.out.count(Counter::GossipOfStrangers);
             }
-            let beat = Beat { incarnation: member.incarnation, count: 0 };
+            let heartbeat = Heartbeat { incarnation: member.incarnation, count: 0 };
             let credible =
-                is_credible(beat, known.map_or(Incarnation::NONE, |known| known.incarnation));
+                is_credible(heartbeat, known.map_or(Incarnation::NONE, |known| known.incarnation));
             // What others say of this node's own address counts only as far as it said so itself.
             if credible && (id != self.me || member.incarnation <= own) {
                 sound.push(member);
@@ -381,7 +382,7 @@ impl Gossip {
 }
 
 /// False for numbers that no node came to by living.
-fn is_credible(beat: Beat, known: Incarnation) -> bool {
+fn is_credible(heartbeat: Heartbeat, known: Incarnation) -> bool {
     let latest = known.0.saturating_add(MAX_LEAP).min(MAX_NUMBER);
-    beat.incarnation.0 <= latest && beat.count <= MAX_NUMBER
+    heartbeat.incarnation.0 <= latest && heartbeat.count <= MAX_NUMBER
 }

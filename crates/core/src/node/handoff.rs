@@ -12,7 +12,7 @@ use super::reach::Reach;
 use super::{Config, Notice};
 use crate::causal::Object;
 use crate::generation::GcEpoch;
-use crate::members::Opinion;
+use crate::members::Liveness;
 use crate::message::{Body, Counter, Refusal};
 use crate::ring::Ring;
 use crate::store::{Found, HintPage, Record};
@@ -171,12 +171,18 @@ impl Handoff {
         self.begin_anew(now, peer, fx);
     }
 
-    /// This node's opinion of a peer has changed.
-    pub(super) fn opine(&mut self, now: Time, peer: NodeId, opinion: Opinion, fx: &mut Effects) {
-        if opinion == Opinion::Down {
+    /// This node's liveness of a peer has changed.
+    pub(super) fn set_liveness(
+        &mut self,
+        now: Time,
+        peer: NodeId,
+        liveness: Liveness,
+        fx: &mut Effects,
+    ) {
+        if liveness == Liveness::Down {
             self.absent.insert(peer);
         }
-        if self.reach.opine(peer, opinion) {
+        if self.reach.set_liveness(peer, liveness) {
             self.begin_anew(now, peer, fx);
         }
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::ids::{ReadToken, RequestId, ScanPurpose, ScanToken, SyncSeq};
 use super::{ClientId, Config, Hindrance, Notice, Output, Work};
-use crate::members::{Incarnation, Opinion};
+use crate::members::{Incarnation, Liveness};
 use crate::message::{Body, Counter, Kind, PeerMessage, Response};
 use crate::store::{Change, Span};
 use crate::types::{Key, Micros, NodeId, Partition};
@@ -19,7 +19,7 @@ pub(super) struct Outbox {
     own_link: bool,
     out: Vec<Output>,
     local: VecDeque<PeerMessage>,
-    opinions: VecDeque<(NodeId, Opinion)>,
+    liveness: VecDeque<(NodeId, Liveness)>,
     /// Own records that were found to be damaged, and that nobody has been told of.
     damaged: VecDeque<(Partition, Key)>,
     /// Who told of which life of this node that is later than this one.
@@ -41,7 +41,7 @@ impl Outbox {
             own_link: false,
             out: Vec::new(),
             local: VecDeque::new(),
-            opinions: VecDeque::new(),
+            liveness: VecDeque::new(),
             damaged: VecDeque::new(),
             own_lives: VecDeque::new(),
             held: BTreeMap::new(),
@@ -221,16 +221,16 @@ impl Outbox {
         self.local.pop_front()
     }
 
-    /// This node's opinion of a member is another one now, after this `silence`; the other roles
+    /// This node's liveness of a member is another one now, after this `silence`; the other roles
     /// are told.
-    pub(super) fn opine(&mut self, peer: NodeId, opinion: Opinion, silence: Micros) {
-        self.opinions.push_back((peer, opinion));
-        self.notice(Notice::Opined(peer, opinion, silence));
+    pub(super) fn set_liveness(&mut self, peer: NodeId, liveness: Liveness, silence: Micros) {
+        self.liveness.push_back((peer, liveness));
+        self.notice(Notice::LivenessChanged(peer, liveness, silence));
     }
 
-    /// The next opinion that the other roles have not been told of.
-    pub(super) fn next_opinion(&mut self) -> Option<(NodeId, Opinion)> {
-        self.opinions.pop_front()
+    /// The next liveness that the other roles have not been told of.
+    pub(super) fn next_liveness(&mut self) -> Option<(NodeId, Liveness)> {
+        self.liveness.pop_front()
     }
 
     /// The own record of a key is damaged.

@@ -12,7 +12,7 @@ use super::forest::own_partitions;
 use super::ids::{RequestId, SyncSeq};
 use super::words::{Hindrance, RingChange};
 use super::{Config, Notice};
-use crate::members::{Member, Members, Standing};
+use crate::members::{Member, Members, MembershipStatus};
 use crate::message::{Body, Counter};
 use crate::ring::Ring;
 use crate::store::Change;
@@ -116,8 +116,8 @@ impl Placement {
     /// same cluster, or of a cluster that this node, which is in none, belongs to by its
     /// configuration.
     pub(super) fn hear_stranger(&mut self, from: NodeId, body: Body, fx: &mut Effects) {
-        let standing = fx.local.members().get(from).map(|member| member.standing);
-        let is_removed = standing == Some(Standing::Removed);
+        let membership = fx.local.members().get(from).map(|member| member.membership);
+        let is_removed = membership == Some(MembershipStatus::Removed);
         match body {
             Body::Introduce { ring, cluster, .. } if ring.0 > self.id.0 && !is_removed => {
                 if self.strangers.len() >= MAX_MEMBERS {
@@ -238,8 +238,9 @@ impl Placement {
         };
         let version = ring.version();
         let removed = fx.local.members().get(old).cloned();
-        let removed = removed.map(|old| Member { standing: Standing::Removed, version, ..old });
-        let new = Member { standing: Standing::Member, version, ..new };
+        let removed =
+            removed.map(|old| Member { membership: MembershipStatus::Removed, version, ..old });
+        let new = Member { membership: MembershipStatus::Member, version, ..new };
         let mut members = fx.local.members().clone();
         members.adopt(&Members::new(removed.into_iter().chain([new]).collect()));
         self.take(ring, &members, fx);
@@ -284,7 +285,7 @@ fn write(ring: Ring, members: &Members, gained: Vec<Partition>, fx: &mut Effects
 }
 
 fn is_removed(members: &Members, id: NodeId) -> bool {
-    members.get(id).is_some_and(|member| member.standing == Standing::Removed)
+    members.get(id).is_some_and(|member| member.membership == MembershipStatus::Removed)
 }
 
 /// How many of those that have a place in the ring are removed.
@@ -321,15 +322,17 @@ pub fn reconcile(one: (&Ring, &Members), other: (&Ring, &Members)) -> (Ring, Mem
     let had_place = |id: NodeId| latest.has(id) || (earlier.version() > 1 && earlier.has(id));
     let lost = |member: &&Member| {
         let id = member.id();
-        member.standing != Standing::Removed && had_place(id) && !joined.has(id)
+        member.membership != MembershipStatus::Removed && had_place(id) && !joined.has(id)
     };
     let lost: Vec<Member> = members.iter().filter(lost).cloned().collect();
     if lost.is_empty() && joined.places_like(latest) {
         return (latest.clone(), members);
     }
-    let removed = members.iter().filter(|member| member.standing == Standing::Removed).count();
+    let removed =
+        members.iter().filter(|member| member.membership == MembershipStatus::Removed).count();
     let version = (1 + removed + lost.len()).max(latest.version() as usize + 1) as u64;
-    let remove = |member: Member| Member { standing: Standing::Removed, version, ..member };
+    let remove =
+        |member: Member| Member { membership: MembershipStatus::Removed, version, ..member };
     let gone = lost.into_iter().map(remove).collect();
     members.adopt(&Members::new(gone));
     (joined.of_version(version), members)

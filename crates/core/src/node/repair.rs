@@ -27,7 +27,7 @@ use super::generations::Stamped;
 use super::ids::{RequestId, RequestIds, Role, ScanToken};
 use super::reach::Reach;
 use super::{Config, Notice};
-use crate::members::Opinion;
+use crate::members::Liveness;
 use crate::message::{Body, ComparisonFault, Counter};
 use crate::ring::Ring;
 use crate::rng::Rng;
@@ -190,9 +190,9 @@ impl Repair {
         self.reached(now, peer);
     }
 
-    /// This node's opinion of a peer has changed.
-    pub(super) fn opine(&mut self, now: Time, peer: NodeId, opinion: Opinion) {
-        if self.reach.opine(peer, opinion) {
+    /// This node's liveness of a peer has changed.
+    pub(super) fn set_liveness(&mut self, now: Time, peer: NodeId, liveness: Liveness) {
+        if self.reach.set_liveness(peer, liveness) {
             self.reached(now, peer);
         }
     }

@@ -21,7 +21,7 @@ use super::effects::Effects;
 use super::ids::{RequestId, RequestIds, Role, ScanToken, SyncSeq};
 use super::reach::Reach;
 use crate::generation::{GcEpoch, Generation, MAX_PURGEABLE_KEYS, PurgeableKey};
-use crate::members::{Opinion, Standing};
+use crate::members::{Liveness, MembershipStatus};
 use crate::message::{Blocked, Body, Counter, NotYet};
 use crate::ring::Ring;
 use crate::rng::Rng;
@@ -161,9 +161,9 @@ impl TombstoneGc {
         fx.out.send(to, op, word);
     }
 
-    /// This node's opinion of a peer has changed.
-    pub(super) fn opine(&mut self, peer: NodeId, opinion: Opinion) {
-        self.reach.opine(peer, opinion);
+    /// This node's liveness of a peer has changed.
+    pub(super) fn set_liveness(&mut self, peer: NodeId, liveness: Liveness) {
+        self.reach.set_liveness(peer, liveness);
     }
 
     /// The partitions whose collection is held back, and by what.
@@ -457,6 +457,7 @@ fn known(fx: &Effects, may_ask: bool) -> Body {
 
 /// All members but this one and those that are removed.
 fn others(me: NodeId, fx: &Effects) -> Vec<NodeId> {
-    let members = fx.local.members().iter().filter(|member| member.standing != Standing::Removed);
+    let members =
+        fx.local.members().iter().filter(|member| member.membership != MembershipStatus::Removed);
     members.map(|member| member.id()).filter(|id| *id != me).collect()
 }

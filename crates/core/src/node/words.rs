@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::ids::{ReadToken, ScanToken, SyncSeq};
 use crate::generation::Generation;
-use crate::members::{Member, Members, Opinion};
+use crate::members::{Liveness, Member, Members};
 use crate::merkle::KeptTree;
 use crate::message::{PeerMessage, Request, Response};
 use crate::ring::{Ring, RingError};
@@ -34,7 +34,7 @@ pub struct Config {
     pub members: Members,
     /// Time between two rounds of gossip.
     pub gossip_interval: Micros,
-    /// A member that was silent for so long, and for surprisingly long, is believed to be down.
+    /// A member that was silent for so long, and for surprisingly long, is marked down.
     pub gossip_timeout: Micros,
     /// Most bytes of hints that are kept for other members.
     pub hint_limit_bytes: u64,
@@ -371,8 +371,8 @@ pub enum Notice {
     Foreign(NodeId, [u64; 2]),
     /// The node serves.
     Settled,
-    /// The node's opinion of a member has changed, after so long a silence of it.
-    Opined(NodeId, Opinion, Micros),
+    /// The node's liveness of a member has changed, after so long a silence of it.
+    LivenessChanged(NodeId, Liveness, Micros),
     /// A member that was out of reach is back, and so many hints are offered to it.
     HandoffBegun(NodeId, u64),
     /// It has taken all of them.
@@ -416,7 +416,7 @@ pub struct Oversize {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PeerView {
     /// What this node believes of it.
-    pub opinion: Opinion,
+    pub liveness: Liveness,
     /// How surprising its silence is: the phi of the failure detector.
     pub phi: f64,
     /// How long it takes to answer a read; `None` before it ever did.

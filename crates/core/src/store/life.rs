@@ -1,7 +1,7 @@
 //! The start and the stop of a store's life.
 
 use super::{Change, Meta, Store, StoreError, StoreIdentity};
-use crate::members::{Member, Members, Standing};
+use crate::members::{Member, Members, MembershipStatus};
 
 /// Why a store cannot be used by this node. The store is as it was.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -99,7 +99,7 @@ pub fn begin_anew(
     for member in store.members()?.iter().flat_map(Members::iter) {
         let address = match configured.get(member.id()) {
             Some(configured) => configured.address.clone(),
-            None if member.standing == Standing::Removed => member.address.clone(),
+            None if member.membership == MembershipStatus::Removed => member.address.clone(),
             None => return Err(LifeError::Unplaced(member.name.clone())),
         };
         members.push(Member { address, ..member.clone() });

@@ -1,6 +1,6 @@
 //! Changes of the ring at once: who may make one, and what two that were made all the same come to.
 
-use pixii_core::members::{Incarnation, Life, Member, Members, Standing};
+use pixii_core::members::{Incarnation, Life, Member, Members, MembershipStatus};
 use pixii_core::message::Body;
 use pixii_core::node::{Config, Hindrance, Input, Output, RingChange, Work, reconcile};
 use pixii_core::ring::Ring;
@@ -160,7 +160,7 @@ fn replaced((ring, members): &State, old: &str, new: &str) -> State {
     let ring = ring.replace(NodeId::of(old), NodeId::of(new)).unwrap();
     let version = ring.version();
     let gone = members.get(NodeId::of(old)).unwrap().clone();
-    let gone = Member { standing: Standing::Removed, version, ..gone };
+    let gone = Member { membership: MembershipStatus::Removed, version, ..gone };
     let new = Member { version, ..Member::configured(new, "host:2") };
     let mut members = members.clone();
     members.adopt(&Members::new(vec![gone, new]));
@@ -171,7 +171,8 @@ fn meet(one: &State, other: &State) -> State {
     let met = reconcile((&one.0, &one.1), (&other.0, &other.1));
     let back = reconcile((&other.0, &other.1), (&one.0, &one.1));
     assert_eq!(met.0, back.0, "whoever is told");
-    let owner = |member: &&Member| member.standing == Standing::Removed && met.0.has(member.id());
+    let owner =
+        |member: &&Member| member.membership == MembershipStatus::Removed && met.0.has(member.id());
     assert_eq!(met.1.iter().find(owner), None, "a removed member owns nothing");
     met
 }
@@ -252,7 +253,8 @@ fn a_later_ring_is_taken_as_it_is_and_a_newcomer_for_two_members_leaves_the_late
     let (one, other) = (replaced(&base, "n0", "a"), replaced(&base, "n1", "a"));
     let (ring, members) = reconcile((&one.0, &one.1), (&other.0, &other.1));
     let later = if one.0.supersedes(&other.0) { &one } else { &other };
-    let left = members.iter().filter(|m| m.standing == Standing::Removed && ring.has(m.id()));
+    let left =
+        members.iter().filter(|m| m.membership == MembershipStatus::Removed && ring.has(m.id()));
     assert_eq!((&ring, left.count()), (&later.0, 1));
 }
 
@@ -263,8 +265,11 @@ fn a_node_that_hears_of_a_ring_made_at_once_takes_what_both_come_to() {
     let own = base.replace(two, NodeId::of("n8")).unwrap();
     let theirs = base.replace(three, fresh().id()).unwrap();
     let (ring, mut members) = (std::sync::Arc::new(own.clone()), members_of(&base));
-    let gone =
-        Member { standing: Standing::Removed, version: 2, ..Member::configured("n2", "host:1") };
+    let gone = Member {
+        membership: MembershipStatus::Removed,
+        version: 2,
+        ..Member::configured("n2", "host:1")
+    };
     members.adopt(&Members::new(vec![gone, Member::configured("n8", "host:8")]));
     let mut bench = Bench::configured(1, |config| Config { ring, members, ..config });
     let out = bench.peer(NodeId::of("n1"), 1, told(&theirs));

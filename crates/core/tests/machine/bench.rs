@@ -92,7 +92,7 @@ impl Bench {
             Output::Store(Work::Write { changes, .. }) => {
                 !matches!(changes[..], [Change::Members(_)])
             }
-            Output::Notice(notice) => !matches!(notice, Notice::Opined(..)),
+            Output::Notice(notice) => !matches!(notice, Notice::LivenessChanged(..)),
             _ => true,
         });
         out

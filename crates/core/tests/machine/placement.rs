@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use pixii_core::causal::{Actor, Context, Object, Version};
-use pixii_core::members::{Incarnation, Life, Member, Members, Standing};
+use pixii_core::members::{Incarnation, Life, Member, Members, MembershipStatus};
 use pixii_core::message::Body;
 use pixii_core::node::{Done, Hindrance, Input, Notice, Output, SyncSeq, Work};
 use pixii_core::ring::Ring;
@@ -21,7 +21,9 @@ pub(crate) fn members_of(ring: &Ring) -> Members {
     let names = (0..4).map(|at| Member::configured(format!("n{at}"), "host:1"));
     let member = |member: Member| match ring.has(member.id()) {
         true => member,
-        false => Member { standing: Standing::Removed, version: ring.version(), ..member },
+        false => {
+            Member { membership: MembershipStatus::Removed, version: ring.version(), ..member }
+        }
     };
     Members::new(names.map(member).chain([fresh()]).collect())
 }
@@ -90,9 +92,9 @@ fn the_operators_replacement_is_durable_with_both_members_standing() {
     let out = bench.peer(two, message.op, Body::RingGranted);
     let [Output::Store(Work::Write { changes, .. })] = &out[..] else { panic!("{out:?}") };
     let Change::Members(members) = &changes[1] else { panic!("{changes:?}") };
-    let standing = |id| members.get(id).map(|member| (member.standing, member.version));
-    assert_eq!(standing(three), Some((Standing::Removed, 2)));
-    assert_eq!(standing(fresh().id()), Some((Standing::Member, 2)));
+    let membership = |id| members.get(id).map(|member| (member.membership, member.version));
+    assert_eq!(membership(three), Some((MembershipStatus::Removed, 2)));
+    assert_eq!(membership(fresh().id()), Some((MembershipStatus::Member, 2)));
 }
 
 #[test]

@@ -119,7 +119,7 @@ impl Sim {
                 self.quiet,
                 loss * 100.0,
                 seen.suspected,
-                seen.believed_down,
+                seen.marked_down,
                 seen.bytes_per_second
             )?;
         }
@@ -132,7 +132,7 @@ impl Sim {
             if shared.json() {
                 let value = json!({
                     "nodes": nodes, "end": name, "seed": seed, "loss": loss, "quiet_ms": quiet_ms,
-                    "suspected": seen.suspected, "believed_down": seen.believed_down,
+                    "suspected": seen.suspected, "marked_down": seen.marked_down,
                     "bytes_per_second": seen.bytes_per_second,
                     "first_ms": first_ms, "last_ms": last_ms,
                 });

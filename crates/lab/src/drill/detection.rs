@@ -1,9 +1,9 @@
-//! How long until a dead, frozen or cut-off daemon is believed to be down by all others, and what gossip costs.
+//! How long until a dead, frozen or cut-off daemon is marked down by all others, and what gossip costs.
 
 use std::time::{Duration, Instant};
 
 use pixii_client::{Client, Options};
-use pixii_core::members::Opinion;
+use pixii_core::members::Liveness;
 use pixii_core::message::{Counter, EmulateOrder};
 use serde_json::json;
 use tokio::time::sleep;
@@ -120,12 +120,12 @@ async fn strike(
     while down.iter().any(Option::is_none) {
         for (other, noticed) in others.iter().zip(&mut down) {
             let report = other.client.status(None).await.map_err(|error| error.to_string())?;
-            let opinion =
-                report.peers.iter().find(|peer| peer.name == victim).map(|peer| peer.opinion);
-            if opinion.is_some_and(|opinion| opinion != Opinion::Up) {
+            let liveness =
+                report.peers.iter().find(|peer| peer.name == victim).map(|peer| peer.liveness);
+            if liveness.is_some_and(|liveness| liveness != Liveness::Up) {
                 suspected.get_or_insert(begun.elapsed());
             }
-            if opinion == Some(Opinion::Down) {
+            if liveness == Some(Liveness::Down) {
                 noticed.get_or_insert(begun.elapsed());
             }
         }
@@ -160,7 +160,7 @@ async fn recover(ground: &mut Ground, way: &str, victim: &str) -> Result<(), Str
         let mut well = true;
         for one in &watched {
             let report = one.client.status(None).await.map_err(|error| error.to_string())?;
-            well &= report.peers.iter().all(|peer| peer.opinion == Opinion::Up && peer.up);
+            well &= report.peers.iter().all(|peer| peer.liveness == Liveness::Up && peer.up);
         }
         if well {
             ground.recovered(begun.elapsed(), &format!("everybody believes {victim} to be up"));
@@ -168,7 +168,7 @@ async fn recover(ground: &mut Ground, way: &str, victim: &str) -> Result<(), Str
             return Ok(());
         }
         if begun.elapsed() > PATIENCE {
-            return Err(format!("{victim} was not believed to be up again in 60 s"));
+            return Err(format!("{victim} was not marked up again in 60 s"));
         }
         sleep(LOOK).await;
     }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use pixii_client::{Client, Failure, Options};
-use pixii_core::members::Opinion;
+use pixii_core::members::Liveness;
 use pixii_core::message::{Counter, EmulateOrder, Kind, StatusReport};
 use pixii_core::node::Experiment;
 use pixii_core::ring::Ring;
@@ -151,7 +151,7 @@ async fn await_down(addresses: &[String], dead: &[String]) -> Result<(), String>
             let report = status(address).await.map_err(|failure| failure.to_string())?;
             well &= report.peers.iter().all(|peer| {
                 let down = dead.contains(&peer.name);
-                (peer.opinion == Opinion::Down) == down && (down || peer.up)
+                (peer.liveness == Liveness::Down) == down && (down || peer.up)
             });
         }
         if well {

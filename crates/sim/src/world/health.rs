@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use pixii_core::causal::Object;
-use pixii_core::members::{Member, Opinion, Standing};
+use pixii_core::members::{Liveness, Member, MembershipStatus};
 use pixii_core::message::Blocked;
 use pixii_core::node::Node;
 use pixii_core::store::{Found, Store};
@@ -50,7 +50,7 @@ impl World {
                     self.ring.version()
                 ));
             }
-            let removed = |member: &&Member| member.standing == Standing::Removed;
+            let removed = |member: &&Member| member.membership == MembershipStatus::Removed;
             let mut owners = node.members().iter().filter(removed);
             if let Some(owner) = owners.find(|member| ring.has(member.id())) {
                 return Some(format!("{}, which is removed, has places at n{at}", owner.name));
@@ -60,7 +60,7 @@ impl World {
             }
             for peer in self.hosts.iter().filter(|peer| peer.id != host.id) {
                 let view = node.peer_view(self.clock(at), peer.id);
-                if view.opinion != Opinion::Up && !peer.is_removed {
+                if view.liveness != Liveness::Up && !peer.is_removed {
                     return Some(format!("n{at} sees {}: {view:?}", peer.identity.name));
                 }
                 let kept = self.kept(host, peer);

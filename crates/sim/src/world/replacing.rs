@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pixii_core::members::{Member, Members, Standing};
+use pixii_core::members::{Member, Members, MembershipStatus};
 use pixii_core::node::{Input, Node};
 use pixii_core::ring::Ring;
 use pixii_core::rng::Rng;
@@ -252,7 +252,7 @@ impl World {
     pub(super) fn judge_ring(&mut self, at: usize) {
         let (ring, members) = self.hosts[at].placement();
         let owns = |member: &&Member| {
-            member.standing == Standing::Removed
+            member.membership == MembershipStatus::Removed
                 && member.version <= ring.version()
                 && ring.has(member.id())
         };

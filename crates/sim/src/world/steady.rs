@@ -15,7 +15,7 @@ use crate::scenario::Fault;
 const AFTER_SHORT: Micros = Micros::from_millis(1_600);
 /// The same after a long time, in which it may have been given up.
 const AFTER_LONG: Micros = Micros::from_millis(10_000);
-/// What is longer is a long time: half of the silence after which a member is believed to be down, for a fast clock.
+/// What is longer is a long time: half of the silence after which a member is marked down, for a fast clock.
 const LONG: Micros = Micros::from_millis(1_500);
 
 /// A node that has been started again issues so long after it has settled, whoever can tell it what is purged.

@@ -53,7 +53,7 @@ pub(super) enum Name {
     DroppedMessages(DroppedMessages),
     /// Keys deleted while a daemon is away: nothing comes back, and in the end nothing tells of them
     Deletes(Deletes),
-    /// How long until a dead, frozen or cut-off daemon is believed to be down
+    /// How long until a dead, frozen or cut-off daemon is marked down
     Detection(Detection),
     #[command(external_subcommand)]
     Unknown(Vec<OsString>),

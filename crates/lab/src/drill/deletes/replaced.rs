@@ -14,7 +14,7 @@ use super::{Course, LOOK, PARTITIONS, seconds};
 const NEW: &str = "n6";
 /// A daemon that is removed has ended in this time.
 const REFUSED: Duration = Duration::from_secs(20);
-/// A silent member is believed to be down in this time.
+/// A silent member is marked down in this time.
 const BELIEVED: Duration = Duration::from_secs(20);
 
 impl Course<'_> {

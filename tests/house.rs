@@ -16,7 +16,7 @@ const CRATES: [Floors; 6] = [
         &[
             &["time"],
             &["types", "rng"],
-            &["causal", "generation", "ring", "members", "merkle", "tally", "secret"],
+            &["causal", "generation", "ring", "members", "merkle", "quorum", "secret"],
             &["wire"],
             &["message", "store"],
             &["emulation", "node"],

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pixii_client::{Client, Failure, Options, Put};
-use pixii_core::message::{Refusal, Roll};
+use pixii_core::message::{Refusal, ReplicaOutcomes};
 use pixii_core::types::{Key, MAX_VALUE_BYTES, NodeId, Partition};
 use pixii_testkit::fake::{Fake, Manners};
 
@@ -191,7 +191,8 @@ fn refusals_of_the_node_move_on_and_refusals_of_the_request_do_not() {
         let no_space = Refusal::NoSpace { free_bytes: 1, reserve_bytes: 2 };
         fake.behave(owners[0], Manners::Refuse(no_space));
         client.put(put(&client, &key, "v", None), TIMEOUT_MS).await.unwrap();
-        let unreachable = Refusal::Unreachable { reachable: 1, needed: 2, roll: Roll::default() };
+        let unreachable =
+            Refusal::Unreachable { reachable: 1, needed: 2, outcomes: ReplicaOutcomes::default() };
         fake.all_behave(&Manners::Refuse(unreachable.clone()));
         let error = client.get(&key, None, TIMEOUT_MS).await.unwrap_err();
         assert_eq!(error, Failure::Refused(unreachable));

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
-use pixii_core::message::{Refusal, Roll};
+use pixii_core::message::{Refusal, ReplicaOutcomes};
 use pixii_core::types::Key;
 use pixii_testkit::fake::{Fake, Manners};
 use pixii_testkit::told;
@@ -120,7 +120,7 @@ fn refusals_unknown_outcomes_and_dead_ends_have_codes_of_their_own() {
     let fake = Fake::start(2, 2);
     fake.all_behave(&Manners::Refuse(Refusal::NoQuorum {
         answered: 1,
-        roll: Roll::default(),
+        outcomes: ReplicaOutcomes::default(),
         needed: 2,
         timeout_ms: 500,
     }));

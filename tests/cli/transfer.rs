@@ -4,7 +4,7 @@ use std::fs;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use pixii_core::message::{Refusal, Roll};
+use pixii_core::message::{Refusal, ReplicaOutcomes};
 use pixii_core::types::SizeError;
 use pixii_testkit::fake::{Fake, Manners};
 use pixii_testkit::told;
@@ -72,8 +72,12 @@ fn lines_that_are_not_loaded_are_named_counted_and_kept() {
     let dir = tempfile::tempdir().unwrap();
     let (input, failed) = (dir.path().join("in.tsv"), dir.path().join("failed.tsv"));
     let [input_path, failed_path] = [&input, &failed].map(|path| path.to_str().unwrap());
-    let refused =
-        Refusal::NoQuorum { answered: 0, roll: Roll::default(), needed: 1, timeout_ms: 9 };
+    let refused = Refusal::NoQuorum {
+        answered: 0,
+        outcomes: ReplicaOutcomes::default(),
+        needed: 1,
+        timeout_ms: 9,
+    };
     fake.behave(1, Manners::Refuse(refused));
     let key = |number: u64| pixii_core::types::Key::new(format!("k{number}").into_bytes()).unwrap();
     let lost: Vec<u64> = (0..100).filter(|number| fake.owners(&key(*number)) == [1]).collect();

@@ -122,8 +122,8 @@ fn a_store_that_shows_nothing_is_set_aside_when_others_have_what_it_held() {
     assert_eq!(house.status("n2").read_ineligible, 64);
     assert!(house.path("n2").join("damaged-2/sled/db").exists());
     let told = house.run(&["get", "key-1", "-r", "2"]);
-    let roll = "(counted: n1; without a word that counts: n2; silent or unreachable: n3)";
-    let sentence = format!("pixii: no quorum: 1 of 2 replicas can answer {roll}\n");
+    let outcomes = "(counted: n1; without a word that counts: n2; silent or unreachable: n3)";
+    let sentence = format!("pixii: no quorum: 1 of 2 replicas can answer {outcomes}\n");
     assert_eq!(told.said(), (4, &*sentence));
 
     // n1 is now the only one read-eligible for what n3 held: without it, n3 keeps its files, and

@@ -7,7 +7,7 @@
 //!
 //! From the ground up:
 //!
-//! - [`types`], [`causal`], [`ring`], [`members`], [`merkle`], [`tally`], [`generation`]: values
+//! - [`types`], [`causal`], [`ring`], [`members`], [`merkle`], [`quorum_tracker`], [`generation`]: values
 //!   that merge, places of keys, quorums, epochs of tombstone GC;
 //! - [`wire`], [`message`], [`store`]: what nodes and clients send, how it becomes bytes, and the
 //!   trait that a disk fulfils, with its in-memory twin;
@@ -50,10 +50,10 @@ pub mod emulation;
 pub mod generation;
 pub mod members;
 pub mod merkle;
+pub mod quorum;
 pub mod ring;
 pub mod rng;
 pub mod secret;
-pub mod tally;
 mod time;
 pub mod types;
 

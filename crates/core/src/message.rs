@@ -28,7 +28,7 @@ pub use peer::{Body, Change, Gossip, Item, PeerMessage};
 pub use reasons::{
     Blocked, ComparisonFault, Measure, NotYet, QuorumName, Resource, TreeAnswer, TreeQuestion,
 };
-pub use refusal::{Refusal, Roll};
+pub use refusal::{Refusal, ReplicaOutcomes};
 pub use status::{
     Levels, PairStatus, PeerRepair, PeerStatus, RecentTrips, RepairCounts, RepairReport,
     RepairStatus, SampleReport, StatusReport, TombstoneGcStatus, Trouble,

@@ -103,10 +103,10 @@ fn an_unreachable_quorum_is_refused_before_anything_is_done() {
     let put = Request::Put { key: key.clone(), value, context, write, w: strict };
     for request in [put, get] {
         let out = bench.ask(request);
-        let Refusal::Unreachable { reachable: 1, needed: 2, roll } = refusal(&out) else {
+        let Refusal::Unreachable { reachable: 1, needed: 2, outcomes } = refusal(&out) else {
             panic!("{out:?}")
         };
-        assert_eq!((&roll.counted[..], roll.silent.len()), (&["n0".to_string()][..], 2));
+        assert_eq!((&outcomes.counted[..], outcomes.silent.len()), (&["n0".to_string()][..], 2));
     }
     // Without the fourth node, nobody can stand in either.
     bench.give(Input::Link { peer: bench.fallback(&key), up: false });

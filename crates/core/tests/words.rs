@@ -84,9 +84,13 @@ fn purgeable_key() -> PurgeableKey {
     PurgeableKey { key: key(), dead: Context::new(vec![DOT]) }
 }
 
-fn roll() -> Roll {
+fn outcomes() -> ReplicaOutcomes {
     let names = |names: &[&str]| names.iter().map(|name| (*name).to_string()).collect();
-    Roll { counted: names(&["n1"]), uncounted: names(&["n2"]), silent: names(&["n3", "n4"]) }
+    ReplicaOutcomes {
+        counted: names(&["n1"]),
+        uncounted: names(&["n2"]),
+        silent: names(&["n3", "n4"]),
+    }
 }
 
 fn requests() -> Vec<(&'static str, Request)> {
@@ -145,8 +149,13 @@ fn responses() -> Vec<(&'static str, Response)> {
 
 fn refusals() -> Vec<Refusal> {
     vec![
-        Refusal::Unreachable { reachable: 1, needed: 2, roll: roll() },
-        Refusal::NoQuorum { answered: 1, roll: Roll::default(), needed: 2, timeout_ms: 500 },
+        Refusal::Unreachable { reachable: 1, needed: 2, outcomes: outcomes() },
+        Refusal::NoQuorum {
+            answered: 1,
+            outcomes: ReplicaOutcomes::default(),
+            needed: 2,
+            timeout_ms: 500,
+        },
         Refusal::Quorum { name: QuorumName::Read, given: 4, n: 3 },
         Refusal::Size(SizeError::Key(1_025)),
         Refusal::Size(SizeError::Value(1_048_577)),
@@ -569,11 +578,13 @@ fn every_refusal_is_one_sentence() {
         let text = refusal.to_string();
         assert!(!text.contains('\n') && !text.contains("  ") && text.len() > 15, "{text}");
     }
-    let (roll, answered) = (roll(), 1);
-    let text = Refusal::NoQuorum { answered, roll, needed: 2, timeout_ms: 500 }.to_string();
+    let (outcomes, answered) = (outcomes(), 1);
+    let text = Refusal::NoQuorum { answered, outcomes, needed: 2, timeout_ms: 500 }.to_string();
     let who = "counted: n1; without a word that counts: n2; silent or unreachable: n3, n4";
     assert_eq!(text, format!("no quorum: 1 of 2 replicas answered in 500 ms ({who})"));
-    let text = Refusal::Unreachable { reachable: 0, needed: 1, roll: Roll::default() }.to_string();
+    let text =
+        Refusal::Unreachable { reachable: 0, needed: 1, outcomes: ReplicaOutcomes::default() }
+            .to_string();
     assert_eq!(text, "no quorum: 0 of 1 replicas can answer");
 }
 

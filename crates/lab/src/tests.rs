@@ -55,7 +55,7 @@ fn spec(choice: Choice) -> Spec {
 }
 
 fn done(report: &Report) -> u64 {
-    report.kinds.values().map(|tally| tally.done() + tally.refused + tally.unknown).sum()
+    report.kinds.values().map(|totals| totals.done() + totals.refused + totals.unknown).sum()
 }
 
 #[tokio::test]

@@ -124,7 +124,7 @@ pub(crate) struct Spec {
 
 /// What became of the operations of one kind.
 #[derive(Clone, Debug)]
-pub(crate) struct Tally {
+pub(crate) struct Totals {
     /// Microseconds from request to answer, of those that were done.
     pub(crate) latency: Histogram<u64>,
     /// Refused, or (a read) not answered: nothing was done.
@@ -145,7 +145,7 @@ pub(crate) struct Report {
     /// From its start, or the end of the warm-up, to the end of its last client.
     pub(crate) spent: Duration,
     /// By kind; a kind that never occurred is missing.
-    pub(crate) kinds: BTreeMap<Kind, Tally>,
+    pub(crate) kinds: BTreeMap<Kind, Totals>,
     /// Operations that were due while as many as may be were under way, and were not begun.
     pub(crate) overdue: u64,
     /// Keys that there are in the end.
@@ -297,7 +297,7 @@ impl Shared {
     fn note(&self, kind: Kind, due: Instant, took: Duration, end: Result<(), &Failure>) {
         let Some(since) = due.checked_duration_since(self.counted_from) else { return };
         let mut report = self.report();
-        let end = report.tally(kind).note(took, end);
+        let end = report.totals(kind).note(took, end);
         if report.samples.len() < self.spec.samples {
             let [due_us, took_us] = [since, took].map(|time| time.as_micros() as u64);
             report.samples.push(Sample { kind, due_us, took_us, end });
@@ -305,12 +305,12 @@ impl Shared {
     }
 }
 
-impl Tally {
+impl Totals {
     fn new() -> Self {
         let latency = Histogram::new_with_max(MAX_LATENCY_US, DIGITS)
             .unwrap_or_else(|_| unreachable!("constant bounds that are allowed"));
         let reasons = BTreeMap::new();
-        Tally { latency, refused: 0, no_quorum: 0, unknown: 0, absent: 0, reasons }
+        Totals { latency, refused: 0, no_quorum: 0, unknown: 0, absent: 0, reasons }
     }
 
     /// How many were done.
@@ -340,8 +340,8 @@ impl Tally {
         End::Refused
     }
 
-    /// Takes over what another tally counted.
-    fn add(&mut self, other: Tally) {
+    /// Takes over what another quorum tracker counted.
+    fn add(&mut self, other: Totals) {
         // All have the same bounds.
         let _ = self.latency.add(&other.latency);
         self.refused += other.refused;
@@ -362,27 +362,27 @@ impl Tally {
 
 impl Report {
     /// What became of one kind.
-    pub(crate) fn kind(&self, kind: Kind) -> Option<&Tally> {
+    pub(crate) fn kind(&self, kind: Kind) -> Option<&Totals> {
         self.kinds.get(&kind)
     }
 
     /// Reads that showed no value.
     pub(crate) fn absent(&self) -> u64 {
-        self.kind(Kind::Get).map_or(0, |tally| tally.absent)
+        self.kind(Kind::Get).map_or(0, |totals| totals.absent)
     }
 
     /// The time in which this share of the operations of all kinds was done, in microseconds.
     pub(crate) fn quantile(&self, share: f64) -> u64 {
-        let mut all = Tally::new().latency;
-        for tally in self.kinds.values() {
+        let mut all = Totals::new().latency;
+        for totals in self.kinds.values() {
             // All have the same bounds.
-            let _ = all.add(&tally.latency);
+            let _ = all.add(&totals.latency);
         }
         all.value_at_quantile(share)
     }
 
-    fn tally(&mut self, kind: Kind) -> &mut Tally {
-        self.kinds.entry(kind).or_insert_with(Tally::new)
+    fn totals(&mut self, kind: Kind) -> &mut Totals {
+        self.kinds.entry(kind).or_insert_with(Totals::new)
     }
 
     /// Takes over what another load did beside this one.
@@ -390,7 +390,7 @@ impl Report {
         self.spent = self.spent.max(other.spent);
         self.overdue += other.overdue;
         for (kind, part) in other.kinds {
-            self.tally(kind).add(part);
+            self.totals(kind).add(part);
         }
     }
 }

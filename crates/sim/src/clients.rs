@@ -67,11 +67,11 @@ impl Client {
             *sealed = alter(sealed, rng);
         }
         let [gets, puts, blind] = plan.mix;
-        let roll = rng.unit();
-        let (request, write) = if roll < gets {
+        let outcomes = rng.unit();
+        let (request, write) = if outcomes < gets {
             (Request::Get { key: key.clone(), r: asked }, None)
-        } else if roll < gets + puts + blind {
-            let context = if roll < gets + puts { sealed } else { None };
+        } else if outcomes < gets + puts + blind {
+            let context = if outcomes < gets + puts { sealed } else { None };
             let value = Blob(value_of(id).into());
             let w = asked;
             (Request::Put { key: key.clone(), value, context, write: id, w }, Some(id))

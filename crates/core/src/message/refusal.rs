@@ -15,7 +15,7 @@ use crate::types::{
 /// Who took part in a request and who did not, by name, sorted: the same nodes make the same sentence.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
-pub struct Roll {
+pub struct ReplicaOutcomes {
     /// Who counted, or would have.
     pub counted: Vec<String>,
     /// Who answered with nothing that counts.
@@ -24,7 +24,7 @@ pub struct Roll {
     pub silent: Vec<String>,
 }
 
-impl Roll {
+impl ReplicaOutcomes {
     /// Sorts the names.
     pub fn sort(&mut self) {
         for names in [&mut self.counted, &mut self.uncounted, &mut self.silent] {
@@ -34,7 +34,7 @@ impl Roll {
 }
 
 /// In brackets, for the end of a sentence; nothing at all for an empty roll.
-impl fmt::Display for Roll {
+impl fmt::Display for ReplicaOutcomes {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let parts = [
             ("counted", &self.counted),
@@ -53,22 +53,22 @@ impl fmt::Display for Roll {
 #[bincode(decode_context = "Bytes")]
 pub enum Refusal {
     /// Too few replicas can be reached and have a word that counts; nothing was written.
-    #[error("no quorum: {reachable} of {needed} replicas can answer{roll}")]
+    #[error("no quorum: {reachable} of {needed} replicas can answer{outcomes}")]
     Unreachable {
         /// Slots that can still count.
         reachable: u8,
         /// Slots needed.
         needed: u8,
         /// Who can and who cannot.
-        roll: Roll,
+        outcomes: ReplicaOutcomes,
     },
     /// Too few replicas answered a read in time.
-    #[error("no quorum: {answered} of {needed} replicas answered in {timeout_ms} ms{roll}")]
+    #[error("no quorum: {answered} of {needed} replicas answered in {timeout_ms} ms{outcomes}")]
     NoQuorum {
         /// Slots that were answered for.
         answered: u8,
         /// Who answered and who did not.
-        roll: Roll,
+        outcomes: ReplicaOutcomes,
         /// Slots needed.
         needed: u8,
         /// The time they had, in milliseconds.

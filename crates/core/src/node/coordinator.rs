@@ -28,8 +28,8 @@ use super::ids::{RequestId, RequestIds, Role};
 use super::{ClientId, Config, Experiment};
 use crate::members::Liveness;
 use crate::message::{Body, Counter, RecentTrips, Refusal, Request, Resource, Response};
+use crate::quorum::QuorumTracker;
 use crate::rng::Rng;
-use crate::tally::Tally;
 use crate::types::{Key, MAX_TIMEOUT_MS, MILLI, Micros, NodeId, Partition, Time};
 
 /// Most requests under way.
@@ -151,7 +151,7 @@ impl Coordinator {
                 let writes = plan.work.is_write();
                 let (to, others) = if writes { to.split_at(1) } else { (&to[..], &[][..]) };
                 let others = others.to_vec().into();
-                let common = self.begin(now, origin, Tally::new(to, 1, true), timeout_ms);
+                let common = self.begin(now, origin, QuorumTracker::new(to, 1, true), timeout_ms);
                 let mut forward = ForwardOp { common, request, writes, others };
                 forward.send_on(now, &mut self.env, fx);
                 self.operations.insert(forward.common.op, Operation::Forward(forward));
@@ -201,39 +201,40 @@ impl Coordinator {
         let is_owner = owners.contains(&me);
         // The own replica is asked first: it costs no message.
         owners.sort_by_key(|owner| *owner != me);
-        let mut tally = Tally::new(&owners, needed, strict);
+        let mut quorum_tracker = QuorumTracker::new(&owners, needed, strict);
         for owner in &owners {
             if !self.env.view.can_use(*owner) {
-                tally.fail(*owner);
+                quorum_tracker.fail(*owner);
             }
         }
         let mut fallbacks: VecDeque<NodeId> = fallbacks.into();
         let ask_all = self.env.experiment.ask_all;
-        let first = if ask_all { tally.unasked().count() as u8 } else { needed };
+        let first = if ask_all { quorum_tracker.unasked().count() as u8 } else { needed };
         let operation = match work {
             Work::Read { key } => {
-                let common = self.begin(now, origin, tally, timeout_ms);
+                let common = self.begin(now, origin, quorum_tracker, timeout_ms);
                 let mut read = ReadOp { common, key, merged: Merged::default(), fallbacks };
                 read.ask_more(now, first, &mut self.env, fx);
                 Operation::Read(read)
             }
             Work::List { partition, after, limit_bytes } => {
-                let (common, pages) = (self.begin(now, origin, tally, timeout_ms), Vec::new());
+                let (common, pages) =
+                    (self.begin(now, origin, quorum_tracker, timeout_ms), Vec::new());
                 let mut list = ListOp { common, partition, after, limit_bytes, pages };
                 list.ask_more(now, first, &mut self.env, fx);
                 Operation::List(list)
             }
             Work::Write { key, seen, change } => {
                 let hint_for = if is_owner {
-                    tally.ask(me);
+                    quorum_tracker.ask(me);
                     Vec::new()
                 } else {
                     fx.out.count(Counter::WritesCoordinatedByAStandIn);
                     fallbacks.retain(|node| *node != me);
-                    tally.ask_fallback(me, &owners[..1]);
+                    quorum_tracker.ask_fallback(me, &owners[..1]);
                     owners
                 };
-                let common = self.begin(now, origin, tally, timeout_ms);
+                let common = self.begin(now, origin, quorum_tracker, timeout_ms);
                 let context = seen.clone();
                 let update = Body::Update { key: key.clone(), context, change, hint_for };
                 fx.out.send(vec![me], common.op, update);
@@ -245,12 +246,18 @@ impl Coordinator {
     }
 
     /// Names a request, and sets its deadline.
-    fn begin(&mut self, now: Time, origin: Origin, tally: Tally, timeout_ms: u32) -> Common {
+    fn begin(
+        &mut self,
+        now: Time,
+        origin: Origin,
+        quorum_tracker: QuorumTracker,
+        timeout_ms: u32,
+    ) -> Common {
         let op = self.ids.next();
         let deadline = now + u64::from(timeout_ms) * MILLI;
         self.env.timers.insert((deadline, op));
         let (open, answered, lingering_bytes) = (Vec::new(), false, 0);
-        Common { op, origin, deadline, timeout_ms, tally, open, answered, lingering_bytes }
+        Common { op, origin, deadline, timeout_ms, quorum_tracker, open, answered, lingering_bytes }
     }
 
     /// An owner has refused a forwarded request for reasons of its own, and so did nothing: the next
@@ -377,7 +384,7 @@ impl Coordinator {
             let Some(operation) = self.operations.get_mut(&op) else { continue };
             let common = operation.common_mut();
             let open = common.close(peer, &mut self.env).is_some();
-            if open || common.tally.unasked().any(|owner| owner == peer) {
+            if open || common.quorum_tracker.unasked().any(|owner| owner == peer) {
                 self.lose(now, op, peer, fx);
             }
         }

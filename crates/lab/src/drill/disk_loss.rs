@@ -167,12 +167,12 @@ fn told(victim: &str, refill: &Refill, before: &Report, during: &Report) -> Stri
     let count = |counter| refill.status.count(counter);
     let share = |kind| {
         let of = |report: &Report| {
-            let done = report.kind(kind).map_or(0, crate::workload::Tally::done);
+            let done = report.kind(kind).map_or(0, crate::workload::Totals::done);
             done as f64 / report.spent.as_secs_f64()
         };
         format!("{:.0} -> {:.0}/s", of(before), of(during))
     };
-    let failed: u64 = during.kinds.values().map(|tally| tally.refused + tally.unknown).sum();
+    let failed: u64 = during.kinds.values().map(|totals| totals.refused + totals.unknown).sum();
     format!(
         "{victim} serves {:.1} s after its start with an empty disk, and has all again after {:.1} s: {} objects fetched in {} \
          comparisons of its own, {} of them failed; beside it gets {}, puts {}, {failed} refused, failed or unknown, p99 {:.1} -> {:.1} ms",

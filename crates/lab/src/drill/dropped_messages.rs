@@ -52,7 +52,7 @@ pub(crate) async fn run(plan: &Plan, say: Say<'_>) -> Result<Ending, String> {
     ground.chronicle.note(Mark::Heal, "no message is lost any more");
 
     let (_, before) = look(&client, &names, Duration::ZERO).await?;
-    let failed: u64 = loaded.kinds.values().map(|tally| tally.refused + tally.unknown).sum();
+    let failed: u64 = loaded.kinds.values().map(|totals| totals.refused + totals.unknown).sum();
     say(&format!(
         "{} puts in {:.1} s while {lost} messages were lost and no hints kept: {failed} refused, failed or unknown",
         plan.keys,

@@ -87,7 +87,7 @@ pub(crate) async fn run(plan: &Plan, how: How, say: Say<'_>) -> Result<Ending, S
             pair(before.both, around.both),
             pair(before.sync, around.sync),
         ))?;
-        for (why, times) in report.kinds.values().flat_map(|tally| &tally.reasons) {
+        for (why, times) in report.kinds.values().flat_map(|totals| &totals.reasons) {
             say(&format!("  {times} times: {why}"))?;
         }
         if maybe > CLIENTS as u64 {
@@ -151,8 +151,8 @@ fn figures(
 }
 
 fn failures(report: &Report) -> (u64, u64) {
-    let sum = |pick: fn(&crate::workload::Tally) -> u64| report.kinds.values().map(pick).sum();
-    (sum(|tally| tally.refused), sum(|tally| tally.unknown))
+    let sum = |pick: fn(&crate::workload::Totals) -> u64| report.kinds.values().map(pick).sum();
+    (sum(|totals| totals.refused), sum(|totals| totals.unknown))
 }
 
 /// A window of load by 8 clients with connections of their own; a fault soon after its beginning if there is one.
@@ -191,7 +191,7 @@ async fn window(
     }
     ground.enter(None);
     let sync = syncs.stop()?;
-    let of = |kind| report.kind(kind).map(|tally| tally.latency.clone());
+    let of = |kind| report.kind(kind).map(|totals| totals.latency.clone());
     let (get, put) = (of(Kind::Get), of(Kind::Put));
     let p99 =
         |one: &Option<Histogram<u64>>| one.as_ref().map_or(0, |one| one.value_at_quantile(0.99));

@@ -82,7 +82,7 @@ async fn once(
         ..ground.spec(plan.keys, Choice::Sweep, SIZES)
     };
     let loaded = Load::start(&client, spec, Some(&ground.ledger)).finish().await?;
-    let done = loaded.kind(Kind::Blind).map_or(0, crate::workload::Tally::done);
+    let done = loaded.kind(Kind::Blind).map_or(0, crate::workload::Totals::done);
     if done < plan.keys {
         complaints.push(format!(
             "{} of {} puts were not acknowledged",
@@ -150,10 +150,10 @@ fn round(seconds: f64) -> f64 {
 
 fn beside(report: &Report) -> String {
     let one = |kind, name| {
-        let Some(tally) = report.kind(kind) else { return format!("no {name}") };
-        let rate = tally.done() as f64 / report.spent.as_secs_f64();
-        let p99 = tally.latency.value_at_quantile(0.99) as f64 / 1e3;
-        let failed = tally.refused + tally.unknown;
+        let Some(totals) = report.kind(kind) else { return format!("no {name}") };
+        let rate = totals.done() as f64 / report.spent.as_secs_f64();
+        let p99 = totals.latency.value_at_quantile(0.99) as f64 / 1e3;
+        let failed = totals.refused + totals.unknown;
         format!("{rate:.0} {name}/s (p99 {p99:.1} ms, {failed} failed)")
     };
     format!("{} and {}", one(Kind::Get, "gets"), one(Kind::Put, "puts"))

@@ -96,7 +96,7 @@ async fn cut_all(
     hot.stop().await?;
     let report = load.stop().await?;
     ground.enter(None);
-    let puts = report.kind(Kind::Put).map_or(0, |tally| tally.done());
+    let puts = report.kind(Kind::Put).map_or(0, |totals| totals.done());
     if puts < SWEEPS * plan.keys {
         let keys = plan.keys;
         ground.score.notes.push(format!("only {puts} puts of {keys} keys before a cut"));

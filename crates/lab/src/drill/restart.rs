@@ -30,7 +30,7 @@ pub(crate) async fn one(plan: &Plan, say: Say<'_>) -> Result<Ending, String> {
 pub(crate) async fn rolling(plan: &Plan, say: Say<'_>) -> Result<Ending, String> {
     let mut course = Course::prepare(plan, NODES, say)?;
     course.open().await?;
-    roll(&mut course, "is restarted").await?;
+    outcomes(&mut course, "is restarted").await?;
     course.calm().await;
     course.end(Allowed::Nothing).await
 }
@@ -47,14 +47,14 @@ pub(crate) async fn upgrade(plan: &Plan, old: &Path, say: Say<'_>) -> Result<End
     for name in course.ground.names() {
         course.ground.cluster.install(&name, plan.program.clone())?;
     }
-    roll(&mut course, &format!("is replaced by {newer} ({})", plan.program.display())).await?;
+    outcomes(&mut course, &format!("is replaced by {newer} ({})", plan.program.display())).await?;
     course.figures.insert("old".into(), older.into());
     course.figures.insert("new".into(), newer.into());
     course.calm().await;
     course.end(Allowed::Nothing).await
 }
 
-async fn roll(course: &mut Course<'_>, what: &str) -> Result<(), String> {
+async fn outcomes(course: &mut Course<'_>, what: &str) -> Result<(), String> {
     for name in course.ground.names() {
         let since = course.fault(&format!("{name} {what}"))?;
         course.stop(&name).await?;

@@ -6,7 +6,7 @@ use hdrhistogram::Histogram;
 use pixii_client::Client;
 
 use super::choice::Choice;
-use super::{Kind, Load, Mix, Report, Spec, Tally};
+use super::{Kind, Load, Mix, Report, Spec, Totals};
 use crate::mean::Mean;
 
 /// Clients that write the keys first.
@@ -26,11 +26,11 @@ pub(crate) async fn fill(client: &Client, spec: &Spec) -> Result<(), String> {
         ..spec.clone()
     };
     let (wanted, report) = (spec.keys, Load::start(client, spec, None).finish().await?);
-    let tally = report.kind(Kind::Blind);
-    match tally.map_or(0, Tally::done) {
+    let totals = report.kind(Kind::Blind);
+    match totals.map_or(0, Totals::done) {
         done if done == wanted => Ok(()),
         done => {
-            let why = tally.and_then(|tally| tally.reasons.keys().next());
+            let why = totals.and_then(|totals| totals.reasons.keys().next());
             let why = why.map_or("no answer came", String::as_str);
             Err(format!("only {done} of the {wanted} keys could be written first: {why}"))
         }
@@ -93,7 +93,7 @@ impl Figures {
 fn figures(kind: Option<Kind>, reports: &[Report]) -> Figures {
     let ms = |micros: f64| micros / 1e3;
     let (mut all, [mut rates, mut means, mut medians, mut tails]) =
-        (Tally::new(), [const { Vec::new() }; 4]);
+        (Totals::new(), [const { Vec::new() }; 4]);
     for report in reports {
         let one = merged(kind, report);
         rates.push(one.done() as f64 / report.spent.as_secs_f64());
@@ -123,17 +123,17 @@ fn figures(kind: Option<Kind>, reports: &[Report]) -> Figures {
     }
 }
 
-fn merged(kind: Option<Kind>, report: &Report) -> Tally {
-    let mut merged = Tally::new();
+fn merged(kind: Option<Kind>, report: &Report) -> Totals {
+    let mut merged = Totals::new();
     let wanted = report.kinds.iter().filter(|(of, _)| kind.is_none_or(|kind| kind == **of));
-    wanted.for_each(|(_, tally)| merged.add(tally.clone()));
+    wanted.for_each(|(_, totals)| merged.add(totals.clone()));
     merged
 }
 
 #[cfg(test)]
 mod tests {
     use pixii_client::Failure;
-    use pixii_core::message::{Refusal, Roll};
+    use pixii_core::message::{Refusal, ReplicaOutcomes};
 
     use super::*;
 
@@ -143,7 +143,7 @@ mod tests {
             let mut report = Report { spent: Duration::from_secs(seconds), ..Report::default() };
             for (kind, millis) in [Kind::Get, Kind::Put].into_iter().zip(millis) {
                 for _ in 0..100 {
-                    report.tally(kind).note(Duration::from_millis(millis), Ok(()));
+                    report.totals(kind).note(Duration::from_millis(millis), Ok(()));
                 }
             }
             report
@@ -165,15 +165,15 @@ mod tests {
     #[test]
     fn failures_are_counted_by_kind_and_have_no_latency() {
         let mut report = Report { spent: Duration::from_secs(1), ..Report::default() };
-        let roll = Roll::default();
-        let no_quorum = Refusal::NoQuorum { answered: 0, needed: 2, timeout_ms: 9, roll };
+        let outcomes = ReplicaOutcomes::default();
+        let no_quorum = Refusal::NoQuorum { answered: 0, needed: 2, timeout_ms: 9, outcomes };
         for failure in [
             Failure::Refused(no_quorum),
             Failure::Refused(Refusal::Stopping),
             Failure::Error("no node".into()),
             Failure::Unknown("late".into()),
         ] {
-            report.tally(Kind::Put).note(Duration::from_secs(9), Err(&failure));
+            report.totals(Kind::Put).note(Duration::from_secs(9), Err(&failure));
         }
         let told = &Figures::of(&[report])[0];
         assert_eq!((told.done, told.p50.count), (0, 0));

@@ -141,7 +141,7 @@ impl Worker {
         let read = self.read(index, key).await;
         let took = begun.elapsed();
         if read == Ok(false) && self.due >= self.shared.counted_from {
-            self.shared.report().tally(Kind::Get).absent += 1;
+            self.shared.report().totals(Kind::Get).absent += 1;
         }
         self.note_read(Kind::Get, took, read)
     }

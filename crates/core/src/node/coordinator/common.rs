@@ -6,9 +6,9 @@ use super::Origin;
 use super::env::Env;
 use crate::causal::Object;
 use crate::members::Members;
-use crate::message::{Refusal, Response, Roll};
+use crate::message::{Refusal, ReplicaOutcomes, Response};
 use crate::node::ids::RequestId;
-use crate::tally::{Answer, Tally};
+use crate::quorum::{Answer, QuorumTracker};
 use crate::types::{Blob, MILLI, NodeId, Time};
 
 /// What every request under way has.
@@ -18,7 +18,7 @@ pub(super) struct Common {
     pub(super) origin: Origin,
     pub(super) deadline: Time,
     pub(super) timeout_ms: u32,
-    pub(super) tally: Tally,
+    pub(super) quorum_tracker: QuorumTracker,
     /// Who was asked and has not answered.
     pub(super) open: Vec<Question>,
     /// True once the answer has left.
@@ -85,7 +85,7 @@ impl Common {
     /// Picks up to `count` further owners to ask, the fastest first; and how many are missing to
     /// that.
     pub(super) fn pick(&mut self, now: Time, count: u8, env: &mut Env) -> (Vec<NodeId>, usize) {
-        let mut to: Vec<NodeId> = self.tally.unasked().collect();
+        let mut to: Vec<NodeId> = self.quorum_tracker.unasked().collect();
         env.sort(now, self.op, &mut to);
         // Whoever is suspected is asked beside another one, not in its place.
         to.sort_by_key(|node| env.view.doubts(*node));
@@ -94,7 +94,7 @@ impl Common {
         let missing = count.saturating_sub(to.len() - doubted.min(to.len()));
         to.truncate(count);
         for node in &to {
-            self.tally.ask(*node);
+            self.quorum_tracker.ask(*node);
         }
         (to, missing)
     }
@@ -114,47 +114,47 @@ impl Common {
 
     /// True if too few are left that may answer.
     pub(super) fn is_hopeless(&self) -> bool {
-        self.tally.hopeful() < self.tally.needed()
+        self.quorum_tracker.hopeful() < self.quorum_tracker.needed()
     }
 
     /// The answer to a write of which too few confirmed that they hold it: it may happen.
     pub(super) fn unknown(&self) -> Response {
-        let (acknowledged, needed) = (self.tally.counted(), self.tally.needed());
+        let (acknowledged, needed) = (self.quorum_tracker.counted(), self.quorum_tracker.needed());
         Response::Unknown { acknowledged, needed, timeout_ms: self.timeout_ms }
     }
 
     /// The answer before the deadline, when too few replicas are left to answer.
     pub(super) fn unreachable(&self, members: &Members) -> Response {
-        let (reachable, needed) = (self.tally.hopeful(), self.tally.needed());
+        let (reachable, needed) = (self.quorum_tracker.hopeful(), self.quorum_tracker.needed());
         // Who can still answer would have counted.
-        let roll = self.roll(members, true);
-        Response::Refused(Refusal::Unreachable { reachable, needed, roll })
+        let outcomes = self.outcomes(members, true);
+        Response::Refused(Refusal::Unreachable { reachable, needed, outcomes })
     }
 
     /// The answer at the deadline to what changes nothing.
     pub(super) fn no_quorum(&self, members: &Members) -> Response {
-        let (answered, needed) = (self.tally.counted(), self.tally.needed());
-        let (roll, timeout_ms) = (self.roll(members, false), self.timeout_ms);
-        Response::Refused(Refusal::NoQuorum { answered, roll, needed, timeout_ms })
+        let (answered, needed) = (self.quorum_tracker.counted(), self.quorum_tracker.needed());
+        let (outcomes, timeout_ms) = (self.outcomes(members, false), self.timeout_ms);
+        Response::Refused(Refusal::NoQuorum { answered, outcomes, needed, timeout_ms })
     }
 
     /// Who took part and who did not.
-    fn roll(&self, members: &Members, early: bool) -> Roll {
-        let mut roll = Roll::default();
-        for (node, answer) in self.tally.nodes() {
-            let owner = self.tally.is_owner(node);
+    fn outcomes(&self, members: &Members, early: bool) -> ReplicaOutcomes {
+        let mut outcomes = ReplicaOutcomes::default();
+        for (node, answer) in self.quorum_tracker.nodes() {
+            let owner = self.quorum_tracker.is_owner(node);
             match answer {
-                Answer::Counted => &mut roll.counted,
-                Answer::Unasked | Answer::Asked if owner && early => &mut roll.counted,
+                Answer::Counted => &mut outcomes.counted,
+                Answer::Unasked | Answer::Asked if owner && early => &mut outcomes.counted,
                 // That a fallback has nothing is no news.
-                Answer::Uncounted if owner => &mut roll.uncounted,
-                Answer::Unasked | Answer::Asked | Answer::Failed if owner => &mut roll.silent,
+                Answer::Uncounted if owner => &mut outcomes.uncounted,
+                Answer::Unasked | Answer::Asked | Answer::Failed if owner => &mut outcomes.silent,
                 _ => continue,
             }
             .push(members.name(node));
         }
-        roll.sort();
-        roll
+        outcomes.sort();
+        outcomes
     }
 }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::pace::{Paces, READS, WRITES};
 use super::recent::Recent;
 use super::view::View;
-use crate::message::{Refusal, Response, Roll};
+use crate::message::{Refusal, ReplicaOutcomes, Response};
 use crate::node::effects::Effects;
 use crate::node::ids::RequestId;
 use crate::node::words::EXPLORE;
@@ -61,24 +61,24 @@ impl Env {
             return response;
         }
         let name = self.config.members.name(me);
-        let explained = |mut roll: Roll| {
-            for uncounted in roll.uncounted.iter_mut().filter(|uncounted| **uncounted == name) {
+        let explained = |mut outcomes: ReplicaOutcomes| {
+            for uncounted in outcomes.uncounted.iter_mut().filter(|uncounted| **uncounted == name) {
                 uncounted.push_str(&format!(
                     ", whose disk was lost: acknowledged writes may be missing, and no other \
                      node has them; `pixii repair --node {name} --accept-loss` has it answer \
                      with what it has"
                 ));
             }
-            roll
+            outcomes
         };
         match response {
-            Response::Refused(Refusal::Unreachable { reachable, needed, roll }) => {
-                let roll = explained(roll);
-                Response::Refused(Refusal::Unreachable { reachable, needed, roll })
+            Response::Refused(Refusal::Unreachable { reachable, needed, outcomes }) => {
+                let outcomes = explained(outcomes);
+                Response::Refused(Refusal::Unreachable { reachable, needed, outcomes })
             }
-            Response::Refused(Refusal::NoQuorum { answered, roll, needed, timeout_ms }) => {
-                let roll = explained(roll);
-                Response::Refused(Refusal::NoQuorum { answered, roll, needed, timeout_ms })
+            Response::Refused(Refusal::NoQuorum { answered, outcomes, needed, timeout_ms }) => {
+                let outcomes = explained(outcomes);
+                Response::Refused(Refusal::NoQuorum { answered, outcomes, needed, timeout_ms })
             }
             other => other,
         }

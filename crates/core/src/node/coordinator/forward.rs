@@ -6,7 +6,7 @@ use super::common::{Common, Heard};
 use super::env::Env;
 use crate::message::{Body, Counter, Refusal, Request, Response};
 use crate::node::effects::Effects;
-use crate::tally::Tally;
+use crate::quorum::QuorumTracker;
 use crate::types::{NodeId, Time};
 
 /// A request that another node coordinates. The owners that may coordinate it get it in turn if it
@@ -23,8 +23,8 @@ pub(super) struct ForwardOp {
 impl ForwardOp {
     /// Sends the request to the next owner that may coordinate it.
     pub(super) fn send_on(&mut self, now: Time, env: &mut Env, fx: &mut Effects) {
-        let Some(to) = self.common.tally.unasked().next() else { return };
-        self.common.tally.ask(to);
+        let Some(to) = self.common.quorum_tracker.unasked().next() else { return };
+        self.common.quorum_tracker.ask(to);
         // Two messages and all that an owner does lie between.
         self.common.expect(now, to, now + 2 * env.reads.patience(to), env);
         // The coordinator's deadline comes first, so that its answer can still be passed on.
@@ -37,10 +37,12 @@ impl ForwardOp {
     /// Takes what a node has said.
     pub(super) fn answer(&mut self, from: NodeId, body: Body) -> Heard {
         match body {
-            Body::Coordinated(response) if self.common.tally.is_owner(from) => match response {
-                Response::Refused(why) if another_may_do(&why) => Heard::Elsewhere(why),
-                response => Heard::Done(response),
-            },
+            Body::Coordinated(response) if self.common.quorum_tracker.is_owner(from) => {
+                match response {
+                    Response::Refused(why) if another_may_do(&why) => Heard::Elsewhere(why),
+                    response => Heard::Done(response),
+                }
+            }
             Body::Failed(refusal) => Heard::Lost(refusal),
             _ => Heard::Nothing,
         }
@@ -56,11 +58,11 @@ impl ForwardOp {
         fx: &mut Effects,
     ) -> bool {
         if let Some(next) = self.others.pop_front() {
-            self.common.tally = Tally::new(&[next], 1, true);
+            self.common.quorum_tracker = QuorumTracker::new(&[next], 1, true);
         } else {
-            self.common.tally.fail(from);
+            self.common.quorum_tracker.fail(from);
         }
-        if self.common.tally.unasked().next().is_some() {
+        if self.common.quorum_tracker.unasked().next().is_some() {
             self.send_on(now, env, fx);
             return true;
         }
@@ -74,7 +76,7 @@ impl ForwardOp {
         env: &mut Env,
         fx: &mut Effects,
     ) -> Option<Response> {
-        if self.common.tally.missing() > 0 {
+        if self.common.quorum_tracker.missing() > 0 {
             self.send_on(now, env, fx);
         }
         self.common.is_hopeless().then(|| match self.writes {
@@ -89,7 +91,10 @@ impl ForwardOp {
             return;
         }
         let late = self.common.mark_late(now).len();
-        if late > 0 && !self.common.answered && self.common.tally.unasked().next().is_some() {
+        if late > 0
+            && !self.common.answered
+            && self.common.quorum_tracker.unasked().next().is_some()
+        {
             fx.out.count(Counter::ReadsHedged);
             self.send_on(now, env, fx);
         }

@@ -31,7 +31,7 @@ impl ListOp {
     pub(super) fn answer(&mut self, from: NodeId, body: Body) -> Heard {
         match body {
             Body::Listed { keys, more, authoritative } => {
-                if self.common.tally.answer(from, authoritative) {
+                if self.common.quorum_tracker.answer(from, authoritative) {
                     self.pages.push(Listing { keys, more });
                 }
                 Heard::Progress
@@ -48,11 +48,11 @@ impl ListOp {
         env: &mut Env,
         fx: &mut Effects,
     ) -> Option<Response> {
-        if self.common.tally.reached() {
+        if self.common.quorum_tracker.reached() {
             let Listing { keys, more } = merge_pages(&self.pages);
             return Some(Response::Keys { keys, more });
         }
-        let missing = self.common.tally.missing();
+        let missing = self.common.quorum_tracker.missing();
         if missing > 0 {
             self.ask_more(now, missing, env, fx);
         }
@@ -64,7 +64,10 @@ impl ListOp {
     /// Asks one owner more for each answer that is late.
     pub(super) fn hedge(&mut self, now: Time, env: &mut Env, fx: &mut Effects) {
         let late = self.common.mark_late(now).len();
-        if late > 0 && !self.common.answered && self.common.tally.unasked().next().is_some() {
+        if late > 0
+            && !self.common.answered
+            && self.common.quorum_tracker.unasked().next().is_some()
+        {
             fx.out.count(Counter::ReadsHedged);
             self.ask_more(now, late as u8, env, fx);
         }

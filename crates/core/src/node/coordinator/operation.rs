@@ -44,7 +44,9 @@ impl Operation {
             Operation::Write(write) => write.lose(now, node, env, fx),
             Operation::Read(ReadOp { common, .. })
             | Operation::List(ListOp { common, .. })
-            | Operation::Forward(ForwardOp { common, .. }) => drop(common.tally.fail(node)),
+            | Operation::Forward(ForwardOp { common, .. }) => {
+                drop(common.quorum_tracker.fail(node))
+            }
         }
     }
 

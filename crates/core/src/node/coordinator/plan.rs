@@ -4,7 +4,7 @@
 use super::Origin;
 use super::env::Env;
 use crate::causal::Context;
-use crate::message::{Change, Quorum, QuorumName, Refusal, Request, Roll};
+use crate::message::{Change, Quorum, QuorumName, Refusal, ReplicaOutcomes, Request};
 use crate::types::{Blob, Key, MAX_VALUE_BYTES, NodeId, Partition, SizeError, Time};
 use crate::wire;
 
@@ -129,8 +129,8 @@ impl Env {
         let here = plan.owners.contains(&self.config.me);
         let reachable = self.reachable(plan);
         if reachable < plan.needed {
-            let roll = self.roll_of(plan);
-            return Err(Refusal::Unreachable { reachable, needed: plan.needed, roll });
+            let outcomes = self.outcomes_of(plan);
+            return Err(Refusal::Unreachable { reachable, needed: plan.needed, outcomes });
         }
         if here {
             self.check_room(now, plan)?;
@@ -187,15 +187,15 @@ impl Env {
         !(plan.work.is_write() && plan.strict) && self.reachable(plan) >= plan.needed
     }
 
-    fn roll_of(&self, plan: &Plan) -> Roll {
+    fn outcomes_of(&self, plan: &Plan) -> ReplicaOutcomes {
         let name = |node: NodeId| self.config.members.name(node);
         let (counted, silent): (Vec<NodeId>, Vec<NodeId>) =
             plan.owners.iter().partition(|owner| self.view.can_use(**owner));
         let counted = counted.into_iter().map(name).collect();
         let silent = silent.into_iter().map(name).collect();
-        let mut roll = Roll { counted, uncounted: Vec::new(), silent };
-        roll.sort();
-        roll
+        let mut outcomes = ReplicaOutcomes { counted, uncounted: Vec::new(), silent };
+        outcomes.sort();
+        outcomes
     }
 }
 

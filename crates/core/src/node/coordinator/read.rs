@@ -73,13 +73,13 @@ impl ReadOp {
     pub(super) fn ask_more(&mut self, now: Time, count: u8, env: &mut Env, fx: &mut Effects) {
         let (mut to, missing) = self.common.pick(now, count, env);
         if missing > 0 && !self.fallbacks.is_empty() {
-            let owners: Vec<NodeId> = self.common.tally.owners().collect();
+            let owners: Vec<NodeId> = self.common.quorum_tracker.owners().collect();
             fx.out.count(Counter::ReadsOfFallbacks);
             for node in std::mem::take(&mut self.fallbacks) {
                 if !env.view.can_use(node) {
                     continue;
                 }
-                self.common.tally.ask_fallback(node, &owners);
+                self.common.quorum_tracker.ask_fallback(node, &owners);
                 to.push(node);
             }
         }
@@ -103,10 +103,10 @@ impl ReadOp {
                 // What a replica read-ineligible still has is shown; that it lacks something is
                 // no word.
                 self.merged.add(from, object, generation);
-                if self.common.tally.is_owner(from) {
-                    self.common.tally.answer(from, authoritative);
+                if self.common.quorum_tracker.is_owner(from) {
+                    self.common.quorum_tracker.answer(from, authoritative);
                 } else {
-                    self.common.tally.count_for(from, &kept_for);
+                    self.common.quorum_tracker.count_for(from, &kept_for);
                 }
                 Heard::Progress
             }
@@ -122,10 +122,10 @@ impl ReadOp {
         env: &mut Env,
         fx: &mut Effects,
     ) -> Option<Response> {
-        if self.common.tally.reached() {
+        if self.common.quorum_tracker.reached() {
             return Some(self.found(env.config.object_limits.merged, fx));
         }
-        let missing = self.common.tally.missing();
+        let missing = self.common.quorum_tracker.missing();
         if missing > 0 {
             self.ask_more(now, missing, env, fx);
         }
@@ -144,13 +144,13 @@ impl ReadOp {
         }
         let (values, context) = shown(&self.merged.object, limit_bytes);
         let context = wire::seal(&self.key, &context);
-        Response::Found { values, context, answered: self.common.tally.counted() }
+        Response::Found { values, context, answered: self.common.quorum_tracker.counted() }
     }
 
     /// Asks one replica more for each answer that is late.
     pub(super) fn hedge(&mut self, now: Time, env: &mut Env, fx: &mut Effects) {
         let late = self.common.mark_late(now).len();
-        let unasked = self.common.tally.unasked().next().is_some();
+        let unasked = self.common.quorum_tracker.unasked().next().is_some();
         let more = unasked || !self.fallbacks.is_empty();
         if late > 0 && !self.common.answered && more {
             fx.out.count(Counter::ReadsHedged);
@@ -171,7 +171,7 @@ impl ReadOp {
         if wire::encoded_len(&merged.object) > env.config.object_limits.merged {
             return;
         }
-        let behind = merged.behind(|node| common.tally.is_owner(node));
+        let behind = merged.behind(|node| common.quorum_tracker.is_owner(node));
         if !env.experiment.no_read_repair && !behind.is_empty() {
             fx.out.count(Counter::ReadsRepaired);
             let generation = merged.generation();

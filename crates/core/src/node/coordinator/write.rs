@@ -60,7 +60,7 @@ impl WriteOp {
             }
             (None, Body::Failed(refusal)) if own => Heard::Done(Response::Refused(refusal)),
             (Some(issued), Body::Ack) => {
-                let is_first = self.common.tally.count(from);
+                let is_first = self.common.quorum_tracker.count(from);
                 let own = own && is_first;
                 if let Some(took) = took.or(own.then(|| now.saturating_since(issued.at))) {
                     env.recent.wrote(from, took);
@@ -80,21 +80,22 @@ impl WriteOp {
         let (key, generation) = (self.key.clone(), made.generation);
         let merge = Body::Merge { key, object: made.object.clone(), generation };
         self.issued = Some(made);
-        let tally = &mut self.common.tally;
-        let owners: Vec<NodeId> = tally.unasked().collect();
+        let quorum_tracker = &mut self.common.quorum_tracker;
+        let owners: Vec<NodeId> = quorum_tracker.unasked().collect();
         let (to, lost): (Vec<NodeId>, Vec<NodeId>) =
             owners.into_iter().partition(|owner| env.view.can_use(*owner));
         for owner in lost {
-            tally.fail(owner);
+            quorum_tracker.fail(owner);
         }
-        let gone: Vec<NodeId> = tally.uncovered().filter(|owner| !to.contains(owner)).collect();
+        let gone: Vec<NodeId> =
+            quorum_tracker.uncovered().filter(|owner| !to.contains(owner)).collect();
         for owner in &to {
-            tally.ask(*owner);
+            quorum_tracker.ask(*owner);
         }
         let quiet = |owner: &NodeId| env.view.doubts(*owner) || env.writes.is_silent(now, *owner);
         let quiet: Vec<NodeId> = to.iter().copied().filter(quiet).collect();
-        let sure = tally.hopeful().saturating_sub(quiet.len() as u8);
-        let short = usize::from(tally.needed().saturating_sub(sure));
+        let sure = quorum_tracker.hopeful().saturating_sub(quiet.len() as u8);
+        let short = usize::from(quorum_tracker.needed().saturating_sub(sure));
         fx.out.send(to.clone(), self.common.op, merge);
         for owner in to {
             self.expect_held(now, owner, env);
@@ -115,14 +116,14 @@ impl WriteOp {
     /// keeps it itself, which counts for nothing more. Nothing is kept before it is made.
     fn replace(&mut self, now: Time, owner: NodeId, env: &mut Env, fx: &mut Effects) {
         let Some(issued) = &self.issued else { return };
-        let is_open = self.common.tally.uncovered().any(|open| open == owner);
+        let is_open = self.common.quorum_tracker.uncovered().any(|open| open == owner);
         if owner == env.config.me || !is_open {
             return;
         }
         while let Some(node) = self.fallbacks.pop_front() {
             if env.view.can_use(node) {
                 fx.out.count(Counter::FallbacksAsked);
-                self.common.tally.ask_fallback(node, &[owner]);
+                self.common.quorum_tracker.ask_fallback(node, &[owner]);
                 fx.out.send(vec![node], self.common.op, hint(&self.key, issued, owner));
                 return self.expect_held(now, node, env);
             }
@@ -136,7 +137,7 @@ impl WriteOp {
         let me = env.config.me;
         let Some(issued) = &self.issued else { return };
         // A fallback that coordinates keeps it for all owners already.
-        if owner != me && self.common.tally.is_owner(me) && self.kept_here.insert(owner) {
+        if owner != me && self.common.quorum_tracker.is_owner(me) && self.kept_here.insert(owner) {
             fx.out.send(vec![me], self.common.op, hint(&self.key, issued, owner));
         }
     }
@@ -150,11 +151,11 @@ impl WriteOp {
         fx: &mut Effects,
     ) -> Option<Response> {
         let issued = self.issued.as_ref()?;
-        if self.common.tally.reached() {
+        if self.common.quorum_tracker.reached() {
             return Some(self.written(issued));
         }
-        let missing = usize::from(self.common.tally.missing());
-        let owners: Vec<NodeId> = self.common.tally.uncovered().take(missing).collect();
+        let missing = usize::from(self.common.quorum_tracker.missing());
+        let owners: Vec<NodeId> = self.common.quorum_tracker.uncovered().take(missing).collect();
         for owner in owners {
             self.replace(now, owner, env, fx);
         }
@@ -192,7 +193,7 @@ impl WriteOp {
         }
         // Others act as a fallback for the owner that a late node is, or for those that it acts as a fallback for.
         for node in replaced {
-            for owner in self.common.tally.pass_over(node) {
+            for owner in self.common.quorum_tracker.pass_over(node) {
                 self.replace(now, owner, env, fx);
             }
         }
@@ -201,10 +202,10 @@ impl WriteOp {
     /// A node will not answer any more: others act as a fallback for the owner it was, or for the owners that
     /// it acted as a fallback for.
     pub(super) fn lose(&mut self, now: Time, node: NodeId, env: &mut Env, fx: &mut Effects) {
-        let its = self.common.tally.pass_over(node);
-        self.common.tally.fail(node);
+        let its = self.common.quorum_tracker.pass_over(node);
+        self.common.quorum_tracker.fail(node);
         let lost = |owner: &NodeId| its.contains(owner) || !env.view.can_use(*owner);
-        let open: Vec<NodeId> = self.common.tally.uncovered().filter(lost).collect();
+        let open: Vec<NodeId> = self.common.quorum_tracker.uncovered().filter(lost).collect();
         for owner in open {
             self.replace(now, owner, env, fx);
         }
@@ -212,7 +213,7 @@ impl WriteOp {
 
     /// True if it waits for nothing any more, once it is answered.
     pub(super) fn is_over(&self) -> bool {
-        self.issued.is_none() || self.common.open.is_empty() || self.common.tally.is_full()
+        self.issued.is_none() || self.common.open.is_empty() || self.common.quorum_tracker.is_full()
     }
 
     /// Voids its update if that has not been carried out by the deadline: nobody waits for it any
@@ -229,9 +230,9 @@ impl WriteOp {
     /// yet. A fallback could refuse, and nobody would listen any more.
     pub(super) fn leave_hints(mut self, env: &Env, fx: &mut Effects) {
         for question in &self.common.open {
-            self.common.tally.pass_over(question.to);
+            self.common.quorum_tracker.pass_over(question.to);
         }
-        let owners: Vec<NodeId> = self.common.tally.uncovered().collect();
+        let owners: Vec<NodeId> = self.common.quorum_tracker.uncovered().collect();
         for owner in owners {
             self.keep_here(owner, env, fx);
         }

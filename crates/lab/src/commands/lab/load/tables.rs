@@ -48,8 +48,8 @@ impl Told<'_> {
     /// Why operations failed, the most frequent first.
     fn reasons(&self) -> Vec<(String, u64)> {
         let mut sums: BTreeMap<&String, u64> = BTreeMap::new();
-        let tallies = self.reports.iter().flat_map(|report| report.kinds.values());
-        for (why, times) in tallies.flat_map(|tally| &tally.reasons) {
+        let totals = self.reports.iter().flat_map(|report| report.kinds.values());
+        for (why, times) in totals.flat_map(|totals| &totals.reasons) {
             *sums.entry(why).or_default() += times;
         }
         let mut all: Vec<_> = sums.into_iter().map(|(why, times)| (why.clone(), times)).collect();

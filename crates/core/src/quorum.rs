@@ -5,7 +5,7 @@ use crate::types::NodeId;
 
 /// Who has been asked and who has answered, for the slots of one preference list.
 #[derive(Clone, Debug)]
-pub struct Tally {
+pub struct QuorumTracker {
     owners: Vec<(NodeId, Answer)>,
     fallbacks: Vec<Fallback>,
     needed: u8,
@@ -37,12 +37,12 @@ struct Fallback {
     slots: Vec<usize>,
 }
 
-impl Tally {
-    /// A tally over `owners` that is reached when `needed` slots have counted. With `strict` only owner
+impl QuorumTracker {
+    /// A quorum tracker over `owners` that is reached when `needed` slots have counted. With `strict` only owner
     /// replicas count.
     pub fn new(owners: &[NodeId], needed: u8, strict: bool) -> Self {
         let owners = owners.iter().map(|owner| (*owner, Answer::Unasked)).collect();
-        Tally { owners, fallbacks: Vec::new(), needed, strict }
+        QuorumTracker { owners, fallbacks: Vec::new(), needed, strict }
     }
 
     /// Notes that an owner has been asked.
@@ -63,7 +63,7 @@ impl Tally {
         owners.iter().filter_map(slot).collect()
     }
 
-    /// Counts an answer of `node`; true if it is the first one that this node gives to this tally.
+    /// Counts an answer of `node`; true if it is the first one that this node gives to this quorum tracker.
     pub fn count(&mut self, node: NodeId) -> bool {
         self.set(node, Answer::Counted)
     }
@@ -105,7 +105,7 @@ impl Tally {
         open.map(|(owner, _)| owner).collect()
     }
 
-    /// Notes that `node` can no longer answer, or refused; true if it is in this tally and has not counted.
+    /// Notes that `node` can no longer answer, or refused; true if it is in this quorum tracker and has not counted.
     pub fn fail(&mut self, node: NodeId) -> bool {
         self.set(node, Answer::Failed)
     }
@@ -124,7 +124,7 @@ impl Tally {
         }
     }
 
-    /// Every node of this tally and what is known of it, owners first.
+    /// Every node of this quorum tracker and what is known of it, owners first.
     pub fn nodes(&self) -> impl Iterator<Item = (NodeId, Answer)> {
         let fallbacks = self.fallbacks.iter().map(|fallback| (fallback.node, fallback.answer));
         self.owners.iter().copied().chain(fallbacks)
@@ -252,55 +252,55 @@ mod tests {
 
     #[test]
     fn a_slot_counts_once_and_strangers_never() {
-        let mut tally = Tally::new(&[A, B, C], 2, false);
-        tally.ask(A);
-        assert_eq!(tally.unasked().collect::<Vec<_>>(), [B, C]);
-        assert!(tally.count(A));
-        assert!(!tally.count(A));
-        assert!(!tally.count(S));
-        assert!(!tally.reached());
-        tally.fail(A);
-        assert_eq!(tally.counted(), 1, "what counted stays counted");
-        tally.fail(B);
-        assert_eq!(tally.hopeful(), 2);
-        tally.fail(C);
-        assert_eq!(tally.hopeful(), 1);
-        assert!(tally.count(C), "a late answer still counts");
-        assert!(tally.reached());
+        let mut quorum_tracker = QuorumTracker::new(&[A, B, C], 2, false);
+        quorum_tracker.ask(A);
+        assert_eq!(quorum_tracker.unasked().collect::<Vec<_>>(), [B, C]);
+        assert!(quorum_tracker.count(A));
+        assert!(!quorum_tracker.count(A));
+        assert!(!quorum_tracker.count(S));
+        assert!(!quorum_tracker.reached());
+        quorum_tracker.fail(A);
+        assert_eq!(quorum_tracker.counted(), 1, "what counted stays counted");
+        quorum_tracker.fail(B);
+        assert_eq!(quorum_tracker.hopeful(), 2);
+        quorum_tracker.fail(C);
+        assert_eq!(quorum_tracker.hopeful(), 1);
+        assert!(quorum_tracker.count(C), "a late answer still counts");
+        assert!(quorum_tracker.reached());
     }
 
     #[test]
     fn an_owner_and_its_fallback_are_one_slot() {
-        let mut tally = Tally::new(&[A, B, C], 2, false);
-        tally.ask(A);
-        tally.ask_fallback(S, &[A]);
-        assert_eq!(tally.missing(), 1);
-        assert!(tally.count(S));
-        assert!(tally.count(A));
-        assert_eq!(tally.counted(), 1);
-        assert!(tally.count(B));
-        assert!(tally.reached());
-        assert!(!tally.is_full());
-        tally.ask_fallback(T, &[C]);
-        assert!(tally.count(T));
-        assert!(tally.is_full());
+        let mut quorum_tracker = QuorumTracker::new(&[A, B, C], 2, false);
+        quorum_tracker.ask(A);
+        quorum_tracker.ask_fallback(S, &[A]);
+        assert_eq!(quorum_tracker.missing(), 1);
+        assert!(quorum_tracker.count(S));
+        assert!(quorum_tracker.count(A));
+        assert_eq!(quorum_tracker.counted(), 1);
+        assert!(quorum_tracker.count(B));
+        assert!(quorum_tracker.reached());
+        assert!(!quorum_tracker.is_full());
+        quorum_tracker.ask_fallback(T, &[C]);
+        assert!(quorum_tracker.count(T));
+        assert!(quorum_tracker.is_full());
     }
 
     #[test]
     fn a_node_that_acts_as_a_fallback_for_several_fills_one_slot_where_it_helps() {
-        let mut tally = Tally::new(&[A, B, C], 3, false);
+        let mut quorum_tracker = QuorumTracker::new(&[A, B, C], 3, false);
         for node in [S, T] {
-            tally.ask_fallback(node, &[A, B, C]);
+            quorum_tracker.ask_fallback(node, &[A, B, C]);
         }
-        assert!(tally.count_for(S, &[A, B]));
-        assert_eq!(tally.counted(), 1);
-        assert!(tally.count_for(T, &[A]));
-        assert_eq!(tally.counted(), 2, "S moves to B's slot");
-        assert!(tally.count(B));
-        assert_eq!(tally.counted(), 2, "A's slot is left for one of the two");
-        assert!(tally.count(C));
-        assert!(tally.reached());
-        let mut strict = Tally::new(&[A, B, C], 1, true);
+        assert!(quorum_tracker.count_for(S, &[A, B]));
+        assert_eq!(quorum_tracker.counted(), 1);
+        assert!(quorum_tracker.count_for(T, &[A]));
+        assert_eq!(quorum_tracker.counted(), 2, "S moves to B's slot");
+        assert!(quorum_tracker.count(B));
+        assert_eq!(quorum_tracker.counted(), 2, "A's slot is left for one of the two");
+        assert!(quorum_tracker.count(C));
+        assert!(quorum_tracker.reached());
+        let mut strict = QuorumTracker::new(&[A, B, C], 1, true);
         strict.ask_fallback(S, &[A]);
         assert!(strict.count_for(S, &[A]));
         assert_eq!(strict.counted(), 0);
@@ -309,12 +309,12 @@ mod tests {
 
     #[test]
     fn a_fallback_that_has_nothing_says_nothing() {
-        let mut tally = Tally::new(&[A, B], 1, false);
-        tally.ask_fallback(S, &[A, B]);
-        assert!(tally.count_for(S, &[]));
-        assert_eq!(tally.counted(), 0);
-        tally.fail(A);
-        tally.fail(B);
-        assert_eq!(tally.hopeful(), 0);
+        let mut quorum_tracker = QuorumTracker::new(&[A, B], 1, false);
+        quorum_tracker.ask_fallback(S, &[A, B]);
+        assert!(quorum_tracker.count_for(S, &[]));
+        assert_eq!(quorum_tracker.counted(), 0);
+        quorum_tracker.fail(A);
+        quorum_tracker.fail(B);
+        assert_eq!(quorum_tracker.hopeful(), 0);
     }
 }

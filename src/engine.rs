@@ -447,7 +447,7 @@ impl<'a> Engine<'a> {
                 }
                 Output::Store(work) => works.push(work),
                 Output::Address { peer, address } => self.moved(peer, &address),
-                Output::Relive => self.relive(),
+                Output::BeginIncarnation => self.begin_incarnation(),
                 Output::NotReplaced(why) => self.not_replaced(&why),
                 Output::Notice(notice) => {
                     self.manager.look_again();

@@ -178,7 +178,7 @@ fn no_role_sees_another() {
         let shared = [
             "effects",
             "experiment",
-            "forest",
+            "trees",
             "generations",
             "hints",
             "ids",

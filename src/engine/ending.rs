@@ -27,7 +27,7 @@ pub(super) enum Ending {
     /// The daemon stops.
     Stop,
     /// Another life follows, with a later ring.
-    Relive,
+    BeginIncarnation,
     /// The store is to be made anew.
     Rebuild,
     /// An operator has removed the node, as a peer says.
@@ -38,7 +38,8 @@ pub(super) enum Ending {
 
 impl Engine<'_> {
     pub(super) fn may_stop(&self) -> bool {
-        self.finish_by.is_none() || matches!(self.ending, Ending::Relive | Ending::Rebuild)
+        self.finish_by.is_none()
+            || matches!(self.ending, Ending::BeginIncarnation | Ending::Rebuild)
     }
 
     /// The daemon is to stop.

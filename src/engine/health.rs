@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use pixii_core::node::Shortage;
 use tokio::runtime::Builder;
-use tokio::sync::{Mutex as Turn, mpsc, oneshot};
+use tokio::sync::{Mutex as KeyTransaction, mpsc, oneshot};
 use tokio::time::timeout;
 use tracing::info;
 
@@ -40,7 +40,7 @@ struct Board {
     stage: Mutex<Stage>,
     patience: Duration,
     /// The newest account. Who waits for this has another one's question under way.
-    last: Turn<Option<(Instant, Arc<Account>)>>,
+    last: KeyTransaction<Option<(Instant, Arc<Account>)>>,
 }
 
 /// Why there is no account.
@@ -66,7 +66,7 @@ impl Watchers {
         orders: &mut mpsc::Receiver<Order>,
     ) -> Result<Option<Self>, ServeError> {
         let stage = Mutex::new(Stage::Without("opening the store"));
-        let board = Board { stage, patience: PATIENCE, last: Turn::default() };
+        let board = Board { stage, patience: PATIENCE, last: KeyTransaction::default() };
         let board = Arc::new(board);
         let Some(address) = &config.http_listen else {
             return Ok(Some(Watchers { board, _port: None }));
@@ -104,7 +104,7 @@ impl Watchers {
     /// The engine has ended, for this reason; what it has left is written and synced.
     pub(super) fn end(&self, ending: &Ending) {
         self.board.set(Stage::Without(match ending {
-            Ending::Relive => "between two lives: the node takes up a later ring",
+            Ending::BeginIncarnation => "between two lives: the node takes up a later ring",
             Ending::Rebuild => "its store is damaged, and is made anew of what can be read",
             Ending::Stop => "stopping: what was written is synced, and the store is closed",
             Ending::Removed(_) => "stopping: the node was removed from its cluster",
@@ -271,7 +271,8 @@ mod tests {
     #[test]
     fn a_daemon_without_an_engine_is_alive_and_one_whose_engine_is_stuck_is_not() {
         let stage = Mutex::new(Stage::Without("opening the store"));
-        let board = Board { stage, patience: Duration::from_millis(20), last: Turn::default() };
+        let board =
+            Board { stage, patience: Duration::from_millis(20), last: KeyTransaction::default() };
         let watchers = Watchers { board: Arc::new(board), _port: None };
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         let told = |path: &str| {
@@ -293,7 +294,7 @@ mod tests {
         let stopping = "stopping: what was written is synced, and the store is closed\n";
         assert_eq!(told("/readyz"), (503, format!("not ready: {stopping}")));
         assert_eq!(told("/livez"), (200, format!("alive: {stopping}")));
-        watchers.end(&Ending::Relive);
+        watchers.end(&Ending::BeginIncarnation);
         assert!(told("/readyz").1.contains("between two lives"));
     }
 }

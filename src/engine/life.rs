@@ -68,7 +68,7 @@ pub(super) fn run_watched(
             watchers.fail();
         }
         match ended? {
-            Ending::Relive => continues = true,
+            Ending::BeginIncarnation => continues = true,
             Ending::Stop => return Ok(Outcome::Stop),
             Ending::Rebuild => return Ok(Outcome::Rebuild),
             Ending::Duplicate(why) => return Err(Conflict::Duplicate(why).into()),
@@ -180,11 +180,13 @@ fn end(
     storage.finish()?;
     end_life(store, &meta)?;
     // The next incarnation has another ring, or another store, of which all is read.
-    if !matches!(ending, Ending::Relive | Ending::Rebuild) {
+    if !matches!(ending, Ending::BeginIncarnation | Ending::Rebuild) {
         trees::keep(store, &meta, config, ring, trees)?;
     }
     match &ending {
-        Ending::Relive => info!("node {} has a later ring, and begins another life", config.name),
+        Ending::BeginIncarnation => {
+            info!("node {} has a later ring, and begins another life", config.name)
+        }
         _ => info!("node {} has stopped", config.name),
     }
     Ok(ending)

@@ -159,9 +159,9 @@ impl Engine<'_> {
     }
 
     /// A later ring is durable: this life ends.
-    pub(super) fn relive(&mut self) {
+    pub(super) fn begin_incarnation(&mut self) {
         if self.finish_by.is_none() {
-            self.ending = Ending::Relive;
+            self.ending = Ending::BeginIncarnation;
         }
         if let Some((client, id, plan)) = self.replacing.take() {
             self.reply(client, id, ReplyBody::Replace(Ok(plan)));

@@ -134,7 +134,7 @@ impl Machine {
                         }
                     }
                     // Another life would follow.
-                    Output::Relive => self.over = true,
+                    Output::BeginIncarnation => self.over = true,
                     _ => {}
                 }
             }

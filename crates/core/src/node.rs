@@ -3,23 +3,23 @@
 
 mod catching_up;
 mod coordinator;
-mod effects;
 mod experiment;
-mod forest;
 mod generations;
 mod gossip;
 mod handoff;
 mod hints;
 mod identity;
 mod ids;
-mod local;
+mod interface;
+mod io;
+mod local_state;
+mod merkle_trees;
 mod outbox;
 mod placement;
 mod reach;
 mod repair;
 mod replica;
 mod tombstone_gc;
-mod words;
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -32,25 +32,25 @@ use crate::store::{HintTotal, Meta, ScanPage};
 use crate::types::{Key, Micros, NodeId, Partition, Time};
 use catching_up::CatchUp;
 use coordinator::{Coordinator, Origin};
-use effects::Effects;
 pub use experiment::Experiment;
-pub use forest::own_partitions;
 use generations::Stamped;
 use gossip::Gossip;
 use handoff::Handoff;
 use identity::Identity;
 pub use ids::{ReadToken, ScanToken, SyncSeq};
 use ids::{RequestId, Role, ScanPurpose};
+pub use interface::{
+    ClientId, Config, Done, EXPLORE, Hindrance, Input, LATE_READ, Limits, Notice, Output, Oversize,
+    PeerView, RingChange, Shortage, Stall, Work,
+};
+use io::Io;
+pub use merkle_trees::own_partitions;
 use placement::Placement;
 pub use placement::reconcile;
 pub use repair::PairView;
 use repair::Repair;
 use replica::Replica;
 use tombstone_gc::TombstoneGc;
-pub use words::{
-    ClientId, Config, Done, EXPLORE, Hindrance, Input, LATE_READ, Limits, Notice, Output, Oversize,
-    PeerView, RingChange, Shortage, Stall, Work,
-};
 
 /// A node: its roles, and what they want done. No role sees another's state.
 #[derive(Clone, Debug)]
@@ -64,7 +64,7 @@ pub struct Node {
     repair: Repair,
     tombstone_gc: TombstoneGc,
     catching_up: CatchUp,
-    effects: Effects,
+    io: Io,
     /// Time between two rounds of gossip.
     interval: Micros,
     last_input: Option<Time>,
@@ -95,7 +95,7 @@ impl Node {
             repair: Repair::new(&config, seed),
             tombstone_gc: TombstoneGc::new(&config, seed),
             catching_up: CatchUp::new(config.boot_nonce, config.ring.members().len() - 1),
-            effects: Effects::new(&config, meta),
+            io: Io::new(&config, meta),
             interval: config.gossip_interval,
             last_input: None,
             stale: (Time::START, Micros::ZERO),
@@ -107,7 +107,7 @@ impl Node {
     /// The same node, as an experiment wants it. Before its first input.
     pub fn with_experiment(mut self, experiment: Experiment) -> Self {
         debug_assert!(self.last_input.is_none(), "an experiment is of a whole life");
-        self.effects.out.carry_own(experiment.own_link);
+        self.io.out.carry_own(experiment.own_link);
         self.coordinator.experiment(experiment);
         self
     }
@@ -115,24 +115,24 @@ impl Node {
     /// Takes one input at the time `now` and appends what is to be done to `out`.
     pub fn handle(&mut self, now: Time, input: Input, out: &mut Vec<Output>) {
         self.begin(now);
-        let fx = &mut self.effects;
+        let io = &mut self.io;
         match input {
             Input::Tick => {
-                if let Some(silent) = self.identity.tick(now, fx) {
-                    self.placement.tell_silent(now, silent, fx);
+                if let Some(silent) = self.identity.tick(now, io) {
+                    self.placement.tell_silent(now, silent, io);
                 }
-                self.placement.tick(now, fx);
-                self.coordinator.tick(now, fx);
-                self.gossip.tick(now, fx);
-                self.catching_up.tick(now, fx);
-                self.handoff.tick(now, fx);
-                self.repair.tick(now, fx);
-                self.tombstone_gc.tick(now, fx);
+                self.placement.tick(now, io);
+                self.coordinator.tick(now, io);
+                self.gossip.tick(now, io);
+                self.catching_up.tick(now, io);
+                self.handoff.tick(now, io);
+                self.repair.tick(now, io);
+                self.tombstone_gc.tick(now, io);
             }
             // One that has no place in the ring is no peer.
             Input::Link { peer, .. } if !self.placement.has(peer) => {}
             Input::Link { peer, up } => {
-                self.identity.link(now, peer, up, fx);
+                self.identity.link(now, peer, up, io);
                 self.placement.link(peer, up);
                 let usable = up && !self.identity.is_foreign(peer);
                 self.link(now, peer, usable);
@@ -142,56 +142,56 @@ impl Node {
                 self.request(now, Origin::Client { client, id }, request, timeout_ms);
             }
             Input::Repair { partition, peer } => self.repair.order(now, partition, peer),
-            Input::AcceptLoss => self.repair.accept_loss(fx),
+            Input::AcceptLoss => self.repair.accept_loss(io),
             Input::Replace { old, new } => {
-                self.placement.replace(now, old, new, fx);
+                self.placement.replace(now, old, new, io);
             }
             Input::Space(shortage) => self.replica.space(shortage),
             Input::Stalled(stall) => {
-                fx.local.set_stall(stall);
-                self.replica.stalled(fx);
+                io.local.set_stall(stall);
+                self.replica.stalled(io);
             }
             Input::Drain(drained) => self.drained = drained,
             Input::Limits(limits) => {
-                fx.local.hints.set_limit(limits.hint_limit_bytes);
+                io.local.hints.set_limit(limits.hint_limit_bytes);
                 self.handoff.limit_age(limits.hint_age);
                 self.repair.pace(now, limits.repair_interval, limits.scrub_interval);
             }
             Input::Store(Done::Read { token, found, hints }) => {
-                self.replica.read_done(token, found, hints, fx);
+                self.replica.read_done(token, found, hints, io);
             }
-            Input::Store(Done::Hints { token, page }) => self.handoff.listed(now, token, page, fx),
+            Input::Store(Done::Hints { token, page }) => self.handoff.listed(now, token, page, io),
             Input::Store(Done::Scan { token, page }) => {
                 self.scanned(now, token, page);
             }
             Input::Store(Done::List { token, listing }) => {
-                self.replica.list_done(token, listing, fx);
+                self.replica.list_done(token, listing, io);
             }
             Input::Store(Done::Synced { mark }) => {
-                fx.release(mark);
+                io.release(mark);
                 self.replica.synced(mark);
-                self.identity.synced(fx);
-                self.placement.synced(fx);
-                self.repair.synced(fx);
-                self.tombstone_gc.settled(now, fx);
+                self.identity.synced(io);
+                self.placement.synced(io);
+                self.repair.synced(io);
+                self.tombstone_gc.settled(now, io);
             }
         }
         self.settle(now);
-        self.effects.out.drain_into(out);
+        self.io.out.drain_into(out);
     }
 
     /// Notices when this process did not run for a while: what it believes of others is stale.
     fn begin(&mut self, now: Time) {
-        self.effects.local.begin(now);
+        self.io.local.begin(now);
         let gap = now.saturating_since(self.last_input.unwrap_or(now));
         self.last_input = Some(now);
         if gap > PAUSE {
-            self.effects.out.count(Counter::OwnPausesNoticed);
+            self.io.out.count(Counter::OwnPausesNoticed);
             self.stale = (now + STALE, gap);
         }
         if gap > 2 * self.interval {
             self.gossip.forgive(gap);
-            self.catching_up.doubt(now, &mut self.effects);
+            self.catching_up.doubt(now, &mut self.io);
         }
     }
 
@@ -199,43 +199,43 @@ impl Node {
     fn settle(&mut self, now: Time) {
         loop {
             if !self.coordinator.is_idle() {
-                self.effects.local.set_busy();
+                self.io.local.set_busy();
             }
-            if let Some(message) = self.effects.out.next_local() {
-                self.dispatch(now, self.effects.local.me(), message);
-            } else if let Some((peer, liveness)) = self.effects.out.next_liveness() {
-                let fx = &mut self.effects;
-                self.coordinator.set_liveness(now, peer, liveness, fx);
-                self.catching_up.set_liveness(now, peer, liveness, fx);
-                self.handoff.set_liveness(now, peer, liveness, fx);
+            if let Some(message) = self.io.out.next_local() {
+                self.dispatch(now, self.io.local.me(), message);
+            } else if let Some((peer, liveness)) = self.io.out.next_liveness() {
+                let io = &mut self.io;
+                self.coordinator.set_liveness(now, peer, liveness, io);
+                self.catching_up.set_liveness(now, peer, liveness, io);
+                self.handoff.set_liveness(now, peer, liveness, io);
                 self.repair.set_liveness(now, peer, liveness);
                 self.tombstone_gc.set_liveness(peer, liveness);
-            } else if let Some((partition, key)) = self.effects.out.next_damaged() {
-                self.repair.find_damaged(partition, key, &mut self.effects);
-            } else if let Some((from, incarnation)) = self.effects.out.next_own_life() {
-                self.identity.hear_of_own_life(from, incarnation, &mut self.effects);
+            } else if let Some((partition, key)) = self.io.out.next_damaged() {
+                self.repair.find_damaged(partition, key, &mut self.io);
+            } else if let Some((from, incarnation)) = self.io.out.next_own_life() {
+                self.identity.hear_of_own_life(from, incarnation, &mut self.io);
             } else {
                 break;
             }
         }
-        self.handoff.notice_changes(now, &mut self.effects);
+        self.handoff.notice_changes(now, &mut self.io);
     }
 
     /// A peer can be sent to from now on, or no more.
     fn link(&mut self, now: Time, peer: NodeId, usable: bool) {
-        let fx = &mut self.effects;
-        self.coordinator.link(now, peer, usable, fx);
+        let io = &mut self.io;
+        self.coordinator.link(now, peer, usable, io);
         self.gossip.link(peer, usable);
-        self.catching_up.link(now, peer, usable, fx);
-        self.handoff.link(now, peer, usable, fx);
+        self.catching_up.link(now, peer, usable, io);
+        self.handoff.link(now, peer, usable, io);
         self.repair.link(now, peer, usable);
-        self.tombstone_gc.link(peer, usable, fx);
+        self.tombstone_gc.link(peer, usable, io);
     }
 
     /// A peer says who it is, or who it knows this node to be.
     fn identify(&mut self, now: Time, from: NodeId, op: RequestId, body: Body) {
         let was_foreign = self.identity.is_foreign(from);
-        self.identity.hear(now, from, op, body, &mut self.effects);
+        self.identity.hear(now, from, op, body, &mut self.io);
         if self.identity.is_foreign(from) {
             self.link(now, from, false);
         } else if was_foreign && self.identity.is_linked(from) {
@@ -247,33 +247,33 @@ impl Node {
     fn dispatch(&mut self, now: Time, from: NodeId, message: PeerMessage) {
         let PeerMessage { op, body } = message;
         let op = RequestId::of_wire(op);
-        let fx = &mut self.effects;
-        let own = from == fx.local.me();
+        let io = &mut self.io;
+        let own = from == io.local.me();
         if !own && !self.placement.has(from) {
-            return self.placement.hear_stranger(from, body, fx);
+            return self.placement.hear_stranger(from, body, io);
         }
         if !own && !self.identity.is_foreign(from) {
-            self.gossip.heard(now, from, fx);
+            self.gossip.heard(now, from, io);
         }
         if let Body::Propose { purgeable, .. } = &body
             && !self.identity.is_foreign(from)
             && self.may_issue_again(purgeable)
         {
-            return self.effects.out.send(vec![from], op, Body::NotYet(NotYet::RepeatedPut));
+            return self.io.out.send(vec![from], op, Body::NotYet(NotYet::RepeatedPut));
         }
-        let fx = &mut self.effects;
+        let io = &mut self.io;
         match body {
             Body::Introduce { ring, cluster, .. } => {
-                match self.placement.meet(from, op, ring, cluster, fx) {
+                match self.placement.meet(from, op, ring, cluster, io) {
                     Ordering::Less => {}
                     Ordering::Equal => self.identify(now, from, op, body),
                     // It is told of this node's ring, and answers with its own.
-                    Ordering::Greater => self.identity.introduce(vec![from], fx),
+                    Ordering::Greater => self.identity.introduce(vec![from], io),
                 }
             }
             Body::Known { .. } => self.identify(now, from, op, body),
             Body::Placement { ring, members } => {
-                self.placement.hear(from, ring, &members, fx);
+                self.placement.hear(from, ring, &members, io);
             }
             _ if self.identity.is_foreign(from) => {}
             body => self.deliver(now, from, op, body),
@@ -283,8 +283,8 @@ impl Node {
     /// Gives a message of a peer of the same cluster, or of the node itself, to the role that it is
     /// for.
     fn deliver(&mut self, now: Time, from: NodeId, op: RequestId, body: Body) {
-        let fx = &mut self.effects;
-        let own = from == fx.local.me();
+        let io = &mut self.io;
+        let own = from == io.local.me();
         match body {
             Body::Introduce { .. } | Body::Known { .. } | Body::Placement { .. } => {
                 debug_assert!(false, "who a peer is has been heard before what it says");
@@ -298,12 +298,12 @@ impl Node {
             | Body::Generations { .. }
             | Body::GenerationNumbers(_)
             | Body::AskGeneration(_)
-            | Body::Generation { .. } => self.tombstone_gc.hear(now, from, op, body, fx),
+            | Body::Generation { .. } => self.tombstone_gc.hear(now, from, op, body, io),
             Body::Equal | Body::Summaries(_) | Body::Items { .. } => {
-                self.repair.hear(now, from, op, body, fx);
+                self.repair.hear(now, from, op, body, io);
             }
             Body::Compare { .. } | Body::Descend { .. } | Body::Leaves { .. } => {
-                self.repair.ask(now, from, op, body, fx);
+                self.repair.ask(now, from, op, body, io);
             }
             Body::Coordinated(_)
             | Body::Updated { .. }
@@ -311,9 +311,9 @@ impl Node {
             | Body::Copy { .. }
             | Body::Listed { .. }
             | Body::Failed(_) => self.answer(now, op, from, body),
-            Body::AskHints => self.handoff.tell(from, op, fx),
-            Body::Hints(count) => self.catching_up.hear(now, from, op, count, fx),
-            Body::Gossip(word) => self.gossip.hear(now, from, op, word, fx),
+            Body::AskHints => self.handoff.tell(from, op, io),
+            Body::Hints(count) => self.catching_up.hear(now, from, op, count, io),
+            Body::Gossip(word) => self.gossip.hear(now, from, op, word, io),
             // Only this node itself knows that a hint has arrived.
             Body::DeleteHint { .. }
             | Body::Restore { .. }
@@ -321,40 +321,40 @@ impl Node {
             | Body::Purge { .. }
             | Body::Discard { .. }
             | Body::Withdraw { .. } => match own {
-                true => self.replica.ask(from, op, body, fx),
-                false => fx.out.count(Counter::OrdersOfOthersIgnored),
+                true => self.replica.ask(from, op, body, io),
+                false => io.out.count(Counter::OrdersOfOthersIgnored),
             },
             Body::StoreHint { .. } => match self.drained && !own {
-                true => fx.out.send(vec![from], op, Body::Failed(Refusal::Stopping)),
-                false => self.replica.ask(from, op, body, fx),
+                true => io.out.send(vec![from], op, Body::Failed(Refusal::Stopping)),
+                false => self.replica.ask(from, op, body, io),
             },
             Body::Update { .. } | Body::Merge { .. } | Body::Read { .. } | Body::List { .. } => {
-                self.replica.ask(from, op, body, fx);
+                self.replica.ask(from, op, body, io);
             }
             Body::AskRing { .. } | Body::RingGranted | Body::RingDenied { .. } => {
-                self.placement.vote(now, from, op, body, fx);
+                self.placement.vote(now, from, op, body, io);
             }
         }
     }
 
     /// Gives an answer to the role that has asked.
     fn answer(&mut self, now: Time, op: RequestId, from: NodeId, body: Body) {
-        let fx = &mut self.effects;
+        let io = &mut self.io;
         match (op.role(), body) {
-            (Role::Coordinator, body) => self.coordinator.answer(now, op, from, body, fx),
-            (Role::Handoff, Body::Ack) => self.handoff.answer(now, op, from, None, fx),
+            (Role::Coordinator, body) => self.coordinator.answer(now, op, from, body, io),
+            (Role::Handoff, Body::Ack) => self.handoff.answer(now, op, from, None, io),
             (Role::Handoff, Body::Failed(why)) => {
-                self.handoff.answer(now, op, from, Some(why), fx);
+                self.handoff.answer(now, op, from, Some(why), io);
             }
             (Role::Handoff, Body::Copy { object, generation, .. }) => {
-                self.handoff.fetched(op, from, Stamped { object, generation }, fx);
+                self.handoff.fetched(op, from, Stamped { object, generation }, io);
             }
             (Role::Repair, body @ (Body::Ack | Body::Failed(_) | Body::Copy { .. })) => {
-                self.repair.hear(now, from, op, body, fx);
+                self.repair.hear(now, from, op, body, io);
             }
             // It asks the own replica only.
-            (Role::TombstoneGc, body @ (Body::Ack | Body::Failed(_))) if from == fx.local.me() => {
-                self.tombstone_gc.done(op, &body, fx);
+            (Role::TombstoneGc, body @ (Body::Ack | Body::Failed(_))) if from == io.local.me() => {
+                self.tombstone_gc.done(op, &body, io);
             }
             // An answer to a question that the role does not put.
             (Role::Handoff | Role::Repair | Role::TombstoneGc, _) => {}
@@ -363,15 +363,15 @@ impl Node {
 
     /// Gives what was read to whom it was read for.
     fn scanned(&mut self, now: Time, token: ScanToken, page: ScanPage) {
-        let fx = &mut self.effects;
+        let io = &mut self.io;
         match token.purpose() {
-            ScanPurpose::Trees => self.repair.trees_scanned(now, token, &page, fx),
-            ScanPurpose::Exchange => self.repair.exchange_scanned(now, token, page, fx),
-            ScanPurpose::PeerList => self.repair.peer_list_scanned(token, &page, fx),
+            ScanPurpose::Trees => self.repair.trees_scanned(now, token, &page, io),
+            ScanPurpose::Exchange => self.repair.exchange_scanned(now, token, page, io),
+            ScanPurpose::PeerList => self.repair.peer_list_scanned(token, &page, io),
             ScanPurpose::PurgeableKeys => {
-                self.tombstone_gc.purgeable_keys_scanned(now, token, &page, fx)
+                self.tombstone_gc.purgeable_keys_scanned(now, token, &page, io)
             }
-            ScanPurpose::Task => self.tombstone_gc.task_scanned(token, &page, fx),
+            ScanPurpose::Task => self.tombstone_gc.task_scanned(token, &page, io),
         }
     }
 
@@ -393,20 +393,20 @@ impl Node {
         let stale = now < until && request.is_write();
         let paused = || Refusal::Paused(gap.as_millis().min(u32::MAX.into()) as u32);
         let refusal = self.refusal(now, request.is_write());
-        let fx = &mut self.effects;
+        let io = &mut self.io;
         match refusal.or_else(|| stale.then(paused)) {
-            Some(refusal) => self.coordinator.refuse(origin, refusal, fx),
-            None => self.coordinator.request(now, origin, request, timeout_ms, fx),
+            Some(refusal) => self.coordinator.refuse(origin, refusal, io),
+            None => self.coordinator.request(now, origin, request, timeout_ms, io),
         }
     }
 
     /// Why this node carries out no request now, or no write if `writes`, because it is starting or
     /// drained; `None` while it serves.
     pub fn refusal(&self, now: Time, writes: bool) -> Option<Refusal> {
-        let fx = &self.effects;
-        let unsure = || writes && !self.tombstone_gc.is_ready(now, fx);
+        let io = &self.io;
+        let unsure = || writes && !self.tombstone_gc.is_ready(now, io);
         let refusal = self.drained.then_some(Refusal::Stopping);
-        let refusal = refusal.or_else(|| self.identity.refusal(fx));
+        let refusal = refusal.or_else(|| self.identity.refusal(io));
         refusal.or_else(|| unsure().then(|| self.identity.starting()))
     }
 
@@ -428,7 +428,7 @@ impl Node {
 
     /// True when nothing that a client waits for is under way and every write is synced.
     pub fn is_idle(&self) -> bool {
-        self.coordinator.is_idle() && self.effects.out.is_synced()
+        self.coordinator.is_idle() && self.io.out.is_synced()
     }
 
     /// Requests that somebody waits for.
@@ -449,8 +449,7 @@ impl Node {
     /// What this node makes of another member.
     pub fn peer_view(&self, now: Time, peer: NodeId) -> PeerView {
         let (liveness, phi) = self.gossip.liveness(now, peer);
-        let (hints, since) =
-            self.effects.local.hints.of(peer).unwrap_or((HintTotal::default(), now));
+        let (hints, since) = self.io.local.hints.of(peer).unwrap_or((HintTotal::default(), now));
         let (latency, hint_age) = (self.coordinator.latency(peer), now.saturating_since(since));
         PeerView { liveness, phi, latency, hints, hint_age }
     }
@@ -463,7 +462,7 @@ impl Node {
     /// The members that cannot be used now: unreachable, silent or marked down.
     pub fn avoided(&self, now: Time) -> Vec<NodeId> {
         let mut others = self.members().ids();
-        others.retain(|id| *id != self.effects.local.me() && self.placement.has(*id));
+        others.retain(|id| *id != self.io.local.me() && self.placement.has(*id));
         others.into_iter().filter(|peer| self.coordinator.avoids(now, *peer)).collect()
     }
 
@@ -475,17 +474,17 @@ impl Node {
 
     /// The number of the generation of a partition that this node is in.
     pub fn generation(&self, partition: Partition) -> GcEpoch {
-        self.effects.local.generations.number(partition)
+        self.io.local.generations.number(partition)
     }
 
     /// Keys here whose clock tells of events that have no value any more.
     pub fn dead_keys(&self) -> u64 {
-        self.effects.local.forest.all_dead()
+        self.io.local.trees.all_dead()
     }
 
     /// Keys here whose object is over the limit of what a write may make of one: merges made them.
     pub fn oversized_keys(&self) -> u64 {
-        self.effects.local.forest.all_oversized()
+        self.io.local.trees.all_oversized()
     }
 
     /// Partitions of this node whose tombstones cannot be purged now, and why.
@@ -496,7 +495,7 @@ impl Node {
     /// Partitions of which this node is the only owner, and that may lack acknowledged writes since
     /// it lost its disk: their reads are refused until [`Input::AcceptLoss`].
     pub fn lost(&self) -> Vec<Partition> {
-        self.repair.lost(&self.effects)
+        self.repair.lost(&self.io)
     }
 
     /// Own records that are known to be damaged, and wait to be fetched again.
@@ -507,40 +506,40 @@ impl Node {
     /// Own partitions that have not been read to their end since the start, and are not compared
     /// before.
     pub fn unread(&self) -> usize {
-        self.effects.local.forest.unbuilt()
+        self.io.local.trees.unbuilt()
     }
 
     /// True once a peer has said what it knows of this store: before, this node counts in no read.
     pub fn is_witnessed(&self) -> bool {
-        self.effects.local.is_witnessed()
+        self.io.local.is_witnessed()
     }
 
     /// True while others may still keep something for this node: what it does not find does not
     /// count.
     pub fn is_catching_up(&self) -> bool {
-        self.effects.local.is_catching_up()
+        self.io.local.is_catching_up()
     }
 
     /// Own partitions that cannot be read and written with the configured R and W, because too few
     /// other nodes can be reached. Whether this node itself takes requests is another question.
     pub fn unservable(&self) -> usize {
-        self.coordinator.unservable(self.effects.local.forest.partitions())
+        self.coordinator.unservable(self.io.local.trees.partitions())
     }
 
     /// The trees for the next start, if this node stops now and all that it wanted written is; none
     /// while records are known to be damaged: the next start is to find them.
     pub fn kept_trees(&self) -> Vec<KeptTree> {
-        if self.damaged() > 0 { Vec::new() } else { self.effects.local.forest.kept() }
+        if self.damaged() > 0 { Vec::new() } else { self.io.local.trees.kept() }
     }
 
     /// The members as this node knows them now.
     pub fn members(&self) -> &Members {
-        self.effects.local.members()
+        self.io.local.members()
     }
 
     /// What the store is to know at a clean stop (`store::end_life`).
     pub fn meta(&self) -> &Meta {
-        self.effects.local.meta()
+        self.io.local.meta()
     }
 
     /// True while a later ring is on its way to the disk.
@@ -561,11 +560,11 @@ impl Node {
 
     /// True once the node serves.
     pub fn is_settled(&self) -> bool {
-        self.effects.local.is_settled()
+        self.io.local.is_settled()
     }
 
     /// Counts since the start, in the order of their names; none that is 0.
     pub fn counters(&self) -> Vec<(Counter, u64)> {
-        self.effects.out.counters()
+        self.io.out.counters()
     }
 }

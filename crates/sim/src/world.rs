@@ -471,7 +471,7 @@ impl World {
         let now = self.clock(at);
         let (offset, rate) = self.pace(at);
         let Some(node) = &mut self.hosts[at].node else { return };
-        let (mut out, mut relives) = (Vec::new(), false);
+        let (mut out, mut begins_incarnation) = (Vec::new(), false);
         node.handle(now, input, &mut out);
         // Rounded up, so that the host's clock has come that far.
         let wake = node.next_wake();
@@ -489,7 +489,7 @@ impl World {
                 }
                 Output::Store(work) => self.submit(at, work),
                 Output::Address { .. } => self.count("addresses learnt"),
-                Output::Relive => relives = true,
+                Output::BeginIncarnation => begins_incarnation = true,
                 Output::NotReplaced(why) => {
                     self.count(hindrance_name(&why));
                     self.note(|| format!("n{at} replaces nobody: {why:?}"));
@@ -509,8 +509,8 @@ impl World {
             let life = host.life;
             self.schedule(wake, Event::Wake { at, life });
         }
-        if relives {
-            self.relive(at);
+        if begins_incarnation {
+            self.begin_incarnation(at);
         }
     }
 }

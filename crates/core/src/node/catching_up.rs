@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::effects::Effects;
 use super::ids::RequestId;
+use super::io::Io;
 use crate::members::Liveness;
 use crate::message::Body;
 use crate::types::{Micros, NodeId, Time};
@@ -61,16 +61,16 @@ impl CatchUp {
     }
 
     /// A link came up, or is of no use any more.
-    pub(super) fn link(&mut self, now: Time, peer: NodeId, up: bool, fx: &mut Effects) {
+    pub(super) fn link(&mut self, now: Time, peer: NodeId, up: bool, io: &mut Io) {
         if up {
             self.linked.insert(peer);
             self.met.insert(peer);
-            self.ask(now, peer, fx);
+            self.ask(now, peer, io);
         } else {
             self.linked.remove(&peer);
             self.miss(peer);
         }
-        self.judge(now, fx);
+        self.judge(now, io);
     }
 
     /// A peer is out of reach. With most of them, this node is the one that is away.
@@ -87,43 +87,36 @@ impl CatchUp {
         now: Time,
         peer: NodeId,
         liveness: Liveness,
-        fx: &mut Effects,
+        io: &mut Io,
     ) {
         if liveness == Liveness::Down {
             self.miss(peer);
         } else if self.linked.contains(&peer) && !self.links.contains_key(&peer) {
-            self.ask(now, peer, fx);
+            self.ask(now, peer, io);
         }
-        self.judge(now, fx);
+        self.judge(now, io);
     }
 
-    fn ask(&mut self, now: Time, peer: NodeId, fx: &mut Effects) {
+    fn ask(&mut self, now: Time, peer: NodeId, io: &mut Io) {
         // Where most others were linked all the time, this node was not away.
         let starting = self.started.is_none_or(|started| now < started + GRACE);
         let away = self.open.remove(&peer) || starting || self.links.is_empty();
         self.links.insert(peer, if away { Heard::Nothing } else { Heard::Little });
-        fx.out.send(vec![peer], self.nonce, Body::AskHints);
+        io.out.send(vec![peer], self.nonce, Body::AskHints);
         self.next_round.get_or_insert(now + ROUND);
     }
 
     /// This process did not run for a while: everybody is asked again.
-    pub(super) fn doubt(&mut self, now: Time, fx: &mut Effects) {
+    pub(super) fn doubt(&mut self, now: Time, io: &mut Io) {
         for heard in self.links.values_mut() {
             *heard = Heard::Nothing;
         }
         self.next_round = Some(now);
-        self.judge(now, fx);
+        self.judge(now, io);
     }
 
     /// A peer has said how many hints it has for this life of this node.
-    pub(super) fn hear(
-        &mut self,
-        now: Time,
-        from: NodeId,
-        op: RequestId,
-        hints: u64,
-        fx: &mut Effects,
-    ) {
+    pub(super) fn hear(&mut self, now: Time, from: NodeId, op: RequestId, hints: u64, io: &mut Io) {
         if let Some(heard) = self.links.get_mut(&from)
             && (op == self.nonce || hints > 0)
         {
@@ -132,25 +125,25 @@ impl CatchUp {
                 self.next_round.get_or_insert(now + ROUND);
             }
         }
-        self.judge(now, fx);
+        self.judge(now, io);
     }
 
     /// Asks those again that have not said that they have none.
-    pub(super) fn tick(&mut self, now: Time, fx: &mut Effects) {
+    pub(super) fn tick(&mut self, now: Time, io: &mut Io) {
         if self.next_round.is_none_or(|due| due > now) {
             return;
         }
         let open = self.links.iter().filter(|(_, heard)| **heard != Heard::None);
         let open: Vec<NodeId> = open.map(|(peer, _)| *peer).collect();
-        self.judge(now, fx);
-        self.next_round = fx.local.is_catching_up().then_some(now + ROUND);
-        fx.out.send(open, self.nonce, Body::AskHints);
+        self.judge(now, io);
+        self.next_round = io.local.is_catching_up().then_some(now + ROUND);
+        io.out.send(open, self.nonce, Body::AskHints);
     }
 
-    fn judge(&mut self, now: Time, fx: &mut Effects) {
+    fn judge(&mut self, now: Time, io: &mut Io) {
         let started = *self.started.get_or_insert(now);
         let linking = now < started + GRACE && self.met.len() < self.peers;
         let may_have = |heard: &Heard| matches!(heard, Heard::Nothing | Heard::Some);
-        fx.local.set_catching_up(linking || self.links.values().any(may_have));
+        io.local.set_catching_up(linking || self.links.values().any(may_have));
     }
 }

@@ -23,8 +23,8 @@ use self::operation::Operation;
 use self::plan::{Plan, Route, Work};
 use self::read::{Merged, ReadOp};
 use self::write::WriteOp;
-use super::effects::Effects;
 use super::ids::{RequestId, RequestIds, Role};
+use super::io::Io;
 use super::{ClientId, Config, Experiment};
 use crate::members::Liveness;
 use crate::message::{Body, Counter, RecentTrips, Refusal, Request, Resource, Response};
@@ -128,8 +128,8 @@ impl Coordinator {
     }
 
     /// Answers a request with a refusal of the node itself.
-    pub(super) fn refuse(&self, origin: Origin, refusal: Refusal, fx: &mut Effects) {
-        answer(origin, Response::Refused(refusal), fx);
+    pub(super) fn refuse(&self, origin: Origin, refusal: Refusal, io: &mut Io) {
+        answer(origin, Response::Refused(refusal), io);
     }
 
     /// Takes a request; a client's may be forwarded, a forwarded one is coordinated here or
@@ -140,23 +140,23 @@ impl Coordinator {
         origin: Origin,
         request: Request,
         timeout_ms: u32,
-        fx: &mut Effects,
+        io: &mut Io,
     ) {
         let planned = self.admit(timeout_ms).and_then(|()| self.env.plan(&request));
         let routed = planned.and_then(|plan| Ok((self.env.route(now, origin, &plan)?, plan)));
         match routed {
-            Ok((Route::Here, plan)) => self.coordinate(now, origin, plan, timeout_ms, fx),
+            Ok((Route::Here, plan)) => self.coordinate(now, origin, plan, timeout_ms, io),
             Ok((Route::Forward(to), plan)) => {
-                fx.out.count(Counter::RequestsForwarded);
+                io.out.count(Counter::RequestsForwarded);
                 let writes = plan.work.is_write();
                 let (to, others) = if writes { to.split_at(1) } else { (&to[..], &[][..]) };
                 let others = others.to_vec().into();
                 let common = self.begin(now, origin, QuorumTracker::new(to, 1, true), timeout_ms);
                 let mut forward = ForwardOp { common, request, writes, others };
-                forward.send_on(now, &mut self.env, fx);
+                forward.send_on(now, &mut self.env, io);
                 self.operations.insert(forward.common.op, Operation::Forward(forward));
             }
-            Err(refusal) => answer(origin, Response::Refused(refusal), fx),
+            Err(refusal) => answer(origin, Response::Refused(refusal), io),
         }
     }
 
@@ -188,14 +188,7 @@ impl Coordinator {
 
     /// Starts a request here: at an owner of its key, or at a fallback when no owner can be
     /// reached.
-    fn coordinate(
-        &mut self,
-        now: Time,
-        origin: Origin,
-        plan: Plan,
-        timeout_ms: u32,
-        fx: &mut Effects,
-    ) {
+    fn coordinate(&mut self, now: Time, origin: Origin, plan: Plan, timeout_ms: u32, io: &mut Io) {
         let me = self.env.config.me;
         let Plan { mut owners, fallbacks, needed, strict, work } = plan;
         let is_owner = owners.contains(&me);
@@ -214,14 +207,14 @@ impl Coordinator {
             Work::Read { key } => {
                 let common = self.begin(now, origin, quorum_tracker, timeout_ms);
                 let mut read = ReadOp { common, key, merged: Merged::default(), fallbacks };
-                read.ask_more(now, first, &mut self.env, fx);
+                read.ask_more(now, first, &mut self.env, io);
                 Operation::Read(read)
             }
             Work::List { partition, after, limit_bytes } => {
                 let (common, pages) =
                     (self.begin(now, origin, quorum_tracker, timeout_ms), Vec::new());
                 let mut list = ListOp { common, partition, after, limit_bytes, pages };
-                list.ask_more(now, first, &mut self.env, fx);
+                list.ask_more(now, first, &mut self.env, io);
                 Operation::List(list)
             }
             Work::Write { key, seen, change } => {
@@ -229,7 +222,7 @@ impl Coordinator {
                     quorum_tracker.ask(me);
                     Vec::new()
                 } else {
-                    fx.out.count(Counter::WritesCoordinatedByAStandIn);
+                    io.out.count(Counter::WritesCoordinatedByAStandIn);
                     fallbacks.retain(|node| *node != me);
                     quorum_tracker.ask_fallback(me, &owners[..1]);
                     owners
@@ -237,7 +230,7 @@ impl Coordinator {
                 let common = self.begin(now, origin, quorum_tracker, timeout_ms);
                 let context = seen.clone();
                 let update = Body::Update { key: key.clone(), context, change, hint_for };
-                fx.out.send(vec![me], common.op, update);
+                io.out.send(vec![me], common.op, update);
                 let kept_here = BTreeSet::new();
                 Operation::Write(WriteOp { common, key, seen, issued: None, fallbacks, kept_here })
             }
@@ -262,26 +255,19 @@ impl Coordinator {
 
     /// An owner has refused a forwarded request for reasons of its own, and so did nothing: the next
     /// one gets it, and when there is none left, this node carries it out in their place.
-    fn go_elsewhere(
-        &mut self,
-        now: Time,
-        op: RequestId,
-        from: NodeId,
-        why: Refusal,
-        fx: &mut Effects,
-    ) {
+    fn go_elsewhere(&mut self, now: Time, op: RequestId, from: NodeId, why: Refusal, io: &mut Io) {
         let Some(Operation::Forward(forward)) = self.operations.get_mut(&op) else { return };
-        if forward.go_on(now, from, &mut self.env, fx) {
+        if forward.go_on(now, from, &mut self.env, io) {
             return;
         }
         let (origin, left_ms) = (forward.common.origin, forward.common.left_ms(now).max(1));
         match self.env.plan(&forward.request) {
             Ok(plan) if self.env.can_fallback(&plan) => {
-                fx.out.count(Counter::RequestsTakenOver);
+                io.out.count(Counter::RequestsTakenOver);
                 self.forget(op);
-                self.coordinate(now, origin, plan, left_ms, fx);
+                self.coordinate(now, origin, plan, left_ms, io);
             }
-            _ => self.finish(op, Response::Refused(why), fx),
+            _ => self.finish(op, Response::Refused(why), io),
         }
     }
 
@@ -303,7 +289,7 @@ impl Coordinator {
         op: RequestId,
         from: NodeId,
         body: Body,
-        fx: &mut Effects,
+        io: &mut Io,
     ) {
         let Some(operation) = self.operations.get_mut(&op) else { return };
         let env = &mut self.env;
@@ -320,47 +306,47 @@ impl Coordinator {
         let heard = match operation {
             Operation::Read(read) => read.answer(from, took, body, env),
             Operation::List(list) => list.answer(from, body),
-            Operation::Write(write) => write.answer(now, from, took, body, env, fx),
+            Operation::Write(write) => write.answer(now, from, took, body, env, io),
             Operation::Forward(forward) => forward.answer(from, body),
         };
         match heard {
             Heard::Nothing => {}
-            Heard::Progress => self.advance(now, op, fx),
-            Heard::Done(response) => self.finish(op, response, fx),
+            Heard::Progress => self.advance(now, op, io),
+            Heard::Done(response) => self.finish(op, response, io),
             Heard::Lost(refusal) => {
                 if let Refusal::Hints(limit) = refusal {
                     self.env.view.note_full(now, from, limit);
                 }
-                self.lose(now, op, from, fx);
+                self.lose(now, op, from, io);
             }
-            Heard::Elsewhere(why) => self.go_elsewhere(now, op, from, why, fx),
+            Heard::Elsewhere(why) => self.go_elsewhere(now, op, from, why, io),
         }
     }
 
     /// A node will not answer this request any more.
-    fn lose(&mut self, now: Time, op: RequestId, node: NodeId, fx: &mut Effects) {
+    fn lose(&mut self, now: Time, op: RequestId, node: NodeId, io: &mut Io) {
         let Some(operation) = self.operations.get_mut(&op) else { return };
-        operation.lose(now, node, &mut self.env, fx);
-        self.advance(now, op, fx);
+        operation.lose(now, node, &mut self.env, io);
+        self.advance(now, op, io);
     }
 
     /// Ends an operation that has its quorum or can no longer get it; asks on for one that can.
-    fn advance(&mut self, now: Time, op: RequestId, fx: &mut Effects) {
+    fn advance(&mut self, now: Time, op: RequestId, io: &mut Io) {
         let Some(operation) = self.operations.get_mut(&op) else { return };
         if operation.common().answered {
             if operation.is_over() {
-                self.end(op, fx);
+                self.end(op, io);
             }
-        } else if let Some(response) = operation.advance(now, &mut self.env, fx) {
-            self.finish(op, response, fx);
+        } else if let Some(response) = operation.advance(now, &mut self.env, io) {
+            self.finish(op, response, io);
         }
     }
 
     /// A link came up or went down: what waits for that peer stops waiting.
-    pub(super) fn link(&mut self, now: Time, peer: NodeId, up: bool, fx: &mut Effects) {
+    pub(super) fn link(&mut self, now: Time, peer: NodeId, up: bool, io: &mut Io) {
         self.env.view.link(peer, up);
         if !up {
-            self.stop_waiting(now, peer, fx);
+            self.stop_waiting(now, peer, io);
         }
     }
 
@@ -370,28 +356,28 @@ impl Coordinator {
         now: Time,
         peer: NodeId,
         liveness: Liveness,
-        fx: &mut Effects,
+        io: &mut Io,
     ) {
         self.env.view.set_liveness(peer, liveness);
         if liveness == Liveness::Down {
-            self.stop_waiting(now, peer, fx);
+            self.stop_waiting(now, peer, io);
         }
     }
 
-    fn stop_waiting(&mut self, now: Time, peer: NodeId, fx: &mut Effects) {
+    fn stop_waiting(&mut self, now: Time, peer: NodeId, io: &mut Io) {
         let waiting: Vec<RequestId> = self.operations.keys().copied().collect();
         for op in waiting {
             let Some(operation) = self.operations.get_mut(&op) else { continue };
             let common = operation.common_mut();
             let open = common.close(peer, &mut self.env).is_some();
             if open || common.quorum_tracker.unasked().any(|owner| owner == peer) {
-                self.lose(now, op, peer, fx);
+                self.lose(now, op, peer, io);
             }
         }
     }
 
     /// Hedges and deadlines that are due.
-    pub(super) fn tick(&mut self, now: Time, fx: &mut Effects) {
+    pub(super) fn tick(&mut self, now: Time, io: &mut Io) {
         while let Some((due, op)) = self.env.timers.first().copied() {
             if due > now {
                 return;
@@ -400,17 +386,17 @@ impl Coordinator {
             let Some(operation) = self.operations.get_mut(&op) else { continue };
             if operation.common().deadline <= now {
                 if let Operation::Write(write) = operation {
-                    write.withdraw(&self.env, fx);
+                    write.withdraw(&self.env, io);
                 }
                 if !operation.common().answered {
-                    let response = operation.expire(&self.env, fx);
-                    self.finish(op, response, fx);
+                    let response = operation.expire(&self.env, io);
+                    self.finish(op, response, io);
                 }
-                self.end(op, fx);
+                self.end(op, io);
             } else if !self.env.experiment.no_hedges {
-                operation.hedge(now, &mut self.env, fx);
+                operation.hedge(now, &mut self.env, io);
                 if matches!(operation, Operation::Write(_)) {
-                    self.advance(now, op, fx);
+                    self.advance(now, op, io);
                 }
             }
         }
@@ -422,41 +408,41 @@ impl Coordinator {
     }
 
     /// Answers. What still waits for replicas stays, to bring them up to date.
-    fn finish(&mut self, op: RequestId, response: Response, fx: &mut Effects) {
+    fn finish(&mut self, op: RequestId, response: Response, io: &mut Io) {
         let Some(operation) = self.operations.get_mut(&op) else { return };
         let bytes = operation.bytes();
         let common = operation.common_mut();
         debug_assert!(!common.answered, "a request is answered once");
-        answer(common.origin, response, fx);
+        answer(common.origin, response, io);
         common.answered = true;
         common.lingering_bytes = bytes;
         self.lingering += 1;
         self.lingering_bytes += bytes;
         let full = self.lingering > MAX_LINGERING || self.lingering_bytes > MAX_LINGERING_BYTES;
         if full || operation.is_over() {
-            self.end(op, fx);
+            self.end(op, io);
         }
     }
 
     /// Ends an answered operation: replicas seen to be behind get what the others had, and those
     /// that have not confirmed a write get a hint.
-    fn end(&mut self, op: RequestId, fx: &mut Effects) {
+    fn end(&mut self, op: RequestId, io: &mut Io) {
         let Some(operation) = self.forget(op) else { return };
         debug_assert!(operation.common().answered, "a request ends with its answer");
         self.lingering -= 1;
         self.lingering_bytes -= operation.common().lingering_bytes;
         match operation {
-            Operation::Read(read) => read.repair(&self.env, fx),
-            Operation::Write(write) => write.leave_hints(&self.env, fx),
+            Operation::Read(read) => read.repair(&self.env, io),
+            Operation::Write(write) => write.leave_hints(&self.env, io),
             Operation::List(_) | Operation::Forward(_) => {}
         }
     }
 }
 
-fn answer(origin: Origin, response: Response, fx: &mut Effects) {
+fn answer(origin: Origin, response: Response, io: &mut Io) {
     match origin {
         Origin::Client { client, id } => {
-            fx.out.count(match &response {
+            io.out.count(match &response {
                 Response::Found { .. } => Counter::GetsAnswered,
                 Response::Written { dot: Some(_), .. } => Counter::PutsAcknowledged,
                 Response::Written { dot: None, .. } => Counter::DeletesAcknowledged,
@@ -464,11 +450,11 @@ fn answer(origin: Origin, response: Response, fx: &mut Effects) {
                 Response::Refused(_) => Counter::RequestsRefused,
                 Response::Unknown { .. } => Counter::WritesUnknown,
             });
-            fx.out.reply(client, id, response);
+            io.out.reply(client, id, response);
         }
         Origin::Peer { node, op } => {
-            fx.out.count(Counter::RequestsCoordinatedForPeers);
-            fx.out.send(vec![node], op, Body::Coordinated(response));
+            io.out.count(Counter::RequestsCoordinatedForPeers);
+            io.out.send(vec![node], op, Body::Coordinated(response));
         }
     }
 }

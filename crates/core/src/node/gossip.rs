@@ -4,11 +4,11 @@
 mod detector;
 
 use self::detector::Detector;
-use super::effects::Effects;
 use super::ids::RequestId;
+use super::io::Io;
 use super::{Config, Notice};
 use crate::members::{Heartbeat, Incarnation, Liveness, Member, Members};
-use crate::message::{Body, Counter, Gossip as Word};
+use crate::message::{Body, Counter, Gossip as GossipMessage};
 use crate::rng::Rng;
 use crate::types::{MAX_MEMBERS, Micros, NodeId, Time};
 
@@ -57,13 +57,13 @@ struct Peer {
 
 impl Peer {
     /// It has given a sign of life.
-    fn revive(&mut self, now: Time, id: NodeId, fx: &mut Effects) {
+    fn revive(&mut self, now: Time, id: NodeId, io: &mut Io) {
         if self.liveness == Liveness::Down {
             self.detector.returned();
         }
         if self.liveness != Liveness::Up {
             self.liveness = Liveness::Up;
-            fx.out.set_liveness(id, Liveness::Up, self.detector.silence(now));
+            io.out.set_liveness(id, Liveness::Up, self.detector.silence(now));
         }
     }
 }
@@ -131,52 +131,56 @@ impl Gossip {
     }
 
     /// A message of a peer has come, whatever it says.
-    pub(super) fn heard(&mut self, now: Time, from: NodeId, fx: &mut Effects) {
+    pub(super) fn heard(&mut self, now: Time, from: NodeId, io: &mut Io) {
         if let Some(peer) = self.peer_mut(from) {
-            peer.revive(now, from, fx);
+            peer.revive(now, from, io);
             peer.detector.sign(now);
         }
     }
 
     /// A round, when it is due: judge the silent ones, and send digests.
-    pub(super) fn tick(&mut self, now: Time, fx: &mut Effects) {
+    pub(super) fn tick(&mut self, now: Time, io: &mut Io) {
         if now < self.next_round || self.peers.is_empty() {
             return;
         }
         self.next_round = now + self.interval;
         self.count += 1;
         let known =
-            fx.local.members().get(self.me).map_or(Incarnation::NONE, |own| own.incarnation);
-        if known < fx.local.meta().incarnation {
-            self.announce(fx);
+            io.local.members().get(self.me).map_or(Incarnation::NONE, |own| own.incarnation);
+        if known < io.local.meta().incarnation {
+            self.announce(io);
         }
         for (id, peer) in self.ids.iter().zip(&mut self.peers) {
             let liveness = peer.detector.liveness(now, self.timeout);
             if liveness != peer.liveness {
                 peer.liveness = liveness;
-                fx.out.set_liveness(*id, liveness, peer.detector.silence(now));
+                io.out.set_liveness(*id, liveness, peer.detector.silence(now));
             }
         }
         let to = self.partners();
         if to.is_empty() {
             return;
         }
-        let heartbeats = self.heartbeats(fx);
-        fx.out.count(Counter::GossipRounds);
-        fx.out.send(to, DIGEST, Body::Gossip(Word::Digest { heartbeats, members: self.digest }));
+        let heartbeats = self.heartbeats(io);
+        io.out.count(Counter::GossipRounds);
+        io.out.send(
+            to,
+            DIGEST,
+            Body::Gossip(GossipMessage::Digest { heartbeats, members: self.digest }),
+        );
     }
 
-    fn own_heartbeat(&self, fx: &Effects) -> Heartbeat {
-        Heartbeat { incarnation: fx.local.meta().incarnation, count: self.count }
+    fn own_heartbeat(&self, io: &Io) -> Heartbeat {
+        Heartbeat { incarnation: io.local.meta().incarnation, count: self.count }
     }
 
     /// Every member's newest heartbeat, sorted by id.
-    fn heartbeats(&self, fx: &Effects) -> Vec<(NodeId, Heartbeat)> {
+    fn heartbeats(&self, io: &Io) -> Vec<(NodeId, Heartbeat)> {
         let mut heartbeats = Vec::with_capacity(self.ids.len() + 1);
         heartbeats
             .extend(self.ids.iter().copied().zip(self.peers.iter().map(|peer| peer.heartbeat)));
         let place = self.ids.partition_point(|id| *id < self.me);
-        heartbeats.insert(place, (self.me, self.own_heartbeat(fx)));
+        heartbeats.insert(place, (self.me, self.own_heartbeat(io)));
         heartbeats
     }
 
@@ -206,29 +210,29 @@ impl Gossip {
         now: Time,
         from: NodeId,
         op: RequestId,
-        word: Word,
-        fx: &mut Effects,
+        message: GossipMessage,
+        io: &mut Io,
     ) {
-        match word {
-            Word::Digest { heartbeats, members } => {
+        match message {
+            GossipMessage::Digest { heartbeats, members } => {
                 if heartbeats.len() > MAX_MEMBERS {
-                    return fx.out.count(Counter::GossipOverTheLimit);
+                    return io.out.count(Counter::GossipOverTheLimit);
                 }
-                self.answer(from, heartbeats, members, fx);
+                self.answer(from, heartbeats, members, io);
             }
-            Word::News { heartbeats, members, digest, wanted } => {
+            GossipMessage::News { heartbeats, members, digest, wanted } => {
                 if heartbeats.len().max(members.len()).max(wanted.len()) > MAX_MEMBERS {
-                    return fx.out.count(Counter::GossipOverTheLimit);
+                    return io.out.count(Counter::GossipOverTheLimit);
                 }
-                self.learn_members(&members, fx);
-                self.learn_heartbeats(now, from, heartbeats, fx);
+                self.learn_members(&members, io);
+                self.learn_heartbeats(now, from, heartbeats, io);
                 if op == ANSWER && (!wanted.is_empty() || digest != self.digest) {
-                    let heartbeats = self.heartbeats_of(&wanted, fx);
-                    let members = self.members_unless(digest, fx);
+                    let heartbeats = self.heartbeats_of(&wanted, io);
+                    let members = self.members_unless(digest, io);
                     let (digest, wanted) = (self.digest, Vec::new());
                     if !heartbeats.is_empty() || !members.is_empty() {
-                        let news = Word::News { heartbeats, members, digest, wanted };
-                        fx.out.send(vec![from], LAST, Body::Gossip(news));
+                        let news = GossipMessage::News { heartbeats, members, digest, wanted };
+                        io.out.send(vec![from], LAST, Body::Gossip(news));
                     }
                 }
             }
@@ -241,13 +245,13 @@ impl Gossip {
         from: NodeId,
         mut theirs: Vec<(NodeId, Heartbeat)>,
         digest: u64,
-        fx: &mut Effects,
+        io: &mut Io,
     ) {
         // Both sorted: one walk through them finds what belongs together. Of twins the last one counts.
         theirs.sort_by_key(|(id, _)| *id);
         let mut theirs = theirs.into_iter().peekable();
         let (mut newer, mut wanted) = (Vec::new(), Vec::new());
-        for (id, heartbeat) in self.heartbeats(fx) {
+        for (id, heartbeat) in self.heartbeats(io) {
             let mut known = Heartbeat::default();
             while let Some((other, heartbeat)) = theirs.next_if(|(other, _)| *other <= id) {
                 if other == id {
@@ -270,25 +274,25 @@ impl Gossip {
         newer.truncate(MAX_NEWS);
         wanted.truncate(MAX_NEWS);
         let heartbeats = newer.into_iter().map(|(_, id, heartbeat)| (id, heartbeat)).collect();
-        let members = self.members_unless(digest, fx);
-        let news = Word::News { heartbeats, members, digest: self.digest, wanted };
-        fx.out.send(vec![from], ANSWER, Body::Gossip(news));
+        let members = self.members_unless(digest, io);
+        let news = GossipMessage::News { heartbeats, members, digest: self.digest, wanted };
+        io.out.send(vec![from], ANSWER, Body::Gossip(news));
     }
 
-    fn heartbeats_of(&self, wanted: &[NodeId], fx: &Effects) -> Vec<(NodeId, Heartbeat)> {
+    fn heartbeats_of(&self, wanted: &[NodeId], io: &Io) -> Vec<(NodeId, Heartbeat)> {
         let heartbeat = |id: &NodeId| match self.peer(*id) {
             Some(peer) => Some((*id, peer.heartbeat)),
-            None => (*id == self.me).then(|| (self.me, self.own_heartbeat(fx))),
+            None => (*id == self.me).then(|| (self.me, self.own_heartbeat(io))),
         };
         wanted.iter().filter_map(heartbeat).collect()
     }
 
     /// The list of members, for one whose list is not the same.
-    fn members_unless(&self, digest: u64, fx: &Effects) -> Vec<Member> {
+    fn members_unless(&self, digest: u64, io: &Io) -> Vec<Member> {
         if digest == self.digest {
             return Vec::new();
         }
-        fx.local.members().iter().cloned().collect()
+        io.local.members().iter().cloned().collect()
     }
 
     fn learn_heartbeats(
@@ -296,25 +300,25 @@ impl Gossip {
         now: Time,
         from: NodeId,
         heartbeats: Vec<(NodeId, Heartbeat)>,
-        fx: &mut Effects,
+        io: &mut Io,
     ) {
         for (id, heartbeat) in heartbeats {
             if id == self.me {
-                self.hear_of_myself(from, heartbeat, fx);
+                self.hear_of_myself(from, heartbeat, io);
                 continue;
             }
             let Some(peer) = self.peer_mut(id) else {
-                fx.out.count(Counter::GossipOfStrangers);
+                io.out.count(Counter::GossipOfStrangers);
                 continue;
             };
             let known = peer.heartbeat;
             if !is_credible(heartbeat, known.incarnation) {
-                fx.out.count(Counter::ForgedLivesRefused);
+                io.out.count(Counter::ForgedLivesRefused);
                 continue;
             }
             if heartbeat > known {
                 peer.heartbeat = heartbeat;
-                peer.revive(now, id, fx);
+                peer.revive(now, id, io);
                 peer.detector.heartbeat(now);
             }
         }
@@ -322,38 +326,38 @@ impl Gossip {
 
     /// Others may know of a later life of this node than it lives: its disk forgot some. What that means is not
     /// this role's to say.
-    fn hear_of_myself(&mut self, from: NodeId, heartbeat: Heartbeat, fx: &mut Effects) {
-        let own = self.own_heartbeat(fx);
+    fn hear_of_myself(&mut self, from: NodeId, heartbeat: Heartbeat, io: &mut Io) {
+        let own = self.own_heartbeat(io);
         if heartbeat <= own {
             return;
         }
         if !is_credible(heartbeat, own.incarnation) {
-            fx.out.count(Counter::ForgedLivesRefused);
-            return fx.out.notice(Notice::Forged(from));
+            io.out.count(Counter::ForgedLivesRefused);
+            return io.out.notice(Notice::Forged(from));
         }
         if heartbeat.incarnation > own.incarnation {
-            fx.out.hear_of_own_life(from, heartbeat.incarnation);
+            io.out.hear_of_own_life(from, heartbeat.incarnation);
         } else {
             self.count = heartbeat.count + 1;
         }
     }
 
     /// Makes this node's present life known as a member's.
-    fn announce(&mut self, fx: &mut Effects) {
-        let Some(own) = fx.local.members().get(self.me) else { return };
-        let own = Member { incarnation: fx.local.meta().incarnation, ..own.clone() };
-        self.learn_members(&[own], fx);
+    fn announce(&mut self, io: &mut Io) {
+        let Some(own) = io.local.members().get(self.me) else { return };
+        let own = Member { incarnation: io.local.meta().incarnation, ..own.clone() };
+        self.learn_members(&[own], io);
     }
 
-    fn learn_members(&mut self, news: &[Member], fx: &mut Effects) {
-        let before: Members = fx.local.members().clone();
-        let own = fx.local.meta().incarnation;
+    fn learn_members(&mut self, news: &[Member], io: &mut Io) {
+        let before: Members = io.local.members().clone();
+        let own = io.local.meta().incarnation;
         let mut sound = Vec::new();
         for member in news {
             let id = member.id();
             let known = before.get(id);
             if known.is_none() {
-                fx.out.count(Counter::GossipOfStrangers);
+                io.out.count(Counter::GossipOfStrangers);
             }
             let heartbeat = Heartbeat { incarnation: member.incarnation, count: 0 };
             let credible =
@@ -363,20 +367,20 @@ impl Gossip {
                 sound.push(member);
             }
         }
-        if !fx.learn_members(&sound) {
+        if !io.learn_members(&sound) {
             return;
         }
-        self.digest = fx.local.members().digest();
+        self.digest = io.local.members().digest();
         self.eager = EAGER;
         // Lists of the same members, so in the same order.
-        let pairs = before.iter().zip(fx.local.members().iter());
+        let pairs = before.iter().zip(io.local.members().iter());
         let moved: Vec<(NodeId, String)> = pairs
             .filter(|(known, member)| known.address != member.address)
             .map(|(_, member)| (member.id(), member.address.clone()))
             .filter(|(id, _)| *id != self.me)
             .collect();
         for (peer, address) in moved {
-            fx.out.address(peer, address);
+            io.out.address(peer, address);
         }
     }
 }

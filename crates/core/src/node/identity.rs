@@ -4,9 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::effects::Effects;
-use super::forest::own_partitions;
 use super::ids::{RequestId, SyncSeq};
+use super::io::Io;
+use super::merkle_trees::own_partitions;
 use super::{Config, Notice};
 use crate::members::{Cluster, Incarnation, Life};
 use crate::message::{Body, Counter, Refusal};
@@ -96,8 +96,8 @@ impl Identity {
     }
 
     /// Why the node does not serve yet, if it does not.
-    pub(super) fn refusal(&self, fx: &Effects) -> Option<Refusal> {
-        (!fx.local.is_settled()).then(|| self.starting())
+    pub(super) fn refusal(&self, io: &Io) -> Option<Refusal> {
+        (!io.local.is_settled()).then(|| self.starting())
     }
 
     /// The refusal of a node that does not serve yet.
@@ -126,26 +126,26 @@ impl Identity {
     }
 
     /// A link came up or went down: a peer is told of every life, also one that has settled.
-    pub(super) fn link(&mut self, now: Time, peer: NodeId, up: bool, fx: &mut Effects) {
+    pub(super) fn link(&mut self, now: Time, peer: NodeId, up: bool, io: &mut Io) {
         if up {
             self.links.insert(peer);
             self.unanswered.insert(peer);
-            self.introduce(vec![peer], fx);
+            self.introduce(vec![peer], io);
             self.next_round.get_or_insert(now + ROUND);
         } else {
             self.links.remove(&peer);
             self.unanswered.remove(&peer);
         }
-        self.decide(now, fx);
+        self.decide(now, io);
     }
 
     /// Asks again where no answer came, and decides with those that are there when time is up.
     /// Gives those that can be reached and have not answered yet, when they are asked again.
-    pub(super) fn tick(&mut self, now: Time, fx: &mut Effects) -> Option<Vec<NodeId>> {
+    pub(super) fn tick(&mut self, now: Time, io: &mut Io) -> Option<Vec<NodeId>> {
         if self.next_round.is_none_or(|due| due > now) {
             return None;
         }
-        let lost = fx.local.meta().cluster.is_none();
+        let lost = io.local.meta().cluster.is_none();
         let satisfied = |heard: &Heard| !lost || heard.member;
         let wanting = |peer: &NodeId| {
             let satisfied = self.heard.get(peer).is_some_and(satisfied);
@@ -153,18 +153,18 @@ impl Identity {
         };
         let wanting: Vec<NodeId> = self.links.iter().copied().filter(wanting).collect();
         // A link that comes up begins the rounds anew.
-        let done = wanting.is_empty() && fx.local.is_settled();
+        let done = wanting.is_empty() && io.local.is_settled();
         self.next_round = (!done).then_some(now + ROUND);
         let silent = self.unanswered.iter().copied().filter(|peer| !self.is_foreign(*peer));
         let silent: Vec<NodeId> = silent.collect();
-        self.introduce(wanting, fx);
-        self.decide(now, fx);
+        self.introduce(wanting, io);
+        self.decide(now, io);
         (!silent.is_empty()).then_some(silent)
     }
 
     /// This life; its number is higher than it began with once a later one was heard of.
-    fn life(&self, fx: &Effects) -> Life {
-        Life { incarnation: fx.local.meta().incarnation, nonce: self.nonce }
+    fn life(&self, io: &Io) -> Life {
+        Life { incarnation: io.local.meta().incarnation, nonce: self.nonce }
     }
 
     /// Names the introductions of this life.
@@ -173,120 +173,108 @@ impl Identity {
     }
 
     /// Tells peers of this life and its ring.
-    pub(super) fn introduce(&self, to: Vec<NodeId>, fx: &mut Effects) {
-        let cluster = fx.local.meta().cluster.as_ref().map(|cluster| cluster.id);
-        let (life, ring) = (self.life(fx), self.placement);
-        fx.out.send(to, self.id(), Body::Introduce { life, cluster, ring });
+    pub(super) fn introduce(&self, to: Vec<NodeId>, io: &mut Io) {
+        let cluster = io.local.meta().cluster.as_ref().map(|cluster| cluster.id);
+        let (life, ring) = (self.life(io), self.placement);
+        io.out.send(to, self.id(), Body::Introduce { life, cluster, ring });
     }
 
     /// Takes an introduction, or the answer to the own one.
-    pub(super) fn hear(
-        &mut self,
-        now: Time,
-        from: NodeId,
-        op: RequestId,
-        body: Body,
-        fx: &mut Effects,
-    ) {
+    pub(super) fn hear(&mut self, now: Time, from: NodeId, op: RequestId, body: Body, io: &mut Io) {
         if !self.peers().any(|peer| peer == from) {
             return;
         }
         match body {
             Body::Introduce { life, cluster, .. } => {
-                self.judge_cluster(from, cluster, fx);
-                self.answer(from, op, life, fx);
-                if cluster.is_some() && fx.local.meta().cluster.is_none() {
-                    self.introduce(vec![from], fx);
+                self.judge_cluster(from, cluster, io);
+                self.answer(from, op, life, io);
+                if cluster.is_some() && io.local.meta().cluster.is_none() {
+                    self.introduce(vec![from], io);
                 }
             }
             // The answer to an introduction of an earlier life says nothing about this one.
             Body::Known { seen, birth, cluster } if op == self.id() => {
                 self.unanswered.remove(&from);
-                self.judge_cluster(from, cluster.as_ref().map(|cluster| cluster.id), fx);
+                self.judge_cluster(from, cluster.as_ref().map(|cluster| cluster.id), io);
                 if self.is_foreign(from) {
                     return;
                 }
-                if fx.local.is_settled() {
-                    fx.local.witness();
-                    self.doubt(from, seen, fx);
+                if io.local.is_settled() {
+                    io.local.witness();
+                    self.doubt(from, seen, io);
                 }
                 self.heard.insert(from, Heard { seen, birth, member: cluster.is_some() });
-                if fx.local.meta().cluster.is_none() {
+                if io.local.meta().cluster.is_none() {
                     self.met = self.met.take().or(cluster);
                 }
-                self.decide(now, fx);
+                self.decide(now, io);
             }
             _ => {}
         }
     }
 
     /// Gossip tells of a later life of this node: as good as a peer that has seen it.
-    pub(super) fn hear_of_own_life(
-        &mut self,
-        from: NodeId,
-        incarnation: Incarnation,
-        fx: &mut Effects,
-    ) {
+    pub(super) fn hear_of_own_life(&mut self, from: NodeId, incarnation: Incarnation, io: &mut Io) {
         // Of which boot it was is not told, but it was not this one.
         let seen = Life { incarnation, nonce: !self.nonce };
-        if !self.life(fx).is_outdated_by(seen) {
+        if !self.life(io).is_outdated_by(seen) {
             return;
         }
-        fx.out.count(Counter::OwnLifeRaised);
-        if !fx.local.is_settled() {
+        io.out.count(Counter::OwnLifeRaised);
+        if !io.local.is_settled() {
             let later = |(known, _): &(Life, NodeId)| known.incarnation >= incarnation;
             if !self.rumour.as_ref().is_some_and(later) {
                 self.rumour = Some((seen, from));
             }
         } else if self.doubted {
             // Another life of the same disk goes on: the numbers only tell who spoke last.
-            fx.change_meta(|meta| meta.incarnation = incarnation.next());
-            self.introduce(self.links.iter().copied().collect(), fx);
+            io.change_meta(|meta| meta.incarnation = incarnation.next());
+            self.introduce(self.links.iter().copied().collect(), io);
         } else {
-            self.doubt(from, Some(seen), fx);
+            self.doubt(from, Some(seen), io);
         }
     }
 
     /// A peer that was not heard before this life settled may know of a later one: the disk is an old one
     /// after all, or a copy of it runs elsewhere. Once per life, or two copies would chase each other.
-    fn doubt(&mut self, from: NodeId, seen: Option<Life>, fx: &mut Effects) {
+    fn doubt(&mut self, from: NodeId, seen: Option<Life>, io: &mut Io) {
         if let Some(seen) = seen
-            && self.life(fx).is_outdated_by(seen)
+            && self.life(io).is_outdated_by(seen)
             && !self.doubted
         {
             self.doubted = true;
-            fx.out.notice(Notice::Copied(from));
-            self.suspect(true, seen.incarnation.next(), fx);
-            self.introduce(self.links.iter().copied().collect(), fx);
+            io.out.notice(Notice::Copied(from));
+            self.suspect(true, seen.incarnation.next(), io);
+            self.introduce(self.links.iter().copied().collect(), io);
         }
     }
 
     /// Says what was known of the peer, when what it says now is safely known too.
-    fn answer(&mut self, from: NodeId, op: RequestId, life: Life, fx: &mut Effects) {
+    fn answer(&mut self, from: NodeId, op: RequestId, life: Life, io: &mut Io) {
         // A node that is to found a cluster by itself must not be counted by those that wait for all.
-        if self.bootstrap && fx.local.meta().cluster.is_none() {
+        if self.bootstrap && io.local.meta().cluster.is_none() {
             return;
         }
         let seen =
-            fx.local.meta().lives.iter().find(|(node, _)| *node == from).map(|(_, life)| *life);
+            io.local.meta().lives.iter().find(|(node, _)| *node == from).map(|(_, life)| *life);
         // A cluster is not told of before it is synced: there must never be a second one.
-        let mut mark = fx.local.meta().cluster.is_some().then(|| fx.out.last_mark());
+        let mut mark = io.local.meta().cluster.is_some().then(|| io.out.last_mark());
         if seen.is_none_or(|seen| life.incarnation > seen.incarnation) {
-            mark = Some(fx.change_meta(|meta| {
+            mark = Some(io.change_meta(|meta| {
                 meta.lives.retain(|(node, _)| *node != from);
                 meta.lives.push((from, life));
             }));
         }
-        let (birth, cluster) = (fx.local.meta().birth, fx.local.meta().cluster.clone());
-        fx.out.send_synced(mark, from, op, Body::Known { seen, birth, cluster });
+        let (birth, cluster) = (io.local.meta().birth, io.local.meta().cluster.clone());
+        io.out.send_synced(mark, from, op, Body::Known { seen, birth, cluster });
     }
 
-    fn judge_cluster(&mut self, peer: NodeId, theirs: Option<u64>, fx: &mut Effects) {
-        let ours = fx.local.meta().cluster.as_ref().map(|cluster| cluster.id);
+    fn judge_cluster(&mut self, peer: NodeId, theirs: Option<u64>, io: &mut Io) {
+        let ours = io.local.meta().cluster.as_ref().map(|cluster| cluster.id);
         match (ours, theirs) {
             (Some(ours), Some(theirs)) if ours != theirs => {
                 if self.foreign.insert(peer, theirs).is_none() {
-                    fx.out.notice(Notice::Foreign(peer, [ours, theirs]));
+                    io.out.notice(Notice::Foreign(peer, [ours, theirs]));
                 }
             }
             // It has begun anew, with an empty disk.
@@ -295,7 +283,7 @@ impl Identity {
     }
 
     /// Decides what can be decided with what has been heard.
-    fn decide(&mut self, now: Time, fx: &mut Effects) {
+    fn decide(&mut self, now: Time, io: &mut Io) {
         let started = *self.started.get_or_insert(now);
         if self.decided.is_some() {
             return;
@@ -303,53 +291,53 @@ impl Identity {
         let passed = now.saturating_since(started);
         // Nobody else is heard.
         let all = self.heard.len() == self.peers().count();
-        if fx.local.meta().cluster.is_none() {
-            self.find_cluster(all, passed, fx);
+        if io.local.meta().cluster.is_none() {
+            self.find_cluster(all, passed, io);
         }
-        if self.continues && fx.local.meta().cluster.is_some() {
+        if self.continues && io.local.meta().cluster.is_some() {
             // Nobody can know of a later life.
-            self.decided = Some(fx.out.last_mark());
-            return self.synced(fx);
+            self.decided = Some(io.out.last_mark());
+            return self.synced(io);
         }
         let ready = all || (passed >= GRACE && !self.heard.is_empty()) || passed >= ALONE;
-        if fx.local.meta().cluster.is_none() || !ready {
+        if io.local.meta().cluster.is_none() || !ready {
             return;
         }
         let later = self.heard.iter().filter_map(|(peer, heard)| Some((heard.seen?, *peer)));
-        let life = self.life(fx);
+        let life = self.life(io);
         let outdated = later.chain(self.rumour).filter(|(seen, _)| life.is_outdated_by(*seen));
         let latest = outdated.max_by_key(|(seen, _)| seen.incarnation);
         let mark = match latest {
             Some((seen, witness)) => {
-                fx.out.notice(Notice::Outdated(witness));
-                self.suspect(true, seen.incarnation.next(), fx)
+                io.out.notice(Notice::Outdated(witness));
+                self.suspect(true, seen.incarnation.next(), io)
             }
             // Every life that issued dots was first seen by a peer; one that is silent may be the
             // only one that
             // saw it. A first life cannot follow another, and a single node has no witness at all.
             None if life.incarnation > Incarnation(1) && (!all || self.heard.is_empty()) => {
                 if self.heard.is_empty() && !all {
-                    fx.out.notice(Notice::Alone);
+                    io.out.notice(Notice::Alone);
                 }
-                self.suspect(false, life.incarnation, fx)
+                self.suspect(false, life.incarnation, io)
             }
-            None => fx.out.last_mark(),
+            None => io.out.last_mark(),
         };
         self.decided = Some(mark);
-        self.synced(fx);
+        self.synced(io);
     }
 
     /// Joins the cluster that a peer is in, or founds one when nobody is.
-    fn find_cluster(&mut self, all: bool, passed: Micros, fx: &mut Effects) {
+    fn find_cluster(&mut self, all: bool, passed: Micros, io: &mut Io) {
         let met = self.met.take();
-        let birth = fx.local.meta().birth;
+        let birth = io.local.meta().birth;
         if let Some(cluster) = met {
             let founder = cluster.founders.contains(&(self.me, birth));
             if !founder {
-                fx.out.notice(Notice::Reborn);
+                io.out.notice(Notice::Reborn);
             }
             let lost = if founder { Vec::new() } else { own_partitions(&self.ring, self.me) };
-            fx.change_meta(|meta| {
+            io.change_meta(|meta| {
                 meta.cluster = Some(cluster);
                 meta.read_ineligible = lost;
                 // It does not know what the others have purged; what it issues meanwhile is not old.
@@ -360,12 +348,12 @@ impl Identity {
         } else if (all && self.is_first()) || (self.bootstrap && passed >= GRACE) {
             let peers = self.heard.iter().map(|(node, heard)| (*node, heard.birth));
             let founders = peers.chain([(self.me, birth)]).collect();
-            let cluster = Cluster::found(&fx.local.meta().identity.cluster, founders);
-            fx.change_meta(|meta| meta.cluster = Some(cluster));
-            fx.out.notice(Notice::Founded);
+            let cluster = Cluster::found(&io.local.meta().identity.cluster, founders);
+            io.change_meta(|meta| meta.cluster = Some(cluster));
+            io.out.notice(Notice::Founded);
         } else if passed >= LONG && !std::mem::replace(&mut self.complained, true) {
             let silent = self.peers().filter(|peer| !self.heard.contains_key(peer));
-            silent.for_each(|peer| fx.out.notice(Notice::WaitsFor(peer)));
+            silent.for_each(|peer| io.out.notice(Notice::WaitsFor(peer)));
         }
     }
 
@@ -376,14 +364,9 @@ impl Identity {
 
     /// Notes that the disk may not be the newest. One that was rolled back has also lost its
     /// read eligibility.
-    fn suspect(
-        &mut self,
-        rolled_back: bool,
-        incarnation: Incarnation,
-        fx: &mut Effects,
-    ) -> SyncSeq {
+    fn suspect(&mut self, rolled_back: bool, incarnation: Incarnation, io: &mut Io) -> SyncSeq {
         let lost = if rolled_back { own_partitions(&self.ring, self.me) } else { Vec::new() };
-        fx.change_meta(|meta| {
+        io.change_meta(|meta| {
             meta.suspect();
             meta.incarnation = incarnation;
             if rolled_back {
@@ -393,18 +376,18 @@ impl Identity {
     }
 
     /// Something is durable: settles when the decision is.
-    pub(super) fn synced(&mut self, fx: &mut Effects) {
+    pub(super) fn synced(&mut self, io: &mut Io) {
         if let Some(mark) = self.decided
-            && fx.out.is_durable(mark)
-            && !fx.local.is_settled()
+            && io.out.is_durable(mark)
+            && !io.local.is_settled()
         {
-            fx.local.settle();
-            fx.out.notice(Notice::Settled);
+            io.local.settle();
+            io.out.notice(Notice::Settled);
             if !self.heard.is_empty() || self.peers().next().is_none() {
-                fx.local.witness();
+                io.local.witness();
             }
             // Peers that heard of an outdated life hear of the one that goes on.
-            self.introduce(self.links.iter().copied().collect(), fx);
+            self.introduce(self.links.iter().copied().collect(), io);
         }
     }
 }

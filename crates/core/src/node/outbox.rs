@@ -187,7 +187,7 @@ impl Outbox {
 
     /// This life is to end: the next one begins with what the store has.
     pub(super) fn end_life(&mut self) {
-        self.out.push(Output::Relive);
+        self.out.push(Output::BeginIncarnation);
     }
 
     /// The replacement that was ordered is not made.

@@ -7,10 +7,10 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::effects::Effects;
-use super::forest::own_partitions;
 use super::ids::{RequestId, SyncSeq};
-use super::words::{Hindrance, RingChange};
+use super::interface::{Hindrance, RingChange};
+use super::io::Io;
+use super::merkle_trees::own_partitions;
 use super::{Config, Notice};
 use crate::members::{Member, Members, MembershipStatus};
 use crate::message::{Body, Counter};
@@ -70,12 +70,12 @@ impl Placement {
         op: RequestId,
         theirs: (u64, u64),
         cluster: Option<u64>,
-        fx: &mut Effects,
+        io: &mut Io,
     ) -> Ordering {
-        let own = fx.local.meta().cluster.as_ref().map(|cluster| cluster.id);
+        let own = io.local.meta().cluster.as_ref().map(|cluster| cluster.id);
         let same_cluster = own.is_some() && (cluster.is_none() || cluster == own);
         if theirs < self.id && self.id.0 > 1 && same_cluster {
-            self.tell(vec![from], op, fx);
+            self.tell(vec![from], op, io);
         }
         if theirs == self.id {
             self.others.remove(&from);
@@ -93,30 +93,30 @@ impl Placement {
     }
 
     /// Tells these of the ring, once it is known to be durable.
-    fn tell(&self, to: Vec<NodeId>, op: RequestId, fx: &mut Effects) {
-        let mark = fx.out.last_mark();
+    fn tell(&self, to: Vec<NodeId>, op: RequestId, io: &mut Io) {
+        let mark = io.out.last_mark();
         for peer in to {
-            let (ring, members) = ((*self.ring).clone(), fx.local.members().clone());
-            fx.out.send_synced(Some(mark), peer, op, Body::Placement { ring, members });
+            let (ring, members) = ((*self.ring).clone(), io.local.members().clone());
+            io.out.send_synced(Some(mark), peer, op, Body::Placement { ring, members });
         }
     }
 
     /// Tells those that have not answered of a later ring than the configured one: a node that lost
     /// its disk begins with what is configured, and may take this one for a stranger, whom it
     /// cannot answer.
-    pub(super) fn tell_silent(&mut self, now: Time, silent: Vec<NodeId>, fx: &mut Effects) {
-        if self.id.0 == 1 || fx.local.meta().cluster.is_none() || now < self.next_tell {
+    pub(super) fn tell_silent(&mut self, now: Time, silent: Vec<NodeId>, io: &mut Io) {
+        if self.id.0 == 1 || io.local.meta().cluster.is_none() || now < self.next_tell {
             return;
         }
         self.next_tell = now + TELL;
-        self.tell(silent, RequestId::NONE, fx);
+        self.tell(silent, RequestId::NONE, io);
     }
 
     /// A node without a place in the ring speaks. It is heard only when it has a later ring of the
     /// same cluster, or of a cluster that this node, which is in none, belongs to by its
     /// configuration.
-    pub(super) fn hear_stranger(&mut self, from: NodeId, body: Body, fx: &mut Effects) {
-        let membership = fx.local.members().get(from).map(|member| member.membership);
+    pub(super) fn hear_stranger(&mut self, from: NodeId, body: Body, io: &mut Io) {
+        let membership = io.local.members().get(from).map(|member| member.membership);
         let is_removed = membership == Some(MembershipStatus::Removed);
         match body {
             Body::Introduce { ring, cluster, .. } if ring.0 > self.id.0 && !is_removed => {
@@ -127,40 +127,40 @@ impl Placement {
             }
             Body::Placement { ring, members } if !is_removed && ring.has(from) => {
                 let known = self.strangers.get(&from).filter(|(id, _)| *id == ring.id());
-                let own = fx.local.meta().cluster.as_ref().map(|cluster| cluster.id);
+                let own = io.local.meta().cluster.as_ref().map(|cluster| cluster.id);
                 let fits = |(_, cluster): &&((u64, u64), Option<u64>)| {
                     cluster.is_some() && (own.is_none() || *cluster == own)
                 };
                 if known.filter(fits).is_some() {
-                    fx.out.count(Counter::RingsOfStrangersTaken);
-                    self.hear(from, ring, &members, fx);
+                    io.out.count(Counter::RingsOfStrangersTaken);
+                    self.hear(from, ring, &members, io);
                 }
             }
-            _ => fx.out.count(Counter::MessagesOfStrangersIgnored),
+            _ => io.out.count(Counter::MessagesOfStrangersIgnored),
         }
     }
 
     /// A peer tells of another ring. The later one is taken; what two commands made of one ring at
     /// once is reconciled.
-    pub(super) fn hear(&mut self, from: NodeId, ring: Ring, members: &Members, fx: &mut Effects) {
+    pub(super) fn hear(&mut self, from: NodeId, ring: Ring, members: &Members, io: &mut Io) {
         if self.taking.is_some() || ring.id() == self.id {
             return;
         }
         if (ring.n(), ring.partitions()) != (self.ring.n(), self.ring.partitions()) {
             if ring.id() > self.id && ring.has(self.me) {
-                fx.out.notice(Notice::Misplaced(from));
+                io.out.notice(Notice::Misplaced(from));
             }
             return;
         }
-        let (ring, members) = reconcile((&self.ring, fx.local.members()), (&ring, members));
+        let (ring, members) = reconcile((&self.ring, io.local.members()), (&ring, members));
         if ring.id() <= self.id || !ring.has(self.me) {
             return;
         }
         // Another change came first, unless this is what was ordered here.
         if self.ballot.own().is_some_and(|(old, new)| ring.has(old) || !ring.has(new)) {
-            self.ballot.fail(Hindrance::Other(None, from), fx);
+            self.ballot.fail(Hindrance::Other(None, from), io);
         }
-        self.take(ring, &members, fx);
+        self.take(ring, &members, io);
     }
 
     /// True while a later ring is on its way to the disk.
@@ -180,39 +180,32 @@ impl Placement {
 
     /// The operator gives the places of `old` to `new`; `old` is removed for good. That is done
     /// when more than half of the members have granted it.
-    pub(super) fn replace(&mut self, now: Time, old: NodeId, new: Member, fx: &mut Effects) {
+    pub(super) fn replace(&mut self, now: Time, old: NodeId, new: Member, io: &mut Io) {
         self.ballot.expire(now);
         if self.taking.is_some() {
-            return fx.out.not_replaced(Hindrance::Other(None, self.me));
+            return io.out.not_replaced(Hindrance::Other(None, self.me));
         }
         if let Some(other) = self.under_way() {
-            return fx.out.not_replaced(Hindrance::Other(Some(other), other.by));
+            return io.out.not_replaced(Hindrance::Other(Some(other), other.by));
         }
         if let Err(why) = self.ring.replace(old, new.id()) {
-            return fx.out.not_replaced(Hindrance::Ring(why));
+            return io.out.not_replaced(Hindrance::Ring(why));
         }
         let voters = Voters { ring: self.id, members: &self.members };
-        self.ballot.propose(now, old, new, voters, fx);
+        self.ballot.propose(now, old, new, voters, io);
     }
 
     /// Another member asks whether it may change the ring, answers that question, or gives a grant
     /// back.
-    pub(super) fn vote(
-        &mut self,
-        now: Time,
-        from: NodeId,
-        op: RequestId,
-        body: Body,
-        fx: &mut Effects,
-    ) {
+    pub(super) fn vote(&mut self, now: Time, from: NodeId, op: RequestId, body: Body, io: &mut Io) {
         match body {
             Body::AskRing { ring, old, new } => {
                 let changes = ring != self.id || self.taking.is_some();
-                self.ballot.asked(now, op, RingChange { old, new, by: from }, changes, fx);
+                self.ballot.asked(now, op, RingChange { old, new, by: from }, changes, io);
             }
             Body::RingGranted if self.taking.is_none() => {
-                if let Some((old, new)) = self.ballot.granted(from, op, &self.members, fx) {
-                    self.carry_out(old, new, fx);
+                if let Some((old, new)) = self.ballot.granted(from, op, &self.members, io) {
+                    self.carry_out(old, new, io);
                 }
             }
             Body::RingDenied { by } => self.ballot.denied(from, op, by),
@@ -221,9 +214,9 @@ impl Placement {
     }
 
     /// Asks again, and gives up what was not granted in time.
-    pub(super) fn tick(&mut self, now: Time, fx: &mut Effects) {
-        self.ballot.tick(now, &self.members, fx);
-        self.ballot.ask(now, Voters { ring: self.id, members: &self.members }, fx);
+    pub(super) fn tick(&mut self, now: Time, io: &mut Io) {
+        self.ballot.tick(now, &self.members, io);
+        self.ballot.ask(now, Voters { ring: self.id, members: &self.members }, io);
     }
 
     /// When the next tick is due.
@@ -231,22 +224,22 @@ impl Placement {
         self.ballot.next_wake()
     }
 
-    fn carry_out(&mut self, old: NodeId, new: Member, fx: &mut Effects) {
+    fn carry_out(&mut self, old: NodeId, new: Member, io: &mut Io) {
         let ring = match self.ring.replace(old, new.id()) {
             Ok(ring) => ring,
-            Err(why) => return fx.out.not_replaced(Hindrance::Ring(why)),
+            Err(why) => return io.out.not_replaced(Hindrance::Ring(why)),
         };
         let version = ring.version();
-        let removed = fx.local.members().get(old).cloned();
+        let removed = io.local.members().get(old).cloned();
         let removed =
             removed.map(|old| Member { membership: MembershipStatus::Removed, version, ..old });
         let new = Member { membership: MembershipStatus::Member, version, ..new };
-        let mut members = fx.local.members().clone();
+        let mut members = io.local.members().clone();
         members.adopt(&Members::new(removed.into_iter().chain([new]).collect()));
-        self.take(ring, &members, fx);
+        self.take(ring, &members, io);
     }
 
-    fn take(&mut self, ring: Ring, members: &Members, fx: &mut Effects) {
+    fn take(&mut self, ring: Ring, members: &Members, io: &mut Io) {
         debug_assert!(self.taking.is_none(), "one ring at a time is on its way to the disk");
         debug_assert!(ring.id() > self.id, "a life is followed by one with a later ring");
         let own = own_partitions(&self.ring, self.me);
@@ -255,25 +248,25 @@ impl Placement {
         if removed_owners(&ring, members) > 0 {
             // Two commands gave the places of two members to the same newcomer: one of them has to
             // be replaced again.
-            fx.out.count(Counter::RingsWithPlacesOfRemovedMembers);
+            io.out.count(Counter::RingsWithPlacesOfRemovedMembers);
         }
-        self.taking = Some(write(ring, members, gained, fx));
+        self.taking = Some(write(ring, members, gained, io));
     }
 
     /// Something is durable: the next life may begin when the next ring is.
-    pub(super) fn synced(&mut self, fx: &mut Effects) {
-        if self.taking.is_some_and(|mark| fx.out.is_durable(mark)) {
+    pub(super) fn synced(&mut self, io: &mut Io) {
+        if self.taking.is_some_and(|mark| io.out.is_durable(mark)) {
             self.taking = None;
-            fx.out.end_life();
+            io.out.end_life();
         }
     }
 }
 
 /// Makes a later ring durable, with its members, and the loss of read eligibility for the partitions that
 /// it brings here; the mark tells when it is.
-fn write(ring: Ring, members: &Members, gained: Vec<Partition>, fx: &mut Effects) -> SyncSeq {
-    let members = fx.local.replace_members(members);
-    let meta = fx.local.change_meta(|meta| {
+fn write(ring: Ring, members: &Members, gained: Vec<Partition>, io: &mut Io) -> SyncSeq {
+    let members = io.local.replace_members(members);
+    let meta = io.local.change_meta(|meta| {
         // A node that is in no cluster yet loses it when it meets one.
         if meta.cluster.is_some() {
             meta.read_ineligible.extend(gained);
@@ -281,7 +274,7 @@ fn write(ring: Ring, members: &Members, gained: Vec<Partition>, fx: &mut Effects
             meta.read_ineligible.dedup();
         }
     });
-    fx.out.write(vec![Change::Ring(ring), members, meta])
+    io.out.write(vec![Change::Ring(ring), members, meta])
 }
 
 fn is_removed(members: &Members, id: NodeId) -> bool {

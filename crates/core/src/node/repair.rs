@@ -18,13 +18,13 @@ use std::sync::Arc;
 
 use self::answers::Answers;
 use self::eligibility::Loss;
-use self::exchange::{Exchange, Moved, Step, Stop, Way};
+use self::exchange::{Direction, Exchange, Moved, Step, Stop};
 use self::healing::Healing;
 use self::reading::Reader;
-use super::effects::Effects;
-use super::forest::own_partitions;
 use super::generations::Stamped;
 use super::ids::{RequestId, RequestIds, Role, ScanToken};
+use super::io::Io;
+use super::merkle_trees::own_partitions;
 use super::reach::Reach;
 use super::{Config, Notice};
 use crate::members::Liveness;
@@ -62,7 +62,7 @@ pub(super) struct Repair {
     look_at: Time,
     /// No exchange begins beside clients before.
     rest_until: Time,
-    lane: Lane,
+    in_flight: InFlight,
     answers: Answers,
     reader: Reader,
     healing: Healing,
@@ -87,28 +87,34 @@ struct Pair {
 
 /// What an object in flight belongs to.
 #[derive(Clone, Debug)]
-pub(super) struct Flight {
+pub(super) struct Transfer {
     peer: NodeId,
     partition: Partition,
     key: Key,
-    way: Way,
+    direction: Direction,
 }
 
 /// The ids of questions, and the objects in flight.
 #[derive(Clone, Debug)]
-pub(super) struct Lane {
+pub(super) struct InFlight {
     ids: RequestIds,
-    flights: BTreeMap<RequestId, Flight>,
+    transfers: BTreeMap<RequestId, Transfer>,
 }
 
-impl Lane {
+impl InFlight {
     fn question(&mut self) -> RequestId {
         self.ids.next()
     }
 
-    fn fly(&mut self, peer: NodeId, partition: Partition, key: Key, way: Way) -> RequestId {
+    fn fly(
+        &mut self,
+        peer: NodeId,
+        partition: Partition,
+        key: Key,
+        direction: Direction,
+    ) -> RequestId {
         let op = self.question();
-        self.flights.insert(op, Flight { peer, partition, key, way });
+        self.transfers.insert(op, Transfer { peer, partition, key, direction });
         op
     }
 }
@@ -159,7 +165,7 @@ impl Repair {
             exchanges: Vec::new(),
             look_at: Time::START,
             rest_until: Time::START,
-            lane: Lane { ids, flights: BTreeMap::new() },
+            in_flight: InFlight { ids, transfers: BTreeMap::new() },
             answers: Answers::default(),
             reader: Reader::new(own, config.scrub_interval),
             healing: Healing::default(),
@@ -200,7 +206,7 @@ impl Repair {
     /// What was under way with a peer is given up, and begun anew if it can be reached.
     fn reached(&mut self, now: Time, peer: NodeId) {
         self.exchanges.retain(|exchange| exchange.peer != peer);
-        self.lane.flights.retain(|_, flight| flight.peer != peer);
+        self.in_flight.transfers.retain(|_, transfer| transfer.peer != peer);
         if !self.reach.has(peer) {
             return;
         }
@@ -228,37 +234,37 @@ impl Repair {
     }
 
     /// An own record is damaged.
-    pub(super) fn find_damaged(&mut self, partition: Partition, key: Key, fx: &mut Effects) {
-        self.healing.find(partition, key, fx);
+    pub(super) fn find_damaged(&mut self, partition: Partition, key: Key, io: &mut Io) {
+        self.healing.find(partition, key, io);
     }
 
     /// Time has passed.
-    pub(super) fn tick(&mut self, now: Time, fx: &mut Effects) {
-        self.reader.tick(now, fx);
+    pub(super) fn tick(&mut self, now: Time, io: &mut Io) {
+        self.reader.tick(now, io);
         let mut at = 0;
         while at < self.exchanges.len() {
-            let step = self.exchanges[at].tick(now, &mut self.lane, fx);
-            if !self.end_if_over(now, at, step, fx) {
+            let step = self.exchanges[at].tick(now, &mut self.in_flight, io);
+            if !self.end_if_over(now, at, step, io) {
                 at += 1;
             }
         }
-        if !fx.local.is_settled() || now < self.look_at {
+        if !io.local.is_settled() || now < self.look_at {
             return;
         }
         self.look_at = now + LOOK;
-        self.check_read_eligibility(now, fx);
-        self.begin_exchanges(now, fx);
+        self.check_read_eligibility(now, io);
+        self.begin_exchanges(now, io);
         let (ring, reach, me) = (&self.ring, &self.reach, self.me);
         let others = |partition: Partition| {
             let others = ring.owners(partition).iter().copied().filter(|owner| *owner != me);
             let others: Vec<NodeId> = others.collect();
             others.iter().all(|peer| reach.has(*peer)).then_some(others)
         };
-        self.healing.tick(now, &others, &mut self.lane, fx);
+        self.healing.tick(now, &others, &mut self.in_flight, io);
     }
 
-    fn begin_exchanges(&mut self, now: Time, fx: &mut Effects) {
-        let most = if fx.local.is_busy() { MAX_EXCHANGES_BESIDE_CLIENTS } else { MAX_EXCHANGES };
+    fn begin_exchanges(&mut self, now: Time, io: &mut Io) {
+        let most = if io.local.is_busy() { MAX_EXCHANGES_BESIDE_CLIENTS } else { MAX_EXCHANGES };
         if self.exchanges.len() >= most {
             return;
         }
@@ -276,7 +282,7 @@ impl Repair {
             .collect();
         due.sort_unstable();
         // What read eligibility depends on does not rest: reads are refused meanwhile.
-        let rests = fx.local.is_busy() && now < self.rest_until;
+        let rests = io.local.is_busy() && now < self.rest_until;
         for (is_read_eligible, _, partition, peer) in due {
             if self.exchanges.len() >= most || (rests && is_read_eligible) {
                 break;
@@ -285,22 +291,15 @@ impl Repair {
             if self.exchanges.iter().any(|exchange| exchange.partition == partition) {
                 continue;
             }
-            let lane = &mut self.lane;
-            let begun = Exchange::begin(now, partition, peer, !is_read_eligible, lane, fx);
+            let in_flight = &mut self.in_flight;
+            let begun = Exchange::begin(now, partition, peer, !is_read_eligible, in_flight, io);
             self.exchanges.extend(begun);
         }
     }
 
     /// A peer asks about a tree.
-    pub(super) fn ask(
-        &mut self,
-        now: Time,
-        from: NodeId,
-        op: RequestId,
-        body: Body,
-        fx: &mut Effects,
-    ) {
-        if let Some(partition) = self.answers.ask(from, op, body, &self.ring, fx)
+    pub(super) fn ask(&mut self, now: Time, from: NodeId, op: RequestId, body: Body, io: &mut Io) {
+        if let Some(partition) = self.answers.ask(from, op, body, &self.ring, io)
             && let Some(pair) = self.pairs.get_mut(&(partition, from))
         {
             pair.equal_at = Some(now);
@@ -308,34 +307,27 @@ impl Repair {
     }
 
     /// A peer, or the own replica, has answered.
-    pub(super) fn hear(
-        &mut self,
-        now: Time,
-        from: NodeId,
-        op: RequestId,
-        body: Body,
-        fx: &mut Effects,
-    ) {
-        if self.healing.hear(now, from, op, &body, fx) {
+    pub(super) fn hear(&mut self, now: Time, from: NodeId, op: RequestId, body: Body, io: &mut Io) {
+        if self.healing.hear(now, from, op, &body, io) {
             return;
         }
-        if self.lane.flights.contains_key(&op) {
-            self.fly_on(now, from, op, body, fx);
+        if self.in_flight.transfers.contains_key(&op) {
+            self.fly_on(now, from, op, body, io);
             return;
         }
         let waited_for = |e: &Exchange| e.awaits(op) && e.peer == from;
         let Some(at) = self.exchanges.iter().position(waited_for) else { return };
-        let step = self.exchanges[at].hear(now, body, &mut self.lane, fx);
-        self.end_if_over(now, at, step, fx);
+        let step = self.exchanges[at].hear(now, body, &mut self.in_flight, io);
+        self.end_if_over(now, at, step, io);
     }
 
     /// Something has become of an object in flight.
-    fn fly_on(&mut self, now: Time, from: NodeId, op: RequestId, body: Body, fx: &mut Effects) {
-        let Some(mut flight) = self.lane.flights.remove(&op) else {
+    fn fly_on(&mut self, now: Time, from: NodeId, op: RequestId, body: Body, io: &mut Io) {
+        let Some(mut transfer) = self.in_flight.transfers.remove(&op) else {
             debug_assert!(false, "the flight was found by its id");
             return;
         };
-        let belongs = |e: &Exchange| e.peer == flight.peer && e.partition == flight.partition;
+        let belongs = |e: &Exchange| e.peer == transfer.peer && e.partition == transfer.partition;
         let Some(at) = self.exchanges.iter().position(belongs) else {
             debug_assert!(false, "the flights of an exchange end with it");
             return;
@@ -343,19 +335,19 @@ impl Repair {
         let exchange = &mut self.exchanges[at];
         let own = from == self.me;
         // From where it is read to where it goes: in a push both are the other way round.
-        let (read, written) = match flight.way {
-            Way::Push => (own, !own),
-            Way::Pull | Way::Both => (!own, own),
+        let (read, written) = match transfer.direction {
+            Direction::Push => (own, !own),
+            Direction::Pull | Direction::Both => (!own, own),
         };
-        let (over, failed) = match (body, flight.way) {
+        let (over, failed) = match (body, transfer.direction) {
             (Body::Failed(_), _) => (true, true),
-            (Body::Copy { object, generation, .. }, way) if read => {
+            (Body::Copy { object, generation, .. }, direction) if read => {
                 let copy = Stamped { object, generation };
-                (exchange.carry(op, &flight.key, way, copy, fx), false)
+                (exchange.carry(op, &transfer.key, direction, copy, io), false)
             }
-            (Body::Ack, Way::Both) if written => {
-                flight.way = Way::Push;
-                fx.out.send(vec![self.me], op, Body::Read { key: flight.key.clone() });
+            (Body::Ack, Direction::Both) if written => {
+                transfer.direction = Direction::Push;
+                io.out.send(vec![self.me], op, Body::Read { key: transfer.key.clone() });
                 (false, false)
             }
             (Body::Ack, _) if written => (true, false),
@@ -363,11 +355,11 @@ impl Repair {
             _ => (false, false),
         };
         if !over {
-            self.lane.flights.insert(op, flight);
+            self.in_flight.transfers.insert(op, transfer);
             return;
         }
-        let step = exchange.landed(now, failed, &mut self.lane, fx);
-        self.end_if_over(now, at, step, fx);
+        let step = exchange.landed(now, failed, &mut self.in_flight, io);
+        self.end_if_over(now, at, step, io);
     }
 
     /// A page has been read for the trees.
@@ -376,11 +368,11 @@ impl Repair {
         now: Time,
         token: ScanToken,
         page: &ScanPage,
-        fx: &mut Effects,
+        io: &mut Io,
     ) {
-        if let Some((partition, damaged)) = self.reader.scanned(now, token, page, fx) {
+        if let Some((partition, damaged)) = self.reader.scanned(now, token, page, io) {
             for key in damaged {
-                self.healing.find(partition, key, fx);
+                self.healing.find(partition, key, io);
             }
         }
     }
@@ -391,41 +383,36 @@ impl Repair {
         now: Time,
         token: ScanToken,
         page: ScanPage,
-        fx: &mut Effects,
+        io: &mut Io,
     ) {
         let Some(at) = self.exchanges.iter().position(|e| e.awaits_scan(token)) else { return };
-        let step = self.exchanges[at].scanned(now, page, &mut self.lane, fx);
-        self.end_if_over(now, at, step, fx);
+        let step = self.exchanges[at].scanned(now, page, &mut self.in_flight, io);
+        self.end_if_over(now, at, step, io);
     }
 
     /// A page has been read for a peer's comparison.
-    pub(super) fn peer_list_scanned(
-        &mut self,
-        token: ScanToken,
-        page: &ScanPage,
-        fx: &mut Effects,
-    ) {
-        self.answers.scanned(token, page, fx);
+    pub(super) fn peer_list_scanned(&mut self, token: ScanToken, page: &ScanPage, io: &mut Io) {
+        self.answers.scanned(token, page, io);
     }
 
     /// Takes note of an exchange that has ended; true if it has.
-    fn end_if_over(&mut self, now: Time, at: usize, step: Step, fx: &mut Effects) -> bool {
+    fn end_if_over(&mut self, now: Time, at: usize, step: Step, io: &mut Io) -> bool {
         let ended = match step {
             Ok(None) => return false,
             Ok(Some(())) => Ok(()),
             Err(why) => Err(why),
         };
         let exchange = self.exchanges.swap_remove(at);
-        let proves = exchange.proves(fx);
+        let proves = exchange.proves(io);
         let Exchange { peer, partition, moved, begun, has_read, .. } = exchange;
-        self.lane.flights.retain(|_, f| f.peer != peer || f.partition != partition);
+        self.in_flight.transfers.retain(|_, f| f.peer != peer || f.partition != partition);
         if has_read {
             let rest = REST_PER_EXCHANGE * now.saturating_since(begun);
             self.rest_until = now + rest.min(MOST_REST);
         }
         let ended = match ended {
             Err(Stop::NotYet) => {
-                fx.out.count(Counter::ExchangesPutOff);
+                io.out.count(Counter::ExchangesPutOff);
                 if let Some(pair) = self.pairs.get_mut(&(partition, peer)) {
                     pair.due = Some(now + 2 * AGAIN);
                 }
@@ -443,18 +430,18 @@ impl Repair {
         let failed = moved.failed > 0;
         let objects = ComparisonFault::Objects { objects: moved.failed };
         let why = ended.err().or_else(|| failed.then_some(objects));
-        fx.out.count(Counter::Exchanges);
-        fx.out.count_many(Counter::ObjectsPulled, moved.pulled);
-        fx.out.count_many(Counter::ObjectsPushed, moved.pushed);
+        io.out.count(Counter::Exchanges);
+        io.out.count_many(Counter::ObjectsPulled, moved.pulled);
+        io.out.count_many(Counter::ObjectsPushed, moved.pushed);
         if moved.pulled + moved.pushed > 0 {
             pair.moved = moved;
-            fx.out.notice(Notice::Repaired(partition, peer, moved.pulled, moved.pushed));
+            io.out.notice(Notice::Repaired(partition, peer, moved.pulled, moved.pushed));
         }
         match why {
             Some(why) => {
-                fx.out.count(Counter::ExchangesFailed);
+                io.out.count(Counter::ExchangesFailed);
                 if pair.failing.is_none() {
-                    fx.out.notice(Notice::RepairFailed(partition, peer));
+                    io.out.notice(Notice::RepairFailed(partition, peer));
                 }
                 let tries = pair.failing.take().map_or(0, |(_, tries)| tries) + 1;
                 pair.due = Some(now + (AGAIN * (1 << tries.min(10))).min(interval.max(AGAIN)));
@@ -470,8 +457,8 @@ impl Repair {
                 let moved_something = moved.pulled + moved.pushed > 0;
                 if !moved_something && moved.left == 0 {
                     // The leaves differ and their keys do not: one of the two trees is wrong.
-                    fx.out.count(Counter::DifferencesUnexplained);
-                    fx.local.forest.doubt(partition);
+                    io.out.count(Counter::DifferencesUnexplained);
+                    io.local.trees.doubt(partition);
                 }
                 pair.due = Some(now + if moved_something { AGAIN } else { 2 * AGAIN });
             }
@@ -481,18 +468,18 @@ impl Repair {
             pair.due = Some(pair.due.map_or(now + AGAIN, |due| due.min(now + AGAIN)));
         }
         if pair.failing.is_none() && proves {
-            self.count_proof(now, partition, peer, fx);
+            self.count_proof(now, partition, peer, io);
         }
-        self.begin_exchanges(now, fx);
+        self.begin_exchanges(now, io);
         true
     }
 
     /// This node has all that a peer had of a partition; it may depend on that whether absent keys
     /// count here.
-    fn count_proof(&mut self, now: Time, partition: Partition, peer: NodeId, fx: &mut Effects) {
+    fn count_proof(&mut self, now: Time, partition: Partition, peer: NodeId, io: &mut Io) {
         if let Some(heard) = self.lacking.get_mut(&partition) {
             heard.insert(peer);
-            self.check_read_eligibility(now, fx);
+            self.check_read_eligibility(now, io);
         }
     }
 

@@ -1,19 +1,19 @@
 //! The replica: one store's copies. Everything that happens to one key is serialised here; dots are
 //! issued here, under the actor rules that keep them unique.
 
-mod turn;
+mod key_transaction;
 mod update;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
-use self::turn::Turn;
+use self::key_transaction::KeyTransaction;
 use self::update::{Made, make, merge};
-use super::effects::Effects;
-use super::forest::TreeEntry;
 use super::generations::Stamped;
 use super::ids::{ReadToken, RequestId, Role, SyncSeq};
-use super::local::stalled;
+use super::io::Io;
+use super::local_state::stalled;
+use super::merkle_trees::TreeEntry;
 use super::{Config, Shortage, Stall};
 use crate::causal::{Context, Object};
 use crate::generation::{GcEpoch, PurgeableKey};
@@ -72,12 +72,12 @@ enum Copy {
 
 impl Copy {
     /// What was found at a place; `None` if nothing was.
-    fn of(found: Found, fx: &mut Effects) -> Option<Self> {
+    fn of(found: Found, io: &mut Io) -> Option<Self> {
         match found {
             Found::Nothing => None,
             Found::Record(record) => Some(Copy::Record(record)),
             Found::Damaged => {
-                fx.out.count(Counter::DamagedRecordsRead);
+                io.out.count(Counter::DamagedRecordsRead);
                 Some(Copy::Damaged)
             }
         }
@@ -147,7 +147,7 @@ impl Replica {
     }
 
     /// Takes a question of a coordinator: an update, a merge, a read or a listing.
-    pub(super) fn ask(&mut self, from: NodeId, op: RequestId, body: Body, fx: &mut Effects) {
+    pub(super) fn ask(&mut self, from: NodeId, op: RequestId, body: Body, io: &mut Io) {
         let (key, kind) = match body {
             Body::Update { key, context, change, hint_for } => {
                 (key, Kind::Update { context, change, hint_for })
@@ -166,34 +166,34 @@ impl Replica {
             Body::Restore { key, object } => (key, Kind::Restore(object)),
             Body::Read { key } => (key, Kind::Read),
             Body::List { partition, after, limit_bytes } => {
-                if fx.local.stall().is_some() {
-                    return refuse(from, op, stalled(), fx);
+                if io.local.stall().is_some() {
+                    return refuse(from, op, stalled(), io);
                 }
                 let limit_bytes = limit_bytes.min(MAX_LIST_BYTES) as usize;
-                let token = fx.out.list(partition, after, limit_bytes);
+                let token = io.out.list(partition, after, limit_bytes);
                 self.lists.insert(token, (from, op, partition));
                 return;
             }
             Body::Withdraw { key } => return self.withdraw(&key, from, op),
             _ => return,
         };
-        if let Err(refusal) = self.admit(&key, &kind, fx) {
-            return refuse(from, op, refusal, fx);
+        if let Err(refusal) = self.admit(&key, &kind, io) {
+            return refuse(from, op, refusal, io);
         }
         self.queued += 1;
         let state = self.keys.entry(key.clone()).or_default();
         let reading = !state.work.is_empty();
         state.work.push_back(Work { from, op, kind });
         if state.copies.is_some() {
-            self.run(&key, fx);
+            self.run(&key, io);
         } else if !reading {
             let partition = self.ring.partition(&key);
             // Only owners are kept for, and those that were it before they were removed; where
             // nothing is kept for anybody, there is nothing to look up.
             let owners = self.ring.owners(partition);
             let is_due = |target: &NodeId| owners.contains(target) || !self.ring.has(*target);
-            let hints_for = fx.local.hints.targets().filter(is_due).collect();
-            let token = fx.out.read(partition, key.clone(), hints_for);
+            let hints_for = io.local.hints.targets().filter(is_due).collect();
+            let token = io.out.read(partition, key.clone(), hints_for);
             self.reads.insert(token, key);
         }
     }
@@ -223,13 +223,13 @@ impl Replica {
 
     /// The store has stalled, or gets on again: who waits for it here is told to ask elsewhere.
     /// What was written and waits for its sync may yet become durable, so nothing is said of that.
-    pub(super) fn stalled(&mut self, fx: &mut Effects) {
-        let Some(stall) = fx.local.stall() else { return };
+    pub(super) fn stalled(&mut self, io: &mut Io) {
+        let Some(stall) = io.local.stall() else { return };
         // In an order that is the same in every run, whatever it is in memory.
         let mut lists: Vec<_> = std::mem::take(&mut self.lists).into_iter().collect();
         lists.sort_unstable();
         for (_, (to, op, _)) in lists {
-            refuse(to, op, stalled(), fx);
+            refuse(to, op, stalled(), io);
         }
         if stall != Stall::All {
             return;
@@ -241,15 +241,15 @@ impl Replica {
             for work in state.work.iter_mut().filter(|work| waits_for_disk(&work.kind)) {
                 // Its place stays: the read that it waits for is still to come.
                 work.kind = Kind::Withdrawn;
-                refuse(work.from, work.op, stalled(), fx);
+                refuse(work.from, work.op, stalled(), io);
             }
         }
     }
 
-    fn admit(&self, key: &Key, kind: &Kind, fx: &Effects) -> Result<(), Refusal> {
+    fn admit(&self, key: &Key, kind: &Kind, io: &Io) -> Result<(), Refusal> {
         if let Kind::Update { hint_for, .. } | Kind::StoreHint { hint_for, .. } = kind {
             let owners = self.ring.owners(self.ring.partition(key));
-            let odd = |target: &&NodeId| !owners.contains(target) || **target == fx.local.me();
+            let odd = |target: &&NodeId| !owners.contains(target) || **target == io.local.me();
             if let Some(stranger) = hint_for.iter().find(odd) {
                 return Err(Refusal::Stranger(*stranger));
             }
@@ -258,7 +258,7 @@ impl Replica {
             matches!(kind, Kind::Update { .. } | Kind::Merge { .. } | Kind::StoreHint { .. });
         // A read of what is not synced waits for the sync.
         let unsynced = || self.keys.get(key).is_some_and(|state| state.mark.is_some());
-        let blocked = match fx.local.stall() {
+        let blocked = match io.local.stall() {
             None => false,
             Some(Stall::Writes) => writes || matches!(kind, Kind::Read) && unsynced(),
             Some(Stall::All) => waits_for_disk(kind),
@@ -292,7 +292,7 @@ impl Replica {
         token: ReadToken,
         found: Found,
         hints: Vec<(NodeId, Found)>,
-        fx: &mut Effects,
+        io: &mut Io,
     ) {
         let Some(key) = self.reads.remove(&token) else { return };
         let Some(state) = self.keys.get_mut(&key) else {
@@ -301,26 +301,26 @@ impl Replica {
         };
         debug_assert!(state.copies.is_none(), "a key is read once, and then ahead of the disk");
         let partition = self.ring.partition(&key);
-        if found == Found::Damaged && self.ring.owners(partition).contains(&fx.local.me()) {
-            fx.out.find_damaged(partition, key.clone());
+        if found == Found::Damaged && self.ring.owners(partition).contains(&io.local.me()) {
+            io.out.find_damaged(partition, key.clone());
         }
-        let own = Copy::of(found, fx).unwrap_or_else(|| Copy::Record(Record::default()));
+        let own = Copy::of(found, io).unwrap_or_else(|| Copy::Record(Record::default()));
         let hints =
-            hints.into_iter().filter_map(|(target, hint)| Some((target, Copy::of(hint, fx)?)));
+            hints.into_iter().filter_map(|(target, hint)| Some((target, Copy::of(hint, io)?)));
         let hints = hints.collect();
         state.copies = Some(Copies { own, hints });
-        self.run(&key, fx);
+        self.run(&key, io);
     }
 
     /// The disk has listed keys.
-    pub(super) fn list_done(&mut self, token: ReadToken, listing: Listing, fx: &mut Effects) {
+    pub(super) fn list_done(&mut self, token: ReadToken, listing: Listing, io: &mut Io) {
         let Some((to, op, partition)) = self.lists.remove(&token) else { return };
         let Listing { keys, more } = listing;
         // Hints that are still to come do not matter: on a full disk they could not, and nothing
         // were listed.
-        let authoritative = fx.local.is_authoritative(partition);
+        let authoritative = io.local.is_authoritative(partition);
         // A listing may show unsynced keys, never miss synced ones: names alone promise nothing.
-        fx.out.send(vec![to], op, Body::Listed { keys, more, authoritative });
+        io.out.send(vec![to], op, Body::Listed { keys, more, authoritative });
     }
 
     /// Every write up to `mark` is durable: the disk is as new as the copies of those keys.
@@ -343,7 +343,7 @@ impl Replica {
     }
 
     /// Does all that waits for a key whose copies are known, in order, as one write.
-    fn run(&mut self, key: &Key, fx: &mut Effects) {
+    fn run(&mut self, key: &Key, io: &mut Io) {
         let Some(KeyState { copies: Some(copies), mut mark, mut work }) = self.keys.remove(key)
         else {
             debug_assert!(false, "work is done on a key whose copies are known");
@@ -351,12 +351,12 @@ impl Replica {
         };
         let waiting = work.len();
         let partition = self.ring.partition(key);
-        let pending = !self.ring.owners(partition).contains(&fx.local.me());
+        let pending = !self.ring.owners(partition).contains(&io.local.me());
         let (before, changed, answers) = (None, BTreeSet::new(), Vec::new());
-        let purged = fx.local.generations.of(partition).purged_of(key).cloned();
-        let store = fx.local.meta().store;
+        let purged = io.local.generations.of(partition).purged_of(key).cloned();
+        let store = io.local.meta().store;
         let limits = self.limits;
-        let mut turn = Turn {
+        let mut transaction = KeyTransaction {
             key,
             partition,
             pending,
@@ -369,25 +369,25 @@ impl Replica {
             answers,
         };
         while let Some(Work { from, op, kind }) = work.pop_front() {
-            self.take(&mut turn, from, op, kind, fx);
+            self.take(&mut transaction, from, op, kind, io);
         }
         self.queued -= waiting;
-        let Turn { copies, before, changed, answers, .. } = turn;
+        let KeyTransaction { copies, before, changed, answers, .. } = transaction;
         let changes: Vec<Change> =
             changed.iter().filter_map(|place| copies.change(partition, key, *place)).collect();
         if !changes.is_empty() {
             let bytes = changes.iter().map(change_bytes).sum();
-            let written = fx.out.write(changes);
+            let written = io.out.write(changes);
             if let (true, Copy::Record(own)) = (changed.contains(&None), &copies.own) {
                 let after = TreeEntry::of(key, &own.object);
-                fx.local.forest.changed(partition, key, before, after, written);
+                io.local.trees.changed(partition, key, before, after, written);
             }
             self.unsynced.push_back((written, key.clone(), bytes));
             self.unsynced_bytes += bytes;
             mark = Some(written);
         }
         for (to, op, body) in answers {
-            fx.out.send_synced(mark, to, op, body);
+            io.out.send_synced(mark, to, op, body);
         }
         if mark.is_some() {
             self.keys.insert(key.clone(), KeyState { copies: Some(copies), mark, work });
@@ -397,69 +397,73 @@ impl Replica {
     /// Does one thing to a key and answers.
     fn take(
         &mut self,
-        turn: &mut Turn<'_>,
+        transaction: &mut KeyTransaction<'_>,
         from: NodeId,
         op: RequestId,
         kind: Kind,
-        fx: &mut Effects,
+        io: &mut Io,
     ) {
         let answer = match kind {
             Kind::Update { context, change, hint_for } => {
-                match make(turn, &context, &change, &hint_for, fx) {
+                match make(transaction, &context, &change, &hint_for, io) {
                     Made::Done(object, dot, generation) => {
-                        fx.out.send(vec![from], op, Body::Updated { object, dot, generation });
+                        io.out.send(vec![from], op, Body::Updated { object, dot, generation });
                         Answer::Synced(Body::Ack)
                     }
                     Made::Refused(refusal) => Answer::Now(Body::Failed(refusal)),
                 }
             }
             Kind::Merge { object, generation, hint } => {
-                match merge(turn, &object, generation, hint, fx) {
+                match merge(transaction, &object, generation, hint, io) {
                     Ok(()) => Answer::Synced(Body::Ack),
                     Err(refusal) => Answer::Now(Body::Failed(refusal)),
                 }
             }
-            Kind::MarkDead(dead) => match turn.mark_dead(&dead) {
+            Kind::MarkDead(dead) => match transaction.mark_dead(&dead) {
                 true => Answer::Synced(Body::Ack),
                 false => Answer::Now(Body::Failed(Refusal::Damaged)),
             },
             Kind::Purge => {
-                turn.collect();
+                transaction.collect();
                 Answer::Synced(Body::Ack)
             }
             Kind::Discard(None) => {
-                turn.discard(&fx.local.meta().fresh);
+                transaction.discard(&io.local.meta().fresh);
                 Answer::Synced(Body::Ack)
             }
             Kind::Discard(Some(target)) => {
-                let (fresh, now) =
-                    (fx.local.meta().fresh.clone(), fx.local.generations.number(turn.partition));
-                turn.discard_hint(target, &fresh, now, fx);
+                let (fresh, now) = (
+                    io.local.meta().fresh.clone(),
+                    io.local.generations.number(transaction.partition),
+                );
+                transaction.discard_hint(target, &fresh, now, io);
                 Answer::Synced(Body::Ack)
             }
-            Kind::Restore(object) => match turn.restore(&object, fx) {
+            Kind::Restore(object) => match transaction.restore(&object, io) {
                 Ok(()) => Answer::Synced(Body::Ack),
                 Err(refusal) => Answer::Now(Body::Failed(refusal)),
             },
             Kind::StoreHint { object, hint_for, generation } => {
-                match keep(turn, from, Stamped { object, generation }, hint_for, fx) {
+                match keep(transaction, from, Stamped { object, generation }, hint_for, io) {
                     Ok(()) => Answer::Synced(Body::Ack),
                     Err(refusal) => Answer::Now(Body::Failed(refusal)),
                 }
             }
             Kind::DeleteHint { target, object } => {
-                return turn.delete_hint(target, &object, fx);
+                return transaction.delete_hint(target, &object, io);
             }
             Kind::Withdrawn => return,
-            Kind::Read => Answer::Synced(turn.read(self.ring.owners(turn.partition), fx)),
+            Kind::Read => {
+                Answer::Synced(transaction.read(self.ring.owners(transaction.partition), io))
+            }
         };
         match answer {
-            Answer::Synced(body) => turn.answer(from, op, body),
+            Answer::Synced(body) => transaction.answer(from, op, body),
             Answer::Now(body) => {
                 if matches!(body, Body::Failed(Refusal::Generation { .. })) {
-                    fx.out.count(Counter::StaleObjectsRefused);
+                    io.out.count(Counter::StaleObjectsRefused);
                 }
-                fx.out.send(vec![from], op, body);
+                io.out.send(vec![from], op, body);
             }
         }
     }
@@ -467,21 +471,21 @@ impl Replica {
 
 /// Keeps what `from` has made of a key for other members.
 fn keep(
-    turn: &mut Turn<'_>,
+    transaction: &mut KeyTransaction<'_>,
     from: NodeId,
     Stamped { object, generation }: Stamped,
     hint_for: Vec<NodeId>,
-    fx: &mut Effects,
+    io: &mut Io,
 ) -> Result<(), Refusal> {
-    turn.discard_hints(fx);
-    let (object, generation) = turn.current(from, object, generation, fx);
-    fx.local.generations.check_hint(turn.partition, generation)?;
+    transaction.discard_hints(io);
+    let (object, generation) = transaction.current(from, object, generation, io);
+    io.local.generations.check_hint(transaction.partition, generation)?;
     let join = |old: Record| Record {
         generation: if old.object.is_empty() { generation } else { old.generation.min(generation) },
         object: old.object.sync(&object),
         ..old
     };
-    turn.set_hints(hint_for, join, fx)
+    transaction.set_hints(hint_for, join, io)
 }
 
 /// True for what a coordinator waits for: it asks elsewhere when it is refused. What the node does
@@ -490,9 +494,9 @@ fn waits_for_disk(kind: &Kind) -> bool {
     matches!(kind, Kind::Update { .. } | Kind::Merge { .. } | Kind::StoreHint { .. } | Kind::Read)
 }
 
-fn refuse(to: NodeId, op: RequestId, refusal: Refusal, fx: &mut Effects) {
-    fx.out.count(Counter::ReplicaOperationsRefused);
-    fx.out.send(vec![to], op, Body::Failed(refusal));
+fn refuse(to: NodeId, op: RequestId, refusal: Refusal, io: &mut Io) {
+    io.out.count(Counter::ReplicaOperationsRefused);
+    io.out.send(vec![to], op, Body::Failed(refusal));
 }
 
 /// About how many bytes a change of a key takes.

@@ -17,8 +17,8 @@ use self::pace::Pace;
 use self::repeats::Repeats;
 use self::tasks::{Purpose, Tasks};
 use super::Config;
-use super::effects::Effects;
 use super::ids::{RequestId, RequestIds, Role, ScanToken, SyncSeq};
+use super::io::Io;
 use super::reach::Reach;
 use crate::generation::{GcEpoch, Generation, MAX_PURGEABLE_KEYS, PurgeableKey};
 use crate::members::{Liveness, MembershipStatus};
@@ -119,46 +119,46 @@ impl TombstoneGc {
     }
 
     /// A link came up or went down: each end asks the other what generations it knows.
-    pub(super) fn link(&mut self, peer: NodeId, up: bool, fx: &mut Effects) {
+    pub(super) fn link(&mut self, peer: NodeId, up: bool, io: &mut Io) {
         self.reach.link(peer, up);
         if up {
-            self.tell(vec![peer], fx);
+            self.tell(vec![peer], io);
         }
     }
 
     /// Something is durable. Once the node serves, whoever can be reached is asked at once whether
     /// its disk is the newest.
-    pub(super) fn settled(&mut self, now: Time, fx: &mut Effects) {
-        self.begin_durable(fx);
+    pub(super) fn settled(&mut self, now: Time, io: &mut Io) {
+        self.begin_durable(io);
         for partition in self.tasks.waiting() {
-            self.work(partition, fx);
+            self.work(partition, io);
         }
-        if self.settled_at.is_none() && fx.local.is_settled() {
+        if self.settled_at.is_none() && io.local.is_settled() {
             self.settled_at = Some(now);
-            if others(self.me, fx).is_empty() && !fx.local.meta().fresh.is_empty() {
-                fx.change_meta(|meta| meta.fresh.clear());
+            if others(self.me, io).is_empty() && !io.local.meta().fresh.is_empty() {
+                io.change_meta(|meta| meta.fresh.clear());
             }
-            self.ask_all(fx);
+            self.ask_all(io);
         }
     }
 
-    fn ask_all(&mut self, fx: &mut Effects) {
-        if !fx.local.meta().fresh.is_empty() {
-            self.tell(self.reach.all(), fx);
+    fn ask_all(&mut self, io: &mut Io) {
+        if !io.local.meta().fresh.is_empty() {
+            self.tell(self.reach.all(), io);
         }
     }
 
     /// True once nothing on this disk can be older than what others have purged, or nobody can
     /// tell: before that nothing is issued, or a backup made meanwhile would keep it for ever.
-    pub(super) fn is_ready(&self, now: Time, fx: &Effects) -> bool {
+    pub(super) fn is_ready(&self, now: Time, io: &Io) -> bool {
         let waited = self.settled_at.is_some_and(|since| now >= since + GRACE);
-        fx.local.meta().fresh.is_empty() || waited
+        io.local.meta().fresh.is_empty() || waited
     }
 
     /// Says what is known here; who is not certain that its disk is the newest asks for the same.
-    fn tell(&mut self, to: Vec<NodeId>, fx: &mut Effects) {
-        let (op, word) = (self.ids.next(), known(fx, true));
-        fx.out.send(to, op, word);
+    fn tell(&mut self, to: Vec<NodeId>, io: &mut Io) {
+        let (op, message) = (self.ids.next(), known(io, true));
+        io.out.send(to, op, message);
     }
 
     /// This node's liveness of a peer has changed.
@@ -172,21 +172,21 @@ impl TombstoneGc {
     }
 
     /// Time has passed.
-    pub(super) fn tick(&mut self, now: Time, fx: &mut Effects) {
-        self.settled(now, fx);
+    pub(super) fn tick(&mut self, now: Time, io: &mut Io) {
+        self.settled(now, io);
         if !self.has_begun {
             self.has_begun = true;
-            for (partition, _) in fx.local.generations.numbers() {
-                self.clear(partition, fx);
+            for (partition, _) in io.local.generations.numbers() {
+                self.clear(partition, io);
             }
         }
-        if !self.is_ready(now, fx) && fx.local.is_settled() {
-            self.ask_all(fx);
+        if !self.is_ready(now, io) && io.local.is_settled() {
+            self.ask_all(io);
         }
         if now >= self.tell_at {
             self.tell_at = now + TELL;
             let peer = self.rng.pick(&self.reach.all()).copied();
-            self.tell(peer.into_iter().collect(), fx);
+            self.tell(peer.into_iter().collect(), io);
         }
         let late = |round: &Round| match round {
             Round::Asking { since, .. } => *since + PATIENCE <= now,
@@ -196,14 +196,14 @@ impl TombstoneGc {
             self.rounds.iter().filter(|(_, round)| late(round)).map(|(p, _)| *p).collect();
         for partition in late {
             if let Some(Round::Asking { waiting, .. }) = self.rounds.get(&partition) {
-                let members = waiting.iter().map(|node| fx.local.members().name(*node)).collect();
+                let members = waiting.iter().map(|node| io.local.members().name(*node)).collect();
                 self.put_off(now, partition, Blocked::NoAnswer { members });
             }
         }
-        self.read_on(now, fx);
-        if fx.local.is_settled() && now >= self.look_at {
+        self.read_on(now, io);
+        if io.local.is_settled() && now >= self.look_at {
             self.look_at = now + LOOK;
-            self.begin_rounds(now, fx);
+            self.begin_rounds(now, io);
         }
     }
 
@@ -223,47 +223,47 @@ impl TombstoneGc {
     }
 
     /// Looks at the partitions that this node is the first owner of.
-    fn begin_rounds(&mut self, now: Time, fx: &mut Effects) {
-        let most = if fx.local.is_busy() { MAX_ROUNDS_BESIDE_CLIENTS } else { MAX_ROUNDS };
+    fn begin_rounds(&mut self, now: Time, io: &mut Io) {
+        let most = if io.local.is_busy() { MAX_ROUNDS_BESIDE_CLIENTS } else { MAX_ROUNDS };
         let count = self.ring.partitions();
         for partition in (self.next..count).chain(0..self.next.min(count)).map(Partition) {
             let owners = self.ring.owners(partition);
             let first = owners.first() == Some(&self.me);
             if owners.iter().skip(1).any(|owner| *owner == self.me) {
-                self.watch(partition, fx);
+                self.watch(partition, io);
             }
             let rests = self.rest.get(&partition).is_some_and(|until| *until > now);
-            let is_full = self.rounds.len() >= most || self.pace.rests(now, fx);
+            let is_full = self.rounds.len() >= most || self.pace.rests(now, io);
             if !first || rests || is_full || self.rounds.contains_key(&partition) {
                 continue;
             }
-            let dead = fx.local.forest.dead(partition);
-            let is_pending = !fx.local.generations.of(partition).purgeable.is_empty();
+            let dead = io.local.trees.dead(partition);
+            let is_pending = !io.local.generations.of(partition).purgeable.is_empty();
             if dead == 0 && !is_pending {
                 self.holding.remove(&partition);
                 continue;
             }
-            if let Some(why) = self.obstacle(partition, fx) {
+            if let Some(why) = self.obstacle(partition, io) {
                 self.put_off(now, partition, why);
                 continue;
             }
             self.next = partition.0 + 1;
             if dead > 0 {
                 self.rounds.insert(partition, Round::Choosing(Choosing::default()));
-                self.read_on(now, fx);
+                self.read_on(now, io);
             } else {
-                self.propose(now, partition, Vec::new(), fx);
+                self.propose(now, partition, Vec::new(), io);
             }
         }
     }
 
     /// Another owner is to propose: if it is away, that is what holds the tombstone GC back.
-    fn watch(&mut self, partition: Partition, fx: &mut Effects) {
+    fn watch(&mut self, partition: Partition, io: &mut Io) {
         let away = |first: &&NodeId| !self.reach.has(**first);
         let away = self.ring.owners(partition).first().filter(away);
-        match away.filter(|_| fx.local.forest.dead(partition) > 0) {
+        match away.filter(|_| io.local.trees.dead(partition) > 0) {
             Some(first) => {
-                let member = fx.local.members().name(*first);
+                let member = io.local.members().name(*first);
                 self.holding.insert(partition, Blocked::ProposerAway { member });
             }
             None => drop(self.holding.remove(&partition)),
@@ -271,15 +271,15 @@ impl TombstoneGc {
     }
 
     /// What stands in the way of a proposal.
-    fn obstacle(&self, partition: Partition, fx: &mut Effects) -> Option<Blocked> {
-        let away = others(self.me, fx).into_iter().find(|member| !self.reach.has(*member));
+    fn obstacle(&self, partition: Partition, io: &mut Io) -> Option<Blocked> {
+        let away = others(self.me, io).into_iter().find(|member| !self.reach.has(*member));
         if let Some(member) = away {
-            return Some(Blocked::Away { member: fx.local.members().name(member) });
+            return Some(Blocked::Away { member: io.local.members().name(member) });
         }
-        if !fx.local.is_authoritative(partition) {
+        if !io.local.is_authoritative(partition) {
             return Some(Blocked::NotRecovered);
         }
-        let unread = fx.local.forest.tree(partition).is_none();
+        let unread = io.local.trees.tree(partition).is_none();
         (unread || self.is_at_work(partition)).then_some(Blocked::Reading)
     }
 
@@ -288,89 +288,82 @@ impl TombstoneGc {
         now: Time,
         partition: Partition,
         purgeable: Vec<PurgeableKey>,
-        fx: &mut Effects,
+        io: &mut Io,
     ) {
         let op = self.ids.next();
-        let mut waiting: BTreeSet<NodeId> = others(self.me, fx).into_iter().collect();
+        let mut waiting: BTreeSet<NodeId> = others(self.me, io).into_iter().collect();
         waiting.insert(self.me);
-        let generation = fx.local.generations.number(partition);
-        let members = fx.local.members().digest();
+        let generation = io.local.generations.number(partition);
+        let members = io.local.members().digest();
         let to = waiting.iter().copied().collect();
         let proposal =
             Body::Propose { partition, generation, members, purgeable: purgeable.clone() };
-        fx.out.send(to, op, proposal);
+        io.out.send(to, op, proposal);
         let since = now;
         self.rounds.insert(partition, Round::Asking { op, waiting, purgeable, since });
     }
 
     /// A page has been read for a task, which may have been replaced meanwhile.
-    pub(super) fn task_scanned(&mut self, token: ScanToken, page: &ScanPage, fx: &mut Effects) {
+    pub(super) fn task_scanned(&mut self, token: ScanToken, page: &ScanPage, io: &mut Io) {
         if let Some(partition) = self.tasks.reads(token) {
             let keys = page.items.iter().map(|item| item.key.clone()).collect();
             self.tasks.found(partition, keys, page.next.clone());
-            self.work(partition, fx);
+            self.work(partition, io);
         }
     }
 
     /// A member has said something about generations.
-    pub(super) fn hear(
-        &mut self,
-        now: Time,
-        from: NodeId,
-        op: RequestId,
-        body: Body,
-        fx: &mut Effects,
-    ) {
+    pub(super) fn hear(&mut self, now: Time, from: NodeId, op: RequestId, body: Body, io: &mut Io) {
         match body {
             Body::Propose { partition, generation, members, purgeable } => {
-                let judged = self.judge(from, partition, generation, members, &purgeable, fx);
+                let judged = self.judge(from, partition, generation, members, &purgeable, io);
                 if let Err(why) = judged {
-                    return fx.out.send(vec![from], op, Body::NotYet(why));
+                    return io.out.send(vec![from], op, Body::NotYet(why));
                 }
                 let purpose = Purpose::Agree { to: from, op };
-                self.tasks.begin(partition, purpose, purgeable, fx.out.last_mark());
-                self.work(partition, fx);
+                self.tasks.begin(partition, purpose, purgeable, io.out.last_mark());
+                self.work(partition, io);
             }
-            Body::Agreed => self.agreed(now, from, op, fx),
+            Body::Agreed => self.agreed(now, from, op, io),
             Body::NotYet(why) => {
                 let asked =
                     |round: &Round| matches!(round, Round::Asking { op: of, .. } if *of == op);
                 let found = self.rounds.iter().find(|(_, round)| asked(round));
                 if let Some(partition) = found.map(|(partition, _)| *partition) {
-                    let member = fx.local.members().name(from);
+                    let member = io.local.members().name(from);
                     self.put_off(now, partition, Blocked::NotYet { member, why });
                 }
             }
             Body::Generations { digest, certain, ask } => {
                 if ask {
-                    fx.out.send(vec![from], op, known(fx, false));
+                    io.out.send(vec![from], op, known(io, false));
                 }
-                if digest == fx.local.generations.digest() {
-                    self.agree_on_all(from, certain, fx);
+                if digest == io.local.generations.digest() {
+                    self.agree_on_all(from, certain, io);
                 } else {
-                    fx.out.send(
+                    io.out.send(
                         vec![from],
                         op,
-                        Body::GenerationNumbers(fx.local.generations.numbers()),
+                        Body::GenerationNumbers(io.local.generations.numbers()),
                     );
                 }
             }
             Body::GenerationNumbers(numbers) => {
                 let later = |(partition, number): &&(Partition, GcEpoch)| {
                     partition.0 < self.ring.partitions()
-                        && *number > fx.local.generations.number(*partition)
+                        && *number > io.local.generations.number(*partition)
                         && !self.is_adopting(*partition)
                 };
                 let later: Vec<Partition> =
                     numbers.iter().filter(later).map(|(partition, _)| *partition).collect();
                 for partition in later.into_iter().take(MAX_QUESTIONS) {
-                    fx.out.send(vec![from], op, Body::AskGeneration(partition));
+                    io.out.send(vec![from], op, Body::AskGeneration(partition));
                 }
             }
             Body::AskGeneration(partition) => {
-                let generation = fx.local.generations.of(partition).clone();
-                let mark = fx.out.last_mark();
-                fx.out.send_synced(
+                let generation = io.local.generations.of(partition).clone();
+                let mark = io.out.last_mark();
+                io.out.send_synced(
                     Some(mark),
                     from,
                     op,
@@ -378,7 +371,7 @@ impl TombstoneGc {
                 );
             }
             Body::Generation { partition, generation } => {
-                self.adopt(partition, generation, fx);
+                self.adopt(partition, generation, io);
             }
             _ => {}
         }
@@ -392,7 +385,7 @@ impl TombstoneGc {
         generation: GcEpoch,
         members: u64,
         purgeable: &[PurgeableKey],
-        fx: &mut Effects,
+        io: &mut Io,
     ) -> Result<(), NotYet> {
         let outside = partition.0 >= self.ring.partitions();
         if outside || self.ring.owners(partition).first() != Some(&from) {
@@ -401,26 +394,26 @@ impl TombstoneGc {
         if purgeable.len() > MAX_PURGEABLE_KEYS {
             return Err(NotYet::TooManyKeys { keys: purgeable.len() as u64 });
         }
-        let own = fx.local.generations.number(partition);
+        let own = io.local.generations.number(partition);
         if generation != own {
             return Err(NotYet::Generation { own, proposed: generation });
         }
-        if members != fx.local.members().digest() {
+        if members != io.local.members().digest() {
             return Err(NotYet::Members);
         }
         let agreeing = self.tasks.agreeing_to_others(self.me);
-        let is_full = fx.local.is_busy() && agreeing >= MAX_AGREEING_BESIDE_CLIENTS;
+        let is_full = io.local.is_busy() && agreeing >= MAX_AGREEING_BESIDE_CLIENTS;
         if self.is_at_work(partition) || (is_full && from != self.me) {
             return Err(NotYet::AtWork);
         }
-        match fx.local.hints.older(partition, own) {
+        match io.local.hints.older(partition, own) {
             0 => Ok(()),
             older => Err(NotYet::OldHints { hints: older }),
         }
     }
 
     /// A member agrees; when all do, the next generation begins.
-    fn agreed(&mut self, now: Time, from: NodeId, op: RequestId, fx: &mut Effects) {
+    fn agreed(&mut self, now: Time, from: NodeId, op: RequestId, io: &mut Io) {
         let mut done = None;
         for (partition, round) in &mut self.rounds {
             if let Round::Asking { op: of, waiting, .. } = round
@@ -436,28 +429,28 @@ impl TombstoneGc {
             return;
         };
         self.pace.worked(now, since);
-        let generation = fx.local.generations.of(partition).next(purgeable);
-        fx.out.count(Counter::GenerationsBegun);
-        fx.out.count_many(Counter::KeysPurged, generation.purged.len() as u64);
+        let generation = io.local.generations.of(partition).next(purgeable);
+        io.out.count(Counter::GenerationsBegun);
+        io.out.count_many(Counter::KeysPurged, generation.purged.len() as u64);
         self.holding.remove(&partition);
         self.rest.insert(partition, now + self.pause);
         let purgeable = generation.purgeable.clone();
         let purpose = Purpose::Adopt { generation, discard: false, tell: true };
-        self.tasks.begin(partition, purpose, purgeable, fx.out.last_mark());
-        self.work(partition, fx);
+        self.tasks.begin(partition, purpose, purgeable, io.out.last_mark());
+        self.work(partition, io);
     }
 }
 
 /// What is known here of the generations; whoever is not certain of it may ask for the same.
-fn known(fx: &Effects, may_ask: bool) -> Body {
-    let digest = fx.local.generations.digest();
-    let certain = fx.local.meta().fresh.is_empty() && fx.local.is_settled();
+fn known(io: &Io, may_ask: bool) -> Body {
+    let digest = io.local.generations.digest();
+    let certain = io.local.meta().fresh.is_empty() && io.local.is_settled();
     Body::Generations { digest, certain, ask: may_ask && !certain }
 }
 
 /// All members but this one and those that are removed.
-fn others(me: NodeId, fx: &Effects) -> Vec<NodeId> {
+fn others(me: NodeId, io: &Io) -> Vec<NodeId> {
     let members =
-        fx.local.members().iter().filter(|member| member.membership != MembershipStatus::Removed);
+        io.local.members().iter().filter(|member| member.membership != MembershipStatus::Removed);
     members.map(|member| member.id()).filter(|id| *id != me).collect()
 }

@@ -61,7 +61,7 @@ fn a_later_ring_ends_the_life_once_it_is_durable_and_no_other_ring_does() {
     let earlier = bench.give(Input::Store(Done::Synced { mark: SyncSeq(mark.0 - 1) }));
     assert!(earlier.is_empty(), "another write is durable: {earlier:?}");
     let out = bench.give(Input::Store(Done::Synced { mark: *mark }));
-    assert!(matches!(out[..], [Output::Relive]), "{out:?}");
+    assert!(matches!(out[..], [Output::BeginIncarnation]), "{out:?}");
 }
 
 #[test]

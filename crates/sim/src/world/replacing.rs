@@ -225,7 +225,7 @@ impl World {
     }
 
     /// A node has a later ring: it ends its life, and begins another one at once.
-    pub(super) fn relive(&mut self, at: usize) {
+    pub(super) fn begin_incarnation(&mut self, at: usize) {
         let Some(meta) = self.hosts[at].node.as_ref().map(|node| node.meta().clone()) else {
             return;
         };

@@ -7,9 +7,9 @@ use super::pace::{Paces, READS, WRITES};
 use super::recent::Recent;
 use super::view::View;
 use crate::message::{Refusal, ReplicaOutcomes, Response};
-use crate::node::effects::Effects;
 use crate::node::ids::RequestId;
-use crate::node::words::EXPLORE;
+use crate::node::interface::EXPLORE;
+use crate::node::io::Io;
 use crate::node::{Config, Experiment};
 use crate::types::{NodeId, Partition, Time};
 
@@ -53,11 +53,11 @@ impl Env {
         &self,
         partition: Partition,
         response: Response,
-        fx: &Effects,
+        io: &Io,
     ) -> Response {
         let me = self.config.me;
         let alone = *self.config.ring.owners(partition) == [me];
-        if !alone || fx.local.meta().read_ineligible.binary_search(&partition).is_err() {
+        if !alone || io.local.meta().read_ineligible.binary_search(&partition).is_err() {
             return response;
         }
         let name = self.config.members.name(me);

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use super::common::{Common, Heard};
 use super::env::Env;
 use crate::message::{Body, Counter, Refusal, Request, Response};
-use crate::node::effects::Effects;
+use crate::node::io::Io;
 use crate::quorum::QuorumTracker;
 use crate::types::{NodeId, Time};
 
@@ -22,7 +22,7 @@ pub(super) struct ForwardOp {
 
 impl ForwardOp {
     /// Sends the request to the next owner that may coordinate it.
-    pub(super) fn send_on(&mut self, now: Time, env: &mut Env, fx: &mut Effects) {
+    pub(super) fn send_on(&mut self, now: Time, env: &mut Env, io: &mut Io) {
         let Some(to) = self.common.quorum_tracker.unasked().next() else { return };
         self.common.quorum_tracker.ask(to);
         // Two messages and all that an owner does lie between.
@@ -31,7 +31,7 @@ impl ForwardOp {
         let left_ms = self.common.left_ms(now);
         let timeout_ms = (left_ms - left_ms / 10).max(1);
         let request = self.request.clone();
-        fx.out.send(vec![to], self.common.op, Body::Coordinate { request, timeout_ms });
+        io.out.send(vec![to], self.common.op, Body::Coordinate { request, timeout_ms });
     }
 
     /// Takes what a node has said.
@@ -50,34 +50,23 @@ impl ForwardOp {
 
     /// An owner has refused it for reasons of its own, and so did nothing: the next one gets it.
     /// False if there is none left, and no other one has it.
-    pub(super) fn go_on(
-        &mut self,
-        now: Time,
-        from: NodeId,
-        env: &mut Env,
-        fx: &mut Effects,
-    ) -> bool {
+    pub(super) fn go_on(&mut self, now: Time, from: NodeId, env: &mut Env, io: &mut Io) -> bool {
         if let Some(next) = self.others.pop_front() {
             self.common.quorum_tracker = QuorumTracker::new(&[next], 1, true);
         } else {
             self.common.quorum_tracker.fail(from);
         }
         if self.common.quorum_tracker.unasked().next().is_some() {
-            self.send_on(now, env, fx);
+            self.send_on(now, env, io);
             return true;
         }
         !self.common.open.is_empty()
     }
 
     /// Sends it to another owner if nobody has it who may answer.
-    pub(super) fn advance(
-        &mut self,
-        now: Time,
-        env: &mut Env,
-        fx: &mut Effects,
-    ) -> Option<Response> {
+    pub(super) fn advance(&mut self, now: Time, env: &mut Env, io: &mut Io) -> Option<Response> {
         if self.common.quorum_tracker.missing() > 0 {
-            self.send_on(now, env, fx);
+            self.send_on(now, env, io);
         }
         self.common.is_hopeless().then(|| match self.writes {
             true => self.common.unknown(),
@@ -86,7 +75,7 @@ impl ForwardOp {
     }
 
     /// Sends a read to another owner beside one that is late.
-    pub(super) fn hedge(&mut self, now: Time, env: &mut Env, fx: &mut Effects) {
+    pub(super) fn hedge(&mut self, now: Time, env: &mut Env, io: &mut Io) {
         if self.writes {
             return;
         }
@@ -95,8 +84,8 @@ impl ForwardOp {
             && !self.common.answered
             && self.common.quorum_tracker.unasked().next().is_some()
         {
-            fx.out.count(Counter::ReadsHedged);
-            self.send_on(now, env, fx);
+            io.out.count(Counter::ReadsHedged);
+            self.send_on(now, env, io);
         }
     }
 

@@ -3,7 +3,7 @@
 use super::common::{Common, Heard};
 use super::env::Env;
 use crate::message::{Body, Counter, Response};
-use crate::node::effects::Effects;
+use crate::node::io::Io;
 use crate::store::Listing;
 use crate::types::{Key, NodeId, Partition, Time};
 
@@ -19,12 +19,12 @@ pub(super) struct ListOp {
 
 impl ListOp {
     /// Puts the question to up to `count` further owners.
-    pub(super) fn ask_more(&mut self, now: Time, count: u8, env: &mut Env, fx: &mut Effects) {
+    pub(super) fn ask_more(&mut self, now: Time, count: u8, env: &mut Env, io: &mut Io) {
         let (to, _) = self.common.pick(now, count, env);
         self.common.expect_copies(now, &to, env);
         let (partition, after, limit_bytes) =
             (self.partition, self.after.clone(), self.limit_bytes);
-        fx.out.send(to, self.common.op, Body::List { partition, after, limit_bytes });
+        io.out.send(to, self.common.op, Body::List { partition, after, limit_bytes });
     }
 
     /// Takes what a node has said.
@@ -42,40 +42,35 @@ impl ListOp {
     }
 
     /// Answers when enough have; asks as many more as are missing.
-    pub(super) fn advance(
-        &mut self,
-        now: Time,
-        env: &mut Env,
-        fx: &mut Effects,
-    ) -> Option<Response> {
+    pub(super) fn advance(&mut self, now: Time, env: &mut Env, io: &mut Io) -> Option<Response> {
         if self.common.quorum_tracker.reached() {
             let Listing { keys, more } = merge_pages(&self.pages);
             return Some(Response::Keys { keys, more });
         }
         let missing = self.common.quorum_tracker.missing();
         if missing > 0 {
-            self.ask_more(now, missing, env, fx);
+            self.ask_more(now, missing, env, io);
         }
         self.common.is_hopeless().then(|| {
-            env.explain_loss(self.partition, self.common.unreachable(&env.config.members), fx)
+            env.explain_loss(self.partition, self.common.unreachable(&env.config.members), io)
         })
     }
 
     /// Asks one owner more for each answer that is late.
-    pub(super) fn hedge(&mut self, now: Time, env: &mut Env, fx: &mut Effects) {
+    pub(super) fn hedge(&mut self, now: Time, env: &mut Env, io: &mut Io) {
         let late = self.common.mark_late(now).len();
         if late > 0
             && !self.common.answered
             && self.common.quorum_tracker.unasked().next().is_some()
         {
-            fx.out.count(Counter::ReadsHedged);
-            self.ask_more(now, late as u8, env, fx);
+            io.out.count(Counter::ReadsHedged);
+            self.ask_more(now, late as u8, env, io);
         }
     }
 
     /// The answer at the deadline.
-    pub(super) fn expire(&self, env: &Env, fx: &Effects) -> Response {
-        env.explain_loss(self.partition, self.common.no_quorum(&env.config.members), fx)
+    pub(super) fn expire(&self, env: &Env, io: &Io) -> Response {
+        env.explain_loss(self.partition, self.common.no_quorum(&env.config.members), io)
     }
 }
 

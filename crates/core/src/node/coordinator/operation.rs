@@ -7,7 +7,7 @@ use super::list::ListOp;
 use super::read::ReadOp;
 use super::write::WriteOp;
 use crate::message::Response;
-use crate::node::effects::Effects;
+use crate::node::io::Io;
 use crate::types::{Key, NodeId, Time};
 
 /// A request under way, by what it does.
@@ -39,9 +39,9 @@ impl Operation {
     }
 
     /// A node will not answer any more.
-    pub(super) fn lose(&mut self, now: Time, node: NodeId, env: &mut Env, fx: &mut Effects) {
+    pub(super) fn lose(&mut self, now: Time, node: NodeId, env: &mut Env, io: &mut Io) {
         match self {
-            Operation::Write(write) => write.lose(now, node, env, fx),
+            Operation::Write(write) => write.lose(now, node, env, io),
             Operation::Read(ReadOp { common, .. })
             | Operation::List(ListOp { common, .. })
             | Operation::Forward(ForwardOp { common, .. }) => {
@@ -52,35 +52,30 @@ impl Operation {
 
     /// Asks on for what is missing of the quorum. Gives the answer once the quorum is reached, or
     /// cannot be reached any more.
-    pub(super) fn advance(
-        &mut self,
-        now: Time,
-        env: &mut Env,
-        fx: &mut Effects,
-    ) -> Option<Response> {
+    pub(super) fn advance(&mut self, now: Time, env: &mut Env, io: &mut Io) -> Option<Response> {
         match self {
-            Operation::Read(read) => read.advance(now, env, fx),
-            Operation::List(list) => list.advance(now, env, fx),
-            Operation::Write(write) => write.advance(now, env, fx),
-            Operation::Forward(forward) => forward.advance(now, env, fx),
+            Operation::Read(read) => read.advance(now, env, io),
+            Operation::List(list) => list.advance(now, env, io),
+            Operation::Write(write) => write.advance(now, env, io),
+            Operation::Forward(forward) => forward.advance(now, env, io),
         }
     }
 
     /// Asks others beside those that are late now.
-    pub(super) fn hedge(&mut self, now: Time, env: &mut Env, fx: &mut Effects) {
+    pub(super) fn hedge(&mut self, now: Time, env: &mut Env, io: &mut Io) {
         match self {
-            Operation::Read(read) => read.hedge(now, env, fx),
-            Operation::List(list) => list.hedge(now, env, fx),
-            Operation::Write(write) => write.chase(now, env, fx),
-            Operation::Forward(forward) => forward.hedge(now, env, fx),
+            Operation::Read(read) => read.hedge(now, env, io),
+            Operation::List(list) => list.hedge(now, env, io),
+            Operation::Write(write) => write.chase(now, env, io),
+            Operation::Forward(forward) => forward.hedge(now, env, io),
         }
     }
 
     /// The answer at the deadline: a write that was sent may still happen.
-    pub(super) fn expire(&self, env: &Env, fx: &Effects) -> Response {
+    pub(super) fn expire(&self, env: &Env, io: &Io) -> Response {
         match self {
-            Operation::Read(read) => read.expire(env, fx),
-            Operation::List(list) => list.expire(env, fx),
+            Operation::Read(read) => read.expire(env, io),
+            Operation::List(list) => list.expire(env, io),
             Operation::Write(write) => write.common.unknown(),
             Operation::Forward(forward) => forward.expire(env),
         }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::node::words::LATE_READ;
+use crate::node::interface::LATE_READ;
 use crate::types::{Micros, NodeId, Time};
 
 /// When an answer is late.

@@ -8,7 +8,7 @@ use super::env::Env;
 use crate::causal::{Context, Object};
 use crate::generation::GcEpoch;
 use crate::message::{Body, Counter, Response};
-use crate::node::effects::Effects;
+use crate::node::io::Io;
 use crate::types::{Blob, Key, Micros, NodeId, Time};
 use crate::wire;
 
@@ -70,11 +70,11 @@ impl Merged {
 impl ReadOp {
     /// Puts the question to up to `count` further replicas: owners, and when they are used up, all
     /// fallbacks.
-    pub(super) fn ask_more(&mut self, now: Time, count: u8, env: &mut Env, fx: &mut Effects) {
+    pub(super) fn ask_more(&mut self, now: Time, count: u8, env: &mut Env, io: &mut Io) {
         let (mut to, missing) = self.common.pick(now, count, env);
         if missing > 0 && !self.fallbacks.is_empty() {
             let owners: Vec<NodeId> = self.common.quorum_tracker.owners().collect();
-            fx.out.count(Counter::ReadsOfFallbacks);
+            io.out.count(Counter::ReadsOfFallbacks);
             for node in std::mem::take(&mut self.fallbacks) {
                 if !env.view.can_use(node) {
                     continue;
@@ -84,7 +84,7 @@ impl ReadOp {
             }
         }
         self.common.expect_copies(now, &to, env);
-        fx.out.send(to, self.common.op, Body::Read { key: self.key.clone() });
+        io.out.send(to, self.common.op, Body::Read { key: self.key.clone() });
     }
 
     /// Takes what a node has said, `took` after it was asked.
@@ -116,31 +116,26 @@ impl ReadOp {
     }
 
     /// Answers when enough have; asks as many more as are missing.
-    pub(super) fn advance(
-        &mut self,
-        now: Time,
-        env: &mut Env,
-        fx: &mut Effects,
-    ) -> Option<Response> {
+    pub(super) fn advance(&mut self, now: Time, env: &mut Env, io: &mut Io) -> Option<Response> {
         if self.common.quorum_tracker.reached() {
-            return Some(self.found(env.config.object_limits.merged, fx));
+            return Some(self.found(env.config.object_limits.merged, io));
         }
         let missing = self.common.quorum_tracker.missing();
         if missing > 0 {
-            self.ask_more(now, missing, env, fx);
+            self.ask_more(now, missing, env, io);
         }
         let hopeless = self.common.is_hopeless() && self.fallbacks.is_empty();
         hopeless.then(|| {
             let partition = env.config.ring.partition(&self.key);
-            env.explain_loss(partition, self.common.unreachable(&env.config.members), fx)
+            env.explain_loss(partition, self.common.unreachable(&env.config.members), io)
         })
     }
 
     /// The answer once the quorum is reached: not many more bytes than `limit_bytes`, as many
     /// siblings as fit if not all do.
-    fn found(&self, limit_bytes: usize, fx: &mut Effects) -> Response {
+    fn found(&self, limit_bytes: usize, io: &mut Io) -> Response {
         if wire::encoded_len(&self.merged.object) > limit_bytes {
-            fx.out.count(Counter::ReadsCutShort);
+            io.out.count(Counter::ReadsCutShort);
         }
         let (values, context) = shown(&self.merged.object, limit_bytes);
         let context = wire::seal(&self.key, &context);
@@ -148,24 +143,24 @@ impl ReadOp {
     }
 
     /// Asks one replica more for each answer that is late.
-    pub(super) fn hedge(&mut self, now: Time, env: &mut Env, fx: &mut Effects) {
+    pub(super) fn hedge(&mut self, now: Time, env: &mut Env, io: &mut Io) {
         let late = self.common.mark_late(now).len();
         let unasked = self.common.quorum_tracker.unasked().next().is_some();
         let more = unasked || !self.fallbacks.is_empty();
         if late > 0 && !self.common.answered && more {
-            fx.out.count(Counter::ReadsHedged);
-            self.ask_more(now, late as u8, env, fx);
+            io.out.count(Counter::ReadsHedged);
+            self.ask_more(now, late as u8, env, io);
         }
     }
 
     /// The answer at the deadline.
-    pub(super) fn expire(&self, env: &Env, fx: &Effects) -> Response {
+    pub(super) fn expire(&self, env: &Env, io: &Io) -> Response {
         let partition = env.config.ring.partition(&self.key);
-        env.explain_loss(partition, self.common.no_quorum(&env.config.members), fx)
+        env.explain_loss(partition, self.common.no_quorum(&env.config.members), io)
     }
 
     /// Sends what the others had to the replicas that it has seen to be behind, when it is over.
-    pub(super) fn repair(self, env: &Env, fx: &mut Effects) {
+    pub(super) fn repair(self, env: &Env, io: &mut Io) {
         let ReadOp { common, key, merged, .. } = self;
         // Everybody who lacks some of it would decline it.
         if wire::encoded_len(&merged.object) > env.config.object_limits.merged {
@@ -173,10 +168,10 @@ impl ReadOp {
         }
         let behind = merged.behind(|node| common.quorum_tracker.is_owner(node));
         if !env.experiment.no_read_repair && !behind.is_empty() {
-            fx.out.count(Counter::ReadsRepaired);
+            io.out.count(Counter::ReadsRepaired);
             let generation = merged.generation();
             let merge = Body::Merge { key, object: merged.object, generation };
-            fx.out.send(behind, common.op, merge);
+            io.out.send(behind, common.op, merge);
         }
     }
 }

@@ -8,7 +8,7 @@ use super::env::Env;
 use crate::causal::{Context, Dot, Object};
 use crate::generation::GcEpoch;
 use crate::message::{Body, Counter, Response};
-use crate::node::effects::Effects;
+use crate::node::io::Io;
 use crate::types::{Key, Micros, NodeId, Time};
 use crate::wire;
 
@@ -50,12 +50,12 @@ impl WriteOp {
         took: Option<Micros>,
         body: Body,
         env: &mut Env,
-        fx: &mut Effects,
+        io: &mut Io,
     ) -> Heard {
         let own = from == env.config.me;
         match (&self.issued, body) {
             (None, Body::Updated { object, dot, generation }) if own => {
-                self.spread(now, Issued { object, dot, generation, at: now }, env, fx);
+                self.spread(now, Issued { object, dot, generation, at: now }, env, io);
                 Heard::Progress
             }
             (None, Body::Failed(refusal)) if own => Heard::Done(Response::Refused(refusal)),
@@ -76,7 +76,7 @@ impl WriteOp {
 
     /// The own replica has issued: the object goes to the other owners at once, and to fallbacks for
     /// those that cannot be reached or may not answer.
-    fn spread(&mut self, now: Time, made: Issued, env: &mut Env, fx: &mut Effects) {
+    fn spread(&mut self, now: Time, made: Issued, env: &mut Env, io: &mut Io) {
         let (key, generation) = (self.key.clone(), made.generation);
         let merge = Body::Merge { key, object: made.object.clone(), generation };
         self.issued = Some(made);
@@ -96,13 +96,13 @@ impl WriteOp {
         let quiet: Vec<NodeId> = to.iter().copied().filter(quiet).collect();
         let sure = quorum_tracker.hopeful().saturating_sub(quiet.len() as u8);
         let short = usize::from(quorum_tracker.needed().saturating_sub(sure));
-        fx.out.send(to.clone(), self.common.op, merge);
+        io.out.send(to.clone(), self.common.op, merge);
         for owner in to {
             self.expect_held(now, owner, env);
         }
         // Those that may not answer are replaced as far as the client would have to wait for them.
         for owner in gone.into_iter().chain(quiet.into_iter().take(short)) {
-            self.replace(now, owner, env, fx);
+            self.replace(now, owner, env, io);
         }
     }
 
@@ -114,7 +114,7 @@ impl WriteOp {
 
     /// Has the next fallback keep the object for this owner. When there is none left, this node
     /// keeps it itself, which counts for nothing more. Nothing is kept before it is made.
-    fn replace(&mut self, now: Time, owner: NodeId, env: &mut Env, fx: &mut Effects) {
+    fn replace(&mut self, now: Time, owner: NodeId, env: &mut Env, io: &mut Io) {
         let Some(issued) = &self.issued else { return };
         let is_open = self.common.quorum_tracker.uncovered().any(|open| open == owner);
         if owner == env.config.me || !is_open {
@@ -122,34 +122,29 @@ impl WriteOp {
         }
         while let Some(node) = self.fallbacks.pop_front() {
             if env.view.can_use(node) {
-                fx.out.count(Counter::FallbacksAsked);
+                io.out.count(Counter::FallbacksAsked);
                 self.common.quorum_tracker.ask_fallback(node, &[owner]);
-                fx.out.send(vec![node], self.common.op, hint(&self.key, issued, owner));
+                io.out.send(vec![node], self.common.op, hint(&self.key, issued, owner));
                 return self.expect_held(now, node, env);
             }
         }
-        self.keep_here(owner, env, fx);
+        self.keep_here(owner, env, io);
     }
 
     /// Keeps the object for this owner at this node, which may have it from its own record should it
     /// have grown too old.
-    fn keep_here(&mut self, owner: NodeId, env: &Env, fx: &mut Effects) {
+    fn keep_here(&mut self, owner: NodeId, env: &Env, io: &mut Io) {
         let me = env.config.me;
         let Some(issued) = &self.issued else { return };
         // A fallback that coordinates keeps it for all owners already.
         if owner != me && self.common.quorum_tracker.is_owner(me) && self.kept_here.insert(owner) {
-            fx.out.send(vec![me], self.common.op, hint(&self.key, issued, owner));
+            io.out.send(vec![me], self.common.op, hint(&self.key, issued, owner));
         }
     }
 
     /// Answers when enough have confirmed it; asks fallbacks for as many slots as are missing,
     /// should all that were asked answer.
-    pub(super) fn advance(
-        &mut self,
-        now: Time,
-        env: &mut Env,
-        fx: &mut Effects,
-    ) -> Option<Response> {
+    pub(super) fn advance(&mut self, now: Time, env: &mut Env, io: &mut Io) -> Option<Response> {
         let issued = self.issued.as_ref()?;
         if self.common.quorum_tracker.reached() {
             return Some(self.written(issued));
@@ -157,7 +152,7 @@ impl WriteOp {
         let missing = usize::from(self.common.quorum_tracker.missing());
         let owners: Vec<NodeId> = self.common.quorum_tracker.uncovered().take(missing).collect();
         for owner in owners {
-            self.replace(now, owner, env, fx);
+            self.replace(now, owner, env, io);
         }
         let hopeless = self.common.is_hopeless() && self.fallbacks.is_empty();
         hopeless.then(|| self.common.unknown())
@@ -176,7 +171,7 @@ impl WriteOp {
 
     /// Replaces the owners that are late: at once while the client waits for them, and later when
     /// only the copies are incomplete.
-    pub(super) fn chase(&mut self, now: Time, env: &mut Env, fx: &mut Effects) {
+    pub(super) fn chase(&mut self, now: Time, env: &mut Env, io: &mut Io) {
         let mut replaced = self.common.mark_late(now);
         if self.common.answered {
             for question in &mut self.common.open {
@@ -189,25 +184,25 @@ impl WriteOp {
                 }
             }
         } else if !replaced.is_empty() {
-            fx.out.count(Counter::WritesHedged);
+            io.out.count(Counter::WritesHedged);
         }
         // Others act as a fallback for the owner that a late node is, or for those that it acts as a fallback for.
         for node in replaced {
             for owner in self.common.quorum_tracker.pass_over(node) {
-                self.replace(now, owner, env, fx);
+                self.replace(now, owner, env, io);
             }
         }
     }
 
     /// A node will not answer any more: others act as a fallback for the owner it was, or for the owners that
     /// it acted as a fallback for.
-    pub(super) fn lose(&mut self, now: Time, node: NodeId, env: &mut Env, fx: &mut Effects) {
+    pub(super) fn lose(&mut self, now: Time, node: NodeId, env: &mut Env, io: &mut Io) {
         let its = self.common.quorum_tracker.pass_over(node);
         self.common.quorum_tracker.fail(node);
         let lost = |owner: &NodeId| its.contains(owner) || !env.view.can_use(*owner);
         let open: Vec<NodeId> = self.common.quorum_tracker.uncovered().filter(lost).collect();
         for owner in open {
-            self.replace(now, owner, env, fx);
+            self.replace(now, owner, env, io);
         }
     }
 
@@ -218,23 +213,23 @@ impl WriteOp {
 
     /// Voids its update if that has not been carried out by the deadline: nobody waits for it any
     /// more.
-    pub(super) fn withdraw(&self, env: &Env, fx: &mut Effects) {
+    pub(super) fn withdraw(&self, env: &Env, io: &mut Io) {
         if self.issued.is_none() {
-            fx.out.count(Counter::WritesWithdrawn);
+            io.out.count(Counter::WritesWithdrawn);
             let withdraw = Body::Withdraw { key: self.key.clone() };
-            fx.out.send(vec![env.config.me], self.common.op, withdraw);
+            io.out.send(vec![env.config.me], self.common.op, withdraw);
         }
     }
 
     /// Ends it: for whoever has not confirmed it this node keeps a hint, whether or not it will
     /// yet. A fallback could refuse, and nobody would listen any more.
-    pub(super) fn leave_hints(mut self, env: &Env, fx: &mut Effects) {
+    pub(super) fn leave_hints(mut self, env: &Env, io: &mut Io) {
         for question in &self.common.open {
             self.common.quorum_tracker.pass_over(question.to);
         }
         let owners: Vec<NodeId> = self.common.quorum_tracker.uncovered().collect();
         for owner in owners {
-            self.keep_here(owner, env, fx);
+            self.keep_here(owner, env, io);
         }
     }
 }

@@ -4,9 +4,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::effects::Effects;
 use super::super::ids::RequestId;
-use super::super::words::{Hindrance, RingChange};
+use super::super::interface::{Hindrance, RingChange};
+use super::super::io::Io;
 use crate::members::Member;
 use crate::message::{Body, Counter};
 use crate::types::{Micros, NodeId, Time};
@@ -78,28 +78,23 @@ impl Ballot {
         old: NodeId,
         new: Member,
         voters: Voters<'_>,
-        fx: &mut Effects,
+        io: &mut Io,
     ) {
         debug_assert!(self.proposal.is_none() && self.grant.is_none(), "one change at a time");
         self.last_op = now.0.max(self.last_op + 1);
         let (op, until) = (RequestId::of_wire(self.last_op), now + PATIENCE);
-        let (granted, denied) = (BTreeSet::from([fx.local.me()]), BTreeMap::new());
+        let (granted, denied) = (BTreeSet::from([io.local.me()]), BTreeMap::new());
         self.proposal = Some(Proposal { op, old, new, granted, denied, until, next: now });
-        self.ask(now, voters, fx);
+        self.ask(now, voters, io);
     }
 
     /// Asks those that have not granted the change, when that is due.
-    pub(super) fn ask(
-        &mut self,
-        now: Time,
-        Voters { ring, members }: Voters<'_>,
-        fx: &mut Effects,
-    ) {
+    pub(super) fn ask(&mut self, now: Time, Voters { ring, members }: Voters<'_>, io: &mut Io) {
         let Some(own) = self.proposal.as_mut().filter(|own| own.next <= now) else { return };
         own.next = now + AGAIN;
         let wanting = |id: &NodeId| *id != own.old && !own.granted.contains(id);
         let wanting: Vec<NodeId> = members.iter().copied().filter(wanting).collect();
-        fx.out.send(wanting, own.op, Body::AskRing { ring, old: own.old, new: own.new.id() });
+        io.out.send(wanting, own.op, Body::AskRing { ring, old: own.old, new: own.new.id() });
     }
 
     /// Another node asks for a grant. `changes` if this node is about to take another ring than
@@ -110,25 +105,25 @@ impl Ballot {
         op: RequestId,
         change: RingChange,
         changes: bool,
-        fx: &mut Effects,
+        io: &mut Io,
     ) {
         self.expire(now);
-        let (from, me) = (change.by, fx.local.me());
+        let (from, me) = (change.by, io.local.me());
         let goes_on = self.proposal.is_some() && me < from;
         if changes || goes_on {
-            return fx.out.send(vec![from], op, Body::RingDenied { by: me });
+            return io.out.send(vec![from], op, Body::RingDenied { by: me });
         }
         if self.grant.is_some_and(|grant| grant.change != change) {
             let by = self.grant.map_or(me, |grant| grant.change.by);
-            return fx.out.send(vec![from], op, Body::RingDenied { by });
+            return io.out.send(vec![from], op, Body::RingDenied { by });
         }
         if self.proposal.is_some() {
-            self.fail(Hindrance::Other(Some(change), from), fx);
+            self.fail(Hindrance::Other(Some(change), from), io);
         }
         let op = self.grant.map_or(op, |grant| op.max(grant.op));
         self.grant = Some(Grant { op, change, until: now + GRANT });
-        fx.out.count(Counter::RingChangesGranted);
-        fx.out.send(vec![from], op, Body::RingGranted);
+        io.out.count(Counter::RingChangesGranted);
+        io.out.send(vec![from], op, Body::RingGranted);
     }
 
     /// A member grants a change; gives it when more than half of `members` have.
@@ -137,12 +132,12 @@ impl Ballot {
         from: NodeId,
         op: RequestId,
         members: &[NodeId],
-        fx: &mut Effects,
+        io: &mut Io,
     ) -> Option<(NodeId, Member)> {
         let Some(own) = self.proposal.as_mut() else {
             // The grant of a change that was given up meanwhile: it is not needed.
-            let by = fx.local.me();
-            fx.out.send(vec![from], op, Body::RingDenied { by });
+            let by = io.local.me();
+            io.out.send(vec![from], op, Body::RingDenied { by });
             return None;
         };
         if own.op != op || !members.contains(&from) {
@@ -171,7 +166,7 @@ impl Ballot {
     }
 
     /// Gives the own change up when its time is over.
-    pub(super) fn tick(&mut self, now: Time, members: &[NodeId], fx: &mut Effects) {
+    pub(super) fn tick(&mut self, now: Time, members: &[NodeId], io: &mut Io) {
         self.expire(now);
         let Some(own) = self.proposal.as_ref().filter(|own| own.until <= now) else { return };
         let others = own.denied.values().find(|by| !own.denied.contains_key(by));
@@ -180,20 +175,20 @@ impl Ballot {
             Some(by) => Hindrance::Other(None, *by),
             None => Hindrance::Grants { granted, members },
         };
-        self.fail(why, fx);
+        self.fail(why, io);
     }
 
     /// Gives the own change up, if there is one: nothing has happened, and what was granted is
     /// given back.
-    pub(super) fn fail(&mut self, why: Hindrance, fx: &mut Effects) {
+    pub(super) fn fail(&mut self, why: Hindrance, io: &mut Io) {
         let Some(own) = self.proposal.take() else { return };
-        let by = fx.local.me();
+        let by = io.local.me();
         let asked = own.granted.iter().chain(own.denied.keys()).copied();
         let asked: Vec<NodeId> = asked.filter(|id| *id != by).collect();
         if !asked.is_empty() {
-            fx.out.send(asked, own.op, Body::RingDenied { by });
+            io.out.send(asked, own.op, Body::RingDenied { by });
         }
-        fx.out.not_replaced(why);
+        io.out.not_replaced(why);
     }
 
     /// The own change.

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 
 use crate::merkle::{FANOUT, LEAVES, LEVELS, LeafSet, SHAPE, width_of};
 use crate::message::{Body, Counter, Item, Measure, Refusal, Resource};
-use crate::node::effects::Effects;
 use crate::node::ids::{RequestId, ScanPurpose, ScanToken};
-use crate::node::local::stalled;
+use crate::node::io::Io;
+use crate::node::local_state::stalled;
 use crate::ring::Ring;
 use crate::store::{ScanPage, Scanned, Span};
 use crate::types::{Blob, NodeId, Partition};
@@ -31,24 +31,24 @@ impl Answers {
         op: RequestId,
         body: Body,
         ring: &Ring,
-        fx: &mut Effects,
+        io: &mut Io,
     ) -> Option<Partition> {
         let (partition, equal) = match &body {
             Body::Compare { partition, root, .. } => (*partition, Some(*root)),
             Body::Descend { partition, .. } | Body::Leaves { partition, .. } => (*partition, None),
             _ => return None,
         };
-        let own_root = fx.local.forest.tree(partition).map(|tree| tree.root());
-        match self.answer(from, op, partition, body, ring, fx) {
+        let own_root = io.local.trees.tree(partition).map(|tree| tree.root());
+        match self.answer(from, op, partition, body, ring, io) {
             Ok(None) => {}
             // What is told of the own records holds only once they are synced.
             Ok(Some(answer)) => {
-                let mark = fx.out.last_mark();
-                fx.out.send_synced(Some(mark), from, op, answer);
+                let mark = io.out.last_mark();
+                io.out.send_synced(Some(mark), from, op, answer);
             }
             Err(refusal) => {
-                fx.out.count(Counter::ComparisonsRefused);
-                fx.out.send(vec![from], op, Body::Failed(refusal));
+                io.out.count(Counter::ComparisonsRefused);
+                io.out.send(vec![from], op, Body::Failed(refusal));
                 return None;
             }
         }
@@ -62,21 +62,21 @@ impl Answers {
         partition: Partition,
         body: Body,
         ring: &Ring,
-        fx: &mut Effects,
+        io: &mut Io,
     ) -> Result<Option<Body>, Refusal> {
         if partition.0 >= ring.partitions() {
             return Err(Refusal::Partition(partition.0, ring.partitions()));
         }
         let owners = ring.owners(partition);
-        if !owners.contains(&fx.local.me()) || !owners.contains(&from) {
+        if !owners.contains(&io.local.me()) || !owners.contains(&from) {
             return Err(Refusal::NotOwner);
         }
         // An answer could wait for what is not synced.
-        if fx.local.stall().is_some() {
+        if io.local.stall().is_some() {
             return Err(stalled());
         }
-        let own_generation = fx.local.generations.number(partition);
-        let Some(tree) = fx.local.forest.tree(partition) else {
+        let own_generation = io.local.generations.number(partition);
+        let Some(tree) = io.local.trees.tree(partition) else {
             return Err(Refusal::Unread(partition.0));
         };
         let children = |level: u8, nodes: &[u16], width: u8| {
@@ -119,7 +119,7 @@ impl Answers {
                 }
                 let leaves = leaves.map(LeafSet::new);
                 let span = Span { after, leaves, limit_bytes: PAGE_BYTES, ..Span::default() };
-                let token = fx.out.scan(ScanPurpose::PeerList, partition, span);
+                let token = io.out.scan(ScanPurpose::PeerList, partition, span);
                 self.scans.insert(token, (from, op));
                 Ok(None)
             }
@@ -129,7 +129,7 @@ impl Answers {
 
     /// A span has been read; tells the peer if it was for one. A scan shows what is not synced yet,
     /// so that waits.
-    pub(super) fn scanned(&mut self, token: ScanToken, page: &ScanPage, fx: &mut Effects) {
+    pub(super) fn scanned(&mut self, token: ScanToken, page: &ScanPage, io: &mut Io) {
         let Some((to, op)) = self.scans.remove(&token) else { return };
         let item = |Scanned { key, context, digest, .. }: &Scanned| Item {
             key: key.clone(),
@@ -137,8 +137,8 @@ impl Answers {
             check: digest.0 as u32,
         };
         let items = page.items.iter().map(item).collect();
-        let mark = fx.out.last_mark();
-        fx.out.send_synced(Some(mark), to, op, Body::Items { items, next: page.next.clone() });
+        let mark = io.out.last_mark();
+        io.out.send_synced(Some(mark), to, op, Body::Items { items, next: page.next.clone() });
     }
 }
 

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use super::Repair;
 use crate::message::Counter;
 use crate::node::Notice;
-use crate::node::effects::Effects;
 use crate::node::ids::SyncSeq;
+use crate::node::io::Io;
 use crate::types::{NodeId, Partition, Time};
 
 /// What became of partitions read-ineligible of which this node is the only owner: nobody has
@@ -23,8 +23,8 @@ pub(super) struct Loss {
 impl Repair {
     /// Notices which read eligibility is lacking, and regains it where every other owner has nothing that
     /// is missing.
-    pub(super) fn check_read_eligibility(&mut self, now: Time, fx: &mut Effects) {
-        let (store, lost) = (fx.local.meta().store, &fx.local.meta().read_ineligible);
+    pub(super) fn check_read_eligibility(&mut self, now: Time, io: &mut Io) {
+        let (store, lost) = (io.local.meta().store, &io.local.meta().read_ineligible);
         if self.store != store || !self.lacking.keys().eq(lost) {
             // What was taken over before counts no more.
             self.store = store;
@@ -35,7 +35,7 @@ impl Repair {
                 }
             }
         }
-        self.tell_loss(fx);
+        self.tell_loss(io);
         let ring = &self.ring;
         let full = |(partition, heard): &(&Partition, &BTreeSet<NodeId>)| {
             let owners = ring.owners(**partition);
@@ -49,52 +49,52 @@ impl Repair {
             return;
         }
         self.lacking.retain(|partition, _| !regained.contains(partition));
-        fx.out.count_many(Counter::ReadEligibilityRegained, regained.len() as u64);
-        fx.change_meta(|meta| meta.read_ineligible.retain(|lost| !regained.contains(lost)));
+        io.out.count_many(Counter::ReadEligibilityRegained, regained.len() as u64);
+        io.change_meta(|meta| meta.read_ineligible.retain(|lost| !regained.contains(lost)));
         if self.lacking.is_empty() {
-            fx.out.notice(Notice::Recovered);
+            io.out.notice(Notice::Recovered);
         }
     }
 
     /// Partitions that may lack acknowledged writes which no other node has.
-    pub(in crate::node) fn lost(&self, fx: &Effects) -> Vec<Partition> {
-        let lost = fx.local.meta().read_ineligible.iter().copied();
+    pub(in crate::node) fn lost(&self, io: &Io) -> Vec<Partition> {
+        let lost = io.local.meta().read_ineligible.iter().copied();
         lost.filter(|partition| *self.ring.owners(*partition) == [self.me]).collect()
     }
 
     /// Tells the operator of such partitions, once in a life.
-    fn tell_loss(&mut self, fx: &mut Effects) {
+    fn tell_loss(&mut self, io: &mut Io) {
         if self.loss.told {
             return;
         }
-        let lost = self.lost(fx).len() as u32;
+        let lost = self.lost(io).len() as u32;
         if lost > 0 {
             self.loss.told = true;
-            fx.out.notice(Notice::Lost(lost));
+            io.out.notice(Notice::Lost(lost));
         }
     }
 
     /// The operator accepts that what they lack is gone: what is not found there counts from now
     /// on.
-    pub(in crate::node) fn accept_loss(&mut self, fx: &mut Effects) {
-        let lost: BTreeSet<Partition> = self.lost(fx).into_iter().collect();
+    pub(in crate::node) fn accept_loss(&mut self, io: &mut Io) {
+        let lost: BTreeSet<Partition> = self.lost(io).into_iter().collect();
         if lost.is_empty() {
             return;
         }
         self.lacking.retain(|partition, _| !lost.contains(partition));
-        let mark = fx.change_meta(|meta| {
+        let mark = io.change_meta(|meta| {
             meta.read_ineligible.retain(|partition| !lost.contains(partition));
         });
         self.loss = Loss { told: false, accepted: Some((mark, lost.len() as u32)) };
     }
 
     /// Something is durable: the operator hears that the loss is accepted.
-    pub(in crate::node) fn synced(&mut self, fx: &mut Effects) {
+    pub(in crate::node) fn synced(&mut self, io: &mut Io) {
         if let Some((mark, partitions)) = self.loss.accepted
-            && fx.out.is_durable(mark)
+            && io.out.is_durable(mark)
         {
             self.loss.accepted = None;
-            fx.out.notice(Notice::LossAccepted(partitions));
+            io.out.notice(Notice::LossAccepted(partitions));
         }
     }
 }

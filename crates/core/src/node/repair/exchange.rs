@@ -4,14 +4,14 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::Lane;
+use super::InFlight;
 use crate::causal::Context;
 use crate::generation::GcEpoch;
 use crate::merkle::{FANOUT, LEVELS, LeafSet, SHAPE, leaf_of};
 use crate::message::{Body, ComparisonFault, Counter, Item, Refusal, TreeAnswer, TreeQuestion};
-use crate::node::effects::Effects;
 use crate::node::generations::Stamped;
 use crate::node::ids::{RequestId, ScanPurpose, ScanToken};
+use crate::node::io::Io;
 use crate::store::{ScanPage, Scanned, Span};
 use crate::types::{Blob, Key, MILLI, Micros, NodeId, Partition, Time};
 
@@ -59,8 +59,8 @@ pub(super) struct Exchange {
     after: Option<Key>,
     /// What differed at the first look at this page.
     seen: Option<BTreeMap<Key, Pair>>,
-    todo: VecDeque<(Key, Way)>,
-    flights: usize,
+    todo: VecDeque<(Key, Direction)>,
+    transfers: usize,
     /// About the largest object that was moved lately, in bytes.
     size: usize,
 }
@@ -118,7 +118,7 @@ type Pair = (Option<Known>, Option<Known>);
 
 /// Where an object is to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Way {
+pub(super) enum Direction {
     Pull,
     Push,
     /// First here, then, merged, there.
@@ -153,22 +153,22 @@ impl Exchange {
         partition: Partition,
         peer: NodeId,
         proof: bool,
-        lane: &mut Lane,
-        fx: &mut Effects,
+        in_flight: &mut InFlight,
+        io: &mut Io,
     ) -> Option<Self> {
-        let root = fx.local.forest.tree(partition)?.root();
+        let root = io.local.trees.tree(partition)?.root();
         let width = if proof { WIDTH_OF_PROOF } else { WIDTH };
-        let generation = fx.local.generations.number(partition);
+        let generation = io.local.generations.number(partition);
         let mut exchange = Exchange {
             peer,
             partition,
-            store: fx.local.meta().store,
+            store: io.local.meta().store,
             moved: Moved::default(),
             generation,
             begun: now,
             has_read: false,
             width,
-            changes: fx.local.forest.changes(partition),
+            changes: io.local.trees.changes(partition),
             stage: Stage::Descending(0, vec![0]),
             pending: None,
             salt: 0,
@@ -177,29 +177,29 @@ impl Exchange {
             after: None,
             seen: None,
             todo: VecDeque::new(),
-            flights: 0,
+            transfers: 0,
             size: 0,
         };
         let compare = Body::Compare { partition, shape: SHAPE, width, root, generation };
-        exchange.ask(now, compare, lane, fx);
+        exchange.ask(now, compare, in_flight, io);
         Some(exchange)
     }
 
-    fn ask(&mut self, now: Time, body: Body, lane: &mut Lane, fx: &mut Effects) {
-        let question = lane.question();
+    fn ask(&mut self, now: Time, body: Body, in_flight: &mut InFlight, io: &mut Io) {
+        let question = in_flight.question();
         (self.pending, self.salt) = (Some(Pending::Answer(question)), question.wire());
         self.patience = now + PATIENCE;
-        fx.out.send(vec![self.peer], question, body);
+        io.out.send(vec![self.peer], question, body);
     }
 
     /// True if its outcome proves that nothing is missing here: it was begun as a proof, all that
     /// differed was moved, and neither the own store nor the partition's generation is another one
     /// by now.
-    pub(super) fn proves(&self, fx: &Effects) -> bool {
+    pub(super) fn proves(&self, io: &Io) -> bool {
         self.width == WIDTH_OF_PROOF
             && self.moved.is_complete()
-            && self.store == fx.local.meta().store
-            && self.generation == fx.local.generations.number(self.partition)
+            && self.store == io.local.meta().store
+            && self.generation == io.local.generations.number(self.partition)
     }
 
     /// True if an answer with this `op` is waited for.
@@ -217,8 +217,8 @@ impl Exchange {
         &mut self,
         now: Time,
         body: Body,
-        lane: &mut Lane,
-        fx: &mut Effects,
+        in_flight: &mut InFlight,
+        io: &mut Io,
     ) -> Step {
         match (&self.stage, body) {
             (Stage::Descending(0, _), Body::Equal) => {
@@ -227,9 +227,9 @@ impl Exchange {
             }
             (Stage::Descending(level, nodes), Body::Summaries(Blob(bytes))) => {
                 let (level, nodes) = (*level, nodes.clone());
-                self.descend(now, level, &nodes, &bytes, lane, fx)
+                self.descend(now, level, &nodes, &bytes, in_flight, io)
             }
-            (Stage::Theirs, Body::Items { items, next }) => self.compare(now, items, next, fx),
+            (Stage::Theirs, Body::Items { items, next }) => self.compare(now, items, next, io),
             (_, Body::Failed(Refusal::Unread(_) | Refusal::Busy { .. })) => Err(Stop::NotYet),
             (_, Body::Failed(refusal)) => Err(ComparisonFault::Refused { refusal }.into()),
             (stage, body) => {
@@ -245,8 +245,8 @@ impl Exchange {
         level: u8,
         nodes: &[u16],
         bytes: &[u8],
-        lane: &mut Lane,
-        fx: &mut Effects,
+        in_flight: &mut InFlight,
+        io: &mut Io,
     ) -> Step {
         let (width, salt) = (usize::from(self.width), self.salt);
         let expected = nodes.len() * FANOUT * width;
@@ -254,13 +254,13 @@ impl Exchange {
             let (given, expected) = (bytes.len() as u64, expected as u64);
             return Err(ComparisonFault::Summaries { given, expected }.into());
         }
-        let Some(tree) = fx.local.forest.tree(self.partition) else {
+        let Some(tree) = io.local.trees.tree(self.partition) else {
             return Err(ComparisonFault::NoTree.into());
         };
         // A node that has nothing asks for everything.
         if tree.root() == Default::default() {
             self.leaves = None;
-            return self.list(now, lane, fx);
+            return self.list(now, in_flight, io);
         }
         let mut theirs = bytes.chunks(width);
         let mut differing = Vec::new();
@@ -280,33 +280,27 @@ impl Exchange {
         let level = level + 1;
         if level == LEVELS {
             self.leaves = Some(differing);
-            return self.list(now, lane, fx);
+            return self.list(now, in_flight, io);
         }
         let (partition, nodes) = (self.partition, differing.clone());
         self.stage = Stage::Descending(level, differing);
-        self.ask(now, Body::Descend { partition, width: self.width, level, nodes }, lane, fx);
+        self.ask(now, Body::Descend { partition, width: self.width, level, nodes }, in_flight, io);
         GO_ON
     }
 
     /// Asks for the next keys of the leaves that differ.
-    fn list(&mut self, now: Time, lane: &mut Lane, fx: &mut Effects) -> Step {
+    fn list(&mut self, now: Time, in_flight: &mut InFlight, io: &mut Io) -> Step {
         self.stage = Stage::Theirs;
         self.has_read = true;
         // What was moved before is no sign that writes go on.
-        self.changes = fx.local.forest.changes(self.partition);
+        self.changes = io.local.trees.changes(self.partition);
         let (partition, leaves, after) = (self.partition, self.leaves.clone(), self.after.clone());
-        self.ask(now, Body::Leaves { partition, leaves, after }, lane, fx);
+        self.ask(now, Body::Leaves { partition, leaves, after }, in_flight, io);
         GO_ON
     }
 
     /// Takes the peer's keys, and reads what is here of the same part.
-    fn compare(
-        &mut self,
-        now: Time,
-        theirs: Vec<Item>,
-        next: Option<Key>,
-        fx: &mut Effects,
-    ) -> Step {
+    fn compare(&mut self, now: Time, theirs: Vec<Item>, next: Option<Key>, io: &mut Io) -> Step {
         let leaves = self.leaves.as_ref().map(|leaves| LeafSet::new(leaves.iter().copied()));
         let keys = self.after.iter().chain(theirs.iter().map(|item| &item.key));
         let keys: Vec<&Key> = keys.collect();
@@ -328,7 +322,7 @@ impl Exchange {
         };
         self.stage = Stage::Mine { theirs, next, mine: Vec::new() };
         self.patience = now + PATIENCE;
-        let token = fx.out.scan(ScanPurpose::Exchange, self.partition, span);
+        let token = io.out.scan(ScanPurpose::Exchange, self.partition, span);
         self.pending = Some(Pending::Scan(token));
         GO_ON
     }
@@ -338,8 +332,8 @@ impl Exchange {
         &mut self,
         now: Time,
         page: ScanPage,
-        lane: &mut Lane,
-        fx: &mut Effects,
+        in_flight: &mut InFlight,
+        io: &mut Io,
     ) -> Step {
         let Stage::Mine { theirs, next, mine } = &mut self.stage else { return GO_ON };
         mine.extend(page.items);
@@ -349,14 +343,14 @@ impl Exchange {
             self.patience = now + PATIENCE;
             let limit_bytes = PAGE_BYTES;
             let span = Span { after, until, leaves, limit_bytes, ..Span::default() };
-            let token = fx.out.scan(ScanPurpose::Exchange, self.partition, span);
+            let token = io.out.scan(ScanPurpose::Exchange, self.partition, span);
             self.pending = Some(Pending::Scan(token));
             return GO_ON;
         }
         let (theirs, mine, next) =
             (std::mem::take(theirs), std::mem::take(mine), std::mem::take(next));
         let mut differ = differences(mine, theirs);
-        let in_flux = self.changes != fx.local.forest.changes(self.partition);
+        let in_flux = self.changes != io.local.trees.changes(self.partition);
         if in_flux && self.width != WIDTH_OF_PROOF && !differ.is_empty() {
             let Some(before) = self.seen.take() else {
                 self.seen = Some(differ);
@@ -368,15 +362,15 @@ impl Exchange {
             self.moved.left += (all - differ.len()) as u64;
         }
         self.seen = None;
-        self.todo = differ.into_iter().map(|(key, pair)| (key, way(pair))).collect();
+        self.todo = differ.into_iter().map(|(key, pair)| (key, direction(pair))).collect();
         self.stage = Stage::Moving { next };
-        self.go_on(now, lane, fx)
+        self.go_on(now, in_flight, io)
     }
 
     /// Time has passed.
-    pub(super) fn tick(&mut self, now: Time, lane: &mut Lane, fx: &mut Effects) -> Step {
+    pub(super) fn tick(&mut self, now: Time, in_flight: &mut InFlight, io: &mut Io) -> Step {
         match self.stage {
-            Stage::Resting(until) if until <= now => self.list(now, lane, fx),
+            Stage::Resting(until) if until <= now => self.list(now, in_flight, io),
             Stage::Resting(_) => GO_ON,
             // The own disk answers when it can, and others read from it, too.
             Stage::Mine { .. } => GO_ON,
@@ -388,19 +382,19 @@ impl Exchange {
     }
 
     /// Moves as many objects as may be in flight; goes on to the next part when all have arrived.
-    fn go_on(&mut self, now: Time, lane: &mut Lane, fx: &mut Effects) -> Step {
-        let most = if fx.local.is_busy() { MAX_FLIGHTS_BESIDE_CLIENTS } else { MAX_FLIGHTS };
+    fn go_on(&mut self, now: Time, in_flight: &mut InFlight, io: &mut Io) -> Step {
+        let most = if io.local.is_busy() { MAX_FLIGHTS_BESIDE_CLIENTS } else { MAX_FLIGHTS };
         let window = most.min(MAX_FLIGHT_BYTES / self.size.max(1)).max(1);
-        while self.flights < window
-            && let Some((key, way)) = self.todo.pop_front()
+        while self.transfers < window
+            && let Some((key, direction)) = self.todo.pop_front()
         {
-            let from = if way == Way::Push { fx.local.me() } else { self.peer };
-            let op = lane.fly(self.peer, self.partition, key.clone(), way);
-            fx.out.send(vec![from], op, Body::Read { key });
-            self.flights += 1;
+            let from = if direction == Direction::Push { io.local.me() } else { self.peer };
+            let op = in_flight.fly(self.peer, self.partition, key.clone(), direction);
+            io.out.send(vec![from], op, Body::Read { key });
+            self.transfers += 1;
             self.patience = now + PATIENCE;
         }
-        if self.flights > 0 {
+        if self.transfers > 0 {
             return GO_ON;
         }
         let Stage::Moving { next } = &mut self.stage else { return GO_ON };
@@ -408,7 +402,7 @@ impl Exchange {
             None => DONE,
             next => {
                 self.after = next;
-                self.list(now, lane, fx)
+                self.list(now, in_flight, io)
             }
         }
     }
@@ -418,9 +412,9 @@ impl Exchange {
         &mut self,
         op: RequestId,
         key: &Key,
-        way: Way,
+        direction: Direction,
         Stamped { object, generation }: Stamped,
-        fx: &mut Effects,
+        io: &mut Io,
     ) -> bool {
         // Gone since: a later exchange sees what that means.
         if object.is_empty() {
@@ -430,16 +424,16 @@ impl Exchange {
         let bytes: usize = object.values().map(|(_, version)| version.value.0.len()).sum();
         self.size = bytes.max(self.size / 2);
         self.moved.bytes += bytes as u64;
-        let to = if way == Way::Push {
+        let to = if direction == Direction::Push {
             self.moved.pushed += 1;
-            fx.out.count_many(Counter::BytesPushed, bytes as u64);
+            io.out.count_many(Counter::BytesPushed, bytes as u64);
             self.peer
         } else {
             self.moved.pulled += 1;
-            fx.out.count_many(Counter::BytesPulled, bytes as u64);
-            fx.local.me()
+            io.out.count_many(Counter::BytesPulled, bytes as u64);
+            io.local.me()
         };
-        fx.out.send(vec![to], op, Body::Merge { key: key.clone(), object, generation });
+        io.out.send(vec![to], op, Body::Merge { key: key.clone(), object, generation });
         false
     }
 
@@ -448,13 +442,13 @@ impl Exchange {
         &mut self,
         now: Time,
         failed: bool,
-        lane: &mut Lane,
-        fx: &mut Effects,
+        in_flight: &mut InFlight,
+        io: &mut Io,
     ) -> Step {
-        self.flights -= 1;
+        self.transfers -= 1;
         self.moved.failed += u64::from(failed);
         self.patience = now + PATIENCE;
-        self.go_on(now, lane, fx)
+        self.go_on(now, in_flight, io)
     }
 }
 
@@ -470,17 +464,17 @@ fn differences(mine: Vec<Scanned>, theirs: Vec<Item>) -> BTreeMap<Key, Pair> {
     pairs
 }
 
-fn way(pair: Pair) -> Way {
+fn direction(pair: Pair) -> Direction {
     let (mine, theirs) = match pair {
-        (None, _) => return Way::Pull,
-        (_, None) => return Way::Push,
+        (None, _) => return Direction::Pull,
+        (_, None) => return Direction::Push,
         (Some((mine, _)), Some((theirs, _))) => (mine, theirs),
     };
     let covers = |one: &Context, other: &Context| other.dots().iter().all(|dot| one.covers(*dot));
     match (covers(&mine, &theirs), covers(&theirs, &mine)) {
-        (true, false) => Way::Push,
-        (false, true) => Way::Pull,
-        _ => Way::Both,
+        (true, false) => Direction::Push,
+        (false, true) => Direction::Pull,
+        _ => Direction::Both,
     }
 }
 

@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Lane;
+use super::InFlight;
 use crate::causal::Object;
 use crate::message::{Body, Counter, Refusal};
 use crate::node::Notice;
-use crate::node::effects::Effects;
 use crate::node::ids::RequestId;
+use crate::node::io::Io;
 use crate::types::{Key, Micros, NodeId, Partition, Time};
 
 /// Damaged records that are known at a time; more are found when they are read again.
@@ -44,11 +44,11 @@ impl Healing {
     }
 
     /// A damaged record was found.
-    pub(super) fn find(&mut self, partition: Partition, key: Key, fx: &mut Effects) {
+    pub(super) fn find(&mut self, partition: Partition, key: Key, io: &mut Io) {
         let known = self.fetches.values().any(|fetch| fetch.key == key);
         if !known && self.known() < MAX_KNOWN && self.waiting.insert((partition, key)) {
-            fx.out.count(Counter::DamagedRecordsFound);
-            fx.out.notice(Notice::Damaged(partition));
+            io.out.count(Counter::DamagedRecordsFound);
+            io.out.notice(Notice::Damaged(partition));
         }
     }
 
@@ -58,8 +58,8 @@ impl Healing {
         &mut self,
         now: Time,
         others: &dyn Fn(Partition) -> Option<Vec<NodeId>>,
-        lane: &mut Lane,
-        fx: &mut Effects,
+        in_flight: &mut InFlight,
+        io: &mut Io,
     ) {
         let late: Vec<RequestId> =
             self.fetches.iter().filter(|(_, f)| f.due <= now).map(|(op, _)| *op).collect();
@@ -77,8 +77,8 @@ impl Healing {
                 put_off.push((partition, key));
                 continue;
             };
-            let op = lane.question();
-            fx.out.send(asked.clone(), op, Body::Read { key: key.clone() });
+            let op = in_flight.question();
+            io.out.send(asked.clone(), op, Body::Read { key: key.clone() });
             let (merged, due) = (Object::default(), now + PATIENCE);
             self.fetches.insert(op, Fetch { partition, key, asked, merged, told: false, due });
         }
@@ -103,10 +103,10 @@ impl Healing {
         from: NodeId,
         op: RequestId,
         body: &Body,
-        fx: &mut Effects,
+        io: &mut Io,
     ) -> bool {
         let Some(fetch) = self.fetches.get_mut(&op) else { return false };
-        if from == fx.local.me() {
+        if from == io.local.me() {
             // It is restored; or a full disk, say, forbids it.
             match body {
                 Body::Ack => drop(self.fetches.remove(&op)),
@@ -120,7 +120,7 @@ impl Healing {
         let Some(at) = fetch.asked.iter().position(|node| *node == from) else { return true };
         match body {
             Body::Copy { object, generation, .. } => {
-                if fx.local.generations.check(fetch.partition, *generation).is_err() {
+                if io.local.generations.check(fetch.partition, *generation).is_err() {
                     self.fail(now, op);
                     return true;
                 }
@@ -136,7 +136,7 @@ impl Healing {
         fetch.asked.swap_remove(at);
         if fetch.asked.is_empty() && fetch.told {
             let (key, object) = (fetch.key.clone(), std::mem::take(&mut fetch.merged));
-            fx.out.send(vec![fx.local.me()], op, Body::Restore { key, object });
+            io.out.send(vec![io.local.me()], op, Body::Restore { key, object });
         }
         true
     }

@@ -4,12 +4,12 @@
 use std::collections::BTreeSet;
 
 use super::Copy;
-use super::turn::{Turn, outgrows};
+use super::key_transaction::{KeyTransaction, outgrows};
 use crate::causal::{Actor, Context, Dot, Object, Version};
 use crate::generation::GcEpoch;
 use crate::message::{self, Measure, Refusal};
 use crate::node::Oversize;
-use crate::node::effects::Effects;
+use crate::node::io::Io;
 use crate::store::Record;
 use crate::types::{MAX_CLOCK_ENTRIES, MAX_SIBLINGS, NodeId, ObjectLimits, WriteId};
 
@@ -23,41 +23,41 @@ pub(super) enum Made {
 /// Makes a client's change: in the own record, or at a fallback (which keeps it for `hint_for`) in
 /// what it keeps of the key.
 pub(super) fn make(
-    turn: &mut Turn<'_>,
+    transaction: &mut KeyTransaction<'_>,
     context: &Context,
     change: &message::Change,
     hint_for: &[NodeId],
-    fx: &mut Effects,
+    io: &mut Io,
 ) -> Made {
-    let now = fx.local.generations.number(turn.partition);
+    let now = io.local.generations.number(transaction.partition);
     if !hint_for.is_empty() {
-        turn.discard_hints(fx);
+        transaction.discard_hints(io);
     }
-    let joined = if hint_for.is_empty() { None } else { turn.copies.joined(now) };
-    let record = match (&turn.copies.own, &joined) {
+    let joined = if hint_for.is_empty() { None } else { transaction.copies.joined(now) };
+    let record = match (&transaction.copies.own, &joined) {
         (_, Some(joined)) => joined,
         (Copy::Record(own), None) if hint_for.is_empty() => own,
         _ => return Made::Refused(Refusal::Damaged),
     };
-    let (new, dot) = match update(record, context, change, turn.limits, fx) {
+    let (new, dot) = match update(record, context, change, transaction.limits, io) {
         Ok(updated) => updated,
         Err(refusal) => return Made::Refused(refusal),
     };
     // A delete under a context of many events, where nothing is: the other limits are for puts.
     if dot.is_none()
-        && let Some(bytes) = outgrows(turn.limits.merged, Some(&record.object), &new.object)
+        && let Some(bytes) = outgrows(transaction.limits.merged, Some(&record.object), &new.object)
     {
         return Made::Refused(Refusal::Object(bytes as u64));
     }
     let object = new.object.clone();
     if hint_for.is_empty() {
-        turn.set_own(new);
+        transaction.set_own(new);
         return Made::Done(object, dot, now);
     }
     let generation = new.generation;
     // In every hint of the key: one that stayed behind could lead to a used dot later.
-    let targets = hint_for.iter().chain(turn.copies.hints.keys()).copied().collect();
-    match turn.set_hints(targets, |_| new.clone(), fx) {
+    let targets = hint_for.iter().chain(transaction.copies.hints.keys()).copied().collect();
+    match transaction.set_hints(targets, |_| new.clone(), io) {
         Ok(()) => Made::Done(object, dot, generation),
         Err(refusal) => Made::Refused(refusal),
     }
@@ -70,7 +70,7 @@ fn update(
     context: &Context,
     change: &message::Change,
     limits: ObjectLimits,
-    fx: &mut Effects,
+    io: &mut Io,
 ) -> Result<(Record, Option<Dot>), Refusal> {
     let context = &with_repetitions(&record.object, context);
     let (write, value, again) = match change {
@@ -84,23 +84,23 @@ fn update(
     if let Some(dot) = issued(&record.object, write, again) {
         return Ok((record.clone(), Some(dot)));
     }
-    let store = fx.local.meta().store;
+    let store = io.local.meta().store;
     let (actor, own_serial) = if again {
-        fx.vouch_for(Actor::of_write(write))?;
+        io.vouch_for(Actor::of_write(write))?;
         (Actor::of_write(write), record.own_serial)
     } else {
         let continued = record.own_serial.filter(|serial| {
-            *serial >= fx.local.meta().serial_floor
+            *serial >= io.local.meta().serial_floor
                 && may_continue(&record.object, Actor { store, serial: *serial }, context)
         });
-        let serial = continued.unwrap_or(fx.local.meta().serial_end);
+        let serial = continued.unwrap_or(io.local.meta().serial_end);
         (Actor { store, serial }, Some(serial))
     };
     let version = Version { write, value: value.clone() };
     let (object, dot) = record.object.update(context, actor, version);
     check_limits(limits, &record.object, &object)?;
     // An actor is one key's, and used up once it is its key's no more.
-    fx.local.use_serial(actor);
+    io.local.use_serial(actor);
     Ok((Record { own_serial, object, ..*record }, Some(dot)))
 }
 
@@ -144,30 +144,34 @@ fn check_limits(limits: ObjectLimits, before: &Object, after: &Object) -> Result
 /// writes, so that an owner takes by hints no more than it would have taken itself, and all else up
 /// to the limit of merges.
 pub(super) fn merge(
-    turn: &mut Turn<'_>,
+    transaction: &mut KeyTransaction<'_>,
     object: &Object,
     generation: GcEpoch,
     hint: bool,
-    fx: &mut Effects,
+    io: &mut Io,
 ) -> Result<(), Refusal> {
-    fx.local.generations.check(turn.partition, generation)?;
-    let Copy::Record(record) = &turn.copies.own else { return Err(Refusal::Damaged) };
+    io.local.generations.check(transaction.partition, generation)?;
+    let Copy::Record(record) = &transaction.copies.own else { return Err(Refusal::Damaged) };
     let joined = record.object.sync(object);
     // Where nothing but the hint's own values is alive, what is dead of the key beside it does not
     // count: a hint that its fallback took at the limit would never be delivered, and hold back the
     // tombstone GC. Its fallback held the hint to the limit of merges.
     let beside = joined.values().any(|(dot, _)| !object.covers(dot));
     let limit = match (hint, beside) {
-        (true, true) => turn.limits.accepted,
-        (true, false) => 2 * turn.limits.merged,
-        (false, _) => turn.limits.merged,
+        (true, true) => transaction.limits.accepted,
+        (true, false) => 2 * transaction.limits.merged,
+        (false, _) => transaction.limits.merged,
     };
     if let Some(bytes) = outgrows(limit, Some(&record.object), &joined) {
-        let key = turn.key.clone();
-        return Err(fx.decline(Oversize { key, hint, bytes, limit }));
+        let key = transaction.key.clone();
+        return Err(io.decline(Oversize { key, hint, bytes, limit }));
     }
     let object = joined;
-    turn.set_own(Record { own_serial: record.own_serial, object, generation: GcEpoch::FIRST });
+    transaction.set_own(Record {
+        own_serial: record.own_serial,
+        object,
+        generation: GcEpoch::FIRST,
+    });
     Ok(())
 }
 

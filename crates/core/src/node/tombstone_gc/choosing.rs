@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use super::{Round, TombstoneGc};
 use crate::generation::{MAX_PURGEABLE_KEYS, PURGEABLE_KEYS_BYTES, PurgeableKey};
-use crate::node::effects::Effects;
 use crate::node::ids::{ScanPurpose, ScanToken};
+use crate::node::io::Io;
 use crate::store::{ScanPage, Scanned, Span};
 use crate::types::{Key, Partition, Time};
 
@@ -35,15 +35,15 @@ impl Choosing {
 
 impl TombstoneGc {
     /// Asks for the next page of each round that has none, unless clients come first.
-    pub(super) fn read_on(&mut self, now: Time, fx: &mut Effects) {
+    pub(super) fn read_on(&mut self, now: Time, io: &mut Io) {
         for (partition, round) in &mut self.rounds {
             let Round::Choosing(choosing) = round else { continue };
-            if choosing.rests() && !self.pace.rests(now, fx) {
-                let is_busy = fx.local.is_busy();
+            if choosing.rests() && !self.pace.rests(now, io) {
+                let is_busy = io.local.is_busy();
                 let limit_bytes = if is_busy { PAGE_BYTES_BESIDE_CLIENTS } else { PAGE_BYTES };
                 let after = choosing.after.clone();
                 let span = Span { after, limit_bytes, without_contexts: true, ..Span::default() };
-                let token = fx.out.scan(ScanPurpose::PurgeableKeys, *partition, span);
+                let token = io.out.scan(ScanPurpose::PurgeableKeys, *partition, span);
                 choosing.page = Some((token, now));
             }
         }
@@ -55,7 +55,7 @@ impl TombstoneGc {
         now: Time,
         token: ScanToken,
         page: &ScanPage,
-        fx: &mut Effects,
+        io: &mut Io,
     ) {
         let found = self.rounds.iter_mut().find_map(|(partition, round)| match round {
             Round::Choosing(choosing) => match choosing.page {
@@ -68,7 +68,7 @@ impl TombstoneGc {
         self.pace.worked(now, since);
         choosing.page = None;
         choosing.after.clone_from(&page.next);
-        let going: BTreeSet<&Key> = fx
+        let going: BTreeSet<&Key> = io
             .local
             .generations
             .of(partition)
@@ -84,14 +84,14 @@ impl TombstoneGc {
             }
         }
         let most =
-            if fx.local.is_busy() { MAX_PURGEABLE_KEYS_BESIDE_CLIENTS } else { MAX_PURGEABLE_KEYS };
+            if io.local.is_busy() { MAX_PURGEABLE_KEYS_BESIDE_CLIENTS } else { MAX_PURGEABLE_KEYS };
         let is_full = bound(&mut choosing.purgeable_keys, most);
         if page.next.is_some() && !is_full {
-            return self.read_on(now, fx);
+            return self.read_on(now, io);
         }
         let purgeable_keys = std::mem::take(&mut choosing.purgeable_keys);
         self.rounds.remove(&partition);
-        self.chosen(now, partition, purgeable_keys, going.is_empty(), fx);
+        self.chosen(now, partition, purgeable_keys, going.is_empty(), io);
     }
 
     /// All that a round proposes has been found.
@@ -101,13 +101,13 @@ impl TombstoneGc {
         partition: Partition,
         purgeable_keys: Vec<PurgeableKey>,
         is_first: bool,
-        fx: &mut Effects,
+        io: &mut Io,
     ) {
         if purgeable_keys.is_empty() && is_first {
             // All that is dead there is kept for a while yet.
             self.rest.insert(partition, now + self.pause);
         } else {
-            self.propose(now, partition, purgeable_keys, fx);
+            self.propose(now, partition, purgeable_keys, io);
         }
     }
 }

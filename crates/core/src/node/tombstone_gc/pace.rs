@@ -1,6 +1,6 @@
 //! How much of the node's time the tombstone GC has while clients wait for it.
 
-use crate::node::effects::Effects;
+use crate::node::io::Io;
 use crate::types::{Micros, Time};
 
 /// While clients wait, a step is followed by a pause of so many times what it took: the steps of
@@ -25,8 +25,8 @@ impl Pace {
     }
 
     /// True if clients wait, and the next step has to wait for them.
-    pub(super) fn rests(&self, now: Time, fx: &Effects) -> bool {
-        fx.local.is_busy() && now < self.rest_until
+    pub(super) fn rests(&self, now: Time, io: &Io) -> bool {
+        io.local.is_busy() && now < self.rest_until
     }
 
     /// When the next step may be taken, whatever clients do.

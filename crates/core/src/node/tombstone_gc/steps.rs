@@ -7,36 +7,36 @@ use super::tasks::{Ended, Purpose};
 use super::{Beginning, TombstoneGc, others};
 use crate::generation::Generation;
 use crate::message::{Body, Counter};
-use crate::node::effects::Effects;
 use crate::node::ids::RequestId;
+use crate::node::io::Io;
 use crate::store::Change;
 use crate::types::{NodeId, Partition};
 
 impl TombstoneGc {
     /// A member knows the same generations. If it is certain of its own, or if all others do, then
     /// nothing here is old.
-    pub(super) fn agree_on_all(&mut self, from: NodeId, certain: bool, fx: &mut Effects) {
+    pub(super) fn agree_on_all(&mut self, from: NodeId, certain: bool, io: &mut Io) {
         // It is certain already, as nearly always: with many members, counting them at each word is
         // dear.
-        if fx.local.meta().fresh.is_empty() {
+        if io.local.meta().fresh.is_empty() {
             return;
         }
-        if self.agreeing.0 != fx.local.generations.digest() {
-            self.agreeing = (fx.local.generations.digest(), BTreeSet::new());
+        if self.agreeing.0 != io.local.generations.digest() {
+            self.agreeing = (io.local.generations.digest(), BTreeSet::new());
         }
         self.agreeing.1.insert(from);
-        let all = others(self.me, fx).iter().all(|member| self.agreeing.1.contains(member));
-        let outlived = fx.local.hints.has_outlived(&fx.local.generations);
-        if (certain || all) && fx.local.is_settled() && !outlived {
-            fx.change_meta(|meta| meta.fresh.clear());
+        let all = others(self.me, io).iter().all(|member| self.agreeing.1.contains(member));
+        let outlived = io.local.hints.has_outlived(&io.local.generations);
+        if (certain || all) && io.local.is_settled() && !outlived {
+            io.change_meta(|meta| meta.fresh.clear());
         }
     }
 
     /// Takes over a later generation that somebody knows, once what it marks purgeable is dead here. More
     /// than one ahead, this disk is an old one: what others issued and it still has may be
     /// purged, and is discarded.
-    pub(super) fn adopt(&mut self, partition: Partition, generation: Generation, fx: &mut Effects) {
-        let own = fx.local.generations.number(partition);
+    pub(super) fn adopt(&mut self, partition: Partition, generation: Generation, io: &mut Io) {
+        let own = io.local.generations.number(partition);
         if partition.0 >= self.ring.partitions()
             || generation.number <= own
             || self.is_adopting(partition)
@@ -44,16 +44,16 @@ impl TombstoneGc {
             return;
         }
         if !generation.is_sound(own) {
-            return fx.out.count(Counter::ForgedGenerationsRefused);
+            return io.out.count(Counter::ForgedGenerationsRefused);
         }
         let is_owner = self.ring.owners(partition).contains(&self.me);
         let is_outdated = generation.number > own.next();
         if is_owner
             && is_outdated
-            && fx.local.meta().read_ineligible.binary_search(&partition).is_err()
+            && io.local.meta().read_ineligible.binary_search(&partition).is_err()
         {
-            fx.out.count(Counter::OldDisksDiscarded);
-            fx.change_meta(|meta| {
+            io.out.count(Counter::OldDisksDiscarded);
+            io.change_meta(|meta| {
                 meta.read_ineligible.push(partition);
                 meta.read_ineligible.sort_unstable();
             });
@@ -61,44 +61,44 @@ impl TombstoneGc {
         let purgeable = generation.purgeable.clone();
         let discard = is_owner && is_outdated;
         if discard {
-            fx.local.generations.begin_adopting(partition, generation.number);
+            io.local.generations.begin_adopting(partition, generation.number);
         }
         let purpose = Purpose::Adopt { generation, discard, tell: false };
-        self.tasks.begin(partition, purpose, purgeable, fx.out.last_mark());
-        self.work(partition, fx);
+        self.tasks.begin(partition, purpose, purgeable, io.out.last_mark());
+        self.work(partition, io);
     }
 
     /// Takes what is purged out of the own records.
-    pub(super) fn clear(&mut self, partition: Partition, fx: &mut Effects) {
-        let purged = fx.local.generations.of(partition).purged.clone();
+    pub(super) fn clear(&mut self, partition: Partition, io: &mut Io) {
+        let purged = io.local.generations.of(partition).purged.clone();
         if !purged.is_empty() && self.ring.owners(partition).contains(&self.me) {
-            self.tasks.begin(partition, Purpose::Clear, purged, fx.out.last_mark());
-            self.work(partition, fx);
+            self.tasks.begin(partition, Purpose::Clear, purged, io.out.last_mark());
+            self.work(partition, io);
         }
     }
 
     /// The own replica has done a part of a task, or could not.
-    pub(in crate::node) fn done(&mut self, op: RequestId, body: &Body, fx: &mut Effects) {
-        if let Some(partition) = self.tasks.done(fx.local.now(), op, body) {
-            self.work(partition, fx);
+    pub(in crate::node) fn done(&mut self, op: RequestId, body: &Body, io: &mut Io) {
+        if let Some(partition) = self.tasks.done(io.local.now(), op, body) {
+            self.work(partition, io);
         }
     }
 
     /// Goes on with a partition's task; takes the consequences when it is over.
-    pub(super) fn work(&mut self, partition: Partition, fx: &mut Effects) {
+    pub(super) fn work(&mut self, partition: Partition, io: &mut Io) {
         let is_owner = self.ring.owners(partition).contains(&self.me);
-        let Some(ended) = self.tasks.go_on(partition, is_owner, &mut self.ids, fx) else { return };
+        let Some(ended) = self.tasks.go_on(partition, is_owner, &mut self.ids, io) else { return };
         match ended {
             Ended::Agreed { to, op } => {
-                fx.local.generations.agree(partition);
+                io.local.generations.agree(partition);
                 // All that it rests on is written by now; it is told when that is synced.
-                let mark = fx.out.last_mark();
-                fx.out.send_synced(Some(mark), to, op, Body::Agreed);
+                let mark = io.out.last_mark();
+                io.out.send_synced(Some(mark), to, op, Body::Agreed);
             }
-            Ended::Refused { to, op, why } => fx.out.send(vec![to], op, Body::NotYet(why)),
+            Ended::Refused { to, op, why } => io.out.send(vec![to], op, Body::NotYet(why)),
             Ended::Adopted { generation, tell } => {
                 let written = Change::Generation { partition, generation: generation.clone() };
-                let mark = fx.out.write(vec![written]);
+                let mark = io.out.write(vec![written]);
                 self.rounds.remove(&partition);
                 self.beginning.insert(partition, Beginning { mark, generation, tell });
             }
@@ -108,8 +108,8 @@ impl TombstoneGc {
 
     /// Begins the generations that are durable by now. Nobody must hear of one before, and no
     /// object be stamped with it: a crash could undo it, and another one of the same number follow.
-    pub(super) fn begin_durable(&mut self, fx: &mut Effects) {
-        let durable = |(_, beginning): &(&Partition, &Beginning)| fx.out.is_durable(beginning.mark);
+    pub(super) fn begin_durable(&mut self, io: &mut Io) {
+        let durable = |(_, beginning): &(&Partition, &Beginning)| io.out.is_durable(beginning.mark);
         let durable: Vec<Partition> =
             self.beginning.iter().filter(durable).map(|(partition, _)| *partition).collect();
         for partition in durable {
@@ -117,14 +117,14 @@ impl TombstoneGc {
                 debug_assert!(false, "what begins by now was listed, and nothing else ends it");
                 continue;
             };
-            fx.out.count(Counter::GenerationsAdopted);
-            fx.local.generations.set(partition, generation.clone());
+            io.out.count(Counter::GenerationsAdopted);
+            io.local.generations.set(partition, generation.clone());
             let op = self.ids.next();
-            for member in others(self.me, fx).into_iter().filter(|_| tell) {
+            for member in others(self.me, io).into_iter().filter(|_| tell) {
                 let generation = generation.clone();
-                fx.out.send(vec![member], op, Body::Generation { partition, generation });
+                io.out.send(vec![member], op, Body::Generation { partition, generation });
             }
-            self.clear(partition, fx);
+            self.clear(partition, io);
         }
     }
 

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::generation::{Generation, PurgeableKey};
 use crate::message::{Body, NotYet, Refusal};
-use crate::node::effects::Effects;
 use crate::node::ids::{RequestId, RequestIds, ScanPurpose, ScanToken, SyncSeq};
+use crate::node::io::Io;
 use crate::store::Span;
 use crate::types::{Key, Micros, NodeId, Partition, Time};
 
@@ -162,7 +162,7 @@ impl Tasks {
         partition: Partition,
         is_owner: bool,
         ids: &mut RequestIds,
-        fx: &mut Effects,
+        io: &mut Io,
     ) -> Option<Ended> {
         let open = self.all.values().map(|task| task.open.len()).sum();
         let task = self.all.get_mut(&partition)?;
@@ -172,13 +172,13 @@ impl Tasks {
             task.reading = Reading::Over;
         }
         if let Reading::After(mark) = task.reading {
-            if !fx.out.is_durable(mark) {
+            if !io.out.is_durable(mark) {
                 return None;
             }
             task.reading = Reading::Next(None);
         }
-        let now = fx.local.now();
-        let most = if fx.local.is_busy() { task.most_beside_clients(now, open) } else { MAX_OPEN };
+        let now = io.local.now();
+        let most = if io.local.is_busy() { task.most_beside_clients(now, open) } else { MAX_OPEN };
         if most == 0 && task.rests() {
             return None;
         }
@@ -190,14 +190,14 @@ impl Tasks {
         {
             let op = ids.next();
             task.open.insert(op);
-            fx.out.send(vec![fx.local.me()], op, body);
+            io.out.send(vec![io.local.me()], op, body);
         }
         if !task.open.is_empty() || matches!(task.reading, Reading::Under(_)) {
             return None;
         }
         if let Reading::Next(after) = &task.reading {
             let span = Span { after: after.clone(), limit_bytes: PAGE_BYTES, ..Span::default() };
-            task.reading = Reading::Under(fx.out.scan(ScanPurpose::Task, partition, span));
+            task.reading = Reading::Under(io.out.scan(ScanPurpose::Task, partition, span));
             return None;
         }
         let Task { purpose, failed, .. } = self.all.remove(&partition)?;

@@ -63,7 +63,7 @@ pub(super) struct LoadArgs {
     workload: Workload,
     /// How keys are chosen [default: as the workload does]
     #[arg(long, value_enum)]
-    choice: Option<Way>,
+    choice: Option<KeyChoice>,
     /// Closed loop: clients at a time
     #[arg(long, default_value_t = 16, conflicts_with = "rate",
           value_parser = clap::value_parser!(u16).range(1..=MAX_CLIENTS))]
@@ -119,7 +119,7 @@ pub(super) struct LoadArgs {
 
 /// How keys are chosen.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Way {
+enum KeyChoice {
     /// All alike
     Uniform,
     /// By Zipf's law: few get most
@@ -176,9 +176,9 @@ impl LoadArgs {
             Arrivals { rate, is_random, burst }
         });
         let choice = self.choice.map(|way| match way {
-            Way::Uniform => Choice::Uniform,
-            Way::Zipfian => Choice::Zipf(EXPONENT),
-            Way::Latest => Choice::Latest(EXPONENT),
+            KeyChoice::Uniform => Choice::Uniform,
+            KeyChoice::Zipfian => Choice::Zipf(EXPONENT),
+            KeyChoice::Latest => Choice::Latest(EXPONENT),
         });
         let samples = MAX_SAMPLES / self.repetitions as usize;
         Spec {

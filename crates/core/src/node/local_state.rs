@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use super::forest::{Forest, own_partitions};
 use super::generations::Generations;
 use super::hints::{HintLedger, HintPlace, HintSize};
+use super::merkle_trees::{MerkleTrees, own_partitions};
 use super::{Config, Stall};
 use crate::causal::Actor;
 use crate::members::{Member, Members};
@@ -25,13 +25,13 @@ const MAX_DECLINED_KEYS: usize = 256;
 /// The state that the roles of one node share. What of it has to be durable changes by
 /// methods that give what is to be written.
 #[derive(Clone, Debug)]
-pub(super) struct Local {
+pub(super) struct LocalState {
     me: NodeId,
     now: Time,
     meta: Meta,
     members: Members,
     /// The trees of the own records.
-    pub(super) forest: Forest,
+    pub(super) trees: MerkleTrees,
     /// The generations of all partitions.
     pub(super) generations: Generations,
     /// What is kept for other members.
@@ -47,17 +47,17 @@ pub(super) struct Local {
     declined: BTreeMap<Key, Time>,
 }
 
-impl Local {
+impl LocalState {
     pub(super) fn new(config: &Config, meta: Meta) -> Self {
         let own = own_partitions(&config.ring, config.me).into_iter();
-        let mut forest = Forest::new(own, config.object_limits.accepted);
-        forest.take_over(&config.trees);
-        Local {
+        let mut trees = MerkleTrees::new(own, config.object_limits.accepted);
+        trees.take_over(&config.trees);
+        LocalState {
             me: config.me,
             now: Time::START,
             meta,
             members: config.members.clone(),
-            forest,
+            trees,
             generations: Generations::new(&config.generations),
             hints: HintLedger::new(&config.hints, config.hint_limit_bytes),
             busy_until: Time::START,
@@ -196,7 +196,7 @@ impl Local {
     }
 
     /// True if this node has all that it was ever given for a partition. What it has not, although
-    /// others may still keep it for this node, is another question: [`Local::is_catching_up`].
+    /// others may still keep it for this node, is another question: [`LocalState::is_catching_up`].
     pub(super) fn is_authoritative(&self, partition: Partition) -> bool {
         self.witnessed && self.meta.read_ineligible.binary_search(&partition).is_err()
     }

@@ -7,16 +7,16 @@ use crate::causal::{Actor, Context, Object};
 use crate::generation::GcEpoch;
 use crate::message::{Body, Counter, Refusal};
 use crate::node::Oversize;
-use crate::node::effects::Effects;
-use crate::node::forest::TreeEntry;
 use crate::node::hints::{HintPlace, HintSize};
 use crate::node::ids::RequestId;
+use crate::node::io::Io;
+use crate::node::merkle_trees::TreeEntry;
 use crate::store::{Change, Record};
 use crate::types::{Key, NodeId, ObjectLimits, Partition};
 use crate::wire;
 
 /// Everything that happens to a key at once.
-pub(super) struct Turn<'a> {
+pub(super) struct KeyTransaction<'a> {
     pub(super) key: &'a Key,
     pub(super) partition: Partition,
     /// True if this node is no owner of the key: what it keeps for others may have filled their
@@ -77,7 +77,7 @@ impl Copies {
     }
 }
 
-impl Turn<'_> {
+impl KeyTransaction<'_> {
     /// Where hints of the key belong.
     fn place(&self) -> HintPlace {
         HintPlace { partition: self.partition, pending: self.pending }
@@ -141,7 +141,7 @@ impl Turn<'_> {
         target: NodeId,
         fresh: &[u64],
         now: GcEpoch,
-        fx: &mut Effects,
+        io: &mut Io,
     ) {
         let Some(Copy::Record(old)) = self.copies.hints.get(&target) else { return };
         if old.generation.next() >= now {
@@ -150,13 +150,13 @@ impl Turn<'_> {
         let object = old.object.discard_others(fresh);
         if object.values().next().is_none() {
             let object = old.object.clone();
-            fx.out.count(Counter::OutlivedHintsDropped);
-            return self.delete_hint(target, &object, fx);
+            io.out.count(Counter::OutlivedHintsDropped);
+            return self.delete_hint(target, &object, io);
         }
         let new = Record { object, generation: now, ..old.clone() };
         let place = self.place();
         let before = HintSize::of(self.key, Some(old));
-        fx.local.account_hint(
+        io.local.account_hint(
             target,
             place,
             Some(before),
@@ -168,21 +168,21 @@ impl Turn<'_> {
 
     /// The same for every old hint of the key. What is joined with one would be as old, and go with
     /// it.
-    pub(super) fn discard_hints(&mut self, fx: &mut Effects) {
+    pub(super) fn discard_hints(&mut self, io: &mut Io) {
         let (fresh, now) =
-            (fx.local.meta().fresh.clone(), fx.local.generations.number(self.partition));
+            (io.local.meta().fresh.clone(), io.local.generations.number(self.partition));
         let targets: Vec<NodeId> = self.copies.hints.keys().copied().collect();
         for target in targets {
-            self.discard_hint(target, &fresh, now, fx);
+            self.discard_hint(target, &fresh, now, io);
         }
     }
 
     /// Puts what the other owners have in the place of a record that is damaged. It has lost its
     /// serial: the next dot is issued under a fresh one.
-    pub(super) fn restore(&mut self, object: &Object, fx: &mut Effects) -> Result<(), Refusal> {
+    pub(super) fn restore(&mut self, object: &Object, io: &mut Io) -> Result<(), Refusal> {
         // Every owner has confirmed that what is purgeable is dead; a copy may have been read
         // before.
-        let generation = fx.local.generations.of(self.partition);
+        let generation = io.local.generations.of(self.partition);
         let object = &match generation.purgeable_of(self.key) {
             Some(purgeable) => object.discard(purgeable),
             None => object.clone(),
@@ -196,10 +196,10 @@ impl Turn<'_> {
         let limit = self.limits.merged;
         if let Some(bytes) = outgrows(limit, before, &new.object) {
             let key = self.key.clone();
-            return Err(fx.decline(Oversize { key, hint: false, bytes, limit }));
+            return Err(io.decline(Oversize { key, hint: false, bytes, limit }));
         }
         if before.is_none() {
-            fx.out.count(Counter::DamagedRecordsRestored);
+            io.out.count(Counter::DamagedRecordsRestored);
         }
         self.set_own(new);
         Ok(())
@@ -213,11 +213,11 @@ impl Turn<'_> {
         from: NodeId,
         object: Object,
         generation: GcEpoch,
-        fx: &Effects,
+        io: &Io,
     ) -> (Object, GcEpoch) {
-        let now = fx.local.generations.number(self.partition);
+        let now = io.local.generations.number(self.partition);
         match &self.copies.own {
-            Copy::Record(own) if from == fx.local.me() && !self.pending && generation < now => {
+            Copy::Record(own) if from == io.local.me() && !self.pending && generation < now => {
                 (own.object.clone(), now)
             }
             _ => (object, generation),
@@ -231,7 +231,7 @@ impl Turn<'_> {
         &mut self,
         mut targets: Vec<NodeId>,
         make: impl Fn(Record) -> Record,
-        fx: &mut Effects,
+        io: &mut Io,
     ) -> Result<(), Refusal> {
         targets.sort_unstable();
         targets.dedup();
@@ -253,9 +253,9 @@ impl Turn<'_> {
             news.push((target, new, known.then_some(before), after));
         }
         if more_bytes > 0
-            && let Some(limit) = fx.local.hints.refuses(more_bytes)
+            && let Some(limit) = io.local.hints.refuses(more_bytes)
         {
-            fx.out.count(Counter::HintsRefused);
+            io.out.count(Counter::HintsRefused);
             return Err(Refusal::Hints(limit));
         }
         let limit = self.limits.merged;
@@ -263,11 +263,11 @@ impl Turn<'_> {
             self.kept_outgrows(limit, news.iter().map(|(target, new, ..)| (target, new)))
         {
             let key = self.key.clone();
-            return Err(fx.decline(Oversize { key, hint: false, bytes, limit }));
+            return Err(io.decline(Oversize { key, hint: false, bytes, limit }));
         }
         for (target, new, before, after) in news {
-            fx.local.account_hint(target, self.place(), before, Some(after));
-            fx.out.count(Counter::HintsKept);
+            io.local.account_hint(target, self.place(), before, Some(after));
+            io.out.count(Counter::HintsKept);
             self.copies.hints.insert(target, Copy::Record(new));
             self.changed.insert(Some(target));
         }
@@ -300,31 +300,31 @@ impl Turn<'_> {
     }
 
     /// Removes a hint that equals what its target has synced; one that changed meanwhile stays.
-    pub(super) fn delete_hint(&mut self, target: NodeId, object: &Object, fx: &mut Effects) {
+    pub(super) fn delete_hint(&mut self, target: NodeId, object: &Object, io: &mut Io) {
         match self.copies.hints.get(&target) {
             Some(Copy::Record(hint)) if hint.object == *object => {
                 let size = HintSize::of(self.key, Some(hint));
-                fx.local.account_hint(target, self.place(), Some(size), None);
-                fx.out.count(Counter::HintsDeleted);
+                io.local.account_hint(target, self.place(), Some(size), None);
+                io.out.count(Counter::HintsDeleted);
                 self.copies.hints.remove(&target);
                 self.changed.insert(Some(target));
             }
-            Some(_) => fx.out.count(Counter::HintsChangedInFlight),
+            Some(_) => io.out.count(Counter::HintsChangedInFlight),
             None => {}
         }
     }
 
     /// What this store knows of the key: an owner tells of its record, anybody else of what it keeps
     /// for owners.
-    pub(super) fn read(&self, owners: &[NodeId], fx: &mut Effects) -> Body {
-        let mut generation = fx.local.generations.number(self.partition);
-        if owners.contains(&fx.local.me()) {
+    pub(super) fn read(&self, owners: &[NodeId], io: &mut Io) -> Body {
+        let mut generation = io.local.generations.number(self.partition);
+        if owners.contains(&io.local.me()) {
             let Copy::Record(Record { object, .. }) = &self.copies.own else {
                 return Body::Failed(Refusal::Damaged);
             };
             // What is not here may be kept elsewhere for this node.
-            let missed = fx.local.is_catching_up() && object.entries().is_empty();
-            let authoritative = fx.local.is_authoritative(self.partition) && !missed;
+            let missed = io.local.is_catching_up() && object.entries().is_empty();
+            let authoritative = io.local.is_authoritative(self.partition) && !missed;
             let (object, kept_for) = (object.clone(), Vec::new());
             return Body::Copy { object, authoritative, kept_for, generation };
         }

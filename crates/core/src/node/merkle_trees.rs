@@ -30,7 +30,7 @@ impl TreeEntry {
 
 /// All trees.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Forest {
+pub(super) struct MerkleTrees {
     stands: BTreeMap<Partition, Stand>,
     /// Changes that are not synced yet: a scan that begins now need not see them.
     recent: VecDeque<(SyncSeq, Partition, Key, TreeEntry)>,
@@ -91,11 +91,11 @@ pub(super) enum Verdict {
     Corrected { known: bool },
 }
 
-impl Forest {
+impl MerkleTrees {
     /// The trees of the partitions that `me` owns, none of them read yet.
     pub(super) fn new(owners: impl Iterator<Item = Partition>, limit: usize) -> Self {
         let stands = owners.map(|partition| (partition, Stand::default())).collect();
-        Forest { stands, limit, ..Forest::default() }
+        MerkleTrees { stands, limit, ..MerkleTrees::default() }
     }
 
     /// Takes over the trees of a clean stop: they need not be built.

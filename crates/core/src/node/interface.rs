@@ -145,7 +145,7 @@ pub enum Input {
     /// has lost its disk; [`Notice::LossAccepted`] follows when that is durable, if there are any.
     AcceptLoss,
     /// The operator gives the places of a member to a new one, which is checked to be a name and an address that no member
-    /// has; [`Output::Relive`] or [`Output::NotReplaced`] follows, within about 3 s.
+    /// has; [`Output::BeginIncarnation`] or [`Output::NotReplaced`] follows, within about 3 s.
     Replace {
         /// The member that goes for good.
         old: NodeId,
@@ -343,7 +343,7 @@ pub enum Output {
         address: String,
     },
     /// A later ring is durable: end this life as at a clean stop, and begin the next one at once, with what the store has.
-    Relive,
+    BeginIncarnation,
     /// The replacement that was ordered is not made, and nothing has happened.
     NotReplaced(Hindrance),
     /// Tell the operator.

@@ -2,7 +2,7 @@
 //! the changes that concern both, because what changes here has to be written.
 
 use super::ids::SyncSeq;
-use super::local::Local;
+use super::local_state::LocalState;
 use super::outbox::Outbox;
 use super::{Config, Notice, Oversize};
 use crate::causal::Actor;
@@ -15,14 +15,14 @@ const MAX_FRESH: usize = 1_024;
 
 /// The shared state and the outbox of one node.
 #[derive(Clone, Debug)]
-pub(super) struct Effects {
-    pub(super) local: Local,
+pub(super) struct Io {
+    pub(super) local: LocalState,
     pub(super) out: Outbox,
 }
 
-impl Effects {
+impl Io {
     pub(super) fn new(config: &Config, meta: Meta) -> Self {
-        Effects { local: Local::new(config, meta), out: Outbox::new(config) }
+        Io { local: LocalState::new(config, meta), out: Outbox::new(config) }
     }
 
     /// Changes what the store knows of itself; the mark tells when that is durable.
@@ -73,7 +73,7 @@ impl Effects {
 
     /// Notes that every write up to `mark` is durable, and lets go what waited for that.
     pub(super) fn release(&mut self, mark: SyncSeq) {
-        self.local.forest.synced(mark);
+        self.local.trees.synced(mark);
         self.out.release(mark);
     }
 }

@@ -8,10 +8,10 @@
 //! A store of schema 1 has neither, and nothing else has changed: the step writes nothing but the version. It
 //! is there so that a program of schema 1, which would leave hints lying, refuses the data.
 
-use super::{Batch, Fault, Sled};
+use super::{Batch, Sled, StoreFault};
 
 /// Makes a store of schema 1 one of schema 2.
-pub(super) fn migrate(_: &Sled) -> Result<Batch, Fault> {
+pub(super) fn migrate(_: &Sled) -> Result<Batch, StoreFault> {
     Ok(Batch::default())
 }
 

@@ -7,12 +7,12 @@
 //! What a store knows of itself, `1 life`, has a list of numbers (the fresh ids) behind all that it had: empty, one byte,
 //! for a store of schema 2. Nothing else changes.
 
-use super::{Batch, Fault, Sled, meta_key, seal, unseal};
+use super::{Batch, Sled, StoreFault, meta_key, seal, unseal};
 
 const LIFE: &str = "life";
 
 /// Makes a store of schema 2 one of schema 3. A record that is damaged stays what it is: it is found when it is read.
-pub(super) fn migrate(sled: &Sled) -> Result<Batch, Fault> {
+pub(super) fn migrate(sled: &Sled) -> Result<Batch, StoreFault> {
     let mut batch = Batch::default();
     let life = sled.get(&meta_key(LIFE))?;
     if let Some(known) = life.and_then(|bytes| unseal(LIFE, &bytes)) {

@@ -38,7 +38,7 @@ use pixii_core::types::{Key, NodeId, Partition};
 pub use self::check::{CheckReport, Content, Damage, Difference, Holding, check, differences};
 pub use self::error::OpenError;
 use self::files::{Directory, WHYS};
-use self::guarded::{Batch, Fault, Sled};
+use self::guarded::{Batch, Sled, StoreFault};
 pub use self::layout::NEWEST;
 use self::layout::{
     At, CHUNK_BYTES, HINTS, HINTS_END, Head, LAST_WRITE, LIFE, MAX_RECORD_BYTES, MEMBERS, Place,
@@ -132,7 +132,7 @@ impl DiskStore {
         self.last_write.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn read_at(&self, at: At<'_>) -> Result<Found, Fault> {
+    fn read_at(&self, at: At<'_>) -> Result<Found, StoreFault> {
         match self.read_once(at)? {
             Found::Damaged => {
                 let _writer = self.writer();
@@ -142,7 +142,7 @@ impl DiskStore {
         }
     }
 
-    fn read_once(&self, at: At<'_>) -> Result<Found, Fault> {
+    fn read_once(&self, at: At<'_>) -> Result<Found, StoreFault> {
         let Some(bytes) = self.sled.get(&at.place())? else { return Ok(Found::Nothing) };
         Ok(at.decode(match Value::decode(at, &bytes) {
             Value::Inline(record) => Some(record),
@@ -158,7 +158,7 @@ impl DiskStore {
         from: &[u8],
         to: &[u8],
         limit_bytes: usize,
-    ) -> Result<(Vec<Hint>, Option<Vec<u8>>), Fault> {
+    ) -> Result<(Vec<Hint>, Option<Vec<u8>>), StoreFault> {
         let (mut shown, mut next, mut bytes) = (Vec::new(), None, 0);
         self.sled.range(from, Some(to), |place, value| {
             let Some(Place::Hint(target, key)) = Place::decode(place) else { return Ok(true) };
@@ -191,7 +191,7 @@ impl DiskStore {
     }
 
     /// What a span of a partition holds. sled is not asked for a chunk while it shows a range.
-    fn span(&self, partition: Partition, span: &Span) -> Result<ScanPage, Fault> {
+    fn span(&self, partition: Partition, span: &Span) -> Result<ScanPage, StoreFault> {
         let mut from = layout::data_key(partition, span.after.as_ref().map_or(&[], Key::as_bytes));
         if span.after.is_some() {
             // The first place behind a key.
@@ -235,7 +235,7 @@ impl DiskStore {
     }
 
     /// The chunks in one piece, or `None` if they do not fit the head.
-    fn read_chunks(&self, head: Head) -> Result<Option<Bytes>, Fault> {
+    fn read_chunks(&self, head: Head) -> Result<Option<Bytes>, StoreFault> {
         let mut bytes = Vec::with_capacity(head.total);
         for index in 0..head.chunks {
             match self.sled.get(&layout::chunk_key(head.id, index))? {
@@ -250,7 +250,7 @@ impl DiskStore {
 
     /// Adds to `batch` the removal of the chunks that the present record has. Those of a damaged
     /// head cannot be found and stay behind.
-    fn remove_chunks(&self, at: At<'_>, batch: &mut Batch) -> Result<(), Fault> {
+    fn remove_chunks(&self, at: At<'_>, batch: &mut Batch) -> Result<(), StoreFault> {
         let Some(bytes) = self.sled.get(&at.place())? else { return Ok(()) };
         if let Value::Chunked(head) = Value::decode(at, &bytes) {
             for index in 0..head.chunks {
@@ -266,7 +266,7 @@ impl DiskStore {
         record: &Record,
         last_write: &mut u64,
         batch: &mut Batch,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), StoreFault> {
         let bytes = at.encode(record);
         if bytes.len() <= CHUNK_BYTES {
             batch.insert(at.place(), layout::inline(bytes));
@@ -275,7 +275,7 @@ impl DiskStore {
         if bytes.len() > MAX_RECORD_BYTES {
             let length = bytes.len();
             let text = format!("a record of {length} bytes; the limit is {MAX_RECORD_BYTES}");
-            return Err(self.sled.fail(Fault::Io(text)));
+            return Err(self.sled.fail(StoreFault::Io(text)));
         }
         *last_write += 1;
         let chunks = (0u32..).zip(bytes.chunks(CHUNK_BYTES));
@@ -307,16 +307,16 @@ fn open_sled(directory: &Directory, dir: &Path, cache_bytes: u64) -> Result<Sled
     Sled::open_surveyed(&directory.data(), cache_bytes, survey).map_err(fault)
 }
 
-fn last_write(sled: &Sled) -> Result<u64, Fault> {
+fn last_write(sled: &Sled) -> Result<u64, StoreFault> {
     let bytes = sled.get(&meta_key(LAST_WRITE))?;
     let number = bytes.and_then(|bytes| layout::unseal_u64(LAST_WRITE, &bytes));
-    let damage = || Fault::Corrupt("the number of the last write is not readable".into());
+    let damage = || StoreFault::Corrupt("the number of the last write is not readable".into());
     number.ok_or_else(|| sled.fail(damage()))
 }
 
-fn life(sled: &Sled) -> Result<Option<Meta>, Fault> {
+fn life(sled: &Sled) -> Result<Option<Meta>, StoreFault> {
     let Some(bytes) = sled.get(&meta_key(LIFE))? else { return Ok(None) };
-    let damage = || Fault::Corrupt("what the store knows of itself is not readable".into());
+    let damage = || StoreFault::Corrupt("what the store knows of itself is not readable".into());
     layout::unseal_life(&bytes).map(Some).ok_or_else(|| sled.fail(damage()))
 }
 
@@ -333,19 +333,20 @@ fn refuse_noted(directory: &Directory, dir: &Path) -> Result<(), OpenError> {
     }
 }
 
-fn members(sled: &Sled) -> Result<Option<Members>, Fault> {
+fn members(sled: &Sled) -> Result<Option<Members>, StoreFault> {
     let Some(bytes) = sled.get(&meta_key(MEMBERS))? else { return Ok(None) };
-    let damage = || Fault::Corrupt("what the store knows of the members is not readable".into());
+    let damage =
+        || StoreFault::Corrupt("what the store knows of the members is not readable".into());
     layout::unseal_members(&bytes).map(Some).ok_or_else(|| sled.fail(damage()))
 }
 
-fn ring(sled: &Sled) -> Result<Option<Ring>, Fault> {
+fn ring(sled: &Sled) -> Result<Option<Ring>, StoreFault> {
     let Some(bytes) = sled.get(&meta_key(RING))? else { return Ok(None) };
-    let damage = || Fault::Corrupt("what the store knows of the ring is not readable".into());
+    let damage = || StoreFault::Corrupt("what the store knows of the ring is not readable".into());
     layout::unseal_ring(&bytes).map(Some).ok_or_else(|| sled.fail(damage()))
 }
 
-fn generations(sled: &Sled) -> Result<Vec<(Partition, Generation)>, Fault> {
+fn generations(sled: &Sled) -> Result<Vec<(Partition, Generation)>, StoreFault> {
     let (from, to) = layout::generations();
     let mut all = Vec::new();
     sled.range(&from, Some(&to), |place, bytes| {
@@ -355,7 +356,7 @@ fn generations(sled: &Sled) -> Result<Vec<(Partition, Generation)>, Fault> {
             }),
             _ => None,
         };
-        let damage = || Fault::Corrupt("the generation of a partition is not readable".into());
+        let damage = || StoreFault::Corrupt("the generation of a partition is not readable".into());
         all.push(found.ok_or_else(damage)?);
         Ok(true)
     })?;

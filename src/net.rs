@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use pixii_core::members::{Incarnation, Members, MembershipStatus};
-use pixii_core::message::{Call, LinksReport, PeerMessage, Trouble};
+use pixii_core::message::{Call, Complaint, LinksReport, PeerMessage};
 use pixii_core::node::ClientId;
 use pixii_core::secret::{Nonces, Vault};
 use pixii_core::types::NodeId;
@@ -135,7 +135,7 @@ pub(crate) struct Peer {
     /// The version of the protocol on the link to it, or on the last one; 0 before there was one.
     protocol: AtomicU16,
     /// Why it refuses this node, as long as it does.
-    refusal: Mutex<Option<String>>,
+    rejection: Mutex<Option<String>>,
 }
 
 /// Where a peer may be. A node is its id: it may come back elsewhere.
@@ -164,7 +164,7 @@ impl Peer {
             lookups: Lookups::default(),
             probing: tokio::sync::Mutex::default(),
             protocol: AtomicU16::new(0),
-            refusal: Mutex::default(),
+            rejection: Mutex::default(),
         }
     }
 
@@ -204,8 +204,8 @@ impl Peer {
     }
 
     /// Why it refuses this node, if it does.
-    pub(crate) fn refusal(&self) -> Option<String> {
-        locked(&self.refusal).clone()
+    pub(crate) fn rejection(&self) -> Option<String> {
+        locked(&self.rejection).clone()
     }
 
     /// Where to dial it at the `attempt`th attempt, counted from 0.
@@ -253,7 +253,7 @@ pub(crate) struct Hub {
     /// Limits the lines of the log that others can cause.
     pub(crate) log: Arc<LogThrottle>,
     /// Why this node cannot be dialed where it is configured to be, if it cannot.
-    undialable: Mutex<Option<Trouble>>,
+    undialable: Mutex<Option<Complaint>>,
     /// True while this node has no links, because it is drained or ends.
     apart: watch::Sender<bool>,
 }
@@ -291,7 +291,7 @@ impl Hub {
             secrets: access.secrets,
             nonces: access.nonces,
             doors: Doors::new(places.handshakes, access.per_address),
-            turned_away: Semaphore::new(places.refusals),
+            turned_away: Semaphore::new(places.rejections),
             sockets: Arc::new(Semaphore::new(places.sockets)),
             operators: Operators::new(places.operators),
             places,
@@ -359,7 +359,7 @@ impl Hub {
     }
 
     /// Why nobody can dial this node where it is configured to be, if that is so.
-    pub(crate) fn undialable(&self) -> Option<Trouble> {
+    pub(crate) fn undialable(&self) -> Option<Complaint> {
         locked(&self.undialable).clone()
     }
 }

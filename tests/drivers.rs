@@ -18,7 +18,7 @@ use pixii::config::Config;
 use pixii::engine::{self, ServeError};
 use pixii_core::members::Incarnation;
 use pixii_core::message::{
-    Call, CallBody, Counter, Refusal, Reply, ReplyBody, Resource, Response, RingReport,
+    Call, CallBody, Counter, Rejection, Reply, ReplyBody, Resource, Response, RingReport,
 };
 use pixii_core::store::Store;
 use pixii_core::store::memory::MemoryStore;
@@ -196,19 +196,19 @@ fn a_nearly_full_disk_refuses_writes_by_name_serves_reads_and_resumes_by_itself(
     // The default reserve is 256 MiB. The writer looks before each batch, so the write that shows the
     // shortage is still taken.
     store.has_free(255 << 20);
-    until("a refusal", || match client.ask(put("b", b"2")) {
-        Response::Refused(refusal) => Some(refusal),
+    until("a rejection", || match client.ask(put("b", b"2")) {
+        Response::Refused(rejection) => Some(rejection),
         _ => None,
     });
     store.has_free(3);
     until("the newest number", || {
-        let refusal = Refusal::NoSpace { free_bytes: 3, reserve_bytes: 256 << 20 };
-        (client.ask(put("b", b"2")) == Response::Refused(refusal)).then_some(())
+        let rejection = Rejection::NoSpace { free_bytes: 3, reserve_bytes: 256 << 20 };
+        (client.ask(put("b", b"2")) == Response::Refused(rejection)).then_some(())
     });
     assert_eq!(values(client.ask(get("a"))), [Blob(b"1".as_slice().into())]);
     store.has_free(257 << 20);
     // Not enough: a sixteenth of the reserve on top is.
-    assert!(matches!(client.ask(put("c", b"3")), Response::Refused(Refusal::NoSpace { .. })));
+    assert!(matches!(client.ask(put("c", b"3")), Response::Refused(Rejection::NoSpace { .. })));
     store.has_free(272 << 20);
     until("service", || {
         matches!(client.ask(put("c", b"3")), Response::Written { .. }).then_some(())
@@ -220,8 +220,8 @@ fn a_nearly_full_disk_refuses_writes_by_name_serves_reads_and_resumes_by_itself(
     let daemon = Daemon::alone(store.clone());
     let mut client = daemon.client();
     assert_eq!(values(client.ask(get("c"))), [Blob(b"3".as_slice().into())]);
-    until("a refusal", || {
-        matches!(client.ask(put("d", b"4")), Response::Refused(Refusal::NoSpace { .. }))
+    until("a rejection", || {
+        matches!(client.ask(put("d", b"4")), Response::Refused(Rejection::NoSpace { .. }))
             .then_some(())
     });
 }
@@ -239,7 +239,8 @@ fn a_stop_lets_requests_finish_and_takes_no_new_ones() {
     daemon.ask_to_stop();
     until("the listener's end", || TcpStream::connect(("127.0.0.1", daemon.port)).err());
     let second = client.data(put("late", b"v"));
-    let refused = Reply { id: second, body: ReplyBody::Data(Response::Refused(Refusal::Stopping)) };
+    let refused =
+        Reply { id: second, body: ReplyBody::Data(Response::Refused(Rejection::Stopping)) };
     assert_eq!(client.reply(), Some(refused));
     store.hold(false);
     let reply = client.reply().unwrap();
@@ -261,7 +262,7 @@ fn calls_under_way_are_bounded_per_connection() {
     for i in 0..=engine::MAX_CALLS {
         client.data(get(&format!("k{i}")));
     }
-    let busy = Refusal::Busy { what: Resource::ConnectionCalls, limit: 1_024 };
+    let busy = Rejection::Busy { what: Resource::ConnectionCalls, limit: 1_024 };
     let reply = client.reply().unwrap();
     assert_eq!(reply.body, ReplyBody::Data(Response::Refused(busy)));
     assert_eq!(reply.id, 1_025);
@@ -281,12 +282,12 @@ fn replies_that_nobody_reads_are_bounded() {
         client.data(get("large"));
     }
     // Nothing is read before another client sees that the first one has been refused.
-    until("a refusal", || (daemon.status().count(Counter::CallsRefusedBusy) > 0).then_some(()));
+    until("a rejection", || (daemon.status().count(Counter::CallsRefusedBusy) > 0).then_some(()));
     let (mut found, mut refused) = (0, 0);
     for _ in 0..100 {
         match client.reply().unwrap().body {
             ReplyBody::Data(Response::Found { .. }) => found += 1,
-            ReplyBody::Data(Response::Refused(Refusal::Busy { limit, .. })) => {
+            ReplyBody::Data(Response::Refused(Rejection::Busy { limit, .. })) => {
                 assert_eq!(limit, 64 << 20);
                 refused += 1;
             }
@@ -328,7 +329,7 @@ fn peer_hello(ports: &[u16], as_name: &str, to: &str) -> Hello {
     }
 }
 
-fn refusal(port: u16, bytes: &[u8]) -> String {
+fn rejection(port: u16, bytes: &[u8]) -> String {
     let mut raw = Raw::connect(port);
     raw.send(bytes);
     match raw.welcome() {
@@ -352,13 +353,13 @@ fn handshakes_that_do_not_fit_are_refused_with_a_reason() {
         if let Hello::Member { cluster, ring, node, .. } = &mut hello {
             change(cluster, ring, node);
         }
-        refusal(port, &greeting(&hello))
+        rejection(port, &greeting(&hello))
     };
-    let http = refusal(port, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+    let http = rejection(port, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n");
     assert!(http.contains("not a Pixii connection: it begins with \"GET / HT\""), "{http}");
     let mut future = wire::preamble();
     future[8..].copy_from_slice(&[0, 8, 0, 9]);
-    let future = refusal(port, &[&future[..], &wire::frame(&hello)].concat());
+    let future = rejection(port, &[&future[..], &wire::frame(&hello)].concat());
     assert!(future.contains("protocol versions 8 to 9 are offered"), "{future}");
     let cluster = changed(|cluster, _, _| *cluster = "o\n".repeat(300));
     assert!(cluster.contains("node n0 is of cluster \"test\", not \"o\\no\\n"), "{cluster}");
@@ -368,10 +369,10 @@ fn handshakes_that_do_not_fit_are_refused_with_a_reason() {
     assert!(stranger.contains("is not among the members that node n0"), "{stranger}");
     let own = changed(|_, _, node| *node = NodeId::of("n0"));
     assert!(own.contains("node n0 was dialed by its own name"), "{own}");
-    let other = refusal(port, &greeting(&peer_hello(&ports, "n1", "n2")));
+    let other = rejection(port, &greeting(&peer_hello(&ports, "n1", "n2")));
     assert!(other.contains("this is node n0, not the one dialed"), "{other}");
     let long = (2_000u32).to_be_bytes();
-    let long = refusal(port, &[&wire::preamble()[..], &long].concat());
+    let long = rejection(port, &[&wire::preamble()[..], &long].concat());
     assert!(long.contains("a frame of 2000 bytes; the limit here is 1024"), "{long}");
     assert_eq!(daemon.status().name, "n0");
 }

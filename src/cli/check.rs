@@ -9,7 +9,7 @@ use pixii_core::ring::Ring;
 use pixii_core::store::Meta;
 use pixii_core::types::{NodeId, Partition};
 use pixii_kit::arguments::Shared;
-use pixii_kit::outcome::{Exit, Outcome, Trouble, emit, emit_json};
+use pixii_kit::outcome::{CommandError, CommandResult, Exit, emit, emit_json};
 use pixii_kit::text;
 use serde_json::{Value, json};
 
@@ -54,11 +54,13 @@ pub(crate) struct Check {
 
 impl Check {
     /// Reads, reports, and compares.
-    pub(crate) fn run(self, shared: &Shared) -> Outcome {
+    pub(crate) fn run(self, shared: &Shared) -> CommandResult {
         let config = match &self.config {
-            Some(file) => Some(Config::load(file).map_err(|e| Trouble::usage(e.to_string()))?),
+            Some(file) => Some(Config::load(file).map_err(|e| CommandError::usage(e.to_string()))?),
             None if self.dirs.len() > 1 => {
-                return Err(Trouble::usage("several directories are compared with --config FILE"));
+                return Err(CommandError::usage(
+                    "several directories are compared with --config FILE",
+                ));
             }
             None => None,
         };
@@ -70,7 +72,7 @@ impl Check {
             told.push(json);
             if config.is_some() && report.meta.is_none() {
                 let dir = dir.display();
-                return Err(Trouble::error(format!(
+                return Err(CommandError::error(format!(
                     "{dir} is the store of no node yet: it cannot be compared"
                 )));
             }
@@ -78,7 +80,9 @@ impl Check {
                 let node = meta.identity.node();
                 if stores.iter().any(|(other, _)| *other == node) {
                     let name = &meta.identity.name;
-                    return Err(Trouble::error(format!("two of the DIRs hold data of {name}")));
+                    return Err(CommandError::error(format!(
+                        "two of the DIRs hold data of {name}"
+                    )));
                 }
                 stores.push((node, report));
             }
@@ -130,20 +134,20 @@ impl Check {
 }
 
 /// The latest ring that the configuration and these stores know, if they are all of one cluster and have places in it.
-fn common_ring(config: &Config, stores: &[(NodeId, CheckReport)]) -> Result<Ring, Trouble> {
+fn common_ring(config: &Config, stores: &[(NodeId, CheckReport)]) -> Result<Ring, CommandError> {
     let stored = stores.iter().filter_map(|(_, report)| report.ring.clone());
     let ring = Ring::latest(config.ring.clone(), stored);
     for (node, report) in stores {
         let Some(Meta { identity, .. }) = &report.meta else { continue };
         let (name, cluster) = (&identity.name, &identity.cluster);
         if *cluster != config.cluster {
-            return Err(Trouble::error(format!(
+            return Err(CommandError::error(format!(
                 "one DIR holds data of {name} of cluster {cluster}, and the configuration is of cluster {}",
                 config.cluster
             )));
         }
         if !ring.has(*node) {
-            return Err(Trouble::error(format!(
+            return Err(CommandError::error(format!(
                 "{name}, whose data one DIR holds, is no member of that configuration's ring, version {}",
                 ring.version()
             )));
@@ -157,9 +161,9 @@ fn identity(meta: &Meta) -> String {
 }
 
 /// Reads one store and, unless it is told as JSON at the end, tells what it is like.
-fn read(dir: &Path, scratch: &Path, json: bool) -> Result<(CheckReport, Value), Trouble> {
+fn read(dir: &Path, scratch: &Path, json: bool) -> Result<(CheckReport, Value), CommandError> {
     let mut listed = Vec::new();
-    let mut silent: Outcome = Ok(Exit::Done);
+    let mut silent: CommandResult = Ok(Exit::Done);
     let report = check(dir, scratch, CACHE_BYTES, &mut |damage| {
         if !json && silent.is_ok() {
             silent = emit(format!("damaged: {damage}\n")).map(|()| Exit::Done);
@@ -167,7 +171,7 @@ fn read(dir: &Path, scratch: &Path, json: bool) -> Result<(CheckReport, Value), 
             listed.push(as_json(&damage));
         }
     });
-    let report = report.map_err(|error| Trouble::error(error.to_string()))?;
+    let report = report.map_err(|error| CommandError::error(error.to_string()))?;
     silent?;
     if !json {
         emit(as_text(&report))?;

@@ -1,11 +1,11 @@
 //! `pixii emulate`.
 
 use clap::{Args, Subcommand};
-use pixii_client::{Client, Failure};
+use pixii_client::{Client, ClientError};
 use pixii_core::emulation;
 use pixii_core::message::EmulateOrder;
 use pixii_kit::arguments::Shared;
-use pixii_kit::outcome::{Exit, Outcome, Trouble, block_on, complain, emit, emit_json};
+use pixii_kit::outcome::{CommandError, CommandResult, Exit, block_on, complain, emit, emit_json};
 use pixii_kit::text::count;
 use serde_json::{Value, json};
 
@@ -60,11 +60,11 @@ enum Order {
     Clear,
 }
 
-type Told = (String, Result<Vec<String>, Failure>);
+type Told = (String, Result<Vec<String>, ClientError>);
 
 impl Emulate {
     /// Tells the members, one after the other, and reports what each one says.
-    pub(crate) fn run(self, shared: &Shared) -> Outcome {
+    pub(crate) fn run(self, shared: &Shared) -> CommandResult {
         let told = block_on(async {
             let client = shared.client().await?;
             let order = self.order(&client)?;
@@ -83,20 +83,21 @@ impl Emulate {
     }
 
     /// What the members are to be told; a mistake in the rules is found before any of them is.
-    fn order(&self, client: &Client) -> Result<EmulateOrder, Trouble> {
+    fn order(&self, client: &Client) -> Result<EmulateOrder, CommandError> {
         Ok(match &self.order {
             Order::Show => EmulateOrder::Show,
             Order::Clear => EmulateOrder::Clear,
             Order::Set { rules } => {
                 let text = rules.join("\n");
-                emulation::parse(&text, &client.ring_report().members).map_err(Trouble::usage)?;
+                emulation::parse(&text, &client.ring_report().members)
+                    .map_err(CommandError::usage)?;
                 EmulateOrder::Set(text)
             }
         })
     }
 }
 
-fn report(told: &[Told], shared: &Shared) -> Result<(), Trouble> {
+fn report(told: &[Told], shared: &Shared) -> Result<(), CommandError> {
     if shared.json() {
         let node = |(name, rules): &Told| {
             let said = match rules {

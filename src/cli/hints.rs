@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use clap::Args;
-use pixii_client::Failure;
+use pixii_client::ClientError;
 use pixii_core::message::StatusReport;
 use pixii_kit::arguments::Shared;
-use pixii_kit::outcome::{Exit, Outcome, Trouble, block_on, complain, emit, emit_json};
+use pixii_kit::outcome::{CommandError, CommandResult, Exit, block_on, complain, emit, emit_json};
 use pixii_kit::text::{bytes, count, duration, row, table};
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -46,11 +46,11 @@ struct Total {
     age_ms: u64,
 }
 
-type Told = (String, Result<StatusReport, Failure>);
+type Told = (String, Result<StatusReport, ClientError>);
 
 impl Hints {
     /// Asks and prints.
-    pub(crate) fn run(self, shared: &Shared) -> Outcome {
+    pub(crate) fn run(self, shared: &Shared) -> CommandResult {
         let told = block_on(ask(shared, self.node))?;
         let answered = told.iter().filter(|(_, report)| report.is_ok()).count();
         if let ([(_, Err(failure))], 0) = (told.as_slice(), answered) {
@@ -62,7 +62,7 @@ impl Hints {
             }
         }
         if answered == 0 {
-            return Err(Trouble::error("no member tells what it keeps"));
+            return Err(CommandError::error("no member tells what it keeps"));
         }
         if shared.json() {
             emit_json(&as_json(&told))?;
@@ -75,7 +75,7 @@ impl Hints {
 
 /// The accounts of all members, or of one, in the order of the members. They are asked at the same time, so a
 /// silent one costs its own timeout and no more.
-async fn ask(shared: &Shared, node: Option<String>) -> Result<Vec<Told>, Trouble> {
+async fn ask(shared: &Shared, node: Option<String>) -> Result<Vec<Told>, CommandError> {
     let client = shared.client().await?;
     let members = client.members().map(|member| member.name.clone());
     let names: Vec<String> = node.map_or_else(|| members.collect(), |name| vec![name]);

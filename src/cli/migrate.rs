@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use pixii::disk::{OpenError, SchemaReport, migrate, schema_of};
 use pixii_kit::arguments::Shared;
-use pixii_kit::outcome::{Exit, Outcome, complain, emit, emit_json};
+use pixii_kit::outcome::{CommandResult, Exit, complain, emit, emit_json};
 use serde_json::json;
 
 use super::scratch::ScratchArgs;
@@ -42,7 +42,7 @@ pub(crate) struct Migrate {
 
 impl Migrate {
     /// Sees to every directory, and tells of each.
-    pub(crate) fn run(self, shared: &Shared) -> Outcome {
+    pub(crate) fn run(self, shared: &Shared) -> CommandResult {
         let mut exit = Exit::Done;
         let scratch = self.check.then(|| self.scratch.folder()).transpose()?;
         for dir in &self.dirs {

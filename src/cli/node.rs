@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use pixii_core::message::{DrainOrder, DrainReport, DrainState, KeptHints};
 use pixii_kit::arguments::{Shared, deadline};
-use pixii_kit::outcome::{Exit, Outcome, Trouble, block_on, emit, emit_json};
+use pixii_kit::outcome::{CommandError, CommandResult, Exit, block_on, emit, emit_json};
 use pixii_kit::text::{bytes, count};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
@@ -93,7 +93,7 @@ Examples:
 
 impl Node {
     /// Gives the order.
-    pub(crate) fn run(self, shared: &Shared) -> Outcome {
+    pub(crate) fn run(self, shared: &Shared) -> CommandResult {
         match self.order {
             Order::Stop { name } => stop(&name, shared),
             Order::Drain { name, timeout } => drain(name.as_deref(), timeout, shared),
@@ -103,7 +103,7 @@ impl Node {
     }
 }
 
-fn stop(name: &str, shared: &Shared) -> Outcome {
+fn stop(name: &str, shared: &Shared) -> CommandResult {
     block_on(async { Ok(shared.client().await?.stop(name).await?) })?;
     if shared.json() {
         emit_json(&json!({ "stopping": name }))?;
@@ -113,7 +113,7 @@ fn stop(name: &str, shared: &Shared) -> Outcome {
     Ok(Exit::Done)
 }
 
-fn drain(name: Option<&str>, timeout_ms: u32, shared: &Shared) -> Outcome {
+fn drain(name: Option<&str>, timeout_ms: u32, shared: &Shared) -> CommandResult {
     let report = block_on(async {
         let client = shared.client().await?;
         let last = Instant::now() + Duration::from_millis(timeout_ms.into()) + GRACE;
@@ -126,7 +126,7 @@ fn drain(name: Option<&str>, timeout_ms: u32, shared: &Shared) -> Outcome {
     })?;
     let DrainReport { name, state, requests, hints } = &report;
     if *state != DrainState::Drained {
-        return Err(Trouble::error(format!(
+        return Err(CommandError::error(format!(
             "{name} is not drained: somebody else has given it another order, or it is stuck"
         )));
     }
@@ -154,7 +154,7 @@ fn drain(name: Option<&str>, timeout_ms: u32, shared: &Shared) -> Outcome {
     Ok(Exit::Done)
 }
 
-fn undrain(name: Option<&str>, shared: &Shared) -> Outcome {
+fn undrain(name: Option<&str>, shared: &Shared) -> CommandResult {
     let report =
         block_on(async { Ok(shared.client().await?.drain(name, DrainOrder::End).await?) })?;
     let name = &report.name;

@@ -10,7 +10,7 @@ use pixii_client::Client;
 use pixii_core::message::{PairStatus, RepairCounts, RepairReport};
 use pixii_core::types::{NodeId, Partition};
 use pixii_kit::arguments::Shared;
-use pixii_kit::outcome::{Exit, Outcome, Trouble, block_on, complain, emit, emit_json};
+use pixii_kit::outcome::{CommandError, CommandResult, Exit, block_on, complain, emit, emit_json};
 use pixii_kit::text::{bytes, count, row, table};
 use serde_json::{Value, json};
 use tokio::time::sleep;
@@ -70,7 +70,7 @@ struct Watch {
 
 impl Repair {
     /// Has the node begin, watches it, and tells what came of it.
-    pub(crate) fn run(self, shared: &Shared) -> Outcome {
+    pub(crate) fn run(self, shared: &Shared) -> CommandResult {
         if self.accept_loss {
             return self.accept_loss(shared);
         }
@@ -90,7 +90,7 @@ impl Repair {
         Ok(if troubles.is_empty() { Exit::Done } else { Exit::Error })
     }
 
-    fn accept_loss(&self, shared: &Shared) -> Outcome {
+    fn accept_loss(&self, shared: &Shared) -> CommandResult {
         let node = self.node.as_deref();
         let (name, partitions) = block_on(async {
             let client = shared.client().await?;
@@ -106,7 +106,7 @@ impl Repair {
         Ok(Exit::Done)
     }
 
-    async fn watch(&self, client: &Client, shown: bool) -> Result<Watch, Trouble> {
+    async fn watch(&self, client: &Client, shown: bool) -> Result<Watch, CommandError> {
         let peer = self.peer.as_deref().map(|name| client.id_of(name)).transpose()?;
         let (node, partition) = (self.node.as_deref(), self.partition.map(Partition));
         let report = client.repair(node, true, partition, peer).await?;

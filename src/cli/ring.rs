@@ -8,7 +8,7 @@ use pixii_client::Client;
 use pixii_core::members::{Member, MembershipStatus};
 use pixii_core::types::{Key, MAX_KEY_BYTES, NodeId};
 use pixii_kit::arguments::{Shared, parse_key};
-use pixii_kit::outcome::{Exit, Outcome, Trouble, block_on, emit, emit_json};
+use pixii_kit::outcome::{CommandError, CommandResult, Exit, block_on, emit, emit_json};
 use pixii_kit::text::{self, row, table};
 use serde_json::json;
 
@@ -32,7 +32,7 @@ pub(crate) struct Ring {
 
 impl Ring {
     /// Asks and prints.
-    pub(crate) fn run(self, shared: &Shared) -> Outcome {
+    pub(crate) fn run(self, shared: &Shared) -> CommandResult {
         let key = self.key.as_ref().map(|key| parse_key(key, self.hex_key)).transpose()?;
         let tells = key.is_none() && !self.stdin;
         let (client, unfinished) = block_on(async {
@@ -53,7 +53,7 @@ fn names(client: &Client, ids: &[NodeId]) -> Vec<String> {
     ids.iter().map(|id| client.ring_report().members.name(*id)).collect()
 }
 
-fn members(client: &Client, unfinished: &[String], as_json: bool) -> Result<(), Trouble> {
+fn members(client: &Client, unfinished: &[String], as_json: bool) -> Result<(), CommandError> {
     let (report, ring) = (client.ring_report(), client.ring());
     let total = f64::from(ring.partitions()) * f64::from(ring.n());
     let members = report.members.iter().map(|member| (member, ring.share(member.id())));
@@ -100,7 +100,7 @@ fn members(client: &Client, unfinished: &[String], as_json: bool) -> Result<(), 
     ))
 }
 
-fn place(client: &Client, key: &Key, as_json: bool) -> Result<(), Trouble> {
+fn place(client: &Client, key: &Key, as_json: bool) -> Result<(), CommandError> {
     if as_json {
         return emit_json(&place_json(client, key));
     }
@@ -128,7 +128,7 @@ fn place_json(client: &Client, key: &Key) -> serde_json::Value {
     })
 }
 
-fn place_all(client: &Client, as_json: bool) -> Result<(), Trouble> {
+fn place_all(client: &Client, as_json: bool) -> Result<(), CommandError> {
     // Every byte of a key may be an escape of two.
     let limit = 2 * MAX_KEY_BYTES as u64 + 2;
     let mut input = io::stdin().lock();
@@ -136,7 +136,8 @@ fn place_all(client: &Client, as_json: bool) -> Result<(), Trouble> {
     for number in 1u64.. {
         let mut line = Vec::new();
         let read = input.by_ref().take(limit).read_until(b'\n', &mut line);
-        let fault = |what: String| Trouble::error(format!("standard input, line {number}: {what}"));
+        let fault =
+            |what: String| CommandError::error(format!("standard input, line {number}: {what}"));
         if read.map_err(|error| fault(error.to_string()))? == 0 {
             break;
         }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use pixii::config::Config;
 use pixii::engine::serve;
-use pixii_kit::outcome::{Exit, Outcome, Trouble};
+use pixii_kit::outcome::{CommandError, CommandResult, Exit};
 use sd_notify::NotifyState;
 use tracing::info;
 use tracing_subscriber::fmt::format::debug_fn;
@@ -53,18 +53,18 @@ pub(crate) struct Server {
 
 impl Server {
     /// Serves until told to stop.
-    pub(crate) fn run(self) -> Outcome {
+    pub(crate) fn run(self) -> CommandResult {
         let outcome = self.serve();
-        if let Err(trouble) = &outcome {
+        if let Err(error) = &outcome {
             // A service manager shows why; one that is not there changes nothing.
-            let _ = sd_notify::notify(&[NotifyState::Status(&trouble.message)]);
+            let _ = sd_notify::notify(&[NotifyState::Status(&error.message)]);
         }
         outcome
     }
 
-    fn serve(self) -> Outcome {
+    fn serve(self) -> CommandResult {
         let mut config =
-            Config::load(&self.config).map_err(|error| Trouble::usage(error.to_string()))?;
+            Config::load(&self.config).map_err(|error| CommandError::usage(error.to_string()))?;
         config.bootstrap = self.bootstrap;
         config.rejoin_empty = self.rejoin_empty;
         config.new_identity = self.new_identity;
@@ -77,8 +77,8 @@ impl Server {
             Ok(config)
         };
         serve(&config, self.follow_stdin, read).map_err(|error| match error.needs_operator() {
-            true => Trouble::usage(error.to_string()),
-            false => Trouble::error(error.to_string()),
+            true => CommandError::usage(error.to_string()),
+            false => CommandError::error(error.to_string()),
         })?;
         Ok(Exit::Done)
     }

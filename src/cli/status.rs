@@ -7,7 +7,7 @@ use pixii_core::message::{
 };
 use pixii_core::types::NodeId;
 use pixii_kit::arguments::Shared;
-use pixii_kit::outcome::{Exit, Outcome, block_on, emit, emit_json};
+use pixii_kit::outcome::{CommandResult, Exit, block_on, emit, emit_json};
 use pixii_kit::text::{bytes, count, duration, row, table};
 use serde_json::{Value, json};
 
@@ -32,7 +32,7 @@ pub(crate) struct Status {
 
 impl Status {
     /// Asks and prints.
-    pub(crate) fn run(self, shared: &Shared) -> Outcome {
+    pub(crate) fn run(self, shared: &Shared) -> CommandResult {
         let (report, compared, links) = block_on(async {
             let (client, node) = (shared.client().await?, self.node.as_deref());
             let compared = match self.partitions {
@@ -193,8 +193,8 @@ fn as_text(report: &StatusReport, links: Option<&LinksReport>) -> String {
     if !report.emulated.is_empty() {
         out += &format!("THE NETWORK IS EMULATED here: {}\n", report.emulated.join("; "));
     }
-    for trouble in &report.troubles {
-        out += &format!("TO BE SEEN TO: {trouble}\n");
+    for error in &report.troubles {
+        out += &format!("TO BE SEEN TO: {error}\n");
     }
     let owned = match report.read_ineligible {
         0 => count(report.partitions.into(), "partition"),

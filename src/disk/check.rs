@@ -19,7 +19,9 @@ use pixii_core::wire;
 use super::files::Directory;
 use super::files::copy::PrivateCopy;
 use super::layout::{self, At, CHUNKS, HINTS, Head, Place, Value};
-use super::{DiskStore, Fault, OpenError, generations, life, members, noted_damage, ring, schema};
+use super::{
+    DiskStore, OpenError, StoreFault, generations, life, members, noted_damage, ring, schema,
+};
 
 /// What a check has read, and how much of it is damaged.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -167,7 +169,7 @@ pub fn check(
     });
     match read {
         Ok(()) => reader.report.complete = true,
-        Err(Fault::Corrupt(reason)) => reader.hidden(&reason),
+        Err(StoreFault::Corrupt(reason)) => reader.hidden(&reason),
         Err(other) => return Err(fault(other)),
     }
     let Reader { mut report, digest, hints, .. } = reader;
@@ -231,7 +233,7 @@ impl Reader<'_> {
         (self.visit)(Damage { key, hint, what: what.into() });
     }
 
-    fn entry(&mut self, place: &[u8], bytes: Bytes) -> Result<(), Fault> {
+    fn entry(&mut self, place: &[u8], bytes: Bytes) -> Result<(), StoreFault> {
         match Place::decode(place) {
             Some(Place::Meta(name)) => {
                 if layout::unseal(&name, &bytes).is_none() {
@@ -265,7 +267,7 @@ impl Reader<'_> {
     }
 
     /// The record or hint of these bytes, or `None` if it is damaged, which is said.
-    fn record(&mut self, at: At<'_>, bytes: &Bytes) -> Result<Option<Record>, Fault> {
+    fn record(&mut self, at: At<'_>, bytes: &Bytes) -> Result<Option<Record>, StoreFault> {
         let (what, record) = match Value::decode(at, bytes) {
             Value::Inline(record) => ("the checksum of its record fails", Some(record)),
             Value::Chunked(head) => {
@@ -284,7 +286,7 @@ impl Reader<'_> {
         })
     }
 
-    fn chunks(&self, head: Head) -> Result<(&'static str, Option<Bytes>), Fault> {
+    fn chunks(&self, head: Head) -> Result<(&'static str, Option<Bytes>), StoreFault> {
         Ok(match self.store.read_chunks(head)? {
             Some(record) => ("the checksum over its chunks fails", Some(record)),
             None => ("its chunks do not fit its head", None),

@@ -15,7 +15,7 @@ use pixii_core::store::Meta;
 use pixii_core::types::Partition;
 
 use super::files::Directory;
-use super::guarded::{Batch, Fault, Sled};
+use super::guarded::{Batch, Sled, StoreFault};
 use super::layout::{self, LIFE, Place};
 use super::log::Survey;
 use super::{DiskStore, OpenError, last_write, life, mend, meta_key, ring, schema};
@@ -227,7 +227,7 @@ impl<'a> Copy<'a> {
         Copy { old, new, batch: Batch::default(), bytes: 0, copied: 0, gaps: Vec::new() }
     }
 
-    fn all(&mut self) -> Result<(), Fault> {
+    fn all(&mut self) -> Result<(), StoreFault> {
         let mut from = Vec::new();
         loop {
             let (mut last, mut failed) = (None, None);
@@ -239,11 +239,11 @@ impl<'a> Copy<'a> {
                 Ok(failed.is_none())
             });
             match (failed, read) {
-                (Some(fault), _) | (_, Err(fault @ (Fault::Io(_) | Fault::Locked))) => {
+                (Some(fault), _) | (_, Err(fault @ (StoreFault::Io(_) | StoreFault::Locked))) => {
                     return Err(fault);
                 }
                 (None, Ok(())) => return self.flush(),
-                (None, Err(Fault::Corrupt(_))) => {}
+                (None, Err(StoreFault::Corrupt(_))) => {}
             }
             if let Some(mut last) = last {
                 // The first place behind it.
@@ -259,23 +259,23 @@ impl<'a> Copy<'a> {
         }
     }
 
-    fn add(&mut self, place: &[u8], value: &[u8]) -> Result<(), Fault> {
+    fn add(&mut self, place: &[u8], value: &[u8]) -> Result<(), StoreFault> {
         self.batch.insert(place, value);
         self.copied += 1;
         self.bytes += place.len() + value.len();
         if self.bytes >= BATCH_BYTES { self.flush() } else { Ok(()) }
     }
 
-    fn flush(&mut self) -> Result<(), Fault> {
+    fn flush(&mut self) -> Result<(), StoreFault> {
         self.bytes = 0;
         self.new.apply(std::mem::take(&mut self.batch))
     }
 
     /// Where it can be read again behind a place that cannot: sled says of no page where it ends,
     /// so ever farther places are tried, and then those between.
-    fn behind(&self, begin: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
+    fn behind(&self, begin: &[u8]) -> Result<Option<Vec<u8>>, StoreFault> {
         let readable = |place: &[u8]| match self.old.try_range(place, |_, _| Ok(false)) {
-            Err(Fault::Corrupt(_)) => Ok(false),
+            Err(StoreFault::Corrupt(_)) => Ok(false),
             read => read.map(|()| true),
         };
         let mut low = [0; STEP_BYTES];

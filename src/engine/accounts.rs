@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use pixii_core::members::{Liveness, Members};
 use pixii_core::message::{
-    Counter, Kind, Levels, PairStatus, PeerRepair, PeerStatus, RepairCounts, RepairRefusal,
-    RepairReport, RepairStatus, RingReport, StatusReport, TombstoneGcStatus, Trouble,
+    Complaint, Counter, Kind, Levels, PairStatus, PeerRepair, PeerStatus, RepairCounts,
+    RepairRejection, RepairReport, RepairStatus, RingReport, StatusReport, TombstoneGcStatus,
 };
 use pixii_core::node::{Input, PairView};
 use pixii_core::ring::Ring;
@@ -62,7 +62,7 @@ impl Engine<'_> {
             incarnation: self.node.meta().incarnation,
             recovered: self.recovered,
             serving: levels.store_stalled_seconds == 0
-                && self.node.refusal(self.now(), true).is_none(),
+                && self.node.rejection(self.now(), true).is_none(),
             read_ineligible: self.node.meta().read_ineligible.len() as u32,
             uptime_ms: self.start.elapsed().as_millis() as u64,
             partitions: self.ring.share(self.config.me()) as u32,
@@ -115,15 +115,15 @@ impl Engine<'_> {
     }
 
     /// What an operator has to see to: peers that refuse this node, and those of another cluster.
-    fn troubles(&self) -> impl Iterator<Item = Trouble> {
+    fn troubles(&self) -> impl Iterator<Item = Complaint> {
         let ours = self.node.meta().cluster.as_ref().map_or(0, |cluster| cluster.id);
         let foreign = self.node.foreign().iter().map(move |(peer, theirs)| {
             let (peer, cluster) = (self.name(*peer), self.config.cluster.clone());
-            Trouble::Foreign { peer, cluster, ours, theirs: *theirs }
+            Complaint::Foreign { peer, cluster, ours, theirs: *theirs }
         });
         let refusing = self.hub.peers.values().filter_map(|peer| {
-            let why = peer.refusal()?;
-            Some(Trouble::Refused { peer: peer.name.clone(), why })
+            let why = peer.rejection()?;
+            Some(Complaint::Refused { peer: peer.name.clone(), why })
         });
         refusing.chain(foreign).chain(self.hub.undialable())
     }
@@ -156,7 +156,7 @@ impl Engine<'_> {
         }
         let mut condition = if self.short.is_some() {
             "serving reads only: its disk is nearly full"
-        } else if self.node.refusal(self.now(), true).is_some() {
+        } else if self.node.rejection(self.now(), true).is_some() {
             "serving reads only: what others have purged is not known yet"
         } else {
             "serving"
@@ -210,7 +210,7 @@ impl Engine<'_> {
         begin: bool,
         partition: Option<Partition>,
         peer: Option<NodeId>,
-    ) -> Result<RepairReport, RepairRefusal> {
+    ) -> Result<RepairReport, RepairRejection> {
         check(&self.ring, self.node.members(), self.config.me(), partition, peer)?;
         if begin {
             self.input(Input::Repair { partition, peer });
@@ -295,13 +295,13 @@ fn check(
     me: NodeId,
     partition: Option<Partition>,
     peer: Option<NodeId>,
-) -> Result<(), RepairRefusal> {
+) -> Result<(), RepairRejection> {
     let name = |id: NodeId| members.name(id);
     if let Some(peer) = peer.filter(|peer| members.get(*peer).is_none()) {
-        return Err(RepairRefusal::NoMember { peer });
+        return Err(RepairRejection::NoMember { peer });
     }
     if peer == Some(me) {
-        return Err(RepairRefusal::Itself { node: name(me) });
+        return Err(RepairRejection::Itself { node: name(me) });
     }
     let Some(partition) = partition else {
         let shares = |peer: NodeId| {
@@ -309,19 +309,19 @@ fn check(
             all.any(|one| ring.owners(one).contains(&me) && ring.owners(one).contains(&peer))
         };
         return match peer.filter(|peer| !shares(*peer)) {
-            Some(peer) => Err(RepairRefusal::NothingShared { node: name(me), peer: name(peer) }),
+            Some(peer) => Err(RepairRejection::NothingShared { node: name(me), peer: name(peer) }),
             None => Ok(()),
         };
     };
     let (given, partitions) = (partition.0, ring.partitions());
     if given >= partitions {
-        return Err(RepairRefusal::Partition { given, partitions });
+        return Err(RepairRejection::Partition { given, partitions });
     }
     let owners = ring.owners(partition);
     match [Some(me), peer].into_iter().flatten().find(|node| !owners.contains(node)) {
         Some(other) => {
             let owners = owners.iter().map(|owner| name(*owner)).collect();
-            Err(RepairRefusal::NotOwner { partition: given, node: name(other), owners })
+            Err(RepairRejection::NotOwner { partition: given, node: name(other), owners })
         }
         None => Ok(()),
     }

@@ -21,7 +21,7 @@ const ADDRESS_POLL: Duration = Duration::from_millis(250);
 const MORE_TIME: Duration = Duration::from_secs(60);
 
 /// Why an address cannot be listened on.
-enum Fault {
+enum BindFault {
     /// It is no address of this machine, or its name has none: that may change.
     NotThere(io::Error),
     /// Anything else.
@@ -46,7 +46,7 @@ async fn bind_within(
     let mut waits = false;
     loop {
         // A look-up may hang for longer than there is time.
-        let late = || Fault::NotThere(io::Error::from(io::ErrorKind::TimedOut));
+        let late = || BindFault::NotThere(io::Error::from(io::ErrorKind::TimedOut));
         let attempt = async {
             timeout(deadline - Instant::now(), listen(address))
                 .await
@@ -64,9 +64,9 @@ async fn bind_within(
                 }
                 return Ok(Some(listener));
             }
-            Err(Fault::Other(error)) => return Err(error),
-            Err(Fault::NotThere(error)) if Instant::now() >= deadline => return Err(error),
-            Err(Fault::NotThere(error)) => error,
+            Err(BindFault::Other(error)) => return Err(error),
+            Err(BindFault::NotThere(error)) if Instant::now() >= deadline => return Err(error),
+            Err(BindFault::NotThere(error)) => error,
         };
         if !waits {
             let seconds = patience.as_secs();
@@ -87,15 +87,15 @@ async fn bind_within(
     }
 }
 
-async fn listen(address: &str) -> Result<TcpListener, Fault> {
-    let mut last = Fault::NotThere(io::Error::from(io::ErrorKind::AddrNotAvailable));
-    for address in lookup_host(address).await.map_err(Fault::NotThere)? {
+async fn listen(address: &str) -> Result<TcpListener, BindFault> {
+    let mut last = BindFault::NotThere(io::Error::from(io::ErrorKind::AddrNotAvailable));
+    for address in lookup_host(address).await.map_err(BindFault::NotThere)? {
         match TcpListener::bind(address).await {
             Ok(listener) => return Ok(listener),
             Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
-                last = Fault::NotThere(error);
+                last = BindFault::NotThere(error);
             }
-            Err(error) => last = Fault::Other(error),
+            Err(error) => last = BindFault::Other(error),
         }
     }
     Err(last)

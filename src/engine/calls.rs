@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use pixii_core::message::{
-    self, Call, CallBody, LossRefusal, Refusal, Reply, ReplyBody, Resource, Response, SampleReport,
+    self, Call, CallBody, LossRejection, Rejection, Reply, ReplyBody, Resource, Response,
+    SampleReport,
 };
 use pixii_core::node::{ClientId, Input};
 use pixii_transport::frames::{FrameMemory, LARGE_REPLY_BYTES, Outbox};
@@ -159,7 +160,7 @@ impl Engine<'_> {
     /// The operator accepts that acknowledged writes are gone where no other node has them.
     pub(super) fn accept_loss(&mut self, client: ClientId, id: u64) {
         if self.node.lost().is_empty() {
-            let why = LossRefusal::NothingLost { node: self.config.name.clone() };
+            let why = LossRejection::NothingLost { node: self.config.name.clone() };
             return self.reply(client, id, ReplyBody::LossAccepted(Err(why)));
         }
         self.accepting_loss.push((client, id));
@@ -175,6 +176,6 @@ impl Engine<'_> {
 }
 
 fn busy(what: Resource, limit: usize) -> ReplyBody {
-    let refusal = Refusal::Busy { what, limit: limit as u32 };
-    ReplyBody::Data(Response::Refused(refusal))
+    let rejection = Rejection::Busy { what, limit: limit as u32 };
+    ReplyBody::Data(Response::Refused(rejection))
 }

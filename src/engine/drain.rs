@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use pixii_core::members::Liveness;
-use pixii_core::message::{DrainOrder, DrainRefusal, DrainReport, DrainState, KeptHints};
+use pixii_core::message::{DrainOrder, DrainRejection, DrainReport, DrainState, KeptHints};
 use pixii_core::node::Input;
 use pixii_core::types::MAX_TIMEOUT_MS;
 use pixii_transport::limited;
@@ -24,16 +24,16 @@ pub(super) enum Drain {
 
 impl Engine<'_> {
     /// Carries an order out, and tells how far the drain is.
-    pub(super) fn order_drain(&mut self, order: DrainOrder) -> Result<DrainReport, DrainRefusal> {
+    pub(super) fn order_drain(&mut self, order: DrainOrder) -> Result<DrainReport, DrainRejection> {
         let name = &self.config.name;
         match order {
             DrainOrder::Show => {}
             DrainOrder::Begin { timeout_ms } => {
                 if timeout_ms > MAX_TIMEOUT_MS {
-                    return Err(DrainRefusal::Timeout { timeout_ms });
+                    return Err(DrainRejection::Timeout { timeout_ms });
                 }
                 if self.finish_by.is_some() {
-                    return Err(DrainRefusal::Stopping { node: name.clone() });
+                    return Err(DrainRejection::Stopping { node: name.clone() });
                 }
                 if self.settings.drain == Drain::No {
                     let permit = self.hub.log.several("drain", "");

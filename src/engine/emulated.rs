@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use pixii_core::emulation::{self, Emulation, Place, Rule, Verdict};
 use pixii_core::message::{
-    Call, CallBody, Counter, EmulateOrder, EmulateRefusal, Kind, PeerMessage, Request,
+    Call, CallBody, Counter, EmulateOrder, EmulateRejection, Kind, PeerMessage, Request,
 };
 use pixii_core::node::{ClientId, Input};
 use pixii_core::types::{Micros, NodeId, Time};
@@ -232,17 +232,17 @@ impl Emulator {
 
 impl Engine<'_> {
     /// Carries out an order; gives the rules that hold then, or why nothing was done.
-    pub(super) fn emulate(&mut self, order: EmulateOrder) -> Result<Vec<String>, EmulateRefusal> {
+    pub(super) fn emulate(&mut self, order: EmulateOrder) -> Result<Vec<String>, EmulateRejection> {
         if !self.config.allow_emulation {
-            return Err(EmulateRefusal::NotAllowed { node: self.config.name.clone() });
+            return Err(EmulateRejection::NotAllowed { node: self.config.name.clone() });
         }
         match order {
             EmulateOrder::Show => {}
             EmulateOrder::Set(text) => {
                 let rules = emulation::parse(&text, &self.config.members)
-                    .map_err(|fault| EmulateRefusal::Rules { fault })?;
+                    .map_err(|fault| EmulateRejection::Rules { fault })?;
                 if rules.is_empty() {
-                    return Err(EmulateRefusal::NoRule);
+                    return Err(EmulateRejection::NoRule);
                 }
                 self.set_rules(rules);
             }

@@ -229,8 +229,8 @@ impl Engine<'_> {
         if self.settings.drain != Drain::No {
             return Some("drained by its operator".to_owned());
         }
-        if let Some(refusal) = self.node.refusal(self.now(), true) {
-            return Some(refusal.to_string());
+        if let Some(rejection) = self.node.rejection(self.now(), true) {
+            return Some(rejection.to_string());
         }
         if let Some(lasts) = self.watch.lasts(Instant::now()) {
             let lasts = stall::about(lasts);

@@ -5,7 +5,7 @@ use std::mem;
 use std::time::{Duration, Instant};
 
 use pixii_core::members::{Liveness, Members};
-use pixii_core::message::Trouble;
+use pixii_core::message::Complaint;
 use pixii_core::node::{Notice, Oversize, Shortage, Stall};
 use pixii_core::types::{Micros, NodeId};
 use pixii_transport::limited;
@@ -272,7 +272,7 @@ fn tell_of_peer(notice: Notice, peer: &str, config: &Config, log: &LogThrottle) 
             error,
             [event = "foreign_peer", peer,],
             "{}: nothing is exchanged with it",
-            Trouble::Foreign {
+            Complaint::Foreign {
                 peer: peer.to_owned(),
                 cluster: config.cluster.clone(),
                 ours,

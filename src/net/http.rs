@@ -116,7 +116,7 @@ where
             answer(asked).await.bytes(head_only)
         }
         Ok(None) => return Ok(()),
-        Err(refusal) => refusal.bytes(false),
+        Err(rejection) => rejection.bytes(false),
     };
     timeout(PATIENCE, async {
         stream.write_all(&bytes).await?;

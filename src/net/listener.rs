@@ -10,7 +10,7 @@ use bytes::BytesMut;
 use pixii_core::members::{Member, MembershipStatus, check_address};
 use pixii_core::message::before::Before;
 use pixii_core::message::{
-    Call, CallBody, PeerMessage, Refusal, Reply, ReplyBody, Resource, Response,
+    Call, CallBody, PeerMessage, Rejection, Reply, ReplyBody, Resource, Response,
 };
 use pixii_core::secret::Seal;
 use pixii_core::types::NodeId;
@@ -433,8 +433,8 @@ async fn serve_client(
             outbox.room().await;
             match reader.next::<Call>().await {
                 Ok(Some((call, held))) => {
-                    if let Some(refusal) = place.refuses(&call) {
-                        outbox.push(refusal.frame(protocol));
+                    if let Some(rejection) = place.refuses(&call) {
+                        outbox.push(rejection.frame(protocol));
                         continue;
                     }
                     let event = Event::Call { client, call, held };
@@ -498,8 +498,8 @@ impl Place {
             return None;
         }
         let limit = u32::try_from(*limit).unwrap_or(u32::MAX);
-        let refusal = Refusal::Busy { what: what.clone(), limit };
-        Some(Reply { id: call.id, body: ReplyBody::Data(Response::Refused(refusal)) })
+        let rejection = Rejection::Busy { what: what.clone(), limit };
+        Some(Reply { id: call.id, body: ReplyBody::Data(Response::Refused(rejection)) })
     }
 
     /// Returns when this connection has to give way to another one; an ordinary client never has.

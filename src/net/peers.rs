@@ -34,7 +34,8 @@ pub(crate) async fn keep_link(hub: Arc<Hub>, peer: Arc<Peer>, seed: u64) {
             (backoff, attempt) = (FIRST_BACKOFF, 0);
             continue;
         };
-        let late = || Err(Fault::Unreachable(format!("no answer in {} s", HANDSHAKE.as_secs())));
+        let late =
+            || Err(LinkFault::Unreachable(format!("no answer in {} s", HANDSHAKE.as_secs())));
         match dialed.unwrap_or_else(|_| late()) {
             // The connection goes as it came.
             Ok(_) if hub.is_apart() => {}
@@ -45,7 +46,7 @@ pub(crate) async fn keep_link(hub: Arc<Hub>, peer: Arc<Peer>, seed: u64) {
                     [event = "link_up", peer = name,],
                     "peer {name} is up at {address}"
                 );
-                *locked(&peer.refusal) = None;
+                *locked(&peer.rejection) = None;
                 peer.outbox.open();
                 let _ = hub.events.send(Event::Link { peer: peer.id, up: true }).await;
                 let ended = carry(&peer, link).await;
@@ -68,7 +69,7 @@ pub(crate) async fn keep_link(hub: Arc<Hub>, peer: Arc<Peer>, seed: u64) {
                 (backoff, last_faults) = (FIRST_BACKOFF, Default::default());
             }
             Err(fault) => {
-                *locked(&peer.refusal) = fault.refusal();
+                *locked(&peer.rejection) = fault.rejection();
                 let fault = format!("cannot reach peer {name} at {address}, trying on: {fault}");
                 // With two addresses, each has its turn and its fault.
                 if !last_faults.contains(&fault) {
@@ -116,7 +117,7 @@ struct Link {
 
 /// Why a peer cannot be used.
 #[derive(Debug, thiserror::Error)]
-enum Fault {
+enum LinkFault {
     /// Nobody answers, or not as a peer does.
     #[error("{0}")]
     Unreachable(String),
@@ -125,17 +126,17 @@ enum Fault {
     Refused(String),
 }
 
-impl Fault {
-    fn refusal(&self) -> Option<String> {
+impl LinkFault {
+    fn rejection(&self) -> Option<String> {
         match self {
-            Fault::Unreachable(_) => None,
-            Fault::Refused(why) => Some(why.clone()),
+            LinkFault::Unreachable(_) => None,
+            LinkFault::Refused(why) => Some(why.clone()),
         }
     }
 }
 
 /// Connects and shakes hands; the error is what to tell the operator.
-async fn dial(hub: &Hub, peer: &Peer, address: &str) -> Result<Link, Fault> {
+async fn dial(hub: &Hub, peer: &Peer, address: &str) -> Result<Link, LinkFault> {
     let ours = &hub.identity;
     let (cluster, ring, node, to) = (ours.cluster.clone(), ours.ring, ours.me, peer.id);
     let (incarnation, boot_nonce) = (ours.incarnation, ours.boot_nonce);
@@ -143,7 +144,7 @@ async fn dial(hub: &Hub, peer: &Peer, address: &str) -> Result<Link, Fault> {
     let hello =
         Hello::Member { cluster, ring, node, to, incarnation, boot_nonce, birth, address: own };
     let welcomed = greet(hub, peer, address, &hello).await;
-    let (welcome, protocol, link) = welcomed.map_err(Fault::Unreachable)?;
+    let (welcome, protocol, link) = welcomed.map_err(LinkFault::Unreachable)?;
     match welcome {
         Welcome::Accepted { cluster, name } if (&cluster, &name) == (&ours.cluster, &peer.name) => {
             peer.protocol.store(protocol, Ordering::Relaxed);
@@ -152,21 +153,21 @@ async fn dial(hub: &Hub, peer: &Peer, address: &str) -> Result<Link, Fault> {
         Welcome::Accepted { cluster, name } => {
             let (cluster, name) = (cluster.escape_debug(), name.escape_debug());
             let who = format!("node \"{name}\" of cluster \"{cluster}\" answers there");
-            Err(Fault::Unreachable(who))
+            Err(LinkFault::Unreachable(who))
         }
-        Welcome::Refused(why) => Err(Fault::Refused(shown(&why))),
+        Welcome::Refused(why) => Err(LinkFault::Refused(shown(&why))),
         Welcome::Removed(why) => {
             let why = shown(&why);
             let _ = hub.events.send(Event::Removed { why: why.clone() }).await;
-            Err(Fault::Refused(why))
+            Err(LinkFault::Refused(why))
         }
         Welcome::Duplicate(why) => {
             let why = shown(&why);
             let _ = hub.events.send(Event::Duplicate { why: why.clone() }).await;
-            Err(Fault::Refused(why))
+            Err(LinkFault::Refused(why))
         }
         Welcome::Challenge(_) | Welcome::Proven { .. } | Welcome::Probed { .. } => {
-            Err(Fault::Unreachable(ODD_ANSWER.to_owned()))
+            Err(LinkFault::Unreachable(ODD_ANSWER.to_owned()))
         }
     }
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use pixii_client::{Client, Failure, Options, Put};
-use pixii_core::message::{Refusal, ReplicaOutcomes};
+use pixii_client::{Client, ClientError, Options, Put};
+use pixii_core::message::{Rejection, ReplicaOutcomes};
 use pixii_core::types::{Key, MAX_VALUE_BYTES, NodeId, Partition};
 use pixii_testkit::fake::{Fake, Manners};
 
@@ -107,7 +107,7 @@ fn an_owner_that_is_gone_is_replaced_by_the_next_and_then_by_any_node() {
         (0..5).for_each(|at| fake.kill(at));
         let error = client.get(&key, None, TIMEOUT_MS).await.unwrap_err();
         assert!(
-            matches!(&error, Failure::Error(why) if why.contains("connection refused")),
+            matches!(&error, ClientError::Error(why) if why.contains("connection refused")),
             "{error}"
         );
     });
@@ -146,7 +146,7 @@ fn a_client_that_does_not_retry_says_unknown_and_the_write_may_be_repeated_later
         fake.behave(owner, Manners::CutOnce(true));
         let write = put(&client, &key, "v", None);
         let error = client.put(write.clone(), TIMEOUT_MS).await.unwrap_err();
-        assert!(matches!(error, Failure::Unknown(_)), "{error}");
+        assert!(matches!(error, ClientError::Unknown(_)), "{error}");
         client.put_again(write, TIMEOUT_MS).await.unwrap();
         assert_eq!(fake.repeats(), [2]);
     });
@@ -159,22 +159,25 @@ fn silence_ends_at_the_deadline() {
         let client = client(&fake).await;
         fake.behave(0, Manners::Silent);
         let error = client.put(put(&client, &key("k"), "v", None), 500).await.unwrap_err();
-        assert!(matches!(&error, Failure::Unknown(why) if why.contains("no answer")), "{error}");
+        assert!(
+            matches!(&error, ClientError::Unknown(why) if why.contains("no answer")),
+            "{error}"
+        );
         let error = client.get(&key("k"), None, 500).await.unwrap_err();
-        assert!(matches!(&error, Failure::Error(why) if why.contains("no answer")), "{error}");
+        assert!(matches!(&error, ClientError::Error(why) if why.contains("no answer")), "{error}");
         fake.behave(0, Manners::Serve);
         assert_eq!(client.get(&key("k"), None, TIMEOUT_MS).await.unwrap().values.len(), 0);
     });
 }
 
 #[test]
-fn refusals_of_the_node_move_on_and_refusals_of_the_request_do_not() {
+fn rejections_of_the_node_move_on_and_rejections_of_the_request_do_not() {
     let fake = Fake::start(4, 2);
     run(async {
         let client = client(&fake).await;
         let key = key("k");
         let owners = fake.owners(&key);
-        fake.behave(owners[0], Manners::Refuse(Refusal::Stopping));
+        fake.behave(owners[0], Manners::Refuse(Rejection::Stopping));
         client.put(put(&client, &key, "v", None), TIMEOUT_MS).await.unwrap();
         // A node that stops or is drained is not asked again at once. (A slow test may have let its second pass.)
         let mut passed_by = false;
@@ -188,27 +191,30 @@ fn refusals_of_the_node_move_on_and_refusals_of_the_request_do_not() {
         }
         assert!(passed_by);
         let client = self::client(&fake).await;
-        let no_space = Refusal::NoSpace { free_bytes: 1, reserve_bytes: 2 };
+        let no_space = Rejection::NoSpace { free_bytes: 1, reserve_bytes: 2 };
         fake.behave(owners[0], Manners::Refuse(no_space));
         client.put(put(&client, &key, "v", None), TIMEOUT_MS).await.unwrap();
-        let unreachable =
-            Refusal::Unreachable { reachable: 1, needed: 2, outcomes: ReplicaOutcomes::default() };
+        let unreachable = Rejection::Unreachable {
+            reachable: 1,
+            needed: 2,
+            outcomes: ReplicaOutcomes::default(),
+        };
         fake.all_behave(&Manners::Refuse(unreachable.clone()));
         let error = client.get(&key, None, TIMEOUT_MS).await.unwrap_err();
-        assert_eq!(error, Failure::Refused(unreachable));
+        assert_eq!(error, ClientError::Refused(unreachable));
         let strangers: u64 =
             (0..4).filter(|at| !owners.contains(at)).map(|at| fake.asked(at)).sum();
         assert_eq!(
             strangers, 2,
             "others may reach what the owners cannot, but two are enough to tell"
         );
-        let limit = Refusal::Siblings(32);
+        let limit = Rejection::Siblings(32);
         fake.all_behave(&Manners::Refuse(limit.clone()));
         let asked = fake.asked(owners[1]);
         let error = client.get(&key, None, TIMEOUT_MS).await.unwrap_err();
-        assert_eq!((error, fake.asked(owners[1])), (Failure::Refused(limit), asked));
+        assert_eq!((error, fake.asked(owners[1])), (ClientError::Refused(limit), asked));
         // A node that did not run for a while is asked again by and by.
-        fake.all_behave(&Manners::Refuse(Refusal::Paused(300)));
+        fake.all_behave(&Manners::Refuse(Rejection::Paused(300)));
         let later = async {
             tokio::time::timeout(Duration::from_millis(200), std::future::pending::<()>())
                 .await
@@ -232,7 +238,7 @@ fn limits_are_refused_before_anything_is_sent() {
         assert_eq!(error.to_string(), "the value has 1048577 bytes; a value has at most 1048576");
         for timeout_ms in [0, 600_001] {
             let error = client.get(&key("k"), None, timeout_ms).await.unwrap_err();
-            assert_eq!(error, Failure::Refused(Refusal::Timeout(timeout_ms)));
+            assert_eq!(error, ClientError::Refused(Rejection::Timeout(timeout_ms)));
         }
         assert_eq!(fake.asked(0), 0);
         let value = Bytes::from(vec![7; MAX_VALUE_BYTES]);

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
-use pixii_core::message::{Refusal, ReplicaOutcomes};
+use pixii_core::message::{Rejection, ReplicaOutcomes};
 use pixii_core::types::Key;
 use pixii_testkit::fake::{Fake, Manners};
 use pixii_testkit::told;
@@ -116,9 +116,9 @@ fn keys_and_values_have_any_bytes() {
 }
 
 #[test]
-fn refusals_unknown_outcomes_and_dead_ends_have_codes_of_their_own() {
+fn rejections_unknown_outcomes_and_dead_ends_have_codes_of_their_own() {
     let fake = Fake::start(2, 2);
-    fake.all_behave(&Manners::Refuse(Refusal::NoQuorum {
+    fake.all_behave(&Manners::Refuse(Rejection::NoQuorum {
         answered: 1,
         outcomes: ReplicaOutcomes::default(),
         needed: 2,
@@ -140,7 +140,7 @@ fn refusals_unknown_outcomes_and_dead_ends_have_codes_of_their_own() {
     let (code, _, err) = run(&fake, &["put", "k", "v"]);
     assert_eq!(code, 5);
     assert!(err.starts_with("pixii: unknown outcome: 0 of 1 replicas"), "{err}");
-    let size = Refusal::Object(9_000_000);
+    let size = Rejection::Object(9_000_000);
     fake.all_behave(&Manners::Refuse(size));
     assert_eq!(run(&fake, &["put", "k", "v"]).0, 1);
     fake.all_behave(&Manners::Silent);

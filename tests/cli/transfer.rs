@@ -4,7 +4,7 @@ use std::fs;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use pixii_core::message::{Refusal, ReplicaOutcomes};
+use pixii_core::message::{Rejection, ReplicaOutcomes};
 use pixii_core::types::SizeError;
 use pixii_testkit::fake::{Fake, Manners};
 use pixii_testkit::told;
@@ -72,7 +72,7 @@ fn lines_that_are_not_loaded_are_named_counted_and_kept() {
     let dir = tempfile::tempdir().unwrap();
     let (input, failed) = (dir.path().join("in.tsv"), dir.path().join("failed.tsv"));
     let [input_path, failed_path] = [&input, &failed].map(|path| path.to_str().unwrap());
-    let refused = Refusal::NoQuorum {
+    let refused = Rejection::NoQuorum {
         answered: 0,
         outcomes: ReplicaOutcomes::default(),
         needed: 1,
@@ -110,7 +110,7 @@ fn lines_that_are_not_loaded_are_named_counted_and_kept() {
     assert!(out.contains("refused 2: not a line of key, tab and value\n"), "{out}");
     assert_eq!(run(&fake, &["load", input_path, "--failed", input_path]).0, 2);
 
-    let refused = Refusal::Size(SizeError::Value(2_000_000));
+    let refused = Rejection::Size(SizeError::Value(2_000_000));
     (0..3).for_each(|node| fake.behave(node, Manners::Refuse(refused.clone())));
     let (code, _, err) = told(&fed(&fake, &["load", "-"], b"one\t1\n"));
     let said = "pixii: line 1: the value has 2000000 bytes; a value has at most 1048576\n";

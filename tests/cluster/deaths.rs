@@ -1,4 +1,4 @@
-//! Daemons that die or stop while writes go on: nothing acknowledged is lost, no refusal is a lie.
+//! Daemons that die or stop while writes go on: nothing acknowledged is lost, no rejection is a lie.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -25,7 +25,7 @@ fn welcome(house: &House, bytes: &[u8]) -> Option<Welcome> {
     Some(wire::decode(&frame).unwrap())
 }
 
-fn refusal(house: &House, bytes: &[u8]) -> String {
+fn rejection(house: &House, bytes: &[u8]) -> String {
     match welcome(house, bytes) {
         Some(Welcome::Refused(why)) => why,
         other => panic!("{other:?}"),
@@ -42,13 +42,13 @@ fn noise_on_the_port_is_refused_or_cut_off_and_the_daemon_goes_on() {
     house.run(&["put", "k", "v"]).done();
     let pid = house.pid("n1");
 
-    let http = refusal(&house, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let http = rejection(&house, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
     assert_eq!(http, "not a Pixii connection: it begins with \"GET / HT\"");
     let future = [&wire::MAGIC[..], &[0, 8, 0, 9], &wire::frame(&Hello::Client)].concat();
     let sentence = "protocol versions 8 to 9 are offered; this node speaks 6 to 7";
-    assert_eq!(refusal(&house, &future), sentence);
+    assert_eq!(rejection(&house, &future), sentence);
     let huge = [&wire::preamble()[..], &u32::MAX.to_be_bytes()].concat();
-    assert_eq!(refusal(&house, &huge), "a frame of 4294967295 bytes; the limit here is 1024");
+    assert_eq!(rejection(&house, &huge), "a frame of 4294967295 bytes; the limit here is 1024");
     let peer = |cluster: &str| Hello::Member {
         cluster: cluster.into(),
         ring: (1, 1),
@@ -60,8 +60,8 @@ fn noise_on_the_port_is_refused_or_cut_off_and_the_daemon_goes_on() {
         address: "127.0.0.1:9".into(),
     };
     let sentence = "node n1 is of cluster \"test\", not \"other\"";
-    assert_eq!(refusal(&house, &opening(&peer("other"))), sentence);
-    assert!(refusal(&house, &opening(&peer("test"))).contains("is not among the members"));
+    assert_eq!(rejection(&house, &opening(&peer("other"))), sentence);
+    assert!(rejection(&house, &opening(&peer("test"))).contains("is not among the members"));
 
     // Behind a good handshake there is nobody to tell but the log.
     let frame = wire::frame(&Hello::Client);

@@ -12,7 +12,7 @@ use pixii_core::generation::GcEpoch;
 use pixii_core::members::{Incarnation, Member, Members};
 use pixii_core::message::before::Before;
 use pixii_core::message::{
-    Body, Call, CallBody, Counter, NotYet, PeerMessage, QuorumName, Refusal, Reply, ReplyBody,
+    Body, Call, CallBody, Counter, NotYet, PeerMessage, QuorumName, Rejection, Reply, ReplyBody,
     Request, Resource, Response,
 };
 use pixii_core::secret::{Keyring, Role, Secrets};
@@ -257,7 +257,7 @@ fn a_peer_of_protocol_6_is_sent_words_and_understood() {
     };
     // What only protocol 6 says is no fault: the connection goes on, and the next is answered.
     own.send(&said(Body::NotYet(NotYet::Words("no".into()))));
-    own.send(&said(Body::Failed(Refusal::Busy { what: Resource::Words("it".into()), limit: 1 })));
+    own.send(&said(Body::Failed(Rejection::Busy { what: Resource::Words("it".into()), limit: 1 })));
     own.send(&said(propose));
     let answer = loop {
         let Before(message): Before<PeerMessage> = link.receive().expect("the link stays");
@@ -278,8 +278,8 @@ fn a_client_of_protocol_6_is_answered_in_words() {
     let request = Request::Get { key: Key::new(&b"k"[..]).unwrap(), r: Some(9).into() };
     client.send(&wire::frame(&Call { id: 1, body: CallBody::Data { request, timeout_ms: 1_000 } }));
     let Some(Before(Reply { id: 1, body })) = client.receive() else { panic!("no reply") };
-    let refusal = Refusal::Quorum { name: QuorumName::Words("r".into()), given: 9, n: 1 };
-    assert_eq!(body, ReplyBody::Data(Response::Refused(refusal)));
+    let rejection = Rejection::Quorum { name: QuorumName::Words("r".into()), given: 9, n: 1 };
+    assert_eq!(body, ReplyBody::Data(Response::Refused(rejection)));
     client.send(&wire::frame(&Call { id: 2, body: CallBody::Status }));
     let Some(Before(Reply { body: ReplyBody::Status(status), .. })) = client.receive() else {
         panic!("no status")

@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use pixii_client::{Client, Failure, Options};
+use pixii_client::{Client, ClientError, Options};
 use pixii_core::message::{Call, CallBody, PeerMessage, Reply};
 use pixii_core::secret::{Exchange, Keyring, Nonce, Role, Seal, SecretKey, Secrets, Vault};
 use pixii_core::store::memory::MemoryStore;
@@ -42,7 +42,7 @@ fn ask(port: u16, secret: Option<SecretKey>) -> Result<String, String> {
     runtime.block_on(async {
         let client = Client::connect(&addresses, Options { secret, ..Options::default() }).await;
         let status = async { client?.status(None).await };
-        status.await.map(|status| status.name).map_err(|failure: Failure| failure.to_string())
+        status.await.map(|status| status.name).map_err(|failure: ClientError| failure.to_string())
     })
 }
 
@@ -80,7 +80,7 @@ fn proven(hello: &Hello, exchange: &Exchange, key: &SecretKey) -> (Blob, Hello) 
     (hello.clone(), Hello::Proven { hello, proof })
 }
 
-/// What a daemon answers to somebody who proves itself with this key: an answer that it proves, or a refusal.
+/// What a daemon answers to somebody who proves itself with this key: an answer that it proves, or a rejection.
 fn introduce(port: u16, hello: &Hello, key: &SecretKey) -> Result<(Raw, [Seal; 2]), String> {
     let (mut raw, exchange) = challenged(port);
     let (said, hello) = proven(hello, &exchange, key);

@@ -11,7 +11,7 @@ use pixii_core::emulation;
 use pixii_core::generation::Generation;
 use pixii_core::members::{Member, Members};
 use pixii_core::message::before::Before;
-use pixii_core::message::{Call, PeerMessage, Refusal, Reply, Response};
+use pixii_core::message::{Call, PeerMessage, Rejection, Reply, Response};
 use pixii_core::ring::Ring;
 use pixii_core::store::{self, Meta, Record};
 use pixii_core::types::{Blob, Key, NodeId, Partition};
@@ -25,7 +25,7 @@ pub fn decoders(bytes: &[u8]) {
     again::<Call>(&bytes);
     again::<Reply>(&bytes);
     again::<Response>(&bytes);
-    again::<Refusal>(&bytes);
+    again::<Rejection>(&bytes);
     again::<PeerMessage>(&bytes);
     again::<Before<Reply>>(&bytes);
     again::<Before<PeerMessage>>(&bytes);

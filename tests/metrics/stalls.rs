@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use pixii_core::message::{Refusal, Request, Response};
+use pixii_core::message::{Rejection, Request, Response};
 use pixii_core::types::{Blob, WriteId};
 use pixii_testkit::daemon::{Daemon, Faulty, get, key, put};
 use pixii_testkit::{free_port, until};
@@ -40,7 +40,7 @@ fn a_node_whose_disk_hangs_says_so_and_refuses_at_once_until_it_is_over() {
     for request in [put("l", b"v"), get("k")] {
         let refused = other.ask(request);
         let Response::Refused(why) = refused else { panic!("{refused:?}") };
-        let busy = matches!(why, Refusal::Busy { .. } | Refusal::Unreachable { .. });
+        let busy = matches!(why, Rejection::Busy { .. } | Rejection::Unreachable { .. });
         assert!(busy, "{why:?}");
     }
     assert!(matches!(other.ask(get("before")), Response::Found { .. }));
@@ -130,5 +130,5 @@ fn readiness_of_a_node_and_health_of_the_cluster_are_two_answers() {
     assert_eq!((unservable, watched.samples().of("pixii_ready")), (16.0, 1.0));
     assert!(watched.look("/").1.contains(line));
     let refused = watched.daemon.client().ask(put("k", b"v"));
-    assert!(matches!(refused, Response::Refused(Refusal::Unreachable { .. })), "{refused:?}");
+    assert!(matches!(refused, Response::Refused(Rejection::Unreachable { .. })), "{refused:?}");
 }

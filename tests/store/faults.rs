@@ -46,7 +46,7 @@ fn filled() -> (TempDir, Model) {
 }
 
 /// The one sentence with which opening fails.
-fn refusal(dir: &Path) -> (OpenError, String) {
+fn rejection(dir: &Path) -> (OpenError, String) {
     let error = DiskStore::open(dir, CACHE).unwrap_err();
     let text = error.to_string();
     println!("{text}");
@@ -58,7 +58,7 @@ fn refusal(dir: &Path) -> (OpenError, String) {
 fn a_second_opener_is_told_who_has_it() {
     let (dir, model) = filled();
     let store = open(dir.path());
-    let (error, text) = refusal(dir.path());
+    let (error, text) = rejection(dir.path());
     let me = std::process::id();
     assert!(matches!(error, OpenError::InUse { holder: Some(holder), .. } if holder == me));
     assert!(text.ends_with(&format!("is in use by process {me}")), "{text}");
@@ -76,7 +76,7 @@ fn another_format_and_a_foreign_directory_are_left_alone() {
     let next: &[u8] = b"pixii data 2, sled 0.34\n";
     for other in [b"pixii data 2, sled 1\n", next, b"rocks 9\n", &[0xff; 5_000]] {
         fs::write(&format, other).unwrap();
-        let (error, text) = refusal(dir.path());
+        let (error, text) = rejection(dir.path());
         assert!(matches!(error, OpenError::Format { .. }), "{text}");
         assert_eq!(fs::read(&format).unwrap(), other, "nothing was touched");
     }
@@ -86,21 +86,21 @@ fn another_format_and_a_foreign_directory_are_left_alone() {
     fs::remove_file(dir.path().join("MARK")).unwrap();
     for other in [&b"pixih data 1, sled 0.34\n"[..], b""] {
         fs::write(&format, other).unwrap();
-        let (error, text) = refusal(dir.path());
+        let (error, text) = rejection(dir.path());
         assert!(matches!(error, OpenError::Format { .. }), "{text}");
     }
     fs::remove_file(&format).unwrap();
-    let (error, text) = refusal(dir.path());
+    let (error, text) = rejection(dir.path());
     assert!(matches!(error, OpenError::Foreign { .. }) && text.contains("\"sled\""), "{text}");
     fs::write(&format, ours).unwrap();
     assert_holds(&open(dir.path()), &model);
 
     let foreign = tempfile::tempdir().unwrap();
     fs::write(foreign.path().join("thesis.tex"), "x").unwrap();
-    let (_, text) = refusal(foreign.path());
+    let (_, text) = rejection(foreign.path());
     assert!(text.contains("\"thesis.tex\""), "{text}");
     assert_eq!(fs::read_dir(foreign.path()).unwrap().count(), 1, "nothing was written");
-    let (error, text) = refusal(&foreign.path().join("thesis.tex"));
+    let (error, text) = rejection(&foreign.path().join("thesis.tex"));
     assert!(matches!(error, OpenError::Directory { .. }), "{text}");
 }
 
@@ -120,7 +120,7 @@ fn a_creation_that_was_killed_anywhere_is_taken_up_again() {
     assert_holds(&open(dir.path()), &model);
     // Lost.
     fs::remove_dir_all(dir.path().join("sled")).unwrap();
-    let (error, text) = refusal(dir.path());
+    let (error, text) = rejection(dir.path());
     assert!(matches!(error, OpenError::Damaged { .. }), "{text}");
 }
 
@@ -145,13 +145,13 @@ fn a_newer_schema_is_refused_and_a_lost_one_is_damage() {
     };
     let ours = set(Some(seal("schema", &4u32.to_be_bytes())));
     assert_eq!(ours, seal("schema", &3u32.to_be_bytes()));
-    let (error, text) = refusal(dir.path());
+    let (error, text) = rejection(dir.path());
     assert!(matches!(error, OpenError::NewerSchema { found: 4, .. }), "{text}");
     set(Some(ours.clone()));
     assert_holds(&open(dir.path()), &model);
     for bad in [vec![], vec![1], seal("schema", b""), seal("schema", &[0; 4]), vec![7; 13]] {
         set(Some(bad));
-        let (error, text) = refusal(dir.path());
+        let (error, text) = rejection(dir.path());
         assert!(matches!(error, OpenError::Damaged { .. }), "{text}");
     }
     set(None);
@@ -198,7 +198,7 @@ fn damage_is_noticed_where_it_is() {
     store.close().unwrap();
 
     raw(dir.path()).insert(b"\x01life", vec![9; 40]).unwrap();
-    let (error, text) = refusal(dir.path());
+    let (error, text) = rejection(dir.path());
     assert!(matches!(error, OpenError::Damaged { .. }), "{text}");
 }
 
@@ -548,17 +548,18 @@ fn a_check_counts_everything_names_every_damage_and_changes_nothing() {
 
 #[test]
 fn a_check_takes_only_a_store_that_nobody_has() {
-    let refusal = |dir: &Path| check(dir, &scratch(), CACHE, &mut |_| {}).unwrap_err().to_string();
+    let rejection =
+        |dir: &Path| check(dir, &scratch(), CACHE, &mut |_| {}).unwrap_err().to_string();
     let (dir, _) = filled();
     let store = open(dir.path());
-    let text = refusal(dir.path());
+    let text = rejection(dir.path());
     assert!(text.ends_with(&format!("is in use by process {}", std::process::id())), "{text}");
     drop(store);
     let empty = tempfile::tempdir().unwrap();
-    let text = refusal(empty.path());
+    let text = rejection(empty.path());
     assert!(text.ends_with("cannot be used: there is no store in it"), "{text}");
     assert_eq!(fs::read_dir(empty.path()).unwrap().count(), 0);
-    let text = refusal(&empty.path().join("none"));
+    let text = rejection(&empty.path().join("none"));
     assert!(text.contains("No such file or directory"), "{text}");
     assert!(!empty.path().join("none").exists());
 }

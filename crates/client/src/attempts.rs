@@ -4,13 +4,13 @@ use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use pixii_core::message::{CallBody, Refusal, ReplyBody, Request, Response};
+use pixii_core::message::{CallBody, Rejection, ReplyBody, Request, Response};
 use pixii_core::types::{MAX_TIMEOUT_MS, NodeId, Partition};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::link::Lost;
-use super::{Client, Failure, Node, ODD_ANSWER};
+use super::{Client, ClientError, Node, ODD_ANSWER};
 
 /// How much later than a request's own deadline the client gives up waiting for the answer: the node
 /// answers at the deadline, and the answer needs time to arrive.
@@ -52,11 +52,11 @@ struct Answered {
 struct Attempts {
     writes: bool,
     /// Why the last node refused it.
-    refused: Option<Refusal>,
+    refused: Option<Rejection>,
     /// Why it may have happened without an answer that says so.
     unknown: Option<String>,
     /// What a node said that refused a further attempt at a write that may have happened.
-    reason: Option<Refusal>,
+    reason: Option<Rejection>,
     since: Instant,
     /// True if a node asks to be asked again.
     again: bool,
@@ -81,9 +81,9 @@ impl Client {
         request: Request,
         partition: Partition,
         timeout_ms: u32,
-    ) -> Result<Done, Failure> {
+    ) -> Result<Done, ClientError> {
         if timeout_ms == 0 || timeout_ms > MAX_TIMEOUT_MS {
-            return Err(Refusal::Timeout(timeout_ms).into());
+            return Err(Rejection::Timeout(timeout_ms).into());
         }
         let writes = request.is_write();
         let patience = if writes { WRITE_PATIENCE } else { READ_PATIENCE };
@@ -182,7 +182,7 @@ impl Client {
         let timeout_ms = (left.as_millis() as u32).max(1);
         let body = CallBody::Data { request, timeout_ms };
         let outcome = link.call(body, left + GRACE).await;
-        if matches!(outcome, Ok(ReplyBody::Data(Response::Refused(Refusal::Stopping)))) {
+        if matches!(outcome, Ok(ReplyBody::Data(Response::Refused(Rejection::Stopping)))) {
             self.avoid(node);
         }
         Answered { id, again, place, outcome, is_left_alone: false }
@@ -200,16 +200,16 @@ impl Client {
         name: &str,
         request: Request,
         timeout_ms: u32,
-    ) -> Result<Response, Failure> {
+    ) -> Result<Response, ClientError> {
         let (id, writes) = (self.id_of(name)?, request.is_write());
         let deadline = Instant::now() + Duration::from_millis(timeout_ms.into());
         let Answered { place, outcome, .. } = self.attempt(id, request, deadline, true).await;
         match outcome {
             Ok(ReplyBody::Data(response)) => Ok(response),
-            Ok(_) => Err(Failure::Error(ODD_ANSWER.into())),
-            Err(Lost::Sent(why)) if writes => Err(Failure::Unknown(format!("{place}: {why}"))),
+            Ok(_) => Err(ClientError::Error(ODD_ANSWER.into())),
+            Err(Lost::Sent(why)) if writes => Err(ClientError::Unknown(format!("{place}: {why}"))),
             Err(Lost::Sent(why) | Lost::Unsent(why)) => {
-                Err(Failure::Error(format!("{place}: {why}")))
+                Err(ClientError::Error(format!("{place}: {why}")))
             }
         }
     }
@@ -272,7 +272,7 @@ impl Attempts {
     }
 
     /// Takes an answer: the end if it says what has become of the request.
-    fn take(&mut self, answered: Answered) -> Result<Option<Response>, Failure> {
+    fn take(&mut self, answered: Answered) -> Result<Option<Response>, ClientError> {
         let Answered { place, outcome, is_left_alone, .. } = answered;
         // What was refused, or never sent, was carried out by nobody.
         if matches!(outcome, Ok(ReplyBody::Data(Response::Refused(_))) | Err(Lost::Unsent(_))) {
@@ -282,11 +282,11 @@ impl Attempts {
         let named = |why: String| if place.is_empty() { why } else { format!("{place}: {why}") };
         match outcome {
             Ok(ReplyBody::Data(Response::Refused(why))) => {
-                self.again |= matches!(why, Refusal::Paused(_));
+                self.again |= matches!(why, Rejection::Paused(_));
                 if self.writes && self.unknown.is_some() {
                     self.reason = Some(why.clone());
                 }
-                let no_quorum = |refused: &Refusal| refused.is_no_quorum();
+                let no_quorum = |refused: &Rejection| refused.is_no_quorum();
                 if !self.writes && no_quorum(&why) && self.refused.as_ref().is_some_and(no_quorum) {
                     // Owners are asked first, and know best why their own answer does not count.
                 } else if another_may_accept(&why) {
@@ -314,24 +314,25 @@ impl Attempts {
     }
 
     /// What to tell when no node has carried it out: the worst that may have happened.
-    fn failure(self, timeout_ms: u32) -> Failure {
+    fn failure(self, timeout_ms: u32) -> ClientError {
         match (self.unknown, self.refused) {
-            (Some(why), _) => Failure::Unknown(match self.reason {
+            (Some(why), _) => ClientError::Unknown(match self.reason {
                 Some(reason) => format!("{why}; a further attempt was refused: {reason}"),
                 None => why,
             }),
-            (None, Some(refusal)) => refusal.into(),
+            (None, Some(rejection)) => rejection.into(),
             (None, None) if self.faults.is_empty() => {
-                Failure::Error(format!("no node could be reached in {timeout_ms} ms"))
+                ClientError::Error(format!("no node could be reached in {timeout_ms} ms"))
             }
             (None, None) => {
-                Failure::Error(format!("no node could answer: {}", self.faults.join("; ")))
+                ClientError::Error(format!("no node could answer: {}", self.faults.join("; ")))
             }
         }
     }
 }
 
-/// True for refusals that say something about the node rather than the request.
-fn another_may_accept(refusal: &Refusal) -> bool {
-    refusal.is_about_node() || matches!(refusal, Refusal::Unreachable { .. } | Refusal::NotOwner)
+/// True for rejections that say something about the node rather than the request.
+fn another_may_accept(rejection: &Rejection) -> bool {
+    rejection.is_about_node()
+        || matches!(rejection, Rejection::Unreachable { .. } | Rejection::NotOwner)
 }

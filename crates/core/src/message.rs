@@ -8,7 +8,7 @@ mod kind;
 mod orders;
 mod peer;
 mod reasons;
-mod refusal;
+mod rejection;
 mod status;
 
 use bincode::{BorrowDecode, Encode};
@@ -23,15 +23,17 @@ use before::Before;
 pub use counter::Counter;
 pub use drain::{DrainOrder, DrainReport, DrainState, KeptHints};
 pub use kind::Kind;
-pub use orders::{DrainRefusal, EmulateRefusal, LossRefusal, RepairRefusal, ReplaceRefusal};
+pub use orders::{
+    DrainRejection, EmulateRejection, LossRejection, RepairRejection, ReplaceRejection,
+};
 pub use peer::{Body, Change, Gossip, Item, PeerMessage};
 pub use reasons::{
     Blocked, ComparisonFault, Measure, NotYet, QuorumName, Resource, TreeAnswer, TreeQuestion,
 };
-pub use refusal::{Refusal, ReplicaOutcomes};
+pub use rejection::{Rejection, ReplicaOutcomes};
 pub use status::{
-    Levels, PairStatus, PeerRepair, PeerStatus, RecentTrips, RepairCounts, RepairReport,
-    RepairStatus, SampleReport, StatusReport, TombstoneGcStatus, Trouble,
+    Complaint, Levels, PairStatus, PeerRepair, PeerStatus, RecentTrips, RepairCounts, RepairReport,
+    RepairStatus, SampleReport, StatusReport, TombstoneGcStatus,
 };
 
 /// How many replicas must take part in a request, and which.
@@ -172,7 +174,7 @@ pub enum Response {
         more: bool,
     },
     /// Nothing was done.
-    Refused(Refusal),
+    Refused(Rejection),
     /// The write may have happened, or may yet, on fewer than W replicas.
     Unknown {
         /// Replicas that confirmed it in time.
@@ -295,21 +297,21 @@ pub enum ReplyBody {
     /// To `Status`.
     Status(Box<StatusReport>),
     /// To `Emulate`: the rules that hold now, a line each, or why they do not.
-    Emulated(Result<Vec<String>, EmulateRefusal>),
+    Emulated(Result<Vec<String>, EmulateRejection>),
     /// To `Stop`: the node stops now.
     Stopping,
     /// To `Repair`: what is known, or why nothing is compared.
-    Repair(Result<RepairReport, RepairRefusal>),
+    Repair(Result<RepairReport, RepairRejection>),
     /// To `Replace`: what is to happen, or has, or why it does not.
-    Replace(Result<Replacement, ReplaceRefusal>),
+    Replace(Result<Replacement, ReplaceRejection>),
     /// To `Drain`: how far it is, or why nothing was done.
-    Drain(Result<DrainReport, DrainRefusal>),
+    Drain(Result<DrainReport, DrainRejection>),
     /// To `Samples`.
     Samples(SampleReport),
     /// To `Links`.
     Links(LinksReport),
     /// To `AcceptLoss`: for so many partitions, or why for none.
-    LossAccepted(Result<u32, LossRefusal>),
+    LossAccepted(Result<u32, LossRejection>),
 }
 
 /// How a node is linked with the other members.

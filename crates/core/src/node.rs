@@ -27,7 +27,9 @@ use std::collections::BTreeMap;
 use crate::generation::{GcEpoch, PurgeableKey};
 use crate::members::Members;
 use crate::merkle::KeptTree;
-use crate::message::{Blocked, Body, Counter, NotYet, PeerMessage, RecentTrips, Refusal, Request};
+use crate::message::{
+    Blocked, Body, Counter, NotYet, PeerMessage, RecentTrips, Rejection, Request,
+};
 use crate::store::{HintTotal, Meta, ScanPage};
 use crate::types::{Key, Micros, NodeId, Partition, Time};
 use catching_up::CatchUp;
@@ -325,7 +327,7 @@ impl Node {
                 false => io.out.count(Counter::OrdersOfOthersIgnored),
             },
             Body::StoreHint { .. } => match self.drained && !own {
-                true => io.out.send(vec![from], op, Body::Failed(Refusal::Stopping)),
+                true => io.out.send(vec![from], op, Body::Failed(Rejection::Stopping)),
                 false => self.replica.ask(from, op, body, io),
             },
             Body::Update { .. } | Body::Merge { .. } | Body::Read { .. } | Body::List { .. } => {
@@ -391,23 +393,23 @@ impl Node {
         }
         let (until, gap) = self.stale;
         let stale = now < until && request.is_write();
-        let paused = || Refusal::Paused(gap.as_millis().min(u32::MAX.into()) as u32);
-        let refusal = self.refusal(now, request.is_write());
+        let paused = || Rejection::Paused(gap.as_millis().min(u32::MAX.into()) as u32);
+        let rejection = self.rejection(now, request.is_write());
         let io = &mut self.io;
-        match refusal.or_else(|| stale.then(paused)) {
-            Some(refusal) => self.coordinator.refuse(origin, refusal, io),
+        match rejection.or_else(|| stale.then(paused)) {
+            Some(rejection) => self.coordinator.refuse(origin, rejection, io),
             None => self.coordinator.request(now, origin, request, timeout_ms, io),
         }
     }
 
     /// Why this node carries out no request now, or no write if `writes`, because it is starting or
     /// drained; `None` while it serves.
-    pub fn refusal(&self, now: Time, writes: bool) -> Option<Refusal> {
+    pub fn rejection(&self, now: Time, writes: bool) -> Option<Rejection> {
         let io = &self.io;
         let unsure = || writes && !self.tombstone_gc.is_ready(now, io);
-        let refusal = self.drained.then_some(Refusal::Stopping);
-        let refusal = refusal.or_else(|| self.identity.refusal(io));
-        refusal.or_else(|| unsure().then(|| self.identity.starting()))
+        let rejection = self.drained.then_some(Rejection::Stopping);
+        let rejection = rejection.or_else(|| self.identity.rejection(io));
+        rejection.or_else(|| unsure().then(|| self.identity.starting()))
     }
 
     /// When the node wants an [`Input::Tick`] if nothing else happens before.

@@ -123,7 +123,7 @@ pub enum Hello {
     },
 }
 
-/// The answer to a [`Hello`]. A refusal is in words, not a code: whoever reads it may be of any
+/// The answer to a [`Hello`]. A rejection is in words, not a code: whoever reads it may be of any
 /// version, also of one that has none in common with this program.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use pixii_core::causal::Object;
 use pixii_core::generation::{GcEpoch, Generation};
 use pixii_core::members::{Cluster, Heartbeat, Incarnation, Life, Member};
-use pixii_core::message::{Body, Gossip, Quorum, QuorumName, Refusal, Request, Response};
+use pixii_core::message::{Body, Gossip, Quorum, QuorumName, Rejection, Request, Response};
 use pixii_core::node::{Done, Input, Notice, Output, Work};
 use pixii_core::store::{Change, Found, Record};
 use pixii_core::types::{
@@ -36,7 +36,7 @@ mod tombstone_gc;
 #[path = "machine/trips.rs"]
 mod trips;
 
-use bench::{Bench, object, put, refusal};
+use bench::{Bench, object, put, rejection};
 
 #[test]
 fn a_put_sends_before_its_sync_and_acknowledges_after_it() {
@@ -86,7 +86,7 @@ fn a_request_is_forwarded_once_to_an_owner() {
     let request = put(&key, 2);
     let out = bench.peer(to[0], 5, Body::Coordinate { request, timeout_ms: 100 });
     let [Output::Send { message, .. }] = &out[..] else { panic!("{out:?}") };
-    assert_eq!(message.body, Body::Coordinated(Response::Refused(Refusal::NotOwner)));
+    assert_eq!(message.body, Body::Coordinated(Response::Refused(Rejection::NotOwner)));
 }
 
 #[test]
@@ -103,7 +103,7 @@ fn an_unreachable_quorum_is_refused_before_anything_is_done() {
     let put = Request::Put { key: key.clone(), value, context, write, w: strict };
     for request in [put, get] {
         let out = bench.ask(request);
-        let Refusal::Unreachable { reachable: 1, needed: 2, outcomes } = refusal(&out) else {
+        let Rejection::Unreachable { reachable: 1, needed: 2, outcomes } = rejection(&out) else {
             panic!("{out:?}")
         };
         assert_eq!((&outcomes.counted[..], outcomes.silent.len()), (&["n0".to_string()][..], 2));
@@ -111,7 +111,7 @@ fn an_unreachable_quorum_is_refused_before_anything_is_done() {
     // Without the fourth node, nobody can stand in either.
     bench.give(Input::Link { peer: bench.fallback(&key), up: false });
     let out = bench.ask(blind);
-    assert!(matches!(refusal(&out), Refusal::Unreachable { reachable: 1, needed: 2, .. }));
+    assert!(matches!(rejection(&out), Rejection::Unreachable { reachable: 1, needed: 2, .. }));
 }
 
 #[test]
@@ -119,15 +119,15 @@ fn a_drained_node_refuses_requests_and_hints_and_goes_on_as_a_replica() {
     let mut bench = Bench::new();
     let (key, peer) = (bench.key(true), bench.peers()[0]);
     bench.give(Input::Drain(true));
-    assert_eq!(refusal(&bench.ask(put(&key, 1))), &Refusal::Stopping);
+    assert_eq!(rejection(&bench.ask(put(&key, 1))), &Rejection::Stopping);
     let get = || Request::Get { key: key.clone(), r: None.into() };
-    assert_eq!(refusal(&bench.ask(get())), &Refusal::Stopping);
+    assert_eq!(rejection(&bench.ask(get())), &Rejection::Stopping);
     let sent = |out: Vec<Output>| match &out[..] {
         [Output::Send { message, .. }] => message.body.clone(),
         _ => panic!("{out:?}"),
     };
     let out = bench.peer(peer, 8, Body::Coordinate { request: get(), timeout_ms: 500 });
-    assert_eq!(sent(out), Body::Coordinated(Response::Refused(Refusal::Stopping)));
+    assert_eq!(sent(out), Body::Coordinated(Response::Refused(Rejection::Stopping)));
     let object = Object::default();
     let hint_for = bench.others(&key)[..1].to_vec();
     let keep = Body::StoreHint {
@@ -137,7 +137,7 @@ fn a_drained_node_refuses_requests_and_hints_and_goes_on_as_a_replica() {
         generation: GcEpoch::FIRST,
     };
     let out = bench.peer(peer, 9, keep);
-    assert_eq!(sent(out), Body::Failed(Refusal::Stopping));
+    assert_eq!(sent(out), Body::Failed(Rejection::Stopping));
     let out =
         bench.peer(peer, 10, Body::Merge { key: key.clone(), object, generation: GcEpoch::FIRST });
     let out = bench.disk(out, &Record::default());
@@ -223,10 +223,10 @@ fn a_node_that_did_not_run_for_a_while_takes_no_write_that_may_be_out_of_date() 
     let key = bench.key(true);
     bench.tick(200);
     bench.now += 300 * MILLI;
-    assert_eq!(refusal(&bench.ask(put(&key, 1))), &Refusal::Paused(300));
+    assert_eq!(rejection(&bench.ask(put(&key, 1))), &Rejection::Paused(300));
     let peer = bench.peers()[0];
     let out = bench.peer(peer, 8, Body::Coordinate { request: put(&key, 2), timeout_ms: 500 });
-    let paused = Response::Refused(Refusal::Paused(300));
+    let paused = Response::Refused(Rejection::Paused(300));
     assert!(
         matches!(&out[..], [Output::Send { message, .. }]
             if message.body == Body::Coordinated(paused)),
@@ -400,7 +400,7 @@ fn siblings_are_limited_where_a_write_is_accepted_and_a_retry_is_one_event() {
     assert_eq!(record.object.len(), MAX_SIBLINGS, "the repeated write issued nothing");
     let out = bench.ask(put(&key, 999));
     let out = bench.disk(out, &record);
-    assert_eq!(*refusal(&out), Refusal::Siblings(MAX_SIBLINGS as u32));
+    assert_eq!(*rejection(&out), Rejection::Siblings(MAX_SIBLINGS as u32));
 }
 
 #[test]
@@ -426,7 +426,7 @@ fn a_node_that_lost_its_disk_shows_absent_keys_read_ineligible() {
     assert!(matches!(copy, Some(Body::Copy { authoritative: false, .. })), "{copy:?}");
     // What is purged elsewhere is not known yet, so that nothing is issued; when nobody can tell, it is for long enough.
     let refused = bench.ask(put(&bench.key(true), 1));
-    assert!(matches!(refusal(&refused), Refusal::Starting { .. }), "{refused:?}");
+    assert!(matches!(rejection(&refused), Rejection::Starting { .. }), "{refused:?}");
     bench.tick(4_000);
     let out = bench.ask(put(&bench.key(true), 1));
     assert!(matches!(out[..], [Output::Store(Work::Read { .. })]), "{out:?}");
@@ -470,7 +470,10 @@ fn objects_of_other_generations_and_forged_ones_are_refused_by_name() {
     let merge = |generation| Body::Merge { key: key.clone(), object: object(1), generation };
     for given in [1, 2, u64::MAX].map(GcEpoch) {
         let refused = answer(&mut bench, 70, merge(given));
-        assert_eq!(refused, Some(Body::Failed(Refusal::Generation { given, own: GcEpoch::FIRST })));
+        assert_eq!(
+            refused,
+            Some(Body::Failed(Rejection::Generation { given, own: GcEpoch::FIRST }))
+        );
     }
     assert_eq!(answer(&mut bench, 71, merge(GcEpoch::FIRST)), Some(Body::Ack));
     let propose = |partition, purgeable| Body::Propose {
@@ -502,19 +505,19 @@ fn bad_requests_are_refused_by_name() {
     let get = |r| Request::Get { key: key.clone(), r: Some(r).into() };
     for given in [0, 4] {
         let out = bench.ask(get(given));
-        assert_eq!(*refusal(&out), Refusal::Quorum { name: QuorumName::Read, given, n: 3 });
+        assert_eq!(*rejection(&out), Rejection::Quorum { name: QuorumName::Read, given, n: 3 });
     }
     let delete = |context| Request::Delete { key: key.clone(), context, w: None.into() };
-    assert_eq!(*refusal(&bench.ask(delete(None))), Refusal::NoContext);
+    assert_eq!(*rejection(&bench.ask(delete(None))), Rejection::NoContext);
     let noise = Some(Blob(Bytes::from_static(b"0123456789")));
-    assert_eq!(*refusal(&bench.ask(delete(noise))), Refusal::BadContext);
+    assert_eq!(*rejection(&bench.ask(delete(noise))), Rejection::BadContext);
     let Request::Put { key, context, write, w, .. } = put(&key, 1) else { panic!() };
     let value = Blob(vec![0; MAX_VALUE_BYTES + 1].into());
     let out = bench.ask(Request::Put { key: key.clone(), value, context, write, w });
-    assert_eq!(*refusal(&out), Refusal::Size(SizeError::Value(MAX_VALUE_BYTES as u64 + 1)));
+    assert_eq!(*rejection(&out), Rejection::Size(SizeError::Value(MAX_VALUE_BYTES as u64 + 1)));
     for timeout_ms in [0, 600_001] {
         let request = Request::Get { key: key.clone(), r: None.into() };
         let out = bench.give(Input::Client { client: 7, id: 9, request, timeout_ms });
-        assert_eq!(*refusal(&out), Refusal::Timeout(timeout_ms));
+        assert_eq!(*rejection(&out), Rejection::Timeout(timeout_ms));
     }
 }

@@ -142,55 +142,59 @@ fn responses() -> Vec<(&'static str, Response)> {
         ),
         ("written", Response::Written { dot: Some(DOT), context: blob(b"c"), siblings: 1 }),
         ("keys", Response::Keys { keys: vec![key()], more: true }),
-        ("refused", Response::Refused(Refusal::NoContext)),
+        ("refused", Response::Refused(Rejection::NoContext)),
         ("unknown", Response::Unknown { acknowledged: 1, needed: 2, timeout_ms: 500 }),
     ]
 }
 
-fn refusals() -> Vec<Refusal> {
+fn rejections() -> Vec<Rejection> {
     vec![
-        Refusal::Unreachable { reachable: 1, needed: 2, outcomes: outcomes() },
-        Refusal::NoQuorum {
+        Rejection::Unreachable { reachable: 1, needed: 2, outcomes: outcomes() },
+        Rejection::NoQuorum {
             answered: 1,
             outcomes: ReplicaOutcomes::default(),
             needed: 2,
             timeout_ms: 500,
         },
-        Refusal::Quorum { name: QuorumName::Read, given: 4, n: 3 },
-        Refusal::Size(SizeError::Key(1_025)),
-        Refusal::Size(SizeError::Value(1_048_577)),
-        Refusal::BadContext,
-        Refusal::NoContext,
-        Refusal::Siblings(32),
-        Refusal::Object(8_388_609),
-        Refusal::Busy { what: Resource::KeyQueue, limit: 128 },
-        Refusal::Timeout(0),
-        Refusal::Partition(256, 256),
-        Refusal::NotOwner,
-        Refusal::Damaged,
-        Refusal::NoSpace { free_bytes: 1_000, reserve_bytes: 268_435_456 },
-        Refusal::Hints(1 << 30),
-        Refusal::Stranger(NodeId(7)),
-        Refusal::Starting { heard: 1, peers: 4 },
-        Refusal::Stopping,
-        Refusal::Paused(300),
-        Refusal::Unread(7),
-        Refusal::Generation { given: GcEpoch(3), own: GcEpoch(5) },
-        Refusal::Shape(0x0101_1002),
-        Refusal::Limit { what: Measure::Level, given: 3, limit: 2 },
+        Rejection::Quorum { name: QuorumName::Read, given: 4, n: 3 },
+        Rejection::Size(SizeError::Key(1_025)),
+        Rejection::Size(SizeError::Value(1_048_577)),
+        Rejection::BadContext,
+        Rejection::NoContext,
+        Rejection::Siblings(32),
+        Rejection::Object(8_388_609),
+        Rejection::Busy { what: Resource::KeyQueue, limit: 128 },
+        Rejection::Timeout(0),
+        Rejection::Partition(256, 256),
+        Rejection::NotOwner,
+        Rejection::Damaged,
+        Rejection::NoSpace { free_bytes: 1_000, reserve_bytes: 268_435_456 },
+        Rejection::Hints(1 << 30),
+        Rejection::Stranger(NodeId(7)),
+        Rejection::Starting { heard: 1, peers: 4 },
+        Rejection::Stopping,
+        Rejection::Paused(300),
+        Rejection::Unread(7),
+        Rejection::Generation { given: GcEpoch(3), own: GcEpoch(5) },
+        Rejection::Shape(0x0101_1002),
+        Rejection::Limit { what: Measure::Level, given: 3, limit: 2 },
     ]
 }
 
-fn troubles() -> Vec<Trouble> {
+fn troubles() -> Vec<Complaint> {
     vec![
-        Trouble::Refused { peer: "n2".into(), why: "why".into() },
-        Trouble::Foreign { peer: "n2".into(), cluster: "c".into(), ours: 5, theirs: 6 },
-        Trouble::Undialable { node: "n1".into(), address: "h:1".into(), found: Some("n2".into()) },
+        Complaint::Refused { peer: "n2".into(), why: "why".into() },
+        Complaint::Foreign { peer: "n2".into(), cluster: "c".into(), ours: 5, theirs: 6 },
+        Complaint::Undialable {
+            node: "n1".into(),
+            address: "h:1".into(),
+            found: Some("n2".into()),
+        },
     ]
 }
 
-fn loss_refusals() -> Vec<LossRefusal> {
-    vec![LossRefusal::NothingLost { node: "n1".into() }]
+fn loss_rejections() -> Vec<LossRejection> {
+    vec![LossRejection::NothingLost { node: "n1".into() }]
 }
 
 fn bodies() -> Vec<(&'static str, Body)> {
@@ -250,7 +254,7 @@ fn bodies() -> Vec<(&'static str, Body)> {
         ("listed", Body::Listed { keys: vec![key()], more: false, authoritative: true }),
         ("introduce", Body::Introduce { life: LIFE, cluster: Some(1), ring: (2, 3) }),
         ("known", Body::Known { seen: Some(LIFE), birth: 2, cluster: Some(cluster()) }),
-        ("failed", Body::Failed(Refusal::Damaged)),
+        ("failed", Body::Failed(Rejection::Damaged)),
         ("restore", Body::Restore { key: key(), object: object() }),
         (
             "compare",
@@ -413,20 +417,20 @@ fn replies() -> Vec<(&'static str, ReplyBody)> {
     vec![
         ("samples", ReplyBody::Samples(SampleReport { name: "n1".into(), trips: vec![trips] })),
         ("replace", ReplyBody::Replace(Ok(replacement))),
-        ("no-replace", ReplyBody::Replace(Err(ReplaceRefusal::Full))),
+        ("no-replace", ReplyBody::Replace(Err(ReplaceRejection::Full))),
         ("data", ReplyBody::Data(responses().remove(1).1)),
         ("ring", ReplyBody::Ring(ring)),
         ("status", ReplyBody::Status(status.into())),
         ("emulated", ReplyBody::Emulated(Ok(vec!["drop 0.5".into()]))),
-        ("not-emulated", ReplyBody::Emulated(Err(EmulateRefusal::NoRule))),
+        ("not-emulated", ReplyBody::Emulated(Err(EmulateRejection::NoRule))),
         ("stopping", ReplyBody::Stopping),
         ("repair", ReplyBody::Repair(Ok(repair))),
-        ("no-repair", ReplyBody::Repair(Err(RepairRefusal::Itself { node: "n1".into() }))),
+        ("no-repair", ReplyBody::Repair(Err(RepairRejection::Itself { node: "n1".into() }))),
         ("drain", ReplyBody::Drain(Ok(drain))),
-        ("no-drain", ReplyBody::Drain(Err(DrainRefusal::Timeout { timeout_ms: 500 }))),
+        ("no-drain", ReplyBody::Drain(Err(DrainRejection::Timeout { timeout_ms: 500 }))),
         ("links", ReplyBody::Links(links)),
         ("loss-accepted", ReplyBody::LossAccepted(Ok(64))),
-        ("no-loss-accepted", ReplyBody::LossAccepted(Err(loss_refusals().remove(0)))),
+        ("no-loss-accepted", ReplyBody::LossAccepted(Err(loss_rejections().remove(0)))),
     ]
 }
 
@@ -530,8 +534,8 @@ fn golden_bytes() {
     for (name, response) in responses() {
         golden(&mut out, &format!("response-{name}"), response);
     }
-    for (at, refusal) in refusals().into_iter().enumerate() {
-        golden(&mut out, &format!("refusal-{at}"), refusal);
+    for (at, rejection) in rejections().into_iter().enumerate() {
+        golden(&mut out, &format!("rejection-{at}"), rejection);
     }
     for (name, body) in bodies() {
         golden(&mut out, &format!("peer-{name}"), PeerMessage { op: 77, body });
@@ -573,17 +577,17 @@ fn golden_bytes() {
 }
 
 #[test]
-fn every_refusal_is_one_sentence() {
-    for refusal in refusals() {
-        let text = refusal.to_string();
+fn every_rejection_is_one_sentence() {
+    for rejection in rejections() {
+        let text = rejection.to_string();
         assert!(!text.contains('\n') && !text.contains("  ") && text.len() > 15, "{text}");
     }
     let (outcomes, answered) = (outcomes(), 1);
-    let text = Refusal::NoQuorum { answered, outcomes, needed: 2, timeout_ms: 500 }.to_string();
+    let text = Rejection::NoQuorum { answered, outcomes, needed: 2, timeout_ms: 500 }.to_string();
     let who = "counted: n1; without a word that counts: n2; silent or unreachable: n3, n4";
     assert_eq!(text, format!("no quorum: 1 of 2 replicas answered in 500 ms ({who})"));
     let text =
-        Refusal::Unreachable { reachable: 0, needed: 1, outcomes: ReplicaOutcomes::default() }
+        Rejection::Unreachable { reachable: 0, needed: 1, outcomes: ReplicaOutcomes::default() }
             .to_string();
     assert_eq!(text, "no quorum: 0 of 1 replicas can answer");
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
-use crate::outcome::Trouble;
+use crate::outcome::CommandError;
 
 /// How often a waiting task asks.
 const POLL: Duration = Duration::from_millis(50);
@@ -19,7 +19,7 @@ pub struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
     /// Listens from now on. With `twice`, a second signal ends the process at once.
-    pub fn listen(twice: bool) -> Result<Self, Trouble> {
+    pub fn listen(twice: bool) -> Result<Self, CommandError> {
         let asked = Arc::new(AtomicBool::new(false));
         let register = || -> io::Result<()> {
             for signal in [SIGINT, SIGTERM] {
@@ -31,7 +31,7 @@ impl Interrupt {
             }
             Ok(())
         };
-        register().map_err(|error| Trouble::error(format!("no signal handler: {error}")))?;
+        register().map_err(|error| CommandError::error(format!("no signal handler: {error}")))?;
         Ok(Interrupt(asked))
     }
 

@@ -32,7 +32,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use self::chronicle::Chronicle;
-use super::ledger::{Counts, Fault, Finding, Verdict};
+use super::ledger::{Counts, Finding, Verdict, Violation};
 
 /// Most findings that are told one by one.
 const MAX_TOLD: usize = 20;
@@ -182,11 +182,11 @@ impl Score {
 
 fn sentence(finding: &Finding) -> String {
     let what = match finding.fault {
-        Fault::Lost => "lost",
-        Fault::Resurrected => "shown again though it was replaced",
-        Fault::Repeated => "shown again, and it had been sent to two nodes",
-        Fault::Refused => "shown though it was refused",
-        Fault::Foreign => "shown, and not what was written there",
+        Violation::Lost => "lost",
+        Violation::Resurrected => "shown again though it was replaced",
+        Violation::Repeated => "shown again, and it had been sent to two nodes",
+        Violation::Refused => "shown though it was refused",
+        Violation::Foreign => "shown, and not what was written there",
     };
     let write =
         finding.write.map_or_else(|| "a value without an id".into(), |id| format!("{id:?}"));

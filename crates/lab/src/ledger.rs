@@ -24,7 +24,7 @@ use pixii_core::wire;
 use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use history::{Counts, History};
-pub(crate) use judge::{Fault, Finding};
+pub(crate) use judge::{Finding, Violation};
 pub(crate) use verify::{Verdict, verify, verify_recent};
 
 /// Most entries waiting for the disk; clients wait beyond that.

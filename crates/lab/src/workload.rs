@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
-use pixii_client::{Client, Failure};
+use pixii_client::{Client, ClientError};
 use tokio::task::JoinSet;
 
 use super::ledger::Ledger;
@@ -294,7 +294,7 @@ impl Shared {
     }
 
     /// Notes how an operation ended that was due at `due`, unless that was in the warm-up.
-    fn note(&self, kind: Kind, due: Instant, took: Duration, end: Result<(), &Failure>) {
+    fn note(&self, kind: Kind, due: Instant, took: Duration, end: Result<(), &ClientError>) {
         let Some(since) = due.checked_duration_since(self.counted_from) else { return };
         let mut report = self.report();
         let end = report.totals(kind).note(took, end);
@@ -318,22 +318,22 @@ impl Totals {
         self.latency.len()
     }
 
-    fn note(&mut self, took: Duration, end: Result<(), &Failure>) -> End {
+    fn note(&mut self, took: Duration, end: Result<(), &ClientError>) -> End {
         let Err(failure) = end else {
             self.latency.saturating_record(took.as_micros() as u64);
             return End::Done;
         };
         self.reason(failure.to_string(), 1);
         match failure {
-            Failure::Unknown(_) => {
+            ClientError::Unknown(_) => {
                 self.unknown += 1;
                 return End::Unknown;
             }
-            Failure::Refused(_) | Failure::Error(_) | Failure::NobodyListens(_) => {
+            ClientError::Refused(_) | ClientError::Error(_) | ClientError::NobodyListens(_) => {
                 self.refused += 1;
             }
         }
-        if matches!(failure, Failure::Refused(refusal) if refusal.is_no_quorum()) {
+        if matches!(failure, ClientError::Refused(rejection) if rejection.is_no_quorum()) {
             self.no_quorum += 1;
             return End::NoQuorum;
         }

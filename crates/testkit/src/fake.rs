@@ -12,10 +12,10 @@ use bytes::BytesMut;
 use pixii_core::causal::{Actor, Context, Object, Version};
 use pixii_core::members::{Incarnation, Liveness, Member, Members};
 use pixii_core::message::{
-    Blocked, Call, CallBody, ComparisonFault, Counter, DrainRefusal, EmulateRefusal, Levels,
-    LinksReport, LossRefusal, PairStatus, PeerRepair, PeerStatus, Refusal, RepairCounts,
-    RepairRefusal, RepairReport, RepairStatus, ReplaceRefusal, Reply, ReplyBody, Request, Response,
-    RingReport, SampleReport, StatusReport, TombstoneGcStatus,
+    Blocked, Call, CallBody, ComparisonFault, Counter, DrainRejection, EmulateRejection, Levels,
+    LinksReport, LossRejection, PairStatus, PeerRepair, PeerStatus, Rejection, RepairCounts,
+    RepairRejection, RepairReport, RepairStatus, ReplaceRejection, Reply, ReplyBody, Request,
+    Response, RingReport, SampleReport, StatusReport, TombstoneGcStatus,
 };
 use pixii_core::ring::Ring;
 use pixii_core::types::{Key, NodeId, Partition, WriteId};
@@ -29,7 +29,7 @@ pub enum Manners {
     /// The same, with a program that speaks protocol 4 only.
     Old,
     /// Refuses.
-    Refuse(Refusal),
+    Refuse(Rejection),
     /// Closes the connection at the next request, which it carries out if true; then it serves.
     CutOnce(bool),
     /// Says nothing.
@@ -214,16 +214,16 @@ fn converse(world: &World, at: usize, mut stream: TcpStream) -> Option<()> {
             CallBody::Status => ReplyBody::Status(status(world, at).into()),
             CallBody::Links => ReplyBody::Links(links(world, at)),
             CallBody::Emulate(_) => {
-                ReplyBody::Emulated(Err(EmulateRefusal::Words("this node is a fake".into())))
+                ReplyBody::Emulated(Err(EmulateRejection::Words("this node is a fake".into())))
             }
             CallBody::Replace { .. } => {
-                ReplyBody::Replace(Err(ReplaceRefusal::Words("this node is a fake".into())))
+                ReplyBody::Replace(Err(ReplaceRejection::Words("this node is a fake".into())))
             }
             CallBody::AcceptLoss => {
-                ReplyBody::LossAccepted(Err(LossRefusal::Words("this node is a fake".into())))
+                ReplyBody::LossAccepted(Err(LossRejection::Words("this node is a fake".into())))
             }
             CallBody::Drain(_) => {
-                ReplyBody::Drain(Err(DrainRefusal::Words("this node is a fake".into())))
+                ReplyBody::Drain(Err(DrainRejection::Words("this node is a fake".into())))
             }
             CallBody::Repair { begin, partition, peer } => {
                 ReplyBody::Repair(repair(world, at, begin, partition, peer))
@@ -247,7 +247,7 @@ fn converse(world: &World, at: usize, mut stream: TcpStream) -> Option<()> {
                         serve(world, request)
                     }
                     Manners::Serve | Manners::Old => serve(world, request),
-                    Manners::Refuse(refusal) => Response::Refused(refusal),
+                    Manners::Refuse(rejection) => Response::Refused(rejection),
                     Manners::Silent => continue,
                     Manners::Unknown => {
                         Response::Unknown { acknowledged: 0, needed: 1, timeout_ms: 1 }
@@ -295,7 +295,7 @@ fn serve(world: &World, request: Request) -> Response {
         Request::Put { key, value, context, write, .. }
         | Request::PutAgain { key, value, context, write, .. } => {
             let Some(seen) = seen(&key, &context) else {
-                return Response::Refused(Refusal::BadContext);
+                return Response::Refused(Rejection::BadContext);
             };
             *world.writes.lock().unwrap().entry(write).or_default() += 1;
             let object = data.entry(key.clone()).or_default();
@@ -312,7 +312,7 @@ fn serve(world: &World, request: Request) -> Response {
         }
         Request::Delete { key, context, .. } => {
             let Some(seen) = seen(&key, &context) else {
-                return Response::Refused(Refusal::BadContext);
+                return Response::Refused(Rejection::BadContext);
             };
             let object = data.entry(key.clone()).or_default();
             *object = object.discard(&seen);
@@ -339,10 +339,10 @@ fn repair(
     begin: bool,
     partition: Option<Partition>,
     peer: Option<NodeId>,
-) -> Result<RepairReport, RepairRefusal> {
+) -> Result<RepairReport, RepairRejection> {
     let (me, members) = (&world.nodes[at], &world.report.members);
     if let Some(Partition(given @ 16..)) = partition {
-        return Err(RepairRefusal::Partition { given, partitions: 16 });
+        return Err(RepairRejection::Partition { given, partitions: 16 });
     }
     let stopped = |id: NodeId| {
         let node = world.nodes.iter().find(|node| NodeId::of(&node.name) == id).unwrap();

@@ -67,7 +67,7 @@ pub async fn introduce<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     }
 }
 
-/// Why an answer that nobody has proved is none. Not even a refusal is taken at its word: it is only shown.
+/// Why an answer that nobody has proved is none. Not even a rejection is taken at its word: it is only shown.
 fn unproven(welcome: Welcome) -> String {
     match welcome {
         Welcome::Refused(why) | Welcome::Removed(why) | Welcome::Duplicate(why) => {

@@ -12,7 +12,7 @@ use pixii_core::message::Quorum;
 use pixii_core::types::{Key, NodeId};
 use pixii_kit::arguments::parse_key;
 use pixii_kit::cluster::Cluster;
-use pixii_kit::outcome::Trouble;
+use pixii_kit::outcome::CommandError;
 use pixii_kit::signals::Interrupt;
 use pixii_kit::text::count;
 use tokio::task::JoinSet;
@@ -55,7 +55,11 @@ type Expected = BTreeMap<Key, Bytes>;
 
 impl Acts<'_> {
     /// All steps, with the file's name and bytes.
-    pub(super) async fn all(&mut self, name: &str, file: Cursor<Vec<u8>>) -> Result<(), Trouble> {
+    pub(super) async fn all(
+        &mut self,
+        name: &str,
+        file: Cursor<Vec<u8>>,
+    ) -> Result<(), CommandError> {
         self.start().await?;
         let client = self.client().await?;
         let loaded = self.load(&client, name, file).await?;
@@ -71,16 +75,16 @@ impl Acts<'_> {
         self.story.check(clean, &told)
     }
 
-    async fn client(&self) -> Result<Client, Trouble> {
+    async fn client(&self) -> Result<Client, CommandError> {
         let addresses: Vec<String> =
             self.cluster.daemons().iter().map(|daemon| daemon.address.clone()).collect();
         Ok(Client::connect(&addresses, Options::default()).await?)
     }
 
-    async fn start(&mut self) -> Result<(), Trouble> {
+    async fn start(&mut self) -> Result<(), CommandError> {
         self.story.step("Five daemons start")?;
-        self.cluster.start_all().map_err(Trouble::error)?;
-        self.cluster.ready(READY_WAIT).await.map_err(Trouble::error)?;
+        self.cluster.start_all().map_err(CommandError::error)?;
+        self.cluster.ready(READY_WAIT).await.map_err(CommandError::error)?;
         for daemon in self.cluster.daemons() {
             let pid = daemon.pid().unwrap_or_default();
             self.story.tell(&format!("{} at {}, process {pid}", daemon.name, daemon.address))?;
@@ -93,7 +97,7 @@ impl Acts<'_> {
         client: &Client,
         name: &str,
         file: Cursor<Vec<u8>>,
-    ) -> Result<Expected, Trouble> {
+    ) -> Result<Expected, CommandError> {
         self.story.step("A file is loaded")?;
         let begun = Instant::now();
         let plan = Plan {
@@ -105,7 +109,7 @@ impl Acts<'_> {
         let mut pour = Pour::new(client.clone(), plan, IN_FLIGHT, Counts::default());
         pour.run(lines::read(file.clone(), Start::default(), false), self.interrupt).await;
         if let Some(Stop::Input(why) | Stop::Fault(why)) = &pour.stop {
-            return Err(Trouble::error(format!("{name}: {why}")));
+            return Err(CommandError::error(format!("{name}: {why}")));
         }
         let (counts, seconds) = (pour.counts(), begun.elapsed().as_secs_f64());
         let rate = counts.loaded as f64 / seconds;
@@ -116,7 +120,7 @@ impl Acts<'_> {
         let mut expected = Expected::new();
         let mut lines = lines::read(file, Start::default(), false);
         while let Some(batch) = lines.recv().await {
-            let batch = batch.map_err(Trouble::error)?;
+            let batch = batch.map_err(CommandError::error)?;
             expected.extend(batch.into_iter().filter_map(|line| line.content.ok()));
         }
         let found = right(client, &expected, None).await?;
@@ -125,11 +129,11 @@ impl Acts<'_> {
         Ok(expected)
     }
 
-    async fn read(&mut self, client: &Client, loaded: &Expected) -> Result<(), Trouble> {
+    async fn read(&mut self, client: &Client, loaded: &Expected) -> Result<(), CommandError> {
         self.story.step("A value is read")?;
         let middle = loaded.iter().nth(loaded.len() / 2);
         let Some((key, value)) = middle else {
-            return Err(Trouble::error("the file has no line of key, tab and value"));
+            return Err(CommandError::error("the file has no line of key, tab and value"));
         };
         let ring = client.ring();
         let owners = ring.owners(ring.partition(key));
@@ -145,7 +149,7 @@ impl Acts<'_> {
         self.story.check(found.values == [value.clone()], &told)
     }
 
-    async fn siblings(&mut self, client: &Client) -> Result<(), Trouble> {
+    async fn siblings(&mut self, client: &Client) -> Result<(), CommandError> {
         self.story.step("Two people write the same key at once")?;
         let key = parse_key(&"demo/cart".into(), false)?;
         let put = |value: &'static str, context: Bytes| {
@@ -170,7 +174,7 @@ impl Acts<'_> {
     }
 
     /// Returns the keys that all three of their daemons acknowledged, and those that two did.
-    async fn kill(&mut self, client: &Client) -> Result<(Expected, Expected), Trouble> {
+    async fn kill(&mut self, client: &Client) -> Result<(Expected, Expected), CommandError> {
         self.story.step(&format!("{VICTIM} is killed with kill -9 while puts go on"))?;
         let witnesses = self.witnesses(client).await?;
         let stop = Arc::new(AtomicBool::new(false));
@@ -179,13 +183,13 @@ impl Acts<'_> {
             writers.spawn(keep_writing(client.clone(), number, Arc::clone(&stop)));
         }
         sleep(BEFORE_KILL).await;
-        self.cluster.kill(VICTIM).map_err(Trouble::error)?;
+        self.cluster.kill(VICTIM).map_err(CommandError::error)?;
         let killed = Instant::now();
         sleep(AFTER_KILL).await;
         stop.store(true, Ordering::Relaxed);
         let mut all = Work::default();
         while let Some(work) = writers.join_next().await {
-            all.add(work.map_err(|error| Trouble::error(error.to_string()))??);
+            all.add(work.map_err(|error| CommandError::error(error.to_string()))??);
         }
         let after = all.when.iter().filter(|at| **at > killed).count();
         let slowest = all.slowest.as_secs_f64() * 1_000.0;
@@ -200,7 +204,7 @@ impl Acts<'_> {
     }
 
     /// Puts keys whose owners are the victim and the two others, on all three.
-    async fn witnesses(&mut self, client: &Client) -> Result<Expected, Trouble> {
+    async fn witnesses(&mut self, client: &Client) -> Result<Expected, CommandError> {
         let trio = [VICTIM, OTHERS[0], OTHERS[1]].map(NodeId::of);
         let ring = client.ring();
         let mut expected = Expected::new();
@@ -227,11 +231,11 @@ impl Acts<'_> {
         Ok(expected)
     }
 
-    async fn restart(&mut self, client: &Client, parts: &[&Expected]) -> Result<(), Trouble> {
+    async fn restart(&mut self, client: &Client, parts: &[&Expected]) -> Result<(), CommandError> {
         self.story.step(&format!("{VICTIM} starts again"))?;
         let begun = Instant::now();
-        self.cluster.start(VICTIM).map_err(Trouble::error)?;
-        self.cluster.ready(READY_WAIT).await.map_err(Trouble::error)?;
+        self.cluster.start(VICTIM).map_err(CommandError::error)?;
+        self.cluster.ready(READY_WAIT).await.map_err(CommandError::error)?;
         let seconds = begun.elapsed().as_secs_f64();
         let report = client.status(Some(VICTIM)).await?;
         self.story.tell(&format!("it answers after {seconds:.2} s, with links to all others"))?;
@@ -250,10 +254,10 @@ impl Acts<'_> {
         self.story.check(found == total, &told)
     }
 
-    async fn alone(&mut self, client: &Client, witnesses: &Expected) -> Result<(), Trouble> {
+    async fn alone(&mut self, client: &Client, witnesses: &Expected) -> Result<(), CommandError> {
         self.story.step(&format!("{VICTIM} alone has what it acknowledged"))?;
         for name in OTHERS {
-            self.cluster.kill(name).map_err(Trouble::error)?;
+            self.cluster.kill(name).map_err(CommandError::error)?;
         }
         let others = OTHERS.join(" and ");
         let total = witnesses.len();
@@ -263,8 +267,8 @@ impl Acts<'_> {
         let found = right(client, witnesses, Some(1)).await?;
         let told = format!("{found} of {total} keys read back from {VICTIM}, each with its value");
         self.story.check(found == total && total > 0, &told)?;
-        self.cluster.start_all().map_err(Trouble::error)?;
-        self.cluster.ready(READY_WAIT).await.map_err(Trouble::error)?;
+        self.cluster.start_all().map_err(CommandError::error)?;
+        self.cluster.ready(READY_WAIT).await.map_err(CommandError::error)?;
         self.story.tell(&format!("{others} are back"))
     }
 }
@@ -287,7 +291,11 @@ impl Work {
     }
 }
 
-async fn keep_writing(client: Client, writer: u64, stop: Arc<AtomicBool>) -> Result<Work, Trouble> {
+async fn keep_writing(
+    client: Client,
+    writer: u64,
+    stop: Arc<AtomicBool>,
+) -> Result<Work, CommandError> {
     let plan =
         Plan { r: Quorum::default(), w: Quorum::default(), timeout_ms: TIMEOUT_MS, blind: true };
     let mut work = Work::default();
@@ -306,14 +314,14 @@ async fn keep_writing(client: Client, writer: u64, stop: Arc<AtomicBool>) -> Res
                 work.when.push(Instant::now());
             }
             Ok(_) => work.lost += 1,
-            Err(why) => return Err(Trouble::error(why)),
+            Err(why) => return Err(CommandError::error(why)),
         }
     }
     Ok(work)
 }
 
 /// How many keys have the expected value and no other.
-async fn right(client: &Client, expected: &Expected, r: Option<u8>) -> Result<usize, Trouble> {
+async fn right(client: &Client, expected: &Expected, r: Option<u8>) -> Result<usize, CommandError> {
     let mut reads = JoinSet::new();
     let mut entries = expected.iter();
     let mut count = 0;
@@ -332,7 +340,7 @@ async fn right(client: &Client, expected: &Expected, r: Option<u8>) -> Result<us
         match reads.join_next().await {
             None => return Ok(count),
             Some(read) => {
-                let right = read.map_err(|error| Trouble::error(error.to_string()))?;
+                let right = read.map_err(|error| CommandError::error(error.to_string()))?;
                 count += usize::from(right);
             }
         }

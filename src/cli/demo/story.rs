@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use pixii_kit::outcome::{Trouble, emit};
+use pixii_kit::outcome::{CommandError, emit};
 use pixii_kit::text::{row, table};
 
 /// The story so far.
@@ -23,7 +23,7 @@ impl Story {
     }
 
     /// Ends the step before, and begins one.
-    pub(super) fn step(&mut self, title: &str) -> Result<(), Trouble> {
+    pub(super) fn step(&mut self, title: &str) -> Result<(), CommandError> {
         self.end_step()?;
         self.step = Instant::now();
         self.title = Some(title.into());
@@ -31,18 +31,18 @@ impl Story {
     }
 
     /// Says what happened.
-    pub(super) fn tell(&self, text: &str) -> Result<(), Trouble> {
+    pub(super) fn tell(&self, text: &str) -> Result<(), CommandError> {
         emit(format!("   {text}\n"))
     }
 
     /// Says what must hold, and whether it does.
-    pub(super) fn check(&mut self, holds: bool, text: &str) -> Result<(), Trouble> {
+    pub(super) fn check(&mut self, holds: bool, text: &str) -> Result<(), CommandError> {
         *(if holds { &mut self.held } else { &mut self.failed }) += 1;
         emit(format!("   [{}] {text}\n", if holds { "ok" } else { "FAILED" }))
     }
 
     /// Prints the summary; returns how many checks did not hold.
-    pub(super) fn finish(mut self) -> Result<u32, Trouble> {
+    pub(super) fn finish(mut self) -> Result<u32, CommandError> {
         self.end_step()?;
         let mut rows = Vec::new();
         for (number, (title, spent)) in self.steps.iter().enumerate() {
@@ -62,7 +62,7 @@ impl Story {
         Ok(self.failed)
     }
 
-    fn end_step(&mut self) -> Result<(), Trouble> {
+    fn end_step(&mut self) -> Result<(), CommandError> {
         let Some(title) = self.title.take() else { return Ok(()) };
         let spent = self.step.elapsed();
         self.steps.push((title, spent));

@@ -8,7 +8,7 @@ use pixii_core::message::Replacement;
 use pixii_core::ring::Ring;
 use pixii_core::types::NodeId;
 use pixii_kit::arguments::Shared;
-use pixii_kit::outcome::{Exit, Outcome, Trouble, block_on, emit, emit_json};
+use pixii_kit::outcome::{CommandError, CommandResult, Exit, block_on, emit, emit_json};
 use pixii_kit::text::count;
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -35,10 +35,10 @@ struct Change<'a> {
 }
 
 /// Orders it, or with `yes` false only shows what would happen.
-pub(super) fn replace(old: &str, new: &str, yes: bool, shared: &Shared) -> Outcome {
+pub(super) fn replace(old: &str, new: &str, yes: bool, shared: &Shared) -> CommandResult {
     let Some((new, address)) = new.split_once('@') else {
         let new = new.escape_debug();
-        return Err(Trouble::usage(format!(
+        return Err(CommandError::usage(format!(
             "\"{new}\": the new member is given as NAME@HOST:PORT"
         )));
     };
@@ -56,7 +56,7 @@ pub(super) fn replace(old: &str, new: &str, yes: bool, shared: &Shared) -> Outco
 }
 
 /// A client of the node that is asked, which may be about to begin its next incarnation.
-async fn connect(shared: &Shared) -> Result<Client, Trouble> {
+async fn connect(shared: &Shared) -> Result<Client, CommandError> {
     let last = Instant::now() + RECONNECT;
     loop {
         match shared.client().await {
@@ -69,7 +69,7 @@ async fn connect(shared: &Shared) -> Result<Client, Trouble> {
 
 impl Change<'_> {
     /// Gives the order, again while the ring changes for another reason.
-    async fn order(&self, shared: &Shared) -> Result<Replacement, Trouble> {
+    async fn order(&self, shared: &Shared) -> Result<Replacement, CommandError> {
         let Change { old, new, address } = *self;
         let last = Instant::now() + PERSIST;
         let (mut known, mut first) = (None, None);
@@ -117,7 +117,7 @@ impl Change<'_> {
 
     /// Returns when every member that is not down lives with the change, with what is worth
     /// knowing; the error is that another one took its place, or that it is unfinished.
-    async fn confirm(&self, shared: &Shared) -> Result<String, Trouble> {
+    async fn confirm(&self, shared: &Shared) -> Result<String, CommandError> {
         let Change { old, new, .. } = *self;
         let last = Instant::now() + CONFIRM;
         loop {
@@ -131,7 +131,7 @@ impl Change<'_> {
                     return Ok(note.clone());
                 }
                 if first.version() > 1 {
-                    return Err(Trouble::error(format!(
+                    return Err(CommandError::error(format!(
                         "another replacement took the place of this one: {new} has no places, and \
                          {old} {} in ring version {}",
                         if first.has(NodeId::of(old)) { "keeps its own" } else { "has none" },
@@ -149,14 +149,14 @@ impl Change<'_> {
                      {waits}; see `pixii ring`",
                     CONFIRM.as_secs()
                 );
-                return Err(Trouble { exit: Exit::Unknown, message });
+                return Err(CommandError { exit: Exit::Unknown, message });
             }
             sleep(AGAIN).await;
         }
     }
 
     /// Asks every member for its ring.
-    async fn look(&self, shared: &Shared) -> Result<Looked, Trouble> {
+    async fn look(&self, shared: &Shared) -> Result<Looked, CommandError> {
         let client = shared.client().await?;
         let status = client.status(None).await?;
         let options = Options { connect_timeout_ms: CONNECT_MS, ..shared.options()? };
@@ -186,7 +186,7 @@ impl Change<'_> {
         Ok(looked)
     }
 
-    fn show(&self, plan: &Replacement, note: &str, yes: bool, shared: &Shared) -> Outcome {
+    fn show(&self, plan: &Replacement, note: &str, yes: bool, shared: &Shared) -> CommandResult {
         let Change { old, new, address } = self;
         let Replacement { old_address, version, places, partitions, hints } = plan;
         if shared.json() {

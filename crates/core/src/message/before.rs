@@ -13,10 +13,11 @@ use bincode::{BorrowDecode, Encode};
 use bytes::Bytes;
 
 use super::{
-    Blocked, Body, ComparisonFault, Counter, DrainRefusal, DrainReport, EmulateRefusal, Levels,
-    LossRefusal, Measure, NotYet, PairStatus, PeerMessage, PeerStatus, QuorumName, Refusal,
-    RepairCounts, RepairRefusal, RepairReport, RepairStatus, ReplaceRefusal, Replacement, Reply,
-    ReplyBody, Resource, Response, StatusReport, TombstoneGcStatus, Trouble,
+    Blocked, Body, ComparisonFault, Complaint, Counter, DrainRejection, DrainReport,
+    EmulateRejection, Levels, LossRejection, Measure, NotYet, PairStatus, PeerMessage, PeerStatus,
+    QuorumName, Rejection, RepairCounts, RepairRejection, RepairReport, RepairStatus,
+    ReplaceRejection, Replacement, Reply, ReplyBody, Resource, Response, StatusReport,
+    TombstoneGcStatus,
 };
 use crate::members::Incarnation;
 use crate::types::{NodeId, Partition};
@@ -31,9 +32,9 @@ mod variant {
     pub(super) const BODY_FAILED: u32 = 18;
     pub(super) const BODY_NOT_YET: u32 = 30;
     pub(super) const RESPONSE_REFUSED: u32 = 3;
-    pub(super) const REFUSAL_QUORUM: u32 = 2;
-    pub(super) const REFUSAL_BUSY: u32 = 8;
-    pub(super) const REFUSAL_LIMIT: u32 = 22;
+    pub(super) const REJECTION_QUORUM: u32 = 2;
+    pub(super) const REJECTION_BUSY: u32 = 8;
+    pub(super) const REJECTION_LIMIT: u32 = 22;
     pub(super) const REPLY_DATA: u32 = 0;
     pub(super) const REPLY_STATUS: u32 = 2;
     pub(super) const REPLY_EMULATED: u32 = 3;
@@ -94,7 +95,7 @@ decoded!(Reply);
 decoded!(Body);
 decoded!(ReplyBody);
 decoded!(Response);
-decoded!(Refusal);
+decoded!(Rejection);
 
 impl Changed for PeerMessage {
     fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
@@ -131,9 +132,9 @@ impl Changed for Body {
                 variant::BODY_COORDINATED.encode(encoder)?;
                 Changed::encode(response, encoder)
             }
-            Body::Failed(refusal) => {
+            Body::Failed(rejection) => {
                 variant::BODY_FAILED.encode(encoder)?;
-                Changed::encode(refusal, encoder)
+                Changed::encode(rejection, encoder)
             }
             Body::NotYet(why) => (variant::BODY_NOT_YET, why.to_string()).encode(encoder),
             same => Encode::encode(same, encoder),
@@ -147,7 +148,9 @@ impl Changed for Body {
             variant::BODY_COORDINATED => {
                 behind(decoder).map(|Before(response)| Body::Coordinated(response))
             }
-            variant::BODY_FAILED => behind(decoder).map(|Before(refusal)| Body::Failed(refusal)),
+            variant::BODY_FAILED => {
+                behind(decoder).map(|Before(rejection)| Body::Failed(rejection))
+            }
             variant::BODY_NOT_YET => behind(decoder).map(|text| Body::NotYet(NotYet::Words(text))),
             _ => Body::borrow_decode(decoder),
         }
@@ -157,9 +160,9 @@ impl Changed for Body {
 impl Changed for Response {
     fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
         match self {
-            Response::Refused(refusal) => {
+            Response::Refused(rejection) => {
                 variant::RESPONSE_REFUSED.encode(encoder)?;
-                Changed::encode(refusal, encoder)
+                Changed::encode(rejection, encoder)
             }
             same => Encode::encode(same, encoder),
         }
@@ -170,24 +173,24 @@ impl Changed for Response {
     ) -> Result<Self, DecodeError> {
         match next_variant(decoder)? {
             variant::RESPONSE_REFUSED => {
-                behind(decoder).map(|Before(refusal)| Response::Refused(refusal))
+                behind(decoder).map(|Before(rejection)| Response::Refused(rejection))
             }
             _ => Response::borrow_decode(decoder),
         }
     }
 }
 
-impl Changed for Refusal {
+impl Changed for Rejection {
     fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
         match self {
-            Refusal::Quorum { name, given, n } => {
-                (variant::REFUSAL_QUORUM, name.to_string(), given, n).encode(encoder)
+            Rejection::Quorum { name, given, n } => {
+                (variant::REJECTION_QUORUM, name.to_string(), given, n).encode(encoder)
             }
-            Refusal::Busy { what, limit } => {
-                (variant::REFUSAL_BUSY, what.to_string(), limit).encode(encoder)
+            Rejection::Busy { what, limit } => {
+                (variant::REJECTION_BUSY, what.to_string(), limit).encode(encoder)
             }
-            Refusal::Limit { what, given, limit } => {
-                (variant::REFUSAL_LIMIT, what.to_string(), given, limit).encode(encoder)
+            Rejection::Limit { what, given, limit } => {
+                (variant::REJECTION_LIMIT, what.to_string(), given, limit).encode(encoder)
             }
             same => Encode::encode(same, encoder),
         }
@@ -197,19 +200,15 @@ impl Changed for Refusal {
         decoder: &mut D,
     ) -> Result<Self, DecodeError> {
         match next_variant(decoder)? {
-            variant::REFUSAL_QUORUM => behind(decoder).map(|(name, given, n)| Refusal::Quorum {
-                name: QuorumName::Words(name),
-                given,
-                n,
+            variant::REJECTION_QUORUM => behind(decoder).map(|(name, given, n)| {
+                Rejection::Quorum { name: QuorumName::Words(name), given, n }
             }),
-            variant::REFUSAL_BUSY => behind(decoder)
-                .map(|(what, limit)| Refusal::Busy { what: Resource::Words(what), limit }),
-            variant::REFUSAL_LIMIT => behind(decoder).map(|(what, given, limit)| Refusal::Limit {
-                what: Measure::Words(what),
-                given,
-                limit,
+            variant::REJECTION_BUSY => behind(decoder)
+                .map(|(what, limit)| Rejection::Busy { what: Resource::Words(what), limit }),
+            variant::REJECTION_LIMIT => behind(decoder).map(|(what, given, limit)| {
+                Rejection::Limit { what: Measure::Words(what), given, limit }
             }),
-            _ => Refusal::borrow_decode(decoder),
+            _ => Rejection::borrow_decode(decoder),
         }
     }
 }
@@ -257,24 +256,24 @@ impl Changed for ReplyBody {
                 .map(|report| ReplyBody::Status(Box::new(report.into()))),
             variant::REPLY_EMULATED => {
                 let done: Result<Vec<String>, String> = behind(decoder)?;
-                Ok(ReplyBody::Emulated(done.map_err(EmulateRefusal::Words)))
+                Ok(ReplyBody::Emulated(done.map_err(EmulateRejection::Words)))
             }
             variant::REPLY_REPAIR => {
                 let done: Result<Repair, String> = behind(decoder)?;
-                let done = done.map(RepairReport::from).map_err(RepairRefusal::Words);
+                let done = done.map(RepairReport::from).map_err(RepairRejection::Words);
                 Ok(ReplyBody::Repair(done))
             }
             variant::REPLY_REPLACE => {
                 let done: Result<Replacement, String> = behind(decoder)?;
-                Ok(ReplyBody::Replace(done.map_err(ReplaceRefusal::Words)))
+                Ok(ReplyBody::Replace(done.map_err(ReplaceRejection::Words)))
             }
             variant::REPLY_DRAIN => {
                 let done: Result<DrainReport, String> = behind(decoder)?;
-                Ok(ReplyBody::Drain(done.map_err(DrainRefusal::Words)))
+                Ok(ReplyBody::Drain(done.map_err(DrainRejection::Words)))
             }
             variant::REPLY_LOSS_ACCEPTED => {
                 let done: Result<u32, String> = behind(decoder)?;
-                Ok(ReplyBody::LossAccepted(done.map_err(LossRefusal::Words)))
+                Ok(ReplyBody::LossAccepted(done.map_err(LossRejection::Words)))
             }
             _ => ReplyBody::borrow_decode(decoder),
         }
@@ -335,7 +334,7 @@ const UNSERVABLE: &str = "unservable_partitions";
 /// What the names of members begin with that live with another ring: its version is the count.
 const RING_VERSION_OF: &str = "ring_version_of_";
 /// What a sentence for the operator begins with.
-const TROUBLE: &str = "trouble: ";
+const ERROR: &str = "trouble: ";
 
 impl From<StatusReport> for Status {
     fn from(report: StatusReport) -> Self {
@@ -357,7 +356,7 @@ impl From<StatusReport> for Status {
         let rings = report.other_rings.iter();
         counters
             .extend(rings.map(|(name, version)| (format!("{RING_VERSION_OF}{name}"), *version)));
-        counters.extend(report.troubles.iter().map(|what| (format!("{TROUBLE}{what}"), 1)));
+        counters.extend(report.troubles.iter().map(|what| (format!("{ERROR}{what}"), 1)));
         let RepairStatus { unread, damaged, pending, failing, example } = report.repair;
         let example = example.map(|(partition, peer, why)| (partition, peer, why.to_string()));
         let repair = Failing { unread, damaged, pending, failing, example };
@@ -401,8 +400,8 @@ impl From<Status> for StatusReport {
                 name => {
                     if let Some(member) = name.strip_prefix(RING_VERSION_OF) {
                         other_rings.push((member.to_owned(), count));
-                    } else if let Some(what) = name.strip_prefix(TROUBLE) {
-                        troubles.push(Trouble::Words(what.to_owned()));
+                    } else if let Some(what) = name.strip_prefix(ERROR) {
+                        troubles.push(Complaint::Words(what.to_owned()));
                     } else {
                         counters.extend(Counter::named(name).map(|counter| (counter, count)));
                     }

@@ -48,7 +48,7 @@ impl Request {
 }
 
 impl Response {
-    /// The answer to a read or the acknowledgement of a write; a refusal may be to either.
+    /// The answer to a read or the acknowledgement of a write; a rejection may be to either.
     pub fn kind(&self) -> Kind {
         match self {
             Response::Found { .. } | Response::Keys { .. } => Kind::Answer,

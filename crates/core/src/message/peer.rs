@@ -4,7 +4,7 @@ use bincode::{BorrowDecode, Encode};
 use bytes::Bytes;
 
 use super::before::Before;
-use super::{NotYet, Refusal, Request, Response};
+use super::{NotYet, Rejection, Request, Response};
 use crate::causal::{Context, Dot, Object};
 use crate::generation::{GcEpoch, Generation, PurgeableKey};
 use crate::members::{Cluster, Heartbeat, Life, Member, Members};
@@ -191,7 +191,7 @@ pub enum Body {
         cluster: Option<Cluster>,
     },
     /// I did not do it, and it changed nothing here.
-    Failed(Refusal),
+    Failed(Rejection),
     /// Is what we hold of this partition the same?
     Compare {
         /// The partition.

@@ -1,11 +1,11 @@
 //! Why something was not done, as codes.
 
-use super::Refusal;
+use super::Rejection;
 use super::codes::codes;
 use crate::generation::{GcEpoch, MAX_PURGEABLE_KEYS};
 
 codes! {
-    /// What has a limit that [`Refusal::Busy`] tells of.
+    /// What has a limit that [`Rejection::Busy`] tells of.
     pub enum Resource {
         /// Calls of one client.
         #[error("calls under way on this connection")]
@@ -53,7 +53,7 @@ codes! {
 }
 
 codes! {
-    /// A number with a limit that [`Refusal::Limit`] tells of.
+    /// A number with a limit that [`Rejection::Limit`] tells of.
     pub enum Measure {
         /// Of all siblings of a key.
         #[error("bytes of the key's siblings")]
@@ -80,7 +80,7 @@ codes! {
 }
 
 codes! {
-    /// Which number of replicas [`Refusal::Quorum`] tells of.
+    /// Which number of replicas [`Rejection::Quorum`] tells of.
     pub enum QuorumName {
         /// R.
         #[error("r")]
@@ -130,10 +130,10 @@ codes! {
         #[error("a put that was sent to several nodes waits here")]
         RepeatedPut = 7,
         /// Its replica could not note what is purgeable.
-        #[error("{refusal}")]
+        #[error("{rejection}")]
         Refused {
             /// Why.
-            refusal: Refusal,
+            rejection: Rejection,
         } = 8,
     }
 }
@@ -213,10 +213,10 @@ codes! {
     /// Why a comparison of a partition with another owner of it failed.
     pub enum ComparisonFault {
         /// The peer refused a question.
-        #[error("{refusal}")]
+        #[error("{rejection}")]
         Refused {
             /// Why.
-            refusal: Refusal,
+            rejection: Rejection,
         } = 1,
         /// It answered another question.
         #[error("a {answer} in answer to a question for {question}")]

@@ -52,7 +52,7 @@ pub struct StatusReport {
     /// the version of its ring.
     pub other_rings: Vec<(String, u64)>,
     /// What an operator has to see to.
-    pub troubles: Vec<Trouble>,
+    pub troubles: Vec<Complaint>,
 }
 
 /// What holds at a node now, in numbers.
@@ -77,13 +77,13 @@ pub struct Levels {
 
 codes! {
     /// What an operator has to see to.
-    pub enum Trouble {
+    pub enum Complaint {
         /// A peer does not let this node in.
         #[error("peer {peer} refuses this node: {why}")]
         Refused {
             /// The peer.
             peer: String,
-            /// What it says: refusals of a handshake are in words ([`crate::wire::Welcome`]).
+            /// What it says: rejections of a handshake are in words ([`crate::wire::Welcome`]).
             why: String,
         } = 1,
         /// A peer belongs to another cluster of the same name.

@@ -27,7 +27,7 @@ use super::ids::{RequestId, RequestIds, Role};
 use super::io::Io;
 use super::{ClientId, Config, Experiment};
 use crate::members::Liveness;
-use crate::message::{Body, Counter, RecentTrips, Refusal, Request, Resource, Response};
+use crate::message::{Body, Counter, RecentTrips, Rejection, Request, Resource, Response};
 use crate::quorum::QuorumTracker;
 use crate::rng::Rng;
 use crate::types::{Key, MAX_TIMEOUT_MS, MILLI, Micros, NodeId, Partition, Time};
@@ -127,9 +127,9 @@ impl Coordinator {
         self.env.unservable(partitions)
     }
 
-    /// Answers a request with a refusal of the node itself.
-    pub(super) fn refuse(&self, origin: Origin, refusal: Refusal, io: &mut Io) {
-        answer(origin, Response::Refused(refusal), io);
+    /// Answers a request with a rejection of the node itself.
+    pub(super) fn refuse(&self, origin: Origin, rejection: Rejection, io: &mut Io) {
+        answer(origin, Response::Refused(rejection), io);
     }
 
     /// Takes a request; a client's may be forwarded, a forwarded one is coordinated here or
@@ -156,7 +156,7 @@ impl Coordinator {
                 forward.send_on(now, &mut self.env, io);
                 self.operations.insert(forward.common.op, Operation::Forward(forward));
             }
-            Err(refusal) => answer(origin, Response::Refused(refusal), io),
+            Err(rejection) => answer(origin, Response::Refused(rejection), io),
         }
     }
 
@@ -175,13 +175,13 @@ impl Coordinator {
         true
     }
 
-    fn admit(&self, timeout_ms: u32) -> Result<(), Refusal> {
+    fn admit(&self, timeout_ms: u32) -> Result<(), Rejection> {
         if timeout_ms == 0 || timeout_ms > MAX_TIMEOUT_MS {
-            return Err(Refusal::Timeout(timeout_ms));
+            return Err(Rejection::Timeout(timeout_ms));
         }
         if self.load() >= MAX_OPERATIONS {
             let what = Resource::Requests;
-            return Err(Refusal::Busy { what, limit: MAX_OPERATIONS as u32 });
+            return Err(Rejection::Busy { what, limit: MAX_OPERATIONS as u32 });
         }
         Ok(())
     }
@@ -255,7 +255,14 @@ impl Coordinator {
 
     /// An owner has refused a forwarded request for reasons of its own, and so did nothing: the next
     /// one gets it, and when there is none left, this node carries it out in their place.
-    fn go_elsewhere(&mut self, now: Time, op: RequestId, from: NodeId, why: Refusal, io: &mut Io) {
+    fn go_elsewhere(
+        &mut self,
+        now: Time,
+        op: RequestId,
+        from: NodeId,
+        why: Rejection,
+        io: &mut Io,
+    ) {
         let Some(Operation::Forward(forward)) = self.operations.get_mut(&op) else { return };
         if forward.go_on(now, from, &mut self.env, io) {
             return;
@@ -313,8 +320,8 @@ impl Coordinator {
             Heard::Nothing => {}
             Heard::Progress => self.advance(now, op, io),
             Heard::Done(response) => self.finish(op, response, io),
-            Heard::Lost(refusal) => {
-                if let Refusal::Hints(limit) = refusal {
+            Heard::Lost(rejection) => {
+                if let Rejection::Hints(limit) = rejection {
                     self.env.view.note_full(now, from, limit);
                 }
                 self.lose(now, op, from, io);

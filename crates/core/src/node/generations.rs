@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::causal::Object;
 use crate::generation::{GcEpoch, Generation};
-use crate::message::Refusal;
+use crate::message::Rejection;
 use crate::types::{Partition, hash64};
 
 /// An object, and the generation that it was issued or read in.
@@ -67,11 +67,11 @@ impl Generations {
     /// Refuses an object that is older than the generation before this one: what it shows alive may be purged. One of a
     /// later generation is taken only if this node has agreed to that; otherwise its disk may be an old one, and it has to
     /// learn the generation first.
-    pub(super) fn check(&self, partition: Partition, given: GcEpoch) -> Result<(), Refusal> {
+    pub(super) fn check(&self, partition: Partition, given: GcEpoch) -> Result<(), Rejection> {
         let own = self.of(partition);
         let floor = self.adopting.get(&partition).copied().unwrap_or_default();
         if given.next() < floor {
-            return Err(Refusal::Generation { given, own: floor });
+            return Err(Rejection::Generation { given, own: floor });
         }
         let follows = own.number < given
             && own.number.next() == given
@@ -79,15 +79,15 @@ impl Generations {
         if own.takes(given) || follows {
             return Ok(());
         }
-        Err(Refusal::Generation { given, own: own.number })
+        Err(Rejection::Generation { given, own: own.number })
     }
 
     /// Refuses an object that is to be kept for another node and is older than the present generation: the members agree
     /// to the next one only when no such hint is left.
-    pub(super) fn check_hint(&self, partition: Partition, given: GcEpoch) -> Result<(), Refusal> {
+    pub(super) fn check_hint(&self, partition: Partition, given: GcEpoch) -> Result<(), Rejection> {
         let own = self.number(partition);
         if given < own {
-            return Err(Refusal::Generation { given, own });
+            return Err(Rejection::Generation { given, own });
         }
         self.check(partition, given)
     }

@@ -13,7 +13,7 @@ use super::{Config, Notice};
 use crate::causal::Object;
 use crate::generation::GcEpoch;
 use crate::members::Liveness;
-use crate::message::{Body, Counter, Refusal};
+use crate::message::{Body, Counter, Rejection};
 use crate::ring::Ring;
 use crate::store::{Found, HintPage, Record};
 use crate::types::{Key, Micros, NodeId, Time};
@@ -39,7 +39,7 @@ const TIMEOUT: Micros = Micros::from_millis(2_000);
 /// after this time, then after twice it, and so on up to the second: only a client that settles the
 /// key helps.
 const DECLINED: (Micros, Micros) = (Micros::from_millis(5_000), Micros::from_millis(40_000));
-/// Rest after a pass that removed nothing, and after a refusal.
+/// Rest after a pass that removed nothing, and after a rejection.
 const REST: Micros = Micros::from_millis(1_000);
 
 /// Hints under way, and whom they are for.
@@ -442,14 +442,15 @@ impl Handoff {
         now: Time,
         op: RequestId,
         from: NodeId,
-        refused: Option<Refusal>,
+        refused: Option<Rejection>,
         io: &mut Io,
     ) {
         let Some(delivery) = self.deliveries.get_mut(&op) else { return };
         // The members have agreed that no hint as old as this one is left: it is of a disk that was
         // rolled back.
         let own = io.local.generations.number(self.ring.partition(&delivery.key));
-        if delivery.generation.next() < own && matches!(refused, Some(Refusal::Generation { .. })) {
+        if delivery.generation.next() < own && matches!(refused, Some(Rejection::Generation { .. }))
+        {
             let (key, target) = (delivery.key.clone(), Some(delivery.target));
             io.out.send(vec![self.me], RequestId::NONE, Body::Discard { key, target });
         }
@@ -470,7 +471,7 @@ impl Handoff {
         {
             let landing = match refused {
                 _ if done => Landing::Taken,
-                Some(Refusal::Limit { .. }) => Landing::Declined,
+                Some(Rejection::Limit { .. }) => Landing::Declined,
                 _ => Landing::Lost,
             };
             self.land(now, &delivery, landing, io);
@@ -484,18 +485,18 @@ impl Handoff {
         target: NodeId,
         key: &Key,
         to_target: bool,
-        refused: Option<&Refusal>,
+        refused: Option<&Rejection>,
     ) {
         let is_owner = self.ring.owners(self.ring.partition(key)).contains(&self.me);
         let keys = self.stuck.entry(target).or_default();
         let before = keys.get(key).map_or(0, |stuck| stuck.declined);
         let stuck = match refused {
-            Some(Refusal::Limit { .. }) => {
+            Some(Rejection::Limit { .. }) => {
                 let (first, last) = DECLINED;
                 let wait = (first * (1 << before.min(8))).min(last);
                 Stuck { until: now + wait, declined: before + 1, pending: to_target && !is_owner }
             }
-            Some(Refusal::Damaged) if to_target && !is_owner => {
+            Some(Rejection::Damaged) if to_target && !is_owner => {
                 Stuck { pending: true, ..Stuck::default() }
             }
             _ => {

@@ -9,7 +9,7 @@ use super::io::Io;
 use super::merkle_trees::own_partitions;
 use super::{Config, Notice};
 use crate::members::{Cluster, Incarnation, Life};
-use crate::message::{Body, Counter, Refusal};
+use crate::message::{Body, Counter, Rejection};
 use crate::ring::Ring;
 use crate::types::{Micros, NodeId, Time};
 
@@ -96,14 +96,14 @@ impl Identity {
     }
 
     /// Why the node does not serve yet, if it does not.
-    pub(super) fn refusal(&self, io: &Io) -> Option<Refusal> {
+    pub(super) fn rejection(&self, io: &Io) -> Option<Rejection> {
         (!io.local.is_settled()).then(|| self.starting())
     }
 
-    /// The refusal of a node that does not serve yet.
-    pub(super) fn starting(&self) -> Refusal {
+    /// The rejection of a node that does not serve yet.
+    pub(super) fn starting(&self) -> Rejection {
         let (heard, peers) = self.heard();
-        Refusal::Starting { heard, peers }
+        Rejection::Starting { heard, peers }
     }
 
     /// How many peers have answered, and how many there are.

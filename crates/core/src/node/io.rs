@@ -7,7 +7,7 @@ use super::outbox::Outbox;
 use super::{Config, Notice, Oversize};
 use crate::causal::Actor;
 use crate::members::Member;
-use crate::message::{Counter, Measure, Refusal, Resource};
+use crate::message::{Counter, Measure, Rejection, Resource};
 use crate::store::Meta;
 
 /// Most ids whose dots are not old, whatever the disk is.
@@ -43,22 +43,22 @@ impl Io {
 
     /// Notes that an actor which stands for a write is about to issue its dot here: should this
     /// disk turn out to be an old one, that dot is not old.
-    pub(super) fn vouch_for(&mut self, actor: Actor) -> Result<(), Refusal> {
+    pub(super) fn vouch_for(&mut self, actor: Actor) -> Result<(), Rejection> {
         let fresh = &self.local.meta().fresh;
         if fresh.is_empty() || fresh.contains(&actor.store) {
             return Ok(());
         }
         if fresh.len() >= MAX_FRESH {
             let what = Resource::UnwitnessedPuts;
-            return Err(Refusal::Busy { what, limit: MAX_FRESH as u32 });
+            return Err(Rejection::Busy { what, limit: MAX_FRESH as u32 });
         }
         self.change_meta(|meta| meta.fresh.push(actor.store));
         Ok(())
     }
 
     /// Counts a merge or a hint that is declined, tells the operator now and then, and gives the
-    /// refusal.
-    pub(super) fn decline(&mut self, oversize: Oversize) -> Refusal {
+    /// rejection.
+    pub(super) fn decline(&mut self, oversize: Oversize) -> Rejection {
         self.out.count(if oversize.hint {
             Counter::HintsDeclined
         } else {
@@ -68,7 +68,7 @@ impl Io {
         if self.local.note_declined(&oversize.key) {
             self.out.notice(Notice::Declined(oversize));
         }
-        Refusal::Limit { what: Measure::SiblingBytes, given: bytes, limit }
+        Rejection::Limit { what: Measure::SiblingBytes, given: bytes, limit }
     }
 
     /// Notes that every write up to `mark` is durable, and lets go what waited for that.

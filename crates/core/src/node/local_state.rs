@@ -9,7 +9,7 @@ use super::merkle_trees::{MerkleTrees, own_partitions};
 use super::{Config, Stall};
 use crate::causal::Actor;
 use crate::members::{Member, Members};
-use crate::message::{Refusal, Resource};
+use crate::message::{Rejection, Resource};
 use crate::store::{Change, Meta};
 use crate::types::{Key, Micros, NodeId, Partition, Time};
 
@@ -208,6 +208,6 @@ impl LocalState {
 }
 
 /// Why nothing is asked of a disk that does not answer.
-pub(super) fn stalled() -> Refusal {
-    Refusal::Busy { what: Resource::DiskTime, limit: STALLED_AFTER_MS }
+pub(super) fn stalled() -> Rejection {
+    Rejection::Busy { what: Resource::DiskTime, limit: STALLED_AFTER_MS }
 }

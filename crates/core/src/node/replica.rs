@@ -17,7 +17,7 @@ use super::merkle_trees::TreeEntry;
 use super::{Config, Shortage, Stall};
 use crate::causal::{Context, Object};
 use crate::generation::{GcEpoch, PurgeableKey};
-use crate::message::{self, Body, Counter, Refusal, Resource};
+use crate::message::{self, Body, Counter, Rejection, Resource};
 use crate::ring::Ring;
 use crate::store::{Change, Found, Listing, Record};
 use crate::types::{Key, NodeId, ObjectLimits, Partition};
@@ -177,8 +177,8 @@ impl Replica {
             Body::Withdraw { key } => return self.withdraw(&key, from, op),
             _ => return,
         };
-        if let Err(refusal) = self.admit(&key, &kind, io) {
-            return refuse(from, op, refusal, io);
+        if let Err(rejection) = self.admit(&key, &kind, io) {
+            return refuse(from, op, rejection, io);
         }
         self.queued += 1;
         let state = self.keys.entry(key.clone()).or_default();
@@ -246,12 +246,12 @@ impl Replica {
         }
     }
 
-    fn admit(&self, key: &Key, kind: &Kind, io: &Io) -> Result<(), Refusal> {
+    fn admit(&self, key: &Key, kind: &Kind, io: &Io) -> Result<(), Rejection> {
         if let Kind::Update { hint_for, .. } | Kind::StoreHint { hint_for, .. } = kind {
             let owners = self.ring.owners(self.ring.partition(key));
             let odd = |target: &&NodeId| !owners.contains(target) || **target == io.local.me();
             if let Some(stranger) = hint_for.iter().find(odd) {
-                return Err(Refusal::Stranger(*stranger));
+                return Err(Rejection::Stranger(*stranger));
             }
         }
         let writes =
@@ -268,9 +268,9 @@ impl Replica {
         }
         if let (Some(shortage), true) = (self.shortage, writes) {
             let Shortage { free_bytes, reserve_bytes } = shortage;
-            return Err(Refusal::NoSpace { free_bytes, reserve_bytes });
+            return Err(Rejection::NoSpace { free_bytes, reserve_bytes });
         }
-        let busy = |what: Resource, limit: usize| Refusal::Busy { what, limit: limit as u32 };
+        let busy = |what: Resource, limit: usize| Rejection::Busy { what, limit: limit as u32 };
         if writes && self.unsynced.len() >= MAX_UNSYNCED {
             return Err(busy(Resource::UnsyncedWrites, MAX_UNSYNCED));
         }
@@ -410,18 +410,18 @@ impl Replica {
                         io.out.send(vec![from], op, Body::Updated { object, dot, generation });
                         Answer::Synced(Body::Ack)
                     }
-                    Made::Refused(refusal) => Answer::Now(Body::Failed(refusal)),
+                    Made::Refused(rejection) => Answer::Now(Body::Failed(rejection)),
                 }
             }
             Kind::Merge { object, generation, hint } => {
                 match merge(transaction, &object, generation, hint, io) {
                     Ok(()) => Answer::Synced(Body::Ack),
-                    Err(refusal) => Answer::Now(Body::Failed(refusal)),
+                    Err(rejection) => Answer::Now(Body::Failed(rejection)),
                 }
             }
             Kind::MarkDead(dead) => match transaction.mark_dead(&dead) {
                 true => Answer::Synced(Body::Ack),
-                false => Answer::Now(Body::Failed(Refusal::Damaged)),
+                false => Answer::Now(Body::Failed(Rejection::Damaged)),
             },
             Kind::Purge => {
                 transaction.collect();
@@ -441,12 +441,12 @@ impl Replica {
             }
             Kind::Restore(object) => match transaction.restore(&object, io) {
                 Ok(()) => Answer::Synced(Body::Ack),
-                Err(refusal) => Answer::Now(Body::Failed(refusal)),
+                Err(rejection) => Answer::Now(Body::Failed(rejection)),
             },
             Kind::StoreHint { object, hint_for, generation } => {
                 match keep(transaction, from, Stamped { object, generation }, hint_for, io) {
                     Ok(()) => Answer::Synced(Body::Ack),
-                    Err(refusal) => Answer::Now(Body::Failed(refusal)),
+                    Err(rejection) => Answer::Now(Body::Failed(rejection)),
                 }
             }
             Kind::DeleteHint { target, object } => {
@@ -460,7 +460,7 @@ impl Replica {
         match answer {
             Answer::Synced(body) => transaction.answer(from, op, body),
             Answer::Now(body) => {
-                if matches!(body, Body::Failed(Refusal::Generation { .. })) {
+                if matches!(body, Body::Failed(Rejection::Generation { .. })) {
                     io.out.count(Counter::StaleObjectsRefused);
                 }
                 io.out.send(vec![from], op, body);
@@ -476,7 +476,7 @@ fn keep(
     Stamped { object, generation }: Stamped,
     hint_for: Vec<NodeId>,
     io: &mut Io,
-) -> Result<(), Refusal> {
+) -> Result<(), Rejection> {
     transaction.discard_hints(io);
     let (object, generation) = transaction.current(from, object, generation, io);
     io.local.generations.check_hint(transaction.partition, generation)?;
@@ -494,9 +494,9 @@ fn waits_for_disk(kind: &Kind) -> bool {
     matches!(kind, Kind::Update { .. } | Kind::Merge { .. } | Kind::StoreHint { .. } | Kind::Read)
 }
 
-fn refuse(to: NodeId, op: RequestId, refusal: Refusal, io: &mut Io) {
+fn refuse(to: NodeId, op: RequestId, rejection: Rejection, io: &mut Io) {
     io.out.count(Counter::ReplicaOperationsRefused);
-    io.out.send(vec![to], op, Body::Failed(refusal));
+    io.out.send(vec![to], op, Body::Failed(rejection));
 }
 
 /// About how many bytes a change of a key takes.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use pixii_core::causal::{Actor, Context, Object, Version};
 use pixii_core::members::{Incarnation, Member, Members};
-use pixii_core::message::{Body, PeerMessage, Refusal, Request, Response};
+use pixii_core::message::{Body, PeerMessage, Rejection, Request, Response};
 use pixii_core::node::{Config, Done, Input, Node, Notice, Output, Work};
 use pixii_core::ring::Ring;
 use pixii_core::store::memory::MemoryStore;
@@ -63,7 +63,7 @@ impl Bench {
     pub(crate) fn serving(mut bench: Bench) -> Self {
         for (peer, birth) in bench.peers().iter().zip(2..) {
             let refused = bench.ask(Request::Get { key: bench.key(true), r: None.into() });
-            assert!(matches!(refusal(&refused), Refusal::Starting { peers: 3, .. }));
+            assert!(matches!(rejection(&refused), Rejection::Starting { peers: 3, .. }));
             let out = bench.give(Input::Link { peer: *peer, up: true });
             let [Output::Send { message, .. }] = &out[..] else { panic!("{out:?}") };
             let Body::Introduce { life, cluster: None, .. } = message.body else { panic!() };
@@ -210,10 +210,10 @@ pub(crate) fn put(key: &Key, write: u128) -> Request {
     Request::Put { key: key.clone(), value, context: None, write: WriteId(write), w: None.into() }
 }
 
-pub(crate) fn refusal(out: &[Output]) -> &Refusal {
+pub(crate) fn rejection(out: &[Output]) -> &Rejection {
     match out {
-        [Output::Reply { client: 7, id: 9, response: Response::Refused(refusal) }] => refusal,
-        other => panic!("not one refusal: {other:?}"),
+        [Output::Reply { client: 7, id: 9, response: Response::Refused(rejection) }] => rejection,
+        other => panic!("not one rejection: {other:?}"),
     }
 }
 

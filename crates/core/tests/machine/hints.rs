@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use pixii_core::causal::{Actor, Context, Object, Version};
 use pixii_core::generation::{GcEpoch, Generation};
-use pixii_core::message::{Body, Refusal, Response};
+use pixii_core::message::{Body, Rejection, Response};
 use pixii_core::node::{Input, Output};
 use pixii_core::store::memory::MemoryStore;
 use pixii_core::store::{Found, Record, Store};
@@ -127,10 +127,10 @@ fn hints_have_a_limit_and_are_for_owners_only() {
     };
     for stranger in [NodeId(1), bench.me] {
         let answer = refused(&mut bench, 1, vec![stranger]);
-        assert_eq!(answer, Body::Failed(Refusal::Stranger(stranger)));
+        assert_eq!(answer, Body::Failed(Rejection::Stranger(stranger)));
     }
     let answer = refused(&mut bench, 1 << 20, vec![other]);
-    assert_eq!(answer, Body::Failed(Refusal::Hints(1 << 20)));
+    assert_eq!(answer, Body::Failed(Rejection::Hints(1 << 20)));
     assert_eq!(refused(&mut bench, 1 << 19, vec![other]), Body::Ack);
 }
 
@@ -157,8 +157,8 @@ fn a_write_that_an_owner_has_not_confirmed_is_kept_for_it_though_the_generation_
         };
         assert!(out.iter().any(asked), "{out:?}");
         if fallback_refuses {
-            let refusal = Refusal::Generation { given: GcEpoch::FIRST, own: GcEpoch(1) };
-            let out = bench.peer(bench.fallback(&key), op, Body::Failed(refusal));
+            let rejection = Rejection::Generation { given: GcEpoch::FIRST, own: GcEpoch(1) };
+            let out = bench.peer(bench.fallback(&key), op, Body::Failed(rejection));
             bench.carry(out, &disk);
         } else {
             let out = bench.tick(400);

@@ -8,7 +8,7 @@ use pixii_core::causal::{Actor, Context, Dot, Object, Version};
 use pixii_core::generation::GcEpoch;
 use pixii_core::members::Cluster;
 use pixii_core::message::{
-    Body, Counter, Measure, PeerMessage, Quorum, Refusal, Request, Response,
+    Body, Counter, Measure, PeerMessage, Quorum, Rejection, Request, Response,
 };
 use pixii_core::node::{Config, Input, Notice, Output};
 use pixii_core::ring::Ring;
@@ -18,7 +18,7 @@ use pixii_core::store::{Change, Found, Record, Store};
 use pixii_core::types::{Blob, Key, ObjectLimits, WriteId};
 use pixii_core::wire;
 
-use super::bench::{Bench, put, refusal};
+use super::bench::{Bench, put, rejection};
 
 /// Set in the ids of handoff's messages.
 const HINT: u64 = 1 << 63;
@@ -60,7 +60,7 @@ fn an_owner_declines_what_a_key_would_outgrow_and_takes_what_settles_it() {
         (sent(&out)[0].clone(), told)
     };
     let declined = |(body, told): (Body, bool), over: u64| match body {
-        Body::Failed(Refusal::Limit { what, given, limit }) => {
+        Body::Failed(Rejection::Limit { what, given, limit }) => {
             assert_eq!((what, limit), (Measure::SiblingBytes, over));
             assert!(given > limit);
             told
@@ -111,7 +111,7 @@ fn a_declined_hint_stays_waits_and_holds_up_no_other_one() {
         out.iter().find_map(hint)
     };
     let op = offered(&out).expect("the hint is offered");
-    let limit = Refusal::Limit { what: Measure::SiblingBytes, given: 2_100, limit: 2_000 };
+    let limit = Rejection::Limit { what: Measure::SiblingBytes, given: 2_100, limit: 2_000 };
     let out = bench.peer(target, op, Body::Failed(limit));
     bench.carry(out, &disk);
     assert!(matches!(disk.read_hint(target, &key).unwrap(), Found::Record(_)), "it stays");
@@ -161,7 +161,7 @@ fn what_is_kept_of_one_key_has_a_limit_for_all_its_owners_together() {
         assert_eq!(keep(&mut bench, write, target), Body::Ack);
     }
     let refused = keep(&mut bench, 4, 1);
-    assert!(matches!(refused, Body::Failed(Refusal::Limit { limit: 6_000, .. })), "{refused:?}");
+    assert!(matches!(refused, Body::Failed(Rejection::Limit { limit: 6_000, .. })), "{refused:?}");
 }
 
 #[test]
@@ -173,12 +173,12 @@ fn a_put_is_held_to_the_limit_of_the_cluster_and_a_delete_of_nothing_too() {
     disk.apply(&[Change::Record { partition, key: key.clone(), record }]).unwrap();
     let out = bench.ask(put(&key, 2));
     let out = bench.carry(out, &disk);
-    assert!(matches!(refusal(&out), Refusal::Object(2_000..)), "{out:?}");
+    assert!(matches!(rejection(&out), Rejection::Object(2_000..)), "{out:?}");
     let dots = (0..3_000).map(|store| Dot { actor: Actor { store, serial: 1 }, counter: 1 });
     let context = Some(wire::seal(&key, &Context::new(dots.collect())));
     let out = bench.ask(Request::Delete { key: key.clone(), context, w: None.into() });
     let out = bench.carry(out, &disk);
-    assert!(matches!(refusal(&out), Refusal::Object(6_000..)));
+    assert!(matches!(rejection(&out), Rejection::Object(6_000..)));
 }
 
 /// An object whose values were written by a few actors, some of them dead.
@@ -299,7 +299,7 @@ fn a_sole_owner_that_lost_its_disk_says_so_until_an_operator_accepts_it() {
     let get = || Request::Get { key: key.clone(), r: strict };
     let out = bench.ask(get());
     let out = bench.carry(out, &disk);
-    let why = refusal(&out).to_string();
+    let why = rejection(&out).to_string();
     assert!(why.contains("whose disk was lost") && why.contains("--accept-loss"), "{why}");
     let out = bench.ask(put(&key, 1));
     let out = bench.carry(out, &disk);

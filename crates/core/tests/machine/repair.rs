@@ -2,7 +2,7 @@
 
 use pixii_core::generation::GcEpoch;
 use pixii_core::merkle::{Digest, LEAVES, SHAPE, leaf_of};
-use pixii_core::message::{Body, Counter, Item, Measure, PeerMessage, Refusal, Resource};
+use pixii_core::message::{Body, Counter, Item, Measure, PeerMessage, Rejection, Resource};
 use pixii_core::node::{Config, Done, Input, Output, PairView, Work};
 use pixii_core::store::memory::MemoryStore;
 use pixii_core::store::{Found, Store};
@@ -206,7 +206,7 @@ fn questions_about_trees_that_make_no_sense_are_refused_by_name_and_limit() {
     let descend = |width, level, nodes| Body::Descend { partition, width, level, nodes };
     let leaves = |leaves| Body::Leaves { partition, leaves, after: None };
     let good = compare(partition, SHAPE, 2);
-    let unread = Body::Failed(Refusal::Unread(partition.0));
+    let unread = Body::Failed(Rejection::Unread(partition.0));
     for question in [good.clone(), descend(2, 1, vec![0]), leaves(None)] {
         assert_eq!(bout.answer(peer, 2, question), unread);
     }
@@ -215,12 +215,12 @@ fn questions_about_trees_that_make_no_sense_are_refused_by_name_and_limit() {
     let all: Vec<Partition> = (0..16).map(Partition).collect();
     let foreign = *all.iter().find(|of| !owners(**of).contains(&bout.bench.me)).unwrap();
     let unshared = *all.iter().find(|of| !owners(**of).contains(&peer)).unwrap();
-    let tree = |what, given, limit| Refusal::Limit { what, given, limit };
+    let tree = |what, given, limit| Rejection::Limit { what, given, limit };
     let refused = [
-        (compare(partition, SHAPE + 1, 2), Refusal::Shape(SHAPE + 1)),
-        (compare(Partition(16), SHAPE, 2), Refusal::Partition(16, 16)),
-        (compare(foreign, SHAPE, 2), Refusal::NotOwner),
-        (compare(unshared, SHAPE, 2), Refusal::NotOwner),
+        (compare(partition, SHAPE + 1, 2), Rejection::Shape(SHAPE + 1)),
+        (compare(Partition(16), SHAPE, 2), Rejection::Partition(16, 16)),
+        (compare(foreign, SHAPE, 2), Rejection::NotOwner),
+        (compare(unshared, SHAPE, 2), Rejection::NotOwner),
         (compare(partition, SHAPE, 0), tree(Measure::Width, 0, 8)),
         (compare(partition, SHAPE, 9), tree(Measure::Width, 9, 8)),
         (descend(0, 1, vec![0]), tree(Measure::Width, 0, 8)),
@@ -234,8 +234,8 @@ fn questions_about_trees_that_make_no_sense_are_refused_by_name_and_limit() {
         (leaves(Some(vec![0, LEAVES as u16])), tree(Measure::Leaf, 4_096, 4_095)),
     ];
     let count = refused.len() as u64 + 3;
-    for (question, refusal) in refused {
-        assert_eq!(bout.answer(peer, 3, question.clone()), Body::Failed(refusal), "{question:?}");
+    for (question, rejection) in refused {
+        assert_eq!(bout.answer(peer, 3, question.clone()), Body::Failed(rejection), "{question:?}");
     }
     let counters = bout.bench.node.counters();
     assert!(counters.contains(&(Counter::ComparisonsRefused, count)), "{counters:?}");
@@ -262,7 +262,7 @@ fn answers_that_make_no_sense_end_a_comparison_and_the_next_one_begins_two_secon
         kept_for: Vec::new(),
         generation: GcEpoch::FIRST,
     };
-    let failed = Body::Failed(Refusal::NotOwner);
+    let failed = Body::Failed(Rejection::NotOwner);
     for (answer, why) in [
         (summaries(0), "0 bytes of summaries where 32 are due"),
         (summaries(31), "31 bytes of summaries where 32 are due"),
@@ -381,7 +381,7 @@ fn an_object_that_cannot_be_had_fails_its_comparison_and_the_others_arrive() {
         panic!("{sent:?}")
     };
     assert_eq!([lost, had], [&keys[0], &keys[1]]);
-    bout.hear(peer, *bad, Body::Failed(Refusal::Damaged));
+    bout.hear(peer, *bad, Body::Failed(Rejection::Damaged));
     let copy = Body::Copy {
         object: object(2),
         authoritative: true,
@@ -398,15 +398,15 @@ fn an_object_that_cannot_be_had_fails_its_comparison_and_the_others_arrive() {
 
 #[test]
 fn a_peer_that_reads_the_partition_or_is_busy_is_asked_again_and_nothing_has_failed() {
-    let busy = Refusal::Busy { what: Resource::PeerLists, limit: 8 };
-    for refusal in [Refusal::Unread(3), busy] {
+    let busy = Rejection::Busy { what: Resource::PeerLists, limit: 8 };
+    for rejection in [Rejection::Unread(3), busy] {
         let mut bout = Bout::new();
         let op = bout.begin();
         for again in 0..3 {
             let peer = bout.peer;
             let op = if again == 0 { op } else { bout.asked_in(2_000) };
-            assert!(bout.hear(peer, op, Body::Failed(refusal.clone())).is_empty());
-            assert_eq!(bout.view().failing, None, "{refusal:?}");
+            assert!(bout.hear(peer, op, Body::Failed(rejection.clone())).is_empty());
+            assert_eq!(bout.view().failing, None, "{rejection:?}");
         }
         let (peer, op) = (bout.peer, bout.asked_in(2_000));
         assert!(bout.hear(peer, op, Body::Equal).is_empty());

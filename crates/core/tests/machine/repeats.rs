@@ -4,12 +4,12 @@
 use pixii_core::causal::{Actor, Context, Dot, Object, Version};
 use pixii_core::generation::{GcEpoch, Generation, PurgeableKey};
 use pixii_core::members::Cluster;
-use pixii_core::message::{Body, Refusal, Request, Response};
+use pixii_core::message::{Body, Rejection, Request, Response};
 use pixii_core::node::{Done, Input, Output, Work};
 use pixii_core::store::{Change, Found, Record};
 use pixii_core::types::{Blob, Key, WriteId};
 
-use crate::bench::{Bench, object, put, refusal};
+use crate::bench::{Bench, object, put, rejection};
 
 const WRITE: u128 = 3;
 
@@ -175,7 +175,7 @@ fn a_disk_that_is_an_old_one_takes_nothing_old_while_it_takes_over_what_is_new()
             message.op == 72
                 && matches!(
                     message.body,
-                    Body::Failed(Refusal::Generation { given: GcEpoch(0), own: GcEpoch(2) })
+                    Body::Failed(Rejection::Generation { given: GcEpoch(0), own: GcEpoch(2) })
                 )
         }
         _ => false,
@@ -232,6 +232,6 @@ fn the_clock_of_a_key_is_limited_where_a_write_is_accepted() {
     let record = Record { object, ..Record::default() };
     let out = bench.ask(put(&key, 1));
     let out = bench.disk(out, &record);
-    let Refusal::Limit { given, limit, .. } = refusal(&out) else { panic!("{out:?}") };
+    let Rejection::Limit { given, limit, .. } = rejection(&out) else { panic!("{out:?}") };
     assert_eq!((*given, *limit), (1_025, 1_024));
 }

@@ -2,16 +2,16 @@
 //! and nothing that was handed to it is called refused.
 
 use pixii_core::generation::GcEpoch;
-use pixii_core::message::{Body, Quorum, Refusal, Request, Response};
+use pixii_core::message::{Body, Quorum, Rejection, Request, Response};
 use pixii_core::node::{Done, Input, Output, Stall, Work};
 use pixii_core::store::memory::MemoryStore;
 use pixii_core::store::{Found, Store};
 
-use super::bench::{Bench, object, put, refusal};
+use super::bench::{Bench, object, put, rejection};
 
 fn failed(out: &[Output], to: pixii_core::types::NodeId) -> bool {
     matches!(out, [Output::Send { to: peers, message }] if *peers == [to]
-        && matches!(message.body, Body::Failed(Refusal::Busy { limit: 2_000, .. })))
+        && matches!(message.body, Body::Failed(Rejection::Busy { limit: 2_000, .. })))
 }
 
 #[test]
@@ -24,7 +24,7 @@ fn an_owner_whose_store_is_stalled_refuses_what_needs_it_and_serves_again_after_
         assert!(bench.give(Input::Stalled(Some(stall))).is_empty());
         let out = bench.peer(peer, 1, merge());
         assert!(failed(&out, peer), "{out:?}");
-        assert!(matches!(refusal(&bench.ask(put(&key, 2))), Refusal::Busy { .. }));
+        assert!(matches!(rejection(&bench.ask(put(&key, 2))), Rejection::Busy { .. }));
         let partition = bench.ring.partition(&key);
         let out = bench.peer(peer, 2, Body::List { partition, after: None, limit_bytes: 1 });
         assert!(failed(&out, peer), "{out:?}");
@@ -45,7 +45,7 @@ fn what_waits_for_a_read_is_refused_and_not_carried_out_when_the_disk_answers() 
     let out = bench.ask(put(&key, 1));
     let [Output::Store(Work::Read { token, .. })] = out[..] else { panic!("{out:?}") };
     let out = bench.give(Input::Stalled(Some(Stall::All)));
-    assert!(matches!(refusal(&out), Refusal::Busy { .. }));
+    assert!(matches!(rejection(&out), Rejection::Busy { .. }));
     let (found, hints) = (Found::Nothing, Vec::new());
     let out = bench.give(Input::Store(Done::Read { token, found, hints }));
     assert!(out.is_empty(), "a write that was refused: {out:?}");

@@ -8,7 +8,7 @@ use pixii_core::message::before::Before;
 use pixii_core::message::*;
 use pixii_core::wire;
 
-use super::{refusals, replies};
+use super::{rejections, replies};
 
 /// The bytes of a line of a golden file.
 fn unhex(text: &str) -> Vec<u8> {
@@ -50,11 +50,13 @@ fn said_in_words(name: &str, bytes: &Bytes) -> bool {
     let reply = |body| frozen(name, bytes, Reply { id: 1, body });
     match name {
         "reply-status" => reply(ReplyBody::Status(status_in_words().into())),
-        "reply-not-emulated" => reply(ReplyBody::Emulated(Err(EmulateRefusal::Words(why())))),
-        "reply-no-replace" => reply(ReplyBody::Replace(Err(ReplaceRefusal::Words(why())))),
-        "reply-no-repair" => reply(ReplyBody::Repair(Err(RepairRefusal::Words(why())))),
-        "reply-no-drain" => reply(ReplyBody::Drain(Err(DrainRefusal::Words(why())))),
-        "reply-no-loss-accepted" => reply(ReplyBody::LossAccepted(Err(LossRefusal::Words(why())))),
+        "reply-not-emulated" => reply(ReplyBody::Emulated(Err(EmulateRejection::Words(why())))),
+        "reply-no-replace" => reply(ReplyBody::Replace(Err(ReplaceRejection::Words(why())))),
+        "reply-no-repair" => reply(ReplyBody::Repair(Err(RepairRejection::Words(why())))),
+        "reply-no-drain" => reply(ReplyBody::Drain(Err(DrainRejection::Words(why())))),
+        "reply-no-loss-accepted" => {
+            reply(ReplyBody::LossAccepted(Err(LossRejection::Words(why()))))
+        }
         "reply-repair" => {
             let replies = replies();
             let report = replies.into_iter().find_map(|(_, body)| match body {
@@ -69,17 +71,17 @@ fn said_in_words(name: &str, bytes: &Bytes) -> bool {
             let body = Body::NotYet(NotYet::Words(why()));
             frozen(name, bytes, PeerMessage { op: 77, body });
         }
-        "refusal-2" => {
+        "rejection-2" => {
             let name_in_words = QuorumName::Words("r".into());
-            frozen(name, bytes, Refusal::Quorum { name: name_in_words, given: 4, n: 3 });
+            frozen(name, bytes, Rejection::Quorum { name: name_in_words, given: 4, n: 3 });
         }
-        "refusal-9" => {
+        "rejection-9" => {
             let what = Resource::Words("the key's queue".into());
-            frozen(name, bytes, Refusal::Busy { what, limit: 128 });
+            frozen(name, bytes, Rejection::Busy { what, limit: 128 });
         }
-        "refusal-23" => {
+        "rejection-23" => {
             let what = Measure::Words("level".into());
-            frozen(name, bytes, Refusal::Limit { what, given: 3, limit: 2 });
+            frozen(name, bytes, Rejection::Limit { what, given: 3, limit: 2 });
         }
         _ => return false,
     }
@@ -105,7 +107,7 @@ fn the_messages_of_protocol_6_are_what_they_were() {
         match name.split('-').next().unwrap() {
             "reply" => frozen(name, &bytes, wire::decode::<Reply>(&bytes).unwrap()),
             "response" => frozen(name, &bytes, wire::decode::<Response>(&bytes).unwrap()),
-            "refusal" => frozen(name, &bytes, wire::decode::<Refusal>(&bytes).unwrap()),
+            "rejection" => frozen(name, &bytes, wire::decode::<Rejection>(&bytes).unwrap()),
             "peer" => frozen(name, &bytes, wire::decode::<PeerMessage>(&bytes).unwrap()),
             _ => {}
         }
@@ -126,12 +128,12 @@ fn the_messages_of_protocol_6_are_what_they_were() {
 /// A program of protocol 6 is told in words what a code stands for, and shows the same text.
 #[test]
 fn codes_are_the_sentences_of_protocol_6() {
-    for refusal in refusals() {
-        let bytes = Bytes::from(wire::encode(&Before(refusal.clone())));
-        let Before(told) = wire::decode::<Before<Refusal>>(&bytes).unwrap();
-        assert_eq!(told.to_string(), refusal.to_string());
-        let response = Response::Refused(refusal.clone());
-        for body in [Body::Failed(refusal.clone()), Body::Coordinated(response.clone())] {
+    for rejection in rejections() {
+        let bytes = Bytes::from(wire::encode(&Before(rejection.clone())));
+        let Before(told) = wire::decode::<Before<Rejection>>(&bytes).unwrap();
+        assert_eq!(told.to_string(), rejection.to_string());
+        let response = Response::Refused(rejection.clone());
+        for body in [Body::Failed(rejection.clone()), Body::Coordinated(response.clone())] {
             let message = PeerMessage { op: 1, body };
             let payload = message.frame(6).slice(12..);
             let Before(told) = wire::decode::<Before<PeerMessage>>(&payload).unwrap();
@@ -139,7 +141,7 @@ fn codes_are_the_sentences_of_protocol_6() {
                 Body::Failed(told) | Body::Coordinated(Response::Refused(told)) => told,
                 other => panic!("{other:?}"),
             };
-            assert_eq!(told.to_string(), refusal.to_string());
+            assert_eq!(told.to_string(), rejection.to_string());
         }
     }
     for (name, body) in replies() {

@@ -6,7 +6,7 @@ use pixii_core::message::*;
 use pixii_core::types::NodeId;
 use pixii_core::wire;
 
-use super::{blob, golden, loss_refusals, troubles};
+use super::{blob, golden, loss_rejections, troubles};
 
 /// Writes a line for every code of an enum, which `all` has one after the other.
 macro_rules! golden_codes {
@@ -23,10 +23,10 @@ macro_rules! golden_codes {
 }
 
 pub fn write(out: &mut String) {
-    refusals(out);
+    rejections(out);
     tombstone_gc_and_repair(out);
     orders(out);
-    golden_codes!(out, "trouble", Trouble, troubles());
+    golden_codes!(out, "trouble", Complaint, troubles());
     for counter in Counter::ALL {
         assert_eq!(Counter::named(counter.name()), Some(*counter));
         golden(out, &format!("counter-{}", counter.name()), *counter);
@@ -43,7 +43,7 @@ fn n2() -> String {
     "n2".into()
 }
 
-fn refusals(out: &mut String) {
+fn rejections(out: &mut String) {
     let resources = vec![
         Resource::ConnectionCalls,
         Resource::NodeCalls,
@@ -82,7 +82,7 @@ fn tombstone_gc_and_repair(out: &mut String) {
         NotYet::AtWork,
         NotYet::OldHints { hints: 2 },
         NotYet::RepeatedPut,
-        NotYet::Refused { refusal: Refusal::Stopping },
+        NotYet::Refused { rejection: Rejection::Stopping },
     ];
     golden_codes!(out, "why-not-yet", NotYet, not_yet);
     let blocked = vec![
@@ -101,7 +101,7 @@ fn tombstone_gc_and_repair(out: &mut String) {
     golden_codes!(out, "tree-question", TreeQuestion, questions);
     let odd = (TreeAnswer::Else, TreeQuestion::Items);
     let faults = vec![
-        ComparisonFault::Refused { refusal: Refusal::Stopping },
+        ComparisonFault::Refused { rejection: Rejection::Stopping },
         ComparisonFault::OddAnswer { answer: odd.0, question: odd.1 },
         ComparisonFault::Summaries { given: 3, expected: 32 },
         ComparisonFault::NoTree,
@@ -115,46 +115,48 @@ fn tombstone_gc_and_repair(out: &mut String) {
 fn orders(out: &mut String) {
     let old = node;
     let emulate = vec![
-        EmulateRefusal::NotAllowed { node: node() },
-        EmulateRefusal::NoRule,
-        EmulateRefusal::Rules { fault: "no".into() },
+        EmulateRejection::NotAllowed { node: node() },
+        EmulateRejection::NoRule,
+        EmulateRejection::Rules { fault: "no".into() },
     ];
-    golden_codes!(out, "emulate-refusal", EmulateRefusal, emulate);
+    golden_codes!(out, "emulate-rejection", EmulateRejection, emulate);
     let repair = vec![
-        RepairRefusal::NoMember { peer: NodeId(7) },
-        RepairRefusal::Itself { node: node() },
-        RepairRefusal::NothingShared { node: node(), peer: n2() },
-        RepairRefusal::Partition { given: 256, partitions: 256 },
-        RepairRefusal::NotOwner { partition: 3, node: node(), owners: vec![n2()] },
+        RepairRejection::NoMember { peer: NodeId(7) },
+        RepairRejection::Itself { node: node() },
+        RepairRejection::NothingShared { node: node(), peer: n2() },
+        RepairRejection::Partition { given: 256, partitions: 256 },
+        RepairRejection::NotOwner { partition: 3, node: node(), owners: vec![n2()] },
     ];
-    golden_codes!(out, "repair-refusal", RepairRefusal, repair);
+    golden_codes!(out, "repair-rejection", RepairRejection, repair);
     let replace = vec![
-        ReplaceRefusal::Name { name: "n/5".into() },
-        ReplaceRefusal::Address { address: "::1:7432".into() },
-        ReplaceRefusal::Changing { node: node() },
-        ReplaceRefusal::Starting { node: node() },
-        ReplaceRefusal::NoMember { old: old(), members: vec![n2()] },
-        ReplaceRefusal::NoPlaces { old: old() },
-        ReplaceRefusal::Itself { old: old() },
-        ReplaceRefusal::Removed { new: n2() },
-        ReplaceRefusal::Member { new: n2() },
-        ReplaceRefusal::AddressTaken { member: n2(), address: "h:1".into() },
-        ReplaceRefusal::Full,
-        ReplaceRefusal::Answers { old: old() },
-        ReplaceRefusal::NotDown { old: old(), timeout_ms: 5_000 },
-        ReplaceRefusal::Reach { near: 2, all: 5 },
-        ReplaceRefusal::AnotherUnknown { at: n2() },
-        ReplaceRefusal::Another { old: old(), new: None, at: n2() },
-        ReplaceRefusal::Grants { granted: 2, members: 5 },
-        ReplaceRefusal::Stranger { member: NodeId(7) },
-        ReplaceRefusal::Duplicate,
-        ReplaceRefusal::Version { version: u64::MAX },
+        ReplaceRejection::Name { name: "n/5".into() },
+        ReplaceRejection::Address { address: "::1:7432".into() },
+        ReplaceRejection::Changing { node: node() },
+        ReplaceRejection::Starting { node: node() },
+        ReplaceRejection::NoMember { old: old(), members: vec![n2()] },
+        ReplaceRejection::NoPlaces { old: old() },
+        ReplaceRejection::Itself { old: old() },
+        ReplaceRejection::Removed { new: n2() },
+        ReplaceRejection::Member { new: n2() },
+        ReplaceRejection::AddressTaken { member: n2(), address: "h:1".into() },
+        ReplaceRejection::Full,
+        ReplaceRejection::Answers { old: old() },
+        ReplaceRejection::NotDown { old: old(), timeout_ms: 5_000 },
+        ReplaceRejection::Reach { near: 2, all: 5 },
+        ReplaceRejection::AnotherUnknown { at: n2() },
+        ReplaceRejection::Another { old: old(), new: None, at: n2() },
+        ReplaceRejection::Grants { granted: 2, members: 5 },
+        ReplaceRejection::Stranger { member: NodeId(7) },
+        ReplaceRejection::Duplicate,
+        ReplaceRejection::Version { version: u64::MAX },
     ];
-    golden_codes!(out, "replace-refusal", ReplaceRefusal, replace);
-    let drain =
-        vec![DrainRefusal::Timeout { timeout_ms: 500 }, DrainRefusal::Stopping { node: node() }];
-    golden_codes!(out, "drain-refusal", DrainRefusal, drain);
-    golden_codes!(out, "loss-refusal", LossRefusal, loss_refusals());
+    golden_codes!(out, "replace-rejection", ReplaceRejection, replace);
+    let drain = vec![
+        DrainRejection::Timeout { timeout_ms: 500 },
+        DrainRejection::Stopping { node: node() },
+    ];
+    golden_codes!(out, "drain-rejection", DrainRejection, drain);
+    golden_codes!(out, "loss-rejection", LossRejection, loss_rejections());
 }
 
 /// A code of a later program ends no connection: it is kept, shown as what it is, and passed on.
@@ -164,11 +166,11 @@ fn codes_of_later_programs_are_kept_and_passed_on() {
     let code = Bytes::from(wire::encode(&(60_000u16, fields.clone())));
     let what = wire::decode::<Resource>(&code).unwrap();
     assert_eq!(what, Resource::Other(60_000, fields));
-    let refusal = Refusal::Busy { what, limit: 7 };
+    let rejection = Rejection::Busy { what, limit: 7 };
     let text = "busy: something that this program has no words for (code 60000) is at its limit \
                 of 7; try again";
-    assert_eq!(refusal.to_string(), text);
-    let message = PeerMessage { op: 1, body: Body::Failed(refusal) };
+    assert_eq!(rejection.to_string(), text);
+    let message = PeerMessage { op: 1, body: Body::Failed(rejection) };
     let bytes = Bytes::from(wire::encode(&message));
     assert_eq!(wire::decode::<PeerMessage>(&bytes).as_ref(), Ok(&message));
     assert!(bytes.windows(code.len()).any(|part| part == code), "it goes on as it came");

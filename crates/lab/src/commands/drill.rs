@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use pixii_kit::arguments::{Shared, drawn_seed};
-use pixii_kit::outcome::{Exit, Outcome, Trouble, block_on, complain, emit, emit_json};
+use pixii_kit::outcome::{CommandError, CommandResult, Exit, block_on, complain, emit, emit_json};
 use pixii_kit::signals::Interrupt;
 use pixii_kit::text::{row, table};
 use serde_json::json;
@@ -49,22 +49,23 @@ pub(crate) struct Drill {
 
 impl Drill {
     /// Runs the drill.
-    pub(crate) fn run(self, shared: &Shared) -> Outcome {
+    pub(crate) fn run(self, shared: &Shared) -> CommandResult {
         let Some((name, effort, place)) = self.name.plan() else {
             return match &self.name {
                 Name::Unknown(words) => Err(unknown(words)),
                 _ => list(shared),
             };
         };
-        let listed = drill(name).ok_or_else(|| Trouble::error(format!("{name} is not listed")))?;
-        listed.check().map_err(Trouble::error)?;
+        let listed =
+            drill(name).ok_or_else(|| CommandError::error(format!("{name} is not listed")))?;
+        listed.check().map_err(CommandError::error)?;
         let program = daemon::program()?;
         let interrupt = Interrupt::listen(false)?;
         // Declared first, so that it outlives what runs in it on every way out.
         let scratch = tempfile::Builder::new()
             .prefix("pixii-drill-")
             .tempdir()
-            .map_err(|error| Trouble::error(format!("no temporary directory: {error}")))?;
+            .map_err(|error| CommandError::error(format!("no temporary directory: {error}")))?;
         let dir = match &place.dir {
             Some(dir) => empty(dir)?,
             None => scratch.path().to_path_buf(),
@@ -76,7 +77,7 @@ impl Drill {
         let as_json = shared.json();
         let mut say = |line: &str| {
             let told = if as_json { Ok(()) } else { emit(format!("{line}\n")) };
-            told.map_err(|trouble| trouble.message)
+            told.map_err(|error| error.message)
         };
         let on_units = match self.name.on_units() {
             Some((act, despite_use)) => {
@@ -95,9 +96,9 @@ impl Drill {
                 }
             };
             tokio::select! {
-                ending = drill => ending.map_err(Trouble::error),
+                ending = drill => ending.map_err(CommandError::error),
                 () = interrupt.wait() => {
-                    Err(Trouble::error(format!("interrupted; the seed was {seed}")))
+                    Err(CommandError::error(format!("interrupted; the seed was {seed}")))
                 }
             }
         })?;
@@ -130,23 +131,23 @@ async fn carry_out(name: &Name, plan: &Plan, say: Say<'_>) -> Result<Ending, Str
     }
 }
 
-fn empty(dir: &PathBuf) -> Result<PathBuf, Trouble> {
-    let fault = |error: std::io::Error| Trouble::error(format!("{}: {error}", dir.display()));
+fn empty(dir: &PathBuf) -> Result<PathBuf, CommandError> {
+    let fault = |error: std::io::Error| CommandError::error(format!("{}: {error}", dir.display()));
     std::fs::create_dir_all(dir).map_err(fault)?;
     if std::fs::read_dir(dir).map_err(fault)?.next().is_some() {
-        return Err(Trouble::error(format!("{} is not empty", dir.display())));
+        return Err(CommandError::error(format!("{} is not empty", dir.display())));
     }
     std::fs::canonicalize(dir).map_err(fault)
 }
 
-fn unknown(words: &[OsString]) -> Trouble {
+fn unknown(words: &[OsString]) -> CommandError {
     let word = words.first().map(|word| word.to_string_lossy()).unwrap_or_default();
     let names: Vec<&str> = DRILLS.iter().map(|drill| drill.name).collect();
     let all = names.join(", ");
-    Trouble::usage(format!("there is no drill \"{}\"; there are {all}", word.escape_debug()))
+    CommandError::usage(format!("there is no drill \"{}\"; there are {all}", word.escape_debug()))
 }
 
-fn list(shared: &Shared) -> Outcome {
+fn list(shared: &Shared) -> CommandResult {
     if shared.json() {
         let one = |drill: &Listed| {
             let Listed { name, proves, recovery, .. } = drill;
@@ -161,7 +162,7 @@ fn list(shared: &Shared) -> Outcome {
     Ok(Exit::Done)
 }
 
-fn tell(report: &Report, place: &Place, as_json: bool) -> Outcome {
+fn tell(report: &Report, place: &Place, as_json: bool) -> CommandResult {
     if let Some(out) = &place.out {
         write(report, out)?;
     }
@@ -177,11 +178,11 @@ fn tell(report: &Report, place: &Place, as_json: bool) -> Outcome {
     if !as_json {
         complaints.iter().for_each(|line| complain(line));
     }
-    Err(Trouble::error(format!("the drill found faults; the seed was {}", report.seed)))
+    Err(CommandError::error(format!("the drill found faults; the seed was {}", report.seed)))
 }
 
-fn write(report: &Report, out: &Path) -> Result<(), Trouble> {
-    let fault = |path: &Path, error| Trouble::error(format!("{}: {error}", path.display()));
+fn write(report: &Report, out: &Path) -> Result<(), CommandError> {
+    let fault = |path: &Path, error| CommandError::error(format!("{}: {error}", path.display()));
     std::fs::create_dir_all(out).map_err(|error| fault(out, error))?;
     for (name, text) in
         [("report.html", page(report)), ("report.json", format!("{:#}\n", report.json()))]

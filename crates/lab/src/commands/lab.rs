@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use pixii_kit::arguments::Shared;
-use pixii_kit::outcome::{Exit, Outcome, Trouble, emit, emit_json};
+use pixii_kit::outcome::{CommandError, CommandResult, Exit, emit, emit_json};
 use pixii_kit::text::{row, table};
 use serde_json::json;
 
@@ -48,7 +48,7 @@ enum Order {
 
 impl Lab {
     /// Lists or runs.
-    pub(crate) fn run(self, shared: &Shared) -> Outcome {
+    pub(crate) fn run(self, shared: &Shared) -> CommandResult {
         match self.order {
             Order::List => list(shared),
             Order::Run(run) => run.run(shared),
@@ -59,17 +59,17 @@ impl Lab {
 }
 
 /// Refuses a folder that exists, unless it is to be written into.
-fn check_out(out: &Option<PathBuf>, force: bool) -> Result<(), Trouble> {
+fn check_out(out: &Option<PathBuf>, force: bool) -> Result<(), CommandError> {
     match out {
         Some(out) if out.exists() && !force => {
             let out = out.display();
-            Err(Trouble::usage(format!("{out} exists: name another, or say --force")))
+            Err(CommandError::usage(format!("{out} exists: name another, or say --force")))
         }
         _ => Ok(()),
     }
 }
 
-fn list(shared: &Shared) -> Outcome {
+fn list(shared: &Shared) -> CommandResult {
     if shared.json() {
         let one =
             |Experiment { name, what, .. }: &Experiment| json!({ "name": name, "what": what });

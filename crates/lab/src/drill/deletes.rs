@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use clap::ValueEnum;
 use pixii::disk::CheckReport;
-use pixii_client::{Client, Failure, Options, Put};
+use pixii_client::{Client, ClientError, Options, Put};
 use pixii_core::message::StatusReport;
 use pixii_core::types::Key;
 use serde_json::{Map, Value};
@@ -340,7 +340,7 @@ async fn delete_all(client: &Client, contexts: Vec<Bytes>) -> Result<(), String>
 async fn read_all(client: &Client, keys: u64, yielding: bool) -> Result<Vec<Vec<Bytes>>, String> {
     all(client, vec![(); keys as usize], move |client, key, ()| async move {
         let mut found = client.get(&key, Some(N), TIMEOUT_MS).await;
-        if yielding && matches!(&found, Err(Failure::Refused(why)) if why.is_no_quorum()) {
+        if yielding && matches!(&found, Err(ClientError::Refused(why)) if why.is_no_quorum()) {
             found = client.get(&key, None, TIMEOUT_MS).await;
         }
         found.map(|found| found.values).map_err(|failure| failure.to_string())

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use pixii_client::{Client, Failure, Put};
+use pixii_client::{Client, ClientError, Put};
 use pixii_core::message::Quorum;
 use pixii_core::types::{Key, NodeId};
 use serde_json::json;
@@ -182,8 +182,8 @@ async fn all(client: &Client, keys: &Arc<Vec<Key>>, ask: Ask) -> Result<Vec<Got>
 }
 
 async fn one_request(client: &Client, key: &Key, ask: Ask) -> Got {
-    let failed = |failure: Failure| match failure {
-        Failure::Refused(why) if why.is_no_quorum() => Got::NoQuorum,
+    let failed = |failure: ClientError| match failure {
+        ClientError::Refused(why) if why.is_no_quorum() => Got::NoQuorum,
         other => Got::Other(other.to_string()),
     };
     match ask {

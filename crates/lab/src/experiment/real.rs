@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use pixii_client::{Client, Failure, Options};
+use pixii_client::{Client, ClientError, Options};
 use pixii_core::members::Liveness;
 use pixii_core::message::{Counter, EmulateOrder, Kind, StatusReport};
 use pixii_core::node::Experiment;
@@ -137,7 +137,7 @@ async fn ended(cluster: &mut Cluster) -> (String, String) {
     }
 }
 
-async fn status(address: &str) -> Result<StatusReport, Failure> {
+async fn status(address: &str) -> Result<StatusReport, ClientError> {
     let client = Client::connect(&[address.to_owned()], Options::default()).await?;
     client.status(None).await
 }

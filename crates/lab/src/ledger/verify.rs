@@ -3,12 +3,12 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use pixii_client::{Client, Failure};
+use pixii_client::{Client, ClientError};
 use pixii_core::types::Key;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::judge::{Fault, Finding, judge};
+use super::judge::{Finding, Violation, judge};
 use super::{Counts, Ledger};
 
 /// Reads under way at a time.
@@ -52,12 +52,12 @@ impl Verdict {
 
     fn add(&mut self, findings: Vec<Finding>) {
         for finding in findings {
-            if finding.fault == Fault::Repeated {
+            if finding.fault == Violation::Repeated {
                 self.repeated += 1;
                 continue;
             }
             self.faults += 1;
-            self.lost += u64::from(finding.fault == Fault::Lost);
+            self.lost += u64::from(finding.fault == Violation::Lost);
             if self.findings.len() < MAX_FINDINGS {
                 self.findings.push(finding);
             }
@@ -114,7 +114,7 @@ async fn read_all(
     }
 }
 
-async fn read(client: &Client, key: &Key, r: u8) -> Result<Vec<Bytes>, Failure> {
+async fn read(client: &Client, key: &Key, r: u8) -> Result<Vec<Bytes>, ClientError> {
     let begun = Instant::now();
     loop {
         match client.get(key, Some(r), TIMEOUT_MS).await {

@@ -132,8 +132,8 @@ fn merged(kind: Option<Kind>, report: &Report) -> Totals {
 
 #[cfg(test)]
 mod tests {
-    use pixii_client::Failure;
-    use pixii_core::message::{Refusal, ReplicaOutcomes};
+    use pixii_client::ClientError;
+    use pixii_core::message::{Rejection, ReplicaOutcomes};
 
     use super::*;
 
@@ -166,12 +166,12 @@ mod tests {
     fn failures_are_counted_by_kind_and_have_no_latency() {
         let mut report = Report { spent: Duration::from_secs(1), ..Report::default() };
         let outcomes = ReplicaOutcomes::default();
-        let no_quorum = Refusal::NoQuorum { answered: 0, needed: 2, timeout_ms: 9, outcomes };
+        let no_quorum = Rejection::NoQuorum { answered: 0, needed: 2, timeout_ms: 9, outcomes };
         for failure in [
-            Failure::Refused(no_quorum),
-            Failure::Refused(Refusal::Stopping),
-            Failure::Error("no node".into()),
-            Failure::Unknown("late".into()),
+            ClientError::Refused(no_quorum),
+            ClientError::Refused(Rejection::Stopping),
+            ClientError::Error("no node".into()),
+            ClientError::Unknown("late".into()),
         ] {
             report.totals(Kind::Put).note(Duration::from_secs(9), Err(&failure));
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use pixii_client::Failure;
+use pixii_client::ClientError;
 
 use super::Kind;
 
@@ -89,11 +89,11 @@ impl Trace {
     }
 
     /// Notes one that failed.
-    pub(super) fn failed(&self, kind: Kind, spent: Duration, failure: &Failure) {
+    pub(super) fn failed(&self, kind: Kind, spent: Duration, failure: &ClientError) {
         let (end, how) = match failure {
-            Failure::Refused(_) => (End::Refused, "refused"),
-            Failure::Error(_) | Failure::NobodyListens(_) => (End::Refused, "not answered"),
-            Failure::Unknown(_) => (End::Unknown, "unknown"),
+            ClientError::Refused(_) => (End::Refused, "refused"),
+            ClientError::Error(_) | ClientError::NobodyListens(_) => (End::Refused, "not answered"),
+            ClientError::Unknown(_) => (End::Unknown, "unknown"),
         };
         let told = failure.to_string();
         let mut kept = self.kept();
@@ -147,7 +147,7 @@ mod tests {
         let trace = Trace::begin();
         for number in 1..=3 {
             let why = format!("n{number} (h:{number}): no word in {number}00 ms (n7; n8); or so");
-            let why = Failure::Unknown(why);
+            let why = ClientError::Unknown(why);
             trace.failed(Kind::Blind, Duration::from_millis(7), &why);
         }
         trace.done(Duration::from_micros(900), true);

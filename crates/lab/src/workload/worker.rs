@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use pixii_client::{Failure, Put, Written};
+use pixii_client::{ClientError, Put, Written};
 use pixii_core::rng::Rng;
 use pixii_core::types::{Blob, Key, WriteId};
 use pixii_core::wire;
@@ -147,7 +147,7 @@ impl Worker {
     }
 
     /// Reads, and remembers; whether something was there.
-    async fn read(&mut self, index: u64, key: &Key) -> Result<bool, Failure> {
+    async fn read(&mut self, index: u64, key: &Key) -> Result<bool, ClientError> {
         let spec = &self.shared.spec;
         let found = self.shared.client.get(key, spec.r, spec.timeout_ms).await?;
         let covers = found.values.iter().filter_map(|value| write_of(value)).collect();
@@ -211,7 +211,7 @@ impl Worker {
         key: &Key,
         seen: Option<Seen>,
         index: u64,
-    ) -> Result<(Duration, Result<(), Failure>), String> {
+    ) -> Result<(Duration, Result<(), ClientError>), String> {
         let write = self.shared.client.write_id();
         let bytes = self.shared.spec.sizes.draw(&mut self.rng);
         let value = value_of(write, bytes);
@@ -275,13 +275,13 @@ impl Worker {
     async fn settle(
         &self,
         write: WriteId,
-        answer: &Result<Written, Failure>,
+        answer: &Result<Written, ClientError>,
     ) -> Result<(), String> {
         let Some(ledger) = &self.shared.ledger else { return Ok(()) };
         let outcome = match answer {
             Ok(written) if written.repeated => Outcome::Repeated(written.dot),
             Ok(written) => Outcome::Acknowledged(written.dot),
-            Err(Failure::Unknown(why)) => Outcome::Unknown(why.clone()),
+            Err(ClientError::Unknown(why)) => Outcome::Unknown(why.clone()),
             Err(failure) => Outcome::Refused(failure.to_string()),
         };
         ledger.settle(write, outcome).await
@@ -308,12 +308,12 @@ impl Worker {
     }
 
     /// Notes how a request ended that took so long; true if it was done. What its operation had waited counts as well.
-    fn note(&self, kind: Kind, took: Duration, done: Result<(), Failure>) -> bool {
+    fn note(&self, kind: Kind, took: Duration, done: Result<(), ClientError>) -> bool {
         self.note_read(kind, took, done.map(|()| true))
     }
 
     /// The same of one that, if it was done, showed something or nothing.
-    fn note_read(&self, kind: Kind, took: Duration, shown: Result<bool, Failure>) -> bool {
+    fn note_read(&self, kind: Kind, took: Duration, shown: Result<bool, ClientError>) -> bool {
         let took = took + self.lag;
         match (&self.shared.trace, &shown) {
             (Some(trace), Ok(shown)) => trace.done(took, !shown),

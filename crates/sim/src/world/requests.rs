@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use pixii_core::causal::{Context, Object};
 use pixii_core::emulation::Verdict;
-use pixii_core::message::{Call, CallBody, Quorum, Refusal, Reply, ReplyBody, Request, Response};
+use pixii_core::message::{Call, CallBody, Quorum, Rejection, Reply, ReplyBody, Request, Response};
 use pixii_core::node::{Input, Node};
 use pixii_core::ring::Ring;
 use pixii_core::store::{Found, Store};
@@ -206,7 +206,7 @@ impl World {
             _ => Ok(()),
         };
         self.broken = self.broken.take().or(verdict.err());
-        self.judge_refusal(client, response);
+        self.judge_rejection(client, response);
         self.judge_unknown(client, response);
     }
 
@@ -238,12 +238,12 @@ impl World {
         }
         match response {
             Response::Unknown { .. } => return self.uncertain(client),
-            Response::Refused(refusal) if self.healed => {
-                let what = format!("after healing a read is refused: {refusal}");
+            Response::Refused(rejection) if self.healed => {
+                let what = format!("after healing a read is refused: {rejection}");
                 self.broken = Some(Broken { key: current.key.clone(), what });
             }
-            Response::Refused(refusal) => {
-                self.count(refusal_name(&refusal));
+            Response::Refused(rejection) => {
+                self.count(rejection_name(&rejection));
                 if let (Some(write), false) = (current.write, current.uncertain) {
                     self.judge.refuse(write);
                 }
@@ -344,17 +344,17 @@ fn unseal(key: &Key, sealed: &Blob) -> Context {
     context
 }
 
-fn refusal_name(refusal: &Refusal) -> &'static str {
-    match refusal {
-        Refusal::Unreachable { .. } => "refused: no quorum reachable",
-        Refusal::NoQuorum { .. } => "refused: no quorum answered",
-        Refusal::Siblings(_) => "refused: sibling limit",
-        Refusal::BadContext => "refused: altered context",
-        Refusal::NoContext => "refused: delete without context",
-        Refusal::NoSpace { .. } => "refused: full disk",
-        Refusal::Starting { .. } => "refused: starting",
-        Refusal::Damaged => "refused: damaged copy",
-        Refusal::Busy { .. } => "refused: busy",
+fn rejection_name(rejection: &Rejection) -> &'static str {
+    match rejection {
+        Rejection::Unreachable { .. } => "refused: no quorum reachable",
+        Rejection::NoQuorum { .. } => "refused: no quorum answered",
+        Rejection::Siblings(_) => "refused: sibling limit",
+        Rejection::BadContext => "refused: altered context",
+        Rejection::NoContext => "refused: delete without context",
+        Rejection::NoSpace { .. } => "refused: full disk",
+        Rejection::Starting { .. } => "refused: starting",
+        Rejection::Damaged => "refused: damaged copy",
+        Rejection::Busy { .. } => "refused: busy",
         _ => "refused: other",
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use pixii_core::message::{Refusal, Response};
+use pixii_core::message::{Rejection, Response};
 use pixii_core::types::{Micros, Time};
 
 use super::faults::FINISH;
@@ -126,15 +126,15 @@ impl World {
         }
     }
 
-    /// Holds a refusal of a sloppy write to the promise: with W hosts in reach of the one that was asked, itself among
+    /// Holds a rejection of a sloppy write to the promise: with W hosts in reach of the one that was asked, itself among
     /// them, it is not refused for want of any.
-    pub(super) fn judge_refusal(&mut self, client: usize, response: &Response) {
-        let Response::Refused(refusal) = response else { return };
+    pub(super) fn judge_rejection(&mut self, client: usize, response: &Response) {
+        let Response::Refused(rejection) = response else { return };
         let Some(current) = &self.clients[client].current else { return };
         // A limit that an operator has set may be reached.
-        let lacks = match refusal {
-            Refusal::Hints(_) => false,
-            _ => refusal.is_no_quorum() || refusal.is_about_node(),
+        let lacks = match rejection {
+            Rejection::Hints(_) => false,
+            _ => rejection.is_no_quorum() || rejection.is_about_node(),
         };
         let (at, now) = (current.host, self.now());
         if current.write.is_none() || current.strict || !lacks || !self.may_issue(at) {
@@ -150,7 +150,7 @@ impl World {
             let (key, since) = (current.key.clone(), current.since);
             let what = format!(
                 "n{at} refuses a write with W={w}, asked at {} us, and {reach} nodes are in its \
-                 reach: {refusal}",
+                 reach: {rejection}",
                 since.0
             );
             self.broken = self.broken.take().or(Some(Broken { key, what }));

@@ -6,7 +6,7 @@ use super::Origin;
 use super::env::Env;
 use crate::causal::Object;
 use crate::members::Members;
-use crate::message::{Refusal, ReplicaOutcomes, Response};
+use crate::message::{Rejection, ReplicaOutcomes, Response};
 use crate::node::ids::RequestId;
 use crate::quorum::{Answer, QuorumTracker};
 use crate::types::{Blob, MILLI, NodeId, Time};
@@ -47,9 +47,9 @@ pub(super) enum Heard {
     /// The answer to the request itself.
     Done(Response),
     /// Its sender will not do what it was asked to.
-    Lost(Refusal),
+    Lost(Rejection),
     /// A coordinator has done nothing, for reasons of its own: another one may.
-    Elsewhere(Refusal),
+    Elsewhere(Rejection),
 }
 
 impl Common {
@@ -128,14 +128,14 @@ impl Common {
         let (reachable, needed) = (self.quorum_tracker.hopeful(), self.quorum_tracker.needed());
         // Who can still answer would have counted.
         let outcomes = self.outcomes(members, true);
-        Response::Refused(Refusal::Unreachable { reachable, needed, outcomes })
+        Response::Refused(Rejection::Unreachable { reachable, needed, outcomes })
     }
 
     /// The answer at the deadline to what changes nothing.
     pub(super) fn no_quorum(&self, members: &Members) -> Response {
         let (answered, needed) = (self.quorum_tracker.counted(), self.quorum_tracker.needed());
         let (outcomes, timeout_ms) = (self.outcomes(members, false), self.timeout_ms);
-        Response::Refused(Refusal::NoQuorum { answered, outcomes, needed, timeout_ms })
+        Response::Refused(Rejection::NoQuorum { answered, outcomes, needed, timeout_ms })
     }
 
     /// Who took part and who did not.

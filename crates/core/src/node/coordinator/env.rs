@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::pace::{Paces, READS, WRITES};
 use super::recent::Recent;
 use super::view::View;
-use crate::message::{Refusal, ReplicaOutcomes, Response};
+use crate::message::{Rejection, ReplicaOutcomes, Response};
 use crate::node::ids::RequestId;
 use crate::node::interface::EXPLORE;
 use crate::node::io::Io;
@@ -47,7 +47,7 @@ impl Env {
         }
     }
 
-    /// Says in a refusal why this node's own answer does not count, if it has lost its disk and
+    /// Says in a rejection why this node's own answer does not count, if it has lost its disk and
     /// nobody else has what was on it.
     pub(super) fn explain_loss(
         &self,
@@ -72,13 +72,13 @@ impl Env {
             outcomes
         };
         match response {
-            Response::Refused(Refusal::Unreachable { reachable, needed, outcomes }) => {
+            Response::Refused(Rejection::Unreachable { reachable, needed, outcomes }) => {
                 let outcomes = explained(outcomes);
-                Response::Refused(Refusal::Unreachable { reachable, needed, outcomes })
+                Response::Refused(Rejection::Unreachable { reachable, needed, outcomes })
             }
-            Response::Refused(Refusal::NoQuorum { answered, outcomes, needed, timeout_ms }) => {
+            Response::Refused(Rejection::NoQuorum { answered, outcomes, needed, timeout_ms }) => {
                 let outcomes = explained(outcomes);
-                Response::Refused(Refusal::NoQuorum { answered, outcomes, needed, timeout_ms })
+                Response::Refused(Rejection::NoQuorum { answered, outcomes, needed, timeout_ms })
             }
             other => other,
         }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use super::common::{Common, Heard};
 use super::env::Env;
-use crate::message::{Body, Counter, Refusal, Request, Response};
+use crate::message::{Body, Counter, Rejection, Request, Response};
 use crate::node::io::Io;
 use crate::quorum::QuorumTracker;
 use crate::types::{NodeId, Time};
@@ -43,7 +43,7 @@ impl ForwardOp {
                     response => Heard::Done(response),
                 }
             }
-            Body::Failed(refusal) => Heard::Lost(refusal),
+            Body::Failed(rejection) => Heard::Lost(rejection),
             _ => Heard::Nothing,
         }
     }
@@ -99,6 +99,6 @@ impl ForwardOp {
 }
 
 /// True if a request that an owner has refused like this may be carried out elsewhere.
-fn another_may_do(why: &Refusal) -> bool {
-    why.is_about_node() || matches!(why, Refusal::Unreachable { .. })
+fn another_may_do(why: &Rejection) -> bool {
+    why.is_about_node() || matches!(why, Rejection::Unreachable { .. })
 }

@@ -36,7 +36,7 @@ impl ListOp {
                 }
                 Heard::Progress
             }
-            Body::Failed(refusal) => Heard::Lost(refusal),
+            Body::Failed(rejection) => Heard::Lost(rejection),
             _ => Heard::Nothing,
         }
     }

@@ -4,7 +4,7 @@
 use super::Origin;
 use super::env::Env;
 use crate::causal::Context;
-use crate::message::{Change, Quorum, QuorumName, Refusal, ReplicaOutcomes, Request};
+use crate::message::{Change, Quorum, QuorumName, Rejection, ReplicaOutcomes, Request};
 use crate::types::{Blob, Key, MAX_VALUE_BYTES, NodeId, Partition, SizeError, Time};
 use crate::wire;
 
@@ -46,7 +46,7 @@ pub(super) enum Route {
 
 impl Env {
     /// Checks a request and says what to do for it.
-    pub(super) fn plan(&self, request: &Request) -> Result<Plan, Refusal> {
+    pub(super) fn plan(&self, request: &Request) -> Result<Plan, Rejection> {
         let (r, w) = (self.config.r, self.config.w);
         let partition = |key: &Key| self.config.ring.partition(key);
         let plan = match request {
@@ -60,7 +60,7 @@ impl Env {
             Request::Put { key, value, context, write, w: asked }
             | Request::PutAgain { key, value, context, write, w: asked } => {
                 if value.0.len() > MAX_VALUE_BYTES {
-                    return Err(Refusal::Size(SizeError::Value(value.0.len() as u64)));
+                    return Err(Rejection::Size(SizeError::Value(value.0.len() as u64)));
                 }
                 let seen = unseal(key, context)?.unwrap_or_default();
                 let (write, value) = (*write, value.clone());
@@ -72,13 +72,13 @@ impl Env {
                 self.outline(partition(key), QuorumName::Write, *asked, w, work)?
             }
             Request::Delete { key, context, w: asked } => {
-                let seen = unseal(key, context)?.ok_or(Refusal::NoContext)?;
+                let seen = unseal(key, context)?.ok_or(Rejection::NoContext)?;
                 let work = Work::Write { key: key.clone(), seen, change: Change::Delete };
                 self.outline(partition(key), QuorumName::Write, *asked, w, work)?
             }
             Request::Keys { partition, after, limit_bytes, r: asked } => {
                 if partition.0 >= self.config.ring.partitions() {
-                    return Err(Refusal::Partition(partition.0, self.config.ring.partitions()));
+                    return Err(Rejection::Partition(partition.0, self.config.ring.partitions()));
                 }
                 let (after, limit_bytes) = (after.clone(), *limit_bytes);
                 let work = Work::List { partition: *partition, after, limit_bytes };
@@ -97,11 +97,11 @@ impl Env {
         asked: Quorum,
         default: u8,
         work: Work,
-    ) -> Result<Plan, Refusal> {
+    ) -> Result<Plan, Rejection> {
         let n = self.config.ring.n();
         let needed = match asked.replicas.unwrap_or(default) {
             given if (1..=n).contains(&given) => given,
-            given => return Err(Refusal::Quorum { name, given, n }),
+            given => return Err(Rejection::Quorum { name, given, n }),
         };
         let strict = asked.strict.unwrap_or(self.config.strict);
         let owners = self.config.ring.owners(partition).to_vec();
@@ -123,14 +123,14 @@ impl Env {
     }
 
     /// Says where a request is carried out, or refuses it before anything is sent, so that the
-    /// refusal is the truth.
-    pub(super) fn route(&self, now: Time, origin: Origin, plan: &Plan) -> Result<Route, Refusal> {
+    /// rejection is the truth.
+    pub(super) fn route(&self, now: Time, origin: Origin, plan: &Plan) -> Result<Route, Rejection> {
         let owners = || plan.owners.iter().copied().filter(|owner| self.view.can_use(*owner));
         let here = plan.owners.contains(&self.config.me);
         let reachable = self.reachable(plan);
         if reachable < plan.needed {
             let outcomes = self.outcomes_of(plan);
-            return Err(Refusal::Unreachable { reachable, needed: plan.needed, outcomes });
+            return Err(Rejection::Unreachable { reachable, needed: plan.needed, outcomes });
         }
         if here {
             self.check_room(now, plan)?;
@@ -141,13 +141,13 @@ impl Env {
         match origin {
             Origin::Client { .. } if to.is_empty() => Ok(Route::Here),
             Origin::Client { .. } => Ok(Route::Forward(to)),
-            Origin::Peer { .. } => Err(Refusal::NotOwner),
+            Origin::Peer { .. } => Err(Rejection::NotOwner),
         }
     }
 
     /// Refuses a write that counts on fallbacks which have just refused hints for want of room: it
     /// would be done in part, and nobody could say what became of it.
-    fn check_room(&self, now: Time, plan: &Plan) -> Result<(), Refusal> {
+    fn check_room(&self, now: Time, plan: &Plan) -> Result<(), Rejection> {
         if !plan.work.is_write() || plan.strict {
             return Ok(());
         }
@@ -155,7 +155,7 @@ impl Env {
         let full = |node: &NodeId| self.view.full(now, *node);
         let room = plan.fallbacks.iter().filter(|node| full(node).is_none()).count();
         match plan.fallbacks.iter().find_map(full) {
-            Some(limit) if owners + room < usize::from(plan.needed) => Err(Refusal::Hints(limit)),
+            Some(limit) if owners + room < usize::from(plan.needed) => Err(Rejection::Hints(limit)),
             _ => Ok(()),
         }
     }
@@ -200,7 +200,7 @@ impl Env {
 }
 
 /// The context in a sealed one, if one is given.
-fn unseal(key: &Key, sealed: &Option<Blob>) -> Result<Option<Context>, Refusal> {
-    let open = |sealed: &Blob| wire::unseal(key, sealed).ok_or(Refusal::BadContext);
+fn unseal(key: &Key, sealed: &Option<Blob>) -> Result<Option<Context>, Rejection> {
+    let open = |sealed: &Blob| wire::unseal(key, sealed).ok_or(Rejection::BadContext);
     sealed.as_ref().map(open).transpose()
 }

@@ -110,7 +110,7 @@ impl ReadOp {
                 }
                 Heard::Progress
             }
-            Body::Failed(refusal) => Heard::Lost(refusal),
+            Body::Failed(rejection) => Heard::Lost(rejection),
             _ => Heard::Nothing,
         }
     }

@@ -58,7 +58,7 @@ impl WriteOp {
                 self.spread(now, Issued { object, dot, generation, at: now }, env, io);
                 Heard::Progress
             }
-            (None, Body::Failed(refusal)) if own => Heard::Done(Response::Refused(refusal)),
+            (None, Body::Failed(rejection)) if own => Heard::Done(Response::Refused(rejection)),
             (Some(issued), Body::Ack) => {
                 let is_first = self.common.quorum_tracker.count(from);
                 let own = own && is_first;
@@ -69,7 +69,7 @@ impl WriteOp {
             }
             // What was issued here is held here; only a hint beside it can have been refused.
             (Some(_), Body::Failed(_)) if own => Heard::Nothing,
-            (_, Body::Failed(refusal)) => Heard::Lost(refusal),
+            (_, Body::Failed(rejection)) => Heard::Lost(rejection),
             _ => Heard::Nothing,
         }
     }

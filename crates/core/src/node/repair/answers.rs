@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::merkle::{FANOUT, LEAVES, LEVELS, LeafSet, SHAPE, width_of};
-use crate::message::{Body, Counter, Item, Measure, Refusal, Resource};
+use crate::message::{Body, Counter, Item, Measure, Rejection, Resource};
 use crate::node::ids::{RequestId, ScanPurpose, ScanToken};
 use crate::node::io::Io;
 use crate::node::local_state::stalled;
@@ -46,9 +46,9 @@ impl Answers {
                 let mark = io.out.last_mark();
                 io.out.send_synced(Some(mark), from, op, answer);
             }
-            Err(refusal) => {
+            Err(rejection) => {
                 io.out.count(Counter::ComparisonsRefused);
-                io.out.send(vec![from], op, Body::Failed(refusal));
+                io.out.send(vec![from], op, Body::Failed(rejection));
                 return None;
             }
         }
@@ -63,13 +63,13 @@ impl Answers {
         body: Body,
         ring: &Ring,
         io: &mut Io,
-    ) -> Result<Option<Body>, Refusal> {
+    ) -> Result<Option<Body>, Rejection> {
         if partition.0 >= ring.partitions() {
-            return Err(Refusal::Partition(partition.0, ring.partitions()));
+            return Err(Rejection::Partition(partition.0, ring.partitions()));
         }
         let owners = ring.owners(partition);
         if !owners.contains(&io.local.me()) || !owners.contains(&from) {
-            return Err(Refusal::NotOwner);
+            return Err(Rejection::NotOwner);
         }
         // An answer could wait for what is not synced.
         if io.local.stall().is_some() {
@@ -77,7 +77,7 @@ impl Answers {
         }
         let own_generation = io.local.generations.number(partition);
         let Some(tree) = io.local.trees.tree(partition) else {
-            return Err(Refusal::Unread(partition.0));
+            return Err(Rejection::Unread(partition.0));
         };
         let children = |level: u8, nodes: &[u16], width: u8| {
             let width = usize::from(width);
@@ -92,10 +92,10 @@ impl Answers {
             Body::Compare { shape, width, root, generation, .. } => {
                 within(Measure::Width, width, 1, 8)?;
                 if generation != own_generation {
-                    return Err(Refusal::Generation { given: generation, own: own_generation });
+                    return Err(Rejection::Generation { given: generation, own: own_generation });
                 }
                 match (shape == SHAPE, root == tree.root()) {
-                    (false, _) => Err(Refusal::Shape(shape)),
+                    (false, _) => Err(Rejection::Shape(shape)),
                     (true, true) => Ok(Some(Body::Equal)),
                     (true, false) => Ok(Some(children(0, &[0], width))),
                 }
@@ -115,7 +115,7 @@ impl Answers {
                 }
                 if self.scans.len() >= MAX_SCANS {
                     let what = Resource::PeerLists;
-                    return Err(Refusal::Busy { what, limit: MAX_SCANS as u32 });
+                    return Err(Rejection::Busy { what, limit: MAX_SCANS as u32 });
                 }
                 let leaves = leaves.map(LeafSet::new);
                 let span = Span { after, leaves, limit_bytes: PAGE_BYTES, ..Span::default() };
@@ -142,10 +142,10 @@ impl Answers {
     }
 }
 
-fn within(what: Measure, given: impl Into<u64>, least: u64, limit: u64) -> Result<(), Refusal> {
+fn within(what: Measure, given: impl Into<u64>, least: u64, limit: u64) -> Result<(), Rejection> {
     let given = given.into();
     if (least..=limit).contains(&given) {
         return Ok(());
     }
-    Err(Refusal::Limit { what, given, limit })
+    Err(Rejection::Limit { what, given, limit })
 }

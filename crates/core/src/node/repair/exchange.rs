@@ -8,7 +8,7 @@ use super::InFlight;
 use crate::causal::Context;
 use crate::generation::GcEpoch;
 use crate::merkle::{FANOUT, LEVELS, LeafSet, SHAPE, leaf_of};
-use crate::message::{Body, ComparisonFault, Counter, Item, Refusal, TreeAnswer, TreeQuestion};
+use crate::message::{Body, ComparisonFault, Counter, Item, Rejection, TreeAnswer, TreeQuestion};
 use crate::node::generations::Stamped;
 use crate::node::ids::{RequestId, ScanPurpose, ScanToken};
 use crate::node::io::Io;
@@ -230,8 +230,8 @@ impl Exchange {
                 self.descend(now, level, &nodes, &bytes, in_flight, io)
             }
             (Stage::Theirs, Body::Items { items, next }) => self.compare(now, items, next, io),
-            (_, Body::Failed(Refusal::Unread(_) | Refusal::Busy { .. })) => Err(Stop::NotYet),
-            (_, Body::Failed(refusal)) => Err(ComparisonFault::Refused { refusal }.into()),
+            (_, Body::Failed(Rejection::Unread(_) | Rejection::Busy { .. })) => Err(Stop::NotYet),
+            (_, Body::Failed(rejection)) => Err(ComparisonFault::Refused { rejection }.into()),
             (stage, body) => {
                 let (answer, question) = (kind(&body), wanted(stage));
                 Err(ComparisonFault::OddAnswer { answer, question }.into())

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::InFlight;
 use crate::causal::Object;
-use crate::message::{Body, Counter, Refusal};
+use crate::message::{Body, Counter, Rejection};
 use crate::node::Notice;
 use crate::node::ids::RequestId;
 use crate::node::io::Io;
@@ -112,7 +112,7 @@ impl Healing {
                 Body::Ack => drop(self.fetches.remove(&op)),
                 // Too large to be taken: it is found again when it is read, and until its key is
                 // settled elsewhere there is no use in trying.
-                Body::Failed(Refusal::Limit { .. }) => drop(self.fetches.remove(&op)),
+                Body::Failed(Rejection::Limit { .. }) => drop(self.fetches.remove(&op)),
                 _ => self.fail(now, op),
             }
             return true;
@@ -127,7 +127,7 @@ impl Healing {
                 fetch.merged = fetch.merged.sync(object);
                 fetch.told = true;
             }
-            Body::Failed(Refusal::Damaged) => {}
+            Body::Failed(Rejection::Damaged) => {}
             _ => {
                 self.fail(now, op);
                 return true;

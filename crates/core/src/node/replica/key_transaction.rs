@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Copies, Copy};
 use crate::causal::{Actor, Context, Object};
 use crate::generation::GcEpoch;
-use crate::message::{Body, Counter, Refusal};
+use crate::message::{Body, Counter, Rejection};
 use crate::node::Oversize;
 use crate::node::hints::{HintPlace, HintSize};
 use crate::node::ids::RequestId;
@@ -179,7 +179,7 @@ impl KeyTransaction<'_> {
 
     /// Puts what the other owners have in the place of a record that is damaged. It has lost its
     /// serial: the next dot is issued under a fresh one.
-    pub(super) fn restore(&mut self, object: &Object, io: &mut Io) -> Result<(), Refusal> {
+    pub(super) fn restore(&mut self, object: &Object, io: &mut Io) -> Result<(), Rejection> {
         // Every owner has confirmed that what is purgeable is dead; a copy may have been read
         // before.
         let generation = io.local.generations.of(self.partition);
@@ -232,7 +232,7 @@ impl KeyTransaction<'_> {
         mut targets: Vec<NodeId>,
         make: impl Fn(Record) -> Record,
         io: &mut Io,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), Rejection> {
         targets.sort_unstable();
         targets.dedup();
         let mut news = Vec::new();
@@ -256,7 +256,7 @@ impl KeyTransaction<'_> {
             && let Some(limit) = io.local.hints.refuses(more_bytes)
         {
             io.out.count(Counter::HintsRefused);
-            return Err(Refusal::Hints(limit));
+            return Err(Rejection::Hints(limit));
         }
         let limit = self.limits.merged;
         if let Some(bytes) =
@@ -320,7 +320,7 @@ impl KeyTransaction<'_> {
         let mut generation = io.local.generations.number(self.partition);
         if owners.contains(&io.local.me()) {
             let Copy::Record(Record { object, .. }) = &self.copies.own else {
-                return Body::Failed(Refusal::Damaged);
+                return Body::Failed(Rejection::Damaged);
             };
             // What is not here may be kept elsewhere for this node.
             let missed = io.local.is_catching_up() && object.entries().is_empty();

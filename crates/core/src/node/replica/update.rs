@@ -7,7 +7,7 @@ use super::Copy;
 use super::key_transaction::{KeyTransaction, outgrows};
 use crate::causal::{Actor, Context, Dot, Object, Version};
 use crate::generation::GcEpoch;
-use crate::message::{self, Measure, Refusal};
+use crate::message::{self, Measure, Rejection};
 use crate::node::Oversize;
 use crate::node::io::Io;
 use crate::store::Record;
@@ -17,7 +17,7 @@ use crate::types::{MAX_CLOCK_ENTRIES, MAX_SIBLINGS, NodeId, ObjectLimits, WriteI
 pub(super) enum Made {
     /// With its generation.
     Done(Object, Option<Dot>, GcEpoch),
-    Refused(Refusal),
+    Refused(Rejection),
 }
 
 /// Makes a client's change: in the own record, or at a fallback (which keeps it for `hint_for`) in
@@ -37,17 +37,17 @@ pub(super) fn make(
     let record = match (&transaction.copies.own, &joined) {
         (_, Some(joined)) => joined,
         (Copy::Record(own), None) if hint_for.is_empty() => own,
-        _ => return Made::Refused(Refusal::Damaged),
+        _ => return Made::Refused(Rejection::Damaged),
     };
     let (new, dot) = match update(record, context, change, transaction.limits, io) {
         Ok(updated) => updated,
-        Err(refusal) => return Made::Refused(refusal),
+        Err(rejection) => return Made::Refused(rejection),
     };
     // A delete under a context of many events, where nothing is: the other limits are for puts.
     if dot.is_none()
         && let Some(bytes) = outgrows(transaction.limits.merged, Some(&record.object), &new.object)
     {
-        return Made::Refused(Refusal::Object(bytes as u64));
+        return Made::Refused(Rejection::Object(bytes as u64));
     }
     let object = new.object.clone();
     if hint_for.is_empty() {
@@ -59,7 +59,7 @@ pub(super) fn make(
     let targets = hint_for.iter().chain(transaction.copies.hints.keys()).copied().collect();
     match transaction.set_hints(targets, |_| new.clone(), io) {
         Ok(()) => Made::Done(object, dot, generation),
-        Err(refusal) => Made::Refused(refusal),
+        Err(rejection) => Made::Refused(rejection),
     }
 }
 
@@ -71,7 +71,7 @@ fn update(
     change: &message::Change,
     limits: ObjectLimits,
     io: &mut Io,
-) -> Result<(Record, Option<Dot>), Refusal> {
+) -> Result<(Record, Option<Dot>), Rejection> {
     let context = &with_repetitions(&record.object, context);
     let (write, value, again) = match change {
         message::Change::Put { write, value } => (*write, value, false),
@@ -124,18 +124,18 @@ fn may_continue(object: &Object, actor: Actor, seen: &Context) -> bool {
 }
 
 /// Refuses what would take a key over its limits, unless it was over them before and does not grow.
-fn check_limits(limits: ObjectLimits, before: &Object, after: &Object) -> Result<(), Refusal> {
+fn check_limits(limits: ObjectLimits, before: &Object, after: &Object) -> Result<(), Rejection> {
     if after.len() > MAX_SIBLINGS && after.len() > before.len() {
-        return Err(Refusal::Siblings(before.len() as u32));
+        return Err(Rejection::Siblings(before.len() as u32));
     }
     if let Some(bytes) = outgrows(limits.accepted, Some(before), after) {
-        return Err(Refusal::Object(bytes as u64));
+        return Err(Rejection::Object(bytes as u64));
     }
     let entries = after.entries().len();
     if entries > MAX_CLOCK_ENTRIES && entries > before.entries().len() {
         let what = Measure::ClockEntries;
         let limit = MAX_CLOCK_ENTRIES as u64;
-        return Err(Refusal::Limit { what, given: entries as u64, limit });
+        return Err(Rejection::Limit { what, given: entries as u64, limit });
     }
     Ok(())
 }
@@ -149,9 +149,9 @@ pub(super) fn merge(
     generation: GcEpoch,
     hint: bool,
     io: &mut Io,
-) -> Result<(), Refusal> {
+) -> Result<(), Rejection> {
     io.local.generations.check(transaction.partition, generation)?;
-    let Copy::Record(record) = &transaction.copies.own else { return Err(Refusal::Damaged) };
+    let Copy::Record(record) = &transaction.copies.own else { return Err(Rejection::Damaged) };
     let joined = record.object.sync(object);
     // Where nothing but the hint's own values is alive, what is dead of the key beside it does not
     // count: a hint that its fallback took at the limit would never be delivered, and hold back the

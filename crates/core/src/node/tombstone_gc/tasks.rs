@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::generation::{Generation, PurgeableKey};
-use crate::message::{Body, NotYet, Refusal};
+use crate::message::{Body, NotYet, Rejection};
 use crate::node::ids::{RequestId, RequestIds, ScanPurpose, ScanToken, SyncSeq};
 use crate::node::io::Io;
 use crate::store::Span;
@@ -60,7 +60,7 @@ struct Task {
     /// beside clients.
     since: Time,
     rest_until: Time,
-    failed: Option<Refusal>,
+    failed: Option<Rejection>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -148,8 +148,8 @@ impl Tasks {
         // A damaged record shows nothing alive, and what replaces it is rid of what is purgeable.
         let adopting = matches!(task.purpose, Purpose::Adopt { .. });
         match body {
-            Body::Failed(Refusal::Damaged) if adopting => {}
-            Body::Failed(refusal) => task.failed = Some(refusal.clone()),
+            Body::Failed(Rejection::Damaged) if adopting => {}
+            Body::Failed(rejection) => task.failed = Some(rejection.clone()),
             _ => {}
         }
         Some(*partition)
@@ -203,8 +203,8 @@ impl Tasks {
         let Task { purpose, failed, .. } = self.all.remove(&partition)?;
         Some(match (purpose, failed) {
             (Purpose::Agree { to, op }, None) => Ended::Agreed { to, op },
-            (Purpose::Agree { to, op }, Some(refusal)) => {
-                Ended::Refused { to, op, why: NotYet::Refused { refusal } }
+            (Purpose::Agree { to, op }, Some(rejection)) => {
+                Ended::Refused { to, op, why: NotYet::Refused { rejection } }
             }
             (Purpose::Adopt { generation, tell, .. }, None) => Ended::Adopted { generation, tell },
             // It is met again when somebody tells of the generation.

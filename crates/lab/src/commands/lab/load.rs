@@ -10,7 +10,7 @@ use pixii_client::{Client, Options};
 use pixii_core::types::MAX_VALUE_BYTES;
 use pixii_kit::arguments::{Shared, deadline, drawn_seed};
 use pixii_kit::cluster::{Cluster, Shape};
-use pixii_kit::outcome::{Exit, Outcome, Trouble, block_on, complain, emit, emit_json};
+use pixii_kit::outcome::{CommandError, CommandResult, Exit, block_on, complain, emit, emit_json};
 use pixii_kit::signals::Interrupt;
 
 use super::check_out;
@@ -136,22 +136,22 @@ fn rate(text: &str) -> Result<f64, String> {
 
 impl LoadArgs {
     /// Loads and tells.
-    pub(super) fn run(self, shared: &Shared) -> Outcome {
+    pub(super) fn run(self, shared: &Shared) -> CommandResult {
         check_out(&self.out, self.force)?;
         let interrupt = Interrupt::listen(false)?;
         let scratch = tempfile::Builder::new().prefix("pixii-load-").tempdir();
-        let scratch =
-            scratch.map_err(|error| Trouble::error(format!("no temporary directory: {error}")))?;
+        let scratch = scratch
+            .map_err(|error| CommandError::error(format!("no temporary directory: {error}")))?;
         let spec = self.spec();
         let mut reports = Vec::new();
         let ended = block_on(async {
             let mut cluster = self.start(scratch.path()).await?;
             let ended = tokio::select! {
                 ended = self.load(shared, cluster.as_mut(), &spec, &mut reports) => ended,
-                () = interrupt.wait() => Err(Trouble::error("interrupted: the run is incomplete")),
+                () = interrupt.wait() => Err(CommandError::error("interrupted: the run is incomplete")),
             };
             if let (Ok(()), Some(cluster)) = (&ended, &mut cluster) {
-                cluster.stop_all().map_err(Trouble::error)?;
+                cluster.stop_all().map_err(CommandError::error)?;
             }
             ended
         });
@@ -160,7 +160,7 @@ impl LoadArgs {
         }
         let told = tables::Told { args: &self, spec: &spec, reports: &reports };
         if let Some(out) = &self.out {
-            told.write(out, ended.is_err()).map_err(Trouble::error)?;
+            told.write(out, ended.is_err()).map_err(CommandError::error)?;
         }
         match shared.json() {
             true => emit_json(&told.as_json())?,
@@ -201,16 +201,16 @@ impl LoadArgs {
         }
     }
 
-    async fn start(&self, scratch: &std::path::Path) -> Result<Option<Cluster>, Trouble> {
+    async fn start(&self, scratch: &std::path::Path) -> Result<Option<Cluster>, CommandError> {
         let Some(nodes) = self.nodes else { return Ok(None) };
         let program = daemon::program()?;
         let n = nodes.min(3);
         let (r, w, nodes) = (n / 2 + 1, n / 2 + 1, nodes.into());
         let shape = Shape { cluster: "load".into(), nodes, n, r, w, partitions: 256 };
         let mut cluster =
-            Cluster::create(program, scratch, &shape, None).map_err(Trouble::error)?;
-        cluster.start_all().map_err(Trouble::error)?;
-        cluster.ready(READY_WAIT).await.map_err(Trouble::error)?;
+            Cluster::create(program, scratch, &shape, None).map_err(CommandError::error)?;
+        cluster.start_all().map_err(CommandError::error)?;
+        cluster.ready(READY_WAIT).await.map_err(CommandError::error)?;
         Ok(Some(cluster))
     }
 
@@ -221,7 +221,7 @@ impl LoadArgs {
         mut cluster: Option<&mut Cluster>,
         spec: &Spec,
         reports: &mut Vec<Report>,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), CommandError> {
         let (addresses, options) = match &cluster {
             Some(cluster) => {
                 let daemons = cluster.daemons().iter();
@@ -231,19 +231,19 @@ impl LoadArgs {
         };
         let in_flight = spec.clients.max(FILL_CLIENTS);
         let client = Client::connect(&addresses, Options { in_flight, ..options }).await;
-        let client = client.map_err(|failure| Trouble::error(failure.to_string()))?;
+        let client = client.map_err(|failure| CommandError::error(failure.to_string()))?;
         let n = client.ring().n();
         for (name, given) in [("r", self.r), ("w", self.w)] {
             if let Some(given) = given.filter(|given| *given > n) {
                 let why =
                     format!("{name} = {given}: this cluster has n = {n}, so {name} is 1 to {n}");
-                return Err(Trouble::usage(why));
+                return Err(CommandError::usage(why));
             }
         }
-        fill(&client, spec).await.map_err(Trouble::error)?;
+        fill(&client, spec).await.map_err(CommandError::error)?;
         let mut keys = spec.keys;
         for number in 0..self.repetitions {
-            let report = repeat(&client, spec, number, keys).await.map_err(Trouble::error)?;
+            let report = repeat(&client, spec, number, keys).await.map_err(CommandError::error)?;
             keys = report.keys;
             if !shared.json() {
                 let line = tables::progress(number + 1, self.repetitions, &report);
@@ -251,7 +251,7 @@ impl LoadArgs {
             }
             reports.push(report);
             if let Some((name, how)) = cluster.as_mut().and_then(|cluster| cluster.ended().pop()) {
-                return Err(Trouble::error(format!("{name} {how}: the run is incomplete")));
+                return Err(CommandError::error(format!("{name} {how}: the run is incomplete")));
             }
         }
         let full = |report: &Report| spec.samples > 0 && report.samples.len() == spec.samples;

@@ -10,7 +10,7 @@ use crate::pbs::MILLI;
 use clap::Args;
 use pixii_core::emulation::parse_delay;
 use pixii_kit::arguments::Shared;
-use pixii_kit::outcome::{Exit, Outcome, Trouble, emit, emit_json};
+use pixii_kit::outcome::{CommandError, CommandResult, Exit, emit, emit_json};
 use pixii_kit::text::{row, table};
 use serde_json::{Value, json};
 
@@ -125,23 +125,23 @@ fn milliseconds(text: &str) -> Result<f64, String> {
 }
 
 /// A distribution, or the samples of a file.
-fn leg(text: &str) -> Result<Leg, Trouble> {
+fn leg(text: &str) -> Result<Leg, CommandError> {
     let Some(file) = text.strip_prefix('@') else {
-        return parse_delay(text).map(Leg::Drawn).map_err(Trouble::usage);
+        return parse_delay(text).map(Leg::Drawn).map_err(CommandError::usage);
     };
-    let content =
-        fs::read_to_string(file).map_err(|error| Trouble::error(format!("{file}: {error}")))?;
+    let content = fs::read_to_string(file)
+        .map_err(|error| CommandError::error(format!("{file}: {error}")))?;
     let mut samples = Vec::new();
     for (number, line) in content.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let time = milliseconds(line.trim()).map_err(|why| {
             let line = line.escape_debug();
-            Trouble::usage(format!("{file}, line {}: \"{line}\": {why}", number + 1))
+            CommandError::usage(format!("{file}, line {}: \"{line}\": {why}", number + 1))
         })?;
         samples.push((time * MILLI as f64).round() as u64);
     }
     match samples.len() {
-        0 => Err(Trouble::usage(format!("{file} has no samples"))),
-        count if count > MAX_SAMPLES => Err(Trouble::usage(format!(
+        0 => Err(CommandError::usage(format!("{file} has no samples"))),
+        count if count > MAX_SAMPLES => Err(CommandError::usage(format!(
             "{file} has {count} samples; at most {MAX_SAMPLES} are read"
         ))),
         _ => Ok(Leg::Measured(samples)),
@@ -150,7 +150,7 @@ fn leg(text: &str) -> Result<Leg, Trouble> {
 
 impl Predict {
     /// Computes and tells.
-    pub(super) fn run(self, shared: &Shared) -> Outcome {
+    pub(super) fn run(self, shared: &Shared) -> CommandResult {
         check_out(&self.out, self.force)?;
         let live = if self.live { Some(live::fetch(shared)?) } else { None };
         let told = match &live {
@@ -158,7 +158,7 @@ impl Predict {
             None => predict(&self.wars()?, self.n, self.reads(), self.trials, self.seed),
         };
         if let Some(out) = &self.out {
-            self.write(out, &told, live.as_ref()).map_err(Trouble::error)?;
+            self.write(out, &told, live.as_ref()).map_err(CommandError::error)?;
         }
         if shared.json() {
             let cells: Vec<_> = told.cells.iter().map(|cell| figures(&told, cell)).collect();
@@ -184,10 +184,10 @@ impl Predict {
         self.reads.unwrap_or(if self.live { Reads::Hedged } else { Reads::Owner })
     }
 
-    fn wars(&self) -> Result<Wars, Trouble> {
+    fn wars(&self) -> Result<Wars, CommandError> {
         let wan = self.wan.as_deref().map(leg).transpose()?;
         if let Some(fit) = &self.fit {
-            return Wars::fit(fit).map(|wars| Wars { wan, ..wars }).map_err(Trouble::usage);
+            return Wars::fit(fit).map(|wars| Wars { wan, ..wars }).map_err(CommandError::usage);
         }
         let way = self.way.clone().unwrap_or_default();
         let of = |own: &Option<String>| leg(own.as_ref().unwrap_or(&way));

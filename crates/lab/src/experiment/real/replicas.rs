@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use pixii_client::{Client, Failure, Options};
+use pixii_client::{Client, ClientError, Options};
 use pixii_core::message::{Counter, RepairReport, StatusReport};
 use pixii_core::types::{NodeId, Partition};
 use tokio::time::sleep;
@@ -43,7 +43,7 @@ pub(super) async fn converge(addresses: &[String]) -> Result<Duration, String> {
     Err(format!("replicas still differ after {} s", PATIENCE.as_secs()))
 }
 
-async fn ask(addresses: &[String]) -> Result<Vec<(StatusReport, RepairReport)>, Failure> {
+async fn ask(addresses: &[String]) -> Result<Vec<(StatusReport, RepairReport)>, ClientError> {
     let mut told = Vec::new();
     for address in addresses {
         let client = Client::connect(std::slice::from_ref(address), Options::default()).await?;

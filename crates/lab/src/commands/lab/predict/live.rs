@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use pixii_client::Client;
 use pixii_core::members::Member;
 use pixii_kit::arguments::Shared;
-use pixii_kit::outcome::{Trouble, block_on};
+use pixii_kit::outcome::{CommandError, block_on};
 use pixii_kit::text::{row, table};
 use serde_json::{Value, json};
 
@@ -40,7 +40,7 @@ struct Row {
 }
 
 /// Asks every member. The error names the one that does not tell.
-pub(super) fn fetch(shared: &Shared) -> Result<Live, Trouble> {
+pub(super) fn fetch(shared: &Shared) -> Result<Live, CommandError> {
     block_on(async {
         let client = shared.client().await?;
         let mut reports = Vec::new();
@@ -48,7 +48,7 @@ pub(super) fn fetch(shared: &Shared) -> Result<Live, Trouble> {
             reports.push(client.samples(name).await?);
         }
         let name = |id| client.ring_report().members.name(id);
-        let links = Links::new(client.ring(), &reports, name).map_err(Trouble::error)?;
+        let links = Links::new(client.ring(), &reports, name).map_err(CommandError::error)?;
         Ok(live(&client, links))
     })
 }

@@ -51,7 +51,7 @@ impl fmt::Display for ReplicaOutcomes {
 /// Why a request was not carried out. The state is as if it had never been made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
-pub enum Refusal {
+pub enum Rejection {
     /// Too few replicas can be reached and have a word that counts; nothing was written.
     #[error("no quorum: {reachable} of {needed} replicas can answer{outcomes}")]
     Unreachable {
@@ -182,23 +182,23 @@ pub enum Refusal {
     },
 }
 
-impl Refusal {
-    /// True when another node might have carried it out: the refusal is about this one.
+impl Rejection {
+    /// True when another node might have carried it out: the rejection is about this one.
     pub fn is_about_node(&self) -> bool {
         matches!(
             self,
-            Refusal::Busy { .. }
-                | Refusal::Damaged
-                | Refusal::NoSpace { .. }
-                | Refusal::Hints(_)
-                | Refusal::Starting { .. }
-                | Refusal::Stopping
-                | Refusal::Paused(_)
+            Rejection::Busy { .. }
+                | Rejection::Damaged
+                | Rejection::NoSpace { .. }
+                | Rejection::Hints(_)
+                | Rejection::Starting { .. }
+                | Rejection::Stopping
+                | Rejection::Paused(_)
         )
     }
 
     /// True when too few replicas were there (exit code 4), not when the request itself was at fault.
     pub fn is_no_quorum(&self) -> bool {
-        matches!(self, Refusal::Unreachable { .. } | Refusal::NoQuorum { .. })
+        matches!(self, Rejection::Unreachable { .. } | Rejection::NoQuorum { .. })
     }
 }

@@ -55,7 +55,7 @@ pub struct Config {
     /// What its peers and clients have to prove, as [`Config::load`] read it; a running daemon heeds what is put there.
     pub secrets: Vault,
     pub(crate) secret_files: Option<SecretFiles>,
-    /// Most connections from one address: clients, and handshakes under way.
+    /// Most connections from one address: clients, and handshakes in progress.
     pub max_connections_per_address: usize,
     /// R of requests that name none, 1 to N.
     pub r: u8,
@@ -269,9 +269,9 @@ fn check(keys: Keys) -> Result<Config, String> {
     let w = number("w", keys.w.unwrap_or(majority), 1..=i64::from(n))? as u8;
     let interval = keys.gossip_interval_ms.unwrap_or(500);
     let gossip_interval_ms = number("gossip_interval_ms", interval, GOSSIP_INTERVAL_MS)? as u64;
-    let patience = keys.gossip_timeout_ms.unwrap_or((10 * interval).min(*GOSSIP_TIMEOUT_MS.end()));
+    let timeout = keys.gossip_timeout_ms.unwrap_or((10 * interval).min(*GOSSIP_TIMEOUT_MS.end()));
     let bounds = 4 * interval..=*GOSSIP_TIMEOUT_MS.end();
-    let gossip_timeout_ms = number("gossip_timeout_ms", patience, bounds)? as u64;
+    let gossip_timeout_ms = number("gossip_timeout_ms", timeout, bounds)? as u64;
     let hint_limit = keys.hint_limit_mib.unwrap_or(1_024);
     let hint_limit_mib = number("hint_limit_mib", hint_limit, HINT_LIMIT_MIB)? as u64;
     let hint_age = keys.hint_age_ms.unwrap_or(10_800_000);

@@ -1,19 +1,18 @@
 //! The daemon: one thread that owns the node and carries out what it wants, between the sockets, the
 //! store's threads and the real clock.
 
-mod accounts;
 mod binding;
 mod calls;
 mod drain;
 mod emulated;
 mod ending;
 mod error;
+mod event_log;
+mod gauges;
 mod health;
-mod journal;
-mod levels;
 mod life;
-mod manager;
 mod memory;
+mod notifier;
 mod opening;
 mod origin;
 mod process;
@@ -21,6 +20,7 @@ mod quarantine;
 mod reload;
 mod replacing;
 mod scrub;
+mod snapshots;
 mod space;
 mod stall;
 mod storage;
@@ -51,18 +51,18 @@ use crate::config::Config;
 use crate::metrics::Meter;
 use crate::net::{Access, Event, Hub, Identity, listener, peers, reachable};
 pub use calls::MAX_CALLS;
-use calls::{Client, UnderWay};
-use emulated::{Alarm, Emulator, Parcel};
+use calls::{Client, InFlight};
+use emulated::{Alarm, DelayedMessage, Emulator};
 use ending::Ending;
 pub use error::ServeError;
+use event_log::Comparisons;
 use health::Question;
-use journal::Comparisons;
 pub use life::run;
-use manager::Manager;
+use notifier::SystemdNotifier;
 pub use opening::serve;
 pub use origin::Conflict;
 pub use process::Order;
-use reload::Settings;
+use reload::RuntimeConfig;
 use scrub::Scrubber;
 use stall::Watch;
 use storage::{Report, Storage};
@@ -85,7 +85,7 @@ struct Ended {
 struct Engine<'a> {
     config: &'a Config,
     /// What of it has changed since.
-    settings: &'a mut Settings,
+    runtime_config: &'a mut RuntimeConfig,
     ring: Arc<Ring>,
     /// True if the last stop was not a clean one.
     recovered: bool,
@@ -97,7 +97,7 @@ struct Engine<'a> {
     reports: UnboundedReceiver<Report>,
     storage: Storage,
     clients: HashMap<ClientId, Client>,
-    requests: HashMap<(ClientId, u64), UnderWay>,
+    requests: HashMap<(ClientId, u64), InFlight>,
     busy: u64,
     meter: Meter,
     /// Bytes that were to be sent to peers, by what they were about.
@@ -110,12 +110,12 @@ struct Engine<'a> {
     short: Option<Shortage>,
     /// Whether the store gets on.
     watch: Watch,
-    manager: Manager,
+    notifier: SystemdNotifier,
     /// Reads the store off the disk.
     scrubber: Scrubber,
     /// The task that accepts connections.
     accepting: Option<AbortHandle>,
-    /// When a stop that has begun no longer waits for the requests under way.
+    /// When a stop that has begun no longer waits for the requests in progress.
     finish_by: Option<Instant>,
     /// Since when the store is known to be damaged on its disk.
     damaged: Option<Instant>,
@@ -131,7 +131,7 @@ struct Engine<'a> {
 /// What an engine is made of.
 struct EngineParts<'a> {
     config: &'a Config,
-    settings: &'a mut Settings,
+    runtime_config: &'a mut RuntimeConfig,
     ring: Arc<Ring>,
     recovered: bool,
     /// Both drawn at random at each start.
@@ -141,15 +141,15 @@ struct EngineParts<'a> {
     node: Node,
     storage: Storage,
     reports: UnboundedReceiver<Report>,
-    manager: Manager,
+    notifier: SystemdNotifier,
     alarm: Alarm,
     scrubber: Scrubber,
 }
 
 impl<'a> Engine<'a> {
     fn new(parts: EngineParts<'a>) -> Self {
-        let EngineParts { config, settings, ring, recovered, boot_nonce, seed, .. } = parts;
-        let EngineParts { access, node, storage, reports, manager, alarm, scrubber, .. } = parts;
+        let EngineParts { config, runtime_config, ring, recovered, boot_nonce, seed, .. } = parts;
+        let EngineParts { access, node, storage, reports, notifier, alarm, scrubber, .. } = parts;
         let identity = Identity {
             cluster: config.cluster.clone(),
             name: config.name.clone(),
@@ -172,7 +172,7 @@ impl<'a> Engine<'a> {
         let emulator = Emulator::off(config.me(), config.emulation_seed.unwrap_or(seed));
         Engine {
             config,
-            settings,
+            runtime_config,
             ring,
             recovered,
             hub,
@@ -192,7 +192,7 @@ impl<'a> Engine<'a> {
             comparisons: Comparisons::default(),
             short: None,
             watch: Watch::default(),
-            manager,
+            notifier,
             scrubber,
             accepting: None,
             finish_by: None,
@@ -251,7 +251,7 @@ impl<'a> Engine<'a> {
                 Some(order) = orders.recv() => self.order(order),
                 // Before the work, which may never leave a moment: a node that has very much to do is alive. Ten a second at
                 // most; who has asked may have gone.
-                Some(question) = questions.recv() => drop(question.send(self.account())),
+                Some(question) = questions.recv() => drop(question.send(self.snapshot())),
                 Some(report) = self.reports.recv() => self.report(report)?,
                 Some(event) = self.events.recv() => self.event(event),
                 () = self.alarm.rings(), if self.emulator.is_on() => {}
@@ -266,7 +266,7 @@ impl<'a> Engine<'a> {
             self.go_on_draining();
             self.consider_rebuilding();
             self.watch_store();
-            self.tell_manager();
+            self.tell_notifier();
             self.comparisons.tell(Instant::now(), self.node.members());
             yield_now().await;
         }
@@ -281,17 +281,17 @@ impl<'a> Engine<'a> {
         match order {
             Order::Stop(why) => self.stop(&why),
             Order::Reload(read) => self.reload(read),
-            Order::Account => journal::tell_account(&self.account()),
+            Order::MetricsSnapshot => event_log::tell_snapshot(&self.snapshot()),
         }
     }
 
-    fn tell_manager(&mut self) {
+    fn tell_notifier(&mut self) {
         let now = Instant::now();
         self.hub.log.sweep();
-        self.manager.feed(now);
-        if self.manager.is_due(now) {
+        self.notifier.feed(now);
+        if self.notifier.is_due(now) {
             let (serves, condition) = (self.node.is_settled(), self.condition());
-            self.manager.tell(now, serves, condition);
+            self.notifier.tell(now, serves, condition);
         }
     }
 
@@ -336,7 +336,7 @@ impl<'a> Engine<'a> {
             }
             Report::Synced { mark, changes, took } => {
                 self.meter.synced(changes, took);
-                journal::tell_sync(changes, took);
+                event_log::tell_sync(changes, took);
                 self.input(Input::Store(Done::Synced { mark }));
             }
             Report::Space(shortage) => self.space(shortage),
@@ -350,10 +350,10 @@ impl<'a> Engine<'a> {
     fn space(&mut self, shortage: Option<Shortage>) {
         let changed = self.short.is_some() != shortage.is_some();
         if changed {
-            journal::tell_space(&self.config.name, shortage);
+            event_log::tell_space(&self.config.name, shortage);
         }
         self.short = shortage;
-        self.manager.look_again();
+        self.notifier.look_again();
         self.input(Input::Space(shortage));
     }
 
@@ -361,8 +361,8 @@ impl<'a> Engine<'a> {
     fn watch_store(&mut self) {
         let news = self.watch.look(Instant::now(), self.storage.progress());
         if let Some((stall, lasts)) = news {
-            journal::tell_stall(&self.config.name, stall, lasts);
-            self.manager.look_again();
+            event_log::tell_stall(&self.config.name, stall, lasts);
+            self.notifier.look_again();
             self.input(Input::Stalled(stall));
         }
     }
@@ -375,8 +375,8 @@ impl<'a> Engine<'a> {
                 drop(held);
             }
             Event::Joined { client, protocol, outbox } => {
-                let (under_way, pending, is_silent) = (HashSet::new(), 0, false);
-                let caller = Client { protocol, outbox, under_way, pending, is_silent };
+                let (in_flight, pending, is_silent) = (HashSet::new(), 0, false);
+                let caller = Client { protocol, outbox, in_flight, pending, is_silent };
                 self.clients.insert(client, caller);
             }
             Event::Silent { client } => {
@@ -408,7 +408,11 @@ impl<'a> Engine<'a> {
                 match &call.body {
                     CallBody::Data { request, .. } if self.emulator.is_on() => {
                         let kind = request.kind();
-                        self.emulator.post(self.now(), kind, Parcel::Call { client, call, held });
+                        self.emulator.post(
+                            self.now(),
+                            kind,
+                            DelayedMessage::Call { client, call, held },
+                        );
                     }
                     _ => self.call(client, call, held),
                 }
@@ -432,8 +436,8 @@ impl<'a> Engine<'a> {
                         *self.sent.entry(kind).or_default() += frame.len() as u64;
                         if self.emulator.is_on() && peer.outbox.is_open() {
                             let (peer, connection) = (peer.clone(), peer.outbox.connection());
-                            let parcel = Parcel::Message { peer, connection, frame };
-                            self.emulator.post(self.now(), kind, parcel);
+                            let delayed = DelayedMessage::Message { peer, connection, frame };
+                            self.emulator.post(self.now(), kind, delayed);
                         } else {
                             peer.outbox.push(frame);
                         }
@@ -450,12 +454,12 @@ impl<'a> Engine<'a> {
                 Output::BeginIncarnation => self.begin_incarnation(),
                 Output::NotReplaced(why) => self.not_replaced(&why),
                 Output::Notice(notice) => {
-                    self.manager.look_again();
+                    self.notifier.look_again();
                     if let Notice::LossAccepted(partitions) = notice {
                         self.loss_accepted(partitions);
                     }
                     self.comparisons.note(&notice, Instant::now());
-                    journal::tell(notice, self.config, self.node.members(), &self.hub.log);
+                    event_log::tell(notice, self.config, self.node.members(), &self.hub.log);
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! What a daemon counts of its work, and its account of itself: as OpenMetrics text, and in a few lines for people.
 
-mod account;
+mod snapshot;
 mod text;
 
 use std::collections::BTreeMap;
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use pixii_core::message::{Rejection, Request, Response};
 
-pub(crate) use account::{Account, Load};
+pub(crate) use snapshot::{Load, MetricsSnapshot};
 use text::Histogram;
 
 /// Bounds of latencies, in seconds.

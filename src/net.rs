@@ -3,8 +3,8 @@
 //! Everything here runs on one thread; the locks only satisfy the types and are never waited for.
 
 pub(crate) mod budgets;
-mod doors;
 pub(crate) mod http;
+mod limiter;
 pub(crate) mod listener;
 mod lookup;
 mod operators;
@@ -36,7 +36,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::AbortHandle;
 
 use budgets::Budgets;
-use doors::Doors;
+use limiter::ConnectionLimiter;
 use lookup::Lookups;
 use operators::Operators;
 use places::Places;
@@ -123,7 +123,7 @@ pub(crate) struct Peer {
     pub(crate) outbox: Outbox,
     /// Rung when it connects to us: it is back, so dial it now.
     hurry: Notify,
-    /// Rung when it has another address: an attempt that is under way leads nowhere.
+    /// Rung when it has another address: an attempt that is in progress leads nowhere.
     elsewhere: Notify,
     /// The task that reads its connection to us.
     inbound: Mutex<Option<AbortHandle>>,
@@ -232,7 +232,7 @@ pub(crate) struct Hub {
     next_client: AtomicU64,
     secrets: Vault,
     nonces: Nonces,
-    doors: Arc<Doors>,
+    limiter: Arc<ConnectionLimiter>,
     /// Places of connections that read why they are refused; further ones may be cut before.
     turned_away: Semaphore,
     /// All sockets that were accepted.
@@ -290,7 +290,7 @@ impl Hub {
             next_client: AtomicU64::new(1),
             secrets: access.secrets,
             nonces: access.nonces,
-            doors: Doors::new(places.handshakes, access.per_address),
+            limiter: ConnectionLimiter::new(places.handshakes, access.per_address),
             turned_away: Semaphore::new(places.rejections),
             sockets: Arc::new(Semaphore::new(places.sockets)),
             operators: Operators::new(places.operators),

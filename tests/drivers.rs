@@ -234,7 +234,7 @@ fn a_stop_lets_requests_finish_and_takes_no_new_ones() {
     client.ask(put("k", b"v"));
     store.hold(true);
     let first = client.data(get("k"));
-    // Answered from memory, in the order of the calls: the read is under way. A status would wait behind it.
+    // Answered from memory, in the order of the calls: the read is in progress. A status would wait behind it.
     client.call(CallBody::Ring);
     daemon.ask_to_stop();
     until("the listener's end", || TcpStream::connect(("127.0.0.1", daemon.port)).err());
@@ -254,7 +254,7 @@ fn a_stop_lets_requests_finish_and_takes_no_new_ones() {
 // --- limits ---
 
 #[test]
-fn calls_under_way_are_bounded_per_connection() {
+fn calls_in_flight_are_bounded_per_connection() {
     let store = Arc::new(Faulty::default());
     let daemon = Daemon::alone(store.clone());
     let mut client = daemon.client();
@@ -299,7 +299,7 @@ fn replies_that_nobody_reads_are_bounded() {
 }
 
 #[test]
-fn a_call_id_that_is_under_way_is_not_taken_twice() {
+fn a_call_id_that_is_in_flight_is_not_taken_twice() {
     let store = Arc::new(Faulty::default());
     let daemon = Daemon::alone(store.clone());
     let mut client = daemon.client();

@@ -155,8 +155,8 @@ fn a_writer_that_is_stuck_is_told_of_and_ends_no_daemon() {
     let mut client = owner.client();
     assert_eq!(write(&mut client, 0, 10), 10);
     let mut bytes = [0; 4_096];
-    let mut hears = |patience: Duration| {
-        manager.set_read_timeout(Some(patience)).unwrap();
+    let mut hears = |timeout: Duration| {
+        manager.set_read_timeout(Some(timeout)).unwrap();
         manager.recv(&mut bytes).ok().map(|count| bytes[..count].to_vec())
     };
     until("the watchdog is fed", || {

@@ -26,7 +26,7 @@ const PAGES_BYTES: u32 = 8 << 20;
 const PAGE_BYTES: (u32, u32) = (2 << 10, 64 << 10);
 /// Pages asked for at a time.
 const PAGES_IN_FLIGHT: usize = 32;
-/// Reads under way at a time, fewer when values are so large that they would pass [`READ_BYTES`].
+/// Reads in progress at a time, fewer when values are so large that they would pass [`READ_BYTES`].
 const READS: usize = 64;
 const READ_BYTES: usize = 64 << 20;
 /// Pause before a node that was busy is asked again.

@@ -53,7 +53,7 @@ pub(crate) struct Load {
     /// Deadline for each line, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 5_000, value_parser = deadline())]
     timeout: u32,
-    /// Lines under way at a time
+    /// Lines in progress at a time
     #[arg(long, value_name = "LINES", default_value_t = 64,
           value_parser = clap::value_parser!(u16).range(1..=1024))]
     in_flight: u16,

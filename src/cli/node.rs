@@ -41,7 +41,7 @@ enum Order {
     /// Take a node out before maintenance, so that no client notices
     #[command(after_help = "\
 From then on the node refuses requests, so that clients go elsewhere at once, and keeps nothing more for other members. It finishes \
-the requests under way, delivers the hints that can be delivered, and closes its links: its peers use other nodes, without waiting \
+the requests in progress, delivers the hints that can be delivered, and closes its links: its peers use other nodes, without waiting \
 for it. That ends after --timeout at the latest; what is left is printed, and stays on its disk. It remains drained until it is \
 started again, or until `pixii node undrain`.
 

@@ -114,7 +114,7 @@ fn as_json(report: &StatusReport) -> Value {
     let rings = report.other_rings.iter();
     let rings: serde_json::Map<String, Value> =
         rings.map(|(name, version)| (name.clone(), (*version).into())).collect();
-    let levels = &report.levels;
+    let gauges = &report.gauges;
     let troubles: Vec<String> = report.troubles.iter().map(ToString::to_string).collect();
     let example = report.repair.example.as_ref().map(|(partition, peer, why)| {
         json!({ "partition": partition.0, "peer": name(report, *peer), "why": why.to_string() })
@@ -128,13 +128,13 @@ fn as_json(report: &StatusReport) -> Value {
         "recovered": report.recovered,
         "serving": report.serving,
         "read_ineligible": report.read_ineligible,
-        "drained": levels.drained,
-        "changing_ring": levels.changing_ring,
+        "drained": gauges.drained,
+        "changing_ring": gauges.changing_ring,
         "other_rings": rings,
-        "partitions_lost": levels.partitions_lost,
-        "oversized_keys": levels.oversized_keys,
-        "unservable_partitions": levels.unservable_partitions,
-        "store_stalled_seconds": levels.store_stalled_seconds,
+        "partitions_lost": gauges.partitions_lost,
+        "oversized_keys": gauges.oversized_keys,
+        "unservable_partitions": gauges.unservable_partitions,
+        "store_stalled_seconds": gauges.store_stalled_seconds,
         "uptime_ms": report.uptime_ms,
         "partitions": report.partitions,
         "disk_bytes": report.disk_bytes,
@@ -203,10 +203,10 @@ fn as_text(report: &StatusReport, links: Option<&LinksReport>) -> String {
             count(report.partitions.into(), "partition")
         ),
     };
-    let levels = &report.levels;
-    let serving = match (report.serving, levels.drained) {
+    let gauges = &report.gauges;
+    let serving = match (report.serving, gauges.drained) {
         (true, _) => "yes",
-        (false, _) if levels.store_stalled_seconds > 0 => "no: its disk hangs",
+        (false, _) if gauges.store_stalled_seconds > 0 => "no: its disk hangs",
         (false, false) => "not yet: it waits for its peers",
         (false, true) => "no: it is drained, until `pixii node undrain` or a start",
     };
@@ -220,7 +220,7 @@ fn as_text(report: &StatusReport, links: Option<&LinksReport>) -> String {
         row(["compared", &compared(report)]),
         row(["deleted", &deleted(&report.tombstone_gc)]),
     ];
-    if let seconds @ 1.. = levels.store_stalled_seconds {
+    if let seconds @ 1.. = gauges.store_stalled_seconds {
         let text = format!(
             "its disk has made no progress for {}: what needs it is refused, and other nodes serve",
             duration(1_000 * seconds)
@@ -230,7 +230,7 @@ fn as_text(report: &StatusReport, links: Option<&LinksReport>) -> String {
     for unfinished in report.unfinished_ring() {
         rows.push(row(["ring", &unfinished]));
     }
-    if let lost @ 1.. = levels.partitions_lost {
+    if let lost @ 1.. = gauges.partitions_lost {
         let (lost, name) = (count(lost, "partition"), &report.name);
         let text = format!(
             "acknowledged writes of {lost} may be missing: the disk was lost, and no other node has them; \
@@ -238,7 +238,7 @@ fn as_text(report: &StatusReport, links: Option<&LinksReport>) -> String {
         );
         rows.push(row(["LOST", &text]));
     }
-    if let keys @ 1.. = levels.oversized_keys {
+    if let keys @ 1.. = gauges.oversized_keys {
         let text =
             format!("{}: read them, and write or delete with the context", count(keys, "key"));
         rows.push(row(["over the limit", &text]));

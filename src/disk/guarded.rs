@@ -31,7 +31,7 @@ use super::log::{SEGMENT_BYTES, Survey};
 use super::watch::Watch;
 
 /// Log space that is taken from the file system ahead of what is known to come, in bytes. Requests that
-/// were under way when the space ran out end up here.
+/// were in progress when the space ran out end up here.
 const AHEAD_BYTES: u64 = SEGMENT_BYTES as u64 / 2;
 /// Log bytes for each byte of a record, pages that are rewritten included; 5.5 was measured for records of
 /// 500 bytes.

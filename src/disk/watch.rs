@@ -8,13 +8,13 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
-/// How often it looks. A call that was under way at the last look too has taken long.
+/// How often it looks. A call that was in progress at the last look too has taken long.
 const LOOK: Duration = Duration::from_millis(500);
 
 /// The thread that looks; it ends with this value.
 #[derive(Debug)]
 pub(super) struct Watch {
-    /// Goes up when a call begins and again when it ends: odd while one is under way.
+    /// Goes up when a call begins and again when it ends: odd while one is in progress.
     turns: Arc<AtomicU64>,
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -40,7 +40,7 @@ impl Watch {
         Ok(Watch { turns, stop: Some(stop), thread: Some(thread) })
     }
 
-    /// Watches over `call`, the only one under way.
+    /// Watches over `call`, the only one in progress.
     pub(super) fn over<T>(&self, call: impl FnOnce() -> T) -> T {
         self.turns.fetch_add(1, Ordering::SeqCst);
         let outcome = call();

@@ -11,7 +11,7 @@ use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
-use super::{Order, manager};
+use super::{Order, notifier};
 
 /// How long an address is waited for.
 const ADDRESS_WAIT: Duration = Duration::from_secs(60);
@@ -40,9 +40,9 @@ pub(super) async fn bind(
 async fn bind_within(
     address: &str,
     orders: &mut Receiver<Order>,
-    patience: Duration,
+    limit: Duration,
 ) -> io::Result<Option<TcpListener>> {
-    let deadline = Instant::now() + patience;
+    let deadline = Instant::now() + limit;
     let mut waits = false;
     loop {
         // A look-up may hang for longer than there is time.
@@ -69,14 +69,14 @@ async fn bind_within(
             Err(BindFault::NotThere(error)) => error,
         };
         if !waits {
-            let seconds = patience.as_secs();
+            let seconds = limit.as_secs();
             warn!(
                 "the address {address} is not there yet ({error}): it is waited for, {seconds} s"
             );
             let status = format!("waiting for the address {address}: {error}");
-            manager::notify(&NotifyState::Status(&status));
-            manager::notify(&NotifyState::ExtendTimeoutUsec(
-                (patience + MORE_TIME).as_micros() as u32
+            notifier::notify(&NotifyState::Status(&status));
+            notifier::notify(&NotifyState::ExtendTimeoutUsec(
+                (limit + MORE_TIME).as_micros() as u32
             ));
             waits = true;
         }
@@ -130,11 +130,11 @@ mod tests {
     #[test]
     fn an_address_that_is_not_there_is_waited_for_and_a_taken_port_is_not() {
         let (orders, mut ordered) = channel(8);
-        let patience = Duration::from_millis(600);
+        let limit = Duration::from_millis(600);
         let begun = Instant::now();
-        let error = run(bind_within(NOWHERE, &mut ordered, patience)).unwrap_err();
+        let error = run(bind_within(NOWHERE, &mut ordered, limit)).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrNotAvailable);
-        assert!(begun.elapsed() >= patience);
+        assert!(begun.elapsed() >= limit);
 
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap().to_string();
@@ -142,7 +142,7 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
 
         // An order to stop is heard meanwhile.
-        orders.try_send(Order::Account).unwrap();
+        orders.try_send(Order::MetricsSnapshot).unwrap();
         orders.try_send("the test".into()).unwrap();
         assert!(run(bind_within(NOWHERE, &mut ordered, ADDRESS_WAIT)).unwrap().is_none());
     }

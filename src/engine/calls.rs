@@ -14,12 +14,12 @@ use pixii_transport::frames::{FrameMemory, LARGE_REPLY_BYTES, Outbox};
 use pixii_transport::limited;
 
 use super::Engine;
-use super::emulated::Parcel;
+use super::emulated::DelayedMessage;
 use crate::metrics::{Kind, kind};
 
-/// Most calls under way on one client's connection.
+/// Most calls in progress on one client's connection.
 pub const MAX_CALLS: usize = 1_024;
-/// Most calls under way for all clients, those that have gone included.
+/// Most calls in progress for all clients, those that have gone included.
 const MAX_ALL_CALLS: usize = 16_384;
 /// Room that large replies leave for small ones.
 const RESERVE_BYTES: usize = 8 << 20;
@@ -29,7 +29,7 @@ pub(super) struct Client {
     /// The version of the protocol that is spoken with it.
     pub(super) protocol: u16,
     pub(super) outbox: Arc<Outbox>,
-    pub(super) under_way: HashSet<u64>,
+    pub(super) in_flight: HashSet<u64>,
     /// Calls that have come and are not answered yet, those that an emulated network delays
     /// included.
     pub(super) pending: u64,
@@ -46,7 +46,7 @@ impl Client {
 }
 
 /// A request that the node works on.
-pub(super) struct UnderWay {
+pub(super) struct InFlight {
     /// What its frame takes of the budget for large ones.
     _held: FrameMemory,
     kind: Kind,
@@ -57,23 +57,23 @@ impl Engine<'_> {
     pub(super) fn call(&mut self, client: ClientId, call: Call, held: FrameMemory) {
         let Call { id, body } = call;
         let Some(caller) = self.clients.get_mut(&client) else { return };
-        if !caller.under_way.insert(id) {
+        if !caller.in_flight.insert(id) {
             let permit = self.hub.log.several("call_repeated", "");
             limited!(
                 permit,
                 warn,
                 [],
-                "closed the connection of a client: call {id} is under way and was made again"
+                "closed the connection of a client: call {id} is in progress and was made again"
             );
             return caller.outbox.shut();
         }
         let full = [
-            (Resource::ConnectionCalls, caller.under_way.len(), MAX_CALLS),
+            (Resource::ConnectionCalls, caller.in_flight.len(), MAX_CALLS),
             (Resource::NodeCalls, self.requests.len() + 1, MAX_ALL_CALLS),
         ];
         if let CallBody::Data { request, .. } = &body {
-            let under_way = UnderWay { _held: held, kind: kind(request), since: Instant::now() };
-            self.requests.insert((client, id), under_way);
+            let in_flight = InFlight { _held: held, kind: kind(request), since: Instant::now() };
+            self.requests.insert((client, id), in_flight);
         }
         if let Some((what, _, limit)) = full.into_iter().find(|(_, count, limit)| count > limit) {
             self.busy += 1;
@@ -115,13 +115,13 @@ impl Engine<'_> {
 
     /// Answers a call; nothing happens when the client has gone.
     pub(super) fn reply(&mut self, client: ClientId, id: u64, body: ReplyBody) {
-        if let Some(UnderWay { kind, since, .. }) = self.requests.remove(&(client, id))
+        if let Some(InFlight { kind, since, .. }) = self.requests.remove(&(client, id))
             && let ReplyBody::Data(response) = &body
         {
             self.meter.answered(kind, response, since.elapsed());
         }
         let Some(caller) = self.clients.get_mut(&client) else { return };
-        caller.under_way.remove(&id);
+        caller.in_flight.remove(&id);
         let emulated = self.emulator.is_on() && matches!(body, ReplyBody::Data(_));
         let wrote = matches!(body, ReplyBody::Data(Response::Written { .. }));
         let kind = match &body {
@@ -141,7 +141,7 @@ impl Engine<'_> {
             frame = Reply { id, body }.frame(protocol);
         }
         if emulated {
-            self.emulator.post(self.now(), kind, Parcel::Reply { client, frame });
+            self.emulator.post(self.now(), kind, DelayedMessage::Reply { client, frame });
         } else {
             self.answer(client, frame);
         }

@@ -22,11 +22,11 @@ use tracing::{info, warn};
 use super::binding;
 use super::emulated::Alarm;
 use super::ending::Ending;
-use super::health::Watchers;
-use super::levels::Levels;
-use super::manager::{self, Manager, Patience};
+use super::gauges::Gauges;
+use super::health::StatusServer;
+use super::notifier::{self, SystemdNotifier, TimeoutExtension};
 use super::origin::{self, Conflict, Remembered};
-use super::reload::Settings;
+use super::reload::RuntimeConfig;
 use super::scrub::Scrubber;
 use super::storage::Storage;
 use super::{Ended, Engine, EngineParts, Order, ServeError, configured, trees};
@@ -39,8 +39,8 @@ pub fn run(
     store: Arc<dyn Store>,
     mut orders: Receiver<Order>,
 ) -> Result<(), ServeError> {
-    match Watchers::start(config, &mut orders)? {
-        Some(watchers) => run_watched(config, store, &mut orders, &watchers).map(drop),
+    match StatusServer::start(config, &mut orders)? {
+        Some(status_server) => run_watched(config, store, &mut orders, &status_server).map(drop),
         None => Ok(()),
     }
 }
@@ -59,13 +59,13 @@ pub(super) fn run_watched(
     config: &Config,
     store: Arc<dyn Store>,
     orders: &mut Receiver<Order>,
-    watchers: &Watchers,
+    status_server: &StatusServer,
 ) -> Result<Outcome, ServeError> {
-    let (mut continues, mut settings) = (false, Settings::of(config));
+    let (mut continues, mut runtime_config) = (false, RuntimeConfig::of(config));
     loop {
-        let ended = live(config, &mut settings, &store, orders, watchers, continues);
+        let ended = live(config, &mut runtime_config, &store, orders, status_server, continues);
         if ended.is_err() {
-            watchers.fail();
+            status_server.fail();
         }
         match ended? {
             Ending::BeginIncarnation => continues = true,
@@ -80,14 +80,14 @@ pub(super) fn run_watched(
 /// One life. `continues` if it follows another one of this process.
 fn live(
     config: &Config,
-    settings: &mut Settings,
+    runtime_config: &mut RuntimeConfig,
     store: &Arc<dyn Store>,
     orders: &mut Receiver<Order>,
-    watchers: &Watchers,
+    status_server: &StatusServer,
     continues: bool,
 ) -> Result<Ending, ServeError> {
     let system = |what| move |error| ServeError::System(what, error);
-    let manager = Manager::new(Patience::begin().map_err(system("thread"))?);
+    let notifier = SystemdNotifier::new(TimeoutExtension::begin().map_err(system("thread"))?);
     let number = || random().map(u64::from_be_bytes).map_err(system("random bits"));
     let (fresh_id, boot_nonce, seed) = (number()?, number()?, number()?);
     let nonces = Nonces::new(random().map_err(system("random bits"))?);
@@ -111,7 +111,7 @@ fn live(
             return without.map(|_| Ending::Stop).map_err(failed);
         }
     };
-    manager::notify(&NotifyState::Status("counting what is kept for other members"));
+    notifier::notify(&NotifyState::Status("counting what is kept for other members"));
     let hints = kept_hints(config, &**store, &ring)?;
     let members = remembered_members(config, &**store, &ring, meta.incarnation, is_moved)?;
     // What tells a copy of this directory that it is one: where this node is to be found. It is
@@ -120,10 +120,10 @@ fn live(
     let generations = store.generations()?;
     let (reports, reported) = unbounded_channel();
     let reserve_bytes = config.disk_reserve_mib << 20;
-    let levels = Levels::measure(&**store)?;
-    let storage = Storage::start(store, levels, reserve_bytes, reports.clone());
+    let gauges = Gauges::measure(&**store)?;
+    let storage = Storage::start(store, gauges, reserve_bytes, reports.clone());
     let storage = storage.map_err(system("threads"))?;
-    let scrubber = Scrubber::start(store.clone(), settings.scrub_interval_ms, reports);
+    let scrubber = Scrubber::start(store.clone(), runtime_config.scrub_interval_ms, reports);
     let scrubber = scrubber.map_err(system("thread"))?;
     let kept_ring = ring.clone();
     let served = runtime.block_on(async {
@@ -133,13 +133,13 @@ fn live(
             generations,
             trees,
             continues,
-            ..machine_config(config, settings, ring.clone(), members)
+            ..machine_config(config, runtime_config, ring.clone(), members)
         };
         let node = Node::new(config_of_node, meta, seed).with_experiment(config.experiment);
         let alarm = Alarm::new().map_err(system("timer"))?;
         let engine = Engine::new(EngineParts {
             config,
-            settings,
+            runtime_config,
             ring,
             recovered,
             boot_nonce,
@@ -148,15 +148,15 @@ fn live(
             node,
             storage,
             reports: reported,
-            manager,
+            notifier,
             alarm,
             scrubber,
         });
-        Ok::<_, ServeError>(engine.run(listener, seed, orders, watchers.begin()).await?)
+        Ok::<_, ServeError>(engine.run(listener, seed, orders, status_server.begin()).await?)
     });
     // A look-up of a peer's host name may still be waiting for an answer.
     runtime.shutdown_background();
-    end(config, &**store, &kept_ring, watchers, served?)
+    end(config, &**store, &kept_ring, status_server, served?)
 }
 
 /// Who may connect.
@@ -170,13 +170,13 @@ fn end(
     config: &Config,
     store: &dyn Store,
     ring: &Ring,
-    watchers: &Watchers,
+    status_server: &StatusServer,
     ended: Ended,
 ) -> Result<Ending, ServeError> {
     let system = |error| ServeError::System("thread", error);
     let Ended { ending, storage, meta, trees } = ended;
-    watchers.end(&ending);
-    let _writing = Patience::begin().map_err(system)?;
+    status_server.end(&ending);
+    let _writing = TimeoutExtension::begin().map_err(system)?;
     storage.finish()?;
     end_life(store, &meta)?;
     // The next incarnation has another ring, or another store, of which all is read.
@@ -343,11 +343,12 @@ fn members(
 /// What the configuration tells the machine; what its store knows is added.
 fn machine_config(
     config: &Config,
-    settings: &Settings,
+    runtime_config: &RuntimeConfig,
     ring: Arc<Ring>,
     members: Members,
 ) -> node::Config {
-    let Limits { hint_limit_bytes, hint_age, repair_interval, scrub_interval } = settings.limits();
+    let Limits { hint_limit_bytes, hint_age, repair_interval, scrub_interval } =
+        runtime_config.limits();
     node::Config {
         r: config.r,
         w: config.w,

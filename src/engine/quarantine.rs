@@ -17,12 +17,12 @@ use tokio::sync::mpsc::Receiver;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use super::{Order, ServeError, journal, manager};
+use super::{Order, ServeError, event_log, notifier};
 use crate::config::Config;
 use crate::disk::{DiskStore, Lost, OpenError};
 
 /// How long a peer may take to answer.
-const PATIENCE: Duration = Duration::from_millis(2_000);
+const TIMEOUT: Duration = Duration::from_millis(2_000);
 /// Who is waited for is asked so often,
 const PAUSE: Duration = Duration::from_secs(1);
 /// and the log says it again after this time.
@@ -79,7 +79,7 @@ pub(super) fn open(
 
 /// Makes a new store of what a damaged one still shows; `None` if that is too little.
 fn salvage(config: &Config, damage: &OpenError) -> Result<Option<DiskStore>, ServeError> {
-    manager::notify(&NotifyState::Status("making a new store of what a damaged one still shows"));
+    notifier::notify(&NotifyState::Status("making a new store of what a damaged one still shows"));
     let as_old = |meta: &mut Meta, ring: Option<&Ring>, _: &Lost| {
         // What this process issues is not old, whatever else is.
         meta.clean = false;
@@ -91,7 +91,7 @@ fn salvage(config: &Config, damage: &OpenError) -> Result<Option<DiskStore>, Ser
                 event = "store_rebuilt",
                 "{damage}; node {} goes on as with an old disk", config.name
             );
-            journal::tell_salvage(&config.name, &salvage);
+            event_log::tell_salvage(&config.name, &salvage);
             Ok(Some(store))
         }
         Err(OpenError::Damaged { reason, .. }) => {
@@ -117,8 +117,8 @@ fn await_witnesses(
             "its store is damaged: waits for a replica of partition {} that serves",
             partition.0
         );
-        manager::notify(&NotifyState::Status(&condition));
-        manager::notify(&NotifyState::ExtendTimeoutUsec(2 * REMIND.as_micros() as u32));
+        notifier::notify(&NotifyState::Status(&condition));
+        notifier::notify(&NotifyState::ExtendTimeoutUsec(2 * REMIND.as_micros() as u32));
         if said.is_none_or(|said: Instant| said.elapsed() >= REMIND) {
             said = Some(Instant::now());
             warn!(event = "witness_awaited", "{damage}; node {} {condition}", config.name);
@@ -153,7 +153,7 @@ pub(super) fn rebuild(
         Err(error) => return Ok((store, Some(error))),
     };
     let (store, salvage) = store.exchange(prepared, cache_bytes)?;
-    journal::tell_salvage(&config.name, &salvage);
+    event_log::tell_salvage(&config.name, &salvage);
     Ok((store, None))
 }
 
@@ -193,7 +193,7 @@ fn unwitnessed(config: &Config) -> Result<Option<Partition>, ServeError> {
 
 /// The ring of a member that answers, serves, and has lost nothing itself.
 async fn witness(config: &Config, member: &Member) -> Option<Ring> {
-    let connect_timeout_ms = PATIENCE.as_millis() as u32;
+    let connect_timeout_ms = TIMEOUT.as_millis() as u32;
     let secret = config.secrets.get().map(|secrets| secrets.clients.first().clone());
     let options = Options { connect_timeout_ms, secret, ..Options::default() };
     let ask = async {
@@ -203,5 +203,5 @@ async fn witness(config: &Config, member: &Member) -> Option<Ring> {
         let whole = status.serving && status.read_ineligible == 0;
         (same && whole).then(|| client.ring().clone())
     };
-    tokio::time::timeout(2 * PATIENCE, ask).await.ok().flatten()
+    tokio::time::timeout(2 * TIMEOUT, ask).await.ok().flatten()
 }

@@ -17,7 +17,7 @@ use pixii_core::store::{Change, Span, Store, StoreError, hint_bytes};
 use pixii_core::types::{Key, Micros, NodeId, Partition};
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::levels::Levels;
+use super::gauges::Gauges;
 use super::space::Space;
 use super::stall::{Progress, Threads};
 use reading::{Reader, Scanner};
@@ -89,7 +89,7 @@ pub(super) struct Storage {
     jobs: Sender<Vec<Job>>,
     lookups: Sender<Lookup>,
     scans: Sender<Scan>,
-    levels: Arc<Levels>,
+    gauges: Arc<Gauges>,
     /// What the writer and the reader are at.
     writing: Arc<Progress>,
     reading: Arc<Progress>,
@@ -103,7 +103,7 @@ impl Storage {
     /// writer first of all looks whether the disk has less free space than `reserve_bytes`.
     pub(super) fn start(
         store: &Arc<dyn Store>,
-        levels: Levels,
+        gauges: Gauges,
         reserve_bytes: u64,
         reports: UnboundedSender<Report>,
     ) -> io::Result<Self> {
@@ -111,8 +111,8 @@ impl Storage {
         let (lookups, wanted) = channel();
         let (scans, spans) = channel();
         let (writing, reading) = (Arc::<Progress>::default(), Arc::<Progress>::default());
-        let (levels, delay) = (Arc::new(levels), Arc::<AtomicU64>::default());
-        let disk = Disk { store: store.clone(), levels: levels.clone(), delay: delay.clone() };
+        let (gauges, delay) = (Arc::new(gauges), Arc::<AtomicU64>::default());
+        let disk = Disk { store: store.clone(), gauges: gauges.clone(), delay: delay.clone() };
         let (of_writer, progress) = (disk.clone(), writing.clone());
         let writer = spawn("store-writer", reports.clone(), move |reports| {
             let (space, ahead) = (Space::new(reserve_bytes), Vec::new().into_iter());
@@ -123,7 +123,7 @@ impl Storage {
         let scanner = Scanner { disk, spans };
         let scanner = spawn("store-scanner", reports, move |reports| scanner.run(reports))?;
         let threads = vec![writer, reader, scanner];
-        Ok(Storage { jobs, lookups, scans, levels, writing, reading, delay, threads })
+        Ok(Storage { jobs, lookups, scans, gauges, writing, reading, delay, threads })
     }
 
     /// From now on every batch, look-up and scan takes so much longer: a slow disk,
@@ -139,7 +139,7 @@ impl Storage {
             match work {
                 Work::Write { mark, changes } => {
                     let bytes = changes.iter().map(size).sum::<usize>() as u64;
-                    self.levels.unsynced_bytes.more(bytes);
+                    self.gauges.unsynced_bytes.more(bytes);
                     jobs.push(Job::Write { mark, changes, bytes });
                 }
                 Work::List { token, partition, after, limit_bytes } => {
@@ -149,19 +149,19 @@ impl Storage {
                     wanted.push(Wanted { token, partition, key, hints_for });
                 }
                 Work::Scan { token, partition, span } => {
-                    self.levels.scans.more(1);
+                    self.gauges.scans.more(1);
                     let _ = self.scans.send(Scan { token, partition, span });
                 }
                 Work::Hints { token, target, after, limit_bytes } => {
                     let lookup = Lookup::Hints { token, target, after, limit_bytes };
-                    self.levels.reads.more(1);
+                    self.gauges.reads.more(1);
                     let _ = self.lookups.send(lookup);
                 }
             }
         }
         // A thread that has ended has reported why.
         if !wanted.is_empty() {
-            self.levels.reads.more(wanted.len() as u64);
+            self.gauges.reads.more(wanted.len() as u64);
             let _ = self.lookups.send(Lookup::Records(wanted));
         }
         if !jobs.is_empty() {
@@ -170,8 +170,8 @@ impl Storage {
     }
 
     /// How much the threads have to do, and what the disk has.
-    pub(super) fn levels(&self) -> &Levels {
-        &self.levels
+    pub(super) fn gauges(&self) -> &Gauges {
+        &self.gauges
     }
 
     /// What the threads that write and read are at.
@@ -220,7 +220,7 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
 #[derive(Clone)]
 struct Disk {
     store: Arc<dyn Store>,
-    levels: Arc<Levels>,
+    gauges: Arc<Gauges>,
     /// By how much every piece of work is slowed, in microseconds.
     delay: Arc<AtomicU64>,
 }
@@ -267,7 +267,7 @@ impl Writer<'_> {
                 self.disk.linger();
                 self.disk.store.apply(&batch.changes)?;
                 self.disk.store.sync()?;
-                self.disk.levels.unsynced_bytes.less(batch.bytes);
+                self.disk.gauges.unsynced_bytes.less(batch.bytes);
                 let took = begun.elapsed();
                 let _ = self.reports.send(Report::Synced { mark, changes, took });
             }
@@ -288,8 +288,8 @@ impl Writer<'_> {
             }
             self.progress.end();
             let calm = !self.space.is_short() && !self.progress.was_slow();
-            let patience = if calm { CALM_LOOK } else { LOOK };
-            match self.queued.recv_timeout(patience) {
+            let timeout = if calm { CALM_LOOK } else { LOOK };
+            match self.queued.recv_timeout(timeout) {
                 Ok(jobs) => self.ahead = jobs.into_iter(),
                 Err(RecvTimeoutError::Timeout) => {
                     self.progress.begin();
@@ -312,9 +312,9 @@ impl Writer<'_> {
 
     /// Looks at the free space beside what is on its way to the disk, and tells what is new.
     fn look(&mut self) -> Result<(), StoreError> {
-        let coming = self.disk.levels.unsynced_bytes.get();
+        let coming = self.disk.gauges.unsynced_bytes.get();
         let Some(free) = self.disk.store.free_bytes(coming)? else { return Ok(()) };
-        self.disk.levels.free_bytes.set(free);
+        self.disk.gauges.free_bytes.set(free);
         if let Some(news) = self.space.look(free) {
             let _ = self.reports.send(Report::Space(news));
         }
@@ -448,8 +448,8 @@ mod tests {
         let store = Arc::new(Faulty::default());
         let as_store: Arc<dyn Store> = store.clone();
         let (reports, mut reported) = unbounded_channel();
-        let levels = Levels::measure(&*as_store).unwrap();
-        let storage = Storage::start(&as_store, levels, 0, reports).unwrap();
+        let gauges = Gauges::measure(&*as_store).unwrap();
+        let storage = Storage::start(&as_store, gauges, 0, reports).unwrap();
         let list = Work::List {
             token: ReadToken(9),
             partition: Partition(1),
@@ -458,10 +458,10 @@ mod tests {
         };
         let puts = (1..=300).map(|mark| put(mark, &format!("{mark:03}")));
         storage.submit(std::iter::once(list).chain(puts));
-        assert_eq!((storage.levels().disk_bytes.get(), storage.levels().free_bytes()), (7, None));
-        let levels = storage.levels.clone();
+        assert_eq!((storage.gauges().disk_bytes.get(), storage.gauges().free_bytes()), (7, None));
+        let gauges = storage.gauges.clone();
         storage.finish().unwrap();
-        assert_eq!((levels.unsynced_bytes.get(), levels.reads.get()), (0, 0));
+        assert_eq!((gauges.unsynced_bytes.get(), gauges.reads.get()), (0, 0));
         let (mut synced, mut listed) = (Vec::new(), 0);
         while let Ok(report) = reported.try_recv() {
             match report {
@@ -480,8 +480,8 @@ mod tests {
     fn a_slow_disk_takes_its_time_for_each_batch_and_look_up_and_is_quick_again() {
         let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
         let (reports, mut reported) = unbounded_channel();
-        let levels = Levels::measure(&*store).unwrap();
-        let storage = Storage::start(&store, levels, 0, reports).unwrap();
+        let gauges = Gauges::measure(&*store).unwrap();
+        let storage = Storage::start(&store, gauges, 0, reports).unwrap();
         let slow = Duration::from_millis(30);
         let mut took = |delay: Duration, work: &dyn Fn()| {
             storage.slow_down(delay.into());
@@ -513,8 +513,8 @@ mod tests {
             let store = Arc::new(Faulty { fail_at: Some(2), panic, ..Faulty::default() });
             let as_store: Arc<dyn Store> = store.clone();
             let (reports, mut reported) = unbounded_channel();
-            let levels = Levels::measure(&*as_store).unwrap();
-            let storage = Storage::start(&as_store, levels, 0, reports).unwrap();
+            let gauges = Gauges::measure(&*as_store).unwrap();
+            let storage = Storage::start(&as_store, gauges, 0, reports).unwrap();
             storage.submit((1..=300).map(|mark| put(mark, &format!("{mark:03}"))));
             assert_eq!(storage.finish(), Err(StoreError(said.to_owned())));
             assert!(matches!(reported.try_recv(), Ok(Report::Synced { mark: SyncSeq(128), .. })));

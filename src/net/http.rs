@@ -13,11 +13,11 @@ use tokio::runtime;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{sleep, timeout};
 
-use super::doors::Doors;
+use super::limiter::ConnectionLimiter;
 use crate::http::{Answer, MAX_HEAD_BYTES, Request, request};
 
 /// A request is there in this time, and its answer is taken in this time.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 /// What a connection may still send before it is cut, lest that destroys the answer on its way.
 const LINGER: Duration = Duration::from_millis(500);
 const LINGER_BYTES: u64 = 64 << 10;
@@ -70,7 +70,7 @@ where
     A: Future<Output = Answer> + Send + 'static,
 {
     // The newcomer is open before the oldest one has gone.
-    let doors = Doors::new(places.saturating_sub(1).max(1), 0);
+    let limiter = ConnectionLimiter::new(places.saturating_sub(1).max(1), 0);
     let sockets = Arc::new(Semaphore::new(places));
     loop {
         // The semaphore is never closed.
@@ -79,12 +79,12 @@ where
             sleep(ACCEPT_REST).await;
             continue;
         };
-        let (answer, pass) = (answer.clone(), doors.enter(from.ip()));
+        let (answer, permit) = (answer.clone(), limiter.enter(from.ip()));
         tokio::spawn(async move {
             tokio::select! {
                 // A connection that breaks has nobody to be told.
                 _ = converse(stream, &*answer) => {}
-                () = pass.called() => {}
+                () = permit.called() => {}
             }
             drop(socket);
         });
@@ -97,7 +97,7 @@ where
     A: Future<Output = Answer>,
 {
     let mut input = Vec::new();
-    let asked = timeout(PATIENCE, async {
+    let asked = timeout(TIMEOUT, async {
         loop {
             match request(&input) {
                 Ok(None) => {}
@@ -109,7 +109,7 @@ where
             }
         }
     });
-    let late = || Ok(Err(Answer::line(408, &format!("no request in {} s", PATIENCE.as_secs()))));
+    let late = || Ok(Err(Answer::line(408, &format!("no request in {} s", TIMEOUT.as_secs()))));
     let bytes = match asked.await.unwrap_or_else(|_| late())? {
         Ok(Some(asked)) => {
             let head_only = asked.head_only;
@@ -118,7 +118,7 @@ where
         Ok(None) => return Ok(()),
         Err(rejection) => rejection.bytes(false),
     };
-    timeout(PATIENCE, async {
+    timeout(TIMEOUT, async {
         stream.write_all(&bytes).await?;
         stream.shutdown().await
     })

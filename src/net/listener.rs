@@ -27,7 +27,7 @@ use tokio::time::{sleep, timeout};
 use tracing::debug;
 
 use super::budgets::MAX_CALL_BYTES;
-use super::doors::{Pass, Seat};
+use super::limiter::{ClientPermit, ConnectionPermit};
 use super::operators::OperatorPlace;
 use super::runs::{self, Entry, Run};
 use super::{CLIENT_TIMEOUT, Event, HANDSHAKE, Hub, Identity, PEER_TIMEOUT, Peer, prepare};
@@ -64,7 +64,7 @@ enum Admitted {
 /// The place of a client.
 enum Place {
     /// Among the clients of its address, and of all.
-    Client { seat: Seat, _slot: OwnedSemaphorePermit },
+    Client { client_permit: ClientPermit, _slot: OwnedSemaphorePermit },
     /// For the operator: no requests for data, because of these limits.
     Operator(OperatorPlace, Busy),
 }
@@ -103,9 +103,9 @@ pub(crate) async fn accept(listener: TcpListener, hub: Arc<Hub>) {
         let Ok(socket) = hub.sockets.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, from)) => {
-                let pass = hub.doors.enter(from.ip());
+                let permit = hub.limiter.enter(from.ip());
                 let connection = Connection::new(stream, from, socket);
-                tokio::spawn(admit(hub.clone(), connection, pass));
+                tokio::spawn(admit(hub.clone(), connection, permit));
             }
             Err(error) => {
                 let permit = hub.log.once("accept", "", &error.to_string());
@@ -125,21 +125,21 @@ impl Connection {
     }
 }
 
-async fn admit(hub: Arc<Hub>, mut connection: Connection, pass: Pass) {
+async fn admit(hub: Arc<Hub>, mut connection: Connection, permit: ConnectionPermit) {
     let from = connection.from;
     let mut reception = Reception::new(hub.secrets.get());
     let admitted = tokio::select! {
-        admitted = timeout(HANDSHAKE, shake_hands(&hub, &mut connection, &mut reception, &pass)) => {
+        admitted = timeout(HANDSHAKE, shake_hands(&hub, &mut connection, &mut reception, &permit)) => {
             admitted.unwrap_or_else(|_| {
                 let late = format!("no handshake within {} s", HANDSHAKE.as_secs());
                 Err(Rejected::Refused(from.ip().to_string(), late))
             })
         }
-        () = pass.called() => {
+        () = permit.called() => {
             Err(Rejected::Refused(from.ip().to_string(), gives_way(&hub)))
         }
     };
-    drop(pass);
+    drop(permit);
     let (who, why, welcome) = match admitted {
         Ok(Admitted::Peer(peer)) => {
             let protocol = reception.protocol();
@@ -177,7 +177,7 @@ async fn admit(hub: Arc<Hub>, mut connection: Connection, pass: Pass) {
 fn gives_way(hub: &Hub) -> String {
     let most = hub.places.handshakes;
     format!(
-        "too many handshakes are under way, {most} at most: this is the oldest of the address that has most of them"
+        "too many handshakes are in progress, {most} at most: this is the oldest of the address that has most of them"
     )
 }
 
@@ -192,7 +192,7 @@ async fn shake_hands(
     hub: &Hub,
     connection: &mut Connection,
     reception: &mut Reception,
-    pass: &Pass,
+    permit: &ConnectionPermit,
 ) -> Result<Admitted, Rejected> {
     let Connection { from, reader, write, .. } = connection;
     let refused = |why: String| Rejected::Refused(from.ip().to_string(), why);
@@ -221,9 +221,9 @@ async fn shake_hands(
         }
         _ => {
             prepare(reader.half().as_ref(), CLIENT_TIMEOUT)?;
-            let holder = Holder::Clients(pass.address());
+            let holder = Holder::Clients(permit.address());
             reader.allow(MAX_CALL_BYTES, hub.client_inflow.clone(), holder);
-            (Admitted::Client(place(hub, pass).map_err(refused)?), accepted())
+            (Admitted::Client(place(hub, permit).map_err(refused)?), accepted())
         }
     };
     write.write_all(&reception.answer(&welcome)).await?;
@@ -231,10 +231,10 @@ async fn shake_hands(
 }
 
 /// A place for a client: an ordinary one, else one of the operator's, or why there is none.
-fn place(hub: &Hub, pass: &Pass) -> Result<Place, String> {
-    let (why, busy) = match pass.seat() {
-        Ok(seat) => match hub.clients.clone().try_acquire_owned() {
-            Ok(_slot) => return Ok(Place::Client { seat, _slot }),
+fn place(hub: &Hub, permit: &ConnectionPermit) -> Result<Place, String> {
+    let (why, busy) = match permit.client_permit() {
+        Ok(client_permit) => match hub.clients.clone().try_acquire_owned() {
+            Ok(_slot) => return Ok(Place::Client { client_permit, _slot }),
             Err(_) => {
                 let limit = hub.places.clients;
                 let why = format!("{limit} clients are connected, the limit of this node");
@@ -484,7 +484,7 @@ fn closed(hub: &Hub, from: SocketAddr, why: &str) {
 impl Place {
     fn outbox(&self, hub: &Hub) -> Outbox {
         let of_address = match self {
-            Place::Client { seat, .. } => seat.unsent.clone(),
+            Place::Client { client_permit, .. } => client_permit.unsent.clone(),
             Place::Operator(..) => Arc::default(),
         };
         Outbox::of_address(hub.budgets.replies, hub.client_unsent.clone(), of_address)

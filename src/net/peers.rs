@@ -219,7 +219,7 @@ mod tests {
     use crate::net::places::Places;
     use crate::net::{Access, Identity};
 
-    const PATIENCE: Duration = Duration::from_secs(30);
+    const TIMEOUT: Duration = Duration::from_secs(30);
 
     async fn listener() -> (TcpListener, String) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -229,7 +229,7 @@ mod tests {
 
     /// Lets the node in that dials, as n2.
     async fn welcome(listener: &TcpListener) -> TcpStream {
-        let accepted = timeout(PATIENCE, listener.accept()).await.unwrap();
+        let accepted = timeout(TIMEOUT, listener.accept()).await.unwrap();
         let (mut stream, _) = accepted.unwrap();
         let welcome = Welcome::Accepted { cluster: "test".into(), name: "n2".into() };
         let mut bytes = BytesMut::from(&wire::preamble()[..]);
@@ -261,7 +261,7 @@ mod tests {
         let (hub, mut events) = Hub::new(identity, &members, access, places, Budgets::of(None, 0));
         let peer = hub.peers[&NodeId::of("n2")].clone();
         let mut up = async |expected: bool| {
-            let event = timeout(PATIENCE, events.recv()).await.unwrap();
+            let event = timeout(TIMEOUT, events.recv()).await.unwrap();
             assert!(matches!(event, Some(Event::Link { up, .. }) if up == expected), "{event:?}");
         };
         let link = tokio::spawn(keep_link(hub.clone(), peer.clone(), 1));

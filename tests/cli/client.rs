@@ -6,7 +6,7 @@ use bytes::Bytes;
 use pixii_client::{Client, ClientError, Options, Put};
 use pixii_core::message::{Rejection, ReplicaOutcomes};
 use pixii_core::types::{Key, MAX_VALUE_BYTES, NodeId, Partition};
-use pixii_testkit::fake::{Fake, Manners};
+use pixii_testkit::fake::{Behaviour, Fake};
 
 const TIMEOUT_MS: u32 = 5_000;
 
@@ -120,14 +120,14 @@ fn a_write_that_was_sent_and_lost_is_sent_again_and_happens_once() {
         let client = client(&fake).await;
         let key = key("k");
         let owner = fake.owners(&key)[0];
-        fake.behave(owner, Manners::CutOnce(true));
+        fake.behave(owner, Behaviour::CutOnce(true));
         let written = client.put(put(&client, &key, "v", None), TIMEOUT_MS).await.unwrap();
         assert!(written.repeated);
         assert_eq!(client.get(&key, None, TIMEOUT_MS).await.unwrap().values, ["v"]);
         assert_eq!(fake.repeats(), [2]);
 
         let context = client.get(&key, None, TIMEOUT_MS).await.unwrap().context;
-        fake.behave(owner, Manners::CutOnce(true));
+        fake.behave(owner, Behaviour::CutOnce(true));
         client.delete(&key, Some(context), None, TIMEOUT_MS).await.unwrap();
         assert_eq!(client.get(&key, None, TIMEOUT_MS).await.unwrap().values.len(), 0);
         let written = client.put(put(&client, &key, "w", None), TIMEOUT_MS).await.unwrap();
@@ -143,7 +143,7 @@ fn a_client_that_does_not_retry_says_unknown_and_the_write_may_be_repeated_later
         let client = Client::connect(&[fake.address(0)], options).await.unwrap();
         let key = key("k");
         let owner = fake.owners(&key)[0];
-        fake.behave(owner, Manners::CutOnce(true));
+        fake.behave(owner, Behaviour::CutOnce(true));
         let write = put(&client, &key, "v", None);
         let error = client.put(write.clone(), TIMEOUT_MS).await.unwrap_err();
         assert!(matches!(error, ClientError::Unknown(_)), "{error}");
@@ -157,7 +157,7 @@ fn silence_ends_at_the_deadline() {
     let fake = Fake::start(1, 1);
     run(async {
         let client = client(&fake).await;
-        fake.behave(0, Manners::Silent);
+        fake.behave(0, Behaviour::Silent);
         let error = client.put(put(&client, &key("k"), "v", None), 500).await.unwrap_err();
         assert!(
             matches!(&error, ClientError::Unknown(why) if why.contains("no answer")),
@@ -165,7 +165,7 @@ fn silence_ends_at_the_deadline() {
         );
         let error = client.get(&key("k"), None, 500).await.unwrap_err();
         assert!(matches!(&error, ClientError::Error(why) if why.contains("no answer")), "{error}");
-        fake.behave(0, Manners::Serve);
+        fake.behave(0, Behaviour::Serve);
         assert_eq!(client.get(&key("k"), None, TIMEOUT_MS).await.unwrap().values.len(), 0);
     });
 }
@@ -177,7 +177,7 @@ fn rejections_of_the_node_move_on_and_rejections_of_the_request_do_not() {
         let client = client(&fake).await;
         let key = key("k");
         let owners = fake.owners(&key);
-        fake.behave(owners[0], Manners::Refuse(Rejection::Stopping));
+        fake.behave(owners[0], Behaviour::Refuse(Rejection::Stopping));
         client.put(put(&client, &key, "v", None), TIMEOUT_MS).await.unwrap();
         // A node that stops or is drained is not asked again at once. (A slow test may have let its second pass.)
         let mut passed_by = false;
@@ -192,14 +192,14 @@ fn rejections_of_the_node_move_on_and_rejections_of_the_request_do_not() {
         assert!(passed_by);
         let client = self::client(&fake).await;
         let no_space = Rejection::NoSpace { free_bytes: 1, reserve_bytes: 2 };
-        fake.behave(owners[0], Manners::Refuse(no_space));
+        fake.behave(owners[0], Behaviour::Refuse(no_space));
         client.put(put(&client, &key, "v", None), TIMEOUT_MS).await.unwrap();
         let unreachable = Rejection::Unreachable {
             reachable: 1,
             needed: 2,
             outcomes: ReplicaOutcomes::default(),
         };
-        fake.all_behave(&Manners::Refuse(unreachable.clone()));
+        fake.all_behave(&Behaviour::Refuse(unreachable.clone()));
         let error = client.get(&key, None, TIMEOUT_MS).await.unwrap_err();
         assert_eq!(error, ClientError::Refused(unreachable));
         let strangers: u64 =
@@ -209,17 +209,17 @@ fn rejections_of_the_node_move_on_and_rejections_of_the_request_do_not() {
             "others may reach what the owners cannot, but two are enough to tell"
         );
         let limit = Rejection::Siblings(32);
-        fake.all_behave(&Manners::Refuse(limit.clone()));
+        fake.all_behave(&Behaviour::Refuse(limit.clone()));
         let asked = fake.asked(owners[1]);
         let error = client.get(&key, None, TIMEOUT_MS).await.unwrap_err();
         assert_eq!((error, fake.asked(owners[1])), (ClientError::Refused(limit), asked));
         // A node that did not run for a while is asked again by and by.
-        fake.all_behave(&Manners::Refuse(Rejection::Paused(300)));
+        fake.all_behave(&Behaviour::Refuse(Rejection::Paused(300)));
         let later = async {
             tokio::time::timeout(Duration::from_millis(200), std::future::pending::<()>())
                 .await
                 .ok();
-            fake.all_behave(&Manners::Serve);
+            fake.all_behave(&Behaviour::Serve);
         };
         let write = put(&client, &key, "v", None);
         let (written, ()) = tokio::join!(client.put(write, TIMEOUT_MS), later);

@@ -5,7 +5,7 @@ use std::process::{Command, Output, Stdio};
 
 use pixii_core::message::{Rejection, ReplicaOutcomes};
 use pixii_core::types::Key;
-use pixii_testkit::fake::{Fake, Manners};
+use pixii_testkit::fake::{Behaviour, Fake};
 use pixii_testkit::told;
 use serde_json::Value;
 
@@ -118,7 +118,7 @@ fn keys_and_values_have_any_bytes() {
 #[test]
 fn rejections_unknown_outcomes_and_dead_ends_have_codes_of_their_own() {
     let fake = Fake::start(2, 2);
-    fake.all_behave(&Manners::Refuse(Rejection::NoQuorum {
+    fake.all_behave(&Behaviour::Refuse(Rejection::NoQuorum {
         answered: 1,
         outcomes: ReplicaOutcomes::default(),
         needed: 2,
@@ -136,14 +136,14 @@ fn rejections_unknown_outcomes_and_dead_ends_have_codes_of_their_own() {
         err.starts_with("pixii: 16 partitions could not be read or not wholly (0, 1,"),
         "{err}"
     );
-    fake.all_behave(&Manners::Unknown);
+    fake.all_behave(&Behaviour::Unknown);
     let (code, _, err) = run(&fake, &["put", "k", "v"]);
     assert_eq!(code, 5);
     assert!(err.starts_with("pixii: unknown outcome: 0 of 1 replicas"), "{err}");
     let size = Rejection::Object(9_000_000);
-    fake.all_behave(&Manners::Refuse(size));
+    fake.all_behave(&Behaviour::Refuse(size));
     assert_eq!(run(&fake, &["put", "k", "v"]).0, 1);
-    fake.all_behave(&Manners::Silent);
+    fake.all_behave(&Behaviour::Silent);
     assert_eq!(run(&fake, &["get", "k", "--timeout", "50"]).0, 1);
 
     let address = fake.address(0);
@@ -460,7 +460,7 @@ fn a_node_of_the_protocol_before_is_understood_word_for_word() {
     };
     let now = said();
     assert_eq!(now.each_ref().map(|(code, ..)| *code), [0, 0, 1, 1, 1], "{now:?}");
-    fake.behave(0, Manners::Old);
+    fake.behave(0, Behaviour::Old);
     assert_eq!(said(), now);
 }
 

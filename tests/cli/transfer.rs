@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use pixii_core::message::{Rejection, ReplicaOutcomes};
 use pixii_core::types::SizeError;
-use pixii_testkit::fake::{Fake, Manners};
+use pixii_testkit::fake::{Behaviour, Fake};
 use pixii_testkit::told;
 use serde_json::Value;
 
@@ -78,7 +78,7 @@ fn lines_that_are_not_loaded_are_named_counted_and_kept() {
         needed: 1,
         timeout_ms: 9,
     };
-    fake.behave(1, Manners::Refuse(refused));
+    fake.behave(1, Behaviour::Refuse(refused));
     let key = |number: u64| pixii_core::types::Key::new(format!("k{number}").into_bytes()).unwrap();
     let lost: Vec<u64> = (0..100).filter(|number| fake.owners(&key(*number)) == [1]).collect();
     let good: String = (0..100).map(|number| format!("k{number}\tv\n")).collect();
@@ -98,7 +98,7 @@ fn lines_that_are_not_loaded_are_named_counted_and_kept() {
     let mut expected: Vec<String> = lost.iter().map(|number| format!("k{number}\tv")).collect();
     expected.sort();
     assert_eq!(kept, expected);
-    fake.behave(1, Manners::Serve);
+    fake.behave(1, Behaviour::Serve);
     assert_eq!(run(&fake, &["load", failed_path]).0, 0);
     assert_eq!(run(&fake, &["dump"]).1.lines().count(), 100);
 
@@ -111,11 +111,11 @@ fn lines_that_are_not_loaded_are_named_counted_and_kept() {
     assert_eq!(run(&fake, &["load", input_path, "--failed", input_path]).0, 2);
 
     let refused = Rejection::Size(SizeError::Value(2_000_000));
-    (0..3).for_each(|node| fake.behave(node, Manners::Refuse(refused.clone())));
+    (0..3).for_each(|node| fake.behave(node, Behaviour::Refuse(refused.clone())));
     let (code, _, err) = told(&fed(&fake, &["load", "-"], b"one\t1\n"));
     let said = "pixii: line 1: the value has 2000000 bytes; a value has at most 1048576\n";
     assert_eq!((code, err.as_str()), (1, said));
-    (0..3).for_each(|node| fake.behave(node, Manners::Serve));
+    (0..3).for_each(|node| fake.behave(node, Behaviour::Serve));
 
     let folder = dir.path().to_str().unwrap();
     let said = format!("pixii: {folder}: Is a directory (os error 21)\n");
@@ -131,11 +131,11 @@ fn lines_that_are_not_loaded_are_named_counted_and_kept() {
 #[test]
 fn an_unknown_put_is_sent_again_with_its_id() {
     let fake = Fake::start(1, 1);
-    fake.behave(0, Manners::CutOnce(true));
+    fake.behave(0, Behaviour::CutOnce(true));
     let output = fed(&fake, &["load", "-", "--blind"], b"k\tv\n");
     assert_eq!(output.status.code(), Some(0));
     assert_eq!((fake.repeats(), run(&fake, &["get", "k"]).1.as_str()), (vec![2], "v"));
-    fake.behave(0, Manners::Unknown);
+    fake.behave(0, Behaviour::Unknown);
     let (code, out, _) =
         told(&fed(&fake, &["load", "-", "--blind", "--timeout", "200"], b"k\tv\n"));
     assert_eq!(code, 5);
@@ -188,7 +188,7 @@ fn a_load_stops_when_no_node_is_left() {
     let input = dir.path().join("in.tsv");
     fs::write(&input, "k\tv\n".repeat(100)).unwrap();
     // The node answers the question for the ring and then closes every connection.
-    fake.behave(0, Manners::Silent);
+    fake.behave(0, Behaviour::Silent);
     let arguments = ["load", input.to_str().unwrap(), "--timeout", "100"];
     let (code, out, err) = run(&fake, &arguments);
     assert_eq!(code, 1, "{err}");

@@ -33,7 +33,7 @@ fn failed(house: &House, told: &Told) -> BTreeSet<String> {
 #[test]
 fn two_of_five_killed_during_a_load() {
     const COUNT: usize = 6_000;
-    /// Lines that a load has under way, unless it is told otherwise.
+    /// Lines that a load has in progress, unless it is told otherwise.
     const IN_FLIGHT: usize = 64;
     let mut house = House::start(5);
     let first = file(&house, "first", "one", COUNT);
@@ -88,7 +88,7 @@ fn two_of_five_killed_during_a_load() {
         let held = there.contains(line) || beside(line);
         assert!(!weak.contains(key) || held, "{line} was acknowledged and is lost");
     }
-    // A put of the first load that was under way at the deaths may have been sent to two nodes: the trace that a dead one
+    // A put of the first load that was in progress at the deaths may have been sent to two nodes: the trace that a dead one
     // kept of it stands beside what replaced it.
     let mut repeated = 0;
     for line in second.lines().filter(|line| !refused.contains(*line)) {
@@ -135,7 +135,7 @@ fn a_second_sigterm_ends_a_daemon_at_once() {
     signal("STOP", house.pid("n3"));
     let arguments = ["put", &key, "new", "-w", "3", "--timeout", "8000", "--connect"];
     let put = Run::start(house.command(&[&arguments[..], &[house.address("n1")]].concat()), b"");
-    until("the put is under way", || {
+    until("the put is in progress", || {
         let told = house.run(&["get", &key, "--all", "-r", "2"]);
         told.out.contains("new").then_some(())
     });

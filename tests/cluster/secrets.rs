@@ -293,7 +293,7 @@ fn connections_that_say_nothing_do_not_keep_others_out() {
     house.run(&["put", "k", "v"]).done();
     let begun = std::time::Instant::now();
     let mut idle: Vec<TcpStream> = (0..400).map(|_| connect(&house, "127.0.0.3")).collect();
-    // As many handshakes are under way as may be: the oldest give way, and whoever speaks is let in at once.
+    // As many handshakes are in progress as may be: the oldest give way, and whoever speaks is let in at once.
     for from in ["127.0.0.1", "127.0.0.2", "127.0.0.3"] {
         let mut stream = connect(&house, from);
         assert!(matches!(greeted(&mut stream), Some(Welcome::Accepted { .. })), "{from}");
@@ -306,7 +306,7 @@ fn connections_that_say_nothing_do_not_keep_others_out() {
         let fits = |told: &&Option<Welcome>| matches!(told, Some(Welcome::Refused(why)) if why.starts_with(what));
         told.iter().filter(fits).count()
     };
-    let gave_way = count("too many handshakes are under way, 256 at most");
+    let gave_way = count("too many handshakes are in progress, 256 at most");
     let late = count("no handshake within 5 s");
     assert_eq!(gave_way + late, 400, "{gave_way} gave way");
     // A machine that stood still for as long as a handshake may take shows nothing.

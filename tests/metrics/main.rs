@@ -178,7 +178,10 @@ fn what_is_kept_for_a_member_that_is_away_shows_and_it_is_not_marked_up() {
     assert_eq!(now.of(&of_n1("pixii_peer_link_up")), 0.0);
     assert_eq!(now.of(&of_n1("pixii_shared_partitions")), 16.0);
     assert_eq!(now.of(&of_n1("pixii_equal_partitions")), 0.0);
-    assert!(!now.0.contains_key(&of_n1("pixii_equal_age_seconds")), "they were never equal");
+    assert!(
+        !now.0.contains_key(&of_n1("pixii_repair_last_success_timestamp_seconds")),
+        "they were never equal"
+    );
     let older = of_n1("pixii_hint_age_seconds");
     let first = now.of(&older);
     watched.wait("hints get older", |now| now.of(&older) > first);
@@ -220,10 +223,10 @@ fn readiness_says_why_not() {
     store.has_free(1 << 40);
     until("room", || (watched.look("/readyz").0 == 200).then_some(()));
 
-    // A request under way holds up a stop, and the port says so as long as it lasts.
+    // A request in progress holds up a stop, and the port says so as long as it lasts.
     store.hold(true);
     client.data(get("elsewhere"));
-    watched.wait("the request", |now| now.of("pixii_requests_under_way") == 1.0);
+    watched.wait("the request", |now| now.of("pixii_requests_in_flight") == 1.0);
     watched.daemon.ask_to_stop();
     let why = "not ready: stopping\n";
     until("the stop", || (watched.look("/readyz") == (503, why.into())).then_some(()));
@@ -238,7 +241,7 @@ fn looking_waits_for_no_thread_of_the_store() {
     store.hold(true);
     let mut client = watched.daemon.client();
     let waiting = client.data(get("k"));
-    let now = watched.wait("the read", |now| now.of("pixii_requests_under_way") == 1.0);
+    let now = watched.wait("the read", |now| now.of("pixii_requests_in_flight") == 1.0);
     assert_eq!(now.of("pixii_queue_length{queue=\"store_reads\"}"), 1.0);
     // The read waits for its thread, and a status does not wait for the read.
     assert_eq!(watched.daemon.status().disk_bytes, 4_711);

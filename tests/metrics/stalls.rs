@@ -32,7 +32,7 @@ fn a_node_whose_disk_hangs_says_so_and_refuses_at_once_until_it_is_over() {
     let seconds = watched.samples().of("pixii_store_stalled_seconds");
     assert!(seconds >= 2.0, "{seconds}");
     let status = watched.daemon.status();
-    assert!(!status.serving && status.levels.store_stalled_seconds >= 2);
+    assert!(!status.serving && status.gauges.store_stalled_seconds >= 2);
 
     // What needs the disk is refused at once; what does not is answered.
     let begun = Instant::now();

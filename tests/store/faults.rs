@@ -443,10 +443,10 @@ fn a_killed_writer_loses_nothing_that_it_announced() {
         };
         assert!(hot.own_serial >= Some(announced));
         assert_eq!(hot, record(hot.own_serial.unwrap(), &[150 * KILO]));
-        // The one that was under way is there whole or not at all, together with its neighbour.
-        let (_, partition, key, under_way) = written(announced + 1);
+        // The one that was in progress is there whole or not at all, together with its neighbour.
+        let (_, partition, key, in_flight) = written(announced + 1);
         let expected = if hot.own_serial > Some(announced) {
-            Found::Record(under_way)
+            Found::Record(in_flight)
         } else {
             Found::Nothing
         };

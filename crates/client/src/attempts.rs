@@ -20,8 +20,8 @@ const GRACE: Duration = Duration::from_millis(1_000);
 const CONNECT_SHARE: u32 = 4;
 /// A read that is not answered after this time is put to another node as well, and so is a write: a node's own
 /// hedges and its disk come first.
-const READ_PATIENCE: Duration = Duration::from_millis(100);
-const WRITE_PATIENCE: Duration = Duration::from_millis(500);
+const READ_TIMEOUT: Duration = Duration::from_millis(100);
+const WRITE_TIMEOUT: Duration = Duration::from_millis(500);
 /// Once an owner has refused, so many others are asked at most: each would find the same owners, or stand in.
 const OTHERS: u32 = 2;
 /// A node that was silent for so long is asked last for this time.
@@ -65,7 +65,7 @@ struct Attempts {
     left_alone: u32,
     /// Nodes that are no owners and may still be asked once an owner has refused.
     others_left: u32,
-    under_way: JoinSet<Answered>,
+    in_flight: JoinSet<Answered>,
     /// Attempts that may have carried it out, or may yet.
     open: u32,
     /// True once a put was sent to a second node while the first one might have it.
@@ -86,7 +86,7 @@ impl Client {
             return Err(Rejection::Timeout(timeout_ms).into());
         }
         let writes = request.is_write();
-        let patience = if writes { WRITE_PATIENCE } else { READ_PATIENCE };
+        let timeout = if writes { WRITE_TIMEOUT } else { READ_TIMEOUT };
         let deadline = Instant::now() + Duration::from_millis(timeout_ms.into());
         let mut attempts = Attempts::new(&request);
         let mut candidates = self.candidates(partition);
@@ -98,9 +98,9 @@ impl Client {
                 let request = attempts.send(&request);
                 let client = self.clone();
                 attempts
-                    .under_way
+                    .in_flight
                     .spawn(async move { client.attempt(id, request, deadline, insists).await });
-            } else if attempts.under_way.is_empty() {
+            } else if attempts.in_flight.is_empty() {
                 if in_time && !insists && attempts.left_alone > 0 {
                     // One of them may be back: better to look than to say that nobody is there.
                     (insists, attempts.others_left) = (true, OTHERS);
@@ -121,9 +121,9 @@ impl Client {
                 attempts.others_left = OTHERS;
                 continue;
             }
-            let hedge = Instant::now() + patience;
+            let hedge = Instant::now() + timeout;
             let next = tokio::select! {
-                Some(answered) = attempts.under_way.join_next() => answered,
+                Some(answered) = attempts.in_flight.join_next() => answered,
                 () = sleep_until(hedge), if asked.is_some() => {
                     if let Some(node) = asked.and_then(|id| self.0.nodes.get(&id)) {
                         self.avoid(node);
@@ -141,7 +141,7 @@ impl Client {
                     candidates.push_front((id, true));
                     continue;
                 }
-                let repeated = attempts.unknown.is_some() || !attempts.under_way.is_empty();
+                let repeated = attempts.unknown.is_some() || !attempts.in_flight.is_empty();
                 return Ok(Done { response, repeated });
             }
             if attempts.unknown.is_some() && !self.0.options.retry_unknown {
@@ -244,7 +244,7 @@ impl Attempts {
             faults: Vec::new(),
             left_alone: 0,
             others_left: OTHERS,
-            under_way: JoinSet::new(),
+            in_flight: JoinSet::new(),
             open: 0,
             repeats: matches!(request, Request::PutAgain { .. }),
             alone: None,
@@ -291,7 +291,7 @@ impl Attempts {
                     // Owners are asked first, and know best why their own answer does not count.
                 } else if another_may_accept(&why) {
                     self.refused = Some(why);
-                } else if !self.writes || (self.unknown.is_none() && self.under_way.is_empty()) {
+                } else if !self.writes || (self.unknown.is_none() && self.in_flight.is_empty()) {
                     return Err(why.into());
                 } else {
                     // Another attempt may have carried it out, or may yet.

@@ -79,7 +79,7 @@ const ODD_ANSWER: &str = "the node answered another question";
 pub struct Options {
     /// Time for connecting to one node and shaking hands, in milliseconds.
     pub connect_timeout_ms: u32,
-    /// Most calls under way to one node; more wait for their turn.
+    /// Most calls in progress to one node; more wait for their turn.
     pub in_flight: usize,
     /// True if a write whose outcome is unknown is sent to another node, with the same write id, as long as
     /// there is time. False: it is sent once, and [`ClientError::Unknown`] at once.
@@ -471,12 +471,12 @@ impl Client {
         })
     }
 
-    /// The connection to a node, opened within `patience` if there is none. The error names the node.
+    /// The connection to a node, opened within `timeout` if there is none. The error names the node.
     /// One that could not be reached a moment ago is tried only if `insists`.
     async fn link(
         &self,
         node: &Node,
-        patience: Duration,
+        timeout: Duration,
         insists: bool,
     ) -> Result<Arc<Link>, Unlinked> {
         let mut state = node.state.lock().await;
@@ -487,7 +487,7 @@ impl Client {
             }
             _ => {}
         }
-        let wait = Duration::from_millis(self.0.options.connect_timeout_ms.into()).min(patience);
+        let wait = Duration::from_millis(self.0.options.connect_timeout_ms.into()).min(timeout);
         let begun = Instant::now();
         let Options { in_flight, secret, .. } = &self.0.options;
         let secret = secret.clone().map(|key| (key, self.0.nonces.fresh()));

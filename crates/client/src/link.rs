@@ -85,7 +85,7 @@ pub(super) struct Link {
 
 impl Link {
     /// Connects to `address` (`host:port`) and shakes hands, both within `wait`, with a secret if there is one. At most
-    /// `in_flight` calls are under way at a time. The error is the reason alone, without the address.
+    /// `in_flight` calls are in progress at a time. The error is the reason alone, without the address.
     pub(super) async fn open(
         address: &str,
         wait: Duration,
@@ -119,7 +119,7 @@ impl Link {
     pub(super) async fn call(&self, body: CallBody, wait: Duration) -> Answer {
         let deadline = Instant::now() + wait;
         let Ok(Ok(_permit)) = timeout_at(deadline, self.permits.acquire()).await else {
-            return Err(Lost::Unsent(format!("{} calls are under way already", self.in_flight)));
+            return Err(Lost::Unsent(format!("{} calls are in progress already", self.in_flight)));
         };
         let (answer, reply) = oneshot::channel();
         match timeout_at(deadline, self.calls.send(Outgoing { body, answer })).await {

@@ -15,7 +15,7 @@ use delay::Latency;
 use rules::Aspect;
 pub use rules::{Rule, parse, parse_delay};
 
-/// Links whose last arrival is remembered before those without a message under way are forgotten.
+/// Links whose last arrival is remembered before those without a message in progress are forgotten.
 const MAX_IDLE_LINKS: usize = 4_096;
 
 /// One end of a link.

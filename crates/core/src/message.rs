@@ -32,7 +32,7 @@ pub use reasons::{
 };
 pub use rejection::{Rejection, ReplicaOutcomes};
 pub use status::{
-    Complaint, Levels, PairStatus, PeerRepair, PeerStatus, RecentTrips, RepairCounts, RepairReport,
+    Complaint, Gauges, PairStatus, PeerRepair, PeerStatus, RecentTrips, RepairCounts, RepairReport,
     RepairStatus, SampleReport, StatusReport, TombstoneGcStatus,
 };
 
@@ -202,7 +202,7 @@ pub enum EmulateOrder {
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct Call {
-    /// Chosen by the client, unique among its calls under way on this connection.
+    /// Chosen by the client, unique among its calls in progress on this connection.
     pub id: u64,
     /// What it asks.
     pub body: CallBody,

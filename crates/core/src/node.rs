@@ -79,7 +79,7 @@ pub struct Node {
 /// A node wants to be woken at least as often as this, so that it notices that its process did not
 /// run.
 const PULSE: Micros = Micros::from_millis(100);
-/// A gap between inputs of this length is a pause. Shorter than any patience of clients: what they
+/// A gap between inputs of this length is a pause. Shorter than any timeout of clients: what they
 /// asked before it they may have asked elsewhere since.
 const PAUSE: Micros = Micros::from_millis(250);
 /// What reached a paused process has been read by this time after the pause.
@@ -428,7 +428,7 @@ impl Node {
         wakes.into_iter().flatten().min()
     }
 
-    /// True when nothing that a client waits for is under way and every write is synced.
+    /// True when nothing that a client waits for is in progress and every write is synced.
     pub fn is_idle(&self) -> bool {
         self.coordinator.is_idle() && self.io.out.is_synced()
     }
@@ -551,7 +551,7 @@ impl Node {
 
     /// The change of the ring that this node was ordered to make, or has granted to another member.
     pub fn ring_change(&self) -> Option<RingChange> {
-        self.placement.under_way()
+        self.placement.in_flight()
     }
 
     /// The members that live with another ring, each with its version, as they introduced

@@ -360,7 +360,7 @@ fn replies() -> Vec<(&'static str, ReplyBody)> {
             blocked: 1,
             example: Some((Partition(300), Blocked::Away { member: "n2".into() })),
         },
-        levels: Levels {
+        gauges: Gauges {
             drained: true,
             changing_ring: true,
             oversized_keys: 300,

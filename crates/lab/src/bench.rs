@@ -25,7 +25,7 @@ pub(crate) struct Case {
     pub(crate) kind: Kind,
     /// Bytes of each value.
     pub(crate) size: usize,
-    /// Requests under way at a time.
+    /// Requests in progress at a time.
     pub(crate) clients: usize,
 }
 

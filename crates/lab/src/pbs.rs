@@ -144,8 +144,8 @@ fn histogram() -> Histogram<u64> {
 
 /// Runs the model `trials` times over replicas that are all alike; everything random follows from `seed`.
 pub(crate) fn predict(wars: &Wars, n: u8, reads: Reads, trials: u64, seed: u64) -> Prediction {
-    let patience = trial::patience_of(wars, reads);
-    run(n, trials, seed, |trial, rng| trial.draw(wars, n.into(), reads, patience, rng))
+    let timeout = trial::timeout_of(wars, reads);
+    run(n, trials, seed, |trial, rng| trial.draw(wars, n.into(), reads, timeout, rng))
 }
 
 /// The same over the links of a cluster, each as it was measured.

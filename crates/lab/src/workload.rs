@@ -89,7 +89,7 @@ pub(crate) struct Mix {
 /// What a load is like.
 #[derive(Clone, Debug)]
 pub(crate) struct Spec {
-    /// How many clients: operations under way at a time; with `arrivals`, at most.
+    /// How many clients: operations in progress at a time; with `arrivals`, at most.
     pub(crate) clients: usize,
     /// When operations begin; none: each client's next one when its last one has ended.
     pub(crate) arrivals: Option<Arrivals>,
@@ -146,7 +146,7 @@ pub(crate) struct Report {
     pub(crate) spent: Duration,
     /// By kind; a kind that never occurred is missing.
     pub(crate) kinds: BTreeMap<Kind, Totals>,
-    /// Operations that were due while as many as may be were under way, and were not begun.
+    /// Operations that were due while as many as may be were in progress, and were not begun.
     pub(crate) overdue: u64,
     /// Keys that there are in the end.
     pub(crate) keys: u64,
@@ -199,7 +199,7 @@ struct Shared {
     until: Option<Instant>,
 }
 
-/// A load under way. Dropping it ends its clients at once; the outcome of their requests stays unknown.
+/// A load in progress. Dropping it ends its clients at once; the outcome of their requests stays unknown.
 pub(crate) struct Load {
     shared: Arc<Shared>,
     workers: JoinSet<Result<(), String>>,
@@ -248,7 +248,7 @@ impl Load {
         self.shared.begun.load(Ordering::Relaxed)
     }
 
-    /// Ends the load: each client finishes the request that it has under way (an open loop: once the next one is due). The error
+    /// Ends the load: each client finishes the request that it has in progress (an open loop: once the next one is due). The error
     /// is the ledger's.
     pub(crate) async fn stop(self) -> Result<Report, String> {
         self.shared.stop.store(true, Ordering::Relaxed);

@@ -21,7 +21,7 @@ const LINKING: Micros = Micros::from_millis(200);
 /// Nodes have learned each other's pace after this time; until then nothing is measured.
 const WARM_UP: Micros = Micros::from_millis(60_000);
 /// Every view has noticed a fault in this time, or never will.
-const PATIENCE: Micros = Micros::from_millis(120_000);
+const TIMEOUT: Micros = Micros::from_millis(120_000);
 /// Partitions: more than nodes is of no use to gossip.
 const PARTITIONS: u16 = 1_024;
 
@@ -184,7 +184,7 @@ impl Field {
             self.time.schedule(when, Event::Link { at: other, peer: victim, up: false });
         }
         self.victim = Some((victim, end));
-        self.run_to(begun + PATIENCE);
+        self.run_to(begun + TIMEOUT);
         let mut noticed: Vec<Option<Micros>> = vec![None; victim];
         for (at, who, whom, liveness) in &self.set_liveness {
             if *whom == self.ids[victim] {

@@ -290,8 +290,8 @@ impl World {
             self.accept_losses();
             self.settle_a_key();
             self.run_until(|world| world.now() >= look);
-            let patience = if self.plan.object_limit.is_some() { SETTLING } else { HEALING };
-            if self.now() > healed + patience && self.broken.is_none() {
+            let timeout = if self.plan.object_limit.is_some() { SETTLING } else { HEALING };
+            if self.now() > healed + timeout && self.broken.is_none() {
                 self.broken = Some(self.unconverged());
             }
         }

@@ -63,7 +63,7 @@ impl Told {
     }
 }
 
-/// A command under way. Dropped, it is killed.
+/// A command in progress. Dropped, it is killed.
 pub struct Run {
     child: Child,
     out: Option<JoinHandle<Vec<u8>>>,

@@ -12,7 +12,7 @@ use bytes::BytesMut;
 use pixii_core::causal::{Actor, Context, Object, Version};
 use pixii_core::members::{Incarnation, Liveness, Member, Members};
 use pixii_core::message::{
-    Blocked, Call, CallBody, ComparisonFault, Counter, DrainRejection, EmulateRejection, Levels,
+    Blocked, Call, CallBody, ComparisonFault, Counter, DrainRejection, EmulateRejection, Gauges,
     LinksReport, LossRejection, PairStatus, PeerRepair, PeerStatus, Rejection, RepairCounts,
     RepairRejection, RepairReport, RepairStatus, ReplaceRejection, Reply, ReplyBody, Request,
     Response, RingReport, SampleReport, StatusReport, TombstoneGcStatus,
@@ -23,7 +23,7 @@ use pixii_core::wire::{self, Hello, MAX_FRAME_BYTES, PREAMBLE_BYTES, Welcome};
 
 /// What a node does with a request for data.
 #[derive(Clone, Debug)]
-pub enum Manners {
+pub enum Behaviour {
     /// What it is asked.
     Serve,
     /// The same, with a program that speaks protocol 4 only.
@@ -42,7 +42,7 @@ pub enum Manners {
 
 struct Node {
     name: String,
-    manners: Mutex<Manners>,
+    behaviour: Mutex<Behaviour>,
     asked: AtomicU64,
     stopped: AtomicBool,
     kept: Mutex<BTreeMap<String, [u64; 3]>>,
@@ -62,7 +62,7 @@ struct World {
 /// The cluster; it ends when dropped.
 pub struct Fake {
     world: Arc<World>,
-    doors: Mutex<Vec<Option<JoinHandle<()>>>>,
+    limiter: Mutex<Vec<Option<JoinHandle<()>>>>,
 }
 
 impl Fake {
@@ -77,7 +77,7 @@ impl Fake {
             .collect();
         let node = |member: &Member| Node {
             name: member.name.clone(),
-            manners: Mutex::new(Manners::Serve),
+            behaviour: Mutex::new(Behaviour::Serve),
             asked: AtomicU64::new(0),
             stopped: AtomicBool::new(false),
             kept: Mutex::default(),
@@ -95,7 +95,7 @@ impl Fake {
             writes: Mutex::default(),
             serial: AtomicU64::new(1),
         });
-        let doors = listeners
+        let limiter = listeners
             .into_iter()
             .enumerate()
             .map(|(at, listener)| {
@@ -103,7 +103,7 @@ impl Fake {
                 Some(thread::spawn(move || accept(&world, at, &listener)))
             })
             .collect();
-        Fake { world, doors: Mutex::new(doors) }
+        Fake { world, limiter: Mutex::new(limiter) }
     }
 
     /// Where node `at` (from 0) listens.
@@ -112,13 +112,13 @@ impl Fake {
     }
 
     /// How node `at` behaves from now on.
-    pub fn behave(&self, at: usize, manners: Manners) {
-        *self.world.nodes[at].manners.lock().unwrap() = manners;
+    pub fn behave(&self, at: usize, behaviour: Behaviour) {
+        *self.world.nodes[at].behaviour.lock().unwrap() = behaviour;
     }
 
     /// How all nodes behave from now on.
-    pub fn all_behave(&self, manners: &Manners) {
-        (0..self.world.nodes.len()).for_each(|at| self.behave(at, manners.clone()));
+    pub fn all_behave(&self, behaviour: &Behaviour) {
+        (0..self.world.nodes.len()).for_each(|at| self.behave(at, behaviour.clone()));
     }
 
     /// Node `at` says that it keeps hints for a member: how many, how many bytes, for how many milliseconds.
@@ -132,7 +132,7 @@ impl Fake {
         node.stopped.store(true, Ordering::SeqCst);
         let _ = TcpStream::connect(self.address(at));
         // Once its thread has ended, the port is closed.
-        if let Some(door) = self.doors.lock().unwrap()[at].take() {
+        if let Some(door) = self.limiter.lock().unwrap()[at].take() {
             door.join().unwrap();
         }
         for stream in node.open.lock().unwrap().drain(..) {
@@ -146,7 +146,7 @@ impl Fake {
         let listener = TcpListener::bind(self.address(at)).unwrap();
         let world = Arc::clone(&self.world);
         let door = thread::spawn(move || accept(&world, at, &listener));
-        self.doors.lock().unwrap()[at] = Some(door);
+        self.limiter.lock().unwrap()[at] = Some(door);
     }
 
     /// Whether node `at` has been told to stop.
@@ -198,7 +198,7 @@ fn converse(world: &World, at: usize, mut stream: TcpStream) -> Option<()> {
     stream.read_exact(&mut preamble).ok()?;
     let mut protocol = wire::check_preamble(&preamble).ok()?;
     let mut offered = wire::preamble();
-    if matches!(*world.nodes[at].manners.lock().unwrap(), Manners::Old) {
+    if matches!(*world.nodes[at].behaviour.lock().unwrap(), Behaviour::Old) {
         protocol = wire::OLDEST_PROTOCOL;
         offered[PREAMBLE_BYTES - 2..].copy_from_slice(&protocol.to_be_bytes());
     }
@@ -238,22 +238,22 @@ fn converse(world: &World, at: usize, mut stream: TcpStream) -> Option<()> {
             }
             CallBody::Data { request, .. } => {
                 let asked = 1 + world.nodes[at].asked.fetch_add(1, Ordering::SeqCst);
-                let manners = world.nodes[at].manners.lock().unwrap().clone();
-                ReplyBody::Data(match manners {
-                    Manners::StallAt(nth, time) => {
+                let behaviour = world.nodes[at].behaviour.lock().unwrap().clone();
+                ReplyBody::Data(match behaviour {
+                    Behaviour::StallAt(nth, time) => {
                         if asked == nth {
                             thread::sleep(time);
                         }
                         serve(world, request)
                     }
-                    Manners::Serve | Manners::Old => serve(world, request),
-                    Manners::Refuse(rejection) => Response::Refused(rejection),
-                    Manners::Silent => continue,
-                    Manners::Unknown => {
+                    Behaviour::Serve | Behaviour::Old => serve(world, request),
+                    Behaviour::Refuse(rejection) => Response::Refused(rejection),
+                    Behaviour::Silent => continue,
+                    Behaviour::Unknown => {
                         Response::Unknown { acknowledged: 0, needed: 1, timeout_ms: 1 }
                     }
-                    Manners::CutOnce(done) => {
-                        *world.nodes[at].manners.lock().unwrap() = Manners::Serve;
+                    Behaviour::CutOnce(done) => {
+                        *world.nodes[at].behaviour.lock().unwrap() = Behaviour::Serve;
                         if done {
                             serve(world, request);
                         }
@@ -440,7 +440,7 @@ fn status(world: &World, at: usize) -> StatusReport {
             blocked: 1,
             example: Some((Partition(7), Blocked::Away { member: "n2".into() })),
         },
-        levels: Levels::default(),
+        gauges: Gauges::default(),
         other_rings: Vec::new(),
         troubles: Vec::new(),
     }

@@ -32,7 +32,7 @@ const TIMEOUT_MS: u32 = 10_000;
 const WRITERS: u64 = 8;
 const BEFORE_KILL: Duration = Duration::from_millis(500);
 const AFTER_KILL: Duration = Duration::from_millis(1_500);
-/// Requests under way at a time.
+/// Requests in progress at a time.
 const IN_FLIGHT: usize = 64;
 /// Keys that live on the victim and on the two daemons that are killed after it.
 const WITNESSES: usize = 25;

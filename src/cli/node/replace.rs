@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep};
 
 /// A node that begins its next incarnation does not listen for a moment.
 const RECONNECT: Duration = Duration::from_secs(2);
-/// For so long the order is given again while another change is under way.
+/// For so long the order is given again while another change is in progress.
 const PERSIST: Duration = Duration::from_secs(20);
 /// Time for the members to live with the change.
 const CONFIRM: Duration = Duration::from_secs(30);
@@ -99,7 +99,7 @@ impl Change<'_> {
                 || match client.status(None).await {
                     // It has just taken another change, and has yet to find the dead member dead.
                     Ok(report) if ring.version() > 1 && report.uptime_ms < SETTLING_MS => true,
-                    Ok(report) => report.levels.changing_ring,
+                    Ok(report) => report.gauges.changing_ring,
                     // It is about to begin its next incarnation.
                     Err(_) => true,
                 };

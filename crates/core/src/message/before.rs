@@ -14,7 +14,7 @@ use bytes::Bytes;
 
 use super::{
     Blocked, Body, ComparisonFault, Complaint, Counter, DrainRejection, DrainReport,
-    EmulateRejection, Levels, LossRejection, Measure, NotYet, PairStatus, PeerMessage, PeerStatus,
+    EmulateRejection, Gauges, LossRejection, Measure, NotYet, PairStatus, PeerMessage, PeerStatus,
     QuorumName, Rejection, RepairCounts, RepairRejection, RepairReport, RepairStatus,
     ReplaceRejection, Replacement, Reply, ReplyBody, Resource, Response, StatusReport,
     TombstoneGcStatus,
@@ -326,7 +326,7 @@ struct Purged {
 
 /// The names of levels among the counters of protocol 6. Each is there only while it is not 0.
 const DRAINED: &str = "drained";
-const CHANGING_RING: &str = "ring_changes_under_way";
+const CHANGING_RING: &str = "ring_changes_in_flight";
 const OVERSIZED_KEYS: &str = "oversized_keys";
 const PARTITIONS_LOST: &str = "partitions_lost";
 const STORE_STALLED: &str = "store_stalled_seconds";
@@ -338,21 +338,21 @@ const ERROR: &str = "trouble: ";
 
 impl From<StatusReport> for Status {
     fn from(report: StatusReport) -> Self {
-        let levels = &report.levels;
+        let gauges = &report.gauges;
         let named = [
-            (DRAINED, levels.drained.into()),
-            (CHANGING_RING, levels.changing_ring.into()),
-            (OVERSIZED_KEYS, levels.oversized_keys),
-            (PARTITIONS_LOST, levels.partitions_lost),
-            (STORE_STALLED, levels.store_stalled_seconds),
-            (UNSERVABLE, levels.unservable_partitions),
+            (DRAINED, gauges.drained.into()),
+            (CHANGING_RING, gauges.changing_ring.into()),
+            (OVERSIZED_KEYS, gauges.oversized_keys),
+            (PARTITIONS_LOST, gauges.partitions_lost),
+            (STORE_STALLED, gauges.store_stalled_seconds),
+            (UNSERVABLE, gauges.unservable_partitions),
         ];
-        let levels = named.into_iter().filter(|(_, level)| *level > 0);
+        let gauges = named.into_iter().filter(|(_, level)| *level > 0);
         let named = |counter: &Counter| !matches!(counter, Counter::Other(_));
         let counts = report.counters.iter().filter(|(counter, _)| named(counter));
         let counts = counts.map(|(counter, count)| (counter.name(), *count));
         let mut counters: Vec<(String, u64)> =
-            counts.chain(levels).map(|(name, count)| (name.to_owned(), count)).collect();
+            counts.chain(gauges).map(|(name, count)| (name.to_owned(), count)).collect();
         let rings = report.other_rings.iter();
         counters
             .extend(rings.map(|(name, version)| (format!("{RING_VERSION_OF}{name}"), *version)));
@@ -387,16 +387,16 @@ impl From<StatusReport> for Status {
 /// Counts that this program has no name for are left out.
 impl From<Status> for StatusReport {
     fn from(before: Status) -> Self {
-        let mut levels = Levels::default();
+        let mut gauges = Gauges::default();
         let (mut counters, mut other_rings, mut troubles) = (Vec::new(), Vec::new(), Vec::new());
         for (name, count) in before.counters {
             match name.as_str() {
-                DRAINED => levels.drained = count > 0,
-                CHANGING_RING => levels.changing_ring = count > 0,
-                OVERSIZED_KEYS => levels.oversized_keys = count,
-                PARTITIONS_LOST => levels.partitions_lost = count,
-                STORE_STALLED => levels.store_stalled_seconds = count,
-                UNSERVABLE => levels.unservable_partitions = count,
+                DRAINED => gauges.drained = count > 0,
+                CHANGING_RING => gauges.changing_ring = count > 0,
+                OVERSIZED_KEYS => gauges.oversized_keys = count,
+                PARTITIONS_LOST => gauges.partitions_lost = count,
+                STORE_STALLED => gauges.store_stalled_seconds = count,
+                UNSERVABLE => gauges.unservable_partitions = count,
                 name => {
                     if let Some(member) = name.strip_prefix(RING_VERSION_OF) {
                         other_rings.push((member.to_owned(), count));
@@ -432,7 +432,7 @@ impl From<Status> for StatusReport {
             counters,
             repair,
             tombstone_gc: TombstoneGcStatus { keys, blocked, example },
-            levels,
+            gauges,
             other_rings,
             troubles,
         }

@@ -180,14 +180,14 @@ codes! {
             all: u64,
         } = 14,
         /// Another replacement is in flight, and it is not known which.
-        #[error("another replacement is under way, ordered at {at}: try again")]
+        #[error("another replacement is in progress, ordered at {at}: try again")]
         AnotherUnknown {
             /// The node that was ordered to make it.
             at: String,
         } = 15,
         /// Another replacement is in flight.
         #[error(
-            "another replacement is under way: {old} by {}, ordered at {at}; try again",
+            "another replacement is in progress: {old} by {}, ordered at {at}; try again",
             .new.as_deref().unwrap_or("a new member")
         )]
         Another {

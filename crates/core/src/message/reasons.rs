@@ -8,10 +8,10 @@ codes! {
     /// What has a limit that [`Rejection::Busy`] tells of.
     pub enum Resource {
         /// Calls of one client.
-        #[error("calls under way on this connection")]
+        #[error("calls in progress on this connection")]
         ConnectionCalls = 1,
         /// Calls of all clients.
-        #[error("calls under way on this node")]
+        #[error("calls in progress on this node")]
         NodeCalls = 2,
         /// Memory for replies to one client.
         #[error("bytes of replies that have not been read")]
@@ -26,7 +26,7 @@ codes! {
             address: String,
         } = 5,
         /// Requests that a node coordinates or has forwarded.
-        #[error("requests under way at this node")]
+        #[error("requests in progress at this node")]
         Requests = 6,
         /// The node's disk hangs: nothing waits for it. The limit is in milliseconds.
         #[error("the time in ms that the node's disk takes to answer")]

@@ -106,7 +106,7 @@ pub enum Rejection {
          read gave"
     )]
     Object(u64),
-    /// Too much is under way already.
+    /// Too much is in progress already.
     #[error("busy: {what} is at its limit of {limit}; try again")]
     Busy {
         /// What is full.

@@ -47,7 +47,7 @@ pub struct StatusReport {
     /// What is to be purged.
     pub tombstone_gc: TombstoneGcStatus,
     /// What holds now.
-    pub levels: Levels,
+    pub gauges: Gauges,
     /// The names of the members that live with another ring than the node, as it knows, each with
     /// the version of its ring.
     pub other_rings: Vec<(String, u64)>,
@@ -58,7 +58,7 @@ pub struct StatusReport {
 /// What holds at a node now, in numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
-pub struct Levels {
+pub struct Gauges {
     /// True while an operator has taken the node out.
     pub drained: bool,
     /// True while a change of the ring is in flight at the node, or granted by it to another one.
@@ -135,7 +135,7 @@ impl StatusReport {
 
     /// What cannot be served for want of other nodes, in words; `None` if everything can.
     pub fn unservable(&self) -> Option<String> {
-        let (unservable, all) = (self.levels.unservable_partitions, self.partitions);
+        let (unservable, all) = (self.gauges.unservable_partitions, self.partitions);
         let text = format!(
             "{unservable} of {all} partitions of this node cannot be read and written: too few of \
              their other owners are up"
@@ -149,8 +149,8 @@ impl StatusReport {
             format!("{member} lives with another ring, version {version}, and is told")
         };
         let mut all: Vec<String> = self.other_rings.iter().map(other).collect();
-        if self.levels.changing_ring {
-            all.push("a replacement is under way".to_owned());
+        if self.gauges.changing_ring {
+            all.push("a replacement is in progress".to_owned());
         }
         all
     }

@@ -32,7 +32,7 @@ use crate::quorum::QuorumTracker;
 use crate::rng::Rng;
 use crate::types::{Key, MAX_TIMEOUT_MS, MILLI, Micros, NodeId, Partition, Time};
 
-/// Most requests under way.
+/// Most requests in progress.
 const MAX_OPERATIONS: usize = 4_096;
 /// Requests remembered per forwarding peer, so that a message that arrives twice acts once.
 const MAX_REMEMBERED: usize = 256;
@@ -41,7 +41,7 @@ const MAX_LINGERING: usize = 4_096;
 /// and the bytes of values that they may keep in memory.
 const MAX_LINGERING_BYTES: usize = 64 << 20;
 
-/// Requests under way at one node, and which peers it can send to.
+/// Requests in progress at one node, and which peers it can send to.
 #[derive(Clone, Debug)]
 pub(super) struct Coordinator {
     env: Env,
@@ -90,7 +90,7 @@ impl Coordinator {
         self.env.experiment = experiment;
     }
 
-    /// True when no request is under way.
+    /// True when no request is in progress.
     pub(super) fn is_idle(&self) -> bool {
         self.load() == 0
     }

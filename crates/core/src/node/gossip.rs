@@ -13,7 +13,7 @@ use crate::rng::Rng;
 use crate::types::{MAX_MEMBERS, Micros, NodeId, Time};
 
 /// Most heartbeats in one answer: at about 14 bytes each, well under 16 KiB. The rest follows in later rounds.
-const MAX_NEWS: usize = 1_000;
+const MAX_NEWER_MEMBERS: usize = 1_000;
 /// Members that everybody gossips with a little more often, so that separated groups find each other.
 const SEEDS: usize = 3;
 /// Digests that leave at once when this node has something new about members.
@@ -271,8 +271,8 @@ impl Gossip {
         }
         // The oldest of theirs first: what is left out comes in a later round.
         newer.sort_unstable_by_key(|(lag, id, _)| (u64::MAX - lag, *id));
-        newer.truncate(MAX_NEWS);
-        wanted.truncate(MAX_NEWS);
+        newer.truncate(MAX_NEWER_MEMBERS);
+        wanted.truncate(MAX_NEWER_MEMBERS);
         let heartbeats = newer.into_iter().map(|(_, id, heartbeat)| (id, heartbeat)).collect();
         let members = self.members_unless(digest, io);
         let news = GossipMessage::News { heartbeats, members, digest: self.digest, wanted };

@@ -42,7 +42,7 @@ const DECLINED: (Micros, Micros) = (Micros::from_millis(5_000), Micros::from_mil
 /// Rest after a pass that removed nothing, and after a rejection.
 const REST: Micros = Micros::from_millis(1_000);
 
-/// Hints under way, and whom they are for.
+/// Hints in progress, and whom they are for.
 #[derive(Clone, Debug)]
 pub(super) struct Handoff {
     me: NodeId,
@@ -131,7 +131,7 @@ struct Fetch {
 }
 
 impl Handoff {
-    /// Nothing is under way at first.
+    /// Nothing is in progress at first.
     pub(super) fn new(config: &Config, seed: u64) -> Self {
         Handoff {
             me: config.me,
@@ -187,7 +187,7 @@ impl Handoff {
         }
     }
 
-    /// Whatever was under way for a member is given up, and begun anew if it can be reached.
+    /// Whatever was in progress for a member is given up, and begun anew if it can be reached.
     fn begin_anew(&mut self, now: Time, target: NodeId, io: &mut Io) {
         self.deliveries.retain(|_, delivery| delivery.target != target);
         self.lists.retain(|_, of| *of != target);
@@ -225,7 +225,7 @@ impl Handoff {
         waiting as u64 >= count
     }
 
-    /// Begins passes for members that something is kept for, and goes on with those under way.
+    /// Begins passes for members that something is kept for, and goes on with those in progress.
     pub(super) fn look(&mut self, now: Time, io: &mut Io) {
         let targets: Vec<NodeId> = io.local.hints.targets().collect();
         self.next_look = (!targets.is_empty()).then_some(now + REST);

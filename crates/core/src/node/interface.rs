@@ -162,7 +162,7 @@ pub enum Input {
     Limits(Limits),
 }
 
-/// A change of the ring that is under way.
+/// A change of the ring that is in progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RingChange {
     /// The member that goes.
@@ -176,7 +176,7 @@ pub struct RingChange {
 /// Why a replacement was not made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Hindrance {
-    /// Another change is under way, if it is known which, at this node.
+    /// Another change is in progress, if it is known which, at this node.
     Other(Option<RingChange>, NodeId),
     /// Not more than half of the members granted it in time.
     Grants {

@@ -141,20 +141,20 @@ impl LocalState {
     pub(super) fn note_declined(&mut self, key: &Key) -> bool {
         let now = self.now;
         self.declined.retain(|_, at| now.saturating_since(*at) < DECLINE_NOTICE);
-        let is_news = self.declined.len() < MAX_DECLINED_KEYS && !self.declined.contains_key(key);
-        if is_news {
+        let is_new = self.declined.len() < MAX_DECLINED_KEYS && !self.declined.contains_key(key);
+        if is_new {
             self.declined.insert(key.clone(), now);
         }
-        is_news
+        is_new
     }
 
-    /// Clients' requests are under way here: background work yields to them.
+    /// Clients' requests are in progress here: background work yields to them.
     pub(super) fn set_busy(&mut self) {
         self.busy_until = self.now + BUSY;
     }
 
     /// True while clients use this node: between two requests of a few clients there is often none
-    /// under way.
+    /// in progress.
     pub(super) fn is_busy(&self) -> bool {
         self.now < self.busy_until
     }

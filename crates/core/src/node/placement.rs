@@ -169,8 +169,8 @@ impl Placement {
     }
 
     /// The change of the ring that this node was ordered to make, or has granted to another one.
-    pub(super) fn under_way(&self) -> Option<RingChange> {
-        self.ballot.under_way(self.me)
+    pub(super) fn in_flight(&self) -> Option<RingChange> {
+        self.ballot.in_flight(self.me)
     }
 
     /// The members that introduced themselves with another ring, each with its version.
@@ -185,7 +185,7 @@ impl Placement {
         if self.taking.is_some() {
             return io.out.not_replaced(Hindrance::Other(None, self.me));
         }
-        if let Some(other) = self.under_way() {
+        if let Some(other) = self.in_flight() {
             return io.out.not_replaced(Hindrance::Other(Some(other), other.by));
         }
         if let Err(why) = self.ring.replace(old, new.id()) {

@@ -34,7 +34,7 @@ use crate::rng::Rng;
 use crate::store::ScanPage;
 use crate::types::{Key, Micros, NodeId, Partition, Time};
 
-/// Exchanges under way while no client waits for this node, and while some do.
+/// Exchanges in progress while no client waits for this node, and while some do.
 const MAX_EXCHANGES: usize = 8;
 const MAX_EXCHANGES_BESIDE_CLIENTS: usize = 2;
 /// An exchange that moved something is followed by another one after this time, until the roots are
@@ -49,7 +49,7 @@ const MOST_REST: Micros = Micros::from_millis(2_000);
 /// Exchanges with a peer that is back begin within this time.
 const SPREAD: Micros = Micros::from_millis(500);
 
-/// What is to be compared, when, and what is under way.
+/// What is to be compared, when, and what is in progress.
 #[derive(Clone, Debug)]
 pub(super) struct Repair {
     me: NodeId,
@@ -203,7 +203,7 @@ impl Repair {
         }
     }
 
-    /// What was under way with a peer is given up, and begun anew if it can be reached.
+    /// What was in progress with a peer is given up, and begun anew if it can be reached.
     fn reached(&mut self, now: Time, peer: NodeId) {
         self.exchanges.retain(|exchange| exchange.peer != peer);
         self.in_flight.transfers.retain(|_, transfer| transfer.peer != peer);

@@ -47,7 +47,7 @@ pub(super) struct Replica {
     shortage: Option<Shortage>,
 }
 
-/// A key with something under way: a read of the disk, or a write that is not synced yet.
+/// A key with something in progress: a read of the disk, or a write that is not synced yet.
 #[derive(Clone, Debug, Default)]
 struct KeyState {
     /// The newest copy, ahead of the disk; `None` while it is being read.

@@ -34,7 +34,7 @@ const MAX_ROUNDS_BESIDE_CLIENTS: usize = 1;
 /// While clients wait, this node agrees to so many rounds of other members at a time.
 const MAX_AGREEING_BESIDE_CLIENTS: usize = 2;
 /// Members that have not agreed after this time are named, and asked anew later.
-const PATIENCE: Micros = Micros::from_millis(5_000);
+const TIMEOUT: Micros = Micros::from_millis(5_000);
 /// How often somebody is asked whether it knows later generations.
 const TELL: Micros = Micros::from_millis(1_000);
 /// What may be purged is looked for so often; it is no matter of less.
@@ -44,7 +44,7 @@ const GRACE: Micros = Micros::from_millis(3_000);
 /// Generations that are asked for at a time.
 const MAX_QUESTIONS: usize = 256;
 
-/// What is under way, and what holds it back.
+/// What is in progress, and what holds it back.
 #[derive(Clone, Debug)]
 pub(super) struct TombstoneGc {
     me: NodeId,
@@ -91,7 +91,7 @@ struct Beginning {
 }
 
 impl TombstoneGc {
-    /// Nothing is under way at first.
+    /// Nothing is in progress at first.
     pub(super) fn new(config: &Config, seed: u64) -> Self {
         let mut rng = Rng::new(seed ^ Role::TombstoneGc.tag());
         let ids = RequestIds::new(Role::TombstoneGc, rng.next_u64());
@@ -189,7 +189,7 @@ impl TombstoneGc {
             self.tell(peer.into_iter().collect(), io);
         }
         let late = |round: &Round| match round {
-            Round::Asking { since, .. } => *since + PATIENCE <= now,
+            Round::Asking { since, .. } => *since + TIMEOUT <= now,
             Round::Choosing(_) => false,
         };
         let late: Vec<Partition> =

@@ -40,8 +40,8 @@ fn status_in_words() -> StatusReport {
     let why = Blocked::Words("why".into());
     tombstone_gc.example = tombstone_gc.example.map(|(partition, _)| (partition, why));
     let (other_rings, troubles) = (Vec::new(), Vec::new());
-    let levels = Levels::default();
-    StatusReport { repair, tombstone_gc, levels, other_rings, troubles, ..*status }
+    let gauges = Gauges::default();
+    StatusReport { repair, tombstone_gc, gauges, other_rings, troubles, ..*status }
 }
 
 /// What protocol 6 says in words, each under its name in the golden file.
@@ -149,7 +149,7 @@ fn codes_are_the_sentences_of_protocol_6() {
         let told = Reply::decode(&reply.clone().frame(6).slice(12..), 6).unwrap();
         match (reply.body, told.body) {
             (ReplyBody::Status(said), ReplyBody::Status(told)) => {
-                assert_eq!((said.levels, &said.other_rings), (told.levels, &told.other_rings));
+                assert_eq!((said.gauges, &said.other_rings), (told.gauges, &told.other_rings));
                 let text = |report: &StatusReport| {
                     let example = report.repair.example.as_ref().unwrap().2.to_string();
                     let held = report.tombstone_gc.example.as_ref().unwrap().1.to_string();

@@ -86,7 +86,7 @@ pub(crate) struct Told {
     pub(crate) ended: Duration,
 }
 
-/// A chronicle under way; clones are the same one.
+/// A chronicle in progress; clones are the same one.
 #[derive(Clone, Debug)]
 pub(crate) struct Chronicle {
     trace: Trace,

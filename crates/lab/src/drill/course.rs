@@ -16,18 +16,18 @@ use super::{Ending, Plan, Say};
 use crate::workload::choice::{Choice, Sizes};
 use crate::workload::{Load, Mix, Spec};
 
-/// Requests under way at a time.
+/// Requests in progress at a time.
 const CLIENTS: usize = 8;
 /// The share of the length before the fault, and again after the recovery; during the fault it is the rest.
 const CALM_SHARE: f64 = 0.25;
 /// A load that is not looked at warms up what the filling left cold.
 const WARM_UP: Duration = Duration::from_millis(500);
 /// All is well again in this time, or never.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(20);
 const VALUE_BYTES: usize = 100;
 
-/// A drill under way. Dropping it kills the daemons.
+/// A drill in progress. Dropping it kills the daemons.
 pub(super) struct Course<'a> {
     /// The daemons, the ledger, the score.
     pub(super) ground: Ground,
@@ -127,8 +127,8 @@ impl<'a> Course<'a> {
             match self.ground.cluster.end_of(name) {
                 Some(how) if how == STOPPED => return Ok(()),
                 Some(how) => return Err(format!("{name} was told to stop and {how}")),
-                None if begun.elapsed() > PATIENCE => {
-                    return Err(format!("{name} did not stop in {} s", PATIENCE.as_secs()));
+                None if begun.elapsed() > TIMEOUT => {
+                    return Err(format!("{name} did not stop in {} s", TIMEOUT.as_secs()));
                 }
                 None => sleep(LOOK).await,
             }
@@ -150,15 +150,15 @@ impl<'a> Course<'a> {
     /// Waits until all daemons serve and are linked, and nobody keeps a hint for `target` (empty: for anybody); since the time
     /// `since` of the chronicle that was the recovery.
     pub(super) async fn recover(&mut self, since: Duration, target: &str) -> Result<(), String> {
-        self.ground.cluster.ready(PATIENCE).await?;
+        self.ground.cluster.ready(TIMEOUT).await?;
         let begun = Instant::now();
         loop {
             let hints = self.ground.hints_for(target).await?;
             if hints == 0 {
                 break;
             }
-            if begun.elapsed() > PATIENCE {
-                return Err(format!("{hints} hints were there {} s later", PATIENCE.as_secs()));
+            if begun.elapsed() > TIMEOUT {
+                return Err(format!("{hints} hints were there {} s later", TIMEOUT.as_secs()));
             }
             sleep(LOOK).await;
         }
@@ -177,8 +177,8 @@ impl<'a> Course<'a> {
     pub(super) async fn await_said(&self, logs: &[Log], text: &str) -> Result<(), String> {
         let begun = Instant::now();
         while !logs.iter().all(|log| log.says(text)) {
-            if begun.elapsed() > PATIENCE {
-                let wait = PATIENCE.as_secs();
+            if begun.elapsed() > TIMEOUT {
+                let wait = TIMEOUT.as_secs();
                 return Err(format!("not all daemons have said \"{}\" in {wait} s", text.trim()));
             }
             sleep(LOOK).await;
@@ -203,8 +203,8 @@ impl<'a> Course<'a> {
         self.ground.chronicle.enter(None);
         self.step("the clients stop")?;
         self.ground.note_ended();
-        self.ground.await_no_hints(PATIENCE).await?;
-        await_equal(&client, &self.ground.names(), PATIENCE).await?;
+        self.ground.await_no_hints(TIMEOUT).await?;
+        await_equal(&client, &self.ground.names(), TIMEOUT).await?;
         self.ground.cluster.stop_all()?;
         let (held, differ) = self.ground.compare()?;
         self.step(&format!("all are stopped and compared: {held} records on their disks"))?;

@@ -40,7 +40,7 @@ pub(crate) enum Fate {
     Replaced,
 }
 
-/// A drill under way.
+/// A drill in progress.
 struct Course<'a> {
     ground: Ground,
     keys: u64,

@@ -13,7 +13,7 @@ use super::{Ending, Plan, Say};
 
 const LOOK: Duration = Duration::from_millis(20);
 /// Everybody has noticed in this time, or never will.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// The pace of heartbeats is learned in this time.
 const CALM: Duration = Duration::from_secs(10);
 /// Gossip is weighed for this time.
@@ -129,7 +129,7 @@ async fn strike(
                 noticed.get_or_insert(begun.elapsed());
             }
         }
-        if begun.elapsed() > PATIENCE {
+        if begun.elapsed() > TIMEOUT {
             return Ok(None);
         }
         sleep(LOOK).await;
@@ -167,7 +167,7 @@ async fn recover(ground: &mut Ground, way: &str, victim: &str) -> Result<(), Str
             sleep(CALM).await;
             return Ok(());
         }
-        if begun.elapsed() > PATIENCE {
+        if begun.elapsed() > TIMEOUT {
             return Err(format!("{victim} was not marked up again in 60 s"));
         }
         sleep(LOOK).await;

@@ -188,7 +188,7 @@ fn told(victim: &str, refill: &Refill, before: &Report, during: &Report) -> Stri
     )
 }
 
-/// Clients under way, each with connections of its own.
+/// Clients in progress, each with connections of its own.
 struct Clients {
     loads: Vec<Load>,
     /// True if they end by themselves.

@@ -15,7 +15,7 @@ use super::ground::Ground;
 use super::{Ending, Plan, Say};
 
 const NODES: usize = 5;
-/// Requests under way at a time.
+/// Requests in progress at a time.
 const IN_FLIGHT: usize = 64;
 const TIMEOUT_MS: u32 = 5_000;
 /// How long the hints may take once the dead are back.

@@ -78,7 +78,7 @@ async fn cut_all(
 ) -> Result<(u64, u64), String> {
     let mix = Mix { put: 1.0, ..Mix::default() };
     let spec = Spec { mix, ..ground.spec(plan.keys, Choice::Sweep, SIZES) };
-    // What is under way is not done yet.
+    // What is in progress is not done yet.
     let enough = SWEEPS * plan.keys + spec.clients as u64 + ground.rng.below(plan.keys);
     let load = ground.load(client, spec);
     ground.enter(Phase::Before);

@@ -39,7 +39,7 @@ const PAGE_BYTES: u32 = 64 << 10;
 const CLIENTS: usize = 8;
 const VALUE_BYTES: usize = 100;
 const TIMEOUT_MS: u32 = 5_000;
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 const LOOK: Duration = Duration::from_millis(50);
 const CALM_SHARE: f64 = 0.25;
 
@@ -153,7 +153,7 @@ impl Units<'_> {
         chronicle.enter(None);
         let names: Vec<String> = self.nodes.iter().map(|(name, _)| name.clone()).collect();
         self.await_hints("").await?;
-        await_equal(&self.client, &names, PATIENCE).await?;
+        await_equal(&self.client, &names, TIMEOUT).await?;
         let verdict = verify(&self.client, ledger, self.client.ring().n()).await?;
         self.mark(Mark::Step, &format!("{} keys read at all owners", verdict.keys))?;
         let mut score = Score::default();
@@ -191,8 +191,8 @@ impl Units<'_> {
         let begun = Instant::now();
         // One that was killed may still look well to the others.
         while let Some(why) = self.unwell(target).await {
-            if begun.elapsed() > PATIENCE {
-                return Err(format!("{why} after {} s", PATIENCE.as_secs()));
+            if begun.elapsed() > TIMEOUT {
+                return Err(format!("{why} after {} s", TIMEOUT.as_secs()));
             }
             sleep(LOOK).await;
         }
@@ -241,8 +241,8 @@ impl Units<'_> {
             let left = hints_for(&self.nodes, target, &self.options).await;
             match left {
                 Ok(0) => return Ok(()),
-                _ if begun.elapsed() > PATIENCE => {
-                    let wait = PATIENCE.as_secs();
+                _ if begun.elapsed() > TIMEOUT => {
+                    let wait = TIMEOUT.as_secs();
                     return Err(match left {
                         Ok(left) => format!("{left} hints were there {wait} s later"),
                         Err(why) => why,

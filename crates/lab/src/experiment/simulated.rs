@@ -14,7 +14,7 @@ use super::driver::{
 };
 
 /// Everything asked is answered in this time, or never.
-const PATIENCE: Micros = Micros::from_millis(3_600_000);
+const TIMEOUT: Micros = Micros::from_millis(3_600_000);
 /// All believe by then that who died is down.
 const NOTICE: Micros = Micros::from_millis(10_000);
 /// How exactly it is told when replicas are the same, and when that is given up.
@@ -30,9 +30,9 @@ pub(crate) struct Simulated {
     keys: Vec<Key>,
 }
 
-/// Puts and reads of [`Simulated::follow`] under way.
+/// Puts and reads of [`Simulated::follow`] in progress.
 #[derive(Default)]
-struct UnderWay {
+struct InFlight {
     /// Puts by their call.
     writing: HashMap<u64, (u64, Vec<Read>)>,
     /// Reads by their call.
@@ -76,7 +76,7 @@ impl Simulated {
 
     /// The next answer: of which call, and how long it took.
     fn answer(&mut self) -> Result<(u64, Response, Micros), String> {
-        let until = self.cluster.now() + PATIENCE;
+        let until = self.cluster.now() + TIMEOUT;
         let answer = self.cluster.next(until).ok_or("a request was never answered")?;
         Ok((answer.call, answer.response, answer.ended - answer.begun))
     }
@@ -98,17 +98,17 @@ impl Simulated {
     }
 
     /// Takes an answer to something that follows.
-    fn take(&mut self, under_way: &mut UnderWay, followed: &mut Followed, until: Time) -> bool {
+    fn take(&mut self, in_flight: &mut InFlight, followed: &mut Followed, until: Time) -> bool {
         let Some(answer) = self.cluster.next(until) else { return false };
-        if let Some((nth, reads)) = under_way.writing.remove(&answer.call) {
+        if let Some((nth, reads)) = in_flight.writing.remove(&answer.call) {
             if matches!(answer.response, Response::Written { .. }) {
                 followed.acknowledged.push(nth);
                 let reads = reads.into_iter().enumerate();
                 let due =
                     reads.map(|(which, read)| ((answer.ended + read.after, nth, which), read));
-                under_way.due.extend(due);
+                in_flight.due.extend(due);
             }
-        } else if let Some(reading) = under_way.reading.remove(&answer.call) {
+        } else if let Some(reading) = in_flight.reading.remove(&answer.call) {
             let seen = match answer.response {
                 Response::Found { values, .. } if values.is_empty() => Seen::Missed,
                 Response::Found { .. } => Seen::Shown,
@@ -191,19 +191,19 @@ impl Driver for Simulated {
         puts: &Puts,
         course: &mut dyn FnMut(u64) -> Course,
     ) -> Result<Followed, String> {
-        let (mut followed, mut under_way) = (Followed::default(), UnderWay::default());
+        let (mut followed, mut in_flight) = (Followed::default(), InFlight::default());
         let (begun, mut issued) = (self.cluster.now(), 0);
         self.series += 1;
         loop {
             let next_put = (issued < puts.count).then_some(begun + issued * puts.pace);
-            let next_read = under_way.due.first_key_value().map(|((at, ..), _)| *at);
+            let next_read = in_flight.due.first_key_value().map(|((at, ..), _)| *at);
             let next = [next_put, next_read].into_iter().flatten().min();
-            let open = under_way.writing.len() + under_way.reading.len();
+            let open = in_flight.writing.len() + in_flight.reading.len();
             if next.is_none() && open == 0 {
                 return Ok(followed);
             }
-            let until = next.unwrap_or(self.cluster.now() + PATIENCE);
-            if self.take(&mut under_way, &mut followed, until) {
+            let until = next.unwrap_or(self.cluster.now() + TIMEOUT);
+            if self.take(&mut in_flight, &mut followed, until) {
                 continue;
             }
             if next_put == Some(until) {
@@ -211,17 +211,17 @@ impl Driver for Simulated {
                 let key = followed_key(self.series, issued);
                 let (owner, request) = (self.owner(&key, owner), self.put(key, w));
                 let call = self.cluster.ask(0, owner, request, puts.timeout_ms);
-                under_way.writing.insert(call, (issued, reads));
+                in_flight.writing.insert(call, (issued, reads));
                 issued += 1;
             } else if let Some(((_, put, which), Read { after, owner, r })) =
-                under_way.due.pop_first()
+                in_flight.due.pop_first()
             {
                 let key = followed_key(self.series, put);
                 let owner = self.owner(&key, owner);
                 let request = Request::Get { key, r: quorum(r, true) };
                 let call = self.cluster.ask(1, owner, request, puts.timeout_ms);
                 let reading = Reading { put, which, after, seen: Seen::Refused };
-                under_way.reading.insert(call, reading);
+                in_flight.reading.insert(call, reading);
             } else {
                 return Err("a request was never answered".into());
             }

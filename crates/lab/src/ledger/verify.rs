@@ -11,12 +11,12 @@ use tokio::time::sleep;
 use super::judge::{Finding, Violation, judge};
 use super::{Counts, Ledger};
 
-/// Reads under way at a time.
+/// Reads in progress at a time.
 const READS: usize = 64;
 /// Deadline of one read, in milliseconds.
 const TIMEOUT_MS: u32 = 5_000;
 /// How long one key is tried again.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 const REST: Duration = Duration::from_millis(50);
 /// Findings that are kept one by one; beyond that they are only counted.
 const MAX_FINDINGS: usize = 1_000;
@@ -66,7 +66,7 @@ impl Verdict {
 }
 
 /// Reads every key of the ledger from `r` replicas (all N, to see what must be there wherever it is) and
-/// judges what is shown. No load may be under way. The error is the ledger's.
+/// judges what is shown. No load may be in progress. The error is the ledger's.
 pub(crate) async fn verify(client: &Client, ledger: &Ledger, r: u8) -> Result<Verdict, String> {
     read_all(client, ledger, r, false).await
 }
@@ -119,7 +119,7 @@ async fn read(client: &Client, key: &Key, r: u8) -> Result<Vec<Bytes>, ClientErr
     loop {
         match client.get(key, Some(r), TIMEOUT_MS).await {
             Ok(found) => return Ok(found.values),
-            Err(failure) if begun.elapsed() > PATIENCE => return Err(failure),
+            Err(failure) if begun.elapsed() > TIMEOUT => return Err(failure),
             Err(_) => sleep(REST).await,
         }
     }

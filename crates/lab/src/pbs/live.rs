@@ -15,7 +15,7 @@ use pixii_core::rng::Rng;
 use pixii_core::types::{NodeId, Partition};
 
 use super::Reads;
-use super::trial::{Replica, Trial, patience};
+use super::trial::{Replica, Trial, timeout};
 
 /// With fewer samples than this, nothing is said.
 const MIN_SAMPLES: usize = 30;
@@ -42,14 +42,14 @@ pub(crate) struct Link {
     pub(crate) is_of_writes: bool,
     shortest: u64,
     mean: f64,
-    patience: u64,
+    timeout: u64,
 }
 
 impl Link {
     fn new(trips: Vec<u64>, writes: Vec<u64>, is_of_writes: bool) -> Self {
         let shortest = trips.iter().copied().min().unwrap_or(0);
-        let (mean, patience) = (mean(&trips), patience(&trips));
-        Link { trips, writes, is_of_writes, shortest, mean, patience }
+        let (mean, timeout) = (mean(&trips), timeout(&trips));
+        Link { trips, writes, is_of_writes, shortest, mean, timeout }
     }
 
     /// What the ways there and back take.
@@ -154,10 +154,10 @@ impl Links {
             let back = if *owner == writer { 0 } else { back };
             trial.there.push(there);
             trial.acks.push(there + drawn(&self.disks[*owner], rng) + back);
-            let patience = self.link(reader, *owner).map_or(u64::MAX, |link| link.patience);
-            let patience = if reads == Reads::Hedged { patience } else { u64::MAX };
+            let timeout = self.link(reader, *owner).map_or(u64::MAX, |link| link.timeout);
+            let timeout = if reads == Reads::Hedged { timeout } else { u64::MAX };
             let answer = question + answer;
-            trial.replicas.push(Replica { answer, question, patience, chance: rng.next_u64(), at });
+            trial.replicas.push(Replica { answer, question, timeout, chance: rng.next_u64(), at });
         }
         trial.acks.sort_unstable();
         if matches!(reads, Reads::Owners | Reads::All) {

@@ -28,7 +28,7 @@ pub(super) struct Replica {
     /// and the question alone.
     pub(super) question: u64,
     /// When an answer is late: another one is asked. The highest number: never.
-    pub(super) patience: u64,
+    pub(super) timeout: u64,
     /// Chance, against ties.
     pub(super) chance: u64,
     /// Its place in `there`.
@@ -47,7 +47,7 @@ struct Asked {
 }
 
 /// How long the answer of a replica that is like all others may take until it is late.
-pub(super) fn patience_of(wars: &Wars, reads: Reads) -> u64 {
+pub(super) fn timeout_of(wars: &Wars, reads: Reads) -> u64 {
     if reads != Reads::Hedged {
         return u64::MAX;
     }
@@ -56,11 +56,11 @@ pub(super) fn patience_of(wars: &Wars, reads: Reads) -> u64 {
     let far = |rng: &mut Rng| wars.wan.as_ref().map_or(0, |wan| wan.sample(rng));
     let trips = (0..PACE_DRAWS)
         .map(|_| wars.r.sample(&mut rng) + wars.s.sample(&mut rng) + far(&mut rng) + far(&mut rng));
-    patience(&trips.collect::<Vec<_>>())
+    timeout(&trips.collect::<Vec<_>>())
 }
 
 /// How long the answer of a replica may take that took so long before: what a coordinator's estimates come to in the long run.
-pub(super) fn patience(trips: &[u64]) -> u64 {
+pub(super) fn timeout(trips: &[u64]) -> u64 {
     let count = trips.len().max(1) as f64;
     let mean = trips.iter().sum::<u64>() as f64 / count;
     let deviation = trips.iter().map(|trip| (*trip as f64 - mean).abs()).sum::<f64>() / count;
@@ -81,7 +81,7 @@ impl Trial {
         wars: &Wars,
         n: usize,
         reads: Reads,
-        patience: u64,
+        timeout: u64,
         rng: &mut Rng,
     ) {
         // Owners that coordinate. The own confirmation takes a way only where the question to the own copy does.
@@ -107,7 +107,7 @@ impl Trial {
             self.there.push(w);
             self.acks.push(w + a);
             let (answer, chance) = (r + s, rng.next_u64());
-            self.replicas.push(Replica { answer, question: r, patience, chance, at });
+            self.replicas.push(Replica { answer, question: r, timeout, chance, at });
         }
         self.acks.sort_unstable();
         match reader {
@@ -143,8 +143,8 @@ impl Trial {
 }
 
 fn ask(replica: &Replica, now: u64) -> Asked {
-    let Replica { answer, question, patience, at, .. } = *replica;
-    let due = now.saturating_add(patience);
+    let Replica { answer, question, timeout, at, .. } = *replica;
+    let due = now.saturating_add(timeout);
     Asked { answered: now + answer, reached: now + question, due, is_hedged: false, at }
 }
 
@@ -154,10 +154,10 @@ mod tests {
 
     #[test]
     fn a_late_answer_has_another_one_asked_and_the_first_ones_count() {
-        let replica = |at: usize, answer, patience| Replica {
+        let replica = |at: usize, answer, timeout| Replica {
             answer,
             question: answer / 2,
-            patience,
+            timeout,
             chance: 0,
             at,
         };
@@ -175,14 +175,14 @@ mod tests {
         // With all three asked there is nobody left to ask.
         assert_eq!(trial.read(3), (1_000, 400));
         // Without hedges the second is waited for.
-        trial.replicas.iter_mut().for_each(|one| one.patience = u64::MAX);
+        trial.replicas.iter_mut().for_each(|one| one.timeout = u64::MAX);
         assert_eq!(trial.read(2), (1_000, 400));
     }
 
     #[test]
-    fn patience_is_a_mean_and_four_deviations_within_bounds() {
-        assert_eq!(patience(&[10_000, 20_000]), 15_000 + 4 * 5_000);
-        assert_eq!(patience(&[100, 100]), LATE_READ.0.0);
-        assert_eq!(patience(&[900_000]), LATE_READ.1.0);
+    fn timeout_is_a_mean_and_four_deviations_within_bounds() {
+        assert_eq!(timeout(&[10_000, 20_000]), 15_000 + 4 * 5_000);
+        assert_eq!(timeout(&[100, 100]), LATE_READ.0.0);
+        assert_eq!(timeout(&[900_000]), LATE_READ.1.0);
     }
 }

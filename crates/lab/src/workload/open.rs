@@ -16,7 +16,7 @@ use super::worker::Worker;
 /// Operations that are due and not yet looked at; a clock that waits for room forgets none.
 const DUE: usize = 1_024;
 
-/// Begins operations until the load ends, and waits for those under way. The error is the ledger's.
+/// Begins operations until the load ends, and waits for those in progress. The error is the ledger's.
 pub(super) async fn run(shared: Arc<Shared>, arrivals: Arrivals) -> Result<(), String> {
     let (mut due, _clock) = clock(&shared, arrivals)?;
     let (mut idle, mut made) = (Vec::new(), 0);

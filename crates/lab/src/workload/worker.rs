@@ -42,7 +42,7 @@ pub(super) struct Worker {
     seen: HashMap<u64, Option<Seen>>,
     order: VecDeque<u64>,
     drawer: Drawer,
-    /// When the operation under way was due, and how long it waited.
+    /// When the operation in progress was due, and how long it waited.
     due: Instant,
     lag: Duration,
 }

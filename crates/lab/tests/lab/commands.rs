@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use pixii_testkit::fake::{Fake, Manners};
+use pixii_testkit::fake::{Behaviour, Fake};
 use pixii_testkit::{pixii_path, told};
 use serde_json::Value;
 
@@ -220,7 +220,7 @@ fn a_wish_is_answered_with_the_quorums_that_meet_it() {
 /// gives the JSON.
 fn load_with_a_stall(at: u64, pace: &[&str], dir: &Path) -> Value {
     let fake = Fake::start(1, 1);
-    fake.behave(0, Manners::StallAt(100 + at, Duration::from_millis(500)));
+    fake.behave(0, Behaviour::StallAt(100 + at, Duration::from_millis(500)));
     let address = fake.address(0);
     let base = ["load", "--json", "--connect", &address, "--workload", "C", "--keys", "100"];
     let times = ["--seconds", "2", "--warm-up", "0", "--repetitions", "1", "--seed", "5"];
@@ -282,7 +282,7 @@ fn a_load_counts_failures_by_kind_and_mixes_what_it_is_told_to() {
         assert_eq!(done(0) + done(1), done(2), "{workload}");
         assert!((least..least + 0.2).contains(&(done(0) / done(2))), "{workload}: {told}");
     }
-    fake.behave(0, Manners::Unknown);
+    fake.behave(0, Behaviour::Unknown);
     let (code, _, err) = run("A");
     let said = "pixii: only 0 of the 50 keys could be written first: unknown outcome: ";
     assert!(code == 1 && err.starts_with(said), "{err}");

@@ -73,7 +73,7 @@ fn a_drill_tells_what_happened_and_what_clients_noticed_and_draws_it() {
     let intervals = json["intervals"].as_array().unwrap();
     let in_intervals = intervals.iter().map(|one| one["done"].as_u64().unwrap()).sum::<u64>();
     assert_eq!(Some(in_intervals), json["done"].as_u64());
-    // What was under way when the load was told to stop is behind its last phase.
+    // What was in progress when the load was told to stop is behind its last phase.
     assert!(done <= in_intervals && done + 8 >= in_intervals, "{done} of {in_intervals}");
     assert!(json["writes_acknowledged"].as_u64() > Some(100), "{json}");
     let page = std::fs::read_to_string(out.join("report.html")).unwrap();

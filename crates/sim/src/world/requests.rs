@@ -174,9 +174,9 @@ impl World {
         // A client that hedges sends the put to another node while the first one may yet carry it
         // out.
         let hedges = self.plan.hedges && current.write.is_some() && current.attempts == 1;
-        let patience = if hedges { timeout / 8 } else { timeout * 3 / 2 };
+        let timeout = if hedges { timeout / 8 } else { timeout * 3 / 2 };
         let call = current.call;
-        self.schedule(self.now() + patience, Event::GaveUp { client, call });
+        self.schedule(self.now() + timeout, Event::GaveUp { client, call });
     }
 
     /// A node answers a client now: what it says must already be true.

@@ -1,4 +1,4 @@
-//! What all kinds of requests under way have in common.
+//! What all kinds of requests in progress have in common.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -11,7 +11,7 @@ use crate::node::ids::RequestId;
 use crate::quorum::{Answer, QuorumTracker};
 use crate::types::{Blob, MILLI, NodeId, Time};
 
-/// What every request under way has.
+/// What every request in progress has.
 #[derive(Clone, Debug)]
 pub(super) struct Common {
     pub(super) op: RequestId,
@@ -103,7 +103,7 @@ impl Common {
     pub(super) fn expect_copies(&mut self, now: Time, to: &[NodeId], env: &mut Env) {
         for node in to {
             env.reads.asked(now, *node);
-            self.expect(now, *node, now + env.reads.patience(*node), env);
+            self.expect(now, *node, now + env.reads.timeout(*node), env);
         }
     }
 

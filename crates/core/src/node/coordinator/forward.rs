@@ -26,7 +26,7 @@ impl ForwardOp {
         let Some(to) = self.common.quorum_tracker.unasked().next() else { return };
         self.common.quorum_tracker.ask(to);
         // Two messages and all that an owner does lie between.
-        self.common.expect(now, to, now + 2 * env.reads.patience(to), env);
+        self.common.expect(now, to, now + 2 * env.reads.timeout(to), env);
         // The coordinator's deadline comes first, so that its answer can still be passed on.
         let left_ms = self.common.left_ms(now);
         let timeout_ms = (left_ms - left_ms / 10).max(1);

@@ -1,4 +1,4 @@
-//! A request under way, of one of four kinds.
+//! A request in progress, of one of four kinds.
 
 use super::common::Common;
 use super::env::Env;
@@ -10,7 +10,7 @@ use crate::message::Response;
 use crate::node::io::Io;
 use crate::types::{Key, NodeId, Time};
 
-/// A request under way, by what it does.
+/// A request in progress, by what it does.
 #[derive(Clone, Debug)]
 pub(super) enum Operation {
     Read(ReadOp),

@@ -58,7 +58,7 @@ impl Paces {
     /// True if the node has left a question open for longer than it should.
     pub(super) fn is_silent(&self, now: Time, node: NodeId) -> bool {
         let open_since = self.paces.get(&node).and_then(|pace| pace.open_since);
-        open_since.is_some_and(|since| now >= since + self.patience(node))
+        open_since.is_some_and(|since| now >= since + self.timeout(node))
     }
 
     /// Notes that a question leaves for `node` now.
@@ -81,7 +81,7 @@ impl Paces {
     }
 
     /// How long an answer of `node` may take before it is late.
-    pub(super) fn patience(&self, node: NodeId) -> Micros {
+    pub(super) fn timeout(&self, node: NodeId) -> Micros {
         let estimate = self.paces.get(&node).and_then(|pace| pace.estimate);
         let Bounds { least, most, first } = self.bounds;
         estimate.map_or(first, |(mean, deviation)| (mean + 4 * deviation).clamp(least, most))
@@ -130,9 +130,9 @@ mod tests {
         }
         let asked = Time::START + 5_000 * MILLI;
         assert_eq!(order(&mut paces, asked), [B, A]);
-        let patience = paces.patience(A);
-        assert!((8 * MILLI..9 * MILLI).contains(&patience), "{patience:?}");
-        assert_eq!(paces.patience(B), READS.least);
+        let timeout = paces.timeout(A);
+        assert!((8 * MILLI..9 * MILLI).contains(&timeout), "{timeout:?}");
+        assert_eq!(paces.timeout(B), READS.least);
         paces.asked(asked, B);
         assert_eq!(
             order(&mut paces, asked + READS.least - Micros(1)),
@@ -152,10 +152,10 @@ mod tests {
     }
 
     #[test]
-    fn patience_has_bounds() {
+    fn timeout_has_bounds() {
         let mut paces = Paces::new(READS);
-        assert_eq!(paces.patience(A), READS.first);
+        assert_eq!(paces.timeout(A), READS.first);
         paces.answered(Time::START + 10_000 * MILLI, A, Some(Time::START));
-        assert_eq!(paces.patience(A), READS.most);
+        assert_eq!(paces.timeout(A), READS.most);
     }
 }

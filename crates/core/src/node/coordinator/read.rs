@@ -12,7 +12,7 @@ use crate::node::io::Io;
 use crate::types::{Blob, Key, Micros, NodeId, Time};
 use crate::wire;
 
-/// A read under way.
+/// A read in progress.
 #[derive(Clone, Debug)]
 pub(super) struct ReadOp {
     pub(super) common: Common,

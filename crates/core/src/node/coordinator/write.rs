@@ -12,12 +12,12 @@ use crate::node::io::Io;
 use crate::types::{Key, Micros, NodeId, Time};
 use crate::wire;
 
-/// An owner that is late after the client was answered gets a hint after so many times its patience,
+/// An owner that is late after the client was answered gets a hint after so many times its timeout,
 const STRAGGLER: u64 = 4;
 /// and not before this time has passed.
 const MIN_STRAGGLE: Micros = Micros::from_millis(500);
 
-/// A write under way.
+/// A write in progress.
 #[derive(Clone, Debug)]
 pub(super) struct WriteOp {
     pub(super) common: Common,
@@ -109,7 +109,7 @@ impl WriteOp {
     /// Waits for a node's confirmation.
     fn expect_held(&mut self, now: Time, to: NodeId, env: &mut Env) {
         env.writes.asked(now, to);
-        self.common.expect(now, to, now + env.writes.patience(to), env);
+        self.common.expect(now, to, now + env.writes.timeout(to), env);
     }
 
     /// Has the next fallback keep the object for this owner. When there is none left, this node
@@ -175,8 +175,8 @@ impl WriteOp {
         let mut replaced = self.common.mark_late(now);
         if self.common.answered {
             for question in &mut self.common.open {
-                let patience = (STRAGGLER * env.writes.patience(question.to)).max(MIN_STRAGGLE);
-                let due = question.since + patience;
+                let timeout = (STRAGGLER * env.writes.timeout(question.to)).max(MIN_STRAGGLE);
+                let due = question.since + timeout;
                 if replaced.contains(&question.to) && due > now {
                     (question.due, question.late) = (due, false);
                     env.timers.insert((due, self.common.op));

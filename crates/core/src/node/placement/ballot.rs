@@ -12,7 +12,7 @@ use crate::message::{Body, Counter};
 use crate::types::{Micros, NodeId, Time};
 
 /// Time for more than half of the members to grant a change.
-const PATIENCE: Micros = Micros::from_millis(3_000);
+const TIMEOUT: Micros = Micros::from_millis(3_000);
 /// Who has not granted it is asked again after this time.
 const AGAIN: Micros = Micros::from_millis(200);
 /// A grant that is not given back ends after this time. Longer than a change waits for its grants,
@@ -59,8 +59,8 @@ pub(super) struct Voters<'a> {
 }
 
 impl Ballot {
-    /// The change that is under way, as far as this node is concerned.
-    pub(super) fn under_way(&self, me: NodeId) -> Option<RingChange> {
+    /// The change that is in progress, as far as this node is concerned.
+    pub(super) fn in_flight(&self, me: NodeId) -> Option<RingChange> {
         let own = self.proposal.as_ref();
         let own = own.map(|own| RingChange { old: own.old, new: own.new.id(), by: me });
         own.or(self.grant.map(|grant| grant.change))
@@ -71,7 +71,7 @@ impl Ballot {
         self.grant.take_if(|grant| grant.until <= now);
     }
 
-    /// Begins to ask for a change. There is none under way.
+    /// Begins to ask for a change. There is none in progress.
     pub(super) fn propose(
         &mut self,
         now: Time,
@@ -82,7 +82,7 @@ impl Ballot {
     ) {
         debug_assert!(self.proposal.is_none() && self.grant.is_none(), "one change at a time");
         self.last_op = now.0.max(self.last_op + 1);
-        let (op, until) = (RequestId::of_wire(self.last_op), now + PATIENCE);
+        let (op, until) = (RequestId::of_wire(self.last_op), now + TIMEOUT);
         let (granted, denied) = (BTreeSet::from([io.local.me()]), BTreeMap::new());
         self.proposal = Some(Proposal { op, old, new, granted, denied, until, next: now });
         self.ask(now, voters, io);

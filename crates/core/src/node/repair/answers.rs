@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::merkle::{FANOUT, LEAVES, LEVELS, LeafSet, SHAPE, width_of};
+use crate::merkle::{FANOUT, GAUGES, LEAVES, LeafSet, SHAPE, width_of};
 use crate::message::{Body, Counter, Item, Measure, Rejection, Resource};
 use crate::node::ids::{RequestId, ScanPurpose, ScanToken};
 use crate::node::io::Io;
@@ -17,7 +17,7 @@ const MAX_SCANS: usize = 8;
 /// Bytes of records read for one list.
 const PAGE_BYTES: usize = 1 << 20;
 
-/// Lists of keys under way.
+/// Lists of keys in progress.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Answers {
     scans: BTreeMap<ScanToken, (NodeId, RequestId)>,
@@ -102,7 +102,7 @@ impl Answers {
             }
             Body::Descend { width, level, nodes, .. } => {
                 within(Measure::Width, width, 1, 8)?;
-                within(Measure::Level, level, 0, u64::from(LEVELS) - 1)?;
+                within(Measure::Level, level, 0, u64::from(GAUGES) - 1)?;
                 within(Measure::Nodes, nodes.len() as u64, 1, width_of(level) as u64)?;
                 for node in &nodes {
                     within(Measure::Node, *node, 0, width_of(level) as u64 - 1)?;

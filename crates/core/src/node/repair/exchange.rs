@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use super::InFlight;
 use crate::causal::Context;
 use crate::generation::GcEpoch;
-use crate::merkle::{FANOUT, LEVELS, LeafSet, SHAPE, leaf_of};
+use crate::merkle::{FANOUT, GAUGES, LeafSet, SHAPE, leaf_of};
 use crate::message::{Body, ComparisonFault, Counter, Item, Rejection, TreeAnswer, TreeQuestion};
 use crate::node::generations::Stamped;
 use crate::node::ids::{RequestId, ScanPurpose, ScanToken};
@@ -21,7 +21,7 @@ const WIDTH: u8 = 2;
 /// Bytes of a summary where the outcome is to count as a proof.
 const WIDTH_OF_PROOF: u8 = 8;
 /// An exchange that the peer does not help on for so long is given up.
-const PATIENCE: Micros = Micros::from_millis(10_000);
+const TIMEOUT: Micros = Micros::from_millis(10_000);
 /// What differs is looked at again after this time where writes go on: what was only on its way has
 /// arrived.
 const REST: Micros = Micros::from_millis(500);
@@ -33,7 +33,7 @@ const MAX_FLIGHT_BYTES: usize = 8 << 20;
 /// Bytes of own records read at a time.
 const PAGE_BYTES: usize = 1 << 20;
 
-/// A comparison under way.
+/// A comparison in progress.
 #[derive(Clone, Debug)]
 pub(super) struct Exchange {
     pub(super) peer: NodeId,
@@ -53,7 +53,7 @@ pub(super) struct Exchange {
     pending: Option<Pending>,
     /// The salt of the summaries that were asked for last.
     salt: u64,
-    patience: Time,
+    timeout: Time,
     /// The leaves that differ; `None` for all.
     leaves: Option<Vec<u16>>,
     after: Option<Key>,
@@ -172,7 +172,7 @@ impl Exchange {
             stage: Stage::Descending(0, vec![0]),
             pending: None,
             salt: 0,
-            patience: Time::START,
+            timeout: Time::START,
             leaves: None,
             after: None,
             seen: None,
@@ -188,7 +188,7 @@ impl Exchange {
     fn ask(&mut self, now: Time, body: Body, in_flight: &mut InFlight, io: &mut Io) {
         let question = in_flight.question();
         (self.pending, self.salt) = (Some(Pending::Answer(question)), question.wire());
-        self.patience = now + PATIENCE;
+        self.timeout = now + TIMEOUT;
         io.out.send(vec![self.peer], question, body);
     }
 
@@ -278,7 +278,7 @@ impl Exchange {
             return DONE;
         }
         let level = level + 1;
-        if level == LEVELS {
+        if level == GAUGES {
             self.leaves = Some(differing);
             return self.list(now, in_flight, io);
         }
@@ -321,7 +321,7 @@ impl Exchange {
             ..Span::default()
         };
         self.stage = Stage::Mine { theirs, next, mine: Vec::new() };
-        self.patience = now + PATIENCE;
+        self.timeout = now + TIMEOUT;
         let token = io.out.scan(ScanPurpose::Exchange, self.partition, span);
         self.pending = Some(Pending::Scan(token));
         GO_ON
@@ -340,7 +340,7 @@ impl Exchange {
         if page.next.is_some() {
             let leaves = self.leaves.as_ref().map(|leaves| LeafSet::new(leaves.iter().copied()));
             let (after, until) = (page.next, next.clone());
-            self.patience = now + PATIENCE;
+            self.timeout = now + TIMEOUT;
             let limit_bytes = PAGE_BYTES;
             let span = Span { after, until, leaves, limit_bytes, ..Span::default() };
             let token = io.out.scan(ScanPurpose::Exchange, self.partition, span);
@@ -374,8 +374,8 @@ impl Exchange {
             Stage::Resting(_) => GO_ON,
             // The own disk answers when it can, and others read from it, too.
             Stage::Mine { .. } => GO_ON,
-            _ if self.patience <= now => {
-                Err(ComparisonFault::NoAnswer { ms: PATIENCE / MILLI }.into())
+            _ if self.timeout <= now => {
+                Err(ComparisonFault::NoAnswer { ms: TIMEOUT / MILLI }.into())
             }
             _ => GO_ON,
         }
@@ -392,7 +392,7 @@ impl Exchange {
             let op = in_flight.fly(self.peer, self.partition, key.clone(), direction);
             io.out.send(vec![from], op, Body::Read { key });
             self.transfers += 1;
-            self.patience = now + PATIENCE;
+            self.timeout = now + TIMEOUT;
         }
         if self.transfers > 0 {
             return GO_ON;
@@ -447,7 +447,7 @@ impl Exchange {
     ) -> Step {
         self.transfers -= 1;
         self.moved.failed += u64::from(failed);
-        self.patience = now + PATIENCE;
+        self.timeout = now + TIMEOUT;
         self.go_on(now, in_flight, io)
     }
 }

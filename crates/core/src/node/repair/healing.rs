@@ -15,7 +15,7 @@ const MAX_KNOWN: usize = 100_000;
 /// Damaged records that are fetched at a time.
 const MAX_FETCHES: usize = 16;
 /// A fetch that has not succeeded in this time is tried again.
-const PATIENCE: Micros = Micros::from_millis(5_000);
+const TIMEOUT: Micros = Micros::from_millis(5_000);
 const REST: Micros = Micros::from_millis(1_000);
 
 /// Damaged records, and what was heard of them.
@@ -79,7 +79,7 @@ impl Healing {
             };
             let op = in_flight.question();
             io.out.send(asked.clone(), op, Body::Read { key: key.clone() });
-            let (merged, due) = (Object::default(), now + PATIENCE);
+            let (merged, due) = (Object::default(), now + TIMEOUT);
             self.fetches.insert(op, Fetch { partition, key, asked, merged, told: false, due });
         }
         if !put_off.is_empty() {

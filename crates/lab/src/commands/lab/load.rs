@@ -25,7 +25,7 @@ use crate::workload::{Report, Spec};
 const READY_WAIT: Duration = Duration::from_secs(60);
 /// Operations of a run that are told one by one at most.
 const MAX_SAMPLES: usize = 5_000_000;
-/// Operations under way at a time at most.
+/// Operations in progress at a time at most.
 const MAX_CLIENTS: i64 = 1_024;
 /// The exponent of keys that are chosen by Zipf's law.
 const EXPONENT: f64 = 0.99;
@@ -43,7 +43,7 @@ A put replaces what its client last saw of the key; a key that it has not seen i
 
 Closed loop (--clients): each client makes its next request when the last one is answered, so a cluster that stalls is asked \
 less, and the stall is one slow answer. Open loop (--rate): a request begins when it is due, whatever has become of those \
-before, and its latency counts from then; requests that are due while --outstanding are under way are not sent, and counted.
+before, and its latency counts from then; requests that are due while --outstanding are in progress are not sent, and counted.
 
 Each repetition makes its own choices and has its own warm-up. \u{b1} is half of the 95 % confidence interval of a mean over \
 the repetitions (Student's t). Without --nodes the cluster is that of --connect; its keys begin with load/ and stay.
@@ -77,7 +77,7 @@ pub(super) struct LoadArgs {
     /// Requests are due evenly; without this, as those of many independent clients are
     #[arg(long, requires = "rate")]
     even: bool,
-    /// Open loop: requests under way at most
+    /// Open loop: requests in progress at most
     #[arg(long, requires = "rate", default_value_t = 1_000,
           value_parser = clap::value_parser!(u16).range(1..=MAX_CLIENTS))]
     outstanding: u16,

@@ -135,15 +135,15 @@ pub(super) async fn follow(
     series: u64,
     courses: Vec<Course>,
 ) -> Result<Followed, String> {
-    let (begun, mut followed, mut under_way) =
+    let (begun, mut followed, mut in_flight) =
         (Instant::now(), Followed::default(), JoinSet::new());
     let client = Arc::new(client);
     for (nth, course) in (0..).zip(courses) {
         sleep_until(begun + Duration::from(nth * puts.pace)).await;
         let (client, key) = (Arc::clone(&client), followed_key(series, nth));
-        under_way.spawn(one(client, key, nth, course, puts.timeout_ms));
+        in_flight.spawn(one(client, key, nth, course, puts.timeout_ms));
     }
-    while let Some(done) = under_way.join_next().await {
+    while let Some(done) = in_flight.join_next().await {
         let (acknowledged, reads) = done.map_err(|error| ended(&error))?;
         followed.acknowledged.extend(acknowledged);
         followed.reads.extend(reads);

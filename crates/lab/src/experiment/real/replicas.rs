@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use super::LOOK;
 
 /// It is given up after this time.
-const PATIENCE: Duration = Duration::from_secs(600);
+const TIMEOUT: Duration = Duration::from_secs(600);
 /// What daemons count when they bring something to others, or others to them.
 const MOVES: [Counter; 3] = [Counter::HintsDeleted, Counter::ObjectsPulled, Counter::ObjectsPushed];
 
@@ -23,7 +23,7 @@ type Pair = (Partition, NodeId, NodeId);
 pub(super) async fn converge(addresses: &[String]) -> Result<Duration, String> {
     let begun = Instant::now();
     let (mut moves, mut changed) = (Vec::new(), begun);
-    while begun.elapsed() < PATIENCE {
+    while begun.elapsed() < TIMEOUT {
         sleep(LOOK).await;
         let now = Instant::now();
         // One that has just been started does not answer yet.
@@ -40,7 +40,7 @@ pub(super) async fn converge(addresses: &[String]) -> Result<Duration, String> {
             return Ok(changed - begun);
         }
     }
-    Err(format!("replicas still differ after {} s", PATIENCE.as_secs()))
+    Err(format!("replicas still differ after {} s", TIMEOUT.as_secs()))
 }
 
 async fn ask(addresses: &[String]) -> Result<Vec<(StatusReport, RepairReport)>, ClientError> {

@@ -76,7 +76,7 @@ impl Told<'_> {
                 });
                 let most = self.spec.clients;
                 format!(
-                    "open loop, {} a second {evenly}{burst}, at most {most} under way",
+                    "open loop, {} a second {evenly}{burst}, at most {most} in progress",
                     arrivals.rate
                 )
             }
@@ -131,7 +131,7 @@ impl Told<'_> {
         if self.overdue() > 0 {
             let (overdue, most) = (count(self.overdue(), "request"), self.spec.clients);
             let _ =
-                writeln!(text, "\n{overdue} not sent: {most} were under way when they were due");
+                writeln!(text, "\n{overdue} not sent: {most} were in progress when they were due");
         }
         if figures.iter().any(|one| one.absent > 0) {
             let absent = figures.iter().filter(|one| one.kind.is_some()).map(|one| one.absent);

@@ -14,7 +14,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::config::Config;
 use crate::disk::Salvage;
-use crate::metrics::Account;
+use crate::metrics::MetricsSnapshot;
 
 /// Comparisons that moved something or failed are told of together, so long after the first one:
 /// after a recovery there are as many as partitions and peers.
@@ -362,8 +362,8 @@ fn tell_liveness(peer: &str, liveness: Liveness, silence: Micros, log: &LogThrot
 }
 
 /// Logs an account of the node, a line for each part of it.
-pub(super) fn tell_account(account: &Account) {
-    for line in account.lines() {
+pub(super) fn tell_snapshot(snapshot: &MetricsSnapshot) {
+    for line in snapshot.lines() {
         info!(event = "account", "{line}");
     }
 }

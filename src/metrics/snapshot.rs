@@ -38,7 +38,7 @@ const COUNTED: [(Counter, &str, &str); 5] = [
     (Counter::PeerBytesSent, "pixii_peer_sent_bytes", "Bytes of messages to other members."),
 ];
 
-/// How much is under way in a daemon.
+/// How much is in progress in a daemon.
 #[derive(Clone, Debug)]
 pub(crate) struct Load {
     /// Clients connected.
@@ -77,18 +77,18 @@ pub(crate) struct Load {
 
 /// All that a daemon tells to those who watch it.
 #[derive(Clone, Debug)]
-pub(crate) struct Account {
+pub(crate) struct MetricsSnapshot {
     /// How the node is.
     pub(crate) status: StatusReport,
     /// Why it is not ready to take every request, if so.
     pub(crate) unready: Option<String>,
     /// What it has measured.
     pub(crate) meter: Meter,
-    /// What is under way.
+    /// What is in progress.
     pub(crate) load: Load,
 }
 
-impl Account {
+impl MetricsSnapshot {
     /// The metrics and the type of their text: OpenMetrics for those who read it, else the text of
     /// Prometheus, which every tool for either reads.
     pub(crate) fn metrics(&self, openmetrics: bool) -> (&'static str, String) {
@@ -117,7 +117,7 @@ impl Account {
         page.sample("_info", &labels, 1);
         let ready = u8::from(self.unready.is_none());
         page.gauge("pixii_ready", "1 if the node takes requests; /readyz says why not.", ready);
-        let drained = u8::from(status.levels.drained);
+        let drained = u8::from(status.gauges.drained);
         page.gauge("pixii_drained", "1 while the node is taken out by its operator.", drained);
         let uptime = status.uptime_ms as f64 / MILLI;
         page.gauge("pixii_uptime_seconds", "Time since this life of the node began.", uptime);
@@ -128,12 +128,12 @@ impl Account {
         page.gauge(
             "pixii_cluster_unservable_partitions",
             help,
-            status.levels.unservable_partitions,
+            status.gauges.unservable_partitions,
         );
         let help = "Partitions whose absent keys do not count here until they are recovered.";
         page.gauge("pixii_partitions_read_ineligible", help, status.read_ineligible);
         let help = "Partitions without another owner where acknowledged writes may be missing, not accepted yet.";
-        page.gauge("pixii_partitions_lost", help, status.levels.partitions_lost);
+        page.gauge("pixii_partitions_lost", help, status.gauges.partitions_lost);
     }
 
     fn put_requests(&self, page: &mut Page) {
@@ -154,7 +154,7 @@ impl Account {
     fn put_store(&self, page: &mut Page) {
         let help =
             "Own keys whose siblings together are over the limit of what a write may make of one.";
-        page.gauge("pixii_oversized_keys", help, self.status.levels.oversized_keys);
+        page.gauge("pixii_oversized_keys", help, self.status.gauges.oversized_keys);
         let help = "Bytes that the store takes on disk, as of a second ago.";
         page.gauge("pixii_store_size_bytes", help, self.status.disk_bytes);
         if let Some(free_bytes) = self.load.free_bytes {
@@ -199,7 +199,7 @@ impl Account {
         page.gauge("pixii_reply_memory_bytes", help, load.reply_memory.0);
         page.gauge("pixii_reply_memory_limit_bytes", "Most of them.", load.reply_memory.1);
         let help = "Requests of clients that the node works on.";
-        page.gauge("pixii_requests_under_way", help, load.requests);
+        page.gauge("pixii_requests_in_flight", help, load.requests);
         page.family("pixii_queue_length", "gauge", "What waits, by what it waits for.");
         for (queue, length) in [
             ("engine_events", load.events as u64),
@@ -264,11 +264,11 @@ impl Account {
             Some(f64::from(peer.repair.equal))
         });
         let help = "The longest time since a shared partition was last found equal; absent before all were.";
-        self.per_peer(page, "pixii_equal_age_seconds", help, |peer| {
+        self.per_peer(page, "pixii_repair_last_success_timestamp_seconds", help, |peer| {
             peer.repair.oldest_ms.map(|ms| ms as f64 / MILLI)
         });
         let repair = &self.status.repair;
-        let help = "Comparisons of partitions under way or due at once.";
+        let help = "Comparisons of partitions in progress or due at once.";
         page.gauge("pixii_repair_pending", help, repair.pending);
         let help = "Partitions and owners whose last comparison failed.";
         page.gauge("pixii_repair_failing", help, repair.failing);
@@ -328,7 +328,7 @@ impl Account {
 
     /// In short, for people: a line for each subject.
     pub(crate) fn lines(&self) -> Vec<String> {
-        let Account { status, unready, meter, load } = self;
+        let MetricsSnapshot { status, unready, meter, load } = self;
         let ready = unready.as_ref().map_or("ready".to_owned(), |why| format!("not ready: {why}"));
         let mut lines = vec![format!(
             "node {} of cluster {}, incarnation {}, up for {} s: {ready}",
@@ -355,7 +355,7 @@ impl Account {
             .map(|(kind, outcome, count, ms)| format!("{count} {kind} {outcome} ({ms:.1} ms)"))
             .collect();
         lines.push(format!(
-            "clients: {} connected, {} requests under way; answered since the start: {}",
+            "clients: {} connected, {} requests in progress; answered since the start: {}",
             load.clients,
             load.requests,
             if requests.is_empty() { "none".to_owned() } else { requests.join(", ") },

@@ -14,7 +14,7 @@ const PREFIX_MASK: u128 = !(u64::MAX as u128);
 /// The connections that are counted: those that have not said yet who they are, and clients. A peer is let in once, and not
 /// counted, so that no number of clients keeps one out.
 #[derive(Debug)]
-pub(super) struct Doors {
+pub(super) struct ConnectionLimiter {
     waiting: usize,
     per_address: usize,
     state: Mutex<State>,
@@ -38,8 +38,8 @@ struct Clients {
 
 /// The place of a connection that waits to be let in. Dropped, it is free.
 #[derive(Debug)]
-pub(super) struct Pass {
-    doors: Arc<Doors>,
+pub(super) struct ConnectionPermit {
+    limiter: Arc<ConnectionLimiter>,
     at: IpAddr,
     number: u64,
     give_way: Arc<Notify>,
@@ -47,8 +47,8 @@ pub(super) struct Pass {
 
 /// The place of a client. Dropped, it is free.
 #[derive(Debug)]
-pub(super) struct Seat {
-    doors: Arc<Doors>,
+pub(super) struct ClientPermit {
+    limiter: Arc<ConnectionLimiter>,
     at: IpAddr,
     /// Bytes of replies that clients of its address have not read.
     pub(super) unsent: Arc<AtomicUsize>,
@@ -74,15 +74,15 @@ fn party(address: IpAddr) -> IpAddr {
     }
 }
 
-impl Doors {
+impl ConnectionLimiter {
     /// So many connections may be `waiting` at a time, and so many clients of one address be in.
     pub(super) fn new(waiting: usize, per_address: usize) -> Arc<Self> {
-        Arc::new(Doors { waiting, per_address, state: Mutex::default() })
+        Arc::new(ConnectionLimiter { waiting, per_address, state: Mutex::default() })
     }
 
     /// A place for a connection from `address`. When too many wait, the oldest one of the address that has most of them is
     /// told to give way: what is done in a moment gets its moment, however many wait for nothing.
-    pub(super) fn enter(self: &Arc<Self>, address: IpAddr) -> Pass {
+    pub(super) fn enter(self: &Arc<Self>, address: IpAddr) -> ConnectionPermit {
         let at = party(address);
         let mut state = locked(&self.state);
         if state.waiting.len() >= self.waiting {
@@ -92,7 +92,7 @@ impl Doors {
         state.next += 1;
         state.waiting.insert(number, (at, give_way.clone()));
         drop(state);
-        Pass { doors: self.clone(), at, number, give_way }
+        ConnectionPermit { limiter: self.clone(), at, number, give_way }
     }
 }
 
@@ -113,7 +113,7 @@ impl State {
     }
 }
 
-impl Pass {
+impl ConnectionPermit {
     /// Returns when this connection has to give way to another one.
     pub(super) async fn called(&self) {
         self.give_way.notified().await;
@@ -125,27 +125,27 @@ impl Pass {
     }
 
     /// A place for the client that this connection proved to be, or why there is none.
-    pub(super) fn seat(&self) -> Result<Seat, Full> {
-        let (at, most) = (self.at, self.doors.per_address);
-        let mut state = locked(&self.doors.state);
+    pub(super) fn client_permit(&self) -> Result<ClientPermit, Full> {
+        let (at, most) = (self.at, self.limiter.per_address);
+        let mut state = locked(&self.limiter.state);
         let open = state.clients.entry(at).or_default();
         if open.connected >= most {
             return Err(Full { at, most });
         }
         open.connected += 1;
-        Ok(Seat { doors: self.doors.clone(), at, unsent: open.unsent.clone() })
+        Ok(ClientPermit { limiter: self.limiter.clone(), at, unsent: open.unsent.clone() })
     }
 }
 
-impl Drop for Pass {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        locked(&self.doors.state).waiting.remove(&self.number);
+        locked(&self.limiter.state).waiting.remove(&self.number);
     }
 }
 
-impl Drop for Seat {
+impl Drop for ClientPermit {
     fn drop(&mut self) {
-        let mut state = locked(&self.doors.state);
+        let mut state = locked(&self.limiter.state);
         if let Some(open) = state.clients.get_mut(&self.at) {
             open.connected -= 1;
             if open.connected == 0 {
@@ -165,42 +165,43 @@ mod tests {
 
     #[test]
     fn one_address_has_so_many_clients_and_no_more() {
-        let doors = Doors::new(256, 2);
-        let seat = |address: &str| doors.enter(at(address)).seat();
-        let one = seat("10.0.0.1").unwrap();
-        let _two = seat("::ffff:10.0.0.1").unwrap();
-        let why = seat("10.0.0.1").unwrap_err().to_string();
+        let limiter = ConnectionLimiter::new(256, 2);
+        let client_permit = |address: &str| limiter.enter(at(address)).client_permit();
+        let one = client_permit("10.0.0.1").unwrap();
+        let _two = client_permit("::ffff:10.0.0.1").unwrap();
+        let why = client_permit("10.0.0.1").unwrap_err().to_string();
         assert_eq!(why, "2 clients from 10.0.0.1 are connected: max_connections_per_address is 2");
-        let others =
-            ["10.0.0.2", "::1", "fd00::1", "fd00:0:0:1::1"].map(|other| seat(other).unwrap());
-        let _second = seat("fd00::2").unwrap();
-        let why = seat("fd00::3").unwrap_err().to_string();
+        let others = ["10.0.0.2", "::1", "fd00::1", "fd00:0:0:1::1"]
+            .map(|other| client_permit(other).unwrap());
+        let _second = client_permit("fd00::2").unwrap();
+        let why = client_permit("fd00::3").unwrap_err().to_string();
         assert!(why.contains("from fd00:: are connected"));
         // A peer is no client: it gets its handshake.
-        drop(doors.enter(at("10.0.0.1")));
+        drop(limiter.enter(at("10.0.0.1")));
         drop(one);
-        drop(seat("10.0.0.1").unwrap());
+        drop(client_permit("10.0.0.1").unwrap());
         drop(others);
-        let state = locked(&doors.state);
+        let state = locked(&limiter.state);
         assert_eq!((state.clients.len(), state.waiting.len()), (2, 0), "what is free is forgotten");
     }
 
     #[test]
     fn whoever_has_most_waiting_gives_way_the_oldest_first() {
-        let doors = Doors::new(256, 1_000);
-        let few: Vec<Pass> = (0..10).map(|_| doors.enter(at("10.0.0.1"))).collect();
-        let many: Vec<Pass> = (10..256).map(|_| doors.enter(at("10.0.0.2"))).collect();
-        let newcomers = ["10.0.0.2", "10.0.0.1", "10.0.0.3"].map(|new| doors.enter(at(new)));
+        let limiter = ConnectionLimiter::new(256, 1_000);
+        let few: Vec<ConnectionPermit> = (0..10).map(|_| limiter.enter(at("10.0.0.1"))).collect();
+        let many: Vec<ConnectionPermit> =
+            (10..256).map(|_| limiter.enter(at("10.0.0.2"))).collect();
+        let newcomers = ["10.0.0.2", "10.0.0.1", "10.0.0.3"].map(|new| limiter.enter(at(new)));
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
             for gone in &many[..3] {
                 gone.called().await;
             }
         });
-        let state = locked(&doors.state);
-        assert!(many[..3].iter().all(|pass| !state.waiting.contains_key(&pass.number)));
+        let state = locked(&limiter.state);
+        assert!(many[..3].iter().all(|permit| !state.waiting.contains_key(&permit.number)));
         let rest = newcomers.iter().chain(&few).chain(&many[3..]);
-        assert!(rest.into_iter().all(|pass| state.waiting.contains_key(&pass.number)));
+        assert!(rest.into_iter().all(|permit| state.waiting.contains_key(&permit.number)));
         drop(state);
     }
 }

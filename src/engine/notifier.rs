@@ -26,7 +26,7 @@ const LOOK_AT_BYTES: Duration = Duration::from_secs(5);
 /// how many bytes it must have read or written since,
 const MOVED_BYTES: u64 = 64 << 10;
 /// and how much more time it is given then.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Tells the service manager, if one waits for that, and gives whether that went well. A manager that cannot be told, or
 /// that takes nothing for a while, changes nothing here.
@@ -47,27 +47,27 @@ fn tell(socket: &OsStr, text: &str) -> io::Result<()> {
 
 /// What the manager has been told in this life.
 #[derive(Debug)]
-pub(super) struct Manager {
+pub(super) struct SystemdNotifier {
     listens: bool,
     watchdog: Option<Duration>,
     begun: Instant,
     fed: Option<Instant>,
     looked: Option<Instant>,
     said: String,
-    patience: Option<Patience>,
+    timeout: Option<TimeoutExtension>,
 }
 
-impl Manager {
+impl SystemdNotifier {
     /// Nothing has been told yet. Until the daemon is ready, a start that gets on is given more time.
-    pub(super) fn new(patience: Patience) -> Self {
-        Manager {
+    pub(super) fn new(timeout: TimeoutExtension) -> Self {
+        SystemdNotifier {
             listens: listens(),
             watchdog: sd_notify::watchdog_enabled(),
             begun: Instant::now(),
             fed: None,
             looked: None,
             said: String::new(),
-            patience: Some(patience),
+            timeout: Some(timeout),
         }
     }
 
@@ -82,7 +82,7 @@ impl Manager {
         }
     }
 
-    /// True when the condition of the daemon is to be told with [`Manager::tell`].
+    /// True when the condition of the daemon is to be told with [`SystemdNotifier::tell`].
     pub(super) fn is_due(&self, now: Instant) -> bool {
         let rested = |looked| now.saturating_duration_since(looked) >= LOOK;
         self.listens && self.looked.is_none_or(rested)
@@ -97,8 +97,8 @@ impl Manager {
     pub(super) fn tell(&mut self, now: Instant, serves: bool, condition: String) {
         self.looked = Some(now);
         let waited = now.saturating_duration_since(self.begun) >= READY_AT_LATEST;
-        if (serves || waited) && self.patience.is_some() && notify(&NotifyState::Ready) {
-            self.patience = None;
+        if (serves || waited) && self.timeout.is_some() && notify(&NotifyState::Ready) {
+            self.timeout = None;
         }
         if condition != self.said && notify(&NotifyState::Status(&condition)) {
             self.said = condition;
@@ -117,33 +117,33 @@ fn is_fed(interval: Duration, since: Option<Duration>) -> bool {
 
 /// While it lives, the manager is asked for more time as long as this process reads or writes.
 #[derive(Debug)]
-pub(super) struct Patience {
+pub(super) struct TimeoutExtension {
     end: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Patience {
+impl TimeoutExtension {
     /// Begins to watch; without a manager it does nothing.
     pub(super) fn begin() -> io::Result<Self> {
         if !listens() {
-            return Ok(Patience { end: None, thread: None });
+            return Ok(TimeoutExtension { end: None, thread: None });
         }
         let (end, ended) = channel();
         let mut before = moved_bytes();
-        let thread = Builder::new().name("patience".to_owned()).spawn(move || {
+        let thread = Builder::new().name("timeout".to_owned()).spawn(move || {
             while ended.recv_timeout(LOOK_AT_BYTES) == Err(RecvTimeoutError::Timeout) {
                 let now = moved_bytes();
                 if now.saturating_sub(before) >= MOVED_BYTES {
-                    notify(&NotifyState::ExtendTimeoutUsec(PATIENCE.as_micros() as u32));
+                    notify(&NotifyState::ExtendTimeoutUsec(TIMEOUT.as_micros() as u32));
                 }
                 before = now;
             }
         })?;
-        Ok(Patience { end: Some(end), thread: Some(thread) })
+        Ok(TimeoutExtension { end: Some(end), thread: Some(thread) })
     }
 }
 
-impl Drop for Patience {
+impl Drop for TimeoutExtension {
     fn drop(&mut self) {
         drop(self.end.take());
         if let Some(thread) = self.thread.take() {
@@ -157,8 +157,8 @@ fn moved_bytes() -> u64 {
     sum_moved(&fs::read_to_string("/proc/self/io").unwrap_or_default())
 }
 
-fn sum_moved(account: &str) -> u64 {
-    let counts = account.lines().filter_map(|line| line.split_once(": "));
+fn sum_moved(snapshot: &str) -> u64 {
+    let counts = snapshot.lines().filter_map(|line| line.split_once(": "));
     let moved = counts.filter(|(name, _)| ["rchar", "wchar"].contains(name));
     moved.filter_map(|(_, count)| count.parse::<u64>().ok()).sum()
 }
@@ -178,22 +178,22 @@ mod tests {
     }
 
     #[test]
-    fn a_manager_that_takes_nothing_is_not_waited_for() {
+    fn a_notifier_that_takes_nothing_is_not_waited_for() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("socket");
         assert!(tell(path.as_os_str(), "READY=1").is_err(), "nobody is there");
-        let manager = UnixDatagram::bind(&path).unwrap();
+        let notifier = UnixDatagram::bind(&path).unwrap();
         let told = (0..100_000).take_while(|_| tell(path.as_os_str(), "WATCHDOG=1").is_ok());
         assert!((1..100_000).contains(&told.count()));
-        manager.recv(&mut [0; 64]).unwrap();
+        notifier.recv(&mut [0; 64]).unwrap();
         assert!(tell(path.as_os_str(), "READY=1").is_ok(), "there is room again");
     }
 
     #[test]
-    fn what_a_process_moves_is_read_from_its_account() {
-        let account =
+    fn what_a_process_moves_is_read_from_its_snapshot() {
+        let snapshot =
             "rchar: 100\nwchar: 23\nsyscr: 7\nread_bytes: 4096\ncancelled_write_bytes: 0\n";
-        assert_eq!(sum_moved(account), 123);
+        assert_eq!(sum_moved(snapshot), 123);
         assert_eq!(sum_moved(""), 0);
     }
 }

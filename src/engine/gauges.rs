@@ -36,10 +36,10 @@ impl Level {
 
 /// What the threads have before them, and what the disk has.
 #[derive(Debug)]
-pub(super) struct Levels {
+pub(super) struct Gauges {
     /// Bytes that were submitted and are not synced yet.
     pub(super) unsynced_bytes: Level,
-    /// Reads of records, and lists of hints, that wait for the reader or are under way.
+    /// Reads of records, and lists of hints, that wait for the reader or are in progress.
     pub(super) reads: Level,
     /// The same of the background's reads.
     pub(super) scans: Level,
@@ -49,11 +49,11 @@ pub(super) struct Levels {
     pub(super) free_bytes: Level,
 }
 
-impl Levels {
+impl Gauges {
     /// Measures a store that nothing is done with yet.
     pub(super) fn measure(store: &dyn Store) -> Result<Self, StoreError> {
         let level = |number| Level(AtomicU64::new(number));
-        Ok(Levels {
+        Ok(Gauges {
             unsynced_bytes: level(0),
             reads: level(0),
             scans: level(0),

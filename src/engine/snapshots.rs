@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use pixii_core::members::{Liveness, Members};
 use pixii_core::message::{
-    Complaint, Counter, Kind, Levels, PairStatus, PeerRepair, PeerStatus, RepairCounts,
+    Complaint, Counter, Gauges, Kind, PairStatus, PeerRepair, PeerStatus, RepairCounts,
     RepairRejection, RepairReport, RepairStatus, RingReport, StatusReport, TombstoneGcStatus,
 };
 use pixii_core::node::{Input, PairView};
@@ -53,7 +53,7 @@ impl Engine<'_> {
                 repair: compared.remove(&peer.id).unwrap_or_default(),
             }
         });
-        let levels = self.levels();
+        let gauges = self.gauges();
         StatusReport {
             cluster: self.config.cluster.clone(),
             name: self.config.name.clone(),
@@ -61,19 +61,19 @@ impl Engine<'_> {
             store: self.node.meta().store,
             incarnation: self.node.meta().incarnation,
             recovered: self.recovered,
-            serving: levels.store_stalled_seconds == 0
+            serving: gauges.store_stalled_seconds == 0
                 && self.node.rejection(self.now(), true).is_none(),
             read_ineligible: self.node.meta().read_ineligible.len() as u32,
             uptime_ms: self.start.elapsed().as_millis() as u64,
             partitions: self.ring.share(self.config.me()) as u32,
-            disk_bytes: self.storage.levels().disk_bytes.get(),
+            disk_bytes: self.storage.gauges().disk_bytes.get(),
             peers: peers.collect(),
-            hint_limit_bytes: self.settings.hint_limit_mib << 20,
+            hint_limit_bytes: self.runtime_config.hint_limit_mib << 20,
             emulated: self.emulator.lines(),
             counters: self.counters(),
             repair: self.summary(&pairs),
             tombstone_gc: self.tombstone_gc(),
-            levels,
+            gauges,
             other_rings: self
                 .node
                 .other_rings()
@@ -102,10 +102,10 @@ impl Engine<'_> {
     }
 
     /// What holds now.
-    fn levels(&self) -> Levels {
+    fn gauges(&self) -> Gauges {
         let stalled = self.watch.lasts(Instant::now());
-        Levels {
-            drained: self.settings.drain != Drain::No,
+        Gauges {
+            drained: self.runtime_config.drain != Drain::No,
             changing_ring: self.node.is_changing_ring() || self.node.ring_change().is_some(),
             oversized_keys: self.node.oversized_keys(),
             partitions_lost: self.node.lost().len() as u64,
@@ -132,7 +132,7 @@ impl Engine<'_> {
     pub(super) fn condition(&self) -> String {
         let requests = self.node.requests();
         if self.finish_by.is_some() {
-            return format!("stopping: {requests} requests under way");
+            return format!("stopping: {requests} requests in progress");
         }
         if !self.node.is_settled() {
             let (heard, peers) = self.node.heard();
@@ -142,7 +142,7 @@ impl Engine<'_> {
             }
             return condition;
         }
-        match self.settings.drain {
+        match self.runtime_config.drain {
             Drain::Until(_) => {
                 let hints: u64 = self.drain_report().hints.iter().map(|hints| hints.count).sum();
                 return format!("draining: {requests} requests and {hints} hints left");

@@ -29,7 +29,7 @@ use pixii_kit::outcome::{CommandError, finish};
 
 const EXAMPLES: &str = "\
 Examples:
-  pixii demo                          the whole story in under a minute
+  pixii demo                          the whole script in under a minute
   pixii dev                           five daemons in the foreground, to play with
   pixii put greeting hello            write a value
   pixii get greeting                  read it

@@ -1,7 +1,7 @@
 //! `pixii demo`: what Pixii is for, told with real daemons in under a minute.
 
-mod acts;
-mod story;
+mod script;
+mod steps;
 
 use std::fs::{self, File};
 use std::io::{Cursor, Read};
@@ -12,8 +12,8 @@ use pixii_kit::cluster::{Cluster, Shape};
 use pixii_kit::outcome::{CommandError, CommandResult, Exit, block_on, emit};
 use pixii_kit::signals::Interrupt;
 
-use acts::Acts;
-use story::Story;
+use script::Script;
+use steps::Steps;
 
 /// Some characters of the Unicode Character Database: code point, tab, the other fields.
 const BUILT_IN: &str = include_str!("demo.tsv");
@@ -41,7 +41,7 @@ pub(crate) struct Demo {
 }
 
 impl Demo {
-    /// Tells the story.
+    /// Tells the script.
     pub(crate) fn run(self) -> CommandResult {
         let file = self.file.as_deref().map(read_file).transpose()?;
         let name = match &self.file {
@@ -58,13 +58,14 @@ impl Demo {
             .tempdir()
             .map_err(|error| CommandError::error(format!("no temporary directory: {error}")))?;
         emit(format!("{OPENING}\n"))?;
-        let mut story = Story::begin();
+        let mut script = Script::begin();
         let mut cluster =
             Cluster::create(program, dir.path(), &shape(), None).map_err(CommandError::error)?;
         let told = block_on(async {
-            let mut acts = Acts { story: &mut story, cluster: &mut cluster, interrupt: &interrupt };
+            let mut steps =
+                Steps { script: &mut script, cluster: &mut cluster, interrupt: &interrupt };
             tokio::select! {
-                told = acts.all(&name, Cursor::new(bytes)) => told,
+                told = steps.all(&name, Cursor::new(bytes)) => told,
                 () = interrupt.wait() => Err(CommandError::error("interrupted")),
             }
         });
@@ -78,7 +79,7 @@ impl Demo {
             ..error
         })?;
         removed.map_err(|error| CommandError::error(format!("the directory stays: {error}")))?;
-        match story.finish()? {
+        match script.finish()? {
             0 => Ok(Exit::Done),
             1 => Err(CommandError::error("a check of the demo did not hold")),
             failed => Err(CommandError::error(format!("{failed} checks of the demo did not hold"))),

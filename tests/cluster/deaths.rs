@@ -6,13 +6,13 @@ use std::path::Path;
 use std::process::Command;
 
 use pixii_core::message::Counter;
-use pixii_testkit::cluster::{House, Run, Told, lines, signal};
+use pixii_testkit::cluster::{Run, TestCluster, Told, lines, signal};
 use pixii_testkit::until;
 use serde_json::Value;
 
-pub fn file(house: &House, name: &str, value: &str, count: usize) -> String {
+pub fn file(cluster: &TestCluster, name: &str, value: &str, count: usize) -> String {
     let text: String = (0..count).map(|number| format!("key-{number}\t{value}\n")).collect();
-    fs::write(house.path(name), &text).unwrap();
+    fs::write(cluster.path(name), &text).unwrap();
     text
 }
 
@@ -21,10 +21,10 @@ fn number(report: &Value, name: &str) -> usize {
 }
 
 /// The lines that a load kept as refused or unknown.
-fn failed(house: &House, told: &Told) -> BTreeSet<String> {
+fn failed(cluster: &TestCluster, told: &Told) -> BTreeSet<String> {
     let report = told.json();
     let kept: Vec<String> =
-        fs::read_to_string(house.path("failed")).unwrap().lines().map(String::from).collect();
+        fs::read_to_string(cluster.path("failed")).unwrap().lines().map(String::from).collect();
     let lost = number(&report, "refused") + number(&report, "unknown");
     assert_eq!((lost, &report["complete"]), (kept.len(), &Value::Bool(true)), "{told:?}");
     kept.into_iter().collect()
@@ -35,11 +35,11 @@ fn two_of_five_killed_during_a_load() {
     const COUNT: usize = 6_000;
     /// Lines that a load has in progress, unless it is told otherwise.
     const IN_FLIGHT: usize = 64;
-    let mut house = House::start(5);
-    let first = file(&house, "first", "one", COUNT);
-    let second = file(&house, "second", "two", COUNT);
+    let mut cluster = TestCluster::start(5);
+    let first = file(&cluster, "first", "one", COUNT);
+    let second = file(&cluster, "second", "two", COUNT);
     let names: Vec<&str> = first.lines().map(|line| line.split('\t').next().unwrap()).collect();
-    let owners = house.owners(&names);
+    let owners = cluster.owners(&names);
     let dead = ["n2", "n4"];
     let weak: BTreeSet<&str> = names
         .iter()
@@ -53,11 +53,11 @@ fn two_of_five_killed_during_a_load() {
 
     let arguments =
         |file| ["load", file, "-w", "2", "--failed", "failed", "--json", "--timeout", "3000"];
-    let load = Run::start(house.command(&arguments("first")), b"");
-    house.wait_for_puts("n1", 100);
-    dead.iter().for_each(|name| house.cluster.kill(name).unwrap());
+    let load = Run::start(cluster.command(&arguments("first")), b"");
+    cluster.wait_for_puts("n1", 100);
+    dead.iter().for_each(|name| cluster.cluster.kill(name).unwrap());
     let told = load.end();
-    let lost = failed(&house, &told);
+    let lost = failed(&cluster, &told);
     let unknown = number(&told.json(), "unknown");
     let strong = lost.iter().filter(|line| !weak.contains(line.split('\t').next().unwrap()));
     // Of a key with W live owners a put may be unknown, never refused.
@@ -65,18 +65,18 @@ fn two_of_five_killed_during_a_load() {
 
     // With both known to be down, exactly the keys without W live owners are refused where only owners count,
     // and none is unknown. Fallbacks take all of them.
-    let told = house.run(&[&arguments("second")[..], &["--strict"]].concat());
-    let refused = failed(&house, &told);
+    let told = cluster.run(&[&arguments("second")[..], &["--strict"]].concat());
+    let refused = failed(&cluster, &told);
     let keys: BTreeSet<&str> =
         refused.iter().map(|line| line.split('\t').next().unwrap()).collect();
     assert_eq!((told.code, number(&told.json(), "unknown")), (4, 0), "{told:?}");
     assert_eq!(keys, weak);
-    house.run(&["load", "failed", "-w", "2", "--sloppy", "--blind"]).done();
+    cluster.run(&["load", "failed", "-w", "2", "--sloppy", "--blind"]).done();
 
     // What fallbacks took, reads are promised once it has been delivered.
-    house.start_all();
-    house.wait_for_no_hints();
-    let dump = house.run(&["dump", "-r", "2"]);
+    cluster.start_all();
+    cluster.wait_for_no_hints();
+    let dump = cluster.run(&["dump", "-r", "2"]);
     let there = lines(dump.done());
     let beside = |line: &str| {
         let beside = format!("{line}\tsibling ");
@@ -101,61 +101,64 @@ fn two_of_five_killed_during_a_load() {
 
 #[test]
 fn a_clean_stop_during_a_load_loses_nothing() {
-    let mut house = House::start(3);
-    let text = file(&house, "in", "one", 20_000);
+    let mut cluster = TestCluster::start(3);
+    let text = file(&cluster, "in", "one", 20_000);
     // W = 3: every acknowledged line is on the daemon that is to stop.
     let arguments = ["load", "in", "-w", "3", "--blind", "--failed", "failed", "--json"];
-    let load = Run::start(house.command(&arguments), b"");
-    house.wait_for_puts("n1", 200);
-    signal("TERM", house.pid("n2"));
-    let ended = until("n2 stops", || house.cluster.ended().pop());
+    let load = Run::start(cluster.command(&arguments), b"");
+    cluster.wait_for_puts("n1", 200);
+    signal("TERM", cluster.pid("n2"));
+    let ended = until("n2 stops", || cluster.cluster.ended().pop());
     assert_eq!(ended, ("n2".to_string(), "ended: it stopped cleanly".to_string()));
     let told = load.end();
-    let lost = failed(&house, &told);
+    let lost = failed(&cluster, &told);
     assert!(lost.len() < 20_000 && !lost.is_empty(), "{}", lost.len());
 
     // It serves by itself once a peer has vouched for its disk; then only it is left to be asked.
-    house.start_all();
-    ["n1", "n3"].iter().for_each(|name| house.cluster.kill(name).unwrap());
-    let dump = house.run(&["dump", "-r", "1"]);
+    cluster.start_all();
+    ["n1", "n3"].iter().for_each(|name| cluster.cluster.kill(name).unwrap());
+    let dump = cluster.run(&["dump", "-r", "1"]);
     let there = lines(dump.done());
     let acknowledged = text.lines().filter(|line| !lost.contains(*line));
     for line in acknowledged {
         assert!(there.contains(line), "{line} was acknowledged and is lost");
     }
-    assert!(!house.status("n2").recovered);
+    assert!(!cluster.status("n2").recovered);
 }
 
 #[test]
 fn a_second_sigterm_ends_a_daemon_at_once() {
-    let mut house = House::start(3);
-    let key = house.key_of(["n1", "n2", "n3"]);
-    house.run(&["put", &key, "old", "-w", "3"]).done();
+    let mut cluster = TestCluster::start(3);
+    let key = cluster.key_of(["n1", "n2", "n3"]);
+    cluster.run(&["put", &key, "old", "-w", "3"]).done();
     // A put that cannot end keeps the first stop waiting.
-    signal("STOP", house.pid("n3"));
+    signal("STOP", cluster.pid("n3"));
     let arguments = ["put", &key, "new", "-w", "3", "--timeout", "8000", "--connect"];
-    let put = Run::start(house.command(&[&arguments[..], &[house.address("n1")]].concat()), b"");
+    let put =
+        Run::start(cluster.command(&[&arguments[..], &[cluster.address("n1")]].concat()), b"");
     until("the put is in progress", || {
-        let told = house.run(&["get", &key, "--all", "-r", "2"]);
+        let told = cluster.run(&["get", &key, "--all", "-r", "2"]);
         told.out.contains("new").then_some(())
     });
-    signal("TERM", house.pid("n1"));
-    until("the first signal is heard", || house.log("n1").contains("stops: SIGTERM").then_some(()));
-    signal("TERM", house.pid("n1"));
-    let (_, how) = until("n1 ends", || house.cluster.ended().pop());
+    signal("TERM", cluster.pid("n1"));
+    until("the first signal is heard", || {
+        cluster.log("n1").contains("stops: SIGTERM").then_some(())
+    });
+    signal("TERM", cluster.pid("n1"));
+    let (_, how) = until("n1 ends", || cluster.cluster.ended().pop());
     assert!(how.starts_with("ended with exit code 143"), "{how}");
     let told = put.end();
     assert_eq!(told.code, 5, "{told:?}");
     assert!(told.err.starts_with("pixii: unknown outcome: "), "{told:?}");
 
-    signal("CONT", house.pid("n3"));
-    house.start_all();
-    assert!(house.status("n1").recovered);
-    assert!(house.log("n1").contains("incarnation 2, recovered from an unclean stop"));
-    let mut told = house.run(&["get", &key, "--all", "-r", "3"]).out;
+    signal("CONT", cluster.pid("n3"));
+    cluster.start_all();
+    assert!(cluster.status("n1").recovered);
+    assert!(cluster.log("n1").contains("incarnation 2, recovered from an unclean stop"));
+    let mut told = cluster.run(&["get", &key, "--all", "-r", "3"]).out;
     told.retain(|c| c != '\n');
     assert!(["oldnew", "newold"].contains(&&*told), "{told}");
-    house.cluster.stop("n1").unwrap();
+    cluster.cluster.stop("n1").unwrap();
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -166,53 +169,53 @@ fn copy(from: &Path, to: &Path) {
 
 #[test]
 fn a_rolled_back_or_copied_disk_loses_no_write_of_others() {
-    let mut house = House::start(3);
-    file(&house, "first", "one", 400);
-    let second = file(&house, "second", "two", 400);
-    house.run(&["load", "first", "-w", "3"]).done();
-    house.cluster.stop("n1").unwrap();
-    let backup = house.path("backup");
-    copy(&house.path("n1"), &backup);
-    house.start_all();
-    house.run(&["load", "second", "-w", "3"]).done();
-    let before = house.status("n1").store;
+    let mut cluster = TestCluster::start(3);
+    file(&cluster, "first", "one", 400);
+    let second = file(&cluster, "second", "two", 400);
+    cluster.run(&["load", "first", "-w", "3"]).done();
+    cluster.cluster.stop("n1").unwrap();
+    let backup = cluster.path("backup");
+    copy(&cluster.path("n1"), &backup);
+    cluster.start_all();
+    cluster.run(&["load", "second", "-w", "3"]).done();
+    let before = cluster.status("n1").store;
 
     // An old copy is put back: a peer has seen a later life.
-    house.cluster.stop("n1").unwrap();
-    copy(&backup, &house.path("n1"));
-    house.start_all();
-    assert_ne!(house.status("n1").store, before, "it issues under another name");
+    cluster.cluster.stop("n1").unwrap();
+    copy(&backup, &cluster.path("n1"));
+    cluster.start_all();
+    assert_ne!(cluster.status("n1").store, before, "it issues under another name");
     // It has lost its word for every partition, and gets it back, which may be done by now.
     until("its read eligibility", || {
-        (house.status("n1").count(Counter::ReadEligibilityRegained) == 64).then_some(())
+        (cluster.status("n1").count(Counter::ReadEligibilityRegained) == 64).then_some(())
     });
-    assert!(house.log("n1").contains("the disk was rolled back or copied"));
-    let dump = |house: &House| {
+    assert!(cluster.log("n1").contains("the disk was rolled back or copied"));
+    let dump = |cluster: &TestCluster| {
         let mut lines: Vec<String> =
-            house.run(&["dump", "-r", "2"]).done().lines().map(String::from).collect();
+            cluster.run(&["dump", "-r", "2"]).done().lines().map(String::from).collect();
         lines.sort();
         lines
     };
     let mut expected: Vec<String> = second.lines().map(String::from).collect();
     expected.sort();
-    assert_eq!(dump(&house), expected, "what it lost, the others have");
+    assert_eq!(dump(&cluster), expected, "what it lost, the others have");
     // Writes through the node whose disk is old replace what was read, and nothing comes back.
-    let third = file(&house, "third", "three", 400);
-    house.run(&["load", "third", "-w", "2"]).done();
+    let third = file(&cluster, "third", "three", 400);
+    cluster.run(&["load", "third", "-w", "2"]).done();
     expected = third.lines().map(String::from).collect();
     expected.sort();
-    assert_eq!(dump(&house), expected);
+    assert_eq!(dump(&cluster), expected);
 
     // Another node's disk is refused, and left as it is.
-    house.cluster.stop("n2").unwrap();
-    copy(&house.path("n2"), &house.path("own"));
-    copy(&house.path("n3"), &house.path("n2"));
-    fs::remove_file(house.path("n2/LOCK")).unwrap();
-    house.cluster.start("n2").unwrap();
-    until("n2 has given up", || house.cluster.ended().pop());
-    let log = house.log("n2");
+    cluster.cluster.stop("n2").unwrap();
+    copy(&cluster.path("n2"), &cluster.path("own"));
+    copy(&cluster.path("n3"), &cluster.path("n2"));
+    fs::remove_file(cluster.path("n2/LOCK")).unwrap();
+    cluster.cluster.start("n2").unwrap();
+    until("n2 has given up", || cluster.cluster.ended().pop());
+    let log = cluster.log("n2");
     assert!(log.contains("the data belongs to node n3 of cluster test, not to node n2"), "{log}");
-    copy(&house.path("own"), &house.path("n2"));
-    house.start_all();
-    assert_eq!(dump(&house), expected);
+    copy(&cluster.path("own"), &cluster.path("n2"));
+    cluster.start_all();
+    assert_eq!(dump(&cluster), expected);
 }

@@ -263,13 +263,13 @@ fn nothing_is_in_the_way_of_orders() {
 }
 
 /// The processes that a demo has named.
-fn processes(story: &str) -> Vec<u32> {
+fn processes(script: &str) -> Vec<u32> {
     let number = |line: &str| line.rsplit_once(", process ").and_then(|(_, pid)| pid.parse().ok());
-    story.lines().filter_map(number).collect()
+    script.lines().filter_map(number).collect()
 }
 
 #[test]
-fn demo_tells_its_story_and_leaves_nothing_behind() {
+fn demo_tells_its_script_and_leaves_nothing_behind() {
     let dir = tempfile::tempdir().unwrap();
     let demo = |input: Option<&str>| {
         let mut command = pixii(&["demo"]);
@@ -277,10 +277,13 @@ fn demo_tells_its_story_and_leaves_nothing_behind() {
         command
     };
     let told = Run::start(demo(None), b"").end();
-    let story = told.done();
-    assert!(story.contains(" checks held, 0 did not.\n") && !story.contains("FAILED"), "{story}");
-    assert_eq!(processes(story).len(), 5);
-    processes(story).into_iter().for_each(wait_for_end);
+    let script = told.done();
+    assert!(
+        script.contains(" checks held, 0 did not.\n") && !script.contains("FAILED"),
+        "{script}"
+    );
+    assert_eq!(processes(script).len(), 5);
+    processes(script).into_iter().for_each(wait_for_end);
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 
     // Nor when it is interrupted in the middle.

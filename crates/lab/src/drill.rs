@@ -1,28 +1,28 @@
 //! Drills: real daemons, real faults, and the ledger to say what was lost.
 
 pub(crate) mod catalog;
-pub(crate) mod chronicle;
 pub(crate) mod clock_skew;
-mod course;
 pub(crate) mod deletes;
 pub(crate) mod detection;
 pub(crate) mod disk_full;
 pub(crate) mod disk_loss;
 mod disks;
 pub(crate) mod dropped_messages;
+mod expectations;
 pub(crate) mod failed_nodes;
 pub(crate) mod failover;
 pub(crate) mod freeze;
-pub(crate) mod ground;
 pub(crate) mod handoff;
 pub(crate) mod kill;
-mod met;
 pub(crate) mod page;
 pub(crate) mod partition;
 pub(crate) mod power_cut;
 pub(crate) mod report;
 pub(crate) mod restart;
+mod scenario;
 pub(crate) mod slow_disk;
+pub(crate) mod testbed;
+pub(crate) mod timeline;
 pub(crate) mod units;
 mod unsynced;
 
@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use self::chronicle::Chronicle;
+use self::timeline::Timeline;
 use super::ledger::{Counts, Finding, Verdict, Violation};
 
 /// Most findings that are told one by one.
@@ -53,7 +53,7 @@ pub(crate) struct Plan {
     /// How long clients work, in the drills that go by time.
     pub(crate) length: Duration,
     /// Where it is noted what happens.
-    pub(crate) chronicle: Chronicle,
+    pub(crate) timeline: Timeline,
 }
 
 /// Where a drill tells what it does, a line at a time.

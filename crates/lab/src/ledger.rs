@@ -33,7 +33,7 @@ const MAX_QUEUED: usize = 4_096;
 /// What a write does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
-pub(crate) enum Act {
+pub(crate) enum Action {
     /// Writes a value of this many bytes, made by `value_of`.
     Put {
         /// Its size.
@@ -52,7 +52,7 @@ pub(crate) struct Issued {
     /// The key.
     pub(crate) key: Key,
     /// What it does.
-    pub(crate) act: Act,
+    pub(crate) act: Action,
     /// Writes that its context covers; what those cover themselves need not be listed.
     pub(crate) covers: Vec<WriteId>,
 }
@@ -204,7 +204,7 @@ mod tests {
     fn issued(write: u128, key: &str, covers: &[u128]) -> Issued {
         let key = Key::new(key.as_bytes().to_vec()).unwrap();
         let covers = covers.iter().map(|id| WriteId(*id)).collect();
-        Issued { write: WriteId(write), key, act: Act::Put { bytes: 16 }, covers }
+        Issued { write: WriteId(write), key, act: Action::Put { bytes: 16 }, covers }
     }
 
     fn counts(history: &mut History) -> Counts {

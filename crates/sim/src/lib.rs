@@ -111,7 +111,7 @@ pub struct Failure {
     pub what: String,
     /// The faults of the shortest run that still breaks a promise, and all that happened to the key
     /// concerned, a line each.
-    pub story: Vec<String>,
+    pub trace: Vec<String>,
     /// That run as JSON, for [`replay`].
     pub schedule: String,
 }
@@ -148,13 +148,13 @@ fn run_scenario(scenario: &Scenario) -> Outcome {
 /// The failure of a run, made as short as it gets and told.
 fn tell(scenario: &Scenario, broken: Broken) -> Failure {
     let (shortest, broken) = shrink(scenario.clone(), broken);
-    // The same scenario runs the same way: the story is told only when there is one.
+    // The same scenario runs the same way: the trace is told only when there is one.
     let mut world = World::new(shortest.clone(), Some(broken.key));
     world.run();
-    let mut story = shortest.describe();
-    story.append(&mut world.take_story());
+    let mut trace = shortest.describe();
+    trace.append(&mut world.take_trace());
     let schedule = serde_json::to_string_pretty(&shortest).unwrap_or_default();
-    Failure { seed: scenario.seed, what: broken.what, story, schedule }
+    Failure { seed: scenario.seed, what: broken.what, trace, schedule }
 }
 
 /// Leaves out faults and operations for as long as some promise is still broken.
@@ -282,8 +282,8 @@ mod tests {
         println!("seeds from {first} on");
         let batch = run_batch(first, LONG_BATCH, 300, 2, &|_| {});
         if let Some(failure) = &batch.failure {
-            let story = failure.story.join("\n");
-            panic!("seed {}: {}\n{story}", failure.seed, failure.what);
+            let trace = failure.trace.join("\n");
+            panic!("seed {}: {}\n{trace}", failure.seed, failure.what);
         }
         assert_eq!(batch.missing, Vec::<&str>::new(), "{:#?}", batch.counts);
     }

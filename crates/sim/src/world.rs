@@ -195,7 +195,7 @@ pub(super) struct World {
     newest: BTreeMap<(usize, usize), u64>,
     doubts: Doubts,
     watched: Option<Key>,
-    story: Vec<String>,
+    trace: Vec<String>,
     broken: Option<Broken>,
 }
 
@@ -234,7 +234,7 @@ impl World {
             newest: BTreeMap::new(),
             doubts: Doubts::default(),
             watched,
-            story: Vec::new(),
+            trace: Vec::new(),
             broken: None,
             plan,
         };
@@ -261,8 +261,8 @@ impl World {
     }
 
     /// What happened to the watched key.
-    pub(super) fn take_story(&mut self) -> Vec<String> {
-        std::mem::take(&mut self.story)
+    pub(super) fn take_trace(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.trace)
     }
 
     /// Runs load and faults, then heals, then judges. Returns the first broken promise.
@@ -349,7 +349,7 @@ impl World {
     fn tell(&mut self, key: &Key, line: impl FnOnce() -> String) {
         if self.watched.as_ref() == Some(key) {
             let line = format!("{:>9} us  {}", self.now().0, line());
-            self.story.push(line);
+            self.trace.push(line);
         }
     }
 

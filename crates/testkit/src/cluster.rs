@@ -114,7 +114,7 @@ impl Drop for Run {
 }
 
 /// A cluster of daemons n1, n2 and so on, and its directory; both go when this is dropped.
-pub struct House {
+pub struct TestCluster {
     /// The daemons. Before the directory, so that they are gone first.
     pub cluster: Cluster,
     /// Holds n1.toml, n1.log, n1 and so on.
@@ -122,7 +122,7 @@ pub struct House {
     runtime: Runtime,
 }
 
-impl Drop for House {
+impl Drop for TestCluster {
     /// What failed may be told by the daemons' last words, which go with the directory.
     fn drop(&mut self) {
         if thread::panicking() {
@@ -138,17 +138,17 @@ impl Drop for House {
     }
 }
 
-impl House {
+impl TestCluster {
     /// A running cluster with N = 3 (or as many as there are nodes), R = W = majority.
     pub fn start(nodes: usize) -> Self {
-        let mut house = House::create(nodes);
-        house.start_all();
-        house
+        let mut cluster = TestCluster::create(nodes);
+        cluster.start_all();
+        cluster
     }
 
     /// The same, before any daemon is started.
     pub fn create(nodes: usize) -> Self {
-        House::found(tempfile::tempdir().unwrap(), nodes)
+        TestCluster::found(tempfile::tempdir().unwrap(), nodes)
     }
 
     fn found(dir: TempDir, nodes: usize) -> Self {
@@ -158,7 +158,7 @@ impl House {
         let program = crate::pixii_path();
         let cluster = Cluster::create(program, dir.path(), &shape, None).unwrap();
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-        House { cluster, dir, runtime }
+        TestCluster { cluster, dir, runtime }
     }
 
     /// A copy of its directory, configured at other addresses; nothing of it is started.
@@ -167,7 +167,7 @@ impl House {
         let all = format!("{}/.", self.dir.path().display());
         let copied = Command::new("cp").args(["-r", &all]).arg(dir.path()).status().unwrap();
         assert!(copied.success());
-        House::found(dir, self.cluster.daemons().len())
+        TestCluster::found(dir, self.cluster.daemons().len())
     }
 
     /// Starts what does not run, and waits until all are linked.

@@ -18,7 +18,7 @@ const AGREE: Micros = Micros::from_millis(40);
 const DISK: Micros = Micros::from_millis(2);
 
 /// A node with a disk whose trees are built, and what is on its way to it.
-struct House {
+struct TestCluster {
     bench: Bench,
     disk: MemoryStore,
     late: Vec<(Time, Input)>,
@@ -27,14 +27,14 @@ struct House {
     agreed: Vec<Time>,
 }
 
-impl House {
+impl TestCluster {
     fn new() -> Self {
         let (bench, disk) = (Bench::new(), MemoryStore::default());
         let (late, proposed, agreed) = Default::default();
-        let mut house = House { bench, disk, late, proposed, agreed };
-        house.run(1_000, false);
-        assert_eq!(house.bench.node.unread(), 0);
-        house
+        let mut cluster = TestCluster { bench, disk, late, proposed, agreed };
+        cluster.run(1_000, false);
+        assert_eq!(cluster.bench.node.unread(), 0);
+        cluster
     }
 
     /// Lets time pass by milliseconds; if `clients`, one asks for something now and then.
@@ -137,15 +137,15 @@ fn dead() -> Context {
 
 /// When the rounds were begun, in milliseconds after the first one, of how many keys, and where.
 fn rounds(clients: bool) -> Vec<(u64, usize, Partition)> {
-    let mut house = House::new();
-    let own = house.partitions(true);
+    let mut cluster = TestCluster::new();
+    let own = cluster.partitions(true);
     assert!(own.len() >= 3, "{own:?}");
     for partition in &own[..3] {
-        house.kill(*partition, 300);
+        cluster.kill(*partition, 300);
     }
-    house.run(4_900, clients);
-    let first = house.proposed[0].0;
-    house.proposed.iter().map(|(at, keys, of)| ((*at - first) / MILLI, *keys, *of)).collect()
+    cluster.run(4_900, clients);
+    let first = cluster.proposed[0].0;
+    cluster.proposed.iter().map(|(at, keys, of)| ((*at - first) / MILLI, *keys, *of)).collect()
 }
 
 #[test]
@@ -164,21 +164,21 @@ fn a_purge_beside_clients_rests_after_each_round_and_is_bounded_and_goes_on() {
 /// How many milliseconds it takes to agree to each of three rounds of other members at once, of 64
 /// keys each, in the order in which they are agreed to within 1.5 s.
 fn agreements(clients: bool) -> Vec<u64> {
-    let mut house = House::new();
-    house.run(1, clients);
-    let members = house.bench.node.members().digest();
-    let begun = house.bench.now;
-    for partition in house.partitions(false).into_iter().take(3) {
+    let mut cluster = TestCluster::new();
+    cluster.run(1, clients);
+    let members = cluster.bench.node.members().digest();
+    let begun = cluster.bench.now;
+    for partition in cluster.partitions(false).into_iter().take(3) {
         let purgeable_key = |key: Key| PurgeableKey { key, dead: dead() };
         let mut purgeable: Vec<PurgeableKey> =
-            house.keys(partition, 64).into_iter().map(purgeable_key).collect();
+            cluster.keys(partition, 64).into_iter().map(purgeable_key).collect();
         purgeable.sort_by(|one, other| one.key.cmp(&other.key));
         let body = Body::Propose { partition, generation: GcEpoch::FIRST, members, purgeable };
-        let from = house.bench.ring.owners(partition)[0];
-        house.give(Input::Peer { from, message: PeerMessage { op: 5, body } });
+        let from = cluster.bench.ring.owners(partition)[0];
+        cluster.give(Input::Peer { from, message: PeerMessage { op: 5, body } });
     }
-    house.run(1_500, clients);
-    house.agreed.iter().map(|at| (*at - begun) / MILLI).collect()
+    cluster.run(1_500, clients);
+    cluster.agreed.iter().map(|at| (*at - begun) / MILLI).collect()
 }
 
 #[test]

@@ -15,9 +15,9 @@ use serde_json::json;
 use self::options::{DiskLoss, Name, Place};
 use crate::daemon;
 use crate::drill::catalog::{DRILLS, Drill as Listed, drill};
-use crate::drill::chronicle::Chronicle;
 use crate::drill::page::page;
 use crate::drill::report::Report;
+use crate::drill::timeline::Timeline;
 use crate::drill::{
     Ending, Plan, Say, clock_skew, deletes, detection, disk_full, disk_loss, dropped_messages,
     failed_nodes, failover, freeze, handoff, kill, partition, power_cut, restart, slow_disk, units,
@@ -72,8 +72,8 @@ impl Drill {
         };
         let seed = place.seed.unwrap_or_else(drawn_seed);
         let options::Effort { rounds, keys, length } = effort;
-        let chronicle = Chronicle::begin();
-        let plan = Plan { program, dir, rounds, keys, seed, length, chronicle };
+        let timeline = Timeline::begin();
+        let plan = Plan { program, dir, rounds, keys, seed, length, timeline };
         let as_json = shared.json();
         let mut say = |line: &str| {
             let told = if as_json { Ok(()) } else { emit(format!("{line}\n")) };
@@ -102,7 +102,7 @@ impl Drill {
                 }
             }
         })?;
-        tell(&Report::new(listed, seed, &ending, &plan.chronicle), place, as_json)
+        tell(&Report::new(listed, seed, &ending, &plan.timeline), place, as_json)
     }
 }
 

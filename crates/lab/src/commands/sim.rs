@@ -161,7 +161,7 @@ impl Sim {
                 None => writeln!(out, "{}: every promise held", file.display())?,
                 Some(failure) => {
                     exit = Exit::Error;
-                    for line in &failure.story {
+                    for line in &failure.trace {
                         writeln!(out, "{line}")?;
                     }
                     writeln!(out, "\n{}: a promise is broken: {}", file.display(), failure.what)?;
@@ -179,7 +179,7 @@ impl Sim {
         seconds: f64,
     ) -> io::Result<()> {
         if let Some(failure) = &batch.failure {
-            for line in &failure.story {
+            for line in &failure.trace {
                 writeln!(out, "{line}")?;
             }
             writeln!(out, "\nA promise is broken: {}", failure.what)?;
@@ -215,7 +215,7 @@ fn save(dir: &Path, failure: &Failure) -> Result<(), CommandError> {
 
 fn print_json(out: &mut impl Write, batch: &Batch, first: u64, seconds: f64) -> io::Result<()> {
     let failure = batch.failure.as_ref().map(
-        |failure| json!({ "seed": failure.seed, "what": failure.what, "story": failure.story }),
+        |failure| json!({ "seed": failure.seed, "what": failure.what, "trace": failure.trace }),
     );
     let report = json!({
         "first_seed": first,

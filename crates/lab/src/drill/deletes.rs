@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::ground::{Ground, N, PARTITIONS};
+use super::testbed::{N, PARTITIONS, Testbed};
 use super::{Ending, Plan, Say};
 
 const NODES: usize = 5;
@@ -41,8 +41,8 @@ pub(crate) enum Fate {
 }
 
 /// A drill in progress.
-struct Course<'a> {
-    ground: Ground,
+struct Scenario<'a> {
+    testbed: Testbed,
     keys: u64,
     value_bytes: usize,
     say: Say<'a>,
@@ -71,29 +71,29 @@ pub(crate) async fn run(
     fate: Fate,
     say: Say<'_>,
 ) -> Result<Ending, String> {
-    let mut ground = Ground::prepare(plan, NODES)?;
-    let names = ground.names();
-    if ground.open(&names).await?.is_none() {
-        return Ok(ground.give_up(None).await?.into());
+    let mut testbed = Testbed::prepare(plan, NODES)?;
+    let names = testbed.names();
+    if testbed.open(&names).await?.is_none() {
+        return Ok(testbed.give_up(None).await?.into());
     }
-    let victim = ground.rng.pick(&names).cloned().unwrap_or_default();
+    let victim = testbed.rng.pick(&names).cloned().unwrap_or_default();
     let (complaints, figures) = (Vec::new(), Map::new());
-    let mut course = Course { ground, keys: plan.keys, value_bytes, say, complaints, figures };
-    course.note("victim", victim.clone());
-    course.put().await?;
-    let contexts = course.delete_without(&victim).await?;
-    course.see_it_held(&victim).await?;
+    let mut scenario = Scenario { testbed, keys: plan.keys, value_bytes, say, complaints, figures };
+    scenario.note("victim", victim.clone());
+    scenario.put().await?;
+    let contexts = scenario.delete_without(&victim).await?;
+    scenario.see_it_held(&victim).await?;
     match fate {
-        Fate::Return => course.bring_back(&victim).await?,
-        Fate::Replaced => course.replace(&victim).await?,
+        Fate::Return => scenario.bring_back(&victim).await?,
+        Fate::Replaced => scenario.replace(&victim).await?,
     }
-    course.ground.cluster.stop_all()?;
-    course.check_disks()?;
-    course.ground.open(&course.ground.names()).await?;
-    course.put_again(contexts).await?;
-    course.ground.cluster.stop_all()?;
+    scenario.testbed.cluster.stop_all()?;
+    scenario.check_disks()?;
+    scenario.testbed.open(&scenario.testbed.names()).await?;
+    scenario.put_again(contexts).await?;
+    scenario.testbed.cluster.stop_all()?;
 
-    let Course { complaints, figures, .. } = course;
+    let Scenario { complaints, figures, .. } = scenario;
     let summary = format!(
         "{} keys deleted with {victim} away: {} came back, {} tombstones left on the disks {} s after its {}, {} of \
          {PARTITIONS} partitions differ; put again, {} reads were not as they should be",
@@ -108,7 +108,7 @@ pub(crate) async fn run(
     Ok(Ending { summary, complaints, figures: figures.into() })
 }
 
-impl Course<'_> {
+impl Scenario<'_> {
     fn note(&mut self, name: &str, value: impl Into<Value>) {
         self.figures.insert(name.into(), value.into());
     }
@@ -122,7 +122,7 @@ impl Course<'_> {
     }
 
     async fn put(&mut self) -> Result<(), String> {
-        let (client, begun) = (self.ground.client().await?, Instant::now());
+        let (client, begun) = (self.testbed.client().await?, Instant::now());
         put_all(&client, vec![None; self.keys as usize], vec![OLD; self.value_bytes]).await?;
         (self.say)(&format!(
             "{} keys are put at all their owners in {} s",
@@ -133,8 +133,8 @@ impl Course<'_> {
 
     /// Kills a daemon, reads all keys and deletes them. Gives the contexts of the reads.
     async fn delete_without(&mut self, victim: &str) -> Result<Vec<Option<Bytes>>, String> {
-        self.ground.kill(victim)?;
-        let (client, begun) = (self.ground.client().await?, Instant::now());
+        self.testbed.kill(victim)?;
+        let (client, begun) = (self.testbed.client().await?, Instant::now());
         let old = Bytes::from(vec![OLD; self.value_bytes]);
         let read = all(&client, vec![(); self.keys as usize], |client, key, ()| async move {
             let found = client.get(&key, None, TIMEOUT_MS).await.map_err(|f| f.to_string())?;
@@ -156,7 +156,7 @@ impl Course<'_> {
     /// Nothing is purged while a daemon is away, and the others name it.
     async fn see_it_held(&mut self, victim: &str) -> Result<(), String> {
         sleep(HELD).await;
-        let told = look(&self.ground).await?;
+        let told = look(&self.testbed).await?;
         let (mut keys, mut naming) = (0, 0);
         for Told { name, keys: held, blocked, why, .. } in told {
             keys += held;
@@ -187,12 +187,12 @@ impl Course<'_> {
     /// Starts the daemon, and waits until nobody tells of what was deleted.
     async fn bring_back(&mut self, victim: &str) -> Result<(), String> {
         let begun = Instant::now();
-        self.ground.open(&[victim.to_string()]).await?;
-        let client = self.ground.client().await?;
+        self.testbed.open(&[victim.to_string()]).await?;
+        let client = self.testbed.client().await?;
         // It may still be pending hints.
         let first = self.present(&client, true).await?;
         let (read, calm) = (seconds(begun), self.await_calm(begun).await?);
-        self.ground.recovered(Duration::from_secs_f64(calm), "nobody tells of a deleted key");
+        self.testbed.recovered(Duration::from_secs_f64(calm), "nobody tells of a deleted key");
         let last = self.present(&client, false).await?;
         self.note("collected_s", calm);
         self.expect_none("came_back", first + last, "deleted keys came back");
@@ -207,7 +207,7 @@ impl Course<'_> {
     async fn await_calm(&mut self, begun: Instant) -> Result<f64, String> {
         let deadline = Instant::now() + WAIT;
         loop {
-            let told = look(&self.ground).await?;
+            let told = look(&self.testbed).await?;
             let sum = |of: fn(&Told) -> u64| told.iter().map(of).sum::<u64>();
             let [keys, hints, unread] = [sum(|t| t.keys), sum(|t| t.hints), sum(|t| t.unread)];
             if keys + hints + unread == 0 {
@@ -236,8 +236,8 @@ impl Course<'_> {
     /// Nothing is on the stopped disks.
     fn check_disks(&mut self) -> Result<(), String> {
         let begun = Instant::now();
-        let stores = self.ground.check_all()?;
-        let differ = self.ground.differing(&stores) as u64;
+        let stores = self.testbed.check_all()?;
+        let differ = self.testbed.differing(&stores) as u64;
         let sum = |of: fn(&CheckReport) -> u64| stores.iter().map(|(_, r)| of(r)).sum::<u64>();
         let tombstones = sum(|report| report.tombstones);
         let values = sum(|report| report.values);
@@ -259,7 +259,7 @@ impl Course<'_> {
     /// Puts the same keys under new values, every other one with the context of the old value; then deletes all with these
     /// contexts, which cover nothing new. What they bring back is purged again.
     async fn put_again(&mut self, contexts: Vec<Option<Bytes>>) -> Result<(), String> {
-        let (client, begun) = (self.ground.client().await?, Instant::now());
+        let (client, begun) = (self.testbed.client().await?, Instant::now());
         let every_other = contexts.iter().enumerate();
         let every_other = every_other.map(|(at, old)| old.clone().filter(|_| at % 2 == 1));
         put_all(&client, every_other.collect(), vec![NEW; self.value_bytes]).await?;
@@ -349,9 +349,9 @@ async fn read_all(client: &Client, keys: u64, yielding: bool) -> Result<Vec<Vec<
 }
 
 /// What the daemons that run tell of their tombstones.
-async fn look(ground: &Ground) -> Result<Vec<Told>, String> {
+async fn look(testbed: &Testbed) -> Result<Vec<Told>, String> {
     let mut told = Vec::new();
-    for daemon in ground.cluster.daemons().iter().filter(|daemon| daemon.is_running()) {
+    for daemon in testbed.cluster.daemons().iter().filter(|daemon| daemon.is_running()) {
         let address = [daemon.address.clone()];
         let client = Client::connect(&address, Options::default()).await;
         let report = async { client?.status(None).await }.await;

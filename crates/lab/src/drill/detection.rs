@@ -8,7 +8,7 @@ use pixii_core::message::{Counter, EmulateOrder};
 use serde_json::json;
 use tokio::time::sleep;
 
-use super::ground::Ground;
+use super::testbed::Testbed;
 use super::{Ending, Plan, Say};
 
 const LOOK: Duration = Duration::from_millis(20);
@@ -28,14 +28,14 @@ struct Watched {
 
 /// Rounds of each way; the error says why the drill could not go on.
 pub(crate) async fn run(plan: &Plan, nodes: usize, say: Say<'_>) -> Result<Ending, String> {
-    let mut ground = Ground::prepare(plan, nodes)?;
-    ground.cluster.allow_emulation()?;
-    let names = ground.names();
-    if ground.open(&names).await?.is_none() {
-        return Ok(ground.give_up(None).await?.into());
+    let mut testbed = Testbed::prepare(plan, nodes)?;
+    testbed.cluster.allow_emulation()?;
+    let names = testbed.names();
+    if testbed.open(&names).await?.is_none() {
+        return Ok(testbed.give_up(None).await?.into());
     }
     sleep(CALM).await;
-    let watched = watch(&ground).await?;
+    let watched = watch(&testbed).await?;
     let bytes = gossip_bytes(&watched).await?;
     say(&format!(
         "{nodes} daemons at rest: {bytes:.0} bytes a second sent by each, gossip and pulse"
@@ -43,8 +43,8 @@ pub(crate) async fn run(plan: &Plan, nodes: usize, say: Say<'_>) -> Result<Endin
     let (mut complaints, mut figures) = (Vec::new(), Vec::new());
     for way in WAYS {
         for round in 1..=plan.rounds {
-            let victim = ground.rng.pick(&names).cloned().unwrap_or_default();
-            let told = strike(&mut ground, way, &victim).await?;
+            let victim = testbed.rng.pick(&names).cloned().unwrap_or_default();
+            let told = strike(&mut testbed, way, &victim).await?;
             match told {
                 Some((suspect, first, last)) => {
                     let ms = |time: Duration| time.as_millis() as u64;
@@ -61,10 +61,10 @@ pub(crate) async fn run(plan: &Plan, nodes: usize, say: Say<'_>) -> Result<Endin
                 }
                 None => complaints.push(format!("{way}: somebody did not notice in 60 s")),
             }
-            recover(&mut ground, way, &victim).await?;
+            recover(&mut testbed, way, &victim).await?;
         }
     }
-    ground.cluster.stop_all()?;
+    testbed.cluster.stop_all()?;
     let worst = figures.iter().filter_map(|one| one["last_ms"].as_u64()).max().unwrap_or(0);
     let summary = format!(
         "{nodes} daemons, {} rounds of each of {}: down in every view after {worst} ms at most",
@@ -75,9 +75,9 @@ pub(crate) async fn run(plan: &Plan, nodes: usize, say: Say<'_>) -> Result<Endin
     Ok(Ending { summary, complaints, figures })
 }
 
-async fn watch(ground: &Ground) -> Result<Vec<Watched>, String> {
+async fn watch(testbed: &Testbed) -> Result<Vec<Watched>, String> {
     let mut watched = Vec::new();
-    for daemon in ground.cluster.daemons() {
+    for daemon in testbed.cluster.daemons() {
         let address = [daemon.address.clone()];
         let client =
             Client::connect(&address, Options::default()).await.map_err(|e| e.to_string())?;
@@ -104,15 +104,15 @@ async fn gossip_bytes(watched: &[Watched]) -> Result<f64, String> {
 /// Lets it happen to the victim; how long until the first suspects it, and until the first and the last of the others believe
 /// it to be down. `None` if somebody never does.
 async fn strike(
-    ground: &mut Ground,
+    testbed: &mut Testbed,
     way: &str,
     victim: &str,
 ) -> Result<Option<(Duration, Duration, Duration)>, String> {
-    let watched = watch(ground).await?;
+    let watched = watch(testbed).await?;
     let begun = Instant::now();
     match way {
-        "kill -9" => ground.kill(victim)?,
-        "SIGSTOP" => ground.cluster.freeze(victim)?,
+        "kill -9" => testbed.kill(victim)?,
+        "SIGSTOP" => testbed.cluster.freeze(victim)?,
         _ => emulate(&watched, EmulateOrder::Set(format!("{victim} <-> * cut"))).await?,
     }
     let others: Vec<&Watched> = watched.iter().filter(|one| one.name != victim).collect();
@@ -148,13 +148,13 @@ async fn emulate(watched: &[Watched], order: EmulateOrder) -> Result<(), String>
 }
 
 /// All is as it was, and everybody believes so.
-async fn recover(ground: &mut Ground, way: &str, victim: &str) -> Result<(), String> {
+async fn recover(testbed: &mut Testbed, way: &str, victim: &str) -> Result<(), String> {
     match way {
-        "kill -9" => drop(ground.open(&[victim.to_string()]).await?),
-        "SIGSTOP" => ground.cluster.resume(victim)?,
-        _ => emulate(&watch(ground).await?, EmulateOrder::Clear).await?,
+        "kill -9" => drop(testbed.open(&[victim.to_string()]).await?),
+        "SIGSTOP" => testbed.cluster.resume(victim)?,
+        _ => emulate(&watch(testbed).await?, EmulateOrder::Clear).await?,
     }
-    let watched = watch(ground).await?;
+    let watched = watch(testbed).await?;
     let begun = Instant::now();
     loop {
         let mut well = true;
@@ -163,7 +163,7 @@ async fn recover(ground: &mut Ground, way: &str, victim: &str) -> Result<(), Str
             well &= report.peers.iter().all(|peer| peer.liveness == Liveness::Up && peer.up);
         }
         if well {
-            ground.recovered(begun.elapsed(), &format!("everybody believes {victim} to be up"));
+            testbed.recovered(begun.elapsed(), &format!("everybody believes {victim} to be up"));
             sleep(CALM).await;
             return Ok(());
         }

@@ -8,9 +8,9 @@ use pixii_core::message::{Counter, StatusReport};
 use serde_json::json;
 use tokio::time::sleep;
 
-use super::chronicle::{Mark, Phase};
-use super::ground::{Ground, PARTITIONS, await_equal, told_of_differing};
-use super::met::told_of_absent;
+use super::expectations::told_of_absent;
+use super::testbed::{PARTITIONS, Testbed, await_equal, told_of_differing};
+use super::timeline::{EventKind, Phase};
 use super::{Ending, Plan, Say};
 use crate::workload::choice::{Choice, Sizes};
 use crate::workload::{Kind, Load, Mix, Report, Spec};
@@ -45,59 +45,59 @@ pub(crate) async fn run(
     clients: usize,
     say: Say<'_>,
 ) -> Result<Ending, String> {
-    let mut ground = Ground::prepare(plan, NODES)?;
-    let names = ground.names();
-    if ground.open(&names).await?.is_none() {
-        return Ok(ground.give_up(None).await?.into());
+    let mut testbed = Testbed::prepare(plan, NODES)?;
+    let names = testbed.names();
+    if testbed.open(&names).await?.is_none() {
+        return Ok(testbed.give_up(None).await?.into());
     }
-    let (client, sizes) = (ground.client().await?, Sizes::fixed(value_bytes));
+    let (client, sizes) = (testbed.client().await?, Sizes::fixed(value_bytes));
     let begun = Instant::now();
-    ground.fill(&client, plan.keys, sizes).await?;
+    testbed.fill(&client, plan.keys, sizes).await?;
     say(&format!(
         "{} keys with values of {value_bytes} bytes are loaded in {:.1} s",
         plan.keys,
         begun.elapsed().as_secs_f64()
     ))?;
-    load(&mut ground, plan, sizes, clients, Some(WARM_UP)).await?.end().await?;
-    ground.enter(Phase::Before);
-    let before = load(&mut ground, plan, sizes, clients, Some(BEFORE)).await?.end().await?;
+    load(&mut testbed, plan, sizes, clients, Some(WARM_UP)).await?.end().await?;
+    testbed.enter(Phase::Before);
+    let before = load(&mut testbed, plan, sizes, clients, Some(BEFORE)).await?.end().await?;
 
-    let beside = load(&mut ground, plan, sizes, clients, None).await?;
-    let victim = ground.rng.pick(&names).cloned().unwrap_or_default();
-    ground.enter(Phase::During);
-    ground.kill(&victim)?;
-    let dir = ground.logs.join(&victim);
+    let beside = load(&mut testbed, plan, sizes, clients, None).await?;
+    let victim = testbed.rng.pick(&names).cloned().unwrap_or_default();
+    testbed.enter(Phase::During);
+    testbed.kill(&victim)?;
+    let dir = testbed.logs.join(&victim);
     fs::remove_dir_all(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
-    ground.chronicle.note(Mark::Fault, &format!("the disk of {victim} is empty"));
-    let refill = refill(&mut ground, &victim).await?;
-    ground.recovered(refill.took, &format!("{victim} has all again"));
+    testbed.timeline.note(EventKind::Fault, &format!("the disk of {victim} is empty"));
+    let refill = refill(&mut testbed, &victim).await?;
+    testbed.recovered(refill.took, &format!("{victim} has all again"));
     let during = beside.end().await?;
-    ground.enter(Phase::After);
-    let after = load(&mut ground, plan, sizes, clients, Some(AFTER)).await?.end().await?;
-    ground.enter(None);
+    testbed.enter(Phase::After);
+    let after = load(&mut testbed, plan, sizes, clients, Some(AFTER)).await?.end().await?;
+    testbed.enter(None);
     say(&told(&victim, &refill, &before, &during))?;
 
-    ground.await_no_hints(WAIT).await?;
+    testbed.await_no_hints(WAIT).await?;
     // What the load's last writes left is compared now, and not within the minute that it may take.
-    await_equal(&ground.client().await?, &names, WAIT).await?;
-    ground.cluster.stop_all()?;
-    let (held, differ) = ground.compare()?;
+    await_equal(&testbed.client().await?, &names, WAIT).await?;
+    testbed.cluster.stop_all()?;
+    let (held, differ) = testbed.compare()?;
     // Reads mend what they see, so the stores are compared before all keys are read.
-    ground.open(&names).await?;
-    ground.judge(&ground.client().await?, false).await?;
-    ground.cluster.stop_all()?;
-    Ok(ending(ground, plan, &victim, &refill, [&before, &during, &after], (held, differ)))
+    testbed.open(&names).await?;
+    testbed.judge(&testbed.client().await?, false).await?;
+    testbed.cluster.stop_all()?;
+    Ok(ending(testbed, plan, &victim, &refill, [&before, &during, &after], (held, differ)))
 }
 
 fn ending(
-    ground: Ground,
+    testbed: Testbed,
     plan: &Plan,
     victim: &str,
     refill: &Refill,
     [before, during, after]: [&Report; 3],
     (held, differ): (u64, usize),
 ) -> Ending {
-    let score = &ground.score;
+    let score = &testbed.score;
     let mut complaints = if score.is_clean() { Vec::new() } else { score.complaints() };
     let (took, absent) =
         (refill.took.as_secs_f64(), before.absent() + during.absent() + after.absent());
@@ -129,11 +129,11 @@ fn ending(
 
 /// Starts the daemon with an empty disk; waits until it is read-eligible for all of its partitions and each was found to be the
 /// same as at every other owner, since the start.
-async fn refill(ground: &mut Ground, victim: &str) -> Result<Refill, String> {
+async fn refill(testbed: &mut Testbed, victim: &str) -> Result<Refill, String> {
     let begun = Instant::now();
-    ground.chronicle.note(Mark::Heal, &format!("{victim} is started"));
-    ground.cluster.start(victim)?;
-    let daemon = ground.cluster.daemons().iter().find(|daemon| daemon.name == victim);
+    testbed.timeline.note(EventKind::Heal, &format!("{victim} is started"));
+    testbed.cluster.start(victim)?;
+    let daemon = testbed.cluster.daemons().iter().find(|daemon| daemon.name == victim);
     let address = [daemon.map(|daemon| daemon.address.clone()).unwrap_or_default()];
     let mut served = None;
     loop {
@@ -148,7 +148,7 @@ async fn refill(ground: &mut Ground, victim: &str) -> Result<Refill, String> {
                 return Ok(Refill { took: begun.elapsed(), served, status });
             }
         }
-        if let Some(how) = ground.cluster.end_of(victim) {
+        if let Some(how) = testbed.cluster.end_of(victim) {
             return Err(format!("{victim} {how}"));
         }
         if begun.elapsed() > WAIT {
@@ -207,7 +207,7 @@ impl Clients {
 }
 
 async fn load(
-    ground: &mut Ground,
+    testbed: &mut Testbed,
     plan: &Plan,
     sizes: Sizes,
     clients: usize,
@@ -216,11 +216,11 @@ async fn load(
     let mix = Mix { get: 0.5, put: 0.5, ..Mix::default() };
     let mut connected = Vec::new();
     for _ in 0..clients {
-        let spec = ground.spec(plan.keys, Choice::Uniform, sizes);
+        let spec = testbed.spec(plan.keys, Choice::Uniform, sizes);
         let spec = Spec { clients: 1, mix, duration, ..spec };
-        connected.push((ground.client().await?, spec));
+        connected.push((testbed.client().await?, spec));
     }
-    let start = |(client, spec): (Client, Spec)| ground.load(&client, spec);
+    let start = |(client, spec): (Client, Spec)| testbed.load(&client, spec);
     let loads = connected.into_iter().map(start).collect();
     Ok(Clients { loads, timed: duration.is_some() })
 }

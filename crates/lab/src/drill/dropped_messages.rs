@@ -7,8 +7,8 @@ use pixii_core::message::{Counter, EmulateOrder};
 use serde_json::json;
 use tokio::time::sleep;
 
-use super::chronicle::{Mark, Phase};
-use super::ground::{Ground, PARTITIONS, told_of_differing};
+use super::testbed::{PARTITIONS, Testbed, told_of_differing};
+use super::timeline::{EventKind, Phase};
 use super::{Ending, Plan, Say};
 use crate::workload::choice::{Choice, Sizes};
 use crate::workload::{Mix, Spec};
@@ -31,25 +31,25 @@ struct Done {
 
 /// Puts under loss, then none of either; waits and compares. The error says why the drill could not go on.
 pub(crate) async fn run(plan: &Plan, say: Say<'_>) -> Result<Ending, String> {
-    let mut ground = Ground::prepare(plan, NODES)?;
-    ground.cluster.allow_emulation()?;
-    ground.cluster.configure("hint_limit_mib = 0")?;
-    let names = ground.names();
-    if ground.open(&names).await?.is_none() {
-        return Ok(ground.give_up(None).await?.into());
+    let mut testbed = Testbed::prepare(plan, NODES)?;
+    testbed.cluster.allow_emulation()?;
+    testbed.cluster.configure("hint_limit_mib = 0")?;
+    let names = testbed.names();
+    if testbed.open(&names).await?.is_none() {
+        return Ok(testbed.give_up(None).await?.into());
     }
-    let client = ground.client().await?;
+    let client = testbed.client().await?;
     emulate(&client, &names, &EmulateOrder::Set(LOSS.into())).await?;
-    ground.chronicle.note(Mark::Fault, LOSS);
-    ground.enter(Phase::During);
+    testbed.timeline.note(EventKind::Fault, LOSS);
+    testbed.enter(Phase::During);
     let mix = Mix { blind: 1.0, ..Mix::default() };
-    let spec = ground.spec(plan.keys, Choice::Sweep, SIZES);
+    let spec = testbed.spec(plan.keys, Choice::Sweep, SIZES);
     let spec = Spec { clients: IN_FLIGHT, mix, operations: Some(plan.keys), ..spec };
-    let loaded = ground.load(&client, spec).finish().await?;
-    ground.enter(None);
+    let loaded = testbed.load(&client, spec).finish().await?;
+    testbed.enter(None);
     let lost = dropped(&client, &names).await?;
     emulate(&client, &names, &EmulateOrder::Clear).await?;
-    ground.chronicle.note(Mark::Heal, "no message is lost any more");
+    testbed.timeline.note(EventKind::Heal, "no message is lost any more");
 
     let (_, before) = look(&client, &names, Duration::ZERO).await?;
     let failed: u64 = loaded.kinds.values().map(|totals| totals.refused + totals.unknown).sum();
@@ -59,15 +59,15 @@ pub(crate) async fn run(plan: &Plan, say: Say<'_>) -> Result<Ending, String> {
         loaded.spent.as_secs_f64()
     ))?;
     let (took, after) = all_equal(&client, &names).await?;
-    ground.recovered(Duration::from_secs_f64(took), "all replicas were found equal");
-    ground.cluster.stop_all()?;
-    let (held, differ) = ground.compare()?;
+    testbed.recovered(Duration::from_secs_f64(took), "all replicas were found equal");
+    testbed.cluster.stop_all()?;
+    let (held, differ) = testbed.compare()?;
     // Reads mend what they see, so the stores are compared before all keys are read.
-    ground.open(&names).await?;
-    ground.judge(&ground.client().await?, false).await?;
-    ground.cluster.stop_all()?;
+    testbed.open(&names).await?;
+    testbed.judge(&testbed.client().await?, false).await?;
+    testbed.cluster.stop_all()?;
 
-    let score = &ground.score;
+    let score = &testbed.score;
     let mut complaints = if score.is_clean() { Vec::new() } else { score.complaints() };
     complaints.extend(told_of_differing(differ));
     let exchanges = after.exchanges - before.exchanges;

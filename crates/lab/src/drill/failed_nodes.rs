@@ -11,7 +11,7 @@ use pixii_core::types::{Key, NodeId};
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use super::ground::Ground;
+use super::testbed::Testbed;
 use super::{Ending, Plan, Say};
 
 const NODES: usize = 5;
@@ -44,21 +44,21 @@ enum Ask {
 /// Loads keys at all their owners, kills two daemons, and reads and writes every key in each way; again with other
 /// victims for each round. The error says why the drill could not go on.
 pub(crate) async fn run(plan: &Plan, say: Say<'_>) -> Result<Ending, String> {
-    let mut ground = Ground::prepare(plan, NODES)?;
-    let names = ground.names();
-    if ground.open(&names).await?.is_none() {
-        return Ok(ground.give_up(None).await?.into());
+    let mut testbed = Testbed::prepare(plan, NODES)?;
+    let names = testbed.names();
+    if testbed.open(&names).await?.is_none() {
+        return Ok(testbed.give_up(None).await?.into());
     }
     let mut complaints = Vec::new();
     let mut figures = Vec::new();
     for round in 1..=plan.rounds {
-        let first = ground.rng.below(NODES as u64) as usize;
-        let second = (first + 1 + ground.rng.below(NODES as u64 - 1) as usize) % NODES;
+        let first = testbed.rng.below(NODES as u64) as usize;
+        let second = (first + 1 + testbed.rng.below(NODES as u64 - 1) as usize) % NODES;
         let dead = [names[first].clone(), names[second].clone()];
-        let told = one(&mut ground, plan, round, &dead, say, &mut complaints).await?;
+        let told = one(&mut testbed, plan, round, &dead, say, &mut complaints).await?;
         figures.push(told);
     }
-    ground.cluster.stop_all()?;
+    testbed.cluster.stop_all()?;
     let summary = format!(
         "{} rounds of {} keys with two of five daemons dead: {} promises broken. (Riak 3.2.1 said \"not found\" of \
          27 % of existing keys at r=1 and of 10 % at r=2.)",
@@ -79,14 +79,14 @@ const PHASES: [(&str, Ask, usize); 5] = [
 ];
 
 async fn one(
-    ground: &mut Ground,
+    testbed: &mut Testbed,
     plan: &Plan,
     round: u64,
     dead: &[String],
     say: Say<'_>,
     complaints: &mut Vec<String>,
 ) -> Result<serde_json::Value, String> {
-    let client = ground.client().await?;
+    let client = testbed.client().await?;
     let keys = (0..plan.keys).map(|at| Key::new(format!("round-{round}/{at:06}").into_bytes()));
     let keys: Arc<Vec<Key>> = Arc::new(keys.collect::<Result<_, _>>().map_err(|e| e.to_string())?);
     let loaded = all(&client, &keys, Ask::Put { w: 3, strict: true, value: "loaded" }).await?;
@@ -94,14 +94,14 @@ async fn one(
         return Err(format!("a first write was not acknowledged by all owners: {odd:?}"));
     }
     // An owner that was only slow has a hint somewhere, and a hint is a copy too.
-    ground.await_no_hints(HINTS_WAIT).await?;
+    testbed.await_no_hints(HINTS_WAIT).await?;
     for name in dead {
-        ground.kill(name)?;
+        testbed.kill(name)?;
     }
     let lost: Vec<NodeId> = dead.iter().map(|name| NodeId::of(name)).collect();
     let live: Vec<usize> = keys.iter().map(|key| live_owners(&client, key, &lost)).collect();
     let strong = live.iter().filter(|live| **live >= 2).count();
-    let client = ground.client().await?;
+    let client = testbed.client().await?;
     let mut table = BTreeMap::new();
     let loaded = vec![Bytes::from_static(b"loaded")];
     for (name, ask, needed) in PHASES {
@@ -129,9 +129,9 @@ async fn one(
         );
     }
     let healed = Instant::now();
-    ground.open(dead).await?;
-    ground.await_no_hints(HINTS_WAIT).await?;
-    ground.recovered(healed.elapsed(), "no hint is left");
+    testbed.open(dead).await?;
+    testbed.await_no_hints(HINTS_WAIT).await?;
+    testbed.recovered(healed.elapsed(), "no hint is left");
     // The last write had seen nothing: it is beside the others, and nothing is gone.
     let got = all(&client, &keys, Ask::Get { r: 3, strict: Some(true) }).await?;
     let kept = |(got, live): &(&Got, &usize)| {

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use pixii_kit::text::html;
 
-use super::chronicle::{Mark, Phase};
 use super::report::{Report, Stretch};
+use super::timeline::{EventKind, Phase};
 use crate::plot::svg::{Drawing, Scale, short};
 
 const WIDTH: f64 = 920.0;
@@ -154,12 +154,12 @@ fn marks(drawing: &mut Drawing, report: &Report, x: &Scale) {
     }
 }
 
-fn colour(mark: Mark) -> &'static str {
+fn colour(mark: EventKind) -> &'static str {
     match mark {
-        Mark::Fault => "#c22",
-        Mark::Heal => "#7b3fa0",
-        Mark::Recovered => "#2e7d32",
-        Mark::Step => "#777",
+        EventKind::Fault => "#c22",
+        EventKind::Heal => "#7b3fa0",
+        EventKind::Recovered => "#2e7d32",
+        EventKind::Step => "#777",
     }
 }
 

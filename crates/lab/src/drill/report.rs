@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::Ending;
 use super::catalog::Drill;
-use super::chronicle::{Chronicle, Phase, Told};
+use super::timeline::{Phase, Recorded, Timeline};
 use crate::workload::trace::{End, Sample, Why};
 
 /// About so many intervals are told apart, none shorter than the least.
@@ -46,7 +46,7 @@ pub(crate) struct Report<'a> {
     /// How it went.
     pub(crate) ending: &'a Ending,
     /// What happened.
-    pub(crate) told: Told,
+    pub(crate) told: Recorded,
     /// What clients noticed in each phase that had any.
     pub(crate) phases: Vec<(Phase, Stretch)>,
     /// What they noticed over time: the beginning of each interval in seconds, and what it was like.
@@ -94,9 +94,9 @@ impl<'a> Report<'a> {
         drill: &'a Drill,
         seed: u64,
         ending: &'a Ending,
-        chronicle: &Chronicle,
+        timeline: &Timeline,
     ) -> Self {
-        let (told, samples) = (chronicle.read(), chronicle.trace().samples());
+        let (told, samples) = (timeline.read(), timeline.trace().samples());
         let mut phases = Vec::new();
         for phase in Phase::ALL {
             let of = |sample: &&Sample| told.phase_at(sample.at) == Some(phase);
@@ -116,7 +116,7 @@ impl<'a> Report<'a> {
             intervals.push((from.as_secs_f64(), Stretch::of(of, length.unwrap_or(width))));
             (rest, from) = (behind, from + width);
         }
-        let whys = chronicle.trace().whys();
+        let whys = timeline.trace().whys();
         Report { drill, seed, ending, told, phases, intervals, whys }
     }
 
@@ -215,7 +215,7 @@ fn rounded(seconds: f64) -> f64 {
 mod tests {
     use super::*;
     use crate::drill::catalog::drill;
-    use crate::drill::chronicle::Mark;
+    use crate::drill::timeline::EventKind;
 
     fn sample(at_ms: u64, spent_us: u32, end: End) -> Sample {
         Sample { at: Duration::from_millis(at_ms), spent_us, end, is_absent: false }
@@ -234,14 +234,14 @@ mod tests {
 
     #[test]
     fn a_drill_of_which_nothing_was_noted_has_a_report() {
-        let chronicle = Chronicle::begin();
-        chronicle.note(Mark::Fault, "n1 is <killed>");
+        let timeline = Timeline::begin();
+        timeline.note(EventKind::Fault, "n1 is <killed>");
         let ending = Ending {
             summary: "nothing was asked".into(),
             complaints: vec!["n1 is \"shut\"".into()],
             figures: json!({ "kills": 1 }),
         };
-        let report = Report::new(drill("kill").unwrap(), 7, &ending, &chronicle);
+        let report = Report::new(drill("kill").unwrap(), 7, &ending, &timeline);
         assert_eq!(report.text(), "seed 7; nothing was asked\n");
         let told = report.json();
         assert_eq!((&told["passed"], &told["kills"]), (&false.into(), &1.into()));

@@ -4,62 +4,63 @@
 use std::path::Path;
 use std::process::Command;
 
-use super::course::Course;
-use super::met::Allowed;
+use super::expectations::Allowed;
+use super::scenario::Scenario;
 use super::{Ending, Plan, Say};
 
 const NODES: usize = 5;
 
 /// One daemon is stopped, and started after a while. The error says why the drill could not go on.
 pub(crate) async fn one(plan: &Plan, say: Say<'_>) -> Result<Ending, String> {
-    let mut course = Course::prepare(plan, NODES, say)?;
-    course.open().await?;
-    let victim = course.victim();
-    course.fault(&format!("{victim} is told to stop"))?;
-    course.stop(&victim).await?;
-    course.step(&format!("{victim} has stopped"))?;
-    course.stay().await;
-    let since = course.heal(&format!("{victim} is started"))?;
-    course.start(&victim).await?;
-    course.recover(since, &victim).await?;
-    course.calm().await;
-    course.end(Allowed::Nothing).await
+    let mut scenario = Scenario::prepare(plan, NODES, say)?;
+    scenario.open().await?;
+    let victim = scenario.victim();
+    scenario.fault(&format!("{victim} is told to stop"))?;
+    scenario.stop(&victim).await?;
+    scenario.step(&format!("{victim} has stopped"))?;
+    scenario.stay().await;
+    let since = scenario.heal(&format!("{victim} is started"))?;
+    scenario.start(&victim).await?;
+    scenario.recover(since, &victim).await?;
+    scenario.calm().await;
+    scenario.end(Allowed::Nothing).await
 }
 
 /// All are, one after the other. The error says why the drill could not go on.
 pub(crate) async fn rolling(plan: &Plan, say: Say<'_>) -> Result<Ending, String> {
-    let mut course = Course::prepare(plan, NODES, say)?;
-    course.open().await?;
-    outcomes(&mut course, "is restarted").await?;
-    course.calm().await;
-    course.end(Allowed::Nothing).await
+    let mut scenario = Scenario::prepare(plan, NODES, say)?;
+    scenario.open().await?;
+    outcomes(&mut scenario, "is restarted").await?;
+    scenario.calm().await;
+    scenario.end(Allowed::Nothing).await
 }
 
 /// All run the program `old` and are given the plan's, one after the other. The error says why the drill could not go on.
 pub(crate) async fn upgrade(plan: &Plan, old: &Path, say: Say<'_>) -> Result<Ending, String> {
     let (older, newer) = (version(old)?, version(&plan.program)?);
-    let mut course = Course::prepare(plan, NODES, say)?;
-    for name in course.ground.names() {
-        course.ground.cluster.install(&name, old.to_path_buf())?;
+    let mut scenario = Scenario::prepare(plan, NODES, say)?;
+    for name in scenario.testbed.names() {
+        scenario.testbed.cluster.install(&name, old.to_path_buf())?;
     }
-    course.open().await?;
-    course.step(&format!("all run {older} ({})", old.display()))?;
-    for name in course.ground.names() {
-        course.ground.cluster.install(&name, plan.program.clone())?;
+    scenario.open().await?;
+    scenario.step(&format!("all run {older} ({})", old.display()))?;
+    for name in scenario.testbed.names() {
+        scenario.testbed.cluster.install(&name, plan.program.clone())?;
     }
-    outcomes(&mut course, &format!("is replaced by {newer} ({})", plan.program.display())).await?;
-    course.figures.insert("old".into(), older.into());
-    course.figures.insert("new".into(), newer.into());
-    course.calm().await;
-    course.end(Allowed::Nothing).await
+    outcomes(&mut scenario, &format!("is replaced by {newer} ({})", plan.program.display()))
+        .await?;
+    scenario.figures.insert("old".into(), older.into());
+    scenario.figures.insert("new".into(), newer.into());
+    scenario.calm().await;
+    scenario.end(Allowed::Nothing).await
 }
 
-async fn outcomes(course: &mut Course<'_>, what: &str) -> Result<(), String> {
-    for name in course.ground.names() {
-        let since = course.fault(&format!("{name} {what}"))?;
-        course.stop(&name).await?;
-        course.start(&name).await?;
-        course.recover(since, &name).await?;
+async fn outcomes(scenario: &mut Scenario<'_>, what: &str) -> Result<(), String> {
+    for name in scenario.testbed.names() {
+        let since = scenario.fault(&format!("{name} {what}"))?;
+        scenario.stop(&name).await?;
+        scenario.start(&name).await?;
+        scenario.recover(since, &name).await?;
     }
     Ok(())
 }

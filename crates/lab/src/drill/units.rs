@@ -12,9 +12,9 @@ use pixii_kit::cluster::missing;
 use serde_json::json;
 use tokio::time::sleep;
 
-use super::chronicle::{Mark, Phase};
-use super::ground::{await_equal, hints_for};
-use super::met::{Allowed, Met};
+use super::expectations::{Allowed, Expectations};
+use super::testbed::{await_equal, hints_for};
+use super::timeline::{EventKind, Phase};
 use super::{Ending, Plan, Say, Score};
 use crate::ledger::{Ledger, verify};
 use crate::workload::choice::{Choice, Sizes};
@@ -45,7 +45,7 @@ const CALM_SHARE: f64 = 0.25;
 
 /// What is done to the units.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Act {
+pub(crate) enum UnitAction {
     /// One is stopped, and started after a while.
     Restart,
     /// All are restarted, one after the other.
@@ -68,7 +68,7 @@ struct Units<'a> {
 /// are left alone.
 pub(crate) async fn run(
     plan: &Plan,
-    act: Act,
+    act: UnitAction,
     (addresses, options): (&[String], &Options),
     despite_use: bool,
     say: Say<'_>,
@@ -89,17 +89,17 @@ pub(crate) async fn run(
     let score = units.exercise(act, &ledger).await?;
     let mut complaints = if score.is_clean() { Vec::new() } else { score.complaints() };
     complaints.extend(units.unasked(act, &restarts).await?);
-    let allowed = if act == Act::Kill { Allowed::Failures } else { Allowed::Nothing };
-    let met = Met::of(plan.chronicle.trace());
-    complaints.extend(met.complaints(allowed));
+    let allowed = if act == UnitAction::Kill { Allowed::Failures } else { Allowed::Nothing };
+    let expectations = Expectations::of(plan.timeline.trace());
+    complaints.extend(expectations.complaints(allowed));
     units.clear().await?;
-    let Met { refused, unknown, absent, .. } = met;
+    let Expectations { refused, unknown, absent, .. } = expectations;
     let summary = format!(
         "{} of the units of cluster {}: {} writes acknowledged, {} lost; {refused} refused or not answered, {unknown} unknown",
         match act {
-            Act::Restart => "a restart of one",
-            Act::RollingRestart => "a restart of all",
-            Act::Kill => "kills",
+            UnitAction::Restart => "a restart of one",
+            UnitAction::RollingRestart => "a restart of all",
+            UnitAction::Kill => "kills",
         },
         units.client.cluster(),
         score.counts.acknowledged,
@@ -112,15 +112,15 @@ pub(crate) async fn run(
 }
 
 impl Units<'_> {
-    fn mark(&mut self, mark: Mark, what: &str) -> Result<Duration, String> {
-        let at = self.plan.chronicle.note(mark, what);
+    fn mark(&mut self, mark: EventKind, what: &str) -> Result<Duration, String> {
+        let at = self.plan.timeline.note(mark, what);
         (self.say)(&format!("{:7.2} s  {what}", at.as_secs_f64()))?;
         Ok(at)
     }
 
     /// Clients, what is done to the units beside them, and the judgement.
-    async fn exercise(&mut self, act: Act, ledger: &Ledger) -> Result<Score, String> {
-        let (plan, chronicle) = (self.plan, self.plan.chronicle.clone());
+    async fn exercise(&mut self, act: UnitAction, ledger: &Ledger) -> Result<Score, String> {
+        let (plan, timeline) = (self.plan, self.plan.timeline.clone());
         let spec = Spec {
             clients: CLIENTS,
             arrivals: None,
@@ -141,45 +141,48 @@ impl Units<'_> {
         Load::start(&self.client, spec.clone(), Some(ledger)).finish().await?;
         let mix = Mix { get: 0.5, put: 0.5, ..Mix::default() };
         let spec = Spec { mix, choice: Choice::Uniform, operations: None, ..spec };
-        let load = Load::traced(&self.client, spec, Some(ledger), Some(chronicle.trace()));
-        chronicle.enter(Some(Phase::Before));
+        let load = Load::traced(&self.client, spec, Some(ledger), Some(timeline.trace()));
+        timeline.enter(Some(Phase::Before));
         let nodes = self.nodes.len();
-        self.mark(Mark::Step, &format!("{nodes} units, {} keys; seed {}", plan.keys, plan.seed))?;
+        self.mark(
+            EventKind::Step,
+            &format!("{nodes} units, {} keys; seed {}", plan.keys, plan.seed),
+        )?;
         sleep(plan.length.mul_f64(CALM_SHARE)).await;
         self.strike(act).await?;
-        chronicle.enter(Some(Phase::After));
+        timeline.enter(Some(Phase::After));
         sleep(plan.length.mul_f64(CALM_SHARE)).await;
         load.stop().await?;
-        chronicle.enter(None);
+        timeline.enter(None);
         let names: Vec<String> = self.nodes.iter().map(|(name, _)| name.clone()).collect();
         self.await_hints("").await?;
         await_equal(&self.client, &names, TIMEOUT).await?;
         let verdict = verify(&self.client, ledger, self.client.ring().n()).await?;
-        self.mark(Mark::Step, &format!("{} keys read at all owners", verdict.keys))?;
+        self.mark(EventKind::Step, &format!("{} keys read at all owners", verdict.keys))?;
         let mut score = Score::default();
         score.add(verdict);
-        chronicle.judged(score.counts, score.lost);
+        timeline.judged(score.counts, score.lost);
         Ok(score)
     }
 
-    async fn strike(&mut self, act: Act) -> Result<(), String> {
+    async fn strike(&mut self, act: UnitAction) -> Result<(), String> {
         let names: Vec<String> = self.nodes.iter().map(|(name, _)| name.clone()).collect();
-        self.plan.chronicle.enter(Some(Phase::During));
-        if act == Act::Restart {
+        self.plan.timeline.enter(Some(Phase::During));
+        if act == UnitAction::Restart {
             let victim = Rng::new(self.plan.seed).pick(&names).cloned().unwrap_or_default();
-            self.mark(Mark::Fault, &format!("pixii@{victim} is stopped"))?;
+            self.mark(EventKind::Fault, &format!("pixii@{victim} is stopped"))?;
             systemctl(&["stop"], &victim).await?;
             sleep(self.plan.length.mul_f64(1.0 - 2.0 * CALM_SHARE)).await;
-            let since = self.mark(Mark::Heal, &format!("pixii@{victim} is started"))?;
+            let since = self.mark(EventKind::Heal, &format!("pixii@{victim} is started"))?;
             systemctl(&["start"], &victim).await?;
             return self.recover(since, &victim).await;
         }
         for name in names {
             let (what, words): (&str, &[&str]) = match act {
-                Act::Kill => ("is killed", &["kill", "--signal=KILL"]),
+                UnitAction::Kill => ("is killed", &["kill", "--signal=KILL"]),
                 _ => ("is restarted", &["restart"]),
             };
-            let since = self.mark(Mark::Fault, &format!("pixii@{name} {what}"))?;
+            let since = self.mark(EventKind::Fault, &format!("pixii@{name} {what}"))?;
             systemctl(words, &name).await?;
             self.recover(since, &name).await?;
         }
@@ -198,8 +201,8 @@ impl Units<'_> {
         }
         self.await_hints(target).await?;
         let well = format!("all are linked, and nobody keeps a hint for {target}");
-        let at = self.mark(Mark::Recovered, &well)?;
-        self.plan.chronicle.recovered(at.saturating_sub(since));
+        let at = self.mark(EventKind::Recovered, &well)?;
+        self.plan.timeline.recovered(at.saturating_sub(since));
         Ok(())
     }
 
@@ -218,9 +221,9 @@ impl Units<'_> {
     }
 
     /// The units that have ended by themselves since systemd had started them so often, a sentence each.
-    async fn unasked(&self, act: Act, before: &[u64]) -> Result<Vec<String>, String> {
+    async fn unasked(&self, act: UnitAction, before: &[u64]) -> Result<Vec<String>, String> {
         // A kill is followed by one start; a start by hand begins to count anew.
-        let asked = u64::from(act == Act::Kill);
+        let asked = u64::from(act == UnitAction::Kill);
         let now = self.restarts().await?;
         let all = self.nodes.iter().zip(before.iter().zip(now));
         let odd = all.filter(|(_, (before, now))| *now > **before + asked);
@@ -317,7 +320,7 @@ impl Units<'_> {
             deleted.map_err(|failure| failure.to_string())?;
         }
         let keys = self.plan.keys;
-        self.mark(Mark::Step, &format!("the {keys} keys of the drill are deleted")).map(drop)
+        self.mark(EventKind::Step, &format!("the {keys} keys of the drill are deleted")).map(drop)
     }
 }
 

@@ -6,7 +6,7 @@ use pixii_client::Client;
 use pixii_core::message::EmulateOrder;
 use tokio::time::sleep;
 
-use super::ground::Ground;
+use super::testbed::Testbed;
 use crate::workload::choice::{Choice, Sizes};
 use crate::workload::{Load, Mix, Spec};
 
@@ -26,18 +26,18 @@ const VALUE_BYTES: usize = 100;
 
 /// Makes the disks of all daemons slow, until they are started anew, and has clients overwrite a few keys, until the load
 /// that this gives is stopped: all daemons are to be killed now. They must allow emulation.
-pub(super) async fn begin_unsynced(ground: &mut Ground, client: &Client) -> Result<Load, String> {
-    let spec = ground.spec(CLIENTS as u64, Choice::Own, Sizes::fixed(VALUE_BYTES));
+pub(super) async fn begin_unsynced(testbed: &mut Testbed, client: &Client) -> Result<Load, String> {
+    let spec = testbed.spec(CLIENTS as u64, Choice::Own, Sizes::fixed(VALUE_BYTES));
     let (mix, prefix) =
-        (Mix { put: 1.0, ..Mix::default() }, format!("hot/{}/", ground.score.rounds));
+        (Mix { put: 1.0, ..Mix::default() }, format!("hot/{}/", testbed.score.rounds));
     let spec = Spec { clients: CLIENTS, mix, prefix, timeout_ms: TIMEOUT_MS, ..spec };
-    let load = ground.load(client, spec);
+    let load = testbed.load(client, spec);
     while load.begun() < WARM {
         sleep(POLL).await;
     }
     // The load's client leaves a daemon alone that it has just met dead.
-    let orders = ground.client().await?;
-    for name in ground.names() {
+    let orders = testbed.client().await?;
+    for name in testbed.names() {
         let rule = format!("{name} disk delay {DISK_DELAY}");
         let told = orders.emulate(&name, EmulateOrder::Set(rule)).await;
         told.map_err(|failure| failure.to_string())?;

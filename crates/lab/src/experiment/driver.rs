@@ -87,7 +87,7 @@ pub(crate) struct Puts {
 
 /// What is done with one key.
 #[derive(Clone, Debug)]
-pub(crate) struct Course {
+pub(crate) struct Scenario {
     /// Where it is put, counted from its first owner.
     pub(crate) owner: usize,
     /// W of the put.
@@ -157,11 +157,11 @@ pub(crate) trait Driver {
     fn emulate(&mut self, rules: &str) -> Result<(), String>;
     /// Runs a load.
     fn run(&mut self, loops: &Loops) -> Result<Measured, String>;
-    /// Puts, and reads what is acknowledged; `course` says of each put, by its number, what is done with its key.
+    /// Puts, and reads what is acknowledged; `scenario` says of each put, by its number, what is done with its key.
     fn follow(
         &mut self,
         puts: &Puts,
-        course: &mut dyn FnMut(u64) -> Course,
+        scenario: &mut dyn FnMut(u64) -> Scenario,
     ) -> Result<Followed, String>;
     /// The node at this place dies; returns when all others know.
     fn kill(&mut self, at: usize) -> Result<(), String>;

@@ -21,7 +21,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::time::{sleep, timeout};
 
 use self::load::Asked;
-use super::driver::{Course, Driver, Followed, Loops, Measured, Puts, Sent};
+use super::driver::{Driver, Followed, Loops, Measured, Puts, Scenario, Sent};
 
 /// Daemons serve after this time, and agree on who is down, or never do.
 const READY_WAIT: Duration = Duration::from_secs(60);
@@ -214,10 +214,10 @@ impl Driver for Real<'_> {
     fn follow(
         &mut self,
         puts: &Puts,
-        course: &mut dyn FnMut(u64) -> Course,
+        scenario: &mut dyn FnMut(u64) -> Scenario,
     ) -> Result<Followed, String> {
         self.series += 1;
-        let courses = (0..puts.count).map(course).collect();
+        let courses = (0..puts.count).map(scenario).collect();
         let (client, series) = (self.client.clone(), self.series);
         self.watched(load::follow(client, *puts, series, courses))
     }

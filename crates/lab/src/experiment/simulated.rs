@@ -9,7 +9,7 @@ use pixii_core::types::{Key, Micros, NodeId, Time, WriteId};
 use pixii_sim::cluster::{Cluster, Setup};
 
 use super::driver::{
-    Course, Driver, Followed, KEYS, Loops, Measured, Puts, Read, Reading, Sample, Seen, Sent,
+    Driver, Followed, KEYS, Loops, Measured, Puts, Read, Reading, Sample, Scenario, Seen, Sent,
     TIMEOUT_MS, followed_key, fresh_key, put, quorum, read_key,
 };
 
@@ -189,7 +189,7 @@ impl Driver for Simulated {
     fn follow(
         &mut self,
         puts: &Puts,
-        course: &mut dyn FnMut(u64) -> Course,
+        scenario: &mut dyn FnMut(u64) -> Scenario,
     ) -> Result<Followed, String> {
         let (mut followed, mut in_flight) = (Followed::default(), InFlight::default());
         let (begun, mut issued) = (self.cluster.now(), 0);
@@ -207,7 +207,7 @@ impl Driver for Simulated {
                 continue;
             }
             if next_put == Some(until) {
-                let Course { owner, w, reads } = course(issued);
+                let Scenario { owner, w, reads } = scenario(issued);
                 let key = followed_key(self.series, issued);
                 let (owner, request) = (self.owner(&key, owner), self.put(key, w));
                 let call = self.cluster.ask(0, owner, request, puts.timeout_ms);

@@ -6,7 +6,7 @@ use pixii_core::types::{MILLI, Micros};
 use pixii_sim::cluster::Setup;
 
 use super::Step;
-use super::driver::{Course, Driver, Followed, Puts, Read, Seen, delays};
+use super::driver::{Driver, Followed, Puts, Read, Scenario, Seen, delays};
 use super::grid::{N, NODES};
 use super::report::Report;
 use super::site::Site;
@@ -260,14 +260,14 @@ fn measure(
     driver.emulate(&format!("{}; * -> * drop {share}", delays(DELAY_MS)))?;
     let (pairs, owners) = (STUDY.len() as u64, usize::from(N));
     let puts = Puts { count: samples * pairs, pace: PACE, timeout_ms: TIMEOUT_MS };
-    let mut course = |nth: u64| {
+    let mut scenario = |nth: u64| {
         let (r, w) = STUDY[(nth % pairs) as usize].0;
         let read = |after_s: u64, owner| Read { after: after_s * 1_000 * MILLI, owner, r };
         let reads =
             LATER_S.into_iter().flat_map(|later| (0..owners).map(move |owner| read(later, owner)));
-        Course { owner: (nth / pairs) as usize, w, reads: reads.collect() }
+        Scenario { owner: (nth / pairs) as usize, w, reads: reads.collect() }
     };
-    let Followed { acknowledged, reads } = driver.follow(&puts, &mut course)?;
+    let Followed { acknowledged, reads } = driver.follow(&puts, &mut scenario)?;
     let mut cells = vec![[Stale { puts: samples, ..Stale::default() }; 2]; STUDY.len()];
     for put in acknowledged {
         cells[(put % pairs) as usize].iter_mut().for_each(|cell| cell.acknowledged += 1);

@@ -11,7 +11,7 @@ use pixii_core::types::{MILLI, Micros};
 use pixii_sim::cluster::Setup;
 
 use super::Step;
-use super::driver::{Course, Driver, Followed, Loops, Puts, Read, Seen};
+use super::driver::{Driver, Followed, Loops, Puts, Read, Scenario, Seen};
 use super::report::Report;
 use super::site::Site;
 use crate::mean::Mean;
@@ -102,14 +102,14 @@ fn measure(driver: &mut dyn Driver, ways: Ways, puts: u64, seed: u64) -> Result<
     let mut rng = Rng::new(seed);
     let puts = Puts { count: puts * PAIRS.len() as u64, pace: PACE, timeout_ms: TIMEOUT_MS };
     let pair = |nth: u64| PAIRS[(nth % PAIRS.len() as u64) as usize];
-    let mut course = |nth: u64| {
+    let mut scenario = |nth: u64| {
         let (r, w) = pair(nth);
         let mut owner = || rng.below(N.into()) as usize;
         let put = owner();
         let reads = TIMES_MS.map(|t| Read { after: t * MILLI, owner: owner(), r });
-        Course { owner: put, w, reads: reads.to_vec() }
+        Scenario { owner: put, w, reads: reads.to_vec() }
     };
-    let Followed { acknowledged, reads } = driver.follow(&puts, &mut course)?;
+    let Followed { acknowledged, reads } = driver.follow(&puts, &mut scenario)?;
     if (acknowledged.len() as u64) < puts.count {
         let (all, done) = (puts.count, acknowledged.len());
         return Err(format!("{done} of {all} puts were acknowledged, and nothing is lost here"));

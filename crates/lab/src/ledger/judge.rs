@@ -12,7 +12,7 @@ use std::collections::{HashMap, HashSet};
 use bytes::Bytes;
 use pixii_core::types::{Key, WriteId};
 
-use super::Act;
+use super::Action;
 use super::history::{Fate, Write};
 use super::value::{value_of, write_of};
 
@@ -68,11 +68,11 @@ pub(super) fn judge(key: &Key, writes: &[Write], shown: &[Bytes]) -> Vec<Finding
         }
     }
     let live = |write: &&Write| write.fate != Fate::Refused;
-    let deletes = writes.iter().filter(live).filter(|write| write.act == Act::Delete);
+    let deletes = writes.iter().filter(live).filter(|write| write.act == Action::Delete);
     let ends = there.iter().copied().chain(deletes.map(|write| write.write)).collect();
     let accounted = closure(&graph, ends);
     for write in writes {
-        let open = write.fate == Fate::Acknowledged && write.act != Act::Delete;
+        let open = write.fate == Fate::Acknowledged && write.act != Action::Delete;
         if open && !accounted.contains(&write.write) {
             findings.push(finding(Violation::Lost, Some(write.write)));
         }
@@ -89,8 +89,8 @@ pub(super) fn judge(key: &Key, writes: &[Write], shown: &[Bytes]) -> Vec<Finding
 
 fn is_whole(write: &Write, value: &Bytes) -> bool {
     match write.act {
-        Act::Put { bytes } => value_of(write.write, bytes as usize) == *value,
-        Act::Delete => false,
+        Action::Put { bytes } => value_of(write.write, bytes as usize) == *value,
+        Action::Delete => false,
     }
 }
 
@@ -117,7 +117,7 @@ mod tests {
     fn put(id: u128, covers: &[u128], fate: Fate) -> Write {
         Write {
             write: WriteId(id),
-            act: Act::Put { bytes: 20 },
+            act: Action::Put { bytes: 20 },
             covers: covers.iter().map(|id| WriteId(*id)).collect(),
             fate,
             repeated: false,
@@ -127,7 +127,7 @@ mod tests {
     }
 
     fn delete(id: u128, covers: &[u128], fate: Fate) -> Write {
-        Write { act: Act::Delete, ..put(id, covers, fate) }
+        Write { act: Action::Delete, ..put(id, covers, fate) }
     }
 
     fn faults(writes: &[Write], shown: &[u128]) -> Vec<(Violation, u128)> {

@@ -16,7 +16,7 @@ use super::Kind;
 use super::Shared;
 use super::choice::{Choice, Drawer};
 use crate::ledger::value::{value_of, write_of};
-use crate::ledger::{Act, Issued, Outcome};
+use crate::ledger::{Action, Issued, Outcome};
 
 /// Most keys whose context a client remembers; the oldest is forgotten.
 const MAX_REMEMBERED: usize = 4_096;
@@ -216,7 +216,7 @@ impl Worker {
         let bytes = self.shared.spec.sizes.draw(&mut self.rng);
         let value = value_of(write, bytes);
         let covers = seen.as_ref().map_or_else(Vec::new, |seen| seen.covers.clone());
-        let act = Act::Put { bytes: value.len() as u32 };
+        let act = Action::Put { bytes: value.len() as u32 };
         self.issue(Issued { write, key: key.clone(), act, covers: covers.clone() }).await?;
         let context = seen.map(|seen| seen.context);
         let put = Put { key: key.clone(), value, context, write, w: self.shared.spec.w.into() };
@@ -246,7 +246,7 @@ impl Worker {
     async fn delete(&mut self, key: &Key, seen: Seen, index: u64) -> Result<bool, String> {
         let write = self.shared.client.write_id();
         let (spec, covers) = (&self.shared.spec, seen.covers);
-        self.issue(Issued { write, key: key.clone(), act: Act::Delete, covers }).await?;
+        self.issue(Issued { write, key: key.clone(), act: Action::Delete, covers }).await?;
         let begun = Instant::now();
         let client = &self.shared.client;
         let answer = client.delete(key, Some(seen.context), spec.w, spec.timeout_ms).await;

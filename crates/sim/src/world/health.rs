@@ -24,7 +24,7 @@ impl World {
         Broken { key: self.some_key(), what: format!("a minute after healing {what}") }
     }
 
-    /// A key for the story of what concerns none or all.
+    /// A key for the trace of what concerns none or all.
     pub(super) fn some_key(&self) -> Key {
         Key::new("key0").unwrap_or_else(|_| unreachable!("a short name is a key"))
     }

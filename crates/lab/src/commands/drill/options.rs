@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 
 use crate::drill::deletes::Fate;
 use crate::drill::failover::How;
-use crate::drill::units::Act;
+use crate::drill::units::UnitAction;
 
 const KILL_ROUNDS: u64 = 10;
 const KILL_KEYS: u64 = 5_000;
@@ -244,11 +244,11 @@ impl Effort {
 
 impl Name {
     /// What is done to the units of systemd, if it is to be done to them, and whether others may use their cluster.
-    pub(super) fn on_units(&self) -> Option<(Act, bool)> {
+    pub(super) fn on_units(&self) -> Option<(UnitAction, bool)> {
         let (act, units) = match self {
-            Name::Restart(of) => (Act::Restart, &of.units),
-            Name::RollingRestart(of) => (Act::RollingRestart, &of.units),
-            Name::Kill(of) => (Act::Kill, &of.units),
+            Name::Restart(of) => (UnitAction::Restart, &of.units),
+            Name::RollingRestart(of) => (UnitAction::RollingRestart, &of.units),
+            Name::Kill(of) => (UnitAction::Kill, &of.units),
             _ => return None,
         };
         units.systemd.then_some((act, units.despite_use))

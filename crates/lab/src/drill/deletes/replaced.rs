@@ -7,8 +7,8 @@ use pixii::disk::{CheckReport, check};
 use pixii_core::types::NodeId;
 use tokio::time::sleep;
 
-use super::super::ground::CACHE_BYTES;
-use super::{Course, LOOK, PARTITIONS, seconds};
+use super::super::testbed::CACHE_BYTES;
+use super::{LOOK, PARTITIONS, Scenario, seconds};
 
 /// Who comes in its place.
 const NEW: &str = "n6";
@@ -17,22 +17,22 @@ const REFUSED: Duration = Duration::from_secs(20);
 /// A silent member is marked down in this time.
 const BELIEVED: Duration = Duration::from_secs(20);
 
-impl Course<'_> {
+impl Scenario<'_> {
     /// Gives the daemon's places to a new one, waits until nobody tells of what was deleted, and starts the old one.
     pub(super) async fn replace(&mut self, victim: &str) -> Result<(), String> {
         let begun = Instant::now();
-        let address = self.ground.cluster.add(NEW, victim)?;
+        let address = self.testbed.cluster.add(NEW, victim)?;
         self.give_places(victim, &address).await?;
-        self.ground.ring = self
-            .ground
+        self.testbed.ring = self
+            .testbed
             .ring
             .replace(NodeId::of(victim), NodeId::of(NEW))
             .map_err(|why| why.to_string())?;
-        self.ground.open(&[NEW.to_string()]).await?;
-        let client = self.ground.client().await?;
+        self.testbed.open(&[NEW.to_string()]).await?;
+        let client = self.testbed.client().await?;
         let first = self.present(&client, true).await?;
         let (read, calm) = (seconds(begun), self.await_calm(begun).await?);
-        self.ground.recovered(Duration::from_secs_f64(calm), "nobody tells of a deleted key");
+        self.testbed.recovered(Duration::from_secs_f64(calm), "nobody tells of a deleted key");
         self.note("collected_s", calm);
         (self.say)(&format!(
             "{NEW} has the places of {victim}: {read} s later {first} of the keys were present; nobody tells of them after \
@@ -48,7 +48,7 @@ impl Course<'_> {
     async fn give_places(&mut self, victim: &str, address: &str) -> Result<(), String> {
         let begun = Instant::now();
         loop {
-            let client = self.ground.client().await?;
+            let client = self.testbed.client().await?;
             match client.replace(victim, NEW, address, true).await {
                 Ok(_) => return Ok(()),
                 Err(failure) if begun.elapsed() > BELIEVED => return Err(failure.to_string()),
@@ -59,21 +59,21 @@ impl Course<'_> {
 
     /// Starts the removed daemon on its old disk: it has to end, say why, and leave the disk as it is.
     async fn start_removed(&mut self, victim: &str) -> Result<(), String> {
-        let disk = self.ground.logs.join(victim);
+        let disk = self.testbed.logs.join(victim);
         let before = on_disk(disk.clone())?;
         if before.values < self.keys / 2 * u64::from(super::N) / super::NODES as u64 {
             let values = before.values;
             self.complaints.push(format!("{victim} holds {values} values: too few to bring back"));
         }
         let begun = Instant::now();
-        self.ground.cluster.start(victim)?;
+        self.testbed.cluster.start(victim)?;
         let how = loop {
-            if let Some(how) = self.ground.cluster.end_of(victim) {
+            if let Some(how) = self.testbed.cluster.end_of(victim) {
                 break how;
             }
             if begun.elapsed() > REFUSED {
                 self.complaints.push(format!("{victim}, which was removed, still runs"));
-                self.ground.cluster.kill(victim)?;
+                self.testbed.cluster.kill(victim)?;
                 break "did not end".into();
             }
             sleep(LOOK).await;
@@ -81,7 +81,7 @@ impl Course<'_> {
         if !how.contains("exit code 2") || !how.contains("removed") {
             self.complaints.push(format!("{victim} should say that it was removed, and {how}"));
         }
-        self.ground.cluster.retire(victim)?;
+        self.testbed.cluster.retire(victim)?;
         let same = on_disk(disk)?.by_partition == before.by_partition;
         if !same {
             self.complaints.push(format!("the data of {victim} is not what it was"));

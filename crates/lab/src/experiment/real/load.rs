@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use crate::experiment::driver::{
-    Course, Followed, KEYS, Loops, Measured, Puts, Read, Reading, Sample, Seen, TIMEOUT_MS,
+    Followed, KEYS, Loops, Measured, Puts, Read, Reading, Sample, Scenario, Seen, TIMEOUT_MS,
     followed_key, fresh_key, put, quorum, read_key,
 };
 
@@ -133,15 +133,15 @@ pub(super) async fn follow(
     client: Client,
     puts: Puts,
     series: u64,
-    courses: Vec<Course>,
+    courses: Vec<Scenario>,
 ) -> Result<Followed, String> {
     let (begun, mut followed, mut in_flight) =
         (Instant::now(), Followed::default(), JoinSet::new());
     let client = Arc::new(client);
-    for (nth, course) in (0..).zip(courses) {
+    for (nth, scenario) in (0..).zip(courses) {
         sleep_until(begun + Duration::from(nth * puts.pace)).await;
         let (client, key) = (Arc::clone(&client), followed_key(series, nth));
-        in_flight.spawn(one(client, key, nth, course, puts.timeout_ms));
+        in_flight.spawn(one(client, key, nth, scenario, puts.timeout_ms));
     }
     while let Some(done) = in_flight.join_next().await {
         let (acknowledged, reads) = done.map_err(|error| ended(&error))?;
@@ -156,16 +156,16 @@ async fn one(
     client: Arc<Client>,
     key: Key,
     nth: u64,
-    course: Course,
+    scenario: Scenario,
     timeout_ms: u32,
 ) -> (Option<u64>, Vec<Reading>) {
-    let request = put(key.clone(), course.w, client.write_id());
-    let first = owner(&client, &key, course.owner);
+    let request = put(key.clone(), scenario.w, client.write_id());
+    let first = owner(&client, &key, scenario.owner);
     if !matches!(client.ask(&first, request, timeout_ms).await, Ok(Response::Written { .. })) {
         return (None, Vec::new());
     }
     let (acknowledged, mut reads) = (Instant::now(), JoinSet::new());
-    for (which, Read { after, owner: at, r }) in course.reads.into_iter().enumerate() {
+    for (which, Read { after, owner: at, r }) in scenario.reads.into_iter().enumerate() {
         let (client, key) = (Arc::clone(&client), key.clone());
         reads.spawn(async move {
             sleep_until(acknowledged + Duration::from(after)).await;

@@ -15,7 +15,7 @@ pub(super) enum Allowed {
 
 /// Requests of clients on keys that have a value, and are never deleted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Met {
+pub(super) struct Expectations {
     /// Carried out.
     pub(super) done: u64,
     /// Refused, or reads that were not answered.
@@ -28,14 +28,14 @@ pub(super) struct Met {
     pub(super) failed_gets: u64,
 }
 
-impl Met {
+impl Expectations {
     /// What a trace has.
     pub(super) fn of(trace: &Trace) -> Self {
         let samples = trace.samples();
         let count = |end: End| samples.iter().filter(|sample| sample.end == end).count() as u64;
         let whys = trace.whys();
         let of_gets = whys.iter().filter(|(kind, _)| kind.starts_with("get "));
-        Met {
+        Expectations {
             done: count(End::Done),
             refused: count(End::Refused),
             unknown: count(End::Unknown),
@@ -46,7 +46,7 @@ impl Met {
 
     /// What of it is more than is `allowed`, a sentence each.
     pub(super) fn complaints(&self, allowed: Allowed) -> Vec<String> {
-        let Met { refused, unknown, absent, failed_gets, .. } = *self;
+        let Expectations { refused, unknown, absent, failed_gets, .. } = *self;
         let mut complaints = Vec::new();
         if allowed == Allowed::Nothing && refused + unknown > 0 {
             complaints.push(format!("{refused} requests failed, and {unknown} are unknown"));

@@ -1,4 +1,4 @@
-//! The course of a drill: what was done to the daemons and when, in which phase clients were, and how each of their
+//! The scenario of a drill: what was done to the daemons and when, in which phase clients were, and how each of their
 //! operations ended.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -35,9 +35,9 @@ impl Phase {
     }
 }
 
-/// What an event is in the course of things.
+/// What an event is in the scenario of things.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mark {
+pub(crate) enum EventKind {
     /// The fault, or a further one.
     Fault,
     /// It ends: from here the time to recover is counted.
@@ -48,14 +48,14 @@ pub(crate) enum Mark {
     Step,
 }
 
-impl Mark {
+impl EventKind {
     /// Its name.
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Mark::Fault => "fault",
-            Mark::Heal => "heal",
-            Mark::Recovered => "recovered",
-            Mark::Step => "step",
+            EventKind::Fault => "fault",
+            EventKind::Heal => "heal",
+            EventKind::Recovered => "recovered",
+            EventKind::Step => "step",
         }
     }
 }
@@ -66,14 +66,14 @@ pub(crate) struct Event {
     /// When, from the beginning of the drill.
     pub(crate) at: Duration,
     /// What it is.
-    pub(crate) mark: Mark,
+    pub(crate) mark: EventKind,
     /// What happened, in a few words.
     pub(crate) what: String,
 }
 
 /// All that was noted by a drill.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Told {
+pub(crate) struct Recorded {
     /// What happened, in its order.
     pub(crate) events: Vec<Event>,
     /// From when on clients were in which phase.
@@ -86,17 +86,17 @@ pub(crate) struct Told {
     pub(crate) ended: Duration,
 }
 
-/// A chronicle in progress; clones are the same one.
+/// A timeline in progress; clones are the same one.
 #[derive(Clone, Debug)]
-pub(crate) struct Chronicle {
+pub(crate) struct Timeline {
     trace: Trace,
-    told: Arc<Mutex<Told>>,
+    told: Arc<Mutex<Recorded>>,
 }
 
-impl Chronicle {
+impl Timeline {
     /// An empty one, whose time begins now.
     pub(crate) fn begin() -> Self {
-        Chronicle { trace: Trace::begin(), told: Arc::default() }
+        Timeline { trace: Trace::begin(), told: Arc::default() }
     }
 
     /// Where loads note their operations.
@@ -105,7 +105,7 @@ impl Chronicle {
     }
 
     /// Notes what happened just now; gives when.
-    pub(super) fn note(&self, mark: Mark, what: &str) -> Duration {
+    pub(super) fn note(&self, mark: EventKind, what: &str) -> Duration {
         let at = self.trace.elapsed();
         let mut told = self.told();
         if told.events.len() < MAX_EVENTS {
@@ -131,16 +131,16 @@ impl Chronicle {
     }
 
     /// All that was noted until now.
-    pub(crate) fn read(&self) -> Told {
-        Told { ended: self.trace.elapsed(), ..self.told().clone() }
+    pub(crate) fn read(&self) -> Recorded {
+        Recorded { ended: self.trace.elapsed(), ..self.told().clone() }
     }
 
-    fn told(&self) -> MutexGuard<'_, Told> {
+    fn told(&self) -> MutexGuard<'_, Recorded> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Told {
+impl Recorded {
     /// The phase at a time.
     pub(crate) fn phase_at(&self, at: Duration) -> Option<Phase> {
         let next = self.phases.partition_point(|(from, _)| *from <= at);

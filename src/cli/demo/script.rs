@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use pixii_kit::outcome::{CommandError, emit};
 use pixii_kit::text::{row, table};
 
-/// The story so far.
-pub(super) struct Story {
+/// The script so far.
+pub(super) struct Script {
     begun: Instant,
     step: Instant,
     steps: Vec<(String, Duration)>,
@@ -15,11 +15,11 @@ pub(super) struct Story {
     failed: u32,
 }
 
-impl Story {
+impl Script {
     /// Nothing has been told.
     pub(super) fn begin() -> Self {
         let now = Instant::now();
-        Story { begun: now, step: now, steps: Vec::new(), title: None, held: 0, failed: 0 }
+        Script { begun: now, step: now, steps: Vec::new(), title: None, held: 0, failed: 0 }
     }
 
     /// Ends the step before, and begins one.

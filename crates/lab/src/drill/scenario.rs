@@ -1,4 +1,4 @@
-//! The course that the exercises of an operator have in common: daemons with keys, clients that read and write all the while,
+//! The scenario that the exercises of an operator have in common: daemons with keys, clients that read and write all the while,
 //! a time before the fault, the fault, the time until all is well again, a time after it, and the judgement.
 
 use std::time::{Duration, Instant};
@@ -9,9 +9,9 @@ use pixii_kit::cluster::STOPPED;
 use serde_json::{Map, Value, json};
 use tokio::time::sleep;
 
-use super::chronicle::{Mark, Phase};
-use super::ground::{Ground, Log, PARTITIONS, await_equal, told_of_differing};
-use super::met::{Allowed, Met};
+use super::expectations::{Allowed, Expectations};
+use super::testbed::{Log, PARTITIONS, Testbed, await_equal, told_of_differing};
+use super::timeline::{EventKind, Phase};
 use super::{Ending, Plan, Say};
 use crate::workload::choice::{Choice, Sizes};
 use crate::workload::{Load, Mix, Spec};
@@ -28,9 +28,9 @@ const LOOK: Duration = Duration::from_millis(20);
 const VALUE_BYTES: usize = 100;
 
 /// A drill in progress. Dropping it kills the daemons.
-pub(super) struct Course<'a> {
+pub(super) struct Scenario<'a> {
     /// The daemons, the ledger, the score.
-    pub(super) ground: Ground,
+    pub(super) testbed: Testbed,
     /// What was not as it should be.
     pub(super) complaints: Vec<String>,
     /// What was measured beside what every drill measures.
@@ -41,31 +41,31 @@ pub(super) struct Course<'a> {
     work: Option<(Client, Load)>,
 }
 
-impl<'a> Course<'a> {
+impl<'a> Scenario<'a> {
     /// The files of so many daemons. Nothing is started, so that they can be given what they need.
     pub(super) fn prepare(plan: &'a Plan, nodes: usize, say: Say<'a>) -> Result<Self, String> {
-        let ground = Ground::prepare(plan, nodes)?;
+        let testbed = Testbed::prepare(plan, nodes)?;
         let (complaints, figures) = (Vec::new(), Map::new());
-        Ok(Course { ground, complaints, figures, plan, say, work: None })
+        Ok(Scenario { testbed, complaints, figures, plan, say, work: None })
     }
 
     /// Starts the daemons, gives every key a value, and has clients work for the time before the fault.
     pub(super) async fn open(&mut self) -> Result<(), String> {
-        let names = self.ground.names();
+        let names = self.testbed.names();
         self.opened(&names).await?;
-        let client = self.ground.client().await?;
+        let client = self.testbed.client().await?;
         let (keys, sizes) = (self.plan.keys, Sizes::fixed(VALUE_BYTES));
-        self.ground.fill(&client, keys, sizes).await?;
+        self.testbed.fill(&client, keys, sizes).await?;
         let mix = Mix { get: 0.5, put: 0.5, ..Mix::default() };
-        let spec = self.ground.spec(keys, Choice::Uniform, sizes);
+        let spec = self.testbed.spec(keys, Choice::Uniform, sizes);
         let spec = Spec { clients: CLIENTS, mix, ..spec };
-        let ledger = Some(&self.ground.ledger);
+        let ledger = Some(&self.testbed.ledger);
         let warm = Spec { duration: Some(WARM_UP), ..spec.clone() };
         Load::start(&client, warm, ledger).finish().await?;
-        let load = Load::traced(&client, spec, ledger, Some(self.ground.chronicle.trace()));
+        let load = Load::traced(&client, spec, ledger, Some(self.testbed.timeline.trace()));
         self.work = Some((client, load));
         let (nodes, clients) = (names.len(), CLIENTS);
-        self.ground.chronicle.enter(Some(Phase::Before));
+        self.testbed.timeline.enter(Some(Phase::Before));
         self.step(&format!(
             "{nodes} daemons hold {keys} keys, {clients} clients read and write; seed {}",
             self.plan.seed
@@ -76,28 +76,28 @@ impl<'a> Course<'a> {
 
     /// One of the daemons.
     pub(super) fn victim(&mut self) -> String {
-        let names = self.ground.names();
-        self.ground.rng.pick(&names).cloned().unwrap_or_default()
+        let names = self.testbed.names();
+        self.testbed.rng.pick(&names).cloned().unwrap_or_default()
     }
 
     /// Notes and tells what happened.
     pub(super) fn step(&mut self, what: &str) -> Result<(), String> {
-        self.mark(Mark::Step, what).map(drop)
+        self.mark(EventKind::Step, what).map(drop)
     }
 
     /// The same for the fault, or a further one.
     pub(super) fn fault(&mut self, what: &str) -> Result<Duration, String> {
-        self.ground.chronicle.enter(Some(Phase::During));
-        self.mark(Mark::Fault, what)
+        self.testbed.timeline.enter(Some(Phase::During));
+        self.mark(EventKind::Fault, what)
     }
 
     /// The same for its end. Gives when that was.
     pub(super) fn heal(&mut self, what: &str) -> Result<Duration, String> {
-        self.mark(Mark::Heal, what)
+        self.mark(EventKind::Heal, what)
     }
 
-    fn mark(&mut self, mark: Mark, what: &str) -> Result<Duration, String> {
-        let at = self.ground.chronicle.note(mark, what);
+    fn mark(&mut self, mark: EventKind, what: &str) -> Result<Duration, String> {
+        let at = self.testbed.timeline.note(mark, what);
         (self.say)(&format!("{:7.2} s  {what}", at.as_secs_f64()))?;
         Ok(at)
     }
@@ -109,7 +109,7 @@ impl<'a> Course<'a> {
 
     /// Clients that work on a cluster that is well again.
     pub(super) async fn calm(&self) {
-        self.ground.chronicle.enter(Some(Phase::After));
+        self.testbed.timeline.enter(Some(Phase::After));
         sleep(self.plan.length.mul_f64(CALM_SHARE)).await;
     }
 
@@ -121,10 +121,10 @@ impl<'a> Course<'a> {
 
     /// Stops a daemon cleanly while the clients go on.
     pub(super) async fn stop(&mut self, name: &str) -> Result<(), String> {
-        self.ground.cluster.begin_stop(name)?;
+        self.testbed.cluster.begin_stop(name)?;
         let begun = Instant::now();
         loop {
-            match self.ground.cluster.end_of(name) {
+            match self.testbed.cluster.end_of(name) {
                 Some(how) if how == STOPPED => return Ok(()),
                 Some(how) => return Err(format!("{name} was told to stop and {how}")),
                 None if begun.elapsed() > TIMEOUT => {
@@ -141,19 +141,19 @@ impl<'a> Course<'a> {
     }
 
     async fn opened(&mut self, names: &[String]) -> Result<(), String> {
-        match self.ground.open(names).await? {
+        match self.testbed.open(names).await? {
             Some(_) => Ok(()),
-            None => Err(self.ground.score.notes.join("; ")),
+            None => Err(self.testbed.score.notes.join("; ")),
         }
     }
 
     /// Waits until all daemons serve and are linked, and nobody keeps a hint for `target` (empty: for anybody); since the time
-    /// `since` of the chronicle that was the recovery.
+    /// `since` of the timeline that was the recovery.
     pub(super) async fn recover(&mut self, since: Duration, target: &str) -> Result<(), String> {
-        self.ground.cluster.ready(TIMEOUT).await?;
+        self.testbed.cluster.ready(TIMEOUT).await?;
         let begun = Instant::now();
         loop {
-            let hints = self.ground.hints_for(target).await?;
+            let hints = self.testbed.hints_for(target).await?;
             if hints == 0 {
                 break;
             }
@@ -166,10 +166,10 @@ impl<'a> Course<'a> {
         self.recovered(since, &format!("all are linked, and nobody keeps a hint for {of}"))
     }
 
-    /// All is well again: since the time `since` of the chronicle that was the recovery.
+    /// All is well again: since the time `since` of the timeline that was the recovery.
     pub(super) fn recovered(&mut self, since: Duration, what: &str) -> Result<(), String> {
-        let at = self.mark(Mark::Recovered, what)?;
-        self.ground.chronicle.recovered(at.saturating_sub(since));
+        let at = self.mark(EventKind::Recovered, what)?;
+        self.testbed.timeline.recovered(at.saturating_sub(since));
         Ok(())
     }
 
@@ -188,11 +188,11 @@ impl<'a> Course<'a> {
 
     /// Whether any request has failed so far.
     pub(super) fn has_failures(&self) -> bool {
-        self.met().refused + self.met().unknown > 0
+        self.expectations().refused + self.expectations().unknown > 0
     }
 
-    fn met(&self) -> Met {
-        Met::of(self.ground.chronicle.trace())
+    fn expectations(&self) -> Expectations {
+        Expectations::of(self.testbed.timeline.trace())
     }
 
     /// Ends the load; waits until all replicas are the same, compares the stopped stores, reads every key from all of its
@@ -200,31 +200,31 @@ impl<'a> Course<'a> {
     pub(super) async fn end(mut self, allowed: Allowed) -> Result<Ending, String> {
         let Some((client, load)) = self.work.take() else { return Err("no load".into()) };
         load.stop().await?;
-        self.ground.chronicle.enter(None);
+        self.testbed.timeline.enter(None);
         self.step("the clients stop")?;
-        self.ground.note_ended();
-        self.ground.await_no_hints(TIMEOUT).await?;
-        await_equal(&client, &self.ground.names(), TIMEOUT).await?;
-        self.ground.cluster.stop_all()?;
-        let (held, differ) = self.ground.compare()?;
+        self.testbed.note_ended();
+        self.testbed.await_no_hints(TIMEOUT).await?;
+        await_equal(&client, &self.testbed.names(), TIMEOUT).await?;
+        self.testbed.cluster.stop_all()?;
+        let (held, differ) = self.testbed.compare()?;
         self.step(&format!("all are stopped and compared: {held} records on their disks"))?;
         // Reads mend what they see, so the stores are compared before all keys are read.
-        let names = self.ground.names();
+        let names = self.testbed.names();
         self.opened(&names).await?;
-        let judged = self.ground.judge(&self.ground.client().await?, false).await?;
+        let judged = self.testbed.judge(&self.testbed.client().await?, false).await?;
         self.step(&judged)?;
-        self.ground.cluster.stop_all()?;
+        self.testbed.cluster.stop_all()?;
         Ok(self.ending(allowed, differ))
     }
 
     fn ending(mut self, allowed: Allowed, differ: usize) -> Ending {
-        let met = self.met();
-        let Met { done, refused, unknown, absent, .. } = met;
-        let score = &self.ground.score;
+        let expectations = self.expectations();
+        let Expectations { done, refused, unknown, absent, .. } = expectations;
+        let score = &self.testbed.score;
         if !score.is_clean() {
             self.complaints.extend(score.complaints());
         }
-        self.complaints.extend(met.complaints(allowed));
+        self.complaints.extend(expectations.complaints(allowed));
         self.complaints.extend(told_of_differing(differ));
         let summary = format!(
             "{done} requests done, {refused} refused or not answered, {unknown} unknown; {} writes acknowledged, {} lost, \

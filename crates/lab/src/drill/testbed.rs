@@ -14,7 +14,7 @@ use pixii_core::types::NodeId;
 use pixii_kit::cluster::{Cluster, NoCluster, Shape};
 use tokio::time::sleep;
 
-use super::chronicle::{Chronicle, Mark, Phase};
+use super::timeline::{EventKind, Phase, Timeline};
 use super::{Plan, Score};
 use crate::ledger::{Ledger, verify, verify_recent};
 use crate::workload::choice::{Choice, Sizes};
@@ -47,7 +47,7 @@ const CLIENTS: usize = 16;
 const TIMEOUT_MS: u32 = 3_000;
 
 /// The daemons and what judges them. Dropping it kills the daemons.
-pub(super) struct Ground {
+pub(super) struct Testbed {
     /// The daemons.
     pub(super) cluster: Cluster,
     /// Where the keys are.
@@ -61,12 +61,12 @@ pub(super) struct Ground {
     /// Where the daemons' files are: n1.log, n1 and so on.
     pub(super) logs: PathBuf,
     /// What happens.
-    pub(super) chronicle: Chronicle,
+    pub(super) timeline: Timeline,
     /// Stores that were set aside, and are counted.
     aside: BTreeSet<PathBuf>,
 }
 
-impl Ground {
+impl Testbed {
     /// Files of a cluster of so many daemons under the plan's directory, and its ledger. Nothing is started.
     pub(super) fn prepare(plan: &Plan, nodes: usize) -> Result<Self, String> {
         let fault = |path: &Path, error: std::io::Error| format!("{}: {error}", path.display());
@@ -87,9 +87,9 @@ impl Ground {
         let ids = cluster.daemons().iter().map(|daemon| NodeId::of(&daemon.name));
         let ring = Ring::new(&ids.collect::<Vec<_>>(), N, PARTITIONS);
         let ring = ring.map_err(|error| error.to_string())?;
-        let (score, chronicle) = (Score::default(), plan.chronicle.clone());
+        let (score, timeline) = (Score::default(), plan.timeline.clone());
         let aside = BTreeSet::new();
-        Ok(Ground { cluster, ring, ledger, rng, score, logs, chronicle, aside })
+        Ok(Testbed { cluster, ring, ledger, rng, score, logs, timeline, aside })
     }
 
     /// The daemons' names.
@@ -125,7 +125,7 @@ impl Ground {
         }
         self.cluster.ready(READY_WAIT).await?;
         self.count_set_aside()?;
-        self.chronicle.note(Mark::Step, &format!("{} serve", names.join(", ")));
+        self.timeline.note(EventKind::Step, &format!("{} serve", names.join(", ")));
         Ok((self.score.shut == 0).then_some(slowest))
     }
 
@@ -202,14 +202,14 @@ impl Ground {
             None => self.cluster.kill(name)?,
         }
         self.score.kills += 1;
-        self.chronicle.note(Mark::Fault, &format!("{name} is killed"));
+        self.timeline.note(EventKind::Fault, &format!("{name} is killed"));
         Ok(())
     }
 
     /// Ends all daemons that run with SIGKILL and counts them.
     pub(super) fn kill_all(&mut self) -> Result<(), String> {
         self.score.kills += self.cluster.kill_all()?;
-        self.chronicle.note(Mark::Fault, "all are killed");
+        self.timeline.note(EventKind::Fault, "all are killed");
         Ok(())
     }
 
@@ -266,20 +266,20 @@ impl Ground {
         Client::connect(&addresses, options).await.map_err(|failure| failure.to_string())
     }
 
-    /// Starts a load that is noted in the ledger and in the chronicle.
+    /// Starts a load that is noted in the ledger and in the timeline.
     pub(super) fn load(&self, client: &Client, spec: Spec) -> Load {
-        Load::traced(client, spec, Some(&self.ledger), Some(self.chronicle.trace()))
+        Load::traced(client, spec, Some(&self.ledger), Some(self.timeline.trace()))
     }
 
     /// From now on clients are in this phase; none between two loads.
     pub(super) fn enter(&self, phase: impl Into<Option<Phase>>) {
-        self.chronicle.enter(phase.into());
+        self.timeline.enter(phase.into());
     }
 
     /// Notes that all is well again, so long after the fault was over.
     pub(super) fn recovered(&self, took: Duration, what: &str) {
-        self.chronicle.note(Mark::Recovered, what);
-        self.chronicle.recovered(took);
+        self.timeline.note(EventKind::Recovered, what);
+        self.timeline.recovered(took);
     }
 
     /// What a load is like: reads, writes with and without contexts, deletes.
@@ -349,7 +349,7 @@ impl Ground {
             );
         }
         self.score.add(verdict);
-        self.chronicle.judged(self.score.counts, self.score.lost);
+        self.timeline.judged(self.score.counts, self.score.lost);
         Ok(told)
     }
 }

@@ -18,7 +18,7 @@ use pixii_kit::text::count;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::story::Story;
+use super::script::Script;
 use crate::cli::load::ledger::{Counts, Fate};
 use crate::cli::load::lines::{self, Start};
 use crate::cli::load::write::{Plan, Settled, write};
@@ -41,9 +41,9 @@ const VICTIM: &str = "n3";
 const OTHERS: [&str; 2] = ["n1", "n2"];
 
 /// What the steps work with.
-pub(super) struct Acts<'a> {
+pub(super) struct Steps<'a> {
     /// Where they are told.
-    pub(super) story: &'a mut Story,
+    pub(super) script: &'a mut Script,
     /// The daemons.
     pub(super) cluster: &'a mut Cluster,
     /// Ctrl-C.
@@ -53,7 +53,7 @@ pub(super) struct Acts<'a> {
 /// What must be found later.
 type Expected = BTreeMap<Key, Bytes>;
 
-impl Acts<'_> {
+impl Steps<'_> {
     /// All steps, with the file's name and bytes.
     pub(super) async fn all(
         &mut self,
@@ -68,11 +68,11 @@ impl Acts<'_> {
         let (witnesses, written) = self.kill(&client).await?;
         self.restart(&client, &[&loaded, &written, &witnesses]).await?;
         self.alone(&client, &witnesses).await?;
-        self.story.step("All five stop")?;
+        self.script.step("All five stop")?;
         let stopped = self.cluster.stop_all();
         let told = stopped.err().unwrap_or_else(|| "five clean stops".into());
         let clean = told == "five clean stops";
-        self.story.check(clean, &told)
+        self.script.check(clean, &told)
     }
 
     async fn client(&self) -> Result<Client, CommandError> {
@@ -82,14 +82,14 @@ impl Acts<'_> {
     }
 
     async fn start(&mut self) -> Result<(), CommandError> {
-        self.story.step("Five daemons start")?;
+        self.script.step("Five daemons start")?;
         self.cluster.start_all().map_err(CommandError::error)?;
         self.cluster.ready(READY_WAIT).await.map_err(CommandError::error)?;
         for daemon in self.cluster.daemons() {
             let pid = daemon.pid().unwrap_or_default();
-            self.story.tell(&format!("{} at {}, process {pid}", daemon.name, daemon.address))?;
+            self.script.tell(&format!("{} at {}, process {pid}", daemon.name, daemon.address))?;
         }
-        self.story.check(true, "each answers and has a link to every other")
+        self.script.check(true, "each answers and has a link to every other")
     }
 
     async fn load(
@@ -98,7 +98,7 @@ impl Acts<'_> {
         name: &str,
         file: Cursor<Vec<u8>>,
     ) -> Result<Expected, CommandError> {
-        self.story.step("A file is loaded")?;
+        self.script.step("A file is loaded")?;
         let begun = Instant::now();
         let plan = Plan {
             r: Quorum::default(),
@@ -114,9 +114,9 @@ impl Acts<'_> {
         let (counts, seconds) = (pour.counts(), begun.elapsed().as_secs_f64());
         let rate = counts.loaded as f64 / seconds;
         let lines = count(counts.lines, "line");
-        self.story.tell(&format!("{name}: {lines} read and put at {rate:.0} a second"))?;
+        self.script.tell(&format!("{name}: {lines} read and put at {rate:.0} a second"))?;
         let all = counts.loaded == counts.lines;
-        self.story.check(all, "every line is acknowledged by two daemons, synced")?;
+        self.script.check(all, "every line is acknowledged by two daemons, synced")?;
         let mut expected = Expected::new();
         let mut lines = lines::read(file, Start::default(), false);
         while let Some(batch) = lines.recv().await {
@@ -125,12 +125,12 @@ impl Acts<'_> {
         }
         let found = right(client, &expected, None).await?;
         let told = format!("{found} of {} keys read back, each with its value", expected.len());
-        self.story.check(found == expected.len(), &told)?;
+        self.script.check(found == expected.len(), &told)?;
         Ok(expected)
     }
 
     async fn read(&mut self, client: &Client, loaded: &Expected) -> Result<(), CommandError> {
-        self.story.step("A value is read")?;
+        self.script.step("A value is read")?;
         let middle = loaded.iter().nth(loaded.len() / 2);
         let Some((key, value)) = middle else {
             return Err(CommandError::error("the file has no line of key, tab and value"));
@@ -144,13 +144,13 @@ impl Acts<'_> {
         let spent = begun.elapsed().as_secs_f64() * 1_000.0;
         let shown: String = String::from_utf8_lossy(value).escape_debug().take(60).collect();
         let key: String = format!("{key:?}").chars().take(40).collect();
-        self.story.tell(&format!("{key} lives on {}: {shown}", names.join(", ")))?;
+        self.script.tell(&format!("{key} lives on {}: {shown}", names.join(", ")))?;
         let told = format!("{} replicas answered in {spent:.1} ms", found.answered);
-        self.story.check(found.values == [value.clone()], &told)
+        self.script.check(found.values == [value.clone()], &told)
     }
 
     async fn siblings(&mut self, client: &Client) -> Result<(), CommandError> {
-        self.story.step("Two people write the same key at once")?;
+        self.script.step("Two people write the same key at once")?;
         let key = parse_key(&"demo/cart".into(), false)?;
         let put = |value: &'static str, context: Bytes| {
             let (write, value) = (client.write_id(), Bytes::from_static(value.as_bytes()));
@@ -160,22 +160,22 @@ impl Acts<'_> {
         let (ann, bob) = (put("milk", seen.clone()), put("bread", seen));
         let (ann, bob) = tokio::join!(client.put(ann, TIMEOUT_MS), client.put(bob, TIMEOUT_MS));
         ann.and(bob)?;
-        self.story.tell("Ann puts \"milk\", Bob puts \"bread\"; neither has seen the other's")?;
+        self.script.tell("Ann puts \"milk\", Bob puts \"bread\"; neither has seen the other's")?;
         let both = client.get(&key, None, TIMEOUT_MS).await?;
         let mut values: Vec<String> =
             both.values.iter().map(|value| String::from_utf8_lossy(value).into()).collect();
         values.sort();
         let told = format!("a read shows both siblings: {}", values.join(" and "));
-        self.story.check(values == ["bread", "milk"], &told)?;
+        self.script.check(values == ["bread", "milk"], &told)?;
         client.put(put("milk, bread", both.context), TIMEOUT_MS).await?;
         let merged = client.get(&key, None, TIMEOUT_MS).await?;
         let one = merged.values == ["milk, bread"];
-        self.story.check(one, "a put with the context of that read replaces both: milk, bread")
+        self.script.check(one, "a put with the context of that read replaces both: milk, bread")
     }
 
     /// Returns the keys that all three of their daemons acknowledged, and those that two did.
     async fn kill(&mut self, client: &Client) -> Result<(Expected, Expected), CommandError> {
-        self.story.step(&format!("{VICTIM} is killed with kill -9 while puts go on"))?;
+        self.script.step(&format!("{VICTIM} is killed with kill -9 while puts go on"))?;
         let witnesses = self.witnesses(client).await?;
         let stop = Arc::new(AtomicBool::new(false));
         let mut writers = JoinSet::new();
@@ -193,13 +193,13 @@ impl Acts<'_> {
         }
         let after = all.when.iter().filter(|at| **at > killed).count();
         let slowest = all.slowest.as_secs_f64() * 1_000.0;
-        self.story.tell(&format!(
+        self.script.tell(&format!(
             "{WRITERS} writers: {} puts, {after} of them acknowledged after the kill; the slowest took \
              {slowest:.0} ms",
             all.when.len() + all.lost
         ))?;
         let told = format!("{} puts refused or left unknown", all.lost);
-        self.story.check(all.lost == 0 && after > 0, &told)?;
+        self.script.check(all.lost == 0 && after > 0, &told)?;
         Ok((witnesses, all.written))
     }
 
@@ -232,18 +232,18 @@ impl Acts<'_> {
     }
 
     async fn restart(&mut self, client: &Client, parts: &[&Expected]) -> Result<(), CommandError> {
-        self.story.step(&format!("{VICTIM} starts again"))?;
+        self.script.step(&format!("{VICTIM} starts again"))?;
         let begun = Instant::now();
         self.cluster.start(VICTIM).map_err(CommandError::error)?;
         self.cluster.ready(READY_WAIT).await.map_err(CommandError::error)?;
         let seconds = begun.elapsed().as_secs_f64();
         let report = client.status(Some(VICTIM)).await?;
-        self.story.tell(&format!("it answers after {seconds:.2} s, with links to all others"))?;
+        self.script.tell(&format!("it answers after {seconds:.2} s, with links to all others"))?;
         let told = format!(
             "it knows that its last stop was not a clean one (life {})",
             report.incarnation
         );
-        self.story.check(report.recovered && report.incarnation.0 == 2, &told)?;
+        self.script.check(report.recovered && report.incarnation.0 == 2, &told)?;
         let (mut found, mut total) = (0, 0);
         for part in parts {
             found += right(client, part, Some(3)).await?;
@@ -251,25 +251,25 @@ impl Acts<'_> {
         }
         let told =
             format!("{found} of {total} acknowledged writes read back from all three replicas");
-        self.story.check(found == total, &told)
+        self.script.check(found == total, &told)
     }
 
     async fn alone(&mut self, client: &Client, witnesses: &Expected) -> Result<(), CommandError> {
-        self.story.step(&format!("{VICTIM} alone has what it acknowledged"))?;
+        self.script.step(&format!("{VICTIM} alone has what it acknowledged"))?;
         for name in OTHERS {
             self.cluster.kill(name).map_err(CommandError::error)?;
         }
         let others = OTHERS.join(" and ");
         let total = witnesses.len();
-        self.story.tell(&format!(
+        self.script.tell(&format!(
             "{others}, the other owners of {total} keys, are killed: only {VICTIM} can answer for these"
         ))?;
         let found = right(client, witnesses, Some(1)).await?;
         let told = format!("{found} of {total} keys read back from {VICTIM}, each with its value");
-        self.story.check(found == total && total > 0, &told)?;
+        self.script.check(found == total && total > 0, &told)?;
         self.cluster.start_all().map_err(CommandError::error)?;
         self.cluster.ready(READY_WAIT).await.map_err(CommandError::error)?;
-        self.story.tell(&format!("{others} are back"))
+        self.script.tell(&format!("{others} are back"))
     }
 }
 

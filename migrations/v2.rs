@@ -3,7 +3,7 @@
 //! `4 target:u64 key` holds a hint, or its head where it is long: values, chunks and the numbers of writes are
 //! those of schema 1 (`2 partition key` and `3 id index`), but the checksums begin with `hint` and
 //! `hint head` in place of `record` and `head`, and cover the target in place of the partition. `1 members` is
-//! a small record: the list of members, absent until the store was told.
+//! a small record: the list of members, absent until the store was reported.
 //!
 //! A store of schema 1 has neither, and nothing else has changed: the step writes nothing but the version. It
 //! is there so that a program of schema 1, which would leave hints lying, refuses the data.

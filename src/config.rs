@@ -21,7 +21,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 pub(crate) use secrets::SecretFiles;
 
-/// Where a node listens unless it is told otherwise.
+/// Where a node listens unless it is reported otherwise.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:7432";
 
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -93,7 +93,7 @@ pub struct Config {
     pub emulation: Vec<Rule>,
     /// The seed of its chances; the system's randomness if not given.
     pub emulation_seed: Option<u64>,
-    /// Where metrics and health are told over HTTP, `host:port`; nowhere if not given.
+    /// Where metrics and health are reported over HTTP, `host:port`; nowhere if not given.
     pub http_listen: Option<String>,
     /// True if what is logged is a JSON object a line.
     pub log_json: bool,

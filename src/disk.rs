@@ -197,7 +197,7 @@ impl DiskStore {
             // The first place behind a key.
             from.push(0);
         }
-        // Each record is let go of as soon as it is told in short; those that take more than one
+        // Each record is let go of as soon as it is reported in short; those that take more than one
         // read are read later, and put in their places.
         let (mut page, mut later, mut next, mut bytes) = (ScanPage::default(), Vec::new(), None, 0);
         self.sled.range(&from, Some(&layout::data_end(partition)), |place, value| {

@@ -266,11 +266,11 @@ impl<'a> Engine<'a> {
             self.go_on_draining();
             self.consider_rebuilding();
             self.watch_store();
-            self.tell_notifier();
-            self.comparisons.tell(Instant::now(), self.node.members());
+            self.report_notifier();
+            self.comparisons.report(Instant::now(), self.node.members());
             yield_now().await;
         }
-        self.comparisons.tell_all(self.node.members());
+        self.comparisons.report_all(self.node.members());
         self.end_emulation();
         self.flush().await;
         let (meta, trees) = (self.node.meta().clone(), self.node.kept_trees());
@@ -281,17 +281,17 @@ impl<'a> Engine<'a> {
         match order {
             Order::Stop(why) => self.stop(&why),
             Order::Reload(read) => self.reload(read),
-            Order::MetricsSnapshot => event_log::tell_snapshot(&self.snapshot()),
+            Order::MetricsSnapshot => event_log::report_snapshot(&self.snapshot()),
         }
     }
 
-    fn tell_notifier(&mut self) {
+    fn report_notifier(&mut self) {
         let now = Instant::now();
         self.hub.log.sweep();
         self.notifier.feed(now);
         if self.notifier.is_due(now) {
             let (serves, condition) = (self.node.is_settled(), self.condition());
-            self.notifier.tell(now, serves, condition);
+            self.notifier.report(now, serves, condition);
         }
     }
 
@@ -336,7 +336,7 @@ impl<'a> Engine<'a> {
             }
             Report::Synced { mark, changes, took } => {
                 self.meter.synced(changes, took);
-                event_log::tell_sync(changes, took);
+                event_log::report_sync(changes, took);
                 self.input(Input::Store(Done::Synced { mark }));
             }
             Report::Space(shortage) => self.space(shortage),
@@ -350,7 +350,7 @@ impl<'a> Engine<'a> {
     fn space(&mut self, shortage: Option<Shortage>) {
         let changed = self.short.is_some() != shortage.is_some();
         if changed {
-            event_log::tell_space(&self.config.name, shortage);
+            event_log::report_space(&self.config.name, shortage);
         }
         self.short = shortage;
         self.notifier.look_again();
@@ -361,7 +361,7 @@ impl<'a> Engine<'a> {
     fn watch_store(&mut self) {
         let news = self.watch.look(Instant::now(), self.storage.progress());
         if let Some((stall, lasts)) = news {
-            event_log::tell_stall(&self.config.name, stall, lasts);
+            event_log::report_stall(&self.config.name, stall, lasts);
             self.notifier.look_again();
             self.input(Input::Stalled(stall));
         }
@@ -459,12 +459,12 @@ impl<'a> Engine<'a> {
                         self.loss_accepted(partitions);
                     }
                     self.comparisons.note(&notice, Instant::now());
-                    event_log::tell(notice, self.config, self.node.members(), &self.hub.log);
+                    event_log::report(notice, self.config, self.node.members(), &self.hub.log);
                 }
             }
         }
         self.storage.submit(works.into_iter());
-        own.into_iter().for_each(|message| self.tell_self(message));
+        own.into_iter().for_each(|message| self.report_self(message));
     }
 
     /// A peer is to be reached elsewhere, as others say.

@@ -40,7 +40,7 @@ impl Meter {
     pub(crate) fn new() -> Self {
         let none = |kind| ((kind, "done"), Histogram::new(&LATENCIES));
         Meter {
-            // So that a rate can be told of the first one.
+            // So that a rate can be notified of the first one.
             requests: ["get", "put", "delete", "keys"].map(none).into(),
             refused: BTreeMap::new(),
             siblings: Histogram::new(&COUNTS),

@@ -98,7 +98,7 @@ impl Owner {
         let mut process = self.start(&[]);
         let mut client = self.client();
         for n in 0..acked {
-            let found = values(client.ask(get(&format!("k{n}"))));
+            let found = values(client.query(get(&format!("k{n}"))));
             assert_eq!(found, [Blob(format!("v{n}").into_bytes().into())], "k{n} of {acked}");
         }
         drop(process.0.stdin.take());
@@ -143,7 +143,7 @@ fn inject(process: &Process, call: &str, fault: &str) -> Process {
 }
 
 #[test]
-fn a_writer_that_is_stuck_is_told_of_and_ends_no_daemon() {
+fn a_writer_that_is_stuck_is_notified_of_and_ends_no_daemon() {
     if !strace_works("a_writer_that_is_stuck") {
         return;
     }
@@ -160,17 +160,17 @@ fn a_writer_that_is_stuck_is_told_of_and_ends_no_daemon() {
         manager.recv(&mut bytes).ok().map(|count| bytes[..count].to_vec())
     };
     until("the watchdog is fed", || {
-        hears(Duration::from_secs(30)).filter(|said| said.starts_with(b"WATCHDOG=1"))
+        hears(Duration::from_secs(30)).filter(|stated| stated.starts_with(b"WATCHDOG=1"))
     });
     let tracer = inject(&process, "fdatasync,fsync,sync_file_range", "delay_enter=60000000");
     client.data(put("k10", b"v10"));
-    until("the manager is told", || {
-        let said = hears(Duration::from_secs(30))?;
-        let said = String::from_utf8_lossy(&said).into_owned();
-        said.contains("its disk has made no progress").then_some(())
+    until("the manager is reported", || {
+        let stated = hears(Duration::from_secs(30))?;
+        let stated = String::from_utf8_lossy(&stated).into_owned();
+        stated.contains("its disk has made no progress").then_some(())
     });
     until("the watchdog is fed all the same", || {
-        hears(Duration::from_secs(30)).filter(|said| said.starts_with(b"WATCHDOG=1"))
+        hears(Duration::from_secs(30)).filter(|stated| stated.starts_with(b"WATCHDOG=1"))
     });
     assert_eq!(client.status().name, "n0", "the node itself answers");
     drop(tracer);
@@ -183,7 +183,7 @@ fn an_io_error_while_running_ends_the_daemon_and_nothing_is_acknowledged_after_i
         return;
     }
     // Only the first call fails: who tried again would succeed, and promise what may be lost.
-    for (call, error, said) in [
+    for (call, error, stated) in [
         ("fdatasync", "EIO", "Input/output error"),
         ("pwrite64", "EIO", "Input/output error"),
         ("pwrite64", "ENOSPC", "No space left on device"),
@@ -199,14 +199,14 @@ fn an_io_error_while_running_ends_the_daemon_and_nothing_is_acknowledged_after_i
         let status = process.ended();
         let last = owner.last_line();
         assert_eq!(status.code(), Some(1), "{call}: {last}");
-        assert!(last.starts_with("pixii: the store failed: ") && last.contains(said), "{last}");
+        assert!(last.starts_with("pixii: the store failed: ") && last.contains(stated), "{last}");
         println!("{call} {error}: {last}");
         owner.holds(acked);
     }
 }
 
 #[test]
-fn an_io_error_at_a_clean_stop_is_told_and_loses_nothing() {
+fn an_io_error_at_a_clean_stop_is_reported_and_loses_nothing() {
     if !strace_works("an_io_error_at_a_clean_stop") {
         return;
     }
@@ -352,8 +352,8 @@ fn a_migration_that_is_killed_at_any_call_is_completed_by_the_next_one() {
                     ["strace", "-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject];
                 let first = pixii(&tracer, &["migrate"], &data);
                 let next = pixii(&[], &["migrate"], &data);
-                let said = String::from_utf8_lossy(&next.stderr);
-                assert!(next.status.success(), "{name}, {call} {nth}: {said}");
+                let stated = String::from_utf8_lossy(&next.stderr);
+                assert!(next.status.success(), "{name}, {call} {nth}: {stated}");
                 let checked = pixii(&[], &["check", "--json"], &data);
                 let checked = String::from_utf8_lossy(&checked.stdout);
                 let wanted = format!("\"digest\":\"{digest}\"");

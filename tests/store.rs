@@ -429,9 +429,12 @@ fn hints_behave_like_maps_of_their_own<B: Bench>() {
             total.pending += u64::from(pending(&key));
         }
     }
-    let told = bench.store().hint_totals(&|key| (Partition(3), pending(key))).unwrap();
-    assert_eq!(told.stamps.values().sum::<u64>(), totals.values().map(|t| t.count).sum::<u64>());
-    assert_eq!(told.totals, totals);
+    let reported = bench.store().hint_totals(&|key| (Partition(3), pending(key))).unwrap();
+    assert_eq!(
+        reported.stamps.values().sum::<u64>(),
+        totals.values().map(|t| t.count).sum::<u64>()
+    );
+    assert_eq!(reported.totals, totals);
     assert_eq!(bench.store().read(Partition(0), &key("k0")).unwrap(), Found::Record(own));
     assert_eq!(bench.store().read_hint(NodeId(9), &key("k0")).unwrap(), Found::Nothing);
 

@@ -65,11 +65,11 @@ impl Check {
             None => None,
         };
         let mut stores = Vec::new();
-        let mut told = Vec::new();
+        let mut reported = Vec::new();
         let scratch = self.scratch.folder()?;
         for dir in &self.dirs {
             let (report, json) = read(dir, scratch.path(), shared.json())?;
-            told.push(json);
+            reported.push(json);
             if config.is_some() && report.meta.is_none() {
                 let dir = dir.display();
                 return Err(CommandError::error(format!(
@@ -91,7 +91,7 @@ impl Check {
         let damaged = stores.iter().any(|(_, report)| report.damages > 0);
         let Some(ring) = ring else {
             if shared.json() {
-                told.iter().try_for_each(emit_json)?;
+                reported.iter().try_for_each(emit_json)?;
             }
             return Ok(if damaged { Exit::Error } else { Exit::Done });
         };
@@ -112,7 +112,7 @@ impl Check {
             .collect();
         if shared.json() {
             emit_json(&json!({
-                "stores": told,
+                "stores": reported,
                 "partitions": ring.partitions(),
                 "compared": compared,
                 "differ": differing,
@@ -160,7 +160,7 @@ fn identity(meta: &Meta) -> String {
     meta.identity.name.clone()
 }
 
-/// Reads one store and, unless it is told as JSON at the end, tells what it is like.
+/// Reads one store and, unless it is reported as JSON at the end, reports what it is like.
 fn read(dir: &Path, scratch: &Path, json: bool) -> Result<(CheckReport, Value), CommandError> {
     let mut listed = Vec::new();
     let mut silent: CommandResult = Ok(Exit::Done);

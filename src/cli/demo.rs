@@ -1,4 +1,4 @@
-//! `pixii demo`: what Pixii is for, told with real daemons in under a minute.
+//! `pixii demo`: what Pixii is for, reported with real daemons in under a minute.
 
 mod script;
 mod steps;
@@ -41,7 +41,7 @@ pub(crate) struct Demo {
 }
 
 impl Demo {
-    /// Tells the script.
+    /// Notifies the script.
     pub(crate) fn run(self) -> CommandResult {
         let file = self.file.as_deref().map(read_file).transpose()?;
         let name = match &self.file {
@@ -61,17 +61,17 @@ impl Demo {
         let mut script = Script::begin();
         let mut cluster =
             Cluster::create(program, dir.path(), &shape(), None).map_err(CommandError::error)?;
-        let told = block_on(async {
+        let reported = block_on(async {
             let mut steps =
                 Steps { script: &mut script, cluster: &mut cluster, interrupt: &interrupt };
             tokio::select! {
-                told = steps.all(&name, Cursor::new(bytes)) => told,
+                reported = steps.all(&name, Cursor::new(bytes)) => reported,
                 () = interrupt.wait() => Err(CommandError::error("interrupted")),
             }
         });
         drop(cluster);
         let removed = dir.close();
-        told.map_err(|error| CommandError {
+        reported.map_err(|error| CommandError {
             message: match error.message.as_str() {
                 "" => String::new(),
                 why => format!("{why}; the daemons are stopped and their directory is removed"),

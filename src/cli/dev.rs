@@ -114,7 +114,7 @@ impl Order {
 }
 
 impl Dev {
-    /// Gives the order, or runs the cluster until told to stop.
+    /// Gives the order, or runs the cluster until ordered to stop.
     pub(crate) fn run(self) -> CommandResult {
         let Some(order) = &self.order else { return self.serve() };
         let done = orders::give(&self.dir, &order.line()).map_err(CommandError::error)?;
@@ -150,12 +150,12 @@ impl Dev {
                 () = interrupt.wait() => Ok(false),
             }
         });
-        // What no later start can help is told as a daemon tells it.
+        // What no later start can help is reported as a daemon reports it.
         let ready = ready.map_err(|error| match cluster.last_exit() {
             Some(2) => CommandError::usage(error.message),
             _ => error,
         });
-        let told = match ready {
+        let reported = match ready {
             Ok(true) => emit(self.welcome(&cluster, begun.elapsed()))
                 .and_then(|()| attend(&mut cluster, &interrupt, &orders)),
             Ok(false) => Ok(()),
@@ -165,7 +165,7 @@ impl Dev {
         drop(orders);
         // Whatever happened, the daemons stop in order; the first fault is the one worth telling.
         let stopped = cluster.stop_all();
-        told?;
+        reported?;
         stopped.map_err(CommandError::error)?;
         emit(format!("all daemons have stopped; the data stays in {}\n", self.dir.display()))?;
         Ok(Exit::Done)
@@ -200,13 +200,13 @@ impl Dev {
     }
 }
 
-/// Carries out orders and reports deaths, until told to stop.
+/// Carries out orders and reports deaths, until ordered to stop.
 fn attend(
     cluster: &mut Cluster,
     interrupt: &Interrupt,
     orders: &Orders,
 ) -> Result<(), CommandError> {
-    while !interrupt.asked() {
+    while !interrupt.queried() {
         let order = orders.next(POLL);
         // Before the order, which may be about one that has ended.
         for (name, how) in cluster.ended() {
@@ -224,14 +224,14 @@ fn attend(
             }
             Ok(Some(Done { what, next })) => {
                 order.answer(&Ok(&what));
-                let told = emit(if next.is_empty() {
+                let reported = emit(if next.is_empty() {
                     format!("{what}\n")
                 } else {
                     format!("{what}; {next}\n")
                 });
                 // Another terminal's order ends nothing because nobody reads this one.
                 if from_here {
-                    told?;
+                    reported?;
                 }
             }
             Err(why) => {

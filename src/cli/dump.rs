@@ -117,19 +117,19 @@ impl Source {
         after: Option<Key>,
         limit_bytes: u32,
     ) -> Result<KeyPage, ClientError> {
-        let ask =
+        let query =
             || self.client.keys(partition, after.clone(), limit_bytes, self.r, self.timeout_ms);
-        self.patiently(ask).await
+        self.patiently(query).await
     }
 
     /// Asks again until the deadline while the node says that it is busy.
     async fn patiently<T, F: Future<Output = Result<T, ClientError>>>(
         &self,
-        ask: impl Fn() -> F,
+        query: impl Fn() -> F,
     ) -> Result<T, ClientError> {
         let deadline = Instant::now() + Duration::from_millis(self.timeout_ms.into());
         loop {
-            match ask().await {
+            match query().await {
                 Err(ClientError::Refused(Rejection::Busy { .. })) if Instant::now() < deadline => {
                     sleep(PAUSE).await;
                 }

@@ -38,7 +38,7 @@ Examples:
 pub(crate) struct Emulate {
     #[command(subcommand)]
     order: Order,
-    /// Only this member; without it, every member is told
+    /// Only this member; without it, every member is reported
     #[arg(long, global = true, value_name = "NAME")]
     node: Option<String>,
 }
@@ -60,29 +60,29 @@ enum Order {
     Clear,
 }
 
-type Told = (String, Result<Vec<String>, ClientError>);
+type Answer = (String, Result<Vec<String>, ClientError>);
 
 impl Emulate {
-    /// Tells the members, one after the other, and reports what each one says.
+    /// Notifies the members, one after the other, and reports what each one says.
     pub(crate) fn run(self, shared: &Shared) -> CommandResult {
-        let told = block_on(async {
+        let reported = block_on(async {
             let client = shared.client().await?;
             let order = self.order(&client)?;
             let members = client.members().map(|member| member.name.clone());
             let names = self.node.map_or_else(|| members.collect(), |name| vec![name]);
-            let mut told: Vec<Told> = Vec::new();
+            let mut reported: Vec<Answer> = Vec::new();
             for name in names {
                 let rules = client.emulate(&name, order.clone()).await;
-                told.push((name, rules));
+                reported.push((name, rules));
             }
-            Ok(told)
+            Ok(reported)
         })?;
-        report(&told, shared)?;
-        let well = told.iter().all(|(_, rules)| rules.is_ok());
+        report(&reported, shared)?;
+        let well = reported.iter().all(|(_, rules)| rules.is_ok());
         Ok(if well { Exit::Done } else { Exit::Error })
     }
 
-    /// What the members are to be told; a mistake in the rules is found before any of them is.
+    /// What the members are to be reported; a mistake in the rules is found before any of them is.
     fn order(&self, client: &Client) -> Result<EmulateOrder, CommandError> {
         Ok(match &self.order {
             Order::Show => EmulateOrder::Show,
@@ -97,18 +97,18 @@ impl Emulate {
     }
 }
 
-fn report(told: &[Told], shared: &Shared) -> Result<(), CommandError> {
+fn report(reported: &[Answer], shared: &Shared) -> Result<(), CommandError> {
     if shared.json() {
-        let node = |(name, rules): &Told| {
-            let said = match rules {
+        let node = |(name, rules): &Answer| {
+            let stated = match rules {
                 Ok(rules) => json!({ "rules": rules }),
                 Err(failure) => json!({ "error": failure.to_string() }),
             };
-            (name.clone(), said)
+            (name.clone(), stated)
         };
-        return emit_json(&json!({ "nodes": Value::Object(told.iter().map(node).collect()) }));
+        return emit_json(&json!({ "nodes": Value::Object(reported.iter().map(node).collect()) }));
     }
-    for (name, rules) in told {
+    for (name, rules) in reported {
         match rules {
             Ok(rules) if rules.is_empty() => emit(format!("{name}: nothing is emulated\n"))?,
             Ok(rules) => {

@@ -45,11 +45,11 @@ impl Get {
     /// Reads and prints.
     pub(crate) fn run(self, shared: &Shared) -> CommandResult {
         let key = self.key.key()?;
-        let asked = self.strictness.quorum(self.r);
+        let queried = self.strictness.quorum(self.r);
         let found = block_on(async {
             let deadline = Deadline::after(self.timeout);
             let client = shared.client_within(&deadline).await?;
-            Ok(client.get(&key, asked, deadline.left_ms()).await?)
+            Ok(client.get(&key, queried, deadline.left_ms()).await?)
         })?;
         if shared.json() {
             emit_json(&found_json(&key, &found))?;

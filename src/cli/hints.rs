@@ -46,28 +46,28 @@ struct Total {
     age_ms: u64,
 }
 
-type Told = (String, Result<StatusReport, ClientError>);
+type Answer = (String, Result<StatusReport, ClientError>);
 
 impl Hints {
     /// Asks and prints.
     pub(crate) fn run(self, shared: &Shared) -> CommandResult {
-        let told = block_on(ask(shared, self.node))?;
-        let answered = told.iter().filter(|(_, report)| report.is_ok()).count();
-        if let ([(_, Err(failure))], 0) = (told.as_slice(), answered) {
+        let reported = block_on(query(shared, self.node))?;
+        let answered = reported.iter().filter(|(_, report)| report.is_ok()).count();
+        if let ([(_, Err(failure))], 0) = (reported.as_slice(), answered) {
             return Err(failure.clone().into());
         }
-        for (_, report) in &told {
+        for (_, report) in &reported {
             if let Err(failure) = report {
                 complain(&format!("{failure}; what it keeps is not shown"));
             }
         }
         if answered == 0 {
-            return Err(CommandError::error("no member tells what it keeps"));
+            return Err(CommandError::error("no member reports what it keeps"));
         }
         if shared.json() {
-            emit_json(&as_json(&told))?;
+            emit_json(&as_json(&reported))?;
         } else {
-            emit(as_text(&told, answered))?;
+            emit(as_text(&reported, answered))?;
         }
         Ok(Exit::Done)
     }
@@ -75,7 +75,7 @@ impl Hints {
 
 /// The accounts of all members, or of one, in the order of the members. They are asked at the same time, so a
 /// silent one costs its own timeout and no more.
-async fn ask(shared: &Shared, node: Option<String>) -> Result<Vec<Told>, CommandError> {
+async fn query(shared: &Shared, node: Option<String>) -> Result<Vec<Answer>, CommandError> {
     let client = shared.client().await?;
     let members = client.members().map(|member| member.name.clone());
     let names: Vec<String> = node.map_or_else(|| members.collect(), |name| vec![name]);
@@ -87,15 +87,15 @@ async fn ask(shared: &Shared, node: Option<String>) -> Result<Vec<Told>, Command
             (place, (name, report))
         });
     }
-    let mut told = calls.join_all().await;
-    told.sort_by_key(|(place, _)| *place);
-    Ok(told.into_iter().map(|(_, told)| told).collect())
+    let mut reported = calls.join_all().await;
+    reported.sort_by_key(|(place, _)| *place);
+    Ok(reported.into_iter().map(|(_, reported)| reported).collect())
 }
 
 /// What is kept, by fallback and target.
-fn kept(told: &[Told]) -> Vec<Kept> {
+fn kept(reported: &[Answer]) -> Vec<Kept> {
     let mut all = Vec::new();
-    for (fallback, report) in told {
+    for (fallback, report) in reported {
         let peers = report.iter().flat_map(|report| &report.peers);
         all.extend(peers.filter(|peer| peer.hints > 0).map(|peer| Kept {
             fallback: fallback.clone(),
@@ -120,8 +120,8 @@ fn totals(kept: &[Kept]) -> BTreeMap<&str, Total> {
     totals
 }
 
-fn as_json(told: &[Told]) -> serde_json::Value {
-    let kept = kept(told);
+fn as_json(reported: &[Answer]) -> serde_json::Value {
+    let kept = kept(reported);
     let one = |one: &Kept| {
         json!({
             "fallback": one.fallback,
@@ -140,24 +140,24 @@ fn as_json(told: &[Told]) -> serde_json::Value {
             "hint_age_ms": total.age_ms,
         })
     };
-    let silent = |(name, report): &Told| {
+    let silent = |(name, report): &Answer| {
         let failure = report.as_ref().err()?;
         Some(json!({ "name": name, "error": failure.to_string() }))
     };
     json!({
         "kept": kept.iter().map(one).collect::<Vec<_>>(),
         "totals": totals(&kept).into_iter().map(total).collect::<Vec<_>>(),
-        "unreachable": told.iter().filter_map(silent).collect::<Vec<_>>(),
+        "unreachable": reported.iter().filter_map(silent).collect::<Vec<_>>(),
     })
 }
 
-fn as_text(told: &[Told], answered: usize) -> String {
-    let kept = kept(told);
+fn as_text(reported: &[Answer], answered: usize) -> String {
+    let kept = kept(reported);
     if kept.is_empty() {
         // Whoever did not answer may keep some.
-        return match told {
+        return match reported {
             [(name, _)] => format!("no hints are kept by {name}\n"),
-            _ if answered < told.len() => {
+            _ if answered < reported.len() => {
                 format!(
                     "no hints are kept by the {} that answered\n",
                     count(answered as u64, "member")

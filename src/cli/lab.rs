@@ -39,11 +39,11 @@ fn check(program: &Path) -> Result<(), CommandError> {
             program.display()
         )));
     }
-    let asked = Command::new(program).arg("--version").output();
-    let asked =
-        asked.map_err(|error| CommandError::error(format!("{}: {error}", program.display())))?;
-    let said = String::from_utf8_lossy(&asked.stdout);
-    let version = said.trim().strip_prefix(PROGRAM).unwrap_or(&said).trim();
+    let queried = Command::new(program).arg("--version").output();
+    let queried =
+        queried.map_err(|error| CommandError::error(format!("{}: {error}", program.display())))?;
+    let stated = String::from_utf8_lossy(&queried.stdout);
+    let version = stated.trim().strip_prefix(PROGRAM).unwrap_or(&stated).trim();
     let wanted = pixii::VERSION.as_str();
     if version != wanted {
         return Err(CommandError::error(format!(

@@ -41,7 +41,7 @@ pub(crate) struct Migrate {
 }
 
 impl Migrate {
-    /// Sees to every directory, and tells of each.
+    /// Sees to every directory, and reports of each.
     pub(crate) fn run(self, shared: &Shared) -> CommandResult {
         let mut exit = Exit::Done;
         let scratch = self.check.then(|| self.scratch.folder()).transpose()?;
@@ -53,7 +53,7 @@ impl Migrate {
             match &done {
                 _ if shared.json() => emit_json(&self.json(dir, &done))?,
                 Ok(report) => {
-                    emit(format!("{}: {}\n", dir.display(), told(report, self.check)))?;
+                    emit(format!("{}: {}\n", dir.display(), reported(report, self.check)))?;
                 }
                 Err(error) => complain(&error.to_string()),
             }
@@ -79,7 +79,7 @@ impl Migrate {
     }
 }
 
-fn told(report: &SchemaReport, only_checked: bool) -> String {
+fn reported(report: &SchemaReport, only_checked: bool) -> String {
     let SchemaReport { found, newest, steps } = report;
     if steps.is_empty() {
         return format!("schema {found}, the newest that this program knows: nothing to do");

@@ -139,18 +139,18 @@ fn drain(name: Option<&str>, timeout_ms: u32, shared: &Shared) -> CommandResult 
         }))?;
         return Ok(Exit::Done);
     }
-    let mut told = format!("{name} is drained: clients and peers use other nodes\n");
+    let mut reported = format!("{name} is drained: clients and peers use other nodes\n");
     if *requests > 0 {
-        told += &format!("{} did not end in time\n", count(*requests, "request"));
+        reported += &format!("{} did not end in time\n", count(*requests, "request"));
     }
     for KeptHints { name: target, count: kept, bytes: size, .. } in hints {
         let kept = count(*kept, "hint");
-        told += &format!("{kept} for {target} ({}) stay with it\n", bytes(*size));
+        reported += &format!("{kept} for {target} ({}) stay with it\n", bytes(*size));
     }
     if hints.is_empty() {
-        told += "it keeps nothing for other members\n";
+        reported += "it keeps nothing for other members\n";
     }
-    emit(told)?;
+    emit(reported)?;
     Ok(Exit::Done)
 }
 

@@ -36,7 +36,7 @@ Exit codes: 0 all are equal, 1 some could not be compared for 30 seconds, or a p
 Examples:
   pixii repair                       the node that --connect names, with all others
   pixii repair --node n3 --peer n1   what n3 has in common with n1
-  pixii repair --partition 7         one partition (`pixii ring KEY` tells a key's)
+  pixii repair --partition 7         one partition (`pixii ring KEY` notifies a key's)
   pixii repair --node n3 --accept-loss
                                      n3 has lost its disk, and no other node has what was on it (n = 1): \
 answer reads all the same")]
@@ -69,7 +69,7 @@ struct Watch {
 }
 
 impl Repair {
-    /// Has the node begin, watches it, and tells what came of it.
+    /// Has the node begin, watches it, and reports what came of it.
     pub(crate) fn run(self, shared: &Shared) -> CommandResult {
         if self.accept_loss {
             return self.accept_loss(shared);

@@ -34,10 +34,10 @@ impl Ring {
     /// Asks and prints.
     pub(crate) fn run(self, shared: &Shared) -> CommandResult {
         let key = self.key.as_ref().map(|key| parse_key(key, self.hex_key)).transpose()?;
-        let tells = key.is_none() && !self.stdin;
+        let reports = key.is_none() && !self.stdin;
         let (client, unfinished) = block_on(async {
             let client = shared.client().await?;
-            let status = if tells { client.status(None).await.ok() } else { None };
+            let status = if reports { client.status(None).await.ok() } else { None };
             Ok((client, status.map(|report| report.unfinished_ring()).unwrap_or_default()))
         })?;
         match key {

@@ -41,7 +41,7 @@ impl ScratchArgs {
         })?;
         let path = folder.path().to_path_buf();
         thread::spawn(move || {
-            while !interrupt.asked() {
+            while !interrupt.queried() {
                 thread::sleep(POLL);
             }
             for _ in 0..REMOVALS {

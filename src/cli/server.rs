@@ -20,9 +20,9 @@ use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 /// Run a node: the daemon
 #[derive(Args)]
 #[command(after_help = "\
-It logs to standard error, its last line says why it ended. Under systemd it tells when it is ready.
+It logs to standard error, its last line says why it ended. Under systemd it reports when it is ready.
 
-Exit codes: 0 stopped as it was told to; 1 something failed (the store, the port, the system), and starting \
+Exit codes: 0 stopped as it was ordered to; 1 something failed (the store, the port, the system), and starting \
 it again may help; 2 starting it again cannot help: a mistake in the command line or the configuration, or \
 a data directory of another node, of another format, or without permission, or a copy of the data of a node \
 that runs elsewhere.
@@ -52,7 +52,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Serves until told to stop.
+    /// Serves until ordered to stop.
     pub(crate) fn run(self) -> CommandResult {
         let outcome = self.serve();
         if let Err(error) = &outcome {

@@ -39,7 +39,7 @@ impl Status {
                 true => Some(client.repair(node, false, None, None).await?),
                 false => None,
             };
-            // A node of an older program does not tell.
+            // A node of an older program does not know.
             Ok((client.status(node).await?, compared, client.links(node).await.ok()))
         })?;
         let name = |id: NodeId| name(&report, id);

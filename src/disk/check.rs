@@ -28,7 +28,7 @@ use super::{
 pub struct CheckReport {
     /// What the store knows of itself; `None` before its first life.
     pub meta: Option<Meta>,
-    /// What it knows of the members; `None` before it was told.
+    /// What it knows of the members; `None` before it was reported.
     pub members: Option<Members>,
     /// The ring, where it is a later one than what the configuration makes.
     pub ring: Option<Ring>,

@@ -34,7 +34,7 @@ const HARMLESS: [&str; 7] =
 /// What belongs to a store: all that a copy of it needs.
 pub(super) const STORE: [&str; 4] = ["sled", CREATING, MARK_FILE, FORMAT_FILE];
 
-/// Stores are set aside in folders whose name tells why: one of these, a dash, and a number.
+/// Stores are set aside in folders whose name reports why: one of these, a dash, and a number.
 pub(super) const WHYS: [&str; 2] = ["damaged", "removed"];
 /// Most stores of a kind that are kept.
 const MAX_SET_ASIDE: u32 = 16;

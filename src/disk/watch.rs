@@ -1,5 +1,5 @@
 //! Wakes a writer that sled has forgotten. When a write of sled's log fails on one of its own threads, it may
-//! note the error and not tell who waits for that write; a flush by anyone else tells them.
+//! note the error and not know who waits for that write; a flush by anyone else reports them.
 
 use std::io;
 use std::sync::Arc;

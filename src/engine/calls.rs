@@ -88,12 +88,12 @@ impl Engine<'_> {
             CallBody::Links => self.reply(client, id, ReplyBody::Links(self.hub.links())),
             CallBody::AcceptLoss => self.accept_loss(client, id),
             CallBody::Emulate(order) => {
-                let told = self.emulate(order);
-                self.reply(client, id, ReplyBody::Emulated(told));
+                let reported = self.emulate(order);
+                self.reply(client, id, ReplyBody::Emulated(reported));
             }
             CallBody::Repair { begin, partition, peer } => {
-                let told = self.repair(begin, partition, peer);
-                self.reply(client, id, ReplyBody::Repair(told));
+                let reported = self.repair(begin, partition, peer);
+                self.reply(client, id, ReplyBody::Repair(reported));
             }
             CallBody::Samples => {
                 let (name, trips) = (self.config.name.clone(), self.node.recent_trips());
@@ -107,8 +107,8 @@ impl Engine<'_> {
                 self.replace(client, id, &old, &new, address, apply);
             }
             CallBody::Drain(order) => {
-                let told = self.order_drain(order);
-                self.reply(client, id, ReplyBody::Drain(told));
+                let reported = self.order_drain(order);
+                self.reply(client, id, ReplyBody::Drain(reported));
             }
         }
     }

@@ -23,7 +23,7 @@ pub(super) enum Drain {
 }
 
 impl Engine<'_> {
-    /// Carries an order out, and tells how far the drain is.
+    /// Carries an order out, and reports how far the drain is.
     pub(super) fn order_drain(&mut self, order: DrainOrder) -> Result<DrainReport, DrainRejection> {
         let name = &self.config.name;
         match order {

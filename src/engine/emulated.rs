@@ -303,7 +303,7 @@ impl Engine<'_> {
     }
 
     /// Takes what an experiment has the network carry from the node to itself.
-    pub(super) fn tell_self(&mut self, message: PeerMessage) {
+    pub(super) fn report_self(&mut self, message: PeerMessage) {
         if self.emulator.is_on() {
             let kind = message.body.kind();
             self.emulator.post(self.now(), kind, DelayedMessage::Own(message));

@@ -55,7 +55,7 @@ impl Engine<'_> {
 
     /// What is on the disk is not what was written there.
     pub(super) fn damaged(&mut self, what: &str) {
-        event_log::tell_damage(&self.config.name, what);
+        event_log::report_damage(&self.config.name, what);
         self.damaged.get_or_insert_with(Instant::now);
         self.notifier.look_again();
     }
@@ -89,7 +89,7 @@ impl Engine<'_> {
         self.finish_by.is_some_and(over)
     }
 
-    /// Tells every connection to end when its outbox is empty; false when all have ended.
+    /// Notifies every connection to end when its outbox is empty; false when all have ended.
     fn finish_connections(&self) -> bool {
         self.clients.values().for_each(|client| client.outbox.finish());
         !self.clients.is_empty() || self.hub.peers.values().any(|peer| peer.outbox.is_open())

@@ -16,11 +16,11 @@ use crate::config::Config;
 use crate::disk::Salvage;
 use crate::metrics::MetricsSnapshot;
 
-/// Comparisons that moved something or failed are told of together, so long after the first one:
+/// Comparisons that moved something or failed are notified of together, so long after the first one:
 /// after a recovery there are as many as partitions and peers.
 const TOGETHER: Duration = Duration::from_secs(2);
 
-/// Comparisons with other owners that are still to be told of, by peer.
+/// Comparisons with other owners that are still to be notified of, by peer.
 #[derive(Debug, Default)]
 pub(super) struct Comparisons {
     since: Option<Instant>,
@@ -54,14 +54,14 @@ impl Comparisons {
     }
 
     /// Logs one line for each peer when that is due.
-    pub(super) fn tell(&mut self, now: Instant, members: &Members) {
+    pub(super) fn report(&mut self, now: Instant, members: &Members) {
         if self.since.is_some_and(|since| now.saturating_duration_since(since) >= TOGETHER) {
-            self.tell_all(members);
+            self.report_all(members);
         }
     }
 
     /// The same at once.
-    pub(super) fn tell_all(&mut self, members: &Members) {
+    pub(super) fn report_all(&mut self, members: &Members) {
         self.since = None;
         for (peer, compared) in mem::take(&mut self.peers) {
             let peer = members.name(peer);
@@ -90,11 +90,11 @@ impl Comparisons {
     }
 }
 
-/// A sync that takes longer than this is told of: clients wait for it.
+/// A sync that takes longer than this is notified of: clients wait for it.
 const SLOW: Duration = Duration::from_secs(1);
 
 /// Logs a write of the disk that was slow.
-pub(super) fn tell_sync(changes: usize, took: Duration) {
+pub(super) fn report_sync(changes: usize, took: Duration) {
     if took > SLOW {
         let ms = took.as_millis() as u64;
         warn!(
@@ -105,7 +105,7 @@ pub(super) fn tell_sync(changes: usize, took: Duration) {
 }
 
 /// Logs that a node has run short of disk space; `None`: it has room again.
-pub(super) fn tell_space(name: &str, shortage: Option<Shortage>) {
+pub(super) fn report_space(name: &str, shortage: Option<Shortage>) {
     match shortage {
         Some(Shortage { free_bytes, reserve_bytes }) => warn!(
             event = "disk_short",
@@ -120,7 +120,7 @@ pub(super) fn tell_space(name: &str, shortage: Option<Shortage>) {
 }
 
 /// Logs that the store was found to be damaged while it is open.
-pub(super) fn tell_damage(name: &str, what: &str) {
+pub(super) fn report_damage(name: &str, what: &str) {
     error!(
         event = "store_damaged",
         "the store of node {name} is damaged on its disk: {what}; a new one is made of what can be \
@@ -129,7 +129,7 @@ pub(super) fn tell_damage(name: &str, what: &str) {
 }
 
 /// Logs what a store was made anew from.
-pub(super) fn tell_salvage(name: &str, Salvage { copied, lost, aside, .. }: &Salvage) {
+pub(super) fn report_salvage(name: &str, Salvage { copied, lost, aside, .. }: &Salvage) {
     let kept = aside.as_ref().map(|aside| format!("the damaged one is in {}", aside.display()));
     let kept = kept.unwrap_or_else(|| "the damaged one is removed".to_owned());
     if lost.count == 0 {
@@ -153,7 +153,7 @@ pub(super) fn tell_salvage(name: &str, Salvage { copied, lost, aside, .. }: &Sal
 }
 
 /// Logs that the disk of a node makes no progress, or does again after so long.
-pub(super) fn tell_stall(name: &str, stall: Option<Stall>, lasts: Duration) {
+pub(super) fn report_stall(name: &str, stall: Option<Stall>, lasts: Duration) {
     let ms = lasts.as_millis() as u64;
     let Some(stall) = stall else {
         info!(
@@ -175,7 +175,7 @@ pub(super) fn tell_stall(name: &str, stall: Option<Stall>, lasts: Duration) {
 }
 
 /// Logs what the node decided.
-pub(super) fn tell(notice: Notice, config: &Config, members: &Members, log: &LogThrottle) {
+pub(super) fn report(notice: Notice, config: &Config, members: &Members, log: &LogThrottle) {
     let name = &config.name;
     match notice {
         Notice::Founded => {
@@ -201,7 +201,7 @@ pub(super) fn tell(notice: Notice, config: &Config, members: &Members, log: &Log
             "a record of partition {} fails its checksum: it is fetched from the other owners",
             partition.0
         ),
-        Notice::Declined(oversize) => tell_declined(&oversize, log),
+        Notice::Declined(oversize) => report_declined(&oversize, log),
         Notice::Lost(partitions) => warn!(
             event = "writes_lost",
             partitions,
@@ -225,12 +225,12 @@ pub(super) fn tell(notice: Notice, config: &Config, members: &Members, log: &Log
         | Notice::Repaired(_, peer, ..)
         | Notice::RepairFailed(_, peer)
         | Notice::Misplaced(peer)
-        | Notice::Forged(peer) => tell_of_peer(notice, &members.name(peer), config, log),
+        | Notice::Forged(peer) => report_of_peer(notice, &members.name(peer), config, log),
     }
 }
 
 /// Logs that a key would have outgrown a limit.
-fn tell_declined(Oversize { key, hint, bytes, limit }: &Oversize, log: &LogThrottle) {
+fn report_declined(Oversize { key, hint, bytes, limit }: &Oversize, log: &LogThrottle) {
     let what = if *hint { "a hint" } else { "a merge" };
     let rest = if *hint { "; the node that keeps it goes on keeping it" } else { "" };
     limited!(
@@ -243,7 +243,7 @@ fn tell_declined(Oversize { key, hint, bytes, limit }: &Oversize, log: &LogThrot
 }
 
 /// Logs what concerns a `peer`.
-fn tell_of_peer(notice: Notice, peer: &str, config: &Config, log: &LogThrottle) {
+fn report_of_peer(notice: Notice, peer: &str, config: &Config, log: &LogThrottle) {
     let name = &config.name;
     match notice {
         Notice::WaitsFor(_) => limited!(
@@ -280,7 +280,7 @@ fn tell_of_peer(notice: Notice, peer: &str, config: &Config, log: &LogThrottle) 
             }
         ),
         Notice::LivenessChanged(_, liveness, silence) => {
-            tell_liveness(peer, liveness, silence, log)
+            report_liveness(peer, liveness, silence, log)
         }
         Notice::HandoffBegun(_, hints) => limited!(
             log.several("handoff_begun", peer),
@@ -312,31 +312,31 @@ fn tell_of_peer(notice: Notice, peer: &str, config: &Config, log: &LogThrottle) 
             "partition {} could not be compared with that of peer {peer}: it is tried again",
             partition.0
         ),
-        notice => tell_of_refused_peer(&notice, peer, config, log),
+        notice => report_of_refused_peer(&notice, peer, config, log),
     }
 }
 
-/// What a peer tells of rings and incarnations and is not believed.
-fn tell_of_refused_peer(notice: &Notice, peer: &str, config: &Config, log: &LogThrottle) {
+/// What a peer reports of rings and incarnations and is not believed.
+fn report_of_refused_peer(notice: &Notice, peer: &str, config: &Config, log: &LogThrottle) {
     let name = &config.name;
     match notice {
         Notice::Misplaced(_) => limited!(
             log.several("ring_refused", peer),
             error,
             [event = "ring_refused", peer,],
-            "peer {peer} tells of a later ring with another n or other partitions: node {name} does not take it",
+            "peer {peer} reports of a later ring with another n or other partitions: node {name} does not take it",
         ),
         Notice::Forged(_) => limited!(
             log.several("life_refused", peer),
             error,
             [event = "life_refused", peer,],
-            "peer {peer} tells of a life of node {name} that cannot have been: not believed"
+            "peer {peer} reports of a life of node {name} that cannot have been: not believed"
         ),
         _ => {}
     }
 }
 
-fn tell_liveness(peer: &str, liveness: Liveness, silence: Micros, log: &LogThrottle) {
+fn report_liveness(peer: &str, liveness: Liveness, silence: Micros, log: &LogThrottle) {
     let silent_ms = silence.as_millis();
     let seconds = silence.as_f64() / 1e6;
     match liveness {
@@ -362,7 +362,7 @@ fn tell_liveness(peer: &str, liveness: Liveness, silence: Micros, log: &LogThrot
 }
 
 /// Logs an account of the node, a line for each part of it.
-pub(super) fn tell_snapshot(snapshot: &MetricsSnapshot) {
+pub(super) fn report_snapshot(snapshot: &MetricsSnapshot) {
     for line in snapshot.lines() {
         info!(event = "account", "{line}");
     }
@@ -388,9 +388,9 @@ mod tests {
         let sum = Compared { failed: 256, ..Compared::default() };
         assert_eq!(comparisons.peers.get(&peers[1]), Some(&sum));
         let members = Members::default();
-        comparisons.tell(now + TOGETHER / 2, &members);
-        assert_eq!(comparisons.peers.len(), 2, "it is told later");
-        comparisons.tell(now + TOGETHER, &members);
+        comparisons.report(now + TOGETHER / 2, &members);
+        assert_eq!(comparisons.peers.len(), 2, "it is reported later");
+        comparisons.report(now + TOGETHER, &members);
         assert!(comparisons.peers.is_empty() && comparisons.since.is_none());
     }
 }

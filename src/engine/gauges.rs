@@ -1,4 +1,4 @@
-//! How much the store's threads have to do, and what the disk has: told by them as they go, so that who asks for it
+//! How much the store's threads have to do, and what the disk has: recognised by them as they go, so that who asks for it
 //! waits for none of them.
 
 use std::sync::atomic::{AtomicU64, Ordering};

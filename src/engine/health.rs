@@ -1,4 +1,4 @@
-//! What a daemon tells to those who only look: its HTTP port, and the lines of its account in the log.
+//! What a daemon reports to those who only look: its HTTP port, and the lines of its account in the log.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ use crate::net::http::{self, HttpPort};
 
 /// An engine that does not answer within this time makes no progress: it turns at least ten times a second.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// An account is told again until it is so old: however many look, the engine makes ten a second at most.
+/// An account is reported again until it is so old: however many look, the engine makes ten a second at most.
 const FRESH: Duration = Duration::from_millis(100);
 
 /// Asks an engine for its account.
@@ -83,9 +83,9 @@ impl StatusServer {
         // A look-up may still hang.
         runtime.shutdown_background();
         let Some(listener) = bound.map_err(listen)? else { return Ok(None) };
-        let told = board.clone();
+        let reported = board.clone();
         let answer = move |request: Request| {
-            let board = told.clone();
+            let board = reported.clone();
             async move { board.answer(&request.path, request.openmetrics).await }
         };
         let port = http::serve(listener, process::places(config).http, answer);
@@ -96,9 +96,9 @@ impl StatusServer {
 
     /// A life begins: what is asked comes out of the end that this gives.
     pub(super) fn begin(&self) -> mpsc::Receiver<Question> {
-        let (questions, asked) = mpsc::channel(1);
+        let (questions, queried) = mpsc::channel(1);
         self.board.set(Stage::Engine(questions));
-        asked
+        queried
     }
 
     /// The engine has ended, for this reason; what it has left is written and synced.
@@ -189,7 +189,7 @@ impl Board {
 }
 
 impl Engine<'_> {
-    /// All that the node tells to those who watch it.
+    /// All that the node reports to those who watch it.
     pub(super) fn snapshot(&self) -> MetricsSnapshot {
         let gauges = self.storage.gauges();
         let unsent = self.hub.peers.values().map(|peer| peer.outbox.waiting()).collect();
@@ -275,26 +275,29 @@ mod tests {
             Board { stage, timeout: Duration::from_millis(20), last: KeyTransaction::default() };
         let status_server = StatusServer { board: Arc::new(board), _port: None };
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-        let told = |path: &str| {
+        let reported = |path: &str| {
             let answer = runtime.block_on(status_server.board.answer(path, false));
             (answer.status, answer.body)
         };
-        assert_eq!(told("/livez"), (200, "alive: opening the store\n".into()));
+        assert_eq!(reported("/livez"), (200, "alive: opening the store\n".into()));
         let not = (503, "not ready: opening the store\n".into());
-        assert_eq!([told("/readyz"), told("/metrics"), told("/")], [not.clone(), not.clone(), not]);
+        assert_eq!(
+            [reported("/readyz"), reported("/metrics"), reported("/")],
+            [not.clone(), not.clone(), not]
+        );
 
-        let (questions, asked) = mpsc::channel(1);
+        let (questions, queried) = mpsc::channel(1);
         status_server.board.set(Stage::Engine(questions));
         let stuck = (503, "the engine has not answered for 20 ms\n".into());
-        assert_eq!([told("/livez"), told("/readyz")], [stuck.clone(), stuck]);
-        drop(asked);
-        assert_eq!(told("/readyz"), (503, "not ready: the engine has just ended\n".into()));
+        assert_eq!([reported("/livez"), reported("/readyz")], [stuck.clone(), stuck]);
+        drop(queried);
+        assert_eq!(reported("/readyz"), (503, "not ready: the engine has just ended\n".into()));
         // A disk that hangs keeps a stopping node here.
         status_server.end(&Ending::Stop);
         let stopping = "stopping: what was written is synced, and the store is closed\n";
-        assert_eq!(told("/readyz"), (503, format!("not ready: {stopping}")));
-        assert_eq!(told("/livez"), (200, format!("alive: {stopping}")));
+        assert_eq!(reported("/readyz"), (503, format!("not ready: {stopping}")));
+        assert_eq!(reported("/livez"), (200, format!("alive: {stopping}")));
         status_server.end(&Ending::BeginIncarnation);
-        assert!(told("/readyz").1.contains("between two lives"));
+        assert!(reported("/readyz").1.contains("between two lives"));
     }
 }

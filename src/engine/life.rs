@@ -114,7 +114,7 @@ fn live(
     notifier::notify(&NotifyState::Status("counting what is kept for other members"));
     let hints = kept_hints(config, &**store, &ring)?;
     let members = remembered_members(config, &**store, &ring, meta.incarnation, is_moved)?;
-    // What tells a copy of this directory that it is one: where this node is to be found. It is
+    // What notifies a copy of this directory that it is one: where this node is to be found. It is
     // durable with whatever is synced next, so before anything is acknowledged.
     store.apply(&[Change::Members(members.clone())])?;
     let generations = store.generations()?;
@@ -340,7 +340,7 @@ fn members(
     Members::new(members.iter().map(as_configured).collect())
 }
 
-/// What the configuration tells the machine; what its store knows is added.
+/// What the configuration notifies the machine; what its store knows is added.
 fn machine_config(
     config: &Config,
     runtime_config: &RuntimeConfig,

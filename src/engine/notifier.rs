@@ -1,4 +1,4 @@
-//! The service manager, if there is one: it is told when the daemon is ready, what it does, and that it gets on.
+//! The service manager, if there is one: it is reported when the daemon is ready, what it does, and that it gets on.
 
 use std::env;
 use std::ffi::OsStr;
@@ -28,14 +28,14 @@ const MOVED_BYTES: u64 = 64 << 10;
 /// and how much more time it is given then.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Tells the service manager, if one waits for that, and gives whether that went well. A manager that cannot be told, or
+/// Notifies the service manager, if one waits for that, and gives whether that went well. A manager that cannot be reported, or
 /// that takes nothing for a while, changes nothing here.
 pub(super) fn notify(state: &NotifyState<'_>) -> bool {
-    env::var_os(SOCKET).is_none_or(|socket| tell(&socket, &state.to_string()).is_ok())
+    env::var_os(SOCKET).is_none_or(|socket| report(&socket, &state.to_string()).is_ok())
 }
 
 /// The library's own would wait for a manager that hangs, and the engine with it.
-fn tell(socket: &OsStr, text: &str) -> io::Result<()> {
+fn report(socket: &OsStr, text: &str) -> io::Result<()> {
     let address = match socket.as_bytes() {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
         path => SocketAddr::from_pathname(OsStr::from_bytes(path))?,
@@ -45,7 +45,7 @@ fn tell(socket: &OsStr, text: &str) -> io::Result<()> {
     from.send_to_addr(text.as_bytes(), &address).map(drop)
 }
 
-/// What the manager has been told in this life.
+/// What the manager has been reported in this life.
 #[derive(Debug)]
 pub(super) struct SystemdNotifier {
     listens: bool,
@@ -53,12 +53,12 @@ pub(super) struct SystemdNotifier {
     begun: Instant,
     fed: Option<Instant>,
     looked: Option<Instant>,
-    said: String,
+    stated: String,
     timeout: Option<TimeoutExtension>,
 }
 
 impl SystemdNotifier {
-    /// Nothing has been told yet. Until the daemon is ready, a start that gets on is given more time.
+    /// Nothing has been reported yet. Until the daemon is ready, a start that gets on is given more time.
     pub(super) fn new(timeout: TimeoutExtension) -> Self {
         SystemdNotifier {
             listens: listens(),
@@ -66,7 +66,7 @@ impl SystemdNotifier {
             begun: Instant::now(),
             fed: None,
             looked: None,
-            said: String::new(),
+            stated: String::new(),
             timeout: Some(timeout),
         }
     }
@@ -82,7 +82,7 @@ impl SystemdNotifier {
         }
     }
 
-    /// True when the condition of the daemon is to be told with [`SystemdNotifier::tell`].
+    /// True when the condition of the daemon is to be reported with [`SystemdNotifier::report`].
     pub(super) fn is_due(&self, now: Instant) -> bool {
         let rested = |looked| now.saturating_duration_since(looked) >= LOOK;
         self.listens && self.looked.is_none_or(rested)
@@ -93,15 +93,15 @@ impl SystemdNotifier {
         self.looked = None;
     }
 
-    /// Tells the condition if it is another one, and once that the daemon is ready: when it `serves`, or waits in vain.
-    pub(super) fn tell(&mut self, now: Instant, serves: bool, condition: String) {
+    /// Notifies the condition if it is another one, and once that the daemon is ready: when it `serves`, or waits in vain.
+    pub(super) fn report(&mut self, now: Instant, serves: bool, condition: String) {
         self.looked = Some(now);
         let waited = now.saturating_duration_since(self.begun) >= READY_AT_LATEST;
         if (serves || waited) && self.timeout.is_some() && notify(&NotifyState::Ready) {
             self.timeout = None;
         }
-        if condition != self.said && notify(&NotifyState::Status(&condition)) {
-            self.said = condition;
+        if condition != self.stated && notify(&NotifyState::Status(&condition)) {
+            self.stated = condition;
         }
     }
 }
@@ -181,12 +181,12 @@ mod tests {
     fn a_notifier_that_takes_nothing_is_not_waited_for() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("socket");
-        assert!(tell(path.as_os_str(), "READY=1").is_err(), "nobody is there");
+        assert!(report(path.as_os_str(), "READY=1").is_err(), "nobody is there");
         let notifier = UnixDatagram::bind(&path).unwrap();
-        let told = (0..100_000).take_while(|_| tell(path.as_os_str(), "WATCHDOG=1").is_ok());
-        assert!((1..100_000).contains(&told.count()));
+        let reported = (0..100_000).take_while(|_| report(path.as_os_str(), "WATCHDOG=1").is_ok());
+        assert!((1..100_000).contains(&reported.count()));
         notifier.recv(&mut [0; 64]).unwrap();
-        assert!(tell(path.as_os_str(), "READY=1").is_ok(), "there is room again");
+        assert!(report(path.as_os_str(), "READY=1").is_ok(), "there is room again");
     }
 
     #[test]

@@ -170,15 +170,15 @@ struct Search<'a> {
 impl Search<'_> {
     /// The daemons that answer at these addresses, all of which are asked at once.
     async fn at(&self, addresses: Vec<String>) -> Vec<(String, Found)> {
-        let mut asked = JoinSet::new();
+        let mut queried = JoinSet::new();
         for address in addresses {
             let (cluster, secrets) = (self.cluster.to_owned(), self.config.secrets.clone());
             let nonces = self.nonces.clone();
-            asked.spawn(async move {
+            queried.spawn(async move {
                 let found = probe(&address, &cluster, &secrets, &nonces).await?;
                 Some((address, found))
             });
         }
-        asked.join_all().await.into_iter().flatten().collect()
+        queried.join_all().await.into_iter().flatten().collect()
     }
 }

@@ -31,7 +31,7 @@ const MAX_DESCRIPTORS: usize = 1 << 20;
 /// How long a configuration may take to be read before that is logged.
 const RELOAD_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What a daemon is told from outside of its connections.
+/// What a daemon is distinguished from outside of its connections.
 #[derive(Debug)]
 pub enum Order {
     /// To stop, and why.
@@ -107,10 +107,10 @@ fn watch_reloads(
     orders: Sender<Order>,
     read: impl Fn() -> Result<Config, ConfigError> + Send + Sync + 'static,
 ) -> io::Result<SyncSender<()>> {
-    let (ask, asked) = sync_channel(1);
+    let (query, queried) = sync_channel(1);
     let read = Arc::new(read);
     Builder::new().name("reloads".to_owned()).spawn(move || {
-        for () in asked {
+        for () in queried {
             let (done, outcome) = sync_channel(1);
             let read = read.clone();
             let reader = move || drop(done.send(read()));
@@ -124,7 +124,7 @@ fn watch_reloads(
             }
         }
     })?;
-    Ok(ask)
+    Ok(query)
 }
 
 /// What was read; says at longer and longer intervals that it is not there yet. `None` if the

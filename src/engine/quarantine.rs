@@ -91,7 +91,7 @@ fn salvage(config: &Config, damage: &OpenError) -> Result<Option<DiskStore>, Ser
                 event = "store_rebuilt",
                 "{damage}; node {} goes on as with an old disk", config.name
             );
-            event_log::tell_salvage(&config.name, &salvage);
+            event_log::report_salvage(&config.name, &salvage);
             Ok(Some(store))
         }
         Err(OpenError::Damaged { reason, .. }) => {
@@ -108,7 +108,7 @@ fn await_witnesses(
     damage: &OpenError,
     orders: &mut Receiver<Order>,
 ) -> Result<bool, ServeError> {
-    let mut said = None;
+    let mut stated = None;
     while let Some(partition) = unwitnessed(config)? {
         if config.ring.n() == 1 {
             return Err(ServeError::Shut(damage.clone(), partition.0));
@@ -119,8 +119,8 @@ fn await_witnesses(
         );
         notifier::notify(&NotifyState::Status(&condition));
         notifier::notify(&NotifyState::ExtendTimeoutUsec(2 * REMIND.as_micros() as u32));
-        if said.is_none_or(|said: Instant| said.elapsed() >= REMIND) {
-            said = Some(Instant::now());
+        if stated.is_none_or(|stated: Instant| stated.elapsed() >= REMIND) {
+            stated = Some(Instant::now());
             warn!(event = "witness_awaited", "{damage}; node {} {condition}", config.name);
         }
         thread::sleep(PAUSE);
@@ -153,7 +153,7 @@ pub(super) fn rebuild(
         Err(error) => return Ok((store, Some(error))),
     };
     let (store, salvage) = store.exchange(prepared, cache_bytes)?;
-    event_log::tell_salvage(&config.name, &salvage);
+    event_log::report_salvage(&config.name, &salvage);
     Ok((store, None))
 }
 
@@ -177,12 +177,12 @@ fn unwitnessed(config: &Config) -> Result<Option<Partition>, ServeError> {
     // All at once: a start has no time for many that are silent one after the other.
     let shared = Arc::new(config.clone());
     let answers = runtime.block_on(async {
-        let mut asked = JoinSet::new();
+        let mut queried = JoinSet::new();
         for member in config.members.iter().filter(|member| member.id() != config.me()) {
             let (config, member) = (shared.clone(), member.clone());
-            asked.spawn(async move { Some((member.id(), witness(&config, &member).await?)) });
+            queried.spawn(async move { Some((member.id(), witness(&config, &member).await?)) });
         }
-        asked.join_all().await
+        queried.join_all().await
     });
     let (witnesses, rings): (Vec<NodeId>, Vec<Ring>) = answers.into_iter().flatten().unzip();
     let ring = Ring::latest(config.ring.clone(), rings);
@@ -196,12 +196,12 @@ async fn witness(config: &Config, member: &Member) -> Option<Ring> {
     let connect_timeout_ms = TIMEOUT.as_millis() as u32;
     let secret = config.secrets.get().map(|secrets| secrets.clients.first().clone());
     let options = Options { connect_timeout_ms, secret, ..Options::default() };
-    let ask = async {
+    let query = async {
         let client = Client::connect(slice::from_ref(&member.address), options).await.ok()?;
         let status = client.status(None).await.ok()?;
         let same = client.cluster() == config.cluster && status.name == member.name;
         let whole = status.serving && status.read_ineligible == 0;
         (same && whole).then(|| client.ring().clone())
     };
-    tokio::time::timeout(2 * TIMEOUT, ask).await.ok().flatten()
+    tokio::time::timeout(2 * TIMEOUT, query).await.ok().flatten()
 }

@@ -23,9 +23,9 @@ impl Engine<'_> {
         let plan = self.plan(old, new, &address);
         let (old, plan) = match plan {
             Ok((old, plan)) if apply => (old, plan),
-            told => {
-                let told = told.map(|(_, plan)| plan);
-                return self.reply(client, id, ReplyBody::Replace(told));
+            reported => {
+                let reported = reported.map(|(_, plan)| plan);
+                return self.reply(client, id, ReplyBody::Replace(reported));
             }
         };
         let (permit, old_name) = (self.hub.log.several("replace", ""), self.name(old));
@@ -132,7 +132,7 @@ impl Engine<'_> {
         Ok(())
     }
 
-    /// The replacement that was ordered is not made: who gave the order is told why.
+    /// The replacement that was ordered is not made: who gave the order is given the reason.
     pub(super) fn not_replaced(&mut self, why: &Hindrance) {
         let why = self.hindrance(why);
         let (permit, name) =

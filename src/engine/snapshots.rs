@@ -1,4 +1,4 @@
-//! What a daemon tells of itself.
+//! What a daemon reports of itself.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -216,12 +216,12 @@ impl Engine<'_> {
             self.input(Input::Repair { partition, peer });
         }
         let now = self.now();
-        let asked = |view: &PairView| {
-            partition.is_none_or(|asked| asked == view.partition)
-                && peer.is_none_or(|asked| asked == view.peer)
+        let queried = |view: &PairView| {
+            partition.is_none_or(|queried| queried == view.partition)
+                && peer.is_none_or(|queried| queried == view.peer)
         };
         let pairs: Vec<PairStatus> =
-            self.node.pairs(now).into_iter().filter(asked).map(pair).collect();
+            self.node.pairs(now).into_iter().filter(queried).map(pair).collect();
         // As the node sees it: a link is up, and it does not believe the peer to be down.
         let reached = |peer: NodeId| {
             let open = self.hub.peers.get(&peer).is_some_and(|peer| peer.outbox.is_open());
@@ -362,11 +362,11 @@ mod tests {
         let members = Members::new(names.iter().map(member).collect());
         let ids: Vec<NodeId> = names.iter().map(|name| NodeId::of(name)).collect();
         let ring = Ring::new(&ids, 2, 16).unwrap();
-        let says = |partition: Option<u16>, peer: Option<NodeId>| {
+        let reports = |partition: Option<u16>, peer: Option<NodeId>| {
             check(&ring, &members, ids[0], partition.map(Partition), peer).unwrap_err().to_string()
         };
-        let told = says(Some(16), None);
-        assert_eq!(told, "partition = 16: this cluster has 16, so a partition is 0 to 15");
+        let reported = reports(Some(16), None);
+        assert_eq!(reported, "partition = 16: this cluster has 16, so a partition is 0 to 15");
         let with = |own: bool| {
             let mut all = 0..16;
             all.find(|one| ring.owners(Partition(*one)).contains(&ids[0]) == own)
@@ -375,21 +375,24 @@ mod tests {
         let owners = |of: u16| {
             ring.owners(Partition(of)).iter().map(|id| members.name(*id)).collect::<Vec<_>>()
         };
-        let told = says(Some(other), None);
+        let reported = reports(Some(other), None);
         let owners_of = owners(other).join(", ");
         let sentence =
             format!("partition = {other}: n1 is no owner of it; its owners are {owners_of}");
-        assert_eq!(told, sentence);
+        assert_eq!(reported, sentence);
         let stranger = names.iter().find(|name| !owners(own).contains(name)).unwrap();
-        let told = says(Some(own), Some(NodeId::of(stranger)));
-        assert!(told.starts_with(&format!("partition = {own}: {stranger} is no owner")), "{told}");
-        let told = says(None, Some(NodeId(7)));
-        assert_eq!(told, "peer = 0000000000000007: no member of the cluster has this id");
-        let told = says(None, Some(ids[0]));
-        assert_eq!(told, "peer = n1: this node compares with others only");
+        let reported = reports(Some(own), Some(NodeId::of(stranger)));
+        assert!(
+            reported.starts_with(&format!("partition = {own}: {stranger} is no owner")),
+            "{reported}"
+        );
+        let reported = reports(None, Some(NodeId(7)));
+        assert_eq!(reported, "peer = 0000000000000007: no member of the cluster has this id");
+        let reported = reports(None, Some(ids[0]));
+        assert_eq!(reported, "peer = n1: this node compares with others only");
         let apart = Ring::new(&ids, 1, 16).unwrap();
-        let told = check(&apart, &members, ids[0], None, Some(ids[1])).unwrap_err();
-        assert_eq!(told.to_string(), "peer = n2: no partition is kept by both n1 and n2");
+        let reported = check(&apart, &members, ids[0], None, Some(ids[1])).unwrap_err();
+        assert_eq!(reported.to_string(), "peer = n2: no partition is kept by both n1 and n2");
         assert_eq!(check(&ring, &members, ids[0], Some(Partition(own)), None), Ok(()));
     }
 }

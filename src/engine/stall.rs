@@ -144,11 +144,11 @@ mod tests {
         let later = |ms| begun + Duration::from_millis(ms);
         let (idle, mut watch) = (at(None, 0), Watch::default());
         let reads = at(Some(begun), 0);
-        let told = watch.look(later(2_100), both(&idle, &reads)).map(|(stall, _)| stall);
-        assert_eq!(told, Some(Some(Stall::All)));
+        let reported = watch.look(later(2_100), both(&idle, &reads)).map(|(stall, _)| stall);
+        assert_eq!(reported, Some(Some(Stall::All)));
         let writes = at(Some(begun), 0);
-        let told = watch.look(later(2_200), both(&writes, &at(None, 2_200)));
-        assert_eq!(told.map(|(stall, _)| stall), Some(Some(Stall::Writes)));
+        let reported = watch.look(later(2_200), both(&writes, &at(None, 2_200)));
+        assert_eq!(reported.map(|(stall, _)| stall), Some(Some(Stall::Writes)));
         assert!(watch.look(later(2_300), both(&at(None, 1), &at(None, 2_200))).is_some());
     }
 }

@@ -310,7 +310,7 @@ impl Writer<'_> {
         self.ahead.next()
     }
 
-    /// Looks at the free space beside what is on its way to the disk, and tells what is new.
+    /// Looks at the free space beside what is on its way to the disk, and reports what is new.
     fn look(&mut self) -> Result<(), StoreError> {
         let coming = self.disk.gauges.unsynced_bytes.get();
         let Some(free) = self.disk.store.free_bytes(coming)? else { return Ok(()) };
@@ -509,17 +509,17 @@ mod tests {
 
     #[test]
     fn a_failed_or_panicking_sync_acknowledges_nothing_and_is_the_last() {
-        for (panic, said) in [(false, "no space"), (true, "it panicked: the disk is on fire")] {
+        for (panic, stated) in [(false, "no space"), (true, "it panicked: the disk is on fire")] {
             let store = Arc::new(Faulty { fail_at: Some(2), panic, ..Faulty::default() });
             let as_store: Arc<dyn Store> = store.clone();
             let (reports, mut reported) = unbounded_channel();
             let gauges = Gauges::measure(&*as_store).unwrap();
             let storage = Storage::start(&as_store, gauges, 0, reports).unwrap();
             storage.submit((1..=300).map(|mark| put(mark, &format!("{mark:03}"))));
-            assert_eq!(storage.finish(), Err(StoreError(said.to_owned())));
+            assert_eq!(storage.finish(), Err(StoreError(stated.to_owned())));
             assert!(matches!(reported.try_recv(), Ok(Report::Synced { mark: SyncSeq(128), .. })));
             let failed = reported.try_recv();
-            assert!(matches!(&failed, Ok(Report::Failed(e)) if e.0 == said), "{failed:?}");
+            assert!(matches!(&failed, Ok(Report::Failed(e)) if e.0 == stated), "{failed:?}");
             assert!(reported.try_recv().is_err());
             assert_eq!(store.syncs.load(Ordering::Relaxed), 2, "an fsync is never tried again");
         }

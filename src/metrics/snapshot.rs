@@ -75,7 +75,7 @@ pub(crate) struct Load {
     pub(crate) reply_memory: (usize, usize),
 }
 
-/// All that a daemon tells to those who watch it.
+/// All that a daemon reports to those who watch it.
 #[derive(Clone, Debug)]
 pub(crate) struct MetricsSnapshot {
     /// How the node is.

@@ -82,7 +82,7 @@ where
         let (answer, permit) = (answer.clone(), limiter.enter(from.ip()));
         tokio::spawn(async move {
             tokio::select! {
-                // A connection that breaks has nobody to be told.
+                // A connection that breaks has nobody to be reported.
                 _ = converse(stream, &*answer) => {}
                 () = permit.called() => {}
             }
@@ -97,11 +97,11 @@ where
     A: Future<Output = Answer>,
 {
     let mut input = Vec::new();
-    let asked = timeout(TIMEOUT, async {
+    let queried = timeout(TIMEOUT, async {
         loop {
             match request(&input) {
                 Ok(None) => {}
-                asked => return Ok(asked),
+                queried => return Ok(queried),
             }
             let mut rest = (&mut stream).take((MAX_HEAD_BYTES + 1 - input.len()) as u64);
             if rest.read_buf(&mut input).await? == 0 {
@@ -110,10 +110,10 @@ where
         }
     });
     let late = || Ok(Err(Answer::line(408, &format!("no request in {} s", TIMEOUT.as_secs()))));
-    let bytes = match asked.await.unwrap_or_else(|_| late())? {
-        Ok(Some(asked)) => {
-            let head_only = asked.head_only;
-            answer(asked).await.bytes(head_only)
+    let bytes = match queried.await.unwrap_or_else(|_| late())? {
+        Ok(Some(queried)) => {
+            let head_only = queried.head_only;
+            answer(queried).await.bytes(head_only)
         }
         Ok(None) => return Ok(()),
         Err(rejection) => rejection.bytes(false),

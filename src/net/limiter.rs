@@ -81,7 +81,7 @@ impl ConnectionLimiter {
     }
 
     /// A place for a connection from `address`. When too many wait, the oldest one of the address that has most of them is
-    /// told to give way: what is done in a moment gets its moment, however many wait for nothing.
+    /// ordered to give way: what is done in a moment gets its moment, however many wait for nothing.
     pub(super) fn enter(self: &Arc<Self>, address: IpAddr) -> ConnectionPermit {
         let at = party(address);
         let mut state = locked(&self.state);

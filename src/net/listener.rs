@@ -81,7 +81,7 @@ enum Rejected {
     Silent,
     /// It broke.
     Broken(ReadError),
-    /// Who (as it says) and why; it is told.
+    /// Who (as it says) and why; it is reported.
     Refused(String, String),
     /// The same, of a node that was removed.
     Removed(String, String),
@@ -451,7 +451,7 @@ async fn serve_client(
     };
     let replies = outbox.write_to(&mut write, seal);
     tokio::pin!(calls, replies);
-    let told = |written| {
+    let reported = |written| {
         if let Err(error) = written {
             debug!("lost client {from}: {error}");
         }
@@ -460,13 +460,13 @@ async fn serve_client(
         is_silent = &mut calls => {
             // It may have closed its sending half only: what it has asked for is answered.
             if is_silent && hub.events.send(Event::Silent { client }).await.is_ok() {
-                told(replies.await);
+                reported(replies.await);
             }
         }
         written = &mut replies => match written {
             Ok(()) => drop(timeout(LINGER, calls).await),
             Err(error) if error.get_ref().is_some() => closed(hub, from, &error.to_string()),
-            Err(error) => told(Err(error)),
+            Err(error) => reported(Err(error)),
         },
         () = place.gives_way() => debug!("client {from} gives its place to another operator"),
     }

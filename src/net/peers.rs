@@ -179,9 +179,9 @@ async fn greet(
     address: &str,
     hello: &Hello,
 ) -> Result<(Welcome, u16, Link), String> {
-    let said = |error: std::io::Error| error.to_string();
-    let stream = peer.lookups.connect(address).await.map_err(said)?;
-    prepare(&stream, PEER_TIMEOUT).map_err(said)?;
+    let stated = |error: std::io::Error| error.to_string();
+    let stream = peer.lookups.connect(address).await.map_err(stated)?;
+    prepare(&stream, PEER_TIMEOUT).map_err(stated)?;
     let (mut read, mut write) = stream.into_split();
     let mut reader = FrameReader::new(&mut read, MAX_HELLO_BYTES);
     let secrets = hub.secrets.get();

@@ -37,13 +37,13 @@ fn requests_go_straight_to_the_first_owner() {
         for number in 0..50 {
             let key = key(&format!("k{number}"));
             let owner = fake.owners(&key)[0];
-            let before = fake.asked(owner);
+            let before = fake.queried(owner);
             client.put(put(&client, &key, "v", None), TIMEOUT_MS).await.unwrap();
             let found = client.get(&key, None, TIMEOUT_MS).await.unwrap();
             assert_eq!(found.values, ["v"]);
-            assert_eq!(fake.asked(owner), before + 2);
+            assert_eq!(fake.queried(owner), before + 2);
         }
-        let total: u64 = (0..5).map(|at| fake.asked(at)).sum();
+        let total: u64 = (0..5).map(|at| fake.queried(at)).sum();
         assert_eq!(total, 100, "nothing is asked twice");
     });
 }
@@ -95,15 +95,15 @@ fn an_owner_that_is_gone_is_replaced_by_the_next_and_then_by_any_node() {
         let owners = fake.owners(&key);
         client.put(put(&client, &key, "v", None), TIMEOUT_MS).await.unwrap();
         fake.kill(owners[0]);
-        let asked = fake.asked(owners[1]);
+        let queried = fake.queried(owners[1]);
         // The loss of the connection may be noticed only by the first read, which is then sent again.
         assert_eq!(client.get(&key, None, TIMEOUT_MS).await.unwrap().values, ["v"]);
-        assert_eq!(fake.asked(owners[1]), asked + 1);
+        assert_eq!(fake.queried(owners[1]), queried + 1);
         fake.kill(owners[1]);
         fake.kill(owners[2]);
-        let asked = fake.asked(0);
+        let queried = fake.queried(0);
         assert_eq!(client.get(&key, None, TIMEOUT_MS).await.unwrap().values, ["v"]);
-        assert_eq!(fake.asked(0), asked + 1, "a stranger forwards");
+        assert_eq!(fake.queried(0), queried + 1, "a stranger forwards");
         (0..5).for_each(|at| fake.kill(at));
         let error = client.get(&key, None, TIMEOUT_MS).await.unwrap_err();
         assert!(
@@ -182,9 +182,9 @@ fn rejections_of_the_node_move_on_and_rejections_of_the_request_do_not() {
         // A node that stops or is drained is not asked again at once. (A slow test may have let its second pass.)
         let mut passed_by = false;
         for _ in 0..100 {
-            let asked = fake.asked(owners[0]);
+            let queried = fake.queried(owners[0]);
             client.put(put(&client, &key, "v", None), TIMEOUT_MS).await.unwrap();
-            passed_by |= fake.asked(owners[0]) == asked;
+            passed_by |= fake.queried(owners[0]) == queried;
             if passed_by {
                 break;
             }
@@ -203,16 +203,16 @@ fn rejections_of_the_node_move_on_and_rejections_of_the_request_do_not() {
         let error = client.get(&key, None, TIMEOUT_MS).await.unwrap_err();
         assert_eq!(error, ClientError::Refused(unreachable));
         let strangers: u64 =
-            (0..4).filter(|at| !owners.contains(at)).map(|at| fake.asked(at)).sum();
+            (0..4).filter(|at| !owners.contains(at)).map(|at| fake.queried(at)).sum();
         assert_eq!(
             strangers, 2,
-            "others may reach what the owners cannot, but two are enough to tell"
+            "others may reach what the owners cannot, but two are enough to know"
         );
         let limit = Rejection::Siblings(32);
         fake.all_behave(&Behaviour::Refuse(limit.clone()));
-        let asked = fake.asked(owners[1]);
+        let queried = fake.queried(owners[1]);
         let error = client.get(&key, None, TIMEOUT_MS).await.unwrap_err();
-        assert_eq!((error, fake.asked(owners[1])), (ClientError::Refused(limit), asked));
+        assert_eq!((error, fake.queried(owners[1])), (ClientError::Refused(limit), queried));
         // A node that did not run for a while is asked again by and by.
         fake.all_behave(&Behaviour::Refuse(Rejection::Paused(300)));
         let later = async {
@@ -240,7 +240,7 @@ fn limits_are_refused_before_anything_is_sent() {
             let error = client.get(&key("k"), None, timeout_ms).await.unwrap_err();
             assert_eq!(error, ClientError::Refused(Rejection::Timeout(timeout_ms)));
         }
-        assert_eq!(fake.asked(0), 0);
+        assert_eq!(fake.queried(0), 0);
         let value = Bytes::from(vec![7; MAX_VALUE_BYTES]);
         let large = Put { value: value.clone(), ..put(&client, &key("k"), "", None) };
         client.put(large, TIMEOUT_MS).await.unwrap();
@@ -249,7 +249,7 @@ fn limits_are_refused_before_anything_is_sent() {
 }
 
 #[test]
-fn addresses_are_tried_in_turn_and_strangers_are_told_apart() {
+fn addresses_are_tried_in_turn_and_strangers_are_distinguished() {
     let fake = Fake::start(2, 1);
     let noise = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let noisy = noise.local_addr().unwrap().to_string();
@@ -279,7 +279,7 @@ fn addresses_are_tried_in_turn_and_strangers_are_told_apart() {
 }
 
 #[test]
-fn members_are_asked_by_name_and_listings_are_paged() {
+fn members_are_queried_by_name_and_listings_are_paged() {
     let fake = Fake::start(3, 1);
     run(async {
         let client = client(&fake).await;

@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 use pixii_core::message::{Rejection, ReplicaOutcomes};
 use pixii_core::types::Key;
 use pixii_testkit::fake::{Behaviour, Fake};
-use pixii_testkit::told;
+use pixii_testkit::reported;
 use serde_json::Value;
 
 /// The command, talking to the fake cluster.
@@ -18,7 +18,7 @@ pub fn pixii(fake: &Fake, arguments: &[&str]) -> Command {
 
 /// Runs the command to its end.
 pub fn run(fake: &Fake, arguments: &[&str]) -> (i32, String, String) {
-    told(&pixii(fake, arguments).output().unwrap())
+    reported(&pixii(fake, arguments).output().unwrap())
 }
 
 /// Runs the command with this standard input.
@@ -87,7 +87,7 @@ fn keys_and_values_have_any_bytes() {
     let fake = Fake::start(1, 1);
     let every: Vec<u8> = (0..=255).collect();
     let hex: String = every.iter().map(|byte| format!("{byte:02x}")).collect();
-    assert_eq!(told(&fed(&fake, &["put", "--hex-key", &hex, "-"], &every)), done(""));
+    assert_eq!(reported(&fed(&fake, &["put", "--hex-key", &hex, "-"], &every)), done(""));
     assert_eq!(fed(&fake, &["get", "--hex-key", &hex], b"").stdout, every);
     let (_, out, _) = run(&fake, &["get", "--hex-key", &hex, "--json"]);
     let json: Value = serde_json::from_str(&out).unwrap();
@@ -148,10 +148,10 @@ fn rejections_unknown_outcomes_and_dead_ends_have_codes_of_their_own() {
 
     let address = fake.address(0);
     fake.kill(0);
-    let said = format!(
+    let stated = format!(
         "pixii: cannot connect to {address}: connection refused; start a cluster with `pixii dev`\n"
     );
-    assert_eq!(run(&fake, &["get", "k"]), (1, String::new(), said));
+    assert_eq!(run(&fake, &["get", "k"]), (1, String::new(), stated));
     let both = format!("{address},{}", fake.address(1));
     assert_eq!(run(&fake, &["--connect", &both, "status"]).0, 0);
 }
@@ -224,7 +224,7 @@ fn every_verb_has_help_with_examples() {
 }
 
 #[test]
-fn members_and_places_are_told() {
+fn members_and_places_are_reported() {
     let fake = Fake::start(3, 2);
     let (code, out, _) = run(&fake, &["ring"]);
     assert_eq!(code, 0);
@@ -242,18 +242,18 @@ fn members_and_places_are_told() {
     assert_eq!(json["owners"], serde_json::json!(owners));
     let (_, out, _) = run(&fake, &["ring", "k\t1"]);
     assert!(out.contains(&format!("owners      {}\n", owners.join(" "))), "{out}");
-    let found = told(&fed(&fake, &["ring", "--stdin", "--json"], b"k\\t1\n"));
+    let found = reported(&fed(&fake, &["ring", "--stdin", "--json"], b"k\\t1\n"));
     assert_eq!(serde_json::from_str::<Value>(&found.1).unwrap(), json);
     assert_eq!(json["fallbacks"].as_array().unwrap().len(), 1);
     let line = format!("k\\t1\t{}\t{}\n", json["partition"], owners.join(","));
-    assert_eq!(told(&fed(&fake, &["ring", "--stdin"], b"k\\t1\n")), done(&line));
-    let (code, _, err) = told(&fed(&fake, &["ring", "--stdin"], b"fine\n\n"));
+    assert_eq!(reported(&fed(&fake, &["ring", "--stdin"], b"k\\t1\n")), done(&line));
+    let (code, _, err) = reported(&fed(&fake, &["ring", "--stdin"], b"fine\n\n"));
     let sentence = "pixii: standard input, line 2: the key has 0 bytes; a key has 1 to 1024\n";
     assert_eq!((code, err.as_str()), (1, sentence));
 }
 
 #[test]
-fn a_node_tells_how_it_is_and_can_be_stopped() {
+fn a_node_reports_how_it_is_and_can_be_stopped() {
     let fake = Fake::start(3, 2);
     let (code, out, _) = run(&fake, &["status"]);
     assert_eq!(code, 0);
@@ -335,7 +335,7 @@ in           ";
 }
 
 #[test]
-fn what_is_kept_for_whom_is_told_over_the_whole_cluster() {
+fn what_is_kept_for_whom_is_reported_over_the_whole_cluster() {
     let fake = Fake::start(3, 2);
     assert_eq!(run(&fake, &["hints"]), done("no hints are kept\n"));
     let none = serde_json::json!({ "kept": [], "totals": [], "unreachable": [] });
@@ -400,7 +400,7 @@ fn a_migration_says_what_it_would_do_and_does_it() {
     let data = dir.path().join("v2");
     let migrate = |words: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pixii"));
-        told(&command.arg("migrate").args(words).arg(&data).output().unwrap())
+        reported(&command.arg("migrate").args(words).arg(&data).output().unwrap())
     };
     let place = data.display().to_string();
     let would = "schema 2; the start of a daemon brings it to schema 3 (generations of partitions)";
@@ -425,13 +425,13 @@ fn a_check_needs_a_store_that_is_there() {
     let dir = tempfile::tempdir().unwrap();
     let check = |options: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pixii"));
-        told(&command.arg("check").arg(dir.path()).args(options).output().unwrap())
+        reported(&command.arg("check").arg(dir.path()).args(options).output().unwrap())
     };
-    let said = format!(
+    let stated = format!(
         "pixii: the data directory {} cannot be used: there is no store in it\n",
         dir.path().display()
     );
-    assert_eq!(check(&[]), (1, String::new(), said));
+    assert_eq!(check(&[]), (1, String::new(), stated));
     let store = pixii::disk::DiskStore::open(dir.path(), 1 << 20).unwrap();
     let (code, out, err) = check(&["--json"]);
     let holder = format!("is in use by process {}\n", std::process::id());
@@ -448,20 +448,20 @@ fn a_check_needs_a_store_that_is_there() {
 #[test]
 fn a_node_of_the_protocol_before_is_understood_word_for_word() {
     let fake = Fake::start(3, 2);
-    let said = || {
-        let asked = [
+    let stated = || {
+        let queried = [
             &["status"][..],
             &["status", "--json"],
             &["repair", "--partition", "16"],
             &["repair", "--accept-loss"],
             &["node", "drain", "n1"],
         ];
-        asked.map(|args| run(&fake, args))
+        queried.map(|args| run(&fake, args))
     };
-    let now = said();
+    let now = stated();
     assert_eq!(now.each_ref().map(|(code, ..)| *code), [0, 0, 1, 1, 1], "{now:?}");
     fake.behave(0, Behaviour::Old);
-    assert_eq!(said(), now);
+    assert_eq!(stated(), now);
 }
 
 /// A store of a node, with nothing in it.
@@ -491,7 +491,7 @@ fn only_replicas_of_one_cluster_are_compared_and_only_where_there_are_two() {
     let check = |dirs: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pixii"));
         command.current_dir(dir.path()).arg("check").args(dirs).args(["--config", "n1.toml"]);
-        let (code, out, err) = told(&command.output().unwrap());
+        let (code, out, err) = reported(&command.output().unwrap());
         (code, out.lines().last().unwrap_or_default().to_owned(), err)
     };
     let (code, last, err) = check(&["one", "two"]);
@@ -502,7 +502,7 @@ fn only_replicas_of_one_cluster_are_compared_and_only_where_there_are_two() {
     assert!(equal > 0 && alone > 0 && equal + alone == 16, "{last}");
     let none = "0 of 16 partitions are equal at their owners; 16 have fewer than two owners among the DIRs, and are not compared";
     assert_eq!(check(&["one"]), (0, none.to_owned(), String::new()));
-    for (dirs, said) in [
+    for (dirs, stated) in [
         (["one", "one"], "two of the DIRs hold data of n1"),
         (
             ["one", "other"],
@@ -515,19 +515,19 @@ fn only_replicas_of_one_cluster_are_compared_and_only_where_there_are_two() {
         (["one", "new"], "new is the store of no node yet: it cannot be compared"),
     ] {
         let (code, _, err) = check(&dirs);
-        assert_eq!((code, err), (1, format!("pixii: {said}\n")));
+        assert_eq!((code, err), (1, format!("pixii: {stated}\n")));
     }
 }
 
 #[test]
-fn damage_that_a_daemon_has_noted_is_told_by_whoever_looks_at_the_stopped_store() {
+fn damage_that_a_daemon_has_noted_is_recognised_by_whoever_looks_at_the_stopped_store() {
     let dir = tempfile::tempdir().unwrap();
     store_of(dir.path(), "c", "n1");
     std::fs::write(dir.path().join("sled").join("DAMAGED"), "a page was torn").unwrap();
     let noted = "a page was torn (met while the store was open, and noted in sled/DAMAGED)";
     let run = |arguments: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pixii"));
-        told(&command.args(arguments).arg(dir.path()).output().unwrap())
+        reported(&command.args(arguments).arg(dir.path()).output().unwrap())
     };
     let (code, out, _) = run(&["check"]);
     let first = format!("damaged: the store as a whole: {noted}; a daemon does not serve it\n");
@@ -537,7 +537,7 @@ fn damage_that_a_daemon_has_noted_is_told_by_whoever_looks_at_the_stopped_store(
 }
 
 #[test]
-fn the_environment_names_the_cluster_that_is_asked_or_nobody_is_asked() {
+fn the_environment_names_the_cluster_that_is_queried_or_nobody_is_queried() {
     use std::os::unix::ffi::OsStrExt;
     for (given, shown) in [
         (&b"127.0.0.1:1\xff"[..], "127.0.0.1:1\u{fffd}"),
@@ -546,16 +546,16 @@ fn the_environment_names_the_cluster_that_is_asked_or_nobody_is_asked() {
     ] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pixii"));
         command.arg("ring").env("PIXII_CONNECT", std::ffi::OsStr::from_bytes(given));
-        let (code, _, err) = told(&command.output().unwrap());
-        let said =
+        let (code, _, err) = reported(&command.output().unwrap());
+        let stated =
             format!("pixii: the address \"{shown}\" is not HOST:PORT, as in 127.0.0.1:7432\n");
-        assert_eq!((code, err), (2, said));
+        assert_eq!((code, err), (2, stated));
     }
 }
 
 #[test]
 fn what_is_no_hexadecimal_is_said() {
-    for (arguments, said) in [
+    for (arguments, stated) in [
         (&["get", "--hex-key", "zz"][..], "the key has \"z\" where a hexadecimal digit is due"),
         (
             &["get", "--hex-key", "abc"],
@@ -567,6 +567,6 @@ fn what_is_no_hexadecimal_is_said() {
         ),
     ] {
         let output = Command::new(env!("CARGO_BIN_EXE_pixii")).args(arguments).output().unwrap();
-        assert_eq!(told(&output), (2, String::new(), format!("pixii: {said}\n")));
+        assert_eq!(reported(&output), (2, String::new(), format!("pixii: {stated}\n")));
     }
 }

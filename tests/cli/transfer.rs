@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use pixii_core::message::{Rejection, ReplicaOutcomes};
 use pixii_core::types::SizeError;
 use pixii_testkit::fake::{Behaviour, Fake};
-use pixii_testkit::told;
+use pixii_testkit::reported;
 use serde_json::Value;
 
 use crate::command::{fed, pixii, run};
@@ -32,7 +32,7 @@ fn what_was_loaded_is_dumped_in_order_and_loading_twice_leaves_no_siblings() {
     let input = text(&lines);
     lines.sort();
     for _ in 0..2 {
-        let (code, out, err) = told(&fed(&fake, &["load", "-"], input.as_bytes()));
+        let (code, out, err) = reported(&fed(&fake, &["load", "-"], input.as_bytes()));
         assert_eq!((code, err.as_str()), (0, ""));
         assert!(out.starts_with("loaded 302 of 302 lines in "), "{out}");
     }
@@ -112,18 +112,18 @@ fn lines_that_are_not_loaded_are_named_counted_and_kept() {
 
     let refused = Rejection::Size(SizeError::Value(2_000_000));
     (0..3).for_each(|node| fake.behave(node, Behaviour::Refuse(refused.clone())));
-    let (code, _, err) = told(&fed(&fake, &["load", "-"], b"one\t1\n"));
-    let said = "pixii: line 1: the value has 2000000 bytes; a value has at most 1048576\n";
-    assert_eq!((code, err.as_str()), (1, said));
+    let (code, _, err) = reported(&fed(&fake, &["load", "-"], b"one\t1\n"));
+    let stated = "pixii: line 1: the value has 2000000 bytes; a value has at most 1048576\n";
+    assert_eq!((code, err.as_str()), (1, stated));
     (0..3).for_each(|node| fake.behave(node, Behaviour::Serve));
 
     let folder = dir.path().to_str().unwrap();
-    let said = format!("pixii: {folder}: Is a directory (os error 21)\n");
-    assert_eq!(run(&fake, &["load", folder]), (1, String::new(), said));
-    let (code, _, err) = told(&fed(&fake, &["load", "-"], b"a\t1\nb\t2\r\nc\t3\r\nd\t4"));
-    let said = "pixii: line 2 ends with a carriage return, which is taken as part of the value, here and \
+    let stated = format!("pixii: {folder}: Is a directory (os error 21)\n");
+    assert_eq!(run(&fake, &["load", folder]), (1, String::new(), stated));
+    let (code, _, err) = reported(&fed(&fake, &["load", "-"], b"a\t1\nb\t2\r\nc\t3\r\nd\t4"));
+    let stated = "pixii: line 2 ends with a carriage return, which is taken as part of the value, here and \
                 in later lines\n";
-    assert_eq!((code, err.as_str()), (0, said));
+    assert_eq!((code, err.as_str()), (0, stated));
     assert_eq!(run(&fake, &["get", "b"]).1, "2\r");
     assert_eq!(run(&fake, &["get", "d"]).1, "4");
 }
@@ -137,7 +137,7 @@ fn an_unknown_put_is_sent_again_with_its_id() {
     assert_eq!((fake.repeats(), run(&fake, &["get", "k"]).1.as_str()), (vec![2], "v"));
     fake.behave(0, Behaviour::Unknown);
     let (code, out, _) =
-        told(&fed(&fake, &["load", "-", "--blind", "--timeout", "200"], b"k\tv\n"));
+        reported(&fed(&fake, &["load", "-", "--blind", "--timeout", "200"], b"k\tv\n"));
     assert_eq!(code, 5);
     assert!(out.contains("unknown 1: they may or may not be written\n"), "{out}");
 }
@@ -155,18 +155,18 @@ fn an_interrupted_load_goes_on_where_it_stopped() {
     let mut command = pixii(&fake, &arguments);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let deadline = Instant::now() + Duration::from_secs(60);
-    while fake.asked(0) < 1_000 {
+    while fake.queried(0) < 1_000 {
         assert!(Instant::now() < deadline, "the load does not begin");
         std::thread::yield_now();
     }
     Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
-    let (code, _, err) = told(&child.wait_with_output().unwrap());
+    let (code, _, err) = reported(&child.wait_with_output().unwrap());
     assert_eq!(code, 1);
     let advice = format!("go on with `pixii load {path} --resume`\n");
     assert!(err.starts_with("pixii: interrupted; the first ") && err.ends_with(&advice), "{err}");
     let before: Value = serde_json::from_slice(&fs::read(&kept).unwrap()).unwrap();
     let settled = before["lines"].as_u64().unwrap();
-    assert_eq!(settled, fake.asked(0), "all that was sent is settled");
+    assert_eq!(settled, fake.queried(0), "all that was sent is settled");
 
     let original = fs::read(&input).unwrap();
     fs::write(&input, "other\tv\n").unwrap();
@@ -178,7 +178,7 @@ fn an_interrupted_load_goes_on_where_it_stopped() {
     assert_eq!((code, err.as_str()), (0, ""));
     assert!(out.starts_with(&format!("loaded {LINES} of {LINES} lines")), "{out}");
     assert!(!kept.exists(), "a run that ends leaves nothing");
-    assert_eq!(fake.asked(0), LINES as u64, "no line is sent twice");
+    assert_eq!(fake.queried(0), LINES as u64, "no line is sent twice");
 }
 
 #[test]

@@ -16,18 +16,18 @@ fn every_way_to_end_has_its_code() {
     assert_eq!(cluster.run(&["put", key, "two"]).code, 0);
     assert_eq!(cluster.run(&["get", key]).code, 6);
 
-    // A frozen replica is there, as far as anyone can tell, and answers nothing.
+    // A frozen replica is there, as far as anyone can know, and answers nothing.
     signal("STOP", cluster.pid("n3"));
     for arguments in [&["put", key, "x"][..], &["delete", key]] {
         let more = ["-w", "3", "--timeout", "1000"];
-        let told = cluster.run(&[arguments, &more].concat());
-        let (code, err) = told.said();
+        let reported = cluster.run(&[arguments, &more].concat());
+        let (code, err) = reported.stated();
         assert_eq!(code, 5, "{err}");
         let sentence = "pixii: unknown outcome: 2 of 3 replicas confirmed it in ";
         assert!(err.starts_with(sentence) && err.lines().count() == 1, "{err}");
     }
-    let told = cluster.run(&["get", key, "-r", "3", "--timeout", "1000"]);
-    let (code, err) = told.said();
+    let reported = cluster.run(&["get", key, "-r", "3", "--timeout", "1000"]);
+    let (code, err) = reported.stated();
     assert!(
         code == 4 && err.starts_with("pixii: no quorum: 2 of 3 replicas answered in "),
         "{err}"
@@ -39,7 +39,7 @@ fn every_way_to_end_has_its_code() {
     cluster.cluster.kill("n2").unwrap();
     let sentence = "pixii: no quorum: 1 of 2 replicas can answer (counted: n1; silent or unreachable: n2, n3)\n";
     for arguments in [&["put", key, "x"][..], &["get", key], &["delete", key]] {
-        assert_eq!(cluster.run(arguments).said(), (4, sentence), "{arguments:?}");
+        assert_eq!(cluster.run(arguments).stated(), (4, sentence), "{arguments:?}");
     }
 }
 
@@ -61,10 +61,10 @@ fn json_is_json_everywhere() {
         (&["node", "stop", "n2"], b"", &["stopping"]),
     ];
     for (arguments, input, fields) in verbs {
-        let told = cluster.fed(&[arguments, &["--json"]].concat(), input);
-        assert_eq!((told.code, &*told.err), (0, ""), "{arguments:?}");
-        assert!(!told.out.is_empty(), "{arguments:?}");
-        for line in told.out.lines() {
+        let reported = cluster.fed(&[arguments, &["--json"]].concat(), input);
+        assert_eq!((reported.code, &*reported.err), (0, ""), "{arguments:?}");
+        assert!(!reported.out.is_empty(), "{arguments:?}");
+        for line in reported.out.lines() {
             let value: Value = serde_json::from_str(line)
                 .unwrap_or_else(|error| panic!("{arguments:?}: {error}: {line}"));
             assert!(fields.iter().all(|field| value.get(field).is_some()), "{arguments:?}: {line}");

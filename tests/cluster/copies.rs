@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use pixii_testkit::cluster::{Run, TestCluster, Told, pixii};
+use pixii_testkit::cluster::{Finished, Run, TestCluster, pixii};
 use pixii_testkit::{free_address, until};
 
 const KEYS: usize = 30;
@@ -46,7 +46,7 @@ fn readdress(cluster: &TestCluster, name: &str, changes: &[(&str, &str)]) {
 fn refused(cluster: &TestCluster, file: &str, more: &[&str]) -> String {
     let path = cluster.path(file).display().to_string();
     let arguments = [&["server", "--config", &*path][..], more].concat();
-    let Told { code, err, .. } = Run::start(pixii(&arguments), b"").end();
+    let Finished { code, err, .. } = Run::start(pixii(&arguments), b"").end();
     assert_eq!(code, 2, "{err}");
     err.lines().last().unwrap().strip_prefix("pixii: ").unwrap().to_owned()
 }
@@ -54,8 +54,8 @@ fn refused(cluster: &TestCluster, file: &str, more: &[&str]) -> String {
 /// Waits until one node is linked with another one at this address.
 fn wait_for_link(cluster: &TestCluster, node: &str, peer: &str, address: &str) {
     let answers = || {
-        let told = cluster.run(&["--connect", cluster.address(node), "status"]);
-        (told.code == 0).then_some(())
+        let reported = cluster.run(&["--connect", cluster.address(node), "status"]);
+        (reported.code == 0).then_some(())
     };
     until("it listens", answers);
     until(&format!("{node} finds {peer} at {address}"), || {
@@ -74,18 +74,21 @@ fn a_copy_of_a_cluster_does_not_serve_and_the_original_notices_nothing() {
     cluster.start_all();
     for _ in 0..2 {
         for name in ["n1", "n2", "n3"] {
-            let said = refused(&copy, &format!("{name}.toml"), &[]);
+            let stated = refused(&copy, &format!("{name}.toml"), &[]);
             let runs = format!("a daemon with the same data runs at {}; ", cluster.address(name));
-            assert!(said.starts_with(&format!("the data of node {name} is a copy: ")), "{said}");
-            assert!(said.contains(&runs) && said.contains("--new-identity"), "{said}");
+            assert!(
+                stated.starts_with(&format!("the data of node {name} is a copy: ")),
+                "{stated}"
+            );
+            assert!(stated.contains(&runs) && stated.contains("--new-identity"), "{stated}");
         }
         expect_untouched(&cluster);
     }
     // While one of the originals is down, its copy finds that the others have not moved.
     cluster.cluster.stop("n1").unwrap();
-    let said = refused(&copy, "n1.toml", &[]);
+    let stated = refused(&copy, "n1.toml", &[]);
     let begin = format!("node n1, which was at {}, is configured at ", cluster.address("n1"));
-    assert!(said.starts_with(&begin) && said.contains("--new-identity"), "{said}");
+    assert!(stated.starts_with(&begin) && stated.contains("--new-identity"), "{stated}");
     for name in ["n2", "n3"] {
         assert!(refused(&copy, &format!("{name}.toml"), &[]).contains("is a copy"));
     }
@@ -115,8 +118,8 @@ fn a_copy_of_one_node_does_not_serve_wherever_it_listens() {
     let behind = moved.replace(&listen(&own), &listen(&elsewhere));
     fs::write(copy.path("behind.toml"), behind).unwrap();
     for file in ["n3.toml", "behind.toml"] {
-        let said = refused(&copy, file, &[]);
-        assert!(said.contains(&format!("a daemon with the same data runs at {own}")), "{said}");
+        let stated = refused(&copy, file, &[]);
+        assert!(stated.contains(&format!("a daemon with the same data runs at {own}")), "{stated}");
     }
     expect_untouched(&cluster);
 }
@@ -128,8 +131,8 @@ fn a_clone_gets_a_new_identity_and_an_empty_directory_gets_none() {
     cluster.cluster.stop_all().unwrap();
     let mut copy = cluster.copied();
     cluster.start_all();
-    let told = refused(&copy, "n1.toml", &[]);
-    assert!(told.contains("is a copy"), "{told}");
+    let reported = refused(&copy, "n1.toml", &[]);
+    assert!(reported.contains("is a copy"), "{reported}");
     let configs = ["n1", "n2", "n3"].map(|name| copy.path(&format!("{name}.toml")));
     let start = |path: &std::path::PathBuf| {
         let path = path.to_str().unwrap();
@@ -148,8 +151,8 @@ fn a_clone_gets_a_new_identity_and_an_empty_directory_gets_none() {
     assert_eq!(copy.run(&["get", "key-1"]).code, 3);
     copy.cluster.stop("n1").unwrap();
     fs::remove_dir_all(copy.path("n1")).unwrap();
-    let said = refused(&copy, "n1.toml", &["--new-identity"]);
-    assert!(said.contains("there is no data of node n1"), "{said}");
+    let stated = refused(&copy, "n1.toml", &["--new-identity"]);
+    assert!(stated.contains("there is no data of node n1"), "{stated}");
     expect_untouched(&cluster);
 }
 
@@ -198,7 +201,7 @@ fn two_nodes_change_places_and_then_all_move_at_once() {
     });
     cluster.cluster.stop_all().unwrap();
     let [new_one, new_two, new_three] = [0; 3].map(|_| free_address());
-    // n1 has never been told; what counts is where the members are said to be now.
+    // n1 has never been reported; what counts is where the members are said to be now.
     readdress(&cluster, "n1", &[(&one, &new_one), (&two, &new_two), (&three, &new_three)]);
     for name in ["n2", "n3"] {
         readdress(&cluster, name, &[(&one, &new_one), (&three, &new_two), (&two, &new_three)]);
@@ -206,8 +209,8 @@ fn two_nodes_change_places_and_then_all_move_at_once() {
     for name in ["n1", "n2", "n3"] {
         cluster.cluster.start(name).unwrap();
     }
-    let told = || pixii(&["--connect", &new_one, "put", "k", "w", "-w", "3"]);
-    until("all have met", || (Run::start(told(), b"").end().code == 0).then_some(()));
+    let reported = || pixii(&["--connect", &new_one, "put", "k", "w", "-w", "3"]);
+    until("all have met", || (Run::start(reported(), b"").end().code == 0).then_some(()));
 }
 
 #[test]

@@ -36,8 +36,8 @@ fn scrubbed() -> TestCluster {
 
 fn expect_all(cluster: &TestCluster) {
     for n in 0..50 {
-        let told = cluster.run(&["get", &format!("key-{n}"), "-r", "3"]);
-        assert_eq!(told.done().trim_end(), format!("the-value-of-{n}."));
+        let reported = cluster.run(&["get", &format!("key-{n}"), "-r", "3"]);
+        assert_eq!(reported.done().trim_end(), format!("the-value-of-{n}."));
     }
 }
 
@@ -52,8 +52,8 @@ fn flips_on_the_disks_of_running_nodes_are_healed_before_anybody_needs_the_disks
             cluster.log(name).contains("has made its store anew").then_some(())
         });
         until("it serves", || {
-            let told = cluster.run(&["status", "--node", name, "--json"]);
-            (told.code == 0 && told.json()["serving"] == true).then_some(())
+            let reported = cluster.run(&["status", "--node", name, "--json"]);
+            (reported.code == 0 && reported.json()["serving"] == true).then_some(())
         });
     }
     expect_all(&cluster);
@@ -116,15 +116,15 @@ fn a_store_that_shows_nothing_is_set_aside_when_others_have_what_it_held() {
     damage(&cluster, "n2");
     cluster.cluster.start("n2").unwrap();
     until("n2 serves", || {
-        let told = cluster.run(&["status", "--node", "n2", "--json"]);
-        (told.code == 0 && told.json()["serving"] == true).then_some(())
+        let reported = cluster.run(&["status", "--node", "n2", "--json"]);
+        (reported.code == 0 && reported.json()["serving"] == true).then_some(())
     });
     assert_eq!(cluster.status("n2").read_ineligible, 64);
     assert!(cluster.path("n2").join("damaged-2/sled/db").exists());
-    let told = cluster.run(&["get", "key-1", "-r", "2"]);
+    let reported = cluster.run(&["get", "key-1", "-r", "2"]);
     let outcomes = "(counted: n1; without a word that counts: n2; silent or unreachable: n3)";
     let sentence = format!("pixii: no quorum: 1 of 2 replicas can answer {outcomes}\n");
-    assert_eq!(told.said(), (4, &*sentence));
+    assert_eq!(reported.stated(), (4, &*sentence));
 
     // n1 is now the only one read-eligible for what n3 held: without it, n3 keeps its files, and
     // waits for it as long as it takes.
@@ -139,8 +139,8 @@ fn a_store_that_shows_nothing_is_set_aside_when_others_have_what_it_held() {
     until("n3 serves", || cluster.log("n3").contains("it was set aside in").then_some(()));
     for name in ["n2", "n3"] {
         until("it has all again", || {
-            let told = cluster.run(&["status", "--node", name, "--json"]);
-            (told.code == 0 && told.json()["read_ineligible"] == 0).then_some(())
+            let reported = cluster.run(&["status", "--node", name, "--json"]);
+            (reported.code == 0 && reported.json()["read_ineligible"] == 0).then_some(())
         });
     }
     assert_eq!(cluster.run(&["dump", "-r", "3"]).done().lines().count(), 500);
@@ -159,8 +159,8 @@ fn an_only_owner_keeps_damaged_data_and_shows_what_is_left_when_the_operator_acc
     let log = File::options().write(true).open(&path).unwrap();
     log.write_all_at(&vec![0x5a; used / 4], used as u64 / 2).unwrap();
     cluster.start_all();
-    let told = cluster.run(&["get", "key-1"]);
-    assert!(told.code != 0 && told.err.contains("--accept-loss"), "{told:?}");
+    let reported = cluster.run(&["get", "key-1"]);
+    assert!(reported.code != 0 && reported.err.contains("--accept-loss"), "{reported:?}");
     cluster.run(&["repair", "--node", "n1", "--accept-loss"]).done();
     let left = cluster.run(&["dump"]).done().lines().count();
     assert!((1..500).contains(&left), "{left} of 500");

@@ -1,6 +1,6 @@
 //! Values and keys at their limits, and siblings.
 
-use pixii_testkit::cluster::{TestCluster, Told};
+use pixii_testkit::cluster::{Finished, TestCluster};
 use serde_json::json;
 
 /// Bytes that no text has, different for each seed.
@@ -17,10 +17,10 @@ fn values_and_keys_of_all_sizes_survive_restarts() {
     let get = |cluster: &TestCluster, key: &str| cluster.run(&["get", "--hex-key", key]);
     let check = |cluster: &TestCluster, seed: usize| {
         for (at, key) in keys.iter().enumerate() {
-            let told = get(cluster, key);
-            assert_eq!((told.code, &*told.err), (0, ""));
+            let reported = get(cluster, key);
+            assert_eq!((reported.code, &*reported.err), (0, ""));
             // Every key has had every size in the end.
-            assert!(told.bytes == noise(sizes[(at + seed) % 4], seed), "{key}, round {seed}");
+            assert!(reported.bytes == noise(sizes[(at + seed) % 4], seed), "{key}, round {seed}");
         }
     };
     for round in 0..4 {
@@ -43,8 +43,8 @@ fn values_and_keys_of_all_sizes_survive_restarts() {
     assert_eq!(cluster.run(&["dump"]).done(), "");
 }
 
-fn context(told: &Told) -> String {
-    told.out.trim().to_string()
+fn context(reported: &Finished) -> String {
+    reported.out.trim().to_string()
 }
 
 #[test]
@@ -53,16 +53,16 @@ fn siblings_are_shown_merged_and_deleted_by_context() {
     for value in ["milk", "bread"] {
         assert_eq!(cluster.run(&["put", "cart", value]).code, 0);
     }
-    let told = cluster.run(&["get", "cart"]);
+    let reported = cluster.run(&["get", "cart"]);
     let sentence = "pixii: \"cart\" has 2 siblings: see them with --all or --json, then put one value \
                     with --context and the context of that read\n";
-    assert_eq!(told.said(), (6, sentence));
+    assert_eq!(reported.stated(), (6, sentence));
     let all = cluster.run(&["get", "cart", "--all"]);
     let mut shown: Vec<&str> = all.out.lines().collect();
     shown.sort_unstable();
     assert_eq!((all.code, shown), (6, vec!["bread", "milk"]));
-    let told = cluster.run(&["get", "cart", "--json"]);
-    let (code, read) = (told.code, told.json());
+    let reported = cluster.run(&["get", "cart", "--json"]);
+    let (code, read) = (reported.code, reported.json());
     assert_eq!((code, read["values"].as_array().unwrap().len()), (6, 2));
 
     let seen = read["context"].as_str().unwrap();
@@ -79,20 +79,20 @@ fn siblings_are_shown_merged_and_deleted_by_context() {
     assert_eq!(cluster.run(&["get", "cart"]).done(), "newer");
     cluster.run(&["delete", "cart"]).done();
     let absent = (3, "pixii: no value under \"cart\"\n");
-    assert_eq!(cluster.run(&["get", "cart"]).said(), absent);
-    assert_eq!(cluster.run(&["delete", "cart"]).said(), absent);
+    assert_eq!(cluster.run(&["get", "cart"]).stated(), absent);
+    assert_eq!(cluster.run(&["delete", "cart"]).stated(), absent);
 }
 
 #[test]
 fn the_33rd_sibling_is_refused_with_advice_and_nothing_is_lost() {
     let cluster = TestCluster::start(1);
     for number in 1..=32 {
-        let told = cluster.run(&["put", "crowd", &number.to_string(), "--json"]);
-        assert_eq!((told.code, &told.json()["siblings"]), (0, &json!(number)));
+        let reported = cluster.run(&["put", "crowd", &number.to_string(), "--json"]);
+        assert_eq!((reported.code, &reported.json()["siblings"]), (0, &json!(number)));
     }
     let sentence = "pixii: the key has 32 siblings and the limit is 32: read first, then put with the \
                     context that the read gave\n";
-    assert_eq!(cluster.run(&["put", "crowd", "33"]).said(), (1, sentence));
+    assert_eq!(cluster.run(&["put", "crowd", "33"]).stated(), (1, sentence));
     assert_eq!(cluster.run(&["get", "crowd", "--all"]).out.lines().count(), 32);
     let seen = context(&cluster.run(&["get", "crowd", "--print-context"]));
     cluster.run(&["put", "crowd", "one", "--context", &seen]).done();

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use pixii_core::message::Counter;
-use pixii_testkit::cluster::{Run, TestCluster, Told, lines, signal};
+use pixii_testkit::cluster::{Finished, Run, TestCluster, lines, signal};
 use pixii_testkit::until;
 use serde_json::Value;
 
@@ -21,19 +21,19 @@ fn number(report: &Value, name: &str) -> usize {
 }
 
 /// The lines that a load kept as refused or unknown.
-fn failed(cluster: &TestCluster, told: &Told) -> BTreeSet<String> {
-    let report = told.json();
+fn failed(cluster: &TestCluster, reported: &Finished) -> BTreeSet<String> {
+    let report = reported.json();
     let kept: Vec<String> =
         fs::read_to_string(cluster.path("failed")).unwrap().lines().map(String::from).collect();
     let lost = number(&report, "refused") + number(&report, "unknown");
-    assert_eq!((lost, &report["complete"]), (kept.len(), &Value::Bool(true)), "{told:?}");
+    assert_eq!((lost, &report["complete"]), (kept.len(), &Value::Bool(true)), "{reported:?}");
     kept.into_iter().collect()
 }
 
 #[test]
 fn two_of_five_killed_during_a_load() {
     const COUNT: usize = 6_000;
-    /// Lines that a load has in progress, unless it is told otherwise.
+    /// Lines that a load has in progress, unless it is reported otherwise.
     const IN_FLIGHT: usize = 64;
     let mut cluster = TestCluster::start(5);
     let first = file(&cluster, "first", "one", COUNT);
@@ -56,20 +56,20 @@ fn two_of_five_killed_during_a_load() {
     let load = Run::start(cluster.command(&arguments("first")), b"");
     cluster.wait_for_puts("n1", 100);
     dead.iter().for_each(|name| cluster.cluster.kill(name).unwrap());
-    let told = load.end();
-    let lost = failed(&cluster, &told);
-    let unknown = number(&told.json(), "unknown");
+    let reported = load.end();
+    let lost = failed(&cluster, &reported);
+    let unknown = number(&reported.json(), "unknown");
     let strong = lost.iter().filter(|line| !weak.contains(line.split('\t').next().unwrap()));
     // Of a key with W live owners a put may be unknown, never refused.
-    assert!(strong.count() <= unknown, "{told:?}");
+    assert!(strong.count() <= unknown, "{reported:?}");
 
     // With both known to be down, exactly the keys without W live owners are refused where only owners count,
     // and none is unknown. Fallbacks take all of them.
-    let told = cluster.run(&[&arguments("second")[..], &["--strict"]].concat());
-    let refused = failed(&cluster, &told);
+    let reported = cluster.run(&[&arguments("second")[..], &["--strict"]].concat());
+    let refused = failed(&cluster, &reported);
     let keys: BTreeSet<&str> =
         refused.iter().map(|line| line.split('\t').next().unwrap()).collect();
-    assert_eq!((told.code, number(&told.json(), "unknown")), (4, 0), "{told:?}");
+    assert_eq!((reported.code, number(&reported.json(), "unknown")), (4, 0), "{reported:?}");
     assert_eq!(keys, weak);
     cluster.run(&["load", "failed", "-w", "2", "--sloppy", "--blind"]).done();
 
@@ -110,8 +110,8 @@ fn a_clean_stop_during_a_load_loses_nothing() {
     signal("TERM", cluster.pid("n2"));
     let ended = until("n2 stops", || cluster.cluster.ended().pop());
     assert_eq!(ended, ("n2".to_string(), "ended: it stopped cleanly".to_string()));
-    let told = load.end();
-    let lost = failed(&cluster, &told);
+    let reported = load.end();
+    let lost = failed(&cluster, &reported);
     assert!(lost.len() < 20_000 && !lost.is_empty(), "{}", lost.len());
 
     // It serves by itself once a peer has vouched for its disk; then only it is left to be asked.
@@ -137,8 +137,8 @@ fn a_second_sigterm_ends_a_daemon_at_once() {
     let put =
         Run::start(cluster.command(&[&arguments[..], &[cluster.address("n1")]].concat()), b"");
     until("the put is in progress", || {
-        let told = cluster.run(&["get", &key, "--all", "-r", "2"]);
-        told.out.contains("new").then_some(())
+        let reported = cluster.run(&["get", &key, "--all", "-r", "2"]);
+        reported.out.contains("new").then_some(())
     });
     signal("TERM", cluster.pid("n1"));
     until("the first signal is heard", || {
@@ -147,17 +147,17 @@ fn a_second_sigterm_ends_a_daemon_at_once() {
     signal("TERM", cluster.pid("n1"));
     let (_, how) = until("n1 ends", || cluster.cluster.ended().pop());
     assert!(how.starts_with("ended with exit code 143"), "{how}");
-    let told = put.end();
-    assert_eq!(told.code, 5, "{told:?}");
-    assert!(told.err.starts_with("pixii: unknown outcome: "), "{told:?}");
+    let reported = put.end();
+    assert_eq!(reported.code, 5, "{reported:?}");
+    assert!(reported.err.starts_with("pixii: unknown outcome: "), "{reported:?}");
 
     signal("CONT", cluster.pid("n3"));
     cluster.start_all();
     assert!(cluster.status("n1").recovered);
     assert!(cluster.log("n1").contains("incarnation 2, recovered from an unclean stop"));
-    let mut told = cluster.run(&["get", &key, "--all", "-r", "3"]).out;
-    told.retain(|c| c != '\n');
-    assert!(["oldnew", "newold"].contains(&&*told), "{told}");
+    let mut reported = cluster.run(&["get", &key, "--all", "-r", "3"]).out;
+    reported.retain(|c| c != '\n');
+    assert!(["oldnew", "newold"].contains(&&*reported), "{reported}");
     cluster.cluster.stop("n1").unwrap();
 }
 

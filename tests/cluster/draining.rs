@@ -1,4 +1,4 @@
-//! Nodes that are taken out before maintenance, and what a daemon tells its service manager and its operator.
+//! Nodes that are taken out before maintenance, and what a daemon reports its service manager and its operator.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,15 +15,15 @@ use pixii_testkit::cluster::{Run, TestCluster, pixii, signal};
 use pixii_testkit::{DEADLINE, until};
 use tokio::runtime::Builder;
 
-/// Writers and readers that go on until they are told to stop.
+/// Writers and readers that go on until they are ordered to stop.
 struct Load {
     ends: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<Told>>,
+    threads: Vec<JoinHandle<Drained>>,
 }
 
 /// What one of them acknowledged, and what failed.
 #[derive(Default)]
-struct Told {
+struct Drained {
     written: Vec<String>,
     reads: usize,
     failed: Vec<String>,
@@ -47,32 +47,32 @@ impl Load {
         Load { ends, threads }
     }
 
-    fn end(self) -> Vec<Told> {
+    fn end(self) -> Vec<Drained> {
         self.ends.store(true, Ordering::SeqCst);
         self.threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     }
 }
 
-async fn load(number: usize, addresses: &[String], ends: &AtomicBool) -> Told {
+async fn load(number: usize, addresses: &[String], ends: &AtomicBool) -> Drained {
     let client = Client::connect(addresses, Options::default()).await.unwrap();
-    let mut told = Told::default();
+    let mut reported = Drained::default();
     let sloppy = Quorum { replicas: None, strict: Some(false) };
     while !ends.load(Ordering::SeqCst) {
-        let name = format!("key-{number}-{}", told.written.len() + told.failed.len());
+        let name = format!("key-{number}-{}", reported.written.len() + reported.failed.len());
         let key = Key::new(name.clone().into_bytes()).unwrap();
         let value = name.clone().into_bytes().into();
         let put =
             Put { key: key.clone(), value, context: None, write: client.write_id(), w: sloppy };
         match client.put(put, 10_000).await {
-            Ok(_) => told.written.push(name),
-            Err(why) => told.failed.push(format!("put {name}: {why}")),
+            Ok(_) => reported.written.push(name),
+            Err(why) => reported.failed.push(format!("put {name}: {why}")),
         }
         match client.get(&key, sloppy, 10_000).await {
-            Ok(_) => told.reads += 1,
-            Err(why) => told.failed.push(format!("get {key:?}: {why}")),
+            Ok(_) => reported.reads += 1,
+            Err(why) => reported.failed.push(format!("get {key:?}: {why}")),
         }
     }
-    told
+    reported
 }
 
 #[test]
@@ -81,30 +81,30 @@ fn no_request_fails_while_each_node_is_drained_stopped_and_started() {
     let load = Load::start(&cluster, 4);
     for name in ["n1", "n2", "n3", "n4"] {
         cluster.wait_for_puts(name, 20);
-        let told = cluster.run(&["node", "drain", name]);
+        let reported = cluster.run(&["node", "drain", name]);
         let first = format!("{name} is drained: clients and peers use other nodes\n");
-        assert!(told.done().starts_with(&first), "{told:?}");
+        assert!(reported.done().starts_with(&first), "{reported:?}");
         assert!(!cluster.status(name).serving);
         signal("TERM", cluster.pid(name));
         let ended = until("a stop", || cluster.cluster.ended().pop());
         assert_eq!(ended, (name.to_string(), "ended: it stopped cleanly".to_string()));
         cluster.start_all();
     }
-    let told = load.end();
-    let failed: Vec<&String> = told.iter().flat_map(|told| &told.failed).collect();
+    let reported = load.end();
+    let failed: Vec<&String> = reported.iter().flat_map(|reported| &reported.failed).collect();
     assert!(failed.is_empty(), "{} requests failed: {:?}", failed.len(), &failed[..1]);
-    assert!(told.iter().all(|told| told.reads > 0));
+    assert!(reported.iter().all(|reported| reported.reads > 0));
     cluster.wait_for_no_hints();
     let dump = cluster.run(&["dump", "-r", "2"]);
     let there: BTreeMap<&str, &str> =
         dump.done().lines().filter_map(|line| line.split_once('\t')).collect();
-    for name in told.iter().flat_map(|told| &told.written) {
+    for name in reported.iter().flat_map(|reported| &reported.written) {
         assert_eq!(there.get(name.as_str()), Some(&name.as_str()), "{name} was acknowledged");
     }
 }
 
 #[test]
-fn a_drained_node_tells_what_is_left_and_takes_part_again() {
+fn a_drained_node_reports_what_is_left_and_takes_part_again() {
     let mut cluster = TestCluster::start(4);
     cluster.cluster.kill("n4").unwrap();
     let text: String = (0..200).map(|number| format!("key-{number}\tv\n")).collect();
@@ -116,16 +116,16 @@ fn a_drained_node_tells_what_is_left_and_takes_part_again() {
         let peer = status.peers.into_iter().find(|peer| peer.name == "n4").unwrap();
         (peer.hints > 0).then_some(peer.hints)
     });
-    let told = cluster.run(&["node", "drain", "n1", "--timeout", "20000", "--json"]);
-    let left = &told.json()["hints_left"][0];
-    assert_eq!((told.code, left["for"].as_str()), (0, Some("n4")), "{told:?}");
-    assert!(left["hints"].as_u64().unwrap() >= kept, "nothing more is kept, or less: {told:?}");
+    let reported = cluster.run(&["node", "drain", "n1", "--timeout", "20000", "--json"]);
+    let left = &reported.json()["hints_left"][0];
+    assert_eq!((reported.code, left["for"].as_str()), (0, Some("n4")), "{reported:?}");
+    assert!(left["hints"].as_u64().unwrap() >= kept, "nothing more is kept, or less: {reported:?}");
     // Twice is once, and the others do without it.
     assert!(cluster.run(&["node", "drain", "n1"]).done().contains("for n4"));
     let alone = cluster.address("n1").to_string();
-    let told = pixii(&["get", "key-1", "--connect", &alone]).output().unwrap();
+    let reported = pixii(&["get", "key-1", "--connect", &alone]).output().unwrap();
     assert_eq!(
-        told.stdout, b"v",
+        reported.stdout, b"v",
         "a client that knows only this node learns of the others from it"
     );
     let status = pixii(&["status", "--connect", &alone]).output().unwrap();
@@ -136,9 +136,9 @@ fn a_drained_node_tells_what_is_left_and_takes_part_again() {
     cluster.start_all();
     cluster.wait_for_no_hints();
     assert!(cluster.status("n1").serving);
-    let told = cluster.run(&["node", "drain", "n7"]);
-    let said = "pixii: no member is called \"n7\"; the members are n1, n2, n3, n4\n";
-    assert_eq!(told.said(), (1, said));
+    let reported = cluster.run(&["node", "drain", "n7"]);
+    let stated = "pixii: no member is called \"n7\"; the members are n1, n2, n3, n4\n";
+    assert_eq!(reported.stated(), (1, stated));
 }
 
 #[test]
@@ -184,8 +184,8 @@ impl Managed {
             let count = self.manager.recv(&mut bytes).unwrap_or_else(|error| {
                 panic!("\"{what}\" is not said: {error}; {:?}", self.heard);
             });
-            let said = String::from_utf8(bytes[..count].to_vec()).unwrap();
-            self.heard.push(said.trim_end().to_string());
+            let stated = String::from_utf8(bytes[..count].to_vec()).unwrap();
+            self.heard.push(stated.trim_end().to_string());
         }
     }
 }
@@ -198,7 +198,7 @@ impl Drop for Managed {
 }
 
 #[test]
-fn a_manager_is_told_what_a_daemon_does_and_an_operator_what_it_takes_over() {
+fn a_manager_sees_what_a_daemon_does_and_an_operator_what_it_takes_over() {
     let cluster = TestCluster::create(1);
     let mut daemon = Managed::start(&cluster, "n1", 200_000);
     let pid = daemon.child.id();

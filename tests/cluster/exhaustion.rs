@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use pixii_core::message::{Call, CallBody, Request};
 use pixii_core::types::Key;
 use pixii_core::wire::{self, Welcome};
-use pixii_testkit::cluster::{Run, TestCluster, Told, state};
+use pixii_testkit::cluster::{Finished, Run, TestCluster, state};
 use pixii_testkit::{DEADLINE, until};
 
 use crate::secrets::{connect, greeted, raise_descriptors};
@@ -61,7 +61,7 @@ fn sample(http: u16, name: &str) -> Option<f64> {
 }
 
 /// Runs a command that knows the address of this daemon alone.
-fn run_at(cluster: &TestCluster, name: &str, arguments: &[&str], input: &[u8]) -> Told {
+fn run_at(cluster: &TestCluster, name: &str, arguments: &[&str], input: &[u8]) -> Finished {
     let mut command = cluster.command(arguments);
     command.env("PIXII_CONNECT", cluster.address(name));
     Run::start(command, input).end()
@@ -98,7 +98,7 @@ fn survives_idle_clients(limit: u32) {
         run_at(&cluster, "n2", &["put", &key, "-", "-w", "3", "--strict"], &large).done();
     }
     // The HTTP port and the operator.
-    until("the HTTP port answers", || look(http, "/livez").filter(|said| said == "alive\n"));
+    until("the HTTP port answers", || look(http, "/livez").filter(|stated| stated == "alive\n"));
     until("the operator is let in", || {
         (run_at(&cluster, "n1", &["status"], b"").code == 0).then_some(())
     });
@@ -106,15 +106,15 @@ fn survives_idle_clients(limit: u32) {
     cluster.cluster.kill("n2").unwrap();
     cluster.cluster.start("n2").unwrap();
     until("n1 and n2 are linked", || {
-        let told = run_at(&cluster, "n2", &["put", "k", "v", "-w", "3", "--strict"], b"");
-        (told.code == 0).then_some(())
+        let reported = run_at(&cluster, "n2", &["put", "k", "v", "-w", "3", "--strict"], b"");
+        (reported.code == 0).then_some(())
     });
     assert_eq!(cluster.pid("n1"), pid);
     assert!(!['X', 'Z'].contains(&state(pid)), "n1 goes on: {}", cluster.log("n1"));
     let log = cluster.log("n1");
     assert!(!log.contains("store failed"), "{log}");
-    let said = format!("{limit} descriptors");
-    assert!(log.contains(&said), "the start says what follows from the limit: {log}");
+    let stated = format!("{limit} descriptors");
+    assert!(log.contains(&stated), "the start says what follows from the limit: {log}");
 
     // What is given back is there for others.
     drop((idle, http_connections));
@@ -362,12 +362,12 @@ fn idle_clients_of_an_address_do_not_shut_out_commands_of_its_operator() {
     assert!((20..=24).contains(&idle.len()), "{} are in", idle.len());
     until("the operator is let in", || (cluster.run(&["status"]).code == 0).then_some(()));
     // A place of the operator is no place more for clients.
-    let told = until("it is let in", || {
-        let told = cluster.run(&["put", "k", "v"]);
-        (!told.err.contains("cannot connect")).then_some(told)
+    let reported = until("it is let in", || {
+        let reported = cluster.run(&["put", "k", "v"]);
+        (!reported.err.contains("cannot connect")).then_some(reported)
     });
-    let said = "busy: clients from 127.0.0.1 (this is a place for commands of the operator) is at its limit of 20";
-    assert!(told.code == 1 && told.err.contains(said), "{told:?}");
+    let stated = "busy: clients from 127.0.0.1 (this is a place for commands of the operator) is at its limit of 20";
+    assert!(reported.code == 1 && reported.err.contains(stated), "{reported:?}");
     drop(idle);
     until("clients are let in", || (cluster.run(&["put", "k", "v"]).code == 0).then_some(()));
 }
@@ -380,10 +380,10 @@ fn http_clients_that_say_nothing_or_read_nothing_keep_nobody_out() {
     let mut slow = Vec::new();
     for number in 0..200 {
         let mut stream = TcpStream::connect(("127.0.0.1", http)).unwrap();
-        let said: &[u8] =
+        let stated: &[u8] =
             if number % 2 == 0 { b"GET /met" } else { b"GET /metrics HTTP/1.1\r\n\r\n" };
         // The oldest ones are closed meanwhile.
-        let _ = stream.write_all(said);
+        let _ = stream.write_all(stated);
         slow.push(stream);
     }
     for _ in 0..10 {

@@ -8,7 +8,7 @@ use bytes::BytesMut;
 use pixii_core::members::Incarnation;
 use pixii_core::types::NodeId;
 use pixii_core::wire::{self, Hello, MAX_FRAME_BYTES, PREAMBLE_BYTES, Welcome};
-use pixii_testkit::cluster::{Run, TestCluster, Told, pixii};
+use pixii_testkit::cluster::{Finished, Run, TestCluster, pixii};
 use pixii_testkit::{DEADLINE, until};
 
 /// What a daemon answers to these first bytes; `None` when it closes without an answer.
@@ -113,17 +113,17 @@ fn bad_requests_are_refused_with_the_limit() {
         (&["delete", "k", "-w", "9"], "w = 9: n is 3 in this cluster, so w is 1 to 3"),
     ];
     for (arguments, sentence) in refused {
-        let told = cluster.run(arguments);
-        assert_eq!(told.said(), (1, &*format!("pixii: {sentence}\n")), "{arguments:?}");
+        let reported = cluster.run(arguments);
+        assert_eq!(reported.stated(), (1, &*format!("pixii: {sentence}\n")), "{arguments:?}");
     }
-    let told = cluster.fed(&["put", "k", "-"], &vec![0; (1 << 20) + 1]);
+    let reported = cluster.fed(&["put", "k", "-"], &vec![0; (1 << 20) + 1]);
     let sentence =
         "pixii: standard input has more than 1048576 bytes; a value has at most 1048576\n";
-    assert_eq!(told.said(), (1, sentence));
+    assert_eq!(reported.stated(), (1, sentence));
     let line = [b"k\t", &vec![b'x'; (1 << 20) + 1][..]].concat();
-    let told = cluster.fed(&["load", "-"], &line);
+    let reported = cluster.fed(&["load", "-"], &line);
     let sentence = "refused 1: the value has 1048577 bytes; a value has at most 1048576\n";
-    assert!(told.code == 1 && told.out.contains(sentence), "{told:?}");
+    assert!(reported.code == 1 && reported.out.contains(sentence), "{reported:?}");
     assert_eq!(cluster.run(&["get", "k"]).done(), "v", "nothing has changed");
 }
 
@@ -133,11 +133,11 @@ fn refuses_to_start(cluster: &TestCluster, text: &str, exit: i32) -> String {
     let path = cluster.path("try.toml");
     fs::write(&path, text).unwrap();
     let command = pixii(&["server", "--config", path.to_str().unwrap()]);
-    let Told { code, out, err, .. } = Run::start(command, b"").end();
+    let Finished { code, out, err, .. } = Run::start(command, b"").end();
     assert_eq!((code, &*out), (exit, ""), "{err}");
     let last = err.lines().last().unwrap();
-    let said = err.lines().filter(|line| line.starts_with("pixii: ")).count();
-    assert_eq!(said, 1, "one sentence: {err}");
+    let stated = err.lines().filter(|line| line.starts_with("pixii: ")).count();
+    assert_eq!(stated, 1, "one sentence: {err}");
     assert!(!err.contains("panicked"), "{err}");
     last.strip_prefix("pixii: ").unwrap_or_else(|| panic!("{err}")).to_string()
 }
@@ -163,8 +163,8 @@ fn a_daemon_that_cannot_start_says_why_and_touches_nothing() {
     let port = TcpListener::bind("127.0.0.1:0").unwrap();
     let held = port.local_addr().unwrap().to_string();
     let busy = with(cluster.address("n1"), &held).replace(&data, &format!("{data}-new"));
-    let said = refuses_to_start(&cluster, &busy, 1);
-    assert!(said.starts_with(&format!("cannot listen on {held}: ")), "{said}");
+    let stated = refuses_to_start(&cluster, &busy, 1);
+    assert!(stated.starts_with(&format!("cannot listen on {held}: ")), "{stated}");
     drop(port);
     assert_eq!(cluster.run(&["get", "k"]).done(), "v", "the daemon that runs has noticed nothing");
 
@@ -172,12 +172,12 @@ fn a_daemon_that_cannot_start_says_why_and_touches_nothing() {
     let foreign = cluster.path("letters");
     fs::create_dir(&foreign).unwrap();
     fs::write(foreign.join("letter.txt"), "dear").unwrap();
-    let said = refuses_to_start(&cluster, &with(&data, foreign.to_str().unwrap()), 2);
+    let stated = refuses_to_start(&cluster, &with(&data, foreign.to_str().unwrap()), 2);
     assert!(
-        said.ends_with(
+        stated.ends_with(
             "holds \"letter.txt\" and no FORMAT file: it is no data directory, and a new one is made only where there is nothing"
         ),
-        "{said}"
+        "{stated}"
     );
     assert_eq!(fs::read_dir(&foreign).unwrap().count(), 1);
     let other = refuses_to_start(&cluster, &with("cluster = \"test\"", "cluster = \"best\""), 2);
@@ -188,10 +188,10 @@ fn a_daemon_that_cannot_start_says_why_and_touches_nothing() {
     let format = cluster.path("n1").join("FORMAT");
     let ours = fs::read(&format).unwrap();
     fs::write(&format, "rocks 9\n").unwrap();
-    let said = refuses_to_start(&cluster, &good, 2);
+    let stated = refuses_to_start(&cluster, &good, 2);
     let begin =
         format!("the data directory {data} has the format \"rocks 9\"; this program reads ");
-    assert!(said.starts_with(&begin), "{said}");
+    assert!(stated.starts_with(&begin), "{stated}");
     fs::write(&format, ours).unwrap();
 
     cluster.start_all();
@@ -200,7 +200,7 @@ fn a_daemon_that_cannot_start_says_why_and_touches_nothing() {
 }
 
 #[test]
-fn two_daemons_of_one_name_are_told_apart_and_the_one_that_runs_is_heard() {
+fn two_daemons_of_one_name_are_distinguished_and_the_one_that_runs_is_heard() {
     let cluster = TestCluster::start(2);
     let (text, dir) = (fs::read_to_string(cluster.path("n1.toml")).unwrap(), cluster.dir.path());
     let listen = format!("listen = \"{}\"", cluster.address("n1"));
@@ -211,9 +211,9 @@ fn two_daemons_of_one_name_are_told_apart_and_the_one_that_runs_is_heard() {
     fs::write(dir.join("copy.toml"), copy).unwrap();
     let path = cluster.path("copy.toml");
     let other = Run::start(pixii(&["server", "--config", path.to_str().unwrap()]), b"").end();
-    let said = format!("node n1 runs at {} and answers there", cluster.address("n1"));
-    assert!(other.code == 2 && other.err.contains(&said), "{other:?}");
-    until("n2 tells of it", || cluster.log("n2").contains(&said).then_some(()));
+    let stated = format!("node n1 runs at {} and answers there", cluster.address("n1"));
+    assert!(other.code == 2 && other.err.contains(&stated), "{other:?}");
+    until("n2 reports of it", || cluster.log("n2").contains(&stated).then_some(()));
     assert!(cluster.status("n1").peers[0].up && cluster.status("n2").peers[0].up);
     cluster.run(&["put", "k", "v", "-w", "2"]).done();
     assert!(!cluster.log("n1").contains("peer n2 is down"), "{}", cluster.log("n1"));

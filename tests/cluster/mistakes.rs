@@ -13,9 +13,9 @@ fn a_command_that_is_given_the_http_port_names_what_answers_there() {
     let mut cluster = TestCluster::create(1);
     let http = with_http(&cluster);
     cluster.start_all();
-    let told = cluster.run(&["get", "k", "--connect", &format!("127.0.0.1:{http}")]);
-    let said = format!("pixii: cannot connect to 127.0.0.1:{http}: an HTTP server answers there");
-    assert!(told.code == 1 && told.err.starts_with(&said), "{told:?}");
+    let reported = cluster.run(&["get", "k", "--connect", &format!("127.0.0.1:{http}")]);
+    let stated = format!("pixii: cannot connect to 127.0.0.1:{http}: an HTTP server answers there");
+    assert!(reported.code == 1 && reported.err.starts_with(&stated), "{reported:?}");
 }
 
 #[test]
@@ -33,9 +33,9 @@ fn a_member_with_a_wrong_port_in_its_own_entry_says_that_nobody_can_dial_it() {
     .unwrap();
     cluster.cluster.start("n1").unwrap();
     cluster.cluster.start("n2").unwrap();
-    let said = format!("node n1 cannot be dialed at {wrong}, its address among the members");
-    until("n1 says so", || cluster.log("n1").contains(&said).then_some(()));
-    let told = cluster.run(&["status", "--connect", &right]);
-    assert!(told.out.contains(&said), "{told:?}");
+    let stated = format!("node n1 cannot be dialed at {wrong}, its address among the members");
+    until("n1 says so", || cluster.log("n1").contains(&stated).then_some(()));
+    let reported = cluster.run(&["status", "--connect", &right]);
+    assert!(reported.out.contains(&stated), "{reported:?}");
     assert!(!cluster.log("n2").contains("cannot be dialed"), "{}", cluster.log("n2"));
 }

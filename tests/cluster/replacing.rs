@@ -18,9 +18,11 @@ fn put_all(cluster: &TestCluster, value: &str) {
 /// Every key with its one value, read from all three owners.
 fn expect_all(cluster: &TestCluster, value: &str) {
     let whole = || {
-        let told = cluster.run(&["dump", "-r", "3"]);
-        let lines = told.out.lines().filter(|line| line.ends_with(&format!("\t{value}"))).count();
-        (told.code == 0 && lines == COUNT && told.out.lines().count() == COUNT).then_some(())
+        let reported = cluster.run(&["dump", "-r", "3"]);
+        let lines =
+            reported.out.lines().filter(|line| line.ends_with(&format!("\t{value}"))).count();
+        (reported.code == 0 && lines == COUNT && reported.out.lines().count() == COUNT)
+            .then_some(())
     };
     until("every key is at all its owners", whole);
 }
@@ -38,16 +40,19 @@ fn a_dead_member_is_replaced_and_does_not_come_back() {
         (cluster.address("n1").to_string(), cluster.cluster.add("n5", "n3").unwrap());
     let place = format!("n5@{address}");
     let refused = |cluster: &TestCluster, old: &str, new: &str| {
-        let told = cluster.run(&["--connect", &n1, "node", "replace", old, new, "--yes"]);
-        assert_ne!(told.code, 0, "{told:?}");
-        told.said().1.to_string()
+        let reported = cluster.run(&["--connect", &n1, "node", "replace", old, new, "--yes"]);
+        assert_ne!(reported.code, 0, "{reported:?}");
+        reported.stated().1.to_string()
     };
 
     // Nothing of this changes anything.
-    let said = refused(&cluster, "n3", &place);
-    assert!(said.contains("n3 answers: stop it first with `pixii node stop n3`"), "{said}");
-    let said = refused(&cluster, "n9", &place);
-    assert!(said.contains("no member is called \"n9\"; the members are n1, n2, n3, n4"), "{said}");
+    let stated = refused(&cluster, "n3", &place);
+    assert!(stated.contains("n3 answers: stop it first with `pixii node stop n3`"), "{stated}");
+    let stated = refused(&cluster, "n9", &place);
+    assert!(
+        stated.contains("no member is called \"n9\"; the members are n1, n2, n3, n4"),
+        "{stated}"
+    );
     assert!(refused(&cluster, "n1", &place).contains("n1 is the node that was asked"));
     assert!(refused(&cluster, "n3", &format!("n2@{address}")).contains("n2 is a member already"));
     assert!(refused(&cluster, "n3", "n5").contains("the new member is given as NAME@HOST:PORT"));
@@ -57,13 +62,13 @@ fn a_dead_member_is_replaced_and_does_not_come_back() {
     cluster.cluster.kill("n3").unwrap();
     put_all(&cluster, "two");
     let plan = until("n3 is marked down", || {
-        let told = cluster.run(&["--connect", &n1, "node", "replace", "n3", &place]);
-        (told.code == 0).then_some(told.out)
+        let reported = cluster.run(&["--connect", &n1, "node", "replace", "n3", &place]);
+        (reported.code == 0).then_some(reported.out)
     });
     assert!(plan.contains("nothing was changed: add --yes to do it"), "{plan}");
     assert!(!cluster.run(&["ring"]).done().contains("n5"));
-    let told = cluster.run(&["--connect", &n1, "node", "replace", "n3", &place, "--yes"]);
-    assert!(told.done().contains("ring version 2"), "{told:?}");
+    let reported = cluster.run(&["--connect", &n1, "node", "replace", "n3", &place, "--yes"]);
+    assert!(reported.done().contains("ring version 2"), "{reported:?}");
 
     cluster.start_all_but("n3");
     let ring = cluster.run(&["ring"]);
@@ -75,7 +80,7 @@ fn a_dead_member_is_replaced_and_does_not_come_back() {
     assert!(refused(&cluster, "n3", "n6@127.0.0.1:1").contains("n3 was removed"));
     assert!(refused(&cluster, "n2", &format!("n3@{address}")).contains("n3 was removed"));
 
-    // The old one is told, ends, and keeps what it has; under another name it begins anew beside that.
+    // The old one is reported, ends, and keeps what it has; under another name it begins anew beside that.
     cluster.cluster.start("n3").unwrap();
     let how = end_of(&mut cluster, "n3");
     assert!(how.contains("exit code 2") && how.contains("removed from cluster test"), "{how}");
@@ -84,8 +89,8 @@ fn a_dead_member_is_replaced_and_does_not_come_back() {
     let config = fs::read_to_string(cluster.path("n3.toml")).unwrap();
     fs::write(cluster.path("n9.toml"), config.replace("\"n3\"", "\"n9\"")).unwrap();
     let arguments = ["server", "--config", "n9.toml"];
-    let told = cluster.run(&arguments);
-    assert!(told.code == 2 && told.err.contains("n3"), "{told:?}");
+    let reported = cluster.run(&arguments);
+    assert!(reported.code == 2 && reported.err.contains("n3"), "{reported:?}");
     let anew = Run::start(cluster.command(&[&arguments[..], &["--rejoin-empty"]].concat()), b"");
     until("the old data is set aside", || {
         let aside = cluster.path("n3").join("removed-1").join("FORMAT");
@@ -130,20 +135,20 @@ fn a_drain_goes_on_when_another_member_is_replaced_meanwhile() {
     let place = format!("n5@{}", cluster.cluster.add("n5", "n4").unwrap());
     cluster.cluster.kill("n4").unwrap();
     until("n4 is replaced", || {
-        let told = cluster.run(&["--connect", &n2, "node", "replace", "n4", &place, "--yes"]);
-        (told.code == 0).then_some(())
+        let reported = cluster.run(&["--connect", &n2, "node", "replace", "n4", &place, "--yes"]);
+        (reported.code == 0).then_some(())
     });
     until("n1 lives anew", || cluster.log("n1").contains("begins another life").then_some(()));
     until("n1 serves in its next life", || {
-        let told = cluster.run(&["--connect", &n1, "status", "--json"]);
-        (told.code == 0 && told.json()["serving"] == false).then_some(())
+        let reported = cluster.run(&["--connect", &n1, "status", "--json"]);
+        (reported.code == 0 && reported.json()["serving"] == false).then_some(())
     });
     assert_ne!(state(&cluster), DrainState::Serving);
     drop((put, drain));
 }
 
 #[test]
-fn members_that_lose_their_disks_are_told_of_the_ring_by_a_newcomer_they_do_not_know() {
+fn members_that_lose_their_disks_are_notified_of_the_ring_by_a_newcomer_they_do_not_know() {
     let mut cluster = TestCluster::start(3);
     let (n1, place) = (
         cluster.address("n1").to_owned(),
@@ -153,8 +158,8 @@ fn members_that_lose_their_disks_are_told_of_the_ring_by_a_newcomer_they_do_not_
     put_all(&cluster, "one");
     cluster.cluster.kill("n3").unwrap();
     until("n3 is replaced", || {
-        let told = cluster.run(&["--connect", &n1, "node", "replace", "n3", &place, "--yes"]);
-        (told.code == 0).then_some(())
+        let reported = cluster.run(&["--connect", &n1, "node", "replace", "n3", &place, "--yes"]);
+        (reported.code == 0).then_some(())
     });
     cluster.start_all_but("n3");
     expect_all(&cluster, "one");
@@ -187,8 +192,8 @@ fn replace_at_once(round: usize) -> [i32; 2] {
     let olds = if round % 3 == 2 { ["n3", "n3"] } else { ["n3", "n4"] };
     for (at, (old, place)) in at.iter().zip(olds.iter().zip(&places)) {
         until("the old one is marked down", || {
-            let told = cluster.run(&["--connect", at, "node", "replace", old, place]);
-            (told.code == 0).then_some(())
+            let reported = cluster.run(&["--connect", at, "node", "replace", old, place]);
+            (reported.code == 0).then_some(())
         });
     }
     let order = |which: usize| {
@@ -197,15 +202,15 @@ fn replace_at_once(round: usize) -> [i32; 2] {
         Run::start(cluster.command(&order), b"")
     };
     let runs = [order(0), order(1)];
-    let told = runs.map(Run::end);
+    let reported = runs.map(Run::end);
     let rings: Vec<Ring> = ["n1", "n2", "n5"].map(|name| cluster.ring(name)).into();
-    assert!(rings.iter().all(|ring| ring.id() == rings[0].id()), "{told:?} {rings:?}");
-    for (told, (old, new)) in told.iter().zip(olds.iter().zip(["n6", "n7"])) {
+    assert!(rings.iter().all(|ring| ring.id() == rings[0].id()), "{reported:?} {rings:?}");
+    for (reported, (old, new)) in reported.iter().zip(olds.iter().zip(["n6", "n7"])) {
         let done = rings[0].has(NodeId::of(new)) && !rings[0].has(NodeId::of(old));
-        assert_eq!(told.code == 0, done, "{told:?} {:?}", rings[0]);
-        assert!(told.code == 0 || told.err.lines().count() == 1, "{told:?}");
+        assert_eq!(reported.code == 0, done, "{reported:?} {:?}", rings[0]);
+        assert!(reported.code == 0 || reported.err.lines().count() == 1, "{reported:?}");
     }
-    told.map(|told| told.code)
+    reported.map(|reported| reported.code)
 }
 
 #[test]

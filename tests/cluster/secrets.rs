@@ -10,7 +10,7 @@ use bytes::BytesMut;
 use pixii_core::message::{Call, CallBody, Reply, Request};
 use pixii_core::types::Key;
 use pixii_core::wire::{self, Hello, MAX_FRAME_BYTES, PREAMBLE_BYTES, PROTOCOL, Welcome};
-use pixii_testkit::cluster::{Run, TestCluster, Told, pixii, signal};
+use pixii_testkit::cluster::{Finished, Run, TestCluster, pixii, signal};
 use pixii_testkit::{DEADLINE, until};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Socket, Type};
@@ -60,8 +60,8 @@ fn a_cluster_with_secrets_serves_those_who_have_them_and_shows_them_to_nobody() 
         (Some(true), Some(protocol))
     );
     let status = cluster.run(&[&["status"], &with[..]].concat());
-    let said = format!("{PROTOCOL}, with those who know the secret");
-    assert!(status.out.contains(&said), "{}", status.out);
+    let stated = format!("{PROTOCOL}, with those who know the secret");
+    assert!(status.out.contains(&stated), "{}", status.out);
     fs::write(cluster.path("data"), "one\t1\ntwo\t2\n").unwrap();
     cluster.run(&[&["load", "data"], &with[..]].concat()).done();
 
@@ -81,15 +81,15 @@ fn a_cluster_with_secrets_serves_those_who_have_them_and_shows_them_to_nobody() 
     );
     let none = cluster.run(&["get", "k", "--secret-file", "none"]);
     assert_eq!(
-        none.said(),
+        none.stated(),
         (2, "pixii: the secret: none: No such file or directory (os error 2)\n")
     );
 
     // Neither in the logs, at the level that says most, nor in anything that was said.
-    let told =
-        [&status, &without, &wrong, &open].map(|told: &Told| format!("{}{}", told.out, told.err));
+    let reported = [&status, &without, &wrong, &open]
+        .map(|reported: &Finished| format!("{}{}", reported.out, reported.err));
     let logs = ["n1", "n2", "n3"].map(|name| cluster.log(name));
-    for text in told.iter().chain(&logs) {
+    for text in reported.iter().chain(&logs) {
         assert!(!text.contains("correct horse") && !text.contains("staple"), "{text}");
     }
     assert!(
@@ -110,8 +110,8 @@ fn a_running_cluster_is_given_secrets_and_others_later() {
     let reload = |times: usize| {
         for name in ["n1", "n2", "n3"] {
             signal("HUP", cluster.pid(name));
-            let said = "goes on with other secrets, those that its files hold now";
-            until(said, || (cluster.log(name).matches(said).count() == times).then_some(()));
+            let stated = "goes on with other secrets, those that its files hold now";
+            until(stated, || (cluster.log(name).matches(stated).count() == times).then_some(()));
         }
     };
     cluster.cluster.configure(&lines).unwrap();
@@ -125,8 +125,8 @@ fn a_running_cluster_is_given_secrets_and_others_later() {
     secret(&cluster, "clients", &format!("{new}\n{CLIENTS}"), 0o600);
     reload(2);
     for file in [&clients, &newer] {
-        let told = cluster.run(&["get", "k", "-r", "3", "--secret-file", file]);
-        assert_eq!(told.done(), "v");
+        let reported = cluster.run(&["get", "k", "-r", "3", "--secret-file", file]);
+        assert_eq!(reported.done(), "v");
     }
     let older = secret(&cluster, "older", CLIENTS, 0o600);
     secret(&cluster, "clients", new, 0o600);
@@ -146,7 +146,7 @@ fn a_daemon_whose_secrets_are_not_as_they_should_be_does_not_start() {
     let refused = |lines: &str, sentence: &str| {
         fs::write(cluster.path("try.toml"), format!("{lines}\n{text}")).unwrap();
         let command = pixii(&["server", "--config", cluster.path("try.toml").to_str().unwrap()]);
-        let Told { code, err, .. } = Run::start(command, b"").end();
+        let Finished { code, err, .. } = Run::start(command, b"").end();
         assert_eq!((code, err.lines().count()), (2, 1), "{err}");
         assert!(
             err.contains(sentence) && !err.contains("horse") && !err.contains("sword"),
@@ -169,7 +169,7 @@ fn a_daemon_whose_secrets_are_not_as_they_should_be_does_not_start() {
     let beyond = text.replace(cluster.address("n1"), "0.0.0.0:7432");
     fs::write(cluster.path("try.toml"), beyond).unwrap();
     let command = pixii(&["server", "--config", cluster.path("try.toml").to_str().unwrap()]);
-    let Told { code, err, .. } = Run::start(command, b"").end();
+    let Finished { code, err, .. } = Run::start(command, b"").end();
     let sentence = "listen = \"0.0.0.0:7432\": beyond loopback (127.0.0.1, [::1], localhost) a node has secret_file \
                     and client_secret_file, unless trusted_network = true says";
     assert!(code == 2 && err.contains(sentence), "{err}");
@@ -180,8 +180,8 @@ fn a_daemon_whose_secrets_are_not_as_they_should_be_does_not_start() {
     command.env("CREDENTIALS_DIRECTORY", cluster.dir.path());
     let daemon = Run::start(command, b"");
     until("the daemon serves", || {
-        let told = cluster.run(&["status", "--secret-file", &other]);
-        (told.code == 0).then_some(())
+        let reported = cluster.run(&["status", "--secret-file", &other]);
+        (reported.code == 0).then_some(())
     });
     drop(daemon);
 }
@@ -241,7 +241,7 @@ pub fn raise_descriptors() {
 }
 
 #[test]
-fn of_ten_thousand_connections_of_one_address_some_are_served_and_the_others_told_why_not() {
+fn of_ten_thousand_connections_of_one_address_some_are_served_and_the_others_given_the_reason() {
     raise_descriptors();
     let cluster = TestCluster::start(1);
     cluster.run(&["put", "k", "v"]).done();
@@ -300,11 +300,11 @@ fn connections_that_say_nothing_do_not_keep_others_out() {
         assert!(is_served(&mut stream));
     }
     let in_time = begun.elapsed() < Duration::from_secs(5);
-    let told: Vec<Option<Welcome>> =
+    let reported: Vec<Option<Welcome>> =
         idle.iter_mut().map(|stream| next(stream, PREAMBLE_BYTES)).collect();
     let count = |what: &str| {
-        let fits = |told: &&Option<Welcome>| matches!(told, Some(Welcome::Refused(why)) if why.starts_with(what));
-        told.iter().filter(fits).count()
+        let fits = |reported: &&Option<Welcome>| matches!(reported, Some(Welcome::Refused(why)) if why.starts_with(what));
+        reported.iter().filter(fits).count()
     };
     let gave_way = count("too many handshakes are in progress, 256 at most");
     let late = count("no handshake within 5 s");
@@ -320,8 +320,8 @@ fn no_number_of_clients_keeps_a_peer_of_their_address_out() {
     cluster.start_all();
     let enter = |cluster: &TestCluster| {
         let mut stream = connect(cluster, "127.0.0.1");
-        let told = greeted(&mut stream);
-        matches!(told, Some(Welcome::Accepted { .. })).then_some(stream)
+        let reported = greeted(&mut stream);
+        matches!(reported, Some(Welcome::Accepted { .. })).then_some(stream)
     };
     let mut clients: Vec<TcpStream> = std::iter::from_fn(|| enter(&cluster)).collect();
     // Eight, and four in places for the operator.
@@ -331,8 +331,8 @@ fn no_number_of_clients_keeps_a_peer_of_their_address_out() {
     until("n2 is heard by n1", || {
         let mut command = cluster.command(&["status", "--json"]);
         command.env("PIXII_CONNECT", cluster.address("n2"));
-        let told = Run::start(command, b"").end();
-        (told.code == 0 && told.json()["peers"][0]["up"] == true).then_some(())
+        let reported = Run::start(command, b"").end();
+        (reported.code == 0 && reported.json()["peers"][0]["up"] == true).then_some(())
     });
     assert!(is_served(&mut clients[0]), "the clients are still there");
 }

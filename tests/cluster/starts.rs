@@ -52,9 +52,9 @@ fn a_relative_data_directory_begins_at_that_of_the_configuration() {
 
     // Data that the version before has made at its working directory is not left behind silently.
     fs::rename(cluster.path("data"), elsewhere.path().join("data")).unwrap();
-    let told = start().end();
-    assert_eq!(told.code, 2, "{}", told.err);
-    assert!(told.err.contains("write the directory in full"), "{}", told.err);
+    let reported = start().end();
+    assert_eq!(reported.code, 2, "{}", reported.err);
+    assert!(reported.err.contains("write the directory in full"), "{}", reported.err);
     assert!(!cluster.path("data").exists());
 }
 
@@ -69,14 +69,19 @@ fn what_no_configuration_can_mean_is_refused_in_the_terms_of_toml() {
         ("n = 1\n", "n = \"three\"\n", "expected an integer"),
         ("n = 1\n", "n = { a = 1 }\n", "invalid type: a table, expected an integer"),
     ];
-    for (from, to, said) in cases {
+    for (from, to, stated) in cases {
         assert!(good.contains(from), "{from}");
         fs::write(cluster.path("try.toml"), good.replace(from, to)).unwrap();
         let path = cluster.path("try.toml");
-        let told = Run::start(pixii(&["server", "--config", path.to_str().unwrap()]), b"").end();
-        assert_eq!(told.code, 2, "{to}: {}", told.err);
-        assert!(told.err.contains(said), "{to}: {}", told.err);
-        assert!(!told.err.contains("i64") && !told.err.contains(" map"), "{}", told.err);
+        let reported =
+            Run::start(pixii(&["server", "--config", path.to_str().unwrap()]), b"").end();
+        assert_eq!(reported.code, 2, "{to}: {}", reported.err);
+        assert!(reported.err.contains(stated), "{to}: {}", reported.err);
+        assert!(
+            !reported.err.contains("i64") && !reported.err.contains(" map"),
+            "{}",
+            reported.err
+        );
     }
 }
 
@@ -112,14 +117,14 @@ fn an_interrupted_dump_ends_with_a_whole_line_and_says_how_many_there_are() {
     // Its output is more than a pipe takes, so that it waits here.
     signal("INT", dump.id());
     thread::sleep(Duration::from_millis(300));
-    let (mut rest, mut said) = (String::new(), String::new());
+    let (mut rest, mut stated) = (String::new(), String::new());
     out.read_to_string(&mut rest).unwrap();
-    dump.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-    assert_eq!(dump.wait().unwrap().code(), Some(1), "{said}");
+    dump.stderr.take().unwrap().read_to_string(&mut stated).unwrap();
+    assert_eq!(dump.wait().unwrap().code(), Some(1), "{stated}");
     let lines = 1 + rest.lines().count();
     assert!(rest.is_empty() || rest.ends_with('\n'), "the last line is whole");
     assert!(lines < 20_000, "it was interrupted");
-    assert!(said.contains(&format!("interrupted; {lines} lines printed")), "{lines}: {said}");
+    assert!(stated.contains(&format!("interrupted; {lines} lines printed")), "{lines}: {stated}");
 }
 
 #[test]
@@ -144,11 +149,11 @@ fn an_address_that_comes_later_is_waited_for() {
     let mut command = Command::new("unshare");
     command.args(["-rn", "sh", "-c", &script]);
     let mut daemon = command.stderr(File::create(&log).unwrap()).spawn().unwrap();
-    let said = || fs::read_to_string(&log).unwrap();
+    let stated = || fs::read_to_string(&log).unwrap();
     let heard = std::panic::catch_unwind(|| {
-        until("it listens", || said().contains(" listens on 10.77.0.1:7432").then_some(()));
+        until("it listens", || stated().contains(" listens on 10.77.0.1:7432").then_some(()));
     });
     signal("TERM", daemon.id());
     daemon.wait().unwrap();
-    assert!(heard.is_ok(), "{}", said());
+    assert!(heard.is_ok(), "{}", stated());
 }

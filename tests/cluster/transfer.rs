@@ -30,8 +30,8 @@ fn a_file_is_loaded_twice_and_dumped_in_order_without_siblings() {
     let text = format!("{REAL}{}", generated(3_000));
     let count = text.lines().count();
     for _ in 0..2 {
-        let told = cluster.fed(&["load", "-"], text.as_bytes());
-        assert!(told.done().starts_with(&format!("loaded {count} of {count} lines in ")));
+        let reported = cluster.fed(&["load", "-"], text.as_bytes());
+        assert!(reported.done().starts_with(&format!("loaded {count} of {count} lines in ")));
         assert!(cluster.run(&["dump"]).done() == sorted(&text), "the dump is the sorted file");
     }
     let keys: String = sorted(&text)
@@ -54,13 +54,13 @@ fn an_interrupted_load_goes_on_and_failed_lines_are_kept() {
     let load = Run::start(cluster.command(&arguments), b"");
     cluster.wait_for_puts("n1", 300);
     signal("INT", load.pid());
-    let told = load.end();
-    assert_eq!(told.code, 1, "{told:?}");
-    assert!(told.err.starts_with("pixii: interrupted; the first "), "{told:?}");
-    assert!(told.err.ends_with("go on with `pixii load in.tsv --resume`\n"), "{told:?}");
+    let reported = load.end();
+    assert_eq!(reported.code, 1, "{reported:?}");
+    assert!(reported.err.starts_with("pixii: interrupted; the first "), "{reported:?}");
+    assert!(reported.err.ends_with("go on with `pixii load in.tsv --resume`\n"), "{reported:?}");
     assert!(cluster.path("in.tsv.pixii-load").exists());
-    let told = cluster.run(&["load", "in.tsv", "--blind", "--resume"]);
-    assert!(told.done().starts_with("loaded 20000 of 20000 lines in "), "{told:?}");
+    let reported = cluster.run(&["load", "in.tsv", "--blind", "--resume"]);
+    assert!(reported.done().starts_with("loaded 20000 of 20000 lines in "), "{reported:?}");
     assert!(!cluster.path("in.tsv.pixii-load").exists());
     assert!(cluster.run(&["dump"]).done() == sorted(&text), "no line twice, none missing");
 
@@ -68,9 +68,9 @@ fn an_interrupted_load_goes_on_and_failed_lines_are_kept() {
     let few: String = text.lines().take(100).map(|line| format!("{line}, again\n")).collect();
     fs::write(cluster.path("few.tsv"), &few).unwrap();
     let arguments = ["load", "few.tsv", "-w", "3", "--failed", "rest.tsv", "--timeout", "1000"];
-    let told = cluster.run(&arguments);
-    assert_eq!((told.code, told.err.as_str()), (4, "pixii: those lines are in rest.tsv\n"));
-    assert!(told.out.contains(
+    let reported = cluster.run(&arguments);
+    assert_eq!((reported.code, reported.err.as_str()), (4, "pixii: those lines are in rest.tsv\n"));
+    assert!(reported.out.contains(
         "refused 100: no quorum: 2 of 3 replicas can answer (counted: n1, n3; silent or unreachable: n2)\n"
     ));
     assert_eq!(lines(&fs::read_to_string(cluster.path("rest.tsv")).unwrap()), lines(&few));

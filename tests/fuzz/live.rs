@@ -97,9 +97,9 @@ impl Target {
         let log = || fs::read_to_string(self.dir.path().join("log")).unwrap();
         let name = format!("own-{round}");
         let mut client = Client::connect(self.node);
-        let written = client.ask(put(&name, b"value"));
+        let written = client.query(put(&name, b"value"));
         assert!(matches!(written, Response::Written { .. }), "{written:?} in\n{}", log());
-        let shown = client.ask(get(&name));
+        let shown = client.query(get(&name));
         if self.alone {
             assert_eq!(values(shown).len(), 1);
         }
@@ -217,13 +217,13 @@ fn round(target: &Target, rng: &mut Rng, calls: &[Vec<u8>], peers: &[Vec<u8>]) {
             target.say(target.node, &bytes);
         }
         4 => {
-            let said = conversation(rng, &Hello::Client, calls, is_harmless_call);
-            target.say(target.node, &said);
+            let stated = conversation(rng, &Hello::Client, calls, is_harmless_call);
+            target.say(target.node, &stated);
         }
         // Alone, it refuses a peer, whatever that says.
         _ => {
-            let said = conversation(rng, &target.hello, peers, is_harmless_message);
-            target.say(target.node, &said);
+            let stated = conversation(rng, &target.hello, peers, is_harmless_message);
+            target.say(target.node, &stated);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A node on a store in memory that is told whatever some bytes say: by its peers, which it trusts, and by clients.
+//! A node on a store in memory that is reported whatever some bytes say: by its peers, which it trusts, and by clients.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -55,11 +55,11 @@ where
 pub fn texts(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let members = Members::new(vec![Member::configured("n1", "host:1")]);
-    let said = [
+    let stated = [
         emulation::parse(&text, &members).err(),
         Config::parse(&text, "p.toml".as_ref()).err().map(|error| error.to_string()),
     ];
-    for sentence in said.into_iter().flatten() {
+    for sentence in stated.into_iter().flatten() {
         assert!(!sentence.is_empty());
     }
 }
@@ -70,7 +70,7 @@ pub fn requests(bytes: &[u8]) {
         Ok(None) => {
             assert!(bytes.len() < http::MAX_HEAD_BYTES, "it waits for no more than the limit");
         }
-        Ok(Some(asked)) => assert!(asked.path.starts_with('/') && !asked.path.contains(' ')),
+        Ok(Some(queried)) => assert!(queried.path.starts_with('/') && !queried.path.contains(' ')),
         Err(answer) => {
             assert!((400..600).contains(&answer.status));
             assert!(answer.bytes(false).starts_with(b"HTTP/1.1 "));

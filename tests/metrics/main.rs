@@ -98,7 +98,7 @@ fn requests(kind: &str, outcome: &str) -> String {
 }
 
 #[test]
-fn who_does_not_ask_for_openmetrics_gets_the_text_of_prometheus() {
+fn who_does_not_query_for_openmetrics_gets_the_text_of_prometheus() {
     let watched = Watched::alone(Arc::new(Faulty::default()));
     for accept in ["", "Accept: */*\r\n", "Accept: text/plain;version=0.0.4\r\n"] {
         let answer = watched.answer(format!("GET /metrics HTTP/1.1\r\n{accept}\r\n").as_bytes());
@@ -129,12 +129,12 @@ fn the_metrics_are_well_formed_and_move_with_requests() {
 
     let mut client = watched.daemon.client();
     for name in ["a", "b", "c"] {
-        client.ask(put(name, b"1"));
+        client.query(put(name, b"1"));
     }
-    client.ask(get("a"));
-    client.ask(get("nowhere"));
-    client.ask(Request::Delete { key: key("a"), context: None, w: None.into() });
-    client.ask(Request::Get { key: key("a"), r: Some(9).into() });
+    client.query(get("a"));
+    client.query(get("nowhere"));
+    client.query(Request::Delete { key: key("a"), context: None, w: None.into() });
+    client.query(Request::Get { key: key("a"), r: Some(9).into() });
     let after = watched.wait("the requests", |now| now.of(&requests("get", "refused")) > 0.0);
     for (kind, outcome, count) in [
         ("put", "done", 3.0),
@@ -167,7 +167,7 @@ fn what_is_kept_for_a_member_that_is_away_shows_and_it_is_not_marked_up() {
     until("a node that serves", || watched.daemon.status().serving.then_some(()));
     let mut client = watched.daemon.client();
     for number in 0..10 {
-        client.ask(put(&format!("k{number}"), b"some bytes"));
+        client.query(put(&format!("k{number}"), b"some bytes"));
     }
     let of_n1 = |name: &str| format!("{name}{{peer=\"n1\"}}");
     let down = "pixii_peer_liveness{peer=\"n1\",pixii_peer_liveness=\"down\"}";
@@ -216,7 +216,7 @@ fn readiness_says_why_not() {
     let why =
         "not ready: serving reads only: its disk has 3 bytes left and keeps 268435456 in reserve\n";
     until("a short disk", || {
-        client.ask(put("k", b"v"));
+        client.query(put("k", b"v"));
         (watched.look("/readyz") == (503, why.into())).then_some(())
     });
     assert_eq!(watched.look("/livez").0, 200);
@@ -227,7 +227,7 @@ fn readiness_says_why_not() {
     store.hold(true);
     client.data(get("elsewhere"));
     watched.wait("the request", |now| now.of("pixii_requests_in_flight") == 1.0);
-    watched.daemon.ask_to_stop();
+    watched.daemon.query_to_stop();
     let why = "not ready: stopping\n";
     until("the stop", || (watched.look("/readyz") == (503, why.into())).then_some(()));
     store.hold(false);
@@ -254,7 +254,7 @@ fn looking_waits_for_no_thread_of_the_store() {
 fn odd_requests_are_answered_and_slow_ones_hold_up_nobody() {
     let watched = Watched::alone(Arc::new(MemoryStore::default()));
     let line = "x".repeat(9_000);
-    for (request, status, said) in [
+    for (request, status, stated) in [
         ("GET /nowhere HTTP/1.1\r\n\r\n", 404, "there are /, /metrics, /livez and /readyz"),
         ("POST /metrics HTTP/1.1\r\n\r\n", 405, "GET and HEAD only"),
         ("GET /metrics HTTP/2.0\r\n\r\n", 505, "HTTP/1.1 is spoken here"),
@@ -267,7 +267,7 @@ fn odd_requests_are_answered_and_slow_ones_hold_up_nobody() {
     ] {
         let answer = watched.answer(request.as_bytes());
         let begin = format!("HTTP/1.1 {status} ");
-        assert!(answer.starts_with(&begin) && answer.contains(said), "{request}: {answer}");
+        assert!(answer.starts_with(&begin) && answer.contains(stated), "{request}: {answer}");
     }
     let head = watched.answer(b"HEAD /readyz HTTP/1.0\r\n\r\n");
     let expected = "Content-Length: 6\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n";
@@ -276,10 +276,10 @@ fn odd_requests_are_answered_and_slow_ones_hold_up_nobody() {
     // More than the port has places for, and all of one address.
     let slow: Vec<TcpStream> = (0..200).map(|_| watched.say(b"GET /metr")).collect();
     assert_eq!(watched.look("/readyz").0, 200);
-    // The oldest was cut to make room; one that is only late is told so.
-    let mut told = Vec::new();
-    let _ = (&slow[0]).read_to_end(&mut told);
-    assert!(told.is_empty(), "{}", String::from_utf8_lossy(&told));
+    // The oldest was cut to make room; one that is only late is notified.
+    let mut reported = Vec::new();
+    let _ = (&slow[0]).read_to_end(&mut reported);
+    assert!(reported.is_empty(), "{}", String::from_utf8_lossy(&reported));
 }
 
 #[test]
@@ -294,7 +294,7 @@ fn a_port_beyond_loopback_is_a_decision_and_a_taken_one_a_sentence() {
     assert!(parse("log = \"warn,pixii::net=debug\"").is_ok());
     assert!(parse("http_listen = \"[::1]:7480\"\nlog_format = \"json\"").unwrap().log_json);
     assert!(parse("http_listen = \"0.0.0.0:7480\"\nhttp_beyond_loopback = true").is_ok());
-    for (lines, said) in [
+    for (lines, stated) in [
         ("http_listen = \"0.0.0.0:7480\"", "unless http_beyond_loopback = true says"),
         ("http_listen = \"7480\"", "http_listen = \"7480\": an address is host:port"),
         ("http_listen = \"127.0.0.1:1\"", "that is the port of listen already"),
@@ -307,7 +307,7 @@ fn a_port_beyond_loopback_is_a_decision_and_a_taken_one_a_sentence() {
         ("log_format = \"xml\"", "log_format = \"xml\": log_format is \"text\" or \"json\""),
     ] {
         let error = parse(lines).unwrap_err();
-        assert!(error.contains(said) && error.lines().count() == 1, "{error}");
+        assert!(error.contains(stated) && error.lines().count() == 1, "{error}");
     }
 
     let watched = Watched::alone(Arc::new(MemoryStore::default()));
@@ -317,8 +317,8 @@ fn a_port_beyond_loopback_is_a_decision_and_a_taken_one_a_sentence() {
     let config = Config::parse(&text, Path::new("test.toml")).unwrap();
     let second = Daemon::with(config, port, Arc::new(MemoryStore::default()));
     let error = second.ended().unwrap_err().to_string();
-    let said = format!("cannot listen on 127.0.0.1:{}: Address already in use", watched.http);
-    assert!(error.starts_with(&said), "{error}");
+    let stated = format!("cannot listen on 127.0.0.1:{}: Address already in use", watched.http);
+    assert!(error.starts_with(&stated), "{error}");
 }
 
 /// A process that ends with its test.

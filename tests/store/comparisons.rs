@@ -93,7 +93,7 @@ fn owners_that_are_stopped_in_the_midst_of_a_collection_hold_the_same() {
     owners.apply(2, &[Change::Forget { partition: Partition(PARTITION), key: key("alone") }]);
     assert_eq!(owners.differing(), []);
 
-    // Two behind: what it has of the purged key is no longer told by anybody.
+    // Two behind: what it has of the purged key is no longer recognised by anybody.
     owners.begin(0, &third);
     owners.begin(1, &third);
     assert_eq!(owners.differing(), [(Partition(PARTITION), [1, 2])]);

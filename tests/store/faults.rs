@@ -55,7 +55,7 @@ fn rejection(dir: &Path) -> (OpenError, String) {
 }
 
 #[test]
-fn a_second_opener_is_told_who_has_it() {
+fn a_second_opener_sees_who_has_it() {
     let (dir, model) = filled();
     let store = open(dir.path());
     let (error, text) = rejection(dir.path());
@@ -253,7 +253,7 @@ fn a_cut_file_is_one_sentence_or_a_store() {
     for length in [0, 8, 9, 20, 30, 45] {
         cut("conf", length);
     }
-    // sled opens most of these, as if after a crash; the mark tells.
+    // sled opens most of these, as if after a crash; the mark reports.
     for length in [0, 10, 30, 1_000, 30_000, 100_000, 400_000] {
         cut("db", length);
     }
@@ -490,11 +490,11 @@ fn a_store_creates_the_directories_above_it() {
 
 /// What a check says of each damaged place, and its report.
 fn checked(dir: &Path) -> (CheckReport, Vec<String>) {
-    let mut said = Vec::new();
+    let mut stated = Vec::new();
     let report =
-        check(dir, &scratch(), CACHE, &mut |damage| said.push(damage.to_string())).unwrap();
-    assert_eq!(report.damages as usize, said.len());
-    (report, said)
+        check(dir, &scratch(), CACHE, &mut |damage| stated.push(damage.to_string())).unwrap();
+    assert_eq!(report.damages as usize, stated.len());
+    (report, stated)
 }
 
 #[test]
@@ -509,8 +509,8 @@ fn a_check_counts_everything_names_every_damage_and_changes_nothing() {
     model.insert((Partition(1), key("gone")), deleted);
     model.insert((Partition(1), key("both")), siblings);
 
-    let (report, said) = checked(dir.path());
-    assert!(said.is_empty() && report.complete, "{said:?}");
+    let (report, stated) = checked(dir.path());
+    assert!(stated.is_empty() && report.complete, "{stated:?}");
     let CheckReport { live_keys, siblings, values, tombstones, .. } = report;
     assert_eq!((live_keys, siblings, values, tombstones), (61, 1, 63, 1));
     assert_eq!((report.clock_entries, report.chunked, report.chunks), (63, 7, 6 * 4 + 2));
@@ -530,8 +530,8 @@ fn a_check_counts_everything_names_every_damage_and_changes_nothing() {
     db.insert(b"\x01extra", b"unsealed").unwrap();
     db.insert([9], b"").unwrap();
     drop(db);
-    let (report, said) = checked(dir.path());
-    let whole = said.join("\n");
+    let (report, stated) = checked(dir.path());
+    let whole = stated.join("\n");
     for what in [
         "key \"1\" (partition 0): the checksum of its record fails",
         "key \"2\" (partition 0): it has neither a record nor a head",
@@ -542,7 +542,7 @@ fn a_check_counts_everything_names_every_damage_and_changes_nothing() {
     ] {
         assert!(whole.contains(what), "{what}: {whole}");
     }
-    assert_eq!((said.len(), report.complete, report.live_keys), (6, true, 58));
+    assert_eq!((stated.len(), report.complete, report.live_keys), (6, true, 58));
     assert_ne!(report.digest, again.digest);
 }
 

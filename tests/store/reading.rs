@@ -120,16 +120,16 @@ fn a_place_without_room_for_the_copy_is_refused_and_named() {
         env!("CARGO_BIN_EXE_pixii")
     );
     if let Some(output) = with_mounts(&script) {
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{said}");
-        assert!(said.contains("bytes are needed there, and "), "{said}");
-        assert!(said.contains("name another place with --scratch DIR"), "{said}");
+        let stated = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{stated}");
+        assert!(stated.contains("bytes are needed there, and "), "{stated}");
+        assert!(stated.contains("name another place with --scratch DIR"), "{stated}");
     }
     let none = scratch.path().join("none");
     let none = none.to_str().unwrap();
     let output = pixii(&["check", "--scratch", none], dir.path(), scratch.path());
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.code() == Some(1) && said.contains(none), "{said}");
+    let stated = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && stated.contains(none), "{stated}");
 }
 
 #[test]

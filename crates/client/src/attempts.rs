@@ -39,7 +39,7 @@ pub(super) struct Done {
 /// What one node made of a request.
 struct Answered {
     id: NodeId,
-    /// True if it was told that it is not the only one that has the put.
+    /// True if it was notified that it is not the only one that has the put.
     again: bool,
     /// The node, for people.
     place: String,
@@ -93,8 +93,8 @@ impl Client {
         let mut insists = false;
         loop {
             let in_time = Instant::now() < deadline;
-            let asked = attempts.next(&mut candidates).filter(|_| in_time);
-            if let Some(id) = asked {
+            let queried = attempts.next(&mut candidates).filter(|_| in_time);
+            if let Some(id) = queried {
                 let request = attempts.send(&request);
                 let client = self.clone();
                 attempts
@@ -124,8 +124,8 @@ impl Client {
             let hedge = Instant::now() + timeout;
             let next = tokio::select! {
                 Some(answered) = attempts.in_flight.join_next() => answered,
-                () = sleep_until(hedge), if asked.is_some() => {
-                    if let Some(node) = asked.and_then(|id| self.0.nodes.get(&id)) {
+                () = sleep_until(hedge), if queried.is_some() => {
+                    if let Some(node) = queried.and_then(|id| self.0.nodes.get(&id)) {
                         self.avoid(node);
                     }
                     continue;
@@ -136,7 +136,7 @@ impl Client {
             if let Some(response) = attempts.take(answered)? {
                 if attempts.repeats && !again && matches!(response, Response::Written { .. }) {
                     // Another node may yet carry it out under a dot of its own, and this one does
-                    // not know: it is told.
+                    // not know: it is reported.
                     attempts.alone = Some(response);
                     candidates.push_front((id, true));
                     continue;
@@ -195,7 +195,7 @@ impl Client {
     }
 
     /// Puts a request to this member alone, within `timeout_ms`; nobody else is asked, whatever it answers.
-    pub async fn ask(
+    pub async fn query(
         &self,
         name: &str,
         request: Request,
@@ -301,8 +301,9 @@ impl Attempts {
             Ok(ReplyBody::Data(Response::Unknown { acknowledged, needed, .. })) => {
                 // The time of all attempts together, which the node does not know.
                 let ms = self.since.elapsed().as_millis();
-                let told = format!("{acknowledged} of {needed} replicas confirmed it in {ms} ms");
-                self.unknown = Some(told);
+                let reported =
+                    format!("{acknowledged} of {needed} replicas confirmed it in {ms} ms");
+                self.unknown = Some(reported);
             }
             Ok(ReplyBody::Data(response)) => return Ok(Some(response)),
             Ok(_) if self.writes => self.unknown = Some(ODD_ANSWER.into()),

@@ -360,7 +360,7 @@ impl Client {
         }
     }
 
-    /// Tells a member to stop; it answers before it does.
+    /// Notifies a member to stop; it answers before it does.
     pub async fn stop(&self, name: &str) -> Result<(), ClientError> {
         match self.control(Some(name), CallBody::Stop).await? {
             ReplyBody::Stopping => Ok(()),
@@ -375,7 +375,9 @@ impl Client {
         order: DrainOrder,
     ) -> Result<DrainReport, ClientError> {
         match self.control(name, CallBody::Drain(order)).await? {
-            ReplyBody::Drain(told) => told.map_err(|why| ClientError::Error(why.to_string())),
+            ReplyBody::Drain(reported) => {
+                reported.map_err(|why| ClientError::Error(why.to_string()))
+            }
             _ => Err(unfitting()),
         }
     }
@@ -391,7 +393,9 @@ impl Client {
     ) -> Result<Replacement, ClientError> {
         let (old, new, address) = (old.to_owned(), new.to_owned(), address.to_owned());
         match self.control(None, CallBody::Replace { old, new, address, apply }).await? {
-            ReplyBody::Replace(told) => told.map_err(|why| ClientError::Error(why.to_string())),
+            ReplyBody::Replace(reported) => {
+                reported.map_err(|why| ClientError::Error(why.to_string()))
+            }
             _ => Err(unfitting()),
         }
     }
@@ -404,7 +408,7 @@ impl Client {
         order: EmulateOrder,
     ) -> Result<Vec<String>, ClientError> {
         match self.control(Some(name), CallBody::Emulate(order)).await? {
-            ReplyBody::Emulated(told) => told
+            ReplyBody::Emulated(reported) => reported
                 .map_err(|why| ClientError::Error(format!("{name} emulates nothing new: {why}"))),
             _ => Err(unfitting()),
         }
@@ -420,7 +424,9 @@ impl Client {
         peer: Option<NodeId>,
     ) -> Result<RepairReport, ClientError> {
         match self.control(name, CallBody::Repair { begin, partition, peer }).await? {
-            ReplyBody::Repair(told) => told.map_err(|why| ClientError::Error(why.to_string())),
+            ReplyBody::Repair(reported) => {
+                reported.map_err(|why| ClientError::Error(why.to_string()))
+            }
             _ => Err(unfitting()),
         }
     }
@@ -430,8 +436,8 @@ impl Client {
     /// durable.
     pub async fn accept_loss(&self, name: Option<&str>) -> Result<u32, ClientError> {
         match self.control(name, CallBody::AcceptLoss).await? {
-            ReplyBody::LossAccepted(told) => {
-                told.map_err(|why| ClientError::Error(why.to_string()))
+            ReplyBody::LossAccepted(reported) => {
+                reported.map_err(|why| ClientError::Error(why.to_string()))
             }
             _ => Err(unfitting()),
         }

@@ -173,7 +173,7 @@ async fn handshake(
     Ok((opened, agreed.protocol, welcome))
 }
 
-/// Carries calls and replies until either side is done, then tells everyone who still waits.
+/// Carries calls and replies until either side is done, then reports everyone who still waits.
 async fn drive(
     opened: Opened,
     protocol: u16,

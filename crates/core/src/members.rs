@@ -133,7 +133,7 @@ impl Member {
     }
 }
 
-/// One life of a node's store: what tells a restart from a disk that was rolled back or copied.
+/// One life of a node's store: what notifies a restart from a disk that was rolled back or copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct Life {

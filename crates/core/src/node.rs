@@ -121,7 +121,7 @@ impl Node {
         match input {
             Input::Tick => {
                 if let Some(silent) = self.identity.tick(now, io) {
-                    self.placement.tell_silent(now, silent, io);
+                    self.placement.report_silent(now, silent, io);
                 }
                 self.placement.tick(now, io);
                 self.coordinator.tick(now, io);
@@ -269,7 +269,7 @@ impl Node {
                 match self.placement.meet(from, op, ring, cluster, io) {
                     Ordering::Less => {}
                     Ordering::Equal => self.identify(now, from, op, body),
-                    // It is told of this node's ring, and answers with its own.
+                    // It is notified of this node's ring, and answers with its own.
                     Ordering::Greater => self.identity.introduce(vec![from], io),
                 }
             }
@@ -299,13 +299,13 @@ impl Node {
             | Body::NotYet(_)
             | Body::Generations { .. }
             | Body::GenerationNumbers(_)
-            | Body::AskGeneration(_)
+            | Body::QueryGeneration(_)
             | Body::Generation { .. } => self.tombstone_gc.hear(now, from, op, body, io),
             Body::Equal | Body::Summaries(_) | Body::Items { .. } => {
                 self.repair.hear(now, from, op, body, io);
             }
             Body::Compare { .. } | Body::Descend { .. } | Body::Leaves { .. } => {
-                self.repair.ask(now, from, op, body, io);
+                self.repair.query(now, from, op, body, io);
             }
             Body::Coordinated(_)
             | Body::Updated { .. }
@@ -313,7 +313,7 @@ impl Node {
             | Body::Copy { .. }
             | Body::Listed { .. }
             | Body::Failed(_) => self.answer(now, op, from, body),
-            Body::AskHints => self.handoff.tell(from, op, io),
+            Body::QueryHints => self.handoff.report(from, op, io),
             Body::Hints(count) => self.catching_up.hear(now, from, op, count, io),
             Body::Gossip(word) => self.gossip.hear(now, from, op, word, io),
             // Only this node itself knows that a hint has arrived.
@@ -323,17 +323,17 @@ impl Node {
             | Body::Purge { .. }
             | Body::Discard { .. }
             | Body::Withdraw { .. } => match own {
-                true => self.replica.ask(from, op, body, io),
+                true => self.replica.query(from, op, body, io),
                 false => io.out.count(Counter::OrdersOfOthersIgnored),
             },
             Body::StoreHint { .. } => match self.drained && !own {
                 true => io.out.send(vec![from], op, Body::Failed(Rejection::Stopping)),
-                false => self.replica.ask(from, op, body, io),
+                false => self.replica.query(from, op, body, io),
             },
             Body::Update { .. } | Body::Merge { .. } | Body::Read { .. } | Body::List { .. } => {
-                self.replica.ask(from, op, body, io);
+                self.replica.query(from, op, body, io);
             }
-            Body::AskRing { .. } | Body::RingGranted | Body::RingDenied { .. } => {
+            Body::QueryRing { .. } | Body::RingGranted | Body::RingDenied { .. } => {
                 self.placement.vote(now, from, op, body, io);
             }
         }
@@ -438,7 +438,7 @@ impl Node {
         self.coordinator.load()
     }
 
-    /// How many of the other members have told what they know of this node, and how many there are.
+    /// How many of the other members have reported what they know of this node, and how many there are.
     pub fn heard(&self) -> (u32, u32) {
         self.identity.heard()
     }
@@ -479,7 +479,7 @@ impl Node {
         self.io.local.generations.number(partition)
     }
 
-    /// Keys here whose clock tells of events that have no value any more.
+    /// Keys here whose clock reports of events that have no value any more.
     pub fn dead_keys(&self) -> u64 {
         self.io.local.trees.all_dead()
     }

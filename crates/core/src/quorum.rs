@@ -18,7 +18,7 @@ pub enum Answer {
     /// Nobody asked it yet.
     Unasked,
     /// It was asked.
-    Asked,
+    Queried,
     /// It was asked in the place of an owner, and is late: others may be asked in its place.
     Late,
     /// Its answer counts.
@@ -46,16 +46,16 @@ impl QuorumTracker {
     }
 
     /// Notes that an owner has been asked.
-    pub fn ask(&mut self, owner: NodeId) {
+    pub fn query(&mut self, owner: NodeId) {
         debug_assert!(self.is_owner(owner), "only an owner is asked as one");
-        self.set(owner, Answer::Asked);
+        self.set(owner, Answer::Queried);
     }
 
     /// Notes that `node`, which is no owner, has been asked in the place of these owners.
-    pub fn ask_fallback(&mut self, node: NodeId, owners: &[NodeId]) {
+    pub fn query_fallback(&mut self, node: NodeId, owners: &[NodeId]) {
         debug_assert!(!self.is_owner(node), "an owner acts as a fallback for nobody");
         let slots = self.slots(owners);
-        self.fallbacks.push(Fallback { node, answer: Answer::Asked, slots });
+        self.fallbacks.push(Fallback { node, answer: Answer::Queried, slots });
     }
 
     fn slots(&self, owners: &[NodeId]) -> Vec<usize> {
@@ -97,7 +97,7 @@ impl QuorumTracker {
         if fallback.answer == Answer::Counted {
             return Vec::new();
         }
-        if fallback.answer == Answer::Asked {
+        if fallback.answer == Answer::Queried {
             fallback.answer = Answer::Late;
         }
         let slots = fallback.slots.iter().map(|slot| self.owners[*slot]);
@@ -150,7 +150,7 @@ impl QuorumTracker {
     pub fn uncovered(&self) -> impl Iterator<Item = NodeId> {
         let covers = |slot: usize| {
             let hopeful = |fallback: &Fallback| {
-                matches!(fallback.answer, Answer::Asked | Answer::Counted)
+                matches!(fallback.answer, Answer::Queried | Answer::Counted)
                     && fallback.slots.contains(&slot)
             };
             self.fallbacks.iter().any(hopeful)
@@ -178,7 +178,7 @@ impl QuorumTracker {
 
     /// How many further slots have to be asked for, should all that have been asked answer.
     pub fn missing(&self) -> u8 {
-        let hopeful = |state| matches!(state, Answer::Asked | Answer::Counted);
+        let hopeful = |state| matches!(state, Answer::Queried | Answer::Counted);
         self.needed.saturating_sub(self.fill(hopeful, !self.strict) as u8)
     }
 
@@ -253,7 +253,7 @@ mod tests {
     #[test]
     fn a_slot_counts_once_and_strangers_never() {
         let mut quorum_tracker = QuorumTracker::new(&[A, B, C], 2, false);
-        quorum_tracker.ask(A);
+        quorum_tracker.query(A);
         assert_eq!(quorum_tracker.unasked().collect::<Vec<_>>(), [B, C]);
         assert!(quorum_tracker.count(A));
         assert!(!quorum_tracker.count(A));
@@ -272,8 +272,8 @@ mod tests {
     #[test]
     fn an_owner_and_its_fallback_are_one_slot() {
         let mut quorum_tracker = QuorumTracker::new(&[A, B, C], 2, false);
-        quorum_tracker.ask(A);
-        quorum_tracker.ask_fallback(S, &[A]);
+        quorum_tracker.query(A);
+        quorum_tracker.query_fallback(S, &[A]);
         assert_eq!(quorum_tracker.missing(), 1);
         assert!(quorum_tracker.count(S));
         assert!(quorum_tracker.count(A));
@@ -281,7 +281,7 @@ mod tests {
         assert!(quorum_tracker.count(B));
         assert!(quorum_tracker.reached());
         assert!(!quorum_tracker.is_full());
-        quorum_tracker.ask_fallback(T, &[C]);
+        quorum_tracker.query_fallback(T, &[C]);
         assert!(quorum_tracker.count(T));
         assert!(quorum_tracker.is_full());
     }
@@ -290,7 +290,7 @@ mod tests {
     fn a_node_that_acts_as_a_fallback_for_several_fills_one_slot_where_it_helps() {
         let mut quorum_tracker = QuorumTracker::new(&[A, B, C], 3, false);
         for node in [S, T] {
-            quorum_tracker.ask_fallback(node, &[A, B, C]);
+            quorum_tracker.query_fallback(node, &[A, B, C]);
         }
         assert!(quorum_tracker.count_for(S, &[A, B]));
         assert_eq!(quorum_tracker.counted(), 1);
@@ -301,7 +301,7 @@ mod tests {
         assert!(quorum_tracker.count(C));
         assert!(quorum_tracker.reached());
         let mut strict = QuorumTracker::new(&[A, B, C], 1, true);
-        strict.ask_fallback(S, &[A]);
+        strict.query_fallback(S, &[A]);
         assert!(strict.count_for(S, &[A]));
         assert_eq!(strict.counted(), 0);
         assert_eq!(strict.uncovered().collect::<Vec<_>>(), [B, C]);
@@ -310,7 +310,7 @@ mod tests {
     #[test]
     fn a_fallback_that_has_nothing_says_nothing() {
         let mut quorum_tracker = QuorumTracker::new(&[A, B], 1, false);
-        quorum_tracker.ask_fallback(S, &[A, B]);
+        quorum_tracker.query_fallback(S, &[A, B]);
         assert!(quorum_tracker.count_for(S, &[]));
         assert_eq!(quorum_tracker.counted(), 0);
         quorum_tracker.fail(A);

@@ -243,7 +243,7 @@ pub struct Scanned {
 }
 
 impl Scanned {
-    /// What is to be told of this object.
+    /// What is to be notified of this object.
     pub fn of(key: Key, object: &Object, span: &Span) -> Self {
         let digest = Digest::of(&key, object);
         let bytes = wire::encoded_len(object);
@@ -364,7 +364,7 @@ pub trait Store: Send + Sync {
     /// What a span of a partition holds, read from the disk.
     fn scan(&self, partition: Partition, span: &Span) -> Result<ScanPage, StoreError>;
 
-    /// What the store knows of the members; `None` before it was told.
+    /// What the store knows of the members; `None` before it was reported.
     fn members(&self) -> Result<Option<Members>, StoreError>;
 
     /// The ring in force, if it is a later one than the configured members make.

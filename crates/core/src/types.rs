@@ -109,7 +109,7 @@ impl fmt::Debug for WriteId {
     }
 }
 
-/// A value over its limit, told in one sentence.
+/// A value over its limit, reported in one sentence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub enum SizeError {

@@ -1,4 +1,4 @@
-//! Bytes: how messages become frames, and how bytes that are not ours are told apart. No sockets.
+//! Bytes: how messages become frames, and how bytes that are not ours are distinguished. No sockets.
 //!
 //! A connection begins with a preamble of 12 bytes each way (magic, lowest and highest protocol
 //! version, big-endian), then a frame with a [`Hello`] and one with a [`Welcome`]; with a secret, two of each. A frame is

@@ -42,7 +42,7 @@ use bench::{Bench, object, put, rejection};
 fn a_put_sends_before_its_sync_and_acknowledges_after_it() {
     let mut bench = Bench::new();
     let key = bench.key(true);
-    let out = bench.ask(put(&key, 1));
+    let out = bench.query(put(&key, 1));
     let [Output::Store(Work::Read { token, .. })] = out[..] else { panic!("{out:?}") };
     let out =
         bench.give(Input::Store(Done::Read { token, found: Found::Nothing, hints: Vec::new() }));
@@ -72,7 +72,7 @@ fn a_put_sends_before_its_sync_and_acknowledges_after_it() {
 fn a_request_is_forwarded_once_to_an_owner() {
     let mut bench = Bench::new();
     let key = bench.key(false);
-    let out = bench.ask(put(&key, 1));
+    let out = bench.query(put(&key, 1));
     let [Output::Send { to, message }] = &out[..] else { panic!("{out:?}") };
     assert_eq!(*to, bench.owners(&key)[..1]);
     let Body::Coordinate { request, timeout_ms: 450 } = &message.body else {
@@ -102,7 +102,7 @@ fn an_unreachable_quorum_is_refused_before_anything_is_done() {
     let get = Request::Get { key: key.clone(), r: strict };
     let put = Request::Put { key: key.clone(), value, context, write, w: strict };
     for request in [put, get] {
-        let out = bench.ask(request);
+        let out = bench.query(request);
         let Rejection::Unreachable { reachable: 1, needed: 2, outcomes } = rejection(&out) else {
             panic!("{out:?}")
         };
@@ -110,7 +110,7 @@ fn an_unreachable_quorum_is_refused_before_anything_is_done() {
     }
     // Without the fourth node, nobody can stand in either.
     bench.give(Input::Link { peer: bench.fallback(&key), up: false });
-    let out = bench.ask(blind);
+    let out = bench.query(blind);
     assert!(matches!(rejection(&out), Rejection::Unreachable { reachable: 1, needed: 2, .. }));
 }
 
@@ -119,9 +119,9 @@ fn a_drained_node_refuses_requests_and_hints_and_goes_on_as_a_replica() {
     let mut bench = Bench::new();
     let (key, peer) = (bench.key(true), bench.peers()[0]);
     bench.give(Input::Drain(true));
-    assert_eq!(rejection(&bench.ask(put(&key, 1))), &Rejection::Stopping);
+    assert_eq!(rejection(&bench.query(put(&key, 1))), &Rejection::Stopping);
     let get = || Request::Get { key: key.clone(), r: None.into() };
-    assert_eq!(rejection(&bench.ask(get())), &Rejection::Stopping);
+    assert_eq!(rejection(&bench.query(get())), &Rejection::Stopping);
     let sent = |out: Vec<Output>| match &out[..] {
         [Output::Send { message, .. }] => message.body.clone(),
         _ => panic!("{out:?}"),
@@ -143,7 +143,7 @@ fn a_drained_node_refuses_requests_and_hints_and_goes_on_as_a_replica() {
     let out = bench.disk(out, &Record::default());
     assert_eq!(sent(out), Body::Ack);
     bench.give(Input::Drain(false));
-    assert!(matches!(bench.ask(get())[..], [.., Output::Store(Work::Read { .. })]));
+    assert!(matches!(bench.query(get())[..], [.., Output::Store(Work::Read { .. })]));
 }
 
 #[test]
@@ -186,7 +186,7 @@ fn gossip_of_an_older_life_raises_the_own_one_and_a_forged_one_does_nothing() {
     for name in ["forged_lives_refused", "gossip_of_strangers", "gossip_over_the_limit"] {
         assert!(counters.contains(&name), "{name} of {counters:?}");
     }
-    // A member that tells of another address is the same member.
+    // A member that reports of another address is the same member.
     let member = bench.node.members().get(NodeId::of("n1")).unwrap();
     assert_eq!(member.address, "elsewhere:1");
     assert_eq!(bench.node.members().ids().len(), 4);
@@ -223,7 +223,7 @@ fn a_node_that_did_not_run_for_a_while_takes_no_write_that_may_be_out_of_date() 
     let key = bench.key(true);
     bench.tick(200);
     bench.now += 300 * MILLI;
-    assert_eq!(rejection(&bench.ask(put(&key, 1))), &Rejection::Paused(300));
+    assert_eq!(rejection(&bench.query(put(&key, 1))), &Rejection::Paused(300));
     let peer = bench.peers()[0];
     let out = bench.peer(peer, 8, Body::Coordinate { request: put(&key, 2), timeout_ms: 500 });
     let paused = Response::Refused(Rejection::Paused(300));
@@ -232,11 +232,11 @@ fn a_node_that_did_not_run_for_a_while_takes_no_write_that_may_be_out_of_date() 
             if message.body == Body::Coordinated(paused)),
         "{out:?}"
     );
-    let out = bench.ask(Request::Get { key: key.clone(), r: None.into() });
+    let out = bench.query(Request::Get { key: key.clone(), r: None.into() });
     assert!(matches!(out[..], [.., Output::Store(Work::Read { .. })]), "reads are served: {out:?}");
     bench.disk(out, &Record::default());
     bench.tick(1_000);
-    let out = bench.ask(put(&key, 3));
+    let out = bench.query(put(&key, 3));
     assert!(matches!(out[..], [Output::Store(Work::Read { .. })]), "{out:?}");
 }
 
@@ -265,7 +265,7 @@ fn what_others_may_keep_for_a_node_is_not_absent_there() {
 fn a_write_whose_replicas_fall_silent_is_unknown_at_its_deadline() {
     let mut bench = Bench::new();
     let key = bench.key(true);
-    let out = bench.ask(put(&key, 1));
+    let out = bench.query(put(&key, 1));
     bench.disk(out, &Record::default());
     let out = bench.tick(100);
     assert!(
@@ -286,7 +286,7 @@ fn a_write_whose_replicas_fall_silent_is_unknown_at_its_deadline() {
 fn a_read_asks_as_many_as_it_needs_and_one_more_when_late() {
     let mut bench = Bench::new();
     let key = bench.key(true);
-    let out = bench.ask(Request::Get { key: key.clone(), r: None.into() });
+    let out = bench.query(Request::Get { key: key.clone(), r: None.into() });
     let [Output::Send { to, message }, Output::Store(Work::Read { .. })] = &out[..] else {
         panic!("{out:?}")
     };
@@ -315,10 +315,10 @@ fn a_read_asks_as_many_as_it_needs_and_one_more_when_late() {
 }
 
 #[test]
-fn a_silent_replica_costs_one_hedge_and_is_not_asked_again_at_once() {
+fn a_silent_replica_costs_one_hedge_and_is_not_queried_again_at_once() {
     let mut bench = Bench::new();
     let key = bench.key(true);
-    let asked = |out: &[Output]| match out {
+    let queried = |out: &[Output]| match out {
         [Output::Send { to, message }, ..] => (to[0], message.op),
         _ => panic!("{out:?}"),
     };
@@ -329,19 +329,19 @@ fn a_silent_replica_costs_one_hedge_and_is_not_asked_again_at_once() {
         kept_for: vec![],
         generation: GcEpoch::FIRST,
     };
-    let out = bench.ask(get());
-    let (frozen, op) = asked(&out);
+    let out = bench.query(get());
+    let (frozen, op) = queried(&out);
     bench.disk(out, &Record::default());
-    let (live, _) = asked(&bench.tick(25));
+    let (live, _) = queried(&bench.tick(25));
     let out = bench.peer(live, op, copy());
     assert!(matches!(out[..], [Output::Reply { .. }]), "{out:?}");
-    let out = bench.ask(get());
-    let (second, op) = asked(&out);
+    let out = bench.query(get());
+    let (second, op) = queried(&out);
     assert_eq!(second, live, "the one that left a question open comes last");
     bench.disk(out, &Record::default());
     bench.peer(live, op, copy());
     bench.tick(1_000);
-    let (third, _) = asked(&bench.ask(get()));
+    let (third, _) = queried(&bench.query(get()));
     assert_eq!(third, frozen, "it may be back");
 }
 
@@ -349,13 +349,13 @@ fn a_silent_replica_costs_one_hedge_and_is_not_asked_again_at_once() {
 fn a_replica_seen_to_be_behind_is_repaired_after_the_answer() {
     let mut bench = Bench::new();
     let key = bench.key(true);
-    let out = bench.ask(put(&key, 1));
+    let out = bench.query(put(&key, 1));
     let out = bench.disk(out, &Record::default());
     let [Output::Send { message, .. }] = &out[..] else { panic!("{out:?}") };
     let Body::Merge { object, .. } = message.body.clone() else { panic!("{message:?}") };
     let record = Record { own_serial: Some(1), object: object.clone(), generation: GcEpoch::FIRST };
     // All three are asked: one is late, and its copy comes after the answer.
-    let out = bench.ask(Request::Get { key: key.clone(), r: None.into() });
+    let out = bench.query(Request::Get { key: key.clone(), r: None.into() });
     let [Output::Send { to, message }, ..] = &out[..] else { panic!("{out:?}") };
     let (late, op) = (to[0], message.op);
     bench.disk(out, &record);
@@ -385,7 +385,7 @@ fn siblings_are_limited_where_a_write_is_accepted_and_a_retry_is_one_event() {
     let key = bench.key(true);
     let mut record = Record::default();
     for write in (0..MAX_SIBLINGS as u128).chain([5]) {
-        let out = bench.ask(put(&key, write));
+        let out = bench.query(put(&key, write));
         let out = bench.disk(out, &record);
         let [Output::Send { to, message }] = &out[..] else { panic!("{out:?}") };
         let Body::Merge { object, .. } = &message.body else { panic!("{message:?}") };
@@ -398,7 +398,7 @@ fn siblings_are_limited_where_a_write_is_accepted_and_a_retry_is_one_event() {
         record = Record { own_serial: Some(1), object: object.clone(), generation: GcEpoch::FIRST };
     }
     assert_eq!(record.object.len(), MAX_SIBLINGS, "the repeated write issued nothing");
-    let out = bench.ask(put(&key, 999));
+    let out = bench.query(put(&key, 999));
     let out = bench.disk(out, &record);
     assert_eq!(*rejection(&out), Rejection::Siblings(MAX_SIBLINGS as u32));
 }
@@ -424,11 +424,11 @@ fn a_node_that_lost_its_disk_shows_absent_keys_read_ineligible() {
         _ => None,
     });
     assert!(matches!(copy, Some(Body::Copy { authoritative: false, .. })), "{copy:?}");
-    // What is purged elsewhere is not known yet, so that nothing is issued; when nobody can tell, it is for long enough.
-    let refused = bench.ask(put(&bench.key(true), 1));
+    // What is purged elsewhere is not known yet, so that nothing is issued; when nobody can know, it is for long enough.
+    let refused = bench.query(put(&bench.key(true), 1));
     assert!(matches!(rejection(&refused), Rejection::Starting { .. }), "{refused:?}");
     bench.tick(4_000);
-    let out = bench.ask(put(&bench.key(true), 1));
+    let out = bench.query(put(&bench.key(true), 1));
     assert!(matches!(out[..], [Output::Store(Work::Read { .. })]), "{out:?}");
 }
 
@@ -484,13 +484,13 @@ fn objects_of_other_generations_and_forged_ones_are_refused_by_name() {
     };
     let first = bench.ring.owners(partition)[0];
     let stranger = bench.peers().into_iter().find(|peer| *peer != first).unwrap();
-    for (partition, said) in
+    for (partition, stated) in
         [(partition, "not up to that node"), (pixii_core::types::Partition(16), "partition 16")]
     {
         let out = bench.peer(stranger, 72, propose(partition, Vec::new()));
         let [Output::Send { message, .. }] = &out[..] else { panic!("{out:?}") };
         let Body::NotYet(why) = &message.body else { panic!("{message:?}") };
-        assert!(why.to_string().contains(said), "{why}");
+        assert!(why.to_string().contains(stated), "{why}");
     }
     let forged = Generation { number: GcEpoch(u64::MAX), ..Generation::default() };
     let out = bench.peer(other, 73, Body::Generation { partition, generation: forged });
@@ -504,16 +504,16 @@ fn bad_requests_are_refused_by_name() {
     let key = bench.key(true);
     let get = |r| Request::Get { key: key.clone(), r: Some(r).into() };
     for given in [0, 4] {
-        let out = bench.ask(get(given));
+        let out = bench.query(get(given));
         assert_eq!(*rejection(&out), Rejection::Quorum { name: QuorumName::Read, given, n: 3 });
     }
     let delete = |context| Request::Delete { key: key.clone(), context, w: None.into() };
-    assert_eq!(*rejection(&bench.ask(delete(None))), Rejection::NoContext);
+    assert_eq!(*rejection(&bench.query(delete(None))), Rejection::NoContext);
     let noise = Some(Blob(Bytes::from_static(b"0123456789")));
-    assert_eq!(*rejection(&bench.ask(delete(noise))), Rejection::BadContext);
+    assert_eq!(*rejection(&bench.query(delete(noise))), Rejection::BadContext);
     let Request::Put { key, context, write, w, .. } = put(&key, 1) else { panic!() };
     let value = Blob(vec![0; MAX_VALUE_BYTES + 1].into());
-    let out = bench.ask(Request::Put { key: key.clone(), value, context, write, w });
+    let out = bench.query(Request::Put { key: key.clone(), value, context, write, w });
     assert_eq!(*rejection(&out), Rejection::Size(SizeError::Value(MAX_VALUE_BYTES as u64 + 1)));
     for timeout_ms in [0, 600_001] {
         let request = Request::Get { key: key.clone(), r: None.into() };

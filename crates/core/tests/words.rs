@@ -228,7 +228,7 @@ fn bodies() -> Vec<(&'static str, Body)> {
         ),
         ("held", Body::Ack),
         ("delete the hint", Body::DeleteHint { key: key(), target: NodeId(1), object: object() }),
-        ("ask-hints", Body::AskHints),
+        ("ask-hints", Body::QueryHints),
         ("hints", Body::Hints(300)),
         ("digest", Body::Gossip(Gossip::Digest { heartbeats: heartbeats(), members: 5 })),
         (
@@ -286,9 +286,9 @@ fn bodies() -> Vec<(&'static str, Body)> {
         ),
         ("agreed", Body::Agreed),
         ("not-yet", Body::NotYet(NotYet::Generation { own: GcEpoch(3), proposed: GcEpoch(4) })),
-        ("generations", Body::Generations { digest: 5, certain: true, ask: false }),
+        ("generations", Body::Generations { digest: 5, certain: true, query: false }),
         ("generation-numbers", Body::GenerationNumbers(vec![(partition, GcEpoch(3))])),
-        ("ask-generation", Body::AskGeneration(partition)),
+        ("ask-generation", Body::QueryGeneration(partition)),
         (
             "generation",
             Body::Generation {
@@ -302,7 +302,7 @@ fn bodies() -> Vec<(&'static str, Body)> {
         ),
         ("placement", Body::Placement { ring: ring(), members: Members::new(vec![member()]) }),
         ("withdraw", Body::Withdraw { key: key() }),
-        ("ask-ring", Body::AskRing { ring: (2, 3), old: NodeId(1), new: NodeId(2) }),
+        ("ask-ring", Body::QueryRing { ring: (2, 3), old: NodeId(1), new: NodeId(2) }),
         ("ring-granted", Body::RingGranted),
         ("ring-denied", Body::RingDenied { by: NodeId(1) }),
     ]
@@ -634,8 +634,8 @@ fn preambles_name_what_is_wrong() {
         offered[8..].copy_from_slice(&[0, low, 0, high]);
         wire::check_preamble(&offered).map_err(|error| error.to_string())
     };
-    let refused = |low, high, said: &str| {
-        Err(format!("protocol versions {low} to {high} are offered; this node speaks {said}"))
+    let refused = |low, high, stated: &str| {
+        Err(format!("protocol versions {low} to {high} are offered; this node speaks {stated}"))
     };
     assert_eq!(check(8, 9), refused(8, 9, "6 to 7"));
     assert_eq!(check(1, 5), refused(1, 5, "6 to 7"));

@@ -84,7 +84,7 @@ pub fn finish(outcome: CommandResult) -> ExitCode {
 
 /// One sentence to standard error.
 pub fn complain(message: &str) {
-    // Nobody is left to be told when standard error is closed.
+    // Nobody is left to be reported when standard error is closed.
     let _ = writeln!(io::stderr(), "pixii: {message}");
 }
 

@@ -20,29 +20,29 @@ pub struct Interrupt(Arc<AtomicBool>);
 impl Interrupt {
     /// Listens from now on. With `twice`, a second signal ends the process at once.
     pub fn listen(twice: bool) -> Result<Self, CommandError> {
-        let asked = Arc::new(AtomicBool::new(false));
+        let queried = Arc::new(AtomicBool::new(false));
         let register = || -> io::Result<()> {
             for signal in [SIGINT, SIGTERM] {
                 if twice {
                     // Registered first, so that the first signal finds the flag still down.
-                    flag::register_conditional_shutdown(signal, 1, Arc::clone(&asked))?;
+                    flag::register_conditional_shutdown(signal, 1, Arc::clone(&queried))?;
                 }
-                flag::register(signal, Arc::clone(&asked))?;
+                flag::register(signal, Arc::clone(&queried))?;
             }
             Ok(())
         };
         register().map_err(|error| CommandError::error(format!("no signal handler: {error}")))?;
-        Ok(Interrupt(asked))
+        Ok(Interrupt(queried))
     }
 
     /// Whether to stop.
-    pub fn asked(&self) -> bool {
+    pub fn queried(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 
     /// Returns when asked to stop.
     pub async fn wait(&self) {
-        while !self.asked() {
+        while !self.queried() {
             tokio::time::sleep(POLL).await;
         }
     }

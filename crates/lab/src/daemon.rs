@@ -13,12 +13,12 @@ pub(crate) fn program() -> Result<PathBuf, CommandError> {
         let build = "`cargo build --release` builds both";
         CommandError::error(format!("{} {what}: {build}", program.display()))
     };
-    let asked = Command::new(&program).arg("--version").output();
-    let asked = asked.map_err(|error| fault(&format!("cannot be run ({error})")))?;
-    let said = String::from_utf8_lossy(&asked.stdout);
-    let (said, wanted) = (said.trim(), format!("pixii {}", pixii::VERSION.as_str()));
-    if said != wanted {
-        return Err(fault(&format!("is {said}, and pixii-lab drives {wanted}")));
+    let queried = Command::new(&program).arg("--version").output();
+    let queried = queried.map_err(|error| fault(&format!("cannot be run ({error})")))?;
+    let stated = String::from_utf8_lossy(&queried.stdout);
+    let (stated, wanted) = (stated.trim(), format!("pixii {}", pixii::VERSION.as_str()));
+    if stated != wanted {
+        return Err(fault(&format!("is {stated}, and pixii-lab drives {wanted}")));
     }
     Ok(program)
 }

@@ -34,10 +34,10 @@ use serde_json::{Value, json};
 use self::timeline::Timeline;
 use super::ledger::{Counts, Finding, Verdict, Violation};
 
-/// Most findings that are told one by one.
-const MAX_TOLD: usize = 20;
+/// Most findings that are reported one by one.
+const MAX_REPORTED: usize = 20;
 
-/// What every drill is told.
+/// What every drill is reported.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     /// The path of `pixii`.
@@ -56,8 +56,8 @@ pub(crate) struct Plan {
     pub(crate) timeline: Timeline,
 }
 
-/// Where a drill tells what it does, a line at a time.
-pub(crate) type Say<'a> = &'a mut dyn FnMut(&str) -> Result<(), String>;
+/// Where a drill reports what it does, a line at a time.
+pub(crate) type Print<'a> = &'a mut dyn FnMut(&str) -> Result<(), String>;
 
 /// How a drill went.
 #[derive(Clone, Debug, Default)]
@@ -90,7 +90,7 @@ pub(crate) struct Score {
     pub(crate) notes: Vec<String>,
 }
 
-/// How any drill went, as it is told.
+/// How any drill went, as it is reported.
 #[derive(Clone, Debug)]
 pub(crate) struct Ending {
     /// The last lines: how it went.
@@ -152,9 +152,10 @@ impl Score {
         )
     }
 
-    /// Every fault that is to be told, a line each.
+    /// Every fault that is to be reported, a line each.
     pub(crate) fn complaints(&self) -> Vec<String> {
-        let mut lines: Vec<String> = self.findings.iter().take(MAX_TOLD).map(sentence).collect();
+        let mut lines: Vec<String> =
+            self.findings.iter().take(MAX_REPORTED).map(sentence).collect();
         if self.faults as usize > lines.len() {
             lines.push(format!("and {} faults more", self.faults as usize - lines.len()));
         }
@@ -173,7 +174,7 @@ impl Score {
         self.faults += verdict.faults;
         self.repeated = verdict.repeated;
         self.findings.extend(verdict.findings);
-        self.findings.truncate(MAX_TOLD);
+        self.findings.truncate(MAX_REPORTED);
         if let Some(why) = verdict.why_unread {
             self.notes.push(format!("a key could not be read: {why}"));
         }

@@ -157,25 +157,25 @@ fn run(n: u8, trials: u64, seed: u64, mut draw: impl FnMut(&mut Trial, &mut Rng)
     let all = || (0..n).map(|_| histogram()).collect();
     let pairs = (1..=n).flat_map(|r| (1..=n).map(move |w| (r, w)));
     let cells = pairs.map(|(r, w)| Cell { r, w, thresholds: histogram() }).collect();
-    let mut told = Prediction { n, cells, reads: all(), writes: all() };
+    let mut reported = Prediction { n, cells, reads: all(), writes: all() };
     let (mut rng, mut trial) = (Rng::new(seed), Trial::default());
     for _ in 0..trials {
         draw(&mut trial, &mut rng);
         let mut cell = 0;
-        for (histogram, r) in told.reads.iter_mut().zip(1..) {
+        for (histogram, r) in reported.reads.iter_mut().zip(1..) {
             let (took, latest) = trial.read(r);
             histogram.saturating_record(took);
             for acknowledged in &trial.acks {
                 let threshold = (latest - *acknowledged as i64).max(0) as u64;
-                told.cells[cell].thresholds.saturating_record(threshold);
+                reported.cells[cell].thresholds.saturating_record(threshold);
                 cell += 1;
             }
         }
-        for (histogram, acknowledged) in told.writes.iter_mut().zip(&trial.acks) {
+        for (histogram, acknowledged) in reported.writes.iter_mut().zip(&trial.acks) {
             histogram.saturating_record(*acknowledged);
         }
     }
-    told
+    reported
 }
 
 /// The chance that a read of R of N replicas misses the last `k` versions, each written to W of them, all chosen at random:

@@ -108,7 +108,7 @@ async fn a_load_of_own_keys_needs_no_reads_and_makes_no_siblings() {
 }
 
 #[tokio::test]
-async fn a_load_ends_when_it_is_told_to() {
+async fn a_load_ends_when_it_is_ordered_to() {
     let port = free_port();
     let _daemon = start(port);
     let client = connect(port).await;

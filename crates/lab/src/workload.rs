@@ -29,7 +29,7 @@ use worker::Worker;
 
 /// Most different reasons that are counted apart; the others are counted together.
 const MAX_REASONS: usize = 32;
-/// Latencies are told with this many significant digits, up to this many microseconds.
+/// Latencies are reported with this many significant digits, up to this many microseconds.
 const DIGITS: u8 = 3;
 const MAX_LATENCY_US: u64 = 600_000_000;
 
@@ -116,7 +116,7 @@ pub(crate) struct Spec {
     pub(crate) duration: Option<Duration>,
     /// What begins in this time is carried out and not counted.
     pub(crate) warm_up: Duration,
-    /// So many operations are told one by one, too.
+    /// So many operations are reported one by one, too.
     pub(crate) samples: usize,
     /// Every choice of keys, kinds and sizes follows from it and the client's number.
     pub(crate) seed: u64,
@@ -150,7 +150,7 @@ pub(crate) struct Report {
     pub(crate) overdue: u64,
     /// Keys that there are in the end.
     pub(crate) keys: u64,
-    /// Operations one by one, as they ended, as many as were to be told.
+    /// Operations one by one, as they ended, as many as were to be reported.
     pub(crate) samples: Vec<Sample>,
 }
 

@@ -143,7 +143,7 @@ impl Pair {
         let beside = matches!(
             message.body,
             Body::Gossip(_)
-                | Body::AskHints
+                | Body::QueryHints
                 | Body::Hints(_)
                 | Body::Generations { .. }
                 | Body::Introduce { .. }
@@ -245,8 +245,8 @@ fn differ(pair: &mut Pair, (keys, count, round): (u64, u64, u64), bytes: usize) 
 
 /// Bytes of memory that the process has.
 fn memory_bytes() -> u64 {
-    let told = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages: u64 = told.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
+    let reported = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: u64 = reported.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
     pages * 4_096
 }
 
@@ -319,10 +319,10 @@ fn main() {
             pair.run();
             let per_partition = pair.bytes as f64 / f64::from(PARTITIONS);
             let ratio = pair.bytes as f64 / floor.max(1) as f64;
-            let told = if count == 0 { per_partition } else { ratio };
+            let reported = if count == 0 { per_partition } else { ratio };
             let [a, b] = [0, 1].map(|at: usize| pair.sides[at].busy.as_secs_f64() * 1e3);
             println!(
-                "{count:>9} {floor:>12} {:>12} {told:>7.2} {:>9} {:>9} {a:>9.1} {b:>9.1}",
+                "{count:>9} {floor:>12} {:>12} {reported:>7.2} {:>9} {:>9} {a:>9.1} {b:>9.1}",
                 pair.bytes,
                 pair.messages,
                 pair.questions.values().max().copied().unwrap_or(0),

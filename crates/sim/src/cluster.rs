@@ -1,5 +1,5 @@
 //! A cluster in virtual time for measurements: real nodes, stores in memory that answer at once, an emulated network, and
-//! clients that ask when they are told to. The same seed gives the same, to the microsecond.
+//! clients that ask when they are ordered to. The same seed gives the same, to the microsecond.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -66,7 +66,7 @@ impl Setup {
 /// What a request came to.
 #[derive(Clone, Debug)]
 pub struct Answer {
-    /// The call, as [`Cluster::ask`] named it.
+    /// The call, as [`Cluster::query`] named it.
     pub call: u64,
     /// When it was asked and when the answer was there, in virtual time.
     pub begun: Time,
@@ -191,7 +191,7 @@ impl Cluster {
             .collect()
     }
 
-    /// A node's place by its id: what [`Cluster::ask`] takes.
+    /// A node's place by its id: what [`Cluster::query`] takes.
     pub fn place(&self, node: NodeId) -> Option<usize> {
         self.places.get(&node).copied()
     }
@@ -257,7 +257,7 @@ impl Cluster {
     }
 
     /// A client sends a request to a node. Gives the call's name.
-    pub fn ask(&mut self, client: u64, to: usize, request: Request, timeout_ms: u32) -> u64 {
+    pub fn query(&mut self, client: u64, to: usize, request: Request, timeout_ms: u32) -> u64 {
         self.next_call += 1;
         let call = self.next_call;
         self.calls.insert(call, self.time.now());

@@ -1,4 +1,4 @@
-//! The judge: remembers what every client was told and holds the store to it.
+//! The judge: remembers what every client was reported and holds the store to it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -112,9 +112,9 @@ impl Loss {
     }
 }
 
-/// What a client is told of a write.
+/// What a client is notified of a write.
 pub(super) struct Acknowledgement {
-    /// When the client asked, and when it is told.
+    /// When the client asked, and when it is reported.
     pub(super) since: Time,
     pub(super) now: Time,
     pub(super) w: u8,
@@ -149,7 +149,7 @@ fn write_of(value: &[u8]) -> Option<WriteId> {
 }
 
 impl Judge {
-    /// A host begins a generation: what is collected in it need not be told of any more.
+    /// A host begins a generation: what is collected in it need not be notified of any more.
     pub(super) fn begin_generation(&mut self, generation: &Generation) {
         for purgeable_key in &generation.purged {
             let known = self.purged.entry(purgeable_key.key.clone()).or_default();
@@ -181,7 +181,7 @@ impl Judge {
         self.writes.insert(id, write);
     }
 
-    /// The client was told that its write was refused, at every attempt.
+    /// The client was notified that its write was refused, at every attempt.
     pub(super) fn refuse(&mut self, id: WriteId) {
         if let Some(write) = self.writes.get_mut(&id) {
             write.possible = false;
@@ -211,10 +211,10 @@ impl Judge {
     ) -> Result<(), Broken> {
         let Some(write) = self.writes.get(&id) else { return Ok(()) };
         let (key, is_delete, seen) = (write.key.clone(), write.is_delete, write.context.clone());
-        let told = |object: &Object, dot: Dot| object.covers(dot) || self.is_purged(&key, dot);
+        let reported = |object: &Object, dot: Dot| object.covers(dot) || self.is_purged(&key, dot);
         let holds = |object: &Object| match dot {
-            Some(dot) => told(object, dot),
-            None => seen.dots().iter().all(|dot| told(object, *dot)),
+            Some(dot) => reported(object, dot),
+            None => seen.dots().iter().all(|dot| reported(object, *dot)),
         };
         let hosts = durable.iter().enumerate().filter(|(_, image)| holds(&image.joined()));
         let mut holders: Vec<usize> = hosts.map(|(host, _)| host).collect();
@@ -355,13 +355,13 @@ impl Judge {
             }
         }
         for (id, write) in self.on_key(key) {
-            let Some(told) = &write.acknowledged else { continue };
-            let Acknowledged { at, w, dot, .. } = *told;
+            let Some(reported) = &write.acknowledged else { continue };
+            let Acknowledged { at, w, dot, .. } = *reported;
             // What fallbacks took counts for a read once their hints have arrived. But a fallback counts only with what
             // it keeps: where a read shows nothing, not even a tombstone, R owners have said so.
             let stood_in = !strict && !context.is_empty();
-            let sloppy = stood_in || !told.strict;
-            let void = sloppy || self.is_void(key, told) || self.is_excused(told);
+            let sloppy = stood_in || !reported.strict;
+            let void = sloppy || self.is_void(key, reported) || self.is_excused(reported);
             if at >= since || w + r <= n || void {
                 continue;
             }
@@ -412,14 +412,19 @@ impl Judge {
         listed: &[Key],
     ) -> Result<(), Broken> {
         let put = |(_, write): (WriteId, &Write)| {
-            let told = write.acknowledged.as_ref();
-            let open = |told: &Acknowledged| {
+            let reported = write.acknowledged.as_ref();
+            let open = |reported: &Acknowledged| {
                 // What a fallback took may have gone with its disk before it was delivered.
-                let kept = told.strict || !self.lost_since(told.since, key);
-                told.w + r > n && kept && !self.is_void(key, told) && !self.is_excused(told)
+                let kept = reported.strict || !self.lost_since(reported.since, key);
+                reported.w + r > n
+                    && kept
+                    && !self.is_void(key, reported)
+                    && !self.is_excused(reported)
             };
-            let gone = told.and_then(|told| told.dot).is_some_and(|dot| self.is_purged(key, dot));
-            !write.is_delete && !gone && told.is_some_and(open)
+            let gone = reported
+                .and_then(|reported| reported.dot)
+                .is_some_and(|dot| self.is_purged(key, dot));
+            !write.is_delete && !gone && reported.is_some_and(open)
         };
         if self.on_key(key).any(put) && !listed.contains(key) {
             let what = "a listing misses an acknowledged key".into();
@@ -428,12 +433,12 @@ impl Judge {
         Ok(())
     }
 
-    /// An acknowledged write of which this copy does not tell, though it is not purged.
+    /// An acknowledged write of which this copy does not know, though it is not purged.
     pub(super) fn lacking(&self, key: &Key, copy: &Object) -> Option<WriteId> {
-        let told = |dot: Dot| copy.covers(dot) || self.is_purged(key, dot);
+        let reported = |dot: Dot| copy.covers(dot) || self.is_purged(key, dot);
         let lacks = |(_, write): &(WriteId, &Write)| match &write.acknowledged {
-            Some(Acknowledged { dot: Some(dot), .. }) => !told(*dot),
-            Some(_) => write.context.dots().iter().any(|dot| !told(*dot)),
+            Some(Acknowledged { dot: Some(dot), .. }) => !reported(*dot),
+            Some(_) => write.context.dots().iter().any(|dot| !reported(*dot)),
             None => false,
         };
         self.on_key(key).find(lacks).map(|(id, _)| id)
@@ -465,11 +470,11 @@ impl Judge {
         let live: BTreeMap<Dot, WriteId> =
             merged.values().map(|(dot, version)| (dot, version.write)).collect();
         for (id, write) in self.on_key(key) {
-            let Some(told) = &write.acknowledged else { continue };
-            if self.is_void(key, told) {
+            let Some(reported) = &write.acknowledged else { continue };
+            if self.is_void(key, reported) {
                 continue;
             }
-            if let Some(dot) = told.dot
+            if let Some(dot) = reported.dot
                 && live.get(&dot) != Some(&id)
                 && !((merged.covers(dot) || self.is_purged(key, dot))
                     && self.superseded(key, id, dot))

@@ -141,14 +141,14 @@ pub fn replay(schedule: &str) -> Result<Outcome, String> {
 
 fn run_scenario(scenario: &Scenario) -> Outcome {
     let mut world = World::new(scenario.clone(), None);
-    let failure = world.run().map(|broken| tell(scenario, broken));
+    let failure = world.run().map(|broken| report(scenario, broken));
     Outcome { counts: world.counts().clone(), digest: world.digest(), failure }
 }
 
-/// The failure of a run, made as short as it gets and told.
-fn tell(scenario: &Scenario, broken: Broken) -> Failure {
+/// The failure of a run, made as short as it gets and reported.
+fn report(scenario: &Scenario, broken: Broken) -> Failure {
     let (shortest, broken) = shrink(scenario.clone(), broken);
-    // The same scenario runs the same way: the trace is told only when there is one.
+    // The same scenario runs the same way: the trace is reported only when there is one.
     let mut world = World::new(shortest.clone(), Some(broken.key));
     world.run();
     let mut trace = shortest.describe();

@@ -111,7 +111,7 @@ impl Event {
     }
 }
 
-/// What the nodes count and a batch is told of.
+/// What the nodes count and a batch is notified of.
 const WATCHED: &[Counter] = &[
     Counter::AgedHintsOffered,
     Counter::ReadEligibilityRegained,
@@ -149,7 +149,7 @@ const WATCHED: &[Counter] = &[
     Counter::ReadsHedged,
     Counter::ReadsOfFallbacks,
     Counter::ReadsRepaired,
-    Counter::FallbacksAsked,
+    Counter::FallbacksQueried,
     Counter::WritesCoordinatedByAStandIn,
     Counter::WritesHedged,
     Counter::WritesWithdrawn,
@@ -295,11 +295,11 @@ impl World {
                 self.broken = Some(self.unconverged());
             }
         }
-        // Those that others kept hints for are told that there are none left.
+        // Those that others kept hints for are notified that there are none left.
         look += LINGER;
         self.run_until(|world| world.now() >= look);
         if self.broken.is_none() {
-            self.ask_at_the_end();
+            self.query_at_the_end();
             self.run_until(World::clients_are_done);
             let end = self.now() + LINGER;
             self.run_until(|world| world.now() >= end);
@@ -346,7 +346,7 @@ impl World {
         *self.counts.entry(name).or_default() += 1;
     }
 
-    fn tell(&mut self, key: &Key, line: impl FnOnce() -> String) {
+    fn report(&mut self, key: &Key, line: impl FnOnce() -> String) {
         if self.watched.as_ref() == Some(key) {
             let line = format!("{:>9} us  {}", self.now().0, line());
             self.trace.push(line);
@@ -356,7 +356,7 @@ impl World {
     /// Writes down what concerns every key.
     fn note(&mut self, line: impl FnOnce() -> String) {
         if let Some(key) = self.watched.clone() {
-            self.tell(&key, line);
+            self.report(&key, line);
         }
     }
 
@@ -549,8 +549,8 @@ fn notice_name(notice: &Notice) -> &'static str {
         Notice::HandoffDone(_) => "handoffs done",
         Notice::Misplaced(_) => "rings of other sizes refused",
         Notice::Forged(_) => "forged lives refused",
-        Notice::Declined(_) => "oversized keys told of",
-        Notice::Lost(_) => "losses told of",
+        Notice::Declined(_) => "oversized keys notified of",
+        Notice::Lost(_) => "losses notified of",
         Notice::LossAccepted(_) => "losses accepted",
     }
 }

@@ -33,7 +33,7 @@ pub fn signal(name: &str, pid: u32) {
 
 /// How a command ended, and what it said.
 #[derive(Debug)]
-pub struct Told {
+pub struct Finished {
     /// Its exit code; -1 if a signal ended it.
     pub code: i32,
     /// Standard output.
@@ -44,9 +44,9 @@ pub struct Told {
     pub err: String,
 }
 
-impl Told {
+impl Finished {
     /// Exit code and standard error: for those that say nothing else.
-    pub fn said(&self) -> (i32, &str) {
+    pub fn stated(&self) -> (i32, &str) {
         assert_eq!(self.out, "", "nothing on standard output: {self:?}");
         (self.code, &self.err)
     }
@@ -96,13 +96,13 @@ impl Run {
     }
 
     /// Waits for its end.
-    pub fn end(mut self) -> Told {
+    pub fn end(mut self) -> Finished {
         let status = until("the command ends", || self.child.try_wait().unwrap());
         let bytes = self.out.take().unwrap().join().unwrap();
         let err = self.err.take().unwrap().join().unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let code = status.code().unwrap_or(-1);
-        Told { code, out: text(&bytes), err: text(&err), bytes }
+        Finished { code, out: text(&bytes), err: text(&err), bytes }
     }
 }
 
@@ -123,14 +123,14 @@ pub struct TestCluster {
 }
 
 impl Drop for TestCluster {
-    /// What failed may be told by the daemons' last words, which go with the directory.
+    /// What failed may be recognised by the daemons' last words, which go with the directory.
     fn drop(&mut self) {
         if thread::panicking() {
             for daemon in self.cluster.daemons() {
                 let log = fs::read_to_string(self.path(&format!("{}.log", daemon.name)));
                 let log = log.unwrap_or_default();
-                let told = log.lines().filter(|line| !line.contains(" TRACE ")).rev();
-                let last: Vec<&str> = told.take(20).collect();
+                let reported = log.lines().filter(|line| !line.contains(" TRACE ")).rev();
+                let last: Vec<&str> = reported.take(20).collect();
                 let last = last.into_iter().rev().collect::<Vec<_>>().join("\n");
                 eprintln!("--- {}:\n{last}", daemon.name);
             }
@@ -219,7 +219,7 @@ impl TestCluster {
         daemons.find(|daemon| daemon.name == name).and_then(|daemon| daemon.pid()).unwrap()
     }
 
-    /// The command, told where all daemons are.
+    /// The command, reported where all daemons are.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let daemons = self.cluster.daemons().iter();
         let all: Vec<&str> = daemons.map(|daemon| daemon.address.as_str()).collect();
@@ -229,12 +229,12 @@ impl TestCluster {
     }
 
     /// Runs the command to its end with this standard input.
-    pub fn fed(&self, arguments: &[&str], input: &[u8]) -> Told {
+    pub fn fed(&self, arguments: &[&str], input: &[u8]) -> Finished {
         Run::start(self.command(arguments), input).end()
     }
 
     /// Runs the command to its end.
-    pub fn run(&self, arguments: &[&str]) -> Told {
+    pub fn run(&self, arguments: &[&str]) -> Finished {
         self.fed(arguments, b"")
     }
 
@@ -279,16 +279,16 @@ impl TestCluster {
         });
     }
 
-    /// The owners of keys in their order, as `pixii ring --stdin` tells them. No key needs an escape.
+    /// The owners of keys in their order, as `pixii ring --stdin` reports them. No key needs an escape.
     pub fn owners(&self, keys: &[&str]) -> Vec<Vec<String>> {
         let input: String = keys.iter().map(|key| format!("{key}\n")).collect();
-        let told = self.fed(&["ring", "--stdin"], input.as_bytes());
+        let reported = self.fed(&["ring", "--stdin"], input.as_bytes());
         let owners = |(key, line): (&&str, &str)| {
             let columns: Vec<&str> = line.split('\t').collect();
             assert_eq!((columns.len(), columns[0]), (3, *key));
             columns[2].split(',').map(String::from).collect()
         };
-        keys.iter().zip(told.done().lines()).map(owners).collect()
+        keys.iter().zip(reported.done().lines()).map(owners).collect()
     }
 
     /// A key whose owners are these, in this order; for clusters of three.
@@ -312,7 +312,7 @@ pub fn lines(text: &str) -> BTreeSet<&str> {
     text.lines().collect()
 }
 
-/// The state of a process as the kernel tells it: T if it is frozen, X if it is gone.
+/// The state of a process as the kernel reports it: T if it is frozen, X if it is gone.
 pub fn state(pid: u32) -> char {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()).unwrap_or('X')

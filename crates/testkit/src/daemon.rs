@@ -77,7 +77,7 @@ impl Daemon {
     }
 
     /// Orders it to stop, and does not wait.
-    pub fn ask_to_stop(&self) {
+    pub fn query_to_stop(&self) {
         let _ = self.orders.try_send("the test".into());
     }
 
@@ -99,7 +99,7 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        self.ask_to_stop();
+        self.query_to_stop();
         // A test that fails may hold its store for ever: what it says must be seen.
         if let Some(thread) = self.thread.take().filter(|_| !thread::panicking()) {
             let _ = thread.join();
@@ -237,7 +237,7 @@ impl Client {
     }
 
     /// Makes a request for data and waits for its answer.
-    pub fn ask(&mut self, request: Request) -> Response {
+    pub fn query(&mut self, request: Request) -> Response {
         match self.call(CallBody::Data { request, timeout_ms: TIMEOUT_MS }) {
             ReplyBody::Data(response) => response,
             other => panic!("{other:?}"),
@@ -279,7 +279,7 @@ pub fn values(response: Response) -> Vec<Blob> {
 
 // --- a store with faults ---
 
-/// A store in memory that can be told to fail its syncs, to hold its reads, and how much room it has.
+/// A store in memory that can be ordered to fail its syncs, to hold its reads, and how much room it has.
 #[derive(Default)]
 pub struct Faulty {
     inner: MemoryStore,

@@ -43,7 +43,7 @@ pub enum Behaviour {
 struct Node {
     name: String,
     behaviour: Mutex<Behaviour>,
-    asked: AtomicU64,
+    queried: AtomicU64,
     stopped: AtomicBool,
     kept: Mutex<BTreeMap<String, [u64; 3]>>,
     compared: AtomicU64,
@@ -78,7 +78,7 @@ impl Fake {
         let node = |member: &Member| Node {
             name: member.name.clone(),
             behaviour: Mutex::new(Behaviour::Serve),
-            asked: AtomicU64::new(0),
+            queried: AtomicU64::new(0),
             stopped: AtomicBool::new(false),
             kept: Mutex::default(),
             compared: AtomicU64::new(0),
@@ -149,14 +149,14 @@ impl Fake {
         self.limiter.lock().unwrap()[at] = Some(door);
     }
 
-    /// Whether node `at` has been told to stop.
+    /// Whether node `at` has been ordered to stop.
     pub fn is_stopped(&self, at: usize) -> bool {
         self.world.nodes[at].stopped.load(Ordering::SeqCst)
     }
 
     /// How many requests for data node `at` has had.
-    pub fn asked(&self, at: usize) -> u64 {
-        self.world.nodes[at].asked.load(Ordering::SeqCst)
+    pub fn queried(&self, at: usize) -> u64 {
+        self.world.nodes[at].queried.load(Ordering::SeqCst)
     }
 
     /// The places in the list of nodes of a key's owners, in their order.
@@ -237,11 +237,11 @@ fn converse(world: &World, at: usize, mut stream: TcpStream) -> Option<()> {
                 ReplyBody::Stopping
             }
             CallBody::Data { request, .. } => {
-                let asked = 1 + world.nodes[at].asked.fetch_add(1, Ordering::SeqCst);
+                let queried = 1 + world.nodes[at].queried.fetch_add(1, Ordering::SeqCst);
                 let behaviour = world.nodes[at].behaviour.lock().unwrap().clone();
                 ReplyBody::Data(match behaviour {
                     Behaviour::StallAt(nth, time) => {
-                        if asked == nth {
+                        if queried == nth {
                             thread::sleep(time);
                         }
                         serve(world, request)

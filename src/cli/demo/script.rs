@@ -16,7 +16,7 @@ pub(super) struct Script {
 }
 
 impl Script {
-    /// Nothing has been told.
+    /// Nothing has been reported.
     pub(super) fn begin() -> Self {
         let now = Instant::now();
         Script { begun: now, step: now, steps: Vec::new(), title: None, held: 0, failed: 0 }
@@ -31,7 +31,7 @@ impl Script {
     }
 
     /// Says what happened.
-    pub(super) fn tell(&self, text: &str) -> Result<(), CommandError> {
+    pub(super) fn report(&self, text: &str) -> Result<(), CommandError> {
         emit(format!("   {text}\n"))
     }
 

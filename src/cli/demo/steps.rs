@@ -42,7 +42,7 @@ const OTHERS: [&str; 2] = ["n1", "n2"];
 
 /// What the steps work with.
 pub(super) struct Steps<'a> {
-    /// Where they are told.
+    /// Where they are reported.
     pub(super) script: &'a mut Script,
     /// The daemons.
     pub(super) cluster: &'a mut Cluster,
@@ -70,9 +70,9 @@ impl Steps<'_> {
         self.alone(&client, &witnesses).await?;
         self.script.step("All five stop")?;
         let stopped = self.cluster.stop_all();
-        let told = stopped.err().unwrap_or_else(|| "five clean stops".into());
-        let clean = told == "five clean stops";
-        self.script.check(clean, &told)
+        let reported = stopped.err().unwrap_or_else(|| "five clean stops".into());
+        let clean = reported == "five clean stops";
+        self.script.check(clean, &reported)
     }
 
     async fn client(&self) -> Result<Client, CommandError> {
@@ -87,7 +87,7 @@ impl Steps<'_> {
         self.cluster.ready(READY_WAIT).await.map_err(CommandError::error)?;
         for daemon in self.cluster.daemons() {
             let pid = daemon.pid().unwrap_or_default();
-            self.script.tell(&format!("{} at {}, process {pid}", daemon.name, daemon.address))?;
+            self.script.report(&format!("{} at {}, process {pid}", daemon.name, daemon.address))?;
         }
         self.script.check(true, "each answers and has a link to every other")
     }
@@ -114,7 +114,7 @@ impl Steps<'_> {
         let (counts, seconds) = (pour.counts(), begun.elapsed().as_secs_f64());
         let rate = counts.loaded as f64 / seconds;
         let lines = count(counts.lines, "line");
-        self.script.tell(&format!("{name}: {lines} read and put at {rate:.0} a second"))?;
+        self.script.report(&format!("{name}: {lines} read and put at {rate:.0} a second"))?;
         let all = counts.loaded == counts.lines;
         self.script.check(all, "every line is acknowledged by two daemons, synced")?;
         let mut expected = Expected::new();
@@ -124,8 +124,8 @@ impl Steps<'_> {
             expected.extend(batch.into_iter().filter_map(|line| line.content.ok()));
         }
         let found = right(client, &expected, None).await?;
-        let told = format!("{found} of {} keys read back, each with its value", expected.len());
-        self.script.check(found == expected.len(), &told)?;
+        let reported = format!("{found} of {} keys read back, each with its value", expected.len());
+        self.script.check(found == expected.len(), &reported)?;
         Ok(expected)
     }
 
@@ -144,9 +144,9 @@ impl Steps<'_> {
         let spent = begun.elapsed().as_secs_f64() * 1_000.0;
         let shown: String = String::from_utf8_lossy(value).escape_debug().take(60).collect();
         let key: String = format!("{key:?}").chars().take(40).collect();
-        self.script.tell(&format!("{key} lives on {}: {shown}", names.join(", ")))?;
-        let told = format!("{} replicas answered in {spent:.1} ms", found.answered);
-        self.script.check(found.values == [value.clone()], &told)
+        self.script.report(&format!("{key} lives on {}: {shown}", names.join(", ")))?;
+        let reported = format!("{} replicas answered in {spent:.1} ms", found.answered);
+        self.script.check(found.values == [value.clone()], &reported)
     }
 
     async fn siblings(&mut self, client: &Client) -> Result<(), CommandError> {
@@ -160,13 +160,14 @@ impl Steps<'_> {
         let (ann, bob) = (put("milk", seen.clone()), put("bread", seen));
         let (ann, bob) = tokio::join!(client.put(ann, TIMEOUT_MS), client.put(bob, TIMEOUT_MS));
         ann.and(bob)?;
-        self.script.tell("Ann puts \"milk\", Bob puts \"bread\"; neither has seen the other's")?;
+        self.script
+            .report("Ann puts \"milk\", Bob puts \"bread\"; neither has seen the other's")?;
         let both = client.get(&key, None, TIMEOUT_MS).await?;
         let mut values: Vec<String> =
             both.values.iter().map(|value| String::from_utf8_lossy(value).into()).collect();
         values.sort();
-        let told = format!("a read shows both siblings: {}", values.join(" and "));
-        self.script.check(values == ["bread", "milk"], &told)?;
+        let reported = format!("a read shows both siblings: {}", values.join(" and "));
+        self.script.check(values == ["bread", "milk"], &reported)?;
         client.put(put("milk, bread", both.context), TIMEOUT_MS).await?;
         let merged = client.get(&key, None, TIMEOUT_MS).await?;
         let one = merged.values == ["milk, bread"];
@@ -193,13 +194,13 @@ impl Steps<'_> {
         }
         let after = all.when.iter().filter(|at| **at > killed).count();
         let slowest = all.slowest.as_secs_f64() * 1_000.0;
-        self.script.tell(&format!(
+        self.script.report(&format!(
             "{WRITERS} writers: {} puts, {after} of them acknowledged after the kill; the slowest took \
              {slowest:.0} ms",
             all.when.len() + all.lost
         ))?;
-        let told = format!("{} puts refused or left unknown", all.lost);
-        self.script.check(all.lost == 0 && after > 0, &told)?;
+        let reported = format!("{} puts refused or left unknown", all.lost);
+        self.script.check(all.lost == 0 && after > 0, &reported)?;
         Ok((witnesses, all.written))
     }
 
@@ -238,20 +239,21 @@ impl Steps<'_> {
         self.cluster.ready(READY_WAIT).await.map_err(CommandError::error)?;
         let seconds = begun.elapsed().as_secs_f64();
         let report = client.status(Some(VICTIM)).await?;
-        self.script.tell(&format!("it answers after {seconds:.2} s, with links to all others"))?;
-        let told = format!(
+        self.script
+            .report(&format!("it answers after {seconds:.2} s, with links to all others"))?;
+        let reported = format!(
             "it knows that its last stop was not a clean one (life {})",
             report.incarnation
         );
-        self.script.check(report.recovered && report.incarnation.0 == 2, &told)?;
+        self.script.check(report.recovered && report.incarnation.0 == 2, &reported)?;
         let (mut found, mut total) = (0, 0);
         for part in parts {
             found += right(client, part, Some(3)).await?;
             total += part.len();
         }
-        let told =
+        let reported =
             format!("{found} of {total} acknowledged writes read back from all three replicas");
-        self.script.check(found == total, &told)
+        self.script.check(found == total, &reported)
     }
 
     async fn alone(&mut self, client: &Client, witnesses: &Expected) -> Result<(), CommandError> {
@@ -261,15 +263,16 @@ impl Steps<'_> {
         }
         let others = OTHERS.join(" and ");
         let total = witnesses.len();
-        self.script.tell(&format!(
+        self.script.report(&format!(
             "{others}, the other owners of {total} keys, are killed: only {VICTIM} can answer for these"
         ))?;
         let found = right(client, witnesses, Some(1)).await?;
-        let told = format!("{found} of {total} keys read back from {VICTIM}, each with its value");
-        self.script.check(found == total && total > 0, &told)?;
+        let reported =
+            format!("{found} of {total} keys read back from {VICTIM}, each with its value");
+        self.script.check(found == total && total > 0, &reported)?;
         self.cluster.start_all().map_err(CommandError::error)?;
         self.cluster.ready(READY_WAIT).await.map_err(CommandError::error)?;
-        self.script.tell(&format!("{others} are back"))
+        self.script.report(&format!("{others} are back"))
     }
 }
 

@@ -39,10 +39,10 @@ impl Order {
         self.from.is_none()
     }
 
-    /// Tells another terminal what came of it.
-    pub(super) fn answer(self, told: &Result<&str, &str>) {
+    /// Notifies another terminal what came of it.
+    pub(super) fn answer(self, reported: &Result<&str, &str>) {
         if let Some(stream) = self.from {
-            answer(stream, told);
+            answer(stream, reported);
         }
     }
 }
@@ -165,8 +165,8 @@ fn read_order(stream: &mut UnixStream) -> Result<String, String> {
     }
 }
 
-fn answer(mut stream: UnixStream, told: &Result<&str, &str>) {
-    let line = match told {
+fn answer(mut stream: UnixStream, reported: &Result<&str, &str>) {
+    let line = match reported {
         Ok(what) => format!("done {what}\n"),
         Err(why) => format!("refused {why}\n"),
     };

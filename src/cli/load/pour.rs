@@ -202,7 +202,7 @@ impl Pour {
     }
 
     fn look_around(&mut self, interrupt: &Interrupt) {
-        if interrupt.asked() {
+        if interrupt.queried() {
             self.stop_for(Stop::Interrupted);
         }
         let counts = self.ledger.counts();

@@ -160,17 +160,17 @@ impl Change<'_> {
         let client = shared.client().await?;
         let status = client.status(None).await?;
         let options = Options { connect_timeout_ms: CONNECT_MS, ..shared.options()? };
-        let mut asked = JoinSet::new();
+        let mut queried = JoinSet::new();
         for member in client.members().filter(|member| member.name != status.name) {
             let (member, options) = (member.clone(), options.clone());
-            asked.spawn(async move {
+            queried.spawn(async move {
                 let ring = Client::connect(&[member.address], options).await;
                 (member.name, ring.map(|client| client.ring().clone()))
             });
         }
         let mut looked = Looked::default();
         looked.rings.push((status.name.clone(), client.ring().clone()));
-        while let Some(Ok((name, answer))) = asked.join_next().await {
+        while let Some(Ok((name, answer))) = queried.join_next().await {
             let down = |liveness| liveness == Liveness::Down;
             let peer = status.peers.iter().find(|peer| peer.name == name);
             match answer {
@@ -178,7 +178,7 @@ impl Change<'_> {
                 Err(_) if name == self.new => {
                     looked.note = format!("{name} cannot be reached yet: start it\n");
                 }
-                // What it missed it is told when it is back.
+                // What it missed it is reported when it is back.
                 Err(_) if peer.is_some_and(|peer| down(peer.liveness)) => {}
                 Err(why) => looked.waits.push(format!("{name} does not answer ({why})")),
             }

@@ -279,7 +279,7 @@ impl fmt::Display for Rule {
             Aspect::Delay(latency) => write!(f, "delay {latency}"),
             Aspect::Drop(chance) => write!(f, "drop {chance}"),
             Aspect::Cut => f.write_str("cut"),
-            // A disk has no arrow: it is told above.
+            // A disk has no arrow: it is reported above.
             Aspect::Pass | Aspect::Disk(_) => f.write_str("pass"),
         }
     }
@@ -432,14 +432,14 @@ mod tests {
             ("client disk delay 1s", "behind FROM is \"disk\", where -> or <-> is expected"),
             ("client <-> client cut", "no link leads from client to client"),
         ];
-        for (text, said) in mistakes {
+        for (text, stated) in mistakes {
             let error = parse(&format!("* -> * pass; {text}"), &members()).unwrap_err();
-            let start = format!("the rule \"{text}\": {said}");
+            let start = format!("the rule \"{text}\": {stated}");
             assert!(error.starts_with(&start), "{error}");
         }
         let many = "* -> * cut;".repeat(101);
-        let said = "101 rules are too many: a network has at most 100";
-        assert_eq!(parse(&many, &members()).unwrap_err(), said);
+        let stated = "101 rules are too many: a network has at most 100";
+        assert_eq!(parse(&many, &members()).unwrap_err(), stated);
         let parts = ["1 fixed 1ms"; 11].join(" + ");
         let error = parse(&format!("* -> * delay mix {parts}"), &members()).unwrap_err();
         assert!(error.contains("...\": a mix has at most 10 parts"), "{error}");

@@ -126,7 +126,7 @@ counters! {
     70 RingsOfStrangersTaken "rings_of_strangers_taken",
     71 RingsWithPlacesOfRemovedMembers "rings_with_places_of_removed_members",
     72 StaleObjectsRefused "stale_objects_refused",
-    73 FallbacksAsked "fallbacks_asked",
+    73 FallbacksQueried "fallbacks_asked",
     74 TreesBuilt "trees_built",
     75 TreesConfirmed "trees_confirmed",
     76 TreesReadAnew "trees_read_anew",

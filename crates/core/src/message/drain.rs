@@ -30,7 +30,7 @@ pub enum DrainState {
     Drained,
 }
 
-/// What a node tells of its drain.
+/// What a node reports of its drain.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct DrainReport {

@@ -131,7 +131,7 @@ pub enum Body {
         object: Object,
     },
     /// How many hints have you for me? `op` is the life's nonce.
-    AskHints,
+    QueryHints,
     /// So many; when none, that is synced.
     Hints(u64),
     /// Who is alive, and who is a member.
@@ -275,12 +275,12 @@ pub enum Body {
         /// True if I know that my disk is as new as everybody's.
         certain: bool,
         /// True if I want to know that of you.
-        ask: bool,
+        query: bool,
     },
     /// The numbers of all that are not the first one.
     GenerationNumbers(Vec<(Partition, GcEpoch)>),
     /// Which generation has this partition?
-    AskGeneration(Partition),
+    QueryGeneration(Partition),
     /// This one.
     Generation {
         /// The partition.
@@ -302,7 +302,7 @@ pub enum Body {
         key: Key,
     },
     /// May I change the ring? Answered by `RingGranted` or `RingDenied`.
-    AskRing {
+    QueryRing {
         /// Version and digest of the ring that I change.
         ring: (u64, u64),
         /// The member that goes.

@@ -5,7 +5,7 @@ use super::codes::codes;
 use crate::generation::{GcEpoch, MAX_PURGEABLE_KEYS};
 
 codes! {
-    /// What has a limit that [`Rejection::Busy`] tells of.
+    /// What has a limit that [`Rejection::Busy`] reports of.
     pub enum Resource {
         /// Calls of one client.
         #[error("calls in progress on this connection")]
@@ -53,7 +53,7 @@ codes! {
 }
 
 codes! {
-    /// A number with a limit that [`Rejection::Limit`] tells of.
+    /// A number with a limit that [`Rejection::Limit`] reports of.
     pub enum Measure {
         /// Of all siblings of a key.
         #[error("bytes of the key's siblings")]
@@ -80,7 +80,7 @@ codes! {
 }
 
 codes! {
-    /// Which number of replicas [`Rejection::Quorum`] tells of.
+    /// Which number of replicas [`Rejection::Quorum`] reports of.
     pub enum QuorumName {
         /// R.
         #[error("r")]

@@ -1,4 +1,4 @@
-//! What a node tells of itself.
+//! What a node reports of itself.
 
 use bincode::{BorrowDecode, Encode};
 use bytes::Bytes;
@@ -146,7 +146,7 @@ impl StatusReport {
     /// What is unfinished about the ring, a sentence each.
     pub fn unfinished_ring(&self) -> Vec<String> {
         let other = |(member, version): &(String, u64)| {
-            format!("{member} lives with another ring, version {version}, and is told")
+            format!("{member} lives with another ring, version {version}, and is reported")
         };
         let mut all: Vec<String> = self.other_rings.iter().map(other).collect();
         if self.gauges.changing_ring {
@@ -206,7 +206,7 @@ pub struct RepairStatus {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct TombstoneGcStatus {
-    /// Keys here whose clock tells of events that have no value any more.
+    /// Keys here whose clock reports of events that have no value any more.
     pub keys: u64,
     /// Partitions that this node owns whose collection is known to be held back.
     pub blocked: u32,

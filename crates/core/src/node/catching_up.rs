@@ -65,7 +65,7 @@ impl CatchUp {
         if up {
             self.linked.insert(peer);
             self.met.insert(peer);
-            self.ask(now, peer, io);
+            self.query(now, peer, io);
         } else {
             self.linked.remove(&peer);
             self.miss(peer);
@@ -92,17 +92,17 @@ impl CatchUp {
         if liveness == Liveness::Down {
             self.miss(peer);
         } else if self.linked.contains(&peer) && !self.links.contains_key(&peer) {
-            self.ask(now, peer, io);
+            self.query(now, peer, io);
         }
         self.judge(now, io);
     }
 
-    fn ask(&mut self, now: Time, peer: NodeId, io: &mut Io) {
+    fn query(&mut self, now: Time, peer: NodeId, io: &mut Io) {
         // Where most others were linked all the time, this node was not away.
         let starting = self.started.is_none_or(|started| now < started + GRACE);
         let away = self.open.remove(&peer) || starting || self.links.is_empty();
         self.links.insert(peer, if away { Heard::Nothing } else { Heard::Little });
-        io.out.send(vec![peer], self.nonce, Body::AskHints);
+        io.out.send(vec![peer], self.nonce, Body::QueryHints);
         self.next_round.get_or_insert(now + ROUND);
     }
 
@@ -137,7 +137,7 @@ impl CatchUp {
         let open: Vec<NodeId> = open.map(|(peer, _)| *peer).collect();
         self.judge(now, io);
         self.next_round = io.local.is_catching_up().then_some(now + ROUND);
-        io.out.send(open, self.nonce, Body::AskHints);
+        io.out.send(open, self.nonce, Body::QueryHints);
     }
 
     fn judge(&mut self, now: Time, io: &mut Io) {

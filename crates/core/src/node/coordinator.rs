@@ -112,7 +112,7 @@ impl Coordinator {
 
     /// What the latest round trips took.
     pub(super) fn recent(&self) -> Vec<RecentTrips> {
-        self.env.recent.told()
+        self.env.recent.reported()
     }
 
     /// True if requests for this member had better be sent to others.
@@ -161,7 +161,7 @@ impl Coordinator {
     }
 
     /// False if the forwarded request has been here: a copy of it that came late could carry out
-    /// what the client was told is refused.
+    /// what the client was reported is refused.
     pub(super) fn is_first(&mut self, origin: Origin) -> bool {
         let Origin::Peer { node, op } = origin else { return true };
         let remembered = self.forwarded_here.entry(node).or_default();
@@ -201,30 +201,30 @@ impl Coordinator {
             }
         }
         let mut fallbacks: VecDeque<NodeId> = fallbacks.into();
-        let ask_all = self.env.experiment.ask_all;
-        let first = if ask_all { quorum_tracker.unasked().count() as u8 } else { needed };
+        let query_all = self.env.experiment.query_all;
+        let first = if query_all { quorum_tracker.unasked().count() as u8 } else { needed };
         let operation = match work {
             Work::Read { key } => {
                 let common = self.begin(now, origin, quorum_tracker, timeout_ms);
                 let mut read = ReadOp { common, key, merged: Merged::default(), fallbacks };
-                read.ask_more(now, first, &mut self.env, io);
+                read.query_more(now, first, &mut self.env, io);
                 Operation::Read(read)
             }
             Work::List { partition, after, limit_bytes } => {
                 let (common, pages) =
                     (self.begin(now, origin, quorum_tracker, timeout_ms), Vec::new());
                 let mut list = ListOp { common, partition, after, limit_bytes, pages };
-                list.ask_more(now, first, &mut self.env, io);
+                list.query_more(now, first, &mut self.env, io);
                 Operation::List(list)
             }
             Work::Write { key, seen, change } => {
                 let hint_for = if is_owner {
-                    quorum_tracker.ask(me);
+                    quorum_tracker.query(me);
                     Vec::new()
                 } else {
                     io.out.count(Counter::WritesCoordinatedByAStandIn);
                     fallbacks.retain(|node| *node != me);
-                    quorum_tracker.ask_fallback(me, &owners[..1]);
+                    quorum_tracker.query_fallback(me, &owners[..1]);
                     owners
                 };
                 let common = self.begin(now, origin, quorum_tracker, timeout_ms);

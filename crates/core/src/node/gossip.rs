@@ -18,7 +18,7 @@ const MAX_NEWER_MEMBERS: usize = 1_000;
 const SEEDS: usize = 3;
 /// Digests that leave at once when this node has something new about members.
 const EAGER: u8 = 3;
-/// The steps of an exchange, told apart by the message's `op`: a digest, its answer, and what the answer asked for.
+/// The steps of an exchange, distinguished by the message's `op`: a digest, its answer, and what the answer asked for.
 const DIGEST: RequestId = RequestId::of_wire(0);
 const ANSWER: RequestId = RequestId::of_wire(1);
 const LAST: RequestId = RequestId::of_wire(2);
@@ -239,7 +239,7 @@ impl Gossip {
         }
     }
 
-    /// Tells what the other does not know, and asks for what it knows better.
+    /// Reports what the other does not know, and asks for what it knows better.
     fn answer(
         &mut self,
         from: NodeId,

@@ -49,10 +49,10 @@ pub(super) struct Handoff {
     ring: Arc<Ring>,
     max_age: Micros,
     reach: Reach,
-    /// Members that were out of reach and have not been told what is kept for them: they need not
+    /// Members that were out of reach and have not been reported what is kept for them: they need not
     /// know that they were away. One that was only slow was not.
     absent: BTreeSet<NodeId>,
-    /// Members that are back, and that the operator was told are offered hints.
+    /// Members that are back, and that the operator was reported are offered hints.
     announced: BTreeSet<NodeId>,
     sweeps: BTreeMap<NodeId, Sweep>,
     lists: BTreeMap<ReadToken, NodeId>,
@@ -200,9 +200,9 @@ impl Handoff {
         }
     }
 
-    /// Answers a member that asks how many hints it is pending; that there are none is told when it is
+    /// Answers a member that asks how many hints it is pending; that there are none is reported when it is
     /// synced.
-    pub(super) fn tell(&self, from: NodeId, op: RequestId, io: &mut Io) {
+    pub(super) fn report(&self, from: NodeId, op: RequestId, io: &mut Io) {
         let count = self.pending(from, io);
         let mark = io.out.last_mark();
         io.out.send_synced(Some(mark), from, op, Body::Hints(count));
@@ -263,7 +263,7 @@ impl Handoff {
         if self.next_look.is_none() && io.local.hints.targets().next().is_some() {
             self.look(now, io);
         }
-        tell_drained(io);
+        report_drained(io);
     }
 
     /// Time has passed: what was not confirmed will be sent again.
@@ -407,7 +407,7 @@ impl Handoff {
         self.timeouts.push_back((now + TIMEOUT, op));
     }
 
-    /// An owner has told what it has of a key whose hint is damaged.
+    /// An owner has reported what it has of a key whose hint is damaged.
     pub(super) fn fetched(
         &mut self,
         op: RequestId,
@@ -533,8 +533,8 @@ impl Handoff {
     }
 }
 
-/// Tells each member that nothing is kept for any more, when that is synced.
-fn tell_drained(io: &mut Io) {
+/// Notifies each member that nothing is kept for any more, when that is synced.
+fn report_drained(io: &mut Io) {
     for target in io.local.hints.take_drained() {
         let life = io.local.meta().lives.iter().find(|(node, _)| *node == target);
         if let (Some((_, life)), 0) = (life, io.local.hints.pending(target)) {

@@ -42,7 +42,7 @@ pub(super) struct HintLedger {
     totals: BTreeMap<NodeId, (HintTotal, Time)>,
     /// How many hints there are of each generation of a partition.
     stamps: BTreeMap<(Partition, GcEpoch), u64>,
-    /// Members that are pending nothing any more, and that have not been told.
+    /// Members that are pending nothing any more, and that have not been reported.
     drained: Vec<NodeId>,
     bytes: u64,
     limit_bytes: u64,

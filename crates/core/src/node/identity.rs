@@ -1,5 +1,5 @@
 //! Who this node is: a founder of a new cluster, a member that comes back, or one that has lost its disk
-//! or had it rolled back. Until its peers have told, it issues nothing and answers no client.
+//! or had it rolled back. Until its peers have reported, it issues nothing and answers no client.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ const GRACE: Micros = Micros::from_millis(1_000);
 /// Time for any peer to answer.
 const ALONE: Micros = Micros::from_millis(3_000);
 
-/// Who has not answered for so long is told of: the founding of a cluster waits for all.
+/// Who has not answered for so long is notified of: the founding of a cluster waits for all.
 const LONG: Micros = Micros::from_millis(10_000);
 
 /// What is known of this node's place.
@@ -34,7 +34,7 @@ pub(super) struct Identity {
     bootstrap: bool,
     nonce: u64,
     started: Option<Time>,
-    /// True once it was told whom the founding waits for.
+    /// True once it was reported whom the founding waits for.
     complained: bool,
     next_round: Option<Time>,
     links: BTreeSet<NodeId>,
@@ -46,9 +46,9 @@ pub(super) struct Identity {
     met: Option<Cluster>,
     /// Peers of another cluster, and its id.
     foreign: BTreeMap<NodeId, u64>,
-    /// A later life of this node that somebody was told of, before this one has settled.
+    /// A later life of this node that somebody was notified of, before this one has settled.
     rumour: Option<(Life, NodeId)>,
-    /// True once a peer told of a later life after this one had settled.
+    /// True once a peer notified of a later life after this one had settled.
     doubted: bool,
     /// Set when all is decided: settled when this mark is durable.
     decided: Option<SyncSeq>,
@@ -125,7 +125,7 @@ impl Identity {
         self.ring.members().iter().map(|member| member.id).filter(|member| *member != self.me)
     }
 
-    /// A link came up or went down: a peer is told of every life, also one that has settled.
+    /// A link came up or went down: a peer is notified of every life, also one that has settled.
     pub(super) fn link(&mut self, now: Time, peer: NodeId, up: bool, io: &mut Io) {
         if up {
             self.links.insert(peer);
@@ -172,7 +172,7 @@ impl Identity {
         RequestId::of_wire(self.nonce)
     }
 
-    /// Tells peers of this life and its ring.
+    /// Notifies peers of this life and its ring.
     pub(super) fn introduce(&self, to: Vec<NodeId>, io: &mut Io) {
         let cluster = io.local.meta().cluster.as_ref().map(|cluster| cluster.id);
         let (life, ring) = (self.life(io), self.placement);
@@ -213,9 +213,9 @@ impl Identity {
         }
     }
 
-    /// Gossip tells of a later life of this node: as good as a peer that has seen it.
+    /// Gossip reports of a later life of this node: as good as a peer that has seen it.
     pub(super) fn hear_of_own_life(&mut self, from: NodeId, incarnation: Incarnation, io: &mut Io) {
-        // Of which boot it was is not told, but it was not this one.
+        // Of which boot it was is not reported, but it was not this one.
         let seen = Life { incarnation, nonce: !self.nonce };
         if !self.life(io).is_outdated_by(seen) {
             return;
@@ -257,7 +257,7 @@ impl Identity {
         }
         let seen =
             io.local.meta().lives.iter().find(|(node, _)| *node == from).map(|(_, life)| *life);
-        // A cluster is not told of before it is synced: there must never be a second one.
+        // A cluster is not notified of before it is synced: there must never be a second one.
         let mut mark = io.local.meta().cluster.is_some().then(|| io.out.last_mark());
         if seen.is_none_or(|seen| life.incarnation > seen.incarnation) {
             mark = Some(io.change_meta(|meta| {

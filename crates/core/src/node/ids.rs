@@ -132,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_finds_the_role_that_asked() {
+    fn an_answer_finds_the_role_that_queried() {
         for role in [Role::Coordinator, Role::TombstoneGc, Role::Repair, Role::Handoff] {
             for random in [0, 1, u64::MAX / 2, u64::MAX - 64] {
                 let mut ids = RequestIds::new(role, random);

@@ -17,7 +17,7 @@ pub const LATE_READ: (Micros, Micros) = (Micros::from_millis(5), Micros::from_mi
 /// One read in so many asks in the order of the ring and not the quickest first, so that nobody's pace is judged by old answers alone.
 pub const EXPLORE: u64 = 64;
 
-/// What a node is told when it starts.
+/// What a node is reported when it starts.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Who it is.
@@ -385,9 +385,9 @@ pub enum Notice {
     Recovered,
     /// A record of this partition here is damaged: it is fetched from the other owners.
     Damaged(Partition),
-    /// A member told of a later ring with another number of replicas or partitions: not taken.
+    /// A member notified of a later ring with another number of replicas or partitions: not taken.
     Misplaced(NodeId),
-    /// A member told of a later life of this node, with so high a number that it cannot be: not believed.
+    /// A member notified of a later life of this node, with so high a number that it cannot be: not believed.
     Forged(NodeId),
     /// A merge or a hint was declined, because the key would have outgrown a limit. Once per key
     /// and minute at most.

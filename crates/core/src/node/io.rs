@@ -25,7 +25,7 @@ impl Io {
         Io { local: LocalState::new(config, meta), out: Outbox::new(config) }
     }
 
-    /// Changes what the store knows of itself; the mark tells when that is durable.
+    /// Changes what the store knows of itself; the mark reports when that is durable.
     pub(super) fn change_meta(&mut self, change: impl FnOnce(&mut Meta)) -> SyncSeq {
         let changed = self.local.change_meta(change);
         self.out.write(vec![changed])
@@ -56,7 +56,7 @@ impl Io {
         Ok(())
     }
 
-    /// Counts a merge or a hint that is declined, tells the operator now and then, and gives the
+    /// Counts a merge or a hint that is declined, notifies the operator now and then, and gives the
     /// rejection.
     pub(super) fn decline(&mut self, oversize: Oversize) -> Rejection {
         self.out.count(if oversize.hint {

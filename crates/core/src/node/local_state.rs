@@ -17,8 +17,8 @@ use crate::types::{Key, Micros, NodeId, Partition, Time};
 const BUSY: Micros = Micros::from_millis(1_000);
 /// A store that has made no progress for so long is stalled, as the driver measures it.
 const STALLED_AFTER_MS: u32 = 2_000;
-/// The operator is told of a key that a merge or a hint was declined of once in this time, and so
-/// many keys are remembered; of others nothing is told meanwhile.
+/// The operator is notified of a key that a merge or a hint was declined of once in this time, and so
+/// many keys are remembered; of others nothing is reported meanwhile.
 const DECLINE_NOTICE: Micros = Micros::from_millis(60_000);
 const MAX_DECLINED_KEYS: usize = 256;
 
@@ -43,7 +43,7 @@ pub(super) struct LocalState {
     catching_up: bool,
     settled: bool,
     witnessed: bool,
-    /// Keys that were told of lately to be over a limit, and when.
+    /// Keys that were notified of lately to be over a limit, and when.
     declined: BTreeMap<Key, Time>,
 }
 
@@ -137,7 +137,7 @@ impl LocalState {
         self.hints.change(self.now, target, place, before, after);
     }
 
-    /// True if the operator is to be told now that an object of this key was declined.
+    /// True if the operator is to be reported now that an object of this key was declined.
     pub(super) fn note_declined(&mut self, key: &Key) -> bool {
         let now = self.now;
         self.declined.retain(|_, at| now.saturating_since(*at) < DECLINE_NOTICE);

@@ -20,14 +20,14 @@ pub(super) struct Outbox {
     out: Vec<Output>,
     local: VecDeque<PeerMessage>,
     liveness: VecDeque<(NodeId, Liveness)>,
-    /// Own records that were found to be damaged, and that nobody has been told of.
+    /// Own records that were found to be damaged, and that nobody has been notified of.
     damaged: VecDeque<(Partition, Key)>,
-    /// Who told of which life of this node that is later than this one.
+    /// Who notified of which life of this node that is later than this one.
     own_lives: VecDeque<(NodeId, Incarnation)>,
     /// What waits for a sync, by the mark that it waits for, then in the order in which it was
     /// said.
     held: BTreeMap<(SyncSeq, u64), (NodeId, RequestId, Body)>,
-    said: u64,
+    stated: u64,
     last_mark: SyncSeq,
     synced: SyncSeq,
     last_token: u64,
@@ -45,7 +45,7 @@ impl Outbox {
             damaged: VecDeque::new(),
             own_lives: VecDeque::new(),
             held: BTreeMap::new(),
-            said: 0,
+            stated: 0,
             last_mark: SyncSeq::NONE,
             synced: SyncSeq::NONE,
             last_token: 0,
@@ -84,8 +84,8 @@ impl Outbox {
     ) {
         match mark {
             Some(mark) if mark > self.synced => {
-                self.said += 1;
-                self.held.insert((mark, self.said), (to, op, body));
+                self.stated += 1;
+                self.held.insert((mark, self.stated), (to, op, body));
             }
             _ => self.send(vec![to], op, body),
         }
@@ -100,7 +100,7 @@ impl Outbox {
         }
     }
 
-    /// Writes a batch; the mark tells when it is durable.
+    /// Writes a batch; the mark reports when it is durable.
     pub(super) fn write(&mut self, changes: Vec<Change>) -> SyncSeq {
         self.last_mark = self.last_mark.next();
         self.out.push(Output::Store(Work::Write { mark: self.last_mark, changes }));
@@ -196,7 +196,7 @@ impl Outbox {
         self.out.push(Output::NotReplaced(why));
     }
 
-    /// Tells the operator.
+    /// Notifies the operator.
     pub(super) fn notice(&mut self, notice: Notice) {
         self.out.push(Output::Notice(notice));
     }
@@ -222,13 +222,13 @@ impl Outbox {
     }
 
     /// This node's liveness of a member is another one now, after this `silence`; the other roles
-    /// are told.
+    /// are reported.
     pub(super) fn set_liveness(&mut self, peer: NodeId, liveness: Liveness, silence: Micros) {
         self.liveness.push_back((peer, liveness));
         self.notice(Notice::LivenessChanged(peer, liveness, silence));
     }
 
-    /// The next liveness that the other roles have not been told of.
+    /// The next liveness that the other roles have not been notified of.
     pub(super) fn next_liveness(&mut self) -> Option<(NodeId, Liveness)> {
         self.liveness.pop_front()
     }
@@ -243,7 +243,7 @@ impl Outbox {
         self.damaged.pop_front()
     }
 
-    /// A peer tells of a later life of this node than it lives.
+    /// A peer reports of a later life of this node than it lives.
     pub(super) fn hear_of_own_life(&mut self, from: NodeId, incarnation: Incarnation) {
         self.own_lives.push_back((from, incarnation));
     }

@@ -1,5 +1,5 @@
 //! The placement of keys: a node lives with one ring. A later one, by an operator's command or from a peer that has it,
-//! is made durable and ends this life; the next one begins with it. A peer with an older ring is told.
+//! is made durable and ends this life; the next one begins with it. A peer with an older ring is reported.
 
 mod ballot;
 
@@ -19,9 +19,9 @@ use crate::store::Change;
 use crate::types::{MAX_MEMBERS, Micros, NodeId, Partition, Time};
 use ballot::{Ballot, Voters};
 
-/// A member that has not answered this node's introductions is told of the ring so often: it may
+/// A member that has not answered this node's introductions is notified of the ring so often: it may
 /// take this node for a stranger.
-const TELL: Micros = Micros::from_millis(1_000);
+const REPORT: Micros = Micros::from_millis(1_000);
 
 /// The ring of this life, and the one that is to follow.
 #[derive(Clone, Debug)]
@@ -38,8 +38,8 @@ pub(super) struct Placement {
     others: BTreeMap<NodeId, (u64, u64)>,
     /// Nodes without a place that introduced themselves with a later ring, and their clusters.
     strangers: BTreeMap<NodeId, ((u64, u64), Option<u64>)>,
-    /// When those that do not answer are told of the ring again.
-    next_tell: Time,
+    /// When those that do not answer are notified of the ring again.
+    next_report: Time,
 }
 
 impl Placement {
@@ -53,7 +53,7 @@ impl Placement {
             ballot: Ballot::default(),
             others: BTreeMap::new(),
             strangers: BTreeMap::new(),
-            next_tell: Time::START,
+            next_report: Time::START,
         }
     }
 
@@ -63,7 +63,7 @@ impl Placement {
     }
 
     /// A peer has introduced itself, with a ring that is earlier than this life's, equal, or later. Whoever has the earlier
-    /// one is told of the later one, and is about to begin another life; this one says nothing about that.
+    /// one is notified of the later one, and is about to begin another life; this one says nothing about that.
     pub(super) fn meet(
         &mut self,
         from: NodeId,
@@ -75,7 +75,7 @@ impl Placement {
         let own = io.local.meta().cluster.as_ref().map(|cluster| cluster.id);
         let same_cluster = own.is_some() && (cluster.is_none() || cluster == own);
         if theirs < self.id && self.id.0 > 1 && same_cluster {
-            self.tell(vec![from], op, io);
+            self.report(vec![from], op, io);
         }
         if theirs == self.id {
             self.others.remove(&from);
@@ -92,8 +92,8 @@ impl Placement {
         }
     }
 
-    /// Tells these of the ring, once it is known to be durable.
-    fn tell(&self, to: Vec<NodeId>, op: RequestId, io: &mut Io) {
+    /// Notifies these of the ring, once it is known to be durable.
+    fn report(&self, to: Vec<NodeId>, op: RequestId, io: &mut Io) {
         let mark = io.out.last_mark();
         for peer in to {
             let (ring, members) = ((*self.ring).clone(), io.local.members().clone());
@@ -101,15 +101,15 @@ impl Placement {
         }
     }
 
-    /// Tells those that have not answered of a later ring than the configured one: a node that lost
+    /// Notifies those that have not answered of a later ring than the configured one: a node that lost
     /// its disk begins with what is configured, and may take this one for a stranger, whom it
     /// cannot answer.
-    pub(super) fn tell_silent(&mut self, now: Time, silent: Vec<NodeId>, io: &mut Io) {
-        if self.id.0 == 1 || io.local.meta().cluster.is_none() || now < self.next_tell {
+    pub(super) fn report_silent(&mut self, now: Time, silent: Vec<NodeId>, io: &mut Io) {
+        if self.id.0 == 1 || io.local.meta().cluster.is_none() || now < self.next_report {
             return;
         }
-        self.next_tell = now + TELL;
-        self.tell(silent, RequestId::NONE, io);
+        self.next_report = now + REPORT;
+        self.report(silent, RequestId::NONE, io);
     }
 
     /// A node without a place in the ring speaks. It is heard only when it has a later ring of the
@@ -140,7 +140,7 @@ impl Placement {
         }
     }
 
-    /// A peer tells of another ring. The later one is taken; what two commands made of one ring at
+    /// A peer reports of another ring. The later one is taken; what two commands made of one ring at
     /// once is reconciled.
     pub(super) fn hear(&mut self, from: NodeId, ring: Ring, members: &Members, io: &mut Io) {
         if self.taking.is_some() || ring.id() == self.id {
@@ -199,9 +199,9 @@ impl Placement {
     /// back.
     pub(super) fn vote(&mut self, now: Time, from: NodeId, op: RequestId, body: Body, io: &mut Io) {
         match body {
-            Body::AskRing { ring, old, new } => {
+            Body::QueryRing { ring, old, new } => {
                 let changes = ring != self.id || self.taking.is_some();
-                self.ballot.asked(now, op, RingChange { old, new, by: from }, changes, io);
+                self.ballot.queried(now, op, RingChange { old, new, by: from }, changes, io);
             }
             Body::RingGranted if self.taking.is_none() => {
                 if let Some((old, new)) = self.ballot.granted(from, op, &self.members, io) {
@@ -216,7 +216,7 @@ impl Placement {
     /// Asks again, and gives up what was not granted in time.
     pub(super) fn tick(&mut self, now: Time, io: &mut Io) {
         self.ballot.tick(now, &self.members, io);
-        self.ballot.ask(now, Voters { ring: self.id, members: &self.members }, io);
+        self.ballot.query(now, Voters { ring: self.id, members: &self.members }, io);
     }
 
     /// When the next tick is due.
@@ -263,7 +263,7 @@ impl Placement {
 }
 
 /// Makes a later ring durable, with its members, and the loss of read eligibility for the partitions that
-/// it brings here; the mark tells when it is.
+/// it brings here; the mark reports when it is.
 fn write(ring: Ring, members: &Members, gained: Vec<Partition>, io: &mut Io) -> SyncSeq {
     let members = io.local.replace_members(members);
     let meta = io.local.change_meta(|meta| {
@@ -291,7 +291,7 @@ fn removed_owners(ring: &Ring, members: &Members) -> usize {
 ///
 /// The later one, mostly. Two that were made at once, or a later one that has places of a member
 /// which the earlier one's command removed, are joined ([`Ring::joined`]). A newcomer that has no
-/// place in the result is removed: it may have lived with its ring. The version tells how many
+/// place in the result is removed: it may have lived with its ring. The version reports how many
 /// members were removed, so that what holds more changes is later.
 pub fn reconcile(one: (&Ring, &Members), other: (&Ring, &Members)) -> (Ring, Members) {
     let (latest, earlier) = if other.0.supersedes(one.0) { (other, one) } else { (one, other) };

@@ -298,8 +298,15 @@ impl Repair {
     }
 
     /// A peer asks about a tree.
-    pub(super) fn ask(&mut self, now: Time, from: NodeId, op: RequestId, body: Body, io: &mut Io) {
-        if let Some(partition) = self.answers.ask(from, op, body, &self.ring, io)
+    pub(super) fn query(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        op: RequestId,
+        body: Body,
+        io: &mut Io,
+    ) {
+        if let Some(partition) = self.answers.query(from, op, body, &self.ring, io)
             && let Some(pair) = self.pairs.get_mut(&(partition, from))
         {
             pair.equal_at = Some(now);

@@ -126,7 +126,7 @@ enum Kind {
 enum Answer {
     /// When everything of the key is synced.
     Synced(Body),
-    /// At once: it tells nothing of what is held here.
+    /// At once: it reports nothing of what is held here.
     Now(Body),
 }
 
@@ -147,7 +147,7 @@ impl Replica {
     }
 
     /// Takes a question of a coordinator: an update, a merge, a read or a listing.
-    pub(super) fn ask(&mut self, from: NodeId, op: RequestId, body: Body, io: &mut Io) {
+    pub(super) fn query(&mut self, from: NodeId, op: RequestId, body: Body, io: &mut Io) {
         let (key, kind) = match body {
             Body::Update { key, context, change, hint_for } => {
                 (key, Kind::Update { context, change, hint_for })
@@ -221,7 +221,7 @@ impl Replica {
         self.shortage = shortage;
     }
 
-    /// The store has stalled, or gets on again: who waits for it here is told to ask elsewhere.
+    /// The store has stalled, or gets on again: who waits for it here is ordered to ask elsewhere.
     /// What was written and waits for its sync may yet become durable, so nothing is said of that.
     pub(super) fn stalled(&mut self, io: &mut Io) {
         let Some(stall) = io.local.stall() else { return };

@@ -36,10 +36,10 @@ const MAX_AGREEING_BESIDE_CLIENTS: usize = 2;
 /// Members that have not agreed after this time are named, and asked anew later.
 const TIMEOUT: Micros = Micros::from_millis(5_000);
 /// How often somebody is asked whether it knows later generations.
-const TELL: Micros = Micros::from_millis(1_000);
+const REPORT: Micros = Micros::from_millis(1_000);
 /// What may be purged is looked for so often; it is no matter of less.
 const LOOK: Micros = Micros::from_millis(100);
-/// Where nobody can tell, a node that serves waits so long before it issues.
+/// Where nobody can know, a node that serves waits so long before it issues.
 const GRACE: Micros = Micros::from_millis(3_000);
 /// Generations that are asked for at a time.
 const MAX_QUESTIONS: usize = 256;
@@ -62,7 +62,7 @@ pub(super) struct TombstoneGc {
     rest: BTreeMap<Partition, Time>,
     holding: BTreeMap<Partition, Blocked>,
     ids: RequestIds,
-    tell_at: Time,
+    report_at: Time,
     look_at: Time,
     settled_at: Option<Time>,
     /// Those that know the same generations as this node, of this digest.
@@ -81,13 +81,13 @@ enum Round {
     Asking { op: RequestId, waiting: BTreeSet<NodeId>, purgeable: Vec<PurgeableKey>, since: Time },
 }
 
-/// A generation that begins when its write is durable; all are told of it then, if this node has
+/// A generation that begins when its write is durable; all are notified of it then, if this node has
 /// proposed it.
 #[derive(Clone, Debug)]
 struct Beginning {
     mark: SyncSeq,
     generation: Generation,
-    tell: bool,
+    report: bool,
 }
 
 impl TombstoneGc {
@@ -109,7 +109,7 @@ impl TombstoneGc {
             rest: BTreeMap::new(),
             holding: BTreeMap::new(),
             ids,
-            tell_at: Time::START,
+            report_at: Time::START,
             look_at: Time::START,
             settled_at: None,
             agreeing: (0, BTreeSet::new()),
@@ -122,7 +122,7 @@ impl TombstoneGc {
     pub(super) fn link(&mut self, peer: NodeId, up: bool, io: &mut Io) {
         self.reach.link(peer, up);
         if up {
-            self.tell(vec![peer], io);
+            self.report(vec![peer], io);
         }
     }
 
@@ -138,13 +138,13 @@ impl TombstoneGc {
             if others(self.me, io).is_empty() && !io.local.meta().fresh.is_empty() {
                 io.change_meta(|meta| meta.fresh.clear());
             }
-            self.ask_all(io);
+            self.query_all(io);
         }
     }
 
-    fn ask_all(&mut self, io: &mut Io) {
+    fn query_all(&mut self, io: &mut Io) {
         if !io.local.meta().fresh.is_empty() {
-            self.tell(self.reach.all(), io);
+            self.report(self.reach.all(), io);
         }
     }
 
@@ -156,7 +156,7 @@ impl TombstoneGc {
     }
 
     /// Says what is known here; who is not certain that its disk is the newest asks for the same.
-    fn tell(&mut self, to: Vec<NodeId>, io: &mut Io) {
+    fn report(&mut self, to: Vec<NodeId>, io: &mut Io) {
         let (op, message) = (self.ids.next(), known(io, true));
         io.out.send(to, op, message);
     }
@@ -181,12 +181,12 @@ impl TombstoneGc {
             }
         }
         if !self.is_ready(now, io) && io.local.is_settled() {
-            self.ask_all(io);
+            self.query_all(io);
         }
-        if now >= self.tell_at {
-            self.tell_at = now + TELL;
+        if now >= self.report_at {
+            self.report_at = now + REPORT;
             let peer = self.rng.pick(&self.reach.all()).copied();
-            self.tell(peer.into_iter().collect(), io);
+            self.report(peer.into_iter().collect(), io);
         }
         let late = |round: &Round| match round {
             Round::Asking { since, .. } => *since + TIMEOUT <= now,
@@ -326,16 +326,16 @@ impl TombstoneGc {
             }
             Body::Agreed => self.agreed(now, from, op, io),
             Body::NotYet(why) => {
-                let asked =
+                let queried =
                     |round: &Round| matches!(round, Round::Asking { op: of, .. } if *of == op);
-                let found = self.rounds.iter().find(|(_, round)| asked(round));
+                let found = self.rounds.iter().find(|(_, round)| queried(round));
                 if let Some(partition) = found.map(|(partition, _)| *partition) {
                     let member = io.local.members().name(from);
                     self.put_off(now, partition, Blocked::NotYet { member, why });
                 }
             }
-            Body::Generations { digest, certain, ask } => {
-                if ask {
+            Body::Generations { digest, certain, query } => {
+                if query {
                     io.out.send(vec![from], op, known(io, false));
                 }
                 if digest == io.local.generations.digest() {
@@ -357,10 +357,10 @@ impl TombstoneGc {
                 let later: Vec<Partition> =
                     numbers.iter().filter(later).map(|(partition, _)| *partition).collect();
                 for partition in later.into_iter().take(MAX_QUESTIONS) {
-                    io.out.send(vec![from], op, Body::AskGeneration(partition));
+                    io.out.send(vec![from], op, Body::QueryGeneration(partition));
                 }
             }
-            Body::AskGeneration(partition) => {
+            Body::QueryGeneration(partition) => {
                 let generation = io.local.generations.of(partition).clone();
                 let mark = io.out.last_mark();
                 io.out.send_synced(
@@ -435,17 +435,17 @@ impl TombstoneGc {
         self.holding.remove(&partition);
         self.rest.insert(partition, now + self.pause);
         let purgeable = generation.purgeable.clone();
-        let purpose = Purpose::Adopt { generation, discard: false, tell: true };
+        let purpose = Purpose::Adopt { generation, discard: false, report: true };
         self.tasks.begin(partition, purpose, purgeable, io.out.last_mark());
         self.work(partition, io);
     }
 }
 
 /// What is known here of the generations; whoever is not certain of it may ask for the same.
-fn known(io: &Io, may_ask: bool) -> Body {
+fn known(io: &Io, may_query: bool) -> Body {
     let digest = io.local.generations.digest();
     let certain = io.local.meta().fresh.is_empty() && io.local.is_settled();
-    Body::Generations { digest, certain, ask: may_ask && !certain }
+    Body::Generations { digest, certain, query: may_query && !certain }
 }
 
 /// All members but this one and those that are removed.

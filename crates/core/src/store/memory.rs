@@ -16,7 +16,7 @@ use crate::ring::Ring;
 use crate::rng::Rng;
 use crate::types::{Key, NodeId, Partition};
 
-/// A store in memory. Records go through their bytes on disk, so that the twin tells the same lies.
+/// A store in memory. Records go through their bytes on disk, so that the twin notifies the same lies.
 #[derive(Debug, Default)]
 pub struct MemoryStore(Mutex<State>);
 

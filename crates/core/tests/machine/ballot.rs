@@ -8,7 +8,7 @@ use pixii_core::store::Change;
 use pixii_core::types::NodeId;
 
 use super::bench::Bench;
-use super::placement::{fresh, members_of, told};
+use super::placement::{fresh, members_of, reported};
 
 /// The one message that is sent, and to whom.
 fn sent(out: &[Output]) -> (&[NodeId], u64, &Body) {
@@ -18,8 +18,8 @@ fn sent(out: &[Output]) -> (&[NodeId], u64, &Body) {
     }
 }
 
-fn ask(ring: &Ring, old: NodeId) -> Body {
-    Body::AskRing { ring: ring.id(), old, new: fresh().id() }
+fn query(ring: &Ring, old: NodeId) -> Body {
+    Body::QueryRing { ring: ring.id(), old, new: fresh().id() }
 }
 
 fn is_granted(out: &[Output]) -> bool {
@@ -41,7 +41,7 @@ fn a_ring_changes_only_with_the_grants_of_more_than_half_of_the_members() {
     let (to, op, body) = sent(&out);
     assert_eq!(
         (to, body),
-        (&[one, two][..], &ask(&bench.ring, three)),
+        (&[one, two][..], &query(&bench.ring, three)),
         "all but the one that goes"
     );
     assert!(bench.peer(one, op + 1, Body::RingGranted).is_empty(), "for another question");
@@ -52,7 +52,7 @@ fn a_ring_changes_only_with_the_grants_of_more_than_half_of_the_members() {
     let [Output::Store(Work::Write { changes, .. })] = &out[..] else { panic!("{out:?}") };
     assert!(matches!(&changes[0], Change::Ring(ring) if ring.has(fresh().id())));
     // From then on it grants nothing, and takes no order.
-    assert_eq!(denied_by(&bench.peer(one, 9, ask(&bench.ring, two))), bench.me);
+    assert_eq!(denied_by(&bench.peer(one, 9, query(&bench.ring, two))), bench.me);
     let out = bench.give(Input::Replace { old: two, new: Member::configured("n8", "host:8") });
     assert!(matches!(out[..], [Output::NotReplaced(Hindrance::Other(None, _))]), "{out:?}");
 }
@@ -65,13 +65,13 @@ fn a_change_without_enough_grants_is_given_up_and_what_was_granted_is_given_back
     let (_, op, _) = sent(&out);
     bench.peer(one, op, Body::RingGranted);
     let out = bench.tick(1_000);
-    let asked = |output: &Output| match output {
+    let queried = |output: &Output| match output {
         Output::Send { to, message } => {
-            matches!(message.body, Body::AskRing { .. }) && to[..] == [two]
+            matches!(message.body, Body::QueryRing { .. }) && to[..] == [two]
         }
         _ => false,
     };
-    assert!(out.iter().any(asked), "who has not granted it is asked again: {out:?}");
+    assert!(out.iter().any(queried), "who has not granted it is asked again: {out:?}");
     assert!(!out.iter().any(|output| matches!(output, Output::NotReplaced(_))), "{out:?}");
     let out = bench.tick(2_500);
     let refused = Hindrance::Grants { granted: 2, members: 4 };
@@ -93,10 +93,10 @@ fn a_member_grants_one_change_at_a_time() {
     let mut bench = Bench::new();
     let [one, two, three] = bench.peers()[..] else { panic!() };
     let ring = bench.ring.clone();
-    assert!(is_granted(&bench.peer(one, 7, ask(&ring, three))));
-    assert!(is_granted(&bench.peer(one, 7, ask(&ring, three))), "asked again");
-    assert_eq!(denied_by(&bench.peer(one, 8, ask(&ring, two))), one, "another change");
-    assert_eq!(denied_by(&bench.peer(two, 7, ask(&ring, three))), one);
+    assert!(is_granted(&bench.peer(one, 7, query(&ring, three))));
+    assert!(is_granted(&bench.peer(one, 7, query(&ring, three))), "asked again");
+    assert_eq!(denied_by(&bench.peer(one, 8, query(&ring, two))), one, "another change");
+    assert_eq!(denied_by(&bench.peer(two, 7, query(&ring, three))), one);
     let change = RingChange { old: three, new: fresh().id(), by: one };
     assert_eq!(bench.node.ring_change(), Some(change));
     let out = bench.give(Input::Replace { old: three, new: fresh() });
@@ -109,21 +109,21 @@ fn a_member_grants_one_change_at_a_time() {
     );
     // It is given back by the one that has it, and by nobody else.
     bench.peer(two, 7, Body::RingDenied { by: two });
-    assert_eq!(denied_by(&bench.peer(two, 7, ask(&ring, three))), one);
+    assert_eq!(denied_by(&bench.peer(two, 7, query(&ring, three))), one);
     bench.peer(one, 7, Body::RingDenied { by: one });
-    assert!(is_granted(&bench.peer(two, 7, ask(&ring, three))));
+    assert!(is_granted(&bench.peer(two, 7, query(&ring, three))));
     // Or it ends by itself.
     bench.tick(9_500);
-    assert_eq!(denied_by(&bench.peer(one, 9, ask(&ring, three))), two);
+    assert_eq!(denied_by(&bench.peer(one, 9, query(&ring, three))), two);
     bench.tick(1_000);
-    assert!(is_granted(&bench.peer(one, 9, ask(&ring, three))));
-    // A member with another ring is told nothing but no.
+    assert!(is_granted(&bench.peer(one, 9, query(&ring, three))));
+    // A member with another ring is reported nothing but no.
     let other = ring.replace(three, fresh().id()).unwrap();
-    assert_eq!(denied_by(&bench.peer(two, 9, ask(&other, one))), bench.me);
+    assert_eq!(denied_by(&bench.peer(two, 9, query(&other, one))), bench.me);
 }
 
 #[test]
-fn of_two_that_ask_each_other_the_one_with_the_higher_id_yields() {
+fn of_two_that_query_each_other_the_one_with_the_higher_id_yields() {
     let ids: Vec<NodeId> = (0..4).map(|at| NodeId::of(&format!("n{at}"))).collect();
     let (lowest, highest) = (*ids.iter().min().unwrap(), *ids.iter().max().unwrap());
     let other = |id: NodeId| ids.iter().copied().find(|known| *known != id).unwrap();
@@ -136,9 +136,9 @@ fn of_two_that_ask_each_other_the_one_with_the_higher_id_yields() {
     };
     let (mut bench, old) = order(lowest);
     let ring = bench.ring.clone();
-    assert_eq!(denied_by(&bench.peer(other(lowest), 7, ask(&ring, old))), lowest);
+    assert_eq!(denied_by(&bench.peer(other(lowest), 7, query(&ring, old))), lowest);
     let (mut bench, old) = order(highest);
-    let out = bench.peer(other(highest), 7, ask(&ring, old));
+    let out = bench.peer(other(highest), 7, query(&ring, old));
     let [Output::NotReplaced(Hindrance::Other(Some(change), by)), rest @ ..] = &out[..] else {
         panic!("{out:?}")
     };
@@ -170,7 +170,7 @@ fn replaced((ring, members): &State, old: &str, new: &str) -> State {
 fn meet(one: &State, other: &State) -> State {
     let met = reconcile((&one.0, &one.1), (&other.0, &other.1));
     let back = reconcile((&other.0, &other.1), (&one.0, &one.1));
-    assert_eq!(met.0, back.0, "whoever is told");
+    assert_eq!(met.0, back.0, "whoever is reported");
     let owner =
         |member: &&Member| member.membership == MembershipStatus::Removed && met.0.has(member.id());
     assert_eq!(met.1.iter().find(owner), None, "a removed member owns nothing");
@@ -272,7 +272,7 @@ fn a_node_that_hears_of_a_ring_made_at_once_takes_what_both_come_to() {
     };
     members.adopt(&Members::new(vec![gone, Member::configured("n8", "host:8")]));
     let mut bench = Bench::configured(1, |config| Config { ring, members, ..config });
-    let out = bench.peer(NodeId::of("n1"), 1, told(&theirs));
+    let out = bench.peer(NodeId::of("n1"), 1, reported(&theirs));
     let [Output::Store(Work::Write { changes, .. })] = &out[..] else { panic!("{out:?}") };
     let [Change::Ring(ring), ..] = &changes[..] else { panic!("{changes:?}") };
     assert_eq!(ring.version(), 3);
@@ -293,9 +293,12 @@ fn a_node_in_no_cluster_takes_a_later_ring_from_one_that_its_configuration_does_
         ring: later.id(),
     };
     let takes = |mut bench: Bench, cluster: Option<u64>| {
-        assert!(bench.peer(fresh().id(), 1, told(&later)).is_empty(), "before it says who it is");
+        assert!(
+            bench.peer(fresh().id(), 1, reported(&later)).is_empty(),
+            "before it says who it is"
+        );
         assert!(bench.peer(fresh().id(), 1, introduce(cluster)).is_empty());
-        let out = bench.peer(fresh().id(), 1, told(&later));
+        let out = bench.peer(fresh().id(), 1, reported(&later));
         let took = matches!(&out[..], [Output::Store(Work::Write { .. })]);
         assert!(took || out.is_empty(), "{out:?}");
         took

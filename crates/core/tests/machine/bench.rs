@@ -62,7 +62,7 @@ impl Bench {
     /// The same, once all others have answered.
     pub(crate) fn serving(mut bench: Bench) -> Self {
         for (peer, birth) in bench.peers().iter().zip(2..) {
-            let refused = bench.ask(Request::Get { key: bench.key(true), r: None.into() });
+            let refused = bench.query(Request::Get { key: bench.key(true), r: None.into() });
             assert!(matches!(rejection(&refused), Rejection::Starting { peers: 3, .. }));
             let out = bench.give(Input::Link { peer: *peer, up: true });
             let [Output::Send { message, .. }] = &out[..] else { panic!("{out:?}") };
@@ -85,7 +85,7 @@ impl Bench {
         out.retain(|output| match output {
             Output::Send { message, .. } => {
                 let body = &message.body;
-                let gossip = matches!(body, Body::Gossip(_) | Body::AskHints | Body::Hints(_));
+                let gossip = matches!(body, Body::Gossip(_) | Body::QueryHints | Body::Hints(_));
                 !gossip && !matches!(body, Body::Compare { .. } | Body::Generations { .. })
             }
             Output::Store(Work::Scan { .. }) => false,
@@ -98,7 +98,7 @@ impl Bench {
         out
     }
 
-    pub(crate) fn ask(&mut self, request: Request) -> Vec<Output> {
+    pub(crate) fn query(&mut self, request: Request) -> Vec<Output> {
         self.give(Input::Client { client: 7, id: 9, request, timeout_ms: 500 })
     }
 

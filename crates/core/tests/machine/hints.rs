@@ -19,7 +19,7 @@ fn a_fallback_takes_the_place_of_an_owner_that_is_gone_or_late_and_is_one_slot_w
     let fallback = bench.fallback(&key);
     bench.give(Input::Link { peer: gone, up: false });
     let disk = MemoryStore::default();
-    let out = bench.ask(put(&key, 1));
+    let out = bench.query(put(&key, 1));
     let out = bench.carry(out, &disk);
     let [Output::Send { to: merged, message: merge }, Output::Send { to: kept, message: keep }] =
         &out[..]
@@ -140,7 +140,7 @@ fn a_write_that_an_owner_has_not_confirmed_is_kept_for_it_though_the_generation_
         let (mut bench, disk) = (Bench::new(), MemoryStore::default());
         let key = bench.key(true);
         let (partition, owner) = (bench.ring.partition(&key), bench.others(&key)[0]);
-        let out = bench.ask(put(&key, 1));
+        let out = bench.query(put(&key, 1));
         let out = bench.carry(out, &disk);
         let [Output::Send { message, .. }] = &out[..] else { panic!("{out:?}") };
         let op = message.op;
@@ -149,13 +149,13 @@ fn a_write_that_an_owner_has_not_confirmed_is_kept_for_it_though_the_generation_
         bench.carry(out, &disk);
         let out = bench.tick(100);
         let out = bench.carry(out, &disk);
-        let asked = |output: &Output| match output {
+        let queried = |output: &Output| match output {
             Output::Send { to, message } => {
                 matches!(message.body, Body::StoreHint { .. }) && *to == [bench.fallback(&key)]
             }
             _ => false,
         };
-        assert!(out.iter().any(asked), "{out:?}");
+        assert!(out.iter().any(queried), "{out:?}");
         if fallback_refuses {
             let rejection = Rejection::Generation { given: GcEpoch::FIRST, own: GcEpoch(1) };
             let out = bench.peer(bench.fallback(&key), op, Body::Failed(rejection));

@@ -56,26 +56,27 @@ fn an_owner_declines_what_a_key_would_outgrow_and_takes_what_settles_it() {
         let merge = Body::Merge { key: key.clone(), object, generation: GcEpoch::FIRST };
         let out = bench.peer(peer, op, merge);
         let out = bench.carry(out, &disk);
-        let told = out.iter().any(|output| matches!(output, Output::Notice(Notice::Declined(_))));
-        (sent(&out)[0].clone(), told)
+        let reported =
+            out.iter().any(|output| matches!(output, Output::Notice(Notice::Declined(_))));
+        (sent(&out)[0].clone(), reported)
     };
-    let declined = |(body, told): (Body, bool), over: u64| match body {
+    let declined = |(body, reported): (Body, bool), over: u64| match body {
         Body::Failed(Rejection::Limit { what, given, limit }) => {
             assert_eq!((what, limit), (Measure::SiblingBytes, over));
             assert!(given > limit);
-            told
+            reported
         }
         other => panic!("{other:?}"),
     };
     assert_eq!(merge(&mut bench, HINT | 1, large(1, 1_500)), (Body::Ack, false));
-    let told = declined(merge(&mut bench, HINT | 2, large(2, 1_500)), 2_000);
-    assert!(told, "the log names the key");
+    let reported = declined(merge(&mut bench, HINT | 2, large(2, 1_500)), 2_000);
+    assert!(reported, "the log names the key");
     assert_eq!(merge(&mut bench, HINT | 3, large(1, 1_500)), (Body::Ack, false), "nothing new");
     for write in 2..=3 {
         assert_eq!(merge(&mut bench, write, large(write.into(), 1_900)), (Body::Ack, false));
     }
-    let told = declined(merge(&mut bench, 4, large(4, 1_500)), 6_000);
-    assert!(!told, "once in a minute");
+    let reported = declined(merge(&mut bench, 4, large(4, 1_500)), 6_000);
+    assert!(!reported, "once in a minute");
     assert_eq!(
         (count(&bench, Counter::HintsDeclined), count(&bench, Counter::MergesDeclined)),
         (1, 1)
@@ -116,8 +117,8 @@ fn a_declined_hint_stays_waits_and_holds_up_no_other_one() {
     bench.carry(out, &disk);
     assert!(matches!(disk.read_hint(target, &key).unwrap(), Found::Record(_)), "it stays");
     // What the target can do nothing with now is not pending to it.
-    let (mut out, ask) = (Vec::new(), PeerMessage { op: 9, body: Body::AskHints });
-    bench.node.handle(bench.now, Input::Peer { from: target, message: ask }, &mut out);
+    let (mut out, query) = (Vec::new(), PeerMessage { op: 9, body: Body::QueryHints });
+    bench.node.handle(bench.now, Input::Peer { from: target, message: query }, &mut out);
     assert_eq!(sent(&out), [&Body::Hints(0)]);
     // Another hint passes it.
     let mut keys = (0..1_000).map(|at| Key::new(format!("other{at}").into_bytes()).unwrap());
@@ -171,12 +172,12 @@ fn a_put_is_held_to_the_limit_of_the_cluster_and_a_delete_of_nothing_too() {
     let (partition, record) =
         (bench.ring.partition(&key), Record { object: large(1, 1_990), ..Record::default() });
     disk.apply(&[Change::Record { partition, key: key.clone(), record }]).unwrap();
-    let out = bench.ask(put(&key, 2));
+    let out = bench.query(put(&key, 2));
     let out = bench.carry(out, &disk);
     assert!(matches!(rejection(&out), Rejection::Object(2_000..)), "{out:?}");
     let dots = (0..3_000).map(|store| Dot { actor: Actor { store, serial: 1 }, counter: 1 });
     let context = Some(wire::seal(&key, &Context::new(dots.collect())));
-    let out = bench.ask(Request::Delete { key: key.clone(), context, w: None.into() });
+    let out = bench.query(Request::Delete { key: key.clone(), context, w: None.into() });
     let out = bench.carry(out, &disk);
     assert!(matches!(rejection(&out), Rejection::Object(6_000..)));
 }
@@ -234,7 +235,7 @@ fn a_key_over_the_limit_is_read_and_settled_in_parts() {
     let (mut seen, mut rounds) = (0, 0);
     loop {
         let one = Quorum { replicas: Some(1), strict: Some(true) };
-        let out = bench.ask(Request::Get { key: key.clone(), r: one });
+        let out = bench.query(Request::Get { key: key.clone(), r: one });
         let out = bench.carry(out, &disk);
         let found = out.iter().find_map(|output| match output {
             Output::Reply { response: Response::Found { values, context, .. }, .. } => {
@@ -250,7 +251,7 @@ fn a_key_over_the_limit_is_read_and_settled_in_parts() {
         assert!(bytes <= LIMITS.merged, "{bytes}");
         (seen, rounds) = (seen + values.len(), rounds + 1);
         let context = Some(context);
-        let out = bench.ask(Request::Delete { key: key.clone(), context, w: one });
+        let out = bench.query(Request::Delete { key: key.clone(), context, w: one });
         bench.carry(out, &disk);
         let out = bench.tick(500);
         bench.carry(out, &disk);
@@ -285,23 +286,23 @@ fn a_sole_owner_that_lost_its_disk_says_so_until_an_operator_accepts_it() {
     notices.extend(bench.carry(out, &disk));
     let share = bench.ring.share(bench.me);
     let lost = |notices: &[Output]| {
-        let told = notices.iter().filter_map(|output| match output {
+        let reported = notices.iter().filter_map(|output| match output {
             Output::Notice(Notice::Lost(partitions)) => Some(*partitions as usize),
             Output::Notice(Notice::Recovered) => panic!("nobody has what is lost"),
             _ => None,
         });
-        told.collect::<Vec<_>>()
+        reported.collect::<Vec<_>>()
     };
     assert_eq!(lost(&notices), [share], "it is said once");
     assert_eq!((bench.node.lost().len(), bench.node.meta().read_ineligible.len()), (share, share));
     let key = bench.key(true);
     let strict = Quorum { replicas: Some(1), strict: Some(true) };
     let get = || Request::Get { key: key.clone(), r: strict };
-    let out = bench.ask(get());
+    let out = bench.query(get());
     let out = bench.carry(out, &disk);
     let why = rejection(&out).to_string();
     assert!(why.contains("whose disk was lost") && why.contains("--accept-loss"), "{why}");
-    let out = bench.ask(put(&key, 1));
+    let out = bench.query(put(&key, 1));
     let out = bench.carry(out, &disk);
     let written = |output: &Output| {
         matches!(output, Output::Reply { response: Response::Written { .. }, .. })
@@ -320,7 +321,7 @@ fn a_sole_owner_that_lost_its_disk_says_so_until_an_operator_accepts_it() {
     );
     let of_disk = disk.meta().unwrap().unwrap();
     assert_eq!(of_disk.read_ineligible, []);
-    let out = bench.ask(get());
+    let out = bench.query(get());
     let out = bench.carry(out, &disk);
     let found =
         |output: &Output| matches!(output, Output::Reply { response: Response::Found { .. }, .. });

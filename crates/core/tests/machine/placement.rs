@@ -28,8 +28,8 @@ pub(crate) fn members_of(ring: &Ring) -> Members {
     Members::new(names.map(member).chain([fresh()]).collect())
 }
 
-/// What a peer tells of a ring.
-pub(crate) fn told(ring: &Ring) -> Body {
+/// What a peer reports of a ring.
+pub(crate) fn reported(ring: &Ring) -> Body {
     Body::Placement { ring: ring.clone(), members: members_of(ring) }
 }
 
@@ -41,15 +41,15 @@ fn a_later_ring_ends_the_life_once_it_is_durable_and_no_other_ring_does() {
     let without_me = ring.replace(bench.me, fresh().id()).unwrap();
     let later = ring.replace(three, fresh().id()).unwrap();
     for useless in [&ring, &without_me] {
-        assert!(bench.peer(one, 1, told(useless)).is_empty());
+        assert!(bench.peer(one, 1, reported(useless)).is_empty());
     }
     let small = Ring::new(&ring.members().iter().map(|m| m.id).collect::<Vec<_>>(), 3, 8).unwrap();
     let small = small.replace(three, fresh().id()).unwrap();
-    let out = bench.peer(one, 1, told(&small));
+    let out = bench.peer(one, 1, reported(&small));
     assert!(matches!(out[..], [Output::Notice(Notice::Misplaced(from))] if from == one));
-    assert!(bench.peer(fresh().id(), 1, told(&later)).is_empty(), "of one without a place");
+    assert!(bench.peer(fresh().id(), 1, reported(&later)).is_empty(), "of one without a place");
 
-    let out = bench.peer(one, 1, told(&later));
+    let out = bench.peer(one, 1, reported(&later));
     let [Output::Store(Work::Write { mark, changes })] = &out[..] else { panic!("{out:?}") };
     let [Change::Ring(written), Change::Members(members), Change::Meta(meta)] = &changes[..] else {
         panic!("{changes:?}")
@@ -57,7 +57,7 @@ fn a_later_ring_ends_the_life_once_it_is_durable_and_no_other_ring_does() {
     assert_eq!(*written, later);
     assert!(members.get(fresh().id()).is_some() && members.get(two).is_some());
     assert!(meta.read_ineligible.is_empty(), "no place came here");
-    assert!(bench.peer(two, 1, told(&later)).is_empty(), "it is on its way");
+    assert!(bench.peer(two, 1, reported(&later)).is_empty(), "it is on its way");
     let earlier = bench.give(Input::Store(Done::Synced { mark: SyncSeq(mark.0 - 1) }));
     assert!(earlier.is_empty(), "another write is durable: {earlier:?}");
     let out = bench.give(Input::Store(Done::Synced { mark: *mark }));
@@ -71,7 +71,7 @@ fn places_that_a_later_ring_brings_come_read_ineligible() {
     let ring = (*bench.ring).clone();
     let members = ring.members().iter().copied().filter(|member| member.id != three);
     let fewer = ring.next(&members.collect::<Vec<_>>()).unwrap();
-    let out = bench.peer(one, 1, told(&fewer));
+    let out = bench.peer(one, 1, reported(&fewer));
     let [Output::Store(Work::Write { changes, .. })] = &out[..] else { panic!("{out:?}") };
     let Some(Change::Meta(meta)) = changes.last() else { panic!("{changes:?}") };
     assert_eq!(meta.read_ineligible.len(), fewer.share(bench.me) - ring.share(bench.me));
@@ -98,7 +98,7 @@ fn the_operators_replacement_is_durable_with_both_members_standing() {
 }
 
 #[test]
-fn who_has_an_earlier_ring_is_told_and_who_has_none_of_it_is_not_heard() {
+fn who_has_an_earlier_ring_is_reported_and_who_has_none_of_it_is_not_heard() {
     let mut bench = Bench::new();
     let [one, ..] = bench.peers()[..] else { panic!() };
     let cluster = bench.node.meta().cluster.as_ref().map(|cluster| cluster.id);
@@ -107,16 +107,16 @@ fn who_has_an_earlier_ring_is_told_and_who_has_none_of_it_is_not_heard() {
         cluster,
         ring,
     };
-    // One with a later ring is shown the own one, so that it tells.
+    // One with a later ring is shown the own one, so that it reports.
     let out = bench.peer(one, 8, introduce((2, 0)));
     let [Output::Send { to, message }] = &out[..] else { panic!("{out:?}") };
     let own = (1, bench.ring.digest());
     assert_eq!(to[..], [one]);
     assert!(matches!(message.body, Body::Introduce { ring, .. } if ring == own));
-    // What is configured is not told: another configuration is a mistake.
+    // What is configured is not reported: another configuration is a mistake.
     assert!(bench.peer(one, 8, introduce((0, 0))).is_empty());
     let key = bench.key(true);
-    for body in [introduce(own), Body::Read { key: key.clone() }, Body::AskHints] {
+    for body in [introduce(own), Body::Read { key: key.clone() }, Body::QueryHints] {
         assert!(bench.peer(NodeId(1), 8, body).is_empty(), "a stranger");
     }
     assert!(bench.give(Input::Link { peer: NodeId(1), up: true }).is_empty());

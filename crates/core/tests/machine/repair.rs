@@ -31,8 +31,8 @@ impl Bout {
         let mut bout = Bout { bench, disk: MemoryStore::default(), key, partition, peer };
         let body =
             Body::Merge { key: bout.key.clone(), object: object(1), generation: GcEpoch::FIRST };
-        let told = bout.hear(peer, 1, body);
-        assert_eq!(told, [(peer, 1, Body::Ack)]);
+        let reported = bout.hear(peer, 1, body);
+        assert_eq!(reported, [(peer, 1, Body::Ack)]);
         bout
     }
 
@@ -68,7 +68,7 @@ impl Bout {
 
     fn send(&self, to: NodeId, op: u64, body: Body, todo: &mut Vec<Input>, sent: &mut Sent) {
         match body {
-            Body::Gossip(_) | Body::AskHints | Body::Hints(_) | Body::Generations { .. } => {}
+            Body::Gossip(_) | Body::QueryHints | Body::Hints(_) | Body::Generations { .. } => {}
             Body::Compare { partition, .. } if (partition, to) != (self.partition, self.peer) => {
                 todo.push(Input::Peer { from: to, message: PeerMessage { op, body: Body::Equal } });
             }
@@ -113,7 +113,7 @@ impl Bout {
         while self.bench.now < end {
             self.bench.now = (self.bench.now + 100 * MILLI).min(end);
             for peer in self.bench.peers() {
-                self.hear(peer, 1, Body::AskHints);
+                self.hear(peer, 1, Body::QueryHints);
             }
             sent.extend(self.give(Input::Tick));
         }
@@ -125,14 +125,14 @@ impl Bout {
         pairs.find(|pair| (pair.partition, pair.peer) == (self.partition, self.peer)).unwrap()
     }
 
-    /// The node is told to compare, and does; the `op` of its question.
+    /// The node is ordered to compare, and does; the `op` of its question.
     fn begin(&mut self) -> u64 {
         self.give(Input::Repair { partition: Some(self.partition), peer: Some(self.peer) });
-        self.asked_in(100)
+        self.queried_in(100)
     }
 
     /// It compares within this time, and not before.
-    fn asked_in(&mut self, ms: u64) -> u64 {
+    fn queried_in(&mut self, ms: u64) -> u64 {
         let early = self.tick(ms - 100);
         assert!(early.is_empty(), "{early:?}");
         match &self.tick(100)[..] {
@@ -181,7 +181,7 @@ impl Bout {
         let held =
             Found::Record(pixii_core::store::Record { object: object(1), ..Default::default() });
         assert_eq!(self.disk.read(self.partition, &self.key).unwrap(), held);
-        let op = self.asked_in(2_000);
+        let op = self.queried_in(2_000);
         assert!(self.hear(self.peer, op, Body::Equal).is_empty());
         let view = self.view();
         assert_eq!(
@@ -280,7 +280,7 @@ fn answers_that_make_no_sense_end_a_comparison_and_the_next_one_begins_two_secon
 }
 
 #[test]
-fn a_yes_below_the_root_and_keys_nobody_asked_for_end_a_comparison() {
+fn a_yes_below_the_root_and_keys_nobody_queried_for_end_a_comparison() {
     let mut bout = Bout::new();
     let op = bout.begin();
     let sent = bout.hear(bout.peer, op, Body::Summaries(Blob(vec![0; 32].into())));
@@ -339,12 +339,12 @@ fn silence_ends_a_comparison_and_answers_of_strangers_or_to_other_questions_do_n
 }
 
 #[test]
-fn who_fails_again_is_asked_less_often_and_who_comes_back_at_once() {
+fn who_fails_again_is_queried_less_often_and_who_comes_back_at_once() {
     let mut bout = Bout::new();
     let mut op = bout.begin();
     for wait in [2_000, 4_000, 8_000] {
         assert!(bout.hear(bout.peer, op, Body::Summaries(Blob::default())).is_empty());
-        op = bout.asked_in(wait);
+        op = bout.queried_in(wait);
     }
     let link = |up| Input::Link { peer: bout.peer, up };
     let (down, up) = (link(false), link(true));
@@ -397,18 +397,18 @@ fn an_object_that_cannot_be_had_fails_its_comparison_and_the_others_arrive() {
 }
 
 #[test]
-fn a_peer_that_reads_the_partition_or_is_busy_is_asked_again_and_nothing_has_failed() {
+fn a_peer_that_reads_the_partition_or_is_busy_is_queried_again_and_nothing_has_failed() {
     let busy = Rejection::Busy { what: Resource::PeerLists, limit: 8 };
     for rejection in [Rejection::Unread(3), busy] {
         let mut bout = Bout::new();
         let op = bout.begin();
         for again in 0..3 {
             let peer = bout.peer;
-            let op = if again == 0 { op } else { bout.asked_in(2_000) };
+            let op = if again == 0 { op } else { bout.queried_in(2_000) };
             assert!(bout.hear(peer, op, Body::Failed(rejection.clone())).is_empty());
             assert_eq!(bout.view().failing, None, "{rejection:?}");
         }
-        let (peer, op) = (bout.peer, bout.asked_in(2_000));
+        let (peer, op) = (bout.peer, bout.queried_in(2_000));
         assert!(bout.hear(peer, op, Body::Equal).is_empty());
         assert_eq!(bout.view().equal_for, Some(Micros::ZERO));
         let counters = bout.bench.node.counters();
@@ -436,12 +436,12 @@ fn rest_after_a_page(clients: bool) -> u64 {
     };
     let key = bench.key(true);
     let get = pixii_core::message::Request::Get { key: key.clone(), r: None.into() };
-    let ask = |bench: &mut Bench, id: u64| {
+    let query = |bench: &mut Bench, id: u64| {
         let request = get.clone();
         give(bench, Input::Client { client: 7, id, request, timeout_ms: 500 })
     };
     if clients {
-        ask(&mut bench, 1);
+        query(&mut bench, 1);
     }
     bench.now += 100 * MILLI;
     let (token, _) = scan(&give(&mut bench, Input::Tick)).unwrap();
@@ -456,7 +456,7 @@ fn rest_after_a_page(clients: bool) -> u64 {
         bench.now += MILLI;
         out = give(&mut bench, Input::Tick);
         if clients && rested % 100 == 0 {
-            ask(&mut bench, 2 + rested);
+            query(&mut bench, 2 + rested);
         }
     }
     panic!("it is read on");

@@ -43,7 +43,7 @@ fn a_late_attempt_of_a_put_that_was_replaced_issues_nothing_and_is_acknowledged(
     let key = bench.key(true);
     let record = Record { object: replaced(), ..Record::default() };
     for request in [put(&key, WRITE), put(&key, WRITE).again()] {
-        let out = bench.ask(request);
+        let out = bench.query(request);
         let out = bench.disk(out, &record);
         let [Output::Send { to, message }] = &out[..] else { panic!("{out:?}") };
         let Body::Merge { object, .. } = &message.body else { panic!("{message:?}") };
@@ -60,7 +60,7 @@ fn a_late_attempt_of_a_put_that_was_replaced_issues_nothing_and_is_acknowledged(
 fn whoever_learns_that_a_put_was_replaced_drops_the_copy_that_it_issued_itself() {
     let mut bench = Bench::new();
     let key = bench.key(true);
-    let out = bench.ask(put(&key, WRITE));
+    let out = bench.query(put(&key, WRITE));
     let out = bench.disk(out, &Record::default());
     let [Output::Send { to, message }] = &out[..] else { panic!("{out:?}") };
     let Body::Merge { object, .. } = message.body.clone() else { panic!("{message:?}") };
@@ -82,7 +82,7 @@ fn a_repetition_takes_the_place_of_the_copy_that_the_same_node_issued() {
     let actor = Actor { store: 1, serial: 1 };
     let (first, _) = Object::default().update(&Context::default(), actor, version);
     let record = Record { own_serial: Some(1), object: first, generation: GcEpoch::FIRST };
-    let out = bench.ask(put(&key, WRITE).again());
+    let out = bench.query(put(&key, WRITE).again());
     let out = bench.disk(out, &record);
     let [Output::Send { message, .. }] = &out[..] else { panic!("{out:?}") };
     let Body::Merge { object, .. } = &message.body else { panic!("{message:?}") };
@@ -92,10 +92,10 @@ fn a_repetition_takes_the_place_of_the_copy_that_the_same_node_issued() {
 }
 
 #[test]
-fn a_put_that_is_told_to_be_unknown_is_not_carried_out_afterwards() {
+fn a_put_that_is_ordered_to_be_unknown_is_not_carried_out_afterwards() {
     let mut bench = Bench::new();
     let key = bench.key(true);
-    let out = bench.ask(put(&key, WRITE));
+    let out = bench.query(put(&key, WRITE));
     let [Output::Store(Work::Read { token, .. })] = out[..] else { panic!("{out:?}") };
     let out = bench.tick(600);
     let unknown = |output: &Output| {
@@ -106,7 +106,7 @@ fn a_put_that_is_told_to_be_unknown_is_not_carried_out_afterwards() {
     let out = bench.give(Input::Store(Done::Read { token, found, hints: Vec::new() }));
     assert_eq!(records(&out), Vec::<&Record>::new(), "nobody waits for it any more");
     // The key itself goes on.
-    let out = bench.ask(put(&key, 8));
+    let out = bench.query(put(&key, 8));
     let out = bench.disk(out, &Record::default());
     assert!(matches!(&out[..], [Output::Send { .. }]), "{out:?}");
 }
@@ -120,7 +120,7 @@ fn a_writer_that_chains_on_its_own_context_leaves_no_siblings_behind() {
     let mut context = None;
     for write in 1..=40 {
         let Request::Put { key, value, write, w, .. } = put(&key, write) else { unreachable!() };
-        let out = bench.ask(Request::Put { key, value, context: context.take(), write, w });
+        let out = bench.query(Request::Put { key, value, context: context.take(), write, w });
         let out = bench.disk(out, &record);
         let [Output::Send { to, message }] = &out[..] else { panic!("{out:?}") };
         let Body::Merge { object, .. } = message.body.clone() else { panic!("{message:?}") };
@@ -137,7 +137,7 @@ fn a_writer_that_chains_on_its_own_context_leaves_no_siblings_behind() {
     }
 }
 
-/// A node that lost its disk, in a cluster that others have founded, whose peers have told it all.
+/// A node that lost its disk, in a cluster that others have founded, whose peers have reported it all.
 fn reborn() -> Bench {
     let mut bench = Bench::at_start(1);
     let founders = bench.peers().into_iter().zip(2..).chain([(bench.me, 99)]).collect();
@@ -203,7 +203,7 @@ fn a_generation_begins_when_it_is_durable_and_stamps_nothing_before() {
     let out = bench.give(Input::Store(Done::Synced { mark }));
     let [Output::Store(Work::Write { mark, changes })] = &out[..] else { panic!("{out:?}") };
     assert!(matches!(changes[..], [Change::Generation { .. }]), "{changes:?}");
-    let out = bench.ask(put(&key, 5));
+    let out = bench.query(put(&key, 5));
     let [Output::Store(Work::Read { token, .. })] = out[..] else { panic!("{out:?}") };
     let found = Found::Nothing;
     let out = bench.give(Input::Store(Done::Read { token, found, hints: Vec::new() }));
@@ -230,7 +230,7 @@ fn the_clock_of_a_key_is_limited_where_a_write_is_accepted() {
         .map(|store| Dot { actor: Actor { store: store + 10, serial: 1 }, counter: 1 });
     let object = Object::default().discard(&Context::new(dots.collect()));
     let record = Record { object, ..Record::default() };
-    let out = bench.ask(put(&key, 1));
+    let out = bench.query(put(&key, 1));
     let out = bench.disk(out, &record);
     let Rejection::Limit { given, limit, .. } = rejection(&out) else { panic!("{out:?}") };
     assert_eq!((*given, *limit), (1_025, 1_024));

@@ -24,7 +24,7 @@ fn an_owner_whose_store_is_stalled_refuses_what_needs_it_and_serves_again_after_
         assert!(bench.give(Input::Stalled(Some(stall))).is_empty());
         let out = bench.peer(peer, 1, merge());
         assert!(failed(&out, peer), "{out:?}");
-        assert!(matches!(rejection(&bench.ask(put(&key, 2))), Rejection::Busy { .. }));
+        assert!(matches!(rejection(&bench.query(put(&key, 2))), Rejection::Busy { .. }));
         let partition = bench.ring.partition(&key);
         let out = bench.peer(peer, 2, Body::List { partition, after: None, limit_bytes: 1 });
         assert!(failed(&out, peer), "{out:?}");
@@ -42,7 +42,7 @@ fn an_owner_whose_store_is_stalled_refuses_what_needs_it_and_serves_again_after_
 fn what_waits_for_a_read_is_refused_and_not_carried_out_when_the_disk_answers() {
     let mut bench = Bench::new();
     let key = bench.key(true);
-    let out = bench.ask(put(&key, 1));
+    let out = bench.query(put(&key, 1));
     let [Output::Store(Work::Read { token, .. })] = out[..] else { panic!("{out:?}") };
     let out = bench.give(Input::Stalled(Some(Stall::All)));
     assert!(matches!(rejection(&out), Rejection::Busy { .. }));
@@ -59,7 +59,7 @@ fn what_waits_for_its_sync_is_not_refused() {
     if let Request::Put { w, .. } = &mut strict {
         *w = Quorum { replicas: Some(1), strict: Some(true) };
     }
-    let out = bench.ask(strict);
+    let out = bench.query(strict);
     let [Output::Store(Work::Read { token, .. })] = out[..] else { panic!("{out:?}") };
     let (found, hints) = (Found::Nothing, Vec::new());
     let out = bench.give(Input::Store(Done::Read { token, found, hints }));

@@ -15,7 +15,7 @@ fn round_trips_are_kept_by_replica_and_kind_the_own_disk_among_them() {
     let key = bench.key(true);
     let (near, far) = (bench.others(&key)[0], bench.others(&key)[1]);
     assert!(bench.node.recent_trips().is_empty());
-    let out = bench.ask(put(&key, 1));
+    let out = bench.query(put(&key, 1));
     let [Output::Store(Work::Read { token, .. })] = out[..] else { panic!("{out:?}") };
     let found = Found::Nothing;
     let out = bench.give(Input::Store(Done::Read { token, found, hints: Vec::new() }));
@@ -33,7 +33,7 @@ fn round_trips_are_kept_by_replica_and_kind_the_own_disk_among_them() {
     // Its second word is no round trip.
     bench.peer(near, message.op, Body::Ack);
 
-    let out = bench.ask(Request::Get { key: key.clone(), r: Some(3).into() });
+    let out = bench.query(Request::Get { key: key.clone(), r: Some(3).into() });
     let op = out.iter().find_map(|output| match output {
         Output::Send { message, .. } => Some(message.op),
         _ => None,
@@ -47,10 +47,10 @@ fn round_trips_are_kept_by_replica_and_kind_the_own_disk_among_them() {
         bench.peer(from, op.unwrap(), copy);
     }
 
-    let mut told = bench.node.recent_trips();
-    told.sort_by_key(|trips| trips.writes_us.clone());
+    let mut reported = bench.node.recent_trips();
+    reported.sort_by_key(|trips| trips.writes_us.clone());
     let trips =
         |node, read, write| RecentTrips { node, reads_us: vec![read], writes_us: vec![write] };
     let wanted = [trips(near, 4_000, 2_000), trips(bench.me, 0, 7_000), trips(far, 5_000, 9_000)];
-    assert_eq!(told, wanted);
+    assert_eq!(reported, wanted);
 }

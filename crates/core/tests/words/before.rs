@@ -125,31 +125,34 @@ fn the_messages_of_protocol_6_are_what_they_were() {
     );
 }
 
-/// A program of protocol 6 is told in words what a code stands for, and shows the same text.
+/// A program of protocol 6 is reported in words what a code stands for, and shows the same text.
 #[test]
 fn codes_are_the_sentences_of_protocol_6() {
     for rejection in rejections() {
         let bytes = Bytes::from(wire::encode(&Before(rejection.clone())));
-        let Before(told) = wire::decode::<Before<Rejection>>(&bytes).unwrap();
-        assert_eq!(told.to_string(), rejection.to_string());
+        let Before(reported) = wire::decode::<Before<Rejection>>(&bytes).unwrap();
+        assert_eq!(reported.to_string(), rejection.to_string());
         let response = Response::Refused(rejection.clone());
         for body in [Body::Failed(rejection.clone()), Body::Coordinated(response.clone())] {
             let message = PeerMessage { op: 1, body };
             let payload = message.frame(6).slice(12..);
-            let Before(told) = wire::decode::<Before<PeerMessage>>(&payload).unwrap();
-            let told = match told.body {
-                Body::Failed(told) | Body::Coordinated(Response::Refused(told)) => told,
+            let Before(reported) = wire::decode::<Before<PeerMessage>>(&payload).unwrap();
+            let reported = match reported.body {
+                Body::Failed(reported) | Body::Coordinated(Response::Refused(reported)) => reported,
                 other => panic!("{other:?}"),
             };
-            assert_eq!(told.to_string(), rejection.to_string());
+            assert_eq!(reported.to_string(), rejection.to_string());
         }
     }
     for (name, body) in replies() {
         let reply = Reply { id: 1, body };
-        let told = Reply::decode(&reply.clone().frame(6).slice(12..), 6).unwrap();
-        match (reply.body, told.body) {
-            (ReplyBody::Status(said), ReplyBody::Status(told)) => {
-                assert_eq!((said.gauges, &said.other_rings), (told.gauges, &told.other_rings));
+        let reported = Reply::decode(&reply.clone().frame(6).slice(12..), 6).unwrap();
+        match (reply.body, reported.body) {
+            (ReplyBody::Status(stated), ReplyBody::Status(reported)) => {
+                assert_eq!(
+                    (stated.gauges, &stated.other_rings),
+                    (reported.gauges, &reported.other_rings)
+                );
                 let text = |report: &StatusReport| {
                     let example = report.repair.example.as_ref().unwrap().2.to_string();
                     let held = report.tombstone_gc.example.as_ref().unwrap().1.to_string();
@@ -157,28 +160,28 @@ fn codes_are_the_sentences_of_protocol_6() {
                         report.troubles.iter().map(ToString::to_string).collect();
                     (example, held, troubles, report.counters.clone())
                 };
-                assert_eq!(text(&said), text(&told));
+                assert_eq!(text(&stated), text(&reported));
             }
-            (ReplyBody::Repair(Ok(said)), ReplyBody::Repair(Ok(told))) => {
+            (ReplyBody::Repair(Ok(stated)), ReplyBody::Repair(Ok(reported))) => {
                 let why = |report: &RepairReport| report.pairs[0].failing.clone().unwrap();
-                assert_eq!(why(&said).to_string(), why(&told).to_string());
+                assert_eq!(why(&stated).to_string(), why(&reported).to_string());
             }
-            (ReplyBody::Emulated(Err(said)), ReplyBody::Emulated(Err(told))) => {
-                assert_eq!(said.to_string(), told.to_string());
+            (ReplyBody::Emulated(Err(stated)), ReplyBody::Emulated(Err(reported))) => {
+                assert_eq!(stated.to_string(), reported.to_string());
             }
-            (ReplyBody::Replace(Err(said)), ReplyBody::Replace(Err(told))) => {
-                assert_eq!(said.to_string(), told.to_string());
+            (ReplyBody::Replace(Err(stated)), ReplyBody::Replace(Err(reported))) => {
+                assert_eq!(stated.to_string(), reported.to_string());
             }
-            (ReplyBody::Repair(Err(said)), ReplyBody::Repair(Err(told))) => {
-                assert_eq!(said.to_string(), told.to_string());
+            (ReplyBody::Repair(Err(stated)), ReplyBody::Repair(Err(reported))) => {
+                assert_eq!(stated.to_string(), reported.to_string());
             }
-            (ReplyBody::Drain(Err(said)), ReplyBody::Drain(Err(told))) => {
-                assert_eq!(said.to_string(), told.to_string());
+            (ReplyBody::Drain(Err(stated)), ReplyBody::Drain(Err(reported))) => {
+                assert_eq!(stated.to_string(), reported.to_string());
             }
-            (ReplyBody::LossAccepted(Err(said)), ReplyBody::LossAccepted(Err(told))) => {
-                assert_eq!(said.to_string(), told.to_string());
+            (ReplyBody::LossAccepted(Err(stated)), ReplyBody::LossAccepted(Err(reported))) => {
+                assert_eq!(stated.to_string(), reported.to_string());
             }
-            (said, told) => assert_eq!(said, told, "{name}"),
+            (stated, reported) => assert_eq!(stated, reported, "{name}"),
         }
     }
 }

@@ -40,7 +40,7 @@ impl Machine {
             }
         }
         if machine.ticks_per_second == 0 || machine.page_bytes == 0 {
-            return Err("this kernel does not tell its clock tick and page size".into());
+            return Err("this kernel does not know its clock tick and page size".into());
         }
         Ok(machine)
     }

@@ -130,7 +130,7 @@ impl Bench {
         results: &mut Results,
     ) -> Result<(), CommandError> {
         let duration = Duration::from_secs(self.seconds.min(LIMIT_SECONDS));
-        let go_on = || match interrupt.asked() {
+        let go_on = || match interrupt.queried() {
             true => Err(CommandError::error("interrupted")),
             false => Ok(()),
         };

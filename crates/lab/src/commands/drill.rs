@@ -19,7 +19,7 @@ use crate::drill::page::page;
 use crate::drill::report::Report;
 use crate::drill::timeline::Timeline;
 use crate::drill::{
-    Ending, Plan, Say, clock_skew, deletes, detection, disk_full, disk_loss, dropped_messages,
+    Ending, Plan, Print, clock_skew, deletes, detection, disk_full, disk_loss, dropped_messages,
     failed_nodes, failover, freeze, handoff, kill, partition, power_cut, restart, slow_disk, units,
 };
 
@@ -30,7 +30,7 @@ Daemons (N = 3, R = W = 2) run in a temporary directory that is removed at the e
 may be lost, every one is noted in a ledger before it is sent and after it is answered, and all keys are read from all \
 replicas and judged.
 
-The report says what happened and when, what clients were told, their p50 and p99 before, during and after, how soon all \
+The report says what happened and when, what clients were reported, their p50 and p99 before, during and after, how soon all \
 was well again, and what was lost; --json has all of it, and --out DIR draws it. The last line says how it went. Exit \
 code 0: nothing acknowledged was lost, nothing was shown that should not be, and what the drill is about held.
 
@@ -75,9 +75,9 @@ impl Drill {
         let timeline = Timeline::begin();
         let plan = Plan { program, dir, rounds, keys, seed, length, timeline };
         let as_json = shared.json();
-        let mut say = |line: &str| {
-            let told = if as_json { Ok(()) } else { emit(format!("{line}\n")) };
-            told.map_err(|error| error.message)
+        let mut print = |line: &str| {
+            let reported = if as_json { Ok(()) } else { emit(format!("{line}\n")) };
+            reported.map_err(|error| error.message)
         };
         let on_units = match self.name.on_units() {
             Some((act, despite_use)) => {
@@ -90,9 +90,9 @@ impl Drill {
                 match &on_units {
                     Some((act, addresses, options, despite_use)) => {
                         let cluster = (&addresses[..], options);
-                        units::run(&plan, *act, cluster, *despite_use, &mut say).await
+                        units::run(&plan, *act, cluster, *despite_use, &mut print).await
                     }
-                    None => carry_out(&self.name, &plan, &mut say).await,
+                    None => carry_out(&self.name, &plan, &mut print).await,
                 }
             };
             tokio::select! {
@@ -102,32 +102,32 @@ impl Drill {
                 }
             }
         })?;
-        tell(&Report::new(listed, seed, &ending, &plan.timeline), place, as_json)
+        report(&Report::new(listed, seed, &ending, &plan.timeline), place, as_json)
     }
 }
 
-async fn carry_out(name: &Name, plan: &Plan, say: Say<'_>) -> Result<Ending, String> {
+async fn carry_out(name: &Name, plan: &Plan, print: Print<'_>) -> Result<Ending, String> {
     match name {
         Name::List | Name::Unknown(_) => Err("this is no drill".into()),
-        Name::Kill(_) => kill::run(plan, say).await.map(Ending::from),
-        Name::PowerCut(_) => power_cut::run(plan, say).await.map(Ending::from),
-        Name::Restart(_) => restart::one(plan, say).await,
-        Name::RollingRestart(_) => restart::rolling(plan, say).await,
-        Name::Upgrade(of) => restart::upgrade(plan, &of.old, say).await,
-        Name::Freeze(_) => freeze::run(plan, say).await,
-        Name::SlowDisk(_) => slow_disk::run(plan, say).await,
-        Name::DiskFull(_) => disk_full::run(plan, say).await,
-        Name::Partition(_) => partition::run(plan, say).await,
-        Name::ClockSkew(_) => clock_skew::run(plan, say).await,
-        Name::FailedNodes(_) => failed_nodes::run(plan, say).await,
-        Name::Failover(of) => failover::run(plan, of.how, say).await,
-        Name::Handoff(_) => handoff::run(plan, say).await,
+        Name::Kill(_) => kill::run(plan, print).await.map(Ending::from),
+        Name::PowerCut(_) => power_cut::run(plan, print).await.map(Ending::from),
+        Name::Restart(_) => restart::one(plan, print).await,
+        Name::RollingRestart(_) => restart::rolling(plan, print).await,
+        Name::Upgrade(of) => restart::upgrade(plan, &of.old, print).await,
+        Name::Freeze(_) => freeze::run(plan, print).await,
+        Name::SlowDisk(_) => slow_disk::run(plan, print).await,
+        Name::DiskFull(_) => disk_full::run(plan, print).await,
+        Name::Partition(_) => partition::run(plan, print).await,
+        Name::ClockSkew(_) => clock_skew::run(plan, print).await,
+        Name::FailedNodes(_) => failed_nodes::run(plan, print).await,
+        Name::Failover(of) => failover::run(plan, of.how, print).await,
+        Name::Handoff(_) => handoff::run(plan, print).await,
         Name::DiskLoss(DiskLoss { value_bytes, clients, .. }) => {
-            disk_loss::run(plan, *value_bytes as usize, *clients as usize, say).await
+            disk_loss::run(plan, *value_bytes as usize, *clients as usize, print).await
         }
-        Name::DroppedMessages(_) => dropped_messages::run(plan, say).await,
-        Name::Deletes(of) => deletes::run(plan, of.value_bytes as usize, of.fate, say).await,
-        Name::Detection(of) => detection::run(plan, of.nodes as usize, say).await,
+        Name::DroppedMessages(_) => dropped_messages::run(plan, print).await,
+        Name::Deletes(of) => deletes::run(plan, of.value_bytes as usize, of.fate, print).await,
+        Name::Detection(of) => detection::run(plan, of.nodes as usize, print).await,
     }
 }
 
@@ -162,7 +162,7 @@ fn list(shared: &Shared) -> CommandResult {
     Ok(Exit::Done)
 }
 
-fn tell(report: &Report, place: &Place, as_json: bool) -> CommandResult {
+fn report(report: &Report, place: &Place, as_json: bool) -> CommandResult {
     if let Some(out) = &place.out {
         write(report, out)?;
     }

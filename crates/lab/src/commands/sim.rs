@@ -139,8 +139,8 @@ impl Sim {
                 writeln!(out, "{value}")?;
                 continue;
             }
-            let told = |time: Option<u64>| time.map_or("never".into(), |ms| format!("{ms} ms"));
-            let (first, last) = (told(first_ms), told(last_ms));
+            let reported = |time: Option<u64>| time.map_or("never".into(), |ms| format!("{ms} ms"));
+            let (first, last) = (reported(first_ms), reported(last_ms));
             writeln!(
                 out,
                 "{name}: down in the first view after {first}, in the last after {last}"

@@ -127,7 +127,7 @@ pub(crate) static DRILLS: [Drill; 17] = [
     Drill {
         name: "deletes",
         proves: "10,000 keys deleted while a daemon is away: none comes back, no tombstone stays",
-        recovery: "from the return or the replacement of the daemon until nobody tells of a deleted key",
+        recovery: "from the return or the replacement of the daemon until nobody reports of a deleted key",
         needs: NONE,
     },
     Drill {
@@ -146,7 +146,7 @@ pub(crate) fn drill(name: &str) -> Option<&'static Drill> {
 impl Drill {
     /// What it needs, for people.
     pub(crate) fn needed(&self) -> String {
-        let needs: Vec<&str> = self.needs.iter().map(|need| need.told()).collect();
+        let needs: Vec<&str> = self.needs.iter().map(|need| need.reported()).collect();
         if needs.is_empty() { "nothing".into() } else { needs.join(", ") }
     }
 
@@ -158,7 +158,7 @@ impl Drill {
 }
 
 impl Need {
-    fn told(self) -> &'static str {
+    fn reported(self) -> &'static str {
         match self {
             Need::LoopDevices => "root, e2fsprogs, xfsprogs",
             Need::Faketime => "faketime",

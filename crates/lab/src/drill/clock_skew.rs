@@ -5,7 +5,7 @@ use std::fs;
 use super::catalog::faketime;
 use super::expectations::Allowed;
 use super::scenario::Scenario;
-use super::{Ending, Plan, Say};
+use super::{Ending, Plan, Print};
 
 const NODES: usize = 5;
 /// How wrong the clocks are.
@@ -14,9 +14,9 @@ const SKEWS: [&str; 2] = ["+1d", "-1d"];
 const DAY_CHARS: usize = 10;
 
 /// The error says why the drill could not go on.
-pub(crate) async fn run(plan: &Plan, say: Say<'_>) -> Result<Ending, String> {
+pub(crate) async fn run(plan: &Plan, print: Print<'_>) -> Result<Ending, String> {
     let library = faketime().ok_or("libfaketime is not installed")?.display().to_string();
-    let mut scenario = Scenario::prepare(plan, NODES, say)?;
+    let mut scenario = Scenario::prepare(plan, NODES, print)?;
     scenario.open().await?;
     let names = scenario.testbed.names();
     for (name, skew) in names.iter().zip(SKEWS) {

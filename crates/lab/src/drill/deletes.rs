@@ -1,4 +1,4 @@
-//! Keys are deleted while a daemon is away, and it comes back, or is replaced first: nothing returns, in the end no disk tells
+//! Keys are deleted while a daemon is away, and it comes back, or is replaced first: nothing returns, in the end no disk reports
 //! of them, and what is put under the same keys is not hidden by what was known of the old ones.
 
 mod replaced;
@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::testbed::{N, PARTITIONS, Testbed};
-use super::{Ending, Plan, Say};
+use super::{Ending, Plan, Print};
 
 const NODES: usize = 5;
 /// Requests at a time.
@@ -45,13 +45,13 @@ struct Scenario<'a> {
     testbed: Testbed,
     keys: u64,
     value_bytes: usize,
-    say: Say<'a>,
+    print: Print<'a>,
     complaints: Vec<String>,
     figures: Map<String, Value>,
 }
 
-/// What one daemon tells of its tombstones.
-struct Told {
+/// What one daemon reports of its tombstones.
+struct NodeKeys {
     name: String,
     /// Keys that tell of what is gone.
     keys: u64,
@@ -69,7 +69,7 @@ pub(crate) async fn run(
     plan: &Plan,
     value_bytes: usize,
     fate: Fate,
-    say: Say<'_>,
+    print: Print<'_>,
 ) -> Result<Ending, String> {
     let mut testbed = Testbed::prepare(plan, NODES)?;
     let names = testbed.names();
@@ -78,7 +78,8 @@ pub(crate) async fn run(
     }
     let victim = testbed.rng.pick(&names).cloned().unwrap_or_default();
     let (complaints, figures) = (Vec::new(), Map::new());
-    let mut scenario = Scenario { testbed, keys: plan.keys, value_bytes, say, complaints, figures };
+    let mut scenario =
+        Scenario { testbed, keys: plan.keys, value_bytes, print, complaints, figures };
     scenario.note("victim", victim.clone());
     scenario.put().await?;
     let contexts = scenario.delete_without(&victim).await?;
@@ -124,7 +125,7 @@ impl Scenario<'_> {
     async fn put(&mut self) -> Result<(), String> {
         let (client, begun) = (self.testbed.client().await?, Instant::now());
         put_all(&client, vec![None; self.keys as usize], vec![OLD; self.value_bytes]).await?;
-        (self.say)(&format!(
+        (self.print)(&format!(
             "{} keys are put at all their owners in {} s",
             self.keys,
             seconds(begun)
@@ -149,21 +150,21 @@ impl Scenario<'_> {
         );
         delete_all(&client, contexts.clone()).await?;
         let took = seconds(begun);
-        (self.say)(&format!("{victim} is killed; all keys are read and deleted in {took} s"))?;
+        (self.print)(&format!("{victim} is killed; all keys are read and deleted in {took} s"))?;
         Ok(contexts.into_iter().map(Some).collect())
     }
 
     /// Nothing is purged while a daemon is away, and the others name it.
     async fn see_it_held(&mut self, victim: &str) -> Result<(), String> {
         sleep(HELD).await;
-        let told = look(&self.testbed).await?;
+        let reported = look(&self.testbed).await?;
         let (mut keys, mut naming) = (0, 0);
-        for Told { name, keys: held, blocked, why, .. } in told {
+        for NodeKeys { name, keys: held, blocked, why, .. } in reported {
             keys += held;
             let names_it = why.as_ref().is_some_and(|why| why.contains(victim));
             naming += u64::from(names_it);
             let why = why.unwrap_or_else(|| "nothing".into());
-            (self.say)(&format!(
+            (self.print)(&format!(
                 "{} s later {name} has {held} keys that tell of it; {blocked} partitions are held back: {why}",
                 HELD.as_secs()
             ))?;
@@ -184,7 +185,7 @@ impl Scenario<'_> {
         Ok(())
     }
 
-    /// Starts the daemon, and waits until nobody tells of what was deleted.
+    /// Starts the daemon, and waits until nobody reports of what was deleted.
     async fn bring_back(&mut self, victim: &str) -> Result<(), String> {
         let begun = Instant::now();
         self.testbed.open(&[victim.to_string()]).await?;
@@ -192,12 +193,12 @@ impl Scenario<'_> {
         // It may still be pending hints.
         let first = self.present(&client, true).await?;
         let (read, calm) = (seconds(begun), self.await_calm(begun).await?);
-        self.testbed.recovered(Duration::from_secs_f64(calm), "nobody tells of a deleted key");
+        self.testbed.recovered(Duration::from_secs_f64(calm), "nobody reports of a deleted key");
         let last = self.present(&client, false).await?;
         self.note("collected_s", calm);
         self.expect_none("came_back", first + last, "deleted keys came back");
-        (self.say)(&format!(
-            "{victim} is started: {read} s later {first} of the keys were present; nobody tells of them after {calm} s, and \
+        (self.print)(&format!(
+            "{victim} is started: {read} s later {first} of the keys were present; nobody reports of them after {calm} s, and \
              {last} are present"
         ))
     }
@@ -207,14 +208,15 @@ impl Scenario<'_> {
     async fn await_calm(&mut self, begun: Instant) -> Result<f64, String> {
         let deadline = Instant::now() + WAIT;
         loop {
-            let told = look(&self.testbed).await?;
-            let sum = |of: fn(&Told) -> u64| told.iter().map(of).sum::<u64>();
+            let reported = look(&self.testbed).await?;
+            let sum = |of: fn(&NodeKeys) -> u64| reported.iter().map(of).sum::<u64>();
             let [keys, hints, unread] = [sum(|t| t.keys), sum(|t| t.hints), sum(|t| t.unread)];
             if keys + hints + unread == 0 {
                 return Ok(seconds(begun));
             }
             if Instant::now() > deadline {
-                let why: Vec<String> = told.into_iter().filter_map(|told| told.why).collect();
+                let why: Vec<String> =
+                    reported.into_iter().filter_map(|reported| reported.why).collect();
                 self.complaints.push(format!(
                     "after {} s {keys} copies still tell of what is gone, with {hints} hints and {unread} partitions to be \
                      read: {}",
@@ -248,7 +250,7 @@ impl Scenario<'_> {
         self.expect_none("hints", hints, "hints are on the disks");
         self.expect_none("damages", damages, "places of the disks are damaged");
         self.expect_none("partitions_differ", differ, "partitions differ between their owners");
-        (self.say)(&format!(
+        (self.print)(&format!(
             "all are stopped: {tombstones} tombstones, {values} values and {hints} hints are on the {} disks, {differ} of \
              {PARTITIONS} partitions differ (checked in {} s)",
             stores.len(),
@@ -270,9 +272,9 @@ impl Scenario<'_> {
         self.note("collected_again_s", calm);
         let what = "reads of keys that were put again did not show the new value and no other";
         self.expect_none("hidden", hidden + hidden_later, what);
-        (self.say)(&format!(
+        (self.print)(&format!(
             "all keys are put again, half of them with old contexts, and deleted with old contexts: {read} s later {hidden} are \
-             not as they should be; nobody tells of old events after {calm} s, and {hidden_later} are not as they should be"
+             not as they should be; nobody reports of old events after {calm} s, and {hidden_later} are not as they should be"
         ))
     }
 
@@ -349,15 +351,15 @@ async fn read_all(client: &Client, keys: u64, yielding: bool) -> Result<Vec<Vec<
 }
 
 /// What the daemons that run tell of their tombstones.
-async fn look(testbed: &Testbed) -> Result<Vec<Told>, String> {
-    let mut told = Vec::new();
+async fn look(testbed: &Testbed) -> Result<Vec<NodeKeys>, String> {
+    let mut reported = Vec::new();
     for daemon in testbed.cluster.daemons().iter().filter(|daemon| daemon.is_running()) {
         let address = [daemon.address.clone()];
         let client = Client::connect(&address, Options::default()).await;
         let report = async { client?.status(None).await }.await;
         let StatusReport { tombstone_gc, peers, repair, .. } =
             report.map_err(|failure| failure.to_string())?;
-        told.push(Told {
+        reported.push(NodeKeys {
             name: daemon.name.clone(),
             keys: tombstone_gc.keys,
             blocked: tombstone_gc.blocked,
@@ -366,5 +368,5 @@ async fn look(testbed: &Testbed) -> Result<Vec<Told>, String> {
             unread: repair.unread.into(),
         });
     }
-    Ok(told)
+    Ok(reported)
 }

@@ -9,7 +9,7 @@ use serde_json::json;
 use tokio::time::sleep;
 
 use super::testbed::Testbed;
-use super::{Ending, Plan, Say};
+use super::{Ending, Plan, Print};
 
 const LOOK: Duration = Duration::from_millis(20);
 /// Everybody has noticed in this time, or never will.
@@ -27,7 +27,7 @@ struct Watched {
 }
 
 /// Rounds of each way; the error says why the drill could not go on.
-pub(crate) async fn run(plan: &Plan, nodes: usize, say: Say<'_>) -> Result<Ending, String> {
+pub(crate) async fn run(plan: &Plan, nodes: usize, print: Print<'_>) -> Result<Ending, String> {
     let mut testbed = Testbed::prepare(plan, nodes)?;
     testbed.cluster.allow_emulation()?;
     let names = testbed.names();
@@ -37,18 +37,18 @@ pub(crate) async fn run(plan: &Plan, nodes: usize, say: Say<'_>) -> Result<Endin
     sleep(CALM).await;
     let watched = watch(&testbed).await?;
     let bytes = gossip_bytes(&watched).await?;
-    say(&format!(
+    print(&format!(
         "{nodes} daemons at rest: {bytes:.0} bytes a second sent by each, gossip and pulse"
     ))?;
     let (mut complaints, mut figures) = (Vec::new(), Vec::new());
     for way in WAYS {
         for round in 1..=plan.rounds {
             let victim = testbed.rng.pick(&names).cloned().unwrap_or_default();
-            let told = strike(&mut testbed, way, &victim).await?;
-            match told {
+            let reported = strike(&mut testbed, way, &victim).await?;
+            match reported {
                 Some((suspect, first, last)) => {
                     let ms = |time: Duration| time.as_millis() as u64;
-                    say(&format!(
+                    print(&format!(
                         "{way}, round {round}: {victim} suspected first after {} ms, down in the first view after {} ms and in \
                          the last after {} ms",
                         ms(suspect),

@@ -10,7 +10,7 @@ use super::disks::Disks;
 use super::expectations::Allowed;
 use super::scenario::Scenario;
 use super::testbed::{Log, N};
-use super::{Ending, Plan, Say};
+use super::{Ending, Plan, Print};
 
 /// What a daemon keeps free of its disk, in MiB.
 const RESERVE_MIB: u64 = 8;
@@ -18,10 +18,10 @@ const RESERVE_MIB: u64 = 8;
 const LEFT_MIB: u64 = 4;
 
 /// The error says why the drill could not go on.
-pub(crate) async fn run(plan: &Plan, say: Say<'_>) -> Result<Ending, String> {
+pub(crate) async fn run(plan: &Plan, print: Print<'_>) -> Result<Ending, String> {
     // Declared before the daemons, so that it outlives them on every way out.
     let disks = Disks::make(&plan.dir.join("disks"), N.into())?;
-    let mut scenario = Scenario::prepare(plan, N.into(), say)?;
+    let mut scenario = Scenario::prepare(plan, N.into(), print)?;
     scenario.testbed.cluster.configure(&format!("disk_reserve_mib = {RESERVE_MIB}"))?;
     let names = scenario.testbed.names();
     for (name, mount) in names.iter().zip(disks.mounts()) {
@@ -43,7 +43,7 @@ pub(crate) async fn run(plan: &Plan, say: Say<'_>) -> Result<Ending, String> {
         scenario.complaints.push("no put was refused while all disks were full".into());
     }
     let logs: Vec<Log> = names.iter().map(|name| scenario.testbed.log(name)).collect();
-    let since = scenario.heal("there is room again, and nobody tells the daemons")?;
+    let since = scenario.heal("there is room again, and nobody notifies the daemons")?;
     for filler in &fillers {
         fs::remove_file(filler).map_err(|error| format!("{}: {error}", filler.display()))?;
     }

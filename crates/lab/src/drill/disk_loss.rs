@@ -8,10 +8,10 @@ use pixii_core::message::{Counter, StatusReport};
 use serde_json::json;
 use tokio::time::sleep;
 
-use super::expectations::told_of_absent;
-use super::testbed::{PARTITIONS, Testbed, await_equal, told_of_differing};
+use super::expectations::reported_of_absent;
+use super::testbed::{PARTITIONS, Testbed, await_equal, reported_of_differing};
 use super::timeline::{EventKind, Phase};
-use super::{Ending, Plan, Say};
+use super::{Ending, Plan, Print};
 use crate::workload::choice::{Choice, Sizes};
 use crate::workload::{Kind, Load, Mix, Report, Spec};
 
@@ -43,7 +43,7 @@ pub(crate) async fn run(
     plan: &Plan,
     value_bytes: usize,
     clients: usize,
-    say: Say<'_>,
+    print: Print<'_>,
 ) -> Result<Ending, String> {
     let mut testbed = Testbed::prepare(plan, NODES)?;
     let names = testbed.names();
@@ -53,7 +53,7 @@ pub(crate) async fn run(
     let (client, sizes) = (testbed.client().await?, Sizes::fixed(value_bytes));
     let begun = Instant::now();
     testbed.fill(&client, plan.keys, sizes).await?;
-    say(&format!(
+    print(&format!(
         "{} keys with values of {value_bytes} bytes are loaded in {:.1} s",
         plan.keys,
         begun.elapsed().as_secs_f64()
@@ -75,7 +75,7 @@ pub(crate) async fn run(
     testbed.enter(Phase::After);
     let after = load(&mut testbed, plan, sizes, clients, Some(AFTER)).await?.end().await?;
     testbed.enter(None);
-    say(&told(&victim, &refill, &before, &during))?;
+    print(&reported(&victim, &refill, &before, &during))?;
 
     testbed.await_no_hints(WAIT).await?;
     // What the load's last writes left is compared now, and not within the minute that it may take.
@@ -111,8 +111,8 @@ fn ending(
         complaints.push(format!("p99 grew {ratio:.2} times, and {MOST} is the limit"));
     }
     // Every key has a value, and nobody deletes any.
-    complaints.extend(told_of_absent(absent));
-    complaints.extend(told_of_differing(differ));
+    complaints.extend(reported_of_absent(absent));
+    complaints.extend(reported_of_differing(differ));
     let summary = format!(
         "{} keys: {victim} lost its disk and had all again {took:.1} s after its start; p99 {ratio:.2} times that before (at \
          most {MOST}); {absent} false absents, {} acknowledged writes lost, {differ} of {PARTITIONS} partitions differ \
@@ -163,7 +163,7 @@ fn is_full(status: &StatusReport) -> bool {
     status.read_ineligible == 0 && status.repair.unread == 0 && same
 }
 
-fn told(victim: &str, refill: &Refill, before: &Report, during: &Report) -> String {
+fn reported(victim: &str, refill: &Refill, before: &Report, during: &Report) -> String {
     let count = |counter| refill.status.count(counter);
     let share = |kind| {
         let of = |report: &Report| {

@@ -7,9 +7,9 @@ use pixii_core::message::{Counter, EmulateOrder};
 use serde_json::json;
 use tokio::time::sleep;
 
-use super::testbed::{PARTITIONS, Testbed, told_of_differing};
+use super::testbed::{PARTITIONS, Testbed, reported_of_differing};
 use super::timeline::{EventKind, Phase};
-use super::{Ending, Plan, Say};
+use super::{Ending, Plan, Print};
 use crate::workload::choice::{Choice, Sizes};
 use crate::workload::{Mix, Spec};
 
@@ -30,7 +30,7 @@ struct Done {
 }
 
 /// Puts under loss, then none of either; waits and compares. The error says why the drill could not go on.
-pub(crate) async fn run(plan: &Plan, say: Say<'_>) -> Result<Ending, String> {
+pub(crate) async fn run(plan: &Plan, print: Print<'_>) -> Result<Ending, String> {
     let mut testbed = Testbed::prepare(plan, NODES)?;
     testbed.cluster.allow_emulation()?;
     testbed.cluster.configure("hint_limit_mib = 0")?;
@@ -53,7 +53,7 @@ pub(crate) async fn run(plan: &Plan, say: Say<'_>) -> Result<Ending, String> {
 
     let (_, before) = look(&client, &names, Duration::ZERO).await?;
     let failed: u64 = loaded.kinds.values().map(|totals| totals.refused + totals.unknown).sum();
-    say(&format!(
+    print(&format!(
         "{} puts in {:.1} s while {lost} messages were lost and no hints kept: {failed} refused, failed or unknown",
         plan.keys,
         loaded.spent.as_secs_f64()
@@ -69,7 +69,7 @@ pub(crate) async fn run(plan: &Plan, say: Say<'_>) -> Result<Ending, String> {
 
     let score = &testbed.score;
     let mut complaints = if score.is_clean() { Vec::new() } else { score.complaints() };
-    complaints.extend(told_of_differing(differ));
+    complaints.extend(reported_of_differing(differ));
     let exchanges = after.exchanges - before.exchanges;
     let summary = format!(
         "{} puts under loss: all replicas were found equal {took:.1} s after the last message was lost, in {exchanges} \

@@ -54,12 +54,12 @@ impl Expectations {
         if allowed == Allowed::FailedPuts && failed_gets > 0 {
             complaints.push(format!("{failed_gets} reads failed"));
         }
-        complaints.extend(told_of_absent(absent));
+        complaints.extend(reported_of_absent(absent));
         complaints
     }
 }
 
 /// What is to be said of reads of keys that have a value, and that showed none.
-pub(super) fn told_of_absent(absent: u64) -> Option<String> {
+pub(super) fn reported_of_absent(absent: u64) -> Option<String> {
     (absent > 0).then(|| format!("{absent} reads of keys that have a value showed none"))
 }

@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::testbed::Testbed;
-use super::{Ending, Plan, Say};
+use super::{Ending, Plan, Print};
 
 const NODES: usize = 5;
 /// Requests in progress at a time.
@@ -36,14 +36,14 @@ enum Got {
 
 /// What a phase asks of every key.
 #[derive(Clone, Copy)]
-enum Ask {
+enum Query {
     Get { r: u8, strict: Option<bool> },
     Put { w: u8, strict: bool, value: &'static str },
 }
 
 /// Loads keys at all their owners, kills two daemons, and reads and writes every key in each way; again with other
 /// victims for each round. The error says why the drill could not go on.
-pub(crate) async fn run(plan: &Plan, say: Say<'_>) -> Result<Ending, String> {
+pub(crate) async fn run(plan: &Plan, print: Print<'_>) -> Result<Ending, String> {
     let mut testbed = Testbed::prepare(plan, NODES)?;
     let names = testbed.names();
     if testbed.open(&names).await?.is_none() {
@@ -55,8 +55,8 @@ pub(crate) async fn run(plan: &Plan, say: Say<'_>) -> Result<Ending, String> {
         let first = testbed.rng.below(NODES as u64) as usize;
         let second = (first + 1 + testbed.rng.below(NODES as u64 - 1) as usize) % NODES;
         let dead = [names[first].clone(), names[second].clone()];
-        let told = one(&mut testbed, plan, round, &dead, say, &mut complaints).await?;
-        figures.push(told);
+        let reported = one(&mut testbed, plan, round, &dead, print, &mut complaints).await?;
+        figures.push(reported);
     }
     testbed.cluster.stop_all()?;
     let summary = format!(
@@ -70,12 +70,12 @@ pub(crate) async fn run(plan: &Plan, say: Say<'_>) -> Result<Ending, String> {
 }
 
 /// What is asked while the nodes are down, and how many live owners a key needs for it.
-const PHASES: [(&str, Ask, usize); 5] = [
-    ("get r=1", Ask::Get { r: 1, strict: None }, 1),
-    ("get r=2", Ask::Get { r: 2, strict: None }, 2),
-    ("get r=2, strict", Ask::Get { r: 2, strict: Some(true) }, 2),
-    ("put w=2, strict", Ask::Put { w: 2, strict: true, value: "strict" }, 2),
-    ("put w=2, sloppy", Ask::Put { w: 2, strict: false, value: "sloppy" }, 0),
+const PHASES: [(&str, Query, usize); 5] = [
+    ("get r=1", Query::Get { r: 1, strict: None }, 1),
+    ("get r=2", Query::Get { r: 2, strict: None }, 2),
+    ("get r=2, strict", Query::Get { r: 2, strict: Some(true) }, 2),
+    ("put w=2, strict", Query::Put { w: 2, strict: true, value: "strict" }, 2),
+    ("put w=2, sloppy", Query::Put { w: 2, strict: false, value: "sloppy" }, 0),
 ];
 
 async fn one(
@@ -83,13 +83,13 @@ async fn one(
     plan: &Plan,
     round: u64,
     dead: &[String],
-    say: Say<'_>,
+    print: Print<'_>,
     complaints: &mut Vec<String>,
 ) -> Result<serde_json::Value, String> {
     let client = testbed.client().await?;
     let keys = (0..plan.keys).map(|at| Key::new(format!("round-{round}/{at:06}").into_bytes()));
     let keys: Arc<Vec<Key>> = Arc::new(keys.collect::<Result<_, _>>().map_err(|e| e.to_string())?);
-    let loaded = all(&client, &keys, Ask::Put { w: 3, strict: true, value: "loaded" }).await?;
+    let loaded = all(&client, &keys, Query::Put { w: 3, strict: true, value: "loaded" }).await?;
     if let Some(odd) = loaded.iter().find(|got| **got != Got::Done) {
         return Err(format!("a first write was not acknowledged by all owners: {odd:?}"));
     }
@@ -104,11 +104,11 @@ async fn one(
     let client = testbed.client().await?;
     let mut table = BTreeMap::new();
     let loaded = vec![Bytes::from_static(b"loaded")];
-    for (name, ask, needed) in PHASES {
-        let got = all(&client, &keys, ask).await?;
-        let right = match ask {
-            Ask::Get { .. } => Got::Values(loaded.clone()),
-            Ask::Put { .. } => Got::Done,
+    for (name, query, needed) in PHASES {
+        let got = all(&client, &keys, query).await?;
+        let right = match query {
+            Query::Get { .. } => Got::Values(loaded.clone()),
+            Query::Put { .. } => Got::Done,
         };
         let absent = got.iter().filter(|got| **got == Got::Values(Vec::new())).count();
         let done = got.iter().filter(|got| **got == right).count();
@@ -116,7 +116,7 @@ async fn one(
         let expected = |live: &usize| if *live >= needed { &right } else { &Got::NoQuorum };
         let odd = got.iter().zip(&live).filter(|(got, live)| *got != expected(live));
         let odd: Vec<&Got> = odd.map(|(got, _)| got).collect();
-        say(&format!(
+        print(&format!(
             "  {name}: {done} done, {refused} refused, {absent} \"absent\", {} not as they should be",
             odd.len()
         ))?;
@@ -133,14 +133,14 @@ async fn one(
     testbed.await_no_hints(HINTS_WAIT).await?;
     testbed.recovered(healed.elapsed(), "no hint is left");
     // The last write had seen nothing: it is beside the others, and nothing is gone.
-    let got = all(&client, &keys, Ask::Get { r: 3, strict: Some(true) }).await?;
+    let got = all(&client, &keys, Query::Get { r: 3, strict: Some(true) }).await?;
     let kept = |(got, live): &(&Got, &usize)| {
         let Got::Values(values) = got else { return false };
         let has = |value: &str| values.iter().any(|one| one == value.as_bytes());
         has("sloppy") && has("loaded") && (has("strict") || **live < 2)
     };
     let lost = got.iter().zip(&live).filter(|pair| !kept(pair)).count();
-    say(&format!(
+    print(&format!(
         "round {round}: {} killed, {strong} of {} keys with two live owners; back again, {lost} keys lack a write",
         dead.join(" and "),
         keys.len()
@@ -160,14 +160,14 @@ fn live_owners(client: &Client, key: &Key, dead: &[NodeId]) -> usize {
 }
 
 /// Asks the same of every key; the answers in the order of the keys.
-async fn all(client: &Client, keys: &Arc<Vec<Key>>, ask: Ask) -> Result<Vec<Got>, String> {
+async fn all(client: &Client, keys: &Arc<Vec<Key>>, query: Query) -> Result<Vec<Got>, String> {
     let mut tasks = JoinSet::new();
     for first in 0..IN_FLIGHT {
         let (client, keys) = (client.clone(), Arc::clone(keys));
         tasks.spawn(async move {
             let mut got = Vec::new();
             for at in (first..keys.len()).step_by(IN_FLIGHT) {
-                got.push((at, one_request(&client, &keys[at], ask).await));
+                got.push((at, one_request(&client, &keys[at], query).await));
             }
             got
         });
@@ -181,18 +181,18 @@ async fn all(client: &Client, keys: &Arc<Vec<Key>>, ask: Ask) -> Result<Vec<Got>
     Ok(got)
 }
 
-async fn one_request(client: &Client, key: &Key, ask: Ask) -> Got {
+async fn one_request(client: &Client, key: &Key, query: Query) -> Got {
     let failed = |failure: ClientError| match failure {
         ClientError::Refused(why) if why.is_no_quorum() => Got::NoQuorum,
         other => Got::Other(other.to_string()),
     };
-    match ask {
-        Ask::Get { r, strict } => {
+    match query {
+        Query::Get { r, strict } => {
             let quorum = Quorum { replicas: Some(r), strict };
             let found = client.get(key, quorum, TIMEOUT_MS).await;
             found.map_or_else(failed, |found| Got::Values(found.values))
         }
-        Ask::Put { w, strict, value } => {
+        Query::Put { w, strict, value } => {
             let w = Quorum { replicas: Some(w), strict: Some(strict) };
             let (value, write) = (Bytes::from_static(value.as_bytes()), client.write_id());
             let put = Put { key: key.clone(), value, context: None, write, w };

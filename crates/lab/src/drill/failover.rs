@@ -13,10 +13,10 @@ use pixii_client::Client;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use super::expectations::told_of_absent;
-use super::testbed::{Testbed, await_equal, told_of_differing};
+use super::expectations::reported_of_absent;
+use super::testbed::{Testbed, await_equal, reported_of_differing};
 use super::timeline::{EventKind, Phase};
-use super::{Ending, Plan, Say};
+use super::{Ending, Plan, Print};
 use crate::workload::choice::{Choice, Sizes};
 use crate::workload::{Kind, Load, Mix, Report, Spec};
 
@@ -52,7 +52,7 @@ struct P99 {
 }
 
 /// Rounds of: load, the same load with a fault, recovery. The error says why the drill could not go on.
-pub(crate) async fn run(plan: &Plan, how: How, say: Say<'_>) -> Result<Ending, String> {
+pub(crate) async fn run(plan: &Plan, how: How, print: Print<'_>) -> Result<Ending, String> {
     let mut testbed = Testbed::prepare(plan, NODES)?;
     let names = testbed.names();
     if testbed.open(&names).await?.is_none() {
@@ -79,7 +79,7 @@ pub(crate) async fn run(plan: &Plan, how: How, say: Say<'_>) -> Result<Ending, S
         let (no, maybe) = failures(&report);
         (refused, unknown) = (refused + no, unknown + maybe);
         absent += calm.absent() + report.absent();
-        say(&format!(
+        print(&format!(
             "round {round}: {victim}: p99 of gets {}, of puts {}, of both {} ({ratio:.2} times), of a bare fdatasync {}; {no} \
              refused or failed, {maybe} unknown",
             pair(before.get, around.get),
@@ -88,7 +88,7 @@ pub(crate) async fn run(plan: &Plan, how: How, say: Say<'_>) -> Result<Ending, S
             pair(before.sync, around.sync),
         ))?;
         for (why, times) in report.kinds.values().flat_map(|totals| &totals.reasons) {
-            say(&format!("  {times} times: {why}"))?;
+            print(&format!("  {times} times: {why}"))?;
         }
         if maybe > CLIENTS as u64 {
             testbed.score.notes.push(format!("round {round}: {maybe} puts unknown, of 8 clients"));
@@ -112,8 +112,8 @@ pub(crate) async fn run(plan: &Plan, how: How, say: Say<'_>) -> Result<Ending, S
         plan.rounds, score.counts.acknowledged, score.lost
     );
     let mut complaints = if score.is_clean() { Vec::new() } else { score.complaints() };
-    complaints.extend(told_of_absent(absent));
-    complaints.extend(told_of_differing(differ));
+    complaints.extend(reported_of_absent(absent));
+    complaints.extend(reported_of_differing(differ));
     if refused > 0 {
         complaints.push(format!("{refused} requests were refused or failed"));
     }

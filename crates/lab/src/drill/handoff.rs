@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use tokio::task::AbortHandle;
 use tokio::time::{interval, sleep};
 
-use super::testbed::{PARTITIONS, Testbed, told_of_differing};
-use super::{Ending, Plan, Say};
+use super::testbed::{PARTITIONS, Testbed, reported_of_differing};
+use super::{Ending, Plan, Print};
 use crate::workload::choice::{Choice, Sizes};
 use crate::workload::{Kind, Load, Mix, Report, Spec};
 
@@ -29,7 +29,7 @@ const DAY: f64 = 86_400.0;
 
 /// The same twice, the second time with somebody who polls every daemon's status. The error says why the drill could not go
 /// on.
-pub(crate) async fn run(plan: &Plan, say: Say<'_>) -> Result<Ending, String> {
+pub(crate) async fn run(plan: &Plan, print: Print<'_>) -> Result<Ending, String> {
     let mut testbed = Testbed::prepare(plan, NODES)?;
     let names = testbed.names();
     if testbed.open(&names).await?.is_none() {
@@ -37,12 +37,12 @@ pub(crate) async fn run(plan: &Plan, say: Say<'_>) -> Result<Ending, String> {
     }
     let (mut complaints, mut figures) = (Vec::new(), Vec::new());
     for watched in [false, true] {
-        let told = once(&mut testbed, plan, watched, say, &mut complaints).await?;
-        figures.push(told);
+        let reported = once(&mut testbed, plan, watched, print, &mut complaints).await?;
+        figures.push(reported);
     }
     testbed.cluster.stop_all()?;
     let (held, differ) = testbed.compare()?;
-    complaints.extend(told_of_differing(differ));
+    complaints.extend(reported_of_differing(differ));
     // Reads mend what they see, so the stores are compared before all keys are read.
     testbed.open(&testbed.names()).await?;
     testbed.judge(&testbed.client().await?, false).await?;
@@ -67,7 +67,7 @@ async fn once(
     testbed: &mut Testbed,
     plan: &Plan,
     watched: bool,
-    say: Say<'_>,
+    print: Print<'_>,
     complaints: &mut Vec<String>,
 ) -> Result<Value, String> {
     let names = testbed.names();
@@ -127,7 +127,7 @@ async fn once(
     let (first, last) = times;
     testbed.recovered(Duration::from_secs_f64(last), &format!("{victim} has all hints"));
     let beside = beside(&report);
-    say(&format!(
+    print(&format!(
         "{}: {victim} was away for {} puts and has {waiting} hints waiting; the first are offered {first:.2} s after its first \
          link, all are there after {last:.2} s; beside it {beside}",
         if watched { "polled every 100 ms" } else { "not polled" },

@@ -8,7 +8,7 @@ use tokio::time::sleep;
 use super::testbed::{N, Testbed};
 use super::timeline::Phase;
 use super::unsynced::begin_unsynced;
-use super::{Plan, Say, Score};
+use super::{Plan, Print, Score};
 use crate::workload::choice::{Choice, Sizes};
 
 /// The share of rounds in which the daemon is also killed between exec and ready; at least 0.4 is promised.
@@ -27,7 +27,7 @@ const SIZES: Sizes = Sizes { usual: 100, large: 20_000, large_share: 0.01 };
 
 /// Rounds of: load, kill -9, perhaps another kill before it is ready, restart, verification. The error
 /// says why the drill could not go on; faults of the daemons are in the score.
-pub(crate) async fn run(plan: &Plan, say: Say<'_>) -> Result<Score, String> {
+pub(crate) async fn run(plan: &Plan, print: Print<'_>) -> Result<Score, String> {
     let mut testbed = Testbed::prepare(plan, N.into())?;
     testbed.cluster.allow_emulation()?;
     let names = testbed.names();
@@ -36,14 +36,14 @@ pub(crate) async fn run(plan: &Plan, say: Say<'_>) -> Result<Score, String> {
     };
     let client = testbed.client().await?;
     testbed.fill(&client, plan.keys, SIZES).await?;
-    say(&format!("3 daemons hold {} keys; seed {}", plan.keys, plan.seed))?;
+    print(&format!("3 daemons hold {} keys; seed {}", plan.keys, plan.seed))?;
     for round in 1..=plan.rounds {
-        let Some(told) = kill_one(&mut testbed, &client, plan, &mut startup).await? else {
+        let Some(reported) = kill_one(&mut testbed, &client, plan, &mut startup).await? else {
             return testbed.give_up(Some(&client)).await;
         };
         let judged = testbed.judge(&client, true).await?;
         testbed.score.rounds = round;
-        say(&format!("round {round}: {told}; {judged}"))?;
+        print(&format!("round {round}: {reported}; {judged}"))?;
     }
     testbed.judge(&client, false).await?;
     testbed.cluster.stop_all()?;
@@ -69,7 +69,7 @@ async fn kill_one(
     let before = BEFORE_MS.0 + testbed.rng.below(BEFORE_MS.1 - BEFORE_MS.0);
     sleep(Duration::from_millis(before)).await;
     testbed.enter(Phase::During);
-    let (dead, mut told) = if testbed.score.rounds.is_multiple_of(ALL_EVERY) {
+    let (dead, mut reported) = if testbed.score.rounds.is_multiple_of(ALL_EVERY) {
         let hot = begin_unsynced(testbed, client).await?;
         testbed.note_ended();
         testbed.kill_all()?;
@@ -80,7 +80,7 @@ async fn kill_one(
         (vec![victim.clone()], format!("{victim} killed after {before} ms of load"))
     };
     if early && let Some(moment) = kill_before_ready(testbed, &victim, *startup).await? {
-        told += &format!(", {victim} again {} ms after exec", moment.as_millis());
+        reported += &format!(", {victim} again {} ms after exec", moment.as_millis());
     }
     let Some(spent) = testbed.open(&dead).await? else { return Ok(None) };
     testbed.recovered(spent, "all serve");
@@ -88,12 +88,12 @@ async fn kill_one(
     if dead.len() == 1 {
         *startup = spent;
     }
-    told += &format!(", ready in {} ms", spent.as_millis());
+    reported += &format!(", ready in {} ms", spent.as_millis());
     let after = testbed.rng.below(AFTER_MS);
     sleep(Duration::from_millis(after)).await;
     load.stop().await?;
     testbed.enter(None);
-    Ok(Some(told))
+    Ok(Some(reported))
 }
 
 /// Starts the daemon and kills it at a random moment before it is ready, or tries again. Gives the

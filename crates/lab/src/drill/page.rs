@@ -39,7 +39,7 @@ pub(crate) fn page(report: &Report) -> String {
     for line in &ending.complaints {
         let _ = writeln!(page, "<p class=\"bad\">{}</p>", html(line));
     }
-    for line in [report.ledger_told(), report.recovery_told()].into_iter().flatten() {
+    for line in [report.ledger_reported(), report.recovery_reported()].into_iter().flatten() {
         let _ = writeln!(page, "<p>{}.</p>", html(&line));
     }
     if !report.intervals.is_empty() {
@@ -70,8 +70,8 @@ fn drawn(report: &Report) -> String {
 
 /// The time of the fault, shaded.
 fn shades(drawing: &mut Drawing, report: &Report, x: &Scale) {
-    let ends = report.told.phases.iter().skip(1).map(|(from, _)| *from);
-    let spans = report.told.phases.iter().zip(ends.chain([report.told.ended]));
+    let ends = report.reported.phases.iter().skip(1).map(|(from, _)| *from);
+    let spans = report.reported.phases.iter().zip(ends.chain([report.reported.ended]));
     for ((from, phase), to) in spans.filter(|((_, phase), _)| *phase == Some(Phase::During)) {
         let (left, right) = (x.at(from.as_secs_f64()), x.at(to.as_secs_f64()));
         let name = phase.map_or("", Phase::name);
@@ -136,7 +136,7 @@ fn times(drawing: &mut Drawing, report: &Report, x: &Scale) {
 
 /// A line for each event, with its number in the table below.
 fn marks(drawing: &mut Drawing, report: &Report, x: &Scale) {
-    let events = &report.told.events;
+    let events = &report.reported.events;
     let mut free = LEFT;
     let drawn = |at: f64| (x.values.0..=x.values.1).contains(&at);
     for (number, event) in (1..).zip(events).filter(|(_, event)| drawn(event.at.as_secs_f64())) {
@@ -202,13 +202,13 @@ fn failures(report: &Report) -> String {
     };
     let rows: String = report.whys.iter().map(|(kind, why)| row(why, kind)).collect();
     format!(
-        "<table><tr><th>times</th><th>what clients were told</th><th>the first of them</th></tr>\n{rows}</table>\n"
+        "<table><tr><th>times</th><th>what clients were reported</th><th>the first of them</th></tr>\n{rows}</table>\n"
     )
 }
 
 fn events(report: &Report) -> String {
     let mut rows = String::new();
-    for (number, event) in (1..).zip(&report.told.events) {
+    for (number, event) in (1..).zip(&report.reported.events) {
         let _ = writeln!(
             rows,
             "<tr><td class=\"n\">{number}</td><td class=\"n\">{:.2} s</td><td style=\"color:{}\">{}</td><td>{}</td></tr>",

@@ -10,7 +10,7 @@ use super::disks::Disks;
 use super::testbed::{N, Testbed};
 use super::timeline::{EventKind, Phase};
 use super::unsynced::begin_unsynced;
-use super::{Plan, Say, Score};
+use super::{Plan, Print, Score};
 use crate::workload::choice::{Choice, Sizes};
 use crate::workload::{Kind, Mix, Spec};
 
@@ -23,7 +23,7 @@ const POLL: Duration = Duration::from_millis(1);
 
 /// Rounds of: load, cut, kill -9, power back, restart, verification. The error says why the drill could
 /// not go on; faults of the daemons are in the score.
-pub(crate) async fn run(plan: &Plan, say: Say<'_>) -> Result<Score, String> {
+pub(crate) async fn run(plan: &Plan, print: Print<'_>) -> Result<Score, String> {
     // Declared before the daemons, so that it outlives them on every way out.
     let disks = Disks::make(&plan.dir.join("disks"), N.into())?;
     let mut testbed = Testbed::prepare(plan, N.into())?;
@@ -37,7 +37,7 @@ pub(crate) async fn run(plan: &Plan, say: Say<'_>) -> Result<Score, String> {
         return testbed.give_up(None).await;
     }
     let client = testbed.client().await?;
-    say(&format!("3 daemons, a disk each, {} keys; seed {}", plan.keys, plan.seed))?;
+    print(&format!("3 daemons, a disk each, {} keys; seed {}", plan.keys, plan.seed))?;
     for round in 1..=plan.rounds {
         let (puts, large) = cut_all(&mut testbed, &disks, &client, plan).await?;
         disks.restore()?;
@@ -48,7 +48,7 @@ pub(crate) async fn run(plan: &Plan, say: Say<'_>) -> Result<Score, String> {
         let judged = testbed.judge(&client, false).await?;
         testbed.score.rounds = round;
         work_on(&mut testbed, &client, plan).await?;
-        say(&format!(
+        print(&format!(
             "round {round}: power cut after {puts} puts of {} keys (about {large} MiB); {judged}",
             plan.keys
         ))?;

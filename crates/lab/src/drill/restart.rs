@@ -6,16 +6,16 @@ use std::process::Command;
 
 use super::expectations::Allowed;
 use super::scenario::Scenario;
-use super::{Ending, Plan, Say};
+use super::{Ending, Plan, Print};
 
 const NODES: usize = 5;
 
 /// One daemon is stopped, and started after a while. The error says why the drill could not go on.
-pub(crate) async fn one(plan: &Plan, say: Say<'_>) -> Result<Ending, String> {
-    let mut scenario = Scenario::prepare(plan, NODES, say)?;
+pub(crate) async fn one(plan: &Plan, print: Print<'_>) -> Result<Ending, String> {
+    let mut scenario = Scenario::prepare(plan, NODES, print)?;
     scenario.open().await?;
     let victim = scenario.victim();
-    scenario.fault(&format!("{victim} is told to stop"))?;
+    scenario.fault(&format!("{victim} is ordered to stop"))?;
     scenario.stop(&victim).await?;
     scenario.step(&format!("{victim} has stopped"))?;
     scenario.stay().await;
@@ -27,8 +27,8 @@ pub(crate) async fn one(plan: &Plan, say: Say<'_>) -> Result<Ending, String> {
 }
 
 /// All are, one after the other. The error says why the drill could not go on.
-pub(crate) async fn rolling(plan: &Plan, say: Say<'_>) -> Result<Ending, String> {
-    let mut scenario = Scenario::prepare(plan, NODES, say)?;
+pub(crate) async fn rolling(plan: &Plan, print: Print<'_>) -> Result<Ending, String> {
+    let mut scenario = Scenario::prepare(plan, NODES, print)?;
     scenario.open().await?;
     outcomes(&mut scenario, "is restarted").await?;
     scenario.calm().await;
@@ -36,9 +36,9 @@ pub(crate) async fn rolling(plan: &Plan, say: Say<'_>) -> Result<Ending, String>
 }
 
 /// All run the program `old` and are given the plan's, one after the other. The error says why the drill could not go on.
-pub(crate) async fn upgrade(plan: &Plan, old: &Path, say: Say<'_>) -> Result<Ending, String> {
+pub(crate) async fn upgrade(plan: &Plan, old: &Path, print: Print<'_>) -> Result<Ending, String> {
     let (older, newer) = (version(old)?, version(&plan.program)?);
-    let mut scenario = Scenario::prepare(plan, NODES, say)?;
+    let mut scenario = Scenario::prepare(plan, NODES, print)?;
     for name in scenario.testbed.names() {
         scenario.testbed.cluster.install(&name, old.to_path_buf())?;
     }
@@ -68,11 +68,11 @@ async fn outcomes(scenario: &mut Scenario<'_>, what: &str) -> Result<(), String>
 /// What a program says of itself; one sentence if it is none of ours.
 fn version(program: &Path) -> Result<String, String> {
     let fault = |why: String| format!("{} is no pixii that runs here: {why}", program.display());
-    let told = Command::new(program).arg("--version").output();
-    let told = told.map_err(|error| fault(error.to_string()))?;
-    let text = String::from_utf8_lossy(&told.stdout);
+    let reported = Command::new(program).arg("--version").output();
+    let reported = reported.map_err(|error| fault(error.to_string()))?;
+    let text = String::from_utf8_lossy(&reported.stdout);
     let text = text.trim();
-    if !told.status.success() || !text.starts_with("pixii ") {
+    if !reported.status.success() || !text.starts_with("pixii ") {
         return Err(fault("it does not say its version".into()));
     }
     Ok(text.to_owned())

@@ -10,9 +10,9 @@ use serde_json::{Map, Value, json};
 use tokio::time::sleep;
 
 use super::expectations::{Allowed, Expectations};
-use super::testbed::{Log, PARTITIONS, Testbed, await_equal, told_of_differing};
+use super::testbed::{Log, PARTITIONS, Testbed, await_equal, reported_of_differing};
 use super::timeline::{EventKind, Phase};
-use super::{Ending, Plan, Say};
+use super::{Ending, Plan, Print};
 use crate::workload::choice::{Choice, Sizes};
 use crate::workload::{Load, Mix, Spec};
 
@@ -36,17 +36,17 @@ pub(super) struct Scenario<'a> {
     /// What was measured beside what every drill measures.
     pub(super) figures: Map<String, Value>,
     plan: &'a Plan,
-    say: Say<'a>,
+    print: Print<'a>,
     /// A client of all daemons, and what it is used for by the load; none before the daemons are open.
     work: Option<(Client, Load)>,
 }
 
 impl<'a> Scenario<'a> {
     /// The files of so many daemons. Nothing is started, so that they can be given what they need.
-    pub(super) fn prepare(plan: &'a Plan, nodes: usize, say: Say<'a>) -> Result<Self, String> {
+    pub(super) fn prepare(plan: &'a Plan, nodes: usize, print: Print<'a>) -> Result<Self, String> {
         let testbed = Testbed::prepare(plan, nodes)?;
         let (complaints, figures) = (Vec::new(), Map::new());
-        Ok(Scenario { testbed, complaints, figures, plan, say, work: None })
+        Ok(Scenario { testbed, complaints, figures, plan, print, work: None })
     }
 
     /// Starts the daemons, gives every key a value, and has clients work for the time before the fault.
@@ -80,7 +80,7 @@ impl<'a> Scenario<'a> {
         self.testbed.rng.pick(&names).cloned().unwrap_or_default()
     }
 
-    /// Notes and tells what happened.
+    /// Notes and reports what happened.
     pub(super) fn step(&mut self, what: &str) -> Result<(), String> {
         self.mark(EventKind::Step, what).map(drop)
     }
@@ -98,7 +98,7 @@ impl<'a> Scenario<'a> {
 
     fn mark(&mut self, mark: EventKind, what: &str) -> Result<Duration, String> {
         let at = self.testbed.timeline.note(mark, what);
-        (self.say)(&format!("{:7.2} s  {what}", at.as_secs_f64()))?;
+        (self.print)(&format!("{:7.2} s  {what}", at.as_secs_f64()))?;
         Ok(at)
     }
 
@@ -126,7 +126,7 @@ impl<'a> Scenario<'a> {
         loop {
             match self.testbed.cluster.end_of(name) {
                 Some(how) if how == STOPPED => return Ok(()),
-                Some(how) => return Err(format!("{name} was told to stop and {how}")),
+                Some(how) => return Err(format!("{name} was ordered to stop and {how}")),
                 None if begun.elapsed() > TIMEOUT => {
                     return Err(format!("{name} did not stop in {} s", TIMEOUT.as_secs()));
                 }
@@ -176,7 +176,7 @@ impl<'a> Scenario<'a> {
     /// Waits until each of these logs has this text.
     pub(super) async fn await_said(&self, logs: &[Log], text: &str) -> Result<(), String> {
         let begun = Instant::now();
-        while !logs.iter().all(|log| log.says(text)) {
+        while !logs.iter().all(|log| log.reports(text)) {
             if begun.elapsed() > TIMEOUT {
                 let wait = TIMEOUT.as_secs();
                 return Err(format!("not all daemons have said \"{}\" in {wait} s", text.trim()));
@@ -225,7 +225,7 @@ impl<'a> Scenario<'a> {
             self.complaints.extend(score.complaints());
         }
         self.complaints.extend(expectations.complaints(allowed));
-        self.complaints.extend(told_of_differing(differ));
+        self.complaints.extend(reported_of_differing(differ));
         let summary = format!(
             "{done} requests done, {refused} refused or not answered, {unknown} unknown; {} writes acknowledged, {} lost, \
              {differ} of {PARTITIONS} partitions differ between their owners",

@@ -4,15 +4,15 @@ use pixii_core::message::EmulateOrder;
 
 use super::expectations::Allowed;
 use super::scenario::Scenario;
-use super::{Ending, Plan, Say};
+use super::{Ending, Plan, Print};
 
 const NODES: usize = 5;
 /// What each call takes more.
 const DELAY: &str = "300ms";
 
 /// The error says why the drill could not go on.
-pub(crate) async fn run(plan: &Plan, say: Say<'_>) -> Result<Ending, String> {
-    let mut scenario = Scenario::prepare(plan, NODES, say)?;
+pub(crate) async fn run(plan: &Plan, print: Print<'_>) -> Result<Ending, String> {
+    let mut scenario = Scenario::prepare(plan, NODES, print)?;
     scenario.testbed.cluster.allow_emulation()?;
     scenario.open().await?;
     let victim = scenario.victim();

@@ -326,7 +326,7 @@ impl Testbed {
     }
 
     /// Reads from all replicas and judges: every key, or with `recent` those written since the last time.
-    /// What is found is counted, and told in a few words.
+    /// What is found is counted, and reported in a few words.
     pub(super) async fn judge(&mut self, client: &Client, recent: bool) -> Result<String, String> {
         self.judge_at(client, recent, N).await
     }
@@ -338,24 +338,24 @@ impl Testbed {
         } else {
             verify(client, &self.ledger, r).await?
         };
-        let mut told = format!(
+        let mut reported = format!(
             "{} writes acknowledged so far, {} keys read",
             verdict.counts.acknowledged, verdict.keys
         );
         if !verdict.is_clean() {
-            told += &format!(
+            reported += &format!(
                 ", {} WRITES LOST, {} faults, {} keys not readable",
                 verdict.lost, verdict.faults, verdict.unread
             );
         }
         self.score.add(verdict);
         self.timeline.judged(self.score.counts, self.score.lost);
-        Ok(told)
+        Ok(reported)
     }
 }
 
 /// What is to be said of so many partitions that differ between their owners.
-pub(super) fn told_of_differing(differ: usize) -> Option<String> {
+pub(super) fn reported_of_differing(differ: usize) -> Option<String> {
     (differ > 0).then(|| format!("{differ} of {PARTITIONS} partitions differ between their owners"))
 }
 
@@ -412,11 +412,11 @@ pub(super) struct Log {
 impl Log {
     /// Whether the daemon has said that it serves.
     pub(super) fn says_ready(&self) -> bool {
-        READY.iter().any(|said| self.says(said))
+        READY.iter().any(|stated| self.reports(stated))
     }
 
     /// Whether the daemon has said this.
-    pub(super) fn says(&self, what: &str) -> bool {
+    pub(super) fn reports(&self, what: &str) -> bool {
         let mut text = String::new();
         let read = File::open(&self.path).and_then(|mut file| {
             file.seek(SeekFrom::Start(self.from))?;

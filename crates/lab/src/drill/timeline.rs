@@ -90,13 +90,13 @@ pub(crate) struct Recorded {
 #[derive(Clone, Debug)]
 pub(crate) struct Timeline {
     trace: Trace,
-    told: Arc<Mutex<Recorded>>,
+    reported: Arc<Mutex<Recorded>>,
 }
 
 impl Timeline {
     /// An empty one, whose time begins now.
     pub(crate) fn begin() -> Self {
-        Timeline { trace: Trace::begin(), told: Arc::default() }
+        Timeline { trace: Trace::begin(), reported: Arc::default() }
     }
 
     /// Where loads note their operations.
@@ -107,9 +107,9 @@ impl Timeline {
     /// Notes what happened just now; gives when.
     pub(super) fn note(&self, mark: EventKind, what: &str) -> Duration {
         let at = self.trace.elapsed();
-        let mut told = self.told();
-        if told.events.len() < MAX_EVENTS {
-            told.events.push(Event { at, mark, what: what.into() });
+        let mut reported = self.reported();
+        if reported.events.len() < MAX_EVENTS {
+            reported.events.push(Event { at, mark, what: what.into() });
         }
         at
     }
@@ -117,26 +117,26 @@ impl Timeline {
     /// From now on clients are in this phase.
     pub(super) fn enter(&self, phase: Option<Phase>) {
         let now = self.trace.elapsed();
-        self.told().phases.push((now, phase));
+        self.reported().phases.push((now, phase));
     }
 
     /// Notes how long a recovery took.
     pub(super) fn recovered(&self, took: Duration) {
-        self.told().recoveries.push(took);
+        self.reported().recoveries.push(took);
     }
 
     /// Notes what the ledger has, and how many of its acknowledged writes were lost in all.
     pub(super) fn judged(&self, counts: Counts, lost: u64) {
-        self.told().judged = Some((counts, lost));
+        self.reported().judged = Some((counts, lost));
     }
 
     /// All that was noted until now.
     pub(crate) fn read(&self) -> Recorded {
-        Recorded { ended: self.trace.elapsed(), ..self.told().clone() }
+        Recorded { ended: self.trace.elapsed(), ..self.reported().clone() }
     }
 
-    fn told(&self) -> MutexGuard<'_, Recorded> {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    fn reported(&self) -> MutexGuard<'_, Recorded> {
+        self.reported.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

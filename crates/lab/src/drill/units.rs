@@ -15,7 +15,7 @@ use tokio::time::sleep;
 use super::expectations::{Allowed, Expectations};
 use super::testbed::{await_equal, hints_for};
 use super::timeline::{EventKind, Phase};
-use super::{Ending, Plan, Say, Score};
+use super::{Ending, Plan, Print, Score};
 use crate::ledger::{Ledger, verify};
 use crate::workload::choice::{Choice, Sizes};
 use crate::workload::{Load, Mix, Spec};
@@ -61,7 +61,7 @@ struct Units<'a> {
     /// Names and addresses of the members.
     nodes: Vec<(String, String)>,
     plan: &'a Plan,
-    say: Say<'a>,
+    print: Print<'a>,
 }
 
 /// The error says why the drill could not go on, or was not begun. `despite_use` goes on where others use the cluster; their keys
@@ -71,11 +71,11 @@ pub(crate) async fn run(
     act: UnitAction,
     (addresses, options): (&[String], &Options),
     despite_use: bool,
-    say: Say<'_>,
+    print: Print<'_>,
 ) -> Result<Ending, String> {
     let client = Client::connect(addresses, options.clone()).await.map_err(|e| e.to_string())?;
     let nodes = client.members().map(|one| (one.name.clone(), one.address.clone())).collect();
-    let mut units = Units { client, options: options.clone(), nodes, plan, say };
+    let mut units = Units { client, options: options.clone(), nodes, plan, print };
     for (name, _) in &units.nodes {
         systemctl(&["is-active", "--quiet"], name).await.map_err(|_| {
             format!("the unit pixii@{name} is not active on this machine: all members have to be units here")
@@ -114,7 +114,7 @@ pub(crate) async fn run(
 impl Units<'_> {
     fn mark(&mut self, mark: EventKind, what: &str) -> Result<Duration, String> {
         let at = self.plan.timeline.note(mark, what);
-        (self.say)(&format!("{:7.2} s  {what}", at.as_secs_f64()))?;
+        (self.print)(&format!("{:7.2} s  {what}", at.as_secs_f64()))?;
         Ok(at)
     }
 
@@ -210,12 +210,11 @@ impl Units<'_> {
     async fn restarts(&self) -> Result<Vec<u64>, String> {
         let mut all = Vec::new();
         for (name, _) in &self.nodes {
-            let told = systemctl(&["show", "--property=NRestarts", "--value"], name).await?;
-            let number = told.trim().parse();
-            all.push(
-                number
-                    .map_err(|_| format!("pixii@{name} was restarted \"{}\" times", told.trim()))?,
-            );
+            let reported = systemctl(&["show", "--property=NRestarts", "--value"], name).await?;
+            let number = reported.trim().parse();
+            all.push(number.map_err(|_| {
+                format!("pixii@{name} was restarted \"{}\" times", reported.trim())
+            })?);
         }
         Ok(all)
     }
@@ -223,10 +222,10 @@ impl Units<'_> {
     /// The units that have ended by themselves since systemd had started them so often, a sentence each.
     async fn unasked(&self, act: UnitAction, before: &[u64]) -> Result<Vec<String>, String> {
         // A kill is followed by one start; a start by hand begins to count anew.
-        let asked = u64::from(act == UnitAction::Kill);
+        let queried = u64::from(act == UnitAction::Kill);
         let now = self.restarts().await?;
         let all = self.nodes.iter().zip(before.iter().zip(now));
-        let odd = all.filter(|(_, (before, now))| *now > **before + asked);
+        let odd = all.filter(|(_, (before, now))| *now > **before + queried);
         Ok(odd.map(|((name, _), _)| format!("pixii@{name} has ended by itself")).collect())
     }
 
@@ -265,10 +264,10 @@ impl Units<'_> {
         }
         let before = self.requests().await?;
         sleep(QUIET).await;
-        let asked = self.requests().await?.saturating_sub(before);
-        if asked > 0 {
+        let queried = self.requests().await?.saturating_sub(before);
+        if queried > 0 {
             return Err(format!(
-                "the cluster {cluster} is in use: others made {asked} requests within a second; {go_on}"
+                "the cluster {cluster} is in use: others made {queried} requests within a second; {go_on}"
             ));
         }
         Ok(())
@@ -346,6 +345,6 @@ async fn systemctl(words: &[&str], name: &str) -> Result<String, String> {
     if ended.status.success() {
         return Ok(String::from_utf8_lossy(&ended.stdout).into_owned());
     }
-    let said = String::from_utf8_lossy(&ended.stderr);
-    Err(fault(said.lines().next().unwrap_or("it failed without a word")))
+    let stated = String::from_utf8_lossy(&ended.stderr);
+    Err(fault(stated.lines().next().unwrap_or("it failed without a word")))
 }

@@ -1,4 +1,4 @@
-//! A moment in which much is in progress to the disks: what is told of too early is lost then.
+//! A moment in which much is in progress to the disks: what is notified of too early is lost then.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::testbed::Testbed;
 use crate::workload::choice::{Choice, Sizes};
 use crate::workload::{Load, Mix, Spec};
 
-/// What each write takes more: on a quick disk nearly all are done before anybody could have told of them too early.
+/// What each write takes more: on a quick disk nearly all are done before anybody could have notified of them too early.
 const DISK_DELAY: &str = "20ms";
 /// How long that lasts before this returns.
 const SLOW: Duration = Duration::from_millis(200);
@@ -39,8 +39,8 @@ pub(super) async fn begin_unsynced(testbed: &mut Testbed, client: &Client) -> Re
     let orders = testbed.client().await?;
     for name in testbed.names() {
         let rule = format!("{name} disk delay {DISK_DELAY}");
-        let told = orders.emulate(&name, EmulateOrder::Set(rule)).await;
-        told.map_err(|failure| failure.to_string())?;
+        let reported = orders.emulate(&name, EmulateOrder::Set(rule)).await;
+        reported.map_err(|failure| failure.to_string())?;
     }
     sleep(SLOW).await;
     Ok(load)

@@ -110,7 +110,7 @@ pub(crate) fn run(
                 );
             }
             lines[2 * nth].points.push((failed as f64, reads.mean, reads.half));
-            lines[2 * nth + 1].points.extend(study.map(|told| (failed as f64, told, 0.0)));
+            lines[2 * nth + 1].points.extend(study.map(|reported| (failed as f64, reported, 0.0)));
             step()?;
         }
     }

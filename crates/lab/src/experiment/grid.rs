@@ -222,8 +222,10 @@ fn throughput(driver: &mut dyn Driver, report: &mut Report, step: Step<'_>) -> R
         }
         let expected = points.iter().map(|(delay, first, _)| (*delay, *first, 0.0));
         let base = expected.clone().next().map_or(0.0, |(_, first, _)| first);
-        let study =
-            DELAYS.iter().zip(study).map(|(delay, told)| (*delay, base * told / study[0], 0.0));
+        let study = DELAYS
+            .iter()
+            .zip(study)
+            .map(|(delay, reported)| (*delay, base * reported / study[0], 0.0));
         let line = |name: String, points, style| Line { name, points, style, colour };
         lines.push(line(format!("({r},{w})"), points, Style::Measured));
         lines.push(line(format!("({r},{w}), study"), study.collect(), Style::Study));

@@ -20,7 +20,7 @@ use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::{sleep, timeout};
 
-use self::load::Asked;
+use self::load::Queried;
 use super::driver::{Driver, Followed, Loops, Measured, Puts, Scenario, Sent};
 
 /// Daemons serve after this time, and agree on who is down, or never do.
@@ -79,7 +79,7 @@ impl<'a> Real<'a> {
                 },
                 of = ended(cluster) => return incomplete(of),
             };
-            // Its connections may have told before it was looked at.
+            // Its connections may have reported before it was looked at.
             timeout(3 * LOOK, ended(cluster)).await.map_or(Err(why), incomplete)
         })
     }
@@ -95,7 +95,7 @@ impl<'a> Real<'a> {
     }
 }
 
-/// Tells all daemons what the setup says beyond the shape.
+/// Notifies all daemons what the setup says beyond the shape.
 fn configure(cluster: &Cluster, setup: &Setup) -> Result<(), String> {
     let mut experiment: Experiment = setup.experiment;
     let mut words = Experiment::SWITCHES.to_vec();
@@ -185,12 +185,12 @@ impl Driver for Real<'_> {
     }
 
     fn load(&mut self) -> Result<(), String> {
-        let (asked, r) = (Asked::new(self.client.clone(), &self.dead), self.ring().n());
-        self.watched(load::fill(asked.clone()))?;
+        let (queried, r) = (Queried::new(self.client.clone(), &self.dead), self.ring().n());
+        self.watched(load::fill(queried.clone()))?;
         // Whoever was never asked is asked first.
         let loops =
             Loops { r, w: r, clients: 8, requests: 50, warm_up: 0, reads_of_ten: 10, seed: 0 };
-        self.watched(load::run(asked, loops)).map(drop)
+        self.watched(load::run(queried, loops)).map(drop)
     }
 
     fn emulate(&mut self, rules: &str) -> Result<(), String> {
@@ -207,8 +207,8 @@ impl Driver for Real<'_> {
     }
 
     fn run(&mut self, loops: &Loops) -> Result<Measured, String> {
-        let asked = Asked::new(self.client.clone(), &self.dead);
-        self.watched(load::run(asked, *loops))
+        let queried = Queried::new(self.client.clone(), &self.dead);
+        self.watched(load::run(queried, *loops))
     }
 
     fn follow(

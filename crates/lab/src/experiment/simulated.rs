@@ -17,7 +17,7 @@ use super::driver::{
 const TIMEOUT: Micros = Micros::from_millis(3_600_000);
 /// All believe by then that who died is down.
 const NOTICE: Micros = Micros::from_millis(10_000);
-/// How exactly it is told when replicas are the same, and when that is given up.
+/// How exactly it is reported when replicas are the same, and when that is given up.
 const LOOK: Micros = Micros::from_millis(20);
 const GIVEN_UP: Micros = Micros::from_millis(600_000);
 
@@ -60,11 +60,11 @@ impl Simulated {
     }
 
     /// Asks the first owner of the key that lives, as a client does that can reach it.
-    fn ask(&mut self, client: u64, key: &Key, request: Request) -> u64 {
+    fn query(&mut self, client: u64, key: &Key, request: Request) -> u64 {
         let ring = self.cluster.ring();
         let owners = ring.owners(ring.partition(key)).iter().map(|owner| self.place(*owner));
         let owner = owners.into_iter().find(|owner| self.cluster.is_alive(*owner)).unwrap_or(0);
-        self.cluster.ask(client, owner, request, TIMEOUT_MS)
+        self.cluster.query(client, owner, request, TIMEOUT_MS)
     }
 
     /// The place of the owner of a key with this number, counted round.
@@ -94,7 +94,7 @@ impl Simulated {
             self.keys.push(key.clone());
             request = self.put(key.clone(), loops.w);
         }
-        (self.ask(client, &key, request), number)
+        (self.query(client, &key, request), number)
     }
 
     /// Takes an answer to something that follows.
@@ -138,7 +138,7 @@ impl Driver for Simulated {
         for number in 0..KEYS {
             let key = read_key(number);
             let request = self.put(key.clone(), n);
-            self.ask(number, &key, request);
+            self.query(number, &key, request);
         }
         for _ in 0..KEYS {
             match self.answer()?.1 {
@@ -210,7 +210,7 @@ impl Driver for Simulated {
                 let Scenario { owner, w, reads } = scenario(issued);
                 let key = followed_key(self.series, issued);
                 let (owner, request) = (self.owner(&key, owner), self.put(key, w));
-                let call = self.cluster.ask(0, owner, request, puts.timeout_ms);
+                let call = self.cluster.query(0, owner, request, puts.timeout_ms);
                 in_flight.writing.insert(call, (issued, reads));
                 issued += 1;
             } else if let Some(((_, put, which), Read { after, owner, r })) =
@@ -219,7 +219,7 @@ impl Driver for Simulated {
                 let key = followed_key(self.series, put);
                 let owner = self.owner(&key, owner);
                 let request = Request::Get { key, r: quorum(r, true) };
-                let call = self.cluster.ask(1, owner, request, puts.timeout_ms);
+                let call = self.cluster.query(1, owner, request, puts.timeout_ms);
                 let reading = Reading { put, which, after, seen: Seen::Refused };
                 in_flight.reading.insert(call, reading);
             } else {

@@ -49,7 +49,7 @@ const HEALING: [Healing; 5] = [
     Healing { name: "anti-entropy", read_repair: false, hints: false, anti_entropy: true },
     Healing { name: "all", read_repair: true, hints: true, anti_entropy: true },
 ];
-/// The mechanisms are told apart at this loss, in percent.
+/// The mechanisms are distinguished at this loss, in percent.
 const APART: u64 = 10;
 
 /// What one cell came to.
@@ -120,12 +120,12 @@ pub(crate) fn run(site: Site<'_>, report: &mut Report, step: Step<'_>) -> Result
             for (nth, (later, cell)) in each_later(&cells) {
                 let (pair, study) = STUDY[nth];
                 let is_first = later == 0;
-                let told = at.checked_sub(1).map(|at| study[at]).filter(|_| is_first);
-                table.row(&row(healing, (drop, LATER_S[later]), pair, cell, told));
+                let reported = at.checked_sub(1).map(|at| study[at]).filter(|_| is_first);
+                table.row(&row(healing, (drop, LATER_S[later]), pair, cell, reported));
                 let (share, half) = (100.0 * cell.share(), 100.0 * cell.half());
                 if is_all && is_first {
                     over_drops[2 * nth].points.push((drop as f64, share, half));
-                    let beside = told.map(|told| (drop as f64, 100.0 * told, 0.0));
+                    let beside = reported.map(|reported| (drop as f64, 100.0 * reported, 0.0));
                     over_drops[2 * nth + 1].points.extend(beside);
                 }
                 if drop == APART {

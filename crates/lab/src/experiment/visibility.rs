@@ -64,7 +64,8 @@ type Counts = BTreeMap<(u8, u8, u64), Counted>;
 fn setup(reads: Reads, seed: u64) -> Setup {
     let all = reads == Reads::Owners;
     let bare = Setup::new(usize::from(N), N, seed).without_healing();
-    let experiment = Experiment { no_hedges: true, ask_all: all, own_link: all, ..bare.experiment };
+    let experiment =
+        Experiment { no_hedges: true, query_all: all, own_link: all, ..bare.experiment };
     Setup { experiment, ..bare }
 }
 
@@ -128,8 +129,8 @@ fn measure(driver: &mut dyn Driver, ways: Ways, puts: u64, seed: u64) -> Result<
 }
 
 /// What was measured, and predicted for the moments at which reads began.
-fn points(counts: &Counts, told: &Prediction) -> Vec<Point> {
-    let cell = |r: u8, w: u8| told.cells.iter().find(|cell| (cell.r, cell.w) == (r, w));
+fn points(counts: &Counts, reported: &Prediction) -> Vec<Point> {
+    let cell = |r: u8, w: u8| reported.cells.iter().find(|cell| (cell.r, cell.w) == (r, w));
     let point = |((r, w, t_ms), Counted { shown, began }): (&(u8, u8, u64), &Counted)| {
         let fresh = |(after, reads): (&Micros, &u64)| {
             cell(*r, *w).map_or(0.0, |cell| cell.fresh_at(after.0)) * *reads as f64
@@ -187,13 +188,13 @@ pub(crate) fn visibility(
     let mut driver = site.found(&setup(reads, report.seed))?;
     let counts = measure(&mut *driver, ways, report.samples, report.seed)?;
     driver.stop()?;
-    let told = ways.predict(reads, report.seed)?;
+    let reported = ways.predict(reads, report.seed)?;
     let head = ["r", "w", "t_ms", "reads", "fresh", "predicted"];
     let mut table = report.table(name, &head)?;
     let mut lines: Vec<Line> = Vec::new();
     for (colour, (r, w)) in PAIRS.into_iter().enumerate() {
         let (mut measured, mut predicted) = (Vec::new(), Vec::new());
-        let points = points(&counts, &told);
+        let points = points(&counts, &reported);
         for point in points.into_iter().filter(|point| point.pair == (r, w)) {
             let Point { t_ms: t, reads, fresh, predicted: model, .. } = point;
             let half = 1.96 * (fresh * (1.0 - fresh) / reads.max(1) as f64).sqrt();
@@ -246,10 +247,10 @@ pub(crate) fn validate(site: Site<'_>, report: &mut Report, step: Step<'_>) -> R
         let seed = report.seed ^ (colour as u64 + 1) << 32;
         let ways = Ways { w_ms, others_ms };
         let counts = measure(&mut *driver, ways, report.samples, seed)?;
-        let told = ways.predict(reads, seed)?;
+        let reported = ways.predict(reads, seed)?;
         late += late_ms(&counts) / MEANS.len() as f64;
         let mut apart = Vec::new();
-        for Point { pair: (r, w), t_ms: t, reads, fresh, predicted } in points(&counts, &told) {
+        for Point { pair: (r, w), t_ms: t, reads, fresh, predicted } in points(&counts, &reported) {
             squares += (fresh - predicted).powi(2);
             count += 1.0;
             if (r, w) == (1, 1) {
@@ -277,7 +278,7 @@ pub(crate) fn validate(site: Site<'_>, report: &mut Report, step: Step<'_>) -> R
         let (rmse, most) = (100.0 * rmse, 100.0 * most);
         report.fault(&format!("validate: the RMSE is {rmse:.2} %, and {most} % is the limit"));
     }
-    let told = format!(
+    let reported = format!(
         "The RMSE between prediction and measurement is {:.2} % over {count} points (9 distributions, 3 (R,W), 9 times).",
         100.0 * rmse
     );
@@ -292,7 +293,7 @@ pub(crate) fn validate(site: Site<'_>, report: &mut Report, step: Step<'_>) -> R
         name: name.into(),
         title: "How far prediction and measurement are apart, (R,W) = (1,1)".into(),
         caption: format!(
-            "{told} {exact} Reads ask all owners, the own copy too is asked over the network; no repair, no hints, no hedges."
+            "{reported} {exact} Reads ask all owners, the own copy too is asked over the network; no repair, no hints, no hedges."
         ),
         x: "time from the acknowledgement to the read (ms)".into(),
         y: "difference in points (%)".into(),
@@ -300,7 +301,7 @@ pub(crate) fn validate(site: Site<'_>, report: &mut Report, step: Step<'_>) -> R
         is_log: false,
         lines,
     })?;
-    report.note(name, &format!("{told} {exact}"));
+    report.note(name, &format!("{reported} {exact}"));
     report.show(table)
 }
 
@@ -320,8 +321,8 @@ mod tests {
         let counts = measure(&mut driver, ways, 2_000, 7).unwrap();
         let cluster = driver.cluster();
         let links = Links::new(cluster.ring(), &cluster.samples(), |id| format!("{id:?}"));
-        let told = predict_links(&links.unwrap(), reads, TRIALS, 7);
-        let points = points(&counts, &told);
+        let reported = predict_links(&links.unwrap(), reads, TRIALS, 7);
+        let points = points(&counts, &reported);
         let squares: f64 = points.iter().map(|one| (one.fresh - one.predicted).powi(2)).sum();
         let rmse = (squares / points.len() as f64).sqrt();
         assert!(points.len() == 27 && rmse < 0.02, "{} points, {rmse}", points.len());

@@ -2,7 +2,7 @@
 //!
 //! **One-way times.** Only round trips can be measured: no two clocks agree. Of a round trip T of a read, with m the shortest one of the
 //! link, the way there takes m/2 + U (T - m) and the way back the rest, U drawn evenly from 0 to 1. That is right where a way takes
-//! a constant and an exponential time; where all of a delay is in one direction, half of it is told of each.
+//! a constant and an exponential time; where all of a delay is in one direction, half of it is notified of each.
 //!
 //! **The disk.** A confirmation of a write includes the fsync, its arrival does not: a replica that has an object shows it to every
 //! question that comes later, and answers once it is synced. So a write is there after one way; confirmed it is after that, what a
@@ -79,7 +79,7 @@ pub(crate) fn quantile(samples: &[u64], share: f64) -> u64 {
 }
 
 impl Links {
-    /// From what every member has told. `name` tells members' names; the error says of which two too little is known.
+    /// From what every member has reported. `name` reports members' names; the error says of which two too little is known.
     pub(crate) fn new(
         ring: &Ring,
         reports: &[SampleReport],
@@ -88,7 +88,7 @@ impl Links {
         let nodes: Vec<NodeId> = reports.iter().map(|report| NodeId::of(&report.name)).collect();
         let place = |id: &NodeId| {
             let found = nodes.iter().position(|node| node == id);
-            found.ok_or_else(|| format!("{} has told no samples", name(*id)))
+            found.ok_or_else(|| format!("{} has reported no samples", name(*id)))
         };
         let owners = (0..ring.partitions()).map(Partition);
         let owners = owners.map(|one| ring.owners(one).iter().map(place).collect());
@@ -269,29 +269,29 @@ mod tests {
     #[test]
     fn the_disk_delays_a_confirmation_and_not_the_arrival() {
         let links = links(&reports("fixed 4ms", 10_000, 100)).unwrap();
-        let told = predict_links(&links, Reads::Owner, 50_000, 1);
+        let reported = predict_links(&links, Reads::Owner, 50_000, 1);
         // With W = 1 the own disk confirms after 10 ms, and the object is everywhere since 4.
-        assert!(told.cells.iter().all(|cell| cell.fresh_at(0) == 1.0));
-        let most = told.writes.iter().map(|writes| ms(writes.max()).round() as u64);
+        assert!(reported.cells.iter().all(|cell| cell.fresh_at(0) == 1.0));
+        let most = reported.writes.iter().map(|writes| ms(writes.max()).round() as u64);
         assert_eq!(most.collect::<Vec<_>>(), [10, 18, 18]);
-        assert_eq!(ms(told.reads[1].max()).round() as u64, 8);
+        assert_eq!(ms(reported.reads[1].max()).round() as u64, 8);
     }
 
     #[test]
-    fn few_reads_are_told_by_writes_and_too_little_is_said_by_name() {
-        let mut told = reports("fixed 4ms", 1_000, 40);
-        told[0].trips[2].reads_us.truncate(5);
-        let known = links(&told).unwrap();
+    fn few_reads_are_recognised_by_writes_and_too_little_is_said_by_name() {
+        let mut reported = reports("fixed 4ms", 1_000, 40);
+        reported[0].trips[2].reads_us.truncate(5);
+        let known = links(&reported).unwrap();
         let (_, _, link, _) = known.each().nth(2).unwrap();
         assert!(link.is_of_writes && link.trips.iter().all(|trip| *trip == 8_000), "{link:?}");
-        told[0].trips[2].writes_us.truncate(7);
-        let why = links(&told).err().unwrap();
-        let said = "too little is known of the way from n1 to n3: 5 reads and 7 writes were sampled there, and 30 are needed";
-        assert!(why.starts_with(said), "{why}");
-        told[1].trips.remove(1);
-        told[0].trips[2] = told[0].trips[1].clone();
-        assert!(links(&told).is_err(), "its own disk is not known");
-        let why = links(&told[..2]).err().unwrap();
-        assert_eq!(why, "n3 has told no samples");
+        reported[0].trips[2].writes_us.truncate(7);
+        let why = links(&reported).err().unwrap();
+        let stated = "too little is known of the way from n1 to n3: 5 reads and 7 writes were sampled there, and 30 are needed";
+        assert!(why.starts_with(stated), "{why}");
+        reported[1].trips.remove(1);
+        reported[0].trips[2] = reported[0].trips[1].clone();
+        assert!(links(&reported).is_err(), "its own disk is not known");
+        let why = links(&reported[..2]).err().unwrap();
+        assert_eq!(why, "n3 has reported no samples");
     }
 }

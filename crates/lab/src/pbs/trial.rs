@@ -5,7 +5,7 @@ use pixii_core::rng::Rng;
 
 use super::{Leg, Reads, Wars};
 
-/// Draws from which it is told how long answers take.
+/// Draws from which it is reported how long answers take.
 const PACE_DRAWS: u64 = 20_000;
 
 /// One trial's draws, by replica.
@@ -17,7 +17,7 @@ pub(super) struct Trial {
     pub(super) acks: Vec<u64>,
     /// In the order in which they are asked, or (where all are) in which they answer.
     pub(super) replicas: Vec<Replica>,
-    asked: Vec<Asked>,
+    queried: Vec<Queried>,
 }
 
 /// A replica that a read may ask.
@@ -37,7 +37,7 @@ pub(super) struct Replica {
 
 /// One that was asked.
 #[derive(Clone, Copy, Debug)]
-struct Asked {
+struct Queried {
     answered: u64,
     /// When the question was there.
     reached: u64,
@@ -95,7 +95,7 @@ impl Trial {
         let (near_writer, near_reader) = (near(writer), near(reader));
         self.clear();
         for at in 0..n {
-            let (writes, asks) = (Some(at) == writer, Some(at) == reader);
+            let (writes, queries) = (Some(at) == writer, Some(at) == reader);
             let mut leg = |leg: &Leg, own: bool, near: Option<usize>| match &wars.wan {
                 _ if own => 0,
                 Some(wan) if near != Some(at) => leg.sample(rng) + wan.sample(rng),
@@ -103,7 +103,7 @@ impl Trial {
             };
             let w = leg(&wars.w, writes, near_writer);
             let a = leg(&wars.a, writes && reads_own, near_writer);
-            let (r, s) = (leg(&wars.r, asks, near_reader), leg(&wars.s, asks, near_reader));
+            let (r, s) = (leg(&wars.r, queries, near_reader), leg(&wars.s, queries, near_reader));
             self.there.push(w);
             self.acks.push(w + a);
             let (answer, chance) = (r + s, rng.next_u64());
@@ -123,29 +123,30 @@ impl Trial {
     /// the write. One of the replicas shows the write if it was there when the question came: w_t + t + R_i >= W_i.
     pub(super) fn read(&mut self, r: usize) -> (u64, i64) {
         let (first, mut others) = self.replicas.split_at(r);
-        self.asked.clear();
-        self.asked.extend(first.iter().map(|one| ask(one, 0)));
+        self.queried.clear();
+        self.queried.extend(first.iter().map(|one| query(one, 0)));
         loop {
-            self.asked.sort_unstable_by_key(|one| one.answered);
-            let end = self.asked[r - 1].answered;
-            let late = |one: &&mut Asked| !one.is_hedged && one.due < one.answered && one.due < end;
-            let late = self.asked.iter_mut().filter(late).min_by_key(|one| one.due);
+            self.queried.sort_unstable_by_key(|one| one.answered);
+            let end = self.queried[r - 1].answered;
+            let late =
+                |one: &&mut Queried| !one.is_hedged && one.due < one.answered && one.due < end;
+            let late = self.queried.iter_mut().filter(late).min_by_key(|one| one.due);
             let (Some(late), Some((next, rest))) = (late, others.split_first()) else { break };
             late.is_hedged = true;
             let due = late.due;
-            self.asked.push(ask(next, due));
+            self.queried.push(query(next, due));
             others = rest;
         }
-        let counted = &self.asked[..r];
-        let latest = |one: &Asked| self.there[one.at] as i64 - one.reached as i64;
-        (self.asked[r - 1].answered, counted.iter().map(latest).min().unwrap_or(0))
+        let counted = &self.queried[..r];
+        let latest = |one: &Queried| self.there[one.at] as i64 - one.reached as i64;
+        (self.queried[r - 1].answered, counted.iter().map(latest).min().unwrap_or(0))
     }
 }
 
-fn ask(replica: &Replica, now: u64) -> Asked {
+fn query(replica: &Replica, now: u64) -> Queried {
     let Replica { answer, question, timeout, at, .. } = *replica;
     let due = now.saturating_add(timeout);
-    Asked { answered: now + answer, reached: now + question, due, is_hedged: false, at }
+    Queried { answered: now + answer, reached: now + question, due, is_hedged: false, at }
 }
 
 #[cfg(test)]
@@ -153,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_late_answer_has_another_one_asked_and_the_first_ones_count() {
+    fn a_late_answer_has_another_one_queried_and_the_first_ones_count() {
         let replica = |at: usize, answer, timeout| Replica {
             answer,
             question: answer / 2,

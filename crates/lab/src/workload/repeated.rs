@@ -12,7 +12,7 @@ use crate::mean::Mean;
 /// Clients that write the keys first.
 pub(crate) const FILL_CLIENTS: usize = 64;
 
-/// Writes all keys of a load. The error tells why some could not be.
+/// Writes all keys of a load. The error reports why some could not be.
 pub(crate) async fn fill(client: &Client, spec: &Spec) -> Result<(), String> {
     let spec = Spec {
         clients: FILL_CLIENTS,
@@ -148,19 +148,19 @@ mod tests {
             }
             report
         };
-        let told = Figures::of(&[report([10, 30], 10), report([20, 40], 20)]);
-        let kinds: Vec<Option<Kind>> = told.iter().map(|one| one.kind).collect();
+        let reported = Figures::of(&[report([10, 30], 10), report([20, 40], 20)]);
+        let kinds: Vec<Option<Kind>> = reported.iter().map(|one| one.kind).collect();
         assert_eq!(kinds, [Some(Kind::Get), Some(Kind::Put), None]);
-        assert_eq!([told[0].done, told[1].done, told[2].done], [200, 200, 400]);
+        assert_eq!([reported[0].done, reported[1].done, reported[2].done], [200, 200, 400]);
         let near =
             |found: f64, wanted: f64| assert!((found - wanted).abs() < 0.002 * wanted, "{found}");
-        near(told[0].rate.mean, 7.5);
-        near(told[0].p50.mean, 15.0);
+        near(reported[0].rate.mean, 7.5);
+        near(reported[0].p50.mean, 15.0);
         // Two repetitions 10 ms apart: 12.706 * 10 / 2.
-        near(told[0].p50.half, 63.53);
-        near(told[2].mean.mean, 25.0);
-        near(told[2].rate.mean, 15.0);
-        near(told[2].max, 40.0);
+        near(reported[0].p50.half, 63.53);
+        near(reported[2].mean.mean, 25.0);
+        near(reported[2].rate.mean, 15.0);
+        near(reported[2].max, 40.0);
     }
     #[test]
     fn failures_are_counted_by_kind_and_have_no_latency() {
@@ -175,8 +175,8 @@ mod tests {
         ] {
             report.totals(Kind::Put).note(Duration::from_secs(9), Err(&failure));
         }
-        let told = &Figures::of(&[report])[0];
-        assert_eq!((told.done, told.p50.count), (0, 0));
-        assert_eq!([told.no_quorum, told.refused, told.unknown], [1, 2, 1]);
+        let reported = &Figures::of(&[report])[0];
+        assert_eq!((reported.done, reported.p50.count), (0, 0));
+        assert_eq!([reported.no_quorum, reported.refused, reported.unknown], [1, 2, 1]);
     }
 }

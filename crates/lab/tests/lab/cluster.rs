@@ -24,10 +24,10 @@ fn live_predictions_find_the_delays_that_were_emulated() {
     cluster.run(&[&base[..], &times].concat()).done();
 
     let wish = ["--fresh", "99.9", "--within", "600000", "--trials", "20000", "--json"];
-    let told = cluster.run(&[&["lab", "predict", "--live"][..], &wish].concat());
-    let told: Value = serde_json::from_str(told.done()).unwrap();
-    let links = told["live"]["links"].as_array().unwrap();
-    assert_eq!(links.len(), 9, "{told}");
+    let reported = cluster.run(&[&["lab", "predict", "--live"][..], &wish].concat());
+    let reported: Value = serde_json::from_str(reported.done()).unwrap();
+    let links = reported["live"]["links"].as_array().unwrap();
+    assert_eq!(links.len(), 9, "{reported}");
     for link in links {
         let ends = [&link["from"], &link["to"]].map(|end| end.as_str().unwrap());
         let way = link["one_way_mean_ms"].as_f64().unwrap();
@@ -43,7 +43,7 @@ fn live_predictions_find_the_delays_that_were_emulated() {
             ["write_mean_ms", "write_mean_by_model_ms"].map(|name| link[name].as_f64().unwrap());
         assert!((0.5..2.0).contains(&(modelled / measured)), "{ends:?}: {link}");
     }
-    assert_eq!(told["meet"].as_array().unwrap().len(), 9, "all are fresh in the end");
+    assert_eq!(reported["meet"].as_array().unwrap().len(), 9, "all are fresh in the end");
 }
 
 #[test]
@@ -65,6 +65,6 @@ fn a_load_proves_that_it_knows_the_secret() {
     until("it serves", || (cluster.run(&absent).code == 3).then_some(()));
     let load = ["lab", "load", "--keys", "10", "--bytes", "16", "--repetitions", "1"];
     let brief = ["--seconds", "1", "--warm-up", "0"];
-    let told = cluster.run(&[&load[..], &brief, &with[..]].concat());
-    assert_eq!((told.code, told.err.as_str()), (0, ""), "{told:?}");
+    let reported = cluster.run(&[&load[..], &brief, &with[..]].concat());
+    assert_eq!((reported.code, reported.err.as_str()), (0, ""), "{reported:?}");
 }

@@ -142,7 +142,7 @@ impl World {
         self.hosts[at].backup = None;
     }
 
-    /// What befalls a disk itself. The judge is told of what it forgets.
+    /// What befalls a disk itself. The judge is notified of what it forgets.
     pub(super) fn disk_fault(&mut self, fault: Fault) {
         match fault {
             Fault::LoseDisk { host, down } if self.hosts[host].node.is_some() => {

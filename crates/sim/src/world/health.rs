@@ -110,7 +110,7 @@ impl World {
         if copies.iter().all(|(_, copy)| copy.is_none()) {
             return None;
         }
-        let tells = |(_, copy): &&(&Host, Option<Object>)| {
+        let reports = |(_, copy): &&(&Host, Option<Object>)| {
             copy.as_ref().is_some_and(|copy| !copy.dead().is_empty())
         };
         // Hints for a key that is beyond help stay, and hold back what else is in the partition.
@@ -118,7 +118,7 @@ impl World {
             self.ring.partition(other) == self.ring.partition(key)
                 && self.copies(other).iter().all(|(_, copy)| copy.is_none())
         });
-        if let Some((host, _)) = copies.iter().find(tells)
+        if let Some((host, _)) = copies.iter().find(reports)
             && beyond_help.next().is_none()
         {
             let blocked: Vec<&BTreeMap<Partition, Blocked>> = self
@@ -129,7 +129,7 @@ impl World {
                 .filter(|blocked| !blocked.is_empty())
                 .collect();
             let name = &host.identity.name;
-            return Some(format!("{name} tells of what is gone of {key:?}: {blocked:?}"));
+            return Some(format!("{name} reports of what is gone of {key:?}: {blocked:?}"));
         }
         let (first, one) = copies.first()?;
         let (other, _) = copies.iter().find(|(_, copy)| copy.is_none() || copy != one)?;

@@ -66,7 +66,7 @@ impl World {
         if let Some(key) = self.watched.clone()
             && format!("{message:?}").contains(&format!("{key:?}"))
         {
-            self.tell(&key, || format!("n{from} -> n{to}: {message:?}"));
+            self.report(&key, || format!("n{from} -> n{to}: {message:?}"));
         }
         let from = self.hosts[from].id;
         self.input(to, Input::Peer { from, message });

@@ -168,7 +168,7 @@ impl World {
     }
 
     /// The operator gives the command to some node that serves; again, until everybody knows: who took it may have lost its
-    /// disk before it told anybody, and the newcomer is nobody to those who have forgotten it.
+    /// disk before it reported anybody, and the newcomer is nobody to those who have forgotten it.
     pub(super) fn replace(&mut self, which: usize) {
         let Replacing { old, new, .. } = self.replacing[which];
         if self.is_known(old) {
@@ -189,7 +189,7 @@ impl World {
         }
         if let Some(at) = self.rng.pick(&ready).copied() {
             let new = Member::configured(name(new), "sim:1");
-            self.note(|| format!("n{at} is told to give n{old}'s places to {}", new.name));
+            self.note(|| format!("n{at} is ordered to give n{old}'s places to {}", new.name));
             self.input(at, Input::Replace { old: self.hosts[old].id, new });
         }
     }
@@ -300,7 +300,7 @@ impl World {
     }
 
     /// Who is asked in the place of this host.
-    pub(super) fn asked(&self, at: usize) -> usize {
+    pub(super) fn queried(&self, at: usize) -> usize {
         let gone = self.hosts[at].is_removed && self.is_replaced(at);
         gone.then(|| self.heir(at)).flatten().unwrap_or(at)
     }

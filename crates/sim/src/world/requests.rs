@@ -1,4 +1,4 @@
-//! Clients in the world: what they ask, what they are told, and when it is judged.
+//! Clients in the world: what they ask, what they are reported, and when it is judged.
 
 use bytes::Bytes;
 use pixii_core::causal::{Context, Object};
@@ -21,7 +21,7 @@ const AMPLE_MS: u32 = 10_000;
 
 impl World {
     /// After healing, everything is read once more from every owner that has its read eligibility.
-    pub(super) fn ask_at_the_end(&mut self) {
+    pub(super) fn query_at_the_end(&mut self) {
         self.healed = true;
         self.plan.timeout_ms = AMPLE_MS;
         for at in 0..self.plan.keys {
@@ -32,8 +32,8 @@ impl World {
                 self.count("keys without an read-eligible owner");
                 continue;
             }
-            let asked = Quorum { replicas: Some(r), strict: Some(true) };
-            let get = Request::Get { key: key.clone(), r: asked };
+            let queried = Quorum { replicas: Some(r), strict: Some(true) };
+            let get = Request::Get { key: key.clone(), r: queried };
             let list = Request::Keys { partition, after: None, limit_bytes: 1 << 20, r: Some(r) };
             self.last_requests.extend([(key.clone(), get), (key, list)]);
         }
@@ -156,11 +156,11 @@ impl World {
 
     fn send_call(&mut self, client: usize, body: CallBody) {
         let Some(current) = self.clients[client].current.clone() else { return };
-        self.tell(&current.key, || {
+        self.report(&current.key, || {
             format!("client {client} asks n{}: {:?}", current.host, current.request)
         });
         let frame = wire::frame(&Call { id: current.call, body });
-        let (to, kind) = (self.asked(current.host), current.request.kind());
+        let (to, kind) = (self.queried(current.host), current.request.kind());
         // A connection carries a call once or breaks.
         match self.net.verdict(self.now(), client_id(client), self.hosts[to].id, kind) {
             Verdict::Deliver(delays) => {
@@ -182,7 +182,7 @@ impl World {
     /// A node answers a client now: what it says must already be true.
     pub(super) fn judge_reply(&mut self, client: usize, id: u64, response: &Response) {
         let Some(current) = self.clients[client].current.clone() else { return };
-        self.tell(&current.key, || format!("client {client} is answered: {response:?}"));
+        self.report(&current.key, || format!("client {client} is answered: {response:?}"));
         if current.call != id {
             return;
         }
@@ -191,9 +191,9 @@ impl World {
             (Response::Written { dot, context, .. }, Some(write)) => {
                 let (w, context) = (current.quorum, unseal(key, context));
                 let (since, now, strict) = (current.since, self.now(), current.strict);
-                let told = Acknowledgement { since, now, w, strict, dot: *dot, context };
+                let reported = Acknowledgement { since, now, w, strict, dot: *dot, context };
                 let durable = self.durable(key);
-                self.judge.acknowledge(write, told, &durable)
+                self.judge.acknowledge(write, reported, &durable)
             }
             (Response::Found { values, context, .. }, None) => {
                 let (seen, durable) = (unseal(key, context), self.durable(key));
@@ -314,7 +314,7 @@ impl World {
             let Ok(key) = Key::new(format!("key{at}").into_bytes()) else { continue };
             let images = self.durable(&key);
             let merged = images.iter().fold(Object::default(), |all, one| all.sync(&one.joined()));
-            self.tell(&key, || format!("at the end, all disks merged: {merged:?}"));
+            self.report(&key, || format!("at the end, all disks merged: {merged:?}"));
             // The last read asked all of them, so it has repaired those that were behind.
             let copies =
                 self.sound_owners(&key).map(|host| (host.id, image(host, &self.ring, &key)));

@@ -18,7 +18,7 @@ const AFTER_LONG: Micros = Micros::from_millis(10_000);
 /// What is longer is a long time: half of the silence after which a member is marked down, for a fast clock.
 const LONG: Micros = Micros::from_millis(1_500);
 
-/// A node that has been started again issues so long after it has settled, whoever can tell it what is purged.
+/// A node that has been started again issues so long after it has settled, whoever can know it what is purged.
 const UNCERTAIN: Micros = Micros::from_millis(4_500);
 
 /// The longest sync of a slow disk, in mean times of a disk (`disks.rs`): a key's queue is full

@@ -94,7 +94,7 @@ impl Common {
         let missing = count.saturating_sub(to.len() - doubted.min(to.len()));
         to.truncate(count);
         for node in &to {
-            self.quorum_tracker.ask(*node);
+            self.quorum_tracker.query(*node);
         }
         (to, missing)
     }
@@ -102,7 +102,7 @@ impl Common {
     /// Notes that these are asked for a copy or a listing.
     pub(super) fn expect_copies(&mut self, now: Time, to: &[NodeId], env: &mut Env) {
         for node in to {
-            env.reads.asked(now, *node);
+            env.reads.queried(now, *node);
             self.expect(now, *node, now + env.reads.timeout(*node), env);
         }
     }
@@ -145,10 +145,10 @@ impl Common {
             let owner = self.quorum_tracker.is_owner(node);
             match answer {
                 Answer::Counted => &mut outcomes.counted,
-                Answer::Unasked | Answer::Asked if owner && early => &mut outcomes.counted,
+                Answer::Unasked | Answer::Queried if owner && early => &mut outcomes.counted,
                 // That a fallback has nothing is no news.
                 Answer::Uncounted if owner => &mut outcomes.uncounted,
-                Answer::Unasked | Answer::Asked | Answer::Failed if owner => &mut outcomes.silent,
+                Answer::Unasked | Answer::Queried | Answer::Failed if owner => &mut outcomes.silent,
                 _ => continue,
             }
             .push(members.name(node));

@@ -24,7 +24,7 @@ impl ForwardOp {
     /// Sends the request to the next owner that may coordinate it.
     pub(super) fn send_on(&mut self, now: Time, env: &mut Env, io: &mut Io) {
         let Some(to) = self.common.quorum_tracker.unasked().next() else { return };
-        self.common.quorum_tracker.ask(to);
+        self.common.quorum_tracker.query(to);
         // Two messages and all that an owner does lie between.
         self.common.expect(now, to, now + 2 * env.reads.timeout(to), env);
         // The coordinator's deadline comes first, so that its answer can still be passed on.

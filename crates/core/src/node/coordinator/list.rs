@@ -19,7 +19,7 @@ pub(super) struct ListOp {
 
 impl ListOp {
     /// Puts the question to up to `count` further owners.
-    pub(super) fn ask_more(&mut self, now: Time, count: u8, env: &mut Env, io: &mut Io) {
+    pub(super) fn query_more(&mut self, now: Time, count: u8, env: &mut Env, io: &mut Io) {
         let (to, _) = self.common.pick(now, count, env);
         self.common.expect_copies(now, &to, env);
         let (partition, after, limit_bytes) =
@@ -49,7 +49,7 @@ impl ListOp {
         }
         let missing = self.common.quorum_tracker.missing();
         if missing > 0 {
-            self.ask_more(now, missing, env, io);
+            self.query_more(now, missing, env, io);
         }
         self.common.is_hopeless().then(|| {
             env.explain_loss(self.partition, self.common.unreachable(&env.config.members), io)
@@ -64,7 +64,7 @@ impl ListOp {
             && self.common.quorum_tracker.unasked().next().is_some()
         {
             io.out.count(Counter::ReadsHedged);
-            self.ask_more(now, late as u8, env, io);
+            self.query_more(now, late as u8, env, io);
         }
     }
 

@@ -62,7 +62,7 @@ impl Paces {
     }
 
     /// Notes that a question leaves for `node` now.
-    pub(super) fn asked(&mut self, now: Time, node: NodeId) {
+    pub(super) fn queried(&mut self, now: Time, node: NodeId) {
         self.paces.entry(node).or_default().open_since.get_or_insert(now);
     }
 
@@ -123,29 +123,29 @@ mod tests {
         assert_eq!(order(&mut paces, Time::START), [A, B], "equals stay as they are");
         for round in 0..50 {
             let now = Time::START + round * 100 * MILLI;
-            paces.asked(now, A);
-            paces.asked(now, B);
+            paces.queried(now, A);
+            paces.queried(now, B);
             paces.answered(now + 8 * MILLI, A, Some(now));
             paces.answered(now + 2 * MILLI, B, Some(now));
         }
-        let asked = Time::START + 5_000 * MILLI;
-        assert_eq!(order(&mut paces, asked), [B, A]);
+        let queried = Time::START + 5_000 * MILLI;
+        assert_eq!(order(&mut paces, queried), [B, A]);
         let timeout = paces.timeout(A);
         assert!((8 * MILLI..9 * MILLI).contains(&timeout), "{timeout:?}");
         assert_eq!(paces.timeout(B), READS.least);
-        paces.asked(asked, B);
+        paces.queried(queried, B);
         assert_eq!(
-            order(&mut paces, asked + READS.least - Micros(1)),
+            order(&mut paces, queried + READS.least - Micros(1)),
             [B, A],
             "it may still answer in time"
         );
-        assert_eq!(order(&mut paces, asked + READS.least), [A, B]);
-        assert_eq!(order(&mut paces, asked + RETRY), [B, A], "a frozen node may be back");
-        paces.asked(asked + RETRY, B);
-        assert_eq!(order(&mut paces, asked + RETRY + 6 * MILLI), [A, B]);
-        paces.answered(asked + RETRY + 7 * MILLI, B, None);
+        assert_eq!(order(&mut paces, queried + READS.least), [A, B]);
+        assert_eq!(order(&mut paces, queried + RETRY), [B, A], "a frozen node may be back");
+        paces.queried(queried + RETRY, B);
+        assert_eq!(order(&mut paces, queried + RETRY + 6 * MILLI), [A, B]);
+        paces.answered(queried + RETRY + 7 * MILLI, B, None);
         assert_eq!(
-            order(&mut paces, asked + RETRY + 8 * MILLI),
+            order(&mut paces, queried + RETRY + 8 * MILLI),
             [B, A],
             "any answer is a sign of life"
         );

@@ -50,15 +50,15 @@ impl Env {
         let (r, w) = (self.config.r, self.config.w);
         let partition = |key: &Key| self.config.ring.partition(key);
         let plan = match request {
-            Request::Get { key, r: asked } => self.outline(
+            Request::Get { key, r: queried } => self.outline(
                 partition(key),
                 QuorumName::Read,
-                *asked,
+                *queried,
                 r,
                 Work::Read { key: key.clone() },
             )?,
-            Request::Put { key, value, context, write, w: asked }
-            | Request::PutAgain { key, value, context, write, w: asked } => {
+            Request::Put { key, value, context, write, w: queried }
+            | Request::PutAgain { key, value, context, write, w: queried } => {
                 if value.0.len() > MAX_VALUE_BYTES {
                     return Err(Rejection::Size(SizeError::Value(value.0.len() as u64)));
                 }
@@ -69,21 +69,21 @@ impl Env {
                     _ => Change::Put { write, value },
                 };
                 let work = Work::Write { key: key.clone(), seen, change };
-                self.outline(partition(key), QuorumName::Write, *asked, w, work)?
+                self.outline(partition(key), QuorumName::Write, *queried, w, work)?
             }
-            Request::Delete { key, context, w: asked } => {
+            Request::Delete { key, context, w: queried } => {
                 let seen = unseal(key, context)?.ok_or(Rejection::NoContext)?;
                 let work = Work::Write { key: key.clone(), seen, change: Change::Delete };
-                self.outline(partition(key), QuorumName::Write, *asked, w, work)?
+                self.outline(partition(key), QuorumName::Write, *queried, w, work)?
             }
-            Request::Keys { partition, after, limit_bytes, r: asked } => {
+            Request::Keys { partition, after, limit_bytes, r: queried } => {
                 if partition.0 >= self.config.ring.partitions() {
                     return Err(Rejection::Partition(partition.0, self.config.ring.partitions()));
                 }
                 let (after, limit_bytes) = (after.clone(), *limit_bytes);
                 let work = Work::List { partition: *partition, after, limit_bytes };
                 // Nobody lists the keys of his hints.
-                let quorum = Quorum { replicas: *asked, strict: Some(true) };
+                let quorum = Quorum { replicas: *queried, strict: Some(true) };
                 self.outline(*partition, QuorumName::Read, quorum, r, work)?
             }
         };
@@ -94,16 +94,16 @@ impl Env {
         &self,
         partition: Partition,
         name: QuorumName,
-        asked: Quorum,
+        queried: Quorum,
         default: u8,
         work: Work,
     ) -> Result<Plan, Rejection> {
         let n = self.config.ring.n();
-        let needed = match asked.replicas.unwrap_or(default) {
+        let needed = match queried.replicas.unwrap_or(default) {
             given if (1..=n).contains(&given) => given,
             given => return Err(Rejection::Quorum { name, given, n }),
         };
-        let strict = asked.strict.unwrap_or(self.config.strict);
+        let strict = queried.strict.unwrap_or(self.config.strict);
         let owners = self.config.ring.owners(partition).to_vec();
         // A strict write leaves hints too: they count for nothing, and heal.
         let hints = work.is_write() || !strict;

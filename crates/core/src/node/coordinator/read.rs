@@ -70,7 +70,7 @@ impl Merged {
 impl ReadOp {
     /// Puts the question to up to `count` further replicas: owners, and when they are used up, all
     /// fallbacks.
-    pub(super) fn ask_more(&mut self, now: Time, count: u8, env: &mut Env, io: &mut Io) {
+    pub(super) fn query_more(&mut self, now: Time, count: u8, env: &mut Env, io: &mut Io) {
         let (mut to, missing) = self.common.pick(now, count, env);
         if missing > 0 && !self.fallbacks.is_empty() {
             let owners: Vec<NodeId> = self.common.quorum_tracker.owners().collect();
@@ -79,7 +79,7 @@ impl ReadOp {
                 if !env.view.can_use(node) {
                     continue;
                 }
-                self.common.quorum_tracker.ask_fallback(node, &owners);
+                self.common.quorum_tracker.query_fallback(node, &owners);
                 to.push(node);
             }
         }
@@ -122,7 +122,7 @@ impl ReadOp {
         }
         let missing = self.common.quorum_tracker.missing();
         if missing > 0 {
-            self.ask_more(now, missing, env, io);
+            self.query_more(now, missing, env, io);
         }
         let hopeless = self.common.is_hopeless() && self.fallbacks.is_empty();
         hopeless.then(|| {
@@ -149,7 +149,7 @@ impl ReadOp {
         let more = unasked || !self.fallbacks.is_empty();
         if late > 0 && !self.common.answered && more {
             io.out.count(Counter::ReadsHedged);
-            self.ask_more(now, late as u8, env, io);
+            self.query_more(now, late as u8, env, io);
         }
     }
 

@@ -90,7 +90,7 @@ impl WriteOp {
         let gone: Vec<NodeId> =
             quorum_tracker.uncovered().filter(|owner| !to.contains(owner)).collect();
         for owner in &to {
-            quorum_tracker.ask(*owner);
+            quorum_tracker.query(*owner);
         }
         let quiet = |owner: &NodeId| env.view.doubts(*owner) || env.writes.is_silent(now, *owner);
         let quiet: Vec<NodeId> = to.iter().copied().filter(quiet).collect();
@@ -108,7 +108,7 @@ impl WriteOp {
 
     /// Waits for a node's confirmation.
     fn expect_held(&mut self, now: Time, to: NodeId, env: &mut Env) {
-        env.writes.asked(now, to);
+        env.writes.queried(now, to);
         self.common.expect(now, to, now + env.writes.timeout(to), env);
     }
 
@@ -122,8 +122,8 @@ impl WriteOp {
         }
         while let Some(node) = self.fallbacks.pop_front() {
             if env.view.can_use(node) {
-                io.out.count(Counter::FallbacksAsked);
-                self.common.quorum_tracker.ask_fallback(node, &[owner]);
+                io.out.count(Counter::FallbacksQueried);
+                self.common.quorum_tracker.query_fallback(node, &[owner]);
                 io.out.send(vec![node], self.common.op, hint(&self.key, issued, owner));
                 return self.expect_held(now, node, env);
             }

@@ -85,21 +85,21 @@ impl Ballot {
         let (op, until) = (RequestId::of_wire(self.last_op), now + TIMEOUT);
         let (granted, denied) = (BTreeSet::from([io.local.me()]), BTreeMap::new());
         self.proposal = Some(Proposal { op, old, new, granted, denied, until, next: now });
-        self.ask(now, voters, io);
+        self.query(now, voters, io);
     }
 
     /// Asks those that have not granted the change, when that is due.
-    pub(super) fn ask(&mut self, now: Time, Voters { ring, members }: Voters<'_>, io: &mut Io) {
+    pub(super) fn query(&mut self, now: Time, Voters { ring, members }: Voters<'_>, io: &mut Io) {
         let Some(own) = self.proposal.as_mut().filter(|own| own.next <= now) else { return };
         own.next = now + AGAIN;
         let wanting = |id: &NodeId| *id != own.old && !own.granted.contains(id);
         let wanting: Vec<NodeId> = members.iter().copied().filter(wanting).collect();
-        io.out.send(wanting, own.op, Body::AskRing { ring, old: own.old, new: own.new.id() });
+        io.out.send(wanting, own.op, Body::QueryRing { ring, old: own.old, new: own.new.id() });
     }
 
     /// Another node asks for a grant. `changes` if this node is about to take another ring than
     /// that node has, or has one.
-    pub(super) fn asked(
+    pub(super) fn queried(
         &mut self,
         now: Time,
         op: RequestId,
@@ -183,10 +183,10 @@ impl Ballot {
     pub(super) fn fail(&mut self, why: Hindrance, io: &mut Io) {
         let Some(own) = self.proposal.take() else { return };
         let by = io.local.me();
-        let asked = own.granted.iter().chain(own.denied.keys()).copied();
-        let asked: Vec<NodeId> = asked.filter(|id| *id != by).collect();
-        if !asked.is_empty() {
-            io.out.send(asked, own.op, Body::RingDenied { by });
+        let queried = own.granted.iter().chain(own.denied.keys()).copied();
+        let queried: Vec<NodeId> = queried.filter(|id| *id != by).collect();
+        if !queried.is_empty() {
+            io.out.send(queried, own.op, Body::RingDenied { by });
         }
         io.out.not_replaced(why);
     }

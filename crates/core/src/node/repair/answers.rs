@@ -25,7 +25,7 @@ pub(super) struct Answers {
 
 impl Answers {
     /// Answers a question about a tree. Gives the partition if the peer's root is the own one.
-    pub(super) fn ask(
+    pub(super) fn query(
         &mut self,
         from: NodeId,
         op: RequestId,
@@ -41,7 +41,7 @@ impl Answers {
         let own_root = io.local.trees.tree(partition).map(|tree| tree.root());
         match self.answer(from, op, partition, body, ring, io) {
             Ok(None) => {}
-            // What is told of the own records holds only once they are synced.
+            // What is notified of the own records holds only once they are synced.
             Ok(Some(answer)) => {
                 let mark = io.out.last_mark();
                 io.out.send_synced(Some(mark), from, op, answer);
@@ -127,7 +127,7 @@ impl Answers {
         }
     }
 
-    /// A span has been read; tells the peer if it was for one. A scan shows what is not synced yet,
+    /// A span has been read; notifies the peer if it was for one. A scan shows what is not synced yet,
     /// so that waits.
     pub(super) fn scanned(&mut self, token: ScanToken, page: &ScanPage, io: &mut Io) {
         let Some((to, op)) = self.scans.remove(&token) else { return };

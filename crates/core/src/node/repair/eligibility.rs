@@ -14,9 +14,9 @@ use crate::types::{NodeId, Partition, Time};
 /// what is lost.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Loss {
-    /// True once the operator was told.
-    told: bool,
-    /// So many were accepted; told when this mark is durable.
+    /// True once the operator was reported.
+    reported: bool,
+    /// So many were accepted; reported when this mark is durable.
     accepted: Option<(SyncSeq, u32)>,
 }
 
@@ -35,7 +35,7 @@ impl Repair {
                 }
             }
         }
-        self.tell_loss(io);
+        self.report_loss(io);
         let ring = &self.ring;
         let full = |(partition, heard): &(&Partition, &BTreeSet<NodeId>)| {
             let owners = ring.owners(**partition);
@@ -62,14 +62,14 @@ impl Repair {
         lost.filter(|partition| *self.ring.owners(*partition) == [self.me]).collect()
     }
 
-    /// Tells the operator of such partitions, once in a life.
-    fn tell_loss(&mut self, io: &mut Io) {
-        if self.loss.told {
+    /// Notifies the operator of such partitions, once in a life.
+    fn report_loss(&mut self, io: &mut Io) {
+        if self.loss.reported {
             return;
         }
         let lost = self.lost(io).len() as u32;
         if lost > 0 {
-            self.loss.told = true;
+            self.loss.reported = true;
             io.out.notice(Notice::Lost(lost));
         }
     }
@@ -85,7 +85,7 @@ impl Repair {
         let mark = io.change_meta(|meta| {
             meta.read_ineligible.retain(|partition| !lost.contains(partition));
         });
-        self.loss = Loss { told: false, accepted: Some((mark, lost.len() as u32)) };
+        self.loss = Loss { reported: false, accepted: Some((mark, lost.len() as u32)) };
     }
 
     /// Something is durable: the operator hears that the loss is accepted.

@@ -181,11 +181,11 @@ impl Exchange {
             size: 0,
         };
         let compare = Body::Compare { partition, shape: SHAPE, width, root, generation };
-        exchange.ask(now, compare, in_flight, io);
+        exchange.query(now, compare, in_flight, io);
         Some(exchange)
     }
 
-    fn ask(&mut self, now: Time, body: Body, in_flight: &mut InFlight, io: &mut Io) {
+    fn query(&mut self, now: Time, body: Body, in_flight: &mut InFlight, io: &mut Io) {
         let question = in_flight.question();
         (self.pending, self.salt) = (Some(Pending::Answer(question)), question.wire());
         self.timeout = now + TIMEOUT;
@@ -284,7 +284,12 @@ impl Exchange {
         }
         let (partition, nodes) = (self.partition, differing.clone());
         self.stage = Stage::Descending(level, differing);
-        self.ask(now, Body::Descend { partition, width: self.width, level, nodes }, in_flight, io);
+        self.query(
+            now,
+            Body::Descend { partition, width: self.width, level, nodes },
+            in_flight,
+            io,
+        );
         GO_ON
     }
 
@@ -295,7 +300,7 @@ impl Exchange {
         // What was moved before is no sign that writes go on.
         self.changes = io.local.trees.changes(self.partition);
         let (partition, leaves, after) = (self.partition, self.leaves.clone(), self.after.clone());
-        self.ask(now, Body::Leaves { partition, leaves, after }, in_flight, io);
+        self.query(now, Body::Leaves { partition, leaves, after }, in_flight, io);
         GO_ON
     }
 
@@ -309,8 +314,8 @@ impl Exchange {
             self.after.as_ref().is_none_or(|after| after < next)
                 && theirs.iter().all(|item| item.key <= *next)
         });
-        let asked = |item: &Item| leaves.as_ref().is_none_or(|set| set.has(leaf_of(&item.key)));
-        if !ascending || !within || !theirs.iter().all(asked) {
+        let queried = |item: &Item| leaves.as_ref().is_none_or(|set| set.has(leaf_of(&item.key)));
+        if !ascending || !within || !theirs.iter().all(queried) {
             return Err(ComparisonFault::OddKeys.into());
         }
         let span = Span {

@@ -30,10 +30,10 @@ pub(super) struct Healing {
 struct Fetch {
     partition: Partition,
     key: Key,
-    asked: Vec<NodeId>,
+    queried: Vec<NodeId>,
     merged: Object,
-    /// True once somebody has told what it has.
-    told: bool,
+    /// True once somebody has reported what it has.
+    reported: bool,
     due: Time,
 }
 
@@ -73,14 +73,15 @@ impl Healing {
         while self.fetches.len() < MAX_FETCHES
             && let Some((partition, key)) = self.waiting.pop_first()
         {
-            let Some(asked) = others(partition).filter(|others| !others.is_empty()) else {
+            let Some(queried) = others(partition).filter(|others| !others.is_empty()) else {
                 put_off.push((partition, key));
                 continue;
             };
             let op = in_flight.question();
-            io.out.send(asked.clone(), op, Body::Read { key: key.clone() });
+            io.out.send(queried.clone(), op, Body::Read { key: key.clone() });
             let (merged, due) = (Object::default(), now + TIMEOUT);
-            self.fetches.insert(op, Fetch { partition, key, asked, merged, told: false, due });
+            self.fetches
+                .insert(op, Fetch { partition, key, queried, merged, reported: false, due });
         }
         if !put_off.is_empty() {
             self.rest_until = now + REST;
@@ -95,7 +96,7 @@ impl Healing {
         }
     }
 
-    /// An owner has told what it has, or that its copy is damaged too, or nothing; the node itself
+    /// An owner has reported what it has, or that its copy is damaged too, or nothing; the node itself
     /// that the record is whole again. False if this was about something else.
     pub(super) fn hear(
         &mut self,
@@ -117,7 +118,7 @@ impl Healing {
             }
             return true;
         }
-        let Some(at) = fetch.asked.iter().position(|node| *node == from) else { return true };
+        let Some(at) = fetch.queried.iter().position(|node| *node == from) else { return true };
         match body {
             Body::Copy { object, generation, .. } => {
                 if io.local.generations.check(fetch.partition, *generation).is_err() {
@@ -125,7 +126,7 @@ impl Healing {
                     return true;
                 }
                 fetch.merged = fetch.merged.sync(object);
-                fetch.told = true;
+                fetch.reported = true;
             }
             Body::Failed(Rejection::Damaged) => {}
             _ => {
@@ -133,8 +134,8 @@ impl Healing {
                 return true;
             }
         }
-        fetch.asked.swap_remove(at);
-        if fetch.asked.is_empty() && fetch.told {
+        fetch.queried.swap_remove(at);
+        if fetch.queried.is_empty() && fetch.reported {
             let (key, object) = (fetch.key.clone(), std::mem::take(&mut fetch.merged));
             io.out.send(vec![io.local.me()], op, Body::Restore { key, object });
         }

@@ -35,7 +35,7 @@ pub(super) struct Reader {
     current: Option<Partition>,
     token: Option<ScanToken>,
     /// When the page that is being read was asked for.
-    asked_at: Time,
+    queried_at: Time,
     page_at: Time,
 }
 
@@ -50,7 +50,7 @@ impl Reader {
             scrub_at: None,
             current: None,
             token: None,
-            asked_at: Time::START,
+            queried_at: Time::START,
             page_at: Time::START,
         }
     }
@@ -76,7 +76,7 @@ impl Reader {
         let after = io.local.trees.begin_page(partition);
         let limit_bytes = if io.local.is_busy() { PAGE_BYTES_BESIDE_CLIENTS } else { PAGE_BYTES };
         let span = Span { after, limit_bytes, without_contexts: true, ..Span::default() };
-        self.asked_at = now;
+        self.queried_at = now;
         self.token = Some(io.out.scan(ScanPurpose::Trees, partition, span));
     }
 
@@ -121,7 +121,7 @@ impl Reader {
         self.page_at = match (self.is_first, io.local.is_busy()) {
             (true, false) => now,
             (true, true) => {
-                let took = now.saturating_since(self.asked_at);
+                let took = now.saturating_since(self.queried_at);
                 now + (REST_PER_READING * took).clamp(LEAST_REST, MOST_REST)
             }
             (false, _) => now + IN_SCRUB,

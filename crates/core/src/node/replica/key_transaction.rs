@@ -1,4 +1,4 @@
-//! One turn of a key: what it has, what changes, and who is to be told when that is synced.
+//! One turn of a key: what it has, what changes, and who is to be reported when that is synced.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,7 +24,7 @@ pub(super) struct KeyTransaction<'a> {
     pub(super) pending: bool,
     pub(super) limits: ObjectLimits,
     pub(super) copies: Copies,
-    /// What is purged of the key: whoever tells of it, the last owner of collect it or a client's
+    /// What is purged of the key: whoever reports of it, the last owner of collect it or a client's
     /// context, it is not taken back.
     pub(super) purged: Option<Context>,
     /// The store's id.
@@ -83,7 +83,7 @@ impl KeyTransaction<'_> {
         HintPlace { partition: self.partition, pending: self.pending }
     }
 
-    /// Tells `to` when all of this turn is synced.
+    /// Notifies `to` when all of this turn is synced.
     pub(super) fn answer(&mut self, to: NodeId, op: RequestId, body: Body) {
         self.answers.push((to, op, body));
     }
@@ -314,7 +314,7 @@ impl KeyTransaction<'_> {
         }
     }
 
-    /// What this store knows of the key: an owner tells of its record, anybody else of what it keeps
+    /// What this store knows of the key: an owner reports of its record, anybody else of what it keeps
     /// for owners.
     pub(super) fn read(&self, owners: &[NodeId], io: &mut Io) -> Body {
         let mut generation = io.local.generations.number(self.partition);

@@ -63,7 +63,7 @@ impl TombstoneGc {
         if discard {
             io.local.generations.begin_adopting(partition, generation.number);
         }
-        let purpose = Purpose::Adopt { generation, discard, tell: false };
+        let purpose = Purpose::Adopt { generation, discard, report: false };
         self.tasks.begin(partition, purpose, purgeable, io.out.last_mark());
         self.work(partition, io);
     }
@@ -91,16 +91,16 @@ impl TombstoneGc {
         match ended {
             Ended::Agreed { to, op } => {
                 io.local.generations.agree(partition);
-                // All that it rests on is written by now; it is told when that is synced.
+                // All that it rests on is written by now; it is reported when that is synced.
                 let mark = io.out.last_mark();
                 io.out.send_synced(Some(mark), to, op, Body::Agreed);
             }
             Ended::Refused { to, op, why } => io.out.send(vec![to], op, Body::NotYet(why)),
-            Ended::Adopted { generation, tell } => {
+            Ended::Adopted { generation, report } => {
                 let written = Change::Generation { partition, generation: generation.clone() };
                 let mark = io.out.write(vec![written]);
                 self.rounds.remove(&partition);
-                self.beginning.insert(partition, Beginning { mark, generation, tell });
+                self.beginning.insert(partition, Beginning { mark, generation, report });
             }
             Ended::Nothing => {}
         }
@@ -113,14 +113,15 @@ impl TombstoneGc {
         let durable: Vec<Partition> =
             self.beginning.iter().filter(durable).map(|(partition, _)| *partition).collect();
         for partition in durable {
-            let Some(Beginning { generation, tell, .. }) = self.beginning.remove(&partition) else {
+            let Some(Beginning { generation, report, .. }) = self.beginning.remove(&partition)
+            else {
                 debug_assert!(false, "what begins by now was listed, and nothing else ends it");
                 continue;
             };
             io.out.count(Counter::GenerationsAdopted);
             io.local.generations.set(partition, generation.clone());
             let op = self.ids.next();
-            for member in others(self.me, io).into_iter().filter(|_| tell) {
+            for member in others(self.me, io).into_iter().filter(|_| report) {
                 let generation = generation.clone();
                 io.out.send(vec![member], op, Body::Generation { partition, generation });
             }

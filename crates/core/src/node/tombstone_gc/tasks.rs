@@ -29,7 +29,7 @@ pub(super) enum Purpose {
     Agree { to: NodeId, op: RequestId },
     /// The same, to take over a later generation, or to begin it and tell all; before it, an old
     /// record is discarded.
-    Adopt { generation: Generation, discard: bool, tell: bool },
+    Adopt { generation: Generation, discard: bool, report: bool },
     /// What is purged is taken out.
     Clear,
 }
@@ -38,7 +38,7 @@ pub(super) enum Purpose {
 pub(super) enum Ended {
     Agreed { to: NodeId, op: RequestId },
     Refused { to: NodeId, op: RequestId, why: NotYet },
-    Adopted { generation: Generation, tell: bool },
+    Adopted { generation: Generation, report: bool },
     Nothing,
 }
 
@@ -206,8 +206,10 @@ impl Tasks {
             (Purpose::Agree { to, op }, Some(rejection)) => {
                 Ended::Refused { to, op, why: NotYet::Refused { rejection } }
             }
-            (Purpose::Adopt { generation, tell, .. }, None) => Ended::Adopted { generation, tell },
-            // It is met again when somebody tells of the generation.
+            (Purpose::Adopt { generation, report, .. }, None) => {
+                Ended::Adopted { generation, report }
+            }
+            // It is met again when somebody reports of the generation.
             (Purpose::Adopt { .. }, Some(_)) | (Purpose::Clear, _) => Ended::Nothing,
         })
     }

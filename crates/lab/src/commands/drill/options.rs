@@ -1,4 +1,4 @@
-//! The drills as the command line names them, and what each can be told.
+//! The drills as the command line names them, and what each can be reported.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -51,7 +51,7 @@ pub(super) enum Name {
     Handoff(Handoff),
     /// One message in a hundred lost, and no hints: how soon all replicas are the same
     DroppedMessages(DroppedMessages),
-    /// Keys deleted while a daemon is away: nothing comes back, and in the end nothing tells of them
+    /// Keys deleted while a daemon is away: nothing comes back, and in the end nothing reports of them
     Deletes(Deletes),
     /// How long until a dead, frozen or cut-off daemon is marked down
     Detection(Detection),

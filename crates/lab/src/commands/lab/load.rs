@@ -23,7 +23,7 @@ use crate::workload::{Report, Spec};
 
 /// How long a daemon may take until it answers.
 const READY_WAIT: Duration = Duration::from_secs(60);
-/// Operations of a run that are told one by one at most.
+/// Operations of a run that are reported one by one at most.
 const MAX_SAMPLES: usize = 5_000_000;
 /// Operations in progress at a time at most.
 const MAX_CLIENTS: i64 = 1_024;
@@ -135,7 +135,7 @@ fn rate(text: &str) -> Result<f64, String> {
 }
 
 impl LoadArgs {
-    /// Loads and tells.
+    /// Loads and reports.
     pub(super) fn run(self, shared: &Shared) -> CommandResult {
         check_out(&self.out, self.force)?;
         let interrupt = Interrupt::listen(false)?;
@@ -158,13 +158,13 @@ impl LoadArgs {
         if reports.is_empty() {
             return ended.map(|()| Exit::Done);
         }
-        let told = tables::Told { args: &self, spec: &spec, reports: &reports };
+        let reported = tables::LoadReport { args: &self, spec: &spec, reports: &reports };
         if let Some(out) = &self.out {
-            told.write(out, ended.is_err()).map_err(CommandError::error)?;
+            reported.write(out, ended.is_err()).map_err(CommandError::error)?;
         }
         match shared.json() {
-            true => emit_json(&told.as_json())?,
-            false => emit(told.as_text())?,
+            true => emit_json(&reported.as_json())?,
+            false => emit(reported.as_text())?,
         }
         ended.map(|()| Exit::Done)
     }

@@ -125,7 +125,7 @@ enum On {
 The folder gets, for each experiment, its samples and its table as CSV, its figure as SVG and PNG, and index.html shows all of \
 them beside the study's numbers; what real daemons did ends in -real. A file INCOMPLETE is there until the run has come to its end.
 
-Exit code 1: something was not as it should be (it is told), or the run did not come to its end.
+Exit code 1: something was not as it should be (it is reported), or the run did not come to its end.
 
 Examples:
   pixii lab run all --quick
@@ -170,7 +170,7 @@ fn delay(text: &str) -> Result<f64, String> {
 }
 
 impl Run {
-    /// Runs what is asked for, and tells where it is.
+    /// Runs what is asked for, and reports where it is.
     pub(super) fn run(self, shared: &Shared) -> CommandResult {
         let chosen = self.chosen()?;
         check_out(&Some(self.out.clone()), self.force)?;
@@ -248,7 +248,7 @@ impl Run {
     ) -> Result<(), String> {
         let step: Step<'_> = &mut || {
             bar.inc(1);
-            match interrupt.asked() {
+            match interrupt.queried() {
                 true => Err("interrupted: the run is incomplete".to_owned()),
                 false => Ok(()),
             }

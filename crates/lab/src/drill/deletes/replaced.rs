@@ -18,7 +18,7 @@ const REFUSED: Duration = Duration::from_secs(20);
 const BELIEVED: Duration = Duration::from_secs(20);
 
 impl Scenario<'_> {
-    /// Gives the daemon's places to a new one, waits until nobody tells of what was deleted, and starts the old one.
+    /// Gives the daemon's places to a new one, waits until nobody reports of what was deleted, and starts the old one.
     pub(super) async fn replace(&mut self, victim: &str) -> Result<(), String> {
         let begun = Instant::now();
         let address = self.testbed.cluster.add(NEW, victim)?;
@@ -32,16 +32,16 @@ impl Scenario<'_> {
         let client = self.testbed.client().await?;
         let first = self.present(&client, true).await?;
         let (read, calm) = (seconds(begun), self.await_calm(begun).await?);
-        self.testbed.recovered(Duration::from_secs_f64(calm), "nobody tells of a deleted key");
+        self.testbed.recovered(Duration::from_secs_f64(calm), "nobody reports of a deleted key");
         self.note("collected_s", calm);
-        (self.say)(&format!(
-            "{NEW} has the places of {victim}: {read} s later {first} of the keys were present; nobody tells of them after \
+        (self.print)(&format!(
+            "{NEW} has the places of {victim}: {read} s later {first} of the keys were present; nobody reports of them after \
              {calm} s"
         ))?;
         self.start_removed(victim).await?;
         let last = self.present(&client, false).await?;
         self.expect_none("came_back", first + last, "deleted keys came back");
-        (self.say)(&format!("{last} of the keys are present"))
+        (self.print)(&format!("{last} of the keys are present"))
     }
 
     /// Gives the command until it is taken: the others have to believe that the old one is down.
@@ -89,7 +89,7 @@ impl Scenario<'_> {
         self.note("refused", how.clone());
         self.note("old_values", before.values);
         let kept = if same { "as they were" } else { "CHANGED" };
-        (self.say)(&format!(
+        (self.print)(&format!(
             "{victim} is started with the {} values and {PARTITIONS} partitions of its disk, and after {} s {how}; they are \
              {kept}",
             before.values,

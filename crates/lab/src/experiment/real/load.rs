@@ -20,16 +20,16 @@ const WINDOW: u64 = 32;
 
 /// Who is asked, as a client does that knows who lives. Nobody else is, so that a latency is that of the node's own plan.
 #[derive(Clone)]
-pub(super) struct Asked {
+pub(super) struct Queried {
     client: Client,
     dead: Arc<Vec<NodeId>>,
 }
 
-impl Asked {
+impl Queried {
     /// All but the dead.
     pub(super) fn new(client: Client, dead: &[String]) -> Self {
         let dead = dead.iter().map(|name| NodeId::of(name)).collect();
-        Asked { client, dead: Arc::new(dead) }
+        Queried { client, dead: Arc::new(dead) }
     }
 
     /// Asks the first owner of the key that lives. The error says why it was not answered as it should be.
@@ -38,7 +38,7 @@ impl Asked {
         let mut owners = ring.owners(ring.partition(key)).iter();
         let owner = owners.find(|owner| !self.dead.contains(owner)).ok_or("no owner lives")?;
         let name = self.client.ring_report().members.name(*owner);
-        match self.client.ask(&name, request, TIMEOUT_MS).await {
+        match self.client.query(&name, request, TIMEOUT_MS).await {
             Ok(Response::Found { values, .. }) if values.is_empty() => {
                 Err("a key was called absent".into())
             }
@@ -63,13 +63,13 @@ fn ended(error: &tokio::task::JoinError) -> String {
 }
 
 /// Puts every key that loops read at all its owners.
-pub(super) async fn fill(asked: Asked) -> Result<(), String> {
+pub(super) async fn fill(queried: Queried) -> Result<(), String> {
     let mut workers = JoinSet::new();
     for number in 0..WINDOW {
-        let asked = asked.clone();
+        let queried = queried.clone();
         workers.spawn(async move {
             for key in (number..KEYS).step_by(WINDOW as usize) {
-                asked.put(read_key(key), asked.client.ring().n()).await?;
+                queried.put(read_key(key), queried.client.ring().n()).await?;
             }
             Ok::<(), String>(())
         });
@@ -81,10 +81,10 @@ pub(super) async fn fill(asked: Asked) -> Result<(), String> {
 }
 
 /// Runs closed loops.
-pub(super) async fn run(asked: Asked, loops: Loops) -> Result<Measured, String> {
+pub(super) async fn run(queried: Queried, loops: Loops) -> Result<Measured, String> {
     let mut workers = JoinSet::new();
     for number in 0..loops.clients {
-        workers.spawn(work(asked.clone(), loops, number));
+        workers.spawn(work(queried.clone(), loops, number));
     }
     let (mut all, mut first, mut last) = (Measured::default(), None, None);
     while let Some(done) = workers.join_next().await {
@@ -102,7 +102,7 @@ pub(super) async fn run(asked: Asked, loops: Loops) -> Result<Measured, String> 
 }
 
 /// One client's loop: what it measured, and when it began to.
-async fn work(asked: Asked, loops: Loops, number: u64) -> (Measured, Instant) {
+async fn work(queried: Queried, loops: Loops, number: u64) -> (Measured, Instant) {
     let mut rng = Rng::new(loops.seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     let (mut measured, mut first) = (Measured::default(), Instant::now());
     for turn in 0..loops.warm_up + loops.requests {
@@ -112,8 +112,8 @@ async fn work(asked: Asked, loops: Loops, number: u64) -> (Measured, Instant) {
             first = begun;
         }
         let done = match read {
-            Some(key) => asked.get(key, loops.r).await,
-            None => asked.put(fresh_key(&loops, number, turn), loops.w).await,
+            Some(key) => queried.get(key, loops.r).await,
+            None => queried.put(fresh_key(&loops, number, turn), loops.w).await,
         };
         let took = begun.elapsed().into();
         match done {
@@ -161,7 +161,7 @@ async fn one(
 ) -> (Option<u64>, Vec<Reading>) {
     let request = put(key.clone(), scenario.w, client.write_id());
     let first = owner(&client, &key, scenario.owner);
-    if !matches!(client.ask(&first, request, timeout_ms).await, Ok(Response::Written { .. })) {
+    if !matches!(client.query(&first, request, timeout_ms).await, Ok(Response::Written { .. })) {
         return (None, Vec::new());
     }
     let (acknowledged, mut reads) = (Instant::now(), JoinSet::new());
@@ -171,7 +171,7 @@ async fn one(
             sleep_until(acknowledged + Duration::from(after)).await;
             let (owner, r) = (owner(&client, &key, at), quorum(r, true));
             let after = acknowledged.elapsed().into();
-            let seen = match client.ask(&owner, Request::Get { key, r }, timeout_ms).await {
+            let seen = match client.query(&owner, Request::Get { key, r }, timeout_ms).await {
                 Ok(Response::Found { values, .. }) if values.is_empty() => Seen::Missed,
                 Ok(Response::Found { .. }) => Seen::Shown,
                 _ => Seen::Refused,

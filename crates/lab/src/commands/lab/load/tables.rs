@@ -17,11 +17,11 @@ use crate::workload::{End, Report, Spec};
 
 /// The file that marks a run that did not come to its end.
 const INCOMPLETE: &str = "INCOMPLETE";
-/// Reasons of failures that are told.
+/// Reasons of failures that are reported.
 const REASONS: usize = 5;
 
-/// What is told.
-pub(super) struct Told<'a> {
+/// What is reported.
+pub(super) struct LoadReport<'a> {
     /// The command line.
     pub(super) args: &'a LoadArgs,
     /// The load.
@@ -40,7 +40,7 @@ pub(super) fn progress(number: u64, of: u64, report: &Report) -> String {
     )
 }
 
-impl Told<'_> {
+impl LoadReport<'_> {
     fn overdue(&self) -> u64 {
         self.reports.iter().map(|report| report.overdue).sum()
     }

@@ -70,7 +70,7 @@ use storage::{Report, Storage};
 /// Inputs handled before their outputs are carried out and connections get their turn.
 const MAX_INPUTS: usize = 1_024;
 /// The longest sleep without a reason to wake.
-const LONG: Duration = Duration::from_secs(3_600);
+const MAX_SLEEP: Duration = Duration::from_secs(3_600);
 
 /// What is left of an engine.
 struct Ended {
@@ -300,7 +300,7 @@ impl<'a> Engine<'a> {
     }
 
     fn wake_at(&self) -> Instant {
-        let far = Instant::now() + LONG;
+        let far = Instant::now() + MAX_SLEEP;
         let wake = self.node.next_wake().map(|wake| Duration::from(wake - Time::START));
         let wake = wake.and_then(|wake| self.start.checked_add(wake));
         wake.unwrap_or(far).min(self.finish_by.unwrap_or(far)).min(far)

@@ -10,7 +10,7 @@ use super::guarded::StoreFault;
 use super::log::{Header, SEGMENT_BYTES, Segment, positions, segments};
 
 /// What looks damaged may be on its way to the disk: it is read so often before it is called so.
-const LOOKS: usize = 4;
+const ATTEMPTS: usize = 4;
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// What is wrong with a segment that looks like this.
@@ -23,7 +23,7 @@ impl DiskStore {
         // All up to here must be there from now on.
         let synced = self.directory.mark();
         let mut before: Option<Finding> = None;
-        for _ in 0..LOOKS {
+        for _ in 0..ATTEMPTS {
             let found = self.look(part % parts, synced)?;
             let is_written = matches!((&before, &found), (Some(old), Some(new)) if old.0 != new.0);
             if found.is_none() || is_written {

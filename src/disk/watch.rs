@@ -9,7 +9,7 @@ use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 /// How often it looks. A call that was in progress at the last look too has taken long.
-const LOOK: Duration = Duration::from_millis(500);
+const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The thread that looks; it ends with this value.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ impl Watch {
         let looked_at = turns.clone();
         let thread = Builder::new().name("store-watch".to_owned()).spawn(move || {
             let (mut before, mut woken) = (0, 0);
-            while stopped.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
+            while stopped.recv_timeout(CHECK_INTERVAL) == Err(RecvTimeoutError::Timeout) {
                 let now = looked_at.load(Ordering::SeqCst);
                 if now % 2 == 1 && now == before && now != woken {
                     woken = now;

@@ -15,7 +15,7 @@ const FINISH: Duration = Duration::from_secs(5);
 /// Where another life follows they have this long: their clients try again elsewhere.
 pub(super) const FINISH_BEFORE_NEXT: Duration = Duration::from_millis(300);
 /// A node that is to make its store anew waits so long for each one before it in the ring,
-const TURN: Duration = Duration::from_millis(1_500);
+const REBUILD_STAGGER: Duration = Duration::from_millis(1_500);
 /// and so long for members that are away.
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// Then their replies have this long to leave.
@@ -66,7 +66,7 @@ impl Engine<'_> {
     pub(super) fn consider_rebuilding(&mut self) {
         let Some(since) = self.damaged.filter(|_| self.finish_by.is_none()) else { return };
         let place = self.ring.members().iter().position(|member| member.id == self.config.me());
-        let turn = TURN * place.unwrap_or(0) as u32;
+        let turn = REBUILD_STAGGER * place.unwrap_or(0) as u32;
         let all_linked = self.hub.peers.values().all(|peer| peer.outbox.is_open());
         let waited = since.elapsed();
         if (waited >= turn && all_linked) || waited >= turn + TIMEOUT {

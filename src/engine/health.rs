@@ -20,7 +20,7 @@ use crate::net::http::{self, HttpPort};
 /// An engine that does not answer within this time makes no progress: it turns at least ten times a second.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// An account is reported again until it is so old: however many look, the engine makes ten a second at most.
-const FRESH: Duration = Duration::from_millis(100);
+const SNAPSHOT_MAX_AGE: Duration = Duration::from_millis(100);
 
 /// Asks an engine for its account.
 pub(super) type Question = oneshot::Sender<MetricsSnapshot>;
@@ -137,7 +137,8 @@ impl Board {
 
     async fn newest(&self) -> Result<Arc<MetricsSnapshot>, Missing> {
         let mut last = self.last.lock().await;
-        if let Some((_, snapshot)) = last.as_ref().filter(|(at, _)| at.elapsed() < FRESH) {
+        if let Some((_, snapshot)) = last.as_ref().filter(|(at, _)| at.elapsed() < SNAPSHOT_MAX_AGE)
+        {
             return Ok(snapshot.clone());
         }
         *last = None;

@@ -16,13 +16,13 @@ use sd_notify::NotifyState;
 /// Where the manager says that it listens.
 const SOCKET: &str = "NOTIFY_SOCKET";
 /// How often the condition of the daemon is looked at.
-const LOOK: Duration = Duration::from_millis(500);
+const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// A daemon that waits for members that do not answer is ready after this time: they may need it to be.
 const READY_AT_LATEST: Duration = Duration::from_secs(10);
 /// The watchdog is fed so many times in its interval.
 const FEEDS: u32 = 4;
 /// How often it is seen whether a start or a stop gets on,
-const LOOK_AT_BYTES: Duration = Duration::from_secs(5);
+const BYTES_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// how many bytes it must have read or written since,
 const MOVED_BYTES: u64 = 64 << 10;
 /// and how much more time it is given then.
@@ -84,7 +84,7 @@ impl SystemdNotifier {
 
     /// True when the condition of the daemon is to be reported with [`SystemdNotifier::report`].
     pub(super) fn is_due(&self, now: Instant) -> bool {
-        let rested = |looked| now.saturating_duration_since(looked) >= LOOK;
+        let rested = |looked| now.saturating_duration_since(looked) >= CHECK_INTERVAL;
         self.listens && self.looked.is_none_or(rested)
     }
 
@@ -131,7 +131,7 @@ impl TimeoutExtension {
         let (end, ended) = channel();
         let mut before = moved_bytes();
         let thread = Builder::new().name("timeout".to_owned()).spawn(move || {
-            while ended.recv_timeout(LOOK_AT_BYTES) == Err(RecvTimeoutError::Timeout) {
+            while ended.recv_timeout(BYTES_CHECK_INTERVAL) == Err(RecvTimeoutError::Timeout) {
                 let now = moved_bytes();
                 if now.saturating_sub(before) >= MOVED_BYTES {
                     notify(&NotifyState::ExtendTimeoutUsec(TIMEOUT.as_micros() as u32));

@@ -27,8 +27,8 @@ const BATCH_CHANGES: usize = 128;
 const BATCH_BYTES: u64 = 1 << 20;
 /// How often an idle writer looks for free space and whether the disk takes anything: while
 /// something is wrong, and while nothing is.
-const LOOK: Duration = Duration::from_millis(500);
-const CALM_LOOK: Duration = Duration::from_secs(2);
+const CHECK_INTERVAL: Duration = Duration::from_millis(500);
+const CALM_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// How often the store is measured.
 const MEASURE: Duration = Duration::from_secs(1);
 
@@ -288,7 +288,7 @@ impl Writer<'_> {
             }
             self.progress.end();
             let calm = !self.space.is_short() && !self.progress.was_slow();
-            let timeout = if calm { CALM_LOOK } else { LOOK };
+            let timeout = if calm { CALM_CHECK_INTERVAL } else { CHECK_INTERVAL };
             match self.queued.recv_timeout(timeout) {
                 Ok(jobs) => self.ahead = jobs.into_iter(),
                 Err(RecvTimeoutError::Timeout) => {

@@ -22,7 +22,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const LINGER: Duration = Duration::from_millis(500);
 const LINGER_BYTES: u64 = 64 << 10;
 /// Rest after an accept that failed, for want of descriptors mostly.
-const ACCEPT_REST: Duration = Duration::from_millis(100);
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
 /// The thread that answers; it ends with this value.
 #[derive(Debug)]
@@ -76,7 +76,7 @@ where
         // The semaphore is never closed.
         let Ok(socket) = sockets.clone().acquire_owned().await else { return };
         let Ok((stream, from)) = listener.accept().await else {
-            sleep(ACCEPT_REST).await;
+            sleep(ACCEPT_BACKOFF).await;
             continue;
         };
         let (answer, permit) = (answer.clone(), limiter.enter(from.ip()));

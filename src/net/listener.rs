@@ -33,7 +33,7 @@ use super::runs::{self, Entry, Run};
 use super::{CLIENT_TIMEOUT, Event, HANDSHAKE, Hub, Identity, PEER_TIMEOUT, Peer, prepare};
 
 /// Rest after an accept that failed, for want of descriptors mostly.
-const ACCEPT_REST: Duration = Duration::from_millis(100);
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 /// What a connection may still send before it is cut: bytes left unread when a socket is closed would
 /// destroy the last bytes sent on it.
 const LINGER: Duration = Duration::from_millis(500);
@@ -111,7 +111,7 @@ pub(crate) async fn accept(listener: TcpListener, hub: Arc<Hub>) {
                 let permit = hub.log.once("accept", "", &error.to_string());
                 limited!(permit, warn, [], "cannot accept a connection: {error}");
                 drop(socket);
-                sleep(ACCEPT_REST).await;
+                sleep(ACCEPT_BACKOFF).await;
             }
         }
     }

@@ -27,7 +27,7 @@ const OTHERS: u32 = 2;
 /// A node that was silent for so long is asked last for this time.
 const QUIET_MS: u64 = 1_000;
 /// Rest before a write whose outcome is unknown goes round once more.
-const REST: Duration = Duration::from_millis(50);
+const RETRY_BACKOFF: Duration = Duration::from_millis(50);
 
 /// A request that was carried out.
 pub(super) struct Done {
@@ -115,7 +115,7 @@ impl Client {
                 if !in_time || !(unknown || attempts.again) {
                     return Err(attempts.failure(timeout_ms));
                 }
-                sleep_until(Instant::now() + REST).await;
+                sleep_until(Instant::now() + RETRY_BACKOFF).await;
                 candidates = self.candidates(partition);
                 (attempts.refused, attempts.again) = (None, false);
                 attempts.others_left = OTHERS;

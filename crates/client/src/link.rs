@@ -168,7 +168,7 @@ async fn handshake(
     let secret = secret.as_ref().map(|(key, nonce)| (key, *nonce));
     let introduced = introduce(&mut reader, &mut write, &Hello::Client, secret).await;
     let (welcome, agreed) = introduced?;
-    let (read, input, expected) = reader.into_rest();
+    let (read, input, expected) = reader.into_pause();
     let opened = Opened { read, write, input, expected, seal: agreed.seal };
     Ok((opened, agreed.protocol, welcome))
 }

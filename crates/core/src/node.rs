@@ -78,12 +78,12 @@ pub struct Node {
 
 /// A node wants to be woken at least as often as this, so that it notices that its process did not
 /// run.
-const PULSE: Micros = Micros::from_millis(100);
+const TICK_INTERVAL: Micros = Micros::from_millis(100);
 /// A gap between inputs of this length is a pause. Shorter than any timeout of clients: what they
 /// asked before it they may have asked elsewhere since.
 const PAUSE: Micros = Micros::from_millis(250);
 /// What reached a paused process has been read by this time after the pause.
-const STALE: Micros = Micros::from_millis(1_000);
+const STALE_AFTER: Micros = Micros::from_millis(1_000);
 
 impl Node {
     /// A node at the start of a life of its store (`store::begin_life`).
@@ -189,7 +189,7 @@ impl Node {
         self.last_input = Some(now);
         if gap > PAUSE {
             self.io.out.count(Counter::OwnPausesNoticed);
-            self.stale = (now + STALE, gap);
+            self.stale = (now + STALE_AFTER, gap);
         }
         if gap > 2 * self.interval {
             self.gossip.forgive(gap);
@@ -423,7 +423,7 @@ impl Node {
             self.handoff.next_wake(),
             self.repair.next_wake(),
             self.tombstone_gc.next_wake(),
-            self.last_input.map(|last| last + PULSE),
+            self.last_input.map(|last| last + TICK_INTERVAL),
         ];
         wakes.into_iter().flatten().min()
     }

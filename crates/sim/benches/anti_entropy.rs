@@ -26,7 +26,7 @@ use pixii_core::types::{Blob, Key, MILLI, Micros, NodeId, Time, WriteId};
 use pixii_core::wire;
 
 const PARTITIONS: u16 = 256;
-const PULSE: Micros = Micros::from_millis(100);
+const TICK_INTERVAL: Micros = Micros::from_millis(100);
 const DIFFERENCES: [u64; 5] = [0, 1, 10, 1_000, 100_000];
 /// Bytes per partition of a comparison of equals; bytes for each byte of the floor, with values of 100 bytes and of 1 KiB.
 const MOST_WHEN_EQUAL: f64 = 100.0;
@@ -165,7 +165,7 @@ impl Pair {
     }
 
     fn tick(&mut self) {
-        self.now += PULSE;
+        self.now += TICK_INTERVAL;
         for side in &mut self.sides {
             side.todo.push_back(Input::Tick);
         }
@@ -175,9 +175,9 @@ impl Pair {
     /// Until both know that they hold the same everywhere.
     fn run(&mut self) {
         let begun = self.now;
-        while self.now < begun + PULSE || !self.is_equal() {
+        while self.now < begun + TICK_INTERVAL || !self.is_equal() {
             self.tick();
-            assert!(self.now < begun + 36_000 * PULSE, "not the same after an hour");
+            assert!(self.now < begun + 36_000 * TICK_INTERVAL, "not the same after an hour");
         }
     }
 

@@ -21,7 +21,7 @@ use super::timeline::Timeline;
 /// All nodes serve after this time, or never will.
 const FOUNDING: Micros = Micros::from_millis(60_000);
 /// How often it is looked whether they do.
-const LOOK: Micros = Micros::from_millis(100);
+const POLL_INTERVAL: Micros = Micros::from_millis(100);
 
 /// What a cluster is like.
 #[derive(Clone, Copy, Debug)]
@@ -146,7 +146,7 @@ impl Cluster {
             if cluster.time.now() > Time::START + FOUNDING {
                 return Err(format!("{count} nodes found no cluster"));
             }
-            cluster.run_to(cluster.time.now() + LOOK);
+            cluster.run_to(cluster.time.now() + POLL_INTERVAL);
         }
         Ok(cluster)
     }

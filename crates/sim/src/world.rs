@@ -156,7 +156,7 @@ const WATCHED: &[Counter] = &[
 ];
 
 /// How often it is looked whether all is well again after healing.
-const LOOK: Micros = Micros::from_millis(250);
+const POLL_INTERVAL: Micros = Micros::from_millis(250);
 /// Load, faults and an operator's commands are over in this time.
 const LOAD: Micros = Micros::from_millis(600_000);
 /// All must be well again in this time: hints delivered, liveness up, members agreed on.
@@ -286,7 +286,7 @@ impl World {
         let mut look = self.now() + LINGER;
         self.run_until(|world| world.now() >= look);
         while self.broken.is_none() && !self.has_converged() {
-            look += LOOK;
+            look += POLL_INTERVAL;
             self.accept_losses();
             self.settle_a_key();
             self.run_until(|world| world.now() >= look);

@@ -89,7 +89,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     }
 
     /// What has been read and not taken, and the seal that the next frame has.
-    pub fn into_rest(self) -> (R, BytesMut, Option<Seal>) {
+    pub fn into_pause(self) -> (R, BytesMut, Option<Seal>) {
         (self.half, self.buffer, self.seal)
     }
 

@@ -23,7 +23,7 @@ const CONFIRM: Duration = Duration::from_secs(30);
 /// So many milliseconds after it has begun an incarnation a node knows which members are down.
 const SETTLING_MS: u64 = 10_000;
 /// Time between two attempts, and between two looks at the members.
-const AGAIN: Duration = Duration::from_millis(250);
+const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 /// Time for connecting to one member, in milliseconds.
 const CONNECT_MS: u32 = 1_000;
 
@@ -62,7 +62,7 @@ async fn connect(shared: &Shared) -> Result<Client, CommandError> {
         match shared.client().await {
             Ok(client) => return Ok(client),
             Err(why) if Instant::now() >= last => return Err(why),
-            Err(_) => sleep(AGAIN).await,
+            Err(_) => sleep(RETRY_INTERVAL).await,
         }
     }
 }
@@ -106,7 +106,7 @@ impl Change<'_> {
             if !possible || !changes || Instant::now() >= last {
                 return Err(why.into());
             }
-            sleep(AGAIN).await;
+            sleep(RETRY_INTERVAL).await;
         }
     }
 
@@ -151,7 +151,7 @@ impl Change<'_> {
                 );
                 return Err(CommandError { exit: Exit::Unknown, message });
             }
-            sleep(AGAIN).await;
+            sleep(RETRY_INTERVAL).await;
         }
     }
 

@@ -40,7 +40,7 @@ const TIMEOUT: Micros = Micros::from_millis(2_000);
 /// key helps.
 const DECLINED: (Micros, Micros) = (Micros::from_millis(5_000), Micros::from_millis(40_000));
 /// Rest after a pass that removed nothing, and after a rejection.
-const REST: Micros = Micros::from_millis(1_000);
+const RETRY_BACKOFF: Micros = Micros::from_millis(1_000);
 
 /// Hints in progress, and whom they are for.
 #[derive(Clone, Debug)]
@@ -91,7 +91,7 @@ struct Sweep {
     deliveries: usize,
     bytes: usize,
     removed: u64,
-    rest_until: Time,
+    paused_until: Time,
 }
 
 /// A hint that was sent to its target, or, aged, to other owners.
@@ -228,7 +228,7 @@ impl Handoff {
     /// Begins passes for members that something is kept for, and goes on with those in progress.
     pub(super) fn look(&mut self, now: Time, io: &mut Io) {
         let targets: Vec<NodeId> = io.local.hints.targets().collect();
-        self.next_look = (!targets.is_empty()).then_some(now + REST);
+        self.next_look = (!targets.is_empty()).then_some(now + RETRY_BACKOFF);
         for target in targets {
             let Some((total, since)) = io.local.hints.of(target) else { continue };
             let reachable = self.reach.has(target);
@@ -293,7 +293,9 @@ impl Handoff {
             (false, false) => MAX_FLIGHTS,
             (false, true) => MAX_FLIGHTS_BESIDE_CLIENTS,
         };
-        while now >= sweep.rest_until && sweep.deliveries < window && sweep.bytes < MAX_FLIGHT_BYTES
+        while now >= sweep.paused_until
+            && sweep.deliveries < window
+            && sweep.bytes < MAX_FLIGHT_BYTES
         {
             let Some((key, hint)) = sweep.page.pop_front() else { break };
             let stuck = self.stuck.get(&target).and_then(|keys| keys.get(&key));
@@ -303,8 +305,8 @@ impl Handoff {
             self.send(now, target, &mut sweep, key, hint, io);
         }
         let begins = sweep.after.is_none() && sweep.deliveries == 0;
-        let rests = now < sweep.rest_until || (begins && self.all_wait(now, target, io));
-        if sweep.page.is_empty() && !sweep.ended && !sweep.listing && !rests {
+        let pauses = now < sweep.paused_until || (begins && self.all_wait(now, target, io));
+        if sweep.page.is_empty() && !sweep.ended && !sweep.listing && !pauses {
             sweep.listing = true;
             let token = io.out.list_hints(target, sweep.after.clone(), PAGE_BYTES);
             self.lists.insert(token, target);
@@ -313,11 +315,11 @@ impl Handoff {
             // What came or changed meanwhile is met in the next pass.
             let rest = match (absent, sweep.removed) {
                 (true, _) => self.max_age,
-                (false, 0) => REST,
+                (false, 0) => RETRY_BACKOFF,
                 (false, _) => Micros::ZERO,
             };
             let aged = sweep.aged;
-            sweep = Sweep { aged, rest_until: now + rest, ..Sweep::default() };
+            sweep = Sweep { aged, paused_until: now + rest, ..Sweep::default() };
             if rest == Micros::ZERO && !self.all_wait(now, target, io) {
                 sweep.listing = true;
                 let token = io.out.list_hints(target, None, PAGE_BYTES);
@@ -519,7 +521,7 @@ impl Handoff {
             match landing {
                 Landing::Taken => sweep.removed += 1,
                 Landing::Declined => {}
-                Landing::Lost => sweep.rest_until = now + REST,
+                Landing::Lost => sweep.paused_until = now + RETRY_BACKOFF,
             }
         }
         // One that only the other owners took stays, unless its target is gone: a write with W = N

@@ -21,7 +21,7 @@ const GRACE: Micros = Micros::from_millis(1_000);
 const ALONE: Micros = Micros::from_millis(3_000);
 
 /// Who has not answered for so long is notified of: the founding of a cluster waits for all.
-const LONG: Micros = Micros::from_millis(10_000);
+const SILENCE_REPORTED_AFTER: Micros = Micros::from_millis(10_000);
 
 /// What is known of this node's place.
 #[derive(Clone, Debug)]
@@ -351,7 +351,8 @@ impl Identity {
             let cluster = Cluster::found(&io.local.meta().identity.cluster, founders);
             io.change_meta(|meta| meta.cluster = Some(cluster));
             io.out.notice(Notice::Founded);
-        } else if passed >= LONG && !std::mem::replace(&mut self.complained, true) {
+        } else if passed >= SILENCE_REPORTED_AFTER && !std::mem::replace(&mut self.complained, true)
+        {
             let silent = self.peers().filter(|peer| !self.heard.contains_key(peer));
             silent.for_each(|peer| io.out.notice(Notice::WaitsFor(peer)));
         }

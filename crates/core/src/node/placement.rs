@@ -21,7 +21,7 @@ use ballot::{Ballot, Voters};
 
 /// A member that has not answered this node's introductions is notified of the ring so often: it may
 /// take this node for a stranger.
-const REPORT: Micros = Micros::from_millis(1_000);
+const REPORT_INTERVAL: Micros = Micros::from_millis(1_000);
 
 /// The ring of this life, and the one that is to follow.
 #[derive(Clone, Debug)]
@@ -108,7 +108,7 @@ impl Placement {
         if self.id.0 == 1 || io.local.meta().cluster.is_none() || now < self.next_report {
             return;
         }
-        self.next_report = now + REPORT;
+        self.next_report = now + REPORT_INTERVAL;
         self.report(silent, RequestId::NONE, io);
     }
 

@@ -39,13 +39,13 @@ const MAX_EXCHANGES: usize = 8;
 const MAX_EXCHANGES_BESIDE_CLIENTS: usize = 2;
 /// An exchange that moved something is followed by another one after this time, until the roots are
 /// the same; one that failed is tried again after it, then twice it, and so on.
-const AGAIN: Micros = Micros::from_millis(1_000);
+const RETRY_INTERVAL: Micros = Micros::from_millis(1_000);
 /// What is due is looked for so often; it is no matter of less.
-const LOOK: Micros = Micros::from_millis(100);
+const CHECK_INTERVAL: Micros = Micros::from_millis(100);
 /// While clients wait for this node, an exchange that has read records is followed by a pause of so
 /// many times what it took, and of this at most.
-const REST_PER_EXCHANGE: u64 = 3;
-const MOST_REST: Micros = Micros::from_millis(2_000);
+const PAUSE_PER_EXCHANGE: u64 = 3;
+const MAX_PAUSE: Micros = Micros::from_millis(2_000);
 /// Exchanges with a peer that is back begin within this time.
 const SPREAD: Micros = Micros::from_millis(500);
 
@@ -61,7 +61,7 @@ pub(super) struct Repair {
     exchanges: Vec<Exchange>,
     look_at: Time,
     /// No exchange begins beside clients before.
-    rest_until: Time,
+    paused_until: Time,
     in_flight: InFlight,
     answers: Answers,
     reader: Reader,
@@ -164,7 +164,7 @@ impl Repair {
             pairs,
             exchanges: Vec::new(),
             look_at: Time::START,
-            rest_until: Time::START,
+            paused_until: Time::START,
             in_flight: InFlight { ids, transfers: BTreeMap::new() },
             answers: Answers::default(),
             reader: Reader::new(own, config.scrub_interval),
@@ -251,7 +251,7 @@ impl Repair {
         if !io.local.is_settled() || now < self.look_at {
             return;
         }
-        self.look_at = now + LOOK;
+        self.look_at = now + CHECK_INTERVAL;
         self.check_read_eligibility(now, io);
         self.begin_exchanges(now, io);
         let (ring, reach, me) = (&self.ring, &self.reach, self.me);
@@ -282,9 +282,9 @@ impl Repair {
             .collect();
         due.sort_unstable();
         // What read eligibility depends on does not rest: reads are refused meanwhile.
-        let rests = io.local.is_busy() && now < self.rest_until;
+        let pauses = io.local.is_busy() && now < self.paused_until;
         for (is_read_eligible, _, partition, peer) in due {
-            if self.exchanges.len() >= most || (rests && is_read_eligible) {
+            if self.exchanges.len() >= most || (pauses && is_read_eligible) {
                 break;
             }
             // One sender at a time for what may be missing.
@@ -414,14 +414,14 @@ impl Repair {
         let Exchange { peer, partition, moved, begun, has_read, .. } = exchange;
         self.in_flight.transfers.retain(|_, f| f.peer != peer || f.partition != partition);
         if has_read {
-            let rest = REST_PER_EXCHANGE * now.saturating_since(begun);
-            self.rest_until = now + rest.min(MOST_REST);
+            let rest = PAUSE_PER_EXCHANGE * now.saturating_since(begun);
+            self.paused_until = now + rest.min(MAX_PAUSE);
         }
         let ended = match ended {
             Err(Stop::NotYet) => {
                 io.out.count(Counter::ExchangesPutOff);
                 if let Some(pair) = self.pairs.get_mut(&(partition, peer)) {
-                    pair.due = Some(now + 2 * AGAIN);
+                    pair.due = Some(now + 2 * RETRY_INTERVAL);
                 }
                 return true;
             }
@@ -451,7 +451,9 @@ impl Repair {
                     io.out.notice(Notice::RepairFailed(partition, peer));
                 }
                 let tries = pair.failing.take().map_or(0, |(_, tries)| tries) + 1;
-                pair.due = Some(now + (AGAIN * (1 << tries.min(10))).min(interval.max(AGAIN)));
+                pair.due = Some(
+                    now + (RETRY_INTERVAL * (1 << tries.min(10))).min(interval.max(RETRY_INTERVAL)),
+                );
                 pair.failing = Some((why, tries));
             }
             None if moved.equal => {
@@ -467,12 +469,14 @@ impl Repair {
                     io.out.count(Counter::DifferencesUnexplained);
                     io.local.trees.doubt(partition);
                 }
-                pair.due = Some(now + if moved_something { AGAIN } else { 2 * AGAIN });
+                pair.due =
+                    Some(now + if moved_something { RETRY_INTERVAL } else { 2 * RETRY_INTERVAL });
             }
         }
         if self.lacking.contains_key(&partition) {
             // ReadEligibility depends on it, whoever is to begin otherwise.
-            pair.due = Some(pair.due.map_or(now + AGAIN, |due| due.min(now + AGAIN)));
+            pair.due =
+                Some(pair.due.map_or(now + RETRY_INTERVAL, |due| due.min(now + RETRY_INTERVAL)));
         }
         if pair.failing.is_none() && proves {
             self.count_proof(now, partition, peer, io);

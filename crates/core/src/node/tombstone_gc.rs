@@ -36,9 +36,9 @@ const MAX_AGREEING_BESIDE_CLIENTS: usize = 2;
 /// Members that have not agreed after this time are named, and asked anew later.
 const TIMEOUT: Micros = Micros::from_millis(5_000);
 /// How often somebody is asked whether it knows later generations.
-const REPORT: Micros = Micros::from_millis(1_000);
+const REPORT_INTERVAL: Micros = Micros::from_millis(1_000);
 /// What may be purged is looked for so often; it is no matter of less.
-const LOOK: Micros = Micros::from_millis(100);
+const CHECK_INTERVAL: Micros = Micros::from_millis(100);
 /// Where nobody can know, a node that serves waits so long before it issues.
 const GRACE: Micros = Micros::from_millis(3_000);
 /// Generations that are asked for at a time.
@@ -184,7 +184,7 @@ impl TombstoneGc {
             self.query_all(io);
         }
         if now >= self.report_at {
-            self.report_at = now + REPORT;
+            self.report_at = now + REPORT_INTERVAL;
             let peer = self.rng.pick(&self.reach.all()).copied();
             self.report(peer.into_iter().collect(), io);
         }
@@ -202,15 +202,16 @@ impl TombstoneGc {
         }
         self.read_on(now, io);
         if io.local.is_settled() && now >= self.look_at {
-            self.look_at = now + LOOK;
+            self.look_at = now + CHECK_INTERVAL;
             self.begin_rounds(now, io);
         }
     }
 
     /// When the next step is due, if one rests beside clients.
     pub(super) fn next_wake(&self) -> Option<Time> {
-        let rests = |round: &Round| matches!(round, Round::Choosing(choosing) if choosing.rests());
-        let pages = self.rounds.values().any(rests).then_some(self.pace.rest_until());
+        let pauses =
+            |round: &Round| matches!(round, Round::Choosing(choosing) if choosing.pauses());
+        let pages = self.rounds.values().any(pauses).then_some(self.pace.paused_until());
         pages.into_iter().chain(self.tasks.next_wake()).min()
     }
 
@@ -232,9 +233,9 @@ impl TombstoneGc {
             if owners.iter().skip(1).any(|owner| *owner == self.me) {
                 self.watch(partition, io);
             }
-            let rests = self.rest.get(&partition).is_some_and(|until| *until > now);
-            let is_full = self.rounds.len() >= most || self.pace.rests(now, io);
-            if !first || rests || is_full || self.rounds.contains_key(&partition) {
+            let pauses = self.rest.get(&partition).is_some_and(|until| *until > now);
+            let is_full = self.rounds.len() >= most || self.pace.pauses(now, io);
+            if !first || pauses || is_full || self.rounds.contains_key(&partition) {
                 continue;
             }
             let dead = io.local.trees.dead(partition);

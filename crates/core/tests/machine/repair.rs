@@ -421,7 +421,7 @@ fn a_peer_that_reads_the_partition_or_is_busy_is_queried_again_and_nothing_has_f
 }
 
 /// When the node asks for the next page after one that took 20 ms.
-fn rest_after_a_page(clients: bool) -> u64 {
+fn pause_after_a_page(clients: bool) -> u64 {
     let mut bench = Bench::new();
     let scan = |out: &[Output]| {
         out.iter().find_map(|output| match output {
@@ -464,8 +464,8 @@ fn rest_after_a_page(clients: bool) -> u64 {
 
 #[test]
 fn reading_after_a_start_rests_beside_clients_in_proportion_to_what_a_page_takes() {
-    assert_eq!(rest_after_a_page(false), 0);
-    assert!((170..=190).contains(&rest_after_a_page(true)), "nine times as long");
+    assert_eq!(pause_after_a_page(false), 0);
+    assert!((170..=190).contains(&pause_after_a_page(true)), "nine times as long");
 }
 
 #[test]

@@ -25,8 +25,8 @@ const TIMEOUT_MS: u32 = 10_000;
 /// Tombstones are gone in this time after the daemon is started.
 const WAIT: Duration = Duration::from_secs(120);
 /// The collection has had time to begin if nothing holds it back.
-const HELD: Duration = Duration::from_secs(8);
-const LOOK: Duration = Duration::from_millis(200);
+const BLOCKED_WAIT: Duration = Duration::from_secs(8);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// What the values of a round consist of.
 const OLD: u8 = 1;
 const NEW: u8 = 2;
@@ -156,7 +156,7 @@ impl Scenario<'_> {
 
     /// Nothing is purged while a daemon is away, and the others name it.
     async fn see_it_held(&mut self, victim: &str) -> Result<(), String> {
-        sleep(HELD).await;
+        sleep(BLOCKED_WAIT).await;
         let reported = look(&self.testbed).await?;
         let (mut keys, mut naming) = (0, 0);
         for NodeKeys { name, keys: held, blocked, why, .. } in reported {
@@ -166,7 +166,7 @@ impl Scenario<'_> {
             let why = why.unwrap_or_else(|| "nothing".into());
             (self.print)(&format!(
                 "{} s later {name} has {held} keys that tell of it; {blocked} partitions are held back: {why}",
-                HELD.as_secs()
+                BLOCKED_WAIT.as_secs()
             ))?;
             if blocked > 0 && !names_it {
                 self.complaints.push(format!("{name} says that {why}, and it is {victim}"));
@@ -225,7 +225,7 @@ impl Scenario<'_> {
                 ));
                 return Ok(seconds(begun));
             }
-            sleep(LOOK).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 

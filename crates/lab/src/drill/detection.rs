@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use super::testbed::Testbed;
 use super::{Ending, Plan, Print};
 
-const LOOK: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// Everybody has noticed in this time, or never will.
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// The pace of heartbeats is learned in this time.
@@ -132,7 +132,7 @@ async fn strike(
         if begun.elapsed() > TIMEOUT {
             return Ok(None);
         }
-        sleep(LOOK).await;
+        sleep(POLL_INTERVAL).await;
     }
     let times: Vec<Duration> = down.into_iter().flatten().collect();
     let (first, last) = (times.iter().min().copied(), times.iter().max().copied());
@@ -170,6 +170,6 @@ async fn recover(testbed: &mut Testbed, way: &str, victim: &str) -> Result<(), S
         if begun.elapsed() > TIMEOUT {
             return Err(format!("{victim} was not marked up again in 60 s"));
         }
-        sleep(LOOK).await;
+        sleep(POLL_INTERVAL).await;
     }
 }

@@ -28,7 +28,7 @@ const REFILLED_WITHIN: Duration = Duration::from_secs(60);
 const WAIT: Duration = Duration::from_secs(300);
 /// (p99 from the loss to the last record / p99 before) may be so high.
 const MOST: f64 = 2.0;
-const LOOK: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What became of the daemon without a disk.
 struct Refill {
@@ -154,7 +154,7 @@ async fn refill(testbed: &mut Testbed, victim: &str) -> Result<Refill, String> {
         if begun.elapsed() > WAIT {
             return Err(format!("{victim} did not have all again in {} s", WAIT.as_secs()));
         }
-        sleep(LOOK).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 

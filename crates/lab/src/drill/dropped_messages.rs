@@ -19,7 +19,7 @@ const SIZES: Sizes = Sizes { usual: 100, large: 0, large_share: 0.0 };
 const LOSS: &str = "* -> * drop 0.01";
 /// Two rounds of comparisons, which begin about every minute, and some time for what they move.
 const WAIT: Duration = Duration::from_secs(240);
-const LOOK: Duration = Duration::from_millis(200);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// What all daemons have done of anti-entropy.
 #[derive(Clone, Copy, Default)]
@@ -101,7 +101,7 @@ async fn all_equal(client: &Client, names: &[String]) -> Result<(f64, Done), Str
             let pairs = format!("{left} pairs of replicas were not found equal");
             return Err(format!("{pairs} in {} s", WAIT.as_secs()));
         }
-        sleep(LOOK).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 

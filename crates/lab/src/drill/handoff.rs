@@ -23,7 +23,7 @@ const ALL_WITHIN: f64 = 30.0;
 const FIRST_WITHIN: f64 = 1.0;
 /// How long is waited for them at most.
 const WAIT: Duration = Duration::from_secs(300);
-const LOOK: Duration = Duration::from_millis(200);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 const WATCH: Duration = Duration::from_millis(100);
 const DAY: f64 = 86_400.0;
 
@@ -116,7 +116,7 @@ async fn once(
                 WAIT.as_secs()
             ));
         }
-        sleep(LOOK).await;
+        sleep(POLL_INTERVAL).await;
     };
     let report = load.stop().await?;
     if let Some(watch) = watch {

@@ -24,7 +24,7 @@ const CALM_SHARE: f64 = 0.25;
 const WARM_UP: Duration = Duration::from_millis(500);
 /// All is well again in this time, or never.
 const TIMEOUT: Duration = Duration::from_secs(60);
-const LOOK: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 const VALUE_BYTES: usize = 100;
 
 /// A drill in progress. Dropping it kills the daemons.
@@ -130,7 +130,7 @@ impl<'a> Scenario<'a> {
                 None if begun.elapsed() > TIMEOUT => {
                     return Err(format!("{name} did not stop in {} s", TIMEOUT.as_secs()));
                 }
-                None => sleep(LOOK).await,
+                None => sleep(POLL_INTERVAL).await,
             }
         }
     }
@@ -160,7 +160,7 @@ impl<'a> Scenario<'a> {
             if begun.elapsed() > TIMEOUT {
                 return Err(format!("{hints} hints were there {} s later", TIMEOUT.as_secs()));
             }
-            sleep(LOOK).await;
+            sleep(POLL_INTERVAL).await;
         }
         let of = if target.is_empty() { "anybody" } else { target };
         self.recovered(since, &format!("all are linked, and nobody keeps a hint for {of}"))
@@ -181,7 +181,7 @@ impl<'a> Scenario<'a> {
                 let wait = TIMEOUT.as_secs();
                 return Err(format!("not all daemons have said \"{}\" in {wait} s", text.trim()));
             }
-            sleep(LOOK).await;
+            sleep(POLL_INTERVAL).await;
         }
         Ok(())
     }

@@ -28,7 +28,7 @@ const OPEN_WAIT: Duration = Duration::from_secs(60);
 const READY_WAIT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(5);
 /// How often daemons are asked for their hints.
-const LOOK: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Page cache while a stopped store is read.
 pub(super) const CACHE_BYTES: u64 = 64 << 20;
 /// Partitions of the cluster.
@@ -231,7 +231,7 @@ impl Testbed {
             if begun.elapsed() > wait {
                 return Err(format!("{left} hints are not delivered after {} s", wait.as_secs()));
             }
-            sleep(LOOK).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 
@@ -399,7 +399,7 @@ pub(super) async fn await_equal(
             return Err(format!("{left} pairs of replicas were not found equal in {wait} s"));
         }
         begin = false;
-        sleep(LOOK).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 

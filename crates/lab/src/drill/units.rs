@@ -34,13 +34,13 @@ const REQUESTS: [Counter; 6] = [
     Counter::WritesUnknown,
 ];
 /// Keys that may be looked at to find one with a value; with more, the cluster counts as in use.
-const MAX_LOOKS: u32 = 1_000;
+const MAX_READS: u32 = 1_000;
 const PAGE_BYTES: u32 = 64 << 10;
 const CLIENTS: usize = 8;
 const VALUE_BYTES: usize = 100;
 const TIMEOUT_MS: u32 = 5_000;
 const TIMEOUT: Duration = Duration::from_secs(120);
-const LOOK: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 const CALM_SHARE: f64 = 0.25;
 
 /// What is done to the units.
@@ -197,7 +197,7 @@ impl Units<'_> {
             if begun.elapsed() > TIMEOUT {
                 return Err(format!("{why} after {} s", TIMEOUT.as_secs()));
             }
-            sleep(LOOK).await;
+            sleep(POLL_INTERVAL).await;
         }
         self.await_hints(target).await?;
         let well = format!("all are linked, and nobody keeps a hint for {target}");
@@ -250,7 +250,7 @@ impl Units<'_> {
                         Err(why) => why,
                     });
                 }
-                _ => sleep(LOOK).await,
+                _ => sleep(POLL_INTERVAL).await,
             }
         }
     }
@@ -285,7 +285,7 @@ impl Units<'_> {
                     looks += 1;
                     let found = self.client.get(key, None, TIMEOUT_MS).await;
                     let found = found.map_err(|failure| failure.to_string())?;
-                    if !found.values.is_empty() || looks > MAX_LOOKS {
+                    if !found.values.is_empty() || looks > MAX_READS {
                         return Ok(Some(format!("the key {key:?}")));
                     }
                 }
@@ -339,7 +339,7 @@ async fn systemctl(words: &[&str], name: &str) -> Result<String, String> {
         .spawn()
         .map_err(|error| fault(&error.to_string()))?;
     while child.try_wait().map_err(|error| fault(&error.to_string()))?.is_none() {
-        sleep(LOOK).await;
+        sleep(POLL_INTERVAL).await;
     }
     let ended = child.wait_with_output().map_err(|error| fault(&error.to_string()))?;
     if ended.status.success() {

@@ -26,7 +26,7 @@ use super::driver::{Driver, Followed, Loops, Measured, Puts, Scenario, Sent};
 /// Daemons serve after this time, and agree on who is down, or never do.
 const READY_WAIT: Duration = Duration::from_secs(60);
 /// How often it is looked whether they do, and whether one has ended.
-const LOOK: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Daemons, started; dropped, they are killed.
 pub(crate) struct Real<'a> {
@@ -80,7 +80,7 @@ impl<'a> Real<'a> {
                 of = ended(cluster) => return incomplete(of),
             };
             // Its connections may have reported before it was looked at.
-            timeout(3 * LOOK, ended(cluster)).await.map_or(Err(why), incomplete)
+            timeout(3 * POLL_INTERVAL, ended(cluster)).await.map_or(Err(why), incomplete)
         })
     }
 
@@ -133,7 +133,7 @@ async fn ended(cluster: &mut Cluster) -> (String, String) {
         if let Some(ended) = cluster.ended().pop() {
             return ended;
         }
-        sleep(LOOK).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 
@@ -160,7 +160,7 @@ async fn await_down(addresses: &[String], dead: &[String]) -> Result<(), String>
         if begun.elapsed() > READY_WAIT {
             return Err("the daemons do not agree on who is down".into());
         }
-        sleep(LOOK).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 

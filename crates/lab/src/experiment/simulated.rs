@@ -18,7 +18,7 @@ const TIMEOUT: Micros = Micros::from_millis(3_600_000);
 /// All believe by then that who died is down.
 const NOTICE: Micros = Micros::from_millis(10_000);
 /// How exactly it is reported when replicas are the same, and when that is given up.
-const LOOK: Micros = Micros::from_millis(20);
+const POLL_INTERVAL: Micros = Micros::from_millis(20);
 const GIVEN_UP: Micros = Micros::from_millis(600_000);
 
 /// A cluster in virtual time.
@@ -260,7 +260,7 @@ impl Driver for Simulated {
                 ));
             }
             if left.peek().is_some() {
-                self.wait(LOOK)?;
+                self.wait(POLL_INTERVAL)?;
             }
         }
         Ok(self.cluster.now() - begun)

@@ -17,7 +17,7 @@ const READS: usize = 64;
 const TIMEOUT_MS: u32 = 5_000;
 /// How long one key is tried again.
 const TIMEOUT: Duration = Duration::from_secs(30);
-const REST: Duration = Duration::from_millis(50);
+const RETRY_BACKOFF: Duration = Duration::from_millis(50);
 /// Findings that are kept one by one; beyond that they are only counted.
 const MAX_FINDINGS: usize = 1_000;
 
@@ -120,7 +120,7 @@ async fn read(client: &Client, key: &Key, r: u8) -> Result<Vec<Bytes>, ClientErr
         match client.get(key, Some(r), TIMEOUT_MS).await {
             Ok(found) => return Ok(found.values),
             Err(failure) if begun.elapsed() > TIMEOUT => return Err(failure),
-            Err(_) => sleep(REST).await,
+            Err(_) => sleep(RETRY_BACKOFF).await,
         }
     }
 }

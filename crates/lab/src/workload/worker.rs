@@ -23,7 +23,7 @@ const MAX_REMEMBERED: usize = 4_096;
 /// Most keys of a listing.
 const MAX_LISTED: u64 = 100;
 /// Rest after a request that was not carried out, so that a cluster that is down is not hammered.
-const REST: Duration = Duration::from_millis(5);
+const RETRY_BACKOFF: Duration = Duration::from_millis(5);
 
 /// What a client was shown of a key.
 #[derive(Clone, Debug)]
@@ -64,7 +64,7 @@ impl Worker {
                 return Ok(());
             }
             if !self.operate(now).await? {
-                sleep(REST).await;
+                sleep(RETRY_BACKOFF).await;
             }
         }
     }

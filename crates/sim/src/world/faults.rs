@@ -11,7 +11,7 @@ use crate::scenario::Fault;
 /// A host that stops has so long to finish what it does,
 pub(super) const FINISH: Micros = Micros::from_millis(2_000);
 /// and it is looked so often whether it has.
-const AGAIN: Micros = Micros::from_millis(5);
+const POLL_INTERVAL: Micros = Micros::from_millis(5);
 
 impl World {
     pub(super) fn fault(&mut self, fault: Fault) {
@@ -110,7 +110,7 @@ impl World {
         self.input(at, Input::Drain(true));
         let Some(node) = &self.hosts[at].node else { return };
         if !node.is_idle() && self.now() < by {
-            return self.schedule(self.now() + AGAIN, Event::Stop { at, life, down, by });
+            return self.schedule(self.now() + POLL_INTERVAL, Event::Stop { at, life, down, by });
         }
         let (meta, trees) = (node.meta().clone(), node.kept_trees());
         for (_, changes) in std::mem::take(&mut self.hosts[at].writes) {

@@ -15,7 +15,7 @@ use crate::judge::Broken;
 use crate::scenario::Fault;
 
 /// The command is given again after this time, until it has been carried out.
-const AGAIN: Micros = Micros::from_millis(1_000);
+const RETRY_INTERVAL: Micros = Micros::from_millis(1_000);
 /// A removed node talks for so long before it hears that it is removed.
 const TALKS: Micros = Micros::from_millis(500);
 
@@ -108,7 +108,7 @@ impl World {
         let runs_founded = |at: usize| self.hosts[at].node.is_some() && self.founded(at);
         if !self.living().filter(|at| *at != old).all(runs_founded) {
             let again = Fault::Replace { host: old, back };
-            return self.schedule(self.now() + AGAIN, Event::Fault(again));
+            return self.schedule(self.now() + RETRY_INTERVAL, Event::Fault(again));
         }
         let this = |one: &Replacing| one.old == old && one.begun.is_none();
         let Some(which) = self.replacing.iter().position(this) else { return };
@@ -123,13 +123,13 @@ impl World {
             }
             self.hosts[old].is_removed = true;
         }
-        let starts = self.now() + self.rng.within(2 * AGAIN);
+        let starts = self.now() + self.rng.within(2 * RETRY_INTERVAL);
         self.schedule(starts, Event::Start { at: self.replacing[which].new });
         // Of two operators, the second gives the command when the first does, more or less.
         let others = self.replacing.iter().filter_map(|one| one.begun);
         let command = match others.filter(|begun| *begun > self.now()).max() {
             Some(begun) => begun + self.rng.within(2 * self.plan.mean_delay),
-            None => self.now() + self.rng.within(AGAIN),
+            None => self.now() + self.rng.within(RETRY_INTERVAL),
         };
         self.replacing[which].begun = Some(command);
         if which > 0 {
@@ -174,7 +174,7 @@ impl World {
         if self.is_known(old) {
             return self.dismiss(old);
         }
-        self.schedule(self.now() + AGAIN, Event::Replace { which });
+        self.schedule(self.now() + RETRY_INTERVAL, Event::Replace { which });
         let taken = |at: usize| {
             let (ring, _) = self.hosts[at].placement();
             ring.version() > 1 && !ring.has(self.hosts[old].id)
@@ -271,7 +271,7 @@ impl World {
     /// The removed host starts again, with what it had, once nobody is left who does not know.
     pub(super) fn come_back(&mut self, at: usize) {
         if !self.is_known(at) {
-            return self.schedule(self.now() + AGAIN, Event::Return { at });
+            return self.schedule(self.now() + RETRY_INTERVAL, Event::Return { at });
         }
         self.count("removed members started again");
         self.note(|| format!("n{at}, which is removed, starts with what it had"));

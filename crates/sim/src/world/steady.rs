@@ -16,7 +16,7 @@ const AFTER_SHORT: Micros = Micros::from_millis(1_600);
 /// The same after a long time, in which it may have been given up.
 const AFTER_LONG: Micros = Micros::from_millis(10_000);
 /// What is longer is a long time: half of the silence after which a member is marked down, for a fast clock.
-const LONG: Micros = Micros::from_millis(1_500);
+const LONG_ABSENCE: Micros = Micros::from_millis(1_500);
 
 /// A node that has been started again issues so long after it has settled, whoever can know it what is purged.
 const UNCERTAIN: Micros = Micros::from_millis(4_500);
@@ -55,7 +55,7 @@ impl Doubts {
 
 /// When what begins now and takes so long is over beyond doubt.
 fn over(now: Time, length: Micros) -> Time {
-    now + length + if length < LONG { AFTER_SHORT } else { AFTER_LONG }
+    now + length + if length < LONG_ABSENCE { AFTER_SHORT } else { AFTER_LONG }
 }
 
 impl World {

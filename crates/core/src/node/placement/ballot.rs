@@ -14,7 +14,7 @@ use crate::types::{Micros, NodeId, Time};
 /// Time for more than half of the members to grant a change.
 const TIMEOUT: Micros = Micros::from_millis(3_000);
 /// Who has not granted it is asked again after this time.
-const AGAIN: Micros = Micros::from_millis(200);
+const RETRY_INTERVAL: Micros = Micros::from_millis(200);
 /// A grant that is not given back ends after this time. Longer than a change waits for its grants,
 /// by any two clocks.
 const GRANT: Micros = Micros::from_millis(10_000);
@@ -91,7 +91,7 @@ impl Ballot {
     /// Asks those that have not granted the change, when that is due.
     pub(super) fn query(&mut self, now: Time, Voters { ring, members }: Voters<'_>, io: &mut Io) {
         let Some(own) = self.proposal.as_mut().filter(|own| own.next <= now) else { return };
-        own.next = now + AGAIN;
+        own.next = now + RETRY_INTERVAL;
         let wanting = |id: &NodeId| *id != own.old && !own.granted.contains(id);
         let wanting: Vec<NodeId> = members.iter().copied().filter(wanting).collect();
         io.out.send(wanting, own.op, Body::QueryRing { ring, old: own.old, new: own.new.id() });

@@ -24,7 +24,7 @@ const WIDTH_OF_PROOF: u8 = 8;
 const TIMEOUT: Micros = Micros::from_millis(10_000);
 /// What differs is looked at again after this time where writes go on: what was only on its way has
 /// arrived.
-const REST: Micros = Micros::from_millis(500);
+const RECHECK_INTERVAL: Micros = Micros::from_millis(500);
 /// Objects in flight while no client waits for this node, and while some do.
 const MAX_FLIGHTS: usize = 64;
 const MAX_FLIGHTS_BESIDE_CLIENTS: usize = 16;
@@ -359,7 +359,7 @@ impl Exchange {
         if in_flux && self.width != WIDTH_OF_PROOF && !differ.is_empty() {
             let Some(before) = self.seen.take() else {
                 self.seen = Some(differ);
-                self.stage = Stage::Resting(now + REST);
+                self.stage = Stage::Resting(now + RECHECK_INTERVAL);
                 return GO_ON;
             };
             let all = differ.len();

@@ -16,14 +16,14 @@ const MAX_KNOWN: usize = 100_000;
 const MAX_FETCHES: usize = 16;
 /// A fetch that has not succeeded in this time is tried again.
 const TIMEOUT: Micros = Micros::from_millis(5_000);
-const REST: Micros = Micros::from_millis(1_000);
+const RETRY_BACKOFF: Micros = Micros::from_millis(1_000);
 
 /// Damaged records, and what was heard of them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Healing {
     waiting: BTreeSet<(Partition, Key)>,
     fetches: BTreeMap<RequestId, Fetch>,
-    rest_until: Time,
+    paused_until: Time,
 }
 
 #[derive(Clone, Debug)]
@@ -66,7 +66,7 @@ impl Healing {
         for op in late {
             self.fail(now, op);
         }
-        if now < self.rest_until {
+        if now < self.paused_until {
             return;
         }
         let mut put_off = Vec::new();
@@ -84,7 +84,7 @@ impl Healing {
                 .insert(op, Fetch { partition, key, queried, merged, reported: false, due });
         }
         if !put_off.is_empty() {
-            self.rest_until = now + REST;
+            self.paused_until = now + RETRY_BACKOFF;
         }
         self.waiting.extend(put_off);
     }
@@ -92,7 +92,7 @@ impl Healing {
     fn fail(&mut self, now: Time, op: RequestId) {
         if let Some(Fetch { partition, key, .. }) = self.fetches.remove(&op) {
             self.waiting.insert((partition, key));
-            self.rest_until = now + REST;
+            self.paused_until = now + RETRY_BACKOFF;
         }
     }
 

@@ -16,10 +16,10 @@ const PAGE_BYTES_BESIDE_CLIENTS: usize = 64 << 10;
 const IN_SCRUB: Micros = Micros::from_millis(50);
 /// While clients wait, a page is followed by a pause of so many times what it took: reading has a
 /// tenth of one core then, whatever a page costs,
-const REST_PER_READING: u64 = 9;
+const PAUSE_PER_READING: u64 = 9;
 /// within these bounds.
-const LEAST_REST: Micros = Micros::from_millis(5);
-const MOST_REST: Micros = Micros::from_millis(500);
+const MIN_PAUSE: Micros = Micros::from_millis(5);
+const MAX_PAUSE: Micros = Micros::from_millis(500);
 
 /// One partition after the other.
 #[derive(Clone, Debug)]
@@ -122,7 +122,7 @@ impl Reader {
             (true, false) => now,
             (true, true) => {
                 let took = now.saturating_since(self.queried_at);
-                now + (REST_PER_READING * took).clamp(LEAST_REST, MOST_REST)
+                now + (PAUSE_PER_READING * took).clamp(MIN_PAUSE, MAX_PAUSE)
             }
             (false, _) => now + IN_SCRUB,
         };

@@ -28,7 +28,7 @@ pub(super) struct Choosing {
 
 impl Choosing {
     /// True if the next page waits for its time.
-    pub(super) fn rests(&self) -> bool {
+    pub(super) fn pauses(&self) -> bool {
         self.page.is_none()
     }
 }
@@ -38,7 +38,7 @@ impl TombstoneGc {
     pub(super) fn read_on(&mut self, now: Time, io: &mut Io) {
         for (partition, round) in &mut self.rounds {
             let Round::Choosing(choosing) = round else { continue };
-            if choosing.rests() && !self.pace.rests(now, io) {
+            if choosing.pauses() && !self.pace.pauses(now, io) {
                 let is_busy = io.local.is_busy();
                 let limit_bytes = if is_busy { PAGE_BYTES_BESIDE_CLIENTS } else { PAGE_BYTES };
                 let after = choosing.after.clone();

@@ -14,11 +14,11 @@ use crate::types::{Key, Micros, NodeId, Partition, Time};
 const MAX_OPEN: usize = 32;
 const MAX_OPEN_BESIDE_CLIENTS: usize = 8;
 /// While clients wait, so many keys are followed by a pause of so many times what they took,
-const REST_PER_BATCH: u64 = 9;
+const PAUSE_PER_BATCH: u64 = 9;
 /// within these bounds: a proposer waits for all the keys of its round, and gives it up after a
 /// while.
-const LEAST_REST: Micros = Micros::from_millis(5);
-const MOST_REST: Micros = Micros::from_millis(25);
+const MIN_PAUSE: Micros = Micros::from_millis(5);
+const MAX_PAUSE: Micros = Micros::from_millis(25);
 /// Bytes of records read at a time.
 const PAGE_BYTES: usize = 256 << 10;
 
@@ -59,7 +59,7 @@ struct Task {
     /// When the first of the open ones was given to the replica, and when further ones may follow
     /// beside clients.
     since: Time,
-    rest_until: Time,
+    paused_until: Time,
     failed: Option<Rejection>,
 }
 
@@ -99,9 +99,9 @@ impl Tasks {
             _ => Reading::Over,
         };
         let (purgeable_keys, old, open) = (purgeable_keys.into(), VecDeque::new(), BTreeSet::new());
-        let (since, rest_until) = (Time::START, Time::START);
+        let (since, paused_until) = (Time::START, Time::START);
         let task =
-            Task { purpose, purgeable_keys, old, reading, open, since, rest_until, failed: None };
+            Task { purpose, purgeable_keys, old, reading, open, since, paused_until, failed: None };
         self.all.insert(partition, task);
     }
 
@@ -113,12 +113,12 @@ impl Tasks {
 
     /// When the next keys are due, where a task rests.
     pub(super) fn next_wake(&self) -> Option<Time> {
-        self.all.values().filter(|task| task.rests()).map(|task| task.rest_until).min()
+        self.all.values().filter(|task| task.pauses()).map(|task| task.paused_until).min()
     }
 
     /// The partitions whose task waits for a write to be durable, or for its time.
     pub(super) fn waiting(&self) -> Vec<Partition> {
-        let waits = |task: &Task| matches!(task.reading, Reading::After(_)) || task.rests();
+        let waits = |task: &Task| matches!(task.reading, Reading::After(_)) || task.pauses();
         self.all.iter().filter(|(_, task)| waits(task)).map(|(partition, _)| *partition).collect()
     }
 
@@ -142,8 +142,8 @@ impl Tasks {
         let (partition, task) = found?;
         task.open.remove(&op);
         if task.open.is_empty() {
-            let rest = REST_PER_BATCH * now.saturating_since(task.since);
-            task.rest_until = now + rest.clamp(LEAST_REST, MOST_REST);
+            let rest = PAUSE_PER_BATCH * now.saturating_since(task.since);
+            task.paused_until = now + rest.clamp(MIN_PAUSE, MAX_PAUSE);
         }
         // A damaged record shows nothing alive, and what replaces it is rid of what is purgeable.
         let adopting = matches!(task.purpose, Purpose::Adopt { .. });
@@ -179,7 +179,7 @@ impl Tasks {
         }
         let now = io.local.now();
         let most = if io.local.is_busy() { task.most_beside_clients(now, open) } else { MAX_OPEN };
-        if most == 0 && task.rests() {
+        if most == 0 && task.pauses() {
             return None;
         }
         if task.open.is_empty() {
@@ -217,7 +217,7 @@ impl Tasks {
 
 impl Task {
     /// True if nothing is being done, and there is more to do.
-    fn rests(&self) -> bool {
+    fn pauses(&self) -> bool {
         let has_more = !self.purgeable_keys.is_empty() || !self.old.is_empty();
         let reads = matches!(self.reading, Reading::Under(_) | Reading::After(_));
         self.open.is_empty() && has_more && !reads
@@ -230,13 +230,13 @@ impl Task {
             // is to marks dead is dead here already, or this disk is an old one.
             Purpose::Adopt { .. } => return MAX_OPEN,
             // Nobody waits for what is cleared, and after a start all partitions are at once.
-            Purpose::Clear if open >= MAX_OPEN_BESIDE_CLIENTS && now >= self.rest_until => {
-                self.rest_until = now + MOST_REST;
+            Purpose::Clear if open >= MAX_OPEN_BESIDE_CLIENTS && now >= self.paused_until => {
+                self.paused_until = now + MAX_PAUSE;
             }
             Purpose::Clear | Purpose::Agree { .. } => {}
         }
         // What is open is waited for, and rested after.
-        let may_begin = self.open.is_empty() && now >= self.rest_until;
+        let may_begin = self.open.is_empty() && now >= self.paused_until;
         if may_begin { MAX_OPEN_BESIDE_CLIENTS } else { 0 }
     }
 

@@ -8,7 +8,7 @@ use pixii_core::types::NodeId;
 use tokio::time::sleep;
 
 use super::super::testbed::CACHE_BYTES;
-use super::{LOOK, PARTITIONS, Scenario, seconds};
+use super::{PARTITIONS, POLL_INTERVAL, Scenario, seconds};
 
 /// Who comes in its place.
 const NEW: &str = "n6";
@@ -52,7 +52,7 @@ impl Scenario<'_> {
             match client.replace(victim, NEW, address, true).await {
                 Ok(_) => return Ok(()),
                 Err(failure) if begun.elapsed() > BELIEVED => return Err(failure.to_string()),
-                Err(_) => sleep(LOOK).await,
+                Err(_) => sleep(POLL_INTERVAL).await,
             }
         }
     }
@@ -76,7 +76,7 @@ impl Scenario<'_> {
                 self.testbed.cluster.kill(victim)?;
                 break "did not end".into();
             }
-            sleep(LOOK).await;
+            sleep(POLL_INTERVAL).await;
         };
         if !how.contains("exit code 2") || !how.contains("removed") {
             self.complaints.push(format!("{victim} should say that it was removed, and {how}"));

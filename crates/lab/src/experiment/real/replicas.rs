@@ -8,7 +8,7 @@ use pixii_core::message::{Counter, RepairReport, StatusReport};
 use pixii_core::types::{NodeId, Partition};
 use tokio::time::sleep;
 
-use super::LOOK;
+use super::POLL_INTERVAL;
 
 /// It is given up after this time.
 const TIMEOUT: Duration = Duration::from_secs(600);
@@ -24,7 +24,7 @@ pub(super) async fn converge(addresses: &[String]) -> Result<Duration, String> {
     let begun = Instant::now();
     let (mut moves, mut changed) = (Vec::new(), begun);
     while begun.elapsed() < TIMEOUT {
-        sleep(LOOK).await;
+        sleep(POLL_INTERVAL).await;
         let now = Instant::now();
         // One that has just been started does not answer yet.
         let Ok(reported) = query(addresses).await else { continue };

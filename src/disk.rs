@@ -506,7 +506,7 @@ impl Store for DiskStore {
         Ok(self.directory.probe().map_err(|error| self.sled.fail(error.into()))?)
     }
 
-    fn keep_trees(&self, trees: &[u8]) -> Result<(), StoreError> {
+    fn save_trees(&self, trees: &[u8]) -> Result<(), StoreError> {
         let kept = trees::keep(&self.directory.data(), *self.writer(), trees);
         Ok(kept.map_err(|error| self.sled.fail(error.into()))?)
     }

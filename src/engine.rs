@@ -234,7 +234,7 @@ impl<'a> Engine<'a> {
         self.accepting = Some(accepting.abort_handle());
         let mut rng = Rng::new(seed);
         for peer in self.hub.peers.values() {
-            let link = peers::keep_link(self.hub.clone(), peer.clone(), rng.next_u64());
+            let link = peers::retain_link(self.hub.clone(), peer.clone(), rng.next_u64());
             tokio::spawn(link);
         }
         tokio::spawn(reachable::watch(self.hub.clone()));
@@ -370,9 +370,9 @@ impl<'a> Engine<'a> {
     fn event(&mut self, event: Event) {
         match event {
             Event::Link { peer, up } => self.input(Input::Link { peer, up }),
-            Event::Message { from, message, held } => {
+            Event::Message { from, message, memory } => {
                 self.input(Input::Peer { from, message });
-                drop(held);
+                drop(memory);
             }
             Event::Joined { client, protocol, outbox } => {
                 let (in_flight, pending, is_silent) = (HashSet::new(), 0, false);
@@ -401,7 +401,7 @@ impl<'a> Engine<'a> {
                 let (permit, name) = (self.hub.log.once("copy_heard", "", &why), &self.config.name);
                 limited!(permit, error, [event = "copy_heard",], "node {name} is refused: {why}");
             }
-            Event::Call { client, call, held } => {
+            Event::Call { client, call, memory } => {
                 if let Some(caller) = self.clients.get_mut(&client) {
                     caller.pending += 1;
                 }
@@ -411,10 +411,10 @@ impl<'a> Engine<'a> {
                         self.emulator.post(
                             self.now(),
                             kind,
-                            DelayedMessage::Call { client, call, held },
+                            DelayedMessage::Call { client, call, memory },
                         );
                     }
-                    _ => self.call(client, call, held),
+                    _ => self.call(client, call, memory),
                 }
             }
         }

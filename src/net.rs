@@ -59,12 +59,12 @@ pub(crate) enum Event {
     /// The link on which messages leave for a peer came up or went down.
     Link { peer: NodeId, up: bool },
     /// A peer sent a message.
-    Message { from: NodeId, message: PeerMessage, held: FrameMemory },
+    Message { from: NodeId, message: PeerMessage, memory: FrameMemory },
     /// A client is there, with which this version of the protocol is spoken; its replies go in the
     /// outbox.
     Joined { client: ClientId, protocol: u16, outbox: Arc<Outbox> },
     /// A client made a call.
-    Call { client: ClientId, call: Call, held: FrameMemory },
+    Call { client: ClientId, call: Call, memory: FrameMemory },
     /// A client makes no more calls, and may still read replies.
     Silent { client: ClientId },
     /// A client is gone.

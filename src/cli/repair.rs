@@ -80,14 +80,14 @@ impl Repair {
             Ok((client, watch))
         })?;
         let name = |id: NodeId| client.ring_report().members.name(id);
-        let troubles = watch.troubles(&name);
+        let errors = watch.errors(&name);
         if shared.json() {
-            emit_json(&watch.as_json(&name, &troubles))?;
+            emit_json(&watch.as_json(&name, &errors))?;
         } else {
             emit(watch.as_text(&name))?;
         }
-        troubles.iter().for_each(|sentence| complain(sentence));
-        Ok(if troubles.is_empty() { Exit::Done } else { Exit::Error })
+        errors.iter().for_each(|sentence| complain(sentence));
+        Ok(if errors.is_empty() { Exit::Done } else { Exit::Error })
     }
 
     fn accept_loss(&self, shared: &Shared) -> CommandResult {
@@ -194,7 +194,7 @@ impl Watch {
     }
 
     /// Why some pairs were given up: a sentence for each peer and reason.
-    fn troubles(&self, name: &dyn Fn(NodeId) -> String) -> Vec<String> {
+    fn errors(&self, name: &dyn Fn(NodeId) -> String) -> Vec<String> {
         let mut reasons: BTreeMap<(NodeId, Option<String>), Vec<Partition>> = BTreeMap::new();
         for pair in self.report.pairs.iter().filter(|pair| !is_equal(pair)) {
             let why = pair.failing.as_ref().filter(|_| !self.is_lost(pair.peer));
@@ -250,13 +250,13 @@ impl Watch {
         )
     }
 
-    fn as_json(&self, name: &dyn Fn(NodeId) -> String, troubles: &[String]) -> Value {
+    fn as_json(&self, name: &dyn Fn(NodeId) -> String, errors: &[String]) -> Value {
         let (report, moved) = (&self.report, self.moved());
         let peer = |(peer, (all, equal)): (String, (u64, u64))| json!({ "name": peer, "partitions": all, "equal": equal });
         json!({
             "node": report.name,
-            "complete": troubles.is_empty(),
-            "troubles": troubles,
+            "complete": errors.is_empty(),
+            "troubles": errors,
             "took_ms": self.begun.elapsed().as_millis() as u64,
             "received": { "objects": moved.objects_pulled, "bytes": moved.bytes_pulled },
             "sent": { "objects": moved.objects_pushed, "bytes": moved.bytes_pushed },

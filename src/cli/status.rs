@@ -115,7 +115,7 @@ fn as_json(report: &StatusReport) -> Value {
     let rings: serde_json::Map<String, Value> =
         rings.map(|(name, version)| (name.clone(), (*version).into())).collect();
     let gauges = &report.gauges;
-    let troubles: Vec<String> = report.troubles.iter().map(ToString::to_string).collect();
+    let complaints: Vec<String> = report.complaints.iter().map(ToString::to_string).collect();
     let example = report.repair.example.as_ref().map(|(partition, peer, why)| {
         json!({ "partition": partition.0, "peer": name(report, *peer), "why": why.to_string() })
     });
@@ -155,7 +155,7 @@ fn as_json(report: &StatusReport) -> Value {
             "failing_example": example,
         },
         "emulated": report.emulated,
-        "troubles": troubles,
+        "troubles": complaints,
         "counters": counters,
     })
 }
@@ -193,7 +193,7 @@ fn as_text(report: &StatusReport, links: Option<&LinksReport>) -> String {
     if !report.emulated.is_empty() {
         out += &format!("THE NETWORK IS EMULATED here: {}\n", report.emulated.join("; "));
     }
-    for error in &report.troubles {
+    for error in &report.complaints {
         out += &format!("TO BE SEEN TO: {error}\n");
     }
     let owned = match report.read_ineligible {

@@ -48,13 +48,13 @@ impl Client {
 /// A request that the node works on.
 pub(super) struct InFlight {
     /// What its frame takes of the budget for large ones.
-    _held: FrameMemory,
+    _memory: FrameMemory,
     kind: Kind,
     since: Instant,
 }
 
 impl Engine<'_> {
-    pub(super) fn call(&mut self, client: ClientId, call: Call, held: FrameMemory) {
+    pub(super) fn call(&mut self, client: ClientId, call: Call, memory: FrameMemory) {
         let Call { id, body } = call;
         let Some(caller) = self.clients.get_mut(&client) else { return };
         if !caller.in_flight.insert(id) {
@@ -72,7 +72,8 @@ impl Engine<'_> {
             (Resource::NodeCalls, self.requests.len() + 1, MAX_ALL_CALLS),
         ];
         if let CallBody::Data { request, .. } = &body {
-            let in_flight = InFlight { _held: held, kind: kind(request), since: Instant::now() };
+            let in_flight =
+                InFlight { _memory: memory, kind: kind(request), since: Instant::now() };
             self.requests.insert((client, id), in_flight);
         }
         if let Some((what, _, limit)) = full.into_iter().find(|(_, count, limit)| count > limit) {

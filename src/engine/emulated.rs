@@ -83,7 +83,7 @@ pub(super) enum DelayedMessage {
     /// A frame for a client.
     Reply { client: ClientId, frame: Bytes },
     /// A client's call.
-    Call { client: ClientId, call: Call, held: FrameMemory },
+    Call { client: ClientId, call: Call, memory: FrameMemory },
 }
 
 impl DelayedMessage {
@@ -326,7 +326,7 @@ impl Engine<'_> {
                 self.input(Input::Peer { from: self.config.me(), message });
             }
             DelayedMessage::Reply { client, frame } => self.answer(client, frame),
-            DelayedMessage::Call { client, call, held } => self.call(client, call, held),
+            DelayedMessage::Call { client, call, memory } => self.call(client, call, memory),
         }
     }
 }
@@ -405,7 +405,7 @@ mod tests {
         emulator.post(
             Time::START,
             Kind::Other,
-            DelayedMessage::Call { client: 1, call, held: None },
+            DelayedMessage::Call { client: 1, call, memory: None },
         );
         assert!(emulator.arrived(Time::START + REMIND).is_none());
         assert_eq!(

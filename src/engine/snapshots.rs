@@ -79,7 +79,7 @@ impl Engine<'_> {
                 .other_rings()
                 .map(|(id, version)| (self.name(id), version))
                 .collect(),
-            troubles: self.troubles().collect(),
+            complaints: self.complaints().collect(),
         }
     }
 
@@ -115,7 +115,7 @@ impl Engine<'_> {
     }
 
     /// What an operator has to see to: peers that refuse this node, and those of another cluster.
-    fn troubles(&self) -> impl Iterator<Item = Complaint> {
+    fn complaints(&self) -> impl Iterator<Item = Complaint> {
         let ours = self.node.meta().cluster.as_ref().map_or(0, |cluster| cluster.id);
         let foreign = self.node.foreign().iter().map(move |(peer, theirs)| {
             let (peer, cluster) = (self.name(*peer), self.config.cluster.clone());
@@ -137,8 +137,8 @@ impl Engine<'_> {
         if !self.node.is_settled() {
             let (heard, peers) = self.node.heard();
             let mut condition = format!("meeting members: {heard} of {peers} have answered");
-            for trouble in self.troubles().take(1) {
-                condition.push_str(&format!("; {trouble}"));
+            for complaint in self.complaints().take(1) {
+                condition.push_str(&format!("; {complaint}"));
             }
             return condition;
         }

@@ -27,7 +27,7 @@ pub(super) fn keep(
     }
     let all = ring.share(config.me());
     info!("the trees of {} of {all} partitions are kept for the next start", trees.len());
-    store.keep_trees(&KeptTrees { binding: binding(meta, ring), trees }.encode())
+    store.save_trees(&KeptTrees { binding: binding(meta, ring), trees }.encode())
 }
 
 /// Takes the trees of the last life, before the first write of the next one; what is not right in

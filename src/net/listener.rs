@@ -374,8 +374,8 @@ fn receive_from(hub: Arc<Hub>, connection: Connection, peer: Arc<Peer>, protocol
         let Connection { mut reader, write: _write, socket: _socket, .. } = connection;
         loop {
             match next_message(&mut reader, protocol).await {
-                Ok(Some((message, held))) => {
-                    let event = Event::Message { from: peer.id, message, held };
+                Ok(Some((message, memory))) => {
+                    let event = Event::Message { from: peer.id, message, memory };
                     if hub.events.send(event).await.is_err() {
                         return;
                     }
@@ -407,7 +407,7 @@ async fn next_message(
 ) -> Result<Option<(PeerMessage, FrameMemory)>, ReadError> {
     match protocol {
         PROTOCOL.. => reader.next().await,
-        _ => Ok(reader.next().await?.map(|(Before(message), held)| (message, held))),
+        _ => Ok(reader.next().await?.map(|(Before(message), memory)| (message, memory))),
     }
 }
 
@@ -432,12 +432,12 @@ async fn serve_client(
             // A client that does not take its replies may not ask for more.
             outbox.room().await;
             match reader.next::<Call>().await {
-                Ok(Some((call, held))) => {
+                Ok(Some((call, memory))) => {
                     if let Some(rejection) = place.refuses(&call) {
                         outbox.push(rejection.frame(protocol));
                         continue;
                     }
-                    let event = Event::Call { client, call, held };
+                    let event = Event::Call { client, call, memory };
                     if hub.events.send(event).await.is_ok() {
                         continue;
                     }

@@ -20,7 +20,7 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 const LAST_BACKOFF: Duration = Duration::from_secs(1);
 
 /// Keeps up the link to a peer, for ever; `seed` spreads the attempts in time.
-pub(crate) async fn keep_link(hub: Arc<Hub>, peer: Arc<Peer>, seed: u64) {
+pub(crate) async fn retain_link(hub: Arc<Hub>, peer: Arc<Peer>, seed: u64) {
     let mut rng = Rng::new(seed);
     let mut backoff = FIRST_BACKOFF;
     let mut last_faults = [String::new(), String::new()];
@@ -264,7 +264,7 @@ mod tests {
             let event = timeout(TIMEOUT, events.recv()).await.unwrap();
             assert!(matches!(event, Some(Event::Link { up, .. }) if up == expected), "{event:?}");
         };
-        let link = tokio::spawn(keep_link(hub.clone(), peer.clone(), 1));
+        let link = tokio::spawn(retain_link(hub.clone(), peer.clone(), 1));
         let stream = welcome(&first).await;
         up(true).await;
         assert_eq!(peer.address(), configured);

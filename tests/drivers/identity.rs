@@ -256,9 +256,9 @@ fn a_peer_of_protocol_6_is_sent_words_and_understood() {
         purgeable: Vec::new(),
     };
     // What only protocol 6 says is no fault: the connection goes on, and the next is answered.
-    own.send(&stated(Body::NotYet(NotYet::Words("no".into()))));
+    own.send(&stated(Body::NotYet(NotYet::Text("no".into()))));
     own.send(&stated(Body::Failed(Rejection::Busy {
-        what: Resource::Words("it".into()),
+        what: Resource::Text("it".into()),
         limit: 1,
     })));
     own.send(&stated(propose));
@@ -269,7 +269,7 @@ fn a_peer_of_protocol_6_is_sent_words_and_understood() {
         }
     };
     let why = "it is not up to that node to propose for partition 999";
-    assert_eq!(answer, Body::NotYet(NotYet::Words(why.into())));
+    assert_eq!(answer, Body::NotYet(NotYet::Text(why.into())));
 }
 
 #[test]
@@ -281,7 +281,7 @@ fn a_client_of_protocol_6_is_answered_in_words() {
     let request = Request::Get { key: Key::new(&b"k"[..]).unwrap(), r: Some(9).into() };
     client.send(&wire::frame(&Call { id: 1, body: CallBody::Data { request, timeout_ms: 1_000 } }));
     let Some(Before(Reply { id: 1, body })) = client.receive() else { panic!("no reply") };
-    let rejection = Rejection::Quorum { name: QuorumName::Words("r".into()), given: 9, n: 1 };
+    let rejection = Rejection::Quorum { name: QuorumName::Text("r".into()), given: 9, n: 1 };
     assert_eq!(body, ReplyBody::Data(Response::Refused(rejection)));
     client.send(&wire::frame(&Call { id: 2, body: CallBody::Status }));
     let Some(Before(Reply { body: ReplyBody::Status(status), .. })) = client.receive() else {
@@ -400,8 +400,8 @@ fn a_daemon_that_is_notified_of_another_one_ends_before_it_serves_and_not_after(
     report(&listener);
     let reported = until("it says so", || {
         let status = daemon.status();
-        let trouble = status.troubles.first().map(ToString::to_string);
-        trouble.filter(|_| status.serving)
+        let complaint = status.complaints.first().map(ToString::to_string);
+        complaint.filter(|_| status.serving)
     });
     assert_eq!(reported, "peer n1 refuses this node: n0 runs elsewhere");
 }

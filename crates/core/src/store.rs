@@ -414,7 +414,7 @@ pub trait Store: Send + Sync {
     fn disk_bytes(&self) -> Result<u64, StoreError>;
 
     /// Keeps these bytes for the next start: they hold until something is applied.
-    fn keep_trees(&self, trees: &[u8]) -> Result<(), StoreError> {
+    fn save_trees(&self, trees: &[u8]) -> Result<(), StoreError> {
         let _ = trees;
         Ok(())
     }

@@ -132,8 +132,8 @@ impl Fake {
         node.stopped.store(true, Ordering::SeqCst);
         let _ = TcpStream::connect(self.address(at));
         // Once its thread has ended, the port is closed.
-        if let Some(door) = self.limiter.lock().unwrap()[at].take() {
-            door.join().unwrap();
+        if let Some(socket) = self.limiter.lock().unwrap()[at].take() {
+            socket.join().unwrap();
         }
         for stream in node.open.lock().unwrap().drain(..) {
             let _ = stream.shutdown(Shutdown::Both);
@@ -145,8 +145,8 @@ impl Fake {
         self.world.nodes[at].stopped.store(false, Ordering::SeqCst);
         let listener = TcpListener::bind(self.address(at)).unwrap();
         let world = Arc::clone(&self.world);
-        let door = thread::spawn(move || accept(&world, at, &listener));
-        self.limiter.lock().unwrap()[at] = Some(door);
+        let socket = thread::spawn(move || accept(&world, at, &listener));
+        self.limiter.lock().unwrap()[at] = Some(socket);
     }
 
     /// Whether node `at` has been ordered to stop.
@@ -214,16 +214,16 @@ fn converse(world: &World, at: usize, mut stream: TcpStream) -> Option<()> {
             CallBody::Status => ReplyBody::Status(status(world, at).into()),
             CallBody::Links => ReplyBody::Links(links(world, at)),
             CallBody::Emulate(_) => {
-                ReplyBody::Emulated(Err(EmulateRejection::Words("this node is a fake".into())))
+                ReplyBody::Emulated(Err(EmulateRejection::Text("this node is a fake".into())))
             }
             CallBody::Replace { .. } => {
-                ReplyBody::Replace(Err(ReplaceRejection::Words("this node is a fake".into())))
+                ReplyBody::Replace(Err(ReplaceRejection::Text("this node is a fake".into())))
             }
             CallBody::AcceptLoss => {
-                ReplyBody::LossAccepted(Err(LossRejection::Words("this node is a fake".into())))
+                ReplyBody::LossAccepted(Err(LossRejection::Text("this node is a fake".into())))
             }
             CallBody::Drain(_) => {
-                ReplyBody::Drain(Err(DrainRejection::Words("this node is a fake".into())))
+                ReplyBody::Drain(Err(DrainRejection::Text("this node is a fake".into())))
             }
             CallBody::Repair { begin, partition, peer } => {
                 ReplyBody::Repair(repair(world, at, begin, partition, peer))
@@ -442,6 +442,6 @@ fn status(world: &World, at: usize) -> StatusReport {
         },
         gauges: Gauges::default(),
         other_rings: Vec::new(),
-        troubles: Vec::new(),
+        complaints: Vec::new(),
     }
 }

@@ -2,7 +2,7 @@
 //! troubles and rings of a status as counters. A node that speaks protocol 7 with one of protocol 6
 //! sends [`Before`] and takes what it gets as [`Before`].
 //!
-//! A code becomes the sentence that it stands for, and a sentence `Words`. All of this goes when
+//! A code becomes the sentence that it stands for, and a sentence `Text`. All of this goes when
 //! protocol 6 is no longer spoken.
 
 use bincode::de::BorrowDecoder;
@@ -151,7 +151,7 @@ impl Changed for Body {
             variant::BODY_FAILED => {
                 behind(decoder).map(|Before(rejection)| Body::Failed(rejection))
             }
-            variant::BODY_NOT_YET => behind(decoder).map(|text| Body::NotYet(NotYet::Words(text))),
+            variant::BODY_NOT_YET => behind(decoder).map(|text| Body::NotYet(NotYet::Text(text))),
             _ => Body::borrow_decode(decoder),
         }
     }
@@ -201,12 +201,12 @@ impl Changed for Rejection {
     ) -> Result<Self, DecodeError> {
         match next_variant(decoder)? {
             variant::REJECTION_QUORUM => behind(decoder).map(|(name, given, n)| {
-                Rejection::Quorum { name: QuorumName::Words(name), given, n }
+                Rejection::Quorum { name: QuorumName::Text(name), given, n }
             }),
             variant::REJECTION_BUSY => behind(decoder)
-                .map(|(what, limit)| Rejection::Busy { what: Resource::Words(what), limit }),
+                .map(|(what, limit)| Rejection::Busy { what: Resource::Text(what), limit }),
             variant::REJECTION_LIMIT => behind(decoder).map(|(what, given, limit)| {
-                Rejection::Limit { what: Measure::Words(what), given, limit }
+                Rejection::Limit { what: Measure::Text(what), given, limit }
             }),
             _ => Rejection::borrow_decode(decoder),
         }
@@ -256,24 +256,24 @@ impl Changed for ReplyBody {
                 .map(|report| ReplyBody::Status(Box::new(report.into()))),
             variant::REPLY_EMULATED => {
                 let done: Result<Vec<String>, String> = behind(decoder)?;
-                Ok(ReplyBody::Emulated(done.map_err(EmulateRejection::Words)))
+                Ok(ReplyBody::Emulated(done.map_err(EmulateRejection::Text)))
             }
             variant::REPLY_REPAIR => {
                 let done: Result<Repair, String> = behind(decoder)?;
-                let done = done.map(RepairReport::from).map_err(RepairRejection::Words);
+                let done = done.map(RepairReport::from).map_err(RepairRejection::Text);
                 Ok(ReplyBody::Repair(done))
             }
             variant::REPLY_REPLACE => {
                 let done: Result<Replacement, String> = behind(decoder)?;
-                Ok(ReplyBody::Replace(done.map_err(ReplaceRejection::Words)))
+                Ok(ReplyBody::Replace(done.map_err(ReplaceRejection::Text)))
             }
             variant::REPLY_DRAIN => {
                 let done: Result<DrainReport, String> = behind(decoder)?;
-                Ok(ReplyBody::Drain(done.map_err(DrainRejection::Words)))
+                Ok(ReplyBody::Drain(done.map_err(DrainRejection::Text)))
             }
             variant::REPLY_LOSS_ACCEPTED => {
                 let done: Result<u32, String> = behind(decoder)?;
-                Ok(ReplyBody::LossAccepted(done.map_err(LossRejection::Words)))
+                Ok(ReplyBody::LossAccepted(done.map_err(LossRejection::Text)))
             }
             _ => ReplyBody::borrow_decode(decoder),
         }
@@ -356,7 +356,7 @@ impl From<StatusReport> for Status {
         let rings = report.other_rings.iter();
         counters
             .extend(rings.map(|(name, version)| (format!("{RING_VERSION_OF}{name}"), *version)));
-        counters.extend(report.troubles.iter().map(|what| (format!("{ERROR}{what}"), 1)));
+        counters.extend(report.complaints.iter().map(|what| (format!("{ERROR}{what}"), 1)));
         let RepairStatus { unread, damaged, pending, failing, example } = report.repair;
         let example = example.map(|(partition, peer, why)| (partition, peer, why.to_string()));
         let repair = Failing { unread, damaged, pending, failing, example };
@@ -388,7 +388,7 @@ impl From<StatusReport> for Status {
 impl From<Status> for StatusReport {
     fn from(before: Status) -> Self {
         let mut gauges = Gauges::default();
-        let (mut counters, mut other_rings, mut troubles) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut counters, mut other_rings, mut complaints) = (Vec::new(), Vec::new(), Vec::new());
         for (name, count) in before.counters {
             match name.as_str() {
                 DRAINED => gauges.drained = count > 0,
@@ -401,7 +401,7 @@ impl From<Status> for StatusReport {
                     if let Some(member) = name.strip_prefix(RING_VERSION_OF) {
                         other_rings.push((member.to_owned(), count));
                     } else if let Some(what) = name.strip_prefix(ERROR) {
-                        troubles.push(Complaint::Words(what.to_owned()));
+                        complaints.push(Complaint::Text(what.to_owned()));
                     } else {
                         counters.extend(Counter::named(name).map(|counter| (counter, count)));
                     }
@@ -409,11 +409,11 @@ impl From<Status> for StatusReport {
             }
         }
         let Failing { unread, damaged, pending, failing, example } = before.repair;
-        let words = |(partition, peer, why)| (partition, peer, ComparisonFault::Words(why));
+        let words = |(partition, peer, why)| (partition, peer, ComparisonFault::Text(why));
         let repair =
             RepairStatus { unread, damaged, pending, failing, example: example.map(words) };
         let Purged { keys, blocked, example } = before.tombstone_gc;
-        let example = example.map(|(partition, why)| (partition, Blocked::Words(why)));
+        let example = example.map(|(partition, why)| (partition, Blocked::Text(why)));
         StatusReport {
             cluster: before.cluster,
             name: before.name,
@@ -434,7 +434,7 @@ impl From<Status> for StatusReport {
             tombstone_gc: TombstoneGcStatus { keys, blocked, example },
             gauges,
             other_rings,
-            troubles,
+            complaints,
         }
     }
 }
@@ -483,7 +483,7 @@ impl From<Repair> for RepairReport {
         let Repair { name, pairs, unreachable, unread, damaged, counts } = before;
         let pair = |pair: Pair| {
             let Pair { partition, peer, equal_ms, pending, failing, pulled, pushed, bytes } = pair;
-            let failing = failing.map(ComparisonFault::Words);
+            let failing = failing.map(ComparisonFault::Text);
             PairStatus { partition, peer, equal_ms, pending, failing, pulled, pushed, bytes }
         };
         let pairs = pairs.into_iter().map(pair).collect();

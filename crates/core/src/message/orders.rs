@@ -234,7 +234,7 @@ impl From<RingError> for ReplaceRejection {
             RingError::Duplicate => ReplaceRejection::Duplicate,
             RingError::Version(version) => ReplaceRejection::Version { version },
             // A replacement changes nothing that these are about.
-            other => ReplaceRejection::Words(other.to_string()),
+            other => ReplaceRejection::Text(other.to_string()),
         }
     }
 }

@@ -52,7 +52,7 @@ pub struct StatusReport {
     /// the version of its ring.
     pub other_rings: Vec<(String, u64)>,
     /// What an operator has to see to.
-    pub troubles: Vec<Complaint>,
+    pub complaints: Vec<Complaint>,
 }
 
 /// What holds at a node now, in numbers.

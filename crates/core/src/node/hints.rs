@@ -58,7 +58,7 @@ impl HintLedger {
         HintLedger { totals, stamps, drained: Vec::new(), bytes, limit_bytes }
     }
 
-    /// See `LocalState::account_hint`.
+    /// See `LocalState::count_hint`.
     pub(super) fn change(
         &mut self,
         now: Time,

@@ -127,7 +127,7 @@ impl LocalState {
 
     /// Notes that what is kept for `target` of a key was so much and is so much now; `None` for no
     /// hint.
-    pub(super) fn account_hint(
+    pub(super) fn count_hint(
         &mut self,
         target: NodeId,
         place: HintPlace,

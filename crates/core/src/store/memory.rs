@@ -310,7 +310,7 @@ impl Store for MemoryStore {
         Ok(())
     }
 
-    fn keep_trees(&self, trees: &[u8]) -> Result<(), StoreError> {
+    fn save_trees(&self, trees: &[u8]) -> Result<(), StoreError> {
         self.state().trees = Some(trees.to_vec());
         Ok(())
     }

@@ -83,7 +83,7 @@ pub(crate) async fn run(
     scenario.note("victim", victim.clone());
     scenario.put().await?;
     let contexts = scenario.delete_without(&victim).await?;
-    scenario.see_it_held(&victim).await?;
+    scenario.expect_blocked(&victim).await?;
     match fate {
         Fate::Return => scenario.bring_back(&victim).await?,
         Fate::Replaced => scenario.replace(&victim).await?,
@@ -155,7 +155,7 @@ impl Scenario<'_> {
     }
 
     /// Nothing is purged while a daemon is away, and the others name it.
-    async fn see_it_held(&mut self, victim: &str) -> Result<(), String> {
+    async fn expect_blocked(&mut self, victim: &str) -> Result<(), String> {
         sleep(BLOCKED_WAIT).await;
         let reported = look(&self.testbed).await?;
         let (mut keys, mut naming) = (0, 0);

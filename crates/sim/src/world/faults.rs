@@ -120,7 +120,7 @@ impl World {
         let _ = end_life(&host.store, &meta);
         let (store, incarnation) = (meta.store, meta.incarnation);
         let binding = Binding { store, incarnation, ring: host.placement().0.id(), limit: 0 };
-        let _ = host.store.keep_trees(&KeptTrees { binding, trees }.encode());
+        let _ = host.store.save_trees(&KeptTrees { binding, trees }.encode());
         self.count("clean stops");
         // It may have been paused meanwhile.
         self.doubt(Fault::CleanStop { host: at, down });

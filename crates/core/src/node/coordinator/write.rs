@@ -98,7 +98,7 @@ impl WriteOp {
         let short = usize::from(quorum_tracker.needed().saturating_sub(sure));
         io.out.send(to.clone(), self.common.op, merge);
         for owner in to {
-            self.expect_held(now, owner, env);
+            self.expect_ack(now, owner, env);
         }
         // Those that may not answer are replaced as far as the client would have to wait for them.
         for owner in gone.into_iter().chain(quiet.into_iter().take(short)) {
@@ -107,7 +107,7 @@ impl WriteOp {
     }
 
     /// Waits for a node's confirmation.
-    fn expect_held(&mut self, now: Time, to: NodeId, env: &mut Env) {
+    fn expect_ack(&mut self, now: Time, to: NodeId, env: &mut Env) {
         env.writes.queried(now, to);
         self.common.expect(now, to, now + env.writes.timeout(to), env);
     }
@@ -125,15 +125,15 @@ impl WriteOp {
                 io.out.count(Counter::FallbacksQueried);
                 self.common.quorum_tracker.query_fallback(node, &[owner]);
                 io.out.send(vec![node], self.common.op, hint(&self.key, issued, owner));
-                return self.expect_held(now, node, env);
+                return self.expect_ack(now, node, env);
             }
         }
-        self.keep_here(owner, env, io);
+        self.hint_here(owner, env, io);
     }
 
     /// Keeps the object for this owner at this node, which may have it from its own record should it
     /// have grown too old.
-    fn keep_here(&mut self, owner: NodeId, env: &Env, io: &mut Io) {
+    fn hint_here(&mut self, owner: NodeId, env: &Env, io: &mut Io) {
         let me = env.config.me;
         let Some(issued) = &self.issued else { return };
         // A fallback that coordinates keeps it for all owners already.
@@ -229,7 +229,7 @@ impl WriteOp {
         }
         let owners: Vec<NodeId> = self.common.quorum_tracker.uncovered().collect();
         for owner in owners {
-            self.keep_here(owner, env, io);
+            self.hint_here(owner, env, io);
         }
     }
 }

@@ -156,12 +156,7 @@ impl KeyTransaction<'_> {
         let new = Record { object, generation: now, ..old.clone() };
         let place = self.place();
         let before = HintSize::of(self.key, Some(old));
-        io.local.account_hint(
-            target,
-            place,
-            Some(before),
-            Some(HintSize::of(self.key, Some(&new))),
-        );
+        io.local.count_hint(target, place, Some(before), Some(HintSize::of(self.key, Some(&new))));
         self.copies.hints.insert(target, Copy::Record(new));
         self.changed.insert(Some(target));
     }
@@ -266,7 +261,7 @@ impl KeyTransaction<'_> {
             return Err(io.decline(Oversize { key, hint: false, bytes, limit }));
         }
         for (target, new, before, after) in news {
-            io.local.account_hint(target, self.place(), before, Some(after));
+            io.local.count_hint(target, self.place(), before, Some(after));
             io.out.count(Counter::HintsKept);
             self.copies.hints.insert(target, Copy::Record(new));
             self.changed.insert(Some(target));
@@ -304,7 +299,7 @@ impl KeyTransaction<'_> {
         match self.copies.hints.get(&target) {
             Some(Copy::Record(hint)) if hint.object == *object => {
                 let size = HintSize::of(self.key, Some(hint));
-                io.local.account_hint(target, self.place(), Some(size), None);
+                io.local.count_hint(target, self.place(), Some(size), None);
                 io.out.count(Counter::HintsDeleted);
                 self.copies.hints.remove(&target);
                 self.changed.insert(Some(target));

@@ -28,35 +28,33 @@ where
 }
 
 /// A status of which protocol 6 says `why` where there is a code.
-fn status_in_words() -> StatusReport {
+fn status_as_text() -> StatusReport {
     let replies = replies();
     let Some((_, ReplyBody::Status(status))) = replies.into_iter().find(|(n, _)| *n == "status")
     else {
         panic!("there is a status")
     };
     let (mut repair, mut tombstone_gc) = (status.repair.clone(), status.tombstone_gc.clone());
-    let why = ComparisonFault::Words("why".into());
+    let why = ComparisonFault::Text("why".into());
     repair.example = repair.example.map(|(partition, peer, _)| (partition, peer, why));
-    let why = Blocked::Words("why".into());
+    let why = Blocked::Text("why".into());
     tombstone_gc.example = tombstone_gc.example.map(|(partition, _)| (partition, why));
-    let (other_rings, troubles) = (Vec::new(), Vec::new());
+    let (other_rings, complaints) = (Vec::new(), Vec::new());
     let gauges = Gauges::default();
-    StatusReport { repair, tombstone_gc, gauges, other_rings, troubles, ..*status }
+    StatusReport { repair, tombstone_gc, gauges, other_rings, complaints, ..*status }
 }
 
 /// What protocol 6 says in words, each under its name in the golden file.
-fn said_in_words(name: &str, bytes: &Bytes) -> bool {
+fn said_as_text(name: &str, bytes: &Bytes) -> bool {
     let why = || String::from("why");
     let reply = |body| frozen(name, bytes, Reply { id: 1, body });
     match name {
-        "reply-status" => reply(ReplyBody::Status(status_in_words().into())),
-        "reply-not-emulated" => reply(ReplyBody::Emulated(Err(EmulateRejection::Words(why())))),
-        "reply-no-replace" => reply(ReplyBody::Replace(Err(ReplaceRejection::Words(why())))),
-        "reply-no-repair" => reply(ReplyBody::Repair(Err(RepairRejection::Words(why())))),
-        "reply-no-drain" => reply(ReplyBody::Drain(Err(DrainRejection::Words(why())))),
-        "reply-no-loss-accepted" => {
-            reply(ReplyBody::LossAccepted(Err(LossRejection::Words(why()))))
-        }
+        "reply-status" => reply(ReplyBody::Status(status_as_text().into())),
+        "reply-not-emulated" => reply(ReplyBody::Emulated(Err(EmulateRejection::Text(why())))),
+        "reply-no-replace" => reply(ReplyBody::Replace(Err(ReplaceRejection::Text(why())))),
+        "reply-no-repair" => reply(ReplyBody::Repair(Err(RepairRejection::Text(why())))),
+        "reply-no-drain" => reply(ReplyBody::Drain(Err(DrainRejection::Text(why())))),
+        "reply-no-loss-accepted" => reply(ReplyBody::LossAccepted(Err(LossRejection::Text(why())))),
         "reply-repair" => {
             let replies = replies();
             let report = replies.into_iter().find_map(|(_, body)| match body {
@@ -64,23 +62,23 @@ fn said_in_words(name: &str, bytes: &Bytes) -> bool {
                 _ => None,
             });
             let mut report = report.unwrap();
-            report.pairs[0].failing = Some(ComparisonFault::Words(why()));
+            report.pairs[0].failing = Some(ComparisonFault::Text(why()));
             reply(ReplyBody::Repair(Ok(report)));
         }
         "peer-not-yet" => {
-            let body = Body::NotYet(NotYet::Words(why()));
+            let body = Body::NotYet(NotYet::Text(why()));
             frozen(name, bytes, PeerMessage { op: 77, body });
         }
         "rejection-2" => {
-            let name_in_words = QuorumName::Words("r".into());
-            frozen(name, bytes, Rejection::Quorum { name: name_in_words, given: 4, n: 3 });
+            let name_as_text = QuorumName::Text("r".into());
+            frozen(name, bytes, Rejection::Quorum { name: name_as_text, given: 4, n: 3 });
         }
         "rejection-9" => {
-            let what = Resource::Words("the key's queue".into());
+            let what = Resource::Text("the key's queue".into());
             frozen(name, bytes, Rejection::Busy { what, limit: 128 });
         }
         "rejection-23" => {
-            let what = Measure::Words("level".into());
+            let what = Measure::Text("level".into());
             frozen(name, bytes, Rejection::Limit { what, given: 3, limit: 2 });
         }
         _ => return false,
@@ -91,15 +89,15 @@ fn said_in_words(name: &str, bytes: &Bytes) -> bool {
 /// What a program of protocol 6 sends, and its own rule about what it is sent.
 #[test]
 fn the_messages_of_protocol_6_are_what_they_were() {
-    let lines = include_str!("../golden/words-6.tsv").lines();
+    let lines = include_str!("../golden/wire-6.tsv").lines();
     let kept: Vec<(&str, &str)> = lines.map(|line| line.split_once('\t').unwrap()).collect();
     assert_eq!(kept.len(), 133, "nothing is taken away from what is frozen");
-    let now = include_str!("../golden/words.tsv");
-    let mut in_words = 0;
+    let now = include_str!("../golden/wire.tsv");
+    let mut as_text = 0;
     for (name, hex) in &kept[1..] {
         let bytes = Bytes::from(unhex(hex));
-        if said_in_words(name, &bytes) {
-            in_words += 1;
+        if said_as_text(name, &bytes) {
+            as_text += 1;
             continue;
         }
         let same = now.lines().any(|line| line == format!("{name}\t{hex}"));
@@ -112,7 +110,7 @@ fn the_messages_of_protocol_6_are_what_they_were() {
             _ => {}
         }
     }
-    assert_eq!(in_words, 11);
+    assert_eq!(as_text, 11);
     let (_, preamble) = kept[0];
     let preamble: [u8; wire::PREAMBLE_BYTES] = unhex(preamble).try_into().unwrap();
     assert_eq!(wire::check_preamble(&preamble), Ok(6));
@@ -156,9 +154,9 @@ fn codes_are_the_sentences_of_protocol_6() {
                 let text = |report: &StatusReport| {
                     let example = report.repair.example.as_ref().unwrap().2.to_string();
                     let held = report.tombstone_gc.example.as_ref().unwrap().1.to_string();
-                    let troubles: Vec<String> =
-                        report.troubles.iter().map(ToString::to_string).collect();
-                    (example, held, troubles, report.counters.clone())
+                    let complaints: Vec<String> =
+                        report.complaints.iter().map(ToString::to_string).collect();
+                    (example, held, complaints, report.counters.clone())
                 };
                 assert_eq!(text(&stated), text(&reported));
             }

@@ -6,7 +6,7 @@ use pixii_core::message::*;
 use pixii_core::types::NodeId;
 use pixii_core::wire;
 
-use super::{blob, golden, loss_rejections, troubles};
+use super::{blob, complaints, golden, loss_rejections};
 
 /// Writes a line for every code of an enum, which `all` has one after the other.
 macro_rules! golden_codes {
@@ -14,7 +14,7 @@ macro_rules! golden_codes {
         let all: Vec<$type> = $all;
         let codes: Vec<u16> = all.iter().map($type::code).collect();
         assert_eq!(codes, $type::CODES, "every code of {} has its bytes", $name);
-        for one in all.into_iter().chain([$type::Words("why".into())]) {
+        for one in all.into_iter().chain([$type::Text("why".into())]) {
             let text = one.to_string();
             assert!(!text.contains('\n') && !text.contains("  ") && !text.is_empty(), "{text}");
             golden($out, &format!("{}-{}", $name, one.code()), one);
@@ -26,7 +26,7 @@ pub fn write(out: &mut String) {
     rejections(out);
     tombstone_gc_and_repair(out);
     orders(out);
-    golden_codes!(out, "trouble", Complaint, troubles());
+    golden_codes!(out, "trouble", Complaint, complaints());
     for counter in Counter::ALL {
         assert_eq!(Counter::named(counter.name()), Some(*counter));
         golden(out, &format!("counter-{}", counter.name()), *counter);

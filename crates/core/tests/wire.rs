@@ -1,7 +1,7 @@
 //! Bytes: golden ones for every type on the wire and on disk, and what becomes of bytes that are wrong.
 //!
 //! A changed golden byte is either a bug or a new version. To write the file anew after a version was
-//! raised: `PIXII_WRITE_GOLDEN=1 cargo test --release --test words`.
+//! raised: `PIXII_WRITE_GOLDEN=1 cargo test --release --test wire`.
 
 #![allow(clippy::unwrap_used)]
 
@@ -27,9 +27,9 @@ use pixii_core::types::*;
 use pixii_core::wire::{self, Hello, Welcome, WireError};
 use proptest::prelude::*;
 
-#[path = "words/before.rs"]
+#[path = "wire/before.rs"]
 mod before;
-#[path = "words/codes.rs"]
+#[path = "wire/codes.rs"]
 mod codes;
 
 const DOT: Dot = Dot { actor: Actor { store: 0x1122_3344_5566_7788, serial: 5 }, counter: 300 };
@@ -181,7 +181,7 @@ fn rejections() -> Vec<Rejection> {
     ]
 }
 
-fn troubles() -> Vec<Complaint> {
+fn complaints() -> Vec<Complaint> {
     vec![
         Complaint::Refused { peer: "n2".into(), why: "why".into() },
         Complaint::Foreign { peer: "n2".into(), cluster: "c".into(), ours: 5, theirs: 6 },
@@ -369,7 +369,7 @@ fn replies() -> Vec<(&'static str, ReplyBody)> {
             unservable_partitions: 6,
         },
         other_rings: vec![("n2".into(), 7)],
-        troubles: troubles(),
+        complaints: complaints(),
     };
     let pair = PairStatus {
         partition: Partition(300),
@@ -564,7 +564,7 @@ fn golden_bytes() {
     golden(&mut out, "meta", meta);
     golden(&mut out, "ring-table", ring());
 
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/words.tsv");
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/wire.tsv");
     if std::env::var_os("PIXII_WRITE_GOLDEN").is_some() {
         std::fs::create_dir_all(file.parent().unwrap()).unwrap();
         std::fs::write(&file, &out).unwrap();

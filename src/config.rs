@@ -117,7 +117,7 @@ struct Keys {
     #[serde(default = "default_listen")]
     listen: String,
     #[serde(default)]
-    trusted_network: bool,
+    allow_insecure_network: bool,
     secret_file: Option<PathBuf>,
     client_secret_file: Option<PathBuf>,
     max_connections_per_address: Option<i64>,
@@ -141,7 +141,7 @@ struct Keys {
     emulation_seed: Option<i64>,
     http_listen: Option<String>,
     #[serde(default)]
-    http_beyond_loopback: bool,
+    http_allow_remote: bool,
     log_format: Option<String>,
     #[serde(default)]
     experiment: Vec<String>,
@@ -258,7 +258,7 @@ fn check(keys: Keys) -> Result<Config, String> {
     check_name("cluster", &keys.cluster)?;
     check_data_dir(&keys.data_dir)?;
     let secret_files = SecretFiles::new(keys.secret_file, keys.client_secret_file)?;
-    check_listen(&keys.listen, keys.trusted_network || secret_files.is_some())?;
+    check_listen(&keys.listen, keys.allow_insecure_network || secret_files.is_some())?;
     let connections = keys.max_connections_per_address.unwrap_or(256);
     let connections = number("max_connections_per_address", connections, CONNECTIONS)?;
     let n = number("n", keys.n.unwrap_or(3), 1..=i64::from(MAX_N))? as u8;
@@ -286,7 +286,7 @@ fn check(keys: Keys) -> Result<Config, String> {
     check_log(&keys.log)?;
     let log_json = is_json(keys.log_format.as_deref())?;
     if let Some(http) = &keys.http_listen {
-        check_http(http, keys.http_beyond_loopback, &keys.listen)?;
+        check_http(http, keys.http_allow_remote, &keys.listen)?;
     }
     let members = check_members(keys.members)?;
     if members.get(NodeId::of(&keys.name)).is_none() {
@@ -441,7 +441,7 @@ fn check_http(listen: &str, beyond_loopback: bool, other: &str) -> Result<(), St
     if !is_loopback("http_listen", listen)? && !beyond_loopback {
         return Err(format!(
             "http_listen = \"{listen}\": metrics tell the names of the members and how they are, so the port is \
-             on a loopback address (127.0.0.1, [::1] or localhost) unless http_beyond_loopback = true says that \
+             on a loopback address (127.0.0.1, [::1] or localhost) unless http_allow_remote = true says that \
              everybody who can reach it may know"
         ));
     }
@@ -455,7 +455,7 @@ fn check_listen(listen: &str, anywhere: bool) -> Result<(), String> {
     if !is_loopback("listen", listen)? && !anywhere {
         return Err(format!(
             "listen = \"{listen}\": beyond loopback (127.0.0.1, [::1], localhost) a node has secret_file and \
-             client_secret_file, unless trusted_network = true says that everybody who can reach the port may read \
+             client_secret_file, unless allow_insecure_network = true says that everybody who can reach the port may read \
              and write everything"
         ));
     }

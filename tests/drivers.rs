@@ -87,7 +87,7 @@ fn mistakes_in_a_configuration_are_named_in_one_sentence() {
         (
             "listen = \"127.0.0.1:1\"",
             "listen = \"0.0.0.0:1\"",
-            "unless trusted_network = true says",
+            "unless allow_insecure_network = true says",
         ),
         ("listen = \"127.0.0.1:1\"", "listen = \"[::1]:0\"", "port 1 to 65535"),
         ("listen = \"127.0.0.1:1\"", "listen = \"localhost\"", "an address is host:port"),

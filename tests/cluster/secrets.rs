@@ -171,7 +171,7 @@ fn a_daemon_whose_secrets_are_not_as_they_should_be_does_not_start() {
     let command = pixii(&["server", "--config", cluster.path("try.toml").to_str().unwrap()]);
     let Finished { code, err, .. } = Run::start(command, b"").end();
     let sentence = "listen = \"0.0.0.0:7432\": beyond loopback (127.0.0.1, [::1], localhost) a node has secret_file \
-                    and client_secret_file, unless trusted_network = true says";
+                    and client_secret_file, unless allow_insecure_network = true says";
     assert!(code == 2 && err.contains(sentence), "{err}");
 
     // Credentials are named without a path.

@@ -295,7 +295,7 @@ fn a_port_beyond_loopback_is_a_decision_and_a_taken_one_a_sentence() {
     assert!(parse("http_listen = \"[::1]:7480\"\nlog_format = \"json\"").unwrap().log_json);
     assert!(parse("http_listen = \"0.0.0.0:7480\"\nhttp_beyond_loopback = true").is_ok());
     for (lines, stated) in [
-        ("http_listen = \"0.0.0.0:7480\"", "unless http_beyond_loopback = true says"),
+        ("http_listen = \"0.0.0.0:7480\"", "unless http_allow_remote = true says"),
         ("http_listen = \"7480\"", "http_listen = \"7480\": an address is host:port"),
         ("http_listen = \"127.0.0.1:1\"", "that is the port of listen already"),
         (

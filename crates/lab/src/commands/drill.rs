@@ -80,17 +80,17 @@ impl Drill {
             reported.map_err(|error| error.message)
         };
         let on_units = match self.name.on_units() {
-            Some((act, despite_use)) => {
-                Some((act, shared.addresses()?, shared.options()?, despite_use))
+            Some((act, allow_in_use)) => {
+                Some((act, shared.addresses()?, shared.options()?, allow_in_use))
             }
             None => None,
         };
         let ending = block_on(async {
             let drill = async {
                 match &on_units {
-                    Some((act, addresses, options, despite_use)) => {
+                    Some((act, addresses, options, allow_in_use)) => {
                         let cluster = (&addresses[..], options);
-                        units::run(&plan, *act, cluster, *despite_use, &mut print).await
+                        units::run(&plan, *act, cluster, *allow_in_use, &mut print).await
                     }
                     None => carry_out(&self.name, &plan, &mut print).await,
                 }

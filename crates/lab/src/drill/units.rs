@@ -64,13 +64,13 @@ struct Units<'a> {
     print: Print<'a>,
 }
 
-/// The error says why the drill could not go on, or was not begun. `despite_use` goes on where others use the cluster; their keys
+/// The error says why the drill could not go on, or was not begun. `allow_in_use` goes on where others use the cluster; their keys
 /// are left alone.
 pub(crate) async fn run(
     plan: &Plan,
     act: UnitAction,
     (addresses, options): (&[String], &Options),
-    despite_use: bool,
+    allow_in_use: bool,
     print: Print<'_>,
 ) -> Result<Ending, String> {
     let client = Client::connect(addresses, options.clone()).await.map_err(|e| e.to_string())?;
@@ -81,7 +81,7 @@ pub(crate) async fn run(
             format!("the unit pixii@{name} is not active on this machine: all members have to be units here")
         })?;
     }
-    if !despite_use {
+    if !allow_in_use {
         units.refuse_use().await?;
     }
     let ledger = Ledger::open(&plan.dir.join("ledger"))?;
@@ -258,7 +258,7 @@ impl Units<'_> {
     /// One sentence if the cluster is in use.
     async fn refuse_use(&self) -> Result<(), String> {
         let cluster = self.client.cluster();
-        let go_on = "--despite-use goes on all the same, and leaves alone what is not the drill's";
+        let go_on = "--allow-in-use goes on all the same, and leaves alone what is not the drill's";
         if let Some(key) = self.foreign_key().await? {
             return Err(format!("the cluster {cluster} is in use: it holds {key}; {go_on}"));
         }

@@ -87,7 +87,7 @@ pub(super) struct Units {
     pub(super) systemd: bool,
     /// With --systemd: even if the cluster holds other keys or has other clients
     #[arg(long, requires = "systemd")]
-    pub(super) despite_use: bool,
+    pub(super) allow_in_use: bool,
 }
 
 #[derive(Args)]
@@ -251,7 +251,7 @@ impl Name {
             Name::Kill(of) => (UnitAction::Kill, &of.units),
             _ => return None,
         };
-        units.systemd.then_some((act, units.despite_use))
+        units.systemd.then_some((act, units.allow_in_use))
     }
 
     /// The drill's name, what it has to do, and where; `None` if there is no such drill, or only the list is wanted.

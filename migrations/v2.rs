@@ -62,7 +62,7 @@ mod tests {
         clean: bool,
         cluster: Option<Cluster>,
         read_ineligible: Vec<u16>,
-        lives: Vec<(u64, Life)>,
+        lives: Vec<(u64, IncarnationId)>,
     }
 
     #[derive(Encode)]
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[derive(Encode)]
-    struct Life {
+    struct IncarnationId {
         incarnation: u64,
         nonce: u64,
     }
@@ -137,7 +137,7 @@ mod tests {
             clean: true,
             cluster: Some(Cluster { id: 5, founders: vec![(1, 2), (3, 4)] }),
             read_ineligible: vec![0, 300],
-            lives: vec![(3, Life { incarnation: 8, nonce: 1 << 50 })],
+            lives: vec![(3, IncarnationId { incarnation: 8, nonce: 1 << 50 })],
         }
     }
 

@@ -4,19 +4,19 @@
 //! while it is the first one. A hint has its object's generation in front of it, and the version byte 2; one with the
 //! version byte 1, as schema 2 has them, is of the first generation, and is left as it is.
 //!
-//! What a store knows of itself, `1 life`, has a list of numbers (the fresh ids) behind all that it had: empty, one byte,
+//! What a store knows of itself, `1 incarnation`, has a list of numbers (the fresh ids) behind all that it had: empty, one byte,
 //! for a store of schema 2. Nothing else changes.
 
 use super::{Batch, Sled, StoreFault, meta_key, seal, unseal};
 
-const LIFE: &str = "life";
+const INCARNATION: &str = "life";
 
 /// Makes a store of schema 2 one of schema 3. A record that is damaged stays what it is: it is found when it is read.
 pub(super) fn migrate(sled: &Sled) -> Result<Batch, StoreFault> {
     let mut batch = Batch::default();
-    let life = sled.get(&meta_key(LIFE))?;
-    if let Some(known) = life.and_then(|bytes| unseal(LIFE, &bytes)) {
-        batch.insert(meta_key(LIFE), seal(LIFE, &[&known[..], &[0]].concat()));
+    let incarnation = sled.get(&meta_key(INCARNATION))?;
+    if let Some(known) = incarnation.and_then(|bytes| unseal(INCARNATION, &bytes)) {
+        batch.insert(meta_key(INCARNATION), seal(INCARNATION, &[&known[..], &[0]].concat()));
     }
     Ok(batch)
 }

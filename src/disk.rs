@@ -41,8 +41,8 @@ use self::files::{Directory, WHYS};
 use self::guarded::{Batch, Sled, StoreFault};
 pub use self::layout::NEWEST;
 use self::layout::{
-    At, CHUNK_BYTES, HINTS, HINTS_END, Head, LAST_WRITE, LIFE, MAX_RECORD_BYTES, MEMBERS, Place,
-    RING, Value, meta_key, seal,
+    At, CHUNK_BYTES, HINTS, HINTS_END, Head, INCARNATION, LAST_WRITE, MAX_RECORD_BYTES, MEMBERS,
+    Place, RING, Value, meta_key, seal,
 };
 pub use self::migrating::{SchemaReport, migrate, schema_of};
 pub use self::rebuild::{Amend, Lost, Prepared, Salvage};
@@ -100,7 +100,7 @@ impl DiskStore {
         if last_write < mark {
             return Err(damaged(format!("it ends at write {last_write}, and {mark} was synced")));
         }
-        life(&sled).map_err(fault)?;
+        incarnation(&sled).map_err(fault)?;
         members(&sled).map_err(fault)?;
         ring(&sled).map_err(fault)?;
         generations(&sled).map_err(|error| fault(sled.fail(error)))?;
@@ -314,10 +314,10 @@ fn last_write(sled: &Sled) -> Result<u64, StoreFault> {
     number.ok_or_else(|| sled.fail(damage()))
 }
 
-fn life(sled: &Sled) -> Result<Option<Meta>, StoreFault> {
-    let Some(bytes) = sled.get(&meta_key(LIFE))? else { return Ok(None) };
+fn incarnation(sled: &Sled) -> Result<Option<Meta>, StoreFault> {
+    let Some(bytes) = sled.get(&meta_key(INCARNATION))? else { return Ok(None) };
     let damage = || StoreFault::Corrupt("what the store knows of itself is not readable".into());
-    layout::unseal_life(&bytes).map(Some).ok_or_else(|| sled.fail(damage()))
+    layout::unseal_incarnation(&bytes).map(Some).ok_or_else(|| sled.fail(damage()))
 }
 
 /// What was met while the store was open last, and noted because the next opening might not see it; `None` if nothing was.
@@ -365,7 +365,7 @@ fn generations(sled: &Sled) -> Result<Vec<(Partition, Generation)>, StoreFault> 
 
 impl Store for DiskStore {
     fn meta(&self) -> Result<Option<Meta>, StoreError> {
-        Ok(life(&self.sled)?)
+        Ok(incarnation(&self.sled)?)
     }
 
     fn read(&self, partition: Partition, key: &Key) -> Result<Found, StoreError> {
@@ -469,7 +469,9 @@ impl Store for DiskStore {
                 Change::Hint { target, key, record } => {
                     records.insert(At::Hint(*target, key), record.as_ref());
                 }
-                Change::Meta(meta) => batch.insert(meta_key(LIFE), layout::seal_life(meta)),
+                Change::Meta(meta) => {
+                    batch.insert(meta_key(INCARNATION), layout::seal_incarnation(meta))
+                }
                 Change::Members(members) => {
                     batch.insert(meta_key(MEMBERS), layout::seal_members(members));
                 }

@@ -10,7 +10,7 @@ mod error;
 mod event_log;
 mod gauges;
 mod health;
-mod life;
+mod incarnation;
 mod memory;
 mod notifier;
 mod opening;
@@ -57,7 +57,7 @@ use ending::Ending;
 pub use error::ServeError;
 use event_log::Comparisons;
 use health::Question;
-pub use life::run;
+pub use incarnation::run;
 use notifier::SystemdNotifier;
 pub use opening::serve;
 pub use origin::Conflict;
@@ -119,7 +119,7 @@ struct Engine<'a> {
     finish_by: Option<Instant>,
     /// Since when the store is known to be damaged on its disk.
     damaged: Option<Instant>,
-    /// Parts of the store that were read off the disk in this life.
+    /// Parts of the store that were read off the disk in this incarnation.
     scrubbed: u64,
     /// Who waits for the acceptance of a loss to be durable.
     accepting_loss: Vec<(ClientId, u64)>,

@@ -107,7 +107,7 @@ pub(crate) struct Access {
     pub(crate) secrets: Vault,
     /// Most clients of one address.
     pub(crate) per_address: usize,
-    /// The nonces of this life.
+    /// The nonces of this incarnation.
     pub(crate) nonces: Nonces,
 }
 

@@ -15,8 +15,8 @@ use pixii_core::merkle::LeafSet;
 use pixii_core::rng::Rng;
 use pixii_core::store::memory::MemoryStore;
 use pixii_core::store::{
-    Change, Found, HintTotal, LifeError, Meta, Process, Record, Scanned, Span, Store,
-    StoreIdentity, begin_life, end_life, hint_bytes,
+    Change, Found, HintTotal, IncarnationError, Meta, Process, Record, Scanned, Span, Store,
+    StoreIdentity, begin_incarnation, end_incarnation, hint_bytes,
 };
 use pixii_core::types::{Blob, Key, MAX_VALUE_BYTES, NodeId, Partition, WriteId};
 use tempfile::TempDir;
@@ -133,7 +133,7 @@ conformance!(
     any_bytes_are_a_key,
     lists_are_ordered_and_bounded,
     the_last_change_of_a_batch_counts,
-    lives_begin_and_end,
+    incarnations_begin_and_end,
     readers_see_whole_records
 );
 
@@ -294,18 +294,18 @@ fn the_last_change_of_a_batch_counts<B: Bench>() {
     assert_eq!(bench.store().meta().unwrap().map(|meta| meta.incarnation.0), Some(2));
 }
 
-fn lives_begin_and_end<B: Bench>() {
+fn incarnations_begin_and_end<B: Bench>() {
     let bench = B::new();
     assert_eq!(bench.store().meta().unwrap(), None);
-    let begin = |store: &dyn Store, process| begin_life(store, &owner("n1"), process);
+    let begin = |store: &dyn Store, process| begin_incarnation(store, &owner("n1"), process);
     let mut meta = begin(bench.store(), Process::New(42)).unwrap();
     assert_eq!((meta.store, meta.incarnation.0, meta.serial_floor), (42, 1, 1));
     meta.serial_end = 100;
-    end_life(bench.store(), &meta).unwrap();
+    end_incarnation(bench.store(), &meta).unwrap();
     let meta = begin(bench.store(), Process::Same).unwrap();
     assert_eq!((meta.store, meta.incarnation.0), (42, 2), "one id for a process");
     assert_eq!((meta.serial_floor, meta.serial_end), (1, 100), "and serials that go on");
-    end_life(bench.store(), &meta).unwrap();
+    end_incarnation(bench.store(), &meta).unwrap();
     let bench = bench.reopen();
     let mut meta = begin(bench.store(), Process::New(43)).unwrap();
     assert_eq!(
@@ -325,11 +325,14 @@ fn lives_begin_and_end<B: Bench>() {
     let meta = begin(bench.store(), Process::New(44)).unwrap();
     assert_eq!((meta.store, meta.incarnation.0, meta.serial_floor), (44, 4, 200));
     assert_eq!(meta.fresh, [44], "after an unclean stop the disk may not be the newest");
-    let stranger = begin_life(bench.store(), &owner("n2"), Process::New(45));
-    assert!(matches!(stranger, Err(LifeError::Identity(..))), "{stranger:?}");
-    let moved =
-        begin_life(bench.store(), &StoreIdentity { ring: 8, ..owner("n1") }, Process::New(45));
-    assert_eq!(moved, Err(LifeError::Ring));
+    let stranger = begin_incarnation(bench.store(), &owner("n2"), Process::New(45));
+    assert!(matches!(stranger, Err(IncarnationError::Identity(..))), "{stranger:?}");
+    let moved = begin_incarnation(
+        bench.store(),
+        &StoreIdentity { ring: 8, ..owner("n1") },
+        Process::New(45),
+    );
+    assert_eq!(moved, Err(IncarnationError::Ring));
 }
 
 fn readers_see_whole_records<B: Bench>() {

@@ -68,7 +68,7 @@ cluster never had. Its configuration names the same n and partitions, itself, an
 be started before or after, and it fills itself from the other owners.
 
 A change needs the agreement of more than half of the members, so of two replacements at once one is made first, and the \
-other one is tried again for a while. The command ends with 0 when every member that is not down lives with the change, \
+other one is tried again for a while. The command ends with 0 when every member that is not down uses the change, \
 with 1 when it was refused or another replacement took its place, and with 5 (\"unfinished\") when that could not be \
 confirmed within 30 s.
 

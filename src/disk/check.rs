@@ -20,13 +20,13 @@ use super::files::Directory;
 use super::files::copy::PrivateCopy;
 use super::layout::{self, At, CHUNKS, HINTS, Head, Place, Value};
 use super::{
-    DiskStore, OpenError, StoreFault, generations, life, members, noted_damage, ring, schema,
+    DiskStore, OpenError, StoreFault, generations, incarnation, members, noted_damage, ring, schema,
 };
 
 /// What a check has read, and how much of it is damaged.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CheckReport {
-    /// What the store knows of itself; `None` before its first life.
+    /// What the store knows of itself; `None` before its first incarnation.
     pub meta: Option<Meta>,
     /// What it knows of the members; `None` before it was reported.
     pub members: Option<Members>,
@@ -158,7 +158,7 @@ pub fn check(
     if let Some(noted) = noted {
         reader.damage(None, format!("the store as a whole: {noted}; a daemon does not serve it"));
     }
-    reader.report.meta = life(&store.sled).map_err(fault)?;
+    reader.report.meta = incarnation(&store.sled).map_err(fault)?;
     reader.report.disk_bytes = copy.disk_bytes;
     reader.report.members = members(&store.sled).map_err(fault)?;
     reader.report.ring = ring(&store.sled).map_err(fault)?;

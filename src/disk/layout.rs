@@ -20,7 +20,7 @@ pub(super) const MAX_RECORD_BYTES: usize = MAX_FRAME_BYTES + 64;
 const _: () = assert!(2 * MAX_MERGED_BYTES < MAX_RECORD_BYTES);
 
 /// Where the store keeps what it knows of itself.
-pub(super) const LIFE: &str = "life";
+pub(super) const INCARNATION: &str = "life";
 /// Where the store keeps what it knows of the members.
 pub(super) const MEMBERS: &str = "members";
 /// Where the store keeps the ring, once it is another one than the configured members make.
@@ -279,13 +279,13 @@ pub(super) fn unseal(name: &str, bytes: &Bytes) -> Option<Bytes> {
 }
 
 /// The sealed bytes of what a store knows of itself.
-pub(super) fn seal_life(meta: &Meta) -> Vec<u8> {
-    seal(LIFE, &wire::encode(meta))
+pub(super) fn seal_incarnation(meta: &Meta) -> Vec<u8> {
+    seal(INCARNATION, &wire::encode(meta))
 }
 
 /// What the store knows of itself, or `None` if it is damaged.
-pub(super) fn unseal_life(bytes: &Bytes) -> Option<Meta> {
-    wire::decode(&unseal(LIFE, bytes)?).ok()
+pub(super) fn unseal_incarnation(bytes: &Bytes) -> Option<Meta> {
+    wire::decode(&unseal(INCARNATION, bytes)?).ok()
 }
 
 /// The sealed bytes of what a store knows of the members.
@@ -383,7 +383,7 @@ mod tests {
         assert_eq!(key_of(&place(3, b"k")), Some(Key::new("k").unwrap()));
         assert_eq!(key_of(&[2, 0]), None);
         assert!(chunk_key(1, u32::MAX) < chunk_key(2, 0));
-        assert_eq!(Place::decode(&meta_key(LIFE)), Some(Place::Meta(LIFE.into())));
+        assert_eq!(Place::decode(&meta_key(INCARNATION)), Some(Place::Meta(INCARNATION.into())));
         let data = Place::Data(Partition(3), Key::new("k").unwrap());
         assert_eq!(Place::decode(&place(3, b"k")), Some(data));
         assert_eq!(Place::decode(&chunk_key(7, 8)), Some(Place::Chunk(7, 8)));
@@ -405,8 +405,8 @@ mod tests {
     fn a_sealed_record_knows_its_name() {
         let bytes = Bytes::from(seal(LAST_WRITE, &7u64.to_be_bytes()));
         assert_eq!(unseal_u64(LAST_WRITE, &bytes), Some(7));
-        assert_eq!(unseal_u64(LIFE, &bytes), None);
-        assert_eq!(unseal_life(&bytes), None);
+        assert_eq!(unseal_u64(INCARNATION, &bytes), None);
+        assert_eq!(unseal_incarnation(&bytes), None);
         assert_eq!(unseal(LAST_WRITE, &bytes.slice(..7)), None);
     }
 }

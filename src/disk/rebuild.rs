@@ -16,9 +16,9 @@ use pixii_core::types::Partition;
 
 use super::files::Directory;
 use super::guarded::{Batch, Sled, StoreFault};
-use super::layout::{self, LIFE, Place};
+use super::layout::{self, INCARNATION, Place};
 use super::log::Survey;
-use super::{DiskStore, OpenError, last_write, life, mend, meta_key, ring, schema};
+use super::{DiskStore, OpenError, incarnation, last_write, mend, meta_key, ring, schema};
 
 /// Bytes that are copied in one batch.
 const BATCH_BYTES: usize = 1 << 20;
@@ -165,10 +165,10 @@ fn make(
     }
     schema::verify(&new).map_err(|error| OpenError::from_schema(dir, error))?;
     let last_write = last_write(&new).map_err(fault)?;
-    if let Some(mut meta) = life(&new).map_err(fault)? {
+    if let Some(mut meta) = incarnation(&new).map_err(fault)? {
         amend(&mut meta, ring(&new).map_err(fault)?.as_ref(), &lost);
         let mut batch = Batch::default();
-        batch.insert(meta_key(LIFE), layout::seal_life(&meta));
+        batch.insert(meta_key(INCARNATION), layout::seal_incarnation(&meta));
         new.apply(batch).map_err(fault)?;
     }
     new.close().map_err(fault)?;

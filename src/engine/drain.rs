@@ -62,7 +62,7 @@ impl Engine<'_> {
         Ok(self.drain_report())
     }
 
-    /// A drain goes on that an earlier life of this process had begun.
+    /// A drain goes on that an earlier incarnation of this process had begun.
     pub(super) fn take_up_drain(&mut self) {
         if self.runtime_config.drain != Drain::No {
             self.hub.set_apart(self.runtime_config.drain == Drain::Done);

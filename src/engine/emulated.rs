@@ -315,7 +315,7 @@ impl Engine<'_> {
     fn arrive(&mut self, delayed: DelayedMessage) {
         match delayed {
             DelayedMessage::Message { peer, connection, frame } => {
-                // A connection ends with its process: what was for an earlier life is not for this one.
+                // A connection ends with its process: what was for an earlier incarnation is not for this one.
                 if peer.outbox.connection() == connection {
                     peer.outbox.push(frame);
                 } else {

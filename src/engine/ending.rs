@@ -1,4 +1,4 @@
-//! How a life ends: what is in progress is finished, replies leave, and then the store is closed.
+//! How an incarnation ends: what is in progress is finished, replies leave, and then the store is closed.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use crate::net::Event;
 
 /// At a stop, requests in progress have this long to finish.
 const FINISH: Duration = Duration::from_secs(5);
-/// Where another life follows they have this long: their clients try again elsewhere.
+/// Where another incarnation follows they have this long: their clients try again elsewhere.
 pub(super) const FINISH_BEFORE_NEXT: Duration = Duration::from_millis(300);
 /// A node that is to make its store anew waits so long for each one before it in the ring,
 const REBUILD_STAGGER: Duration = Duration::from_millis(1_500);
@@ -21,12 +21,12 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// Then their replies have this long to leave.
 const FLUSH: Duration = Duration::from_secs(1);
 
-/// Why a life ends.
+/// Why an incarnation ends.
 #[derive(Debug)]
 pub(super) enum Ending {
     /// The daemon stops.
     Stop,
-    /// Another life follows, with a later ring.
+    /// Another incarnation follows, with a later ring.
     BeginIncarnation,
     /// The store is to be made anew.
     Rebuild,
@@ -60,7 +60,7 @@ impl Engine<'_> {
         self.notifier.look_again();
     }
 
-    /// Ends this life for a store that is to be made anew, when the other members can be reached:
+    /// Ends this incarnation for a store that is to be made anew, when the other members can be reached:
     /// one node at a time, as far as they find it at different times. A member that is away is not
     /// waited for for ever.
     pub(super) fn consider_rebuilding(&mut self) {

@@ -257,14 +257,14 @@ fn report_of_peer(notice: Notice, peer: &str, config: &Config, log: &LogThrottle
             log.several("disk_rolled_back", peer),
             warn,
             [event = "disk_rolled_back", peer,],
-            "peer {peer} has seen a later life of this store: the disk was rolled back or copied; node \
+            "peer {peer} has seen a later incarnation of this store: the disk was rolled back or copied; node \
              {name} goes on under a new store id, and what it does not find does not count"
         ),
         Notice::Copied(_) => limited!(
             log.several("disk_copied", peer),
             error,
             [event = "disk_copied", peer,],
-            "peer {peer} has seen a later life of node {name}: its disk was rolled back, or a copy of it \
+            "peer {peer} has seen a later incarnation of node {name}: its disk was rolled back, or a copy of it \
              runs elsewhere; it goes on under a new store id, and what it does not find does not count"
         ),
         Notice::Foreign(_, [ours, theirs]) => limited!(
@@ -330,7 +330,7 @@ fn report_of_refused_peer(notice: &Notice, peer: &str, config: &Config, log: &Lo
             log.several("life_refused", peer),
             error,
             [event = "life_refused", peer,],
-            "peer {peer} reports of a life of node {name} that cannot have been: not believed"
+            "peer {peer} reports of an incarnation of node {name} that cannot have been: not believed"
         ),
         _ => {}
     }

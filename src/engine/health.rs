@@ -30,7 +30,7 @@ pub(super) type Question = oneshot::Sender<MetricsSnapshot>;
 enum Stage {
     /// Nobody: there is no node, and this is why.
     Without(&'static str),
-    /// The engine of this life.
+    /// The engine of this incarnation.
     Engine(mpsc::Sender<Question>),
 }
 
@@ -94,7 +94,7 @@ impl StatusServer {
         Ok(Some(StatusServer { board, _port: Some(port) }))
     }
 
-    /// A life begins: what is asked comes out of the end that this gives.
+    /// An incarnation begins: what is asked comes out of the end that this gives.
     pub(super) fn begin(&self) -> mpsc::Receiver<Question> {
         let (questions, queried) = mpsc::channel(1);
         self.board.set(Stage::Engine(questions));
@@ -104,7 +104,7 @@ impl StatusServer {
     /// The engine has ended, for this reason; what it has left is written and synced.
     pub(super) fn end(&self, ending: &Ending) {
         self.board.set(Stage::Without(match ending {
-            Ending::BeginIncarnation => "between two lives: the node takes up a later ring",
+            Ending::BeginIncarnation => "between two incarnations: the node takes up a later ring",
             Ending::Rebuild => "its store is damaged, and is made anew of what can be read",
             Ending::Stop => "stopping: what was written is synced, and the store is closed",
             Ending::Removed(_) => "stopping: the node was removed from its cluster",
@@ -143,7 +143,7 @@ impl Board {
         }
         *last = None;
         let engine = self.engine()?;
-        // The life may end meanwhile.
+        // The incarnation may end meanwhile.
         let ended = Missing::Without("the engine has just ended");
         let (question, answer) = oneshot::channel();
         let Ok(()) = engine.send(question).await else { return Err(ended) };
@@ -299,6 +299,6 @@ mod tests {
         assert_eq!(reported("/readyz"), (503, format!("not ready: {stopping}")));
         assert_eq!(reported("/livez"), (200, format!("alive: {stopping}")));
         status_server.end(&Ending::BeginIncarnation);
-        assert!(reported("/readyz").1.contains("between two lives"));
+        assert!(reported("/readyz").1.contains("between two incarnations"));
     }
 }

@@ -11,7 +11,7 @@ use tracing::{error, warn};
 
 use super::error::ServeError;
 use super::health::StatusServer;
-use super::life::{Outcome, run_watched};
+use super::incarnation::{Outcome, run_watched};
 use super::notifier::{self, TimeoutExtension};
 use super::process::{self, Order};
 use super::quarantine;

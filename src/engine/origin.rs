@@ -1,4 +1,4 @@
-//! Before a store's life begins: whether its data is a copy of what another daemon runs on, and
+//! Before a store's incarnation begins: whether its data is a copy of what another daemon runs on, and
 //! whom to believe about where the members are. Only probes leave, and nothing is written.
 
 use std::sync::Arc;

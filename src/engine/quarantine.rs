@@ -9,7 +9,7 @@ use pixii_client::{Client, Options};
 use pixii_core::members::Member;
 use pixii_core::node::own_partitions;
 use pixii_core::ring::Ring;
-use pixii_core::store::{LifeError, Meta, Store};
+use pixii_core::store::{IncarnationError, Meta, Store};
 use pixii_core::types::{NodeId, Partition};
 use sd_notify::NotifyState;
 use tokio::runtime::Builder;
@@ -41,8 +41,8 @@ pub(super) fn open(
     if config.new_identity {
         let mut entries = fs::read_dir(&config.data_dir).into_iter().flatten();
         if entries.next().is_none() {
-            let nothing = LifeError::Nothing(config.name.clone());
-            return Err(ServeError::Life(config.data_dir.clone(), nothing));
+            let nothing = IncarnationError::Nothing(config.name.clone());
+            return Err(ServeError::IncarnationId(config.data_dir.clone(), nothing));
         }
         // Set aside, there would be nothing left to give one to.
         return Ok(Some(open()?));

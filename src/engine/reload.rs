@@ -22,7 +22,7 @@ pub(super) struct RuntimeConfig {
     pub(super) repair_interval_ms: u64,
     /// All that is on disk is read once in this time, in milliseconds.
     pub(super) scrub_interval_ms: u64,
-    /// How far a drain is: by an operator's order, and nothing of the configuration. It outlasts a life, as all of these.
+    /// How far a drain is: by an operator's order, and nothing of the configuration. It outlasts an incarnation, as all of these.
     pub(super) drain: Drain,
 }
 

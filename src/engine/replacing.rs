@@ -158,7 +158,7 @@ impl Engine<'_> {
         }
     }
 
-    /// A later ring is durable: this life ends.
+    /// A later ring is durable: this incarnation ends.
     pub(super) fn begin_incarnation(&mut self) {
         if self.finish_by.is_none() {
             self.ending = Ending::BeginIncarnation;

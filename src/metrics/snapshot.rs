@@ -120,7 +120,11 @@ impl MetricsSnapshot {
         let drained = u8::from(status.gauges.drained);
         page.gauge("pixii_drained", "1 while the node is taken out by its operator.", drained);
         let uptime = status.uptime_ms as f64 / MILLI;
-        page.gauge("pixii_uptime_seconds", "Time since this life of the node began.", uptime);
+        page.gauge(
+            "pixii_uptime_seconds",
+            "Time since this incarnation of the node began.",
+            uptime,
+        );
         let help = "How often the store has been started.";
         page.gauge("pixii_incarnation", help, status.incarnation.0);
         page.gauge("pixii_partitions", "Partitions that the node owns.", status.partitions);
@@ -235,7 +239,8 @@ impl MetricsSnapshot {
             Some(peer.hints as f64)
         });
         self.per_peer(page, "pixii_hint_bytes", "Their size.", |peer| Some(peer.hint_bytes as f64));
-        let help = "For how long writes have been kept for a member without a break, in this life.";
+        let help =
+            "For how long writes have been kept for a member without a break, in this incarnation.";
         self.per_peer(page, "pixii_hint_age_seconds", help, |peer| {
             Some(peer.hint_age_ms as f64 / MILLI)
         });
@@ -259,7 +264,7 @@ impl MetricsSnapshot {
         self.per_peer(page, "pixii_shared_partitions", "Partitions that both own.", |peer| {
             Some(f64::from(peer.repair.shared))
         });
-        let help = "Those of them that were found equal in this life.";
+        let help = "Those of them that were found equal in this incarnation.";
         self.per_peer(page, "pixii_equal_partitions", help, |peer| {
             Some(f64::from(peer.repair.equal))
         });

@@ -180,7 +180,7 @@ fn a_rolled_back_or_copied_disk_loses_no_write_of_others() {
     cluster.run(&["load", "second", "-w", "3"]).done();
     let before = cluster.status("n1").store;
 
-    // An old copy is put back: a peer has seen a later life.
+    // An old copy is put back: a peer has seen a later incarnation.
     cluster.cluster.stop("n1").unwrap();
     copy(&backup, &cluster.path("n1"));
     cluster.start_all();

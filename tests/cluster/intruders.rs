@@ -196,7 +196,7 @@ fn a_daemon_that_cannot_start_says_why_and_touches_nothing() {
 
     cluster.start_all();
     assert_eq!(cluster.run(&["get", "k"]).done(), "v", "nothing is lost");
-    assert!(!cluster.status("n1").recovered, "a start that failed is not a life");
+    assert!(!cluster.status("n1").recovered, "a start that failed is not an incarnation");
 }
 
 #[test]

@@ -138,8 +138,10 @@ fn a_drain_goes_on_when_another_member_is_replaced_meanwhile() {
         let reported = cluster.run(&["--connect", &n2, "node", "replace", "n4", &place, "--yes"]);
         (reported.code == 0).then_some(())
     });
-    until("n1 lives anew", || cluster.log("n1").contains("begins another life").then_some(()));
-    until("n1 serves in its next life", || {
+    until("n1 lives anew", || {
+        cluster.log("n1").contains("begins another incarnation").then_some(())
+    });
+    until("n1 serves in its next incarnation", || {
         let reported = cluster.run(&["--connect", &n1, "status", "--json"]);
         (reported.code == 0 && reported.json()["serving"] == false).then_some(())
     });

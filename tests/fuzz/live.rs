@@ -157,7 +157,7 @@ fn is_harmless_call(payload: &[u8]) -> bool {
     )
 }
 
-/// False for words of a peer that make a node discard what it has, or its life: it trusts its peers.
+/// False for words of a peer that make a node discard what it has, or its incarnation: it trusts its peers.
 fn is_harmless_message(payload: &[u8]) -> bool {
     let message = wire::decode::<PeerMessage>(&Bytes::copy_from_slice(payload));
     !matches!(

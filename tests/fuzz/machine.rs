@@ -133,7 +133,7 @@ impl Machine {
                             self.open.pop_front();
                         }
                     }
-                    // Another life would follow.
+                    // Another incarnation would follow.
                     Output::BeginIncarnation => self.over = true,
                     _ => {}
                 }

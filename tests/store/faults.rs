@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use pixii::disk::{CheckReport, DiskStore, OpenError, check};
 use pixii_core::rng::Rng;
-use pixii_core::store::{Change, Found, Process, Record, Store, StoreError, begin_life};
+use pixii_core::store::{Change, Found, Process, Record, Store, StoreError, begin_incarnation};
 use pixii_core::types::{Key, Partition, hash64};
 use tempfile::TempDir;
 
@@ -40,7 +40,7 @@ fn filled() -> (TempDir, Model) {
         store.apply(&[put(0, &key(format!("{n}")), &record)]).unwrap();
         model.insert((Partition(0), key(format!("{n}"))), record);
     }
-    begin_life(&store, &owner("n1"), Process::New(1)).unwrap();
+    begin_incarnation(&store, &owner("n1"), Process::New(1)).unwrap();
     store.close().unwrap();
     (dir, model)
 }
@@ -516,7 +516,7 @@ fn a_check_counts_everything_names_every_damage_and_changes_nothing() {
     assert_eq!((report.clock_entries, report.chunked, report.chunks), (63, 7, 6 * 4 + 2));
     assert!(report.disk_bytes > 600 * KILO as u64);
     let (again, _) = checked(dir.path());
-    assert_eq!((again.digest, &again.meta), (report.digest, &before), "no life has begun");
+    assert_eq!((again.digest, &again.meta), (report.digest, &before), "no incarnation has begun");
     assert_holds(&open(dir.path()), &model);
 
     let db = raw(dir.path());
@@ -587,7 +587,7 @@ fn a_salvage_reads_what_lies_behind_a_damaged_message() {
             store.sync().unwrap();
         }
     }
-    begin_life(&store, &owner("n1"), Process::New(1)).unwrap();
+    begin_incarnation(&store, &owner("n1"), Process::New(1)).unwrap();
     store.close().unwrap();
     // Without a snapshot sled reads the whole log, and would stop at the first damaged message.
     snapshots(dir.path()).iter().for_each(|path| fs::remove_file(path).unwrap());

@@ -73,7 +73,7 @@ fn data_of_every_schema_is_reported_migrated_and_all_there() {
             "being notified of it has changed nothing"
         );
         let report = fixture.assert_whole(&data, "migrated");
-        assert!(report.meta.is_some_and(|meta| meta.clean), "no life has begun");
+        assert!(report.meta.is_some_and(|meta| meta.clean), "no incarnation has begun");
         assert_eq!(report.members.is_some(), schema >= 2);
         assert_eq!(migrate(&data, CACHE).unwrap().steps, []);
         let store = open(&data);

@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use pixii_core::store::{Process, Store, begin_life};
+use pixii_core::store::{Process, Store, begin_incarnation};
 use tempfile::TempDir;
 
 use crate::{key, open, owner, put, record};
@@ -22,7 +22,7 @@ fn killed() -> TempDir {
     for n in 0..20 {
         store.apply(&[put(0, &key(format!("{n}")), &record(n, &[500]))]).unwrap();
     }
-    begin_life(&store, &owner("n1"), Process::New(1)).unwrap();
+    begin_incarnation(&store, &owner("n1"), Process::New(1)).unwrap();
     store.close().unwrap();
     let data = dir.path().join("sled");
     fs::write(data.join("snap.FFFFFFFFFFFFFFFF.generating"), "half").unwrap();

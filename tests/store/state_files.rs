@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use pixii::disk::{DiskStore, OpenError, check};
-use pixii_core::store::{Process, Store, begin_life};
+use pixii_core::store::{Process, Store, begin_incarnation};
 use pixii_core::types::Partition;
 use tempfile::TempDir;
 
@@ -21,7 +21,7 @@ fn filled() -> (TempDir, Model) {
         store.apply(&[put(0, &key(format!("{n}")), &record)]).unwrap();
         model.insert((Partition(0), key(format!("{n}"))), record);
     }
-    begin_life(&store, &owner("n1"), Process::New(1)).unwrap();
+    begin_incarnation(&store, &owner("n1"), Process::New(1)).unwrap();
     store.close().unwrap();
     (dir, model)
 }

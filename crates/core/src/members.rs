@@ -22,7 +22,7 @@ pub struct Member {
     pub name: String,
     /// Where it listens, `host:port`.
     pub address: String,
-    /// The life that said so; 0 in the configured list.
+    /// The incarnation that said so; 0 in the configured list.
     pub incarnation: Incarnation,
     /// Where it stands.
     pub membership: MembershipStatus,
@@ -83,15 +83,15 @@ impl fmt::Display for Incarnation {
     }
 }
 
-/// A sign of life: later lives come after all of earlier ones.
+/// A sign of life: later incarnations come after all of earlier ones.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, BorrowDecode,
 )]
 #[bincode(decode_context = "Bytes")]
 pub struct Heartbeat {
-    /// The life.
+    /// The incarnation.
     pub incarnation: Incarnation,
-    /// Counts up in that life.
+    /// Counts up in that incarnation.
     pub count: u64,
 }
 
@@ -105,7 +105,7 @@ impl Member {
     /// Takes over what `other`, the same member elsewhere, knows better. The newest life decides the address,
     /// the newest command the standing; equal ones go by order, so that all who merge agree.
     pub fn merge(&mut self, other: &Member) {
-        if other.life() > self.life() {
+        if other.incarnation() > self.incarnation() {
             self.incarnation = other.incarnation;
             self.address.clone_from(&other.address);
         }
@@ -116,10 +116,10 @@ impl Member {
 
     /// True if `other`, the same member elsewhere, knows anything better.
     fn is_behind(&self, other: &Member) -> bool {
-        other.life() > self.life() || other.rank() > self.rank()
+        other.incarnation() > self.incarnation() || other.rank() > self.rank()
     }
 
-    fn life(&self) -> (Incarnation, &str) {
+    fn incarnation(&self) -> (Incarnation, &str) {
         (self.incarnation, &self.address)
     }
 
@@ -133,20 +133,20 @@ impl Member {
     }
 }
 
-/// One life of a node's store: what notifies a restart from a disk that was rolled back or copied.
+/// One incarnation of a node's store: what notifies a restart from a disk that was rolled back or copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
-pub struct Life {
+pub struct IncarnationId {
     /// How often the store has been started; higher than any that a peer has seen.
     pub incarnation: Incarnation,
     /// Drawn at random at each start.
     pub nonce: u64,
 }
 
-impl Life {
-    /// True if `other` is a life of the same node that this one does not follow: a later one, or one
+impl IncarnationId {
+    /// True if `other` is an incarnation of the same node that this one does not follow: a later one, or one
     /// that began from the same disk.
-    pub fn is_outdated_by(self, other: Life) -> bool {
+    pub fn is_outdated_by(self, other: IncarnationId) -> bool {
         other.incarnation > self.incarnation
             || (other.incarnation == self.incarnation && other.nonce != self.nonce)
     }

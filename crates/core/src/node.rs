@@ -86,7 +86,7 @@ const PAUSE: Micros = Micros::from_millis(250);
 const STALE_AFTER: Micros = Micros::from_millis(1_000);
 
 impl Node {
-    /// A node at the start of a life of its store (`store::begin_life`).
+    /// A node at the start of an incarnation of its store (`store::begin_incarnation`).
     pub fn new(config: Config, meta: Meta, seed: u64) -> Self {
         Node {
             replica: Replica::new(&config),
@@ -108,7 +108,7 @@ impl Node {
 
     /// The same node, as an experiment wants it. Before its first input.
     pub fn with_experiment(mut self, experiment: Experiment) -> Self {
-        debug_assert!(self.last_input.is_none(), "an experiment is of a whole life");
+        debug_assert!(self.last_input.is_none(), "an experiment is of a whole incarnation");
         self.io.out.carry_own(experiment.own_link);
         self.coordinator.experiment(experiment);
         self
@@ -214,8 +214,8 @@ impl Node {
                 self.tombstone_gc.set_liveness(peer, liveness);
             } else if let Some((partition, key)) = self.io.out.next_damaged() {
                 self.repair.find_damaged(partition, key, &mut self.io);
-            } else if let Some((from, incarnation)) = self.io.out.next_own_life() {
-                self.identity.hear_of_own_life(from, incarnation, &mut self.io);
+            } else if let Some((from, incarnation)) = self.io.out.next_own_incarnation() {
+                self.identity.hear_of_own_incarnation(from, incarnation, &mut self.io);
             } else {
                 break;
             }
@@ -539,7 +539,7 @@ impl Node {
         self.io.local.members()
     }
 
-    /// What the store is to know at a clean stop (`store::end_life`).
+    /// What the store is to know at a clean stop (`store::end_incarnation`).
     pub fn meta(&self) -> &Meta {
         self.io.local.meta()
     }

@@ -1,8 +1,8 @@
-//! What the machine needs of a disk: the trait, the records, and the start and stop of a store's life.
+//! What the machine needs of a disk: the trait, the records, and the start and stop of a store's incarnation.
 //! [`memory`] is the in-memory twin; the daemon's store on sled keeps the same promises on a real
 //! disk.
 
-mod life;
+mod incarnation;
 pub mod memory;
 
 use std::collections::BTreeMap;
@@ -13,10 +13,12 @@ use bincode::error::{DecodeError, EncodeError};
 use bincode::{BorrowDecode, Encode};
 use bytes::Bytes;
 
-pub use self::life::{LifeError, Process, begin_anew, begin_life, end_life};
+pub use self::incarnation::{
+    IncarnationError, Process, begin_anew, begin_incarnation, end_incarnation,
+};
 use crate::causal::{Context, Object};
 use crate::generation::{GcEpoch, Generation};
-use crate::members::{Cluster, Incarnation, Life, Members};
+use crate::members::{Cluster, Incarnation, IncarnationId, Members};
 use crate::merkle::{Digest, LeafSet, leaf_of};
 use crate::ring::Ring;
 use crate::types::{Key, NodeId, Partition, hash64};
@@ -83,8 +85,8 @@ pub struct Meta {
     pub cluster: Option<Cluster>,
     /// Partitions whose absent keys may have been here: what is not found in them does not count.
     pub read_ineligible: Vec<Partition>,
-    /// The last life of each other member that introduced itself here.
-    pub lives: Vec<(NodeId, Life)>,
+    /// The last incarnation of each other member that introduced itself here.
+    pub lives: Vec<(NodeId, IncarnationId)>,
     /// The ids that this store has issued dots with since it last knew that it was as new as the
     /// others: should it turn out to be an old copy of a disk, what they issued is not old.
     pub fresh: Vec<u64>,
@@ -105,7 +107,7 @@ impl Meta {
         }
     }
 
-    /// What a store knows of itself before its first life; `store` is its id.
+    /// What a store knows of itself before its first incarnation; `store` is its id.
     pub fn new(identity: StoreIdentity, store: u64) -> Self {
         Meta {
             identity,
@@ -346,7 +348,7 @@ pub struct StoreError(pub String);
 
 /// A durable map of records. Calls come from one writer and any number of readers.
 pub trait Store: Send + Sync {
-    /// What the store knows of itself; `None` before its first life.
+    /// What the store knows of itself; `None` before its first incarnation.
     fn meta(&self) -> Result<Option<Meta>, StoreError>;
 
     /// The record of a key, as last applied.

@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use pixii_core::causal::Object;
 use pixii_core::generation::{GcEpoch, Generation};
-use pixii_core::members::{Cluster, Heartbeat, Incarnation, Life, Member};
+use pixii_core::members::{Cluster, Heartbeat, Incarnation, IncarnationId, Member};
 use pixii_core::message::{Body, Gossip, Quorum, QuorumName, Rejection, Request, Response};
 use pixii_core::node::{Done, Input, Notice, Output, Work};
 use pixii_core::store::{Change, Found, Record};
@@ -167,7 +167,7 @@ fn gossip_of_an_older_life_raises_the_own_one_and_a_forged_one_does_nothing() {
     let endless = Gossip::News { heartbeats: endless, members, digest: 0, wanted };
     bench.peer(peer, 1, Body::Gossip(endless));
     bench.tick(1_000);
-    // A life that others have seen and this disk has not: it is an old one, as when a peer says so itself.
+    // An incarnation that others have seen and this disk has not: it is an old one, as when a peer says so itself.
     let store = bench.node.meta().store;
     let out = bench.peer(peer, 1, heartbeats(me, 7));
     assert!(out.iter().any(|one| matches!(one, Output::Notice(Notice::Copied(_)))), "{out:?}");
@@ -183,7 +183,7 @@ fn gossip_of_an_older_life_raises_the_own_one_and_a_forged_one_does_nothing() {
     bench.peer(peer, 1, Body::Gossip(long));
     let counters: Vec<&str> =
         bench.node.counters().into_iter().map(|(counter, _)| counter.name()).collect();
-    for name in ["forged_lives_refused", "gossip_of_strangers", "gossip_over_the_limit"] {
+    for name in ["forged_incarnations_refused", "gossip_of_strangers", "gossip_over_the_limit"] {
         assert!(counters.contains(&name), "{name} of {counters:?}");
     }
     // A member that reports of another address is the same member.
@@ -206,7 +206,7 @@ fn an_old_disk_is_noticed_though_gossip_speaks_before_the_peers_have_answered() 
     let cluster = Cluster::found("c", founders.collect());
     let mut notices = Vec::new();
     for peer in &peers {
-        let seen = Some(Life { incarnation: Incarnation(6), nonce: 77 });
+        let seen = Some(IncarnationId { incarnation: Incarnation(6), nonce: 77 });
         let known = Body::Known { seen, birth: 9, cluster: Some(cluster.clone()) };
         let out = bench.peer(*peer, 5, known);
         notices.extend(bench.disk(out, &Record::default()));

@@ -14,7 +14,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use pixii_core::causal::{Actor, Clock, Context, Dot, Object, Version};
 use pixii_core::generation::{GcEpoch, Generation, PurgeableKey};
 use pixii_core::members::{
-    Cluster, Heartbeat, Incarnation, Life, Liveness, Member, Members, MembershipStatus,
+    Cluster, Heartbeat, Incarnation, IncarnationId, Liveness, Member, Members, MembershipStatus,
 };
 use pixii_core::merkle::{Digest, SHAPE};
 use pixii_core::message::before::Before;
@@ -42,7 +42,7 @@ fn blob(bytes: &'static [u8]) -> Blob {
     Blob(Bytes::from_static(bytes))
 }
 
-const LIFE: Life = Life { incarnation: Incarnation(3), nonce: u64::MAX };
+const INCARNATION: IncarnationId = IncarnationId { incarnation: Incarnation(3), nonce: u64::MAX };
 
 fn cluster() -> Cluster {
     Cluster::found("c", vec![(NodeId(2), 5), (NodeId(1), 4)])
@@ -252,8 +252,8 @@ fn bodies() -> Vec<(&'static str, Body)> {
         ),
         ("list", Body::List { partition: Partition(1), after: None, limit_bytes: 64 }),
         ("listed", Body::Listed { keys: vec![key()], more: false, authoritative: true }),
-        ("introduce", Body::Introduce { life: LIFE, cluster: Some(1), ring: (2, 3) }),
-        ("known", Body::Known { seen: Some(LIFE), birth: 2, cluster: Some(cluster()) }),
+        ("introduce", Body::Introduce { incarnation: INCARNATION, cluster: Some(1), ring: (2, 3) }),
+        ("known", Body::Known { seen: Some(INCARNATION), birth: 2, cluster: Some(cluster()) }),
         ("failed", Body::Failed(Rejection::Damaged)),
         ("restore", Body::Restore { key: key(), object: object() }),
         (
@@ -558,7 +558,7 @@ fn golden_bytes() {
         clean: true,
         cluster: Some(cluster()),
         read_ineligible: vec![Partition(7)],
-        lives: vec![(NodeId(9), LIFE)],
+        lives: vec![(NodeId(9), INCARNATION)],
         fresh: vec![9],
     };
     golden(&mut out, "meta", meta);

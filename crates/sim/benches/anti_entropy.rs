@@ -21,7 +21,7 @@ use pixii_core::message::{Body, PeerMessage, Request};
 use pixii_core::node::{Config, Done, Input, Node, Output, Work};
 use pixii_core::ring::Ring;
 use pixii_core::store::memory::MemoryStore;
-use pixii_core::store::{Change, Meta, Process, Record, Store, StoreIdentity, begin_life};
+use pixii_core::store::{Change, Meta, Process, Record, Store, StoreIdentity, begin_incarnation};
 use pixii_core::types::{Blob, Key, MILLI, Micros, NodeId, Time, WriteId};
 use pixii_core::wire;
 
@@ -87,7 +87,8 @@ impl Pair {
             }
             let owner =
                 StoreIdentity { cluster: "c".into(), name: name.into(), ring: ring.digest() };
-            let meta: Meta = begin_life(&store, &owner, Process::New(NodeId::of(name).0)).unwrap();
+            let meta: Meta =
+                begin_incarnation(&store, &owner, Process::New(NodeId::of(name).0)).unwrap();
             let members =
                 Members::new(["a", "b"].map(|name| Member::configured(name, "h:1")).to_vec());
             // What is measured is begun by the measurement alone.

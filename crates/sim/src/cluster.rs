@@ -11,7 +11,9 @@ use pixii_core::node::{Config, Done, Experiment, Input, Node, Output, Work};
 use pixii_core::ring::Ring;
 use pixii_core::rng::Rng;
 use pixii_core::store::memory::MemoryStore;
-use pixii_core::store::{Found, LifeError, Process, Store, StoreIdentity, begin_life};
+use pixii_core::store::{
+    Found, IncarnationError, Process, Store, StoreIdentity, begin_incarnation,
+};
 use pixii_core::types::{Key, MILLI, Micros, NodeId, Time};
 use pixii_core::wire;
 
@@ -134,7 +136,7 @@ impl Cluster {
             sent: BTreeMap::new(),
         };
         for at in 0..count {
-            let node = cluster.life(at)?;
+            let node = cluster.incarnation(at)?;
             cluster.nodes.push(node);
         }
         for at in 0..count {
@@ -151,13 +153,13 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// The next life of a node, on what its store has.
-    fn life(&mut self, at: usize) -> Result<Node, String> {
+    /// The next incarnation of a node, on what its store has.
+    fn incarnation(&mut self, at: usize) -> Result<Node, String> {
         let (me, store, setup) = (self.ids[at], &self.stores[at], &self.setup);
         let name = self.members.name(me);
         let identity = StoreIdentity { cluster: "lab".into(), name, ring: self.ring.digest() };
-        let begun = begin_life(store, &identity, Process::New(self.rng.next_u64()));
-        let meta = begun.map_err(|error: LifeError| error.to_string())?;
+        let begun = begin_incarnation(store, &identity, Process::New(self.rng.next_u64()));
+        let meta = begun.map_err(|error: IncarnationError| error.to_string())?;
         let ring = &self.ring;
         let place = |key: &Key| {
             let partition = ring.partition(key);
@@ -233,7 +235,7 @@ impl Cluster {
         if lost {
             self.stores[at] = MemoryStore::default();
         }
-        self.nodes[at] = self.life(at)?;
+        self.nodes[at] = self.incarnation(at)?;
         (self.alive[at], self.wakes[at]) = (true, None);
         for other in (0..self.nodes.len()).filter(|other| *other != at) {
             if self.alive[other] {

@@ -64,7 +64,7 @@ const EXPECTED: &[&str] = &[
     "objects_pushed",
     "old_disks_discarded",
     "outdated lives noticed",
-    "own_life_raised",
+    "own_incarnation_raised",
     "own_pauses_noticed",
     "partitions",
     "pauses",

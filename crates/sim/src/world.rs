@@ -3,8 +3,8 @@
 mod disks;
 mod faults;
 mod health;
+mod incarnations;
 mod links;
-mod lives;
 mod replacing;
 mod requests;
 mod steady;
@@ -42,7 +42,7 @@ struct Host {
     store: MemoryStore,
     node: Option<Node>,
     /// Counts the node's lives: what was meant for an earlier one is not for this one.
-    life: u64,
+    incarnation: u64,
     writes: VecDeque<(SyncSeq, Vec<Change>)>,
     writing: bool,
     paused_until: Time,
@@ -57,33 +57,33 @@ struct Host {
     copy: Option<MemoryStore>,
     /// True from a rollback until a peer has noticed it.
     unnoticed: bool,
-    /// Since when this life's node serves.
+    /// Since when this incarnation's node serves.
     settled: Option<Time>,
     /// True once it is to be replaced: it comes back only to be refused.
     is_removed: bool,
     /// It founds a cluster by itself if it is in none.
     bootstraps: bool,
-    /// The life in which it was to do so.
+    /// The incarnation in which it was to do so.
     bootstrapped: Option<u64>,
     wake: Option<Time>,
 }
 
 #[derive(Clone, Debug)]
 enum Event {
-    Peer { from: usize, to: usize, life: u64, sent: u64, frame: Bytes },
-    ToHost { client: usize, to: usize, life: u64, frame: Bytes },
+    Peer { from: usize, to: usize, incarnation: u64, sent: u64, frame: Bytes },
+    ToHost { client: usize, to: usize, incarnation: u64, frame: Bytes },
     ToClient { client: usize, frame: Bytes },
     Link { at: usize, peer: usize },
-    Wake { at: usize, life: u64 },
-    Disk { at: usize, life: u64, work: Work },
-    Synced { at: usize, life: u64, mark: SyncSeq },
+    Wake { at: usize, incarnation: u64 },
+    Disk { at: usize, incarnation: u64, work: Work },
+    Synced { at: usize, incarnation: u64, mark: SyncSeq },
     Fault(Fault),
     Mend { from: usize, to: usize },
     Room { at: usize },
-    Stall { at: usize, life: u64 },
+    Stall { at: usize, incarnation: u64 },
     Resume { at: usize },
     Relink { at: usize, peer: usize },
-    Stop { at: usize, life: u64, down: Micros, by: Time },
+    Stop { at: usize, incarnation: u64, down: Micros, by: Time },
     Start { at: usize },
     Replace { which: usize },
     Return { at: usize },
@@ -131,7 +131,7 @@ const WATCHED: &[Counter] = &[
     Counter::RingChangesGranted,
     Counter::RingsOfStrangersTaken,
     Counter::RingsWithPlacesOfRemovedMembers,
-    Counter::ForgedLivesRefused,
+    Counter::ForgedIncarnationsRefused,
     Counter::GenerationsAdopted,
     Counter::GenerationsBegun,
     Counter::KeysPurged,
@@ -144,7 +144,7 @@ const WATCHED: &[Counter] = &[
     Counter::HintsDeleted,
     Counter::HintsKept,
     Counter::HintsRefused,
-    Counter::OwnLifeRaised,
+    Counter::OwnIncarnationRaised,
     Counter::OwnPausesNoticed,
     Counter::ReadsHedged,
     Counter::ReadsOfFallbacks,
@@ -170,7 +170,7 @@ const LINGER: Micros = Micros::from_millis(3_000);
 /// One run.
 pub(super) struct World {
     plan: Scenario,
-    /// The newest ring that somebody lives with.
+    /// The newest ring that somebody uses.
     ring: Arc<Ring>,
     /// Who is replaced in this run, and by whom.
     replacing: Vec<Replacing>,
@@ -376,14 +376,14 @@ impl World {
             return self.schedule(until, event);
         }
         match event {
-            // A connection ends with the process: what was on its way to an earlier life is lost.
-            Event::Peer { from, to, life, sent, frame } => {
-                if self.hosts[to].life == life {
+            // A connection ends with the process: what was on its way to an earlier incarnation is lost.
+            Event::Peer { from, to, incarnation, sent, frame } => {
+                if self.hosts[to].incarnation == incarnation {
                     self.deliver(from, to, sent, &frame);
                 }
             }
-            Event::ToHost { client, to, life, frame } => {
-                if self.hosts[to].life == life {
+            Event::ToHost { client, to, incarnation, frame } => {
+                if self.hosts[to].incarnation == incarnation {
                     self.take_call(client, to, &frame);
                 }
             }
@@ -393,23 +393,25 @@ impl World {
                 self.note(|| format!("n{at} has its link to n{peer} up: {up}"));
                 self.input(at, Input::Link { peer: self.hosts[peer].id, up });
             }
-            Event::Wake { at, life } => {
+            Event::Wake { at, incarnation } => {
                 // An earlier one may have taken its place.
                 let due = self.hosts[at].wake.is_some_and(|wake| wake <= self.now());
-                if self.hosts[at].life == life && due {
+                if self.hosts[at].incarnation == incarnation && due {
                     self.hosts[at].wake = None;
                     self.input(at, Input::Tick);
                 }
             }
-            Event::Disk { at, life, work } => self.disk(at, life, work),
-            Event::Synced { at, life, mark } => self.synced(at, life, mark),
+            Event::Disk { at, incarnation, work } => self.disk(at, incarnation, work),
+            Event::Synced { at, incarnation, mark } => self.synced(at, incarnation, mark),
             Event::Fault(fault) => self.fault(fault),
             Event::Mend { from, to } => self.net.mend(self.hosts[from].id, self.hosts[to].id),
             Event::Relink { at, peer } => self.relink(at, peer),
-            Event::Stall { at, life } => self.stall(at, life),
+            Event::Stall { at, incarnation } => self.stall(at, incarnation),
             Event::Resume { at } => self.resume(at),
             Event::Room { at } => self.input(at, Input::Space(None)),
-            Event::Stop { at, life, down, by } => self.stop_cleanly(at, life, down, by),
+            Event::Stop { at, incarnation, down, by } => {
+                self.stop_cleanly(at, incarnation, down, by)
+            }
             Event::Start { at } => {
                 if self.hosts[at].node.is_none() && !self.hosts[at].is_removed {
                     self.note(|| format!("n{at} starts"));
@@ -439,7 +441,7 @@ impl World {
         }
     }
 
-    /// A rollback that nobody can notice (to a backup of the same life, or with the witness away) is
+    /// A rollback that nobody can notice (to a backup of the same incarnation, or with the witness away) is
     /// excused when the node serves.
     fn notice(&mut self, at: usize, notice: &Notice) {
         if matches!(notice, Notice::Settled) {
@@ -506,8 +508,8 @@ impl World {
             && host.wake.is_none_or(|known| wake < known)
         {
             host.wake = Some(wake);
-            let life = host.life;
-            self.schedule(wake, Event::Wake { at, life });
+            let incarnation = host.incarnation;
+            self.schedule(wake, Event::Wake { at, incarnation });
         }
         if begins_incarnation {
             self.begin_incarnation(at);

@@ -246,7 +246,7 @@ impl TestCluster {
         })
     }
 
-    /// The ring that a daemon lives with.
+    /// The ring that a daemon uses.
     pub fn ring(&self, name: &str) -> Ring {
         let address = [self.address(name).to_string()];
         self.runtime.block_on(async {

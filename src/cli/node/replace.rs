@@ -115,7 +115,7 @@ impl Change<'_> {
         ring.has(NodeId::of(self.new)) && !ring.has(NodeId::of(self.old))
     }
 
-    /// Returns when every member that is not down lives with the change, with what is worth
+    /// Returns when every member that is not down uses the change, with what is worth
     /// knowing; the error is that another one took its place, or that it is unfinished.
     async fn confirm(&self, shared: &Shared) -> Result<String, CommandError> {
         let Change { old, new, .. } = *self;
@@ -237,7 +237,7 @@ impl Looked {
     fn waits_for(self, change: &Change) -> String {
         let behind = self.rings.iter().filter(|(_, ring)| !change.holds(ring));
         let behind =
-            behind.map(|(name, ring)| format!("{name} lives with ring version {}", ring.version()));
+            behind.map(|(name, ring)| format!("{name} uses ring version {}", ring.version()));
         let all: Vec<String> = self.waits.into_iter().chain(behind).collect();
         match all.is_empty() {
             true => "the members live with different rings".to_owned(),

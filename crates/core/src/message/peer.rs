@@ -7,7 +7,7 @@ use super::before::Before;
 use super::{NotYet, Rejection, Request, Response};
 use crate::causal::{Context, Dot, Object};
 use crate::generation::{GcEpoch, Generation, PurgeableKey};
-use crate::members::{Cluster, Heartbeat, Life, Member, Members};
+use crate::members::{Cluster, Heartbeat, IncarnationId, Member, Members};
 use crate::merkle::Digest;
 use crate::ring::Ring;
 use crate::types::{Blob, Key, NodeId, Partition, WriteId};
@@ -130,7 +130,7 @@ pub enum Body {
         /// What they have, merged.
         object: Object,
     },
-    /// How many hints have you for me? `op` is the life's nonce.
+    /// How many hints have you for me? `op` is the incarnation's nonce.
     QueryHints,
     /// So many; when none, that is synced.
     Hints(u64),
@@ -171,11 +171,11 @@ pub enum Body {
         /// False if I may have forgotten something.
         authoritative: bool,
     },
-    /// This is who I am: sent when a link comes up, and until it is answered. `op` is the life's
+    /// This is who I am: sent when a link comes up, and until it is answered. `op` is the incarnation's
     /// nonce.
     Introduce {
-        /// The life of the sender's store.
-        life: Life,
+        /// The incarnation of the sender's store.
+        incarnation: IncarnationId,
         /// The id of its cluster, if it is in one.
         cluster: Option<u64>,
         /// Version and digest of its ring.
@@ -183,8 +183,8 @@ pub enum Body {
     },
     /// This is what I know of you, and who I am.
     Known {
-        /// The last life of yours that I had seen before this one.
-        seen: Option<Life>,
+        /// The last incarnation of yours that I had seen before this one.
+        seen: Option<IncarnationId>,
         /// The birth of my store.
         birth: u64,
         /// My cluster, if I am in one.

@@ -146,7 +146,7 @@ impl StatusReport {
     /// What is unfinished about the ring, a sentence each.
     pub fn unfinished_ring(&self) -> Vec<String> {
         let other = |(member, version): &(String, u64)| {
-            format!("{member} lives with another ring, version {version}, and is reported")
+            format!("{member} uses another ring, version {version}, and is reported")
         };
         let mut all: Vec<String> = self.other_rings.iter().map(other).collect();
         if self.gauges.changing_ring {
@@ -178,7 +178,7 @@ pub struct PeerStatus {
     pub hints: u64,
     /// Their size, in bytes.
     pub hint_bytes: u64,
-    /// For how long this node has had hints for it without a break, in this life, in milliseconds.
+    /// For how long this node has had hints for it without a break, in this incarnation, in milliseconds.
     pub hint_age_ms: u64,
     /// Messages dropped since the start because its queue was full or its link down.
     pub dropped: u64,
@@ -275,7 +275,7 @@ pub struct PairStatus {
     pub partition: Partition,
     /// The other owner.
     pub peer: NodeId,
-    /// The time since they were last found equal, in milliseconds; `None` before they were, in this life or since an
+    /// The time since they were last found equal, in milliseconds; `None` before they were, in this incarnation or since an
     /// order to compare them.
     pub equal_ms: Option<u64>,
     /// True while they are being compared, or are to be at once.

@@ -17,11 +17,11 @@ const GRACE: Micros = Micros::from_millis(1_000);
 /// What each linked peer has said since it was linked.
 #[derive(Clone, Debug)]
 pub(super) struct CatchUp {
-    /// Names this life.
+    /// Names this incarnation.
     nonce: RequestId,
     peers: usize,
     linked: BTreeSet<NodeId>,
-    /// Those that have been linked in this life.
+    /// Those that have been linked in this incarnation.
     met: BTreeSet<NodeId>,
     links: BTreeMap<NodeId, Heard>,
     /// Those that were out of reach when most were: whatever they kept for this node since, they may still have.
@@ -41,7 +41,7 @@ enum Heard {
 }
 
 impl CatchUp {
-    /// A node among `peers` others; `nonce` names its life.
+    /// A node among `peers` others; `nonce` names its incarnation.
     pub(super) fn new(nonce: u64, peers: usize) -> Self {
         CatchUp {
             nonce: RequestId::of_wire(nonce),
@@ -115,7 +115,7 @@ impl CatchUp {
         self.judge(now, io);
     }
 
-    /// A peer has said how many hints it has for this life of this node.
+    /// A peer has said how many hints it has for this incarnation of this node.
     pub(super) fn hear(&mut self, now: Time, from: NodeId, op: RequestId, hints: u64, io: &mut Io) {
         if let Some(heard) = self.links.get_mut(&from)
             && (op == self.nonce || hints > 0)

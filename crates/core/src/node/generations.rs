@@ -19,7 +19,7 @@ pub(super) struct Stamped {
 pub(super) struct Generations {
     known: BTreeMap<Partition, Generation>,
     first: Generation,
-    /// The generation in which this life has agreed to the next one: it is as new as everybody's.
+    /// The generation in which this incarnation has agreed to the next one: it is as new as everybody's.
     agreed: BTreeMap<Partition, GcEpoch>,
     /// The later generation that is being taken over, where this disk turned out to be an old one.
     adopting: BTreeMap<Partition, GcEpoch>,

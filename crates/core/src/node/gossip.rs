@@ -22,7 +22,7 @@ const EAGER: u8 = 3;
 const DIGEST: RequestId = RequestId::of_wire(0);
 const ANSWER: RequestId = RequestId::of_wire(1);
 const LAST: RequestId = RequestId::of_wire(2);
-/// A life that far ahead of the known one was not lived: nobody restarts a node so often unnoticed.
+/// An incarnation that far ahead of the known one was not lived: nobody restarts a node so often unnoticed.
 const MAX_LEAP: u64 = 1 << 32;
 /// No number grows beyond this by itself.
 const MAX_NUMBER: u64 = 1 << 62;
@@ -313,7 +313,7 @@ impl Gossip {
             };
             let known = peer.heartbeat;
             if !is_credible(heartbeat, known.incarnation) {
-                io.out.count(Counter::ForgedLivesRefused);
+                io.out.count(Counter::ForgedIncarnationsRefused);
                 continue;
             }
             if heartbeat > known {
@@ -324,7 +324,7 @@ impl Gossip {
         }
     }
 
-    /// Others may know of a later life of this node than it lives: its disk forgot some. What that means is not
+    /// Others may know of a later incarnation of this node than it lives: its disk forgot some. What that means is not
     /// this role's to say.
     fn hear_of_myself(&mut self, from: NodeId, heartbeat: Heartbeat, io: &mut Io) {
         let own = self.own_heartbeat(io);
@@ -332,17 +332,17 @@ impl Gossip {
             return;
         }
         if !is_credible(heartbeat, own.incarnation) {
-            io.out.count(Counter::ForgedLivesRefused);
+            io.out.count(Counter::ForgedIncarnationsRefused);
             return io.out.notice(Notice::Forged(from));
         }
         if heartbeat.incarnation > own.incarnation {
-            io.out.hear_of_own_life(from, heartbeat.incarnation);
+            io.out.hear_of_own_incarnation(from, heartbeat.incarnation);
         } else {
             self.count = heartbeat.count + 1;
         }
     }
 
-    /// Makes this node's present life known as a member's.
+    /// Makes this node's present incarnation known as a member's.
     fn announce(&mut self, io: &mut Io) {
         let Some(own) = io.local.members().get(self.me) else { return };
         let own = Member { incarnation: io.local.meta().incarnation, ..own.clone() };

@@ -538,9 +538,9 @@ impl Handoff {
 /// Notifies each member that nothing is kept for any more, when that is synced.
 fn report_drained(io: &mut Io) {
     for target in io.local.hints.take_drained() {
-        let life = io.local.meta().lives.iter().find(|(node, _)| *node == target);
-        if let (Some((_, life)), 0) = (life, io.local.hints.pending(target)) {
-            let (op, mark) = (RequestId::of_wire(life.nonce), io.out.last_mark());
+        let incarnation = io.local.meta().lives.iter().find(|(node, _)| *node == target);
+        if let (Some((_, incarnation)), 0) = (incarnation, io.local.hints.pending(target)) {
+            let (op, mark) = (RequestId::of_wire(incarnation.nonce), io.out.last_mark());
             io.out.send_synced(Some(mark), target, op, Body::Hints(0));
         }
     }

@@ -112,7 +112,7 @@ impl HintLedger {
             .sum()
     }
 
-    /// What is kept for a member, and since when in this life.
+    /// What is kept for a member, and since when in this incarnation.
     pub(super) fn of(&self, target: NodeId) -> Option<(HintTotal, Time)> {
         self.totals.get(&target).copied()
     }

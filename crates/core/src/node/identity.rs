@@ -8,7 +8,7 @@ use super::ids::{RequestId, SyncSeq};
 use super::io::Io;
 use super::merkle_trees::own_partitions;
 use super::{Config, Notice};
-use crate::members::{Cluster, Incarnation, Life};
+use crate::members::{Cluster, Incarnation, IncarnationId};
 use crate::message::{Body, Counter, Rejection};
 use crate::ring::Ring;
 use crate::types::{Micros, NodeId, Time};
@@ -40,15 +40,15 @@ pub(super) struct Identity {
     links: BTreeSet<NodeId>,
     /// Those of them that have not answered since their link came up.
     unanswered: BTreeSet<NodeId>,
-    /// What each peer has answered in this life.
+    /// What each peer has answered in this incarnation.
     heard: BTreeMap<NodeId, Heard>,
     /// The cluster that somebody was met in, while this node is in none.
     met: Option<Cluster>,
     /// Peers of another cluster, and its id.
     foreign: BTreeMap<NodeId, u64>,
-    /// A later life of this node that somebody was notified of, before this one has settled.
-    rumour: Option<(Life, NodeId)>,
-    /// True once a peer notified of a later life after this one had settled.
+    /// A later incarnation of this node that somebody was notified of, before this one has settled.
+    rumour: Option<(IncarnationId, NodeId)>,
+    /// True once a peer notified of a later incarnation after this one had settled.
     doubted: bool,
     /// Set when all is decided: settled when this mark is durable.
     decided: Option<SyncSeq>,
@@ -56,7 +56,7 @@ pub(super) struct Identity {
 
 #[derive(Clone, Debug)]
 struct Heard {
-    seen: Option<Life>,
+    seen: Option<IncarnationId>,
     birth: u64,
     /// Whether it is in a cluster.
     member: bool,
@@ -125,7 +125,7 @@ impl Identity {
         self.ring.members().iter().map(|member| member.id).filter(|member| *member != self.me)
     }
 
-    /// A link came up or went down: a peer is notified of every life, also one that has settled.
+    /// A link came up or went down: a peer is notified of every incarnation, also one that has settled.
     pub(super) fn link(&mut self, now: Time, peer: NodeId, up: bool, io: &mut Io) {
         if up {
             self.links.insert(peer);
@@ -162,21 +162,21 @@ impl Identity {
         (!silent.is_empty()).then_some(silent)
     }
 
-    /// This life; its number is higher than it began with once a later one was heard of.
-    fn life(&self, io: &Io) -> Life {
-        Life { incarnation: io.local.meta().incarnation, nonce: self.nonce }
+    /// This incarnation; its number is higher than it began with once a later one was heard of.
+    fn incarnation(&self, io: &Io) -> IncarnationId {
+        IncarnationId { incarnation: io.local.meta().incarnation, nonce: self.nonce }
     }
 
-    /// Names the introductions of this life.
+    /// Names the introductions of this incarnation.
     fn id(&self) -> RequestId {
         RequestId::of_wire(self.nonce)
     }
 
-    /// Notifies peers of this life and its ring.
+    /// Notifies peers of this incarnation and its ring.
     pub(super) fn introduce(&self, to: Vec<NodeId>, io: &mut Io) {
         let cluster = io.local.meta().cluster.as_ref().map(|cluster| cluster.id);
-        let (life, ring) = (self.life(io), self.placement);
-        io.out.send(to, self.id(), Body::Introduce { life, cluster, ring });
+        let (incarnation, ring) = (self.incarnation(io), self.placement);
+        io.out.send(to, self.id(), Body::Introduce { incarnation, cluster, ring });
     }
 
     /// Takes an introduction, or the answer to the own one.
@@ -185,14 +185,14 @@ impl Identity {
             return;
         }
         match body {
-            Body::Introduce { life, cluster, .. } => {
+            Body::Introduce { incarnation, cluster, .. } => {
                 self.judge_cluster(from, cluster, io);
-                self.answer(from, op, life, io);
+                self.answer(from, op, incarnation, io);
                 if cluster.is_some() && io.local.meta().cluster.is_none() {
                     self.introduce(vec![from], io);
                 }
             }
-            // The answer to an introduction of an earlier life says nothing about this one.
+            // The answer to an introduction of an earlier incarnation says nothing about this one.
             Body::Known { seen, birth, cluster } if op == self.id() => {
                 self.unanswered.remove(&from);
                 self.judge_cluster(from, cluster.as_ref().map(|cluster| cluster.id), io);
@@ -213,21 +213,26 @@ impl Identity {
         }
     }
 
-    /// Gossip reports of a later life of this node: as good as a peer that has seen it.
-    pub(super) fn hear_of_own_life(&mut self, from: NodeId, incarnation: Incarnation, io: &mut Io) {
+    /// Gossip reports of a later incarnation of this node: as good as a peer that has seen it.
+    pub(super) fn hear_of_own_incarnation(
+        &mut self,
+        from: NodeId,
+        incarnation: Incarnation,
+        io: &mut Io,
+    ) {
         // Of which boot it was is not reported, but it was not this one.
-        let seen = Life { incarnation, nonce: !self.nonce };
-        if !self.life(io).is_outdated_by(seen) {
+        let seen = IncarnationId { incarnation, nonce: !self.nonce };
+        if !self.incarnation(io).is_outdated_by(seen) {
             return;
         }
-        io.out.count(Counter::OwnLifeRaised);
+        io.out.count(Counter::OwnIncarnationRaised);
         if !io.local.is_settled() {
-            let later = |(known, _): &(Life, NodeId)| known.incarnation >= incarnation;
+            let later = |(known, _): &(IncarnationId, NodeId)| known.incarnation >= incarnation;
             if !self.rumour.as_ref().is_some_and(later) {
                 self.rumour = Some((seen, from));
             }
         } else if self.doubted {
-            // Another life of the same disk goes on: the numbers only tell who spoke last.
+            // Another incarnation of the same disk goes on: the numbers only tell who spoke last.
             io.change_meta(|meta| meta.incarnation = incarnation.next());
             self.introduce(self.links.iter().copied().collect(), io);
         } else {
@@ -235,11 +240,11 @@ impl Identity {
         }
     }
 
-    /// A peer that was not heard before this life settled may know of a later one: the disk is an old one
+    /// A peer that was not heard before this incarnation settled may know of a later one: the disk is an old one
     /// after all, or a copy of it runs elsewhere. Once per life, or two copies would chase each other.
-    fn doubt(&mut self, from: NodeId, seen: Option<Life>, io: &mut Io) {
+    fn doubt(&mut self, from: NodeId, seen: Option<IncarnationId>, io: &mut Io) {
         if let Some(seen) = seen
-            && self.life(io).is_outdated_by(seen)
+            && self.incarnation(io).is_outdated_by(seen)
             && !self.doubted
         {
             self.doubted = true;
@@ -250,19 +255,24 @@ impl Identity {
     }
 
     /// Says what was known of the peer, when what it says now is safely known too.
-    fn answer(&mut self, from: NodeId, op: RequestId, life: Life, io: &mut Io) {
+    fn answer(&mut self, from: NodeId, op: RequestId, incarnation: IncarnationId, io: &mut Io) {
         // A node that is to found a cluster by itself must not be counted by those that wait for all.
         if self.bootstrap && io.local.meta().cluster.is_none() {
             return;
         }
-        let seen =
-            io.local.meta().lives.iter().find(|(node, _)| *node == from).map(|(_, life)| *life);
+        let seen = io
+            .local
+            .meta()
+            .lives
+            .iter()
+            .find(|(node, _)| *node == from)
+            .map(|(_, incarnation)| *incarnation);
         // A cluster is not notified of before it is synced: there must never be a second one.
         let mut mark = io.local.meta().cluster.is_some().then(|| io.out.last_mark());
-        if seen.is_none_or(|seen| life.incarnation > seen.incarnation) {
+        if seen.is_none_or(|seen| incarnation.incarnation > seen.incarnation) {
             mark = Some(io.change_meta(|meta| {
                 meta.lives.retain(|(node, _)| *node != from);
-                meta.lives.push((from, life));
+                meta.lives.push((from, incarnation));
             }));
         }
         let (birth, cluster) = (io.local.meta().birth, io.local.meta().cluster.clone());
@@ -295,7 +305,7 @@ impl Identity {
             self.find_cluster(all, passed, io);
         }
         if self.continues && io.local.meta().cluster.is_some() {
-            // Nobody can know of a later life.
+            // Nobody can know of a later incarnation.
             self.decided = Some(io.out.last_mark());
             return self.synced(io);
         }
@@ -304,22 +314,23 @@ impl Identity {
             return;
         }
         let later = self.heard.iter().filter_map(|(peer, heard)| Some((heard.seen?, *peer)));
-        let life = self.life(io);
-        let outdated = later.chain(self.rumour).filter(|(seen, _)| life.is_outdated_by(*seen));
+        let incarnation = self.incarnation(io);
+        let outdated =
+            later.chain(self.rumour).filter(|(seen, _)| incarnation.is_outdated_by(*seen));
         let latest = outdated.max_by_key(|(seen, _)| seen.incarnation);
         let mark = match latest {
             Some((seen, witness)) => {
                 io.out.notice(Notice::Outdated(witness));
                 self.suspect(true, seen.incarnation.next(), io)
             }
-            // Every life that issued dots was first seen by a peer; one that is silent may be the
+            // Every incarnation that issued dots was first seen by a peer; one that is silent may be the
             // only one that
-            // saw it. A first life cannot follow another, and a single node has no witness at all.
-            None if life.incarnation > Incarnation(1) && (!all || self.heard.is_empty()) => {
+            // saw it. A first incarnation cannot follow another, and a single node has no witness at all.
+            None if incarnation.incarnation > Incarnation(1) && (!all || self.heard.is_empty()) => {
                 if self.heard.is_empty() && !all {
                     io.out.notice(Notice::Alone);
                 }
-                self.suspect(false, life.incarnation, io)
+                self.suspect(false, incarnation.incarnation, io)
             }
             None => io.out.last_mark(),
         };

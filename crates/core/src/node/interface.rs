@@ -57,7 +57,7 @@ pub struct Config {
     pub trees: Vec<KeptTree>,
     /// Drawn at random at each start.
     pub boot_nonce: u64,
-    /// True if this life follows another one of the same process, which never let go of the store: its disk is known to be
+    /// True if this incarnation follows another one of the same process, which never let go of the store: its disk is known to be
     /// the newest.
     pub continues: bool,
     /// True if the operator says that this is a new cluster: it is founded by the members that answer,
@@ -189,7 +189,7 @@ pub enum Hindrance {
     Ring(RingError),
 }
 
-/// What of a node's configuration can change in a life.
+/// What of a node's configuration can change in an incarnation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Most bytes of hints that are kept for other members.
@@ -342,7 +342,7 @@ pub enum Output {
         /// `host:port`.
         address: String,
     },
-    /// A later ring is durable: end this life as at a clean stop, and begin the next one at once, with what the store has.
+    /// A later ring is durable: end this incarnation as at a clean stop, and begin the next one at once, with what the store has.
     BeginIncarnation,
     /// The replacement that was ordered is not made, and nothing has happened.
     NotReplaced(Hindrance),
@@ -359,9 +359,9 @@ pub enum Notice {
     WaitsFor(NodeId),
     /// The node joined a cluster that did not know its store: it is new there, or has lost its disk.
     Reborn,
-    /// A peer has seen a later life of this store: its disk was rolled back, or copied.
+    /// A peer has seen a later incarnation of this store: its disk was rolled back, or copied.
     Outdated(NodeId),
-    /// A peer that was heard late has seen a later life of this store: the disk is an old one after all,
+    /// A peer that was heard late has seen a later incarnation of this store: the disk is an old one after all,
     /// or a copy of it runs elsewhere. The store goes on under a new id, read-ineligible.
     Copied(NodeId),
     /// No peer could say whether the disk is the newest: the store goes on under a new id.
@@ -387,7 +387,7 @@ pub enum Notice {
     Damaged(Partition),
     /// A member notified of a later ring with another number of replicas or partitions: not taken.
     Misplaced(NodeId),
-    /// A member notified of a later life of this node, with so high a number that it cannot be: not believed.
+    /// A member notified of a later incarnation of this node, with so high a number that it cannot be: not believed.
     Forged(NodeId),
     /// A merge or a hint was declined, because the key would have outgrown a limit. Once per key
     /// and minute at most.
@@ -423,6 +423,6 @@ pub struct PeerView {
     pub latency: Option<Micros>,
     /// The hints that are kept for it.
     pub hints: HintTotal,
-    /// For how long there have been any, in this life.
+    /// For how long there have been any, in this incarnation.
     pub hint_age: Micros,
 }

@@ -133,7 +133,7 @@ impl MerkleTrees {
         stand.is_built.then_some(&stand.crop.tree)
     }
 
-    /// How many changes the partition has seen in this life.
+    /// How many changes the partition has seen in this incarnation.
     pub(super) fn changes(&self, partition: Partition) -> u64 {
         self.stands.get(&partition).map_or(0, |stand| stand.changes)
     }

@@ -22,8 +22,8 @@ pub(super) struct Outbox {
     liveness: VecDeque<(NodeId, Liveness)>,
     /// Own records that were found to be damaged, and that nobody has been notified of.
     damaged: VecDeque<(Partition, Key)>,
-    /// Who notified of which life of this node that is later than this one.
-    own_lives: VecDeque<(NodeId, Incarnation)>,
+    /// Who notified of which incarnation of this node that is later than this one.
+    own_incarnations: VecDeque<(NodeId, Incarnation)>,
     /// What waits for a sync, by the mark that it waits for, then in the order in which it was
     /// said.
     held: BTreeMap<(SyncSeq, u64), (NodeId, RequestId, Body)>,
@@ -43,7 +43,7 @@ impl Outbox {
             local: VecDeque::new(),
             liveness: VecDeque::new(),
             damaged: VecDeque::new(),
-            own_lives: VecDeque::new(),
+            own_incarnations: VecDeque::new(),
             held: BTreeMap::new(),
             stated: 0,
             last_mark: SyncSeq::NONE,
@@ -185,8 +185,8 @@ impl Outbox {
         self.out.push(Output::Address { peer, address });
     }
 
-    /// This life is to end: the next one begins with what the store has.
-    pub(super) fn end_life(&mut self) {
+    /// This incarnation is to end: the next one begins with what the store has.
+    pub(super) fn end_incarnation(&mut self) {
         self.out.push(Output::BeginIncarnation);
     }
 
@@ -243,14 +243,14 @@ impl Outbox {
         self.damaged.pop_front()
     }
 
-    /// A peer reports of a later life of this node than it lives.
-    pub(super) fn hear_of_own_life(&mut self, from: NodeId, incarnation: Incarnation) {
-        self.own_lives.push_back((from, incarnation));
+    /// A peer reports of a later incarnation of this node than it lives.
+    pub(super) fn hear_of_own_incarnation(&mut self, from: NodeId, incarnation: Incarnation) {
+        self.own_incarnations.push_back((from, incarnation));
     }
 
     /// The next such word that has not been judged.
-    pub(super) fn next_own_life(&mut self) -> Option<(NodeId, Incarnation)> {
-        self.own_lives.pop_front()
+    pub(super) fn next_own_incarnation(&mut self) -> Option<(NodeId, Incarnation)> {
+        self.own_incarnations.pop_front()
     }
 
     /// Hands over what is to be done.

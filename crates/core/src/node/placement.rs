@@ -1,5 +1,5 @@
-//! The placement of keys: a node lives with one ring. A later one, by an operator's command or from a peer that has it,
-//! is made durable and ends this life; the next one begins with it. A peer with an older ring is reported.
+//! The placement of keys: a node uses one ring. A later one, by an operator's command or from a peer that has it,
+//! is made durable and ends this incarnation; the next one begins with it. A peer with an older ring is reported.
 
 mod ballot;
 
@@ -23,7 +23,7 @@ use ballot::{Ballot, Voters};
 /// take this node for a stranger.
 const REPORT_INTERVAL: Micros = Micros::from_millis(1_000);
 
-/// The ring of this life, and the one that is to follow.
+/// The ring of this incarnation, and the one that is to follow.
 #[derive(Clone, Debug)]
 pub(super) struct Placement {
     me: NodeId,
@@ -62,8 +62,8 @@ impl Placement {
         self.ring.has(node)
     }
 
-    /// A peer has introduced itself, with a ring that is earlier than this life's, equal, or later. Whoever has the earlier
-    /// one is notified of the later one, and is about to begin another life; this one says nothing about that.
+    /// A peer has introduced itself, with a ring that is earlier than this incarnation's, equal, or later. Whoever has the earlier
+    /// one is notified of the later one, and is about to begin another incarnation; this one says nothing about that.
     pub(super) fn meet(
         &mut self,
         from: NodeId,
@@ -241,7 +241,7 @@ impl Placement {
 
     fn take(&mut self, ring: Ring, members: &Members, io: &mut Io) {
         debug_assert!(self.taking.is_none(), "one ring at a time is on its way to the disk");
-        debug_assert!(ring.id() > self.id, "a life is followed by one with a later ring");
+        debug_assert!(ring.id() > self.id, "an incarnation is followed by one with a later ring");
         let own = own_partitions(&self.ring, self.me);
         let mut gained = own_partitions(&ring, self.me);
         gained.retain(|partition| !own.contains(partition));
@@ -253,11 +253,11 @@ impl Placement {
         self.taking = Some(write(ring, members, gained, io));
     }
 
-    /// Something is durable: the next life may begin when the next ring is.
+    /// Something is durable: the next incarnation may begin when the next ring is.
     pub(super) fn synced(&mut self, io: &mut Io) {
         if self.taking.is_some_and(|mark| io.out.is_durable(mark)) {
             self.taking = None;
-            io.out.end_life();
+            io.out.end_incarnation();
         }
     }
 }

@@ -131,7 +131,7 @@ enum Answer {
 }
 
 impl Replica {
-    /// The replica at the start of a life.
+    /// The replica at the start of an incarnation.
     pub(super) fn new(config: &Config) -> Self {
         Replica {
             ring: config.ring.clone(),

@@ -66,8 +66,11 @@ impl Bench {
             assert!(matches!(rejection(&refused), Rejection::Starting { peers: 3, .. }));
             let out = bench.give(Input::Link { peer: *peer, up: true });
             let [Output::Send { message, .. }] = &out[..] else { panic!("{out:?}") };
-            let Body::Introduce { life, cluster: None, .. } = message.body else { panic!() };
-            assert_eq!((life.incarnation, life.nonce, message.op), (Incarnation(1), 5, 5));
+            let Body::Introduce { incarnation, cluster: None, .. } = message.body else { panic!() };
+            assert_eq!(
+                (incarnation.incarnation, incarnation.nonce, message.op),
+                (Incarnation(1), 5, 5)
+            );
             let answer = Body::Known { seen: None, birth, cluster: None };
             let out = bench.peer(*peer, 5, answer);
             bench.disk(out, &Record::default());

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use pixii_core::causal::{Actor, Context, Object, Version};
-use pixii_core::members::{Incarnation, Life, Member, Members, MembershipStatus};
+use pixii_core::members::{Incarnation, IncarnationId, Member, Members, MembershipStatus};
 use pixii_core::message::Body;
 use pixii_core::node::{Done, Hindrance, Input, Notice, Output, SyncSeq, Work};
 use pixii_core::ring::Ring;
@@ -103,7 +103,7 @@ fn who_has_an_earlier_ring_is_reported_and_who_has_none_of_it_is_not_heard() {
     let [one, ..] = bench.peers()[..] else { panic!() };
     let cluster = bench.node.meta().cluster.as_ref().map(|cluster| cluster.id);
     let introduce = |ring: (u64, u64)| Body::Introduce {
-        life: Life { incarnation: Incarnation(1), nonce: 6 },
+        incarnation: IncarnationId { incarnation: Incarnation(1), nonce: 6 },
         cluster,
         ring,
     };

@@ -1,4 +1,4 @@
-//! Kill -9 of a daemon, or of all at once, at any moment of their lives, under load.
+//! Kill -9 of a daemon, or of all at once, at any moment of their incarnations, under load.
 
 use std::time::Duration;
 

@@ -3,7 +3,7 @@
 use pixii_core::generation::Generation;
 use pixii_core::node::{Done, Input, Stall, SyncSeq, Work};
 use pixii_core::store::memory::MemoryStore;
-use pixii_core::store::{Change, Process, Store, begin_life, end_life};
+use pixii_core::store::{Change, Process, Store, begin_incarnation, end_incarnation};
 use pixii_core::types::Micros;
 use pixii_core::wire;
 
@@ -18,7 +18,7 @@ const RECORD_SLACK_BYTES: usize = 400;
 
 impl World {
     pub(super) fn submit(&mut self, at: usize, work: Work) {
-        let life = self.hosts[at].life;
+        let incarnation = self.hosts[at].incarnation;
         match work {
             Work::Write { mark, changes } => {
                 self.check_purged(at, &changes);
@@ -27,7 +27,7 @@ impl World {
             }
             Work::Read { .. } | Work::List { .. } | Work::Hints { .. } | Work::Scan { .. } => {
                 let when = self.now() + self.rng.within(self.slowness(at) * self.plan.mean_disk);
-                self.schedule(when, Event::Disk { at, life, work });
+                self.schedule(when, Event::Disk { at, incarnation, work });
             }
         }
     }
@@ -84,10 +84,10 @@ impl World {
                 }
             }
         }
-        let life = host.life;
+        let incarnation = host.incarnation;
         let slow = self.slowness(at) * if self.rng.chance(0.02) { 20 } else { 2 };
         let when = self.now() + Micros(50) + self.rng.within(slow * self.plan.mean_disk);
-        self.schedule(when, Event::Synced { at, life, mark: last });
+        self.schedule(when, Event::Synced { at, incarnation, mark: last });
     }
 
     fn slowness(&self, at: usize) -> u64 {
@@ -104,16 +104,16 @@ impl World {
 
     /// The node of a host is going to notice that its disk hangs, if it does.
     pub(super) fn expect_stall(&mut self, at: usize) {
-        let (life, when) = (self.hosts[at].life, self.now() + NOTICED_AFTER);
+        let (incarnation, when) = (self.hosts[at].incarnation, self.now() + NOTICED_AFTER);
         if self.hosts[at].hung_until > when {
-            self.schedule(when, Event::Stall { at, life });
+            self.schedule(when, Event::Stall { at, incarnation });
         }
     }
 
-    pub(super) fn stall(&mut self, at: usize, life: u64) {
+    pub(super) fn stall(&mut self, at: usize, incarnation: u64) {
         let now = self.now();
         let host = &mut self.hosts[at];
-        if host.life == life && host.hung_until > now && host.stalled.is_none() {
+        if host.incarnation == incarnation && host.hung_until > now && host.stalled.is_none() {
             host.stalled = Some(now);
             self.count("stalls noticed");
             self.input(at, Input::Stalled(Some(Stall::All)));
@@ -164,7 +164,7 @@ impl World {
                 for host in self.hosts.iter_mut() {
                     let copy = host.store.backup();
                     if let Some(node) = &host.node {
-                        let _ = end_life(&copy, node.meta());
+                        let _ = end_incarnation(&copy, node.meta());
                     }
                     host.copy = Some(copy);
                 }
@@ -188,7 +188,7 @@ impl World {
                 self.crash(host, down);
                 let copy = self.hosts[from].store.backup();
                 let refused =
-                    begin_life(&copy, &self.hosts[host].identity, Process::New(0)).is_err();
+                    begin_incarnation(&copy, &self.hosts[host].identity, Process::New(0)).is_err();
                 self.count(if refused { "copied disks refused" } else { "copied disks taken" });
             }
             Fault::Damage { host } => {
@@ -201,13 +201,13 @@ impl World {
         }
     }
 
-    pub(super) fn synced(&mut self, at: usize, life: u64, mark: SyncSeq) {
-        if self.hosts[at].life != life {
+    pub(super) fn synced(&mut self, at: usize, incarnation: u64, mark: SyncSeq) {
+        if self.hosts[at].incarnation != incarnation {
             return;
         }
         let hung = self.hosts[at].hung_until;
         if hung > self.now() {
-            return self.schedule(hung, Event::Synced { at, life, mark });
+            return self.schedule(hung, Event::Synced { at, incarnation, mark });
         }
         if self.hosts[at].writing {
             let _ = self.hosts[at].store.sync();
@@ -215,20 +215,20 @@ impl World {
         }
         let paused = self.hosts[at].paused_until;
         if paused > self.now() {
-            return self.schedule(paused, Event::Synced { at, life, mark });
+            return self.schedule(paused, Event::Synced { at, incarnation, mark });
         }
         self.input(at, Input::Store(Done::Synced { mark }));
         self.write(at);
     }
 
-    pub(super) fn disk(&mut self, at: usize, life: u64, work: Work) {
+    pub(super) fn disk(&mut self, at: usize, incarnation: u64, work: Work) {
         let host = &self.hosts[at];
-        if host.life != life {
+        if host.incarnation != incarnation {
             return;
         }
         let hung = host.hung_until;
         if hung > self.now() {
-            return self.schedule(hung, Event::Disk { at, life, work });
+            return self.schedule(hung, Event::Disk { at, incarnation, work });
         }
         if let Some(done) = looked_up(&host.store, work) {
             self.input(at, Input::Store(done));

@@ -45,7 +45,7 @@ impl World {
             let (ring, _) = host.placement();
             if ring.id() != self.ring.id() {
                 return Some(format!(
-                    "n{at} lives with ring {}, not {}",
+                    "n{at} uses ring {}, not {}",
                     ring.version(),
                     self.ring.version()
                 ));

@@ -14,8 +14,8 @@ impl World {
         let frame = wire::frame(message);
         for id in to {
             let Some(to) = self.hosts.iter().position(|host| host.id == *id) else { continue };
-            let life = self.hosts[to].life;
-            let make = move |sent, frame| Event::Peer { from, to, life, sent, frame };
+            let incarnation = self.hosts[to].incarnation;
+            let make = move |sent, frame| Event::Peer { from, to, incarnation, sent, frame };
             self.carry((self.hosts[from].id, *id), message.body.kind(), frame.clone(), make);
         }
     }

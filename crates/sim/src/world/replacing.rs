@@ -7,7 +7,7 @@ use pixii_core::node::{Input, Node};
 use pixii_core::ring::Ring;
 use pixii_core::rng::Rng;
 use pixii_core::store::memory::MemoryStore;
-use pixii_core::store::{Store, StoreIdentity, end_life};
+use pixii_core::store::{Store, StoreIdentity, end_incarnation};
 use pixii_core::types::{Micros, NodeId, Time};
 
 use super::{Event, Host, World};
@@ -38,7 +38,7 @@ impl Host {
             members,
             store: MemoryStore::default(),
             node: None,
-            life: 0,
+            incarnation: 0,
             writes: Default::default(),
             writing: false,
             paused_until: Time::START,
@@ -56,7 +56,7 @@ impl Host {
         }
     }
 
-    /// The ring that its next life begins with, and the members.
+    /// The ring that its next incarnation begins with, and the members.
     pub(super) fn placement(&self) -> (Arc<Ring>, Members) {
         match (self.store.ring(), self.store.members()) {
             (Ok(Some(ring)), Ok(Some(members))) => (Arc::new(ring), members),
@@ -145,7 +145,7 @@ impl World {
         }
     }
 
-    /// True once some host lives with a ring in which others have the places of this one.
+    /// True once some host uses a ring in which others have the places of this one.
     fn is_replaced(&self, old: usize) -> bool {
         self.ring.version() > 1 && !self.ring.has(self.hosts[old].id)
     }
@@ -155,7 +155,7 @@ impl World {
         self.replacing.iter().filter(move |one| one.old == old).map(|one| one.new)
     }
 
-    /// True once nobody is left who lives with a ring in which the host has places, itself and
+    /// True once nobody is left who uses a ring in which the host has places, itself and
     /// newcomers apart that have none themselves.
     fn is_known(&self, old: usize) -> bool {
         let has_place = |at: &usize| self.ring.has(self.hosts[*at].id);
@@ -213,7 +213,7 @@ impl World {
     fn bootstrap(&mut self) {
         let runs = |at: &usize| self.hosts[*at].node.is_some();
         let Some(at) = self.living().find(runs) else { return };
-        if self.hosts[at].bootstrapped == Some(self.hosts[at].life) {
+        if self.hosts[at].bootstrapped == Some(self.hosts[at].incarnation) {
             return;
         }
         self.note(|| format!("n{at} is to found the cluster anew"));
@@ -221,10 +221,10 @@ impl World {
         self.hosts[at].bootstraps = true;
         self.start(at, false);
         self.hosts[at].bootstraps = false;
-        self.hosts[at].bootstrapped = Some(self.hosts[at].life);
+        self.hosts[at].bootstrapped = Some(self.hosts[at].incarnation);
     }
 
-    /// A node has a later ring: it ends its life, and begins another one at once.
+    /// A node has a later ring: it ends its incarnation, and begins another one at once.
     pub(super) fn begin_incarnation(&mut self, at: usize) {
         let Some(meta) = self.hosts[at].node.as_ref().map(|node| node.meta().clone()) else {
             return;
@@ -232,7 +232,7 @@ impl World {
         for (_, changes) in std::mem::take(&mut self.hosts[at].writes) {
             let _ = self.hosts[at].store.apply(&changes);
         }
-        let _ = end_life(&self.hosts[at].store, &meta);
+        let _ = end_incarnation(&self.hosts[at].store, &meta);
         self.count("lives ended by a later ring");
         let (ring, _) = self.hosts[at].placement();
         if ring.version() == self.ring.version() && ring.id() != self.ring.id() {
@@ -246,7 +246,7 @@ impl World {
         self.start(at, true);
     }
 
-    /// A removed member owns nothing: no node lives with a ring that has places for one that was
+    /// A removed member owns nothing: no node uses a ring that has places for one that was
     /// removed with this ring or an earlier one. (That a later one has removed another may be heard
     /// before that ring is.)
     pub(super) fn judge_ring(&mut self, at: usize) {
@@ -259,7 +259,7 @@ impl World {
         let identity = members.iter().find(owns);
         if let Some(identity) = identity.filter(|_| !self.hosts[at].is_removed) {
             let what = format!(
-                "n{at} lives with ring version {}, in which {} has places, which is removed",
+                "n{at} uses ring version {}, in which {} has places, which is removed",
                 ring.version(),
                 identity.name
             );

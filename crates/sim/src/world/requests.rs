@@ -165,8 +165,8 @@ impl World {
         match self.net.verdict(self.now(), client_id(client), self.hosts[to].id, kind) {
             Verdict::Deliver(delays) => {
                 let delay = delays.first().copied().unwrap_or_default();
-                let life = self.hosts[to].life;
-                self.schedule(self.now() + delay, Event::ToHost { client, to, life, frame });
+                let incarnation = self.hosts[to].incarnation;
+                self.schedule(self.now() + delay, Event::ToHost { client, to, incarnation, frame });
             }
             Verdict::Drop | Verdict::Cut => self.count("messages dropped"),
         }

@@ -104,8 +104,8 @@ impl World {
 
     /// True if the node of a host is done with its start beyond doubt.
     fn may_issue(&self, at: usize) -> bool {
-        let Host { life, settled, .. } = &self.hosts[at];
-        let uncertain = if *life == 1 { Micros::ZERO } else { UNCERTAIN };
+        let Host { incarnation, settled, .. } = &self.hosts[at];
+        let uncertain = if *incarnation == 1 { Micros::ZERO } else { UNCERTAIN };
         settled.is_some_and(|since| since + uncertain < self.now())
     }
 

@@ -62,7 +62,7 @@ impl Repair {
         lost.filter(|partition| *self.ring.owners(*partition) == [self.me]).collect()
     }
 
-    /// Notifies the operator of such partitions, once in a life.
+    /// Notifies the operator of such partitions, once in an incarnation.
     fn report_loss(&mut self, io: &mut Io) {
         if self.loss.reported {
             return;

@@ -2,7 +2,7 @@
 
 use pixii_core::merkle::{Binding, KeptTrees};
 use pixii_core::node::{Config, Node};
-use pixii_core::store::{Meta, Process, Store, Taken, begin_life};
+use pixii_core::store::{Meta, Process, Store, Taken, begin_incarnation};
 use pixii_core::types::{Key, MILLI, Micros, Time};
 
 use super::{Event, World};
@@ -11,7 +11,7 @@ use super::{Event, World};
 const NEVER: Micros = Micros(u64::MAX / 4);
 
 impl World {
-    /// Begins a life; `continues` if it follows another one at once.
+    /// Begins an incarnation; `continues` if it follows another one at once.
     pub(super) fn start(&mut self, at: usize, continues: bool) {
         let fresh = self.rng.next_u64();
         let (seed, boot_nonce) = (self.rng.next_u64(), self.rng.next_u64());
@@ -30,7 +30,7 @@ impl World {
             }
             _ => Vec::new(),
         };
-        let Ok(meta) = begin_life(&host.store, &host.identity, process) else {
+        let Ok(meta) = begin_incarnation(&host.store, &host.identity, process) else {
             unreachable!("the twin does not fail and knows its identity")
         };
         let (ring, members) = host.placement();
@@ -56,7 +56,7 @@ impl World {
             ..Config::new(host.id, ring, members)
         };
         host.node = Some(Node::new(config, meta, seed));
-        host.life += 1;
+        host.incarnation += 1;
         (host.settled, host.stalled) = (None, None);
         self.expect_stall(at);
         for peer in (0..self.hosts.len()).filter(|peer| *peer != at) {
@@ -82,7 +82,7 @@ impl World {
         host.wake = None;
         host.paused_until = Time::START;
         host.stalled = None;
-        host.life += 1;
+        host.incarnation += 1;
         for peer in (0..self.hosts.len()).filter(|peer| *peer != at) {
             // Some deaths are noticed late: a half-open connection.
             let within = if self.rng.chance(0.2) { 2_000 * MILLI } else { 20 * MILLI };

@@ -1,11 +1,11 @@
-//! The start and the stop of a store's life.
+//! The start and the stop of a store's incarnation.
 
 use super::{Change, Meta, Store, StoreError, StoreIdentity};
 use crate::members::{Member, Members, MembershipStatus};
 
 /// Why a store cannot be used by this node. The store is as it was.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum LifeError {
+pub enum IncarnationError {
     /// The disk failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -38,13 +38,13 @@ pub enum Process {
     Same,
 }
 
-/// Begins a life of the store: consumes the clean-stop marker, and draws the id that this process
+/// Begins an incarnation of the store: consumes the clean-stop marker, and draws the id that this process
 /// issues dots with. Synced before it returns, so before the node's first input. Waits for nobody.
-pub fn begin_life(
+pub fn begin_incarnation(
     store: &dyn Store,
     identity: &StoreIdentity,
     process: Process,
-) -> Result<Meta, LifeError> {
+) -> Result<Meta, IncarnationError> {
     let known = store.meta()?;
     let mut meta = match (known, process) {
         (Some(known), _) => known,
@@ -55,11 +55,16 @@ pub fn begin_life(
     };
     if (&meta.identity.name, &meta.identity.cluster) != (&identity.name, &identity.cluster) {
         let (theirs, ours) = (meta.identity, identity.clone());
-        return Err(LifeError::Identity(theirs.name, theirs.cluster, ours.name, ours.cluster));
+        return Err(IncarnationError::Identity(
+            theirs.name,
+            theirs.cluster,
+            ours.name,
+            ours.cluster,
+        ));
     }
     // A later table has taken the place of the one that the configuration makes.
     if store.ring()?.is_none() && meta.identity.ring != identity.ring {
-        return Err(LifeError::Ring);
+        return Err(IncarnationError::Ring);
     }
     if let Process::New(id) = process {
         meta.draw(id);
@@ -84,23 +89,28 @@ pub fn begin_anew(
     identity: &StoreIdentity,
     configured: &Members,
     fresh_id: u64,
-) -> Result<(), LifeError> {
-    let nothing = || LifeError::Nothing(identity.name.clone());
+) -> Result<(), IncarnationError> {
+    let nothing = || IncarnationError::Nothing(identity.name.clone());
     let mut meta = store.meta()?.ok_or_else(nothing)?;
     let placed = store.ring()?;
     if meta.identity.name != identity.name {
         let (theirs, ours) = (meta.identity, identity.clone());
-        return Err(LifeError::Identity(theirs.name, theirs.cluster, ours.name, ours.cluster));
+        return Err(IncarnationError::Identity(
+            theirs.name,
+            theirs.cluster,
+            ours.name,
+            ours.cluster,
+        ));
     }
     if placed.is_none() && meta.identity.ring != identity.ring {
-        return Err(LifeError::Ring);
+        return Err(IncarnationError::Ring);
     }
     let mut members = Vec::new();
     for member in store.members()?.iter().flat_map(Members::iter) {
         let address = match configured.get(member.id()) {
             Some(configured) => configured.address.clone(),
             None if member.membership == MembershipStatus::Removed => member.address.clone(),
-            None => return Err(LifeError::Unplaced(member.name.clone())),
+            None => return Err(IncarnationError::Unplaced(member.name.clone())),
         };
         members.push(Member { address, ..member.clone() });
     }
@@ -115,8 +125,8 @@ pub fn begin_anew(
     Ok(())
 }
 
-/// Ends a life cleanly: everything applied is synced first, the marker after it.
-pub fn end_life(store: &dyn Store, meta: &Meta) -> Result<(), StoreError> {
+/// Ends an incarnation cleanly: everything applied is synced first, the marker after it.
+pub fn end_incarnation(store: &dyn Store, meta: &Meta) -> Result<(), StoreError> {
     store.sync()?;
     store.apply(&[Change::Meta(Meta { clean: true, ..meta.clone() })])?;
     store.sync()

@@ -1,4 +1,4 @@
-//! The lives of a daemon: mostly one. A later ring ends a life and begins the next one in the same
+//! The lives of a daemon: mostly one. A later ring ends an incarnation and begins the next one in the same
 //! process.
 
 use std::sync::Arc;
@@ -9,8 +9,8 @@ use pixii_core::node::{self, Limits, Node};
 use pixii_core::ring::Ring;
 use pixii_core::secret::Nonces;
 use pixii_core::store::{
-    Change, Kept, LifeError, Meta, Process, Store, StoreError, StoreIdentity, begin_anew,
-    begin_life, end_life,
+    Change, IncarnationError, Kept, Meta, Process, Store, StoreError, StoreIdentity, begin_anew,
+    begin_incarnation, end_incarnation,
 };
 use pixii_core::types::{Key, MILLI};
 use pixii_transport::random;
@@ -77,7 +77,7 @@ pub(super) fn run_watched(
     }
 }
 
-/// One life. `continues` if it follows another one of this process.
+/// One incarnation. `continues` if it follows another one of this process.
 fn live(
     config: &Config,
     runtime_config: &mut RuntimeConfig,
@@ -94,7 +94,7 @@ fn live(
     let runtime =
         Builder::new_current_thread().enable_all().build().map_err(system("event loop"))?;
 
-    let unusable = |error| ServeError::Life(config.data_dir.clone(), error);
+    let unusable = |error| ServeError::IncarnationId(config.data_dir.clone(), error);
     let ring = Arc::new(ring_in_force(config, &**store).map_err(unusable)?);
     let (cluster, name) = (config.cluster.clone(), config.name.clone());
     let identity = StoreIdentity { cluster, name, ring: config.ring.digest() };
@@ -106,7 +106,7 @@ fn live(
         without => {
             // A look-up may still hang.
             runtime.shutdown_background();
-            end_life(&**store, &meta)?;
+            end_incarnation(&**store, &meta)?;
             let failed = |error| ServeError::Listen(config.listen.clone(), error);
             return without.map(|_| Ending::Stop).map_err(failed);
         }
@@ -178,14 +178,14 @@ fn end(
     status_server.end(&ending);
     let _writing = TimeoutExtension::begin().map_err(system)?;
     storage.finish()?;
-    end_life(store, &meta)?;
+    end_incarnation(store, &meta)?;
     // The next incarnation has another ring, or another store, of which all is read.
     if !matches!(ending, Ending::BeginIncarnation | Ending::Rebuild) {
         trees::keep(store, &meta, config, ring, trees)?;
     }
     match &ending {
         Ending::BeginIncarnation => {
-            info!("node {} has a later ring, and begins another life", config.name)
+            info!("node {} has a later ring, and begins another incarnation", config.name)
         }
         _ => info!("node {} has stopped", config.name),
     }
@@ -208,7 +208,7 @@ fn begin(
     identity: &StoreIdentity,
     process: Process,
 ) -> Result<Begun, ServeError> {
-    let unusable = |error| ServeError::Life(config.data_dir.clone(), error);
+    let unusable = |error| ServeError::IncarnationId(config.data_dir.clone(), error);
     let continues = process == Process::Same;
     let last = store.meta().map_err(|error| unusable(error.into()))?;
     // Before anything is written.
@@ -217,7 +217,7 @@ fn begin(
         _ => Vec::new(),
     };
     let recovered = last.is_some_and(|meta| !meta.clean);
-    let meta = begin_life(store, identity, process).map_err(unusable)?;
+    let meta = begin_incarnation(store, identity, process).map_err(unusable)?;
     info!(
         "node {} of cluster {} starts: incarnation {}, {}, with ring version {}",
         config.name,
@@ -271,7 +271,7 @@ async fn judge(
     let nonces = &Arc::new(Nonces::new(nonces));
     if config.new_identity {
         judge_anew(config, store, nonces).await?;
-        let unusable = |error| ServeError::Life(config.data_dir.clone(), error);
+        let unusable = |error| ServeError::IncarnationId(config.data_dir.clone(), error);
         begin_anew(store, identity, &config.members, new_id).map_err(unusable)?;
         warn!(
             "the data of node {} has a new identity: it is of a cluster that is to be founded anew",
@@ -299,7 +299,7 @@ async fn judge_anew(
 
 /// The ring that the store has, if it has one, which is a later one; else the one that the
 /// configured members make.
-fn ring_in_force(config: &Config, store: &dyn Store) -> Result<Ring, LifeError> {
+fn ring_in_force(config: &Config, store: &dyn Store) -> Result<Ring, IncarnationError> {
     let configured = &config.ring;
     match store.ring()? {
         None => Ok(configured.clone()),
@@ -308,7 +308,7 @@ fn ring_in_force(config: &Config, store: &dyn Store) -> Result<Ring, LifeError> 
         {
             Ok(ring)
         }
-        Some(_) => Err(LifeError::Ring),
+        Some(_) => Err(IncarnationError::Ring),
     }
 }
 
@@ -329,7 +329,7 @@ fn members(
         }
         None => config.members.clone(),
     };
-    // Where this node itself listens is as configured, from this life on, whatever was remembered.
+    // Where this node itself listens is as configured, from this incarnation on, whatever was remembered.
     let configured = config.members.get(config.me()).map(|own| &own.address);
     let as_configured = |member: &Member| match configured {
         Some(address) if member.id() == config.me() => {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput};
 use pixii::disk::DiskStore;
 use pixii_core::causal::{Actor, Context, Object, Version};
-use pixii_core::generation::GcEpoch;
+use pixii_core::gc_epoch::GcEpoch;
 use pixii_core::store::{Change, Record, Store};
 use pixii_core::types::{Blob, Key, Partition, WriteId};
 
@@ -23,7 +23,7 @@ fn change(number: u32) -> Change {
     Change::Record {
         partition,
         key,
-        record: Record { own_serial: Some(1), object, generation: GcEpoch::FIRST },
+        record: Record { own_serial: Some(1), object, gc_epoch: GcEpoch::FIRST },
     }
 }
 

@@ -1,8 +1,8 @@
-//! Schema 3: generations of partitions. Frozen: this file and its copies of the types never change again.
+//! Schema 3: GC epochs of partitions. Frozen: this file and its copies of the types never change again.
 //!
-//! `1 generation ddddd` (the partition in five decimal digits) is a small record: the generation of a partition, absent
-//! while it is the first one. A hint has its object's generation in front of it, and the version byte 2; one with the
-//! version byte 1, as schema 2 has them, is of the first generation, and is left as it is.
+//! `1 gc_epoch ddddd` (the partition in five decimal digits) is a small record: the GC epoch of a partition, absent
+//! while it is the first one. A hint has its object's GC epoch in front of it, and the version byte 2; one with the
+//! version byte 1, as schema 2 has them, is of the first GC epoch, and is left as it is.
 //!
 //! What a store knows of itself, `1 incarnation`, has a list of numbers (the fresh ids) behind all that it had: empty, one byte,
 //! for a store of schema 2. Nothing else changes.
@@ -31,7 +31,7 @@ mod tests {
     use pixii_core::types::{Key, NodeId};
 
     #[derive(Encode)]
-    struct Generation {
+    struct GcState {
         number: u64,
         purgeable: Vec<PurgeableKey>,
         purged: Vec<PurgeableKey>,
@@ -59,12 +59,12 @@ mod tests {
     }
 
     #[test]
-    fn generations_and_hints_have_the_bytes_of_schema_3() {
+    fn gc_epochs_and_hints_have_the_bytes_of_schema_3() {
         let purgeable_key = |key: &[u8]| PurgeableKey {
             key: key.to_vec(),
             dead: vec![Dot { store: 1 << 40, serial: 7, counter: 300 }],
         };
-        let golden = encode(&Generation {
+        let golden = encode(&GcState {
             number: 300,
             purgeable: vec![purgeable_key(b"a"), purgeable_key(b"b")],
             purged: vec![purgeable_key(b"c")],
@@ -74,13 +74,13 @@ mod tests {
             "fb2c0102016101fd000000000001000007fb2c01016201fd000000000001000007fb2c01\
              01016301fd000000000001000007fb2c01"
         );
-        let today: pixii_core::generation::Generation =
+        let today: pixii_core::gc_epoch::GcState =
             pixii_core::wire::decode(&Bytes::from(golden.clone())).unwrap();
         assert_eq!(today.number.0, 300);
         assert_eq!(pixii_core::wire::encode(&today), golden);
         let key = Key::new("key").unwrap();
         let hint =
-            store::Record { own_serial: Some(7), generation: today.number, ..Default::default() };
+            store::Record { own_serial: Some(7), gc_epoch: today.number, ..Default::default() };
         let bytes = store::encode_hint(NodeId(0x0304), &key, &hint);
         assert_eq!(hex(&bytes[..bytes.len() - 8]), "02fb2c01010700");
         let found = store::decode_hint(NodeId(0x0304), &key, bytes.into());

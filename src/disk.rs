@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use pixii_core::generation::Generation;
+use pixii_core::gc_epoch::GcState;
 use pixii_core::members::Members;
 use pixii_core::ring::Ring;
 use pixii_core::store::{
@@ -103,7 +103,7 @@ impl DiskStore {
         incarnation(&sled).map_err(fault)?;
         members(&sled).map_err(fault)?;
         ring(&sled).map_err(fault)?;
-        generations(&sled).map_err(|error| fault(sled.fail(error)))?;
+        gc_epochs(&sled).map_err(|error| fault(sled.fail(error)))?;
         Ok(DiskStore { sled, directory, opened_at: last_write, last_write: Mutex::new(last_write) })
     }
 
@@ -346,17 +346,17 @@ fn ring(sled: &Sled) -> Result<Option<Ring>, StoreFault> {
     layout::unseal_ring(&bytes).map(Some).ok_or_else(|| sled.fail(damage()))
 }
 
-fn generations(sled: &Sled) -> Result<Vec<(Partition, Generation)>, StoreFault> {
-    let (from, to) = layout::generations();
+fn gc_epochs(sled: &Sled) -> Result<Vec<(Partition, GcState)>, StoreFault> {
+    let (from, to) = layout::gc_epochs();
     let mut all = Vec::new();
     sled.range(&from, Some(&to), |place, bytes| {
         let found = match Place::decode(place) {
             Some(Place::Meta(name)) => layout::partition_of(&name).and_then(|partition| {
-                Some((partition, layout::unseal_generation(partition, &bytes)?))
+                Some((partition, layout::unseal_gc_epoch(partition, &bytes)?))
             }),
             _ => None,
         };
-        let damage = || StoreFault::Corrupt("the generation of a partition is not readable".into());
+        let damage = || StoreFault::Corrupt("the GC epoch of a partition is not readable".into());
         all.push(found.ok_or_else(damage)?);
         Ok(true)
     })?;
@@ -440,8 +440,8 @@ impl Store for DiskStore {
         }
     }
 
-    fn generations(&self) -> Result<Vec<(Partition, Generation)>, StoreError> {
-        Ok(generations(&self.sled).map_err(|fault| self.sled.fail(fault))?)
+    fn gc_epochs(&self) -> Result<Vec<(Partition, GcState)>, StoreError> {
+        Ok(gc_epochs(&self.sled).map_err(|fault| self.sled.fail(fault))?)
     }
 
     fn hint_totals(&self, place: &dyn Fn(&Key) -> (Partition, bool)) -> Result<Kept, StoreError> {
@@ -479,9 +479,9 @@ impl Store for DiskStore {
                 Change::Forget { partition, key } => {
                     records.insert(At::Data(*partition, key), None);
                 }
-                Change::Generation { partition, generation } => batch.insert(
-                    meta_key(&layout::generation_name(*partition)),
-                    layout::seal_generation(*partition, generation),
+                Change::GcState { partition, gc_epoch } => batch.insert(
+                    meta_key(&layout::gc_epoch_name(*partition)),
+                    layout::seal_gc_epoch(*partition, gc_epoch),
                 ),
             }
         }

@@ -16,7 +16,7 @@ const CRATES: [Floors; 6] = [
         &[
             &["time"],
             &["types", "rng"],
-            &["causal", "generation", "ring", "members", "merkle", "quorum", "secret"],
+            &["causal", "gc_epoch", "ring", "members", "merkle", "quorum", "secret"],
             &["wire"],
             &["message", "store"],
             &["emulation", "node"],
@@ -179,7 +179,7 @@ fn no_role_sees_another() {
             "effects",
             "experiment",
             "trees",
-            "generations",
+            "gc_epochs",
             "hints",
             "ids",
             "local",

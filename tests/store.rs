@@ -9,7 +9,7 @@ use std::thread;
 use bytes::Bytes;
 use pixii::disk::DiskStore;
 use pixii_core::causal::{Actor, Context, Dot, Object, Version};
-use pixii_core::generation::{GcEpoch, Generation, PurgeableKey};
+use pixii_core::gc_epoch::{GcEpoch, GcState, PurgeableKey};
 use pixii_core::members::{Incarnation, Member, Members};
 use pixii_core::merkle::LeafSet;
 use pixii_core::rng::Rng;
@@ -53,7 +53,7 @@ fn record(seed: u64, sizes: &[usize]) -> Record {
         let actor = Actor { store: at as u64, serial: 1 };
         object = object.update(&Context::default(), actor, version).0;
     }
-    Record { own_serial: Some(seed), object, generation: GcEpoch::FIRST }
+    Record { own_serial: Some(seed), object, gc_epoch: GcEpoch::FIRST }
 }
 
 fn put(partition: u16, key: &Key, record: &Record) -> Change {
@@ -466,14 +466,14 @@ fn a_scan_shows_what_is_there_and_what_is_forgotten_is_not() {
     }
     let dead = Context::new(vec![Dot { actor: Actor { store: 1, serial: 2 }, counter: 3 }]);
     let purgeable = vec![PurgeableKey { key: key("k004"), dead }];
-    let generation = Generation { number: GcEpoch(7), purgeable, purged: Vec::new() };
+    let gc_epoch = GcState { number: GcEpoch(7), purgeable, purged: Vec::new() };
     let partition = Partition(1);
-    let begun = Change::Generation { partition, generation: generation.clone() };
+    let begun = Change::GcState { partition, gc_epoch: gc_epoch.clone() };
     store.apply(&[begun]).unwrap();
     store.sync().unwrap();
     store.close().unwrap();
     let store = open(dir.path());
-    assert_eq!(store.generations().unwrap(), [(partition, generation)]);
+    assert_eq!(store.gc_epochs().unwrap(), [(partition, gc_epoch)]);
     let even = LeafSet::new((0..2_048).map(|leaf| 2 * leaf));
     for partition in [Partition(0), Partition(1)] {
         for leaves in [None, Some(even.clone())] {

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use blake3::Hasher;
 use bytes::Bytes;
-use pixii_core::generation::{GcEpoch, Generation};
+use pixii_core::gc_epoch::{GcEpoch, GcState};
 use pixii_core::members::Members;
 use pixii_core::merkle::Digest;
 use pixii_core::ring::Ring;
@@ -20,7 +20,7 @@ use super::files::Directory;
 use super::files::copy::PrivateCopy;
 use super::layout::{self, At, CHUNKS, HINTS, Head, Place, Value};
 use super::{
-    DiskStore, OpenError, StoreFault, generations, incarnation, members, noted_damage, ring, schema,
+    DiskStore, OpenError, StoreFault, gc_epochs, incarnation, members, noted_damage, ring, schema,
 };
 
 /// What a check has read, and how much of it is damaged.
@@ -52,7 +52,7 @@ pub struct CheckReport {
     pub disk_bytes: u64,
     /// Of all keys, clocks and values, without hints: equal where two stores hold the same.
     pub digest: u64,
-    /// The same by partition, without those of the first generation that hold nothing.
+    /// The same by partition, without those of the first GC epoch that hold nothing.
     pub by_partition: BTreeMap<Partition, Holding>,
     /// Damaged places.
     pub damages: u64,
@@ -60,15 +60,15 @@ pub struct CheckReport {
     pub complete: bool,
 }
 
-/// What a store holds of a partition, less what is purged. Owners go from one generation to the next one after the other,
+/// What a store holds of a partition, less what is purged. Owners go from one GC epoch to the next one after the other,
 /// and then take out at their own pace what is purged: when they are stopped meanwhile, they still hold the same.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Holding {
-    /// The partition's generation there.
-    pub generation: GcEpoch,
+    /// The partition's GC epoch there.
+    pub gc_epoch: GcEpoch,
     /// What is held.
     pub content: Content,
-    /// What will be held when the next generation has begun: less what is purgeable.
+    /// What will be held when the next GC epoch has begun: less what is purgeable.
     pub next: Content,
 }
 
@@ -89,9 +89,9 @@ impl Content {
 }
 
 impl Holding {
-    /// True if an owner that holds `later`, of this generation or the one behind it, holds the same.
+    /// True if an owner that holds `later`, of this GC epoch or the one behind it, holds the same.
     fn is_same(&self, later: &Holding) -> bool {
-        match self.generation.next() == later.generation {
+        match self.gc_epoch.next() == later.gc_epoch {
             true => self.next == later.content,
             false => self.content == later.content,
         }
@@ -141,15 +141,15 @@ pub fn check(
         store: &store,
         visit,
         report: CheckReport::default(),
-        generations: generations(&store.sled).map_err(fault)?.into_iter().collect(),
+        gc_epochs: gc_epochs(&store.sled).map_err(fault)?.into_iter().collect(),
         heads: HashMap::new(),
         digest: Hasher::new(),
         hints: Kept::default(),
         last: None,
     };
-    for (partition, generation) in &reader.generations {
-        let number = generation.number;
-        let holding = Holding { generation: number, ..Holding::default() };
+    for (partition, gc_epoch) in &reader.gc_epochs {
+        let number = gc_epoch.number;
+        let holding = Holding { gc_epoch: number, ..Holding::default() };
         reader.report.by_partition.insert(*partition, holding);
     }
     for damage in &copy.damages {
@@ -197,7 +197,7 @@ pub fn differences(ring: &Ring, stores: &[(NodeId, CheckReport)]) -> Vec<Differe
             (*node, report.by_partition.get(&partition).copied().unwrap_or_default())
         });
         let held: Vec<(NodeId, Holding)> = held.collect();
-        let Some(latest) = held.iter().max_by_key(|(_, holding)| holding.generation) else {
+        let Some(latest) = held.iter().max_by_key(|(_, holding)| holding.gc_epoch) else {
             continue;
         };
         if let Some(other) = held.iter().find(|(_, holding)| !holding.is_same(&latest.1)) {
@@ -212,7 +212,7 @@ struct Reader<'a> {
     store: &'a DiskStore,
     visit: &'a mut dyn FnMut(Damage),
     report: CheckReport,
-    generations: BTreeMap<Partition, Generation>,
+    gc_epochs: BTreeMap<Partition, GcState>,
     /// How many chunks each write has.
     heads: HashMap<u64, u32>,
     digest: Hasher,
@@ -306,14 +306,14 @@ impl Reader<'_> {
             self.digest.update(&(part.len() as u64).to_be_bytes());
             self.digest.update(part);
         }
-        let generation = self.generations.get(&partition);
-        let purged = generation.and_then(|known| known.purged_of(key));
+        let gc_epoch = self.gc_epochs.get(&partition);
+        let purged = gc_epoch.and_then(|known| known.purged_of(key));
         let kept = purged.map_or(Cow::Borrowed(object), |purgeable_keys| {
             Cow::Owned(object.forget(purgeable_keys))
         });
         let digest = Digest::of(key, &kept);
         // Few keys are purgeable at a time; the others are hashed once.
-        let purgeable = generation.and_then(|known| known.purgeable_of(key));
+        let purgeable = gc_epoch.and_then(|known| known.purgeable_of(key));
         let next = purgeable
             .map_or(digest, |purgeable_keys| Digest::of(key, &kept.forget(purgeable_keys)));
         let holding = report.by_partition.entry(partition).or_default();

@@ -2,7 +2,7 @@
 //! space. `migrations/` holds frozen copies; a change here is a new schema.
 
 use bytes::{Buf, BufMut, Bytes};
-use pixii_core::generation::Generation;
+use pixii_core::gc_epoch::GcState;
 use pixii_core::members::Members;
 use pixii_core::ring::Ring;
 use pixii_core::store::{
@@ -308,32 +308,32 @@ pub(super) fn unseal_ring(bytes: &Bytes) -> Option<Ring> {
     wire::decode(&unseal(RING, bytes)?).ok()
 }
 
-/// Begins the names of the small records of generations.
-const GENERATION: &str = "generation ";
+/// Begins the names of the small records of GC epochs.
+const GC_EPOCH: &str = "generation ";
 
-/// The name of a partition's generation in the meta space.
-pub(super) fn generation_name(partition: Partition) -> String {
-    format!("{GENERATION}{:05}", partition.0)
+/// The name of a partition's GC epoch in the meta space.
+pub(super) fn gc_epoch_name(partition: Partition) -> String {
+    format!("{GC_EPOCH}{:05}", partition.0)
 }
 
-/// The partition whose generation has this name.
+/// The partition whose GC epoch has this name.
 pub(super) fn partition_of(name: &str) -> Option<Partition> {
-    name.strip_prefix(GENERATION)?.parse().ok().map(Partition)
+    name.strip_prefix(GC_EPOCH)?.parse().ok().map(Partition)
 }
 
-/// The places of all generations: from the first to the one behind the last.
-pub(super) fn generations() -> (Vec<u8>, Vec<u8>) {
-    (meta_key(GENERATION), meta_key("generation!"))
+/// The places of all GC epochs: from the first to the one behind the last.
+pub(super) fn gc_epochs() -> (Vec<u8>, Vec<u8>) {
+    (meta_key(GC_EPOCH), meta_key("generation!"))
 }
 
-/// The sealed bytes of a partition's generation.
-pub(super) fn seal_generation(partition: Partition, generation: &Generation) -> Vec<u8> {
-    seal(&generation_name(partition), &wire::encode(generation))
+/// The sealed bytes of a partition's GC epoch.
+pub(super) fn seal_gc_epoch(partition: Partition, gc_epoch: &GcState) -> Vec<u8> {
+    seal(&gc_epoch_name(partition), &wire::encode(gc_epoch))
 }
 
-/// The generation of a partition, or `None` if it is damaged.
-pub(super) fn unseal_generation(partition: Partition, bytes: &Bytes) -> Option<Generation> {
-    wire::decode(&unseal(&generation_name(partition), bytes)?).ok()
+/// The GC epoch of a partition, or `None` if it is damaged.
+pub(super) fn unseal_gc_epoch(partition: Partition, bytes: &Bytes) -> Option<GcState> {
+    wire::decode(&unseal(&gc_epoch_name(partition), bytes)?).ok()
 }
 
 /// A number of the meta space, or `None` if it is damaged.

@@ -23,7 +23,7 @@ const MIGRATIONS: [Migration; NEWEST as usize] = [v1::migrate, v2::migrate, v3::
 
 /// What each step is about: the one to schema N is at N-1.
 const ABOUT: [&str; MIGRATIONS.len()] =
-    ["an empty store", "hints and the list of members", "generations of partitions"];
+    ["an empty store", "hints and the list of members", "GC epochs of partitions"];
 
 /// Why the data is not at the newest schema.
 #[derive(Debug, PartialEq, Eq)]

@@ -117,7 +117,7 @@ fn live(
     // What notifies a copy of this directory that it is one: where this node is to be found. It is
     // durable with whatever is synced next, so before anything is acknowledged.
     store.apply(&[Change::Members(members.clone())])?;
-    let generations = store.generations()?;
+    let gc_epochs = store.gc_epochs()?;
     let (reports, reported) = unbounded_channel();
     let reserve_bytes = config.disk_reserve_mib << 20;
     let gauges = Gauges::measure(&**store)?;
@@ -130,7 +130,7 @@ fn live(
         let config_of_node = node::Config {
             boot_nonce,
             hints,
-            generations,
+            gc_epochs,
             trees,
             continues,
             ..machine_config(config, runtime_config, ring.clone(), members)

@@ -350,7 +350,7 @@ fn size(change: &Change) -> usize {
         Change::Hint { key, record, .. } => {
             record.as_ref().map_or(0, |record| hint_bytes(key, record) as usize)
         }
-        Change::Generation { generation, .. } => generation.bytes(),
+        Change::GcState { gc_epoch, .. } => gc_epoch.bytes(),
         Change::Meta(_) | Change::Members(_) | Change::Ring(_) | Change::Forget { .. } => 0,
     }
 }
@@ -360,7 +360,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Instant;
 
-    use pixii_core::generation::Generation;
+    use pixii_core::gc_epoch::GcState;
     use pixii_core::members::Members;
     use pixii_core::store::memory::MemoryStore;
     use pixii_core::store::{Found, HintPage, Kept, Listing, Meta, Record, ScanPage};
@@ -408,8 +408,8 @@ mod tests {
         ) -> Result<HintPage, StoreError> {
             self.inner.list_hints(target, after, limit_bytes)
         }
-        fn generations(&self) -> Result<Vec<(Partition, Generation)>, StoreError> {
-            self.inner.generations()
+        fn gc_epochs(&self) -> Result<Vec<(Partition, GcState)>, StoreError> {
+            self.inner.gc_epochs()
         }
         fn hint_totals(
             &self,

@@ -33,7 +33,7 @@ const COUNTED: [(Counter, &str, &str); 5] = [
     (
         Counter::StaleObjectsRefused,
         "pixii_stale_objects_refused",
-        "Objects and hints of peers that were refused because they were of an older generation of their partition.",
+        "Objects and hints of peers that were refused because they were of an older GC epoch of their partition.",
     ),
     (Counter::PeerBytesSent, "pixii_peer_sent_bytes", "Bytes of messages to other members."),
 ];

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use pixii::engine::{Conflict, ServeError};
-use pixii_core::generation::GcEpoch;
+use pixii_core::gc_epoch::GcEpoch;
 use pixii_core::members::{Incarnation, Member, Members};
 use pixii_core::message::before::Before;
 use pixii_core::message::{
@@ -251,7 +251,7 @@ fn a_peer_of_protocol_6_is_sent_words_and_understood() {
     let stated = |body| wire::frame(&Before(PeerMessage { op: 77, body }));
     let propose = Body::Propose {
         partition: Partition(999),
-        generation: GcEpoch::FIRST,
+        gc_epoch: GcEpoch::FIRST,
         members: 0,
         purgeable: Vec::new(),
     };

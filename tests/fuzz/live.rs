@@ -166,8 +166,8 @@ fn is_harmless_message(payload: &[u8]) -> bool {
             | Body::Known { .. }
             | Body::Placement { .. }
             | Body::Propose { .. }
-            | Body::Generation { .. }
-            | Body::GenerationNumbers(_)
+            | Body::GcState { .. }
+            | Body::GcEpochNumbers(_)
             | Body::Hints(_)
             | Body::Gossip(Gossip::News { .. }))
     )

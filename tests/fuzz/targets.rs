@@ -8,7 +8,7 @@ use pixii::config::Config;
 use pixii::http;
 use pixii_core::causal::Context;
 use pixii_core::emulation;
-use pixii_core::generation::Generation;
+use pixii_core::gc_epoch::GcState;
 use pixii_core::members::{Member, Members};
 use pixii_core::message::before::Before;
 use pixii_core::message::{Call, PeerMessage, Rejection, Reply, Response};
@@ -33,7 +33,7 @@ pub fn decoders(bytes: &[u8]) {
     again::<Meta>(&bytes);
     again::<Ring>(&bytes);
     again::<Record>(&bytes);
-    again::<Generation>(&bytes);
+    again::<GcState>(&bytes);
     again::<Context>(&bytes);
     let key = Key::new(&b"key\x00\xff"[..]).unwrap();
     let _ = wire::unseal(&key, &Blob(bytes.clone()));

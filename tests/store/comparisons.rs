@@ -2,7 +2,7 @@
 
 use pixii::disk::{CheckReport, check, differences};
 use pixii_core::causal::{Actor, Context, Object, Version};
-use pixii_core::generation::{GcEpoch, Generation, PurgeableKey};
+use pixii_core::gc_epoch::{GcEpoch, GcState, PurgeableKey};
 use pixii_core::ring::Ring;
 use pixii_core::store::{Change, Record, Store};
 use pixii_core::types::{Blob, Key, NodeId, Partition, WriteId};
@@ -36,13 +36,13 @@ impl Owners {
         store.close().unwrap();
     }
 
-    fn begin(&self, owner: usize, generation: &Generation) {
-        let (partition, generation) = (Partition(PARTITION), generation.clone());
-        self.apply(owner, &[Change::Generation { partition, generation }]);
+    fn begin(&self, owner: usize, gc_epoch: &GcState) {
+        let (partition, gc_epoch) = (Partition(PARTITION), gc_epoch.clone());
+        self.apply(owner, &[Change::GcState { partition, gc_epoch }]);
     }
 
     fn hold(&self, owner: usize, key: &Key, object: Object) {
-        let record = Record { own_serial: None, object, generation: GcEpoch::FIRST };
+        let record = Record { own_serial: None, object, gc_epoch: GcEpoch::FIRST };
         self.apply(owner, &[put(PARTITION, key, &record)]);
     }
 
@@ -66,7 +66,7 @@ fn owners_that_are_stopped_in_the_midst_of_a_collection_hold_the_same() {
     let overwritten = written(2, [1, 2]);
     let purgeable_key =
         |key: &Key, object: &Object| PurgeableKey { key: key.clone(), dead: object.dead() };
-    let first = Generation::default().next(vec![purgeable_key(&deleted, &tombstone)]);
+    let first = GcState::default().next(vec![purgeable_key(&deleted, &tombstone)]);
     let second = first.next(vec![purgeable_key(&replaced, &overwritten)]);
     let third = second.next(Vec::new());
     for owner in 0..3 {
@@ -76,7 +76,7 @@ fn owners_that_are_stopped_in_the_midst_of_a_collection_hold_the_same() {
     }
     assert_eq!(owners.differing(), []);
 
-    // One after the other begins the second generation; one has taken out what is collected in it.
+    // One after the other begins the second GC epoch; one has taken out what is collected in it.
     owners.begin(0, &second);
     assert_eq!(owners.differing(), []);
     owners.apply(0, &[Change::Forget { partition: Partition(PARTITION), key: deleted.clone() }]);

@@ -2,7 +2,7 @@
 //!
 //! `tests/fixtures/vN.tar.gz` was written by a program that knew schemas up to N only, and holds one node's data: some keys,
 //! two of them with siblings, one long, tombstones; from schema 2 on with hints for a member that was away, from schema 3 on
-//! with generations. The numbers are what that program's own `pixii check` said.
+//! with GC epochs. The numbers are what that program's own `pixii check` said.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -77,7 +77,7 @@ fn data_of_every_schema_is_reported_migrated_and_all_there() {
         assert_eq!(report.members.is_some(), schema >= 2);
         assert_eq!(migrate(&data, CACHE).unwrap().steps, []);
         let store = open(&data);
-        assert_eq!(!store.generations().unwrap().is_empty(), schema >= 3);
+        assert_eq!(!store.gc_epochs().unwrap().is_empty(), schema >= 3);
         assert!(store.meta().unwrap().unwrap().fresh.len() <= 1);
         store.close().unwrap();
     }

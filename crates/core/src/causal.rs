@@ -263,7 +263,7 @@ impl<V: Clone + PartialEq + Written> Clock<V> {
     }
 
     /// The clock without the actors that have no value, and no event that `purged` does not cover. Sound only where no
-    /// copy can come that shows one of these events alive (`generation`).
+    /// copy can come that shows one of these events alive (`gc_epoch`).
     pub fn forget(&self, purged: &Context) -> Self {
         let gone = |entry: &Entry<V>| {
             entry.values.is_empty() && purged.counter(entry.actor) >= entry.counter

@@ -7,7 +7,7 @@
 //!
 //! From the ground up:
 //!
-//! - [`types`], [`causal`], [`ring`], [`members`], [`merkle`], [`quorum_tracker`], [`generation`]: values
+//! - [`types`], [`causal`], [`ring`], [`members`], [`merkle`], [`quorum_tracker`], [`gc_epoch`]: values
 //!   that merge, places of keys, quorums, epochs of tombstone GC;
 //! - [`wire`], [`message`], [`store`]: what nodes and clients send, how it becomes bytes, and the
 //!   trait that a disk fulfils, with its in-memory twin;
@@ -47,7 +47,7 @@
 // Values.
 pub mod causal;
 pub mod emulation;
-pub mod generation;
+pub mod gc_epoch;
 pub mod members;
 pub mod merkle;
 pub mod quorum;

@@ -4,7 +4,7 @@
 mod catching_up;
 mod coordinator;
 mod experiment;
-mod generations;
+mod gc_epochs;
 mod gossip;
 mod handoff;
 mod hints;
@@ -24,7 +24,7 @@ mod tombstone_gc;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
-use crate::generation::{GcEpoch, PurgeableKey};
+use crate::gc_epoch::{GcEpoch, PurgeableKey};
 use crate::members::Members;
 use crate::merkle::KeptTree;
 use crate::message::{
@@ -35,7 +35,7 @@ use crate::types::{Key, Micros, NodeId, Partition, Time};
 use catching_up::CatchUp;
 use coordinator::{Coordinator, Origin};
 pub use experiment::Experiment;
-use generations::Stamped;
+use gc_epochs::Stamped;
 use gossip::Gossip;
 use handoff::Handoff;
 use identity::Identity;
@@ -297,10 +297,10 @@ impl Node {
             Body::Propose { .. }
             | Body::Agreed
             | Body::NotYet(_)
-            | Body::Generations { .. }
-            | Body::GenerationNumbers(_)
-            | Body::QueryGeneration(_)
-            | Body::Generation { .. } => self.tombstone_gc.hear(now, from, op, body, io),
+            | Body::GcEpochs { .. }
+            | Body::GcEpochNumbers(_)
+            | Body::QueryGcEpoch(_)
+            | Body::GcState { .. } => self.tombstone_gc.hear(now, from, op, body, io),
             Body::Equal | Body::Summaries(_) | Body::Items { .. } => {
                 self.repair.hear(now, from, op, body, io);
             }
@@ -348,8 +348,8 @@ impl Node {
             (Role::Handoff, Body::Failed(why)) => {
                 self.handoff.answer(now, op, from, Some(why), io);
             }
-            (Role::Handoff, Body::Copy { object, generation, .. }) => {
-                self.handoff.fetched(op, from, Stamped { object, generation }, io);
+            (Role::Handoff, Body::Copy { object, gc_epoch, .. }) => {
+                self.handoff.fetched(op, from, Stamped { object, gc_epoch }, io);
             }
             (Role::Repair, body @ (Body::Ack | Body::Failed(_) | Body::Copy { .. })) => {
                 self.repair.hear(now, from, op, body, io);
@@ -474,9 +474,9 @@ impl Node {
         self.repair.view(now)
     }
 
-    /// The number of the generation of a partition that this node is in.
-    pub fn generation(&self, partition: Partition) -> GcEpoch {
-        self.io.local.generations.number(partition)
+    /// The number of the GC epoch of a partition that this node is in.
+    pub fn gc_epoch(&self, partition: Partition) -> GcEpoch {
+        self.io.local.gc_epochs.number(partition)
     }
 
     /// Keys here whose clock reports of events that have no value any more.

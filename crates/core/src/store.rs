@@ -17,7 +17,7 @@ pub use self::incarnation::{
     IncarnationError, Process, begin_anew, begin_incarnation, end_incarnation,
 };
 use crate::causal::{Context, Object};
-use crate::generation::{GcEpoch, Generation};
+use crate::gc_epoch::{GcEpoch, GcState};
 use crate::members::{Cluster, Incarnation, IncarnationId, Members};
 use crate::merkle::{Digest, LeafSet, leaf_of};
 use crate::ring::Ring;
@@ -25,7 +25,7 @@ use crate::types::{Key, NodeId, Partition, hash64};
 use crate::wire;
 
 const RECORD_VERSION: u8 = 1;
-/// Hints of schema 2 have no generation: they are of the first one.
+/// Hints of schema 2 have no GC epoch: they are of the first one.
 const HINT_VERSION: u8 = 2;
 const CHECKSUM_BYTES: usize = 8;
 
@@ -38,12 +38,12 @@ pub struct Record {
     pub own_serial: Option<u64>,
     /// What replicas exchange.
     pub object: Object,
-    /// Of a hint: the generation of its partition at which the object was issued or read. 0 in an own record, which is of
+    /// Of a hint: the GC epoch of its partition at which the object was issued or read. 0 in an own record, which is of
     /// the partition's present one.
-    pub generation: GcEpoch,
+    pub gc_epoch: GcEpoch,
 }
 
-/// What an own record is on disk; a hint has its generation before it.
+/// What an own record is on disk; a hint has its GC epoch before it.
 impl Encode for Record {
     fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
         self.own_serial.encode(encoder)?;
@@ -57,7 +57,7 @@ impl<'de> BorrowDecode<'de, Bytes> for Record {
     ) -> Result<Self, DecodeError> {
         let own_serial = BorrowDecode::<'de, Bytes>::borrow_decode(decoder)?;
         let object = BorrowDecode::<'de, Bytes>::borrow_decode(decoder)?;
-        Ok(Record { own_serial, object, generation: GcEpoch::FIRST })
+        Ok(Record { own_serial, object, gc_epoch: GcEpoch::FIRST })
     }
 }
 
@@ -163,12 +163,12 @@ pub enum Change {
         /// The key.
         key: Key,
     },
-    /// Replaces the generation of a partition.
-    Generation {
+    /// Replaces the GC epoch of a partition.
+    GcState {
         /// The partition.
         partition: Partition,
-        /// Its generation.
-        generation: Generation,
+        /// Its GC epoch.
+        gc_epoch: GcState,
     },
     /// Replaces, or removes, what is kept of a key for another member.
     Hint {
@@ -302,7 +302,7 @@ pub struct HintTotal {
 pub struct Kept {
     /// By member.
     pub totals: BTreeMap<NodeId, HintTotal>,
-    /// How many hints there are of each generation of a partition; a damaged one may be of the first.
+    /// How many hints there are of each GC epoch of a partition; a damaged one may be of the first.
     pub stamps: BTreeMap<(Partition, GcEpoch), u64>,
 }
 
@@ -313,12 +313,12 @@ impl Kept {
         let total = self.totals.entry(target).or_default();
         total.count += 1;
         total.pending += u64::from(pending);
-        let mut generation = GcEpoch::FIRST;
+        let mut gc_epoch = GcEpoch::FIRST;
         if let Found::Record(record) = found {
             total.bytes += hint_bytes(key, record);
-            generation = record.generation;
+            gc_epoch = record.gc_epoch;
         }
-        *self.stamps.entry((partition, generation)).or_default() += 1;
+        *self.stamps.entry((partition, gc_epoch)).or_default() += 1;
     }
 }
 
@@ -384,8 +384,8 @@ pub trait Store: Send + Sync {
         limit_bytes: usize,
     ) -> Result<HintPage, StoreError>;
 
-    /// The generation of each partition that has had more than one.
-    fn generations(&self) -> Result<Vec<(Partition, Generation)>, StoreError>;
+    /// The GC epoch of each partition that has had more than one.
+    fn gc_epochs(&self) -> Result<Vec<(Partition, GcState)>, StoreError>;
 
     /// What is kept for other members, by reading all hints: for the start. `place` says for a key which partition it is
     /// in, and whether what is kept of it may have filled a slot.
@@ -460,10 +460,10 @@ pub fn decode_record(partition: Partition, key: &Key, bytes: Bytes) -> Found {
     record.map_or(Found::Damaged, Found::Record)
 }
 
-/// A hint's bytes on disk: as a record's, with the generation in front, and bound to the member that it is for.
+/// A hint's bytes on disk: as a record's, with the GC epoch in front, and bound to the member that it is for.
 pub fn encode_hint(target: NodeId, key: &Key, record: &Record) -> Vec<u8> {
     let sealed = CHECKSUM_BYTES + 1;
-    let mut bytes = wire::encode_behind(vec![HINT_VERSION], &(record.generation, record), sealed);
+    let mut bytes = wire::encode_behind(vec![HINT_VERSION], &(record.gc_epoch, record), sealed);
     let checksum = hint_checksum(target, key, &bytes);
     bytes.extend(checksum);
     bytes
@@ -475,8 +475,8 @@ pub fn decode_hint(target: NodeId, key: &Key, bytes: Bytes) -> Found {
     let record = opened.and_then(|body| match body.first() {
         Some(&RECORD_VERSION) => wire::decode(&body.slice(1..)).ok(),
         Some(&HINT_VERSION) => {
-            let (generation, record): (GcEpoch, Record) = wire::decode(&body.slice(1..)).ok()?;
-            Some(Record { generation, ..record })
+            let (gc_epoch, record): (GcEpoch, Record) = wire::decode(&body.slice(1..)).ok()?;
+            Some(Record { gc_epoch, ..record })
         }
         _ => None,
     });

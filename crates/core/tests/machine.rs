@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use pixii_core::causal::Object;
-use pixii_core::generation::{GcEpoch, Generation};
+use pixii_core::gc_epoch::{GcEpoch, GcState};
 use pixii_core::members::{Cluster, Heartbeat, Incarnation, IncarnationId, Member};
 use pixii_core::message::{Body, Gossip, Quorum, QuorumName, Rejection, Request, Response};
 use pixii_core::node::{Done, Input, Notice, Output, Work};
@@ -134,12 +134,12 @@ fn a_drained_node_refuses_requests_and_hints_and_goes_on_as_a_replica() {
         key: key.clone(),
         object: object.clone(),
         hint_for,
-        generation: GcEpoch::FIRST,
+        gc_epoch: GcEpoch::FIRST,
     };
     let out = bench.peer(peer, 9, keep);
     assert_eq!(sent(out), Body::Failed(Rejection::Stopping));
     let out =
-        bench.peer(peer, 10, Body::Merge { key: key.clone(), object, generation: GcEpoch::FIRST });
+        bench.peer(peer, 10, Body::Merge { key: key.clone(), object, gc_epoch: GcEpoch::FIRST });
     let out = bench.disk(out, &Record::default());
     assert_eq!(sent(out), Body::Ack);
     bench.give(Input::Drain(false));
@@ -304,7 +304,7 @@ fn a_read_asks_as_many_as_it_needs_and_one_more_when_late() {
             object: Object::default(),
             authoritative: true,
             kept_for: vec![],
-            generation: GcEpoch::FIRST,
+            gc_epoch: GcEpoch::FIRST,
         },
     );
     let [Output::Reply { response: Response::Found { values, answered: 2, .. }, .. }] = &out[..]
@@ -327,7 +327,7 @@ fn a_silent_replica_costs_one_hedge_and_is_not_queried_again_at_once() {
         object: Object::default(),
         authoritative: true,
         kept_for: vec![],
-        generation: GcEpoch::FIRST,
+        gc_epoch: GcEpoch::FIRST,
     };
     let out = bench.query(get());
     let (frozen, op) = queried(&out);
@@ -353,7 +353,7 @@ fn a_replica_seen_to_be_behind_is_repaired_after_the_answer() {
     let out = bench.disk(out, &Record::default());
     let [Output::Send { message, .. }] = &out[..] else { panic!("{out:?}") };
     let Body::Merge { object, .. } = message.body.clone() else { panic!("{message:?}") };
-    let record = Record { own_serial: Some(1), object: object.clone(), generation: GcEpoch::FIRST };
+    let record = Record { own_serial: Some(1), object: object.clone(), gc_epoch: GcEpoch::FIRST };
     // All three are asked: one is late, and its copy comes after the answer.
     let out = bench.query(Request::Get { key: key.clone(), r: None.into() });
     let [Output::Send { to, message }, ..] = &out[..] else { panic!("{out:?}") };
@@ -366,7 +366,7 @@ fn a_replica_seen_to_be_behind_is_repaired_after_the_answer() {
         object: Object::default(),
         authoritative: true,
         kept_for: vec![],
-        generation: GcEpoch::FIRST,
+        gc_epoch: GcEpoch::FIRST,
     };
     let out = bench.peer(behind, op, empty());
     let [Output::Reply { response: Response::Found { values, .. }, .. }] = &out[..] else {
@@ -376,7 +376,7 @@ fn a_replica_seen_to_be_behind_is_repaired_after_the_answer() {
     let out = bench.peer(late, op, empty());
     let [Output::Send { to, message }] = &out[..] else { panic!("{out:?}") };
     assert_eq!(*to, [behind, late]);
-    assert_eq!(message.body, Body::Merge { key, object, generation: GcEpoch::FIRST });
+    assert_eq!(message.body, Body::Merge { key, object, gc_epoch: GcEpoch::FIRST });
 }
 
 #[test]
@@ -395,7 +395,7 @@ fn siblings_are_limited_where_a_write_is_accepted_and_a_retry_is_one_event() {
         };
         // Beside a sibling that its writer has not seen, a write has an actor of its own.
         assert_eq!(u128::from(dot.unwrap().actor.serial), write + 1);
-        record = Record { own_serial: Some(1), object: object.clone(), generation: GcEpoch::FIRST };
+        record = Record { own_serial: Some(1), object: object.clone(), gc_epoch: GcEpoch::FIRST };
     }
     assert_eq!(record.object.len(), MAX_SIBLINGS, "the repeated write issued nothing");
     let out = bench.query(put(&key, 999));
@@ -453,7 +453,7 @@ fn whom_the_founding_of_a_cluster_waits_for_is_said_once() {
 }
 
 #[test]
-fn objects_of_other_generations_and_forged_ones_are_refused_by_name() {
+fn objects_of_other_gc_epochs_and_forged_ones_are_refused_by_name() {
     let mut bench = Bench::new();
     let (key, record) = (bench.key(true), Record::default());
     let partition = bench.ring.partition(&key);
@@ -467,18 +467,15 @@ fn objects_of_other_generations_and_forged_ones_are_refused_by_name() {
         };
         out.iter().find_map(of)
     };
-    let merge = |generation| Body::Merge { key: key.clone(), object: object(1), generation };
+    let merge = |gc_epoch| Body::Merge { key: key.clone(), object: object(1), gc_epoch };
     for given in [1, 2, u64::MAX].map(GcEpoch) {
         let refused = answer(&mut bench, 70, merge(given));
-        assert_eq!(
-            refused,
-            Some(Body::Failed(Rejection::Generation { given, own: GcEpoch::FIRST }))
-        );
+        assert_eq!(refused, Some(Body::Failed(Rejection::GcState { given, own: GcEpoch::FIRST })));
     }
     assert_eq!(answer(&mut bench, 71, merge(GcEpoch::FIRST)), Some(Body::Ack));
     let propose = |partition, purgeable| Body::Propose {
         partition,
-        generation: GcEpoch::FIRST,
+        gc_epoch: GcEpoch::FIRST,
         members: 0,
         purgeable,
     };
@@ -492,8 +489,8 @@ fn objects_of_other_generations_and_forged_ones_are_refused_by_name() {
         let Body::NotYet(why) = &message.body else { panic!("{message:?}") };
         assert!(why.to_string().contains(stated), "{why}");
     }
-    let forged = Generation { number: GcEpoch(u64::MAX), ..Generation::default() };
-    let out = bench.peer(other, 73, Body::Generation { partition, generation: forged });
+    let forged = GcState { number: GcEpoch(u64::MAX), ..GcState::default() };
+    let out = bench.peer(other, 73, Body::GcState { partition, gc_epoch: forged });
     assert!(out.is_empty(), "{out:?}");
     assert_eq!(answer(&mut bench, 74, merge(GcEpoch::FIRST)), Some(Body::Ack));
 }

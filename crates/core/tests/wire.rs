@@ -12,7 +12,7 @@ use bincode::error::EncodeError;
 use bincode::{BorrowDecode, Encode};
 use bytes::{BufMut, Bytes, BytesMut};
 use pixii_core::causal::{Actor, Clock, Context, Dot, Object, Version};
-use pixii_core::generation::{GcEpoch, Generation, PurgeableKey};
+use pixii_core::gc_epoch::{GcEpoch, GcState, PurgeableKey};
 use pixii_core::members::{
     Cluster, Heartbeat, Incarnation, IncarnationId, Liveness, Member, Members, MembershipStatus,
 };
@@ -175,7 +175,7 @@ fn rejections() -> Vec<Rejection> {
         Rejection::Stopping,
         Rejection::Paused(300),
         Rejection::Unread(7),
-        Rejection::Generation { given: GcEpoch(3), own: GcEpoch(5) },
+        Rejection::GcState { given: GcEpoch(3), own: GcEpoch(5) },
         Rejection::Shape(0x0101_1002),
         Rejection::Limit { what: Measure::Level, given: 3, limit: 2 },
     ]
@@ -215,15 +215,15 @@ fn bodies() -> Vec<(&'static str, Body)> {
         ("update-put", update(put)),
         ("update-delete", update(Change::Delete)),
         ("update-put-again", update(Change::PutAgain { write: WriteId(3), value: blob(b"v") })),
-        ("updated", Body::Updated { object: object(), dot: Some(DOT), generation: GcEpoch(3) }),
-        ("merge", Body::Merge { key: key(), object: object(), generation: GcEpoch(3) }),
+        ("updated", Body::Updated { object: object(), dot: Some(DOT), gc_epoch: GcEpoch(3) }),
+        ("merge", Body::Merge { key: key(), object: object(), gc_epoch: GcEpoch(3) }),
         (
             "keep",
             Body::StoreHint {
                 key: key(),
                 object: object(),
                 hint_for: hint_for(),
-                generation: GcEpoch(3),
+                gc_epoch: GcEpoch(3),
             },
         ),
         ("held", Body::Ack),
@@ -247,7 +247,7 @@ fn bodies() -> Vec<(&'static str, Body)> {
                 object: object(),
                 authoritative: true,
                 kept_for: hint_for(),
-                generation: GcEpoch(3),
+                gc_epoch: GcEpoch(3),
             },
         ),
         ("list", Body::List { partition: Partition(1), after: None, limit_bytes: 64 }),
@@ -263,7 +263,7 @@ fn bodies() -> Vec<(&'static str, Body)> {
                 shape: SHAPE,
                 width: 2,
                 root: Digest(1 << 100),
-                generation: GcEpoch(3),
+                gc_epoch: GcEpoch(3),
             },
         ),
         ("equal", Body::Equal),
@@ -279,21 +279,21 @@ fn bodies() -> Vec<(&'static str, Body)> {
             "propose",
             Body::Propose {
                 partition,
-                generation: GcEpoch(3),
+                gc_epoch: GcEpoch(3),
                 members: 5,
                 purgeable: vec![purgeable_key()],
             },
         ),
         ("agreed", Body::Agreed),
-        ("not-yet", Body::NotYet(NotYet::Generation { own: GcEpoch(3), proposed: GcEpoch(4) })),
-        ("generations", Body::Generations { digest: 5, certain: true, query: false }),
-        ("generation-numbers", Body::GenerationNumbers(vec![(partition, GcEpoch(3))])),
-        ("ask-generation", Body::QueryGeneration(partition)),
+        ("not-yet", Body::NotYet(NotYet::GcState { own: GcEpoch(3), proposed: GcEpoch(4) })),
+        ("generations", Body::GcEpochs { digest: 5, certain: true, query: false }),
+        ("GC epoch-numbers", Body::GcEpochNumbers(vec![(partition, GcEpoch(3))])),
+        ("ask-generation", Body::QueryGcEpoch(partition)),
         (
             "generation",
-            Body::Generation {
+            Body::GcState {
                 partition,
-                generation: Generation {
+                gc_epoch: GcState {
                     number: GcEpoch(3),
                     purgeable: vec![purgeable_key()],
                     purged: vec![purgeable_key()],
@@ -543,7 +543,7 @@ fn golden_bytes() {
     codes::write(&mut out);
     raw(&mut out, "frame-held", &wire::frame(&PeerMessage { op: 77, body: Body::Ack }));
     raw(&mut out, "context", &wire::seal(&key(), &Context::new(vec![DOT])).0);
-    let record = Record { own_serial: Some(5), object: object(), generation: GcEpoch::FIRST };
+    let record = Record { own_serial: Some(5), object: object(), gc_epoch: GcEpoch::FIRST };
     raw(&mut out, "record", &store::encode_record(Partition(2), &key(), &record));
     raw(&mut out, "hint", &store::encode_hint(NodeId(2), &key(), &record));
     golden(&mut out, "members", Members::new(vec![member()]));
@@ -681,7 +681,7 @@ fn contexts_are_sealed_to_their_key() {
 
 #[test]
 fn records_are_sealed_to_their_place() {
-    let record = Record { own_serial: None, object: object(), generation: GcEpoch::FIRST };
+    let record = Record { own_serial: None, object: object(), gc_epoch: GcEpoch::FIRST };
     let bytes = Bytes::from(store::encode_record(Partition(2), &key(), &record));
     let found = |p, key: &Key, bytes: Bytes| store::decode_record(Partition(p), key, bytes);
     assert_eq!(found(2, &key(), bytes.clone()), Found::Record(record));
@@ -697,7 +697,7 @@ fn records_are_sealed_to_their_place() {
 
 #[test]
 fn hints_are_sealed_to_their_target_and_lists_of_members_merge_in_any_order() {
-    let record = Record { own_serial: None, object: object(), generation: GcEpoch::FIRST };
+    let record = Record { own_serial: None, object: object(), gc_epoch: GcEpoch::FIRST };
     let bytes = Bytes::from(store::encode_hint(NodeId(2), &key(), &record));
     let found = |target, bytes: Bytes| store::decode_hint(NodeId(target), &key(), bytes);
     assert_eq!(found(2, bytes.clone()), Found::Record(record));

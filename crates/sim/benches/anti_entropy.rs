@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use pixii_core::causal::{Actor, Object, Version};
-use pixii_core::generation::GcEpoch;
+use pixii_core::gc_epoch::GcEpoch;
 use pixii_core::members::{Member, Members};
 use pixii_core::merkle::{Digest, Tree, leaf_of};
 use pixii_core::message::{Body, PeerMessage, Request};
@@ -79,7 +79,7 @@ impl Pair {
                 let change = |number: &u64| {
                     let key = key(*number);
                     let object = object(*number, 0, bytes);
-                    let record = Record { own_serial: None, object, generation: GcEpoch::FIRST };
+                    let record = Record { own_serial: None, object, gc_epoch: GcEpoch::FIRST };
                     Change::Record { partition: ring.partition(&key), key, record }
                 };
                 store.apply(&batch.iter().map(change).collect::<Vec<_>>()).unwrap();
@@ -94,7 +94,7 @@ impl Pair {
             // What is measured is begun by the measurement alone.
             let config = Config {
                 repair_interval: 3_600_000 * MILLI,
-                generation_pause: 3_600_000 * MILLI,
+                gc_epoch_pause: 3_600_000 * MILLI,
                 boot_nonce: NodeId::of(name).0,
                 ..Config::new(NodeId::of(name), ring.clone(), members)
             };
@@ -146,7 +146,7 @@ impl Pair {
             Body::Gossip(_)
                 | Body::QueryHints
                 | Body::Hints(_)
-                | Body::Generations { .. }
+                | Body::GcEpochs { .. }
                 | Body::Introduce { .. }
                 | Body::Known { .. }
         );
@@ -193,7 +193,7 @@ impl Pair {
     /// An object reaches one side only.
     fn write(&mut self, at: usize, key: Key, object: Object) {
         let message =
-            PeerMessage { op: 1, body: Body::Merge { key, object, generation: GcEpoch::FIRST } };
+            PeerMessage { op: 1, body: Body::Merge { key, object, gc_epoch: GcEpoch::FIRST } };
         let from = self.sides[1 - at].id;
         self.sides[at].todo.push_back(Input::Peer { from, message });
     }

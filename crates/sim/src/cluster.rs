@@ -171,7 +171,7 @@ impl Cluster {
             // A store in memory is not damaged.
             scrub_interval: Micros::MAX / 4,
             hints: store.hint_totals(&place).unwrap_or_default(),
-            generations: store.generations().unwrap_or_default(),
+            gc_epochs: store.gc_epochs().unwrap_or_default(),
             boot_nonce: self.rng.next_u64(),
             ..Config::new(me, ring.clone(), self.members.clone())
         };

@@ -146,7 +146,7 @@ impl Field {
                 hint_age: Micros::MAX / 2,
                 repair_interval: Micros::MAX / 4,
                 scrub_interval: Micros::MAX / 4,
-                generation_pause: Micros::MAX / 4,
+                gc_epoch_pause: Micros::MAX / 4,
                 boot_nonce: at as u64 + 1,
                 ..Config::new(ids[at], ring.clone(), members.clone())
             };

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use pixii_core::causal::{Actor, Context, Dot, Object};
-use pixii_core::generation::Generation;
+use pixii_core::gc_epoch::GcState;
 use pixii_core::types::{Key, NodeId, Time, WriteId};
 
 /// A promise that was broken, and the key concerned.
@@ -149,9 +149,9 @@ fn write_of(value: &[u8]) -> Option<WriteId> {
 }
 
 impl Judge {
-    /// A host begins a generation: what is collected in it need not be notified of any more.
-    pub(super) fn begin_generation(&mut self, generation: &Generation) {
-        for purgeable_key in &generation.purged {
+    /// A host begins a GC epoch: what is collected in it need not be notified of any more.
+    pub(super) fn begin_gc_epoch(&mut self, gc_epoch: &GcState) {
+        for purgeable_key in &gc_epoch.purged {
             let known = self.purged.entry(purgeable_key.key.clone()).or_default();
             for dot in purgeable_key.dead.dots() {
                 let counter = known.entry(dot.actor).or_default();

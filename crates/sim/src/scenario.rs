@@ -123,7 +123,7 @@ impl Scenario {
         let mix = if blind_seed { [0.1, 0.05, 0.8] } else { [0.35, 0.35, 0.2] };
         let mean_delay = Micros(100) + rng.within(8 * MILLI);
         let clients = 3 + rng.below(6) as usize;
-        // At leisure there is time for generations to end, and for backups of the disk to grow old.
+        // At leisure there is time for GC epochs to end, and for backups of the disk to grow old.
         let leisure = rng.chance(0.3);
         let think = if leisure { 100 * MILLI + rng.within(400 * MILLI) } else { brisk() };
         // The faults fall into the time that the load takes, more or less.

@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 use bytes::BytesMut;
 use pixii::config::Config;
 use pixii::engine::{self, Order, ServeError};
-use pixii_core::generation::Generation;
+use pixii_core::gc_epoch::GcState;
 use pixii_core::members::Members;
 use pixii_core::message::{Call, CallBody, Reply, ReplyBody, Request, Response, StatusReport};
 use pixii_core::ring::Ring;
@@ -343,8 +343,8 @@ impl Store for Faulty {
     fn scan(&self, partition: Partition, span: &Span) -> Result<ScanPage, StoreError> {
         self.inner.scan(partition, span)
     }
-    fn generations(&self) -> Result<Vec<(Partition, Generation)>, StoreError> {
-        self.inner.generations()
+    fn gc_epochs(&self) -> Result<Vec<(Partition, GcState)>, StoreError> {
+        self.inner.gc_epochs()
     }
     fn hint_totals(&self, place: &dyn Fn(&Key) -> (Partition, bool)) -> Result<Kept, StoreError> {
         self.inner.hint_totals(place)

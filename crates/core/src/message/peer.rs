@@ -6,7 +6,7 @@ use bytes::Bytes;
 use super::before::Before;
 use super::{NotYet, Rejection, Request, Response};
 use crate::causal::{Context, Dot, Object};
-use crate::generation::{GcEpoch, Generation, PurgeableKey};
+use crate::gc_epoch::{GcEpoch, GcState, PurgeableKey};
 use crate::members::{Cluster, Heartbeat, IncarnationId, Member, Members};
 use crate::merkle::Digest;
 use crate::ring::Ring;
@@ -87,9 +87,9 @@ pub enum Body {
         object: Object,
         /// The dot of a put.
         dot: Option<Dot>,
-        /// The generation of the partition at which it was issued, or that of the oldest part of
+        /// The GC epoch of the partition at which it was issued, or that of the oldest part of
         /// it.
-        generation: GcEpoch,
+        gc_epoch: GcEpoch,
     },
     /// Merge this object into your copy.
     Merge {
@@ -97,8 +97,8 @@ pub enum Body {
         key: Key,
         /// The sender's copy.
         object: Object,
-        /// The generation of the partition at which that was issued or read.
-        generation: GcEpoch,
+        /// The GC epoch of the partition at which that was issued or read.
+        gc_epoch: GcEpoch,
     },
     /// Keep this object as a hint for these owners, which did not answer.
     StoreHint {
@@ -108,8 +108,8 @@ pub enum Body {
         object: Object,
         /// Whom it is for.
         hint_for: Vec<NodeId>,
-        /// The generation of the partition at which the object was issued or read.
-        generation: GcEpoch,
+        /// The GC epoch of the partition at which the object was issued or read.
+        gc_epoch: GcEpoch,
     },
     /// What was to be updated, merged or kept is here, synced.
     Ack,
@@ -150,8 +150,8 @@ pub enum Body {
         authoritative: bool,
         /// The owners that I, a fallback, keep this for.
         kept_for: Vec<NodeId>,
-        /// My generation of the partition, or that of the oldest hint in it.
-        generation: GcEpoch,
+        /// My GC epoch of the partition, or that of the oldest hint in it.
+        gc_epoch: GcEpoch,
     },
     /// List your keys of a partition.
     List {
@@ -202,8 +202,8 @@ pub enum Body {
         width: u8,
         /// My root.
         root: Digest,
-        /// My generation of the partition: in another one, other things are purged.
-        generation: GcEpoch,
+        /// My GC epoch of the partition: in another one, other things are purged.
+        gc_epoch: GcEpoch,
     },
     /// It is: our roots are the same.
     Equal,
@@ -252,24 +252,24 @@ pub enum Body {
         /// Whom the old hint is for; `None` if it is about the record.
         target: Option<NodeId>,
     },
-    /// May the partition's next generation begin, in which these events are purgeable?
+    /// May the partition's next GC epoch begin, in which these events are purgeable?
     Propose {
         /// The partition.
         partition: Partition,
-        /// Its generation now.
-        generation: GcEpoch,
+        /// Its GC epoch now.
+        gc_epoch: GcEpoch,
         /// The digest of my list of members.
         members: u64,
         /// What is dead at every owner once all have agreed.
         purgeable: Vec<PurgeableKey>,
     },
-    /// As far as I am concerned, it may: I keep no hint of an older generation, and what is
+    /// As far as I am concerned, it may: I keep no hint of an older GC epoch, and what is
     /// purgeable is dead here, synced.
     Agreed,
     /// Not yet.
     NotYet(NotYet),
-    /// The generations that I know of all partitions.
-    Generations {
+    /// The GC epochs that I know of all partitions.
+    GcEpochs {
         /// The digest of their numbers.
         digest: u64,
         /// True if I know that my disk is as new as everybody's.
@@ -278,15 +278,15 @@ pub enum Body {
         query: bool,
     },
     /// The numbers of all that are not the first one.
-    GenerationNumbers(Vec<(Partition, GcEpoch)>),
-    /// Which generation has this partition?
-    QueryGeneration(Partition),
+    GcEpochNumbers(Vec<(Partition, GcEpoch)>),
+    /// Which GC epoch has this partition?
+    QueryGcEpoch(Partition),
     /// This one.
-    Generation {
+    GcState {
         /// The partition.
         partition: Partition,
-        /// Its generation.
-        generation: Generation,
+        /// Its GC epoch.
+        gc_epoch: GcState,
     },
     /// Your ring is an older one: this is in force.
     Placement {

@@ -2,7 +2,7 @@
 
 use super::Rejection;
 use super::codes::codes;
-use crate::generation::{GcEpoch, MAX_PURGEABLE_KEYS};
+use crate::gc_epoch::{GcEpoch, MAX_PURGEABLE_KEYS};
 
 codes! {
     /// What has a limit that [`Rejection::Busy`] reports of.
@@ -92,7 +92,7 @@ codes! {
 }
 
 codes! {
-    /// Why a member does not agree to the next generation of a partition.
+    /// Why a member does not agree to the next GC epoch of a partition.
     pub enum NotYet {
         /// Only the first owner proposes.
         #[error("it is not up to that node to propose for partition {partition}")]
@@ -106,9 +106,9 @@ codes! {
             /// So many.
             keys: u64,
         } = 2,
-        /// It is at another generation than the one that is to end.
-        #[error("it is at generation {own}, not at {proposed}")]
-        Generation {
+        /// It is at another GC epoch than the one that is to end.
+        #[error("it is at GC epoch {own}, not at {proposed}")]
+        GcState {
             /// Its own.
             own: GcEpoch,
             /// The one of the proposal.
@@ -117,10 +117,10 @@ codes! {
         /// The lists of members differ.
         #[error("it knows other members")]
         Members = 4,
-        /// The generation before is not ended there.
+        /// The GC epoch before is not ended there.
         #[error("it is not done with what was purged before")]
         AtWork = 5,
-        /// It keeps hints that are older than the generation.
+        /// It keeps hints that are older than the GC epoch.
         #[error("it keeps {hints} hints of an older generation")]
         OldHints {
             /// So many.
@@ -162,7 +162,7 @@ codes! {
         /// The proposer has lost its disk, or has an old one.
         #[error("this node has not got back all that it lost")]
         NotRecovered = 4,
-        /// The proposer has not read the partition, or the generation before is not ended there.
+        /// The proposer has not read the partition, or the GC epoch before is not ended there.
         #[error("this node is still reading")]
         Reading = 5,
         /// A member does not agree.

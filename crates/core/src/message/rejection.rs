@@ -6,7 +6,7 @@ use bincode::{BorrowDecode, Encode};
 use bytes::Bytes;
 
 use super::{Measure, QuorumName, Resource};
-use crate::generation::GcEpoch;
+use crate::gc_epoch::GcEpoch;
 use crate::merkle::SHAPE;
 use crate::types::{
     MAX_MERGED_BYTES, MAX_OBJECT_BYTES, MAX_SIBLINGS, MAX_TIMEOUT_MS, NodeId, SizeError,
@@ -157,10 +157,10 @@ pub enum Rejection {
     /// The node has not yet read what it holds: its Merkle tree is not ready.
     #[error("partition {0} is still being read: its tree is not ready")]
     Unread(u16),
-    /// An object of another generation of the partition than can be taken; its sender is to read again, or this node
+    /// An object of another GC epoch of the partition than can be taken; its sender is to read again, or this node
     /// to learn of the newer one first.
-    #[error("an object of generation {given} of its partition: this node is at {own}")]
-    Generation {
+    #[error("an object of GC epoch {given} of its partition: this node is at {own}")]
+    GcState {
         /// The object's.
         given: GcEpoch,
         /// This node's.

@@ -5,13 +5,13 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use super::generations::Stamped;
+use super::gc_epochs::Stamped;
 use super::ids::{ReadToken, RequestId, RequestIds, Role};
 use super::io::Io;
 use super::reach::Reach;
 use super::{Config, Notice};
 use crate::causal::Object;
-use crate::generation::GcEpoch;
+use crate::gc_epoch::GcEpoch;
 use crate::members::Liveness;
 use crate::message::{Body, Counter, Rejection};
 use crate::ring::Ring;
@@ -100,7 +100,7 @@ struct Delivery {
     target: NodeId,
     key: Key,
     object: Object,
-    generation: GcEpoch,
+    gc_epoch: GcEpoch,
     bytes: usize,
     waiting: Vec<NodeId>,
     needed: usize,
@@ -126,8 +126,8 @@ struct Fetch {
     key: Key,
     waiting: Vec<NodeId>,
     merged: Object,
-    /// The oldest generation of what was merged.
-    generation: GcEpoch,
+    /// The oldest GC epoch of what was merged.
+    gc_epoch: GcEpoch,
 }
 
 impl Handoff {
@@ -337,7 +337,7 @@ impl Handoff {
         target: NodeId,
         sweep: &mut Sweep,
         key: Key,
-        Record { object, generation, .. }: Record,
+        Record { object, gc_epoch, .. }: Record,
         io: &mut Io,
     ) {
         let to_target = !sweep.aged;
@@ -361,10 +361,10 @@ impl Handoff {
         let bytes = key.as_bytes().len()
             + object.values().map(|(_, version)| version.value.0.len()).sum::<usize>();
         io.out.count(if sweep.aged { Counter::AgedHintsOffered } else { Counter::HintsSent });
-        let merge = Body::Merge { key: key.clone(), object: object.clone(), generation };
+        let merge = Body::Merge { key: key.clone(), object: object.clone(), gc_epoch };
         io.out.send(waiting.clone(), op, merge);
         let delivery =
-            Delivery { target, key, object, generation, bytes, waiting, needed, to_target };
+            Delivery { target, key, object, gc_epoch, bytes, waiting, needed, to_target };
         self.deliveries.insert(op, delivery);
         self.timeouts.push_back((now + TIMEOUT, op));
         sweep.deliveries += 1;
@@ -404,8 +404,8 @@ impl Handoff {
         }
         let op = self.ids.next();
         io.out.send(waiting.clone(), op, Body::Read { key: key.clone() });
-        let (merged, generation) = (Object::default(), GcEpoch(u64::MAX));
-        self.fetches.insert(op, Fetch { target, key, waiting, merged, generation });
+        let (merged, gc_epoch) = (Object::default(), GcEpoch(u64::MAX));
+        self.fetches.insert(op, Fetch { target, key, waiting, merged, gc_epoch });
         self.timeouts.push_back((now + TIMEOUT, op));
     }
 
@@ -414,26 +414,25 @@ impl Handoff {
         &mut self,
         op: RequestId,
         from: NodeId,
-        Stamped { object, generation }: Stamped,
+        Stamped { object, gc_epoch }: Stamped,
         io: &mut Io,
     ) {
         let Some(fetch) = self.fetches.get_mut(&op) else { return };
         let Some(at) = fetch.waiting.iter().position(|node| *node == from) else { return };
         fetch.waiting.swap_remove(at);
         fetch.merged = fetch.merged.sync(&object);
-        fetch.generation = fetch.generation.min(generation);
+        fetch.gc_epoch = fetch.gc_epoch.min(gc_epoch);
         if !fetch.waiting.is_empty() {
             return;
         }
-        if let Some(Fetch { target, key, merged: object, generation, .. }) =
-            self.fetches.remove(&op)
+        if let Some(Fetch { target, key, merged: object, gc_epoch, .. }) = self.fetches.remove(&op)
         {
             let hint_for = vec![target];
             io.out.count(Counter::DamagedHintsMadeAnew);
             io.out.send(
                 vec![self.me],
                 RequestId::NONE,
-                Body::StoreHint { key, object, hint_for, generation },
+                Body::StoreHint { key, object, hint_for, gc_epoch },
             );
         }
     }
@@ -450,9 +449,8 @@ impl Handoff {
         let Some(delivery) = self.deliveries.get_mut(&op) else { return };
         // The members have agreed that no hint as old as this one is left: it is of a disk that was
         // rolled back.
-        let own = io.local.generations.number(self.ring.partition(&delivery.key));
-        if delivery.generation.next() < own && matches!(refused, Some(Rejection::Generation { .. }))
-        {
+        let own = io.local.gc_epochs.number(self.ring.partition(&delivery.key));
+        if delivery.gc_epoch.next() < own && matches!(refused, Some(Rejection::GcState { .. })) {
             let (key, target) = (delivery.key.clone(), Some(delivery.target));
             io.out.send(vec![self.me], RequestId::NONE, Body::Discard { key, target });
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::ids::{ReadToken, ScanToken, SyncSeq};
-use crate::generation::Generation;
+use crate::gc_epoch::GcState;
 use crate::members::{Liveness, Member, Members};
 use crate::merkle::KeptTree;
 use crate::message::{PeerMessage, Request, Response};
@@ -47,12 +47,12 @@ pub struct Config {
     pub repair_interval: Micros,
     /// All that is on disk is read once in this time.
     pub scrub_interval: Micros,
-    /// A generation of a partition lasts at least this long: longer than most requests.
-    pub generation_pause: Micros,
+    /// A GC epoch of a partition lasts at least this long: longer than most requests.
+    pub gc_epoch_pause: Micros,
     /// What the store keeps for other members at the start.
     pub hints: Kept,
-    /// The generations of partitions that the store knows at the start.
-    pub generations: Vec<(Partition, Generation)>,
+    /// The GC epochs of partitions that the store knows at the start.
+    pub gc_epochs: Vec<(Partition, GcState)>,
     /// The trees of a clean stop, if nothing was written since.
     pub trees: Vec<KeptTree>,
     /// Drawn at random at each start.
@@ -87,9 +87,9 @@ impl Config {
             hint_age: 10_800_000 * MILLI,
             repair_interval: 60_000 * MILLI,
             scrub_interval: 86_400_000 * MILLI,
-            generation_pause: 2_000 * MILLI,
+            gc_epoch_pause: 2_000 * MILLI,
             hints: Kept::default(),
-            generations: Vec::new(),
+            gc_epochs: Vec::new(),
             trees: Vec::new(),
             boot_nonce: 0,
             continues: false,

@@ -1,9 +1,9 @@
 //! What a node knows of itself, and all its roles see: its store's identity, the members, the
-//! generations, the trees, what is kept for others, and whether it serves.
+//! GC epochs, the trees, what is kept for others, and whether it serves.
 
 use std::collections::BTreeMap;
 
-use super::generations::Generations;
+use super::gc_epochs::GcEpochs;
 use super::hints::{HintLedger, HintPlace, HintSize};
 use super::merkle_trees::{MerkleTrees, own_partitions};
 use super::{Config, Stall};
@@ -32,8 +32,8 @@ pub(super) struct LocalState {
     members: Members,
     /// The trees of the own records.
     pub(super) trees: MerkleTrees,
-    /// The generations of all partitions.
-    pub(super) generations: Generations,
+    /// The GC epochs of all partitions.
+    pub(super) gc_epochs: GcEpochs,
     /// What is kept for other members.
     pub(super) hints: HintLedger,
     /// Until when clients count as being there, since they were.
@@ -58,7 +58,7 @@ impl LocalState {
             meta,
             members: config.members.clone(),
             trees,
-            generations: Generations::new(&config.generations),
+            gc_epochs: GcEpochs::new(&config.gc_epochs),
             hints: HintLedger::new(&config.hints, config.hint_limit_bytes),
             busy_until: Time::START,
             stall: None,

@@ -21,7 +21,7 @@ use self::eligibility::Loss;
 use self::exchange::{Direction, Exchange, Moved, Step, Stop};
 use self::healing::Healing;
 use self::reading::Reader;
-use super::generations::Stamped;
+use super::gc_epochs::Stamped;
 use super::ids::{RequestId, RequestIds, Role, ScanToken};
 use super::io::Io;
 use super::merkle_trees::own_partitions;
@@ -348,8 +348,8 @@ impl Repair {
         };
         let (over, failed) = match (body, transfer.direction) {
             (Body::Failed(_), _) => (true, true),
-            (Body::Copy { object, generation, .. }, direction) if read => {
-                let copy = Stamped { object, generation };
+            (Body::Copy { object, gc_epoch, .. }, direction) if read => {
+                let copy = Stamped { object, gc_epoch };
                 (exchange.carry(op, &transfer.key, direction, copy, io), false)
             }
             (Body::Ack, Direction::Both) if written => {

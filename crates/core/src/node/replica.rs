@@ -9,14 +9,14 @@ use std::sync::Arc;
 
 use self::key_transaction::KeyTransaction;
 use self::update::{Made, make, merge};
-use super::generations::Stamped;
+use super::gc_epochs::Stamped;
 use super::ids::{ReadToken, RequestId, Role, SyncSeq};
 use super::io::Io;
 use super::local_state::stalled;
 use super::merkle_trees::TreeEntry;
 use super::{Config, Shortage, Stall};
 use crate::causal::{Context, Object};
-use crate::generation::{GcEpoch, PurgeableKey};
+use crate::gc_epoch::{GcEpoch, PurgeableKey};
 use crate::message::{self, Body, Counter, Rejection, Resource};
 use crate::ring::Ring;
 use crate::store::{Change, Found, Listing, Record};
@@ -101,13 +101,13 @@ enum Kind {
     },
     Merge {
         object: Object,
-        generation: GcEpoch,
+        gc_epoch: GcEpoch,
         hint: bool,
     },
     StoreHint {
         object: Object,
         hint_for: Vec<NodeId>,
-        generation: GcEpoch,
+        gc_epoch: GcEpoch,
     },
     DeleteHint {
         target: NodeId,
@@ -152,12 +152,12 @@ impl Replica {
             Body::Update { key, context, change, hint_for } => {
                 (key, Kind::Update { context, change, hint_for })
             }
-            Body::Merge { key, object, generation } => {
+            Body::Merge { key, object, gc_epoch } => {
                 let hint = op.role() == Role::Handoff;
-                (key, Kind::Merge { object, generation, hint })
+                (key, Kind::Merge { object, gc_epoch, hint })
             }
-            Body::StoreHint { key, object, hint_for, generation } => {
-                (key, Kind::StoreHint { object, hint_for, generation })
+            Body::StoreHint { key, object, hint_for, gc_epoch } => {
+                (key, Kind::StoreHint { object, hint_for, gc_epoch })
             }
             Body::MarkDead(PurgeableKey { key, dead }) => (key, Kind::MarkDead(dead)),
             Body::Purge { key } => (key, Kind::Purge),
@@ -353,7 +353,7 @@ impl Replica {
         let partition = self.ring.partition(key);
         let pending = !self.ring.owners(partition).contains(&io.local.me());
         let (before, changed, answers) = (None, BTreeSet::new(), Vec::new());
-        let purged = io.local.generations.of(partition).purged_of(key).cloned();
+        let purged = io.local.gc_epochs.of(partition).purged_of(key).cloned();
         let store = io.local.meta().store;
         let limits = self.limits;
         let mut transaction = KeyTransaction {
@@ -406,15 +406,15 @@ impl Replica {
         let answer = match kind {
             Kind::Update { context, change, hint_for } => {
                 match make(transaction, &context, &change, &hint_for, io) {
-                    Made::Done(object, dot, generation) => {
-                        io.out.send(vec![from], op, Body::Updated { object, dot, generation });
+                    Made::Done(object, dot, gc_epoch) => {
+                        io.out.send(vec![from], op, Body::Updated { object, dot, gc_epoch });
                         Answer::Synced(Body::Ack)
                     }
                     Made::Refused(rejection) => Answer::Now(Body::Failed(rejection)),
                 }
             }
-            Kind::Merge { object, generation, hint } => {
-                match merge(transaction, &object, generation, hint, io) {
+            Kind::Merge { object, gc_epoch, hint } => {
+                match merge(transaction, &object, gc_epoch, hint, io) {
                     Ok(()) => Answer::Synced(Body::Ack),
                     Err(rejection) => Answer::Now(Body::Failed(rejection)),
                 }
@@ -434,7 +434,7 @@ impl Replica {
             Kind::Discard(Some(target)) => {
                 let (fresh, now) = (
                     io.local.meta().fresh.clone(),
-                    io.local.generations.number(transaction.partition),
+                    io.local.gc_epochs.number(transaction.partition),
                 );
                 transaction.discard_hint(target, &fresh, now, io);
                 Answer::Synced(Body::Ack)
@@ -443,8 +443,8 @@ impl Replica {
                 Ok(()) => Answer::Synced(Body::Ack),
                 Err(rejection) => Answer::Now(Body::Failed(rejection)),
             },
-            Kind::StoreHint { object, hint_for, generation } => {
-                match keep(transaction, from, Stamped { object, generation }, hint_for, io) {
+            Kind::StoreHint { object, hint_for, gc_epoch } => {
+                match keep(transaction, from, Stamped { object, gc_epoch }, hint_for, io) {
                     Ok(()) => Answer::Synced(Body::Ack),
                     Err(rejection) => Answer::Now(Body::Failed(rejection)),
                 }
@@ -460,7 +460,7 @@ impl Replica {
         match answer {
             Answer::Synced(body) => transaction.answer(from, op, body),
             Answer::Now(body) => {
-                if matches!(body, Body::Failed(Rejection::Generation { .. })) {
+                if matches!(body, Body::Failed(Rejection::GcState { .. })) {
                     io.out.count(Counter::StaleObjectsRefused);
                 }
                 io.out.send(vec![from], op, body);
@@ -473,15 +473,15 @@ impl Replica {
 fn keep(
     transaction: &mut KeyTransaction<'_>,
     from: NodeId,
-    Stamped { object, generation }: Stamped,
+    Stamped { object, gc_epoch }: Stamped,
     hint_for: Vec<NodeId>,
     io: &mut Io,
 ) -> Result<(), Rejection> {
     transaction.discard_hints(io);
-    let (object, generation) = transaction.current(from, object, generation, io);
-    io.local.generations.check_hint(transaction.partition, generation)?;
+    let (object, gc_epoch) = transaction.current(from, object, gc_epoch, io);
+    io.local.gc_epochs.check_hint(transaction.partition, gc_epoch)?;
     let join = |old: Record| Record {
-        generation: if old.object.is_empty() { generation } else { old.generation.min(generation) },
+        gc_epoch: if old.object.is_empty() { gc_epoch } else { old.gc_epoch.min(gc_epoch) },
         object: old.object.sync(&object),
         ..old
     };

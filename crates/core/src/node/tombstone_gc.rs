@@ -1,6 +1,6 @@
-//! Collection of tombstones, and of all events without a value, by generations (see `generation`).
+//! Collection of tombstones, and of all events without a value, by GC epochs (see `gc_epoch`).
 //! The first owner of a partition proposes what is to go; every member agrees from what is synced
-//! there; then the next generation begins. A member that is away holds this back for as long as it
+//! there; then the next GC epoch begins. A member that is away holds this back for as long as it
 //! is a member.
 
 mod choosing;
@@ -20,7 +20,7 @@ use super::Config;
 use super::ids::{RequestId, RequestIds, Role, ScanToken, SyncSeq};
 use super::io::Io;
 use super::reach::Reach;
-use crate::generation::{GcEpoch, Generation, MAX_PURGEABLE_KEYS, PurgeableKey};
+use crate::gc_epoch::{GcEpoch, GcState, MAX_PURGEABLE_KEYS, PurgeableKey};
 use crate::members::{Liveness, MembershipStatus};
 use crate::message::{Blocked, Body, Counter, NotYet};
 use crate::ring::Ring;
@@ -28,20 +28,20 @@ use crate::rng::Rng;
 use crate::store::ScanPage;
 use crate::types::{Micros, NodeId, Partition, Time};
 
-/// Generations that this node is about to end at a time, and while clients wait for it.
+/// GC epochs that this node is about to end at a time, and while clients wait for it.
 const MAX_ROUNDS: usize = 4;
 const MAX_ROUNDS_BESIDE_CLIENTS: usize = 1;
 /// While clients wait, this node agrees to so many rounds of other members at a time.
 const MAX_AGREEING_BESIDE_CLIENTS: usize = 2;
 /// Members that have not agreed after this time are named, and asked anew later.
 const TIMEOUT: Micros = Micros::from_millis(5_000);
-/// How often somebody is asked whether it knows later generations.
+/// How often somebody is asked whether it knows later GC epochs.
 const REPORT_INTERVAL: Micros = Micros::from_millis(1_000);
 /// What may be purged is looked for so often; it is no matter of less.
 const CHECK_INTERVAL: Micros = Micros::from_millis(100);
 /// Where nobody can know, a node that serves waits so long before it issues.
 const GRACE: Micros = Micros::from_millis(3_000);
-/// Generations that are asked for at a time.
+/// GC epochs that are asked for at a time.
 const MAX_QUESTIONS: usize = 256;
 
 /// What is in progress, and what holds it back.
@@ -57,7 +57,7 @@ pub(super) struct TombstoneGc {
     next: u16,
     pace: Pace,
     tasks: Tasks,
-    /// Generations that have been written and are not durable yet.
+    /// GC epochs that have been written and are not durable yet.
     beginning: BTreeMap<Partition, Beginning>,
     rest: BTreeMap<Partition, Time>,
     holding: BTreeMap<Partition, Blocked>,
@@ -65,7 +65,7 @@ pub(super) struct TombstoneGc {
     report_at: Time,
     look_at: Time,
     settled_at: Option<Time>,
-    /// Those that know the same generations as this node, of this digest.
+    /// Those that know the same GC epochs as this node, of this digest.
     agreeing: (u64, BTreeSet<NodeId>),
     /// False until what was purged before the start is known to be gone.
     has_begun: bool,
@@ -74,19 +74,19 @@ pub(super) struct TombstoneGc {
     repeats: Repeats,
 }
 
-/// A generation that is to end.
+/// A GC epoch that is to end.
 #[derive(Clone, Debug)]
 enum Round {
     Choosing(Choosing),
     Asking { op: RequestId, waiting: BTreeSet<NodeId>, purgeable: Vec<PurgeableKey>, since: Time },
 }
 
-/// A generation that begins when its write is durable; all are notified of it then, if this node has
+/// A GC epoch that begins when its write is durable; all are notified of it then, if this node has
 /// proposed it.
 #[derive(Clone, Debug)]
 struct Beginning {
     mark: SyncSeq,
-    generation: Generation,
+    gc_epoch: GcState,
     report: bool,
 }
 
@@ -98,7 +98,7 @@ impl TombstoneGc {
         TombstoneGc {
             me: config.me,
             ring: config.ring.clone(),
-            pause: config.generation_pause,
+            pause: config.gc_epoch_pause,
             rng,
             reach: Reach::default(),
             rounds: BTreeMap::new(),
@@ -118,7 +118,7 @@ impl TombstoneGc {
         }
     }
 
-    /// A link came up or went down: each end asks the other what generations it knows.
+    /// A link came up or went down: each end asks the other what GC epochs it knows.
     pub(super) fn link(&mut self, peer: NodeId, up: bool, io: &mut Io) {
         self.reach.link(peer, up);
         if up {
@@ -176,7 +176,7 @@ impl TombstoneGc {
         self.settled(now, io);
         if !self.has_begun {
             self.has_begun = true;
-            for (partition, _) in io.local.generations.numbers() {
+            for (partition, _) in io.local.gc_epochs.numbers() {
                 self.clear(partition, io);
             }
         }
@@ -239,7 +239,7 @@ impl TombstoneGc {
                 continue;
             }
             let dead = io.local.trees.dead(partition);
-            let is_pending = !io.local.generations.of(partition).purgeable.is_empty();
+            let is_pending = !io.local.gc_epochs.of(partition).purgeable.is_empty();
             if dead == 0 && !is_pending {
                 self.holding.remove(&partition);
                 continue;
@@ -294,11 +294,10 @@ impl TombstoneGc {
         let op = self.ids.next();
         let mut waiting: BTreeSet<NodeId> = others(self.me, io).into_iter().collect();
         waiting.insert(self.me);
-        let generation = io.local.generations.number(partition);
+        let gc_epoch = io.local.gc_epochs.number(partition);
         let members = io.local.members().digest();
         let to = waiting.iter().copied().collect();
-        let proposal =
-            Body::Propose { partition, generation, members, purgeable: purgeable.clone() };
+        let proposal = Body::Propose { partition, gc_epoch, members, purgeable: purgeable.clone() };
         io.out.send(to, op, proposal);
         let since = now;
         self.rounds.insert(partition, Round::Asking { op, waiting, purgeable, since });
@@ -313,11 +312,11 @@ impl TombstoneGc {
         }
     }
 
-    /// A member has said something about generations.
+    /// A member has said something about GC epochs.
     pub(super) fn hear(&mut self, now: Time, from: NodeId, op: RequestId, body: Body, io: &mut Io) {
         match body {
-            Body::Propose { partition, generation, members, purgeable } => {
-                let judged = self.judge(from, partition, generation, members, &purgeable, io);
+            Body::Propose { partition, gc_epoch, members, purgeable } => {
+                let judged = self.judge(from, partition, gc_epoch, members, &purgeable, io);
                 if let Err(why) = judged {
                     return io.out.send(vec![from], op, Body::NotYet(why));
                 }
@@ -335,44 +334,35 @@ impl TombstoneGc {
                     self.put_off(now, partition, Blocked::NotYet { member, why });
                 }
             }
-            Body::Generations { digest, certain, query } => {
+            Body::GcEpochs { digest, certain, query } => {
                 if query {
                     io.out.send(vec![from], op, known(io, false));
                 }
-                if digest == io.local.generations.digest() {
+                if digest == io.local.gc_epochs.digest() {
                     self.agree_on_all(from, certain, io);
                 } else {
-                    io.out.send(
-                        vec![from],
-                        op,
-                        Body::GenerationNumbers(io.local.generations.numbers()),
-                    );
+                    io.out.send(vec![from], op, Body::GcEpochNumbers(io.local.gc_epochs.numbers()));
                 }
             }
-            Body::GenerationNumbers(numbers) => {
+            Body::GcEpochNumbers(numbers) => {
                 let later = |(partition, number): &&(Partition, GcEpoch)| {
                     partition.0 < self.ring.partitions()
-                        && *number > io.local.generations.number(*partition)
+                        && *number > io.local.gc_epochs.number(*partition)
                         && !self.is_adopting(*partition)
                 };
                 let later: Vec<Partition> =
                     numbers.iter().filter(later).map(|(partition, _)| *partition).collect();
                 for partition in later.into_iter().take(MAX_QUESTIONS) {
-                    io.out.send(vec![from], op, Body::QueryGeneration(partition));
+                    io.out.send(vec![from], op, Body::QueryGcEpoch(partition));
                 }
             }
-            Body::QueryGeneration(partition) => {
-                let generation = io.local.generations.of(partition).clone();
+            Body::QueryGcEpoch(partition) => {
+                let gc_epoch = io.local.gc_epochs.of(partition).clone();
                 let mark = io.out.last_mark();
-                io.out.send_synced(
-                    Some(mark),
-                    from,
-                    op,
-                    Body::Generation { partition, generation },
-                );
+                io.out.send_synced(Some(mark), from, op, Body::GcState { partition, gc_epoch });
             }
-            Body::Generation { partition, generation } => {
-                self.adopt(partition, generation, io);
+            Body::GcState { partition, gc_epoch } => {
+                self.adopt(partition, gc_epoch, io);
             }
             _ => {}
         }
@@ -383,7 +373,7 @@ impl TombstoneGc {
         &self,
         from: NodeId,
         partition: Partition,
-        generation: GcEpoch,
+        gc_epoch: GcEpoch,
         members: u64,
         purgeable: &[PurgeableKey],
         io: &mut Io,
@@ -395,9 +385,9 @@ impl TombstoneGc {
         if purgeable.len() > MAX_PURGEABLE_KEYS {
             return Err(NotYet::TooManyKeys { keys: purgeable.len() as u64 });
         }
-        let own = io.local.generations.number(partition);
-        if generation != own {
-            return Err(NotYet::Generation { own, proposed: generation });
+        let own = io.local.gc_epochs.number(partition);
+        if gc_epoch != own {
+            return Err(NotYet::GcState { own, proposed: gc_epoch });
         }
         if members != io.local.members().digest() {
             return Err(NotYet::Members);
@@ -413,7 +403,7 @@ impl TombstoneGc {
         }
     }
 
-    /// A member agrees; when all do, the next generation begins.
+    /// A member agrees; when all do, the next GC epoch begins.
     fn agreed(&mut self, now: Time, from: NodeId, op: RequestId, io: &mut Io) {
         let mut done = None;
         for (partition, round) in &mut self.rounds {
@@ -430,23 +420,23 @@ impl TombstoneGc {
             return;
         };
         self.pace.worked(now, since);
-        let generation = io.local.generations.of(partition).next(purgeable);
-        io.out.count(Counter::GenerationsBegun);
-        io.out.count_many(Counter::KeysPurged, generation.purged.len() as u64);
+        let gc_epoch = io.local.gc_epochs.of(partition).next(purgeable);
+        io.out.count(Counter::GcEpochsBegun);
+        io.out.count_many(Counter::KeysPurged, gc_epoch.purged.len() as u64);
         self.holding.remove(&partition);
         self.rest.insert(partition, now + self.pause);
-        let purgeable = generation.purgeable.clone();
-        let purpose = Purpose::Adopt { generation, discard: false, report: true };
+        let purgeable = gc_epoch.purgeable.clone();
+        let purpose = Purpose::Adopt { gc_epoch, discard: false, report: true };
         self.tasks.begin(partition, purpose, purgeable, io.out.last_mark());
         self.work(partition, io);
     }
 }
 
-/// What is known here of the generations; whoever is not certain of it may ask for the same.
+/// What is known here of the GC epochs; whoever is not certain of it may ask for the same.
 fn known(io: &Io, may_query: bool) -> Body {
-    let digest = io.local.generations.digest();
+    let digest = io.local.gc_epochs.digest();
     let certain = io.local.meta().fresh.is_empty() && io.local.is_settled();
-    Body::Generations { digest, certain, query: may_query && !certain }
+    Body::GcEpochs { digest, certain, query: may_query && !certain }
 }
 
 /// All members but this one and those that are removed.

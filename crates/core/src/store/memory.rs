@@ -10,7 +10,7 @@ use super::{
     Change, Found, HintPage, Kept, Listing, Meta, ScanPage, Span, Store, StoreError, Taken,
     decode_hint, decode_record, encode_hint, encode_record,
 };
-use crate::generation::Generation;
+use crate::gc_epoch::GcState;
 use crate::members::Members;
 use crate::ring::Ring;
 use crate::rng::Rng;
@@ -27,7 +27,7 @@ struct Image {
     ring: Option<Ring>,
     records: BTreeMap<Partition, BTreeMap<Key, Bytes>>,
     hints: BTreeMap<NodeId, BTreeMap<Key, Bytes>>,
-    generations: BTreeMap<Partition, Generation>,
+    gc_epochs: BTreeMap<Partition, GcState>,
 }
 
 #[derive(Debug, Default)]
@@ -46,7 +46,7 @@ enum Stored {
     Ring(Ring),
     Record(Partition, Key, Bytes),
     Forget(Partition, Key),
-    Generation(Partition, Generation),
+    GcState(Partition, GcState),
     Hint(NodeId, Key, Option<Bytes>),
 }
 
@@ -65,8 +65,8 @@ impl Image {
                         records.remove(&key);
                     }
                 }
-                Stored::Generation(partition, generation) => {
-                    self.generations.insert(partition, generation);
+                Stored::GcState(partition, gc_epoch) => {
+                    self.gc_epochs.insert(partition, gc_epoch);
                 }
                 Stored::Hint(target, key, Some(bytes)) => {
                     self.hints.entry(target).or_default().insert(key, bytes);
@@ -261,8 +261,8 @@ impl Store for MemoryStore {
         Ok(page)
     }
 
-    fn generations(&self) -> Result<Vec<(Partition, Generation)>, StoreError> {
-        Ok(self.state().live.generations.clone().into_iter().collect())
+    fn gc_epochs(&self) -> Result<Vec<(Partition, GcState)>, StoreError> {
+        Ok(self.state().live.gc_epochs.clone().into_iter().collect())
     }
 
     fn hint_totals(&self, place: &dyn Fn(&Key) -> (Partition, bool)) -> Result<Kept, StoreError> {
@@ -282,8 +282,8 @@ impl Store for MemoryStore {
             Change::Members(members) => Stored::Members(members.clone()),
             Change::Ring(ring) => Stored::Ring(ring.clone()),
             Change::Forget { partition, key } => Stored::Forget(*partition, key.clone()),
-            Change::Generation { partition, generation } => {
-                Stored::Generation(*partition, generation.clone())
+            Change::GcState { partition, gc_epoch } => {
+                Stored::GcState(*partition, gc_epoch.clone())
             }
             Change::Hint { target, key, record } => {
                 let bytes = record.as_ref().map(|record| encode_hint(*target, key, record).into());

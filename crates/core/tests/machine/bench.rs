@@ -89,7 +89,7 @@ impl Bench {
             Output::Send { message, .. } => {
                 let body = &message.body;
                 let gossip = matches!(body, Body::Gossip(_) | Body::QueryHints | Body::Hints(_));
-                !gossip && !matches!(body, Body::Compare { .. } | Body::Generations { .. })
+                !gossip && !matches!(body, Body::Compare { .. } | Body::GcEpochs { .. })
             }
             Output::Store(Work::Scan { .. }) => false,
             Output::Store(Work::Write { changes, .. }) => {

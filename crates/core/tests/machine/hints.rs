@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use pixii_core::causal::{Actor, Context, Object, Version};
-use pixii_core::generation::{GcEpoch, Generation};
+use pixii_core::gc_epoch::{GcEpoch, GcState};
 use pixii_core::message::{Body, Rejection, Response};
 use pixii_core::node::{Input, Output};
 use pixii_core::store::memory::MemoryStore;
@@ -60,7 +60,7 @@ fn a_hint_is_kept_offered_and_removed_only_if_it_is_what_its_target_has() {
             key: key.clone(),
             object,
             hint_for: vec![target],
-            generation: GcEpoch::FIRST,
+            gc_epoch: GcEpoch::FIRST,
         }
     };
     let out = bench.peer(other, 70, keep(1));
@@ -84,7 +84,7 @@ fn a_hint_is_kept_offered_and_removed_only_if_it_is_what_its_target_has() {
         _ => panic!("{out:?}"),
     };
     let (op, offered) = offer(&out);
-    assert_eq!(offered, Body::Merge { key: key.clone(), object, generation: GcEpoch::FIRST });
+    assert_eq!(offered, Body::Merge { key: key.clone(), object, gc_epoch: GcEpoch::FIRST });
     // It changes while it is in flight: the confirmation of the old one removes nothing.
     let out = bench.peer(other, 72, keep(2));
     bench.carry(out, &disk);
@@ -118,7 +118,7 @@ fn hints_have_a_limit_and_are_for_owners_only() {
         let out = bench.peer(
             other,
             70,
-            Body::StoreHint { key: key.clone(), object, hint_for, generation: GcEpoch::FIRST },
+            Body::StoreHint { key: key.clone(), object, hint_for, gc_epoch: GcEpoch::FIRST },
         );
         match bench.carry(out, &disk).first() {
             Some(Output::Send { message, .. }) => message.body.clone(),
@@ -135,7 +135,7 @@ fn hints_have_a_limit_and_are_for_owners_only() {
 }
 
 #[test]
-fn a_write_that_an_owner_has_not_confirmed_is_kept_for_it_though_the_generation_has_changed() {
+fn a_write_that_an_owner_has_not_confirmed_is_kept_for_it_though_the_gc_epoch_has_changed() {
     for fallback_refuses in [true, false] {
         let (mut bench, disk) = (Bench::new(), MemoryStore::default());
         let key = bench.key(true);
@@ -144,8 +144,8 @@ fn a_write_that_an_owner_has_not_confirmed_is_kept_for_it_though_the_generation_
         let out = bench.carry(out, &disk);
         let [Output::Send { message, .. }] = &out[..] else { panic!("{out:?}") };
         let op = message.op;
-        let generation = Generation { number: GcEpoch(1), ..Generation::default() };
-        let out = bench.peer(owner, 80, Body::Generation { partition, generation });
+        let gc_epoch = GcState { number: GcEpoch(1), ..GcState::default() };
+        let out = bench.peer(owner, 80, Body::GcState { partition, gc_epoch });
         bench.carry(out, &disk);
         let out = bench.tick(100);
         let out = bench.carry(out, &disk);
@@ -157,7 +157,7 @@ fn a_write_that_an_owner_has_not_confirmed_is_kept_for_it_though_the_generation_
         };
         assert!(out.iter().any(queried), "{out:?}");
         if fallback_refuses {
-            let rejection = Rejection::Generation { given: GcEpoch::FIRST, own: GcEpoch(1) };
+            let rejection = Rejection::GcState { given: GcEpoch::FIRST, own: GcEpoch(1) };
             let out = bench.peer(bench.fallback(&key), op, Body::Failed(rejection));
             bench.carry(out, &disk);
         } else {
@@ -168,7 +168,7 @@ fn a_write_that_an_owner_has_not_confirmed_is_kept_for_it_though_the_generation_
         let Found::Record(Record { object, .. }) = own else { panic!("{own:?}") };
         let kept = bench.others(&key).into_iter().filter_map(|owner| {
             match disk.read_hint(owner, &key).unwrap() {
-                Found::Record(hint) => Some((hint.object, hint.generation)),
+                Found::Record(hint) => Some((hint.object, hint.gc_epoch)),
                 _ => None,
             }
         });
@@ -182,22 +182,22 @@ fn a_new_hint_is_not_joined_with_one_that_is_too_old() {
     let (mut bench, disk) = (Bench::new(), MemoryStore::default());
     let key = bench.key(false);
     let (partition, owner) = (bench.ring.partition(&key), bench.owners(&key)[0]);
-    let keep = |number: u128, generation: GcEpoch| {
+    let keep = |number: u128, gc_epoch: GcEpoch| {
         let (key, object) = (key.clone(), object(number));
-        Body::StoreHint { key, object, hint_for: vec![owner], generation }
+        Body::StoreHint { key, object, hint_for: vec![owner], gc_epoch }
     };
     let out = bench.peer(owner, 80, keep(1, GcEpoch::FIRST));
     bench.carry(out, &disk);
     for number in [1, 2].map(GcEpoch) {
-        let generation = Generation { number, ..Generation::default() };
-        let out = bench.peer(owner, 81, Body::Generation { partition, generation });
+        let gc_epoch = GcState { number, ..GcState::default() };
+        let out = bench.peer(owner, 81, Body::GcState { partition, gc_epoch });
         bench.carry(out, &disk);
     }
     let out = bench.peer(owner, 82, keep(2, GcEpoch(2)));
     bench.carry(out, &disk);
     let hint = disk.read_hint(owner, &key).unwrap();
-    let Found::Record(Record { object: kept, generation, .. }) = hint else { panic!("{hint:?}") };
-    assert_eq!(generation, GcEpoch(2), "it does not go with the old one");
+    let Found::Record(Record { object: kept, gc_epoch, .. }) = hint else { panic!("{hint:?}") };
+    assert_eq!(gc_epoch, GcEpoch(2), "it does not go with the old one");
     let held = kept.context();
     assert!(object(2).values().all(|(dot, _)| held.covers(dot)), "{kept:?}");
 }

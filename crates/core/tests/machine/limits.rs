@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use pixii_core::causal::{Actor, Context, Dot, Object, Version};
-use pixii_core::generation::GcEpoch;
+use pixii_core::gc_epoch::GcEpoch;
 use pixii_core::members::Cluster;
 use pixii_core::message::{
     Body, Counter, Measure, PeerMessage, Quorum, Rejection, Request, Response,
@@ -53,7 +53,7 @@ fn an_owner_declines_what_a_key_would_outgrow_and_takes_what_settles_it() {
     let (mut bench, disk) = (bench(), MemoryStore::default());
     let (key, peer) = (bench.key(true), bench.peers()[0]);
     let merge = |bench: &mut Bench, op: u64, object: Object| {
-        let merge = Body::Merge { key: key.clone(), object, generation: GcEpoch::FIRST };
+        let merge = Body::Merge { key: key.clone(), object, gc_epoch: GcEpoch::FIRST };
         let out = bench.peer(peer, op, merge);
         let out = bench.carry(out, &disk);
         let reported =
@@ -98,7 +98,7 @@ fn a_declined_hint_stays_waits_and_holds_up_no_other_one() {
         key: key.clone(),
         object,
         hint_for: vec![target],
-        generation: GcEpoch::FIRST,
+        gc_epoch: GcEpoch::FIRST,
     };
     let out = bench.peer(bench.owners(&key)[1], 80, keep(&key, large(1, 500)));
     assert_eq!(sent(&bench.carry(out, &disk)), [&Body::Ack]);
@@ -153,7 +153,7 @@ fn what_is_kept_of_one_key_has_a_limit_for_all_its_owners_together() {
             key,
             object: large(write, 1_900),
             hint_for,
-            generation: GcEpoch::FIRST,
+            gc_epoch: GcEpoch::FIRST,
         };
         let out = bench.peer(owners[0], 80, body);
         sent(&bench.carry(out, &disk))[0].clone()

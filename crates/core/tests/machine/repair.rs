@@ -1,6 +1,6 @@
 //! Anti-entropy under bad input, on both ends of a comparison: what is refused, what ends one, and that it is tried again.
 
-use pixii_core::generation::GcEpoch;
+use pixii_core::gc_epoch::GcEpoch;
 use pixii_core::merkle::{Digest, LEAVES, SHAPE, leaf_of};
 use pixii_core::message::{Body, Counter, Item, Measure, PeerMessage, Rejection, Resource};
 use pixii_core::node::{Config, Done, Input, Output, PairView, Work};
@@ -30,7 +30,7 @@ impl Bout {
         let (partition, peer) = (bench.ring.partition(&key), bench.others(&key)[0]);
         let mut bout = Bout { bench, disk: MemoryStore::default(), key, partition, peer };
         let body =
-            Body::Merge { key: bout.key.clone(), object: object(1), generation: GcEpoch::FIRST };
+            Body::Merge { key: bout.key.clone(), object: object(1), gc_epoch: GcEpoch::FIRST };
         let reported = bout.hear(peer, 1, body);
         assert_eq!(reported, [(peer, 1, Body::Ack)]);
         bout
@@ -68,7 +68,7 @@ impl Bout {
 
     fn send(&self, to: NodeId, op: u64, body: Body, todo: &mut Vec<Input>, sent: &mut Sent) {
         match body {
-            Body::Gossip(_) | Body::QueryHints | Body::Hints(_) | Body::Generations { .. } => {}
+            Body::Gossip(_) | Body::QueryHints | Body::Hints(_) | Body::GcEpochs { .. } => {}
             Body::Compare { partition, .. } if (partition, to) != (self.partition, self.peer) => {
                 todo.push(Input::Peer { from: to, message: PeerMessage { op, body: Body::Equal } });
             }
@@ -201,7 +201,7 @@ fn questions_about_trees_that_make_no_sense_are_refused_by_name_and_limit() {
         shape,
         width,
         root,
-        generation: GcEpoch::FIRST,
+        gc_epoch: GcEpoch::FIRST,
     };
     let descend = |width, level, nodes| Body::Descend { partition, width, level, nodes };
     let leaves = |leaves| Body::Leaves { partition, leaves, after: None };
@@ -260,7 +260,7 @@ fn answers_that_make_no_sense_end_a_comparison_and_the_next_one_begins_two_secon
         object: object(2),
         authoritative: true,
         kept_for: Vec::new(),
-        generation: GcEpoch::FIRST,
+        gc_epoch: GcEpoch::FIRST,
     };
     let failed = Body::Failed(Rejection::NotOwner);
     for (answer, why) in [
@@ -386,7 +386,7 @@ fn an_object_that_cannot_be_had_fails_its_comparison_and_the_others_arrive() {
         object: object(2),
         authoritative: true,
         kept_for: Vec::new(),
-        generation: GcEpoch::FIRST,
+        gc_epoch: GcEpoch::FIRST,
     };
     bout.hear(peer, *good, copy);
     let held = bout.disk.read(bout.partition, &keys[1]).unwrap();
@@ -480,7 +480,7 @@ fn trees_of_a_clean_stop_are_not_read_again_and_are_those_that_would_be_read() {
     assert_eq!(tree.tree.root(), Digest::of(&bout.key, &object(1)));
     // A write changes what is kept.
     let other = bout.bench.keys_of(bout.partition, &bout.key);
-    let merge = Body::Merge { key: other.clone(), object: object(2), generation: GcEpoch::FIRST };
+    let merge = Body::Merge { key: other.clone(), object: object(2), gc_epoch: GcEpoch::FIRST };
     let peer = bout.peer;
     assert_eq!(bout.hear(peer, 1, merge), [(peer, 1, Body::Ack)]);
     let kept = bout.bench.node.kept_trees();

@@ -2,7 +2,7 @@
 //! replaced.
 
 use pixii_core::causal::{Actor, Context, Dot, Object, Version};
-use pixii_core::generation::{GcEpoch, Generation, PurgeableKey};
+use pixii_core::gc_epoch::{GcEpoch, GcState, PurgeableKey};
 use pixii_core::members::Cluster;
 use pixii_core::message::{Body, Rejection, Request, Response};
 use pixii_core::node::{Done, Input, Output, Work};
@@ -20,8 +20,8 @@ fn replaced() -> Object {
 }
 
 /// A merge that the node is asked for, as a message of another owner.
-fn merge(key: &Key, object: Object, generation: GcEpoch) -> Body {
-    Body::Merge { key: key.clone(), object, generation }
+fn merge(key: &Key, object: Object, gc_epoch: GcEpoch) -> Body {
+    Body::Merge { key: key.clone(), object, gc_epoch }
 }
 
 /// The records that are written for the key.
@@ -65,7 +65,7 @@ fn whoever_learns_that_a_put_was_replaced_drops_the_copy_that_it_issued_itself()
     let [Output::Send { to, message }] = &out[..] else { panic!("{out:?}") };
     let Body::Merge { object, .. } = message.body.clone() else { panic!("{message:?}") };
     assert_eq!(object.len(), 1);
-    let record = Record { own_serial: Some(1), object, generation: GcEpoch::FIRST };
+    let record = Record { own_serial: Some(1), object, gc_epoch: GcEpoch::FIRST };
     let out = bench.peer(to[0], 77, merge(&key, replaced(), GcEpoch::FIRST));
     let [Output::Store(Work::Read { token, .. })] = out[..] else { panic!("{out:?}") };
     let found = Found::Record(record);
@@ -81,7 +81,7 @@ fn a_repetition_takes_the_place_of_the_copy_that_the_same_node_issued() {
     let version = Version { write: WriteId(WRITE), value: Blob(bytes::Bytes::from_static(b"v")) };
     let actor = Actor { store: 1, serial: 1 };
     let (first, _) = Object::default().update(&Context::default(), actor, version);
-    let record = Record { own_serial: Some(1), object: first, generation: GcEpoch::FIRST };
+    let record = Record { own_serial: Some(1), object: first, gc_epoch: GcEpoch::FIRST };
     let out = bench.query(put(&key, WRITE).again());
     let out = bench.disk(out, &record);
     let [Output::Send { message, .. }] = &out[..] else { panic!("{out:?}") };
@@ -133,7 +133,7 @@ fn a_writer_that_chains_on_its_own_context_leaves_no_siblings_behind() {
         };
         context = Some(sealed.clone());
         let own_serial = dot.map(|dot| dot.actor.serial);
-        record = Record { own_serial, object, generation: GcEpoch::FIRST };
+        record = Record { own_serial, object, gc_epoch: GcEpoch::FIRST };
     }
 }
 
@@ -164,8 +164,8 @@ fn a_disk_that_is_an_old_one_takes_nothing_old_while_it_takes_over_what_is_new()
     let out =
         bench.give(Input::Store(Done::Read { token, found: Found::Nothing, hints: Vec::new() }));
     let [Output::Store(Work::Write { mark, .. })] = out[..] else { panic!("{out:?}") };
-    let generation = Generation { number: GcEpoch(2), ..Generation::default() };
-    bench.peer(from, 71, Body::Generation { partition, generation });
+    let gc_epoch = GcState { number: GcEpoch(2), ..GcState::default() };
+    bench.peer(from, 71, Body::GcState { partition, gc_epoch });
     // and not from then on, although the records are yet to be read.
     let other = bench.keys_of(partition, &key);
     let out = bench.peer(from, 72, merge(&other, object(2), GcEpoch::FIRST));
@@ -175,34 +175,34 @@ fn a_disk_that_is_an_old_one_takes_nothing_old_while_it_takes_over_what_is_new()
             message.op == 72
                 && matches!(
                     message.body,
-                    Body::Failed(Rejection::Generation { given: GcEpoch(0), own: GcEpoch(2) })
+                    Body::Failed(Rejection::GcState { given: GcEpoch(0), own: GcEpoch(2) })
                 )
         }
         _ => false,
     };
     assert!(out.iter().any(failed), "{out:?}");
-    assert_eq!(bench.node.generation(partition), GcEpoch::FIRST, "it has not begun");
+    assert_eq!(bench.node.gc_epoch(partition), GcEpoch::FIRST, "it has not begun");
     bench.give(Input::Store(Done::Synced { mark }));
 }
 
 #[test]
-fn a_generation_begins_when_it_is_durable_and_stamps_nothing_before() {
+fn a_gc_epoch_begins_when_it_is_durable_and_stamps_nothing_before() {
     let mut bench = Bench::new();
     let key = bench.key(true);
     let partition = bench.ring.partition(&key);
     let from = bench.others(&key)[0];
     let dead = Context::new(vec![Dot { actor: Actor { store: 9, serial: 1 }, counter: 1 }]);
     let purgeable = vec![PurgeableKey { key: bench.keys_of(partition, &key), dead }];
-    let generation = Generation { number: GcEpoch(1), purgeable, ..Generation::default() };
-    let out = bench.peer(from, 71, Body::Generation { partition, generation });
-    // What is purgeable is noted as dead first, then the generation is written.
+    let gc_epoch = GcState { number: GcEpoch(1), purgeable, ..GcState::default() };
+    let out = bench.peer(from, 71, Body::GcState { partition, gc_epoch });
+    // What is purgeable is noted as dead first, then the GC epoch is written.
     let [Output::Store(Work::Read { token, .. })] = out[..] else { panic!("{out:?}") };
     let found = Found::Nothing;
     let out = bench.give(Input::Store(Done::Read { token, found, hints: Vec::new() }));
     let [Output::Store(Work::Write { mark, .. })] = out[..] else { panic!("{out:?}") };
     let out = bench.give(Input::Store(Done::Synced { mark }));
     let [Output::Store(Work::Write { mark, changes })] = &out[..] else { panic!("{out:?}") };
-    assert!(matches!(changes[..], [Change::Generation { .. }]), "{changes:?}");
+    assert!(matches!(changes[..], [Change::GcState { .. }]), "{changes:?}");
     let out = bench.query(put(&key, 5));
     let [Output::Store(Work::Read { token, .. })] = out[..] else { panic!("{out:?}") };
     let found = Found::Nothing;
@@ -210,7 +210,7 @@ fn a_generation_begins_when_it_is_durable_and_stamps_nothing_before() {
     let stamps = |out: &[Output]| -> Vec<GcEpoch> {
         let stamp = |output: &Output| match output {
             Output::Send { message, .. } => match message.body {
-                Body::Merge { generation, .. } => Some(generation),
+                Body::Merge { gc_epoch, .. } => Some(gc_epoch),
                 _ => None,
             },
             _ => None,
@@ -219,7 +219,7 @@ fn a_generation_begins_when_it_is_durable_and_stamps_nothing_before() {
     };
     assert_eq!(stamps(&out), [GcEpoch::FIRST], "a crash now would undo the generation");
     bench.give(Input::Store(Done::Synced { mark: *mark }));
-    assert_eq!(bench.node.generation(partition), GcEpoch(1));
+    assert_eq!(bench.node.gc_epoch(partition), GcEpoch(1));
 }
 
 #[test]

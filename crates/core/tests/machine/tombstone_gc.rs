@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use pixii_core::causal::{Actor, Context, Dot, Object};
-use pixii_core::generation::{GcEpoch, PurgeableKey};
+use pixii_core::gc_epoch::{GcEpoch, PurgeableKey};
 use pixii_core::message::{Body, PeerMessage, Request};
 use pixii_core::node::{Done, Input, Output, Work};
 use pixii_core::store::Store;
@@ -118,7 +118,7 @@ impl TestCluster {
         let from = self.bench.ring.owners(partition)[1];
         for key in self.keys(partition, count) {
             let object = Object::default().discard(&dead());
-            let body = Body::Merge { key, object, generation: GcEpoch::FIRST };
+            let body = Body::Merge { key, object, gc_epoch: GcEpoch::FIRST };
             self.give(Input::Peer { from, message: PeerMessage { op: 1, body } });
         }
         // Each is read, and then written.
@@ -173,7 +173,7 @@ fn agreements(clients: bool) -> Vec<u64> {
         let mut purgeable: Vec<PurgeableKey> =
             cluster.keys(partition, 64).into_iter().map(purgeable_key).collect();
         purgeable.sort_by(|one, other| one.key.cmp(&other.key));
-        let body = Body::Propose { partition, generation: GcEpoch::FIRST, members, purgeable };
+        let body = Body::Propose { partition, gc_epoch: GcEpoch::FIRST, members, purgeable };
         let from = cluster.bench.ring.owners(partition)[0];
         cluster.give(Input::Peer { from, message: PeerMessage { op: 5, body } });
     }

@@ -1,7 +1,7 @@
 //! What a node keeps of its latest round trips.
 
 use pixii_core::causal::Object;
-use pixii_core::generation::GcEpoch;
+use pixii_core::gc_epoch::GcEpoch;
 use pixii_core::message::{Body, RecentTrips, Request};
 use pixii_core::node::{Done, Input, Output, Work};
 use pixii_core::store::{Found, Record};
@@ -43,7 +43,7 @@ fn round_trips_are_kept_by_replica_and_kind_the_own_disk_among_them() {
     for (after, from) in [(4_000, near), (5_000, far)] {
         bench.now = begun + Micros(after);
         let (object, kept_for) = (Object::default(), Vec::new());
-        let copy = Body::Copy { object, authoritative: true, kept_for, generation: GcEpoch::FIRST };
+        let copy = Body::Copy { object, authoritative: true, kept_for, gc_epoch: GcEpoch::FIRST };
         bench.peer(from, op.unwrap(), copy);
     }
 

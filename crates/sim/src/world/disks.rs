@@ -1,6 +1,6 @@
 //! The hosts' disks: writes one batch at a time, reads beside them, all of them late.
 
-use pixii_core::generation::Generation;
+use pixii_core::gc_epoch::GcState;
 use pixii_core::node::{Done, Input, Stall, SyncSeq, Work};
 use pixii_core::store::memory::MemoryStore;
 use pixii_core::store::{Change, Process, Store, begin_incarnation, end_incarnation};
@@ -32,18 +32,18 @@ impl World {
         }
     }
 
-    /// What is collected in the generation that a host is in is in none of the records that it
+    /// What is collected in the GC epoch that a host is in is in none of the records that it
     /// writes from then on. (One that is written and not durable has not begun yet.)
     fn check_purged(&mut self, at: usize, changes: &[Change]) {
         let host = &self.hosts[at];
-        let generations = host.store.generations().unwrap_or_default();
+        let gc_epochs = host.store.gc_epochs().unwrap_or_default();
         for change in changes {
             let Change::Record { partition, key, record } = change else { continue };
-            let begun = |own: &Generation| {
+            let begun = |own: &GcState| {
                 let node = host.node.as_ref();
-                node.is_some_and(|node| node.generation(*partition) == own.number)
+                node.is_some_and(|node| node.gc_epoch(*partition) == own.number)
             };
-            let own = generations.iter().find(|(of, own)| of == partition && begun(own));
+            let own = gc_epochs.iter().find(|(of, own)| of == partition && begun(own));
             let purged = own.and_then(|(_, own)| own.purged_of(key));
             if purged.is_some_and(|them| record.object.forget(them) != record.object) {
                 let what = format!("n{at} takes back what is purged");
@@ -65,8 +65,8 @@ impl World {
             let _ = host.store.apply(&changes);
             last = mark;
             for change in &changes {
-                if let Change::Generation { generation, .. } = change {
-                    self.judge.begin_generation(generation);
+                if let Change::GcState { gc_epoch, .. } = change {
+                    self.judge.begin_gc_epoch(gc_epoch);
                 }
                 if let Change::Record { key, record, .. }
                 | Change::Hint { key, record: Some(record), .. } = change
@@ -138,7 +138,7 @@ impl World {
         self.hosts[at].store = copy;
         self.hosts[at].unnoticed = true;
         // Backups of single nodes that were made since are of a history that has ended: a
-        // generation's number may mean something else in it (docs/internals/decisions.md).
+        // GC epoch's number may mean something else in it (docs/internals/decisions.md).
         self.hosts[at].backup = None;
     }
 

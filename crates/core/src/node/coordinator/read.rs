@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::common::{Common, Fallbacks, Heard, live_values};
 use super::env::Env;
 use crate::causal::{Context, Object};
-use crate::generation::GcEpoch;
+use crate::gc_epoch::GcEpoch;
 use crate::message::{Body, Counter, Response};
 use crate::node::io::Io;
 use crate::types::{Blob, Key, Micros, NodeId, Time};
@@ -33,31 +33,31 @@ pub(super) struct Merged {
 struct Copied {
     node: NodeId,
     object: Object,
-    generation: GcEpoch,
+    gc_epoch: GcEpoch,
 }
 
 impl Merged {
     /// Takes a copy, the first one of each node.
-    fn add(&mut self, node: NodeId, object: Object, generation: GcEpoch) {
+    fn add(&mut self, node: NodeId, object: Object, gc_epoch: GcEpoch) {
         if self.copies.iter().any(|copy| copy.node == node) {
             return;
         }
         // Replicas mostly have the same values: each is kept in memory once.
         let object = object.share(&self.object);
-        self.copies.push(Copied { node, object, generation });
+        self.copies.push(Copied { node, object, gc_epoch });
         self.object = self.current().fold(Object::default(), |all, copy| all.sync(&copy.object));
     }
 
-    /// Copies of the newest generation among them and of the one before: an older one, of a disk
+    /// Copies of the newest GC epoch among them and of the one before: an older one, of a disk
     /// that was rolled back, may show alive what is purged since.
     fn current(&self) -> impl Iterator<Item = &Copied> {
-        let newest = self.copies.iter().map(|copy| copy.generation).max().unwrap_or_default();
-        self.copies.iter().filter(move |copy| copy.generation.next() >= newest)
+        let newest = self.copies.iter().map(|copy| copy.gc_epoch).max().unwrap_or_default();
+        self.copies.iter().filter(move |copy| copy.gc_epoch.next() >= newest)
     }
 
-    /// The oldest generation that went into the join.
-    fn generation(&self) -> GcEpoch {
-        self.current().map(|copy| copy.generation).min().unwrap_or_default()
+    /// The oldest GC epoch that went into the join.
+    fn gc_epoch(&self) -> GcEpoch {
+        self.current().map(|copy| copy.gc_epoch).min().unwrap_or_default()
     }
 
     /// Those among `owners` whose copy is not the join of all.
@@ -96,13 +96,13 @@ impl ReadOp {
         env: &mut Env,
     ) -> Heard {
         match body {
-            Body::Copy { object, authoritative, kept_for, generation } => {
+            Body::Copy { object, authoritative, kept_for, gc_epoch } => {
                 if let Some(took) = took {
                     env.recent.read(from, took);
                 }
                 // What a replica read-ineligible still has is shown; that it lacks something is
                 // no word.
-                self.merged.add(from, object, generation);
+                self.merged.add(from, object, gc_epoch);
                 if self.common.quorum_tracker.is_owner(from) {
                     self.common.quorum_tracker.answer(from, authoritative);
                 } else {
@@ -169,8 +169,8 @@ impl ReadOp {
         let behind = merged.behind(|node| common.quorum_tracker.is_owner(node));
         if !env.experiment.no_read_repair && !behind.is_empty() {
             io.out.count(Counter::ReadsRepaired);
-            let generation = merged.generation();
-            let merge = Body::Merge { key, object: merged.object, generation };
+            let gc_epoch = merged.gc_epoch();
+            let merge = Body::Merge { key, object: merged.object, gc_epoch };
             io.out.send(behind, common.op, merge);
         }
     }

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::common::{Common, Fallbacks, Heard, live_values};
 use super::env::Env;
 use crate::causal::{Context, Dot, Object};
-use crate::generation::GcEpoch;
+use crate::gc_epoch::GcEpoch;
 use crate::message::{Body, Counter, Response};
 use crate::node::io::Io;
 use crate::types::{Key, Micros, NodeId, Time};
@@ -35,8 +35,8 @@ pub(super) struct WriteOp {
 pub(super) struct Issued {
     pub(super) object: Object,
     dot: Option<Dot>,
-    /// The generation of the object.
-    generation: GcEpoch,
+    /// The GC epoch of the object.
+    gc_epoch: GcEpoch,
     /// When it was made.
     at: Time,
 }
@@ -54,8 +54,8 @@ impl WriteOp {
     ) -> Heard {
         let own = from == env.config.me;
         match (&self.issued, body) {
-            (None, Body::Updated { object, dot, generation }) if own => {
-                self.spread(now, Issued { object, dot, generation, at: now }, env, io);
+            (None, Body::Updated { object, dot, gc_epoch }) if own => {
+                self.spread(now, Issued { object, dot, gc_epoch, at: now }, env, io);
                 Heard::Progress
             }
             (None, Body::Failed(rejection)) if own => Heard::Done(Response::Refused(rejection)),
@@ -77,8 +77,8 @@ impl WriteOp {
     /// The own replica has issued: the object goes to the other owners at once, and to fallbacks for
     /// those that cannot be reached or may not answer.
     fn spread(&mut self, now: Time, made: Issued, env: &mut Env, io: &mut Io) {
-        let (key, generation) = (self.key.clone(), made.generation);
-        let merge = Body::Merge { key, object: made.object.clone(), generation };
+        let (key, gc_epoch) = (self.key.clone(), made.gc_epoch);
+        let merge = Body::Merge { key, object: made.object.clone(), gc_epoch };
         self.issued = Some(made);
         let quorum_tracker = &mut self.common.quorum_tracker;
         let owners: Vec<NodeId> = quorum_tracker.unasked().collect();
@@ -236,6 +236,6 @@ impl WriteOp {
 
 /// The order to keep what was issued for this owner.
 fn hint(key: &Key, issued: &Issued, owner: NodeId) -> Body {
-    let Issued { object, generation, .. } = issued.clone();
-    Body::StoreHint { key: key.clone(), object, hint_for: vec![owner], generation }
+    let Issued { object, gc_epoch, .. } = issued.clone();
+    Body::StoreHint { key: key.clone(), object, hint_for: vec![owner], gc_epoch }
 }

@@ -75,7 +75,7 @@ impl Answers {
         if io.local.stall().is_some() {
             return Err(stalled());
         }
-        let own_generation = io.local.generations.number(partition);
+        let own_gc_epoch = io.local.gc_epochs.number(partition);
         let Some(tree) = io.local.trees.tree(partition) else {
             return Err(Rejection::Unread(partition.0));
         };
@@ -89,10 +89,10 @@ impl Answers {
             Body::Summaries(Blob(bytes.into()))
         };
         match body {
-            Body::Compare { shape, width, root, generation, .. } => {
+            Body::Compare { shape, width, root, gc_epoch, .. } => {
                 within(Measure::Width, width, 1, 8)?;
-                if generation != own_generation {
-                    return Err(Rejection::Generation { given: generation, own: own_generation });
+                if gc_epoch != own_gc_epoch {
+                    return Err(Rejection::GcState { given: gc_epoch, own: own_gc_epoch });
                 }
                 match (shape == SHAPE, root == tree.root()) {
                     (false, _) => Err(Rejection::Shape(shape)),

@@ -6,10 +6,10 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::InFlight;
 use crate::causal::Context;
-use crate::generation::GcEpoch;
+use crate::gc_epoch::GcEpoch;
 use crate::merkle::{FANOUT, GAUGES, LeafSet, SHAPE, leaf_of};
 use crate::message::{Body, ComparisonFault, Counter, Item, Rejection, TreeAnswer, TreeQuestion};
-use crate::node::generations::Stamped;
+use crate::node::gc_epochs::Stamped;
 use crate::node::ids::{RequestId, ScanPurpose, ScanToken};
 use crate::node::io::Io;
 use crate::store::{ScanPage, Scanned, Span};
@@ -39,9 +39,9 @@ pub(super) struct Exchange {
     pub(super) peer: NodeId,
     pub(super) partition: Partition,
     pub(super) moved: Moved,
-    /// The store's id and the partition's generation when it began: under others it proves nothing.
+    /// The store's id and the partition's GC epoch when it began: under others it proves nothing.
     store: u64,
-    generation: GcEpoch,
+    gc_epoch: GcEpoch,
     /// When it began, and whether records were read for it.
     pub(super) begun: Time,
     pub(super) has_read: bool,
@@ -158,13 +158,13 @@ impl Exchange {
     ) -> Option<Self> {
         let root = io.local.trees.tree(partition)?.root();
         let width = if proof { WIDTH_OF_PROOF } else { WIDTH };
-        let generation = io.local.generations.number(partition);
+        let gc_epoch = io.local.gc_epochs.number(partition);
         let mut exchange = Exchange {
             peer,
             partition,
             store: io.local.meta().store,
             moved: Moved::default(),
-            generation,
+            gc_epoch,
             begun: now,
             has_read: false,
             width,
@@ -180,7 +180,7 @@ impl Exchange {
             transfers: 0,
             size: 0,
         };
-        let compare = Body::Compare { partition, shape: SHAPE, width, root, generation };
+        let compare = Body::Compare { partition, shape: SHAPE, width, root, gc_epoch };
         exchange.query(now, compare, in_flight, io);
         Some(exchange)
     }
@@ -193,13 +193,13 @@ impl Exchange {
     }
 
     /// True if its outcome proves that nothing is missing here: it was begun as a proof, all that
-    /// differed was moved, and neither the own store nor the partition's generation is another one
+    /// differed was moved, and neither the own store nor the partition's GC epoch is another one
     /// by now.
     pub(super) fn proves(&self, io: &Io) -> bool {
         self.width == WIDTH_OF_PROOF
             && self.moved.is_complete()
             && self.store == io.local.meta().store
-            && self.generation == io.local.generations.number(self.partition)
+            && self.gc_epoch == io.local.gc_epochs.number(self.partition)
     }
 
     /// True if an answer with this `op` is waited for.
@@ -418,7 +418,7 @@ impl Exchange {
         op: RequestId,
         key: &Key,
         direction: Direction,
-        Stamped { object, generation }: Stamped,
+        Stamped { object, gc_epoch }: Stamped,
         io: &mut Io,
     ) -> bool {
         // Gone since: a later exchange sees what that means.
@@ -438,7 +438,7 @@ impl Exchange {
             io.out.count_many(Counter::BytesPulled, bytes as u64);
             io.local.me()
         };
-        io.out.send(vec![to], op, Body::Merge { key: key.clone(), object, generation });
+        io.out.send(vec![to], op, Body::Merge { key: key.clone(), object, gc_epoch });
         false
     }
 

@@ -120,8 +120,8 @@ impl Healing {
         }
         let Some(at) = fetch.queried.iter().position(|node| *node == from) else { return true };
         match body {
-            Body::Copy { object, generation, .. } => {
-                if io.local.generations.check(fetch.partition, *generation).is_err() {
+            Body::Copy { object, gc_epoch, .. } => {
+                if io.local.gc_epochs.check(fetch.partition, *gc_epoch).is_err() {
                     self.fail(now, op);
                     return true;
                 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Copies, Copy};
 use crate::causal::{Actor, Context, Object};
-use crate::generation::GcEpoch;
+use crate::gc_epoch::GcEpoch;
 use crate::message::{Body, Counter, Rejection};
 use crate::node::Oversize;
 use crate::node::hints::{HintPlace, HintSize};
@@ -61,17 +61,17 @@ impl Copies {
         Some(Change::Hint { target, key, record })
     }
 
-    /// All that this store has of the key, its own (of generation `now`) and what it keeps for
+    /// All that this store has of the key, its own (of GC epoch `now`) and what it keeps for
     /// others; `None` if any of it is damaged.
     pub(super) fn joined(&self, now: GcEpoch) -> Option<Record> {
         let Copy::Record(own) = &self.own else { return None };
-        let own = Record { generation: now, ..own.clone() };
+        let own = Record { gc_epoch: now, ..own.clone() };
         self.hints.values().try_fold(own, |all, hint| match hint {
             Copy::Damaged => None,
             Copy::Record(hint) => Some(Record {
                 own_serial: all.own_serial.max(hint.own_serial),
                 object: all.object.sync(&hint.object),
-                generation: all.generation.min(hint.generation),
+                gc_epoch: all.gc_epoch.min(hint.gc_epoch),
             }),
         })
     }
@@ -98,7 +98,7 @@ impl KeyTransaction<'_> {
         };
         let actor = |serial: u64| Actor { store: self.store, serial };
         let own_serial = own_serial.filter(|serial| object.counter(actor(*serial)) > 0);
-        let new = Record { own_serial, object, generation: GcEpoch::FIRST };
+        let new = Record { own_serial, object, gc_epoch: GcEpoch::FIRST };
         if let Copy::Record(old) = &self.copies.own {
             if *old == new {
                 return;
@@ -135,7 +135,7 @@ impl KeyTransaction<'_> {
         }
     }
 
-    /// The same for an old hint, which is of the generation `now` then, or goes.
+    /// The same for an old hint, which is of the GC epoch `now` then, or goes.
     pub(super) fn discard_hint(
         &mut self,
         target: NodeId,
@@ -144,7 +144,7 @@ impl KeyTransaction<'_> {
         io: &mut Io,
     ) {
         let Some(Copy::Record(old)) = self.copies.hints.get(&target) else { return };
-        if old.generation.next() >= now {
+        if old.gc_epoch.next() >= now {
             return;
         }
         let object = old.object.discard_others(fresh);
@@ -153,7 +153,7 @@ impl KeyTransaction<'_> {
             io.out.count(Counter::OutlivedHintsDropped);
             return self.delete_hint(target, &object, io);
         }
-        let new = Record { object, generation: now, ..old.clone() };
+        let new = Record { object, gc_epoch: now, ..old.clone() };
         let place = self.place();
         let before = HintSize::of(self.key, Some(old));
         io.local.count_hint(target, place, Some(before), Some(HintSize::of(self.key, Some(&new))));
@@ -165,7 +165,7 @@ impl KeyTransaction<'_> {
     /// it.
     pub(super) fn discard_hints(&mut self, io: &mut Io) {
         let (fresh, now) =
-            (io.local.meta().fresh.clone(), io.local.generations.number(self.partition));
+            (io.local.meta().fresh.clone(), io.local.gc_epochs.number(self.partition));
         let targets: Vec<NodeId> = self.copies.hints.keys().copied().collect();
         for target in targets {
             self.discard_hint(target, &fresh, now, io);
@@ -177,8 +177,8 @@ impl KeyTransaction<'_> {
     pub(super) fn restore(&mut self, object: &Object, io: &mut Io) -> Result<(), Rejection> {
         // Every owner has confirmed that what is purgeable is dead; a copy may have been read
         // before.
-        let generation = io.local.generations.of(self.partition);
-        let object = &match generation.purgeable_of(self.key) {
+        let gc_epoch = io.local.gc_epochs.of(self.partition);
+        let object = &match gc_epoch.purgeable_of(self.key) {
             Some(purgeable) => object.discard(purgeable),
             None => object.clone(),
         };
@@ -201,21 +201,21 @@ impl KeyTransaction<'_> {
     }
 
     /// What is to be kept of a write that `from` has made. If it is this node itself, an owner, and
-    /// the generation has changed since, then its own record has all of that write that still
+    /// the GC epoch has changed since, then its own record has all of that write that still
     /// counts.
     pub(super) fn current(
         &self,
         from: NodeId,
         object: Object,
-        generation: GcEpoch,
+        gc_epoch: GcEpoch,
         io: &Io,
     ) -> (Object, GcEpoch) {
-        let now = io.local.generations.number(self.partition);
+        let now = io.local.gc_epochs.number(self.partition);
         match &self.copies.own {
-            Copy::Record(own) if from == io.local.me() && !self.pending && generation < now => {
+            Copy::Record(own) if from == io.local.me() && !self.pending && gc_epoch < now => {
                 (own.object.clone(), now)
             }
-            _ => (object, generation),
+            _ => (object, gc_epoch),
         }
     }
 
@@ -312,7 +312,7 @@ impl KeyTransaction<'_> {
     /// What this store knows of the key: an owner reports of its record, anybody else of what it keeps
     /// for owners.
     pub(super) fn read(&self, owners: &[NodeId], io: &mut Io) -> Body {
-        let mut generation = io.local.generations.number(self.partition);
+        let mut gc_epoch = io.local.gc_epochs.number(self.partition);
         if owners.contains(&io.local.me()) {
             let Copy::Record(Record { object, .. }) = &self.copies.own else {
                 return Body::Failed(Rejection::Damaged);
@@ -321,7 +321,7 @@ impl KeyTransaction<'_> {
             let missed = io.local.is_catching_up() && object.entries().is_empty();
             let authoritative = io.local.is_authoritative(self.partition) && !missed;
             let (object, kept_for) = (object.clone(), Vec::new());
-            return Body::Copy { object, authoritative, kept_for, generation };
+            return Body::Copy { object, authoritative, kept_for, gc_epoch };
         }
         let mut object = Object::default();
         let mut kept_for = Vec::new();
@@ -331,11 +331,11 @@ impl KeyTransaction<'_> {
                 && !hint.object.is_empty()
             {
                 object = object.sync(&hint.object);
-                generation = generation.min(hint.generation);
+                gc_epoch = gc_epoch.min(hint.gc_epoch);
                 kept_for.push(*target);
             }
         }
-        Body::Copy { object, authoritative: false, kept_for, generation }
+        Body::Copy { object, authoritative: false, kept_for, gc_epoch }
     }
 }
 

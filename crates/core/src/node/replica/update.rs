@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::Copy;
 use super::key_transaction::{KeyTransaction, outgrows};
 use crate::causal::{Actor, Context, Dot, Object, Version};
-use crate::generation::GcEpoch;
+use crate::gc_epoch::GcEpoch;
 use crate::message::{self, Measure, Rejection};
 use crate::node::Oversize;
 use crate::node::io::Io;
@@ -15,7 +15,7 @@ use crate::types::{MAX_CLOCK_ENTRIES, MAX_SIBLINGS, NodeId, ObjectLimits, WriteI
 
 /// What became of a client's change.
 pub(super) enum Made {
-    /// With its generation.
+    /// With its GC epoch.
     Done(Object, Option<Dot>, GcEpoch),
     Refused(Rejection),
 }
@@ -29,7 +29,7 @@ pub(super) fn make(
     hint_for: &[NodeId],
     io: &mut Io,
 ) -> Made {
-    let now = io.local.generations.number(transaction.partition);
+    let now = io.local.gc_epochs.number(transaction.partition);
     if !hint_for.is_empty() {
         transaction.discard_hints(io);
     }
@@ -54,11 +54,11 @@ pub(super) fn make(
         transaction.set_own(new);
         return Made::Done(object, dot, now);
     }
-    let generation = new.generation;
+    let gc_epoch = new.gc_epoch;
     // In every hint of the key: one that stayed behind could lead to a used dot later.
     let targets = hint_for.iter().chain(transaction.copies.hints.keys()).copied().collect();
     match transaction.set_hints(targets, |_| new.clone(), io) {
-        Ok(()) => Made::Done(object, dot, generation),
+        Ok(()) => Made::Done(object, dot, gc_epoch),
         Err(rejection) => Made::Refused(rejection),
     }
 }
@@ -146,11 +146,11 @@ fn check_limits(limits: ObjectLimits, before: &Object, after: &Object) -> Result
 pub(super) fn merge(
     transaction: &mut KeyTransaction<'_>,
     object: &Object,
-    generation: GcEpoch,
+    gc_epoch: GcEpoch,
     hint: bool,
     io: &mut Io,
 ) -> Result<(), Rejection> {
-    io.local.generations.check(transaction.partition, generation)?;
+    io.local.gc_epochs.check(transaction.partition, gc_epoch)?;
     let Copy::Record(record) = &transaction.copies.own else { return Err(Rejection::Damaged) };
     let joined = record.object.sync(object);
     // Where nothing but the hint's own values is alive, what is dead of the key beside it does not
@@ -167,11 +167,7 @@ pub(super) fn merge(
         return Err(io.decline(Oversize { key, hint, bytes, limit }));
     }
     let object = joined;
-    transaction.set_own(Record {
-        own_serial: record.own_serial,
-        object,
-        generation: GcEpoch::FIRST,
-    });
+    transaction.set_own(Record { own_serial: record.own_serial, object, gc_epoch: GcEpoch::FIRST });
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{Round, TombstoneGc};
-use crate::generation::{MAX_PURGEABLE_KEYS, PURGEABLE_KEYS_BYTES, PurgeableKey};
+use crate::gc_epoch::{MAX_PURGEABLE_KEYS, PURGEABLE_KEYS_BYTES, PurgeableKey};
 use crate::node::ids::{ScanPurpose, ScanToken};
 use crate::node::io::Io;
 use crate::store::{ScanPage, Scanned, Span};
@@ -70,7 +70,7 @@ impl TombstoneGc {
         choosing.after.clone_from(&page.next);
         let going: BTreeSet<&Key> = io
             .local
-            .generations
+            .gc_epochs
             .of(partition)
             .purgeable
             .iter()

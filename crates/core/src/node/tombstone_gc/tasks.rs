@@ -1,9 +1,9 @@
-//! What a change of generation asks of the own records: key by key, by the replica, a few at a
+//! What a change of GC epoch asks of the own records: key by key, by the replica, a few at a
 //! time.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use crate::generation::{Generation, PurgeableKey};
+use crate::gc_epoch::{GcState, PurgeableKey};
 use crate::message::{Body, NotYet, Rejection};
 use crate::node::ids::{RequestId, RequestIds, ScanPurpose, ScanToken, SyncSeq};
 use crate::node::io::Io;
@@ -27,9 +27,9 @@ const PAGE_BYTES: usize = 256 << 10;
 pub(super) enum Purpose {
     /// What is purgeable is marked dead, to agree to a proposal.
     Agree { to: NodeId, op: RequestId },
-    /// The same, to take over a later generation, or to begin it and tell all; before it, an old
+    /// The same, to take over a later GC epoch, or to begin it and tell all; before it, an old
     /// record is discarded.
-    Adopt { generation: Generation, discard: bool, report: bool },
+    Adopt { gc_epoch: GcState, discard: bool, report: bool },
     /// What is purged is taken out.
     Clear,
 }
@@ -38,7 +38,7 @@ pub(super) enum Purpose {
 pub(super) enum Ended {
     Agreed { to: NodeId, op: RequestId },
     Refused { to: NodeId, op: RequestId, why: NotYet },
-    Adopted { generation: Generation, report: bool },
+    Adopted { gc_epoch: GcState, report: bool },
     Nothing,
 }
 
@@ -80,7 +80,7 @@ impl Tasks {
         self.all.contains_key(&partition)
     }
 
-    /// True if a later generation is being taken over.
+    /// True if a later GC epoch is being taken over.
     pub(super) fn is_adopting(&self, partition: Partition) -> bool {
         let task = self.all.get(&partition);
         task.is_some_and(|task| matches!(task.purpose, Purpose::Adopt { .. }))
@@ -206,10 +206,8 @@ impl Tasks {
             (Purpose::Agree { to, op }, Some(rejection)) => {
                 Ended::Refused { to, op, why: NotYet::Refused { rejection } }
             }
-            (Purpose::Adopt { generation, report, .. }, None) => {
-                Ended::Adopted { generation, report }
-            }
-            // It is met again when somebody reports of the generation.
+            (Purpose::Adopt { gc_epoch, report, .. }, None) => Ended::Adopted { gc_epoch, report },
+            // It is met again when somebody reports of the GC epoch.
             (Purpose::Adopt { .. }, Some(_)) | (Purpose::Clear, _) => Ended::Nothing,
         })
     }
@@ -226,7 +224,7 @@ impl Task {
     /// How many keys may be open beside clients, where `open` are in all partitions.
     fn most_beside_clients(&mut self, now: Time, open: usize) -> usize {
         match self.purpose {
-            // Members of two generations refuse hints of each other, so it does not rest. What it
+            // Members of two GC epochs refuse hints of each other, so it does not rest. What it
             // is to marks dead is dead here already, or this disk is an old one.
             Purpose::Adopt { .. } => return MAX_OPEN,
             // Nobody waits for what is cleared, and after a start all partitions are at once.

@@ -1,38 +1,38 @@
-//! What this node knows of the generations of all partitions, and which objects it may take.
+//! What this node knows of the GC epochs of all partitions, and which objects it may take.
 
 use std::collections::BTreeMap;
 
 use crate::causal::Object;
-use crate::generation::{GcEpoch, Generation};
+use crate::gc_epoch::{GcEpoch, GcState};
 use crate::message::Rejection;
 use crate::types::{Partition, hash64};
 
-/// An object, and the generation that it was issued or read in.
+/// An object, and the GC epoch that it was issued or read in.
 #[derive(Clone, Debug)]
 pub(super) struct Stamped {
     pub(super) object: Object,
-    pub(super) generation: GcEpoch,
+    pub(super) gc_epoch: GcEpoch,
 }
 
-/// The generation of each partition.
+/// The GC epoch of each partition.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Generations {
-    known: BTreeMap<Partition, Generation>,
-    first: Generation,
-    /// The generation in which this incarnation has agreed to the next one: it is as new as everybody's.
+pub(super) struct GcEpochs {
+    known: BTreeMap<Partition, GcState>,
+    first: GcState,
+    /// The GC epoch in which this incarnation has agreed to the next one: it is as new as everybody's.
     agreed: BTreeMap<Partition, GcEpoch>,
-    /// The later generation that is being taken over, where this disk turned out to be an old one.
+    /// The later GC epoch that is being taken over, where this disk turned out to be an old one.
     adopting: BTreeMap<Partition, GcEpoch>,
 }
 
-impl Generations {
+impl GcEpochs {
     /// As the store has them.
-    pub(super) fn new(known: &[(Partition, Generation)]) -> Self {
-        Generations { known: known.iter().cloned().collect(), ..Generations::default() }
+    pub(super) fn new(known: &[(Partition, GcState)]) -> Self {
+        GcEpochs { known: known.iter().cloned().collect(), ..GcEpochs::default() }
     }
 
-    /// The generation of a partition.
-    pub(super) fn of(&self, partition: Partition) -> &Generation {
+    /// The GC epoch of a partition.
+    pub(super) fn of(&self, partition: Partition) -> &GcState {
         self.known.get(&partition).unwrap_or(&self.first)
     }
 
@@ -42,16 +42,16 @@ impl Generations {
     }
 
     /// Replaces it.
-    pub(super) fn set(&mut self, partition: Partition, generation: Generation) {
+    pub(super) fn set(&mut self, partition: Partition, gc_epoch: GcState) {
         debug_assert!(
-            generation.number > self.number(partition),
-            "a generation is followed by a later one only"
+            gc_epoch.number > self.number(partition),
+            "a GC epoch is followed by a later one only"
         );
         self.adopting.remove(&partition);
-        self.known.insert(partition, generation);
+        self.known.insert(partition, gc_epoch);
     }
 
-    /// A much later generation is about to be taken over, and what is old here discarded: objects
+    /// A much later GC epoch is about to be taken over, and what is old here discarded: objects
     /// that would be refused under it are refused from now on, or one could come behind the reading
     /// of the records.
     pub(super) fn begin_adopting(&mut self, partition: Partition, number: GcEpoch) {
@@ -59,19 +59,19 @@ impl Generations {
         *known = number.max(*known);
     }
 
-    /// This node has agreed that the partition's generation ends.
+    /// This node has agreed that the partition's GC epoch ends.
     pub(super) fn agree(&mut self, partition: Partition) {
         self.agreed.insert(partition, self.number(partition));
     }
 
-    /// Refuses an object that is older than the generation before this one: what it shows alive may be purged. One of a
-    /// later generation is taken only if this node has agreed to that; otherwise its disk may be an old one, and it has to
-    /// learn the generation first.
+    /// Refuses an object that is older than the GC epoch before this one: what it shows alive may be purged. One of a
+    /// later GC epoch is taken only if this node has agreed to that; otherwise its disk may be an old one, and it has to
+    /// learn the GC epoch first.
     pub(super) fn check(&self, partition: Partition, given: GcEpoch) -> Result<(), Rejection> {
         let own = self.of(partition);
         let floor = self.adopting.get(&partition).copied().unwrap_or_default();
         if given.next() < floor {
-            return Err(Rejection::Generation { given, own: floor });
+            return Err(Rejection::GcState { given, own: floor });
         }
         let follows = own.number < given
             && own.number.next() == given
@@ -79,15 +79,15 @@ impl Generations {
         if own.takes(given) || follows {
             return Ok(());
         }
-        Err(Rejection::Generation { given, own: own.number })
+        Err(Rejection::GcState { given, own: own.number })
     }
 
-    /// Refuses an object that is to be kept for another node and is older than the present generation: the members agree
+    /// Refuses an object that is to be kept for another node and is older than the present GC epoch: the members agree
     /// to the next one only when no such hint is left.
     pub(super) fn check_hint(&self, partition: Partition, given: GcEpoch) -> Result<(), Rejection> {
         let own = self.number(partition);
         if given < own {
-            return Err(Rejection::Generation { given, own });
+            return Err(Rejection::GcState { given, own });
         }
         self.check(partition, given)
     }

@@ -1,7 +1,7 @@
-//! Generations of a partition: how events without a value leave the clocks by proof, not by timers.
+//! GC epochs of a partition: how events without a value leave the clocks by proof, not by timers.
 //!
-//! Every object on its way is stamped with the generation at which it was issued or read, and a
-//! node at generation g takes those of g and g - 1 only. To advance from g to g + 1, every member
+//! Every object on its way is stamped with the GC epoch at which it was issued or read, and a
+//! node at GC epoch g takes those of g and g - 1 only. To advance from g to g + 1, every member
 //! confirms from synced state that it keeps no hint of before g, and every owner that it holds the
 //! events that are purgeable next as dead. What was purgeable before is then purged: at g + 1 no
 //! copy, hint or message that is still taken shows it alive (docs/internals/tombstone-gc.md).
@@ -16,12 +16,12 @@ use crate::types::Key;
 
 /// Most keys that are purgeable at a time.
 pub const MAX_PURGEABLE_KEYS: usize = 1_000;
-/// Whoever proposes marks purgeable no more than about so many bytes at a time: a generation is one value
+/// Whoever proposes marks purgeable no more than about so many bytes at a time: a GC epoch is one value
 /// on disk, and written anew with each proposal.
 pub const PURGEABLE_KEYS_BYTES: usize = 64 << 10;
 /// About what an event takes.
 const DOT_BYTES: usize = 24;
-/// A number that is so far ahead is forged: generations last seconds.
+/// A number that is so far ahead is forged: GC epochs last seconds.
 const MAX_AHEAD: u64 = 1 << 32;
 
 /// Events of a key that have no value any more at any owner.
@@ -34,7 +34,7 @@ pub struct PurgeableKey {
     pub dead: Context,
 }
 
-/// The number of a generation of one partition, from 0; also the stamp of what was issued or read
+/// The number of a GC epoch of one partition, from 0; also the stamp of what was issued or read
 /// in it. It is the same at all members once they have heard of it, and never falls on one disk.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, BorrowDecode,
@@ -60,10 +60,10 @@ impl fmt::Display for GcEpoch {
     }
 }
 
-/// A generation of a partition, as every member keeps it.
+/// A GC epoch of a partition, as every member keeps it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
-pub struct Generation {
+pub struct GcState {
     /// Its number.
     pub number: GcEpoch,
     /// What every owner held as dead when it began, sorted by key: purged when the next one
@@ -80,13 +80,13 @@ impl PurgeableKey {
     }
 }
 
-impl Generation {
+impl GcState {
     /// About how many bytes it takes.
     pub fn bytes(&self) -> usize {
         self.purgeable.iter().chain(&self.purged).map(PurgeableKey::bytes).sum()
     }
 
-    /// True if a node at generation `own` may take this one over from a peer: what it lists is in
+    /// True if a node at GC epoch `own` may take this one over from a peer: what it lists is in
     /// order and bounded, and its number is one that can have been reached.
     pub fn is_sound(&self, own: GcEpoch) -> bool {
         let sorted = |purgeable_keys: &[PurgeableKey]| {
@@ -101,10 +101,10 @@ impl Generation {
     /// The one that follows when every member has confirmed that `purgeable` is dead.
     pub fn next(&self, mut purgeable: Vec<PurgeableKey>) -> Self {
         purgeable.sort_by(|a, b| a.key.cmp(&b.key));
-        Generation { number: self.number.next(), purgeable, purged: self.purgeable.clone() }
+        GcState { number: self.number.next(), purgeable, purged: self.purgeable.clone() }
     }
 
-    /// True if an object with this stamp is of this generation or the one before.
+    /// True if an object with this stamp is of this GC epoch or the one before.
     pub fn takes(&self, stamp: GcEpoch) -> bool {
         stamp <= self.number && stamp.next() >= self.number
     }
@@ -137,8 +137,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_purgeable_is_purged_next_and_only_two_generations_are_taken() {
-        let first = Generation::default();
+    fn what_is_purgeable_is_purged_next_and_only_two_gc_epochs_are_taken() {
+        let first = GcState::default();
         let second = first.next(vec![purgeable_key("b", 1), purgeable_key("a", 2)]);
         assert_eq!(
             second.purgeable_of(&purgeable_key("a", 0).key),
@@ -154,15 +154,15 @@ mod tests {
     }
 
     #[test]
-    fn a_forged_generation_is_not_sound() {
-        let sound = Generation::default().next(vec![purgeable_key("a", 1), purgeable_key("b", 1)]);
+    fn a_forged_gc_epoch_is_not_sound() {
+        let sound = GcState::default().next(vec![purgeable_key("a", 1), purgeable_key("b", 1)]);
         let swapped = vec![purgeable_key("b", 1), purgeable_key("a", 1)];
         let many =
             (0..=MAX_PURGEABLE_KEYS).map(|at| purgeable_key(&format!("{at:05}"), 1)).collect();
         for forged in [
-            Generation { number: GcEpoch(u64::MAX), ..sound.clone() },
-            Generation { purgeable: swapped, ..sound.clone() },
-            Generation { purged: many, ..sound },
+            GcState { number: GcEpoch(u64::MAX), ..sound.clone() },
+            GcState { purgeable: swapped, ..sound.clone() },
+            GcState { purged: many, ..sound },
         ] {
             assert!(!forged.is_sound(GcEpoch(1)), "{}", forged.number);
         }

@@ -16,7 +16,7 @@ use pixii_core::wire::{self, MAX_FRAME_BYTES};
 /// The message that carries a value of `bytes` bytes to another replica.
 fn merge(bytes: usize) -> PeerMessage {
     let version = Version { write: WriteId(1 << 100), value: Blob(Bytes::from(vec![7; bytes])) };
-    let actor = Actor { store: 1 << 60, serial: 1 << 20 };
+    let actor = Actor { store: 1 << 60, actor_epoch: 1 << 20 };
     let (object, _) = Object::default().update(&Context::default(), actor, version);
     PeerMessage {
         op: 1 << 40,

@@ -25,7 +25,7 @@ mod tests {
 
     #[derive(Encode)]
     struct Record {
-        own_serial: Option<u64>,
+        own_epoch: Option<u64>,
         object: Object,
     }
 
@@ -42,7 +42,7 @@ mod tests {
     #[derive(Encode)]
     struct Actor {
         store: u64,
-        serial: u64,
+        actor_epoch: u64,
     }
 
     #[derive(Encode)]
@@ -57,8 +57,8 @@ mod tests {
         birth: u64,
         store: u64,
         incarnation: u64,
-        serial_floor: u64,
-        serial_end: u64,
+        actor_epoch_floor: u64,
+        actor_epoch_end: u64,
         clean: bool,
         cluster: Option<Cluster>,
         read_ineligible: Vec<u16>,
@@ -115,10 +115,13 @@ mod tests {
 
     fn record() -> Record {
         let version = |write, value: &[u8]| Version { write, value: value.to_vec() };
-        let entry =
-            |store, counter, values| Entry { actor: Actor { store, serial: 300 }, counter, values };
+        let entry = |store, counter, values| Entry {
+            actor: Actor { store, actor_epoch: 300 },
+            counter,
+            values,
+        };
         Record {
-            own_serial: Some(7),
+            own_epoch: Some(7),
             object: Object(vec![
                 entry(1, 9, vec![version(1 << 100, b"new"), version(2, b"")]),
                 entry(1 << 60, 70_000, vec![]),
@@ -132,8 +135,8 @@ mod tests {
             birth: 300,
             store: 1 << 40,
             incarnation: 3,
-            serial_floor: 251,
-            serial_end: 70_000,
+            actor_epoch_floor: 251,
+            actor_epoch_end: 70_000,
             clean: true,
             cluster: Some(Cluster { id: 5, founders: vec![(1, 2), (3, 4)] }),
             read_ineligible: vec![0, 300],
@@ -160,7 +163,7 @@ mod tests {
         let partition = pixii_core::types::Partition(0x0102);
         let found = store::decode_record(partition, &key, Bytes::from(golden.clone()));
         let store::Found::Record(today) = found else { panic!("{found:?}") };
-        assert_eq!(today.own_serial, Some(7));
+        assert_eq!(today.own_epoch, Some(7));
         assert_eq!(today.object.len(), 2);
         assert_eq!(store::encode_record(partition, &key, &today), golden);
         let target = [0, 0, 0, 0, 0, 0, 3, 4];
@@ -181,7 +184,7 @@ mod tests {
         // Schema 3 has a list behind it.
         let golden = [golden, vec![0]].concat();
         let today: store::Meta = pixii_core::wire::decode(&Bytes::from(golden.clone())).unwrap();
-        assert_eq!((today.identity.name.as_str(), today.serial_end), ("n1", 70_000));
+        assert_eq!((today.identity.name.as_str(), today.actor_epoch_end), ("n1", 70_000));
         assert_eq!(pixii_core::wire::encode(&today), golden);
         let sealed = stored(&[b"meta", b"life"], &golden);
         assert_eq!(crate::disk::layout::seal("life", &golden), sealed);

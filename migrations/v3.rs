@@ -46,7 +46,7 @@ mod tests {
     #[derive(Encode)]
     struct Dot {
         store: u64,
-        serial: u64,
+        actor_epoch: u64,
         counter: u64,
     }
 
@@ -62,7 +62,7 @@ mod tests {
     fn gc_epochs_and_hints_have_the_bytes_of_schema_3() {
         let purgeable_key = |key: &[u8]| PurgeableKey {
             key: key.to_vec(),
-            dead: vec![Dot { store: 1 << 40, serial: 7, counter: 300 }],
+            dead: vec![Dot { store: 1 << 40, actor_epoch: 7, counter: 300 }],
         };
         let golden = encode(&GcState {
             number: 300,
@@ -80,7 +80,7 @@ mod tests {
         assert_eq!(pixii_core::wire::encode(&today), golden);
         let key = Key::new("key").unwrap();
         let hint =
-            store::Record { own_serial: Some(7), gc_epoch: today.number, ..Default::default() };
+            store::Record { own_epoch: Some(7), gc_epoch: today.number, ..Default::default() };
         let bytes = store::encode_hint(NodeId(0x0304), &key, &hint);
         assert_eq!(hex(&bytes[..bytes.len() - 8]), "02fb2c01010700");
         let found = store::decode_hint(NodeId(0x0304), &key, bytes.into());

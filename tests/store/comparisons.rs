@@ -18,7 +18,7 @@ fn written(seen: u64, stores: impl IntoIterator<Item = u64>) -> Object {
     stores.into_iter().fold(Object::default(), |object, store| {
         let version = Version { write: WriteId(store.into()), value: Blob("v".into()) };
         let context = if store <= seen { object.context() } else { Context::default() };
-        object.update(&context, Actor { store, serial: 1 }, version).0
+        object.update(&context, Actor { store, actor_epoch: 1 }, version).0
     })
 }
 
@@ -42,7 +42,7 @@ impl Owners {
     }
 
     fn hold(&self, owner: usize, key: &Key, object: Object) {
-        let record = Record { own_serial: None, object, gc_epoch: GcEpoch::FIRST };
+        let record = Record { own_epoch: None, object, gc_epoch: GcEpoch::FIRST };
         self.apply(owner, &[put(PARTITION, key, &record)]);
     }
 

@@ -19,30 +19,30 @@ use bytes::Bytes;
 
 use crate::types::{Blob, WriteId};
 
-/// Who makes events: a store (64 random bits, drawn when it was created) and a serial that the store
+/// Who makes events: a store (64 random bits, drawn when it was created) and an actor epoch that the store
 /// never uses twice. Within an actor, counters are per key and contiguous from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct Actor {
     /// The store's id.
     pub store: u64,
-    /// The store's serial.
-    pub serial: u64,
+    /// The store's actor epoch.
+    pub actor_epoch: u64,
 }
 
 impl Actor {
-    /// Set in the serial of an actor that stands for a write; no store gets that far.
+    /// Set in the actor epoch of an actor that stands for a write; no store gets that far.
     const WRITE: u64 = 1 << 63;
 
     /// The actor of a put that was sent to more than one node: its one event has the same dot,
     /// whichever node issues it.
     pub fn of_write(write: WriteId) -> Self {
-        Actor { store: (write.0 >> 64) as u64, serial: write.0 as u64 | Actor::WRITE }
+        Actor { store: (write.0 >> 64) as u64, actor_epoch: write.0 as u64 | Actor::WRITE }
     }
 
     /// True for an actor that stands for a write.
     pub fn is_of_write(self) -> bool {
-        self.serial & Actor::WRITE != 0
+        self.actor_epoch & Actor::WRITE != 0
     }
 }
 
@@ -396,8 +396,8 @@ fn join_entries<V: Clone>(a: &Entry<V>, b: &Entry<V>) -> Entry<V> {
 mod tests {
     use super::*;
 
-    const A: Actor = Actor { store: 1, serial: 1 };
-    const B: Actor = Actor { store: 2, serial: 1 };
+    const A: Actor = Actor { store: 1, actor_epoch: 1 };
+    const B: Actor = Actor { store: 2, actor_epoch: 1 };
 
     fn dot(actor: Actor, counter: u64) -> Dot {
         Dot { actor, counter }
@@ -430,7 +430,7 @@ mod tests {
 
     #[test]
     fn an_old_disk_discards_all_values_but_those_that_it_issued_since() {
-        let c = Actor { store: 3, serial: 1 };
+        let c = Actor { store: 3, actor_epoch: 1 };
         let old = clock(&[(A, 2, &["v2"]), (B, 1, &["v3"]), (c, 4, &[])]);
         assert_eq!(old.discard_others(&[2]), clock(&[(B, 1, &["v3"]), (c, 4, &[])]));
         assert_eq!(old.discard_others(&[]), clock(&[(c, 4, &[])]));

@@ -131,7 +131,7 @@ mod tests {
     use crate::causal::{Actor, Dot};
 
     fn purgeable_key(key: &str, counter: u64) -> PurgeableKey {
-        let actor = Actor { store: 1, serial: 2 };
+        let actor = Actor { store: 1, actor_epoch: 2 };
         let key = Key::new(key.as_bytes().to_vec()).unwrap();
         PurgeableKey { key, dead: Context::new(vec![Dot { actor, counter }]) }
     }

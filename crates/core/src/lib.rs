@@ -27,7 +27,7 @@
 //! assert_eq!(ring.owners(ring.partition(&key)).len(), 3);
 //!
 //! // Two writers who have seen nothing, at two owners: both values are kept as siblings.
-//! let actor = |store| Actor { store, serial: 1 };
+//! let actor = |store| Actor { store, actor epoch: 1 };
 //! let version = |write, value: &'static str| Version {
 //!     write: WriteId(write),
 //!     value: Blob(value.into()),

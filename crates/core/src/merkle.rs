@@ -47,8 +47,12 @@ impl Digest {
         part(key.as_bytes());
         for entry in object.entries() {
             let mut head = [0; 32];
-            let numbers =
-                [entry.actor.store, entry.actor.serial, entry.counter, entry.values.len() as u64];
+            let numbers = [
+                entry.actor.store,
+                entry.actor.actor_epoch,
+                entry.counter,
+                entry.values.len() as u64,
+            ];
             for (place, number) in head.chunks_mut(8).zip(numbers) {
                 place.copy_from_slice(&number.to_be_bytes());
             }
@@ -165,7 +169,7 @@ mod tests {
 
     fn object(write: u128) -> Object {
         let version = Version { write: WriteId(write), value: Blob(Bytes::from_static(b"v")) };
-        let actor = Actor { store: 1, serial: 1 };
+        let actor = Actor { store: 1, actor_epoch: 1 };
         Clock::default().update(&Context::default(), actor, version).0
     }
 

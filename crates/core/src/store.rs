@@ -32,10 +32,10 @@ const CHECKSUM_BYTES: usize = 8;
 /// What a store keeps for a key: the replicated object, and what is local to this store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Record {
-    /// The serial with which this store may continue its own entry in the object's clock. Void when it
-    /// is below [`Meta::serial_floor`], or the clock has no event of it under the store's present
+    /// The actor epoch with which this store may continue its own entry in the object's clock. Void when it
+    /// is below [`Meta::actor_epoch_floor`], or the clock has no event of it under the store's present
     /// id.
-    pub own_serial: Option<u64>,
+    pub own_epoch: Option<u64>,
     /// What replicas exchange.
     pub object: Object,
     /// Of a hint: the GC epoch of its partition at which the object was issued or read. 0 in an own record, which is of
@@ -46,7 +46,7 @@ pub struct Record {
 /// What an own record is on disk; a hint has its GC epoch before it.
 impl Encode for Record {
     fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
-        self.own_serial.encode(encoder)?;
+        self.own_epoch.encode(encoder)?;
         self.object.encode(encoder)
     }
 }
@@ -55,9 +55,9 @@ impl<'de> BorrowDecode<'de, Bytes> for Record {
     fn borrow_decode<D: BorrowDecoder<'de, Context = Bytes>>(
         decoder: &mut D,
     ) -> Result<Self, DecodeError> {
-        let own_serial = BorrowDecode::<'de, Bytes>::borrow_decode(decoder)?;
+        let own_epoch = BorrowDecode::<'de, Bytes>::borrow_decode(decoder)?;
         let object = BorrowDecode::<'de, Bytes>::borrow_decode(decoder)?;
-        Ok(Record { own_serial, object, gc_epoch: GcEpoch::FIRST })
+        Ok(Record { own_epoch, object, gc_epoch: GcEpoch::FIRST })
     }
 }
 
@@ -76,9 +76,9 @@ pub struct Meta {
     /// One higher at every start.
     pub incarnation: Incarnation,
     /// Serials below this are void: they were issued by an earlier process.
-    pub serial_floor: u64,
-    /// The next serial; written at a clean end, for the next incarnation in the same process.
-    pub serial_end: u64,
+    pub actor_epoch_floor: u64,
+    /// The next actor epoch; written at a clean end, for the next incarnation in the same process.
+    pub actor_epoch_end: u64,
     /// True from a clean stop to the next start, and only then.
     pub clean: bool,
     /// The cluster; `None` until it is founded or met.
@@ -93,10 +93,10 @@ pub struct Meta {
 }
 
 impl Meta {
-    /// Goes on under another id, with every serial void.
+    /// Goes on under another id, with every actor epoch void.
     fn draw(&mut self, id: u64) {
         self.store = id;
-        self.serial_floor = self.serial_end;
+        self.actor_epoch_floor = self.actor_epoch_end;
     }
 
     /// Notes that the disk may not be the newest: what this process issues is not old, whatever
@@ -114,8 +114,8 @@ impl Meta {
             birth: store,
             store,
             incarnation: Incarnation(0),
-            serial_floor: 1,
-            serial_end: 1,
+            actor_epoch_floor: 1,
+            actor_epoch_end: 1,
             clean: true,
             cluster: None,
             read_ineligible: Vec::new(),

@@ -32,7 +32,8 @@ mod before;
 #[path = "wire/codes.rs"]
 mod codes;
 
-const DOT: Dot = Dot { actor: Actor { store: 0x1122_3344_5566_7788, serial: 5 }, counter: 300 };
+const DOT: Dot =
+    Dot { actor: Actor { store: 0x1122_3344_5566_7788, actor_epoch: 5 }, counter: 300 };
 
 fn key() -> Key {
     Key::new(&b"key\x00\xff"[..]).unwrap()
@@ -50,7 +51,7 @@ fn cluster() -> Cluster {
 
 fn object() -> Object {
     let version = |write, value| Version { write: WriteId(write), value: blob(value) };
-    let actor = |store| Actor { store, serial: 1 };
+    let actor = |store| Actor { store, actor_epoch: 1 };
     let (one, _) = Clock::default().update(&Context::default(), actor(9), version(7, b"one"));
     one.update(&Context::default(), actor(4), version(u128::MAX, b"")).0
 }
@@ -543,7 +544,7 @@ fn golden_bytes() {
     codes::write(&mut out);
     raw(&mut out, "frame-held", &wire::frame(&PeerMessage { op: 77, body: Body::Ack }));
     raw(&mut out, "context", &wire::seal(&key(), &Context::new(vec![DOT])).0);
-    let record = Record { own_serial: Some(5), object: object(), gc_epoch: GcEpoch::FIRST };
+    let record = Record { own_epoch: Some(5), object: object(), gc_epoch: GcEpoch::FIRST };
     raw(&mut out, "record", &store::encode_record(Partition(2), &key(), &record));
     raw(&mut out, "hint", &store::encode_hint(NodeId(2), &key(), &record));
     golden(&mut out, "members", Members::new(vec![member()]));
@@ -553,8 +554,8 @@ fn golden_bytes() {
         birth: 10,
         store: 1,
         incarnation: Incarnation(2),
-        serial_floor: 3,
-        serial_end: 4_099,
+        actor_epoch_floor: 3,
+        actor_epoch_end: 4_099,
         clean: true,
         cluster: Some(cluster()),
         read_ineligible: vec![Partition(7)],
@@ -681,7 +682,7 @@ fn contexts_are_sealed_to_their_key() {
 
 #[test]
 fn records_are_sealed_to_their_place() {
-    let record = Record { own_serial: None, object: object(), gc_epoch: GcEpoch::FIRST };
+    let record = Record { own_epoch: None, object: object(), gc_epoch: GcEpoch::FIRST };
     let bytes = Bytes::from(store::encode_record(Partition(2), &key(), &record));
     let found = |p, key: &Key, bytes: Bytes| store::decode_record(Partition(p), key, bytes);
     assert_eq!(found(2, &key(), bytes.clone()), Found::Record(record));
@@ -697,7 +698,7 @@ fn records_are_sealed_to_their_place() {
 
 #[test]
 fn hints_are_sealed_to_their_target_and_lists_of_members_merge_in_any_order() {
-    let record = Record { own_serial: None, object: object(), gc_epoch: GcEpoch::FIRST };
+    let record = Record { own_epoch: None, object: object(), gc_epoch: GcEpoch::FIRST };
     let bytes = Bytes::from(store::encode_hint(NodeId(2), &key(), &record));
     let found = |target, bytes: Bytes| store::decode_hint(NodeId(target), &key(), bytes);
     assert_eq!(found(2, bytes.clone()), Found::Record(record));

@@ -61,7 +61,7 @@ fn object(number: u64, version: u64, bytes: usize) -> Object {
         let mut value = vec![write as u8; bytes];
         value[..8].copy_from_slice(&number.to_be_bytes());
         let version = Version { write: WriteId(u128::from(write) + 1), value: Blob(value.into()) };
-        let actor = Actor { store: u64::MAX - 7, serial: number };
+        let actor = Actor { store: u64::MAX - 7, actor_epoch: number };
         object = object.update(&object.context(), actor, version).0;
     }
     object
@@ -79,7 +79,7 @@ impl Pair {
                 let change = |number: &u64| {
                     let key = key(*number);
                     let object = object(*number, 0, bytes);
-                    let record = Record { own_serial: None, object, gc_epoch: GcEpoch::FIRST };
+                    let record = Record { own_epoch: None, object, gc_epoch: GcEpoch::FIRST };
                     Change::Record { partition: ring.partition(&key), key, record }
                 };
                 store.apply(&batch.iter().map(change).collect::<Vec<_>>()).unwrap();

@@ -56,7 +56,7 @@ struct World {
     nodes: Vec<Node>,
     data: Mutex<BTreeMap<Key, Object>>,
     writes: Mutex<HashMap<WriteId, u64>>,
-    serial: AtomicU64,
+    actor_epoch: AtomicU64,
 }
 
 /// The cluster; it ends when dropped.
@@ -93,7 +93,7 @@ impl Fake {
             nodes,
             data: Mutex::default(),
             writes: Mutex::default(),
-            serial: AtomicU64::new(1),
+            actor_epoch: AtomicU64::new(1),
         });
         let limiter = listeners
             .into_iter()
@@ -301,9 +301,9 @@ fn serve(world: &World, request: Request) -> Response {
             let object = data.entry(key.clone()).or_default();
             let same = object.values().find(|(_, v)| v.write == write).map(|(dot, _)| dot);
             let dot = same.unwrap_or_else(|| {
-                let serial = world.serial.fetch_add(1, Ordering::SeqCst);
+                let actor_epoch = world.actor_epoch.fetch_add(1, Ordering::SeqCst);
                 let (next, dot) =
-                    object.update(&seen, Actor { store: 1, serial }, Version { write, value });
+                    object.update(&seen, Actor { store: 1, actor_epoch }, Version { write, value });
                 *object = next;
                 dot
             });

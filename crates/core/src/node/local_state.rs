@@ -117,11 +117,11 @@ impl LocalState {
         Change::Members(self.members.clone())
     }
 
-    /// Notes that a store's actor has issued a dot: its serial is not given out again in this
+    /// Notes that a store's actor has issued a dot: its actor epoch is not given out again in this
     /// process.
-    pub(super) fn use_serial(&mut self, actor: Actor) {
+    pub(super) fn use_actor_epoch(&mut self, actor: Actor) {
         if actor.store == self.meta.store {
-            self.meta.serial_end = self.meta.serial_end.max(actor.serial + 1);
+            self.meta.actor_epoch_end = self.meta.actor_epoch_end.max(actor.actor_epoch + 1);
         }
     }
 

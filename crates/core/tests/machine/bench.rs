@@ -223,6 +223,6 @@ pub(crate) fn rejection(out: &[Output]) -> &Rejection {
 /// What a write of this number made, for a key that had nothing.
 pub(crate) fn object(write: u128) -> Object {
     let version = Version { write: WriteId(write), value: Blob(bytes::Bytes::from_static(b"v")) };
-    let actor = Actor { store: write as u64, serial: 1 };
+    let actor = Actor { store: write as u64, actor_epoch: 1 };
     Object::default().update(&Context::default(), actor, version).0
 }

@@ -128,7 +128,7 @@ fn what_is_kept_for_a_removed_member_goes_when_all_owners_have_it() {
     let removed = NodeId::of("gone");
     let version = Version { write: WriteId(1), value: Blob(Bytes::from_static(b"v")) };
     let (object, _) =
-        Object::default().update(&Context::default(), Actor { store: 3, serial: 1 }, version);
+        Object::default().update(&Context::default(), Actor { store: 3, actor_epoch: 1 }, version);
     let record = Record { object: object.clone(), ..Record::default() };
     let (disk, mut hints) = (MemoryStore::default(), Kept::default());
     disk.apply(&[Change::Hint { target: removed, key: key.clone(), record: Some(record.clone()) }])

@@ -132,7 +132,7 @@ impl TestCluster {
 }
 
 fn dead() -> Context {
-    Context::new(vec![Dot { actor: Actor { store: 9, serial: 1 }, counter: 1 }])
+    Context::new(vec![Dot { actor: Actor { store: 9, actor_epoch: 1 }, counter: 1 }])
 }
 
 /// When the rounds were begun, in milliseconds after the first one, of how many keys, and where.

@@ -69,7 +69,7 @@ impl Copies {
         self.hints.values().try_fold(own, |all, hint| match hint {
             Copy::Damaged => None,
             Copy::Record(hint) => Some(Record {
-                own_serial: all.own_serial.max(hint.own_serial),
+                own_epoch: all.own_epoch.max(hint.own_epoch),
                 object: all.object.sync(&hint.object),
                 gc_epoch: all.gc_epoch.min(hint.gc_epoch),
             }),
@@ -91,14 +91,14 @@ impl KeyTransaction<'_> {
     /// Replaces the own record, less what is purged. A store whose own events go does not go on
     /// counting them.
     pub(super) fn set_own(&mut self, new: Record) {
-        let Record { own_serial, object, .. } = new;
+        let Record { own_epoch, object, .. } = new;
         let object = match &self.purged {
             Some(purged) => object.forget(purged),
             None => object,
         };
-        let actor = |serial: u64| Actor { store: self.store, serial };
-        let own_serial = own_serial.filter(|serial| object.counter(actor(*serial)) > 0);
-        let new = Record { own_serial, object, gc_epoch: GcEpoch::FIRST };
+        let actor = |actor_epoch: u64| Actor { store: self.store, actor_epoch };
+        let own_epoch = own_epoch.filter(|actor_epoch| object.counter(actor(*actor_epoch)) > 0);
+        let new = Record { own_epoch, object, gc_epoch: GcEpoch::FIRST };
         if let Copy::Record(old) = &self.copies.own {
             if *old == new {
                 return;
@@ -173,7 +173,7 @@ impl KeyTransaction<'_> {
     }
 
     /// Puts what the other owners have in the place of a record that is damaged. It has lost its
-    /// serial: the next dot is issued under a fresh one.
+    /// actor epoch: the next dot is issued under a fresh one.
     pub(super) fn restore(&mut self, object: &Object, io: &mut Io) -> Result<(), Rejection> {
         // Every owner has confirmed that what is purgeable is dead; a copy may have been read
         // before.

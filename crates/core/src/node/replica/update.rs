@@ -85,23 +85,23 @@ fn update(
         return Ok((record.clone(), Some(dot)));
     }
     let store = io.local.meta().store;
-    let (actor, own_serial) = if again {
+    let (actor, own_epoch) = if again {
         io.vouch_for(Actor::of_write(write))?;
-        (Actor::of_write(write), record.own_serial)
+        (Actor::of_write(write), record.own_epoch)
     } else {
-        let continued = record.own_serial.filter(|serial| {
-            *serial >= io.local.meta().serial_floor
-                && may_continue(&record.object, Actor { store, serial: *serial }, context)
+        let continued = record.own_epoch.filter(|actor_epoch| {
+            *actor_epoch >= io.local.meta().actor_epoch_floor
+                && may_continue(&record.object, Actor { store, actor_epoch: *actor_epoch }, context)
         });
-        let serial = continued.unwrap_or(io.local.meta().serial_end);
-        (Actor { store, serial }, Some(serial))
+        let actor_epoch = continued.unwrap_or(io.local.meta().actor_epoch_end);
+        (Actor { store, actor_epoch }, Some(actor_epoch))
     };
     let version = Version { write, value: value.clone() };
     let (object, dot) = record.object.update(context, actor, version);
     check_limits(limits, &record.object, &object)?;
     // An actor is one key's, and used up once it is its key's no more.
-    io.local.use_serial(actor);
-    Ok((Record { own_serial, object, ..*record }, Some(dot)))
+    io.local.use_actor_epoch(actor);
+    Ok((Record { own_epoch, object, ..*record }, Some(dot)))
 }
 
 /// The dot under which this copy knows the write already. A put that was sent to several nodes is
@@ -167,7 +167,7 @@ pub(super) fn merge(
         return Err(io.decline(Oversize { key, hint, bytes, limit }));
     }
     let object = joined;
-    transaction.set_own(Record { own_serial: record.own_serial, object, gc_epoch: GcEpoch::FIRST });
+    transaction.set_own(Record { own_epoch: record.own_epoch, object, gc_epoch: GcEpoch::FIRST });
     Ok(())
 }
 

@@ -136,7 +136,7 @@ mod tests {
     #[test]
     fn as_many_are_purgeable_as_fit_and_always_one() {
         let purgeable_keys = |count: usize, key_bytes: usize, dots: u64| -> Vec<PurgeableKey> {
-            let dot = |serial| Dot { actor: Actor { store: 1, serial }, counter: 1 };
+            let dot = |actor_epoch| Dot { actor: Actor { store: 1, actor_epoch }, counter: 1 };
             let dead = Context::new((0..dots).map(dot).collect());
             let key = |number: usize| Key::new(format!("{number:0key_bytes$}").into_bytes());
             (0..count).map(|n| PurgeableKey { key: key(n).unwrap(), dead: dead.clone() }).collect()

@@ -19,7 +19,7 @@ fn merge(bytes: usize) -> PeerMessage {
     let actor = Actor { store: 1 << 60, actor_epoch: 1 << 20 };
     let (object, _) = Object::default().update(&Context::default(), actor, version);
     PeerMessage {
-        op: 1 << 40,
+        request_id: 1 << 40,
         body: Body::Merge { key: Key::new(vec![1; 16]).unwrap(), object, gc_epoch: GcEpoch::FIRST },
     }
 }

@@ -334,10 +334,10 @@ impl<'a> Engine<'a> {
                     self.input(Input::Store(done));
                 }
             }
-            Report::Synced { mark, changes, took } => {
+            Report::Synced { seq, changes, took } => {
                 self.meter.synced(changes, took);
                 event_log::report_sync(changes, took);
-                self.input(Input::Store(Done::Synced { mark }));
+                self.input(Input::Store(Done::Synced { seq }));
             }
             Report::Space(shortage) => self.space(shortage),
             Report::Scrubbed => self.scrubbed += 1,

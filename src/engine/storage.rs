@@ -41,7 +41,7 @@ pub(super) enum Report {
     /// Reads that were submitted together are done together: one wake-up for all of them.
     Reads(Vec<Done>),
     /// Every write up to this mark is durable.
-    Synced { mark: SyncSeq, changes: usize, took: Duration },
+    Synced { seq: SyncSeq, changes: usize, took: Duration },
     /// The free space went below the reserve, changed while below, or there is room again.
     Space(Option<Shortage>),
     /// A part of the store was read off the disk, and is as it was written.
@@ -72,7 +72,7 @@ struct Wanted {
 }
 
 enum Job {
-    Write { mark: SyncSeq, changes: Vec<Change>, bytes: u64 },
+    Write { seq: SyncSeq, changes: Vec<Change>, bytes: u64 },
     List(List),
 }
 
@@ -137,10 +137,10 @@ impl Storage {
         let (mut jobs, mut wanted) = (Vec::new(), Vec::new());
         for work in works {
             match work {
-                Work::Write { mark, changes } => {
+                Work::Write { seq, changes } => {
                     let bytes = changes.iter().map(size).sum::<usize>() as u64;
                     self.gauges.unsynced_bytes.more(bytes);
-                    jobs.push(Job::Write { mark, changes, bytes });
+                    jobs.push(Job::Write { seq, changes, bytes });
                 }
                 Work::List { token, partition, after, limit_bytes } => {
                     jobs.push(Job::List(List { token, partition, after, limit_bytes }));
@@ -256,12 +256,12 @@ impl Writer<'_> {
             let mut next = Some(first);
             while let Some(job) = next {
                 match job {
-                    Job::Write { mark, changes, bytes } => batch.add(mark, changes, bytes),
+                    Job::Write { seq, changes, bytes } => batch.add(seq, changes, bytes),
                     Job::List(list) => lists.push(list),
                 }
                 next = if batch.is_full() { None } else { self.more() };
             }
-            if let Some(mark) = batch.mark {
+            if let Some(seq) = batch.seq {
                 self.look()?;
                 let (begun, changes) = (Instant::now(), batch.changes.len());
                 self.disk.linger();
@@ -269,7 +269,7 @@ impl Writer<'_> {
                 self.disk.store.sync()?;
                 self.disk.gauges.unsynced_bytes.less(batch.bytes);
                 let took = begun.elapsed();
-                let _ = self.reports.send(Report::Synced { mark, changes, took });
+                let _ = self.reports.send(Report::Synced { seq, changes, took });
             }
             for List { token, partition, after, limit_bytes } in lists {
                 self.progress.begin();
@@ -324,14 +324,14 @@ impl Writer<'_> {
 
 #[derive(Default)]
 struct Batch {
-    mark: Option<SyncSeq>,
+    seq: Option<SyncSeq>,
     changes: Vec<Change>,
     bytes: u64,
 }
 
 impl Batch {
-    fn add(&mut self, mark: SyncSeq, changes: Vec<Change>, bytes: u64) {
-        self.mark = Some(mark);
+    fn add(&mut self, seq: SyncSeq, changes: Vec<Change>, bytes: u64) {
+        self.seq = Some(seq);
         self.bytes += bytes;
         self.changes.extend(changes);
     }
@@ -437,10 +437,10 @@ mod tests {
         Key::new(name.as_bytes().to_vec()).unwrap()
     }
 
-    fn put(mark: u64, name: &str) -> Work {
+    fn put(seq: u64, name: &str) -> Work {
         let change =
             Change::Record { partition: Partition(1), key: key(name), record: Record::default() };
-        Work::Write { mark: SyncSeq(mark), changes: vec![change] }
+        Work::Write { seq: SyncSeq(seq), changes: vec![change] }
     }
 
     #[test]
@@ -456,7 +456,7 @@ mod tests {
             after: None,
             limit_bytes: 1 << 20,
         };
-        let puts = (1..=300).map(|mark| put(mark, &format!("{mark:03}")));
+        let puts = (1..=300).map(|seq| put(seq, &format!("{seq:03}")));
         storage.submit(std::iter::once(list).chain(puts));
         assert_eq!((storage.gauges().disk_bytes.get(), storage.gauges().free_bytes()), (7, None));
         let gauges = storage.gauges.clone();
@@ -465,7 +465,7 @@ mod tests {
         let (mut synced, mut listed) = (Vec::new(), 0);
         while let Ok(report) = reported.try_recv() {
             match report {
-                Report::Synced { mark, changes, .. } => synced.push((mark.0, changes)),
+                Report::Synced { seq, changes, .. } => synced.push((seq.0, changes)),
                 Report::Done(Done::List { token: ReadToken(9), listing }) => {
                     listed = listing.keys.len();
                 }
@@ -515,9 +515,9 @@ mod tests {
             let (reports, mut reported) = unbounded_channel();
             let gauges = Gauges::measure(&*as_store).unwrap();
             let storage = Storage::start(&as_store, gauges, 0, reports).unwrap();
-            storage.submit((1..=300).map(|mark| put(mark, &format!("{mark:03}"))));
+            storage.submit((1..=300).map(|seq| put(seq, &format!("{seq:03}"))));
             assert_eq!(storage.finish(), Err(StoreError(stated.to_owned())));
-            assert!(matches!(reported.try_recv(), Ok(Report::Synced { mark: SyncSeq(128), .. })));
+            assert!(matches!(reported.try_recv(), Ok(Report::Synced { seq: SyncSeq(128), .. })));
             let failed = reported.try_recv();
             assert!(matches!(&failed, Ok(Report::Failed(e)) if e.0 == stated), "{failed:?}");
             assert!(reported.try_recv().is_err());

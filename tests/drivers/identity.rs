@@ -248,7 +248,7 @@ fn a_peer_of_protocol_6_is_sent_words_and_understood() {
     let mut own = Raw::connect(ports[0]);
     own.send(&[&preamble_of_6()[..], &wire::frame(&peer_hello(&ports, "n1", "n0"))].concat());
     assert!(matches!(own.welcome(), Welcome::Accepted { .. }));
-    let stated = |body| wire::frame(&Before(PeerMessage { op: 77, body }));
+    let stated = |body| wire::frame(&Before(PeerMessage { request_id: 77, body }));
     let propose = Body::Propose {
         partition: Partition(999),
         gc_epoch: GcEpoch::FIRST,
@@ -264,7 +264,7 @@ fn a_peer_of_protocol_6_is_sent_words_and_understood() {
     own.send(&stated(propose));
     let answer = loop {
         let Before(message): Before<PeerMessage> = link.receive().expect("the link stays");
-        if message.op == 77 {
+        if message.request_id == 77 {
             break message.body;
         }
     };

@@ -81,10 +81,12 @@ impl Machine {
         };
         for (peer, birth) in peers.into_iter().zip(2..) {
             machine.give(Input::Link { peer, up: true });
-            let message =
-                PeerMessage { op: NONCE, body: Body::Known { seen: None, birth, cluster: None } };
+            let message = PeerMessage {
+                request_id: NONCE,
+                body: Body::Known { seen: None, birth, cluster: None },
+            };
             machine.give(Input::Peer { from: peer, message });
-            let message = PeerMessage { op: NONCE, body: Body::Hints(0) };
+            let message = PeerMessage { request_id: NONCE, body: Body::Hints(0) };
             machine.give(Input::Peer { from: peer, message });
         }
         assert!(machine.node.is_settled());
@@ -98,7 +100,7 @@ impl Machine {
             (0, Ok(message), _) => self.give(Input::Peer { from, message }),
             (1, Ok(mut message), _) => {
                 if !self.open.is_empty() {
-                    message.op = self.open[way % self.open.len()];
+                    message.request_id = self.open[way % self.open.len()];
                 }
                 self.give(Input::Peer { from, message });
             }
@@ -128,7 +130,7 @@ impl Machine {
                 match output {
                     Output::Store(work) => inputs.push_back(Input::Store(self.work(work))),
                     Output::Send { message, .. } => {
-                        self.open.push_back(message.op);
+                        self.open.push_back(message.request_id);
                         if self.open.len() > MAX_OPEN {
                             self.open.pop_front();
                         }
@@ -159,10 +161,10 @@ impl Machine {
                 let listing = self.store.list(partition, after.as_ref(), limit_bytes).unwrap();
                 Done::List { token, listing }
             }
-            Work::Write { mark, changes } => {
+            Work::Write { seq, changes } => {
                 self.store.apply(&changes).unwrap();
                 self.store.sync().unwrap();
-                Done::Synced { mark }
+                Done::Synced { seq }
             }
         }
     }

@@ -169,9 +169,9 @@ impl Node {
             Input::Store(Done::List { token, listing }) => {
                 self.replica.list_done(token, listing, io);
             }
-            Input::Store(Done::Synced { mark }) => {
-                io.release(mark);
-                self.replica.synced(mark);
+            Input::Store(Done::Synced { seq }) => {
+                io.release(seq);
+                self.replica.synced(seq);
                 self.identity.synced(io);
                 self.placement.synced(io);
                 self.repair.synced(io);
@@ -235,9 +235,9 @@ impl Node {
     }
 
     /// A peer says who it is, or who it knows this node to be.
-    fn identify(&mut self, now: Time, from: NodeId, op: RequestId, body: Body) {
+    fn identify(&mut self, now: Time, from: NodeId, request_id: RequestId, body: Body) {
         let was_foreign = self.identity.is_foreign(from);
-        self.identity.hear(now, from, op, body, &mut self.io);
+        self.identity.hear(now, from, request_id, body, &mut self.io);
         if self.identity.is_foreign(from) {
             self.link(now, from, false);
         } else if was_foreign && self.identity.is_linked(from) {
@@ -247,8 +247,8 @@ impl Node {
 
     /// Gives a message to the role that it is for.
     fn dispatch(&mut self, now: Time, from: NodeId, message: PeerMessage) {
-        let PeerMessage { op, body } = message;
-        let op = RequestId::of_wire(op);
+        let PeerMessage { request_id, body } = message;
+        let request_id = RequestId::of_wire(request_id);
         let io = &mut self.io;
         let own = from == io.local.me();
         if !own && !self.placement.has(from) {
@@ -261,30 +261,30 @@ impl Node {
             && !self.identity.is_foreign(from)
             && self.may_issue_again(purgeable)
         {
-            return self.io.out.send(vec![from], op, Body::NotYet(NotYet::RepeatedPut));
+            return self.io.out.send(vec![from], request_id, Body::NotYet(NotYet::RepeatedPut));
         }
         let io = &mut self.io;
         match body {
             Body::Introduce { ring, cluster, .. } => {
-                match self.placement.meet(from, op, ring, cluster, io) {
+                match self.placement.meet(from, request_id, ring, cluster, io) {
                     Ordering::Less => {}
-                    Ordering::Equal => self.identify(now, from, op, body),
+                    Ordering::Equal => self.identify(now, from, request_id, body),
                     // It is notified of this node's ring, and answers with its own.
                     Ordering::Greater => self.identity.introduce(vec![from], io),
                 }
             }
-            Body::Known { .. } => self.identify(now, from, op, body),
+            Body::Known { .. } => self.identify(now, from, request_id, body),
             Body::Placement { ring, members } => {
                 self.placement.hear(from, ring, &members, io);
             }
             _ if self.identity.is_foreign(from) => {}
-            body => self.deliver(now, from, op, body),
+            body => self.deliver(now, from, request_id, body),
         }
     }
 
     /// Gives a message of a peer of the same cluster, or of the node itself, to the role that it is
     /// for.
-    fn deliver(&mut self, now: Time, from: NodeId, op: RequestId, body: Body) {
+    fn deliver(&mut self, now: Time, from: NodeId, request_id: RequestId, body: Body) {
         let io = &mut self.io;
         let own = from == io.local.me();
         match body {
@@ -292,7 +292,7 @@ impl Node {
                 debug_assert!(false, "who a peer is has been heard before what it says");
             }
             Body::Coordinate { request, timeout_ms } => {
-                self.request(now, Origin::Peer { node: from, op }, request, timeout_ms);
+                self.request(now, Origin::Peer { node: from, request_id }, request, timeout_ms);
             }
             Body::Propose { .. }
             | Body::Agreed
@@ -300,22 +300,22 @@ impl Node {
             | Body::GcEpochs { .. }
             | Body::GcEpochNumbers(_)
             | Body::QueryGcEpoch(_)
-            | Body::GcState { .. } => self.tombstone_gc.hear(now, from, op, body, io),
+            | Body::GcState { .. } => self.tombstone_gc.hear(now, from, request_id, body, io),
             Body::Equal | Body::Summaries(_) | Body::Items { .. } => {
-                self.repair.hear(now, from, op, body, io);
+                self.repair.hear(now, from, request_id, body, io);
             }
             Body::Compare { .. } | Body::Descend { .. } | Body::Leaves { .. } => {
-                self.repair.query(now, from, op, body, io);
+                self.repair.query(now, from, request_id, body, io);
             }
             Body::Coordinated(_)
             | Body::Updated { .. }
             | Body::Ack
             | Body::Copy { .. }
             | Body::Listed { .. }
-            | Body::Failed(_) => self.answer(now, op, from, body),
-            Body::QueryHints => self.handoff.report(from, op, io),
-            Body::Hints(count) => self.catching_up.hear(now, from, op, count, io),
-            Body::Gossip(word) => self.gossip.hear(now, from, op, word, io),
+            | Body::Failed(_) => self.answer(now, request_id, from, body),
+            Body::QueryHints => self.handoff.report(from, request_id, io),
+            Body::Hints(count) => self.catching_up.hear(now, from, request_id, count, io),
+            Body::Gossip(word) => self.gossip.hear(now, from, request_id, word, io),
             // Only this node itself knows that a hint has arrived.
             Body::DeleteHint { .. }
             | Body::Restore { .. }
@@ -323,40 +323,40 @@ impl Node {
             | Body::Purge { .. }
             | Body::Discard { .. }
             | Body::Withdraw { .. } => match own {
-                true => self.replica.query(from, op, body, io),
+                true => self.replica.query(from, request_id, body, io),
                 false => io.out.count(Counter::OrdersOfOthersIgnored),
             },
             Body::StoreHint { .. } => match self.drained && !own {
-                true => io.out.send(vec![from], op, Body::Failed(Rejection::Stopping)),
-                false => self.replica.query(from, op, body, io),
+                true => io.out.send(vec![from], request_id, Body::Failed(Rejection::Stopping)),
+                false => self.replica.query(from, request_id, body, io),
             },
             Body::Update { .. } | Body::Merge { .. } | Body::Read { .. } | Body::List { .. } => {
-                self.replica.query(from, op, body, io);
+                self.replica.query(from, request_id, body, io);
             }
             Body::QueryRing { .. } | Body::RingGranted | Body::RingDenied { .. } => {
-                self.placement.vote(now, from, op, body, io);
+                self.placement.vote(now, from, request_id, body, io);
             }
         }
     }
 
     /// Gives an answer to the role that has asked.
-    fn answer(&mut self, now: Time, op: RequestId, from: NodeId, body: Body) {
+    fn answer(&mut self, now: Time, request_id: RequestId, from: NodeId, body: Body) {
         let io = &mut self.io;
-        match (op.role(), body) {
-            (Role::Coordinator, body) => self.coordinator.answer(now, op, from, body, io),
-            (Role::Handoff, Body::Ack) => self.handoff.answer(now, op, from, None, io),
+        match (request_id.role(), body) {
+            (Role::Coordinator, body) => self.coordinator.answer(now, request_id, from, body, io),
+            (Role::Handoff, Body::Ack) => self.handoff.answer(now, request_id, from, None, io),
             (Role::Handoff, Body::Failed(why)) => {
-                self.handoff.answer(now, op, from, Some(why), io);
+                self.handoff.answer(now, request_id, from, Some(why), io);
             }
             (Role::Handoff, Body::Copy { object, gc_epoch, .. }) => {
-                self.handoff.fetched(op, from, Stamped { object, gc_epoch }, io);
+                self.handoff.fetched(request_id, from, Stamped { object, gc_epoch }, io);
             }
             (Role::Repair, body @ (Body::Ack | Body::Failed(_) | Body::Copy { .. })) => {
-                self.repair.hear(now, from, op, body, io);
+                self.repair.hear(now, from, request_id, body, io);
             }
             // It asks the own replica only.
             (Role::TombstoneGc, body @ (Body::Ack | Body::Failed(_))) if from == io.local.me() => {
-                self.tombstone_gc.done(op, &body, io);
+                self.tombstone_gc.done(request_id, &body, io);
             }
             // An answer to a question that the role does not put.
             (Role::Handoff | Role::Repair | Role::TombstoneGc, _) => {}

@@ -46,7 +46,7 @@ fn a_put_sends_before_its_sync_and_acknowledges_after_it() {
     let [Output::Store(Work::Read { token, .. })] = out[..] else { panic!("{out:?}") };
     let out =
         bench.give(Input::Store(Done::Read { token, found: Found::Nothing, hints: Vec::new() }));
-    let [Output::Store(Work::Write { mark, changes }), Output::Send { to, message }] = &out[..]
+    let [Output::Store(Work::Write { seq, changes }), Output::Send { to, message }] = &out[..]
     else {
         panic!("{out:?}")
     };
@@ -54,11 +54,11 @@ fn a_put_sends_before_its_sync_and_acknowledges_after_it() {
     assert_eq!(record.own_epoch, Some(1));
     assert_eq!(*to, bench.others(&key));
     assert!(matches!(&message.body, Body::Merge { object, .. } if *object == record.object));
-    let op = message.op;
+    let request_id = message.request_id;
     // One peer holds it; the own replica does not count before its sync.
-    assert!(bench.peer(to[0], op, Body::Ack).is_empty());
-    assert!(bench.peer(to[0], op, Body::Ack).is_empty(), "a replica counts once");
-    let out = bench.give(Input::Store(Done::Synced { mark: *mark }));
+    assert!(bench.peer(to[0], request_id, Body::Ack).is_empty());
+    assert!(bench.peer(to[0], request_id, Body::Ack).is_empty(), "a replica counts once");
+    let out = bench.give(Input::Store(Done::Synced { seq: *seq }));
     let [Output::Reply { client: 7, id: 9, response: Response::Written { dot, siblings, .. } }] =
         &out[..]
     else {
@@ -80,7 +80,7 @@ fn a_request_is_forwarded_once_to_an_owner() {
     };
     assert_eq!(*request, put(&key, 1));
     let response = Response::Unknown { acknowledged: 1, needed: 2, timeout_ms: 450 };
-    let out = bench.peer(to[0], message.op, Body::Coordinated(response.clone()));
+    let out = bench.peer(to[0], message.request_id, Body::Coordinated(response.clone()));
     assert!(matches!(&out[..], [Output::Reply { response: r, .. }] if *r == response));
     // What was forwarded here goes no further.
     let request = put(&key, 2);
@@ -291,7 +291,7 @@ fn a_read_asks_as_many_as_it_needs_and_one_more_when_late() {
         panic!("{out:?}")
     };
     assert_eq!((to.len(), message.body.clone()), (1, Body::Read { key: key.clone() }));
-    let (first, op) = (to[0], message.op);
+    let (first, request_id) = (to[0], message.request_id);
     let out = bench.disk(out, &Record::default());
     assert!(matches!(out[..], [Output::Send { .. }]), "no reply: one of two has answered");
     let out = bench.tick(25);
@@ -299,7 +299,7 @@ fn a_read_asks_as_many_as_it_needs_and_one_more_when_late() {
     assert_ne!(to[0], first);
     let out = bench.peer(
         to[0],
-        op,
+        request_id,
         Body::Copy {
             object: Object::default(),
             authoritative: true,
@@ -319,7 +319,7 @@ fn a_silent_replica_costs_one_hedge_and_is_not_queried_again_at_once() {
     let mut bench = Bench::new();
     let key = bench.key(true);
     let queried = |out: &[Output]| match out {
-        [Output::Send { to, message }, ..] => (to[0], message.op),
+        [Output::Send { to, message }, ..] => (to[0], message.request_id),
         _ => panic!("{out:?}"),
     };
     let get = || Request::Get { key: key.clone(), r: None.into() };
@@ -330,16 +330,16 @@ fn a_silent_replica_costs_one_hedge_and_is_not_queried_again_at_once() {
         gc_epoch: GcEpoch::FIRST,
     };
     let out = bench.query(get());
-    let (frozen, op) = queried(&out);
+    let (frozen, request_id) = queried(&out);
     bench.disk(out, &Record::default());
     let (live, _) = queried(&bench.tick(25));
-    let out = bench.peer(live, op, copy());
+    let out = bench.peer(live, request_id, copy());
     assert!(matches!(out[..], [Output::Reply { .. }]), "{out:?}");
     let out = bench.query(get());
-    let (second, op) = queried(&out);
+    let (second, request_id) = queried(&out);
     assert_eq!(second, live, "the one that left a question open comes last");
     bench.disk(out, &Record::default());
-    bench.peer(live, op, copy());
+    bench.peer(live, request_id, copy());
     bench.tick(1_000);
     let (third, _) = queried(&bench.query(get()));
     assert_eq!(third, frozen, "it may be back");
@@ -357,7 +357,7 @@ fn a_replica_seen_to_be_behind_is_repaired_after_the_answer() {
     // All three are asked: one is late, and its copy comes after the answer.
     let out = bench.query(Request::Get { key: key.clone(), r: None.into() });
     let [Output::Send { to, message }, ..] = &out[..] else { panic!("{out:?}") };
-    let (late, op) = (to[0], message.op);
+    let (late, request_id) = (to[0], message.request_id);
     bench.disk(out, &record);
     let out = bench.tick(25);
     let [Output::Send { to, .. }] = &out[..] else { panic!("{out:?}") };
@@ -368,12 +368,12 @@ fn a_replica_seen_to_be_behind_is_repaired_after_the_answer() {
         kept_for: vec![],
         gc_epoch: GcEpoch::FIRST,
     };
-    let out = bench.peer(behind, op, empty());
+    let out = bench.peer(behind, request_id, empty());
     let [Output::Reply { response: Response::Found { values, .. }, .. }] = &out[..] else {
         panic!("{out:?}")
     };
     assert_eq!(values.len(), 1);
-    let out = bench.peer(late, op, empty());
+    let out = bench.peer(late, request_id, empty());
     let [Output::Send { to, message }] = &out[..] else { panic!("{out:?}") };
     assert_eq!(*to, [behind, late]);
     assert_eq!(message.body, Body::Merge { key, object, gc_epoch: GcEpoch::FIRST });
@@ -389,7 +389,7 @@ fn siblings_are_limited_where_a_write_is_accepted_and_a_retry_is_one_event() {
         let out = bench.disk(out, &record);
         let [Output::Send { to, message }] = &out[..] else { panic!("{out:?}") };
         let Body::Merge { object, .. } = &message.body else { panic!("{message:?}") };
-        let out = bench.peer(to[0], message.op, Body::Ack);
+        let out = bench.peer(to[0], message.request_id, Body::Ack);
         let [Output::Reply { response: Response::Written { dot, .. }, .. }] = &out[..] else {
             panic!("{out:?}")
         };
@@ -420,7 +420,7 @@ fn a_node_that_lost_its_disk_shows_absent_keys_read_ineligible() {
     let out = bench.peer(bench.others(&key)[0], 70, Body::Read { key });
     let out = bench.disk(out, &Record::default());
     let copy = out.iter().find_map(|output| match output {
-        Output::Send { message, .. } if message.op == 70 => Some(message.body.clone()),
+        Output::Send { message, .. } if message.request_id == 70 => Some(message.body.clone()),
         _ => None,
     });
     assert!(matches!(copy, Some(Body::Copy { authoritative: false, .. })), "{copy:?}");
@@ -458,11 +458,13 @@ fn objects_of_other_gc_epochs_and_forged_ones_are_refused_by_name() {
     let (key, record) = (bench.key(true), Record::default());
     let partition = bench.ring.partition(&key);
     let other = bench.others(&key)[0];
-    let answer = |bench: &mut Bench, op: u64, body: Body| {
-        let out = bench.peer(other, op, body);
+    let answer = |bench: &mut Bench, request_id: u64, body: Body| {
+        let out = bench.peer(other, request_id, body);
         let out = bench.disk(out, &record);
         let of = |output: &Output| match output {
-            Output::Send { message, .. } if message.op == op => Some(message.body.clone()),
+            Output::Send { message, .. } if message.request_id == request_id => {
+                Some(message.body.clone())
+            }
             _ => None,
         };
         out.iter().find_map(of)

@@ -539,10 +539,10 @@ fn golden_bytes() {
         golden(&mut out, &format!("rejection-{at}"), rejection);
     }
     for (name, body) in bodies() {
-        golden(&mut out, &format!("peer-{name}"), PeerMessage { op: 77, body });
+        golden(&mut out, &format!("peer-{name}"), PeerMessage { request_id: 77, body });
     }
     codes::write(&mut out);
-    raw(&mut out, "frame-held", &wire::frame(&PeerMessage { op: 77, body: Body::Ack }));
+    raw(&mut out, "frame-held", &wire::frame(&PeerMessage { request_id: 77, body: Body::Ack }));
     raw(&mut out, "context", &wire::seal(&key(), &Context::new(vec![DOT])).0);
     let record = Record { own_epoch: Some(5), object: object(), gc_epoch: GcEpoch::FIRST };
     raw(&mut out, "record", &store::encode_record(Partition(2), &key(), &record));
@@ -595,7 +595,7 @@ fn every_rejection_is_one_sentence() {
 
 #[test]
 fn frames_are_bounded_checked_and_waited_for() {
-    let message = PeerMessage { op: 1, body: Body::Read { key: key() } };
+    let message = PeerMessage { request_id: 1, body: Body::Read { key: key() } };
     let frame = wire::frame(&message);
     assert_eq!(wire::frame_len(&message), frame.len());
     let mut input = BytesMut::new();
@@ -781,7 +781,7 @@ proptest! {
     fn a_flipped_bit_in_a_message_never_panics(seed in any::<u64>()) {
         let mut rng = Rng::new(seed);
         for (_, body) in bodies() {
-            let mut bytes = wire::encode(&PeerMessage { op: 1, body });
+            let mut bytes = wire::encode(&PeerMessage { request_id: 1, body });
             let at = rng.below(bytes.len() as u64) as usize;
             bytes[at] ^= 1 << rng.below(8);
             let _ = wire::decode::<PeerMessage>(&Bytes::from(bytes));

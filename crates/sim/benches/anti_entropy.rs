@@ -192,8 +192,10 @@ impl Pair {
 
     /// An object reaches one side only.
     fn write(&mut self, at: usize, key: Key, object: Object) {
-        let message =
-            PeerMessage { op: 1, body: Body::Merge { key, object, gc_epoch: GcEpoch::FIRST } };
+        let message = PeerMessage {
+            request_id: 1,
+            body: Body::Merge { key, object, gc_epoch: GcEpoch::FIRST },
+        };
         let from = self.sides[1 - at].id;
         self.sides[at].todo.push_back(Input::Peer { from, message });
     }
@@ -207,10 +209,10 @@ fn work_on(store: &MemoryStore, work: Work) -> Done {
         Work::Scan { token, partition, span } => {
             Done::Scan { token, page: store.scan(partition, &span).unwrap() }
         }
-        Work::Write { mark, changes } => {
+        Work::Write { seq, changes } => {
             store.apply(&changes).unwrap();
             store.sync().unwrap();
-            Done::Synced { mark }
+            Done::Synced { seq }
         }
         Work::List { token, partition, after, limit_bytes } => {
             let listing = store.list(partition, after.as_ref(), limit_bytes).unwrap();

@@ -350,11 +350,11 @@ impl Cluster {
 
     fn carry(&mut self, at: usize, work: Work) -> Done {
         let store = &self.stores[at];
-        if let Work::Write { mark, changes } = work {
+        if let Work::Write { seq, changes } = work {
             // A store in memory does not fail.
             let _ = store.apply(&changes);
             let _ = store.sync();
-            return Done::Synced { mark };
+            return Done::Synced { seq };
         }
         looked_up(store, work).unwrap_or_else(|| unreachable!("a write was carried out"))
     }

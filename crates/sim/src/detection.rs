@@ -233,8 +233,8 @@ impl Field {
             for output in out {
                 match output {
                     Output::Send { to, message } => self.send(at, &to, message),
-                    Output::Store(Work::Write { mark, .. }) => {
-                        todo.push(Input::Store(Done::Synced { mark }));
+                    Output::Store(Work::Write { seq, .. }) => {
+                        todo.push(Input::Store(Done::Synced { seq }));
                     }
                     Output::Notice(Notice::LivenessChanged(whom, liveness, _)) => {
                         self.set_liveness.push((self.time.now(), at, whom, liveness));

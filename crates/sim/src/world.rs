@@ -76,7 +76,7 @@ enum Event {
     Link { at: usize, peer: usize },
     Wake { at: usize, incarnation: u64 },
     Disk { at: usize, incarnation: u64, work: Work },
-    Synced { at: usize, incarnation: u64, mark: SyncSeq },
+    Synced { at: usize, incarnation: u64, seq: SyncSeq },
     Fault(Fault),
     Mend { from: usize, to: usize },
     Room { at: usize },
@@ -402,7 +402,7 @@ impl World {
                 }
             }
             Event::Disk { at, incarnation, work } => self.disk(at, incarnation, work),
-            Event::Synced { at, incarnation, mark } => self.synced(at, incarnation, mark),
+            Event::Synced { at, incarnation, seq } => self.synced(at, incarnation, seq),
             Event::Fault(fault) => self.fault(fault),
             Event::Mend { from, to } => self.net.mend(self.hosts[from].id, self.hosts[to].id),
             Event::Relink { at, peer } => self.relink(at, peer),

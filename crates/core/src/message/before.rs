@@ -99,15 +99,15 @@ decoded!(Rejection);
 
 impl Changed for PeerMessage {
     fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
-        self.op.encode(encoder)?;
+        self.request_id.encode(encoder)?;
         Changed::encode(&self.body, encoder)
     }
 
     fn decode<'de, D: BorrowDecoder<'de, Context = Bytes>>(
         decoder: &mut D,
     ) -> Result<Self, DecodeError> {
-        let op = u64::borrow_decode(decoder)?;
-        Ok(PeerMessage { op, body: Changed::decode(decoder)? })
+        let request_id = u64::borrow_decode(decoder)?;
+        Ok(PeerMessage { request_id, body: Changed::decode(decoder)? })
     }
 }
 

@@ -36,12 +36,12 @@ pub enum Change {
 }
 
 /// A message between two nodes (or a node and itself) about the sender's or receiver's operation
-/// `op`.
+/// `request_id`.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct PeerMessage {
     /// Chosen by the node that asked; answers repeat it.
-    pub op: u64,
+    pub request_id: u64,
     /// What is asked or answered.
     pub body: Body,
 }
@@ -130,7 +130,7 @@ pub enum Body {
         /// What they have, merged.
         object: Object,
     },
-    /// How many hints have you for me? `op` is the incarnation's nonce.
+    /// How many hints have you for me? `request_id` is the incarnation's nonce.
     QueryHints,
     /// So many; when none, that is synced.
     Hints(u64),
@@ -171,7 +171,7 @@ pub enum Body {
         /// False if I may have forgotten something.
         authoritative: bool,
     },
-    /// This is who I am: sent when a link comes up, and until it is answered. `op` is the incarnation's
+    /// This is who I am: sent when a link comes up, and until it is answered. `request_id` is the incarnation's
     /// nonce.
     Introduce {
         /// The incarnation of the sender's store.
@@ -198,7 +198,7 @@ pub enum Body {
         partition: Partition,
         /// The shape of my tree ([`crate::merkle::SHAPE`]).
         shape: u32,
-        /// Bytes of each summary wanted, 1 to 8. The salt of all summaries is the question's `op`.
+        /// Bytes of each summary wanted, 1 to 8. The salt of all summaries is the question's `request_id`.
         width: u8,
         /// My root.
         root: Digest,

@@ -116,9 +116,16 @@ impl CatchUp {
     }
 
     /// A peer has said how many hints it has for this incarnation of this node.
-    pub(super) fn hear(&mut self, now: Time, from: NodeId, op: RequestId, hints: u64, io: &mut Io) {
+    pub(super) fn hear(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        request_id: RequestId,
+        hints: u64,
+        io: &mut Io,
+    ) {
         if let Some(heard) = self.links.get_mut(&from)
-            && (op == self.nonce || hints > 0)
+            && (request_id == self.nonce || hints > 0)
         {
             *heard = if hints == 0 { Heard::None } else { Heard::Some };
             if hints > 0 {

@@ -68,7 +68,7 @@ pub(super) enum Origin {
         /// The node.
         node: NodeId,
         /// Its operation.
-        op: RequestId,
+        request_id: RequestId,
     },
 }
 
@@ -154,7 +154,7 @@ impl Coordinator {
                 let common = self.begin(now, origin, QuorumTracker::new(to, 1, true), timeout_ms);
                 let mut forward = ForwardOp { common, request, writes, others };
                 forward.send_on(now, &mut self.env, io);
-                self.operations.insert(forward.common.op, Operation::Forward(forward));
+                self.operations.insert(forward.common.request_id, Operation::Forward(forward));
             }
             Err(rejection) => answer(origin, Response::Refused(rejection), io),
         }
@@ -163,15 +163,15 @@ impl Coordinator {
     /// False if the forwarded request has been here: a copy of it that came late could carry out
     /// what the client was reported is refused.
     pub(super) fn is_first(&mut self, origin: Origin) -> bool {
-        let Origin::Peer { node, op } = origin else { return true };
+        let Origin::Peer { node, request_id } = origin else { return true };
         let remembered = self.forwarded_here.entry(node).or_default();
-        if remembered.contains(&op) {
+        if remembered.contains(&request_id) {
             return false;
         }
         if remembered.len() == MAX_REMEMBERED {
             remembered.pop_front();
         }
-        remembered.push_back(op);
+        remembered.push_back(request_id);
         true
     }
 
@@ -230,12 +230,12 @@ impl Coordinator {
                 let common = self.begin(now, origin, quorum_tracker, timeout_ms);
                 let context = seen.clone();
                 let update = Body::Update { key: key.clone(), context, change, hint_for };
-                io.out.send(vec![me], common.op, update);
+                io.out.send(vec![me], common.request_id, update);
                 let kept_here = BTreeSet::new();
                 Operation::Write(WriteOp { common, key, seen, issued: None, fallbacks, kept_here })
             }
         };
-        self.operations.insert(operation.common().op, operation);
+        self.operations.insert(operation.common().request_id, operation);
     }
 
     /// Names a request, and sets its deadline.
@@ -246,11 +246,20 @@ impl Coordinator {
         quorum_tracker: QuorumTracker,
         timeout_ms: u32,
     ) -> Common {
-        let op = self.ids.next();
+        let request_id = self.ids.next();
         let deadline = now + u64::from(timeout_ms) * MILLI;
-        self.env.timers.insert((deadline, op));
+        self.env.timers.insert((deadline, request_id));
         let (open, answered, lingering_bytes) = (Vec::new(), false, 0);
-        Common { op, origin, deadline, timeout_ms, quorum_tracker, open, answered, lingering_bytes }
+        Common {
+            request_id,
+            origin,
+            deadline,
+            timeout_ms,
+            quorum_tracker,
+            open,
+            answered,
+            lingering_bytes,
+        }
     }
 
     /// An owner has refused a forwarded request for reasons of its own, and so did nothing: the next
@@ -258,12 +267,14 @@ impl Coordinator {
     fn go_elsewhere(
         &mut self,
         now: Time,
-        op: RequestId,
+        request_id: RequestId,
         from: NodeId,
         why: Rejection,
         io: &mut Io,
     ) {
-        let Some(Operation::Forward(forward)) = self.operations.get_mut(&op) else { return };
+        let Some(Operation::Forward(forward)) = self.operations.get_mut(&request_id) else {
+            return;
+        };
         if forward.go_on(now, from, &mut self.env, io) {
             return;
         }
@@ -271,20 +282,20 @@ impl Coordinator {
         match self.env.plan(&forward.request) {
             Ok(plan) if self.env.can_fallback(&plan) => {
                 io.out.count(Counter::RequestsTakenOver);
-                self.forget(op);
+                self.forget(request_id);
                 self.coordinate(now, origin, plan, left_ms, io);
             }
-            _ => self.finish(op, Response::Refused(why), io),
+            _ => self.finish(request_id, Response::Refused(why), io),
         }
     }
 
     /// Removes an operation and all its timers.
-    fn forget(&mut self, op: RequestId) -> Option<Operation> {
-        let operation = self.operations.remove(&op)?;
+    fn forget(&mut self, request_id: RequestId) -> Option<Operation> {
+        let operation = self.operations.remove(&request_id)?;
         let common = operation.common();
-        self.env.timers.remove(&(common.deadline, op));
+        self.env.timers.remove(&(common.deadline, request_id));
         for question in &common.open {
-            self.env.timers.remove(&(question.due, op));
+            self.env.timers.remove(&(question.due, request_id));
         }
         Some(operation)
     }
@@ -293,12 +304,12 @@ impl Coordinator {
     pub(super) fn answer(
         &mut self,
         now: Time,
-        op: RequestId,
+        request_id: RequestId,
         from: NodeId,
         body: Body,
         io: &mut Io,
     ) {
-        let Some(operation) = self.operations.get_mut(&op) else { return };
+        let Some(operation) = self.operations.get_mut(&request_id) else { return };
         let env = &mut self.env;
         let question = operation.common_mut().close(from, env);
         let since = question.map(|question| question.since);
@@ -318,34 +329,34 @@ impl Coordinator {
         };
         match heard {
             Heard::Nothing => {}
-            Heard::Progress => self.advance(now, op, io),
-            Heard::Done(response) => self.finish(op, response, io),
+            Heard::Progress => self.advance(now, request_id, io),
+            Heard::Done(response) => self.finish(request_id, response, io),
             Heard::Lost(rejection) => {
                 if let Rejection::Hints(limit) = rejection {
                     self.env.view.note_full(now, from, limit);
                 }
-                self.lose(now, op, from, io);
+                self.lose(now, request_id, from, io);
             }
-            Heard::Elsewhere(why) => self.go_elsewhere(now, op, from, why, io),
+            Heard::Elsewhere(why) => self.go_elsewhere(now, request_id, from, why, io),
         }
     }
 
     /// A node will not answer this request any more.
-    fn lose(&mut self, now: Time, op: RequestId, node: NodeId, io: &mut Io) {
-        let Some(operation) = self.operations.get_mut(&op) else { return };
+    fn lose(&mut self, now: Time, request_id: RequestId, node: NodeId, io: &mut Io) {
+        let Some(operation) = self.operations.get_mut(&request_id) else { return };
         operation.lose(now, node, &mut self.env, io);
-        self.advance(now, op, io);
+        self.advance(now, request_id, io);
     }
 
     /// Ends an operation that has its quorum or can no longer get it; asks on for one that can.
-    fn advance(&mut self, now: Time, op: RequestId, io: &mut Io) {
-        let Some(operation) = self.operations.get_mut(&op) else { return };
+    fn advance(&mut self, now: Time, request_id: RequestId, io: &mut Io) {
+        let Some(operation) = self.operations.get_mut(&request_id) else { return };
         if operation.common().answered {
             if operation.is_over() {
-                self.end(op, io);
+                self.end(request_id, io);
             }
         } else if let Some(response) = operation.advance(now, &mut self.env, io) {
-            self.finish(op, response, io);
+            self.finish(request_id, response, io);
         }
     }
 
@@ -373,37 +384,37 @@ impl Coordinator {
 
     fn stop_waiting(&mut self, now: Time, peer: NodeId, io: &mut Io) {
         let waiting: Vec<RequestId> = self.operations.keys().copied().collect();
-        for op in waiting {
-            let Some(operation) = self.operations.get_mut(&op) else { continue };
+        for request_id in waiting {
+            let Some(operation) = self.operations.get_mut(&request_id) else { continue };
             let common = operation.common_mut();
             let open = common.close(peer, &mut self.env).is_some();
             if open || common.quorum_tracker.unasked().any(|owner| owner == peer) {
-                self.lose(now, op, peer, io);
+                self.lose(now, request_id, peer, io);
             }
         }
     }
 
     /// Hedges and deadlines that are due.
     pub(super) fn tick(&mut self, now: Time, io: &mut Io) {
-        while let Some((due, op)) = self.env.timers.first().copied() {
+        while let Some((due, request_id)) = self.env.timers.first().copied() {
             if due > now {
                 return;
             }
             self.env.timers.pop_first();
-            let Some(operation) = self.operations.get_mut(&op) else { continue };
+            let Some(operation) = self.operations.get_mut(&request_id) else { continue };
             if operation.common().deadline <= now {
                 if let Operation::Write(write) = operation {
                     write.withdraw(&self.env, io);
                 }
                 if !operation.common().answered {
                     let response = operation.expire(&self.env, io);
-                    self.finish(op, response, io);
+                    self.finish(request_id, response, io);
                 }
-                self.end(op, io);
+                self.end(request_id, io);
             } else if !self.env.experiment.no_hedges {
                 operation.hedge(now, &mut self.env, io);
                 if matches!(operation, Operation::Write(_)) {
-                    self.advance(now, op, io);
+                    self.advance(now, request_id, io);
                 }
             }
         }
@@ -415,8 +426,8 @@ impl Coordinator {
     }
 
     /// Answers. What still waits for replicas stays, to bring them up to date.
-    fn finish(&mut self, op: RequestId, response: Response, io: &mut Io) {
-        let Some(operation) = self.operations.get_mut(&op) else { return };
+    fn finish(&mut self, request_id: RequestId, response: Response, io: &mut Io) {
+        let Some(operation) = self.operations.get_mut(&request_id) else { return };
         let bytes = operation.bytes();
         let common = operation.common_mut();
         debug_assert!(!common.answered, "a request is answered once");
@@ -427,14 +438,14 @@ impl Coordinator {
         self.lingering_bytes += bytes;
         let full = self.lingering > MAX_LINGERING || self.lingering_bytes > MAX_LINGERING_BYTES;
         if full || operation.is_over() {
-            self.end(op, io);
+            self.end(request_id, io);
         }
     }
 
     /// Ends an answered operation: replicas seen to be behind get what the others had, and those
     /// that have not confirmed a write get a hint.
-    fn end(&mut self, op: RequestId, io: &mut Io) {
-        let Some(operation) = self.forget(op) else { return };
+    fn end(&mut self, request_id: RequestId, io: &mut Io) {
+        let Some(operation) = self.forget(request_id) else { return };
         debug_assert!(operation.common().answered, "a request ends with its answer");
         self.lingering -= 1;
         self.lingering_bytes -= operation.common().lingering_bytes;
@@ -459,9 +470,9 @@ fn answer(origin: Origin, response: Response, io: &mut Io) {
             });
             io.out.reply(client, id, response);
         }
-        Origin::Peer { node, op } => {
+        Origin::Peer { node, request_id } => {
             io.out.count(Counter::RequestsCoordinatedForPeers);
-            io.out.send(vec![node], op, Body::Coordinated(response));
+            io.out.send(vec![node], request_id, Body::Coordinated(response));
         }
     }
 }

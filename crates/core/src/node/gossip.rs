@@ -18,7 +18,7 @@ const MAX_NEWER_MEMBERS: usize = 1_000;
 const SEEDS: usize = 3;
 /// Digests that leave at once when this node has something new about members.
 const EAGER: u8 = 3;
-/// The steps of an exchange, distinguished by the message's `op`: a digest, its answer, and what the answer asked for.
+/// The steps of an exchange, distinguished by the message's `request_id`: a digest, its answer, and what the answer asked for.
 const DIGEST: RequestId = RequestId::of_wire(0);
 const ANSWER: RequestId = RequestId::of_wire(1);
 const LAST: RequestId = RequestId::of_wire(2);
@@ -209,7 +209,7 @@ impl Gossip {
         &mut self,
         now: Time,
         from: NodeId,
-        op: RequestId,
+        request_id: RequestId,
         message: GossipMessage,
         io: &mut Io,
     ) {
@@ -226,7 +226,7 @@ impl Gossip {
                 }
                 self.learn_members(&members, io);
                 self.learn_heartbeats(now, from, heartbeats, io);
-                if op == ANSWER && (!wanted.is_empty() || digest != self.digest) {
+                if request_id == ANSWER && (!wanted.is_empty() || digest != self.digest) {
                     let heartbeats = self.heartbeats_of(&wanted, io);
                     let members = self.members_unless(digest, io);
                     let (digest, wanted) = (self.digest, Vec::new());

@@ -202,10 +202,10 @@ impl Handoff {
 
     /// Answers a member that asks how many hints it is pending; that there are none is reported when it is
     /// synced.
-    pub(super) fn report(&self, from: NodeId, op: RequestId, io: &mut Io) {
+    pub(super) fn report(&self, from: NodeId, request_id: RequestId, io: &mut Io) {
         let count = self.pending(from, io);
-        let mark = io.out.last_mark();
-        io.out.send_synced(Some(mark), from, op, Body::Hints(count));
+        let seq = io.out.last_mark();
+        io.out.send_synced(Some(seq), from, request_id, Body::Hints(count));
     }
 
     /// How many hints a member is pending that are of use to it now.
@@ -268,13 +268,13 @@ impl Handoff {
 
     /// Time has passed: what was not confirmed will be sent again.
     pub(super) fn tick(&mut self, now: Time, io: &mut Io) {
-        while let Some((due, op)) = self.timeouts.front().copied() {
+        while let Some((due, request_id)) = self.timeouts.front().copied() {
             if due > now {
                 break;
             }
             self.timeouts.pop_front();
-            self.fetches.remove(&op);
-            if let Some(delivery) = self.deliveries.remove(&op) {
+            self.fetches.remove(&request_id);
+            if let Some(delivery) = self.deliveries.remove(&request_id) {
                 self.land(now, &delivery, Landing::Lost, io);
             }
         }
@@ -357,16 +357,16 @@ impl Handoff {
         } else {
             (vec![target], 1)
         };
-        let op = self.ids.next();
+        let request_id = self.ids.next();
         let bytes = key.as_bytes().len()
             + object.values().map(|(_, version)| version.value.0.len()).sum::<usize>();
         io.out.count(if sweep.aged { Counter::AgedHintsOffered } else { Counter::HintsSent });
         let merge = Body::Merge { key: key.clone(), object: object.clone(), gc_epoch };
-        io.out.send(waiting.clone(), op, merge);
+        io.out.send(waiting.clone(), request_id, merge);
         let delivery =
             Delivery { target, key, object, gc_epoch, bytes, waiting, needed, to_target };
-        self.deliveries.insert(op, delivery);
-        self.timeouts.push_back((now + TIMEOUT, op));
+        self.deliveries.insert(request_id, delivery);
+        self.timeouts.push_back((now + TIMEOUT, request_id));
         sweep.deliveries += 1;
         sweep.bytes += bytes;
     }
@@ -402,22 +402,22 @@ impl Handoff {
         if known || self.fetches.len() >= MAX_FETCHES || !waiting.iter().all(reachable) {
             return;
         }
-        let op = self.ids.next();
-        io.out.send(waiting.clone(), op, Body::Read { key: key.clone() });
+        let request_id = self.ids.next();
+        io.out.send(waiting.clone(), request_id, Body::Read { key: key.clone() });
         let (merged, gc_epoch) = (Object::default(), GcEpoch(u64::MAX));
-        self.fetches.insert(op, Fetch { target, key, waiting, merged, gc_epoch });
-        self.timeouts.push_back((now + TIMEOUT, op));
+        self.fetches.insert(request_id, Fetch { target, key, waiting, merged, gc_epoch });
+        self.timeouts.push_back((now + TIMEOUT, request_id));
     }
 
     /// An owner has reported what it has of a key whose hint is damaged.
     pub(super) fn fetched(
         &mut self,
-        op: RequestId,
+        request_id: RequestId,
         from: NodeId,
         Stamped { object, gc_epoch }: Stamped,
         io: &mut Io,
     ) {
-        let Some(fetch) = self.fetches.get_mut(&op) else { return };
+        let Some(fetch) = self.fetches.get_mut(&request_id) else { return };
         let Some(at) = fetch.waiting.iter().position(|node| *node == from) else { return };
         fetch.waiting.swap_remove(at);
         fetch.merged = fetch.merged.sync(&object);
@@ -425,7 +425,8 @@ impl Handoff {
         if !fetch.waiting.is_empty() {
             return;
         }
-        if let Some(Fetch { target, key, merged: object, gc_epoch, .. }) = self.fetches.remove(&op)
+        if let Some(Fetch { target, key, merged: object, gc_epoch, .. }) =
+            self.fetches.remove(&request_id)
         {
             let hint_for = vec![target];
             io.out.count(Counter::DamagedHintsMadeAnew);
@@ -441,12 +442,12 @@ impl Handoff {
     pub(super) fn answer(
         &mut self,
         now: Time,
-        op: RequestId,
+        request_id: RequestId,
         from: NodeId,
         refused: Option<Rejection>,
         io: &mut Io,
     ) {
-        let Some(delivery) = self.deliveries.get_mut(&op) else { return };
+        let Some(delivery) = self.deliveries.get_mut(&request_id) else { return };
         // The members have agreed that no hint as old as this one is left: it is of a disk that was
         // rolled back.
         let own = io.local.gc_epochs.number(self.ring.partition(&delivery.key));
@@ -467,7 +468,7 @@ impl Handoff {
         let (done, hopeless) = (delivery.needed == 0, delivery.waiting.len() < delivery.needed);
         self.note_stuck(now, target, &key, to_target, refused.as_ref());
         if (done || hopeless)
-            && let Some(delivery) = self.deliveries.remove(&op)
+            && let Some(delivery) = self.deliveries.remove(&request_id)
         {
             let landing = match refused {
                 _ if done => Landing::Taken,
@@ -538,8 +539,8 @@ fn report_drained(io: &mut Io) {
     for target in io.local.hints.take_drained() {
         let incarnation = io.local.meta().lives.iter().find(|(node, _)| *node == target);
         if let (Some((_, incarnation)), 0) = (incarnation, io.local.hints.pending(target)) {
-            let (op, mark) = (RequestId::of_wire(incarnation.nonce), io.out.last_mark());
-            io.out.send_synced(Some(mark), target, op, Body::Hints(0));
+            let (request_id, seq) = (RequestId::of_wire(incarnation.nonce), io.out.last_mark());
+            io.out.send_synced(Some(seq), target, request_id, Body::Hints(0));
         }
     }
 }

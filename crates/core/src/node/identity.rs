@@ -180,20 +180,27 @@ impl Identity {
     }
 
     /// Takes an introduction, or the answer to the own one.
-    pub(super) fn hear(&mut self, now: Time, from: NodeId, op: RequestId, body: Body, io: &mut Io) {
+    pub(super) fn hear(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        request_id: RequestId,
+        body: Body,
+        io: &mut Io,
+    ) {
         if !self.peers().any(|peer| peer == from) {
             return;
         }
         match body {
             Body::Introduce { incarnation, cluster, .. } => {
                 self.judge_cluster(from, cluster, io);
-                self.answer(from, op, incarnation, io);
+                self.answer(from, request_id, incarnation, io);
                 if cluster.is_some() && io.local.meta().cluster.is_none() {
                     self.introduce(vec![from], io);
                 }
             }
             // The answer to an introduction of an earlier incarnation says nothing about this one.
-            Body::Known { seen, birth, cluster } if op == self.id() => {
+            Body::Known { seen, birth, cluster } if request_id == self.id() => {
                 self.unanswered.remove(&from);
                 self.judge_cluster(from, cluster.as_ref().map(|cluster| cluster.id), io);
                 if self.is_foreign(from) {
@@ -255,7 +262,13 @@ impl Identity {
     }
 
     /// Says what was known of the peer, when what it says now is safely known too.
-    fn answer(&mut self, from: NodeId, op: RequestId, incarnation: IncarnationId, io: &mut Io) {
+    fn answer(
+        &mut self,
+        from: NodeId,
+        request_id: RequestId,
+        incarnation: IncarnationId,
+        io: &mut Io,
+    ) {
         // A node that is to found a cluster by itself must not be counted by those that wait for all.
         if self.bootstrap && io.local.meta().cluster.is_none() {
             return;
@@ -268,15 +281,15 @@ impl Identity {
             .find(|(node, _)| *node == from)
             .map(|(_, incarnation)| *incarnation);
         // A cluster is not notified of before it is synced: there must never be a second one.
-        let mut mark = io.local.meta().cluster.is_some().then(|| io.out.last_mark());
+        let mut seq = io.local.meta().cluster.is_some().then(|| io.out.last_mark());
         if seen.is_none_or(|seen| incarnation.incarnation > seen.incarnation) {
-            mark = Some(io.change_meta(|meta| {
+            seq = Some(io.change_meta(|meta| {
                 meta.lives.retain(|(node, _)| *node != from);
                 meta.lives.push((from, incarnation));
             }));
         }
         let (birth, cluster) = (io.local.meta().birth, io.local.meta().cluster.clone());
-        io.out.send_synced(mark, from, op, Body::Known { seen, birth, cluster });
+        io.out.send_synced(seq, from, request_id, Body::Known { seen, birth, cluster });
     }
 
     fn judge_cluster(&mut self, peer: NodeId, theirs: Option<u64>, io: &mut Io) {
@@ -318,7 +331,7 @@ impl Identity {
         let outdated =
             later.chain(self.rumour).filter(|(seen, _)| incarnation.is_outdated_by(*seen));
         let latest = outdated.max_by_key(|(seen, _)| seen.incarnation);
-        let mark = match latest {
+        let seq = match latest {
             Some((seen, witness)) => {
                 io.out.notice(Notice::Outdated(witness));
                 self.suspect(true, seen.incarnation.next(), io)
@@ -334,7 +347,7 @@ impl Identity {
             }
             None => io.out.last_mark(),
         };
-        self.decided = Some(mark);
+        self.decided = Some(seq);
         self.synced(io);
     }
 
@@ -389,8 +402,8 @@ impl Identity {
 
     /// Something is durable: settles when the decision is.
     pub(super) fn synced(&mut self, io: &mut Io) {
-        if let Some(mark) = self.decided
-            && io.out.is_durable(mark)
+        if let Some(seq) = self.decided
+            && io.out.is_durable(seq)
             && !io.local.is_settled()
         {
             io.local.settle();

@@ -1,6 +1,6 @@
 //! The names of requests and of scans: each carries whom its answer is for.
 
-/// Names a request, in the message that asks and in every answer to it. On the wire it is the `op`
+/// Names a request, in the message that asks and in every answer to it. On the wire it is the `request_id`
 /// of the message. The bits at the top say which role asked; whoever answers only gives it back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct RequestId(u64);
@@ -32,8 +32,8 @@ impl RequestId {
     /// Of a request whose answer nobody awaits.
     pub(super) const NONE: RequestId = RequestId(0);
 
-    pub(super) const fn of_wire(op: u64) -> Self {
-        RequestId(op)
+    pub(super) const fn of_wire(request_id: u64) -> Self {
+        RequestId(request_id)
     }
 
     pub(super) const fn wire(self) -> u64 {

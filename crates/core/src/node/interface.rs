@@ -268,7 +268,7 @@ pub enum Work {
     /// Apply these changes as one batch and sync; answered by [`Done::Synced`] with this or a later mark.
     Write {
         /// That of the write before plus 1.
-        mark: SyncSeq,
+        seq: SyncSeq,
         /// The batch.
         changes: Vec<Change>,
     },
@@ -310,7 +310,7 @@ pub enum Done {
     /// Every write up to this mark is durable.
     Synced {
         /// The mark.
-        mark: SyncSeq,
+        seq: SyncSeq,
     },
 }
 

@@ -71,9 +71,9 @@ impl Io {
         Rejection::Limit { what: Measure::SiblingBytes, given: bytes, limit }
     }
 
-    /// Notes that every write up to `mark` is durable, and lets go what waited for that.
-    pub(super) fn release(&mut self, mark: SyncSeq) {
-        self.local.trees.synced(mark);
-        self.out.release(mark);
+    /// Notes that every write up to `seq` is durable, and lets go what waited for that.
+    pub(super) fn release(&mut self, seq: SyncSeq) {
+        self.local.trees.synced(seq);
+        self.out.release(seq);
     }
 }

@@ -178,7 +178,7 @@ impl MerkleTrees {
         key: &Key,
         before: Option<TreeEntry>,
         after: TreeEntry,
-        mark: SyncSeq,
+        seq: SyncSeq,
     ) {
         let Some(stand) = self.stands.get_mut(&partition) else { return };
         stand.changes += 1;
@@ -191,16 +191,16 @@ impl MerkleTrees {
             if reading.read_to.as_ref().is_some_and(|read| key <= read) {
                 reading.crop.replace(key, before, after, self.limit);
             } else {
-                reading.flux.insert(key.clone(), (mark, after));
+                reading.flux.insert(key.clone(), (seq, after));
             }
         }
-        self.recent.push_back((mark, partition, key.clone(), after));
+        self.recent.push_back((seq, partition, key.clone(), after));
     }
 
-    /// Every write up to `mark` is on disk.
-    pub(super) fn synced(&mut self, mark: SyncSeq) {
-        self.synced = self.synced.max(mark);
-        while self.recent.front().is_some_and(|(written, ..)| *written <= mark) {
+    /// Every write up to `seq` is on disk.
+    pub(super) fn synced(&mut self, seq: SyncSeq) {
+        self.synced = self.synced.max(seq);
+        while self.recent.front().is_some_and(|(written, ..)| *written <= seq) {
             self.recent.pop_front();
         }
     }
@@ -212,12 +212,12 @@ impl MerkleTrees {
         let reading = stand.reading.get_or_insert_with(|| {
             let is_doubted = std::mem::take(&mut stand.is_doubtful);
             let of = recent.iter().filter(|(_, of, ..)| *of == partition);
-            let flux = of.map(|(mark, _, key, held)| (key.clone(), (*mark, *held))).collect();
+            let flux = of.map(|(seq, _, key, held)| (key.clone(), (*seq, *held))).collect();
             Reading { flux, is_doubted, ..Reading::default() }
         });
         // What is on disk will be seen.
         let synced = self.synced;
-        reading.flux.retain(|_, (mark, _)| *mark > synced);
+        reading.flux.retain(|_, (seq, _)| *seq > synced);
         reading.read_to.clone()
     }
 

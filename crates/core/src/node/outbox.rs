@@ -59,8 +59,8 @@ impl Outbox {
     }
 
     /// Sends a message now, the same to all; the node itself may be among them.
-    pub(super) fn send(&mut self, mut to: Vec<NodeId>, op: RequestId, body: Body) {
-        let message = PeerMessage { op: op.wire(), body };
+    pub(super) fn send(&mut self, mut to: Vec<NodeId>, request_id: RequestId, body: Body) {
+        let message = PeerMessage { request_id: request_id.wire(), body };
         let carried = || matches!(message.body.kind(), Kind::Ack | Kind::Read | Kind::Answer);
         if !(self.own_link && carried()) {
             let all = to.len();
@@ -74,36 +74,36 @@ impl Outbox {
         }
     }
 
-    /// Sends a message when the store has synced past `mark`; at once if there is none to wait for.
+    /// Sends a message when the store has synced past `seq`; at once if there is none to wait for.
     pub(super) fn send_synced(
         &mut self,
-        mark: Option<SyncSeq>,
+        seq: Option<SyncSeq>,
         to: NodeId,
-        op: RequestId,
+        request_id: RequestId,
         body: Body,
     ) {
-        match mark {
-            Some(mark) if mark > self.synced => {
+        match seq {
+            Some(seq) if seq > self.synced => {
                 self.stated += 1;
-                self.held.insert((mark, self.stated), (to, op, body));
+                self.held.insert((seq, self.stated), (to, request_id, body));
             }
-            _ => self.send(vec![to], op, body),
+            _ => self.send(vec![to], request_id, body),
         }
     }
 
-    /// Notes that every write up to `mark` is durable, and lets go what waited for that.
-    pub(super) fn release(&mut self, mark: SyncSeq) {
-        self.synced = self.synced.max(mark);
+    /// Notes that every write up to `seq` is durable, and lets go what waited for that.
+    pub(super) fn release(&mut self, seq: SyncSeq) {
+        self.synced = self.synced.max(seq);
         let later = self.held.split_off(&(self.synced.next(), 0));
-        for (to, op, body) in std::mem::replace(&mut self.held, later).into_values() {
-            self.send(vec![to], op, body);
+        for (to, request_id, body) in std::mem::replace(&mut self.held, later).into_values() {
+            self.send(vec![to], request_id, body);
         }
     }
 
     /// Writes a batch; the mark reports when it is durable.
     pub(super) fn write(&mut self, changes: Vec<Change>) -> SyncSeq {
         self.last_mark = self.last_mark.next();
-        self.out.push(Output::Store(Work::Write { mark: self.last_mark, changes }));
+        self.out.push(Output::Store(Work::Write { seq: self.last_mark, changes }));
         self.last_mark
     }
 
@@ -113,8 +113,8 @@ impl Outbox {
     }
 
     /// True when the write with this mark is durable.
-    pub(super) fn is_durable(&self, mark: SyncSeq) -> bool {
-        mark <= self.synced
+    pub(super) fn is_durable(&self, seq: SyncSeq) -> bool {
+        seq <= self.synced
     }
 
     /// True when every write is durable.

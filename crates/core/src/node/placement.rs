@@ -67,7 +67,7 @@ impl Placement {
     pub(super) fn meet(
         &mut self,
         from: NodeId,
-        op: RequestId,
+        request_id: RequestId,
         theirs: (u64, u64),
         cluster: Option<u64>,
         io: &mut Io,
@@ -75,7 +75,7 @@ impl Placement {
         let own = io.local.meta().cluster.as_ref().map(|cluster| cluster.id);
         let same_cluster = own.is_some() && (cluster.is_none() || cluster == own);
         if theirs < self.id && self.id.0 > 1 && same_cluster {
-            self.report(vec![from], op, io);
+            self.report(vec![from], request_id, io);
         }
         if theirs == self.id {
             self.others.remove(&from);
@@ -93,11 +93,11 @@ impl Placement {
     }
 
     /// Notifies these of the ring, once it is known to be durable.
-    fn report(&self, to: Vec<NodeId>, op: RequestId, io: &mut Io) {
-        let mark = io.out.last_mark();
+    fn report(&self, to: Vec<NodeId>, request_id: RequestId, io: &mut Io) {
+        let seq = io.out.last_mark();
         for peer in to {
             let (ring, members) = ((*self.ring).clone(), io.local.members().clone());
-            io.out.send_synced(Some(mark), peer, op, Body::Placement { ring, members });
+            io.out.send_synced(Some(seq), peer, request_id, Body::Placement { ring, members });
         }
     }
 
@@ -197,18 +197,31 @@ impl Placement {
 
     /// Another member asks whether it may change the ring, answers that question, or gives a grant
     /// back.
-    pub(super) fn vote(&mut self, now: Time, from: NodeId, op: RequestId, body: Body, io: &mut Io) {
+    pub(super) fn vote(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        request_id: RequestId,
+        body: Body,
+        io: &mut Io,
+    ) {
         match body {
             Body::QueryRing { ring, old, new } => {
                 let changes = ring != self.id || self.taking.is_some();
-                self.ballot.queried(now, op, RingChange { old, new, by: from }, changes, io);
+                self.ballot.queried(
+                    now,
+                    request_id,
+                    RingChange { old, new, by: from },
+                    changes,
+                    io,
+                );
             }
             Body::RingGranted if self.taking.is_none() => {
-                if let Some((old, new)) = self.ballot.granted(from, op, &self.members, io) {
+                if let Some((old, new)) = self.ballot.granted(from, request_id, &self.members, io) {
                     self.carry_out(old, new, io);
                 }
             }
-            Body::RingDenied { by } => self.ballot.denied(from, op, by),
+            Body::RingDenied { by } => self.ballot.denied(from, request_id, by),
             _ => {}
         }
     }
@@ -255,7 +268,7 @@ impl Placement {
 
     /// Something is durable: the next incarnation may begin when the next ring is.
     pub(super) fn synced(&mut self, io: &mut Io) {
-        if self.taking.is_some_and(|mark| io.out.is_durable(mark)) {
+        if self.taking.is_some_and(|seq| io.out.is_durable(seq)) {
             self.taking = None;
             io.out.end_incarnation();
         }

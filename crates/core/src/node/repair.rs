@@ -113,9 +113,9 @@ impl InFlight {
         key: Key,
         direction: Direction,
     ) -> RequestId {
-        let op = self.question();
-        self.transfers.insert(op, Transfer { peer, partition, key, direction });
-        op
+        let request_id = self.question();
+        self.transfers.insert(request_id, Transfer { peer, partition, key, direction });
+        request_id
     }
 }
 
@@ -302,11 +302,11 @@ impl Repair {
         &mut self,
         now: Time,
         from: NodeId,
-        op: RequestId,
+        request_id: RequestId,
         body: Body,
         io: &mut Io,
     ) {
-        if let Some(partition) = self.answers.query(from, op, body, &self.ring, io)
+        if let Some(partition) = self.answers.query(from, request_id, body, &self.ring, io)
             && let Some(pair) = self.pairs.get_mut(&(partition, from))
         {
             pair.equal_at = Some(now);
@@ -314,23 +314,30 @@ impl Repair {
     }
 
     /// A peer, or the own replica, has answered.
-    pub(super) fn hear(&mut self, now: Time, from: NodeId, op: RequestId, body: Body, io: &mut Io) {
-        if self.healing.hear(now, from, op, &body, io) {
+    pub(super) fn hear(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        request_id: RequestId,
+        body: Body,
+        io: &mut Io,
+    ) {
+        if self.healing.hear(now, from, request_id, &body, io) {
             return;
         }
-        if self.in_flight.transfers.contains_key(&op) {
-            self.fly_on(now, from, op, body, io);
+        if self.in_flight.transfers.contains_key(&request_id) {
+            self.fly_on(now, from, request_id, body, io);
             return;
         }
-        let waited_for = |e: &Exchange| e.awaits(op) && e.peer == from;
+        let waited_for = |e: &Exchange| e.awaits(request_id) && e.peer == from;
         let Some(at) = self.exchanges.iter().position(waited_for) else { return };
         let step = self.exchanges[at].hear(now, body, &mut self.in_flight, io);
         self.end_if_over(now, at, step, io);
     }
 
     /// Something has become of an object in flight.
-    fn fly_on(&mut self, now: Time, from: NodeId, op: RequestId, body: Body, io: &mut Io) {
-        let Some(mut transfer) = self.in_flight.transfers.remove(&op) else {
+    fn fly_on(&mut self, now: Time, from: NodeId, request_id: RequestId, body: Body, io: &mut Io) {
+        let Some(mut transfer) = self.in_flight.transfers.remove(&request_id) else {
             debug_assert!(false, "the flight was found by its id");
             return;
         };
@@ -350,11 +357,11 @@ impl Repair {
             (Body::Failed(_), _) => (true, true),
             (Body::Copy { object, gc_epoch, .. }, direction) if read => {
                 let copy = Stamped { object, gc_epoch };
-                (exchange.carry(op, &transfer.key, direction, copy, io), false)
+                (exchange.carry(request_id, &transfer.key, direction, copy, io), false)
             }
             (Body::Ack, Direction::Both) if written => {
                 transfer.direction = Direction::Push;
-                io.out.send(vec![self.me], op, Body::Read { key: transfer.key.clone() });
+                io.out.send(vec![self.me], request_id, Body::Read { key: transfer.key.clone() });
                 (false, false)
             }
             (Body::Ack, _) if written => (true, false),
@@ -362,7 +369,7 @@ impl Repair {
             _ => (false, false),
         };
         if !over {
-            self.in_flight.transfers.insert(op, transfer);
+            self.in_flight.transfers.insert(request_id, transfer);
             return;
         }
         let step = exchange.landed(now, failed, &mut self.in_flight, io);

@@ -53,7 +53,7 @@ struct KeyState {
     /// The newest copy, ahead of the disk; `None` while it is being read.
     copies: Option<Copies>,
     /// The newest write of this key that is not synced.
-    mark: Option<SyncSeq>,
+    seq: Option<SyncSeq>,
     work: VecDeque<Work>,
 }
 
@@ -88,7 +88,7 @@ impl Copy {
 #[derive(Clone, Debug)]
 struct Work {
     from: NodeId,
-    op: RequestId,
+    request_id: RequestId,
     kind: Kind,
 }
 
@@ -147,13 +147,13 @@ impl Replica {
     }
 
     /// Takes a question of a coordinator: an update, a merge, a read or a listing.
-    pub(super) fn query(&mut self, from: NodeId, op: RequestId, body: Body, io: &mut Io) {
+    pub(super) fn query(&mut self, from: NodeId, request_id: RequestId, body: Body, io: &mut Io) {
         let (key, kind) = match body {
             Body::Update { key, context, change, hint_for } => {
                 (key, Kind::Update { context, change, hint_for })
             }
             Body::Merge { key, object, gc_epoch } => {
-                let hint = op.role() == Role::Handoff;
+                let hint = request_id.role() == Role::Handoff;
                 (key, Kind::Merge { object, gc_epoch, hint })
             }
             Body::StoreHint { key, object, hint_for, gc_epoch } => {
@@ -167,23 +167,23 @@ impl Replica {
             Body::Read { key } => (key, Kind::Read),
             Body::List { partition, after, limit_bytes } => {
                 if io.local.stall().is_some() {
-                    return refuse(from, op, stalled(), io);
+                    return refuse(from, request_id, stalled(), io);
                 }
                 let limit_bytes = limit_bytes.min(MAX_LIST_BYTES) as usize;
                 let token = io.out.list(partition, after, limit_bytes);
-                self.lists.insert(token, (from, op, partition));
+                self.lists.insert(token, (from, request_id, partition));
                 return;
             }
-            Body::Withdraw { key } => return self.withdraw(&key, from, op),
+            Body::Withdraw { key } => return self.withdraw(&key, from, request_id),
             _ => return,
         };
         if let Err(rejection) = self.admit(&key, &kind, io) {
-            return refuse(from, op, rejection, io);
+            return refuse(from, request_id, rejection, io);
         }
         self.queued += 1;
         let state = self.keys.entry(key.clone()).or_default();
         let reading = !state.work.is_empty();
-        state.work.push_back(Work { from, op, kind });
+        state.work.push_back(Work { from, request_id, kind });
         if state.copies.is_some() {
             self.run(&key, io);
         } else if !reading {
@@ -200,10 +200,12 @@ impl Replica {
 
     /// Voids an update that has not been carried out. Its place in the queue stays: it may be what
     /// a read of the disk waits for.
-    fn withdraw(&mut self, key: &Key, from: NodeId, op: RequestId) {
+    fn withdraw(&mut self, key: &Key, from: NodeId, request_id: RequestId) {
         let Some(state) = self.keys.get_mut(key) else { return };
         let its = |work: &&mut Work| {
-            work.from == from && work.op == op && matches!(work.kind, Kind::Update { .. })
+            work.from == from
+                && work.request_id == request_id
+                && matches!(work.kind, Kind::Update { .. })
         };
         for work in state.work.iter_mut().filter(its) {
             work.kind = Kind::Withdrawn;
@@ -228,8 +230,8 @@ impl Replica {
         // In an order that is the same in every run, whatever it is in memory.
         let mut lists: Vec<_> = std::mem::take(&mut self.lists).into_iter().collect();
         lists.sort_unstable();
-        for (_, (to, op, _)) in lists {
-            refuse(to, op, stalled(), io);
+        for (_, (to, request_id, _)) in lists {
+            refuse(to, request_id, stalled(), io);
         }
         if stall != Stall::All {
             return;
@@ -241,7 +243,7 @@ impl Replica {
             for work in state.work.iter_mut().filter(|work| waits_for_disk(&work.kind)) {
                 // Its place stays: the read that it waits for is still to come.
                 work.kind = Kind::Withdrawn;
-                refuse(work.from, work.op, stalled(), io);
+                refuse(work.from, work.request_id, stalled(), io);
             }
         }
     }
@@ -257,7 +259,7 @@ impl Replica {
         let writes =
             matches!(kind, Kind::Update { .. } | Kind::Merge { .. } | Kind::StoreHint { .. });
         // A read of what is not synced waits for the sync.
-        let unsynced = || self.keys.get(key).is_some_and(|state| state.mark.is_some());
+        let unsynced = || self.keys.get(key).is_some_and(|state| state.seq.is_some());
         let blocked = match io.local.stall() {
             None => false,
             Some(Stall::Writes) => writes || matches!(kind, Kind::Read) && unsynced(),
@@ -314,27 +316,27 @@ impl Replica {
 
     /// The disk has listed keys.
     pub(super) fn list_done(&mut self, token: ReadToken, listing: Listing, io: &mut Io) {
-        let Some((to, op, partition)) = self.lists.remove(&token) else { return };
+        let Some((to, request_id, partition)) = self.lists.remove(&token) else { return };
         let Listing { keys, more } = listing;
         // Hints that are still to come do not matter: on a full disk they could not, and nothing
         // were listed.
         let authoritative = io.local.is_authoritative(partition);
         // A listing may show unsynced keys, never miss synced ones: names alone promise nothing.
-        io.out.send(vec![to], op, Body::Listed { keys, more, authoritative });
+        io.out.send(vec![to], request_id, Body::Listed { keys, more, authoritative });
     }
 
-    /// Every write up to `mark` is durable: the disk is as new as the copies of those keys.
-    pub(super) fn synced(&mut self, mark: SyncSeq) {
-        while self.unsynced.front().is_some_and(|(written, ..)| *written <= mark) {
+    /// Every write up to `seq` is durable: the disk is as new as the copies of those keys.
+    pub(super) fn synced(&mut self, seq: SyncSeq) {
+        while self.unsynced.front().is_some_and(|(written, ..)| *written <= seq) {
             let Some((_, key, bytes)) = self.unsynced.pop_front() else {
                 debug_assert!(false, "the first one was just looked at");
                 return;
             };
             self.unsynced_bytes -= bytes;
             if let Some(state) = self.keys.get_mut(&key)
-                && state.mark.is_some_and(|newest| newest <= mark)
+                && state.seq.is_some_and(|newest| newest <= seq)
             {
-                state.mark = None;
+                state.seq = None;
                 if state.work.is_empty() {
                     self.keys.remove(&key);
                 }
@@ -344,7 +346,7 @@ impl Replica {
 
     /// Does all that waits for a key whose copies are known, in order, as one write.
     fn run(&mut self, key: &Key, io: &mut Io) {
-        let Some(KeyState { copies: Some(copies), mut mark, mut work }) = self.keys.remove(key)
+        let Some(KeyState { copies: Some(copies), mut seq, mut work }) = self.keys.remove(key)
         else {
             debug_assert!(false, "work is done on a key whose copies are known");
             return;
@@ -368,8 +370,8 @@ impl Replica {
             changed,
             answers,
         };
-        while let Some(Work { from, op, kind }) = work.pop_front() {
-            self.take(&mut transaction, from, op, kind, io);
+        while let Some(Work { from, request_id, kind }) = work.pop_front() {
+            self.take(&mut transaction, from, request_id, kind, io);
         }
         self.queued -= waiting;
         let KeyTransaction { copies, before, changed, answers, .. } = transaction;
@@ -384,13 +386,13 @@ impl Replica {
             }
             self.unsynced.push_back((written, key.clone(), bytes));
             self.unsynced_bytes += bytes;
-            mark = Some(written);
+            seq = Some(written);
         }
-        for (to, op, body) in answers {
-            io.out.send_synced(mark, to, op, body);
+        for (to, request_id, body) in answers {
+            io.out.send_synced(seq, to, request_id, body);
         }
-        if mark.is_some() {
-            self.keys.insert(key.clone(), KeyState { copies: Some(copies), mark, work });
+        if seq.is_some() {
+            self.keys.insert(key.clone(), KeyState { copies: Some(copies), seq, work });
         }
     }
 
@@ -399,7 +401,7 @@ impl Replica {
         &mut self,
         transaction: &mut KeyTransaction<'_>,
         from: NodeId,
-        op: RequestId,
+        request_id: RequestId,
         kind: Kind,
         io: &mut Io,
     ) {
@@ -407,7 +409,11 @@ impl Replica {
             Kind::Update { context, change, hint_for } => {
                 match make(transaction, &context, &change, &hint_for, io) {
                     Made::Done(object, dot, gc_epoch) => {
-                        io.out.send(vec![from], op, Body::Updated { object, dot, gc_epoch });
+                        io.out.send(
+                            vec![from],
+                            request_id,
+                            Body::Updated { object, dot, gc_epoch },
+                        );
                         Answer::Synced(Body::Ack)
                     }
                     Made::Refused(rejection) => Answer::Now(Body::Failed(rejection)),
@@ -458,12 +464,12 @@ impl Replica {
             }
         };
         match answer {
-            Answer::Synced(body) => transaction.answer(from, op, body),
+            Answer::Synced(body) => transaction.answer(from, request_id, body),
             Answer::Now(body) => {
                 if matches!(body, Body::Failed(Rejection::GcState { .. })) {
                     io.out.count(Counter::StaleObjectsRefused);
                 }
-                io.out.send(vec![from], op, body);
+                io.out.send(vec![from], request_id, body);
             }
         }
     }
@@ -494,9 +500,9 @@ fn waits_for_disk(kind: &Kind) -> bool {
     matches!(kind, Kind::Update { .. } | Kind::Merge { .. } | Kind::StoreHint { .. } | Kind::Read)
 }
 
-fn refuse(to: NodeId, op: RequestId, rejection: Rejection, io: &mut Io) {
+fn refuse(to: NodeId, request_id: RequestId, rejection: Rejection, io: &mut Io) {
     io.out.count(Counter::ReplicaOperationsRefused);
-    io.out.send(vec![to], op, Body::Failed(rejection));
+    io.out.send(vec![to], request_id, Body::Failed(rejection));
 }
 
 /// About how many bytes a change of a key takes.

@@ -78,14 +78,19 @@ pub(super) struct TombstoneGc {
 #[derive(Clone, Debug)]
 enum Round {
     Choosing(Choosing),
-    Asking { op: RequestId, waiting: BTreeSet<NodeId>, purgeable: Vec<PurgeableKey>, since: Time },
+    Asking {
+        request_id: RequestId,
+        waiting: BTreeSet<NodeId>,
+        purgeable: Vec<PurgeableKey>,
+        since: Time,
+    },
 }
 
 /// A GC epoch that begins when its write is durable; all are notified of it then, if this node has
 /// proposed it.
 #[derive(Clone, Debug)]
 struct Beginning {
-    mark: SyncSeq,
+    seq: SyncSeq,
     gc_epoch: GcState,
     report: bool,
 }
@@ -157,8 +162,8 @@ impl TombstoneGc {
 
     /// Says what is known here; who is not certain that its disk is the newest asks for the same.
     fn report(&mut self, to: Vec<NodeId>, io: &mut Io) {
-        let (op, message) = (self.ids.next(), known(io, true));
-        io.out.send(to, op, message);
+        let (request_id, message) = (self.ids.next(), known(io, true));
+        io.out.send(to, request_id, message);
     }
 
     /// This node's liveness of a peer has changed.
@@ -291,16 +296,16 @@ impl TombstoneGc {
         purgeable: Vec<PurgeableKey>,
         io: &mut Io,
     ) {
-        let op = self.ids.next();
+        let request_id = self.ids.next();
         let mut waiting: BTreeSet<NodeId> = others(self.me, io).into_iter().collect();
         waiting.insert(self.me);
         let gc_epoch = io.local.gc_epochs.number(partition);
         let members = io.local.members().digest();
         let to = waiting.iter().copied().collect();
         let proposal = Body::Propose { partition, gc_epoch, members, purgeable: purgeable.clone() };
-        io.out.send(to, op, proposal);
+        io.out.send(to, request_id, proposal);
         let since = now;
-        self.rounds.insert(partition, Round::Asking { op, waiting, purgeable, since });
+        self.rounds.insert(partition, Round::Asking { request_id, waiting, purgeable, since });
     }
 
     /// A page has been read for a task, which may have been replaced meanwhile.
@@ -313,21 +318,27 @@ impl TombstoneGc {
     }
 
     /// A member has said something about GC epochs.
-    pub(super) fn hear(&mut self, now: Time, from: NodeId, op: RequestId, body: Body, io: &mut Io) {
+    pub(super) fn hear(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        request_id: RequestId,
+        body: Body,
+        io: &mut Io,
+    ) {
         match body {
             Body::Propose { partition, gc_epoch, members, purgeable } => {
                 let judged = self.judge(from, partition, gc_epoch, members, &purgeable, io);
                 if let Err(why) = judged {
-                    return io.out.send(vec![from], op, Body::NotYet(why));
+                    return io.out.send(vec![from], request_id, Body::NotYet(why));
                 }
-                let purpose = Purpose::Agree { to: from, op };
+                let purpose = Purpose::Agree { to: from, request_id };
                 self.tasks.begin(partition, purpose, purgeable, io.out.last_mark());
                 self.work(partition, io);
             }
-            Body::Agreed => self.agreed(now, from, op, io),
+            Body::Agreed => self.agreed(now, from, request_id, io),
             Body::NotYet(why) => {
-                let queried =
-                    |round: &Round| matches!(round, Round::Asking { op: of, .. } if *of == op);
+                let queried = |round: &Round| matches!(round, Round::Asking { request_id: of, .. } if *of == request_id);
                 let found = self.rounds.iter().find(|(_, round)| queried(round));
                 if let Some(partition) = found.map(|(partition, _)| *partition) {
                     let member = io.local.members().name(from);
@@ -336,12 +347,16 @@ impl TombstoneGc {
             }
             Body::GcEpochs { digest, certain, query } => {
                 if query {
-                    io.out.send(vec![from], op, known(io, false));
+                    io.out.send(vec![from], request_id, known(io, false));
                 }
                 if digest == io.local.gc_epochs.digest() {
                     self.agree_on_all(from, certain, io);
                 } else {
-                    io.out.send(vec![from], op, Body::GcEpochNumbers(io.local.gc_epochs.numbers()));
+                    io.out.send(
+                        vec![from],
+                        request_id,
+                        Body::GcEpochNumbers(io.local.gc_epochs.numbers()),
+                    );
                 }
             }
             Body::GcEpochNumbers(numbers) => {
@@ -353,13 +368,18 @@ impl TombstoneGc {
                 let later: Vec<Partition> =
                     numbers.iter().filter(later).map(|(partition, _)| *partition).collect();
                 for partition in later.into_iter().take(MAX_QUESTIONS) {
-                    io.out.send(vec![from], op, Body::QueryGcEpoch(partition));
+                    io.out.send(vec![from], request_id, Body::QueryGcEpoch(partition));
                 }
             }
             Body::QueryGcEpoch(partition) => {
                 let gc_epoch = io.local.gc_epochs.of(partition).clone();
-                let mark = io.out.last_mark();
-                io.out.send_synced(Some(mark), from, op, Body::GcState { partition, gc_epoch });
+                let seq = io.out.last_mark();
+                io.out.send_synced(
+                    Some(seq),
+                    from,
+                    request_id,
+                    Body::GcState { partition, gc_epoch },
+                );
             }
             Body::GcState { partition, gc_epoch } => {
                 self.adopt(partition, gc_epoch, io);
@@ -404,11 +424,11 @@ impl TombstoneGc {
     }
 
     /// A member agrees; when all do, the next GC epoch begins.
-    fn agreed(&mut self, now: Time, from: NodeId, op: RequestId, io: &mut Io) {
+    fn agreed(&mut self, now: Time, from: NodeId, request_id: RequestId, io: &mut Io) {
         let mut done = None;
         for (partition, round) in &mut self.rounds {
-            if let Round::Asking { op: of, waiting, .. } = round
-                && *of == op
+            if let Round::Asking { request_id: of, waiting, .. } = round
+                && *of == request_id
             {
                 waiting.remove(&from);
                 done = waiting.is_empty().then_some(*partition);

@@ -13,7 +13,7 @@ use super::placement::{fresh, members_of, reported};
 /// The one message that is sent, and to whom.
 fn sent(out: &[Output]) -> (&[NodeId], u64, &Body) {
     match out {
-        [Output::Send { to, message }] => (to, message.op, &message.body),
+        [Output::Send { to, message }] => (to, message.request_id, &message.body),
         other => panic!("not one message: {other:?}"),
     }
 }
@@ -38,17 +38,17 @@ fn a_ring_changes_only_with_the_grants_of_more_than_half_of_the_members() {
     let mut bench = Bench::new();
     let [one, two, three] = bench.peers()[..] else { panic!() };
     let out = bench.give(Input::Replace { old: three, new: fresh() });
-    let (to, op, body) = sent(&out);
+    let (to, request_id, body) = sent(&out);
     assert_eq!(
         (to, body),
         (&[one, two][..], &query(&bench.ring, three)),
         "all but the one that goes"
     );
-    assert!(bench.peer(one, op + 1, Body::RingGranted).is_empty(), "for another question");
-    assert!(bench.peer(one, op, Body::RingGranted).is_empty(), "2 of 4");
-    assert!(bench.peer(one, op, Body::RingGranted).is_empty(), "one grant is one grant");
-    assert!(bench.peer(fresh().id(), op, Body::RingGranted).is_empty(), "no member");
-    let out = bench.peer(two, op, Body::RingGranted);
+    assert!(bench.peer(one, request_id + 1, Body::RingGranted).is_empty(), "for another question");
+    assert!(bench.peer(one, request_id, Body::RingGranted).is_empty(), "2 of 4");
+    assert!(bench.peer(one, request_id, Body::RingGranted).is_empty(), "one grant is one grant");
+    assert!(bench.peer(fresh().id(), request_id, Body::RingGranted).is_empty(), "no member");
+    let out = bench.peer(two, request_id, Body::RingGranted);
     let [Output::Store(Work::Write { changes, .. })] = &out[..] else { panic!("{out:?}") };
     assert!(matches!(&changes[0], Change::Ring(ring) if ring.has(fresh().id())));
     // From then on it grants nothing, and takes no order.
@@ -62,8 +62,8 @@ fn a_change_without_enough_grants_is_given_up_and_what_was_granted_is_given_back
     let mut bench = Bench::new();
     let [one, two, three] = bench.peers()[..] else { panic!() };
     let out = bench.give(Input::Replace { old: three, new: fresh() });
-    let (_, op, _) = sent(&out);
-    bench.peer(one, op, Body::RingGranted);
+    let (_, request_id, _) = sent(&out);
+    bench.peer(one, request_id, Body::RingGranted);
     let out = bench.tick(1_000);
     let queried = |output: &Output| match output {
         Output::Send { to, message } => {
@@ -78,13 +78,15 @@ fn a_change_without_enough_grants_is_given_up_and_what_was_granted_is_given_back
     assert!(out.iter().any(|output| matches!(output, Output::NotReplaced(why) if *why == refused)));
     let given_back = |output: &Output| match output {
         Output::Send { to, message } => {
-            matches!(message.body, Body::RingDenied { .. }) && to[..] == [one] && message.op == op
+            matches!(message.body, Body::RingDenied { .. })
+                && to[..] == [one]
+                && message.request_id == request_id
         }
         _ => false,
     };
     assert!(out.iter().any(given_back), "{out:?}");
     // A grant that comes too late changes nothing, and is given back.
-    let out = bench.peer(two, op, Body::RingGranted);
+    let out = bench.peer(two, request_id, Body::RingGranted);
     assert_eq!((sent(&out).0, denied_by(&out)), (&[two][..], bench.me));
 }
 

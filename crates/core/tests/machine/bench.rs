@@ -68,7 +68,7 @@ impl Bench {
             let [Output::Send { message, .. }] = &out[..] else { panic!("{out:?}") };
             let Body::Introduce { incarnation, cluster: None, .. } = message.body else { panic!() };
             assert_eq!(
-                (incarnation.incarnation, incarnation.nonce, message.op),
+                (incarnation.incarnation, incarnation.nonce, message.request_id),
                 (Incarnation(1), 5, 5)
             );
             let answer = Body::Known { seen: None, birth, cluster: None };
@@ -105,8 +105,8 @@ impl Bench {
         self.give(Input::Client { client: 7, id: 9, request, timeout_ms: 500 })
     }
 
-    pub(crate) fn peer(&mut self, from: NodeId, op: u64, body: Body) -> Vec<Output> {
-        self.give(Input::Peer { from, message: PeerMessage { op, body } })
+    pub(crate) fn peer(&mut self, from: NodeId, request_id: u64, body: Body) -> Vec<Output> {
+        self.give(Input::Peer { from, message: PeerMessage { request_id, body } })
     }
 
     /// Lets time pass, in steps that are no pauses.
@@ -136,8 +136,8 @@ impl Bench {
                             hints: Vec::new(),
                         })));
                     }
-                    Output::Store(Work::Write { mark, .. }) => {
-                        next.extend(self.give(Input::Store(Done::Synced { mark })));
+                    Output::Store(Work::Write { seq, .. }) => {
+                        next.extend(self.give(Input::Store(Done::Synced { seq })));
                     }
                     other => rest.push(other),
                 }
@@ -180,10 +180,10 @@ impl Bench {
                         let page = disk.list_hints(target, after.as_ref(), limit_bytes).unwrap();
                         Done::Hints { token, page }
                     }
-                    Output::Store(Work::Write { mark, changes }) => {
+                    Output::Store(Work::Write { seq, changes }) => {
                         disk.apply(&changes).unwrap();
                         disk.sync().unwrap();
-                        Done::Synced { mark }
+                        Done::Synced { seq }
                     }
                     other => {
                         rest.push(other);

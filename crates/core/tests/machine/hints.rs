@@ -30,8 +30,8 @@ fn a_fallback_takes_the_place_of_an_owner_that_is_gone_or_late_and_is_one_slot_w
     assert!(matches!(merge.body, Body::Merge { .. }));
     let Body::StoreHint { hint_for, .. } = &keep.body else { panic!("{keep:?}") };
     assert_eq!(*hint_for, [gone]);
-    let (op, body) = (keep.op, Body::Ack);
-    let out = bench.peer(fallback, op, body);
+    let (request_id, body) = (keep.request_id, Body::Ack);
+    let out = bench.peer(fallback, request_id, body);
     assert!(matches!(out[..], [Output::Reply { response: Response::Written { .. }, .. }]));
     // The late one gets its hint when it is really late: here, for want of others.
     let out = bench.tick(600);
@@ -80,25 +80,27 @@ fn a_hint_is_kept_offered_and_removed_only_if_it_is_what_its_target_has() {
     let out = bench.give(Input::Link { peer: target, up: true });
     let out = bench.carry(out, &disk);
     let offer = |out: &[Output]| match out.last() {
-        Some(Output::Send { to, message }) if *to == [target] => (message.op, message.body.clone()),
+        Some(Output::Send { to, message }) if *to == [target] => {
+            (message.request_id, message.body.clone())
+        }
         _ => panic!("{out:?}"),
     };
-    let (op, offered) = offer(&out);
+    let (request_id, offered) = offer(&out);
     assert_eq!(offered, Body::Merge { key: key.clone(), object, gc_epoch: GcEpoch::FIRST });
     // It changes while it is in flight: the confirmation of the old one removes nothing.
     let out = bench.peer(other, 72, keep(2));
     bench.carry(out, &disk);
-    let out = bench.peer(target, op, Body::Ack);
+    let out = bench.peer(target, request_id, Body::Ack);
     let out = bench.carry(out, &disk);
     assert_eq!(bench.node.peer_view(bench.now, target).hints.count, 1);
-    let (op, offered) = offer(&out);
+    let (request_id, offered) = offer(&out);
     assert!(matches!(offered, Body::Merge { object, .. } if object.len() == 2));
     // Somebody else cannot have it removed.
     let Body::Copy { object, .. } = read(&mut bench) else { panic!() };
     let out = bench.peer(other, 73, Body::DeleteHint { key: key.clone(), target, object });
     bench.carry(out, &disk);
     assert_eq!(bench.node.peer_view(bench.now, target).hints.count, 1);
-    let out = bench.peer(target, op, Body::Ack);
+    let out = bench.peer(target, request_id, Body::Ack);
     bench.carry(out, &disk);
     assert_eq!(bench.node.peer_view(bench.now, target).hints.count, 0);
     assert!(disk.hints_durable(&key).is_empty());
@@ -143,7 +145,7 @@ fn a_write_that_an_owner_has_not_confirmed_is_kept_for_it_though_the_gc_epoch_ha
         let out = bench.query(put(&key, 1));
         let out = bench.carry(out, &disk);
         let [Output::Send { message, .. }] = &out[..] else { panic!("{out:?}") };
-        let op = message.op;
+        let request_id = message.request_id;
         let gc_epoch = GcState { number: GcEpoch(1), ..GcState::default() };
         let out = bench.peer(owner, 80, Body::GcState { partition, gc_epoch });
         bench.carry(out, &disk);
@@ -158,7 +160,7 @@ fn a_write_that_an_owner_has_not_confirmed_is_kept_for_it_though_the_gc_epoch_ha
         assert!(out.iter().any(queried), "{out:?}");
         if fallback_refuses {
             let rejection = Rejection::GcState { given: GcEpoch::FIRST, own: GcEpoch(1) };
-            let out = bench.peer(bench.fallback(&key), op, Body::Failed(rejection));
+            let out = bench.peer(bench.fallback(&key), request_id, Body::Failed(rejection));
             bench.carry(out, &disk);
         } else {
             let out = bench.tick(400);

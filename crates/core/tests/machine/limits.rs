@@ -52,9 +52,9 @@ fn count(bench: &Bench, counter: Counter) -> u64 {
 fn an_owner_declines_what_a_key_would_outgrow_and_takes_what_settles_it() {
     let (mut bench, disk) = (bench(), MemoryStore::default());
     let (key, peer) = (bench.key(true), bench.peers()[0]);
-    let merge = |bench: &mut Bench, op: u64, object: Object| {
+    let merge = |bench: &mut Bench, request_id: u64, object: Object| {
         let merge = Body::Merge { key: key.clone(), object, gc_epoch: GcEpoch::FIRST };
-        let out = bench.peer(peer, op, merge);
+        let out = bench.peer(peer, request_id, merge);
         let out = bench.carry(out, &disk);
         let reported =
             out.iter().any(|output| matches!(output, Output::Notice(Notice::Declined(_))));
@@ -106,18 +106,20 @@ fn a_declined_hint_stays_waits_and_holds_up_no_other_one() {
     let out = bench.carry(out, &disk);
     let offered = |out: &[Output]| {
         let hint = |output: &Output| match output {
-            Output::Send { message, .. } if message.op & HINT != 0 => Some(message.op),
+            Output::Send { message, .. } if message.request_id & HINT != 0 => {
+                Some(message.request_id)
+            }
             _ => None,
         };
         out.iter().find_map(hint)
     };
-    let op = offered(&out).expect("the hint is offered");
+    let request_id = offered(&out).expect("the hint is offered");
     let limit = Rejection::Limit { what: Measure::SiblingBytes, given: 2_100, limit: 2_000 };
-    let out = bench.peer(target, op, Body::Failed(limit));
+    let out = bench.peer(target, request_id, Body::Failed(limit));
     bench.carry(out, &disk);
     assert!(matches!(disk.read_hint(target, &key).unwrap(), Found::Record(_)), "it stays");
     // What the target can do nothing with now is not pending to it.
-    let (mut out, query) = (Vec::new(), PeerMessage { op: 9, body: Body::QueryHints });
+    let (mut out, query) = (Vec::new(), PeerMessage { request_id: 9, body: Body::QueryHints });
     bench.node.handle(bench.now, Input::Peer { from: target, message: query }, &mut out);
     assert_eq!(sent(&out), [&Body::Hints(0)]);
     // Another hint passes it.
@@ -133,8 +135,8 @@ fn a_declined_hint_stays_waits_and_holds_up_no_other_one() {
         _ => None,
     });
     assert_eq!(passed.collect::<Vec<_>>(), [other]);
-    let op = offered(&out).unwrap();
-    let out = bench.peer(target, op, Body::Ack);
+    let request_id = offered(&out).unwrap();
+    let out = bench.peer(target, request_id, Body::Ack);
     bench.carry(out, &disk);
     let out = bench.tick(3_000);
     assert_eq!(offered(&bench.carry(out, &disk)), None, "five seconds");

@@ -50,7 +50,7 @@ fn a_later_ring_ends_the_life_once_it_is_durable_and_no_other_ring_does() {
     assert!(bench.peer(fresh().id(), 1, reported(&later)).is_empty(), "of one without a place");
 
     let out = bench.peer(one, 1, reported(&later));
-    let [Output::Store(Work::Write { mark, changes })] = &out[..] else { panic!("{out:?}") };
+    let [Output::Store(Work::Write { seq, changes })] = &out[..] else { panic!("{out:?}") };
     let [Change::Ring(written), Change::Members(members), Change::Meta(meta)] = &changes[..] else {
         panic!("{changes:?}")
     };
@@ -58,9 +58,9 @@ fn a_later_ring_ends_the_life_once_it_is_durable_and_no_other_ring_does() {
     assert!(members.get(fresh().id()).is_some() && members.get(two).is_some());
     assert!(meta.read_ineligible.is_empty(), "no place came here");
     assert!(bench.peer(two, 1, reported(&later)).is_empty(), "it is on its way");
-    let earlier = bench.give(Input::Store(Done::Synced { mark: SyncSeq(mark.0 - 1) }));
+    let earlier = bench.give(Input::Store(Done::Synced { seq: SyncSeq(seq.0 - 1) }));
     assert!(earlier.is_empty(), "another write is durable: {earlier:?}");
-    let out = bench.give(Input::Store(Done::Synced { mark: *mark }));
+    let out = bench.give(Input::Store(Done::Synced { seq: *seq }));
     assert!(matches!(out[..], [Output::BeginIncarnation]), "{out:?}");
 }
 
@@ -88,8 +88,8 @@ fn the_operators_replacement_is_durable_with_both_members_standing() {
     assert!(no_ring(bench.give(Input::Replace { old: three, new: member })), "a member already");
     let out = bench.give(Input::Replace { old: three, new: fresh() });
     let [Output::Send { message, .. }] = &out[..] else { panic!("{out:?}") };
-    bench.peer(one, message.op, Body::RingGranted);
-    let out = bench.peer(two, message.op, Body::RingGranted);
+    bench.peer(one, message.request_id, Body::RingGranted);
+    let out = bench.peer(two, message.request_id, Body::RingGranted);
     let [Output::Store(Work::Write { changes, .. })] = &out[..] else { panic!("{out:?}") };
     let Change::Members(members) = &changes[1] else { panic!("{changes:?}") };
     let membership = |id| members.get(id).map(|member| (member.membership, member.version));
@@ -139,7 +139,7 @@ fn what_is_kept_for_a_removed_member_goes_when_all_owners_have_it() {
     let merges = |out: &[Output]| {
         let merge = |output: &Output| match output {
             Output::Send { to, message } if matches!(message.body, Body::Merge { .. }) => {
-                Some((to.clone(), message.op))
+                Some((to.clone(), message.request_id))
             }
             _ => None,
         };
@@ -166,12 +166,12 @@ fn what_is_kept_for_a_removed_member_goes_when_all_owners_have_it() {
     let mut out = bench.carry(out, &disk);
     let later = bench.tick(2_000);
     out.extend(bench.carry(later, &disk));
-    let (to, op) = merges(&out).expect("it is offered to the owners");
+    let (to, request_id) = merges(&out).expect("it is offered to the owners");
     assert_eq!(to, others);
-    let out = bench.peer(others[1], op, Body::Ack);
+    let out = bench.peer(others[1], request_id, Body::Ack);
     bench.carry(out, &disk);
     assert_eq!(bench.node.peer_view(bench.now, removed).hints.count, 1);
-    let out = bench.peer(others[0], op, Body::Ack);
+    let out = bench.peer(others[0], request_id, Body::Ack);
     bench.carry(out, &disk);
     assert_eq!(bench.node.peer_view(bench.now, removed).hints.count, 0);
     let held = disk.read(partition, &key).unwrap();

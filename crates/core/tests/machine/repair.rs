@@ -54,9 +54,9 @@ impl Bout {
             for output in out {
                 match output {
                     Output::Store(work) => todo.push(Input::Store(self.work(work))),
-                    Output::Send { to, message: PeerMessage { op, body } } => {
+                    Output::Send { to, message: PeerMessage { request_id, body } } => {
                         for peer in to {
-                            self.send(peer, op, body.clone(), &mut todo, &mut sent);
+                            self.send(peer, request_id, body.clone(), &mut todo, &mut sent);
                         }
                     }
                     _ => {}
@@ -66,13 +66,23 @@ impl Bout {
         sent
     }
 
-    fn send(&self, to: NodeId, op: u64, body: Body, todo: &mut Vec<Input>, sent: &mut Sent) {
+    fn send(
+        &self,
+        to: NodeId,
+        request_id: u64,
+        body: Body,
+        todo: &mut Vec<Input>,
+        sent: &mut Sent,
+    ) {
         match body {
             Body::Gossip(_) | Body::QueryHints | Body::Hints(_) | Body::GcEpochs { .. } => {}
             Body::Compare { partition, .. } if (partition, to) != (self.partition, self.peer) => {
-                todo.push(Input::Peer { from: to, message: PeerMessage { op, body: Body::Equal } });
+                todo.push(Input::Peer {
+                    from: to,
+                    message: PeerMessage { request_id, body: Body::Equal },
+                });
             }
-            body => sent.push((to, op, body)),
+            body => sent.push((to, request_id, body)),
         }
     }
 
@@ -82,10 +92,10 @@ impl Bout {
                 let found = self.disk.read(partition, &key).unwrap();
                 Done::Read { token, found, hints: Vec::new() }
             }
-            Work::Write { mark, changes } => {
+            Work::Write { seq, changes } => {
                 self.disk.apply(&changes).unwrap();
                 self.disk.sync().unwrap();
-                Done::Synced { mark }
+                Done::Synced { seq }
             }
             Work::Scan { token, partition, span } => {
                 Done::Scan { token, page: self.disk.scan(partition, &span).unwrap() }
@@ -94,14 +104,14 @@ impl Bout {
         }
     }
 
-    fn hear(&mut self, from: NodeId, op: u64, body: Body) -> Sent {
-        self.give(Input::Peer { from, message: PeerMessage { op, body } })
+    fn hear(&mut self, from: NodeId, request_id: u64, body: Body) -> Sent {
+        self.give(Input::Peer { from, message: PeerMessage { request_id, body } })
     }
 
     /// The one answer to a question of the peer.
-    fn answer(&mut self, from: NodeId, op: u64, body: Body) -> Body {
-        match &self.hear(from, op, body)[..] {
-            [(to, of, answer)] if (*to, *of) == (from, op) => answer.clone(),
+    fn answer(&mut self, from: NodeId, request_id: u64, body: Body) -> Body {
+        match &self.hear(from, request_id, body)[..] {
+            [(to, of, answer)] if (*to, *of) == (from, request_id) => answer.clone(),
             sent => panic!("{sent:?}"),
         }
     }
@@ -125,7 +135,7 @@ impl Bout {
         pairs.find(|pair| (pair.partition, pair.peer) == (self.partition, self.peer)).unwrap()
     }
 
-    /// The node is ordered to compare, and does; the `op` of its question.
+    /// The node is ordered to compare, and does; the `request_id` of its question.
     fn begin(&mut self) -> u64 {
         self.give(Input::Repair { partition: Some(self.partition), peer: Some(self.peer) });
         self.queried_in(100)
@@ -136,10 +146,10 @@ impl Bout {
         let early = self.tick(ms - 100);
         assert!(early.is_empty(), "{early:?}");
         match &self.tick(100)[..] {
-            [(to, op, Body::Compare { partition, shape: SHAPE, .. })]
+            [(to, request_id, Body::Compare { partition, shape: SHAPE, .. })]
                 if (*to, *partition) == (self.peer, self.partition) =>
             {
-                *op
+                *request_id
             }
             sent => panic!("{sent:?}"),
         }
@@ -147,25 +157,27 @@ impl Bout {
 
     /// The summaries of the node's own tree, with one of them changed: only the leaf of its key, or only another one,
     /// differs at the end. Gives the question for keys.
-    fn down_to_leaves(&mut self, mut op: u64, own_leaf: bool) -> (u64, Vec<u16>) {
+    fn down_to_leaves(&mut self, mut request_id: u64, own_leaf: bool) -> (u64, Vec<u16>) {
         let (partition, peer, mut nodes) = (self.partition, self.peer, vec![0]);
         let aim = if own_leaf { leaf_of(&self.key) } else { leaf_of(&self.key) ^ 1 };
         for level in 0..3 {
             let question = Body::Descend { partition, width: 2, level, nodes: nodes.clone() };
-            let Body::Summaries(Blob(bytes)) = self.answer(peer, op, question) else { panic!() };
+            let Body::Summaries(Blob(bytes)) = self.answer(peer, request_id, question) else {
+                panic!()
+            };
             let mut bytes = bytes.to_vec();
             bytes[usize::from(aim >> (8 - 4 * level) & 15) * 2] ^= 1;
-            let sent = self.hear(peer, op, Body::Summaries(Blob(bytes.into())));
+            let sent = self.hear(peer, request_id, Body::Summaries(Blob(bytes.into())));
             let [(to, next, body)] = &sent[..] else { panic!("{sent:?}") };
             assert_eq!(*to, peer);
-            op = *next;
+            request_id = *next;
             match body {
                 Body::Descend { level: of, nodes: of_these, .. } => {
                     assert_eq!((*of, &of_these[..]), (level + 1, &[aim >> (8 - 4 * level)][..]));
                     nodes.clone_from(of_these);
                 }
                 Body::Leaves { leaves: Some(leaves), after: None, .. } => {
-                    return (op, leaves.clone());
+                    return (request_id, leaves.clone());
                 }
                 body => panic!("{body:?}"),
             }
@@ -181,8 +193,8 @@ impl Bout {
         let held =
             Found::Record(pixii_core::store::Record { object: object(1), ..Default::default() });
         assert_eq!(self.disk.read(self.partition, &self.key).unwrap(), held);
-        let op = self.queried_in(2_000);
-        assert!(self.hear(self.peer, op, Body::Equal).is_empty());
+        let request_id = self.queried_in(2_000);
+        assert!(self.hear(self.peer, request_id, Body::Equal).is_empty());
         let view = self.view();
         assert_eq!(
             (view.failing, view.equal_for, view.is_pending),
@@ -273,8 +285,8 @@ fn answers_that_make_no_sense_end_a_comparison_and_the_next_one_begins_two_secon
         (failed, "this node does not hold the key, and a request is forwarded only once"),
     ] {
         let mut bout = Bout::new();
-        let op = bout.begin();
-        assert!(bout.hear(bout.peer, op, answer).is_empty());
+        let request_id = bout.begin();
+        assert!(bout.hear(bout.peer, request_id, answer).is_empty());
         bout.fails_and_recovers(why);
     }
 }
@@ -282,10 +294,10 @@ fn answers_that_make_no_sense_end_a_comparison_and_the_next_one_begins_two_secon
 #[test]
 fn a_yes_below_the_root_and_keys_nobody_queried_for_end_a_comparison() {
     let mut bout = Bout::new();
-    let op = bout.begin();
-    let sent = bout.hear(bout.peer, op, Body::Summaries(Blob(vec![0; 32].into())));
-    let [(_, op, Body::Descend { level: 1, .. })] = &sent[..] else { panic!("{sent:?}") };
-    assert!(bout.hear(bout.peer, *op, Body::Equal).is_empty());
+    let request_id = bout.begin();
+    let sent = bout.hear(bout.peer, request_id, Body::Summaries(Blob(vec![0; 32].into())));
+    let [(_, request_id, Body::Descend { level: 1, .. })] = &sent[..] else { panic!("{sent:?}") };
+    assert!(bout.hear(bout.peer, *request_id, Body::Equal).is_empty());
     bout.fails_and_recovers("a yes in answer to a question for summaries");
 
     let key = |at: u32| Key::new(format!("other{at}").into_bytes()).unwrap();
@@ -308,16 +320,16 @@ fn a_yes_below_the_root_and_keys_nobody_queried_for_end_a_comparison() {
     ];
     for (items, next) in bad {
         let mut bout = Bout::new();
-        let op = bout.begin();
-        let (op, leaves) = bout.down_to_leaves(op, true);
+        let request_id = bout.begin();
+        let (request_id, leaves) = bout.down_to_leaves(request_id, true);
         assert_eq!(leaves, [leaf]);
-        assert!(bout.hear(bout.peer, op, Body::Items { items, next }).is_empty());
+        assert!(bout.hear(bout.peer, request_id, Body::Items { items, next }).is_empty());
         bout.fails_and_recovers("keys that were not asked for, or out of order");
     }
     let mut bout = Bout::new();
-    let op = bout.begin();
-    let (op, _) = bout.down_to_leaves(op, true);
-    assert!(bout.hear(bout.peer, op, Body::Summaries(Blob(vec![0; 32].into()))).is_empty());
+    let request_id = bout.begin();
+    let (request_id, _) = bout.down_to_leaves(request_id, true);
+    assert!(bout.hear(bout.peer, request_id, Body::Summaries(Blob(vec![0; 32].into()))).is_empty());
     bout.fails_and_recovers("a list of summaries in answer to a question for keys");
 }
 
@@ -325,26 +337,28 @@ fn a_yes_below_the_root_and_keys_nobody_queried_for_end_a_comparison() {
 fn silence_ends_a_comparison_and_answers_of_strangers_or_to_other_questions_do_nothing() {
     let mut bout = Bout::new();
     let (peer, other) = (bout.peer, bout.bench.others(&bout.key)[1]);
-    let op = bout.begin();
-    assert!(bout.hear(other, op, Body::Equal).is_empty());
-    assert!(bout.hear(peer, op + 1, Body::Equal).is_empty());
-    assert!(bout.hear(peer, op + 1, Body::Items { items: Vec::new(), next: None }).is_empty());
+    let request_id = bout.begin();
+    assert!(bout.hear(other, request_id, Body::Equal).is_empty());
+    assert!(bout.hear(peer, request_id + 1, Body::Equal).is_empty());
+    assert!(
+        bout.hear(peer, request_id + 1, Body::Items { items: Vec::new(), next: None }).is_empty()
+    );
     assert!(bout.tick(9_900).is_empty());
     let view = bout.view();
     assert_eq!((view.failing, view.equal_for, view.is_pending), (None, None, true));
     assert!(bout.tick(100).is_empty());
     // An answer that comes too late says nothing of what is there now.
-    assert!(bout.hear(peer, op, Body::Equal).is_empty());
+    assert!(bout.hear(peer, request_id, Body::Equal).is_empty());
     bout.fails_and_recovers("no answer in 10000 ms");
 }
 
 #[test]
 fn who_fails_again_is_queried_less_often_and_who_comes_back_at_once() {
     let mut bout = Bout::new();
-    let mut op = bout.begin();
+    let mut request_id = bout.begin();
     for wait in [2_000, 4_000, 8_000] {
-        assert!(bout.hear(bout.peer, op, Body::Summaries(Blob::default())).is_empty());
-        op = bout.queried_in(wait);
+        assert!(bout.hear(bout.peer, request_id, Body::Summaries(Blob::default())).is_empty());
+        request_id = bout.queried_in(wait);
     }
     let link = |up| Input::Link { peer: bout.peer, up };
     let (down, up) = (link(false), link(true));
@@ -360,8 +374,8 @@ fn who_fails_again_is_queried_less_often_and_who_comes_back_at_once() {
 fn an_object_that_cannot_be_had_fails_its_comparison_and_the_others_arrive() {
     let mut bout = Bout::new();
     let peer = bout.peer;
-    let op = bout.begin();
-    let (op, leaves) = bout.down_to_leaves(op, true);
+    let request_id = bout.begin();
+    let (request_id, leaves) = bout.down_to_leaves(request_id, true);
     let key = |at: u32| Key::new(format!("lost{at}").into_bytes()).unwrap();
     let fits = |key: &Key| {
         bout.bench.ring.partition(key) == bout.partition && leaves.contains(&leaf_of(key))
@@ -375,7 +389,7 @@ fn an_object_that_cannot_be_had_fails_its_comparison_and_the_others_arrive() {
         Item { key: key.clone(), context: object.context(), check }
     };
     let items = keys.iter().map(item).collect();
-    let sent = bout.hear(peer, op, Body::Items { items, next: None });
+    let sent = bout.hear(peer, request_id, Body::Items { items, next: None });
     keys.retain(|key| *key != bout.key);
     let [(_, bad, Body::Read { key: lost }), (_, good, Body::Read { key: had })] = &sent[..] else {
         panic!("{sent:?}")
@@ -401,15 +415,15 @@ fn a_peer_that_reads_the_partition_or_is_busy_is_queried_again_and_nothing_has_f
     let busy = Rejection::Busy { what: Resource::PeerLists, limit: 8 };
     for rejection in [Rejection::Unread(3), busy] {
         let mut bout = Bout::new();
-        let op = bout.begin();
+        let request_id = bout.begin();
         for again in 0..3 {
             let peer = bout.peer;
-            let op = if again == 0 { op } else { bout.queried_in(2_000) };
-            assert!(bout.hear(peer, op, Body::Failed(rejection.clone())).is_empty());
+            let request_id = if again == 0 { request_id } else { bout.queried_in(2_000) };
+            assert!(bout.hear(peer, request_id, Body::Failed(rejection.clone())).is_empty());
             assert_eq!(bout.view().failing, None, "{rejection:?}");
         }
-        let (peer, op) = (bout.peer, bout.queried_in(2_000));
-        assert!(bout.hear(peer, op, Body::Equal).is_empty());
+        let (peer, request_id) = (bout.peer, bout.queried_in(2_000));
+        assert!(bout.hear(peer, request_id, Body::Equal).is_empty());
         assert_eq!(bout.view().equal_for, Some(Micros::ZERO));
         let counters = bout.bench.node.counters();
         let count = |counter| counters.iter().find(|(of, _)| *of == counter).map(|(_, n)| *n);

@@ -48,7 +48,7 @@ fn a_late_attempt_of_a_put_that_was_replaced_issues_nothing_and_is_acknowledged(
         let [Output::Send { to, message }] = &out[..] else { panic!("{out:?}") };
         let Body::Merge { object, .. } = &message.body else { panic!("{message:?}") };
         assert_eq!(object.len(), 0, "the value stays dead");
-        let out = bench.peer(to[0], message.op, Body::Ack);
+        let out = bench.peer(to[0], message.request_id, Body::Ack);
         let [Output::Reply { response: Response::Written { dot, .. }, .. }] = &out[..] else {
             panic!("{out:?}")
         };
@@ -125,7 +125,7 @@ fn a_writer_that_chains_on_its_own_context_leaves_no_siblings_behind() {
         let [Output::Send { to, message }] = &out[..] else { panic!("{out:?}") };
         let Body::Merge { object, .. } = message.body.clone() else { panic!("{message:?}") };
         assert_eq!(object.len(), 2, "its own newest value and the unread one");
-        let out = bench.peer(to[0], message.op, Body::Ack);
+        let out = bench.peer(to[0], message.request_id, Body::Ack);
         let [Output::Reply { response: Response::Written { dot, context: sealed, .. }, .. }] =
             &out[..]
         else {
@@ -163,7 +163,7 @@ fn a_disk_that_is_an_old_one_takes_nothing_old_while_it_takes_over_what_is_new()
     let [Output::Store(Work::Read { token, .. })] = out[..] else { panic!("{out:?}") };
     let out =
         bench.give(Input::Store(Done::Read { token, found: Found::Nothing, hints: Vec::new() }));
-    let [Output::Store(Work::Write { mark, .. })] = out[..] else { panic!("{out:?}") };
+    let [Output::Store(Work::Write { seq, .. })] = out[..] else { panic!("{out:?}") };
     let gc_epoch = GcState { number: GcEpoch(2), ..GcState::default() };
     bench.peer(from, 71, Body::GcState { partition, gc_epoch });
     // and not from then on, although the records are yet to be read.
@@ -172,7 +172,7 @@ fn a_disk_that_is_an_old_one_takes_nothing_old_while_it_takes_over_what_is_new()
     let out = bench.disk(out, &Record::default());
     let failed = |output: &Output| match output {
         Output::Send { message, .. } => {
-            message.op == 72
+            message.request_id == 72
                 && matches!(
                     message.body,
                     Body::Failed(Rejection::GcState { given: GcEpoch(0), own: GcEpoch(2) })
@@ -182,7 +182,7 @@ fn a_disk_that_is_an_old_one_takes_nothing_old_while_it_takes_over_what_is_new()
     };
     assert!(out.iter().any(failed), "{out:?}");
     assert_eq!(bench.node.gc_epoch(partition), GcEpoch::FIRST, "it has not begun");
-    bench.give(Input::Store(Done::Synced { mark }));
+    bench.give(Input::Store(Done::Synced { seq }));
 }
 
 #[test]
@@ -199,9 +199,9 @@ fn a_gc_epoch_begins_when_it_is_durable_and_stamps_nothing_before() {
     let [Output::Store(Work::Read { token, .. })] = out[..] else { panic!("{out:?}") };
     let found = Found::Nothing;
     let out = bench.give(Input::Store(Done::Read { token, found, hints: Vec::new() }));
-    let [Output::Store(Work::Write { mark, .. })] = out[..] else { panic!("{out:?}") };
-    let out = bench.give(Input::Store(Done::Synced { mark }));
-    let [Output::Store(Work::Write { mark, changes })] = &out[..] else { panic!("{out:?}") };
+    let [Output::Store(Work::Write { seq, .. })] = out[..] else { panic!("{out:?}") };
+    let out = bench.give(Input::Store(Done::Synced { seq }));
+    let [Output::Store(Work::Write { seq, changes })] = &out[..] else { panic!("{out:?}") };
     assert!(matches!(changes[..], [Change::GcState { .. }]), "{changes:?}");
     let out = bench.query(put(&key, 5));
     let [Output::Store(Work::Read { token, .. })] = out[..] else { panic!("{out:?}") };
@@ -218,7 +218,7 @@ fn a_gc_epoch_begins_when_it_is_durable_and_stamps_nothing_before() {
         out.iter().filter_map(stamp).collect()
     };
     assert_eq!(stamps(&out), [GcEpoch::FIRST], "a crash now would undo the generation");
-    bench.give(Input::Store(Done::Synced { mark: *mark }));
+    bench.give(Input::Store(Done::Synced { seq: *seq }));
     assert_eq!(bench.node.gc_epoch(partition), GcEpoch(1));
 }
 

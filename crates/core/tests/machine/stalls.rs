@@ -64,10 +64,10 @@ fn what_waits_for_its_sync_is_not_refused() {
     let (found, hints) = (Found::Nothing, Vec::new());
     let out = bench.give(Input::Store(Done::Read { token, found, hints }));
     let write = out.into_iter().find(|output| matches!(output, Output::Store(_)));
-    let Some(Output::Store(Work::Write { mark, changes })) = write else { panic!() };
+    let Some(Output::Store(Work::Write { seq, changes })) = write else { panic!() };
     assert!(bench.give(Input::Stalled(Some(Stall::All))).is_empty(), "it may yet be durable");
     disk.apply(&changes).unwrap();
-    let out = bench.give(Input::Store(Done::Synced { mark }));
+    let out = bench.give(Input::Store(Done::Synced { seq }));
     let written = matches!(&out[..], [Output::Reply { response: Response::Written { .. }, .. }]);
     assert!(written, "{out:?}");
 }

@@ -64,11 +64,11 @@ impl TestCluster {
                     let done = self.work(work);
                     self.late.push((self.bench.now + DISK, Input::Store(done)));
                 }
-                Output::Send { to, message: PeerMessage { op, body } } => match body {
+                Output::Send { to, message: PeerMessage { request_id, body } } => match body {
                     Body::Propose { purgeable, partition, .. } => {
                         self.proposed.push((self.bench.now, purgeable.len(), partition));
                         for from in to {
-                            let message = PeerMessage { op, body: Body::Agreed };
+                            let message = PeerMessage { request_id, body: Body::Agreed };
                             self.late.push((self.bench.now + AGREE, Input::Peer { from, message }));
                         }
                     }
@@ -86,10 +86,10 @@ impl TestCluster {
                 let found = self.disk.read(partition, &key).unwrap();
                 Done::Read { token, found, hints: Vec::new() }
             }
-            Work::Write { mark, changes } => {
+            Work::Write { seq, changes } => {
                 self.disk.apply(&changes).unwrap();
                 self.disk.sync().unwrap();
-                Done::Synced { mark }
+                Done::Synced { seq }
             }
             Work::Scan { token, partition, span } => {
                 Done::Scan { token, page: self.disk.scan(partition, &span).unwrap() }
@@ -119,7 +119,7 @@ impl TestCluster {
         for key in self.keys(partition, count) {
             let object = Object::default().discard(&dead());
             let body = Body::Merge { key, object, gc_epoch: GcEpoch::FIRST };
-            self.give(Input::Peer { from, message: PeerMessage { op: 1, body } });
+            self.give(Input::Peer { from, message: PeerMessage { request_id: 1, body } });
         }
         // Each is read, and then written.
         for (_, input) in std::mem::take(&mut self.late) {
@@ -175,7 +175,7 @@ fn agreements(clients: bool) -> Vec<u64> {
         purgeable.sort_by(|one, other| one.key.cmp(&other.key));
         let body = Body::Propose { partition, gc_epoch: GcEpoch::FIRST, members, purgeable };
         let from = cluster.bench.ring.owners(partition)[0];
-        cluster.give(Input::Peer { from, message: PeerMessage { op: 5, body } });
+        cluster.give(Input::Peer { from, message: PeerMessage { request_id: 5, body } });
     }
     cluster.run(1_500, clients);
     cluster.agreed.iter().map(|at| (*at - begun) / MILLI).collect()

@@ -19,23 +19,23 @@ fn round_trips_are_kept_by_replica_and_kind_the_own_disk_among_them() {
     let [Output::Store(Work::Read { token, .. })] = out[..] else { panic!("{out:?}") };
     let found = Found::Nothing;
     let out = bench.give(Input::Store(Done::Read { token, found, hints: Vec::new() }));
-    let [Output::Store(Work::Write { mark, .. }), Output::Send { message, .. }] = &out[..] else {
+    let [Output::Store(Work::Write { seq, .. }), Output::Send { message, .. }] = &out[..] else {
         panic!("{out:?}")
     };
     let begun = bench.now;
     for (after, from) in [(2_000, Some(near)), (7_000, None), (9_000, Some(far))] {
         bench.now = begun + Micros(after);
         match from {
-            Some(from) => drop(bench.peer(from, message.op, Body::Ack)),
-            None => drop(bench.give(Input::Store(Done::Synced { mark: *mark }))),
+            Some(from) => drop(bench.peer(from, message.request_id, Body::Ack)),
+            None => drop(bench.give(Input::Store(Done::Synced { seq: *seq }))),
         }
     }
     // Its second word is no round trip.
-    bench.peer(near, message.op, Body::Ack);
+    bench.peer(near, message.request_id, Body::Ack);
 
     let out = bench.query(Request::Get { key: key.clone(), r: Some(3).into() });
-    let op = out.iter().find_map(|output| match output {
-        Output::Send { message, .. } => Some(message.op),
+    let request_id = out.iter().find_map(|output| match output {
+        Output::Send { message, .. } => Some(message.request_id),
         _ => None,
     });
     bench.disk(out, &Record::default());
@@ -44,7 +44,7 @@ fn round_trips_are_kept_by_replica_and_kind_the_own_disk_among_them() {
         bench.now = begun + Micros(after);
         let (object, kept_for) = (Object::default(), Vec::new());
         let copy = Body::Copy { object, authoritative: true, kept_for, gc_epoch: GcEpoch::FIRST };
-        bench.peer(from, op.unwrap(), copy);
+        bench.peer(from, request_id.unwrap(), copy);
     }
 
     let mut reported = bench.node.recent_trips();

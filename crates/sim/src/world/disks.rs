@@ -20,9 +20,9 @@ impl World {
     pub(super) fn submit(&mut self, at: usize, work: Work) {
         let incarnation = self.hosts[at].incarnation;
         match work {
-            Work::Write { mark, changes } => {
+            Work::Write { seq, changes } => {
                 self.check_purged(at, &changes);
-                self.hosts[at].writes.push_back((mark, changes));
+                self.hosts[at].writes.push_back((seq, changes));
                 self.write(at);
             }
             Work::Read { .. } | Work::List { .. } | Work::Hints { .. } | Work::Scan { .. } => {
@@ -61,9 +61,9 @@ impl World {
         }
         host.writing = true;
         let mut last = SyncSeq::NONE;
-        for (mark, changes) in host.writes.drain(..) {
+        for (seq, changes) in host.writes.drain(..) {
             let _ = host.store.apply(&changes);
-            last = mark;
+            last = seq;
             for change in &changes {
                 if let Change::GcState { gc_epoch, .. } = change {
                     self.judge.begin_gc_epoch(gc_epoch);
@@ -87,7 +87,7 @@ impl World {
         let incarnation = host.incarnation;
         let slow = self.slowness(at) * if self.rng.chance(0.02) { 20 } else { 2 };
         let when = self.now() + Micros(50) + self.rng.within(slow * self.plan.mean_disk);
-        self.schedule(when, Event::Synced { at, incarnation, mark: last });
+        self.schedule(when, Event::Synced { at, incarnation, seq: last });
     }
 
     fn slowness(&self, at: usize) -> u64 {
@@ -201,13 +201,13 @@ impl World {
         }
     }
 
-    pub(super) fn synced(&mut self, at: usize, incarnation: u64, mark: SyncSeq) {
+    pub(super) fn synced(&mut self, at: usize, incarnation: u64, seq: SyncSeq) {
         if self.hosts[at].incarnation != incarnation {
             return;
         }
         let hung = self.hosts[at].hung_until;
         if hung > self.now() {
-            return self.schedule(hung, Event::Synced { at, incarnation, mark });
+            return self.schedule(hung, Event::Synced { at, incarnation, seq });
         }
         if self.hosts[at].writing {
             let _ = self.hosts[at].store.sync();
@@ -215,9 +215,9 @@ impl World {
         }
         let paused = self.hosts[at].paused_until;
         if paused > self.now() {
-            return self.schedule(paused, Event::Synced { at, incarnation, mark });
+            return self.schedule(paused, Event::Synced { at, incarnation, seq });
         }
-        self.input(at, Input::Store(Done::Synced { mark }));
+        self.input(at, Input::Store(Done::Synced { seq }));
         self.write(at);
     }
 

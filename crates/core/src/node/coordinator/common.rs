@@ -14,7 +14,7 @@ use crate::types::{Blob, MILLI, NodeId, Time};
 /// What every request in progress has.
 #[derive(Clone, Debug)]
 pub(super) struct Common {
-    pub(super) op: RequestId,
+    pub(super) request_id: RequestId,
     pub(super) origin: Origin,
     pub(super) deadline: Time,
     pub(super) timeout_ms: u32,
@@ -56,7 +56,7 @@ impl Common {
     /// Waits for an answer until it is `due`.
     pub(super) fn expect(&mut self, now: Time, to: NodeId, due: Time, env: &mut Env) {
         self.open.push(Question { to, since: now, due, late: false });
-        env.timers.insert((due, self.op));
+        env.timers.insert((due, self.request_id));
     }
 
     /// Closes the question that is open to a node, and forgets its timer.
@@ -66,7 +66,7 @@ impl Common {
         // Questions that left together share a timer, and one may fall on the deadline.
         let shared = self.open.iter().any(|other| other.due == question.due);
         if !shared && question.due != self.deadline {
-            env.timers.remove(&(question.due, self.op));
+            env.timers.remove(&(question.due, self.request_id));
         }
         Some(question)
     }
@@ -86,7 +86,7 @@ impl Common {
     /// that.
     pub(super) fn pick(&mut self, now: Time, count: u8, env: &mut Env) -> (Vec<NodeId>, usize) {
         let mut to: Vec<NodeId> = self.quorum_tracker.unasked().collect();
-        env.sort(now, self.op, &mut to);
+        env.sort(now, self.request_id, &mut to);
         // Whoever is suspected is asked beside another one, not in its place.
         to.sort_by_key(|node| env.view.doubts(*node));
         let count = usize::from(count);

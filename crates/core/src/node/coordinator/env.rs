@@ -41,8 +41,8 @@ impl Env {
     }
 
     /// Sorts replicas by how soon they are expected to answer, but for one read in so many.
-    pub(super) fn sort(&mut self, now: Time, op: RequestId, to: &mut [NodeId]) {
-        if !op.wire().is_multiple_of(EXPLORE) {
+    pub(super) fn sort(&mut self, now: Time, request_id: RequestId, to: &mut [NodeId]) {
+        if !request_id.wire().is_multiple_of(EXPLORE) {
             self.reads.sort(now, to);
         }
     }

@@ -24,7 +24,7 @@ impl ListOp {
         self.common.expect_copies(now, &to, env);
         let (partition, after, limit_bytes) =
             (self.partition, self.after.clone(), self.limit_bytes);
-        io.out.send(to, self.common.op, Body::List { partition, after, limit_bytes });
+        io.out.send(to, self.common.request_id, Body::List { partition, after, limit_bytes });
     }
 
     /// Takes what a node has said.

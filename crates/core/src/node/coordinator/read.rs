@@ -84,7 +84,7 @@ impl ReadOp {
             }
         }
         self.common.expect_copies(now, &to, env);
-        io.out.send(to, self.common.op, Body::Read { key: self.key.clone() });
+        io.out.send(to, self.common.request_id, Body::Read { key: self.key.clone() });
     }
 
     /// Takes what a node has said, `took` after it was asked.
@@ -171,7 +171,7 @@ impl ReadOp {
             io.out.count(Counter::ReadsRepaired);
             let gc_epoch = merged.gc_epoch();
             let merge = Body::Merge { key, object: merged.object, gc_epoch };
-            io.out.send(behind, common.op, merge);
+            io.out.send(behind, common.request_id, merge);
         }
     }
 }

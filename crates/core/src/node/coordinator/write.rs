@@ -96,7 +96,7 @@ impl WriteOp {
         let quiet: Vec<NodeId> = to.iter().copied().filter(quiet).collect();
         let sure = quorum_tracker.hopeful().saturating_sub(quiet.len() as u8);
         let short = usize::from(quorum_tracker.needed().saturating_sub(sure));
-        io.out.send(to.clone(), self.common.op, merge);
+        io.out.send(to.clone(), self.common.request_id, merge);
         for owner in to {
             self.expect_ack(now, owner, env);
         }
@@ -124,7 +124,7 @@ impl WriteOp {
             if env.view.can_use(node) {
                 io.out.count(Counter::FallbacksQueried);
                 self.common.quorum_tracker.query_fallback(node, &[owner]);
-                io.out.send(vec![node], self.common.op, hint(&self.key, issued, owner));
+                io.out.send(vec![node], self.common.request_id, hint(&self.key, issued, owner));
                 return self.expect_ack(now, node, env);
             }
         }
@@ -138,7 +138,7 @@ impl WriteOp {
         let Some(issued) = &self.issued else { return };
         // A fallback that coordinates keeps it for all owners already.
         if owner != me && self.common.quorum_tracker.is_owner(me) && self.kept_here.insert(owner) {
-            io.out.send(vec![me], self.common.op, hint(&self.key, issued, owner));
+            io.out.send(vec![me], self.common.request_id, hint(&self.key, issued, owner));
         }
     }
 
@@ -179,7 +179,7 @@ impl WriteOp {
                 let due = question.since + timeout;
                 if replaced.contains(&question.to) && due > now {
                     (question.due, question.late) = (due, false);
-                    env.timers.insert((due, self.common.op));
+                    env.timers.insert((due, self.common.request_id));
                     replaced.retain(|owner| *owner != question.to);
                 }
             }
@@ -217,7 +217,7 @@ impl WriteOp {
         if self.issued.is_none() {
             io.out.count(Counter::WritesWithdrawn);
             let withdraw = Body::Withdraw { key: self.key.clone() };
-            io.out.send(vec![env.config.me], self.common.op, withdraw);
+            io.out.send(vec![env.config.me], self.common.request_id, withdraw);
         }
     }
 

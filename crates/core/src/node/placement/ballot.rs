@@ -32,7 +32,7 @@ pub(super) struct Ballot {
 /// A change that needs grants.
 #[derive(Clone, Debug)]
 struct Proposal {
-    op: RequestId,
+    request_id: RequestId,
     old: NodeId,
     new: Member,
     granted: BTreeSet<NodeId>,
@@ -45,7 +45,7 @@ struct Proposal {
 /// What this node has promised to another one.
 #[derive(Clone, Copy, Debug)]
 struct Grant {
-    op: RequestId,
+    request_id: RequestId,
     change: RingChange,
     until: Time,
 }
@@ -82,9 +82,9 @@ impl Ballot {
     ) {
         debug_assert!(self.proposal.is_none() && self.grant.is_none(), "one change at a time");
         self.last_op = now.0.max(self.last_op + 1);
-        let (op, until) = (RequestId::of_wire(self.last_op), now + TIMEOUT);
+        let (request_id, until) = (RequestId::of_wire(self.last_op), now + TIMEOUT);
         let (granted, denied) = (BTreeSet::from([io.local.me()]), BTreeMap::new());
-        self.proposal = Some(Proposal { op, old, new, granted, denied, until, next: now });
+        self.proposal = Some(Proposal { request_id, old, new, granted, denied, until, next: now });
         self.query(now, voters, io);
     }
 
@@ -94,7 +94,11 @@ impl Ballot {
         own.next = now + RETRY_INTERVAL;
         let wanting = |id: &NodeId| *id != own.old && !own.granted.contains(id);
         let wanting: Vec<NodeId> = members.iter().copied().filter(wanting).collect();
-        io.out.send(wanting, own.op, Body::QueryRing { ring, old: own.old, new: own.new.id() });
+        io.out.send(
+            wanting,
+            own.request_id,
+            Body::QueryRing { ring, old: own.old, new: own.new.id() },
+        );
     }
 
     /// Another node asks for a grant. `changes` if this node is about to take another ring than
@@ -102,7 +106,7 @@ impl Ballot {
     pub(super) fn queried(
         &mut self,
         now: Time,
-        op: RequestId,
+        request_id: RequestId,
         change: RingChange,
         changes: bool,
         io: &mut Io,
@@ -111,36 +115,36 @@ impl Ballot {
         let (from, me) = (change.by, io.local.me());
         let goes_on = self.proposal.is_some() && me < from;
         if changes || goes_on {
-            return io.out.send(vec![from], op, Body::RingDenied { by: me });
+            return io.out.send(vec![from], request_id, Body::RingDenied { by: me });
         }
         if self.grant.is_some_and(|grant| grant.change != change) {
             let by = self.grant.map_or(me, |grant| grant.change.by);
-            return io.out.send(vec![from], op, Body::RingDenied { by });
+            return io.out.send(vec![from], request_id, Body::RingDenied { by });
         }
         if self.proposal.is_some() {
             self.fail(Hindrance::Other(Some(change), from), io);
         }
-        let op = self.grant.map_or(op, |grant| op.max(grant.op));
-        self.grant = Some(Grant { op, change, until: now + GRANT });
+        let request_id = self.grant.map_or(request_id, |grant| request_id.max(grant.request_id));
+        self.grant = Some(Grant { request_id, change, until: now + GRANT });
         io.out.count(Counter::RingChangesGranted);
-        io.out.send(vec![from], op, Body::RingGranted);
+        io.out.send(vec![from], request_id, Body::RingGranted);
     }
 
     /// A member grants a change; gives it when more than half of `members` have.
     pub(super) fn granted(
         &mut self,
         from: NodeId,
-        op: RequestId,
+        request_id: RequestId,
         members: &[NodeId],
         io: &mut Io,
     ) -> Option<(NodeId, Member)> {
         let Some(own) = self.proposal.as_mut() else {
             // The grant of a change that was given up meanwhile: it is not needed.
             let by = io.local.me();
-            io.out.send(vec![from], op, Body::RingDenied { by });
+            io.out.send(vec![from], request_id, Body::RingDenied { by });
             return None;
         };
-        if own.op != op || !members.contains(&from) {
+        if own.request_id != request_id || !members.contains(&from) {
             return None;
         }
         own.granted.insert(from);
@@ -152,15 +156,16 @@ impl Ballot {
     }
 
     /// A member does not grant this node's change, or gives back what this node has granted to it.
-    pub(super) fn denied(&mut self, from: NodeId, op: RequestId, by: NodeId) {
+    pub(super) fn denied(&mut self, from: NodeId, request_id: RequestId, by: NodeId) {
         match &mut self.proposal {
-            Some(own) if own.op == op => {
+            Some(own) if own.request_id == request_id => {
                 own.granted.remove(&from);
                 own.denied.insert(from, by);
             }
             Some(_) => {}
             None => {
-                self.grant.take_if(|grant| grant.change.by == from && op >= grant.op);
+                self.grant
+                    .take_if(|grant| grant.change.by == from && request_id >= grant.request_id);
             }
         }
     }
@@ -186,7 +191,7 @@ impl Ballot {
         let queried = own.granted.iter().chain(own.denied.keys()).copied();
         let queried: Vec<NodeId> = queried.filter(|id| *id != by).collect();
         if !queried.is_empty() {
-            io.out.send(queried, own.op, Body::RingDenied { by });
+            io.out.send(queried, own.request_id, Body::RingDenied { by });
         }
         io.out.not_replaced(why);
     }

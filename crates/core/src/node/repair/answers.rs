@@ -28,7 +28,7 @@ impl Answers {
     pub(super) fn query(
         &mut self,
         from: NodeId,
-        op: RequestId,
+        request_id: RequestId,
         body: Body,
         ring: &Ring,
         io: &mut Io,
@@ -39,16 +39,16 @@ impl Answers {
             _ => return None,
         };
         let own_root = io.local.trees.tree(partition).map(|tree| tree.root());
-        match self.answer(from, op, partition, body, ring, io) {
+        match self.answer(from, request_id, partition, body, ring, io) {
             Ok(None) => {}
             // What is notified of the own records holds only once they are synced.
             Ok(Some(answer)) => {
-                let mark = io.out.last_mark();
-                io.out.send_synced(Some(mark), from, op, answer);
+                let seq = io.out.last_mark();
+                io.out.send_synced(Some(seq), from, request_id, answer);
             }
             Err(rejection) => {
                 io.out.count(Counter::ComparisonsRefused);
-                io.out.send(vec![from], op, Body::Failed(rejection));
+                io.out.send(vec![from], request_id, Body::Failed(rejection));
                 return None;
             }
         }
@@ -58,7 +58,7 @@ impl Answers {
     fn answer(
         &mut self,
         from: NodeId,
-        op: RequestId,
+        request_id: RequestId,
         partition: Partition,
         body: Body,
         ring: &Ring,
@@ -83,8 +83,9 @@ impl Answers {
             let width = usize::from(width);
             let mut bytes = Vec::with_capacity(nodes.len() * FANOUT * width);
             for child in nodes.iter().flat_map(|node| tree.children(level, *node)) {
-                bytes
-                    .extend_from_slice(&child.summary(op.wire(), width).to_be_bytes()[8 - width..]);
+                bytes.extend_from_slice(
+                    &child.summary(request_id.wire(), width).to_be_bytes()[8 - width..],
+                );
             }
             Body::Summaries(Blob(bytes.into()))
         };
@@ -120,7 +121,7 @@ impl Answers {
                 let leaves = leaves.map(LeafSet::new);
                 let span = Span { after, leaves, limit_bytes: PAGE_BYTES, ..Span::default() };
                 let token = io.out.scan(ScanPurpose::PeerList, partition, span);
-                self.scans.insert(token, (from, op));
+                self.scans.insert(token, (from, request_id));
                 Ok(None)
             }
             _ => Ok(None),
@@ -130,15 +131,20 @@ impl Answers {
     /// A span has been read; notifies the peer if it was for one. A scan shows what is not synced yet,
     /// so that waits.
     pub(super) fn scanned(&mut self, token: ScanToken, page: &ScanPage, io: &mut Io) {
-        let Some((to, op)) = self.scans.remove(&token) else { return };
+        let Some((to, request_id)) = self.scans.remove(&token) else { return };
         let item = |Scanned { key, context, digest, .. }: &Scanned| Item {
             key: key.clone(),
             context: context.clone(),
             check: digest.0 as u32,
         };
         let items = page.items.iter().map(item).collect();
-        let mark = io.out.last_mark();
-        io.out.send_synced(Some(mark), to, op, Body::Items { items, next: page.next.clone() });
+        let seq = io.out.last_mark();
+        io.out.send_synced(
+            Some(seq),
+            to,
+            request_id,
+            Body::Items { items, next: page.next.clone() },
+        );
     }
 }
 

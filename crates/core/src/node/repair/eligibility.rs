@@ -82,16 +82,16 @@ impl Repair {
             return;
         }
         self.lacking.retain(|partition, _| !lost.contains(partition));
-        let mark = io.change_meta(|meta| {
+        let seq = io.change_meta(|meta| {
             meta.read_ineligible.retain(|partition| !lost.contains(partition));
         });
-        self.loss = Loss { reported: false, accepted: Some((mark, lost.len() as u32)) };
+        self.loss = Loss { reported: false, accepted: Some((seq, lost.len() as u32)) };
     }
 
     /// Something is durable: the operator hears that the loss is accepted.
     pub(in crate::node) fn synced(&mut self, io: &mut Io) {
-        if let Some((mark, partitions)) = self.loss.accepted
-            && io.out.is_durable(mark)
+        if let Some((seq, partitions)) = self.loss.accepted
+            && io.out.is_durable(seq)
         {
             self.loss.accepted = None;
             io.out.notice(Notice::LossAccepted(partitions));

@@ -202,9 +202,9 @@ impl Exchange {
             && self.gc_epoch == io.local.gc_epochs.number(self.partition)
     }
 
-    /// True if an answer with this `op` is waited for.
-    pub(super) fn awaits(&self, op: RequestId) -> bool {
-        self.pending == Some(Pending::Answer(op))
+    /// True if an answer with this `request_id` is waited for.
+    pub(super) fn awaits(&self, request_id: RequestId) -> bool {
+        self.pending == Some(Pending::Answer(request_id))
     }
 
     /// True if this scan is waited for.
@@ -394,8 +394,8 @@ impl Exchange {
             && let Some((key, direction)) = self.todo.pop_front()
         {
             let from = if direction == Direction::Push { io.local.me() } else { self.peer };
-            let op = in_flight.fly(self.peer, self.partition, key.clone(), direction);
-            io.out.send(vec![from], op, Body::Read { key });
+            let request_id = in_flight.fly(self.peer, self.partition, key.clone(), direction);
+            io.out.send(vec![from], request_id, Body::Read { key });
             self.transfers += 1;
             self.timeout = now + TIMEOUT;
         }
@@ -415,7 +415,7 @@ impl Exchange {
     /// An object was read at one end: it goes to the other one. Says whether its flight is over.
     pub(super) fn carry(
         &mut self,
-        op: RequestId,
+        request_id: RequestId,
         key: &Key,
         direction: Direction,
         Stamped { object, gc_epoch }: Stamped,
@@ -438,7 +438,7 @@ impl Exchange {
             io.out.count_many(Counter::BytesPulled, bytes as u64);
             io.local.me()
         };
-        io.out.send(vec![to], op, Body::Merge { key: key.clone(), object, gc_epoch });
+        io.out.send(vec![to], request_id, Body::Merge { key: key.clone(), object, gc_epoch });
         false
     }
 

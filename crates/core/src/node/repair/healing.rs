@@ -61,10 +61,14 @@ impl Healing {
         in_flight: &mut InFlight,
         io: &mut Io,
     ) {
-        let late: Vec<RequestId> =
-            self.fetches.iter().filter(|(_, f)| f.due <= now).map(|(op, _)| *op).collect();
-        for op in late {
-            self.fail(now, op);
+        let late: Vec<RequestId> = self
+            .fetches
+            .iter()
+            .filter(|(_, f)| f.due <= now)
+            .map(|(request_id, _)| *request_id)
+            .collect();
+        for request_id in late {
+            self.fail(now, request_id);
         }
         if now < self.paused_until {
             return;
@@ -77,11 +81,13 @@ impl Healing {
                 put_off.push((partition, key));
                 continue;
             };
-            let op = in_flight.question();
-            io.out.send(queried.clone(), op, Body::Read { key: key.clone() });
+            let request_id = in_flight.question();
+            io.out.send(queried.clone(), request_id, Body::Read { key: key.clone() });
             let (merged, due) = (Object::default(), now + TIMEOUT);
-            self.fetches
-                .insert(op, Fetch { partition, key, queried, merged, reported: false, due });
+            self.fetches.insert(
+                request_id,
+                Fetch { partition, key, queried, merged, reported: false, due },
+            );
         }
         if !put_off.is_empty() {
             self.paused_until = now + RETRY_BACKOFF;
@@ -89,8 +95,8 @@ impl Healing {
         self.waiting.extend(put_off);
     }
 
-    fn fail(&mut self, now: Time, op: RequestId) {
-        if let Some(Fetch { partition, key, .. }) = self.fetches.remove(&op) {
+    fn fail(&mut self, now: Time, request_id: RequestId) {
+        if let Some(Fetch { partition, key, .. }) = self.fetches.remove(&request_id) {
             self.waiting.insert((partition, key));
             self.paused_until = now + RETRY_BACKOFF;
         }
@@ -102,19 +108,19 @@ impl Healing {
         &mut self,
         now: Time,
         from: NodeId,
-        op: RequestId,
+        request_id: RequestId,
         body: &Body,
         io: &mut Io,
     ) -> bool {
-        let Some(fetch) = self.fetches.get_mut(&op) else { return false };
+        let Some(fetch) = self.fetches.get_mut(&request_id) else { return false };
         if from == io.local.me() {
             // It is restored; or a full disk, say, forbids it.
             match body {
-                Body::Ack => drop(self.fetches.remove(&op)),
+                Body::Ack => drop(self.fetches.remove(&request_id)),
                 // Too large to be taken: it is found again when it is read, and until its key is
                 // settled elsewhere there is no use in trying.
-                Body::Failed(Rejection::Limit { .. }) => drop(self.fetches.remove(&op)),
-                _ => self.fail(now, op),
+                Body::Failed(Rejection::Limit { .. }) => drop(self.fetches.remove(&request_id)),
+                _ => self.fail(now, request_id),
             }
             return true;
         }
@@ -122,7 +128,7 @@ impl Healing {
         match body {
             Body::Copy { object, gc_epoch, .. } => {
                 if io.local.gc_epochs.check(fetch.partition, *gc_epoch).is_err() {
-                    self.fail(now, op);
+                    self.fail(now, request_id);
                     return true;
                 }
                 fetch.merged = fetch.merged.sync(object);
@@ -130,14 +136,14 @@ impl Healing {
             }
             Body::Failed(Rejection::Damaged) => {}
             _ => {
-                self.fail(now, op);
+                self.fail(now, request_id);
                 return true;
             }
         }
         fetch.queried.swap_remove(at);
         if fetch.queried.is_empty() && fetch.reported {
             let (key, object) = (fetch.key.clone(), std::mem::take(&mut fetch.merged));
-            io.out.send(vec![io.local.me()], op, Body::Restore { key, object });
+            io.out.send(vec![io.local.me()], request_id, Body::Restore { key, object });
         }
         true
     }

@@ -84,8 +84,8 @@ impl KeyTransaction<'_> {
     }
 
     /// Notifies `to` when all of this turn is synced.
-    pub(super) fn answer(&mut self, to: NodeId, op: RequestId, body: Body) {
-        self.answers.push((to, op, body));
+    pub(super) fn answer(&mut self, to: NodeId, request_id: RequestId, body: Body) {
+        self.answers.push((to, request_id, body));
     }
 
     /// Replaces the own record, less what is purged. A store whose own events go does not go on

@@ -78,8 +78,8 @@ impl TombstoneGc {
     }
 
     /// The own replica has done a part of a task, or could not.
-    pub(in crate::node) fn done(&mut self, op: RequestId, body: &Body, io: &mut Io) {
-        if let Some(partition) = self.tasks.done(io.local.now(), op, body) {
+    pub(in crate::node) fn done(&mut self, request_id: RequestId, body: &Body, io: &mut Io) {
+        if let Some(partition) = self.tasks.done(io.local.now(), request_id, body) {
             self.work(partition, io);
         }
     }
@@ -89,18 +89,20 @@ impl TombstoneGc {
         let is_owner = self.ring.owners(partition).contains(&self.me);
         let Some(ended) = self.tasks.go_on(partition, is_owner, &mut self.ids, io) else { return };
         match ended {
-            Ended::Agreed { to, op } => {
+            Ended::Agreed { to, request_id } => {
                 io.local.gc_epochs.agree(partition);
                 // All that it rests on is written by now; it is reported when that is synced.
-                let mark = io.out.last_mark();
-                io.out.send_synced(Some(mark), to, op, Body::Agreed);
+                let seq = io.out.last_mark();
+                io.out.send_synced(Some(seq), to, request_id, Body::Agreed);
             }
-            Ended::Refused { to, op, why } => io.out.send(vec![to], op, Body::NotYet(why)),
+            Ended::Refused { to, request_id, why } => {
+                io.out.send(vec![to], request_id, Body::NotYet(why))
+            }
             Ended::Adopted { gc_epoch, report } => {
                 let written = Change::GcState { partition, gc_epoch: gc_epoch.clone() };
-                let mark = io.out.write(vec![written]);
+                let seq = io.out.write(vec![written]);
                 self.rounds.remove(&partition);
-                self.beginning.insert(partition, Beginning { mark, gc_epoch, report });
+                self.beginning.insert(partition, Beginning { seq, gc_epoch, report });
             }
             Ended::Nothing => {}
         }
@@ -109,7 +111,7 @@ impl TombstoneGc {
     /// Begins the GC epochs that are durable by now. Nobody must hear of one before, and no
     /// object be stamped with it: a crash could undo it, and another one of the same number follow.
     pub(super) fn begin_durable(&mut self, io: &mut Io) {
-        let durable = |(_, beginning): &(&Partition, &Beginning)| io.out.is_durable(beginning.mark);
+        let durable = |(_, beginning): &(&Partition, &Beginning)| io.out.is_durable(beginning.seq);
         let durable: Vec<Partition> =
             self.beginning.iter().filter(durable).map(|(partition, _)| *partition).collect();
         for partition in durable {
@@ -119,10 +121,10 @@ impl TombstoneGc {
             };
             io.out.count(Counter::GcEpochsAdopted);
             io.local.gc_epochs.set(partition, gc_epoch.clone());
-            let op = self.ids.next();
+            let request_id = self.ids.next();
             for member in others(self.me, io).into_iter().filter(|_| report) {
                 let gc_epoch = gc_epoch.clone();
-                io.out.send(vec![member], op, Body::GcState { partition, gc_epoch });
+                io.out.send(vec![member], request_id, Body::GcState { partition, gc_epoch });
             }
             self.clear(partition, io);
         }

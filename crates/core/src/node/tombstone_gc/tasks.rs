@@ -26,7 +26,7 @@ const PAGE_BYTES: usize = 256 << 10;
 #[derive(Clone, Debug)]
 pub(super) enum Purpose {
     /// What is purgeable is marked dead, to agree to a proposal.
-    Agree { to: NodeId, op: RequestId },
+    Agree { to: NodeId, request_id: RequestId },
     /// The same, to take over a later GC epoch, or to begin it and tell all; before it, an old
     /// record is discarded.
     Adopt { gc_epoch: GcState, discard: bool, report: bool },
@@ -36,8 +36,8 @@ pub(super) enum Purpose {
 
 /// How a task has ended.
 pub(super) enum Ended {
-    Agreed { to: NodeId, op: RequestId },
-    Refused { to: NodeId, op: RequestId, why: NotYet },
+    Agreed { to: NodeId, request_id: RequestId },
+    Refused { to: NodeId, request_id: RequestId, why: NotYet },
     Adopted { gc_epoch: GcState, report: bool },
     Nothing,
 }
@@ -86,16 +86,16 @@ impl Tasks {
         task.is_some_and(|task| matches!(task.purpose, Purpose::Adopt { .. }))
     }
 
-    /// Begins a task, in the place of another one of the partition; `mark` is the newest write.
+    /// Begins a task, in the place of another one of the partition; `seq` is the newest write.
     pub(super) fn begin(
         &mut self,
         partition: Partition,
         purpose: Purpose,
         purgeable_keys: Vec<PurgeableKey>,
-        mark: SyncSeq,
+        seq: SyncSeq,
     ) {
         let reading = match purpose {
-            Purpose::Adopt { discard: true, .. } => Reading::After(mark),
+            Purpose::Adopt { discard: true, .. } => Reading::After(seq),
             _ => Reading::Over,
         };
         let (purgeable_keys, old, open) = (purgeable_keys.into(), VecDeque::new(), BTreeSet::new());
@@ -137,10 +137,15 @@ impl Tasks {
     }
 
     /// The replica has done one thing, or could not. Gives the partition.
-    pub(super) fn done(&mut self, now: Time, op: RequestId, body: &Body) -> Option<Partition> {
-        let found = self.all.iter_mut().find(|(_, task)| task.open.contains(&op));
+    pub(super) fn done(
+        &mut self,
+        now: Time,
+        request_id: RequestId,
+        body: &Body,
+    ) -> Option<Partition> {
+        let found = self.all.iter_mut().find(|(_, task)| task.open.contains(&request_id));
         let (partition, task) = found?;
-        task.open.remove(&op);
+        task.open.remove(&request_id);
         if task.open.is_empty() {
             let rest = PAUSE_PER_BATCH * now.saturating_since(task.since);
             task.paused_until = now + rest.clamp(MIN_PAUSE, MAX_PAUSE);
@@ -171,8 +176,8 @@ impl Tasks {
             task.old.clear();
             task.reading = Reading::Over;
         }
-        if let Reading::After(mark) = task.reading {
-            if !io.out.is_durable(mark) {
+        if let Reading::After(seq) = task.reading {
+            if !io.out.is_durable(seq) {
                 return None;
             }
             task.reading = Reading::Next(None);
@@ -188,9 +193,9 @@ impl Tasks {
         while task.open.len() < most
             && let Some(body) = task.next()
         {
-            let op = ids.next();
-            task.open.insert(op);
-            io.out.send(vec![io.local.me()], op, body);
+            let request_id = ids.next();
+            task.open.insert(request_id);
+            io.out.send(vec![io.local.me()], request_id, body);
         }
         if !task.open.is_empty() || matches!(task.reading, Reading::Under(_)) {
             return None;
@@ -202,9 +207,9 @@ impl Tasks {
         }
         let Task { purpose, failed, .. } = self.all.remove(&partition)?;
         Some(match (purpose, failed) {
-            (Purpose::Agree { to, op }, None) => Ended::Agreed { to, op },
-            (Purpose::Agree { to, op }, Some(rejection)) => {
-                Ended::Refused { to, op, why: NotYet::Refused { rejection } }
+            (Purpose::Agree { to, request_id }, None) => Ended::Agreed { to, request_id },
+            (Purpose::Agree { to, request_id }, Some(rejection)) => {
+                Ended::Refused { to, request_id, why: NotYet::Refused { rejection } }
             }
             (Purpose::Adopt { gc_epoch, report, .. }, None) => Ended::Adopted { gc_epoch, report },
             // It is met again when somebody reports of the GC epoch.

@@ -164,7 +164,7 @@ fn a_writer_that_is_stuck_is_notified_of_and_ends_no_daemon() {
     });
     let tracer = inject(&process, "fdatasync,fsync,sync_file_range", "delay_enter=60000000");
     client.data(put("k10", b"v10"));
-    until("the manager is reported", || {
+    until("the manager is notified", || {
         let stated = hears(Duration::from_secs(30))?;
         let stated = String::from_utf8_lossy(&stated).into_owned();
         stated.contains("its disk has made no progress").then_some(())

@@ -139,7 +139,7 @@ impl Source {
     }
 }
 
-/// Partitions that could not be read for want of replicas, each with the reason.
+/// Partitions that could not be read because replicas is missing, each with the reason.
 #[derive(Default)]
 struct Missing(BTreeMap<Partition, String>);
 

@@ -38,7 +38,7 @@ Examples:
 pub(crate) struct Emulate {
     #[command(subcommand)]
     order: Order,
-    /// Only this member; without it, every member is reported
+    /// Only this member; without it, every member is notified
     #[arg(long, global = true, value_name = "NAME")]
     node: Option<String>,
 }
@@ -82,7 +82,7 @@ impl Emulate {
         Ok(if well { Exit::Done } else { Exit::Error })
     }
 
-    /// What the members are to be reported; a mistake in the rules is found before any of them is.
+    /// What the members are to be notified; a mistake in the rules is found before any of them is.
     fn order(&self, client: &Client) -> Result<EmulateOrder, CommandError> {
         Ok(match &self.order {
             Order::Show => EmulateOrder::Show,

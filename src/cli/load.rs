@@ -31,7 +31,7 @@ carriage return \\r. Each key is read first and its values replaced, so that a f
 the report counts them. A byte order mark at the beginning of the file is left out of the first key.
 
 A put with an unknown outcome is sent again with the same write id until its deadline. Exit code 0 means \
-that every line was acknowledged; 4 that lines were refused for want of replicas; 5 that the outcome of \
+that every line was acknowledged; 4 that lines were refused because replicas is missing; 5 that the outcome of \
 some is unknown; 1 anything else.
 
 Examples:

@@ -1,4 +1,4 @@
-//! Why a data directory is not opened, and what its operator is reported.
+//! Why a data directory is not opened, and what its operator is notified.
 
 use std::path::{Path, PathBuf};
 use std::{fmt, io};

@@ -66,7 +66,7 @@ impl Directory {
             directory.heal_format(what)?;
         }
         if format != Format::Nothing && !twin::has_format(&directory.mark, &format_line()) {
-            // A start must not fail for want of the second copy; the next one tries again.
+            // A start must not fail because the second copy is missing; the next one tries again.
             let _ = twin::set_format(&directory.mark, &format_line());
         }
         Ok((directory, format == Format::Nothing))

@@ -410,7 +410,7 @@ impl Sled {
         Ok(true)
     }
 
-    /// Bytes that the directory takes on disk. Where it cannot be looked at, for want of descriptors say, the store itself
+    /// Bytes that the directory takes on disk. Where it cannot be looked at, because descriptors say is missing, the store itself
     /// has not failed.
     pub(super) fn disk_bytes(&self) -> Result<u64, StoreFault> {
         if let Some(fault) = self.fault.get() {

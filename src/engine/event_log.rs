@@ -90,7 +90,7 @@ impl Comparisons {
     }
 }
 
-/// A sync that takes longer than this is notified of: clients wait for it.
+/// A sync that takes longer than this is reported: clients wait for it.
 const SLOW: Duration = Duration::from_secs(1);
 
 /// Logs a write of the disk that was slow.

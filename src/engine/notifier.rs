@@ -45,7 +45,7 @@ fn report(socket: &OsStr, text: &str) -> io::Result<()> {
     from.send_to_addr(text.as_bytes(), &address).map(drop)
 }
 
-/// What the manager has been reported in this incarnation.
+/// What the manager has been notified in this incarnation.
 #[derive(Debug)]
 pub(super) struct SystemdNotifier {
     listens: bool,

@@ -18,10 +18,10 @@ use crate::http::{Answer, MAX_HEAD_BYTES, Request, request};
 
 /// A request is there in this time, and its answer is taken in this time.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// What a connection may still send before it is cut, lest that destroys the answer on its way.
+/// What a connection may still send before it is cut, so that this does not destroy the answer on its way.
 const LINGER: Duration = Duration::from_millis(500);
 const LINGER_BYTES: u64 = 64 << 10;
-/// Rest after an accept that failed, for want of descriptors mostly.
+/// Rest after an accept that failed, mostly because descriptors are missing.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
 /// The thread that answers; it ends with this value.
@@ -82,7 +82,7 @@ where
         let (answer, permit) = (answer.clone(), limiter.enter(from.ip()));
         tokio::spawn(async move {
             tokio::select! {
-                // A connection that breaks has nobody to be reported.
+                // A connection that breaks has nobody to be notified.
                 _ = converse(stream, &*answer) => {}
                 () = permit.called() => {}
             }

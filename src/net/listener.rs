@@ -32,7 +32,7 @@ use super::operators::OperatorPlace;
 use super::runs::{self, Entry, Run};
 use super::{CLIENT_TIMEOUT, Event, HANDSHAKE, Hub, Identity, PEER_TIMEOUT, Peer, prepare};
 
-/// Rest after an accept that failed, for want of descriptors mostly.
+/// Rest after an accept that failed, mostly because descriptors are missing.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 /// What a connection may still send before it is cut: bytes left unread when a socket is closed would
 /// destroy the last bytes sent on it.

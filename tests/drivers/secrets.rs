@@ -244,7 +244,7 @@ fn a_listener_without_the_secret_is_no_peer_and_its_word_is_not_taken() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let ports = [free_port(), listener.local_addr().unwrap().port()];
     let (daemon, _) = start(&ports, 0);
-    // What a removed node is reported would end the daemon, if it were proved.
+    // What a removed node is notified would end the daemon, if it were proved.
     let (mut raw, offered, _) = dialed(&listener);
     assert_eq!(offered[8..], [0, 6, 0, 7], "nothing older is offered");
     let removed = Welcome::Removed("you are not needed any more".into());

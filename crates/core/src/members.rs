@@ -295,7 +295,7 @@ pub fn check_address<'a>(key: &str, address: &'a str) -> Result<&'a str, String>
     Ok(host)
 }
 
-/// The same, of an address that somebody has just written: an IPv6 address has brackets, lest its
+/// The same, of an address that somebody has just written: an IPv6 address has brackets, so that its
 /// last part be taken for a port.
 pub fn check_written<'a>(key: &str, address: &'a str) -> Result<&'a str, String> {
     if address.matches(':').count() > 1 && !address.starts_with('[') {

@@ -129,7 +129,7 @@ pub(crate) struct Totals {
     pub(crate) latency: Histogram<u64>,
     /// Refused, or (a read) not answered: nothing was done.
     pub(crate) refused: u64,
-    /// Those of them for want of a quorum.
+    /// Those of them because a quorum is missing.
     pub(crate) no_quorum: u64,
     /// Writes with an unknown outcome.
     pub(crate) unknown: u64,
@@ -174,7 +174,7 @@ pub(crate) enum End {
     Done,
     /// Refused, or a read that nobody could answer.
     Refused,
-    /// The same, for want of a quorum.
+    /// The same, because a quorum is missing.
     NoQuorum,
     /// A write with an unknown outcome.
     Unknown,

@@ -1,4 +1,4 @@
-//! The judge: remembers what every client was reported and holds the store to it.
+//! The judge: remembers what every client was notified and holds the store to it.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -42,7 +42,7 @@ const OTHERS: [&str; 2] = ["n1", "n2"];
 
 /// What the steps work with.
 pub(super) struct Steps<'a> {
-    /// Where they are reported.
+    /// Where they are notified.
     pub(super) script: &'a mut Script,
     /// The daemons.
     pub(super) cluster: &'a mut Cluster,

@@ -81,7 +81,7 @@ impl CatchUp {
         }
     }
 
-    /// This node's liveness of a peer has changed: one that is down is not waited for.
+    /// This node's view of the liveness of a peer has changed: one that is down is not waited for.
     pub(super) fn set_liveness(
         &mut self,
         now: Time,

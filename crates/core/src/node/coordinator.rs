@@ -161,7 +161,7 @@ impl Coordinator {
     }
 
     /// False if the forwarded request has been here: a copy of it that came late could carry out
-    /// what the client was reported is refused.
+    /// what the client was notified is refused.
     pub(super) fn is_first(&mut self, origin: Origin) -> bool {
         let Origin::Peer { node, request_id } = origin else { return true };
         let remembered = self.forwarded_here.entry(node).or_default();
@@ -368,7 +368,7 @@ impl Coordinator {
         }
     }
 
-    /// This node's liveness of a peer has changed: nobody waits for one that is down.
+    /// This node's view of the liveness of a peer has changed: nobody waits for one that is down.
     pub(super) fn set_liveness(
         &mut self,
         now: Time,

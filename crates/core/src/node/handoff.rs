@@ -52,7 +52,7 @@ pub(super) struct Handoff {
     /// Members that were out of reach and have not been reported what is kept for them: they need not
     /// know that they were away. One that was only slow was not.
     absent: BTreeSet<NodeId>,
-    /// Members that are back, and that the operator was reported are offered hints.
+    /// Members that are back, and that the operator was notified are offered hints.
     announced: BTreeSet<NodeId>,
     sweeps: BTreeMap<NodeId, Sweep>,
     lists: BTreeMap<ReadToken, NodeId>,
@@ -171,7 +171,7 @@ impl Handoff {
         self.begin_anew(now, peer, io);
     }
 
-    /// This node's liveness of a peer has changed.
+    /// This node's view of the liveness of a peer has changed.
     pub(super) fn set_liveness(
         &mut self,
         now: Time,
@@ -200,7 +200,7 @@ impl Handoff {
         }
     }
 
-    /// Answers a member that asks how many hints it is pending; that there are none is reported when it is
+    /// Answers a member that asks how many hints are pending for it; that there are none is reported when it is
     /// synced.
     pub(super) fn report(&self, from: NodeId, request_id: RequestId, io: &mut Io) {
         let count = self.pending(from, io);
@@ -208,7 +208,7 @@ impl Handoff {
         io.out.send_synced(Some(seq), from, request_id, Body::Hints(count));
     }
 
-    /// How many hints a member is pending that are of use to it now.
+    /// How many pending hints of a member are of use to it now.
     fn pending(&self, target: NodeId, io: &Io) -> u64 {
         let stuck = self.stuck.get(&target);
         let stuck =

@@ -20,7 +20,7 @@ const GRACE: Micros = Micros::from_millis(1_000);
 /// Time for any peer to answer.
 const ALONE: Micros = Micros::from_millis(3_000);
 
-/// Who has not answered for so long is notified of: the founding of a cluster waits for all.
+/// Who has not answered for so long is reported: the founding of a cluster waits for all.
 const SILENCE_REPORTED_AFTER: Micros = Micros::from_millis(10_000);
 
 /// What is known of this node's place.

@@ -17,7 +17,7 @@ pub const LATE_READ: (Micros, Micros) = (Micros::from_millis(5), Micros::from_mi
 /// One read in so many asks in the order of the ring and not the quickest first, so that nobody's pace is judged by old answers alone.
 pub const EXPLORE: u64 = 64;
 
-/// What a node is reported when it starts.
+/// What a node is notified when it starts.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Who it is.
@@ -371,7 +371,7 @@ pub enum Notice {
     Foreign(NodeId, [u64; 2]),
     /// The node serves.
     Settled,
-    /// The node's liveness of a member has changed, after so long a silence of it.
+    /// The node's view of the liveness of a member has changed, after so long a silence of it.
     LivenessChanged(NodeId, Liveness, Micros),
     /// A member that was out of reach is back, and so many hints are offered to it.
     HandoffBegun(NodeId, u64),

@@ -137,7 +137,7 @@ impl LocalState {
         self.hints.change(self.now, target, place, before, after);
     }
 
-    /// True if the operator is to be reported now that an object of this key was declined.
+    /// True if the operator is to be notified now that an object of this key was declined.
     pub(super) fn note_declined(&mut self, key: &Key) -> bool {
         let now = self.now;
         self.declined.retain(|_, at| now.saturating_since(*at) < DECLINE_NOTICE);

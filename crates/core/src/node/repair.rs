@@ -196,7 +196,7 @@ impl Repair {
         self.reached(now, peer);
     }
 
-    /// This node's liveness of a peer has changed.
+    /// This node's view of the liveness of a peer has changed.
     pub(super) fn set_liveness(&mut self, now: Time, peer: NodeId, liveness: Liveness) {
         if self.reach.set_liveness(peer, liveness) {
             self.reached(now, peer);

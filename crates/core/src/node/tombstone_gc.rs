@@ -166,7 +166,7 @@ impl TombstoneGc {
         io.out.send(to, request_id, message);
     }
 
-    /// This node's liveness of a peer has changed.
+    /// This node's view of the liveness of a peer has changed.
     pub(super) fn set_liveness(&mut self, peer: NodeId, liveness: Liveness) {
         self.reach.set_liveness(peer, liveness);
     }

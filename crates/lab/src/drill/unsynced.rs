@@ -1,4 +1,4 @@
-//! A moment in which much is in progress to the disks: what is notified of too early is lost then.
+//! A moment in which much is in progress to the disks: what is reported of too early is lost then.
 
 use std::time::Duration;
 

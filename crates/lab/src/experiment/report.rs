@@ -97,7 +97,7 @@ impl Report {
         format!("{name}{}", if self.is_real { "-real" } else { "" })
     }
 
-    /// What is notified of now.
+    /// What is reported of now.
     pub(crate) fn on(&self) -> &'static str {
         if self.is_real { "real daemons" } else { "virtual time" }
     }

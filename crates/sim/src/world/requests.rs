@@ -1,4 +1,4 @@
-//! Clients in the world: what they ask, what they are reported, and when it is judged.
+//! Clients in the world: what they ask, what they are notified, and when it is judged.
 
 use bytes::Bytes;
 use pixii_core::causal::{Context, Object};

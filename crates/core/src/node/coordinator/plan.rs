@@ -145,7 +145,7 @@ impl Env {
         }
     }
 
-    /// Refuses a write that counts on fallbacks which have just refused hints for want of room: it
+    /// Refuses a write that counts on fallbacks which have just refused hints because there is no room: it
     /// would be done in part, and nobody could say what became of it.
     fn check_room(&self, now: Time, plan: &Plan) -> Result<(), Rejection> {
         if !plan.work.is_write() || plan.strict {

@@ -12,7 +12,7 @@ pub(super) struct View {
     me: NodeId,
     reach: Reach,
     suspect: BTreeSet<NodeId>,
-    /// Those that refused a hint for want of room, until when that is believed, and their limit.
+    /// Those that refused a hint because there is no room, until when that is believed, and their limit.
     full: BTreeMap<NodeId, (Time, u64)>,
 }
 
@@ -30,7 +30,7 @@ impl View {
         self.reach.link(peer, up);
     }
 
-    /// This node's liveness of a peer has changed.
+    /// This node's view of the liveness of a peer has changed.
     pub(super) fn set_liveness(&mut self, peer: NodeId, liveness: Liveness) {
         self.reach.set_liveness(peer, liveness);
         if liveness == Liveness::Suspect {

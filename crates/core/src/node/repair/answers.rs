@@ -41,7 +41,7 @@ impl Answers {
         let own_root = io.local.trees.tree(partition).map(|tree| tree.root());
         match self.answer(from, request_id, partition, body, ring, io) {
             Ok(None) => {}
-            // What is notified of the own records holds only once they are synced.
+            // What is reported of the own records holds only once they are synced.
             Ok(Some(answer)) => {
                 let seq = io.out.last_mark();
                 io.out.send_synced(Some(seq), from, request_id, answer);

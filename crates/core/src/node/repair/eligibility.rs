@@ -14,7 +14,7 @@ use crate::types::{NodeId, Partition, Time};
 /// what is lost.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Loss {
-    /// True once the operator was reported.
+    /// True once the operator was notified.
     reported: bool,
     /// So many were accepted; reported when this mark is durable.
     accepted: Option<(SyncSeq, u32)>,

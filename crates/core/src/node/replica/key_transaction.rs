@@ -1,4 +1,4 @@
-//! One turn of a key: what it has, what changes, and who is to be reported when that is synced.
+//! One turn of a key: what it has, what changes, and who is to be notified when that is synced.
 
 use std::collections::{BTreeMap, BTreeSet};
 

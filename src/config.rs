@@ -101,10 +101,28 @@ pub struct Config {
     pub experiment: Experiment,
     /// What is logged: a level, or more in the syntax of `EnvFilter`.
     pub log: String,
+    /// What the operator should change in the file, in sentences; the node runs all the same.
+    pub warnings: Vec<String>,
     /// Every member, this node among them.
     pub members: Members,
     /// Where keys live: made of the members, `n` and `partitions`.
     pub ring: Ring,
+}
+
+/// Keys of version 0.1 that have another name now, each with that; 0.3 takes them no longer.
+const RENAMED_KEYS: [(&str, &str); 2] = [
+    ("trusted_network", "allow_insecure_network"),
+    ("http_beyond_loopback", "http_allow_remote"),
+];
+
+/// A sentence for each key of the file that is only taken for one version more.
+fn renamed_keys(text: &str, path: &Path) -> Vec<String> {
+    let Ok(table) = text.parse::<toml::Table>() else { return Vec::new() };
+    let used = RENAMED_KEYS.iter().filter(|(old, _)| table.contains_key(*old));
+    used.map(|(old, new)| {
+        format!("{}: {old} is called {new} now; version 0.3 refuses the old name", path.display())
+    })
+    .collect()
 }
 
 /// The file's keys as they are written. Numbers are wide so that our own sentence refuses them.
@@ -116,7 +134,7 @@ struct Keys {
     data_dir: PathBuf,
     #[serde(default = "default_listen")]
     listen: String,
-    #[serde(default)]
+    #[serde(default, alias = "trusted_network")]
     allow_insecure_network: bool,
     secret_file: Option<PathBuf>,
     client_secret_file: Option<PathBuf>,
@@ -140,7 +158,7 @@ struct Keys {
     emulation: Vec<String>,
     emulation_seed: Option<i64>,
     http_listen: Option<String>,
-    #[serde(default)]
+    #[serde(default, alias = "http_beyond_loopback")]
     http_allow_remote: bool,
     log_format: Option<String>,
     #[serde(default)]
@@ -206,7 +224,10 @@ impl Config {
             let what = plain(&what);
             ConfigError(format!("{}, line {line}: {what}", path.display()))
         })?;
-        check(keys).map_err(|what| ConfigError(format!("{}: {what}", path.display())))
+        let mut config =
+            check(keys).map_err(|what| ConfigError(format!("{}: {what}", path.display())))?;
+        config.warnings = renamed_keys(text, path);
+        Ok(config)
     }
 
     /// This node's id.
@@ -327,6 +348,7 @@ fn check(keys: Keys) -> Result<Config, String> {
         emulation_seed,
         http_listen,
         log_json,
+        warnings: Vec::new(),
         experiment,
         log,
         members,

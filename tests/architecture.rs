@@ -176,7 +176,7 @@ fn no_role_sees_another() {
     // What all roles share is none itself.
     roles.retain(|name| {
         let shared = [
-            "effects",
+            "io",
             "experiment",
             "trees",
             "gc_epochs",

@@ -58,6 +58,22 @@ fn the_example_configuration_is_one_and_shows_the_defaults() {
 }
 
 #[test]
+fn renamed_keys_are_taken_for_one_version_with_a_warning() {
+    let good = config_text("n0", &[1, 2, 3], 0);
+    let parse = |lines: &str| Config::parse(&format!("{lines}\n{good}"), Path::new("p.toml"));
+    assert!(parse("allow_insecure_network = true").unwrap().warnings.is_empty());
+    let old = parse("trusted_network = true\nhttp_beyond_loopback = true").unwrap();
+    let sentence = "p.toml: trusted_network is called allow_insecure_network now";
+    assert!(old.warnings[0].starts_with(sentence), "{:?}", old.warnings);
+    assert_eq!(old.warnings.len(), 2);
+    let both = parse("trusted_network = true\nallow_insecure_network = true").unwrap_err();
+    assert!(both.to_string().contains("duplicate field"), "{both}");
+    let open = good.replace("127.0.0.1:1", "0.0.0.0:1");
+    let old = format!("trusted_network = true\n{open}");
+    assert!(Config::parse(&old, Path::new("p.toml")).is_ok(), "it permits what it did");
+}
+
+#[test]
 fn mistakes_in_a_configuration_are_named_in_one_sentence() {
     let good = config_text("n0", &[1, 2, 3], 0);
     let parse = |text: &str| Config::parse(text, Path::new("p.toml"));

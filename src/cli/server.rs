@@ -10,7 +10,7 @@ use pixii::config::Config;
 use pixii::engine::serve;
 use pixii_kit::outcome::{CommandError, CommandResult, Exit};
 use sd_notify::NotifyState;
-use tracing::info;
+use tracing::{info, warn};
 use tracing_subscriber::fmt::format::debug_fn;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::reload::Handle;
@@ -97,6 +97,7 @@ fn say_start(config: &Config, file: &Path) {
         config.listen,
         http.unwrap_or_default()
     );
+    config.warnings.iter().for_each(|warning| warn!("{warning}"));
 }
 
 /// Whether what is logged has colours: on a terminal that can show them, unless the user wants none

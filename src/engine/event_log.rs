@@ -364,7 +364,7 @@ fn report_liveness(peer: &str, liveness: Liveness, silence: Micros, log: &LogThr
 /// Logs an account of the node, a line for each part of it.
 pub(super) fn report_snapshot(snapshot: &MetricsSnapshot) {
     for line in snapshot.lines() {
-        info!(event = "account", "{line}");
+        info!(event = "snapshot", "{line}");
     }
 }
 

@@ -85,6 +85,7 @@ impl Engine<'_> {
         if !changed.is_empty() {
             info!("node {name} goes on with {}", changed.join(", "));
         }
+        config.warnings.iter().for_each(|warning| warn!("{warning}"));
         if !fixed.is_empty() {
             warn!("node {name} has to be started again for {}", fixed.join(", "));
         }
@@ -146,6 +147,7 @@ fn fixed(old: &Config, new: &Config) -> Vec<&'static str> {
         emulation_seed,
         experiment,
         log: _,
+        warnings: _,
         log_json,
         members,
         ring,

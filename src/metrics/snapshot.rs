@@ -1,6 +1,6 @@
 //! A daemon's account of itself at a moment.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pixii_core::members::Liveness;
 use pixii_core::message::{Counter, PeerStatus, StatusReport};
@@ -134,8 +134,9 @@ impl MetricsSnapshot {
             help,
             status.gauges.unservable_partitions,
         );
-        let help = "Partitions whose absent keys do not count here until they are recovered.";
-        page.gauge("pixii_partitions_read_ineligible", help, status.read_ineligible);
+        let help = "Partitions whose replica here is left out of read quorums, with the reason.";
+        page.family("pixii_partitions_read_ineligible", "gauge", help);
+        page.sample("", &vec![("reason", "rebuilding")], status.read_ineligible);
         let help = "Partitions without another owner where acknowledged writes may be missing, not accepted yet.";
         page.gauge("pixii_partitions_lost", help, status.gauges.partitions_lost);
     }
@@ -222,15 +223,14 @@ impl MetricsSnapshot {
         self.per_peer(page, "pixii_peer_link_up", "1 while this node has a link to it.", |peer| {
             Some(f64::from(u8::from(peer.up)))
         });
-        let help = "What this node believes of a member.";
-        page.family("pixii_peer_liveness", "stateset", help);
-        for peer in peers {
-            for liveness in [Liveness::Up, Liveness::Suspect, Liveness::Down] {
-                let state = ("pixii_peer_liveness", word(liveness));
-                let labels: Labels = vec![("peer", &peer.name), state];
-                page.sample("", &labels, u8::from(peer.liveness == liveness));
-            }
-        }
+        let help = "1 if this node holds the member to be up, else 0.";
+        self.per_peer(page, "pixii_peer_up", help, |peer| {
+            Some(f64::from(u8::from(peer.liveness == Liveness::Up)))
+        });
+        let help = "1 if the member is suspected: late, and not yet marked down.";
+        self.per_peer(page, "pixii_peer_suspect", help, |peer| {
+            Some(f64::from(u8::from(peer.liveness == Liveness::Suspect)))
+        });
         let help = "How long a member takes to answer a read.";
         self.per_peer(page, "pixii_peer_latency_seconds", help, |peer| {
             peer.latency_us.map(|us| us as f64 / MICRO)
@@ -268,9 +268,11 @@ impl MetricsSnapshot {
         self.per_peer(page, "pixii_equal_partitions", help, |peer| {
             Some(f64::from(peer.repair.equal))
         });
-        let help = "The longest time since a shared partition was last found equal; absent before all were.";
+        let help = "When the shared partition compared longest ago was last found equal, in seconds of \
+                    Unix time; absent before all were.";
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         self.per_peer(page, "pixii_repair_last_success_timestamp_seconds", help, |peer| {
-            peer.repair.oldest_ms.map(|ms| ms as f64 / MILLI)
+            peer.repair.oldest_ms.map(|ms| (now - ms as f64 / MILLI).max(0.0))
         });
         let repair = &self.status.repair;
         let help = "Comparisons of partitions in progress or due at once.";

@@ -88,19 +88,19 @@ impl Drop for Dev {
 #[test]
 fn dev_obeys_orders_and_has_its_data_back_the_next_time() {
     let dir = tempfile::tempdir().unwrap();
-    let home = dir.path().join("home");
-    let mut dev = Dev::start(&home);
+    let place = dir.path().join("place");
+    let mut dev = Dev::start(&place);
     let export = dev.hears("  export PIXII_CONNECT=");
     assert_eq!(export.trim(), format!("export PIXII_CONNECT={}", dev.daemons[0].1));
     dev.run(&["put", "k", "v", "-w", "3"]).done();
 
     // Another one in the same directory changes nothing there.
-    let before = fs::read(home.join("n1.toml")).unwrap();
-    let arguments = ["dev", "--nodes", "3", "--port", "0", "--dir", home.to_str().unwrap()];
+    let before = fs::read(place.join("n1.toml")).unwrap();
+    let arguments = ["dev", "--nodes", "3", "--port", "0", "--dir", place.to_str().unwrap()];
     let reported = Run::start(pixii(&arguments), b"quit\n").end();
     let (code, err) = reported.stated();
     assert!(code == 1 && err.ends_with(" is in use by another `pixii dev`\n"), "{err}");
-    assert_eq!(fs::read(home.join("n1.toml")).unwrap(), before);
+    assert_eq!(fs::read(place.join("n1.toml")).unwrap(), before);
 
     dev.order(b"dance\nkill n9\nkill n2\n");
     dev.hears("pixii: \"dance\" is no order; orders are start NAME, ");
@@ -122,7 +122,7 @@ fn dev_obeys_orders_and_has_its_data_back_the_next_time() {
     dev.hears("all daemons have stopped; the data stays in ");
     assert_eq!(dev.ends(), Some(0));
 
-    let mut dev = Dev::start(&home);
+    let mut dev = Dev::start(&place);
     assert_eq!(dev.run(&["get", "k"]).done(), "v");
     signal("INT", dev.child.id());
     dev.hears("all daemons have stopped");
@@ -161,10 +161,10 @@ fn nobody(dir: &Path) -> String {
 fn dev_obeys_orders_from_another_terminal() {
     let dir = tempfile::tempdir().unwrap();
     // The path of a socket has at most 107 bytes, that of a directory may have more.
-    let home = dir.path().join("h".repeat(150));
-    let order = |verb, name| elsewhere(&home, verb, name);
-    assert_eq!(order("kill", "n1").stated(), (1, &*nobody(&home)));
-    let mut dev = Dev::start(&home);
+    let place = dir.path().join("h".repeat(150));
+    let order = |verb, name| elsewhere(&place, verb, name);
+    assert_eq!(order("kill", "n1").stated(), (1, &*nobody(&place)));
+    let mut dev = Dev::start(&place);
     dev.run(&["put", "k", "v", "-w", "3"]).done();
     assert_eq!(dev.run(&["hints"]).done(), "no hints are kept\n");
 
@@ -213,7 +213,7 @@ fn dev_obeys_orders_from_another_terminal() {
     dev.order(b"quit\n");
     dev.hears("all daemons have stopped; the data stays in ");
     assert_eq!(dev.ends(), Some(0));
-    assert_eq!(order("start", "n1").stated(), (1, &*nobody(&home)));
+    assert_eq!(order("start", "n1").stated(), (1, &*nobody(&place)));
 }
 
 #[test]

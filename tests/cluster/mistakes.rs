@@ -21,7 +21,7 @@ fn a_command_that_is_given_the_http_port_names_what_answers_there() {
 #[test]
 fn a_member_with_a_wrong_port_in_its_own_entry_says_that_nobody_can_dial_it() {
     let mut cluster = TestCluster::create(2);
-    // Taken as long as this lives, and nobody answers there.
+    // Taken as long as this variable, and nobody answers there.
     let wrong = TcpListener::bind("127.0.0.1:0").unwrap();
     let wrong = format!("127.0.0.1:{}", wrong.local_addr().unwrap().port());
     let (path, right) = (cluster.path("n1.toml"), cluster.address("n1").to_owned());

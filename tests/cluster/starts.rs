@@ -14,7 +14,7 @@ fn alone(data_dir: &str, listen: &str) -> String {
     format!(
         "name = \"n1\"\ncluster = \"test\"\ndata_dir = \"{data_dir}\"\nlisten = \"{listen}\"\n\
          n = 1\n\
-         partitions = 8\ncache_mib = 8\ntrusted_network = true\n[[members]]\nname = \"n1\"\n\
+         partitions = 8\ncache_mib = 8\nallow_insecure_network = true\n[[members]]\nname = \"n1\"\n\
          address = \"{listen}\"\n"
     )
 }

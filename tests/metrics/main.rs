@@ -170,9 +170,9 @@ fn what_is_kept_for_a_member_that_is_away_shows_and_it_is_not_marked_up() {
         client.query(put(&format!("k{number}"), b"some bytes"));
     }
     let of_n1 = |name: &str| format!("{name}{{peer=\"n1\"}}");
-    let down = "pixii_peer_liveness{peer=\"n1\",pixii_peer_liveness=\"down\"}";
     let now = watched.wait("hints for n1, which is down", |now| {
-        now.of(&of_n1("pixii_hints")) == 10.0 && now.of(down) == 1.0
+        let down = now.of(&of_n1("pixii_peer_up")) + now.of(&of_n1("pixii_peer_suspect")) == 0.0;
+        now.of(&of_n1("pixii_hints")) == 10.0 && down
     });
     assert!(now.of(&of_n1("pixii_hint_bytes")) > 100.0);
     assert_eq!(now.of(&of_n1("pixii_peer_link_up")), 0.0);
@@ -293,7 +293,7 @@ fn a_port_beyond_loopback_is_a_decision_and_a_taken_one_a_sentence() {
     assert!(!parse("").unwrap().log_json);
     assert!(parse("log = \"warn,pixii::net=debug\"").is_ok());
     assert!(parse("http_listen = \"[::1]:7480\"\nlog_format = \"json\"").unwrap().log_json);
-    assert!(parse("http_listen = \"0.0.0.0:7480\"\nhttp_beyond_loopback = true").is_ok());
+    assert!(parse("http_listen = \"0.0.0.0:7480\"\nhttp_allow_remote = true").is_ok());
     for (lines, stated) in [
         ("http_listen = \"0.0.0.0:7480\"", "unless http_allow_remote = true says"),
         ("http_listen = \"7480\"", "http_listen = \"7480\": an address is host:port"),

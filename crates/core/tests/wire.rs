@@ -287,11 +287,11 @@ fn bodies() -> Vec<(&'static str, Body)> {
         ),
         ("agreed", Body::Agreed),
         ("not-yet", Body::NotYet(NotYet::GcState { own: GcEpoch(3), proposed: GcEpoch(4) })),
-        ("generations", Body::GcEpochs { digest: 5, certain: true, query: false }),
+        ("gc-epochs", Body::GcEpochs { digest: 5, certain: true, query: false }),
         ("GC epoch-numbers", Body::GcEpochNumbers(vec![(partition, GcEpoch(3))])),
         ("ask-generation", Body::QueryGcEpoch(partition)),
         (
-            "generation",
+            "gc-epoch",
             Body::GcState {
                 partition,
                 gc_epoch: GcState {

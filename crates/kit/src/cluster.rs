@@ -288,21 +288,21 @@ mod tests {
     #[test]
     fn files_are_written_and_only_the_same_shape_is_taken_up_again() {
         let dir = tempfile::tempdir().unwrap();
-        let home = dir.path().join("home");
-        let cluster = create(&home, &shape(3, 2), None).unwrap();
+        let place = dir.path().join("place");
+        let cluster = create(&place, &shape(3, 2), None).unwrap();
         let config: Config =
-            toml::from_str(&fs::read_to_string(home.join("n2.toml")).unwrap()).unwrap();
+            toml::from_str(&fs::read_to_string(place.join("n2.toml")).unwrap()).unwrap();
         assert_eq!((config.name.as_str(), config.members.len()), ("n2", 3));
         assert_eq!(config.listen, cluster.daemons()[1].address);
         assert_eq!(config.members[1].address, config.listen);
-        let why = create(&home, &shape(3, 2), None).unwrap_err();
-        assert!(why.ends_with("/home is in use by another `pixii dev`"), "{why}");
+        let why = create(&place, &shape(3, 2), None).unwrap_err();
+        assert!(why.ends_with("/place is in use by another `pixii dev`"), "{why}");
         drop(cluster);
-        create(&home, &shape(3, 2), None).unwrap();
-        let why = create(&home, &shape(4, 2), None).unwrap_err();
+        create(&place, &shape(3, 2), None).unwrap();
+        let why = create(&place, &shape(4, 2), None).unwrap_err();
         assert!(why.contains("holds cluster test of 3 nodes with n = 2"), "{why}");
-        fs::write(home.join("n1.toml"), "x").unwrap();
-        assert!(create(&home, &shape(3, 2), None).unwrap_err().contains("n1.toml: "));
+        fs::write(place.join("n1.toml"), "x").unwrap();
+        assert!(create(&place, &shape(3, 2), None).unwrap_err().contains("n1.toml: "));
         let other = dir.path().join("other");
         fs::create_dir(&other).unwrap();
         fs::write(other.join("letter.txt"), "dear").unwrap();

@@ -1,6 +1,6 @@
 //! What a cluster does, and what the same machine can do at most, measured in the same run.
 
-pub(crate) mod account;
+pub(crate) mod usage;
 pub(crate) mod echo;
 pub(crate) mod limits;
 
@@ -12,7 +12,7 @@ use pixii_client::{Client, Options};
 use super::workload::choice::{Choice, Sizes};
 use super::workload::repeated::{FILL_CLIENTS, fill};
 use super::workload::{Kind, Load, Mix, Report, Spec};
-use account::{Machine, Usage};
+use usage::{Machine, Usage};
 
 /// Puts run this long unmeasured first, on keys of their own.
 const WARM_UP: Duration = Duration::from_millis(500);

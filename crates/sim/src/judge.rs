@@ -102,7 +102,7 @@ struct Loss {
     at: Time,
     host: usize,
     key: Option<Key>,
-    /// True if nobody could notice: its word counts although it forgot.
+    /// True if nobody could notice: it is read-eligible although it forgot.
     silent: bool,
 }
 

@@ -121,7 +121,7 @@ codes! {
         #[error("it is not done with what was purged before")]
         AtWork = 5,
         /// It keeps hints that are older than the GC epoch.
-        #[error("it keeps {hints} hints of an older generation")]
+        #[error("it keeps {hints} hints of an older GC epoch")]
         OldHints {
             /// So many.
             hints: u64,

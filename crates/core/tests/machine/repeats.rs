@@ -217,7 +217,7 @@ fn a_gc_epoch_begins_when_it_is_durable_and_stamps_nothing_before() {
         };
         out.iter().filter_map(stamp).collect()
     };
-    assert_eq!(stamps(&out), [GcEpoch::FIRST], "a crash now would undo the generation");
+    assert_eq!(stamps(&out), [GcEpoch::FIRST], "a crash now would undo the GC epoch");
     bench.give(Input::Store(Done::Synced { seq: *seq }));
     assert_eq!(bench.node.gc_epoch(partition), GcEpoch(1));
 }

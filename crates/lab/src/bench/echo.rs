@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::account::Machine;
+use super::usage::Machine;
 
 /// The verb of the command that runs the other side; not for people.
 pub(crate) const VERB: &str = "echo-server";

@@ -12,7 +12,7 @@ use pixii_core::rng::Rng;
 use pixii_core::store::{Change, Record, Store};
 use pixii_core::types::{Blob, Key, Partition, WriteId};
 
-use super::account::Machine;
+use super::usage::Machine;
 
 /// Partitions that the records are spread over.
 const PARTITIONS: u64 = 64;

@@ -14,7 +14,7 @@ use pixii_kit::cluster::{Cluster, Shape};
 use pixii_kit::outcome::{CommandError, CommandResult, Exit, block_on, complain, emit, emit_json};
 use pixii_kit::signals::Interrupt;
 
-use crate::bench::account::{Machine, listener};
+use crate::bench::usage::{Machine, listener};
 use crate::bench::{Case, Field, echo, limits, measure};
 use crate::daemon;
 use crate::workload::Kind;
@@ -33,7 +33,7 @@ const LIMIT_SECONDS: u64 = 2;
 #[derive(Args)]
 #[command(after_help = "\
 Closed loop: each client makes its next request when the last one is answered; all share one connection to \
-each node. CPU is the kernel's account of whole processes, divided by the operations done: it needs the \
+each node. CPU is what the kernel counts for whole processes, divided by the operations done: it needs the \
 daemons to run on this machine (others are left out), and it survives a noisy machine better than a rate.
 
 The limits are measured in the same run: 100 bytes sent back over TCP, appends with fdatasync, and the store \

@@ -165,7 +165,7 @@ impl Scenario<'_> {
             naming += u64::from(names_it);
             let why = why.unwrap_or_else(|| "nothing".into());
             (self.print)(&format!(
-                "{} s later {name} has {held} keys that tell of it; {blocked} partitions are held back: {why}",
+                "{} s later {name} has {held} keys that show it; {blocked} partitions are held back: {why}",
                 BLOCKED_WAIT.as_secs()
             ))?;
             if blocked > 0 && !names_it {
@@ -177,7 +177,7 @@ impl Scenario<'_> {
         // At least all owners but one of each key.
         if keys < u64::from(N - 1) * self.keys {
             self.complaints
-                .push(format!("only {keys} copies tell of it although {victim} is away"));
+                .push(format!("only {keys} copies show it although {victim} is away"));
         }
         if naming == 0 {
             self.complaints.push(format!("nobody says that {victim} holds the tombstone GC back"));
@@ -218,7 +218,7 @@ impl Scenario<'_> {
                 let why: Vec<String> =
                     reported.into_iter().filter_map(|reported| reported.why).collect();
                 self.complaints.push(format!(
-                    "after {} s {keys} copies still tell of what is gone, with {hints} hints and {unread} partitions to be \
+                    "after {} s {keys} copies still show what is gone, with {hints} hints and {unread} partitions to be \
                      read: {}",
                     WAIT.as_secs(),
                     why.join("; ")

@@ -17,7 +17,7 @@ const SLOW: Duration = Duration::from_millis(200);
 /// So many clients overwrite a key of their own meanwhile, again and again: it is in memory, so that no read holds them up,
 /// and nobody writes it later, so that the last acknowledged value is to be there.
 const CLIENTS: usize = 8;
-/// Their deadline, in milliseconds: before the daemons are back, lest a put that was in progress replaces what is lost.
+/// Their deadline, in milliseconds: before the daemons are back, so that no put in progress replaces what is lost.
 const TIMEOUT_MS: u32 = 300;
 /// So many of their operations begin before the disks become slow.
 const WARM: u64 = 80;

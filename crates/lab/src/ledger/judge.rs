@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_sent_to_two_nodes_may_come_again_and_is_owed_all_the_same() {
+    fn what_was_sent_to_two_nodes_may_come_again_and_counts_as_acknowledged() {
         let twice = Write { repeated: true, ..put(1, &[], ACKED) };
         let writes = [twice, put(2, &[1], ACKED)];
         assert_eq!(faults(&writes, &[2]), []);

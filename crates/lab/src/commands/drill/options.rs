@@ -86,7 +86,7 @@ pub(super) struct Units {
     #[arg(long)]
     pub(super) systemd: bool,
     /// With --systemd: even if the cluster holds other keys or has other clients
-    #[arg(long, requires = "systemd")]
+    #[arg(long, alias = "despite-use", requires = "systemd")]
     pub(super) allow_in_use: bool,
 }
 

@@ -1,4 +1,5 @@
-//! What a message costs on its way to bytes and back; its checksum alone, and what a seal for one more peer costs.
+//! What a message costs on its way to bytes and back; its checksum alone, and what a seal for one
+//! more peer costs.
 
 #![allow(clippy::unwrap_used)]
 

@@ -1,8 +1,8 @@
 //! What a cluster does, and what the same machine can do at most, measured in the same run.
 
-pub(crate) mod usage;
 pub(crate) mod echo;
 pub(crate) mod limits;
+pub(crate) mod usage;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -48,7 +48,8 @@ pub(crate) struct Field {
     pub(crate) seed: u64,
 }
 
-/// What was measured. CPU is in microseconds per operation, from the kernel's account of whole processes.
+/// What was measured. CPU is in microseconds per operation, from the kernel's account of whole
+/// processes.
 #[derive(Clone, Debug)]
 pub(crate) struct Line {
     /// What was asked for.

@@ -32,11 +32,15 @@ const LIMIT_SECONDS: u64 = 2;
 /// Measure a cluster, and beside it what this machine can do at most
 #[derive(Args)]
 #[command(after_help = "\
-Closed loop: each client makes its next request when the last one is answered; all share one connection to \
-each node. CPU is what the kernel counts for whole processes, divided by the operations done: it needs the \
-daemons to run on this machine (others are left out), and it survives a noisy machine better than a rate.
+Closed loop: each client makes its next request when the last one is answered; all share one \
+    connection to \
+each node. CPU is what the kernel counts for whole processes, divided by the operations done: it \
+    needs the \
+daemons to run on this machine (others are left out), and it survives a noisy machine better than \
+    a rate.
 
-The limits are measured in the same run: 100 bytes sent back over TCP, appends with fdatasync, and the store \
+The limits are measured in the same run: 100 bytes sent back over TCP, appends with fdatasync, \
+    and the store \
 without a cluster. The ratios say how many times the least possible CPU an operation takes.
 
 Examples:
@@ -63,7 +67,8 @@ pub(crate) struct Bench {
     #[arg(long, value_delimiter = ',', default_value = "put,get")]
     kind: Vec<Operation>,
     /// Number of keys
-    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    #[arg(long, default_value_t = 10_000,
+        value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     keys: u64,
     /// A directory on the daemons' file system, for the throw-away cluster and the limits [default:
     /// the one for temporary files]

@@ -466,7 +466,7 @@ fn is_loopback(key: &str, listen: &str) -> Result<bool, String> {
 fn check_http(listen: &str, beyond_loopback: bool, other: &str) -> Result<(), String> {
     if !is_loopback("http_listen", listen)? && !beyond_loopback {
         return Err(format!(
-            "http_listen = \"{listen}\": metrics tell the names of the members and how they are, \
+            "http_listen = \"{listen}\": metrics show the names of the members and how they are, \
              so the port is \
              on a loopback address (127.0.0.1, [::1] or localhost) unless http_allow_remote = \
              true says that \

@@ -272,7 +272,7 @@ impl<V: Clone + PartialEq + Written> Clock<V> {
     }
 
     /// The clock without the values that other stores than `stores` have issued: what an old copy
-    /// of a disk may still tell. That an event is dead is true for ever.
+    /// of a disk may still show. That an event is dead is true for ever.
     pub fn discard_others(&self, stores: &[u64]) -> Self {
         let kept =
             |entry: &&Entry<V>| stores.contains(&entry.actor.store) || entry.values.is_empty();

@@ -289,8 +289,8 @@ fn bodies() -> Vec<(&'static str, Body)> {
         ("agreed", Body::Agreed),
         ("not-yet", Body::NotYet(NotYet::GcState { own: GcEpoch(3), proposed: GcEpoch(4) })),
         ("gc-epochs", Body::GcEpochs { digest: 5, certain: true, query: false }),
-        ("GC epoch-numbers", Body::GcEpochNumbers(vec![(partition, GcEpoch(3))])),
-        ("ask-generation", Body::QueryGcEpoch(partition)),
+        ("gc-epoch-numbers", Body::GcEpochNumbers(vec![(partition, GcEpoch(3))])),
+        ("ask-gc-epoch", Body::QueryGcEpoch(partition)),
         (
             "gc-epoch",
             Body::GcState {

@@ -151,7 +151,7 @@ const WATCHED: &[Counter] = &[
     Counter::ReadsOfFallbacks,
     Counter::ReadsRepaired,
     Counter::FallbacksQueried,
-    Counter::WritesCoordinatedByAStandIn,
+    Counter::WritesCoordinatedByAFallback,
     Counter::WritesHedged,
     Counter::WritesWithdrawn,
 ];

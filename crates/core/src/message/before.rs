@@ -12,6 +12,10 @@ use bincode::error::{DecodeError, EncodeError};
 use bincode::{BorrowDecode, Encode};
 use bytes::Bytes;
 
+mod names;
+
+use names::{CHANGING_RING, of_old_name, old_name};
+
 use super::{
     Blocked, Body, ComparisonFault, Complaint, Counter, DrainRejection, DrainReport,
     EmulateRejection, Gauges, LossRejection, Measure, NotYet, PairStatus, PeerMessage, PeerStatus,
@@ -326,7 +330,6 @@ struct Purged {
 
 /// The names of levels among the counters of protocol 6. Each is there only while it is not 0.
 const DRAINED: &str = "drained";
-const CHANGING_RING: &str = "ring_changes_in_flight";
 const OVERSIZED_KEYS: &str = "oversized_keys";
 const PARTITIONS_LOST: &str = "partitions_lost";
 const STORE_STALLED: &str = "store_stalled_seconds";
@@ -350,7 +353,7 @@ impl From<StatusReport> for Status {
         let gauges = named.into_iter().filter(|(_, level)| *level > 0);
         let named = |counter: &Counter| !matches!(counter, Counter::Other(_));
         let counts = report.counters.iter().filter(|(counter, _)| named(counter));
-        let counts = counts.map(|(counter, count)| (counter.name(), *count));
+        let counts = counts.map(|(counter, count)| (old_name(*counter), *count));
         let mut counters: Vec<(String, u64)> =
             counts.chain(gauges).map(|(name, count)| (name.to_owned(), count)).collect();
         let rings = report.other_rings.iter();
@@ -403,7 +406,7 @@ impl From<Status> for StatusReport {
                     } else if let Some(what) = name.strip_prefix(ERROR) {
                         complaints.push(Complaint::Text(what.to_owned()));
                     } else {
-                        counters.extend(Counter::named(name).map(|counter| (counter, count)));
+                        counters.extend(of_old_name(name).map(|counter| (counter, count)));
                     }
                 }
             }

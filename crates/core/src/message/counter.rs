@@ -10,8 +10,8 @@ use super::Kind;
 
 macro_rules! counters {
     ($($code:literal $variant:ident $name:literal,)+) => {
-        /// What is counted. Each has a number on the wire and a name for people, and neither ever
-        /// changes. A new one gets the next number, whatever its place in the order of the names.
+        /// What is counted. Each has a number on the wire, which never changes, and a name for
+        /// people. A new one gets the next number, whatever its place in the order of the names.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Counter {
             $(
@@ -55,7 +55,6 @@ macro_rules! counters {
 
 counters! {
     1 AgedHintsOffered "aged_hints_offered",
-    2 ReadEligibilityRegained "read_eligibility_regained",
     3 BytesPulled "bytes_pulled",
     4 BytesPushed "bytes_pushed",
     5 CallsRefusedBusy "calls_refused_busy",
@@ -75,6 +74,7 @@ counters! {
     19 Exchanges "exchanges",
     20 ExchangesFailed "exchanges_failed",
     21 ExchangesPutOff "exchanges_put_off",
+    73 FallbacksQueried "fallbacks_asked",
     22 ForgedGcEpochsRefused "forged_gc_epochs_refused",
     23 ForgedIncarnationsRefused "forged_incarnations_refused",
     24 GcEpochsAdopted "gc_epochs_adopted",
@@ -111,6 +111,7 @@ counters! {
     55 PeerBytesOfWrites "peer_bytes_of_writes",
     56 PeerBytesSent "peer_bytes_sent",
     57 PutsAcknowledged "puts_acknowledged",
+    2 ReadEligibilityRegained "read_eligibility_regained",
     58 ReadsCutShort "reads_cut_short",
     59 ReadsHedged "reads_hedged",
     60 ReadsOfFallbacks "reads_of_fallbacks",
@@ -126,13 +127,12 @@ counters! {
     70 RingsOfStrangersTaken "rings_of_strangers_taken",
     71 RingsWithPlacesOfRemovedMembers "rings_with_places_of_removed_members",
     72 StaleObjectsRefused "stale_objects_refused",
-    73 FallbacksQueried "fallbacks_asked",
     74 TreesBuilt "trees_built",
     75 TreesConfirmed "trees_confirmed",
     76 TreesReadAnew "trees_read_anew",
     77 TreesTakenOver "trees_taken_over",
     78 TreesWrong "trees_wrong",
-    79 WritesCoordinatedByAStandIn "writes_coordinated_by_a_fallback",
+    79 WritesCoordinatedByAFallback "writes_coordinated_by_a_fallback",
     80 WritesHedged "writes_hedged",
     81 WritesUnknown "writes_unknown",
     82 WritesWithdrawn "writes_withdrawn",

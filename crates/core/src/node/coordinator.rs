@@ -222,7 +222,7 @@ impl Coordinator {
                     quorum_tracker.query(me);
                     Vec::new()
                 } else {
-                    io.out.count(Counter::WritesCoordinatedByAStandIn);
+                    io.out.count(Counter::WritesCoordinatedByAFallback);
                     fallbacks.retain(|node| *node != me);
                     quorum_tracker.query_fallback(me, &owners[..1]);
                     owners

@@ -26,7 +26,7 @@ pub fn write(out: &mut String) {
     rejections(out);
     tombstone_gc_and_repair(out);
     orders(out);
-    golden_codes!(out, "trouble", Complaint, complaints());
+    golden_codes!(out, "complaint", Complaint, complaints());
     for counter in Counter::ALL {
         assert_eq!(Counter::named(counter.name()), Some(*counter));
         golden(out, &format!("counter-{}", counter.name()), *counter);

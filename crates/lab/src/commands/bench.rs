@@ -58,7 +58,8 @@ pub(crate) struct Bench {
     clients: Vec<u16>,
     /// Bytes of each value
     #[arg(long, value_delimiter = ',', default_value = "100,1024",
-          value_parser = clap::value_parser!(u32).range(16..=i64::from(pixii_core::types::MAX_VALUE_BYTES as u32)))]
+          value_parser = clap::value_parser!(u32)
+              .range(16..=i64::from(pixii_core::types::MAX_VALUE_BYTES as u32)))]
     sizes: Vec<u32>,
     /// How long each measurement takes
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3_600))]

@@ -183,8 +183,10 @@ impl Report {
         let mut page = String::from(
             "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Pixii's \
              laboratory</title>\n\
-             <style>body{font:16px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em}img{max-width:100%}\
-             table{border-collapse:collapse;font-size:13px}td,th{border:1px solid #ccc;padding:2px 8px;text-align:right}\
+             <style>body{font:16px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em}\
+             img{max-width:100%}\
+             table{border-collapse:collapse;font-size:13px}\
+             td,th{border:1px solid #ccc;padding:2px 8px;text-align:right}\
              details{margin:1em 0 3em}</style>\n<h1>Pixii's laboratory</h1>\n",
         );
         let _ = writeln!(page, "<p>{}</p>", html(&self.run));

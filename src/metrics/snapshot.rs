@@ -373,7 +373,7 @@ impl MetricsSnapshot {
         ));
         lines.extend(status.peers.iter().zip(&load.unsent).map(|(peer, unsent)| {
             format!(
-                "peer {}: link {}, believed {}, {} hints of {} kept for it, {} messages waiting, \
+                "peer {}: link {}, marked {}, {} hints of {} kept for it, {} messages waiting, \
                  {} of {} \
                  partitions found equal",
                 peer.name,

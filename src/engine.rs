@@ -39,7 +39,7 @@ use pixii_core::ring::Ring;
 use pixii_core::rng::Rng;
 use pixii_core::store::{Meta, StoreError};
 use pixii_core::types::{Micros, NodeId};
-use pixii_core::wire::PROTOCOL;
+use pixii_core::wire::{PROTOCOL, Speech};
 use pixii_transport::limited;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver};
@@ -374,9 +374,9 @@ impl<'a> Engine<'a> {
                 self.input(Input::Peer { from, message });
                 drop(held);
             }
-            Event::Joined { client, protocol, outbox } => {
+            Event::Joined { client, speech, outbox } => {
                 let (under_way, owed, is_silent) = (HashSet::new(), 0, false);
-                let caller = Client { protocol, outbox, under_way, owed, is_silent };
+                let caller = Client { speech, outbox, under_way, owed, is_silent };
                 self.clients.insert(client, caller);
             }
             Event::Silent { client } => {
@@ -422,12 +422,11 @@ impl<'a> Engine<'a> {
             match output {
                 Output::Send { to, message } => {
                     let kind = message.body.kind();
-                    // Encoded once for all that speak the same version.
-                    let mut frames: BTreeMap<u16, Bytes> = BTreeMap::new();
+                    // Encoded once for all that are spoken with alike.
+                    let mut frames: BTreeMap<Speech, Bytes> = BTreeMap::new();
                     for peer in to.iter().filter_map(|id| self.hub.peers.get(id)) {
-                        let protocol = peer.protocol().unwrap_or(PROTOCOL);
-                        let frame =
-                            frames.entry(protocol).or_insert_with(|| message.frame(protocol));
+                        let speech = peer.speech().unwrap_or(PROTOCOL.into());
+                        let frame = frames.entry(speech).or_insert_with(|| message.frame(speech));
                         let frame = frame.clone();
                         *self.sent.entry(kind).or_default() += frame.len() as u64;
                         if self.emulator.is_on() && peer.outbox.is_open() {

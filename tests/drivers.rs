@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "drivers/checksums.rs"]
+mod checksums;
 #[path = "drivers/identity.rs"]
 mod identity;
 #[path = "drivers/secrets.rs"]

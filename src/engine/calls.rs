@@ -9,6 +9,7 @@ use pixii_core::message::{
     self, Call, CallBody, LossRefusal, Refusal, Reply, ReplyBody, Resource, Response, SampleReport,
 };
 use pixii_core::node::{ClientId, Input};
+use pixii_core::wire::Speech;
 use pixii_transport::frames::{Held, LARGE_REPLY_BYTES, Outbox};
 use pixii_transport::limited;
 
@@ -25,8 +26,8 @@ const RESERVE_BYTES: usize = 8 << 20;
 
 /// A client's connection.
 pub(super) struct Client {
-    /// The version of the protocol that is spoken with it.
-    pub(super) protocol: u16,
+    /// How it is spoken with.
+    pub(super) speech: Speech,
     pub(super) outbox: Arc<Outbox>,
     pub(super) under_way: HashSet<u64>,
     /// Calls that have come and are not answered yet, those that an emulated network delays
@@ -127,8 +128,8 @@ impl Engine<'_> {
             ReplyBody::Data(response) => response.kind(),
             _ => message::Kind::Other,
         };
-        let protocol = caller.protocol;
-        let mut frame = Reply { id, body }.frame(protocol);
+        let speech = caller.speech;
+        let mut frame = Reply { id, body }.frame(speech);
         if frame.len() > LARGE_REPLY_BYTES && !caller.outbox.fits(frame.len(), RESERVE_BYTES) {
             self.busy += 1;
             if wrote {
@@ -137,7 +138,7 @@ impl Engine<'_> {
                 return caller.outbox.shut();
             }
             let body = busy(Resource::UnreadReplies, self.hub.budgets.replies.bytes);
-            frame = Reply { id, body }.frame(protocol);
+            frame = Reply { id, body }.frame(speech);
         }
         if emulated {
             self.emulator.post(self.now(), kind, Parcel::Reply { client, frame });

@@ -14,7 +14,7 @@ use pixii_core::message::{
 };
 use pixii_core::secret::Seal;
 use pixii_core::types::NodeId;
-use pixii_core::wire::{Hello, MAX_FRAME_BYTES, MAX_HELLO_BYTES, PROTOCOL, Welcome};
+use pixii_core::wire::{Hello, MAX_FRAME_BYTES, MAX_HELLO_BYTES, PROTOCOL, Speech, Welcome};
 use pixii_transport::frames::{FrameReader, Held, Outbox, ReadError};
 use pixii_transport::handshake::{Reception, Unheard};
 use pixii_transport::inflow::Holder;
@@ -142,15 +142,15 @@ async fn admit(hub: Arc<Hub>, mut connection: Connection, pass: Pass) {
     drop(pass);
     let (who, why, welcome) = match admitted {
         Ok(Admitted::Peer(peer)) => {
-            let protocol = reception.protocol();
+            let protocol = reception.speech().protocol;
             // Nothing leaves on this connection, so there is nothing to seal.
             reception.seal(&mut connection.reader);
             return receive_from(hub, connection, peer, protocol);
         }
         Ok(Admitted::Client(place)) => {
-            let protocol = reception.protocol();
+            let speech = reception.speech();
             let seal = reception.seal(&mut connection.reader);
-            return serve_client(&hub, connection, (protocol, seal), place).await;
+            return serve_client(&hub, connection, (speech, seal), place).await;
         }
         Ok(Admitted::Probe) => return,
         Err(Rejected::Silent) => return,
@@ -412,14 +412,14 @@ async fn next_message(
 async fn serve_client(
     hub: &Hub,
     connection: Connection,
-    (protocol, seal): (u16, Option<Seal>),
+    (speech, seal): (Speech, Option<Seal>),
     place: Place,
 ) {
     let Connection { from, mut reader, mut write, socket: _socket } = connection;
     let client = hub.next_client.fetch_add(1, Ordering::Relaxed);
     let outbox = Arc::new(place.outbox(hub));
     outbox.open();
-    let joined = Event::Joined { client, protocol, outbox: outbox.clone() };
+    let joined = Event::Joined { client, speech, outbox: outbox.clone() };
     if hub.events.send(joined).await.is_err() {
         return;
     }
@@ -431,7 +431,7 @@ async fn serve_client(
             match reader.next::<Call>().await {
                 Ok(Some((call, held))) => {
                     if let Some(refusal) = place.refuses(&call) {
-                        outbox.push(refusal.frame(protocol));
+                        outbox.push(refusal.frame(speech));
                         continue;
                     }
                     let event = Event::Call { client, call, held };

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use pixii_core::rng::Rng;
 use pixii_core::secret::Seal;
-use pixii_core::wire::{Hello, MAX_HELLO_BYTES, Welcome};
+use pixii_core::wire::{Hello, MAX_HELLO_BYTES, Speech, Welcome};
 use pixii_transport::frames::FrameReader;
 use pixii_transport::handshake::{ODD_ANSWER, introduce, shown};
 use pixii_transport::{limited, locked};
@@ -143,10 +143,10 @@ async fn dial(hub: &Hub, peer: &Peer, address: &str) -> Result<Link, Fault> {
     let hello =
         Hello::Member { cluster, ring, node, to, incarnation, boot_nonce, birth, address: own };
     let welcomed = greet(hub, peer, address, &hello).await;
-    let (welcome, protocol, link) = welcomed.map_err(Fault::Unreachable)?;
+    let (welcome, speech, link) = welcomed.map_err(Fault::Unreachable)?;
     match welcome {
         Welcome::Accepted { cluster, name } if (&cluster, &name) == (&ours.cluster, &peer.name) => {
-            peer.protocol.store(protocol, Ordering::Relaxed);
+            *locked(&peer.speech) = Some(speech);
             Ok(link)
         }
         Welcome::Accepted { cluster, name } => {
@@ -171,13 +171,13 @@ async fn dial(hub: &Hub, peer: &Peer, address: &str) -> Result<Link, Fault> {
     }
 }
 
-/// Connects and introduces this node: the answer, the version of the protocol, and the connection.
+/// Connects and introduces this node: the answer, how both sides speak, and the connection.
 async fn greet(
     hub: &Hub,
     peer: &Peer,
     address: &str,
     hello: &Hello,
-) -> Result<(Welcome, u16, Link), String> {
+) -> Result<(Welcome, Speech, Link), String> {
     let said = |error: std::io::Error| error.to_string();
     let stream = peer.lookups.connect(address).await.map_err(said)?;
     prepare(&stream, PEER_TIMEOUT).map_err(said)?;
@@ -186,7 +186,7 @@ async fn greet(
     let secrets = hub.secrets.get();
     let secret = secrets.as_ref().map(|secrets| (secrets.peers.first(), hub.nonces.fresh()));
     let (welcome, agreed) = introduce(&mut reader, &mut write, hello, secret).await?;
-    Ok((welcome, agreed.protocol, Link { read, write, seal: agreed.seal }))
+    Ok((welcome, agreed.speech, Link { read, write, seal: agreed.seal }))
 }
 
 /// Sends what the outbox has. Ok when the outbox was finished, and else why the link broke.

@@ -27,6 +27,8 @@ use proptest::prelude::*;
 
 #[path = "words/before.rs"]
 mod before;
+#[path = "words/checksums.rs"]
+mod checksums;
 #[path = "words/codes.rs"]
 mod codes;
 

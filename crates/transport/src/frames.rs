@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bincode::BorrowDecode;
 use bytes::{Buf, Bytes, BytesMut};
 use pixii_core::secret::Seal;
-use pixii_core::wire::{self, PREAMBLE_BYTES, WireError};
+use pixii_core::wire::{self, Check, Checksum, PREAMBLE_BYTES, WireError};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -74,13 +74,20 @@ pub struct FrameReader<R> {
     held: Held,
     pace: Pace,
     seal: Option<Seal>,
+    checksum: Checksum,
 }
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
     /// Reads frames of at most `limit` bytes from `half`, as those of a handshake are.
     pub fn new(half: R, limit: usize) -> Self {
         let (buffer, pace) = (BytesMut::new(), Pace::new(STALL));
-        FrameReader { half, buffer, limit, source: None, held: None, pace, seal: None }
+        let (source, held, seal, checksum) = (None, None, None, Checksum::default());
+        FrameReader { half, buffer, limit, source, held, pace, seal, checksum }
+    }
+
+    /// From now on, frames without a seal have this checksum.
+    pub fn check_by(&mut self, checksum: Checksum) {
+        self.checksum = checksum;
     }
 
     /// From now on, every frame has the next one of these seals.
@@ -131,8 +138,8 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         T: for<'de> BorrowDecode<'de, Bytes>,
     {
         loop {
-            let seal = self.seal.as_mut();
-            if let Some(payload) = wire::take_sealed(&mut self.buffer, self.limit, seal)? {
+            let check = Check::of(self.seal.as_mut(), self.checksum);
+            if let Some(payload) = wire::take_checked(&mut self.buffer, self.limit, check)? {
                 self.pace.reset();
                 let held = self.held.take();
                 held.iter().for_each(Memory::complete);

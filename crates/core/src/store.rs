@@ -444,7 +444,7 @@ pub struct Scrubbed {
 
 /// A record's bytes on disk: a version byte, the content, and a checksum that also covers its place.
 pub fn encode_record(partition: Partition, key: &Key, record: &Record) -> Vec<u8> {
-    let mut bytes = wire::encode_behind(vec![RECORD_VERSION], record, CHECKSUM_BYTES + 1);
+    let mut bytes = wire::encode_behind(&[RECORD_VERSION], record, CHECKSUM_BYTES + 1);
     let checksum = record_checksum(partition, key, &bytes);
     bytes.extend(checksum);
     bytes
@@ -461,7 +461,7 @@ pub fn decode_record(partition: Partition, key: &Key, bytes: Bytes) -> Found {
 /// A hint's bytes on disk: as a record's, with the generation in front, and bound to the member that it is for.
 pub fn encode_hint(target: NodeId, key: &Key, record: &Record) -> Vec<u8> {
     let sealed = CHECKSUM_BYTES + 1;
-    let mut bytes = wire::encode_behind(vec![HINT_VERSION], &(record.generation, record), sealed);
+    let mut bytes = wire::encode_behind(&[HINT_VERSION], &(record.generation, record), sealed);
     let checksum = hint_checksum(target, key, &bytes);
     bytes.extend(checksum);
     bytes

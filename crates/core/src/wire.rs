@@ -241,15 +241,15 @@ fn whole(encoded: Result<(), EncodeError>) {
 /// A message's bytes. Panics if the type has a value that cannot be encoded, which none of this
 /// crate has.
 pub fn encode<T: Encode>(message: &T) -> Vec<u8> {
-    encode_behind(Vec::new(), message, 0)
+    encode_behind(&[], message, 0)
 }
 
 /// The same behind `head`, with room for `tail` bytes more. The space is taken at once: one that
 /// grows would be copied, and take twice what is needed.
-pub fn encode_behind<T: Encode>(mut head: Vec<u8>, message: &T, tail: usize) -> Vec<u8> {
-    let length = encoded_len(message);
-    head.reserve_exact(length + tail);
-    let mut encoder = EncoderImpl::new(Appended(head), bincode::config::standard());
+pub fn encode_behind<T: Encode>(head: &[u8], message: &T, tail: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(head.len() + encoded_len(message) + tail);
+    bytes.extend_from_slice(head);
+    let mut encoder = EncoderImpl::new(Appended(bytes), bincode::config::standard());
     whole(message.encode(&mut encoder));
     encoder.into_writer().0
 }
@@ -312,7 +312,7 @@ pub fn frame<T: Encode>(message: &T) -> Bytes {
 
 /// The same with any checksum.
 pub fn checked_frame<T: Encode>(message: &T, checksum: Checksum) -> Bytes {
-    let mut bytes = encode_behind(vec![0; FRAME_HEAD_BYTES], message, 0);
+    let mut bytes = encode_behind(&[0; FRAME_HEAD_BYTES], message, 0);
     let (head, payload) = bytes.split_at_mut(FRAME_HEAD_BYTES);
     head.copy_from_slice(&head_of(payload, Check::Sum(checksum)));
     bytes.into()
@@ -417,8 +417,7 @@ pub fn check_preamble(bytes: &[u8; PREAMBLE_BYTES]) -> Result<u16, WireError> {
 /// context that was altered or belongs to another key is noticed. Not a secret: it guards against
 /// accidents.
 pub fn seal(key: &Key, context: &Context) -> Blob {
-    let mut bytes = vec![CONTEXT_VERSION];
-    bytes.extend(encode(context));
+    let mut bytes = encode_behind(&[CONTEXT_VERSION], context, SEAL_BYTES);
     let seal = hash64(&[b"context", key.as_bytes(), &bytes]);
     bytes.extend(seal.to_be_bytes());
     Blob(bytes.into())

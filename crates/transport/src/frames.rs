@@ -38,6 +38,8 @@ const WRITE_SLICE: Duration = Duration::from_secs(1);
 pub const LARGE_REPLY_BYTES: usize = 64 << 10;
 /// One write takes at most this many frames, and no more once it has this many bytes.
 const BATCH_FRAMES: usize = 256;
+/// Buffers that one call of the system takes: what a connection has in memory for them.
+const WRITE_BUFFERS: usize = 64;
 const BATCH_BYTES: usize = 1 << 20;
 
 /// The memory of a large frame, given back when the frame has been dealt with.
@@ -452,6 +454,7 @@ impl Outbox {
             }
         }
     }
+
     async fn write_all(
         &self,
         half: &mut (impl AsyncWrite + Unpin),
@@ -459,8 +462,13 @@ impl Outbox {
         mut pace: Option<&mut Pace>,
     ) -> io::Result<()> {
         while !batch.is_empty() {
-            let slices: Vec<IoSlice> = batch.iter().map(|frame| IoSlice::new(frame)).collect();
-            let mut written = self.write_in_time(half, &slices, pace.as_deref_mut()).await?;
+            let mut slices = [IoSlice::new(&[]); WRITE_BUFFERS];
+            let count = slices.len().min(batch.len());
+            for (slice, frame) in slices.iter_mut().zip(batch.iter()) {
+                *slice = IoSlice::new(frame);
+            }
+            let slices = &slices[..count];
+            let mut written = self.write_in_time(half, slices, pace.as_deref_mut()).await?;
             if written == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }

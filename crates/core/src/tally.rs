@@ -196,16 +196,17 @@ impl Tally {
     /// The most slots that can be filled by nodes in such a state, each by one node and each node filling one:
     /// a maximum matching by augmenting paths. A home fills only its own slot, so it comes first.
     fn fill(&self, with: impl Fn(Answer) -> bool, stand_ins: bool) -> usize {
+        if !stand_ins || self.stand_ins.is_empty() {
+            return self.homes.iter().filter(|(_, state)| with(*state)).count();
+        }
         let mut filled: Vec<Filled> = self
             .homes
             .iter()
             .map(|(_, state)| if with(*state) { Filled::Home } else { Filled::Empty })
             .collect();
-        if stand_ins {
-            for at in 0..self.stand_ins.len() {
-                if with(self.stand_ins[at].answer) {
-                    self.place(at, &mut filled, &mut vec![false; self.homes.len()]);
-                }
+        for at in 0..self.stand_ins.len() {
+            if with(self.stand_ins[at].answer) {
+                self.place(at, &mut filled, &mut vec![false; self.homes.len()]);
             }
         }
         filled.iter().filter(|slot| !matches!(slot, Filled::Empty)).count()

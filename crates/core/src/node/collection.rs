@@ -26,7 +26,7 @@ use crate::message::{Body, Counter, HeldBack, NotYet};
 use crate::ring::Ring;
 use crate::rng::Rng;
 use crate::store::ScanPage;
-use crate::types::{MILLI, Micros, NodeId, Partition};
+use crate::types::{MILLI, Micros, NodeId, Nodes, Partition};
 
 /// Generations that this node is about to end at a time, and while clients wait for it.
 const MAX_ROUNDS: usize = 4;
@@ -293,7 +293,7 @@ impl Collection {
         waiting.insert(self.me);
         let generation = fx.local.generations.number(partition);
         let members = fx.local.members().digest();
-        let to = waiting.iter().copied().collect();
+        let to: Nodes = waiting.iter().copied().collect();
         let proposal =
             Body::Propose { partition, generation, members, condemned: condemned.clone() };
         fx.out.send(to, op, proposal);

@@ -15,6 +15,8 @@ mod write;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use smallvec::SmallVec;
+
 use self::common::{Common, Heard};
 use self::env::Env;
 use self::forward::ForwardOp;
@@ -236,7 +238,7 @@ impl Coordinator {
                 let common = self.begin(now, origin, tally, timeout_ms);
                 let context = seen.clone();
                 let update = Body::Update { key: key.clone(), context, change, keep_for };
-                fx.out.send(vec![me], common.op, update);
+                fx.out.send_to(me, common.op, update);
                 let kept_here = BTreeSet::new();
                 Operation::Write(WriteOp { common, key, seen, minted: None, stand_ins, kept_here })
             }
@@ -249,7 +251,7 @@ impl Coordinator {
         let op = self.ids.next();
         let deadline = now + Micros::from(timeout_ms) * MILLI;
         self.env.timers.insert((deadline, op));
-        let (open, answered, lingering_bytes) = (Vec::new(), false, 0);
+        let (open, answered, lingering_bytes) = (SmallVec::new(), false, 0);
         Common { op, origin, deadline, timeout_ms, tally, open, answered, lingering_bytes }
     }
 
@@ -455,7 +457,7 @@ fn answer(origin: Origin, response: Response, fx: &mut Effects) {
         }
         Origin::Peer { node, op } => {
             fx.out.count(Counter::RequestsCoordinatedForPeers);
-            fx.out.send(vec![node], op, Body::Coordinated(response));
+            fx.out.send_to(node, op, Body::Coordinated(response));
         }
     }
 }

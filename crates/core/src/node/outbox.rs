@@ -8,7 +8,7 @@ use super::{ClientId, Config, Hindrance, Notice, Output, Work};
 use crate::members::Opinion;
 use crate::message::{Body, Counter, Kind, PeerMessage, Response};
 use crate::store::{Change, Span};
-use crate::types::{Key, Micros, NodeId, Partition};
+use crate::types::{Key, Micros, NodeId, Nodes, Partition};
 
 /// The outputs of one node under construction. Messages to itself stay inside, and so does what one
 /// role has for the others; messages that tell of unsynced records are held back.
@@ -26,12 +26,20 @@ pub(super) struct Outbox {
     own_lives: VecDeque<(NodeId, u64)>,
     /// What waits for a sync, by the mark that it waits for, then in the order in which it was
     /// said.
-    held: BTreeMap<(u64, u64), (NodeId, RequestId, Body)>,
-    said: u64,
+    held: VecDeque<Unsynced>,
     last_mark: u64,
     synced: u64,
     last_token: u64,
     counters: BTreeMap<Counter, u64>,
+}
+
+/// A message that may leave when the store has synced past a mark.
+#[derive(Clone, Debug)]
+struct Unsynced {
+    mark: u64,
+    to: NodeId,
+    op: RequestId,
+    body: Body,
 }
 
 impl Outbox {
@@ -44,8 +52,7 @@ impl Outbox {
             opinions: VecDeque::new(),
             damaged: VecDeque::new(),
             own_lives: VecDeque::new(),
-            held: BTreeMap::new(),
-            said: 0,
+            held: VecDeque::new(),
             last_mark: 0,
             synced: 0,
             last_token: 0,
@@ -59,7 +66,8 @@ impl Outbox {
     }
 
     /// Sends a message now, the same to all; the node itself may be among them.
-    pub(super) fn send(&mut self, mut to: Vec<NodeId>, op: RequestId, body: Body) {
+    pub(super) fn send(&mut self, to: impl Into<Nodes>, op: RequestId, body: Body) {
+        let mut to = to.into();
         let message = PeerMessage { op: op.wire(), body };
         let carried = || matches!(message.body.kind(), Kind::Ack | Kind::Read | Kind::Answer);
         if !(self.own_link && carried()) {
@@ -74,23 +82,30 @@ impl Outbox {
         }
     }
 
+    /// The same to one node.
+    pub(super) fn send_to(&mut self, to: NodeId, op: RequestId, body: Body) {
+        self.send(Nodes::from_slice(&[to]), op, body);
+    }
+
     /// Sends a message when the store has synced past `mark`; at once if there is none to wait for.
     pub(super) fn send_synced(&mut self, mark: Option<u64>, to: NodeId, op: RequestId, body: Body) {
         match mark {
             Some(mark) if mark > self.synced => {
-                self.said += 1;
-                self.held.insert((mark, self.said), (to, op, body));
+                // Mostly the newest one.
+                let at = self.held.partition_point(|held| held.mark <= mark);
+                self.held.insert(at, Unsynced { mark, to, op, body });
             }
-            _ => self.send(vec![to], op, body),
+            _ => self.send_to(to, op, body),
         }
     }
 
     /// Notes that every write up to `mark` is durable, and lets go what waited for that.
     pub(super) fn release(&mut self, mark: u64) {
         self.synced = self.synced.max(mark);
-        let later = self.held.split_off(&(self.synced + 1, 0));
-        for (to, op, body) in std::mem::replace(&mut self.held, later).into_values() {
-            self.send(vec![to], op, body);
+        while self.held.front().is_some_and(|held| held.mark <= self.synced)
+            && let Some(Unsynced { to, op, body, .. }) = self.held.pop_front()
+        {
+            self.send_to(to, op, body);
         }
     }
 

@@ -4,10 +4,12 @@
 mod turn;
 mod update;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
-use self::turn::Turn;
+use smallvec::SmallVec;
+
+use self::turn::{Places, Turn};
 use self::update::{Made, make, merge};
 use super::effects::Effects;
 use super::forest::Held;
@@ -54,7 +56,7 @@ struct KeyState {
     copies: Option<Copies>,
     /// The newest write of this key that is not synced.
     mark: Option<u64>,
-    work: VecDeque<Work>,
+    work: SmallVec<[Work; 1]>,
 }
 
 /// What this store has of a key: its own record, and what it keeps for other members.
@@ -183,7 +185,7 @@ impl Replica {
         self.queued += 1;
         let state = self.keys.entry(key.clone()).or_default();
         let reading = !state.work.is_empty();
-        state.work.push_back(Work { from, op, kind });
+        state.work.push(Work { from, op, kind });
         if state.copies.is_some() {
             self.run(&key, fx);
         } else if !reading {
@@ -319,7 +321,7 @@ impl Replica {
         // were listed.
         let authoritative = fx.local.is_authoritative(partition);
         // A listing may show unsynced keys, never miss synced ones: names alone promise nothing.
-        fx.out.send(vec![to], op, Body::Listed { keys, more, authoritative });
+        fx.out.send_to(to, op, Body::Listed { keys, more, authoritative });
     }
 
     /// Every write up to `mark` is durable: the disk is as new as the copies of those keys.
@@ -351,7 +353,7 @@ impl Replica {
         let waiting = work.len();
         let partition = self.ring.partition(key);
         let owed = !self.ring.homes(partition).contains(&fx.local.me());
-        let (before, changed, answers) = (None, BTreeSet::new(), Vec::new());
+        let (before, changed, answers) = (None, Places::default(), SmallVec::new());
         let collected = fx.local.generations.of(partition).collected_of(key).cloned();
         let store = fx.local.meta().store;
         let limits = self.limits;
@@ -367,17 +369,19 @@ impl Replica {
             changed,
             answers,
         };
-        while let Some(Work { from, op, kind }) = work.pop_front() {
+        for Work { from, op, kind } in work.drain(..) {
             self.take(&mut turn, from, op, kind, fx);
         }
         self.queued -= waiting;
         let Turn { copies, before, changed, answers, .. } = turn;
-        let changes: Vec<Change> =
-            changed.iter().filter_map(|place| copies.change(partition, key, *place)).collect();
+        let own_changed = changed.contains(None);
+        let changed = changed.into_sorted();
+        let mut changes = Vec::with_capacity(changed.len());
+        changes.extend(changed.iter().filter_map(|place| copies.change(partition, key, *place)));
         if !changes.is_empty() {
             let bytes = changes.iter().map(change_bytes).sum();
             let written = fx.out.write(changes);
-            if let (true, Copy::Record(own)) = (changed.contains(&None), &copies.own) {
+            if let (true, Copy::Record(own)) = (own_changed, &copies.own) {
                 let after = Held::of(key, &own.object);
                 fx.local.forest.changed(partition, key, before, after, written);
             }
@@ -406,7 +410,7 @@ impl Replica {
             Kind::Update { context, change, keep_for } => {
                 match make(turn, &context, &change, &keep_for, fx) {
                     Made::Done(object, dot, generation) => {
-                        fx.out.send(vec![from], op, Body::Updated { object, dot, generation });
+                        fx.out.send_to(from, op, Body::Updated { object, dot, generation });
                         Answer::Synced(Body::Held)
                     }
                     Made::Refused(refusal) => Answer::Now(Body::Failed(refusal)),
@@ -458,7 +462,7 @@ impl Replica {
                 if matches!(body, Body::Failed(Refusal::Generation { .. })) {
                     fx.out.count(Counter::StaleObjectsRefused);
                 }
-                fx.out.send(vec![from], op, body);
+                fx.out.send_to(from, op, body);
             }
         }
     }
@@ -491,7 +495,7 @@ fn waits_for_disk(kind: &Kind) -> bool {
 
 fn refuse(to: NodeId, op: RequestId, refusal: Refusal, fx: &mut Effects) {
     fx.out.count(Counter::ReplicaOperationsRefused);
-    fx.out.send(vec![to], op, Body::Failed(refusal));
+    fx.out.send_to(to, op, Body::Failed(refusal));
 }
 
 /// About how many bytes a change of a key takes.

@@ -26,7 +26,7 @@ fn a_stand_in_takes_the_place_of_a_home_that_is_gone_or_late_and_is_one_slot_wit
     else {
         panic!("{out:?}")
     };
-    assert_eq!((merged, kept), (&vec![late], &vec![stand_in]));
+    assert_eq!((&merged[..], &kept[..]), (&[late][..], &[stand_in][..]));
     assert!(matches!(merge.body, Body::Merge { .. }));
     let Body::Keep { keep_for, .. } = &keep.body else { panic!("{keep:?}") };
     assert_eq!(*keep_for, [gone]);
@@ -37,7 +37,7 @@ fn a_stand_in_takes_the_place_of_a_home_that_is_gone_or_late_and_is_one_slot_wit
     let out = bench.tick(600);
     let out = bench.carry(out, &disk);
     let [Output::Send { to, message }] = &out[..] else { panic!("{out:?}") };
-    assert_eq!(*to, [late], "its link is up: the hint is offered at once");
+    assert_eq!(to[..], [late], "its link is up: the hint is offered at once");
     assert!(matches!(message.body, Body::Merge { .. }));
     let kept = disk.hints_durable(&key);
     assert!(matches!(&kept[..], [(target, Found::Record(_))] if *target == late), "{kept:?}");
@@ -75,7 +75,9 @@ fn a_hint_is_kept_offered_and_removed_only_if_it_is_what_its_target_has() {
     let out = bench.give(Input::Link { peer: target, up: true });
     let out = bench.carry(out, &disk);
     let offer = |out: &[Output]| match out.last() {
-        Some(Output::Send { to, message }) if *to == [target] => (message.op, message.body.clone()),
+        Some(Output::Send { to, message }) if to[..] == [target] => {
+            (message.op, message.body.clone())
+        }
         _ => panic!("{out:?}"),
     };
     let (op, offered) = offer(&out);
@@ -143,7 +145,7 @@ fn a_write_that_a_home_has_not_confirmed_is_kept_for_it_though_the_generation_ha
         let out = bench.carry(out, &disk);
         let asked = |output: &Output| match output {
             Output::Send { to, message } => {
-                matches!(message.body, Body::Keep { .. }) && *to == [bench.stand_in(&key)]
+                matches!(message.body, Body::Keep { .. }) && to[..] == [bench.stand_in(&key)]
             }
             _ => false,
         };

@@ -165,7 +165,7 @@ fn what_is_kept_for_a_removed_member_goes_when_all_homes_have_it() {
     let later = bench.tick(2_000);
     out.extend(bench.carry(later, &disk));
     let (to, op) = merges(&out).expect("it is offered to the homes");
-    assert_eq!(to, others);
+    assert_eq!(to[..], others);
     let out = bench.peer(others[1], op, Body::Held);
     bench.carry(out, &disk);
     assert_eq!(bench.node.peer_view(bench.now, removed).hints.count, 1);

@@ -3,12 +3,12 @@
 
 use std::collections::BTreeSet;
 
-use super::common::{Common, Heard, StandIns, live_values};
+use super::common::{Common, Heard, StandIns, count_live};
 use super::env::Env;
 use crate::causal::{Context, Dot, Object};
 use crate::message::{Body, Counter, Response};
 use crate::node::effects::Effects;
-use crate::types::{Key, MILLI, Micros, NodeId};
+use crate::types::{Key, MILLI, Micros, NodeId, Nodes};
 use crate::wire;
 
 /// A home that is late after the client was answered gets a hint after so many times its patience,
@@ -80,18 +80,18 @@ impl WriteOp {
         let merge = Body::Merge { key, object: made.object.clone(), generation };
         self.minted = Some(made);
         let tally = &mut self.common.tally;
-        let homes: Vec<NodeId> = tally.unasked().collect();
-        let (to, lost): (Vec<NodeId>, Vec<NodeId>) =
+        let homes: Nodes = tally.unasked().collect();
+        let (to, lost): (Nodes, Nodes) =
             homes.into_iter().partition(|home| env.view.can_use(*home));
         for home in lost {
             tally.fail(home);
         }
-        let gone: Vec<NodeId> = tally.uncovered().filter(|home| !to.contains(home)).collect();
+        let gone: Nodes = tally.uncovered().filter(|home| !to.contains(home)).collect();
         for home in &to {
             tally.ask(*home);
         }
         let quiet = |home: &NodeId| env.view.doubts(*home) || env.writes.is_silent(now, *home);
-        let quiet: Vec<NodeId> = to.iter().copied().filter(quiet).collect();
+        let quiet: Nodes = to.iter().copied().filter(quiet).collect();
         let sure = tally.hopeful().saturating_sub(quiet.len() as u8);
         let short = usize::from(tally.needed().saturating_sub(sure));
         fx.out.send(to.clone(), self.common.op, merge);
@@ -122,7 +122,7 @@ impl WriteOp {
             if env.view.can_use(node) {
                 fx.out.count(Counter::StandInsAsked);
                 self.common.tally.ask_stand_in(node, &[home]);
-                fx.out.send(vec![node], self.common.op, hint(&self.key, minted, home));
+                fx.out.send_to(node, self.common.op, hint(&self.key, minted, home));
                 return self.expect_held(now, node, env);
             }
         }
@@ -136,7 +136,7 @@ impl WriteOp {
         let Some(minted) = &self.minted else { return };
         // A stand-in that coordinates keeps it for all homes already.
         if home != me && self.common.tally.is_home(me) && self.kept_here.insert(home) {
-            fx.out.send(vec![me], self.common.op, hint(&self.key, minted, home));
+            fx.out.send_to(me, self.common.op, hint(&self.key, minted, home));
         }
     }
 
@@ -168,7 +168,7 @@ impl WriteOp {
             Some(dot) => object.context_of_writer(&self.seen, dot),
             None => self.seen.clone(),
         };
-        let siblings = live_values(object).len() as u32;
+        let siblings = count_live(object) as u32;
         Response::Written { dot: *dot, context: wire::seal(&self.key, &context), siblings }
     }
 
@@ -220,7 +220,7 @@ impl WriteOp {
         if self.minted.is_none() {
             fx.out.count(Counter::WritesWithdrawn);
             let withdraw = Body::Withdraw { key: self.key.clone() };
-            fx.out.send(vec![env.config.me], self.common.op, withdraw);
+            fx.out.send_to(env.config.me, self.common.op, withdraw);
         }
     }
 

@@ -11,6 +11,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::alloc::System;
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -122,12 +123,18 @@ fn counted(name: &str, raw: &mut Raw, calls: &[Bytes], window: usize) {
     let Stats { allocations, reallocations, bytes_allocated, .. } = region.change();
     let after = self::switches();
     let each = |count: usize| count as f64 / calls.len() as f64;
+    let more = |(thread, count): (&String, &usize)| {
+        (thread.clone(), count.saturating_sub(switches.get(thread).copied().unwrap_or(0)))
+    };
+    let switches: BTreeMap<String, usize> = after.iter().map(more).collect();
+    let shown = |(thread, count): (&String, &usize)| format!("{thread} {:.1}", each(*count));
     println!(
-        "{name:30}{:12.1}{:12.0}{:12.1}{:10.1}",
+        "{name:30}{:12.1}{:12.0}{:12.1}{:10.1}  {}",
         each(allocations),
         each(bytes_allocated),
         each(reallocations),
-        each(after.saturating_sub(switches)),
+        each(switches.values().sum()),
+        switches.iter().filter(|(_, count)| **count > 0).map(shown).collect::<Vec<_>>().join(", "),
     );
 }
 
@@ -185,8 +192,8 @@ fn contexts(raw: &mut Raw, gets: &[Bytes]) -> Vec<Blob> {
     contexts
 }
 
-/// Context switches of all threads of this process but this one.
-fn switches() -> usize {
+/// Context switches of all threads of this process but this one, by name.
+fn switches() -> BTreeMap<String, usize> {
     let own = fs::read_link("/proc/thread-self").unwrap();
     let threads = fs::read_dir("/proc/self/task").unwrap().flatten();
     let others = threads.filter(|thread| Some(&*thread.file_name()) != own.file_name());
@@ -194,5 +201,14 @@ fn switches() -> usize {
         let numbers = status.lines().filter_map(|line| line.split_once("_ctxt_switches:"));
         numbers.filter_map(|(_, number)| number.trim().parse::<usize>().ok()).sum::<usize>()
     };
-    others.filter_map(|one| fs::read_to_string(one.path().join("status")).ok()).map(count).sum()
+    let mut all = BTreeMap::new();
+    for thread in others {
+        let read = |file| fs::read_to_string(thread.path().join(file));
+        let (Ok(name), Ok(status)) = (read("comm"), read("status")) else { continue };
+        // A daemon's own thread has the name of the one that started it.
+        let of_store = ["store-", "sled"].iter().any(|own| name.starts_with(own));
+        let name = if of_store { name.trim() } else { "engine" };
+        *all.entry(name.to_owned()).or_default() += count(status);
+    }
+    all
 }

@@ -324,5 +324,7 @@ fn start(nodes: u8, program: &Path, scratch: &Path) -> Result<Cluster, Trouble> 
     let (cluster, nodes) = ("bench".into(), nodes.into());
     let shape = Shape { cluster, nodes, n: 3, r: 2, w: 2, partitions: 256 };
     let made = Cluster::create(program.to_path_buf(), &dir, &shape, None);
-    made.map_err(Trouble::error)
+    let cluster = made.map_err(Trouble::error)?;
+    cluster.use_default_cache().map_err(Trouble::error)?;
+    Ok(cluster)
 }

@@ -55,7 +55,8 @@ fn main() {
     });
     let where_ = if on_disk { "on the disk" } else { "in memory" };
     println!(
-        "three daemons, N = 3, W = R = 2, {VALUE_BYTES} bytes, the store {where_}; for each operation:\n"
+        "three daemons, N = 3, W = R = 2, {VALUE_BYTES} bytes, the store {where_}; \
+         for each operation:\n"
     );
     println!("{:30}{:>12}{:>12}{:>12}{:>10}", "", "allocations", "bytes", "grown", "switches");
     for window in WINDOWS {

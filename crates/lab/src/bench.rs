@@ -1,5 +1,5 @@
-//! What a cluster does, and what the same machine can do at most, measured in the same run; and what
-//! another store does with the same load.
+//! What a cluster does, and what the same machine can do at most, measured in the same run; and
+//! what another store does with the same load.
 
 pub(crate) mod account;
 pub(crate) mod compare;

@@ -35,6 +35,8 @@ impl Side {
 pub(crate) struct Opponent {
     /// Where it is.
     pub(crate) peer: Peer,
+    /// What it is called in tables.
+    pub(crate) name: String,
     /// What it says of itself.
     pub(crate) said: Information,
     /// Its processes on this machine, by name.
@@ -44,8 +46,13 @@ pub(crate) struct Opponent {
 impl Opponent {
     /// Finds its processes: those of `pids`, or else the one that listens at its address and those
     /// of its replicas. The error says why it cannot be driven.
-    pub(crate) async fn find(peer: Peer, pids: &[u32]) -> Result<Self, String> {
+    pub(crate) async fn find(
+        peer: Peer,
+        name: Option<String>,
+        pids: &[u32],
+    ) -> Result<Self, String> {
         drop(peer.connect().await?);
+        let name = name.unwrap_or_else(|| peer.scheme().into());
         let named = |pid: u32| {
             let name = name_of(pid).ok_or_else(|| format!("there is no process {pid}"))?;
             Ok((format!("{name} {pid}"), pid))
@@ -53,14 +60,14 @@ impl Opponent {
         if !pids.is_empty() {
             let servers = pids.iter().map(|pid| named(*pid)).collect::<Result<_, String>>()?;
             let said = peer.information().await;
-            return Ok(Opponent { peer, said, servers });
+            return Ok(Opponent { peer, name, said, servers });
         }
         let said = peer.information().await;
         let addresses = [peer.address.clone()].into_iter().chain(said.replicas.iter().cloned());
         let resolved = addresses.flat_map(|at| at.to_socket_addrs().into_iter().flatten());
         let pids: BTreeSet<u32> = resolved.filter_map(listener).collect();
         let servers = pids.into_iter().map(named).collect::<Result<_, String>>()?;
-        Ok(Opponent { peer, said, servers })
+        Ok(Opponent { peer, name, said, servers })
     }
 }
 

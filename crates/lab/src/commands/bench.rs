@@ -51,7 +51,8 @@ journal and everything else that writes to it included
 whole large folios
 
 The limits are measured in the same run: 100 bytes sent back over TCP, appends with fdatasync, and \
-the store without a cluster. The ratios say how many times the least possible CPU an operation takes.
+the store without a cluster. The ratios say how many times the least possible CPU an operation \
+takes.
 
 With --against the same load goes to another store in turn: the same generator, keys and sizes. \
 Pixii is measured twice, with a connection to each node for all clients and with one for each \
@@ -98,6 +99,9 @@ pub(crate) struct Bench {
     /// Replicas that WAIT waits for behind each SET; 0 for no WAIT [default: 0]
     #[arg(long, value_name = "REPLICAS", requires = "against")]
     against_wait: Option<u8>,
+    /// What the other store is called in tables [default: redis or etcd]
+    #[arg(long, value_name = "NAME", requires = "against")]
+    against_name: Option<String>,
     /// Processes of the other store whose CPU counts [default: those that are found]
     #[arg(long, value_name = "PID", value_delimiter = ',', requires = "against")]
     against_pids: Vec<u32>,
@@ -140,7 +144,8 @@ impl Bench {
         let mut beside = None;
         let opponent = match peer {
             Some(peer) => Some(block_on(async {
-                Opponent::find(peer, &self.against_pids).await.map_err(Trouble::error)
+                let name = self.against_name.clone();
+                Opponent::find(peer, name, &self.against_pids).await.map_err(Trouble::error)
             })?),
             None => None,
         };

@@ -72,21 +72,17 @@ impl Peer {
         Ok(Peer { protocol, address: address.to_owned() })
     }
 
-    /// What it is called in tables.
-    pub(crate) fn name(&self) -> &'static str {
+    /// The protocol that it is driven by.
+    pub(crate) fn scheme(&self) -> &'static str {
         match self.protocol {
-            Protocol::Redis { .. } => "redis protocol",
+            Protocol::Redis { .. } => "redis",
             Protocol::Etcd => "etcd",
         }
     }
 
     /// The URL that it was read from.
     pub(crate) fn url(&self) -> String {
-        let scheme = match self.protocol {
-            Protocol::Redis { .. } => "redis",
-            Protocol::Etcd => "etcd",
-        };
-        format!("{scheme}://{}", self.address)
+        format!("{}://{}", self.scheme(), self.address)
     }
 
     /// What a put of it is, in short.
@@ -103,10 +99,10 @@ impl Peer {
         let sync = match said.sync.as_deref() {
             Some("always") => "after an fdatasync there (appendfsync always)".to_owned(),
             Some(other) => format!("before it is on the disk there ({other})"),
-            None => "synced there or not: it does not say".to_owned(),
+            None => "and does not say whether it is on its disk".to_owned(),
         };
         match self.protocol {
-            Protocol::Redis { wait: 0 } => format!("one server has it, {sync}"),
+            Protocol::Redis { wait: 0 } => format!("the server that was asked says OK, {sync}"),
             Protocol::Redis { wait } => format!(
                 "the primary has it, {sync}, and {wait} of its replicas in memory: durable at the \
                  primary only"

@@ -74,8 +74,8 @@ impl Worker {
         }
     }
 
-    /// One operation, which is due at `due`; false if it was not done. The error is the ledger's, or why a
-    /// connection broke.
+    /// One operation, which is due at `due`; false if it was not done. The error is the ledger's,
+    /// or why a connection broke.
     pub(super) async fn operate(&mut self, due: Instant) -> Result<bool, String> {
         (self.due, self.lag) = (due, due.elapsed());
         let kind = self.kind();

@@ -102,7 +102,7 @@ fn another_store_is_measured_beside_a_cluster_round_by_round() {
         assert!(low <= mean && mean <= high, "{ratio}");
     }
     let page = std::fs::read_to_string(dir.path().join("performance.md")).unwrap();
-    assert!(page.contains("| put | 100 | 2 | redis protocol (SET + WAIT 1) |"), "{page}");
+    assert!(page.contains("| put | 100 | 2 | redis (SET + WAIT 1) |"), "{page}");
 }
 
 #[test]

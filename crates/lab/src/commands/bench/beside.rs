@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use pixii_kit::text::{row, table};
+use pixii_kit::text::{count, row, table};
 use serde_json::{Value, json};
 
 use super::tables::{Results, kib};
@@ -39,7 +39,7 @@ impl Beside {
         match side {
             Side::Multiplexed => "Pixii, multiplexed".into(),
             Side::PerClient => "Pixii, per client".into(),
-            Side::Peer => self.opponent.peer.name().into(),
+            Side::Peer => self.opponent.name.clone(),
         }
     }
 
@@ -72,8 +72,11 @@ impl Beside {
                 self.opponent.peer.get_meaning()
             ),
             format!(
-                "{} rounds of {} s, interleaved; {} keys; {} nodes of Pixii.",
-                self.rounds, self.seconds, self.keys, self.members
+                "{} of {} s, interleaved; {} keys; {} nodes of Pixii.",
+                count(self.rounds, "round"),
+                self.seconds,
+                self.keys,
+                self.members
             ),
             seen,
             format!(
@@ -143,6 +146,8 @@ impl Beside {
         let mut rows = vec![row(title)];
         let shown = |ratio: Option<Ratio>| match ratio {
             None => "-".to_owned(),
+            // One round has no interval.
+            Some(Ratio { mean, .. }) if self.rounds < 2 => format!("{mean:.2}"),
             Some(Ratio { mean, low, high }) => format!("{mean:.2} ({low:.2}-{high:.2})"),
         };
         for comparison in &self.comparisons {
@@ -168,7 +173,8 @@ impl Beside {
     pub(super) fn as_text(&self, floors: &Results) -> String {
         let conditions: String = self.conditions().iter().map(|line| format!("{line}\n")).collect();
         format!(
-            "{}\n{conditions}\nMedians of the rounds; CPU, switches, disk and io for each operation\n\n\
+            "{}\n{conditions}\nMedians of the rounds; CPU, switches, disk and io for each \
+             operation\n\n\
              {}\nPixii in parts of {}: geometric means and 95 % intervals\n\n{}",
             floors.limits_as_text(),
             table(&self.rows()),
@@ -193,8 +199,9 @@ impl Beside {
         let items: String = self.conditions().iter().map(|line| format!("- {line}\n")).collect();
         let commit = pixii::VERSION.as_str();
         format!(
-            "Measured with Pixii {commit}.\n\n{items}\nMedians of the rounds; CPU, switches, disk and io \
-             for each operation:\n\n{}\nPixii in parts of {}, geometric means and 95 % intervals:\n\n\
+            "Measured with Pixii {commit}.\n\n{items}\nMedians of the rounds; CPU, switches, disk \
+             and io for each operation:\n\n{}\nPixii in parts of {}, geometric means and 95 % \
+             intervals:\n\n\
              {}\nThe floors, in the same run:\n\n```text\n{}```\n",
             markdown(&self.rows()),
             self.name(Side::Peer),
@@ -223,14 +230,10 @@ impl Beside {
         let names = of_size.iter().map(|one| one.case.clients.to_string()).collect();
         Some(Figure {
             name: format!("performance-{}", kind.name()),
-            title: format!(
-                "{} of {size} bytes: Pixii beside {}",
-                kind.name(),
-                self.opponent.peer.name()
-            ),
+            title: format!("{} of {size} bytes: Pixii beside {}", kind.name(), self.opponent.name),
             caption: format!(
-                "Medians of {} interleaved rounds of {} s; bars: half of least to most. Pixii {}.",
-                self.rounds,
+                "Medians of {} of {} s, interleaved; bars: half of least to most. Pixii {}.",
+                count(self.rounds, "round"),
                 self.seconds,
                 pixii::VERSION.as_str()
             ),

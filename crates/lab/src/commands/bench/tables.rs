@@ -100,8 +100,10 @@ impl Results {
                 _ => "3 echoes + 3 operations of the store at that batch size",
             };
             out += &format!(
-                "  {} of {} bytes, {} clients: {:.1} us / {least:.1} us ({parts}) = {ratio:.2}\n",
+                "  {}, {} nodes, {} bytes, {} clients: {:.1} us / {least:.1} us ({parts}) = \
+                 {ratio:.2}\n",
                 line.case.kind.name(),
+                line.members,
                 line.case.size,
                 line.case.clients,
                 line.total_us(),

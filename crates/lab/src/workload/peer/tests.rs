@@ -225,5 +225,5 @@ fn what_a_server_says_of_itself_tells_what_an_acknowledgement_means() {
     thread.join().unwrap();
     let meaning = peer.meaning(&said);
     assert!(meaning.ends_with("in memory: durable at the primary only"), "{meaning}");
-    assert!(peer.meaning(&Information::default()).contains("it does not say"));
+    assert!(peer.meaning(&Information::default()).contains("does not say whether"));
 }

@@ -1,7 +1,6 @@
 //! The dialing side: to every other member one connection on which our messages leave, for ever.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use pixii_core::rng::Rng;

@@ -38,7 +38,7 @@ use pixii_core::node::{ClientId, Done, Input, Node, Notice, Output, Shortage, Wo
 use pixii_core::ring::Ring;
 use pixii_core::rng::Rng;
 use pixii_core::store::{Meta, StoreError};
-use pixii_core::types::{Micros, NodeId};
+use pixii_core::types::{NodeId, Time};
 use pixii_core::wire::{PROTOCOL, Speech};
 use pixii_transport::limited;
 use smallvec::SmallVec;
@@ -248,7 +248,7 @@ impl<'a> Engine<'a> {
         while !self.is_finished() {
             let wake = self.wake_at();
             if let Some(due) = self.emulator.next_wake() {
-                self.alarm.set(due.saturating_sub(self.now()));
+                self.alarm.set(due.saturating_since(self.now()));
             }
             tokio::select! {
                 biased;
@@ -299,13 +299,13 @@ impl<'a> Engine<'a> {
         }
     }
 
-    fn now(&self) -> Micros {
-        self.start.elapsed().as_micros() as Micros
+    fn now(&self) -> Time {
+        Time::START + self.start.elapsed().into()
     }
 
     fn wake_at(&self) -> Instant {
         let far = Instant::now() + LONG;
-        let wake = self.node.next_wake().map(Duration::from_micros);
+        let wake = self.node.next_wake().map(|wake| Duration::from(wake - Time::START));
         let wake = wake.and_then(|wake| self.start.checked_add(wake));
         wake.unwrap_or(far).min(self.finish_by.unwrap_or(far)).min(far)
     }
@@ -477,7 +477,7 @@ impl<'a> Engine<'a> {
             if self.emulator.is_on() && peer.outbox.is_open() {
                 let (peer, connection) = (peer.clone(), peer.outbox.connection());
                 let parcel = Parcel::Message { peer, connection, frame };
-                self.emulator.post(self.start.elapsed().as_micros() as Micros, kind, parcel);
+                self.emulator.post(self.now(), kind, parcel);
             } else {
                 peer.outbox.push(frame);
             }

@@ -6,7 +6,7 @@
 //! `write` changes with every batch. A leaf of sled has at most 16 values and is rewritten every ten changes, so
 //! a row of empty values keeps the first records, which may be long, out of its leaf.
 
-use super::{Batch, Fault, Sled};
+use super::{Batch, Sled, StoreFault};
 
 const EMPTY_VALUES: u8 = 32;
 
@@ -14,7 +14,7 @@ const EMPTY_VALUES: u8 = 32;
 const NO_WRITES: [u8; 17] = *b"\x01\0\0\0\0\0\0\0\0\xdd\xe7\x05\xfa\xfc\x2c\xa9\xa9";
 
 /// Makes an empty store one of schema 1.
-pub(super) fn migrate(_: &Sled) -> Result<Batch, Fault> {
+pub(super) fn migrate(_: &Sled) -> Result<Batch, StoreFault> {
     let mut batch = Batch::default();
     batch.insert(&b"\x01write"[..], &NO_WRITES[..]);
     for number in 0..EMPTY_VALUES {

@@ -25,11 +25,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use pixii_kit::arguments::Shared;
-use pixii_kit::outcome::{Trouble, finish};
+use pixii_kit::outcome::{CommandError, finish};
 
 const EXAMPLES: &str = "\
 Examples:
-  pixii demo                          the whole story in under a minute
+  pixii demo                          the whole script in under a minute
   pixii dev                           five daemons in the foreground, to play with
   pixii put greeting hello            write a value
   pixii get greeting                  read it
@@ -90,7 +90,7 @@ pub(crate) fn run() -> ExitCode {
     let outcome = match verb {
         Verb::Server(_) | Verb::Dev(_) | Verb::Demo(_) if !shared.is_empty() => {
             let why = "server, dev and demo ask no cluster that runs: they take none of --connect, --secret-file and --json";
-            Err(Trouble::usage(why))
+            Err(CommandError::usage(why))
         }
         Verb::Server(verb) => verb.run(),
         Verb::Get(verb) => verb.run(&shared),

@@ -21,7 +21,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 pub(crate) use secrets::SecretFiles;
 
-/// Where a node listens unless it is told otherwise.
+/// Where a node listens unless it is reported otherwise.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:7432";
 
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -55,23 +55,23 @@ pub struct Config {
     /// What its peers and clients have to prove, as [`Config::load`] read it; a running daemon heeds what is put there.
     pub secrets: Vault,
     pub(crate) secret_files: Option<SecretFiles>,
-    /// Most connections from one address: clients, and handshakes under way.
+    /// Most connections from one address: clients, and handshakes in progress.
     pub max_connections_per_address: usize,
     /// R of requests that name none, 1 to N.
     pub r: u8,
     /// W of requests that name none, 1 to N.
     pub w: u8,
-    /// True if only home replicas count for requests that do not say.
+    /// True if only owners count for requests that do not say.
     pub strict: bool,
     /// Time between two rounds of gossip, in milliseconds.
     pub gossip_interval_ms: u64,
-    /// A member that was silent for so long may be believed to be down, in milliseconds.
+    /// A member that was silent for so long may be marked down, in milliseconds.
     pub gossip_timeout_ms: u64,
     /// Most hints that are kept for other members, in MiB.
     pub hint_limit_mib: u64,
-    /// A hint of this age is also offered to the other home replicas, in milliseconds.
+    /// A hint of this age is also offered to the other owners, in milliseconds.
     pub hint_age_ms: u64,
-    /// Each partition is compared with every other home of it about as often as this, in milliseconds.
+    /// Each partition is compared with every other owner of it about as often as this, in milliseconds.
     pub repair_interval_ms: u64,
     /// All that is on disk is read, and its checksums tested, once in this time, in milliseconds.
     pub scrub_interval_ms: u64,
@@ -93,7 +93,7 @@ pub struct Config {
     pub emulation: Vec<Rule>,
     /// The seed of its chances; the system's randomness if not given.
     pub emulation_seed: Option<u64>,
-    /// Where metrics and health are told over HTTP, `host:port`; nowhere if not given.
+    /// Where metrics and health are reported over HTTP, `host:port`; nowhere if not given.
     pub http_listen: Option<String>,
     /// True if what is logged is a JSON object a line.
     pub log_json: bool,
@@ -117,7 +117,7 @@ struct Keys {
     #[serde(default = "default_listen")]
     listen: String,
     #[serde(default)]
-    trusted_network: bool,
+    allow_insecure_network: bool,
     secret_file: Option<PathBuf>,
     client_secret_file: Option<PathBuf>,
     max_connections_per_address: Option<i64>,
@@ -141,7 +141,7 @@ struct Keys {
     emulation_seed: Option<i64>,
     http_listen: Option<String>,
     #[serde(default)]
-    http_beyond_loopback: bool,
+    http_allow_remote: bool,
     log_format: Option<String>,
     #[serde(default)]
     experiment: Vec<String>,
@@ -258,7 +258,7 @@ fn check(keys: Keys) -> Result<Config, String> {
     check_name("cluster", &keys.cluster)?;
     check_data_dir(&keys.data_dir)?;
     let secret_files = SecretFiles::new(keys.secret_file, keys.client_secret_file)?;
-    check_listen(&keys.listen, keys.trusted_network || secret_files.is_some())?;
+    check_listen(&keys.listen, keys.allow_insecure_network || secret_files.is_some())?;
     let connections = keys.max_connections_per_address.unwrap_or(256);
     let connections = number("max_connections_per_address", connections, CONNECTIONS)?;
     let n = number("n", keys.n.unwrap_or(3), 1..=i64::from(MAX_N))? as u8;
@@ -269,9 +269,9 @@ fn check(keys: Keys) -> Result<Config, String> {
     let w = number("w", keys.w.unwrap_or(majority), 1..=i64::from(n))? as u8;
     let interval = keys.gossip_interval_ms.unwrap_or(500);
     let gossip_interval_ms = number("gossip_interval_ms", interval, GOSSIP_INTERVAL_MS)? as u64;
-    let patience = keys.gossip_timeout_ms.unwrap_or((10 * interval).min(*GOSSIP_TIMEOUT_MS.end()));
+    let timeout = keys.gossip_timeout_ms.unwrap_or((10 * interval).min(*GOSSIP_TIMEOUT_MS.end()));
     let bounds = 4 * interval..=*GOSSIP_TIMEOUT_MS.end();
-    let gossip_timeout_ms = number("gossip_timeout_ms", patience, bounds)? as u64;
+    let gossip_timeout_ms = number("gossip_timeout_ms", timeout, bounds)? as u64;
     let hint_limit = keys.hint_limit_mib.unwrap_or(1_024);
     let hint_limit_mib = number("hint_limit_mib", hint_limit, HINT_LIMIT_MIB)? as u64;
     let hint_age = keys.hint_age_ms.unwrap_or(10_800_000);
@@ -287,7 +287,7 @@ fn check(keys: Keys) -> Result<Config, String> {
     check_log(&keys.log)?;
     let log_json = is_json(keys.log_format.as_deref())?;
     if let Some(http) = &keys.http_listen {
-        check_http(http, keys.http_beyond_loopback, &keys.listen)?;
+        check_http(http, keys.http_allow_remote, &keys.listen)?;
     }
     let members = check_members(keys.members)?;
     if members.get(NodeId::of(&keys.name)).is_none() {
@@ -442,7 +442,7 @@ fn check_http(listen: &str, beyond_loopback: bool, other: &str) -> Result<(), St
     if !is_loopback("http_listen", listen)? && !beyond_loopback {
         return Err(format!(
             "http_listen = \"{listen}\": metrics tell the names of the members and how they are, so the port is \
-             on a loopback address (127.0.0.1, [::1] or localhost) unless http_beyond_loopback = true says that \
+             on a loopback address (127.0.0.1, [::1] or localhost) unless http_allow_remote = true says that \
              everybody who can reach it may know"
         ));
     }
@@ -456,7 +456,7 @@ fn check_listen(listen: &str, anywhere: bool) -> Result<(), String> {
     if !is_loopback("listen", listen)? && !anywhere {
         return Err(format!(
             "listen = \"{listen}\": beyond loopback (127.0.0.1, [::1], localhost) a node has secret_file and \
-             client_secret_file, unless trusted_network = true says that everybody who can reach the port may read \
+             client_secret_file, unless allow_insecure_network = true says that everybody who can reach the port may read \
              and write everything"
         ));
     }

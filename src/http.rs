@@ -74,7 +74,7 @@ pub fn request(input: &[u8]) -> Result<Option<Request>, Answer> {
     }
     let end = within.windows(END.len()).position(|bytes| bytes == END);
     // What is no request is refused at its first line: a Pixii client sends no more than that.
-    let request = line_end.map(|_| asked(line, &within[..end.unwrap_or(0)])).transpose()?;
+    let request = line_end.map(|_| queried(line, &within[..end.unwrap_or(0)])).transpose()?;
     match request {
         Some(request) if end.is_some() => Ok(Some(request)),
         _ if within.len() < input.len() || within.len() == MAX_HEAD_BYTES => {
@@ -93,7 +93,7 @@ fn takes_openmetrics(head: &[u8]) -> bool {
     accepted.any(|(_, types)| types.to_ascii_lowercase().contains("application/openmetrics-text"))
 }
 
-fn asked(line: &[u8], head: &[u8]) -> Result<Request, Answer> {
+fn queried(line: &[u8], head: &[u8]) -> Result<Request, Answer> {
     let line = String::from_utf8_lossy(line);
     let parts: Vec<&str> = line.split(' ').collect();
     let [method, target, version] = parts[..] else {

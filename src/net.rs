@@ -3,8 +3,8 @@
 //! Everything here runs on one thread; the locks only satisfy the types and are never waited for.
 
 pub(crate) mod budgets;
-mod doors;
 pub(crate) mod http;
+mod limiter;
 pub(crate) mod listener;
 mod lookup;
 mod operators;
@@ -20,13 +20,13 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use pixii_core::members::{Incarnation, Members, Standing};
-use pixii_core::message::{Call, LinksReport, PeerMessage, Trouble};
+use pixii_core::members::{Incarnation, Members, MembershipStatus};
+use pixii_core::message::{Call, Complaint, LinksReport, PeerMessage};
 use pixii_core::node::ClientId;
 use pixii_core::secret::{Nonces, Vault};
 use pixii_core::types::NodeId;
 use pixii_core::wire::{PROTOCOL, Speech};
-use pixii_transport::frames::{Held, Outbox};
+use pixii_transport::frames::{FrameMemory, Outbox};
 use pixii_transport::inflow::Inflow;
 use pixii_transport::locked;
 use pixii_transport::throttle::LogThrottle;
@@ -36,7 +36,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::AbortHandle;
 
 use budgets::Budgets;
-use doors::Doors;
+use limiter::ConnectionLimiter;
 use lookup::Lookups;
 use operators::Operators;
 use places::Places;
@@ -59,11 +59,11 @@ pub(crate) enum Event {
     /// The link on which messages leave for a peer came up or went down.
     Link { peer: NodeId, up: bool },
     /// A peer sent a message.
-    Message { from: NodeId, message: PeerMessage, held: Held },
+    Message { from: NodeId, message: PeerMessage, memory: FrameMemory },
     /// A client is there, which is spoken with like this; its replies go in the outbox.
     Joined { client: ClientId, speech: Speech, outbox: Arc<Outbox> },
     /// A client made a call.
-    Call { client: ClientId, call: Call, held: Held },
+    Call { client: ClientId, call: Call, memory: FrameMemory },
     /// A client makes no more calls, and may still read replies.
     Silent { client: ClientId },
     /// A client is gone.
@@ -106,7 +106,7 @@ pub(crate) struct Access {
     pub(crate) secrets: Vault,
     /// Most clients of one address.
     pub(crate) per_address: usize,
-    /// The nonces of this life.
+    /// The nonces of this incarnation.
     pub(crate) nonces: Nonces,
 }
 
@@ -122,7 +122,7 @@ pub(crate) struct Peer {
     pub(crate) outbox: Outbox,
     /// Rung when it connects to us: it is back, so dial it now.
     hurry: Notify,
-    /// Rung when it has another address: an attempt that is under way leads nowhere.
+    /// Rung when it has another address: an attempt that is in progress leads nowhere.
     elsewhere: Notify,
     /// The task that reads its connection to us.
     inbound: Mutex<Option<AbortHandle>>,
@@ -134,7 +134,7 @@ pub(crate) struct Peer {
     /// How it is spoken with on the link to it, or was on the last one.
     speech: Mutex<Option<Speech>>,
     /// Why it refuses this node, as long as it does.
-    refusal: Mutex<Option<String>>,
+    rejection: Mutex<Option<String>>,
 }
 
 /// Where a peer may be. A node is its id: it may come back elsewhere.
@@ -163,7 +163,7 @@ impl Peer {
             lookups: Lookups::default(),
             probing: tokio::sync::Mutex::default(),
             speech: Mutex::default(),
-            refusal: Mutex::default(),
+            rejection: Mutex::default(),
         }
     }
 
@@ -208,8 +208,8 @@ impl Peer {
     }
 
     /// Why it refuses this node, if it does.
-    pub(crate) fn refusal(&self) -> Option<String> {
-        locked(&self.refusal).clone()
+    pub(crate) fn rejection(&self) -> Option<String> {
+        locked(&self.rejection).clone()
     }
 
     /// Where to dial it at the `attempt`th attempt, counted from 0.
@@ -236,7 +236,7 @@ pub(crate) struct Hub {
     next_client: AtomicU64,
     secrets: Vault,
     nonces: Nonces,
-    doors: Arc<Doors>,
+    limiter: Arc<ConnectionLimiter>,
     /// Places of connections that read why they are refused; further ones may be cut before.
     turned_away: Semaphore,
     /// All sockets that were accepted.
@@ -257,7 +257,7 @@ pub(crate) struct Hub {
     /// Limits the lines of the log that others can cause.
     pub(crate) log: Arc<LogThrottle>,
     /// Why this node cannot be dialed where it is configured to be, if it cannot.
-    undialable: Mutex<Option<Trouble>>,
+    undialable: Mutex<Option<Complaint>>,
     /// True while this node has no links, because it is drained or ends.
     apart: watch::Sender<bool>,
 }
@@ -275,10 +275,9 @@ impl Hub {
         let (events, receiver) = mpsc::channel(MAX_EVENTS);
         let log = Arc::<LogThrottle>::default();
         let unsent = Arc::new(AtomicUsize::new(0));
-        let others = identity
-            .members
-            .iter()
-            .filter(|member| member.id() != identity.me && member.standing != Standing::Removed);
+        let others = identity.members.iter().filter(|member| {
+            member.id() != identity.me && member.membership != MembershipStatus::Removed
+        });
         let peers = others.map(|member| {
             let heard = &known.get(member.id()).unwrap_or(member).address;
             let (id, name) = (member.id(), member.name.clone());
@@ -295,8 +294,8 @@ impl Hub {
             next_client: AtomicU64::new(1),
             secrets: access.secrets,
             nonces: access.nonces,
-            doors: Doors::new(places.handshakes, access.per_address),
-            turned_away: Semaphore::new(places.refusals),
+            limiter: ConnectionLimiter::new(places.handshakes, access.per_address),
+            turned_away: Semaphore::new(places.rejections),
             sockets: Arc::new(Semaphore::new(places.sockets)),
             operators: Operators::new(places.operators),
             places,
@@ -364,7 +363,7 @@ impl Hub {
     }
 
     /// Why nobody can dial this node where it is configured to be, if that is so.
-    pub(crate) fn undialable(&self) -> Option<Trouble> {
+    pub(crate) fn undialable(&self) -> Option<Complaint> {
         locked(&self.undialable).clone()
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use pixii::disk::{OpenError, SchemaReport, migrate, schema_of};
 use pixii_kit::arguments::Shared;
-use pixii_kit::outcome::{Exit, Outcome, complain, emit, emit_json};
+use pixii_kit::outcome::{CommandResult, Exit, complain, emit, emit_json};
 use serde_json::json;
 
 use super::scratch::ScratchArgs;
@@ -41,8 +41,8 @@ pub(crate) struct Migrate {
 }
 
 impl Migrate {
-    /// Sees to every directory, and tells of each.
-    pub(crate) fn run(self, shared: &Shared) -> Outcome {
+    /// Sees to every directory, and reports of each.
+    pub(crate) fn run(self, shared: &Shared) -> CommandResult {
         let mut exit = Exit::Done;
         let scratch = self.check.then(|| self.scratch.folder()).transpose()?;
         for dir in &self.dirs {
@@ -53,7 +53,7 @@ impl Migrate {
             match &done {
                 _ if shared.json() => emit_json(&self.json(dir, &done))?,
                 Ok(report) => {
-                    emit(format!("{}: {}\n", dir.display(), told(report, self.check)))?;
+                    emit(format!("{}: {}\n", dir.display(), reported(report, self.check)))?;
                 }
                 Err(error) => complain(&error.to_string()),
             }
@@ -79,7 +79,7 @@ impl Migrate {
     }
 }
 
-fn told(report: &SchemaReport, only_checked: bool) -> String {
+fn reported(report: &SchemaReport, only_checked: bool) -> String {
     let SchemaReport { found, newest, steps } = report;
     if steps.is_empty() {
         return format!("schema {found}, the newest that this program knows: nothing to do");

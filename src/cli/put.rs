@@ -11,7 +11,7 @@ use clap::{ArgGroup, Args};
 use pixii_client::Written;
 use pixii_core::types::{Key, MAX_VALUE_BYTES};
 use pixii_kit::arguments::{Deadline, KeyArgument, Shared, Strictness, deadline, parse_context};
-use pixii_kit::outcome::{Exit, Outcome, Trouble, block_on, complain, emit, emit_json};
+use pixii_kit::outcome::{CommandError, CommandResult, Exit, block_on, complain, emit, emit_json};
 use pixii_kit::text;
 use serde_json::json;
 
@@ -58,13 +58,13 @@ pub(crate) struct Put {
 
 impl Put {
     /// Writes.
-    pub(crate) fn run(self, shared: &Shared) -> Outcome {
+    pub(crate) fn run(self, shared: &Shared) -> CommandResult {
         let key = self.key.key()?;
         let context = self.context.as_deref().map(parse_context).transpose()?;
         let value = match (self.value, self.file) {
             (Some(value), _) if value != "-" => Bytes::from(value.into_vec()),
             (_, Some(path)) if path.as_os_str() != "-" => {
-                let fault = |e: io::Error| Trouble::error(format!("{}: {e}", path.display()));
+                let fault = |e: io::Error| CommandError::error(format!("{}: {e}", path.display()));
                 read_value(File::open(&path).map_err(fault)?, &path.display().to_string())?
             }
             _ => read_value(io::stdin().lock(), "standard input")?,
@@ -93,7 +93,12 @@ impl Put {
 }
 
 /// Says what a write did, where that was asked for.
-pub(crate) fn report(key: &Key, written: &Written, shared: &Shared, context: bool) -> Outcome {
+pub(crate) fn report(
+    key: &Key,
+    written: &Written,
+    shared: &Shared,
+    context: bool,
+) -> CommandResult {
     if shared.json() {
         emit_json(&json!({
             "key": text::json_bytes(key.as_bytes()),
@@ -107,14 +112,14 @@ pub(crate) fn report(key: &Key, written: &Written, shared: &Shared, context: boo
 }
 
 /// All of a source, which must not be longer than a value may be.
-fn read_value(source: impl Read, name: &str) -> Result<Bytes, Trouble> {
+fn read_value(source: impl Read, name: &str) -> Result<Bytes, CommandError> {
     let mut value = Vec::new();
     source
         .take(MAX_VALUE_BYTES as u64 + 1)
         .read_to_end(&mut value)
-        .map_err(|error| Trouble::error(format!("{name}: {error}")))?;
+        .map_err(|error| CommandError::error(format!("{name}: {error}")))?;
     if value.len() > MAX_VALUE_BYTES {
-        return Err(Trouble::error(format!(
+        return Err(CommandError::error(format!(
             "{name} has more than {MAX_VALUE_BYTES} bytes; a value has at most {MAX_VALUE_BYTES}"
         )));
     }

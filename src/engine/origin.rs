@@ -1,9 +1,9 @@
-//! Before a store's life begins: whether its data is a copy of what another daemon runs on, and
+//! Before a store's incarnation begins: whether its data is a copy of what another daemon runs on, and
 //! whom to believe about where the members are. Only probes leave, and nothing is written.
 
 use std::sync::Arc;
 
-use pixii_core::members::{Member, Members, Standing};
+use pixii_core::members::{Member, Members, MembershipStatus};
 use pixii_core::secret::Nonces;
 use pixii_core::store::Meta;
 use pixii_core::types::NodeId;
@@ -108,7 +108,7 @@ pub(super) async fn check(
     let moved = |member: &&Member| {
         let place = config.members.get(member.id());
         member.id() != config.me()
-            && member.standing != Standing::Removed
+            && member.membership != MembershipStatus::Removed
             && place.is_some_and(|place| place.address != member.address)
     };
     let others: Vec<&Member> = match before {
@@ -116,7 +116,7 @@ pub(super) async fn check(
         Some(_) => remembered.members.iter().filter(moved).collect(),
     };
     let places = others.iter().map(|member| member.address.clone()).collect();
-    let search = Search { config, cluster: &remembered.meta.owner.cluster, nonces };
+    let search = Search { config, cluster: &remembered.meta.identity.cluster, nonces };
     let (own, others_found) = tokio::join!(search.at(own), search.at(places));
     let is_copied = |(_, found): &&(String, Found)| found.birth == remembered.meta.birth;
     if let Some((address, _)) = own.iter().find(is_copied) {
@@ -144,7 +144,7 @@ pub(super) async fn check_anew(
     nonces: &Arc<Nonces>,
 ) -> Result<(), Conflict> {
     let places = config.members.iter().map(|member| member.address.clone()).collect();
-    let search = Search { config, cluster: &remembered.meta.owner.cluster, nonces };
+    let search = Search { config, cluster: &remembered.meta.identity.cluster, nonces };
     for (address, found) in search.at(places).await {
         let there = |member: &&Member| {
             let own = member.id() == config.me();
@@ -170,15 +170,15 @@ struct Search<'a> {
 impl Search<'_> {
     /// The daemons that answer at these addresses, all of which are asked at once.
     async fn at(&self, addresses: Vec<String>) -> Vec<(String, Found)> {
-        let mut asked = JoinSet::new();
+        let mut queried = JoinSet::new();
         for address in addresses {
             let (cluster, secrets) = (self.cluster.to_owned(), self.config.secrets.clone());
             let nonces = self.nonces.clone();
-            asked.spawn(async move {
+            queried.spawn(async move {
                 let found = probe(&address, &cluster, &secrets, &nonces).await?;
                 Some((address, found))
             });
         }
-        asked.join_all().await.into_iter().flatten().collect()
+        queried.join_all().await.into_iter().flatten().collect()
     }
 }

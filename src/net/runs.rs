@@ -1,4 +1,4 @@
-//! The runs of a peer's daemon, told apart by the nonces of their boots, and which of them is
+//! The runs of a peer's daemon, distinguished by the nonces of their boots, and which of them is
 //! heard: a copy of a data directory takes the place of no daemon that runs.
 
 use std::net::SocketAddr;

@@ -8,8 +8,8 @@ pub fn words() -> Vec<(&'static str, Vec<u8>)> {
         let pairs = hex.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).unwrap());
         pairs.map(|pair| u8::from_str_radix(pair, 16).unwrap()).collect()
     };
-    let now = include_str!("../../crates/core/tests/golden/words.tsv").lines();
-    let before = include_str!("../../crates/core/tests/golden/words-6.tsv").lines();
+    let now = include_str!("../../crates/core/tests/golden/wire.tsv").lines();
+    let before = include_str!("../../crates/core/tests/golden/wire-6.tsv").lines();
     now.chain(before)
         .map(|line| line.split_once('\t').unwrap())
         .map(|(name, hex)| (name, digits(hex)))

@@ -97,9 +97,9 @@ impl Target {
         let log = || fs::read_to_string(self.dir.path().join("log")).unwrap();
         let name = format!("own-{round}");
         let mut client = Client::connect(self.node);
-        let written = client.ask(put(&name, b"value"));
+        let written = client.query(put(&name, b"value"));
         assert!(matches!(written, Response::Written { .. }), "{written:?} in\n{}", log());
-        let shown = client.ask(get(&name));
+        let shown = client.query(get(&name));
         if self.alone {
             assert_eq!(values(shown).len(), 1);
         }
@@ -157,7 +157,7 @@ fn is_harmless_call(payload: &[u8]) -> bool {
     )
 }
 
-/// False for words of a peer that make a node renounce what it has, or its life: it trusts its peers.
+/// False for words of a peer that make a node discard what it has, or its incarnation: it trusts its peers.
 fn is_harmless_message(payload: &[u8]) -> bool {
     let message = wire::decode::<PeerMessage>(&Bytes::copy_from_slice(payload));
     !matches!(
@@ -166,8 +166,8 @@ fn is_harmless_message(payload: &[u8]) -> bool {
             | Body::Known { .. }
             | Body::Placement { .. }
             | Body::Propose { .. }
-            | Body::Generation { .. }
-            | Body::GenerationNumbers(_)
+            | Body::GcState { .. }
+            | Body::GcEpochNumbers(_)
             | Body::Hints(_)
             | Body::Gossip(Gossip::News { .. }))
     )
@@ -217,13 +217,13 @@ fn round(target: &Target, rng: &mut Rng, calls: &[Vec<u8>], peers: &[Vec<u8>]) {
             target.say(target.node, &bytes);
         }
         4 => {
-            let said = conversation(rng, &Hello::Client, calls, is_harmless_call);
-            target.say(target.node, &said);
+            let stated = conversation(rng, &Hello::Client, calls, is_harmless_call);
+            target.say(target.node, &stated);
         }
         // Alone, it refuses a peer, whatever that says.
         _ => {
-            let said = conversation(rng, &target.hello, peers, is_harmless_message);
-            target.say(target.node, &said);
+            let stated = conversation(rng, &target.hello, peers, is_harmless_message);
+            target.say(target.node, &stated);
         }
     }
 }

@@ -122,7 +122,7 @@ fn a_connection_of_hostile_bytes_is_read_to_its_end() {
 }
 
 #[test]
-fn a_node_survives_whatever_it_is_told() {
+fn a_node_survives_whatever_it_is_reported() {
     let named = |prefix: &str| -> Vec<Vec<u8>> {
         let words = corpus::words().into_iter().filter(|(name, _)| name.starts_with(prefix));
         words.map(|(_, bytes)| bytes).collect()

@@ -85,7 +85,7 @@ pub(super) struct Link {
 
 impl Link {
     /// Connects to `address` (`host:port`) and shakes hands, both within `wait`, with a secret if there is one. At most
-    /// `in_flight` calls are under way at a time. The error is the reason alone, without the address.
+    /// `in_flight` calls are in progress at a time. The error is the reason alone, without the address.
     pub(super) async fn open(
         address: &str,
         wait: Duration,
@@ -119,7 +119,7 @@ impl Link {
     pub(super) async fn call(&self, body: CallBody, wait: Duration) -> Answer {
         let deadline = Instant::now() + wait;
         let Ok(Ok(_permit)) = timeout_at(deadline, self.permits.acquire()).await else {
-            return Err(Lost::Unsent(format!("{} calls are under way already", self.in_flight)));
+            return Err(Lost::Unsent(format!("{} calls are in progress already", self.in_flight)));
         };
         let (answer, reply) = oneshot::channel();
         match timeout_at(deadline, self.calls.send(Outgoing { body, answer })).await {
@@ -168,12 +168,12 @@ async fn handshake(
     let secret = secret.as_ref().map(|(key, nonce)| (key, *nonce));
     let introduced = introduce(&mut reader, &mut write, &Hello::Client, secret).await;
     let (welcome, agreed) = introduced?;
-    let (read, input, expected) = reader.into_rest();
+    let (read, input, expected) = reader.into_pause();
     let opened = Opened { read, write, input, expected, seal: agreed.seal };
     Ok((opened, agreed.speech, welcome))
 }
 
-/// Carries calls and replies until either side is done, then tells everyone who still waits.
+/// Carries calls and replies until either side is done, then reports everyone who still waits.
 async fn drive(
     opened: Opened,
     speech: Speech,

@@ -26,30 +26,30 @@ type Few<T> = SmallVec<[T; 1]>;
 /// Most that room is made for before they have been read.
 const MAX_ANNOUNCED: usize = 1_024;
 
-/// Who makes events: a store (64 random bits, drawn when it was created) and a serial that the store
+/// Who makes events: a store (64 random bits, drawn when it was created) and an actor epoch that the store
 /// never uses twice. Within an actor, counters are per key and contiguous from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct Actor {
     /// The store's id.
     pub store: u64,
-    /// The store's serial.
-    pub serial: u64,
+    /// The store's actor epoch.
+    pub actor_epoch: u64,
 }
 
 impl Actor {
-    /// Set in the serial of an actor that stands for a write; no store gets that far.
+    /// Set in the actor epoch of an actor that stands for a write; no store gets that far.
     const WRITE: u64 = 1 << 63;
 
     /// The actor of a put that was sent to more than one node: its one event has the same dot,
     /// whichever node issues it.
     pub fn of_write(write: WriteId) -> Self {
-        Actor { store: (write.0 >> 64) as u64, serial: write.0 as u64 | Actor::WRITE }
+        Actor { store: (write.0 >> 64) as u64, actor_epoch: write.0 as u64 | Actor::WRITE }
     }
 
     /// True for an actor that stands for a write.
     pub fn is_of_write(self) -> bool {
-        self.serial & Actor::WRITE != 0
+        self.actor_epoch & Actor::WRITE != 0
     }
 }
 
@@ -273,18 +273,18 @@ impl<V: Clone + PartialEq + Written> Clock<V> {
         Context(dead.map(|entry| Dot { actor: entry.actor, counter: entry.counter }).collect())
     }
 
-    /// The clock without the actors that have no value, and no event that `collected` does not cover. Sound only where no
-    /// copy can come that shows one of these events alive (`generation`).
-    pub fn forget(&self, collected: &Context) -> Self {
+    /// The clock without the actors that have no value, and no event that `purged` does not cover. Sound only where no
+    /// copy can come that shows one of these events alive (`gc_epoch`).
+    pub fn forget(&self, purged: &Context) -> Self {
         let gone = |entry: &Entry<V>| {
-            entry.values.is_empty() && collected.counter(entry.actor) >= entry.counter
+            entry.values.is_empty() && purged.counter(entry.actor) >= entry.counter
         };
         Clock(self.0.iter().filter(|entry| !gone(entry)).cloned().collect())
     }
 
-    /// The clock without the values that other stores than `stores` have minted: what an old copy of a disk may still
+    /// The clock without the values that other stores than `stores` have issued: what an old copy of a disk may still
     /// tell. That an event is dead is true for ever.
-    pub fn renounce(&self, stores: &[u64]) -> Self {
+    pub fn discard_others(&self, stores: &[u64]) -> Self {
         let kept =
             |entry: &&Entry<V>| stores.contains(&entry.actor.store) || entry.values.is_empty();
         Clock(self.0.iter().filter(kept).cloned().collect())
@@ -442,8 +442,8 @@ mod tests {
 
     use super::*;
 
-    const A: Actor = Actor { store: 1, serial: 1 };
-    const B: Actor = Actor { store: 2, serial: 1 };
+    const A: Actor = Actor { store: 1, actor_epoch: 1 };
+    const B: Actor = Actor { store: 2, actor_epoch: 1 };
 
     fn dot(actor: Actor, counter: u64) -> Dot {
         Dot { actor, counter }
@@ -475,11 +475,11 @@ mod tests {
     }
 
     #[test]
-    fn an_old_disk_renounces_all_values_but_those_that_it_minted_since() {
-        let c = Actor { store: 3, serial: 1 };
+    fn an_old_disk_discards_all_values_but_those_that_it_issued_since() {
+        let c = Actor { store: 3, actor_epoch: 1 };
         let old = clock(&[(A, 2, &["v2"]), (B, 1, &["v3"]), (c, 4, &[])]);
-        assert_eq!(old.renounce(&[2]), clock(&[(B, 1, &["v3"]), (c, 4, &[])]));
-        assert_eq!(old.renounce(&[]), clock(&[(c, 4, &[])]));
+        assert_eq!(old.discard_others(&[2]), clock(&[(B, 1, &["v3"]), (c, 4, &[])]));
+        assert_eq!(old.discard_others(&[]), clock(&[(c, 4, &[])]));
     }
 
     #[test]

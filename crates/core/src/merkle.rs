@@ -21,7 +21,7 @@ use crate::types::{Key, hash64};
 /// Children of each inner node.
 pub const FANOUT: usize = 16;
 /// Levels below the root; the last one are the leaves.
-pub const LEVELS: u8 = 3;
+pub const GAUGES: u8 = 3;
 /// Leaves of a tree.
 pub const LEAVES: usize = 4_096;
 /// Names the shape and the digests: two trees of different shapes cannot be compared.
@@ -47,8 +47,12 @@ impl Digest {
         part(key.as_bytes());
         for entry in object.entries() {
             let mut head = [0; 32];
-            let numbers =
-                [entry.actor.store, entry.actor.serial, entry.counter, entry.values.len() as u64];
+            let numbers = [
+                entry.actor.store,
+                entry.actor.actor_epoch,
+                entry.counter,
+                entry.values.len() as u64,
+            ];
             for (place, number) in head.chunks_mut(8).zip(numbers) {
                 place.copy_from_slice(&number.to_be_bytes());
             }
@@ -78,7 +82,7 @@ pub fn leaf_of(key: &Key) -> u16 {
 
 /// How many nodes the level has; level 0 is the root.
 pub fn width_of(level: u8) -> usize {
-    FANOUT.pow(u32::from(level.min(LEVELS)))
+    FANOUT.pow(u32::from(level.min(GAUGES)))
 }
 
 /// Some of a tree's leaves.
@@ -120,11 +124,11 @@ impl Tree {
             return;
         }
         if self.nodes.is_empty() {
-            let all = (0..=LEVELS).map(width_of).sum();
+            let all = (0..=GAUGES).map(width_of).sum();
             self.nodes = vec![Digest(0); all];
         }
         let mut first = 0;
-        for level in 0..=LEVELS {
+        for level in 0..=GAUGES {
             let below = LEAVES / width_of(level);
             if let Some(node) = self.nodes.get_mut(first + usize::from(leaf) / below) {
                 node.0 = node.0.wrapping_sub(old.0).wrapping_add(new.0);
@@ -141,7 +145,7 @@ impl Tree {
 
     /// The leaves that are not zero, each with its place.
     pub fn leaves(&self) -> impl Iterator<Item = (u16, Digest)> {
-        let all = (0..LEAVES as u16).map(|leaf| (leaf, self.node(LEVELS, leaf)));
+        let all = (0..LEAVES as u16).map(|leaf| (leaf, self.node(GAUGES, leaf)));
         all.filter(|(_, digest)| *digest != Digest(0))
     }
 
@@ -165,7 +169,7 @@ mod tests {
 
     fn object(write: u128) -> Object {
         let version = Version { write: WriteId(write), value: Blob(Bytes::from_static(b"v")) };
-        let actor = Actor { store: 1, serial: 1 };
+        let actor = Actor { store: 1, actor_epoch: 1 };
         Clock::default().update(&Context::default(), actor, version).0
     }
 
@@ -189,7 +193,7 @@ mod tests {
             anew.replace(leaf_of(&key(at as u64)), Digest(0), digest(at, *write));
         }
         assert_eq!(tree, anew);
-        for level in 0..LEVELS {
+        for level in 0..GAUGES {
             for at in 0..width_of(level) as u16 {
                 let sum = tree.children(level, at).fold(0, |sum: u128, d| sum.wrapping_add(d.0));
                 assert_eq!(tree.node(level, at).0, sum);

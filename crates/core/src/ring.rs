@@ -1,4 +1,4 @@
-//! The ring: the hash space in Q equal partitions, and which nodes are home to each.
+//! The ring: the hash space in Q equal partitions, and which nodes own each.
 //!
 //! A [`Ring`] is a versioned placement table. [`Ring::new`] and [`Ring::place`] make version 1; every
 //! later version is a pure function of the one before and the members ([`Ring::next`]), in whole
@@ -82,12 +82,12 @@ pub enum RingError {
     #[error(
         "ring version {version}: not every one of {partitions} partitions has {n} distinct members"
     )]
-    Homes {
+    Owners {
         /// The table's version.
         version: u64,
         /// Its partitions.
         partitions: u16,
-        /// The homes that each should have.
+        /// The owners that each should have.
         n: u8,
     },
 }
@@ -110,7 +110,7 @@ impl Zone {
 pub struct RingMember {
     /// Who it is.
     pub id: NodeId,
-    /// How much of the data it takes beside the others, 1 to [`MAX_WEIGHT`]: one of weight 200 is home to
+    /// How much of the data it takes beside the others, 1 to [`MAX_WEIGHT`]: one of weight 200 owns
     /// twice as many partitions as one of weight 100. Only the ratios matter.
     pub weight: u16,
     /// Where it is; `None` is a zone of its own.
@@ -124,12 +124,12 @@ impl RingMember {
     }
 }
 
-/// A placement table: the home replicas of every partition.
+/// A placement table: the owners of every partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ring {
     version: u64,
     members: Vec<RingMember>,
-    homes: Vec<Vec<NodeId>>,
+    owners: Vec<Vec<NodeId>>,
     n: u8,
 }
 
@@ -147,20 +147,20 @@ impl Ring {
     /// What that leaves over the bounds is repaired as in [`Ring::next`].
     pub fn place(members: &[RingMember], n: u8, partitions: u16) -> Result<Self, RingError> {
         let members = check(members, n, partitions)?;
-        let homes = Plan::new(&members, usize::from(n), usize::from(partitions)).first();
-        Ok(Ring { version: 1, members, homes, n })
+        let owners = Plan::new(&members, usize::from(n), usize::from(partitions)).first();
+        Ok(Ring { version: 1, members, owners, n })
     }
 
     /// The next version, for these members (any order): joins, leaves and changes of weight or zone, one
-    /// or many at once. N and Q stay. The same members give the same homes.
+    /// or many at once. N and Q stay. The same members give the same owners.
     pub fn next(&self, members: &[RingMember]) -> Result<Self, RingError> {
         let members = check(members, self.n, self.partitions())?;
         let version = self.version.checked_add(1).ok_or(RingError::Version(self.version))?;
         let place = |id: &NodeId| members.binary_search_by_key(id, |member| member.id).ok();
-        let kept = self.homes.iter().map(|homes| homes.iter().filter_map(place).collect());
-        let plan = Plan::new(&members, usize::from(self.n), self.homes.len());
-        let homes = plan.next(&kept.collect(), &self.members, version);
-        Ok(Ring { version, members, homes, n: self.n })
+        let kept = self.owners.iter().map(|owners| owners.iter().filter_map(place).collect());
+        let plan = Plan::new(&members, usize::from(self.n), self.owners.len());
+        let owners = plan.next(&kept.collect(), &self.members, version);
+        Ok(Ring { version, members, owners, n: self.n })
     }
 
     /// The next version, in which `new`, which is no member yet, has all places of `old`, its weight and its zone. Nothing
@@ -178,8 +178,8 @@ impl Ring {
             self.members.iter().map(|member| RingMember { id: place(member.id), ..*member });
         let mut members: Vec<RingMember> = members.collect();
         members.sort_unstable();
-        let homes = self.homes.iter().map(|homes| homes.iter().copied().map(place).collect());
-        Ok(Ring { version, members, homes: homes.collect(), n: self.n })
+        let owners = self.owners.iter().map(|owners| owners.iter().copied().map(place).collect());
+        Ok(Ring { version, members, owners: owners.collect(), n: self.n })
     }
 
     /// The one of these that is in force.
@@ -208,18 +208,18 @@ impl Ring {
         self.id() > other.id()
     }
 
-    /// How many replicas this table puts on nodes that were not home to the partition in `previous`.
+    /// How many replicas this table puts on nodes that were not owner of the partition in `previous`.
     pub fn moves_from(&self, previous: &Ring) -> usize {
-        let new = |(p, homes): (usize, &Vec<NodeId>)| {
-            let before = previous.homes.get(p).map_or(&[][..], Vec::as_slice);
-            homes.iter().filter(|id| !before.contains(id)).count()
+        let new = |(p, owners): (usize, &Vec<NodeId>)| {
+            let before = previous.owners.get(p).map_or(&[][..], Vec::as_slice);
+            owners.iter().filter(|id| !before.contains(id)).count()
         };
-        self.homes.iter().enumerate().map(new).sum()
+        self.owners.iter().enumerate().map(new).sum()
     }
 
     /// Most replicas of one partition that may be in one zone: 1 if there are at least N zones.
     pub fn spread(&self) -> usize {
-        Layout::new(&self.members, usize::from(self.n), self.homes.len()).spread
+        Layout::new(&self.members, usize::from(self.n), self.owners.len()).spread
     }
 
     /// The replication factor N.
@@ -229,7 +229,7 @@ impl Ring {
 
     /// The number of partitions Q.
     pub fn partitions(&self) -> u16 {
-        self.homes.len() as u16
+        self.owners.len() as u16
     }
 
     /// All members, sorted by id.
@@ -240,31 +240,31 @@ impl Ring {
     /// The partition of a key: the blake3 hash space cut in Q equal parts.
     pub fn partition(&self, key: &Key) -> Partition {
         let hash = first_u64(blake3::hash(key.as_bytes()).as_bytes());
-        Partition(((u128::from(hash) * self.homes.len() as u128) >> 64) as u16)
+        Partition(((u128::from(hash) * self.owners.len() as u128) >> 64) as u16)
     }
 
-    /// The N home replicas of a partition, the preferred one first; empty for a partition out of range.
-    pub fn homes(&self, partition: Partition) -> &[NodeId] {
-        self.homes.get(usize::from(partition.0)).map_or(&[], Vec::as_slice)
+    /// The N owners of a partition, the preferred one first; empty for a partition out of range.
+    pub fn owners(&self, partition: Partition) -> &[NodeId] {
+        self.owners.get(usize::from(partition.0)).map_or(&[], Vec::as_slice)
     }
 
-    /// All members in the order in which they serve the partition: its homes, then the stand-ins.
+    /// All members in the order in which they serve the partition: its owners, then the fallbacks.
     pub fn preference_list(&self, partition: Partition) -> Vec<NodeId> {
-        let homes = self.homes(partition);
+        let owners = self.owners(partition);
         let ids = self.members.iter().map(|member| member.id);
-        let mut others: Vec<NodeId> = ids.filter(|id| !homes.contains(id)).collect();
+        let mut others: Vec<NodeId> = ids.filter(|id| !owners.contains(id)).collect();
         others.sort_unstable_by_key(|member| rank(partition, *member));
-        [homes, &others].concat()
+        [owners, &others].concat()
     }
 
-    /// How many partitions a member is home to.
+    /// How many partitions a member owns.
     pub fn share(&self, member: NodeId) -> usize {
-        self.homes.iter().filter(|homes| homes.contains(&member)).count()
+        self.owners.iter().filter(|owners| owners.contains(&member)).count()
     }
 
     /// A digest of the whole table: nodes whose digests differ would place keys differently.
     pub fn digest(&self) -> u64 {
-        let ids: Vec<u8> = self.homes.iter().flatten().flat_map(|id| id.0.to_be_bytes()).collect();
+        let ids: Vec<u8> = self.owners.iter().flatten().flat_map(|id| id.0.to_be_bytes()).collect();
         let members: Vec<u8> = self.members.iter().flat_map(|m| m.id.0.to_be_bytes()).collect();
         let plain = |member: &RingMember| *member == RingMember::plain(member.id);
         if self.version == 1 && self.members.iter().all(plain) {

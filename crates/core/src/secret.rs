@@ -161,7 +161,7 @@ impl Exchange {
         *key.keyed(DIALER, &[self.0.as_bytes(), hello]).as_bytes()
     }
 
-    /// The proof of who was dialed, was told `hello` and answers with these bytes.
+    /// The proof of who was dialed, was reported `hello` and answers with these bytes.
     pub fn listener_proof(&self, key: &SecretKey, hello: &[u8], welcome: &[u8]) -> Proof {
         let hello = blake3::hash(hello);
         *key.keyed(LISTENER, &[self.0.as_bytes(), hello.as_bytes(), welcome]).as_bytes()
@@ -175,7 +175,7 @@ impl Exchange {
     }
 }
 
-/// True if the proof is the expected one. The time that it takes tells nothing about either.
+/// True if the proof is the expected one. The time that it takes reports nothing about either.
 pub fn fits(given: Proof, expected: Proof) -> bool {
     blake3::Hash::from(given) == blake3::Hash::from(expected)
 }
@@ -215,24 +215,24 @@ mod tests {
     #[test]
     fn a_proof_is_of_one_side_one_role_one_secret_and_one_exchange() {
         let key = SecretKey::new(SECRET, Role::Peer);
-        let told = exchange(5, 2);
-        let proof = told.dialer_proof(&key, b"hello");
+        let reported = exchange(5, 2);
+        let proof = reported.dialer_proof(&key, b"hello");
         assert!(fits(proof, exchange(5, 2).dialer_proof(&key, b"hello")));
         let client = SecretKey::new(SECRET, Role::Client);
         let other = SecretKey::new(b"0123456789abcdeX", Role::Peer);
         let others = [
-            told.dialer_proof(&client, b"hello"),
-            told.dialer_proof(&other, b"hello"),
-            told.dialer_proof(&key, b"hallo"),
+            reported.dialer_proof(&client, b"hello"),
+            reported.dialer_proof(&other, b"hello"),
+            reported.dialer_proof(&key, b"hallo"),
             exchange(5, 3).dialer_proof(&key, b"hello"),
             exchange(4, 2).dialer_proof(&key, b"hello"),
-            told.listener_proof(&key, b"hello", b""),
-            told.listener_proof(&key, b"", b"hello"),
+            reported.listener_proof(&key, b"hello", b""),
+            reported.listener_proof(&key, b"", b"hello"),
         ];
         assert!(others.into_iter().all(|other| !fits(proof, other)));
-        let answer = told.listener_proof(&key, b"hello", b"welcome");
-        assert!(!fits(answer, told.listener_proof(&key, b"hallo", b"welcome")));
-        assert!(!fits(answer, told.listener_proof(&key, b"hello", b"refused")));
+        let answer = reported.listener_proof(&key, b"hello", b"welcome");
+        assert!(!fits(answer, reported.listener_proof(&key, b"hallo", b"welcome")));
+        assert!(!fits(answer, reported.listener_proof(&key, b"hello", b"refused")));
     }
 
     #[test]
@@ -252,16 +252,17 @@ mod tests {
     #[test]
     fn each_key_of_a_ring_is_found_and_nothing_is_shown() {
         let ring = Keyring::new(Role::Peer, SECRET, Some(b"a second secret.."));
-        let told = exchange(5, 2);
+        let reported = exchange(5, 2);
         for secret in [SECRET, b"a second secret.."] {
-            let proof = told.dialer_proof(&SecretKey::new(secret, Role::Peer), b"hello");
-            assert!(ring.find(|key| fits(told.dialer_proof(key, b"hello"), proof)).is_some());
+            let proof = reported.dialer_proof(&SecretKey::new(secret, Role::Peer), b"hello");
+            assert!(ring.find(|key| fits(reported.dialer_proof(key, b"hello"), proof)).is_some());
         }
-        let stranger = told.dialer_proof(&SecretKey::new(b"a third secret...", Role::Peer), b"");
-        assert!(ring.find(|key| fits(told.dialer_proof(key, b""), stranger)).is_none());
+        let stranger =
+            reported.dialer_proof(&SecretKey::new(b"a third secret...", Role::Peer), b"");
+        assert!(ring.find(|key| fits(reported.dialer_proof(key, b""), stranger)).is_none());
         let nonces = Nonces::new([7; 32]);
         assert_ne!(nonces.fresh(), nonces.fresh());
-        let seals = told.seals(ring.first(), b"");
+        let seals = reported.seals(ring.first(), b"");
         let shown = format!("{ring:?} {nonces:?} {seals:?}");
         let bytes = format!("{:?}", &ring.first().0[..4]);
         assert!(!shown.contains(bytes.trim_matches(['[', ']'])) && !shown.contains("7, 7"));

@@ -1,4 +1,4 @@
-//! Bytes: how messages become frames, and how bytes that are not ours are told apart. No sockets.
+//! Bytes: how messages become frames, and how bytes that are not ours are distinguished. No sockets.
 //!
 //! A connection begins with a preamble of 12 bytes each way (magic, lowest and highest protocol
 //! version, big-endian), then a frame with a [`Hello`] and one with a [`Welcome`]; with a secret, two of each. A frame is
@@ -188,7 +188,7 @@ pub enum Hello {
     },
 }
 
-/// The answer to a [`Hello`]. A refusal is in words, not a code: whoever reads it may be of any
+/// The answer to a [`Hello`]. A rejection is in words, not a code: whoever reads it may be of any
 /// version, also of one that has none in common with this program.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]

@@ -179,7 +179,7 @@ impl Cluster {
         daemon.wait(Instant::now() + STOP_WAIT)
     }
 
-    /// Tells a daemon to stop cleanly, frozen or not, and does not wait: [`Cluster::end_of`] says when it has ended, and
+    /// Notifies a daemon to stop cleanly, frozen or not, and does not wait: [`Cluster::end_of`] says when it has ended, and
     /// how: [`STOPPED`], if it ended well.
     pub fn begin_stop(&mut self, name: &str) -> Result<(), String> {
         self.daemon(name).map(Daemon::hang_up)
@@ -330,8 +330,8 @@ mod tests {
         assert_eq!(why(r, None), "r = 3: with n = 2, r is 1 to 2");
         let held = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = held.local_addr().unwrap().port();
-        let said = why(shape(1, 1), Some(port));
-        assert_eq!(said, format!("port {port} is in use; choose others with --port"));
+        let stated = why(shape(1, 1), Some(port));
+        assert_eq!(stated, format!("port {port} is in use; choose others with --port"));
         assert!(why(shape(2, 1), Some(65_535)).contains("pass the last port"));
     }
 

@@ -84,7 +84,7 @@ pub(crate) struct Line {
     pub(crate) rss_bytes: u64,
     /// Context switches of all servers, per operation.
     pub(crate) switches: f64,
-    /// Bytes to the disk per operation: of all that uses it, the file system's journal included.
+    /// Bytes to the disk per operation: of all that uses it, the file system's event log included.
     pub(crate) device_bytes: Option<f64>,
     /// `write_bytes` of all servers, per operation.
     pub(crate) write_bytes: Option<f64>,
@@ -157,11 +157,11 @@ fn spec(field: &Field, case: Case) -> Spec {
 
 fn line(case: Case, report: &Report, from: &Counters, to: &Counters) -> Result<Line, String> {
     let nothing = |why: &str| format!("nothing was done in {} s: {why}", report.spent.as_secs());
-    let tally = report.kind(case.kind).ok_or_else(|| nothing("no answer came"))?;
-    if tally.done() == 0 {
-        return Err(nothing(tally.reasons.keys().next().map_or("no answer came", String::as_str)));
+    let totals = report.kind(case.kind).ok_or_else(|| nothing("no answer came"))?;
+    if totals.done() == 0 {
+        return Err(nothing(totals.reasons.keys().next().map_or("no answer came", String::as_str)));
     }
-    let done = tally.done() as f64;
+    let done = totals.done() as f64;
     let per_operation =
         |from: &Usage, to: &Usage| to.cpu.saturating_sub(from.cpu).as_secs_f64() * 1e6 / done;
     let servers: Vec<(&String, &Usage, &Usage)> = to
@@ -175,9 +175,9 @@ fn line(case: Case, report: &Report, from: &Counters, to: &Counters) -> Result<L
         case,
         members: servers.len(),
         rate: done / report.spent.as_secs_f64(),
-        p50_us: tally.latency.value_at_quantile(0.5),
-        p99_us: tally.latency.value_at_quantile(0.99),
-        failed: tally.refused + tally.unknown,
+        p50_us: totals.latency.value_at_quantile(0.5),
+        p99_us: totals.latency.value_at_quantile(0.99),
+        failed: totals.refused + totals.unknown,
         servers_us: servers
             .iter()
             .map(|(name, from, to)| ((*name).clone(), per_operation(from, to)))

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use pixii_kit::arguments::Shared;
-use pixii_kit::outcome::{Exit, Trouble, finish};
+use pixii_kit::outcome::{CommandError, Exit, finish};
 
 /// What puts Pixii to the test: simulator, drills, experiments, benchmarks.
 #[derive(Parser)]
@@ -41,7 +41,9 @@ pub(crate) fn run() -> ExitCode {
         Verb::Bench(verb) => verb.run(&shared),
         Verb::Drill(verb) => verb.run(&shared),
         Verb::Lab(verb) => verb.run(&shared),
-        Verb::EchoServer => crate::bench::echo::serve().map(|()| Exit::Done).map_err(Trouble::from),
+        Verb::EchoServer => {
+            crate::bench::echo::serve().map(|()| Exit::Done).map_err(CommandError::from)
+        }
     };
     finish(outcome)
 }

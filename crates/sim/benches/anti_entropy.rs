@@ -14,19 +14,19 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use pixii_core::causal::{Actor, Object, Version};
-use pixii_core::generation::GcEpoch;
+use pixii_core::gc_epoch::GcEpoch;
 use pixii_core::members::{Member, Members};
 use pixii_core::merkle::{Digest, Tree, leaf_of};
 use pixii_core::message::{Body, PeerMessage, Request};
 use pixii_core::node::{Config, Done, Input, Node, Output, Work};
 use pixii_core::ring::Ring;
 use pixii_core::store::memory::MemoryStore;
-use pixii_core::store::{Change, Meta, Owner, Process, Record, Store, begin_life};
+use pixii_core::store::{Change, Meta, Process, Record, Store, StoreIdentity, begin_incarnation};
 use pixii_core::types::{Blob, Key, MILLI, Micros, NodeId, Time, WriteId};
 use pixii_core::wire;
 
 const PARTITIONS: u16 = 256;
-const PULSE: Micros = Micros::from_millis(100);
+const TICK_INTERVAL: Micros = Micros::from_millis(100);
 const DIFFERENCES: [u64; 5] = [0, 1, 10, 1_000, 100_000];
 /// Bytes per partition of a comparison of equals; bytes for each byte of the floor, with values of 100 bytes and of 1 KiB.
 const MOST_WHEN_EQUAL: f64 = 100.0;
@@ -61,7 +61,7 @@ fn object(number: u64, version: u64, bytes: usize) -> Object {
         let mut value = vec![write as u8; bytes];
         value[..8].copy_from_slice(&number.to_be_bytes());
         let version = Version { write: WriteId(u128::from(write) + 1), value: Blob(value.into()) };
-        let actor = Actor { store: u64::MAX - 7, serial: number };
+        let actor = Actor { store: u64::MAX - 7, actor_epoch: number };
         object = object.update(&object.context(), actor, version).0;
     }
     object
@@ -79,20 +79,22 @@ impl Pair {
                 let change = |number: &u64| {
                     let key = key(*number);
                     let object = object(*number, 0, bytes);
-                    let record = Record { own_serial: None, object, generation: GcEpoch::FIRST };
+                    let record = Record { own_epoch: None, object, gc_epoch: GcEpoch::FIRST };
                     Change::Record { partition: ring.partition(&key), key, record }
                 };
                 store.apply(&batch.iter().map(change).collect::<Vec<_>>()).unwrap();
                 store.sync().unwrap();
             }
-            let owner = Owner { cluster: "c".into(), name: name.into(), ring: ring.digest() };
-            let meta: Meta = begin_life(&store, &owner, Process::New(NodeId::of(name).0)).unwrap();
+            let owner =
+                StoreIdentity { cluster: "c".into(), name: name.into(), ring: ring.digest() };
+            let meta: Meta =
+                begin_incarnation(&store, &owner, Process::New(NodeId::of(name).0)).unwrap();
             let members =
                 Members::new(["a", "b"].map(|name| Member::configured(name, "h:1")).to_vec());
             // What is measured is begun by the measurement alone.
             let config = Config {
                 repair_interval: 3_600_000 * MILLI,
-                generation_pause: 3_600_000 * MILLI,
+                gc_epoch_pause: 3_600_000 * MILLI,
                 boot_nonce: NodeId::of(name).0,
                 ..Config::new(NodeId::of(name), ring.clone(), members)
             };
@@ -142,9 +144,9 @@ impl Pair {
         let beside = matches!(
             message.body,
             Body::Gossip(_)
-                | Body::AskHints
+                | Body::QueryHints
                 | Body::Hints(_)
-                | Body::Generations { .. }
+                | Body::GcEpochs { .. }
                 | Body::Introduce { .. }
                 | Body::Known { .. }
         );
@@ -164,7 +166,7 @@ impl Pair {
     }
 
     fn tick(&mut self) {
-        self.now += PULSE;
+        self.now += TICK_INTERVAL;
         for side in &mut self.sides {
             side.todo.push_back(Input::Tick);
         }
@@ -174,9 +176,9 @@ impl Pair {
     /// Until both know that they hold the same everywhere.
     fn run(&mut self) {
         let begun = self.now;
-        while self.now < begun + PULSE || !self.is_equal() {
+        while self.now < begun + TICK_INTERVAL || !self.is_equal() {
             self.tick();
-            assert!(self.now < begun + 36_000 * PULSE, "not the same after an hour");
+            assert!(self.now < begun + 36_000 * TICK_INTERVAL, "not the same after an hour");
         }
     }
 
@@ -190,8 +192,10 @@ impl Pair {
 
     /// An object reaches one side only.
     fn write(&mut self, at: usize, key: Key, object: Object) {
-        let message =
-            PeerMessage { op: 1, body: Body::Merge { key, object, generation: GcEpoch::FIRST } };
+        let message = PeerMessage {
+            request_id: 1,
+            body: Body::Merge { key, object, gc_epoch: GcEpoch::FIRST },
+        };
         let from = self.sides[1 - at].id;
         self.sides[at].todo.push_back(Input::Peer { from, message });
     }
@@ -205,10 +209,10 @@ fn work_on(store: &MemoryStore, work: Work) -> Done {
         Work::Scan { token, partition, span } => {
             Done::Scan { token, page: store.scan(partition, &span).unwrap() }
         }
-        Work::Write { mark, changes } => {
+        Work::Write { seq, changes } => {
             store.apply(&changes).unwrap();
             store.sync().unwrap();
-            Done::Synced { mark }
+            Done::Synced { seq }
         }
         Work::List { token, partition, after, limit_bytes } => {
             let listing = store.list(partition, after.as_ref(), limit_bytes).unwrap();
@@ -244,8 +248,8 @@ fn differ(pair: &mut Pair, (keys, count, round): (u64, u64, u64), bytes: usize) 
 
 /// Bytes of memory that the process has.
 fn memory_bytes() -> u64 {
-    let told = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages: u64 = told.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
+    let reported = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: u64 = reported.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
     pages * 4_096
 }
 
@@ -318,10 +322,10 @@ fn main() {
             pair.run();
             let per_partition = pair.bytes as f64 / f64::from(PARTITIONS);
             let ratio = pair.bytes as f64 / floor.max(1) as f64;
-            let told = if count == 0 { per_partition } else { ratio };
+            let reported = if count == 0 { per_partition } else { ratio };
             let [a, b] = [0, 1].map(|at: usize| pair.sides[at].busy.as_secs_f64() * 1e3);
             println!(
-                "{count:>9} {floor:>12} {:>12} {told:>7.2} {:>9} {:>9} {a:>9.1} {b:>9.1}",
+                "{count:>9} {floor:>12} {:>12} {reported:>7.2} {:>9} {:>9} {a:>9.1} {b:>9.1}",
                 pair.bytes,
                 pair.messages,
                 pair.questions.values().max().copied().unwrap_or(0),

@@ -43,7 +43,7 @@ const WRITE_BUFFERS: usize = 64;
 const BATCH_BYTES: usize = 1 << 20;
 
 /// The memory of a large frame, given back when the frame has been dealt with.
-pub type Held = Option<Memory>;
+pub type FrameMemory = Option<Memory>;
 
 /// Why no more frames come from a connection.
 #[derive(Debug, thiserror::Error)]
@@ -73,7 +73,7 @@ pub struct FrameReader<R> {
     limit: usize,
     /// What memory large frames take, and who holds it.
     source: Option<(Arc<Inflow>, Holder)>,
-    held: Held,
+    held: FrameMemory,
     pace: Pace,
     seal: Option<Seal>,
     checksum: Checksum,
@@ -98,7 +98,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     }
 
     /// What has been read and not taken, and the seal that the next frame has.
-    pub fn into_rest(self) -> (R, BytesMut, Option<Seal>) {
+    pub fn into_pause(self) -> (R, BytesMut, Option<Seal>) {
         (self.half, self.buffer, self.seal)
     }
 
@@ -135,7 +135,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     }
 
     /// The next message, or `None` when the other side has closed the connection between two frames.
-    pub async fn next<T>(&mut self) -> Result<Option<(T, Held)>, ReadError>
+    pub async fn next<T>(&mut self) -> Result<Option<(T, FrameMemory)>, ReadError>
     where
         T: for<'de> BorrowDecode<'de, Bytes>,
     {

@@ -71,7 +71,7 @@ pub async fn introduce<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     }
 }
 
-/// Why an answer that nobody has proved is none. Not even a refusal is taken at its word: it is only shown.
+/// Why an answer that nobody has proved is none. Not even a rejection is taken at its word: it is only shown.
 fn unproven(welcome: Welcome) -> String {
     match welcome {
         Welcome::Refused(why) | Welcome::Removed(why) | Welcome::Duplicate(why) => {
@@ -198,8 +198,8 @@ impl Reception {
         let Hello::Proven { hello, proof } = answer else {
             return refused("a proof of the secret was asked for, and something else was said");
         };
-        let said = wire::decode(&hello.0).map_err(|error| Unheard::Refused(error.to_string()))?;
-        let (keys, whose) = match said {
+        let stated = wire::decode(&hello.0).map_err(|error| Unheard::Refused(error.to_string()))?;
+        let (keys, whose) = match stated {
             Hello::Member { .. } | Hello::Probe { .. } => (&secrets.peers, "nodes (secret_file)"),
             Hello::Client => (&secrets.clients, "clients (client_secret_file)"),
             _ => return refused("a proof of something that is nobody"),
@@ -207,7 +207,7 @@ impl Reception {
         match keys.find(|key| fits(proof, exchange.dialer_proof(key, &hello.0))) {
             Some(key) => {
                 self.proven = Some(Proven { exchange, key: key.clone(), hello });
-                Ok(said)
+                Ok(stated)
             }
             None => refused(format!("the secret is not the one of this cluster's {whose}")),
         }

@@ -73,7 +73,7 @@ pub(crate) struct Pour {
 }
 
 impl Pour {
-    /// A run that goes on from `counts`, with at most `in_flight` lines under way.
+    /// A run that goes on from `counts`, with at most `in_flight` lines in progress.
     pub(crate) fn new(client: Client, plan: Plan, in_flight: usize, counts: Counts) -> Self {
         Pour {
             failed: None,
@@ -98,7 +98,7 @@ impl Pour {
         self.ledger.counts()
     }
 
-    /// Writes all lines, or stops taking them and settles those under way.
+    /// Writes all lines, or stops taking them and settles those in progress.
     pub(crate) async fn run(&mut self, mut lines: Lines, interrupt: &Interrupt) {
         let mut queue = VecDeque::new();
         let mut ended = false;
@@ -131,7 +131,7 @@ impl Pour {
         }
     }
 
-    /// Sends lines while there is room. A key that is under way holds its next line back, and with it
+    /// Sends lines while there is room. A key that is in progress holds its next line back, and with it
     /// those behind: of several lines with one key the last shall win, and none become siblings.
     fn launch(&mut self, queue: &mut VecDeque<Line>) {
         while self.stop.is_none()
@@ -202,7 +202,7 @@ impl Pour {
     }
 
     fn look_around(&mut self, interrupt: &Interrupt) {
-        if interrupt.asked() {
+        if interrupt.queried() {
             self.stop_for(Stop::Interrupted);
         }
         let counts = self.ledger.counts();

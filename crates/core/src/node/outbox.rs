@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::ids::{ReadToken, RequestId, ScanPurpose, ScanToken, SyncSeq};
 use super::{ClientId, Config, Hindrance, Notice, Output, Work};
-use crate::members::{Incarnation, Opinion};
+use crate::members::{Incarnation, Liveness};
 use crate::message::{Body, Counter, Kind, PeerMessage, Response};
 use crate::store::{Change, Span};
 use crate::types::{Key, Micros, NodeId, Nodes, Partition};
@@ -19,11 +19,11 @@ pub(super) struct Outbox {
     own_link: bool,
     out: Vec<Output>,
     local: VecDeque<PeerMessage>,
-    opinions: VecDeque<(NodeId, Opinion)>,
-    /// Own records that were found to be damaged, and that nobody has been told of.
+    liveness: VecDeque<(NodeId, Liveness)>,
+    /// Own records that were found to be damaged, and that nobody has been notified of.
     damaged: VecDeque<(Partition, Key)>,
-    /// Who told of which life of this node that is later than this one.
-    own_lives: VecDeque<(NodeId, Incarnation)>,
+    /// Who notified of which incarnation of this node that is later than this one.
+    own_incarnations: VecDeque<(NodeId, Incarnation)>,
     /// What waits for a sync, by the mark that it waits for, then in the order in which it was
     /// said.
     held: VecDeque<Unsynced>,
@@ -36,9 +36,9 @@ pub(super) struct Outbox {
 /// A message that may leave when the store has synced past a mark.
 #[derive(Clone, Debug)]
 struct Unsynced {
-    mark: SyncSeq,
+    seq: SyncSeq,
     to: NodeId,
-    op: RequestId,
+    request_id: RequestId,
     body: Body,
 }
 
@@ -49,9 +49,9 @@ impl Outbox {
             own_link: false,
             out: Vec::new(),
             local: VecDeque::new(),
-            opinions: VecDeque::new(),
+            liveness: VecDeque::new(),
             damaged: VecDeque::new(),
-            own_lives: VecDeque::new(),
+            own_incarnations: VecDeque::new(),
             held: VecDeque::new(),
             last_mark: SyncSeq::NONE,
             synced: SyncSeq::NONE,
@@ -66,9 +66,9 @@ impl Outbox {
     }
 
     /// Sends a message now, the same to all; the node itself may be among them.
-    pub(super) fn send(&mut self, to: impl Into<Nodes>, op: RequestId, body: Body) {
+    pub(super) fn send(&mut self, to: impl Into<Nodes>, request_id: RequestId, body: Body) {
         let mut to = to.into();
-        let message = PeerMessage { op: op.wire(), body };
+        let message = PeerMessage { request_id: request_id.wire(), body };
         let carried = || matches!(message.body.kind(), Kind::Ack | Kind::Read | Kind::Answer);
         if !(self.own_link && carried()) {
             let all = to.len();
@@ -83,42 +83,42 @@ impl Outbox {
     }
 
     /// The same to one node.
-    pub(super) fn send_to(&mut self, to: NodeId, op: RequestId, body: Body) {
-        self.send(Nodes::from_slice(&[to]), op, body);
+    pub(super) fn send_to(&mut self, to: NodeId, request_id: RequestId, body: Body) {
+        self.send(Nodes::from_slice(&[to]), request_id, body);
     }
 
-    /// Sends a message when the store has synced past `mark`; at once if there is none to wait for.
+    /// Sends a message when the store has synced past `seq`; at once if there is none to wait for.
     pub(super) fn send_synced(
         &mut self,
-        mark: Option<SyncSeq>,
+        seq: Option<SyncSeq>,
         to: NodeId,
-        op: RequestId,
+        request_id: RequestId,
         body: Body,
     ) {
-        match mark {
-            Some(mark) if mark > self.synced => {
+        match seq {
+            Some(seq) if seq > self.synced => {
                 // Mostly the newest one.
-                let at = self.held.partition_point(|held| held.mark <= mark);
-                self.held.insert(at, Unsynced { mark, to, op, body });
+                let at = self.held.partition_point(|held| held.seq <= seq);
+                self.held.insert(at, Unsynced { seq, to, request_id, body });
             }
-            _ => self.send_to(to, op, body),
+            _ => self.send_to(to, request_id, body),
         }
     }
 
-    /// Notes that every write up to `mark` is durable, and lets go what waited for that.
-    pub(super) fn release(&mut self, mark: SyncSeq) {
-        self.synced = self.synced.max(mark);
-        while self.held.front().is_some_and(|held| held.mark <= self.synced)
-            && let Some(Unsynced { to, op, body, .. }) = self.held.pop_front()
+    /// Notes that every write up to `seq` is durable, and lets go what waited for that.
+    pub(super) fn release(&mut self, seq: SyncSeq) {
+        self.synced = self.synced.max(seq);
+        while self.held.front().is_some_and(|held| held.seq <= self.synced)
+            && let Some(Unsynced { to, request_id, body, .. }) = self.held.pop_front()
         {
-            self.send_to(to, op, body);
+            self.send_to(to, request_id, body);
         }
     }
 
-    /// Writes a batch; the mark tells when it is durable.
+    /// Writes a batch; the mark reports when it is durable.
     pub(super) fn write(&mut self, changes: Vec<Change>) -> SyncSeq {
         self.last_mark = self.last_mark.next();
-        self.out.push(Output::Store(Work::Write { mark: self.last_mark, changes }));
+        self.out.push(Output::Store(Work::Write { seq: self.last_mark, changes }));
         self.last_mark
     }
 
@@ -128,8 +128,8 @@ impl Outbox {
     }
 
     /// True when the write with this mark is durable.
-    pub(super) fn is_durable(&self, mark: SyncSeq) -> bool {
-        mark <= self.synced
+    pub(super) fn is_durable(&self, seq: SyncSeq) -> bool {
+        seq <= self.synced
     }
 
     /// True when every write is durable.
@@ -200,9 +200,9 @@ impl Outbox {
         self.out.push(Output::Address { peer, address });
     }
 
-    /// This life is to end: the next one begins with what the store has.
-    pub(super) fn end_life(&mut self) {
-        self.out.push(Output::Relive);
+    /// This incarnation is to end: the next one begins with what the store has.
+    pub(super) fn end_incarnation(&mut self) {
+        self.out.push(Output::BeginIncarnation);
     }
 
     /// The replacement that was ordered is not made.
@@ -211,7 +211,7 @@ impl Outbox {
         self.out.push(Output::NotReplaced(why));
     }
 
-    /// Tells the operator.
+    /// Notifies the operator.
     pub(super) fn notice(&mut self, notice: Notice) {
         self.out.push(Output::Notice(notice));
     }
@@ -236,16 +236,16 @@ impl Outbox {
         self.local.pop_front()
     }
 
-    /// This node's opinion of a member is another one now, after this `silence`; the other roles
-    /// are told.
-    pub(super) fn opine(&mut self, peer: NodeId, opinion: Opinion, silence: Micros) {
-        self.opinions.push_back((peer, opinion));
-        self.notice(Notice::Opined(peer, opinion, silence));
+    /// This node's view of the liveness of a member is another one now, after this `silence`; the other roles
+    /// are reported.
+    pub(super) fn set_liveness(&mut self, peer: NodeId, liveness: Liveness, silence: Micros) {
+        self.liveness.push_back((peer, liveness));
+        self.notice(Notice::LivenessChanged(peer, liveness, silence));
     }
 
-    /// The next opinion that the other roles have not been told of.
-    pub(super) fn next_opinion(&mut self) -> Option<(NodeId, Opinion)> {
-        self.opinions.pop_front()
+    /// The next liveness that the other roles have not been notified of.
+    pub(super) fn next_liveness(&mut self) -> Option<(NodeId, Liveness)> {
+        self.liveness.pop_front()
     }
 
     /// The own record of a key is damaged.
@@ -258,14 +258,14 @@ impl Outbox {
         self.damaged.pop_front()
     }
 
-    /// A peer tells of a later life of this node than it lives.
-    pub(super) fn hear_of_own_life(&mut self, from: NodeId, incarnation: Incarnation) {
-        self.own_lives.push_back((from, incarnation));
+    /// A peer reports of a later incarnation of this node than it lives.
+    pub(super) fn hear_of_own_incarnation(&mut self, from: NodeId, incarnation: Incarnation) {
+        self.own_incarnations.push_back((from, incarnation));
     }
 
     /// The next such word that has not been judged.
-    pub(super) fn next_own_life(&mut self) -> Option<(NodeId, Incarnation)> {
-        self.own_lives.pop_front()
+    pub(super) fn next_own_incarnation(&mut self) -> Option<(NodeId, Incarnation)> {
+        self.own_incarnations.pop_front()
     }
 
     /// Hands over what is to be done.

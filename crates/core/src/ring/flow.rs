@@ -9,7 +9,7 @@
 //! source ──N-Σlow──▶ partition ──high-low──▶ cell
 //! ```
 //!
-//! From a cell to a member costs [`MOVE`], or nothing where the member was home to the partition in the
+//! From a cell to a member costs [`MOVE`], or nothing where the member was owner of the partition in the
 //! previous table; each replica of a member above its quota costs [`OVER`], so that a quota is exceeded
 //! rather than a replica moved in vain. A full flow always exists: member i taking quota(i) / Q of
 //! every partition is one in fractions, and a network of whole capacities then has one in whole numbers.
@@ -43,9 +43,9 @@ pub(super) struct Flow<'a> {
     most: &'a [usize],
     /// The replicas that may stay, in the order in which they are kept: partition and member.
     kept: &'a [(usize, usize)],
-    /// Partition by member: home in the previous table.
+    /// Partition by member: owner in the previous table.
     was: Vec<bool>,
-    /// Partition by member: home in the table that is made.
+    /// Partition by member: owner in the table that is made.
     holds: Vec<bool>,
     /// Partition by zone: replicas.
     count: Vec<usize>,

@@ -10,7 +10,7 @@ const SUMS: [Checksum; 2] = [Checksum::Blake3, Checksum::Crc32];
 
 #[test]
 fn any_damage_to_a_frame_is_noticed_under_each_checksum() {
-    let message = PeerMessage { op: 1, body: Body::Read { key: key() } };
+    let message = PeerMessage { request_id: 1, body: Body::Read { key: key() } };
     for sum in SUMS {
         let frame = message.frame(Speech { protocol: PROTOCOL, checksum: sum });
         let mut appended = BytesMut::new();

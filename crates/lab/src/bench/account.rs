@@ -49,7 +49,7 @@ impl Device {
         device.written().map(|_| device)
     }
 
-    /// Bytes that have been written to it, by everybody, the file system's journal included.
+    /// Bytes that have been written to it, by everybody, the file system's event log included.
     pub(crate) fn written(&self) -> Option<u64> {
         let text = fs::read_to_string(&self.0).ok()?;
         let sectors: u64 = text.split_whitespace().nth(6)?.parse().ok()?;
@@ -71,7 +71,7 @@ impl Machine {
             }
         }
         if machine.ticks_per_second == 0 || machine.page_bytes == 0 {
-            return Err("this kernel does not tell its clock tick and page size".into());
+            return Err("this kernel does not know its clock tick and page size".into());
         }
         Ok(machine)
     }

@@ -38,7 +38,7 @@ pub(crate) struct Opponent {
     /// What it is called in tables.
     pub(crate) name: String,
     /// What it says of itself.
-    pub(crate) said: Information,
+    pub(crate) stated: Information,
     /// Its processes on this machine, by name.
     pub(crate) servers: BTreeMap<String, u32>,
 }
@@ -59,15 +59,15 @@ impl Opponent {
         };
         if !pids.is_empty() {
             let servers = pids.iter().map(|pid| named(*pid)).collect::<Result<_, String>>()?;
-            let said = peer.information().await;
-            return Ok(Opponent { peer, name, said, servers });
+            let stated = peer.information().await;
+            return Ok(Opponent { peer, name, stated, servers });
         }
-        let said = peer.information().await;
-        let addresses = [peer.address.clone()].into_iter().chain(said.replicas.iter().cloned());
+        let stated = peer.information().await;
+        let addresses = [peer.address.clone()].into_iter().chain(stated.replicas.iter().cloned());
         let resolved = addresses.flat_map(|at| at.to_socket_addrs().into_iter().flatten());
         let pids: BTreeSet<u32> = resolved.filter_map(listener).collect();
         let servers = pids.into_iter().map(named).collect::<Result<_, String>>()?;
-        Ok(Opponent { peer, name, said, servers })
+        Ok(Opponent { peer, name, stated, servers })
     }
 }
 

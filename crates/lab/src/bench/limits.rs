@@ -115,13 +115,13 @@ fn place(number: u64) -> Result<(Partition, Key), String> {
 
 fn change(number: u64, size: usize) -> Result<Change, String> {
     let value = Blob(Bytes::from(vec![number as u8; size]));
-    let actor = Actor { store: 1 << 60, serial: number + 1 };
+    let actor = Actor { store: 1 << 60, actor_epoch: number + 1 };
     let version = Version { write: WriteId(number.into()), value };
     let (object, _) = Object::default().update(&Context::default(), actor, version);
     let (partition, key) = place(number)?;
     Ok(Change::Record {
         partition,
         key,
-        record: Record { own_serial: Some(1), object, ..Default::default() },
+        record: Record { own_epoch: Some(1), object, ..Default::default() },
     })
 }

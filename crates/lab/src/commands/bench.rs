@@ -13,7 +13,7 @@ use clap::{Args, ValueEnum};
 use pixii_client::Options;
 use pixii_kit::arguments::{Shared, drawn_seed};
 use pixii_kit::cluster::{Cluster, Shape};
-use pixii_kit::outcome::{Exit, Outcome, Trouble, block_on, complain, emit, emit_json};
+use pixii_kit::outcome::{CommandError, CommandResult, Exit, block_on, complain, emit, emit_json};
 use pixii_kit::signals::Interrupt;
 
 use crate::bench::account::{Device, Machine, listener, load_average};
@@ -46,7 +46,7 @@ a rate. Counters and where they are read:
   CPU       /proc/PID/stat, user and system time of all threads, in ticks of 10 ms
   switches  /proc/PID/task/*/status, voluntary and nonvoluntary, all servers together
   disk      /sys/dev/block/*/stat, sectors written to the disk below --dir: the file system's \
-journal and everything else that writes to it included
+event log and everything else that writes to it included
   io        /proc/PID/io, write_bytes of all servers: it overstates, because the kernel counts \
 whole large folios
 
@@ -122,14 +122,14 @@ enum Operation {
 
 impl Bench {
     /// Measures.
-    pub(crate) fn run(self, shared: &Shared) -> Outcome {
+    pub(crate) fn run(self, shared: &Shared) -> CommandResult {
         let peer = self.against.as_deref().map(|url| Peer::parse(url, self.against_wait));
-        let peer = peer.transpose().map_err(Trouble::usage)?;
+        let peer = peer.transpose().map_err(CommandError::usage)?;
         if peer.is_some() && self.cluster.len() > 1 {
-            return Err(Trouble::usage("--against compares with one cluster: give one size"));
+            return Err(CommandError::usage("--against compares with one cluster: give one size"));
         }
         let program = daemon::program()?;
-        let machine = Machine::new().map_err(Trouble::error)?;
+        let machine = Machine::new().map_err(CommandError::error)?;
         let interrupt = Interrupt::listen(false)?;
         let mut builder = tempfile::Builder::new();
         builder.prefix("pixii-bench-");
@@ -137,15 +137,15 @@ impl Bench {
             Some(dir) => builder.tempdir_in(dir),
             None => builder.tempdir(),
         };
-        let scratch =
-            scratch.map_err(|error| Trouble::error(format!("no temporary directory: {error}")))?;
+        let scratch = scratch
+            .map_err(|error| CommandError::error(format!("no temporary directory: {error}")))?;
         let meters = Meters { machine, device: Device::below(scratch.path()) };
         let mut results = Results::default();
         let mut beside = None;
         let opponent = match peer {
             Some(peer) => Some(block_on(async {
                 let name = self.against_name.clone();
-                Opponent::find(peer, name, &self.against_pids).await.map_err(Trouble::error)
+                Opponent::find(peer, name, &self.against_pids).await.map_err(CommandError::error)
             })?),
             None => None,
         };
@@ -159,7 +159,7 @@ impl Bench {
                 nodes.map(|nodes| start(nodes, &program, scratch.path())).transpose()?;
             block_on(async {
                 if let Some(cluster) = &mut cluster {
-                    cluster.start_all().map_err(Trouble::error)?;
+                    cluster.start_all().map_err(CommandError::error)?;
                 }
                 let measuring = async {
                     let field = self.field(shared, cluster.as_mut()).await?;
@@ -174,7 +174,7 @@ impl Bench {
                 };
                 tokio::select! {
                     done = measuring => done,
-                    () = interrupt.wait() => Err(Trouble::error("interrupted")),
+                    () = interrupt.wait() => Err(CommandError::error("interrupted")),
                 }
             })?;
         }
@@ -187,9 +187,9 @@ impl Bench {
     }
 
     /// Writes what a comparison came to, to standard output and the directory that was asked for.
-    fn report(&self, beside: &Beside, floors: &Results, as_json: bool) -> Result<(), Trouble> {
+    fn report(&self, beside: &Beside, floors: &Results, as_json: bool) -> Result<(), CommandError> {
         if let Some(dir) = &self.out {
-            beside.write(dir, floors).map_err(Trouble::error)?;
+            beside.write(dir, floors).map_err(CommandError::error)?;
         }
         match as_json {
             true => emit_json(&beside.as_json(floors)),
@@ -227,12 +227,12 @@ impl Bench {
         field: &Field,
         opponent: &Opponent,
         meters: &Meters,
-    ) -> Result<Beside, Trouble> {
+    ) -> Result<Beside, CommandError> {
         let before = load_average();
         let mut rounds = Match::new(field, opponent, meters, self.rounds);
         let mut comparisons = Vec::new();
         for case in self.cases() {
-            comparisons.push(rounds.compare(case).await.map_err(Trouble::error)?);
+            comparisons.push(rounds.compare(case).await.map_err(CommandError::error)?);
         }
         Ok(Beside {
             comparisons,
@@ -252,27 +252,27 @@ impl Bench {
         scratch: &Path,
         interrupt: &Interrupt,
         results: &mut Results,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), CommandError> {
         let duration = Duration::from_secs(self.seconds.min(LIMIT_SECONDS));
-        let go_on = || match interrupt.asked() {
-            true => Err(Trouble::error("interrupted")),
+        let go_on = || match interrupt.queried() {
+            true => Err(CommandError::error("interrupted")),
             false => Ok(()),
         };
         for connections in CONNECTIONS {
             go_on()?;
             let echo = echo::measure(machine, connections, duration);
-            results.echoes.push(echo.map_err(Trouble::error)?);
+            results.echoes.push(echo.map_err(CommandError::error)?);
         }
         for size in self.sizes.iter().map(|size| *size as usize) {
             for batch in BATCHES {
                 go_on()?;
                 let cost = limits::appends(machine, scratch, size, batch, duration);
-                results.appends.push(cost.map_err(Trouble::error)?);
+                results.appends.push(cost.map_err(CommandError::error)?);
             }
             go_on()?;
             let dir = scratch.join(format!("store{size}"));
             let costs = limits::store(machine, &dir, (size, self.keys), &BATCHES, duration);
-            let (writes, read) = costs.map_err(Trouble::error)?;
+            let (writes, read) = costs.map_err(CommandError::error)?;
             results.writes.extend(writes);
             results.reads.push(read);
         }
@@ -284,10 +284,10 @@ impl Bench {
         field: &Field,
         meters: &Meters,
         results: &mut Results,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), CommandError> {
         for case in self.cases() {
             let line = measure(field, case, meters).await;
-            results.lines.push(line.map_err(Trouble::error)?);
+            results.lines.push(line.map_err(CommandError::error)?);
         }
         Ok(())
     }
@@ -297,11 +297,11 @@ impl Bench {
         &self,
         shared: &Shared,
         cluster: Option<&mut Cluster>,
-    ) -> Result<Field, Trouble> {
+    ) -> Result<Field, CommandError> {
         let seed = drawn_seed();
         let (keys, duration) = (self.keys, Duration::from_secs(self.seconds));
         if let Some(cluster) = cluster {
-            cluster.ready(READY_WAIT).await.map_err(Trouble::error)?;
+            cluster.ready(READY_WAIT).await.map_err(CommandError::error)?;
             let daemons = cluster.daemons();
             let addresses = daemons.iter().map(|daemon| daemon.address.clone()).collect();
             let members = daemons.len();
@@ -324,12 +324,12 @@ impl Bench {
     }
 }
 
-fn start(nodes: u8, program: &Path, scratch: &Path) -> Result<Cluster, Trouble> {
+fn start(nodes: u8, program: &Path, scratch: &Path) -> Result<Cluster, CommandError> {
     let dir = scratch.join(format!("cluster{nodes}"));
     let (cluster, nodes) = ("bench".into(), nodes.into());
     let shape = Shape { cluster, nodes, n: 3, r: 2, w: 2, partitions: 256 };
     let made = Cluster::create(program.to_path_buf(), &dir, &shape, None);
-    let cluster = made.map_err(Trouble::error)?;
-    cluster.use_default_cache().map_err(Trouble::error)?;
+    let cluster = made.map_err(CommandError::error)?;
+    cluster.use_default_cache().map_err(CommandError::error)?;
     Ok(cluster)
 }

@@ -72,7 +72,7 @@ pub(crate) static DRILLS: [Drill; 17] = [
     Drill {
         name: "disk-loss",
         proves: "a daemon that loses its disk under load is filled again by itself; \"absent\" is never said",
-        recovery: "from its start with an empty disk until it has been found equal to every other home",
+        recovery: "from its start with an empty disk until it has been found equal to every other owner",
         needs: NONE,
     },
     Drill {
@@ -83,7 +83,7 @@ pub(crate) static DRILLS: [Drill; 17] = [
     },
     Drill {
         name: "partition",
-        proves: "both sides of a cut take writes, and everything is at all homes after it is healed",
+        proves: "both sides of a cut take writes, and everything is at all owners after it is healed",
         recovery: "from the end of the cut until all are linked and nobody keeps a hint",
         needs: NONE,
     },
@@ -127,7 +127,7 @@ pub(crate) static DRILLS: [Drill; 17] = [
     Drill {
         name: "deletes",
         proves: "10,000 keys deleted while a daemon is away: none comes back, no tombstone stays",
-        recovery: "from the return or the replacement of the daemon until nobody tells of a deleted key",
+        recovery: "from the return or the replacement of the daemon until nobody reports of a deleted key",
         needs: NONE,
     },
     Drill {
@@ -146,7 +146,7 @@ pub(crate) fn drill(name: &str) -> Option<&'static Drill> {
 impl Drill {
     /// What it needs, for people.
     pub(crate) fn needed(&self) -> String {
-        let needs: Vec<&str> = self.needs.iter().map(|need| need.told()).collect();
+        let needs: Vec<&str> = self.needs.iter().map(|need| need.reported()).collect();
         if needs.is_empty() { "nothing".into() } else { needs.join(", ") }
     }
 
@@ -158,7 +158,7 @@ impl Drill {
 }
 
 impl Need {
-    fn told(self) -> &'static str {
+    fn reported(self) -> &'static str {
         match self {
             Need::LoopDevices => "root, e2fsprogs, xfsprogs",
             Need::Faketime => "faketime",

@@ -76,8 +76,8 @@ impl Disks {
         if ended.status.success() {
             return Ok(());
         }
-        let said = String::from_utf8_lossy(&ended.stderr);
-        Err(fault(said.lines().last().unwrap_or("it failed without a word")))
+        let stated = String::from_utf8_lossy(&ended.stderr);
+        Err(fault(stated.lines().last().unwrap_or("it failed without a word")))
     }
 }
 

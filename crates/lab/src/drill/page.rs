@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use pixii_kit::text::html;
 
-use super::chronicle::{Mark, Phase};
 use super::report::{Report, Stretch};
+use super::timeline::{EventKind, Phase};
 use crate::plot::svg::{Drawing, Scale, short};
 
 const WIDTH: f64 = 920.0;
@@ -39,7 +39,7 @@ pub(crate) fn page(report: &Report) -> String {
     for line in &ending.complaints {
         let _ = writeln!(page, "<p class=\"bad\">{}</p>", html(line));
     }
-    for line in [report.ledger_told(), report.recovery_told()].into_iter().flatten() {
+    for line in [report.ledger_reported(), report.recovery_reported()].into_iter().flatten() {
         let _ = writeln!(page, "<p>{}.</p>", html(&line));
     }
     if !report.intervals.is_empty() {
@@ -70,8 +70,8 @@ fn drawn(report: &Report) -> String {
 
 /// The time of the fault, shaded.
 fn shades(drawing: &mut Drawing, report: &Report, x: &Scale) {
-    let ends = report.told.phases.iter().skip(1).map(|(from, _)| *from);
-    let spans = report.told.phases.iter().zip(ends.chain([report.told.ended]));
+    let ends = report.reported.phases.iter().skip(1).map(|(from, _)| *from);
+    let spans = report.reported.phases.iter().zip(ends.chain([report.reported.ended]));
     for ((from, phase), to) in spans.filter(|((_, phase), _)| *phase == Some(Phase::During)) {
         let (left, right) = (x.at(from.as_secs_f64()), x.at(to.as_secs_f64()));
         let name = phase.map_or("", Phase::name);
@@ -136,7 +136,7 @@ fn times(drawing: &mut Drawing, report: &Report, x: &Scale) {
 
 /// A line for each event, with its number in the table below.
 fn marks(drawing: &mut Drawing, report: &Report, x: &Scale) {
-    let events = &report.told.events;
+    let events = &report.reported.events;
     let mut free = LEFT;
     let drawn = |at: f64| (x.values.0..=x.values.1).contains(&at);
     for (number, event) in (1..).zip(events).filter(|(_, event)| drawn(event.at.as_secs_f64())) {
@@ -154,12 +154,12 @@ fn marks(drawing: &mut Drawing, report: &Report, x: &Scale) {
     }
 }
 
-fn colour(mark: Mark) -> &'static str {
+fn colour(mark: EventKind) -> &'static str {
     match mark {
-        Mark::Fault => "#c22",
-        Mark::Heal => "#7b3fa0",
-        Mark::Recovered => "#2e7d32",
-        Mark::Step => "#777",
+        EventKind::Fault => "#c22",
+        EventKind::Heal => "#7b3fa0",
+        EventKind::Recovered => "#2e7d32",
+        EventKind::Step => "#777",
     }
 }
 
@@ -202,13 +202,13 @@ fn failures(report: &Report) -> String {
     };
     let rows: String = report.whys.iter().map(|(kind, why)| row(why, kind)).collect();
     format!(
-        "<table><tr><th>times</th><th>what clients were told</th><th>the first of them</th></tr>\n{rows}</table>\n"
+        "<table><tr><th>times</th><th>what clients were reported</th><th>the first of them</th></tr>\n{rows}</table>\n"
     )
 }
 
 fn events(report: &Report) -> String {
     let mut rows = String::new();
-    for (number, event) in (1..).zip(&report.told.events) {
+    for (number, event) in (1..).zip(&report.reported.events) {
         let _ = writeln!(
             rows,
             "<tr><td class=\"n\">{number}</td><td class=\"n\">{:.2} s</td><td style=\"color:{}\">{}</td><td>{}</td></tr>",

@@ -43,7 +43,7 @@ const STUDY_THROUGHPUT: [((u8, u8), [f64; 5]); 3] = [
     ((5, 1), [0.08, 0.04, 0.02, 0.01, 0.01]),
 ];
 
-/// How long a request at a live home takes on average: two ways of the client, and the slowest of the other replicas that a read
+/// How long a request at a live owner takes on average: two ways of the client, and the slowest of the other replicas that a read
 /// asks, or the last confirmation that a put needs of all that it is sent to.
 fn theory(reads: bool, replicas: u8, delay_ms: f64) -> f64 {
     let others = u32::from(replicas) - 1;
@@ -222,8 +222,10 @@ fn throughput(driver: &mut dyn Driver, report: &mut Report, step: Step<'_>) -> R
         }
         let expected = points.iter().map(|(delay, first, _)| (*delay, *first, 0.0));
         let base = expected.clone().next().map_or(0.0, |(_, first, _)| first);
-        let study =
-            DELAYS.iter().zip(study).map(|(delay, told)| (*delay, base * told / study[0], 0.0));
+        let study = DELAYS
+            .iter()
+            .zip(study)
+            .map(|(delay, reported)| (*delay, base * reported / study[0], 0.0));
         let line = |name: String, points, style| Line { name, points, style, colour };
         lines.push(line(format!("({r},{w})"), points, Style::Measured));
         lines.push(line(format!("({r},{w}), study"), study.collect(), Style::Study));

@@ -61,7 +61,7 @@ pub(crate) fn run(site: Site<'_>, report: &mut Report, step: Step<'_>) -> Result
         }
         lines.push(Line { name: case.into(), points, style: Style::Measured, colour });
     }
-    let told = match site {
+    let reported = match site {
         Site::Virtual => "Disks and processors take no time.",
         Site::Real(_) => "The start of a process, disks and processors take their time too.",
     };
@@ -70,7 +70,7 @@ pub(crate) fn run(site: Site<'_>, report: &mut Report, step: Step<'_>) -> Result
         title: "Time until all replicas are the same, N=3 on 5 nodes".into(),
         caption: format!(
             "From the return of the node, the end of the partition, or the start with an empty disk, with no command given. Values of \
-             100 bytes, 1 ms a message on average; replicas compare every second. {told}"
+             100 bytes, 1 ms a message on average; replicas compare every second. {reported}"
         ),
         x: "keys (thousands)".into(),
         y: "seconds".into(),

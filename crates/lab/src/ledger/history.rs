@@ -9,7 +9,7 @@ use bytes::BytesMut;
 use pixii_core::types::{Key, WriteId};
 use pixii_core::wire;
 
-use super::{Act, Entry, Outcome};
+use super::{Action, Entry, Outcome};
 
 /// Bytes read at a time.
 const READ_BYTES: u64 = 1 << 20;
@@ -33,7 +33,7 @@ pub(crate) struct Write {
     /// Its id.
     pub(crate) write: WriteId,
     /// What it does.
-    pub(crate) act: Act,
+    pub(crate) act: Action,
     /// Writes that its context covers.
     pub(crate) covers: Box<[WriteId]>,
     /// What became of it.

@@ -180,8 +180,8 @@ mod tests {
             ("2x/10s/10s", "the length is not between 0 and the period"),
             ("2x/10s/9999s", "the period is over 3600 s"),
         ] {
-            let told = Burst::parse(text).unwrap_err();
-            assert!(told.starts_with(&format!("\"{text}\": {why}; a burst is")), "{told}");
+            let reported = Burst::parse(text).unwrap_err();
+            assert!(reported.starts_with(&format!("\"{text}\": {why}; a burst is")), "{reported}");
         }
     }
 }

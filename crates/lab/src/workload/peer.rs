@@ -7,7 +7,7 @@ mod resp;
 
 use std::time::Duration;
 
-use pixii_client::Failure;
+use pixii_client::ClientError;
 use tokio::time::timeout;
 
 pub(crate) use resp::Information;
@@ -38,9 +38,9 @@ pub(crate) enum Protocol {
 
 /// Why an operation was not done.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Fault {
+pub(crate) enum Violation {
     /// The server said no, or not in time; the connection can be used.
-    Failed(Failure),
+    Failed(ClientError),
     /// The connection cannot be used any more, and why: one clear sentence.
     Broken(String),
 }
@@ -94,9 +94,9 @@ impl Peer {
         }
     }
 
-    /// What its acknowledgement of a put means, in a sentence. `said` is what it says of itself.
-    pub(crate) fn meaning(&self, said: &Information) -> String {
-        let sync = match said.sync.as_deref() {
+    /// What its acknowledgement of a put means, in a sentence. `stated` is what it says of itself.
+    pub(crate) fn meaning(&self, stated: &Information) -> String {
+        let sync = match stated.sync.as_deref() {
             Some("always") => "after an fdatasync there (appendfsync always)".to_owned(),
             Some(other) => format!("before it is on the disk there ({other})"),
             None => "and does not say whether it is on its disk".to_owned(),
@@ -168,7 +168,7 @@ impl Connection {
         key: &[u8],
         value: &[u8],
         wait: Duration,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), Violation> {
         let put = async {
             match self {
                 Connection::Redis(connection) => connection.set(key, value, wait).await,
@@ -179,7 +179,7 @@ impl Connection {
     }
 
     /// Reads a value; whether there is one.
-    pub(crate) async fn get(&mut self, key: &[u8], wait: Duration) -> Result<bool, Fault> {
+    pub(crate) async fn get(&mut self, key: &[u8], wait: Duration) -> Result<bool, Violation> {
         let get = async {
             match self {
                 Connection::Redis(connection) => connection.get(key).await,
@@ -191,8 +191,8 @@ impl Connection {
 }
 
 /// An answer that is late may still come: nothing more can be asked on its connection.
-fn late(wait: Duration) -> Fault {
-    Fault::Broken(format!("no answer in {} ms", wait.as_millis()))
+fn late(wait: Duration) -> Violation {
+    Violation::Broken(format!("no answer in {} ms", wait.as_millis()))
 }
 
 #[cfg(test)]

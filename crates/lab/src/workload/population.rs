@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 pub(super) struct Population {
     next: AtomicU64,
     count: AtomicU64,
-    /// Ended behind one that has not; no more than are under way.
+    /// Ended behind one that has not; no more than are in progress.
     ahead: Mutex<BTreeSet<u64>>,
 }
 

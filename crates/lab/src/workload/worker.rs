@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use pixii_client::{Client, Failure, Put, Written};
+use pixii_client::{Client, ClientError, Put, Written};
 use pixii_core::rng::Rng;
 use pixii_core::types::{Blob, Key, WriteId};
 use pixii_core::wire;
@@ -15,17 +15,17 @@ use tokio::time::sleep;
 use super::Kind;
 use super::Shared;
 use super::choice::{Choice, Drawer};
-use super::peer::Fault;
+use super::peer::Violation;
 use super::target::Route;
 use crate::ledger::value::{value_of, write_of};
-use crate::ledger::{Act, Issued, Outcome};
+use crate::ledger::{Action, Issued, Outcome};
 
 /// Most keys whose context a client remembers; the oldest is forgotten.
 const MAX_REMEMBERED: usize = 4_096;
 /// Most keys of a listing.
 const MAX_LISTED: u64 = 100;
 /// Rest after a request that was not carried out, so that a cluster that is down is not hammered.
-const REST: Duration = Duration::from_millis(5);
+const RETRY_BACKOFF: Duration = Duration::from_millis(5);
 /// What is said of operations that only Pixii has.
 const ONLY_PIXII: &str = "other stores are sent puts and gets only";
 
@@ -46,7 +46,7 @@ pub(super) struct Worker {
     seen: HashMap<u64, Option<Seen>>,
     order: VecDeque<u64>,
     drawer: Drawer,
-    /// When the operation under way was due, and how long it waited.
+    /// When the operation in progress was due, and how long it waited.
     due: Instant,
     lag: Duration,
 }
@@ -69,7 +69,7 @@ impl Worker {
                 return Ok(());
             }
             if !self.operate(now).await? {
-                sleep(REST).await;
+                sleep(RETRY_BACKOFF).await;
             }
         }
     }
@@ -159,13 +159,13 @@ impl Worker {
         let read = self.read(index, key).await?;
         let took = begun.elapsed();
         if read == Ok(false) && self.due >= self.shared.counted_from {
-            self.shared.report().tally(Kind::Get).absent += 1;
+            self.shared.report().totals(Kind::Get).absent += 1;
         }
         Ok(self.note_read(Kind::Get, took, read))
     }
 
     /// Reads, and remembers; whether something was there.
-    async fn read(&mut self, index: u64, key: &Key) -> Result<Result<bool, Failure>, String> {
+    async fn read(&mut self, index: u64, key: &Key) -> Result<Result<bool, ClientError>, String> {
         let spec = &self.shared.spec;
         let client = match self.shared.target.of(self.number) {
             Route::Pixii(client) => client,
@@ -242,7 +242,7 @@ impl Worker {
         key: &Key,
         seen: Option<Seen>,
         index: u64,
-    ) -> Result<(Duration, Result<(), Failure>), String> {
+    ) -> Result<(Duration, Result<(), ClientError>), String> {
         let bytes = self.shared.spec.sizes.draw(&mut self.rng);
         if let Route::Peer(connection) = self.shared.target.of(self.number) {
             let id = (u128::from(self.rng.next_u64()) << 64) | u128::from(self.rng.next_u64());
@@ -254,7 +254,7 @@ impl Worker {
         let write = self.client()?.write_id();
         let value = value_of(write, bytes);
         let covers = seen.as_ref().map_or_else(Vec::new, |seen| seen.covers.clone());
-        let act = Act::Put { bytes: value.len() as u32 };
+        let act = Action::Put { bytes: value.len() as u32 };
         self.issue(Issued { write, key: key.clone(), act, covers: covers.clone() }).await?;
         let context = seen.map(|seen| seen.context);
         let put = Put { key: key.clone(), value, context, write, w: self.shared.spec.w.into() };
@@ -285,7 +285,7 @@ impl Worker {
         let client = self.client()?;
         let write = client.write_id();
         let (spec, covers) = (&self.shared.spec, seen.covers);
-        self.issue(Issued { write, key: key.clone(), act: Act::Delete, covers }).await?;
+        self.issue(Issued { write, key: key.clone(), act: Action::Delete, covers }).await?;
         let begun = Instant::now();
         let answer = client.delete(key, Some(seen.context), spec.w, spec.timeout_ms).await;
         let took = begun.elapsed();
@@ -313,13 +313,13 @@ impl Worker {
     async fn settle(
         &self,
         write: WriteId,
-        answer: &Result<Written, Failure>,
+        answer: &Result<Written, ClientError>,
     ) -> Result<(), String> {
         let Some(ledger) = &self.shared.ledger else { return Ok(()) };
         let outcome = match answer {
             Ok(written) if written.repeated => Outcome::Repeated(written.dot),
             Ok(written) => Outcome::Acknowledged(written.dot),
-            Err(Failure::Unknown(why)) => Outcome::Unknown(why.clone()),
+            Err(ClientError::Unknown(why)) => Outcome::Unknown(why.clone()),
             Err(failure) => Outcome::Refused(failure.to_string()),
         };
         ledger.settle(write, outcome).await
@@ -346,12 +346,12 @@ impl Worker {
     }
 
     /// Notes how a request ended that took so long; true if it was done. What its operation had waited counts as well.
-    fn note(&self, kind: Kind, took: Duration, done: Result<(), Failure>) -> bool {
+    fn note(&self, kind: Kind, took: Duration, done: Result<(), ClientError>) -> bool {
         self.note_read(kind, took, done.map(|()| true))
     }
 
     /// The same of one that, if it was done, showed something or nothing.
-    fn note_read(&self, kind: Kind, took: Duration, shown: Result<bool, Failure>) -> bool {
+    fn note_read(&self, kind: Kind, took: Duration, shown: Result<bool, ClientError>) -> bool {
         let took = took + self.lag;
         match (&self.shared.trace, &shown) {
             (Some(trace), Ok(shown)) => trace.done(took, !shown),
@@ -364,10 +364,10 @@ impl Worker {
 }
 
 /// What became of an operation of another store. The outer error says why its connection broke.
-fn usable<T>(done: Result<T, Fault>) -> Result<Result<T, Failure>, String> {
+fn usable<T>(done: Result<T, Violation>) -> Result<Result<T, ClientError>, String> {
     match done {
         Ok(done) => Ok(Ok(done)),
-        Err(Fault::Failed(failure)) => Ok(Err(failure)),
-        Err(Fault::Broken(why)) => Err(why),
+        Err(Violation::Failed(failure)) => Ok(Err(failure)),
+        Err(Violation::Broken(why)) => Err(why),
     }
 }

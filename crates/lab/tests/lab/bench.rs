@@ -7,11 +7,11 @@ use std::path::Path;
 use std::process::Command;
 use std::thread;
 
-use pixii_testkit::{pixii_path, told};
+use pixii_testkit::{pixii_path, reported};
 use serde_json::Value;
 
 fn bench(arguments: &[&str]) -> (i32, String, String) {
-    told(&Command::new(pixii_path()).arg("bench").args(arguments).output().unwrap())
+    reported(&Command::new(pixii_path()).arg("bench").args(arguments).output().unwrap())
 }
 
 /// A server of the redis protocol that knows as many words as the generator uses, and closes each
@@ -56,7 +56,7 @@ fn serve(mut stream: TcpStream, commands: usize) {
 fn another_store_is_measured_beside_a_cluster_round_by_round() {
     let (dir, url) = (tempfile::tempdir().unwrap(), redis(usize::MAX));
     let out = dir.path().to_str().unwrap();
-    let (code, said, why) = bench(&[
+    let (code, stated, why) = bench(&[
         "--cluster",
         "3",
         "--against",
@@ -78,7 +78,7 @@ fn another_store_is_measured_beside_a_cluster_round_by_round() {
         "--json",
     ]);
     assert_eq!(code, 0, "{why}");
-    let result: Value = serde_json::from_str(&said).unwrap();
+    let result: Value = serde_json::from_str(&stated).unwrap();
     assert_eq!(result["put"], "SET + WAIT 1");
     let meaning = result["acknowledged_when"].as_str().unwrap();
     assert!(meaning.ends_with("durable at the primary only"), "{meaning}");
@@ -108,7 +108,7 @@ fn another_store_is_measured_beside_a_cluster_round_by_round() {
 #[test]
 fn a_store_that_closes_its_connections_ends_the_run_with_a_sentence() {
     let url = redis(5);
-    let (code, said, why) = bench(&[
+    let (code, stated, why) = bench(&[
         "--cluster",
         "3",
         "--against",
@@ -124,7 +124,7 @@ fn a_store_that_closes_its_connections_ends_the_run_with_a_sentence() {
         "--keys",
         "50",
     ]);
-    assert_eq!((code, said.as_str()), (1, ""));
+    assert_eq!((code, stated.as_str()), (1, ""));
     assert_eq!(why, format!("pixii: {url}: the server closed the connection\n"));
 }
 
@@ -139,8 +139,8 @@ fn what_cannot_be_compared_is_a_sentence() {
         (vec!["--against", &nobody, "--cluster", "3,5"], 2, "--against compares with one".into()),
     ];
     for (arguments, exit, sentence) in cases {
-        let (code, said, why) = bench(&arguments);
-        assert_eq!((code, said.as_str()), (exit, ""), "{why}");
+        let (code, stated, why) = bench(&arguments);
+        assert_eq!((code, stated.as_str()), (exit, ""), "{why}");
         assert!(why.starts_with(&format!("pixii: {sentence}")), "{why}");
         assert_eq!(why.lines().count(), 1, "{why}");
     }
@@ -157,8 +157,8 @@ fn a_store_whose_binary_is_missing_is_named_with_its_package() {
     ] {
         let mut command = Command::new("/usr/bin/python3");
         command.arg(&run).arg("--dir").arg(empty.path()).arg(name).env("PATH", empty.path());
-        let (code, said, why) = told(&command.output().unwrap());
-        assert_eq!((code, said.as_str()), (1, ""), "{why}");
+        let (code, stated, why) = reported(&command.output().unwrap());
+        assert_eq!((code, stated.as_str()), (1, ""), "{why}");
         let sentence =
             format!("benches/peers/run: there is no {binary} in the PATH: it comes with");
         assert!(why.starts_with(&format!("{sentence} {package}")), "{why}");

@@ -65,7 +65,7 @@ impl Beside {
             format!("A put of Pixii is acknowledged when {MEANING}."),
             format!(
                 "A put of {url} is acknowledged when {}.",
-                self.opponent.peer.meaning(&self.opponent.said)
+                self.opponent.peer.meaning(&self.opponent.stated)
             ),
             format!(
                 "A get of Pixii merges R of N replicas (2 of 3 there); a get of {url} is {}.",
@@ -287,7 +287,7 @@ impl Beside {
         let mut all = floors.limits_as_json();
         all["against"] = self.opponent.peer.url().into();
         all["put"] = self.opponent.peer.put_name().into();
-        all["acknowledged_when"] = self.opponent.peer.meaning(&self.opponent.said).into();
+        all["acknowledged_when"] = self.opponent.peer.meaning(&self.opponent.stated).into();
         all["nodes"] = self.members.into();
         all["load_average"] = json!(self.load);
         all["comparisons"] = self.comparisons.iter().map(comparison).collect();

@@ -1,4 +1,4 @@
-//! The drills as the command line names them, and what each can be told.
+//! The drills as the command line names them, and what each can be reported.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 
 use crate::drill::deletes::Fate;
 use crate::drill::failover::How;
-use crate::drill::units::Act;
+use crate::drill::units::UnitAction;
 
 const KILL_ROUNDS: u64 = 10;
 const KILL_KEYS: u64 = 5_000;
@@ -51,9 +51,9 @@ pub(super) enum Name {
     Handoff(Handoff),
     /// One message in a hundred lost, and no hints: how soon all replicas are the same
     DroppedMessages(DroppedMessages),
-    /// Keys deleted while a daemon is away: nothing comes back, and in the end nothing tells of them
+    /// Keys deleted while a daemon is away: nothing comes back, and in the end nothing reports of them
     Deletes(Deletes),
-    /// How long until a dead, frozen or cut-off daemon is believed to be down
+    /// How long until a dead, frozen or cut-off daemon is marked down
     Detection(Detection),
     #[command(external_subcommand)]
     Unknown(Vec<OsString>),
@@ -87,7 +87,7 @@ pub(super) struct Units {
     pub(super) systemd: bool,
     /// With --systemd: even if the cluster holds other keys or has other clients
     #[arg(long, requires = "systemd")]
-    pub(super) despite_use: bool,
+    pub(super) allow_in_use: bool,
 }
 
 #[derive(Args)]
@@ -119,7 +119,7 @@ pub(super) struct FailedNodes {
     /// How many pairs of dead daemons are tried
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1_000))]
     rounds: u64,
-    /// Keys that are loaded at all their homes
+    /// Keys that are loaded at all their owners
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     keys: u64,
     #[command(flatten)]
@@ -244,14 +244,14 @@ impl Effort {
 
 impl Name {
     /// What is done to the units of systemd, if it is to be done to them, and whether others may use their cluster.
-    pub(super) fn on_units(&self) -> Option<(Act, bool)> {
+    pub(super) fn on_units(&self) -> Option<(UnitAction, bool)> {
         let (act, units) = match self {
-            Name::Restart(of) => (Act::Restart, &of.units),
-            Name::RollingRestart(of) => (Act::RollingRestart, &of.units),
-            Name::Kill(of) => (Act::Kill, &of.units),
+            Name::Restart(of) => (UnitAction::Restart, &of.units),
+            Name::RollingRestart(of) => (UnitAction::RollingRestart, &of.units),
+            Name::Kill(of) => (UnitAction::Kill, &of.units),
             _ => return None,
         };
-        units.systemd.then_some((act, units.despite_use))
+        units.systemd.then_some((act, units.allow_in_use))
     }
 
     /// The drill's name, what it has to do, and where; `None` if there is no such drill, or only the list is wanted.

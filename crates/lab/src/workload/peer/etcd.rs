@@ -1,10 +1,10 @@
 //! A client of etcd by the JSON gateway of its server. That is dearer for the server than gRPC:
 //! it translates each request to gRPC and asks itself.
 
-use pixii_client::Failure;
+use pixii_client::ClientError;
 use serde_json::{Value, json};
 
-use super::Fault;
+use super::Violation;
 use super::http::Http;
 use super::resp::shown;
 
@@ -37,32 +37,34 @@ impl Connection {
         let status: Option<Value> = serde_json::from_slice(&answer.body).ok();
         match status.as_ref().and_then(|status| status.get("header")) {
             Some(_) if answer.status == OK => Ok(Connection(http)),
-            _ => Err(format!("it is no etcd: it answered {}", told(answer.status, &answer.body))),
+            _ => {
+                Err(format!("it is no etcd: it answered {}", reported(answer.status, &answer.body)))
+            }
         }
     }
 
-    pub(super) async fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), Fault> {
+    pub(super) async fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), Violation> {
         let put = json!({ "key": base64(key), "value": base64(value) });
-        self.ask("/v3/kv/put", &put).await.map(drop)
+        self.query("/v3/kv/put", &put).await.map(drop)
     }
 
     /// A linearizable read; whether there is a value.
-    pub(super) async fn get(&mut self, key: &[u8]) -> Result<bool, Fault> {
-        let found = self.ask("/v3/kv/range", &json!({ "key": base64(key) })).await?;
+    pub(super) async fn get(&mut self, key: &[u8]) -> Result<bool, Violation> {
+        let found = self.query("/v3/kv/range", &json!({ "key": base64(key) })).await?;
         Ok(found.get("kvs").and_then(Value::as_array).is_some_and(|kvs| !kvs.is_empty()))
     }
 
-    async fn ask(&mut self, path: &str, body: &Value) -> Result<Value, Fault> {
-        let answer = self.0.post(path, &body.to_string()).await.map_err(Fault::Broken)?;
+    async fn query(&mut self, path: &str, body: &Value) -> Result<Value, Violation> {
+        let answer = self.0.post(path, &body.to_string()).await.map_err(Violation::Broken)?;
         if answer.status != OK {
-            let why = told(answer.status, &answer.body);
-            return Err(Fault::Failed(Failure::Unknown(why)));
+            let why = reported(answer.status, &answer.body);
+            return Err(Violation::Failed(ClientError::Unknown(why)));
         }
         serde_json::from_slice(&answer.body)
-            .map_err(|error| Fault::Broken(format!("its answer is no JSON: {error}")))
+            .map_err(|error| Violation::Broken(format!("its answer is no JSON: {error}")))
     }
 }
 
-fn told(status: u16, body: &[u8]) -> String {
+fn reported(status: u16, body: &[u8]) -> String {
     format!("status {status}, \"{}\"", shown(body))
 }

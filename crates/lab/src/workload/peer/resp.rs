@@ -4,12 +4,12 @@
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use pixii_client::Failure;
+use pixii_client::ClientError;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::{CONNECT_WAIT, Fault};
+use super::{CONNECT_WAIT, Violation};
 
 /// Largest bulk string that is read, in bytes. Values of the generator are smaller.
 const MAX_BULK_BYTES: usize = 16 << 20;
@@ -125,7 +125,7 @@ impl Connection {
         stream.set_nodelay(true).map_err(|error| error.to_string())?;
         let (input, out) = (BytesMut::new(), BytesMut::new());
         let mut connection = Connection { stream, input, out, wait };
-        match connection.ask(&[b"PING"]).await? {
+        match connection.query(&[b"PING"]).await? {
             Reply::Simple(pong) if pong == "PONG" => Ok(connection),
             Reply::Error(why) => Err(format!("it refuses: {why}")),
             other => Err(odd("PING", &other)),
@@ -138,7 +138,7 @@ impl Connection {
         key: &[u8],
         value: &[u8],
         within: Duration,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), Violation> {
         let Connection { out, wait, .. } = self;
         put_command(out, &[b"SET", key, value]);
         let wanted = *wait;
@@ -146,39 +146,39 @@ impl Connection {
             let ms = within.saturating_sub(WAIT_MARGIN).as_millis().max(1).to_string();
             put_command(out, &[b"WAIT", wanted.to_string().as_bytes(), ms.as_bytes()]);
         }
-        self.flush().await.map_err(Fault::Broken)?;
-        let set = self.reply().await.map_err(Fault::Broken)?;
+        self.flush().await.map_err(Violation::Broken)?;
+        let set = self.reply().await.map_err(Violation::Broken)?;
         let held = match wanted {
             0 => None,
-            _ => Some(self.reply().await.map_err(Fault::Broken)?),
+            _ => Some(self.reply().await.map_err(Violation::Broken)?),
         };
         match set {
             Reply::Simple(ok) if ok == "OK" => {}
-            Reply::Error(why) => return Err(Fault::Failed(Failure::Error(why))),
-            other => return Err(Fault::Broken(odd("SET", &other))),
+            Reply::Error(why) => return Err(Violation::Failed(ClientError::Error(why))),
+            other => return Err(Violation::Broken(odd("SET", &other))),
         }
         match held {
             None => Ok(()),
             Some(Reply::Integer(count)) if count >= i64::from(wanted) => Ok(()),
             Some(Reply::Integer(count)) => {
                 let why = format!("WAIT counts {count} of {wanted} replicas");
-                Err(Fault::Failed(Failure::Unknown(why)))
+                Err(Violation::Failed(ClientError::Unknown(why)))
             }
-            Some(Reply::Error(why)) => Err(Fault::Failed(Failure::Unknown(why))),
-            Some(other) => Err(Fault::Broken(odd("WAIT", &other))),
+            Some(Reply::Error(why)) => Err(Violation::Failed(ClientError::Unknown(why))),
+            Some(other) => Err(Violation::Broken(odd("WAIT", &other))),
         }
     }
 
     /// GET; whether there is a value.
-    pub(super) async fn get(&mut self, key: &[u8]) -> Result<bool, Fault> {
-        match self.ask(&[b"GET", key]).await.map_err(Fault::Broken)? {
+    pub(super) async fn get(&mut self, key: &[u8]) -> Result<bool, Violation> {
+        match self.query(&[b"GET", key]).await.map_err(Violation::Broken)? {
             Reply::Bulk(value) => Ok(value.is_some()),
-            Reply::Error(why) => Err(Fault::Failed(Failure::Error(why))),
-            other => Err(Fault::Broken(odd("GET", &other))),
+            Reply::Error(why) => Err(Violation::Failed(ClientError::Error(why))),
+            other => Err(Violation::Broken(odd("GET", &other))),
         }
     }
 
-    async fn ask(&mut self, words: &[&[u8]]) -> Result<Reply, String> {
+    async fn query(&mut self, words: &[&[u8]]) -> Result<Reply, String> {
         put_command(&mut self.out, words);
         self.flush().await?;
         self.reply().await
@@ -221,16 +221,16 @@ pub(crate) struct Information {
 /// Asks on a connection of its own: a proxy may close it instead of an answer.
 pub(super) async fn information(address: &str) -> Information {
     let mut information = Information::default();
-    let asked = async {
+    let queried = async {
         let mut connection = Connection::open(address, 0).await.ok()?;
-        if let Reply::Bulk(Some(text)) = connection.ask(&[b"INFO", b"replication"]).await.ok()? {
+        if let Reply::Bulk(Some(text)) = connection.query(&[b"INFO", b"replication"]).await.ok()? {
             information.replicas = replicas(&String::from_utf8_lossy(&text));
         }
-        let config = connection.ask(&[b"CONFIG", b"GET", b"append*"]).await.ok()?;
+        let config = connection.query(&[b"CONFIG", b"GET", b"append*"]).await.ok()?;
         information.sync = sync(&config);
         Some(())
     };
-    let _ = timeout(CONNECT_WAIT, asked).await;
+    let _ = timeout(CONNECT_WAIT, queried).await;
     information
 }
 

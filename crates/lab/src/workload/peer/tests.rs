@@ -137,17 +137,17 @@ fn a_server_that_is_not_what_it_should_be_is_one_sentence() {
 }
 
 #[test]
-fn a_write_counts_once_as_many_replicas_have_it_as_were_asked_for() {
-    type Case = (&'static [&'static [u8]], Result<(), Fault>);
-    let unknown = |why: &str| Err(Fault::Failed(Failure::Unknown(why.into())));
-    let broken = |why: &str| Err(Fault::Broken(why.into()));
+fn a_write_counts_once_as_many_replicas_have_it_as_were_queried_for() {
+    type Case = (&'static [&'static [u8]], Result<(), Violation>);
+    let unknown = |why: &str| Err(Violation::Failed(ClientError::Unknown(why.into())));
+    let broken = |why: &str| Err(Violation::Broken(why.into()));
     let cases: [Case; 5] = [
         (&[b"+PONG\r\n", b"+OK\r\n:1\r\n"], Ok(())),
         (&[b"+PONG\r\n", b"+OK\r\n:0\r\n"], unknown("WAIT counts 0 of 1 replicas")),
         (&[b"+PONG\r\n", b"+OK\r\n-ERR unknown command\r\n"], unknown("ERR unknown command")),
         (
             &[b"+PONG\r\n", b"-MISCONF no disk\r\n:1\r\n"],
-            Err(Fault::Failed(Failure::Error("MISCONF no disk".into()))),
+            Err(Violation::Failed(ClientError::Error("MISCONF no disk".into()))),
         ),
         (&[b"+PONG\r\n", b"+OK\r\n"], broken("the server closed the connection")),
     ];
@@ -172,7 +172,7 @@ fn a_read_shows_a_value_or_none() {
         let mut connection = redis(&address, 0).connect().await.unwrap();
         assert_eq!(connection.get(b"k", WAIT).await, Ok(true));
         assert_eq!(connection.get(b"k", WAIT).await, Ok(false));
-        let odd = Fault::Broken("it answers GET with Simple(\\\"?\\\")".into());
+        let odd = Violation::Broken("it answers GET with Simple(\\\"?\\\")".into());
         assert_eq!(connection.get(b"k", WAIT).await, Err(odd));
     });
     thread.join().unwrap();
@@ -192,9 +192,9 @@ fn etcd_is_driven_by_its_gateway() {
         let mut connection = peer.connect().await.unwrap();
         assert_eq!(connection.put(b"k", b"value", WAIT).await, Ok(()));
         assert_eq!(connection.get(b"k", WAIT).await, Ok(true));
-        let failed = Fault::Failed(Failure::Unknown("status 503, \"lost\"".into()));
+        let failed = Violation::Failed(ClientError::Unknown("status 503, \"lost\"".into()));
         assert_eq!(connection.get(b"k", WAIT).await, Err(failed));
-        let Err(Fault::Broken(why)) = connection.get(b"k", WAIT).await else { panic!() };
+        let Err(Violation::Broken(why)) = connection.get(b"k", WAIT).await else { panic!() };
         assert!(why.starts_with("it answers without a content-length: \"HTTP/1.1 200"), "{why}");
     });
     let heard = String::from_utf8(thread.join().unwrap()).unwrap();
@@ -211,7 +211,7 @@ fn etcd_is_driven_by_its_gateway() {
 }
 
 #[test]
-fn what_a_server_says_of_itself_tells_what_an_acknowledgement_means() {
+fn what_a_server_says_of_itself_reports_what_an_acknowledgement_means() {
     let (address, thread) = server(&[
         b"+PONG\r\n",
         b"$98\r\n# Replication\r\nrole:master\r\nconnected_slaves:1\r\n\
@@ -219,11 +219,11 @@ fn what_a_server_says_of_itself_tells_what_an_acknowledgement_means() {
         b"*4\r\n$10\r\nappendonly\r\n$3\r\nyes\r\n$11\r\nappendfsync\r\n$6\r\nalways\r\n",
     ]);
     let peer = redis(&address, 1);
-    let said = runtime().block_on(peer.information());
-    assert_eq!(said.replicas, ["127.0.0.1:7001"]);
-    assert_eq!(said.sync.as_deref(), Some("always"));
+    let stated = runtime().block_on(peer.information());
+    assert_eq!(stated.replicas, ["127.0.0.1:7001"]);
+    assert_eq!(stated.sync.as_deref(), Some("always"));
     thread.join().unwrap();
-    let meaning = peer.meaning(&said);
+    let meaning = peer.meaning(&stated);
     assert!(meaning.ends_with("in memory: durable at the primary only"), "{meaning}");
     assert!(peer.meaning(&Information::default()).contains("does not say whether"));
 }

@@ -17,11 +17,11 @@ use crate::workload::{End, Report, Spec};
 
 /// The file that marks a run that did not come to its end.
 const INCOMPLETE: &str = "INCOMPLETE";
-/// Reasons of failures that are told.
+/// Reasons of failures that are reported.
 const REASONS: usize = 5;
 
-/// What is told.
-pub(super) struct Told<'a> {
+/// What is reported.
+pub(super) struct LoadReport<'a> {
     /// The command line.
     pub(super) args: &'a LoadArgs,
     /// The load.
@@ -40,7 +40,7 @@ pub(super) fn progress(number: u64, of: u64, report: &Report) -> String {
     )
 }
 
-impl Told<'_> {
+impl LoadReport<'_> {
     fn overdue(&self) -> u64 {
         self.reports.iter().map(|report| report.overdue).sum()
     }
@@ -48,8 +48,8 @@ impl Told<'_> {
     /// Why operations failed, the most frequent first.
     fn reasons(&self) -> Vec<(String, u64)> {
         let mut sums: BTreeMap<&String, u64> = BTreeMap::new();
-        let tallies = self.reports.iter().flat_map(|report| report.kinds.values());
-        for (why, times) in tallies.flat_map(|tally| &tally.reasons) {
+        let totals = self.reports.iter().flat_map(|report| report.kinds.values());
+        for (why, times) in totals.flat_map(|totals| &totals.reasons) {
             *sums.entry(why).or_default() += times;
         }
         let mut all: Vec<_> = sums.into_iter().map(|(why, times)| (why.clone(), times)).collect();
@@ -76,7 +76,7 @@ impl Told<'_> {
                 });
                 let most = self.spec.clients;
                 format!(
-                    "open loop, {} a second {evenly}{burst}, at most {most} under way",
+                    "open loop, {} a second {evenly}{burst}, at most {most} in progress",
                     arrivals.rate
                 )
             }
@@ -131,7 +131,7 @@ impl Told<'_> {
         if self.overdue() > 0 {
             let (overdue, most) = (count(self.overdue(), "request"), self.spec.clients);
             let _ =
-                writeln!(text, "\n{overdue} not sent: {most} were under way when they were due");
+                writeln!(text, "\n{overdue} not sent: {most} were in progress when they were due");
         }
         if figures.iter().any(|one| one.absent > 0) {
             let absent = figures.iter().filter(|one| one.kind.is_some()).map(|one| one.absent);

@@ -1,10 +1,12 @@
-//! Schema 1, the first: an empty store. Frozen: this file and its copies of the types never change again.
+//! Schema 1, the first: an empty store. Frozen: this file and its copies of the types never change
+//! again.
 //!
-//! One tree. `1 name` holds a small record, `2 partition:u16 key` a record or its head, `3 id:u64 index:u32`
-//! a chunk; numbers in keys are big-endian. A small record is `1 content checksum`.
+//! One tree. `1 name` holds a small record, `2 partition:u16 key` a record or its head, `3 id:u64
+//! index:u32` a chunk; numbers in keys are big-endian. A small record is `1 content checksum`.
 //!
-//! `write` changes with every batch. A leaf of sled has at most 16 values and is rewritten every ten changes, so
-//! a row of empty values keeps the first records, which may be long, out of its leaf.
+//! `write` changes with every batch. A leaf of sled has at most 16 values and is rewritten every
+//! ten changes, so a row of empty values keeps the first records, which may be long, out of its
+//! leaf.
 
 use super::{Batch, Sled, StoreFault};
 

@@ -1,12 +1,15 @@
-//! Schema 2: hints and the list of members. Frozen: this file and its copies of the types never change again.
+//! Schema 2: hints and the list of members. Frozen: this file and its copies of the types never
+//! change again.
 //!
-//! `4 target:u64 key` holds a hint, or its head where it is long: values, chunks and the numbers of writes are
-//! those of schema 1 (`2 partition key` and `3 id index`), but the checksums begin with `hint` and
-//! `hint head` in place of `record` and `head`, and cover the target in place of the partition. `1 members` is
-//! a small record: the list of members, absent until the store was reported.
+//! `4 target:u64 key` holds a hint, or its head where it is long: values, chunks and the numbers of
+//! writes are those of schema 1 (`2 partition key` and `3 id index`), but the checksums begin with
+//! `hint` and `hint head` in place of `record` and `head`, and cover the target in place of the
+//! partition. `1 members` is a small record: the list of members, absent until the store was
+//! reported.
 //!
-//! A store of schema 1 has neither, and nothing else has changed: the step writes nothing but the version. It
-//! is there so that a program of schema 1, which would leave hints lying, refuses the data.
+//! A store of schema 1 has neither, and nothing else has changed: the step writes nothing but the
+//! version. It is there so that a program of schema 1, which would leave hints lying, refuses the
+//! data.
 
 use super::{Batch, Sled, StoreFault};
 
@@ -178,7 +181,8 @@ mod tests {
     #[test]
     fn small_records_and_hints_have_the_bytes_of_schema_2() {
         let golden = encode(&meta());
-        let bytes = "0163026e31fdfffffffffffffffffb2c01fd000000000001000003fbfb00fc70110100010105020102030402\
+        let bytes = "0163026e31fdfffffffffffffffffb2c01fd000000000001000003fbfb00fc701101000101050\
+            20102030402\
                      00fb2c01010308fd0000000000000400";
         assert_eq!(hex(&golden), bytes);
         // Schema 3 has a list behind it.

@@ -1,17 +1,20 @@
-//! Schema 3: GC epochs of partitions. Frozen: this file and its copies of the types never change again.
+//! Schema 3: GC epochs of partitions. Frozen: this file and its copies of the types never change
+//! again.
 //!
-//! `1 gc_epoch ddddd` (the partition in five decimal digits) is a small record: the GC epoch of a partition, absent
-//! while it is the first one. A hint has its object's GC epoch in front of it, and the version byte 2; one with the
-//! version byte 1, as schema 2 has them, is of the first GC epoch, and is left as it is.
+//! `1 gc_epoch ddddd` (the partition in five decimal digits) is a small record: the GC epoch of a
+//! partition, absent while it is the first one. A hint has its object's GC epoch in front of it,
+//! and the version byte 2; one with the version byte 1, as schema 2 has them, is of the first GC
+//! epoch, and is left as it is.
 //!
-//! What a store knows of itself, `1 incarnation`, has a list of numbers (the fresh ids) behind all that it had: empty, one byte,
-//! for a store of schema 2. Nothing else changes.
+//! What a store knows of itself, `1 incarnation`, has a list of numbers (the fresh ids) behind all
+//! that it had: empty, one byte, for a store of schema 2. Nothing else changes.
 
 use super::{Batch, Sled, StoreFault, meta_key, seal, unseal};
 
 const INCARNATION: &str = "life";
 
-/// Makes a store of schema 2 one of schema 3. A record that is damaged stays what it is: it is found when it is read.
+/// Makes a store of schema 2 one of schema 3. A record that is damaged stays what it is: it is
+/// found when it is read.
 pub(super) fn migrate(sled: &Sled) -> Result<Batch, StoreFault> {
     let mut batch = Batch::default();
     let incarnation = sled.get(&meta_key(INCARNATION))?;
@@ -21,8 +24,8 @@ pub(super) fn migrate(sled: &Sled) -> Result<Batch, StoreFault> {
     Ok(batch)
 }
 
-/// The types of schema 3 as they are where they differ from those of schema 2. Until there is a schema 4 to migrate to,
-/// only the test needs them: it holds today's types to these bytes.
+/// The types of schema 3 as they are where they differ from those of schema 2. Until there is a
+/// schema 4 to migrate to, only the test needs them: it holds today's types to these bytes.
 #[cfg(test)]
 mod tests {
     use bincode::Encode;

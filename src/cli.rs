@@ -39,12 +39,14 @@ Examples:
 Exit codes: 0 done, 1 error, 2 usage, 3 absent, 4 no quorum, 5 unknown outcome of a write, \
 6 several siblings.
 
-The node to talk to is given by --connect, or by PIXII_CONNECT, or is 127.0.0.1:7432. In a cluster with \
+The node to talk to is given by --connect, or by PIXII_CONNECT, or is 127.0.0.1:7432. In a \
+    cluster with \
 secrets, the one of its clients is in the file that --secret-file or PIXII_SECRET_FILE names.";
 
 /// A Dynamo-style key-value store that never loses an acknowledged write.
 #[derive(Parser)]
-#[command(name = "pixii", version = pixii::VERSION.as_str(), after_help = EXAMPLES, max_term_width = 100)]
+#[command(name = "pixii", version = pixii::VERSION.as_str(), after_help = EXAMPLES,
+    max_term_width = 100)]
 struct Arguments {
     #[command(flatten)]
     shared: Shared,
@@ -89,7 +91,8 @@ pub(crate) fn run() -> ExitCode {
     let Arguments { shared, verb } = Arguments::parse();
     let outcome = match verb {
         Verb::Server(_) | Verb::Dev(_) | Verb::Demo(_) if !shared.is_empty() => {
-            let why = "server, dev and demo ask no cluster that runs: they take none of --connect, --secret-file and --json";
+            let why = "server, dev and demo ask no cluster that runs: they take none of \
+                --connect, --secret-file and --json";
             Err(CommandError::usage(why))
         }
         Verb::Server(verb) => verb.run(),

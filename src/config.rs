@@ -35,7 +35,8 @@ const SCRUB_INTERVAL_MS: RangeInclusive<i64> = 10_000..=2_592_000_000;
 const RESERVE_MIB: RangeInclusive<i64> = 0..=1_048_576;
 const CONNECTIONS: RangeInclusive<i64> = 1..=65_536;
 
-/// What is wrong with a configuration, in one sentence that begins with the file. Nothing was started.
+/// What is wrong with a configuration, in one sentence that begins with the file. Nothing was
+/// started.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ConfigError(String);
@@ -52,7 +53,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Where it listens, `host:port`; loopback, unless it has secrets or the network is trusted.
     pub listen: String,
-    /// What its peers and clients have to prove, as [`Config::load`] read it; a running daemon heeds what is put there.
+    /// What its peers and clients have to prove, as [`Config::load`] read it; a running daemon
+    /// heeds what is put there.
     pub secrets: Vault,
     pub(crate) secret_files: Option<SecretFiles>,
     /// Most connections from one address: clients, and handshakes in progress.
@@ -71,14 +73,16 @@ pub struct Config {
     pub hint_limit_mib: u64,
     /// A hint of this age is also offered to the other owners, in milliseconds.
     pub hint_age_ms: u64,
-    /// Each partition is compared with every other owner of it about as often as this, in milliseconds.
+    /// Each partition is compared with every other owner of it about as often as this, in
+    /// milliseconds.
     pub repair_interval_ms: u64,
     /// All that is on disk is read, and its checksums tested, once in this time, in milliseconds.
     pub scrub_interval_ms: u64,
-    /// True if the operator says that this is a new cluster, whose members need not all be up. Not in
-    /// the file: it is said once.
+    /// True if the operator says that this is a new cluster, whose members need not all be up. Not
+    /// in the file: it is said once.
     pub bootstrap: bool,
-    /// True if a store of another name is to be set aside: that of a member that was removed. Not in the file.
+    /// True if a store of another name is to be set aside: that of a member that was removed. Not
+    /// in the file.
     pub rejoin_empty: bool,
     /// True if the store is a copy that is to be a node of a cluster of its own. Not in the file:
     /// it is said once.
@@ -245,7 +249,8 @@ fn absolute(data_dir: &Path, config: &Path) -> Result<PathBuf, String> {
     if here != beside && here.join("FORMAT").exists() && !beside.join("FORMAT").exists() {
         return Err(format!(
             "data_dir = {data_dir:?}: a relative directory begins at that of the configuration, \
-             which makes it {}, where there is no data; but there is some in {}: write the directory in full",
+             which makes it {}, where there is no data; but there is some in {}: write the \
+             directory in full",
             beside.display(),
             here.display()
         ));
@@ -369,7 +374,8 @@ fn check_log(log: &str) -> Result<(), String> {
     };
     let shown = log.escape_debug();
     Err(format!(
-        "log = \"{shown}\": {why}; it is error, warn, info, debug, trace or off, or such levels by target, as in \
+        "log = \"{shown}\": {why}; it is error, warn, info, debug, trace or off, or such levels \
+         by target, as in \
          \"info,pixii::net=debug\""
     ))
 }
@@ -441,8 +447,10 @@ fn is_loopback(key: &str, listen: &str) -> Result<bool, String> {
 fn check_http(listen: &str, beyond_loopback: bool, other: &str) -> Result<(), String> {
     if !is_loopback("http_listen", listen)? && !beyond_loopback {
         return Err(format!(
-            "http_listen = \"{listen}\": metrics tell the names of the members and how they are, so the port is \
-             on a loopback address (127.0.0.1, [::1] or localhost) unless http_allow_remote = true says that \
+            "http_listen = \"{listen}\": metrics tell the names of the members and how they are, \
+             so the port is \
+             on a loopback address (127.0.0.1, [::1] or localhost) unless http_allow_remote = \
+             true says that \
              everybody who can reach it may know"
         ));
     }
@@ -455,8 +463,10 @@ fn check_http(listen: &str, beyond_loopback: bool, other: &str) -> Result<(), St
 fn check_listen(listen: &str, anywhere: bool) -> Result<(), String> {
     if !is_loopback("listen", listen)? && !anywhere {
         return Err(format!(
-            "listen = \"{listen}\": beyond loopback (127.0.0.1, [::1], localhost) a node has secret_file and \
-             client_secret_file, unless allow_insecure_network = true says that everybody who can reach the port may read \
+            "listen = \"{listen}\": beyond loopback (127.0.0.1, [::1], localhost) a node has \
+             secret_file and \
+             client_secret_file, unless allow_insecure_network = true says that everybody who can \
+             reach the port may read \
              and write everything"
         ));
     }

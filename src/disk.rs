@@ -1,11 +1,13 @@
-//! The store on a real disk: records in one sled tree, chunked where they are long, behind a directory
-//! that says what it is and who has it.
+//! The store on a real disk: records in one sled tree, chunked where they are long, behind a
+//! directory that says what it is and who has it.
 //!
-//! Readers take no lock of ours. A chunked record is read in several steps, so a writer may come between;
-//! what looks damaged is therefore read once more with writers held off before it is called so.
+//! Readers take no lock of ours. A chunked record is read in several steps, so a writer may come
+//! between; what looks damaged is therefore read once more with writers held off before it is
+//! called so.
 //!
-//! sled takes a log that was cut or damaged near its end for the trace of a crash, and opens with the writes
-//! behind that point gone. So every batch carries a number, and the highest synced one is noted outside.
+//! sled takes a log that was cut or damaged near its end for the trace of a crash, and opens with
+//! the writes behind that point gone. So every batch carries a number, and the highest synced one
+//! is noted outside.
 
 mod check;
 mod error;
@@ -62,14 +64,15 @@ pub struct DiskStore {
     directory: Directory,
     /// The number of the last write before it was opened.
     opened_at: u64,
-    /// The number of the last write: every batch and every chunked record takes one. Held by whoever
-    /// changes records.
+    /// The number of the last write: every batch and every chunked record takes one. Held by
+    /// whoever changes records.
     last_write: Mutex<u64>,
 }
 
 impl DiskStore {
-    /// Opens the store in `dir`, creating it where there is nothing. `cache_bytes` is the size of the page
-    /// cache; up to 2.4 times as much memory was measured, so a third of the budget is a good choice.
+    /// Opens the store in `dir`, creating it where there is nothing. `cache_bytes` is the size of
+    /// the page cache; up to 2.4 times as much memory was measured, so a third of the budget is a
+    /// good choice.
     pub fn open(dir: &Path, cache_bytes: u64) -> Result<Self, OpenError> {
         let (directory, fresh) = Directory::claim(dir)?;
         let io = |doing| move |error| OpenError::from_io(dir, doing, &error);
@@ -107,9 +110,9 @@ impl DiskStore {
         Ok(DiskStore { sled, directory, opened_at: last_write, last_write: Mutex::new(last_write) })
     }
 
-    /// Moves a store that does not open to a folder of its own within its directory, whose next opening
-    /// makes an empty one; `removed` if it is whole, and of a member that is gone. Returns the folder, `damaged-N` or
-    /// `removed-N`. Nothing is removed; safe to kill at any instant.
+    /// Moves a store that does not open to a folder of its own within its directory, whose next
+    /// opening makes an empty one; `removed` if it is whole, and of a member that is gone. Returns
+    /// the folder, `damaged-N` or `removed-N`. Nothing is removed; safe to kill at any instant.
     pub fn set_aside(dir: &Path, removed: bool) -> Result<PathBuf, OpenError> {
         let directory = Directory::claim_existing(dir)?;
         let io = |error| OpenError::from_io(dir, "setting the store aside", &error);
@@ -121,8 +124,8 @@ impl DiskStore {
         self.sled.is_damaged()
     }
 
-    /// Syncs everything and lets go of the directory. After an error nothing more is written, and the
-    /// directory stays locked until the process ends.
+    /// Syncs everything and lets go of the directory. After an error nothing more is written, and
+    /// the directory stays locked until the process ends.
     pub fn close(self) -> Result<(), StoreError> {
         self.sync()?;
         Ok(self.sled.close()?)
@@ -151,8 +154,9 @@ impl DiskStore {
         }))
     }
 
-    /// Hints from the place `from` to before `to`: not many more than `limit_bytes` bytes of them, and the
-    /// place to go on from if there are more. sled is not asked for a chunk while it shows a range.
+    /// Hints from the place `from` to before `to`: not many more than `limit_bytes` bytes of them,
+    /// and the place to go on from if there are more. sled is not asked for a chunk while it shows
+    /// a range.
     fn hints(
         &self,
         from: &[u8],
@@ -197,8 +201,8 @@ impl DiskStore {
             // The first place behind a key.
             from.push(0);
         }
-        // Each record is let go of as soon as it is reported in short; those that take more than one
-        // read are read later, and put in their places.
+        // Each record is let go of as soon as it is reported in short; those that take more than
+        // one read are read later, and put in their places.
         let (mut page, mut later, mut next, mut bytes) = (ScanPage::default(), Vec::new(), None, 0);
         self.sled.range(&from, Some(&layout::data_end(partition)), |place, value| {
             let Some(key) = layout::key_of(place) else { return Ok(true) };
@@ -320,7 +324,8 @@ fn incarnation(sled: &Sled) -> Result<Option<Meta>, StoreFault> {
     layout::unseal_incarnation(&bytes).map(Some).ok_or_else(|| sled.fail(damage()))
 }
 
-/// What was met while the store was open last, and noted because the next opening might not see it; `None` if nothing was.
+/// What was met while the store was open last, and noted because the next opening might not see it;
+/// `None` if nothing was.
 fn noted_damage(directory: &Directory) -> Option<String> {
     let noted = Sled::noted_damage(&directory.data())?;
     Some(format!("{noted} (met while the store was open, and noted in sled/DAMAGED)"))
@@ -458,7 +463,8 @@ impl Store for DiskStore {
     }
 
     fn apply(&self, changes: &[Change]) -> Result<(), StoreError> {
-        // Of several changes to one place the last counts: the chunks of the others never get written.
+        // Of several changes to one place the last counts: the chunks of the others never get
+        // written.
         let mut records: BTreeMap<At<'_>, Option<&Record>> = BTreeMap::new();
         let mut batch = Batch::default();
         for change in changes {

@@ -1,5 +1,5 @@
-//! The daemon: one thread that owns the node and carries out what it wants, between the sockets, the
-//! store's threads and the real clock.
+//! The daemon: one thread that owns the node and carries out what it wants, between the sockets,
+//! the store's threads and the real clock.
 
 mod binding;
 mod calls;
@@ -221,12 +221,14 @@ impl<'a> Engine<'a> {
         }
         if !places.fit(process::peers(self.config)) {
             warn!(
-                "node {name} has too few descriptors for its members: raise the limit (ulimit -n, LimitNOFILE)"
+                "node {name} has too few descriptors for its members: raise the limit (ulimit -n, \
+                 LimitNOFILE)"
             );
         }
     }
 
-    /// Serves until it is to end; gives back why, the store's threads, and what the store is to know.
+    /// Serves until it is to end; gives back why, the store's threads, and what the store is to
+    /// know.
     async fn run(
         mut self,
         listener: TcpListener,
@@ -253,8 +255,8 @@ impl<'a> Engine<'a> {
             tokio::select! {
                 biased;
                 Some(order) = orders.recv() => self.order(order),
-                // Before the work, which may never leave a moment: a node that has very much to do is alive. Ten a second at
-                // most; who has asked may have gone.
+                // Before the work, which may never leave a moment: a node that has very much to do
+                // is alive. Ten a second at most; who has asked may have gone.
                 Some(question) = questions.recv() => drop(question.send(self.snapshot())),
                 Some(report) = self.reports.recv() => self.report(report)?,
                 Some(event) = self.events.recv() => self.event(event),

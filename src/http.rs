@@ -1,5 +1,5 @@
-//! HTTP/1.1, as much of it as those need who only look: the bytes of GET and HEAD requests and of their answers. No
-//! sockets.
+//! HTTP/1.1, as much of it as those need who only look: the bytes of GET and HEAD requests and of
+//! their answers. No sockets.
 
 /// Longest head of a request, in bytes.
 pub const MAX_HEAD_BYTES: usize = 8 << 10;
@@ -41,7 +41,8 @@ impl Answer {
         let (reason, length) = (reason(*status), body.len());
         let allow = if *status == 405 { "Allow: GET, HEAD\r\n" } else { "" };
         let head = format!(
-            "HTTP/1.1 {status} {reason}\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n\
+            "HTTP/1.1 {status} {reason}\r\nContent-Type: {content_type}\r\nContent-Length: \
+             {length}\r\n\
              {allow}Cache-Control: no-store\r\nConnection: close\r\n\r\n"
         );
         [head.as_bytes(), if head_only { b"" } else { body.as_bytes() }].concat()
@@ -62,8 +63,8 @@ fn reason(status: u16) -> &'static str {
     }
 }
 
-/// The request whose head `input` begins with; `None` when the head is not complete yet. The error is what to answer
-/// before the connection is closed.
+/// The request whose head `input` begins with; `None` when the head is not complete yet. The error
+/// is what to answer before the connection is closed.
 pub fn request(input: &[u8]) -> Result<Option<Request>, Answer> {
     let within = &input[..input.len().min(MAX_HEAD_BYTES)];
     let line_end = within.windows(2).position(|pair| pair == b"\r\n");

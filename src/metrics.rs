@@ -1,4 +1,5 @@
-//! What a daemon counts of its work, and its account of itself: as OpenMetrics text, and in a few lines for people.
+//! What a daemon counts of its work, and its account of itself: as OpenMetrics text, and in a few
+//! lines for people.
 
 mod snapshot;
 mod text;

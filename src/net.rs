@@ -1,4 +1,5 @@
-//! Connections: who may speak, and how frames get in and out. What they say is the engine's business.
+//! Connections: who may speak, and how frames get in and out. What they say is the engine's
+//! business.
 //!
 //! Everything here runs on one thread; the locks only satisfy the types and are never waited for.
 
@@ -167,16 +168,16 @@ impl Peer {
         }
     }
 
-    /// Where it listens, `host:port`: where the link leads while there is one, else where it was last heard
-    /// to be.
+    /// Where it listens, `host:port`: where the link leads while there is one, else where it was
+    /// last heard to be.
     pub(crate) fn address(&self) -> String {
         let addresses = locked(&self.addresses);
         let known = if self.outbox.is_open() { &addresses.dialed } else { &addresses.heard };
         known.clone()
     }
 
-    /// The version of the protocol that is spoken on the link to it, while there is one: nothing that only later versions
-    /// know may be sent.
+    /// The version of the protocol that is spoken on the link to it, while there is one: nothing
+    /// that only later versions know may be sent.
     pub(crate) fn protocol(&self) -> Option<u16> {
         self.speech().map(|speech| speech.protocol)
     }
@@ -186,8 +187,8 @@ impl Peer {
         locked(&self.speech).filter(|_| self.outbox.is_open())
     }
 
-    /// From now on it is dialed at `address`, and at the configured one while neither answers. A link that
-    /// is up stays as it is.
+    /// From now on it is dialed at `address`, and at the configured one while neither answers. A
+    /// link that is up stays as it is.
     pub(crate) fn moved(&self, address: &str) {
         let mut addresses = locked(&self.addresses);
         if addresses.heard != address {
@@ -263,8 +264,8 @@ pub(crate) struct Hub {
 }
 
 impl Hub {
-    /// The shared state of a node's connections, and the end where their events come out. `known` says where
-    /// the members were last heard to be.
+    /// The shared state of a node's connections, and the end where their events come out. `known`
+    /// says where the members were last heard to be.
     pub(crate) fn new(
         identity: Identity,
         known: &Members,
@@ -311,7 +312,8 @@ impl Hub {
         (Arc::new(hub), receiver)
     }
 
-    /// Closes the links to and from all peers and lets in none, or does so no more. What is queued for them still leaves.
+    /// Closes the links to and from all peers and lets in none, or does so no more. What is queued
+    /// for them still leaves.
     pub(crate) fn set_apart(&self, apart: bool) {
         self.apart.send_replace(apart);
         let strangers = locked(&self.strangers);
@@ -368,8 +370,8 @@ impl Hub {
     }
 }
 
-/// Sends small frames at once, and notices within about `timeout` that the other side lost its power,
-/// whether bytes are on their way to it or not.
+/// Sends small frames at once, and notices within about `timeout` that the other side lost its
+/// power, whether bytes are on their way to it or not.
 fn prepare(stream: &TcpStream, timeout: Duration) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);

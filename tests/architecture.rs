@@ -216,8 +216,8 @@ const UNLIMITED: [(&str, &str); 13] = [
     ("src/engine/trees.rs", "at the start and the end"),
     ("src/disk/files.rs", "at the start"),
 ];
-/// Files with lines of both kinds: how many are not limited, which happen once in an incarnation, are of
-/// the node's own disk, or are asked for by a signal.
+/// Files with lines of both kinds: how many are not limited, which happen once in an incarnation,
+/// are of the node's own disk, or are asked for by a signal.
 const PARTLY_LIMITED: [(&str, usize); 2] = [("src/engine.rs", 3), ("src/engine/event log.rs", 19)];
 
 #[test]

@@ -195,8 +195,8 @@ fn a_nearly_full_disk_refuses_writes_by_name_serves_reads_and_resumes_by_itself(
     let daemon = Daemon::alone(store.clone());
     let mut client = daemon.client();
     client.query(put("a", b"1"));
-    // The default reserve is 256 MiB. The writer looks before each batch, so the write that shows the
-    // shortage is still taken.
+    // The default reserve is 256 MiB. The writer looks before each batch, so the write that shows
+    // the shortage is still taken.
     store.has_free(255 << 20);
     until("a rejection", || match client.query(put("b", b"2")) {
         Response::Refused(rejection) => Some(rejection),
@@ -236,7 +236,8 @@ fn a_stop_lets_requests_finish_and_takes_no_new_ones() {
     client.query(put("k", b"v"));
     store.hold(true);
     let first = client.data(get("k"));
-    // Answered from memory, in the order of the calls: the read is in progress. A status would wait behind it.
+    // Answered from memory, in the order of the calls: the read is in progress. A status would wait
+    // behind it.
     client.call(CallBody::Ring);
     daemon.query_to_stop();
     until("the listener's end", || TcpStream::connect(("127.0.0.1", daemon.port)).err());

@@ -63,7 +63,8 @@ fn rules_in_a_configuration_are_checked() {
         ("emulation_seed = -1", "emulation_seed = -1: emulation_seed is 0 to 9223372036854775807"),
         (
             "allow_emulation = true\nemulation = [\"n0 -> n1 drop 2\"]",
-            "p.toml: emulation: the rule \"n0 -> n1 drop 2\": drop = 2: drop is a number from 0 to 1",
+            "p.toml: emulation: the rule \"n0 -> n1 drop 2\": drop = 2: drop is a number from 0 \
+             to 1",
         ),
         ("allow_emulation = true\nemulation = [\"n0 -> n9 cut\"]", "no member is called \"n9\""),
         ("experiment = [\"no-hedges\"]", "measured otherwise only with allow_emulation = true"),

@@ -1,5 +1,5 @@
-//! Real daemons whose system calls fail: strace makes the kernel's answers. Where strace cannot trace, these tests
-//! say so and are skipped; under CI they fail instead.
+//! Real daemons whose system calls fail: strace makes the kernel's answers. Where strace cannot
+//! trace, these tests say so and are skipped; under CI they fail instead.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -84,7 +84,8 @@ impl Owner {
         client
     }
 
-    /// The last line that the daemon wrote. What it says is one sentence, and no panic came through.
+    /// The last line that the daemon wrote. What it says is one sentence, and no panic came
+    /// through.
     fn last_line(&self) -> String {
         let log = fs::read_to_string(self.dir.path().join("log")).unwrap();
         assert!(!log.contains("panicked"), "{log}");
@@ -106,7 +107,8 @@ impl Owner {
     }
 }
 
-/// Writes `k0`, `k1`, ... up to `count` one by one; how many were acknowledged before the connection ended.
+/// Writes `k0`, `k1`, ... up to `count` one by one; how many were acknowledged before the
+/// connection ended.
 fn write(client: &mut Client, from: usize, count: usize) -> usize {
     for n in from..count {
         client.data(put(&format!("k{n}"), format!("v{n}").as_bytes()));
@@ -222,7 +224,8 @@ fn an_io_error_at_a_clean_stop_is_reported_and_loses_nothing() {
     owner.holds(acked);
 }
 
-/// Starts under strace with a fault; the exit code and the last line, or `None` if the daemon came up.
+/// Starts under strace with a fault; the exit code and the last line, or `None` if the daemon came
+/// up.
 fn start_with(owner: &Owner, fault: &[&str]) -> Option<(i32, String)> {
     let tracer = [&["strace", "-f", "-qq", "-o", "/dev/null"], fault].concat();
     let mut process = owner.start(&tracer);

@@ -498,7 +498,8 @@ fn a_scan_shows_what_is_there_and_what_is_forgotten_is_not() {
     }
 }
 
-/// Reads a span page by page; what each shows is what the model has. Gives how many keys there were.
+/// Reads a span page by page; what each shows is what the model has. Gives how many keys there
+/// were.
 fn scan_by_pages(
     store: &DiskStore,
     model: &MemoryStore,

@@ -22,12 +22,16 @@ const CACHE_BYTES: u64 = 64 << 20;
 /// Read the data of stopped nodes whole, say what is damaged, and compare replicas
 #[derive(Args)]
 #[command(after_help = "\
-Reads every record, hint, checksum, chunk and head. It is refused while a daemon has the data. A line on standard \
-output names each damaged key; then come the counts. The digest covers keys, clocks and values, not hints: where two \
+Reads every record, hint, checksum, chunk and head. It is refused while a daemon has the data. A \
+    line on standard \
+output names each damaged key; then come the counts. The digest covers keys, clocks and values, \
+    not hints: where two \
 nodes that hold the same keys have the same digest, they hold the same.
 
-With the configuration of one of the nodes, it also says which partitions differ between their owners, as far as \
-these are among the DIRs; a partition with fewer than two is not compared. Tombstones that are being purged make no difference: owners take them out one after the \
+With the configuration of one of the nodes, it also says which partitions differ between their \
+    owners, as far as \
+these are among the DIRs; a partition with fewer than two is not compared. Tombstones that are \
+    being purged make no difference: owners take them out one after the \
 other, and those that were stopped meanwhile go on when they start.
 
 Nothing in a DIR is changed, so that it may be a read-only mount: a private copy is read, and \
@@ -45,7 +49,8 @@ pub(crate) struct Check {
     /// The nodes' data directories
     #[arg(required = true, value_name = "DIR")]
     dirs: Vec<PathBuf>,
-    /// Compare the DIRs as the replicas of this configuration's ring, or of a later one that they have
+    /// Compare the DIRs as the replicas of this configuration's ring, or of a later one that they
+    /// have
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(flatten)]
@@ -133,7 +138,8 @@ impl Check {
     }
 }
 
-/// The latest ring that the configuration and these stores know, if they are all of one cluster and have places in it.
+/// The latest ring that the configuration and these stores know, if they are all of one cluster and
+/// have places in it.
 fn common_ring(config: &Config, stores: &[(NodeId, CheckReport)]) -> Result<Ring, CommandError> {
     let stored = stores.iter().filter_map(|(_, report)| report.ring.clone());
     let ring = Ring::latest(config.ring.clone(), stored);
@@ -142,13 +148,15 @@ fn common_ring(config: &Config, stores: &[(NodeId, CheckReport)]) -> Result<Ring
         let (name, cluster) = (&identity.name, &identity.cluster);
         if *cluster != config.cluster {
             return Err(CommandError::error(format!(
-                "one DIR holds data of {name} of cluster {cluster}, and the configuration is of cluster {}",
+                "one DIR holds data of {name} of cluster {cluster}, and the configuration is of \
+                 cluster {}",
                 config.cluster
             )));
         }
         if !ring.has(*node) {
             return Err(CommandError::error(format!(
-                "{name}, whose data one DIR holds, is no member of that configuration's ring, version {}",
+                "{name}, whose data one DIR holds, is no member of that configuration's ring, \
+                 version {}",
                 ring.version()
             )));
         }

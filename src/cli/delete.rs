@@ -9,7 +9,8 @@ use super::put;
 /// Delete a key
 #[derive(Args)]
 #[command(after_help = "\
-Without --context the key is read first, and what that read showed is deleted; a value that someone else \
+Without --context the key is read first, and what that read showed is deleted; a value that \
+    someone else \
 writes meanwhile stays. An absent key ends with exit code 3.
 
 Examples:

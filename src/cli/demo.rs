@@ -21,15 +21,18 @@ const BUILT_IN: &str = include_str!("demo.tsv");
 const MAX_FILE_BYTES: u64 = 64 << 20;
 
 const OPENING: &str = "\
-Pixii keeps every key on three of five daemons. A write is acknowledged when two of them hold it on disk,
+Pixii keeps every key on three of five daemons. A write is acknowledged when two of them hold it \
+    on disk,
 a read asks two. This is a real cluster: five processes with a directory each, removed at the end.
 ";
 
 /// Show what Pixii does, with real daemons, in under a minute
 #[derive(Args)]
 #[command(after_help = "\
-Five daemons start in a temporary directory, a file is loaded, concurrent writes become siblings and are \
-merged, a daemon is killed with kill -9 and comes back with everything that it acknowledged. Exit code 0 \
+Five daemons start in a temporary directory, a file is loaded, concurrent writes become siblings \
+    and are \
+merged, a daemon is killed with kill -9 and comes back with everything that it acknowledged. Exit \
+    code 0 \
 means that every check held. Nothing is left behind.
 
 Examples:
@@ -105,7 +108,8 @@ fn read_file(path: &Path) -> Result<Vec<u8>, CommandError> {
     }
     if bytes.len() as u64 > MAX_FILE_BYTES {
         return Err(CommandError::error(format!(
-            "{} has {size} bytes and the demo takes {MAX_FILE_BYTES}; use `pixii dev` and `pixii load`",
+            "{} has {size} bytes and the demo takes {MAX_FILE_BYTES}; use `pixii dev` and `pixii \
+             load`",
             path.display()
         )));
     }

@@ -27,9 +27,12 @@ const ORDERS: &str =
 #[derive(Args)]
 #[command(args_conflicts_with_subcommands = true)]
 #[command(after_help = "\
-Each daemon is a process of its own with a configuration, a log and data in DIR; started again with the \
-same numbers, the cluster has its data back. Orders are read from standard input: start NAME, kill NAME \
-(kill -9), stop NAME, freeze NAME (SIGSTOP), resume NAME, quit. Ctrl-C stops all. All but quit can be given \
+Each daemon is a process of its own with a configuration, a log and data in DIR; started again \
+    with the \
+same numbers, the cluster has its data back. Orders are read from standard input: start NAME, \
+    kill NAME \
+(kill -9), stop NAME, freeze NAME (SIGSTOP), resume NAME, quit. Ctrl-C stops all. All but quit \
+    can be given \
 from another terminal too, as in `pixii dev kill n3`, with the same DIR.
 
 Examples:
@@ -146,7 +149,8 @@ impl Dev {
         cluster.start_all().map_err(CommandError::error)?;
         let ready = block_on(async {
             tokio::select! {
-                ready = cluster.ready(READY_WAIT) => ready.map(|()| true).map_err(CommandError::error),
+                ready = cluster.ready(READY_WAIT) => ready.map(|()|
+                    true).map_err(CommandError::error),
                 () = interrupt.wait() => Ok(false),
             }
         });
@@ -188,7 +192,8 @@ impl Dev {
         };
         format!(
             "{0} {4} up after {1:.1} s; configurations, logs and data are in {2}\n\n{3}\n\
-             Try in another terminal:\n{connect}  pixii put greeting hello\n  pixii get greeting\n  \
+             Try in another terminal:\n{connect}  pixii put greeting hello\n  pixii get \
+             greeting\n  \
              pixii ring greeting\n  pixii status\n  pixii dev kill n{0}{dir}\n  pixii hints\n\n\
              Orders here: {ORDERS}. Ctrl-C stops all.\n",
             self.nodes,

@@ -35,11 +35,14 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Print every key and value, sorted by key
 #[derive(Args)]
 #[command(after_help = "\
-A line is a key, a tab and a value; in both, a backslash is written \\\\, a tab \\t, a newline \\n and a \
-carriage return \\r, as `pixii load` reads them. A key with siblings has a line for each, with a third \
+A line is a key, a tab and a value; in both, a backslash is written \\\\, a tab \\t, a \
+    newline \\n and a \
+carriage return \\r, as `pixii load` reads them. A key with siblings has a line for each, with a \
+    third \
 column such as `sibling 1/2`. Deleted keys are left out.
 
-Where too few replicas can answer, all other partitions are printed; those that are missing are named at the end, and \
+Where too few replicas can answer, all other partitions are printed; those that are missing are \
+    named at the end, and \
 the exit code is 4. Any other failure ends the dump, and so does \
 Ctrl-C: the number of lines that are printed and whole is said.
 

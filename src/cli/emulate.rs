@@ -12,8 +12,10 @@ use serde_json::{Value, json};
 /// Emulate a slow, lossy or cut network between running nodes, or a slow disk
 #[derive(Args)]
 #[command(after_help = "\
-A rule says what happens to messages from one place to another: FROM -> TO, or <-> for both directions. A \
-place is a member's name, * (every member) or client (every client). Later rules override earlier ones.
+A rule says what happens to messages from one place to another: FROM -> TO, or <-> for both \
+    directions. A \
+place is a member's name, * (every member) or client (every client). Later rules override earlier \
+    ones.
 
   FROM -> TO delay fixed 5ms           always 5 ms; times are us, ms or s, up to 600 s
   FROM -> TO delay exponential 5ms     5 ms in the mean
@@ -21,12 +23,15 @@ place is a member's name, * (every member) or client (every client). Later rules
   FROM -> TO delay mix 0.9 fixed 1ms + 0.1 exponential 20ms
            ... offset 2ms              so much more for each
            ... fifo                    messages of a link do not overtake each other
-  FROM -> TO writes delay fixed 5ms    of this kind: writes, acks, reads, answers, gossip, repair, others
+  FROM -> TO writes delay fixed 5ms    of this kind: writes, acks, reads, answers, gossip, \
+    repair, others
   FROM -> TO drop 0.05                 each is lost with this probability
   FROM -> TO cut                       nothing passes; `pass` ends it for some links
-  NODE disk delay 50ms                 the disk of a member, or of *, takes so much more for each write and read
+  NODE disk delay 50ms                 the disk of a member, or of *, takes so much more for each \
+    write and read
 
-Nodes obey if their configuration says allow_emulation = true. A node that is started again has the rules \
+Nodes obey if their configuration says allow_emulation = true. A node that is started again has \
+    the rules \
 of its configuration. Delays are met to a fraction of a millisecond, unless the machine is busy.
 
 Examples:

@@ -11,7 +11,8 @@ use serde_json::json;
 /// Print the value of a key
 #[derive(Args)]
 #[command(after_help = "\
-The value is printed as it is, with no newline added. A key with several siblings (concurrent writes) \
+The value is printed as it is, with no newline added. A key with several siblings (concurrent \
+    writes) \
 ends with exit code 6 and prints none of them, unless --all or --json. An absent key ends with 3.
 
 Examples:

@@ -14,8 +14,10 @@ use tokio::task::JoinSet;
 /// Show what is kept for members that were not there
 #[derive(Args)]
 #[command(after_help = "\
-A member that cannot be reached when a key is written is pending that write. Another one keeps it as a hint, and \
-hands it over when the member is back. The age says for how long the fallback has had hints for the member \
+A member that cannot be reached when a key is written is pending that write. Another one keeps it \
+    as a hint, and \
+hands it over when the member is back. The age says for how long the fallback has had hints for \
+    the member \
 without a break.
 
 Examples:
@@ -73,8 +75,8 @@ impl Hints {
     }
 }
 
-/// The accounts of all members, or of one, in the order of the members. They are asked at the same time, so a
-/// silent one costs its own timeout and no more.
+/// The accounts of all members, or of one, in the order of the members. They are asked at the same
+/// time, so a silent one costs its own timeout and no more.
 async fn query(shared: &Shared, node: Option<String>) -> Result<Vec<Answer>, CommandError> {
     let client = shared.client().await?;
     let members = client.members().map(|member| member.name.clone());

@@ -25,13 +25,18 @@ use write::Plan;
 /// Write a file of key<TAB>value lines
 #[derive(Args)]
 #[command(after_help = "\
-A line is a key, one tab, and a value; in both, a backslash is written \\\\, a tab \\t, a newline \\n and a \
-carriage return \\r. Each key is read first and its values replaced, so that a file can be loaded twice; \
---blind adds without reading, which is faster and leaves siblings beside what is there; the last line of \
+A line is a key, one tab, and a value; in both, a backslash is written \\\\, a tab \\t, a \
+    newline \\n and a \
+carriage return \\r. Each key is read first and its values replaced, so that a file can be loaded \
+    twice; \
+--blind adds without reading, which is faster and leaves siblings beside what is there; the last \
+    line of \
 the report counts them. A byte order mark at the beginning of the file is left out of the first key.
 
-A put with an unknown outcome is sent again with the same write id until its deadline. Exit code 0 means \
-that every line was acknowledged; 4 that lines were refused because replicas is missing; 5 that the outcome of \
+A put with an unknown outcome is sent again with the same write id until its deadline. Exit code \
+    0 means \
+that every line was acknowledged; 4 that lines were refused because replicas is missing; 5 that \
+    the outcome of \
 some is unknown; 1 anything else.
 
 Examples:
@@ -154,7 +159,8 @@ impl Load {
             if pour.siblings > 0 {
                 let lines = count(pour.siblings, "line");
                 text += &format!(
-                    "{lines} became siblings, beside other values of the same key: `pixii get KEY` shows \
+                    "{lines} became siblings, beside other values of the same key: `pixii get \
+                     KEY` shows \
                      them, and a put or delete with its context settles them\n"
                 );
             }
@@ -176,8 +182,8 @@ impl Load {
         }
     }
 
-    /// The sentence for a run that did not come to its end. What was done is kept, so that another can
-    /// go on.
+    /// The sentence for a run that did not come to its end. What was done is kept, so that another
+    /// can go on.
     fn stopped(
         &self,
         stop: &Stop,

@@ -15,13 +15,17 @@ const CACHE_BYTES: u64 = 64 << 20;
 /// Bring the data of stopped nodes to this program's schema, or say what that would be
 #[derive(Args)]
 #[command(after_help = "\
-A daemon does the same at its start, before anything is served; nobody has to run this. With --check it says before an \
-upgrade what the new program would do, and after one whether a program that is older could still read the data: it could \
-not, once a step has been done. A migration only goes forward, and may be killed at any instant: the next one completes it. \
+A daemon does the same at its start, before anything is served; nobody has to run this. With \
+    --check it says before an \
+upgrade what the new program would do, and after one whether a program that is older could still \
+    read the data: it could \
+not, once a step has been done. A migration only goes forward, and may be killed at any instant: \
+    the next one completes it. \
 To go back, restore a copy that was made before.
 
 It is refused while a daemon has the data. With --check nothing in a DIR is changed: a private \
-copy is read, and removed afterwards. It takes as much space as the data, unless the file system can share blocks.
+copy is read, and removed afterwards. It takes as much space as the data, unless the file system \
+    can share blocks.
 
 Exit codes: 0 every DIR is at this schema, or with --check can be brought to it, 1 one is not.
 
@@ -71,7 +75,8 @@ impl Migrate {
                 let step = |(to, about): &(u32, &str)| json!({ "to": to, "about": about });
                 let steps: Vec<_> = steps.iter().map(step).collect();
                 json!({
-                    "dir": dir, "found": found, "newest": newest, "steps": steps, "migrated": !self.check,
+                    "dir": dir, "found": found, "newest": newest, "steps": steps,
+                    "migrated": !self.check,
                 })
             }
             Err(error) => json!({ "dir": dir, "error": error.to_string() }),

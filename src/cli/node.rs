@@ -40,9 +40,12 @@ enum Order {
     },
     /// Take a node out before maintenance, so that no client notices
     #[command(after_help = "\
-From then on the node refuses requests, so that clients go elsewhere at once, and keeps nothing more for other members. It finishes \
-the requests in progress, delivers the hints that can be delivered, and closes its links: its peers use other nodes, without waiting \
-for it. That ends after --timeout at the latest; what is left is printed, and stays on its disk. It remains drained until it is \
+From then on the node refuses requests, so that clients go elsewhere at once, and keeps nothing \
+        more for other members. It finishes \
+the requests in progress, delivers the hints that can be delivered, and closes its links: its \
+        peers use other nodes, without waiting \
+for it. That ends after --timeout at the latest; what is left is printed, and stays on its disk. \
+        It remains drained until it is \
 started again, or until `pixii node undrain`.
 
 Examples:
@@ -63,17 +66,24 @@ Examples:
     },
     /// Give a dead member's places to a new one, and remove it for good
     #[command(after_help = "\
-Without --yes it only shows what would happen. OLD has to be down, and most members in reach. NEW is a name that the \
-cluster never had. Its configuration names the same n and partitions, itself, and the members that live; it may \
+Without --yes it only shows what would happen. OLD has to be down, and most members in reach. NEW \
+        is a name that the \
+cluster never had. Its configuration names the same n and partitions, itself, and the members \
+        that live; it may \
 be started before or after, and it fills itself from the other owners.
 
-A change needs the agreement of more than half of the members, so of two replacements at once one is made first, and the \
-other one is tried again for a while. The command ends with 0 when every member that is not down uses the change, \
-with 1 when it was refused or another replacement took its place, and with 5 (\"unfinished\") when that could not be \
+A change needs the agreement of more than half of the members, so of two replacements at once one \
+        is made first, and the \
+other one is tried again for a while. The command ends with 0 when every member that is not down \
+        uses the change, \
+with 1 when it was refused or another replacement took its place, and with 5 (\"unfinished\") \
+        when that could not be \
 confirmed within 30 s.
 
-OLD is removed: its name does not return, and what its disk holds is never taken again. Started all the same, its \
-daemon says so and ends with exit code 2; `pixii server --rejoin-empty`, under another name, begins anew beside \
+OLD is removed: its name does not return, and what its disk holds is never taken again. Started \
+        all the same, its \
+daemon says so and ends with exit code 2; `pixii server --rejoin-empty`, under another name, \
+        begins anew beside \
 the old data.
 
 Examples:

@@ -22,8 +22,10 @@ use serde_json::json;
 pixii put [OPTIONS] <KEY> <VALUE>
        pixii put [OPTIONS] <KEY> --file <FILE>")]
 #[command(after_help = "\
-Without --context the value is added beside what is there: a put that has not read makes a sibling. With \
-the context of a read it replaces what that read showed. Exit code 0 means that W replicas hold the value \
+Without --context the value is added beside what is there: a put that has not read makes a \
+    sibling. With \
+the context of a read it replaces what that read showed. Exit code 0 means that W replicas hold \
+    the value \
 on disk, synced; 4 that nothing was written; 5 that it may or may not have been.
 
 Examples:
@@ -51,7 +53,8 @@ pub(crate) struct Put {
     /// Deadline in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 5_000, value_parser = deadline())]
     timeout: u32,
-    /// Print the new context in hexadecimal: of what --context had and, unless a sibling stands beside it, of this value
+    /// Print the new context in hexadecimal: of what --context had and, unless a sibling stands
+    /// beside it, of this value
     #[arg(long)]
     print_context: bool,
 }
@@ -84,7 +87,8 @@ impl Put {
         })?;
         if written.siblings > 1 && !shared.json() {
             complain(&format!(
-                "{key:?} has {} siblings now: a put replaces only what the read of its --context showed",
+                "{key:?} has {} siblings now: a put replaces only what the read of its --context \
+                 showed",
                 written.siblings
             ));
         }

@@ -27,18 +27,23 @@ const MAX_NAMED: usize = 5;
 /// Compare a node's partitions with their other owners now, and move what differs
 #[derive(Args)]
 #[command(after_help = "\
-Nodes do this by themselves, each partition about every repair_interval_ms (a minute), and at once when a peer is back. \
-The command has one node do it now, and ends when each of its partitions was found equal at each other owner; \
-on the way, progress is shown on a terminal. Objects and bytes are all that the node moved in that time.
+Nodes do this by themselves, each partition about every repair_interval_ms (a minute), and at \
+    once when a peer is back. \
+The command has one node do it now, and ends when each of its partitions was found equal at each \
+    other owner; \
+on the way, progress is shown on a terminal. Objects and bytes are all that the node moved in \
+    that time.
 
-Exit codes: 0 all are equal, 1 some could not be compared for 30 seconds, or a peer not be reached for 5.
+Exit codes: 0 all are equal, 1 some could not be compared for 30 seconds, or a peer not be \
+    reached for 5.
 
 Examples:
   pixii repair                       the node that --connect names, with all others
   pixii repair --node n3 --peer n1   what n3 has in common with n1
   pixii repair --partition 7         one partition (`pixii ring KEY` notifies a key's)
   pixii repair --node n3 --accept-loss
-                                     n3 has lost its disk, and no other node has what was on it (n = 1): \
+                                     n3 has lost its disk, and no other node has what was on it \
+    (n = 1): \
 answer reads all the same")]
 pub(crate) struct Repair {
     /// Only this partition
@@ -252,7 +257,10 @@ impl Watch {
 
     fn as_json(&self, name: &dyn Fn(NodeId) -> String, errors: &[String]) -> Value {
         let (report, moved) = (&self.report, self.moved());
-        let peer = |(peer, (all, equal)): (String, (u64, u64))| json!({ "name": peer, "partitions": all, "equal": equal });
+        let peer = |(peer, (all, equal)): (String, (u64, u64))| {
+            json!({ "name": peer,
+            "partitions": all, "equal": equal })
+        };
         json!({
             "node": report.name,
             "complete": errors.is_empty(),

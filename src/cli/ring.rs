@@ -59,7 +59,10 @@ fn members(client: &Client, unfinished: &[String], as_json: bool) -> Result<(), 
     let members = report.members.iter().map(|member| (member, ring.share(member.id())));
     let removed = |member: &Member| member.membership == MembershipStatus::Removed;
     if as_json {
-        let member = |(member, share): (&Member, usize)| json!({ "name": member.name, "address": member.address, "partitions": share, "removed": removed(member) });
+        let member = |(member, share): (&Member, usize)| {
+            json!({ "name": member.name,
+            "address": member.address, "partitions": share, "removed": removed(member) })
+        };
         return emit_json(&json!({
             "cluster": client.cluster(),
             "version": ring.version(),

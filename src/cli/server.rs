@@ -20,11 +20,15 @@ use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 /// Run a node: the daemon
 #[derive(Args)]
 #[command(after_help = "\
-It logs to standard error, its last line says why it ended. Under systemd it reports when it is ready.
+It logs to standard error, its last line says why it ended. Under systemd it reports when it is \
+    ready.
 
-Exit codes: 0 stopped as it was ordered to; 1 something failed (the store, the port, the system), and starting \
-it again may help; 2 starting it again cannot help: a mistake in the command line or the configuration, or \
-a data directory of another node, of another format, or without permission, or a copy of the data of a node \
+Exit codes: 0 stopped as it was ordered to; 1 something failed (the store, the port, the system), \
+    and starting \
+it again may help; 2 starting it again cannot help: a mistake in the command line or the \
+    configuration, or \
+a data directory of another node, of another format, or without permission, or a copy of the data \
+    of a node \
 that runs elsewhere.
 
 Examples:
@@ -37,8 +41,8 @@ pub(crate) struct Server {
     /// that come later join as if they had lost their disks
     #[arg(long)]
     bootstrap: bool,
-    /// What the data directory holds is of a removed member, under another name than the configured one: set it aside,
-    /// unchanged, and begin anew. Without effect once that is done
+    /// What the data directory holds is of a removed member, under another name than the configured
+    /// one: set it aside, unchanged, and begin anew. Without effect once that is done
     #[arg(long)]
     rejoin_empty: bool,
     /// What the data directory holds is a copy of that of a node which goes on elsewhere: make of
@@ -105,8 +109,8 @@ fn has_colours(terminal: bool, no_color: Option<&OsStr>, term: Option<&OsStr>) -
     terminal && no_color.is_none_or(OsStr::is_empty) && term != Some(OsStr::new("dumb"))
 }
 
-/// From now on, what happens is logged: as sentences, or as a JSON object a line, which also has their parts.
-/// What gives back can change later what is logged.
+/// From now on, what happens is logged: as sentences, or as a JSON object a line, which also has
+/// their parts. What gives back can change later what is logged.
 fn log(config: &Config) -> Handle<EnvFilter, Registry> {
     let (filter, logged) = reload::Layer::new(EnvFilter::new(&config.log));
     let registry = tracing_subscriber::registry().with(filter);

@@ -19,7 +19,8 @@ use super::repair::pair_json;
 Examples:
   pixii status                  the node that --connect names
   pixii status --node n3        another member
-  pixii status --partitions     each of its partitions, and when it was last found equal at each other owner
+  pixii status --partitions     each of its partitions, and when it was last found equal at each \
+    other owner
   pixii status --json           for scripts")]
 pub(crate) struct Status {
     /// Ask this member instead
@@ -233,7 +234,8 @@ fn as_text(report: &StatusReport, links: Option<&LinksReport>) -> String {
     if let lost @ 1.. = gauges.partitions_lost {
         let (lost, name) = (count(lost, "partition"), &report.name);
         let text = format!(
-            "acknowledged writes of {lost} may be missing: the disk was lost, and no other node has them; \
+            "acknowledged writes of {lost} may be missing: the disk was lost, and no other node \
+             has them; \
              reads are refused until `pixii repair --node {name} --accept-loss`"
         );
         rows.push(row(["LOST", &text]));

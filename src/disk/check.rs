@@ -60,8 +60,9 @@ pub struct CheckReport {
     pub complete: bool,
 }
 
-/// What a store holds of a partition, less what is purged. Owners go from one GC epoch to the next one after the other,
-/// and then take out at their own pace what is purged: when they are stopped meanwhile, they still hold the same.
+/// What a store holds of a partition, less what is purged. Owners go from one GC epoch to the next
+/// one after the other, and then take out at their own pace what is purged: when they are stopped
+/// meanwhile, they still hold the same.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Holding {
     /// The partition's GC epoch there.
@@ -187,8 +188,8 @@ pub struct Difference {
     pub owners: [(NodeId, u64); 2],
 }
 
-/// The partitions of `ring` whose owners, as far as their stores are among `stores`, do not all hold the same keys,
-/// clocks and values, less what is purged.
+/// The partitions of `ring` whose owners, as far as their stores are among `stores`, do not all
+/// hold the same keys, clocks and values, less what is purged.
 pub fn differences(ring: &Ring, stores: &[(NodeId, CheckReport)]) -> Vec<Difference> {
     let of = |owner: &NodeId| stores.iter().find(|(node, _)| node == owner);
     let mut found = Vec::new();

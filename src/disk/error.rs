@@ -34,7 +34,8 @@ pub enum OpenError {
     },
     /// Something else lives there. Nothing was touched.
     #[error(
-        "the directory {} holds \"{entry}\" and no FORMAT file: it is no data directory, and a new one is made only where \
+        "the directory {} holds \"{entry}\" and no FORMAT file: it is no data directory, and a \
+         new one is made only where \
          there is nothing",
         dir.display()
     )]
@@ -76,9 +77,9 @@ pub enum OpenError {
         /// What the operating system says.
         reason: String,
     },
-    /// Its files contradict themselves, or synced writes are missing. Nothing was removed, but sled may have
-    /// cleared what it saw no sense in behind the damage. The only case in which setting the whole
-    /// directory aside can help.
+    /// Its files contradict themselves, or synced writes are missing. Nothing was removed, but sled
+    /// may have cleared what it saw no sense in behind the damage. The only case in which setting
+    /// the whole directory aside can help.
     #[error("the data in {} is damaged: {reason}", dir.display())]
     Damaged {
         /// The directory.

@@ -1,8 +1,8 @@
-//! sled 0.34.7 with its edges covered: panics become faults, a flush becomes durable, the first fault
-//! ends everything. Nothing outside this file calls sled.
+//! sled 0.34.7 with its edges covered: panics become faults, a flush becomes durable, the first
+//! fault ends everything. Nothing outside this file calls sled.
 //!
-//! Left alone on purpose: `flush_async`, transactions, more than one tree, reverse iteration, and the
-//! background flusher (it would fsync behind our back and swallow the error).
+//! Left alone on purpose: `flush_async`, transactions, more than one tree, reverse iteration, and
+//! the background flusher (it would fsync behind our back and swallow the error).
 
 use std::any::Any;
 use std::cell::Cell;
@@ -30,11 +30,11 @@ use super::files::{lock_within, sync_path};
 use super::log::{SEGMENT_BYTES, Survey};
 use super::watch::Watch;
 
-/// Log space that is taken from the file system ahead of what is known to come, in bytes. Requests that
-/// were in progress when the space ran out end up here.
+/// Log space that is taken from the file system ahead of what is known to come, in bytes. Requests
+/// that were in progress when the space ran out end up here.
 const AHEAD_BYTES: u64 = SEGMENT_BYTES as u64 / 2;
-/// Log bytes for each byte of a record, pages that are rewritten included; 5.5 was measured for records of
-/// 500 bytes.
+/// Log bytes for each byte of a record, pages that are rewritten included; 5.5 was measured for
+/// records of 500 bytes.
 const LOG_PER_BYTE: u64 = 6;
 
 /// The name of the note of damage within the data.
@@ -140,7 +140,8 @@ fn open_patiently(dir: BorrowedFd<'_>, name: &OsStr) -> Result<File, Errno> {
 #[derive(Debug)]
 pub(super) struct Sled {
     dir: PathBuf,
-    /// Over whoever writes; before the database, a handle of which it has. `None` only while it is closed.
+    /// Over whoever writes; before the database, a handle of which it has. `None` only while it is
+    /// closed.
     watch: Option<Watch>,
     /// `None` only while it is closed.
     db: Option<sled::Db>,
@@ -154,8 +155,8 @@ pub(super) struct Sled {
 }
 
 impl Sled {
-    /// Opens the directory, or makes it if it is not there. The page cache takes about `cache_bytes`
-    /// bytes; measured was up to 2.4 times as much.
+    /// Opens the directory, or makes it if it is not there. The page cache takes about
+    /// `cache_bytes` bytes; measured was up to 2.4 times as much.
     pub(super) fn open(dir: &Path, cache_bytes: u64) -> Result<Self, StoreFault> {
         let survey = Sled::survey_of(dir, 0)?;
         Sled::open_surveyed(dir, cache_bytes, survey)
@@ -215,8 +216,9 @@ impl Sled {
         inside(|| work(db)).map_err(|fault| self.fail(fault))
     }
 
-    /// Makes `fault` the last thing that happened here. Damage is noted beside the data: a page that is read only now and
-    /// then must not end the daemon at every start anew, but have the store set aside.
+    /// Makes `fault` the last thing that happened here. Damage is noted beside the data: a page
+    /// that is read only now and then must not end the daemon at every start anew, but have the
+    /// store set aside.
     pub(super) fn fail(&self, fault: StoreFault) -> StoreFault {
         let note = || {
             if let StoreFault::Corrupt(reason) = &fault {
@@ -243,8 +245,8 @@ impl Sled {
         self.run(|db| Ok(db.get(key)?.map(Bytes::from_owner)))
     }
 
-    /// Shows `visit` the places from `from` to before `to` (to the end without one) with their values, in
-    /// order, until it says false; the first fault ends it.
+    /// Shows `visit` the places from `from` to before `to` (to the end without one) with their
+    /// values, in order, until it says false; the first fault ends it.
     pub(super) fn range(
         &self,
         from: &[u8],
@@ -296,8 +298,8 @@ impl Sled {
         self.watched(|| self.run(|db| Ok(db.apply_batch(batch)?)))
     }
 
-    /// Makes everything applied durable. sled's flush writes and calls `sync_file_range`, which is not
-    /// durable: the fsync is ours.
+    /// Makes everything applied durable. sled's flush writes and calls `sync_file_range`, which is
+    /// not durable: the fsync is ours.
     pub(super) fn sync(&self) -> Result<(), StoreFault> {
         self.watched(|| self.run(|db| Ok(db.flush()?)))?;
         self.run(|_| {
@@ -348,11 +350,13 @@ impl Sled {
         Ok(())
     }
 
-    /// Bytes that this process may still take on the file system, beside what is taken here for the rest of
-    /// the log's segment and for `coming_bytes` more bytes of records; 0 when there is too little for that.
+    /// Bytes that this process may still take on the file system, beside what is taken here for the
+    /// rest of the log's segment and for `coming_bytes` more bytes of records; 0 when there is too
+    /// little for that.
     ///
-    /// At every open sled fills the rest of the segment with zeros, up to 8 MiB: a disk may be full, but a
-    /// segment that has been begun must never want space, or the store could not be opened again.
+    /// At every open sled fills the rest of the segment with zeros, up to 8 MiB: a disk may be
+    /// full, but a segment that has been begun must never want space, or the store could not be
+    /// opened again.
     pub(super) fn free_beside(&self, coming_bytes: u64) -> Result<u64, StoreFault> {
         self.run(|_| {
             let length = self.file.metadata()?.len();
@@ -364,7 +368,8 @@ impl Sled {
         })
     }
 
-    /// Takes the space for all segments up to the one with this byte; false when there is not enough.
+    /// Takes the space for all segments up to the one with this byte; false when there is not
+    /// enough.
     fn take_space(&self, up_to: u64) -> io::Result<bool> {
         let segment = SEGMENT_BYTES as u64;
         let end = up_to.div_ceil(segment).saturating_mul(segment).min(i64::MAX as u64);
@@ -389,7 +394,8 @@ impl Sled {
         Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
     }
 
-    /// Whether the last `wanted` bytes of the log's last segment are zeros: nothing was written there yet.
+    /// Whether the last `wanted` bytes of the log's last segment are zeros: nothing was written
+    /// there yet.
     fn ends_with_zeros(&self, length: u64, wanted: u64) -> io::Result<bool> {
         const PIECE: u64 = 64 << 10;
         let begin = match length.checked_sub(wanted) {
@@ -410,8 +416,8 @@ impl Sled {
         Ok(true)
     }
 
-    /// Bytes that the directory takes on disk. Where it cannot be looked at, because descriptors say is missing, the store itself
-    /// has not failed.
+    /// Bytes that the directory takes on disk. Where it cannot be looked at, because descriptors
+    /// say is missing, the store itself has not failed.
     pub(super) fn disk_bytes(&self) -> Result<u64, StoreFault> {
         if let Some(fault) = self.fault.get() {
             return Err(fault.clone());
@@ -437,7 +443,8 @@ impl Drop for Sled {
         let watch = self.watch.take();
         let Some(db) = self.db.take() else { return };
         if matches!(self.fault.get(), Some(StoreFault::Io(_) | StoreFault::Locked)) {
-            // Dropping it would flush and fsync again, after a failure. The process is about to end.
+            // Dropping it would flush and fsync again, after a failure. The process is about to
+            // end.
             mem::forget((watch, db));
         } else {
             drop(watch);
@@ -470,16 +477,16 @@ fn message(payload: &dyn Any) -> &str {
     text.or(payload.downcast_ref::<&str>().copied()).unwrap_or("no message")
 }
 
-/// The first line, at most 200 characters of it: sled's messages may show whole pages. Of an error of the
-/// operating system that sled shows as a structure, its message.
+/// The first line, at most 200 characters of it: sled's messages may show whole pages. Of an error
+/// of the operating system that sled shows as a structure, its message.
 fn line(text: &str) -> String {
     let line = text.lines().next().unwrap_or_default();
     let message = line.split_once("message: \"").and_then(|(_, rest)| rest.split_once('"'));
     message.map_or(line, |(message, _)| message).chars().take(200).collect()
 }
 
-/// Keeps caught panics quiet, and ends the process when one of sled's IO threads panics under an open
-/// store: what it was to write is lost, and whoever waits for it would wait for ever.
+/// Keeps caught panics quiet, and ends the process when one of sled's IO threads panics under an
+/// open store: what it was to write is lost, and whoever waits for it would wait for ever.
 fn hook_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {

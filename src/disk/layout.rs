@@ -1,5 +1,5 @@
-//! Bytes on disk: the keys of the one tree, the heads of chunked records, the small records of the meta
-//! space. `migrations/` holds frozen copies; a change here is a new schema.
+//! Bytes on disk: the keys of the one tree, the heads of chunked records, the small records of the
+//! meta space. `migrations/` holds frozen copies; a change here is a new schema.
 
 use bytes::{Buf, BufMut, Bytes};
 use pixii_core::gc_epoch::GcState;
@@ -263,7 +263,8 @@ impl Head {
     }
 }
 
-/// A small record of the meta space: a version byte, the content, and a checksum that covers its name.
+/// A small record of the meta space: a version byte, the content, and a checksum that covers its
+/// name.
 pub(super) fn seal(name: &str, content: &[u8]) -> Vec<u8> {
     let mut bytes = [&[META_VERSION], content].concat();
     bytes.put_u64(hash64(&[b"meta", name.as_bytes(), &bytes]));

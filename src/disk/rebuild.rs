@@ -4,7 +4,8 @@
 //! damaged anywhere may open as an older one. So everything that can be read is copied to a new
 //! store, which is opened and read from the device before it takes the place of the old one. What
 //! cannot be read is missing in it, and the replica says so: where records may be missing it has
-//! no read eligibility until it has heard from the other owners (`node::repair`), as after a lost disk.
+//! no read eligibility until it has heard from the other owners (`node::repair`), as after a lost
+//! disk.
 
 use std::collections::BTreeSet;
 use std::fs::File;

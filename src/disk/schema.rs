@@ -1,6 +1,6 @@
-//! Which layout the data has, and the way from every older one to today's: forward only, at open, before
-//! anything is served. Each step's last batch carries the new version, so that a kill at any instant
-//! leaves either the old schema or the new one.
+//! Which layout the data has, and the way from every older one to today's: forward only, at open,
+//! before anything is served. Each step's last batch carries the new version, so that a kill at any
+//! instant leaves either the old schema or the new one.
 
 use bytes::Bytes;
 
@@ -14,8 +14,8 @@ mod v2;
 #[path = "../../migrations/v3.rs"]
 mod v3;
 
-/// One step, from the schema before to its own. Whatever it applies by itself must be harmless to the
-/// schema before and to a second run; what it returns is applied together with the new version.
+/// One step, from the schema before to its own. Whatever it applies by itself must be harmless to
+/// the schema before and to a second run; what it returns is applied together with the new version.
 type Migration = fn(&Sled) -> Result<Batch, StoreFault>;
 
 /// The step to schema N is at N-1.
@@ -62,7 +62,8 @@ pub(super) fn found(sled: &Sled) -> Result<u32, SchemaError> {
     }
 }
 
-/// What is to be done to a store of this schema, a few words for each step with the schema that it leads to.
+/// What is to be done to a store of this schema, a few words for each step with the schema that it
+/// leads to.
 pub(super) fn steps(from: u32) -> Vec<(u32, &'static str)> {
     (1..).zip(ABOUT).filter(|(to, _)| *to > from).collect()
 }

@@ -1,5 +1,6 @@
-//! Wakes a writer that sled has forgotten. When a write of sled's log fails on one of its own threads, it may
-//! note the error and not know who waits for that write; a flush by anyone else reports them.
+//! Wakes a writer that sled has forgotten. When a write of sled's log fails on one of its own
+//! threads, it may note the error and not know who waits for that write; a flush by anyone else
+//! reports them.
 
 use std::io;
 use std::sync::Arc;

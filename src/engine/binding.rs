@@ -17,7 +17,8 @@ use super::{Order, notifier};
 const ADDRESS_WAIT: Duration = Duration::from_secs(60);
 /// How often it is tried.
 const ADDRESS_POLL: Duration = Duration::from_millis(250);
-/// What the service manager grants beside that, each time that it is notified that the daemon waits.
+/// What the service manager grants beside that, each time that it is notified that the daemon
+/// waits.
 const MORE_TIME: Duration = Duration::from_secs(60);
 
 /// Why an address cannot be listened on.

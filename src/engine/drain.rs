@@ -1,5 +1,5 @@
-//! A node that its operator takes out before maintenance: it finishes what runs, delivers what it keeps for others, and lets
-//! go of its peers, who then do without it.
+//! A node that its operator takes out before maintenance: it finishes what runs, delivers what it
+//! keeps for others, and lets go of its peers, who then do without it.
 
 use std::time::{Duration, Instant};
 

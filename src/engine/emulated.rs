@@ -1,7 +1,9 @@
-//! The emulated network at the daemon's transport (a slow disk is emulated by the store's threads): messages to other members wait here before they leave,
-//! requests of clients and the answers to them likewise. Off, it is one look at an `Option`.
+//! The emulated network at the daemon's transport (a slow disk is emulated by the store's threads):
+//! messages to other members wait here before they leave, requests of clients and the answers to
+//! them likewise. Off, it is one look at an `Option`.
 //!
-//! A message takes what its rule says, to a fraction of a millisecond on a machine that is not busy. Only requests for data are emulated: orders and questions to a node always get through.
+//! A message takes what its rule says, to a fraction of a millisecond on a machine that is not
+//! busy. Only requests for data are emulated: orders and questions to a node always get through.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -35,7 +37,8 @@ const REMIND: Micros = Micros::from_millis(60_000);
 /// What a call without key and value takes, about.
 const CALL_BYTES: usize = 256;
 
-/// Wakes the engine when a message is due, as exactly as the kernel can: the runtime's own timer counts in milliseconds.
+/// Wakes the engine when a message is due, as exactly as the kernel can: the runtime's own timer
+/// counts in milliseconds.
 pub(super) struct Alarm(pipe::Receiver);
 
 impl Alarm {
@@ -315,7 +318,8 @@ impl Engine<'_> {
     fn arrive(&mut self, delayed: DelayedMessage) {
         match delayed {
             DelayedMessage::Message { peer, connection, frame } => {
-                // A connection ends with its process: what was for an earlier incarnation is not for this one.
+                // A connection ends with its process: what was for an earlier incarnation is not
+                // for this one.
                 if peer.outbox.connection() == connection {
                     peer.outbox.push(frame);
                 } else {

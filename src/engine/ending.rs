@@ -1,4 +1,5 @@
-//! How an incarnation ends: what is in progress is finished, replies leave, and then the store is closed.
+//! How an incarnation ends: what is in progress is finished, replies leave, and then the store is
+//! closed.
 
 use std::time::{Duration, Instant};
 
@@ -60,9 +61,9 @@ impl Engine<'_> {
         self.notifier.look_again();
     }
 
-    /// Ends this incarnation for a store that is to be made anew, when the other members can be reached:
-    /// one node at a time, as far as they find it at different times. A member that is away is not
-    /// waited for for ever.
+    /// Ends this incarnation for a store that is to be made anew, when the other members can be
+    /// reached: one node at a time, as far as they find it at different times. A member that is
+    /// away is not waited for for ever.
     pub(super) fn consider_rebuilding(&mut self) {
         let Some(since) = self.damaged.filter(|_| self.finish_by.is_none()) else { return };
         let place = self.ring.members().iter().position(|member| member.id == self.config.me());

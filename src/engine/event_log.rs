@@ -1,4 +1,5 @@
-//! What an operator would ask about: a line per decision, in words, with the same as fields for machines.
+//! What an operator would ask about: a line per decision, in words, with the same as fields for
+//! machines.
 
 use std::collections::BTreeMap;
 use std::mem;
@@ -16,8 +17,8 @@ use crate::config::Config;
 use crate::disk::Salvage;
 use crate::metrics::MetricsSnapshot;
 
-/// Comparisons that moved something or failed are notified of together, so long after the first one:
-/// after a recovery there are as many as partitions and peers.
+/// Comparisons that moved something or failed are notified of together, so long after the first
+/// one: after a recovery there are as many as partitions and peers.
 const TOGETHER: Duration = Duration::from_secs(2);
 
 /// Comparisons with other owners that are still to be notified of, by peer.
@@ -111,7 +112,8 @@ pub(super) fn report_space(name: &str, shortage: Option<Shortage>) {
             event = "disk_short",
             free_bytes,
             reserve_bytes,
-            "node {name} refuses writes: its disk has {free_bytes} bytes left and keeps {reserve_bytes} in reserve"
+            "node {name} refuses writes: its disk has {free_bytes} bytes left and keeps \
+             {reserve_bytes} in reserve"
         ),
         None => {
             info!(event = "disk_room", "node {name} takes writes again: its disk has room");
@@ -183,7 +185,8 @@ pub(super) fn report(notice: Notice, config: &Config, members: &Members, log: &L
         }
         Notice::Reborn => warn!(
             event = "disk_lost",
-            "the cluster does not know this store of node {name}: it is a new member's, or the disk was lost; what it \
+            "the cluster does not know this store of node {name}: it is a new member's, or the \
+             disk was lost; what it \
              does not find does not count until it has all from the other owners"
         ),
         Notice::Alone => {
@@ -205,14 +208,17 @@ pub(super) fn report(notice: Notice, config: &Config, members: &Members, log: &L
         Notice::Lost(partitions) => warn!(
             event = "writes_lost",
             partitions,
-            "node {name} has lost its disk, and is the only owner of {partitions} partitions: writes that were \
-             acknowledged may be missing, and no other node has them; reads of these partitions are refused until \
+            "node {name} has lost its disk, and is the only owner of {partitions} partitions: \
+             writes that were \
+             acknowledged may be missing, and no other node has them; reads of these partitions \
+             are refused until \
              `pixii repair --node {name} --accept-loss`"
         ),
         Notice::LossAccepted(partitions) => warn!(
             event = "loss_accepted",
             partitions,
-            "an operator has accepted that acknowledged writes of {partitions} partitions are gone: node {name} answers \
+            "an operator has accepted that acknowledged writes of {partitions} partitions are \
+             gone: node {name} answers \
              reads of them with what it has"
         ),
         Notice::WaitsFor(peer)
@@ -237,7 +243,8 @@ fn report_declined(Oversize { key, hint, bytes, limit }: &Oversize, log: &LogThr
         log.several("oversized_key", ""),
         warn,
         [event = "oversized_key", key = %key.as_bytes().escape_ascii(), bytes, limit,],
-        "{what} of the key {key:?} was declined: it would have {bytes} bytes in all its siblings, and the limit is \
+        "{what} of the key {key:?} was declined: it would have {bytes} bytes in all its siblings, \
+         and the limit is \
          {limit}{rest}; read the key and write it with the context of the read, or delete it"
     );
 }
@@ -250,22 +257,26 @@ fn report_of_peer(notice: Notice, peer: &str, config: &Config, log: &LogThrottle
             log.several("waited for", peer),
             warn,
             [event = "waited for", peer,],
-            "node {name} waits for {peer}: a new cluster is founded when all of its members have answered, or, by \
+            "node {name} waits for {peer}: a new cluster is founded when all of its members have \
+             answered, or, by \
              `pixii server --bootstrap`, by those that have"
         ),
         Notice::Outdated(_) => limited!(
             log.several("disk_rolled_back", peer),
             warn,
             [event = "disk_rolled_back", peer,],
-            "peer {peer} has seen a later incarnation of this store: the disk was rolled back or copied; node \
+            "peer {peer} has seen a later incarnation of this store: the disk was rolled back or \
+             copied; node \
              {name} goes on under a new store id, and what it does not find does not count"
         ),
         Notice::Copied(_) => limited!(
             log.several("disk_copied", peer),
             error,
             [event = "disk_copied", peer,],
-            "peer {peer} has seen a later incarnation of node {name}: its disk was rolled back, or a copy of it \
-             runs elsewhere; it goes on under a new store id, and what it does not find does not count"
+            "peer {peer} has seen a later incarnation of node {name}: its disk was rolled back, \
+             or a copy of it \
+             runs elsewhere; it goes on under a new store id, and what it does not find does not \
+             count"
         ),
         Notice::Foreign(_, [ours, theirs]) => limited!(
             log.several("foreign_peer", peer),
@@ -324,13 +335,15 @@ fn report_of_refused_peer(notice: &Notice, peer: &str, config: &Config, log: &Lo
             log.several("ring_refused", peer),
             error,
             [event = "ring_refused", peer,],
-            "peer {peer} reports of a later ring with another n or other partitions: node {name} does not take it",
+            "peer {peer} reports of a later ring with another n or other partitions: node {name} \
+             does not take it",
         ),
         Notice::Forged(_) => limited!(
             log.several("life_refused", peer),
             error,
             [event = "life_refused", peer,],
-            "peer {peer} reports of an incarnation of node {name} that cannot have been: not believed"
+            "peer {peer} reports of an incarnation of node {name} that cannot have been: not \
+             believed"
         ),
         _ => {}
     }
@@ -356,7 +369,8 @@ fn report_liveness(peer: &str, liveness: Liveness, silence: Micros, log: &LogThr
             log.several("peer_down", peer),
             warn,
             [event = "peer_down", peer, silent_ms,],
-            "peer {peer} has been silent for {seconds:.1} s and is marked down: fallbacks take its place"
+            "peer {peer} has been silent for {seconds:.1} s and is marked down: fallbacks take \
+             its place"
         ),
     }
 }

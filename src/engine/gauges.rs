@@ -1,5 +1,5 @@
-//! How much the store's threads have to do, and what the disk has: recognised by them as they go, so that who asks for it
-//! waits for none of them.
+//! How much the store's threads have to do, and what the disk has: recognised by them as they go,
+//! so that who asks for it waits for none of them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,4 +1,5 @@
-//! What a daemon reports to those who only look: its HTTP port, and the lines of its account in the log.
+//! What a daemon reports to those who only look: its HTTP port, and the lines of its account in the
+//! log.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,9 +18,11 @@ use crate::http::{Answer, Request};
 use crate::metrics::{Load, MetricsSnapshot};
 use crate::net::http::{self, HttpPort};
 
-/// An engine that does not answer within this time makes no progress: it turns at least ten times a second.
+/// An engine that does not answer within this time makes no progress: it turns at least ten times a
+/// second.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// An account is reported again until it is so old: however many look, the engine makes ten a second at most.
+/// An account is reported again until it is so old: however many look, the engine makes ten a
+/// second at most.
 const SNAPSHOT_MAX_AGE: Duration = Duration::from_millis(100);
 
 /// Asks an engine for its account.
@@ -130,7 +133,8 @@ impl Board {
         }
     }
 
-    /// The newest account, in the time that the engine is given: whoever waits for another one's turn has that time too.
+    /// The newest account, in the time that the engine is given: whoever waits for another one's
+    /// turn has that time too.
     async fn snapshot(&self) -> Result<Arc<MetricsSnapshot>, Missing> {
         timeout(self.timeout, self.newest()).await.unwrap_or(Err(Missing::Stuck))
     }
@@ -239,7 +243,8 @@ impl Engine<'_> {
         }
         if let Some(Shortage { free_bytes, reserve_bytes }) = self.short {
             return Some(format!(
-                "serving reads only: its disk has {free_bytes} bytes left and keeps {reserve_bytes} in reserve"
+                "serving reads only: its disk has {free_bytes} bytes left and keeps \
+                 {reserve_bytes} in reserve"
             ));
         }
         if !self.node.is_witnessed() {

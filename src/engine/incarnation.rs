@@ -1,5 +1,5 @@
-//! The lives of a daemon: mostly one. A later ring ends an incarnation and begins the next one in the same
-//! process.
+//! The lives of a daemon: mostly one. A later ring ends an incarnation and begins the next one in
+//! the same process.
 
 use std::sync::Arc;
 
@@ -329,7 +329,8 @@ fn members(
         }
         None => config.members.clone(),
     };
-    // Where this node itself listens is as configured, from this incarnation on, whatever was remembered.
+    // Where this node itself listens is as configured, from this incarnation on, whatever was
+    // remembered.
     let configured = config.members.get(config.me()).map(|own| &own.address);
     let as_configured = |member: &Member| match configured {
         Some(address) if member.id() == config.me() => {

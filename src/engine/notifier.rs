@@ -1,4 +1,5 @@
-//! The service manager, if there is one: it is reported when the daemon is ready, what it does, and that it gets on.
+//! The service manager, if there is one: it is reported when the daemon is ready, what it does, and
+//! that it gets on.
 
 use std::env;
 use std::ffi::OsStr;
@@ -17,7 +18,8 @@ use sd_notify::NotifyState;
 const SOCKET: &str = "NOTIFY_SOCKET";
 /// How often the condition of the daemon is looked at.
 const CHECK_INTERVAL: Duration = Duration::from_millis(500);
-/// A daemon that waits for members that do not answer is ready after this time: they may need it to be.
+/// A daemon that waits for members that do not answer is ready after this time: they may need it to
+/// be.
 const READY_AT_LATEST: Duration = Duration::from_secs(10);
 /// The watchdog is fed so many times in its interval.
 const FEEDS: u32 = 4;
@@ -28,8 +30,8 @@ const MOVED_BYTES: u64 = 64 << 10;
 /// and how much more time it is given then.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Notifies the service manager, if one waits for that, and gives whether that went well. A manager that cannot be reported, or
-/// that takes nothing for a while, changes nothing here.
+/// Notifies the service manager, if one waits for that, and gives whether that went well. A manager
+/// that cannot be reported, or that takes nothing for a while, changes nothing here.
 pub(super) fn notify(state: &NotifyState<'_>) -> bool {
     env::var_os(SOCKET).is_none_or(|socket| report(&socket, &state.to_string()).is_ok())
 }
@@ -58,7 +60,8 @@ pub(super) struct SystemdNotifier {
 }
 
 impl SystemdNotifier {
-    /// Nothing has been reported yet. Until the daemon is ready, a start that gets on is given more time.
+    /// Nothing has been reported yet. Until the daemon is ready, a start that gets on is given more
+    /// time.
     pub(super) fn new(timeout: TimeoutExtension) -> Self {
         SystemdNotifier {
             listens: listens(),
@@ -93,7 +96,8 @@ impl SystemdNotifier {
         self.looked = None;
     }
 
-    /// Notifies the condition if it is another one, and once that the daemon is ready: when it `serves`, or waits in vain.
+    /// Notifies the condition if it is another one, and once that the daemon is ready: when it
+    /// `serves`, or waits in vain.
     pub(super) fn report(&mut self, now: Instant, serves: bool, condition: String) {
         self.looked = Some(now);
         let waited = now.saturating_duration_since(self.begun) >= READY_AT_LATEST;

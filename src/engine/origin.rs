@@ -1,5 +1,5 @@
-//! Before a store's incarnation begins: whether its data is a copy of what another daemon runs on, and
-//! whom to believe about where the members are. Only probes leave, and nothing is written.
+//! Before a store's incarnation begins: whether its data is a copy of what another daemon runs on,
+//! and whom to believe about where the members are. Only probes leave, and nothing is written.
 
 use std::sync::Arc;
 
@@ -18,7 +18,8 @@ use crate::net::probe::{Found, probe};
 pub enum Conflict {
     /// A daemon runs on the data that this is a copy of.
     #[error(
-        "the data of node {name} is a copy: a daemon with the same data runs at {address}; stop that one for good, or start \
+        "the data of node {name} is a copy: a daemon with the same data runs at {address}; stop \
+         that one for good, or start \
          this one with `pixii server --new-identity`, as a node of a cluster of its own"
     )]
     Copy {
@@ -29,8 +30,10 @@ pub enum Conflict {
     },
     /// This node is configured elsewhere than it was, and so is a member that has not moved.
     #[error(
-        "node {name}, which was at {before}, is configured at {now}, and member {member} at {configured}, but {member} runs \
-         at {found}: if {name} has moved, configure {member} at {found}; if the data is a copy of a cluster, start each of \
+        "node {name}, which was at {before}, is configured at {now}, and member {member} at \
+         {configured}, but {member} runs \
+         at {found}: if {name} has moved, configure {member} at {found}; if the data is a copy of \
+         a cluster, start each of \
          its nodes with `pixii server --new-identity`"
     )]
     Contradiction {
@@ -50,7 +53,8 @@ pub enum Conflict {
     /// A copy that is to be a cluster of its own is configured with a node of the cluster that it
     /// was copied from.
     #[error(
-        "member {member} is configured at {address}, where the {member} runs whose cluster this is a copy of: configure the \
+        "member {member} is configured at {address}, where the {member} runs whose cluster this \
+         is a copy of: configure the \
          members of the new cluster where they are to run"
     )]
     Original {

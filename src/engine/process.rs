@@ -22,7 +22,8 @@ use crate::net::places::Places;
 
 /// Added to a signal's number, this is the exit code of a process that it ended.
 const EXIT_BY_SIGNAL: i32 = 128;
-/// Orders that may wait: no other order takes the last places, so that there is always room for one to stop.
+/// Orders that may wait: no other order takes the last places, so that there is always room for one
+/// to stop.
 pub(super) const MAX_ORDERS: usize = 8;
 const PLACES_FOR_STOPS: usize = 4;
 /// What counts as the limit of descriptors where there is none, or a larger one.
@@ -36,7 +37,8 @@ const RELOAD_TIMEOUT: Duration = Duration::from_secs(5);
 pub enum Order {
     /// To stop, and why.
     Stop(String),
-    /// To take over what can change from a configuration that was read again; or why it cannot be read.
+    /// To take over what can change from a configuration that was read again; or why it cannot be
+    /// read.
     Reload(Result<Box<Config>, ConfigError>),
     /// To log an account of itself.
     MetricsSnapshot,
@@ -64,9 +66,9 @@ impl Drop for SignalWatch {
     }
 }
 
-/// Makes orders of signals: the first SIGTERM or SIGINT stops, SIGHUP has the configuration read again by `read`, SIGUSR1
-/// asks for an account. A second SIGTERM or SIGINT ends the process at once, without the mark of a clean stop, as a crash
-/// would.
+/// Makes orders of signals: the first SIGTERM or SIGINT stops, SIGHUP has the configuration read
+/// again by `read`, SIGUSR1 asks for an account. A second SIGTERM or SIGINT ends the process at
+/// once, without the mark of a clean stop, as a crash would.
 pub(super) fn watch_signals(
     orders: Sender<Order>,
     read: impl Fn() -> Result<Config, ConfigError> + Send + Sync + 'static,
@@ -154,7 +156,8 @@ fn order(orders: &Sender<Order>, name: &str, order: Order) {
 
 /// Has `orders` stop the daemon when standard input ends.
 pub(super) fn watch_stdin(orders: Sender<Order>) -> io::Result<()> {
-    // Frozen, it would not notice the end of its parent: SIGCONT wakes it then. Without that it serves as well.
+    // Frozen, it would not notice the end of its parent: SIGCONT wakes it then. Without that it
+    // serves as well.
     let _ = set_parent_process_death_signal(Some(Signal::CONT));
     Builder::new().name("stdin".to_owned()).spawn(move || {
         // An input that cannot be read has ended, too.

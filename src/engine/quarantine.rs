@@ -1,5 +1,5 @@
-//! A damaged store: what can be read of it goes on, as that of an old disk. Where too little can be,
-//! it is set aside, once somebody else has what it held.
+//! A damaged store: what can be read of it goes on, as that of an old disk. Where too little can
+//! be, it is set aside, once somebody else has what it held.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,10 +30,10 @@ const PAUSE: Duration = Duration::from_secs(1);
 const REMIND: Duration = Duration::from_secs(60);
 
 /// Opens the node's store. Of a damaged one all that can be read is kept, and it counts as an old
-/// disk: it has no read eligibility before it has heard from the other owners. One that shows too little
-/// is set aside, kept, and replaced by an empty one, once every one of its partitions has another
-/// replica that can be reached and has its read eligibility; the daemon waits for that. `None` if it was
-/// stopped meanwhile.
+/// disk: it has no read eligibility before it has heard from the other owners. One that shows too
+/// little is set aside, kept, and replaced by an empty one, once every one of its partitions has
+/// another replica that can be reached and has its read eligibility; the daemon waits for that.
+/// `None` if it was stopped meanwhile.
 pub(super) fn open(
     config: &Config,
     orders: &mut Receiver<Order>,

@@ -1,4 +1,5 @@
-//! A configuration that was read again: what is taken over at once, and what only another start takes over.
+//! A configuration that was read again: what is taken over at once, and what only another start
+//! takes over.
 
 use pixii_core::node::{Input, Limits};
 use pixii_core::secret::Secrets;
@@ -18,11 +19,13 @@ pub(super) struct RuntimeConfig {
     pub(super) hint_limit_mib: u64,
     /// A hint of this age is also offered to the other owners, in milliseconds.
     pub(super) hint_age_ms: u64,
-    /// Each partition is compared with every other owner of it about as often as this, in milliseconds.
+    /// Each partition is compared with every other owner of it about as often as this, in
+    /// milliseconds.
     pub(super) repair_interval_ms: u64,
     /// All that is on disk is read once in this time, in milliseconds.
     pub(super) scrub_interval_ms: u64,
-    /// How far a drain is: by an operator's order, and nothing of the configuration. It outlasts an incarnation, as all of these.
+    /// How far a drain is: by an operator's order, and nothing of the configuration. It outlasts an
+    /// incarnation, as all of these.
     pub(super) drain: Drain,
 }
 
@@ -97,7 +100,8 @@ impl Engine<'_> {
         self.input(Input::Limits(self.runtime_config.limits()));
     }
 
-    /// Takes over the secrets that were read; true if they are others, or the first ones. Links that are open stay.
+    /// Takes over the secrets that were read; true if they are others, or the first ones. Links
+    /// that are open stay.
     fn take_secrets(&mut self, config: &Config) -> bool {
         let name = &self.config.name;
         let Some(new) = config.secrets.get() else { return false };
@@ -107,7 +111,8 @@ impl Engine<'_> {
             info!("node {name} goes on with other secrets, those that its files hold now");
         } else if config.secret_files.as_ref().is_some_and(SecretFiles::are_credentials) {
             info!(
-                "the secrets of node {name} are the same: they are credentials, which systemd copies when a unit starts, \
+                "the secrets of node {name} are the same: they are credentials, which systemd \
+                 copies when a unit starts, \
                  so that changed ones take a restart"
             );
         }

@@ -110,7 +110,8 @@ impl Engine<'_> {
         Ok((gone.id(), plan))
     }
 
-    /// The one that goes must be down, and most members in reach: of two halves of a cluster at most one changes its ring.
+    /// The one that goes must be down, and most members in reach: of two halves of a cluster at
+    /// most one changes its ring.
     fn check_reach(&self, gone: &Member) -> Result<(), ReplaceRejection> {
         let now = self.now();
         let open = |id: &NodeId| self.hub.peers.get(id).is_some_and(|peer| peer.outbox.is_open());

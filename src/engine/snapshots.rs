@@ -204,7 +204,8 @@ impl Engine<'_> {
         }
     }
 
-    /// What is known of the pairs that are asked about; with `begin`, they are to be compared at once.
+    /// What is known of the pairs that are asked about; with `begin`, they are to be compared at
+    /// once.
     pub(super) fn repair(
         &mut self,
         begin: bool,

@@ -1,5 +1,5 @@
-//! The store's three threads: the only writer, which also lists and watches the free space, a reader for clients and
-//! one for background work.
+//! The store's three threads: the only writer, which also lists and watches the free space, a
+//! reader for clients and one for background work.
 
 mod reading;
 
@@ -32,8 +32,8 @@ const CALM_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// How often the store is measured.
 const MEASURE: Duration = Duration::from_secs(1);
 
-/// What the threads tell the engine. About as many as it submitted work, so that the way back needs no
-/// bound.
+/// What the threads tell the engine. About as many as it submitted work, so that the way back needs
+/// no bound.
 #[derive(Debug)]
 pub(super) enum Report {
     /// Work is done.

@@ -30,8 +30,8 @@ pub(super) fn keep(
     store.save_trees(&KeptTrees { binding: binding(meta, ring), trees }.encode())
 }
 
-/// Takes the trees of the last incarnation, before the first write of the next one; what is not right in
-/// every respect is left out, and all is read.
+/// Takes the trees of the last incarnation, before the first write of the next one; what is not
+/// right in every respect is left out, and all is read.
 pub(super) fn take(
     store: &dyn Store,
     last: &Meta,

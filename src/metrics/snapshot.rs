@@ -23,7 +23,8 @@ const COUNTED: [(Counter, &str, &str); 5] = [
     (
         Counter::HintsDeclined,
         "pixii_hints_declined",
-        "Hints that this node declined because the key would have outgrown a limit; their fallbacks keep them.",
+        "Hints that this node declined because the key would have outgrown a limit; their \
+         fallbacks keep them.",
     ),
     (
         Counter::ReadsRepaired,
@@ -33,7 +34,8 @@ const COUNTED: [(Counter, &str, &str); 5] = [
     (
         Counter::StaleObjectsRefused,
         "pixii_stale_objects_refused",
-        "Objects and hints of peers that were refused because they were of an older GC epoch of their partition.",
+        "Objects and hints of peers that were refused because they were of an older GC epoch of \
+         their partition.",
     ),
     (Counter::PeerBytesSent, "pixii_peer_sent_bytes", "Bytes of messages to other members."),
 ];
@@ -136,7 +138,8 @@ impl MetricsSnapshot {
         );
         let help = "Partitions whose absent keys do not count here until they are recovered.";
         page.gauge("pixii_partitions_read_ineligible", help, status.read_ineligible);
-        let help = "Partitions without another owner where acknowledged writes may be missing, not accepted yet.";
+        let help = "Partitions without another owner where acknowledged writes may be missing, \
+            not accepted yet.";
         page.gauge("pixii_partitions_lost", help, status.gauges.partitions_lost);
     }
 
@@ -268,7 +271,8 @@ impl MetricsSnapshot {
         self.per_peer(page, "pixii_equal_partitions", help, |peer| {
             Some(f64::from(peer.repair.equal))
         });
-        let help = "The longest time since a shared partition was last found equal; absent before all were.";
+        let help = "The longest time since a shared partition was last found equal; absent before \
+            all were.";
         self.per_peer(page, "pixii_repair_last_success_timestamp_seconds", help, |peer| {
             peer.repair.oldest_ms.map(|ms| ms as f64 / MILLI)
         });
@@ -367,7 +371,8 @@ impl MetricsSnapshot {
         ));
         lines.extend(status.peers.iter().zip(&load.unsent).map(|(peer, unsent)| {
             format!(
-                "peer {}: link {}, believed {}, {} hints of {} kept for it, {} messages waiting, {} of {} \
+                "peer {}: link {}, believed {}, {} hints of {} kept for it, {} messages waiting, \
+                 {} of {} \
                  partitions found equal",
                 peer.name,
                 if peer.up { "up" } else { "down" },
@@ -381,9 +386,15 @@ impl MetricsSnapshot {
         }));
         let (repair, tombstone_gc) = (&status.repair, &status.tombstone_gc);
         lines.push(format!(
-            "repair: {} pending, {} failing, {} partitions unread, {} records damaged; {} keys to collect, held back in \
+            "repair: {} pending, {} failing, {} partitions unread, {} records damaged; {} keys to \
+             collect, held back in \
              {} partitions",
-            repair.pending, repair.failing, repair.unread, repair.damaged, tombstone_gc.keys, tombstone_gc.blocked,
+            repair.pending,
+            repair.failing,
+            repair.unread,
+            repair.damaged,
+            tombstone_gc.keys,
+            tombstone_gc.blocked,
         ));
         lines
     }

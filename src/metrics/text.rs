@@ -79,7 +79,8 @@ pub(super) struct Page {
 }
 
 impl Page {
-    /// From now on, samples are of this family. A name ends with its unit, if that is given; `help` is one sentence.
+    /// From now on, samples are of this family. A name ends with its unit, if that is given; `help`
+    /// is one sentence.
     pub(super) fn family(&mut self, name: &'static str, kind: &str, help: &str) {
         self.family = name;
         self.line(format_args!("# TYPE {name} {kind}"));

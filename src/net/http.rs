@@ -1,5 +1,5 @@
-//! The HTTP port: a thread and an event loop of its own, so that whoever looks, however slowly, takes no turn from those
-//! who work.
+//! The HTTP port: a thread and an event loop of its own, so that whoever looks, however slowly,
+//! takes no turn from those who work.
 
 use std::io;
 use std::net::TcpListener as StdListener;
@@ -18,7 +18,8 @@ use crate::http::{Answer, MAX_HEAD_BYTES, Request, request};
 
 /// A request is there in this time, and its answer is taken in this time.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// What a connection may still send before it is cut, so that this does not destroy the answer on its way.
+/// What a connection may still send before it is cut, so that this does not destroy the answer on
+/// its way.
 const LINGER: Duration = Duration::from_millis(500);
 const LINGER_BYTES: u64 = 64 << 10;
 /// Rest after an accept that failed, mostly because descriptors are missing.

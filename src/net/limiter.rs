@@ -1,4 +1,5 @@
-//! Who may have how many connections, counted by address, so that one address cannot keep the others out.
+//! Who may have how many connections, counted by address, so that one address cannot keep the
+//! others out.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
@@ -11,8 +12,8 @@ use tokio::sync::Notify;
 /// The part of an IPv6 address that one household has.
 const PREFIX_MASK: u128 = !(u64::MAX as u128);
 
-/// The connections that are counted: those that have not said yet who they are, and clients. A peer is let in once, and not
-/// counted, so that no number of clients keeps one out.
+/// The connections that are counted: those that have not said yet who they are, and clients. A peer
+/// is let in once, and not counted, so that no number of clients keeps one out.
 #[derive(Debug)]
 pub(super) struct ConnectionLimiter {
     waiting: usize,
@@ -64,7 +65,8 @@ pub(super) struct Full {
     pub(super) most: usize,
 }
 
-/// Addresses that are one party: an IPv6 network of 64 bits, or an IPv4 address however it is written.
+/// Addresses that are one party: an IPv6 network of 64 bits, or an IPv4 address however it is
+/// written.
 fn party(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) if !v6.is_loopback() => {
@@ -80,8 +82,9 @@ impl ConnectionLimiter {
         Arc::new(ConnectionLimiter { waiting, per_address, state: Mutex::default() })
     }
 
-    /// A place for a connection from `address`. When too many wait, the oldest one of the address that has most of them is
-    /// ordered to give way: what is done in a moment gets its moment, however many wait for nothing.
+    /// A place for a connection from `address`. When too many wait, the oldest one of the address
+    /// that has most of them is ordered to give way: what is done in a moment gets its moment,
+    /// however many wait for nothing.
     pub(super) fn enter(self: &Arc<Self>, address: IpAddr) -> ConnectionPermit {
         let at = party(address);
         let mut state = locked(&self.state);

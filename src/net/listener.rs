@@ -34,8 +34,8 @@ use super::{CLIENT_TIMEOUT, Event, HANDSHAKE, Hub, Identity, PEER_TIMEOUT, Peer,
 
 /// Rest after an accept that failed, mostly because descriptors are missing.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
-/// What a connection may still send before it is cut: bytes left unread when a socket is closed would
-/// destroy the last bytes sent on it.
+/// What a connection may still send before it is cut: bytes left unread when a socket is closed
+/// would destroy the last bytes sent on it.
 const LINGER: Duration = Duration::from_millis(500);
 const LINGER_BYTES: u64 = 64 << 10;
 
@@ -129,7 +129,8 @@ async fn admit(hub: Arc<Hub>, mut connection: Connection, permit: ConnectionPerm
     let from = connection.from;
     let mut reception = Reception::new(hub.secrets.get());
     let admitted = tokio::select! {
-        admitted = timeout(HANDSHAKE, shake_hands(&hub, &mut connection, &mut reception, &permit)) => {
+        admitted = timeout(HANDSHAKE, shake_hands(&hub, &mut connection, &mut reception,
+            &permit)) => {
             admitted.unwrap_or_else(|_| {
                 let late = format!("no handshake within {} s", HANDSHAKE.as_secs());
                 Err(Rejected::Refused(from.ip().to_string(), late))
@@ -177,7 +178,8 @@ async fn admit(hub: Arc<Hub>, mut connection: Connection, permit: ConnectionPerm
 fn gives_way(hub: &Hub) -> String {
     let most = hub.places.handshakes;
     format!(
-        "too many handshakes are in progress, {most} at most: this is the oldest of the address that has most of them"
+        "too many handshakes are in progress, {most} at most: this is the oldest of the address \
+         that has most of them"
     )
 }
 
@@ -303,7 +305,8 @@ fn check_membership(hub: &Hub, cluster: &str, node: NodeId) -> Result<(), Reject
         Some(Member { name, .. }) => Err(Rejected::Removed(
             name.clone(),
             format!(
-                "node {name} was removed from cluster {cluster} by its operator, and others have its places: what \
+                "node {name} was removed from cluster {cluster} by its operator, and others have \
+                 its places: what \
                  it holds is not taken, and its name does not return"
             ),
         )),
@@ -345,7 +348,8 @@ fn check_peer(
     if ring.0 == 1 && ours.ring.0 == 1 && ring.1 != ours.ring.1 {
         let theirs = &peer.name;
         return Err(format!(
-            "members, n or partitions differ between the configurations of {name} and {theirs}: {name} has {}",
+            "members, n or partitions differ between the configurations of {name} and {theirs}: \
+             {name} has {}",
             shape(ours)
         ));
     }

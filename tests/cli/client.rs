@@ -96,7 +96,8 @@ fn an_owner_that_is_gone_is_replaced_by_the_next_and_then_by_any_node() {
         client.put(put(&client, &key, "v", None), TIMEOUT_MS).await.unwrap();
         fake.kill(owners[0]);
         let queried = fake.queried(owners[1]);
-        // The loss of the connection may be noticed only by the first read, which is then sent again.
+        // The loss of the connection may be noticed only by the first read, which is then sent
+        // again.
         assert_eq!(client.get(&key, None, TIMEOUT_MS).await.unwrap().values, ["v"]);
         assert_eq!(fake.queried(owners[1]), queried + 1);
         fake.kill(owners[1]);
@@ -179,7 +180,8 @@ fn rejections_of_the_node_move_on_and_rejections_of_the_request_do_not() {
         let owners = fake.owners(&key);
         fake.behave(owners[0], Behaviour::Refuse(Rejection::Stopping));
         client.put(put(&client, &key, "v", None), TIMEOUT_MS).await.unwrap();
-        // A node that stops or is drained is not asked again at once. (A slow test may have let its second pass.)
+        // A node that stops or is drained is not asked again at once. (A slow test may have let its
+        // second pass.)
         let mut passed_by = false;
         for _ in 0..100 {
             let queried = fake.queried(owners[0]);

@@ -262,8 +262,10 @@ fn a_node_reports_how_it_is_and_can_be_stopped() {
         out.contains("on disk      4.0 KiB\n") && out.contains("puts_acknowledged  3\n"),
         "{out}"
     );
-    let compared = "compared     16 of 16 pairs with other owners found equal, 1 partition not yet read, 3 pending, 4 failing \
-                    (partition 7 with n2: no answer in 10000 ms), 2 damaged records to be fetched\n";
+    let compared = "compared     16 of 16 pairs with other owners found equal, 1 partition not \
+        yet read, 3 pending, 4 failing \
+                    (partition 7 with n2: no answer in 10000 ms), 2 damaged records to be \
+        fetched\n";
     assert!(out.contains(compared) && out.contains("  8 of 8 in 42.0 s  "), "{out}");
     let (code, out, _) = run(&fake, &["status", "--partitions"]);
     let table = "\
@@ -501,7 +503,8 @@ fn only_replicas_of_one_cluster_are_compared_and_only_where_there_are_two() {
     let (equal, alone): (u32, u32) =
         (equal.parse().unwrap(), alone.split(' ').next().unwrap().parse().unwrap());
     assert!(equal > 0 && alone > 0 && equal + alone == 16, "{last}");
-    let none = "0 of 16 partitions are equal at their owners; 16 have fewer than two owners among the DIRs, and are not compared";
+    let none = "0 of 16 partitions are equal at their owners; 16 have fewer than two owners among \
+        the DIRs, and are not compared";
     assert_eq!(check(&["one"]), (0, none.to_owned(), String::new()));
     for (dirs, stated) in [
         (["one", "one"], "two of the DIRs hold data of n1"),

@@ -121,7 +121,8 @@ fn lines_that_are_not_loaded_are_named_counted_and_kept() {
     let stated = format!("pixii: {folder}: Is a directory (os error 21)\n");
     assert_eq!(run(&fake, &["load", folder]), (1, String::new(), stated));
     let (code, _, err) = reported(&fed(&fake, &["load", "-"], b"a\t1\nb\t2\r\nc\t3\r\nd\t4"));
-    let stated = "pixii: line 2 ends with a carriage return, which is taken as part of the value, here and \
+    let stated = "pixii: line 2 ends with a carriage return, which is taken as part of the value, \
+        here and \
                 in later lines\n";
     assert_eq!((code, err.as_str()), (0, stated));
     assert_eq!(run(&fake, &["get", "b"]).1, "2\r");

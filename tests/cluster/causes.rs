@@ -37,7 +37,8 @@ fn every_way_to_end_has_its_code() {
     assert_eq!(cluster.run(&["get", other, "--timeout", "2000"]).done(), "fine");
     cluster.cluster.kill("n3").unwrap();
     cluster.cluster.kill("n2").unwrap();
-    let sentence = "pixii: no quorum: 1 of 2 replicas can answer (counted: n1; silent or unreachable: n2, n3)\n";
+    let sentence = "pixii: no quorum: 1 of 2 replicas can answer (counted: n1; silent or \
+        unreachable: n2, n3)\n";
     for arguments in [&["put", key, "x"][..], &["get", key], &["delete", key]] {
         assert_eq!(cluster.run(arguments).stated(), (4, sentence), "{arguments:?}");
     }

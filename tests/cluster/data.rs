@@ -54,7 +54,8 @@ fn siblings_are_shown_merged_and_deleted_by_context() {
         assert_eq!(cluster.run(&["put", "cart", value]).code, 0);
     }
     let reported = cluster.run(&["get", "cart"]);
-    let sentence = "pixii: \"cart\" has 2 siblings: see them with --all or --json, then put one value \
+    let sentence = "pixii: \"cart\" has 2 siblings: see them with --all or --json, then put one \
+        value \
                     with --context and the context of that read\n";
     assert_eq!(reported.stated(), (6, sentence));
     let all = cluster.run(&["get", "cart", "--all"]);
@@ -90,7 +91,8 @@ fn the_33rd_sibling_is_refused_with_advice_and_nothing_is_lost() {
         let reported = cluster.run(&["put", "crowd", &number.to_string(), "--json"]);
         assert_eq!((reported.code, &reported.json()["siblings"]), (0, &json!(number)));
     }
-    let sentence = "pixii: the key has 32 siblings and the limit is 32: read first, then put with the \
+    let sentence = "pixii: the key has 32 siblings and the limit is 32: read first, then put with \
+        the \
                     context that the read gave\n";
     assert_eq!(cluster.run(&["put", "crowd", "33"]).stated(), (1, sentence));
     assert_eq!(cluster.run(&["get", "crowd", "--all"]).out.lines().count(), 32);

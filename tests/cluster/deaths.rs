@@ -1,4 +1,5 @@
-//! Daemons that die or stop while writes go on: nothing acknowledged is lost, no rejection is a lie.
+//! Daemons that die or stop while writes go on: nothing acknowledged is lost, no rejection is a
+//! lie.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -63,8 +64,8 @@ fn two_of_five_killed_during_a_load() {
     // Of a key with W live owners a put may be unknown, never refused.
     assert!(strong.count() <= unknown, "{reported:?}");
 
-    // With both known to be down, exactly the keys without W live owners are refused where only owners count,
-    // and none is unknown. Fallbacks take all of them.
+    // With both known to be down, exactly the keys without W live owners are refused where only
+    // owners count, and none is unknown. Fallbacks take all of them.
     let reported = cluster.run(&[&arguments("second")[..], &["--strict"]].concat());
     let refused = failed(&cluster, &reported);
     let keys: BTreeSet<&str> =
@@ -88,8 +89,8 @@ fn two_of_five_killed_during_a_load() {
         let held = there.contains(line) || beside(line);
         assert!(!weak.contains(key) || held, "{line} was acknowledged and is lost");
     }
-    // A put of the first load that was in progress at the deaths may have been sent to two nodes: the trace that a dead one
-    // kept of it stands beside what replaced it.
+    // A put of the first load that was in progress at the deaths may have been sent to two nodes:
+    // the trace that a dead one kept of it stands beside what replaced it.
     let mut repeated = 0;
     for line in second.lines().filter(|line| !refused.contains(*line)) {
         repeated += usize::from(beside(line));

@@ -1,4 +1,5 @@
-//! Nodes that are taken out before maintenance, and what a daemon reports its service manager and its operator.
+//! Nodes that are taken out before maintenance, and what a daemon reports its service manager and
+//! its operator.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -109,7 +110,8 @@ fn a_drained_node_reports_what_is_left_and_takes_part_again() {
     cluster.cluster.kill("n4").unwrap();
     let text: String = (0..200).map(|number| format!("key-{number}\tv\n")).collect();
     fs::write(cluster.path("in"), text).unwrap();
-    // Within a second of its start a node that misses a peer does not know yet that nothing is kept for it.
+    // Within a second of its start a node that misses a peer does not know yet that nothing is kept
+    // for it.
     until("all is written", || (cluster.run(&["load", "in"]).code == 0).then_some(()));
     let kept = until("n1 keeps something for n4", || {
         let status = cluster.status("n1");

@@ -366,7 +366,8 @@ fn idle_clients_of_an_address_do_not_shut_out_commands_of_its_operator() {
         let reported = cluster.run(&["put", "k", "v"]);
         (!reported.err.contains("cannot connect")).then_some(reported)
     });
-    let stated = "busy: clients from 127.0.0.1 (this is a place for commands of the operator) is at its limit of 20";
+    let stated = "busy: clients from 127.0.0.1 (this is a place for commands of the operator) is \
+        at its limit of 20";
     assert!(reported.code == 1 && reported.err.contains(stated), "{reported:?}");
     drop(idle);
     until("clients are let in", || (cluster.run(&["put", "k", "v"]).code == 0).then_some(()));

@@ -12,7 +12,8 @@ use std::thread;
 use pixii_testkit::cluster::{Finished, Run, pixii, signal, state, wait_for_end};
 use pixii_testkit::{DEADLINE, until};
 
-/// A `pixii dev` whose orders are written to a pipe. Dropped, it is killed, and its daemons with it.
+/// A `pixii dev` whose orders are written to a pipe. Dropped, it is killed, and its daemons with
+/// it.
 struct Dev {
     child: Child,
     orders: Option<ChildStdin>,
@@ -205,7 +206,8 @@ fn dev_obeys_orders_from_another_terminal() {
     assert!(order("start", "n3").done().starts_with("n3 is up after "));
     assert_eq!(order("start", "n3").stated(), (1, "pixii: n3 is running already\n"));
 
-    // One that dies frozen is notified of as any other, and one that is frozen at the end stops cleanly.
+    // One that dies frozen is notified of as any other, and one that is frozen at the end stops
+    // cleanly.
     assert_eq!(order("freeze", "n1").done(), "n1 is frozen\n");
     signal("KILL", dev.daemons[0].2);
     dev.hears("pixii: n1 ended: killed by signal 9; type `start n1` to start it again");

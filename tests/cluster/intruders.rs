@@ -127,8 +127,8 @@ fn bad_requests_are_refused_with_the_limit() {
     assert_eq!(cluster.run(&["get", "k"]).done(), "v", "nothing has changed");
 }
 
-/// Tries to start a daemon with this configuration, and gives its last words. Exit code 2 says that only an
-/// operator can help, 1 that a later start may go well.
+/// Tries to start a daemon with this configuration, and gives its last words. Exit code 2 says that
+/// only an operator can help, 1 that a later start may go well.
 fn refuses_to_start(cluster: &TestCluster, text: &str, exit: i32) -> String {
     let path = cluster.path("try.toml");
     fs::write(&path, text).unwrap();
@@ -175,7 +175,8 @@ fn a_daemon_that_cannot_start_says_why_and_touches_nothing() {
     let stated = refuses_to_start(&cluster, &with(&data, foreign.to_str().unwrap()), 2);
     assert!(
         stated.ends_with(
-            "holds \"letter.txt\" and no FORMAT file: it is no data directory, and a new one is made only where there is nothing"
+            "holds \"letter.txt\" and no FORMAT file: it is no data directory, and a new one is \
+             made only where there is nothing"
         ),
         "{stated}"
     );

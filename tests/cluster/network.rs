@@ -66,7 +66,8 @@ fn mistakes_and_members_that_do_not_allow_it_are_recognised_by_name() {
     let (code, err) = reported.stated();
     let lines: Vec<&str> = err.lines().collect();
     assert_eq!((code, lines.len()), (1, 2), "{err}");
-    let stated = "pixii: n2 emulates nothing new: the configuration of n2 does not say allow_emulation = true, so";
+    let stated = "pixii: n2 emulates nothing new: the configuration of n2 does not say \
+        allow_emulation = true, so";
     assert!(lines[1].starts_with(stated), "{err}");
     // A mistake is found before anybody is reported.
     let reported = cluster.run(&["emulate", "set", "* -> * drop 0.5", "n1 -> n7 cut"]);

@@ -1,4 +1,5 @@
-//! A dead member is replaced for good: its places go to a new one, its hints to the other owners, and what it held is refused.
+//! A dead member is replaced for good: its places go to a new one, its hints to the other owners,
+//! and what it held is refused.
 
 use std::fs;
 
@@ -80,7 +81,8 @@ fn a_dead_member_is_replaced_and_does_not_come_back() {
     assert!(refused(&cluster, "n3", "n6@127.0.0.1:1").contains("n3 was removed"));
     assert!(refused(&cluster, "n2", &format!("n3@{address}")).contains("n3 was removed"));
 
-    // The old one is reported, ends, and keeps what it has; under another name it begins anew beside that.
+    // The old one is reported, ends, and keeps what it has; under another name it begins anew
+    // beside that.
     cluster.cluster.start("n3").unwrap();
     let how = end_of(&mut cluster, "n3");
     assert!(how.contains("exit code 2") && how.contains("removed from cluster test"), "{how}");
@@ -219,8 +221,8 @@ fn replace_at_once(round: usize) -> [i32; 2] {
 fn of_two_replacements_at_once_none_that_says_done_is_undone() {
     for round in 0..3 {
         let codes = replace_at_once(round);
-        // Of two members both are replaced as a rule, one after the other, or one command says that it
-        // was not; of one member only one newcomer has the places.
+        // Of two members both are replaced as a rule, one after the other, or one command says that
+        // it was not; of one member only one newcomer has the places.
         let done = codes.iter().filter(|code| **code == 0).count();
         assert!(if round % 3 == 2 { done == 1 } else { done >= 1 }, "{codes:?}");
     }

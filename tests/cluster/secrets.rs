@@ -66,7 +66,8 @@ fn a_cluster_with_secrets_serves_those_who_have_them_and_shows_them_to_nobody() 
     cluster.run(&[&["load", "data"], &with[..]].concat()).done();
 
     let without = cluster.run(&["get", "k"]);
-    let sentence = "this node has a secret, and takes nobody who does not prove to know it: nodes have secret_file, \
+    let sentence = "this node has a secret, and takes nobody who does not prove to know it: nodes \
+        have secret_file, \
                     clients --secret-file or PIXII_SECRET_FILE";
     assert!(without.code == 1 && without.err.contains(sentence), "{without:?}");
     let peers = cluster.path("peers").to_str().unwrap().to_owned();
@@ -170,7 +171,8 @@ fn a_daemon_whose_secrets_are_not_as_they_should_be_does_not_start() {
     fs::write(cluster.path("try.toml"), beyond).unwrap();
     let command = pixii(&["server", "--config", cluster.path("try.toml").to_str().unwrap()]);
     let Finished { code, err, .. } = Run::start(command, b"").end();
-    let sentence = "listen = \"0.0.0.0:7432\": beyond loopback (127.0.0.1, [::1], localhost) a node has secret_file \
+    let sentence = "listen = \"0.0.0.0:7432\": beyond loopback (127.0.0.1, [::1], localhost) a \
+        node has secret_file \
                     and client_secret_file, unless allow_insecure_network = true says";
     assert!(code == 2 && err.contains(sentence), "{err}");
 
@@ -293,7 +295,8 @@ fn connections_that_say_nothing_do_not_keep_others_out() {
     cluster.run(&["put", "k", "v"]).done();
     let begun = std::time::Instant::now();
     let mut idle: Vec<TcpStream> = (0..400).map(|_| connect(&cluster, "127.0.0.3")).collect();
-    // As many handshakes are in progress as may be: the oldest give way, and whoever speaks is let in at once.
+    // As many handshakes are in progress as may be: the oldest give way, and whoever speaks is let
+    // in at once.
     for from in ["127.0.0.1", "127.0.0.2", "127.0.0.3"] {
         let mut stream = connect(&cluster, from);
         assert!(matches!(greeted(&mut stream), Some(Welcome::Accepted { .. })), "{from}");
@@ -303,7 +306,10 @@ fn connections_that_say_nothing_do_not_keep_others_out() {
     let reported: Vec<Option<Welcome>> =
         idle.iter_mut().map(|stream| next(stream, PREAMBLE_BYTES)).collect();
     let count = |what: &str| {
-        let fits = |reported: &&Option<Welcome>| matches!(reported, Some(Welcome::Refused(why)) if why.starts_with(what));
+        let fits = |reported: &&Option<Welcome>| {
+            matches!(reported,
+            Some(Welcome::Refused(why)) if why.starts_with(what))
+        };
         reported.iter().filter(fits).count()
     };
     let gave_way = count("too many handshakes are in progress, 256 at most");

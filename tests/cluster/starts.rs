@@ -141,7 +141,8 @@ fn an_address_that_comes_later_is_waited_for() {
     // The address appears when the daemon has said that it waits for it.
     let script = format!(
         "ip link set lo up; (for _ in $(seq 400); do sleep 0.05; \
-         grep -q 'is not there yet' {1} && break; done; ip addr add 10.77.0.1/32 dev lo) & exec {2} server --config {0}",
+         grep -q 'is not there yet' {1} && break; done; ip addr add 10.77.0.1/32 dev lo) & exec \
+         {2} server --config {0}",
         config.display(),
         log.display(),
         env!("CARGO_BIN_EXE_pixii")

@@ -71,7 +71,8 @@ fn an_interrupted_load_goes_on_and_failed_lines_are_kept() {
     let reported = cluster.run(&arguments);
     assert_eq!((reported.code, reported.err.as_str()), (4, "pixii: those lines are in rest.tsv\n"));
     assert!(reported.out.contains(
-        "refused 100: no quorum: 2 of 3 replicas can answer (counted: n1, n3; silent or unreachable: n2)\n"
+        "refused 100: no quorum: 2 of 3 replicas can answer (counted: n1, n3; silent or \
+         unreachable: n2)\n"
     ));
     assert_eq!(lines(&fs::read_to_string(cluster.path("rest.tsv")).unwrap()), lines(&few));
     cluster.start_all();

@@ -1,4 +1,5 @@
-//! Handshakes with a secret: who is let in, who is not, and what an eavesdropper can do with what was said.
+//! Handshakes with a secret: who is let in, who is not, and what an eavesdropper can do with what
+//! was said.
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -60,8 +61,8 @@ fn refused(raw: &mut Raw) -> String {
     }
 }
 
-/// A connection to a daemon on which both sides have reported their nonces, and what they have said so far: as if `claimed` had
-/// been the first word.
+/// A connection to a daemon on which both sides have reported their nonces, and what they have said
+/// so far: as if `claimed` had been the first word.
 fn challenged_as(port: u16, offered: [u8; 12], claimed: [u8; 12]) -> (Raw, Exchange) {
     let mut raw = Raw::connect(port);
     raw.send(&[&offered[..], &wire::frame(&Hello::Challenge(MINE))].concat());
@@ -80,7 +81,8 @@ fn proven(hello: &Hello, exchange: &Exchange, key: &SecretKey) -> (Blob, Hello) 
     (hello.clone(), Hello::Proven { hello, proof })
 }
 
-/// What a daemon answers to somebody who proves itself with this key: an answer that it proves, or a rejection.
+/// What a daemon answers to somebody who proves itself with this key: an answer that it proves, or
+/// a rejection.
 fn introduce(port: u16, hello: &Hello, key: &SecretKey) -> Result<(Raw, [Seal; 2]), String> {
     let (mut raw, exchange) = challenged(port);
     let (stated, hello) = proven(hello, &exchange, key);
@@ -128,7 +130,8 @@ fn nodes_and_clients_that_know_the_secrets_are_let_in_and_nobody_else() {
                     Err(why) => assert!(tokio::time::Instant::now() < deadline, "{why}"),
                 }
             }
-            // An owner that was late to be linked counts once it has heard that nothing is kept for it.
+            // An owner that was late to be linked counts once it has heard that nothing is kept for
+            // it.
             loop {
                 match client.get(&key, Some(3), 5_000).await {
                     Ok(found) => break assert_eq!(found.values[0], value),
@@ -213,7 +216,8 @@ fn a_downgrade_is_refused_by_name() {
         refused(&mut raw)
     };
     let older = "protocol versions 5 to 5 are offered; this node speaks 6 to 7";
-    let unproved = "this node has a secret, and takes nobody who does not prove to know it: nodes have secret_file, \
+    let unproved = "this node has a secret, and takes nobody who does not prove to know it: nodes \
+        have secret_file, \
                     clients --secret-file or PIXII_SECRET_FILE";
     for hello in [&hello, &Hello::Client] {
         assert_eq!(plain([0, 5, 0, 5], hello), older);
@@ -228,7 +232,8 @@ fn a_downgrade_is_refused_by_name() {
     assert!(refused(&mut raw).starts_with("the secret is not the one of"));
 }
 
-/// The daemon that dials this listener, when it has said its nonce: as the one that it takes us for.
+/// The daemon that dials this listener, when it has said its nonce: as the one that it takes us
+/// for.
 fn dialed(listener: &TcpListener) -> (Raw, [u8; 12], Nonce) {
     listener.set_nonblocking(true).unwrap();
     let (stream, _) = until("the daemon dials", || listener.accept().ok());
@@ -317,7 +322,8 @@ fn frames_that_do_not_come_from_who_proved_itself_end_the_connection() {
         assert_eq!(reply.id, 1);
         (raw, frame, ours)
     };
-    // The same frame again, one without a seal, one that was altered, and one that comes before its time.
+    // The same frame again, one without a seal, one that was altered, and one that comes before its
+    // time.
     let (mut raw, frame, _) = opened();
     raw.send(&frame);
     assert!(raw.receive::<Reply>().is_none());

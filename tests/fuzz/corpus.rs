@@ -34,7 +34,8 @@ pub const TEXTS: [&str; 4] = [
      members = [{ name = \"n1\", address = \"h:1\" }]\n",
 ];
 
-/// Bytes that decoders stumble over: small and large numbers, the tags of longer ones, signs of texts.
+/// Bytes that decoders stumble over: small and large numbers, the tags of longer ones, signs of
+/// texts.
 const ODD: [u8; 16] =
     [0, 1, 2, 0x7f, 0x80, 0xfa, 0xfb, 0xfc, 0xfd, 0xfe, 0xff, b'\r', b'\n', b' ', b'"', b'/'];
 

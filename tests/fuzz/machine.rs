@@ -1,4 +1,5 @@
-//! A node on a store in memory that is reported whatever some bytes say: by its peers, which it trusts, and by clients.
+//! A node on a store in memory that is reported whatever some bytes say: by its peers, which it
+//! trusts, and by clients.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -28,9 +29,10 @@ struct Machine {
     over: bool,
 }
 
-/// Runs a node through the steps that the bytes tell. A step is `what: u8`, and for a message also its length (two bytes, big-endian) and
-/// its bytes. The lowest two bits of `what` say whether it is a peer's message, a peer's answer to an operation of the
-/// node, a client's call, or time that passes; the others, which.
+/// Runs a node through the steps that the bytes tell. A step is `what: u8`, and for a message also
+/// its length (two bytes, big-endian) and its bytes. The lowest two bits of `what` say whether it
+/// is a peer's message, a peer's answer to an operation of the node, a client's call, or time that
+/// passes; the others, which.
 pub fn machine(bytes: &[u8]) {
     let mut machine = Machine::new();
     let mut rest = Bytes::copy_from_slice(bytes);

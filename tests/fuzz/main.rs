@@ -1,5 +1,6 @@
-//! Hostile bytes: mutations of good ones, and noise, for a bounded number of rounds, or for PIXII_FUZZ_SECONDS seconds a test.
-//! PIXII_FUZZ_SEED=N repeats a run. The folder `fuzz` gives the same targets to libFuzzer, which looks where it gets to.
+//! Hostile bytes: mutations of good ones, and noise, for a bounded number of rounds, or for
+//! PIXII_FUZZ_SECONDS seconds a test. PIXII_FUZZ_SEED=N repeats a run. The folder `fuzz` gives the
+//! same targets to libFuzzer, which looks where it gets to.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 

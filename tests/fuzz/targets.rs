@@ -1,4 +1,5 @@
-//! What hostile bytes are given to. Each takes any bytes, and panics where the code under test does, or is inconsistent.
+//! What hostile bytes are given to. Each takes any bytes, and panics where the code under test
+//! does, or is inconsistent.
 
 use std::fmt::Debug;
 
@@ -17,7 +18,8 @@ use pixii_core::store::{self, Meta, Record};
 use pixii_core::types::{Blob, Key, NodeId, Partition};
 use pixii_core::wire::{self, Check, Hello, MAX_FRAME_BYTES, MAX_HELLO_BYTES, Welcome};
 
-/// The decoders of every type that is sent or stored: what they take has bytes of its own that mean the same.
+/// The decoders of every type that is sent or stored: what they take has bytes of its own that mean
+/// the same.
 pub fn decoders(bytes: &[u8]) {
     let bytes = Bytes::copy_from_slice(bytes);
     again::<Hello>(&bytes);

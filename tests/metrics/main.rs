@@ -201,7 +201,8 @@ fn readiness_says_why_not() {
     assert_eq!(watched.look("/livez"), (200, "alive\n".into()));
     assert_eq!(watched.samples().of("pixii_ready"), 0.0);
 
-    // Founded without the other one, it takes writes, and nobody can say whether its disk is the newest.
+    // Founded without the other one, it takes writes, and nobody can say whether its disk is the
+    // newest.
     let watched = Watched::start(2, "", true, Arc::new(MemoryStore::default()));
     let why =
         with_cluster("no other member has answered since the start: it counts in no read before");

@@ -1,8 +1,9 @@
 //! Data that older programs wrote, brought to today's schema.
 //!
-//! `tests/fixtures/vN.tar.gz` was written by a program that knew schemas up to N only, and holds one node's data: some keys,
-//! two of them with siblings, one long, tombstones; from schema 2 on with hints for a member that was away, from schema 3 on
-//! with GC epochs. The numbers are what that program's own `pixii check` said.
+//! `tests/fixtures/vN.tar.gz` was written by a program that knew schemas up to N only, and holds
+//! one node's data: some keys, two of them with siblings, one long, tombstones; from schema 2 on
+//! with hints for a member that was away, from schema 3 on with GC epochs. The numbers are what
+//! that program's own `pixii check` said.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -12,17 +12,18 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::link::Lost;
 use super::{Client, ClientError, Node, ODD_ANSWER};
 
-/// How much later than a request's own deadline the client gives up waiting for the answer: the node
-/// answers at the deadline, and the answer needs time to arrive.
+/// How much later than a request's own deadline the client gives up waiting for the answer: the
+/// node answers at the deadline, and the answer needs time to arrive.
 const GRACE: Duration = Duration::from_millis(1_000);
-/// A node that is not connected in this part of the time left is passed over, so that one that hangs does
-/// not cost the whole request.
+/// A node that is not connected in this part of the time left is passed over, so that one that
+/// hangs does not cost the whole request.
 const CONNECT_SHARE: u32 = 4;
-/// A read that is not answered after this time is put to another node as well, and so is a write: a node's own
-/// hedges and its disk come first.
+/// A read that is not answered after this time is put to another node as well, and so is a write: a
+/// node's own hedges and its disk come first.
 const READ_TIMEOUT: Duration = Duration::from_millis(100);
 const WRITE_TIMEOUT: Duration = Duration::from_millis(500);
-/// Once an owner has refused, so many others are asked at most: each would find the same owners, or stand in.
+/// Once an owner has refused, so many others are asked at most: each would find the same owners, or
+/// stand in.
 const OTHERS: u32 = 2;
 /// A node that was silent for so long is asked last for this time.
 const QUIET_MS: u64 = 1_000;
@@ -75,7 +76,8 @@ struct Attempts {
 }
 
 impl Client {
-    /// Puts a request to the partition's owners in their order, then to others, which forward it or stand in.
+    /// Puts a request to the partition's owners in their order, then to others, which forward it or
+    /// stand in.
     pub(super) async fn data(
         &self,
         request: Request,
@@ -194,7 +196,8 @@ impl Client {
         node.quiet_until_ms.store(until, Ordering::Relaxed);
     }
 
-    /// Puts a request to this member alone, within `timeout_ms`; nobody else is asked, whatever it answers.
+    /// Puts a request to this member alone, within `timeout_ms`; nobody else is asked, whatever it
+    /// answers.
     pub async fn query(
         &self,
         name: &str,
@@ -214,8 +217,8 @@ impl Client {
         }
     }
 
-    /// The nodes to ask about a partition in their order, and whether each is an owner: the owners, the node first
-    /// connected to, all others; those that were silent a moment ago last.
+    /// The nodes to ask about a partition in their order, and whether each is an owner: the owners,
+    /// the node first connected to, all others; those that were silent a moment ago last.
     fn candidates(&self, partition: Partition) -> VecDeque<(NodeId, bool)> {
         let list = self.ring().preference_list(partition);
         let owners = self.ring().owners(partition);
@@ -260,7 +263,8 @@ impl Attempts {
         if self.repeats { request.again() } else { request }
     }
 
-    /// The next node to ask. Once an owner has refused, only so many others are: they ask the owners again, or stand in.
+    /// The next node to ask. Once an owner has refused, only so many others are: they ask the
+    /// owners again, or stand in.
     fn next(&mut self, candidates: &mut VecDeque<(NodeId, bool)>) -> Option<NodeId> {
         let others = self.refused.is_none() || self.others_left > 0;
         let at = candidates.iter().position(|(_, owner)| *owner || others)?;

@@ -15,10 +15,11 @@
 //! # The outcome of a write
 //!
 //! A write is *acknowledged* ([`Written`]: W replicas have it on their disks), *refused*
-//! ([`ClientError::Refused`]: nothing happened), or *unknown* ([`ClientError::Unknown`], which Jepsen calls
-//! indeterminate: it may happen, or have happened). An unknown write is made again with the same
-//! write id and is then still one write. The client does that by itself for as long as the deadline
-//! allows, unless [`Options::retry_unknown`] is false (`examples/unknown_outcome.rs`).
+//! ([`ClientError::Refused`]: nothing happened), or *unknown* ([`ClientError::Unknown`], which
+//! Jepsen calls indeterminate: it may happen, or have happened). An unknown write is made again
+//! with the same write id and is then still one write. The client does that by itself for as long
+//! as the deadline allows, unless [`Options::retry_unknown`] is false
+//! (`examples/unknown_outcome.rs`).
 //!
 //! # Example
 //!
@@ -68,7 +69,8 @@ use tokio::time::Instant;
 use attempts::Done;
 use link::{Link, Lost, Unopened};
 
-/// A node that could not be reached is left alone this long, and four times as long as the attempt took.
+/// A node that could not be reached is left alone this long, and four times as long as the attempt
+/// took.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// Deadline of calls that carry none: ring, status, emulate and stop.
 const CONTROL_WAIT: Duration = Duration::from_secs(5);
@@ -81,10 +83,11 @@ pub struct Options {
     pub connect_timeout_ms: u32,
     /// Most calls in progress to one node; more wait for their turn.
     pub in_flight: usize,
-    /// True if a write whose outcome is unknown is sent to another node, with the same write id, as long as
-    /// there is time. False: it is sent once, and [`ClientError::Unknown`] at once.
+    /// True if a write whose outcome is unknown is sent to another node, with the same write id, as
+    /// long as there is time. False: it is sent once, and [`ClientError::Unknown`] at once.
     pub retry_unknown: bool,
-    /// What it proves itself with, in the role of a client; nodes have to do the same. `None`: nobody proves anything.
+    /// What it proves itself with, in the role of a client; nodes have to do the same. `None`:
+    /// nobody proves anything.
     pub secret: Option<SecretKey>,
 }
 
@@ -198,7 +201,8 @@ enum State {
 }
 
 impl Client {
-    /// Connects to the first of `addresses` (`host:port`) that answers, and learns the ring from it.
+    /// Connects to the first of `addresses` (`host:port`) that answers, and learns the ring from
+    /// it.
     pub async fn connect(addresses: &[String], options: Options) -> Result<Self, ClientError> {
         let (mut faults, mut listening) = (Vec::new(), false);
         for address in addresses {
@@ -327,8 +331,8 @@ impl Client {
         written(self.data(request, self.ring().partition(key), timeout_ms).await?)
     }
 
-    /// The next keys of a partition behind `after`, about `limit_bytes` bytes of them, merged from `r`
-    /// replicas, within `timeout_ms`.
+    /// The next keys of a partition behind `after`, about `limit_bytes` bytes of them, merged from
+    /// `r` replicas, within `timeout_ms`.
     pub async fn keys(
         &self,
         partition: Partition,
@@ -368,7 +372,8 @@ impl Client {
         }
     }
 
-    /// Gives a member, or the node first connected to, an order about its drain; gives how far it is.
+    /// Gives a member, or the node first connected to, an order about its drain; gives how far it
+    /// is.
     pub async fn drain(
         &self,
         name: Option<&str>,
@@ -382,8 +387,8 @@ impl Client {
         }
     }
 
-    /// Gives the places of the member `old` to `new`, which listens at `address`, and removes `old` for good; without `apply`
-    /// only says what would happen. Asks the node first connected to.
+    /// Gives the places of the member `old` to `new`, which listens at `address`, and removes `old`
+    /// for good; without `apply` only says what would happen. Asks the node first connected to.
     pub async fn replace(
         &self,
         old: &str,
@@ -400,8 +405,8 @@ impl Client {
         }
     }
 
-    /// Gives a member an order about its emulated network; gives the rules that hold there then. A member
-    /// whose configuration does not allow it, or with a mistake in the rules, did nothing.
+    /// Gives a member an order about its emulated network; gives the rules that hold there then. A
+    /// member whose configuration does not allow it, or with a mistake in the rules, did nothing.
     pub async fn emulate(
         &self,
         name: &str,
@@ -414,8 +419,9 @@ impl Client {
         }
     }
 
-    /// What a member, or the node first connected to, knows of this partition of its own, or of all, and of this other
-    /// owner, or of all; with `begin`, it is to compare them at once. The report is made before that begins.
+    /// What a member, or the node first connected to, knows of this partition of its own, or of
+    /// all, and of this other owner, or of all; with `begin`, it is to compare them at once. The
+    /// report is made before that begins.
     pub async fn repair(
         &self,
         name: Option<&str>,
@@ -477,8 +483,8 @@ impl Client {
         })
     }
 
-    /// The connection to a node, opened within `timeout` if there is none. The error names the node.
-    /// One that could not be reached a moment ago is tried only if `insists`.
+    /// The connection to a node, opened within `timeout` if there is none. The error names the
+    /// node. One that could not be reached a moment ago is tried only if `insists`.
     async fn link(
         &self,
         node: &Node,

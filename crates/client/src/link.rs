@@ -84,8 +84,9 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Connects to `address` (`host:port`) and shakes hands, both within `wait`, with a secret if there is one. At most
-    /// `in_flight` calls are in progress at a time. The error is the reason alone, without the address.
+    /// Connects to `address` (`host:port`) and shakes hands, both within `wait`, with a secret if
+    /// there is one. At most `in_flight` calls are in progress at a time. The error is the reason
+    /// alone, without the address.
     pub(super) async fn open(
         address: &str,
         wait: Duration,
@@ -148,7 +149,8 @@ pub(super) fn plain(error: &io::Error) -> String {
         .map_or_else(String::new, |first| first.to_lowercase().collect::<String>() + chars.as_str())
 }
 
-/// A connection after its handshake: what was read already, and the seals of both directions, with a secret.
+/// A connection after its handshake: what was read already, and the seals of both directions, with
+/// a secret.
 struct Opened {
     read: OwnedReadHalf,
     write: OwnedWriteHalf,
@@ -202,7 +204,8 @@ struct Waiting {
 
 impl Waiting {
     fn add(&mut self, call: Outgoing, out: &mut BytesMut, seal: Option<&mut Seal>) {
-        // Callers that gave up hold no permit any more, so their entries are only swept now and then.
+        // Callers that gave up hold no permit any more, so their entries are only swept now and
+        // then.
         if self.answers.len() > 2 * self.in_flight {
             self.answers.retain(|_, answer| !answer.is_closed());
         }

@@ -1,6 +1,6 @@
-//! The network's behaviour as a value: asked for each message, it says when it arrives or that it is
-//! lost. The simulator and the daemon's transport ask the same value, so that an experiment means the
-//! same on both.
+//! The network's behaviour as a value: asked for each message, it says when it arrives or that it
+//! is lost. The simulator and the daemon's transport ask the same value, so that an experiment
+//! means the same on both.
 
 mod delay;
 mod rules;
@@ -44,7 +44,8 @@ pub enum Verdict {
     Cut,
 }
 
-/// The behaviour of all links. What a node reports itself never reaches a network, unless an experiment has it so.
+/// The behaviour of all links. What a node reports itself never reaches a network, unless an
+/// experiment has it so.
 #[derive(Clone, Debug)]
 pub struct Emulation {
     /// What holds where no rule says otherwise.
@@ -72,8 +73,8 @@ impl Emulation {
         }
     }
 
-    /// A network that carries everything at once except where `rules` say otherwise, a later one before an
-    /// earlier one, by the chances of `seed`.
+    /// A network that carries everything at once except where `rules` say otherwise, a later one
+    /// before an earlier one, by the chances of `seed`.
     pub fn of_rules(rules: Vec<Rule>, seed: u64) -> Self {
         Emulation { rules, ..Emulation::new(Delay::Fixed(Micros::ZERO), 0.0, 0.0, seed) }
     }
@@ -111,7 +112,8 @@ impl Emulation {
         self.duplicate = 0.0;
     }
 
-    /// What becomes of a message of this kind from `from` to `to` that is sent at the time `now`, which never runs back.
+    /// What becomes of a message of this kind from `from` to `to` that is sent at the time `now`,
+    /// which never runs back.
     pub fn verdict(
         &mut self,
         now: Time,

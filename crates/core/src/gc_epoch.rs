@@ -16,8 +16,8 @@ use crate::types::Key;
 
 /// Most keys that are purgeable at a time.
 pub const MAX_PURGEABLE_KEYS: usize = 1_000;
-/// Whoever proposes marks purgeable no more than about so many bytes at a time: a GC epoch is one value
-/// on disk, and written anew with each proposal.
+/// Whoever proposes marks purgeable no more than about so many bytes at a time: a GC epoch is one
+/// value on disk, and written anew with each proposal.
 pub const PURGEABLE_KEYS_BYTES: usize = 64 << 10;
 /// About what an event takes.
 const DOT_BYTES: usize = 24;

@@ -7,8 +7,8 @@
 //!
 //! From the ground up:
 //!
-//! - [`types`], [`causal`], [`ring`], [`members`], [`merkle`], [`quorum_tracker`], [`gc_epoch`]: values
-//!   that merge, places of keys, quorums, epochs of tombstone GC;
+//! - [`types`], [`causal`], [`ring`], [`members`], [`merkle`], [`quorum_tracker`], [`gc_epoch`]:
+//!   values that merge, places of keys, quorums, epochs of tombstone GC;
 //! - [`wire`], [`message`], [`store`]: what nodes and clients send, how it becomes bytes, and the
 //!   trait that a disk fulfils, with its in-memory twin;
 //! - [`node`]: the machine, and [`emulation`], the rules of an emulated network.

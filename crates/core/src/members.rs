@@ -1,5 +1,6 @@
-//! The members of a cluster: who they are, where they listen, and since when. The list is a join semilattice:
-//! lists merge in any order to the same one, and the configured list is below all others.
+//! The members of a cluster: who they are, where they listen, and since when. The list is a join
+//! semilattice: lists merge in any order to the same one, and the configured list is below all
+//! others.
 
 use std::fmt;
 use std::sync::Arc;
@@ -102,8 +103,9 @@ impl Member {
         Member { name: name.into(), address: address.into(), incarnation, membership, version }
     }
 
-    /// Takes over what `other`, the same member elsewhere, knows better. The newest life decides the address,
-    /// the newest command the standing; equal ones go by order, so that all who merge agree.
+    /// Takes over what `other`, the same member elsewhere, knows better. The newest life decides
+    /// the address, the newest command the standing; equal ones go by order, so that all who merge
+    /// agree.
     pub fn merge(&mut self, other: &Member) {
         if other.incarnation() > self.incarnation() {
             self.incarnation = other.incarnation;
@@ -133,7 +135,8 @@ impl Member {
     }
 }
 
-/// One incarnation of a node's store: what notifies a restart from a disk that was rolled back or copied.
+/// One incarnation of a node's store: what notifies a restart from a disk that was rolled back or
+/// copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct IncarnationId {
@@ -144,16 +147,16 @@ pub struct IncarnationId {
 }
 
 impl IncarnationId {
-    /// True if `other` is an incarnation of the same node that this one does not follow: a later one, or one
-    /// that began from the same disk.
+    /// True if `other` is an incarnation of the same node that this one does not follow: a later
+    /// one, or one that began from the same disk.
     pub fn is_outdated_by(self, other: IncarnationId) -> bool {
         other.incarnation > self.incarnation
             || (other.incarnation == self.incarnation && other.nonce != self.nonce)
     }
 }
 
-/// A cluster's identity: the stores that founded it. A member whose store is not among them has come
-/// later, or has lost its disk.
+/// A cluster's identity: the stores that founded it. A member whose store is not among them has
+/// come later, or has lost its disk.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct Cluster {
@@ -177,8 +180,8 @@ impl Cluster {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Members {
     list: Arc<Vec<Member>>,
-    /// Each member's id and its place in the list, sorted: an id is a hash of the name, too dear to be made anew for
-    /// every member at every search.
+    /// Each member's id and its place in the list, sorted: an id is a hash of the name, too dear to
+    /// be made anew for every member at every search.
     places: Arc<Vec<(NodeId, usize)>>,
 }
 
@@ -295,8 +298,8 @@ pub fn check_address<'a>(key: &str, address: &'a str) -> Result<&'a str, String>
     Ok(host)
 }
 
-/// The same, of an address that somebody has just written: an IPv6 address has brackets, so that its
-/// last part be taken for a port.
+/// The same, of an address that somebody has just written: an IPv6 address has brackets, so that
+/// its last part be taken for a port.
 pub fn check_written<'a>(key: &str, address: &'a str) -> Result<&'a str, String> {
     if address.matches(':').count() > 1 && !address.starts_with('[') {
         let shown: String = address.chars().take(80).collect();

@@ -1,11 +1,13 @@
 //! Merkle trees over the keys of a partition (Merkle 1987; as Dynamo's anti-entropy uses them).
 //!
-//! A leaf is a bucket of keys, chosen by their hash. Its digest is the sum, modulo 2^128, of one 128-bit blake3 hash for
-//! each key, of the key and its canonical object: so a write changes it in constant time, the old hash taken out and
-//! the new one put in, and the order of writes leaves no trace (the additive combination of Bellare and Micciancio, "A
-//! new paradigm for collision-free hashing", 1997). Sums of different sets agree with a chance of 2^-128. That is sound
-//! against accidents. A client that chose its values to forge a sum would need both replicas to hold what it
-//! wrote, while their difference, not its own, is what a comparison looks for; and what it could hide is its own data.
+//! A leaf is a bucket of keys, chosen by their hash. Its digest is the sum, modulo 2^128, of one
+//! 128-bit blake3 hash for each key, of the key and its canonical object: so a write changes it in
+//! constant time, the old hash taken out and the new one put in, and the order of writes leaves no
+//! trace (the additive combination of Bellare and Micciancio, "A new paradigm for collision-free
+//! hashing", 1997). Sums of different sets agree with a chance of 2^-128. That is sound against
+//! accidents. A client that chose its values to forge a sum would need both replicas to hold what
+//! it wrote, while their difference, not its own, is what a comparison looks for; and what it could
+//! hide is its own data.
 //!
 //! An inner node is the sum of its children, so every level costs one addition for each write.
 
@@ -33,8 +35,8 @@ pub const SHAPE: u32 = 0x0101_1003;
 pub struct Digest(pub u128);
 
 impl Digest {
-    /// The digest of what a replica holds of a key: its clock and values, nothing that is local to a store. Zero for
-    /// a clock that knows of no event, which is the same as no record.
+    /// The digest of what a replica holds of a key: its clock and values, nothing that is local to
+    /// a store. Zero for a clock that knows of no event, which is the same as no record.
     pub fn of(key: &Key, object: &Object) -> Self {
         if object.is_empty() {
             return Digest(0);
@@ -67,8 +69,8 @@ impl Digest {
         Digest(u128::from_be_bytes(first))
     }
 
-    /// A short form of it for the wire, `width` bytes (1 to 8). Under another salt other digests collide, so what one
-    /// comparison overlooks the next one finds.
+    /// A short form of it for the wire, `width` bytes (1 to 8). Under another salt other digests
+    /// collide, so what one comparison overlooks the next one finds.
     pub fn summary(self, salt: u64, width: usize) -> u64 {
         let hash = hash64(&[&salt.to_be_bytes(), &self.0.to_be_bytes()]);
         hash >> (64 - 8 * width.clamp(1, 8))

@@ -42,8 +42,8 @@ pub use status::{
 pub struct Quorum {
     /// R or W, 1 to N; the cluster's default if not given.
     pub replicas: Option<u8>,
-    /// True: only owners count. False: a fallback counts for the owner it acts as a fallback for. The
-    /// cluster's default if not given.
+    /// True: only owners count. False: a fallback counts for the owner it acts as a fallback for.
+    /// The cluster's default if not given.
     pub strict: Option<bool>,
 }
 

@@ -438,7 +438,8 @@ impl Node {
         self.coordinator.load()
     }
 
-    /// How many of the other members have reported what they know of this node, and how many there are.
+    /// How many of the other members have reported what they know of this node, and how many there
+    /// are.
     pub fn heard(&self) -> (u32, u32) {
         self.identity.heard()
     }

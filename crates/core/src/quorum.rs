@@ -1,5 +1,5 @@
-//! Counting answers towards a quorum: an owner and those that act as a fallback for it are one slot, and a node
-//! counts for one slot only, however many members it acts as a fallback for.
+//! Counting answers towards a quorum: an owner and those that act as a fallback for it are one
+//! slot, and a node counts for one slot only, however many members it acts as a fallback for.
 
 use crate::types::NodeId;
 
@@ -38,8 +38,8 @@ struct Fallback {
 }
 
 impl QuorumTracker {
-    /// A quorum tracker over `owners` that is reached when `needed` slots have counted. With `strict` only owner
-    /// replicas count.
+    /// A quorum tracker over `owners` that is reached when `needed` slots have counted. With
+    /// `strict` only owner replicas count.
     pub fn new(owners: &[NodeId], needed: u8, strict: bool) -> Self {
         let owners = owners.iter().map(|owner| (*owner, Answer::Unasked)).collect();
         QuorumTracker { owners, fallbacks: Vec::new(), needed, strict }
@@ -63,12 +63,14 @@ impl QuorumTracker {
         owners.iter().filter_map(slot).collect()
     }
 
-    /// Counts an answer of `node`; true if it is the first one that this node gives to this quorum tracker.
+    /// Counts an answer of `node`; true if it is the first one that this node gives to this quorum
+    /// tracker.
     pub fn count(&mut self, node: NodeId) -> bool {
         self.set(node, Answer::Counted)
     }
 
-    /// Counts the answer of a fallback that speaks for these owners, or for none; true if it is its first.
+    /// Counts the answer of a fallback that speaks for these owners, or for none; true if it is its
+    /// first.
     pub fn count_for(&mut self, node: NodeId, owners: &[NodeId]) -> bool {
         let slots = self.slots(owners);
         if slots.is_empty() {
@@ -85,8 +87,8 @@ impl QuorumTracker {
         self.set(node, if counts { Answer::Counted } else { Answer::Uncounted })
     }
 
-    /// Notes that `node` is late: the owners, not counted yet, that somebody else may now be asked for. A late
-    /// answer still counts.
+    /// Notes that `node` is late: the owners, not counted yet, that somebody else may now be asked
+    /// for. A late answer still counts.
     pub fn pass_over(&mut self, node: NodeId) -> Vec<NodeId> {
         let Some(fallback) = self.fallbacks.iter_mut().find(|fallback| fallback.node == node)
         else {
@@ -105,7 +107,8 @@ impl QuorumTracker {
         open.map(|(owner, _)| owner).collect()
     }
 
-    /// Notes that `node` can no longer answer, or refused; true if it is in this quorum tracker and has not counted.
+    /// Notes that `node` can no longer answer, or refused; true if it is in this quorum tracker and
+    /// has not counted.
     pub fn fail(&mut self, node: NodeId) -> bool {
         self.set(node, Answer::Failed)
     }
@@ -193,8 +196,9 @@ impl QuorumTracker {
         self.fill(|state| !lost(state), !self.strict) as u8
     }
 
-    /// The most slots that can be filled by nodes in such a state, each by one node and each node filling one:
-    /// a maximum matching by augmenting paths. An owner fills only its own slot, so it comes first.
+    /// The most slots that can be filled by nodes in such a state, each by one node and each node
+    /// filling one: a maximum matching by augmenting paths. An owner fills only its own slot, so it
+    /// comes first.
     fn fill(&self, with: impl Fn(Answer) -> bool, fallbacks: bool) -> usize {
         if !fallbacks || self.fallbacks.is_empty() {
             return self.owners.iter().filter(|(_, state)| with(*state)).count();

@@ -1,28 +1,31 @@
 //! The ring: the hash space in Q equal partitions, and which nodes own each.
 //!
-//! A [`Ring`] is a versioned placement table. [`Ring::new`] and [`Ring::place`] make version 1; every
-//! later version is a pure function of the one before and the members ([`Ring::next`]), in whole
-//! numbers only, so that all nodes compute the same. Of two tables the one that [`Ring::supersedes`] the
-//! other is in force.
+//! A [`Ring`] is a versioned placement table. [`Ring::new`] and [`Ring::place`] make version 1;
+//! every later version is a pure function of the one before and the members ([`Ring::next`]), in
+//! whole numbers only, so that all nodes compute the same. Of two tables the one that
+//! [`Ring::supersedes`] the other is in force.
 //!
-//! **Zones come first.** A member without a zone is a zone of its own. Let s be the least number for which
-//! the sum of min(s, members) over all zones reaches N ([`Ring::spread`]; 1 if there are N zones). Then
-//! every partition has at least min(s-1, members) and at most min(s, members) replicas in every zone: N
-//! different zones where there are as many, else as even as the zones' sizes permit.
+//! **Zones come first.** A member without a zone is a zone of its own. Let s be the least number
+//! for which the sum of min(s, members) over all zones reaches N ([`Ring::spread`]; 1 if there are
+//! N zones). Then every partition has at least min(s-1, members) and at most min(s, members)
+//! replicas in every zone: N different zones where there are as many, else as even as the zones'
+//! sizes permit.
 //!
-//! **Balance comes second.** A member's share is proportional to its weight, but at most Q (a node holds a
-//! partition once), and the shares of a zone add up to what the rule above leaves it: a small zone that
-//! must hold a replica of everything has all of it on its few members, and the rest goes to the others
-//! by weight. A member's load is its share rounded down or up. So with equal weights, and zones that are
-//! none or large enough, no member holds more than N·Q / members rounded up.
+//! **Balance comes second.** A member's share is proportional to its weight, but at most Q (a node
+//! holds a partition once), and the shares of a zone add up to what the rule above leaves it: a
+//! small zone that must hold a replica of everything has all of it on its few members, and the rest
+//! goes to the others by weight. A member's load is its share rounded down or up. So with equal
+//! weights, and zones that are none or large enough, no member holds more than N·Q / members
+//! rounded up.
 //!
-//! **Then as little as possible moves.** The shares are rounded as near as possible to what the members
-//! hold (`ring/shares.rs`), and a minimum-cost flow finds the table with these loads that moves least
-//! (`ring/flow.rs`). A join must move what the new member then holds, a leave what the old one held; to
-//! this may come 15 % or 2 replicas, whichever is more. Where weights or zones make that too little (a
-//! member close to Q can take only the few partitions that it lacks), the loads give way instead, no
-//! further than needed: up to a quarter of the share, rounded up, on either side of it. Later changes bring
-//! them back. A change of a weight or a zone moves what it takes, and then all loads are exact.
+//! **Then as little as possible moves.** The shares are rounded as near as possible to what the
+//! members hold (`ring/shares.rs`), and a minimum-cost flow finds the table with these loads that
+//! moves least (`ring/flow.rs`). A join must move what the new member then holds, a leave what the
+//! old one held; to this may come 15 % or 2 replicas, whichever is more. Where weights or zones
+//! make that too little (a member close to Q can take only the few partitions that it lacks), the
+//! loads give way instead, no further than needed: up to a quarter of the share, rounded up, on
+//! either side of it. Later changes bring them back. A change of a weight or a zone moves what it
+//! takes, and then all loads are exact.
 
 mod flow;
 mod join;
@@ -143,16 +146,16 @@ impl Ring {
     /// Version 1: places `partitions` partitions, `n` replicas each, on `members` (any order).
     ///
     /// Partition by partition, the members furthest behind what they are due take it; ties go by
-    /// rendezvous hashing (Thaler and Ravishankar, 1998), which mixes the neighbours of every member.
-    /// What that leaves over the bounds is repaired as in [`Ring::next`].
+    /// rendezvous hashing (Thaler and Ravishankar, 1998), which mixes the neighbours of every
+    /// member. What that leaves over the bounds is repaired as in [`Ring::next`].
     pub fn place(members: &[RingMember], n: u8, partitions: u16) -> Result<Self, RingError> {
         let members = check(members, n, partitions)?;
         let owners = Plan::new(&members, usize::from(n), usize::from(partitions)).first();
         Ok(Ring { version: 1, members, owners, n })
     }
 
-    /// The next version, for these members (any order): joins, leaves and changes of weight or zone, one
-    /// or many at once. N and Q stay. The same members give the same owners.
+    /// The next version, for these members (any order): joins, leaves and changes of weight or
+    /// zone, one or many at once. N and Q stay. The same members give the same owners.
     pub fn next(&self, members: &[RingMember]) -> Result<Self, RingError> {
         let members = check(members, self.n, self.partitions())?;
         let version = self.version.checked_add(1).ok_or(RingError::Version(self.version))?;
@@ -163,8 +166,8 @@ impl Ring {
         Ok(Ring { version, members, owners, n: self.n })
     }
 
-    /// The next version, in which `new`, which is no member yet, has all places of `old`, its weight and its zone. Nothing
-    /// else moves.
+    /// The next version, in which `new`, which is no member yet, has all places of `old`, its
+    /// weight and its zone. Nothing else moves.
     pub fn replace(&self, old: NodeId, new: NodeId) -> Result<Self, RingError> {
         if !self.has(old) {
             return Err(RingError::Stranger(old));
@@ -208,7 +211,8 @@ impl Ring {
         self.id() > other.id()
     }
 
-    /// How many replicas this table puts on nodes that were not owner of the partition in `previous`.
+    /// How many replicas this table puts on nodes that were not owner of the partition in
+    /// `previous`.
     pub fn moves_from(&self, previous: &Ring) -> usize {
         let new = |(p, owners): (usize, &Vec<NodeId>)| {
             let before = previous.owners.get(p).map_or(&[][..], Vec::as_slice);

@@ -1,7 +1,9 @@
-//! The secrets that connections are let in by: keys, proofs, and what every frame is sealed with. None is ever shown.
+//! The secrets that connections are let in by: keys, proofs, and what every frame is sealed with.
+//! None is ever shown.
 //!
-//! Both sides of a connection name a nonce; each then proves that it has the key of its role, over all that was said so
-//! far. A proof is of one side, one role and one pair of nonces, so that it is worth nothing anywhere else.
+//! Both sides of a connection name a nonce; each then proves that it has the key of its role, over
+//! all that was said so far. A proof is of one side, one role and one pair of nonces, so that it is
+//! worth nothing anywhere else.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,7 +21,8 @@ const LISTENER: u8 = 2;
 const FROM_DIALER: u8 = 3;
 const FROM_LISTENER: u8 = 4;
 
-/// Who proves itself: each role has keys of its own, and the key of one is worth nothing for the other.
+/// Who proves itself: each role has keys of its own, and the key of one is worth nothing for the
+/// other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// A node.
@@ -46,7 +49,8 @@ impl fmt::Debug for SecretKey {
 }
 
 impl SecretKey {
-    /// Derives it. The secret should be drawn at random: guesses at a weak one can be tried on what was overheard.
+    /// Derives it. The secret should be drawn at random: guesses at a weak one can be tried on what
+    /// was overheard.
     pub fn new(secret: &[u8], role: Role) -> Self {
         SecretKey(match role {
             Role::Peer => blake3::derive_key("Pixii, protocol 5: a node of the cluster", secret),
@@ -64,7 +68,8 @@ impl SecretKey {
     }
 }
 
-/// The keys of one role. While a secret is changed there are two: the first one is shown, and each is taken.
+/// The keys of one role. While a secret is changed there are two: the first one is shown, and each
+/// is taken.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Keyring {
     first: SecretKey,
@@ -98,7 +103,8 @@ pub struct Secrets {
     pub clients: Keyring,
 }
 
-/// The secrets of a node, which may be others tomorrow: whoever holds it sees the newest ones. Clones are the same vault.
+/// The secrets of a node, which may be others tomorrow: whoever holds it sees the newest ones.
+/// Clones are the same vault.
 #[derive(Clone, Debug, Default)]
 pub struct Vault(Arc<Mutex<Option<Arc<Secrets>>>>);
 
@@ -108,7 +114,8 @@ impl Vault {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What connections made from now on have to prove, and are dialed with. Those that are open stay.
+    /// What connections made from now on have to prove, and are dialed with. Those that are open
+    /// stay.
     pub fn set(&self, secrets: Option<Secrets>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = secrets.map(Arc::new);
     }
@@ -139,7 +146,8 @@ impl Nonces {
     }
 }
 
-/// What both sides of a handshake have said before a proof: the versions that they speak, and their nonces.
+/// What both sides of a handshake have said before a proof: the versions that they speak, and their
+/// nonces.
 #[derive(Clone, Debug)]
 pub struct Exchange(blake3::Hash);
 
@@ -167,7 +175,8 @@ impl Exchange {
         *key.keyed(LISTENER, &[self.0.as_bytes(), hello.as_bytes(), welcome]).as_bytes()
     }
 
-    /// What seals the frames of the connection from then on, of the side that dialed and of the one that listens.
+    /// What seals the frames of the connection from then on, of the side that dialed and of the one
+    /// that listens.
     pub fn seals(&self, key: &SecretKey, hello: &[u8]) -> [Seal; 2] {
         let hello = blake3::hash(hello);
         let key = |label| key.keyed(label, &[self.0.as_bytes(), hello.as_bytes()]);
@@ -180,7 +189,8 @@ pub fn fits(given: Proof, expected: Proof) -> bool {
     blake3::Hash::from(given) == blake3::Hash::from(expected)
 }
 
-/// One direction of a connection: frames that were altered, repeated, left out or exchanged do not fit it.
+/// One direction of a connection: frames that were altered, repeated, left out or exchanged do not
+/// fit it.
 pub struct Seal {
     key: [u8; 32],
     count: u64,

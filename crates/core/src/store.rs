@@ -1,6 +1,6 @@
-//! What the machine needs of a disk: the trait, the records, and the start and stop of a store's incarnation.
-//! [`memory`] is the in-memory twin; the daemon's store on sled keeps the same promises on a real
-//! disk.
+//! What the machine needs of a disk: the trait, the records, and the start and stop of a store's
+//! incarnation. [`memory`] is the in-memory twin; the daemon's store on sled keeps the same
+//! promises on a real disk.
 
 mod incarnation;
 pub mod memory;
@@ -32,14 +32,14 @@ const CHECKSUM_BYTES: usize = 8;
 /// What a store keeps for a key: the replicated object, and what is local to this store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Record {
-    /// The actor epoch with which this store may continue its own entry in the object's clock. Void when it
-    /// is below [`Meta::actor_epoch_floor`], or the clock has no event of it under the store's present
-    /// id.
+    /// The actor epoch with which this store may continue its own entry in the object's clock. Void
+    /// when it is below [`Meta::actor_epoch_floor`], or the clock has no event of it under the
+    /// store's present id.
     pub own_epoch: Option<u64>,
     /// What replicas exchange.
     pub object: Object,
-    /// Of a hint: the GC epoch of its partition at which the object was issued or read. 0 in an own record, which is of
-    /// the partition's present one.
+    /// Of a hint: the GC epoch of its partition at which the object was issued or read. 0 in an own
+    /// record, which is of the partition's present one.
     pub gc_epoch: GcEpoch,
 }
 
@@ -292,8 +292,8 @@ pub struct HintTotal {
     pub count: u64,
     /// The sum of their [`hint_bytes`].
     pub bytes: u64,
-    /// How many of them may have filled the member's slot: those of keys that their fallback is no owner of. What an owner
-    /// keeps for another one counts for nothing beside its own copy.
+    /// How many of them may have filled the member's slot: those of keys that their fallback is no
+    /// owner of. What an owner keeps for another one counts for nothing beside its own copy.
     pub pending: u64,
 }
 
@@ -340,8 +340,8 @@ pub enum Taken {
     Unusable(String),
 }
 
-/// The disk failed. What was synced is there; nothing more may be acknowledged, and the process must
-/// end. An fsync is never tried again.
+/// The disk failed. What was synced is there; nothing more may be acknowledged, and the process
+/// must end. An fsync is never tried again.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the store failed: {0}")]
 pub struct StoreError(pub String);
@@ -354,8 +354,8 @@ pub trait Store: Send + Sync {
     /// The record of a key, as last applied.
     fn read(&self, partition: Partition, key: &Key) -> Result<Found, StoreError>;
 
-    /// Keys of a partition behind `after` in byte order: at least one if there is one, and not many more
-    /// than `limit_bytes` bytes of them.
+    /// Keys of a partition behind `after` in byte order: at least one if there is one, and not many
+    /// more than `limit_bytes` bytes of them.
     fn list(
         &self,
         partition: Partition,
@@ -375,8 +375,8 @@ pub trait Store: Send + Sync {
     /// What is kept of a key for a member, as last applied.
     fn read_hint(&self, target: NodeId, key: &Key) -> Result<Found, StoreError>;
 
-    /// Hints for a member behind `after` in byte order of the keys: at least one if there is one, and not many
-    /// more than `limit_bytes` bytes of them.
+    /// Hints for a member behind `after` in byte order of the keys: at least one if there is one,
+    /// and not many more than `limit_bytes` bytes of them.
     fn list_hints(
         &self,
         target: NodeId,
@@ -387,12 +387,13 @@ pub trait Store: Send + Sync {
     /// The GC epoch of each partition that has had more than one.
     fn gc_epochs(&self) -> Result<Vec<(Partition, GcState)>, StoreError>;
 
-    /// What is kept for other members, by reading all hints: for the start. `place` says for a key which partition it is
-    /// in, and whether what is kept of it may have filled a slot.
+    /// What is kept for other members, by reading all hints: for the start. `place` says for a key
+    /// which partition it is in, and whether what is kept of it may have filled a slot.
     fn hint_totals(&self, place: &dyn Fn(&Key) -> (Partition, bool)) -> Result<Kept, StoreError>;
 
-    /// Applies all changes or none. They are visible at once, and durable after the next [`Store::sync`];
-    /// a crash before it keeps some number of the oldest unsynced batches, each of them whole.
+    /// Applies all changes or none. They are visible at once, and durable after the next
+    /// [`Store::sync`]; a crash before it keeps some number of the oldest unsynced batches, each of
+    /// them whole.
     fn apply(&self, changes: &[Change]) -> Result<(), StoreError>;
 
     /// Returns when all that was applied survives a power cut.
@@ -427,8 +428,8 @@ pub trait Store: Send + Sync {
         Ok(Taken::Nothing)
     }
 
-    /// Bytes that the disk has left beside what this store needs for itself and for `coming_bytes` more
-    /// bytes of records; `None` where nothing limits it.
+    /// Bytes that the disk has left beside what this store needs for itself and for `coming_bytes`
+    /// more bytes of records; `None` where nothing limits it.
     fn free_bytes(&self, coming_bytes: u64) -> Result<Option<u64>, StoreError> {
         let _ = coming_bytes;
         Ok(None)
@@ -444,7 +445,8 @@ pub struct Scrubbed {
     pub damage: Option<String>,
 }
 
-/// A record's bytes on disk: a version byte, the content, and a checksum that also covers its place.
+/// A record's bytes on disk: a version byte, the content, and a checksum that also covers its
+/// place.
 pub fn encode_record(partition: Partition, key: &Key, record: &Record) -> Vec<u8> {
     let mut bytes = wire::encode_behind(&[RECORD_VERSION], record, CHECKSUM_BYTES + 1);
     let checksum = record_checksum(partition, key, &bytes);
@@ -460,7 +462,8 @@ pub fn decode_record(partition: Partition, key: &Key, bytes: Bytes) -> Found {
     record.map_or(Found::Damaged, Found::Record)
 }
 
-/// A hint's bytes on disk: as a record's, with the GC epoch in front, and bound to the member that it is for.
+/// A hint's bytes on disk: as a record's, with the GC epoch in front, and bound to the member that
+/// it is for.
 pub fn encode_hint(target: NodeId, key: &Key, record: &Record) -> Vec<u8> {
     let sealed = CHECKSUM_BYTES + 1;
     let mut bytes = wire::encode_behind(&[HINT_VERSION], &(record.gc_epoch, record), sealed);

@@ -1,9 +1,11 @@
-//! Bytes: how messages become frames, and how bytes that are not ours are distinguished. No sockets.
+//! Bytes: how messages become frames, and how bytes that are not ours are distinguished. No
+//! sockets.
 //!
 //! A connection begins with a preamble of 12 bytes each way (magic, lowest and highest protocol
-//! version, big-endian), then a frame with a [`Hello`] and one with a [`Welcome`]; with a secret, two of each. A frame is
-//! `length: u32 | checksum: u64 | payload`, big-endian; the length counts what follows it. The
-//! checksum is a [`Checksum`] of the payload, or a [`Seal`] after a handshake with a secret.
+//! version, big-endian), then a frame with a [`Hello`] and one with a [`Welcome`]; with a secret,
+//! two of each. A frame is `length: u32 | checksum: u64 | payload`, big-endian; the length counts
+//! what follows it. The checksum is a [`Checksum`] of the payload, or a [`Seal`] after a handshake
+//! with a secret.
 
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 use bincode::enc::EncoderImpl;
@@ -153,7 +155,8 @@ pub enum Hello {
     },
     /// A client that will send calls.
     Client,
-    /// Somebody who is to prove itself, and wants a proof: to be answered with [`Welcome::Challenge`].
+    /// Somebody who is to prove itself, and wants a proof: to be answered with
+    /// [`Welcome::Challenge`].
     Challenge(Nonce),
     /// The answer to that.
     Proven {
@@ -299,7 +302,8 @@ fn head_of(payload: &[u8], check: Check<'_>) -> [u8; FRAME_HEAD_BYTES] {
     head
 }
 
-/// A frame that [`frame`] made, in two parts, with the next seal of a connection. Its payload is not copied.
+/// A frame that [`frame`] made, in two parts, with the next seal of a connection. Its payload is
+/// not copied.
 pub fn sealed(frame: &Bytes, seal: &mut Seal) -> [Bytes; 2] {
     let payload = frame.slice(FRAME_HEAD_BYTES.min(frame.len())..);
     let head = head_of(&payload, Check::Seal(seal));
@@ -400,7 +404,8 @@ pub fn checksum_for(preamble: &[u8; PREAMBLE_BYTES]) -> Checksum {
     }
 }
 
-/// Checks the other side's preamble. Both sides go on with the highest common version, which it gives.
+/// Checks the other side's preamble. Both sides go on with the highest common version, which it
+/// gives.
 pub fn check_preamble(bytes: &[u8; PREAMBLE_BYTES]) -> Result<u16, WireError> {
     let (magic, mut versions) = bytes.split_at(MAGIC.len());
     if magic != MAGIC {
@@ -414,9 +419,9 @@ pub fn check_preamble(bytes: &[u8; PREAMBLE_BYTES]) -> Result<u16, WireError> {
     Ok(common)
 }
 
-/// A context as clients carry it: version, content, and a seal over the content and the key, so that a
-/// context that was altered or belongs to another key is noticed. Not a secret: it guards against
-/// accidents.
+/// A context as clients carry it: version, content, and a seal over the content and the key, so
+/// that a context that was altered or belongs to another key is noticed. Not a secret: it guards
+/// against accidents.
 pub fn seal(key: &Key, context: &Context) -> Blob {
     let mut bytes = encode_behind(&[CONTEXT_VERSION], context, SEAL_BYTES);
     let seal = hash64(&[b"context", key.as_bytes(), &bytes]);

@@ -167,7 +167,8 @@ fn gossip_of_an_older_life_raises_the_own_one_and_a_forged_one_does_nothing() {
     let endless = Gossip::News { heartbeats: endless, members, digest: 0, wanted };
     bench.peer(peer, 1, Body::Gossip(endless));
     bench.tick(1_000);
-    // An incarnation that others have seen and this disk has not: it is an old one, as when a peer says so itself.
+    // An incarnation that others have seen and this disk has not: it is an old one, as when a peer
+    // says so itself.
     let store = bench.node.meta().store;
     let out = bench.peer(peer, 1, heartbeats(me, 7));
     assert!(out.iter().any(|one| matches!(one, Output::Notice(Notice::Copied(_)))), "{out:?}");
@@ -176,7 +177,8 @@ fn gossip_of_an_older_life_raises_the_own_one_and_a_forged_one_does_nothing() {
     assert!(!bench.node.meta().read_ineligible.is_empty());
     bench.peer(peer, 1, heartbeats(me, 3));
     assert_eq!(bench.node.meta().incarnation.0, 8);
-    // Who is no member does not become one by being talked about, and a list over the limit is not read.
+    // Who is no member does not become one by being talked about, and a list over the limit is not
+    // read.
     bench.peer(peer, 1, heartbeats(NodeId(77), 3));
     let members = vec![Member::configured("n1", "elsewhere:2"); MAX_MEMBERS + 1];
     let long = Gossip::News { heartbeats: Vec::new(), members, digest: 0, wanted: Vec::new() };
@@ -424,7 +426,8 @@ fn a_node_that_lost_its_disk_shows_absent_keys_read_ineligible() {
         _ => None,
     });
     assert!(matches!(copy, Some(Body::Copy { authoritative: false, .. })), "{copy:?}");
-    // What is purged elsewhere is not known yet, so that nothing is issued; when nobody can know, it is for long enough.
+    // What is purged elsewhere is not known yet, so that nothing is issued; when nobody can know,
+    // it is for long enough.
     let refused = bench.query(put(&bench.key(true), 1));
     assert!(matches!(rejection(&refused), Rejection::Starting { .. }), "{refused:?}");
     bench.tick(4_000);

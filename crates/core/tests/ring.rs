@@ -45,8 +45,8 @@ fn reach(total: f64, sum: impl Fn(f64) -> f64) -> f64 {
     high
 }
 
-/// Checks all that holds for every table: owners, zones, and loads; `exact` ones are rounded shares, the
-/// others may give way by a quarter.
+/// Checks all that holds for every table: owners, zones, and loads; `exact` ones are rounded
+/// shares, the others may give way by a quarter.
 fn hold(ring: &Ring, exact: bool) {
     let (n, q) = (usize::from(ring.n()), f64::from(ring.partitions()));
     let zones = zones(ring);
@@ -154,7 +154,8 @@ fn live(members: &[RingMember], n: u8, q: u16, steps: &[Step]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, rng_seed: RngSeed::Fixed(1), failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, rng_seed: RngSeed::Fixed(1),
+        failure_persistence: None, ..Default::default() })]
 
     #[test]
     fn equal_members((members, n, q, steps) in history(DEFAULT_WEIGHT..=DEFAULT_WEIGHT, 0)) {
@@ -187,18 +188,21 @@ proptest! {
         (after, ..) in history(1..=MAX_WEIGHT, 4),
     ) {
         let after = [after, before[..usize::from(n)].to_vec()].concat();
-        let after: Vec<_> = after.into_iter().map(|m| (m.id, m)).collect::<BTreeMap<_, _>>().into_values().collect();
+        let after: Vec<_> = after.into_iter().map(|m| (m.id, m)).collect::<BTreeMap<_,
+            _>>().into_values().collect();
         hold(&Ring::place(&before, n, q).unwrap().next(&after).unwrap(), false);
     }
 
     #[test]
-    fn bytes_from_a_peer_make_a_ring_or_an_error(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+    fn bytes_from_a_peer_make_a_ring_or_an_error(at in any::<prop::sample::Index>(),
+        byte in any::<u8>()) {
         let members: Vec<RingMember> = (0..7).map(|i| member(i, 100, i as u8 % 4)).collect();
         let mut bytes = encode(&Ring::place(&members, 3, 16).unwrap());
         let at = at.index(bytes.len());
         bytes[at] = byte;
         if let Ok(ring) = decode::<Ring>(&Bytes::from(bytes)) {
-            prop_assert!((0..ring.partitions()).all(|p| ring.owners(Partition(p)).len() == usize::from(ring.n())));
+            prop_assert!((0..ring.partitions()).all(|p|
+                ring.owners(Partition(p)).len() == usize::from(ring.n())));
             let mut members = ring.members().to_vec();
             members.push(member(99, 100, 1));
             match ring.next(&members) {

@@ -1,7 +1,8 @@
-//! Bytes: golden ones for every type on the wire and on disk, and what becomes of bytes that are wrong.
+//! Bytes: golden ones for every type on the wire and on disk, and what becomes of bytes that are
+//! wrong.
 //!
-//! A changed golden byte is either a bug or a new version. To write the file anew after a version was
-//! raised: `PIXII_WRITE_GOLDEN=1 cargo test --release --test wire`.
+//! A changed golden byte is either a bug or a new version. To write the file anew after a version
+//! was raised: `PIXII_WRITE_GOLDEN=1 cargo test --release --test wire`.
 
 #![allow(clippy::unwrap_used)]
 

@@ -14,7 +14,8 @@ use pixii_kit::outcome::{CommandError, Exit, finish};
 /// What puts Pixii to the test: simulator, drills, experiments, benchmarks.
 #[derive(Parser)]
 // Users call these verbs as verbs of `pixii`, which runs this program.
-#[command(name = "pixii-lab", bin_name = "pixii", version = pixii::VERSION.as_str(), max_term_width = 100)]
+#[command(name = "pixii-lab", bin_name = "pixii", version = pixii::VERSION.as_str(),
+    max_term_width = 100)]
 struct Arguments {
     #[command(flatten)]
     shared: Shared,

@@ -84,7 +84,8 @@ pub(crate) struct Score {
     pub(crate) faults: u64,
     /// The first of them.
     pub(crate) findings: Vec<Finding>,
-    /// Values that the last verification of all keys found beside what replaced them: their writes had been sent to two nodes.
+    /// Values that the last verification of all keys found beside what replaced them: their writes
+    /// had been sent to two nodes.
     pub(crate) repeated: u64,
     /// What else went wrong, a sentence each.
     pub(crate) notes: Vec<String>,
@@ -119,7 +120,8 @@ impl From<Score> for Ending {
             "stores_shut": score.shut,
         });
         let summary = format!(
-            "{} writes issued, {} refused, {} unknown; {} reads of keys judged; {} starts failed and went \
+            "{} writes issued, {} refused, {} unknown; {} reads of keys judged; {} starts failed \
+             and went \
              well when tried again\n{}",
             counts.issued,
             counts.refused,
@@ -142,7 +144,8 @@ impl Score {
     /// The line that says it all.
     pub(crate) fn summary(&self) -> String {
         format!(
-            "{} rounds, {} kills ({} before ready), {} writes acknowledged, {} lost, {} stores shut",
+            "{} rounds, {} kills ({} before ready), {} writes acknowledged, {} lost, {} stores \
+             shut",
             self.rounds,
             self.kills,
             self.before_ready,

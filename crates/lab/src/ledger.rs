@@ -1,8 +1,8 @@
 //! The ledger: what was asked of a cluster and what it answered, kept outside of it.
 //!
-//! A write is noted and synced before it is sent, and its outcome is noted after the answer, so that the
-//! ledger never knows less than the cluster owes. One append-only file of checksummed frames; what a crash
-//! leaves half written at its end is cut off when the file is opened again.
+//! A write is noted and synced before it is sent, and its outcome is noted after the answer, so
+//! that the ledger never knows less than the cluster owes. One append-only file of checksummed
+//! frames; what a crash leaves half written at its end is cut off when the file is opened again.
 
 mod history;
 mod judge;
@@ -121,8 +121,8 @@ impl Ledger {
         self.synced(entry).await
     }
 
-    /// Notes what became of a write. It counts once it is synced, with the next note that is waited for or
-    /// with [`Ledger::sync`]; lost before that, the outcome is unknown.
+    /// Notes what became of a write. It counts once it is synced, with the next note that is waited
+    /// for or with [`Ledger::sync`]; lost before that, the outcome is unknown.
     pub(crate) async fn settle(&self, write: WriteId, outcome: Outcome) -> Result<(), String> {
         let entry = wire::frame(&Entry::Settled { write, outcome, at_ms: now_ms() });
         self.0.orders.send(Order::Append(entry)).await.map_err(|_| ended())
@@ -163,8 +163,8 @@ fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
-/// Owns the file: everything queued is one write, and one sync if anyone waits for it. The first error
-/// is the last thing that happens.
+/// Owns the file: everything queued is one write, and one sync if anyone waits for it. The first
+/// error is the last thing that happens.
 fn write(mut file: File, path: &Path, mut queue: mpsc::Receiver<Order>) {
     while let Some(first) = queue.blocking_recv() {
         let mut bytes = BytesMut::new();

@@ -1,5 +1,6 @@
-//! Probabilistically bounded staleness (Bailis et al., VLDB 2012): how probably a read sees a write that was acknowledged t
-//! before, for all (R, W), by Monte Carlo over the WARS model; and k-staleness, which has a closed form.
+//! Probabilistically bounded staleness (Bailis et al., VLDB 2012): how probably a read sees a write
+//! that was acknowledged t before, for all (R, W), by Monte Carlo over the WARS model; and
+//! k-staleness, which has a closed form.
 
 pub(crate) mod live;
 mod trial;
@@ -20,8 +21,8 @@ const DIGITS: u8 = 3;
 /// No sum of two delays is longer, in microseconds.
 const LONGEST: u64 = 1_200_000 * MILLI;
 
-/// The fits of the paper: a name, the write's way, and the three other ways. Times of Pareto and exponential parts are in
-/// microseconds, rounded: the printed rates have three digits.
+/// The fits of the paper: a name, the write's way, and the three other ways. Times of Pareto and
+/// exponential parts are in microseconds, rounded: the printed rates have three digits.
 pub(crate) const FITS: [(&str, &str, &str); 3] = [
     (
         "LNKD-SSD",
@@ -92,11 +93,13 @@ impl Wars {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Reads {
     /// As many as are needed, the coordinator, which is an owner, first: Pixii
-    // The write and the read have coordinators of their own, each drawn, whose own copies cost no way.
+    // The write and the read have coordinators of their own, each drawn, whose own copies cost no
+    // way.
     Owner,
     /// The same, and one more for each answer that is late: Pixii, hedges and all
     Hedged,
-    /// All owners, and the first R answers count; the write's coordinator is an owner and has it at once, all other ways are drawn
+    /// All owners, and the first R answers count; the write's coordinator is an owner and has it at
+    /// once, all other ways are drawn
     Owners,
     /// All, and the first R answers count; the coordinator is no replica: the paper
     All,
@@ -142,7 +145,8 @@ fn histogram() -> Histogram<u64> {
         .unwrap_or_else(|_| unreachable!("a constant that is allowed"))
 }
 
-/// Runs the model `trials` times over replicas that are all alike; everything random follows from `seed`.
+/// Runs the model `trials` times over replicas that are all alike; everything random follows from
+/// `seed`.
 pub(crate) fn predict(wars: &Wars, n: u8, reads: Reads, trials: u64, seed: u64) -> Prediction {
     let timeout = trial::timeout_of(wars, reads);
     run(n, trials, seed, |trial, rng| trial.draw(wars, n.into(), reads, timeout, rng))
@@ -178,8 +182,8 @@ fn run(n: u8, trials: u64, seed: u64, mut draw: impl FnMut(&mut Trial, &mut Rng)
     reported
 }
 
-/// The chance that a read of R of N replicas misses the last `k` versions, each written to W of them, all chosen at random:
-/// (C(N-W, R) / C(N, R))^k.
+/// The chance that a read of R of N replicas misses the last `k` versions, each written to W of
+/// them, all chosen at random: (C(N-W, R) / C(N, R))^k.
 pub(crate) fn misses_last(k: u32, n: u8, r: u8, w: u8) -> f64 {
     let choose = |from: u8, count: u8| {
         (0..count).map(|at| (f64::from(from) - f64::from(at)) / f64::from(at + 1)).product::<f64>()

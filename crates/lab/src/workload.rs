@@ -1,6 +1,6 @@
-//! Load: clients in closed loops, each a task that makes its next request when the last one is answered, or requests that
-//! begin when they are due, whatever has become of those before. With a [`Ledger`], every write is noted before it is sent
-//! and after it is answered.
+//! Load: clients in closed loops, each a task that makes its next request when the last one is
+//! answered, or requests that begin when they are due, whatever has become of those before. With a
+//! [`Ledger`], every write is noted before it is sent and after it is answered.
 
 pub(crate) mod arrivals;
 pub(crate) mod choice;
@@ -96,8 +96,8 @@ pub(crate) struct Spec {
     pub(crate) clients: usize,
     /// When operations begin; none: each client's next one when its last one has ended.
     pub(crate) arrivals: Option<Arrivals>,
-    /// What they do. A put or delete of a key whose context its client does not remember reads it first;
-    /// that read counts as a get.
+    /// What they do. A put or delete of a key whose context its client does not remember reads it
+    /// first; that read counts as a get.
     pub(crate) mix: Mix,
     /// The beginning of every key; a number follows.
     pub(crate) prefix: String,
@@ -202,7 +202,8 @@ struct Shared {
     until: Option<Instant>,
 }
 
-/// A load in progress. Dropping it ends its clients at once; the outcome of their requests stays unknown.
+/// A load in progress. Dropping it ends its clients at once; the outcome of their requests stays
+/// unknown.
 pub(crate) struct Load {
     shared: Arc<Shared>,
     workers: JoinSet<Result<(), String>>,
@@ -251,8 +252,8 @@ impl Load {
         self.shared.begun.load(Ordering::Relaxed)
     }
 
-    /// Ends the load: each client finishes the request that it has in progress (an open loop: once the next one is due). The error
-    /// is the ledger's.
+    /// Ends the load: each client finishes the request that it has in progress (an open loop: once
+    /// the next one is due). The error is the ledger's.
     pub(crate) async fn stop(self) -> Result<Report, String> {
         self.shared.stop.store(true, Ordering::Relaxed);
         self.finish().await

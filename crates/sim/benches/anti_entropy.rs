@@ -1,10 +1,12 @@
-//! What anti-entropy costs: two machines in one process, on stores in memory, whose messages pass as frames.
-//! `cargo bench --bench anti_entropy [-- KEYS]` (default 1,000,000, over 256 partitions).
+//! What anti-entropy costs: two machines in one process, on stores in memory, whose messages pass
+//! as frames. `cargo bench --bench anti_entropy [-- KEYS]` (default 1,000,000, over 256
+//! partitions).
 //!
-//! For so many differing keys, half of them missing at one side and half newer at the other: bytes and messages of the
-//! comparison and of what it moves, questions of the longest comparison, and the processor time of each side, beside the floor:
-//! the encoded differing objects, once each. Before: how long the trees are read after a start, and in how much memory; at the
-//! end: what they add to a put. The process ends with 1 if a bound of the last column is passed.
+//! For so many differing keys, half of them missing at one side and half newer at the other: bytes
+//! and messages of the comparison and of what it moves, questions of the longest comparison, and
+//! the processor time of each side, beside the floor: the encoded differing objects, once each.
+//! Before: how long the trees are read after a start, and in how much memory; at the end: what they
+//! add to a put. The process ends with 1 if a bound of the last column is passed.
 
 #![allow(clippy::unwrap_used)]
 
@@ -28,10 +30,12 @@ use pixii_core::wire;
 const PARTITIONS: u16 = 256;
 const TICK_INTERVAL: Micros = Micros::from_millis(100);
 const DIFFERENCES: [u64; 5] = [0, 1, 10, 1_000, 100_000];
-/// Bytes per partition of a comparison of equals; bytes for each byte of the floor, with values of 100 bytes and of 1 KiB.
+/// Bytes per partition of a comparison of equals; bytes for each byte of the floor, with values of
+/// 100 bytes and of 1 KiB.
 const MOST_WHEN_EQUAL: f64 = 100.0;
 const MOST: [(usize, f64); 2] = [(100, 3.0), (1_024, 1.5)];
-/// Puts whose processor time is compared with what the trees take of it, and most that these may add with values of 100 bytes.
+/// Puts whose processor time is compared with what the trees take of it, and most that these may
+/// add with values of 100 bytes.
 const PUTS: u64 = 50_000;
 const MOST_OF_TREES: f64 = 1.15;
 
@@ -253,8 +257,9 @@ fn memory_bytes() -> u64 {
     pages * 4_096
 }
 
-/// How many times a put's processor time is what it would be without trees: puts of new keys at their coordinator, stores in
-/// memory (real ones cost more, so that the share of the trees is smaller), beside the digests and sums of as many alone.
+/// How many times a put's processor time is what it would be without trees: puts of new keys at
+/// their coordinator, stores in memory (real ones cost more, so that the share of the trees is
+/// smaller), beside the digests and sums of as many alone.
 fn put_ratio(pair: &mut Pair, keys: u64, bytes: usize) -> f64 {
     let put = |number: u64| Request::Put {
         key: key(keys * 1_000 + number),
@@ -283,7 +288,8 @@ fn put_ratio(pair: &mut Pair, keys: u64, bytes: usize) -> f64 {
     let micros = |seconds: f64| seconds * 1e6 / PUTS as f64;
     let ratio = whole / (whole - trees);
     println!(
-        "a put takes {:.2} us of its coordinator, {:.2} us of them for the trees: {ratio:.3} times as much as without",
+        "a put takes {:.2} us of its coordinator, {:.2} us of them for the trees: {ratio:.3} \
+         times as much as without",
         micros(whole),
         micros(trees)
     );
@@ -305,7 +311,8 @@ fn main() {
         let million = built * 1e6 / keys as f64;
         let grown = memory_bytes().saturating_sub(before) as f64 / 2.0 / 1e6;
         println!(
-            "{keys} keys of {bytes} bytes: read in {built:.2} s, {million:.2} s a million; {grown:.1} MB more at each side"
+            "{keys} keys of {bytes} bytes: read in {built:.2} s, {million:.2} s a million; \
+             {grown:.1} MB more at each side"
         );
         pair.run();
         println!(

@@ -1,5 +1,5 @@
-//! Simulated clients: one request at a time each, contexts from their own reads, retries with the same
-//! write id.
+//! Simulated clients: one request at a time each, contexts from their own reads, retries with the
+//! same write id.
 
 use std::collections::BTreeMap;
 

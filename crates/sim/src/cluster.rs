@@ -1,5 +1,6 @@
-//! A cluster in virtual time for measurements: real nodes, stores in memory that answer at once, an emulated network, and
-//! clients that ask when they are ordered to. The same seed gives the same, to the microsecond.
+//! A cluster in virtual time for measurements: real nodes, stores in memory that answer at once, an
+//! emulated network, and clients that ask when they are ordered to. The same seed gives the same,
+//! to the microsecond.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -45,7 +46,8 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// A cluster that heals as a daemon's default has it: 64 partitions, 1 GiB of hints, a comparison a minute.
+    /// A cluster that heals as a daemon's default has it: 64 partitions, 1 GiB of hints, a
+    /// comparison a minute.
     pub fn new(nodes: usize, n: u8, seed: u64) -> Self {
         Setup {
             nodes,
@@ -107,7 +109,8 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// A cluster whose nodes serve, on a network that carries everything at once. The error says why there is none.
+    /// A cluster whose nodes serve, on a network that carries everything at once. The error says
+    /// why there is none.
     pub fn found(setup: &Setup) -> Result<Self, String> {
         let name = |at: usize| format!("n{}", at + 1);
         let members = (0..setup.nodes).map(|at| Member::configured(name(at), "sim:1"));
@@ -213,8 +216,8 @@ impl Cluster {
         self.alive[at]
     }
 
-    /// Lets the network behave by these rules from now on, in the language of `pixii emulate`. The error is a sentence about the
-    /// first mistake.
+    /// Lets the network behave by these rules from now on, in the language of `pixii emulate`. The
+    /// error is a sentence about the first mistake.
     pub fn emulate(&mut self, rules: &str) -> Result<(), String> {
         let rules: Vec<Rule> = parse(rules, &self.members)?;
         self.net = Emulation::of_rules(rules, self.rng.next_u64());
@@ -229,8 +232,8 @@ impl Cluster {
         }
     }
 
-    /// A dead node starts again, with an empty disk if it `lost` its own; links to those that live come up. The error says why it
-    /// does not start.
+    /// A dead node starts again, with an empty disk if it `lost` its own; links to those that live
+    /// come up. The error says why it does not start.
     pub fn restart(&mut self, at: usize, lost: bool) -> Result<(), String> {
         if lost {
             self.stores[at] = MemoryStore::default();

@@ -1,5 +1,6 @@
-//! The failure detector by itself: many nodes that only gossip, on a lossy network in virtual time. How long until a
-//! node that died, froze or was cut off is down in every view; how often a live one is suspected; what it costs.
+//! The failure detector by itself: many nodes that only gossip, on a lossy network in virtual time.
+//! How long until a node that died, froze or was cut off is down in every view; how often a live
+//! one is suspected; what it costs.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -69,8 +70,8 @@ pub struct Detected {
 /// How the end of a node was noticed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Noticed {
-    /// From the fault until the first and until the last of the others believed the node to be down, in
-    /// milliseconds; `None` if some never did.
+    /// From the fault until the first and until the last of the others believed the node to be
+    /// down, in milliseconds; `None` if some never did.
     pub first_ms: Option<u64>,
     /// See `first_ms`.
     pub last_ms: Option<u64>,
@@ -98,7 +99,8 @@ struct Field {
     bytes: u64,
 }
 
-/// Runs one trial: everybody gossips, and then each end befalls one node, each time as if it were the only one.
+/// Runs one trial: everybody gossips, and then each end befalls one node, each time as if it were
+/// the only one.
 pub fn detect(trial: &Trial) -> Detected {
     let mut field = Field::new(trial);
     field.run_to(Time::START + WARM_UP);

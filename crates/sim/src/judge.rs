@@ -42,8 +42,8 @@ impl Image {
     }
 }
 
-/// The slots that hold something: owners by themselves, and others by what they keep for an owner, each host for
-/// one slot.
+/// The slots that hold something: owners by themselves, and others by what they keep for an owner,
+/// each host for one slot.
 fn slots(images: &[Image], strict: bool, holds: &impl Fn(&Object) -> bool) -> usize {
     let mut filled: BTreeMap<usize, Option<usize>> = BTreeMap::new();
     for image in images {
@@ -129,7 +129,8 @@ pub(super) struct Judge {
     writes: BTreeMap<WriteId, Write>,
     by_key: BTreeMap<Key, Vec<WriteId>>,
     dots: BTreeMap<(Key, Dot), WriteId>,
-    /// Every dot that a write was seen to have: more than one if it was repeated at another replica.
+    /// Every dot that a write was seen to have: more than one if it was repeated at another
+    /// replica.
     dots_of: BTreeMap<WriteId, Vec<Dot>>,
     losses: Vec<Loss>,
     /// A read that shows at least so many values may leave out others; its context does not cover
@@ -201,8 +202,8 @@ impl Judge {
         ids.iter().filter_map(|id| self.writes.get(id).map(|write| (*id, write)))
     }
 
-    /// A write is acknowledged now: W of the `durable` images of its key must hold it, and the context
-    /// given must cover nothing that its client was not shown.
+    /// A write is acknowledged now: W of the `durable` images of its key must hold it, and the
+    /// context given must cover nothing that its client was not shown.
     pub(super) fn acknowledge(
         &mut self,
         id: WriteId,
@@ -269,18 +270,21 @@ impl Judge {
         }
     }
 
-    /// True if a disk that held the write may have forgotten it unnoticed: a read may miss it there.
+    /// True if a disk that held the write may have forgotten it unnoticed: a read may miss it
+    /// there.
     fn is_excused(&self, Acknowledged { since, holders, .. }: &Acknowledged) -> bool {
         let mut silent = self.losses.iter().filter(|loss| loss.silent && loss.at >= *since);
         silent.any(|loss| holders.contains(&loss.host))
     }
 
-    /// True if some disk has forgotten the key since then: what it had confirmed before may be gone.
+    /// True if some disk has forgotten the key since then: what it had confirmed before may be
+    /// gone.
     fn lost_since(&self, since: Time, key: &Key) -> bool {
         self.losses.iter().any(|loss| loss.at >= since && loss.concerns(key))
     }
 
-    /// True if W or more of the disks that held the write have forgotten it: nothing is promised any more.
+    /// True if W or more of the disks that held the write have forgotten it: nothing is promised
+    /// any more.
     fn is_void(&self, key: &Key, Acknowledged { since, w, holders, .. }: &Acknowledged) -> bool {
         let forgot = |host: &&usize| {
             let mut losses = self.losses.iter().filter(|loss| loss.host == **host);
@@ -315,7 +319,8 @@ impl Judge {
         Ok(())
     }
 
-    /// True if some write that may have happened, other than `id`, had seen `dot` or another dot of `id`.
+    /// True if some write that may have happened, other than `id`, had seen `dot` or another dot of
+    /// `id`.
     fn superseded(&self, key: &Key, id: WriteId, dot: Dot) -> bool {
         let dots = self.dots_of.get(&id).into_iter().flatten().copied();
         let dots: Vec<Dot> = dots.chain([dot]).collect();
@@ -323,8 +328,9 @@ impl Judge {
         self.on_key(key).any(|(other, write)| other != id && write.possible && saw(write))
     }
 
-    /// A read that began at `since` with quorum `r` of `n` returns these values now: some disk holds
-    /// each, and everything that was acknowledged before and intersects is among them, or superseded.
+    /// A read that began at `since` with quorum `r` of `n` returns these values now: some disk
+    /// holds each, and everything that was acknowledged before and intersects is among them, or
+    /// superseded.
     pub(super) fn check_read(
         &self,
         key: &Key,
@@ -357,8 +363,9 @@ impl Judge {
         for (id, write) in self.on_key(key) {
             let Some(reported) = &write.acknowledged else { continue };
             let Acknowledged { at, w, dot, .. } = *reported;
-            // What fallbacks took counts for a read once their hints have arrived. But a fallback counts only with what
-            // it keeps: where a read shows nothing, not even a tombstone, R owners have said so.
+            // What fallbacks took counts for a read once their hints have arrived. But a fallback
+            // counts only with what it keeps: where a read shows nothing, not even a tombstone, R
+            // owners have said so.
             let stood_in = !strict && !context.is_empty();
             let sloppy = stood_in || !reported.strict;
             let void = sloppy || self.is_void(key, reported) || self.is_excused(reported);
@@ -404,7 +411,8 @@ impl Judge {
         }
     }
 
-    /// A listing of the key's partition with quorum `r` of `n`, after healing: a key that was put is in it.
+    /// A listing of the key's partition with quorum `r` of `n`, after healing: a key that was put
+    /// is in it.
     pub(super) fn check_listing(
         &self,
         key: &Key,

@@ -1,6 +1,6 @@
-//! The simulator: the production machine on a simulated network and simulated disks, in virtual time,
-//! from one seed. Faults first, then healing, then the final judgement; every acknowledgement is judged
-//! at its moment.
+//! The simulator: the production machine on a simulated network and simulated disks, in virtual
+//! time, from one seed. Faults first, then healing, then the final judgement; every acknowledgement
+//! is judged at its moment.
 
 mod clients;
 pub mod cluster;

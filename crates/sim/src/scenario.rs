@@ -41,7 +41,8 @@ pub(super) enum Fault {
     Damage { host: usize },
     /// A crash after which a new store has the place of a damaged one, with what that still shows.
     LosePages { host: usize, down: Micros },
-    /// A host dies for good, and a new one gets its places; after this long it starts again with what it had.
+    /// A host dies for good, and a new one gets its places; after this long it starts again with
+    /// what it had.
     Replace { host: usize, back: Micros },
     /// Every host loses its power at the same instant.
     PowerCut { down: Micros },
@@ -54,7 +55,8 @@ pub(super) enum Fault {
 }
 
 impl Fault {
-    /// True if it makes no disk forget anything, and no node forget whom it owes something. (A start compares all.)
+    /// True if it makes no disk forget anything, and no node forget whom it owes something. (A
+    /// start compares all.)
     fn passes(&self) -> bool {
         matches!(
             self,
@@ -93,7 +95,8 @@ pub(super) struct Scenario {
     pub(super) hint_age_ms: u64,
     /// Each host's clock: what it shows at the beginning, and how fast it runs in thousandths.
     pub(super) clocks: Vec<(Micros, u64)>,
-    /// True if nothing is compared: failures pass, and hints alone bring every owner what was acknowledged.
+    /// True if nothing is compared: failures pass, and hints alone bring every owner what was
+    /// acknowledged.
     #[serde(default)]
     pub(super) hints_alone: bool,
     /// True if clients send a write to a second node soon, while the first one may yet carry it

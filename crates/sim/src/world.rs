@@ -1,4 +1,5 @@
-//! The simulated world: hosts with disks, links between them, time that passes when nothing else can.
+//! The simulated world: hosts with disks, links between them, time that passes when nothing else
+//! can.
 
 mod disks;
 mod faults;
@@ -376,7 +377,8 @@ impl World {
             return self.schedule(until, event);
         }
         match event {
-            // A connection ends with the process: what was on its way to an earlier incarnation is lost.
+            // A connection ends with the process: what was on its way to an earlier incarnation is
+            // lost.
             Event::Peer { from, to, incarnation, sent, frame } => {
                 if self.hosts[to].incarnation == incarnation {
                     self.deliver(from, to, sent, &frame);
@@ -441,8 +443,8 @@ impl World {
         }
     }
 
-    /// A rollback that nobody can notice (to a backup of the same incarnation, or with the witness away) is
-    /// excused when the node serves.
+    /// A rollback that nobody can notice (to a backup of the same incarnation, or with the witness
+    /// away) is excused when the node serves.
     fn notice(&mut self, at: usize, notice: &Notice) {
         if matches!(notice, Notice::Settled) {
             self.hosts[at].settled = Some(self.now());

@@ -279,7 +279,8 @@ impl TestCluster {
         });
     }
 
-    /// The owners of keys in their order, as `pixii ring --stdin` reports them. No key needs an escape.
+    /// The owners of keys in their order, as `pixii ring --stdin` reports them. No key needs an
+    /// escape.
     pub fn owners(&self, keys: &[&str]) -> Vec<Vec<String>> {
         let input: String = keys.iter().map(|key| format!("{key}\n")).collect();
         let reported = self.fed(&["ring", "--stdin"], input.as_bytes());

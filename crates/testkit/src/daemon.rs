@@ -27,8 +27,8 @@ use crate::{DEADLINE, free_port, until};
 
 const TIMEOUT_MS: u32 = 20_000;
 
-/// The configuration of node `own` (counted from 0) of a cluster `test` whose nodes n0, n1, ... have
-/// these ports on loopback; N is 3, or their number if that is less.
+/// The configuration of node `own` (counted from 0) of a cluster `test` whose nodes n0, n1, ...
+/// have these ports on loopback; N is 3, or their number if that is less.
 pub fn config_text(name: &str, ports: &[u16], own: usize) -> String {
     let n = ports.len().min(3);
     let mut text = format!(
@@ -279,7 +279,8 @@ pub fn values(response: Response) -> Vec<Blob> {
 
 // --- a store with faults ---
 
-/// A store in memory that can be ordered to fail its syncs, to hold its reads, and how much room it has.
+/// A store in memory that can be ordered to fail its syncs, to hold its reads, and how much room it
+/// has.
 #[derive(Default)]
 pub struct Faulty {
     inner: MemoryStore,

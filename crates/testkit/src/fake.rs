@@ -36,7 +36,8 @@ pub enum Behaviour {
     Silent,
     /// Says that the outcome is unknown.
     Unknown,
-    /// Answers nobody for so long from the request with this number on, counted from 1; then it serves.
+    /// Answers nobody for so long from the request with this number on, counted from 1; then it
+    /// serves.
     StallAt(u64, Duration),
 }
 
@@ -121,7 +122,8 @@ impl Fake {
         (0..self.world.nodes.len()).for_each(|at| self.behave(at, behaviour.clone()));
     }
 
-    /// Node `at` says that it keeps hints for a member: how many, how many bytes, for how many milliseconds.
+    /// Node `at` says that it keeps hints for a member: how many, how many bytes, for how many
+    /// milliseconds.
     pub fn keeps(&self, at: usize, target: &str, amounts: [u64; 3]) {
         self.world.nodes[at].kept.lock().unwrap().insert(target.into(), amounts);
     }
@@ -332,7 +334,8 @@ fn serve(world: &World, request: Request) -> Response {
     }
 }
 
-/// Two more partitions are equal at each look, and each brought an object; a member that is stopped is out of reach.
+/// Two more partitions are equal at each look, and each brought an object; a member that is stopped
+/// is out of reach.
 fn repair(
     world: &World,
     at: usize,

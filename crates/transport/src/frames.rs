@@ -61,7 +61,8 @@ pub enum ReadError {
     #[error("it stopped inside a frame, after {0} bytes of it, for {sec} s", sec = STALL.as_secs())]
     Stalled(usize),
     /// A frame comes so slowly that its memory is held for too long.
-    #[error("it sent {0} bytes of a frame in {sec} s, and {LEAST_RATE} a second are the least", sec = .1.as_secs())]
+    #[error("it sent {0} bytes of a frame in {sec} s, and {LEAST_RATE} a second are the \
+        least", sec = .1.as_secs())]
     Slow(usize, Duration),
 }
 
@@ -134,7 +135,8 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         let _ = tokio::io::copy(&mut rest, &mut tokio::io::sink()).await;
     }
 
-    /// The next message, or `None` when the other side has closed the connection between two frames.
+    /// The next message, or `None` when the other side has closed the connection between two
+    /// frames.
     pub async fn next<T>(&mut self) -> Result<Option<(T, FrameMemory)>, ReadError>
     where
         T: for<'de> BorrowDecode<'de, Bytes>,
@@ -378,7 +380,8 @@ impl Outbox {
             && (exempt || self.total.load(Ordering::Relaxed) + bytes <= self.limits.total_bytes)
     }
 
-    /// Queues a frame; false, and a count, when it was dropped because there is no room or connection.
+    /// Queues a frame; false, and a count, when it was dropped because there is no room or
+    /// connection.
     pub fn push(&self, frame: Bytes) -> bool {
         let mut queue = locked(&self.queue);
         if queue.state != State::Up || !self.has_room(&queue, frame.len()) {
@@ -402,8 +405,8 @@ impl Outbox {
         }
     }
 
-    /// Writes what is queued, and what will be, until the outbox is finished or shut; each frame with the next seal, if
-    /// the connection has one.
+    /// Writes what is queued, and what will be, until the outbox is finished or shut; each frame
+    /// with the next seal, if the connection has one.
     pub async fn write_to(
         &self,
         half: &mut (impl AsyncWrite + Unpin),

@@ -39,7 +39,8 @@ pub fn read(path: &Path) -> Result<Vec<Vec<u8>>, String> {
     let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o777;
     if mode & TOO_OPEN != 0 {
         return Err(fault(format!(
-            "its mode is {mode:04o}, so that others may read or change the secret: 0600 or 0640 is enough"
+            "its mode is {mode:04o}, so that others may read or change the secret: 0600 or 0640 \
+             is enough"
         )));
     }
     let mut bytes = Vec::new();

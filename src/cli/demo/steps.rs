@@ -195,7 +195,8 @@ impl Steps<'_> {
         let after = all.when.iter().filter(|at| **at > killed).count();
         let slowest = all.slowest.as_secs_f64() * 1_000.0;
         self.script.report(&format!(
-            "{WRITERS} writers: {} puts, {after} of them acknowledged after the kill; the slowest took \
+            "{WRITERS} writers: {} puts, {after} of them acknowledged after the kill; the slowest \
+             took \
              {slowest:.0} ms",
             all.when.len() + all.lost
         ))?;
@@ -264,7 +265,8 @@ impl Steps<'_> {
         let others = OTHERS.join(" and ");
         let total = witnesses.len();
         self.script.report(&format!(
-            "{others}, the other owners of {total} keys, are killed: only {VICTIM} can answer for these"
+            "{others}, the other owners of {total} keys, are killed: only {VICTIM} can answer for \
+             these"
         ))?;
         let found = right(client, witnesses, Some(1)).await?;
         let reported =

@@ -1,6 +1,6 @@
-//! Where orders to `pixii dev` come from: its standard input, and other terminals through a Unix socket
-//! in the cluster's directory. An order is a line; the answer to another terminal is "done WHAT" or
-//! "refused WHY".
+//! Where orders to `pixii dev` come from: its standard input, and other terminals through a Unix
+//! socket in the cluster's directory. An order is a line; the answer to another terminal is "done
+//! WHAT" or "refused WHY".
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, ErrorKind, Read, Write};
@@ -114,8 +114,8 @@ impl Drop for OrderSocket {
     }
 }
 
-/// The socket in an open directory, by a path that is short however long the directory's is: the path of a
-/// socket has at most 107 bytes.
+/// The socket in an open directory, by a path that is short however long the directory's is: the
+/// path of a socket has at most 107 bytes.
 fn socket_path(dir: &File) -> PathBuf {
     format!("/proc/self/fd/{}/{SOCKET}", dir.as_raw_fd()).into()
 }

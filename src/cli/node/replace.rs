@@ -205,7 +205,8 @@ impl Change<'_> {
         let (is, takes) = if yes { ("is", "takes") } else { ("would be", "would take") };
         let hints = count(*hints, "hint");
         emit(format!(
-            "{old} ({old_address}) {is} removed for good: its name does not return, and its data is \
+            "{old} ({old_address}) {is} removed for good: its name does not return, and its data \
+             is \
              never taken again\n\
              {new} ({address}) {takes} its places in {places} of {partitions} partitions: ring \
              version {version}\n\

@@ -357,7 +357,8 @@ mod tests {
         let text = "n1 -> n2 delay exponential 5ms
             * -> * delay pareto 1ms 2.5; * -> * delay mix 0.9 fixed 1ms + 0.1 exponential 20ms fifo
             n1 <-> n-3 cut\n\n* -> client delay fixed 2ms offset 1500us;;* -> * drop 0.05
-            client -> n1 pass; n1 -> * gossip cut; * <-> * acks delay fixed 1ms; n2 -> n1 delay fixed 0ms offset 600s fifo
+            client -> n1 pass; n1 -> * gossip cut; * <-> * acks delay fixed 1ms; n2 -> n1 delay \
+            fixed 0ms offset 600s fifo
             n1 disk delay 50ms; * disk delay 10s";
         let rules = parse(text, &members()).unwrap();
         let lines: Vec<String> = rules.iter().map(Rule::to_string).collect();

@@ -13,7 +13,8 @@ use super::{Digest, LEAVES, SHAPE, Tree};
 use crate::members::Incarnation;
 use crate::types::Partition;
 
-/// What trees are of: they say nothing of another store, a later incarnation of it, or another ring.
+/// What trees are of: they say nothing of another store, a later incarnation of it, or another
+/// ring.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Binding {
     /// The id of the store, in the incarnation that kept them.

@@ -9,7 +9,8 @@ use bytes::Bytes;
 pub enum DrainOrder {
     /// Nothing: tell how far it is.
     Show,
-    /// Take no request from now on, finish those in progress, deliver the hints, and then close the links to all peers.
+    /// Take no request from now on, finish those in progress, deliver the hints, and then close the
+    /// links to all peers.
     Begin {
         /// So long this may take, in milliseconds; then the links are closed with what is left.
         timeout_ms: u32,

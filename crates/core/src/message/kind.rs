@@ -59,7 +59,8 @@ impl Response {
 }
 
 impl Body {
-    /// What the message is about. What a node says to itself of a write is `Other`, up to the confirmation.
+    /// What the message is about. What a node says to itself of a write is `Other`, up to the
+    /// confirmation.
     pub fn kind(&self) -> Kind {
         match self {
             Body::Merge { .. } | Body::StoreHint { .. } => Kind::Write,

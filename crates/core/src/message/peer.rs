@@ -172,8 +172,8 @@ pub enum Body {
         /// False if I may have forgotten something.
         authoritative: bool,
     },
-    /// This is who I am: sent when a link comes up, and until it is answered. `request_id` is the incarnation's
-    /// nonce.
+    /// This is who I am: sent when a link comes up, and until it is answered. `request_id` is the
+    /// incarnation's nonce.
     Introduce {
         /// The incarnation of the sender's store.
         incarnation: IncarnationId,
@@ -199,7 +199,8 @@ pub enum Body {
         partition: Partition,
         /// The shape of my tree ([`crate::merkle::SHAPE`]).
         shape: u32,
-        /// Bytes of each summary wanted, 1 to 8. The salt of all summaries is the question's `request_id`.
+        /// Bytes of each summary wanted, 1 to 8. The salt of all summaries is the question's
+        /// `request_id`.
         width: u8,
         /// My root.
         root: Digest,

@@ -12,7 +12,8 @@ use crate::types::{
     MAX_MERGED_BYTES, MAX_OBJECT_BYTES, MAX_SIBLINGS, MAX_TIMEOUT_MS, NodeId, SizeError,
 };
 
-/// Who took part in a request and who did not, by name, sorted: the same nodes make the same sentence.
+/// Who took part in a request and who did not, by name, sorted: the same nodes make the same
+/// sentence.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct ReplicaOutcomes {
@@ -151,14 +152,15 @@ pub enum Rejection {
     /// The node is about to stop, or was drained.
     #[error("the node is stopping or drained")]
     Stopping,
-    /// The node did not run for a while: what reached it meanwhile may have been given up, or done elsewhere.
+    /// The node did not run for a while: what reached it meanwhile may have been given up, or done
+    /// elsewhere.
     #[error("the node did not run for {0} ms, and what it is asked may be out of date: ask again")]
     Paused(u32),
     /// The node has not yet read what it holds: its Merkle tree is not ready.
     #[error("partition {0} is still being read: its tree is not ready")]
     Unread(u16),
-    /// An object of another GC epoch of the partition than can be taken; its sender is to read again, or this node
-    /// to learn of the newer one first.
+    /// An object of another GC epoch of the partition than can be taken; its sender is to read
+    /// again, or this node to learn of the newer one first.
     #[error("an object of GC epoch {given} of its partition: this node is at {own}")]
     GcState {
         /// The object's.
@@ -197,7 +199,8 @@ impl Rejection {
         )
     }
 
-    /// True when too few replicas were there (exit code 4), not when the request itself was at fault.
+    /// True when too few replicas were there (exit code 4), not when the request itself was at
+    /// fault.
     pub fn is_no_quorum(&self) -> bool {
         matches!(self, Rejection::Unreachable { .. } | Rejection::NoQuorum { .. })
     }

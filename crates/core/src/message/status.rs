@@ -24,7 +24,8 @@ pub struct StatusReport {
     pub incarnation: Incarnation,
     /// True when the last stop was not a clean one.
     pub recovered: bool,
-    /// True while it takes requests, writes among them: not before it has learned from its peers whether its disk is the newest.
+    /// True while it takes requests, writes among them: not before it has learned from its peers
+    /// whether its disk is the newest.
     pub serving: bool,
     /// Partitions whose absent keys do not count here.
     pub read_ineligible: u32,
@@ -178,7 +179,8 @@ pub struct PeerStatus {
     pub hints: u64,
     /// Their size, in bytes.
     pub hint_bytes: u64,
-    /// For how long this node has had hints for it without a break, in this incarnation, in milliseconds.
+    /// For how long this node has had hints for it without a break, in this incarnation, in
+    /// milliseconds.
     pub hint_age_ms: u64,
     /// Messages dropped since the start because its queue was full or its link down.
     pub dropped: u64,
@@ -222,8 +224,8 @@ pub struct PeerRepair {
     pub shared: u32,
     /// Those of them that were found equal since the start.
     pub equal: u32,
-    /// The longest time since one of them was last found equal, in milliseconds; `None` if one never was, or none
-    /// is shared.
+    /// The longest time since one of them was last found equal, in milliseconds; `None` if one
+    /// never was, or none is shared.
     pub oldest_ms: Option<u64>,
     /// Those that are being compared, or are to be at once.
     pub pending: u32,
@@ -241,15 +243,18 @@ pub struct RepairReport {
     pub pairs: Vec<PairStatus>,
     /// Those of the other owners that cannot be reached now.
     pub unreachable: Vec<NodeId>,
-    /// Partitions of the whole node that have not been read to their end since the start: they are not compared yet.
+    /// Partitions of the whole node that have not been read to their end since the start: they are
+    /// not compared yet.
     pub unread: u32,
-    /// Records of the whole node that fail their checksum and wait to be fetched from the other owners.
+    /// Records of the whole node that fail their checksum and wait to be fetched from the other
+    /// owners.
     pub damaged: u64,
     /// What the whole node has done of it.
     pub counts: RepairCounts,
 }
 
-/// What anti-entropy has done since the start of a node, where it began; what others began is counted there.
+/// What anti-entropy has done since the start of a node, where it began; what others began is
+/// counted there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct RepairCounts {
@@ -275,8 +280,8 @@ pub struct PairStatus {
     pub partition: Partition,
     /// The other owner.
     pub peer: NodeId,
-    /// The time since they were last found equal, in milliseconds; `None` before they were, in this incarnation or since an
-    /// order to compare them.
+    /// The time since they were last found equal, in milliseconds; `None` before they were, in this
+    /// incarnation or since an order to compare them.
     pub equal_ms: Option<u64>,
     /// True while they are being compared, or are to be at once.
     pub pending: bool,

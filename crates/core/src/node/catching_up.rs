@@ -1,5 +1,5 @@
-//! Coming back: a node that was away may lack what others keep for it. Until every peer that it is linked to has
-//! said that it has no hints for it, what this node does not find does not count.
+//! Coming back: a node that was away may lack what others keep for it. Until every peer that it is
+//! linked to has said that it has no hints for it, what this node does not find does not count.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,7 +24,8 @@ pub(super) struct CatchUp {
     /// Those that have been linked in this incarnation.
     met: BTreeSet<NodeId>,
     links: BTreeMap<NodeId, Heard>,
-    /// Those that were out of reach when most were: whatever they kept for this node since, they may still have.
+    /// Those that were out of reach when most were: whatever they kept for this node since, they
+    /// may still have.
     open: BTreeSet<NodeId>,
     started: Option<Time>,
     next_round: Option<Time>,

@@ -264,8 +264,8 @@ impl Coordinator {
         }
     }
 
-    /// An owner has refused a forwarded request for reasons of its own, and so did nothing: the next
-    /// one gets it, and when there is none left, this node carries it out in their place.
+    /// An owner has refused a forwarded request for reasons of its own, and so did nothing: the
+    /// next one gets it, and when there is none left, this node carries it out in their place.
     fn go_elsewhere(
         &mut self,
         now: Time,

@@ -19,7 +19,8 @@ pub(super) struct Stamped {
 pub(super) struct GcEpochs {
     known: BTreeMap<Partition, GcState>,
     first: GcState,
-    /// The GC epoch in which this incarnation has agreed to the next one: it is as new as everybody's.
+    /// The GC epoch in which this incarnation has agreed to the next one: it is as new as
+    /// everybody's.
     agreed: BTreeMap<Partition, GcEpoch>,
     /// The later GC epoch that is being taken over, where this disk turned out to be an old one.
     adopting: BTreeMap<Partition, GcEpoch>,
@@ -64,9 +65,9 @@ impl GcEpochs {
         self.agreed.insert(partition, self.number(partition));
     }
 
-    /// Refuses an object that is older than the GC epoch before this one: what it shows alive may be purged. One of a
-    /// later GC epoch is taken only if this node has agreed to that; otherwise its disk may be an old one, and it has to
-    /// learn the GC epoch first.
+    /// Refuses an object that is older than the GC epoch before this one: what it shows alive may
+    /// be purged. One of a later GC epoch is taken only if this node has agreed to that; otherwise
+    /// its disk may be an old one, and it has to learn the GC epoch first.
     pub(super) fn check(&self, partition: Partition, given: GcEpoch) -> Result<(), Rejection> {
         let own = self.of(partition);
         let floor = self.adopting.get(&partition).copied().unwrap_or_default();
@@ -82,8 +83,8 @@ impl GcEpochs {
         Err(Rejection::GcState { given, own: own.number })
     }
 
-    /// Refuses an object that is to be kept for another node and is older than the present GC epoch: the members agree
-    /// to the next one only when no such hint is left.
+    /// Refuses an object that is to be kept for another node and is older than the present GC
+    /// epoch: the members agree to the next one only when no such hint is left.
     pub(super) fn check_hint(&self, partition: Partition, given: GcEpoch) -> Result<(), Rejection> {
         let own = self.number(partition);
         if given < own {

@@ -1,5 +1,5 @@
-//! Gossip: who is alive and who is a member. Heartbeats and the list of members spread by anti-entropy between
-//! random pairs; whether another node is up is this node's own liveness.
+//! Gossip: who is alive and who is a member. Heartbeats and the list of members spread by
+//! anti-entropy between random pairs; whether another node is up is this node's own liveness.
 
 mod detector;
 
@@ -12,17 +12,21 @@ use crate::message::{Body, Counter, Gossip as GossipMessage};
 use crate::rng::Rng;
 use crate::types::{MAX_MEMBERS, Micros, NodeId, Time};
 
-/// Most heartbeats in one answer: at about 14 bytes each, well under 16 KiB. The rest follows in later rounds.
+/// Most heartbeats in one answer: at about 14 bytes each, well under 16 KiB. The rest follows in
+/// later rounds.
 const MAX_NEWER_MEMBERS: usize = 1_000;
-/// Members that everybody gossips with a little more often, so that separated groups find each other.
+/// Members that everybody gossips with a little more often, so that separated groups find each
+/// other.
 const SEEDS: usize = 3;
 /// Digests that leave at once when this node has something new about members.
 const EAGER: u8 = 3;
-/// The steps of an exchange, distinguished by the message's `request_id`: a digest, its answer, and what the answer asked for.
+/// The steps of an exchange, distinguished by the message's `request_id`: a digest, its answer, and
+/// what the answer asked for.
 const DIGEST: RequestId = RequestId::of_wire(0);
 const ANSWER: RequestId = RequestId::of_wire(1);
 const LAST: RequestId = RequestId::of_wire(2);
-/// An incarnation that far ahead of the known one was not lived: nobody restarts a node so often unnoticed.
+/// An incarnation that far ahead of the known one was not lived: nobody restarts a node so often
+/// unnoticed.
 const MAX_LEAP: u64 = 1 << 32;
 /// No number grows beyond this by itself.
 const MAX_NUMBER: u64 = 1 << 62;
@@ -37,7 +41,8 @@ pub(super) struct Gossip {
     count: u64,
     /// Every other member, sorted.
     ids: Vec<NodeId>,
-    /// What is known of the member at the same place in `ids`. Rounds walk through all of them: lists, not trees.
+    /// What is known of the member at the same place in `ids`. Rounds walk through all of them:
+    /// lists, not trees.
     peers: Vec<Peer>,
     seeds: Vec<NodeId>,
     /// Sorted.
@@ -184,8 +189,8 @@ impl Gossip {
         heartbeats
     }
 
-    /// A random linked peer; a seed with a probability that gives each seed a few digests a round; more when
-    /// there is news about members.
+    /// A random linked peer; a seed with a probability that gives each seed a few digests a round;
+    /// more when there is news about members.
     fn partners(&mut self) -> Vec<NodeId> {
         let mut partners = Vec::new();
         for _ in 0..=self.eager {
@@ -247,7 +252,8 @@ impl Gossip {
         digest: u64,
         io: &mut Io,
     ) {
-        // Both sorted: one walk through them finds what belongs together. Of twins the last one counts.
+        // Both sorted: one walk through them finds what belongs together. Of twins the last one
+        // counts.
         theirs.sort_by_key(|(id, _)| *id);
         let mut theirs = theirs.into_iter().peekable();
         let (mut newer, mut wanted) = (Vec::new(), Vec::new());
@@ -324,8 +330,8 @@ impl Gossip {
         }
     }
 
-    /// Others may know of a later incarnation of this node than it lives: its disk forgot some. What that means is not
-    /// this role's to say.
+    /// Others may know of a later incarnation of this node than it lives: its disk forgot some.
+    /// What that means is not this role's to say.
     fn hear_of_myself(&mut self, from: NodeId, heartbeat: Heartbeat, io: &mut Io) {
         let own = self.own_heartbeat(io);
         if heartbeat <= own {

@@ -49,8 +49,8 @@ pub(super) struct Handoff {
     ring: Arc<Ring>,
     max_age: Micros,
     reach: Reach,
-    /// Members that were out of reach and have not been reported what is kept for them: they need not
-    /// know that they were away. One that was only slow was not.
+    /// Members that were out of reach and have not been reported what is kept for them: they need
+    /// not know that they were away. One that was only slow was not.
     absent: BTreeSet<NodeId>,
     /// Members that are back, and that the operator was notified are offered hints.
     announced: BTreeSet<NodeId>,
@@ -200,8 +200,8 @@ impl Handoff {
         }
     }
 
-    /// Answers a member that asks how many hints are pending for it; that there are none is reported when it is
-    /// synced.
+    /// Answers a member that asks how many hints are pending for it; that there are none is
+    /// reported when it is synced.
     pub(super) fn report(&self, from: NodeId, request_id: RequestId, io: &mut Io) {
         let count = self.pending(from, io);
         let seq = io.out.last_mark();

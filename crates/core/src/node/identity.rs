@@ -1,5 +1,6 @@
-//! Who this node is: a founder of a new cluster, a member that comes back, or one that has lost its disk
-//! or had it rolled back. Until its peers have reported, it issues nothing and answers no client.
+//! Who this node is: a founder of a new cluster, a member that comes back, or one that has lost its
+//! disk or had it rolled back. Until its peers have reported, it issues nothing and answers no
+//! client.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -125,7 +126,8 @@ impl Identity {
         self.ring.members().iter().map(|member| member.id).filter(|member| *member != self.me)
     }
 
-    /// A link came up or went down: a peer is notified of every incarnation, also one that has settled.
+    /// A link came up or went down: a peer is notified of every incarnation, also one that has
+    /// settled.
     pub(super) fn link(&mut self, now: Time, peer: NodeId, up: bool, io: &mut Io) {
         if up {
             self.links.insert(peer);
@@ -247,8 +249,9 @@ impl Identity {
         }
     }
 
-    /// A peer that was not heard before this incarnation settled may know of a later one: the disk is an old one
-    /// after all, or a copy of it runs elsewhere. Once per life, or two copies would chase each other.
+    /// A peer that was not heard before this incarnation settled may know of a later one: the disk
+    /// is an old one after all, or a copy of it runs elsewhere. Once per life, or two copies would
+    /// chase each other.
     fn doubt(&mut self, from: NodeId, seen: Option<IncarnationId>, io: &mut Io) {
         if let Some(seen) = seen
             && self.incarnation(io).is_outdated_by(seen)
@@ -269,7 +272,8 @@ impl Identity {
         incarnation: IncarnationId,
         io: &mut Io,
     ) {
-        // A node that is to found a cluster by itself must not be counted by those that wait for all.
+        // A node that is to found a cluster by itself must not be counted by those that wait for
+        // all.
         if self.bootstrap && io.local.meta().cluster.is_none() {
             return;
         }
@@ -336,9 +340,9 @@ impl Identity {
                 io.out.notice(Notice::Outdated(witness));
                 self.suspect(true, seen.incarnation.next(), io)
             }
-            // Every incarnation that issued dots was first seen by a peer; one that is silent may be the
-            // only one that
-            // saw it. A first incarnation cannot follow another, and a single node has no witness at all.
+            // Every incarnation that issued dots was first seen by a peer; one that is silent may
+            // be the only one that saw it. A first incarnation cannot follow another, and a single
+            // node has no witness at all.
             None if incarnation.incarnation > Incarnation(1) && (!all || self.heard.is_empty()) => {
                 if self.heard.is_empty() && !all {
                     io.out.notice(Notice::Alone);
@@ -364,7 +368,8 @@ impl Identity {
             io.change_meta(|meta| {
                 meta.cluster = Some(cluster);
                 meta.read_ineligible = lost;
-                // It does not know what the others have purged; what it issues meanwhile is not old.
+                // It does not know what the others have purged; what it issues meanwhile is not
+                // old.
                 if !founder {
                     meta.suspect();
                 }

@@ -1,7 +1,8 @@
 //! The names of requests and of scans: each carries whom its answer is for.
 
-/// Names a request, in the message that asks and in every answer to it. On the wire it is the `request_id`
-/// of the message. The bits at the top say which role asked; whoever answers only gives it back.
+/// Names a request, in the message that asks and in every answer to it. On the wire it is the
+/// `request_id` of the message. The bits at the top say which role asked; whoever answers only
+/// gives it back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct RequestId(u64);
 

@@ -11,10 +11,12 @@ use crate::ring::{Ring, RingError};
 use crate::store::{Change, Found, HintPage, HintTotal, Kept, Listing, ScanPage, Span};
 use crate::types::{Key, MILLI, Micros, NodeId, Nodes, ObjectLimits, Partition};
 
-/// An answer to a read is late after the mean of its replica's and four mean deviations, but not before the first of these times, and
-/// after the second at the latest: another replica is asked then.
+/// An answer to a read is late after the mean of its replica's and four mean deviations, but not
+/// before the first of these times, and after the second at the latest: another replica is asked
+/// then.
 pub const LATE_READ: (Micros, Micros) = (Micros::from_millis(5), Micros::from_millis(250));
-/// One read in so many asks in the order of the ring and not the quickest first, so that nobody's pace is judged by old answers alone.
+/// One read in so many asks in the order of the ring and not the quickest first, so that nobody's
+/// pace is judged by old answers alone.
 pub const EXPLORE: u64 = 64;
 
 /// What a node is notified when it starts.
@@ -57,11 +59,11 @@ pub struct Config {
     pub trees: Vec<KeptTree>,
     /// Drawn at random at each start.
     pub boot_nonce: u64,
-    /// True if this incarnation follows another one of the same process, which never let go of the store: its disk is known to be
-    /// the newest.
+    /// True if this incarnation follows another one of the same process, which never let go of the
+    /// store: its disk is known to be the newest.
     pub continues: bool,
-    /// True if the operator says that this is a new cluster: it is founded by the members that answer,
-    /// not only by all.
+    /// True if the operator says that this is a new cluster: it is founded by the members that
+    /// answer, not only by all.
     pub bootstrap: bool,
     /// Events of a put that was sent to several nodes are kept in the clocks for this time after
     /// they are known to be dead, twice that at most: a copy of the put may be on its way for as
@@ -70,7 +72,8 @@ pub struct Config {
 }
 
 impl Config {
-    /// A node of these members as a daemon is by default, on an empty disk; W and R are the majority.
+    /// A node of these members as a daemon is by default, on an empty disk; W and R are the
+    /// majority.
     pub fn new(me: NodeId, ring: Arc<Ring>, members: Members) -> Self {
         let majority = ring.n() / 2 + 1;
         Config {
@@ -144,8 +147,9 @@ pub enum Input {
     /// The operator accepts that acknowledged writes are gone where this node is the only owner and
     /// has lost its disk; [`Notice::LossAccepted`] follows when that is durable, if there are any.
     AcceptLoss,
-    /// The operator gives the places of a member to a new one, which is checked to be a name and an address that no member
-    /// has; [`Output::BeginIncarnation`] or [`Output::NotReplaced`] follows, within about 3 s.
+    /// The operator gives the places of a member to a new one, which is checked to be a name and an
+    /// address that no member has; [`Output::BeginIncarnation`] or [`Output::NotReplaced`] follows,
+    /// within about 3 s.
     Replace {
         /// The member that goes for good.
         old: NodeId,
@@ -156,7 +160,8 @@ pub enum Input {
     Space(Option<Shortage>),
     /// The store makes no progress, or does again: until then nobody is to wait for it.
     Stalled(Option<Stall>),
-    /// From now on, or no more, every request is refused, and nothing more is kept for other members: others do that.
+    /// From now on, or no more, every request is refused, and nothing more is kept for other
+    /// members: others do that.
     Drain(bool),
     /// These limits hold from now on.
     Limits(Limits),
@@ -265,7 +270,8 @@ pub enum Work {
         /// Stop after about this many bytes of keys.
         limit_bytes: usize,
     },
-    /// Apply these changes as one batch and sync; answered by [`Done::Synced`] with this or a later mark.
+    /// Apply these changes as one batch and sync; answered by [`Done::Synced`] with this or a later
+    /// mark.
     Write {
         /// That of the write before plus 1.
         seq: SyncSeq,
@@ -342,7 +348,8 @@ pub enum Output {
         /// `host:port`.
         address: String,
     },
-    /// A later ring is durable: end this incarnation as at a clean stop, and begin the next one at once, with what the store has.
+    /// A later ring is durable: end this incarnation as at a clean stop, and begin the next one at
+    /// once, with what the store has.
     BeginIncarnation,
     /// The replacement that was ordered is not made, and nothing has happened.
     NotReplaced(Hindrance),
@@ -357,12 +364,14 @@ pub enum Notice {
     Founded,
     /// A cluster is founded when all members have answered, and for so long this one has not.
     WaitsFor(NodeId),
-    /// The node joined a cluster that did not know its store: it is new there, or has lost its disk.
+    /// The node joined a cluster that did not know its store: it is new there, or has lost its
+    /// disk.
     Reborn,
     /// A peer has seen a later incarnation of this store: its disk was rolled back, or copied.
     Outdated(NodeId),
-    /// A peer that was heard late has seen a later incarnation of this store: the disk is an old one after all,
-    /// or a copy of it runs elsewhere. The store goes on under a new id, read-ineligible.
+    /// A peer that was heard late has seen a later incarnation of this store: the disk is an old
+    /// one after all, or a copy of it runs elsewhere. The store goes on under a new id,
+    /// read-ineligible.
     Copied(NodeId),
     /// No peer could say whether the disk is the newest: the store goes on under a new id.
     Alone,
@@ -377,7 +386,8 @@ pub enum Notice {
     HandoffBegun(NodeId, u64),
     /// It has taken all of them.
     HandoffDone(NodeId),
-    /// A comparison of a partition with another owner of it has moved so many objects here and there.
+    /// A comparison of a partition with another owner of it has moved so many objects here and
+    /// there.
     Repaired(Partition, NodeId, u64, u64),
     /// A comparison failed that had not failed the last time.
     RepairFailed(Partition, NodeId),
@@ -387,7 +397,8 @@ pub enum Notice {
     Damaged(Partition),
     /// A member notified of a later ring with another number of replicas or partitions: not taken.
     Misplaced(NodeId),
-    /// A member notified of a later incarnation of this node, with so high a number that it cannot be: not believed.
+    /// A member notified of a later incarnation of this node, with so high a number that it cannot
+    /// be: not believed.
     Forged(NodeId),
     /// A merge or a hint was declined, because the key would have outgrown a limit. Once per key
     /// and minute at most.

@@ -17,8 +17,8 @@ use crate::types::{Key, Micros, NodeId, Partition, Time};
 const BUSY: Micros = Micros::from_millis(1_000);
 /// A store that has made no progress for so long is stalled, as the driver measures it.
 const STALLED_AFTER_MS: u32 = 2_000;
-/// The operator is notified of a key that a merge or a hint was declined of once in this time, and so
-/// many keys are remembered; of others nothing is reported meanwhile.
+/// The operator is notified of a key that a merge or a hint was declined of once in this time, and
+/// so many keys are remembered; of others nothing is reported meanwhile.
 const DECLINE_NOTICE: Micros = Micros::from_millis(60_000);
 const MAX_DECLINED_KEYS: usize = 256;
 

@@ -1,5 +1,5 @@
-//! The Merkle trees of the partitions that this node owns: derived from the records, changed by the same step that
-//! changes a record, and read anew from the disk after a start and now and then.
+//! The Merkle trees of the partitions that this node owns: derived from the records, changed by the
+//! same step that changes a record, and read anew from the disk after a start and now and then.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -76,7 +76,8 @@ struct Reading {
     read_to: Option<Key>,
     /// What was written behind it that the next scan need not see, with the mark of the write.
     flux: BTreeMap<Key, (SyncSeq, TreeEntry)>,
-    /// True if the tree may be wrong for a known reason: it was doubted, or records were met that fail their checksum.
+    /// True if the tree may be wrong for a known reason: it was doubted, or records were met that
+    /// fail their checksum.
     is_doubted: bool,
 }
 
@@ -171,7 +172,8 @@ impl MerkleTrees {
         }
     }
 
-    /// A record was replaced by the write with this mark; `before` is `None` if it could not be read.
+    /// A record was replaced by the write with this mark; `before` is `None` if it could not be
+    /// read.
     pub(super) fn changed(
         &mut self,
         partition: Partition,

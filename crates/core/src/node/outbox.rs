@@ -236,8 +236,8 @@ impl Outbox {
         self.local.pop_front()
     }
 
-    /// This node's view of the liveness of a member is another one now, after this `silence`; the other roles
-    /// are reported.
+    /// This node's view of the liveness of a member is another one now, after this `silence`; the
+    /// other roles are reported.
     pub(super) fn set_liveness(&mut self, peer: NodeId, liveness: Liveness, silence: Micros) {
         self.liveness.push_back((peer, liveness));
         self.notice(Notice::LivenessChanged(peer, liveness, silence));

@@ -1,5 +1,6 @@
-//! The placement of keys: a node uses one ring. A later one, by an operator's command or from a peer that has it,
-//! is made durable and ends this incarnation; the next one begins with it. A peer with an older ring is reported.
+//! The placement of keys: a node uses one ring. A later one, by an operator's command or from a
+//! peer that has it, is made durable and ends this incarnation; the next one begins with it. A peer
+//! with an older ring is reported.
 
 mod ballot;
 
@@ -19,8 +20,8 @@ use crate::store::Change;
 use crate::types::{MAX_MEMBERS, Micros, NodeId, Partition, Time};
 use ballot::{Ballot, Voters};
 
-/// A member that has not answered this node's introductions is notified of the ring so often: it may
-/// take this node for a stranger.
+/// A member that has not answered this node's introductions is notified of the ring so often: it
+/// may take this node for a stranger.
 const REPORT_INTERVAL: Micros = Micros::from_millis(1_000);
 
 /// The ring of this incarnation, and the one that is to follow.
@@ -57,13 +58,15 @@ impl Placement {
         }
     }
 
-    /// False for a node that has no place in the ring: one that is removed, or is to come. It is no peer.
+    /// False for a node that has no place in the ring: one that is removed, or is to come. It is no
+    /// peer.
     pub(super) fn has(&self, node: NodeId) -> bool {
         self.ring.has(node)
     }
 
-    /// A peer has introduced itself, with a ring that is earlier than this incarnation's, equal, or later. Whoever has the earlier
-    /// one is notified of the later one, and is about to begin another incarnation; this one says nothing about that.
+    /// A peer has introduced itself, with a ring that is earlier than this incarnation's, equal, or
+    /// later. Whoever has the earlier one is notified of the later one, and is about to begin
+    /// another incarnation; this one says nothing about that.
     pub(super) fn meet(
         &mut self,
         from: NodeId,
@@ -101,8 +104,8 @@ impl Placement {
         }
     }
 
-    /// Notifies those that have not answered of a later ring than the configured one: a node that lost
-    /// its disk begins with what is configured, and may take this one for a stranger, whom it
+    /// Notifies those that have not answered of a later ring than the configured one: a node that
+    /// lost its disk begins with what is configured, and may take this one for a stranger, whom it
     /// cannot answer.
     pub(super) fn report_silent(&mut self, now: Time, silent: Vec<NodeId>, io: &mut Io) {
         if self.id.0 == 1 || io.local.meta().cluster.is_none() || now < self.next_report {
@@ -140,8 +143,8 @@ impl Placement {
         }
     }
 
-    /// A peer reports of another ring. The later one is taken; what two commands made of one ring at
-    /// once is reconciled.
+    /// A peer reports of another ring. The later one is taken; what two commands made of one ring
+    /// at once is reconciled.
     pub(super) fn hear(&mut self, from: NodeId, ring: Ring, members: &Members, io: &mut Io) {
         if self.taking.is_some() || ring.id() == self.id {
             return;
@@ -275,8 +278,8 @@ impl Placement {
     }
 }
 
-/// Makes a later ring durable, with its members, and the loss of read eligibility for the partitions that
-/// it brings here; the mark reports when it is.
+/// Makes a later ring durable, with its members, and the loss of read eligibility for the
+/// partitions that it brings here; the mark reports when it is.
 fn write(ring: Ring, members: &Members, gained: Vec<Partition>, io: &mut Io) -> SyncSeq {
     let members = io.local.replace_members(members);
     let meta = io.local.change_meta(|meta| {

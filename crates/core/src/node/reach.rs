@@ -22,7 +22,8 @@ impl Reach {
         }
     }
 
-    /// This node's view of the liveness of a peer has changed; true if it is marked down from now on, or no more.
+    /// This node's view of the liveness of a peer has changed; true if it is marked down from now
+    /// on, or no more.
     pub(super) fn set_liveness(&mut self, peer: NodeId, liveness: Liveness) -> bool {
         match liveness {
             Liveness::Down => self.down.insert(peer),

@@ -1,11 +1,11 @@
 //! Anti-entropy (DeCandia et al., "Dynamo", 2007, section 4.7): each partition is compared with
 //! every other owner of it, over and over, and at once when something may be missing; what differs
 //! is moved. Here is decided when; `exchange` is one comparison, `answers` the other end of it,
-//! `reading` brings the trees from the disk, `healing` mends damaged records, `read_eligible` says what
-//! does not count meanwhile.
+//! `reading` brings the trees from the disk, `healing` mends damaged records, `read_eligible` says
+//! what does not count meanwhile.
 //!
-//! A node that has lost its read eligibility for a partition regains it here: once it has taken over all
-//! that each other owner has.
+//! A node that has lost its read eligibility for a partition regains it here: once it has taken
+//! over all that each other owner has.
 
 mod answers;
 mod eligibility;

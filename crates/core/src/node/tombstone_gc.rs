@@ -338,7 +338,10 @@ impl TombstoneGc {
             }
             Body::Agreed => self.agreed(now, from, request_id, io),
             Body::NotYet(why) => {
-                let queried = |round: &Round| matches!(round, Round::Asking { request_id: of, .. } if *of == request_id);
+                let queried = |round: &Round| {
+                    matches!(round, Round::Asking { request_id: of,
+                    .. } if *of == request_id)
+                };
                 let found = self.rounds.iter().find(|(_, round)| queried(round));
                 if let Some(partition) = found.map(|(partition, _)| *partition) {
                     let member = io.local.members().name(from);

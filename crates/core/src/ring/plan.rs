@@ -32,8 +32,8 @@ impl<'a> Plan<'a> {
         self.owners(&self.settle(&draft, &self.stayers(&draft, 1), 0))
     }
 
-    /// The owners of version `version`. `kept`: the owners in the version before that are still members;
-    /// `before`: its members, sorted by id.
+    /// The owners of version `version`. `kept`: the owners in the version before that are still
+    /// members; `before`: its members, sorted by id.
     pub fn next(&self, kept: &Places, before: &[RingMember], version: u64) -> Vec<Vec<NodeId>> {
         let stayers = self.stayers(kept, version);
         let place = |member: &RingMember| before.binary_search_by_key(&member.id, |old| old.id);

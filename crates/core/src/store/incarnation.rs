@@ -38,8 +38,9 @@ pub enum Process {
     Same,
 }
 
-/// Begins an incarnation of the store: consumes the clean-stop marker, and draws the id that this process
-/// issues dots with. Synced before it returns, so before the node's first input. Waits for nobody.
+/// Begins an incarnation of the store: consumes the clean-stop marker, and draws the id that this
+/// process issues dots with. Synced before it returns, so before the node's first input. Waits for
+/// nobody.
 pub fn begin_incarnation(
     store: &dyn Store,
     identity: &StoreIdentity,

@@ -16,7 +16,8 @@ use crate::ring::Ring;
 use crate::rng::Rng;
 use crate::types::{Key, NodeId, Partition};
 
-/// A store in memory. Records go through their bytes on disk, so that the twin notifies the same lies.
+/// A store in memory. Records go through their bytes on disk, so that the twin notifies the same
+/// lies.
 #[derive(Debug, Default)]
 pub struct MemoryStore(Mutex<State>);
 
@@ -96,8 +97,8 @@ impl MemoryStore {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Pulls the plug: of the unsynced batches, some number of the oldest survive, as on a real disk.
-    /// Returns how many did not.
+    /// Pulls the plug: of the unsynced batches, some number of the oldest survive, as on a real
+    /// disk. Returns how many did not.
     pub fn power_cut(&self, rng: &mut Rng) -> usize {
         let state = &mut *self.state();
         let survive = rng.below(state.unsynced.len() as u64 + 1) as usize;
@@ -136,8 +137,8 @@ impl MemoryStore {
         Some(key)
     }
 
-    /// Takes some of the records and hints, as a store that is made anew of what a damaged one still
-    /// shows: where records are missing it has no read eligibility.
+    /// Takes some of the records and hints, as a store that is made anew of what a damaged one
+    /// still shows: where records are missing it has no read eligibility.
     pub fn lose_some(&self, rng: &mut Rng) {
         let state = &mut *self.state();
         let image = &mut state.durable;

@@ -1,4 +1,5 @@
-//! Anti-entropy under bad input, on both ends of a comparison: what is refused, what ends one, and that it is tried again.
+//! Anti-entropy under bad input, on both ends of a comparison: what is refused, what ends one, and
+//! that it is tried again.
 
 use pixii_core::gc_epoch::GcEpoch;
 use pixii_core::merkle::{Digest, LEAVES, SHAPE, leaf_of};
@@ -12,8 +13,8 @@ use super::bench::{Bench, object};
 
 type Sent = Vec<(NodeId, u64, Body)>;
 
-/// A node with a disk, and the one partition and peer that a test is about: it holds one key. With everybody else it has
-/// nothing to move.
+/// A node with a disk, and the one partition and peer that a test is about: it holds one key. With
+/// everybody else it has nothing to move.
 struct Bout {
     bench: Bench,
     disk: MemoryStore,
@@ -44,8 +45,8 @@ impl Bout {
         bout
     }
 
-    /// Gives an input and carries out the work for the disk. What is sent to peers, without gossip; comparisons with others
-    /// are answered with yes.
+    /// Gives an input and carries out the work for the disk. What is sent to peers, without gossip;
+    /// comparisons with others are answered with yes.
     fn give(&mut self, input: Input) -> Sent {
         let (mut sent, mut todo) = (Vec::new(), vec![input]);
         while let Some(input) = todo.pop() {
@@ -155,8 +156,8 @@ impl Bout {
         }
     }
 
-    /// The summaries of the node's own tree, with one of them changed: only the leaf of its key, or only another one,
-    /// differs at the end. Gives the question for keys.
+    /// The summaries of the node's own tree, with one of them changed: only the leaf of its key, or
+    /// only another one, differs at the end. Gives the question for keys.
     fn down_to_leaves(&mut self, mut request_id: u64, own_leaf: bool) -> (u64, Vec<u16>) {
         let (partition, peer, mut nodes) = (self.partition, self.peer, vec![0]);
         let aim = if own_leaf { leaf_of(&self.key) } else { leaf_of(&self.key) ^ 1 };

@@ -137,7 +137,8 @@ fn a_writer_that_chains_on_its_own_context_leaves_no_siblings_behind() {
     }
 }
 
-/// A node that lost its disk, in a cluster that others have founded, whose peers have reported it all.
+/// A node that lost its disk, in a cluster that others have founded, whose peers have reported it
+/// all.
 fn reborn() -> Bench {
     let mut bench = Bench::at_start(1);
     let founders = bench.peers().into_iter().zip(2..).chain([(bench.me, 99)]).collect();

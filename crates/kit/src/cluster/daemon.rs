@@ -44,7 +44,8 @@ impl Daemon {
         Daemon { name, address, config, log, child, frozen, program, environment }
     }
 
-    /// Starts the process, of `program` unless it has one of its own; it runs until its standard input ends.
+    /// Starts the process, of `program` unless it has one of its own; it runs until its standard
+    /// input ends.
     pub(super) fn start(&mut self, program: &Path) -> Result<(), String> {
         let log = OpenOptions::new().create(true).append(true).open(&self.log);
         let log = log.map_err(|error| format!("{}: {error}", self.log.display()))?;
@@ -96,8 +97,8 @@ impl Daemon {
         self.child.is_some()
     }
 
-    /// Freezes the process or lets it go on. It may have had these signals from others, so each is sent
-    /// whatever was sent before.
+    /// Freezes the process or lets it go on. It may have had these signals from others, so each is
+    /// sent whatever was sent before.
     pub(super) fn set_frozen(&mut self, frozen: bool) -> Result<(), String> {
         let child = self.child.as_ref().ok_or_else(|| format!("{} is not running", self.name))?;
         let signal = if frozen { Signal::STOP } else { Signal::CONT };

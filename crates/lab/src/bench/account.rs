@@ -127,8 +127,8 @@ pub(crate) fn load_average() -> Option<f64> {
     fs::read_to_string("/proc/loadavg").ok()?.split_whitespace().next()?.parse().ok()
 }
 
-/// The process that listens at an address of this machine, as far as we may know; `None` if the address is
-/// another machine's.
+/// The process that listens at an address of this machine, as far as we may know; `None` if the
+/// address is another machine's.
 pub(crate) fn listener(address: SocketAddr) -> Option<u32> {
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(fs::read_to_string);
     let inode = tables.iter().flatten().find_map(|table| {

@@ -1,4 +1,5 @@
-//! The least that durability costs: raw appends with fdatasync, and the store alone, without a cluster.
+//! The least that durability costs: raw appends with fdatasync, and the store alone, without a
+//! cluster.
 
 use std::fs::File;
 use std::io::Write;
@@ -72,8 +73,8 @@ pub(crate) fn appends(
     Ok(cost)
 }
 
-/// The store alone, in an empty directory: batches of each of `batches` records with a sync each, over
-/// `keys` keys, and then reads of them from its cache.
+/// The store alone, in an empty directory: batches of each of `batches` records with a sync each,
+/// over `keys` keys, and then reads of them from its cache.
 pub(crate) fn store(
     machine: &Machine,
     dir: &Path,

@@ -87,7 +87,8 @@ pub(crate) struct Bench {
     #[arg(long, value_delimiter = ',', default_value = "put,get")]
     kind: Vec<Operation>,
     /// Number of keys
-    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    #[arg(long, default_value_t = 10_000,
+        value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     keys: u64,
     /// A directory on the daemons' file system, for the throw-away cluster and the limits [default:
     /// the one for temporary files]

@@ -26,16 +26,23 @@ use crate::drill::{
 /// Try real daemons under real faults, and see whether anything acknowledged is lost
 #[derive(Args)]
 #[command(after_help = "\
-Daemons (N = 3, R = W = 2) run in a temporary directory that is removed at the end, unless --dir names one. Where writes \
-may be lost, every one is noted in a ledger before it is sent and after it is answered, and all keys are read from all \
+Daemons (N = 3, R = W = 2) run in a temporary directory that is removed at the end, unless --dir \
+    names one. Where writes \
+may be lost, every one is noted in a ledger before it is sent and after it is answered, and all \
+    keys are read from all \
 replicas and judged.
 
-The report says what happened and when, what clients were reported, their p50 and p99 before, during and after, how soon all \
-was well again, and what was lost; --json has all of it, and --out DIR draws it. The last line says how it went. Exit \
-code 0: nothing acknowledged was lost, nothing was shown that should not be, and what the drill is about held.
+The report says what happened and when, what clients were reported, their p50 and p99 before, \
+    during and after, how soon all \
+was well again, and what was lost; --json has all of it, and --out DIR draws it. The last line \
+    says how it went. Exit \
+code 0: nothing acknowledged was lost, nothing was shown that should not be, and what the drill \
+    is about held.
 
-restart, rolling-restart and kill can also be done to units of systemd on this machine (--systemd), if nobody uses their \
-cluster: it holds no key with a value but a drill's, and nobody asks it for anything within a second.
+restart, rolling-restart and kill can also be done to units of systemd on this machine \
+    (--systemd), if nobody uses their \
+cluster: it holds no key with a value but a drill's, and nobody asks it for anything within a \
+    second.
 
 Examples:
   pixii drill list

@@ -17,11 +17,14 @@ use run::{EXPERIMENTS, Experiment};
 /// Measure what delays and failures do, beside theory and the study that Pixii starts from
 #[derive(Args)]
 #[command(after_help = "\
-What the study that Pixii starts from measured, measured on Pixii, beside theory and the study's own numbers; and how stale a \
+What the study that Pixii starts from measured, measured on Pixii, beside theory and the study's \
+    own numbers; and how stale a \
 read can be, by model and as it is.
 
-On an emulated network each message between nodes, and to and from clients, takes an exponentially distributed time with \
-the mean d, independently. Theory: a request at a live owner costs two ways of the client, 2d, and the largest of R-1 round trips \
+On an emulated network each message between nodes, and to and from clients, takes an \
+    exponentially distributed time with \
+the mean d, independently. Theory: a request at a live owner costs two ways of the client, 2d, \
+    and the largest of R-1 round trips \
 of two messages each, E[max] = integral of 1 - (1 - (1 + t/d) exp(-t/d))^(R-1) dt.
 
 Examples:

@@ -28,8 +28,10 @@ Examples:
   pixii sim --save failures           keep the schedule of a failure
   pixii sim --replay failures/*.json  run such schedules again
 
-Exit code 0: every promise held (and, from 500 runs on, every kind of fault and rejection occurred). \
-A run that breaks a promise ends the batch: its seed, its faults and the history of the key are printed.";
+Exit code 0: every promise held (and, from 500 runs on, every kind of fault and rejection \
+    occurred). \
+A run that breaks a promise ends the batch: its seed, its faults and the history of the key are \
+    printed.";
 
 /// A share between 0 and 1.
 fn share(text: &str) -> Result<f64, String> {
@@ -47,7 +49,8 @@ pub(crate) struct Sim {
     #[arg(long)]
     seed: Option<u64>,
     /// How many runs
-    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=MAX_RUNS))]
+    #[arg(long, default_value_t = 1_000,
+        value_parser = clap::value_parser!(u64).range(1..=MAX_RUNS))]
     runs: u64,
     /// Run these saved schedules instead of seeds
     #[arg(long, value_name = "FILE", num_args = 1..)]
@@ -65,7 +68,8 @@ pub(crate) struct Sim {
     #[arg(long, value_name = "DIR")]
     save: Option<PathBuf>,
     /// Client requests in each run
-    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_OPERATIONS)))]
+    #[arg(long, default_value_t = 300,
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_OPERATIONS)))]
     operations: u32,
 }
 
@@ -114,7 +118,8 @@ impl Sim {
         if !shared.json() {
             writeln!(
                 out,
-                "{nodes} nodes, {} s of virtual time, {} % of messages lost: {} false suspicions, {} \
+                "{nodes} nodes, {} s of virtual time, {} % of messages lost: {} false suspicions, \
+                 {} \
                  false deaths, {:.0} bytes of gossip per node and second",
                 self.quiet,
                 loss * 100.0,

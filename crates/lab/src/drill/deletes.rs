@@ -1,5 +1,6 @@
-//! Keys are deleted while a daemon is away, and it comes back, or is replaced first: nothing returns, in the end no disk reports
-//! of them, and what is put under the same keys is not hidden by what was known of the old ones.
+//! Keys are deleted while a daemon is away, and it comes back, or is replaced first: nothing
+//! returns, in the end no disk reports of them, and what is put under the same keys is not hidden
+//! by what was known of the old ones.
 
 mod replaced;
 
@@ -63,8 +64,8 @@ struct NodeKeys {
     unread: u64,
 }
 
-/// Fills, deletes with a daemon away, brings it back, waits, checks, and puts again. The error says why the drill could not go
-/// on.
+/// Fills, deletes with a daemon away, brings it back, waits, checks, and puts again. The error says
+/// why the drill could not go on.
 pub(crate) async fn run(
     plan: &Plan,
     value_bytes: usize,
@@ -96,7 +97,8 @@ pub(crate) async fn run(
 
     let Scenario { complaints, figures, .. } = scenario;
     let summary = format!(
-        "{} keys deleted with {victim} away: {} came back, {} tombstones left on the disks {} s after its {}, {} of \
+        "{} keys deleted with {victim} away: {} came back, {} tombstones left on the disks {} s \
+         after its {}, {} of \
          {PARTITIONS} partitions differ; put again, {} reads were not as they should be",
         plan.keys,
         figures["came_back"],
@@ -165,7 +167,8 @@ impl Scenario<'_> {
             naming += u64::from(names_it);
             let why = why.unwrap_or_else(|| "nothing".into());
             (self.print)(&format!(
-                "{} s later {name} has {held} keys that tell of it; {blocked} partitions are held back: {why}",
+                "{} s later {name} has {held} keys that tell of it; {blocked} partitions are held \
+                 back: {why}",
                 BLOCKED_WAIT.as_secs()
             ))?;
             if blocked > 0 && !names_it {
@@ -198,13 +201,14 @@ impl Scenario<'_> {
         self.note("collected_s", calm);
         self.expect_none("came_back", first + last, "deleted keys came back");
         (self.print)(&format!(
-            "{victim} is started: {read} s later {first} of the keys were present; nobody reports of them after {calm} s, and \
+            "{victim} is started: {read} s later {first} of the keys were present; nobody reports \
+             of them after {calm} s, and \
              {last} are present"
         ))
     }
 
-    /// Waits until no daemon has tombstones, hints or something to read; how many seconds that was from `begun`. It is noted
-    /// if it takes too long.
+    /// Waits until no daemon has tombstones, hints or something to read; how many seconds that was
+    /// from `begun`. It is noted if it takes too long.
     async fn await_calm(&mut self, begun: Instant) -> Result<f64, String> {
         let deadline = Instant::now() + WAIT;
         loop {
@@ -218,7 +222,8 @@ impl Scenario<'_> {
                 let why: Vec<String> =
                     reported.into_iter().filter_map(|reported| reported.why).collect();
                 self.complaints.push(format!(
-                    "after {} s {keys} copies still tell of what is gone, with {hints} hints and {unread} partitions to be \
+                    "after {} s {keys} copies still tell of what is gone, with {hints} hints and \
+                     {unread} partitions to be \
                      read: {}",
                     WAIT.as_secs(),
                     why.join("; ")
@@ -251,15 +256,17 @@ impl Scenario<'_> {
         self.expect_none("damages", damages, "places of the disks are damaged");
         self.expect_none("partitions_differ", differ, "partitions differ between their owners");
         (self.print)(&format!(
-            "all are stopped: {tombstones} tombstones, {values} values and {hints} hints are on the {} disks, {differ} of \
+            "all are stopped: {tombstones} tombstones, {values} values and {hints} hints are on \
+             the {} disks, {differ} of \
              {PARTITIONS} partitions differ (checked in {} s)",
             stores.len(),
             seconds(begun)
         ))
     }
 
-    /// Puts the same keys under new values, every other one with the context of the old value; then deletes all with these
-    /// contexts, which cover nothing new. What they bring back is purged again.
+    /// Puts the same keys under new values, every other one with the context of the old value; then
+    /// deletes all with these contexts, which cover nothing new. What they bring back is purged
+    /// again.
     async fn put_again(&mut self, contexts: Vec<Option<Bytes>>) -> Result<(), String> {
         let (client, begun) = (self.testbed.client().await?, Instant::now());
         let every_other = contexts.iter().enumerate();
@@ -273,8 +280,10 @@ impl Scenario<'_> {
         let what = "reads of keys that were put again did not show the new value and no other";
         self.expect_none("hidden", hidden + hidden_later, what);
         (self.print)(&format!(
-            "all keys are put again, half of them with old contexts, and deleted with old contexts: {read} s later {hidden} are \
-             not as they should be; nobody reports of old events after {calm} s, and {hidden_later} are not as they should be"
+            "all keys are put again, half of them with old contexts, and deleted with old \
+             contexts: {read} s later {hidden} are \
+             not as they should be; nobody reports of old events after {calm} s, and \
+             {hidden_later} are not as they should be"
         ))
     }
 
@@ -290,7 +299,8 @@ fn seconds(since: Instant) -> f64 {
     (since.elapsed().as_secs_f64() * 10.0).round() / 10.0
 }
 
-/// Does something with each key, several at a time, and what is given for it; gives what came of them, in order.
+/// Does something with each key, several at a time, and what is given for it; gives what came of
+/// them, in order.
 async fn all<I, O, F>(
     client: &Client,
     given: Vec<I>,
@@ -338,7 +348,8 @@ async fn delete_all(client: &Client, contexts: Vec<Bytes>) -> Result<(), String>
     .map(drop)
 }
 
-/// The values of all keys, from all owners; from as many as usual where `yielding` and one of them has no say yet.
+/// The values of all keys, from all owners; from as many as usual where `yielding` and one of them
+/// has no say yet.
 async fn read_all(client: &Client, keys: u64, yielding: bool) -> Result<Vec<Vec<Bytes>>, String> {
     all(client, vec![(); keys as usize], move |client, key, ()| async move {
         let mut found = client.get(&key, Some(N), TIMEOUT_MS).await;

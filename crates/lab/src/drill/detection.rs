@@ -1,4 +1,5 @@
-//! How long until a dead, frozen or cut-off daemon is marked down by all others, and what gossip costs.
+//! How long until a dead, frozen or cut-off daemon is marked down by all others, and what gossip
+//! costs.
 
 use std::time::{Duration, Instant};
 
@@ -49,14 +50,16 @@ pub(crate) async fn run(plan: &Plan, nodes: usize, print: Print<'_>) -> Result<E
                 Some((suspect, first, last)) => {
                     let ms = |time: Duration| time.as_millis() as u64;
                     print(&format!(
-                        "{way}, round {round}: {victim} suspected first after {} ms, down in the first view after {} ms and in \
+                        "{way}, round {round}: {victim} suspected first after {} ms, down in the \
+                         first view after {} ms and in \
                          the last after {} ms",
                         ms(suspect),
                         ms(first),
                         ms(last)
                     ))?;
                     figures.push(json!({
-                        "way": way, "suspect_ms": ms(suspect), "first_ms": ms(first), "last_ms": ms(last),
+                        "way": way, "suspect_ms": ms(suspect), "first_ms": ms(first),
+                        "last_ms": ms(last),
                     }));
                 }
                 None => complaints.push(format!("{way}: somebody did not notice in 60 s")),
@@ -101,8 +104,8 @@ async fn gossip_bytes(watched: &[Watched]) -> Result<f64, String> {
     Ok((sums[1] - sums[0]) as f64 / WEIGH.as_secs_f64() / watched.len() as f64)
 }
 
-/// Lets it happen to the victim; how long until the first suspects it, and until the first and the last of the others believe
-/// it to be down. `None` if somebody never does.
+/// Lets it happen to the victim; how long until the first suspects it, and until the first and the
+/// last of the others believe it to be down. `None` if somebody never does.
 async fn strike(
     testbed: &mut Testbed,
     way: &str,

@@ -1,4 +1,5 @@
-//! A daemon loses its disk under load: how soon it holds all again, by itself, and what clients notice.
+//! A daemon loses its disk under load: how soon it holds all again, by itself, and what clients
+//! notice.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -38,7 +39,8 @@ struct Refill {
     status: StatusReport,
 }
 
-/// Fills, measures, takes a disk away, waits, compares. The error says why the drill could not go on.
+/// Fills, measures, takes a disk away, waits, compares. The error says why the drill could not go
+/// on.
 pub(crate) async fn run(
     plan: &Plan,
     value_bytes: usize,
@@ -114,21 +116,24 @@ fn ending(
     complaints.extend(reported_of_absent(absent));
     complaints.extend(reported_of_differing(differ));
     let summary = format!(
-        "{} keys: {victim} lost its disk and had all again {took:.1} s after its start; p99 {ratio:.2} times that before (at \
-         most {MOST}); {absent} false absents, {} acknowledged writes lost, {differ} of {PARTITIONS} partitions differ \
+        "{} keys: {victim} lost its disk and had all again {took:.1} s after its start; p99 \
+         {ratio:.2} times that before (at \
+         most {MOST}); {absent} false absents, {} acknowledged writes lost, {differ} of \
+         {PARTITIONS} partitions differ \
          between their owners ({held} records in all)",
         plan.keys, score.lost
     );
     let figures = json!({
         "victim": victim, "refilled_s": took, "served_s": refill.served.as_secs_f64(),
-        "p99_us_before": p99[0], "p99_us_during": p99[1], "ratio": ratio, "absent": absent, "lost": score.lost,
+        "p99_us_before": p99[0], "p99_us_during": p99[1], "ratio": ratio, "absent": absent,
+        "lost": score.lost,
         "partitions_differ": differ, "records": held,
     });
     Ending { summary, complaints, figures }
 }
 
-/// Starts the daemon with an empty disk; waits until it is read-eligible for all of its partitions and each was found to be the
-/// same as at every other owner, since the start.
+/// Starts the daemon with an empty disk; waits until it is read-eligible for all of its partitions
+/// and each was found to be the same as at every other owner, since the start.
 async fn refill(testbed: &mut Testbed, victim: &str) -> Result<Refill, String> {
     let begun = Instant::now();
     testbed.timeline.note(EventKind::Heal, &format!("{victim} is started"));
@@ -174,8 +179,10 @@ fn reported(victim: &str, refill: &Refill, before: &Report, during: &Report) -> 
     };
     let failed: u64 = during.kinds.values().map(|totals| totals.refused + totals.unknown).sum();
     format!(
-        "{victim} serves {:.1} s after its start with an empty disk, and has all again after {:.1} s: {} objects fetched in {} \
-         comparisons of its own, {} of them failed; beside it gets {}, puts {}, {failed} refused, failed or unknown, p99 {:.1} -> {:.1} ms",
+        "{victim} serves {:.1} s after its start with an empty disk, and has all again after \
+         {:.1} s: {} objects fetched in {} \
+         comparisons of its own, {} of them failed; beside it gets {}, puts {}, {failed} refused, \
+         failed or unknown, p99 {:.1} -> {:.1} ms",
         refill.served.as_secs_f64(),
         refill.took.as_secs_f64(),
         count(Counter::ObjectsPulled),

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-/// The script that makes, cuts, restores and removes them; it is carried along, so that an installed
-/// program needs no source tree.
+/// The script that makes, cuts, restores and removes them; it is carried along, so that an
+/// installed program needs no source tree.
 const SCRIPT: &str = include_str!("powercut");
 /// Size of a disk in MiB; the file under it is sparse.
 const DISK_MIB: &str = "1024";

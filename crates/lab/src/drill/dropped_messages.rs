@@ -1,4 +1,5 @@
-//! Messages are lost and nobody keeps hints: how soon anti-entropy alone makes all replicas the same.
+//! Messages are lost and nobody keeps hints: how soon anti-entropy alone makes all replicas the
+//! same.
 
 use std::time::{Duration, Instant};
 
@@ -29,7 +30,8 @@ struct Done {
     objects: u64,
 }
 
-/// Puts under loss, then none of either; waits and compares. The error says why the drill could not go on.
+/// Puts under loss, then none of either; waits and compares. The error says why the drill could not
+/// go on.
 pub(crate) async fn run(plan: &Plan, print: Print<'_>) -> Result<Ending, String> {
     let mut testbed = Testbed::prepare(plan, NODES)?;
     testbed.cluster.allow_emulation()?;
@@ -54,7 +56,8 @@ pub(crate) async fn run(plan: &Plan, print: Print<'_>) -> Result<Ending, String>
     let (_, before) = look(&client, &names, Duration::ZERO).await?;
     let failed: u64 = loaded.kinds.values().map(|totals| totals.refused + totals.unknown).sum();
     print(&format!(
-        "{} puts in {:.1} s while {lost} messages were lost and no hints kept: {failed} refused, failed or unknown",
+        "{} puts in {:.1} s while {lost} messages were lost and no hints kept: {failed} refused, \
+         failed or unknown",
         plan.keys,
         loaded.spent.as_secs_f64()
     ))?;
@@ -72,8 +75,10 @@ pub(crate) async fn run(plan: &Plan, print: Print<'_>) -> Result<Ending, String>
     complaints.extend(reported_of_differing(differ));
     let exchanges = after.exchanges - before.exchanges;
     let summary = format!(
-        "{} puts under loss: all replicas were found equal {took:.1} s after the last message was lost, in {exchanges} \
-         comparisons ({} failed; {} objects moved, {} while messages were lost); {} acknowledged writes lost, {differ} of \
+        "{} puts under loss: all replicas were found equal {took:.1} s after the last message was \
+         lost, in {exchanges} \
+         comparisons ({} failed; {} objects moved, {} while messages were lost); {} acknowledged \
+         writes lost, {differ} of \
          {PARTITIONS} partitions differ between their owners ({held} records in all)",
         plan.keys,
         after.failed - before.failed,
@@ -84,12 +89,14 @@ pub(crate) async fn run(plan: &Plan, print: Print<'_>) -> Result<Ending, String>
     let figures = json!({
         "equal_s": took, "exchanges": exchanges, "exchanges_failed": after.failed - before.failed,
         "objects_moved": after.objects - before.objects, "objects_moved_under_loss": before.objects,
-        "messages_lost": lost, "puts_failed": failed, "lost": score.lost, "partitions_differ": differ, "records": held,
+        "messages_lost": lost, "puts_failed": failed, "lost": score.lost,
+        "partitions_differ": differ, "records": held,
     });
     Ok(Ending { summary, complaints, figures })
 }
 
-/// Waits until every pair of every daemon was found equal, from now on: how many seconds, and what was done by then.
+/// Waits until every pair of every daemon was found equal, from now on: how many seconds, and what
+/// was done by then.
 async fn all_equal(client: &Client, names: &[String]) -> Result<(f64, Done), String> {
     let begun = Instant::now();
     loop {

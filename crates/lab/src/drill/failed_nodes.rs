@@ -41,8 +41,8 @@ enum Query {
     Put { w: u8, strict: bool, value: &'static str },
 }
 
-/// Loads keys at all their owners, kills two daemons, and reads and writes every key in each way; again with other
-/// victims for each round. The error says why the drill could not go on.
+/// Loads keys at all their owners, kills two daemons, and reads and writes every key in each way;
+/// again with other victims for each round. The error says why the drill could not go on.
 pub(crate) async fn run(plan: &Plan, print: Print<'_>) -> Result<Ending, String> {
     let mut testbed = Testbed::prepare(plan, NODES)?;
     let names = testbed.names();
@@ -60,7 +60,8 @@ pub(crate) async fn run(plan: &Plan, print: Print<'_>) -> Result<Ending, String>
     }
     testbed.cluster.stop_all()?;
     let summary = format!(
-        "{} rounds of {} keys with two of five daemons dead: {} promises broken. (Riak 3.2.1 said \"not found\" of \
+        "{} rounds of {} keys with two of five daemons dead: {} promises broken. (Riak 3.2.1 \
+         said \"not found\" of \
          27 % of existing keys at r=1 and of 10 % at r=2.)",
         plan.rounds,
         plan.keys,
@@ -117,7 +118,8 @@ async fn one(
         let odd = got.iter().zip(&live).filter(|(got, live)| *got != expected(live));
         let odd: Vec<&Got> = odd.map(|(got, _)| got).collect();
         print(&format!(
-            "  {name}: {done} done, {refused} refused, {absent} \"absent\", {} not as they should be",
+            "  {name}: {done} done, {refused} refused, {absent} \"absent\", {} not as they should \
+             be",
             odd.len()
         ))?;
         if let Some(first) = odd.first() {
@@ -141,16 +143,16 @@ async fn one(
     };
     let lost = got.iter().zip(&live).filter(|pair| !kept(pair)).count();
     print(&format!(
-        "round {round}: {} killed, {strong} of {} keys with two live owners; back again, {lost} keys lack a write",
+        "round {round}: {} killed, {strong} of {} keys with two live owners; back again, {lost} \
+         keys lack a write",
         dead.join(" and "),
         keys.len()
     ))?;
     if lost > 0 {
         complaints.push(format!("round {round}: {lost} keys lack an acknowledged write"));
     }
-    Ok(
-        json!({ "dead": dead, "keys": keys.len(), "two_live_owners": strong, "asked": table, "lost": lost }),
-    )
+    Ok(json!({ "dead": dead, "keys": keys.len(), "two_live_owners": strong, "asked": table,
+            "lost": lost }))
 }
 
 fn live_owners(client: &Client, key: &Key, dead: &[NodeId]) -> usize {

@@ -1,4 +1,5 @@
-//! A daemon is killed or frozen under load: nobody is refused, nothing is lost, and how long requests take beside it.
+//! A daemon is killed or frozen under load: nobody is refused, nothing is lost, and how long
+//! requests take beside it.
 
 use std::fs::File;
 use std::io::Write;
@@ -51,7 +52,8 @@ struct P99 {
     sync: u64,
 }
 
-/// Rounds of: load, the same load with a fault, recovery. The error says why the drill could not go on.
+/// Rounds of: load, the same load with a fault, recovery. The error says why the drill could not go
+/// on.
 pub(crate) async fn run(plan: &Plan, how: How, print: Print<'_>) -> Result<Ending, String> {
     let mut testbed = Testbed::prepare(plan, NODES)?;
     let names = testbed.names();
@@ -80,7 +82,8 @@ pub(crate) async fn run(plan: &Plan, how: How, print: Print<'_>) -> Result<Endin
         (refused, unknown) = (refused + no, unknown + maybe);
         absent += calm.absent() + report.absent();
         print(&format!(
-            "round {round}: {victim}: p99 of gets {}, of puts {}, of both {} ({ratio:.2} times), of a bare fdatasync {}; {no} \
+            "round {round}: {victim}: p99 of gets {}, of puts {}, of both {} ({ratio:.2} times), \
+             of a bare fdatasync {}; {no} \
              refused or failed, {maybe} unknown",
             pair(before.get, around.get),
             pair(before.put, around.put),
@@ -107,7 +110,8 @@ pub(crate) async fn run(plan: &Plan, how: How, print: Print<'_>) -> Result<Endin
     let median = (ratios[(ratios.len() - 1) / 2] + ratios[ratios.len() / 2]) / 2.0;
     let score = &testbed.score;
     let summary = format!(
-        "{} rounds: {refused} refused or failed, {unknown} unknown, {} writes acknowledged, {} lost; p99 in the 5 s after the \
+        "{} rounds: {refused} refused or failed, {unknown} unknown, {} writes acknowledged, {} \
+         lost; p99 in the 5 s after the \
          fault is {median:.2} times that of the 5 s before, in the median (at most {MOST})",
         plan.rounds, score.counts.acknowledged, score.lost
     );
@@ -125,7 +129,8 @@ pub(crate) async fn run(plan: &Plan, how: How, print: Print<'_>) -> Result<Endin
             .push(format!("p99 grew {median:.2} times in the median, and {MOST} is the limit"));
     }
     let figures = json!({
-        "rounds": rounds, "median_ratio": median, "refused": refused, "unknown": unknown, "lost": score.lost,
+        "rounds": rounds, "median_ratio": median, "refused": refused, "unknown": unknown,
+        "lost": score.lost,
         "absent": absent, "partitions_differ": differ,
     });
     Ok(Ending { summary, complaints, figures })
@@ -143,9 +148,13 @@ fn figures(
     refused: u64,
     unknown: u64,
 ) -> Value {
-    let p99 = |p99: P99| json!({ "get": p99.get, "put": p99.put, "both": p99.both, "fdatasync": p99.sync });
+    let p99 = |p99: P99| {
+        json!({ "get": p99.get, "put": p99.put, "both": p99.both,
+        "fdatasync": p99.sync })
+    };
     json!({
-        "victim": victim, "p99_us_before": p99(before), "p99_us_around": p99(around), "ratio": ratio,
+        "victim": victim, "p99_us_before": p99(before), "p99_us_around": p99(around),
+        "ratio": ratio,
         "refused": refused, "unknown": unknown,
     })
 }
@@ -155,7 +164,8 @@ fn failures(report: &Report) -> (u64, u64) {
     (sum(|totals| totals.refused), sum(|totals| totals.unknown))
 }
 
-/// A window of load by 8 clients with connections of their own; a fault soon after its beginning if there is one.
+/// A window of load by 8 clients with connections of their own; a fault soon after its beginning if
+/// there is one.
 async fn window(
     testbed: &mut Testbed,
     plan: &Plan,

@@ -1,4 +1,5 @@
-//! A daemon is away while much is written, and comes back: how soon the hints arrive, with clients and with a watcher.
+//! A daemon is away while much is written, and comes back: how soon the hints arrive, with clients
+//! and with a watcher.
 
 use std::fs;
 use std::path::Path;
@@ -27,8 +28,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(200);
 const WATCH: Duration = Duration::from_millis(100);
 const DAY: f64 = 86_400.0;
 
-/// The same twice, the second time with somebody who polls every daemon's status. The error says why the drill could not go
-/// on.
+/// The same twice, the second time with somebody who polls every daemon's status. The error says
+/// why the drill could not go on.
 pub(crate) async fn run(plan: &Plan, print: Print<'_>) -> Result<Ending, String> {
     let mut testbed = Testbed::prepare(plan, NODES)?;
     let names = testbed.names();
@@ -52,8 +53,10 @@ pub(crate) async fn run(plan: &Plan, print: Print<'_>) -> Result<Ending, String>
         complaints.extend(score.complaints());
     }
     let summary = format!(
-        "{} puts twice while a daemon was away: all delivered after {} s, and {} s while polled; {} writes acknowledged, {} \
-         lost, {differ} of {PARTITIONS} partitions differ between their owners ({held} records in all)",
+        "{} puts twice while a daemon was away: all delivered after {} s, and {} s while polled; \
+         {} writes acknowledged, {} \
+         lost, {differ} of {PARTITIONS} partitions differ between their owners ({held} records in \
+         all)",
         plan.keys, figures[0]["all_s"], figures[1]["all_s"], score.counts.acknowledged, score.lost
     );
     Ok(Ending {
@@ -128,7 +131,8 @@ async fn once(
     testbed.recovered(Duration::from_secs_f64(last), &format!("{victim} has all hints"));
     let beside = beside(&report);
     print(&format!(
-        "{}: {victim} was away for {} puts and has {waiting} hints waiting; the first are offered {first:.2} s after its first \
+        "{}: {victim} was away for {} puts and has {waiting} hints waiting; the first are offered \
+         {first:.2} s after its first \
          link, all are there after {last:.2} s; beside it {beside}",
         if watched { "polled every 100 ms" } else { "not polled" },
         plan.keys,
@@ -140,7 +144,8 @@ async fn once(
         complaints.push(format!("the last hints came after {last:.2} s"));
     }
     Ok(json!({
-        "watched": watched, "victim": victim, "hints": waiting, "first_s": round(first), "all_s": round(last), "beside": beside,
+        "watched": watched, "victim": victim, "hints": waiting, "first_s": round(first),
+        "all_s": round(last), "beside": beside,
     }))
 }
 
@@ -178,8 +183,8 @@ fn text(logs: &Path, name: &str) -> String {
     fs::read_to_string(logs.join(format!("{name}.log"))).unwrap_or_default()
 }
 
-/// Seconds from the victim's first link until somebody offered it hints, and until everybody who did was done; `None` before
-/// that.
+/// Seconds from the victim's first link until somebody offered it hints, and until everybody who
+/// did was done; `None` before that.
 fn moments(logs: &Path, from: &[(String, usize)], victim: &str) -> Option<(f64, f64)> {
     let (mut first_link, mut begun, mut done) = (None, Vec::new(), Vec::new());
     for (name, skip) in from {

@@ -11,11 +11,12 @@ use super::unsynced::begin_unsynced;
 use super::{Plan, Print, Score};
 use crate::workload::choice::{Choice, Sizes};
 
-/// The share of rounds in which the daemon is also killed between exec and ready; at least 0.4 is promised.
+/// The share of rounds in which the daemon is also killed between exec and ready; at least 0.4 is
+/// promised.
 const EARLY_SHARE: f64 = 0.5;
 const EARLY_PROMISED: f64 = 0.4;
-/// In every so many rounds, the first among them, all daemons are killed at once: what was acknowledged is then nowhere but
-/// on the disks.
+/// In every so many rounds, the first among them, all daemons are killed at once: what was
+/// acknowledged is then nowhere but on the disks.
 const ALL_EVERY: u64 = 4;
 /// How often one round tries to hit the time before ready.
 const EARLY_TRIES: u32 = 20;
@@ -25,8 +26,8 @@ const BEFORE_MS: (u64, u64) = (50, 600);
 const AFTER_MS: u64 = 300;
 const SIZES: Sizes = Sizes { usual: 100, large: 20_000, large_share: 0.01 };
 
-/// Rounds of: load, kill -9, perhaps another kill before it is ready, restart, verification. The error
-/// says why the drill could not go on; faults of the daemons are in the score.
+/// Rounds of: load, kill -9, perhaps another kill before it is ready, restart, verification. The
+/// error says why the drill could not go on; faults of the daemons are in the score.
 pub(crate) async fn run(plan: &Plan, print: Print<'_>) -> Result<Score, String> {
     let mut testbed = Testbed::prepare(plan, N.into())?;
     testbed.cluster.allow_emulation()?;

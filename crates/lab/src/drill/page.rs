@@ -21,15 +21,18 @@ const MAX_NUMBERED: usize = 40;
 /// Decades of the axis of times end at such powers of ten of a millisecond, at least.
 const DECADES: std::ops::RangeInclusive<i32> = -1..=1;
 
-const STYLE: &str = "body{font:16px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em}svg{max-width:100%}\
-table{border-collapse:collapse;margin:1em 0}td,th{border:1px solid #ccc;padding:2px 10px;text-align:left}\
+const STYLE: &str = "body{font:16px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em}\
+    svg{max-width:100%}\
+table{border-collapse:collapse;margin:1em 0}td,th{border:1px solid #ccc;padding:2px 10px;\
+    text-align:left}\
 td.n{text-align:right}.bad{color:#b00}";
 
 /// The whole page.
 pub(crate) fn page(report: &Report) -> String {
     let (name, ending) = (report.drill.name, report.ending);
     let mut page = format!(
-        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>pixii drill {name}</title>\n<style>{STYLE}</style>\n\
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>pixii drill \
+         {name}</title>\n<style>{STYLE}</style>\n\
          <h1>pixii drill {name}</h1>\n<p>{}.</p>\n",
         html(report.drill.proves)
     );
@@ -183,7 +186,8 @@ fn phases(report: &Report) -> String {
         let _ = writeln!(rows, "<tr><td>{}</td>{cells}</tr>", phase.name());
     }
     format!(
-        "<table><tr><th></th><th>length</th><th>done</th><th>per second</th><th>p50 ms</th><th>p99 ms</th>\
+        "<table><tr><th></th><th>length</th><th>done</th><th>per second</th><th>p50 \
+         ms</th><th>p99 ms</th>\
          <th>refused</th><th>unknown</th></tr>\n{rows}</table>\n"
     )
 }
@@ -202,7 +206,8 @@ fn failures(report: &Report) -> String {
     };
     let rows: String = report.whys.iter().map(|(kind, why)| row(why, kind)).collect();
     format!(
-        "<table><tr><th>times</th><th>what clients were reported</th><th>the first of them</th></tr>\n{rows}</table>\n"
+        "<table><tr><th>times</th><th>what clients were reported</th><th>the first of \
+         them</th></tr>\n{rows}</table>\n"
     )
 }
 
@@ -211,7 +216,8 @@ fn events(report: &Report) -> String {
     for (number, event) in (1..).zip(&report.reported.events) {
         let _ = writeln!(
             rows,
-            "<tr><td class=\"n\">{number}</td><td class=\"n\">{:.2} s</td><td style=\"color:{}\">{}</td><td>{}</td></tr>",
+            "<tr><td class=\"n\">{number}</td><td class=\"n\">{:.2} s</td><td \
+             style=\"color:{}\">{}</td><td>{}</td></tr>",
             event.at.as_secs_f64(),
             colour(event.mark),
             event.mark.name(),

@@ -21,8 +21,8 @@ const SIZES: Sizes = Sizes { usual: 1_000, large: 1 << 20, large_share: 0.02 };
 const AFTER: Duration = Duration::from_millis(500);
 const POLL: Duration = Duration::from_millis(1);
 
-/// Rounds of: load, cut, kill -9, power back, restart, verification. The error says why the drill could
-/// not go on; faults of the daemons are in the score.
+/// Rounds of: load, cut, kill -9, power back, restart, verification. The error says why the drill
+/// could not go on; faults of the daemons are in the score.
 pub(crate) async fn run(plan: &Plan, print: Print<'_>) -> Result<Score, String> {
     // Declared before the daemons, so that it outlives them on every way out.
     let disks = Disks::make(&plan.dir.join("disks"), N.into())?;
@@ -68,8 +68,8 @@ async fn work_on(testbed: &mut Testbed, client: &Client, plan: &Plan) -> Result<
     Ok(())
 }
 
-/// Loads, and cuts while the load goes on. Gives the puts acknowledged in this round, and about how many
-/// MiB they took.
+/// Loads, and cuts while the load goes on. Gives the puts acknowledged in this round, and about how
+/// many MiB they took.
 async fn cut_all(
     testbed: &mut Testbed,
     disks: &Disks,

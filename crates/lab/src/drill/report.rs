@@ -1,5 +1,5 @@
-//! What a drill has to tell: what happened, what clients noticed before, during and after, how soon all was well, and
-//! whether anything was lost; as text and as JSON.
+//! What a drill has to tell: what happened, what clients noticed before, during and after, how soon
+//! all was well, and whether anything was lost; as text and as JSON.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -49,7 +49,8 @@ pub(crate) struct Report<'a> {
     pub(crate) reported: Recorded,
     /// What clients noticed in each phase that had any.
     pub(crate) phases: Vec<(Phase, Stretch)>,
-    /// What they noticed over time: the beginning of each interval in seconds, and what it was like.
+    /// What they noticed over time: the beginning of each interval in seconds, and what it was
+    /// like.
     pub(crate) intervals: Vec<(f64, Stretch)>,
     /// Why operations failed.
     pub(crate) whys: BTreeMap<String, Why>,
@@ -82,7 +83,8 @@ impl Stretch {
 
     fn json(&self) -> Value {
         json!({
-            "seconds": rounded(self.seconds), "done": self.done, "refused": self.refused, "unknown": self.unknown,
+            "seconds": rounded(self.seconds), "done": self.done, "refused": self.refused,
+            "unknown": self.unknown,
             "absent": self.absent, "p50_us": self.p50_us, "p99_us": self.p99_us,
         })
     }
@@ -192,11 +194,14 @@ impl<'a> Report<'a> {
             whys.map(|(kind, why)| json!({ "kind": kind, "times": why.times, "first": why.first }));
         let judged = self.reported.judged;
         let mut reported = json!({
-            "drill": self.drill.name, "proves": self.drill.proves, "seed": self.seed, "passed": complaints.is_empty(),
+            "drill": self.drill.name, "proves": self.drill.proves, "seed": self.seed,
+            "passed": complaints.is_empty(),
             "summary": summary, "complaints": complaints, "events": events,
-            "phases": phases.collect::<serde_json::Map<_, _>>(), "intervals": intervals.collect::<Vec<_>>(),
+            "phases": phases.collect::<serde_json::Map<_, _>>(),
+            "intervals": intervals.collect::<Vec<_>>(),
             "errors": whys.collect::<Vec<_>>(), "recovery": self.drill.recovery,
-            "recovered_s": self.reported.recoveries.iter().map(|took| seconds(*took)).collect::<Vec<_>>(),
+            "recovered_s": self.reported.recoveries.iter().map(|took|
+            seconds(*took)).collect::<Vec<_>>(),
             "writes_acknowledged": judged.map(|(counts, _)| counts.acknowledged),
             "writes_lost": judged.map(|(_, lost)| lost),
         });

@@ -1,5 +1,5 @@
-//! Daemons are stopped and started on purpose: one that is away for a while, all one after the other, and all for a newer
-//! program.
+//! Daemons are stopped and started on purpose: one that is away for a while, all one after the
+//! other, and all for a newer program.
 
 use std::path::Path;
 use std::process::Command;
@@ -35,7 +35,8 @@ pub(crate) async fn rolling(plan: &Plan, print: Print<'_>) -> Result<Ending, Str
     scenario.end(Allowed::Nothing).await
 }
 
-/// All run the program `old` and are given the plan's, one after the other. The error says why the drill could not go on.
+/// All run the program `old` and are given the plan's, one after the other. The error says why the
+/// drill could not go on.
 pub(crate) async fn upgrade(plan: &Plan, old: &Path, print: Print<'_>) -> Result<Ending, String> {
     let (older, newer) = (version(old)?, version(&plan.program)?);
     let mut scenario = Scenario::prepare(plan, NODES, print)?;

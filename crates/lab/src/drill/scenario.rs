@@ -1,5 +1,6 @@
-//! The scenario that the exercises of an operator have in common: daemons with keys, clients that read and write all the while,
-//! a time before the fault, the fault, the time until all is well again, a time after it, and the judgement.
+//! The scenario that the exercises of an operator have in common: daemons with keys, clients that
+//! read and write all the while, a time before the fault, the fault, the time until all is well
+//! again, a time after it, and the judgement.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,8 @@ use crate::workload::{Load, Mix, Spec};
 
 /// Requests in progress at a time.
 const CLIENTS: usize = 8;
-/// The share of the length before the fault, and again after the recovery; during the fault it is the rest.
+/// The share of the length before the fault, and again after the recovery; during the fault it is
+/// the rest.
 const CALM_SHARE: f64 = 0.25;
 /// A load that is not looked at warms up what the filling left cold.
 const WARM_UP: Duration = Duration::from_millis(500);
@@ -37,7 +39,8 @@ pub(super) struct Scenario<'a> {
     pub(super) figures: Map<String, Value>,
     plan: &'a Plan,
     print: Print<'a>,
-    /// A client of all daemons, and what it is used for by the load; none before the daemons are open.
+    /// A client of all daemons, and what it is used for by the load; none before the daemons are
+    /// open.
     work: Option<(Client, Load)>,
 }
 
@@ -49,7 +52,8 @@ impl<'a> Scenario<'a> {
         Ok(Scenario { testbed, complaints, figures, plan, print, work: None })
     }
 
-    /// Starts the daemons, gives every key a value, and has clients work for the time before the fault.
+    /// Starts the daemons, gives every key a value, and has clients work for the time before the
+    /// fault.
     pub(super) async fn open(&mut self) -> Result<(), String> {
         let names = self.testbed.names();
         self.opened(&names).await?;
@@ -147,8 +151,8 @@ impl<'a> Scenario<'a> {
         }
     }
 
-    /// Waits until all daemons serve and are linked, and nobody keeps a hint for `target` (empty: for anybody); since the time
-    /// `since` of the timeline that was the recovery.
+    /// Waits until all daemons serve and are linked, and nobody keeps a hint for `target` (empty:
+    /// for anybody); since the time `since` of the timeline that was the recovery.
     pub(super) async fn recover(&mut self, since: Duration, target: &str) -> Result<(), String> {
         self.testbed.cluster.ready(TIMEOUT).await?;
         let begun = Instant::now();
@@ -195,8 +199,8 @@ impl<'a> Scenario<'a> {
         Expectations::of(self.testbed.timeline.trace())
     }
 
-    /// Ends the load; waits until all replicas are the same, compares the stopped stores, reads every key from all of its
-    /// owners and holds it to the ledger.
+    /// Ends the load; waits until all replicas are the same, compares the stopped stores, reads
+    /// every key from all of its owners and holds it to the ledger.
     pub(super) async fn end(mut self, allowed: Allowed) -> Result<Ending, String> {
         let Some((client, load)) = self.work.take() else { return Err("no load".into()) };
         load.stop().await?;
@@ -227,19 +231,22 @@ impl<'a> Scenario<'a> {
         self.complaints.extend(expectations.complaints(allowed));
         self.complaints.extend(reported_of_differing(differ));
         let summary = format!(
-            "{done} requests done, {refused} refused or not answered, {unknown} unknown; {} writes acknowledged, {} lost, \
+            "{done} requests done, {refused} refused or not answered, {unknown} unknown; {} \
+             writes acknowledged, {} lost, \
              {differ} of {PARTITIONS} partitions differ between their owners",
             score.counts.acknowledged, score.lost
         );
         let summary = match score.repeated {
             0 => summary,
             repeated => {
-                let them = "values are shown beside what replaced them, whose writes had been sent to two nodes";
+                let them = "values are shown beside what replaced them, whose writes had been \
+                    sent to two nodes";
                 format!("{summary}; {repeated} {them}")
             }
         };
         let counted = json!({
-            "done": done, "refused": refused, "unknown": unknown, "absent": absent, "lost": score.lost,
+            "done": done, "refused": refused, "unknown": unknown, "absent": absent,
+            "lost": score.lost,
             "repeated": score.repeated,
             "partitions_differ": differ,
         });

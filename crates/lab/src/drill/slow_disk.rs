@@ -1,4 +1,5 @@
-//! The disk of a daemon becomes slow: every write and every read takes long, as on a disk that is about to fail.
+//! The disk of a daemon becomes slow: every write and every read takes long, as on a disk that is
+//! about to fail.
 
 use pixii_core::message::EmulateOrder;
 

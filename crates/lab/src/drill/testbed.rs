@@ -35,10 +35,11 @@ pub(super) const CACHE_BYTES: u64 = 64 << 20;
 pub(super) const PARTITIONS: u16 = 64;
 /// How often a daemon is started before its store counts as shut.
 const STARTS: u64 = 3;
-/// What a daemon's log says when it serves, and what it said in the programs before that an upgrade may begin with.
+/// What a daemon's log says when it serves, and what it said in the programs before that an upgrade
+/// may begin with.
 const READY: [&str; 2] = [" listens on ", " is ready on "];
-/// Ports outside of the range that the kernel takes for outgoing connections: one of those could get a
-/// daemon's port while it is down.
+/// Ports outside of the range that the kernel takes for outgoing connections: one of those could
+/// get a daemon's port while it is down.
 const PORTS: std::ops::Range<u64> = 10_000..30_000;
 const PORT_TRIES: u32 = 50;
 /// Clients of a load.
@@ -67,7 +68,8 @@ pub(super) struct Testbed {
 }
 
 impl Testbed {
-    /// Files of a cluster of so many daemons under the plan's directory, and its ledger. Nothing is started.
+    /// Files of a cluster of so many daemons under the plan's directory, and its ledger. Nothing is
+    /// started.
     pub(super) fn prepare(plan: &Plan, nodes: usize) -> Result<Self, String> {
         let fault = |path: &Path, error: std::io::Error| format!("{}: {error}", path.display());
         fs::create_dir_all(&plan.dir).map_err(|error| fault(&plan.dir, error))?;
@@ -97,8 +99,9 @@ impl Testbed {
         self.cluster.daemons().iter().map(|daemon| daemon.name.clone()).collect()
     }
 
-    /// Starts daemons and waits until they serve; one that ends instead is started again, three times in
-    /// all. Gives how long the slowest took from exec to ready, or `None` if a store stays shut.
+    /// Starts daemons and waits until they serve; one that ends instead is started again, three
+    /// times in all. Gives how long the slowest took from exec to ready, or `None` if a store stays
+    /// shut.
     pub(super) async fn open(&mut self, names: &[String]) -> Result<Option<Duration>, String> {
         let begun = Instant::now();
         let mut logs = Vec::new();
@@ -129,8 +132,8 @@ impl Testbed {
         Ok((self.score.shut == 0).then_some(slowest))
     }
 
-    /// Counts the stores that daemons have found damaged and set aside. What others have comes back by itself, so that nothing
-    /// else would tell that a disk has lost what was synced on it.
+    /// Counts the stores that daemons have found damaged and set aside. What others have comes back
+    /// by itself, so that nothing else would tell that a disk has lost what was synced on it.
     fn count_set_aside(&mut self) -> Result<(), String> {
         for name in self.names() {
             let dir = self.logs.join(&name);
@@ -156,7 +159,8 @@ impl Testbed {
         Ok(())
     }
 
-    /// The end of a drill in which a store stays shut: what the others still have is judged all the same.
+    /// The end of a drill in which a store stays shut: what the others still have is judged all the
+    /// same.
     pub(super) async fn give_up(mut self, client: Option<&Client>) -> Result<Score, String> {
         let running = self.cluster.daemons().iter().filter(|d| d.is_running()).count();
         if let (Some(client), 1..) = (client, running) {
@@ -189,7 +193,8 @@ impl Testbed {
         Log { path, from }
     }
 
-    /// Notes the daemons that have ended by themselves: no drill but one that takes their disks away wants that.
+    /// Notes the daemons that have ended by themselves: no drill but one that takes their disks
+    /// away wants that.
     pub(super) fn note_ended(&mut self) {
         let ended = self.cluster.ended();
         self.score.notes.extend(ended.into_iter().map(|(name, how)| format!("{name} {how}")));
@@ -250,8 +255,8 @@ impl Testbed {
         differences(&self.ring, stores).len()
     }
 
-    /// Reads the stores of the stopped daemons: how many records all hold, and how many partitions differ between their
-    /// owners.
+    /// Reads the stores of the stopped daemons: how many records all hold, and how many partitions
+    /// differ between their owners.
     pub(super) fn compare(&self) -> Result<(u64, usize), String> {
         let stores = self.check_all()?;
         let records = |(_, report): &(NodeId, CheckReport)| report.live_keys + report.tombstones;
@@ -325,8 +330,8 @@ impl Testbed {
         Ok(())
     }
 
-    /// Reads from all replicas and judges: every key, or with `recent` those written since the last time.
-    /// What is found is counted, and reported in a few words.
+    /// Reads from all replicas and judges: every key, or with `recent` those written since the last
+    /// time. What is found is counted, and reported in a few words.
     pub(super) async fn judge(&mut self, client: &Client, recent: bool) -> Result<String, String> {
         self.judge_at(client, recent, N).await
     }

@@ -1,5 +1,5 @@
-//! The scenario of a drill: what was done to the daemons and when, in which phase clients were, and how each of their
-//! operations ended.
+//! The scenario of a drill: what was done to the daemons and when, in which phase clients were, and
+//! how each of their operations ended.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -80,7 +80,8 @@ pub(crate) struct Recorded {
     pub(crate) phases: Vec<(Duration, Option<Phase>)>,
     /// How long each recovery took.
     pub(crate) recoveries: Vec<Duration>,
-    /// What the ledger had at the last judgement, and how many acknowledged writes were lost in all; `None` without a ledger.
+    /// What the ledger had at the last judgement, and how many acknowledged writes were lost in
+    /// all; `None` without a ledger.
     pub(crate) judged: Option<(Counts, u64)>,
     /// The end.
     pub(crate) ended: Duration,

@@ -1,5 +1,6 @@
-//! Restarts and kills of a cluster that is there already, whose daemons are units of systemd on this machine. It must not be in
-//! use: it holds no keys but a drill's, and nobody else asks it for anything.
+//! Restarts and kills of a cluster that is there already, whose daemons are units of systemd on
+//! this machine. It must not be in use: it holds no keys but a drill's, and nobody else asks it for
+//! anything.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -64,8 +65,8 @@ struct Units<'a> {
     print: Print<'a>,
 }
 
-/// The error says why the drill could not go on, or was not begun. `allow_in_use` goes on where others use the cluster; their keys
-/// are left alone.
+/// The error says why the drill could not go on, or was not begun. `allow_in_use` goes on where
+/// others use the cluster; their keys are left alone.
 pub(crate) async fn run(
     plan: &Plan,
     act: UnitAction,
@@ -78,7 +79,10 @@ pub(crate) async fn run(
     let mut units = Units { client, options: options.clone(), nodes, plan, print };
     for (name, _) in &units.nodes {
         systemctl(&["is-active", "--quiet"], name).await.map_err(|_| {
-            format!("the unit pixii@{name} is not active on this machine: all members have to be units here")
+            format!(
+                "the unit pixii@{name} is not active on this machine: all members have to be \
+                units here"
+            )
         })?;
     }
     if !allow_in_use {
@@ -95,7 +99,8 @@ pub(crate) async fn run(
     units.clear().await?;
     let Expectations { refused, unknown, absent, .. } = expectations;
     let summary = format!(
-        "{} of the units of cluster {}: {} writes acknowledged, {} lost; {refused} refused or not answered, {unknown} unknown",
+        "{} of the units of cluster {}: {} writes acknowledged, {} lost; {refused} refused or not \
+         answered, {unknown} unknown",
         match act {
             UnitAction::Restart => "a restart of one",
             UnitAction::RollingRestart => "a restart of all",
@@ -106,7 +111,8 @@ pub(crate) async fn run(
         score.lost
     );
     let figures = json!({
-        "lost": score.lost, "refused": refused, "unknown": unknown, "absent": absent, "systemd": true,
+        "lost": score.lost, "refused": refused, "unknown": unknown, "absent": absent,
+        "systemd": true,
     });
     Ok(Ending { summary, complaints, figures })
 }
@@ -219,7 +225,8 @@ impl Units<'_> {
         Ok(all)
     }
 
-    /// The units that have ended by themselves since systemd had started them so often, a sentence each.
+    /// The units that have ended by themselves since systemd had started them so often, a sentence
+    /// each.
     async fn unasked(&self, act: UnitAction, before: &[u64]) -> Result<Vec<String>, String> {
         // A kill is followed by one start; a start by hand begins to count anew.
         let queried = u64::from(act == UnitAction::Kill);
@@ -267,7 +274,8 @@ impl Units<'_> {
         let queried = self.requests().await?.saturating_sub(before);
         if queried > 0 {
             return Err(format!(
-                "the cluster {cluster} is in use: others made {queried} requests within a second; {go_on}"
+                "the cluster {cluster} is in use: others made {queried} requests within a second; \
+                 {go_on}"
             ));
         }
         Ok(())

@@ -10,22 +10,26 @@ use super::testbed::Testbed;
 use crate::workload::choice::{Choice, Sizes};
 use crate::workload::{Load, Mix, Spec};
 
-/// What each write takes more: on a quick disk nearly all are done before anybody could have notified of them too early.
+/// What each write takes more: on a quick disk nearly all are done before anybody could have
+/// notified of them too early.
 const DISK_DELAY: &str = "20ms";
 /// How long that lasts before this returns.
 const SLOW: Duration = Duration::from_millis(200);
-/// So many clients overwrite a key of their own meanwhile, again and again: it is in memory, so that no read holds them up,
-/// and nobody writes it later, so that the last acknowledged value is to be there.
+/// So many clients overwrite a key of their own meanwhile, again and again: it is in memory, so
+/// that no read holds them up, and nobody writes it later, so that the last acknowledged value is
+/// to be there.
 const CLIENTS: usize = 8;
-/// Their deadline, in milliseconds: before the daemons are back, lest a put that was in progress replaces what is lost.
+/// Their deadline, in milliseconds: before the daemons are back, lest a put that was in progress
+/// replaces what is lost.
 const TIMEOUT_MS: u32 = 300;
 /// So many of their operations begin before the disks become slow.
 const WARM: u64 = 80;
 const POLL: Duration = Duration::from_millis(1);
 const VALUE_BYTES: usize = 100;
 
-/// Makes the disks of all daemons slow, until they are started anew, and has clients overwrite a few keys, until the load
-/// that this gives is stopped: all daemons are to be killed now. They must allow emulation.
+/// Makes the disks of all daemons slow, until they are started anew, and has clients overwrite a
+/// few keys, until the load that this gives is stopped: all daemons are to be killed now. They must
+/// allow emulation.
 pub(super) async fn begin_unsynced(testbed: &mut Testbed, client: &Client) -> Result<Load, String> {
     let spec = testbed.spec(CLIENTS as u64, Choice::Own, Sizes::fixed(VALUE_BYTES));
     let (mix, prefix) =

@@ -1,4 +1,5 @@
-//! What carries an experiment out: a cluster in virtual time, exact and repeatable, or real daemons on an emulated network.
+//! What carries an experiment out: a cluster in virtual time, exact and repeatable, or real daemons
+//! on an emulated network.
 
 use std::collections::BTreeMap;
 
@@ -145,7 +146,8 @@ pub(crate) type Sent = BTreeMap<Kind, u64>;
 
 /// What carries an experiment out. Errors are sentences, and say that the run cannot go on.
 pub(crate) trait Driver {
-    /// How far a mean may be over what theory gives, as a share of it and in milliseconds: disks and processors take time too.
+    /// How far a mean may be over what theory gives, as a share of it and in milliseconds: disks
+    /// and processors take time too.
     fn tolerance(&self) -> (f64, f64);
     /// Where keys are.
     fn ring(&self) -> &Ring;
@@ -157,7 +159,8 @@ pub(crate) trait Driver {
     fn emulate(&mut self, rules: &str) -> Result<(), String>;
     /// Runs a load.
     fn run(&mut self, loops: &Loops) -> Result<Measured, String>;
-    /// Puts, and reads what is acknowledged; `scenario` says of each put, by its number, what is done with its key.
+    /// Puts, and reads what is acknowledged; `scenario` says of each put, by its number, what is
+    /// done with its key.
     fn follow(
         &mut self,
         puts: &Puts,

@@ -1,5 +1,5 @@
-//! Read latency with 0, 1 and 2 of 10 nodes failed (figure 4 of the study), N = 5, beside what theory gives for the live
-//! replicas.
+//! Read latency with 0, 1 and 2 of 10 nodes failed (figure 4 of the study), N = 5, beside what
+//! theory gives for the live replicas.
 
 use pixii_core::rng::Rng;
 use pixii_sim::cluster::Setup;
@@ -118,8 +118,10 @@ pub(crate) fn run(
     report.figure(figure(lines, delay_ms, report.clients))?;
     report.note(
         NAME,
-        "The study has no figures without failures, so what it shows at one and two failed is mostly R; here the lines are flat, as a \
-         read asks live owners only. Reads of keys with fewer than R live owners are refused, and counted beside.",
+        "The study has no figures without failures, so what it shows at one and two failed is \
+         mostly R; here the lines are flat, as a \
+         read asks live owners only. Reads of keys with fewer than R live owners are refused, and \
+         counted beside.",
     );
     report.show(table)
 }
@@ -129,7 +131,8 @@ fn figure(lines: Vec<Line>, delay_ms: f64, clients: u64) -> Figure {
         name: NAME.into(),
         title: "Reads with failed nodes, N=5 on 10 nodes (the study's figure 4)".into(),
         caption: format!(
-            "Strict reads of keys with at least R live owners; a message takes {delay_ms} ms on average; {clients} clients in closed \
+            "Strict reads of keys with at least R live owners; a message takes {delay_ms} ms on \
+             average; {clients} clients in closed \
              loops."
         ),
         x: "nodes that failed".into(),

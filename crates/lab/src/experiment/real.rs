@@ -67,7 +67,8 @@ impl<'a> Real<'a> {
         Ok(Real { cluster, client, interrupt, runtime, dead: Vec::new(), series: 0, dir })
     }
 
-    /// Does something with the cluster, until it is done, somebody asks to stop, or a daemon ends by itself.
+    /// Does something with the cluster, until it is done, somebody asks to stop, or a daemon ends
+    /// by itself.
     fn watched<T>(&mut self, doing: impl Future<Output = Result<T, String>>) -> Result<T, String> {
         let Real { cluster, interrupt, runtime, .. } = self;
         let incomplete = |(name, how)| Err(format!("{name} {how}: the run is incomplete"));

@@ -1,5 +1,6 @@
-//! Staleness under lost messages (figure 5 of the study), N = 5 on 10 nodes: each put is followed by a read at every owner. What
-//! a read misses of an acknowledged put, and what was never acknowledged, apart; and what each mechanism that heals removes.
+//! Staleness under lost messages (figure 5 of the study), N = 5 on 10 nodes: each put is followed
+//! by a read at every owner. What a read misses of an acknowledged put, and what was never
+//! acknowledged, apart; and what each mechanism that heals removes.
 
 use pixii_core::node::Experiment;
 use pixii_core::types::{MILLI, Micros};
@@ -16,11 +17,13 @@ use crate::plot::{Axis, Figure, Line, Style};
 const DELAY_MS: f64 = 5.0;
 /// Between two puts.
 const PACE: Micros = Micros::from_millis(10);
-/// Reads come so many seconds after the acknowledgement: about as late as the study's, and when what heals has had its time.
+/// Reads come so many seconds after the acknowledgement: about as late as the study's, and when
+/// what heals has had its time.
 const LATER_S: [u64; 2] = [1, 5];
 /// Puts have this long to be acknowledged, and reads to be answered.
 const TIMEOUT_MS: u32 = 2_000;
-/// The study's (R, W), and the share of stale reads that it saw with 1, 5 and 10 % of messages lost.
+/// The study's (R, W), and the share of stale reads that it saw with 1, 5 and 10 % of messages
+/// lost.
 const STUDY: [((u8, u8), [f64; 3]); 7] = [
     ((1, 1), [0.0, 0.10, 0.17]),
     ((1, 2), [0.0, 0.10, 0.14]),
@@ -154,8 +157,10 @@ fn figures(
 ) -> Result<(), String> {
     let caption = |later: u64| {
         format!(
-            "Each put of a new key, then {later} s after its acknowledgement one strict read at each of the 5 owners; only \
-             acknowledged puts count. Messages between nodes take {DELAY_MS} ms on average and are lost as often as is said; lines \
+            "Each put of a new key, then {later} s after its acknowledgement one strict read at \
+             each of the 5 owners; only \
+             acknowledged puts count. Messages between nodes take {DELAY_MS} ms on average and \
+             are lost as often as is said; lines \
              of clients lose nothing."
         )
     };
@@ -184,14 +189,18 @@ fn figures(
     })?;
     report.note(
         NAME,
-        "The study counts puts that never reached a coordinator as stale; here they are counted apart (not_acknowledged). What is \
-         left at R=1 are owners that a lost message has passed by, and that a hint has not reached within a second.",
+        "The study counts puts that never reached a coordinator as stale; here they are counted \
+         apart (not_acknowledged). What is \
+         left at R=1 are owners that a lost message has passed by, and that a hint has not \
+         reached within a second.",
     );
     report.note(
         "staleness-healing",
         &format!(
-            "Of the stale reads of all (R,W) with nothing that heals are removed {first} s after the put: {removed_early}; {second} s \
-             after it: {removed_late}. (A read repairs what it sees, so that it helps later ones, and only with R of 2 or more; what \
+            "Of the stale reads of all (R,W) with nothing that heals are removed {first} s after \
+             the put: {removed_early}; {second} s \
+             after it: {removed_late}. (A read repairs what it sees, so that it helps later ones, \
+             and only with R of 2 or more; what \
              heals loses messages too. A little, or less than nothing, is chance.)"
         ),
     );
@@ -249,8 +258,8 @@ impl Healing {
     }
 }
 
-/// Puts and reads of each of the study's (R, W), one after the other, with so many percent of messages lost: for each (R, W) and
-/// each time of reads.
+/// Puts and reads of each of the study's (R, W), one after the other, with so many percent of
+/// messages lost: for each (R, W) and each time of reads.
 fn measure(
     driver: &mut dyn Driver,
     drop: u64,

@@ -96,8 +96,8 @@ impl Ways {
     }
 }
 
-/// So many puts of each (R, W) of new keys at an owner drawn for each, and after each acknowledgement
-/// reads at owners drawn for each.
+/// So many puts of each (R, W) of new keys at an owner drawn for each, and after each
+/// acknowledgement reads at owners drawn for each.
 fn measure(driver: &mut dyn Driver, ways: Ways, puts: u64, seed: u64) -> Result<Counts, String> {
     driver.emulate(&ways.rules())?;
     let mut rng = Rng::new(seed);
@@ -217,8 +217,10 @@ pub(crate) fn visibility(
     report.figure(Figure {
         name: name.into(),
         title: "How probably a read sees a write, N=3".into(),
-        caption: "Writes take 20 ms on average to a replica, all else 10 ms, exponentially distributed. Each put and each read at a \
-                  owner drawn for it, whose own copy costs no way. No repair, no hints, no hedges. (R,W) with R+W > 3 always see it."
+        caption: "Writes take 20 ms on average to a replica, all else 10 ms, exponentially \
+            distributed. Each put and each read at a \
+                  owner drawn for it, whose own copy costs no way. No repair, no hints, no \
+            hedges. (R,W) with R+W > 3 always see it."
             .into(),
         x: "time from the acknowledgement to the read (ms)".into(),
         y: "reads that see the write (%)".into(),
@@ -228,7 +230,8 @@ pub(crate) fn visibility(
     })?;
     report.note(
         name,
-        "The study's reads came a second or more after the put, so that this race never showed in its figures.",
+        "The study's reads came a second or more after the put, so that this race never showed in \
+         its figures.",
     );
     report.show(table)
 }
@@ -279,13 +282,15 @@ pub(crate) fn validate(site: Site<'_>, report: &mut Report, step: Step<'_>) -> R
         report.fault(&format!("validate: the RMSE is {rmse:.2} %, and {most} % is the limit"));
     }
     let reported = format!(
-        "The RMSE between prediction and measurement is {:.2} % over {count} points (9 distributions, 3 (R,W), 9 times).",
+        "The RMSE between prediction and measurement is {:.2} % over {count} points (9 \
+         distributions, 3 (R,W), 9 times).",
         100.0 * rmse
     );
     let exact = match site {
         Site::Virtual => "Time is exact to the microsecond.".to_owned(),
         Site::Real(_) => format!(
-            "A message that is to take {PROBE_MS} ms takes {longer:.2} ms more on average, 99 % take at most {at_most:.2} ms more; \
+            "A message that is to take {PROBE_MS} ms takes {longer:.2} ms more on average, 99 % \
+             take at most {at_most:.2} ms more; \
              reads begin {late:.2} ms late on average, which the prediction knows."
         ),
     };
@@ -293,7 +298,8 @@ pub(crate) fn validate(site: Site<'_>, report: &mut Report, step: Step<'_>) -> R
         name: name.into(),
         title: "How far prediction and measurement are apart, (R,W) = (1,1)".into(),
         caption: format!(
-            "{reported} {exact} Reads ask all owners, the own copy too is asked over the network; no repair, no hints, no hedges."
+            "{reported} {exact} Reads ask all owners, the own copy too is asked over the network; \
+             no repair, no hints, no hedges."
         ),
         x: "time from the acknowledgement to the read (ms)".into(),
         y: "difference in points (%)".into(),

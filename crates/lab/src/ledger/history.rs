@@ -86,8 +86,8 @@ impl History {
         }
     }
 
-    /// Reads what the file has gained; gives the length of its sound part. A frame that is not complete
-    /// is left for the next time.
+    /// Reads what the file has gained; gives the length of its sound part. A frame that is not
+    /// complete is left for the next time.
     pub(super) fn catch_up(&mut self) -> Result<u64, String> {
         let path = self.path.clone();
         let fault = |what: String| format!("the ledger {}: {what}", path.display());

@@ -1,11 +1,11 @@
 //! What the ledger has to say about a read of a key.
 //!
 //! Every write names the writes that its context covers, so the writes of a key form a graph. An
-//! acknowledged put is accounted for if the read shows it, or if a chain of covering writes that were not
-//! refused leads from it to one that the read shows, or to a delete. (So an unknown put that covers it
-//! is not enough by itself: had it happened, it would be shown.) In the other direction, what an
-//! acknowledged write covers must not be shown again, unless it had been sent to two nodes: the later one may have taken
-//! it for a write of its own.
+//! acknowledged put is accounted for if the read shows it, or if a chain of covering writes that
+//! were not refused leads from it to one that the read shows, or to a delete. (So an unknown put
+//! that covers it is not enough by itself: had it happened, it would be shown.) In the other
+//! direction, what an acknowledged write covers must not be shown again, unless it had been sent to
+//! two nodes: the later one may have taken it for a write of its own.
 
 use std::collections::{HashMap, HashSet};
 
@@ -25,7 +25,8 @@ pub(crate) enum Violation {
     Resurrected,
     /// Shown although it was refused.
     Refused,
-    /// Shown although an acknowledged write covers it, and it had been sent to two nodes: no fault, but a sibling more.
+    /// Shown although an acknowledged write covers it, and it had been sent to two nodes: no fault,
+    /// but a sibling more.
     Repeated,
     /// Shown, and nobody wrote it here; or not the bytes that were written.
     Foreign,

@@ -40,7 +40,8 @@ pub(crate) struct Verdict {
     pub(crate) faults: u64,
     /// The first of them.
     pub(crate) findings: Vec<Finding>,
-    /// Values shown beside what replaced them, because their writes had been sent to two nodes: no faults.
+    /// Values shown beside what replaced them, because their writes had been sent to two nodes: no
+    /// faults.
     pub(crate) repeated: u64,
 }
 
@@ -65,8 +66,8 @@ impl Verdict {
     }
 }
 
-/// Reads every key of the ledger from `r` replicas (all N, to see what must be there wherever it is) and
-/// judges what is shown. No load may be in progress. The error is the ledger's.
+/// Reads every key of the ledger from `r` replicas (all N, to see what must be there wherever it
+/// is) and judges what is shown. No load may be in progress. The error is the ledger's.
 pub(crate) async fn verify(client: &Client, ledger: &Ledger, r: u8) -> Result<Verdict, String> {
     read_all(client, ledger, r, false).await
 }

@@ -1,12 +1,14 @@
 //! The model over a cluster's own links, from round trips that its daemons have sampled.
 //!
-//! **One-way times.** Only round trips can be measured: no two clocks agree. Of a round trip T of a read, with m the shortest one of the
-//! link, the way there takes m/2 + U (T - m) and the way back the rest, U drawn evenly from 0 to 1. That is right where a way takes
-//! a constant and an exponential time; where all of a delay is in one direction, half of it is notified of each.
+//! **One-way times.** Only round trips can be measured: no two clocks agree. Of a round trip T of a
+//! read, with m the shortest one of the link, the way there takes m/2 + U (T - m) and the way back
+//! the rest, U drawn evenly from 0 to 1. That is right where a way takes a constant and an
+//! exponential time; where all of a delay is in one direction, half of it is notified of each.
 //!
-//! **The disk.** A confirmation of a write includes the fsync, its arrival does not: a replica that has an object shows it to every
-//! question that comes later, and answers once it is synced. So a write is there after one way; confirmed it is after that, what a
-//! write takes at the replica's own disk, and the way back.
+//! **The disk.** A confirmation of a write includes the fsync, its arrival does not: a replica that
+//! has an object shows it to every question that comes later, and answers once it is synced. So a
+//! write is there after one way; confirmed it is after that, what a write takes at the replica's
+//! own disk, and the way back.
 
 use pixii_core::message::{RecentTrips, SampleReport};
 use pixii_core::node::EXPLORE;
@@ -79,7 +81,8 @@ pub(crate) fn quantile(samples: &[u64], share: f64) -> u64 {
 }
 
 impl Links {
-    /// From what every member has reported. `name` reports members' names; the error says of which two too little is known.
+    /// From what every member has reported. `name` reports members' names; the error says of which
+    /// two too little is known.
     pub(crate) fn new(
         ring: &Ring,
         reports: &[SampleReport],
@@ -110,8 +113,10 @@ impl Links {
                 let link = link.map_err(|(reads, writes)| {
                     let (from, to) = (name(nodes[from]), name(nodes[to]));
                     format!(
-                        "too little is known of the way from {from} to {to}: {reads} reads and {writes} writes were sampled \
-                         there, and {MIN_SAMPLES} are needed; let the cluster have its usual load first, or that of \
+                        "too little is known of the way from {from} to {to}: {reads} reads and \
+                         {writes} writes were sampled \
+                         there, and {MIN_SAMPLES} are needed; let the cluster have its usual load \
+                         first, or that of \
                          `pixii lab load`"
                     )
                 })?;
@@ -126,7 +131,8 @@ impl Links {
         self.owners.first().map_or(0, Vec::len)
     }
 
-    /// Every link that matters: from whom, to whom, what was measured, and what a write takes at the other end's disk.
+    /// Every link that matters: from whom, to whom, what was measured, and what a write takes at
+    /// the other end's disk.
     pub(crate) fn each(&self) -> impl Iterator<Item = (NodeId, NodeId, &Link, &[u64])> {
         self.links.iter().zip(&self.nodes).flat_map(move |(row, from)| {
             let ends = row.iter().zip(&self.nodes).zip(&self.disks);
@@ -177,8 +183,9 @@ impl Links {
     }
 }
 
-/// What is known of a link, if it suffices; else how many reads and writes there are. Where reads are few, because an owner is the
-/// slowest of all, its writes tell: each without what the disk takes there half of the time.
+/// What is known of a link, if it suffices; else how many reads and writes there are. Where reads
+/// are few, because an owner is the slowest of all, its writes tell: each without what the disk
+/// takes there half of the time.
 fn link(
     (reads, writes): (Vec<u64>, Vec<u64>),
     disk: &[u64],
@@ -286,7 +293,8 @@ mod tests {
         assert!(link.is_of_writes && link.trips.iter().all(|trip| *trip == 8_000), "{link:?}");
         reported[0].trips[2].writes_us.truncate(7);
         let why = links(&reported).err().unwrap();
-        let stated = "too little is known of the way from n1 to n3: 5 reads and 7 writes were sampled there, and 30 are needed";
+        let stated = "too little is known of the way from n1 to n3: 5 reads and 7 writes were \
+            sampled there, and 30 are needed";
         assert!(why.starts_with(stated), "{why}");
         reported[1].trips.remove(1);
         reported[0].trips[2] = reported[0].trips[1].clone();

@@ -2,7 +2,8 @@ use super::*;
 
 const TRIALS: u64 = 1_000_000;
 
-/// p99.9 of reads and writes, the t for 99.9 %, all in milliseconds, and how many percent are fresh at once.
+/// p99.9 of reads and writes, the t for 99.9 %, all in milliseconds, and how many percent are fresh
+/// at once.
 fn figures(reported: &Prediction, r: u8, w: u8) -> [f64; 4] {
     let cell = reported.cells.iter().find(|cell| (cell.r, cell.w) == (r, w)).unwrap();
     let p999 =
@@ -108,7 +109,8 @@ fn an_owner_that_coordinates_shows_its_own_writes_at_once() {
     let leg = Leg::Drawn(parse_delay("fixed 10ms").unwrap());
     let wars = Wars { w: leg.clone(), a: leg.clone(), r: leg.clone(), s: leg, wan: None };
     let reported = predict(&wars, 3, Reads::Owner, 100_000, 7);
-    // With W = 1 the write is acknowledged at once, and the reader is the writer in a third of the cases.
+    // With W = 1 the write is acknowledged at once, and the reader is the writer in a third of the
+    // cases.
     assert!(
         (reported.cells[0].fresh_at(0) - 1.0 / 3.0).abs() < 0.01,
         "{}",
@@ -128,7 +130,8 @@ fn all_owners_queried_show_a_write_by_who_answers_first() {
     let ten = leg("fixed 10ms");
     let wars = Wars { w: leg("fixed 50ms"), a: ten.clone(), r: ten.clone(), s: ten, wan: None };
     let reported = predict(&wars, 3, Reads::Owners, 100_000, 8);
-    // The write is acknowledged by its own replica after 10 ms, and a question takes 10: others have it 30 ms later.
+    // The write is acknowledged by its own replica after 10 ms, and a question takes 10: others
+    // have it 30 ms later.
     for (r, share) in [(1, 1.0 / 3.0), (2, 2.0 / 3.0), (3, 1.0)] {
         let cell = reported.cells.iter().find(|cell| (cell.r, cell.w) == (r, 1)).unwrap();
         assert!((cell.fresh_at(0) - share).abs() < 0.01, "{r}: {}", cell.fresh_at(0));

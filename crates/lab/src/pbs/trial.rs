@@ -59,7 +59,8 @@ pub(super) fn timeout_of(wars: &Wars, reads: Reads) -> u64 {
     timeout(&trips.collect::<Vec<_>>())
 }
 
-/// How long the answer of a replica may take that took so long before: what a coordinator's estimates come to in the long run.
+/// How long the answer of a replica may take that took so long before: what a coordinator's
+/// estimates come to in the long run.
 pub(super) fn timeout(trips: &[u64]) -> u64 {
     let count = trips.len().max(1) as f64;
     let mean = trips.iter().sum::<u64>() as f64 / count;
@@ -84,7 +85,8 @@ impl Trial {
         timeout: u64,
         rng: &mut Rng,
     ) {
-        // Owners that coordinate. The own confirmation takes a way only where the question to the own copy does.
+        // Owners that coordinate. The own confirmation takes a way only where the question to the
+        // own copy does.
         let writer = (reads != Reads::All).then(|| rng.below(n as u64) as usize);
         let reads_own = matches!(reads, Reads::Owner | Reads::Hedged);
         let reader = reads_own.then(|| rng.below(n as u64) as usize);
@@ -112,15 +114,17 @@ impl Trial {
         self.acks.sort_unstable();
         match reader {
             None => self.replicas.sort_unstable_by_key(|one| (one.answer, one.chance)),
-            // The own copy, then others as chance has it: they are asked before anybody knows how long they take.
+            // The own copy, then others as chance has it: they are asked before anybody knows how
+            // long they take.
             Some(reader) => {
                 self.replicas.sort_unstable_by_key(|one| (one.at != reader, one.chance));
             }
         }
     }
 
-    /// A read of `r` replicas: how long it takes, and after which moment it has to begin to be fresh, counted from the begin of
-    /// the write. One of the replicas shows the write if it was there when the question came: w_t + t + R_i >= W_i.
+    /// A read of `r` replicas: how long it takes, and after which moment it has to begin to be
+    /// fresh, counted from the begin of the write. One of the replicas shows the write if it was
+    /// there when the question came: w_t + t + R_i >= W_i.
     pub(super) fn read(&mut self, r: usize) -> (u64, i64) {
         let (first, mut others) = self.replicas.split_at(r);
         self.queried.clear();
@@ -169,7 +173,8 @@ mod tests {
         };
         // Its own copy is there at once, and has the write.
         assert_eq!(trial.read(1), (0, 0));
-        // The second is late at 50; the third is asked then and has answered at 150. Its question reached it at 100.
+        // The second is late at 50; the third is asked then and has answered at 150. Its question
+        // reached it at 100.
         assert_eq!(trial.read(2), (150, 0));
         trial.there[0] = 10_000;
         assert_eq!(trial.read(2), (150, 400));

@@ -1,5 +1,6 @@
-//! An open loop: an operation begins when it is due, whatever has become of those before, and its latency counts from then,
-//! so that a cluster that stalls cannot slow down those who would have noticed.
+//! An open loop: an operation begins when it is due, whatever has become of those before, and its
+//! latency counts from then, so that a cluster that stalls cannot slow down those who would have
+//! noticed.
 
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -16,7 +17,8 @@ use super::worker::Worker;
 /// Operations that are due and not yet looked at; a clock that waits for room forgets none.
 const DUE: usize = 1_024;
 
-/// Begins operations until the load ends, and waits for those in progress. The error is the ledger's.
+/// Begins operations until the load ends, and waits for those in progress. The error is the
+/// ledger's.
 pub(super) async fn run(shared: Arc<Shared>, arrivals: Arrivals) -> Result<(), String> {
     let (mut due, _clock) = clock(&shared, arrivals)?;
     let (mut idle, mut made) = (Vec::new(), 0);
@@ -56,7 +58,8 @@ fn returned(
     ended.map_err(|error| format!("an operation ended: {error}"))?
 }
 
-/// A thread that reports when operations are due: the runtime's timers are a millisecond wide. It ends when either end is dropped.
+/// A thread that reports when operations are due: the runtime's timers are a millisecond wide. It
+/// ends when either end is dropped.
 fn clock(shared: &Shared, arrivals: Arrivals) -> Result<(Receiver<Instant>, Sender<()>), String> {
     let (report, due) = queue(DUE);
     let (hold, held) = channel::<()>();

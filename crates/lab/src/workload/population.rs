@@ -1,4 +1,5 @@
-//! Which keys there are while a load inserts some: a key is chosen only once its insertion, and all before it, have ended.
+//! Which keys there are while a load inserts some: a key is chosen only once its insertion, and all
+//! before it, have ended.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,4 +1,5 @@
-//! A load several times over: what differs between the repetitions says how far a figure can be trusted.
+//! A load several times over: what differs between the repetitions says how far a figure can be
+//! trusted.
 
 use std::time::Duration;
 
@@ -38,7 +39,8 @@ pub(crate) async fn fill(target: impl Into<Target>, spec: &Spec) -> Result<(), S
     }
 }
 
-/// The repetition with this number: the same load, with other choices, over the keys that the last one has left.
+/// The repetition with this number: the same load, with other choices, over the keys that the last
+/// one has left.
 pub(crate) async fn repeat(
     client: &Client,
     spec: &Spec,
@@ -49,7 +51,8 @@ pub(crate) async fn repeat(
     Load::start(client, Spec { seed, keys, ..spec.clone() }, None).finish().await
 }
 
-/// What all repetitions came to, for one kind of operation or all. Means are over the repetitions; times are in milliseconds.
+/// What all repetitions came to, for one kind of operation or all. Means are over the repetitions;
+/// times are in milliseconds.
 pub(crate) struct Figures {
     /// What; `None` for all.
     pub(crate) kind: Option<Kind>,

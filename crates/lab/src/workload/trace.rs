@@ -1,4 +1,5 @@
-//! When each operation of some loads ended, how long it took and how it ended: what a course of events is drawn from.
+//! When each operation of some loads ended, how long it took and how it ended: what a course of
+//! events is drawn from.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -116,7 +117,8 @@ impl Trace {
     }
 }
 
-/// What alike sentences share: their first part without what is in brackets, with one sign for any number.
+/// What alike sentences share: their first part without what is in brackets, with one sign for any
+/// number.
 fn unnumbered(sentence: &str) -> String {
     let (mut text, mut depth) = (String::with_capacity(sentence.len()), 0_u32);
     for c in sentence.chars() {

@@ -207,8 +207,8 @@ impl Worker {
         Ok(self.note(Kind::List, begun.elapsed(), listed.map(drop)))
     }
 
-    /// What a write of the key is to replace: what is remembered, or else what a read shows. `None` if
-    /// the read failed; nothing inside where nobody else writes and nothing was written.
+    /// What a write of the key is to replace: what is remembered, or else what a read shows. `None`
+    /// if the read failed; nothing inside where nobody else writes and nothing was written.
     async fn context(&mut self, index: u64, key: &Key) -> Result<Option<Option<Seen>>, String> {
         if self.client().is_err() {
             // Other stores have no contexts.
@@ -264,7 +264,8 @@ impl Worker {
         self.settle(write, &answer).await?;
         let done = match answer {
             Ok(written) => {
-                // Where a sibling is in the way, the new context covers the old one and not the write.
+                // Where a sibling is in the way, the new context covers the old one and not the
+                // write.
                 let sealed = Blob(written.context.clone());
                 let own = wire::unseal(key, &sealed)
                     .zip(written.dot)
@@ -345,7 +346,8 @@ impl Worker {
         }
     }
 
-    /// Notes how a request ended that took so long; true if it was done. What its operation had waited counts as well.
+    /// Notes how a request ended that took so long; true if it was done. What its operation had
+    /// waited counts as well.
     fn note(&self, kind: Kind, took: Duration, done: Result<(), ClientError>) -> bool {
         self.note_read(kind, took, done.map(|()| true))
     }

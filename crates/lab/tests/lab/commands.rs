@@ -200,8 +200,8 @@ fn a_wish_is_answered_with_the_quorums_that_meet_it() {
         let reported: Value = serde_json::from_str(&out).unwrap();
         (code, reported["meet"].to_string())
     };
-    // Every way takes 10 ms: the other owners have a write 10 ms after it began, and its second confirmation takes 20; only
-    // the own copy is read in less than 20.
+    // Every way takes 10 ms: the other owners have a write 10 ms after it began, and its second
+    // confirmation takes 20; only the own copy is read in less than 20.
     assert_eq!(query("99.9", "0", "5"), (0, "[[1,2],[1,3]]".into()));
     assert_eq!(query("99.9", "11", "5"), (0, "[[1,1],[1,2],[1,3]]".into()));
     assert_eq!(
@@ -216,8 +216,8 @@ fn a_wish_is_answered_with_the_quorums_that_meet_it() {
     );
 }
 
-/// Runs the load for two seconds against a node that answers nobody for half a second, some time after the 100 keys are written;
-/// gives the JSON.
+/// Runs the load for two seconds against a node that answers nobody for half a second, some time
+/// after the 100 keys are written; gives the JSON.
 fn load_with_a_stall(at: u64, pace: &[&str], dir: &Path) -> Value {
     let fake = Fake::start(1, 1);
     fake.behave(0, Behaviour::StallAt(100 + at, Duration::from_millis(500)));
@@ -237,7 +237,8 @@ fn an_open_loop_shows_the_stall_that_a_closed_one_hides() {
     assert!(closed["figures"][0]["max_ms"].as_f64().unwrap() >= 500.0, "{closed}");
     let hidden = closed["figures"][0]["p99_ms"]["mean"].as_f64().unwrap();
     assert!(hidden < 250.0, "one slow answer of many: {closed}");
-    // One is due every 5 ms before the end. Every fourth is while nobody is answered; one in a hundred waits for nearly all of it.
+    // One is due every 5 ms before the end. Every fourth is while nobody is answered; one in a
+    // hundred waits for nearly all of it.
     let pace = ["--rate", "200", "--even", "--out", "out"];
     let open = load_with_a_stall(100, &pace, dir.path());
     assert!(open["figures"][0]["p99_ms"]["mean"].as_f64().unwrap() > 400.0, "{open}");
@@ -295,7 +296,8 @@ fn a_node_that_knows_no_samples_is_named() {
     let address = fake.address(1);
     let query = ["predict", "--live", "--connect", &address];
     let (code, _, err) = lab(dir.path(), &query);
-    let stated = "pixii: too little is known of the way from n1 to n1: 0 reads and 0 writes were sampled there, ";
+    let stated = "pixii: too little is known of the way from n1 to n1: 0 reads and 0 writes were \
+        sampled there, ";
     assert!(code == 1 && err.starts_with(stated), "{err}");
     let (code, _, err) = lab(dir.path(), &["predict", "--live", "--fit", "YMMR"]);
     assert!(code == 2 && err.contains("cannot be used with"), "{err}");

@@ -76,7 +76,8 @@ impl World {
                     let (bytes, limit) = (wire::encoded_len(&record.object), most);
                     if bytes > limit {
                         let what = format!(
-                            "the store of n{at} fails: a record of {bytes} bytes; the limit is {limit}"
+                            "the store of n{at} fails: a record of {bytes} bytes; the limit is \
+                             {limit}"
                         );
                         self.broken =
                             self.broken.take().or(Some(Broken { key: key.clone(), what }));

@@ -102,7 +102,8 @@ impl World {
         }
     }
 
-    /// A host stops as an operator has it do: it takes no requests, and ends when it is done, or `by` then.
+    /// A host stops as an operator has it do: it takes no requests, and ends when it is done, or
+    /// `by` then.
     pub(super) fn stop_cleanly(&mut self, at: usize, incarnation: u64, down: Micros, by: Time) {
         if self.hosts[at].incarnation != incarnation || self.hosts[at].node.is_none() {
             return;

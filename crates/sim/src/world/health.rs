@@ -13,8 +13,8 @@ use super::super::judge::Broken;
 use super::{Host, World};
 
 impl World {
-    /// True when everybody serves, believes everybody to be up, agrees on the members, and keeps nothing for
-    /// others any more.
+    /// True when everybody serves, believes everybody to be up, agrees on the members, and keeps
+    /// nothing for others any more.
     pub(super) fn has_converged(&self) -> bool {
         self.unwell().is_none()
     }
@@ -64,7 +64,8 @@ impl World {
                     return Some(format!("n{at} sees {}: {view:?}", peer.identity.name));
                 }
                 let kept = self.kept(host, peer);
-                // Where every copy is damaged there is nothing to mend them with, and nothing is taken for them.
+                // Where every copy is damaged there is nothing to mend them with, and nothing is
+                // taken for them.
                 let beyond_help = |key: &Key| self.copies(key).iter().all(|copy| copy.1.is_none());
                 if let Some(key) = kept.iter().find(|key| !beyond_help(key)) {
                     return Some(format!("n{at} keeps {key:?} for {}", peer.identity.name));

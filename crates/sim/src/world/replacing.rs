@@ -167,8 +167,9 @@ impl World {
             })
     }
 
-    /// The operator gives the command to some node that serves; again, until everybody knows: who took it may have lost its
-    /// disk before it reported anybody, and the newcomer is nobody to those who have forgotten it.
+    /// The operator gives the command to some node that serves; again, until everybody knows: who
+    /// took it may have lost its disk before it reported anybody, and the newcomer is nobody to
+    /// those who have forgotten it.
     pub(super) fn replace(&mut self, which: usize) {
         let Replacing { old, new, .. } = self.replacing[which];
         if self.is_known(old) {

@@ -90,8 +90,8 @@ impl World {
         self.schedule(self.now(), Event::Next { client: 0 });
     }
 
-    /// Reads a key that is to be settled from all its owners, or from one: an owner that has lost its
-    /// disk, and cannot take the key over, counts in no read. Or deletes what was read.
+    /// Reads a key that is to be settled from all its owners, or from one: an owner that has lost
+    /// its disk, and cannot take the key over, counts in no read. Or deletes what was read.
     fn settle(&mut self, client: usize, (key, read): (Key, bool)) {
         let n = self.plan.n;
         let all = Quorum { replicas: Some(n), strict: Some(true) };

@@ -10,15 +10,17 @@ use super::{Host, World};
 use crate::judge::Broken;
 use crate::scenario::Fault;
 
-/// A host that was away for a short time is all there again so long after it: for a second by its own clock it refuses
-/// what may have come before.
+/// A host that was away for a short time is all there again so long after it: for a second by its
+/// own clock it refuses what may have come before.
 const AFTER_SHORT: Micros = Micros::from_millis(1_600);
 /// The same after a long time, in which it may have been given up.
 const AFTER_LONG: Micros = Micros::from_millis(10_000);
-/// What is longer is a long time: half of the silence after which a member is marked down, for a fast clock.
+/// What is longer is a long time: half of the silence after which a member is marked down, for a
+/// fast clock.
 const LONG_ABSENCE: Micros = Micros::from_millis(1_500);
 
-/// A node that has been started again issues so long after it has settled, whoever can know it what is purged.
+/// A node that has been started again issues so long after it has settled, whoever can know it what
+/// is purged.
 const UNCERTAIN: Micros = Micros::from_millis(4_500);
 
 /// The longest sync of a slow disk, in mean times of a disk (`disks.rs`): a key's queue is full
@@ -126,8 +128,8 @@ impl World {
         }
     }
 
-    /// Holds a rejection of a sloppy write to the promise: with W hosts in reach of the one that was asked, itself among
-    /// them, it is not refused because any is missing.
+    /// Holds a rejection of a sloppy write to the promise: with W hosts in reach of the one that
+    /// was asked, itself among them, it is not refused because any is missing.
     pub(super) fn judge_rejection(&mut self, client: usize, response: &Response) {
         let Response::Refused(rejection) = response else { return };
         let Some(current) = &self.clients[client].current else { return };

@@ -7,7 +7,8 @@ use crate::node::io::Io;
 use crate::store::Listing;
 use crate::types::{Key, NodeId, Partition, Time};
 
-/// A listing in progress. Nobody lists the keys of hints, so nobody acts as a fallback for an owner.
+/// A listing in progress. Nobody lists the keys of hints, so nobody acts as a fallback for an
+/// owner.
 #[derive(Clone, Debug)]
 pub(super) struct ListOp {
     pub(super) common: Common,

@@ -111,8 +111,8 @@ impl Env {
         Ok(Plan { owners, fallbacks, needed, strict, work })
     }
 
-    /// The next live distinct nodes of the preference list behind the owners; this node first, if it
-    /// is no owner.
+    /// The next live distinct nodes of the preference list behind the owners; this node first, if
+    /// it is no owner.
     fn fallbacks(&self, partition: Partition, owners: usize) -> Vec<NodeId> {
         let list = self.config.ring.preference_list(partition);
         let mut others: Vec<NodeId> =
@@ -145,8 +145,8 @@ impl Env {
         }
     }
 
-    /// Refuses a write that counts on fallbacks which have just refused hints because there is no room: it
-    /// would be done in part, and nobody could say what became of it.
+    /// Refuses a write that counts on fallbacks which have just refused hints because there is no
+    /// room: it would be done in part, and nobody could say what became of it.
     fn check_room(&self, now: Time, plan: &Plan) -> Result<(), Rejection> {
         if !plan.work.is_write() || plan.strict {
             return Ok(());

@@ -12,7 +12,8 @@ pub(super) struct View {
     me: NodeId,
     reach: Reach,
     suspect: BTreeSet<NodeId>,
-    /// Those that refused a hint because there is no room, until when that is believed, and their limit.
+    /// Those that refused a hint because there is no room, until when that is believed, and their
+    /// limit.
     full: BTreeMap<NodeId, (Time, u64)>,
 }
 

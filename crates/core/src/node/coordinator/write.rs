@@ -1,5 +1,5 @@
-//! Writes: from the replica that issues to all owners at once; an owner that cannot be reached or is
-//! late is replaced by a fallback, which keeps the object as a hint for it.
+//! Writes: from the replica that issues to all owners at once; an owner that cannot be reached or
+//! is late is replaced by a fallback, which keeps the object as a hint for it.
 
 use std::collections::BTreeSet;
 
@@ -74,8 +74,8 @@ impl WriteOp {
         }
     }
 
-    /// The own replica has issued: the object goes to the other owners at once, and to fallbacks for
-    /// those that cannot be reached or may not answer.
+    /// The own replica has issued: the object goes to the other owners at once, and to fallbacks
+    /// for those that cannot be reached or may not answer.
     fn spread(&mut self, now: Time, made: Issued, env: &mut Env, io: &mut Io) {
         let (key, gc_epoch) = (self.key.clone(), made.gc_epoch);
         let merge = Body::Merge { key, object: made.object.clone(), gc_epoch };
@@ -130,8 +130,8 @@ impl WriteOp {
         self.hint_here(owner, env, io);
     }
 
-    /// Keeps the object for this owner at this node, which may have it from its own record should it
-    /// have grown too old.
+    /// Keeps the object for this owner at this node, which may have it from its own record should
+    /// it have grown too old.
     fn hint_here(&mut self, owner: NodeId, env: &Env, io: &mut Io) {
         let me = env.config.me;
         let Some(issued) = &self.issued else { return };
@@ -185,7 +185,8 @@ impl WriteOp {
         } else if !replaced.is_empty() {
             io.out.count(Counter::WritesHedged);
         }
-        // Others act as a fallback for the owner that a late node is, or for those that it acts as a fallback for.
+        // Others act as a fallback for the owner that a late node is, or for those that it acts as
+        // a fallback for.
         for node in replaced {
             for owner in self.common.quorum_tracker.pass_over(node) {
                 self.replace(now, owner, env, io);
@@ -193,8 +194,8 @@ impl WriteOp {
         }
     }
 
-    /// A node will not answer any more: others act as a fallback for the owner it was, or for the owners that
-    /// it acted as a fallback for.
+    /// A node will not answer any more: others act as a fallback for the owner it was, or for the
+    /// owners that it acted as a fallback for.
     pub(super) fn lose(&mut self, now: Time, node: NodeId, env: &mut Env, io: &mut Io) {
         let its = self.common.quorum_tracker.pass_over(node);
         self.common.quorum_tracker.fail(node);

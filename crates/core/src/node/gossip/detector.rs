@@ -1,11 +1,11 @@
-//! The phi accrual failure detector (Hayashibara et al., 2004): how surprising a silence is, measured against the
-//! pace at which heartbeats used to come.
+//! The phi accrual failure detector (Hayashibara et al., 2004): how surprising a silence is,
+//! measured against the pace at which heartbeats used to come.
 
 use crate::members::Liveness;
 use crate::types::{Micros, Time};
 
-/// A silence of this phi is suspected. Would the intervals be normal, 8 were enough; news that spreads by chance
-/// has a longer tail.
+/// A silence of this phi is suspected. Would the intervals be normal, 8 were enough; news that
+/// spreads by chance has a longer tail.
 const SUSPECT_PHI: f64 = 12.0;
 /// A silence this many deviations over the mean has a phi below 8: nothing to suspect.
 const CALM: f64 = 5.0;
@@ -37,8 +37,8 @@ impl Detector {
         self.last = Some(now);
     }
 
-    /// A heartbeat that was not known yet, from the peer or through others: only these come at a steady pace, so
-    /// only these teach it.
+    /// A heartbeat that was not known yet, from the peer or through others: only these come at a
+    /// steady pace, so only these teach it.
     pub(super) fn heartbeat(&mut self, now: Time) {
         if let Some(last) = self.last_heartbeat {
             let error = now.saturating_since(last).as_f64() - self.mean;
@@ -66,8 +66,8 @@ impl Detector {
         self.last.map_or(Micros::ZERO, |last| now.saturating_since(last))
     }
 
-    /// How surprising the present silence is: -log10 of its probability, by the logistic approximation of the
-    /// normal distribution.
+    /// How surprising the present silence is: -log10 of its probability, by the logistic
+    /// approximation of the normal distribution.
     pub(super) fn phi(&self, now: Time) -> f64 {
         let Some(last) = self.last else { return 0.0 };
         let silence = now.saturating_since(last).as_f64();

@@ -128,8 +128,8 @@ impl Answers {
         }
     }
 
-    /// A span has been read; notifies the peer if it was for one. A scan shows what is not synced yet,
-    /// so that waits.
+    /// A span has been read; notifies the peer if it was for one. A scan shows what is not synced
+    /// yet, so that waits.
     pub(super) fn scanned(&mut self, token: ScanToken, page: &ScanPage, io: &mut Io) {
         let Some((to, request_id)) = self.scans.remove(&token) else { return };
         let item = |Scanned { key, context, digest, .. }: &Scanned| Item {

@@ -21,8 +21,8 @@ pub(super) struct Loss {
 }
 
 impl Repair {
-    /// Notices which read eligibility is lacking, and regains it where every other owner has nothing that
-    /// is missing.
+    /// Notices which read eligibility is lacking, and regains it where every other owner has
+    /// nothing that is missing.
     pub(super) fn check_read_eligibility(&mut self, now: Time, io: &mut Io) {
         let (store, lost) = (io.local.meta().store, &io.local.meta().read_ineligible);
         if self.store != store || !self.lacking.keys().eq(lost) {

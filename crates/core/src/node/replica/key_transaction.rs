@@ -333,8 +333,8 @@ impl KeyTransaction<'_> {
         }
     }
 
-    /// What this store knows of the key: an owner reports of its record, anybody else of what it keeps
-    /// for owners.
+    /// What this store knows of the key: an owner reports of its record, anybody else of what it
+    /// keeps for owners.
     pub(super) fn read(&self, owners: &[NodeId], io: &mut Io) -> Body {
         let mut gc_epoch = io.local.gc_epochs.number(self.partition);
         if owners.contains(&io.local.me()) {

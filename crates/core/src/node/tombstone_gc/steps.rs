@@ -32,8 +32,8 @@ impl TombstoneGc {
         }
     }
 
-    /// Takes over a later GC epoch that somebody knows, once what it marks purgeable is dead here. More
-    /// than one ahead, this disk is an old one: what others issued and it still has may be
+    /// Takes over a later GC epoch that somebody knows, once what it marks purgeable is dead here.
+    /// More than one ahead, this disk is an old one: what others issued and it still has may be
     /// purged, and is discarded.
     pub(super) fn adopt(&mut self, partition: Partition, gc_epoch: GcState, io: &mut Io) {
         let own = io.local.gc_epochs.number(partition);

@@ -243,7 +243,8 @@ impl Task {
         if may_begin { MAX_OPEN_BESIDE_CLIENTS } else { 0 }
     }
 
-    /// The next thing to be done to a key: nothing is marked dead before all that is old is discarded.
+    /// The next thing to be done to a key: nothing is marked dead before all that is old is
+    /// discarded.
     fn next(&mut self) -> Option<Body> {
         if let Some(key) = self.old.pop_front() {
             return Some(Body::Discard { key, target: None });

@@ -8,8 +8,8 @@ use crate::bench::limits::Cost;
 use crate::bench::{Case, Line};
 use crate::workload::Kind;
 
-/// Round trips, and operations of the store, that a put and a get cannot do without when three replicas
-/// are written and two are read, one of them asked over the network.
+/// Round trips, and operations of the store, that a put and a get cannot do without when three
+/// replicas are written and two are read, one of them asked over the network.
 const PUT_PARTS: (f64, f64) = (3.0, 3.0);
 const GET_PARTS: (f64, f64) = (2.0, 2.0);
 

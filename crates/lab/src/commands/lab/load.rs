@@ -36,22 +36,30 @@ const EXPONENT: f64 = 0.99;
 The workloads are YCSB's:
   A  half gets, half puts        B  95 % gets, 5 % puts        C  gets only
   D  95 % gets, of the newest keys most, 5 % inserts
-  E  95 % listings, 5 % inserts: Pixii has no range queries, so a listing gives 1 to 100 keys behind the chosen one in \
+  E  95 % listings, 5 % inserts: Pixii has no range queries, so a listing gives 1 to 100 keys \
+    behind the chosen one in \
 the byte order of its partition, without their values
   F  half gets, half gets with a put of what they showed, as one operation (modify)
-A put replaces what its client last saw of the key; a key that it has not seen is read first, and that counts as a get.
+A put replaces what its client last saw of the key; a key that it has not seen is read first, and \
+    that counts as a get.
 
-Closed loop (--clients): each client makes its next request when the last one is answered, so a cluster that stalls is asked \
-less, and the stall is one slow answer. Open loop (--rate): a request begins when it is due, whatever has become of those \
-before, and its latency counts from then; requests that are due while --outstanding are in progress are not sent, and counted.
+Closed loop (--clients): each client makes its next request when the last one is answered, so a \
+    cluster that stalls is asked \
+less, and the stall is one slow answer. Open loop (--rate): a request begins when it is due, \
+    whatever has become of those \
+before, and its latency counts from then; requests that are due while --outstanding are in \
+    progress are not sent, and counted.
 
-Each repetition makes its own choices and has its own warm-up. \u{b1} is half of the 95 % confidence interval of a mean over \
-the repetitions (Student's t). Without --nodes the cluster is that of --connect; its keys begin with load/ and stay.
+Each repetition makes its own choices and has its own warm-up. \u{b1} is half of the 95 % \
+    confidence interval of a mean over \
+the repetitions (Student's t). Without --nodes the cluster is that of --connect; its keys begin \
+    with load/ and stay.
 
 Examples:
   pixii lab load --nodes 3                                    a throw-away cluster
   pixii lab load --workload B --clients 64 --connect 127.0.0.1:7432
-  pixii lab load --nodes 3 --rate 500 --burst 10x/1s/10s      500/s, and 5000/s for 1 s of every 10 s
+  pixii lab load --nodes 3 --rate 500 --burst 10x/1s/10s      500/s, and 5000/s for 1 s of every \
+    10 s
   pixii lab load --nodes 3 --rate 500 --out load              samples.csv and load.csv")]
 pub(super) struct LoadArgs {
     /// A throw-away cluster of this many daemons
@@ -82,7 +90,8 @@ pub(super) struct LoadArgs {
           value_parser = clap::value_parser!(u16).range(1..=MAX_CLIENTS))]
     outstanding: u16,
     /// Keys that are written first
-    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    #[arg(long, default_value_t = 10_000,
+        value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     keys: u64,
     /// Bytes of each value
     #[arg(long, default_value_t = 1_000,
@@ -148,7 +157,8 @@ impl LoadArgs {
             let mut cluster = self.start(scratch.path()).await?;
             let ended = tokio::select! {
                 ended = self.load(shared, cluster.as_mut(), &spec, &mut reports) => ended,
-                () = interrupt.wait() => Err(CommandError::error("interrupted: the run is incomplete")),
+                () = interrupt.wait() => Err(CommandError::error("interrupted: the run is \
+                    incomplete")),
             };
             if let (Ok(()), Some(cluster)) = (&ended, &mut cluster) {
                 cluster.stop_all().map_err(CommandError::error)?;

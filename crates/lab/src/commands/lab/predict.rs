@@ -31,25 +31,39 @@ const MAX_SAMPLES: usize = 10_000_000;
 /// Says how stale reads can be, by model
 #[derive(Args)]
 #[command(after_help = "\
-The WARS model of probabilistically bounded staleness (Bailis et al., VLDB 2012): a write takes W to each replica and A back, a \
-read R there and S back, each drawn anew; a write is acknowledged with the W-th confirmation, and a read that begins t later \
-is fresh if one of the R replicas that it counts had the write when it was asked. No failures, no repair.
+The WARS model of probabilistically bounded staleness (Bailis et al., VLDB 2012): a write takes W \
+    to each replica and A back, a \
+read R there and S back, each drawn anew; a write is acknowledged with the W-th confirmation, and \
+    a read that begins t later \
+is fresh if one of the R replicas that it counts had the write when it was asked. No failures, no \
+    repair.
 
-A distribution is written as in `pixii emulate`: \"exponential 5ms\", \"pareto 1ms 2.5\", \"mix 9 fixed 1ms + 1 exponential \
+A distribution is written as in `pixii emulate`: \"exponential 5ms\", \"pareto 1ms 2.5\", \"mix 9 \
+    fixed 1ms + 1 exponential \
 20ms\"; or @FILE, with measured times in milliseconds, one a line.
 
-With --reads owner it is Pixii's own way: an owner coordinates, its own copy costs nothing, and a read asks as many as it needs; with \
---reads hedged, one more for each answer that is later than the mean and four deviations of its replica (5 to 250 ms). With \
---reads owners a read asks all owners, the own copy too over the network, as `pixii lab run validate` has it. With --reads all it is \
+With --reads owner it is Pixii's own way: an owner coordinates, its own copy costs nothing, and a \
+    read asks as many as it needs; with \
+--reads hedged, one more for each answer that is later than the mean and four deviations of its \
+    replica (5 to 250 ms). With \
+--reads owners a read asks all owners, the own copy too over the network, as `pixii lab run \
+    validate` has it. With --reads all it is \
 the paper's: the coordinator is no replica, and a read asks all.
 
---live asks a running cluster (--connect). Each daemon keeps the latest 1024 round trips of reads and of writes to each replica, \
-itself among them, as requests met them. A one-way time is half of the shortest round trip of its link, and an even share, drawn, of \
-what another one took beyond that: right where a way takes a constant and an exponential time, and wrong by half the difference where \
-the two ways differ. A confirmation of a write includes the fsync, its arrival does not: a replica shows what it has received, and \
-answers once it is synced. So a write is there after one way, and confirmed after that, what writes take at that replica's own \
-disk, and the way back; the table shows what that comes to beside what was measured. Write and read are coordinated by owners drawn \
-at random, and the quickest are asked first; Pixii's own clients come to a key's first owner as long as it answers, and see fresher \
+--live asks a running cluster (--connect). Each daemon keeps the latest 1024 round trips of reads \
+    and of writes to each replica, \
+itself among them, as requests met them. A one-way time is half of the shortest round trip of its \
+    link, and an even share, drawn, of \
+what another one took beyond that: right where a way takes a constant and an exponential time, \
+    and wrong by half the difference where \
+the two ways differ. A confirmation of a write includes the fsync, its arrival does not: a \
+    replica shows what it has received, and \
+answers once it is synced. So a write is there after one way, and confirmed after that, what \
+    writes take at that replica's own \
+disk, and the way back; the table shows what that comes to beside what was measured. Write and \
+    read are coordinated by owners drawn \
+at random, and the quickest are asked first; Pixii's own clients come to a key's first owner as \
+    long as it answers, and see fresher \
 values than this. Clients' own ways, fallbacks and failures are not in it.
 
 Examples:
@@ -92,7 +106,8 @@ pub(super) struct Predict {
     #[arg(long, value_enum)]
     reads: Option<Reads>,
     /// Trials
-    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1_000..=100_000_000))]
+    #[arg(long, default_value_t = 1_000_000,
+        value_parser = clap::value_parser!(u64).range(1_000..=100_000_000))]
     trials: u64,
     /// Chance follows from it
     #[arg(long, default_value_t = 1)]
@@ -163,7 +178,8 @@ impl Predict {
         if shared.json() {
             let cells: Vec<_> =
                 reported.cells.iter().map(|cell| figures(&reported, cell)).collect();
-            let mut all = json!({ "n": reported.n, "trials": self.trials, "seed": self.seed, "cells": cells });
+            let mut all = json!({ "n": reported.n, "trials": self.trials, "seed": self.seed,
+                "cells": cells });
             if self.fresh.is_some() {
                 let meets = reported.cells.iter().filter(|cell| self.meets(&reported, cell));
                 all["meet"] = meets.map(|cell| json!([cell.r, cell.w])).collect();
@@ -208,10 +224,12 @@ impl Predict {
         let plan = match self.reads() {
             Reads::Owner => "an owner coordinates, and a read asks as many as it needs",
             Reads::Hedged => {
-                "an owner coordinates, and a read asks as many as it needs and one more for each late answer"
+                "an owner coordinates, and a read asks as many as it needs and one more for each \
+                 late answer"
             }
             Reads::Owners => {
-                "an owner coordinates the write, and a read asks all owners, itself over the network"
+                "an owner coordinates the write, and a read asks all owners, itself over the \
+                 network"
             }
             Reads::All => "the coordinator is no replica, and a read asks all",
         };
@@ -297,7 +315,8 @@ fn figures(reported: &Prediction, cell: &Cell) -> Value {
     json!({
         "r": cell.r, "w": cell.w, "fresh_at_once": cell.fresh_at(0), "fresh_within": times,
         "read_p50_ms": ms(read(reported, cell, 0.5)), "read_p99_ms": ms(read(reported, cell, 0.99)),
-        "read_p99_9_ms": ms(read(reported, cell, 0.999)), "write_p50_ms": ms(write(reported, cell, 0.5)),
+        "read_p99_9_ms": ms(read(reported, cell, 0.999)), "write_p50_ms": ms(write(reported, cell,
+        0.5)),
         "write_p99_9_ms": ms(write(reported, cell, 0.999)), "k_staleness": versions,
     })
 }

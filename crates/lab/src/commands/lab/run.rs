@@ -72,7 +72,8 @@ pub(super) static EXPERIMENTS: [Experiment; 9] = [
     },
     Experiment {
         name: "staleness",
-        what: "reads that miss an acknowledged put, 0 to 10 % of messages lost (its figure 5), and what each \
+        what: "reads that miss an acknowledged put, 0 to 10 % of messages lost (its figure 5), \
+            and what each \
                mechanism removes",
         kind: Kind::Staleness,
         sim: (2_000, 200),
@@ -87,7 +88,8 @@ pub(super) static EXPERIMENTS: [Experiment; 9] = [
     },
     Experiment {
         name: "scale",
-        what: "3 to 1,000 nodes, 3 to 10 daemons: latency, balance, and what each sends while nothing happens",
+        what: "3 to 1,000 nodes, 3 to 10 daemons: latency, balance, and what each sends while \
+            nothing happens",
         kind: Kind::Scale,
         sim: (2_000, 400),
         real: (2_000, 400),
@@ -122,8 +124,10 @@ enum On {
 /// Run one experiment, or all
 #[derive(Args)]
 #[command(after_help = "\
-The folder gets, for each experiment, its samples and its table as CSV, its figure as SVG and PNG, and index.html shows all of \
-them beside the study's numbers; what real daemons did ends in -real. A file INCOMPLETE is there until the run has come to its end.
+The folder gets, for each experiment, its samples and its table as CSV, its figure as SVG and \
+    PNG, and index.html shows all of \
+them beside the study's numbers; what real daemons did ends in -real. A file INCOMPLETE is there \
+    until the run has come to its end.
 
 Exit code 1: something was not as it should be (it is reported), or the run did not come to its end.
 
@@ -203,7 +207,8 @@ impl Run {
                 chosen.iter().map(|(experiment, _)| experiment.name).collect();
             names.dedup();
             emit_json(&json!({
-                "experiments": names, "seed": self.seed, "complete": complete, "faults": report.faults,
+                "experiments": names, "seed": self.seed, "complete": complete,
+                "faults": report.faults,
                 "out": self.out.to_string_lossy(),
             }))?;
         } else {

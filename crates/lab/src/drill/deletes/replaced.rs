@@ -18,7 +18,8 @@ const REFUSED: Duration = Duration::from_secs(20);
 const BELIEVED: Duration = Duration::from_secs(20);
 
 impl Scenario<'_> {
-    /// Gives the daemon's places to a new one, waits until nobody reports of what was deleted, and starts the old one.
+    /// Gives the daemon's places to a new one, waits until nobody reports of what was deleted, and
+    /// starts the old one.
     pub(super) async fn replace(&mut self, victim: &str) -> Result<(), String> {
         let begun = Instant::now();
         let address = self.testbed.cluster.add(NEW, victim)?;
@@ -35,7 +36,8 @@ impl Scenario<'_> {
         self.testbed.recovered(Duration::from_secs_f64(calm), "nobody reports of a deleted key");
         self.note("collected_s", calm);
         (self.print)(&format!(
-            "{NEW} has the places of {victim}: {read} s later {first} of the keys were present; nobody reports of them after \
+            "{NEW} has the places of {victim}: {read} s later {first} of the keys were present; \
+             nobody reports of them after \
              {calm} s"
         ))?;
         self.start_removed(victim).await?;
@@ -57,7 +59,8 @@ impl Scenario<'_> {
         }
     }
 
-    /// Starts the removed daemon on its old disk: it has to end, say why, and leave the disk as it is.
+    /// Starts the removed daemon on its old disk: it has to end, say why, and leave the disk as it
+    /// is.
     async fn start_removed(&mut self, victim: &str) -> Result<(), String> {
         let disk = self.testbed.logs.join(victim);
         let before = on_disk(disk.clone())?;
@@ -90,7 +93,8 @@ impl Scenario<'_> {
         self.note("old_values", before.values);
         let kept = if same { "as they were" } else { "CHANGED" };
         (self.print)(&format!(
-            "{victim} is started with the {} values and {PARTITIONS} partitions of its disk, and after {} s {how}; they are \
+            "{victim} is started with the {} values and {PARTITIONS} partitions of its disk, and \
+             after {} s {how}; they are \
              {kept}",
             before.values,
             seconds(begun)

@@ -18,7 +18,8 @@ use crate::experiment::driver::{
 /// Puts at a time while the keys are loaded.
 const WINDOW: u64 = 32;
 
-/// Who is asked, as a client does that knows who lives. Nobody else is, so that a latency is that of the node's own plan.
+/// Who is asked, as a client does that knows who lives. Nobody else is, so that a latency is that
+/// of the node's own plan.
 #[derive(Clone)]
 pub(super) struct Queried {
     client: Client,
@@ -32,7 +33,8 @@ impl Queried {
         Queried { client, dead: Arc::new(dead) }
     }
 
-    /// Asks the first owner of the key that lives. The error says why it was not answered as it should be.
+    /// Asks the first owner of the key that lives. The error says why it was not answered as it
+    /// should be.
     async fn first(&self, key: &Key, request: Request) -> Result<(), String> {
         let ring = self.client.ring();
         let mut owners = ring.owners(ring.partition(key)).iter();

@@ -18,8 +18,8 @@ const MOVES: [Counter; 3] = [Counter::HintsDeleted, Counter::ObjectsPulled, Coun
 /// Two owners of a partition.
 type Pair = (Partition, NodeId, NodeId);
 
-/// Waits until no hint is left, and every two owners of a partition have found each other equal since anything was moved; how
-/// long that last move took to come.
+/// Waits until no hint is left, and every two owners of a partition have found each other equal
+/// since anything was moved; how long that last move took to come.
 pub(super) async fn converge(addresses: &[String]) -> Result<Duration, String> {
     let begun = Instant::now();
     let (mut moves, mut changed) = (Vec::new(), begun);

@@ -114,7 +114,8 @@ fn a_server_that_is_not_what_it_should_be_is_one_sentence() {
         (&[], "the server closed the connection"),
         (
             &[b"HTTP/1.1 400 Bad Request\r\n\r\n"],
-            "it does not speak the redis protocol: it answered \"HTTP/1.1 400 Bad Request\\r\\n\\r\\n\"",
+            "it does not speak the redis protocol: it answered \"HTTP/1.1 400 Bad \
+             Request\\r\\n\\r\\n\"",
         ),
         (&[b"-NOAUTH Authentication required.\r\n"], "it refuses: NOAUTH Authentication required."),
         (&[b":1\r\n"], "it answers PING with Integer(1)"),

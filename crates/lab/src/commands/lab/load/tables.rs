@@ -82,7 +82,8 @@ impl LoadReport<'_> {
             }
         };
         format!(
-            "workload {} ({}) over {keys} keys of {bytes} bytes, {choice}\n{pace}; {} of {seconds} s, each behind \
+            "workload {} ({}) over {keys} keys of {bytes} bytes, {choice}\n{pace}; {} of \
+             {seconds} s, each behind \
              {warm_up} s of warm-up; seed {}\n",
             workload.name,
             workload.what,
@@ -188,7 +189,8 @@ impl LoadReport<'_> {
         }
         file.flush().map_err(fault)?;
         let mut csv = String::from(
-            "kind,done,per_second,per_second_half,mean_ms,mean_half,p50_ms,p50_half,p99_ms,p99_half,p99_9_ms,max_ms,\
+            "kind,done,per_second,per_second_half,mean_ms,mean_half,p50_ms,p50_half,p99_ms,\
+             p99_half,p99_9_ms,max_ms,\
              refused,no_quorum,unknown\n",
         );
         for one in Figures::of(self.reports) {

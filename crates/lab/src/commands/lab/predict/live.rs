@@ -99,7 +99,8 @@ impl Live {
             let _ = writeln!(text, "and {} links more", self.rows.len() - MAX_ROWS);
         }
         if self.rows.iter().any(|one| one.is_of_writes) {
-            text += "(writes): too few reads were sampled there, so the writes tell, each without the median of that disk\n";
+            text += "(writes): too few reads were sampled there, so the writes tell, each without \
+                the median of that disk\n";
         }
         let (r, w) = self.defaults;
         text + &format!("requests that name none have (R,W) = ({r},{w})\n\n")

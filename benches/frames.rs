@@ -1,4 +1,4 @@
-//! What a message costs on its way to bytes and back; its checksum alone, and what a seal for one
+//! What a message costs on its way to bytes and back; its checksums alone, and what a seal for one
 //! more peer costs.
 
 #![allow(clippy::unwrap_used)]
@@ -11,8 +11,8 @@ use pixii_core::causal::{Actor, Context, Object, Version};
 use pixii_core::gc_epoch::GcEpoch;
 use pixii_core::message::{Body, PeerMessage};
 use pixii_core::secret::{Exchange, Role, Seal, SecretKey};
-use pixii_core::types::{Blob, Key, WriteId, hash64};
-use pixii_core::wire::{self, MAX_FRAME_BYTES};
+use pixii_core::types::{Blob, Key, WriteId};
+use pixii_core::wire::{self, Checksum, MAX_FRAME_BYTES};
 
 /// The message that carries a value of `bytes` bytes to another replica.
 fn merge(bytes: usize) -> PeerMessage {
@@ -51,7 +51,9 @@ fn frames(c: &mut Criterion) {
         });
         let mut seal = seal();
         group.bench_function(id("seal"), |b| b.iter(|| wire::sealed(black_box(&frame), &mut seal)));
-        group.bench_function(id("checksum"), |b| b.iter(|| hash64(&[black_box(&frame[..])])));
+        for (name, sum) in [("blake3", Checksum::Blake3), ("crc32", Checksum::Crc32)] {
+            group.bench_function(id(name), |b| b.iter(|| sum.of(black_box(&frame))));
+        }
     }
     group.finish();
 }

@@ -87,8 +87,8 @@ pub struct Config {
     /// True if the store is a copy that is to be a node of a cluster of its own. Not in the file:
     /// it is said once.
     pub new_identity: bool,
-    /// Memory for the store's cache, in MiB.
-    pub cache_mib: u64,
+    /// Memory for the store's cache, in MiB; if not given, it follows the memory limit.
+    pub cache_mib: Option<u64>,
     /// With less free space on its disk than this, in MiB, the node refuses writes.
     pub disk_reserve_mib: u64,
     /// True if the network of this node may be emulated, by `emulation` or by an order.
@@ -304,7 +304,8 @@ fn check(keys: Keys) -> Result<Config, String> {
     let repair_interval_ms = number("repair_interval_ms", repair, REPAIR_INTERVAL_MS)? as u64;
     let scrub = keys.scrub_interval_ms.unwrap_or(86_400_000);
     let scrub_interval_ms = number("scrub_interval_ms", scrub, SCRUB_INTERVAL_MS)? as u64;
-    let cache_mib = number("cache_mib", keys.cache_mib.unwrap_or(32), CACHE_MIB)? as u64;
+    let cache_mib = keys.cache_mib.map(|given| number("cache_mib", given, CACHE_MIB));
+    let cache_mib = cache_mib.transpose()?.map(|given| given as u64);
     let reserve = keys.disk_reserve_mib.unwrap_or(256);
     let disk_reserve_mib = number("disk_reserve_mib", reserve, RESERVE_MIB)? as u64;
     check_log(&keys.log)?;

@@ -476,7 +476,7 @@ impl Store for DiskStore {
                     records.insert(At::Hint(*target, key), record.as_ref());
                 }
                 Change::Meta(meta) => {
-                    batch.insert(meta_key(INCARNATION), layout::seal_incarnation(meta))
+                    batch.insert(meta_key(INCARNATION), layout::seal_incarnation(meta));
                 }
                 Change::Members(members) => {
                     batch.insert(meta_key(MEMBERS), layout::seal_members(members));

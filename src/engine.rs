@@ -33,14 +33,15 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use pixii_core::members::{Member, Members, check_address};
 use pixii_core::merkle::KeptTree;
-use pixii_core::message::{self, CallBody, Replacement, ReplyBody};
-use pixii_core::node::{ClientId, Done, Input, Node, Notice, Output, Shortage};
+use pixii_core::message::{self, CallBody, PeerMessage, Replacement, ReplyBody};
+use pixii_core::node::{ClientId, Done, Input, Node, Notice, Output, Shortage, Work};
 use pixii_core::ring::Ring;
 use pixii_core::rng::Rng;
 use pixii_core::store::{Meta, StoreError};
 use pixii_core::types::{NodeId, Time};
-use pixii_core::wire::PROTOCOL;
+use pixii_core::wire::{PROTOCOL, Speech};
 use pixii_transport::limited;
+use smallvec::SmallVec;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver};
 use tokio::task::{AbortHandle, yield_now};
@@ -93,6 +94,8 @@ struct Engine<'a> {
     node: Node,
     start: Instant,
     out: Vec<Output>,
+    /// Empty between two turns.
+    works: Vec<Work>,
     events: Receiver<Event>,
     reports: UnboundedReceiver<Report>,
     storage: Storage,
@@ -179,6 +182,7 @@ impl<'a> Engine<'a> {
             node,
             start: Instant::now(),
             out: Vec::new(),
+            works: Vec::new(),
             events,
             reports,
             storage,
@@ -376,9 +380,9 @@ impl<'a> Engine<'a> {
                 self.input(Input::Peer { from, message });
                 drop(memory);
             }
-            Event::Joined { client, protocol, outbox } => {
+            Event::Joined { client, speech, outbox } => {
                 let (in_flight, pending, is_silent) = (HashSet::new(), 0, false);
-                let caller = Client { protocol, outbox, in_flight, pending, is_silent };
+                let caller = Client { speech, outbox, in_flight, pending, is_silent };
                 self.clients.insert(client, caller);
             }
             Event::Silent { client } => {
@@ -423,27 +427,13 @@ impl<'a> Engine<'a> {
     }
 
     fn carry_out(&mut self) {
-        let (mut works, mut own) = (Vec::new(), Vec::new());
-        for output in std::mem::take(&mut self.out) {
+        let mut own = Vec::new();
+        let mut out = std::mem::take(&mut self.out);
+        let mut works = std::mem::take(&mut self.works);
+        for output in out.drain(..) {
             match output {
                 Output::Send { to, message } => {
-                    let kind = message.body.kind();
-                    // Encoded once for all that speak the same version.
-                    let mut frames: BTreeMap<u16, Bytes> = BTreeMap::new();
-                    for peer in to.iter().filter_map(|id| self.hub.peers.get(id)) {
-                        let protocol = peer.protocol().unwrap_or(PROTOCOL);
-                        let frame =
-                            frames.entry(protocol).or_insert_with(|| message.frame(protocol));
-                        let frame = frame.clone();
-                        *self.sent.entry(kind).or_default() += frame.len() as u64;
-                        if self.emulator.is_on() && peer.outbox.is_open() {
-                            let (peer, connection) = (peer.clone(), peer.outbox.connection());
-                            let delayed = DelayedMessage::Message { peer, connection, frame };
-                            self.emulator.post(self.now(), kind, delayed);
-                        } else {
-                            peer.outbox.push(frame);
-                        }
-                    }
+                    self.send(&to, &message);
                     if to.contains(&self.config.me()) {
                         own.push(message);
                     }
@@ -465,8 +455,39 @@ impl<'a> Engine<'a> {
                 }
             }
         }
-        self.storage.submit(works.into_iter());
+        // Both keep their space, but for that of a burst; what has come meanwhile is carried out in
+        // the next turn.
+        out.append(&mut self.out);
+        out.shrink_to(MAX_INPUTS);
+        self.out = out;
+        self.storage.submit(works.drain(..));
+        works.shrink_to(MAX_INPUTS);
+        self.works = works;
         own.into_iter().for_each(|message| self.report_self(message));
+    }
+
+    /// Sends a message to these peers. It is encoded once for all that are spoken with alike.
+    fn send(&mut self, to: &[NodeId], message: &PeerMessage) {
+        let kind = message.body.kind();
+        let mut frames: SmallVec<[(Speech, Bytes); 1]> = SmallVec::new();
+        let mut peers = to.iter().filter_map(|id| self.hub.peers.get(id)).peekable();
+        while let Some(peer) = peers.next() {
+            let speech = peer.speech().unwrap_or(PROTOCOL.into());
+            let made = frames.iter().find(|(of, _)| *of == speech).map(|(_, frame)| frame.clone());
+            let frame = made.unwrap_or_else(|| message.frame(speech));
+            // A frame that nobody else is sent has no second owner, and no count of them.
+            if peers.peek().is_some() && frames.iter().all(|(of, _)| *of != speech) {
+                frames.push((speech, frame.clone()));
+            }
+            *self.sent.entry(kind).or_default() += frame.len() as u64;
+            if self.emulator.is_on() && peer.outbox.is_open() {
+                let (peer, connection) = (peer.clone(), peer.outbox.connection());
+                let delayed = DelayedMessage::Message { peer, connection, frame };
+                self.emulator.post(self.now(), kind, delayed);
+            } else {
+                peer.outbox.push(frame);
+            }
+        }
     }
 
     /// A peer is to be reached elsewhere, as others say.

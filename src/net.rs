@@ -17,7 +17,7 @@ mod runs;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ use pixii_core::message::{Call, Complaint, LinksReport, PeerMessage};
 use pixii_core::node::ClientId;
 use pixii_core::secret::{Nonces, Vault};
 use pixii_core::types::NodeId;
-use pixii_core::wire::PROTOCOL;
+use pixii_core::wire::{PROTOCOL, Speech};
 use pixii_transport::frames::{FrameMemory, Outbox};
 use pixii_transport::inflow::Inflow;
 use pixii_transport::locked;
@@ -61,9 +61,8 @@ pub(crate) enum Event {
     Link { peer: NodeId, up: bool },
     /// A peer sent a message.
     Message { from: NodeId, message: PeerMessage, memory: FrameMemory },
-    /// A client is there, with which this version of the protocol is spoken; its replies go in the
-    /// outbox.
-    Joined { client: ClientId, protocol: u16, outbox: Arc<Outbox> },
+    /// A client is there, which is spoken with like this; its replies go in the outbox.
+    Joined { client: ClientId, speech: Speech, outbox: Arc<Outbox> },
     /// A client made a call.
     Call { client: ClientId, call: Call, memory: FrameMemory },
     /// A client makes no more calls, and may still read replies.
@@ -133,8 +132,8 @@ pub(crate) struct Peer {
     lookups: Lookups,
     /// Held while a newcomer of its name is weighed: one probe at a time.
     probing: tokio::sync::Mutex<()>,
-    /// The version of the protocol on the link to it, or on the last one; 0 before there was one.
-    protocol: AtomicU16,
+    /// How it is spoken with on the link to it, or was on the last one.
+    speech: Mutex<Option<Speech>>,
     /// Why it refuses this node, as long as it does.
     rejection: Mutex<Option<String>>,
 }
@@ -164,7 +163,7 @@ impl Peer {
             runs: Mutex::default(),
             lookups: Lookups::default(),
             probing: tokio::sync::Mutex::default(),
-            protocol: AtomicU16::new(0),
+            speech: Mutex::default(),
             rejection: Mutex::default(),
         }
     }
@@ -180,7 +179,12 @@ impl Peer {
     /// The version of the protocol that is spoken on the link to it, while there is one: nothing
     /// that only later versions know may be sent.
     pub(crate) fn protocol(&self) -> Option<u16> {
-        self.outbox.is_open().then(|| self.protocol.load(Ordering::Relaxed))
+        self.speech().map(|speech| speech.protocol)
+    }
+
+    /// How it is spoken with on the link to it, while there is one.
+    pub(crate) fn speech(&self) -> Option<Speech> {
+        locked(&self.speech).filter(|_| self.outbox.is_open())
     }
 
     /// From now on it is dialed at `address`, and at the configured one while neither answers. A

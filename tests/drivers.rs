@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "drivers/checksums.rs"]
+mod checksums;
 #[path = "drivers/identity.rs"]
 mod identity;
 #[path = "drivers/secrets.rs"]
@@ -39,7 +41,7 @@ fn a_configuration_has_defaults() {
     )
     .unwrap();
     assert_eq!((config.ring.n(), config.r, config.w, config.ring.partitions()), (3, 2, 2, 256));
-    assert_eq!((config.cache_mib, &*config.log, &*config.listen), (32, "info", "127.0.0.1:7432"));
+    assert_eq!((config.cache_mib, &*config.log, &*config.listen), (None, "info", "127.0.0.1:7432"));
     assert_eq!(config.disk_reserve_mib, 256);
 }
 

@@ -10,6 +10,7 @@ use pixii_core::message::{
     SampleReport,
 };
 use pixii_core::node::{ClientId, Input};
+use pixii_core::wire::Speech;
 use pixii_transport::frames::{FrameMemory, LARGE_REPLY_BYTES, Outbox};
 use pixii_transport::limited;
 
@@ -26,8 +27,8 @@ const RESERVE_BYTES: usize = 8 << 20;
 
 /// A client's connection.
 pub(super) struct Client {
-    /// The version of the protocol that is spoken with it.
-    pub(super) protocol: u16,
+    /// How it is spoken with.
+    pub(super) speech: Speech,
     pub(super) outbox: Arc<Outbox>,
     pub(super) in_flight: HashSet<u64>,
     /// Calls that have come and are not answered yet, those that an emulated network delays
@@ -129,8 +130,8 @@ impl Engine<'_> {
             ReplyBody::Data(response) => response.kind(),
             _ => message::Kind::Other,
         };
-        let protocol = caller.protocol;
-        let mut frame = Reply { id, body }.frame(protocol);
+        let speech = caller.speech;
+        let mut frame = Reply { id, body }.frame(speech);
         if frame.len() > LARGE_REPLY_BYTES && !caller.outbox.fits(frame.len(), RESERVE_BYTES) {
             self.busy += 1;
             if wrote {
@@ -139,7 +140,7 @@ impl Engine<'_> {
                 return caller.outbox.shut();
             }
             let body = busy(Resource::UnreadReplies, self.hub.budgets.replies.bytes);
-            frame = Reply { id, body }.frame(protocol);
+            frame = Reply { id, body }.frame(speech);
         }
         if emulated {
             self.emulator.post(self.now(), kind, DelayedMessage::Reply { client, frame });

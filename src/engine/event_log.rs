@@ -291,7 +291,7 @@ fn report_of_peer(notice: Notice, peer: &str, config: &Config, log: &LogThrottle
             }
         ),
         Notice::LivenessChanged(_, liveness, silence) => {
-            report_liveness(peer, liveness, silence, log)
+            report_liveness(peer, liveness, silence, log);
         }
         Notice::HandoffBegun(_, hints) => limited!(
             log.several("handoff_begun", peer),

@@ -185,7 +185,7 @@ fn end(
     }
     match &ending {
         Ending::BeginIncarnation => {
-            info!("node {} has a later ring, and begins another incarnation", config.name)
+            info!("node {} has a later ring, and begins another incarnation", config.name);
         }
         _ => info!("node {} has stopped", config.name),
     }

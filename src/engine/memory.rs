@@ -4,6 +4,8 @@
 use std::fs;
 use std::path::{Component, Path};
 
+use crate::config::Config;
+
 /// Where control groups are mounted, the file with a group's limit, and whether it is version 2.
 /// Systems in between have the memory in version 1, beside an empty tree of version 2.
 const HIERARCHIES: [(&str, &str, bool); 3] = [
@@ -11,6 +13,26 @@ const HIERARCHIES: [(&str, &str, bool); 3] = [
     ("sys/fs/cgroup/unified", "memory.max", true),
     ("sys/fs/cgroup/memory", "memory.limit_in_bytes", false),
 ];
+
+const MIB: usize = 1 << 20;
+/// The part of the memory limit that the store's cache takes if it is not configured.
+const CACHE_SHARE: usize = 8;
+/// Least and most of it, and what it is where the limit is not known, in MiB.
+const CACHE_MIB: (usize, usize) = (8, 1_024);
+const UNKNOWN_CACHE_MIB: usize = 32;
+
+/// The size of the store's cache in bytes: what is configured, or what follows from the memory
+/// limit.
+pub(super) fn cache_bytes(config: &Config) -> u64 {
+    config.cache_mib.unwrap_or_else(|| default_cache_mib(limit())) << 20
+}
+
+/// An eighth of the limit, 8 MiB to 1 GiB: the process takes a few times the cache, and connections
+/// take at most half of what is left.
+fn default_cache_mib(limit: Option<usize>) -> u64 {
+    let mib = limit.map_or(UNKNOWN_CACHE_MIB, |limit| limit / CACHE_SHARE / MIB);
+    mib.clamp(CACHE_MIB.0, CACHE_MIB.1) as u64
+}
 
 /// The memory limit of this process in bytes, if it is known.
 pub(super) fn limit() -> Option<usize> {
@@ -68,6 +90,7 @@ fn of_path(mount: &Path, path: &Path, file: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::budgets::Budgets;
 
     fn system(files: &[(&str, &str)]) -> Option<u64> {
         let root = tempfile::tempdir().unwrap();
@@ -102,6 +125,21 @@ mod tests {
         let above = "sys/fs/cgroup/memory/memory.limit_in_bytes";
         let none = (above, "9223372036854771712\n");
         assert_eq!(system(&[groups, (own, "4096\n"), none]), Some(4_096));
+    }
+
+    #[test]
+    fn the_cache_is_an_eighth_of_the_limit_within_bounds() {
+        let of = |mib: usize| default_cache_mib(Some(mib * MIB));
+        // The default unit with MemoryMax=256M has what it had before there was a formula.
+        assert_eq!([of(256), of(1_024), of(4_096)], [32, 128, 512]);
+        assert_eq!([of(0), of(64), of(100), of(8_192), of(65_536)], [8, 8, 12, 1_024, 1_024]);
+        assert_eq!(default_cache_mib(None), 32);
+        // As the pages on limits and on configuration say it.
+        let lacks = |mib: usize| {
+            let cache = default_cache_mib(Some(mib * MIB)) as usize * MIB;
+            Budgets::of(Some(mib * MIB), cache).lack().is_some()
+        };
+        assert_eq!([lacks(234), lacks(235), lacks(256)], [true, false, false]);
     }
 
     #[test]

@@ -184,7 +184,7 @@ pub(super) fn places(config: &Config) -> Places {
 
 /// The memory that connections of a node with this configuration may take, by the memory limit.
 pub(super) fn budgets(config: &Config) -> Budgets {
-    let cache = usize::try_from(config.cache_mib << 20).unwrap_or(usize::MAX / 4);
+    let cache = usize::try_from(memory::cache_bytes(config)).unwrap_or(usize::MAX / 4);
     Budgets::of(memory::limit(), cache)
 }
 

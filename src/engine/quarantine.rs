@@ -17,6 +17,7 @@ use tokio::sync::mpsc::Receiver;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
+use super::memory::cache_bytes;
 use super::{Order, ServeError, event_log, notifier};
 use crate::config::Config;
 use crate::disk::{DiskStore, Lost, OpenError};
@@ -37,7 +38,7 @@ pub(super) fn open(
     config: &Config,
     orders: &mut Receiver<Order>,
 ) -> Result<Option<DiskStore>, ServeError> {
-    let open = || DiskStore::open(&config.data_dir, config.cache_mib << 20);
+    let open = || DiskStore::open(&config.data_dir, cache_bytes(config));
     if config.new_identity {
         let mut entries = fs::read_dir(&config.data_dir).into_iter().flatten();
         if entries.next().is_none() {
@@ -85,7 +86,7 @@ fn salvage(config: &Config, damage: &OpenError) -> Result<Option<DiskStore>, Ser
         meta.clean = false;
         meta.read_ineligible = own_partitions(ring.unwrap_or(&config.ring), config.me());
     };
-    match DiskStore::salvage(&config.data_dir, config.cache_mib << 20, &as_old) {
+    match DiskStore::salvage(&config.data_dir, cache_bytes(config), &as_old) {
         Ok((store, salvage)) => {
             warn!(
                 event = "store_rebuilt",
@@ -147,12 +148,12 @@ pub(super) fn rebuild(
         meta.read_ineligible.sort_unstable();
         meta.read_ineligible.dedup();
     };
-    let cache_bytes = config.cache_mib << 20;
-    let prepared = match store.prepare(cache_bytes, &lacking) {
+    let cache = cache_bytes(config);
+    let prepared = match store.prepare(cache, &lacking) {
         Ok(prepared) => prepared,
         Err(error) => return Ok((store, Some(error))),
     };
-    let (store, salvage) = store.exchange(prepared, cache_bytes)?;
+    let (store, salvage) = store.exchange(prepared, cache)?;
     event_log::report_salvage(&config.name, &salvage);
     Ok((store, None))
 }

@@ -7,7 +7,7 @@ use pixii_core::message::{Counter, PeerStatus, StatusReport};
 use pixii_transport::inflow::Usage;
 
 use super::Meter;
-use super::text::{self, Labels, Page};
+use super::text::{self, Page};
 
 const MILLI: f64 = 1e3;
 const MICRO: f64 = 1e6;

@@ -128,12 +128,13 @@ impl Display for Budgets {
         write!(
             f,
             "at most {} MiB for connections (frames of clients {}, of peers {}, unread replies {}, \
-             queues to peers {}) ",
+             queues to peers {}) and a cache of {} MiB ",
             self.sum() / MIB,
             self.client_frames.total / MIB,
             self.peer_frames.total / MIB,
             self.replies.total_bytes / MIB,
             self.peer_queues.total_bytes / MIB,
+            self.cache / MIB,
         )?;
         match self.limit {
             Some(limit) => write!(f, "with a memory limit of {} MiB", limit / MIB),

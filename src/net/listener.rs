@@ -14,7 +14,7 @@ use pixii_core::message::{
 };
 use pixii_core::secret::Seal;
 use pixii_core::types::NodeId;
-use pixii_core::wire::{Hello, MAX_FRAME_BYTES, MAX_HELLO_BYTES, PROTOCOL, Welcome};
+use pixii_core::wire::{Hello, MAX_FRAME_BYTES, MAX_HELLO_BYTES, PROTOCOL, Speech, Welcome};
 use pixii_transport::frames::{FrameMemory, FrameReader, Outbox, ReadError};
 use pixii_transport::handshake::{Reception, Unheard};
 use pixii_transport::inflow::Holder;
@@ -143,15 +143,15 @@ async fn admit(hub: Arc<Hub>, mut connection: Connection, permit: ConnectionPerm
     drop(permit);
     let (who, why, welcome) = match admitted {
         Ok(Admitted::Peer(peer)) => {
-            let protocol = reception.protocol();
+            let protocol = reception.speech().protocol;
             // Nothing leaves on this connection, so there is nothing to seal.
             reception.seal(&mut connection.reader);
             return receive_from(hub, connection, peer, protocol);
         }
         Ok(Admitted::Client(place)) => {
-            let protocol = reception.protocol();
+            let speech = reception.speech();
             let seal = reception.seal(&mut connection.reader);
-            return serve_client(&hub, connection, protocol, seal, place).await;
+            return serve_client(&hub, connection, speech, seal, place).await;
         }
         Ok(Admitted::Probe) => return,
         Err(Rejected::Silent) => return,
@@ -418,7 +418,7 @@ async fn next_message(
 async fn serve_client(
     hub: &Hub,
     connection: Connection,
-    protocol: u16,
+    speech: Speech,
     seal: Option<Seal>,
     place: Place,
 ) {
@@ -426,7 +426,7 @@ async fn serve_client(
     let client = hub.next_client.fetch_add(1, Ordering::Relaxed);
     let outbox = Arc::new(place.outbox(hub));
     outbox.open();
-    let joined = Event::Joined { client, protocol, outbox: outbox.clone() };
+    let joined = Event::Joined { client, speech, outbox: outbox.clone() };
     if hub.events.send(joined).await.is_err() {
         return;
     }
@@ -438,7 +438,7 @@ async fn serve_client(
             match reader.next::<Call>().await {
                 Ok(Some((call, memory))) => {
                     if let Some(rejection) = place.refuses(&call) {
-                        outbox.push(rejection.frame(protocol));
+                        outbox.push(rejection.frame(speech));
                         continue;
                     }
                     let event = Event::Call { client, call, memory };

@@ -1,12 +1,11 @@
 //! The dialing side: to every other member one connection on which our messages leave, for ever.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use pixii_core::rng::Rng;
 use pixii_core::secret::Seal;
-use pixii_core::wire::{Hello, MAX_HELLO_BYTES, Welcome};
+use pixii_core::wire::{Hello, MAX_HELLO_BYTES, Speech, Welcome};
 use pixii_transport::frames::FrameReader;
 use pixii_transport::handshake::{ODD_ANSWER, introduce, shown};
 use pixii_transport::{limited, locked};
@@ -144,10 +143,10 @@ async fn dial(hub: &Hub, peer: &Peer, address: &str) -> Result<Link, LinkFault> 
     let hello =
         Hello::Member { cluster, ring, node, to, incarnation, boot_nonce, birth, address: own };
     let welcomed = greet(hub, peer, address, &hello).await;
-    let (welcome, protocol, link) = welcomed.map_err(LinkFault::Unreachable)?;
+    let (welcome, speech, link) = welcomed.map_err(LinkFault::Unreachable)?;
     match welcome {
         Welcome::Accepted { cluster, name } if (&cluster, &name) == (&ours.cluster, &peer.name) => {
-            peer.protocol.store(protocol, Ordering::Relaxed);
+            *locked(&peer.speech) = Some(speech);
             Ok(link)
         }
         Welcome::Accepted { cluster, name } => {
@@ -172,13 +171,13 @@ async fn dial(hub: &Hub, peer: &Peer, address: &str) -> Result<Link, LinkFault> 
     }
 }
 
-/// Connects and introduces this node: the answer, the version of the protocol, and the connection.
+/// Connects and introduces this node: the answer, how both sides speak, and the connection.
 async fn greet(
     hub: &Hub,
     peer: &Peer,
     address: &str,
     hello: &Hello,
-) -> Result<(Welcome, u16, Link), String> {
+) -> Result<(Welcome, Speech, Link), String> {
     let stated = |error: std::io::Error| error.to_string();
     let stream = peer.lookups.connect(address).await.map_err(stated)?;
     prepare(&stream, PEER_TIMEOUT).map_err(stated)?;
@@ -187,7 +186,7 @@ async fn greet(
     let secrets = hub.secrets.get();
     let secret = secrets.as_ref().map(|secrets| (secrets.peers.first(), hub.nonces.fresh()));
     let (welcome, agreed) = introduce(&mut reader, &mut write, hello, secret).await?;
-    Ok((welcome, agreed.protocol, Link { read, write, seal: agreed.seal }))
+    Ok((welcome, agreed.speech, Link { read, write, seal: agreed.seal }))
 }
 
 /// Sends what the outbox has. Ok when the outbox was finished, and else why the link broke.

@@ -251,7 +251,7 @@ fn a_listener_without_the_secret_is_no_peer_and_its_word_is_not_taken() {
     let (daemon, _) = start(&ports, 0);
     // What a removed node is notified would end the daemon, if it were proved.
     let (mut raw, offered, _) = dialed(&listener);
-    assert_eq!(offered[8..], [0, 6, 0, 7], "nothing older is offered");
+    assert_eq!(offered[8..], [0, 6, 0x80, 7], "nothing older is offered");
     let removed = Welcome::Removed("you are not needed any more".into());
     raw.send(&[&wire::preamble()[..], &wire::frame(&removed)].concat());
     // One that is let in without being asked for anything is not among friends.

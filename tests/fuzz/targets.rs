@@ -16,7 +16,7 @@ use pixii_core::message::{Call, PeerMessage, Rejection, Reply, Response};
 use pixii_core::ring::Ring;
 use pixii_core::store::{self, Meta, Record};
 use pixii_core::types::{Blob, Key, NodeId, Partition};
-use pixii_core::wire::{self, Hello, MAX_FRAME_BYTES, MAX_HELLO_BYTES, Welcome};
+use pixii_core::wire::{self, Check, Hello, MAX_FRAME_BYTES, MAX_HELLO_BYTES, Welcome};
 
 /// The decoders of every type that is sent or stored: what they take has bytes of its own that mean
 /// the same.
@@ -92,7 +92,10 @@ pub fn connection(bytes: &[u8]) {
     if wire::decode::<Hello>(&hello).is_err() {
         return;
     }
-    while let Ok(Some(frame)) = wire::take_frame(&mut input, MAX_FRAME_BYTES) {
+    let checksum = wire::checksum_for(&preamble);
+    let mut next =
+        || wire::take_checked(&mut input, MAX_FRAME_BYTES, Check::Sum(checksum)).ok().flatten();
+    while let Some(frame) = next() {
         let _ = (wire::decode::<Call>(&frame), wire::decode::<PeerMessage>(&frame));
     }
 }

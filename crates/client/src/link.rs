@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use pixii_core::message::{Call, CallBody, Reply, ReplyBody};
 use pixii_core::secret::{Nonce, Seal, SecretKey};
-use pixii_core::wire::{self, Hello, MAX_FRAME_BYTES, MAX_HELLO_BYTES, Welcome};
+use pixii_core::wire::{self, Check, Hello, MAX_FRAME_BYTES, MAX_HELLO_BYTES, Speech, Welcome};
 use pixii_transport::frames::FrameReader;
 use pixii_transport::handshake::{ODD_ANSWER, introduce, shown};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -93,7 +93,7 @@ impl Link {
         in_flight: usize,
         secret: Option<(SecretKey, Nonce)>,
     ) -> Result<Self, Unopened> {
-        let (opened, protocol, welcome) = timeout(wait, handshake(address, secret))
+        let (opened, speech, welcome) = timeout(wait, handshake(address, secret))
             .await
             .map_err(|_| format!("no answer in {} ms", wait.as_millis()))??;
         let (cluster, name) = match welcome {
@@ -105,7 +105,7 @@ impl Link {
             | Welcome::Duplicate(_) => return Err(ODD_ANSWER.to_owned().into()),
         };
         let (calls, queue) = mpsc::channel(in_flight.max(1));
-        tokio::spawn(drive(opened, protocol, queue, in_flight));
+        tokio::spawn(drive(opened, speech, queue, in_flight));
         let permits = Semaphore::new(in_flight.max(1));
         let silent = AtomicBool::new(false);
         Ok(Link { name, cluster, calls, permits, in_flight, silent })
@@ -162,7 +162,7 @@ struct Opened {
 async fn handshake(
     address: &str,
     secret: Option<(SecretKey, Nonce)>,
-) -> Result<(Opened, u16, Welcome), Unopened> {
+) -> Result<(Opened, Speech, Welcome), Unopened> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     let (read, mut write) = stream.into_split();
@@ -172,17 +172,17 @@ async fn handshake(
     let (welcome, agreed) = introduced?;
     let (read, input, expected) = reader.into_pause();
     let opened = Opened { read, write, input, expected, seal: agreed.seal };
-    Ok((opened, agreed.protocol, welcome))
+    Ok((opened, agreed.speech, welcome))
 }
 
 /// Carries calls and replies until either side is done, then reports everyone who still waits.
 async fn drive(
     opened: Opened,
-    protocol: u16,
+    speech: Speech,
     mut queue: mpsc::Receiver<Outgoing>,
     in_flight: usize,
 ) {
-    let mut waiting = Waiting { protocol, answers: HashMap::new(), next_id: 0, in_flight };
+    let mut waiting = Waiting { speech, answers: HashMap::new(), next_id: 0, in_flight };
     let Err(why) = pump(opened, &mut queue, &mut waiting).await else { return };
     queue.close();
     while let Ok(call) = queue.try_recv() {
@@ -195,8 +195,8 @@ async fn drive(
 
 /// The calls that have been sent, or are about to be.
 struct Waiting {
-    /// The version of the protocol that both sides speak.
-    protocol: u16,
+    /// How both sides speak.
+    speech: Speech,
     answers: HashMap<u64, oneshot::Sender<Answer>>,
     next_id: u64,
     in_flight: usize,
@@ -210,12 +210,14 @@ impl Waiting {
             self.answers.retain(|_, answer| !answer.is_closed());
         }
         self.next_id += 1;
-        wire::put_frame(out, &Call { id: self.next_id, body: call.body }, seal);
+        let check = Check::of(seal, self.speech.checksum);
+        wire::put_checked(out, &Call { id: self.next_id, body: call.body }, check);
         self.answers.insert(self.next_id, call.answer);
     }
 
     fn take(&mut self, frame: &Bytes) -> Result<(), String> {
-        let reply = Reply::decode(frame, self.protocol).map_err(|error| error.to_string())?;
+        let reply =
+            Reply::decode(frame, self.speech.protocol).map_err(|error| error.to_string())?;
         if let Some(answer) = self.answers.remove(&reply.id) {
             let _ = answer.send(Ok(reply.body));
         }
@@ -232,9 +234,10 @@ async fn pump(
     let Opened { read: mut reader, write: mut writer, mut input, mut expected, mut seal } = opened;
     let mut out = BytesMut::new();
     loop {
-        while let Some(frame) = wire::take_sealed(&mut input, MAX_FRAME_BYTES, expected.as_mut())
-            .map_err(|error| error.to_string())?
-        {
+        loop {
+            let check = Check::of(expected.as_mut(), waiting.speech.checksum);
+            let taken = wire::take_checked(&mut input, MAX_FRAME_BYTES, check);
+            let Some(frame) = taken.map_err(|error| error.to_string())? else { break };
             waiting.take(&frame)?;
         }
         input.reserve(READ_BYTES);

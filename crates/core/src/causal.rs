@@ -13,11 +13,18 @@
 //! replaced.
 
 use bincode::de::BorrowDecoder;
-use bincode::error::DecodeError;
+use bincode::enc::Encoder;
+use bincode::error::{DecodeError, EncodeError};
 use bincode::{BorrowDecode, Encode};
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 use crate::types::{Blob, WriteId};
+
+/// Most keys have one actor alive: that one is held without an allocation.
+type Few<T> = SmallVec<[T; 1]>;
+/// Most that room is made for before they have been read.
+const MAX_ANNOUNCED: usize = 1_024;
 
 /// Who makes events: a store (64 random bits, drawn when it was created) and an actor epoch that
 /// the store never uses twice. Within an actor, counters are per key and contiguous from 1.
@@ -57,12 +64,16 @@ pub struct Dot {
 }
 
 /// What a reader has seen: for each actor, all its events up to a counter. Sorted by actor.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Encode)]
-pub struct Context(Vec<Dot>);
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Context(Few<Dot>);
 
 impl Context {
     /// The context that covers exactly what `dots` cover; the highest counter of an actor wins.
-    pub fn new(mut dots: Vec<Dot>) -> Self {
+    pub fn new(dots: Vec<Dot>) -> Self {
+        Context::of(dots.into())
+    }
+
+    fn of(mut dots: Few<Dot>) -> Self {
         dots.sort_unstable_by(|a, b| a.actor.cmp(&b.actor).then(b.counter.cmp(&a.counter)));
         dots.dedup_by_key(|dot| dot.actor);
         Context(dots)
@@ -112,8 +123,8 @@ impl<V> Entry<V> {
 
 /// A dotted version vector set: every event that a copy of a key knows of, with the live values.
 /// A clock without values is a tombstone (or nothing at all, when it has no entries either).
-#[derive(Clone, Debug, PartialEq, Eq, Encode)]
-pub struct Clock<V>(Vec<Entry<V>>);
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Clock<V>(Few<Entry<V>>);
 
 /// One write's value, as replicas keep it.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
@@ -149,7 +160,7 @@ impl Written for u64 {
 
 impl<V> Default for Clock<V> {
     fn default() -> Self {
-        Clock(Vec::new())
+        Clock(Few::new())
     }
 }
 
@@ -223,7 +234,7 @@ impl<V: Clone + PartialEq + Written> Clock<V> {
 
     fn join(&self, other: &Self) -> Self {
         let (mut left, mut right) = (self.0.iter().peekable(), other.0.iter().peekable());
-        let mut joined = Vec::with_capacity(self.0.len().max(other.0.len()));
+        let mut joined = Few::with_capacity(self.0.len().max(other.0.len()));
         loop {
             let entry = match (left.peek(), right.peek()) {
                 (None, None) => return Clock(joined),
@@ -283,7 +294,7 @@ impl<V: Clone + PartialEq + Written> Clock<V> {
     /// oldest ones, for as long as `fits` says yes. A context has no gaps, so behind a value that
     /// does not fit, none of the same actor is shown. What is dead is always covered.
     pub fn shown(&self, mut fits: impl FnMut(&V) -> bool) -> (Vec<&V>, Context) {
-        let (mut values, mut dots) = (Vec::new(), Vec::with_capacity(self.0.len()));
+        let (mut values, mut dots) = (Vec::new(), Few::with_capacity(self.0.len()));
         for entry in &self.0 {
             let mut counter = entry.dead();
             for value in entry.values.iter().rev() {
@@ -346,11 +357,44 @@ impl<V: Clone + PartialEq + Written> Clock<V> {
     pub fn context_of_writer(&self, seen: &Context, dot: Dot) -> Context {
         let entry = self.0.iter().find(|entry| entry.actor == dot.actor);
         let alone = entry.is_none_or(|entry| entry.dead() + 1 >= dot.counter);
-        let mut dots = seen.dots().to_vec();
+        let mut dots = seen.0.clone();
         if alone {
             dots.push(dot);
         }
-        Context::new(dots)
+        Context::of(dots)
+    }
+}
+
+/// What a `Vec` of the same has. Space is taken as they come: a count that is only announced takes
+/// little.
+fn few<'de, T, D>(decoder: &mut D) -> Result<Few<T>, DecodeError>
+where
+    T: BorrowDecode<'de, Bytes>,
+    D: BorrowDecoder<'de, Context = Bytes>,
+{
+    let count = u64::borrow_decode(decoder)?;
+    let count = usize::try_from(count).map_err(|_| DecodeError::OutsideUsizeRange(count))?;
+    decoder.claim_container_read::<u8>(count)?;
+    let mut all = Few::with_capacity(count.min(MAX_ANNOUNCED));
+    for _ in 0..count {
+        decoder.unclaim_bytes_read(1);
+        all.push(T::borrow_decode(decoder)?);
+    }
+    if count > MAX_ANNOUNCED {
+        all.shrink_to_fit();
+    }
+    Ok(all)
+}
+
+impl Encode for Context {
+    fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
+        self.0.as_slice().encode(encoder)
+    }
+}
+
+impl<V: Encode> Encode for Clock<V> {
+    fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
+        self.0.as_slice().encode(encoder)
     }
 }
 
@@ -359,7 +403,7 @@ impl<'de> BorrowDecode<'de, Bytes> for Context {
     fn borrow_decode<D: BorrowDecoder<'de, Context = Bytes>>(
         decoder: &mut D,
     ) -> Result<Self, DecodeError> {
-        let dots = Vec::<Dot>::borrow_decode(decoder)?;
+        let dots: Few<Dot> = few(decoder)?;
         let ascending = dots.windows(2).all(|pair| pair[0].actor < pair[1].actor);
         if !ascending || dots.iter().any(|dot| dot.counter == 0) {
             return Err(DecodeError::Other("a context out of order"));
@@ -374,7 +418,7 @@ impl<'de, V: BorrowDecode<'de, Bytes>> BorrowDecode<'de, Bytes> for Clock<V> {
     fn borrow_decode<D: BorrowDecoder<'de, Context = Bytes>>(
         decoder: &mut D,
     ) -> Result<Self, DecodeError> {
-        let entries = Vec::<Entry<V>>::borrow_decode(decoder)?;
+        let entries: Few<Entry<V>> = few(decoder)?;
         let ascending = entries.windows(2).all(|pair| pair[0].actor < pair[1].actor);
         let sound = |e: &Entry<V>| e.counter >= 1 && e.values.len() as u64 <= e.counter;
         if !ascending || !entries.iter().all(sound) {
@@ -396,6 +440,8 @@ fn join_entries<V: Clone>(a: &Entry<V>, b: &Entry<V>) -> Entry<V> {
 
 #[cfg(test)]
 mod tests {
+    use smallvec::smallvec;
+
     use super::*;
 
     const A: Actor = Actor { store: 1, actor_epoch: 1 };
@@ -512,14 +558,14 @@ mod tests {
             decoded.map(|(clock, _): (Clock<u8>, usize)| clock)
         };
         let entry = |actor, counter, values: &[u8]| Entry { actor, counter, values: values.into() };
-        let good = Clock(vec![entry(A, 2, &[7]), entry(B, 1, &[])]);
+        let good = Clock(smallvec![entry(A, 2, &[7]), entry(B, 1, &[])]);
         assert_eq!(decode(&encode(&good)).unwrap(), good);
         for bad in [
             vec![entry(B, 1, &[]), entry(A, 2, &[7])],
             vec![entry(A, 1, &[7, 8])],
             vec![entry(A, 0, &[])],
         ] {
-            assert!(decode(&encode(&Clock(bad))).is_err());
+            assert!(decode(&encode(&Clock(bad.into()))).is_err());
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::causal::Dot;
 use crate::members::Members;
 use crate::ring::Ring;
 use crate::types::{Blob, Key, NodeId, Partition, WriteId};
-use crate::wire::{self, PROTOCOL, WireError};
+use crate::wire::{self, PROTOCOL, Speech, WireError};
 use before::Before;
 pub use counter::Counter;
 pub use drain::{DrainOrder, DrainReport, DrainState, KeptHints};
@@ -269,11 +269,12 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// The reply as a frame for a client with which `protocol` is spoken.
-    pub fn frame(self, protocol: u16) -> Bytes {
+    /// The reply as a frame for a client that is spoken with like this.
+    pub fn frame(self, speech: impl Into<Speech>) -> Bytes {
+        let Speech { protocol, checksum } = speech.into();
         match protocol {
-            PROTOCOL.. => wire::frame(&self),
-            _ => wire::frame(&Before(self)),
+            PROTOCOL.. => wire::checked_frame(&self, checksum),
+            _ => wire::checked_frame(&Before(self), checksum),
         }
     }
 

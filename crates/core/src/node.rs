@@ -371,7 +371,7 @@ impl Node {
             ScanPurpose::Exchange => self.repair.exchange_scanned(now, token, page, io),
             ScanPurpose::PeerList => self.repair.peer_list_scanned(token, &page, io),
             ScanPurpose::PurgeableKeys => {
-                self.tombstone_gc.purgeable_keys_scanned(now, token, &page, io)
+                self.tombstone_gc.purgeable_keys_scanned(now, token, &page, io);
             }
             ScanPurpose::Task => self.tombstone_gc.task_scanned(token, &page, io),
         }

@@ -200,16 +200,17 @@ impl QuorumTracker {
     /// filling one: a maximum matching by augmenting paths. An owner fills only its own slot, so it
     /// comes first.
     fn fill(&self, with: impl Fn(Answer) -> bool, fallbacks: bool) -> usize {
+        if !fallbacks || self.fallbacks.is_empty() {
+            return self.owners.iter().filter(|(_, state)| with(*state)).count();
+        }
         let mut filled: Vec<Filled> = self
             .owners
             .iter()
             .map(|(_, state)| if with(*state) { Filled::Owner } else { Filled::Empty })
             .collect();
-        if fallbacks {
-            for at in 0..self.fallbacks.len() {
-                if with(self.fallbacks[at].answer) {
-                    self.place(at, &mut filled, &mut vec![false; self.owners.len()]);
-                }
+        for at in 0..self.fallbacks.len() {
+            if with(self.fallbacks[at].answer) {
+                self.place(at, &mut filled, &mut vec![false; self.owners.len()]);
             }
         }
         filled.iter().filter(|slot| !matches!(slot, Filled::Empty)).count()

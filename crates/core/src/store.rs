@@ -448,7 +448,7 @@ pub struct Scrubbed {
 /// A record's bytes on disk: a version byte, the content, and a checksum that also covers its
 /// place.
 pub fn encode_record(partition: Partition, key: &Key, record: &Record) -> Vec<u8> {
-    let mut bytes = wire::encode_behind(vec![RECORD_VERSION], record, CHECKSUM_BYTES + 1);
+    let mut bytes = wire::encode_behind(&[RECORD_VERSION], record, CHECKSUM_BYTES + 1);
     let checksum = record_checksum(partition, key, &bytes);
     bytes.extend(checksum);
     bytes
@@ -466,7 +466,7 @@ pub fn decode_record(partition: Partition, key: &Key, bytes: Bytes) -> Found {
 /// it is for.
 pub fn encode_hint(target: NodeId, key: &Key, record: &Record) -> Vec<u8> {
     let sealed = CHECKSUM_BYTES + 1;
-    let mut bytes = wire::encode_behind(vec![HINT_VERSION], &(record.gc_epoch, record), sealed);
+    let mut bytes = wire::encode_behind(&[HINT_VERSION], &(record.gc_epoch, record), sealed);
     let checksum = hint_checksum(target, key, &bytes);
     bytes.extend(checksum);
     bytes

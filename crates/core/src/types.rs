@@ -7,6 +7,7 @@ use bincode::enc::Encoder;
 use bincode::error::{DecodeError, EncodeError};
 use bincode::{BorrowDecode, Encode};
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 pub use crate::time::{MILLI, Micros, Time};
 
@@ -74,6 +75,9 @@ const _: () = {
         n += 1;
     }
 };
+
+/// A few nodes; as many as a message usually goes to are held without an allocation.
+pub type Nodes = SmallVec<[NodeId; 2]>;
 
 /// A node's identity: the hash of its name, so that a node may come back under another address.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, BorrowDecode)]

@@ -4,8 +4,8 @@
 //! A connection begins with a preamble of 12 bytes each way (magic, lowest and highest protocol
 //! version, big-endian), then a frame with a [`Hello`] and one with a [`Welcome`]; with a secret,
 //! two of each. A frame is `length: u32 | checksum: u64 | payload`, big-endian; the length counts
-//! what follows it, the checksum is the first 64 bits of the payload's blake3 hash, or a [`Seal`]
-//! after a handshake with a secret.
+//! what follows it. The checksum is a [`Checksum`] of the payload, or a [`Seal`] after a handshake
+//! with a secret.
 
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 use bincode::enc::EncoderImpl;
@@ -27,6 +27,10 @@ pub const MAGIC: [u8; 8] = *b"PIXII\r\n\x1a";
 pub const PROTOCOL: u16 = 7;
 /// The oldest one that it speaks: what that says otherwise is in [`crate::message::before`].
 pub const OLDEST_PROTOCOL: u16 = 6;
+/// In the highest version of a preamble: its sender understands frames with
+/// [`Checksum::Crc32`]. A program that does not know it takes the number for a very late version,
+/// and goes on with its own highest one.
+const READS_CRC32: u16 = 1 << 15;
 /// Length of a preamble in bytes.
 pub const PREAMBLE_BYTES: usize = 12;
 /// Largest frame before the handshake is done, in bytes.
@@ -67,6 +71,67 @@ pub enum WireError {
     /// A frame that is no message of the kind expected.
     #[error("a frame of {0} bytes is not a message: {1}")]
     Message(usize, String),
+}
+
+/// What guards frames without a seal against damage on their way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Checksum {
+    /// The first 64 bits of the payload's blake3 hash: in a handshake, and behind it where one side
+    /// does not understand another one.
+    #[default]
+    Blake3,
+    /// The CRC-32 of IEEE 802.3 of the payload, in the lower 32 bits: an order of magnitude
+    /// cheaper. It finds every damage of up to 32 bits in a row.
+    Crc32,
+}
+
+impl Checksum {
+    /// The checksum of these bytes.
+    pub fn of(self, payload: &[u8]) -> u64 {
+        match self {
+            Checksum::Blake3 => first_u64(blake3::hash(payload).as_bytes()),
+            Checksum::Crc32 => crc32fast::hash(payload).into(),
+        }
+    }
+}
+
+/// What frames carry in the place of their checksum.
+#[derive(Debug)]
+pub enum Check<'a> {
+    /// A checksum.
+    Sum(Checksum),
+    /// The next seal of the connection.
+    Seal(&'a mut Seal),
+}
+
+impl<'a> Check<'a> {
+    /// The next seal, if there are any, or else this checksum.
+    pub fn of(seal: Option<&'a mut Seal>, checksum: Checksum) -> Self {
+        seal.map_or(Check::Sum(checksum), Check::Seal)
+    }
+
+    fn of_payload(self, payload: &[u8]) -> u64 {
+        match self {
+            Check::Seal(seal) => seal.next(payload),
+            Check::Sum(checksum) => checksum.of(payload),
+        }
+    }
+}
+
+/// How one side of a connection is spoken with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Speech {
+    /// The version of the protocol.
+    pub protocol: u16,
+    /// What guards its frames, unless they are sealed.
+    pub checksum: Checksum,
+}
+
+/// A version of the protocol, with the checksum that every program understands.
+impl From<u16> for Speech {
+    fn from(protocol: u16) -> Self {
+        Speech { protocol, checksum: Checksum::default() }
+    }
 }
 
 /// Who opens a connection, and to whom.
@@ -180,15 +245,15 @@ fn whole(encoded: Result<(), EncodeError>) {
 /// A message's bytes. Panics if the type has a value that cannot be encoded, which none of this
 /// crate has.
 pub fn encode<T: Encode>(message: &T) -> Vec<u8> {
-    encode_behind(Vec::new(), message, 0)
+    encode_behind(&[], message, 0)
 }
 
 /// The same behind `head`, with room for `tail` bytes more. The space is taken at once: one that
 /// grows would be copied, and take twice what is needed.
-pub fn encode_behind<T: Encode>(mut head: Vec<u8>, message: &T, tail: usize) -> Vec<u8> {
-    let length = encoded_len(message);
-    head.reserve_exact(length + tail);
-    let mut encoder = EncoderImpl::new(Appended(head), bincode::config::standard());
+pub fn encode_behind<T: Encode>(head: &[u8], message: &T, tail: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(head.len() + encoded_len(message) + tail);
+    bytes.extend_from_slice(head);
+    let mut encoder = EncoderImpl::new(Appended(bytes), bincode::config::standard());
     whole(message.encode(&mut encoder));
     encoder.into_writer().0
 }
@@ -218,40 +283,43 @@ pub fn decode<T: for<'de> BorrowDecode<'de, Bytes>>(bytes: &Bytes) -> Result<T, 
 
 /// Appends the message as a frame to `out`, with the next seal of the connection if it has one.
 pub fn put_frame<T: Encode>(out: &mut BytesMut, message: &T, seal: Option<&mut Seal>) {
+    put_checked(out, message, Check::of(seal, Checksum::default()));
+}
+
+/// The same with any check.
+pub fn put_checked<T: Encode>(out: &mut BytesMut, message: &T, check: Check<'_>) {
     let payload = encode(message);
     out.reserve(FRAME_HEAD_BYTES + payload.len());
-    put_head(out, &payload, seal);
+    out.put_slice(&head_of(&payload, check));
     out.put_slice(&payload);
 }
 
-fn put_head(out: &mut BytesMut, payload: &[u8], seal: Option<&mut Seal>) {
+fn head_of(payload: &[u8], check: Check<'_>) -> [u8; FRAME_HEAD_BYTES] {
+    let mut head = [0; FRAME_HEAD_BYTES];
+    let mut out = &mut head[..];
     out.put_u32((payload.len() + FRAME_HEAD_BYTES - 4) as u32);
-    out.put_u64(check_of(payload, seal));
-}
-
-fn check_of(payload: &[u8], seal: Option<&mut Seal>) -> u64 {
-    match seal {
-        Some(seal) => seal.next(payload),
-        None => first_u64(blake3::hash(payload).as_bytes()),
-    }
+    out.put_u64(check.of_payload(payload));
+    head
 }
 
 /// A frame that [`frame`] made, in two parts, with the next seal of a connection. Its payload is
 /// not copied.
 pub fn sealed(frame: &Bytes, seal: &mut Seal) -> [Bytes; 2] {
     let payload = frame.slice(FRAME_HEAD_BYTES.min(frame.len())..);
-    let mut head = BytesMut::with_capacity(FRAME_HEAD_BYTES);
-    put_head(&mut head, &payload, Some(seal));
-    [head.freeze(), payload]
+    let head = head_of(&payload, Check::Seal(seal));
+    [Bytes::copy_from_slice(&head), payload]
 }
 
 /// The message as a frame of its own, to be shared by several connections.
 pub fn frame<T: Encode>(message: &T) -> Bytes {
-    let mut bytes = encode_behind(vec![0; FRAME_HEAD_BYTES], message, 0);
+    checked_frame(message, Checksum::default())
+}
+
+/// The same with any checksum.
+pub fn checked_frame<T: Encode>(message: &T, checksum: Checksum) -> Bytes {
+    let mut bytes = encode_behind(&[0; FRAME_HEAD_BYTES], message, 0);
     let (head, payload) = bytes.split_at_mut(FRAME_HEAD_BYTES);
-    let mut out = BytesMut::with_capacity(FRAME_HEAD_BYTES);
-    put_head(&mut out, payload, None);
-    head.copy_from_slice(&out);
+    head.copy_from_slice(&head_of(payload, Check::Sum(checksum)));
     bytes.into()
 }
 
@@ -280,6 +348,15 @@ pub fn take_sealed(
     limit: usize,
     seal: Option<&mut Seal>,
 ) -> Result<Option<Bytes>, WireError> {
+    take_checked(input, limit, Check::of(seal, Checksum::default()))
+}
+
+/// The same with any check.
+pub fn take_checked(
+    input: &mut BytesMut,
+    limit: usize,
+    check: Check<'_>,
+) -> Result<Option<Bytes>, WireError> {
     let Some(head) = input.first_chunk::<4>() else { return Ok(None) };
     let length = u32::from_be_bytes(*head) as usize;
     if length > limit || length < FRAME_HEAD_BYTES - 4 {
@@ -290,22 +367,41 @@ pub fn take_sealed(
     }
     input.advance(4);
     let mut frame = input.split_to(length).freeze();
-    let fault = if seal.is_some() { WireError::Seal } else { WireError::Checksum };
+    let is_sealed = matches!(check, Check::Seal(_));
+    let fault = if is_sealed { WireError::Seal } else { WireError::Checksum };
     let checksum = frame.get_u64();
-    if checksum != check_of(&frame, seal) {
+    if checksum != check.of_payload(&frame) {
         return Err(fault(length));
     }
     Ok(Some(frame))
 }
 
-/// The bytes that open a connection, each way.
+/// The bytes that open a connection, each way, of a side that takes [`Checksum::Blake3`] only.
 pub fn preamble() -> [u8; PREAMBLE_BYTES] {
+    preamble_of(PROTOCOL)
+}
+
+/// The same of a side that takes every [`Checksum`].
+pub fn offer() -> [u8; PREAMBLE_BYTES] {
+    preamble_of(PROTOCOL | READS_CRC32)
+}
+
+fn preamble_of(highest: u16) -> [u8; PREAMBLE_BYTES] {
     let mut bytes = [0; PREAMBLE_BYTES];
     let mut out = &mut bytes[..];
     out.put_slice(&MAGIC);
     out.put_u16(OLDEST_PROTOCOL);
-    out.put_u16(PROTOCOL);
+    out.put_u16(highest);
     bytes
+}
+
+/// What guards the frames that are sent to the side with this preamble, behind the handshake. Both
+/// sides that know the cheaper checksum come to the same.
+pub fn checksum_for(preamble: &[u8; PREAMBLE_BYTES]) -> Checksum {
+    match preamble.last_chunk() {
+        Some(highest) if u16::from_be_bytes(*highest) & READS_CRC32 != 0 => Checksum::Crc32,
+        _ => Checksum::Blake3,
+    }
 }
 
 /// Checks the other side's preamble. Both sides go on with the highest common version, which it
@@ -315,7 +411,7 @@ pub fn check_preamble(bytes: &[u8; PREAMBLE_BYTES]) -> Result<u16, WireError> {
     if magic != MAGIC {
         return Err(WireError::Magic(magic.escape_ascii().to_string()));
     }
-    let (low, high) = (versions.get_u16(), versions.get_u16());
+    let (low, high) = (versions.get_u16(), versions.get_u16() & !READS_CRC32);
     let common = high.min(PROTOCOL);
     if low > high || common < low.max(OLDEST_PROTOCOL) {
         return Err(WireError::Version(low, high));
@@ -327,8 +423,7 @@ pub fn check_preamble(bytes: &[u8; PREAMBLE_BYTES]) -> Result<u16, WireError> {
 /// that a context that was altered or belongs to another key is noticed. Not a secret: it guards
 /// against accidents.
 pub fn seal(key: &Key, context: &Context) -> Blob {
-    let mut bytes = vec![CONTEXT_VERSION];
-    bytes.extend(encode(context));
+    let mut bytes = encode_behind(&[CONTEXT_VERSION], context, SEAL_BYTES);
     let seal = hash64(&[b"context", key.as_bytes(), &bytes]);
     bytes.extend(seal.to_be_bytes());
     Blob(bytes.into())

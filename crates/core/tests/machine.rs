@@ -52,7 +52,7 @@ fn a_put_sends_before_its_sync_and_acknowledges_after_it() {
     };
     let [Change::Record { record, .. }] = &changes[..] else { panic!("{changes:?}") };
     assert_eq!(record.own_epoch, Some(1));
-    assert_eq!(*to, bench.others(&key));
+    assert_eq!(to[..], bench.others(&key));
     assert!(matches!(&message.body, Body::Merge { object, .. } if *object == record.object));
     let request_id = message.request_id;
     // One peer holds it; the own replica does not count before its sync.
@@ -74,7 +74,7 @@ fn a_request_is_forwarded_once_to_an_owner() {
     let key = bench.key(false);
     let out = bench.query(put(&key, 1));
     let [Output::Send { to, message }] = &out[..] else { panic!("{out:?}") };
-    assert_eq!(*to, bench.owners(&key)[..1]);
+    assert_eq!(to[..], bench.owners(&key)[..1]);
     let Body::Coordinate { request, timeout_ms: 450 } = &message.body else {
         panic!("{message:?}")
     };
@@ -377,7 +377,7 @@ fn a_replica_seen_to_be_behind_is_repaired_after_the_answer() {
     assert_eq!(values.len(), 1);
     let out = bench.peer(late, request_id, empty());
     let [Output::Send { to, message }] = &out[..] else { panic!("{out:?}") };
-    assert_eq!(*to, [behind, late]);
+    assert_eq!(to[..], [behind, late]);
     assert_eq!(message.body, Body::Merge { key, object, gc_epoch: GcEpoch::FIRST });
 }
 

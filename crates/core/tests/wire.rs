@@ -30,6 +30,8 @@ use proptest::prelude::*;
 
 #[path = "wire/before.rs"]
 mod before;
+#[path = "wire/checksums.rs"]
+mod checksums;
 #[path = "wire/codes.rs"]
 mod codes;
 
@@ -658,7 +660,7 @@ impl Encode for Odd {
 #[test]
 #[should_panic(expected = "a message or a record cannot be encoded")]
 fn what_cannot_be_encoded_makes_no_empty_record() {
-    wire::encode_behind(vec![1], &Odd, 8);
+    wire::encode_behind(&[1], &Odd, 8);
 }
 
 #[test]

@@ -62,7 +62,8 @@ impl Cluster {
                 r: shape.r,
                 w: shape.w,
                 partitions: shape.partitions,
-                cache_mib: 32,
+                // There may be many on one machine.
+                cache_mib: Some(32),
                 log: "info".into(),
                 members: members.clone(),
             };
@@ -76,6 +77,15 @@ impl Cluster {
     /// Lets the network of all daemons be emulated, from their next start.
     pub fn allow_emulation(&self) -> Result<(), String> {
         self.configure("allow_emulation = true")
+    }
+
+    /// Lets the cache of each daemon follow the memory of the machine, as it does by default, from
+    /// its next start.
+    pub fn use_default_cache(&self) -> Result<(), String> {
+        self.daemons.iter().try_for_each(|daemon| {
+            let config = Config { cache_mib: None, ..Config::read(&daemon.config)? };
+            config.write(&daemon.config)
+        })
     }
 
     /// Adds a line to the configuration of all daemons; it holds from their next start.

@@ -1,5 +1,7 @@
-//! What a cluster does, and what the same machine can do at most, measured in the same run.
+//! What a cluster does, and what the same machine can do at most, measured in the same run; and
+//! what another store does with the same load.
 
+pub(crate) mod compare;
 pub(crate) mod echo;
 pub(crate) mod limits;
 pub(crate) mod usage;
@@ -11,21 +13,22 @@ use pixii_client::{Client, Options};
 
 use super::workload::choice::{Choice, Sizes};
 use super::workload::repeated::{FILL_CLIENTS, fill};
+use super::workload::target::Target;
 use super::workload::{Kind, Load, Mix, Report, Spec};
-use usage::{Machine, Usage};
+use usage::{Device, Machine, Usage};
 
-/// Puts run this long unmeasured first, on keys of their own.
+/// A load runs this long unmeasured first; puts on keys of their own.
 const WARM_UP: Duration = Duration::from_millis(500);
 const TIMEOUT_MS: u32 = 10_000;
 
 /// One line of the table: what to measure.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Case {
     /// [`Kind::Put`] or [`Kind::Get`].
     pub(crate) kind: Kind,
     /// Bytes of each value.
     pub(crate) size: usize,
-    /// Requests in progress at a time.
+    /// Requests in flight at a time.
     pub(crate) clients: usize,
 }
 
@@ -48,12 +51,23 @@ pub(crate) struct Field {
     pub(crate) seed: u64,
 }
 
+/// Where the counters are read.
+#[derive(Clone, Debug)]
+pub(crate) struct Meters {
+    /// The kernel.
+    pub(crate) machine: Machine,
+    /// The disk of the servers' data, if it is known.
+    pub(crate) device: Option<Device>,
+}
+
 /// What was measured. CPU is in microseconds per operation, from the kernel's account of whole
 /// processes.
 #[derive(Clone, Debug)]
 pub(crate) struct Line {
     /// What was asked for.
     pub(crate) case: Case,
+    /// How many members the cluster has, or how many processes another store.
+    pub(crate) members: usize,
     /// Operations done per second.
     pub(crate) rate: f64,
     /// Median latency in microseconds.
@@ -62,37 +76,58 @@ pub(crate) struct Line {
     pub(crate) p99_us: u64,
     /// Operations that were refused or unknown.
     pub(crate) failed: u64,
-    /// CPU of each daemon on this machine.
-    pub(crate) daemons_us: BTreeMap<String, f64>,
+    /// CPU of each server on this machine.
+    pub(crate) servers_us: BTreeMap<String, f64>,
     /// CPU of the load generator.
     pub(crate) client_us: f64,
-    /// The resident set of the largest daemon, in bytes.
+    /// The resident set of the largest server, in bytes.
     pub(crate) rss_bytes: u64,
+    /// Context switches of all servers, per operation.
+    pub(crate) switches: f64,
+    /// Bytes to the disk per operation: of all that uses it, the file system's event log included.
+    pub(crate) device_bytes: Option<f64>,
+    /// `write_bytes` of all servers, per operation.
+    pub(crate) write_bytes: Option<f64>,
 }
 
 impl Line {
-    /// CPU of all daemons and the client together.
+    /// CPU of all servers and the client together.
     pub(crate) fn total_us(&self) -> f64 {
-        self.client_us + self.daemons_us.values().sum::<f64>()
+        self.client_us + self.servers_us.values().sum::<f64>()
     }
 }
 
 /// Measures one case. Keys to be read are written first.
-pub(crate) async fn measure(field: &Field, case: Case, machine: &Machine) -> Result<Line, String> {
+pub(crate) async fn measure(field: &Field, case: Case, meters: &Meters) -> Result<Line, String> {
     let in_flight = case.clients.max(FILL_CLIENTS);
     let options = Options { in_flight, ..field.options.clone() };
     let client = Client::connect(&field.addresses, options).await.map_err(|f| f.to_string())?;
     let spec = spec(field, case);
     if case.kind == Kind::Get {
         fill(&client, &spec).await?;
-    } else {
-        let prefix = format!("{}warm/", spec.prefix);
-        let warm_up = Spec { prefix, duration: Some(WARM_UP), ..spec.clone() };
-        Load::start(&client, warm_up, None).finish().await?;
     }
-    let before = Usages::now(field, machine)?;
-    let report = Load::start(&client, spec, None).finish().await?;
-    line(case, &report, &before, &Usages::now(field, machine)?)
+    let line = run(&Target::from(&client), spec, case, &field.daemons, meters).await?;
+    Ok(Line { members: field.members, ..line })
+}
+
+/// Measures a load, after a short one that is not measured. `servers` are the processes of the
+/// store.
+async fn run(
+    target: &Target,
+    spec: Spec,
+    case: Case,
+    servers: &BTreeMap<String, u32>,
+    meters: &Meters,
+) -> Result<Line, String> {
+    let prefix = match case.kind {
+        Kind::Get => spec.prefix.clone(),
+        _ => format!("{}warm/", spec.prefix),
+    };
+    let warm_up = Spec { prefix, duration: Some(WARM_UP), ..spec.clone() };
+    Load::start(target.clone(), warm_up, None).finish().await?;
+    let before = Counters::now(servers, meters)?;
+    let report = Load::start(target.clone(), spec, None).finish().await?;
+    line(case, &report, &before, &Counters::now(servers, meters)?)
 }
 
 fn spec(field: &Field, case: Case) -> Spec {
@@ -120,7 +155,7 @@ fn spec(field: &Field, case: Case) -> Spec {
     }
 }
 
-fn line(case: Case, report: &Report, from: &Usages, to: &Usages) -> Result<Line, String> {
+fn line(case: Case, report: &Report, from: &Counters, to: &Counters) -> Result<Line, String> {
     let nothing = |why: &str| format!("nothing was done in {} s: {why}", report.spent.as_secs());
     let totals = report.kind(case.kind).ok_or_else(|| nothing("no answer came"))?;
     if totals.done() == 0 {
@@ -129,35 +164,51 @@ fn line(case: Case, report: &Report, from: &Usages, to: &Usages) -> Result<Line,
     let done = totals.done() as f64;
     let per_operation =
         |from: &Usage, to: &Usage| to.cpu.saturating_sub(from.cpu).as_secs_f64() * 1e6 / done;
-    let daemons = to
-        .daemons
+    let servers: Vec<(&String, &Usage, &Usage)> = to
+        .servers
         .iter()
-        .filter_map(|(name, to)| Some((name.clone(), per_operation(from.daemons.get(name)?, to))));
+        .filter_map(|(name, to)| Some((name, from.servers.get(name)?, to)))
+        .collect();
+    let switches = |(_, from, to): &(_, &Usage, &Usage)| to.switches.saturating_sub(from.switches);
+    let written = servers.iter().map(|(_, from, to)| difference(from.write_bytes, to.write_bytes));
     Ok(Line {
         case,
+        members: servers.len(),
         rate: done / report.spent.as_secs_f64(),
         p50_us: totals.latency.value_at_quantile(0.5),
         p99_us: totals.latency.value_at_quantile(0.99),
         failed: totals.refused + totals.unknown,
-        daemons_us: daemons.collect(),
+        servers_us: servers
+            .iter()
+            .map(|(name, from, to)| ((*name).clone(), per_operation(from, to)))
+            .collect(),
         client_us: per_operation(&from.client, &to.client),
-        rss_bytes: to.daemons.values().map(|usage| usage.rss_bytes).max().unwrap_or_default(),
+        rss_bytes: to.servers.values().map(|usage| usage.rss_bytes).max().unwrap_or_default(),
+        switches: servers.iter().map(switches).sum::<u64>() as f64 / done,
+        device_bytes: difference(from.device, to.device).map(|bytes| bytes as f64 / done),
+        write_bytes: written.sum::<Option<u64>>().map(|bytes| bytes as f64 / done),
     })
 }
 
-/// The kernel's account of all processes at one moment.
-struct Usages {
-    daemons: BTreeMap<String, Usage>,
-    client: Usage,
+fn difference(from: Option<u64>, to: Option<u64>) -> Option<u64> {
+    Some(to?.saturating_sub(from?))
 }
 
-impl Usages {
-    fn now(field: &Field, machine: &Machine) -> Result<Self, String> {
+/// The kernel's account of all processes, and of the disk, at one moment.
+struct Counters {
+    servers: BTreeMap<String, Usage>,
+    client: Usage,
+    device: Option<u64>,
+}
+
+impl Counters {
+    fn now(servers: &BTreeMap<String, u32>, meters: &Meters) -> Result<Self, String> {
         let usage = |(name, pid): (&String, &u32)| {
-            let usage = machine.usage(*pid).map_err(|why| format!("{name}: {why}"));
+            let usage = meters.machine.usage(*pid).map_err(|why| format!("{name}: {why}"));
             usage.map(|usage| (name.clone(), usage))
         };
-        let daemons = field.daemons.iter().map(usage).collect::<Result<_, _>>()?;
-        Ok(Usages { daemons, client: machine.usage(std::process::id())? })
+        let servers = servers.iter().map(usage).collect::<Result<_, _>>()?;
+        let device = meters.device.as_ref().and_then(Device::written);
+        Ok(Counters { servers, client: meters.machine.usage(std::process::id())?, device })
     }
 }

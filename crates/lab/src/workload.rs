@@ -5,8 +5,10 @@
 pub(crate) mod arrivals;
 pub(crate) mod choice;
 mod open;
+pub(crate) mod peer;
 mod population;
 pub(crate) mod repeated;
+pub(crate) mod target;
 pub(crate) mod trace;
 mod worker;
 pub(crate) mod ycsb;
@@ -17,13 +19,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
-use pixii_client::{Client, ClientError};
+use pixii_client::ClientError;
 use tokio::task::JoinSet;
 
 use super::ledger::Ledger;
 use arrivals::Arrivals;
 use choice::{Choice, Sizes};
 use population::Population;
+use target::Target;
 use trace::Trace;
 use worker::Worker;
 
@@ -182,7 +185,7 @@ pub(crate) enum End {
 
 /// What the clients of one load share.
 struct Shared {
-    client: Client,
+    target: Target,
     spec: Spec,
     ledger: Option<Ledger>,
     population: Population,
@@ -208,20 +211,20 @@ pub(crate) struct Load {
 
 impl Load {
     /// Starts the clients, on the runtime of the caller.
-    pub(crate) fn start(client: &Client, spec: Spec, ledger: Option<&Ledger>) -> Self {
-        Load::traced(client, spec, ledger, None)
+    pub(crate) fn start(target: impl Into<Target>, spec: Spec, ledger: Option<&Ledger>) -> Self {
+        Load::traced(target, spec, ledger, None)
     }
 
     /// The same; each operation is also noted in `trace` when it ends.
     pub(crate) fn traced(
-        client: &Client,
+        target: impl Into<Target>,
         spec: Spec,
         ledger: Option<&Ledger>,
         trace: Option<&Trace>,
     ) -> Self {
         let counted_from = Instant::now() + spec.warm_up;
         let shared = Arc::new(Shared {
-            client: client.clone(),
+            target: target.into(),
             population: Population::new(spec.keys),
             report: Mutex::default(),
             ledger: ledger.cloned(),
@@ -256,7 +259,8 @@ impl Load {
         self.finish().await
     }
 
-    /// Waits until the load ends by itself. The error is the ledger's.
+    /// Waits until the load ends by itself. The error is the ledger's, or why the connection to
+    /// another store broke.
     pub(crate) async fn finish(mut self) -> Result<Report, String> {
         let mut fault = None;
         while let Some(ended) = self.workers.join_next().await {

@@ -412,7 +412,7 @@ impl World {
             Event::Resume { at } => self.resume(at),
             Event::Room { at } => self.input(at, Input::Space(None)),
             Event::Stop { at, incarnation, down, by } => {
-                self.stop_cleanly(at, incarnation, down, by)
+                self.stop_cleanly(at, incarnation, down, by);
             }
             Event::Start { at } => {
                 if self.hosts[at].node.is_none() && !self.hosts[at].is_removed {

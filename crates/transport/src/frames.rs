@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bincode::BorrowDecode;
 use bytes::{Buf, Bytes, BytesMut};
 use pixii_core::secret::Seal;
-use pixii_core::wire::{self, PREAMBLE_BYTES, WireError};
+use pixii_core::wire::{self, Check, Checksum, PREAMBLE_BYTES, WireError};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -38,6 +38,8 @@ const WRITE_SLICE: Duration = Duration::from_secs(1);
 pub const LARGE_REPLY_BYTES: usize = 64 << 10;
 /// One write takes at most this many frames, and no more once it has this many bytes.
 const BATCH_FRAMES: usize = 256;
+/// Buffers that one call of the system takes: what a connection has in memory for them.
+const WRITE_BUFFERS: usize = 64;
 const BATCH_BYTES: usize = 1 << 20;
 
 /// The memory of a large frame, given back when the frame has been dealt with.
@@ -75,13 +77,20 @@ pub struct FrameReader<R> {
     held: FrameMemory,
     pace: Pace,
     seal: Option<Seal>,
+    checksum: Checksum,
 }
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
     /// Reads frames of at most `limit` bytes from `half`, as those of a handshake are.
     pub fn new(half: R, limit: usize) -> Self {
         let (buffer, pace) = (BytesMut::new(), Pace::new(STALL));
-        FrameReader { half, buffer, limit, source: None, held: None, pace, seal: None }
+        let (source, held, seal, checksum) = (None, None, None, Checksum::default());
+        FrameReader { half, buffer, limit, source, held, pace, seal, checksum }
+    }
+
+    /// From now on, frames without a seal have this checksum.
+    pub fn check_by(&mut self, checksum: Checksum) {
+        self.checksum = checksum;
     }
 
     /// From now on, every frame has the next one of these seals.
@@ -133,8 +142,8 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         T: for<'de> BorrowDecode<'de, Bytes>,
     {
         loop {
-            let seal = self.seal.as_mut();
-            if let Some(payload) = wire::take_sealed(&mut self.buffer, self.limit, seal)? {
+            let check = Check::of(self.seal.as_mut(), self.checksum);
+            if let Some(payload) = wire::take_checked(&mut self.buffer, self.limit, check)? {
                 self.pace.reset();
                 let held = self.held.take();
                 held.iter().for_each(Memory::complete);
@@ -448,6 +457,7 @@ impl Outbox {
             }
         }
     }
+
     async fn write_all(
         &self,
         half: &mut (impl AsyncWrite + Unpin),
@@ -455,8 +465,13 @@ impl Outbox {
         mut pace: Option<&mut Pace>,
     ) -> io::Result<()> {
         while !batch.is_empty() {
-            let slices: Vec<IoSlice> = batch.iter().map(|frame| IoSlice::new(frame)).collect();
-            let mut written = self.write_in_time(half, &slices, pace.as_deref_mut()).await?;
+            let mut slices = [IoSlice::new(&[]); WRITE_BUFFERS];
+            let count = slices.len().min(batch.len());
+            for (slice, frame) in slices.iter_mut().zip(batch.iter()) {
+                *slice = IoSlice::new(frame);
+            }
+            let slices = &slices[..count];
+            let mut written = self.write_in_time(half, slices, pace.as_deref_mut()).await?;
             if written == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use pixii_core::secret::{Exchange, Nonce, Nonces, Seal, SecretKey, Secrets, fits};
 use pixii_core::types::Blob;
-use pixii_core::wire::{self, Hello, PREAMBLE_BYTES, PROTOCOL, Welcome};
+use pixii_core::wire::{self, Hello, PREAMBLE_BYTES, PROTOCOL, Speech, Welcome};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use super::frames::{FrameReader, ReadError};
@@ -24,8 +24,8 @@ const HTTP_ANSWERS: &str = "an HTTP server answers there, as at http_listen of a
 /// What a handshake has come to on the dialing side.
 #[derive(Debug)]
 pub struct Agreed {
-    /// The version of the protocol that both sides speak.
-    pub protocol: u16,
+    /// How both sides speak from then on.
+    pub speech: Speech,
     /// With a secret: what this side seals its frames with. What the other side does, the reader
     /// knows.
     pub seal: Option<Seal>,
@@ -40,7 +40,7 @@ pub async fn introduce<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     hello: &Hello,
     secret: Option<(&SecretKey, Nonce)>,
 ) -> Result<(Welcome, Agreed), String> {
-    let ours = wire::preamble();
+    let ours = wire::offer();
     let opening = secret.map(|(_, nonce)| Hello::Challenge(nonce));
     send(write, &ours, opening.as_ref().unwrap_or(hello)).await?;
     let gone = || "it closed the connection in the handshake".to_owned();
@@ -49,8 +49,12 @@ pub async fn introduce<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
         return Err(HTTP_ANSWERS.to_owned());
     }
     let protocol = wire::check_preamble(&theirs).map_err(|e| e.to_string())?;
+    let speech = Speech { protocol, checksum: wire::checksum_for(&theirs) };
     let first = next(reader).await?;
-    let Some((key, nonce)) = secret else { return Ok((first, Agreed { protocol, seal: None })) };
+    let Some((key, nonce)) = secret else {
+        reader.check_by(speech.checksum);
+        return Ok((first, Agreed { speech, seal: None }));
+    };
     let theirs = match first {
         Welcome::Challenge(their_nonce) => Exchange::new([&ours, &theirs], [&nonce, &their_nonce]),
         other => return Err(unproven(other)),
@@ -65,7 +69,7 @@ pub async fn introduce<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
             let [seal, expected] = theirs.seals(key, &hello.0);
             reader.expect(expected);
             let welcome = wire::decode(&welcome.0).map_err(|error| error.to_string())?;
-            Ok((welcome, Agreed { protocol, seal: Some(seal) }))
+            Ok((welcome, Agreed { speech, seal: Some(seal) }))
         }
         other => Err(unproven(other)),
     }
@@ -129,7 +133,7 @@ fn refused<T>(why: impl Into<String>) -> Result<T, Unheard> {
 #[derive(Debug)]
 pub struct Reception {
     secrets: Option<Arc<Secrets>>,
-    protocol: u16,
+    speech: Speech,
     greeted: bool,
     proven: Option<Proven>,
 }
@@ -144,12 +148,12 @@ struct Proven {
 impl Reception {
     /// Of a node that has these secrets, or none.
     pub fn new(secrets: Option<Arc<Secrets>>) -> Self {
-        Reception { secrets, protocol: PROTOCOL, greeted: false, proven: None }
+        Reception { secrets, speech: PROTOCOL.into(), greeted: false, proven: None }
     }
 
-    /// The version of the protocol that both sides speak, once it was heard who is there.
-    pub fn protocol(&self) -> u16 {
-        self.protocol
+    /// How both sides speak behind the handshake, once it was heard who is there.
+    pub fn speech(&self) -> Speech {
+        self.speech
     }
 
     /// Who is there: a `Member`, a `Probe` or a `Client`, nothing else. With secrets, one
@@ -162,8 +166,9 @@ impl Reception {
     ) -> Result<Hello, Unheard> {
         let secrets = self.secrets.clone();
         let theirs = reader.preamble().await?.ok_or(Unheard::Silent)?;
-        self.protocol =
+        let protocol =
             wire::check_preamble(&theirs).map_err(|error| Unheard::Refused(error.to_string()))?;
+        self.speech = Speech { protocol, checksum: wire::checksum_for(&theirs) };
         match (heard(reader).await?, secrets) {
             (Hello::Peer { .. }, _) => refused(PEER_OF_BEFORE),
             (hello @ (Hello::Member { .. } | Hello::Probe { .. } | Hello::Client), None) => {
@@ -182,7 +187,7 @@ impl Reception {
                 let answer = self.answer(&Welcome::Challenge(challenge));
                 write.write_all(&answer).await?;
                 self.greeted = true;
-                let ours = wire::preamble();
+                let ours = wire::offer();
                 let exchange = Exchange::new([&theirs, &ours], [&nonce, &challenge]);
                 self.check(heard(reader).await?, exchange, &secrets)
             }
@@ -217,7 +222,7 @@ impl Reception {
 
     /// The bytes of the answer, proved if who is there has proved itself.
     pub fn answer(&self, welcome: &Welcome) -> BytesMut {
-        let preamble: [u8; PREAMBLE_BYTES] = wire::preamble();
+        let preamble: [u8; PREAMBLE_BYTES] = wire::offer();
         let mut bytes = BytesMut::from(if self.greeted { &[] } else { &preamble[..] });
         match &self.proven {
             None => wire::put_frame(&mut bytes, welcome, None),
@@ -231,8 +236,9 @@ impl Reception {
     }
 
     /// With who has proved itself: what this side seals its frames with. The reader expects the
-    /// other side's seals from then on.
+    /// other side's seals from then on, or the checksums that both sides speak.
     pub fn seal<R: AsyncRead + Unpin>(self, reader: &mut FrameReader<R>) -> Option<Seal> {
+        reader.check_by(self.speech.checksum);
         let Proven { exchange, key, hello } = self.proven?;
         let [expected, seal] = exchange.seals(&key, &hello.0);
         reader.expect(expected);

@@ -11,7 +11,7 @@ use crate::members::{Cluster, Heartbeat, IncarnationId, Member, Members};
 use crate::merkle::Digest;
 use crate::ring::Ring;
 use crate::types::{Blob, Key, NodeId, Partition, WriteId};
-use crate::wire::{self, PROTOCOL};
+use crate::wire::{self, PROTOCOL, Speech};
 
 /// What a put or delete does at the replica that coordinates it.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
@@ -47,11 +47,12 @@ pub struct PeerMessage {
 }
 
 impl PeerMessage {
-    /// The message as a frame for a node with which `protocol` is spoken.
-    pub fn frame(&self, protocol: u16) -> Bytes {
+    /// The message as a frame for a node that is spoken with like this.
+    pub fn frame(&self, speech: impl Into<Speech>) -> Bytes {
+        let Speech { protocol, checksum } = speech.into();
         match protocol {
-            PROTOCOL.. => wire::frame(self),
-            _ => wire::frame(&Before(self.clone())),
+            PROTOCOL.. => wire::checked_frame(self, checksum),
+            _ => wire::checked_frame(&Before(self.clone()), checksum),
         }
     }
 }

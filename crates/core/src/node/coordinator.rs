@@ -15,6 +15,8 @@ mod write;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use smallvec::SmallVec;
+
 use self::common::{Common, Heard};
 use self::env::Env;
 use self::forward::ForwardOp;
@@ -230,7 +232,7 @@ impl Coordinator {
                 let common = self.begin(now, origin, quorum_tracker, timeout_ms);
                 let context = seen.clone();
                 let update = Body::Update { key: key.clone(), context, change, hint_for };
-                io.out.send(vec![me], common.request_id, update);
+                io.out.send_to(me, common.request_id, update);
                 let kept_here = BTreeSet::new();
                 Operation::Write(WriteOp { common, key, seen, issued: None, fallbacks, kept_here })
             }
@@ -249,7 +251,7 @@ impl Coordinator {
         let request_id = self.ids.next();
         let deadline = now + u64::from(timeout_ms) * MILLI;
         self.env.timers.insert((deadline, request_id));
-        let (open, answered, lingering_bytes) = (Vec::new(), false, 0);
+        let (open, answered, lingering_bytes) = (SmallVec::new(), false, 0);
         Common {
             request_id,
             origin,
@@ -472,7 +474,7 @@ fn answer(origin: Origin, response: Response, io: &mut Io) {
         }
         Origin::Peer { node, request_id } => {
             io.out.count(Counter::RequestsCoordinatedForPeers);
-            io.out.send(vec![node], request_id, Body::Coordinated(response));
+            io.out.send_to(node, request_id, Body::Coordinated(response));
         }
     }
 }

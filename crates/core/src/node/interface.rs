@@ -9,7 +9,7 @@ use crate::merkle::KeptTree;
 use crate::message::{PeerMessage, Request, Response};
 use crate::ring::{Ring, RingError};
 use crate::store::{Change, Found, HintPage, HintTotal, Kept, Listing, ScanPage, Span};
-use crate::types::{Key, MILLI, Micros, NodeId, ObjectLimits, Partition};
+use crate::types::{Key, MILLI, Micros, NodeId, Nodes, ObjectLimits, Partition};
 
 /// An answer to a read is late after the mean of its replica's and four mean deviations, but not
 /// before the first of these times, and after the second at the latest: another replica is asked
@@ -326,7 +326,7 @@ pub enum Output {
     /// Send a message to these peers (never to itself); it may be lost.
     Send {
         /// To whom: the message is encoded once for all.
-        to: Vec<NodeId>,
+        to: Nodes,
         /// What.
         message: PeerMessage,
     },

@@ -8,7 +8,7 @@ use super::{ClientId, Config, Hindrance, Notice, Output, Work};
 use crate::members::{Incarnation, Liveness};
 use crate::message::{Body, Counter, Kind, PeerMessage, Response};
 use crate::store::{Change, Span};
-use crate::types::{Key, Micros, NodeId, Partition};
+use crate::types::{Key, Micros, NodeId, Nodes, Partition};
 
 /// The outputs of one node under construction. Messages to itself stay inside, and so does what one
 /// role has for the others; messages that tell of unsynced records are held back.
@@ -26,12 +26,20 @@ pub(super) struct Outbox {
     own_incarnations: VecDeque<(NodeId, Incarnation)>,
     /// What waits for a sync, by the mark that it waits for, then in the order in which it was
     /// said.
-    held: BTreeMap<(SyncSeq, u64), (NodeId, RequestId, Body)>,
-    stated: u64,
+    held: VecDeque<Unsynced>,
     last_mark: SyncSeq,
     synced: SyncSeq,
     last_token: u64,
     counters: BTreeMap<Counter, u64>,
+}
+
+/// A message that may leave when the store has synced past a mark.
+#[derive(Clone, Debug)]
+struct Unsynced {
+    seq: SyncSeq,
+    to: NodeId,
+    request_id: RequestId,
+    body: Body,
 }
 
 impl Outbox {
@@ -44,8 +52,7 @@ impl Outbox {
             liveness: VecDeque::new(),
             damaged: VecDeque::new(),
             own_incarnations: VecDeque::new(),
-            held: BTreeMap::new(),
-            stated: 0,
+            held: VecDeque::new(),
             last_mark: SyncSeq::NONE,
             synced: SyncSeq::NONE,
             last_token: 0,
@@ -59,7 +66,8 @@ impl Outbox {
     }
 
     /// Sends a message now, the same to all; the node itself may be among them.
-    pub(super) fn send(&mut self, mut to: Vec<NodeId>, request_id: RequestId, body: Body) {
+    pub(super) fn send(&mut self, to: impl Into<Nodes>, request_id: RequestId, body: Body) {
+        let mut to = to.into();
         let message = PeerMessage { request_id: request_id.wire(), body };
         let carried = || matches!(message.body.kind(), Kind::Ack | Kind::Read | Kind::Answer);
         if !(self.own_link && carried()) {
@@ -74,6 +82,11 @@ impl Outbox {
         }
     }
 
+    /// The same to one node.
+    pub(super) fn send_to(&mut self, to: NodeId, request_id: RequestId, body: Body) {
+        self.send(Nodes::from_slice(&[to]), request_id, body);
+    }
+
     /// Sends a message when the store has synced past `seq`; at once if there is none to wait for.
     pub(super) fn send_synced(
         &mut self,
@@ -84,19 +97,21 @@ impl Outbox {
     ) {
         match seq {
             Some(seq) if seq > self.synced => {
-                self.stated += 1;
-                self.held.insert((seq, self.stated), (to, request_id, body));
+                // Mostly the newest one.
+                let at = self.held.partition_point(|held| held.seq <= seq);
+                self.held.insert(at, Unsynced { seq, to, request_id, body });
             }
-            _ => self.send(vec![to], request_id, body),
+            _ => self.send_to(to, request_id, body),
         }
     }
 
     /// Notes that every write up to `seq` is durable, and lets go what waited for that.
     pub(super) fn release(&mut self, seq: SyncSeq) {
         self.synced = self.synced.max(seq);
-        let later = self.held.split_off(&(self.synced.next(), 0));
-        for (to, request_id, body) in std::mem::replace(&mut self.held, later).into_values() {
-            self.send(vec![to], request_id, body);
+        while self.held.front().is_some_and(|held| held.seq <= self.synced)
+            && let Some(Unsynced { to, request_id, body, .. }) = self.held.pop_front()
+        {
+            self.send_to(to, request_id, body);
         }
     }
 

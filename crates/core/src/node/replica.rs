@@ -4,10 +4,12 @@
 mod key_transaction;
 mod update;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
-use self::key_transaction::KeyTransaction;
+use smallvec::SmallVec;
+
+use self::key_transaction::{KeyTransaction, Places};
 use self::update::{Made, make, merge};
 use super::gc_epochs::Stamped;
 use super::ids::{ReadToken, RequestId, Role, SyncSeq};
@@ -54,7 +56,7 @@ struct KeyState {
     copies: Option<Copies>,
     /// The newest write of this key that is not synced.
     seq: Option<SyncSeq>,
-    work: VecDeque<Work>,
+    work: SmallVec<[Work; 1]>,
 }
 
 /// What this store has of a key: its own record, and what it keeps for other members.
@@ -183,7 +185,7 @@ impl Replica {
         self.queued += 1;
         let state = self.keys.entry(key.clone()).or_default();
         let reading = !state.work.is_empty();
-        state.work.push_back(Work { from, request_id, kind });
+        state.work.push(Work { from, request_id, kind });
         if state.copies.is_some() {
             self.run(&key, io);
         } else if !reading {
@@ -322,7 +324,7 @@ impl Replica {
         // were listed.
         let authoritative = io.local.is_authoritative(partition);
         // A listing may show unsynced keys, never miss synced ones: names alone promise nothing.
-        io.out.send(vec![to], request_id, Body::Listed { keys, more, authoritative });
+        io.out.send_to(to, request_id, Body::Listed { keys, more, authoritative });
     }
 
     /// Every write up to `seq` is durable: the disk is as new as the copies of those keys.
@@ -354,7 +356,7 @@ impl Replica {
         let waiting = work.len();
         let partition = self.ring.partition(key);
         let pending = !self.ring.owners(partition).contains(&io.local.me());
-        let (before, changed, answers) = (None, BTreeSet::new(), Vec::new());
+        let (before, changed, answers) = (None, Places::default(), SmallVec::new());
         let purged = io.local.gc_epochs.of(partition).purged_of(key).cloned();
         let store = io.local.meta().store;
         let limits = self.limits;
@@ -370,17 +372,19 @@ impl Replica {
             changed,
             answers,
         };
-        while let Some(Work { from, request_id, kind }) = work.pop_front() {
+        for Work { from, request_id, kind } in work.drain(..) {
             self.take(&mut transaction, from, request_id, kind, io);
         }
         self.queued -= waiting;
         let KeyTransaction { copies, before, changed, answers, .. } = transaction;
-        let changes: Vec<Change> =
-            changed.iter().filter_map(|place| copies.change(partition, key, *place)).collect();
+        let own_changed = changed.contains(None);
+        let changed = changed.into_sorted();
+        let mut changes = Vec::with_capacity(changed.len());
+        changes.extend(changed.iter().filter_map(|place| copies.change(partition, key, *place)));
         if !changes.is_empty() {
             let bytes = changes.iter().map(change_bytes).sum();
             let written = io.out.write(changes);
-            if let (true, Copy::Record(own)) = (changed.contains(&None), &copies.own) {
+            if let (true, Copy::Record(own)) = (own_changed, &copies.own) {
                 let after = TreeEntry::of(key, &own.object);
                 io.local.trees.changed(partition, key, before, after, written);
             }
@@ -409,11 +413,7 @@ impl Replica {
             Kind::Update { context, change, hint_for } => {
                 match make(transaction, &context, &change, &hint_for, io) {
                     Made::Done(object, dot, gc_epoch) => {
-                        io.out.send(
-                            vec![from],
-                            request_id,
-                            Body::Updated { object, dot, gc_epoch },
-                        );
+                        io.out.send_to(from, request_id, Body::Updated { object, dot, gc_epoch });
                         Answer::Synced(Body::Ack)
                     }
                     Made::Refused(rejection) => Answer::Now(Body::Failed(rejection)),
@@ -469,7 +469,7 @@ impl Replica {
                 if matches!(body, Body::Failed(Rejection::GcState { .. })) {
                     io.out.count(Counter::StaleObjectsRefused);
                 }
-                io.out.send(vec![from], request_id, body);
+                io.out.send_to(from, request_id, body);
             }
         }
     }
@@ -502,7 +502,7 @@ fn waits_for_disk(kind: &Kind) -> bool {
 
 fn refuse(to: NodeId, request_id: RequestId, rejection: Rejection, io: &mut Io) {
     io.out.count(Counter::ReplicaOperationsRefused);
-    io.out.send(vec![to], request_id, Body::Failed(rejection));
+    io.out.send_to(to, request_id, Body::Failed(rejection));
 }
 
 /// About how many bytes a change of a key takes.

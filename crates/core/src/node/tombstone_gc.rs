@@ -26,7 +26,7 @@ use crate::message::{Blocked, Body, Counter, NotYet};
 use crate::ring::Ring;
 use crate::rng::Rng;
 use crate::store::ScanPage;
-use crate::types::{Micros, NodeId, Partition, Time};
+use crate::types::{Micros, NodeId, Nodes, Partition, Time};
 
 /// GC epochs that this node is about to end at a time, and while clients wait for it.
 const MAX_ROUNDS: usize = 4;
@@ -301,7 +301,7 @@ impl TombstoneGc {
         waiting.insert(self.me);
         let gc_epoch = io.local.gc_epochs.number(partition);
         let members = io.local.members().digest();
-        let to = waiting.iter().copied().collect();
+        let to: Nodes = waiting.iter().copied().collect();
         let proposal = Body::Propose { partition, gc_epoch, members, purgeable: purgeable.clone() };
         io.out.send(to, request_id, proposal);
         let since = now;

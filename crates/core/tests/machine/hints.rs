@@ -26,7 +26,7 @@ fn a_fallback_takes_the_place_of_an_owner_that_is_gone_or_late_and_is_one_slot_w
     else {
         panic!("{out:?}")
     };
-    assert_eq!((merged, kept), (&vec![late], &vec![fallback]));
+    assert_eq!((&merged[..], &kept[..]), (&[late][..], &[fallback][..]));
     assert!(matches!(merge.body, Body::Merge { .. }));
     let Body::StoreHint { hint_for, .. } = &keep.body else { panic!("{keep:?}") };
     assert_eq!(*hint_for, [gone]);
@@ -37,7 +37,7 @@ fn a_fallback_takes_the_place_of_an_owner_that_is_gone_or_late_and_is_one_slot_w
     let out = bench.tick(600);
     let out = bench.carry(out, &disk);
     let [Output::Send { to, message }] = &out[..] else { panic!("{out:?}") };
-    assert_eq!(*to, [late], "its link is up: the hint is offered at once");
+    assert_eq!(to[..], [late], "its link is up: the hint is offered at once");
     assert!(matches!(message.body, Body::Merge { .. }));
     let kept = disk.hints_durable(&key);
     assert!(matches!(&kept[..], [(target, Found::Record(_))] if *target == late), "{kept:?}");
@@ -80,7 +80,7 @@ fn a_hint_is_kept_offered_and_removed_only_if_it_is_what_its_target_has() {
     let out = bench.give(Input::Link { peer: target, up: true });
     let out = bench.carry(out, &disk);
     let offer = |out: &[Output]| match out.last() {
-        Some(Output::Send { to, message }) if *to == [target] => {
+        Some(Output::Send { to, message }) if to[..] == [target] => {
             (message.request_id, message.body.clone())
         }
         _ => panic!("{out:?}"),
@@ -153,7 +153,7 @@ fn a_write_that_an_owner_has_not_confirmed_is_kept_for_it_though_the_gc_epoch_ha
         let out = bench.carry(out, &disk);
         let queried = |output: &Output| match output {
             Output::Send { to, message } => {
-                matches!(message.body, Body::StoreHint { .. }) && *to == [bench.fallback(&key)]
+                matches!(message.body, Body::StoreHint { .. }) && to[..] == [bench.fallback(&key)]
             }
             _ => false,
         };

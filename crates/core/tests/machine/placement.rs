@@ -167,7 +167,7 @@ fn what_is_kept_for_a_removed_member_goes_when_all_owners_have_it() {
     let later = bench.tick(2_000);
     out.extend(bench.carry(later, &disk));
     let (to, request_id) = merges(&out).expect("it is offered to the owners");
-    assert_eq!(to, others);
+    assert_eq!(to[..], others);
     let out = bench.peer(others[1], request_id, Body::Ack);
     bench.carry(out, &disk);
     assert_eq!(bench.node.peer_view(bench.now, removed).hints.count, 1);

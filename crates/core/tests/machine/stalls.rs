@@ -10,7 +10,7 @@ use pixii_core::store::{Found, Store};
 use super::bench::{Bench, object, put, rejection};
 
 fn failed(out: &[Output], to: pixii_core::types::NodeId) -> bool {
-    matches!(out, [Output::Send { to: peers, message }] if *peers == [to]
+    matches!(out, [Output::Send { to: peers, message }] if peers[..] == [to]
         && matches!(message.body, Body::Failed(Rejection::Busy { limit: 2_000, .. })))
 }
 

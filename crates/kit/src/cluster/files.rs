@@ -81,7 +81,8 @@ pub(super) struct Config {
     pub(super) r: u8,
     pub(super) w: u8,
     pub(super) partitions: u16,
-    pub(super) cache_mib: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) cache_mib: Option<u32>,
     pub(super) log: String,
     pub(super) members: Vec<Member>,
 }

@@ -1,7 +1,10 @@
-//! The kernel's account of processes on this machine: CPU, memory, and who listens on a port.
+//! The kernel's account of processes on this machine: CPU, memory, context switches, bytes written,
+//! and who listens on a port; and of the disk below a file system.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::linux::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Keys of the auxiliary vector: page size, and clock ticks per second.
@@ -9,6 +12,8 @@ const AT_PAGESZ: u64 = 6;
 const AT_CLKTCK: u64 = 17;
 /// State of a listening socket in the kernel's tables.
 const LISTEN: &str = "0A";
+/// The kernel counts disks in sectors of this size, whatever the disk has.
+const SECTOR_BYTES: u64 = 512;
 
 /// In what units this kernel counts.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +29,32 @@ pub(crate) struct Usage {
     pub(crate) cpu: Duration,
     /// Its resident set, in bytes.
     pub(crate) rss_bytes: u64,
+    /// Context switches of its threads, wanted or not. Those of a thread that ends are lost.
+    pub(crate) switches: u64,
+    /// Bytes that it made the kernel write to disks, if we may know. It overstates: a small write
+    /// counts the whole of a large folio, and what is overwritten before it leaves counts.
+    pub(crate) write_bytes: Option<u64>,
+}
+
+/// The disk below a file system.
+#[derive(Clone, Debug)]
+pub(crate) struct Device(PathBuf);
+
+impl Device {
+    /// The one below `path`; none if it is not a single block device.
+    pub(crate) fn below(path: &Path) -> Option<Self> {
+        let id = fs::metadata(path).ok()?.st_dev();
+        let (major, minor) = (rustix::fs::major(id), rustix::fs::minor(id));
+        let device = Device(PathBuf::from(format!("/sys/dev/block/{major}:{minor}/stat")));
+        device.written().map(|_| device)
+    }
+
+    /// Bytes that have been written to it, by everybody, the file system's event log included.
+    pub(crate) fn written(&self) -> Option<u64> {
+        let text = fs::read_to_string(&self.0).ok()?;
+        let sectors: u64 = text.split_whitespace().nth(6)?.parse().ok()?;
+        Some(sectors * SECTOR_BYTES)
+    }
 }
 
 impl Machine {
@@ -59,8 +90,41 @@ impl Machine {
             return Err(format!("{path} has an unknown form"));
         };
         let micros = (user + system) * 1_000_000 / self.ticks_per_second;
-        Ok(Usage { cpu: Duration::from_micros(micros), rss_bytes: pages * self.page_bytes })
+        Ok(Usage {
+            cpu: Duration::from_micros(micros),
+            rss_bytes: pages * self.page_bytes,
+            switches: switches(pid),
+            write_bytes: number(&format!("/proc/{pid}/io"), "write_bytes:"),
+        })
     }
+}
+
+/// Of all threads that a process has now.
+fn switches(pid: u32) -> u64 {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let of_thread = |thread: fs::DirEntry| {
+        let path = thread.path().join("status");
+        let kinds = ["voluntary_ctxt_switches:", "nonvoluntary_ctxt_switches:"];
+        let path = path.to_string_lossy();
+        kinds.iter().filter_map(|kind| number(&path, kind)).sum::<u64>()
+    };
+    threads.map(of_thread).sum()
+}
+
+/// The number behind `name` at the beginning of a line.
+fn number(path: &str, name: &str) -> Option<u64> {
+    let text = fs::read_to_string(path).ok()?;
+    text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+}
+
+/// The name of a process, as the kernel has it.
+pub(crate) fn name_of(pid: u32) -> Option<String> {
+    Some(fs::read_to_string(format!("/proc/{pid}/comm")).ok()?.trim().to_owned())
+}
+
+/// Processes that can run, on average over the last minute.
+pub(crate) fn load_average() -> Option<f64> {
+    fs::read_to_string("/proc/loadavg").ok()?.split_whitespace().next()?.parse().ok()
 }
 
 /// The process that listens at an address of this machine, as far as we may know; `None` if the
@@ -115,9 +179,41 @@ mod tests {
         let elsewhere = SocketAddr::new("192.0.2.1".parse().unwrap(), address.port());
         assert_eq!(listener(elsewhere), None);
         let usage = Machine::new().unwrap().usage(std::process::id()).unwrap();
-        assert!(usage.rss_bytes > 100_000, "{usage:?}");
+        assert!(usage.rss_bytes > 100_000 && usage.switches > 0, "{usage:?}");
+        assert!(name_of(std::process::id()).is_some() && load_average().is_some());
         drop(listener_here);
         assert_eq!(listener(address), None);
+    }
+
+    #[test]
+    fn switches_are_counted_over_all_threads() {
+        let me = std::process::id();
+        let before = switches(me);
+        let (stop, stopped) = std::sync::mpsc::channel::<()>();
+        let (done, ended) = std::sync::mpsc::channel();
+        // Counted while the thread is there.
+        let thread = std::thread::spawn(move || {
+            (0..50).for_each(|_| std::thread::sleep(Duration::from_millis(1)));
+            let _ = done.send(());
+            let _ = stopped.recv();
+        });
+        ended.recv().unwrap();
+        let after = switches(me);
+        assert!(after >= before + 50, "{before} {after}");
+        drop(stop);
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn bytes_to_a_disk_are_counted_where_there_is_one() {
+        let dir = tempfile::tempdir().unwrap();
+        // Memory and stacked file systems have none.
+        let Some(device) = Device::below(dir.path()) else { return };
+        let before = device.written().unwrap();
+        let path = dir.path().join("file");
+        fs::write(&path, vec![7; 1 << 20]).unwrap();
+        fs::File::open(&path).unwrap().sync_all().unwrap();
+        assert!(device.written().unwrap() >= before + (1 << 20), "{device:?}");
     }
 
     #[test]

@@ -59,7 +59,7 @@ pub(super) fn judge(key: &Key, writes: &[Write], shown: &[Bytes]) -> Vec<Finding
         let id = write_of(value);
         match id.and_then(|id| graph.get(&id)) {
             Some(write) if !is_whole(write, value) => {
-                findings.push(finding(Violation::Foreign, id))
+                findings.push(finding(Violation::Foreign, id));
             }
             Some(write) if write.fate == Fate::Refused => {
                 findings.push(finding(Violation::Refused, id));

@@ -7,6 +7,7 @@ use hdrhistogram::Histogram;
 use pixii_client::Client;
 
 use super::choice::Choice;
+use super::target::Target;
 use super::{Kind, Load, Mix, Report, Spec, Totals};
 use crate::mean::Mean;
 
@@ -14,7 +15,7 @@ use crate::mean::Mean;
 pub(crate) const FILL_CLIENTS: usize = 64;
 
 /// Writes all keys of a load. The error reports why some could not be.
-pub(crate) async fn fill(client: &Client, spec: &Spec) -> Result<(), String> {
+pub(crate) async fn fill(target: impl Into<Target>, spec: &Spec) -> Result<(), String> {
     let spec = Spec {
         clients: FILL_CLIENTS,
         arrivals: None,
@@ -26,7 +27,7 @@ pub(crate) async fn fill(client: &Client, spec: &Spec) -> Result<(), String> {
         samples: 0,
         ..spec.clone()
     };
-    let (wanted, report) = (spec.keys, Load::start(client, spec, None).finish().await?);
+    let (wanted, report) = (spec.keys, Load::start(target, spec, None).finish().await?);
     let totals = report.kind(Kind::Blind);
     match totals.map_or(0, Totals::done) {
         done if done == wanted => Ok(()),

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use pixii_client::{ClientError, Put, Written};
+use pixii_client::{Client, ClientError, Put, Written};
 use pixii_core::rng::Rng;
 use pixii_core::types::{Blob, Key, WriteId};
 use pixii_core::wire;
@@ -15,6 +15,8 @@ use tokio::time::sleep;
 use super::Kind;
 use super::Shared;
 use super::choice::{Choice, Drawer};
+use super::peer::Violation;
+use super::target::Route;
 use crate::ledger::value::{value_of, write_of};
 use crate::ledger::{Action, Issued, Outcome};
 
@@ -24,6 +26,8 @@ const MAX_REMEMBERED: usize = 4_096;
 const MAX_LISTED: u64 = 100;
 /// Rest after a request that was not carried out, so that a cluster that is down is not hammered.
 const RETRY_BACKOFF: Duration = Duration::from_millis(5);
+/// What is said of operations that only Pixii has.
+const ONLY_PIXII: &str = "other stores are sent puts and gets only";
 
 /// What a client was shown of a key.
 #[derive(Clone, Debug)]
@@ -56,7 +60,8 @@ impl Worker {
         Worker { shared, number, rng, seen, order, drawer: Drawer::default(), due, lag }
     }
 
-    /// Works in a closed loop until the load ends. The error is the ledger's.
+    /// Works in a closed loop until the load ends. The error is the ledger's, or why a connection
+    /// broke.
     pub(super) async fn run(mut self) -> Result<(), String> {
         loop {
             let now = Instant::now();
@@ -69,7 +74,8 @@ impl Worker {
         }
     }
 
-    /// One operation, which is due at `due`; false if it was not done. The error is the ledger's.
+    /// One operation, which is due at `due`; false if it was not done. The error is the ledger's,
+    /// or why a connection broke.
     pub(super) async fn operate(&mut self, due: Instant) -> Result<bool, String> {
         (self.due, self.lag) = (due, due.elapsed());
         let kind = self.kind();
@@ -80,8 +86,8 @@ impl Worker {
         let key = Key::new(format!("{}{index:08}", self.shared.spec.prefix).into_bytes())
             .map_err(|error| error.to_string())?;
         match kind {
-            Kind::Get => Ok(self.get(index, &key).await),
-            Kind::List => Ok(self.list(&key).await),
+            Kind::Get => self.get(index, &key).await,
+            Kind::List => self.list(&key).await,
             Kind::Modify => self.modify(index, &key).await,
             Kind::Blind => self.put(Kind::Blind, &key, None, index).await,
             Kind::Insert => {
@@ -89,11 +95,11 @@ impl Worker {
                 self.shared.population.end(index);
                 done
             }
-            Kind::Put => match self.context(index, &key).await {
+            Kind::Put => match self.context(index, &key).await? {
                 Some(seen) => self.put(Kind::Put, &key, seen, index).await,
                 None => Ok(false),
             },
-            Kind::Delete => match self.context(index, &key).await {
+            Kind::Delete => match self.context(index, &key).await? {
                 Some(Some(seen)) if !seen.covers.is_empty() => self.delete(&key, seen, index).await,
                 // Nothing is known to be there to be deleted.
                 Some(_) => Ok(true),
@@ -136,29 +142,50 @@ impl Worker {
         Kind::Get
     }
 
-    async fn get(&mut self, index: u64, key: &Key) -> bool {
+    /// The client of Pixii; the error says that this is a load on another store.
+    fn client(&self) -> Result<&Client, String> {
+        match self.shared.target.of(self.number) {
+            Route::Pixii(client) => Ok(client),
+            Route::Peer(_) => Err(ONLY_PIXII.into()),
+        }
+    }
+
+    fn wait(&self) -> Duration {
+        Duration::from_millis(self.shared.spec.timeout_ms.into())
+    }
+
+    async fn get(&mut self, index: u64, key: &Key) -> Result<bool, String> {
         let begun = Instant::now();
-        let read = self.read(index, key).await;
+        let read = self.read(index, key).await?;
         let took = begun.elapsed();
         if read == Ok(false) && self.due >= self.shared.counted_from {
             self.shared.report().totals(Kind::Get).absent += 1;
         }
-        self.note_read(Kind::Get, took, read)
+        Ok(self.note_read(Kind::Get, took, read))
     }
 
     /// Reads, and remembers; whether something was there.
-    async fn read(&mut self, index: u64, key: &Key) -> Result<bool, ClientError> {
+    async fn read(&mut self, index: u64, key: &Key) -> Result<Result<bool, ClientError>, String> {
         let spec = &self.shared.spec;
-        let found = self.shared.client.get(key, spec.r, spec.timeout_ms).await?;
+        let client = match self.shared.target.of(self.number) {
+            Route::Pixii(client) => client,
+            Route::Peer(connection) => {
+                return usable(connection.lock().await.get(key.as_bytes(), self.wait()).await);
+            }
+        };
+        let found = match client.get(key, spec.r, spec.timeout_ms).await {
+            Ok(found) => found,
+            Err(failure) => return Ok(Err(failure)),
+        };
         let covers = found.values.iter().filter_map(|value| write_of(value)).collect();
         self.remember(index, Seen { context: found.context, covers });
-        Ok(!found.values.is_empty())
+        Ok(Ok(!found.values.is_empty()))
     }
 
     /// Reads, and replaces what that showed, as one operation.
     async fn modify(&mut self, index: u64, key: &Key) -> Result<bool, String> {
         let begun = Instant::now();
-        let read = self.read(index, key).await;
+        let read = self.read(index, key).await?;
         let reading = begun.elapsed();
         let (took, done) = match read {
             Ok(_) => {
@@ -171,27 +198,31 @@ impl Worker {
     }
 
     /// Lists some keys behind this one in its partition.
-    async fn list(&mut self, key: &Key) -> bool {
-        let (spec, client) = (&self.shared.spec, &self.shared.client);
+    async fn list(&mut self, key: &Key) -> Result<bool, String> {
         let bytes = (1 + self.rng.below(MAX_LISTED)) as usize * key.as_bytes().len();
+        let (spec, client) = (&self.shared.spec, self.client()?);
         let (begun, partition) = (Instant::now(), client.ring().partition(key));
         let after = Some(key.clone());
         let listed = client.keys(partition, after, bytes as u32, spec.r, spec.timeout_ms).await;
-        self.note(Kind::List, begun.elapsed(), listed.map(drop))
+        Ok(self.note(Kind::List, begun.elapsed(), listed.map(drop)))
     }
 
     /// What a write of the key is to replace: what is remembered, or else what a read shows. `None`
     /// if the read failed; nothing inside where nobody else writes and nothing was written.
-    async fn context(&mut self, index: u64, key: &Key) -> Option<Option<Seen>> {
+    async fn context(&mut self, index: u64, key: &Key) -> Result<Option<Option<Seen>>, String> {
+        if self.client().is_err() {
+            // Other stores have no contexts.
+            return Ok(Some(None));
+        }
         match self.seen.get(&index) {
-            Some(Some(seen)) => return Some(Some(seen.clone())),
-            None if self.shared.spec.choice == Choice::Own => return Some(None),
+            Some(Some(seen)) => return Ok(Some(Some(seen.clone()))),
+            None if self.shared.spec.choice == Choice::Own => return Ok(Some(None)),
             _ => {}
         }
-        if !self.get(index, key).await {
-            return None;
+        if !self.get(index, key).await? {
+            return Ok(None);
         }
-        Some(self.seen.get(&index).cloned().flatten())
+        Ok(Some(self.seen.get(&index).cloned().flatten()))
     }
 
     async fn put(
@@ -212,8 +243,15 @@ impl Worker {
         seen: Option<Seen>,
         index: u64,
     ) -> Result<(Duration, Result<(), ClientError>), String> {
-        let write = self.shared.client.write_id();
         let bytes = self.shared.spec.sizes.draw(&mut self.rng);
+        if let Route::Peer(connection) = self.shared.target.of(self.number) {
+            let id = (u128::from(self.rng.next_u64()) << 64) | u128::from(self.rng.next_u64());
+            let value = value_of(WriteId(id), bytes);
+            let (begun, wait) = (Instant::now(), self.wait());
+            let done = usable(connection.lock().await.put(key.as_bytes(), &value, wait).await)?;
+            return Ok((begun.elapsed(), done));
+        }
+        let write = self.client()?.write_id();
         let value = value_of(write, bytes);
         let covers = seen.as_ref().map_or_else(Vec::new, |seen| seen.covers.clone());
         let act = Action::Put { bytes: value.len() as u32 };
@@ -221,7 +259,7 @@ impl Worker {
         let context = seen.map(|seen| seen.context);
         let put = Put { key: key.clone(), value, context, write, w: self.shared.spec.w.into() };
         let begun = Instant::now();
-        let answer = self.shared.client.put(put, self.shared.spec.timeout_ms).await;
+        let answer = self.client()?.put(put, self.shared.spec.timeout_ms).await;
         let took = begun.elapsed();
         self.settle(write, &answer).await?;
         let done = match answer {
@@ -245,11 +283,11 @@ impl Worker {
     }
 
     async fn delete(&mut self, key: &Key, seen: Seen, index: u64) -> Result<bool, String> {
-        let write = self.shared.client.write_id();
+        let client = self.client()?;
+        let write = client.write_id();
         let (spec, covers) = (&self.shared.spec, seen.covers);
         self.issue(Issued { write, key: key.clone(), act: Action::Delete, covers }).await?;
         let begun = Instant::now();
-        let client = &self.shared.client;
         let answer = client.delete(key, Some(seen.context), spec.w, spec.timeout_ms).await;
         let took = begun.elapsed();
         self.settle(write, &answer).await?;
@@ -324,5 +362,14 @@ impl Worker {
         }
         self.shared.note(kind, self.due, took, shown.as_ref().map(|_| ()));
         shown.is_ok()
+    }
+}
+
+/// What became of an operation of another store. The outer error says why its connection broke.
+fn usable<T>(done: Result<T, Violation>) -> Result<Result<T, ClientError>, String> {
+    match done {
+        Ok(done) => Ok(Ok(done)),
+        Err(Violation::Failed(failure)) => Ok(Err(failure)),
+        Err(Violation::Broken(why)) => Err(why),
     }
 }

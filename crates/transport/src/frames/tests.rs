@@ -57,6 +57,25 @@ fn frames_leave_in_order_and_make_room() {
 }
 
 #[test]
+fn more_frames_than_one_write_takes_leave_in_order() {
+    run(async {
+        let limits = Limits { messages: 1_000, bytes: 1 << 20, total_bytes: 1 << 20, ..LIMITS };
+        let outbox = Outbox::new(limits, Arc::default());
+        outbox.open();
+        let frame = |i: u32| Bytes::copy_from_slice(&i.to_be_bytes());
+        assert!((0..3 * WRITE_BUFFERS as u32 + 7).all(|i| outbox.push(frame(i))));
+        outbox.finish();
+        let (mut near, mut far) = tokio::io::duplex(1 << 16);
+        let mut all = Vec::new();
+        let (wrote, _) = tokio::join!(outbox.write_to(&mut near, None), far.read_to_end(&mut all));
+        wrote.unwrap();
+        let numbers: Vec<u32> =
+            all.chunks(4).map(|four| u32::from_be_bytes(four.try_into().unwrap())).collect();
+        assert!(numbers.into_iter().eq(0..3 * WRITE_BUFFERS as u32 + 7));
+    });
+}
+
+#[test]
 fn clients_that_read_nothing_leave_room_for_the_large_replies_of_others() {
     let total = Arc::new(AtomicUsize::new(0));
     let limits = Limits {

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
+use smallvec::SmallVec;
+
 use super::Origin;
 use super::env::Env;
 use crate::causal::Object;
@@ -20,7 +22,7 @@ pub(super) struct Common {
     pub(super) timeout_ms: u32,
     pub(super) quorum_tracker: QuorumTracker,
     /// Who was asked and has not answered.
-    pub(super) open: Vec<Question>,
+    pub(super) open: SmallVec<[Question; 2]>,
     /// True once the answer has left.
     pub(super) answered: bool,
     /// Bytes of values that it has kept in memory since.
@@ -166,6 +168,12 @@ pub(super) fn live_values(object: &Object) -> Vec<Blob> {
         .filter(|(_, version)| writes.insert(version.write))
         .map(|(_, version)| version.value.clone())
         .collect()
+}
+
+/// How many siblings those are.
+pub(super) fn count_live(object: &Object) -> usize {
+    // A single value is no repetition.
+    if object.len() <= 1 { object.len() } else { live_values(object).len() }
 }
 
 /// Who may act as a fallback for an owner, in order of preference; nobody if only owners count.

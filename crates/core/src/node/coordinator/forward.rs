@@ -31,7 +31,7 @@ impl ForwardOp {
         let left_ms = self.common.left_ms(now);
         let timeout_ms = (left_ms - left_ms / 10).max(1);
         let request = self.request.clone();
-        io.out.send(vec![to], self.common.request_id, Body::Coordinate { request, timeout_ms });
+        io.out.send_to(to, self.common.request_id, Body::Coordinate { request, timeout_ms });
     }
 
     /// Takes what a node has said.

@@ -45,7 +45,7 @@ impl Operation {
             Operation::Read(ReadOp { common, .. })
             | Operation::List(ListOp { common, .. })
             | Operation::Forward(ForwardOp { common, .. }) => {
-                drop(common.quorum_tracker.fail(node))
+                common.quorum_tracker.fail(node);
             }
         }
     }

@@ -3,13 +3,13 @@
 
 use std::collections::BTreeSet;
 
-use super::common::{Common, Fallbacks, Heard, live_values};
+use super::common::{Common, Fallbacks, Heard, count_live};
 use super::env::Env;
 use crate::causal::{Context, Dot, Object};
 use crate::gc_epoch::GcEpoch;
 use crate::message::{Body, Counter, Response};
 use crate::node::io::Io;
-use crate::types::{Key, Micros, NodeId, Time};
+use crate::types::{Key, Micros, NodeId, Nodes, Time};
 use crate::wire;
 
 /// An owner that is late after the client was answered gets a hint after so many times its timeout,
@@ -81,19 +81,18 @@ impl WriteOp {
         let merge = Body::Merge { key, object: made.object.clone(), gc_epoch };
         self.issued = Some(made);
         let quorum_tracker = &mut self.common.quorum_tracker;
-        let owners: Vec<NodeId> = quorum_tracker.unasked().collect();
-        let (to, lost): (Vec<NodeId>, Vec<NodeId>) =
+        let owners: Nodes = quorum_tracker.unasked().collect();
+        let (to, lost): (Nodes, Nodes) =
             owners.into_iter().partition(|owner| env.view.can_use(*owner));
         for owner in lost {
             quorum_tracker.fail(owner);
         }
-        let gone: Vec<NodeId> =
-            quorum_tracker.uncovered().filter(|owner| !to.contains(owner)).collect();
+        let gone: Nodes = quorum_tracker.uncovered().filter(|owner| !to.contains(owner)).collect();
         for owner in &to {
             quorum_tracker.query(*owner);
         }
         let quiet = |owner: &NodeId| env.view.doubts(*owner) || env.writes.is_silent(now, *owner);
-        let quiet: Vec<NodeId> = to.iter().copied().filter(quiet).collect();
+        let quiet: Nodes = to.iter().copied().filter(quiet).collect();
         let sure = quorum_tracker.hopeful().saturating_sub(quiet.len() as u8);
         let short = usize::from(quorum_tracker.needed().saturating_sub(sure));
         io.out.send(to.clone(), self.common.request_id, merge);
@@ -124,7 +123,7 @@ impl WriteOp {
             if env.view.can_use(node) {
                 io.out.count(Counter::FallbacksQueried);
                 self.common.quorum_tracker.query_fallback(node, &[owner]);
-                io.out.send(vec![node], self.common.request_id, hint(&self.key, issued, owner));
+                io.out.send_to(node, self.common.request_id, hint(&self.key, issued, owner));
                 return self.expect_ack(now, node, env);
             }
         }
@@ -138,7 +137,7 @@ impl WriteOp {
         let Some(issued) = &self.issued else { return };
         // A fallback that coordinates keeps it for all owners already.
         if owner != me && self.common.quorum_tracker.is_owner(me) && self.kept_here.insert(owner) {
-            io.out.send(vec![me], self.common.request_id, hint(&self.key, issued, owner));
+            io.out.send_to(me, self.common.request_id, hint(&self.key, issued, owner));
         }
     }
 
@@ -165,7 +164,7 @@ impl WriteOp {
             Some(dot) => object.context_of_writer(&self.seen, dot),
             None => self.seen.clone(),
         };
-        let siblings = live_values(object).len() as u32;
+        let siblings = count_live(object) as u32;
         Response::Written { dot: *dot, context: wire::seal(&self.key, &context), siblings }
     }
 
@@ -218,7 +217,7 @@ impl WriteOp {
         if self.issued.is_none() {
             io.out.count(Counter::WritesWithdrawn);
             let withdraw = Body::Withdraw { key: self.key.clone() };
-            io.out.send(vec![env.config.me], self.common.request_id, withdraw);
+            io.out.send_to(env.config.me, self.common.request_id, withdraw);
         }
     }
 

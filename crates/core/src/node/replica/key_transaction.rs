@@ -1,6 +1,8 @@
 //! One turn of a key: what it has, what changes, and who is to be notified when that is synced.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+
+use smallvec::SmallVec;
 
 use super::{Copies, Copy};
 use crate::causal::{Actor, Context, Object};
@@ -14,6 +16,28 @@ use crate::node::merkle_trees::TreeEntry;
 use crate::store::{Change, Record};
 use crate::types::{Key, NodeId, ObjectLimits, Partition};
 use crate::wire;
+
+/// Places of a key, each once, in no order. Most turns change one.
+#[derive(Debug, Default)]
+pub(super) struct Places(SmallVec<[Option<NodeId>; 2]>);
+
+impl Places {
+    pub(super) fn insert(&mut self, place: Option<NodeId>) {
+        if !self.contains(place) {
+            self.0.push(place);
+        }
+    }
+
+    pub(super) fn contains(&self, place: Option<NodeId>) -> bool {
+        self.0.contains(&place)
+    }
+
+    /// All of them, the own record first, then by member: the same in every run.
+    pub(super) fn into_sorted(mut self) -> SmallVec<[Option<NodeId>; 2]> {
+        self.0.sort_unstable();
+        self.0
+    }
+}
 
 /// Everything that happens to a key at once.
 pub(super) struct KeyTransaction<'a> {
@@ -33,8 +57,8 @@ pub(super) struct KeyTransaction<'a> {
     /// damaged.
     pub(super) before: Option<TreeEntry>,
     /// The places that have changed: the own record (`None`) or the hint for a member.
-    pub(super) changed: BTreeSet<Option<NodeId>>,
-    pub(super) answers: Vec<(NodeId, RequestId, Body)>,
+    pub(super) changed: Places,
+    pub(super) answers: SmallVec<[(NodeId, RequestId, Body); 1]>,
 }
 
 impl Copies {
@@ -103,7 +127,7 @@ impl KeyTransaction<'_> {
             if *old == new {
                 return;
             }
-            if !self.changed.contains(&None) {
+            if !self.changed.contains(None) {
                 self.before = Some(TreeEntry::of(self.key, &old.object));
             }
         }

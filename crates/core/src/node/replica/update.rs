@@ -174,6 +174,9 @@ pub(super) fn merge(
 /// What a client has seen that was shown `seen`: a write that two replicas issued is shown once, so
 /// whoever has seen one of its dots has seen them all.
 fn with_repetitions(object: &Object, seen: &Context) -> Context {
+    if object.values().all(|(dot, _)| seen.covers(dot)) {
+        return seen.clone();
+    }
     let shown: BTreeSet<WriteId> = object
         .values()
         .filter(|(dot, _)| seen.covers(*dot))

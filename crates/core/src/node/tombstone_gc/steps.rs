@@ -96,7 +96,7 @@ impl TombstoneGc {
                 io.out.send_synced(Some(seq), to, request_id, Body::Agreed);
             }
             Ended::Refused { to, request_id, why } => {
-                io.out.send(vec![to], request_id, Body::NotYet(why))
+                io.out.send(vec![to], request_id, Body::NotYet(why));
             }
             Ended::Adopted { gc_epoch, report } => {
                 let written = Change::GcState { partition, gc_epoch: gc_epoch.clone() };

@@ -3,9 +3,9 @@
 use pixii_kit::text::{row, table};
 use serde_json::{Value, json};
 
-use crate::bench::Line;
 use crate::bench::echo::Echo;
 use crate::bench::limits::Cost;
+use crate::bench::{Case, Line};
 use crate::workload::Kind;
 
 /// Round trips, and operations of the store, that a put and a get cannot do without when three
@@ -50,9 +50,9 @@ impl Results {
         (least > 0.0).then(|| (line.total_us() / least, least))
     }
 
-    /// Tables, with a few words on each.
-    pub(super) fn as_text(&self) -> String {
-        let mut out = String::from("What this machine can do at most, in this run\n\n");
+    /// What the machine can do at most, as a table.
+    pub(super) fn limits_as_text(&self) -> String {
+        let out = String::from("What this machine can do at most, in this run\n\n");
         let mut rows = vec![row(["", "per second", "us CPU each", ""])];
         for echo in &self.echoes {
             rows.push(vec![
@@ -77,15 +77,22 @@ impl Results {
                 ]);
             }
         }
-        out += &table(&rows);
+        out + &table(&rows)
+    }
+
+    /// Tables, with a few words on each.
+    pub(super) fn as_text(&self) -> String {
+        let mut out = self.limits_as_text();
         out += "\nThe cluster: closed loop; us CPU for each operation, by process\n\n";
         let mut rows = vec![row([
-            "", "bytes", "clients", "ops/s", "p50 us", "p99 us", "CPU", "daemons", "client",
-            "RSS MiB", "failed", "ratio",
+            "", "nodes", "bytes", "clients", "ops/s", "p50 us", "p99 us", "CPU", "daemons",
+            "client", "switches", "disk KiB", "io KiB", "RSS MiB", "failed", "ratio",
         ])];
         rows.extend(self.lines.iter().map(|line| self.row(line)));
         out += &table(&rows);
-        out += "\nRSS is the largest daemon's. The ratio is CPU / the least possible:\n";
+        out += "\nSwitches, disk and io are for each operation, of all daemons together.\n";
+        out += &self.growth();
+        out += "RSS is the largest daemon's. The ratio is CPU / the least possible:\n";
         for line in &self.lines {
             let Some((ratio, least)) = self.ratio(line) else { continue };
             let parts = match line.case.kind {
@@ -93,8 +100,10 @@ impl Results {
                 _ => "3 echoes + 3 operations of the store at that batch size",
             };
             out += &format!(
-                "  {} of {} bytes, {} clients: {:.1} us / {least:.1} us ({parts}) = {ratio:.2}\n",
+                "  {}, {} nodes, {} bytes, {} clients: {:.1} us / {least:.1} us ({parts}) = \
+                 {ratio:.2}\n",
                 line.case.kind.name(),
+                line.members,
                 line.case.size,
                 line.case.clients,
                 line.total_us(),
@@ -103,19 +112,48 @@ impl Results {
         out
     }
 
+    /// CPU of an operation by the number of nodes, where there are several clusters.
+    fn growth(&self) -> String {
+        let mut nodes: Vec<usize> = self.lines.iter().map(|line| line.members).collect();
+        nodes.sort_unstable();
+        nodes.dedup();
+        if nodes.len() < 2 {
+            return String::new();
+        }
+        let title = ["".to_owned(), "bytes".into(), "clients".into()];
+        let heads = nodes.iter().map(|count| format!("{count} nodes"));
+        let mut rows = vec![title.into_iter().chain(heads).collect()];
+        for line in self.lines.iter().filter(|line| line.members == self.lines[0].members) {
+            let Case { kind, size, clients } = line.case;
+            let mut cells = vec![kind.name().to_owned(), size.to_string(), clients.to_string()];
+            cells.extend(nodes.iter().map(|count| {
+                let same = |other: &&Line| other.members == *count && other.case == line.case;
+                let found = self.lines.iter().find(same);
+                found.map_or_else(|| "-".into(), |line| format!("{:.1}", line.total_us()))
+            }));
+            rows.push(cells);
+        }
+        format!("\nCPU for each operation, in us, by the number of nodes\n\n{}\n", table(&rows))
+    }
+
     fn row(&self, line: &Line) -> Vec<String> {
         let daemons: Vec<String> =
-            line.daemons_us.values().map(|cpu| format!("{cpu:.1}")).collect();
+            line.servers_us.values().map(|cpu| format!("{cpu:.1}")).collect();
         vec![
             line.case.kind.name().into(),
+            line.members.to_string(),
             line.case.size.to_string(),
             line.case.clients.to_string(),
             format!("{:.0}", line.rate),
             line.p50_us.to_string(),
             line.p99_us.to_string(),
             format!("{:.1}", line.total_us()),
-            daemons.join(" "),
+            // More of them would be wider than a screen.
+            if daemons.len() > 3 { daemons.len().to_string() } else { daemons.join(" ") },
             format!("{:.1}", line.client_us),
+            format!("{:.1}", line.switches),
+            kib(line.device_bytes),
+            kib(line.write_bytes),
             format!("{:.1}", line.rss_bytes as f64 / f64::from(1 << 20)),
             line.failed.to_string(),
             self.ratio(line).map_or_else(|| "-".into(), |(ratio, _)| format!("{ratio:.2}")),
@@ -124,18 +162,6 @@ impl Results {
 
     /// The same, all numbers unrounded.
     pub(super) fn as_json(&self) -> Value {
-        let costs = |costs: &[Cost]| -> Vec<Value> {
-            let cost = |c: &Cost| {
-                json!({ "bytes": c.size, "batch": c.batch, "per_second": c.rate,
-                "cpu_us": c.cpu_us })
-            };
-            costs.iter().map(cost).collect()
-        };
-        let echo = |echo: &Echo| {
-            json!({
-                "connections": echo.connections, "per_second": echo.rate, "cpu_us": echo.cpu_us,
-            })
-        };
         let line = |line: &Line| {
             let ratio = self.ratio(line);
             json!({
@@ -147,19 +173,47 @@ impl Results {
                 "p99_us": line.p99_us,
                 "failed": line.failed,
                 "cpu_us": line.total_us(),
-                "cpu_us_of_daemons": line.daemons_us,
+                "nodes": line.members,
+                "cpu_us_of_daemons": line.servers_us,
                 "cpu_us_of_client": line.client_us,
+                "context_switches": line.switches,
+                "device_bytes": line.device_bytes,
+                "write_bytes": line.write_bytes,
                 "rss_bytes": line.rss_bytes,
                 "least_cpu_us": ratio.map(|(_, least)| least),
                 "ratio": ratio.map(|(ratio, _)| ratio),
             })
         };
+        let mut all = self.limits_as_json();
+        all["cluster"] = self.lines.iter().map(line).collect();
+        all
+    }
+
+    /// What the machine can do at most.
+    pub(super) fn limits_as_json(&self) -> Value {
+        let costs = |costs: &[Cost]| -> Vec<Value> {
+            let cost = |c: &Cost| {
+                json!({
+                    "bytes": c.size, "batch": c.batch, "per_second": c.rate, "cpu_us": c.cpu_us,
+                })
+            };
+            costs.iter().map(cost).collect()
+        };
+        let echo = |echo: &Echo| {
+            json!({
+                "connections": echo.connections, "per_second": echo.rate, "cpu_us": echo.cpu_us,
+            })
+        };
         json!({
-            "cluster": self.lines.iter().map(line).collect::<Vec<_>>(),
             "echo": self.echoes.iter().map(echo).collect::<Vec<_>>(),
             "append_and_fdatasync": costs(&self.appends),
             "store_apply_and_sync": costs(&self.writes),
             "store_cached_read": costs(&self.reads),
         })
     }
+}
+
+/// Bytes as KiB, or a dash where they are not known.
+pub(super) fn kib(bytes: Option<f64>) -> String {
+    bytes.map_or_else(|| "-".into(), |bytes| format!("{:.1}", bytes / 1_024.0))
 }

@@ -1,0 +1,199 @@
+//! Other stores that the same load can be sent to: by the redis protocol, and etcd by the JSON
+//! gateway of its server. Only what a generator needs: put, get, and what an acknowledgement means.
+
+mod etcd;
+mod http;
+mod resp;
+
+use std::time::Duration;
+
+use pixii_client::ClientError;
+use tokio::time::timeout;
+
+pub(crate) use resp::Information;
+
+/// How long a server may take until a connection is there.
+const CONNECT_WAIT: Duration = Duration::from_secs(5);
+
+/// Where a server is, and by which protocol it is driven.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Peer {
+    /// What it speaks.
+    pub(crate) protocol: Protocol,
+    /// `host:port`.
+    pub(crate) address: String,
+}
+
+/// What a server speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    /// `redis://`: SET, and WAIT for so many replicas if that is not 0; GET.
+    Redis {
+        /// Replicas that have to have a write before it counts as done.
+        wait: u8,
+    },
+    /// `etcd://`: a put, and a linearizable read of one key.
+    Etcd,
+}
+
+/// Why an operation was not done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Violation {
+    /// The server said no, or not in time; the connection can be used.
+    Failed(ClientError),
+    /// The connection cannot be used any more, and why: one clear sentence.
+    Broken(String),
+}
+
+impl Peer {
+    /// Reads `redis://HOST:PORT` or `etcd://HOST:PORT`. The error is one sentence.
+    pub(crate) fn parse(text: &str, wait: Option<u8>) -> Result<Self, String> {
+        let shown = text.escape_debug();
+        let (scheme, address) = text.split_once("://").unwrap_or_default();
+        let protocol = match (scheme, wait) {
+            ("redis", wait) => Protocol::Redis { wait: wait.unwrap_or(0) },
+            ("etcd", None) => Protocol::Etcd,
+            ("etcd", Some(_)) => {
+                return Err(
+                    "--against-wait is of the redis protocol; etcd has no such thing".into()
+                );
+            }
+            _ => {
+                return Err(format!(
+                    "\"{shown}\" is neither redis://HOST:PORT nor etcd://HOST:PORT"
+                ));
+            }
+        };
+        let address = address.trim_end_matches('/');
+        let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+        if port.is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
+            return Err(format!("\"{shown}\" has no HOST:PORT, as in redis://127.0.0.1:6379"));
+        }
+        Ok(Peer { protocol, address: address.to_owned() })
+    }
+
+    /// The protocol that it is driven by.
+    pub(crate) fn scheme(&self) -> &'static str {
+        match self.protocol {
+            Protocol::Redis { .. } => "redis",
+            Protocol::Etcd => "etcd",
+        }
+    }
+
+    /// The URL that it was read from.
+    pub(crate) fn url(&self) -> String {
+        format!("{}://{}", self.scheme(), self.address)
+    }
+
+    /// What a put of it is, in short.
+    pub(crate) fn put_name(&self) -> String {
+        match self.protocol {
+            Protocol::Redis { wait: 0 } => "SET".into(),
+            Protocol::Redis { wait } => format!("SET + WAIT {wait}"),
+            Protocol::Etcd => "put".into(),
+        }
+    }
+
+    /// What its acknowledgement of a put means, in a sentence. `stated` is what it says of itself.
+    pub(crate) fn meaning(&self, stated: &Information) -> String {
+        let sync = match stated.sync.as_deref() {
+            Some("always") => "after an fdatasync there (appendfsync always)".to_owned(),
+            Some(other) => format!("before it is on the disk there ({other})"),
+            None => "and does not say whether it is on its disk".to_owned(),
+        };
+        match self.protocol {
+            Protocol::Redis { wait: 0 } => format!("the server that was asked says OK, {sync}"),
+            Protocol::Redis { wait } => format!(
+                "the primary has it, {sync}, and {wait} of its replicas in memory: durable at the \
+                 primary only"
+            ),
+            Protocol::Etcd => "a majority of the members has it in its log, synced".into(),
+        }
+    }
+
+    /// What the answer to a get is, in a sentence.
+    pub(crate) fn get_meaning(&self) -> &'static str {
+        match self.protocol {
+            Protocol::Redis { .. } => "answered by the server that was asked, which decides how",
+            Protocol::Etcd => "linearizable: the leader answers once a majority has confirmed it",
+        }
+    }
+
+    /// What the server says of itself; empty where it does not answer such questions.
+    pub(crate) async fn information(&self) -> Information {
+        match self.protocol {
+            Protocol::Redis { .. } => resp::information(&self.address).await,
+            Protocol::Etcd => Information::default(),
+        }
+    }
+
+    /// Opens a connection, and checks that the server speaks the protocol.
+    pub(crate) async fn connect(&self) -> Result<Connection, String> {
+        let opening = async {
+            match self.protocol {
+                Protocol::Redis { wait } => {
+                    resp::Connection::open(&self.address, wait).await.map(Connection::Redis)
+                }
+                Protocol::Etcd => etcd::Connection::open(&self.address).await.map(Connection::Etcd),
+            }
+        };
+        let opened = timeout(CONNECT_WAIT, opening).await;
+        let late = |_| Err(format!("no answer in {} s", CONNECT_WAIT.as_secs()));
+        opened.unwrap_or_else(late).map_err(|why| format!("{}: {why}", self.url()))
+    }
+
+    /// So many connections.
+    pub(crate) async fn connections(&self, count: usize) -> Result<Vec<Connection>, String> {
+        let mut connections = Vec::with_capacity(count);
+        for _ in 0..count {
+            connections.push(self.connect().await?);
+        }
+        Ok(connections)
+    }
+}
+
+/// An open connection, on which one operation is in flight at a time.
+#[derive(Debug)]
+pub(crate) enum Connection {
+    /// Of the redis protocol.
+    Redis(resp::Connection),
+    /// Of etcd.
+    Etcd(etcd::Connection),
+}
+
+impl Connection {
+    /// Writes a value; done when the server has acknowledged it, within `wait`.
+    pub(crate) async fn put(
+        &mut self,
+        key: &[u8],
+        value: &[u8],
+        wait: Duration,
+    ) -> Result<(), Violation> {
+        let put = async {
+            match self {
+                Connection::Redis(connection) => connection.set(key, value, wait).await,
+                Connection::Etcd(connection) => connection.put(key, value).await,
+            }
+        };
+        timeout(wait, put).await.unwrap_or_else(|_| Err(late(wait)))
+    }
+
+    /// Reads a value; whether there is one.
+    pub(crate) async fn get(&mut self, key: &[u8], wait: Duration) -> Result<bool, Violation> {
+        let get = async {
+            match self {
+                Connection::Redis(connection) => connection.get(key).await,
+                Connection::Etcd(connection) => connection.get(key).await,
+            }
+        };
+        timeout(wait, get).await.unwrap_or_else(|_| Err(late(wait)))
+    }
+}
+
+/// An answer that is late may still come: nothing more can be asked on its connection.
+fn late(wait: Duration) -> Violation {
+    Violation::Broken(format!("no answer in {} ms", wait.as_millis()))
+}
+
+#[cfg(test)]
+mod tests;

@@ -24,8 +24,10 @@
 //! further than needed: up to a quarter of the share, rounded up, on either side of it. Later changes bring
 //! them back. A change of a weight or a zone moves what it takes, and then all loads are exact.
 
+mod change;
 mod flow;
 mod join;
+mod moves;
 mod plan;
 mod shares;
 mod table;
@@ -34,6 +36,9 @@ use bincode::{BorrowDecode, Encode};
 use bytes::Bytes;
 
 use crate::types::{Key, MAX_MEMBERS, MAX_N, MAX_PARTITIONS, NodeId, Partition, first_u64, hash64};
+use change::Change;
+pub use change::{Pair, Step};
+pub use moves::{Edit, MemberMoves, PlanFault, RingPlan, target};
 use plan::Plan;
 use shares::Layout;
 
@@ -78,6 +83,12 @@ pub enum RingError {
     /// No version number is left.
     #[error("the ring has version {0}, and none comes after it")]
     Version(u64),
+    /// A change of a ring that is between two tables.
+    #[error("ring version {0} is in a change, which has to end or be cancelled first")]
+    Changing(u64),
+    /// Two rings of other sizes: n and the number of partitions are fixed.
+    #[error("ring versions {0} and {1} have other numbers of replicas or partitions")]
+    Sizes(u64, u64),
     /// A table from disk or from a peer that no node could have made.
     #[error(
         "ring version {version}: not every one of {partitions} partitions has {n} distinct members"
@@ -124,13 +135,17 @@ impl RingMember {
     }
 }
 
-/// A placement table: the home replicas of every partition.
+/// A placement table: the home replicas of every partition. A ring in a change has a second one
+/// (`ring/change.rs`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ring {
     version: u64,
+    /// All that have a place, in either table.
     members: Vec<RingMember>,
+    /// The owners that reads ask.
     homes: Vec<Vec<NodeId>>,
     n: u8,
+    change: Option<Change>,
 }
 
 impl Ring {
@@ -148,19 +163,22 @@ impl Ring {
     pub fn place(members: &[RingMember], n: u8, partitions: u16) -> Result<Self, RingError> {
         let members = check(members, n, partitions)?;
         let homes = Plan::new(&members, usize::from(n), usize::from(partitions)).first();
-        Ok(Ring { version: 1, members, homes, n })
+        Ok(Ring { version: 1, members, homes, n, change: None })
     }
 
     /// The next version, for these members (any order): joins, leaves and changes of weight or zone, one
     /// or many at once. N and Q stay. The same members give the same homes.
     pub fn next(&self, members: &[RingMember]) -> Result<Self, RingError> {
+        if self.change.is_some() {
+            return Err(RingError::Changing(self.version));
+        }
         let members = check(members, self.n, self.partitions())?;
         let version = self.version.checked_add(1).ok_or(RingError::Version(self.version))?;
         let place = |id: &NodeId| members.binary_search_by_key(id, |member| member.id).ok();
         let kept = self.homes.iter().map(|homes| homes.iter().filter_map(place).collect());
         let plan = Plan::new(&members, usize::from(self.n), self.homes.len());
         let homes = plan.next(&kept.collect(), &self.members, version);
-        Ok(Ring { version, members, homes, n: self.n })
+        Ok(Ring { version, members, homes, n: self.n, change: None })
     }
 
     /// The next version, in which `new`, which is no member yet, has all places of `old`, its weight and its zone. Nothing
@@ -173,13 +191,20 @@ impl Ring {
             return Err(RingError::Duplicate);
         }
         let version = self.version.checked_add(1).ok_or(RingError::Version(self.version))?;
-        let place = |id: NodeId| if id == old { new } else { id };
-        let members =
-            self.members.iter().map(|member| RingMember { id: place(member.id), ..*member });
-        let mut members: Vec<RingMember> = members.collect();
-        members.sort_unstable();
-        let homes = self.homes.iter().map(|homes| homes.iter().copied().map(place).collect());
-        Ok(Ring { version, members, homes: homes.collect(), n: self.n })
+        let renamed = |members: &[RingMember]| {
+            let place = |id: NodeId| if id == old { new } else { id };
+            let mut members: Vec<RingMember> =
+                members.iter().map(|m| RingMember { id: place(m.id), ..*m }).collect();
+            members.sort_unstable();
+            members
+        };
+        let moved = |homes: &[Vec<NodeId>]| {
+            let place = |id: &NodeId| if *id == old { new } else { *id };
+            homes.iter().map(|homes| homes.iter().map(place).collect()).collect::<Vec<_>>()
+        };
+        let change = self.change.as_ref().map(|change| change.mapped(renamed, moved));
+        let (members, homes) = (renamed(&self.members), moved(&self.homes));
+        Ok(Ring { version, members, homes, n: self.n, change })
     }
 
     /// The one of these that is in force.
@@ -264,6 +289,13 @@ impl Ring {
 
     /// A digest of the whole table: nodes whose digests differ would place keys differently.
     pub fn digest(&self) -> u64 {
+        match &self.change {
+            Some(change) => change.digest(self),
+            None => self.table_digest(),
+        }
+    }
+
+    fn table_digest(&self) -> u64 {
         let ids: Vec<u8> = self.homes.iter().flatten().flat_map(|id| id.0.to_be_bytes()).collect();
         let members: Vec<u8> = self.members.iter().flat_map(|m| m.id.0.to_be_bytes()).collect();
         let plain = |member: &RingMember| *member == RingMember::plain(member.id);

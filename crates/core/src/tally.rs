@@ -1,12 +1,21 @@
 //! Counting answers towards a quorum: a home replica and those that stand in for it are one slot, and a node
 //! counts for one slot only, however many members it stands in for.
+//!
+//! While a ring is in a change, a write counts in two tables of N slots each. An owner that stays
+//! fills a slot of both; an owner that goes and the one that comes in its place are a pair, one in
+//! each table, so that a pair adds no slot: a quorum is reached when it is in both tables.
+
+use std::collections::BTreeSet;
 
 use crate::types::NodeId;
 
-/// Who has been asked and who has answered, for the slots of one preference list.
+/// Who has been asked and who has answered, for the slots of one preference list, or of the two of a
+/// ring in a change.
 #[derive(Clone, Debug)]
 pub struct Tally {
     homes: Vec<(NodeId, Answer)>,
+    /// The slots of each table, by the place of their owner in `homes`.
+    tables: Vec<Vec<usize>>,
     stand_ins: Vec<StandIn>,
     needed: u8,
     strict: bool,
@@ -33,7 +42,7 @@ pub enum Answer {
 struct StandIn {
     node: NodeId,
     answer: Answer,
-    /// The slots that it may count for, by their place in the list of homes.
+    /// The owners that it may count for, by their place in the list of homes.
     slots: Vec<usize>,
 }
 
@@ -41,8 +50,25 @@ impl Tally {
     /// A tally over `homes` that is reached when `needed` slots have counted. With `strict` only home
     /// replicas count.
     pub fn new(homes: &[NodeId], needed: u8, strict: bool) -> Self {
+        let tables = vec![(0..homes.len()).collect()];
         let homes = homes.iter().map(|home| (*home, Answer::Unasked)).collect();
-        Tally { homes, stand_ins: Vec::new(), needed, strict }
+        Tally { homes, tables, stand_ins: Vec::new(), needed, strict }
+    }
+
+    /// The same, of a write while the ring is in a change: `also` are the owners of its other table,
+    /// and `needed` slots of each table have to count.
+    #[must_use]
+    pub fn with(mut self, also: &[NodeId]) -> Self {
+        let mut slots = Vec::with_capacity(also.len());
+        for owner in also {
+            let known = self.homes.iter().position(|(home, _)| home == owner);
+            slots.push(known.unwrap_or(self.homes.len()));
+            if known.is_none() {
+                self.homes.push((*owner, Answer::Unasked));
+            }
+        }
+        self.tables.push(slots);
+        self
     }
 
     /// Notes that a home has been asked.
@@ -148,27 +174,45 @@ impl Tally {
 
     /// The homes whose word is still out, and for which no stand-in has answered or is asked.
     pub fn uncovered(&self) -> impl Iterator<Item = NodeId> {
-        let covers = |slot: usize| {
-            let hopeful = |stand_in: &StandIn| {
-                matches!(stand_in.answer, Answer::Asked | Answer::Counted)
-                    && stand_in.slots.contains(&slot)
-            };
-            self.stand_ins.iter().any(hopeful)
+        let all = 0..self.homes.len();
+        all.filter(|home| self.is_open(*home)).map(|home| self.homes[home].0)
+    }
+
+    fn is_open(&self, home: usize) -> bool {
+        let hopeful = |stand_in: &StandIn| {
+            matches!(stand_in.answer, Answer::Asked | Answer::Counted)
+                && stand_in.slots.contains(&home)
         };
-        let open = move |(slot, (_, state)): &(usize, &(NodeId, Answer))| {
-            *state != Answer::Counted && !covers(*slot)
-        };
-        self.homes.iter().enumerate().filter(open).map(|(_, (node, _))| *node)
+        self.homes[home].1 != Answer::Counted && !self.stand_ins.iter().any(hopeful)
+    }
+
+    /// The homes that somebody has to be asked for in their place, should all that have been asked
+    /// answer: as many of those without anybody as each table lacks slots.
+    pub fn wanting(&self) -> Vec<NodeId> {
+        let mut wanting = Vec::new();
+        for table in &self.tables {
+            let filled = self.fill(table, hopeful, !self.strict);
+            let missing = usize::from(self.needed).saturating_sub(filled);
+            let open = table.iter().filter(|home| self.is_open(**home)).take(missing);
+            wanting.extend(open.map(|home| self.homes[*home].0));
+        }
+        // One that stays may be wanting in both.
+        let mut seen = BTreeSet::new();
+        wanting.retain(|home| seen.insert(*home));
+        wanting
     }
 
     /// True when every slot has counted, by its home or by a stand-in; strict or not.
     pub fn is_full(&self) -> bool {
-        self.fill(|state| state == Answer::Counted, true) == self.homes.len()
+        let full = |table: &Vec<usize>| {
+            self.fill(table, |state| state == Answer::Counted, true) == table.len()
+        };
+        self.tables.iter().all(full)
     }
 
-    /// How many slots counted.
+    /// How many slots counted, in the table where fewer did.
     pub fn counted(&self) -> u8 {
-        self.fill(|state| state == Answer::Counted, !self.strict) as u8
+        self.least(|state| state == Answer::Counted)
     }
 
     /// How many have to count.
@@ -178,8 +222,7 @@ impl Tally {
 
     /// How many further slots have to be asked for, should all that have been asked answer.
     pub fn missing(&self) -> u8 {
-        let hopeful = |state| matches!(state, Answer::Asked | Answer::Counted);
-        self.needed.saturating_sub(self.fill(hopeful, !self.strict) as u8)
+        self.needed.saturating_sub(self.least(hopeful))
     }
 
     /// True once enough slots counted.
@@ -189,22 +232,24 @@ impl Tally {
 
     /// How many slots may still count, of those that have been asked for or can be.
     pub fn hopeful(&self) -> u8 {
-        let lost = |state| matches!(state, Answer::Failed | Answer::Uncounted);
-        self.fill(|state| !lost(state), !self.strict) as u8
+        self.least(|state| !matches!(state, Answer::Failed | Answer::Uncounted))
     }
 
-    /// The most slots that can be filled by nodes in such a state, each by one node and each node filling one:
-    /// a maximum matching by augmenting paths. A home fills only its own slot, so it comes first.
-    fn fill(&self, with: impl Fn(Answer) -> bool, stand_ins: bool) -> usize {
-        let mut filled: Vec<Filled> = self
-            .homes
-            .iter()
-            .map(|(_, state)| if with(*state) { Filled::Home } else { Filled::Empty })
-            .collect();
+    /// The slots that are filled in the table where fewest are.
+    fn least(&self, with: impl Fn(Answer) -> bool + Copy) -> u8 {
+        let filled = self.tables.iter().map(|table| self.fill(table, with, !self.strict));
+        filled.min().unwrap_or(0) as u8
+    }
+
+    /// The most slots of a table that can be filled by nodes in such a state, each by one node and each node
+    /// filling one: a maximum matching by augmenting paths. A home fills only its own slot, so it comes first.
+    fn fill(&self, table: &[usize], with: impl Fn(Answer) -> bool, stand_ins: bool) -> usize {
+        let filled = |home: &usize| if with(self.homes[*home].1) { Filled::Home } else { Filled::Empty };
+        let mut filled: Vec<Filled> = table.iter().map(filled).collect();
         if stand_ins {
             for at in 0..self.stand_ins.len() {
                 if with(self.stand_ins[at].answer) {
-                    self.place(at, &mut filled, &mut vec![false; self.homes.len()]);
+                    self.place(at, table, &mut filled, &mut vec![false; table.len()]);
                 }
             }
         }
@@ -212,23 +257,36 @@ impl Tally {
     }
 
     /// Finds a slot for a stand-in, moving others if that helps.
-    fn place(&self, at: usize, filled: &mut [Filled], tried: &mut [bool]) -> bool {
-        for slot in &self.stand_ins[at].slots {
-            if std::mem::replace(&mut tried[*slot], true) {
+    fn place(
+        &self,
+        at: usize,
+        table: &[usize],
+        filled: &mut [Filled],
+        tried: &mut [bool],
+    ) -> bool {
+        for (slot, home) in table.iter().enumerate() {
+            if !self.stand_ins[at].slots.contains(home)
+                || std::mem::replace(&mut tried[slot], true)
+            {
                 continue;
             }
-            let free = match filled[*slot] {
+            let free = match filled[slot] {
                 Filled::Home => false,
                 Filled::Empty => true,
-                Filled::By(other) => self.place(other, filled, tried),
+                Filled::By(other) => self.place(other, table, filled, tried),
             };
             if free {
-                filled[*slot] = Filled::By(at);
+                filled[slot] = Filled::By(at);
                 return true;
             }
         }
         false
     }
+}
+
+/// True for a node that has answered or may yet.
+fn hopeful(state: Answer) -> bool {
+    matches!(state, Answer::Asked | Answer::Counted)
 }
 
 /// Who fills a slot.
@@ -247,6 +305,7 @@ mod tests {
     const A: NodeId = NodeId(1);
     const B: NodeId = NodeId(2);
     const C: NodeId = NodeId(3);
+    const D: NodeId = NodeId(4);
     const S: NodeId = NodeId(8);
     const T: NodeId = NodeId(9);
 
@@ -316,5 +375,52 @@ mod tests {
         tally.fail(A);
         tally.fail(B);
         assert_eq!(tally.hopeful(), 0);
+    }
+
+    #[test]
+    fn a_pair_adds_no_slot_and_counts_in_each_table_by_its_own_half() {
+        // A and B stay, C gives its place to D.
+        let mut tally = Tally::new(&[A, B, C], 2, true).with(&[A, B, D]);
+        assert_eq!(tally.homes().collect::<Vec<_>>(), [A, B, C, D]);
+        for home in [A, B, C, D] {
+            tally.ask(home);
+        }
+        tally.count(C);
+        tally.count(B);
+        assert_eq!(tally.counted(), 1, "the new table has B only");
+        tally.count(D);
+        assert!(tally.reached(), "B, and the pair");
+        assert!(!tally.is_full());
+        tally.count(A);
+        assert!(tally.is_full());
+        let mut stays = Tally::new(&[A, B, C], 2, true).with(&[A, B, D]);
+        stays.count(A);
+        stays.count(B);
+        assert!(stays.reached(), "those that stay count in both");
+    }
+
+    #[test]
+    fn halves_of_a_pair_have_stand_ins_of_their_own_or_share_one() {
+        let mut tally = Tally::new(&[A, B, C], 2, false).with(&[A, B, D]);
+        tally.count(A);
+        tally.fail(B);
+        tally.fail(D);
+        tally.ask(C);
+        assert_eq!(tally.missing(), 1);
+        assert_eq!(tally.wanting(), [B], "one more slot of the new table, and B comes first");
+        tally.ask_stand_in(S, &[D]);
+        assert_eq!(tally.wanting(), []);
+        tally.count(S);
+        assert_eq!(tally.counted(), 1);
+        tally.count(C);
+        assert!(tally.reached());
+        let mut shared = Tally::new(&[A, B, C], 1, false).with(&[A, B, D]);
+        shared.ask_stand_in(S, &[C, D]);
+        shared.count(S);
+        assert!(shared.reached(), "one node keeps it for the slot of either table");
+        let mut strict = Tally::new(&[A, B, C], 1, true).with(&[A, B, D]);
+        strict.ask_stand_in(S, &[C, D]);
+        strict.count(S);
+        assert!(!strict.reached());
     }
 }

@@ -152,9 +152,7 @@ impl WriteOp {
         if self.common.tally.reached() {
             return Some(self.written(minted));
         }
-        let missing = usize::from(self.common.tally.missing());
-        let homes: Vec<NodeId> = self.common.tally.uncovered().take(missing).collect();
-        for home in homes {
+        for home in self.common.tally.wanting() {
             self.replace(now, home, env, fx);
         }
         let hopeless = self.common.is_hopeless() && self.stand_ins.is_empty();

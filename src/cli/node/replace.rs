@@ -176,12 +176,20 @@ impl Change<'_> {
             match answer {
                 Ok(ring) => looked.rings.push((name, ring)),
                 Err(_) if name == self.new => {
-                    looked.note = format!("{name} cannot be reached yet: start it\n");
+                    looked.note += &format!("{name} cannot be reached yet: start it\n");
                 }
                 // What it missed it is told when it is back.
-                Err(_) if peer.is_some_and(|peer| down(peer.opinion)) => {}
+                Err(_) if peer.is_some_and(|peer| down(peer.opinion)) => looked.down.push(name),
                 Err(why) => looked.waits.push(format!("{name} does not answer ({why})")),
             }
+        }
+        looked.down.sort_unstable();
+        for name in &looked.down {
+            looked.note += &format!(
+                "{name} is down and has not confirmed the change: do not start {} again before \
+                 it has\n",
+                self.old
+            );
         }
         Ok(looked)
     }
@@ -229,6 +237,8 @@ struct Looked {
     rings: Vec<(String, Ring)>,
     /// Whom the change waits for, and why.
     waits: Vec<String>,
+    /// Members that are down, which may live with an earlier ring when they are back.
+    down: Vec<String>,
     note: String,
 }
 

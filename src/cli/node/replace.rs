@@ -122,7 +122,7 @@ impl Change<'_> {
         let last = Instant::now() + CONFIRM;
         loop {
             let looked = self.look(shared).await;
-            if let Ok(Looked { rings, waits, note }) = &looked
+            if let Ok(Looked { rings, waits, note, .. }) = &looked
                 && waits.is_empty()
                 && let Some((_, first)) = rings.first()
                 && rings.iter().all(|(_, ring)| ring.id() == first.id())

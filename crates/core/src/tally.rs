@@ -244,7 +244,8 @@ impl Tally {
     /// The most slots of a table that can be filled by nodes in such a state, each by one node and each node
     /// filling one: a maximum matching by augmenting paths. A home fills only its own slot, so it comes first.
     fn fill(&self, table: &[usize], with: impl Fn(Answer) -> bool, stand_ins: bool) -> usize {
-        let filled = |home: &usize| if with(self.homes[*home].1) { Filled::Home } else { Filled::Empty };
+        let filled =
+            |home: &usize| if with(self.homes[*home].1) { Filled::Home } else { Filled::Empty };
         let mut filled: Vec<Filled> = table.iter().map(filled).collect();
         if stand_ins {
             for at in 0..self.stand_ins.len() {
@@ -257,16 +258,9 @@ impl Tally {
     }
 
     /// Finds a slot for a stand-in, moving others if that helps.
-    fn place(
-        &self,
-        at: usize,
-        table: &[usize],
-        filled: &mut [Filled],
-        tried: &mut [bool],
-    ) -> bool {
+    fn place(&self, at: usize, table: &[usize], filled: &mut [Filled], tried: &mut [bool]) -> bool {
         for (slot, home) in table.iter().enumerate() {
-            if !self.stand_ins[at].slots.contains(home)
-                || std::mem::replace(&mut tried[slot], true)
+            if !self.stand_ins[at].slots.contains(home) || std::mem::replace(&mut tried[slot], true)
             {
                 continue;
             }

@@ -4,7 +4,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use pixii_core::ring::{Edit, PlanFault, Ring, RingError, RingMember, RingPlan, Step, Zone, target};
+use pixii_core::ring::{
+    Edit, PlanFault, Ring, RingError, RingMember, RingPlan, Step, Zone, target,
+};
 use pixii_core::tally::Tally;
 use pixii_core::types::{NodeId, Partition};
 use pixii_core::wire::{decode, encode};
@@ -245,7 +247,8 @@ fn a_plan_names_what_moves_and_what_makes_it_impossible() {
     assert!(new.members().iter().all(|member| after[&member.id] == new.share(member.id)));
     assert_eq!(plan.faults, []);
 
-    let tight = RingPlan::new(&old, &new, &[], |_| 1_000, |id| (id == node(9)).then_some(1)).unwrap();
+    let tight =
+        RingPlan::new(&old, &new, &[], |_| 1_000, |id| (id == node(9)).then_some(1)).unwrap();
     let coming = of(node(9)).gains.1;
     assert_eq!(tight.faults, [PlanFault::Room { member: node(9), coming, room: 1 }]);
     assert_eq!(tight.digest, plan.digest, "what disks have left does not name another plan");

@@ -64,7 +64,8 @@ impl Change {
         members: impl Fn(&[RingMember]) -> Vec<RingMember>,
         homes: impl Fn(&[Vec<NodeId>]) -> Vec<Vec<NodeId>>,
     ) -> Self {
-        let other = Table { members: members(&self.other.members), homes: homes(&self.other.homes) };
+        let other =
+            Table { members: members(&self.other.members), homes: homes(&self.other.homes) };
         Change { members: members(&self.members), other, ..self.clone() }
     }
 

@@ -41,7 +41,7 @@ fn write_tally(ring: &Ring, partition: Partition, needed: u8) -> Tally {
 
 /// Every set of owners with which a write is acknowledged.
 fn write_sets(ring: &Ring, partition: Partition, w: u8) -> Vec<BTreeSet<NodeId>> {
-    let owners = ring.owners(partition);
+    let owners = ring.all_owners(partition);
     let sets = (0u32..1 << owners.len()).map(|bits| {
         let chosen = owners.iter().enumerate().filter(|(at, _)| bits >> at & 1 == 1);
         chosen.map(|(_, owner)| *owner).collect::<BTreeSet<_>>()
@@ -134,9 +134,9 @@ proptest! {
                 let comes: BTreeSet<_> = pairs.iter().map(|pair| pair.new).collect();
                 prop_assert_eq!(&goes, &before.difference(&after).copied().collect());
                 prop_assert_eq!(&comes, &after.difference(&before).copied().collect());
-                let all: BTreeSet<_> = ring.owners(partition).into_iter().collect();
+                let all: BTreeSet<_> = ring.all_owners(partition).into_iter().collect();
                 prop_assert_eq!(&all, &before.union(&after).copied().collect());
-                prop_assert_eq!(ring.owners(partition).len(), all.len());
+                prop_assert_eq!(ring.all_owners(partition).len(), all.len());
             }
         }
     }
@@ -161,7 +161,7 @@ proptest! {
             if let Ok(ring) = decode::<Ring>(&bytes.into()) {
                 for partition in partitions(&ring) {
                     prop_assert_eq!(ring.homes(partition).len(), usize::from(ring.n()));
-                    prop_assert!(ring.owners(partition).iter().all(|owner| ring.has(*owner)));
+                    prop_assert!(ring.all_owners(partition).iter().all(|owner| ring.has(*owner)));
                 }
             }
         }

@@ -178,7 +178,7 @@ impl Ring {
     }
 
     /// Every owner of a partition: those that reads ask, then the others that writes go to.
-    pub fn owners(&self, partition: Partition) -> Vec<NodeId> {
+    pub fn all_owners(&self, partition: Partition) -> Vec<NodeId> {
         let reads = self.homes(partition);
         let others = self.also(partition).unwrap_or(&[]);
         let others = others.iter().filter(|owner| !reads.contains(owner));

@@ -1,11 +1,13 @@
-//! The store on a real disk: records in one sled tree, chunked where they are long, behind a directory
-//! that says what it is and who has it.
+//! The store on a real disk: records in one sled tree, chunked where they are long, behind a
+//! directory that says what it is and who has it.
 //!
-//! Readers take no lock of ours. A chunked record is read in several steps, so a writer may come between;
-//! what looks damaged is therefore read once more with writers held off before it is called so.
+//! Readers take no lock of ours. A chunked record is read in several steps, so a writer may come
+//! between; what looks damaged is therefore read once more with writers held off before it is
+//! called so.
 //!
-//! sled takes a log that was cut or damaged near its end for the trace of a crash, and opens with the writes
-//! behind that point gone. So every batch carries a number, and the highest synced one is noted outside.
+//! sled takes a log that was cut or damaged near its end for the trace of a crash, and opens with
+//! the writes behind that point gone. So every batch carries a number, and the highest synced one
+//! is noted outside.
 
 mod check;
 mod error;
@@ -26,7 +28,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use pixii_core::generation::Generation;
+use pixii_core::gc_epoch::GcState;
 use pixii_core::members::Members;
 use pixii_core::ring::Ring;
 use pixii_core::store::{
@@ -38,11 +40,11 @@ use pixii_core::types::{Key, NodeId, Partition};
 pub use self::check::{CheckReport, Content, Damage, Difference, Holding, check, differences};
 pub use self::error::OpenError;
 use self::files::{Directory, WHYS};
-use self::guarded::{Batch, Fault, Sled};
+use self::guarded::{Batch, Sled, StoreFault};
 pub use self::layout::NEWEST;
 use self::layout::{
-    At, CHUNK_BYTES, HINTS, HINTS_END, Head, LAST_WRITE, LIFE, MAX_RECORD_BYTES, MEMBERS, Place,
-    RING, Value, meta_key, seal,
+    At, CHUNK_BYTES, HINTS, HINTS_END, Head, INCARNATION, LAST_WRITE, MAX_RECORD_BYTES, MEMBERS,
+    Place, RING, Value, meta_key, seal,
 };
 pub use self::migrating::{SchemaReport, migrate, schema_of};
 pub use self::rebuild::{Amend, Lost, Prepared, Salvage};
@@ -62,14 +64,15 @@ pub struct DiskStore {
     directory: Directory,
     /// The number of the last write before it was opened.
     opened_at: u64,
-    /// The number of the last write: every batch and every chunked record takes one. Held by whoever
-    /// changes records.
+    /// The number of the last write: every batch and every chunked record takes one. Held by
+    /// whoever changes records.
     last_write: Mutex<u64>,
 }
 
 impl DiskStore {
-    /// Opens the store in `dir`, creating it where there is nothing. `cache_bytes` is the size of the page
-    /// cache; up to 2.4 times as much memory was measured, so a third of the budget is a good choice.
+    /// Opens the store in `dir`, creating it where there is nothing. `cache_bytes` is the size of
+    /// the page cache; up to 2.4 times as much memory was measured, so a third of the budget is a
+    /// good choice.
     pub fn open(dir: &Path, cache_bytes: u64) -> Result<Self, OpenError> {
         let (directory, fresh) = Directory::claim(dir)?;
         let io = |doing| move |error| OpenError::from_io(dir, doing, &error);
@@ -100,16 +103,16 @@ impl DiskStore {
         if last_write < mark {
             return Err(damaged(format!("it ends at write {last_write}, and {mark} was synced")));
         }
-        life(&sled).map_err(fault)?;
+        incarnation(&sled).map_err(fault)?;
         members(&sled).map_err(fault)?;
         ring(&sled).map_err(fault)?;
-        generations(&sled).map_err(|error| fault(sled.fail(error)))?;
+        gc_epochs(&sled).map_err(|error| fault(sled.fail(error)))?;
         Ok(DiskStore { sled, directory, opened_at: last_write, last_write: Mutex::new(last_write) })
     }
 
-    /// Moves a store that does not open to a folder of its own within its directory, whose next opening
-    /// makes an empty one; `removed` if it is whole, and of a member that is gone. Returns the folder, `damaged-N` or
-    /// `removed-N`. Nothing is removed; safe to kill at any instant.
+    /// Moves a store that does not open to a folder of its own within its directory, whose next
+    /// opening makes an empty one; `removed` if it is whole, and of a member that is gone. Returns
+    /// the folder, `damaged-N` or `removed-N`. Nothing is removed; safe to kill at any instant.
     pub fn set_aside(dir: &Path, removed: bool) -> Result<PathBuf, OpenError> {
         let directory = Directory::claim_existing(dir)?;
         let io = |error| OpenError::from_io(dir, "setting the store aside", &error);
@@ -121,8 +124,8 @@ impl DiskStore {
         self.sled.is_damaged()
     }
 
-    /// Syncs everything and lets go of the directory. After an error nothing more is written, and the
-    /// directory stays locked until the process ends.
+    /// Syncs everything and lets go of the directory. After an error nothing more is written, and
+    /// the directory stays locked until the process ends.
     pub fn close(self) -> Result<(), StoreError> {
         self.sync()?;
         Ok(self.sled.close()?)
@@ -132,7 +135,7 @@ impl DiskStore {
         self.last_write.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn read_at(&self, at: At<'_>) -> Result<Found, Fault> {
+    fn read_at(&self, at: At<'_>) -> Result<Found, StoreFault> {
         match self.read_once(at)? {
             Found::Damaged => {
                 let _writer = self.writer();
@@ -142,7 +145,7 @@ impl DiskStore {
         }
     }
 
-    fn read_once(&self, at: At<'_>) -> Result<Found, Fault> {
+    fn read_once(&self, at: At<'_>) -> Result<Found, StoreFault> {
         let Some(bytes) = self.sled.get(&at.place())? else { return Ok(Found::Nothing) };
         Ok(at.decode(match Value::decode(at, &bytes) {
             Value::Inline(record) => Some(record),
@@ -151,14 +154,15 @@ impl DiskStore {
         }))
     }
 
-    /// Hints from the place `from` to before `to`: not many more than `limit_bytes` bytes of them, and the
-    /// place to go on from if there are more. sled is not asked for a chunk while it shows a range.
+    /// Hints from the place `from` to before `to`: not many more than `limit_bytes` bytes of them,
+    /// and the place to go on from if there are more. sled is not asked for a chunk while it shows
+    /// a range.
     fn hints(
         &self,
         from: &[u8],
         to: &[u8],
         limit_bytes: usize,
-    ) -> Result<(Vec<Hint>, Option<Vec<u8>>), Fault> {
+    ) -> Result<(Vec<Hint>, Option<Vec<u8>>), StoreFault> {
         let (mut shown, mut next, mut bytes) = (Vec::new(), None, 0);
         self.sled.range(from, Some(to), |place, value| {
             let Some(Place::Hint(target, key)) = Place::decode(place) else { return Ok(true) };
@@ -191,14 +195,14 @@ impl DiskStore {
     }
 
     /// What a span of a partition holds. sled is not asked for a chunk while it shows a range.
-    fn span(&self, partition: Partition, span: &Span) -> Result<ScanPage, Fault> {
+    fn span(&self, partition: Partition, span: &Span) -> Result<ScanPage, StoreFault> {
         let mut from = layout::data_key(partition, span.after.as_ref().map_or(&[], Key::as_bytes));
         if span.after.is_some() {
             // The first place behind a key.
             from.push(0);
         }
-        // Each record is let go of as soon as it is told in short; those that take more than one
-        // read are read later, and put in their places.
+        // Each record is let go of as soon as it is reported in short; those that take more than
+        // one read are read later, and put in their places.
         let (mut page, mut later, mut next, mut bytes) = (ScanPage::default(), Vec::new(), None, 0);
         self.sled.range(&from, Some(&layout::data_end(partition)), |place, value| {
             let Some(key) = layout::key_of(place) else { return Ok(true) };
@@ -235,7 +239,7 @@ impl DiskStore {
     }
 
     /// The chunks in one piece, or `None` if they do not fit the head.
-    fn read_chunks(&self, head: Head) -> Result<Option<Bytes>, Fault> {
+    fn read_chunks(&self, head: Head) -> Result<Option<Bytes>, StoreFault> {
         let mut bytes = Vec::with_capacity(head.total);
         for index in 0..head.chunks {
             match self.sled.get(&layout::chunk_key(head.id, index))? {
@@ -250,7 +254,7 @@ impl DiskStore {
 
     /// Adds to `batch` the removal of the chunks that the present record has. Those of a damaged
     /// head cannot be found and stay behind.
-    fn remove_chunks(&self, at: At<'_>, batch: &mut Batch) -> Result<(), Fault> {
+    fn remove_chunks(&self, at: At<'_>, batch: &mut Batch) -> Result<(), StoreFault> {
         let Some(bytes) = self.sled.get(&at.place())? else { return Ok(()) };
         if let Value::Chunked(head) = Value::decode(at, &bytes) {
             for index in 0..head.chunks {
@@ -266,7 +270,7 @@ impl DiskStore {
         record: &Record,
         last_write: &mut u64,
         batch: &mut Batch,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), StoreFault> {
         let bytes = at.encode(record);
         if bytes.len() <= CHUNK_BYTES {
             batch.insert(at.place(), layout::inline(bytes));
@@ -275,7 +279,7 @@ impl DiskStore {
         if bytes.len() > MAX_RECORD_BYTES {
             let length = bytes.len();
             let text = format!("a record of {length} bytes; the limit is {MAX_RECORD_BYTES}");
-            return Err(self.sled.fail(Fault::Io(text)));
+            return Err(self.sled.fail(StoreFault::Io(text)));
         }
         *last_write += 1;
         let chunks = (0u32..).zip(bytes.chunks(CHUNK_BYTES));
@@ -307,20 +311,21 @@ fn open_sled(directory: &Directory, dir: &Path, cache_bytes: u64) -> Result<Sled
     Sled::open_surveyed(&directory.data(), cache_bytes, survey).map_err(fault)
 }
 
-fn last_write(sled: &Sled) -> Result<u64, Fault> {
+fn last_write(sled: &Sled) -> Result<u64, StoreFault> {
     let bytes = sled.get(&meta_key(LAST_WRITE))?;
     let number = bytes.and_then(|bytes| layout::unseal_u64(LAST_WRITE, &bytes));
-    let damage = || Fault::Corrupt("the number of the last write is not readable".into());
+    let damage = || StoreFault::Corrupt("the number of the last write is not readable".into());
     number.ok_or_else(|| sled.fail(damage()))
 }
 
-fn life(sled: &Sled) -> Result<Option<Meta>, Fault> {
-    let Some(bytes) = sled.get(&meta_key(LIFE))? else { return Ok(None) };
-    let damage = || Fault::Corrupt("what the store knows of itself is not readable".into());
-    layout::unseal_life(&bytes).map(Some).ok_or_else(|| sled.fail(damage()))
+fn incarnation(sled: &Sled) -> Result<Option<Meta>, StoreFault> {
+    let Some(bytes) = sled.get(&meta_key(INCARNATION))? else { return Ok(None) };
+    let damage = || StoreFault::Corrupt("what the store knows of itself is not readable".into());
+    layout::unseal_incarnation(&bytes).map(Some).ok_or_else(|| sled.fail(damage()))
 }
 
-/// What was met while the store was open last, and noted because the next opening might not see it; `None` if nothing was.
+/// What was met while the store was open last, and noted because the next opening might not see it;
+/// `None` if nothing was.
 fn noted_damage(directory: &Directory) -> Option<String> {
     let noted = Sled::noted_damage(&directory.data())?;
     Some(format!("{noted} (met while the store was open, and noted in sled/DAMAGED)"))
@@ -333,29 +338,35 @@ fn refuse_noted(directory: &Directory, dir: &Path) -> Result<(), OpenError> {
     }
 }
 
-fn members(sled: &Sled) -> Result<Option<Members>, Fault> {
+fn members(sled: &Sled) -> Result<Option<Members>, StoreFault> {
     let Some(bytes) = sled.get(&meta_key(MEMBERS))? else { return Ok(None) };
-    let damage = || Fault::Corrupt("what the store knows of the members is not readable".into());
+    let damage = || {
+        StoreFault::Corrupt(
+            "what the store knows of the members is not \
+        readable"
+                .into(),
+        )
+    };
     layout::unseal_members(&bytes).map(Some).ok_or_else(|| sled.fail(damage()))
 }
 
-fn ring(sled: &Sled) -> Result<Option<Ring>, Fault> {
+fn ring(sled: &Sled) -> Result<Option<Ring>, StoreFault> {
     let Some(bytes) = sled.get(&meta_key(RING))? else { return Ok(None) };
-    let damage = || Fault::Corrupt("what the store knows of the ring is not readable".into());
+    let damage = || StoreFault::Corrupt("what the store knows of the ring is not readable".into());
     layout::unseal_ring(&bytes).map(Some).ok_or_else(|| sled.fail(damage()))
 }
 
-fn generations(sled: &Sled) -> Result<Vec<(Partition, Generation)>, Fault> {
-    let (from, to) = layout::generations();
+fn gc_epochs(sled: &Sled) -> Result<Vec<(Partition, GcState)>, StoreFault> {
+    let (from, to) = layout::gc_epochs();
     let mut all = Vec::new();
     sled.range(&from, Some(&to), |place, bytes| {
         let found = match Place::decode(place) {
             Some(Place::Meta(name)) => layout::partition_of(&name).and_then(|partition| {
-                Some((partition, layout::unseal_generation(partition, &bytes)?))
+                Some((partition, layout::unseal_gc_epoch(partition, &bytes)?))
             }),
             _ => None,
         };
-        let damage = || Fault::Corrupt("the generation of a partition is not readable".into());
+        let damage = || StoreFault::Corrupt("the GC epoch of a partition is not readable".into());
         all.push(found.ok_or_else(damage)?);
         Ok(true)
     })?;
@@ -364,7 +375,7 @@ fn generations(sled: &Sled) -> Result<Vec<(Partition, Generation)>, Fault> {
 
 impl Store for DiskStore {
     fn meta(&self) -> Result<Option<Meta>, StoreError> {
-        Ok(life(&self.sled)?)
+        Ok(incarnation(&self.sled)?)
     }
 
     fn read(&self, partition: Partition, key: &Key) -> Result<Found, StoreError> {
@@ -429,7 +440,7 @@ impl Store for DiskStore {
         loop {
             let (hints, next) = self.hints(&from, &to, limit_bytes)?;
             match next {
-                // All of these are gone meanwhile: at least one is owed if there is one.
+                // All of these are gone meanwhile: at least one is pending if there is one.
                 Some(next) if hints.is_empty() => from = next,
                 next => {
                     let hints = hints.into_iter().map(|(_, key, found)| (key, found)).collect();
@@ -439,8 +450,8 @@ impl Store for DiskStore {
         }
     }
 
-    fn generations(&self) -> Result<Vec<(Partition, Generation)>, StoreError> {
-        Ok(generations(&self.sled).map_err(|fault| self.sled.fail(fault))?)
+    fn gc_epochs(&self) -> Result<Vec<(Partition, GcState)>, StoreError> {
+        Ok(gc_epochs(&self.sled).map_err(|fault| self.sled.fail(fault))?)
     }
 
     fn hint_totals(&self, place: &dyn Fn(&Key) -> (Partition, bool)) -> Result<Kept, StoreError> {
@@ -457,7 +468,8 @@ impl Store for DiskStore {
     }
 
     fn apply(&self, changes: &[Change]) -> Result<(), StoreError> {
-        // Of several changes to one place the last counts: the chunks of the others never get written.
+        // Of several changes to one place the last counts: the chunks of the others never get
+        // written.
         let mut records: BTreeMap<At<'_>, Option<&Record>> = BTreeMap::new();
         let mut batch = Batch::default();
         for change in changes {
@@ -468,7 +480,9 @@ impl Store for DiskStore {
                 Change::Hint { target, key, record } => {
                     records.insert(At::Hint(*target, key), record.as_ref());
                 }
-                Change::Meta(meta) => batch.insert(meta_key(LIFE), layout::seal_life(meta)),
+                Change::Meta(meta) => {
+                    batch.insert(meta_key(INCARNATION), layout::seal_incarnation(meta))
+                }
                 Change::Members(members) => {
                     batch.insert(meta_key(MEMBERS), layout::seal_members(members));
                 }
@@ -476,9 +490,9 @@ impl Store for DiskStore {
                 Change::Forget { partition, key } => {
                     records.insert(At::Data(*partition, key), None);
                 }
-                Change::Generation { partition, generation } => batch.insert(
-                    meta_key(&layout::generation_name(*partition)),
-                    layout::seal_generation(*partition, generation),
+                Change::GcState { partition, gc_epoch } => batch.insert(
+                    meta_key(&layout::gc_epoch_name(*partition)),
+                    layout::seal_gc_epoch(*partition, gc_epoch),
                 ),
             }
         }
@@ -505,7 +519,7 @@ impl Store for DiskStore {
         Ok(self.directory.probe().map_err(|error| self.sled.fail(error.into()))?)
     }
 
-    fn keep_trees(&self, trees: &[u8]) -> Result<(), StoreError> {
+    fn save_trees(&self, trees: &[u8]) -> Result<(), StoreError> {
         let kept = trees::keep(&self.directory.data(), *self.writer(), trees);
         Ok(kept.map_err(|error| self.sled.fail(error.into()))?)
     }

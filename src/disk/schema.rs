@@ -1,10 +1,10 @@
-//! Which layout the data has, and the way from every older one to today's: forward only, at open, before
-//! anything is served. Each step's last batch carries the new version, so that a kill at any instant
-//! leaves either the old schema or the new one.
+//! Which layout the data has, and the way from every older one to today's: forward only, at open,
+//! before anything is served. Each step's last batch carries the new version, so that a kill at any
+//! instant leaves either the old schema or the new one.
 
 use bytes::Bytes;
 
-use super::guarded::{Batch, Fault, Sled};
+use super::guarded::{Batch, Sled, StoreFault};
 use super::layout::{NEWEST, SCHEMA, meta_key, seal, unseal};
 
 #[path = "../../migrations/v1.rs"]
@@ -14,16 +14,16 @@ mod v2;
 #[path = "../../migrations/v3.rs"]
 mod v3;
 
-/// One step, from the schema before to its own. Whatever it applies by itself must be harmless to the
-/// schema before and to a second run; what it returns is applied together with the new version.
-type Migration = fn(&Sled) -> Result<Batch, Fault>;
+/// One step, from the schema before to its own. Whatever it applies by itself must be harmless to
+/// the schema before and to a second run; what it returns is applied together with the new version.
+type Migration = fn(&Sled) -> Result<Batch, StoreFault>;
 
 /// The step to schema N is at N-1.
 const MIGRATIONS: [Migration; NEWEST as usize] = [v1::migrate, v2::migrate, v3::migrate];
 
 /// What each step is about: the one to schema N is at N-1.
 const ABOUT: [&str; MIGRATIONS.len()] =
-    ["an empty store", "hints and the list of members", "generations of partitions"];
+    ["an empty store", "hints and the list of members", "GC epochs of partitions"];
 
 /// Why the data is not at the newest schema.
 #[derive(Debug, PartialEq, Eq)]
@@ -35,17 +35,17 @@ pub(super) enum SchemaError {
     /// It has none; nothing was changed.
     Lost,
     /// A step failed; the steps before it are done.
-    Fault(Fault),
+    StoreFault(StoreFault),
 }
 
-impl From<Fault> for SchemaError {
-    fn from(fault: Fault) -> Self {
-        SchemaError::Fault(fault)
+impl From<StoreFault> for SchemaError {
+    fn from(fault: StoreFault) -> Self {
+        SchemaError::StoreFault(fault)
     }
 }
 
 /// Brings an empty store to the newest schema, synced.
-pub(super) fn create(sled: &Sled) -> Result<(), Fault> {
+pub(super) fn create(sled: &Sled) -> Result<(), StoreFault> {
     run(sled, &MIGRATIONS, 0)
 }
 
@@ -62,7 +62,8 @@ pub(super) fn found(sled: &Sled) -> Result<u32, SchemaError> {
     }
 }
 
-/// What is to be done to a store of this schema, a few words for each step with the schema that it leads to.
+/// What is to be done to a store of this schema, a few words for each step with the schema that it
+/// leads to.
 pub(super) fn steps(from: u32) -> Vec<(u32, &'static str)> {
     (1..).zip(ABOUT).filter(|(to, _)| *to > from).collect()
 }
@@ -93,7 +94,7 @@ fn decode(bytes: &Bytes) -> Option<u32> {
     Some(u32::from_be_bytes(unseal(SCHEMA, bytes)?.as_ref().try_into().ok()?))
 }
 
-fn run(sled: &Sled, migrations: &[Migration], done: u32) -> Result<(), Fault> {
+fn run(sled: &Sled, migrations: &[Migration], done: u32) -> Result<(), StoreFault> {
     for (version, migration) in (1u32..).zip(migrations).skip(done as usize) {
         let mut batch = migration(sled)?;
         batch.insert(meta_key(SCHEMA), seal(SCHEMA, &version.to_be_bytes()));
@@ -107,17 +108,17 @@ fn run(sled: &Sled, migrations: &[Migration], done: u32) -> Result<(), Fault> {
 mod tests {
     use super::*;
 
-    fn fourth(_: &Sled) -> Result<Batch, Fault> {
+    fn fourth(_: &Sled) -> Result<Batch, StoreFault> {
         let mut batch = Batch::default();
         batch.insert(meta_key("fourth"), &b"done"[..]);
         Ok(batch)
     }
 
-    fn killed(sled: &Sled) -> Result<Batch, Fault> {
+    fn killed(sled: &Sled) -> Result<Batch, StoreFault> {
         let mut batch = Batch::default();
         batch.insert(meta_key("half"), &b"done"[..]);
         sled.apply(batch)?;
-        Err(Fault::Io("killed".into()))
+        Err(StoreFault::Io("killed".into()))
     }
 
     #[test]
@@ -129,7 +130,7 @@ mod tests {
         let version = || decode(&sled.get(&meta_key(SCHEMA)).unwrap().unwrap());
         assert_eq!(version(), Some(3));
         let stopped = migrate_with(&sled, &[v1::migrate, v2::migrate, v3::migrate, killed]);
-        assert_eq!(stopped, Err(SchemaError::Fault(Fault::Io("killed".into()))));
+        assert_eq!(stopped, Err(SchemaError::StoreFault(StoreFault::Io("killed".into()))));
         assert_eq!(version(), Some(3), "the half-done step does not count");
         migrate_with(&sled, &[killed, killed, killed, fourth]).unwrap();
         assert_eq!(version(), Some(4));

@@ -4,10 +4,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use pixii_core::quorum::QuorumTracker;
 use pixii_core::ring::{
     Edit, PlanFault, Ring, RingError, RingMember, RingPlan, Step, Zone, target,
 };
-use pixii_core::tally::Tally;
 use pixii_core::types::{NodeId, Partition};
 use pixii_core::wire::{decode, encode};
 use proptest::prelude::*;
@@ -34,9 +34,9 @@ fn partitions(ring: &Ring) -> impl Iterator<Item = Partition> + use<> {
 }
 
 /// The owners that a write of this ring is asked of, and how it counts.
-fn write_tally(ring: &Ring, partition: Partition, needed: u8) -> Tally {
-    let tally = Tally::new(ring.homes(partition), needed, true);
-    ring.also(partition).map_or(tally.clone(), |also| tally.clone().with(also))
+fn write_quorum_tracker(ring: &Ring, partition: Partition, needed: u8) -> QuorumTracker {
+    let quorum_tracker = QuorumTracker::new(ring.owners(partition), needed, true);
+    ring.also(partition).map_or(quorum_tracker.clone(), |also| quorum_tracker.clone().with(also))
 }
 
 /// Every set of owners with which a write is acknowledged.
@@ -47,9 +47,9 @@ fn write_sets(ring: &Ring, partition: Partition, w: u8) -> Vec<BTreeSet<NodeId>>
         chosen.map(|(_, owner)| *owner).collect::<BTreeSet<_>>()
     });
     sets.filter(|set| {
-        let mut tally = write_tally(ring, partition, w);
-        set.iter().for_each(|owner| drop(tally.count(*owner)));
-        tally.reached()
+        let mut quorum_tracker = write_quorum_tracker(ring, partition, w);
+        set.iter().for_each(|owner| drop(quorum_tracker.count(*owner)));
+        quorum_tracker.reached()
     })
     .collect()
 }
@@ -59,7 +59,7 @@ fn missed(writer: &Ring, reader: &Ring) -> Option<String> {
     let n = writer.n();
     for partition in partitions(writer) {
         for w in 1..=n {
-            let reads: Vec<NodeId> = reader.homes(partition).to_vec();
+            let reads: Vec<NodeId> = reader.owners(partition).to_vec();
             for holders in write_sets(writer, partition, w) {
                 let blind = reads.iter().filter(|owner| !holders.contains(owner)).count();
                 // A read of the R owners that lack it would miss it.
@@ -95,10 +95,11 @@ fn edits(members: usize) -> impl Strategy<Value = Vec<Edit>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, rng_seed: RngSeed::Fixed(23), ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 40, rng_seed: RngSeed::Fixed(23),
+        ..ProptestConfig::default() })]
 
-    /// M2, M3 and M19: only neighbours meet, each sees what the other one writes, and pairs are of one
-    /// owner that goes and one that comes.
+    /// M2, M3 and M19: only neighbours meet, each sees what the other one writes, and pairs are of
+    /// one owner that goes and one that comes.
     #[test]
     fn rings_meet_if_and_only_if_every_read_of_one_sees_every_write_of_the_other(
         (members, edits) in (4..8usize).prop_flat_map(|members| (Just(members), edits(members))),
@@ -108,7 +109,7 @@ proptest! {
         let Ok(new) = target(&old, &edits) else { return Ok(()) };
         let rings = ladder(&old, &new);
         let changes = partitions(&old).any(|p| {
-            let set = |ring: &Ring| ring.homes(p).iter().copied().collect::<BTreeSet<_>>();
+            let set = |ring: &Ring| ring.owners(p).iter().copied().collect::<BTreeSet<_>>();
             set(&old) != set(&new)
         });
         for (a, one) in rings.iter().enumerate() {
@@ -126,8 +127,8 @@ proptest! {
             }
         }
         for partition in partitions(&old) {
-            let before: BTreeSet<_> = old.homes(partition).iter().copied().collect();
-            let after: BTreeSet<_> = new.homes(partition).iter().copied().collect();
+            let before: BTreeSet<_> = old.owners(partition).iter().copied().collect();
+            let after: BTreeSet<_> = new.owners(partition).iter().copied().collect();
             for ring in &rings[1..3] {
                 let pairs = ring.pairs(partition);
                 let goes: BTreeSet<_> = pairs.iter().map(|pair| pair.old).collect();
@@ -160,7 +161,7 @@ proptest! {
             bytes[place] = byte;
             if let Ok(ring) = decode::<Ring>(&bytes.into()) {
                 for partition in partitions(&ring) {
-                    prop_assert_eq!(ring.homes(partition).len(), usize::from(ring.n()));
+                    prop_assert_eq!(ring.owners(partition).len(), usize::from(ring.n()));
                     prop_assert!(ring.all_owners(partition).iter().all(|owner| ring.has(*owner)));
                 }
             }
@@ -174,14 +175,14 @@ fn a_change_goes_on_or_back_one_step_at_a_time_and_never_down() {
     let new = target(&old, &[Edit::Join(RingMember::plain(node(9)))]).unwrap();
     let [_, fill, turn, settled] = ladder(&old, &new);
     let steps: Vec<_> = [&old, &fill, &turn, &settled].map(|ring| ring.step()).into();
-    assert_eq!(steps, [None, Some(Step::Fill), Some(Step::Turn), None]);
+    assert_eq!(steps, [None, Some(Step::Fill), Some(Step::KeyTransaction), None]);
     let versions: Vec<u64> = [&old, &fill, &turn, &settled].map(Ring::version).into();
     assert_eq!(versions, [1, 2, 3, 4]);
     assert!(settled.forward().is_none() && settled.back().is_none() && old.back().is_none());
     for partition in partitions(&old) {
-        assert_eq!(fill.homes(partition), old.homes(partition));
-        assert_eq!(turn.homes(partition), new.homes(partition));
-        assert_eq!(settled.homes(partition), new.homes(partition));
+        assert_eq!(fill.owners(partition), old.owners(partition));
+        assert_eq!(turn.owners(partition), new.owners(partition));
+        assert_eq!(settled.owners(partition), new.owners(partition));
     }
     assert_eq!((settled.members(), fill.members().len()), (new.members(), 5));
 
@@ -221,8 +222,8 @@ fn a_ring_in_a_change_takes_no_other_change_but_a_replacement() {
     let turned = replaced.forward().unwrap();
     let name = |id: &NodeId| if *id == node(1) { node(8) } else { *id };
     for partition in partitions(&old) {
-        let expected: Vec<NodeId> = new.homes(partition).iter().map(name).collect();
-        assert_eq!(turned.homes(partition), expected);
+        let expected: Vec<NodeId> = new.owners(partition).iter().map(name).collect();
+        assert_eq!(turned.owners(partition), expected);
     }
 }
 

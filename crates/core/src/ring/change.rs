@@ -24,7 +24,7 @@ pub enum Step {
     /// Writes go to both tables, reads to the old one: new owners are filled.
     Fill,
     /// Writes go to both tables, reads to the new one.
-    Turn,
+    KeyTransaction,
 }
 
 /// An old owner of a partition that goes, and the new owner that takes its slot.
@@ -54,7 +54,7 @@ pub(super) struct Change {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Table {
     pub(super) members: Vec<RingMember>,
-    pub(super) homes: Vec<Vec<NodeId>>,
+    pub(super) owners: Vec<Vec<NodeId>>,
 }
 
 impl Change {
@@ -62,22 +62,22 @@ impl Change {
     pub(super) fn mapped(
         &self,
         members: impl Fn(&[RingMember]) -> Vec<RingMember>,
-        homes: impl Fn(&[Vec<NodeId>]) -> Vec<Vec<NodeId>>,
+        owners: impl Fn(&[Vec<NodeId>]) -> Vec<Vec<NodeId>>,
     ) -> Self {
         let other =
-            Table { members: members(&self.other.members), homes: homes(&self.other.homes) };
+            Table { members: members(&self.other.members), owners: owners(&self.other.owners) };
         Change { members: members(&self.members), other, ..self.clone() }
     }
 
     /// The digest of a ring in this change.
     pub(super) fn digest(&self, ring: &Ring) -> u64 {
-        let table = |members: &[RingMember], homes: &[Vec<NodeId>]| {
-            let (members, homes) = (members.to_vec(), homes.to_vec());
+        let table = |members: &[RingMember], owners: &[Vec<NodeId>]| {
+            let (members, owners) = (members.to_vec(), owners.to_vec());
             let (version, n) = (ring.version, ring.n);
-            Ring { version, members, homes, n, change: None }.table_digest().to_be_bytes()
+            Ring { version, members, owners, n, change: None }.table_digest().to_be_bytes()
         };
-        let reads = table(&self.members, &ring.homes);
-        let other = table(&self.other.members, &self.other.homes);
+        let reads = table(&self.members, &ring.owners);
+        let other = table(&self.other.members, &self.other.owners);
         let flags = [self.step as u8, u8::from(self.cancelled)];
         let dead: Vec<u8> = self.dead.iter().flat_map(|id| id.0.to_be_bytes()).collect();
         hash64(&[b"ring in a change", &reads, &other, &flags, &dead])
@@ -100,7 +100,7 @@ impl Ring {
         if let Some(ring) = [self, target].into_iter().find(|ring| ring.change.is_some()) {
             return Err(RingError::Changing(ring.version));
         }
-        if (self.n, self.homes.len()) != (target.n, target.homes.len()) {
+        if (self.n, self.owners.len()) != (target.n, target.owners.len()) {
             return Err(RingError::Sizes(self.version, target.version));
         }
         if let Some(stranger) = dead.iter().find(|dead| !self.has(**dead)) {
@@ -109,12 +109,12 @@ impl Ring {
         let mut dead = dead.to_vec();
         dead.sort_unstable();
         dead.dedup();
-        let other = Table { members: target.members.clone(), homes: target.homes.clone() };
+        let other = Table { members: target.members.clone(), owners: target.owners.clone() };
         let (step, cancelled) = (Step::Fill, false);
         let change = Change { step, cancelled, members: self.members.clone(), other, dead };
         let members = union(&self.members, &target.members);
-        let (homes, change) = (self.homes.clone(), Some(change));
-        Ok(Ring { version: self.next_version()?, members, homes, n: self.n, change })
+        let (owners, change) = (self.owners.clone(), Some(change));
+        Ok(Ring { version: self.next_version()?, members, owners, n: self.n, change })
     }
 
     /// The ring behind this one on the way to the new table; of a settled ring there is none. From
@@ -122,8 +122,8 @@ impl Ring {
     pub fn forward(&self) -> Option<Ring> {
         match self.change.as_ref()? {
             change if change.cancelled => None,
-            Change { step: Step::Fill, .. } => self.turned(Step::Turn, false),
-            Change { step: Step::Turn, .. } => self.settled(),
+            Change { step: Step::Fill, .. } => self.turned(Step::KeyTransaction, false),
+            Change { step: Step::KeyTransaction, .. } => self.settled(),
         }
     }
 
@@ -131,7 +131,7 @@ impl Ring {
     pub fn back(&self) -> Option<Ring> {
         match self.change.as_ref()?.step {
             Step::Fill => self.settled(),
-            Step::Turn => self.turned(Step::Fill, true),
+            Step::KeyTransaction => self.turned(Step::Fill, true),
         }
     }
 
@@ -139,17 +139,17 @@ impl Ring {
     fn turned(&self, step: Step, cancelled: bool) -> Option<Ring> {
         let version = self.next_version().ok()?;
         let Change { members, other, dead, .. } = self.change.clone()?;
-        let Table { members: reads, homes } = other;
-        let other = Table { members, homes: self.homes.clone() };
+        let Table { members: reads, owners } = other;
+        let other = Table { members, owners: self.owners.clone() };
         let change = Some(Change { step, cancelled, members: reads, other, dead });
-        Some(Ring { version, homes, change, ..self.clone() })
+        Some(Ring { version, owners, change, ..self.clone() })
     }
 
     /// Only the table that reads ask.
     fn settled(&self) -> Option<Ring> {
         let version = self.next_version().ok()?;
         let members = self.change.as_ref()?.members.clone();
-        Some(Ring { version, members, homes: self.homes.clone(), n: self.n, change: None })
+        Some(Ring { version, members, owners: self.owners.clone(), n: self.n, change: None })
     }
 
     pub(super) fn next_version(&self) -> Result<u64, RingError> {
@@ -174,12 +174,12 @@ impl Ring {
     /// The owners of the other table, which writes go to as well; `None` of a settled ring.
     pub fn also(&self, partition: Partition) -> Option<&[NodeId]> {
         let change = self.change.as_ref()?;
-        Some(change.other.homes.get(usize::from(partition.0)).map_or(&[], Vec::as_slice))
+        Some(change.other.owners.get(usize::from(partition.0)).map_or(&[], Vec::as_slice))
     }
 
     /// Every owner of a partition: those that reads ask, then the others that writes go to.
     pub fn all_owners(&self, partition: Partition) -> Vec<NodeId> {
-        let reads = self.homes(partition);
+        let reads = self.owners(partition);
         let others = self.also(partition).unwrap_or(&[]);
         let others = others.iter().filter(|owner| !reads.contains(owner));
         reads.iter().chain(others).copied().collect()
@@ -189,9 +189,9 @@ impl Ring {
     /// is in none.
     pub fn pairs(&self, partition: Partition) -> Vec<Pair> {
         let Some(also) = self.also(partition) else { return Vec::new() };
-        let reads = self.homes(partition);
+        let reads = self.owners(partition);
         let (old, new) = match self.step() {
-            Some(Step::Turn) => (also, reads),
+            Some(Step::KeyTransaction) => (also, reads),
             _ => (reads, also),
         };
         pairs(old, new)
@@ -201,11 +201,11 @@ impl Ring {
     /// table that the other one reads, so with R + W > N every write is seen by every read. Where
     /// a change leads over more than one step, its ends do not meet.
     pub fn meets(&self, other: &Ring) -> bool {
-        let writes = |ring: &Ring, homes: &[Vec<NodeId>]| {
-            let also = ring.change.as_ref().map(|change| &change.other.homes);
-            ring.homes == homes || also.is_some_and(|also| also == homes)
+        let writes = |ring: &Ring, owners: &[Vec<NodeId>]| {
+            let also = ring.change.as_ref().map(|change| &change.other.owners);
+            ring.owners == owners || also.is_some_and(|also| also == owners)
         };
-        self.n == other.n && writes(self, &other.homes) && writes(other, &self.homes)
+        self.n == other.n && writes(self, &other.owners) && writes(other, &self.owners)
     }
 }
 

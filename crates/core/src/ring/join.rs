@@ -17,7 +17,7 @@ impl Ring {
         removed: impl Fn(NodeId) -> bool,
     ) -> Option<Ring> {
         let in_change = self.change.is_some() || other.change.is_some();
-        if in_change || (self.n, self.homes.len()) != (other.n, other.homes.len()) {
+        if in_change || (self.n, self.owners.len()) != (other.n, other.owners.len()) {
             return None;
         }
         let better = |(one, two): (&NodeId, &NodeId)| match (removed(*one), removed(*two)) {
@@ -25,19 +25,19 @@ impl Ring {
             (false, true) => *one,
             _ => *one.max(two),
         };
-        let pairs = self.homes.iter().zip(&other.homes);
-        let homes: Vec<Vec<NodeId>> =
+        let pairs = self.owners.iter().zip(&other.owners);
+        let owners: Vec<Vec<NodeId>> =
             pairs.map(|(one, two)| one.iter().zip(two).map(better).collect()).collect();
-        let sound = |homes: &Vec<NodeId>| {
-            let mut distinct = homes.clone();
+        let sound = |owners: &Vec<NodeId>| {
+            let mut distinct = owners.clone();
             distinct.sort_unstable();
             distinct.dedup();
-            distinct.len() == homes.len() && !homes.iter().any(|home| removed(*home))
+            distinct.len() == owners.len() && !owners.iter().any(|owner| removed(*owner))
         };
-        if !homes.iter().all(sound) {
+        if !owners.iter().all(sound) {
             return None;
         }
-        let has_places = |id: NodeId| homes.iter().flatten().any(|home| *home == id);
+        let has_places = |id: NodeId| owners.iter().flatten().any(|owner| *owner == id);
         let had_places = |id: NodeId| self.share(id) + other.share(id) > 0;
         let mut members: Vec<RingMember> = [&self.members[..], &other.members].concat();
         members.retain(|member| {
@@ -45,7 +45,7 @@ impl Ring {
         });
         members.sort_unstable();
         members.dedup_by_key(|member| member.id);
-        Some(Ring { version, members, homes, n: self.n, change: None })
+        Some(Ring { version, members, owners, n: self.n, change: None })
     }
 
     /// The same table under another version.
@@ -54,9 +54,9 @@ impl Ring {
         Ring { version, ..self }
     }
 
-    /// True if the two tables have the same members and homes, whatever their versions.
+    /// True if the two tables have the same members and owners, whatever their versions.
     pub fn places_like(&self, other: &Ring) -> bool {
-        let parts = |ring: &Ring| (ring.members.clone(), ring.homes.clone(), ring.n);
+        let parts = |ring: &Ring| (ring.members.clone(), ring.owners.clone(), ring.n);
         parts(self) == parts(other) && self.change == other.change
     }
 }

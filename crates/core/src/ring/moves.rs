@@ -1,5 +1,5 @@
-//! What a change of the ring comes to, before anybody makes it: the target, what moves, how loads and
-//! zones are before and after, and what makes it impossible.
+//! What a change of the ring comes to, before anybody makes it: the target, what moves, how loads
+//! and zones are before and after, and what makes it impossible.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -117,7 +117,7 @@ pub struct RingPlan {
 }
 
 impl RingPlan {
-    /// The plan that leads from one table to another one of the same size. `bytes` tells what a
+    /// The plan that leads from one table to another one of the same size. `bytes` reports what a
     /// partition holds, `room` what a member's disk has left, if that is known.
     pub fn new(
         old: &Ring,
@@ -133,7 +133,7 @@ impl RingPlan {
         let mut members: BTreeMap<NodeId, MemberMoves> = all.collect();
         let mut moves = Vec::new();
         for partition in (0..old.partitions()).map(Partition) {
-            let (before, after) = (old.homes(partition), target.homes(partition));
+            let (before, after) = (old.owners(partition), target.owners(partition));
             for owner in before {
                 members.entry(*owner).or_insert(start(*owner)).before += 1;
             }
@@ -175,7 +175,7 @@ fn fewest_zones(ring: &Ring) -> usize {
         (zone, zone.is_none().then_some(*owner))
     };
     let zones = |partition: Partition| -> usize {
-        ring.homes(partition).iter().map(zone).collect::<BTreeSet<_>>().len()
+        ring.owners(partition).iter().map(zone).collect::<BTreeSet<_>>().len()
     };
     (0..ring.partitions()).map(Partition).map(zones).min().unwrap_or(0)
 }

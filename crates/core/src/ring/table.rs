@@ -14,7 +14,7 @@ use crate::types::NodeId;
 /// refuses such an n.
 const IN_CHANGE: u8 = 0x80;
 
-/// The table that reads ask. Homes are places in the sorted list of members, N for each partition.
+/// The table that reads ask. Owners are places in the sorted list of members, N for each partition.
 #[derive(Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 struct Settled {
@@ -22,7 +22,7 @@ struct Settled {
     n: u8,
     partitions: u16,
     members: Vec<RingMember>,
-    homes: Vec<u16>,
+    owners: Vec<u16>,
 }
 
 /// What follows it in a change.
@@ -32,28 +32,28 @@ struct Other {
     step: Step,
     cancelled: bool,
     members: Vec<RingMember>,
-    homes: Vec<u16>,
+    owners: Vec<u16>,
     dead: Vec<NodeId>,
 }
 
-/// Homes as places in the list of members.
-fn places(members: &[RingMember], homes: &[Vec<NodeId>]) -> Vec<u16> {
+/// Owners as places in the list of members.
+fn places(members: &[RingMember], owners: &[Vec<NodeId>]) -> Vec<u16> {
     let place = |id: &NodeId| members.binary_search_by_key(id, |member| member.id).ok();
-    homes.iter().flatten().filter_map(place).map(|at| at as u16).collect()
+    owners.iter().flatten().filter_map(place).map(|at| at as u16).collect()
 }
 
 impl Encode for Ring {
     fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
         let (version, n, partitions) = (self.version, self.n, self.partitions());
         let Some(change) = &self.change else {
-            let (members, homes) = (self.members.clone(), places(&self.members, &self.homes));
-            return Settled { version, n, partitions, members, homes }.encode(encoder);
+            let (members, owners) = (self.members.clone(), places(&self.members, &self.owners));
+            return Settled { version, n, partitions, members, owners }.encode(encoder);
         };
-        let (members, homes) = (change.members.clone(), places(&change.members, &self.homes));
-        Settled { version, n: n | IN_CHANGE, partitions, members, homes }.encode(encoder)?;
-        let Change { step, cancelled, dead, other: Table { members, homes }, .. } = change.clone();
-        let homes = places(&members, &homes);
-        Other { step, cancelled, members, homes, dead }.encode(encoder)
+        let (members, owners) = (change.members.clone(), places(&change.members, &self.owners));
+        Settled { version, n: n | IN_CHANGE, partitions, members, owners }.encode(encoder)?;
+        let Change { step, cancelled, dead, other: Table { members, owners }, .. } = change.clone();
+        let owners = places(&members, &owners);
+        Other { step, cancelled, members, owners, dead }.encode(encoder)
     }
 }
 
@@ -71,23 +71,23 @@ impl<'de> BorrowDecode<'de, Bytes> for Ring {
 }
 
 fn made(reads: Settled, other: Option<Other>) -> Result<Ring, RingError> {
-    let Settled { version, n, partitions, members, homes } = reads;
+    let Settled { version, n, partitions, members, owners } = reads;
     let n = n & !IN_CHANGE;
-    let Table { members, homes } = table(version, n, partitions, members, &homes)?;
-    let Some(Other { step, cancelled, members: theirs, homes: their_homes, dead }) = other else {
-        return Ok(Ring { version, members, homes, n, change: None });
+    let Table { members, owners } = table(version, n, partitions, members, &owners)?;
+    let Some(Other { step, cancelled, members: theirs, owners: their_owners, dead }) = other else {
+        return Ok(Ring { version, members, owners, n, change: None });
     };
-    let other = table(version, n, partitions, theirs, &their_homes)?;
+    let other = table(version, n, partitions, theirs, &their_owners)?;
     let all = union(
         if step == Step::Fill { &members } else { &other.members },
         if step == Step::Fill { &other.members } else { &members },
     );
     let known = |id: &NodeId| all.binary_search_by_key(id, |member| member.id).is_ok();
     if !dead.is_sorted() || !dead.iter().all(known) {
-        return Err(RingError::Homes { version, partitions, n });
+        return Err(RingError::Owners { version, partitions, n });
     }
     let change = Some(Change { step, cancelled, members, other, dead });
-    Ok(Ring { version, members: all, homes, n, change })
+    Ok(Ring { version, members: all, owners, n, change })
 }
 
 /// A table from a disk or a peer, checked.
@@ -96,21 +96,21 @@ fn table(
     n: u8,
     partitions: u16,
     given: Vec<RingMember>,
-    homes: &[u16],
+    owners: &[u16],
 ) -> Result<Table, RingError> {
     let members = check(&given, n, partitions)?;
-    let wrong = RingError::Homes { version, partitions, n };
-    if homes.len() != usize::from(n) * usize::from(partitions) || members != given {
+    let wrong = RingError::Owners { version, partitions, n };
+    if owners.len() != usize::from(n) * usize::from(partitions) || members != given {
         return Err(wrong);
     }
     let id = |at: &u16| members.get(usize::from(*at)).map(|member| member.id);
-    let homes = homes
+    let owners = owners
         .chunks(usize::from(n))
         .map(|places| places.iter().map(id).collect::<Option<Vec<NodeId>>>())
         .collect::<Option<Vec<_>>>();
     let distinct = |ids: &Vec<NodeId>| (1..ids.len()).all(|at| !ids[..at].contains(&ids[at]));
-    match homes {
-        Some(homes) if homes.iter().all(distinct) => Ok(Table { members, homes }),
+    match owners {
+        Some(owners) if owners.iter().all(distinct) => Ok(Table { members, owners }),
         _ => Err(wrong),
     }
 }

@@ -10,13 +10,14 @@ use super::{
     Change, Found, HintPage, Kept, Listing, Meta, ScanPage, Span, Store, StoreError, Taken,
     decode_hint, decode_record, encode_hint, encode_record,
 };
-use crate::generation::Generation;
+use crate::gc_epoch::GcState;
 use crate::members::Members;
 use crate::ring::Ring;
 use crate::rng::Rng;
 use crate::types::{Key, NodeId, Partition};
 
-/// A store in memory. Records go through their bytes on disk, so that the twin tells the same lies.
+/// A store in memory. Records go through their bytes on disk, so that the twin notifies the same
+/// lies.
 #[derive(Debug, Default)]
 pub struct MemoryStore(Mutex<State>);
 
@@ -27,7 +28,7 @@ struct Image {
     ring: Option<Ring>,
     records: BTreeMap<Partition, BTreeMap<Key, Bytes>>,
     hints: BTreeMap<NodeId, BTreeMap<Key, Bytes>>,
-    generations: BTreeMap<Partition, Generation>,
+    gc_epochs: BTreeMap<Partition, GcState>,
 }
 
 #[derive(Debug, Default)]
@@ -46,7 +47,7 @@ enum Stored {
     Ring(Ring),
     Record(Partition, Key, Bytes),
     Forget(Partition, Key),
-    Generation(Partition, Generation),
+    GcState(Partition, GcState),
     Hint(NodeId, Key, Option<Bytes>),
 }
 
@@ -65,8 +66,8 @@ impl Image {
                         records.remove(&key);
                     }
                 }
-                Stored::Generation(partition, generation) => {
-                    self.generations.insert(partition, generation);
+                Stored::GcState(partition, gc_epoch) => {
+                    self.gc_epochs.insert(partition, gc_epoch);
                 }
                 Stored::Hint(target, key, Some(bytes)) => {
                     self.hints.entry(target).or_default().insert(key, bytes);
@@ -96,8 +97,8 @@ impl MemoryStore {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Pulls the plug: of the unsynced batches, some number of the oldest survive, as on a real disk.
-    /// Returns how many did not.
+    /// Pulls the plug: of the unsynced batches, some number of the oldest survive, as on a real
+    /// disk. Returns how many did not.
     pub fn power_cut(&self, rng: &mut Rng) -> usize {
         let state = &mut *self.state();
         let survive = rng.below(state.unsynced.len() as u64 + 1) as usize;
@@ -136,8 +137,8 @@ impl MemoryStore {
         Some(key)
     }
 
-    /// Takes some of the records and hints, as a store that is made anew of what a damaged one still
-    /// shows: where records are missing it has no authority.
+    /// Takes some of the records and hints, as a store that is made anew of what a damaged one
+    /// still shows: where records are missing it has no read eligibility.
     pub fn lose_some(&self, rng: &mut Rng) {
         let state = &mut *self.state();
         let image = &mut state.durable;
@@ -151,9 +152,9 @@ impl MemoryStore {
         }
         image.hints.values_mut().for_each(|hints| hints.retain(|_, _| rng.chance(0.7)));
         if let Some(meta) = &mut image.meta {
-            meta.without_authority.extend(lost);
-            meta.without_authority.sort_unstable();
-            meta.without_authority.dedup();
+            meta.read_ineligible.extend(lost);
+            meta.read_ineligible.sort_unstable();
+            meta.read_ineligible.dedup();
         }
         state.live = state.durable.clone();
         state.unsynced.clear();
@@ -261,8 +262,8 @@ impl Store for MemoryStore {
         Ok(page)
     }
 
-    fn generations(&self) -> Result<Vec<(Partition, Generation)>, StoreError> {
-        Ok(self.state().live.generations.clone().into_iter().collect())
+    fn gc_epochs(&self) -> Result<Vec<(Partition, GcState)>, StoreError> {
+        Ok(self.state().live.gc_epochs.clone().into_iter().collect())
     }
 
     fn hint_totals(&self, place: &dyn Fn(&Key) -> (Partition, bool)) -> Result<Kept, StoreError> {
@@ -282,8 +283,8 @@ impl Store for MemoryStore {
             Change::Members(members) => Stored::Members(members.clone()),
             Change::Ring(ring) => Stored::Ring(ring.clone()),
             Change::Forget { partition, key } => Stored::Forget(*partition, key.clone()),
-            Change::Generation { partition, generation } => {
-                Stored::Generation(*partition, generation.clone())
+            Change::GcState { partition, gc_epoch } => {
+                Stored::GcState(*partition, gc_epoch.clone())
             }
             Change::Hint { target, key, record } => {
                 let bytes = record.as_ref().map(|record| encode_hint(*target, key, record).into());
@@ -310,7 +311,7 @@ impl Store for MemoryStore {
         Ok(())
     }
 
-    fn keep_trees(&self, trees: &[u8]) -> Result<(), StoreError> {
+    fn save_trees(&self, trees: &[u8]) -> Result<(), StoreError> {
         self.state().trees = Some(trees.to_vec());
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! The fence behind a ring: it has passed once every member has confirmed that it lives with that
+//! The fence behind a ring: it has passed once every member has confirmed that it uses that
 //! ring. A node introduces itself with the ring of its incarnation, which is durable there, so an
 //! introduction is a confirmation; nothing acts under an earlier ring from then on, but a disk that
 //! was put back.
@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::types::NodeId;
 
-/// The ring (version and digest) that each other member lives with, as it introduced itself last.
+/// The ring (version and digest) that each other member uses, as it introduced itself last.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Fence {
     confirmed: BTreeMap<NodeId, (u64, u64)>,
@@ -27,7 +27,7 @@ impl Fence {
         }
     }
 
-    /// True if a member lives with this ring.
+    /// True if a member uses this ring.
     pub(super) fn has_confirmed(&self, member: NodeId, ring: (u64, u64)) -> bool {
         self.confirmed.get(&member) == Some(&ring)
     }

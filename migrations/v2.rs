@@ -181,8 +181,8 @@ mod tests {
     #[test]
     fn small_records_and_hints_have_the_bytes_of_schema_2() {
         let golden = encode(&meta());
-        let bytes = "0163026e31fdfffffffffffffffffb2c01fd000000000001000003fbfb00fc701101000101050\
-            20102030402\
+        let bytes = "0163026e31fdfffffffffffffffffb2c01fd000000000001000003fbfb00fc70110100010105\
+            020102030402\
                      00fb2c01010308fd0000000000000400";
         assert_eq!(hex(&golden), bytes);
         // Schema 3 has a list behind it.

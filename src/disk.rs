@@ -340,8 +340,13 @@ fn refuse_noted(directory: &Directory, dir: &Path) -> Result<(), OpenError> {
 
 fn members(sled: &Sled) -> Result<Option<Members>, StoreFault> {
     let Some(bytes) = sled.get(&meta_key(MEMBERS))? else { return Ok(None) };
-    let damage =
-        || StoreFault::Corrupt("what the store knows of the members is not readable".into());
+    let damage = || {
+        StoreFault::Corrupt(
+            "what the store knows of the members is not \
+        readable"
+                .into(),
+        )
+    };
     layout::unseal_members(&bytes).map(Some).ok_or_else(|| sled.fail(damage()))
 }
 

@@ -307,7 +307,8 @@ fn incarnations_begin_and_end<B: Bench>() {
     assert_eq!(
         (meta.actor_epoch_floor, meta.actor_epoch_end),
         (1, 100),
-        "and actor epochs that go on"
+        "and actor epochs that \
+        go on"
     );
     end_incarnation(bench.store(), &meta).unwrap();
     let bench = bench.reopen();

@@ -64,7 +64,8 @@ impl Check {
             Some(file) => Some(Config::load(file).map_err(|e| CommandError::usage(e.to_string()))?),
             None if self.dirs.len() > 1 => {
                 return Err(CommandError::usage(
-                    "several directories are compared with --config FILE",
+                    "several directories are compared with --config \
+                    FILE",
                 ));
             }
             None => None,

@@ -60,9 +60,13 @@ impl Get {
         let quiet = shared.json() || self.print_context;
         match found.values.as_slice() {
             [] if quiet => Ok(Exit::Absent),
-            [] => {
-                Err(CommandError { exit: Exit::Absent, message: format!("no value under {key:?}") })
-            }
+            [] => Err(CommandError {
+                exit: Exit::Absent,
+                message: format!(
+                    "no value under \
+                {key:?}"
+                ),
+            }),
             [value] if !quiet && !self.all => emit(value).map(|()| Exit::Done),
             values => {
                 if self.all && !quiet {

@@ -203,7 +203,8 @@ impl Load {
         let advice = match (stop, kept) {
             (Stop::Input(_), Some(path)) if nothing_new && begun.lines > 0 => {
                 return CommandError::error(format!(
-                    "{why}; remove {} to start over",
+                    "{why}; remove {} to start \
+                    over",
                     path.display()
                 ));
             }

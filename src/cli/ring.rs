@@ -139,8 +139,12 @@ fn place_all(client: &Client, as_json: bool) -> Result<(), CommandError> {
     for number in 1u64.. {
         let mut line = Vec::new();
         let read = input.by_ref().take(limit).read_until(b'\n', &mut line);
-        let fault =
-            |what: String| CommandError::error(format!("standard input, line {number}: {what}"));
+        let fault = |what: String| {
+            CommandError::error(format!(
+                "standard input, line {number}: \
+            {what}"
+            ))
+        };
         if read.map_err(|error| fault(error.to_string()))? == 0 {
             break;
         }

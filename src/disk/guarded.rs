@@ -71,9 +71,11 @@ impl From<sled::Error> for StoreFault {
     fn from(error: sled::Error) -> Self {
         match error {
             sled::Error::Io(error) => error.into(),
-            sled::Error::Corruption { .. } => {
-                StoreFault::Corrupt("a checksum of sled fails".into())
-            }
+            sled::Error::Corruption { .. } => StoreFault::Corrupt(
+                "a checksum of sled \
+                fails"
+                    .into(),
+            ),
             error => StoreFault::Corrupt(line(&error.to_string())),
         }
     }

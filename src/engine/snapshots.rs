@@ -384,7 +384,10 @@ mod tests {
         let stranger = names.iter().find(|name| !owners(own).contains(name)).unwrap();
         let reported = reports(Some(own), Some(NodeId::of(stranger)));
         assert!(
-            reported.starts_with(&format!("partition = {own}: {stranger} is no owner")),
+            reported.starts_with(&format!(
+                "partition = {own}: {stranger} is no \
+            owner"
+            )),
             "{reported}"
         );
         let reported = reports(None, Some(NodeId(7)));

@@ -124,7 +124,8 @@ impl MetricsSnapshot {
         let uptime = status.uptime_ms as f64 / MILLI;
         page.gauge(
             "pixii_uptime_seconds",
-            "Time since this incarnation of the node began.",
+            "Time since this incarnation of the node \
+            began.",
             uptime,
         );
         let help = "How often the store has been started.";
@@ -242,8 +243,8 @@ impl MetricsSnapshot {
             Some(peer.hints as f64)
         });
         self.per_peer(page, "pixii_hint_bytes", "Their size.", |peer| Some(peer.hint_bytes as f64));
-        let help =
-            "For how long writes have been kept for a member without a break, in this incarnation.";
+        let help = "For how long writes have been kept for a member without a break, in this \
+            incarnation.";
         self.per_peer(page, "pixii_hint_age_seconds", help, |peer| {
             Some(peer.hint_age_ms as f64 / MILLI)
         });

@@ -33,8 +33,13 @@ pub(crate) async fn retain_link(hub: Arc<Hub>, peer: Arc<Peer>, seed: u64) {
             (backoff, attempt) = (FIRST_BACKOFF, 0);
             continue;
         };
-        let late =
-            || Err(LinkFault::Unreachable(format!("no answer in {} s", HANDSHAKE.as_secs())));
+        let late = || {
+            Err(LinkFault::Unreachable(format!(
+                "no answer in {} \
+            s",
+                HANDSHAKE.as_secs()
+            )))
+        };
         match dialed.unwrap_or_else(|_| late()) {
             // The connection goes as it came.
             Ok(_) if hub.is_apart() => {}

@@ -77,7 +77,10 @@ fn a_copy_of_a_cluster_does_not_serve_and_the_original_notices_nothing() {
             let stated = refused(&copy, &format!("{name}.toml"), &[]);
             let runs = format!("a daemon with the same data runs at {}; ", cluster.address(name));
             assert!(
-                stated.starts_with(&format!("the data of node {name} is a copy: ")),
+                stated.starts_with(&format!(
+                    "the data of node {name} is a \
+                copy: "
+                )),
                 "{stated}"
             );
             assert!(stated.contains(&runs) && stated.contains("--new-identity"), "{stated}");

@@ -143,7 +143,13 @@ fn a_second_sigterm_ends_a_daemon_at_once() {
     });
     signal("TERM", cluster.pid("n1"));
     until("the first signal is heard", || {
-        cluster.log("n1").contains("stops: SIGTERM").then_some(())
+        cluster
+            .log("n1")
+            .contains(
+                "stops: \
+        SIGTERM",
+            )
+            .then_some(())
     });
     signal("TERM", cluster.pid("n1"));
     let (_, how) = until("n1 ends", || cluster.cluster.ended().pop());

@@ -403,7 +403,12 @@ fn what_a_client_sends_or_orders_fills_no_log() {
         stream.write_all(&[b"garbage, ".as_slice(); 10].concat()).unwrap();
     }
     until("it is closed", || {
-        (lines(&cluster, "closed the connection of client") > 0).then_some(())
+        (lines(
+            &cluster,
+            "closed the connection of \
+        client",
+        ) > 0)
+            .then_some(())
     });
     for _ in 0..20 {
         cluster.run(&["node", "drain", "n1", "--timeout", "1"]);

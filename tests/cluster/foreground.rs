@@ -188,7 +188,12 @@ fn dev_obeys_orders_from_another_terminal() {
     assert_eq!(order("resume", "n3").done(), "n3 goes on\n");
     until("n3 has its writes back", || {
         let reported = dev.run(&["hints"]);
-        ((reported.out.as_str(), reported.err.as_str()) == ("no hints are kept\n", ""))
+        ((reported.out.as_str(), reported.err.as_str())
+            == (
+                "no hints are \
+            kept\n",
+                "",
+            ))
             .then_some(())
     });
     until("all three answer", || (dev.run(&["get", "other", "-r", "3"]).out == "v").then_some(()));

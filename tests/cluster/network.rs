@@ -32,8 +32,13 @@ fn a_network_is_made_late_cut_and_whole_again_while_nodes_run() {
     assert!(cluster.log("n1").contains("the network is EMULATED from now on: n1 <-> n2 delay"));
 
     // Cut: nobody hears n1 and n1 hears nobody, though all links are up.
-    let reported =
-        cluster.run(&["emulate", "set", "* -> * delay fixed 1ms; n1 <-> *  cut", "--json"]);
+    let reported = cluster.run(&[
+        "emulate",
+        "set",
+        "* -> * delay fixed 1ms; n1 <-> *  \
+        cut",
+        "--json",
+    ]);
     let rules = serde_json::json!(["* -> * delay fixed 1ms", "n1 <-> * cut"]);
     assert_eq!(reported.json()["nodes"]["n3"]["rules"], rules);
     let status = cluster.run(&["status", "--node", "n1"]);

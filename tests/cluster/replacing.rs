@@ -51,7 +51,10 @@ fn a_dead_member_is_replaced_and_does_not_come_back() {
     assert!(stated.contains("n3 answers: stop it first with `pixii node stop n3`"), "{stated}");
     let stated = refused(&cluster, "n9", &place);
     assert!(
-        stated.contains("no member is called \"n9\"; the members are n1, n2, n3, n4"),
+        stated.contains(
+            "no member is called \"n9\"; the members are n1, n2, n3, \
+        n4"
+        ),
         "{stated}"
     );
     assert!(refused(&cluster, "n1", &place).contains("n1 is the node that was asked"));
@@ -141,7 +144,13 @@ fn a_drain_goes_on_when_another_member_is_replaced_meanwhile() {
         (reported.code == 0).then_some(())
     });
     until("n1 lives anew", || {
-        cluster.log("n1").contains("begins another incarnation").then_some(())
+        cluster
+            .log("n1")
+            .contains(
+                "begins another \
+        incarnation",
+            )
+            .then_some(())
     });
     until("n1 serves in its next incarnation", || {
         let reported = cluster.run(&["--connect", &n1, "status", "--json"]);

@@ -71,7 +71,8 @@ fn data_of_every_schema_is_reported_migrated_and_all_there() {
         assert_eq!(
             migrate(&data, CACHE).unwrap(),
             reported,
-            "being notified of it has changed nothing"
+            "being notified of it has changed \
+            nothing"
         );
         let report = fixture.assert_whole(&data, "migrated");
         assert!(report.meta.is_some_and(|meta| meta.clean), "no incarnation has begun");

@@ -126,7 +126,10 @@ fn a_check_names_the_small_file_that_is_damaged() {
     flip(&dir.path().join("MARK"), 64, 0);
     let stated = damages(dir.path()).join("\n");
     assert!(
-        stated.contains("the file FORMAT was damaged, \"pixih data 1, sled 0.34\""),
+        stated.contains(
+            "the file FORMAT was damaged, \"pixih data 1, sled \
+        0.34\""
+        ),
         "{stated}"
     );
     assert!(stated.contains("the file MARK: 1 of its 2 marks is damaged"), "{stated}");

@@ -305,8 +305,10 @@ impl Attempts {
             Ok(ReplyBody::Data(Response::Unknown { acknowledged, needed, .. })) => {
                 // The time of all attempts together, which the node does not know.
                 let ms = self.since.elapsed().as_millis();
-                let reported =
-                    format!("{acknowledged} of {needed} replicas confirmed it in {ms} ms");
+                let reported = format!(
+                    "{acknowledged} of {needed} replicas confirmed it in {ms} \
+                    ms"
+                );
                 self.unknown = Some(reported);
             }
             Ok(ReplyBody::Data(response)) => return Ok(Some(response)),

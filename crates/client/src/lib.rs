@@ -413,8 +413,12 @@ impl Client {
         order: EmulateOrder,
     ) -> Result<Vec<String>, ClientError> {
         match self.control(Some(name), CallBody::Emulate(order)).await? {
-            ReplyBody::Emulated(reported) => reported
-                .map_err(|why| ClientError::Error(format!("{name} emulates nothing new: {why}"))),
+            ReplyBody::Emulated(reported) => reported.map_err(|why| {
+                ClientError::Error(format!(
+                    "{name} emulates nothing new: \
+                    {why}"
+                ))
+            }),
             _ => Err(unfitting()),
         }
     }

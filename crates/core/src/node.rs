@@ -561,6 +561,18 @@ impl Node {
         self.placement.with_other_rings()
     }
 
+    /// The members that have not confirmed, in this node's incarnation, that they live with its
+    /// ring: what they acknowledge may count for members that are removed. The fence behind the
+    /// ring has passed when there is none left.
+    pub fn unconfirmed(&self) -> impl Iterator<Item = NodeId> {
+        self.placement.unconfirmed()
+    }
+
+    /// The version and digest of the ring that this incarnation uses.
+    pub fn ring_id(&self) -> (u64, u64) {
+        self.placement.id()
+    }
+
     /// True once the node serves.
     pub fn is_settled(&self) -> bool {
         self.io.local.is_settled()

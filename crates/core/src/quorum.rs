@@ -1,12 +1,21 @@
 //! Counting answers towards a quorum: an owner and those that act as a fallback for it are one
 //! slot, and a node counts for one slot only, however many members it acts as a fallback for.
+//!
+//! While a ring is in a change, a write counts in two tables of N slots each. An owner that stays
+//! fills a slot of both; an owner that goes and the one that comes in its place are a pair, one in
+//! each table, so that a pair adds no slot: a quorum is reached when it is in both tables.
+
+use std::collections::BTreeSet;
 
 use crate::types::NodeId;
 
-/// Who has been asked and who has answered, for the slots of one preference list.
+/// Who has been asked and who has answered, for the slots of one preference list, or of the two of
+/// a ring in a change.
 #[derive(Clone, Debug)]
 pub struct QuorumTracker {
     owners: Vec<(NodeId, Answer)>,
+    /// The slots of each table, by the place of their owner in `owners`.
+    tables: Vec<Vec<usize>>,
     fallbacks: Vec<Fallback>,
     needed: u8,
     strict: bool,
@@ -33,7 +42,7 @@ pub enum Answer {
 struct Fallback {
     node: NodeId,
     answer: Answer,
-    /// The slots that it may count for, by their place in the list of owners.
+    /// The owners that it may count for, by their place in the list of owners.
     slots: Vec<usize>,
 }
 
@@ -41,8 +50,25 @@ impl QuorumTracker {
     /// A quorum tracker over `owners` that is reached when `needed` slots have counted. With
     /// `strict` only owner replicas count.
     pub fn new(owners: &[NodeId], needed: u8, strict: bool) -> Self {
+        let tables = vec![(0..owners.len()).collect()];
         let owners = owners.iter().map(|owner| (*owner, Answer::Unasked)).collect();
-        QuorumTracker { owners, fallbacks: Vec::new(), needed, strict }
+        QuorumTracker { owners, tables, fallbacks: Vec::new(), needed, strict }
+    }
+
+    /// The same, of a write while the ring is in a change: `also` are the owners of its other
+    /// table, and `needed` slots of each table have to count.
+    #[must_use]
+    pub fn with(mut self, also: &[NodeId]) -> Self {
+        let mut slots = Vec::with_capacity(also.len());
+        for owner in also {
+            let known = self.owners.iter().position(|(known, _)| known == owner);
+            slots.push(known.unwrap_or(self.owners.len()));
+            if known.is_none() {
+                self.owners.push((*owner, Answer::Unasked));
+            }
+        }
+        self.tables.push(slots);
+        self
     }
 
     /// Notes that an owner has been asked.
@@ -151,27 +177,45 @@ impl QuorumTracker {
 
     /// The owners whose word is still out, and for which no fallback has answered or is asked.
     pub fn uncovered(&self) -> impl Iterator<Item = NodeId> {
-        let covers = |slot: usize| {
-            let hopeful = |fallback: &Fallback| {
-                matches!(fallback.answer, Answer::Queried | Answer::Counted)
-                    && fallback.slots.contains(&slot)
-            };
-            self.fallbacks.iter().any(hopeful)
+        let all = 0..self.owners.len();
+        all.filter(|owner| self.is_open(*owner)).map(|owner| self.owners[owner].0)
+    }
+
+    fn is_open(&self, owner: usize) -> bool {
+        let hopeful = |fallback: &Fallback| {
+            matches!(fallback.answer, Answer::Queried | Answer::Counted)
+                && fallback.slots.contains(&owner)
         };
-        let open = move |(slot, (_, state)): &(usize, &(NodeId, Answer))| {
-            *state != Answer::Counted && !covers(*slot)
-        };
-        self.owners.iter().enumerate().filter(open).map(|(_, (node, _))| *node)
+        self.owners[owner].1 != Answer::Counted && !self.fallbacks.iter().any(hopeful)
+    }
+
+    /// The owners that somebody has to be asked for in their place, should all that have been asked
+    /// answer: as many of those without anybody as each table lacks slots.
+    pub fn wanting(&self) -> Vec<NodeId> {
+        let mut wanting = Vec::new();
+        for table in &self.tables {
+            let filled = self.fill(table, hopeful, !self.strict);
+            let missing = usize::from(self.needed).saturating_sub(filled);
+            let open = table.iter().filter(|owner| self.is_open(**owner)).take(missing);
+            wanting.extend(open.map(|owner| self.owners[*owner].0));
+        }
+        // One that stays may be wanting in both.
+        let mut seen = BTreeSet::new();
+        wanting.retain(|owner| seen.insert(*owner));
+        wanting
     }
 
     /// True when every slot has counted, by its owner or by a fallback; strict or not.
     pub fn is_full(&self) -> bool {
-        self.fill(|state| state == Answer::Counted, true) == self.owners.len()
+        let full = |table: &Vec<usize>| {
+            self.fill(table, |state| state == Answer::Counted, true) == table.len()
+        };
+        self.tables.iter().all(full)
     }
 
-    /// How many slots counted.
+    /// How many slots counted, in the table where fewer did.
     pub fn counted(&self) -> u8 {
-        self.fill(|state| state == Answer::Counted, !self.strict) as u8
+        self.least(|state| state == Answer::Counted)
     }
 
     /// How many have to count.
@@ -181,8 +225,7 @@ impl QuorumTracker {
 
     /// How many further slots have to be asked for, should all that have been asked answer.
     pub fn missing(&self) -> u8 {
-        let hopeful = |state| matches!(state, Answer::Queried | Answer::Counted);
-        self.needed.saturating_sub(self.fill(hopeful, !self.strict) as u8)
+        self.needed.saturating_sub(self.least(hopeful))
     }
 
     /// True once enough slots counted.
@@ -192,48 +235,60 @@ impl QuorumTracker {
 
     /// How many slots may still count, of those that have been asked for or can be.
     pub fn hopeful(&self) -> u8 {
-        let lost = |state| matches!(state, Answer::Failed | Answer::Uncounted);
-        self.fill(|state| !lost(state), !self.strict) as u8
+        self.least(|state| !matches!(state, Answer::Failed | Answer::Uncounted))
     }
 
-    /// The most slots that can be filled by nodes in such a state, each by one node and each node
-    /// filling one: a maximum matching by augmenting paths. An owner fills only its own slot, so it
-    /// comes first.
-    fn fill(&self, with: impl Fn(Answer) -> bool, fallbacks: bool) -> usize {
+    /// The slots that are filled in the table where fewest are.
+    fn least(&self, with: impl Fn(Answer) -> bool + Copy) -> u8 {
+        let filled = self.tables.iter().map(|table| self.fill(table, with, !self.strict));
+        filled.min().unwrap_or(0) as u8
+    }
+
+    /// The most slots of a table that can be filled by nodes in such a state, each by one node and
+    /// each node filling one: a maximum matching by augmenting paths. An owner fills only its own
+    /// slot, so it comes first.
+    fn fill(&self, table: &[usize], with: impl Fn(Answer) -> bool, fallbacks: bool) -> usize {
         if !fallbacks || self.fallbacks.is_empty() {
-            return self.owners.iter().filter(|(_, state)| with(*state)).count();
+            return table.iter().filter(|owner| with(self.owners[**owner].1)).count();
         }
-        let mut filled: Vec<Filled> = self
-            .owners
-            .iter()
-            .map(|(_, state)| if with(*state) { Filled::Owner } else { Filled::Empty })
-            .collect();
-        for at in 0..self.fallbacks.len() {
-            if with(self.fallbacks[at].answer) {
-                self.place(at, &mut filled, &mut vec![false; self.owners.len()]);
+        let filled =
+            |owner: &usize| if with(self.owners[*owner].1) { Filled::Owner } else { Filled::Empty };
+        let mut filled: Vec<Filled> = table.iter().map(filled).collect();
+        if fallbacks {
+            for at in 0..self.fallbacks.len() {
+                if with(self.fallbacks[at].answer) {
+                    self.place(at, table, &mut filled, &mut vec![false; table.len()]);
+                }
             }
         }
         filled.iter().filter(|slot| !matches!(slot, Filled::Empty)).count()
     }
 
     /// Finds a slot for a fallback, moving others if that helps.
-    fn place(&self, at: usize, filled: &mut [Filled], tried: &mut [bool]) -> bool {
-        for slot in &self.fallbacks[at].slots {
-            if std::mem::replace(&mut tried[*slot], true) {
+    fn place(&self, at: usize, table: &[usize], filled: &mut [Filled], tried: &mut [bool]) -> bool {
+        for (slot, owner) in table.iter().enumerate() {
+            if !self.fallbacks[at].slots.contains(owner)
+                || std::mem::replace(&mut tried[slot], true)
+            {
                 continue;
             }
-            let free = match filled[*slot] {
+            let free = match filled[slot] {
                 Filled::Owner => false,
                 Filled::Empty => true,
-                Filled::By(other) => self.place(other, filled, tried),
+                Filled::By(other) => self.place(other, table, filled, tried),
             };
             if free {
-                filled[*slot] = Filled::By(at);
+                filled[slot] = Filled::By(at);
                 return true;
             }
         }
         false
     }
+}
+
+/// True for a node that has answered or may yet.
+fn hopeful(state: Answer) -> bool {
+    matches!(state, Answer::Queried | Answer::Counted)
 }
 
 /// Who fills a slot.
@@ -252,6 +307,7 @@ mod tests {
     const A: NodeId = NodeId(1);
     const B: NodeId = NodeId(2);
     const C: NodeId = NodeId(3);
+    const D: NodeId = NodeId(4);
     const S: NodeId = NodeId(8);
     const T: NodeId = NodeId(9);
 
@@ -321,5 +377,57 @@ mod tests {
         quorum_tracker.fail(A);
         quorum_tracker.fail(B);
         assert_eq!(quorum_tracker.hopeful(), 0);
+    }
+
+    #[test]
+    fn a_pair_adds_no_slot_and_counts_in_each_table_by_its_own_half() {
+        // A and B stay, C gives its place to D.
+        let mut quorum_tracker = QuorumTracker::new(&[A, B, C], 2, true).with(&[A, B, D]);
+        assert_eq!(quorum_tracker.owners().collect::<Vec<_>>(), [A, B, C, D]);
+        for owner in [A, B, C, D] {
+            quorum_tracker.query(owner);
+        }
+        quorum_tracker.count(C);
+        quorum_tracker.count(B);
+        assert_eq!(quorum_tracker.counted(), 1, "the new table has B only");
+        quorum_tracker.count(D);
+        assert!(quorum_tracker.reached(), "B, and the pair");
+        assert!(!quorum_tracker.is_full());
+        quorum_tracker.count(A);
+        assert!(quorum_tracker.is_full());
+        let mut stays = QuorumTracker::new(&[A, B, C], 2, true).with(&[A, B, D]);
+        stays.count(A);
+        stays.count(B);
+        assert!(stays.reached(), "those that stay count in both");
+    }
+
+    #[test]
+    fn halves_of_a_pair_have_fallbacks_of_their_own_or_share_one() {
+        let mut quorum_tracker = QuorumTracker::new(&[A, B, C], 2, false).with(&[A, B, D]);
+        quorum_tracker.count(A);
+        quorum_tracker.fail(B);
+        quorum_tracker.fail(D);
+        quorum_tracker.query(C);
+        assert_eq!(quorum_tracker.missing(), 1);
+        assert_eq!(
+            quorum_tracker.wanting(),
+            [B],
+            "one more slot of the new table, and B comes \
+            first"
+        );
+        quorum_tracker.query_fallback(S, &[D]);
+        assert_eq!(quorum_tracker.wanting(), []);
+        quorum_tracker.count(S);
+        assert_eq!(quorum_tracker.counted(), 1);
+        quorum_tracker.count(C);
+        assert!(quorum_tracker.reached());
+        let mut shared = QuorumTracker::new(&[A, B, C], 1, false).with(&[A, B, D]);
+        shared.query_fallback(S, &[C, D]);
+        shared.count(S);
+        assert!(shared.reached(), "one node keeps it for the slot of either table");
+        let mut strict = QuorumTracker::new(&[A, B, C], 1, true).with(&[A, B, D]);
+        strict.query_fallback(S, &[C, D]);
+        strict.count(S);
+        assert!(!strict.reached());
     }
 }

@@ -27,8 +27,10 @@
 //! either side of it. Later changes bring them back. A change of a weight or a zone moves what it
 //! takes, and then all loads are exact.
 
+mod change;
 mod flow;
 mod join;
+mod moves;
 mod plan;
 mod shares;
 mod table;
@@ -37,6 +39,9 @@ use bincode::{BorrowDecode, Encode};
 use bytes::Bytes;
 
 use crate::types::{Key, MAX_MEMBERS, MAX_N, MAX_PARTITIONS, NodeId, Partition, first_u64, hash64};
+use change::Change;
+pub use change::{Pair, Step};
+pub use moves::{Edit, MemberMoves, PlanFault, RingPlan, target};
 use plan::Plan;
 use shares::Layout;
 
@@ -81,6 +86,12 @@ pub enum RingError {
     /// No version number is left.
     #[error("the ring has version {0}, and none comes after it")]
     Version(u64),
+    /// A change of a ring that is between two tables.
+    #[error("ring version {0} is in a change, which has to end or be cancelled first")]
+    Changing(u64),
+    /// Two rings of other sizes: n and the number of partitions are fixed.
+    #[error("ring versions {0} and {1} have other numbers of replicas or partitions")]
+    Sizes(u64, u64),
     /// A table from disk or from a peer that no node could have made.
     #[error(
         "ring version {version}: not every one of {partitions} partitions has {n} distinct members"
@@ -127,13 +138,17 @@ impl RingMember {
     }
 }
 
-/// A placement table: the owners of every partition.
+/// A placement table: the owners of every partition. A ring in a change has a second one
+/// (`ring/change.rs`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ring {
     version: u64,
+    /// All that have a place, in either table.
     members: Vec<RingMember>,
+    /// The owners that reads ask.
     owners: Vec<Vec<NodeId>>,
     n: u8,
+    change: Option<Change>,
 }
 
 impl Ring {
@@ -151,19 +166,22 @@ impl Ring {
     pub fn place(members: &[RingMember], n: u8, partitions: u16) -> Result<Self, RingError> {
         let members = check(members, n, partitions)?;
         let owners = Plan::new(&members, usize::from(n), usize::from(partitions)).first();
-        Ok(Ring { version: 1, members, owners, n })
+        Ok(Ring { version: 1, members, owners, n, change: None })
     }
 
     /// The next version, for these members (any order): joins, leaves and changes of weight or
     /// zone, one or many at once. N and Q stay. The same members give the same owners.
     pub fn next(&self, members: &[RingMember]) -> Result<Self, RingError> {
+        if self.change.is_some() {
+            return Err(RingError::Changing(self.version));
+        }
         let members = check(members, self.n, self.partitions())?;
         let version = self.version.checked_add(1).ok_or(RingError::Version(self.version))?;
         let place = |id: &NodeId| members.binary_search_by_key(id, |member| member.id).ok();
         let kept = self.owners.iter().map(|owners| owners.iter().filter_map(place).collect());
         let plan = Plan::new(&members, usize::from(self.n), self.owners.len());
         let owners = plan.next(&kept.collect(), &self.members, version);
-        Ok(Ring { version, members, owners, n: self.n })
+        Ok(Ring { version, members, owners, n: self.n, change: None })
     }
 
     /// The next version, in which `new`, which is no member yet, has all places of `old`, its
@@ -176,13 +194,20 @@ impl Ring {
             return Err(RingError::Duplicate);
         }
         let version = self.version.checked_add(1).ok_or(RingError::Version(self.version))?;
-        let place = |id: NodeId| if id == old { new } else { id };
-        let members =
-            self.members.iter().map(|member| RingMember { id: place(member.id), ..*member });
-        let mut members: Vec<RingMember> = members.collect();
-        members.sort_unstable();
-        let owners = self.owners.iter().map(|owners| owners.iter().copied().map(place).collect());
-        Ok(Ring { version, members, owners: owners.collect(), n: self.n })
+        let renamed = |members: &[RingMember]| {
+            let place = |id: NodeId| if id == old { new } else { id };
+            let mut members: Vec<RingMember> =
+                members.iter().map(|m| RingMember { id: place(m.id), ..*m }).collect();
+            members.sort_unstable();
+            members
+        };
+        let moved = |owners: &[Vec<NodeId>]| {
+            let place = |id: &NodeId| if *id == old { new } else { *id };
+            owners.iter().map(|owners| owners.iter().map(place).collect()).collect::<Vec<_>>()
+        };
+        let change = self.change.as_ref().map(|change| change.mapped(renamed, moved));
+        let (members, owners) = (renamed(&self.members), moved(&self.owners));
+        Ok(Ring { version, members, owners, n: self.n, change })
     }
 
     /// The one of these that is in force.
@@ -268,6 +293,13 @@ impl Ring {
 
     /// A digest of the whole table: nodes whose digests differ would place keys differently.
     pub fn digest(&self) -> u64 {
+        match &self.change {
+            Some(change) => change.digest(self),
+            None => self.table_digest(),
+        }
+    }
+
+    fn table_digest(&self) -> u64 {
         let ids: Vec<u8> = self.owners.iter().flatten().flat_map(|id| id.0.to_be_bytes()).collect();
         let members: Vec<u8> = self.members.iter().flat_map(|m| m.id.0.to_be_bytes()).collect();
         let plain = |member: &RingMember| *member == RingMember::plain(member.id);

@@ -267,8 +267,14 @@ mod tests {
             let proof = reported.dialer_proof(&SecretKey::new(secret, Role::Peer), b"hello");
             assert!(ring.find(|key| fits(reported.dialer_proof(key, b"hello"), proof)).is_some());
         }
-        let stranger =
-            reported.dialer_proof(&SecretKey::new(b"a third secret...", Role::Peer), b"");
+        let stranger = reported.dialer_proof(
+            &SecretKey::new(
+                b"a third \
+            secret...",
+                Role::Peer,
+            ),
+            b"",
+        );
         assert!(ring.find(|key| fits(reported.dialer_proof(key, b""), stranger)).is_none());
         let nonces = Nonces::new([7; 32]);
         assert_ne!(nonces.fresh(), nonces.fresh());

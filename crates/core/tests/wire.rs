@@ -741,7 +741,8 @@ fn hints_are_sealed_to_their_target_and_lists_of_members_merge_in_any_order() {
             assert_eq!(
                 merged(a, b).membership == MembershipStatus::Removed,
                 removed,
-                "removed absorbs"
+                "removed \
+                absorbs"
             );
         }
     }

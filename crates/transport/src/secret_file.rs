@@ -113,7 +113,10 @@ mod tests {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
             let stated = read(&path).unwrap_err();
             assert!(
-                stated.contains(&format!("its mode is {mode:04o}, so that others")),
+                stated.contains(&format!(
+                    "its mode is {mode:04o}, so that \
+                others"
+                )),
                 "{stated}"
             );
             assert!(!stated.contains("0123456789abcdef"));

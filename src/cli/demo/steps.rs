@@ -269,8 +269,10 @@ impl Steps<'_> {
              these"
         ))?;
         let found = right(client, witnesses, Some(1)).await?;
-        let reported =
-            format!("{found} of {total} keys read back from {VICTIM}, each with its value");
+        let reported = format!(
+            "{found} of {total} keys read back from {VICTIM}, each with its \
+            value"
+        );
         self.script.check(found == total && total > 0, &reported)?;
         self.cluster.start_all().map_err(CommandError::error)?;
         self.cluster.ready(READY_WAIT).await.map_err(CommandError::error)?;

@@ -122,7 +122,7 @@ impl Change<'_> {
         let last = Instant::now() + CONFIRM;
         loop {
             let looked = self.look(shared).await;
-            if let Ok(Looked { rings, waits, note }) = &looked
+            if let Ok(Looked { rings, waits, note, .. }) = &looked
                 && waits.is_empty()
                 && let Some((_, first)) = rings.first()
                 && rings.iter().all(|(_, ring)| ring.id() == first.id())
@@ -176,12 +176,20 @@ impl Change<'_> {
             match answer {
                 Ok(ring) => looked.rings.push((name, ring)),
                 Err(_) if name == self.new => {
-                    looked.note = format!("{name} cannot be reached yet: start it\n");
+                    looked.note += &format!("{name} cannot be reached yet: start it\n");
                 }
                 // What it missed it is reported when it is back.
-                Err(_) if peer.is_some_and(|peer| down(peer.liveness)) => {}
+                Err(_) if peer.is_some_and(|peer| down(peer.liveness)) => looked.down.push(name),
                 Err(why) => looked.waits.push(format!("{name} does not answer ({why})")),
             }
+        }
+        looked.down.sort_unstable();
+        for name in &looked.down {
+            looked.note += &format!(
+                "{name} is down and has not confirmed the change: do not start {} again before \
+                 it has\n",
+                self.old
+            );
         }
         Ok(looked)
     }
@@ -230,6 +238,8 @@ struct Looked {
     rings: Vec<(String, Ring)>,
     /// Whom the change waits for, and why.
     waits: Vec<String>,
+    /// Members that are down, which may live with an earlier ring when they are back.
+    down: Vec<String>,
     note: String,
 }
 

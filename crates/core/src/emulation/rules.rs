@@ -233,7 +233,12 @@ fn simple(kind: Option<&str>, tokens: &mut Tokens) -> Result<Delay, String> {
             let scale = duration("pareto", tokens.next())?;
             Ok(Delay::Pareto {
                 scale,
-                shape: number("the shape of pareto", tokens.next(), SHAPES)?,
+                shape: number(
+                    "the shape of \
+                pareto",
+                    tokens.next(),
+                    SHAPES,
+                )?,
             })
         }
         other => Err(odd("the kind of delay", other, "fixed, exponential, pareto or mix")),

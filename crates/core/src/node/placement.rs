@@ -3,9 +3,10 @@
 //! with an older ring is reported.
 
 mod ballot;
+mod fence;
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::ids::{RequestId, SyncSeq};
@@ -19,6 +20,7 @@ use crate::ring::Ring;
 use crate::store::Change;
 use crate::types::{MAX_MEMBERS, Micros, NodeId, Partition, Time};
 use ballot::{Ballot, Voters};
+use fence::Fence;
 
 /// A member that has not answered this node's introductions is notified of the ring so often: it
 /// may take this node for a stranger.
@@ -34,9 +36,11 @@ pub(super) struct Placement {
     members: Vec<NodeId>,
     /// A later ring has been written: it takes effect when this mark is durable.
     taking: Option<SyncSeq>,
+    /// Members that have no place in that one: nothing that they report counts any more.
+    leaving: BTreeSet<NodeId>,
     ballot: Ballot,
-    /// The rings of those that live with another one, as they introduced themselves.
-    others: BTreeMap<NodeId, (u64, u64)>,
+    /// The rings that the others live with.
+    fence: Fence,
     /// Nodes without a place that introduced themselves with a later ring, and their clusters.
     strangers: BTreeMap<NodeId, ((u64, u64), Option<u64>)>,
     /// When those that do not answer are notified of the ring again.
@@ -51,17 +55,23 @@ impl Placement {
             id: config.ring.id(),
             members: config.ring.members().iter().map(|member| member.id).collect(),
             taking: None,
+            leaving: BTreeSet::new(),
             ballot: Ballot::default(),
-            others: BTreeMap::new(),
+            fence: Fence::default(),
             strangers: BTreeMap::new(),
             next_report: Time::START,
         }
     }
 
-    /// False for a node that has no place in the ring: one that is removed, or is to come. It is no
-    /// peer.
+    /// The version and digest of the ring of this incarnation.
+    pub(super) fn id(&self) -> (u64, u64) {
+        self.id
+    }
+
+    /// False for a node that has no place in the ring, or has lost it in one that is on its way to
+    /// the disk: it is removed, or is to come. It is no peer.
     pub(super) fn has(&self, node: NodeId) -> bool {
-        self.ring.has(node)
+        self.ring.has(node) && !self.leaving.contains(&node)
     }
 
     /// A peer has introduced itself, with a ring that is earlier than this incarnation's, equal, or
@@ -80,18 +90,14 @@ impl Placement {
         if theirs < self.id && self.id.0 > 1 && same_cluster {
             self.report(vec![from], request_id, io);
         }
-        if theirs == self.id {
-            self.others.remove(&from);
-        } else {
-            self.others.insert(from, theirs);
-        }
+        self.fence.confirm(from, theirs);
         theirs.cmp(&self.id)
     }
 
     /// A link came up or went down: nothing is known of the ring of a peer without one.
     pub(super) fn link(&mut self, peer: NodeId, up: bool) {
         if !up {
-            self.others.remove(&peer);
+            self.fence.lose(peer, self.id);
         }
     }
 
@@ -178,7 +184,13 @@ impl Placement {
 
     /// The members that introduced themselves with another ring, each with its version.
     pub(super) fn with_other_rings(&self) -> impl Iterator<Item = (NodeId, u64)> {
-        self.others.iter().map(|(node, (version, _))| (*node, *version))
+        self.fence.with_other_rings(self.id)
+    }
+
+    /// The members that have not confirmed the ring in force.
+    pub(super) fn unconfirmed(&self) -> impl Iterator<Item = NodeId> {
+        let others = self.members.iter().copied().filter(|id| *id != self.me);
+        others.filter(|id| !self.fence.has_confirmed(*id, self.id))
     }
 
     /// The operator gives the places of `old` to `new`; `old` is removed for good. That is done
@@ -266,6 +278,8 @@ impl Placement {
             // be replaced again.
             io.out.count(Counter::RingsWithPlacesOfRemovedMembers);
         }
+        let gone = self.members.iter().filter(|id| !ring.has(**id));
+        self.leaving = gone.copied().collect();
         self.taking = Some(write(ring, members, gained, io));
     }
 

@@ -214,8 +214,10 @@ impl TombstoneGc {
 
     /// When the next step is due, if one rests beside clients.
     pub(super) fn next_wake(&self) -> Option<Time> {
-        let pauses =
-            |round: &Round| matches!(round, Round::Choosing(choosing) if choosing.pauses());
+        let pauses = |round: &Round| {
+            matches!(round,
+            Round::Choosing(choosing) if choosing.pauses())
+        };
         let pages = self.rounds.values().any(pauses).then_some(self.pace.paused_until());
         pages.into_iter().chain(self.tasks.next_wake()).min()
     }
@@ -340,7 +342,7 @@ impl TombstoneGc {
             Body::NotYet(why) => {
                 let queried = |round: &Round| {
                     matches!(round, Round::Asking { request_id: of,
-                    .. } if *of == request_id)
+                        .. } if *of == request_id)
                 };
                 let found = self.rounds.iter().find(|(_, round)| queried(round));
                 if let Some(partition) = found.map(|(partition, _)| *partition) {

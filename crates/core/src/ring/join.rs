@@ -9,14 +9,15 @@ impl Ring {
     /// Position by position the node that is not `removed` has the place. Where both are not, two
     /// commands gave the places of one member to two newcomers: the newcomer with the higher id has
     /// all of them. `None` if the two have different sizes, or if that gives a partition less than
-    /// n distinct nodes that are not removed.
+    /// n distinct nodes that are not removed, or if one of them is in a change.
     pub fn joined(
         &self,
         other: &Ring,
         version: u64,
         removed: impl Fn(NodeId) -> bool,
     ) -> Option<Ring> {
-        if (self.n, self.owners.len()) != (other.n, other.owners.len()) {
+        let in_change = self.change.is_some() || other.change.is_some();
+        if in_change || (self.n, self.owners.len()) != (other.n, other.owners.len()) {
             return None;
         }
         let better = |(one, two): (&NodeId, &NodeId)| match (removed(*one), removed(*two)) {
@@ -44,7 +45,7 @@ impl Ring {
         });
         members.sort_unstable();
         members.dedup_by_key(|member| member.id);
-        Some(Ring { version, members, owners, n: self.n })
+        Some(Ring { version, members, owners, n: self.n, change: None })
     }
 
     /// The same table under another version.
@@ -55,6 +56,7 @@ impl Ring {
 
     /// True if the two tables have the same members and owners, whatever their versions.
     pub fn places_like(&self, other: &Ring) -> bool {
-        (&self.members, &self.owners, self.n) == (&other.members, &other.owners, other.n)
+        let parts = |ring: &Ring| (ring.members.clone(), ring.owners.clone(), ring.n);
+        parts(self) == parts(other) && self.change == other.change
     }
 }

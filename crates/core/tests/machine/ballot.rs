@@ -297,7 +297,8 @@ fn a_node_in_no_cluster_takes_a_later_ring_from_one_that_its_configuration_does_
     let takes = |mut bench: Bench, cluster: Option<u64>| {
         assert!(
             bench.peer(fresh().id(), 1, reported(&later)).is_empty(),
-            "before it says who it is"
+            "before it says who it \
+            is"
         );
         assert!(bench.peer(fresh().id(), 1, introduce(cluster)).is_empty());
         let out = bench.peer(fresh().id(), 1, reported(&later));

@@ -1,14 +1,16 @@
 //! Later rings, strangers, and what is kept for a member that was removed.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use pixii_core::causal::{Actor, Context, Object, Version};
 use pixii_core::members::{Incarnation, IncarnationId, Member, Members, MembershipStatus};
-use pixii_core::message::Body;
+use pixii_core::message::{Body, Quorum, Request};
 use pixii_core::node::{Done, Hindrance, Input, Notice, Output, SyncSeq, Work};
 use pixii_core::ring::Ring;
 use pixii_core::store::memory::MemoryStore;
 use pixii_core::store::{Change, Found, Kept, Record, Store};
-use pixii_core::types::{Blob, NodeId, WriteId};
+use pixii_core::types::{Blob, Key, NodeId, WriteId};
 
 use super::bench::Bench;
 
@@ -176,4 +178,67 @@ fn what_is_kept_for_a_removed_member_goes_when_all_owners_have_it() {
     assert_eq!(bench.node.peer_view(bench.now, removed).hints.count, 0);
     let held = disk.read(partition, &key).unwrap();
     assert!(matches!(held, Found::Record(record) if record.object == object));
+}
+
+#[test]
+fn a_removed_member_is_heard_no_more_once_the_ring_without_it_is_on_its_way_to_the_disk() {
+    let mut bench = Bench::new();
+    let [one, _, three] = bench.peers()[..] else { panic!() };
+    let keys = || (0..100).map(|at| Key::new(format!("k{at}")).unwrap());
+    let shared = |bench: &Bench, key: &Key| {
+        let owners = bench.owners(key);
+        owners.contains(&bench.me) && owners.contains(&three)
+    };
+    let key = keys().find(|key| shared(&bench, key)).unwrap();
+    let w = Quorum { replicas: Some(2), strict: Some(true) };
+    let value = Blob(Bytes::from_static(b"v"));
+    let request = Request::Put { key, value, context: None, write: WriteId(7), w };
+    let out = bench.query(request);
+    let out = bench.disk(out, &Record::default());
+    let merge = |output: &Output| match output {
+        Output::Send { message, .. } if matches!(message.body, Body::Merge { .. }) => {
+            Some(message.request_id)
+        }
+        _ => None,
+    };
+    let request_id = out.iter().find_map(merge).unwrap();
+    let later = bench.ring.replace(three, fresh().id()).unwrap();
+    let out = bench.peer(one, 1, reported(&later));
+    assert!(matches!(&out[..], [Output::Store(Work::Write { .. })]), "{out:?}");
+    assert!(bench.peer(three, request_id, Body::Ack).is_empty(), "its disk is as good as lost");
+    assert!(matches!(&bench.peer(one, request_id, Body::Ack)[..], [] | [Output::Reply { .. }]));
+}
+
+#[test]
+fn the_fence_behind_a_ring_passes_when_every_member_has_confirmed_it() {
+    let mut bench = Bench::new();
+    let [one, two, three] = bench.peers()[..] else { panic!() };
+    let cluster = bench.node.meta().cluster.as_ref().map(|cluster| cluster.id);
+    let own = (1, bench.ring.digest());
+    let introduce = |ring: (u64, u64)| {
+        let incarnation = IncarnationId { incarnation: Incarnation(1), nonce: 6 };
+        Body::Introduce { incarnation, cluster, ring }
+    };
+    let waits_for = |bench: &Bench| bench.node.unconfirmed().collect::<BTreeSet<_>>();
+    assert_eq!(
+        waits_for(&bench),
+        [one, two, three].into(),
+        "who has said nothing confirms nothing"
+    );
+    bench.peer(one, 8, introduce(own));
+    bench.peer(two, 8, introduce((2, 0)));
+    bench.peer(three, 8, introduce((1, own.1 ^ 1)));
+    assert_eq!(waits_for(&bench), [two, three].into(), "another digest is another ring");
+    bench.peer(three, 8, introduce(own));
+    // One that goes away has confirmed it; one that uses another ring has not.
+    for peer in [two, three] {
+        bench.give(Input::Link { peer, up: false });
+    }
+    assert_eq!(waits_for(&bench), [two].into());
+    bench.give(Input::Link { peer: two, up: true });
+    bench.peer(two, 8, introduce(own));
+    assert_eq!(waits_for(&bench), [].into());
+    // A disk that was put back uses an earlier ring again.
+    bench.peer(one, 8, introduce((0, 0)));
+    assert_eq!(waits_for(&bench), [one].into());
 }

@@ -63,8 +63,12 @@ impl Drill {
                 _ => list(shared),
             };
         };
-        let listed =
-            drill(name).ok_or_else(|| CommandError::error(format!("{name} is not listed")))?;
+        let listed = drill(name).ok_or_else(|| {
+            CommandError::error(format!(
+                "{name} is not \
+            listed"
+            ))
+        })?;
         listed.check().map_err(CommandError::error)?;
         let program = daemon::program()?;
         let interrupt = Interrupt::listen(false)?;

@@ -152,7 +152,11 @@ impl Units<'_> {
         let nodes = self.nodes.len();
         self.mark(
             EventKind::Step,
-            &format!("{nodes} units, {} keys; seed {}", plan.keys, plan.seed),
+            &format!(
+                "{nodes} units, {} keys; seed \
+            {}",
+                plan.keys, plan.seed
+            ),
         )?;
         sleep(plan.length.mul_f64(CALM_SHARE)).await;
         self.strike(act).await?;
@@ -219,7 +223,11 @@ impl Units<'_> {
             let reported = systemctl(&["show", "--property=NRestarts", "--value"], name).await?;
             let number = reported.trim().parse();
             all.push(number.map_err(|_| {
-                format!("pixii@{name} was restarted \"{}\" times", reported.trim())
+                format!(
+                    "pixii@{name} was restarted \"{}\" \
+                        times",
+                    reported.trim()
+                )
             })?);
         }
         Ok(all)

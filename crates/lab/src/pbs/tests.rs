@@ -140,7 +140,8 @@ fn all_owners_queried_show_a_write_by_who_answers_first() {
     }
     assert!(
         near(ms(reported.reads[0].max()), 20.0, 0.001),
-        "the own copy is asked over the network"
+        "the own copy is asked over the \
+        network"
     );
 }
 

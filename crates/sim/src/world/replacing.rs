@@ -155,15 +155,18 @@ impl World {
         self.replacing.iter().filter(move |one| one.old == old).map(|one| one.new)
     }
 
-    /// True once nobody is left who uses a ring in which the host has places, itself and
-    /// newcomers apart that have none themselves.
+    /// True once the fence behind the ring without the host has passed: everybody, newcomers that
+    /// have no places apart, uses such a ring, or would after a start. One that is on its way
+    /// to a disk is not in force there: until it is, that member counts what the host acknowledges.
     fn is_known(&self, old: usize) -> bool {
         let has_place = |at: &usize| self.ring.has(self.hosts[*at].id);
         let newcomers = self.newcomers(old).filter(has_place);
         self.is_replaced(old)
             && self.living().chain(newcomers).all(|at| {
-                let (ring, _) = self.hosts[at].placement();
-                ring.version() > 1 && !ring.has(self.hosts[old].id)
+                let host = &self.hosts[at];
+                let (ring, _) = host.placement();
+                let lives_with_it = host.node.as_ref().is_none_or(|n| n.ring_id() == ring.id());
+                lives_with_it && ring.version() > 1 && !ring.has(self.hosts[old].id)
             })
     }
 

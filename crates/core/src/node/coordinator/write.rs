@@ -148,9 +148,7 @@ impl WriteOp {
         if self.common.quorum_tracker.reached() {
             return Some(self.written(issued));
         }
-        let missing = usize::from(self.common.quorum_tracker.missing());
-        let owners: Vec<NodeId> = self.common.quorum_tracker.uncovered().take(missing).collect();
-        for owner in owners {
+        for owner in self.common.quorum_tracker.wanting() {
             self.replace(now, owner, env, io);
         }
         let hopeless = self.common.is_hopeless() && self.fallbacks.is_empty();

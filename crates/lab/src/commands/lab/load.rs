@@ -149,8 +149,12 @@ impl LoadArgs {
         check_out(&self.out, self.force)?;
         let interrupt = Interrupt::listen(false)?;
         let scratch = tempfile::Builder::new().prefix("pixii-load-").tempdir();
-        let scratch = scratch
-            .map_err(|error| CommandError::error(format!("no temporary directory: {error}")))?;
+        let scratch = scratch.map_err(|error| {
+            CommandError::error(format!(
+                "no temporary directory: \
+                {error}"
+            ))
+        })?;
         let spec = self.spec();
         let mut reports = Vec::new();
         let ended = block_on(async {

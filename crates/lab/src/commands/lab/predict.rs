@@ -179,7 +179,7 @@ impl Predict {
             let cells: Vec<_> =
                 reported.cells.iter().map(|cell| figures(&reported, cell)).collect();
             let mut all = json!({ "n": reported.n, "trials": self.trials, "seed": self.seed,
-                "cells": cells });
+                    "cells": cells });
             if self.fresh.is_some() {
                 let meets = reported.cells.iter().filter(|cell| self.meets(&reported, cell));
                 all["meet"] = meets.map(|cell| json!([cell.r, cell.w])).collect();

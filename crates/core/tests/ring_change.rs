@@ -48,7 +48,9 @@ fn write_sets(ring: &Ring, partition: Partition, w: u8) -> Vec<BTreeSet<NodeId>>
     });
     sets.filter(|set| {
         let mut quorum_tracker = write_quorum_tracker(ring, partition, w);
-        set.iter().for_each(|owner| drop(quorum_tracker.count(*owner)));
+        for owner in set {
+            quorum_tracker.count(*owner);
+        }
         quorum_tracker.reached()
     })
     .collect()

@@ -109,7 +109,7 @@ struct Engine<'a> {
     alarm: Alarm,
     /// Comparisons with other owners that are to be logged together.
     comparisons: Comparisons,
-    /// Why the node refuses writes because space is missing, if it does.
+    /// Why the node refuses writes because there is no space, if it does.
     short: Option<Shortage>,
     /// Whether the store gets on.
     watch: Watch,

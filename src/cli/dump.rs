@@ -142,7 +142,7 @@ impl Source {
     }
 }
 
-/// Partitions that could not be read because replicas is missing, each with the reason.
+/// Partitions that could not be read because replicas were missing, each with the reason.
 #[derive(Default)]
 struct Missing(BTreeMap<Partition, String>);
 

@@ -43,7 +43,7 @@ Examples:
 pub(crate) struct Emulate {
     #[command(subcommand)]
     order: Order,
-    /// Only this member; without it, every member is notified
+    /// Only this member; without it, every member is shown
     #[arg(long, global = true, value_name = "NAME")]
     node: Option<String>,
 }

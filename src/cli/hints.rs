@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 /// Show what is kept for members that were not there
 #[derive(Args)]
 #[command(after_help = "\
-A member that cannot be reached when a key is written is pending that write. Another one keeps it \
+A member that cannot be reached when a key is written lacks that write. Another one keeps it \
     as a hint, and \
 hands it over when the member is back. The age says for how long the fallback has had hints for \
     the member \

@@ -35,7 +35,7 @@ the report counts them. A byte order mark at the beginning of the file is left o
 
 A put with an unknown outcome is sent again with the same write id until its deadline. Exit code \
     0 means \
-that every line was acknowledged; 4 that lines were refused because replicas is missing; 5 that \
+that every line was acknowledged; 4 that lines were refused because replicas were missing; 5 that \
     the outcome of \
 some is unknown; 1 anything else.
 

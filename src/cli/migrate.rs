@@ -45,7 +45,7 @@ pub(crate) struct Migrate {
 }
 
 impl Migrate {
-    /// Sees to every directory, and reports of each.
+    /// Migrates every directory and reports each result.
     pub(crate) fn run(self, shared: &Shared) -> CommandResult {
         let mut exit = Exit::Done;
         let scratch = self.check.then(|| self.scratch.folder()).transpose()?;

@@ -40,7 +40,7 @@ Exit codes: 0 all are equal, 1 some could not be compared for 30 seconds, or a p
 Examples:
   pixii repair                       the node that --connect names, with all others
   pixii repair --node n3 --peer n1   what n3 has in common with n1
-  pixii repair --partition 7         one partition (`pixii ring KEY` notifies a key's)
+  pixii repair --partition 7         one partition (`pixii ring KEY` shows a key's)
   pixii repair --node n3 --accept-loss
                                      n3 has lost its disk, and no other node has what was on it \
     (n = 1): \

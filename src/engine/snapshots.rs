@@ -1,4 +1,4 @@
-//! What a daemon reports of itself.
+//! What a daemon reports about itself.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;

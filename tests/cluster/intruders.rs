@@ -214,7 +214,7 @@ fn two_daemons_of_one_name_are_distinguished_and_the_one_that_runs_is_heard() {
     let other = Run::start(pixii(&["server", "--config", path.to_str().unwrap()]), b"").end();
     let stated = format!("node n1 runs at {} and answers there", cluster.address("n1"));
     assert!(other.code == 2 && other.err.contains(&stated), "{other:?}");
-    until("n2 reports of it", || cluster.log("n2").contains(&stated).then_some(()));
+    until("n2 reports it", || cluster.log("n2").contains(&stated).then_some(()));
     assert!(cluster.status("n1").peers[0].up && cluster.status("n2").peers[0].up);
     cluster.run(&["put", "k", "v", "-w", "2"]).done();
     assert!(!cluster.log("n1").contains("peer n2 is down"), "{}", cluster.log("n1"));

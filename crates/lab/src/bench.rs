@@ -84,7 +84,7 @@ pub(crate) struct Line {
     pub(crate) rss_bytes: u64,
     /// Context switches of all servers, per operation.
     pub(crate) switches: f64,
-    /// Bytes to the disk per operation: of all that uses it, the file system's event log included.
+    /// Bytes to the disk per operation: of all that uses it, the file system's journal included.
     pub(crate) device_bytes: Option<f64>,
     /// `write_bytes` of all servers, per operation.
     pub(crate) write_bytes: Option<f64>,

@@ -132,7 +132,7 @@ pub(crate) struct Totals {
     pub(crate) latency: Histogram<u64>,
     /// Refused, or (a read) not answered: nothing was done.
     pub(crate) refused: u64,
-    /// Those of them because a quorum is missing.
+    /// Those of them because there was no quorum.
     pub(crate) no_quorum: u64,
     /// Writes with an unknown outcome.
     pub(crate) unknown: u64,
@@ -177,7 +177,7 @@ pub(crate) enum End {
     Done,
     /// Refused, or a read that nobody could answer.
     Refused,
-    /// The same, because a quorum is missing.
+    /// The same, because there was no quorum.
     NoQuorum,
     /// A write with an unknown outcome.
     Unknown,

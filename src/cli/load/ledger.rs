@@ -41,7 +41,7 @@ pub(crate) struct Counts {
     pub(crate) loaded: u64,
     /// Lines with an unknown outcome.
     pub(crate) unknown: u64,
-    /// Refused lines because replicas is missing; they are among `refused` too.
+    /// Refused lines because replicas were missing; they are among `refused` too.
     pub(crate) no_quorum: u64,
     /// Refused lines by reason.
     pub(crate) refused: BTreeMap<String, u64>,

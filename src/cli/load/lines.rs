@@ -176,7 +176,7 @@ fn misfit(line: &[u8]) -> String {
     let columns: Vec<&[u8]> = line.split(|byte| *byte == b'\t').collect();
     match columns[..] {
         [key, _, third] if third.starts_with(text::SIBLING.as_bytes()) => format!(
-            "\"{}\" has several values in the file ({}); a file cannot know what replaces what, \
+            "\"{}\" has several values in the file ({}); a file does not say what replaces what, \
              so put one of them",
             key.escape_ascii(),
             third.escape_ascii()

@@ -31,7 +31,7 @@ pub enum DrainState {
     Drained,
 }
 
-/// What a node reports of its drain.
+/// What a node reports about its drain.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct DrainReport {

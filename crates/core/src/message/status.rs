@@ -1,4 +1,4 @@
-//! What a node reports of itself.
+//! What a node reports about itself.
 
 use bincode::{BorrowDecode, Encode};
 use bytes::Bytes;
@@ -134,7 +134,7 @@ impl StatusReport {
         self.counters.iter().find(|(of, _)| *of == counter).map_or(0, |(_, count)| *count)
     }
 
-    /// What cannot be served because other nodes is missing, in words; `None` if everything can.
+    /// What cannot be served because other nodes are missing, in words; `None` if everything can.
     pub fn unservable(&self) -> Option<String> {
         let (unservable, all) = (self.gauges.unservable_partitions, self.partitions);
         let text = format!(

@@ -33,7 +33,7 @@ fn a_fallback_takes_the_place_of_an_owner_that_is_gone_or_late_and_is_one_slot_w
     let (request_id, body) = (keep.request_id, Body::Ack);
     let out = bench.peer(fallback, request_id, body);
     assert!(matches!(out[..], [Output::Reply { response: Response::Written { .. }, .. }]));
-    // The late one gets its hint when it is really late: here, because others is missing.
+    // The late one gets its hint when it is really late: here, because others are missing.
     let out = bench.tick(600);
     let out = bench.carry(out, &disk);
     let [Output::Send { to, message }] = &out[..] else { panic!("{out:?}") };

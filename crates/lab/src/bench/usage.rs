@@ -49,7 +49,7 @@ impl Device {
         device.written().map(|_| device)
     }
 
-    /// Bytes that have been written to it, by everybody, the file system's event log included.
+    /// Bytes that have been written to it, by everybody, the file system's journal included.
     pub(crate) fn written(&self) -> Option<u64> {
         let text = fs::read_to_string(&self.0).ok()?;
         let sectors: u64 = text.split_whitespace().nth(6)?.parse().ok()?;

@@ -32,7 +32,7 @@ may be lost, every one is noted in a ledger before it is sent and after it is an
     keys are read from all \
 replicas and judged.
 
-The report says what happened and when, what clients were reported, their p50 and p99 before, \
+The report says what happened and when, what clients saw, their p50 and p99 before, \
     during and after, how soon all \
 was well again, and what was lost; --json has all of it, and --out DIR draws it. The last line \
     says how it went. Exit \

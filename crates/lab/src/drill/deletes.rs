@@ -1,5 +1,5 @@
 //! Keys are deleted while a daemon is away, and it comes back, or is replaced first: nothing
-//! returns, in the end no disk reports of them, and what is put under the same keys is not hidden
+//! returns, in the end no disk holds them, and what is put under the same keys is not hidden
 //! by what was known of the old ones.
 
 mod replaced;
@@ -51,7 +51,7 @@ struct Scenario<'a> {
     figures: Map<String, Value>,
 }
 
-/// What one daemon reports of its tombstones.
+/// What one daemon reports about its tombstones.
 struct NodeKeys {
     name: String,
     /// Keys that tell of what is gone.

@@ -206,7 +206,7 @@ fn failures(report: &Report) -> String {
     };
     let rows: String = report.whys.iter().map(|(kind, why)| row(why, kind)).collect();
     format!(
-        "<table><tr><th>times</th><th>what clients were reported</th><th>the first of \
+        "<table><tr><th>times</th><th>what clients saw</th><th>the first of \
          them</th></tr>\n{rows}</table>\n"
     )
 }

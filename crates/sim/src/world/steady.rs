@@ -129,7 +129,7 @@ impl World {
     }
 
     /// Holds a rejection of a sloppy write to the promise: with W hosts in reach of the one that
-    /// was asked, itself among them, it is not refused because any is missing.
+    /// was asked, itself among them, it is not refused because one is missing.
     pub(super) fn judge_rejection(&mut self, client: usize, response: &Response) {
         let Response::Refused(rejection) = response else { return };
         let Some(current) = &self.clients[client].current else { return };

@@ -26,7 +26,7 @@ pub(super) struct WriteOp {
     /// `None` until the own replica has issued.
     pub(super) issued: Option<Issued>,
     pub(super) fallbacks: Fallbacks,
-    /// Owners that this node keeps the write for itself, because fallbacks is missing.
+    /// Owners that this node keeps the write for itself, because there are no fallbacks.
     pub(super) kept_here: BTreeSet<NodeId>,
 }
 

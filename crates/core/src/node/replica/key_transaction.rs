@@ -48,7 +48,7 @@ pub(super) struct KeyTransaction<'a> {
     pub(super) pending: bool,
     pub(super) limits: ObjectLimits,
     pub(super) copies: Copies,
-    /// What is purged of the key: whoever reports of it, the last owner of collect it or a client's
+    /// What is purged of the key: whoever reports it, the last owner of collect it or a client's
     /// context, it is not taken back.
     pub(super) purged: Option<Context>,
     /// The store's id.
@@ -333,7 +333,7 @@ impl KeyTransaction<'_> {
         }
     }
 
-    /// What this store knows of the key: an owner reports of its record, anybody else of what it
+    /// What this store knows of the key: an owner reports its record, anybody else of what it
     /// keeps for owners.
     pub(super) fn read(&self, owners: &[NodeId], io: &mut Io) -> Body {
         let mut gc_epoch = io.local.gc_epochs.number(self.partition);

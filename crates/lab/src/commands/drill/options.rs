@@ -51,7 +51,7 @@ pub(super) enum Name {
     Handoff(Handoff),
     /// One message in a hundred lost, and no hints: how soon all replicas are the same
     DroppedMessages(DroppedMessages),
-    /// Keys deleted while a daemon is away: nothing comes back, and in the end nothing reports of
+    /// Keys deleted while a daemon is away: nothing comes back, and in the end nothing shows
     /// them
     Deletes(Deletes),
     /// How long until a dead, frozen or cut-off daemon is marked down

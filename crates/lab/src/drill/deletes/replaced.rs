@@ -37,7 +37,7 @@ impl Scenario<'_> {
         self.note("collected_s", calm);
         (self.print)(&format!(
             "{NEW} has the places of {victim}: {read} s later {first} of the keys were present; \
-             nobody reports of them after \
+             nobody holds them after \
              {calm} s"
         ))?;
         self.start_removed(victim).await?;

@@ -46,7 +46,7 @@ pub struct ConfigError(String);
 pub struct Config {
     /// This node's name; it is one of `members`.
     pub name: String,
-    /// The cluster's name.
+    /// Name of the cluster; nodes of other clusters are refused.
     pub cluster: String,
     /// The directory of its data. In the file it may be relative to the directory of the file,
     /// which [`Config::load`] resolves.
@@ -232,7 +232,7 @@ impl Config {
         Ok(config)
     }
 
-    /// This node's id.
+    /// The id of this node, which follows from its name.
     pub fn me(&self) -> NodeId {
         NodeId::of(&self.name)
     }

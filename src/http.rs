@@ -17,14 +17,14 @@ pub struct Request {
     pub openmetrics: bool,
 }
 
-/// An answer.
+/// An answer of the HTTP port to one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
-    /// The status code.
+    /// The HTTP status code, such as 200 or 503.
     pub status: u16,
     /// The type of the body.
     pub content_type: &'static str,
-    /// The body.
+    /// The text after the headers; it is left out for a HEAD request.
     pub body: String,
 }
 

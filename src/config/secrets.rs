@@ -25,7 +25,7 @@ impl SecretFiles {
         kept(&self.peers) || kept(&self.clients)
     }
 
-    /// Both or neither.
+    /// Takes the two file names, which have to be configured together. `None` if neither is.
     pub(super) fn new(
         peers: Option<PathBuf>,
         clients: Option<PathBuf>,
@@ -41,7 +41,7 @@ impl SecretFiles {
         }
     }
 
-    /// Reads both.
+    /// Reads both files. An error if one cannot be used, or if both hold the same secret.
     pub(super) fn read(&self) -> Result<Secrets, String> {
         let peers = read(&place(&self.peers)).map_err(|what| format!("secret_file: {what}"))?;
         let clients =

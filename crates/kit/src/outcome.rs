@@ -16,7 +16,7 @@ pub enum Exit {
     Usage = 2,
     /// The key has no value.
     Absent = 3,
-    /// Too few replicas.
+    /// Too few replicas answered, or could be reached.
     NoQuorum = 4,
     /// A write that may or may not have happened.
     Unknown = 5,
@@ -27,7 +27,7 @@ pub enum Exit {
 /// Why a command ends early: its exit code, and one sentence for people (none: say nothing).
 #[derive(Debug)]
 pub struct CommandError {
-    /// The exit code.
+    /// The exit code of the process.
     pub exit: Exit,
     /// The sentence, without "pixii: ".
     pub message: String,

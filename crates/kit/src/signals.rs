@@ -35,7 +35,7 @@ impl Interrupt {
         Ok(Interrupt(queried))
     }
 
-    /// Whether to stop.
+    /// True once a SIGINT or SIGTERM has arrived.
     pub fn queried(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }

@@ -21,9 +21,9 @@ pub const STOPPED: &str = "ended: it stopped cleanly";
 /// One daemon, running or not.
 #[derive(Debug)]
 pub struct Daemon {
-    /// Its name.
+    /// Name of the node, such as `n1`.
     pub name: String,
-    /// Where it listens.
+    /// The `host:port` at which it listens for clients and peers.
     pub address: String,
     pub(super) config: PathBuf,
     log: PathBuf,

@@ -17,20 +17,20 @@ use super::POLL;
 /// Most daemons that one machine is asked to run.
 const MAX_DAEMONS: usize = 50;
 
-/// What a cluster is like.
+/// The shape of a local cluster.
 #[derive(Clone, Debug)]
 pub struct Shape {
-    /// Its name.
+    /// Name of the cluster.
     pub cluster: String,
-    /// How many daemons.
+    /// Number of daemons, 1 to 50.
     pub nodes: usize,
     /// Replicas of each key.
     pub n: u8,
-    /// Default R.
+    /// Default number of replicas that answer a read, 1 to `n`.
     pub r: u8,
-    /// Default W.
+    /// Default number of replicas that hold a write, 1 to `n`.
     pub w: u8,
-    /// Number of partitions.
+    /// Number of partitions of the ring.
     pub partitions: u16,
 }
 
@@ -102,7 +102,7 @@ impl Config {
         toml::from_str(&text).map_err(|error| format!("{}: {}", path.display(), error.message()))
     }
 
-    /// Writes it.
+    /// Writes the configuration to `path` as TOML, replacing the file.
     pub(super) fn write(&self, path: &Path) -> Result<(), String> {
         let text = toml::to_string(self).map_err(|error| error.to_string())?;
         fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))

@@ -1,4 +1,4 @@
-//! The files that secrets are in. What is wrong with one is said without a byte of it.
+//! The files with the secrets. Errors describe a problem without a byte of a secret.
 
 use std::env;
 use std::path::PathBuf;

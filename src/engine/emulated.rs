@@ -221,7 +221,7 @@ impl Emulator {
         Some(first.unwrap_or(on.remind_at).min(on.remind_at))
     }
 
-    /// True if it has been on since [`REMIND`] ago, so that the log is due to repeat it.
+    /// True if the log is due to repeat that it is on; then schedules the next reminder.
     fn is_to_remind(&mut self, now: Time) -> bool {
         let due = self.on.as_mut().filter(|on| on.remind_at <= now);
         due.map(|on| on.remind_at = now + REMIND).is_some()

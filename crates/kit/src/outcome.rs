@@ -125,7 +125,7 @@ mod tests {
     fn a_command_that_has_its_answer_waits_for_no_look_up() {
         let begun = Instant::now();
         let outcome = block_on(async {
-            // As getaddrinfo does, where the name server says nothing.
+            // As getaddrinfo blocks when the name server does not answer.
             let look_up = tokio::task::spawn_blocking(|| sleep(Duration::from_secs(4)));
             let late = timeout(Duration::from_millis(100), look_up).await.is_err();
             if late { Ok(()) } else { Err(CommandError::error("it came back")) }

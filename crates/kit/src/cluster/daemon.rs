@@ -110,7 +110,7 @@ impl Daemon {
 
     /// Ends its standard input, which it follows.
     pub(super) fn hang_up(&mut self) {
-        // A frozen one would not notice; one that has ended is found by whoever waits for it.
+        // A frozen process would not notice. One that has ended is detected when it is waited for.
         let _ = self.set_frozen(false);
         if let Some(child) = &mut self.child {
             drop(child.stdin.take());
@@ -169,7 +169,7 @@ impl Drop for Daemon {
     }
 }
 
-/// The last line of a log, where a daemon says why it ended.
+/// The last line of a log, in which a daemon gives the reason of its end.
 fn last_line(log: &Path) -> Option<String> {
     let mut file = File::open(log).ok()?;
     let length = file.metadata().ok()?.len();

@@ -69,8 +69,8 @@ use tokio::time::Instant;
 use attempts::Done;
 use link::{Link, Lost, Unopened};
 
-/// A node that could not be reached is not tried for this time, and not for four times as long as
-/// the attempt took.
+/// A node that could not be reached is not tried again for this time, plus four times the duration
+/// of the attempt.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// Deadline of calls that carry none: ring, status, emulate and stop.
 const CONTROL_WAIT: Duration = Duration::from_secs(5);

@@ -46,7 +46,7 @@ pub struct ConfigError(String);
 pub struct Config {
     /// This node's name; it is one of `members`.
     pub name: String,
-    /// The cluster's name.
+    /// Name of the cluster; nodes of other clusters are refused.
     pub cluster: String,
     /// The directory of its data. In the file it may be relative to the directory of the file,
     /// which [`Config::load`] resolves.
@@ -63,29 +63,28 @@ pub struct Config {
     pub r: u8,
     /// W of requests that name none, 1 to N.
     pub w: u8,
-    /// True if only owners count for requests that do not say.
+    /// True if only owners count, for requests that do not choose.
     pub strict: bool,
     /// Time between two rounds of gossip, in milliseconds.
     pub gossip_interval_ms: u64,
-    /// A member that was silent for so long may be marked down, in milliseconds.
+    /// A member that was silent for this time may be marked down, in milliseconds.
     pub gossip_timeout_ms: u64,
     /// Most hints that are kept for other members, in MiB.
     pub hint_limit_mib: u64,
     /// A hint of this age is also offered to the other owners, in milliseconds.
     pub hint_age_ms: u64,
-    /// Each partition is compared with every other owner of it about as often as this, in
-    /// milliseconds.
+    /// Interval between two comparisons of a partition with another owner, in milliseconds.
     pub repair_interval_ms: u64,
-    /// All that is on disk is read, and its checksums tested, once in this time, in milliseconds.
+    /// Time in which all data on disk is read once and its checksums are verified, in milliseconds.
     pub scrub_interval_ms: u64,
-    /// True if the operator says that this is a new cluster, whose members need not all be up. Not
-    /// in the file: it is said once.
+    /// True if this is a new cluster, whose members need not all be up. Not in the file, because it
+    /// holds for one start.
     pub bootstrap: bool,
-    /// True if a store of another name is to be set aside: that of a member that was removed. Not
-    /// in the file.
+    /// True if a store of another name, that of a removed member, is to be set aside. Not in the
+    /// file.
     pub rejoin_empty: bool,
-    /// True if the store is a copy that is to be a node of a cluster of its own. Not in the file:
-    /// it is said once.
+    /// True if the store is a copy that becomes a node of a cluster of its own. Not in the file,
+    /// because it holds for one start.
     pub new_identity: bool,
     /// Memory for the store's cache, in MiB; if not given, it follows the memory limit.
     pub cache_mib: Option<u64>,
@@ -232,7 +231,7 @@ impl Config {
         Ok(config)
     }
 
-    /// This node's id.
+    /// The id of this node, which follows from its name.
     pub fn me(&self) -> NodeId {
         NodeId::of(&self.name)
     }
@@ -371,7 +370,7 @@ fn check_data_dir(dir: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// The format of the log: text unless it says otherwise.
+/// True for the JSON format of the log; false for text, which is the default.
 fn is_json(format: Option<&str>) -> Result<bool, String> {
     match format {
         None | Some("text") => Ok(false),

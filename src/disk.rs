@@ -1,13 +1,13 @@
-//! The store on a real disk: records in one sled tree, chunked where they are long, behind a
-//! directory that says what it is and who has it.
+//! The store on a real disk: records in one sled tree, in chunks where they are long, in a
+//! directory whose files identify it and the process that has it open.
 //!
-//! Readers take no lock of ours. A chunked record is read in several steps, so a writer may come
-//! between; what looks damaged is therefore read once more with writers held off before it is
-//! called so.
+//! Readers take no lock of ours. A chunked record is read in several steps, so a writer may change
+//! it in between. A record that looks damaged is therefore read once more without writers before it
+//! is reported as damaged.
 //!
-//! sled takes a log that was cut or damaged near its end for the trace of a crash, and opens with
-//! the writes behind that point gone. So every batch carries a number, and the highest synced one
-//! is noted outside.
+//! sled takes a log that was cut or damaged near its end for the trace of a crash, and opens
+//! without the writes behind that point. So every batch carries a number, and the highest synced
+//! number is noted outside of sled.
 
 mod check;
 mod error;
@@ -53,25 +53,25 @@ use self::schema::SchemaError;
 /// About how many bytes of hints are in memory at once while all are read.
 const SCAN_BYTES: usize = 1 << 20;
 
-/// For whom, of which key, and what.
+/// The member that the hint is kept for, its key, and the record.
 type Hint = (NodeId, Key, Found);
 
-/// A durable store in a directory of its own. After the first error every call returns that error.
+/// A durable store in a directory of its own. After its first error, every call returns that error.
 #[derive(Debug)]
 pub struct DiskStore {
-    /// Before the directory, so that it is let go of first.
+    /// Declared before the directory, so that it is dropped first.
     sled: Sled,
     directory: Directory,
-    /// The number of the last write before it was opened.
+    /// The number of the last write before the store was opened.
     opened_at: u64,
-    /// The number of the last write: every batch and every chunked record takes one. Held by
-    /// whoever changes records.
+    /// The number of the last write: every batch and every chunked record takes one. Locked by a
+    /// thread that changes records.
     last_write: Mutex<u64>,
 }
 
 impl DiskStore {
-    /// Opens the store in `dir`, creating it where there is nothing. `cache_bytes` is the size of
-    /// the page cache; up to 2.4 times as much memory was measured, so a third of the budget is a
+    /// Opens the store in `dir`, and creates it where there is none. `cache_bytes` is the size of
+    /// the page cache. Up to 2.4 times as much memory was measured, so a third of the budget is a
     /// good choice.
     pub fn open(dir: &Path, cache_bytes: u64) -> Result<Self, OpenError> {
         let (directory, fresh) = Directory::claim(dir)?;
@@ -88,7 +88,7 @@ impl DiskStore {
         DiskStore::open_claimed(directory, dir, cache_bytes, schema::migrate)
     }
 
-    /// Opens the store in a directory that is claimed; `prepare` sees to its schema.
+    /// Opens the store in a claimed directory; `prepare` checks or migrates its schema.
     fn open_claimed(
         directory: Directory,
         dir: &Path,
@@ -110,22 +110,23 @@ impl DiskStore {
         Ok(DiskStore { sled, directory, opened_at: last_write, last_write: Mutex::new(last_write) })
     }
 
-    /// Moves a store that does not open to a folder of its own within its directory, whose next
-    /// opening makes an empty one; `removed` if it is whole, and of a member that is gone. Returns
-    /// the folder, `damaged-N` or `removed-N`. Nothing is removed; safe to kill at any instant.
+    /// Moves a store that does not open to a folder of its own within its directory; the next
+    /// opening makes an empty one. `removed` is true if the store is whole and belongs to a removed
+    /// member. Returns the folder, `damaged-N` or `removed-N`. Nothing is deleted; safe to kill at
+    /// any instant.
     pub fn set_aside(dir: &Path, removed: bool) -> Result<PathBuf, OpenError> {
         let directory = Directory::claim_existing(dir)?;
         let io = |error| OpenError::from_io(dir, "setting the store aside", &error);
         directory.set_aside(WHYS[usize::from(removed)]).map_err(io)
     }
 
-    /// True if a call has met damage: nothing more is read or written then.
+    /// True if a call has met damage; nothing more is read or written then.
     pub fn is_damaged(&self) -> bool {
         self.sled.is_damaged()
     }
 
-    /// Syncs everything and lets go of the directory. After an error nothing more is written, and
-    /// the directory stays locked until the process ends.
+    /// Syncs everything and releases the directory. After an error nothing more is written, and the
+    /// directory stays locked until the process ends.
     pub fn close(self) -> Result<(), StoreError> {
         self.sync()?;
         Ok(self.sled.close()?)
@@ -154,9 +155,9 @@ impl DiskStore {
         }))
     }
 
-    /// Hints from the place `from` to before `to`: not many more than `limit_bytes` bytes of them,
-    /// and the place to go on from if there are more. sled is not asked for a chunk while it shows
-    /// a range.
+    /// Hints from the place `from` to before `to`, up to about `limit_bytes` bytes, and the place
+    /// to continue from if there are more. sled is not asked for a chunk while it iterates over a
+    /// range.
     fn hints(
         &self,
         from: &[u8],
@@ -186,7 +187,7 @@ impl DiskStore {
                 Found::Damaged => self.read_at(At::Hint(target, &key))?,
                 found => found,
             };
-            // Of the long ones some may be gone meanwhile.
+            // Some of the long ones may have been deleted meanwhile.
             if found != Found::Nothing {
                 hints.push((target, key, found));
             }
@@ -194,15 +195,16 @@ impl DiskStore {
         Ok((hints, next))
     }
 
-    /// What a span of a partition holds. sled is not asked for a chunk while it shows a range.
+    /// The records of a span of a partition. sled is not asked for a chunk while it iterates over a
+    /// range.
     fn span(&self, partition: Partition, span: &Span) -> Result<ScanPage, StoreFault> {
         let mut from = layout::data_key(partition, span.after.as_ref().map_or(&[], Key::as_bytes));
         if span.after.is_some() {
             // The first place behind a key.
             from.push(0);
         }
-        // Each record is let go of as soon as it is reported in short; those that take more than
-        // one read are read later, and put in their places.
+        // Each record is dropped once its summary is made. Those that take more than one read are
+        // read later, and put in their places.
         let (mut page, mut later, mut next, mut bytes) = (ScanPage::default(), Vec::new(), None, 0);
         self.sled.range(&from, Some(&layout::data_end(partition)), |place, value| {
             let Some(key) = layout::key_of(place) else { return Ok(true) };
@@ -238,7 +240,7 @@ impl DiskStore {
         Ok(page)
     }
 
-    /// The chunks in one piece, or `None` if they do not fit the head.
+    /// The chunks joined together; `None` if they do not fit the head.
     fn read_chunks(&self, head: Head) -> Result<Option<Bytes>, StoreFault> {
         let mut bytes = Vec::with_capacity(head.total);
         for index in 0..head.chunks {
@@ -252,8 +254,8 @@ impl DiskStore {
         Ok((bytes.len() == head.total).then(|| bytes.into()))
     }
 
-    /// Adds to `batch` the removal of the chunks that the present record has. Those of a damaged
-    /// head cannot be found and stay behind.
+    /// Adds to `batch` the removal of the chunks of the present record. Those of a damaged head
+    /// cannot be found and stay behind.
     fn remove_chunks(&self, at: At<'_>, batch: &mut Batch) -> Result<(), StoreFault> {
         let Some(bytes) = self.sled.get(&at.place())? else { return Ok(()) };
         if let Value::Chunked(head) = Value::decode(at, &bytes) {
@@ -293,7 +295,7 @@ impl DiskStore {
     }
 }
 
-/// The files of a store in a directory that is claimed, whatever schema they have.
+/// Opens sled in a claimed directory, whatever its schema is.
 fn open_sled(directory: &Directory, dir: &Path, cache_bytes: u64) -> Result<Sled, OpenError> {
     let io = |doing| move |error| OpenError::from_io(dir, doing, &error);
     if !directory.finish().map_err(io("moving the new store in place"))? {
@@ -302,7 +304,7 @@ fn open_sled(directory: &Directory, dir: &Path, cache_bytes: u64) -> Result<Sled
     }
     directory.remove_replaced().map_err(io("removing a store that was replaced"))?;
     let fault = |fault| OpenError::from_fault(dir, fault);
-    // Before sled sees it: it clears what it finds behind a damaged message.
+    // Before sled opens it: sled clears what it finds behind a damaged message.
     let survey = Sled::survey_of(&directory.data(), directory.mark()).map_err(fault)?;
     if let Some(reason) = survey.damage {
         return Err(OpenError::Damaged { dir: dir.to_path_buf(), reason });
@@ -324,8 +326,8 @@ fn incarnation(sled: &Sled) -> Result<Option<Meta>, StoreFault> {
     layout::unseal_incarnation(&bytes).map(Some).ok_or_else(|| sled.fail(damage()))
 }
 
-/// What was met while the store was open last, and noted because the next opening might not see it;
-/// `None` if nothing was.
+/// Damage that was found while the store was open last, noted because the next opening might miss
+/// it; `None` if there was none.
 fn noted_damage(directory: &Directory) -> Option<String> {
     let noted = Sled::noted_damage(&directory.data())?;
     Some(format!("{noted} (met while the store was open, and noted in sled/DAMAGED)"))
@@ -440,7 +442,8 @@ impl Store for DiskStore {
         loop {
             let (hints, next) = self.hints(&from, &to, limit_bytes)?;
             match next {
-                // All of these are gone meanwhile: at least one is pending if there is one.
+                // All of these were deleted meanwhile; a page has at least one hint if any are
+                // left.
                 Some(next) if hints.is_empty() => from = next,
                 next => {
                     let hints = hints.into_iter().map(|(_, key, found)| (key, found)).collect();
@@ -468,8 +471,8 @@ impl Store for DiskStore {
     }
 
     fn apply(&self, changes: &[Change]) -> Result<(), StoreError> {
-        // Of several changes to one place the last counts: the chunks of the others never get
-        // written.
+        // Of several changes to one place only the last is applied, so the chunks of the others are
+        // never written.
         let mut records: BTreeMap<At<'_>, Option<&Record>> = BTreeMap::new();
         let mut batch = Batch::default();
         for change in changes {

@@ -1,5 +1,5 @@
-//! The daemon: one thread that owns the node and carries out what it wants, between the sockets,
-//! the store's threads and the real clock.
+//! The daemon: one thread owns the node and carries out its outputs, between the sockets, the
+//! store's threads and the real clock.
 
 mod binding;
 mod calls;
@@ -73,19 +73,19 @@ const MAX_INPUTS: usize = 1_024;
 /// The longest sleep without a reason to wake.
 const MAX_SLEEP: Duration = Duration::from_secs(3_600);
 
-/// What is left of an engine.
+/// What remains when an engine has ended.
 struct Ended {
     ending: Ending,
     storage: Storage,
-    /// What the store is to know.
+    /// Written to the store when it is closed.
     meta: Meta,
-    /// What is kept for the next start.
+    /// The Merkle trees, kept for the next start.
     trees: Vec<KeptTree>,
 }
 
 struct Engine<'a> {
     config: &'a Config,
-    /// What of it has changed since.
+    /// The settings that can change while the daemon runs, as they are in force.
     runtime_config: &'a mut RuntimeConfig,
     ring: Arc<Ring>,
     /// True if the last stop was not a clean one.
@@ -103,41 +103,42 @@ struct Engine<'a> {
     requests: HashMap<(ClientId, u64), InFlight>,
     busy: u64,
     meter: Meter,
-    /// Bytes that were to be sent to peers, by what they were about.
+    /// Bytes sent to peers since the start, by kind of message.
     sent: BTreeMap<message::Kind, u64>,
     emulator: Emulator,
     alarm: Alarm,
-    /// Comparisons with other owners that are to be logged together.
+    /// Comparisons with other owners that are not logged yet.
     comparisons: Comparisons,
-    /// Why the node refuses writes because there is no space, if it does.
+    /// Why the node refuses writes for lack of disk space; `None` while there is room.
     short: Option<Shortage>,
-    /// Whether the store gets on.
+    /// Detects that the store makes no progress.
     watch: Watch,
     notifier: SystemdNotifier,
-    /// Reads the store off the disk.
+    /// Reads the store off the device in the background.
     scrubber: Scrubber,
-    /// The task that accepts connections.
+    /// The task that accepts connections; `None` before the incarnation runs and once it ends.
     accepting: Option<AbortHandle>,
-    /// When a stop that has begun no longer waits for the requests in progress.
+    /// Set when a stop has begun: the instant until which it waits for requests in progress.
     finish_by: Option<Instant>,
-    /// Since when the store is known to be damaged on its disk.
+    /// When the store was found to be damaged on its device; `None` if it was not.
     damaged: Option<Instant>,
-    /// Parts of the store that were read off the disk in this incarnation.
+    /// Segments of the log that were read off the device in this incarnation.
     scrubbed: u64,
-    /// Who waits for the acceptance of a loss to be durable.
+    /// Clients, with call ids, that are answered once the acceptance of a loss is durable.
     accepting_loss: Vec<(ClientId, u64)>,
-    /// Who waits for the replacement of a member to be durable, and what it comes to.
+    /// The client, with its call id, that is answered once the replacement of a member is durable,
+    /// and the answer.
     replacing: Option<(ClientId, u64, Replacement)>,
     ending: Ending,
 }
 
-/// What an engine is made of.
+/// The parts that an engine is made of.
 struct EngineParts<'a> {
     config: &'a Config,
     runtime_config: &'a mut RuntimeConfig,
     ring: Arc<Ring>,
     recovered: bool,
-    /// Both drawn at random at each start.
+    /// Drawn at random at each start of the process.
     boot_nonce: u64,
     seed: u64,
     access: Access,
@@ -208,7 +209,7 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// Logs where it listens, and what its limits of descriptors and memory permit.
+    /// Logs the address that it listens on, and what its limits of descriptors and memory permit.
     fn log_limits(&self) {
         let (Config { name, listen, .. }, places) = (self.config, self.hub.places);
         let budgets = self.hub.budgets;
@@ -227,8 +228,8 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// Serves until it is to end; gives back why, the store's threads, and what the store is to
-    /// know.
+    /// Serves until the incarnation ends. Returns the reason, the store's threads, and what is to
+    /// be written to the store.
     async fn run(
         mut self,
         listener: TcpListener,
@@ -255,8 +256,8 @@ impl<'a> Engine<'a> {
             tokio::select! {
                 biased;
                 Some(order) = orders.recv() => self.order(order),
-                // Before the work, which may never leave a moment: a node that has very much to do
-                // is alive. Ten a second at most; who has asked may have gone.
+                // Polled before the work, so that an overloaded node still answers its probes: ten
+                // a second at most. The receiver may have gone.
                 Some(question) = questions.recv() => drop(question.send(self.snapshot())),
                 Some(report) = self.reports.recv() => self.report(report)?,
                 Some(event) = self.events.recv() => self.event(event),
@@ -265,7 +266,7 @@ impl<'a> Engine<'a> {
             }
             self.drain()?;
             self.hand_over();
-            // What an experiment has a node tell itself by this way may lead to more.
+            // A message that an experiment sends from the node to itself may cause further outputs.
             while !self.out.is_empty() {
                 self.carry_out();
             }
@@ -316,7 +317,7 @@ impl<'a> Engine<'a> {
         self.node.handle(self.now(), input, &mut self.out);
     }
 
-    /// Handles what has queued up behind the input that woke the engine.
+    /// Handles the inputs that were queued behind the one that woke the engine.
     fn drain(&mut self) -> Result<(), StoreError> {
         for _ in 0..MAX_INPUTS {
             let Ok(report) = self.reports.try_recv() else { break };
@@ -363,7 +364,7 @@ impl<'a> Engine<'a> {
         self.input(Input::Space(shortage));
     }
 
-    /// Notices whether the store gets on. A node wakes at least ten times a second.
+    /// Detects that the store makes no progress. A node wakes at least ten times a second.
     fn watch_store(&mut self) {
         let news = self.watch.look(Instant::now(), self.storage.progress());
         if let Some((stall, lasts)) = news {
@@ -398,7 +399,7 @@ impl<'a> Engine<'a> {
                 self.ending = Ending::Removed(why);
                 self.begin_end(Duration::ZERO);
             }
-            // One that has served is no newcomer: a copy must not be able to end it.
+            // A node that has served is no newcomer: a copy must not be able to end it.
             Event::Duplicate { why } if !self.node.is_settled() => {
                 self.ending = Ending::Duplicate(why);
                 self.begin_end(Duration::ZERO);
@@ -455,8 +456,8 @@ impl<'a> Engine<'a> {
                 }
             }
         }
-        // Both keep their space, but for that of a burst; what has come meanwhile is carried out in
-        // the next turn.
+        // Both keep their allocation, except that of a burst. Outputs that came meanwhile are
+        // carried out in the next turn.
         out.append(&mut self.out);
         out.shrink_to(MAX_INPUTS);
         self.out = out;
@@ -466,7 +467,8 @@ impl<'a> Engine<'a> {
         own.into_iter().for_each(|message| self.report_self(message));
     }
 
-    /// Sends a message to these peers. It is encoded once for all that are spoken with alike.
+    /// Sends a message to these peers. It is encoded once per speech (protocol version and
+    /// checksum) among them.
     fn send(&mut self, to: &[NodeId], message: &PeerMessage) {
         let kind = message.body.kind();
         let mut frames: SmallVec<[(Speech, Bytes); 1]> = SmallVec::new();
@@ -475,7 +477,7 @@ impl<'a> Engine<'a> {
             let speech = peer.speech().unwrap_or(PROTOCOL.into());
             let made = frames.iter().find(|(of, _)| *of == speech).map(|(_, frame)| frame.clone());
             let frame = made.unwrap_or_else(|| message.frame(speech));
-            // A frame that nobody else is sent has no second owner, and no count of them.
+            // A frame for one peer only is not cloned, so it needs no reference count.
             if peers.peek().is_some() && frames.iter().all(|(of, _)| *of != speech) {
                 frames.push((speech, frame.clone()));
             }
@@ -490,7 +492,7 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// A peer is to be reached elsewhere, as others say.
+    /// Takes over a peer's new address, as other members report it.
     fn moved(&self, peer: NodeId, address: &str) {
         let Some(peer) = self.hub.peers.get(&peer) else { return };
         match check_address("address", address) {
@@ -509,13 +511,13 @@ impl<'a> Engine<'a> {
     }
 }
 
-/// Where this node is configured to be dialed.
+/// The address at which other nodes are configured to dial this one.
 fn own_address(config: &Config) -> String {
     let own = config.members.get(config.me());
     own.map_or_else(|| config.listen.clone(), |own| own.address.clone())
 }
 
-/// All members, where they are configured to be if they are configured.
+/// All members, each at its configured address if it has one.
 fn configured(members: &Members, configured: &Members) -> Members {
     let place = |member: &Member| match configured.get(member.id()) {
         Some(Member { address, .. }) => Member { address: address.clone(), ..member.clone() },

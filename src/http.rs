@@ -1,30 +1,30 @@
-//! HTTP/1.1, as much of it as those need who only look: the bytes of GET and HEAD requests and of
-//! their answers. No sockets.
+//! The part of HTTP/1.1 that the status port needs: the bytes of GET and HEAD requests and of their
+//! answers. No sockets.
 
 /// Longest head of a request, in bytes.
 pub const MAX_HEAD_BYTES: usize = 8 << 10;
 
 const END: &[u8] = b"\r\n\r\n";
 
-/// What is asked for.
+/// A GET or HEAD request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// What to show: begins with a slash, and has neither query nor spaces.
+    /// The path, which begins with a slash and has neither query nor spaces.
     pub path: String,
     /// True if only the head of the answer is wanted.
     pub head_only: bool,
-    /// True if whoever asks says that they read OpenMetrics text.
+    /// True if the client accepts OpenMetrics text.
     pub openmetrics: bool,
 }
 
-/// An answer.
+/// An answer of the HTTP port to one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
-    /// The status code.
+    /// The HTTP status code, such as 200 or 503.
     pub status: u16,
     /// The type of the body.
     pub content_type: &'static str,
-    /// The body.
+    /// The text after the headers; it is left out for a HEAD request.
     pub body: String,
 }
 

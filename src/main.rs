@@ -1,4 +1,4 @@
-//! The command `pixii`.
+//! The command `pixii`: the daemon and the tools of its operators, see `cli`.
 
 mod cli;
 

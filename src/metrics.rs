@@ -1,5 +1,5 @@
-//! What a daemon counts of its work, and its account of itself: as OpenMetrics text, and in a few
-//! lines for people.
+//! The measurements of a daemon, and its metrics snapshot: as OpenMetrics text, and in a few lines
+//! for the log.
 
 mod snapshot;
 mod text;
@@ -12,24 +12,24 @@ use pixii_core::message::{Rejection, Request, Response};
 pub(crate) use snapshot::{Load, MetricsSnapshot};
 use text::Histogram;
 
-/// Bounds of latencies, in seconds.
+/// Bounds of the histograms of latencies, in seconds.
 const LATENCIES: [f64; 16] = [
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
     5.0, 10.0,
 ];
-/// Bounds of counts.
+/// Bounds of the histogram of values per read.
 const COUNTS: [f64; 8] = [0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0];
 const BATCHES: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
 
-/// The kind of a request, as labels say it.
+/// The kind of a request, as labels have it.
 pub(crate) type Kind = &'static str;
 
-/// What is measured as it happens. What a node is, is asked of it instead.
+/// Measurements made as events happen. The state of a node is read from the node instead.
 #[derive(Clone, Debug)]
 pub(crate) struct Meter {
-    /// By kind and outcome.
+    /// Latencies in seconds, by kind and outcome.
     requests: BTreeMap<(Kind, &'static str), Histogram>,
-    /// By kind and reason.
+    /// Number of rejections, by kind and class of the reason.
     refused: BTreeMap<(Kind, &'static str), u64>,
     siblings: Histogram,
     syncs: Histogram,
@@ -37,11 +37,11 @@ pub(crate) struct Meter {
 }
 
 impl Meter {
-    /// Nothing has happened.
+    /// All counts are 0; the series of successful requests are present from the start.
     pub(crate) fn new() -> Self {
         let none = |kind| ((kind, "done"), Histogram::new(&LATENCIES));
         Meter {
-            // So that a rate can be notified of the first one.
+            // Present from the start, so that a rate sees the first request.
             requests: ["get", "put", "delete", "keys"].map(none).into(),
             refused: BTreeMap::new(),
             siblings: Histogram::new(&COUNTS),
@@ -50,7 +50,7 @@ impl Meter {
         }
     }
 
-    /// A client's request was answered, so long after it had come.
+    /// Takes in that a client's request was answered, `took` after it had arrived.
     pub(crate) fn answered(&mut self, kind: Kind, response: &Response, took: Duration) {
         if let Response::Found { values, .. } = response {
             self.siblings.observe(values.len() as f64);
@@ -62,14 +62,14 @@ impl Meter {
         histogram.or_insert_with(|| Histogram::new(&LATENCIES)).observe(took.as_secs_f64());
     }
 
-    /// A batch of so many changes was written and synced.
+    /// Takes in that a batch of `changes` changes was written and synced in `took`.
     pub(crate) fn synced(&mut self, changes: usize, took: Duration) {
         self.batches.observe(changes as f64);
         self.syncs.observe(took.as_secs_f64());
     }
 }
 
-/// What is asked for.
+/// The kind of a request.
 pub(crate) fn kind(request: &Request) -> Kind {
     match request {
         Request::Get { .. } => "get",
@@ -89,7 +89,7 @@ fn outcome(response: &Response) -> &'static str {
     }
 }
 
-/// The class of a rejection.
+/// The class of a rejection, as the label `reason` has it.
 fn reason(rejection: &Rejection) -> &'static str {
     match rejection {
         rejection if rejection.is_no_quorum() => "no_quorum",

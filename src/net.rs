@@ -1,5 +1,4 @@
-//! Connections: who may speak, and how frames get in and out. What they say is the engine's
-//! business.
+//! Connections: who may connect, and how frames get in and out. The engine handles what they carry.
 //!
 //! Everything here runs on one thread; the locks only satisfy the types and are never waited for.
 
@@ -45,106 +44,106 @@ use runs::Runs;
 
 /// A handshake, the connection's making included, is done in this time.
 const HANDSHAKE: Duration = Duration::from_secs(5);
-/// Events that wait for the engine; the connections stop reading beyond it.
+/// Events that wait for the engine; connections stop reading beyond it.
 const MAX_EVENTS: usize = 1_024;
 /// A silent connection is probed after this time.
 const KEEPALIVE: Duration = Duration::from_secs(5);
-/// A peer that takes nothing for so long is gone.
+/// A peer that accepts no bytes for this time is gone.
 const PEER_TIMEOUT: Duration = Duration::from_secs(10);
-/// A client that takes nothing for so long is gone.
+/// A client that accepts no bytes for this time is gone.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What connections tell the engine.
+/// A report of a connection to the engine.
 #[derive(Debug)]
 pub(crate) enum Event {
     /// The link on which messages leave for a peer came up or went down.
     Link { peer: NodeId, up: bool },
     /// A peer sent a message.
     Message { from: NodeId, message: PeerMessage, memory: FrameMemory },
-    /// A client is there, which is spoken with like this; its replies go in the outbox.
+    /// A client has connected and speaks like this; its replies go in the outbox.
     Joined { client: ClientId, speech: Speech, outbox: Arc<Outbox> },
-    /// A client made a call.
+    /// A client made a call, whose frame takes this memory.
     Call { client: ClientId, call: Call, memory: FrameMemory },
     /// A client makes no more calls, and may still read replies.
     Silent { client: ClientId },
     /// A client is gone.
     Left { client: ClientId },
-    /// A peer says that an operator has removed this node, in these words.
+    /// A peer reports that an operator has removed this node; the text is the peer's.
     Removed { why: String },
-    /// A peer says that another daemon of this node's name runs, in these words.
+    /// A peer reports that another daemon runs under this node's name; the text is the peer's.
     Duplicate { why: String },
 }
 
-/// Who this node is, as its handshakes say it.
+/// The identity of this node, as it goes into its handshakes.
 #[derive(Debug)]
 pub(crate) struct Identity {
-    /// The cluster's name.
+    /// Name of the cluster; a connection that names another one is refused.
     pub(crate) cluster: String,
-    /// This node's name.
+    /// Name of this node, one of `members`.
     pub(crate) name: String,
-    /// This node's id.
+    /// The id that follows from `name`.
     pub(crate) me: NodeId,
-    /// Every member, where it is configured to be; those that are removed too.
+    /// All members at their configured addresses, including those that were removed.
     pub(crate) members: Members,
-    /// The version and the digest of the ring.
+    /// Version and digest of the ring in force.
     pub(crate) ring: (u64, u64),
-    /// The number of replicas and of partitions.
+    /// The number of replicas of a key, and of partitions.
     pub(crate) shape: (u8, u16),
     /// How often the store has been started.
     pub(crate) incarnation: Incarnation,
-    /// Drawn at random at this start.
+    /// Drawn at random at each start of the process.
     pub(crate) boot_nonce: u64,
-    /// The birth of the store.
+    /// The birth of the store, drawn when it was created.
     pub(crate) birth: u64,
     /// Where this node is configured to be dialed, `host:port`.
     pub(crate) address: String,
 }
 
-/// Who is let in, and how often.
+/// What a connection has to prove, and how many there may be.
 #[derive(Debug)]
 pub(crate) struct Access {
-    /// What peers and clients have to prove.
+    /// The secrets that peers and clients have to prove; they can change while the daemon runs.
     pub(crate) secrets: Vault,
     /// Most clients of one address.
     pub(crate) per_address: usize,
-    /// The nonces of this incarnation.
+    /// The nonces of the handshakes of this incarnation.
     pub(crate) nonces: Nonces,
 }
 
-/// Another member, as the connections to and from it share it.
+/// Another member, shared by the connections to and from it.
 #[derive(Debug)]
 pub(crate) struct Peer {
-    /// Its id.
+    /// The id that follows from `name`; it stays when the peer moves.
     pub(crate) id: NodeId,
-    /// Its name.
+    /// Name of the member, for the log and for reports.
     pub(crate) name: String,
     addresses: Mutex<Addresses>,
-    /// What waits to be sent to it.
+    /// Messages that wait to leave on the link to the peer.
     pub(crate) outbox: Outbox,
-    /// Rung when it connects to us: it is back, so dial it now.
+    /// Notified when the peer connects to this node: it is back, so it is dialed at once.
     hurry: Notify,
-    /// Rung when it has another address: an attempt that is in progress leads nowhere.
+    /// Notified when the peer's address changes: an attempt in progress at the old one is given up.
     elsewhere: Notify,
-    /// The task that reads its connection to us.
+    /// The task that reads the peer's connection to this node, if there is one.
     inbound: Mutex<Option<AbortHandle>>,
     runs: Mutex<Runs>,
-    /// Look-ups of the names in its addresses.
+    /// Look-ups of the host names in its addresses.
     lookups: Lookups,
-    /// Held while a newcomer of its name is weighed: one probe at a time.
+    /// Held while a newcomer of its name is checked: one probe at a time.
     probing: tokio::sync::Mutex<()>,
-    /// How it is spoken with on the link to it, or was on the last one.
+    /// How it is spoken with on the link to it, or on the last one; `None` before the first link.
     speech: Mutex<Option<Speech>>,
-    /// Why it refuses this node, as long as it does.
+    /// Why it refuses this node; `None` if it does not.
     rejection: Mutex<Option<String>>,
 }
 
-/// Where a peer may be. A node is its id: it may come back elsewhere.
+/// The addresses at which a peer may be. A node is its id, so it may come back elsewhere.
 #[derive(Debug)]
 struct Addresses {
     configured: String,
-    /// What was heard last.
+    /// The address that the peer or other members reported last.
     heard: String,
-    /// What was dialed last.
+    /// The address that was dialed last.
     dialed: String,
 }
 
@@ -168,15 +167,14 @@ impl Peer {
         }
     }
 
-    /// Where it listens, `host:port`: where the link leads while there is one, else where it was
-    /// last heard to be.
+    /// Its `host:port`: that of the link while there is one, else the one reported last.
     pub(crate) fn address(&self) -> String {
         let addresses = locked(&self.addresses);
         let known = if self.outbox.is_open() { &addresses.dialed } else { &addresses.heard };
         known.clone()
     }
 
-    /// The version of the protocol that is spoken on the link to it, while there is one: nothing
+    /// The version of the protocol that is spoken on the link to it, while there is one. Nothing
     /// that only later versions know may be sent.
     pub(crate) fn protocol(&self) -> Option<u16> {
         self.speech().map(|speech| speech.protocol)
@@ -187,8 +185,8 @@ impl Peer {
         locked(&self.speech).filter(|_| self.outbox.is_open())
     }
 
-    /// From now on it is dialed at `address`, and at the configured one while neither answers. A
-    /// link that is up stays as it is.
+    /// From now on it is dialed at `address`, and at the configured address while neither answers.
+    /// An open link stays.
     pub(crate) fn moved(&self, address: &str) {
         let mut addresses = locked(&self.addresses);
         if addresses.heard != address {
@@ -198,8 +196,8 @@ impl Peer {
         }
     }
 
-    /// The run that is heard is at `address`. A link to where another run was leads nowhere; one of
-    /// an ordinary restart ends by itself.
+    /// The accepted run is at `address`. A link to where another run was leads nowhere; that of an
+    /// ordinary restart ends by itself.
     fn moved_for_good(&self, address: &str) {
         let astray = locked(&self.addresses).dialed != address && self.outbox.is_open();
         self.moved(address);
@@ -208,7 +206,7 @@ impl Peer {
         }
     }
 
-    /// Why it refuses this node, if it does.
+    /// Why it refuses this node; `None` if it does not.
     pub(crate) fn rejection(&self) -> Option<String> {
         locked(&self.rejection).clone()
     }
@@ -223,14 +221,15 @@ impl Peer {
     }
 }
 
-/// What all connections share.
+/// The state that all connections share.
 #[derive(Debug)]
 pub(crate) struct Hub {
-    /// Who this node is.
+    /// The identity that this node's handshakes carry.
     pub(crate) identity: Identity,
-    /// Every other member.
+    /// All other members that are not removed, by id.
     pub(crate) peers: BTreeMap<NodeId, Arc<Peer>>,
-    /// Nodes without a place here that have a later ring: they are listened to, and never dialed.
+    /// Nodes without a place in this ring that have a later one: their messages are accepted, and
+    /// they are never dialed.
     strangers: Mutex<BTreeMap<NodeId, Arc<Peer>>>,
     events: mpsc::Sender<Event>,
     clients: Arc<Semaphore>,
@@ -238,34 +237,36 @@ pub(crate) struct Hub {
     secrets: Vault,
     nonces: Nonces,
     limiter: Arc<ConnectionLimiter>,
-    /// Places of connections that read why they are refused; further ones may be cut before.
+    /// Limits refused connections that still read the reason; further ones may be cut before they
+    /// have.
     turned_away: Semaphore,
-    /// All sockets that were accepted.
+    /// Limits all accepted sockets.
     sockets: Arc<Semaphore>,
     operators: Arc<Operators>,
     /// How many connections of each kind there may be.
     pub(crate) places: Places,
     /// How much memory connections may take.
     pub(crate) budgets: Budgets,
-    /// Memory for large frames of peers.
+    /// Memory for large frames of peers, charged per peer.
     pub(crate) peer_inflow: Arc<Inflow>,
-    /// Memory for large frames of clients.
+    /// Memory for large frames of clients, charged per address.
     pub(crate) client_inflow: Arc<Inflow>,
     /// Bytes of replies that clients have not read.
     client_unsent: Arc<AtomicUsize>,
-    /// Clients whose connection was closed because of what they sent, or how slowly.
+    /// Clients whose connection was closed because of what they sent or how slowly they read, since
+    /// the start.
     pub(crate) closed_clients: AtomicU64,
     /// Limits the lines of the log that others can cause.
     pub(crate) log: Arc<LogThrottle>,
-    /// Why this node cannot be dialed where it is configured to be, if it cannot.
+    /// Why this node cannot be dialed at its configured address; `None` if it can.
     undialable: Mutex<Option<Complaint>>,
-    /// True while this node has no links, because it is drained or ends.
+    /// True while this node keeps no links, because it is drained or ends.
     apart: watch::Sender<bool>,
 }
 
 impl Hub {
-    /// The shared state of a node's connections, and the end where their events come out. `known`
-    /// says where the members were last heard to be.
+    /// The shared state of a node's connections, and the receiver of their events. `known` has the
+    /// last known addresses of the members.
     pub(crate) fn new(
         identity: Identity,
         known: &Members,
@@ -312,8 +313,8 @@ impl Hub {
         (Arc::new(hub), receiver)
     }
 
-    /// Closes the links to and from all peers and lets in none, or does so no more. What is queued
-    /// for them still leaves.
+    /// With `true`, closes the links to and from all peers and accepts none; with `false`, permits
+    /// them again. Queued messages still leave.
     pub(crate) fn set_apart(&self, apart: bool) {
         self.apart.send_replace(apart);
         let strangers = locked(&self.strangers);
@@ -325,9 +326,9 @@ impl Hub {
         }
     }
 
-    /// A node of this cluster that has no place here and a later ring, of which it may tell: this
-    /// node may have lost its disk and begun with its configuration. With very many of them, those
-    /// from before have to connect again.
+    /// A node of this cluster that has no place here and a later ring, which it may send: this node
+    /// may have lost its disk and begun with its configuration. Beyond the limit, earlier ones have
+    /// to connect again.
     fn stranger(&self, node: NodeId) -> Arc<Peer> {
         let mut strangers = locked(&self.strangers);
         if strangers.len() >= self.places.strangers && !strangers.contains_key(&node) {
@@ -347,31 +348,31 @@ impl Hub {
         *self.apart.borrow()
     }
 
-    /// How this node is linked with the others.
+    /// The links of this node with the other members.
     pub(crate) fn links(&self) -> LinksReport {
         let peers = self.peers.values().map(|peer| (peer.id, peer.protocol())).collect();
         LinksReport { secret: self.secrets.get().is_some(), protocol: PROTOCOL, peers }
     }
 
-    /// Returns when there may be links.
+    /// Returns once links are permitted.
     async fn together(&self) {
-        // The sender lives as long as this.
+        // The sender lives as long as this hub.
         let _ = self.apart.subscribe().wait_for(|apart| !apart).await;
     }
 
-    /// Bytes of replies that clients have not read, and most of them.
+    /// Bytes of replies that clients have not read, and the most that are permitted.
     pub(crate) fn unread_replies(&self) -> (usize, usize) {
         (self.client_unsent.load(Ordering::Relaxed), self.budgets.replies.total_bytes)
     }
 
-    /// Why nobody can dial this node where it is configured to be, if that is so.
+    /// Why nobody can dial this node at its configured address; `None` if it can be dialed.
     pub(crate) fn undialable(&self) -> Option<Complaint> {
         locked(&self.undialable).clone()
     }
 }
 
-/// Sends small frames at once, and notices within about `timeout` that the other side lost its
-/// power, whether bytes are on their way to it or not.
+/// Sends small frames at once, and detects within about `timeout` that the other side lost its
+/// power, whether bytes are in flight to it or not.
 fn prepare(stream: &TcpStream, timeout: Duration) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);

@@ -1,4 +1,4 @@
-//! The files that secrets are in. What is wrong with one is said without a byte of it.
+//! The files with the secrets. Errors describe a problem without a byte of a secret.
 
 use std::env;
 use std::path::PathBuf;
@@ -25,7 +25,7 @@ impl SecretFiles {
         kept(&self.peers) || kept(&self.clients)
     }
 
-    /// Both or neither.
+    /// Takes the two file names, which have to be configured together. `None` if neither is.
     pub(super) fn new(
         peers: Option<PathBuf>,
         clients: Option<PathBuf>,
@@ -41,7 +41,7 @@ impl SecretFiles {
         }
     }
 
-    /// Reads both.
+    /// Reads both files. An error if one cannot be used, or if both hold the same secret.
     pub(super) fn read(&self) -> Result<Secrets, String> {
         let peers = read(&place(&self.peers)).map_err(|what| format!("secret_file: {what}"))?;
         let clients =

@@ -1,5 +1,5 @@
-//! A stopped store, read whole: every record, checksum, chunk and head, and what is kept beside
-//! them. Nothing of it is changed: what is read is a private copy.
+//! Checks a stopped store: every record, checksum, chunk and head, and the small files beside them.
+//! Nothing in the store is changed, because a private copy is read.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -23,14 +23,14 @@ use super::{
     DiskStore, OpenError, StoreFault, gc_epochs, incarnation, members, noted_damage, ring, schema,
 };
 
-/// What a check has read, and how much of it is damaged.
+/// The contents and the damage that a check found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CheckReport {
-    /// What the store knows of itself; `None` before its first incarnation.
+    /// The store's record of its own identity; `None` before its first incarnation.
     pub meta: Option<Meta>,
-    /// What it knows of the members; `None` before it was reported.
+    /// The stored member list; `None` before the first was stored.
     pub members: Option<Members>,
-    /// The ring, where it is a later one than what the configuration makes.
+    /// The stored ring; `None` unless it is a later one than the configured members make.
     pub ring: Option<Ring>,
     /// Keys with a value.
     pub live_keys: u64,
@@ -38,47 +38,48 @@ pub struct CheckReport {
     pub siblings: u64,
     /// Values of all keys.
     pub values: u64,
-    /// Keys without a value: deleted ones.
+    /// Keys without a value, because they were deleted.
     pub tombstones: u64,
-    /// Entries of all clocks.
+    /// Entries of all clocks together.
     pub clock_entries: u64,
-    /// What is kept for each other member; damaged hints are counted, at no size.
+    /// Hints for each other member; damaged hints are counted, with a size of 0.
     pub hints: BTreeMap<NodeId, HintTotal>,
     /// Records and hints kept in chunks.
     pub chunked: u64,
-    /// Chunks, orphans among them.
+    /// Chunks, including orphans that no head refers to.
     pub chunks: u64,
     /// Bytes that the store takes on disk.
     pub disk_bytes: u64,
-    /// Of all keys, clocks and values, without hints: equal where two stores hold the same.
+    /// A digest over all keys, clocks and values, without hints: equal where two stores hold the
+    /// same.
     pub digest: u64,
-    /// The same by partition, without those of the first GC epoch that hold nothing.
+    /// The contents by partition, without empty partitions in the first GC epoch.
     pub by_partition: BTreeMap<Partition, Holding>,
-    /// Damaged places.
+    /// Number of damaged places that were reported.
     pub damages: u64,
     /// False when damage hid the places behind it.
     pub complete: bool,
 }
 
-/// What a store holds of a partition, less what is purged. Owners go from one GC epoch to the next
-/// one after the other, and then take out at their own pace what is purged: when they are stopped
-/// meanwhile, they still hold the same.
+/// The contents of a partition in a store, less what is purged. Owners advance to a GC epoch one
+/// after the other, and remove purged events at their own pace. If they are stopped meanwhile,
+/// their contents still compare as equal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Holding {
-    /// The partition's GC epoch there.
+    /// The GC epoch of the partition in this store.
     pub gc_epoch: GcEpoch,
-    /// What is held.
+    /// The contents less what earlier GC epochs have purged.
     pub content: Content,
-    /// What will be held when the next GC epoch has begun: less what is purgeable.
+    /// The contents once the next GC epoch has begun: also less what is purgeable now.
     pub next: Content,
 }
 
-/// Keys and what they hold.
+/// Keys with their clocks and values, in number and as a digest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Content {
-    /// How many keys.
+    /// Number of keys, tombstones included.
     pub keys: u64,
-    /// A sum over the digests of all: it depends on nothing else that the store holds.
+    /// The sum of the digests of all keys; nothing else in the store affects it.
     pub digest: u64,
 }
 
@@ -90,7 +91,7 @@ impl Content {
 }
 
 impl Holding {
-    /// True if an owner that holds `later`, of this GC epoch or the one behind it, holds the same.
+    /// True if an owner that holds `later`, of this GC epoch or the next one, holds the same.
     fn is_same(&self, later: &Holding) -> bool {
         match self.gc_epoch.next() == later.gc_epoch {
             true => self.next == later.content,
@@ -102,11 +103,11 @@ impl Holding {
 /// One damaged place. The text of `Display` is a sentence that begins with the place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Damage {
-    /// Whose record it is, where it is one's.
+    /// The key whose record is damaged, if it is one.
     pub key: Option<(Partition, Key)>,
-    /// Whose hint it is, of which key, where it is one's.
+    /// The target and key of the hint that is damaged, if it is one.
     pub hint: Option<(NodeId, Key)>,
-    /// What is wrong.
+    /// The kind of damage, as a sentence without the place.
     pub what: String,
 }
 
@@ -122,17 +123,17 @@ impl fmt::Display for Damage {
     }
 }
 
-/// Reads the whole store in `dir`, which no daemon may have, and shows each damage to `visit`.
-/// Nothing in `dir` is changed: a private copy within `scratch` is read. Memory is bounded by the
-/// page cache of `cache_bytes` bytes and 12 bytes for each chunked record or hint. The error says
-/// that the store could not be opened or the disk failed.
+/// Reads the whole store in `dir`, which no daemon may have open, and passes each damage to
+/// `visit`. Nothing in `dir` is changed: a private copy within `scratch` is read. Memory is bounded
+/// by the page cache of `cache_bytes` bytes and 12 bytes for each chunked record or hint. The error
+/// says that the store could not be opened or the disk failed.
 pub fn check(
     dir: &Path,
     scratch: &Path,
     cache_bytes: u64,
     visit: &mut dyn FnMut(Damage),
 ) -> Result<CheckReport, OpenError> {
-    // Before the store in it, so that it is removed last.
+    // Declared before the store in it, so that it is removed last.
     let copy = PrivateCopy::of(dir, scratch)?;
     let directory = Directory::claim_existing(copy.path())?;
     let noted = noted_damage(&directory);
@@ -163,7 +164,7 @@ pub fn check(
     reader.report.disk_bytes = copy.disk_bytes;
     reader.report.members = members(&store.sled).map_err(fault)?;
     reader.report.ring = ring(&store.sled).map_err(fault)?;
-    // Chunks last: by then all that have any are known.
+    // Chunks last: by then all heads are known.
     let parts = [(&[][..], Some(&CHUNKS[..])), (&HINTS, None), (&CHUNKS, Some(&HINTS))];
     let read = parts.into_iter().try_for_each(|(from, to)| {
         store.sled.range(from, to, |place, value| reader.entry(place, value).map(|()| true))
@@ -179,17 +180,17 @@ pub fn check(
     Ok(report)
 }
 
-/// Two stores that should hold the same of a partition, and do not.
+/// Two owners whose stores should hold the same of a partition, and do not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Difference {
-    /// The partition.
+    /// The partition in which they differ.
     pub partition: Partition,
-    /// Each of two of its owners, and how many keys it holds there.
+    /// The ids of the two owners, and how many keys each holds there.
     pub owners: [(NodeId, u64); 2],
 }
 
-/// The partitions of `ring` whose owners, as far as their stores are among `stores`, do not all
-/// hold the same keys, clocks and values, less what is purged.
+/// The partitions of `ring` whose owners do not all hold the same keys, clocks and values, less
+/// what is purged. Only owners whose stores are among `stores` are compared.
 pub fn differences(ring: &Ring, stores: &[(NodeId, CheckReport)]) -> Vec<Difference> {
     let of = |owner: &NodeId| stores.iter().find(|(node, _)| node == owner);
     let mut found = Vec::new();
@@ -214,11 +215,11 @@ struct Reader<'a> {
     visit: &'a mut dyn FnMut(Damage),
     report: CheckReport,
     gc_epochs: BTreeMap<Partition, GcState>,
-    /// How many chunks each write has.
+    /// The number of chunks by the id of their write.
     heads: HashMap<u64, u32>,
     digest: Hasher,
     hints: Kept,
-    /// The last key that could be read.
+    /// The last key that was read, to say where unreadable places begin.
     last: Option<Key>,
 }
 
@@ -267,7 +268,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// The record or hint of these bytes, or `None` if it is damaged, which is said.
+    /// The record or hint in these bytes; `None` if it is damaged, which is reported.
     fn record(&mut self, at: At<'_>, bytes: &Bytes) -> Result<Option<Record>, StoreFault> {
         let (what, record) = match Value::decode(at, bytes) {
             Value::Inline(record) => ("the checksum of its record fails", Some(record)),
@@ -313,7 +314,7 @@ impl Reader<'_> {
             Cow::Owned(object.forget(purgeable_keys))
         });
         let digest = Digest::of(key, &kept);
-        // Few keys are purgeable at a time; the others are hashed once.
+        // Few keys are purgeable at a time; for the others one digest serves both.
         let purgeable = gc_epoch.and_then(|known| known.purgeable_of(key));
         let next = purgeable
             .map_or(digest, |purgeable_keys| Digest::of(key, &kept.forget(purgeable_keys)));
@@ -322,7 +323,7 @@ impl Reader<'_> {
         holding.next.add(next);
     }
 
-    /// sled could not read on.
+    /// Reports that sled could not read on.
     fn hidden(&mut self, reason: &str) {
         let behind = match &self.last {
             Some(key) => format!("behind the key {key:?}"),

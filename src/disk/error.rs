@@ -1,4 +1,4 @@
-//! Why a data directory is not opened, and what its operator is notified.
+//! Why a data directory is not opened, as reported to its operator.
 
 use std::path::{Path, PathBuf};
 use std::{fmt, io};
@@ -13,26 +13,26 @@ use super::schema::SchemaError;
 /// Why a data directory was not opened.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Another process has it. Nothing was touched.
+    /// Another process has the directory open. Nothing was changed.
     #[error("the data directory {} is in use by {}", dir.display(), Holder(*holder))]
     InUse {
-        /// The directory.
+        /// The data directory.
         dir: PathBuf,
-        /// The process that has it, when it has written its number.
+        /// The process id of the holder; `None` until it has written it.
         holder: Option<u32>,
     },
-    /// Another format, or another version of ours. Nothing was touched.
+    /// The directory has another format, or another version of this one. Nothing was changed.
     #[error(
         "the data directory {} has the format \"{found}\"; this program reads \"{}\"",
         dir.display(), files::FORMAT
     )]
     Format {
-        /// The directory.
+        /// The data directory.
         dir: PathBuf,
-        /// The beginning of its `FORMAT` file.
+        /// The beginning of its `FORMAT` file, escaped.
         found: String,
     },
-    /// Something else lives there. Nothing was touched.
+    /// The directory holds something else. Nothing was changed.
     #[error(
         "the directory {} holds \"{entry}\" and no FORMAT file: it is no data directory, and a \
          new one is made only where \
@@ -40,73 +40,73 @@ pub enum OpenError {
         dir.display()
     )]
     Foreign {
-        /// The directory.
+        /// The directory, which is no data directory.
         dir: PathBuf,
-        /// One of its entries.
+        /// The name of one of its entries, escaped.
         entry: String,
     },
-    /// A newer program has migrated it. No record was touched.
+    /// A newer program has migrated the store. No record was changed.
     #[error(
         "the data in {} has schema {found} and this program knows schemas up to {}: start a newer \
          program",
         dir.display(), NEWEST
     )]
     NewerSchema {
-        /// The directory.
+        /// The data directory.
         dir: PathBuf,
-        /// Its schema.
+        /// The schema number of the store, higher than any that this program knows.
         found: u32,
     },
-    /// A daemon has to migrate it first. Nothing was changed.
+    /// A daemon has to migrate the store first. Nothing was changed.
     #[error(
         "the data in {} has schema {found} and this reads schema {}: start the daemon once, which \
          brings it up to date",
         dir.display(), NEWEST
     )]
     OlderSchema {
-        /// The directory.
+        /// The data directory.
         dir: PathBuf,
-        /// Its schema.
+        /// The schema number of the store, lower than that of this program.
         found: u32,
     },
-    /// It is no directory, or permissions forbid its use. Nothing was touched.
+    /// It is not a directory, or permissions forbid its use. Nothing was changed.
     #[error("the data directory {} cannot be used: {reason}", dir.display())]
     Directory {
-        /// The directory.
+        /// The path that was given as the data directory.
         dir: PathBuf,
-        /// What the operating system says.
+        /// The error of the operating system, or what is missing.
         reason: String,
     },
-    /// Its files contradict themselves, or synced writes are missing. Nothing was removed, but sled
-    /// may have cleared what it saw no sense in behind the damage. The only case in which setting
-    /// the whole directory aside can help.
+    /// The files contradict each other, or synced writes are missing. Nothing was removed, but sled
+    /// may have cleared what it could not read behind the damage. This is the only case in which
+    /// setting the whole directory aside can help.
     #[error("the data in {} is damaged: {reason}", dir.display())]
     Damaged {
-        /// The directory.
+        /// The data directory.
         dir: PathBuf,
-        /// What does not fit.
+        /// The contradiction, in a few words.
         reason: String,
     },
-    /// It is read in a private copy, and there is no place for that. Nothing was touched.
+    /// The store is read in a private copy, and the copy could not be made. Nothing was changed.
     #[error(
         "the data in {} is read in a private copy, which cannot be made in {}: {reason}; name \
          another place with --scratch DIR",
         dir.display(), scratch.display()
     )]
     Scratch {
-        /// The directory.
+        /// The data directory.
         dir: PathBuf,
-        /// Where the copy was to be.
+        /// The folder in which the copy was to be made.
         scratch: PathBuf,
-        /// What failed.
+        /// The step that failed, with the error of the operating system.
         reason: String,
     },
-    /// The operating system failed (space, memory, a device). What was synced is still there.
+    /// The operating system failed (space, memory, a device). Synced writes are still there.
     #[error("opening the data in {} failed: {reason}", dir.display())]
     Io {
-        /// The directory.
+        /// The data directory.
         dir: PathBuf,
-        /// What failed.
+        /// The step that failed, with the error of the operating system.
         reason: String,
     },
 }
@@ -140,7 +140,7 @@ impl OpenError {
             SchemaError::StoreFault(fault) => OpenError::from_fault(dir, fault),
             SchemaError::Newer(found) => OpenError::NewerSchema { dir: of, found },
             SchemaError::Older(found) => OpenError::OlderSchema { dir: of, found },
-            // A store is given its schema before its place: this one has lost its contents.
+            // A store gets its schema before it gets its place, so this one has lost its contents.
             SchemaError::Lost => {
                 let reason = "it has no readable schema version".into();
                 OpenError::Damaged { dir: of, reason }

@@ -1,7 +1,8 @@
-//! The data directory around sled: `FORMAT` says what it is, `LOCK` says who has it, `MARK` says up
-//! to which write the data was synced, `sled/` is the data, `creating/` is a store on its way to
-//! become `sled/`. `MARK` also holds its own second copy and that of `FORMAT`, see [`twin`]. `LOCK`
-//! has none: its text is for people, and it is written anew at each start.
+//! The data directory around sled. `FORMAT` identifies it, `LOCK` is held by the process that has
+//! it open, and `MARK` has the number of the last synced write. `sled/` is the data, and
+//! `creating/` is a store that becomes `sled/` once it is whole. `MARK` also holds a second copy of
+//! itself and one of `FORMAT`, see [`twin`]. `LOCK` has none: its text is for people, and it is
+//! written anew at each start.
 
 pub(super) mod copy;
 mod twin;
@@ -23,26 +24,27 @@ const FORMAT_TEMPORARY: &str = "FORMAT.new";
 const LOCK_FILE: &str = "LOCK";
 const MARK_FILE: &str = "MARK";
 const CREATING: &str = "creating";
-/// A copy of a damaged store, while it is read.
+/// The copy of a damaged store, while it is read.
 const COPY: &str = "mending";
-/// A store that another one has taken the place of, on its way out.
+/// A store that was replaced by another one, until it is removed.
 const REPLACED: &str = "replaced";
-/// What a directory without `FORMAT` may hold: an unfinished creation, and what a fresh ext4 has.
+/// Entries that a directory without `FORMAT` may have: an unfinished creation, and those of a new
+/// ext4.
 const HARMLESS: [&str; 7] =
     [FORMAT_TEMPORARY, LOCK_FILE, MARK_FILE, CREATING, COPY, REPLACED, "lost+found"];
 
-/// What belongs to a store: all that a copy of it needs.
+/// The entries that belong to a store: a copy needs all of them.
 pub(super) const STORE: [&str; 4] = ["sled", CREATING, MARK_FILE, FORMAT_FILE];
 
-/// Stores are set aside in folders whose name reports why: one of these, a dash, and a number.
+/// Stores are set aside in folders named by the reason: one of these, a dash, and a number.
 pub(super) const WHYS: [&str; 2] = ["damaged", "removed"];
-/// Most stores of a kind that are kept.
+/// Most stores set aside for one reason.
 const MAX_SET_ASIDE: u32 = 16;
 
-/// How long a holder that is just ending (or a fork of it that has not yet executed) is waited for.
+/// How long it waits for a holder that is just ending, or a fork of it that has not yet executed.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A data directory that is ours until this is dropped.
+/// A data directory that this process has locked, until this is dropped.
 #[derive(Debug)]
 pub(super) struct Directory {
     path: PathBuf,
@@ -51,11 +53,12 @@ pub(super) struct Directory {
 }
 
 impl Directory {
-    /// Takes the directory, made if it is not there, and says whether it is still without a store.
+    /// Locks the directory, which is created if it does not exist. Also returns whether it is still
+    /// without a store.
     pub(super) fn claim(path: &Path) -> Result<(Self, bool), OpenError> {
         make_directory(path).map_err(|error| OpenError::from_io(path, "creating it", &error))?;
-        // Before the lock, so that nothing is written to a directory that is not ours; and again
-        // with it, because somebody may just have created the store.
+        // Before locking, so that nothing is written to a directory that is not ours; and again
+        // with the lock, because another process may just have created the store.
         check_format(path)?;
         let lock = lock(path)?;
         let format = check_format(path)?;
@@ -72,7 +75,7 @@ impl Directory {
         Ok((directory, format == Format::Nothing))
     }
 
-    /// Takes a directory that holds a store already, and makes nothing.
+    /// Locks a directory that holds a store already, and creates nothing.
     pub(super) fn claim_existing(path: &Path) -> Result<Self, OpenError> {
         expect_store(path)?;
         Directory::claim(path).map(|(directory, _)| directory)
@@ -85,17 +88,17 @@ impl Directory {
         Ok(())
     }
 
-    /// Notes that everything up to the write `number` is synced. Not fsynced itself: a power cut
-    /// may leave an older mark or none, never one that promises too much.
+    /// Notes that everything up to the write `number` is synced. The mark itself is not fsynced: a
+    /// power cut may leave an older mark or none, never one that promises too much.
     pub(super) fn set_mark(&self, number: u64) -> io::Result<()> {
         twin::set_mark(&self.mark, number)
     }
 
-    /// Writes the mark again as it is, and waits until the disk has it.
+    /// Writes the mark again unchanged, and waits until the disk has it.
     pub(super) fn probe(&self) -> io::Result<()> {
         let mut mark = [0; 16];
         match self.mark.read_exact_at(&mut mark, 0) {
-            // Nothing was synced yet.
+            // Nothing has been synced yet.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
             read => {
                 read?;
@@ -110,17 +113,17 @@ impl Directory {
         twin::marks(&self.mark).number
     }
 
-    /// The directory itself.
+    /// The path of the data directory.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Where sled is.
+    /// The path of sled's own directory within it.
     pub(super) fn data(&self) -> PathBuf {
         self.path.join("sled")
     }
 
-    /// Where a new store is made, emptied of what a killed attempt left.
+    /// The folder for a new store, emptied of what a killed attempt left.
     pub(super) fn scratch(&self) -> io::Result<PathBuf> {
         let scratch = self.path.join(CREATING);
         match fs::remove_dir_all(&scratch) {
@@ -129,14 +132,14 @@ impl Directory {
         }
     }
 
-    /// Says that the store in the scratch place is whole. From here on its absence is damage.
+    /// Notes that the new store is whole. From here on its absence is damage.
     pub(super) fn write_format(&self) -> io::Result<()> {
         for entry in fs::read_dir(self.path.join(CREATING))? {
             sync_path(&entry?.path())?;
         }
         sync_path(&self.path.join(CREATING))?;
         self.replace_format()?;
-        // Behind FORMAT: where there is a second copy, FORMAT was there once.
+        // After FORMAT: where there is a second copy, FORMAT was there once.
         twin::set_format(&self.mark, &format_line())
     }
 
@@ -149,14 +152,14 @@ impl Directory {
         sync_path(&self.path)
     }
 
-    /// Moves everything of the store to a new folder. `FORMAT` goes last: a kill before it leaves a
-    /// directory that counts as damaged, and is set aside again.
+    /// Moves all entries of the store to a new folder. `FORMAT` is moved last: a kill before that
+    /// leaves a directory that counts as damaged and is set aside again.
     pub(super) fn set_aside(&self, why: &str) -> io::Result<PathBuf> {
         let Some(folder) = self.folder(why) else {
             let what = format!("{MAX_SET_ASIDE} {why} stores are kept already; remove some");
             return Err(io::Error::other(what));
         };
-        // What an attempt to make it anew has left would be taken for the store.
+        // What an interrupted rebuild has left would be taken for the store.
         self.scratch()?;
         fs::create_dir(&folder)?;
         for name in ["sled", MARK_FILE, FORMAT_FILE] {
@@ -169,9 +172,9 @@ impl Directory {
         Ok(folder)
     }
 
-    /// Puts the store in the scratch place, which is whole and synced, in the place of the present
-    /// one. That is kept in a folder of its own, which is returned, if `keep` is set and there is
-    /// room for one more; else it is removed. Safe to kill at any instant.
+    /// Replaces the present store by the one in the scratch folder, which is whole and synced. If
+    /// `keep` is set and there is room for one more, the present store is kept in a folder of its
+    /// own, which is returned; else it is removed. Safe to kill at any instant.
     pub(super) fn exchange(&self, keep: bool) -> io::Result<Option<PathBuf>> {
         for entry in fs::read_dir(self.path.join(CREATING))? {
             sync_path(&entry?.path())?;
@@ -196,7 +199,8 @@ impl Directory {
         Ok(folder)
     }
 
-    /// Copies the present store, to be tried to read: it is a damaged one, and stays as it is.
+    /// Copies the present store, which is damaged, for an attempt to read it; the original stays as
+    /// it is.
     pub(super) fn copy(&self) -> io::Result<PathBuf> {
         self.remove_copy()?;
         let (from, to) = (self.data(), self.path.join(COPY));
@@ -215,7 +219,7 @@ impl Directory {
         Ok(to)
     }
 
-    /// Removes what [`Directory::copy`] has made.
+    /// Removes the copy that [`Directory::copy`] has made.
     pub(super) fn remove_copy(&self) -> io::Result<()> {
         match fs::remove_dir_all(self.path.join(COPY)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -223,7 +227,7 @@ impl Directory {
         }
     }
 
-    /// Removes a store that another one has taken the place of.
+    /// Removes a store that was replaced by another one.
     pub(super) fn remove_replaced(&self) -> io::Result<()> {
         match fs::remove_dir_all(self.path.join(REPLACED)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -231,14 +235,16 @@ impl Directory {
         }
     }
 
-    /// A folder that is not there yet, for a store that is set aside.
+    /// A folder that does not exist yet, for a store that is set aside; `None` if there are too
+    /// many.
     fn folder(&self, why: &str) -> Option<PathBuf> {
         let numbers = 1..=MAX_SET_ASIDE;
         let mut folders = numbers.map(|number| self.path.join(format!("{why}-{number}")));
         folders.find(|folder| !folder.exists())
     }
 
-    /// Puts a store that was made whole in its place; false if there is neither.
+    /// Moves a new store that is whole to its place; false if there is neither an old nor a new
+    /// one.
     pub(super) fn finish(&self) -> io::Result<bool> {
         let data = self.data();
         if !data.try_exists()? {
@@ -251,28 +257,28 @@ impl Directory {
         Ok(true)
     }
 
-    /// See [`remove_torn_files`].
+    /// Removes torn files of the data, see the function [`remove_torn_files`].
     pub(super) fn remove_torn_files(&self) -> io::Result<()> {
         remove_torn_files(&self.data())
     }
 }
 
-/// Puts the path in front of what the operating system says of it.
+/// Prefixes errors of the operating system with the path.
 fn named(path: &Path) -> impl Fn(io::Error) -> io::Error {
     move |error| io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
-/// A data directory that no daemon has while this is there, and in which nothing is written.
+/// A data directory that is only read. No daemon can open it while this exists.
 #[derive(Debug)]
 pub(super) struct Reading {
     path: PathBuf,
     format: Format,
-    /// Shared with others that only read. None where no daemon has ever made the file.
+    /// Shared with other readers; `None` where no daemon has ever made the file.
     _lock: Option<File>,
 }
 
 impl Reading {
-    /// Takes a directory that holds a store already.
+    /// Locks a directory that holds a store already, against daemons.
     pub(super) fn claim(path: &Path) -> Result<Self, OpenError> {
         let lock = lock_shared(path)?;
         expect_store(path)?;
@@ -280,7 +286,7 @@ impl Reading {
         Ok(Reading { path: path.to_path_buf(), format, _lock: lock })
     }
 
-    /// What is wrong with the small files; each is healed at the next start of a daemon.
+    /// The damage of the small files; each is repaired at the next start of a daemon.
     pub(super) fn damages(&self) -> Vec<String> {
         let mut damages = Vec::new();
         if let Format::Damaged(what) = &self.format {
@@ -300,11 +306,10 @@ impl Reading {
     }
 }
 
-/// Removes files that sled would read and fail on for ever, and can make anew. Snapshots:
+/// Removes files on which sled would fail at each start, and which it can make anew. Snapshots:
 /// half-written ones (a kill during an open leaves them) and damaged ones; they only repeat what
-/// the log says. A torn `conf`: it holds nothing but sled's version and the settings that are fixed
-/// with our `FORMAT`. With the good ones left in place, a store that does not open has a damaged
-/// log.
+/// the log has. A torn `conf`: it holds only sled's version and the settings that are fixed with
+/// our `FORMAT`. Sound ones stay, so a store that still does not open has a damaged log.
 fn remove_torn_files(data: &Path) -> io::Result<()> {
     for entry in fs::read_dir(data).map_err(named(data))? {
         let path = entry.map_err(named(data))?.path();
@@ -323,7 +328,7 @@ fn remove_torn_files(data: &Path) -> io::Result<()> {
     sync_path(data)
 }
 
-/// True when the snapshot's trailer (length, then CRC-32, both little-endian) fits its content.
+/// True when the snapshot's trailer (length, then CRC-32, both little-endian) matches its content.
 fn snapshot_is_whole(bytes: &[u8]) -> bool {
     let Some((rest, crc)) = bytes.split_last_chunk::<4>() else { return false };
     let Some((content, length)) = rest.split_last_chunk::<8>() else { return false };
@@ -331,7 +336,7 @@ fn snapshot_is_whole(bytes: &[u8]) -> bool {
     fits && !content.is_empty() && crc32(content) == u32::from_le_bytes(*crc)
 }
 
-/// True when the CRC-32 at the end of sled's `conf` fits what is before it.
+/// True when the CRC-32 at the end of sled's `conf` matches the bytes before it.
 fn conf_is_whole(bytes: &[u8]) -> bool {
     let content = bytes.split_last_chunk::<4>();
     content.is_some_and(|(content, crc)| crc32(content) == u32::from_le_bytes(*crc))
@@ -348,7 +353,7 @@ pub(super) fn sync_path(path: &Path) -> io::Result<()> {
     File::open(path).and_then(|file| file.sync_all()).map_err(named(path))
 }
 
-/// Makes the directory and those above it, each of them durable in the one above.
+/// Creates the directory and its missing parents, each of them durable in its parent.
 fn make_directory(path: &Path) -> io::Result<()> {
     let parent = match path.parent() {
         Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
@@ -356,8 +361,8 @@ fn make_directory(path: &Path) -> io::Result<()> {
         None => return Ok(()),
     };
     if path.try_exists()? {
-        // It may have been made a moment ago. If its parent cannot be read, whoever made it
-        // answers.
+        // It may have been created a moment ago. If its parent cannot be read, its creator is
+        // responsible.
         let _ = sync_path(parent);
         return Ok(());
     }
@@ -368,23 +373,24 @@ fn make_directory(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The content of `FORMAT`.
+/// The content of `FORMAT`, with the end of the line.
 fn format_line() -> String {
     format!("{FORMAT}\n")
 }
 
-/// What a directory is by its `FORMAT`.
+/// The state of a directory by its `FORMAT`.
 #[derive(Debug, PartialEq, Eq)]
 enum Format {
-    /// Empty, or on its way to a first store.
+    /// Without a store: empty, or with an unfinished creation.
     Nothing,
-    /// Ours.
+    /// A data directory of this format.
     Ours,
-    /// Ours by the second copy, which is sound; the file itself is as this says.
+    /// A data directory by the second copy of `FORMAT`, which is sound. The text says how the file
+    /// itself is damaged.
     Damaged(String),
 }
 
-/// Refuses a directory without a store.
+/// Returns an error for a directory without a store.
 fn expect_store(path: &Path) -> Result<(), OpenError> {
     match check_format(path)? {
         Format::Nothing => {
@@ -395,7 +401,7 @@ fn expect_store(path: &Path) -> Result<(), OpenError> {
     }
 }
 
-/// Refuses a directory that is not ours. Writes nothing.
+/// Returns an error for a directory that is not ours. Writes nothing.
 fn check_format(path: &Path) -> Result<Format, OpenError> {
     let fault = |error: &io::Error| OpenError::from_io(path, "reading FORMAT", error);
     let ours = format_line();
@@ -441,7 +447,8 @@ fn check_empty(path: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Locks the file, waiting for its holder to go; false when that takes longer than `timeout`.
+/// Locks the file, and waits for its holder to release it; false when that takes longer than
+/// `timeout`.
 pub(super) fn lock_within(file: &File, timeout: Duration) -> io::Result<bool> {
     let deadline = Instant::now() + timeout;
     loop {
@@ -469,7 +476,7 @@ fn lock(path: &Path) -> Result<File, OpenError> {
     Ok(file)
 }
 
-/// The lock of one who reads only: it keeps a daemon out, and writes nothing.
+/// The shared lock of a reader: it keeps a daemon out, and writes nothing.
 fn lock_shared(path: &Path) -> Result<Option<File>, OpenError> {
     let fault = |error: io::Error| OpenError::from_io(path, "locking LOCK", &error);
     let file = match File::open(path.join(LOCK_FILE)) {
@@ -490,11 +497,11 @@ fn lock_shared(path: &Path) -> Result<Option<File>, OpenError> {
     }
 }
 
-/// Who has the directory, by what its `LOCK` says.
+/// The error that names the holder of the directory, as its `LOCK` names it.
 fn in_use(path: &Path, lock: File) -> OpenError {
     let mut text = String::new();
-    // A holder that has not written its number yet stays unnamed, and so does one that only reads:
-    // the number is that of the daemon before it.
+    // A holder that has not written its number yet stays unnamed. So does a reader, because the
+    // number is that of the daemon before it.
     let _ = lock.take(20).read_to_string(&mut text);
     let holder = text.trim().parse().ok();
     let holder = holder.filter(|holder| Path::new(&format!("/proc/{holder}")).exists());

@@ -1,8 +1,8 @@
-//! sled 0.34.7 with its edges covered: panics become faults, a flush becomes durable, the first
-//! fault ends everything. Nothing outside this file calls sled.
+//! sled 0.34.7 with its defects covered: panics become faults, a flush becomes durable, and after
+//! the first fault every call fails. Nothing outside this file calls sled.
 //!
-//! Left alone on purpose: `flush_async`, transactions, more than one tree, reverse iteration, and
-//! the background flusher (it would fsync behind our back and swallow the error).
+//! Unused on purpose: `flush_async`, transactions, more than one tree, reverse iteration, and the
+//! background flusher, which would fsync unnoticed and swallow the error.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -30,31 +30,31 @@ use super::files::{lock_within, sync_path};
 use super::log::{SEGMENT_BYTES, Survey};
 use super::watch::Watch;
 
-/// Log space that is taken from the file system ahead of what is known to come, in bytes. Requests
-/// that were in progress when the space ran out end up here.
+/// Log space, in bytes, that is allocated ahead of the known need. Requests in progress when the
+/// space runs out are written there.
 const AHEAD_BYTES: u64 = SEGMENT_BYTES as u64 / 2;
 /// Log bytes for each byte of a record, pages that are rewritten included; 5.5 was measured for
 /// records of 500 bytes.
 const LOG_PER_BYTE: u64 = 6;
 
-/// The name of the note of damage within the data.
+/// The name of the file within the data that notes damage.
 const DAMAGED: &str = "DAMAGED";
 
-/// How long a directory may stay locked by the background threads of a store closed before.
+/// How long the background threads of a store closed before may keep a directory locked.
 const RELEASE: Duration = Duration::from_secs(5);
 
-/// How long a sync waits for a free descriptor, and how often it looks.
+/// How long a sync waits for a free descriptor; it retries every [`NO_DESCRIPTOR_BACKOFF`].
 const NO_DESCRIPTOR_TIMEOUT: Duration = Duration::from_secs(60);
 const NO_DESCRIPTOR_BACKOFF: Duration = Duration::from_millis(20);
 
-/// What went wrong below, in one sentence.
+/// Why a call to the store failed, in one sentence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum StoreFault {
-    /// The files contradict themselves, or sled panicked.
+    /// The files contradict each other, or sled panicked.
     Corrupt(String),
-    /// The operating system said no.
+    /// The operating system returned an error.
     Io(String),
-    /// Somebody else has sled's file locked.
+    /// Another holder has locked sled's file.
     Locked,
 }
 
@@ -82,13 +82,13 @@ impl From<sled::Error> for StoreFault {
 }
 
 thread_local! {
-    /// True while this thread is inside sled: its panics are caught, so they are not printed.
+    /// True while this thread is inside sled, whose panics are caught and so not printed.
     static INSIDE: Cell<bool> = const { Cell::new(false) };
 }
 static OPENING: AtomicUsize = AtomicUsize::new(0);
 static OPEN: AtomicUsize = AtomicUsize::new(0);
 
-/// One more in a counter, for as long as it lives.
+/// Counts one more in a counter until it is dropped.
 #[derive(Debug)]
 struct Counted(&'static AtomicUsize);
 
@@ -111,7 +111,7 @@ impl Drop for Counted {
     }
 }
 
-/// The directory `blobs/`, open, and the files in it that have been fsynced.
+/// The open directory `blobs/`, and the files in it that have been fsynced.
 #[derive(Debug)]
 struct Blobs {
     dir: Dir,
@@ -124,8 +124,8 @@ impl Blobs {
     }
 }
 
-/// Opens a file of a directory. Without a free descriptor it waits for one: a shortage of the
-/// process or of the machine is no failure of the store.
+/// Opens a file of a directory. Without a free descriptor it waits for one: a shortage in the
+/// process or the machine is no failure of the store.
 fn open_patiently(dir: BorrowedFd<'_>, name: &OsStr) -> Result<File, Errno> {
     let deadline = Instant::now() + NO_DESCRIPTOR_TIMEOUT;
     loop {
@@ -142,14 +142,14 @@ fn open_patiently(dir: BorrowedFd<'_>, name: &OsStr) -> Result<File, Errno> {
 #[derive(Debug)]
 pub(super) struct Sled {
     dir: PathBuf,
-    /// Over whoever writes; before the database, a handle of which it has. `None` only while it is
-    /// closed.
+    /// Watches over writers. Declared before the database, because it has a handle of it. `None`
+    /// only while it is closed.
     watch: Option<Watch>,
     /// `None` only while it is closed.
     db: Option<sled::Db>,
     /// Our own descriptor of the one file that holds the data.
     file: File,
-    /// How the log was before sled saw it.
+    /// The state of the log before sled opened it.
     survey: Survey,
     blobs: Mutex<Blobs>,
     fault: OnceLock<StoreFault>,
@@ -157,15 +157,15 @@ pub(super) struct Sled {
 }
 
 impl Sled {
-    /// Opens the directory, or makes it if it is not there. The page cache takes about
-    /// `cache_bytes` bytes; measured was up to 2.4 times as much.
+    /// Opens the directory, and creates it if it does not exist. The page cache takes about
+    /// `cache_bytes` bytes; up to 2.4 times as much was measured.
     pub(super) fn open(dir: &Path, cache_bytes: u64) -> Result<Self, StoreFault> {
         let survey = Sled::survey_of(dir, 0)?;
         Sled::open_surveyed(dir, cache_bytes, survey)
     }
 
     /// Reads the log of a store that is not open to its end, which must hold the write `mark`. An
-    /// error of the disk has to be found here: a segment that sled cannot read it takes for torn,
+    /// error of the disk has to be found here: sled takes a segment that it cannot read for torn,
     /// and overwrites it with zeros.
     pub(super) fn survey_of(dir: &Path, mark: u64) -> Result<Survey, StoreFault> {
         await_release(&dir.join("db"))?;
@@ -175,7 +175,7 @@ impl Sled {
         }
     }
 
-    /// Opens a directory whose log was read.
+    /// Opens a directory whose log was read by [`Sled::survey_of`].
     pub(super) fn open_surveyed(
         dir: &Path,
         cache_bytes: u64,
@@ -190,7 +190,7 @@ impl Sled {
             .flush_every_ms(None);
         let db = inside(|| Ok(config.open()?))?;
         let file = File::options().read(true).write(true).open(dir.join("db"))?;
-        // sled fsyncs none of these, and may just have made them (or a lost `conf`) anew.
+        // sled fsyncs none of these, and may just have created them, or created a lost `conf` anew.
         file.sync_all()?;
         for path in [dir.join("conf"), dir.join("blobs"), dir.to_path_buf()] {
             sync_path(&path)?;
@@ -199,14 +199,15 @@ impl Sled {
         let (blobs, fault) = (Mutex::new(Blobs::open(&dir.join("blobs"))?), OnceLock::new());
         let forgotten = db.clone();
         let watch = Watch::start(move || {
-            // Whoever waits gets the error, too.
+            // All waiting callers get the error, too.
             let _ = inside(|| Ok(forgotten.flush()?));
         })?;
         let (dir, watch, db) = (dir.to_path_buf(), Some(watch), Some(db));
         Ok(Sled { dir, watch, db, file, survey, blobs, fault, _open })
     }
 
-    /// Runs `work` unless something has failed before; its failure is the last thing that happens.
+    /// Runs `work` unless an earlier call has failed; a failure of `work` makes all later calls
+    /// fail.
     fn run<T>(
         &self,
         work: impl FnOnce(&sled::Db) -> Result<T, StoreFault>,
@@ -218,13 +219,12 @@ impl Sled {
         inside(|| work(db)).map_err(|fault| self.fail(fault))
     }
 
-    /// Makes `fault` the last thing that happened here. Damage is noted beside the data: a page
-    /// that is read only now and then must not end the daemon at every start anew, but have the
-    /// store set aside.
+    /// Makes all later calls fail with `fault`. Damage is noted beside the data: a page that is
+    /// rarely read must not end the daemon again after every start, but have the store set aside.
     pub(super) fn fail(&self, fault: StoreFault) -> StoreFault {
         let note = || {
             if let StoreFault::Corrupt(reason) = &fault {
-                // Without the note the next start finds the same damage, or none.
+                // Without the note, the next start finds the same damage, or none.
                 let _ = write_note(&self.dir, reason);
             }
             fault.clone()
@@ -232,7 +232,7 @@ impl Sled {
         self.fault.get_or_init(note).clone()
     }
 
-    /// True if what has failed is that the files contradict themselves.
+    /// True if a call has failed because the files contradict each other.
     pub(super) fn is_damaged(&self) -> bool {
         matches!(self.fault.get(), Some(StoreFault::Corrupt(_)))
     }
@@ -247,8 +247,9 @@ impl Sled {
         self.run(|db| Ok(db.get(key)?.map(Bytes::from_owner)))
     }
 
-    /// Shows `visit` the places from `from` to before `to` (to the end without one) with their
-    /// values, in order, until it says false; the first fault ends it.
+    /// Passes the places from `from` to before `to` (to the end with `None`) with their values to
+    /// `visit`, in order, until it returns false. The first fault ends it, and fails all later
+    /// calls.
     pub(super) fn range(
         &self,
         from: &[u8],
@@ -267,7 +268,7 @@ impl Sled {
         })
     }
 
-    /// The same for what a damaged store still shows: a fault ends this call and nothing else.
+    /// Like [`Sled::range`], for a damaged store: a fault ends this call only.
     pub(super) fn try_range(
         &self,
         from: &[u8],
@@ -285,7 +286,7 @@ impl Sled {
         })
     }
 
-    /// How the log was when the store was opened, before sled saw it.
+    /// The state of the log before sled opened it.
     pub(super) fn survey(&self) -> &Survey {
         &self.survey
     }
@@ -300,8 +301,8 @@ impl Sled {
         self.watched(|| self.run(|db| Ok(db.apply_batch(batch)?)))
     }
 
-    /// Makes everything applied durable. sled's flush writes and calls `sync_file_range`, which is
-    /// not durable: the fsync is ours.
+    /// Makes every applied batch durable. sled's flush writes and calls `sync_file_range`, which is
+    /// not durable, so this adds an fsync.
     pub(super) fn sync(&self) -> Result<(), StoreFault> {
         self.watched(|| self.run(|db| Ok(db.flush()?)))?;
         self.run(|_| {
@@ -317,8 +318,8 @@ impl Sled {
         }
     }
 
-    /// Makes files in `blobs/` durable that have come since the last call. The directory stays
-    /// open: a sync must not fail because the process has no descriptor left.
+    /// Makes the files in `blobs/` durable that were created since the last call. The directory
+    /// stays open: a sync must not fail because the process has no descriptor left.
     fn sync_blobs(&self) -> Result<(), StoreFault> {
         let mut blobs = self.blobs.lock().unwrap_or_else(PoisonError::into_inner);
         let Blobs { dir, synced } = &mut *blobs;
@@ -339,7 +340,7 @@ impl Sled {
                 continue;
             }
             match open_patiently(dir, &name) {
-                // sled has replaced it in the meantime.
+                // sled has replaced the file in the meantime.
                 Err(Errno::NOENT) => continue,
                 file => file.map_err(io::Error::from)?.sync_all()?,
             }
@@ -352,35 +353,35 @@ impl Sled {
         Ok(())
     }
 
-    /// Bytes that this process may still take on the file system, beside what is taken here for the
-    /// rest of the log's segment and for `coming_bytes` more bytes of records; 0 when there is too
-    /// little for that.
+    /// Bytes of the file system that this process may still use, after the space is allocated for
+    /// the rest of the log's segment and for `coming_bytes` more bytes of records; 0 when there is
+    /// too little for that.
     ///
-    /// At every open sled fills the rest of the segment with zeros, up to 8 MiB: a disk may be
-    /// full, but a segment that has been begun must never want space, or the store could not be
-    /// opened again.
+    /// At every open sled fills the rest of the segment with zeros, up to 8 MiB. A disk may be
+    /// full, but a segment that was begun must have its space, or the store could not be opened
+    /// again.
     pub(super) fn free_beside(&self, coming_bytes: u64) -> Result<u64, StoreFault> {
         self.run(|_| {
             let length = self.file.metadata()?.len();
             let ahead = AHEAD_BYTES.saturating_add(coming_bytes.saturating_mul(LOG_PER_BYTE));
             let enough = self.take_space(length.saturating_add(ahead))?
-                // Those zeros may be the room that is wanted.
+                // Those zeros may be the space that is needed.
                 || (self.take_space(length)? && self.ends_with_zeros(length, ahead)?);
             Ok(if enough { self.free()? } else { 0 })
         })
     }
 
-    /// Takes the space for all segments up to the one with this byte; false when there is not
+    /// Allocates the space for all segments up to the one with this byte; false when there is not
     /// enough.
     fn take_space(&self, up_to: u64) -> io::Result<bool> {
         let segment = SEGMENT_BYTES as u64;
         let end = up_to.div_ceil(segment).saturating_mul(segment).min(i64::MAX as u64);
-        // Looked at each time: where sled cuts the file, the space behind goes back.
+        // Checked each time: where sled truncates the file, the space behind is freed.
         let missing = end.saturating_sub(self.file.metadata()?.blocks() * 512);
         if missing == 0 {
             return Ok(true);
         }
-        // Asked first: ext4 keeps what it found before it fails.
+        // Checked first: ext4 keeps what it has allocated before it fails.
         if missing > self.free()? {
             return Ok(false);
         }
@@ -396,8 +397,8 @@ impl Sled {
         Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
     }
 
-    /// Whether the last `wanted` bytes of the log's last segment are zeros: nothing was written
-    /// there yet.
+    /// True if the last `wanted` bytes of the log's last segment are zeros, so that nothing was
+    /// written there yet.
     fn ends_with_zeros(&self, length: u64, wanted: u64) -> io::Result<bool> {
         const PIECE: u64 = 64 << 10;
         let begin = match length.checked_sub(wanted) {
@@ -418,8 +419,8 @@ impl Sled {
         Ok(true)
     }
 
-    /// Bytes that the directory takes on disk. Where it cannot be looked at, because descriptors
-    /// say is missing, the store itself has not failed.
+    /// Bytes that the directory takes on disk. If it cannot be read, for example because
+    /// descriptors are missing, the store itself has not failed.
     pub(super) fn disk_bytes(&self) -> Result<u64, StoreFault> {
         if let Some(fault) = self.fault.get() {
             return Err(fault.clone());
@@ -427,7 +428,7 @@ impl Sled {
         Ok(allocated(&self.dir)? + allocated(&self.dir.join("blobs"))?)
     }
 
-    /// Syncs everything and lets go of the directory.
+    /// Syncs everything and releases the directory.
     pub(super) fn close(mut self) -> Result<(), StoreFault> {
         self.sync()?;
         self.watch = None;
@@ -445,12 +446,11 @@ impl Drop for Sled {
         let watch = self.watch.take();
         let Some(db) = self.db.take() else { return };
         if matches!(self.fault.get(), Some(StoreFault::Io(_) | StoreFault::Locked)) {
-            // Dropping it would flush and fsync again, after a failure. The process is about to
-            // end.
+            // Dropping it after a failure would flush and fsync again. The process is about to end.
             mem::forget((watch, db));
         } else {
             drop(watch);
-            // An error here loses nothing that was promised: what matters was synced.
+            // An error here loses nothing that was promised: acknowledged writes are synced.
             let _ = inside(|| {
                 drop(db);
                 Ok(())
@@ -473,22 +473,22 @@ fn inside<T>(work: impl FnOnce() -> Result<T, StoreFault>) -> Result<T, StoreFau
     })
 }
 
-/// What a panic said.
+/// The text of a panic.
 fn message(payload: &dyn Any) -> &str {
     let text = payload.downcast_ref::<String>().map(String::as_str);
     text.or(payload.downcast_ref::<&str>().copied()).unwrap_or("no message")
 }
 
-/// The first line, at most 200 characters of it: sled's messages may show whole pages. Of an error
-/// of the operating system that sled shows as a structure, its message.
+/// The first line, at most 200 characters of it: sled's messages may contain whole pages. For an
+/// error of the operating system that sled prints as a structure, its message.
 fn line(text: &str) -> String {
     let line = text.lines().next().unwrap_or_default();
     let message = line.split_once("message: \"").and_then(|(_, rest)| rest.split_once('"'));
     message.map_or(line, |(message, _)| message).chars().take(200).collect()
 }
 
-/// Keeps caught panics quiet, and ends the process when one of sled's IO threads panics under an
-/// open store: what it was to write is lost, and whoever waits for it would wait for ever.
+/// Suppresses the output of caught panics. Ends the process when one of sled's I/O threads panics
+/// under an open store: its data is lost, and callers would wait for it for ever.
 fn hook_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -503,7 +503,7 @@ fn hook_panics() {
     });
 }
 
-/// While a store is being opened, the opening thread notices by itself and reports.
+/// While a store is being opened, the opening thread notices the panic by itself and reports it.
 fn background_panic(info: &PanicHookInfo) {
     if OPENING.load(Ordering::SeqCst) == 0 && OPEN.load(Ordering::SeqCst) > 0 {
         let what = line(message(info.payload()));
@@ -512,7 +512,8 @@ fn background_panic(info: &PanicHookInfo) {
     }
 }
 
-/// sled's threads may hold its file for a moment after a store in this process was closed.
+/// Waits for sled's threads, which may hold its file for a moment after a store in this process was
+/// closed.
 fn await_release(file: &Path) -> Result<(), StoreFault> {
     let file = match File::open(file) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -524,7 +525,7 @@ fn await_release(file: &Path) -> Result<(), StoreFault> {
     Ok(file.unlock()?)
 }
 
-/// Bytes allocated to the files of a directory, not looking further down.
+/// Bytes allocated to the files of a directory, without its subdirectories.
 fn allocated(dir: &Path) -> io::Result<u64> {
     let mut bytes = 0;
     for entry in fs::read_dir(dir)? {
@@ -577,7 +578,7 @@ mod tests {
         assert_eq!(sled.free_beside(u64::MAX), Ok(0), "no disk has that much");
         assert_eq!(fs::metadata(&db).unwrap().len(), length, "sled sees nothing of it");
 
-        // Opened again, it has a segment of zeros behind the little that was written.
+        // Opened again, it has a segment of zeros behind the few bytes that were written.
         sled.close().unwrap();
         let sled = Sled::open(dir.path(), 1 << 20).unwrap();
         let length = fs::metadata(&db).unwrap().len();

@@ -13,23 +13,23 @@ use pixii_core::wire::{self, MAX_FRAME_BYTES};
 
 /// Largest value given to sled, in bytes, less a tag. [`super::log::SEGMENT_BYTES`] says why.
 pub(super) const CHUNK_BYTES: usize = 32 << 10;
-/// Largest encoded record, in bytes: what could still be decoded, and its envelope.
+/// Largest encoded record, in bytes: the largest that can be decoded, and its envelope.
 pub(super) const MAX_RECORD_BYTES: usize = MAX_FRAME_BYTES + 64;
 
-/// What a node at its limits hands to the store is far from what the store takes.
+/// A node at its limits stays far below what the store accepts.
 const _: () = assert!(2 * MAX_MERGED_BYTES < MAX_RECORD_BYTES);
 
-/// Where the store keeps what it knows of itself.
+/// The name of the store's record of its own identity and incarnation.
 pub(super) const INCARNATION: &str = "life";
-/// Where the store keeps what it knows of the members.
+/// The name of the record of the member list.
 pub(super) const MEMBERS: &str = "members";
-/// Where the store keeps the ring, once it is another one than the configured members make.
+/// The name of the record of the ring, written once the ring is not that of the configured members.
 pub(super) const RING: &str = "ring";
-/// Where the store keeps the number of its last write.
+/// The name of the record of the number of the last write.
 pub(super) const LAST_WRITE: &str = "write";
-/// The schema that this program reads and writes: as many steps lead to it (see `schema`).
+/// The schema that this program reads and writes; as many migrations lead to it (see `schema`).
 pub const NEWEST: u32 = 3;
-/// Where the schema's version is.
+/// The name of the record of the schema number.
 pub(super) const SCHEMA: &str = "schema";
 
 const META_SPACE: u8 = 1;
@@ -45,16 +45,16 @@ pub(super) const HINTS: [u8; 1] = [HINT_SPACE];
 /// The first place behind all hints.
 pub(super) const HINTS_END: [u8; 1] = [HINT_SPACE + 1];
 
-/// Begins the name of an empty value of the meta space.
+/// First byte of the name of an empty value in the meta space.
 const FILLER: u8 = 0xff;
 
 const META_VERSION: u8 = 1;
 const CHECKSUM_BYTES: usize = 8;
 const HEAD_BYTES: usize = 20;
 
-/// The last byte of a value in the data and the hint space: the record is before it.
+/// Last byte of a value in the data and the hint space whose other bytes are the record.
 const INLINE: u8 = 0;
-/// The last byte of a value in the data and the hint space: a head is before it.
+/// Last byte of a value in the data and the hint space whose other bytes are a head.
 const CHUNKED: u8 = 1;
 
 /// The place of a small record in the meta space.
@@ -107,23 +107,23 @@ pub(super) fn hint_end(target: NodeId) -> Vec<u8> {
     }
 }
 
-/// What is at a place.
+/// The meaning of a place.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Place {
-    /// A small record of the store's own, by its name.
+    /// A small record of the store's own, with its name.
     Meta(String),
-    /// A key's record or head.
+    /// The record of a key, or its head.
     Data(Partition, Key),
-    /// A chunk: which write's, and its index.
+    /// A chunk: the id of its write, and its index.
     Chunk(u64, u32),
-    /// A hint or its head.
+    /// A hint for a member, or its head.
     Hint(NodeId, Key),
-    /// Nothing: the first schema keeps some empty values, see there.
+    /// An empty value that the first schema keeps, see `migrations/`.
     Filler,
 }
 
 impl Place {
-    /// The meaning of these bytes, or `None` if no place is called so.
+    /// The meaning of these bytes; `None` if they are no place.
     pub(super) fn decode(place: &[u8]) -> Option<Self> {
         let (space, mut rest) = place.split_first()?;
         match (*space, rest.len()) {
@@ -140,7 +140,7 @@ impl Place {
     }
 }
 
-/// The key at a place of the data space.
+/// The key of a place in the data space.
 pub(super) fn key_of(place: &[u8]) -> Option<Key> {
     Key::new(Bytes::copy_from_slice(place.get(3..)?)).ok()
 }
@@ -150,12 +150,12 @@ pub(super) fn chunk_key(id: u64, index: u32) -> Vec<u8> {
     [&[CHUNK_SPACE], &id.to_be_bytes()[..], &index.to_be_bytes()].concat()
 }
 
-/// Whose record it is: where it lies, and what its checksums are bound to.
+/// The owner of a record: it determines the record's place, and its checksums cover it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum At<'a> {
-    /// A key's.
+    /// The record of a key in its partition.
     Data(Partition, &'a Key),
-    /// What is kept of a key for a member.
+    /// The hint for a member with a record of a key.
     Hint(NodeId, &'a Key),
 }
 
@@ -168,7 +168,7 @@ impl At<'_> {
         }
     }
 
-    /// The record's bytes.
+    /// The encoded record, with a checksum that covers this place.
     pub(super) fn encode(self, record: &Record) -> Vec<u8> {
         match self {
             At::Data(partition, key) => encode_record(partition, key, record),
@@ -176,7 +176,7 @@ impl At<'_> {
         }
     }
 
-    /// The record of these bytes; damaged if there are none.
+    /// Decodes the record of these bytes; damaged if there are none.
     pub(super) fn decode(self, bytes: Option<Bytes>) -> Found {
         match (self, bytes) {
             (_, None) => Found::Damaged,
@@ -197,30 +197,30 @@ impl At<'_> {
     }
 }
 
-/// Where the chunks of a record are.
+/// Describes the chunks of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Head {
-    /// Names the write: never used twice.
+    /// The id of the write, which no other write of the store has.
     pub id: u64,
     /// Length of all chunks together, in bytes.
     pub total: usize,
-    /// How many chunks there are.
+    /// Number of chunks; none of them is empty.
     pub chunks: u32,
 }
 
 /// A value of the data space or of the hint space.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Value {
-    /// The record.
+    /// The encoded record itself.
     Inline(Bytes),
-    /// The record is in chunks.
+    /// The head of a record in chunks.
     Chunked(Head),
-    /// Neither.
+    /// The last byte is neither tag, or the head's checksum fails.
     Damaged,
 }
 
 impl Value {
-    /// What these bytes hold.
+    /// Decodes a value; a record is not checked here, a head is.
     pub(super) fn decode(at: At<'_>, bytes: &Bytes) -> Self {
         match bytes.split_last() {
             Some((&INLINE, record)) => Value::Inline(bytes.slice(..record.len())),
@@ -258,13 +258,13 @@ impl Head {
         }
         let (id, total, chunks) = (body.get_u64(), body.get_u64(), body.get_u32());
         let total = usize::try_from(total).ok().filter(|total| *total <= MAX_RECORD_BYTES)?;
-        // Every chunk has at least one byte, so the checked total bounds their number too.
+        // Every chunk has at least one byte, so the checked total bounds their number, too.
         (chunks as usize <= total).then_some(Head { id, total, chunks })
     }
 }
 
-/// A small record of the meta space: a version byte, the content, and a checksum that covers its
-/// name.
+/// Encodes a small record of the meta space: a version byte, the content, and a checksum that also
+/// covers its name.
 pub(super) fn seal(name: &str, content: &[u8]) -> Vec<u8> {
     let mut bytes = [&[META_VERSION], content].concat();
     bytes.put_u64(hash64(&[b"meta", name.as_bytes(), &bytes]));
@@ -279,22 +279,22 @@ pub(super) fn unseal(name: &str, bytes: &Bytes) -> Option<Bytes> {
     (sound && body.first() == Some(&META_VERSION)).then(|| body.slice(1..))
 }
 
-/// The sealed bytes of what a store knows of itself.
+/// The sealed bytes of the store's record of its own identity.
 pub(super) fn seal_incarnation(meta: &Meta) -> Vec<u8> {
     seal(INCARNATION, &wire::encode(meta))
 }
 
-/// What the store knows of itself, or `None` if it is damaged.
+/// The store's record of its own identity; `None` if it is damaged.
 pub(super) fn unseal_incarnation(bytes: &Bytes) -> Option<Meta> {
     wire::decode(&unseal(INCARNATION, bytes)?).ok()
 }
 
-/// The sealed bytes of what a store knows of the members.
+/// The sealed bytes of the member list.
 pub(super) fn seal_members(members: &Members) -> Vec<u8> {
     seal(MEMBERS, &wire::encode(members))
 }
 
-/// What a store knows of the members, or `None` if it is damaged.
+/// The member list; `None` if it is damaged.
 pub(super) fn unseal_members(bytes: &Bytes) -> Option<Members> {
     wire::decode(&unseal(MEMBERS, bytes)?).ok()
 }
@@ -304,12 +304,12 @@ pub(super) fn seal_ring(ring: &Ring) -> Vec<u8> {
     seal(RING, &wire::encode(ring))
 }
 
-/// The ring, or `None` if it is damaged.
+/// The ring; `None` if it is damaged.
 pub(super) fn unseal_ring(bytes: &Bytes) -> Option<Ring> {
     wire::decode(&unseal(RING, bytes)?).ok()
 }
 
-/// Begins the names of the small records of GC epochs.
+/// First bytes of the names of the records of GC epochs.
 const GC_EPOCH: &str = "generation ";
 
 /// The name of a partition's GC epoch in the meta space.
@@ -317,12 +317,12 @@ pub(super) fn gc_epoch_name(partition: Partition) -> String {
     format!("{GC_EPOCH}{:05}", partition.0)
 }
 
-/// The partition whose GC epoch has this name.
+/// The partition whose GC epoch has this name; `None` for other names.
 pub(super) fn partition_of(name: &str) -> Option<Partition> {
     name.strip_prefix(GC_EPOCH)?.parse().ok().map(Partition)
 }
 
-/// The places of all GC epochs: from the first to the one behind the last.
+/// The places of all GC epochs: the first one, and the first place behind the last.
 pub(super) fn gc_epochs() -> (Vec<u8>, Vec<u8>) {
     (meta_key(GC_EPOCH), meta_key("generation!"))
 }
@@ -332,12 +332,12 @@ pub(super) fn seal_gc_epoch(partition: Partition, gc_epoch: &GcState) -> Vec<u8>
     seal(&gc_epoch_name(partition), &wire::encode(gc_epoch))
 }
 
-/// The GC epoch of a partition, or `None` if it is damaged.
+/// The GC epoch of a partition; `None` if it is damaged.
 pub(super) fn unseal_gc_epoch(partition: Partition, bytes: &Bytes) -> Option<GcState> {
     wire::decode(&unseal(&gc_epoch_name(partition), bytes)?).ok()
 }
 
-/// A number of the meta space, or `None` if it is damaged.
+/// A number of the meta space; `None` if it is damaged.
 pub(super) fn unseal_u64(name: &str, bytes: &Bytes) -> Option<u64> {
     let content = unseal(name, bytes)?;
     Some(u64::from_be_bytes(content.as_ref().try_into().ok()?))

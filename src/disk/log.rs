@@ -1,4 +1,5 @@
-//! sled's log as it is on the device, read past sled: where its messages fail their own checksums.
+//! sled's log as it is on the device, read without sled: finds messages that fail their own
+//! checksums.
 //!
 //! sled reads a page once and then keeps it in memory, so what a record shows says little about
 //! the disk below it. And a log that is cut off in the middle opens as an older one. So each
@@ -38,11 +39,11 @@ pub(super) const LONGEST_HEAD_BYTES: usize = 32;
 const MASK: u64 = 0x7fff_ffff_ffff_ffff;
 /// The kind of a message that fills the rest of its segment.
 const CAP: u8 = 2;
-/// The kind of a message that says where a batch ends.
+/// The kind of a message that has the position at which a batch ends.
 const MANIFEST: u8 = 3;
 /// Bytes of the sealed number of a write.
 const NUMBER_BYTES: usize = 17;
-/// The highest kind that there is.
+/// The highest kind that exists.
 const LAST_KIND: u8 = 11;
 
 /// The header of a segment.
@@ -50,9 +51,9 @@ const LAST_KIND: u8 = 11;
 pub(super) enum Header {
     /// Nothing was ever written there, or sled has cleared it.
     Blank,
-    /// It begins at this position of the log.
+    /// The segment begins at this position of the log.
     At(u64),
-    /// Its checksum fails.
+    /// Its checksum fails, or no segment can begin at its position.
     Broken,
 }
 
@@ -60,11 +61,11 @@ pub(super) enum Header {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Segment {
     pub(super) header: Header,
-    /// Where the messages end: at a cap or the end of the segment, if `is_full`; else at the first
-    /// byte that begins no message that is whole.
+    /// Where the messages end. If `is_full`, at a cap or the end of the segment; else at the first
+    /// byte that begins no whole message.
     pub(super) end: usize,
     pub(super) is_full: bool,
-    /// The position up to which the last batch that begins here goes.
+    /// The position at which the last batch that begins here ends.
     pub(super) batch_to: u64,
     bytes: Vec<u8>,
 }
@@ -95,7 +96,7 @@ impl Segment {
         segment
     }
 
-    /// Goes over the messages.
+    /// Follows the messages from the first to the last whole one.
     fn follow(&mut self, number: u64) {
         while self.end + LONGEST_HEAD_BYTES <= SEGMENT_BYTES {
             let rest = self.bytes.get(self.end..).unwrap_or_default();
@@ -117,19 +118,20 @@ impl Segment {
         self.is_full = true;
     }
 
-    /// True if nothing is missing that must be there, where `newest` is the position of the newest
+    /// True if nothing is missing that must be there; `newest` is the position of the newest
     /// segment.
     pub(super) fn is_whole(&self, newest: Option<u64>) -> bool {
         match self.header {
             Header::Blank => true,
             Header::Broken => false,
             Header::At(_) if self.is_full => true,
-            // A crash may have cut it off anywhere. Whoever knows what was synced looks further.
+            // A crash may have cut it off anywhere. A caller that knows what was synced checks
+            // further.
             Header::At(position) => newest == Some(position),
         }
     }
 
-    /// True if the last batch that begins here ends behind what can be read.
+    /// True if the last batch that begins here ends behind the readable messages.
     pub(super) fn lacks_the_end_of_a_batch(&self) -> bool {
         match self.header {
             Header::At(position) => !self.is_full && self.batch_to >= position + self.end as u64,
@@ -137,8 +139,8 @@ impl Segment {
         }
     }
 
-    /// True if a message of a later use of the segment is in it, behind the place where those of
-    /// its header end.
+    /// True if it contains a message of a later use of the segment, behind the messages of its
+    /// header.
     fn is_filled_again(&self) -> bool {
         let Header::At(position) = self.header else { return false };
         let later = |message: &Message| message.segment > position / SEGMENT_BYTES as u64;
@@ -159,15 +161,15 @@ impl Segment {
         }
     }
 
-    /// True if one of its messages holds the number of a write, this one or a later one.
+    /// True if one of its messages holds the number of this write or of a later one.
     pub(super) fn reaches(&self, write: u64) -> bool {
         let messages = self.bytes.get(HEADER_BYTES..self.end).unwrap_or_default();
         messages.windows(NUMBER_BYTES).any(|window| number_of_write(window, write))
     }
 }
 
-/// True for the sealed number of a write that is `write` or a later one. The numbers that a store
-/// counts to are near each other: others are not worth their checksum.
+/// True for the sealed number of a write that is `write` or a later one. The numbers of one store
+/// are near each other, so for others the checksum is not computed.
 fn number_of_write(window: &[u8], write: u64) -> bool {
     let number = window.get(1..9).and_then(|bytes| bytes.first_chunk::<8>());
     let number = number.map_or(0, |number| u64::from_be_bytes(*number));
@@ -186,19 +188,19 @@ pub(super) fn read_header(file: &File, number: u64) -> io::Result<Header> {
     }
 }
 
-/// What the log of a store is like before it is opened.
+/// The state of the log of a store before it is opened.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Survey {
-    /// Segments that are not whole, by their number, with where their messages end. sled fills one
-    /// again from its beginning: where a crash interrupts that, what was in it before ends early,
-    /// and harms nobody.
+    /// Segments that are not whole, by number, with where their messages end. sled refills a
+    /// segment from its beginning. Where a crash interrupts that, the old contents end early, which
+    /// is harmless.
     excused: BTreeMap<u64, (Header, usize)>,
-    /// The first place that no crash explains.
+    /// The first damage that no crash explains.
     pub(super) damage: Option<String>,
 }
 
 impl Survey {
-    /// Reads the whole log, up to and beyond the write `mark`, which was synced.
+    /// Reads the whole log; it must reach the write `mark`, which was synced.
     pub(super) fn of(file: &File, mark: u64) -> io::Result<Self> {
         let mut survey = Survey::default();
         let positions = positions(file)?;
@@ -228,13 +230,13 @@ impl Survey {
         Ok(survey)
     }
 
-    /// True if the segment was found like this when the store was opened.
+    /// True if the segment was found in this state when the store was opened.
     pub(super) fn excuses(&self, number: u64, segment: &Segment) -> bool {
         self.excused.get(&number) == Some(&(segment.header, segment.end))
     }
 }
 
-/// The positions of the log that segments begin at, and the number of each segment.
+/// The positions of the log at which segments begin, with the number of each segment.
 pub(super) fn positions(file: &File) -> io::Result<BTreeMap<u64, u64>> {
     let mut positions = BTreeMap::new();
     for number in 0..segments(file.metadata()?.len()) {
@@ -245,18 +247,18 @@ pub(super) fn positions(file: &File) -> io::Result<BTreeMap<u64, u64>> {
     Ok(positions)
 }
 
-/// How many segments a file of so many bytes has.
+/// Number of segments in a file of `length` bytes.
 pub(super) fn segments(length: u64) -> u64 {
     length.div_ceil(SEGMENT_BYTES as u64)
 }
 
-/// Has the kernel forget what it keeps of the file, as far as that is on the device.
+/// Has the kernel drop its cached pages of the file, as far as they are on the device.
 fn forget(file: &File, from: u64, length: u64) -> io::Result<()> {
     let length = NonZeroU64::new(length);
     Ok(rustix::fs::fadvise(file, from, length, Advice::DontNeed)?)
 }
 
-/// The header that these bytes begin with.
+/// Decodes the header that these bytes begin with.
 pub(super) fn header(bytes: &[u8]) -> Header {
     let Some(header) = bytes.first_chunk::<HEADER_BYTES>() else { return Header::Blank };
     if header.iter().all(|byte| *byte == 0) {
@@ -273,8 +275,8 @@ pub(super) fn header(bytes: &[u8]) -> Header {
     }
 }
 
-/// The header of a segment at this position of the log. What it says of the log before it is as
-/// little as can be.
+/// The header of a segment at this position of the log. Its claim about the stable part of the log
+/// is the least possible.
 pub(super) fn sealed(position: u64) -> [u8; HEADER_BYTES] {
     let mut header = [0; HEADER_BYTES];
     header[4..12].copy_from_slice(&(position ^ MASK).to_le_bytes());
@@ -291,31 +293,31 @@ fn sum(parts: &[&[u8]]) -> [u8; 4] {
     (!hasher.finalize()).to_le_bytes()
 }
 
-/// The head of a message: whether that is whole is another matter.
+/// The head of a message; it does not show whether the message is whole.
 pub(super) struct Head {
     pub(super) kind: u8,
-    /// The number of the segment in the log.
+    /// The number of the segment that the message was written to.
     pub(super) segment: u64,
-    /// Bytes of the head itself.
+    /// Length of the head itself, in bytes.
     bytes: usize,
-    /// Bytes of the message, the head among them.
+    /// Length of the message including the head, in bytes.
     pub(super) length: usize,
 }
 
 impl Head {
-    /// The head that these bytes begin with.
+    /// Decodes the head that these bytes begin with; `None` if they begin no message.
     pub(super) fn of(bytes: &[u8]) -> Option<Self> {
         let mut rest = bytes.get(4..)?;
         let kind = rest.split_off_first().copied()?;
         let (body, segment, _page) = (number(&mut rest)?, number(&mut rest)?, number(&mut rest)?);
         let head = bytes.len() - rest.len();
         let length = head.checked_add(usize::try_from(body).ok()?)?;
-        // A kind of 0 is what sled clears with.
+        // sled clears with a kind of 0.
         let fits = (1..=LAST_KIND).contains(&kind) && length <= bytes.len();
         fits.then_some(Head { kind, segment, bytes: head, length })
     }
 
-    /// The head of a message of no page, with so many bytes behind it, without its checksum.
+    /// The head of a message of no page with a body of `body` bytes, without its checksum.
     pub(super) fn write(kind: u8, body: u64, segment: u64) -> Vec<u8> {
         let mut head = vec![0, 0, 0, 0, kind];
         for part in [body, segment, u64::MAX] {
@@ -325,24 +327,24 @@ impl Head {
     }
 }
 
-/// The checksum that the message should have which these bytes are.
+/// The checksum that the message in these bytes should have.
 pub(super) fn check_sum(bytes: &[u8]) -> Option<[u8; 4]> {
     let head = Head::of(bytes)?;
     Some(sum(&[bytes.get(head.bytes..head.length)?, bytes.get(4..head.bytes)?]))
 }
 
-/// A message that is whole.
+/// A message whose checksum is right.
 pub(super) struct Message<'a> {
     kind: u8,
-    /// The number of the segment in the log.
+    /// The number of the segment that the message was written to.
     pub(super) segment: u64,
     body: &'a [u8],
-    /// All of its bytes.
+    /// Length of the message including its head, in bytes.
     pub(super) length: usize,
 }
 
 impl<'a> Message<'a> {
-    /// The message that these bytes begin with.
+    /// Decodes the message that these bytes begin with; `None` if it is not whole.
     pub(super) fn of(bytes: &'a [u8]) -> Option<Self> {
         let Head { kind, segment, bytes: head, length } = Head::of(bytes)?;
         let body = bytes.get(head..length)?;
@@ -351,7 +353,7 @@ impl<'a> Message<'a> {
     }
 }
 
-/// The number as sled writes it: in nine bytes, or in one.
+/// Encodes a number as sled does: in nine bytes, or in one.
 fn write_number(number: u64, to: &mut Vec<u8>) {
     match u8::try_from(number) {
         Ok(byte) if byte <= 240 => to.push(byte),
@@ -362,7 +364,7 @@ fn write_number(number: u64, to: &mut Vec<u8>) {
     }
 }
 
-/// A number of sled's, of one to nine bytes (`serialization.rs`).
+/// Decodes a number of sled's, of one to nine bytes (`serialization.rs`).
 fn number(rest: &mut &[u8]) -> Option<u64> {
     let first = rest.split_off_first().copied()?;
     Some(match first {

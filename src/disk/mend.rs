@@ -1,10 +1,9 @@
-//! A copy of a damaged log made readable for sled, which gives up at the first message whose
+//! Mends a copy of a damaged log so that sled reads it. sled gives up at the first message whose
 //! checksum fails, and at the first segment without a header.
 //!
-//! A message of which only the content is damaged is given the checksum that it should have: what
-//! is in it is checked by Pixii's own checksums, record by record. Bytes that are no message any
-//! more are called a cancelled one, which sled goes over. What was in them is missing then, so
-//! whoever reads the store afterwards must take it for an old one.
+//! A message with damaged content gets the checksum that matches it: Pixii's own checksums check
+//! the content, record by record. Bytes that are no message any more become a cancelled one, which
+//! sled skips. Their content is then missing, so the store has to count as an old one afterwards.
 
 use std::fs::File;
 use std::io;
@@ -16,12 +15,12 @@ use super::log::{
     sealed, segments,
 };
 
-/// The kind of a message that sled goes over.
+/// The kind of a cancelled message, which sled skips.
 const CANCELLED: u8 = 1;
-/// Kinds whose content is no page: nothing else would notice that it is damaged.
+/// Kinds whose content is no page, so that no other checksum would detect damage in it.
 const BY_REFERENCE: [u8; 4] = [3, 7, 9, 11];
 
-/// Mends the log in `path`.
+/// Mends the log in `path`, in place.
 pub(super) fn mend(path: &Path) -> io::Result<()> {
     let file = File::options().read(true).write(true).open(path)?;
     let length = file.metadata()?.len();
@@ -36,7 +35,7 @@ pub(super) fn mend(path: &Path) -> io::Result<()> {
     file.sync_all()
 }
 
-/// True if something was changed.
+/// Mends one segment; true if it was changed.
 fn mend_segment(bytes: &mut [u8]) -> bool {
     let mut changed = false;
     let number = match header(bytes) {
@@ -75,7 +74,7 @@ fn mend_segment(bytes: &mut [u8]) -> bool {
     changed
 }
 
-/// Where the next message of this use of the segment begins.
+/// The offset at which the next message of this use of the segment begins.
 fn next_message(bytes: &[u8], at: usize, number: u64) -> Option<usize> {
     (at + 1..bytes.len().saturating_sub(LONGEST_HEAD_BYTES)).find(|at| {
         let rest = &bytes[*at..];
@@ -83,10 +82,10 @@ fn next_message(bytes: &[u8], at: usize, number: u64) -> Option<usize> {
     })
 }
 
-/// Makes these bytes a message without a meaning; false if they are too few.
+/// Makes these bytes a cancelled message; false if they are too few.
 fn cancel(bytes: &mut [u8], number: u64) -> bool {
     let whole = bytes.len();
-    // The head grows with the length that it reports.
+    // The head grows with the length that it encodes.
     let head = (0..whole).rev().take(LONGEST_HEAD_BYTES).find_map(|body| {
         let head = Head::write(CANCELLED, body as u64, number);
         (head.len() + body == whole).then_some(head)

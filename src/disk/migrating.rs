@@ -1,4 +1,4 @@
-//! The schema of a stopped store, reported and brought up to date.
+//! Reporting the schema of a stopped store, and migrating it to the newest one.
 
 use std::path::Path;
 
@@ -9,20 +9,20 @@ use super::files::copy::PrivateCopy;
 use super::layout::NEWEST;
 use super::{DiskStore, OpenError, open_sled, refuse_noted, schema};
 
-/// Which schema a stopped store has, and the way to today's.
+/// The schema of a stopped store, and the migrations to the newest one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SchemaReport {
-    /// The schema that it has.
+    /// The schema number of the store.
     pub found: u32,
     /// The schema that this program reads and writes.
     pub newest: u32,
-    /// The steps between them: the schema that each leads to, and what it is about.
+    /// The migrations between them: the schema that each leads to, and its subject.
     pub steps: Vec<(u32, &'static str)>,
 }
 
-/// Which schema the store in `dir` has, which no daemon may have. Nothing in `dir` is changed: a
-/// private copy within `scratch` is read. A schema that this program does not know is an error, as
-/// at a daemon's start, and so is damage that was noted.
+/// Reports the schema of the store in `dir`, which no daemon may have open. Nothing in `dir` is
+/// changed: a private copy within `scratch` is read. A schema that this program does not know is an
+/// error, as at a daemon's start, and so is damage that was noted.
 pub fn schema_of(dir: &Path, scratch: &Path, cache_bytes: u64) -> Result<SchemaReport, OpenError> {
     let copy = PrivateCopy::of(dir, scratch)?;
     report(Directory::claim_existing(copy.path())?, dir, cache_bytes)
@@ -37,8 +37,9 @@ fn report(directory: Directory, dir: &Path, cache_bytes: u64) -> Result<SchemaRe
     Ok(SchemaReport { found, newest: NEWEST, steps: schema::steps(found) })
 }
 
-/// Brings the store in `dir`, which no daemon may have, to today's schema, synced, as a daemon's
-/// start does, and reports what there was to do. Ended in between, the next time completes it.
+/// Migrates the store in `dir`, which no daemon may have open, to the newest schema, as a daemon's
+/// start does, and syncs it. Returns what there was to do. If it is interrupted, the next call
+/// completes it.
 pub fn migrate(dir: &Path, cache_bytes: u64) -> Result<SchemaReport, OpenError> {
     let report = report(Directory::claim_existing(dir)?, dir, cache_bytes)?;
     let claimed = Directory::claim_existing(dir)?;

@@ -1,11 +1,10 @@
-//! A store made anew from what a damaged one still shows.
+//! Makes a new store from what a damaged one still shows.
 //!
 //! sled cannot mend a page: a later change is appended to the damaged one, and a log that is
 //! damaged anywhere may open as an older one. So everything that can be read is copied to a new
-//! store, which is opened and read from the device before it takes the place of the old one. What
-//! cannot be read is missing in it, and the replica says so: where records may be missing it has
-//! no read eligibility until it has heard from the other owners (`node::repair`), as after a lost
-//! disk.
+//! store, which is opened and read from the device before it replaces the old one. Where records
+//! may be missing, the replica is read-ineligible until anti-entropy with the other owners has
+//! rebuilt it (`node::repair`), as after a lost disk.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -21,55 +20,56 @@ use super::layout::{self, INCARNATION, Place};
 use super::log::Survey;
 use super::{DiskStore, OpenError, incarnation, last_write, mend, meta_key, ring, schema};
 
-/// Bytes that are copied in one batch.
+/// Most bytes that are copied in one batch.
 const BATCH_BYTES: usize = 1 << 20;
-/// Damage that is described one by one.
+/// Most gaps that are described one by one.
 const MAX_GAPS: usize = 20;
-/// Of a place, the bytes that tell how far a damaged page goes.
+/// Bytes of a place that are used to find how far a damaged page extends.
 const STEP_BYTES: usize = 24;
 
-/// What of a damaged store could not be read.
+/// The parts of a damaged store that could not be read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lost {
     /// Partitions of which records may be missing, sorted.
     pub partitions: Vec<Partition>,
-    /// The ranges that could not be read, a few words for each of the first of them.
+    /// The unreadable ranges, in a few words each; the first 20 at most.
     pub ranges: Vec<String>,
-    /// How many such ranges there are.
+    /// Number of unreadable ranges, including those not described.
     pub count: u64,
 }
 
-/// What a store was made anew from.
+/// The result of making a store anew.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Salvage {
-    /// Places that were copied.
+    /// Number of places that were copied.
     pub copied: u64,
-    /// What could not be.
+    /// The parts that could not be copied.
     pub lost: Lost,
     /// The number of the last write that it has.
     last_write: u64,
-    /// The folder in which the damaged store is kept, if it is.
+    /// The folder in which the damaged store is kept; `None` if it was removed.
     pub aside: Option<PathBuf>,
 }
 
-/// What the new store is to know of itself, given the ring of the old one and what is missing.
+/// Amends the new store's record of its own identity, given the ring of the old store and what is
+/// missing.
 pub type Amend<'a> = &'a dyn Fn(&mut Meta, Option<&Ring>, &Lost);
 
-/// A store that was made anew, and is not in its place yet.
+/// A new store that has not yet replaced the damaged one.
 #[derive(Debug)]
 pub struct Prepared {
     salvage: Salvage,
 }
 
 impl DiskStore {
-    /// Makes the store anew beside this one, which stays as it is. Nothing may write meanwhile.
+    /// Makes a new store beside this one, which stays as it is. Nothing may write meanwhile.
     pub fn prepare(&self, cache_bytes: u64, amend: Amend) -> Result<Prepared, OpenError> {
         let salvage = make(&self.directory, &self.sled, cache_bytes, amend)?;
         Ok(Prepared { salvage })
     }
 
-    /// Puts the new store in the place of this one, and opens it. The damaged one is kept if
-    /// something of it could not be read.
+    /// Replaces this store by the new one, and opens that. The damaged one is kept if a part of it
+    /// could not be read.
     pub fn exchange(
         self,
         prepared: Prepared,
@@ -81,8 +81,8 @@ impl DiskStore {
         install(directory, prepared.salvage, keep, cache_bytes)
     }
 
-    /// Opens a store in `dir` that is damaged: what can be read of it is all there is, and the
-    /// damaged one is kept. Damage that leaves too little is an error, and nothing was changed.
+    /// Opens a damaged store in `dir`: a new store gets what can be read of it, and the damaged one
+    /// is kept. Damage that leaves too little is an error, and nothing was changed.
     pub fn salvage(
         dir: &Path,
         cache_bytes: u64,
@@ -94,7 +94,7 @@ impl DiskStore {
             let reason = "there is a FORMAT file and no data beside it".into();
             return Err(OpenError::Damaged { dir: dir.to_path_buf(), reason });
         }
-        // sled may take a mended log no better than one that ends early.
+        // sled may fail on a mended log as it does on one that ends early.
         let salvage = match read_copy(&directory, true, cache_bytes, amend) {
             Err(OpenError::Damaged { .. }) => read_copy(&directory, false, cache_bytes, amend)?,
             read => read?,
@@ -103,7 +103,7 @@ impl DiskStore {
     }
 }
 
-/// Makes a store in the scratch place of what a copy of the present one shows.
+/// Makes a store in the scratch folder of what a copy of the present one shows.
 fn read_copy(
     directory: &Directory,
     is_mended: bool,
@@ -139,13 +139,13 @@ fn install(
         move |error| OpenError::from_io(&dir, doing, &error)
     };
     salvage.aside = directory.exchange(keep).map_err(io("putting the new store in its place"))?;
-    // A log that ended too early has lost what the mark still promises.
+    // A log that ended too early has lost writes that the mark still promises.
     directory.set_mark(salvage.last_write).map_err(io("writing MARK"))?;
     let store = DiskStore::open_claimed(directory, &dir, cache_bytes, schema::verify)?;
     Ok((store, salvage))
 }
 
-/// Makes a store in the scratch place of all that can be read of `old`: whole and synced.
+/// Makes a store in the scratch folder of all that can be read of `old`: whole and synced.
 fn make(
     directory: &Directory,
     old: &Sled,
@@ -184,7 +184,7 @@ fn make(
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Gap {
     begin: Vec<u8>,
-    /// Where it can be read again; `None` if nowhere.
+    /// The first place that can be read again; `None` if none can.
     end: Option<Vec<u8>>,
 }
 
@@ -213,7 +213,7 @@ impl Gap {
     }
 }
 
-/// The way of everything from one store to another one.
+/// Copies all places of one store to another one.
 struct Copy<'a> {
     old: &'a Sled,
     new: &'a Sled,
@@ -272,7 +272,7 @@ impl<'a> Copy<'a> {
         self.new.apply(std::mem::take(&mut self.batch))
     }
 
-    /// Where it can be read again behind a place that cannot: sled says of no page where it ends,
+    /// The first readable place behind an unreadable one. sled does not report where a page ends,
     /// so ever farther places are tried, and then those between.
     fn behind(&self, begin: &[u8]) -> Result<Option<Vec<u8>>, StoreFault> {
         let readable = |place: &[u8]| match self.old.try_range(place, |_, _| Ok(false)) {
@@ -301,7 +301,7 @@ impl<'a> Copy<'a> {
     }
 }
 
-/// The place that is 2 to the power of `bit` behind this one, both taken for numbers.
+/// The place that is 2 to the power of `bit` behind this one, both taken as numbers.
 fn plus(mut place: [u8; STEP_BYTES], bit: usize) -> Option<[u8; STEP_BYTES]> {
     let mut add = 1u8 << (bit % 8);
     for byte in place.iter_mut().rev().skip(bit / 8) {

@@ -1,6 +1,6 @@
-//! Which layout the data has, and the way from every older one to today's: forward only, at open,
-//! before anything is served. Each step's last batch carries the new version, so that a kill at any
-//! instant leaves either the old schema or the new one.
+//! The schema of the data, and the migrations from every older one to the newest: forward only, at
+//! open, before anything is served. The last batch of each migration carries the new version, so
+//! that a kill at any instant leaves either the old schema or the new one.
 
 use bytes::Bytes;
 
@@ -14,27 +14,28 @@ mod v2;
 #[path = "../../migrations/v3.rs"]
 mod v3;
 
-/// One step, from the schema before to its own. Whatever it applies by itself must be harmless to
-/// the schema before and to a second run; what it returns is applied together with the new version.
+/// A migration from the schema before to its own. Batches that it applies itself must be harmless
+/// to the schema before and to a second run. The batch that it returns is applied together with the
+/// new version.
 type Migration = fn(&Sled) -> Result<Batch, StoreFault>;
 
-/// The step to schema N is at N-1.
+/// The migration to schema N is at N-1.
 const MIGRATIONS: [Migration; NEWEST as usize] = [v1::migrate, v2::migrate, v3::migrate];
 
-/// What each step is about: the one to schema N is at N-1.
+/// The subject of each migration: that to schema N is at N-1.
 const ABOUT: [&str; MIGRATIONS.len()] =
     ["an empty store", "hints and the list of members", "GC epochs of partitions"];
 
-/// Why the data is not at the newest schema.
+/// Why the data does not have the newest schema.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum SchemaError {
-    /// It is at a newer one; nothing was changed.
+    /// It has a newer one; nothing was changed.
     Newer(u32),
-    /// It is at an older one, which was not to be changed.
+    /// It has an older one, and was not to be changed.
     Older(u32),
     /// It has none; nothing was changed.
     Lost,
-    /// A step failed; the steps before it are done.
+    /// A migration failed; those before it are done.
     StoreFault(StoreFault),
 }
 
@@ -44,17 +45,17 @@ impl From<StoreFault> for SchemaError {
     }
 }
 
-/// Brings an empty store to the newest schema, synced.
+/// Brings an empty store to the newest schema, and syncs it.
 pub(super) fn create(sled: &Sled) -> Result<(), StoreFault> {
     run(sled, &MIGRATIONS, 0)
 }
 
-/// Brings the store from its schema to the newest, synced.
+/// Brings the store from its schema to the newest, and syncs it.
 pub(super) fn migrate(sled: &Sled) -> Result<(), SchemaError> {
     migrate_with(sled, &MIGRATIONS)
 }
 
-/// Says which schema the store has, if this program knows it, and changes nothing.
+/// The schema of the store, if this program knows it. Changes nothing.
 pub(super) fn found(sled: &Sled) -> Result<u32, SchemaError> {
     match version(sled)? {
         newer if newer > NEWEST => Err(SchemaError::Newer(newer)),
@@ -62,13 +63,13 @@ pub(super) fn found(sled: &Sled) -> Result<u32, SchemaError> {
     }
 }
 
-/// What is to be done to a store of this schema, a few words for each step with the schema that it
-/// leads to.
+/// The migrations that a store of this schema needs: the schema that each leads to, and its
+/// subject.
 pub(super) fn steps(from: u32) -> Vec<(u32, &'static str)> {
     (1..).zip(ABOUT).filter(|(to, _)| *to > from).collect()
 }
 
-/// Says whether the store is at the newest schema, and changes nothing.
+/// Returns an error unless the store has the newest schema. Changes nothing.
 pub(super) fn verify(sled: &Sled) -> Result<(), SchemaError> {
     match version(sled)? {
         NEWEST => Ok(()),

@@ -1,4 +1,4 @@
-//! Reading an open store off the device, a segment of sled's log at a time.
+//! Reads an open store off the device, one segment of sled's log at a time.
 
 use std::thread;
 use std::time::Duration;
@@ -9,18 +9,18 @@ use super::DiskStore;
 use super::guarded::StoreFault;
 use super::log::{Header, SEGMENT_BYTES, Segment, positions, segments};
 
-/// What looks damaged may be on its way to the disk: it is read so often before it is called so.
+/// Reads of a segment that looks damaged before it is reported: it may be in flight to the disk.
 const ATTEMPTS: usize = 4;
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// What is wrong with a segment that looks like this.
+/// A segment's state, and the description of its damage.
 type Finding = ((Header, usize), String);
 
 impl DiskStore {
     /// Reads a segment of the log.
     pub(super) fn scrub_part(&self, part: u64) -> Result<Scrubbed, StoreFault> {
         let parts = segments(self.sled.log().metadata()?.len()).max(1);
-        // All up to here must be there from now on.
+        // All writes up to here must be found from now on.
         let synced = self.directory.mark();
         let mut before: Option<Finding> = None;
         for _ in 0..ATTEMPTS {

@@ -1,8 +1,8 @@
-//! The file `sled/TREES`: what a clean stop leaves for the next start, and only for that one. It
-//! lies beside the data, so that it goes with it wherever that is moved.
+//! The file `sled/TREES`: the Merkle trees that a clean stop leaves for the next start, and only
+//! for that one. It lies beside the data, so that it moves with it.
 //!
-//! A line that names its version, the number of the store's last write (8 bytes, big-endian), the
-//! content, and a checksum of all that (8 bytes).
+//! Its content: a line that names its version, the number of the store's last write (8 bytes,
+//! big-endian), the trees, and a checksum of all that (8 bytes).
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -18,7 +18,7 @@ const TEMPORARY: &str = "TREES.new";
 const HEAD: &[u8] = b"pixii trees 1\n";
 const NUMBER_BYTES: usize = 8;
 
-/// Writes the file into the folder `data`: what holds as long as `last_write` is the last write.
+/// Writes the file into the folder `data`; it is valid as long as `last_write` is the last write.
 pub(super) fn keep(data: &Path, last_write: u64, content: &[u8]) -> io::Result<()> {
     let temporary = data.join(TEMPORARY);
     let mut file = File::create(&temporary)?;
@@ -28,7 +28,7 @@ pub(super) fn keep(data: &Path, last_write: u64, content: &[u8]) -> io::Result<(
     sync_path(data)
 }
 
-/// Takes the content of the file, which is gone from the disk for good when this returns.
+/// Returns the content of the file, which is deleted durably by then.
 pub(super) fn take(data: &Path, last_write: u64) -> io::Result<Taken> {
     let path = data.join(NAME);
     let bytes = match fs::read(&path) {

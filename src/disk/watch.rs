@@ -1,6 +1,6 @@
 //! Wakes a writer that sled has forgotten. When a write of sled's log fails on one of its own
-//! threads, it may note the error and not know who waits for that write; a flush by anyone else
-//! reports them.
+//! threads, sled may note the error without waking the waiting writer. A flush by another thread
+//! then returns the error to all.
 
 use std::io;
 use std::sync::Arc;
@@ -9,13 +9,13 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
-/// How often it looks. A call that was in progress at the last look too has taken long.
+/// Interval of the checks. A call that was in progress at the check before, too, has taken long.
 const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// The thread that looks; it ends with this value.
+/// The thread that checks; it ends when this value is dropped.
 #[derive(Debug)]
 pub(super) struct Watch {
-    /// Goes up when a call begins and again when it ends: odd while one is in progress.
+    /// Incremented when a call begins and again when it ends: odd while one is in progress.
     turns: Arc<AtomicU64>,
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -41,7 +41,7 @@ impl Watch {
         Ok(Watch { turns, stop: Some(stop), thread: Some(thread) })
     }
 
-    /// Watches over `call`, the only one in progress.
+    /// Runs and watches `call`, the only one in progress.
     pub(super) fn over<T>(&self, call: impl FnOnce() -> T) -> T {
         self.turns.fetch_add(1, Ordering::SeqCst);
         let outcome = call();

@@ -1,6 +1,6 @@
-//! The addresses that a daemon listens on. One that is not there yet, as of a VPN that comes up
-//! later or a name that cannot be looked up yet, is waited for; a port that somebody else has is
-//! not.
+//! The addresses that a daemon listens on. It waits for an address that does not exist yet, such as
+//! that of a VPN that comes up later, or a name that cannot be looked up yet. It does not wait for
+//! a port that another process uses.
 
 use std::io;
 use std::time::Duration;
@@ -13,24 +13,24 @@ use tracing::{info, warn};
 
 use super::{Order, notifier};
 
-/// How long an address is waited for.
+/// How long it waits for an address.
 const ADDRESS_WAIT: Duration = Duration::from_secs(60);
-/// How often it is tried.
+/// Interval between two attempts to listen.
 const ADDRESS_POLL: Duration = Duration::from_millis(250);
-/// What the service manager grants beside that, each time that it is notified that the daemon
+/// Time that the service manager is asked for in addition, with each notification that the daemon
 /// waits.
 const MORE_TIME: Duration = Duration::from_secs(60);
 
 /// Why an address cannot be listened on.
 enum BindFault {
-    /// It is no address of this machine, or its name has none: that may change.
+    /// The address is not one of this machine, or its name has none; either may change.
     NotThere(io::Error),
-    /// Anything else.
+    /// Any other error, such as a port in use; it is not retried.
     Other(io::Error),
 }
 
-/// Listens on `address`, and waits for it if it is not there yet; `None` when an order to stop
-/// comes first.
+/// Listens on `address`, and waits for the address if it does not exist yet. Returns `None` when an
+/// order to stop comes first.
 pub(super) async fn bind(
     address: &str,
     orders: &mut Receiver<Order>,
@@ -46,7 +46,7 @@ async fn bind_within(
     let deadline = Instant::now() + limit;
     let mut waits = false;
     loop {
-        // A look-up may hang for longer than there is time.
+        // A look-up may hang for longer than the time that is left.
         let late = || BindFault::NotThere(io::Error::from(io::ErrorKind::TimedOut));
         let attempt = async {
             timeout(deadline - Instant::now(), listen(address))
@@ -102,13 +102,13 @@ async fn listen(address: &str) -> Result<TcpListener, BindFault> {
     Err(last)
 }
 
-/// Returns when an order to stop comes. There is no node yet that could follow another one.
+/// Returns when an order to stop comes. Other orders are ignored, because there is no node yet.
 async fn stop(orders: &mut Receiver<Order>) {
     loop {
         match orders.recv().await {
             Some(Order::Stop(why)) => return info!("the start is given up: {why}"),
             Some(_) => warn!("an order is ignored: the node does not listen yet"),
-            // Nobody gives orders any more.
+            // All senders of orders are gone.
             None => return std::future::pending().await,
         }
     }
@@ -121,7 +121,7 @@ mod tests {
 
     use super::*;
 
-    /// An address of documentation, which no machine has.
+    /// An address reserved for documentation (RFC 5737), which no machine has.
     const NOWHERE: &str = "192.0.2.1:7432";
 
     fn run<T>(future: impl Future<Output = T>) -> T {
@@ -142,7 +142,7 @@ mod tests {
         let error = run(bind_within(&address, &mut ordered, ADDRESS_WAIT)).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
 
-        // An order to stop is heard meanwhile.
+        // An order that is not to stop, so the wait goes on.
         orders.try_send(Order::MetricsSnapshot).unwrap();
         orders.try_send("the test".into()).unwrap();
         assert!(run(bind_within(NOWHERE, &mut ordered, ADDRESS_WAIT)).unwrap().is_none());

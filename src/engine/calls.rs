@@ -22,19 +22,19 @@ use crate::metrics::{Kind, kind};
 pub const MAX_CALLS: usize = 1_024;
 /// Most calls in progress for all clients, those that have gone included.
 const MAX_ALL_CALLS: usize = 16_384;
-/// Room that large replies leave for small ones.
+/// Bytes of the memory for replies that large replies leave to small ones.
 const RESERVE_BYTES: usize = 8 << 20;
 
-/// A client's connection.
+/// One connection of a client, from the handshake until it has ended.
 pub(super) struct Client {
-    /// How it is spoken with.
+    /// The protocol version and the checksum that both sides use.
     pub(super) speech: Speech,
     pub(super) outbox: Arc<Outbox>,
     pub(super) in_flight: HashSet<u64>,
-    /// Calls that have come and are not answered yet, those that an emulated network delays
-    /// included.
+    /// Calls that were received and are not answered yet, including those that an emulated network
+    /// delays.
     pub(super) pending: u64,
-    /// True when it makes no more calls: its connection ends with the last reply.
+    /// True when the client makes no more calls: the connection ends with the last reply.
     pub(super) is_silent: bool,
 }
 
@@ -48,7 +48,7 @@ impl Client {
 
 /// A request that the node works on.
 pub(super) struct InFlight {
-    /// What its frame takes of the budget for large ones.
+    /// Memory of its frame, charged to the budget for large frames until this is dropped.
     _memory: FrameMemory,
     kind: Kind,
     since: Instant,
@@ -115,7 +115,7 @@ impl Engine<'_> {
         }
     }
 
-    /// Answers a call; nothing happens when the client has gone.
+    /// Answers a call; does nothing if the client has gone.
     pub(super) fn reply(&mut self, client: ClientId, id: u64, body: ReplyBody) {
         if let Some(InFlight { kind, since, .. }) = self.requests.remove(&(client, id))
             && let ReplyBody::Data(response) = &body
@@ -135,8 +135,8 @@ impl Engine<'_> {
         if frame.len() > LARGE_REPLY_BYTES && !caller.outbox.fits(frame.len(), RESERVE_BYTES) {
             self.busy += 1;
             if wrote {
-                // It was done, so it cannot be refused: with the connection gone, its outcome is
-                // unknown.
+                // It was carried out, so it cannot be refused. With the connection gone, its
+                // outcome is unknown to the client.
                 return caller.outbox.shut();
             }
             let body = busy(Resource::UnreadReplies, self.hub.budgets.replies.bytes);
@@ -149,7 +149,7 @@ impl Engine<'_> {
         }
     }
 
-    /// Lets a frame leave that answers a client's call of this id.
+    /// Sends a frame that answers a client's call of this id.
     pub(super) fn answer(&mut self, client: ClientId, frame: Bytes) {
         let Some(caller) = self.clients.get_mut(&client) else { return };
         caller.pending = caller.pending.saturating_sub(1);
@@ -159,7 +159,8 @@ impl Engine<'_> {
         caller.finish_if_answered();
     }
 
-    /// The operator accepts that acknowledged writes are gone where no other node has them.
+    /// Carries out the operator's order to accept that acknowledged writes are lost where no other
+    /// node has them.
     pub(super) fn accept_loss(&mut self, client: ClientId, id: u64) {
         if self.node.lost().is_empty() {
             let why = LossRejection::NothingLost { node: self.config.name.clone() };
@@ -169,7 +170,7 @@ impl Engine<'_> {
         self.input(Input::AcceptLoss);
     }
 
-    /// That is durable, for so many partitions.
+    /// Answers the clients that wait: the acceptance is durable, for this many partitions.
     pub(super) fn loss_accepted(&mut self, partitions: u32) {
         for (client, id) in std::mem::take(&mut self.accepting_loss) {
             self.reply(client, id, ReplyBody::LossAccepted(Ok(partitions)));

@@ -1,5 +1,5 @@
-//! A node that its operator takes out before maintenance: it finishes what runs, delivers what it
-//! keeps for others, and lets go of its peers, who then do without it.
+//! Draining a node before maintenance: it finishes its requests, delivers the hints that it keeps,
+//! and closes its links. Its peers then use fallbacks.
 
 use std::time::{Duration, Instant};
 
@@ -11,19 +11,19 @@ use pixii_transport::limited;
 
 use super::Engine;
 
-/// How far a drain is.
+/// The progress of a drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Drain {
-    /// There is none.
+    /// The node is not drained and takes requests.
     No,
-    /// It takes no requests, and waits until what it has to do is done, or for this moment.
+    /// It takes no requests, and waits until its work is done, at most until this instant.
     Until(Instant),
-    /// It has no links any more.
+    /// Its links are closed; it stays so until the operator ends the drain.
     Done,
 }
 
 impl Engine<'_> {
-    /// Carries an order out, and reports how far the drain is.
+    /// Carries out an order, and returns the state of the drain afterwards.
     pub(super) fn order_drain(&mut self, order: DrainOrder) -> Result<DrainReport, DrainRejection> {
         let name = &self.config.name;
         match order {
@@ -62,7 +62,7 @@ impl Engine<'_> {
         Ok(self.drain_report())
     }
 
-    /// A drain goes on that an earlier incarnation of this process had begun.
+    /// Continues a drain that an earlier incarnation of this process began.
     pub(super) fn take_up_drain(&mut self) {
         if self.runtime_config.drain != Drain::No {
             self.hub.set_apart(self.runtime_config.drain == Drain::Done);
@@ -70,7 +70,8 @@ impl Engine<'_> {
         }
     }
 
-    /// Lets go of the peers when a drain has done what it could.
+    /// Closes the links when the requests are finished and no hint can be delivered, or at the
+    /// deadline.
     pub(super) fn go_on_draining(&mut self) {
         let Drain::Until(end) = self.runtime_config.drain else { return };
         let report = self.drain_report();
@@ -91,7 +92,7 @@ impl Engine<'_> {
         );
     }
 
-    /// How far the drain is, and what is left to do.
+    /// The state of the drain, and the requests and hints that are left.
     pub(super) fn drain_report(&self) -> DrainReport {
         let now = self.now();
         let kept = self.hub.peers.values().filter_map(|peer| {

@@ -1,9 +1,9 @@
-//! The emulated network at the daemon's transport (a slow disk is emulated by the store's threads):
-//! messages to other members wait here before they leave, requests of clients and the answers to
-//! them likewise. Off, it is one look at an `Option`.
+//! The emulated network at the daemon's transport. Messages to other members wait here before they
+//! leave, and so do requests of clients and their answers. A slow disk is emulated by the store's
+//! threads. Switched off, it costs one look at an `Option`.
 //!
-//! A message takes what its rule says, to a fraction of a millisecond on a machine that is not
-//! busy. Only requests for data are emulated: orders and questions to a node always get through.
+//! A message takes the time that its rule says, to a fraction of a millisecond on a machine that is
+//! not busy. Only requests for data are emulated: control calls always get through.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -29,12 +29,12 @@ use tokio::net::unix::pipe;
 use super::Engine;
 use crate::net::Peer;
 
-/// What waits at most; beyond it messages are dropped and counted.
+/// Most messages that wait; further ones are dropped and counted.
 const MAX_WAITING: usize = 100_000;
 const MAX_WAITING_BYTES: usize = 256 << 20;
-/// While it is on, the log says so as often.
+/// Interval at which the log repeats that the emulated network is on.
 const REMIND: Micros = Micros::from_millis(60_000);
-/// What a call without key and value takes, about.
+/// Estimated size of a call without its key and value, in bytes.
 const CALL_BYTES: usize = 256;
 
 /// Wakes the engine when a message is due, as exactly as the kernel can: the runtime's own timer
@@ -42,31 +42,31 @@ const CALL_BYTES: usize = 256;
 pub(super) struct Alarm(pipe::Receiver);
 
 impl Alarm {
-    /// One that is not set. The error is the system's.
+    /// A timer that is not set. The error is the operating system's.
     pub(super) fn new() -> io::Result<Self> {
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         let timer = File::from(timerfd_create(TimerfdClockId::Monotonic, flags)?);
-        // The runtime waits for it and reads it as it does with a pipe.
+        // The runtime polls a timer descriptor as it does a pipe.
         Ok(Alarm(pipe::Receiver::from_file_unchecked(timer)?))
     }
 
-    /// It rings after this time.
+    /// Sets it to ring after this time.
     pub(super) fn set(&self, after: Micros) {
         let timespec = |micros: Micros| Timespec {
             tv_sec: (micros.0 / 1_000_000) as i64,
             tv_nsec: (micros.0 % 1_000_000 * 1_000) as i64,
         };
-        // A time of 0 would stop it.
+        // The system call takes a time of 0 as the order to stop the timer.
         let it_value = timespec(after.max(Micros(1)));
         let it_interval = timespec(Micros::ZERO);
         let at = Itimerspec { it_interval, it_value };
-        // An open timer takes every time.
+        // Setting an open timer cannot fail, whatever the time.
         let _ = timerfd_settime(&self.0, TimerfdTimerFlags::empty(), &at);
     }
 
     /// Returns when it rings.
     pub(super) async fn rings(&self) {
-        // One that cannot be read rings at once: nothing is late then.
+        // A timer that cannot be read rings at once, so that no message is late.
         while self.0.readable().await.is_ok() {
             match self.0.try_read(&mut [0; 8]) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -76,16 +76,17 @@ impl Alarm {
     }
 }
 
-/// Something that waits to arrive.
+/// A message that waits for its emulated delay.
 #[derive(Debug)]
 pub(super) enum DelayedMessage {
-    /// A frame for a peer, and the connection that it was to leave on: it does not outlive it.
+    /// A frame for a peer, and the number of the connection that it belongs to. It is dropped if
+    /// that connection has ended.
     Message { peer: Arc<Peer>, connection: u64, frame: Bytes },
-    /// A message of the node to itself, in an experiment.
+    /// A message of the node to itself, which only an experiment delays.
     Own(PeerMessage),
-    /// A frame for a client.
+    /// A frame that answers a call of a client.
     Reply { client: ClientId, frame: Bytes },
-    /// A client's call.
+    /// A call of a client, with the memory of its frame, that the node has not seen yet.
     Call { client: ClientId, call: Call, memory: FrameMemory },
 }
 
@@ -127,7 +128,7 @@ fn call_bytes(body: &CallBody) -> usize {
     }
 }
 
-/// The emulated network, on or off, and what became of messages since the start.
+/// The emulated network, on or off, with counters of its messages since the start.
 #[derive(Debug)]
 pub(super) struct Emulator {
     me: NodeId,
@@ -142,7 +143,7 @@ pub(super) struct Emulator {
 #[derive(Debug)]
 struct On {
     net: Emulation,
-    /// By the time when they arrive, then in the order in which they were sent.
+    /// By time of arrival, then in the order of sending.
     waiting: BTreeMap<(Time, u64), DelayedMessage>,
     bytes: usize,
     sequence: u64,
@@ -150,7 +151,8 @@ struct On {
 }
 
 impl Emulator {
-    /// The network of node `me` as it is; the chances of every set of rules follow from `seed`.
+    /// The network of node `me`, switched off. The random choices of each set of rules follow from
+    /// `seed`.
     pub(super) fn off(me: NodeId, seed: u64) -> Self {
         Emulator { me, seed, on: None, delayed: 0, dropped: 0, cut: 0, overflowed: 0 }
     }
@@ -160,22 +162,23 @@ impl Emulator {
         self.on.is_some()
     }
 
-    /// By how much the disk of this node is slowed.
+    /// The delay that the rules add to each piece of work of this node's disk.
     pub(super) fn disk_delay(&self) -> Micros {
         self.on.as_ref().map_or(Micros::ZERO, |on| on.net.disk_delay(self.me))
     }
 
-    /// The rules that hold.
+    /// The rules in force, one line each.
     pub(super) fn lines(&self) -> Vec<String> {
         let rules = self.on.iter().flat_map(|on| on.net.rules());
         rules.map(Rule::to_string).collect()
     }
 
-    /// From now on these rules hold, or none; gives what was on its way.
+    /// Replaces the rules; an empty list switches the emulation off. Returns the messages in
+    /// flight.
     pub(super) fn set(&mut self, now: Time, rules: Vec<Rule>) -> Vec<DelayedMessage> {
         let old = self.on.take();
         if !rules.is_empty() {
-            // Nodes with the same seed shall not drop and delay in step.
+            // Nodes with the same seed must not drop and delay messages in step.
             let net = Emulation::of_rules(rules, self.seed ^ self.me.0);
             let (waiting, remind_at) = (BTreeMap::new(), now + REMIND);
             self.on = Some(Box::new(On { net, waiting, bytes: 0, sequence: 0, remind_at }));
@@ -183,7 +186,7 @@ impl Emulator {
         old.map_or_else(Vec::new, |on| on.waiting.into_values().collect())
     }
 
-    /// Takes a message of this kind that is sent now, or loses it.
+    /// Takes a message of this kind that is sent now, or drops it, as the rules say.
     pub(super) fn post(&mut self, now: Time, kind: Kind, delayed: DelayedMessage) {
         let Some(on) = &mut self.on else { return };
         let (from, to) = delayed.ends(self.me);
@@ -202,7 +205,7 @@ impl Emulator {
         on.waiting.insert((now + delay, on.sequence), delayed);
     }
 
-    /// The next message that has arrived by now.
+    /// The next message that has arrived by `now`.
     pub(super) fn arrived(&mut self, now: Time) -> Option<DelayedMessage> {
         let on = self.on.as_mut()?;
         let first = on.waiting.first_entry().filter(|first| first.key().0 <= now)?;
@@ -211,20 +214,20 @@ impl Emulator {
         Some(delayed)
     }
 
-    /// When the next message arrives or the log is to be reminded.
+    /// When the next message arrives or the next reminder is due in the log.
     pub(super) fn next_wake(&self) -> Option<Time> {
         let on = self.on.as_ref()?;
         let first = on.waiting.first_key_value().map(|((due, _), _)| *due);
         Some(first.unwrap_or(on.remind_at).min(on.remind_at))
     }
 
-    /// True if it has been on for so long that the log says so again.
+    /// True if the log is due to repeat that it is on; then schedules the next reminder.
     fn is_to_remind(&mut self, now: Time) -> bool {
         let due = self.on.as_mut().filter(|on| on.remind_at <= now);
         due.map(|on| on.remind_at = now + REMIND).is_some()
     }
 
-    /// What became of messages since the start.
+    /// Messages by their fate, since the start.
     pub(super) fn counters(&self) -> [(Counter, u64); 4] {
         [
             (Counter::EmulatedCut, self.cut),
@@ -236,7 +239,7 @@ impl Emulator {
 }
 
 impl Engine<'_> {
-    /// Carries out an order; gives the rules that hold then, or why nothing was done.
+    /// Carries out an order. Returns the rules in force afterwards, or why nothing was done.
     pub(super) fn emulate(&mut self, order: EmulateOrder) -> Result<Vec<String>, EmulateRejection> {
         if !self.config.allow_emulation {
             return Err(EmulateRejection::NotAllowed { node: self.config.name.clone() });
@@ -256,7 +259,7 @@ impl Engine<'_> {
         Ok(self.emulator.lines())
     }
 
-    /// Puts these rules in the place of those that hold. What is on its way arrives at once.
+    /// Replaces the rules in force. Messages in flight arrive at once.
     pub(super) fn set_rules(&mut self, rules: Vec<Rule>) {
         let was_on = self.emulator.is_on();
         let in_flight = self.emulator.set(self.now(), rules);
@@ -281,7 +284,7 @@ impl Engine<'_> {
         );
     }
 
-    /// Hands over what has arrived by now.
+    /// Hands over the messages that have arrived.
     pub(super) fn hand_over(&mut self) {
         if !self.emulator.is_on() {
             return;
@@ -295,7 +298,7 @@ impl Engine<'_> {
         }
     }
 
-    /// At a stop, what was said leaves at once.
+    /// At a stop, messages in flight leave at once.
     pub(super) fn end_emulation(&mut self) {
         self.storage.slow_down(Micros::ZERO);
         for delayed in self.emulator.set(self.now(), Vec::new()) {
@@ -305,7 +308,7 @@ impl Engine<'_> {
         }
     }
 
-    /// Takes what an experiment has the network carry from the node to itself.
+    /// Takes a message that an experiment has the network carry from the node to itself.
     pub(super) fn report_self(&mut self, message: PeerMessage) {
         if self.emulator.is_on() {
             let kind = message.body.kind();
@@ -318,8 +321,8 @@ impl Engine<'_> {
     fn arrive(&mut self, delayed: DelayedMessage) {
         match delayed {
             DelayedMessage::Message { peer, connection, frame } => {
-                // A connection ends with its process: what was for an earlier incarnation is not
-                // for this one.
+                // A connection ends with its process: a frame for an earlier incarnation is not for
+                // this one.
                 if peer.outbox.connection() == connection {
                     peer.outbox.push(frame);
                 } else {

@@ -1,4 +1,4 @@
-//! How an incarnation ends: what is in progress is finished, replies leave, and then the store is
+//! How an incarnation ends: requests in progress are finished, replies leave, and then the store is
 //! closed.
 
 use std::time::{Duration, Instant};
@@ -11,29 +11,29 @@ use tracing::info;
 use super::{Engine, event_log, notifier};
 use crate::net::Event;
 
-/// At a stop, requests in progress have this long to finish.
+/// Time for requests in progress at a stop.
 const FINISH: Duration = Duration::from_secs(5);
-/// Where another incarnation follows they have this long: their clients try again elsewhere.
+/// Time for requests in progress where another incarnation follows: clients retry elsewhere.
 pub(super) const FINISH_BEFORE_NEXT: Duration = Duration::from_millis(300);
-/// A node that is to make its store anew waits so long for each one before it in the ring,
+/// A node that has to make its store anew waits this long for each member before it in the ring.
 const REBUILD_STAGGER: Duration = Duration::from_millis(1_500);
-/// and so long for members that are away.
+/// Most time that such a node waits for members that are away.
 const TIMEOUT: Duration = Duration::from_secs(60);
-/// Then their replies have this long to leave.
+/// Time for replies to leave after that.
 const FLUSH: Duration = Duration::from_secs(1);
 
 /// Why an incarnation ends.
 #[derive(Debug)]
 pub(super) enum Ending {
-    /// The daemon stops.
+    /// The daemon stops, by a signal or a client's call.
     Stop,
     /// Another incarnation follows, with a later ring.
     BeginIncarnation,
-    /// The store is to be made anew.
+    /// The store is damaged and has to be made anew.
     Rebuild,
-    /// An operator has removed the node, as a peer says.
+    /// An operator has removed the node; a peer reports it with this reason.
     Removed(String),
-    /// Another daemon is this node, as a peer says.
+    /// Another daemon runs as this node; a peer reports it with this reason.
     Duplicate(String),
 }
 
@@ -43,7 +43,7 @@ impl Engine<'_> {
             || matches!(self.ending, Ending::BeginIncarnation | Ending::Rebuild)
     }
 
-    /// The daemon is to stop.
+    /// Begins a stop for this reason, which is logged.
     pub(super) fn stop(&mut self, why: &str) {
         if self.may_stop() {
             info!("node {} stops: {why}", self.config.name);
@@ -54,16 +54,16 @@ impl Engine<'_> {
         }
     }
 
-    /// What is on the disk is not what was written there.
+    /// Takes note that the store does not hold what was written to it.
     pub(super) fn damaged(&mut self, what: &str) {
         event_log::report_damage(&self.config.name, what);
         self.damaged.get_or_insert_with(Instant::now);
         self.notifier.look_again();
     }
 
-    /// Ends this incarnation for a store that is to be made anew, when the other members can be
-    /// reached: one node at a time, as far as they find it at different times. A member that is
-    /// away is not waited for for ever.
+    /// Ends this incarnation so that the store can be made anew, when the other members can be
+    /// reached. The waits differ by node, so that mostly one node is away at a time. A member that
+    /// is away is waited for no longer than [`TIMEOUT`].
     pub(super) fn consider_rebuilding(&mut self) {
         let Some(since) = self.damaged.filter(|_| self.finish_by.is_none()) else { return };
         let place = self.ring.members().iter().position(|member| member.id == self.config.me());
@@ -76,7 +76,7 @@ impl Engine<'_> {
         }
     }
 
-    /// From now on nobody new is let in, and no request is taken; those in progress have so long.
+    /// Closes the node to new connections and requests; those in progress have this long to finish.
     pub(super) fn begin_end(&mut self, timeout: Duration) {
         self.finish_by.get_or_insert(Instant::now() + timeout);
         self.input(Input::Drain(true));
@@ -90,13 +90,13 @@ impl Engine<'_> {
         self.finish_by.is_some_and(over)
     }
 
-    /// Notifies every connection to end when its outbox is empty; false when all have ended.
+    /// Orders every connection to end when its outbox is empty. Returns false when all have ended.
     fn finish_connections(&self) -> bool {
         self.clients.values().for_each(|client| client.outbox.finish());
         !self.clients.is_empty() || self.hub.peers.values().any(|peer| peer.outbox.is_open())
     }
 
-    /// Lets replies and messages leave, as far as they do in time.
+    /// Lets queued replies and messages leave, for at most [`FLUSH`].
     pub(super) async fn flush(&mut self) {
         let deadline = Instant::now() + FLUSH;
         self.hub.set_apart(true);

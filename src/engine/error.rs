@@ -8,30 +8,30 @@ use pixii_core::store::{IncarnationError, StoreError};
 use super::origin::Conflict;
 use crate::disk::OpenError;
 
-/// Why a daemon could not start, or stopped by itself. What was acknowledged is on the disk.
+/// Why a daemon could not start, or stopped by itself. Acknowledged writes are on the disk.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The data directory could not be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// The data is damaged, and it may be the only copy of this partition: it stays where it is.
+    /// The data is damaged, and it may be the only copy of this partition, so it was not set aside.
     #[error("{0}; it was not set aside, because no other replica of partition {1} answers for it")]
     Shut(OpenError, u16),
-    /// The store belongs to another node, or failed at the start.
+    /// The store in this directory belongs to another node, or failed when the incarnation began.
     #[error("the data in {0} cannot be used: {1}")]
     IncarnationId(PathBuf, IncarnationError),
     /// The store failed: nothing has been acknowledged since.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The same, of the store in this directory.
+    /// The store failed, and it is the one in this directory.
     #[error("{error} (data in {})", dir.display())]
     StoreIn {
-        /// The data directory.
+        /// The data directory of the store.
         dir: PathBuf,
-        /// What failed.
+        /// The error of the store; nothing was acknowledged after it.
         error: StoreError,
     },
-    /// The port is taken, or the address is not one of this machine.
+    /// The port is in use, or the address is not one of this machine.
     #[error("cannot listen on {0}: {1}")]
     Listen(String, io::Error),
     /// The operator has removed this node from its cluster; nothing was changed.
@@ -40,10 +40,10 @@ pub enum ServeError {
          another name"
     )]
     Removed(String, PathBuf),
-    /// Another daemon is this node, or may be; nothing was changed.
+    /// Another daemon runs as this node, or may do so; nothing was changed.
     #[error(transparent)]
     Conflict(Box<Conflict>),
-    /// The system has no randomness, threads or descriptors to give.
+    /// The system gave no randomness, threads or descriptors.
     #[error("the system gave no {0}: {1}")]
     System(&'static str, io::Error),
 }
@@ -55,8 +55,8 @@ impl From<Conflict> for ServeError {
 }
 
 impl ServeError {
-    /// True when what was configured does not fit what is there, so that starting again cannot help
-    /// before somebody has changed one of them.
+    /// True when the configuration does not fit the data, so that another start fails as well until
+    /// somebody changes one of them.
     pub fn needs_operator(&self) -> bool {
         use OpenError::{Directory, Foreign, Format, NewerSchema};
         match self {

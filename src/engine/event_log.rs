@@ -1,5 +1,5 @@
-//! What an operator would ask about: a line per decision, in words, with the same as fields for
-//! machines.
+//! The event log: one line per decision, as a sentence for operators and with the same content as
+//! fields for machines.
 
 use std::collections::BTreeMap;
 use std::mem;
@@ -17,11 +17,11 @@ use crate::config::Config;
 use crate::disk::Salvage;
 use crate::metrics::MetricsSnapshot;
 
-/// Comparisons that moved something or failed are notified of together, so long after the first
-/// one: after a recovery there are as many as partitions and peers.
+/// Comparisons that transferred something or failed are logged together, this long after the first
+/// one. After a recovery there are as many as partitions times peers.
 const TOGETHER: Duration = Duration::from_secs(2);
 
-/// Comparisons with other owners that are still to be notified of, by peer.
+/// Comparisons with other owners that are not logged yet, by peer.
 #[derive(Debug, Default)]
 pub(super) struct Comparisons {
     since: Option<Instant>,
@@ -37,7 +37,7 @@ struct Compared {
 }
 
 impl Comparisons {
-    /// Takes note of a comparison, if the notice is of one.
+    /// Counts a comparison, if the notice is of one.
     pub(super) fn note(&mut self, notice: &Notice, now: Instant) {
         let (peer, compared) = match notice {
             Notice::Repaired(_, peer, pulled, pushed) => {
@@ -54,14 +54,14 @@ impl Comparisons {
         sum.failed += compared.failed;
     }
 
-    /// Logs one line for each peer when that is due.
+    /// Logs one line for each peer once [`TOGETHER`] has passed since the first comparison.
     pub(super) fn report(&mut self, now: Instant, members: &Members) {
         if self.since.is_some_and(|since| now.saturating_duration_since(since) >= TOGETHER) {
             self.report_all(members);
         }
     }
 
-    /// The same at once.
+    /// Logs one line for each peer at once.
     pub(super) fn report_all(&mut self, members: &Members) {
         self.since = None;
         for (peer, compared) in mem::take(&mut self.peers) {
@@ -91,10 +91,10 @@ impl Comparisons {
     }
 }
 
-/// A sync that takes longer than this is reported: clients wait for it.
+/// A sync that takes longer than this is logged, because clients wait for it.
 const SLOW: Duration = Duration::from_secs(1);
 
-/// Logs a write of the disk that was slow.
+/// Logs a sync that was slow.
 pub(super) fn report_sync(changes: usize, took: Duration) {
     if took > SLOW {
         let ms = took.as_millis() as u64;
@@ -105,7 +105,7 @@ pub(super) fn report_sync(changes: usize, took: Duration) {
     }
 }
 
-/// Logs that a node has run short of disk space; `None`: it has room again.
+/// Logs that a node is short of disk space, or with `None` that there is room again.
 pub(super) fn report_space(name: &str, shortage: Option<Shortage>) {
     match shortage {
         Some(Shortage { free_bytes, reserve_bytes }) => warn!(
@@ -130,7 +130,7 @@ pub(super) fn report_damage(name: &str, what: &str) {
     );
 }
 
-/// Logs what a store was made anew from.
+/// Logs what was copied and what was lost when a store was made anew.
 pub(super) fn report_salvage(name: &str, Salvage { copied, lost, aside, .. }: &Salvage) {
     let kept = aside.as_ref().map(|aside| format!("the damaged one is in {}", aside.display()));
     let kept = kept.unwrap_or_else(|| "the damaged one is removed".to_owned());
@@ -154,7 +154,7 @@ pub(super) fn report_salvage(name: &str, Salvage { copied, lost, aside, .. }: &S
     );
 }
 
-/// Logs that the disk of a node makes no progress, or does again after so long.
+/// Logs that a node's disk makes no progress, or with `None` that it does again after this time.
 pub(super) fn report_stall(name: &str, stall: Option<Stall>, lasts: Duration) {
     let ms = lasts.as_millis() as u64;
     let Some(stall) = stall else {
@@ -176,7 +176,7 @@ pub(super) fn report_stall(name: &str, stall: Option<Stall>, lasts: Duration) {
     );
 }
 
-/// Logs what the node decided.
+/// Logs a decision of the node.
 pub(super) fn report(notice: Notice, config: &Config, members: &Members, log: &LogThrottle) {
     let name = &config.name;
     match notice {
@@ -249,7 +249,7 @@ fn report_declined(Oversize { key, hint, bytes, limit }: &Oversize, log: &LogThr
     );
 }
 
-/// Logs what concerns a `peer`.
+/// Logs a decision that concerns a `peer`.
 fn report_of_peer(notice: Notice, peer: &str, config: &Config, log: &LogThrottle) {
     let name = &config.name;
     match notice {
@@ -327,7 +327,7 @@ fn report_of_peer(notice: Notice, peer: &str, config: &Config, log: &LogThrottle
     }
 }
 
-/// What a peer reports of rings and incarnations and is not believed.
+/// Logs a peer's claim about rings or incarnations that this node does not accept.
 fn report_of_refused_peer(notice: &Notice, peer: &str, config: &Config, log: &LogThrottle) {
     let name = &config.name;
     match notice {
@@ -375,7 +375,7 @@ fn report_liveness(peer: &str, liveness: Liveness, silence: Micros, log: &LogThr
     }
 }
 
-/// Logs an account of the node, a line for each part of it.
+/// Logs a metrics snapshot of the node, one line for each part of it.
 pub(super) fn report_snapshot(snapshot: &MetricsSnapshot) {
     for line in snapshot.lines() {
         info!(event = "snapshot", "{line}");

@@ -1,11 +1,11 @@
-//! How much the store's threads have to do, and what the disk has: recognised by them as they go,
-//! so that who asks for it waits for none of them.
+//! The queues of the store's threads, and the space on the disk. The threads update these numbers
+//! as they work, so that reading them waits for no thread.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use pixii_core::store::{Store, StoreError};
 
-/// Stands for free space that is not known.
+/// The value of `free_bytes` while the free space is not known.
 const UNKNOWN: u64 = u64::MAX;
 
 /// A number that one thread changes and another one reads.
@@ -13,44 +13,42 @@ const UNKNOWN: u64 = u64::MAX;
 pub(super) struct Level(AtomicU64);
 
 impl Level {
-    /// The number now.
+    /// The current value; relaxed, so it may be a moment old.
     pub(super) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// From now on it is this.
     pub(super) fn set(&self, number: u64) {
         self.0.store(number, Ordering::Relaxed);
     }
 
-    /// So many more.
     pub(super) fn more(&self, many: u64) {
         self.0.fetch_add(many, Ordering::Relaxed);
     }
 
-    /// So many less.
+    /// Lowers the value by an amount that was added before: it must not fall below 0.
     pub(super) fn less(&self, many: u64) {
         self.0.fetch_sub(many, Ordering::Relaxed);
     }
 }
 
-/// What the threads have before them, and what the disk has.
+/// The work before the threads, and the space on the disk.
 #[derive(Debug)]
 pub(super) struct Gauges {
     /// Bytes that were submitted and are not synced yet.
     pub(super) unsynced_bytes: Level,
     /// Reads of records, and lists of hints, that wait for the reader or are in progress.
     pub(super) reads: Level,
-    /// The same of the background's reads.
+    /// Reads of background work that wait for the scanner or are in progress.
     pub(super) scans: Level,
-    /// Bytes that the store takes on disk, as of a second ago.
+    /// Bytes that the store takes on disk, measured once a second.
     pub(super) disk_bytes: Level,
-    /// What the writer found when it looked last, within seconds.
+    /// Free bytes when the writer looked last, seconds ago at most; [`UNKNOWN`] before.
     pub(super) free_bytes: Level,
 }
 
 impl Gauges {
-    /// Measures a store that nothing is done with yet.
+    /// Measures a store that is not in use yet.
     pub(super) fn measure(store: &dyn Store) -> Result<Self, StoreError> {
         let level = |number| Level(AtomicU64::new(number));
         Ok(Gauges {
@@ -62,7 +60,7 @@ impl Gauges {
         })
     }
 
-    /// Bytes that are free on the disk; `None` for a store without one.
+    /// Bytes that are free on the disk; `None` if that is not known, or the store has no disk.
     pub(super) fn free_bytes(&self) -> Option<u64> {
         Some(self.free_bytes.get()).filter(|bytes| *bytes != UNKNOWN)
     }

@@ -1,5 +1,4 @@
-//! What a daemon reports to those who only look: its HTTP port, and the lines of its account in the
-//! log.
+//! The status server: a daemon's HTTP port, and the lines of its metrics snapshot in the log.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,43 +17,44 @@ use crate::http::{Answer, Request};
 use crate::metrics::{Load, MetricsSnapshot};
 use crate::net::http::{self, HttpPort};
 
-/// An engine that does not answer within this time makes no progress: it turns at least ten times a
-/// second.
+/// An engine that does not answer within this time makes no progress. Its event loop turns at least
+/// ten times a second.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// An account is reported again until it is so old: however many look, the engine makes ten a
-/// second at most.
+/// A snapshot is served again until it has this age: the engine makes ten a second at most, however
+/// many clients ask.
 const SNAPSHOT_MAX_AGE: Duration = Duration::from_millis(100);
 
-/// Asks an engine for its account.
+/// A request for the engine's metrics snapshot.
 pub(super) type Question = oneshot::Sender<MetricsSnapshot>;
 
-/// Who can be asked how the daemon is.
+/// Who answers requests for the snapshot.
 #[derive(Debug)]
 enum Stage {
-    /// Nobody: there is no node, and this is why.
+    /// Nobody, because there is no node, for this reason.
     Without(&'static str),
     /// The engine of this incarnation.
     Engine(mpsc::Sender<Question>),
 }
 
-/// Where the port finds whom to ask.
+/// Where the HTTP port finds the engine to ask.
 #[derive(Debug)]
 struct Board {
     stage: Mutex<Stage>,
     timeout: Duration,
-    /// The newest account. Who waits for this has another one's question in progress.
+    /// The newest snapshot and when it was made. Whoever waits for the lock waits for another
+    /// request's answer.
     last: KeyTransaction<Option<(Instant, Arc<MetricsSnapshot>)>>,
 }
 
-/// Why there is no account.
+/// Why there is no snapshot.
 enum Missing {
-    /// There is no node, and this is why.
+    /// There is no node, for this reason.
     Without(&'static str),
-    /// The engine does not answer.
+    /// The engine did not answer in time.
     Stuck,
 }
 
-/// The HTTP port of a daemon, if it is to have one. It outlives the lives of the node.
+/// The HTTP port of a daemon, if it is configured. It outlives the incarnations of the node.
 #[derive(Debug)]
 pub(super) struct StatusServer {
     board: Arc<Board>,
@@ -62,8 +62,8 @@ pub(super) struct StatusServer {
 }
 
 impl StatusServer {
-    /// Opens the port, if the configuration names one, and waits for its address if that is not
-    /// there yet; `None` when an order to stop comes first.
+    /// Opens the port if the configuration names one, and waits for its address if that does not
+    /// exist yet. Returns `None` when an order to stop comes first.
     pub(super) fn start(
         config: &Config,
         orders: &mut mpsc::Receiver<Order>,
@@ -97,14 +97,14 @@ impl StatusServer {
         Ok(Some(StatusServer { board, _port: Some(port) }))
     }
 
-    /// An incarnation begins: what is asked comes out of the end that this gives.
+    /// An incarnation begins: requests come out of the receiver that this returns.
     pub(super) fn begin(&self) -> mpsc::Receiver<Question> {
         let (questions, queried) = mpsc::channel(1);
         self.board.set(Stage::Engine(questions));
         queried
     }
 
-    /// The engine has ended, for this reason; what it has left is written and synced.
+    /// The engine has ended for this reason; its writes are synced.
     pub(super) fn end(&self, ending: &Ending) {
         self.board.set(Stage::Without(match ending {
             Ending::BeginIncarnation => "between two incarnations: the node takes up a later ring",
@@ -115,7 +115,7 @@ impl StatusServer {
         }));
     }
 
-    /// The node has failed.
+    /// The node has failed; the log has the reason.
     pub(super) fn fail(&self) {
         self.board.set(Stage::Without("stopping: the node has failed, see its log"));
     }
@@ -133,8 +133,8 @@ impl Board {
         }
     }
 
-    /// The newest account, in the time that the engine is given: whoever waits for another one's
-    /// turn has that time too.
+    /// The newest snapshot, or an error after the engine's time. Waiting for another request's
+    /// answer counts towards that time.
     async fn snapshot(&self) -> Result<Arc<MetricsSnapshot>, Missing> {
         timeout(self.timeout, self.newest()).await.unwrap_or(Err(Missing::Stuck))
     }
@@ -164,7 +164,7 @@ impl Board {
         }
         let snapshot = match (self.snapshot().await, path) {
             (Ok(snapshot), _) => snapshot,
-            // A node that is not there yet may take long; that is no reason to end it.
+            // A node that is not there yet may take long to start; that is no reason to end it.
             (Err(Missing::Without(why)), "/livez") => {
                 return Answer::line(200, &format!("alive: {why}"));
             }
@@ -177,7 +177,8 @@ impl Board {
                 return Answer::line(503, &why);
             }
         };
-        // Whether the node takes requests is one answer, whether enough others are up another one.
+        // Whether the node takes requests, and whether enough other members are up, are separate
+        // answers.
         let cluster = snapshot.status.unservable();
         let cluster = cluster.map_or(String::new(), |what| format!("\ncluster: {what}"));
         match (path, &snapshot.unready) {
@@ -194,7 +195,7 @@ impl Board {
 }
 
 impl Engine<'_> {
-    /// All that the node reports to those who watch it.
+    /// The metrics snapshot: everything that the node reports to those who watch it.
     pub(super) fn snapshot(&self) -> MetricsSnapshot {
         let gauges = self.storage.gauges();
         let unsent = self.hub.peers.values().map(|peer| peer.outbox.waiting()).collect();

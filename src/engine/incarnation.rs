@@ -1,5 +1,5 @@
-//! The lives of a daemon: mostly one. A later ring ends an incarnation and begins the next one in
-//! the same process.
+//! The incarnations of a daemon, mostly one. A later ring ends an incarnation and begins the next
+//! one in the same process.
 
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ use super::{Ended, Engine, EngineParts, Order, ServeError, configured, trees};
 use crate::config::Config;
 use crate::net::Access;
 
-/// Runs a daemon on a store that is open already, until `orders` receives one to stop.
+/// Runs a daemon on an open store until `orders` receives an order to stop.
 pub fn run(
     config: &Config,
     store: Arc<dyn Store>,
@@ -48,13 +48,13 @@ pub fn run(
 /// Why a daemon lets go of its store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// It stops.
+    /// An order came to stop the daemon.
     Stop,
-    /// The store is to be made anew.
+    /// The store is damaged and has to be made anew before the next incarnation.
     Rebuild,
 }
 
-/// The same, for watchers that were there before the store.
+/// Runs a daemon with a status server that was there before the store.
 pub(super) fn run_watched(
     config: &Config,
     store: Arc<dyn Store>,
@@ -77,7 +77,7 @@ pub(super) fn run_watched(
     }
 }
 
-/// One incarnation. `continues` if it follows another one of this process.
+/// Runs one incarnation. `continues` is true if it follows another one of this process.
 fn live(
     config: &Config,
     runtime_config: &mut RuntimeConfig,
@@ -114,8 +114,8 @@ fn live(
     notifier::notify(&NotifyState::Status("counting what is kept for other members"));
     let hints = kept_hints(config, &**store, &ring)?;
     let members = remembered_members(config, &**store, &ring, meta.incarnation, is_moved)?;
-    // What notifies a copy of this directory that it is one: where this node is to be found. It is
-    // durable with whatever is synced next, so before anything is acknowledged.
+    // The node's own address goes into the store: a copy of this directory recognises by it that it
+    // is a copy. It is durable with the next sync, and so before anything is acknowledged.
     store.apply(&[Change::Members(members.clone())])?;
     let gc_epochs = store.gc_epochs()?;
     let (reports, reported) = unbounded_channel();
@@ -159,13 +159,13 @@ fn live(
     end(config, &**store, &kept_ring, status_server, served?)
 }
 
-/// Who may connect.
+/// What a connection has to prove, and how many a client address may have.
 fn access(config: &Config, nonces: Nonces) -> Access {
     let (secrets, per_address) = (config.secrets.clone(), config.max_connections_per_address);
     Access { secrets, per_address, nonces }
 }
 
-/// Closes an incarnation: nothing is written after it.
+/// Closes an incarnation: nothing is written to the store after it.
 fn end(
     config: &Config,
     store: &dyn Store,
@@ -179,7 +179,7 @@ fn end(
     let _writing = TimeoutExtension::begin().map_err(system)?;
     storage.finish()?;
     end_incarnation(store, &meta)?;
-    // The next incarnation has another ring, or another store, of which all is read.
+    // The next incarnation has another ring or another store, so its trees are read anew.
     if !matches!(ending, Ending::BeginIncarnation | Ending::Rebuild) {
         trees::keep(store, &meta, config, ring, trees)?;
     }
@@ -197,7 +197,7 @@ struct Begun {
     meta: Meta,
     /// True if the stop before it was not a clean one.
     recovered: bool,
-    /// The trees of a clean stop.
+    /// The trees of a clean stop, if there are any.
     trees: Vec<KeptTree>,
 }
 
@@ -211,7 +211,7 @@ fn begin(
     let unusable = |error| ServeError::IncarnationId(config.data_dir.clone(), error);
     let continues = process == Process::Same;
     let last = store.meta().map_err(|error| unusable(error.into()))?;
-    // Before anything is written.
+    // Taken before anything is written.
     let trees = match (continues, &last) {
         (false, Some(last)) => trees::take(store, last, config, ring)?,
         _ => Vec::new(),
@@ -233,7 +233,7 @@ fn begin(
     Ok(Begun { meta, recovered, trees })
 }
 
-/// What is kept for other members.
+/// Counts the hints that are kept for other members.
 fn kept_hints(config: &Config, store: &dyn Store, ring: &Ring) -> Result<Kept, StoreError> {
     let place = |key: &Key| {
         let partition = ring.partition(key);
@@ -242,8 +242,8 @@ fn kept_hints(config: &Config, store: &dyn Store, ring: &Ring) -> Result<Kept, S
     store.hint_totals(&place)
 }
 
-/// The members: as the store remembers them, unless this node has moved; where it says nothing, as
-/// they are configured.
+/// The members as the store remembers them, unless this node has moved; where the store knows none,
+/// as they are configured.
 fn remembered_members(
     config: &Config,
     store: &dyn Store,
@@ -259,7 +259,7 @@ fn remembered_members(
 }
 
 /// True if this node has moved; an error if the data is a copy of what another daemon runs on. Data
-/// of another identity is refused later. A copy that is to be a cluster of its own gets this
+/// of another identity is refused later. A copy that becomes a cluster of its own gets this
 /// `identity` first.
 async fn judge(
     config: &Config,
@@ -286,7 +286,8 @@ async fn judge(
     Ok(origin::check(config, Remembered { meta: &meta, members: &members }, nonces).await?)
 }
 
-/// An error if what is to be a cluster of its own would meet the one that it was copied from.
+/// Returns an error if a copy that becomes a cluster of its own would meet the cluster that it was
+/// copied from.
 async fn judge_anew(
     config: &Config,
     store: &dyn Store,
@@ -297,8 +298,8 @@ async fn judge_anew(
     Ok(origin::check_anew(config, Remembered { meta: &meta, members: &members }, nonces).await?)
 }
 
-/// The ring that the store has, if it has one, which is a later one; else the one that the
-/// configured members make.
+/// The ring in force: the one in the store if it has one, which is a later one, else the ring of
+/// the configured members.
 fn ring_in_force(config: &Config, store: &dyn Store) -> Result<Ring, IncarnationError> {
     let configured = &config.ring;
     match store.ring()? {
@@ -312,8 +313,8 @@ fn ring_in_force(config: &Config, store: &dyn Store) -> Result<Ring, Incarnation
     }
 }
 
-/// The members: what is configured, and what the store remembers better; with a later ring, that
-/// alone.
+/// The members: those configured, and what the store knows better; with a later ring, those of the
+/// store alone.
 fn members(
     config: &Config,
     incarnation: Incarnation,
@@ -329,8 +330,8 @@ fn members(
         }
         None => config.members.clone(),
     };
-    // Where this node itself listens is as configured, from this incarnation on, whatever was
-    // remembered.
+    // From this incarnation on, the address of this node is the configured one, whatever the store
+    // remembers.
     let configured = config.members.get(config.me()).map(|own| &own.address);
     let as_configured = |member: &Member| match configured {
         Some(address) if member.id() == config.me() => {
@@ -341,7 +342,7 @@ fn members(
     Members::new(members.iter().map(as_configured).collect())
 }
 
-/// What the configuration notifies the machine; what its store knows is added.
+/// The configuration of the machine, as far as it does not come from the store.
 fn machine_config(
     config: &Config,
     runtime_config: &RuntimeConfig,

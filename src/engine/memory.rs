@@ -1,5 +1,4 @@
-//! The memory that the process may have: the machine's, or less by the control groups that it is
-//! in.
+//! The memory limit of the process: that of the machine, or a lower one of its control groups.
 
 use std::fs;
 use std::path::{Component, Path};
@@ -17,7 +16,7 @@ const HIERARCHIES: [(&str, &str, bool); 3] = [
 const MIB: usize = 1 << 20;
 /// The part of the memory limit that the store's cache takes if it is not configured.
 const CACHE_SHARE: usize = 8;
-/// Least and most of it, and what it is where the limit is not known, in MiB.
+/// The least and the most that the cache takes, and its size where the limit is not known, in MiB.
 const CACHE_MIB: (usize, usize) = (8, 1_024);
 const UNKNOWN_CACHE_MIB: usize = 32;
 
@@ -40,7 +39,7 @@ pub(super) fn limit() -> Option<usize> {
     limits.min().map(|limit| usize::try_from(limit).unwrap_or(usize::MAX))
 }
 
-/// By a system call: a unit that sees only processes in /proc has no /proc/meminfo.
+/// By a system call: a unit with a restricted /proc has no /proc/meminfo.
 #[cfg(target_os = "linux")]
 #[allow(clippy::useless_conversion, reason = "the number has 32 bits on some machines")]
 fn of_machine() -> Option<u64> {
@@ -55,8 +54,8 @@ fn of_machine() -> Option<u64> {
     None
 }
 
-/// The smallest limit of the groups of this process and of those above, of a system whose root is
-/// here. Version 1 has a very large number for none.
+/// The smallest limit of this process's groups and of all groups above them, in a system whose root
+/// is `root`. Version 1 has a very large number for no limit.
 fn of_groups(root: &Path) -> Option<u64> {
     let groups = fs::read_to_string(root.join("proc/self/cgroup")).ok()?;
     // A line is `number:controllers:path`; version 2 has number 0 and no controllers.
@@ -73,8 +72,8 @@ fn of_groups(root: &Path) -> Option<u64> {
     limits.min()
 }
 
-/// The smallest number in `file` of the group `path` and of all above. A container may see its own
-/// group as the root, and its path as outside: what is not there has no limit.
+/// The smallest number in `file` of the group `path` and of all groups above it. A container may
+/// see its own group as the root, but its path as outside; a missing file means no limit.
 fn of_path(mount: &Path, path: &Path, file: &str) -> Option<u64> {
     let names = path.components().filter(|part| matches!(part, Component::Normal(_)));
     let mut at = mount.to_owned();
@@ -130,11 +129,12 @@ mod tests {
     #[test]
     fn the_cache_is_an_eighth_of_the_limit_within_bounds() {
         let of = |mib: usize| default_cache_mib(Some(mib * MIB));
-        // The default unit with MemoryMax=256M has what it had before there was a formula.
+        // The default unit with MemoryMax=256M has the cache that it had before there was a
+        // formula.
         assert_eq!([of(256), of(1_024), of(4_096)], [32, 128, 512]);
         assert_eq!([of(0), of(64), of(100), of(8_192), of(65_536)], [8, 8, 12, 1_024, 1_024]);
         assert_eq!(default_cache_mib(None), 32);
-        // As the pages on limits and on configuration say it.
+        // These are the numbers of the pages on limits and configuration.
         let lacks = |mib: usize| {
             let cache = default_cache_mib(Some(mib * MIB)) as usize * MIB;
             Budgets::of(Some(mib * MIB), cache).lack().is_some()

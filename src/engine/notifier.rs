@@ -1,5 +1,5 @@
-//! The service manager, if there is one: it is reported when the daemon is ready, what it does, and
-//! that it gets on.
+//! The systemd notifier. It notifies the service manager, if there is one, when the daemon is
+//! ready, what it does, and that it makes progress.
 
 use std::env;
 use std::ffi::OsStr;
@@ -14,29 +14,30 @@ use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 
-/// Where the manager says that it listens.
+/// The environment variable that names the service manager's socket.
 const SOCKET: &str = "NOTIFY_SOCKET";
-/// How often the condition of the daemon is looked at.
+/// Interval at which the condition of the daemon is checked.
 const CHECK_INTERVAL: Duration = Duration::from_millis(500);
-/// A daemon that waits for members that do not answer is ready after this time: they may need it to
-/// be.
+/// A daemon that waits for silent members is reported ready after this time, because those members
+/// may wait for it to become ready.
 const READY_AT_LATEST: Duration = Duration::from_secs(10);
-/// The watchdog is fed so many times in its interval.
+/// How often the watchdog is fed within its interval.
 const FEEDS: u32 = 4;
-/// How often it is seen whether a start or a stop gets on,
+/// Interval at which a start or a stop is checked for progress.
 const BYTES_CHECK_INTERVAL: Duration = Duration::from_secs(5);
-/// how many bytes it must have read or written since,
+/// Bytes that it must have read or written since the last check to count as progress.
 const MOVED_BYTES: u64 = 64 << 10;
-/// and how much more time it is given then.
+/// Time that the service manager is then asked for.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Notifies the service manager, if one waits for that, and gives whether that went well. A manager
-/// that cannot be reported, or that takes nothing for a while, changes nothing here.
+/// Notifies the service manager, if there is one; false if that failed. A manager that cannot be
+/// reached, or does not read for a while, has no effect on the daemon.
 pub(super) fn notify(state: &NotifyState<'_>) -> bool {
     env::var_os(SOCKET).is_none_or(|socket| report(&socket, &state.to_string()).is_ok())
 }
 
-/// The library's own would wait for a manager that hangs, and the engine with it.
+/// Does not block: the library's own function would wait for a manager that hangs, and the engine
+/// with it.
 fn report(socket: &OsStr, text: &str) -> io::Result<()> {
     let address = match socket.as_bytes() {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
@@ -47,7 +48,7 @@ fn report(socket: &OsStr, text: &str) -> io::Result<()> {
     from.send_to_addr(text.as_bytes(), &address).map(drop)
 }
 
-/// What the manager has been notified in this incarnation.
+/// The state of the notifications in this incarnation.
 #[derive(Debug)]
 pub(super) struct SystemdNotifier {
     listens: bool,
@@ -60,8 +61,8 @@ pub(super) struct SystemdNotifier {
 }
 
 impl SystemdNotifier {
-    /// Nothing has been reported yet. Until the daemon is ready, a start that gets on is given more
-    /// time.
+    /// A notifier that has reported nothing. Until the daemon is ready, `timeout` extends the time
+    /// of a start that makes progress.
     pub(super) fn new(timeout: TimeoutExtension) -> Self {
         SystemdNotifier {
             listens: listens(),
@@ -75,12 +76,12 @@ impl SystemdNotifier {
     }
 
     /// Feeds the watchdog when that is due. A store that hangs is no reason to end the daemon,
-    /// which says so and has other nodes serve: ended, it could not even be started again.
+    /// which reports it and lets other nodes serve: once ended, it could not even be started again.
     pub(super) fn feed(&mut self, now: Instant) {
         let Some(interval) = self.watchdog else { return };
         if is_fed(interval, self.fed.map(|fed| now.saturating_duration_since(fed))) {
             self.fed = Some(now);
-            // One that is lost is followed by others in time.
+            // A lost notification is followed by others in time.
             notify(&NotifyState::Watchdog);
         }
     }
@@ -91,13 +92,13 @@ impl SystemdNotifier {
         self.listens && self.looked.is_none_or(rested)
     }
 
-    /// The condition may have changed: it is looked at soon.
+    /// The condition may have changed, so the next check is due at once.
     pub(super) fn look_again(&mut self) {
         self.looked = None;
     }
 
-    /// Notifies the condition if it is another one, and once that the daemon is ready: when it
-    /// `serves`, or waits in vain.
+    /// Notifies a changed condition, and once that the daemon is ready: when it `serves`, or has
+    /// waited for [`READY_AT_LATEST`].
     pub(super) fn report(&mut self, now: Instant, serves: bool, condition: String) {
         self.looked = Some(now);
         let waited = now.saturating_duration_since(self.begun) >= READY_AT_LATEST;
@@ -119,7 +120,7 @@ fn is_fed(interval: Duration, since: Option<Duration>) -> bool {
     since.is_none_or(|since| since >= interval / FEEDS)
 }
 
-/// While it lives, the manager is asked for more time as long as this process reads or writes.
+/// Until it is dropped, asks the manager for more time whenever this process has read or written.
 #[derive(Debug)]
 pub(super) struct TimeoutExtension {
     end: Option<Sender<()>>,
@@ -127,7 +128,7 @@ pub(super) struct TimeoutExtension {
 }
 
 impl TimeoutExtension {
-    /// Begins to watch; without a manager it does nothing.
+    /// Begins to watch; does nothing without a service manager.
     pub(super) fn begin() -> io::Result<Self> {
         if !listens() {
             return Ok(TimeoutExtension { end: None, thread: None });
@@ -156,7 +157,7 @@ impl Drop for TimeoutExtension {
     }
 }
 
-/// Bytes that this process has read and written; 0 where the system does not say.
+/// Bytes that this process has read and written; 0 where the system does not report it.
 fn moved_bytes() -> u64 {
     sum_moved(&fs::read_to_string("/proc/self/io").unwrap_or_default())
 }

@@ -1,5 +1,4 @@
-//! From the configuration to a store that is served, and to one that takes its place when it is
-//! damaged.
+//! Opening a store for the daemon, and replacing it by a new one when it is damaged.
 
 use std::sync::Arc;
 use std::thread;
@@ -18,11 +17,11 @@ use super::quarantine;
 use crate::config::{Config, ConfigError};
 use crate::disk::DiskStore;
 
-/// Threads of a store that has failed are waited for so long.
+/// Time that the threads of a failed store have to end.
 const LETTING_GO: Duration = Duration::from_secs(2);
 
 /// Runs a daemon until a signal, a client, or with `follow_stdin` the end of standard input, stops
-/// it. At a SIGHUP `read` reads the configuration again, and sees to what is logged. Returns when
+/// it. At a SIGHUP `read` reads the configuration again and applies its log filter. Returns when
 /// the store is closed.
 pub fn serve(
     config: &Config,
@@ -61,7 +60,7 @@ fn open_and_run(config: &Config, mut orders: Receiver<Order>) -> Result<(), Serv
                 error!(event = "store_damaged", "{error}");
                 rebuilt(config, own)?
             }
-            // Only a thread that is stuck in a failed store still has it otherwise.
+            // Otherwise only a thread that is stuck in a failed store still has it.
             (served, own) => {
                 let closed = own.map_or(Ok(()), DiskStore::close);
                 return match served {
@@ -74,7 +73,7 @@ fn open_and_run(config: &Config, mut orders: Receiver<Order>) -> Result<(), Serv
     }
 }
 
-/// The store, once the threads that had it have ended.
+/// The store, once the threads that shared it have ended.
 fn own_again(mut shared: Arc<DiskStore>) -> Option<DiskStore> {
     let deadline = Instant::now() + LETTING_GO;
     loop {
@@ -87,7 +86,7 @@ fn own_again(mut shared: Arc<DiskStore>) -> Option<DiskStore> {
     }
 }
 
-/// A store that takes the place of a damaged one; the damaged one if none can be made now.
+/// A store that replaces a damaged one; the damaged one itself if no other can be made now.
 fn rebuilt(config: &Config, damaged: DiskStore) -> Result<DiskStore, ServeError> {
     let failed = damaged.is_damaged();
     match quarantine::rebuild(config, damaged)? {

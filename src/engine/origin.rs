@@ -1,5 +1,6 @@
-//! Before a store's incarnation begins: whether its data is a copy of what another daemon runs on,
-//! and whom to believe about where the members are. Only probes leave, and nothing is written.
+//! Before an incarnation begins: whether the data is a copy of what another daemon runs on, and
+//! whether the store or the configuration knows where the members are. Sends only probes and writes
+//! nothing.
 
 use std::sync::Arc;
 
@@ -13,22 +14,23 @@ use super::own_address;
 use crate::config::Config;
 use crate::net::probe::{Found, probe};
 
-/// Why a daemon does not serve: another one is this node, or the configuration cannot be right.
+/// Why a daemon does not serve: another one runs as this node, or the configuration contradicts
+/// what was found.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Conflict {
-    /// A daemon runs on the data that this is a copy of.
+    /// Another daemon runs on the data that this is a copy of.
     #[error(
         "the data of node {name} is a copy: a daemon with the same data runs at {address}; stop \
          that one for good, or start \
          this one with `pixii server --new-identity`, as a node of a cluster of its own"
     )]
     Copy {
-        /// The node.
+        /// Name of the node that the data belongs to.
         name: String,
-        /// Where the other daemon answers.
+        /// Address at which the other daemon answers.
         address: String,
     },
-    /// This node is configured elsewhere than it was, and so is a member that has not moved.
+    /// This node is configured at a new address, and so is a member that has not moved.
     #[error(
         "node {name}, which was at {before}, is configured at {now}, and member {member} at \
          {configured}, but {member} runs \
@@ -37,20 +39,20 @@ pub enum Conflict {
          its nodes with `pixii server --new-identity`"
     )]
     Contradiction {
-        /// This node.
+        /// Name of this node.
         name: String,
-        /// Where it was.
+        /// Its address in the store.
         before: String,
-        /// Where it is configured.
+        /// Its configured address.
         now: String,
-        /// The member that has not moved.
+        /// Name of the member that has not moved.
         member: String,
-        /// Where it is configured.
+        /// The member's configured address.
         configured: String,
-        /// Where it answers.
+        /// The address at which the member answers.
         found: String,
     },
-    /// A copy that is to be a cluster of its own is configured with a node of the cluster that it
+    /// A copy that becomes a cluster of its own is configured with a node of the cluster that it
     /// was copied from.
     #[error(
         "member {member} is configured at {address}, where the {member} runs whose cluster this \
@@ -58,47 +60,47 @@ pub enum Conflict {
          members of the new cluster where they are to run"
     )]
     Original {
-        /// The member.
+        /// Name of the member of the old cluster.
         member: String,
-        /// Where it is configured.
+        /// Its configured address, at which it answers.
         address: String,
     },
-    /// A peer has found another daemon of this name, in these words.
+    /// A peer has found another daemon of this name; the text is the peer's.
     #[error("{0}")]
     Duplicate(String),
 }
 
-/// What a store remembers of itself and of where the members are.
+/// What a store remembers of this node and of the members' addresses.
 pub(super) struct Remembered<'a> {
-    /// Of itself.
+    /// The record of the node's own identity.
     pub(super) meta: &'a Meta,
-    /// Where the members were.
+    /// The members at their last known addresses.
     pub(super) members: &'a Members,
 }
 
 impl Remembered<'_> {
-    /// Where this node was, if it is configured elsewhere now.
+    /// The address of this node in the store, if it is configured at another one now.
     fn moved_from(&self, config: &Config) -> Option<String> {
         let before = self.members.get(config.me())?;
         (before.address != own_address(config)).then(|| before.address.clone())
     }
 
-    /// The birth of a founder's store.
+    /// The birth of a founder's store; `None` for a node that is no founder.
     fn birth(&self, node: NodeId) -> Option<u64> {
         let founders = &self.meta.cluster.as_ref()?.founders;
         founders.iter().find(|(founder, _)| *founder == node).map(|(_, birth)| *birth)
     }
 
-    /// True if what was found is this member, as far as that is known.
+    /// True if `found` is this member, as far as name and birth show.
     fn is_member(&self, member: &Member, found: &Found) -> bool {
         let birth = self.birth(member.id());
         found.name == member.name && birth.is_none_or(|birth| birth == found.birth)
     }
 }
 
-/// True if the node is configured elsewhere than it was, so that the configuration is to be
-/// believed about the others as well. The error says that the data is a copy of what another daemon
-/// runs on, or may be one.
+/// True if this node is configured at another address than before: the configuration then counts
+/// for the other members as well. The error says that the data is, or may be, a copy of what
+/// another daemon runs on.
 pub(super) async fn check(
     config: &Config,
     remembered: Remembered<'_>,
@@ -108,7 +110,7 @@ pub(super) async fn check(
     let before = remembered.moved_from(config);
     let own = [Some(now.clone()), before.clone()].into_iter().flatten();
     let own = own.collect();
-    // The others only where the configuration says that they have moved as well.
+    // Other members are probed only where the configuration says that they have moved as well.
     let moved = |member: &&Member| {
         let place = config.members.get(member.id());
         member.id() != config.me()
@@ -140,8 +142,8 @@ pub(super) async fn check(
     Ok(true)
 }
 
-/// The error says that a copy which is to be a cluster of its own would meet the cluster that it
-/// was copied from.
+/// The error says that a copy which becomes a cluster of its own would meet the cluster that it was
+/// copied from.
 pub(super) async fn check_anew(
     config: &Config,
     remembered: Remembered<'_>,
@@ -163,16 +165,16 @@ pub(super) async fn check_anew(
     Ok(())
 }
 
-/// How daemons are sought.
+/// How daemons are probed.
 struct Search<'a> {
     config: &'a Config,
-    /// The cluster that they are of.
+    /// Name of the cluster that they belong to.
     cluster: &'a str,
     nonces: &'a Arc<Nonces>,
 }
 
 impl Search<'_> {
-    /// The daemons that answer at these addresses, all of which are asked at once.
+    /// The daemons that answer at these addresses, with all addresses probed at once.
     async fn at(&self, addresses: Vec<String>) -> Vec<(String, Found)> {
         let mut queried = JoinSet::new();
         for address in addresses {

@@ -1,4 +1,4 @@
-//! What a daemon has of its process: signals, standard input, randomness.
+//! What a daemon takes from its process: signals, standard input, randomness, descriptors, memory.
 
 use std::io;
 use std::sync::Arc;
@@ -20,27 +20,27 @@ use crate::config::{Config, ConfigError};
 use crate::net::budgets::Budgets;
 use crate::net::places::Places;
 
-/// Added to a signal's number, this is the exit code of a process that it ended.
+/// Added to a signal's number, this is the exit code of a process that the signal ended.
 const EXIT_BY_SIGNAL: i32 = 128;
-/// Orders that may wait: no other order takes the last places, so that there is always room for one
-/// to stop.
+/// Most orders that wait. Only an order to stop takes the last places, so that there is always room
+/// for one.
 pub(super) const MAX_ORDERS: usize = 8;
 const PLACES_FOR_STOPS: usize = 4;
-/// What counts as the limit of descriptors where there is none, or a larger one.
+/// Used where there is no limit of descriptors, or a larger one.
 const MAX_DESCRIPTORS: usize = 1 << 20;
 
-/// How long a configuration may take to be read before that is logged.
+/// Reading a configuration that takes longer than this is logged.
 const RELOAD_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What a daemon is distinguished from outside of its connections.
+/// An order to a daemon that does not come by a connection.
 #[derive(Debug)]
 pub enum Order {
-    /// To stop, and why.
+    /// Stop, for this reason.
     Stop(String),
-    /// To take over what can change from a configuration that was read again; or why it cannot be
+    /// Take over what can change from a configuration that was read again, or log why it cannot be
     /// read.
     Reload(Result<Box<Config>, ConfigError>),
-    /// To log an account of itself.
+    /// Log a metrics snapshot.
     MetricsSnapshot,
 }
 
@@ -50,7 +50,7 @@ impl From<&str> for Order {
     }
 }
 
-/// The thread that waits for signals; it ends with this value.
+/// The thread that waits for signals; it ends when this value is dropped.
 #[derive(Debug)]
 pub(super) struct SignalWatch {
     handle: Handle,
@@ -66,9 +66,9 @@ impl Drop for SignalWatch {
     }
 }
 
-/// Makes orders of signals: the first SIGTERM or SIGINT stops, SIGHUP has the configuration read
-/// again by `read`, SIGUSR1 asks for an account. A second SIGTERM or SIGINT ends the process at
-/// once, without the mark of a clean stop, as a crash would.
+/// Turns signals into orders. The first SIGTERM or SIGINT stops the daemon, SIGHUP reads the
+/// configuration again by `read`, SIGUSR1 logs a metrics snapshot. A second SIGTERM or SIGINT ends
+/// the process at once, without the mark of a clean stop, as a crash would.
 pub(super) fn watch_signals(
     orders: Sender<Order>,
     read: impl Fn() -> Result<Config, ConfigError> + Send + Sync + 'static,
@@ -82,7 +82,7 @@ pub(super) fn watch_signals(
             let name = low_level::signal_name(signal).unwrap_or("a signal");
             let stop: Order = match signal {
                 SIGHUP => {
-                    // One that waits already has not read anything yet.
+                    // A request that still waits has not read anything yet, so it covers this one.
                     if reloads.try_send(()).is_err() {
                         info!("SIGHUP: the configuration is still to be read for one before");
                     }
@@ -102,9 +102,8 @@ pub(super) fn watch_signals(
     Ok(SignalWatch { handle, thread: Some(thread) })
 }
 
-/// Reads the configuration each time it is asked to, in a thread of its own, which nobody waits
-/// for: a file on a disk that hangs must not keep a signal to stop from being heard. That it hangs
-/// is logged.
+/// Reads the configuration on each request, in a thread of its own: a file on a disk that hangs
+/// must not keep the daemon from noticing a signal to stop. A disk that hangs is logged.
 fn watch_reloads(
     orders: Sender<Order>,
     read: impl Fn() -> Result<Config, ConfigError> + Send + Sync + 'static,
@@ -129,8 +128,8 @@ fn watch_reloads(
     Ok(query)
 }
 
-/// What was read; says at longer and longer intervals that it is not there yet. `None` if the
-/// reader died.
+/// Waits for the outcome, and logs at longer and longer intervals that it is not there yet. `None`
+/// if the reader has panicked.
 fn await_reload<T>(outcome: &Receiver<T>) -> Option<T> {
     let (mut timeout, mut waited) = (RELOAD_TIMEOUT, Duration::ZERO);
     loop {
@@ -147,30 +146,30 @@ fn await_reload<T>(outcome: &Receiver<T>) -> Option<T> {
     }
 }
 
-/// Passes on what is no order to stop, unless many wait.
+/// Passes on an order that is not to stop, unless too many wait.
 fn order(orders: &Sender<Order>, name: &str, order: Order) {
     if orders.capacity() <= PLACES_FOR_STOPS || orders.try_send(order).is_err() {
         warn!("{name} is ignored: too many orders wait");
     }
 }
 
-/// Has `orders` stop the daemon when standard input ends.
+/// Sends an order to stop to `orders` when standard input ends.
 pub(super) fn watch_stdin(orders: Sender<Order>) -> io::Result<()> {
-    // Frozen, it would not notice the end of its parent: SIGCONT wakes it then. Without that it
-    // serves as well.
+    // While frozen, it would not notice the end of its parent: SIGCONT wakes it then. If this
+    // fails, it serves nevertheless.
     let _ = set_parent_process_death_signal(Some(Signal::CONT));
     Builder::new().name("stdin".to_owned()).spawn(move || {
-        // An input that cannot be read has ended, too.
+        // An input that cannot be read counts as ended, too.
         let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
         let _ = orders.try_send("the end of standard input".into());
     })?;
     Ok(())
 }
 
-/// Raises the limit of descriptors as far as this process may: a login has 1,024.
+/// Raises the limit of descriptors as far as this process may: a login session has 1,024.
 pub(super) fn raise_descriptors() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    // A limit that stays lower has fewer places for clients.
+    // If the limit stays lower, there are fewer places for clients.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
@@ -188,7 +187,7 @@ pub(super) fn budgets(config: &Config) -> Budgets {
     Budgets::of(memory::limit(), cache)
 }
 
-/// Members that a node with this configuration has a link to.
+/// Number of members that a node with this configuration has links to.
 pub(super) fn peers(config: &Config) -> usize {
     config.members.iter().count().saturating_sub(1)
 }

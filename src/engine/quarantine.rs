@@ -1,5 +1,5 @@
-//! A damaged store: what can be read of it goes on, as that of an old disk. Where too little can
-//! be, it is set aside, once somebody else has what it held.
+//! Handling of a damaged store: what can be read of it is kept, as that of an old disk. If that is
+//! too little, the store is set aside once another replica has its partitions.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,18 +22,18 @@ use super::{Order, ServeError, event_log, notifier};
 use crate::config::Config;
 use crate::disk::{DiskStore, Lost, OpenError};
 
-/// How long a peer may take to answer.
+/// Time that a peer has to answer.
 const TIMEOUT: Duration = Duration::from_millis(2_000);
-/// Who is waited for is asked so often,
+/// Interval between two queries of the members that it waits for.
 const PAUSE: Duration = Duration::from_secs(1);
-/// and the log says it again after this time.
+/// Interval at which the log repeats that it waits.
 const REMIND: Duration = Duration::from_secs(60);
 
-/// Opens the node's store. Of a damaged one all that can be read is kept, and it counts as an old
-/// disk: it has no read eligibility before it has heard from the other owners. One that shows too
-/// little is set aside, kept, and replaced by an empty one, once every one of its partitions has
-/// another replica that can be reached and has its read eligibility; the daemon waits for that.
-/// `None` if it was stopped meanwhile.
+/// Opens the node's store. Of a damaged store, all that can be read is kept, and it counts as an
+/// old disk: it is read-ineligible until anti-entropy with the other owners has rebuilt it. A store
+/// that shows too little is set aside and replaced by an empty one, once each of its partitions has
+/// another reachable read-eligible replica; the daemon waits for that. Returns `None` if the daemon
+/// was stopped meanwhile.
 pub(super) fn open(
     config: &Config,
     orders: &mut Receiver<Order>,
@@ -45,13 +45,13 @@ pub(super) fn open(
             let nothing = IncarnationError::Nothing(config.name.clone());
             return Err(ServeError::IncarnationId(config.data_dir.clone(), nothing));
         }
-        // Set aside, there would be nothing left to give one to.
+        // If it were set aside, there would be no store left to give a new identity to.
         return Ok(Some(open()?));
     }
     if config.rejoin_empty && config.data_dir.exists() {
         match open() {
             Ok(store) => leave_behind(config, store)?,
-            // As one is that a kill has left half set aside: whose it was matters no more.
+            // A kill may have left the store half set aside; whose it was no longer matters.
             Err(OpenError::Damaged { .. }) => {}
             Err(other) => return Err(other.into()),
         }
@@ -60,7 +60,7 @@ pub(super) fn open(
         Err(damage @ OpenError::Damaged { .. }) => damage,
         opened => return Ok(Some(opened?)),
     };
-    // One that is to begin anew beside another member's store has no use for what is left of it.
+    // A node that begins anew beside another member's store does not need what is left of it.
     if !config.rejoin_empty
         && let Some(store) = salvage(config, &damage)?
     {
@@ -82,7 +82,7 @@ pub(super) fn open(
 fn salvage(config: &Config, damage: &OpenError) -> Result<Option<DiskStore>, ServeError> {
     notifier::notify(&NotifyState::Status("making a new store of what a damaged one still shows"));
     let as_old = |meta: &mut Meta, ring: Option<&Ring>, _: &Lost| {
-        // What this process issues is not old, whatever else is.
+        // Dots that this process issues are new, even though the rest is old.
         meta.clean = false;
         meta.read_ineligible = own_partitions(ring.unwrap_or(&config.ring), config.me());
     };
@@ -103,7 +103,7 @@ fn salvage(config: &Config, damage: &OpenError) -> Result<Option<DiskStore>, Ser
     }
 }
 
-/// Waits until another replica has each partition; false if the daemon is to stop.
+/// Waits until every partition has another replica; false if the daemon is to stop.
 fn await_witnesses(
     config: &Config,
     damage: &OpenError,
@@ -135,8 +135,8 @@ fn await_witnesses(
     Ok(true)
 }
 
-/// Makes a store anew that was found to be damaged while it was open. Where a new one cannot be
-/// made, the old one is given back, with the reason.
+/// Makes a store anew that was found to be damaged while it was open. If that fails, returns the
+/// old store with the reason.
 pub(super) fn rebuild(
     config: &Config,
     store: DiskStore,
@@ -158,7 +158,7 @@ pub(super) fn rebuild(
     Ok((store, None))
 }
 
-/// Sets aside a store that is of another name than the configured one.
+/// Sets aside a store that belongs to another node name than the configured one.
 fn leave_behind(config: &Config, store: DiskStore) -> Result<(), ServeError> {
     let owner = store.meta()?.map(|meta| meta.identity.name);
     store.close()?;
@@ -169,13 +169,13 @@ fn leave_behind(config: &Config, store: DiskStore) -> Result<(), ServeError> {
     Ok(())
 }
 
-/// A partition of this node that no other read-eligible replica answers for, if there is one.
+/// The first partition of this node without another read-eligible replica that answers, if any.
 fn unwitnessed(config: &Config) -> Result<Option<Partition>, ServeError> {
     let runtime = Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| ServeError::System("event loop", error))?;
-    // All at once: a start has no time for many that are silent one after the other.
+    // All at once: a start has no time to query many silent members one after the other.
     let shared = Arc::new(config.clone());
     let answers = runtime.block_on(async {
         let mut queried = JoinSet::new();

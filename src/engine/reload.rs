@@ -1,5 +1,4 @@
-//! A configuration that was read again: what is taken over at once, and what only another start
-//! takes over.
+//! A configuration that was read again: what takes effect at once, and what needs another start.
 
 use pixii_core::node::{Input, Limits};
 use pixii_core::secret::Secrets;
@@ -10,27 +9,26 @@ use super::Engine;
 use super::drain::Drain;
 use crate::config::{Config, ConfigError, SecretFiles};
 
-/// What can change while the daemon runs, as it is in force.
+/// The settings that can change while the daemon runs, as they are in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct RuntimeConfig {
-    /// What is logged; whoever reads the configuration again has seen to it.
+    /// The log filter; whoever reads the configuration again has applied it.
     pub(super) log: String,
     /// Most hints that are kept for other members, in MiB.
     pub(super) hint_limit_mib: u64,
-    /// A hint of this age is also offered to the other owners, in milliseconds.
+    /// A hint of this age, in milliseconds, is also offered to the other owners.
     pub(super) hint_age_ms: u64,
-    /// Each partition is compared with every other owner of it about as often as this, in
-    /// milliseconds.
+    /// Interval between two comparisons of a partition with another owner, in milliseconds.
     pub(super) repair_interval_ms: u64,
-    /// All that is on disk is read once in this time, in milliseconds.
+    /// Time in which all data on disk is read once, in milliseconds.
     pub(super) scrub_interval_ms: u64,
-    /// How far a drain is: by an operator's order, and nothing of the configuration. It outlasts an
-    /// incarnation, as all of these.
+    /// The state of a drain, by an operator's order; it is no part of the configuration. Like the
+    /// others, it outlasts an incarnation.
     pub(super) drain: Drain,
 }
 
 impl RuntimeConfig {
-    /// What a configuration says.
+    /// The settings of a configuration.
     pub(super) fn of(config: &Config) -> Self {
         RuntimeConfig {
             log: config.log.clone(),
@@ -42,7 +40,7 @@ impl RuntimeConfig {
         }
     }
 
-    /// What the machine has to know of them.
+    /// The settings that the machine needs.
     pub(super) fn limits(&self) -> Limits {
         Limits {
             hint_limit_bytes: self.hint_limit_mib << 20,
@@ -52,7 +50,7 @@ impl RuntimeConfig {
         }
     }
 
-    /// Each setting as a configuration has it.
+    /// Each setting, as a line of a configuration file.
     fn lines(&self) -> [String; 5] {
         let RuntimeConfig {
             log,
@@ -73,7 +71,7 @@ impl RuntimeConfig {
 }
 
 impl Engine<'_> {
-    /// Takes over what can change, and logs that, and which keys need another start.
+    /// Takes over what can change, and logs that, and the keys that need another start.
     pub(super) fn reload(&mut self, read: Result<Box<Config>, ConfigError>) {
         let name = &self.config.name;
         let config = match read {
@@ -101,8 +99,8 @@ impl Engine<'_> {
         self.input(Input::Limits(self.runtime_config.limits()));
     }
 
-    /// Takes over the secrets that were read; true if they are others, or the first ones. Links
-    /// that are open stay.
+    /// Takes over the secrets that were read; true if they are others, or the first ones. Open
+    /// links stay.
     fn take_secrets(&mut self, config: &Config) -> bool {
         let name = &self.config.name;
         let Some(new) = config.secrets.get() else { return false };
@@ -121,9 +119,9 @@ impl Engine<'_> {
     }
 }
 
-/// The keys that differ, and that only a start takes over.
+/// The keys that differ and take effect only at a start.
 fn fixed(old: &Config, new: &Config) -> Vec<&'static str> {
-    // All fields by name: a new one has to be thought of here.
+    // All fields by name, so that the compiler asks for a decision on a new one.
     let Config {
         name,
         cluster,

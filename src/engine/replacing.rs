@@ -10,7 +10,8 @@ use super::Engine;
 use super::ending::{Ending, FINISH_BEFORE_NEXT};
 
 impl Engine<'_> {
-    /// Answers what the replacement of a member comes to; with `apply`, when it is durable here.
+    /// Answers what the replacement of a member would change; with `apply`, answers when it is
+    /// durable here.
     pub(super) fn replace(
         &mut self,
         client: ClientId,
@@ -43,7 +44,7 @@ impl Engine<'_> {
         self.node.members().name(id)
     }
 
-    /// What would happen, or why it does not.
+    /// What would happen, or why it cannot.
     fn plan(
         &self,
         old: &str,
@@ -110,8 +111,8 @@ impl Engine<'_> {
         Ok((gone.id(), plan))
     }
 
-    /// The one that goes must be down, and most members in reach: of two halves of a cluster at
-    /// most one changes its ring.
+    /// Checks that the member to be removed is down and most members are in reach: of two halves of
+    /// a cluster, at most one changes its ring.
     fn check_reach(&self, gone: &Member) -> Result<(), ReplaceRejection> {
         let now = self.now();
         let open = |id: &NodeId| self.hub.peers.get(id).is_some_and(|peer| peer.outbox.is_open());
@@ -133,7 +134,7 @@ impl Engine<'_> {
         Ok(())
     }
 
-    /// The replacement that was ordered is not made: who gave the order is given the reason.
+    /// The ordered replacement cannot be made: the client that ordered it gets the reason.
     pub(super) fn not_replaced(&mut self, why: &Hindrance) {
         let why = self.hindrance(why);
         let (permit, name) =
@@ -144,7 +145,7 @@ impl Engine<'_> {
         }
     }
 
-    /// What stands in the way of a replacement.
+    /// Why a replacement cannot be made, as the client is answered.
     fn hindrance(&self, why: &Hindrance) -> ReplaceRejection {
         match why {
             Hindrance::Other(None, by) => ReplaceRejection::AnotherUnknown { at: self.name(*by) },

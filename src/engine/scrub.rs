@@ -1,4 +1,4 @@
-//! The thread that reads the store off the device, as often as the configuration asks for.
+//! The thread that reads the store off the device, at the configured interval.
 
 use std::io;
 use std::sync::Arc;
@@ -12,10 +12,10 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::storage::Report;
 
-/// No part is read sooner than this after another one.
+/// Least time between the reads of two segments.
 const SHORTEST: Duration = Duration::from_millis(50);
 
-/// The thread; it ends with this value.
+/// The thread; it ends when this value is dropped.
 #[derive(Debug)]
 pub(super) struct Scrubber {
     interval_ms: Arc<AtomicU64>,
@@ -24,7 +24,7 @@ pub(super) struct Scrubber {
 }
 
 impl Scrubber {
-    /// Starts it: all of the store is read in `interval_ms`. It reports damage, and ends then.
+    /// Starts it: all of the store is read in `interval_ms`. It reports damage, and then ends.
     pub(super) fn start(
         store: Arc<dyn Store>,
         interval_ms: u64,
@@ -36,7 +36,7 @@ impl Scrubber {
         let thread = Builder::new().name("store-scrubber".to_owned()).spawn(move || {
             let (mut part, mut parts) = (0, 1);
             loop {
-                // One part more than there are: a pass is over before the interval is.
+                // One segment more than there are, so that a pass is over before the interval is.
                 let interval = Duration::from_millis(queried.load(Ordering::Relaxed));
                 let pause = interval.checked_div(parts + 1).unwrap_or(interval).max(SHORTEST);
                 if stopped.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
@@ -63,7 +63,7 @@ impl Scrubber {
         Ok(Scrubber { interval_ms, stop: Some(stop), thread: Some(thread) })
     }
 
-    /// From the next part on, all is read in this time.
+    /// From the next segment on, all is read in this time.
     pub(super) fn set_interval(&self, interval_ms: u64) {
         self.interval_ms.store(interval_ms, Ordering::Relaxed);
     }

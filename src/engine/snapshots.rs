@@ -1,4 +1,4 @@
-//! What a daemon reports about itself.
+//! The reports of a daemon about itself.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -18,7 +18,7 @@ use super::{Engine, stall};
 use crate::config::Config;
 
 impl Engine<'_> {
-    /// Who the members are, and how keys are placed.
+    /// The members, and how keys are placed.
     pub(super) fn ring(&self) -> RingReport {
         let Config { r, w, strict, .. } = self.config;
         RingReport {
@@ -31,7 +31,7 @@ impl Engine<'_> {
         }
     }
 
-    /// How the node is.
+    /// The state of the node.
     pub(super) fn status(&self) -> StatusReport {
         let now = self.now();
         let pairs = self.node.pairs(now);
@@ -83,7 +83,7 @@ impl Engine<'_> {
         }
     }
 
-    /// What the node and the daemon around it have counted.
+    /// The counters of the node and of the daemon around it.
     fn counters(&self) -> Vec<(Counter, u64)> {
         let closed = self.hub.closed_clients.load(Ordering::Relaxed);
         let sent = self.hub.peers.values().map(|peer| peer.outbox.bytes_taken()).sum();
@@ -101,7 +101,7 @@ impl Engine<'_> {
         counters
     }
 
-    /// What holds now.
+    /// The gauges of the status report, as of now.
     fn gauges(&self) -> Gauges {
         let stalled = self.watch.lasts(Instant::now());
         Gauges {
@@ -114,7 +114,8 @@ impl Engine<'_> {
         }
     }
 
-    /// What an operator has to see to: peers that refuse this node, and those of another cluster.
+    /// Conditions that need the operator: peers that refuse this node, and those of another
+    /// cluster.
     fn complaints(&self) -> impl Iterator<Item = Complaint> {
         let ours = self.node.meta().cluster.as_ref().map_or(0, |cluster| cluster.id);
         let foreign = self.node.foreign().iter().map(move |(peer, theirs)| {
@@ -128,7 +129,7 @@ impl Engine<'_> {
         refusing.chain(foreign).chain(self.hub.undialable())
     }
 
-    /// What the daemon does, for those who look at it from outside.
+    /// What the daemon does, in words, for the service manager.
     pub(super) fn condition(&self) -> String {
         let requests = self.node.requests();
         if self.finish_by.is_some() {
@@ -204,7 +205,7 @@ impl Engine<'_> {
         }
     }
 
-    /// What is known of the pairs that are asked about; with `begin`, they are to be compared at
+    /// The comparisons of the pairs that were queried; with `begin`, they are to be compared at
     /// once.
     pub(super) fn repair(
         &mut self,
@@ -223,7 +224,7 @@ impl Engine<'_> {
         };
         let pairs: Vec<PairStatus> =
             self.node.pairs(now).into_iter().filter(queried).map(pair).collect();
-        // As the node sees it: a link is up, and it does not believe the peer to be down.
+        // As the node sees it: a link is up, and the peer is not marked down.
         let reached = |peer: NodeId| {
             let open = self.hub.peers.get(&peer).is_some_and(|peer| peer.outbox.is_open());
             open && self.node.peer_view(now, peer).liveness != Liveness::Down
@@ -289,7 +290,7 @@ fn counts(counters: &[(Counter, u64)]) -> RepairCounts {
     }
 }
 
-/// Says why there is nothing that `me` could compare, if so.
+/// Why `me` has nothing to compare, if so.
 fn check(
     ring: &Ring,
     members: &Members,

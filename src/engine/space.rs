@@ -1,12 +1,12 @@
-//! The disk's reserve: when free space counts as too little, and when as enough again.
+//! The disk's reserve: when free space counts as too little, and when it is enough again.
 
 use pixii_core::node::Shortage;
 
-/// There is room again with this part of the reserve, one in so many, on top of it: a node at the
-/// edge does not change its mind with every write.
+/// There is room again once the free space exceeds the reserve by one part in this many: the margin
+/// keeps a node at the edge from changing its state with every write.
 const SLACK: u64 = 16;
 
-/// What was last said of the free space.
+/// The last reported state of the free space.
 #[derive(Debug)]
 pub(super) struct Space {
     reserve_bytes: u64,
@@ -14,7 +14,7 @@ pub(super) struct Space {
 }
 
 impl Space {
-    /// Nothing has been said yet. With a reserve of 0, too little is nothing at all.
+    /// Nothing has been reported yet. With a reserve of 0, only a full disk is short.
     pub(super) fn new(reserve_bytes: u64) -> Self {
         Space { reserve_bytes, shortage: None }
     }
@@ -24,7 +24,7 @@ impl Space {
         self.shortage.is_some()
     }
 
-    /// Takes the bytes that are free: what is to be said now, if anything.
+    /// Takes the free bytes; returns what is to be reported now, if anything.
     pub(super) fn look(&mut self, free_bytes: u64) -> Option<Option<Shortage>> {
         let slack = if self.is_short() { self.reserve_bytes / SLACK } else { 0 };
         let short = free_bytes < self.reserve_bytes.saturating_add(slack).max(1);

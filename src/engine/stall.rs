@@ -1,5 +1,5 @@
-//! Whether the store gets on. A disk that hangs fails nothing: it only never answers, so its
-//! absence has to be noticed by a clock.
+//! Whether the store makes progress. A disk that hangs returns no error: it never answers, so only
+//! a clock can detect it.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -7,31 +7,31 @@ use std::time::{Duration, Instant};
 use pixii_core::node::Stall;
 use pixii_transport::locked;
 
-/// A thread of the store that has been at one piece of work for so long makes no progress.
+/// A thread of the store that has worked on one piece of work for this long makes no progress.
 pub(super) const STALLED_AFTER: Duration = Duration::from_secs(2);
 /// Work that takes less than this is no sign of a disk that hangs.
 const QUICK: Duration = Duration::from_millis(500);
 
-/// What a thread of the store is at.
+/// The piece of work that a thread of the store is doing.
 #[derive(Debug, Default)]
 pub(super) struct Progress(Mutex<Work>);
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Work {
-    /// When the work at hand began; `None` while the thread waits for some.
+    /// When the current work began; `None` while the thread waits for some.
     since: Option<Instant>,
     /// How long the work before it took.
     last: Duration,
 }
 
 impl Progress {
-    /// A piece of work begins; the one at hand, if there is one, has ended.
+    /// A piece of work begins; the current one, if there is one, has ended.
     pub(super) fn begin(&self) {
         self.end();
         locked(&self.0).since = Some(Instant::now());
     }
 
-    /// The work at hand has ended.
+    /// The current work has ended.
     pub(super) fn end(&self) {
         let mut work = locked(&self.0);
         if let Some(since) = work.since.take() {
@@ -39,35 +39,35 @@ impl Progress {
         }
     }
 
-    /// True if the work before took so long that the disk is to be looked at again soon.
+    /// True if the work before took so long that the disk is to be checked again soon.
     pub(super) fn was_slow(&self) -> bool {
         locked(&self.0).last >= QUICK
     }
 
-    /// Since when the thread has been at one piece of work, if that is as long as `limit`.
+    /// When the current work began, if that was at least `limit` ago.
     fn stuck(&self, now: Instant, limit: Duration) -> Option<Instant> {
         let since = locked(&self.0).since;
         since.filter(|since| now.saturating_duration_since(*since) >= limit)
     }
 }
 
-/// What the threads are at whose progress is the store's.
+/// The threads whose progress is the store's.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Threads<'a> {
     pub(super) writer: &'a Progress,
     pub(super) reader: &'a Progress,
 }
 
-/// What was last said of the store.
+/// The last reported state of the store.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
-    /// Since when it has made no progress, and what that holds up.
+    /// Since when it has made no progress, and what that blocks; `None` while it does.
     stalled: Option<(Instant, Stall)>,
 }
 
 impl Watch {
-    /// Looks at the threads that write and read: what is to be said now, if anything; with the end,
-    /// how long it was.
+    /// Checks the threads that write and read. Returns what is to be reported now, if anything; at
+    /// the end of a stall, also how long it was.
     pub(super) fn look(
         &mut self,
         now: Instant,
@@ -75,7 +75,7 @@ impl Watch {
     ) -> Option<(Option<Stall>, Duration)> {
         let before = self.stalled;
         let blocked = |stall: Stall| before.is_some_and(|(_, known)| known >= stall);
-        // A disk that takes seconds for each sync is not well in between.
+        // A disk that takes seconds for each sync is not healthy in between.
         let limit = |stall| if blocked(stall) { QUICK } else { STALLED_AFTER };
         let slow = blocked(Stall::Writes) && writer.was_slow();
         let writes = writer.stuck(now, limit(Stall::Writes)).or(slow.then_some(now));
@@ -92,13 +92,13 @@ impl Watch {
         changed.then(|| (stall, now.saturating_duration_since(since)))
     }
 
-    /// For how long the store has made no progress; `None` while it does.
+    /// How long the store has made no progress; `None` while it does.
     pub(super) fn lasts(&self, now: Instant) -> Option<Duration> {
         self.stalled.map(|(since, _)| now.saturating_duration_since(since))
     }
 }
 
-/// How long it lasts, for a text that does not change all the time.
+/// The duration in rounded words, so that a text with it rarely changes.
 pub(super) fn about(lasts: Duration) -> String {
     match lasts.as_secs() {
         seconds @ ..10 => format!("more than {} s", seconds.clamp(1, STALLED_AFTER.as_secs())),

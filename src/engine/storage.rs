@@ -25,28 +25,28 @@ use reading::{Reader, Scanner};
 /// A batch takes no more once it has this many changes or bytes: beyond it, sled gains little.
 const BATCH_CHANGES: usize = 128;
 const BATCH_BYTES: u64 = 1 << 20;
-/// How often an idle writer looks for free space and whether the disk takes anything: while
+/// Intervals at which an idle writer checks the free space and whether the disk takes writes: while
 /// something is wrong, and while nothing is.
 const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 const CALM_CHECK_INTERVAL: Duration = Duration::from_secs(2);
-/// How often the store is measured.
+/// Interval at which the size of the store is measured.
 const MEASURE: Duration = Duration::from_secs(1);
 
-/// What the threads tell the engine. About as many as it submitted work, so that the way back needs
-/// no bound.
+/// Reports of the threads to the engine. There are about as many as work was submitted, so the
+/// channel back needs no bound.
 #[derive(Debug)]
 pub(super) enum Report {
-    /// Work is done.
+    /// The result of one piece of work other than a read.
     Done(Done),
-    /// Reads that were submitted together are done together: one wake-up for all of them.
+    /// Reads that were submitted together: one wake-up of the engine for all of them.
     Reads(Vec<Done>),
-    /// Every write up to this mark is durable.
+    /// Every write up to `seq` is durable.
     Synced { seq: SyncSeq, changes: usize, took: Duration },
     /// The free space went below the reserve, changed while below, or there is room again.
     Space(Option<Shortage>),
-    /// A part of the store was read off the disk, and is as it was written.
+    /// A segment of the log was read off the disk and is as it was written.
     Scrubbed,
-    /// What is on the disk is damaged, in a few words.
+    /// The data on the disk is damaged, in a few words.
     Damaged(String),
     /// The store failed; the thread that saw it has ended.
     Failed(StoreError),
@@ -90,17 +90,17 @@ pub(super) struct Storage {
     lookups: Sender<Lookup>,
     scans: Sender<Scan>,
     gauges: Arc<Gauges>,
-    /// What the writer and the reader are at.
+    /// The current work of the writer and the reader.
     writing: Arc<Progress>,
     reading: Arc<Progress>,
-    /// By how much every piece of work is slowed, in microseconds.
+    /// Delay added to every piece of work, in microseconds; 0 without emulation.
     delay: Arc<AtomicU64>,
     threads: Vec<JoinHandle<Result<(), StoreError>>>,
 }
 
 impl Storage {
     /// Starts the threads; they work until [`Storage::finish`] or a failure, which they report. The
-    /// writer first of all looks whether the disk has less free space than `reserve_bytes`.
+    /// writer first checks whether the disk has less free space than `reserve_bytes`.
     pub(super) fn start(
         store: &Arc<dyn Store>,
         gauges: Gauges,
@@ -126,13 +126,12 @@ impl Storage {
         Ok(Storage { jobs, lookups, scans, gauges, writing, reading, delay, threads })
     }
 
-    /// From now on every batch, look-up and scan takes so much longer: a slow disk,
-    /// emulated.
+    /// From now on every batch, look-up and scan takes this much longer: an emulated slow disk.
     pub(super) fn slow_down(&self, delay: Micros) {
         self.delay.store(delay.0, Ordering::Relaxed);
     }
 
-    /// Hands over what the node wants done.
+    /// Hands the node's work over to the threads.
     pub(super) fn submit(&self, works: impl Iterator<Item = Work>) {
         let (mut jobs, mut wanted) = (Vec::new(), Vec::new());
         for work in works {
@@ -174,12 +173,12 @@ impl Storage {
         &self.gauges
     }
 
-    /// What the threads that write and read are at.
+    /// The current work of the threads that write and read.
     pub(super) fn progress(&self) -> Threads<'_> {
         Threads { writer: &self.writing, reader: &self.reading }
     }
 
-    /// Returns when all that was submitted is done and the threads have ended.
+    /// Returns when all submitted work is done and the threads have ended.
     pub(super) fn finish(self) -> Result<(), StoreError> {
         let Storage { jobs, lookups, scans, threads, .. } = self;
         drop((jobs, lookups, scans));
@@ -221,12 +220,12 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
 struct Disk {
     store: Arc<dyn Store>,
     gauges: Arc<Gauges>,
-    /// By how much every piece of work is slowed, in microseconds.
+    /// Delay added to every piece of work, in microseconds; 0 without emulation.
     delay: Arc<AtomicU64>,
 }
 
 impl Disk {
-    /// Waits as long as the emulated disk is slow.
+    /// Sleeps for the delay of the emulated disk.
     fn linger(&self) {
         match self.delay.load(Ordering::Relaxed) {
             0 => {}
@@ -239,7 +238,7 @@ impl Disk {
 struct Writer<'a> {
     disk: Disk,
     queued: Receiver<Vec<Job>>,
-    /// Taken from the queue, and not done.
+    /// Jobs that were taken from the queue and are not done.
     ahead: std::vec::IntoIter<Job>,
     progress: Arc<Progress>,
     space: Space,
@@ -247,7 +246,7 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    /// Works until nobody can submit anything any more.
+    /// Works until all senders of jobs are gone.
     fn run(mut self) -> Result<(), StoreError> {
         self.look()?;
         while let Some(first) = self.first()? {
@@ -280,7 +279,7 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// The next job, waited for; `None` when there will be no more.
+    /// Waits for the next job; `None` when there will be no more.
     fn first(&mut self) -> Result<Option<Job>, StoreError> {
         loop {
             if let Some(job) = self.ahead.next() {
@@ -302,7 +301,7 @@ impl Writer<'_> {
         }
     }
 
-    /// A job that is there already.
+    /// A job that is already queued.
     fn more(&mut self) -> Option<Job> {
         if self.ahead.len() == 0 {
             self.ahead = self.queued.try_recv().ok()?.into_iter();
@@ -310,7 +309,7 @@ impl Writer<'_> {
         self.ahead.next()
     }
 
-    /// Looks at the free space beside what is on its way to the disk, and reports what is new.
+    /// Checks the free space, less what is on its way to the disk, and reports changes.
     fn look(&mut self) -> Result<(), StoreError> {
         let coming = self.disk.gauges.unsynced_bytes.get();
         let Some(free) = self.disk.store.free_bytes(coming)? else { return Ok(()) };

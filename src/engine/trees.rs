@@ -1,4 +1,4 @@
-//! Merkle trees from a clean stop to the next start: nothing has to be read again then.
+//! Merkle trees, kept from a clean stop to the next start so that nothing has to be read again.
 
 use pixii_core::merkle::{Binding, KeptTree, KeptTrees};
 use pixii_core::ring::Ring;
@@ -14,7 +14,7 @@ fn binding(meta: &Meta, ring: &Ring) -> Binding {
     Binding { store, incarnation, ring: ring.id(), limit }
 }
 
-/// Keeps the trees of an incarnation that has ended cleanly: after its last write.
+/// Keeps the trees of an incarnation that has ended cleanly, after its last write.
 pub(super) fn keep(
     store: &dyn Store,
     meta: &Meta,
@@ -30,8 +30,8 @@ pub(super) fn keep(
     store.save_trees(&KeptTrees { binding: binding(meta, ring), trees }.encode())
 }
 
-/// Takes the trees of the last incarnation, before the first write of the next one; what is not
-/// right in every respect is left out, and all is read.
+/// Takes the trees of the last incarnation, before the first write of the next one. Trees that do
+/// not match in every respect are not used, and the partitions are read.
 pub(super) fn take(
     store: &dyn Store,
     last: &Meta,

@@ -1,4 +1,4 @@
-//! A daemon's account of itself at a moment.
+//! The metrics snapshot: the state of a daemon at one moment.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -13,7 +13,7 @@ const MILLI: f64 = 1e3;
 const MICRO: f64 = 1e6;
 const KIB: f64 = 1_024.0;
 
-/// Counts that have a family of their own: which, its name, help.
+/// Counters that have a metric family of their own: the counter, the family's name, its help.
 const COUNTED: [(Counter, &str, &str); 5] = [
     (
         Counter::MergesDeclined,
@@ -40,59 +40,59 @@ const COUNTED: [(Counter, &str, &str); 5] = [
     (Counter::PeerBytesSent, "pixii_peer_sent_bytes", "Bytes of messages to other members."),
 ];
 
-/// How much is in progress in a daemon.
+/// The work in progress in a daemon, and its limits.
 #[derive(Clone, Debug)]
 pub(crate) struct Load {
-    /// Clients connected.
+    /// Clients that are connected now.
     pub(crate) clients: usize,
-    /// Requests of clients that the node works on.
+    /// Clients' requests that the node is working on.
     pub(crate) requests: usize,
-    /// What connections have brought and the engine has not taken.
+    /// Events of connections that wait for the engine.
     pub(crate) events: usize,
-    /// What the store has done and the engine has not taken.
+    /// Reports of the store's threads that wait for the engine.
     pub(crate) reports: usize,
-    /// Reads that wait for the store.
+    /// Reads of records and lists of hints that wait for the store or are in progress.
     pub(crate) reads: u64,
-    /// Reads of the background that wait for it.
+    /// Background reads that wait for the store or are in progress.
     pub(crate) scans: u64,
-    /// Bytes that are written and not synced.
+    /// Bytes that were submitted to the store and are not synced.
     pub(crate) unsynced_bytes: u64,
-    /// Bytes free on the disk, if it is one.
+    /// Free bytes on the disk; `None` if unknown.
     pub(crate) free_bytes: Option<u64>,
-    /// Bytes that it keeps in reserve.
+    /// The disk's reserve: with less free space, the node refuses writes.
     pub(crate) reserve_bytes: u64,
-    /// For how long the store has made no progress; nothing while it does.
+    /// How long the store has made no progress; zero while it does.
     pub(crate) stalled: Duration,
     /// Segments of the store's log that were read off the device in this incarnation.
     pub(crate) segments_scrubbed: u64,
     /// True while the store is known to be damaged on the device.
     pub(crate) is_damaged: bool,
-    /// Messages and bytes that wait to leave for each peer, in the order of the status.
+    /// Messages and bytes that wait to leave for each peer, in the order of the status report.
     pub(crate) unsent: Vec<(usize, usize)>,
     /// Most clients that may be connected.
     pub(crate) client_places: usize,
-    /// Memory for large frames, by what they come from.
+    /// Memory for large frames, by source: clients and peers.
     pub(crate) frame_memory: [(&'static str, Usage); 2],
-    /// Bytes of replies that clients have not read, and most of them.
+    /// Bytes of replies that clients have not read, and the most that are permitted.
     pub(crate) reply_memory: (usize, usize),
 }
 
-/// All that a daemon reports to those who watch it.
+/// Everything that a daemon reports to those who watch it.
 #[derive(Clone, Debug)]
 pub(crate) struct MetricsSnapshot {
-    /// How the node is.
+    /// The status report of the node.
     pub(crate) status: StatusReport,
-    /// Why it is not ready to take every request, if so.
+    /// Why it is not ready to take every request; `None` if it is.
     pub(crate) unready: Option<String>,
-    /// What it has measured.
+    /// The measurements since the start.
     pub(crate) meter: Meter,
-    /// What is in progress.
+    /// The work in progress.
     pub(crate) load: Load,
 }
 
 impl MetricsSnapshot {
-    /// The metrics and the type of their text: OpenMetrics for those who read it, else the text of
-    /// Prometheus, which every tool for either reads.
+    /// The metrics and their content type: OpenMetrics if the reader accepts it, else the text
+    /// format of Prometheus, which every tool for either reads.
     pub(crate) fn metrics(&self, openmetrics: bool) -> (&'static str, String) {
         let mut page = Page::default();
         self.put_node(&mut page);
@@ -338,7 +338,7 @@ impl MetricsSnapshot {
         }
     }
 
-    /// In short, for people: a line for each subject.
+    /// The snapshot in short, for the log: one line per subject.
     pub(crate) fn lines(&self) -> Vec<String> {
         let MetricsSnapshot { status, unready, meter, load } = self;
         let ready = unready.as_ref().map_or("ready".to_owned(), |why| format!("not ready: {why}"));

@@ -1,14 +1,14 @@
-//! OpenMetrics text 1.0: families of samples, each introduced by what it is.
+//! OpenMetrics text 1.0: families of samples, each introduced by its type and help.
 
 use std::fmt::{Display, Write};
 
-/// How a scraper is notified that the text is OpenMetrics.
+/// The content type of OpenMetrics text.
 pub(super) const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-/// The same of the text of Prometheus.
+/// The content type of the text format of Prometheus.
 pub(super) const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// OpenMetrics text as the older text of Prometheus, with the same samples. There, a family has the
-/// name of its samples, and neither units nor the kinds `info` and `stateset`.
+/// Converts OpenMetrics text to the older text format of Prometheus, with the same samples. There,
+/// a family has the name of its samples, and neither units nor the kinds `info` and `stateset`.
 pub(super) fn prometheus(openmetrics: &str) -> String {
     let mut text = String::new();
     let mut suffix = "";
@@ -38,25 +38,25 @@ pub(super) fn prometheus(openmetrics: &str) -> String {
     text
 }
 
-/// The labels of a sample, in order.
+/// The labels of a sample, in the order in which they are written.
 pub(super) type Labels<'a> = Vec<(&'static str, &'a str)>;
 
-/// Counts of what was seen, by size.
+/// Counts of observations, by size.
 #[derive(Clone, Debug)]
 pub(crate) struct Histogram {
     bounds: &'static [f64],
-    /// One more than bounds: the last one is for what exceeds all of them.
+    /// One count more than `bounds`: the last one is for sizes above all of them.
     counts: Vec<u64>,
     sum: f64,
 }
 
 impl Histogram {
-    /// Nothing was seen yet. `bounds` ascend; each is the largest that its bucket takes.
+    /// An empty histogram. `bounds` ascend; each is the largest size that its bucket takes.
     pub(super) fn new(bounds: &'static [f64]) -> Self {
         Histogram { bounds, counts: vec![0; bounds.len() + 1], sum: 0.0 }
     }
 
-    /// This was seen.
+    /// Counts an observation of this size, in the unit of the bounds.
     pub(super) fn observe(&mut self, size: f64) {
         let bucket = self.bounds.partition_point(|bound| *bound < size);
         if let Some(count) = self.counts.get_mut(bucket) {
@@ -65,13 +65,13 @@ impl Histogram {
         self.sum += size;
     }
 
-    /// How many were seen, and their sum.
+    /// The number of observations, and their sum.
     pub(super) fn totals(&self) -> (u64, f64) {
         (self.counts.iter().sum(), self.sum)
     }
 }
 
-/// The text under construction.
+/// The text of a page of metrics while it is written.
 #[derive(Debug, Default)]
 pub(super) struct Page {
     text: String,
@@ -79,8 +79,8 @@ pub(super) struct Page {
 }
 
 impl Page {
-    /// From now on, samples are of this family. A name ends with its unit, if that is given; `help`
-    /// is one sentence.
+    /// Begins a family: the samples that follow belong to it. Its name ends with its unit, if it
+    /// has one; `help` is one sentence.
     pub(super) fn family(&mut self, name: &'static str, kind: &str, help: &str) {
         self.family = name;
         self.line(format_args!("# TYPE {name} {kind}"));
@@ -90,26 +90,26 @@ impl Page {
         self.line(format_args!("# HELP {name} {help}"));
     }
 
-    /// A number of the family at hand; `suffix` is what its kind adds to the name.
+    /// Writes a sample of the current family; `suffix` is what its kind adds to the name.
     pub(super) fn sample(&mut self, suffix: &str, labels: &Labels, value: impl Display) {
         let family = self.family;
         let labels = shown(labels);
         self.line(format_args!("{family}{suffix}{labels} {value}"));
     }
 
-    /// A gauge without labels.
+    /// Writes a gauge without labels, as a family of its own.
     pub(super) fn gauge(&mut self, name: &'static str, help: &str, value: impl Display) {
         self.family(name, "gauge", help);
         self.sample("", &Vec::new(), value);
     }
 
-    /// A counter without labels.
+    /// Writes a counter without labels, as a family of its own.
     pub(super) fn counter(&mut self, name: &'static str, help: &str, value: u64) {
         self.family(name, "counter", help);
         self.sample("_total", &Vec::new(), value);
     }
 
-    /// The samples of a histogram of the family at hand.
+    /// Writes the samples of a histogram of the current family.
     pub(super) fn histogram(&mut self, labels: &Labels, histogram: &Histogram) {
         let mut below = 0;
         let bounds = histogram.bounds.iter().map(|bound| format!("{bound:?}"));
@@ -123,7 +123,7 @@ impl Page {
         self.sample("_sum", labels, sum);
     }
 
-    /// The whole text.
+    /// The finished text, with the end mark that OpenMetrics requires.
     pub(super) fn end(mut self) -> String {
         self.text.push_str("# EOF\n");
         self.text

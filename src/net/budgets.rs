@@ -1,5 +1,5 @@
-//! Memory of connections: how much frames that arrive and frames that wait to leave may take. It
-//! follows the memory limit of the process.
+//! Memory of connections: the budgets of frames that arrive and of frames that wait to leave. They
+//! follow the memory limit of the process.
 
 use std::fmt::{self, Display, Formatter};
 
@@ -9,36 +9,36 @@ use pixii_transport::frames::Limits;
 use pixii_transport::inflow::Sizes;
 
 const MIB: usize = 1 << 20;
-/// Largest frame of a client: well over what a call may carry, so that a value over its limit is
-/// refused by name.
+/// Largest frame of a client. It is well over what a call may carry, so that a value over the limit
+/// is refused with the reason.
 pub(crate) const MAX_CALL_BYTES: usize = MAX_OBJECT_BYTES;
-/// Length that a frame begins with.
+/// Bytes of the length that a frame begins with.
 const LENGTH_BYTES: usize = 4;
 /// Largest frame of a client.
 const CLIENT_FRAME: usize = MAX_CALL_BYTES + LENGTH_BYTES;
-/// Largest frame that a peer of this version sends: two merged objects, and what is around them.
+/// Largest frame that a peer of this version sends: two merged objects and their envelope.
 const PEER_FRAME: usize = 2 * MAX_MERGED_BYTES + MAX_KEY_BYTES + MIB;
 /// Largest frame of any peer. Where memory is short, one goes over the budget at a time.
 const ANY_PEER_FRAME: usize = MAX_FRAME_BYTES + LENGTH_BYTES;
-/// Memory of a daemon without a connection, without the cache of the store.
+/// Memory of a daemon without connections, excluding the cache of the store.
 const BASE: usize = 32 * MIB;
 
-/// Least and most bytes of a budget. The least let the largest frame through, with some beside it.
+/// Least and most bytes of a budget. The least permits the largest frame and some bytes beside it.
 #[derive(Clone, Copy, Debug)]
 struct Span {
     least: usize,
     most: usize,
 }
 
-/// Large frames of all clients that arrive or are worked on.
+/// Large frames of all clients that arrive or are being handled.
 const CLIENT_FRAMES: Span = Span { least: 24 * MIB, most: 256 * MIB };
-/// The same of all peers.
+/// Large frames of all peers that arrive or are being handled.
 const PEER_FRAMES: Span = Span { least: 38 * MIB, most: 256 * MIB };
 /// Replies that clients have not read: the largest one fits when it is alone.
 const REPLIES: Span = Span { least: 17 * MIB, most: 512 * MIB };
-/// Messages that wait to leave for all peers. A larger one may leave when it is alone.
+/// Messages that wait to leave, for all peers. A larger one may leave when it is alone.
 const PEER_QUEUES: Span = Span { least: 8 * MIB, most: 512 * MIB };
-/// All of them together.
+/// The sum of these budgets.
 const ALL: Span = Span {
     least: CLIENT_FRAMES.least + PEER_FRAMES.least + REPLIES.least + PEER_QUEUES.least,
     most: CLIENT_FRAMES.most + PEER_FRAMES.most + REPLIES.most + PEER_QUEUES.most,
@@ -46,7 +46,7 @@ const ALL: Span = Span {
 const _: () = assert!(CLIENT_FRAMES.least > 2 * CLIENT_FRAME && PEER_FRAMES.least > PEER_FRAME);
 const _: () = assert!(REPLIES.least > MAX_MERGED_BYTES + MAX_KEY_BYTES);
 
-/// Most that the clients of one address, or one peer, may have of each.
+/// Most bytes of each budget for the clients of one address, or for one peer.
 const CLIENT_SHARE: usize = 64 * MIB;
 const PEER_SHARE: usize = 160 * MIB;
 const ADDRESS_REPLIES: usize = 112 * MIB;
@@ -59,9 +59,9 @@ pub(crate) struct Budgets {
     /// The memory limit of the process that this was computed from, if it has one, and the cache.
     limit: Option<usize>,
     cache: usize,
-    /// Large frames of clients that arrive or are worked on.
+    /// Large frames of clients that arrive or are being handled.
     pub(crate) client_frames: Sizes,
-    /// The same of peers.
+    /// Large frames of peers that arrive or are being handled.
     pub(crate) peer_frames: Sizes,
     /// Replies that one client, and all of them, have not read.
     pub(crate) replies: Limits,
@@ -70,9 +70,9 @@ pub(crate) struct Budgets {
 }
 
 impl Budgets {
-    /// Those of a process with this memory limit, whose store has a cache of so many bytes. All
-    /// together take at most half of what the cache and the rest of the daemon leave, unless that
-    /// is less than they need.
+    /// The budgets of a process with this memory limit, whose store has a cache of `cache` bytes.
+    /// Together they take at most half of what the cache and the rest of the daemon leave, unless
+    /// that is less than they need.
     pub(crate) fn of(limit: Option<usize>, cache: usize) -> Self {
         let room = limit.map_or(ALL.most, |limit| limit.saturating_sub(cache + BASE) / 2);
         let over = room.clamp(ALL.least, ALL.most) - ALL.least;
@@ -110,13 +110,13 @@ impl Budgets {
         }
     }
 
-    /// All of them together, in bytes.
+    /// The sum of the budgets, in bytes.
     fn sum(&self) -> usize {
         let frames = self.client_frames.total + self.peer_frames.total;
         frames + self.replies.total_bytes + self.peer_queues.total_bytes
     }
 
-    /// The limit and what is needed, in MiB, where the limit is too low.
+    /// The limit and the need, in MiB, where the limit is too low.
     pub(crate) fn lack(&self) -> Option<(usize, usize)> {
         let needed = self.cache + BASE + 2 * ALL.least;
         self.limit.filter(|limit| *limit < needed).map(|limit| (limit / MIB, needed.div_ceil(MIB)))
@@ -166,7 +166,7 @@ mod tests {
             ] {
                 assert!((span.least..=span.most).contains(&bytes), "{limit:?}: {budgets}");
             }
-            // The largest frame fits, and something beside it.
+            // The largest frame fits, with room beside it.
             for Sizes { total, share, frame } in [client_frames, peer_frames] {
                 assert!(share > frame && total >= share, "{limit:?}: {budgets}");
             }

@@ -1,5 +1,5 @@
-//! The HTTP port: a thread and an event loop of its own, so that whoever looks, however slowly,
-//! takes no turn from those who work.
+//! The HTTP port: a thread and an event loop of its own, so that a slow reader of metrics takes no
+//! time from the engine.
 
 use std::io;
 use std::net::TcpListener as StdListener;
@@ -16,16 +16,16 @@ use tokio::time::{sleep, timeout};
 use super::limiter::ConnectionLimiter;
 use crate::http::{Answer, MAX_HEAD_BYTES, Request, request};
 
-/// A request is there in this time, and its answer is taken in this time.
+/// Time for a request to arrive, and for its answer to be taken.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// What a connection may still send before it is cut, so that this does not destroy the answer on
-/// its way.
+/// Time in which a connection may still send before it is cut: unread bytes would destroy the
+/// answer in flight.
 const LINGER: Duration = Duration::from_millis(500);
 const LINGER_BYTES: u64 = 64 << 10;
-/// Rest after an accept that failed, mostly because descriptors are missing.
+/// Wait after an accept that failed, mostly because descriptors are missing.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
-/// The thread that answers; it ends with this value.
+/// The thread that answers; it ends when this value is dropped.
 #[derive(Debug)]
 pub(crate) struct HttpPort {
     end: Option<oneshot::Sender<()>>,
@@ -41,9 +41,9 @@ impl Drop for HttpPort {
     }
 }
 
-/// Answers requests on `listener` with what `answer` makes of them, one request a connection.
-/// At most `places` connections are open at a time: a further one takes the place of the oldest of
-/// the address that has most of them. A client that asks and reads the answer is done by then.
+/// Answers requests on `listener` by calling `answer`, one request per connection. At most `places`
+/// connections are open at a time. A further one replaces the oldest of the address that has most
+/// of them. A client that asks and reads the answer is done by then.
 pub(crate) fn serve<F, A>(listener: StdListener, places: usize, answer: F) -> io::Result<HttpPort>
 where
     F: Fn(Request) -> A + Send + Sync + 'static,
@@ -70,7 +70,7 @@ where
     F: Fn(Request) -> A + Send + Sync + 'static,
     A: Future<Output = Answer> + Send + 'static,
 {
-    // The newcomer is open before the oldest one has gone.
+    // The new connection is open before the oldest one has gone.
     let limiter = ConnectionLimiter::new(places.saturating_sub(1).max(1), 0);
     let sockets = Arc::new(Semaphore::new(places));
     loop {
@@ -83,7 +83,7 @@ where
         let (answer, permit) = (answer.clone(), limiter.enter(from.ip()));
         tokio::spawn(async move {
             tokio::select! {
-                // A connection that breaks has nobody to be notified.
+                // A connection that breaks has no client left to answer.
                 _ = converse(stream, &*answer) => {}
                 () = permit.called() => {}
             }

@@ -1,5 +1,4 @@
-//! Who may have how many connections, counted by address, so that one address cannot keep the
-//! others out.
+//! Limits of connections, counted by address, so that one address cannot keep the others out.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
@@ -9,11 +8,11 @@ use std::sync::{Arc, Mutex};
 use pixii_transport::locked;
 use tokio::sync::Notify;
 
-/// The part of an IPv6 address that one household has.
+/// The part of an IPv6 address that belongs to one household.
 const PREFIX_MASK: u128 = !(u64::MAX as u128);
 
-/// The connections that are counted: those that have not said yet who they are, and clients. A peer
-/// is let in once, and not counted, so that no number of clients keeps one out.
+/// The connections that are counted: those whose handshake is in progress, and clients. A peer is
+/// not counted once it is let in, so that no number of clients keeps one out.
 #[derive(Debug)]
 pub(super) struct ConnectionLimiter {
     waiting: usize,
@@ -24,20 +23,20 @@ pub(super) struct ConnectionLimiter {
 #[derive(Debug, Default)]
 struct State {
     clients: HashMap<IpAddr, Clients>,
-    /// Who has not been let in yet, the oldest first.
+    /// Connections whose handshake is in progress, the oldest first.
     waiting: BTreeMap<u64, (IpAddr, Arc<Notify>)>,
     next: u64,
 }
 
-/// The clients of an address.
+/// The clients of one address.
 #[derive(Debug, Default)]
 struct Clients {
     connected: usize,
-    /// Bytes of replies that they have not read.
+    /// Bytes of replies that these clients have not read.
     unsent: Arc<AtomicUsize>,
 }
 
-/// The place of a connection that waits to be let in. Dropped, it is free.
+/// The place of a connection whose handshake is in progress; free when this is dropped.
 #[derive(Debug)]
 pub(super) struct ConnectionPermit {
     limiter: Arc<ConnectionLimiter>,
@@ -46,27 +45,27 @@ pub(super) struct ConnectionPermit {
     give_way: Arc<Notify>,
 }
 
-/// The place of a client. Dropped, it is free.
+/// The place of a client; free when this is dropped.
 #[derive(Debug)]
 pub(super) struct ClientPermit {
     limiter: Arc<ConnectionLimiter>,
     at: IpAddr,
-    /// Bytes of replies that clients of its address have not read.
+    /// Bytes of replies that the clients of its address have not read.
     pub(super) unsent: Arc<AtomicUsize>,
 }
 
-/// An address has as many clients as it may have.
+/// An address has as many clients as are permitted.
 #[derive(Debug, thiserror::Error)]
 #[error("{most} clients from {at} are connected: max_connections_per_address is {most}")]
 pub(super) struct Full {
-    /// The address, or the network.
+    /// The IPv4 address, or the IPv6 network of 64 bits.
     pub(super) at: IpAddr,
-    /// Its limit.
+    /// The limit, `max_connections_per_address`.
     pub(super) most: usize,
 }
 
-/// Addresses that are one party: an IPv6 network of 64 bits, or an IPv4 address however it is
-/// written.
+/// The address by which connections are counted: an IPv6 network of 64 bits, or an IPv4 address in
+/// either notation.
 fn party(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) if !v6.is_loopback() => {
@@ -77,14 +76,15 @@ fn party(address: IpAddr) -> IpAddr {
 }
 
 impl ConnectionLimiter {
-    /// So many connections may be `waiting` at a time, and so many clients of one address be in.
+    /// At most `waiting` connections may be in their handshake at a time, and `per_address` clients
+    /// of one address be connected.
     pub(super) fn new(waiting: usize, per_address: usize) -> Arc<Self> {
         Arc::new(ConnectionLimiter { waiting, per_address, state: Mutex::default() })
     }
 
-    /// A place for a connection from `address`. When too many wait, the oldest one of the address
-    /// that has most of them is ordered to give way: what is done in a moment gets its moment,
-    /// however many wait for nothing.
+    /// A place for a connection from `address`. When too many wait, the oldest of the address that
+    /// has most of them is ordered to give way. So a quick handshake succeeds, however many idle
+    /// connections wait.
     pub(super) fn enter(self: &Arc<Self>, address: IpAddr) -> ConnectionPermit {
         let at = party(address);
         let mut state = locked(&self.state);
@@ -100,14 +100,14 @@ impl ConnectionLimiter {
 }
 
 impl State {
-    /// Ends the wait of the oldest one of the address that has most.
+    /// Orders the oldest connection of the address that has most to give way.
     fn make_room(&mut self) {
         let mut counts: HashMap<IpAddr, usize> = HashMap::new();
         for (at, _) in self.waiting.values() {
             *counts.entry(*at).or_default() += 1;
         }
         let most = counts.values().max();
-        // The oldest one of all that have as many: which address that is must not depend on a hash.
+        // The oldest one among all addresses with as many: the choice must not depend on a hash.
         let oldest = self.waiting.iter().find(|(_, (at, _))| counts.get(at) == most);
         let Some(number) = oldest.map(|(number, _)| *number) else { return };
         if let Some((_, give_way)) = self.waiting.remove(&number) {
@@ -127,7 +127,7 @@ impl ConnectionPermit {
         self.at
     }
 
-    /// A place for the client that this connection proved to be, or why there is none.
+    /// A place for the client that this connection has proved to be, or why there is none.
     pub(super) fn client_permit(&self) -> Result<ClientPermit, Full> {
         let (at, most) = (self.at, self.limiter.per_address);
         let mut state = locked(&self.limiter.state);
@@ -179,7 +179,7 @@ mod tests {
         let _second = client_permit("fd00::2").unwrap();
         let why = client_permit("fd00::3").unwrap_err().to_string();
         assert!(why.contains("from fd00:: are connected"));
-        // A peer is no client: it gets its handshake.
+        // A peer is no client; its handshake takes a place only until it is done.
         drop(limiter.enter(at("10.0.0.1")));
         drop(one);
         drop(client_permit("10.0.0.1").unwrap());

@@ -32,44 +32,44 @@ use super::operators::OperatorPlace;
 use super::runs::{self, Entry, Run};
 use super::{CLIENT_TIMEOUT, Event, HANDSHAKE, Hub, Identity, PEER_TIMEOUT, Peer, prepare};
 
-/// Rest after an accept that failed, mostly because descriptors are missing.
+/// Wait after an accept that failed, mostly because descriptors are missing.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
-/// What a connection may still send before it is cut: bytes left unread when a socket is closed
+/// Time in which a connection may still send before it is cut: closing a socket with unread bytes
 /// would destroy the last bytes sent on it.
 const LINGER: Duration = Duration::from_millis(500);
 const LINGER_BYTES: u64 = 64 << 10;
 
-/// The kind of log lines about refused connections.
+/// The kind of the log lines about refused connections.
 const REFUSED: &str = "refused";
-/// The names of members are listed up to so many bytes.
+/// Most bytes of a list of members' names in a rejection.
 const MAX_LISTED_BYTES: usize = 400;
 
-/// One side of a connection that was accepted, and the other.
+/// An accepted connection, with both halves of its socket.
 struct Connection {
     from: SocketAddr,
     reader: FrameReader<OwnedReadHalf>,
     write: OwnedWriteHalf,
-    /// Its place among all sockets that are accepted; free when it is closed.
+    /// Its place among all accepted sockets; free when it is closed.
     socket: OwnedSemaphorePermit,
 }
 
-/// Who has been let in.
+/// The party that a connection was accepted as.
 enum Admitted {
     Peer(Arc<Peer>),
     Client(Place),
-    /// It has been answered, and that is all.
+    /// A probe: it has been answered, and the connection ends.
     Probe,
 }
 
-/// The place of a client.
+/// The place that a client's connection takes.
 enum Place {
-    /// Among the clients of its address, and of all.
+    /// One of the places of its address, and of all clients.
     Client { client_permit: ClientPermit, _slot: OwnedSemaphorePermit },
-    /// For the operator: no requests for data, because of these limits.
+    /// A place for the operator: it serves no requests for data, because of these limits.
     Operator(OperatorPlace, Busy),
 }
 
-/// A limit that a client met.
+/// A limit that a client exceeded.
 struct Busy {
     what: Resource,
     limit: usize,
@@ -77,15 +77,15 @@ struct Busy {
 
 /// Why a connection was not let in.
 enum Rejected {
-    /// It ended before it said anything, as a port's probe does.
+    /// It ended before it sent anything, as a port scan does.
     Silent,
-    /// It broke.
+    /// The socket failed, or its bytes were no handshake.
     Broken(ReadError),
-    /// Who (as it says) and why; it is reported.
+    /// The name that it gave, and the reason, which it is sent.
     Refused(String, String),
-    /// The same, of a node that was removed.
+    /// A node that was removed: its name and the reason.
     Removed(String, String),
-    /// The same, of a copy of a node that runs.
+    /// A copy of a node that runs: its name and the reason.
     Duplicate(String, String),
 }
 
@@ -95,8 +95,8 @@ impl<E: Into<ReadError>> From<E> for Rejected {
     }
 }
 
-/// Accepts connections for ever. Without a place for one more socket it waits: the kernel keeps
-/// those that come, and each connection that gives way makes room.
+/// Accepts connections for ever. Without a place for another socket it waits: the kernel queues new
+/// connections, and each connection that gives way makes room.
 pub(crate) async fn accept(listener: TcpListener, hub: Arc<Hub>) {
     loop {
         // The semaphore is never closed.
@@ -144,7 +144,7 @@ async fn admit(hub: Arc<Hub>, mut connection: Connection, permit: ConnectionPerm
     let (who, why, welcome) = match admitted {
         Ok(Admitted::Peer(peer)) => {
             let protocol = reception.speech().protocol;
-            // Nothing leaves on this connection, so there is nothing to seal.
+            // Nothing leaves on this connection, so only its reader has a seal.
             reception.seal(&mut connection.reader);
             return receive_from(hub, connection, peer, protocol);
         }
@@ -170,7 +170,7 @@ async fn admit(hub: Arc<Hub>, mut connection: Connection, permit: ConnectionPerm
     let answer = reception.answer(&welcome);
     match hub.turned_away.try_acquire() {
         Ok(_place) => drop(timeout(LINGER, refuse(connection, answer)).await),
-        // Of very many at once some are cut before they have read why.
+        // Of very many refused connections at once, some are cut before they have read the reason.
         Err(_) => drop(connection.write.try_write(&answer)),
     }
 }
@@ -252,7 +252,7 @@ fn place(hub: &Hub, permit: &ConnectionPermit) -> Result<Place, String> {
     operator.ok_or(why)
 }
 
-/// A node that wants to be heard as a peer.
+/// A node that connects as a peer.
 struct Newcomer {
     cluster: String,
     ring: (u64, u64),
@@ -261,11 +261,11 @@ struct Newcomer {
     run: Run,
 }
 
-/// The peer that the newcomer is, once nothing speaks against it: from then on it is dialed where
-/// it says that it is.
+/// Returns the peer that the newcomer is, unless something speaks against it. From then on it is
+/// dialed at the address that it reports.
 async fn let_in(hub: &Hub, newcomer: Newcomer) -> Result<Arc<Peer>, Rejected> {
     let Newcomer { cluster, ring, node, to, run } = newcomer;
-    // Names that nobody has are as many as a stranger likes.
+    // A stranger can make up any number of names, so the log names a non-member by its address.
     let member = hub.identity.members.get(node);
     let who = member.map_or_else(|| run.from.ip().to_string(), |member| member.name.clone());
     let refused = |why: String| Rejected::Refused(who.clone(), why);
@@ -344,7 +344,7 @@ fn check_peer(
             "this is node {name}, not the one dialed: is a member's address wrong?"
         ));
     }
-    // Of two versions the later one is in force, which the nodes see to themselves.
+    // Of two versions the later one is in force, which the nodes settle between them.
     if ring.0 == 1 && ours.ring.0 == 1 && ring.1 != ours.ring.1 {
         let theirs = &peer.name;
         return Err(format!(
@@ -356,8 +356,8 @@ fn check_peer(
     Ok(peer.clone())
 }
 
-/// What makes the ring of this node, in words that fit in a frame of a handshake. The other side's
-/// ring is known by its digest alone.
+/// The numbers that make this node's ring, in words that fit in a frame of a handshake. Of the
+/// other side's ring only the digest is known.
 fn shape(ours: &Identity) -> String {
     let names: Vec<&str> = ours.members.iter().map(|member| &*member.name).collect();
     let (count, names) = (names.len(), names.join(", "));
@@ -366,7 +366,8 @@ fn shape(ours: &Identity) -> String {
     format!("n = {n}, {partitions} partitions and {count} members{named}")
 }
 
-/// Reads a peer's messages in a task of its own, in the place of an older connection of that peer.
+/// Reads a peer's messages in a task of its own, which replaces the task of an older connection of
+/// that peer.
 fn receive_from(hub: Arc<Hub>, connection: Connection, peer: Arc<Peer>, protocol: u16) {
     if hub.is_apart() {
         return;
@@ -374,7 +375,8 @@ fn receive_from(hub: Arc<Hub>, connection: Connection, peer: Arc<Peer>, protocol
     let reading = peer.clone();
     let task = tokio::spawn(async move {
         let peer = reading;
-        // Nothing is written, but the half must live: its end would tell the peer that we are gone.
+        // Nothing is written, but the half has to stay open: closing it would signal to the peer
+        // that this node is gone.
         let Connection { mut reader, write: _write, socket: _socket, .. } = connection;
         loop {
             match next_message(&mut reader, protocol).await {
@@ -404,7 +406,7 @@ fn receive_from(hub: Arc<Hub>, connection: Connection, peer: Arc<Peer>, protocol
     }
 }
 
-/// The next message of a peer with which `protocol` is spoken.
+/// The next message of a peer that speaks `protocol`.
 async fn next_message(
     reader: &mut FrameReader<OwnedReadHalf>,
     protocol: u16,
@@ -430,10 +432,10 @@ async fn serve_client(
     if hub.events.send(joined).await.is_err() {
         return;
     }
-    // True when the client has said all that it wants, and its connection is whole.
+    // True when the client has sent its last call and its connection is whole.
     let calls = async {
         loop {
-            // A client that does not take its replies may not ask for more.
+            // A client that does not read its replies may not send more calls.
             outbox.room().await;
             match reader.next::<Call>().await {
                 Ok(Some((call, memory))) => {
@@ -462,7 +464,7 @@ async fn serve_client(
     };
     tokio::select! {
         is_silent = &mut calls => {
-            // It may have closed its sending half only: what it has asked for is answered.
+            // It may have closed its sending half only: calls in progress are still answered.
             if is_silent && hub.events.send(Event::Silent { client }).await.is_ok() {
                 reported(replies.await);
             }
@@ -478,7 +480,8 @@ async fn serve_client(
     let _ = hub.events.send(Event::Left { client }).await;
 }
 
-/// The connection of a client is closed because of what it sent, or how slowly it reads.
+/// Counts and logs that a client's connection was closed because of what it sent or how slowly it
+/// reads.
 fn closed(hub: &Hub, from: SocketAddr, why: &str) {
     hub.closed_clients.fetch_add(1, Ordering::Relaxed);
     let permit = hub.log.several("client_closed", &from.ip().to_string());
@@ -494,7 +497,7 @@ impl Place {
         Outbox::of_address(hub.budgets.replies, hub.client_unsent.clone(), of_address)
     }
 
-    /// The answer to a call that this place does not serve.
+    /// The answer to a call that this place does not serve; `None` for a call that it does.
     fn refuses(&self, call: &Call) -> Option<Reply> {
         let Place::Operator(place, Busy { what, limit }) = self else { return None };
         place.called();
@@ -506,7 +509,7 @@ impl Place {
         Some(Reply { id: call.id, body: ReplyBody::Data(Response::Refused(rejection)) })
     }
 
-    /// Returns when this connection has to give way to another one; an ordinary client never has.
+    /// Returns when this connection has to give way to another one; for an ordinary client never.
     async fn gives_way(&self) {
         match self {
             Place::Client { .. } => std::future::pending().await,

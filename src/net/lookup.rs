@@ -1,5 +1,5 @@
-//! Look-ups of host names, which may take as long as a name server likes: each in a thread of its
-//! own, so that no link waits for the look-up of another one, and few of each peer at a time.
+//! Look-ups of host names, which may take as long as a name server likes. Each has a thread of its
+//! own, so that no link waits for the look-up of another one; their number per peer is limited.
 
 use std::collections::HashMap;
 use std::io;
@@ -11,7 +11,7 @@ use pixii_transport::locked;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot::{self, Receiver};
 
-/// Most look-ups of a peer's names that have not come back.
+/// Most look-ups of a peer's host names in progress.
 const MAX_PENDING: usize = 2;
 
 type Found = io::Result<Vec<SocketAddr>>;
@@ -19,7 +19,7 @@ type Found = io::Result<Vec<SocketAddr>>;
 /// The look-ups of one peer.
 #[derive(Debug)]
 pub(super) struct Lookups {
-    /// Those that have not come back, by the address.
+    /// Look-ups in progress, by address.
     pending: Mutex<HashMap<String, Receiver<Found>>>,
     look_up: fn(&str) -> Found,
 }
@@ -32,8 +32,8 @@ impl Default for Lookups {
 }
 
 impl Lookups {
-    /// Connects to `address`, `host:port`. An earlier attempt may have begun to look up the host
-    /// and given up: then this one waits for the same answer.
+    /// Connects to `address`, `host:port`. If an earlier attempt began the look-up and gave up
+    /// waiting, this one waits for the same answer.
     pub(super) async fn connect(&self, address: &str) -> io::Result<TcpStream> {
         if let Ok(address) = address.parse::<SocketAddr>() {
             return TcpStream::connect(address).await;
@@ -69,7 +69,7 @@ impl Lookups {
     }
 }
 
-/// An answer that is waited for; given up, it is kept for the next attempt.
+/// An answer that is waited for. If the wait is given up, the answer is kept for the next attempt.
 struct Pending<'a> {
     of: &'a Lookups,
     name: &'a str,
@@ -96,7 +96,7 @@ mod tests {
 
     static LOOK_UPS: AtomicUsize = AtomicUsize::new(0);
 
-    /// A name server that does not answer for "slow", and for the others at once.
+    /// A name server that does not answer for "slow", and answers at once for other names.
     fn look_up(address: &str) -> Found {
         LOOK_UPS.fetch_add(1, Ordering::SeqCst);
         let (name, port) = address.rsplit_once(':').unwrap();

@@ -1,5 +1,5 @@
-//! Places for commands of the operator, beyond the limits of clients: however many clients are
-//! connected, `pixii status` and `pixii node drain` are let in.
+//! Places for commands of the operator, beyond the limits of clients: `pixii status` and `pixii
+//! node drain` are let in, however many clients are connected.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use pixii_transport::locked;
 use tokio::sync::Notify;
 
-/// A connection in such a place that made no call for this time gives way to a newcomer.
+/// A connection in such a place gives way to a newcomer once it has made no call for this time.
 const IDLE: Duration = Duration::from_secs(1);
 
-/// The places. They serve no requests for data, so that clients gain nothing by them.
+/// The places. They serve no requests for data, so that clients gain nothing by using them.
 #[derive(Debug)]
 pub(super) struct Operators {
     places: usize,
@@ -23,7 +23,7 @@ struct Taken {
     give_way: Notify,
 }
 
-/// A place of the operator. Dropped, it is free.
+/// One place of the operator; free when this is dropped.
 #[derive(Debug)]
 pub(super) struct OperatorPlace {
     operators: Arc<Operators>,
@@ -31,12 +31,12 @@ pub(super) struct OperatorPlace {
 }
 
 impl Operators {
-    /// So many places.
+    /// `places` is the most that may be taken at a time.
     pub(super) fn new(places: usize) -> Arc<Self> {
         Arc::new(Operators { places, taken: Mutex::default() })
     }
 
-    /// A place, if one is free or is held by a connection that makes no calls.
+    /// A place, if one is free or is held by an idle connection, which then gives way.
     pub(super) fn enter(self: &Arc<Self>) -> Option<OperatorPlace> {
         let mut taken = locked(&self.taken);
         if taken.len() >= self.places {
@@ -52,7 +52,7 @@ impl Operators {
 }
 
 impl OperatorPlace {
-    /// A call was made.
+    /// Restarts the idle time of this place.
     pub(super) fn called(&self) {
         *locked(&self.taken.last_call) = Instant::now();
     }

@@ -1,4 +1,4 @@
-//! The dialing side: to every other member one connection on which our messages leave, for ever.
+//! The dialing side: one connection to every other member, on which this node's messages leave.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use super::{Event, HANDSHAKE, Hub, PEER_TIMEOUT, Peer, prepare};
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 const LAST_BACKOFF: Duration = Duration::from_secs(1);
 
-/// Keeps up the link to a peer, for ever; `seed` spreads the attempts in time.
+/// Keeps the link to a peer open, for ever; `seed` spreads the attempts in time.
 pub(crate) async fn retain_link(hub: Arc<Hub>, peer: Arc<Peer>, seed: u64) {
     let mut rng = Rng::new(seed);
     let mut backoff = FIRST_BACKOFF;
@@ -41,7 +41,7 @@ pub(crate) async fn retain_link(hub: Arc<Hub>, peer: Arc<Peer>, seed: u64) {
             )))
         };
         match dialed.unwrap_or_else(|_| late()) {
-            // The connection goes as it came.
+            // The links were closed while this one was being dialed, so it is dropped.
             Ok(_) if hub.is_apart() => {}
             Ok(link) => {
                 limited!(
@@ -75,7 +75,7 @@ pub(crate) async fn retain_link(hub: Arc<Hub>, peer: Arc<Peer>, seed: u64) {
             Err(fault) => {
                 *locked(&peer.rejection) = fault.rejection();
                 let fault = format!("cannot reach peer {name} at {address}, trying on: {fault}");
-                // With two addresses, each has its turn and its fault.
+                // With two addresses, each has its own fault, logged when its turn comes.
                 if !last_faults.contains(&fault) {
                     let permit = hub.log.several("unreachable", name);
                     limited!(permit, warn, [event = "unreachable", peer = name,], "{fault}");
@@ -94,7 +94,7 @@ pub(crate) async fn retain_link(hub: Arc<Hub>, peer: Arc<Peer>, seed: u64) {
     }
 }
 
-/// What `dialing` comes to, or nothing once the peer is said to be elsewhere than at `address`.
+/// The result of `dialing`, or `None` once the peer is reported to be elsewhere than at `address`.
 async fn unless_moved<T>(
     peer: &Peer,
     address: &str,
@@ -104,7 +104,7 @@ async fn unless_moved<T>(
     loop {
         tokio::select! {
             dialed = &mut dialing => return Some(dialed),
-            // What was rung before this attempt leads here.
+            // A notification from before this attempt may be about this very address.
             () = peer.elsewhere.notified() => if locked(&peer.addresses).heard != address {
                 return None;
             },
@@ -112,7 +112,7 @@ async fn unless_moved<T>(
     }
 }
 
-/// A link: nothing is to come in on it, and what leaves is sealed, with a secret.
+/// An open link: only messages to the peer leave on it, sealed if there is a secret.
 struct Link {
     read: OwnedReadHalf,
     write: OwnedWriteHalf,
@@ -125,7 +125,7 @@ enum LinkFault {
     /// Nobody answers, or not as a peer does.
     #[error("{0}")]
     Unreachable(String),
-    /// It answers, and takes nothing of this node.
+    /// It answers, and refuses this node.
     #[error("it refuses: {0}")]
     Refused(String),
 }
@@ -139,7 +139,7 @@ impl LinkFault {
     }
 }
 
-/// Connects and shakes hands; the error is what to tell the operator.
+/// Connects and shakes hands; the error is a sentence for the operator.
 async fn dial(hub: &Hub, peer: &Peer, address: &str) -> Result<Link, LinkFault> {
     let ours = &hub.identity;
     let (cluster, ring, node, to) = (ours.cluster.clone(), ours.ring, ours.me, peer.id);
@@ -176,7 +176,7 @@ async fn dial(hub: &Hub, peer: &Peer, address: &str) -> Result<Link, LinkFault> 
     }
 }
 
-/// Connects and introduces this node: the answer, how both sides speak, and the connection.
+/// Connects and introduces this node. Returns the answer, how both sides speak, and the connection.
 async fn greet(
     hub: &Hub,
     peer: &Peer,
@@ -194,7 +194,8 @@ async fn greet(
     Ok((welcome, agreed.speech, Link { read, write, seal: agreed.seal }))
 }
 
-/// Sends what the outbox has. Ok when the outbox was finished, and else why the link broke.
+/// Sends the frames of the outbox. Returns Ok when the outbox was finished, else why the link
+/// broke.
 async fn carry(peer: &Peer, link: Link) -> Result<(), String> {
     let Link { mut read, mut write, seal } = link;
     let mut byte = [0];
@@ -231,7 +232,7 @@ mod tests {
         (listener, address)
     }
 
-    /// Lets the node in that dials, as n2.
+    /// Accepts the handshake of the dialing node, as n2.
     async fn welcome(listener: &TcpListener) -> TcpStream {
         let accepted = timeout(TIMEOUT, listener.accept()).await.unwrap();
         let (mut stream, _) = accepted.unwrap();
@@ -272,7 +273,7 @@ mod tests {
         let stream = welcome(&first).await;
         up(true).await;
         assert_eq!(peer.address(), configured);
-        // It has moved: the link stays, and the next one leads to the new address.
+        // The peer has moved: the link stays, and the next one leads to the new address.
         peer.moved(&heard);
         assert_eq!(peer.address(), configured);
         drop((stream, first));
@@ -281,7 +282,8 @@ mod tests {
         let stream = welcome(&second).await;
         up(true).await;
         assert_eq!(peer.address(), heard);
-        // And back: nobody answers at the new address, so the configured one has its turn.
+        // The peer moves back: nobody answers at the new address, so the configured one has its
+        // turn.
         drop((stream, second));
         up(false).await;
         let first = TcpListener::bind(&configured).await.unwrap();

@@ -20,7 +20,7 @@ const MAX_HANDSHAKES: usize = 256;
 const MAX_REJECTIONS: usize = 256;
 /// Most connections of the HTTP port.
 const MAX_HTTP: usize = 64;
-/// Most nodes without a place in the ring that are listened to.
+/// Most nodes without a place in the ring whose messages are accepted.
 const MAX_STRANGERS: usize = 16;
 /// Most connections over the limits of clients, for commands of the operator.
 const MAX_OPERATORS: usize = 4;
@@ -32,22 +32,22 @@ pub(crate) struct Places {
     limit: usize,
     /// Connections whose handshake is in progress.
     pub(crate) handshakes: usize,
-    /// Connections that read why they are refused.
+    /// Refused connections that still read the reason.
     pub(crate) rejections: usize,
-    /// Nodes without a place in the ring.
+    /// Nodes without a place in the ring whose messages are accepted.
     pub(crate) strangers: usize,
     /// Commands of the operator, over the limits of clients.
     pub(crate) operators: usize,
     /// Connections of the HTTP port.
     pub(crate) http: usize,
-    /// Clients.
+    /// Connections of clients, at most 1,024.
     pub(crate) clients: usize,
-    /// All sockets that are accepted on the port of clients and peers.
+    /// All accepted sockets on the port of clients and peers.
     pub(crate) sockets: usize,
 }
 
 impl Places {
-    /// Those of a node with so many peers, in a process with this limit of descriptors.
+    /// The places of a node with `peers` peers, in a process with this limit of descriptors.
     pub(crate) fn of(limit: usize, peers: usize) -> Self {
         let left = limit.saturating_sub(BASE + PER_PEER * peers);
         let share = |divisor: usize, least: usize, most: usize| (left / divisor).clamp(least, most);
@@ -63,7 +63,7 @@ impl Places {
         Places { limit, handshakes, rejections, strangers, operators, http, clients, sockets }
     }
 
-    /// False if the limit is too low even for the reserve and one client.
+    /// False if the limit is too low for the reserve and one client.
     pub(crate) fn fit(&self, peers: usize) -> bool {
         BASE + PER_PEER * peers + self.http + self.sockets - ACCEPTED_PER_PEER * peers <= self.limit
     }

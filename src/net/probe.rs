@@ -1,4 +1,4 @@
-//! The question which daemon listens at an address. It changes nothing at either side.
+//! A probe asks which daemon listens at an address. It changes nothing on either side.
 
 use std::time::Duration;
 
@@ -9,22 +9,22 @@ use pixii_transport::handshake::introduce;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// A daemon that is there answers in this time. A connection that is refused takes none of it.
+/// Time for a daemon to answer. A refused connection returns at once.
 pub(crate) const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The daemon that listens at an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Found {
-    /// The name of the node.
+    /// The name that it gave of its node.
     pub(crate) name: String,
-    /// The birth of its store.
+    /// The birth of its store, drawn when that was created.
     pub(crate) birth: u64,
-    /// Drawn at random at its start.
+    /// Drawn at random at its start; it distinguishes two daemons on copies of one store.
     pub(crate) boot_nonce: u64,
 }
 
-/// The daemon of `cluster` that listens at `address`, if one answers in time and, with secrets,
-/// proves to be of the cluster.
+/// The daemon of `cluster` that listens at `address`, if one answers in time. With secrets, it has
+/// to prove that it is of the cluster.
 pub(crate) async fn probe(
     address: &str,
     cluster: &str,

@@ -10,12 +10,12 @@ use tokio::time::sleep;
 use super::Hub;
 use super::probe::probe;
 
-/// The first look, and the next ones until it can be dialed.
+/// Delay before the first attempt; further ones follow at [`INTERVAL`] until one succeeds.
 const FIRST: Duration = Duration::from_secs(1);
 const INTERVAL: Duration = Duration::from_secs(30);
 
-/// Dials this node's own address until it answers there itself, and logs what is wrong meanwhile:
-/// a wrong port in its own entry is seen by nobody else.
+/// Dials this node's own address until it answers there itself, and logs what is wrong meanwhile.
+/// No other node could detect a wrong port in this node's own entry.
 pub(crate) async fn watch(hub: Arc<Hub>) {
     let identity = &hub.identity;
     let (name, address) = (&identity.name, &identity.address);

@@ -1,5 +1,5 @@
-//! The runs of a peer's daemon, distinguished by the nonces of their boots, and which of them is
-//! heard: a copy of a data directory takes the place of no daemon that runs.
+//! The runs of a peer's daemon, distinguished by their boot nonces, and which of them is accepted:
+//! a copy of a data directory does not displace a daemon that runs.
 
 use std::net::SocketAddr;
 
@@ -8,24 +8,24 @@ use pixii_transport::locked;
 use super::probe::probe;
 use super::{Hub, Peer};
 
-/// How often a newcomer is weighed while others come in between.
+/// How often the check of a newcomer is repeated because another one came in between.
 const ROUNDS: u32 = 3;
 
 /// One run of a peer's daemon, as it introduced itself.
 #[derive(Clone, Debug)]
 pub(crate) struct Run {
-    /// Drawn at random at its start.
+    /// The boot nonce, drawn at random at its start.
     pub(crate) nonce: u64,
-    /// Where it connected from.
+    /// The address that it connected from.
     pub(crate) from: SocketAddr,
-    /// Where it says that it can be dialed.
+    /// The address at which it says that it can be dialed.
     pub(crate) address: String,
 }
 
-/// The runs that connected.
+/// The runs of one peer that have connected.
 #[derive(Debug, Default)]
 pub(super) struct Runs {
-    /// The one that is heard.
+    /// The run whose messages are accepted.
     heard: Option<Run>,
 }
 
@@ -35,10 +35,10 @@ impl Runs {
     }
 }
 
-/// What stands in a newcomer's way: where another run has to be sought before it.
+/// The run that a newcomer would displace: it is probed at this address before.
 #[derive(Debug)]
 struct Incumbent {
-    /// Its nonce, if it connected here.
+    /// Its boot nonce, if it has connected here.
     nonce: Option<u64>,
     address: String,
 }
@@ -46,15 +46,15 @@ struct Incumbent {
 /// How a newcomer was let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Entry {
-    /// As the run that was heard already, as the first one, or as one that listens where the peer
-    /// was last known to be.
+    /// As the run that was accepted already, as the first one, or as one that listens where the
+    /// peer was last known to be.
     Known,
-    /// In the place of a run that is gone from where it was.
+    /// It displaces a run that no longer answers where it was.
     Displaced,
 }
 
 impl Peer {
-    /// Takes the newcomer if nobody stands in its way; else says who does.
+    /// Accepts the newcomer unless it would displace another run, which is then returned.
     fn take_or_name(&self, newcomer: &Run) -> Result<(), Incumbent> {
         let mut runs = locked(&self.runs);
         let last_known = locked(&self.addresses).heard.clone();
@@ -63,7 +63,8 @@ impl Peer {
             Some(heard) => {
                 Some(Incumbent { nonce: Some(heard.nonce), address: heard.address.clone() })
             }
-            // The first run that connects: one that is elsewhere may not have come yet.
+            // The first run that connects. If it is elsewhere, the run at the known address may not
+            // have connected yet.
             None if newcomer.address == last_known => None,
             None => Some(Incumbent { nonce: None, address: last_known }),
         };
@@ -76,8 +77,7 @@ impl Peer {
         }
     }
 
-    /// Takes the newcomer in the place of a run that is gone; false if another one has come in
-    /// between.
+    /// Accepts the newcomer in place of a run that is gone; false if another one came in between.
     fn displace(&self, newcomer: &Run, gone: Option<u64>) -> bool {
         let mut runs = locked(&self.runs);
         let same = runs.heard.as_ref().map(|heard| heard.nonce) == gone;
@@ -88,17 +88,17 @@ impl Peer {
     }
 }
 
-/// Lets a newcomer be the run of `peer` that is heard, unless another one answers where the peer
-/// was last known to be. The error says so: the newcomer is a copy.
+/// Accepts a newcomer as the current run of `peer`, unless another one answers where the peer was
+/// last known to be. The error then says that the newcomer is a copy.
 pub(super) async fn admit(hub: &Hub, peer: &Peer, newcomer: &Run) -> Result<Entry, String> {
-    // A probe takes a descriptor: each name has one at a time.
+    // A probe takes a descriptor, so each name has one at a time.
     let _probing = peer.probing.lock().await;
     for _ in 0..ROUNDS {
         let Err(incumbent) = peer.take_or_name(newcomer) else { return Ok(Entry::Known) };
         let cluster = &hub.identity.cluster;
         let found = probe(&incumbent.address, cluster, &hub.secrets, &hub.nonces).await;
         let entry = match found.filter(|found| found.name == peer.name) {
-            // It listens there itself.
+            // The newcomer itself listens there.
             Some(found) if found.boot_nonce == newcomer.nonce => Entry::Known,
             Some(_) => return Err(duplicate(&peer.name, &incumbent.address, newcomer)),
             None => Entry::Displaced,

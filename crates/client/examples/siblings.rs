@@ -22,7 +22,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         write: client.write_id(),
         w: None.into(),
     };
-    // Both have read the same: that there is nothing.
+    // Both have read the same: the key is absent.
     let seen = client.get(&key, None, TIMEOUT_MS).await?.context;
     client.put(put("bread,milk".into(), Some(seen.clone())), TIMEOUT_MS).await?;
     client.put(put("bread,tea".into(), Some(seen)), TIMEOUT_MS).await?;

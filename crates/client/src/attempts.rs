@@ -15,59 +15,59 @@ use super::{Client, ClientError, Node, ODD_ANSWER};
 /// How much later than a request's own deadline the client gives up waiting for the answer: the
 /// node answers at the deadline, and the answer needs time to arrive.
 const GRACE: Duration = Duration::from_millis(1_000);
-/// A node that is not connected in this part of the time left is passed over, so that one that
-/// hangs does not cost the whole request.
+/// Share of the time left, as a divisor, after which a node that is not connected is passed over: a
+/// node that hangs must not cost the whole request.
 const CONNECT_SHARE: u32 = 4;
-/// A read that is not answered after this time is put to another node as well, and so is a write: a
-/// node's own hedges and its disk come first.
+/// A read that is not answered after this time is sent to another node as well, and a write after
+/// [`WRITE_TIMEOUT`]. A node's own hedges and its disk come first.
 const READ_TIMEOUT: Duration = Duration::from_millis(100);
 const WRITE_TIMEOUT: Duration = Duration::from_millis(500);
-/// Once an owner has refused, so many others are asked at most: each would find the same owners, or
-/// stand in.
+/// Once an owner has refused, at most this many other nodes are tried: each would find the same
+/// owners, or act as a fallback.
 const OTHERS: u32 = 2;
-/// A node that was silent for so long is asked last for this time.
+/// A node that was silent for too long is tried last for this time.
 const QUIET_MS: u64 = 1_000;
-/// Rest before a write whose outcome is unknown goes round once more.
+/// Wait before a write whose outcome is unknown is tried again.
 const RETRY_BACKOFF: Duration = Duration::from_millis(50);
 
 /// A request that was carried out.
 pub(super) struct Done {
     pub(super) response: Response,
-    /// True if another node may have taken it, too, or may yet.
+    /// True if another node may have carried it out, too, or may still do so.
     pub(super) repeated: bool,
 }
 
-/// What one node made of a request.
+/// The answer of one node to a request.
 struct Answered {
     id: NodeId,
-    /// True if it was notified that it is not the only one that has the put.
+    /// True if the request said that another node may have the put, too.
     again: bool,
-    /// The node, for people.
+    /// The node, as messages name it.
     place: String,
     outcome: Result<ReplyBody, Lost>,
-    /// True if it was not tried, because it could not be reached a moment ago.
+    /// True if the node was not tried, because it could not be reached a moment ago.
     is_left_alone: bool,
 }
 
-/// What is known of a request while it is tried.
+/// The state of a request while it is tried.
 struct Attempts {
     writes: bool,
-    /// Why the last node refused it.
+    /// The reason of the last node that refused it.
     refused: Option<Rejection>,
-    /// Why it may have happened without an answer that says so.
+    /// Why the outcome is unknown; `None` while nothing may have happened without an answer.
     unknown: Option<String>,
-    /// What a node said that refused a further attempt at a write that may have happened.
+    /// The reason of a node that refused a further attempt, after the outcome had become unknown.
     reason: Option<Rejection>,
     since: Instant,
-    /// True if a node asks to be asked again.
+    /// True if a node has asked the client to try again.
     again: bool,
     faults: Vec<String>,
     /// Nodes that were not tried, because they could not be reached a moment ago.
     left_alone: u32,
-    /// Nodes that are no owners and may still be asked once an owner has refused.
+    /// Nodes that are no owners and may still be tried once an owner has refused.
     others_left: u32,
     in_flight: JoinSet<Answered>,
-    /// Attempts that may have carried it out, or may yet.
+    /// Attempts that may have carried it out, or may still do so.
     open: u32,
     /// True once a put was sent to a second node while the first one might have it.
     repeats: bool,
@@ -76,8 +76,8 @@ struct Attempts {
 }
 
 impl Client {
-    /// Puts a request to the partition's owners in their order, then to others, which forward it or
-    /// stand in.
+    /// Sends a request to the partition's owners in their order, then to other nodes, which forward
+    /// it or act as fallbacks.
     pub(super) async fn data(
         &self,
         request: Request,
@@ -104,7 +104,7 @@ impl Client {
                     .spawn(async move { client.attempt(id, request, deadline, insists).await });
             } else if attempts.in_flight.is_empty() {
                 if in_time && !insists && attempts.left_alone > 0 {
-                    // One of them may be back: better to look than to say that nobody is there.
+                    // One of them may be back: try them before reporting that no node answers.
                     (insists, attempts.others_left) = (true, OTHERS);
                     candidates = self.candidates(partition);
                     attempts.faults.clear();
@@ -137,8 +137,8 @@ impl Client {
             let (id, again) = (answered.id, answered.again);
             if let Some(response) = attempts.take(answered)? {
                 if attempts.repeats && !again && matches!(response, Response::Written { .. }) {
-                    // Another node may yet carry it out under a dot of its own, and this one does
-                    // not know: it is reported.
+                    // Another node may still carry it out under a dot of its own. This one does not
+                    // know of that attempt, so it is informed.
                     attempts.alone = Some(response);
                     candidates.push_front((id, true));
                     continue;
@@ -152,7 +152,7 @@ impl Client {
         }
     }
 
-    /// Puts the request to one node; `insists` as [`Client::link`] does.
+    /// Sends the request to one node; `insists` as in [`Client::link`].
     async fn attempt(
         &self,
         id: NodeId,
@@ -190,14 +190,14 @@ impl Client {
         Answered { id, again, place, outcome, is_left_alone: false }
     }
 
-    /// For a moment, this node is asked last.
+    /// For a moment, this node is tried last.
     fn avoid(&self, node: &Node) {
         let until = self.0.made.elapsed().as_millis() as u64 + QUIET_MS;
         node.quiet_until_ms.store(until, Ordering::Relaxed);
     }
 
-    /// Puts a request to this member alone, within `timeout_ms`; nobody else is asked, whatever it
-    /// answers.
+    /// Sends a request to this member alone, within `timeout_ms`; no other node is tried, whatever
+    /// the answer is.
     pub async fn query(
         &self,
         name: &str,
@@ -217,8 +217,8 @@ impl Client {
         }
     }
 
-    /// The nodes to ask about a partition in their order, and whether each is an owner: the owners,
-    /// the node first connected to, all others; those that were silent a moment ago last.
+    /// The nodes to try for a partition, in order, and whether each is an owner: the owners, the
+    /// node first connected to, all others. Those that were silent a moment ago come last.
     fn candidates(&self, partition: Partition) -> VecDeque<(NodeId, bool)> {
         let list = self.ring().preference_list(partition);
         let owners = self.ring().owners(partition);
@@ -235,7 +235,7 @@ impl Client {
 }
 
 impl Attempts {
-    /// None has been made yet.
+    /// The state before the first attempt.
     fn new(request: &Request) -> Self {
         Attempts {
             writes: request.is_write(),
@@ -254,8 +254,8 @@ impl Attempts {
         }
     }
 
-    /// The request as the next node gets it: a put that another one may have carried out, or may
-    /// yet, says so.
+    /// The request as the next node gets it: a put that another node may have carried out, or may
+    /// still carry out, carries a note of that.
     fn send(&mut self, request: &Request) -> Request {
         self.repeats |= self.writes && self.open > 0;
         self.open += 1;
@@ -263,8 +263,8 @@ impl Attempts {
         if self.repeats { request.again() } else { request }
     }
 
-    /// The next node to ask. Once an owner has refused, only so many others are: they ask the
-    /// owners again, or stand in.
+    /// The next node to try. Once an owner has refused, only [`OTHERS`] more are: they query the
+    /// owners again, or act as fallbacks.
     fn next(&mut self, candidates: &mut VecDeque<(NodeId, bool)>) -> Option<NodeId> {
         let others = self.refused.is_none() || self.others_left > 0;
         let at = candidates.iter().position(|(_, owner)| *owner || others)?;
@@ -275,10 +275,10 @@ impl Attempts {
         Some(id)
     }
 
-    /// Takes an answer: the end if it says what has become of the request.
+    /// Takes an answer. Returns the response or the error if the request is decided, else `None`.
     fn take(&mut self, answered: Answered) -> Result<Option<Response>, ClientError> {
         let Answered { place, outcome, is_left_alone, .. } = answered;
-        // What was refused, or never sent, was carried out by nobody.
+        // A request that was refused, or never sent, was not carried out there.
         if matches!(outcome, Ok(ReplyBody::Data(Response::Refused(_))) | Err(Lost::Unsent(_))) {
             self.open -= 1;
         }
@@ -292,13 +292,13 @@ impl Attempts {
                 }
                 let no_quorum = |refused: &Rejection| refused.is_no_quorum();
                 if !self.writes && no_quorum(&why) && self.refused.as_ref().is_some_and(no_quorum) {
-                    // Owners are asked first, and know best why their own answer does not count.
+                    // Owners are tried first, and know best why their own answer does not count.
                 } else if another_may_accept(&why) {
                     self.refused = Some(why);
                 } else if !self.writes || (self.unknown.is_none() && self.in_flight.is_empty()) {
                     return Err(why.into());
                 } else {
-                    // Another attempt may have carried it out, or may yet.
+                    // Another attempt may have carried it out, or may still do so.
                     self.refused = Some(why);
                 }
             }
@@ -320,7 +320,7 @@ impl Attempts {
         Ok(None)
     }
 
-    /// What to tell when no node has carried it out: the worst that may have happened.
+    /// The error when no node has carried it out: the worst that may have happened.
     fn failure(self, timeout_ms: u32) -> ClientError {
         match (self.unknown, self.refused) {
             (Some(why), _) => ClientError::Unknown(match self.reason {
@@ -338,7 +338,7 @@ impl Attempts {
     }
 }
 
-/// True for rejections that say something about the node rather than the request.
+/// True for rejections that are about the node rather than the request.
 fn another_may_accept(rejection: &Rejection) -> bool {
     rejection.is_about_node()
         || matches!(rejection, Rejection::Unreachable { .. } | Rejection::NotOwner)

@@ -69,25 +69,26 @@ use tokio::time::Instant;
 use attempts::Done;
 use link::{Link, Lost, Unopened};
 
-/// A node that could not be reached is left alone this long, and four times as long as the attempt
-/// took.
+/// A node that could not be reached is not tried again for this time, plus four times the duration
+/// of the attempt.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// Deadline of calls that carry none: ring, status, emulate and stop.
 const CONTROL_WAIT: Duration = Duration::from_secs(5);
 const ODD_ANSWER: &str = "the node answered another question";
 
-/// How a client behaves.
+/// Options of a client; the same for all of its clones.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Time for connecting to one node and shaking hands, in milliseconds.
     pub connect_timeout_ms: u32,
-    /// Most calls in progress to one node; more wait for their turn.
+    /// Most calls in progress to one node; further ones wait for their turn.
     pub in_flight: usize,
     /// True if a write whose outcome is unknown is sent to another node, with the same write id, as
-    /// long as there is time. False: it is sent once, and [`ClientError::Unknown`] at once.
+    /// long as there is time. False: it is sent once, and [`ClientError::Unknown`] is returned at
+    /// once.
     pub retry_unknown: bool,
-    /// What it proves itself with, in the role of a client; nodes have to do the same. `None`:
-    /// nobody proves anything.
+    /// The key that the client proves itself with; nodes have to prove the same. `None`: neither
+    /// side proves anything.
     pub secret: Option<SecretKey>,
 }
 
@@ -97,50 +98,50 @@ impl Default for Options {
     }
 }
 
-/// Why a call brought no result.
+/// Why a call returned no result.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClientError {
-    /// A node said no; nothing was done.
+    /// A node refused the request; nothing was done.
     #[error(transparent)]
     Refused(#[from] Rejection),
-    /// A write may have happened, or may yet.
+    /// The write may have happened, or may still happen.
     #[error("unknown outcome: {0}; the write may or may not have happened")]
     Unknown(String),
-    /// No node could be asked, or its answer to a read was lost; nothing was written.
+    /// No node could be reached, or its answer to a read was lost; nothing was written.
     #[error("{0}")]
     Error(String),
-    /// Nobody listens at any of the addresses that were given.
+    /// Nobody listens at any of the given addresses.
     #[error("{0}")]
     NobodyListens(String),
 }
 
-/// What a read found.
+/// The result of a read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// Every sibling once; none when the key is absent.
+    /// Each sibling once; empty when the key is absent.
     pub values: Vec<Bytes>,
-    /// Sealed: covers all of them. To be given to the write that replaces them.
+    /// Sealed context that covers all of them, for the write that replaces them.
     pub context: Bytes,
-    /// Replicas that the answer was merged from.
+    /// Number of replicas that the answer was merged from.
     pub answered: u8,
 }
 
-/// What a write did.
+/// The result of a write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Written {
-    /// The dot of a put.
+    /// The dot of a put; `None` for a delete.
     pub dot: Option<Dot>,
-    /// Sealed: covers what the client had seen and this write.
+    /// Sealed context that covers what the client had seen, and this write.
     pub context: Bytes,
-    /// Values that the key has now where the write was made.
+    /// Number of values that the key has after the write, where it was coordinated.
     pub siblings: u32,
-    /// True if it was sent to more than one node. A copy that one of them issues late is the same
-    /// write: it goes with the value once that is replaced by somebody who has seen it
+    /// True if the write was sent to more than one node. Another node's copy of it is the same
+    /// write: it goes with the value once that is replaced by a writer who has seen it
     /// acknowledged.
     pub repeated: bool,
 }
 
-/// A part of a partition's keys.
+/// A page of a partition's keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyPage {
     /// Keys in byte order, deleted ones included.
@@ -153,15 +154,15 @@ pub struct KeyPage {
 /// happens once.
 #[derive(Clone, Debug)]
 pub struct Put {
-    /// The key.
+    /// The key, of 1 to 1,024 bytes.
     pub key: Key,
-    /// Its new value.
+    /// The new value, of at most 1 MiB; empty is a value, too.
     pub value: Bytes,
-    /// The sealed context of the read that it replaces.
+    /// The sealed context of the read that it replaces; `None` replaces nothing.
     pub context: Option<Bytes>,
-    /// From [`Client::write_id`].
+    /// From [`Client::write_id`]; the same for each repetition of this write.
     pub write: WriteId,
-    /// Replicas that must hold it.
+    /// Replicas that must hold it, synced, before it is acknowledged.
     pub w: Quorum,
 }
 
@@ -183,14 +184,14 @@ struct Node {
     name: String,
     address: String,
     state: Mutex<State>,
-    /// Until when it is asked last, because it was silent: milliseconds since the client was made.
+    /// Until when it is tried last, because it was silent: milliseconds since the client was made.
     quiet_until_ms: AtomicU64,
 }
 
 /// Why there is no connection to a node.
 struct Unlinked {
     why: String,
-    /// True if it was not tried, because it could not be reached a moment ago.
+    /// True if the node was not tried, because it could not be reached a moment ago.
     is_left_alone: bool,
 }
 
@@ -201,8 +202,7 @@ enum State {
 }
 
 impl Client {
-    /// Connects to the first of `addresses` (`host:port`) that answers, and learns the ring from
-    /// it.
+    /// Connects to the first of `addresses` (`host:port`) that answers, and gets the ring from it.
     pub async fn connect(addresses: &[String], options: Options) -> Result<Self, ClientError> {
         let (mut faults, mut listening) = (Vec::new(), false);
         for address in addresses {
@@ -231,7 +231,7 @@ impl Client {
         };
         let entry = NodeId::of(&link.name);
         let mut nodes: HashMap<NodeId, Node> = report.members.iter().map(node).collect();
-        // The way that worked is kept for this node, whatever address the cluster knows it by.
+        // The address that worked is kept for this node, whatever address the cluster has for it.
         let given = Node {
             name: link.name.clone(),
             address: address.into(),
@@ -245,12 +245,12 @@ impl Client {
         Ok(Client(Arc::new(shared)))
     }
 
-    /// The cluster's name.
+    /// The cluster's name, as the node first connected to reported it.
     pub fn cluster(&self) -> &str {
         &self.0.cluster
     }
 
-    /// Where keys live.
+    /// The ring that assigns keys to owners, as the node first connected to reported it.
     pub fn ring(&self) -> &Ring {
         &self.0.report.ring
     }
@@ -260,19 +260,19 @@ impl Client {
         &self.0.report
     }
 
-    /// The members that have places, in the order of the list; not those that were removed.
+    /// The members that have places in the ring, in the order of the list, without removed ones.
     pub fn members(&self) -> impl Iterator<Item = &Member> {
         self.0.report.members.iter().filter(|member| self.0.report.ring.has(member.id()))
     }
 
-    /// A fresh id for a put: 128 bits that nobody else draws, from the system's randomness.
+    /// A new write id: 128 bits of the operating system's randomness, so that no two are equal.
     pub fn write_id(&self) -> WriteId {
         let mut id = [0; 16];
         id.copy_from_slice(&self.0.nonces.fresh()[..16]);
         WriteId(u128::from_be_bytes(id))
     }
 
-    /// All siblings of a key, merged from `r` replicas, within `timeout_ms`.
+    /// Reads all siblings of a key, merged from `r` replicas, within `timeout_ms`.
     pub async fn get(
         &self,
         key: &Key,
@@ -319,7 +319,7 @@ impl Client {
         written(self.data(request, partition, timeout_ms).await?)
     }
 
-    /// Forgets what the sealed `context` covers, on `w` replicas, within `timeout_ms`.
+    /// Deletes what the sealed `context` covers, on `w` replicas, within `timeout_ms`.
     pub async fn delete(
         &self,
         key: &Key,
@@ -331,7 +331,7 @@ impl Client {
         written(self.data(request, self.ring().partition(key), timeout_ms).await?)
     }
 
-    /// The next keys of a partition behind `after`, about `limit_bytes` bytes of them, merged from
+    /// Lists the keys of a partition behind `after`, about `limit_bytes` bytes of them, merged from
     /// `r` replicas, within `timeout_ms`.
     pub async fn keys(
         &self,
@@ -348,7 +348,7 @@ impl Client {
         }
     }
 
-    /// The account that a member gives of itself; without a name, the node first connected to.
+    /// The status report of a member; without a name, of the node first connected to.
     pub async fn status(&self, name: Option<&str>) -> Result<StatusReport, ClientError> {
         match self.control(name, CallBody::Status).await? {
             ReplyBody::Status(report) => Ok(*report),
@@ -356,7 +356,7 @@ impl Client {
         }
     }
 
-    /// How a member, or the node first connected to, is linked with the others.
+    /// The links of a member, or of the node first connected to, with the others.
     pub async fn links(&self, name: Option<&str>) -> Result<LinksReport, ClientError> {
         match self.control(name, CallBody::Links).await? {
             ReplyBody::Links(report) => Ok(report),
@@ -364,7 +364,7 @@ impl Client {
         }
     }
 
-    /// Notifies a member to stop; it answers before it does.
+    /// Orders a member to stop; it answers before it does.
     pub async fn stop(&self, name: &str) -> Result<(), ClientError> {
         match self.control(Some(name), CallBody::Stop).await? {
             ReplyBody::Stopping => Ok(()),
@@ -372,8 +372,8 @@ impl Client {
         }
     }
 
-    /// Gives a member, or the node first connected to, an order about its drain; gives how far it
-    /// is.
+    /// Gives a drain order to a member, or to the node first connected to. Returns the state of its
+    /// drain.
     pub async fn drain(
         &self,
         name: Option<&str>,
@@ -388,7 +388,8 @@ impl Client {
     }
 
     /// Gives the places of the member `old` to `new`, which listens at `address`, and removes `old`
-    /// for good; without `apply` only says what would happen. Asks the node first connected to.
+    /// for good. Without `apply`, only reports what would happen. Sent to the node first connected
+    /// to.
     pub async fn replace(
         &self,
         old: &str,
@@ -405,8 +406,9 @@ impl Client {
         }
     }
 
-    /// Gives a member an order about its emulated network; gives the rules that hold there then. A
-    /// member whose configuration does not allow it, or with a mistake in the rules, did nothing.
+    /// Gives a member an order about its emulated network. Returns the rules in force there
+    /// afterwards. A member whose configuration does not allow it, or that finds a mistake in the
+    /// rules, did nothing.
     pub async fn emulate(
         &self,
         name: &str,
@@ -423,9 +425,9 @@ impl Client {
         }
     }
 
-    /// What a member, or the node first connected to, knows of this partition of its own, or of
-    /// all, and of this other owner, or of all; with `begin`, it is to compare them at once. The
-    /// report is made before that begins.
+    /// The comparisons of a member, or of the node first connected to: of this partition or all of
+    /// its own, with this other owner or all. With `begin`, it compares them at once; the report is
+    /// made before that begins.
     pub async fn repair(
         &self,
         name: Option<&str>,
@@ -441,9 +443,9 @@ impl Client {
         }
     }
 
-    /// Has a member that has lost its disk answer reads with what it has, where it is the only
-    /// owner: acknowledged writes may be missing then. Says for how many partitions, once that is
-    /// durable.
+    /// Orders a member that has lost its disk to answer reads with what it has, where it is the
+    /// only owner: acknowledged writes may then be missing. Returns the number of partitions, once
+    /// that is durable.
     pub async fn accept_loss(&self, name: Option<&str>) -> Result<u32, ClientError> {
         match self.control(name, CallBody::AcceptLoss).await? {
             ReplyBody::LossAccepted(reported) => {
@@ -453,7 +455,7 @@ impl Client {
         }
     }
 
-    /// What the latest reads and writes of a member took at each replica.
+    /// How long the latest reads and writes of a member took at each replica.
     pub async fn samples(&self, name: &str) -> Result<SampleReport, ClientError> {
         match self.control(Some(name), CallBody::Samples).await? {
             ReplyBody::Samples(report) => Ok(report),
@@ -461,7 +463,7 @@ impl Client {
         }
     }
 
-    /// The id of the member of this name.
+    /// The id of the member with this name.
     pub fn id_of(&self, name: &str) -> Result<NodeId, ClientError> {
         self.member(Some(name)).map(|node| NodeId::of(&node.name))
     }
@@ -488,7 +490,7 @@ impl Client {
     }
 
     /// The connection to a node, opened within `timeout` if there is none. The error names the
-    /// node. One that could not be reached a moment ago is tried only if `insists`.
+    /// node. A node that could not be reached a moment ago is tried only if `insists`.
     async fn link(
         &self,
         node: &Node,

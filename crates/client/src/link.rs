@@ -17,31 +17,31 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
-/// No more calls are taken while this many bytes wait for the socket.
+/// No further calls are taken while this many bytes wait for the socket.
 const BACKLOG_BYTES: usize = 1 << 20;
-/// Room made for each read from the socket.
+/// Buffer space for each read from the socket.
 const READ_BYTES: usize = 64 << 10;
 
-/// A call without a reply.
+/// Why a call has no reply.
 #[derive(Debug)]
 pub(super) enum Lost {
-    /// It never left: the node cannot have seen it.
+    /// It was never sent: the node cannot have seen it.
     Unsent(String),
-    /// It was on its way: the node may have carried it out.
+    /// It was sent, at least in part: the node may have carried it out.
     Sent(String),
 }
 
-/// Why there is no connection.
+/// Why a connection could not be opened.
 #[derive(Debug)]
 pub(super) enum Unopened {
     /// Nobody listens at the address.
     NobodyListens(String),
-    /// The reason alone, without the address.
+    /// Any other reason, without the address.
     Other(String),
 }
 
 impl Unopened {
-    /// The reason alone, without the address.
+    /// The reason, without the address.
     pub(super) fn into_reason(self) -> String {
         match self {
             Unopened::NobodyListens(why) | Unopened::Other(why) => why,
@@ -73,9 +73,9 @@ struct Outgoing {
 
 /// An open connection. Dropping it closes the socket.
 pub(super) struct Link {
-    /// The name that the node gave.
+    /// Name of the node, as it reported it.
     pub(super) name: String,
-    /// The cluster that it belongs to.
+    /// Name of the cluster that the node belongs to.
     pub(super) cluster: String,
     calls: mpsc::Sender<Outgoing>,
     permits: Semaphore,
@@ -85,8 +85,8 @@ pub(super) struct Link {
 
 impl Link {
     /// Connects to `address` (`host:port`) and shakes hands, both within `wait`, with a secret if
-    /// there is one. At most `in_flight` calls are in progress at a time. The error is the reason
-    /// alone, without the address.
+    /// there is one. At most `in_flight` calls are in progress at a time. The error is the reason,
+    /// without the address.
     pub(super) async fn open(
         address: &str,
         wait: Duration,
@@ -111,12 +111,12 @@ impl Link {
         Ok(Link { name, cluster, calls, permits, in_flight, silent })
     }
 
-    /// False once the connection has ended or has left a call without an answer.
+    /// False once the connection has ended or a call on it went unanswered.
     pub(super) fn is_good(&self) -> bool {
         !self.calls.is_closed() && !self.silent.load(Ordering::Relaxed)
     }
 
-    /// Sends a call and waits for its reply, `wait` in all.
+    /// Sends a call and waits for its reply, for `wait` in all.
     pub(super) async fn call(&self, body: CallBody, wait: Duration) -> Answer {
         let deadline = Instant::now() + wait;
         let Ok(Ok(_permit)) = timeout_at(deadline, self.permits.acquire()).await else {
@@ -139,7 +139,7 @@ impl Link {
     }
 }
 
-/// An IO error in plain words, without the number.
+/// An I/O error in plain words, without its number.
 pub(super) fn plain(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or_default();
@@ -149,8 +149,8 @@ pub(super) fn plain(error: &io::Error) -> String {
         .map_or_else(String::new, |first| first.to_lowercase().collect::<String>() + chars.as_str())
 }
 
-/// A connection after its handshake: what was read already, and the seals of both directions, with
-/// a secret.
+/// A connection after its handshake: the bytes that were read already and, with a secret, the seals
+/// of both directions.
 struct Opened {
     read: OwnedReadHalf,
     write: OwnedWriteHalf,
@@ -175,7 +175,8 @@ async fn handshake(
     Ok((opened, agreed.speech, welcome))
 }
 
-/// Carries calls and replies until either side is done, then reports everyone who still waits.
+/// Carries calls and replies until either side is done, then reports the end to all callers that
+/// still wait.
 async fn drive(
     opened: Opened,
     speech: Speech,
@@ -195,7 +196,7 @@ async fn drive(
 
 /// The calls that have been sent, or are about to be.
 struct Waiting {
-    /// How both sides speak.
+    /// The protocol version and the checksum that both sides use.
     speech: Speech,
     answers: HashMap<u64, oneshot::Sender<Answer>>,
     next_id: u64,
@@ -225,7 +226,7 @@ impl Waiting {
     }
 }
 
-/// Ends well when the client has dropped the link, and with the reason when the connection fails.
+/// Returns Ok when the client has dropped the link, and the reason when the connection fails.
 async fn pump(
     opened: Opened,
     queue: &mut mpsc::Receiver<Outgoing>,

@@ -16,25 +16,25 @@ pub use daemon::STOPPED;
 use files::{Config, Member, check, check_old, lock};
 pub use files::{NoCluster, Shape, free_addresses};
 
-/// How often a process or a node is looked at while something is waited for.
+/// Interval at which a process or a node is polled.
 const POLL: Duration = Duration::from_millis(20);
-/// How long a daemon may take to stop before it is killed.
+/// Time for a daemon to stop before it is killed.
 const STOP_WAIT: Duration = Duration::from_secs(15);
 
-/// The daemons. Dropping the cluster ends those that run with SIGKILL.
+/// The daemons of a local cluster. Dropping it ends those that run with SIGKILL.
 #[derive(Debug)]
 pub struct Cluster {
     program: PathBuf,
     daemons: Vec<Daemon>,
     last_exit: Option<i32>,
-    /// The directory, locked: another cluster would write its own addresses over ours.
+    /// The directory, locked so that another cluster does not write its own addresses to it.
     _lock: File,
 }
 
 impl Cluster {
-    /// Writes the files of a cluster to `dir`, or finds there the data of one with the same shape.
-    /// It listens on `first_port` and the ports behind it, or where the kernel likes. `program` is
-    /// the path of `pixii`. Nothing is started.
+    /// Writes the files of a cluster to `dir`, or takes over the data of one with the same shape.
+    /// It listens on `first_port` and the ports behind it, or on ports that the kernel chooses.
+    /// `program` is the path of `pixii`. Nothing is started.
     pub fn create(
         program: PathBuf,
         dir: &Path,
@@ -102,8 +102,8 @@ impl Cluster {
         &self.daemons
     }
 
-    /// Adds a daemon that is configured as the others are, but for the member that it is to
-    /// replace. Gives its address.
+    /// Adds a daemon with the configuration of the others, except for the member that it is to
+    /// replace. Returns its address.
     pub fn add(&mut self, name: &str, replaced: &str) -> Result<String, String> {
         let model = self.daemons.iter().find(|daemon| daemon.name != replaced);
         let model = model.ok_or_else(|| format!("there is nobody but {replaced}"))?;
@@ -120,7 +120,7 @@ impl Cluster {
         Ok(address)
     }
 
-    /// Knows nothing more of a daemon that has ended. Its files stay.
+    /// Forgets a daemon that has ended. Its files stay.
     pub fn retire(&mut self, name: &str) -> Result<(), String> {
         if self.daemon(name)?.is_running() {
             return Err(format!("{name} is running"));
@@ -151,7 +151,7 @@ impl Cluster {
         self.daemon(name)?.kill()
     }
 
-    /// Ends all daemons that run with SIGKILL, all at once; gives how many there were.
+    /// Ends all running daemons with SIGKILL, at once; returns how many there were.
     pub fn kill_all(&mut self) -> Result<u64, String> {
         let running = self.daemons.iter_mut().filter(|daemon| daemon.is_running());
         let killed =
@@ -160,17 +160,18 @@ impl Cluster {
         Ok(killed)
     }
 
-    /// Freezes a daemon with SIGSTOP: it is there and does nothing until it is resumed.
+    /// Freezes a daemon with SIGSTOP: its connections stay open, and it does nothing until it is
+    /// resumed.
     pub fn freeze(&mut self, name: &str) -> Result<(), String> {
         self.daemon(name)?.set_frozen(true)
     }
 
-    /// Lets a frozen daemon go on, with SIGCONT.
+    /// Resumes a frozen daemon with SIGCONT.
     pub fn resume(&mut self, name: &str) -> Result<(), String> {
         self.daemon(name)?.set_frozen(false)
     }
 
-    /// Stops a daemon cleanly, frozen or not; an error says that it did not end well.
+    /// Stops a daemon cleanly, frozen or not. An error describes an end that was not clean.
     pub fn stop(&mut self, name: &str) -> Result<(), String> {
         let daemon = self.daemon(name)?;
         if !daemon.is_running() {
@@ -180,8 +181,8 @@ impl Cluster {
         daemon.wait(Instant::now() + STOP_WAIT)
     }
 
-    /// Notifies a daemon to stop cleanly, frozen or not, and does not wait: [`Cluster::end_of`]
-    /// says when it has ended, and how: [`STOPPED`], if it ended well.
+    /// Orders a daemon to stop cleanly, frozen or not, and does not wait. [`Cluster::end_of`]
+    /// returns how it has ended: [`STOPPED`] after a clean stop.
     pub fn begin_stop(&mut self, name: &str) -> Result<(), String> {
         self.daemon(name).map(Daemon::hang_up)
     }
@@ -208,7 +209,7 @@ impl Cluster {
         waits.fold(Ok(()), Result::and)
     }
 
-    /// The daemons that have ended by themselves since this was last asked: a name, and how it
+    /// The daemons that have ended by themselves since the last call, with their names and how each
     /// ended.
     pub fn ended(&mut self) -> Vec<(String, String)> {
         let mut ended = Vec::new();
@@ -220,19 +221,18 @@ impl Cluster {
         ended
     }
 
-    /// The exit code of the daemon that was last seen to have ended by itself; `None` if a signal
-    /// ended it.
+    /// The exit code of the last daemon found to have ended by itself; `None` if a signal ended it.
     pub fn last_exit(&self) -> Option<i32> {
         self.last_exit
     }
 
-    /// How this daemon ended by itself, the first time that is seen.
+    /// How this daemon ended by itself; returned only once.
     pub fn end_of(&mut self, name: &str) -> Option<String> {
         self.daemons.iter_mut().find(|daemon| daemon.name == name)?.end().map(|(_, how)| how)
     }
 
-    /// Returns when every running daemon answers and has links to all the others that run, frozen
-    /// ones apart; an error names one that has ended, or is not there after `wait`.
+    /// Returns when every running daemon answers and has links to all the others that run, except
+    /// frozen ones. An error names one that has ended, or does not answer after `wait`.
     pub async fn ready(&mut self, wait: Duration) -> Result<(), String> {
         let deadline = Instant::now() + wait;
         loop {
@@ -247,7 +247,7 @@ impl Cluster {
         }
     }
 
-    /// What the cluster still lacks, if anything.
+    /// What keeps the cluster from being complete; `None` if it is.
     async fn missing(&self) -> Option<String> {
         let awake = |daemon: &&Daemon| daemon.is_running() && !daemon.frozen;
         let running = self.daemons.iter().filter(awake);
@@ -263,8 +263,8 @@ impl Cluster {
     }
 }
 
-/// What these nodes, by name and address, lack of all serving and being linked with each other, if
-/// anything.
+/// What keeps these nodes, by name and address, from all serving and being linked with each other;
+/// `None` if they are.
 pub async fn missing(nodes: &[(String, String)], options: &Options) -> Option<String> {
     for (name, address) in nodes {
         let addresses = [address.clone()];

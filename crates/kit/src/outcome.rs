@@ -16,7 +16,7 @@ pub enum Exit {
     Usage = 2,
     /// The key has no value.
     Absent = 3,
-    /// Too few replicas.
+    /// Too few replicas answered, or could be reached.
     NoQuorum = 4,
     /// A write that may or may not have happened.
     Unknown = 5,
@@ -27,7 +27,7 @@ pub enum Exit {
 /// Why a command ends early: its exit code, and one sentence for people (none: say nothing).
 #[derive(Debug)]
 pub struct CommandError {
-    /// The exit code.
+    /// The exit code of the process.
     pub exit: Exit,
     /// The sentence, without "pixii: ".
     pub message: String,
@@ -125,7 +125,7 @@ mod tests {
     fn a_command_that_has_its_answer_waits_for_no_look_up() {
         let begun = Instant::now();
         let outcome = block_on(async {
-            // As getaddrinfo does, where the name server says nothing.
+            // As getaddrinfo blocks when the name server does not answer.
             let look_up = tokio::task::spawn_blocking(|| sleep(Duration::from_secs(4)));
             let late = timeout(Duration::from_millis(100), look_up).await.is_err();
             if late { Ok(()) } else { Err(CommandError::error("it came back")) }

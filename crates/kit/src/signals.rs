@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM as a question: has anyone asked us to stop?
+//! SIGINT (Ctrl-C) and SIGTERM as a flag that tasks poll.
 
 use std::io;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use signal_hook::flag;
 
 use crate::outcome::CommandError;
 
-/// How often a waiting task asks.
+/// Interval at which a waiting task checks the flag.
 const POLL: Duration = Duration::from_millis(50);
 
 /// True from the first SIGINT or SIGTERM on.
@@ -35,12 +35,12 @@ impl Interrupt {
         Ok(Interrupt(queried))
     }
 
-    /// Whether to stop.
+    /// True once a SIGINT or SIGTERM has arrived.
     pub fn queried(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Returns when asked to stop.
+    /// Returns once a SIGINT or SIGTERM has arrived.
     pub async fn wait(&self) {
         while !self.queried() {
             tokio::time::sleep(POLL).await;

@@ -1,5 +1,5 @@
 //! Frames in and out of a socket: a reader whose memory grows with what has arrived, and a bounded
-//! queue of what is to leave.
+//! queue of frames that wait to leave.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -22,33 +22,33 @@ use super::pace::{LEAST_RATE, Pace};
 /// A frame beyond this many bytes claims memory as it arrives.
 const SMALL_BYTES: usize = 16 << 10;
 const READ_BYTES: usize = 16 << 10;
-/// The length that a frame begins with.
+/// Bytes of the length that a frame begins with.
 const LENGTH_BYTES: usize = 4;
 const MIN_SPARE_BYTES: usize = 2 << 10;
-/// The rest of a frame may be this late after its last byte, and a frame this much later than it
-/// would be at the least pace.
+/// Grace period of a reader: how late the rest of a frame may be after its last byte, and how much
+/// later than at the least pace a frame may be complete.
 const STALL: Duration = Duration::from_secs(10);
-/// The same for a client that reads replies; it may be suspended for a moment.
+/// Grace period of a client that reads replies; it may be suspended for a moment.
 const WRITE_GRACE: Duration = Duration::from_secs(30);
-/// The same while less than half of the memory for replies is left.
+/// Grace period of such a client while less than half of the memory for replies is left.
 const SHORT_WRITE_GRACE: Duration = Duration::from_secs(5);
-/// How often a write that waits looks at how long it may.
+/// Interval at which a waiting write checks how long it may still wait.
 const WRITE_SLICE: Duration = Duration::from_secs(1);
-/// A reply to a client over this many bytes is a large one.
+/// A reply to a client with more bytes than this is a large one.
 pub const LARGE_REPLY_BYTES: usize = 64 << 10;
-/// One write takes at most this many frames, and no more once it has this many bytes.
+/// One write takes at most this many frames, and no more once it has [`BATCH_BYTES`].
 const BATCH_FRAMES: usize = 256;
-/// Buffers that one call of the system takes: what a connection has in memory for them.
+/// Most buffers of one system call, which a connection has memory for.
 const WRITE_BUFFERS: usize = 64;
 const BATCH_BYTES: usize = 1 << 20;
 
-/// The memory of a large frame, given back when the frame has been dealt with.
+/// The memory of a large frame, released when the frame has been handled; `None` for a small one.
 pub type FrameMemory = Option<Memory>;
 
 /// Why no more frames come from a connection.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// The socket failed.
+    /// Reading from the socket failed.
     #[error(transparent)]
     Io(#[from] io::Error),
     /// Bytes that are no frame or no message.
@@ -57,7 +57,7 @@ pub enum ReadError {
     /// The connection ended inside a frame.
     #[error("it ended inside a frame, after {0} bytes of it")]
     Truncated(usize),
-    /// Nothing came for too long inside a frame.
+    /// No byte came for too long inside a frame.
     #[error("it stopped inside a frame, after {0} bytes of it, for {sec} s", sec = STALL.as_secs())]
     Stalled(usize),
     /// A frame comes so slowly that its memory is held for too long.
@@ -72,7 +72,8 @@ pub struct FrameReader<R> {
     half: R,
     buffer: BytesMut,
     limit: usize,
-    /// What memory large frames take, and who holds it.
+    /// The memory that large frames are charged to, and the party that holds it; `None` during a
+    /// handshake.
     source: Option<(Arc<Inflow>, Holder)>,
     held: FrameMemory,
     pace: Pace,
@@ -81,7 +82,8 @@ pub struct FrameReader<R> {
 }
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
-    /// Reads frames of at most `limit` bytes from `half`, as those of a handshake are.
+    /// Reads frames of at most `limit` bytes from `half`, without a seal or a budget, as a
+    /// handshake needs.
     pub fn new(half: R, limit: usize) -> Self {
         let (buffer, pace) = (BytesMut::new(), Pace::new(STALL));
         let (source, held, seal, checksum) = (None, None, None, Checksum::default());
@@ -93,27 +95,28 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         self.checksum = checksum;
     }
 
-    /// From now on, every frame has the next one of these seals.
+    /// From now on, each frame carries the next value of this seal.
     pub fn expect(&mut self, seal: Seal) {
         self.seal = Some(seal);
     }
 
-    /// What has been read and not taken, and the seal that the next frame has.
+    /// The half, the bytes that were read and not decoded, and the seal of the next frame.
     pub fn into_pause(self) -> (R, BytesMut, Option<Seal>) {
         (self.half, self.buffer, self.seal)
     }
 
-    /// From now on, frames of at most `limit` bytes, with memory of `inflow` that `holder` holds.
+    /// From now on, frames have at most `limit` bytes, and large ones take memory of `inflow`,
+    /// charged to `holder`.
     pub fn allow(&mut self, limit: usize, inflow: Arc<Inflow>, holder: Holder) {
         (self.limit, self.source) = (limit, Some((inflow, holder)));
     }
 
-    /// The socket's half.
+    /// The half of the socket that this reads from.
     pub fn half(&self) -> &R {
         &self.half
     }
 
-    /// The bytes that open a connection, or `None` when it is closed without a byte.
+    /// The bytes that open a connection; `None` when it is closed without a byte.
     pub async fn preamble(&mut self) -> Result<Option<[u8; PREAMBLE_BYTES]>, ReadError> {
         loop {
             if let Some(preamble) = self.buffer.first_chunk().copied() {
@@ -129,14 +132,13 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         }
     }
 
-    /// Reads and forgets at most `bytes` bytes, until the other side closes the connection.
+    /// Reads and discards at most `bytes` bytes, until the other side closes the connection.
     pub async fn drain(&mut self, bytes: u64) {
         let mut rest = (&mut self.half).take(bytes);
         let _ = tokio::io::copy(&mut rest, &mut tokio::io::sink()).await;
     }
 
-    /// The next message, or `None` when the other side has closed the connection between two
-    /// frames.
+    /// The next message; `None` when the other side has closed the connection between two frames.
     pub async fn next<T>(&mut self) -> Result<Option<(T, FrameMemory)>, ReadError>
     where
         T: for<'de> BorrowDecode<'de, Bytes>,
@@ -159,8 +161,8 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         }
     }
 
-    /// Makes room for what is to arrive. A large frame gets at most as much again as has arrived,
-    /// when there is memory for it: a length that is only announced claims nothing.
+    /// Makes room for the bytes that are to arrive. A large frame gets at most as much again as has
+    /// arrived, when there is memory for it: an announced length alone claims nothing.
     async fn claim(&mut self) {
         let arrived = self.buffer.len();
         if self.buffer.capacity() - arrived >= MIN_SPARE_BYTES {
@@ -202,17 +204,18 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     }
 }
 
-/// How much an [`Outbox`] holds.
+/// The limits of an [`Outbox`].
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Frames.
+    /// Most frames in this outbox.
     pub messages: usize,
-    /// Bytes.
+    /// Most bytes in this outbox; a larger frame is accepted when it is alone.
     pub bytes: usize,
-    /// Bytes of all the outboxes that share a total.
+    /// Most bytes in all the outboxes that share a total.
     pub total_bytes: usize,
-    /// Where the other side is a client: most bytes of large frames for all clients of its
-    /// address. It has to read at the least pace, and its large frames stay within the total.
+    /// Where the other side is a client: most bytes of large frames for all clients of its address.
+    /// It has to read at the least pace, and its large frames stay within the total. `None` for a
+    /// peer.
     pub address_bytes: Option<usize>,
 }
 
@@ -221,7 +224,7 @@ pub struct Limits {
 pub struct Outbox {
     queue: Mutex<Queue>,
     limits: Limits,
-    /// Bytes of all outboxes, and of those of its address.
+    /// Bytes in all outboxes that share the total.
     total: Arc<AtomicUsize>,
     of_address: Arc<AtomicUsize>,
     ready: Notify,
@@ -231,7 +234,7 @@ pub struct Outbox {
 #[derive(Debug, Default)]
 struct Queue {
     frames: VecDeque<Bytes>,
-    /// Frames and bytes that have not left, those in the writer's hands included.
+    /// Frames and bytes that have not left, including those that the writer holds.
     messages: usize,
     bytes: usize,
     state: State,
@@ -243,11 +246,11 @@ struct Queue {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum State {
-    /// There is no connection: everything is dropped.
+    /// There is no connection, so every frame is dropped.
     #[default]
     Down,
     Up,
-    /// What is queued still leaves, and then the connection ends.
+    /// Queued frames still leave, and then the connection ends.
     Finishing,
 }
 
@@ -257,7 +260,7 @@ impl Outbox {
         Self::of_address(limits, total, Arc::default())
     }
 
-    /// The same, whose bytes also count in those of an address.
+    /// Like [`Outbox::new`], with bytes that also count in those of an address.
     pub fn of_address(
         limits: Limits,
         total: Arc<AtomicUsize>,
@@ -286,24 +289,24 @@ impl Outbox {
         (of_all, own.unwrap_or(of_all))
     }
 
-    /// A connection is there.
+    /// A connection begins: frames are accepted from now on.
     pub fn open(&self) {
         let mut queue = locked(&self.queue);
         queue.state = State::Up;
         queue.connections += 1;
     }
 
-    /// Which connection is there, or was last: counted from the start.
+    /// The number of the current or last connection, counted from 1; 0 before the first.
     pub fn connection(&self) -> u64 {
         locked(&self.queue).connections
     }
 
-    /// Counts a frame that was dropped on its way here.
+    /// Counts a frame that was dropped before it reached this outbox.
     pub fn lose(&self) {
         locked(&self.queue).dropped += 1;
     }
 
-    /// The connection is gone: what has not left is dropped and counted, and so is all that comes.
+    /// The connection has ended: queued frames are dropped and counted, and so are all later ones.
     pub fn shut(&self) {
         let mut queue = locked(&self.queue);
         queue.state = State::Down;
@@ -316,7 +319,7 @@ impl Outbox {
         self.sent.notify_one();
     }
 
-    /// Takes nothing more; the connection ends when all has left.
+    /// Accepts no further frames; the connection ends when all queued ones have left.
     pub fn finish(&self) {
         let mut queue = locked(&self.queue);
         if queue.state == State::Up {
@@ -326,12 +329,12 @@ impl Outbox {
         self.ready.notify_one();
     }
 
-    /// True while there is a connection.
+    /// True from [`Outbox::open`] until [`Outbox::shut`].
     pub fn is_open(&self) -> bool {
         locked(&self.queue).state != State::Down
     }
 
-    /// Bytes taken to be sent since the start.
+    /// Bytes of all frames that were accepted since the start.
     pub fn bytes_taken(&self) -> u64 {
         locked(&self.queue).taken
     }
@@ -347,9 +350,9 @@ impl Outbox {
         locked(&self.queue).dropped
     }
 
-    /// True when a large frame of so many bytes has room, and `reserve` is left for small ones.
-    /// The less is left, the less of it one outbox takes: outboxes that nobody reads leave room
-    /// for the next one.
+    /// True when a large frame of this many bytes has room, and `reserve` is left for small ones.
+    /// The less is left, the smaller the share of one outbox: outboxes that nobody reads leave room
+    /// for others.
     pub fn fits(&self, bytes: usize, reserve: usize) -> bool {
         let queue = locked(&self.queue);
         let (of_all, own) = self.left();
@@ -370,8 +373,8 @@ impl Outbox {
     }
 
     fn has_room(&self, queue: &Queue, bytes: usize) -> bool {
-        // A frame that is alone fits, as long as the memory of all is bounded: there are as many
-        // peers as members, and so many clients that only small frames may pass the total.
+        // A frame that is alone fits, as long as the memory of all outboxes is bounded. Peers are
+        // as many as members; clients are many, so only their small frames may exceed the total.
         let alone = queue.bytes == 0;
         let for_peer = self.limits.address_bytes.is_none();
         let exempt = alone && (for_peer || bytes <= LARGE_REPLY_BYTES);
@@ -380,8 +383,8 @@ impl Outbox {
             && (exempt || self.total.load(Ordering::Relaxed) + bytes <= self.limits.total_bytes)
     }
 
-    /// Queues a frame; false, and a count, when it was dropped because there is no room or
-    /// connection.
+    /// Queues a frame. Returns false and counts it when it was dropped, because there is no room or
+    /// no connection.
     pub fn push(&self, frame: Bytes) -> bool {
         let mut queue = locked(&self.queue);
         if queue.state != State::Up || !self.has_room(&queue, frame.len()) {
@@ -398,15 +401,15 @@ impl Outbox {
         true
     }
 
-    /// Returns when at most a quarter of the frames it may hold are waiting.
+    /// Returns when at most a quarter of the permitted frames are waiting.
     pub async fn room(&self) {
         while locked(&self.queue).messages > self.limits.messages / 4 {
             self.sent.notified().await;
         }
     }
 
-    /// Writes what is queued, and what will be, until the outbox is finished or shut; each frame
-    /// with the next seal, if the connection has one.
+    /// Writes queued frames until the outbox is finished or shut. Each frame carries the next value
+    /// of the seal, if the connection has one.
     pub async fn write_to(
         &self,
         half: &mut (impl AsyncWrite + Unpin),
@@ -422,7 +425,7 @@ impl Outbox {
             self.write_all(half, &mut batch, pace.as_mut()).await?;
             let mut queue = locked(&self.queue);
             queue.messages = queue.messages.saturating_sub(messages);
-            // Shutting it has taken the bytes off the total already.
+            // Shutting the outbox has already taken the bytes off the total.
             let bytes = queue.bytes.min(bytes);
             queue.bytes -= bytes;
             self.discount(bytes);
@@ -451,7 +454,7 @@ impl Outbox {
                 }
             }
             self.ready.notified().await;
-            // All that was there has been read: the next frames have their own time.
+            // The other side has read everything before: the next frames have their own time.
             if let Some(pace) = pace.as_deref_mut() {
                 pace.reset();
             }
@@ -487,7 +490,7 @@ impl Outbox {
         Ok(())
     }
 
-    /// A write that is done in time. Without a pace, the socket's own timeout is the limit.
+    /// A write that completes in time. Without a pace, the socket's own timeout is the limit.
     async fn write_in_time(
         &self,
         half: &mut (impl AsyncWrite + Unpin),

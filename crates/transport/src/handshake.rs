@@ -1,5 +1,5 @@
-//! The words before a connection is one: who speaks which protocol, and with a secret, who proves
-//! to be what it says.
+//! The handshake that opens a connection: it settles the protocol, and with a secret each side
+//! proves its identity.
 
 use std::sync::Arc;
 
@@ -11,29 +11,29 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use super::frames::{FrameReader, ReadError};
 
-/// What is said of an answer that belongs to another question.
+/// Reported for an answer that belongs to another question.
 pub const ODD_ANSWER: &str = "it answers another question in the handshake";
 
-/// What is said of the introduction of protocol 5, in whatever version it comes.
+/// Reported for an introduction of protocol 5, in whatever version it comes.
 const PEER_OF_BEFORE: &str = "an introduction of protocol 5, which this node does not speak";
 
-/// What is said of an HTTP server, which a node's own status port is.
+/// Reported for an HTTP server, such as a node's own status port.
 const HTTP_ANSWERS: &str = "an HTTP server answers there, as at http_listen of a node: clients \
     and nodes connect to listen";
 
-/// What a handshake has come to on the dialing side.
+/// The result of a handshake on the dialing side.
 #[derive(Debug)]
 pub struct Agreed {
-    /// How both sides speak from then on.
+    /// The protocol version and the checksum that both sides use from now on.
     pub speech: Speech,
-    /// With a secret: what this side seals its frames with. What the other side does, the reader
-    /// knows.
+    /// With a secret: the seal of the frames that this side sends. The reader has that of the other
+    /// side.
     pub seal: Option<Seal>,
 }
 
-/// The dialing side: introduces itself with `hello`, which it proves if it has a key, and gives the
-/// answer. With a key, the answer is of somebody who has it too. The error is why the connection
-/// cannot be used.
+/// The dialing side: introduces itself with `hello`, which it proves if it has a key, and returns
+/// the answer. With a key, the answer comes from a holder of the same key. The error is why the
+/// connection cannot be used.
 pub async fn introduce<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     reader: &mut FrameReader<R>,
     write: &mut W,
@@ -75,8 +75,7 @@ pub async fn introduce<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     }
 }
 
-/// Why an answer that nobody has proved is none. Not even a rejection is taken at its word: it is
-/// only shown.
+/// Why an answer without a proof is not accepted. An unproven rejection is only shown.
 fn unproven(welcome: Welcome) -> String {
     match welcome {
         Welcome::Refused(why) | Welcome::Removed(why) | Welcome::Duplicate(why) => {
@@ -86,7 +85,7 @@ fn unproven(welcome: Welcome) -> String {
     }
 }
 
-/// Text of somebody else, in one line.
+/// Text of the other side, escaped and in one line.
 pub fn shown(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).collect()
 }
@@ -107,14 +106,14 @@ async fn send<W: AsyncWrite + Unpin>(
     write.write_all(&bytes).await.map_err(|error| error.to_string())
 }
 
-/// Why the accepting side cannot go on.
+/// Why the accepting side refuses the connection.
 #[derive(Debug)]
 pub enum Unheard {
-    /// It ended before it said anything, as a port's probe does.
+    /// The connection ended before it sent anything, as a port scan does.
     Silent,
-    /// It broke.
+    /// The socket failed, or its bytes were no handshake.
     Broken(ReadError),
-    /// Why it is refused.
+    /// The reason, which the other side is sent.
     Refused(String),
 }
 
@@ -128,8 +127,8 @@ fn refused<T>(why: impl Into<String>) -> Result<T, Unheard> {
     Err(Unheard::Refused(why.into()))
 }
 
-/// The accepting side of one connection: it hears who is there, and answers in the way that fits
-/// what was said.
+/// The accepting side of one connection: it reads the introduction, and answers in a form that the
+/// other side understands.
 #[derive(Debug)]
 pub struct Reception {
     secrets: Option<Arc<Secrets>>,
@@ -146,18 +145,18 @@ struct Proven {
 }
 
 impl Reception {
-    /// Of a node that has these secrets, or none.
+    /// A reception with the secrets of this node; `None` if it has none.
     pub fn new(secrets: Option<Arc<Secrets>>) -> Self {
         Reception { secrets, speech: PROTOCOL.into(), greeted: false, proven: None }
     }
 
-    /// How both sides speak behind the handshake, once it was heard who is there.
+    /// How both sides speak after the handshake. Valid once [`Reception::hear`] has returned.
     pub fn speech(&self) -> Speech {
         self.speech
     }
 
-    /// Who is there: a `Member`, a `Probe` or a `Client`, nothing else. With secrets, one
-    /// that has proved it.
+    /// The introduction of the other side: a `Member`, a `Probe` or a `Client`, nothing else. With
+    /// secrets, the other side has proved it.
     pub async fn hear<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
         &mut self,
         reader: &mut FrameReader<R>,
@@ -195,7 +194,7 @@ impl Reception {
         }
     }
 
-    /// Who has proved itself, by an answer to our challenge.
+    /// Checks the proof in the other side's answer to the challenge.
     fn check(
         &mut self,
         answer: Hello,
@@ -220,7 +219,7 @@ impl Reception {
         }
     }
 
-    /// The bytes of the answer, proved if who is there has proved itself.
+    /// The bytes of the answer, with a proof if the other side has proved itself.
     pub fn answer(&self, welcome: &Welcome) -> BytesMut {
         let preamble: [u8; PREAMBLE_BYTES] = wire::offer();
         let mut bytes = BytesMut::from(if self.greeted { &[] } else { &preamble[..] });
@@ -235,8 +234,8 @@ impl Reception {
         bytes
     }
 
-    /// With who has proved itself: what this side seals its frames with. The reader expects the
-    /// other side's seals from then on, or the checksums that both sides speak.
+    /// The seal of the frames that this side sends, if the other side has proved itself. From then
+    /// on the reader expects the other side's seals, or the agreed checksum.
     pub fn seal<R: AsyncRead + Unpin>(self, reader: &mut FrameReader<R>) -> Option<Seal> {
         reader.check_by(self.speech.checksum);
         let Proven { exchange, key, hello } = self.proven?;

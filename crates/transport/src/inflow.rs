@@ -23,9 +23,9 @@ const LEFT_TO_OTHERS: usize = 16;
 /// The party that memory is charged to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Holder {
-    /// All clients of an address.
+    /// All clients of one address together.
     Clients(IpAddr),
-    /// A peer.
+    /// One peer, whatever its address.
     Peer(NodeId),
 }
 
@@ -41,22 +41,22 @@ impl Display for Holder {
 /// Sizes of the memory, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Sizes {
-    /// All of it.
+    /// Most that all holders together may have.
     pub total: usize,
     /// Most that one holder may have.
     pub share: usize,
-    /// So much is kept for the frame that began first, so that it can always be completed, and
-    /// frames that each hold a part never wait for each other for ever. What a larger frame has
-    /// beyond it is not counted while it is the first: it goes over the total, one at a time.
+    /// Kept for the frame that began first, so that it can always be completed: frames that each
+    /// hold a part never wait for each other for ever. Bytes of a larger frame beyond it are not
+    /// counted while it is the first: it may exceed the total, one frame at a time.
     pub frame: usize,
 }
 
 /// How the memory is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
-    /// Bytes that are held.
+    /// Bytes that frames hold now.
     pub held: usize,
-    /// Bytes that there are.
+    /// Most bytes that they may hold, see [`Sizes::total`].
     pub total: usize,
     /// Frames that waited longer than a second, since the start.
     pub waits: u64,
@@ -65,7 +65,7 @@ pub struct Usage {
 /// The memory for large frames, of all clients or of all peers.
 #[derive(Debug)]
 pub struct Inflow {
-    /// What its frames come from, in words: "clients" or "peers".
+    /// The source of its frames, in words: "clients" or "peers".
     of: &'static str,
     sizes: Sizes,
     state: Mutex<State>,
@@ -81,11 +81,12 @@ struct State {
     waits: u64,
 }
 
-/// What is held of the whole, or by one holder.
+/// Memory held in total, or by one holder.
 #[derive(Debug, Default)]
 struct Scope {
     held: usize,
-    /// Frames that have begun and are not complete, in their order, and what they hold.
+    /// Frames that have begun and are not complete, in the order of their beginning, with the bytes
+    /// that each holds.
     incomplete: BTreeMap<u64, usize>,
 }
 
@@ -111,7 +112,7 @@ impl Scope {
     }
 }
 
-/// The memory of one frame. Dropped, it is free.
+/// The memory of one frame; released when this is dropped.
 #[derive(Debug)]
 pub struct Memory {
     inflow: Arc<Inflow>,
@@ -121,18 +122,18 @@ pub struct Memory {
 }
 
 impl Inflow {
-    /// The memory for frames of `of`, none of which is held.
+    /// The memory for frames of `of`, with nothing held yet.
     pub fn new(of: &'static str, sizes: Sizes, log: Arc<LogThrottle>) -> Arc<Self> {
         Arc::new(Inflow { of, sizes, state: Mutex::default(), freed: Notify::new(), log })
     }
 
-    /// How it is used now.
+    /// The use of this memory now.
     pub fn usage(&self) -> Usage {
         let state = locked(&self.state);
         Usage { held: state.whole.held, total: self.sizes.total, waits: state.waits }
     }
 
-    /// A frame of `holder` begins, which holds nothing yet.
+    /// Begins a frame of `holder`, which holds nothing yet.
     pub fn begin(self: &Arc<Self>, holder: Holder) -> Memory {
         let mut state = locked(&self.state);
         let number = state.next;
@@ -162,7 +163,7 @@ impl Inflow {
 }
 
 impl Memory {
-    /// Returns when the frame holds `bytes`.
+    /// Returns when the frame holds `bytes` in all.
     pub async fn grow(&mut self, bytes: usize) {
         if self.try_grow(bytes) {
             return;
@@ -172,7 +173,7 @@ impl Memory {
         loop {
             let freed = inflow.freed.notified();
             tokio::pin!(freed);
-            // What is freed from here on is noticed.
+            // Memory that is freed from here on wakes this task.
             freed.as_mut().enable();
             if self.try_grow(bytes) {
                 return;
@@ -206,7 +207,7 @@ impl Memory {
         permitted
     }
 
-    /// The frame has arrived: its memory stays, and it waits for no more.
+    /// The frame has arrived: it keeps its memory, and claims no more.
     pub fn complete(&self) {
         locked(&self.inflow.state).complete(self.holder, self.number);
         self.inflow.freed.notify_waiters();
@@ -272,7 +273,7 @@ mod tests {
         let inflow = inflow();
         let mut slow: Vec<Memory> = (0..20).map(|n| inflow.begin(at(n % 4))).collect();
         for memory in &mut slow {
-            // As much again with each step, as a frame takes it.
+            // As much again with each step, as a frame claims it.
             (0..7).map(|step| 1 << step).take_while(|bytes| memory.try_grow(*bytes)).for_each(drop);
         }
         let held = inflow.usage().held;
@@ -303,7 +304,7 @@ mod tests {
         let inflow = inflow();
         let holder = |n: u16| at((n % 6) as u8);
         let mut frames: Vec<Memory> = (0..600).map(|n| inflow.begin(holder(n))).collect();
-        // All have some, and the memory is short, before the first one is complete.
+        // Each holds some, and memory is short, before the first one is complete.
         for bytes in 1..=10 {
             frames.iter_mut().for_each(|frame| {
                 frame.try_grow(bytes);

@@ -1,5 +1,5 @@
 //! Connections: frames in and out of a socket, the handshake that begins each, the memory that they
-//! may take, and the limits of what they may log. Both sides use it: the daemon and its clients.
+//! may take, and the limits of what they may log. The daemon and its clients use it.
 
 pub mod frames;
 pub mod handshake;
@@ -11,7 +11,7 @@ pub mod throttle;
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Random bytes of the system.
+/// Random bytes of the operating system.
 pub fn random<const BYTES: usize>() -> io::Result<[u8; BYTES]> {
     let mut bytes = [0; BYTES];
     getrandom::fill(&mut bytes)?;

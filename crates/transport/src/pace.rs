@@ -1,4 +1,4 @@
-//! The least pace at which bytes of a frame have to move, so that nobody holds memory by being
+//! The least pace at which the bytes of a frame have to move, so that nobody holds memory by being
 //! slow.
 
 use std::time::Duration;
@@ -6,8 +6,8 @@ use std::time::Duration;
 /// Bytes a second, on average, once the grace period is used up.
 pub const LEAST_RATE: u64 = 64 << 10;
 
-/// The time that bytes may take. Waiting uses it up, bytes that move give it back, and it is never
-/// more than the grace period: a fast beginning allows no long stall.
+/// The time that bytes may take. Waiting uses it up, and bytes that move give it back. It never
+/// exceeds the grace period, so a fast beginning permits no long stall.
 #[derive(Debug)]
 pub struct Pace {
     grace: Duration,
@@ -16,34 +16,34 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// All of the grace period is left.
+    /// A pace with all of its grace period left.
     pub fn new(grace: Duration) -> Self {
         Pace { grace, credit: grace, waited: Duration::ZERO }
     }
 
-    /// Begins anew.
+    /// Restores the whole grace period and forgets the time waited, for the next frames.
     pub fn reset(&mut self) {
         *self = Pace::new(self.grace);
     }
 
-    /// How long the next bytes may take.
+    /// How long the next bytes may take before the sender counts as too slow.
     pub fn allowance(&self) -> Duration {
         self.credit
     }
 
-    /// The same with a shorter grace period.
+    /// The allowance that a shorter grace period would leave.
     pub fn allowance_within(&self, grace: Duration) -> Duration {
         self.credit.saturating_sub(self.grace.saturating_sub(grace))
     }
 
-    /// So many bytes moved after this time.
+    /// Takes in that `bytes` bytes moved after a wait of `after`.
     pub fn moved(&mut self, bytes: usize, after: Duration) {
         self.waited += after;
         let earned = Duration::from_millis((bytes as u64).saturating_mul(1_000) / LEAST_RATE);
         self.credit = (self.credit.saturating_sub(after) + earned).min(self.grace);
     }
 
-    /// For how long bytes have been waited for.
+    /// The time spent waiting since the start or the last reset.
     pub fn waited(&self) -> Duration {
         self.waited
     }
@@ -55,7 +55,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// After how many seconds a sender of so many bytes a second is late with 8 MiB.
+    /// After how many seconds a sender of `rate` bytes per second is late with 8 MiB.
     fn late_after(rate: usize) -> Option<u64> {
         let mut pace = Pace::new(10 * SECOND);
         for second in 0..(8 << 20) / rate as u64 {

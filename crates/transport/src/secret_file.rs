@@ -1,4 +1,4 @@
-//! A file with a secret: what is wrong with one is said without a byte of it.
+//! A file with a secret. Errors describe the problem without a byte of the secret.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -11,19 +11,19 @@ use pixii_core::secret::{Keyring, Role, SecretKey};
 /// Bytes of one secret, without the space around it.
 const SECRET_BYTES: RangeInclusive<usize> = 16..=1_024;
 const MAX_FILE_BYTES: u64 = 4_096;
-/// What some editors put at the beginning of a file in UTF-8.
+/// The byte order mark that some editors put at the beginning of a file in UTF-8.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-/// Everybody else's permissions, and the group's to write.
+/// Permissions that must not be set: all of other users, and writing of the group.
 const TOO_OPEN: u32 = 0o027;
 
-/// The keys of one role that follow from these secrets: at least one, and two while it is changed.
+/// The keys of one role that follow from these secrets: one, or two while the secret is changed.
 pub fn keyring(role: Role, secrets: &[Vec<u8>]) -> Keyring {
     let [first, rest @ ..] = secrets else { return Keyring::new(role, &[], None) };
     Keyring::new(role, first, rest.first().map(Vec::as_slice))
 }
 
-/// What a client proves itself with, from the file at `path`: its first secret, if there are two.
-/// The error is a sentence that names the file.
+/// The key that a client proves itself with: that of the first secret in the file at `path`. The
+/// error is a sentence that names the file.
 pub fn client_secret(path: &Path) -> Result<SecretKey, String> {
     read(path).map(|secrets| keyring(Role::Client, &secrets).first().clone())
 }
@@ -52,7 +52,7 @@ pub fn read(path: &Path) -> Result<Vec<Vec<u8>>, String> {
 }
 
 fn parse(bytes: &[u8]) -> Result<Vec<Vec<u8>>, String> {
-    // Left out silently, it would make another secret than the same file makes in the version
+    // If it were skipped silently, the same file would make another secret than in the version
     // before.
     if bytes.starts_with(BYTE_ORDER_MARK) {
         return Err(

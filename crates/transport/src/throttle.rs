@@ -1,4 +1,4 @@
-//! Limits of the log: each line that a peer or a client can cause passes here, so that the log has
+//! Limits of the log. Every line that a peer or a client can cause passes here, so that the log has
 //! some of its kind and a count of the others, whatever the other side does.
 
 use std::collections::HashMap;
@@ -8,21 +8,22 @@ use std::time::{Duration, Instant};
 
 use super::locked;
 
-/// Sources that are remembered. Beyond it, lines of new sources count against their kind alone.
+/// Most sources that are remembered. Beyond it, lines of new sources count against their kind
+/// alone.
 const MAX_REMEMBERED: usize = 1_024;
-/// The same reason of the same source is logged again after this time, if it still holds,
+/// Interval after which the same reason of the same source is logged again, if it still holds.
 const SAME_REASON: Duration = Duration::from_secs(600);
-/// and another one after this time: the source may be a stranger, whose bytes are in the reason.
+/// Interval for another reason: the source may be a stranger, whose bytes are in the reason.
 const OTHER_REASON: Duration = Duration::from_secs(10);
-/// Lines of one kind and source that may follow each other; one more for each `OTHER_REASON`.
+/// Lines of one kind and source that may follow each other; one more every [`OTHER_REASON`].
 const BURST: u32 = 5;
-/// Lines of one kind that may follow each other, of all sources together; one more a second.
+/// Lines of one kind that may follow each other, of all sources together; one more per second.
 const KIND_BURST: u32 = 64;
-/// Lines that were left out are reported after this time even if no line of their kind follows.
+/// Omitted lines are reported after this time even if no line of their kind follows.
 const REPORT_AFTER: Duration = Duration::from_secs(60);
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Logs a line if the throttle permits it, with the count of lines that were left out before.
+/// Logs a line if the throttle permits it, with the count of lines omitted before it.
 #[macro_export]
 macro_rules! limited {
     ($permit:expr, $level:ident, [$($field:tt)*], $($text:tt)+) => {
@@ -32,7 +33,7 @@ macro_rules! limited {
     };
 }
 
-/// Lines of the same kind and source that were left out since the last one.
+/// Lines of the same kind and source that were omitted since the last one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Omitted(u64);
 
@@ -46,7 +47,7 @@ impl Display for Omitted {
     }
 }
 
-/// Remembers what was logged.
+/// Remembers the lines logged, by kind and source.
 #[derive(Debug, Default)]
 pub struct LogThrottle(Mutex<Logged>);
 
@@ -65,7 +66,7 @@ struct Source {
     omitted: u64,
 }
 
-/// Lines that may be logged at once.
+/// Lines that may be logged now.
 #[derive(Debug)]
 struct Tokens {
     left: u32,
@@ -91,23 +92,23 @@ impl Tokens {
 }
 
 impl LogThrottle {
-    /// For lines with a `reason`: one for each reason of a source, which is not repeated.
+    /// Permits a line with a `reason`: one for each reason of a source, which is not repeated.
     pub fn once(&self, kind: &'static str, source: &str, reason: &str) -> Option<Omitted> {
         locked(&self.0).permit(Instant::now(), kind, source, Some(reason))
     }
 
-    /// For lines that may follow each other: some of a source, then one now and then.
+    /// Permits a line that may be repeated: a few of each source, then one now and then.
     pub fn several(&self, kind: &'static str, source: &str) -> Option<Omitted> {
         locked(&self.0).permit(Instant::now(), kind, source, None)
     }
 
-    /// The next line of this kind and source is logged, whatever was logged before.
+    /// Permits the next line of this kind and source, whatever was logged before.
     pub fn forget(&self, kind: &'static str, source: &str) {
         locked(&self.0).sources.remove(&(kind, source.to_owned()));
     }
 
-    /// Logs how many lines were left out of which no later line gives the count. To be called
-    /// often; it looks every ten seconds.
+    /// Logs the counts of omitted lines that no later line reports. To be called often; it acts
+    /// every ten seconds.
     pub fn sweep(&self) {
         for (kind, source, omitted) in locked(&self.0).left_out(Instant::now()) {
             let about = if source.is_empty() { String::new() } else { format!(" about {source}") };

@@ -1,10 +1,9 @@
-//! A stopped store, read without a change to it: its files are copied, and the copy is opened.
+//! Reads a stopped store without changing it: its files are copied, and the copy is opened.
 //!
 //! sled writes at every opening: it fills the rest of a segment, clears what it finds torn, and
-//! makes a snapshot. It has no mode in which it only reads. Hard links would share the bytes that
-//! it writes, and an overlay copies the whole log at its first write. So the files are copied: on a
-//! file system that can share blocks (btrfs, XFS) within moments and without space, elsewhere byte
-//! by byte.
+//! makes a snapshot. It has no read-only mode. Hard links would share the bytes that it writes, and
+//! an overlay copies the whole log at its first write. So the files are copied: within moments and
+//! without space on a file system that can share blocks (btrfs, XFS), elsewhere byte by byte.
 
 use std::fs::{self, File};
 use std::io;
@@ -26,7 +25,7 @@ pub(in crate::disk) struct PrivateCopy {
     place: TempDir,
     /// Bytes that the original takes on disk.
     pub(in crate::disk) disk_bytes: u64,
-    /// What is damaged of the small files of the original.
+    /// Damage of the small files of the original.
     pub(in crate::disk) damages: Vec<String>,
 }
 
@@ -38,9 +37,9 @@ struct Source {
 }
 
 impl PrivateCopy {
-    /// Copies the store in `dir`, which no daemon may have, to a new folder within `scratch`.
-    /// Nothing in `dir` is written, its owners and times included. A daemon may start when this has
-    /// returned.
+    /// Copies the store in `dir`, which no daemon may have open, to a new folder within `scratch`.
+    /// Nothing in `dir` is written, including its owners and times. A daemon may start once this
+    /// has returned.
     pub(in crate::disk) fn of(dir: &Path, scratch: &Path) -> Result<Self, OpenError> {
         let reading = Reading::claim(dir)?;
         let failed = |reason: String| OpenError::Scratch {
@@ -56,7 +55,7 @@ impl PrivateCopy {
         Ok(PrivateCopy { place, disk_bytes, damages: reading.damages() })
     }
 
-    /// Where it is.
+    /// The folder of the copy, which has the layout of a data directory.
     pub(in crate::disk) fn path(&self) -> &Path {
         self.place.path()
     }
@@ -112,7 +111,7 @@ fn copy_all(
         let mut copy = File::create(to.join(&name)).map_err(io)?;
         if rustix::fs::ioctl_ficlone(&copy, &source).is_err() {
             if !checked {
-                // The longest comes first: what is known of it holds for the others.
+                // The longest comes first: whether it shares blocks holds for the others, too.
                 expect_space(to, missing, failed)?;
                 checked = true;
             }
@@ -123,14 +122,14 @@ fn copy_all(
         }
         missing -= bytes;
     }
-    // sled wants both, and an empty one has no file that would bring it along.
+    // sled needs both, and an empty one has no file that would create it.
     for name in ["sled", "sled/blobs"].into_iter().filter(|name| dir.join(name).is_dir()) {
         fs::create_dir_all(to.join(name)).map_err(io)?;
     }
     Ok(())
 }
 
-/// Refuses a place with too little space for `bytes` bytes and what sled adds to them.
+/// Returns an error if a folder has too little space for `bytes` bytes and what sled adds to them.
 fn expect_space(
     to: &Path,
     bytes: u64,

@@ -6,10 +6,9 @@
 //! | 64 | the mark again |
 //! | 128 | the text of `FORMAT`, and its checksum |
 //!
-//! Not in files of their own: the version before refuses a directory with files that it does not
-//! know where the store was set aside, and it leaves alone what follows the first 16 bytes of
-//! `MARK`. All is in one block of the file system, so a full disk is no obstacle to writing it
-//! again.
+//! They have no files of their own, because the version before refuses an unknown file in a
+//! directory whose store was set aside. It leaves alone what follows the first 16 bytes of `MARK`.
+//! All is in one block of the file system, so a full disk is no obstacle to writing it again.
 
 use std::fs::File;
 use std::io;
@@ -23,7 +22,7 @@ const FORMAT_TWIN_AT: u64 = 128;
 const MARK_BYTES: usize = 16;
 /// Bytes of `FORMAT`, the end of its line included.
 const FORMAT_BYTES: usize = 24;
-/// Most bits of `FORMAT` that may be wrong in a file that still counts as ours and damaged.
+/// Most wrong bits of a `FORMAT` that still counts as ours and damaged.
 const MAX_FLIPPED_BITS: u32 = 8;
 
 fn mark_sum(number: &[u8]) -> [u8; 8] {
@@ -44,17 +43,16 @@ pub(super) fn set_mark(file: &File, number: u64) -> io::Result<()> {
     file.write_all_at(&bytes, 0)
 }
 
-/// What the marks say.
+/// The content of the two marks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Marks {
-    /// The highest number that a sound mark has; 0 without one. Each mark was true when it was
-    /// written.
+    /// The highest number of a sound mark; 0 without one. Each mark was true when it was written.
     pub(super) number: u64,
-    /// How many of those that hold something have a wrong checksum.
+    /// Number of marks with a wrong checksum; an empty one is not counted.
     pub(super) damaged: usize,
 }
 
-/// Reads both marks. One that is not there, or all zeros as after a power cut, is not damaged.
+/// Reads both marks. A missing one, or one of zeros as after a power cut, is not damaged.
 pub(super) fn marks(file: &File) -> Marks {
     let mut marks = Marks { number: 0, damaged: 0 };
     for at in [0, MARK_TWIN_AT] {
@@ -80,16 +78,16 @@ pub(super) fn has_format(file: &File, text: &str) -> bool {
     read.is_ok() && found == text.as_bytes() && format_sum(&found) == sum
 }
 
-/// Writes the copy of `FORMAT`, durably. A program that changes `FORMAT` changes the copy first.
+/// Writes the copy of `FORMAT`, durably. A program that changes `FORMAT` has to change the copy
+/// first.
 pub(super) fn set_format(file: &File, text: &str) -> io::Result<()> {
     let sum = format_sum(text.as_bytes());
     file.write_all_at(&[text.as_bytes(), &sum].concat(), FORMAT_TWIN_AT)?;
     file.sync_all()
 }
 
-/// True if `found` can be what damage made of `ours`: bits have changed, or the file is torn. A
-/// file that names another version of the format is not damaged, unless one bit is all that
-/// differs.
+/// True if `found` can be a damaged form of `ours`: some bits differ, or the file is torn. A file
+/// that names another version of the format is not damaged, unless one bit is the only difference.
 pub(super) fn is_damaged(found: &[u8], ours: &[u8]) -> bool {
     if found.len() != ours.len() {
         return ours.starts_with(found) || found.iter().all(|byte| *byte == 0);
@@ -140,7 +138,7 @@ mod tests {
             assert_eq!(marks(&file), Marks { number: 7, damaged: 1 }, "byte {at}");
             file.write_all_at(&byte, at).unwrap();
         }
-        // The version before writes the first one only.
+        // The version before writes only the first one.
         let nine = 9u64.to_be_bytes();
         file.write_all_at(&[nine, mark_sum(&nine)].concat(), 0).unwrap();
         assert_eq!(marks(&file), Marks { number: 9, damaged: 0 });

@@ -17,7 +17,7 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    /// Works until nobody can ask for anything any more.
+    /// Works until all senders of reads are gone.
     pub(super) fn run(self, reports: &Reports) -> Result<(), StoreError> {
         while let Ok(lookup) = self.wanted.recv() {
             self.progress.begin();
@@ -56,15 +56,15 @@ impl Reader {
     }
 }
 
-/// Reads of the background have a thread of their own: no client waits behind one. It measures the
-/// store, too.
+/// Background reads have a thread of their own, so that no client waits behind one. It also
+/// measures the store.
 pub(super) struct Scanner {
     pub(super) disk: Disk,
     pub(super) spans: Receiver<Scan>,
 }
 
 impl Scanner {
-    /// Works until nobody can ask for anything any more.
+    /// Works until all senders of scans are gone.
     pub(super) fn run(self, reports: &Reports) -> Result<(), StoreError> {
         let Disk { store, gauges, .. } = &self.disk;
         let mut measured = Instant::now();
@@ -80,8 +80,7 @@ impl Scanner {
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
             if measured.elapsed() >= MEASURE {
-                // What cannot be measured now stays what it was: that harms nobody, and whatever
-                // does shows elsewhere.
+                // If the measurement fails, the last value stays; a failing disk shows elsewhere.
                 if let Ok(bytes) = store.disk_bytes() {
                     gauges.disk_bytes.set(bytes);
                 }

@@ -21,9 +21,9 @@ pub const STOPPED: &str = "ended: it stopped cleanly";
 /// One daemon, running or not.
 #[derive(Debug)]
 pub struct Daemon {
-    /// Its name.
+    /// Name of the node, such as `n1`.
     pub name: String,
-    /// Where it listens.
+    /// The `host:port` at which it listens for clients and peers.
     pub address: String,
     pub(super) config: PathBuf,
     log: PathBuf,
@@ -110,7 +110,7 @@ impl Daemon {
 
     /// Ends its standard input, which it follows.
     pub(super) fn hang_up(&mut self) {
-        // A frozen one would not notice; one that has ended is found by whoever waits for it.
+        // A frozen process would not notice. One that has ended is detected when it is waited for.
         let _ = self.set_frozen(false);
         if let Some(child) = &mut self.child {
             drop(child.stdin.take());
@@ -169,7 +169,7 @@ impl Drop for Daemon {
     }
 }
 
-/// The last line of a log, where a daemon says why it ended.
+/// The last line of a log, in which a daemon gives the reason of its end.
 fn last_line(log: &Path) -> Option<String> {
     let mut file = File::open(log).ok()?;
     let length = file.metadata().ok()?.len();

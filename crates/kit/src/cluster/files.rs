@@ -14,28 +14,28 @@ use serde::{Deserialize, Serialize};
 
 use super::POLL;
 
-/// Most daemons that one machine is asked to run.
+/// Most daemons of one local cluster.
 const MAX_DAEMONS: usize = 50;
 
-/// What a cluster is like.
+/// The shape of a local cluster.
 #[derive(Clone, Debug)]
 pub struct Shape {
-    /// Its name.
+    /// Name of the cluster.
     pub cluster: String,
-    /// How many daemons.
+    /// Number of daemons, 1 to 50.
     pub nodes: usize,
     /// Replicas of each key.
     pub n: u8,
-    /// Default R.
+    /// Default number of replicas that answer a read, 1 to `n`.
     pub r: u8,
-    /// Default W.
+    /// Default number of replicas that hold a write, 1 to `n`.
     pub w: u8,
-    /// Number of partitions.
+    /// Number of partitions of the ring.
     pub partitions: u16,
 }
 
-/// A fork of a process that has let go of a directory, and has not executed yet, holds it so long
-/// at most.
+/// How long a fork that has not executed yet can hold the lock of a directory after its parent has
+/// released it.
 const FORKED: Duration = Duration::from_millis(500);
 
 /// Why no cluster was made.
@@ -102,7 +102,7 @@ impl Config {
         toml::from_str(&text).map_err(|error| format!("{}: {}", path.display(), error.message()))
     }
 
-    /// Writes it.
+    /// Writes the configuration to `path` as TOML, replacing the file.
     pub(super) fn write(&self, path: &Path) -> Result<(), String> {
         let text = toml::to_string(self).map_err(|error| error.to_string())?;
         fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))
@@ -177,7 +177,7 @@ pub(super) fn check_old(dir: &Path, shape: &Shape) -> Result<(), String> {
     Ok(())
 }
 
-/// Addresses on which nobody listens. All are held until the last one is found, so that they
+/// Local addresses whose ports are free. All are held until the last one is found, so that they
 /// differ.
 pub fn free_addresses(count: usize, first_port: Option<u16>) -> Result<Vec<String>, NoCluster> {
     let mut held = Vec::new();
@@ -205,8 +205,8 @@ pub fn free_addresses(count: usize, first_port: Option<u16>) -> Result<Vec<Strin
     addresses.map_err(|error| NoCluster::Other(error.to_string()))
 }
 
-/// Keeps the kernel from giving the port to somebody else for a while: a connection that this side
-/// has closed first stays in TIME_WAIT, which does not stop a listener.
+/// Keeps the kernel from giving the port to another process for a while: a connection that this
+/// side has closed first stays in TIME_WAIT, which does not stop a listener.
 fn reserve(listener: &TcpListener) -> io::Result<()> {
     let near = TcpStream::connect(listener.local_addr()?)?;
     let (far, _) = listener.accept()?;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use pixii_core::node::Shortage;
 use tokio::runtime::Builder;
-use tokio::sync::{Mutex as KeyTransaction, mpsc, oneshot};
+use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
 use tokio::time::timeout;
 use tracing::info;
 
@@ -43,7 +43,7 @@ struct Board {
     timeout: Duration,
     /// The newest snapshot and when it was made. Whoever waits for the lock waits for another
     /// request's answer.
-    last: KeyTransaction<Option<(Instant, Arc<MetricsSnapshot>)>>,
+    last: AsyncMutex<Option<(Instant, Arc<MetricsSnapshot>)>>,
 }
 
 /// Why there is no snapshot.
@@ -69,7 +69,7 @@ impl StatusServer {
         orders: &mut mpsc::Receiver<Order>,
     ) -> Result<Option<Self>, ServeError> {
         let stage = Mutex::new(Stage::Without("opening the store"));
-        let board = Board { stage, timeout: TIMEOUT, last: KeyTransaction::default() };
+        let board = Board { stage, timeout: TIMEOUT, last: AsyncMutex::default() };
         let board = Arc::new(board);
         let Some(address) = &config.http_listen else {
             return Ok(Some(StatusServer { board, _port: None }));
@@ -279,7 +279,7 @@ mod tests {
     fn a_daemon_without_an_engine_is_alive_and_one_whose_engine_is_stuck_is_not() {
         let stage = Mutex::new(Stage::Without("opening the store"));
         let board =
-            Board { stage, timeout: Duration::from_millis(20), last: KeyTransaction::default() };
+            Board { stage, timeout: Duration::from_millis(20), last: AsyncMutex::default() };
         let status_server = StatusServer { board: Arc::new(board), _port: None };
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         let reported = |path: &str| {

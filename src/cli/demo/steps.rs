@@ -243,7 +243,7 @@ impl Steps<'_> {
         self.script
             .report(&format!("it answers after {seconds:.2} s, with links to all others"))?;
         let reported = format!(
-            "it knows that its last stop was not a clean one (life {})",
+            "it knows that its last stop was not a clean one (incarnation {})",
             report.incarnation
         );
         self.script.check(report.recovered && report.incarnation.0 == 2, &reported)?;

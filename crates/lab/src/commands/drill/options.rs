@@ -238,7 +238,7 @@ pub(super) struct Place {
     /// An empty directory; what is made there stays
     #[arg(long)]
     pub(super) dir: Option<PathBuf>,
-    /// A directory for report.html, with the course of the drill drawn, and report.json; what is
+    /// A directory for report.html, with a timeline of the drill, and report.json; what is
     /// there is overwritten
     #[arg(long, value_name = "DIR")]
     pub(super) out: Option<PathBuf>,

@@ -26,12 +26,13 @@ type Few<T> = SmallVec<[T; 1]>;
 /// Most that room is made for before they have been read.
 const MAX_ANNOUNCED: usize = 1_024;
 
-/// Who makes events: a store (64 random bits, drawn when it was created) and an actor epoch that
-/// the store never uses twice. Within an actor, counters are per key and contiguous from 1.
+/// The issuer of events: a store id (64 random bits, drawn at each process start) and an actor
+/// epoch that is never used twice with it. Within an actor, counters are per key and contiguous
+/// from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct Actor {
-    /// The store's id.
+    /// The store id; for the actor of a write, the upper half of the write id.
     pub store: u64,
     /// The store's actor epoch.
     pub actor_epoch: u64,
@@ -57,7 +58,7 @@ impl Actor {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct Dot {
-    /// Who made the event.
+    /// The issuer of the event.
     pub actor: Actor,
     /// Which one of the actor's events on this key, from 1.
     pub counter: u64,
@@ -132,7 +133,7 @@ pub struct Clock<V>(Few<Entry<V>>);
 pub struct Version {
     /// The id that the client drew for the write.
     pub write: WriteId,
-    /// What it wrote.
+    /// The value that it wrote.
     pub value: Blob,
 }
 

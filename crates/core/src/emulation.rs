@@ -21,7 +21,7 @@ const MAX_IDLE_LINKS: usize = 4_096;
 /// One end of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Place {
-    /// A member.
+    /// A member, by its id.
     Node(NodeId),
     /// A client, by a number of its own.
     Client(u64),
@@ -33,7 +33,7 @@ impl From<NodeId> for Place {
     }
 }
 
-/// What becomes of one message.
+/// The fate of one message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// It arrives after each of these delays: one is a delivery, more are duplicates.
@@ -44,11 +44,11 @@ pub enum Verdict {
     Cut,
 }
 
-/// The behaviour of all links. What a node reports itself never reaches a network, unless an
-/// experiment has it so.
+/// The behaviour of all links. Messages of a node to itself do not reach the network, unless an
+/// experiment sends them there.
 #[derive(Clone, Debug)]
 pub struct Emulation {
-    /// What holds where no rule says otherwise.
+    /// The latency where no rule says otherwise.
     latency: Latency,
     drop: f64,
     duplicate: f64,
@@ -60,7 +60,8 @@ pub struct Emulation {
 }
 
 impl Emulation {
-    /// A network that delays, drops and duplicates as reported, by the chances of `seed`.
+    /// A network that delays, drops and duplicates messages with these probabilities, drawn from
+    /// `seed`.
     pub fn new(delay: Delay, drop: f64, duplicate: f64, seed: u64) -> Self {
         Emulation {
             latency: Latency { delay, offset: Micros::ZERO, fifo: false },

@@ -9,8 +9,8 @@ use std::collections::BTreeSet;
 
 use crate::types::NodeId;
 
-/// Who has been asked and who has answered, for the slots of one preference list, or of the two of
-/// a ring in a change.
+/// The state of each queried node, for the slots of one preference list, or of the two of a ring in
+/// a change.
 #[derive(Clone, Debug)]
 pub struct QuorumTracker {
     owners: Vec<(NodeId, Answer)>,
@@ -24,15 +24,15 @@ pub struct QuorumTracker {
 /// What is known of one node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// Nobody asked it yet.
+    /// It has not been queried yet.
     Unasked,
-    /// It was asked.
+    /// It was queried and has not answered yet.
     Queried,
     /// It was asked in the place of an owner, and is late: others may be asked in its place.
     Late,
-    /// Its answer counts.
+    /// Its answer counts towards the quorum.
     Counted,
-    /// It answered with nothing that counts.
+    /// Its answer does not count towards the quorum.
     Uncounted,
     /// It cannot be reached, or refused.
     Failed,

@@ -21,13 +21,13 @@ const LISTENER: u8 = 2;
 const FROM_DIALER: u8 = 3;
 const FROM_LISTENER: u8 = 4;
 
-/// Who proves itself: each role has keys of its own, and the key of one is worth nothing for the
-/// other.
+/// The role that a connection proves. Each role has its own keys, and a key of one proves nothing
+/// for the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// A node.
+    /// A node of the cluster: proves the peer secret.
     Peer,
-    /// A client.
+    /// A client: proves the client secret.
     Client,
 }
 
@@ -103,7 +103,7 @@ pub struct Secrets {
     pub clients: Keyring,
 }
 
-/// The secrets of a node, which may be others tomorrow: whoever holds it sees the newest ones.
+/// The secrets of a node, which can be replaced while it runs: every holder sees the newest ones.
 /// Clones are the same vault.
 #[derive(Clone, Debug, Default)]
 pub struct Vault(Arc<Mutex<Option<Arc<Secrets>>>>);
@@ -139,7 +139,7 @@ impl Nonces {
         Nonces { seed, drawn: AtomicU64::new(0) }
     }
 
-    /// The next one.
+    /// Draws the next nonce; no two calls return the same one.
     pub fn fresh(&self) -> Nonce {
         let count = self.drawn.fetch_add(1, Ordering::Relaxed);
         *blake3::keyed_hash(&self.seed, &count.to_be_bytes()).as_bytes()

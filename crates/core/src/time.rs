@@ -18,7 +18,7 @@ pub struct Micros(pub u64);
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Time(pub u64);
 
-/// One millisecond.
+/// A span of one millisecond, the unit of most configured times.
 pub const MILLI: Micros = Micros::from_millis(1);
 
 impl Micros {
@@ -78,7 +78,7 @@ impl Micros {
 }
 
 impl Time {
-    /// The origin.
+    /// The origin of the driver's clock; no instant is earlier.
     pub const START: Time = Time(0);
     /// Later than any instant that a node lives to see.
     pub const MAX: Time = Time(u64::MAX);

@@ -52,7 +52,7 @@ pub(super) struct Flow<'a> {
     count: Vec<usize>,
     /// Per partition: replicas above the zones' least that have no place yet.
     free: Vec<usize>,
-    /// Per member: replicas.
+    /// Per member: replicas in the table that is made.
     load: Vec<usize>,
 }
 

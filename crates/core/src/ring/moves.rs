@@ -66,10 +66,10 @@ pub fn target(old: &Ring, edits: &[Edit]) -> Result<Ring, RingError> {
     if members == ring.members() { Ok(ring) } else { ring.next(&members) }
 }
 
-/// What a change comes to for one member.
+/// The effect of a change of the ring on one member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemberMoves {
-    /// The member.
+    /// The member, of either table.
     pub id: NodeId,
     /// Partitions that it owns before.
     pub before: usize,
@@ -90,7 +90,7 @@ pub enum PlanFault {
     /// A member's disk has too little room for what comes to it.
     #[error("{member:?} gets {coming} bytes, and has room for {room}")]
     Room {
-        /// The member.
+        /// The member whose disk is too small.
         member: NodeId,
         /// Bytes that come to it.
         coming: u64,
@@ -99,7 +99,7 @@ pub enum PlanFault {
     },
 }
 
-/// What a change of the ring comes to.
+/// The effect of a change of the ring.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RingPlan {
     /// Names the plan: made of both tables and of the members that it goes on without.

@@ -158,7 +158,7 @@ impl Layout {
 pub(super) struct Bounds {
     /// At least so many.
     pub low: Vec<usize>,
-    /// Best so many.
+    /// The number to aim for: the member's share, rounded down or up.
     pub quota: Vec<usize>,
     /// At most so many.
     pub high: Vec<usize>,

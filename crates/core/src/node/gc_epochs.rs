@@ -1,4 +1,4 @@
-//! What this node knows of the GC epochs of all partitions, and which objects it may take.
+//! The GC epochs of all partitions as this node knows them, and which objects it may accept.
 
 use std::collections::BTreeMap;
 
@@ -42,7 +42,7 @@ impl GcEpochs {
         self.of(partition).number
     }
 
-    /// Replaces it.
+    /// Begins a later GC epoch of a partition.
     pub(super) fn set(&mut self, partition: Partition, gc_epoch: GcState) {
         debug_assert!(
             gc_epoch.number > self.number(partition),

@@ -31,7 +31,7 @@ const MAX_LEAP: u64 = 1 << 32;
 /// No number grows beyond this by itself.
 const MAX_NUMBER: u64 = 1 << 62;
 
-/// What is heard of the other members.
+/// Heartbeats and liveness of the other members.
 #[derive(Clone, Debug)]
 pub(super) struct Gossip {
     me: NodeId,
@@ -45,7 +45,7 @@ pub(super) struct Gossip {
     /// lists, not trees.
     peers: Vec<Peer>,
     seeds: Vec<NodeId>,
-    /// Sorted.
+    /// The peers whose link is up, sorted.
     links: Vec<NodeId>,
     next_round: Time,
     /// Digests that leave beside the usual one in the next round.

@@ -79,12 +79,11 @@ impl LocalState {
         self.now
     }
 
-    /// The node itself.
     pub(super) fn me(&self) -> NodeId {
         self.me
     }
 
-    /// What the store knows of itself.
+    /// The store's own state, as last written.
     pub(super) fn meta(&self) -> &Meta {
         &self.meta
     }
@@ -94,15 +93,14 @@ impl LocalState {
         &self.members
     }
 
-    /// Changes what the store knows of itself; gives what is to be written.
+    /// Changes the store's own state; returns the change to write.
     #[must_use = "what has changed has to be written"]
     pub(super) fn change_meta(&mut self, change: impl FnOnce(&mut Meta)) -> Change {
         change(&mut self.meta);
         Change::Meta(self.meta.clone())
     }
 
-    /// Takes over what is known better of the members; gives what is to be written, if anything was
-    /// new.
+    /// Merges newer entries into the member list; returns the change to write, if there is any.
     #[must_use = "what has changed has to be written"]
     pub(super) fn learn_members(&mut self, news: &[&Member]) -> Option<Change> {
         let learnt = self.members.merge(news.iter().copied());
@@ -190,13 +188,14 @@ impl LocalState {
         self.witnessed
     }
 
-    /// True once the node may issue.
+    /// True once the node may issue dots.
     pub(super) fn is_settled(&self) -> bool {
         self.settled
     }
 
-    /// True if this node has all that it was ever given for a partition. What it has not, although
-    /// others may still keep it for this node, is another question: [`LocalState::is_catching_up`].
+    /// True if this node is read-eligible for a partition: it has all that it has ever
+    /// acknowledged. Hints that others may still keep for it are another question:
+    /// [`LocalState::is_catching_up`].
     pub(super) fn is_authoritative(&self, partition: Partition) -> bool {
         self.witnessed && self.meta.read_ineligible.binary_search(&partition).is_err()
     }
@@ -207,7 +206,7 @@ impl LocalState {
     }
 }
 
-/// Why nothing is asked of a disk that does not answer.
+/// The rejection of work for a disk that does not answer.
 pub(super) fn stalled() -> Rejection {
     Rejection::Busy { what: Resource::DiskTime, limit: STALLED_AFTER_MS }
 }

@@ -94,7 +94,7 @@ pub(super) struct Transfer {
     direction: Direction,
 }
 
-/// The ids of questions, and the objects in flight.
+/// The ids of questions, and the objects in transfer.
 #[derive(Clone, Debug)]
 pub(super) struct InFlight {
     ids: RequestIds,
@@ -119,10 +119,10 @@ impl InFlight {
     }
 }
 
-/// A partition and another owner of it, as this node knows them.
+/// The state of a pair: a partition of this node, and another owner of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PairView {
-    /// The partition.
+    /// A partition that this node owns.
     pub partition: Partition,
     /// The other owner.
     pub peer: NodeId,
@@ -133,8 +133,8 @@ pub struct PairView {
     pub is_pending: bool,
     /// Why the last exchange failed.
     pub failing: Option<ComparisonFault>,
-    /// Objects that the last exchange with a difference brought here, took there, and the bytes of
-    /// their values.
+    /// Of the last exchange with a difference: objects fetched, objects sent, and bytes of their
+    /// values.
     pub moved: (u64, u64, u64),
 }
 
@@ -233,12 +233,12 @@ impl Repair {
         }
     }
 
-    /// An own record is damaged.
+    /// Notes that an own record is damaged, to be fetched from the other owners.
     pub(super) fn find_damaged(&mut self, partition: Partition, key: Key, io: &mut Io) {
         self.healing.find(partition, key, io);
     }
 
-    /// Time has passed.
+    /// Continues reading, exchanges and healing as far as they are due at `now`.
     pub(super) fn tick(&mut self, now: Time, io: &mut Io) {
         self.reader.tick(now, io);
         let mut at = 0;

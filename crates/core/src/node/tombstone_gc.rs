@@ -160,7 +160,8 @@ impl TombstoneGc {
         io.local.meta().fresh.is_empty() || waited
     }
 
-    /// Says what is known here; who is not certain that its disk is the newest asks for the same.
+    /// Sends the digest of the GC epochs known here. A node that is not certain that its disk is
+    /// the newest queries the same of the others.
     fn report(&mut self, to: Vec<NodeId>, io: &mut Io) {
         let (request_id, message) = (self.ids.next(), known(io, true));
         io.out.send(to, request_id, message);
@@ -171,12 +172,12 @@ impl TombstoneGc {
         self.reach.set_liveness(peer, liveness);
     }
 
-    /// The partitions whose collection is held back, and by what.
+    /// The partitions whose tombstone GC is blocked, and the reason.
     pub(super) fn holding(&self) -> &BTreeMap<Partition, Blocked> {
         &self.holding
     }
 
-    /// Time has passed.
+    /// Continues purges and proposals as far as they are due at `now`.
     pub(super) fn tick(&mut self, now: Time, io: &mut Io) {
         self.settled(now, io);
         if !self.has_begun {
@@ -457,7 +458,7 @@ impl TombstoneGc {
     }
 }
 
-/// What is known here of the GC epochs; whoever is not certain of it may ask for the same.
+/// The digest of the GC epochs known here; a node that is not certain of them may query the same.
 fn known(io: &Io, may_query: bool) -> Body {
     let digest = io.local.gc_epochs.digest();
     let certain = io.local.meta().fresh.is_empty() && io.local.is_settled();

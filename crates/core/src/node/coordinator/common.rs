@@ -21,11 +21,11 @@ pub(super) struct Common {
     pub(super) deadline: Time,
     pub(super) timeout_ms: u32,
     pub(super) quorum_tracker: QuorumTracker,
-    /// Who was asked and has not answered.
+    /// Questions without an answer so far.
     pub(super) open: SmallVec<[Question; 2]>,
     /// True once the answer has left.
     pub(super) answered: bool,
-    /// Bytes of values that it has kept in memory since.
+    /// Bytes of values that it has kept in memory since then.
     pub(super) lingering_bytes: usize,
 }
 
@@ -40,17 +40,17 @@ pub(super) struct Question {
     pub(super) late: bool,
 }
 
-/// What an answer is to the request that it belongs to.
+/// The effect of an answer on the request that it belongs to.
 pub(super) enum Heard {
-    /// Nothing.
+    /// The answer changes nothing: no request of this kind expects it.
     Nothing,
     /// A step towards its quorum, or after it.
     Progress,
     /// The answer to the request itself.
     Done(Response),
-    /// Its sender will not do what it was asked to.
+    /// Its sender has rejected the query.
     Lost(Rejection),
-    /// A coordinator has done nothing, for reasons of its own: another one may.
+    /// A coordinator has rejected the request for reasons of its own: another one may accept it.
     Elsewhere(Rejection),
 }
 

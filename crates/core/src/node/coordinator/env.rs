@@ -1,5 +1,5 @@
-//! What the operations of a coordinator share: the configuration, who can be used, how long answers
-//! take, and when something is due.
+//! State that the operations of a coordinator share: the configuration, the usable nodes, how long
+//! answers take, and when something is due.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ use crate::node::io::Io;
 use crate::node::{Config, Experiment};
 use crate::types::{NodeId, Partition, Time};
 
-/// What operations share.
+/// State that all operations of a coordinator share.
 #[derive(Clone, Debug)]
 pub(super) struct Env {
     pub(super) config: Config,

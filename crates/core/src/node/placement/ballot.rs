@@ -183,8 +183,8 @@ impl Ballot {
         self.fail(why, io);
     }
 
-    /// Gives the own change up, if there is one: nothing has happened, and what was granted is
-    /// given back.
+    /// Gives up this node's own change, if there is one: the ring is unchanged, and the grants are
+    /// returned.
     pub(super) fn fail(&mut self, why: Hindrance, io: &mut Io) {
         let Some(own) = self.proposal.take() else { return };
         let by = io.local.me();
@@ -196,7 +196,7 @@ impl Ballot {
         io.out.not_replaced(why);
     }
 
-    /// The own change.
+    /// The change that this node proposes: the member that goes, and the new one.
     pub(super) fn own(&self) -> Option<(NodeId, NodeId)> {
         self.proposal.as_ref().map(|own| (own.old, own.new.id()))
     }

@@ -372,7 +372,7 @@ impl Exchange {
         self.go_on(now, in_flight, io)
     }
 
-    /// Time has passed.
+    /// Continues after a pause that has ended; fails if the peer has not answered by the timeout.
     pub(super) fn tick(&mut self, now: Time, in_flight: &mut InFlight, io: &mut Io) -> Step {
         match self.stage {
             Stage::Resting(until) if until <= now => self.list(now, in_flight, io),

@@ -52,7 +52,7 @@ pub(super) struct Tasks {
 struct Task {
     purpose: Purpose,
     purgeable_keys: VecDeque<PurgeableKey>,
-    /// Keys to be discarded, and where to read on for more.
+    /// Keys to be discarded.
     old: VecDeque<Key>,
     reading: Reading,
     open: BTreeSet<RequestId>,
@@ -68,7 +68,7 @@ enum Reading {
     /// From the beginning, once this write is durable: what was taken before the task began is on
     /// the disk then.
     After(SyncSeq),
-    /// Behind this key.
+    /// Behind this key; `None`: from the first key of the partition.
     Next(Option<Key>),
     Under(ScanToken),
     Over,

@@ -39,7 +39,7 @@ pub struct Actor {
 }
 
 impl Actor {
-    /// Set in the actor epoch of an actor that stands for a write; no store gets that far.
+    /// Set in the actor epoch of an actor of one write; no store counts that far.
     const WRITE: u64 = 1 << 63;
 
     /// The actor of a put that was sent to more than one node: its one event has the same dot,
@@ -48,7 +48,7 @@ impl Actor {
         Actor { store: (write.0 >> 64) as u64, actor_epoch: write.0 as u64 | Actor::WRITE }
     }
 
-    /// True for an actor that stands for a write.
+    /// True for an actor of one write.
     pub fn is_of_write(self) -> bool {
         self.actor_epoch & Actor::WRITE != 0
     }
@@ -107,7 +107,7 @@ impl Context {
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct Entry<V> {
-    /// Who made these events.
+    /// The issuer of these events.
     pub actor: Actor,
     /// How many there were.
     pub counter: u64,
@@ -152,7 +152,7 @@ impl Written for Version {
     }
 }
 
-/// Numbers stand for values in models and benchmarks.
+/// Numbers as values, in models and benchmarks.
 impl Written for u64 {
     fn write(&self) -> Option<WriteId> {
         None

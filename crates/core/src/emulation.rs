@@ -1,6 +1,6 @@
-//! The network's behaviour as a value: asked for each message, it says when it arrives or that it
-//! is lost. The simulator and the daemon's transport ask the same value, so that an experiment
-//! means the same on both.
+//! The network's behaviour as a value: for each message it decides when it arrives or that it is
+//! lost. The simulator and the daemon's transport use the same code, so that an experiment means
+//! the same in both.
 
 mod delay;
 mod rules;
@@ -74,8 +74,8 @@ impl Emulation {
         }
     }
 
-    /// A network that carries everything at once except where `rules` say otherwise, a later one
-    /// before an earlier one, by the chances of `seed`.
+    /// A network that carries everything at once except where `rules` say otherwise; a later rule
+    /// overrides an earlier one. Chances are drawn from `seed`.
     pub fn of_rules(rules: Vec<Rule>, seed: u64) -> Self {
         Emulation { rules, ..Emulation::new(Delay::Fixed(Micros::ZERO), 0.0, 0.0, seed) }
     }

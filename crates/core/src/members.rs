@@ -181,8 +181,8 @@ impl Cluster {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Members {
     list: Arc<Vec<Member>>,
-    /// Each member's id and its place in the list, sorted: an id is a hash of the name, too dear to
-    /// be made anew for every member at every search.
+    /// Each member's id and its place in the list, sorted: an id is a hash of the name, too
+    /// expensive to compute for every member at every search.
     places: Arc<Vec<(NodeId, usize)>>,
 }
 
@@ -299,8 +299,8 @@ pub fn check_address<'a>(key: &str, address: &'a str) -> Result<&'a str, String>
     Ok(host)
 }
 
-/// The same, of an address that somebody has just written: an IPv6 address has brackets, so that
-/// its last part be taken for a port.
+/// The same for an address that an operator has just written: an IPv6 address needs brackets, so
+/// that its last part is not taken for a port.
 pub fn check_written<'a>(key: &str, address: &'a str) -> Result<&'a str, String> {
     if address.matches(':').count() > 1 && !address.starts_with('[') {
         let shown: String = address.chars().take(80).collect();

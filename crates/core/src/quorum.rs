@@ -169,13 +169,14 @@ impl QuorumTracker {
         self.owners.iter().any(|(owner, _)| *owner == node)
     }
 
-    /// The owners that nobody has been asked for yet, in order of preference.
+    /// The owners that have not been queried yet, in order of preference.
     pub fn unasked(&self) -> impl Iterator<Item = NodeId> {
         let unasked = self.owners.iter().filter(|(_, state)| *state == Answer::Unasked);
         unasked.map(|(node, _)| *node)
     }
 
-    /// The owners whose word is still out, and for which no fallback has answered or is asked.
+    /// The owners whose answer has not counted, and for which no fallback has answered or is
+    /// queried.
     pub fn uncovered(&self) -> impl Iterator<Item = NodeId> {
         let all = 0..self.owners.len();
         all.filter(|owner| self.is_open(*owner)).map(|owner| self.owners[owner].0)
@@ -291,7 +292,7 @@ fn hopeful(state: Answer) -> bool {
     matches!(state, Answer::Queried | Answer::Counted)
 }
 
-/// Who fills a slot.
+/// The node that fills a slot.
 #[derive(Clone, Copy)]
 enum Filled {
     Empty,

@@ -50,7 +50,7 @@ pub const DEFAULT_WEIGHT: u16 = 100;
 /// Largest weight of a member. The smallest is 1.
 pub const MAX_WEIGHT: u16 = 1_000;
 
-/// How far a load may be from its share, at most: so many parts of the whole share.
+/// How far a load may be from its share, at most, in parts of [`WHOLE`].
 const MAX_SLACK: usize = 16;
 const WHOLE: usize = 64;
 

@@ -31,7 +31,7 @@ pub enum Role {
     Client,
 }
 
-/// The key that a secret gives to one role.
+/// The key of one role, derived from a secret.
 #[derive(Clone)]
 pub struct SecretKey([u8; 32]);
 
@@ -121,7 +121,7 @@ impl Vault {
     }
 }
 
-/// Nonces that nobody can foresee, each once.
+/// Unpredictable nonces, each used once.
 pub struct Nonces {
     seed: [u8; 32],
     drawn: AtomicU64,
@@ -146,8 +146,7 @@ impl Nonces {
     }
 }
 
-/// What both sides of a handshake have said before a proof: the versions that they speak, and their
-/// nonces.
+/// The transcript of a handshake before a proof: both sides' protocol versions and nonces.
 #[derive(Clone, Debug)]
 pub struct Exchange(blake3::Hash);
 
@@ -164,12 +163,12 @@ impl Exchange {
         Exchange(hasher.finalize())
     }
 
-    /// The proof of who dials and introduces itself with these bytes.
+    /// The proof of the dialer, which introduces itself with these bytes.
     pub fn dialer_proof(&self, key: &SecretKey, hello: &[u8]) -> Proof {
         *key.keyed(DIALER, &[self.0.as_bytes(), hello]).as_bytes()
     }
 
-    /// The proof of who was dialed, was reported `hello` and answers with these bytes.
+    /// The proof of the listener, which has received `hello` and answers with these bytes.
     pub fn listener_proof(&self, key: &SecretKey, hello: &[u8], welcome: &[u8]) -> Proof {
         let hello = blake3::hash(hello);
         *key.keyed(LISTENER, &[self.0.as_bytes(), hello.as_bytes(), welcome]).as_bytes()

@@ -88,8 +88,8 @@ pub struct Meta {
     pub read_ineligible: Vec<Partition>,
     /// The last incarnation of each other member that introduced itself here.
     pub lives: Vec<(NodeId, IncarnationId)>,
-    /// The ids that this store has issued dots with since it last knew that it was as new as the
-    /// others: should it turn out to be an old copy of a disk, what they issued is not old.
+    /// The store ids that issued dots here since this disk was last known to be the newest. If it
+    /// turns out to be an old copy, their events are not old.
     pub fresh: Vec<u64>,
 }
 
@@ -219,7 +219,7 @@ pub struct Span {
     pub leaves: Option<LeafSet>,
     /// Stop after about this many bytes of records, whether they are wanted or not.
     pub limit_bytes: usize,
-    /// True if nobody asks for the contexts: the reading of a tree does not, and reads everything.
+    /// True if the contexts are not needed: the reading of a tree reads everything without them.
     pub without_contexts: bool,
 }
 
@@ -400,9 +400,9 @@ pub trait Store: Send + Sync {
     /// Returns when all that was applied survives a power cut.
     fn sync(&self) -> Result<(), StoreError>;
 
-    /// Reads a part of what is on the device, whatever is in memory of it, and says whether it is
-    /// as it was written: the `part`-th, counted on beyond the last one from the first again.
-    /// Harms nothing that goes on meanwhile.
+    /// Reads the `part`-th part of the data from the device, not from memory, and checks that it is
+    /// as it was written. Numbers beyond the last part start again at the first. Can run beside all
+    /// other calls.
     fn scrub(&self, part: u64) -> Result<Scrubbed, StoreError> {
         let _ = part;
         Ok(Scrubbed { parts: 0, damage: None })

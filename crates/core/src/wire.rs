@@ -65,7 +65,7 @@ pub enum WireError {
     /// A frame whose checksum does not fit.
     #[error("a frame of {0} bytes fails its checksum")]
     Checksum(usize),
-    /// A frame that does not come from who has proved itself, or not in its place.
+    /// A frame that is not from the node that proved itself, or not in its place.
     #[error("a frame of {0} bytes does not carry the seal of this connection")]
     Seal(usize),
     /// A frame that is no message of the kind expected.
@@ -404,8 +404,7 @@ pub fn checksum_for(preamble: &[u8; PREAMBLE_BYTES]) -> Checksum {
     }
 }
 
-/// Checks the other side's preamble. Both sides go on with the highest common version, which it
-/// gives.
+/// Checks the other side's preamble. Returns the highest common version, which both sides use.
 pub fn check_preamble(bytes: &[u8; PREAMBLE_BYTES]) -> Result<u16, WireError> {
     let (magic, mut versions) = bytes.split_at(MAGIC.len());
     if magic != MAGIC {

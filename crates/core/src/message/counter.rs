@@ -23,7 +23,7 @@ macro_rules! counters {
         }
 
         impl Counter {
-            /// All that this program knows, in the order of their names.
+            /// All counters that this program knows, in the order of their names.
             pub const ALL: &'static [Counter] = &[$(Counter::$variant),+];
 
             /// The number on the wire.

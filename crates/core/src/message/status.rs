@@ -69,7 +69,7 @@ pub struct Gauges {
     /// Partitions in which acknowledged writes may be missing that no other node has, until an
     /// operator accepts it.
     pub partitions_lost: u64,
-    /// For so many seconds the node's store has made no progress, 1 at least; 0 while it does.
+    /// Seconds for which the node's store has made no progress, 1 at least; 0 while it does.
     pub store_stalled_seconds: u64,
     /// Partitions of the node that cannot be served with the configured R and W, because too few
     /// other nodes can be reached.

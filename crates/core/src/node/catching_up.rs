@@ -117,7 +117,7 @@ impl CatchUp {
         self.judge(now, io);
     }
 
-    /// A peer has said how many hints it has for this incarnation of this node.
+    /// A peer has answered how many hints it has for this incarnation of this node.
     pub(super) fn hear(
         &mut self,
         now: Time,
@@ -137,7 +137,7 @@ impl CatchUp {
         self.judge(now, io);
     }
 
-    /// Asks those again that have not said that they have none.
+    /// Queries the peers again that have not answered that they have none.
     pub(super) fn tick(&mut self, now: Time, io: &mut Io) {
         if self.next_round.is_none_or(|due| due > now) {
             return;

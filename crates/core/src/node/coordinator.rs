@@ -95,7 +95,7 @@ impl Coordinator {
         self.load() == 0
     }
 
-    /// Requests that somebody waits for.
+    /// Requests that a client or a node waits for.
     pub(super) fn load(&self) -> usize {
         self.operations.len() - self.lingering
     }
@@ -115,7 +115,7 @@ impl Coordinator {
         self.env.recent.reported()
     }
 
-    /// True if requests for this member had better be sent to others.
+    /// True if requests should be sent to other members than this one.
     pub(super) fn avoids(&self, now: Time, peer: NodeId) -> bool {
         let Env { view, reads, writes, .. } = &self.env;
         let silent = || reads.is_silent(now, peer) || writes.is_silent(now, peer);
@@ -160,8 +160,8 @@ impl Coordinator {
         }
     }
 
-    /// False if the forwarded request has been here: a copy of it that came late could carry out
-    /// what the client was notified is refused.
+    /// False if the forwarded request has been here before. A late copy of it could carry out a
+    /// request after the client was informed of its rejection.
     pub(super) fn is_first(&mut self, origin: Origin) -> bool {
         let Origin::Peer { node, request_id } = origin else { return true };
         let remembered = self.forwarded_here.entry(node).or_default();
@@ -348,7 +348,8 @@ impl Coordinator {
         self.advance(now, request_id, io);
     }
 
-    /// Ends an operation that has its quorum or can no longer get it; asks on for one that can.
+    /// Ends an operation that has its quorum or can no longer get it; sends further queries for one
+    /// that can.
     fn advance(&mut self, now: Time, request_id: RequestId, io: &mut Io) {
         let Some(operation) = self.operations.get_mut(&request_id) else { return };
         if operation.common().answered {

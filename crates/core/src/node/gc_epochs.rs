@@ -19,8 +19,8 @@ pub(super) struct Stamped {
 pub(super) struct GcEpochs {
     known: BTreeMap<Partition, GcState>,
     first: GcState,
-    /// The GC epoch in which this incarnation has agreed to the next one: it is as new as
-    /// everybody's.
+    /// The GC epoch in which this incarnation has agreed to the next one: it is as new as that of
+    /// any other member.
     agreed: BTreeMap<Partition, GcEpoch>,
     /// The later GC epoch that is being taken over, where this disk turned out to be an old one.
     adopting: BTreeMap<Partition, GcEpoch>,

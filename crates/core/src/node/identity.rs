@@ -21,7 +21,8 @@ const GRACE: Micros = Micros::from_millis(1_000);
 /// Time for any peer to answer.
 const ALONE: Micros = Micros::from_millis(3_000);
 
-/// Who has not answered for so long is reported: the founding of a cluster waits for all.
+/// A member that has not answered for this long is reported: the founding of a cluster waits for
+/// all.
 const SILENCE_REPORTED_AFTER: Micros = Micros::from_millis(10_000);
 
 /// What is known of this node's place.
@@ -35,7 +36,7 @@ pub(super) struct Identity {
     bootstrap: bool,
     nonce: u64,
     started: Option<Time>,
-    /// True once it was reported whom the founding waits for.
+    /// True once the members that the founding waits for were reported.
     complained: bool,
     next_round: Option<Time>,
     links: BTreeSet<NodeId>,
@@ -43,13 +44,13 @@ pub(super) struct Identity {
     unanswered: BTreeSet<NodeId>,
     /// What each peer has answered in this incarnation.
     heard: BTreeMap<NodeId, Heard>,
-    /// The cluster that somebody was met in, while this node is in none.
+    /// The cluster of a peer, while this node is in none.
     met: Option<Cluster>,
     /// Peers of another cluster, and its id.
     foreign: BTreeMap<NodeId, u64>,
-    /// A later incarnation of this node that somebody was notified of, before this one has settled.
+    /// A later incarnation of this node that a peer reported before this one had settled.
     rumour: Option<(IncarnationId, NodeId)>,
-    /// True once a peer notified of a later incarnation after this one had settled.
+    /// True once a peer has reported a later incarnation after this one had settled.
     doubted: bool,
     /// Set when all is decided: settled when this mark is durable.
     decided: Option<SyncSeq>,
@@ -222,7 +223,7 @@ impl Identity {
         }
     }
 
-    /// Gossip reports of a later incarnation of this node: as good as a peer that has seen it.
+    /// Gossip reports a later incarnation of this node: it counts like a peer that has seen it.
     pub(super) fn hear_of_own_incarnation(
         &mut self,
         from: NodeId,
@@ -250,8 +251,8 @@ impl Identity {
     }
 
     /// A peer that was not heard before this incarnation settled may know of a later one: the disk
-    /// is an old one after all, or a copy of it runs elsewhere. Once per life, or two copies would
-    /// chase each other.
+    /// is an old one after all, or a copy of it runs elsewhere. Once per incarnation, or two copies
+    /// would chase each other.
     fn doubt(&mut self, from: NodeId, seen: Option<IncarnationId>, io: &mut Io) {
         if let Some(seen) = seen
             && self.incarnation(io).is_outdated_by(seen)
@@ -355,7 +356,7 @@ impl Identity {
         self.synced(io);
     }
 
-    /// Joins the cluster that a peer is in, or founds one when nobody is.
+    /// Joins the cluster that a peer is in, or founds one if no peer is in any.
     fn find_cluster(&mut self, all: bool, passed: Micros, io: &mut Io) {
         let met = self.met.take();
         let birth = io.local.meta().birth;

@@ -40,7 +40,7 @@ impl RequestId {
         self.0
     }
 
-    /// The role that awaits answers with this id, if it is one that this node has given out.
+    /// The role that waits for answers with this id, if this node has issued it.
     pub(super) fn role(self) -> Role {
         match self.0.leading_zeros() {
             0 => Role::Handoff,
@@ -51,7 +51,7 @@ impl RequestId {
     }
 }
 
-/// Gives out the ids of one role.
+/// Issues the request ids of one role.
 #[derive(Clone, Debug)]
 pub(super) struct RequestIds {
     role: Role,

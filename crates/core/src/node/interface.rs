@@ -1,4 +1,4 @@
-//! What goes into the machine and what comes out of it.
+//! The inputs and outputs of the machine.
 
 use std::sync::Arc;
 
@@ -15,8 +15,8 @@ use crate::types::{Key, MILLI, Micros, NodeId, Nodes, ObjectLimits, Partition};
 /// before the first of these times, and after the second at the latest: another replica is asked
 /// then.
 pub const LATE_READ: (Micros, Micros) = (Micros::from_millis(5), Micros::from_millis(250));
-/// One read in so many asks in the order of the ring and not the quickest first, so that nobody's
-/// pace is judged by old answers alone.
+/// One read in this many queries in the order of the ring and not the fastest first, so that no
+/// replica is judged by old answers alone.
 pub const EXPLORE: u64 = 64;
 
 /// The configuration of a node, and what its store keeps, given at its start.
@@ -36,7 +36,7 @@ pub struct Config {
     pub members: Members,
     /// Time between two rounds of gossip.
     pub gossip_interval: Micros,
-    /// A member that was silent for so long, and for surprisingly long, is marked down.
+    /// A member that was silent for this long, and for surprisingly long, is marked down.
     pub gossip_timeout: Micros,
     /// Most bytes of hints that are kept for other members.
     pub hint_limit_bytes: u64,
@@ -158,7 +158,7 @@ pub enum Input {
     },
     /// The disk's free space went below the reserve, or there is room again.
     Space(Option<Shortage>),
-    /// The store makes no progress, or does again: until then nobody is to wait for it.
+    /// The store makes no progress, or does again: until then no request waits for it.
     Stalled(Option<Stall>),
     /// From now on, or no more, every request is refused, and nothing more is kept for other
     /// members: others do that.
@@ -362,15 +362,15 @@ pub enum Output {
 pub enum Notice {
     /// The cluster was founded, this node among its founders.
     Founded,
-    /// A cluster is founded when all members have answered, and for so long this one has not.
+    /// A cluster is founded when all members have answered; this one has not for a long time.
     WaitsFor(NodeId),
     /// The node joined a cluster that did not know its store: it is new there, or has lost its
     /// disk.
     Reborn,
     /// A peer has seen a later incarnation of this store: its disk was rolled back, or copied.
     Outdated(NodeId),
-    /// A peer that was heard late has seen a later incarnation of this store: the disk is an old
-    /// one after all, or a copy of it runs elsewhere. The store goes on under a new id,
+    /// A peer that answered late has seen a later incarnation of this store: the disk is an old one
+    /// after all, or a copy of it runs elsewhere. The store continues under a new id,
     /// read-ineligible.
     Copied(NodeId),
     /// No peer could say whether the disk is the newest: the store goes on under a new id.
@@ -380,14 +380,14 @@ pub enum Notice {
     Foreign(NodeId, [u64; 2]),
     /// The node serves requests from now on.
     Settled,
-    /// The node's view of the liveness of a member has changed, after so long a silence of it.
+    /// The node's view of the liveness of a member has changed, after a silence of this length.
     LivenessChanged(NodeId, Liveness, Micros),
-    /// A member that was out of reach is back, and so many hints are offered to it.
+    /// A member that was out of reach is back, and this number of hints is sent to it.
     HandoffBegun(NodeId, u64),
     /// It has taken all of them.
     HandoffDone(NodeId),
-    /// A comparison of a partition with another owner of it has moved so many objects here and
-    /// there.
+    /// A comparison of a partition with another owner has moved objects: the numbers fetched and
+    /// sent.
     Repaired(Partition, NodeId, u64, u64),
     /// A comparison failed that had not failed the last time.
     RepairFailed(Partition, NodeId),
@@ -403,10 +403,10 @@ pub enum Notice {
     /// A merge or a hint was declined, because the key would have outgrown a limit. Once per key
     /// and minute at most.
     Declined(Oversize),
-    /// So many partitions, of which this node is the only owner, may lack acknowledged writes:
-    /// their reads are refused until an operator accepts the loss.
+    /// The number of partitions, owned by this node alone, that may lack acknowledged writes: their
+    /// reads are refused until an operator accepts the loss.
     Lost(u32),
-    /// An operator has accepted the loss of so many partitions, and that is durable.
+    /// An operator has accepted the loss of this number of partitions, and that is durable.
     LossAccepted(u32),
 }
 
@@ -415,7 +415,7 @@ pub enum Notice {
 pub struct Oversize {
     /// The key that would have outgrown the limit.
     pub key: Key,
-    /// True if a hint was to be delivered: its fallback goes on keeping it.
+    /// True if a hint was to be delivered: its fallback keeps it.
     pub hint: bool,
     /// The size that the object would have had, in encoded bytes.
     pub bytes: usize,

@@ -15,10 +15,10 @@ use crate::types::{Key, Micros, NodeId, Partition, Time};
 
 /// Clients that were there so lately are likely to come again.
 const BUSY: Micros = Micros::from_millis(1_000);
-/// A store that has made no progress for so long is stalled, as the driver measures it.
+/// A store that has made no progress for this long is stalled, as the driver measures it.
 const STALLED_AFTER_MS: u32 = 2_000;
-/// The operator is notified of a key that a merge or a hint was declined of once in this time, and
-/// so many keys are remembered; of others nothing is reported meanwhile.
+/// The operator is notified once in this time of a key whose merge or hint was declined. A limited
+/// number of keys is remembered; others are not reported meanwhile.
 const DECLINE_NOTICE: Micros = Micros::from_millis(60_000);
 const MAX_DECLINED_KEYS: usize = 256;
 
@@ -43,7 +43,7 @@ pub(super) struct LocalState {
     catching_up: bool,
     settled: bool,
     witnessed: bool,
-    /// Keys that were notified of lately to be over a limit, and when.
+    /// Keys recently reported to be over a limit, and when.
     declined: BTreeMap<Key, Time>,
 }
 
@@ -107,7 +107,8 @@ impl LocalState {
         learnt.then(|| Change::Members(self.members.clone()))
     }
 
-    /// Takes these for the members, and what is known better of them; gives what is to be written.
+    /// Replaces the member list by this one, with newer entries merged in; returns the change to
+    /// write.
     #[must_use = "what has changed has to be written"]
     pub(super) fn replace_members(&mut self, members: &Members) -> Change {
         let known = std::mem::replace(&mut self.members, members.clone());
@@ -178,7 +179,7 @@ impl LocalState {
         self.settled = true;
     }
 
-    /// A peer has said what it knows of this store: what is not found here counts from now on.
+    /// A peer has reported what it knows of this store: absent keys count from now on.
     pub(super) fn witness(&mut self) {
         self.witnessed = true;
     }

@@ -203,7 +203,7 @@ impl Repair {
         }
     }
 
-    /// What was in progress with a peer is given up, and begun anew if it can be reached.
+    /// Gives up the exchanges with a peer, and begins them again if it can be reached.
     fn reached(&mut self, now: Time, peer: NodeId) {
         self.exchanges.retain(|exchange| exchange.peer != peer);
         self.in_flight.transfers.retain(|_, transfer| transfer.peer != peer);
@@ -297,7 +297,7 @@ impl Repair {
         }
     }
 
-    /// A peer asks about a tree.
+    /// Handles a peer's question about a tree.
     pub(super) fn query(
         &mut self,
         now: Time,

@@ -86,7 +86,7 @@ impl Copy {
     }
 }
 
-/// An operation on one key, and who waits for its answer.
+/// An operation on one key, and the node that waits for its answer.
 #[derive(Clone, Debug)]
 struct Work {
     from: NodeId,
@@ -120,7 +120,7 @@ enum Kind {
     Purge,
     Discard(Option<NodeId>),
     Read,
-    /// An update that nobody waits for any more.
+    /// An update that no client waits for any more.
     Withdrawn,
 }
 
@@ -225,8 +225,9 @@ impl Replica {
         self.shortage = shortage;
     }
 
-    /// The store has stalled, or gets on again: who waits for it here is ordered to ask elsewhere.
-    /// What was written and waits for its sync may yet become durable, so nothing is said of that.
+    /// The store has stalled, or makes progress again: operations that wait for it are refused, so
+    /// that coordinators query other nodes. Writes that wait for their sync may yet become durable,
+    /// so they are not answered.
     pub(super) fn stalled(&mut self, io: &mut Io) {
         let Some(stall) = io.local.stall() else { return };
         // In an order that is the same in every run, whatever it is in memory.

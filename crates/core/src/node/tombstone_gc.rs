@@ -31,15 +31,15 @@ use crate::types::{Micros, NodeId, Nodes, Partition, Time};
 /// GC epochs that this node is about to end at a time, and while clients wait for it.
 const MAX_ROUNDS: usize = 4;
 const MAX_ROUNDS_BESIDE_CLIENTS: usize = 1;
-/// While clients wait, this node agrees to so many rounds of other members at a time.
+/// While clients wait, this node agrees to this many rounds of other members at a time.
 const MAX_AGREEING_BESIDE_CLIENTS: usize = 2;
-/// Members that have not agreed after this time are named, and asked anew later.
+/// Members that have not agreed after this time are named, and queried again later.
 const TIMEOUT: Micros = Micros::from_millis(5_000);
-/// How often somebody is asked whether it knows later GC epochs.
+/// Interval between two reports of the known GC epochs to a random peer.
 const REPORT_INTERVAL: Micros = Micros::from_millis(1_000);
 /// What may be purged is looked for so often; it is no matter of less.
 const CHECK_INTERVAL: Micros = Micros::from_millis(100);
-/// Where nobody can know, a node that serves waits so long before it issues.
+/// Where no peer can know, a node that serves waits this long before it issues dots.
 const GRACE: Micros = Micros::from_millis(3_000);
 /// GC epochs that are asked for at a time.
 const MAX_QUESTIONS: usize = 256;
@@ -53,7 +53,8 @@ pub(super) struct TombstoneGc {
     rng: Rng,
     reach: Reach,
     rounds: BTreeMap<Partition, Round>,
-    /// The partition that is looked at first when the next round may begin: all get their turn.
+    /// The partition that is checked first when the next round may begin, so that each is checked
+    /// in turn.
     next: u16,
     pace: Pace,
     tasks: Tasks,
@@ -123,7 +124,7 @@ impl TombstoneGc {
         }
     }
 
-    /// A link came up or went down: each end asks the other what GC epochs it knows.
+    /// A link came up or went down: each end queries the GC epochs that the other one knows.
     pub(super) fn link(&mut self, peer: NodeId, up: bool, io: &mut Io) {
         self.reach.link(peer, up);
         if up {
@@ -279,7 +280,7 @@ impl TombstoneGc {
         }
     }
 
-    /// What stands in the way of a proposal.
+    /// The reason why this node cannot propose now; `None` if it can.
     fn obstacle(&self, partition: Partition, io: &mut Io) -> Option<Blocked> {
         let away = others(self.me, io).into_iter().find(|member| !self.reach.has(*member));
         if let Some(member) = away {
@@ -320,7 +321,7 @@ impl TombstoneGc {
         }
     }
 
-    /// A member has said something about GC epochs.
+    /// Handles a member's message about GC epochs.
     pub(super) fn hear(
         &mut self,
         now: Time,

@@ -1,5 +1,5 @@
-//! What a change of the ring comes to, before anybody makes it: the target, what moves, how loads
-//! and zones are before and after, and what makes it impossible.
+//! The effect of a change of the ring before it is made: the target, the moves, loads and zones
+//! before and after, and the reasons that make it impossible.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -87,7 +87,7 @@ pub enum PlanFault {
     /// Both tables are the same.
     #[error("nothing changes")]
     Nothing,
-    /// A member's disk has too little room for what comes to it.
+    /// A member's disk has too little room for the data that it gains.
     #[error("{member:?} gets {coming} bytes, and has room for {room}")]
     Room {
         /// The member whose disk is too small.
@@ -102,7 +102,7 @@ pub enum PlanFault {
 /// The effect of a change of the ring.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RingPlan {
-    /// Names the plan: made of both tables and of the members that it goes on without.
+    /// The name of the plan: a digest of both tables and of the members that it goes on without.
     pub digest: u64,
     /// Every slot that moves, by partition.
     pub moves: Vec<(Partition, Pair)>,

@@ -29,7 +29,7 @@ pub enum IncarnationError {
     Unplaced(String),
 }
 
-/// Who begins an incarnation of a store.
+/// The process that begins an incarnation of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Process {
     /// One that has just opened the store: it issues dots under this id, drawn at random.

@@ -73,7 +73,8 @@ impl Common {
         Some(question)
     }
 
-    /// Marks the questions that are late now and were not before; whom they were put to.
+    /// Marks the questions that are late now and were not before; returns the nodes that they went
+    /// to.
     pub(super) fn mark_late(&mut self, now: Time) -> Vec<NodeId> {
         let overdue = |question: &&mut Question| question.due <= now && !question.late;
         let late = self.open.iter_mut().filter(overdue);
@@ -84,8 +85,8 @@ impl Common {
         .collect()
     }
 
-    /// Picks up to `count` further owners to ask, the fastest first; and how many are missing to
-    /// that.
+    /// Picks up to `count` further owners to query, the fastest first; also returns how many are
+    /// missing.
     pub(super) fn pick(&mut self, now: Time, count: u8, env: &mut Env) -> (Vec<NodeId>, usize) {
         let mut to: Vec<NodeId> = self.quorum_tracker.unasked().collect();
         env.sort(now, self.request_id, &mut to);
@@ -140,7 +141,7 @@ impl Common {
         Response::Refused(Rejection::NoQuorum { answered, outcomes, needed, timeout_ms })
     }
 
-    /// Who took part and who did not.
+    /// The nodes that took part, and those that did not.
     fn outcomes(&self, members: &Members, early: bool) -> ReplicaOutcomes {
         let mut outcomes = ReplicaOutcomes::default();
         for (node, answer) in self.quorum_tracker.nodes() {
@@ -176,5 +177,6 @@ pub(super) fn count_live(object: &Object) -> usize {
     if object.len() <= 1 { object.len() } else { live_values(object).len() }
 }
 
-/// Who may act as a fallback for an owner, in order of preference; nobody if only owners count.
+/// The nodes that may act as a fallback for an owner, in order of preference; none if only owners
+/// count.
 pub(super) type Fallbacks = VecDeque<NodeId>;

@@ -40,15 +40,15 @@ impl Env {
         }
     }
 
-    /// Sorts replicas by how soon they are expected to answer, but for one read in so many.
+    /// Sorts replicas by how soon they are expected to answer, except for one read in [`EXPLORE`].
     pub(super) fn sort(&mut self, now: Time, request_id: RequestId, to: &mut [NodeId]) {
         if !request_id.wire().is_multiple_of(EXPLORE) {
             self.reads.sort(now, to);
         }
     }
 
-    /// Says in a rejection why this node's own answer does not count, if it has lost its disk and
-    /// nobody else has what was on it.
+    /// Adds to a rejection why this node's own answer does not count, if it has lost its disk and
+    /// no other node has the data.
     pub(super) fn explain_loss(
         &self,
         partition: Partition,

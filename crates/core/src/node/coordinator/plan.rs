@@ -8,14 +8,15 @@ use crate::message::{Change, Quorum, QuorumName, Rejection, ReplicaOutcomes, Req
 use crate::types::{Blob, Key, MAX_VALUE_BYTES, NodeId, Partition, SizeError, Time};
 use crate::wire;
 
-/// So many times N nodes beyond the owners are asked to stand in.
+/// At most this many times N nodes beyond the owners are used as fallbacks.
 const FALLBACKS_PER_REPLICA: usize = 2;
 
 /// A request that has passed all checks.
 pub(super) struct Plan {
     /// The owners, in order of preference.
     pub(super) owners: Vec<NodeId>,
-    /// Who may act as a fallback for them, in order of preference; nobody if only owners count.
+    /// The nodes that may act as a fallback for them, in order of preference; none if only owners
+    /// count.
     pub(super) fallbacks: Vec<NodeId>,
     pub(super) needed: u8,
     pub(super) strict: bool,
@@ -145,8 +146,8 @@ impl Env {
         }
     }
 
-    /// Refuses a write that counts on fallbacks which have just refused hints because there is no
-    /// room: it would be done in part, and nobody could say what became of it.
+    /// Refuses a write that depends on fallbacks which have just refused hints because they have no
+    /// room. It would be done in part, and its outcome would be unknown.
     fn check_room(&self, now: Time, plan: &Plan) -> Result<(), Rejection> {
         if !plan.work.is_write() || plan.strict {
             return Ok(());

@@ -42,7 +42,7 @@ pub(super) struct Issued {
 }
 
 impl WriteOp {
-    /// Takes what a node has said, `took` after it was asked.
+    /// Handles a node's answer, which came `took` after the query.
     pub(super) fn answer(
         &mut self,
         now: Time,
@@ -74,8 +74,8 @@ impl WriteOp {
         }
     }
 
-    /// The own replica has issued: the object goes to the other owners at once, and to fallbacks
-    /// for those that cannot be reached or may not answer.
+    /// The node's own replica has issued the dot: sends the object to the other owners at once, and
+    /// to fallbacks for those that cannot be reached or may not answer.
     fn spread(&mut self, now: Time, made: Issued, env: &mut Env, io: &mut Io) {
         let (key, gc_epoch) = (self.key.clone(), made.gc_epoch);
         let merge = Body::Merge { key, object: made.object.clone(), gc_epoch };
@@ -209,8 +209,8 @@ impl WriteOp {
         self.issued.is_none() || self.common.open.is_empty() || self.common.quorum_tracker.is_full()
     }
 
-    /// Voids its update if that has not been carried out by the deadline: nobody waits for it any
-    /// more.
+    /// Withdraws its update if that has not been carried out by the deadline: no client waits for
+    /// it any more.
     pub(super) fn withdraw(&self, env: &Env, io: &mut Io) {
         if self.issued.is_none() {
             io.out.count(Counter::WritesWithdrawn);

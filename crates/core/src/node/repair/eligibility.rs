@@ -1,5 +1,5 @@
-//! Partitions in which what this node does not find does not count: how that ends, and what an
-//! operator has to accept where nobody else has what is lost.
+//! Partitions in which this node is read-ineligible: how that ends, and the loss that an operator
+//! has to accept where no other node has the data.
 
 use std::collections::BTreeSet;
 
@@ -14,9 +14,9 @@ use crate::types::{NodeId, Partition, Time};
 /// what is lost.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Loss {
-    /// True once the operator was notified.
+    /// True once the operator was notified of the loss.
     reported: bool,
-    /// So many were accepted; reported when this mark is durable.
+    /// The number of partitions whose loss was accepted; reported when this mark is durable.
     accepted: Option<(SyncSeq, u32)>,
 }
 

@@ -20,7 +20,7 @@ use crate::types::{Blob, Key, MILLI, Micros, NodeId, Partition, Time};
 const WIDTH: u8 = 2;
 /// Bytes of a summary where the outcome is to count as a proof.
 const WIDTH_OF_PROOF: u8 = 8;
-/// An exchange that the peer does not help on for so long is given up.
+/// An exchange without an answer of the peer for this long is given up.
 const TIMEOUT: Micros = Micros::from_millis(10_000);
 /// What differs is looked at again after this time where writes go on: what was only on its way has
 /// arrived.
@@ -147,7 +147,8 @@ const GO_ON: Step = Ok(None);
 const DONE: Step = Ok(Some(()));
 
 impl Exchange {
-    /// Asks the peer to compare. `proof` if the outcome is to prove that nothing is missing here.
+    /// Sends the first question of a comparison. `proof` if the outcome is to prove that nothing is
+    /// missing here.
     pub(super) fn begin(
         now: Time,
         partition: Partition,
@@ -293,7 +294,7 @@ impl Exchange {
         GO_ON
     }
 
-    /// Asks for the next keys of the leaves that differ.
+    /// Requests the next keys of the leaves that differ.
     fn list(&mut self, now: Time, in_flight: &mut InFlight, io: &mut Io) -> Step {
         self.stage = Stage::Theirs;
         self.has_read = true;
@@ -412,7 +413,8 @@ impl Exchange {
         }
     }
 
-    /// An object was read at one end: it goes to the other one. Says whether its flight is over.
+    /// An object was read at one end: sends it to the other one. Returns whether its transfer is
+    /// over.
     pub(super) fn carry(
         &mut self,
         request_id: RequestId,

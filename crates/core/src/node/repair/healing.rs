@@ -32,7 +32,7 @@ struct Fetch {
     key: Key,
     queried: Vec<NodeId>,
     merged: Object,
-    /// True once somebody has reported what it has.
+    /// True once another owner has sent its copy.
     reported: bool,
     due: Time,
 }

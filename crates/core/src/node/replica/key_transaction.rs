@@ -1,4 +1,4 @@
-//! One turn of a key: what it has, what changes, and who is to be notified when that is synced.
+//! One transaction of a key: its copies, the changes, and the nodes to notify when they are synced.
 
 use std::collections::BTreeMap;
 

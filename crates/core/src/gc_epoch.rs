@@ -109,12 +109,12 @@ impl GcState {
         stamp <= self.number && stamp.next() >= self.number
     }
 
-    /// What is purged of a key.
+    /// The purged events of a key.
     pub fn purged_of(&self, key: &Key) -> Option<&Context> {
         of(&self.purged, key)
     }
 
-    /// What is purgeable of a key.
+    /// The purgeable events of a key.
     pub fn purgeable_of(&self, key: &Key) -> Option<&Context> {
         of(&self.purgeable, key)
     }

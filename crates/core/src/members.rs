@@ -234,7 +234,7 @@ impl Members {
         self.place(id).and_then(|place| self.list.get(place))
     }
 
-    /// Takes over what is known better of those that are members here; true if anything was new.
+    /// Takes over newer entries about members of this list; true if there was any.
     pub fn merge<'a>(&mut self, others: impl IntoIterator<Item = &'a Member>) -> bool {
         let mut learnt = false;
         for other in others {

@@ -77,7 +77,7 @@ pub enum Request {
         /// Replicas that must hold it.
         w: Quorum,
     },
-    /// Forgets what `context` covers.
+    /// Removes the values that `context` covers; leaves a tombstone if none remains.
     Delete {
         /// The key whose covered siblings are deleted.
         key: Key,
@@ -179,7 +179,7 @@ pub enum Response {
     Unknown {
         /// Replicas that confirmed it in time.
         acknowledged: u8,
-        /// Replicas that had to.
+        /// Replicas that had to confirm it: W.
         needed: u8,
         /// The deadline that passed, in milliseconds.
         timeout_ms: u32,

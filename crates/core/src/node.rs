@@ -182,7 +182,7 @@ impl Node {
         self.io.out.drain_into(out);
     }
 
-    /// Notices when this process did not run for a while: what it believes of others is stale.
+    /// Notices when this process did not run for a while: its view of others is stale then.
     fn begin(&mut self, now: Time) {
         self.io.local.begin(now);
         let gap = now.saturating_since(self.last_input.unwrap_or(now));
@@ -518,8 +518,7 @@ impl Node {
         self.io.local.is_witnessed()
     }
 
-    /// True while others may still keep something for this node: what it does not find does not
-    /// count.
+    /// True while others may still have hints for this node: absent keys do not count then.
     pub fn is_catching_up(&self) -> bool {
         self.io.local.is_catching_up()
     }

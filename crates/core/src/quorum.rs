@@ -21,7 +21,7 @@ pub struct QuorumTracker {
     strict: bool,
 }
 
-/// What is known of one node.
+/// The state of the query to one node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// It has not been queried yet.
@@ -153,7 +153,7 @@ impl QuorumTracker {
         }
     }
 
-    /// Every node of this quorum tracker and what is known of it, owners first.
+    /// Every node of this quorum tracker and the state of its query, owners first.
     pub fn nodes(&self) -> impl Iterator<Item = (NodeId, Answer)> {
         let fallbacks = self.fallbacks.iter().map(|fallback| (fallback.node, fallback.answer));
         self.owners.iter().copied().chain(fallbacks)

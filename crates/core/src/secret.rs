@@ -49,8 +49,8 @@ impl fmt::Debug for SecretKey {
 }
 
 impl SecretKey {
-    /// Derives it. The secret should be drawn at random: guesses at a weak one can be tried on what
-    /// was overheard.
+    /// Derives the key. The secret should be drawn at random: guesses at a weak one can be tried on
+    /// recorded handshakes.
     pub fn new(secret: &[u8], role: Role) -> Self {
         SecretKey(match role {
             Role::Peer => blake3::derive_key("Pixii, protocol 5: a node of the cluster", secret),

@@ -94,7 +94,7 @@ pub struct Meta {
 }
 
 impl Meta {
-    /// Goes on under another id, with every actor epoch void.
+    /// Continues under another id, with every actor epoch void.
     fn draw(&mut self, id: u64) {
         self.store = id;
         self.actor_epoch_floor = self.actor_epoch_end;
@@ -267,7 +267,7 @@ pub struct ScanPage {
 }
 
 impl ScanPage {
-    /// Adds what was found at a key.
+    /// Adds the record or the damage that was found at a key.
     pub fn add(&mut self, key: Key, found: Found, span: &Span) {
         match found {
             Found::Record(record) => self.items.push(Scanned::of(key, &record.object, span)),
@@ -280,7 +280,7 @@ impl ScanPage {
 /// A part of the hints for one member.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HintPage {
-    /// Keys in byte order, each with what is kept of it.
+    /// Keys in byte order, each with its hint.
     pub hints: Vec<(Key, Found)>,
     /// False when the hints for this member end here.
     pub more: bool,
@@ -323,7 +323,7 @@ impl Kept {
     }
 }
 
-/// What a hint counts towards the limit of hints, in bytes: about what it takes on disk.
+/// The bytes that a hint counts towards the limit of hints: about its size on disk.
 pub fn hint_bytes(key: &Key, record: &Record) -> u64 {
     let values = record.object.values().map(|(_, version)| version.value.0.len() + 20);
     let entries = record.object.entries().len() * 24;
@@ -341,8 +341,8 @@ pub enum Taken {
     Unusable(String),
 }
 
-/// The disk failed. What was synced is there; nothing more may be acknowledged, and the process
-/// must end. An fsync is never tried again.
+/// The disk failed. Synced data is there; nothing more may be acknowledged, and the process must
+/// end. An fsync is never tried again.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the store failed: {0}")]
 pub struct StoreError(pub String);
@@ -373,7 +373,7 @@ pub trait Store: Send + Sync {
     /// The ring in force, if it is a later one than the configured members make.
     fn ring(&self) -> Result<Option<Ring>, StoreError>;
 
-    /// What is kept of a key for a member, as last applied.
+    /// The hint of a key for a member, as last applied.
     fn read_hint(&self, target: NodeId, key: &Key) -> Result<Found, StoreError>;
 
     /// Hints for a member behind `after` in byte order of the keys: at least one if there is one,
@@ -388,8 +388,8 @@ pub trait Store: Send + Sync {
     /// The GC epoch of each partition that has had more than one.
     fn gc_epochs(&self) -> Result<Vec<(Partition, GcState)>, StoreError>;
 
-    /// What is kept for other members, by reading all hints: for the start. `place` says for a key
-    /// which partition it is in, and whether what is kept of it may have filled a slot.
+    /// The totals of all hints, by reading them, for the start. `place` returns the partition of a
+    /// key, and whether its hint may have filled a slot.
     fn hint_totals(&self, place: &dyn Fn(&Key) -> (Partition, bool)) -> Result<Kept, StoreError>;
 
     /// Applies all changes or none. They are visible at once, and durable after the next
@@ -423,8 +423,8 @@ pub trait Store: Send + Sync {
         Ok(())
     }
 
-    /// Takes what was kept. When this returns, it is gone from the disk for good: whatever happens
-    /// to the store from then on, an older state of it is never taken again.
+    /// Takes the trees that the last stop kept. When this returns, they are gone from the disk for
+    /// good, so that an older state of them is never taken again.
     fn take_trees(&self) -> Result<Taken, StoreError> {
         Ok(Taken::Nothing)
     }

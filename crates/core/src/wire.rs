@@ -157,7 +157,7 @@ pub enum Hello {
     Client,
     /// A dialer that will prove its role and demands a proof; answered with [`Welcome::Challenge`].
     Challenge(Nonce),
-    /// The answer to that.
+    /// The answer to [`Welcome::Challenge`], with the proof.
     Proven {
         /// The encoded `Member`, `Probe` or `Client`.
         hello: Blob,
@@ -207,7 +207,7 @@ pub enum Welcome {
     /// The connection is refused for good: an operator has removed the dialing node. Its data is
     /// not accepted.
     Removed(String),
-    /// To [`Hello::Challenge`]: prove yourself.
+    /// To [`Hello::Challenge`]: demands a proof of the dialer.
     Challenge(Nonce),
     /// To [`Hello::Proven`]: the decision, with the listener's proof.
     Proven {
@@ -258,7 +258,7 @@ pub fn encode_behind<T: Encode>(head: &[u8], message: &T, tail: usize) -> Vec<u8
     encoder.into_writer().0
 }
 
-/// Appends what is encoded.
+/// A writer that appends encoded bytes to memory.
 struct Appended(Vec<u8>);
 
 impl Writer for Appended {

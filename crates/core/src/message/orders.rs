@@ -191,7 +191,7 @@ codes! {
             .new.as_deref().unwrap_or("a new member")
         )]
         Another {
-            /// The member that goes.
+            /// The name of the member to be removed.
             old: String,
             /// The one that comes, if the node knows its name.
             new: Option<String>,

@@ -218,7 +218,7 @@ pub enum Body {
         width: u8,
         /// The level of these nodes; 0 is the root.
         level: u8,
-        /// Their places on it.
+        /// The places of the nodes on that level, from 0.
         nodes: Vec<u16>,
     },
     /// The summaries of the children of each node, in order; those of the root, if the roots
@@ -233,7 +233,7 @@ pub enum Body {
         /// Start behind this key.
         after: Option<Key>,
     },
-    /// These, in byte order.
+    /// The keys of the leaves, in byte order.
     Items {
         /// The keys, and what is known of each.
         items: Vec<Item>,
@@ -259,7 +259,7 @@ pub enum Body {
     Propose {
         /// The partition whose GC epoch is to end.
         partition: Partition,
-        /// Its GC epoch now.
+        /// The GC epoch that is to end.
         gc_epoch: GcEpoch,
         /// The digest of my list of members.
         members: u64,

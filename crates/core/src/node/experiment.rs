@@ -4,7 +4,7 @@
 /// compare the node with a model that lacks it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Experiment {
-    /// What a read has seen to be behind is not sent what it lacks.
+    /// A read does not repair replicas that were behind.
     pub no_read_repair: bool,
     /// No further node is queried when one is late.
     pub no_hedges: bool,

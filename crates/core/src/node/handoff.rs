@@ -20,7 +20,7 @@ use crate::types::{Key, Micros, NodeId, Time};
 
 /// Hints in flight to one member while no client waits for this node.
 const MAX_FLIGHTS: usize = 256;
-/// And while clients do: what is left of the disks and links is theirs.
+/// The same while clients wait: they get the rest of the disks and links.
 const MAX_FLIGHTS_BESIDE_CLIENTS: usize = 48;
 /// Hints of an absent member that are in flight to the other owners.
 const MAX_AGED_FLIGHTS: usize = 8;
@@ -49,8 +49,8 @@ pub(super) struct Handoff {
     ring: Arc<Ring>,
     max_age: Micros,
     reach: Reach,
-    /// Members that were out of reach and have not been reported what is kept for them: they need
-    /// not know that they were away. One that was only slow was not.
+    /// Members that were out of reach and have not been sent the number of their hints: they need
+    /// not know that they were away. A member that was only slow is not among them.
     absent: BTreeSet<NodeId>,
     /// Members that are back, and of whose handoff the operator was notified.
     announced: BTreeSet<NodeId>,
@@ -60,8 +60,8 @@ pub(super) struct Handoff {
     fetches: BTreeMap<RequestId, Fetch>,
     timeouts: VecDeque<(Time, RequestId)>,
     ids: RequestIds,
-    /// Hints that their target refused because its own copy is damaged, which counts for nothing
-    /// anyway, or because the key would outgrow a limit there.
+    /// Hints that their target refused because its own copy is damaged, and so does not count
+    /// towards a quorum, or because the key would outgrow a limit there.
     stuck: BTreeMap<NodeId, BTreeMap<Key, Stuck>>,
     /// When a member that rests is tried again.
     next_look: Option<Time>,
@@ -266,7 +266,7 @@ impl Handoff {
         report_drained(io);
     }
 
-    /// Time has passed: what was not confirmed will be sent again.
+    /// Sends hints again that were not acknowledged in time.
     pub(super) fn tick(&mut self, now: Time, io: &mut Io) {
         while let Some((due, request_id)) = self.timeouts.front().copied() {
             if due > now {
@@ -409,7 +409,7 @@ impl Handoff {
         self.timeouts.push_back((now + TIMEOUT, request_id));
     }
 
-    /// An owner has reported what it has of a key whose hint is damaged.
+    /// An owner has sent its copy of a key whose hint is damaged.
     pub(super) fn fetched(
         &mut self,
         request_id: RequestId,

@@ -1,5 +1,5 @@
-//! Who this node is: a founder of a new cluster, a member that comes back, or one that has lost its
-//! disk or had it rolled back. Until its peers have reported, it issues nothing and answers no
+//! The identity of this node: a founder of a new cluster, a member that comes back, or one whose
+//! disk was lost or rolled back. Until its peers have answered, it issues no dot and answers no
 //! client.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,7 +14,7 @@ use crate::message::{Body, Counter, Rejection};
 use crate::ring::Ring;
 use crate::types::{Micros, NodeId, Time};
 
-/// A peer that has not answered is asked again after this time.
+/// A peer that has not answered is queried again after this time.
 const ROUND: Micros = Micros::from_millis(200);
 /// Time for the other peers, once one has answered.
 const GRACE: Micros = Micros::from_millis(1_000);
@@ -25,7 +25,7 @@ const ALONE: Micros = Micros::from_millis(3_000);
 /// all.
 const SILENCE_REPORTED_AFTER: Micros = Micros::from_millis(10_000);
 
-/// What is known of this node's place.
+/// What this node knows of its own identity.
 #[derive(Clone, Debug)]
 pub(super) struct Identity {
     me: NodeId,
@@ -87,7 +87,7 @@ impl Identity {
         }
     }
 
-    /// True if the peer is of another cluster: what it says is not listened to.
+    /// True if the peer is of another cluster: its messages are ignored.
     pub(super) fn is_foreign(&self, peer: NodeId) -> bool {
         self.foreign.contains_key(&peer)
     }
@@ -127,7 +127,7 @@ impl Identity {
         self.ring.members().iter().map(|member| member.id).filter(|member| *member != self.me)
     }
 
-    /// A link came up or went down: a peer is notified of every incarnation, also one that has
+    /// A link came up or went down. This incarnation is introduced to every peer, even after it has
     /// settled.
     pub(super) fn link(&mut self, now: Time, peer: NodeId, up: bool, io: &mut Io) {
         if up {
@@ -142,8 +142,9 @@ impl Identity {
         self.decide(now, io);
     }
 
-    /// Asks again where no answer came, and decides with those that are there when time is up.
-    /// Gives those that can be reached and have not answered yet, when they are asked again.
+    /// Sends introductions again where no answer came, and decides with the answers that are there
+    /// when time is up. Returns the peers that can be reached and have not answered, when they are
+    /// queried again.
     pub(super) fn tick(&mut self, now: Time, io: &mut Io) -> Option<Vec<NodeId>> {
         if self.next_round.is_none_or(|due| due > now) {
             return None;
@@ -265,7 +266,7 @@ impl Identity {
         }
     }
 
-    /// Says what was known of the peer, when what it says now is safely known too.
+    /// Answers with what was known of the peer, once its present incarnation is known durably too.
     fn answer(
         &mut self,
         from: NodeId,
@@ -310,7 +311,7 @@ impl Identity {
         }
     }
 
-    /// Decides what can be decided with what has been heard.
+    /// Decides as much as the answers so far permit.
     fn decide(&mut self, now: Time, io: &mut Io) {
         let started = *self.started.get_or_insert(now);
         if self.decided.is_some() {

@@ -11,8 +11,8 @@ use crate::ring::{Ring, RingError};
 use crate::store::{Change, Found, HintPage, HintTotal, Kept, Listing, ScanPage, Span};
 use crate::types::{Key, MILLI, Micros, NodeId, Nodes, ObjectLimits, Partition};
 
-/// An answer to a read is late after the mean of its replica's and four mean deviations, but not
-/// before the first of these times, and after the second at the latest: another replica is asked
+/// An answer to a read is late after the replica's mean time and four mean deviations, but not
+/// before the first of these times, and after the second at the latest. Another replica is queried
 /// then.
 pub const LATE_READ: (Micros, Micros) = (Micros::from_millis(5), Micros::from_millis(250));
 /// One read in this many queries in the order of the ring and not the fastest first, so that no
@@ -32,7 +32,8 @@ pub struct Config {
     pub w: u8,
     /// True if only owners count for requests that do not say.
     pub strict: bool,
-    /// Every member, this node among them: what is configured, and what the store remembers better.
+    /// Every member, this node included: the configured list, with newer entries from the store
+    /// merged in.
     pub members: Members,
     /// Time between two rounds of gossip.
     pub gossip_interval: Micros,
@@ -153,7 +154,7 @@ pub enum Input {
     Replace {
         /// The member that is removed for good.
         old: NodeId,
-        /// The one that comes.
+        /// The new member that takes its places.
         new: Member,
     },
     /// The disk's free space went below the reserve, or there is room again.
@@ -170,9 +171,9 @@ pub enum Input {
 /// A change of the ring that is in progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RingChange {
-    /// The member that goes.
+    /// The member that is removed.
     pub old: NodeId,
-    /// The one that comes.
+    /// The new member that takes its places.
     pub new: NodeId,
     /// The node that was ordered to make the change.
     pub by: NodeId,
@@ -187,7 +188,7 @@ pub enum Hindrance {
     Grants {
         /// How many did, this node among them.
         granted: usize,
-        /// How many there are.
+        /// Members that have places, this node included.
         members: usize,
     },
     /// There is no such ring.
@@ -236,7 +237,7 @@ pub enum Work {
         partition: Partition,
         /// The key whose record is read.
         key: Key,
-        /// Also read what is kept of the key for these members.
+        /// Members whose hint of the key is to be read as well.
         hints_for: Vec<NodeId>,
     },
     /// List the hints for a member; answered by [`Done::Hints`].
@@ -339,7 +340,7 @@ pub enum Output {
         /// The outcome of the request.
         response: Response,
     },
-    /// Give work to the store.
+    /// Passes work to the store.
     Store(Work),
     /// From now on this member is to be reached at this address.
     Address {
@@ -373,7 +374,7 @@ pub enum Notice {
     /// after all, or a copy of it runs elsewhere. The store continues under a new id,
     /// read-ineligible.
     Copied(NodeId),
-    /// No peer could say whether the disk is the newest: the store goes on under a new id.
+    /// No peer could confirm that the disk is the newest: the store continues under a new id.
     Alone,
     /// A peer belongs to another cluster of the same name; nothing is exchanged with it. The id of
     /// this node's cluster, and that of the peer's.

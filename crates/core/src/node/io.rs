@@ -31,7 +31,7 @@ impl Io {
         self.out.write(vec![changed])
     }
 
-    /// Takes over what is known better of the members, and remembers it; true if anything was new.
+    /// Takes over newer entries about members, and stores them; true if there was any.
     pub(super) fn learn_members(&mut self, news: &[&Member]) -> bool {
         let learnt = self.local.learn_members(news);
         let is_new = learnt.is_some();

@@ -1,5 +1,5 @@
-//! What a node knows of itself, and all its roles see: its store's identity, the members, the
-//! GC epochs, the trees, what is kept for others, and whether it serves.
+//! The state of a node that all its roles see: its store's own state, the members, the GC epochs,
+//! the trees, the hints for others, and whether it serves.
 
 use std::collections::BTreeMap;
 
@@ -22,8 +22,8 @@ const STALLED_AFTER_MS: u32 = 2_000;
 const DECLINE_NOTICE: Micros = Micros::from_millis(60_000);
 const MAX_DECLINED_KEYS: usize = 256;
 
-/// The state that the roles of one node share. What of it has to be durable changes by
-/// methods that give what is to be written.
+/// The state that the roles of one node share. Methods that change durable parts return the change
+/// to write.
 #[derive(Clone, Debug)]
 pub(super) struct LocalState {
     me: NodeId,
@@ -34,7 +34,7 @@ pub(super) struct LocalState {
     pub(super) trees: MerkleTrees,
     /// The GC epochs of all partitions.
     pub(super) gc_epochs: GcEpochs,
-    /// What is kept for other members.
+    /// The totals of hints for other members.
     pub(super) hints: HintLedger,
     /// Until when clients count as being there, since they were.
     busy_until: Time,
@@ -124,7 +124,7 @@ impl LocalState {
         }
     }
 
-    /// Notes that what is kept for `target` of a key was so much and is so much now; `None` for no
+    /// Notes the size of the hint of a key for `target`, before and after a change; `None` is no
     /// hint.
     pub(super) fn count_hint(
         &mut self,
@@ -168,8 +168,7 @@ impl LocalState {
         self.stall
     }
 
-    /// Whether some peer may still have hints for this node: what is not found here does not count
-    /// then.
+    /// Sets whether some peer may still have hints for this node; absent keys do not count then.
     pub(super) fn set_catching_up(&mut self, catching_up: bool) {
         self.catching_up = catching_up;
     }

@@ -1,5 +1,5 @@
 //! The Merkle trees of the partitions that this node owns: derived from the records, changed by the
-//! same step that changes a record, and read anew from the disk after a start and now and then.
+//! same step that changes a record, and read again from the disk after a start and in each scrub.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -207,7 +207,7 @@ impl MerkleTrees {
         }
     }
 
-    /// A scan of the partition is about to begin. Gives the key behind which.
+    /// Notes that a scan of the partition is about to begin; returns the key that it begins behind.
     pub(super) fn begin_page(&mut self, partition: Partition) -> Option<Key> {
         let stand = self.stands.get_mut(&partition)?;
         let recent = &self.recent;

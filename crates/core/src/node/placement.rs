@@ -1,6 +1,6 @@
 //! The placement of keys: a node uses one ring. A later one, by an operator's command or from a
 //! peer that has it, is made durable and ends this incarnation; the next one begins with it. A peer
-//! with an older ring is reported.
+//! with an older ring is sent the later one.
 
 mod ballot;
 mod fence;

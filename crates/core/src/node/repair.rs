@@ -1,7 +1,7 @@
 //! Anti-entropy (DeCandia et al., "Dynamo", 2007, section 4.7): each partition is compared with
 //! every other owner of it, over and over, and at once when something may be missing; what differs
 //! is moved. Here is decided when; `exchange` is one comparison, `answers` the other end of it,
-//! `reading` brings the trees from the disk, `healing` mends damaged records, `read_eligible` says
+//! `reading` brings the trees from the disk, `healing` mends damaged records, `eligibility` says
 //! what does not count meanwhile.
 //!
 //! A node that has lost its read eligibility for a partition regains it here: once it has taken
@@ -40,10 +40,10 @@ const MAX_EXCHANGES_BESIDE_CLIENTS: usize = 2;
 /// An exchange that moved something is followed by another one after this time, until the roots are
 /// the same; one that failed is tried again after it, then twice it, and so on.
 const RETRY_INTERVAL: Micros = Micros::from_millis(1_000);
-/// What is due is looked for so often; it is no matter of less.
+/// Scheduler interval. A finer resolution is not needed.
 const CHECK_INTERVAL: Micros = Micros::from_millis(100);
-/// While clients wait for this node, an exchange that has read records is followed by a pause of so
-/// many times what it took, and of this at most.
+/// While clients wait for this node, an exchange that has read records is followed by a pause of
+/// this many times its duration, up to `MAX_PAUSE`.
 const PAUSE_PER_EXCHANGE: u64 = 3;
 const MAX_PAUSE: Micros = Micros::from_millis(2_000);
 /// Exchanges with a peer that is back begin within this time.

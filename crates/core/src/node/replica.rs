@@ -59,7 +59,7 @@ struct KeyState {
     work: SmallVec<[Work; 1]>,
 }
 
-/// What this store has of a key: its own record, and what it keeps for other members.
+/// The copies of a key in this store: its own record, and the hints for other members.
 #[derive(Clone, Debug)]
 struct Copies {
     own: Copy,
@@ -124,11 +124,11 @@ enum Kind {
     Withdrawn,
 }
 
-/// When an answer leaves.
+/// When an answer may leave.
 enum Answer {
     /// When everything of the key is synced.
     Synced(Body),
-    /// At once: it reports nothing of what is held here.
+    /// At once: it reports nothing that has to be synced.
     Now(Body),
 }
 

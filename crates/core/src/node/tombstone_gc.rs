@@ -37,14 +37,14 @@ const MAX_AGREEING_BESIDE_CLIENTS: usize = 2;
 const TIMEOUT: Micros = Micros::from_millis(5_000);
 /// Interval between two reports of the known GC epochs to a random peer.
 const REPORT_INTERVAL: Micros = Micros::from_millis(1_000);
-/// What may be purged is looked for so often; it is no matter of less.
+/// Scheduler interval. A finer resolution is not needed.
 const CHECK_INTERVAL: Micros = Micros::from_millis(100);
 /// Where no peer can know, a node that serves waits this long before it issues dots.
 const GRACE: Micros = Micros::from_millis(3_000);
-/// GC epochs that are asked for at a time.
+/// GC epochs that are queried at a time.
 const MAX_QUESTIONS: usize = 256;
 
-/// What is in progress, and what holds it back.
+/// Rounds in progress, and the reasons why others are blocked.
 #[derive(Clone, Debug)]
 pub(super) struct TombstoneGc {
     me: NodeId,
@@ -68,7 +68,7 @@ pub(super) struct TombstoneGc {
     settled_at: Option<Time>,
     /// Those that know the same GC epochs as this node, of this digest.
     agreeing: (u64, BTreeSet<NodeId>),
-    /// False until what was purged before the start is known to be gone.
+    /// False until events that were purged before the start are known to be removed.
     has_begun: bool,
     /// Dead events of puts that were sent to several nodes, in the partitions that this node
     /// proposes for.
@@ -87,8 +87,8 @@ enum Round {
     },
 }
 
-/// A GC epoch that begins when its write is durable; all are notified of it then, if this node has
-/// proposed it.
+/// A GC epoch that begins when its write is durable. If this node has proposed it, it is sent to
+/// all members then.
 #[derive(Clone, Debug)]
 struct Beginning {
     seq: SyncSeq,
@@ -132,8 +132,8 @@ impl TombstoneGc {
         }
     }
 
-    /// Something is durable. Once the node serves, whoever can be reached is asked at once whether
-    /// its disk is the newest.
+    /// A write is durable. Once the node serves, it queries every reachable peer at once whether
+    /// the disk of that peer is known to be the newest.
     pub(super) fn settled(&mut self, now: Time, io: &mut Io) {
         self.begin_durable(io);
         for partition in self.tasks.waiting() {
@@ -154,8 +154,8 @@ impl TombstoneGc {
         }
     }
 
-    /// True once nothing on this disk can be older than what others have purged, or nobody can
-    /// tell: before that nothing is issued, or a backup made meanwhile would keep it for ever.
+    /// True once no event on this disk can be older than those that others have purged, or no peer
+    /// can tell. Before that no dot is issued: a backup made meanwhile would keep it for ever.
     pub(super) fn is_ready(&self, now: Time, io: &Io) -> bool {
         let waited = self.settled_at.is_some_and(|since| now >= since + GRACE);
         io.local.meta().fresh.is_empty() || waited

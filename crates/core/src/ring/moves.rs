@@ -18,9 +18,9 @@ pub enum Edit {
     Set(RingMember),
     /// A newcomer gets the places, the weight and the zone of a member that is gone for good.
     Replace {
-        /// The member that goes.
+        /// The member that is removed.
         old: NodeId,
-        /// The one that comes.
+        /// The new member that takes its places.
         new: NodeId,
     },
 }

@@ -102,7 +102,7 @@ impl Common {
         (to, missing)
     }
 
-    /// Notes that these are asked for a copy or a listing.
+    /// Notes that these nodes are queried for a copy or a listing.
     pub(super) fn expect_copies(&mut self, now: Time, to: &[NodeId], env: &mut Env) {
         for node in to {
             env.reads.queried(now, *node);

@@ -1,5 +1,4 @@
-//! From a request to what is to be done for it: everything that can be refused before anything is
-//! sent.
+//! Plans a request: all rejections that are possible before anything is sent.
 
 use super::Origin;
 use super::env::Env;
@@ -23,7 +22,7 @@ pub(super) struct Plan {
     pub(super) work: Work,
 }
 
-/// What is to be done for a request.
+/// The work that a request requires.
 pub(super) enum Work {
     Read { key: Key },
     List { partition: Partition, after: Option<Key>, limit_bytes: u32 },

@@ -57,7 +57,7 @@ impl View {
         node == self.me || self.reach.has(node)
     }
 
-    /// True if an answer of this node is in doubt: another one is asked beside it.
+    /// True if an answer of this node is in doubt: another one is queried beside it.
     pub(super) fn doubts(&self, node: NodeId) -> bool {
         self.suspect.contains(&node)
     }

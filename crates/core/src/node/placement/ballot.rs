@@ -130,7 +130,7 @@ impl Ballot {
         io.out.send(vec![from], request_id, Body::RingGranted);
     }
 
-    /// A member grants a change; gives it when more than half of `members` have.
+    /// A member grants a change; returns the change when more than half of `members` have.
     pub(super) fn granted(
         &mut self,
         from: NodeId,
@@ -155,7 +155,7 @@ impl Ballot {
         self.proposal.take().map(|own| (own.old, own.new))
     }
 
-    /// A member does not grant this node's change, or gives back what this node has granted to it.
+    /// A member does not grant this node's change, or returns the grant of this node.
     pub(super) fn denied(&mut self, from: NodeId, request_id: RequestId, by: NodeId) {
         match &mut self.proposal {
             Some(own) if own.request_id == request_id => {
@@ -201,7 +201,7 @@ impl Ballot {
         self.proposal.as_ref().map(|own| (own.old, own.new.id()))
     }
 
-    /// When something is due.
+    /// When the next query or the end of the time is due.
     pub(super) fn next_wake(&self) -> Option<Time> {
         self.proposal.as_ref().map(|own| own.next.min(own.until))
     }

@@ -10,8 +10,8 @@ use crate::node::ids::SyncSeq;
 use crate::node::io::Io;
 use crate::types::{NodeId, Partition, Time};
 
-/// What became of partitions read-ineligible of which this node is the only owner: nobody has
-/// what is lost.
+/// The state of read-ineligible partitions that this node owns alone: no other node has the lost
+/// data.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Loss {
     /// True once the operator was notified of the loss.
@@ -74,8 +74,7 @@ impl Repair {
         }
     }
 
-    /// The operator accepts that what they lack is gone: what is not found there counts from now
-    /// on.
+    /// The operator accepts the loss: absent keys of these partitions count from now on.
     pub(in crate::node) fn accept_loss(&mut self, io: &mut Io) {
         let lost: BTreeSet<Partition> = self.lost(io).into_iter().collect();
         if lost.is_empty() {

@@ -22,8 +22,8 @@ const WIDTH: u8 = 2;
 const WIDTH_OF_PROOF: u8 = 8;
 /// An exchange without an answer of the peer for this long is given up.
 const TIMEOUT: Micros = Micros::from_millis(10_000);
-/// What differs is looked at again after this time where writes go on: what was only on its way has
-/// arrived.
+/// Differences are checked again after this time where writes go on: objects in transit have
+/// arrived then.
 const RECHECK_INTERVAL: Micros = Micros::from_millis(500);
 /// Objects in flight while no client waits for this node, and while some do.
 const MAX_FLIGHTS: usize = 64;
@@ -49,7 +49,7 @@ pub(super) struct Exchange {
     /// Changes that the partition had seen when it began.
     changes: u64,
     stage: Stage,
-    /// What is to be answered next; `None` before anything was asked.
+    /// The answer that is expected next; `None` before the first question.
     pending: Option<Pending>,
     /// The salt of the summaries that were asked for last.
     salt: u64,
@@ -125,7 +125,7 @@ pub(super) enum Direction {
     Both,
 }
 
-/// How an exchange goes on.
+/// The result of a step of an exchange.
 pub(super) type Step = Result<Option<()>, Stop>;
 
 /// Why an exchange ends before it is done.
@@ -305,7 +305,7 @@ impl Exchange {
         GO_ON
     }
 
-    /// Takes the peer's keys, and reads what is here of the same part.
+    /// Takes the peer's keys, and reads this node's keys of the same part.
     fn compare(&mut self, now: Time, theirs: Vec<Item>, next: Option<Key>, io: &mut Io) -> Step {
         let leaves = self.leaves.as_ref().map(|leaves| LeafSet::new(leaves.iter().copied()));
         let keys = self.after.iter().chain(theirs.iter().map(|item| &item.key));
@@ -333,7 +333,7 @@ impl Exchange {
         GO_ON
     }
 
-    /// A part of what is here has been read.
+    /// A part of this node's keys has been read.
     pub(super) fn scanned(
         &mut self,
         now: Time,
@@ -444,7 +444,7 @@ impl Exchange {
         false
     }
 
-    /// A flight is over.
+    /// A transfer is over.
     pub(super) fn landed(
         &mut self,
         now: Time,

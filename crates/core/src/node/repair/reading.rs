@@ -107,8 +107,8 @@ impl Reader {
         self.partitions.get(self.next).copied()
     }
 
-    /// A page has been read, if this `token` names one. Gives its partition, and the keys that are
-    /// damaged.
+    /// A page has been read, if this `token` names one. Returns its partition, and the damaged
+    /// keys.
     pub(super) fn scanned(
         &mut self,
         now: Time,

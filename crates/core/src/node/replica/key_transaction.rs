@@ -43,8 +43,7 @@ impl Places {
 pub(super) struct KeyTransaction<'a> {
     pub(super) key: &'a Key,
     pub(super) partition: Partition,
-    /// True if this node is no owner of the key: what it keeps for others may have filled their
-    /// slots.
+    /// True if this node is no owner of the key: its hints may have filled their targets' slots.
     pub(super) pending: bool,
     pub(super) limits: ObjectLimits,
     pub(super) copies: Copies,
@@ -62,7 +61,7 @@ pub(super) struct KeyTransaction<'a> {
 }
 
 impl Copies {
-    /// The change that brings a place on disk to what it is here.
+    /// The change that brings a place on disk up to date.
     pub(super) fn change(
         &self,
         partition: Partition,
@@ -85,8 +84,8 @@ impl Copies {
         Some(Change::Hint { target, key, record })
     }
 
-    /// All that this store has of the key, its own (of GC epoch `now`) and what it keeps for
-    /// others; `None` if any of it is damaged.
+    /// The store's own record of the key (of GC epoch `now`), merged with its hints for others;
+    /// `None` if any of them is damaged.
     pub(super) fn joined(&self, now: GcEpoch) -> Option<Record> {
         let Copy::Record(own) = &self.own else { return None };
         let own = Record { gc_epoch: now, ..own.clone() };

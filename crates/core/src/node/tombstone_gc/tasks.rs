@@ -26,12 +26,12 @@ const PAGE_BYTES: usize = 256 << 10;
 /// What a task is for.
 #[derive(Clone, Debug)]
 pub(super) enum Purpose {
-    /// What is purgeable is marked dead, to agree to a proposal.
+    /// Marks purgeable events dead, to agree to a proposal.
     Agree { to: NodeId, request_id: RequestId },
-    /// The same, to take over a later GC epoch, or to begin it and tell all; before it, an old
-    /// record is discarded.
+    /// The same, to adopt a later GC epoch, or to begin one and send it to all; before that, old
+    /// records are discarded.
     Adopt { gc_epoch: GcState, discard: bool, report: bool },
-    /// What is purged is taken out.
+    /// Removes purged events.
     Clear,
 }
 
@@ -66,7 +66,7 @@ struct Task {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Reading {
-    /// From the beginning, once this write is durable: what was taken before the task began is on
+    /// From the first key, once this write is durable: changes made before the task began are on
     /// the disk then.
     After(SyncSeq),
     /// Behind this key; `None`: from the first key of the partition.

@@ -194,7 +194,7 @@ pub enum EmulateOrder {
     Show,
     /// Replaces all rules with these.
     Set(String),
-    /// Removes all rules.
+    /// Removes all rules: the network is as it is.
     Clear,
 }
 

@@ -122,7 +122,7 @@ impl Zone {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, BorrowDecode)]
 #[bincode(decode_context = "Bytes")]
 pub struct RingMember {
-    /// The member's id.
+    /// The id of the member, by which members are sorted.
     pub id: NodeId,
     /// How much of the data it takes beside the others, 1 to [`MAX_WEIGHT`]: one of weight 200 owns
     /// twice as many partitions as one of weight 100. Only the ratios matter.

@@ -78,7 +78,7 @@ pub enum Rejection {
     /// R or W is outside 1..=N.
     #[error("{name} = {given}: n is {n} in this cluster, so {name} is 1 to {n}")]
     Quorum {
-        /// R or W.
+        /// The quorum that was given: R or W.
         name: QuorumName,
         /// The number that the request has.
         given: u8,

@@ -122,7 +122,7 @@ pub enum Input {
     Peer {
         /// The id of the node that sent it.
         from: NodeId,
-        /// The decoded message.
+        /// The message, decoded from its frame.
         message: PeerMessage,
     },
     /// A client made a request; exactly one [`Output::Reply`] follows.

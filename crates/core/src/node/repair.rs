@@ -124,7 +124,7 @@ impl InFlight {
 pub struct PairView {
     /// A partition that this node owns.
     pub partition: Partition,
-    /// The other owner.
+    /// Another owner of the partition.
     pub peer: NodeId,
     /// For how long nothing else is known than that they hold the same; `None` before they were
     /// compared.
